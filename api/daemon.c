@@ -129,7 +129,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 
 static void permissions_found(struct vm_host *h)
 {
-	CLEANUP_JS struct json_object *o = store_load_file(h->store, PERMISSIONS_FILE);
+	CLEANUP_JS struct json_object *o = store_load_file(h->store, NULL, PERMISSIONS_FILE);
 
 	permissions_load(&h->permissions, js_get(o, "permissions"));
 }
@@ -151,7 +151,7 @@ static void permissions_mend(struct vm_host *h)
 
 static void jobs_found(struct vm_host *h)
 {
-	CLEANUP_JS struct json_object *o = store_load_file(h->store, "jobs.json");
+	CLEANUP_JS struct json_object *o = store_load_file(h->store, NULL, "jobs.json");
 
 	if (o)
 		jobs_load(h, o);

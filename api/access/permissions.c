@@ -205,9 +205,9 @@ void permissions_keep(struct permissions *p, struct store *s, struct store_work 
 
 	js_put(o, "permissions", permissions_to_json(p));
 	if (w)
-		store_write_file_behind(s, w, PERMISSIONS_FILE, o);
+		store_put(s, NULL, PERMISSIONS_FILE, o, STORE_WITH_WORK, w, NULL);
 	else
-		store_save_file(s, PERMISSIONS_FILE, o);
+		store_put(s, NULL, PERMISSIONS_FILE, o, STORE_EVENTUALLY, NULL, NULL);
 	if (p->changed)
 		p->changed(p->opaque);
 }

@@ -164,8 +164,8 @@ static void template_keep(struct call *c, bool on)
 	if (!m)
 		abort();
 	*m = (struct template_mark){ { .done = template_stored, .loop = c->host->loop }, c };
-	r = on ? store_write_vm_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, o, &e) :
-		 store_remove_file_behind(s, &m->work, c->vm->def->name, VM_TEMPLATE_FILE, &e);
+	r = on ? store_put(s, c->vm->def->name, VM_TEMPLATE_FILE, o, STORE_WITH_WORK, &m->work, &e) :
+		 store_remove_file(s, c->vm->def->name, VM_TEMPLATE_FILE, STORE_WITH_WORK, &m->work, &e);
 	if (r < 0) {
 		free(m);
 		template_done(c, r, &e);

@@ -99,7 +99,7 @@ static void vm_forget(struct vm *vm)
 	struct err e;
 
 	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(host->store, name, &e) < 0)
+	if (store_remove(host->store, name, NULL, &e) < 0)
 		return;
 	vm_remove(vm);
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);

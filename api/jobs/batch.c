@@ -102,7 +102,7 @@ int batch_begin(struct batch *b, struct err *e)
 		return err_set_errno(e, -errno, "cannot name a batch");
 	uuid_print(own, text);
 	snprintf(file, sizeof(file), FOLDER "/%s.json", text);
-	r = store_put_soon(b->host->store, file, o, e);
+	r = store_put(b->host->store, NULL, file, o, STORE_SOON, NULL, e);
 	if (!r)
 		memcpy(b->file, file, sizeof(file));
 	return r;
@@ -138,7 +138,7 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 		return r;
 	r = vm_add(host, def, ret_vm);
 	if (r < 0) {
-		store_remove(host->store, def->name, NULL);
+		store_remove(host->store, def->name, NULL, NULL);
 		return err_set_errno(e, r, "VM '%s'", def->name);
 	}
 	b->vms[b->n++] = *ret_vm;
@@ -159,7 +159,7 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files)
 
 static int file_remove(struct batch *b, struct err *e)
 {
-	int r = b->file[0] ? store_remove_soon(b->host->store, b->file, e) : 0;
+	int r = b->file[0] ? store_remove_file(b->host->store, NULL, b->file, STORE_SOON, NULL, e) : 0;
 
 	if (!r)
 		b->file[0] = 0;
@@ -198,7 +198,7 @@ static bool vm_forget(struct vm *vm)
 
 	vm_operation_end(vm);
 	memcpy(name, vm->def->name, sizeof(name));
-	if (store_remove(host->store, name, &e) < 0) {
+	if (store_remove(host->store, name, NULL, &e) < 0) {
 		log_error("batch", "VM '%s' is left: %s", name, e.msg);
 		return false;
 	}
@@ -356,7 +356,7 @@ static void file_found(void *opaque, const char *name)
 	struct batch *b = batch_new(host);
 
 	if (snprintf(b->file, sizeof(b->file), FOLDER "/%s", name) < (int)sizeof(b->file))
-		o = store_load_file(host->store, b->file);
+		o = store_load_file(host->store, NULL, b->file);
 	if (!js_get_array(o, "vms")) {
 		batch_free(b);
 		return;

@@ -85,7 +85,7 @@ static void vm_forget(struct vm *vm)
 {
 	struct err e;
 
-	if (store_remove(vm->host->store, vm->def->name, &e) < 0)
+	if (store_remove(vm->host->store, vm->def->name, NULL, &e) < 0)
 		log_error("import", "VM '%s' is left: %s", vm->def->name, e.msg);
 	else
 		vm_drop(vm);
@@ -114,7 +114,7 @@ static void import_fail(struct import *x)
 {
 	x->job->cancel = NULL;
 	x->work = (struct store_work){ .loop = x->host->loop, .done = folder_removed };
-	if (store_remove_behind(x->host->store, &x->work, x->vm->def->name, &x->work.e) == 0)
+	if (store_remove(x->host->store, x->vm->def->name, &x->work, &x->work.e) == 0)
 		return;
 	log_error("import", "VM '%s' is left: %s", x->vm->def->name, x->work.e.msg);
 	job_fail(x->job, &x->why);
@@ -164,7 +164,7 @@ static void folder_stored(struct store_work *work)
 
 	work->done = kept_for_good;
 	if (!r) {
-		r = store_remove_file_behind(x->host->store, work, x->vm->def->name, IMPORT_MARKER, &work->e);
+		r = store_remove_file(x->host->store, x->vm->def->name, IMPORT_MARKER, STORE_WITH_WORK, work, &work->e);
 		if (!r)
 			return; /* the store's thread writes to it */
 	}
@@ -180,7 +180,7 @@ static void import_succeed(struct import *x)
 
 	x->work = (struct store_work){ .loop = x->host->loop, .done = folder_stored };
 	if (o) {
-		r = store_write_vm_file_behind(x->host->store, &x->work, x->vm->def->name, IMPORTED_FILE, o, &x->work.e);
+		r = store_put(x->host->store, x->vm->def->name, IMPORTED_FILE, o, STORE_WITH_WORK, &x->work, &x->work.e);
 		if (!r)
 			return; /* the store's thread writes to it */
 	}
@@ -416,7 +416,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 	if (!r) {
 		r = vm_add(x->host, d, &x->vm);
 		if (r < 0) {
-			store_remove(x->host->store, d->name, NULL);
+			store_remove(x->host->store, d->name, NULL, NULL);
 			err_set_errno(e, r, "VM '%s'", d->name);
 		}
 	}
@@ -543,7 +543,7 @@ static void keep_at_start(struct vm *vm)
 	CLEANUP_JS struct json_object *o = folder_of(vm->def);
 	struct store *s = vm->host->store;
 	struct err e;
-	int r = o ? store_write_vm_file(s, vm->def->name, IMPORTED_FILE, o, &e) : 0;
+	int r = o ? store_put(s, vm->def->name, IMPORTED_FILE, o, STORE_NOW, NULL, &e) : 0;
 
 	if (!r)
 		r = store_remove_marker(s, vm->def->name, IMPORT_MARKER, &e);

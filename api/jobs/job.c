@@ -198,7 +198,7 @@ static void jobs_keep(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *file = jobs_to_file(host);
 
-	store_save_file(host->store, "jobs.json", file);
+	store_put(host->store, NULL, "jobs.json", file, STORE_EVENTUALLY, NULL, NULL);
 }
 
 void jobs_forget_qmp(const struct vm *vm)
@@ -598,7 +598,7 @@ void jobs_settle(struct vm_host *host)
 		return;
 	/* Before it is told: what is told to have ended is not looked for again. */
 	file = jobs_to_file(host);
-	if (store_write_file(host->store, "jobs.json", file, &e) < 0)
+	if (store_put(host->store, NULL, "jobs.json", file, STORE_NOW, NULL, &e) < 0)
 		log_warn("job", "%s", e.msg);
 	for (struct job *j = host->jobs; j; j = j->next)
 		if (j->lost) {

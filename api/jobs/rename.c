@@ -148,15 +148,15 @@ static int rename_step(struct vm_host *host, const char *old, const char *name, 
 
 	permissions_rename_vm(&host->permissions, old, name);
 	js_put(o, "permissions", permissions_to_json(&host->permissions));
-	r = store_write_file(host->store, PERMISSIONS_FILE, o, e);
-	return r < 0 ? r : store_rename_file(host->store, name, STORE_RENAMED, "definition.json", e);
+	r = store_put(host->store, NULL, PERMISSIONS_FILE, o, STORE_NOW, NULL, e);
+	return r < 0 ? r : store_rename_file(host->store, name, STORE_RENAMED, "definition.json", STORE_NOW, NULL, e);
 }
 
 static void rename_find(void *opaque, const char *folder)
 {
 	struct vm_host *host = opaque;
-	CLEANUP_JS struct json_object *was = store_load_vm_file(host->store, folder, "definition.json");
-	CLEANUP_JS struct json_object *is = store_load_vm_file(host->store, folder, STORE_RENAMED);
+	CLEANUP_JS struct json_object *was = store_load_file(host->store, folder, "definition.json");
+	CLEANUP_JS struct json_object *is = store_load_file(host->store, folder, STORE_RENAMED);
 	const char *old = js_get_str(was, "name"), *name = js_get_str(is, "name");
 	struct err e;
 	int r;
@@ -167,7 +167,7 @@ static void rename_find(void *opaque, const char *folder)
 	if (old && name && !strcmp(name, folder))
 		r = rename_step(host, old, name, &e);
 	else
-		r = store_remove_file(host->store, folder, STORE_RENAMED, &e);
+		r = store_remove_file(host->store, folder, STORE_RENAMED, STORE_NOW, NULL, &e);
 	if (r < 0)
 		log_error("rename", "VM '%s': %s", folder, e.msg);
 }

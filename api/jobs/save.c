@@ -58,7 +58,7 @@ static void tmp_remove(struct vm *vm)
 {
 	struct err e;
 
-	if (store_drop_file(vm->host->store, vm->def->name, SAVE_MANAGED_TMP, &e) < 0)
+	if (store_remove_file(vm->host->store, vm->def->name, SAVE_MANAGED_TMP, STORE_EVENTUALLY, NULL, &e) < 0)
 		log_warn("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 
@@ -234,7 +234,7 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e)
 {
-	int r = store_remove_file_behind(vm->host->store, w, vm->def->name, SAVE_MANAGED, e);
+	int r = store_remove_file(vm->host->store, vm->def->name, SAVE_MANAGED, STORE_WITH_WORK, w, e);
 
 	if (!r)
 		vm_operation_begin(vm, &(struct vm_operation){ .kind = VM_OP_DROP_SAVED });
@@ -286,9 +286,9 @@ static void save_ended(struct vm *vm)
 	if (vm_is_saving(vm) && !vm->operation.job->opaque) /* else its process says so unasked */
 		w = wait_new(vm->operation.job, managed_stored);
 	if (w)
-		r = store_rename_file_behind(s, &w->work, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
+		r = store_rename_file(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, STORE_WITH_WORK, &w->work, &e);
 	else
-		r = store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, &e);
+		r = store_rename_file(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, STORE_SOON, NULL, &e);
 	if (r < 0 && w)
 		wait_free(w);
 	else if (w)
@@ -323,8 +323,8 @@ static void save_taken_back(struct vm *vm, const struct vm_info *info)
 	struct err e;
 
 	/* It runs: from whatever it went on, that is no state to start from any more. */
-	if (store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) < 0 ||
-		store_drop_file(s, vm->def->name, SAVE_MANAGED, &e) < 0)
+	if (store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, STORE_EVENTUALLY, NULL, &e) < 0 ||
+		store_remove_file(s, vm->def->name, SAVE_MANAGED, STORE_EVENTUALLY, NULL, &e) < 0)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (stale)
 		vm_save(vm); /* and so the folder is on stable storage, too */
@@ -354,7 +354,7 @@ static void save_not_used(struct vm *vm)
 
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED) &&
 		!store_has_file(s, vm->def->name, SAVE_MANAGED) &&
-		store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e) < 0)
+		store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, STORE_SOON, NULL, &e) < 0)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 }
 

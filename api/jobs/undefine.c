@@ -91,7 +91,7 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	u->why = *why;
 	u->work.loop = u->host->loop;
 	u->work.done = plan_dropped;
-	if (store_remove_file_behind(u->host->store, &u->work, u->vm->def->name, UNDEFINE_FILE, &e) < 0) {
+	if (store_remove_file(u->host->store, u->vm->def->name, UNDEFINE_FILE, STORE_WITH_WORK, &u->work, &e) < 0) {
 		log_error("undefine", "%s", e.msg);
 		give_up(u, why);
 	}
@@ -108,7 +108,7 @@ static void vm_forget(void *opaque)
 		return;
 	u->work.loop = host->loop;
 	u->work.done = vm_forgotten;
-	if (store_remove_behind(host->store, &u->work, u->vm->def->name, &e) < 0) {
+	if (store_remove(host->store, u->vm->def->name, &u->work, &e) < 0) {
 		plan_drop(u, &e);
 		return;
 	}
@@ -158,7 +158,7 @@ static int removal_begin(struct undefine *u, struct err *e)
 
 	u->work.loop = u->host->loop;
 	u->work.done = removal_stored;
-	return store_write_vm_file_behind(u->host->store, &u->work, u->vm->def->name, UNDEFINE_FILE, kept, e);
+	return store_put(u->host->store, u->vm->def->name, UNDEFINE_FILE, kept, STORE_WITH_WORK, &u->work, e);
 }
 
 static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
@@ -276,7 +276,7 @@ static int volumes_wanted(const struct call *c, struct volumes *v, struct err *e
 	if (!storage && !js_get_bool(c->args, "remove-all-storage", false))
 		return 0;
 	if (store_has_file(c->host->store, c->vm->def->name, IMPORTED_FILE))
-		imported = store_load_vm_file(c->host->store, c->vm->def->name, IMPORTED_FILE);
+		imported = store_load_file(c->host->store, c->vm->def->name, IMPORTED_FILE);
 	return volumes_of(c->vm, storage, js_get_str(imported, "folder"), v, e);
 }
 
@@ -333,7 +333,7 @@ void undefine_resume_pending(struct vm_host *host)
 
 		if (vm->operation.kind || !store_has_file(host->store, vm->def->name, UNDEFINE_FILE))
 			continue;
-		kept = store_load_vm_file(host->store, vm->def->name, UNDEFINE_FILE);
+		kept = store_load_file(host->store, vm->def->name, UNDEFINE_FILE);
 		if (kept)
 			undefine_step(vm, kept);
 	}

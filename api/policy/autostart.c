@@ -37,10 +37,10 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 	struct store *s = vm->host->store;
 
 	if (!on)
-		return store_remove_file_behind(s, w, vm->def->name, AUTOSTART_FILE, e);
+		return store_remove_file(s, vm->def->name, AUTOSTART_FILE, STORE_WITH_WORK, w, e);
 	o = json_object_new_object();
 	js_put_bool(o, "autostart", true);
-	return store_write_vm_file_behind(s, w, vm->def->name, AUTOSTART_FILE, o, e);
+	return store_put(s, vm->def->name, AUTOSTART_FILE, o, STORE_WITH_WORK, w, e);
 }
 
 /* ---- which boot ---- */
@@ -64,14 +64,14 @@ static void boot_keep(struct autostart *a)
 	js_put_str(o, "boot_id", a->boot_id);
 	js_put_uint(o, "begun_ns", a->begun_ns);
 	js_put_bool(o, "over", a->over);
-	if (store_write_file(a->host->store, BOOT_FILE, o, &e) < 0)
+	if (store_put(a->host->store, NULL, BOOT_FILE, o, STORE_NOW, NULL, &e) < 0)
 		log_error("autostart", "%s", e.msg);
 	json_object_put(o);
 }
 
 void autostart_load(struct vm_host *host)
 {
-	CLEANUP_JS struct json_object *o = store_load_file(host->store, BOOT_FILE);
+	CLEANUP_JS struct json_object *o = store_load_file(host->store, NULL, BOOT_FILE);
 	struct autostart *a = calloc(1, sizeof(*a));
 	const char *before = js_get_str(o, "boot_id");
 	struct timespec now;

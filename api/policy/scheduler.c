@@ -468,14 +468,14 @@ int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store
 
 	if (plan) {
 		o = plan_to_json(plan);
-		return store_write_vm_file_behind(s, w, vm->def->name, SCHEDULE_FILE, o, e);
+		return store_put(s, vm->def->name, SCHEDULE_FILE, o, STORE_WITH_WORK, w, e);
 	}
 	if (!vm->schedule)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %.60s --every "
 			"1h",
 			vm->def->name, vm->def->name);
-	return store_remove_file_behind(s, w, vm->def->name, SCHEDULE_FILE, e);
+	return store_remove_file(s, vm->def->name, SCHEDULE_FILE, STORE_WITH_WORK, w, e);
 }
 
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
@@ -509,7 +509,7 @@ void scheduler_remove(struct vm *vm)
 static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 {
 	CLEANUP_JS struct json_object *o =
-		store_load_vm_file(s->host->store, vm->def->name, SCHEDULE_FILE);
+		store_load_file(s->host->store, vm->def->name, SCHEDULE_FILE);
 	struct schedule_past *past = vm->schedule_past;
 	struct schedule_plan plan;
 	struct err e;

@@ -45,6 +45,12 @@ static int side_path(struct store *s, const char *file, char out[PATH_MAX], stru
 		err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file) : 0;
 }
 
+/* vm: NULL: beside the VMs' folder. */
+static int file_path(struct store *s, const char *vm, const char *file, char out[PATH_MAX], struct err *e)
+{
+	return vm ? vm_path(s, vm, file, out, e) : side_path(s, file, out, e);
+}
+
 /* ---- writing ---- */
 
 /* path: by its name it is known which version that kind of file has. */
@@ -69,35 +75,6 @@ static void file_queue(struct store *s, const char *path, struct json_object *o)
 	store_writer_put(&s->writer, PENDING_WRITE, path, text_of(path, o, 0));
 }
 
-void store_save_state(struct store *s, const char *name, struct json_object *state)
-{
-	char path[PATH_MAX];
-	struct err e;
-
-	if (vm_path(s, name, "state.json", path, &e) < 0)
-		log_error("store", "%s", e.msg);
-	else
-		file_queue(s, path, state);
-}
-
-void store_save_file(struct store *s, const char *file, struct json_object *o)
-{
-	char path[PATH_MAX];
-
-	if (snprintf(path, sizeof(path), "%s/%s", s->dir, file) >= (int)sizeof(path))
-		log_error("store", "%s/%s is too long a path", s->dir, file);
-	else
-		file_queue(s, path, o);
-}
-
-void store_write_file_behind(struct store *s, struct store_work *w, const char *file, struct json_object *o)
-{
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s/%s", s->dir, file); /* one too long cannot be written, which is told */
-	store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
-}
-
 /* What was queued of a file, be it only because an older Cairn wrote it, is not to come after what is done now. */
 static int file_write(struct store *s, const char *path, struct json_object *o, struct err *e)
 {
@@ -110,56 +87,40 @@ static int file_write(struct store *s, const char *path, struct json_object *o, 
 	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
 }
 
-int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e)
+/* A file that takes its place at once; the thread syncs it. */
+static int file_switch(struct store *s, const char *path, struct json_object *o, struct err *e)
 {
-	char path[PATH_MAX];
-	int r = side_path(s, file, path, e);
-
-	return r < 0 ? r : file_write(s, path, o, e);
-}
-
-int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
-	struct err *e)
-{
-	char path[PATH_MAX];
-	int r = vm_path(s, name, file, path, e);
-
-	return r < 0 ? r : file_write(s, path, o, e);
-}
-
-int store_write_vm_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
-	struct json_object *o, struct err *e)
-{
-	char path[PATH_MAX];
-	int r = vm_path(s, name, file, path, e);
+	CLEANUP_FREE char *text = text_of(path, o, 0);
+	int r = store_size_check(path, text, e);
 
 	if (!r)
+		r = store_file_switch(path, text, e);
+	if (!r)
+		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+	return r;
+}
+
+int store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,
+	struct store_work *w, struct err *e)
+{
+	char path[PATH_MAX];
+	struct err own;
+	int r = file_path(s, vm, file, path, &own);
+
+	if (d == STORE_WITH_WORK && (!r || !vm)) { /* a path that is too long cannot be written: w gets the error */
 		store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
-	return r;
-}
-
-int store_remove_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
-	struct err *e)
-{
-	char path[PATH_MAX];
-	int r = vm_path(s, name, file, path, e);
-
-	if (!r)
-		store_writer_work(&s->writer, PENDING_REMOVE, path, NULL, w);
-	return r;
-}
-
-int store_rename_file_behind(struct store *s, struct store_work *w, const char *name, const char *from,
-	const char *to, struct err *e)
-{
-	char old[PATH_MAX], new[PATH_MAX];
-	int r = vm_path(s, name, from, old, e);
-
-	if (!r)
-		r = vm_path(s, name, to, new, e);
-	if (!r)
-		store_writer_work_to(&s->writer, PENDING_MOVE, old, new, NULL, w);
-	return r;
+		return 0;
+	}
+	if (r < 0 && d == STORE_EVENTUALLY)
+		log_error("store", "%s", own.msg);
+	if (r < 0) {
+		if (e)
+			*e = own;
+		return r;
+	}
+	if (d == STORE_EVENTUALLY)
+		file_queue(s, path, o);
+	return d == STORE_EVENTUALLY ? 0 : d == STORE_SOON ? file_switch(s, path, o, e) : file_write(s, path, o, e);
 }
 
 void store_after(struct store *s, struct store_work *w)
@@ -286,18 +247,11 @@ static struct json_object *path_load(struct store *s, const char *name, const ch
 	return NULL;
 }
 
-struct json_object *store_load_vm_file(struct store *s, const char *name, const char *file)
+struct json_object *store_load_file(struct store *s, const char *vm, const char *file)
 {
 	char path[PATH_MAX];
 
-	return vm_path(s, name, file, path, NULL) < 0 ? NULL : path_load(s, name, path);
-}
-
-struct json_object *store_load_file(struct store *s, const char *file)
-{
-	char path[PATH_MAX];
-
-	return side_path(s, file, path, NULL) < 0 ? NULL : path_load(s, NULL, path);
+	return file_path(s, vm, file, path, NULL) < 0 ? NULL : path_load(s, vm, path);
 }
 
 bool store_is_newer(struct store *s, const char *file)
@@ -374,7 +328,7 @@ static void leftovers_remove(struct store *s, const char *name)
 		damaged_still(s, name);
 		return;
 	}
-	if (store_remove(s, name, &e) < 0)
+	if (store_remove(s, name, NULL, &e) < 0)
 		log_warn("store", "%s", e.msg);
 }
 
@@ -393,12 +347,12 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 
 		if (de->d_name[0] == '.')
 			continue;
-		definition = store_load_vm_file(s, de->d_name, "definition.json");
+		definition = store_load_file(s, de->d_name, "definition.json");
 		if (!definition) {
 			leftovers_remove(s, de->d_name);
 			continue;
 		}
-		state = store_load_vm_file(s, de->d_name, "state.json");
+		state = store_load_file(s, de->d_name, "state.json");
 		beside_look(s, de->d_name);
 		if (store_check_vm(s, de->d_name, NULL) == 0)
 			found(opaque, de->d_name, definition, state);
@@ -408,35 +362,6 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 }
 
 /* ---- files in folders beside the VMs' ---- */
-
-int store_put_soon(struct store *s, const char *file, struct json_object *o, struct err *e)
-{
-	CLEANUP_FREE char *text = text_of(file, o, 0);
-	char path[PATH_MAX];
-	int r = side_path(s, file, path, e);
-
-	if (!r)
-		r = store_size_check(path, text, e);
-	if (!r)
-		r = store_file_switch(path, text, e);
-	if (!r)
-		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
-	return r;
-}
-
-int store_remove_soon(struct store *s, const char *file, struct err *e)
-{
-	char path[PATH_MAX];
-	int r = side_path(s, file, path, e);
-
-	if (!r && unlink(path) < 0 && errno != ENOENT)
-		r = err_set_errno(e, -errno, "%s", path);
-	if (r < 0)
-		return r;
-	*strrchr(path, '/') = 0;
-	store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
-	return 0;
-}
 
 void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
 	void *opaque)
@@ -532,7 +457,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
 	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
-		store_remove(s, name, NULL);
+		store_remove(s, name, NULL, NULL);
 		return r;
 	}
 	store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
@@ -553,16 +478,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 	return r;
 }
 
-int store_remove(struct store *s, const char *name, struct err *e)
-{
-	char path[PATH_MAX];
-	int r = vm_path(s, name, "", path, e);
-
-	store_settle(s);
-	return r < 0 ? r : store_folder_clear(path, e);
-}
-
-int store_remove_behind(struct store *s, struct store_work *w, const char *name, struct err *e)
+static int vm_remove_behind(struct store *s, const char *name, struct store_work *w, struct err *e)
 {
 	char path[PATH_MAX];
 	int r = vm_path(s, name, "definition.json", path, e);
@@ -576,6 +492,17 @@ int store_remove_behind(struct store *s, struct store_work *w, const char *name,
 	*strrchr(path, '/') = 0;
 	store_writer_work(&s->writer, PENDING_CLEAR, path, NULL, w);
 	return 0;
+}
+
+int store_remove(struct store *s, const char *name, struct store_work *w, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = vm_path(s, name, "", path, e);
+
+	if (w)
+		return vm_remove_behind(s, name, w, e);
+	store_settle(s);
+	return r < 0 ? r : store_folder_clear(path, e);
 }
 
 int store_rename(struct store *s, struct store_work *w, const char *name, const char *to,
@@ -639,54 +566,51 @@ static int vm_folder_sync(struct store *s, const char *name, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 
-int store_drop_file(struct store *s, const char *name, const char *file, struct err *e)
+int store_remove_file(struct store *s, const char *vm, const char *file, enum store_durability d,
+	struct store_work *w, struct err *e)
 {
 	char path[PATH_MAX];
-	int r = vm_path(s, name, file, path, e);
+	int r = file_path(s, vm, file, path, e);
 
-	if (!r && unlink(path) < 0 && errno != ENOENT)
-		r = err_set_errno(e, -errno, "%s", path);
-	return r;
+	if (r < 0)
+		return r;
+	if (d == STORE_WITH_WORK) {
+		store_writer_work(&s->writer, PENDING_REMOVE, path, NULL, w);
+		return 0;
+	}
+	if (d == STORE_NOW)
+		return store_file_remove(path, e);
+	if (unlink(path) < 0 && errno != ENOENT)
+		return err_set_errno(e, -errno, "%s", path);
+	if (d == STORE_SOON) {
+		*strrchr(path, '/') = 0;
+		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
+	}
+	return 0;
 }
 
-int store_remove_file(struct store *s, const char *name, const char *file, struct err *e)
+int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
+	enum store_durability d, struct store_work *w, struct err *e)
 {
-	char path[PATH_MAX];
-	int r = vm_path(s, name, file, path, e);
-
-	return r < 0 ? r : store_file_remove(path, e);
-}
-
-static int file_rename(struct store *s, const char *name, const char *from, const char *to, struct err *e)
-{
-	char old[PATH_MAX], new[PATH_MAX];
+	char old[PATH_MAX], new[PATH_MAX], folder[PATH_MAX];
 	int r = vm_path(s, name, from, old, e);
 
 	if (!r)
 		r = vm_path(s, name, to, new, e);
-	if (!r && rename(old, new) < 0)
-		r = err_set_errno(e, -errno, "%s", new);
-	return r;
-}
-
-int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
-	struct err *e)
-{
-	int r = file_rename(s, name, from, to, e);
-
-	return r < 0 ? r : vm_folder_sync(s, name, e);
-}
-
-int store_rename_file_soon(struct store *s, const char *name, const char *from, const char *to, struct err *e)
-{
-	char path[PATH_MAX];
-	int r = vm_path(s, name, "", path, e);
-
 	if (!r)
-		r = file_rename(s, name, from, to, e);
-	if (!r)
-		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
-	return r;
+		r = vm_path(s, name, "", folder, e);
+	if (r < 0)
+		return r;
+	if (d == STORE_WITH_WORK) {
+		store_writer_work_to(&s->writer, PENDING_MOVE, old, new, NULL, w);
+		return 0;
+	}
+	if (rename(old, new) < 0)
+		return err_set_errno(e, -errno, "%s", new);
+	if (d == STORE_NOW)
+		return vm_folder_sync(s, name, e);
+	store_writer_put(&s->writer, PENDING_SYNC, folder, NULL);
+	return 0;
 }
 
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e)

@@ -30,6 +30,16 @@ struct store_work {
 	unsigned draft;
 };
 
+/* When a change of a file has to be in place, and on stable storage. */
+enum store_durability {
+	/* No promise. A file is written in its turn, the newest content only, and a failure is logged. A
+	 * removed file is gone at return, and may come back after a power cut. */
+	STORE_EVENTUALLY,
+	STORE_SOON,	 /* in place at return, whatever becomes of this process; on stable storage soon after */
+	STORE_NOW,	 /* on stable storage at return; waits for the disk */
+	STORE_WITH_WORK, /* in its turn; on stable storage when w is done */
+};
+
 /* Makes the folder and takes its lock.
  * Returns 0; -EBUSY: another daemon has it; -errno with a sentence. */
 int store_open(const char *dir, struct store **ret_s, struct err *e);
@@ -73,8 +83,6 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 	const char *marker, struct err *e);
 /* The same for taking the marker away. */
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
-/* Queued. A failure is logged. */
-void store_save_state(struct store *s, const char *name, struct json_object *state);
 /* Waits until all that was given to be written behind is on disk. */
 void store_settle(struct store *s);
 /* A VM's folder gets the name `to`. definition says that name, and lies in it as STORE_RENAMED when w is
@@ -88,56 +96,35 @@ void store_rename_end(struct store *s, struct store_work *w, const char *name);
 /* Each VM's folder that has such a file. */
 void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
 	void *opaque);
-/* The whole folder of the VM. */
-int store_remove(struct store *s, const char *name, struct err *e);
-/* The same: without a definition when it returns 0, and then w is done when the rest is gone, on stable
- * storage. -errno: nothing has changed, and w stays the caller's. */
-int store_remove_behind(struct store *s, struct store_work *w, const char *name, struct err *e);
+/* Remove the whole folder of a VM.
+ * w: NULL: wait until the folder is gone. Otherwise the definition is gone at return, and w is done when the
+ * rest is gone, on stable storage.
+ * Returns 0; -errno: nothing has changed, and w stays the caller's. */
+int store_remove(struct store *s, const char *name, struct store_work *w, struct err *e);
 
-/* A JSON file beside the VMs' folder. Saving is queued, and a failure is logged; loading gives
- * NULL when there is none, or it is damaged; the caller puts it. */
-void store_save_file(struct store *s, const char *file, struct json_object *o);
-struct json_object *store_load_file(struct store *s, const char *file);
-
-/* The same, on stable storage when w is done. */
-void store_write_file_behind(struct store *s, struct store_work *w, const char *file, struct json_object *o);
-/* The same, on stable storage when it returns. */
-int store_write_file(struct store *s, const char *file, struct json_object *o, struct err *e);
-
-/* A JSON file in a folder beside the VMs', as "FOLDER/NAME.json": there, whole, or gone when it returns 0, whatever
- * becomes of this process; on stable storage soon after. store_load_file() reads it. */
-int store_put_soon(struct store *s, const char *file, struct json_object *o, struct err *e);
-/* One that is not there: 0. */
-int store_remove_soon(struct store *s, const char *file, struct err *e);
+/* Write a JSON file; it gets its "version".
+ * vm: the VM whose folder has the file; NULL: `file` lies beside the VMs' folder, or is "FOLDER/NAME.json"
+ * there. d: STORE_SOON only for files of such a FOLDER.
+ * w: for STORE_WITH_WORK, otherwise NULL.
+ * Returns 0; -errno: nothing is done, and w stays the caller's. */
+int store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,
+	struct store_work *w, struct err *e);
+/* Load a JSON file. vm: as for store_put(). The caller puts the object. Returns NULL if there is no such file,
+ * if it is damaged, or if a newer Cairn wrote it. */
+struct json_object *store_load_file(struct store *s, const char *vm, const char *file);
+/* Remove a file. vm, d, w: as for store_put(). Returns 0, also if there is no such file; -errno. */
+int store_remove_file(struct store *s, const char *vm, const char *file, enum store_durability d,
+	struct store_work *w, struct err *e);
+/* Rename a file in a VM's folder. d: not STORE_EVENTUALLY. w: as for store_put(). Returns 0 or -errno. */
+int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
+	enum store_durability d, struct store_work *w, struct err *e);
+/* Is there such a file in the VM's folder? */
+bool store_has_file(struct store *s, const char *name, const char *file);
+/* w is done when all that was queued before it is. */
+void store_after(struct store *s, struct store_work *w);
 /* Each NAME.json of such a folder. */
 void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
 	void *opaque);
-
-/* On stable storage when it returns, in the VM's folder. */
-int store_write_vm_file(struct store *s, const char *name, const char *file, struct json_object *o,
-	struct err *e);
-struct json_object *store_load_vm_file(struct store *s, const char *name, const char *file);
-
-/* Is there such a file in the VM's folder? */
-bool store_has_file(struct store *s, const char *name, const char *file);
-/* The same, on stable storage when w is done. 0; -errno: nothing is done, and w stays the caller's. */
-int store_write_vm_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
-	struct json_object *o, struct err *e);
-/* Removed, or renamed, in its turn, and on stable storage when w is done. The same. */
-int store_remove_file_behind(struct store *s, struct store_work *w, const char *name, const char *file,
-	struct err *e);
-int store_rename_file_behind(struct store *s, struct store_work *w, const char *name, const char *from,
-	const char *to, struct err *e);
-/* w is done when all that was queued before it is. */
-void store_after(struct store *s, struct store_work *w);
-/* Has its new name when it returns, and on stable storage soon after. */
-int store_rename_file_soon(struct store *s, const char *name, const char *from, const char *to, struct err *e);
-/* Removed when it returns; with the power it may come back. One that is not there: 0. */
-int store_drop_file(struct store *s, const char *name, const char *file, struct err *e);
-/* Both are on stable storage when they return. One that is not there: 0 for removing. */
-int store_remove_file(struct store *s, const char *name, const char *file, struct err *e);
-int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
-	struct err *e);
 
 /* Opens a file in the VM's folder. flags: with O_CREAT it is made if need be. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);

@@ -182,7 +182,7 @@ void vm_save(struct vm *vm)
 		js_put_bool(o, "rebooting", true);
 	if (vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		js_put_bool(o, "falling_asleep", true);
-	store_save_state(vm->host->store, vm->def->name, o);
+	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_EVENTUALLY, NULL, NULL);
 	json_object_put(o);
 }
 

@@ -102,7 +102,8 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 	if (!h)
 		abort();
 	*h = (struct start_hold){ { .done = start_held, .loop = vm->host->loop }, vm, *c };
-	r = store_rename_file_behind(vm->host->store, &h->work, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, e);
+	r = store_rename_file(vm->host->store, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, STORE_WITH_WORK,
+		&h->work, e);
 	if (r < 0) {
 		free(h);
 		return r;
@@ -145,8 +146,8 @@ static void managed_release(struct vm *vm, bool used)
 	if (!vm->start.holds_save)
 		return;
 	vm->start.holds_save = false;
-	r = used ? store_drop_file(s, vm->def->name, SAVE_MANAGED_USED, &e) :
-		   store_rename_file_soon(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, &e);
+	r = used ? store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, STORE_EVENTUALLY, NULL, &e) :
+		   store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, STORE_SOON, NULL, &e);
 	if (r < 0)
 		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
 }

@@ -145,7 +145,7 @@ static void test_saved_state_loads_again(void **state)
 		CLEANUP_JS struct json_object *o = json_object_new_object();
 
 		js_put_int(o, "n", i);
-		store_save_state(s, "vm1", o);
+		store_put(s, "vm1", "state.json", o, STORE_EVENTUALLY, NULL, NULL);
 	}
 	store_close(s); /* writes what is queued */
 	s = opened(*state);
@@ -153,7 +153,7 @@ static void test_saved_state_loads_again(void **state)
 	assert_int_equal(seen.count, 2);
 	assert_int_equal(seen.with_state, 1);
 	seen = (struct seen){ 0 };
-	assert_int_equal(store_remove(s, "vm2", NULL), 0);
+	assert_int_equal(store_remove(s, "vm2", NULL, NULL), 0);
 	assert_false(there(*state, "vm2"));
 	store_load(s, note, &seen);
 	assert_string_equal(seen.names, "vm1 ");
@@ -202,11 +202,11 @@ static void test_queued_writes_do_not_reach_new_vm(void **state)
 	define(s, "vm1");
 	put(*state, "vm1/managed.save", "state");
 	for (unsigned i = 0; i < 100; i++) /* the last one waits for the others */
-		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
-	store_save_state(s, "vm1", o);
+		store_put(s, NULL, i % 2 ? "a.json" : "b.json", o, STORE_EVENTUALLY, NULL, NULL);
+	store_put(s, "vm1", "state.json", o, STORE_EVENTUALLY, NULL, NULL);
 	draft(s, &new, l, "vm1");
 	begin(&old, l);
-	assert_int_equal(store_remove_behind(s, &old, "vm1", &e), 0);
+	assert_int_equal(store_remove(s, "vm1", &old, &e), 0);
 	assert_false(there(*state, "vm1/definition.json"));
 	while (new.done)
 		loop_run_once(l, UINT64_MAX);
@@ -217,7 +217,7 @@ static void test_queued_writes_do_not_reach_new_vm(void **state)
 	assert_false(there(*state, "vm1/state.json"));
 	assert_false(there(*state, "vm1/managed.save"));
 	begin(&old, l);
-	assert_int_equal(store_remove_behind(s, &old, "vm1", &e), 0);
+	assert_int_equal(store_remove(s, "vm1", &old, &e), 0);
 	assert_int_equal(finish(s, &old), 0);
 	assert_false(there(*state, "vm1"));
 	store_load(s, note, &seen);
@@ -242,7 +242,7 @@ static void test_vm_with_old_name_does_not_get_renamed_folder(void **state)
 	while (new.done)
 		loop_run_once(l, UINT64_MAX);
 	for (unsigned i = 0; i < 100; i++)
-		store_save_file(s, i % 2 ? "a.json" : "b.json", o);
+		store_put(s, NULL, i % 2 ? "a.json" : "b.json", o, STORE_EVENTUALLY, NULL, NULL);
 	begin(&old, l);
 	assert_int_equal(store_rename(s, &old, "vm1", "vm2", o, &e), 0);
 	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
@@ -299,12 +299,12 @@ static void test_too_large_file_is_not_saved(void **state)
 	begin(&w, l);
 	store_write_draft(s, &w, o);
 	assert_int_equal(finish(s, &w), -EFBIG);
-	assert_int_equal(store_write_file(s, "x.json", o, &e), -EFBIG);
+	assert_int_equal(store_put(s, NULL, "x.json", o, STORE_NOW, NULL, &e), -EFBIG);
 	begin(&w, l);
-	store_write_file_behind(s, &w, "x.json", o);
+	store_put(s, NULL, "x.json", o, STORE_WITH_WORK, &w, NULL);
 	assert_int_equal(finish(s, &w), -EFBIG);
 	assert_int_equal(store_save_definition_soon(s, "vm1", o, "fork.pending", &e), -EFBIG);
-	assert_null(store_load_file(s, "x.json"));
+	assert_null(store_load_file(s, NULL, "x.json"));
 	assert_false(there(*state, "vm1"));
 	store_close(s);
 	loop_free(l);
@@ -332,7 +332,7 @@ static void test_clone_exists_with_marker_or_not_at_all(void **state)
 	assert_int_equal(store_remove_marker(s, "c1", "fork.pending", &e), 0);
 	assert_false(store_has_file(s, "c1", "fork.pending"));
 	assert_int_equal(store_save_definition_soon(s, "c2", o, "fork.pending", &e), 0);
-	assert_int_equal(store_remove(s, "c2", &e), 0);
+	assert_int_equal(store_remove(s, "c2", NULL, &e), 0);
 	assert_false(store_has_file(s, "c2", "fork.pending"));
 	/* A folder that cannot be created leaves nothing behind. */
 	assert_true(store_save_definition_soon(s, "c3/x", o, "no/such/folder", &e) < 0);
@@ -359,20 +359,20 @@ static void test_files_beside_vms_are_written_atomically(void **state)
 
 	store_each_file(s, "batches", name_note, names); /* the folder does not exist */
 	js_put_str(o, "a", "1");
-	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
+	assert_int_equal(store_put(s, NULL, "batches/x.json", o, STORE_SOON, NULL, &e), 0);
 	js_put_str(o, "a", "2");
-	assert_int_equal(store_put_soon(s, "batches/x.json", o, &e), 0);
-	assert_int_equal(store_put_soon(s, "lock/x.json", o, &e), -ENOTDIR);
+	assert_int_equal(store_put(s, NULL, "batches/x.json", o, STORE_SOON, NULL, &e), 0);
+	assert_int_equal(store_put(s, NULL, "lock/x.json", o, STORE_SOON, NULL, &e), -ENOTDIR);
 	snprintf(path, sizeof(path), "%s/batches/y.json.tmp", (const char *)*state);
 	assert_int_equal(file_write_atomic(path, "{", 1, 0600, &e), 0);
 	store_each_file(s, "batches", name_note, names);
 	assert_string_equal(names, "x.json ");
 	assert_int_equal(access(path, F_OK), -1);
-	is = store_load_file(s, "batches/x.json");
+	is = store_load_file(s, NULL, "batches/x.json");
 	assert_string_equal(js_get_str(is, "a"), "2");
 	json_object_put(is);
-	assert_int_equal(store_remove_soon(s, "batches/x.json", &e), 0);
-	assert_int_equal(store_remove_soon(s, "batches/x.json", &e), 0);
+	assert_int_equal(store_remove_file(s, NULL, "batches/x.json", STORE_SOON, NULL, &e), 0);
+	assert_int_equal(store_remove_file(s, NULL, "batches/x.json", STORE_SOON, NULL, &e), 0);
 	store_each_file(s, "batches", name_note, names);
 	assert_string_equal(names, "x.json ");
 	store_close(s);
