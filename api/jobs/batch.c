@@ -27,15 +27,15 @@
 struct batch {
 	struct vm_host *host;
 	struct json_object *planned; /* array: name, uuid */
-	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8]; /* in the state folder; empty: there is none */
-	/* Those that were added: as many as are planned at most. */
+	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8]; /* path in the state folder; empty: none */
+	/* Added VMs, at most as many as are planned. */
 	struct vm **vms;
 	unsigned *made;
 	uint64_t *born_after_ns;
 	unsigned n;
-	struct definition **defs; /* for an errand: borrowed */
+	struct definition **defs; /* borrowed; the definitions for the removing process */
 	struct fork_as *errand;
-	unsigned leaving; /* processes whose end is waited for */
+	unsigned leaving; /* VM processes whose end is awaited */
 	struct loop_task task;
 	struct store_work work;
 	void (*done)(void *opaque);
@@ -47,7 +47,7 @@ struct batch *batch_new(struct vm_host *host)
 	struct batch *b = calloc(1, sizeof(*b));
 
 	if (!b)
-		abort(); /* as for any call that could not be answered */
+		abort(); /* better than a call that is never answered */
 	b->host = host;
 	b->planned = json_object_new_array();
 	return b;
@@ -66,7 +66,7 @@ void batch_free(struct batch *b)
 	free(b);
 }
 
-/* ---- the beginning ---- */
+/* ---- starting ---- */
 
 void batch_plan(struct batch *b, const struct definition *def)
 {
@@ -93,7 +93,7 @@ int batch_begin(struct batch *b, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	char file[sizeof(b->file)], text[DEFINITION_UUID_TEXT];
-	uint8_t own[16]; /* not that of a VM: another job may plan the same one */
+	uint8_t own[16]; /* not a VM's uuid, since another job may plan the same one */
 	int r;
 
 	room_make(b, json_object_array_length(b->planned));
@@ -108,7 +108,7 @@ int batch_begin(struct batch *b, struct err *e)
 	return r;
 }
 
-/* Somebody else may have been faster. */
+/* Check that no other client took the name, uuid, MAC or path meanwhile. */
 static int taken_check(struct vm_host *host, struct definition *def, struct err *e)
 {
 	const struct vm *holder;
@@ -209,7 +209,7 @@ static bool vm_forget(struct vm *vm)
 	return true;
 }
 
-/* Before the VMs are: of these the next daemon knows what to remove. */
+/* The files go before the VMs: after a crash, the VMs tell the next daemon which files to remove. */
 static void files_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct batch *b = opaque;
@@ -223,7 +223,7 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	for (unsigned i = 0; i < b->n; i++)
 		all = vm_forget(b->vms[i]) && all;
 	b->n = 0;
-	/* Of one that is left the next daemon tries it again. */
+	/* If files are left, keep the batch's file so that the next daemon tries again. */
 	if (all && file_remove(b, &own) < 0)
 		log_error("batch", "%s", own.msg);
 	b->done(b->opaque);
@@ -243,7 +243,7 @@ static void all_ended(struct loop_task *t)
 		files_removed(b, 0, &none, NULL);
 }
 
-/* From the loop, not from inside the VM's own end. */
+/* Continue from the loop, not inside the handler of the VM's end. */
 static void one_ended(struct vm *vm, void *opaque)
 {
 	struct batch *b = opaque;
@@ -272,9 +272,9 @@ void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque)
 	one_ended(NULL, b);
 }
 
-/* ---- after another daemon ---- */
+/* ---- recovery by the next daemon ---- */
 
-/* What was there before it is not its own. 0: not known. */
+/* Return the time of a VM's definition; older files are not its own. 0: unknown. */
 static uint64_t beginning_ns(struct vm_host *host, const char *name)
 {
 	struct err e;
@@ -300,7 +300,7 @@ static void cleared_up(void *opaque)
 	batch_free(opaque);
 }
 
-/* NULL: it is not there. Another VM may have got a name that was planned. */
+/* Find a planned VM by its uuid; NULL: not defined. Another VM may have the planned name. */
 static struct vm *planned_vm(struct vm_host *host, struct json_object *planned)
 {
 	const char *name = js_get_str(planned, "name"), *text = js_get_str(planned, "uuid");
@@ -368,7 +368,7 @@ static void file_found(void *opaque, const char *name)
 	batch_undo(b, cleared_up, b);
 }
 
-/* Before there were batches each clone had a marker of its own. */
+/* Older versions had no batch file but marked each clone. */
 static bool is_marked(struct vm_host *host, const struct vm *vm)
 {
 	return store_has_file(host->store, vm->def->name, "clone.pending") ||

@@ -26,18 +26,18 @@
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
 #define CORE ".core"
 #define TMP ".tmp"
-/* Of the VM's name in a file's, so that no name is too long for one. */
+/* Most bytes of the VM's name in a file's name, which is limited to NAME_MAX. */
 #define NAME_PART 200
 
-/* What a job works with; freed when it concludes. */
+/* State of a job; freed when it concludes. */
 struct work {
 	struct job *job;
 	struct vm *vm;
 	enum dump_then then;
-	char path[PATH_MAX]; /* "": not known */
-	int folder;	     /* of a dump by policy; -1 */
+	char path[PATH_MAX]; /* "": unknown */
+	int folder;	     /* fd of the folder for a dump by policy; else -1 */
 	char file[NAME_PART + 64];
-	struct json_object *result; /* once it is whole */
+	struct json_object *result; /* set when the dump is complete */
 	void (*over)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
@@ -52,7 +52,7 @@ static void work_release(struct job *j)
 	free(w);
 }
 
-/* ---- what is told ---- */
+/* ---- events ---- */
 
 static const char *status_name(const struct dump_state *s)
 {
@@ -93,7 +93,7 @@ static bool ends_with(const char *s, const char *end)
 	return n >= m && !strcmp(s + n - m, end);
 }
 
-/* How many files of a kind there are, and which is the oldest. */
+/* Count the files with a suffix and find the oldest. */
 static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 1])
 {
 	struct timespec t = { 0 };
@@ -118,7 +118,7 @@ static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 
 	return count;
 }
 
-/* All of a kind but the newest `keep`. */
+/* Remove all files with a suffix except the newest `keep`. */
 static void files_remove(int folder, const char *end, unsigned keep)
 {
 	char name[NAME_MAX + 1];
@@ -168,7 +168,7 @@ static int core_keep(struct work *w, struct err *e)
 	return 0;
 }
 
-/* ---- afterwards ---- */
+/* ---- after a dump ---- */
 
 static bool is_crash_to_dump(const struct vm *vm)
 {
@@ -199,7 +199,7 @@ static void dump_ask(struct vm *vm, enum vm_msg_type type,
 	vm_process_request(vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, opaque);
 }
 
-/* After a dump by policy. */
+/* Apply the policy's next action after a dump. */
 static void then_do(struct vm *vm, enum dump_then then)
 {
 	if (!vm->proc || vm_is_stopping(vm))
@@ -224,8 +224,7 @@ static struct json_object *result_of(const struct work *w, const struct vm_snaps
 	return o;
 }
 
-/* The work is gone after it. A dump by policy leads on whether it succeeded or not: the VM is not to hang because a
- * disk is full. */
+/* End the work and free it. The policy's next action follows even a failed dump: a full disk must not hang the VM. */
 static void work_end(struct work *w, const struct err *e)
 {
 	struct work was = *w;
@@ -301,9 +300,9 @@ static void work_cancel(struct job *j)
 		dump_ask(j->vm, VM_MSG_CANCEL, reply_ignore, j->vm);
 }
 
-/* ---- beginning ---- */
+/* ---- starting ---- */
 
-/* w: taken. */
+/* Start the job. w: takes it. */
 static int work_start(struct work *w, int fd, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET };

@@ -1,8 +1,8 @@
-/* dump: a guest's memory and registers into an ELF core file (vmm/snapshot/vm_dump.h), as a job "dump": one that the caller
- * opened, or, by policy (on_crash coredump-*, the watchdog's action dump), one in the folder `dumps` of the VM's own,
- * NAME-TIME.core, of which the DUMPS_KEPT newest stay. Until it is whole it is NAME-TIME.core.tmp there.
+/* dump: the job that writes a guest's memory and registers into an ELF core file (vmm/snapshot/vm_dump.h). The caller opens
+ * the file; a dump by policy (on_crash coredump-*, the watchdog's action dump) goes to NAME-TIME.core in the VM's folder
+ * `dumps`, which keeps the DUMPS_KEPT newest. An incomplete file there is named NAME-TIME.core.tmp.
  *
- * How each went is told by the event DUMP_COMPLETED. */
+ * The event DUMP_COMPLETED reports the outcome. */
 #ifndef CAIRN_API_JOBS_DUMP_H
 #define CAIRN_API_JOBS_DUMP_H
 
@@ -19,36 +19,38 @@ struct vm_observer;
 
 enum dump_then {
 	DUMP_THEN_NOTHING,
-	DUMP_THEN_CRASH,  /* the VM is stopped at once */
+	DUMP_THEN_CRASH,  /* stop the VM at once */
 	DUMP_THEN_RESET,
-	DUMP_THEN_RESUME, /* it was paused for this */
-	DUMP_THEN_END,	  /* it has crashed, and its process was kept for this */
+	DUMP_THEN_RESUME, /* the VM was paused for the dump */
+	DUMP_THEN_END,	  /* the VM crashed and its process was kept for the dump */
 };
 
-/* The last one of a run; what query-dump says. */
+/* The last dump of a run, for query-dump. */
 struct dump_state {
 	enum { DUMP_NONE, DUMP_ACTIVE, DUMP_COMPLETED, DUMP_FAILED } status;
 	uint64_t completed, total;
 };
 
-/* fd: borrowed: an empty regular file open for writing. path: of that file, for events; NULL: not known.
- * over: once, when it has ended, unless this fails; NULL: nobody waits. */
+/* A request for a dump.
+ * fd:    borrowed; an empty regular file open for writing.
+ * path:  the file's path, for events; NULL: unknown.
+ * over:  called once at the end, unless the start fails; NULL allowed. */
 struct dump_request {
 	int fd;
 	const char *path;
 	enum dump_then then;
-	const char *job_id; /* NULL: one is made */
+	const char *job_id; /* NULL: generated */
 	void (*over)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
 int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, struct err *e);
 
-/* {"status", "completed", "total"}; the caller puts it. */
+/* Return {"status", "completed", "total"}, owned by the caller. */
 struct json_object *dump_state_to_json(const struct vm *vm);
 
-/* Dumps by policy when the VM has crashed or its watchdog has bitten: at once, or when its job has concluded. */
+/* Starts dumps by policy when the VM has crashed or its watchdog has fired: at once, or when the VM's job has concluded. */
 extern const struct vm_observer dump_observer;
-/* A job of this VM's has concluded. */
+/* Start a dump that waited for the VM's job. */
 void dump_job_over(struct vm *vm);
 
 #endif

@@ -19,12 +19,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* In the archive: "vda.qcow2", "vda-1.raw" below it, "vda.data" beside it. */
+/* Names in the archive: "vda.qcow2", its backing file "vda-1.raw", its external data file "vda.data". */
 #define NAME_BYTES 32
 
 struct export {
 	struct vm *vm;
-	struct definition *def; /* as it is at the beginning: it may be changed meanwhile */
+	struct definition *def; /* a copy, since the VM may be redefined meanwhile */
 	struct job *job;
 	int fd;
 	char snapshot[256], compress[8];
@@ -32,7 +32,7 @@ struct export {
 	struct open_as *opener;
 	struct archiver *archiver;
 	struct json_object *definition, *spec, *files;
-	struct loop_task task; /* tells from the loop that it failed at once */
+	struct loop_task task; /* reports an immediate failure from the loop */
 	struct err e;
 };
 
@@ -50,11 +50,11 @@ static void export_release(struct job *j)
 	free(x);
 }
 
-/* ---- what goes in ---- */
+/* ---- the archive's content ---- */
 
 static void name_make(const char *id, unsigned layer, const char *kind, char ret[NAME_BYTES])
 {
-	/* A name in an archive begins with neither. */
+	/* A name in an archive must not begin with either. */
 	const char *first = *id == '-' || *id == '_' ? "disk" : "";
 
 	if (layer)
@@ -68,7 +68,7 @@ static const char *format_word(unsigned format)
 	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 }
 
-/* Two disks may have an image in common: it goes in once. */
+/* Find a file that is already listed: disks that share an image export it once. */
 static struct json_object *file_find(struct export *x, const char *path)
 {
 	for (size_t i = 0; i < json_object_array_length(x->files); i++) {
@@ -91,7 +91,7 @@ static struct json_object *file_add(struct export *x, const char *name, const ch
 	return f;
 }
 
-/* Returns its name in the archive. */
+/* List an image of a disk's chain. Returns its name in the archive. */
 static const char *layer_add(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
 	unsigned k)
 {
@@ -117,7 +117,7 @@ static const char *layer_add(struct export *x, const struct definition_disk *d, 
 	return js_get_str(f, "name");
 }
 
-/* A path of the definition's becomes the name in the archive. */
+/* Replace a path in the definition by the name in the archive. */
 static void path_put(struct export *x, struct json_object *o, const char *key, const char *path)
 {
 	struct json_object *f = path ? file_find(x, path) : NULL;
@@ -142,7 +142,7 @@ static void disk_whole(struct export *x, const struct definition_disk *d, const 
 	}
 }
 
-/* One image, with what the snapshot and all below it show. */
+/* List a disk as one image with the content of the snapshot and its backing chain. */
 static void disk_of_snapshot(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
 	struct json_object *o)
 {
@@ -248,7 +248,7 @@ static void export_failed(struct loop_task *t)
 	archiver_over(x, -EIO, NULL, &x->e);
 }
 
-/* Not from inside the command that began it: its answer comes first. */
+/* Fail from the loop, after the command that started the job was answered. */
 static void export_fail_later(struct export *x)
 {
 	x->task.run = export_failed;
@@ -288,7 +288,7 @@ static void export_cancel(struct job *j)
 		archiver_cancel(x->archiver);
 }
 
-/* ---- the beginning ---- */
+/* ---- starting ---- */
 
 static int state_check(const struct vm *vm, const struct export_opts *opts, struct err *e)
 {
@@ -306,7 +306,7 @@ static int state_check(const struct vm *vm, const struct export_opts *opts, stru
 	return 0;
 }
 
-/* A pipe may be read by whoever wants. What has something in it may be one of the VM's own disks. */
+/* Accept a pipe, or an empty file: a file with content may be one of the VM's own disks. */
 static int file_check(int fd, struct err *e)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -347,7 +347,7 @@ static void export_go(struct export *x)
 {
 	if (definition_take(x, vm_live(x->vm), &x->e) < 0)
 		export_fail_later(x);
-	/* A process that works on the images of a VM that is off has them locked. */
+	/* An offline process of the VM holds the image locks: wait for its end. */
 	else if (!offline_wait(x->vm, export_start, x))
 		export_start(x);
 }

@@ -1,5 +1,5 @@
-/* export: a VM into one file, as a job: its definition, its disks with the snapshots in them,
- * kernel and initrd. Of a VM that is not off: the disks as a snapshot has them. */
+/* export: the job that writes a VM into one archive: its definition, its disks with their snapshots, kernel and initrd. If
+ * the VM is not off, the disks are exported as they are in a snapshot. */
 #ifndef CAIRN_API_JOBS_EXPORT_H
 #define CAIRN_API_JOBS_EXPORT_H
 
@@ -12,10 +12,10 @@ struct vm;
 struct export_opts {
 	const char *compress; /* "zstd", "gzip", "none"; NULL: zstd */
 	int64_t level;	      /* 0: the usual one */
-	const char *snapshot; /* NULL: all as it is */
+	const char *snapshot; /* NULL: the current content with all snapshots */
 };
 
-/* fd: borrowed; open for writing. job_id: NULL: one is made. */
+/* Start the job. fd: borrowed; open for writing. job_id: NULL: generated. Returns 0 or -errno. */
 int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const char *job_id,
 	struct job **ret_j, struct err *e);
 

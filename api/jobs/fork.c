@@ -26,16 +26,15 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-/* Processes that are being started at a time: enough to keep the CPUs busy, few enough that each is done
- * soon. */
+/* Most processes starting at a time: enough to keep the CPUs busy, few enough that each finishes soon. */
 #define AT_ONCE_MAX 4
 #define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct clone {
 	struct fork *fork;
-	struct definition *def; /* until the VM has it */
-	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
+	struct definition *def; /* owned until the VM takes it */
+	struct vm *vm;		/* owned by this job until the job ends, so nobody else starts or stops it */
 };
 
 struct fork {
@@ -46,12 +45,12 @@ struct fork {
 	struct clone *clones;
 	unsigned n, next, begun, running;
 	int state_fd;
-	/* What the source was defined with may change meanwhile. */
+	/* Copies, since the source may be redefined meanwhile. */
 	struct rights *rights;	      /* NULL: the daemon's */
 	char *images[VM_DISKS_MAX];   /* of the disks that it writes to */
-	struct fork_files files;      /* of each of these the image and the copies */
-	struct fork_as *errand;	 /* checks or opens them; NULL: none */
-	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: what the source is now */
+	struct fork_files files;      /* for each writable disk its image and the copies */
+	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
+	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
 	bool paused, hint_hostname, failed, going_on;
 	struct err e;
 	uint64_t begun_ns, pause_ns, ram_bytes_written;
@@ -73,7 +72,7 @@ static void fork_free(struct fork *f)
 	free(f);
 }
 
-/* ---- what the clones are ---- */
+/* ---- the clones' definitions ---- */
 
 static int clone_check(struct vm_host *host, const char *name, struct err *e)
 {
@@ -86,7 +85,7 @@ static int clone_check(struct vm_host *host, const char *name, struct err *e)
 	return r;
 }
 
-/* Beside the source's image: NAME-vda.qcow2. */
+/* Print the copy's path, beside the source's image: NAME-vda.qcow2. */
 static int copy_path(const struct definition_disk *d, const char *name, char path[PATH_MAX], struct err *e)
 {
 	const char *image = d->layers[0].path, *slash = strrchr(image, '/');
@@ -98,7 +97,7 @@ static int copy_path(const struct definition_disk *d, const char *name, char pat
 	return 0;
 }
 
-/* Each disk that is written to becomes the clone's own copy. */
+/* Replace the path of each writable disk by the clone's copy. */
 static int disks_rename(const struct definition *source, struct json_object *o, const char *name,
 	struct err *e)
 {
@@ -124,7 +123,7 @@ static void macs_drop(struct json_object *o)
 		json_object_object_del(json_object_array_get_idx(list, i), "mac");
 }
 
-/* The source's definition under another name, with a uuid of its own. */
+/* Make the clone's definition: the source's with a new name and uuid. */
 static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
 {
 	int r = clone_check(c->fork->host, name, e);
@@ -135,7 +134,7 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, &c->def, e);
-	/* Its files are those of whoever defined the source, and no more than they may open. */
+	/* A clone's files are opened with the rights of the user who defined the source. */
 	if (!r && rights_copy(c->fork->source->def->rights, &c->def->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "clones");
 	if (!r)
@@ -165,7 +164,7 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 	return r;
 }
 
-/* The VM's process looks again: this definition may be newer than it. */
+/* Check early what cannot be cloned. The VM's process checks again, since this definition may be newer than the process. */
 static int source_check(const struct vm *vm, unsigned n, struct err *e)
 {
 	unsigned written = 0, most;
@@ -194,8 +193,8 @@ static void copy_add(struct fork_files *files, const struct definition *d, unsig
 	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
 }
 
-/* Copies' paths are the clones' definitions', which stay where they are when a VM gets them. source_check() saw to the
- * number of files. */
+/* List images and copies. The paths belong to the clones' definitions, which do not move when a VM takes them.
+ * source_check() has limited the number of files. */
 static int files_list(struct fork *f, struct err *e)
 {
 	const struct definition *source = f->source->def;
@@ -217,7 +216,7 @@ static int files_list(struct fork *f, struct err *e)
 
 typedef int files_fn(const void *files, struct fork_as_result *out, struct err *e);
 
-/* At once, but for another user's. *ret: as of fork_as_begin(). */
+/* Run fn in the daemon, or in a forked process if the files are another user's. *ret: see fork_as_begin(). */
 static void files_do(struct fork *f, const struct rights *rights, const struct fork_files *files, files_fn *fn,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret)
@@ -278,7 +277,8 @@ static void fork_stored(void *opaque)
 	job_succeed(f->job, result_new(f));
 }
 
-/* Of a batch that is not kept, on stable storage, the next daemon would end clones that somebody was told of. */
+/* The job succeeds only when the batch's removal is on stable storage: else a next daemon would remove clones that a client
+ * knows of. */
 static void fork_succeed(struct fork *f)
 {
 	struct err e;
@@ -321,7 +321,7 @@ static void clones_start_next(struct fork *f)
 {
 	struct err e;
 
-	if (f->going_on) /* a start was refused at once: the loop below sees it */
+	if (f->going_on) /* called from inside the loop below, which handles the refused start */
 		return;
 	if (f->job->cancelling && !f->failed) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
@@ -346,7 +346,7 @@ static void forked(void *opaque, int r, const struct vm_answer *a, const struct 
 	struct fork *f = opaque;
 	struct err why;
 
-	/* From here on nobody can change it: not the source, nor any clone. */
+	/* Seal the memfd: neither the source nor a clone can change it from here on. */
 	if (!r && fcntl(f->state_fd, F_ADD_SEALS,
 			  F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
 		r = err_set_errno(&why, -errno, "cannot seal the VM's state");
@@ -373,7 +373,7 @@ static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const
 		log_debug("fork", "%s", e->msg);
 }
 
-/* Once the state is there the source has nothing to cancel; clones_start_next() looks. */
+/* After the state is written there is nothing to cancel in the source; clones_start_next() checks for a cancel. */
 static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
@@ -387,7 +387,7 @@ static void fork_release(struct job *j)
 	fork_free(j->opaque);
 }
 
-/* Its state is kept from its start on. */
+/* Define a clone as part of the batch. Its state is stored from its start on. */
 static int clone_keep(struct clone *c, struct err *e)
 {
 	int r = batch_add(c->fork->batch, c->def, c->fork->job, &c->vm, e);
@@ -425,7 +425,7 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 	struct fork *f = opaque;
 
 	f->errand = NULL;
-	/* Who has failed has left none, but who had no time for that; and what was there was not made here. */
+	/* A failed process has removed its files unless it was killed; files that existed before were not made here. */
 	for (unsigned i = 0; i < f->n; i++)
 		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
 	if (r < 0)
@@ -436,7 +436,7 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 		close(res->fds[i]);
 }
 
-/* What goes wrong from here on is the job's failure. */
+/* Errors from here on fail the job, not the command. */
 static void fork_go(struct fork *f)
 {
 	struct err e;
@@ -489,7 +489,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 
 	if (r < 0)
 		return r;
-	f->job->opaque = f; /* at first bytes, of memory and disks; then clones */
+	f->job->opaque = f; /* progress counts bytes of memory and disks first, then clones */
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
 	f->begun_ns = loop_now_ns();
@@ -507,7 +507,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 	if (f)
 		f->clones = calloc(n, sizeof(*f->clones));
 	if (!f || !f->clones)
-		abort(); /* as for any call that could not be answered */
+		abort(); /* better than a call that is never answered */
 	f->host = host;
 	f->batch = batch_new(host);
 	f->state_fd = -1;

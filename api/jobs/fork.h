@@ -1,7 +1,7 @@
-/* fork: running copies of a running VM, or of a snapshot, as a job. The state goes into a file in memory, and the
- * disks are copied; the clones begin with it and share its pages until they write to them.
+/* fork: the job that makes live clones of a running VM or of a snapshot. The VM's state goes into a memfd and its disks are
+ * copied; the clones start from that state and share its pages until they write to them.
  *
- * All of them or none: they are a batch (api/jobs/batch.h), each there before its process is. */
+ * The clones are a batch (api/jobs/batch.h): the job makes all of them or none. Each is defined before its process starts. */
 #ifndef CAIRN_API_JOBS_FORK_H
 #define CAIRN_API_JOBS_FORK_H
 
@@ -15,13 +15,13 @@ struct vm;
 
 struct fork_opts {
 	const char *name;
-	unsigned count; /* 0: one, that has the name; else so many, with -1, -2, ... behind it */
+	unsigned count; /* 0: one clone with the given name; else that many, named NAME-1, NAME-2, … */
 	bool paused, hint_hostname;
-	const char *snapshot; /* NULL: what the VM is now; else it may be off */
+	const char *snapshot; /* NULL: the running state. With a snapshot the VM may be off */
 };
 
-/* Result: count, first, last (names), pause, total (ns), ram-bytes-written. Names that are taken and what
- * cannot be cloned are refused before anything is done. */
+/* Start the job. Its result: count, first, last (names), pause, total (ns), ram-bytes-written.
+ * Returns 0; -errno before anything was created: a name is in use, or the VM cannot be cloned. */
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);
 

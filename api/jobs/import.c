@@ -24,18 +24,18 @@
 struct import {
 	struct vm_host *host;
 	struct call *call; /* until it is answered */
-	struct vm *vm;	   /* once there is one; and its job */
+	struct vm *vm;	   /* with its job; NULL before the VM is defined */
 	struct job *job;
 	int fd;
 	struct rights *rights;
 	struct archiver *archiver;
 	struct store_work work;
 	char folder[PATH_MAX];	      /* in which the VM's own will be */
-	char name[VM_NAME_MAX + 1];   /* empty: as the archive says */
+	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
 	int64_t max_bytes;	      /* of data; 0: what the file system has room for */
-	char *seen;		      /* its definition at the first look */
-	struct json_object *warnings; /* of the definition */
-	struct err why; /* it fails */
+	char *seen;		      /* the definition at the first reading */
+	struct json_object *warnings; /* definition_warnings() */
+	struct err why; /* reason of the failure */
 };
 
 static void import_free(struct import *x)
@@ -80,7 +80,7 @@ static void vm_drop(struct vm *vm)
 		permissions_keep(&host->permissions, host->store, NULL);
 }
 
-/* Before there is a job that could wait, and at the daemon's start. */
+/* Undefine the VM at once: before its job exists, or at the daemon's start. */
 static void vm_forget(struct vm *vm)
 {
 	struct err e;
@@ -97,7 +97,7 @@ static void drop_when_done(struct job *j, void *opaque)
 	vm_drop(opaque);
 }
 
-/* What is left of it has no definition: the next daemon takes it away. */
+/* Without a definition the rest of the folder is garbage, which the next daemon removes. */
 static void folder_removed(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
@@ -109,7 +109,7 @@ static void folder_removed(struct store_work *work)
 	job_fail(x->job, &x->why);
 }
 
-/* Who is told that the job has its end finds nothing of the VM any more; until then its name is taken. */
+/* Remove the VM before the job concludes; its name stays in use until then. */
 static void import_fail(struct import *x)
 {
 	x->job->cancel = NULL;
@@ -128,7 +128,7 @@ static const char *any_file(const struct definition *def)
 	return def->kernel ? def->kernel : def->initrd;
 }
 
-/* NULL: it has no files. */
+/* Return the folder of the VM's files; NULL: it has none. */
 static struct json_object *folder_of(const struct definition *def)
 {
 	const char *file = any_file(def);
@@ -142,7 +142,7 @@ static struct json_object *folder_of(const struct definition *def)
 	return o;
 }
 
-/* On stable storage, or not: the next daemon finds all there. */
+/* Conclude the job. Even if syncing failed, the next daemon finds everything in place. */
 static void kept_for_good(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
@@ -166,13 +166,13 @@ static void folder_stored(struct store_work *work)
 	if (!r) {
 		r = store_remove_file(x->host->store, x->vm->def->name, IMPORT_MARKER, STORE_WITH_WORK, work, &work->e);
 		if (!r)
-			return; /* the store's thread writes to it */
+			return; /* the store's thread uses x->work */
 	}
 	work->r = r;
 	kept_for_good(work);
 }
 
-/* As it was imported: all its files are in the folder that was made for them. */
+/* Record that all files of the VM lie in the folder that the import made. */
 static void import_succeed(struct import *x)
 {
 	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
@@ -182,13 +182,13 @@ static void import_succeed(struct import *x)
 	if (o) {
 		r = store_put(x->host->store, x->vm->def->name, IMPORTED_FILE, o, STORE_WITH_WORK, &x->work, &x->work.e);
 		if (!r)
-			return; /* the store's thread writes to it */
+			return; /* the store's thread uses x->work */
 	}
 	x->work.r = r;
 	folder_stored(&x->work);
 }
 
-/* ---- taking all of it ---- */
+/* ---- unpacking ---- */
 
 static void import_progress(void *opaque, uint64_t done, uint64_t total)
 {
@@ -202,14 +202,14 @@ static void import_ready(void *opaque, struct json_object *o)
 	struct import *x = opaque;
 	CLEANUP_FREE char *text = definition_text(o);
 
-	/* A file that somebody writes to meanwhile. */
+	/* The archive may have changed since the first reading. */
 	if (text && !strcmp(text, x->seen) && !x->job->cancelling)
 		archiver_keep(x->archiver);
 	else
 		archiver_cancel(x->archiver);
 }
 
-/* Of the folder that is filled under another name until it is whole. */
+/* Start removing the folder, which has a temporary name until it is complete. */
 static int clear_start(const struct vm *vm, const char *folder, const char *name, const struct archiver_ops *ops, void *opaque,
 	struct archiver **ret, struct err *e)
 {
@@ -233,7 +233,7 @@ static void leftovers_cleared(void *opaque, int r, struct json_object *result, c
 
 static const struct archiver_ops clear_ops = { .done = leftovers_cleared };
 
-/* It clears up after itself, unless it was killed. */
+/* Unpacking failed. The process has removed its files unless it was killed. */
 static void not_taken(struct import *x, const struct err *e)
 {
 	struct err own;
@@ -286,7 +286,7 @@ static int take_start(struct import *x, struct err *e)
 
 /* ---- the VM ---- */
 
-/* Whatever it has of the first VM's that is another's here becomes its own. */
+/* Replace each uuid and MAC that another VM here uses. */
 static int identity_make(struct import *x, struct json_object *o, struct definition **d, struct err *e)
 {
 	struct json_object *list = js_get_array(o, "interfaces");
@@ -315,7 +315,7 @@ static bool file_is_there(struct json_object *files, const char *folder, const c
 	return false;
 }
 
-/* Its disks are what came along, and not something else on this host. */
+/* Check that the definition names only files from the archive, none of this host. */
 static int paths_check(const struct definition *d, struct json_object *files, const char *folder,
 	struct err *e)
 {
@@ -350,7 +350,7 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 	return r;
 }
 
-/* What listens there trusts who is on this host, and the archive may be a stranger's. */
+/* Switch off host_loopback: services on the host's loopback trust local users, and the archive may be a stranger's. */
 static void loopback_close(struct import *x, struct definition *d)
 {
 	char text[256];
@@ -372,7 +372,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	char own[PATH_MAX];
 	int r;
 
-	/* That process is the user's, who may make it say anything. */
+	/* The process runs with the user's rights, so its messages are untrusted. */
 	if (!json_object_is_type(o, json_type_object) || !files)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "cairn-archive does not say what is in the archive");
 	r = name_decide(x, o, e);
@@ -404,7 +404,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	return r;
 }
 
-/* In the state folder and the registry, marked. */
+/* Define the VM, marked as incomplete. */
 static int vm_keep(struct import *x, struct definition *d, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
@@ -444,7 +444,7 @@ static int job_begin(struct import *x, struct err *e)
 	return 0;
 }
 
-/* ---- the look ---- */
+/* ---- first reading ---- */
 
 static void import_refuse(struct import *x, const struct err *e)
 {
@@ -452,7 +452,7 @@ static void import_refuse(struct import *x, const struct err *e)
 	import_free(x);
 }
 
-/* From here on it is the job that fails. */
+/* Start the job: from here on errors fail the job, not the command. */
 static void import_start(struct import *x)
 {
 	call_return_job(x->call, x->job);
@@ -529,7 +529,7 @@ void import_begin(struct call *c)
 		import_refuse(x, &e);
 }
 
-/* ---- after another daemon ---- */
+/* ---- recovery by the next daemon ---- */
 
 static bool all_there(const struct definition *d)
 {
@@ -551,13 +551,13 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* What was left of one that was killed goes first: of that the VM is all that tells. */
+/* Recovery of a killed import: its files are removed before the VM, since only the VM's mark names them. */
 struct clearing {
 	struct vm *vm; /* half: nobody else removes it */
-	struct archiver *archiver; /* NULL: it could not be started */
+	struct archiver *archiver; /* NULL: the start failed */
 };
 
-/* Who filled it may have kept it, as the daemon that it did so for said last. */
+/* The process may have completed the folder if the old daemon told it so before it died. */
 static void found_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct clearing *x = opaque;

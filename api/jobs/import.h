@@ -1,20 +1,20 @@
-/* import: a VM out of an archive of export's, as a job: first a look at what it says it is, then
- * all of it, checked, into a folder of its own, which gets its name as the last step.
+/* import: the job that creates a VM from an archive. It first reads the definition, then unpacks and checks everything into
+ * a folder, which gets its final name as the last step.
  *
- * The VM is there from the beginning, marked: the next daemon ends what this one began. If the
- * folder has its name all is in it, and the VM stays; else it is forgotten. */
+ * The VM is defined from the start and marked as incomplete, so that the next daemon finishes the job: if the folder has its
+ * final name, it is complete and the VM stays; else the VM is removed. */
 #ifndef CAIRN_API_JOBS_IMPORT_H
 #define CAIRN_API_JOBS_IMPORT_H
 
 #define IMPORT_MARKER "import.pending"
-#define IMPORTED_FILE "imported.json" /* which folder was made for its files */
+#define IMPORTED_FILE "imported.json" /* names the folder that the import made */
 
 struct call;
 struct vm_host;
 
-/* Answers it. */
+/* Handle vm-import. Answers the call. */
 void import_begin(struct call *c);
-/* What an earlier daemon left. */
+/* Finish or remove the imports that an earlier daemon left. */
 void import_clear_up(struct vm_host *host);
 
 #endif

@@ -38,7 +38,7 @@ static void status_set(struct job *j, enum job_status s)
 	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
 }
 
-/* Bytes a second so far, and how long the rest takes at that. */
+/* Add the rate so far in bytes per second, and the remaining time at that rate. */
 static void put_progress(struct json_object *o, const struct job *j, uint64_t now)
 {
 	uint64_t ns = now - j->begun_ns;
@@ -113,7 +113,7 @@ struct job *job_find(struct vm_host *host, const char *id)
 	return j;
 }
 
-/* ---- as QEMU has them ---- */
+/* ---- QEMU's job types ---- */
 
 static const struct job_type {
 	const char *type, *qmp;
@@ -123,7 +123,7 @@ static const struct job_type {
 	{ "snapshot-delete", "snapshot-delete", VM_OP_JOB }, { "fork", NULL, VM_OP_JOB }, { "dump", NULL, VM_OP_JOB },
 	{ "export", NULL, VM_OP_JOB }, { "import", NULL, VM_OP_MAKE }, { "clone", NULL, VM_OP_JOB } };
 
-/* NULL: there is no such type. */
+/* Find a type by its name; NULL: unknown. */
 static const struct job_type *type_find(const char *type)
 {
 	for (size_t i = 0; type && i < ARRAY_SIZE(types); i++)
@@ -252,7 +252,7 @@ void jobs_free(struct vm_host *host)
 	}
 }
 
-/* ---- life ---- */
+/* ---- lifecycle ---- */
 
 static int id_check(const char *id, bool taken, struct err *e)
 {
@@ -348,7 +348,7 @@ static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
 	struct vm *vm = j->vm;
-	/* One that is to be dumped runs: it is there still when whoever waited has been told. Another may be gone. */
+	/* A VM with a pending dump still runs after the callbacks below; another VM may be undefined by then. */
 	bool dump_due = vm && vm_has(vm, VM_FACT_DUMP_DUE);
 
 	j->ended_ns = loop_now_ns();
@@ -362,12 +362,12 @@ static void job_conclude(void *opaque)
 		if ((*o)->job_concluded)
 			(*o)->job_concluded(j->host);
 	if (j->concluded)
-		j->concluded(j, j->concluded_opaque); /* j may be gone now */
+		j->concluded(j, j->concluded_opaque); /* may free j */
 	if (dump_due)
 		dump_job_over(vm);
 }
 
-/* Who is told of it may open the images: the process that worked on them goes first. */
+/* Conclude the job after its offline process has ended, since a client may open the images as soon as it knows. */
 static void job_end(struct job *j)
 {
 	j->cancel = NULL;
@@ -378,7 +378,7 @@ static void job_end(struct job *j)
 void job_succeed(struct job *j, struct json_object *result)
 {
 	j->result = result;
-	j->done = j->total; /* what was zero, or too quick to be told of, is done, too */
+	j->done = j->total; /* a job that succeeded is at 100 % */
 	status_set(j, JOB_WAITING);
 	status_set(j, JOB_PENDING);
 	job_end(j);
@@ -424,7 +424,7 @@ int job_dismiss(struct job *j, struct err *e)
 	return 0;
 }
 
-/* ---- an earlier daemon's ---- */
+/* ---- concluded jobs of an earlier daemon ---- */
 
 static const char *type_known(const char *type)
 {
@@ -454,7 +454,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 	if (!id || !vm || !type || id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
 		return;
 	end = (uint64_t)started + (uint64_t)duration;
-	age = end < now ? now - end : 0; /* or the clock was set, but not by days */
+	age = end < now ? now - end : 0; /* negative if the clock was set back */
 	if (age >= JOBS_KEPT_NS || end >= now + JOBS_KEPT_NS)
 		return;
 	j = calloc(1, sizeof(*j));
@@ -471,7 +471,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
 	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
 	j->begun_realtime_ns = (uint64_t)started;
-	/* The monotonic clock began with the host, perhaps after the job. */
+	/* The monotonic clock starts at the host's boot, which may be later than the job. */
 	j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
 	j->begun_ns = j->ended_ns - (uint64_t)duration;
 	j->failed = error != NULL;
@@ -490,7 +490,7 @@ void jobs_load(struct vm_host *host, struct json_object *file)
 		job_load(host, json_object_array_get_idx(list, i));
 }
 
-/* ---- what an earlier daemon had under way ---- */
+/* ---- unfinished jobs of an earlier daemon ---- */
 
 static void lost_add(struct vm_host *host, struct json_object *ev, const char *id, const char *type)
 {
@@ -526,7 +526,7 @@ static void number_note(struct vm_host *host, const char *id)
 
 struct recover {
 	struct vm_host *host;
-	struct json_object *seen; /* a set of ids: only the last that was told of each counts */
+	struct json_object *seen; /* set of ids: only the last event of each job counts */
 };
 
 static bool recover_look(void *opaque, struct json_object *ev)
@@ -546,7 +546,7 @@ static bool recover_look(void *opaque, struct json_object *ev)
 		return true;
 	j = job_find(r->host, id);
 	if (j)
-		j->lost = true; /* its end is kept, and was not told */
+		j->lost = true; /* its end was stored but no event was emitted */
 	else
 		lost_add(r->host, ev, id, type);
 	return true;
@@ -596,7 +596,7 @@ void jobs_settle(struct vm_host *host)
 	}
 	if (!any)
 		return;
-	/* Before it is told: what is told to have ended is not looked for again. */
+	/* Store it before the event: a job whose end was emitted is not recovered again. */
 	file = jobs_to_file(host);
 	if (store_put(host->store, NULL, "jobs.json", file, STORE_NOW, NULL, &e) < 0)
 		log_warn("job", "%s", e.msg);
@@ -607,7 +607,7 @@ void jobs_settle(struct vm_host *host)
 		}
 }
 
-/* ---- what processes tell ---- */
+/* ---- messages of VM processes ---- */
 
 static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 {

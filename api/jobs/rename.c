@@ -34,8 +34,7 @@ static void rename_end(struct rename *w, int r, const struct err *e)
 	free(w);
 }
 
-/* In the memory of this daemon: at once, so that all that is written from here on goes where the folder
- * will be. */
+/* Rename the VM in memory first, so that everything written from here on goes to the new folder. */
 static void take_name(struct vm *vm, const char *name)
 {
 	struct vm_host *host = vm->host;
@@ -46,7 +45,7 @@ static void take_name(struct vm *vm, const char *name)
 	permissions_rename_vm(&host->permissions, old, name);
 }
 
-/* Those who follow events by name lose one VM and find another. */
+/* Emit events for clients that track VMs by name: one VM disappears, another appears. */
 static void rename_tell(struct rename *w)
 {
 	struct json_object *from = json_object_new_object(), *to = json_object_new_object();
@@ -72,7 +71,7 @@ static void permissions_stored(struct store_work *work)
 	struct rename *w = container_of(work, struct rename, work);
 
 	if (work->r < 0) {
-		rename_end(w, work->r, &work->e); /* the next daemon goes on */
+		rename_end(w, work->r, &work->e); /* the next daemon continues */
 		return;
 	}
 	work->done = in_force;
@@ -86,7 +85,7 @@ static void folder_renamed(struct store_work *work)
 	if (work->r < 0) {
 		take_name(w->vm, w->old);
 		permissions_keep(&w->vm->host->permissions, w->vm->host->store, NULL);
-		vm_save(w->vm); /* what was written meanwhile found no folder */
+		vm_save(w->vm); /* writes during the rename found no folder */
 		rename_end(w, work->r, &work->e);
 		return;
 	}
@@ -139,7 +138,7 @@ void rename_begin(struct call *c)
 	take_name(vm, name);
 }
 
-/* ---- after another daemon ---- */
+/* ---- recovery by the next daemon ---- */
 
 static int rename_step(struct vm_host *host, const char *old, const char *name, struct err *e)
 {
@@ -162,8 +161,8 @@ static void rename_find(void *opaque, const char *folder)
 	int r;
 
 	if (store_check_vm(host->store, folder, NULL) < 0)
-		return; /* a newer Cairn's */
-	store_settle(host->store); /* an older Cairn's are perhaps being written as ours, under the names they have */
+		return; /* written by a newer Cairn */
+	store_settle(host->store); /* an upgrade of older files may still be writing into the old folder */
 	if (old && name && !strcmp(name, folder))
 		r = rename_step(host, old, name, &e);
 	else

@@ -1,9 +1,8 @@
-/* rename: a VM that is off gets another name; its state folder, its permissions and what lies in the folder
- * follow.
+/* rename: renames a VM that is off, with its state folder and its permissions.
  *
- * On disk, in this order: the definition with the new name beside the old one (STORE_RENAMED); the folder's
- * name; the permissions; the new definition instead of the old one. With the folder's name it is so: a daemon
- * that finds STORE_RENAMED in a folder of its name goes on, and else removes it. */
+ * Order on disk: write the new definition beside the old one (STORE_RENAMED); rename the folder; change the permissions;
+ * replace the old definition. Renaming the folder is the atomic step: a daemon that finds STORE_RENAMED in a folder of the new
+ * name continues, and in another folder removes it. */
 #ifndef CAIRN_API_JOBS_RENAME_H
 #define CAIRN_API_JOBS_RENAME_H
 
@@ -13,7 +12,7 @@ struct vm_host;
 /* Handle vm-rename: the VM is off. Answers the call. */
 void rename_begin(struct call *c);
 
-/* Before the VMs are loaded, when the permissions are: ends what an earlier daemon began. */
+/* Finish the renames of an earlier daemon. Call it after the permissions and before the VMs are loaded. */
 void rename_resume_pending(struct vm_host *host);
 
 #endif

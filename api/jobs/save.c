@@ -25,19 +25,19 @@
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* Of a managed save, whose job waits for the store twice: until how it goes on is kept, and until its file has
- * its name. The VM may end, and the job with it. */
+/* State of a managed save. Its job waits for the store twice: until the state says how the VM continues, and until the file
+ * has its final name. The VM may end meanwhile, and the job with it. */
 struct save_wait {
 	struct store_work work;
-	struct job *job; /* NULL: it has concluded */
-	int fd, definition; /* owned; -1: they are not needed any more */
-	struct call *call; /* NULL: nobody waits for the begin */
+	struct job *job; /* NULL: concluded */
+	int fd, definition; /* owned; -1: already used */
+	struct call *call; /* awaits the save's start; NULL: none */
 	char id[JOB_ID_MAX + 1];
 };
 
 /* ---- saving ---- */
 
-/* What it runs as goes into the state, so that it can be restored where there is no definition, or another. */
+/* Write the running definition into a file for the saved state, which can then be restored without the VM's definition. */
 static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
@@ -68,7 +68,7 @@ static void save_finish(struct vm *vm, const struct err *e)
 	job_fail(vm->operation.job, e);
 }
 
-/* Success is told when the process is gone: until then it holds its disks. */
+/* Report success only when the process has ended, since it holds the disks until then. */
 static void save_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -94,7 +94,7 @@ static void save_cancel(struct job *j)
 			cancel_done, j->vm);
 }
 
-/* fds: the file, the definition; borrowed. */
+/* Ask the VM's process to save. fds: the file and the definition; borrowed. */
 static void save_ask(struct vm *vm, const int fds[2])
 {
 	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
@@ -130,7 +130,7 @@ static struct save_wait *wait_new(struct job *j, void (*done)(struct store_work 
 	return w;
 }
 
-/* The job, which does not wait any more; NULL: it has concluded. */
+/* Free the wait. Returns its job; NULL: concluded. */
 static struct job *wait_free(struct save_wait *w)
 {
 	struct job *j = w->job;
@@ -158,14 +158,14 @@ int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, 
 		r = definition_file(vm, &definition, e);
 	if (r < 0)
 		return r;
-	tmp_remove(vm); /* of a managed save that failed while no daemon ran */
+	tmp_remove(vm); /* left by a managed save that failed while no daemon ran */
 	r = save_job(vm, "save", job_id, ret_j, e);
 	if (!r)
 		save_ask(vm, (const int[]){ fd, definition });
 	return r;
 }
 
-/* From here on the save ends without this daemon, too. */
+/* Answer the call: from here on the save completes even if this daemon dies. */
 static void begin_answer(const struct save_wait *w)
 {
 	struct json_object *o;
@@ -173,7 +173,7 @@ static void begin_answer(const struct save_wait *w)
 	if (!w->call)
 		return;
 	if (!w->job)
-		w->call->vm = NULL; /* it may be undefined by now */
+		w->call->vm = NULL; /* may be undefined by now */
 	o = json_object_new_object();
 	js_put_str(o, "job", w->id);
 	call_return(w->call, o);
@@ -202,7 +202,7 @@ static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct
 
 	if (r < 0)
 		return r;
-	tmp_remove(vm); /* never a file anew that somebody may still write */
+	tmp_remove(vm); /* use a new file: a process may still write to the old one */
 	*ret_fd = store_open_file(vm->host->store, vm->def->name, SAVE_MANAGED_TMP, O_RDWR | O_CREAT, e);
 	return *ret_fd < 0 ? *ret_fd : 0;
 }
@@ -222,7 +222,7 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 	if (r < 0)
 		return r;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, then == SAVE_THEN_PAUSED || (then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED));
-	/* The save may outlive this daemon; only the state says how it goes on from it. */
+	/* The save may outlive this daemon, so state.json must say how the VM continues afterwards. */
 	vm_save(vm);
 	w = wait_new(*ret_j, managed_begin);
 	w->fd = steal_fd(&fd);
@@ -252,7 +252,7 @@ void save_dropped(struct vm *vm, int r)
 
 /* ---- the end ---- */
 
-/* Until then the job is under way, and a start waits. */
+/* The file has its final name. Until now the job was under way and a start had to wait. */
 static void managed_stored(struct store_work *work)
 {
 	struct save_wait *w = container_of(work, struct save_wait, work);
@@ -263,7 +263,7 @@ static void managed_stored(struct store_work *work)
 
 	if (!j)
 		return;
-	vm->operation.kind = VM_OP_JOB; /* until it has concluded */
+	vm->operation.kind = VM_OP_JOB; /* until the job has concluded */
 	vm_notify(vm, save_over, r < 0 ? e.msg : "saved");
 	if (r < 0)
 		job_fail(j, &e);
@@ -283,7 +283,7 @@ static void save_ended(struct vm *vm)
 		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
 		return;
 	}
-	if (vm_is_saving(vm) && !vm->operation.job->opaque) /* else its process says so unasked */
+	if (vm_is_saving(vm) && !vm->operation.job->opaque) /* else the process reports its end unasked */
 		w = wait_new(vm->operation.job, managed_stored);
 	if (w)
 		r = store_rename_file(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, STORE_WITH_WORK, &w->work, &e);
@@ -311,7 +311,7 @@ static void save_gone(struct vm *vm)
 	save_finish(vm, &e);
 }
 
-/* ---- after another daemon ---- */
+/* ---- recovery by the next daemon ---- */
 
 static void save_taken_back(struct vm *vm, const struct vm_info *info)
 {
@@ -322,12 +322,12 @@ static void save_taken_back(struct vm *vm, const struct vm_info *info)
 	struct job *j = NULL;
 	struct err e;
 
-	/* It runs: from whatever it went on, that is no state to start from any more. */
+	/* The VM runs, so its managed save is stale. */
 	if (store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, STORE_EVENTUALLY, NULL, &e) < 0 ||
 		store_remove_file(s, vm->def->name, SAVE_MANAGED, STORE_EVENTUALLY, NULL, &e) < 0)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (stale)
-		vm_save(vm); /* and so the folder is on stable storage, too */
+		vm_save(vm); /* also syncs the folder */
 	if (saving && job_take_back(vm,
 		    store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save", &j,
 		    &e) == 0) {
@@ -363,8 +363,8 @@ static void save_found_off(struct vm *vm)
 	struct store *s = vm->host->store;
 	bool saved;
 
-	/* Renamed, and no process had been told of a run: it was not gone on from. What the power took is not
-	 * known that well. */
+	/* The save was renamed for a start, but no run was stored: the start did not use it. After a boot of the host that is
+	 * not certain. */
 	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !vm->host->new_boot)
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
@@ -382,7 +382,7 @@ static void save_found_off(struct vm *vm)
 const struct vm_observer save_observer = { .phase_seen = save_runs_on, .process_saved = save_ended, .run_ended = save_gone,
 	.adopted = save_taken_back, .start_lost = save_not_used, .found_off = save_found_off };
 
-/* ---- what fits ---- */
+/* ---- compatibility of a saved state ---- */
 
 static int part_differs(const char *key, struct err *e)
 {
@@ -399,7 +399,7 @@ static int disks_fit(const struct definition *then, const struct definition *now
 		char key[32];
 
 		snprintf(key, sizeof(key), "disks[%u]", i);
-		/* Where the image is may change; what the guest sees of it may not. */
+		/* The image's path may change; the disk that the guest sees may not. */
 		if (strcmp(a->id, b->id) || strcmp(a->serial, b->serial) ||
 			a->read_only != b->read_only || a->queues != b->queues ||
 			a->queue_size != b->queue_size)
@@ -408,7 +408,8 @@ static int disks_fit(const struct definition *then, const struct definition *now
 	return 0;
 }
 
-/* The device is the same whatever it is plugged into; but one of type user leaves less to the other side. The driver has read its address once and for all. */
+/* An interface may move to another network, since its device stays the same, except between type user and others, which
+ * offer different offloads. Its MAC must stay, since the driver reads it only once. */
 static int interfaces_fit(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (then->ninterfaces != now->ninterfaces)

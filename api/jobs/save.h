@@ -1,9 +1,8 @@
-/* save: a VM's state into a file, as a job: one that the caller opened, or the managed save in
- * the VM's own folder, from which the next start goes on.
+/* save: the job that saves a VM's state into a file: one that the caller opened, or the managed save in the VM's folder,
+ * from which the next start continues.
  *
- * managed.save.tmp is being written; renamed to managed.save when the VM's process has ended
- * with its state on disk (by this daemon or the next); renamed to managed.save.used when a
- * start goes on from it, and removed once the VM runs. */
+ * managed.save.tmp is being written. This daemon or the next renames it to managed.save when the VM's process has ended with
+ * its state on disk. A start renames it to managed.save.used and removes it once the VM runs. */
 #ifndef CAIRN_API_JOBS_SAVE_H
 #define CAIRN_API_JOBS_SAVE_H
 
@@ -21,18 +20,19 @@ extern const struct vm_observer save_observer;
 
 enum save_then { SAVE_THEN_AS_IT_WAS, SAVE_THEN_RUNNING, SAVE_THEN_PAUSED };
 
-/* fd: borrowed: a regular, empty file open for reading and writing. job_id: NULL: one is made. */
+/* Save into a file. fd: borrowed; a regular, empty file opened O_RDWR. job_id: NULL: generated. Returns 0 or -errno. */
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
-/* The same; call (NULL: nobody waits) is answered with the job's id once the VM's process was asked. -errno: it
- * stays the caller's. */
+/* Save into the VM's folder. call: answered with the job's id once the VM's process has the request; NULL allowed.
+ * Returns 0; -errno, and then the caller keeps call. */
 int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
 	struct job **ret_j, struct err *e);
-/* The VM is off: forget its managed save. Until w is done, and save_dropped() has been told how, the VM is busy.
- * -errno: w stays the caller's. */
+/* Remove the managed save of a VM that is off. The VM is busy until w is done and save_dropped() was called.
+ * Returns 0; -errno, and then the caller keeps w. */
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
 void save_dropped(struct vm *vm, int r);
 
-/* May a state that was saved with `then` be loaded into what is `now`? Says what differs. */
+/* Check whether a state saved with the definition `then` fits the definition `now`. Returns 0; -errno: the error names the
+ * difference. */
 int save_check_fits(const struct definition *then, const struct definition *now, struct err *e);
 
 #endif

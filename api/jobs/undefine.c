@@ -24,12 +24,12 @@ static const struct vm_operation undefining = { .kind = VM_OP_UNDEFINE };
 
 struct undefine {
 	struct store_work work;
-	struct call *call; /* NULL: another daemon's, long gone */
+	struct call *call; /* NULL: an earlier daemon's client */
 	struct vm_host *host;
 	struct vm *vm; /* stays as long as it is `going` */
 	struct volumes volumes;
 	struct fork_as *errand;
-	struct err why; /* it is given up */
+	struct err why; /* reason for giving up */
 };
 
 /* ---- the end ---- */
@@ -83,7 +83,7 @@ static void plan_dropped(struct store_work *work)
 	give_up(u, &u->why);
 }
 
-/* What is in the place of an image later is not the VM's: then it is given up. */
+/* Give up and drop the stored plan, so that no later file at an image's path is removed. */
 static void plan_drop(struct undefine *u, const struct err *why)
 {
 	struct err e;
@@ -104,7 +104,7 @@ static void vm_forget(void *opaque)
 	struct vm_host *host = u->host;
 	struct err e;
 
-	if (offline_wait(u->vm, vm_forget, u)) /* somebody looked at its snapshots meanwhile */
+	if (offline_wait(u->vm, vm_forget, u)) /* a client read its snapshots meanwhile */
 		return;
 	u->work.loop = host->loop;
 	u->work.done = vm_forgotten;
@@ -201,7 +201,7 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 	struct undefine *u = opaque;
 	struct err own;
 
-	(void)e; /* images that cannot be read hold nothing that would be missed */
+	(void)e; /* unreadable images hold no snapshots that could be lost */
 	if (r < 0 || !a->snapshots->total) {
 		volumes_look(u);
 		return;
@@ -238,7 +238,7 @@ static void undefine_retry(void *opaque)
 	const char *name = js_get_str(c->args, "vm");
 	struct err e;
 
-	c->vm = vm_find(c->host, name); /* somebody else may have been faster */
+	c->vm = vm_find(c->host, name); /* another client may have undefined it */
 	if (c->vm) {
 		undefine_begin(c);
 		return;
@@ -287,7 +287,7 @@ void undefine_begin(struct call *c)
 	struct err e;
 	int r;
 
-	/* Who has just listed the snapshots is not refused because that process still ends. */
+	/* A process that has just listed the snapshots may still be ending: wait for it. */
 	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
 		c->vm = NULL;
 		return;
@@ -301,13 +301,13 @@ void undefine_begin(struct call *c)
 	}
 	u = calloc(1, sizeof(*u));
 	if (!u)
-		abort(); /* as for any call that could not be answered */
+		abort(); /* better than a call that is never answered */
 	*u = (struct undefine){ .call = c, .host = c->host, .vm = c->vm, .volumes = v };
 	vm_operation_begin(u->vm, &undefining);
 	snapshots_look(u);
 }
 
-/* ---- after another daemon ---- */
+/* ---- recovery by the next daemon ---- */
 
 static void undefine_step(struct vm *vm, struct json_object *kept)
 {

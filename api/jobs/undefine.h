@@ -1,5 +1,5 @@
-/* undefine: a VM is forgotten, with its images or without. What goes is written down first: a daemon that
- * does not live to end it is followed by one that does. */
+/* undefine: removes a VM, with or without its images. The plan is stored first, so that the next daemon finishes it after a
+ * crash. */
 #ifndef CAIRN_API_JOBS_UNDEFINE_H
 #define CAIRN_API_JOBS_UNDEFINE_H
 
@@ -11,7 +11,7 @@ struct vm_host;
 /* Handle vm-undefine. Answers the call. */
 void undefine_begin(struct call *c);
 
-/* At the daemon's start, with all VMs there. */
+/* Finish the undefines of an earlier daemon. Call it when all VMs are loaded. */
 void undefine_resume_pending(struct vm_host *host);
 
 #endif
