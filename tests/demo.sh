@@ -1,7 +1,7 @@
 #!/bin/sh
-# Show what Cairn does: demo.sh BUILD. A daemon of its own in a temporary folder, a real Linux with a
-# disk: a file is written, a snapshot taken while it runs, everything deleted, and the way back; then
-# the power button, and a second start that finds the file.
+# Show Cairn at work: demo.sh BUILD. Starts a daemon in a temporary folder and boots a real Linux with a
+# disk. The guest writes a file, a snapshot is taken while it runs, the guest deletes the file, and a
+# revert brings it back. Then the power button stops the guest, and a second start finds the file.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$(cd "${1:-$root/build}" && pwd)
@@ -65,7 +65,7 @@ mark_console() {
 	mark=$(wc -c <"$tmp/console")
 }
 
-# Start the VM with its console in a file, wait until its Linux takes commands.
+# Start the VM with its console in a file, and wait until its Linux takes commands.
 boot() {
 	: >"$tmp/console"
 	mark=0
@@ -79,7 +79,7 @@ boot() {
 	tr -d '\r' <"$tmp/console" | tail -n 12 | sed 's/^/  | /'
 }
 
-# A line to the program in the guest; shows its answer.
+# Send a line to the program in the guest and show its answer.
 guest() {
 	echo "  > $*"
 	mark_console

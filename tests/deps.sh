@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install what is missing of tests/packages.txt: deps.sh [build|all]. Says nothing and needs neither
-# root nor network when all is there.
+# Install the missing packages of tests/packages.txt: deps.sh [build|all]. When no package is missing,
+# the script prints nothing and needs neither root nor network.
 set -eu
 cd "$(dirname "$0")"
 

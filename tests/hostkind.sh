@@ -1,6 +1,6 @@
 #!/bin/sh
-# Which kind of host this is: vmx, svm, pvm (a KVM that emulates kernel mode: neither flag is
-# there) or none (no /dev/kvm, or not for us).
+# Print the kind of this host: vmx, svm, pvm (its KVM emulates kernel mode: the CPU shows neither flag)
+# or none (no /dev/kvm, or this user may not read and write it).
 if [ ! -r /dev/kvm ] || [ ! -w /dev/kvm ]; then
 	echo none
 elif grep -qm1 '^flags.*\bvmx\b' /proc/cpuinfo; then

@@ -1,10 +1,16 @@
 #!/bin/sh
-# What takes too long for every change: long.sh BUILD. LONG_OPS operations of the oracle on each kind of
-# image (10000), LONG_CUTS power cuts (100000), LONG_STORM snapshots and reverts of a running guest, bare and Linux (1000),
-# LONG_KILLS kills of a VM with three disks or of its daemon (300), LONG_DAEMON_KILLS kills of a daemon with 20
-# VMs (500), LONG_COPIES kills over an export, an import, a clone or an undefine (200), LONG_FORKS steps with clones (1000),
-# LONG_POLICIES rounds with policies (300), a fresh machine (fresh.sh), all from LONG_SEED (the date). A line for each part as it ends; what failed keeps
-# its folder below TMPDIR. Exit status 1 when something failed.
+# Run the tests that take too long for every change: long.sh BUILD. Runs
+# - LONG_OPS operations of the oracle on each kind of image (10000)
+# - LONG_CUTS power cuts (100000)
+# - LONG_STORM snapshots and reverts of a running guest, bare and Linux (1000)
+# - LONG_KILLS kills of a VM with three disks or of its daemon (300)
+# - LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
+# - LONG_COPIES kills during an export, an import, a clone or an undefine (200)
+# - LONG_FORKS steps with clones (1000)
+# - LONG_POLICIES rounds with policies (300)
+# - a build and check on a fresh machine (fresh.sh)
+# LONG_SEED seeds their random choices (the date). Prints a line after each part. A failed test keeps its folder
+# below TMPDIR. Exit status 1 when a part failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the house style can check by machine: which folder may include what, headers that compile
-# alone, sizes, left-overs. Prints each breach as file:line; exit status 1 when there is one.
+# Check the rules of the house style that a machine can check: which headers a folder may include, headers
+# that compile alone, sizes, left-overs. Prints each breach as file:line; exit status 1 when there is one.
 # Warnings do not fail.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -11,14 +11,15 @@ FUNCTION_LINES=60
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# All sources: what git knows or could be asked to add; in an unpacked archive, all files.
+# All sources: the files that git tracks or does not ignore; in an unpacked archive, all files.
 { git ls-files -co --exclude-standard 2>/dev/null || find . -type f | sed 's,^\./,,' | grep -v '^build'; } |
 	while read -r f; do [ -f "$f" ] && echo "$f"; done | sort -u >"$tmp/files"
 grep '\.[ch]$' "$tmp/files" >"$tmp/c"
 grep '\.h$' "$tmp/files" >"$tmp/h"
 
-# The arrows. First column: a folder; then what its files may include besides their own folder: folders, with all
-# below them unless the folder has a row of its own, and single headers. A file counts for the longest folder that fits.
+# Permitted includes. First column: a folder. Then the folders and single headers that its files may include
+# besides their own folder; a folder covers its subfolders, except those with a row of their own. A file belongs
+# to the row with the longest folder that is a prefix of its path.
 folders() {
 	cat <<'END'
 base
@@ -53,7 +54,7 @@ tools/cairn/verbs base block block/qcow2 snapshot api/wire api/schema api/store 
 END
 }
 
-# A library's headers and the rooms in which they may be.
+# A library's headers and the folders that may include them.
 libraries() {
 	cat <<'END'
 liburing.h base/ block/
@@ -138,7 +139,7 @@ check_lengths() {
 		'$2 != "total" && $1 > most { print $2 ":1: " $1 " lines; split files near " most }'
 }
 
-# Words that say that something is missing, and paths of one machine.
+# Words that mark unfinished work, and paths that exist on one machine only.
 check_leftovers() {
 	words='TO''DO|FIX''ME|X''XX'
 	grep -v '^tests/data/' "$tmp/files" | xargs -r grep -HnwIE "$words" | sed 's/$/   (left over)/'

@@ -1,7 +1,7 @@
 #!/bin/sh
-# run.sh BUILD SECONDS: build each fuzzer of this folder on top of BUILD's libraries and let it run. What it
-# has learnt stays in BUILD/fuzz/NAME, finds in BUILD/fuzz/finds-NAME: `BUILD/fuzz/image_tool text FIND` makes a
-# row for image_finds.c of one. Exit status 1 when something was found.
+# run.sh BUILD SECONDS: build each fuzzer of this folder on top of BUILD's libraries and run it.
+# Its corpus stays in BUILD/fuzz/NAME, its finds in BUILD/fuzz/finds-NAME; `BUILD/fuzz/image_tool text FIND`
+# turns a find into a row for image_finds.c. Exit status 1 when something was found.
 set -eu
 cd "$(dirname "$0")/../.."
 build=$(realpath "$1") seconds=$2

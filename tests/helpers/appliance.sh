@@ -1,7 +1,8 @@
 #!/bin/sh
-# The machine in which libguestfs works on images: appliance.sh FOLDER, which LIBGUESTFS_PATH has to name then.
-# libguestfs would make it from a kernel in /boot and its modules in /lib/modules, which a rented machine may not
-# have. Here they are those of tests/svmhost, put into their place for this process alone. It takes 4 s, and 500 MB.
+# Build the appliance, the VM in which libguestfs works on images: appliance.sh FOLDER. Set LIBGUESTFS_PATH to
+# FOLDER afterwards. libguestfs itself would build it from a kernel in /boot and modules in /lib/modules, which a
+# rented machine may lack. The script mounts the kernel and modules of tests/svmhost there, for this process
+# alone. It takes 4 s and 500 MB.
 set -eu
 
 into=${1:?usage: appliance.sh FOLDER}

@@ -50,7 +50,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             })
         }
 
-        /* The ECAM window has to be claimed by somebody, or Linux does not trust MCFG. */
+        /* Linux trusts MCFG only when a device claims the ECAM window. */
         Device (MBRD)
         {
             Name (_HID, EisaId ("PNP0C02"))
@@ -92,7 +92,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             })
         }
 
-        /* Its number lies at devices/vmgenid.h's VMGENID_GPA. */
+        /* The generation ID lies at VMGENID_GPA (devices/vmgenid.h). */
         Device (VGEN)
         {
             Name (_HID, "CARN0001")

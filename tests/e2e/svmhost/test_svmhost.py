@@ -19,8 +19,8 @@ ALL = None
 # For each host: file to its tests that run there. The other tests of these files would take too long.
 HOSTS = (
     {"test_bare.py": ALL, "test_linux.py": ALL},
-    {"test_snapshot.py": ALL, "test_fork.py": ("test_a_clone_goes_on_where_its_source_was",),
-     "test_fork_snapshot.py": ("test_while_the_source_writes",)},
+    {"test_snapshot.py": ALL, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",),
+     "test_fork_snapshot.py": ("test_clone_of_snapshot_while_source_writes",)},
 )
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
 SECONDS = 1200  # on an idle machine each host takes 2 minutes

@@ -1,8 +1,8 @@
 /* From PVH's 32-bit entry to long mode, traps, CPL 3 and application processors.
  *
  * Memory is mapped one to one with 2 MiB pages that user code may touch. The program proper
- * (main) runs at CPL 3 with IOPL 3, because on a PVM host only that is fast; what needs CPL 0
- * goes through kcall(), which is a ud2 at a known place. */
+ * (main) runs at CPL 3 with IOPL 3, because on a PVM host only that is fast; code that needs
+ * CPL 0 is called through kcall(), which is a ud2 at a known address. */
 #define MSR_EFER 0xc0000080
 #define CODE64 0x08
 #define DATA 0x10
@@ -31,7 +31,7 @@ entry32:
 	call kernel_main
 	ud2
 
-/* To long mode; goes on at the 64-bit address in ESI. Has no stack. */
+/* Switch to long mode and jump to the 64-bit address in ESI. Uses no stack. */
 	.code32
 long_mode:
 	mov $DATA, %eax
@@ -75,7 +75,7 @@ ap_trampoline_end:
 ap32:	mov $1f, %esi
 	jmp long_mode
 	.code64
-1:	mov $0xfee00020, %eax		/* the local APIC's id picks a stack */
+1:	mov $0xfee00020, %eax		/* the local APIC's id selects the stack */
 	mov (%rax), %edi
 	shr $24, %edi
 	and $63, %edi
@@ -85,7 +85,7 @@ ap32:	mov $1f, %esi
 	call ap_main
 	ud2
 
-/* void user_enter(void (*fn)(uint64_t), uint64_t arg, void *stack_top): never returns. */
+/* void user_enter(void (*fn)(uint64_t), uint64_t arg, void *stack_top): call fn(arg) at CPL 3. Never returns. */
 	.globl user_enter
 user_enter:
 	pushq $0x1b
@@ -97,15 +97,15 @@ user_enter:
 	xor %ebp, %ebp
 	iretq
 
-/* uint64_t kcall(uint64_t (*fn)(uint64_t), uint64_t arg): fn(arg) at CPL 0. */
+/* uint64_t kcall(uint64_t (*fn)(uint64_t), uint64_t arg): call fn(arg) at CPL 0 and return its result. */
 	.globl kcall, kcall_gate
 kcall:
 kcall_gate:
 	ud2
 	ret
 
-/* void kernel_wait(void): CPL 0, interrupts off on the way in and out. sti holds interrupts off until
- * the hlt has begun, so the guest sleeps through none. */
+/* void kernel_wait(void): sleep until an interrupt. Call it at CPL 0 with interrupts off; it returns with
+ * them off. sti holds interrupts off until the hlt has begun, so the guest misses no interrupt. */
 	.globl kernel_wait
 kernel_wait:
 	sti
@@ -113,13 +113,13 @@ kernel_wait:
 	cli
 	ret
 
-/* A counting loop without a stack, for application processors. RDI: the counter. */
+/* Count in an endless loop without a stack, on application processors. RDI: the counter. */
 	.globl count_loop
 count_loop:
 	lock incq (%rdi)
 	jmp count_loop
 
-/* The target of LSTAR, in a page that only the kernel may touch: counts, and goes back. Runs at
+/* The target of LSTAR, in a page that only the kernel may touch. Counts the call and returns. Runs at
  * CPL 0 on the user's stack. */
 	.globl syscall_entry
 syscall_entry:
@@ -145,7 +145,7 @@ trap_stubs:
 	.set vector, vector + 1
 	.endr
 
-trap_common:			/* the order is struct trap_frame's, backwards */
+trap_common:			/* pushes the fields of struct trap_frame, last first */
 	push %rax
 	push %rcx
 	push %rdx

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Build the small Linux: build.sh [up|smp]
-# From Debian's source package into a cache outside the tree. Prints one line, the folder with
-# vmlinux (stripped ELF with PVH entry), bzImage, System.map and config. Two to three minutes the
-# first time, nothing after that. Needs no network and no root.
+# Builds Debian's source package in a cache outside the tree. Prints one line, the folder with
+# vmlinux (stripped ELF with PVH entry), bzImage, System.map and config. The first build takes two
+# to three minutes; later calls find its result in the cache. Needs no network and no root.
 set -eu
 
 die() {
@@ -67,7 +67,7 @@ trap 'exit 143' TERM HUP
 echo "build.sh: building linux-$variant (minutes), log in $log" >&2
 exec 3>&1 >"$log" 2>&1
 
-# Of other architectures only the Kconfig files are wanted: a quarter of the time and space.
+# Unpacks only the Kconfig files of other architectures: this takes a quarter of the time and space.
 mkdir "$work/src" "$work/out" "$work/cache"
 tar -xJf "$source" -C "$work/src" --strip-components=1 \
 	--exclude='linux-source-6.1/Documentation/*/*' --exclude='linux-source-6.1/arch/[!x]*/*.[chS]' \
@@ -82,7 +82,7 @@ kmake() {
 }
 cat "$here/config.fragment" "$here/config.$variant" >"$work/fragment"
 kmake KCONFIG_ALLCONFIG="$work/fragment" allnoconfig
-# A line that Kconfig did not take is a mistake in the fragment, not something to find out later.
+# A line of the fragment that Kconfig dropped is a mistake; the build fails here, not the guest later.
 bad=0
 while IFS= read -r line; do
 	case $line in

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Build the guest's init and pack it: mkinitrd.sh OUTDIR writes OUTDIR/init and OUTDIR/initrd.
-# The archive is not compressed, because unpacking it would be kernel code of the guest.
+# The archive is not compressed, because the guest's kernel would have to unpack it, which is slow where
+# kernel mode is emulated.
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: mkinitrd.sh OUTDIR" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1
 # musl's init is a tenth of glibc's in size. The kernel of the guest copies all of it: 0.8 s where
-# kernel mode is emulated. glibc does as well, only slower.
+# kernel mode is emulated. Without musl the script uses glibc: the guest works but starts slower.
 if [ -z "${GUEST_CC:-}" ] && command -v musl-gcc >/dev/null; then
 	GUEST_CC="musl-gcc -idirafter /usr/include/$(gcc -print-multiarch) -idirafter /usr/include"
 fi
@@ -37,7 +38,7 @@ node() { # NAME MODE RDEVMAJOR RDEVMINOR; the record is padded to 4 bytes
 	pad=$(((4 - (110 + len) % 4) % 4))
 	[ "$pad" -eq 0 ] || head -c "$pad" /dev/zero
 }
-# The kernel takes archives one after another; each starts at a multiple of 4.
+# The kernel unpacks archives that follow one another; each must start at a multiple of 4.
 {
 	cat "$tmp/tree"
 	node dev/console $((0020600)) 5 1

@@ -3,8 +3,8 @@
 # profile.sh KERNELDIR INITRD [COMMAND LINE]   (KERNELDIR as build.sh prints it)
 #
 # QEMU's TCG runs one instruction a block and logs each block; a repetition of a string
-# instruction counts as one. That is what a host whose KVM emulates kernel mode has to do too,
-# apart from exits. Takes about a minute. PROFILE_MACHINE replaces the machine, PROFILE_QEMU adds arguments, PROFILE_TOP
+# instruction counts as one. A host whose KVM emulates kernel mode does the same work, plus the
+# exits. Takes about a minute. PROFILE_MACHINE replaces the machine, PROFILE_QEMU adds arguments, PROFILE_TOP
 # sets the number of functions listed.
 set -eu
 

@@ -257,14 +257,14 @@ def test_changes_of_a_template_are_refused(daemon, tmp_path, monkeypatch):
     assert NEXT in daemon.cairn("edit", "web1", ok=False).stderr
     assert definition(daemon, "web1") == before and a.read_bytes() == was
     assert names(daemon) == ["web1"] and daemon.cairn("snapshot-list", "web1", "--name").stdout.split() == ["s1"]
-    # Nor by another VM that uses its disk.
+    # Another VM that uses the template's disk cannot change it either.
     daemon.define("thief", disks=[disk(a)])
     for args in (["start", "thief"], ["snapshot-create-as", "thief", "s"]):
         assert "its disk vda is one of the template 'web1', too" in daemon.cairn(*args, ok=4).stderr
     daemon.cairn("snapshot-list", "thief")
     assert a.read_bytes() == was
     daemon.cairn("undefine", "thief", "--snapshots-metadata")
-    # When it is no template any more, it is.
+    # Once web1 is no template any more, the changes succeed.
     daemon.cairn("template", "web1", "--disable")
     for args in CHANGES[:2]:
         daemon.cairn(*args)

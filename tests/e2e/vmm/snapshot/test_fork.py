@@ -64,7 +64,7 @@ def names(daemon, *args):
     return sorted(daemon.cairn("list", "--all", "--name", *args).stdout.split())
 
 
-def test_a_clone_goes_on_where_its_source_was(vm, daemon):
+def test_clone_continues_with_memory_of_its_source(vm, daemon):
     vm.start()
     r = vm.clone("copy")
     assert r.stdout == "Domain 'src' cloned as 'copy'\n"

@@ -89,8 +89,8 @@ def test_clones_of_snapshot_have_its_memory_and_disks(vm, daemon, tmp_path, stat
     check(tmp_path / "a.qcow2", *(tmp_path / f"c-{i}-vd{d}.qcow2" for i in (1, 2) for d in "ab"))
 
 
-def test_while_the_source_writes(vm, daemon, tmp_path):
-    """Its vCPUs and its disk are busy; the clones match the snapshot all the same."""
+def test_clone_of_snapshot_while_source_writes(vm, daemon, tmp_path):
+    """The source's vCPUs and disk are busy; the clones match the snapshot all the same."""
     vm.start(vcpus=2, disks=[image(tmp_path / "a.qcow2")])
     disk_write(vm, "src", 0, 0, 1)
     daemon.cairn("snapshot-create-as", "src", "s1")
