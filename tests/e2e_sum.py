@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""e2e_sum.py RESULTS PROCESSES: sums what several pytest processes did to "PASSED FAILED SKIPPED".
+"""Sum the results of several pytest processes: e2e_sum.py RESULTS PROCESSES prints "PASSED FAILED SKIPPED".
 
-A collected test without a result has failed, so a result file that is missing, empty or cut off cannot hide one.
-What is wrong goes to stderr."""
+A collected test without a result counts as failed, so a missing, empty or truncated result file cannot hide a test.
+Errors go to stderr."""
 
 import collections
 import glob
@@ -14,13 +14,13 @@ SHOWN = 10  # names of tests without a result
 
 
 def read_results(path):
-    """Each test's kind of result, by its name."""
+    """Return a dict from each test's name to its result: "passed", "failed" or "skipped"."""
     kinds = {}
     for case in xml.parse(path).getroot().iter("testcase"):
         tags = {child.tag for child in case}
         kind = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
         name = f"{case.get('classname')}::{case.get('name')}"
-        # A test that fails and whose fixture fails, too, stands there twice.
+        # A test is listed twice when both it and its fixture fail.
         kinds[name] = "failed" if "failed" in (kind, kinds.get(name)) else kind
     return kinds
 

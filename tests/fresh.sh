@@ -1,8 +1,8 @@
 #!/bin/sh
 # Prove tests/packages.txt: fresh.sh [COMMAND] makes a minimal Debian 12 in a folder, clones the last commit of
-# this tree into its /root and runs COMMAND there ("make demo && make check"). The folder goes afterwards.
-# Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_CACHE=DIR: a copy of that cache (kernels, QEMU) spares
-# the machine 8 minutes of fetching and building. Exit status: the command's.
+# this tree into its /root and runs COMMAND there ("make demo && make check"). The folder is removed afterwards.
+# Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_CACHE=DIR: use a copy of that cache (kernels, QEMU),
+# which saves 8 minutes of fetching and building. Exit status: the command's.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
 root=$work/root
 
-# Debian 12 from where this machine has its own packages; with its proxies and time limits.
+# Fetch Debian 12 from the mirrors of this machine, with this machine's proxies and time limits.
 # shellcheck disable=SC2016 # apt's own variables
 apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
 	awk '$2 ~ /^bookworm(-updates|-security)?$/ && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u >"$work/sources"
@@ -35,7 +35,7 @@ if [ -n "${FRESH_CACHE-}" ]; then
 	cp -a "$FRESH_CACHE" "$root/root/.cache/cairn"
 fi
 
-# In namespaces of its own: its mounts and processes end with it.
+# Run in separate namespaces, so that its mounts and processes end with it.
 cat >"$root/run/start" <<'END_START'
 set -eu
 root=$1 command=$2

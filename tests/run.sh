@@ -1,10 +1,10 @@
 #!/bin/sh
-# Run the tests: run.sh BUILD [unit|e2e|style|all]. The last line is the sum of all of them:
+# Run the tests: run.sh BUILD [unit|e2e|style|all]. The last line is the sum of all tests:
 # "N passed, N failed, N skipped". Exit status 1 when something failed.
 #
 # TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). A test that leaves no result has
-# failed. Tests have a temporary folder of their own; a run fails when it holds more than TEST_TMP_MIB (2048) at
-# any time, or when something is left in it. Folders of failed tests are kept in BUILD/failed.
+# failed. Each run has one temporary folder; the run fails when the folder holds more than TEST_TMP_MIB (2048)
+# at any time, or when a file is left in it. Folders of failed tests are kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -23,7 +23,7 @@ passed=0 failed=0 skipped=0 watcher='' pytests=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
 mkdir "$results" "$tmp" && chmod 755 "$work" "$tmp" || exit 1
-# Unit tests of images also write to a file system in memory.
+# Unit tests of images also write to /dev/shm, a file system in memory.
 shm=$(mktemp -d /dev/shm/cairn-XXXXXX 2>/dev/null)
 
 finish() {
@@ -59,7 +59,7 @@ run_unit() {
 	rmdir "$tmp/unit" 2>/dev/null
 }
 
-# One of several processes that share the end-to-end tests (tests/e2e/sharelib.py). Its fd 3 is our output.
+# Become one of the processes that share the end-to-end tests (tests/e2e/sharelib.py). Its fd 3 is this script's stdout.
 pytest_become() { # NUMBER
 	mkdir -m 755 "$tmp/$1"
 	# shellcheck disable=SC2086
@@ -80,10 +80,10 @@ run_e2e() {
 		i=$((i + 1))
 		wait "$pid"
 		rc=$?
-		# Without the rows of dots: each file of tests had its line.
+		# Drop pytest's rows of dots: sharelib.py has printed a line for each file.
 		grep -v '^[.sFExX]* *\(\[ *[0-9]*%\]\)\?$' "$results/e2e-$i.out"
 		case $rc in
-		0 | 1 | 5) ;; # all passed, some failed, the others had them all
+		0 | 1 | 5) ;; # all passed; some failed; other processes had claimed all tests
 		124 | 137) fault "pytest $i: no end within $E2E_SECONDS s" ;;
 		*) fault "pytest $i: exit status $rc" ;;
 		esac
@@ -118,7 +118,7 @@ tmp_watch() {
 	done
 }
 
-# What tests have left, and how much they had.
+# Fail the run when tests left files or used too much space.
 tmp_check() {
 	kill "$watcher" && watcher=
 	tmp_size >>"$results/sizes"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Run one unit program: unit.sh BUILD RESULTS NAME. Prints what happened in one piece, and writes "PASSED FAILED
-# SKIPPED" to a file in RESULTS. A program that dies, or says less than it has planned, has failed.
+# Run one unit program: unit.sh BUILD RESULTS NAME. Prints its result in one write, and writes the counts
+# "PASSED FAILED SKIPPED" to a file in RESULTS. A program that crashes, or reports fewer tests than planned, has failed.
 set -u
 build=$1 results=$2 name=$3
 base=$results/$(echo "$name" | tr / -)

@@ -1,7 +1,7 @@
-"""Fixtures: a daemon of the test's own, the command line, raw QMP, guests, time limits.
+"""Provide fixtures: a daemon for one test, the command line, raw QMP, guests, time limits.
 
-CAIRN_BUILD names the build folder (default: build). Nothing outlives a test: every process is
-stopped by its pid."""
+CAIRN_BUILD names the build folder (default: build). No process outlives its test: the fixtures stop
+each one by its pid."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
 GUESTS = os.path.join(BUILD, "guests")
 FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
-# Test files import from each other by name, whichever folder they are in.
+# Test files import one another by bare name, so each folder with tests is in the path.
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[1:1] = [folder for folder, _, files in os.walk(HERE) if any(f.endswith(".py") for f in files)]
 
@@ -34,8 +34,8 @@ TEST_SECONDS = 60
 KEPT_MAX = 256 << 20  # bytes that folders of failed tests have in all
 
 
-# What sanitizers have found, a file each: a VM's process has nobody who reads its stderr, and may end
-# after its test has.
+# Each report of a sanitizer goes to a file here: no test reads the stderr of a VM's process, and the process
+# may end after its test.
 REPORTS = tempfile.mkdtemp(prefix="cairn-reports-") if guestlib.SANITIZED else None
 
 
@@ -59,7 +59,7 @@ def pytest_unconfigure():
 
 
 def found():
-    """What sanitizers have said since it was asked last."""
+    """Return the sanitizers' reports since the last call, and delete their files."""
     texts = []
     for name in sorted(os.listdir(REPORTS)) if REPORTS else ():
         path = os.path.join(REPORTS, name)
@@ -71,7 +71,7 @@ def found():
 
 @pytest.fixture(autouse=True)
 def sanitizers():
-    """No test passes in which a process made a report, be it of the test before."""
+    """Fail a test when a sanitizer made a report during it, even if the process belongs to the test before."""
     yield
     text = found()
     assert not text, text
@@ -79,13 +79,13 @@ def sanitizers():
 
 @pytest.fixture(scope="session", autouse=True)
 def last_sanitizers():
-    """Processes of the last test may end after it."""
+    """Fail the session on reports of processes that ended after the last test."""
     yield
     text = found()
     assert not text, text
 
 
-# ---- the folder of a test ----
+# ---- temporary folders of tests ----
 
 FOLDER, FAILED = pytest.StashKey(), pytest.StashKey()
 kept = []  # folders of failed tests
@@ -94,7 +94,7 @@ last = []  # the folder of the test that runs
 
 @pytest.fixture
 def tmp_path(request, tmp_path_factory):
-    """A folder of the test's own. It is removed after the test, unless the test failed."""
+    """Make a folder for one test. It is removed after the test, unless the test failed."""
     name = re.sub(r"\W", "_", request.node.name)[:16]
     path = pathlib.Path(tempfile.mkdtemp(prefix=name + "-", dir=tmp_path_factory.getbasetemp()))
     request.node.stash[FOLDER] = path
@@ -115,16 +115,16 @@ def pytest_runtest_makereport(item, call):
 
 
 def size(*folders):
-    """The bytes on disk of all files below these folders."""
+    """Return the sum of the bytes on disk of all files below these folders."""
     return sum(os.lstat(os.path.join(at, f)).st_blocks * 512 for folder in folders for at, _, files in os.walk(folder) for f in files)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def last_folders(tmp_path_factory):
-    """Removes the folders that tests of a file have in common."""
+    """Remove the folders that tests of one file share."""
     yield
     for path in tmp_path_factory.getbasetemp().iterdir():
-        if path.is_symlink():  # pytest's to the latest of a name
+        if path.is_symlink():  # pytest links the newest folder of each name
             path.unlink()
         elif path not in kept + last and path.is_dir():
             rm_rf(path)
@@ -132,14 +132,14 @@ def last_folders(tmp_path_factory):
 
 @pytest.fixture
 def sandbox():
-    """Skips where programs are not shut in (base/lockdown.h)."""
+    """Skip the test in a sanitizer build, whose programs do not confine themselves (base/lockdown.h)."""
     if guestlib.SANITIZED:
-        pytest.skip("a sanitizer's runtime is not shut in")
+        pytest.skip("programs with a sanitizer do not confine themselves")
 
 
 @pytest.fixture(autouse=True)
 def time_limit(request):
-    """Every test ends in time, without a plugin."""
+    """Fail a test that exceeds its time limit. Needs no pytest plugin."""
     mark = request.node.get_closest_marker("seconds")
     seconds = (mark.args[0] if mark else TEST_SECONDS) * guestlib.SLOW
 
@@ -155,7 +155,7 @@ def time_limit(request):
 
 @pytest.fixture
 def kvm():
-    """Skips where there is no usable /dev/kvm."""
+    """Skip the test on a host without a usable /dev/kvm."""
     try:
         os.close(os.open("/dev/kvm", os.O_RDWR))
     except OSError as e:
@@ -164,7 +164,7 @@ def kvm():
 
 @pytest.fixture
 def guest():
-    """Path of a bare-metal guest by name."""
+    """Return a function that maps the name of a bare guest to its path."""
 
     def path(name):
         p = os.path.join(GUESTS, name)
@@ -176,13 +176,13 @@ def guest():
 
 
 def until(true):
-    """Comes true. That it does not is for the test's time limit to tell: a slow machine may take long."""
+    """Wait until true() holds. Has no time limit except the test's, because a slow machine may take long."""
     while not true():
         time.sleep(0.01)
 
 
 def open_files(pid):
-    """Where its fds lead. One that is closed meanwhile, and a process that has gone, have none."""
+    """Return the targets of a process's open fds: [] for a process that has ended; an fd closed meanwhile is left out."""
     targets = []
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -196,7 +196,7 @@ def open_files(pid):
 
 
 def is_vm(pid):
-    """A process of a VM, or on its images?"""
+    """Return whether pid is a process of a VM or of a job on its images: both are called cairn-vm."""
     try:
         with open(f"/proc/{pid}/comm") as f:
             return f.read().strip() == "cairn-vm"
@@ -212,10 +212,10 @@ class QmpError(Exception):
 
 
 class Qmp:
-    """A client from the standard library alone: nothing of Cairn's own is trusted here."""
+    """A QMP client that uses only the standard library, so no bug of Cairn's own client can hide one of the daemon."""
 
     def __init__(self, path, negotiate=True, timeout=50 * guestlib.SLOW, longest=65535):
-        self.longest = longest  # line; some clients read no more than 64 KiB
+        self.longest = longest  # bytes of the longest permitted line; some clients read no more than 64 KiB
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)
         self.sock.connect(path)
@@ -227,7 +227,7 @@ class Qmp:
             self.run("qmp_capabilities")
 
     def read(self):
-        """The next message: whatever ends with CRLF."""
+        """Read the next message, up to its CRLF."""
         while b"\r\n" not in self.buffer:
             data, fds, _, _ = socket.recv_fds(self.sock, 65536, 4)
             self.fds += fds
@@ -259,7 +259,7 @@ class Qmp:
         return m["return"]
 
     def jobs(self):
-        """All of them: query-jobs tells page by page."""
+        """Return all jobs; query-jobs answers in pages."""
         jobs, page = [], self.run("query-jobs")
         while page:
             jobs += page
@@ -267,7 +267,7 @@ class Qmp:
         return jobs
 
     def event(self, name, **data):
-        """The next event of that name whose data has these values."""
+        """Return the next event of that name whose data has these values. Earlier events are dropped."""
         while True:
             m = self.events.pop(0) if self.events else self.read()
             if m.get("event") == name and all(m["data"].get(k) == v for k, v in data.items()):
@@ -278,7 +278,7 @@ class Qmp:
 
 
 class Console:
-    """The guest's serial port, by the fd that the daemon hands out."""
+    """The guest's serial port, through the fd that the daemon passes with vm-console."""
 
     def __init__(self, daemon, vm, fd=None):
         if fd is None:
@@ -299,7 +299,7 @@ class Console:
         return line.decode().rstrip("\r")
 
     def run(self, text):
-        """The answer's lines; AssertionError when it is an error."""
+        """Send a command to the guest and return the lines of its answer. An error answer fails the test."""
         self.sock.sendall(text.encode() + b"\n")
         lines = []
         while True:
@@ -338,8 +338,8 @@ class Daemon:
         while time.monotonic() < end:
             assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"
             try:
-                # A greeting, not just a connection: the ring of a killed daemon holds its
-                # socket for a moment.
+                # Wait for the greeting, not only the connection: the io_uring of a killed daemon keeps its
+                # socket open for a moment.
                 Qmp(self.socket, timeout=5).close()
                 return
             except (OSError, EOFError):
@@ -347,7 +347,7 @@ class Daemon:
         raise TimeoutError("cairnd does not listen")
 
     def stop(self, sig=signal.SIGTERM):
-        """Returns the exit status, which has to be 0 after SIGTERM."""
+        """Send sig, wait for the end and return the exit status. After SIGTERM it must be 0."""
         self.proc.send_signal(sig)
         status = self.proc.wait(50 * guestlib.SLOW)
         assert status == 0 or sig != signal.SIGTERM, self.log.read_text()
@@ -372,7 +372,7 @@ class Daemon:
         return r
 
     def write(self, name, **keys):
-        """A definition's file, complete but for what keys change."""
+        """Write a complete definition, changed by keys (None removes one), and return its path."""
         kernel = self.tmp / "kernel"
         if not kernel.exists():
             kernel.write_bytes(b"not a kernel\n")
@@ -388,20 +388,20 @@ class Daemon:
         self.cairn("define", self.write(name, **keys))
 
     def children(self):
-        """The VM processes that it has begun and not seen end; and those on images."""
+        """Return the pids of the daemon's living children: VM processes and jobs on images."""
         pids = []
         with open(f"/proc/{self.proc.pid}/task/{self.proc.pid}/children") as f:
             for pid in f.read().split():
                 try:
                     with open(f"/proc/{pid}/comm") as comm:
-                        # It has children of its own program, which open files.
+                        # A child named cairnd is the daemon's own helper, which opens files.
                         pids += [int(pid)] if comm.read() != "cairnd\n" else []
                 except OSError:
                     pass  # it is gone
         return pids
 
     def kept(self, name):
-        """What its state folder says of a VM; it is written behind."""
+        """Return a VM's state.json, {} when there is none. The daemon writes it a moment after a change."""
         try:
             return json.loads((self.state / "vms" / name / "state.json").read_text())
         except FileNotFoundError:
@@ -421,13 +421,13 @@ class Daemon:
         for c in self.clients:
             c.close()
         if self.proc.poll() is not None:
-            self.start()  # to find the VMs that run on
+            self.start()  # the new daemon finds VMs that are still running
         q = Qmp(self.socket)
         for vm in q.run("vm-list")["vms"]:
             try:
                 q.run("vm-destroy", vm=vm["name"])
             except QmpError:
-                pass  # it is off; one that hangs in its start is not, and has no id yet
+                pass  # the VM is off (one that hangs in its start is not off, and has no id yet)
         q.close()
         assert self.stop() == 0, found()
         log = self.log.read_text()
@@ -436,7 +436,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(tmp_path):
-    """A daemon that starts real VMs."""
+    """Start a daemon that runs real VMs."""
     d = Daemon(tmp_path)
     yield d
     d.close()
@@ -444,7 +444,7 @@ def daemon(tmp_path):
 
 @pytest.fixture
 def fake(tmp_path):
-    """A daemon whose VM processes are tests/helpers/fake_vm, which fail on demand."""
+    """Start a daemon whose VM processes are tests/helpers/fake_vm, which fails on demand."""
     if not os.path.exists(FAKE_VM):
         pytest.fail("fake_vm is not built: make helpers")
     d = Daemon(tmp_path, vm_program=FAKE_VM)

@@ -1,9 +1,10 @@
-"""sharelib: one suite for several pytest processes, as tests/run.sh starts them.
+"""Share one suite among the pytest processes that tests/run.sh starts.
 
-CAIRN_TESTS_SHARE is a folder that the processes have in common. Each process collects the whole suite and
+CAIRN_TESTS_SHARE is a folder that the processes share. Each process collects the whole suite and
 claims one file of tests after another, the longest first. A test that is marked `alone` runs last, while no
-other test does. The folder afterwards has `collected-<pid>`, the tests as they stand in the JUnit result:
-tests/run.sh compares both. CAIRN_TESTS_LINES is an open fd, which gets a line for each file of tests."""
+other test runs. Each process writes the tests it has collected to `collected-<pid>` in that folder, named as
+in its JUnit result: tests/run.sh compares both. CAIRN_TESTS_LINES is an open fd that gets a line for each test
+file."""
 
 import contextlib
 import fcntl
@@ -16,12 +17,12 @@ ALONE = "tests that run alone"
 
 
 def group(item):
-    """The tests that one process runs in a row: a file's, or those that run alone."""
+    """Return the name of the group that one process claims as a whole: the test's file, or ALONE."""
     return ALONE if item.get_closest_marker("alone") else os.path.relpath(item.path, os.path.dirname(__file__))
 
 
 def longest(item):
-    """The time limit is the best guess, before a test has run, at how long it takes."""
+    """Return the test's time limit in seconds: before the first run it is the best guess of the duration."""
     mark = item.get_closest_marker("seconds")
     return mark.args[0] if mark else 60
 
@@ -36,14 +37,14 @@ class Share:
         return os.open(os.path.join(self.folder, name), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def claim(self, name):
-        """Is it ours from now on?"""
+        """Claim a group for this process. Return False when another process has it."""
         with contextlib.suppress(FileExistsError):
             os.close(os.open(os.path.join(self.folder, "claim-" + name.replace("/", "-")), os.O_CREAT | os.O_EXCL, 0o600))
             return True
         return False
 
     def claimed(self, items):
-        """The tests of this process. Claims a group only when its first test is asked for."""
+        """Yield the tests of this process. Claims a group only when its first test is requested."""
         groups = {}
         for item in items:
             groups.setdefault(group(item), []).append(item)
@@ -76,7 +77,7 @@ class Share:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item):
-        """No other test runs beside one that is `alone`. The gate keeps later ones from overtaking it."""
+        """Let no other test run beside one that is `alone`. The gate keeps later tests from overtaking it."""
         fcntl.flock(self.gate, fcntl.LOCK_EX)
         fcntl.flock(self.running, fcntl.LOCK_EX if group(item) == ALONE else fcntl.LOCK_SH)
         fcntl.flock(self.gate, fcntl.LOCK_UN)

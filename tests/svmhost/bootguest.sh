@@ -1,15 +1,15 @@
 #!/bin/sh
-# Boot the small Linux under QEMU with KVM and ask it some things. Runs in the emulated host.
+# Boot the small Linux under QEMU with KVM and send it commands. Runs in the emulated host.
 # bootguest.sh KERNEL INITRD CMDLINE QEMU-ARGUMENT...
-# The guest's commands are the lines of $GUEST_COMMANDS; the last should end it. Prints the time to
-# user space in ms and what the guest says. GUEST_LIMIT is how long it may take, in seconds (60).
+# The guest's commands are the lines of $GUEST_COMMANDS; the last one should end the guest. Prints
+# the time to user space in ms and the guest's output. GUEST_LIMIT is its time limit in seconds (60).
 set -eu
 
 kernel=$1 initrd=$2 line=$3
 shift 3
 tmp=$(mktemp -d /run/bootguest.XXXXXX)
 mkfifo "$tmp/in" "$tmp/out"
-# Both held open here, so that no open blocks. QEMU opens them again: it makes its ends non-blocking.
+# Hold both pipes open, so that no open blocks. QEMU opens them anew, because it makes its ends non-blocking.
 exec 3<>"$tmp/in" 4<>"$tmp/out"
 
 now() { # sets $ms; no program is started from here on, that would disturb the guest most

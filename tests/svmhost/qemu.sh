@@ -1,7 +1,8 @@
 #!/bin/sh
 # Print the QEMU that emulates the SVM host: qemu.sh CACHE-FOLDER. Debian 12's QEMU 7.2 emulates SVM with
-# faults (README.md), so this fetches the one of the backports suite into the cache the first time; nothing
-# is installed. Prints the installed QEMU where that one cannot be had, or CAIRN_SVMHOST_QEMU is "installed".
+# faults (README.md), so the script fetches QEMU from the backports suite into the cache the first time; it
+# installs nothing. Prints the installed QEMU when it is new enough, when the fetch fails,
+# or when CAIRN_SVMHOST_QEMU is "installed".
 set -eu
 
 base=${1:?usage: qemu.sh CACHE-FOLDER}
@@ -16,7 +17,7 @@ newest() { # sets $found: the newest one in the cache
 	found=$(find "$base" -maxdepth 2 -path "$base/svmhost-qemu-*/$name" | sort -V | tail -n 1)
 }
 
-# One address is enough: backports lie beside the suite itself. Without a network apt would try for minutes.
+# Print the sources of the suite and of its backports, which every mirror of the suite has, too. Sets $suite.
 sources() {
 	. /etc/os-release
 	key=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -29,7 +30,9 @@ sources() {
 	suite=$VERSION_CODENAME-backports
 }
 
-apt() { # COMMAND ARGUMENT...: with lists and sources of its own, as any user
+# Run an apt command with separate lists and sources, as any user. Few retries and short time limits, because
+# without a network apt would try for minutes.
+apt() { # COMMAND ARGUMENT...
 	command=$1
 	shift
 	"$command" -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$work/lists" \
@@ -37,7 +40,7 @@ apt() { # COMMAND ARGUMENT...: with lists and sources of its own, as any user
 		-o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 "$@"
 }
 
-# Makes $work/root with QEMU and those packages it needs that this machine lacks or has too old.
+# Make $work/root with QEMU and the packages it needs that are missing or too old on this machine.
 fetch() {
 	mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/root"
 	sources >"$work/sources.list"
@@ -75,7 +78,7 @@ if [ -z "$found" ]; then
 	exec 9>"$base/svmhost.lock"
 	flock 9
 	newest
-	# A failed fetch is not tried again for an hour.
+	# After a failed fetch, wait an hour before the next one.
 	if [ -z "$found" ] && [ -z "$(find "$base/svmhost-no-qemu" -mmin -60 2>/dev/null)" ]; then
 		work=$(mktemp -d "$base/tmp.XXXXXX")
 		trap 'rm -rf "$work"' EXIT

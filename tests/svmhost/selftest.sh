@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a test may rely on in the emulated SVM host. Prints one line a check, exits 1 if one failed.
-# Also boots the small Linux under KVM in it. selftest.sh [quick] leaves that out.
+# Check the properties of the emulated SVM host that tests rely on: selftest.sh [quick]. Prints a line for each
+# check. Without "quick" it also boots the small Linux under KVM in the host. Exit status 1 when a check failed.
 # shellcheck disable=SC2016,SC2317 # quoted for the inner shell; called by name
 set -eu
 

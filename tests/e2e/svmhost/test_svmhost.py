@@ -1,5 +1,5 @@
-"""The tests with guests, once more in the emulated SVM host, whose KVM does what it does on hardware.
-Two such hosts run them, side by side; each test there has a line of its own here."""
+"""Run the tests with guests again in the emulated SVM host, where KVM behaves as on hardware.
+Two such hosts run side by side. Each test that runs in a host is a test case of this file."""
 
 import ast
 import concurrent.futures
@@ -16,7 +16,7 @@ import pytest
 import guestlib
 
 ALL = None
-# For each host: file to its tests that run there. The other tests of these files would take too long.
+# For each host, the test files and the tests of each file that run there. Other tests would take too long.
 HOSTS = (
     {"test_bare.py": ALL, "test_linux.py": ALL},
     {"test_snapshot.py": ALL, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",),
@@ -34,13 +34,13 @@ pytestmark = [
 
 
 def path_of(name):
-    """A test file by its name, in whatever folder it lies."""
+    """Return the path of a test file, which may be in any folder of tests/e2e."""
     [path] = glob.glob(os.path.join(E2E, "**", name), recursive=True)
     return path
 
 
 def chosen_in(name, tests):
-    """The names of a file's tests that run there."""
+    """Return the names of the tests of a file that run in the host: `tests`, or all of them for ALL."""
     if tests:
         return tests
     with open(path_of(name)) as f:
@@ -49,7 +49,7 @@ def chosen_in(name, tests):
 
 
 def run_there(files):
-    """Run these tests in a host of their own. Returns (results, output): test's name to a list of (outcome, text)."""
+    """Run these tests in one host. Return (results, output). results maps a test's name to a list of (outcome, text)."""
     nodes = [path_of(name) + (f"::{test}" if test else "") for name, tests in files.items() for test in tests or ("",)]
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(
@@ -70,16 +70,16 @@ def run_there(files):
 
 @functools.lru_cache(maxsize=None)
 def results():
-    """What each host gave, in the order of HOSTS."""
+    """Run all hosts once and return the result of run_there() for each, in the order of HOSTS."""
     for variant in ("up", "smp"):
-        guestlib.linux_kernel(variant)  # there it would take an hour
+        guestlib.linux_kernel(variant)  # the host would need an hour to build it
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(run_there, HOSTS))
 
 
 @functools.lru_cache(maxsize=None)
 def fault():
-    """The reason why no test can run there, or None."""
+    """Return the reason why no test can run in the host, or None."""
     version = subprocess.run([*guestlib.SVMHOST, "--qemu"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     if int(version.split(".")[0]) < 10:
         return f"QEMU {version} loses interrupts of guests in the SVM host, and QEMU 10 could not be fetched"
