@@ -158,7 +158,7 @@ static int folder_make(const char *path, mode_t mode, struct err *e)
 			return 0;
 		errno = ENOTDIR;
 	}
-	return err_set_errno(e, -errno, "cannot make the folder %s", path);
+	return err_set_errno(e, -errno, "cannot create the folder %s", path);
 }
 
 int mkdir_all(const char *path, mode_t mode, struct err *e)
@@ -167,7 +167,7 @@ int mkdir_all(const char *path, mode_t mode, struct err *e)
 	int r = 0;
 
 	if (!path[0])
-		return err_set_errno(e, -ENOENT, "cannot make a folder without a name");
+		return err_set_errno(e, -ENOENT, "cannot create a folder without a name");
 	if (snprintf(dir, sizeof(dir), "%s", path) >= (int)sizeof(dir))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
 	for (char *p = dir + 1; *p && !r; p++) {

@@ -299,7 +299,7 @@ int block_resize(struct block *b, uint64_t size_bytes, struct err *e)
 	if (b->info.read_only)
 		return err_set(e, -EROFS, ERR_PERMISSION, "%s is open for reading only", b->name);
 	if (size_bytes % b->info.logical_block_bytes)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: the size has to be a multiple of %u bytes",
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: the size must be a multiple of %u bytes",
 			b->name, b->info.logical_block_bytes);
 	if (b->in_flight)
 		return err_set(e, -EBUSY, ERR_BUSY, "%s: requests are in flight", b->name);
@@ -484,8 +484,8 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 		r = data_file_open(layer->data_fd, layer, o, read_only, name, &data_file,
 			&data_locked, e);
 	if (!r && fo.snapshot && (layer->format != BLOCK_FORMAT_QCOW2 || !read_only))
-		r = err_set(e, -EINVAL, ERR_INVALID, "%s: a snapshot can be opened of a qcow2 image, for "
-			"reading", name);
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s: only a qcow2 image has snapshots, and a snapshot "
+			"can only be opened read-only", name);
 	if (!r)
 		r = layer->format == BLOCK_FORMAT_QCOW2 ? qcow2_open(&fo, ret_b, e)
 							  : raw_open(&fo, ret_b, e);
@@ -527,7 +527,7 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 		int r;
 
 		if (!block_format_name(o->layers[i].format))
-			r = err_set(e, -EINVAL, ERR_INVALID, "layer %u has no known format", i);
+			r = err_set(e, -EINVAL, ERR_INVALID, "layer %u: unknown format; use raw or qcow2", i);
 		else
 			r = layer_open(l, o, i, b, &top, e);
 		if (r < 0) {

@@ -335,5 +335,5 @@ int block_copy(const struct block_copy *o, struct err *e)
 	r = copy_run(&c);
 	if (r < 0)
 		return err_set_errno(e, r, "copying failed");
-	return o->stop && o->stop(o->opaque) ? err_set(e, -ECANCELED, ERR_CANCELLED, "it was cancelled") : 0;
+	return o->stop && o->stop(o->opaque) ? err_set(e, -ECANCELED, ERR_CANCELLED, "the copy was cancelled") : 0;
 }

@@ -76,6 +76,6 @@ busy:
 	return err_set(e, -EBUSY, ERR_BUSY,
 		writer ? "%s is in use by another process; stop the VM or tool that has it open"
 		       : "%s is open for writing in another process; stop it, or open the image "
-			 "without a lock (-U) if a torn view will do",
+			 "without a lock (-U) and accept an inconsistent view",
 		name);
 }

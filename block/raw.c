@@ -272,7 +272,7 @@ static int raw_resize(struct block *b, uint64_t size, struct err *e)
 	struct raw *w = container_of(b, struct raw, base);
 
 	if (w->is_device)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device, whose size is its own",
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device and cannot be resized here; resize the device",
 			b->name);
 	if (ftruncate(b->fd, (off_t)size) < 0 || fdatasync(b->fd) < 0)
 		return err_set_errno(e, -errno, "%s: cannot change the size", b->name);
@@ -304,7 +304,7 @@ int raw_open(const struct block_format_open *o, struct block **ret_b, struct err
 
 	if (o->backing)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s is raw and cannot have a backing layer; only qcow2 can", o->name);
+			"%s is raw and cannot have a backing file; only qcow2 can", o->name);
 	if (o->file->size_bytes > INT64_MAX - 4096)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is too large", o->name);
 	w = calloc(1, sizeof(*w));

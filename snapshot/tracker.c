@@ -508,7 +508,7 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 	pthread_mutex_unlock(&t->lock);
 	pthread_mutex_unlock(&t->feed);
 	waiters_wake(t);
-	return r < 0 ? err_set_errno(e, r, "cannot drop what was written to the VM's memory") : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot drop the VM's changed memory") : 0;
 }
 
 /* ---- the thread ---- */

@@ -143,7 +143,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 	uint64_t ram = load_le64(b + 48);
 
 	if (memcmp(b, "CAIRNVMS", 8))
-		return err_set(e, -EINVAL, ERR_INVALID, "no saved state of a VM is there");
+		return err_set(e, -EINVAL, ERR_INVALID, "this is not a saved state of a VM");
 	if (load_le32(b + HEADER_CRC_OFFSET) != crc32c(0, b, HEADER_CRC_OFFSET))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header is damaged (checksum)");
 	if (load_le32(b + 8) > VMSTATE_VERSION || !load_le32(b + 8))
@@ -151,7 +151,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 			"the saved state has format %u; this Cairn reads up to %u", load_le32(b + 8),
 			VMSTATE_VERSION);
 	if (!ram || ram > VMSTATE_RAM_MAX_BYTES || ram % 4096)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's size of memory is impossible");
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's memory size is impossible");
 	memset(h, 0, sizeof(*h));
 	vmstate_layout_of(ram, &h->layout);
 	h->sections_bytes = load_le64(b + 24);

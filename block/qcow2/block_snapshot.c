@@ -73,9 +73,9 @@ static int one_content_check(const struct block *b, struct err *e)
 {
 	if (!b->info.data_file)
 		return 0;
-	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s keeps its data in an external data file, which "
-		"has room for one content only; for snapshots convert it with `cairn-img convert -O qcow2` "
-		"into an image without one", b->name);
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s keeps its data in an external data file, so it "
+		"has no snapshots; convert it with `cairn-img convert -O qcow2` into an image without a data "
+		"file", b->name);
 }
 
 static int change_check(struct block *b, struct err *e)
@@ -91,7 +91,7 @@ static int change_check(struct block *b, struct err *e)
 	if (qcow2_of(b)->corrupt)
 		return err_set(e, -EIO, ERR_CORRUPT, "disk %s: its image is corrupt", b->name);
 	if (qcow2_of(b)->snap_busy)
-		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", b->name);
+		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", b->name);
 	return 0;
 }
 
@@ -292,7 +292,7 @@ void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
 	if (!r && b->info.read_only)
 		r = err_set(&e, -EROFS, ERR_INVALID, "disk %s is read-only: its refcounts were not read", b->name);
 	if (!r && qcow2_of(b)->snap_busy)
-		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", b->name);
+		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", b->name);
 	if (r < 0)
 		op_fail(b, op, r, &e);
 	else

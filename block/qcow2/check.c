@@ -267,7 +267,7 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 	if ((e & QCOW2_L2_RESERVED) || !offset_is_aligned(k, off) ||
 		((e & QCOW2_ZERO) && (ext || k->h->version < 3)) || (allocated & bitmap >> 32) ||
 		(allocated && !has_host)) {
-		BAD(k, "an L2 entry is against the format (0x%016llx)", (unsigned long long)e);
+		BAD(k, "an L2 entry is invalid (0x%016llx)", (unsigned long long)e);
 		return false;
 	}
 	if (!has_host)
@@ -379,7 +379,7 @@ static bool l1_entry_ok(struct checker *k, uint64_t e, uint32_t i, bool active)
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 
 	if ((e & QCOW2_L1_RESERVED) || !offset_is_aligned(k, l2)) {
-		BAD(k, "L1 entry %u is against the format (0x%016llx)", i, (unsigned long long)e);
+		BAD(k, "L1 entry %u is invalid (0x%016llx)", i, (unsigned long long)e);
 		return false;
 	}
 	if (!cluster_use(k, l2, k->cluster_bytes, "an L2 table"))

@@ -90,7 +90,7 @@ static int cluster_map(struct qcow2 *q, uint64_t off, uint64_t at, size_t len, s
 	old = l2_get(q, s, off);
 	if (l2_check_at(q, old, off) < 0) {
 		slice_unpin(s);
-		return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format (0x%016llx)",
+		return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is invalid (0x%016llx)",
 			(unsigned long long)off, (unsigned long long)old.e);
 	}
 	l2_put(q, s, off, (struct l2_entry){ QCOW2_COMPRESSED | at | sectors << x, 0 });

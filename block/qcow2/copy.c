@@ -71,7 +71,7 @@ static int run_copy(struct copier *k)
 		k->run_from += len;
 		k->done += len;
 		if (!r && k->c->step && k->c->step(k->c->opaque, k->done, k->total))
-			return err_set(k->e, -ECANCELED, ERR_CANCELLED, "it was cancelled");
+			return err_set(k->e, -ECANCELED, ERR_CANCELLED, "the copy was cancelled");
 	}
 	return r < 0 ? err_set_errno(k->e, r, "cannot copy a disk's image") : 0;
 }
@@ -82,7 +82,7 @@ static int range_add(struct copier *k, uint64_t off, uint64_t len)
 	int r = 0;
 
 	if (!range_inside(off, len, ROUND_UP(k->file_bytes, k->cluster_bytes)))
-		return source_damaged(k, "past the end lies", off);
+		return source_damaged(k, "past the end of the file:", off);
 	if (!k->copying) {
 		k->total += len;
 		/* Only sectors of compressed clusters may overlap, so a larger total shows damage. */
@@ -125,7 +125,7 @@ static int entry_add(struct copier *k, uint64_t e, uint64_t bitmap)
 	/* The entry keeps its cluster, as a hole. */
 	if ((e & QCOW2_ZERO) || (ext && !(uint32_t)bitmap))
 		return range_inside(off, k->cluster_bytes, ROUND_UP(k->file_bytes, k->cluster_bytes)) ? 0 :
-			source_damaged(k, "past the end lies", off);
+			source_damaged(k, "past the end of the file:", off);
 	return range_add(k, off, k->cluster_bytes);
 }
 
@@ -224,8 +224,8 @@ static int header_load(struct copier *k)
 	if (!r)
 		r = qcow2_header_supported(&k->h, false, k->e);
 	if (!r && (k->h.incompatible & (QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_CORRUPT)))
-		r = err_set(k->e, -ENOTSUP, ERR_UNSUPPORTED, "an image that is marked corrupt, or has an external "
-			"data file, is not copied");
+		r = err_set(k->e, -ENOTSUP, ERR_UNSUPPORTED, "copying an image that is marked corrupt or has an external "
+			"data file is not supported");
 	k->cluster_bytes = 1ULL << k->h.cluster_bits;
 	return r || !k->c->snapshot ? r : snapshot_find(k);
 }

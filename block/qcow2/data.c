@@ -28,10 +28,10 @@ int qcow2_data_open(struct qcow2 *q, const struct block_format_open *o, struct e
 	q->data_fd = o->fd;
 	if (wanted && !o->data_fd)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: the image keeps its data in another file "
-			"('%s'), which has to be given with it", o->name, q->h.data_file);
+			"('%s'); give that file, too", o->name, q->h.data_file);
 	if (!wanted && o->data_fd)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: a data file was given but the image keeps its data itself", o->name);
+			"%s: the image keeps its data itself; give no data file", o->name);
 	if (!wanted)
 		return 0;
 	q->external = true;

@@ -265,7 +265,7 @@ int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct e
 			"`qemu-img convert` first", h->crypt_method == 2 ? "LUKS" : "AES");
 	if ((h->incompatible & QCOW2_INCOMPAT_DATA_FILE) && h->nb_snapshots)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the image has snapshots and an external data file, which do not go together: the "
+			"the image has snapshots and an external data file, which is not supported: a "
 			"data file keeps no old content");
 	if (h->compression > QCOW2_COMPRESSION_ZSTD)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compression type %u is not known",

@@ -151,7 +151,7 @@ int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool r
 			"`cairn-img convert -O qcow2 -o data_file=FILE` into one with a data file");
 	if (raw && !(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA))
 		return err_set(e, -EINVAL, ERR_INVALID, "data_file_raw cannot be switched on for an image "
-			"that exists: the data file may not have what the tables say is zero");
+			"that exists: the data file may lack zeros that the tables describe");
 	if (!*name || strlen(name) > QCOW2_BACKING_NAME_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "a data file's name has 1 to %u bytes",
 			QCOW2_BACKING_NAME_MAX);
@@ -244,7 +244,7 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 
 	if (h->incompatible)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses extended_l2, zstd or other "
-			"features that compat=0.10 does not have; convert it into a new one instead");
+			"features that compat=0.10 does not support; convert it into a new image instead");
 	if (h->refcount_order != 4)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 has refcounts of 16 bits; give "
 			"refcount_bits=16 first");
@@ -254,8 +254,8 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 		return err_set_errno(e, r, "cannot read the tables");
 	r = snapshots_zero_flags(fd, h, &zero, e);
 	if (!r && zero)
-		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image has clusters that are marked as "
-			"zeros, which compat=0.10 does not know; convert it into a new one instead");
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image has zero clusters, "
+			"which compat=0.10 does not support; convert it into a new image instead");
 	return r;
 }
 

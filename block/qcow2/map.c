@@ -162,7 +162,7 @@ static int extent_in_slice(const struct qcow2 *q, const struct slice *s, uint64_
 		if (l2_check_at(q, v, pos) < 0) {
 			if (pos > off)
 				break;
-			log_guest(q->base.name, "the L2 entry of offset 0x%llx is against the format "
+			log_guest(q->base.name, "the L2 entry of offset 0x%llx is invalid "
 				"(0x%016llx)", (unsigned long long)off, (unsigned long long)v.e);
 			return -EIO;
 		}
@@ -217,7 +217,7 @@ int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len,
 	int r;
 
 	if (l1_check(q, e1) < 0) {
-		log_guest(q->base.name, "L1 entry %u is against the format (0x%016llx)",
+		log_guest(q->base.name, "L1 entry %u is invalid (0x%016llx)",
 			l1_index(q, off), (unsigned long long)e1);
 		return -EIO;
 	}
@@ -370,7 +370,7 @@ static int table_own(struct qcow2 *q, struct map *map, uint32_t index, struct wa
 	uint64_t e1 = map->l1.entries[index], table = e1 & QCOW2_OFFSET_MASK;
 
 	if (l1_check(q, e1) < 0)
-		return qcow2_corrupt(q, "L1 entry %u is against the format (0x%016llx)", index,
+		return qcow2_corrupt(q, "L1 entry %u is invalid (0x%016llx)", index,
 			(unsigned long long)e1);
 	if (table && (e1 & QCOW2_COPIED)) {
 		if (meta_find(&q->meta, table >> q->cluster_bits) != META_L2)

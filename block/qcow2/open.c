@@ -155,11 +155,11 @@ static int backing_check(const struct qcow2 *q, const struct block_format_open *
 {
 	if (q->h.has_backing && !o->backing)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: the image has the backing file '%s', which has to be given as its next layer",
+			"%s: the image has the backing file '%s'; give that file as the next layer",
 			o->name, q->h.backing_name);
 	if (!q->h.has_backing && o->backing)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: a backing layer was given but the image has no backing file", o->name);
+			"%s: the image has no backing file; give no backing layer", o->name);
 	return 0;
 }
 
@@ -351,8 +351,8 @@ static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
 			q->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2) ||
 		   (s->l1_offset & ((1ULL << q->h.cluster_bits) - 1)) ||
 		   s->l1_offset >= QCOW2_OFFSET_END) {
-		r = err_set(e, -EINVAL, ERR_CORRUPT, "%s: snapshot '%s' has an L1 table that is against "
-			"the format", q->base.name, snapshot);
+		r = err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of snapshot '%s' is "
+			"invalid", q->base.name, snapshot);
 	} else {
 		q->h.l1_offset = s->l1_offset;
 		q->h.l1_size = s->l1_size;

@@ -331,7 +331,7 @@ static int block_build(struct rebuild *b, uint64_t at, struct err *e)
 			v = 1;
 		if (v > max)
 			return err_set(e, -ERANGE, ERR_UNSUPPORTED, "cluster %llu is used %llu times, which "
-				"refcounts of %u bits cannot say; give the image wider ones with `cairn-img "
+				"refcounts of %u bits cannot hold; widen them with `cairn-img "
 				"amend -o refcount_bits=16`", (unsigned long long)c, (unsigned long long)v,
 				1u << b->order);
 		if (v)
@@ -417,7 +417,7 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 
 	if (h->version < 3 && order != 4)
 		return err_set(e, -EINVAL, ERR_INVALID, "an image of version 2 has refcounts of 16 bits; "
-			"make it one of version 3 first");
+			"use `cairn-img amend -o compat=1.1` first");
 	r = checker_init(&k, fd, h, &scratch, e);
 	k.fix = true;
 	if (!r) {

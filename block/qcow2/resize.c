@@ -26,14 +26,14 @@ int qcow2_header_write(struct qcow2 *q)
 static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)
 {
 	if (size & 511)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: a size is a multiple of 512 bytes",
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: the size must be a multiple of 512 bytes",
 			q->base.name);
 	if (size > INT64_MAX ||
 		qcow2_l1_entries(size, q->cluster_bits, q->ext) > QCOW2_L1_BYTES_MAX / 8)
 		return err_set(e, -EFBIG, ERR_INVALID, "%s: a disk of %llu bytes needs clusters larger "
 			"than %u bytes", q->base.name, (unsigned long long)size, q->cluster_bytes);
 	if (q->snap_busy)
-		return err_set(e, -EBUSY, ERR_BUSY, "%s: a snapshot operation is at work", q->base.name);
+		return err_set(e, -EBUSY, ERR_BUSY, "%s: a snapshot operation is running", q->base.name);
 	if (q->h.version < 3 && q->h.nb_snapshots)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has snapshots in the old format (compat "
 			"0.10), which does not keep their sizes; use `cairn-img amend -o compat=1.1` first",

@@ -71,7 +71,7 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 			name, a->id);
 	if (s->disk_bytes != q->h.size_bytes && q->h.version < 3)
 		return err_set(&a->o.err, -ENOTSUP, ERR_UNSUPPORTED, "disk %s had another size when snapshot %s "
-			"was taken; an image of version 2 cannot go back to it (`qemu-img amend -o compat=1.1`)",
+			"was taken, and an image of version 2 cannot revert to it; use `cairn-img amend -o compat=1.1` first",
 			name, a->id);
 	a->l1_offset = s->l1_offset;
 	a->disk_bytes = s->disk_bytes;
@@ -126,7 +126,7 @@ static int step_loaded(struct apply *a)
 
 		if ((e & QCOW2_L1_RESERVED) || (t & (q->cluster_bytes - 1)))
 			return err_set(&a->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the L1 table of snapshot %s is "
-				"against the format", q->base.name, a->id);
+				"invalid", q->base.name, a->id);
 		a->l1.entries[i] = t;
 		/* A snapshot whose tables were not read at open has no metadata marks yet. */
 		if (t && meta_find(&q->meta, t >> q->cluster_bits) == META_NONE)
@@ -364,7 +364,7 @@ static int apply_give_up(struct apply *a, int res)
 		q->corrupt = true;
 		log_error(q->base.name, "cannot write the header (%s): nothing more is written to the image",
 			strerror(-res));
-		block_report_error(&q->base, res, true, "its header could not be written");
+		block_report_error(&q->base, res, true, "writing its header failed");
 		return res;
 	}
 	if (a->o.phase == APPLY_CLEAN)

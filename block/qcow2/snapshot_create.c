@@ -84,12 +84,12 @@ static int begin_check(struct qcow2 *q, struct err *e)
 		return err_set(e, -EIO, ERR_CORRUPT, "disk %s: its image is corrupt", name);
 	if (q->h.refcount_order == 0)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s: the image's refcounts have 1 bit, "
-			"which leaves no room for snapshots", name);
+			"which is too few for snapshots; widen them with `cairn-img amend -o refcount_bits=16`", name);
 	if (q->snap_busy)
-		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is at work", name);
+		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", name);
 	if (q->h.nb_snapshots >= QCOW2_SNAPSHOTS_MAX)
-		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "disk %s has %u snapshots, which is all an image "
-			"can have", name, q->h.nb_snapshots);
+		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "disk %s has %u snapshots, the maximum for an "
+			"image; delete one first", name, q->h.nb_snapshots);
 	return 0;
 }
 
@@ -175,8 +175,8 @@ static int create_give_up(struct block_snapshot *s, int res)
 	if (!s->res) {
 		s->res = res;
 		if (!*s->err.msg && res == -ERANGE)
-			err_set(&s->err, res, ERR_UNSUPPORTED, "disk %s: a cluster has as many references "
-				"as refcounts of %u bits allow", s->q->base.name, 1u << s->q->h.refcount_order);
+			err_set(&s->err, res, ERR_UNSUPPORTED, "disk %s: a cluster's refcount is at the "
+				"maximum of %u bits; delete a snapshot first", s->q->base.name, 1u << s->q->h.refcount_order);
 		else if (!*s->err.msg)
 			err_set_errno(&s->err, res, "disk %s: cannot make the snapshot", s->q->base.name);
 	}
@@ -243,7 +243,7 @@ static int prepare_id(struct block_snapshot *s)
 		if (v > max && v < UINT64_MAX)
 			max = v;
 		if (!strcmp(q->snaps[i].name, s->info.name))
-			return err_set(&s->err, -EEXIST, ERR_EXISTS, "disk %s has a snapshot '%s' already",
+			return err_set(&s->err, -EEXIST, ERR_EXISTS, "disk %s already has a snapshot '%s'",
 				q->base.name, s->info.name);
 	}
 	s->entry.id_len = (uint16_t)snprintf(id, sizeof(id), "%llu", max + 1);

@@ -68,7 +68,7 @@ static int update_entry(struct delete *d, size_t i)
 	/* Other programs allow two snapshots of one name. Such a snapshot may keep its name. */
 	for (size_t k = 0; k < d->swap.n && strcmp(s->name, d->info.name); k++)
 		if (!strcmp(d->swap.list[k].name, d->info.name))
-			return err_set(&d->o.err, -EEXIST, ERR_EXISTS, "disk %s has a snapshot '%s' already",
+			return err_set(&d->o.err, -EEXIST, ERR_EXISTS, "disk %s already has a snapshot '%s'",
 				d->o.task.q->base.name, d->info.name);
 	name = strdup(d->info.name);
 	if (!name)
@@ -98,7 +98,7 @@ static int delete_entry(struct delete *d, size_t i)
 		(uint32_t)DIV_ROUND_UP(bytes, (uint64_t)q->cluster_bytes) };
 	for (uint32_t c = 0; c < d->l1.n; c++)
 		if (meta_find(&q->meta, d->l1.first + c) == META_CONFLICT)
-			return qcow2_corrupt(q, "the L1 table of snapshot %s is another table, too", s->id);
+			return qcow2_corrupt(q, "the L1 table of snapshot %s is also used as another table", s->id);
 	d->buf = io_buffer_new(padded);
 	d->entries = calloc(d->n + 1u, sizeof(*d->entries));
 	if (!d->buf || !d->entries)

@@ -52,7 +52,7 @@ static int job_overlap(struct count_job *j, uint64_t cluster, uint32_t n)
 
 	if (hit == cluster + n)
 		return 0;
-	return qcow2_corrupt(q, "an L2 entry points at metadata (0x%llx)",
+	return qcow2_corrupt(q, "an L2 entry names a metadata cluster (0x%llx)",
 		(unsigned long long)(hit << q->cluster_bits));
 }
 
@@ -143,7 +143,7 @@ static int job_entry(struct count_job *j, struct slice *s)
 
 	if (!(e & QCOW2_COMPRESSED) && ((e & QCOW2_L2_RESERVED) ||
 		(e & QCOW2_OFFSET_MASK & (q->cluster_bytes - 1))))
-		return qcow2_corrupt(q, "an L2 entry is against the format (0x%016llx)",
+		return qcow2_corrupt(q, "an L2 entry is invalid (0x%016llx)",
 			(unsigned long long)e);
 	if (e & QCOW2_COMPRESSED)
 		return job_compressed(j, e);

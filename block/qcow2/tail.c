@@ -19,7 +19,7 @@ void tail_check(struct qcow2 *q)
 	if (q->is_device || fstat(q->base.fd, &st) < 0)
 		return;
 	if ((uint64_t)st.st_size < q->tail.file_bytes)
-		qcow2_corrupt(q, "its file was cut to %llu bytes by another program",
+		qcow2_corrupt(q, "another program truncated its file to %llu bytes",
 			(unsigned long long)st.st_size);
 	q->tail.file_bytes = (uint64_t)st.st_size;
 }

@@ -42,7 +42,7 @@ static int image_trim(struct checker *k, struct err *e)
 		return r;
 	if ((uint64_t)st.st_size > end << k->cluster_bits &&
 		ftruncate(k->fd, (off_t)(end << k->cluster_bits)) < 0)
-		return err_set_errno(e, -errno, "cannot cut the file's tail");
+		return err_set_errno(e, -errno, "cannot cut the file's end");
 	return fdatasync(k->fd) < 0 ? err_set_errno(e, -errno, "cannot sync") : 0;
 }
 

@@ -383,7 +383,7 @@ static int share_entries(struct read_task *rt, struct slice *from, struct slice 
 		return -EIO;
 	for (uint32_t i = 0; i < n; i++)
 		if (meta_find(&q->meta, ((v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits) + i) != META_NONE)
-			return qcow2_corrupt(q, "a VM state points at metadata");
+			return qcow2_corrupt(q, "a VM state names a metadata cluster");
 	res = refcount_add(q, (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, n, &rt->task.wait, &done);
 	for (uint32_t i = 0; i < done && !res; i++) {
 		uint64_t at = pos + ((uint64_t)i << q->cluster_bits);

@@ -369,7 +369,7 @@ static int alloc_with_slice(struct qcow2_req *req, struct slice *s, uint64_t off
 	int r;
 
 	if (l2_check_at(q, v, off) < 0)
-		return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format (0x%016llx)",
+		return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is invalid (0x%016llx)",
 			(unsigned long long)off, (unsigned long long)v.e);
 	if (entry_reusable(q, v)) {
 		run = (struct cluster_run){ (v.e & QCOW2_OFFSET_MASK) >> q->cluster_bits, 1, false };
@@ -405,7 +405,7 @@ int qcow2_req_step_write(struct qcow2_req *req)
 	int r = map_lookup(req->q, req->map, off, len, &req->wait, &x);
 
 	if (r == -EIO)
-		return qcow2_corrupt(req->q, "the tables for offset 0x%llx are against the format",
+		return qcow2_corrupt(req->q, "the tables for offset 0x%llx are invalid",
 			(unsigned long long)off);
 	if (r < 0)
 		return r;

@@ -101,7 +101,7 @@ static int zero_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint
 		struct l2_entry old = l2_get(q, s, off), v;
 
 		if (l2_check_at(q, old, off) < 0)
-			return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is against the format "
+			return qcow2_corrupt(q, "the L2 entry of offset 0x%llx is invalid "
 				"(0x%016llx)", (unsigned long long)off, (unsigned long long)old.e);
 		v = zero_done(req, old);
 		if (v.e == old.e && v.bitmap == old.bitmap)

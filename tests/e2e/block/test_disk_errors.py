@@ -162,7 +162,7 @@ def test_corruption_found_by_snapshot_pauses_vm(daemon, kvm, guest, damaged):
     assert "vda" in r.stderr
     vm.error(operation="write", action="stop", reason="image corrupt")
     vm.paused(": image corrupt")
-    assert "points at metadata" in daemon.info("vm1")["detail"]
+    assert "names a metadata cluster" in daemon.info("vm1")["detail"]
     assert "corrupt" in vm.resume(ok=1)
     vm.off()
     assert json.loads(run("qemu-img", "info", "--output", "json", str(damaged))).get("snapshots", []) == []

@@ -65,7 +65,7 @@ static int state_open(const char *path, int *ret_fd, struct err *e)
 	if (!S_ISREG(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", path);
 	if (st.st_size < VMSTATE_HEADER_BYTES)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: no saved state of a VM is there", path);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a saved state of a VM", path);
 	return 0;
 }
 

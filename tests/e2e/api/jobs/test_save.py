@@ -139,7 +139,7 @@ def test_restore_of_other_files_is_refused(fake, tmp_path):
         f.write_bytes(bad)
         r = fake.cairn("restore", str(f), ok=1 if bad == damaged else 2)
         assert r.stderr.startswith(f"error: Failed to restore domain from {f}\n")
-        assert r.stderr.count("\n") == 2 and bad == damaged or "no saved state of a VM is there" in r.stderr
+        assert r.stderr.count("\n") == 2 and bad == damaged or "is not a saved state of a VM" in r.stderr
     fake.cairn("restore", str(tmp_path), ok=2)
     fake.cairn("restore", str(tmp_path / "none"), ok=3)
     f.write_bytes(b"x" * 9000)  # nor an archive

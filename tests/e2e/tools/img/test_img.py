@@ -452,7 +452,7 @@ def test_impossible_snapshots_are_refused(box):
     box.qemu("create", "-q", "-f", "qcow2", "-o", "refcount_bits=1", "one", "16M")
     box.img("snapshot", "-c", "s", "a")
     before = (box.path / "a").read_bytes()
-    assert "has a snapshot 's' already" in box.fails("snapshot", "-c", "s", "a")
+    assert "already has a snapshot 's'" in box.fails("snapshot", "-c", "s", "a")
     assert "1 to 255 bytes" in box.fails("snapshot", "-c", "", "a")
     assert "1 to 255 bytes" in box.fails("snapshot", "-c", "x" * 256, "a")
     assert "no snapshot 'none'" in box.fails("snapshot", "-a", "none", "a")

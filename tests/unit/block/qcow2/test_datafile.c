@@ -430,7 +430,7 @@ static void test_invalid_data_files_are_refused(void **state)
 	fixture_begin(&f, 21);
 	fixture_run(&f, "qemu-img create -q -f qcow2 -o data_file=data img 1M && "
 		"qemu-img create -q -f qcow2 plain 1M && ln img hard && qemu-img snapshot -c s plain");
-	refused(&f, "img", NULL, "has to be given");
+	refused(&f, "img", NULL, "give that file, too");
 	refused(&f, "img", "img", "its own data file");
 	refused(&f, "img", "hard", "its own data file");
 	refused(&f, "plain", "data", "keeps its data itself");

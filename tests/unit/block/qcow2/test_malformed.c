@@ -39,7 +39,7 @@ static const struct header_case headers[] = {
 	{ "size beyond L1", 24, 8, 1ULL << 40, "too small" },
 	{ "65537 snapshots", 60, 4, 65537, "65537 snapshots" },
 	{ "unknown feature", 72, 8, 1ULL << 40, "does not know" },
-	{ "data file that is not given", 72, 8, 4, "has to be given" },
+	{ "data file that is not given", 72, 8, 4, "give that file, too" },
 	{ "compression bit alone", 72, 8, 8, "contradict" },
 	{ "compression type alone", 104, 1, 1, "contradict" },
 	{ "AES", 32, 4, 1, "encrypted" },

@@ -547,7 +547,7 @@ static void test_invalid_operations_are_refused(void **state)
 
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 	snapshot(&f, b, "twice", NULL);
-	assert_int_equal(commit_fails(&f, b, &i, "has a snapshot 'twice' already"), -EEXIST);
+	assert_int_equal(commit_fails(&f, b, &i, "already has a snapshot 'twice'"), -EEXIST);
 	i = info_named("");
 	assert_int_equal(commit_fails(&f, b, &i, "1 to 255 bytes"), -EINVAL);
 	memset(i.name, 'x', sizeof(i.name));
@@ -777,7 +777,7 @@ static void test_full_refcount_aborts_snapshot(void **state)
 	shadow_run(&f, b, 200, 8);
 	snapshot(&f, b, "one", NULL);
 	snapshot(&f, b, "two", NULL);
-	assert_int_equal(commit_fails(&f, b, &i, "refcounts of 2 bits"), -ERANGE);
+	assert_int_equal(commit_fails(&f, b, &i, "maximum of 2 bits"), -ERANGE);
 	shadow_run(&f, b, 200, 8);
 	delete(&f, b, "1");
 	commit(&f, begin(&f, b), &i, NULL);
