@@ -1,5 +1,4 @@
-/* identity: what may be only once among the VMs of a daemon beside name and uuid: the MAC addresses
- * of their interfaces, and forwards to them. */
+/* identity: properties besides name and uuid that no two VMs of a daemon may share: MAC addresses and forwards. */
 #ifndef CAIRN_API_VM_IDENTITY_H
 #define CAIRN_API_VM_IDENTITY_H
 
@@ -9,15 +8,17 @@ struct json_object;
 struct vm;
 struct vm_host;
 
-/* Gives each interface without an address that of old's with the same id, or a new one; old may be
- * NULL. Returns 0; -EEXIST: an address is another VM's, which the sentence names. */
+/* Give each interface without a MAC address the address that the interface with the same id has in `old`, or else a
+ * generated one.
+ * old: the VM that is redefined; NULL: none.
+ * Returns 0; -EEXIST: another VM, named in the error, has an address; -EIO. */
 int identity_complete(struct vm_host *host, struct definition *def, const struct vm *old, struct err *e);
-/* Of two that are both new: each address of def's that `other` has, too, becomes a new one. Returns 0; -EIO. */
+/* Replace each MAC address in `def` that `other` has too. Both definitions are new. Returns 0; -EIO. */
 int identity_differ(struct vm_host *host, struct definition *def, const struct definition *other, struct err *e);
 
-/* A port of this host's leads to one VM: clones of a VM have none of its forwards. Out of its JSON. */
+/* Remove the forwards from a definition in JSON. A port of the host leads to one VM, so clones get no forwards. */
 void identity_drop_forwards(struct json_object *o);
-/* Those that its clones have not, as "forwards-left-out" into the result of cloning it. */
+/* Add the forwards that the clones of `source` do not get to the job's result, as "forwards-left-out". */
 void identity_tell_forwards(const struct definition *source, struct json_object *result);
 
 #endif

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAMES_MAX 5 /* said; the rest is counted */
+#define NAMES_MAX 5 /* names in an error; further VMs are only counted */
 
 static bool is_same(const char *a, const char *b)
 {
@@ -22,7 +22,7 @@ static bool disk_uses(const struct definition_disk *d, const char *path, unsigne
 	return false;
 }
 
-/* from: 1: only what stands below a disk. */
+/* from: first layer to compare. 0: the disk's image; 1: its first backing file. */
 static bool definition_uses(const struct definition *def, const char *path, unsigned from)
 {
 	for (uint32_t i = 0; def && i < def->ndisks; i++)
@@ -67,7 +67,7 @@ unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 		if (other == vm || !is_clone_of(other, vm))
 			continue;
 		n++;
-		/* Who may not see that VM is told that there is one, not its name. */
+		/* A user who may not see the other VM learns that it exists, but not its name. */
 		if (named == NAMES_MAX || at >= cap ||
 			!permissions_seen_together(&host->permissions, vm->def->name, other->def->name))
 			continue;
@@ -85,7 +85,7 @@ int template_check(const struct vm *vm, const char *what, struct err *e)
 		"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
 }
 
-/* Whose images another VM's definition names, too. */
+/* Return another VM that is a template and uses the image. */
 static const struct vm *template_with(const struct vm *vm, const char *path)
 {
 	struct vm_host *host = vm->host;
@@ -96,7 +96,7 @@ static const struct vm *template_with(const struct vm *vm, const char *path)
 	return NULL;
 }
 
-/* NULL: none of its own is a template's, too. */
+/* Return a template that uses an image which `vm` writes to; *ret_disk is the disk's id. NULL: none. */
 static const struct vm *template_written(const struct vm *vm, const char **ret_disk)
 {
 	const struct vm *t = NULL;

@@ -1,5 +1,5 @@
-/* image_users: which VMs use a file, as their definitions say: the daemon looks into no image. Paths are
- * compared as they stand there; a linked clone has its source's word for word. */
+/* image_users: finds the VMs whose definitions name an image file. The daemon opens no image for that, and compares paths
+ * as text. That suffices for linked clones, because a clone's definition copies its source's paths verbatim. */
 #ifndef CAIRN_API_VM_IMAGE_USERS_H
 #define CAIRN_API_VM_IMAGE_USERS_H
 
@@ -9,17 +9,22 @@
 struct err;
 struct vm;
 
-/* Another VM with that file in any of its disks' layers, as defined or as it runs. NULL: none. */
+/* Return another VM that has the file as an image, backing file or data file, in its definition or in the definition it
+ * runs with. NULL: none. */
 const struct vm *image_user(const struct vm *vm, const char *path);
-/* VMs whose disks stand on one that this VM writes to: its linked clones. "web-01, web-02 and 7 more".
- * Returns how many. */
+/* Count the VM's linked clones: VMs with a disk whose backing chain has an image that this VM writes to.
+ * names, cap: gets a list such as "web-01, web-02 and 7 more". */
 unsigned image_clones(const struct vm *vm, char *names, size_t cap);
-/* Are its images only read? Those of a template, whoever else has them, and of a VM with linked clones. */
+/* Whether the VM's images must not be written: the VM is a template, has linked clones, or shares a writable disk's
+ * image with a template. */
 bool image_is_frozen(const struct vm *vm);
-/* May what it is be changed: its definition, its name? what: "rename it". Returns 0; -EPERM with a sentence. */
+/* Check that the VM is no template, so that its definition and name may change.
+ * what: verb phrase for the error, such as "rename it".
+ * Returns 0; -EPERM. */
 int template_check(const struct vm *vm, const char *what, struct err *e);
-/* May its images be changed? Not those of a template, nor of a VM with linked clones.
- * what: "start". Returns 0; -EPERM with a sentence. */
+/* Check that the VM's images may be written; see image_is_frozen().
+ * what: verb for the error, such as "start".
+ * Returns 0; -EPERM. */
 int image_check_writable(const struct vm *vm, const char *what, struct err *e);
 
 #endif

@@ -13,13 +13,15 @@
 #define READ BIT(VM_CLAIM_READ)
 #define JOB BIT(VM_CLAIM_JOB)
 #define CONTROL BIT(VM_CLAIM_CONTROL)
-/* Claims that a job answers for alone, whatever step it is at: its id helps more than the step. */
+/* If a job owns the VM, it alone decides these claims, whatever step it runs: the error then names the job's id, which
+ * helps more than the step. */
 #define OF_JOBS (BIT(VM_CLAIM_SNAPSHOTS) | READ | JOB)
 
 #define STARTS "is being started"
 #define CHANGES "is being changed"
 
-/* Which kinds exclude which claims, and what a refusal says behind the VM's name. NULL: it names the job. */
+/* For each operation, the claims that it excludes and the text behind the VM's name in the error. NULL: the error names
+ * the job. */
 static const struct {
 	unsigned excludes; /* mask of BIT(enum vm_claim) */
 	const char *says;
@@ -44,7 +46,7 @@ static const struct {
 	[VM_OP_READ] = { BIT(VM_CLAIM_ALL), ": its snapshots are being looked at" },
 };
 
-/* ---- what is under way ---- */
+/* ---- operations under way ---- */
 
 static bool is_under_way(const struct vm *vm, enum vm_operation_kind kind)
 {
@@ -101,7 +103,7 @@ static int refuse(const struct vm *vm, enum vm_operation_kind kind, const char *
 		op->id, op->type, what, op->id);
 }
 
-/* Returns the mask of claims that are excluded. *ret_first: what a refusal names. */
+/* Return the mask of excluded claims. *ret_first: the operation that the error names. */
 static unsigned excluded_by(const struct vm *vm, enum vm_operation_kind *ret_first)
 {
 	unsigned excluded = 0;

@@ -171,7 +171,7 @@ void vm_save(struct vm *vm)
 	js_put_int(o, "id", vm->id);
 	js_put_int(o, "exit_status", vm->exit.status);
 	js_put_int(o, "exit_signal", vm->exit.signal);
-	/* The runs that this state tells of. */
+	/* A start that has not succeeded yet does not count: this state does not report it. */
 	js_put_uint(o, "run", vm->run - (vm->start.kind == VM_OP_START));
 	js_put_uint(o, "since_ns", vm->since_ns);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
@@ -219,7 +219,7 @@ static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
 	vm_emit(vm, EVENT_SHUTDOWN, data);
 }
 
-/* QMP's events beside our own, as QEMU words them. */
+/* Emit the QMP event of the transition, with the reasons that QEMU uses. */
 static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 {
 	bool guest = strcmp(vm->reason, "destroyed") && strcmp(vm->reason, "saved");

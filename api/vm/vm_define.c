@@ -1,4 +1,4 @@
-/* Define a VM or give it another definition: check it, keep it on disk, put it in force. */
+/* Defines a new VM or redefines one: checks the definition, stores it and applies it. */
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
@@ -141,12 +141,12 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	vm_notify(vm, redefined);
 	if (!vm->live)
 		return;
-	/* No guest sees these, so they change at once. */
+	/* The guest does not see these texts, so they apply at once. */
 	text_copy(&vm->live->title, def->title);
 	text_copy(&vm->live->description, def->description);
 }
 
-/* Give the definition to the VM, and to its folder in the state folder. */
+/* Replace or create the VM's definition, in memory and in the state folder. */
 static int define_keep(struct define *w, struct err *e)
 {
 	struct vm_host *host = w->host;
@@ -194,7 +194,7 @@ static void define_drafted(struct store_work *work)
 	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
 }
 
-/* Continue once its files were checked. */
+/* Continue after the definition's files were checked. */
 static void define_go(struct define *w)
 {
 	CLEANUP_JS struct json_object *o = NULL;

@@ -1,5 +1,5 @@
-/* vm_host: all VMs of this host and what they share. The daemon owns it (api/daemon.h); every VM points to it. One
- * thread, one loop. */
+/* vm_host: all VMs of this host and the objects that they share. The daemon owns it (api/daemon.h); every VM points to it.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_HOST_H
 #define CAIRN_API_VM_VM_HOST_H
 
@@ -26,24 +26,24 @@ struct vm_host {
 	struct permissions permissions;
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
-	const struct vm_observer *const *observers; /* in the order of calls; the last is NULL. NULL: none */
-	struct server *server;	  /* NULL until it listens */
+	const struct vm_observer *const *observers; /* NULL-terminated, in the order of calls; NULL: none */
+	struct server *server;	  /* NULL until the daemon listens */
 	int run_dir_fd;
 	int log_level; /* handed to VM processes */
 	/* The registry (vm.c). */
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;
 	int next_id;		/* of running VMs, as virsh shows them */
-	bool new_boot;		/* the host has booted since the last daemon: that ended what ran then */
+	bool new_boot;		/* the host has booted since the last daemon ran, which ended all VM processes */
 	unsigned adopting;	/* VM processes that have not answered yet */
-	struct vm *starts_wait; /* for a start under way to end; linked by vm->start.next */
-	/* Owned by the folders above, which find them here. vm/ uses none of them. */
+	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
+	/* The folders above own these members. vm/ uses none of them. */
 	struct usernet *usernets;	     /* cairn-slirp processes that have not ended (api/net/forwards.c) */
 	struct job *jobs;		     /* oldest first */
-	unsigned next_job;		     /* number in the last id that was made */
-	struct scheduler *scheduler;	     /* NULL until the VMs are there */
+	unsigned next_job;		     /* number in the last generated job id */
+	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
-	struct autostart *autostart;	     /* NULL until the VMs are there */
+	struct autostart *autostart;	     /* NULL until the VMs are loaded */
 };
 
 #endif
