@@ -20,12 +20,12 @@
 #include <unistd.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
-/* What it is at may take a while to come to an end. */
+/* For a process of an earlier daemon, whose current request may take a while. */
 #define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
 
-/* A request, from when it is wanted until it is answered. */
+/* A request that is queued or not answered yet. */
 struct wanted {
-	struct wanted *next; /* while it waits */
+	struct wanted *next; /* while queued */
 	struct offline_process *offline;
 	enum vm_msg_type type;
 	void *body;
@@ -37,7 +37,7 @@ struct wanted {
 	void *opaque;
 };
 
-/* What goes on when the process is gone. */
+/* A callback of offline_wait(). */
 struct waiter {
 	struct waiter *next;
 	void (*run)(void *opaque);
@@ -46,18 +46,18 @@ struct waiter {
 
 struct offline_process {
 	struct vm *vm;
-	struct vm_process *proc; /* NULL: it could not be started */
-	bool configured;	 /* it takes requests */
-	bool ending;		 /* it takes no more: what is wanted now waits for the next */
-	struct open_as *opener;	 /* it has no files yet; NULL: it has */
-	unsigned asked;		 /* and not answered */
+	struct vm_process *proc; /* NULL: not started, or it could not be started */
+	bool configured;	 /* the process accepts requests */
+	bool ending;		 /* the process accepts no more requests: new ones wait for the next process */
+	struct open_as *opener;	 /* opens the VM's files; NULL: done */
+	unsigned asked;		 /* number of requests sent and not answered */
 	struct wanted *first, **last;
 	struct waiter *waiters;
-	struct loop_task failed; /* tells from the loop that it could not be started */
+	struct loop_task failed; /* reports from the loop that the process could not be started */
 	struct err e;
 };
 
-/* No VM has such a name: it cannot begin with a dot. */
+/* The name cannot collide with a VM's, because a VM's name does not begin with a dot. */
 static void socket_name(const struct vm *vm, char buf[VM_NAME_MAX + 2])
 {
 	snprintf(buf, VM_NAME_MAX + 2, ".%s", vm->def->name);
@@ -119,7 +119,7 @@ void offline_free(struct offline_process *i)
 	free(i);
 }
 
-/* ---- its process ---- */
+/* ---- the process ---- */
 
 static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -149,10 +149,10 @@ static void request_answered(void *opaque, int r, const struct vm_answer *a, con
 	struct wanted *w = opaque;
 	struct offline_process *i = w->offline;
 
-	w->done(w->opaque, r, a, e); /* which may want more */
+	w->done(w->opaque, r, a, e); /* may queue another request */
 	wanted_free(w);
 	i->asked--;
-	/* Of a process that is gone, offline_ended() follows. */
+	/* If the process is gone, offline_ended() follows. */
 	if (r != -ESRCH && r != -EPIPE)
 		process_settle(i);
 }
@@ -205,12 +205,12 @@ static void waiters_run(struct waiter *list)
 		struct waiter *w = list;
 
 		list = w->next;
-		w->run(w->opaque); /* the VM may be gone after that */
+		w->run(w->opaque); /* may free the VM */
 		free(w);
 	}
 }
 
-/* There is no process (any more). */
+/* Continue without a process: start the next one if requests are queued, else free the object. */
 static void offline_next(struct offline_process *i)
 {
 	struct waiter *waiters = i->waiters;
@@ -290,12 +290,12 @@ static void offline_opened(void *opaque, int r, struct config *c, const struct e
 
 static void offline_start(struct offline_process *i)
 {
-	/* What linked clones stand on they have open, too. */
+	/* Linked clones have a frozen image open too, so open it read-only. */
 	open_as_open(i->vm->host->loop, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_IMAGES_READ : OPEN_AS_IMAGES,
 		offline_opened, i, &i->opener);
 }
 
-/* ---- asking ---- */
+/* ---- requests ---- */
 
 static struct offline_process *offline_new(struct vm *vm)
 {
@@ -323,7 +323,7 @@ void offline_start_copiers(struct vm *vm, unsigned copiers)
 	offline_of(vm);
 }
 
-/* One that cannot be copied is missing when it is sent, which is refused then. */
+/* If a descriptor cannot be duplicated, the request lacks it, and the process rejects the request. */
 static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
 {
 	w->fds = calloc(nfds + 1, sizeof(*w->fds));
@@ -384,7 +384,7 @@ bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
 	return true;
 }
 
-/* ---- after another daemon ---- */
+/* ---- the process of an earlier daemon ---- */
 
 static void old_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {

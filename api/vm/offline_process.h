@@ -1,6 +1,6 @@
-/* images: a short-lived process that works on the disks of a VM that is off: the snapshots in
- * them. A VM's process without a machine (vm_config.images_only), with the same sandbox; it
- * ends when nobody wants anything of it any more. */
+/* offline_process: a short-lived process that works on the disks of a VM that is off, such as on the snapshots in them.
+ * It is a cairn-vm without a machine (vm_config.images_only), in the same sandbox. The daemon ends it when no request is
+ * left. */
 #ifndef CAIRN_API_VM_OFFLINE_PROCESS_H
 #define CAIRN_API_VM_OFFLINE_PROCESS_H
 
@@ -11,27 +11,30 @@
 struct offline_process;
 struct vm;
 
-/* Ask it, starting it if need be. The VM is off. body: borrowed. done: as of
- * vm_process_request(), but also when it could not be started; never from inside this call. */
+/* Send a request to the offline process of a VM that is off, and start the process if there is none.
+ * body: borrowed. done: as for vm_process_request(), and also called if the process cannot be started; never called from
+ * inside this function. */
 void offline_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* The same with files; borrowed. */
+/* The same with file descriptors; borrowed. */
 void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* Starts one that can copy so many disks at a time, as those that follow it can until the VM's `copiers` is 0 again.
- * There is none. */
+/* Start the offline process, able to copy `copiers` disks concurrently. Processes that replace it can do the same until
+ * the VM's operation.copiers is 0 again. The VM must have no offline process. */
 void offline_start_copiers(struct vm *vm, unsigned copiers);
-/* False: no such process is there. True: run is called when it has gone, and has let go of the images;
- * the VM may be gone by then, too, or another process be there. Not called when the daemon ends. */
+/* Wait for the end of the offline process.
+ * run: called when the process has ended and released the images. By then the VM may be gone or have another offline
+ * process. Not called if the daemon ends first.
+ * Returns false if there is no offline process; run is not called then. */
 bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
-/* Lets go of it; it ends when it notices. NULL allowed. */
+/* Free the object and close its channel; the process then ends by itself. No callback follows. NULL allowed. */
 void offline_free(struct offline_process *i);
-/* A process that an earlier daemon left: told to end. Until it has, it holds the images: requests
- * and a start wait for that. */
+/* Adopt and end an offline process that an earlier daemon left, if there is one. The process holds the images until it
+ * ends, so requests and a start of the VM wait for that. */
 void offline_end_old(struct vm *vm);
 
 #endif

@@ -1,5 +1,5 @@
-/* vm: one defined VM in the daemon: its definition, its state, its process if it has one.
- * vm.c keeps the registry and the state, vm_life.c moves it. */
+/* vm: one defined VM in the daemon: its definition, its state and its process. vm.c has the registry and the state,
+ * vm_define.c changes definitions, vm_start.c starts and stops, vm_life.c handles the process's events. */
 #ifndef CAIRN_API_VM_VM_H
 #define CAIRN_API_VM_VM_H
 
@@ -30,98 +30,97 @@ struct vm_process;
 #define SAVE_MANAGED "managed.save"
 #define SAVE_MANAGED_TMP "managed.save.tmp"
 #define SAVE_MANAGED_USED "managed.save.used"
-/* Reasons of a VM that sleeps because it was idle, and of one that was woken. */
+/* Reasons of the state: the VM sleeps because it was idle; a client woke it. */
 #define VM_ASLEEP "idle"
 #define VM_WOKEN "woken"
 
-#define VM_TEMPLATE_FILE "template.json" /* it is one */
+#define VM_TEMPLATE_FILE "template.json" /* its presence makes the VM a template */
 
-/* How to start. */
 struct vm_start_opts {
 	bool paused;
-	bool eager;	 /* with a state: read all memory first */
+	bool eager;	 /* if the VM resumes a saved state: read all memory first */
 	bool force_boot; /* drop a managed save */
-	bool by_job;	 /* the VM's own job asks */
-	bool again;	 /* by itself, after an end */
-	bool forked;	 /* state_fd is another VM's, for clones of it (api/jobs/fork.h) */
-	bool hint_hostname; /* forked: the guest is told its name, if it has an agent */
-	const char *woken_by; /* with a state: detail of a VM that a client woke; borrowed. NULL or "": nobody did */
-	int state_fd;	 /* taken; a saved state to go on from; -1: none (a managed save is, by itself) */
-	/* NULL: nobody waits. From the loop or at once; the VM may have ended again. */
+	bool by_job;	 /* the VM's own job requests the start */
+	bool again;	 /* automatic restart after an end */
+	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
+	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
+	const char *woken_by; /* the client that woke the VM, for the detail; borrowed. NULL or "": none */
+	int state_fd;	 /* saved state to resume; taken. -1: none, but a managed save is still used */
+	/* Called at once or from the loop. The VM may have ended again by then. May be NULL. */
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
 
-/* The start that is under way, or waits. */
+/* The start that is under way or waits. */
 struct vm_start_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE, or a VM_OP_START… */
 	struct vm_start_opts opts;
-	bool from_state;	 /* it goes on from a state */
-	bool holds_save;	 /* it uses, or drops, the managed save */
-	struct open_as *opener;	 /* VM_OP_START_OPENS; else NULL */
-	struct vm *next;	 /* behind this one, of those that are queued */
+	bool from_state;	 /* the VM resumes a saved state */
+	bool holds_save;	 /* the start uses or drops the managed save, now called SAVE_MANAGED_USED */
+	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
+	struct vm *next;	 /* next VM in host->starts_wait */
 };
 
-/* What is known of a VM, whatever is under way. */
+/* Flags that do not depend on the operations under way. Those marked "saved" are part of state.json. */
 enum vm_fact {
-	VM_FACT_INCOMPLETE = 1 << 0,   /* being made, or forgotten: its definition says what to remove */
-	VM_FACT_TEMPLATE = 1 << 1,     /* its images are only read: the linked clones' disks stand on them */
-	VM_FACT_AUTOSTART = 1 << 2,    /* start it when the host boots */
-	VM_FACT_REBOOTS = 1 << 3,      /* start it again when it is off. Part of the state file */
-	VM_FACT_OFF_ASKED = 1 << 4,    /* somebody asked for this shutdown, so it stays off. Part of the state file */
-	VM_FACT_SAVED_PAUSED = 1 << 5, /* start the managed save paused. Part of the state file */
-	VM_FACT_RUN_MISSED = 1 << 6,   /* an earlier daemon started it and ended before it kept that */
-	VM_FACT_ENDED_UNSEEN = 1 << 7, /* it ended while no daemon ran: its policy is still to be applied */
-	VM_FACT_DUMP_DUE = 1 << 8,     /* dump its memory, by policy, when its job is over */
-	VM_FACT_FALLS_ASLEEP = 1 << 10, /* it is being suspended or saved because it is idle. Part of the state file */
-	VM_FACT_CRASH_DUMPED = 1 << 9, /* its memory is dumped, and its process is told to end */
+	VM_FACT_INCOMPLETE = 1 << 0,   /* being created or removed: the definition says which files to remove */
+	VM_FACT_TEMPLATE = 1 << 1,     /* the images are never written: linked clones use them as backing files */
+	VM_FACT_AUTOSTART = 1 << 2,    /* start the VM when the host boots */
+	VM_FACT_REBOOTS = 1 << 3,      /* saved: start the VM again when it is off */
+	VM_FACT_OFF_ASKED = 1 << 4,    /* saved: a user requested this shutdown, so the VM stays off */
+	VM_FACT_SAVED_PAUSED = 1 << 5, /* saved: start the managed save paused */
+	VM_FACT_RUN_MISSED = 1 << 6,   /* an earlier daemon started the VM and ended before it saved the state */
+	VM_FACT_ENDED_UNSEEN = 1 << 7, /* the VM ended while no daemon ran; its restart policy is still to be applied */
+	VM_FACT_DUMP_DUE = 1 << 8,     /* the policy wants a memory dump when the VM's job has ended */
+	VM_FACT_FALLS_ASLEEP = 1 << 10, /* saved: the VM is being suspended or saved because it is idle */
+	VM_FACT_CRASH_DUMPED = 1 << 9, /* the memory dump has ended, and the process was told to end */
 };
 
 /* The guest agent's port. */
 struct vm_agent_port {
-	uint8_t now;  /* enum vm_agent_state, as last heard */
-	uint8_t told; /* the same, as events have it */
-	struct loop_timer *timer; /* armed: there is more to tell then. NULL: never needed so far */
+	uint8_t now;  /* enum vm_agent_state: the last report */
+	uint8_t told; /* enum vm_agent_state: as in the last event */
+	struct loop_timer *timer; /* armed: emits the event that the rate limit delayed. NULL: not created yet */
 };
 
 struct vm {
 	struct vm_host *host;
-	struct definition *def;	 /* what the next start uses */
-	struct definition *live; /* what its process was given, if that was redefined since; else NULL */
+	struct definition *def;	 /* for the next start */
+	struct definition *live; /* the definition that the process runs with, if it is not def; else NULL */
 	enum vm_state state;
 	char reason[32];	 /* "booted", "I/O error", … */
 	char detail[VM_DETAIL_MAX];
-	int64_t value;		 /* debug exit's byte, pvpanic's bits */
+	int64_t value;		 /* byte written to the debug exit port, or pvpanic's bits */
 	int id;			 /* -1: not running */
 	struct {
 		int status; /* -1: unknown or none yet */
 		int signal; /* 0: none */
-	} exit; /* of the last process */
-	uint64_t run;		 /* counts the starts; the one under way included */
+	} exit; /* how the last process ended */
+	uint64_t run;		 /* number of starts, including the one under way */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
 	unsigned facts;		 /* mask of enum vm_fact */
-	struct vm_operation operation; /* the owner's */
+	struct vm_operation operation; /* the owner */
 	struct vm_start_op start;
 	struct {
 		unsigned phase; /* VM_PHASE_NONE: none */
-		const char *reason, *detail; /* borrowed; detail NULL: as the process says */
-	} asked; /* a phase that the daemon itself asked the process for */
+		const char *reason, *detail; /* borrowed; detail NULL: as reported by the process */
+	} asked; /* the phase that the daemon requested from the process */
 	struct vm_stop_op stop;
-	struct offline_process *offline;	 /* a process that works on its disks while it is off; NULL: none */
+	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
 	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;
-	} event_limits; /* what a guest can have told as often as it likes */
-	/* Parts of observers (api/vm/observer.h), which allocate and free them. */
-	struct qmp *qmp; /* its own socket; NULL: it has none */
+	} event_limits; /* rate limits of events that a guest can trigger at will */
+	/* The observers' members (api/vm/observer.h), which allocate and free them. */
+	struct qmp *qmp; /* the VM's QMP socket; NULL: none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past *schedule_past;
-	struct dump_state *dump; /* the last one of its memory */
+	struct dump_state *dump; /* the last memory dump */
 	struct restart *restart;
 	struct shutdown *shutdown;
 	struct idle *idle;
-	struct forwards *forwards; /* sockets that it is woken by; NULL: none yet */
+	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };
 
 static inline bool vm_has(const struct vm *vm, unsigned facts)
@@ -136,70 +135,72 @@ static inline void vm_set(struct vm *vm, unsigned facts, bool on)
 
 /* ---- registry (vm.c) ---- */
 
-/* By name, or by uuid if no name fits. NULL: none. */
+/* Find a VM by name, else by uuid. NULL: none. */
 struct vm *vm_find(struct vm_host *host, const char *name_or_uuid);
 struct vm *vm_find_uuid(struct vm_host *host, const uint8_t uuid[16]);
-/* First one whose name sorts behind `after` ("" : the first of all); NULL: none. */
+/* Return the index of the first VM whose name sorts behind `after`; "": of the first VM. host->nvms: none. */
 size_t vm_index_after(struct vm_host *host, const char *after);
-/* def: taken on success. Returns 0 or -ENOMEM. */
+/* Add a VM that is off. def: taken on success. Returns 0; -ENOMEM. */
 int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm);
-/* In the table alone. The VM is off, and nobody has that name. */
+/* Rename the VM in the registry and its definition, but not on disk. The VM must be off and the name free. */
 void vm_rename(struct vm *vm, const char *name);
-/* The VM is off and has no process. */
+/* Remove the VM from the registry and free it. It must be off and have no process. */
 void vm_remove(struct vm *vm);
-/* Frees all; their processes run on. */
+/* Free all VMs. Their processes keep running. */
 void vm_free_all(struct vm_host *host);
 
-/* Follow the table: new state, reason, events, state file. Nothing happens when the table
- * has no row. */
+/* Change the state as the transition table (vm_state.h) says, save it and emit events. Does nothing if the table has no
+ * transition for the trigger. reason NULL: keep the reason; detail NULL: "". */
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value);
-/* The same state for another reason. */
+/* Change the state's reason and detail alone. */
 void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
-/* Emit an event about this VM. data: taken; NULL: {}. */
+/* Emit an event for this VM. data: taken; NULL: {}. */
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
-/* The event alone. */
+/* Emit VM_STATE_CHANGE. from: the previous state. */
 void vm_emit_change(struct vm *vm, enum vm_state from);
 void vm_save(struct vm *vm);
 void vm_load_state(struct vm *vm, struct json_object *state);
 
 struct vm_defined {
-	const struct definition *def; /* complete: with its uuid */
-	struct vm *vm;
-	bool created; /* it was not there before */
-	bool outdates; /* it has a managed save, which may not fit the new definition */
+	const struct definition *def; /* completed with uuid and MAC addresses */
+	struct vm *vm; /* NULL: VM_VALIDATE of a new VM */
+	bool created; /* the VM did not exist before */
+	bool outdates; /* the VM has a managed save, which may not fit the new definition */
 };
 
-/* What its process has; of one that was redefined before this daemon began: what it would have. */
+/* Return the definition that the process runs with. If the VM was redefined before this daemon began, that definition is
+ * unknown, and the function returns the new one. */
 const struct definition *vm_live(const struct vm *vm);
-/* Whether it sleeps, suspended or saved, because it was idle. */
+/* Whether the VM is suspended or saved because it was idle. */
 bool vm_sleeps(const struct vm *vm);
-/* It runs, and its next start will use another definition. */
+/* Whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
 
 enum vm_define_mode {
 	VM_DEFINE,
-	VM_REDEFINE, /* only one that is there */
-	VM_VALIDATE, /* keeps nothing */
+	VM_REDEFINE, /* the VM must exist */
+	VM_VALIDATE, /* check alone; store nothing */
 };
-/* Keeps a definition (taken) as that of a new VM, or of one that has its name. Its files are
- * looked at, with its rights; emits VM_DEFINED. was: taken; only if the canonical JSON of what is there is
- * that still; NULL: whatever it is.
- * done: exactly once, at once or from the loop. (vm_define.c) */
+/* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights and emits
+ * VM_DEFINED.
+ * def: taken. was: the expected present definition in canonical JSON, taken; NULL: any.
+ * done: called exactly once, at once or from the loop. */
 void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 
-/* ---- life (vm_life.c) ---- */
+/* ---- start and stop (vm_start.c, vm_life.c) ---- */
 
+/* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. */
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
-/* The images' process is gone: a start that waited for it goes on. */
+/* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_goes_on(struct vm *vm);
-/* Stop at once. call: answered when the process is gone; NULL: nobody waits. */
+/* Stop the VM's process without a guest shutdown. call: answered when the process has ended; NULL: none. */
 void vm_destroy(struct vm *vm, struct call *call);
-/* Call that once when the process is gone; a job's, so there is one at a time. */
+/* Call gone() once when the process has ended. Only the VM's owner operation may wait, so there is one callback. */
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void *opaque);
-/* Finds out whether a process of an earlier daemon still runs. */
+/* Adopt the process that an earlier daemon started, if it still runs; else settle the state. */
 void vm_take_back(struct vm *vm);
 
 #endif
