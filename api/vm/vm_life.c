@@ -1,4 +1,3 @@
-/* What a VM's process reports and what follows from it. */
 #include "api/vm/vm_life.h"
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
@@ -17,7 +16,8 @@
 
 /* ---- events ---- */
 
-/* What a guest can repeat as it likes: it is not to push the events of all other VMs out of the log. */
+/* Emit an event that a guest can trigger at will, within a rate limit: one guest must not push the events of the other
+ * VMs out of the event log. */
 static void emit_of_guest(struct vm *vm, struct ratelimit *l, enum event_id id, struct json_object *data)
 {
 	uint64_t left_out;
@@ -118,7 +118,8 @@ static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
 	}
 }
 
-/* A port that is opened and closed all the time is told of now and then, and at last as it is. */
+/* Emit the events for a change of the agent's port. Over the rate limit, a timer does it later, so that the last event
+ * reports the port's true state. */
 static void agent_tell(void *opaque)
 {
 	struct vm *vm = opaque;
@@ -151,7 +152,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 		[VM_PHASE_RUNNING] = VM_SAW_RUNNING, [VM_PHASE_CRASHED] = VM_SAW_PRESERVED };
 	bool ours = ev->reason == VM_REASON_USER && vm->asked.reason && ev->phase == vm->asked.phase;
 
-	/* Until the start is answered the reply says how it went. */
+	/* Until the process has answered the start, the answer decides the state. */
 	if (vm->start.kind == VM_OP_START || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
 	vm_notify(vm, phase_seen, ev);
@@ -189,7 +190,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
-		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) { /* it did so by itself, and is not to be started */
+		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) { /* the guest has reset itself: no start is needed */
 			vm_set(vm, VM_FACT_REBOOTS, false);
 			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
 		}
@@ -258,7 +259,7 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 		detail, 0);
 }
 
-/* Its process was kept for a dump alone: what became of it then is nobody's concern. */
+/* Keep the reason of the crash: the process was kept only for the memory dump, so how it ended does not matter. */
 static void crash_done(struct vm *vm)
 {
 	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];

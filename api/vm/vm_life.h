@@ -1,5 +1,5 @@
-/* vm_life: what a VM's process reports, turned into its life. Used by vm_life.c and
- * vm_start.c; of the process for the images, by offline_process.c. */
+/* vm_life: handles the events and the end of a VM's process: changes the VM's state and emits the daemon's events. Internal
+ * to vm/: vm_start.c and offline_process.c use it. */
 #ifndef CAIRN_API_VM_VM_LIFE_H
 #define CAIRN_API_VM_VM_LIFE_H
 
@@ -12,11 +12,11 @@ struct vm_event;
 
 extern const struct vm_process_ops vm_life_ops;
 
-/* How a process ended, as state and reason; also for one that ended unseen. */
+/* Set state and reason after the process has ended, also if it ended while no daemon ran. */
 void vm_ended(struct vm *vm, const struct vm_process_end *end);
-/* VM_EVENT_SNAPSHOT_RECOVERED as the daemon's event. */
+/* Emit the daemon's event for a VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
-/* Answers all calls that wait for the process to be gone. e: NULL for success. */
+/* Answer all calls that wait for the end of the process. e: NULL for success. */
 void vm_answer_gone(struct vm *vm, const struct err *e);
 
 #endif

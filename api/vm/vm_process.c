@@ -24,7 +24,7 @@
 #define QUERY_TIMEOUT_NS (2 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
 #define MESSAGES_PER_ROUND 32
-/* Of one VM; more cannot be. (A qcow2 image may have 65536.) */
+/* Maximum per VM, because a qcow2 image has at most 65536 snapshots. */
 #define VM_PROCESS_SNAPSHOTS_MAX 65536
 
 struct vm_request {
@@ -40,17 +40,17 @@ struct vm_process {
 	struct loop *loop;
 	const struct vm_process_ops *ops;
 	void *opaque;
-	char name[64]; /* for the log */
+	char name[64]; /* for the daemon's log */
 	pid_t pid;
 	int pidfd, sock, end_fd;
 	struct loop_watch *pid_watch, *sock_watch;
-	struct loop_timer *timer;      /* the first request's deadline */
+	struct loop_timer *timer;      /* earliest deadline of a request */
 	struct loop_timer *kill_timer;
 	struct vm_request *first, **last;
-	uint64_t seq; /* of the last request */
-	bool child;	/* ours to wait for */
-	bool heard;	/* it has said something that the protocol allows */
-	bool freed;	/* from inside a callback */
+	uint64_t seq; /* number of the last request */
+	bool child;	/* this daemon started the process and has to reap it */
+	bool heard;	/* a valid message has arrived */
+	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* callbacks on the stack */
 	struct vm_process_end end;
 };
@@ -162,9 +162,9 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	r->send_error = p->sock < 0 ? -EPIPE :
 		channel_send(p->sock, VM_MSG_VERSION, (uint16_t)type, r->seq, body, len, fds, nfds);
 	if (r->send_error == -EPIPE && p->sock >= 0)
-		r->send_error = 0; /* it is ending: told with its end, as -ESRCH */
+		r->send_error = 0; /* the process is ending: its end fails the request with -ESRCH */
 	if (r->send_error) {
-		r->deadline_ns = 0; /* told from the loop, as promised */
+		r->deadline_ns = 0; /* the timer reports the error from the loop */
 		timer_update(p);
 	}
 }
@@ -187,7 +187,7 @@ static void event_clean(struct vm_event *ev)
 	utf8_clean(ev->detail);
 }
 
-/* What the process says went wrong, fit to be shown. */
+/* Take the error from a reply and clean its text. Returns 0: no error; -EREMOTEIO. */
 static int fault_take(int32_t error, uint32_t cls, char msg[480], struct err *e)
 {
 	if (!error)
@@ -218,7 +218,7 @@ static void snapshots_clean(struct vm_snapshots *s)
 	}
 }
 
-/* Returns false when there are more than there can be. */
+/* Returns false if the count exceeds the array. */
 static bool addresses_clean(struct vm_addresses *all)
 {
 	if (all->n > VM_ADDRESSES_MAX)
@@ -230,7 +230,8 @@ static bool addresses_clean(struct vm_addresses *all)
 	return true;
 }
 
-/* Returns false for a page whose length and number contradict each other. */
+/* Point *a to the message's body after cleaning its texts. *ret_r: the error in the message, or 0. Returns false if the
+ * message's length contradicts its count. */
 static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
 {
 	struct vm_snapshots *s = m->body;
@@ -282,7 +283,8 @@ static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_DUMP] = VM_MSG_SNAPSHOT_DONE,
 };
 
-/* An error is always a VM_MSG_REPLY, or inside the answer. */
+/* Whether a message that reports success has the type that the request expects. (An error may come as VM_MSG_REPLY to any
+ * request.) */
 static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
 {
 	unsigned want = answer_types[r->type] ? answer_types[r->type] : VM_MSG_REPLY;
@@ -290,7 +292,7 @@ static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
 	return m->head.type == want;
 }
 
-/* Returns false when it breaks the protocol. */
+/* Handle a reply. Returns false if it breaks the protocol. */
 static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 {
 	struct vm_answer a = { 0 };
@@ -301,7 +303,7 @@ static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 	while (r && r->seq != m->head.seq)
 		r = r->next;
 	if (!r)
-		return true; /* its time was up */
+		return true; /* the request has timed out */
 	if (!answer_fill(m, &a, &res, &e))
 		return false;
 	if (!res && !answer_fits(r, m)) {
@@ -319,14 +321,14 @@ static void event_take(struct vm_process *p, struct vm_event *ev)
 		p->end.said = true;
 		p->end.event = *ev;
 		vm_process_kill_after(p, END_TIMEOUT_NS);
-		return; /* told when it is gone: until then it holds its disks */
+		return; /* gone() reports it later, because the process holds its disks until it has ended */
 	}
 	p->ops->event(p->opaque, ev);
 }
 
 static void pid_ready(void *opaque, unsigned revents);
 
-/* Of an adopted process: who it is, from the credentials on its first message. */
+/* Learn the pid of an adopted process from the credentials of its first message, and watch it. */
 static void adopt_sender(struct vm_process *p)
 {
 	pid_t pid;
@@ -338,7 +340,7 @@ static void adopt_sender(struct vm_process *p)
 		return;
 	p->pid = pid;
 	if (loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch) < 0)
-		p->pid_watch = NULL; /* the channel's end tells, later */
+		p->pid_watch = NULL; /* the end of the channel reports the process's end instead, somewhat later */
 }
 
 static void channel_lost(struct vm_process *p, bool protocol)
@@ -357,8 +359,8 @@ static void channel_lost(struct vm_process *p, bool protocol)
 	}
 }
 
-/* It was started by another version of us, and there is no other way to learn that. It runs on: only its
- * end will be seen. */
+/* Another version of cairnd started the process; only its first message shows that. Leave it running: the daemon closes
+ * the channel, fails the requests and will only see the process's end. */
 static void channel_not_ours(struct vm_process *p, unsigned version)
 {
 	struct err e;
@@ -374,7 +376,7 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 		request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
 }
 
-/* Takes what is there. Returns false when the channel is gone. */
+/* Handle up to `most` waiting messages. Returns false when the channel is closed. */
 static bool messages_take(struct vm_process *p, unsigned most)
 {
 	char body[CHANNEL_BODY_MAX] __attribute__((aligned(16)));
@@ -396,7 +398,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			return false;
 		}
 		p->heard = true;
-		if (m.head.type == VM_MSG_INFO) /* an older process knows less */
+		if (m.head.type == VM_MSG_INFO) /* an older process sends a shorter struct */
 			memset(body + m.head.body_bytes, 0, sizeof(struct vm_info) - m.head.body_bytes);
 		if (m.head.type == VM_MSG_EVENT) {
 			event_take(p, m.body);
@@ -417,7 +419,7 @@ static void sock_ready(void *opaque, unsigned revents)
 	(void)revents;
 	p->busy++;
 	messages_take(p, MESSAGES_PER_ROUND);
-	/* A process whose pid we do not watch: nothing else will tell. */
+	/* Without a watch on the pid, the end of the channel is the only sign of the process's end. */
 	if (!p->freed && p->sock < 0 && !p->pid_watch)
 		process_gone(p);
 	busy_end(p);
@@ -495,7 +497,7 @@ pid_t vm_process_pid(const struct vm_process *p)
 	return p->pidfd >= 0 ? p->pid : -1;
 }
 
-/* Those whose daemon wrote none have messages of version 1. */
+/* Whether the end has this daemon's protocol version. Daemons that wrote no version used version 1. */
 static bool end_is_known(int end_fd)
 {
 	uint64_t version;
@@ -523,7 +525,7 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	if (!p)
 		return -ENOMEM;
 	p->loop = l;
-	/* The process may still answer a request of an earlier daemon: no request of this daemon has its number. */
+	/* The process may still answer a request of an earlier daemon, so do not reuse that daemon's sequence numbers. */
 	p->seq = loop_now_ns();
 	p->ops = ops;
 	p->opaque = opaque;
@@ -596,7 +598,7 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 	p->pidfd = pidfd_open(p->pid, 0);
 	if (p->pidfd < 0)
 		r = -errno;
-	/* Sent before the program is even loaded: it finds its configuration waiting. */
+	/* The configuration waits in the socket until the program has loaded. */
 	req = request_add(p, VM_MSG_CONFIG, CONFIG_TIMEOUT_NS, done, done_opaque);
 	if (!r)
 		r = config_send(c, p->sock, req->seq);

@@ -1,8 +1,7 @@
-/* vm_process: one cairn-vm seen from the daemon: its start, its messages, its end.
+/* vm_process: starts or adopts one cairn-vm process, exchanges messages with it and reports its end.
  *
- * Knows no VM state and no JSON. Everything runs on the loop's thread; callbacks come from
- * the loop, never from inside the call that caused them. The process is not owned: freeing
- * the object lets it run on (that is how a daemon ends without harm). */
+ * The module knows neither VM states nor JSON. Threading: the daemon's loop; callbacks come from the loop, never from inside
+ * the call that caused them. Freeing the object does not end the process, so VMs keep running when the daemon ends. */
 #ifndef CAIRN_API_VM_VM_PROCESS_H
 #define CAIRN_API_VM_VM_PROCESS_H
 
@@ -18,17 +17,17 @@ struct loop;
 struct vm_process;
 
 struct vm_process_end {
-	bool said;	       /* it sent (or left in its file) why: event is set */
+	bool said;	       /* the process reported the reason, by message or in its end file: event is set */
 	struct vm_event event;
-	bool status_known;     /* false: it was not our child */
+	bool status_known;     /* false: the process was not this daemon's child */
 	bool signaled;
 	int status;	       /* exit status, or the signal's number */
-	bool protocol;	       /* killed by us: it sent what the protocol does not allow */
+	bool protocol;	       /* the daemon killed the process because it broke the protocol */
 };
 
 struct vm_process_ops {
 	void (*event)(void *opaque, const struct vm_event *ev);
-	/* The last callback; the process is gone and its requests have been failed. */
+	/* The process has ended. Last callback: outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
 };
 
@@ -36,65 +35,67 @@ struct vm_process_paths {
 	const char *program;
 	int run_dir;	  /* folder of the sockets */
 	const char *name; /* of the VM */
-	int log_fd;	  /* borrowed: its stderr */
-	int end_fd;	  /* borrowed; -1: none. See vm_config.end_fd */
+	int log_fd;	  /* the process's stdout and stderr; borrowed */
+	int end_fd;	  /* the end file, see vm_config.end_fd; borrowed. -1: none */
 };
 
-/* What answered a request: at most one of these, borrowed. The process is not trusted: the
- * numbers in them are checked against the message's length, the strings end, and no more.
- * When a request succeeds (r is 0), the field that belongs to its type is set. */
+/* Answer to a request; borrowed. At most one member is set: on success, the one for the request's type. The process is not
+ * trusted: vm_process has checked counts against the message's length and terminated strings, but no other value. */
 struct vm_answer {
-	const struct vm_info *info;		  /* to VM_MSG_QUERY */
-	const struct vm_snapshots *snapshots;	  /* to VM_MSG_SNAPSHOT_LIST and _SIZE */
-	const struct vm_spaces *spaces;		  /* to VM_MSG_SPACE */
-	const struct vm_addresses *addresses;	  /* to VM_MSG_ADDRESSES */
-	const struct vm_snapshot_done *snapshot;  /* to VM_MSG_SNAPSHOT_CREATE, VM_MSG_FORK and VM_MSG_DUMP */
+	const struct vm_info *info;		  /* for VM_MSG_QUERY */
+	const struct vm_snapshots *snapshots;	  /* for VM_MSG_SNAPSHOT_LIST and _SIZE */
+	const struct vm_spaces *spaces;		  /* for VM_MSG_SPACE */
+	const struct vm_addresses *addresses;	  /* for VM_MSG_ADDRESSES */
+	const struct vm_snapshot_done *snapshot;  /* for VM_MSG_SNAPSHOT_CREATE, VM_MSG_FORK and VM_MSG_DUMP */
 };
 
 #define VM_PROCESS_NO_TIMEOUT UINT64_MAX
 
-/* Fork and exec the program, connect, send the configuration. The configuration's fds are
- * borrowed. Its answer goes to done; a time limit of 30 s covers it.
- * Returns 0; -errno with a sentence and no callback. */
+/* Spawn the program, connect to it and send the configuration.
+ * c: borrowed, with its fds. done: gets the process's answer to the configuration, or a timeout after 30 s.
+ * Returns 0; -errno, and then no callback comes. */
 int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct config *c,
 	const struct vm_process_ops *ops, void *opaque,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
-/* Find a VM process that an earlier daemon started, and ask how it is.
- * Returns 0; -ENOENT: there is none (a stale socket is removed); -errno. */
+/* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY. done: gets the answer.
+ * Returns 0; -ENOENT: there is no process (a stale socket is removed); -errno. On errors no callback comes. */
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	const struct vm_process_ops *ops, void *opaque,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
-/* done is called exactly once, also when it cannot be sent: r is 0, or -errno with *e
- * (-EREMOTEIO: the process says so). fd: borrowed, -1: none. */
+/* Send a request.
+ * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
+ * done: called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r: 0; -EREMOTEIO:
+ * the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is closed; -EPROTO; other
+ * -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* The same with several. */
+/* The same with several file descriptors. */
 void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
 	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* SIGKILL. gone() follows. */
+/* Send SIGKILL. gone() follows. */
 void vm_process_kill(struct vm_process *p);
-/* SIGKILL unless it is gone within that time. */
+/* Send SIGKILL unless the process ends within that time. */
 void vm_process_kill_after(struct vm_process *p, uint64_t ns);
-/* -1 while it is not known (adopted, and silent so far). */
+/* Return the process id; -1: unknown, because an adopted process has sent no message yet. */
 pid_t vm_process_pid(const struct vm_process *p);
-/* Lets go of it. Outstanding requests get no callback. NULL allowed. */
+/* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 
-/* Of the file of a run: the end, and far behind it what is the daemon's: the number of the run (u64), and the version of
- * the messages (u64), one of which the end is. */
+/* Offsets in the end file of a run. The process writes its end, a struct vm_event, at offset 0. The daemon writes the number
+ * of the run (u64) and the protocol version of that event (u64). */
 #define VM_PROCESS_END_RUN 4096
 #define VM_PROCESS_END_VERSION 4104
-/* The end that a process left in its file, when nobody listened. */
+/* Read the end that the process wrote to its end file. Returns false if it wrote none or in another protocol version. */
 bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 
 #endif

@@ -1,8 +1,7 @@
-/* vm_socket: the sockets of VM processes in the run folder, and the fork.
+/* vm_socket: spawns VM processes and makes their sockets in the run folder.
  *
- * Sockets are reached through /proc/self/fd, so that the length of the folder's path does
- * not count against the 107 bytes of a Unix address. A name that is too long even so
- * appears as its hash. */
+ * The daemon addresses the sockets through /proc/self/fd, so that the length of the folder's path does not count against
+ * the 107 bytes of a Unix address. If a VM's name is still too long, the socket's name is a hash of it. */
 #ifndef CAIRN_API_VM_VM_SOCKET_H
 #define CAIRN_API_VM_VM_SOCKET_H
 
@@ -12,18 +11,20 @@
 struct err;
 struct vm;
 
-/* Listen for `name` in run_dir; what is there is replaced: the caller knows that no process
- * of that VM runs. Returns 0 and an owned fd, close-on-exec; -errno. */
+/* Create the listening socket of VM `name` in run_dir. Replaces an existing socket, so the caller has to know that no
+ * process of that VM runs.
+ * *ret_fd: owned, close-on-exec. Returns 0; -errno. */
 int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e);
-/* Returns 0 and an owned non-blocking fd that receives credentials; -ENOENT;
- * -ECONNREFUSED: nobody listens; -errno. */
+/* Connect to the socket of VM `name`.
+ * *ret_fd: owned, non-blocking; receives credentials.
+ * Returns 0; -ENOENT: there is no socket; -ECONNREFUSED: nobody listens; -errno. */
 int vm_socket_connect(int run_dir, const char *name, int *ret_fd);
 void vm_socket_remove(int run_dir, const char *name);
-/* The sender of the message that waits in sock. Returns 0; -EAGAIN; -errno. */
+/* Get the sender's pid of the first message in sock, without receiving it. Returns 0; -EAGAIN: no message; -errno. */
 int vm_socket_peek_pid(int sock, pid_t *ret_pid);
 
-/* `program --listen 3` in a session of its own: fd 3 is `listening`, 1 and 2 are log_fd,
- * 0 is /dev/null, all else closed; no signal blocked or ignored. */
+/* Spawn `program --listen 3` in a new session, with no signal blocked or ignored. Its fd 0 is /dev/null, 1 and 2 are
+ * log_fd, 3 is `listening`; the daemon's other fds are close-on-exec. Returns 0; -errno. */
 int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid,
 	struct err *e);
 
