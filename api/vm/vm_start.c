@@ -1,4 +1,4 @@
-/* Start, stop by force, and taking back what an earlier daemon started. */
+/* Starts a VM, stops it by force, and adopts the process that an earlier daemon started. */
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
@@ -31,7 +31,7 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 {
 	const char *path = vm->def->disks[i].layers[0].path;
 
-	/* The sentence stays in the VM's state, for all who see that. */
+	/* The error stays in the VM's state. Some users see that state, but not the other VM. */
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, by->def->name))
 		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
 			path);
@@ -40,8 +40,9 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 		by->def->name);
 }
 
-/* Another VM that runs with one of these images? Two writers would destroy it; the image's
- * lock says so too, but cannot name the other. */
+/* Check that no other active VM uses the image, unless both only read it: two writers would destroy it. The image's lock
+ * would refuse it as well, but cannot name the other VM.
+ * st: of the image of disk i. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
 {
 	struct vm_host *host = vm->host;
@@ -56,8 +57,8 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 			const struct definition_disk *disk = &vm_live(other)->disks[k];
 			struct stat their;
 
-			/* Another user's path may lead anywhere: it is not the daemon's to follow.
-			 * The image's lock refuses that one. */
+			/* Do not follow another user's path with the daemon's rights, because it may lead anywhere. The image's
+			 * lock covers this case. */
 			if (vm_live(other)->rights || (disk->read_only && !ours_writes) ||
 				!disk->nlayers || stat(disk->layers[0].path, &their) < 0 ||
 				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
@@ -83,7 +84,7 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 
 /* ---- the managed save ---- */
 
-/* A start that goes on when the managed save has its other name on stable storage. */
+/* A start that waits until the renaming of the managed save is on stable storage. */
 struct start_hold {
 	struct store_work work;
 	struct vm *vm;
@@ -92,8 +93,9 @@ struct start_hold {
 
 static void start_held(struct store_work *work);
 
-/* From here on it counts as used, whatever dies: the guest that goes on from it changes its
- * disks, and they would not fit it a second time. Returns 1: c (taken) waits for that. */
+/* Rename the managed save to SAVE_MANAGED_USED before the VM resumes from it. The resumed guest changes its disks, so the
+ * state must not be used a second time, even after a crash of the daemon or the host.
+ * Returns 1: c was taken, and start_held() continues the start; -errno. */
 static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 {
 	struct start_hold *h = calloc(1, sizeof(*h));
@@ -113,7 +115,9 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 	return 1;
 }
 
-/* Is there one to go on from (then *ret_fd is it), or to drop? */
+/* Find out whether the start uses a managed save.
+ * *ret_hold: the start resumes or drops the managed save. *ret_fd: set if the start resumes it; owned.
+ * Returns 0; -ENOENT: the VM is saved, but the file is gone; -errno. */
 static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
 {
 	struct store *s = vm->host->store;
@@ -136,7 +140,8 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	return 0;
 }
 
-/* Once the VM runs, its state is written into the same folder: that keeps both, too. */
+/* Remove the used managed save, or give it its name back if the start failed. The removal needs no sync of its own: the
+ * VM's state is written to the same folder afterwards, which syncs the folder. */
 static void managed_release(struct vm *vm, bool used)
 {
 	struct store *s = vm->host->store;
@@ -169,9 +174,8 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 }
 
 /* ---- the run ----
- * state.json is written behind; the file "end" has the number of the run from before its
- * process is there. A daemon that finds a higher number there than in the state knows that the
- * state missed a start. */
+ * state.json is written in the background. Before the process starts, the number of the run is written to the file "end".
+ * If a daemon finds a higher number there than in state.json, the state misses a start. */
 
 static int run_note(struct vm *vm, int end_fd, struct err *e)
 {
@@ -185,7 +189,8 @@ static int run_note(struct vm *vm, int end_fd, struct err *e)
 	return 0;
 }
 
-/* It came to nothing: nothing was missed, even if the state is not written. */
+/* Empty the file "end" after a failed start, so that the next daemon does not take the run for a missed start, even if
+ * state.json is not written. */
 static void run_forget(struct vm *vm)
 {
 	CLEANUP_CLOSE int fd = -1;
@@ -196,7 +201,7 @@ static void run_forget(struct vm *vm)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* Did it start without the state saying so? */
+/* Whether the VM was started and state.json does not report it. */
 static bool run_missed(struct vm *vm, int end_fd)
 {
 	uint64_t run;
@@ -213,7 +218,7 @@ static void start_failed(struct vm *vm, const struct err *e)
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
 	run_forget(vm);
-	/* One that sleeps does so still, and is woken the next time. */
+	/* A VM that sleeps stays asleep, and the next client wakes it. */
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "it could not be woken: " : "", e->msg);
 	if (!vm_sleeps(vm))
 		snprintf(vm->reason, sizeof(vm->reason), "failed");
@@ -236,7 +241,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "it was destroyed while starting");
 			e = &stopped;
 		}
-		/* A refused configuration ends the process; one that is silent is ended. */
+		/* After it rejected its configuration, the process ends by itself; a process that does not answer is killed. */
 		if (r == -EREMOTEIO)
 			vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
 		else
@@ -255,7 +260,8 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	start_answer(vm, 0, NULL);
 }
 
-/* What the VM touches first after a restore or a revert; a clone's memory comes from nowhere. */
+/* Pass the working-set file: the pages that the guest touches first after a restore or a revert. A fork's clone gets none,
+ * because its RAM maps the fork's memory and is not loaded. */
 static void working_sets_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
@@ -279,7 +285,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	CLEANUP_CLOSE int end_fd = -1;
 	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
 		.name = vm->def->name };
-	int r = check_stop(vm, e); /* that began while this waited */
+	int r = check_stop(vm, e); /* a stop of all VMs may have begun while the start waited */
 
 	if (r < 0)
 		return r;
@@ -305,7 +311,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	return vm_process_start(host->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
 }
 
-/* The state to go on from becomes one of the configuration's files. */
+/* Add the saved state that the VM resumes, if any, to the configuration. *ret_hold: as for managed_look(). */
 static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
 	int fd = steal_fd(&vm->start.opts.state_fd);
@@ -323,7 +329,8 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 	return 0;
 }
 
-/* c: taken. Returns 1: it waits for its managed save, and goes on by itself. */
+/* Continue the start after the files were opened. c: taken. Returns 0: the process was spawned; 1: start_held() continues;
+ * -errno. */
 static int start_with(struct vm *vm, struct config *c, struct err *e)
 {
 	bool hold = false;
@@ -349,7 +356,7 @@ static void start_held(struct store_work *work)
 	struct err e = work->e;
 	int r = work->r;
 
-	if (vm->offline) { /* began meanwhile; vm_start_goes_on() follows */
+	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
 		vm->start.kind = VM_OP_START_WAITS;
 		managed_release(vm, false);
 	} else {
@@ -371,7 +378,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 	struct err own;
 
 	vm->start.opener = NULL;
-	if (vm->offline) { /* began meanwhile; vm_start_goes_on() follows */
+	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
 		vm->start.kind = VM_OP_START_WAITS;
 		if (!r)
 			config_done(c);
@@ -390,7 +397,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 		vm->start.kind = VM_OP_START;
 }
 
-/* Too many at once take longer than one after the other. */
+/* Queue the start if --max-starting starts are under way: too many concurrent starts take longer than sequential ones. */
 static bool start_has_to_wait(struct vm *vm)
 {
 	const struct vm_host *host = vm->host;
@@ -399,7 +406,8 @@ static bool start_has_to_wait(struct vm *vm)
 
 	for (size_t i = 0; i < host->nvms; i++)
 		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS;
-	/* Clones have a bound of their own, and are forgotten without being asked. */
+	/* Forks limit their clones' starts themselves, and a failed fork removes its clones without asking whether they are
+	 * queued. */
 	if (under_way < host->paths->limits.starting || vm->start.opts.forked)
 		return false;
 	while (*end)
@@ -418,12 +426,12 @@ static void start_now(struct vm *vm)
 		return;
 	open_as_open(vm->host->loop, vm->def, vm_ask(vm, has_forwards) ? OPEN_AS_ALL : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
-		return; /* and vm may be no more, or waits for its managed save */
+		return; /* start_opened() was called: vm may be freed, or wait for its managed save */
 	vm->start.opener = o;
 	vm->start.kind = VM_OP_START_OPENS;
 }
 
-/* One of those that wait may go on. */
+/* Continue the first queued start. */
 static void start_next(struct vm_host *host)
 {
 	struct vm *vm = host->starts_wait;
@@ -435,7 +443,7 @@ static void start_next(struct vm_host *host)
 	start_now(vm);
 }
 
-/* Is there room for one more? */
+/* Check --max-running and --max-memory. */
 static int check_room(const struct vm *vm, struct err *e)
 {
 	const struct vm_host *host = vm->host;
@@ -529,7 +537,7 @@ void vm_destroy(struct vm *vm, struct call *call)
 	vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
 }
 
-/* ---- taking back ---- */
+/* ---- adopting ---- */
 
 static void taken_back(struct vm *vm, const struct vm_info *info)
 {
@@ -538,7 +546,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	if (info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_USER && vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		reason = VM_ASLEEP;
 	vm_notify(vm, adopted, info);
-	/* What we knew is kept where it says more than "running". */
+	/* Keep a state that is more precise than the process's phase. */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
 		vm->state != VM_IN_SHUTDOWN)
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, reason, NULL, 0);
@@ -556,7 +564,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
 }
 
-/* Before its end is told: the state has to say that it ran. */
+/* Move to "running" if the state misses the start, so that the end of the run is reported as such. */
 static void start_made_known(struct vm *vm)
 {
 	if (vm_has(vm, VM_FACT_RUN_MISSED) && !vm_state_is_active(vm->state))
@@ -583,7 +591,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		taken_back(vm, &copy);
 		return;
 	}
-	if (r == -ESRCH) { /* it was ending; life_gone() follows */
+	if (r == -ESRCH) { /* the process was ending; life_ended() follows */
 		start_made_known(vm);
 		return;
 	}
@@ -592,7 +600,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
 }
 
-/* Its process is gone, and nobody watched: the end it left in its file, if it did. */
+/* Set the state of a VM whose process ended while no daemon ran, from the process's end file if there is one. */
 static void ended_unseen(struct vm *vm, int end_fd)
 {
 	struct vm_process_end end = { 0 };
