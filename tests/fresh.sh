@@ -39,6 +39,7 @@ fi
 cat >"$root/run/start" <<'END_START'
 set -eu
 root=$1 command=$2
+mount --bind "$root" "$root" # unshare --mount, in tests, wants a root that is a mount point
 mount --rbind /dev "$root/dev"
 mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$root/dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
