@@ -23,24 +23,29 @@ static const char usage[] =
 	"              [--max-starting N] [--max-running N] [--max-memory SIZE]\n"
 	"              [--allow-bridge NAME,...]\n"
 	"\n"
-	"The daemon of Cairn. It stays in the foreground; SIGTERM ends it, and VMs run on.\n"
-	"Under a service manager it takes the socket that is passed (LISTEN_FDS), and tells when it\n"
-	"is ready (NOTIFY_SOCKET).\n"
+	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
+	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
+	"(LISTEN_FDS) and reports to it when it is ready (NOTIFY_SOCKET).\n"
 	"\n"
-	"  --state-dir DIR     definitions and states (root: /var/lib/cairn; others:\n"
-	"                      $XDG_STATE_HOME/cairn)\n"
-	"  --socket PATH       control socket (CAIRN_SOCKET; root: /run/cairn/cairn.sock; others:\n"
-	"                      $XDG_RUNTIME_DIR/cairn/cairn.sock)\n"
-	"  --vm-program PATH   cairn-vm, when it is not beside cairnd or in ../libexec/cairn\n"
-	"  --log-level LEVEL   error, warning, info (the default), debug or trace\n"
-	"  --max-starting N    VMs that start at a time; the others wait (twice as many as processors,\n"
-	"                      at least 8)\n"
-	"  --max-running N     VMs that run at a time; another start is refused (no limit)\n"
-	"  --max-memory SIZE   that they have together, such as 24G; another start is refused (no limit)\n"
+	"  --state-dir DIR     keep definitions and states in DIR [root: /var/lib/cairn; others:\n"
+	"                      $XDG_STATE_HOME/cairn]\n"
+	"  --socket PATH       listen on the control socket PATH [CAIRN_SOCKET; else for root\n"
+	"                      /run/cairn/cairn.sock, for others $XDG_RUNTIME_DIR/cairn/cairn.sock]\n"
+	"  --vm-program PATH   run PATH as the VM process [CAIRN_VM; else cairn-vm beside cairnd\n"
+	"                      or in ../libexec/cairn]\n"
+	"  --log-level LEVEL   set the log level: error, warning, info, debug or trace [info]\n"
+	"  --max-starting N    start at most N VMs at a time; other starts wait [twice the number of\n"
+	"                      processors, at least 8]\n"
+	"  --max-running N     run at most N VMs at a time; further starts are refused [no limit]\n"
+	"  --max-memory SIZE   limit the memory of all running VMs together, for example to 24G;\n"
+	"                      further starts are refused [no limit]\n"
 	"  --allow-bridge NAME,...\n"
-	"                      bridges that VMs may be plugged into that other users have defined (none)\n"
-	"  --foreground        accepted; there is no other mode\n"
-	"  --version, --help\n";
+	"                      allow other users' VMs to use these bridges [none]\n"
+	"  --foreground        has no effect; the daemon always stays in the foreground\n"
+	"  --version           print the version\n"
+	"  --help              print this help\n"
+	"\n"
+	"Example: cairnd --state-dir /srv/cairn --max-memory 24G\n";
 
 struct options {
 	const char *state_dir, *socket, *vm_program, *bridges_for_all;
@@ -55,7 +60,7 @@ static int level_parse(const char *name)
 	for (int i = 0; i < 5; i++)
 		if (!strcmp(names[i], name))
 			return i;
-	fprintf(stderr, "error: \"%s\" is not a log level\n"
+	fprintf(stderr, "error: unknown log level \"%s\"\n"
 			"error: use error, warning, info, debug or trace\n", name);
 	return -1;
 }
@@ -143,7 +148,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 	}
 	if (optind == argc)
 		return -1;
-	fprintf(stderr, "error: cairnd takes no argument \"%s\"\nerror: see cairnd --help\n",
+	fprintf(stderr, "error: unexpected argument \"%s\"\nerror: see cairnd --help\n",
 		argv[optind]);
 	return EXIT_USAGE;
 }

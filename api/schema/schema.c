@@ -12,544 +12,544 @@
 #define REQUIRED false
 #define END { NULL, FIELD_ANY, false, NULL }
 #define ANY_STATE VM_TRIGGER_COUNT
-#define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or uuid" }
+#define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or UUID of the VM" }
 
 static const struct field no_fields[] = { END };
 static const struct field vm_only[] = { FIELD_VM, END };
 
 static const struct field capabilities_args[] = {
-	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to switch on; there are none" }, END };
+	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
 
 static const struct field version_fields[] = {
-	{ "qemu", FIELD_OBJECT, REQUIRED, "the QMP dialect spoken: major, minor, micro" },
+	{ "qemu", FIELD_OBJECT, REQUIRED, "QEMU version whose QMP the socket speaks: major, minor, micro" },
 	{ "package", FIELD_STRING, REQUIRED, "program and version" },
 	{ "cairn", FIELD_STRING, REQUIRED, "version of the daemon" }, END };
 
-static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRED, "of a command" }, END };
+static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of a command" }, END };
 
 static const struct field define_args[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "see docs/definition.md" },
-	{ "folder", FIELD_STRING, OPTIONAL, "absolute; relative paths are taken from it" },
-	{ "was", FIELD_OBJECT, OPTIONAL, "only if the VM's definition is this one still, as "
-		"vm-dump-definition gives it" },
-	{ "validate-only", FIELD_BOOL, OPTIONAL, "check it and change nothing" }, END };
+	{ "definition", FIELD_OBJECT, REQUIRED, "definition of the VM; see docs/definition.md" },
+	{ "folder", FIELD_STRING, OPTIONAL, "absolute path; relative paths in the definition start here" },
+	{ "was", FIELD_OBJECT, OPTIONAL, "definition from vm-dump-definition; the call fails if the VM's definition "
+		"has changed since" },
+	{ "validate-only", FIELD_BOOL, OPTIONAL, "check the definition and change nothing" }, END };
 
 static const struct field define_returns[] = {
-	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
-	{ "uuid", FIELD_STRING, REQUIRED, "given, kept or made" },
-	{ "created", FIELD_BOOL, REQUIRED, "false: it existed and is redefined" },
-	{ "pending", FIELD_BOOL, REQUIRED, "it runs, and its next start uses another one than it runs with" },
-	{ "warnings", FIELD_ARRAY, REQUIRED, "sentences: what is kept and has no effect" }, END };
+	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
+	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
+	{ "created", FIELD_BOOL, REQUIRED, "true: new VM; false: existing VM was redefined" },
+	{ "pending", FIELD_BOOL, REQUIRED, "the VM runs with another definition until its next start" },
+	{ "warnings", FIELD_ARRAY, REQUIRED, "sentences about keys that are kept and have no effect" }, END };
 
 static const struct field dump_args[] = { FIELD_VM,
-	{ "inactive", FIELD_BOOL, OPTIONAL, "of a running VM: what its next start uses, not what it runs with" },
+	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the running VM" },
 	END };
 static const struct field dump_returns[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "canonical: every key stated" },
-	{ "pending", FIELD_BOOL, REQUIRED, "it runs, and its next start uses another one" }, END };
+	{ "definition", FIELD_OBJECT, REQUIRED, "canonical definition, with every key" },
+	{ "pending", FIELD_BOOL, REQUIRED, "the running definition and that of the next start differ" }, END };
 
 static const struct field list_args[] = {
-	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" },
-	{ "limit", FIELD_INT, OPTIONAL, "entries in one answer at most; 1 to 1000" },
-	{ "brief", FIELD_BOOL, OPTIONAL, "only id, name, state and word" }, END };
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" },
+	{ "limit", FIELD_INT, OPTIONAL, "maximum number of entries in one answer, 1 to 1000" },
+	{ "brief", FIELD_BOOL, OPTIONAL, "return only id, name, state and word" }, END };
 
 static const struct field list_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED,
 		"by name: id (-1: off), name, uuid, title, state, word, reason, persistent, autostart, "
 		"managed-save, template" },
 	{ "unloaded", FIELD_ARRAY, OPTIONAL,
-		"on the first page, VMs of the state folder that the daemon could not load, unless there are very many: name, and "
-		"why with what to do" },
-	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
+		"on the first page: VMs that the daemon could not load (not all if there are very many): name, and why, with "
+		"the remedy" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 static const struct field info_returns[] = {
-	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
-	{ "uuid", FIELD_STRING, REQUIRED, "of the VM" },
-	{ "id", FIELD_INT, REQUIRED, "-1: off" },
-	{ "state", FIELD_STRING, REQUIRED, "as users know it: \"shut off\"" },
-	{ "word", FIELD_STRING, REQUIRED, "as programs know it: \"shutoff\"" },
-	{ "reason", FIELD_STRING, REQUIRED, "why it is in that state" },
-	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
-	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" },
-	{ "since", FIELD_INT, REQUIRED, "realtime of the last change, ns" },
-	{ "vcpus", FIELD_INT, REQUIRED, "number" },
+	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
+	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
+	{ "id", FIELD_INT, REQUIRED, "id of the running VM; -1: off" },
+	{ "state", FIELD_STRING, REQUIRED, "state for users: \"shut off\"" },
+	{ "word", FIELD_STRING, REQUIRED, "state for programs: \"shutoff\"" },
+	{ "reason", FIELD_STRING, REQUIRED, "reason of the state" },
+	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
+	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },
+	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
+	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
 	{ "memory", FIELD_INT, REQUIRED, "bytes" },
 	{ "used-memory", FIELD_INT, REQUIRED, "bytes; 0 when off" },
-	{ "cpu-time", FIELD_INT, OPTIONAL, "of all vCPU threads, ns" },
-	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "of each, ns" },
-	{ "pid", FIELD_INT, OPTIONAL, "of the VM's process" },
-	{ "resident-memory", FIELD_INT, OPTIONAL, "that its process has in RAM, bytes; 0: not known" },
+	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
+	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "CPU time of each vCPU thread, ns" },
+	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
+	{ "resident-memory", FIELD_INT, OPTIONAL, "resident memory of the VM's process, bytes; 0: not known" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
-	{ "shutdown-at", FIELD_INT, OPTIONAL, "it is planned then: realtime, ns" },
-	{ "reboot-at", FIELD_INT, OPTIONAL, "the same" },
-	{ "shutdown-deadline", FIELD_INT, OPTIONAL, "it was asked to shut down, and has until then: realtime, ns" },
-	{ "shutdown-then", FIELD_STRING, OPTIONAL, "what follows: leave, destroy or save" },
-	{ "restart-in", FIELD_INT, OPTIONAL, "it has ended, and is started again in so many ns" },
-	{ "exit-status", FIELD_INT, OPTIONAL, "of the last process" },
-	{ "exit-signal", FIELD_INT, OPTIONAL, "that ended the last process" },
-	{ "persistent", FIELD_BOOL, REQUIRED, "its definition is kept" },
-	{ "autostart", FIELD_BOOL, REQUIRED, "started when the host has booted" },
-	{ "managed-save", FIELD_BOOL, REQUIRED, "has a saved state" },
-	{ "template", FIELD_BOOL, REQUIRED, "is only cloned" },
+	{ "shutdown-at", FIELD_INT, OPTIONAL, "time of the scheduled shutdown: realtime, ns" },
+	{ "reboot-at", FIELD_INT, OPTIONAL, "time of the scheduled reboot: realtime, ns" },
+	{ "shutdown-deadline", FIELD_INT, OPTIONAL, "deadline of the shutdown under way: realtime, ns" },
+	{ "shutdown-then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
+	{ "restart-in", FIELD_INT, OPTIONAL, "time until the daemon restarts the ended VM, ns" },
+	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of the last process" },
+	{ "exit-signal", FIELD_INT, OPTIONAL, "signal that ended the last process" },
+	{ "persistent", FIELD_BOOL, REQUIRED, "always true: the daemon keeps the definition" },
+	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the VM after a boot of the host" },
+	{ "managed-save", FIELD_BOOL, REQUIRED, "the VM has a managed save" },
+	{ "template", FIELD_BOOL, REQUIRED, "the VM is a template" },
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
 	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
-	{ "exits", FIELD_OBJECT, OPTIONAL, "io, mmio, other" },
-	{ "idle", FIELD_BOOL, OPTIONAL, "it runs, and all its vCPUs are halted" },
-	{ "agent", FIELD_STRING, OPTIONAL, "the guest agent's port: closed, open; connected: an agent answers" },
-	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters; fault, when it has stopped the VM: "
+	{ "exits", FIELD_OBJECT, OPTIONAL, "VM exits by kind: io, mmio, other" },
+	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
+	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
+	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters, and fault if an error has paused the VM: "
 		"no space, image corrupt, or unspecified error" }, END };
 
-#define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "what to call the job; else one is made" }
+#define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "id for the job [generated]" }
 static const struct field rename_args[] = { FIELD_VM,
-	{ "name", FIELD_STRING, REQUIRED, "the new one" }, END };
+	{ "name", FIELD_STRING, REQUIRED, "new name of the VM" }, END };
 static const struct field undefine_args[] = { FIELD_VM,
-	{ "managed-save", FIELD_BOOL, OPTIONAL, "drop its saved state too" },
-	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "although there are snapshots in its images" },
+	{ "managed-save", FIELD_BOOL, OPTIONAL, "remove the managed save too" },
+	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "undefine the VM although its images have snapshots" },
 	{ "remove-all-storage", FIELD_BOOL, OPTIONAL,
-		"remove the images that it writes to; files alone, and none that another VM uses" },
-	{ "storage", FIELD_ARRAY, OPTIONAL, "remove only these: ids or paths of its disks" },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "say what would be removed, and change nothing" }, END };
+		"delete the image files that the VM writes to, unless another VM uses one" },
+	{ "storage", FIELD_ARRAY, OPTIONAL, "delete only these images, given by disk id or path" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be deleted, and change nothing" }, END };
 static const struct field undefine_returns[] = {
-	{ "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed; why, of one that stays" }, END };
+	{ "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed, and why if the file stays" }, END };
 static const struct field start_args[] = { FIELD_VM,
-	{ "force-boot", FIELD_BOOL, OPTIONAL, "drop a managed save instead of going on from it" },
-	{ "eager", FIELD_BOOL, OPTIONAL, "with a managed save: read all memory first" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until it is resumed" }, END };
+	{ "force-boot", FIELD_BOOL, OPTIONAL, "discard a managed save and boot" },
+	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory of a managed save before the vCPUs run" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" }, END };
 static const struct field start_returns[] = {
-	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 
-#define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, "how: the power button (the default) or the guest agent" }
+#define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, "press the power button (acpi) or ask the guest agent (agent) [acpi]" }
 #define FIELDS_AT                                                                                  \
-	{ "at", FIELD_INT, OPTIONAL, "realtime, ns: then, and not now; the guest agent warns before" }, \
-	{ "message", FIELD_STRING, OPTIONAL, "what the warnings by the guest agent and on the consoles begin with; one line" }
+	{ "at", FIELD_INT, OPTIONAL, "schedule the action for this time (realtime, ns); the guest agent warns users before" }, \
+	{ "message", FIELD_STRING, OPTIONAL, "start warnings to users and on consoles with this line" }
 static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
-	{ "then", FIELD_SHUTDOWN_THEN, OPTIONAL, "what is done when the time is up; else as its definition says" },
-	{ "timeout", FIELD_INT, OPTIONAL, "seconds until then; else as its definition says" }, FIELDS_AT, END };
+	{ "then", FIELD_SHUTDOWN_THEN, OPTIONAL, "do this if the guest still runs at the deadline [shutdown.then of the definition]" },
+	{ "timeout", FIELD_INT, OPTIONAL, "set the deadline, in seconds [shutdown.deadline of the definition]" }, FIELDS_AT, END };
 static const struct field reboot_args[] = { FIELD_VM, FIELD_MODE, FIELDS_AT, END };
 static const struct field daemon_stop_args[] = {
-	{ "action", FIELD_STOP_ACTION, OPTIONAL, "the same for all; else as their definitions say" },
-	{ "vms-only", FIELD_BOOL, OPTIONAL, "the daemon does not end afterwards" },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "say what would become of each, in that order, and do nothing" }, END };
+	{ "action", FIELD_STOP_ACTION, OPTIONAL, "apply this action to all VMs [stop_action of each definition]" },
+	{ "vms-only", FIELD_BOOL, OPTIONAL, "keep the daemon running" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would happen, in order, and change nothing" }, END };
 static const struct field daemon_stop_returns[] = {
-	{ "vms", FIELD_ARRAY, REQUIRED, "that ran: vm, action, outcome" }, END };
+	{ "vms", FIELD_ARRAY, REQUIRED, "VMs that ran: vm, action, outcome" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
-	{ "disable", FIELD_BOOL, OPTIONAL, "not any more" }, END };
+	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field addresses_returns[] = {
 	{ "interfaces", FIELD_ARRAY, REQUIRED,
-		"of the guest, by its agent's word: name; mac, unless it has none; addresses: type (ipv4, ipv6), address, prefix; own: it "
-		"has the address of one of the VM's interfaces" },
-	{ "cut", FIELD_BOOL, OPTIONAL, "there are more than are told" }, END };
-static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute" }, END };
+		"the guest's interfaces as its agent reports them: name; mac, if any; addresses: type (ipv4, ipv6), address, prefix; own: "
+		"the MAC address is that of an interface of the VM" },
+	{ "cut", FIELD_BOOL, OPTIONAL, "the list is truncated" }, END };
+static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute path" }, END };
 static const struct field console_args[] = { FIELD_VM,
-	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "the serial port unless said" },
-	{ "history", FIELD_BOOL, OPTIONAL, "send what is kept first; true unless said" }, END };
+	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "console to open [serial]" },
+	{ "history", FIELD_BOOL, OPTIONAL, "send the kept output first [true]" }, END };
 
 static const struct field save_args[] = { FIELD_VM, FIELD_JOB_ID, END };
 static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "then", FIELD_SAVED_AS, OPTIONAL, "how the next start has it; else as it is" },
+	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused at the next start [as now]" },
 	END };
-static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "its id" }, END };
+static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "compress", FIELD_COMPRESS, OPTIONAL, "zstd if left out" },
-	{ "level", FIELD_INT, OPTIONAL, "of compression" },
-	{ "snapshot", FIELD_STRING, OPTIONAL, "the disks as this one has them; needed while the VM is not off" },
+	{ "compress", FIELD_COMPRESS, OPTIONAL, "compression method [zstd]" },
+	{ "level", FIELD_INT, OPTIONAL, "compression level" },
+	{ "snapshot", FIELD_STRING, OPTIONAL, "export the disks as of this snapshot; required unless the VM is off" },
 	END };
 static const struct field import_args[] = { FIELD_JOB_ID,
-	{ "folder", FIELD_STRING, REQUIRED, "absolute: where a folder of the VM's name will be, with its files" },
-	{ "name", FIELD_STRING, OPTIONAL, "its name; else that which it had" },
-	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive whose files have more data than that; the file system's room is a bound in any case" },
+	{ "folder", FIELD_STRING, REQUIRED, "absolute path of the folder in which to create the folder of the VM" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
+	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this [free space of the file system]" },
 	END };
 static const struct field restore_args[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "that the state was saved with" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "vCPUs stand still until it is resumed" },
-	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" }, END };
+	{ "definition", FIELD_OBJECT, REQUIRED, "definition in the saved state" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
+	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" }, END };
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
-	{ "id", FIELD_INT, REQUIRED, "of this run" }, END };
+	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "then", FIELD_DUMP_THEN, OPTIONAL, "crash: stop it at once; reset; it stands still meanwhile" }, END };
+	{ "then", FIELD_DUMP_THEN, OPTIONAL, "stop (crash) or reset the VM after the dump; the VM is paused during the dump" }, END };
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "name", FIELD_STRING, REQUIRED, "of the clone" },
-	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
+	{ "name", FIELD_STRING, REQUIRED, "name of the clone" },
+	{ "count", FIELD_INT, OPTIONAL, "create this many clones, named NAME-1, NAME-2, ..." },
 	{ "snapshot", FIELD_STRING, OPTIONAL,
-		"name or id: they begin with what it holds, whatever the VM does; else the VM runs or is paused" },
+		"continue from this snapshot (name or id) [the present state of a running or paused VM]" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
-		"false: the guest agent, if there is one, is not asked to give the guest the clone's name" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "their vCPUs stand still until they are resumed" }, END };
+		"false: do not ask the guest agent to set the host name to the clone's name [true]" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "name", FIELD_STRING, OPTIONAL, "of the clone" },
-	{ "count", FIELD_INT, OPTIONAL, "so many, with -1, -2, ... behind the name" },
-	{ "name-pattern", FIELD_STRING, OPTIONAL, "instead of a name: web-%02d" },
-	{ "kind", FIELD_CLONE_KIND, OPTIONAL, "full (the default): disks of its own; linked: disks that stand on the VM's" },
-	{ "snapshots", FIELD_BOOL, OPTIONAL, "full: take along the snapshots that are in its images" },
-	{ "files", FIELD_ARRAY, OPTIONAL, "for each disk that it writes to, the path of its copy; else beside it" },
-	{ "macs", FIELD_ARRAY, OPTIONAL, "of each interface; else made" },
-	{ "uuid", FIELD_STRING, OPTIONAL, "else made" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the clone" },
+	{ "count", FIELD_INT, OPTIONAL, "create this many clones, named NAME-1, NAME-2, ..." },
+	{ "name-pattern", FIELD_STRING, OPTIONAL, "name the clones by this pattern, such as web-%02d" },
+	{ "kind", FIELD_CLONE_KIND, OPTIONAL, "independent disks (full) or qcow2 overlays on the VM's disks (linked) [full]" },
+	{ "snapshots", FIELD_BOOL, OPTIONAL, "copy the images with their snapshots and backing files (full clones only)" },
+	{ "files", FIELD_ARRAY, OPTIONAL, "path of the copy, for each disk that the VM writes to [beside the image]" },
+	{ "macs", FIELD_ARRAY, OPTIONAL, "MAC address of each interface [generated]" },
+	{ "uuid", FIELD_STRING, OPTIONAL, "set the UUID of the clone [generated]" },
 	{ "reset-identity", FIELD_BOOL, OPTIONAL,
-		"another machine-id, SSH host keys and host name in its images, by virt-sysprep" },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "say what would be made, and make nothing" }, END };
+		"give the guest a new machine-id, SSH host keys and host name with virt-sysprep" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be created, and create nothing" }, END };
 static const struct field clone_returns[] = {
-	{ "job", FIELD_STRING, OPTIONAL, "its id" },
+	{ "job", FIELD_STRING, OPTIONAL, "id of the job" },
 	{ "clones", FIELD_ARRAY, OPTIONAL, "with dry-run: name, disks (id, path, from)" }, END };
 static const struct field template_args[] = { FIELD_VM,
-	{ "disable", FIELD_BOOL, OPTIONAL, "make it an ordinary VM again" }, END };
+	{ "disable", FIELD_BOOL, OPTIONAL, "turn the template back into an ordinary VM" }, END };
 static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "name", FIELD_STRING, OPTIONAL, "else the seconds since 1970" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot [seconds since 1970]" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
-	{ "tags", FIELD_ARRAY, OPTIONAL, "of strings; \"keep\" protects it" },
-	{ "disks-only", FIELD_BOOL, OPTIONAL, "without memory" },
-	{ "halt", FIELD_BOOL, OPTIONAL, "end the VM once it is taken" },
+	{ "tags", FIELD_ARRAY, OPTIONAL, "tags; \"keep\" protects the snapshot from deletion" },
+	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave memory out of the snapshot" },
+	{ "halt", FIELD_BOOL, OPTIONAL, "stop the VM after the snapshot" },
 	{ "quiesce", FIELD_BOOL, OPTIONAL,
-		"the guest agent freezes the file systems for that moment" },
-	{ "rate", FIELD_INT, OPTIONAL, "of writing memory, bytes a second" }, END };
+		"have the guest agent freeze the file systems during the snapshot" },
+	{ "rate", FIELD_INT, OPTIONAL, "limit for writing memory, bytes a second" }, END };
 static const struct field snapshot_list_args[] = { FIELD_VM,
-	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };
+	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field snapshot_list_returns[] = {
 	{ "snapshots", FIELD_ARRAY, REQUIRED,
 		"id, parent, name, description, tags, state, disks-missing, current, time (ns), vm-clock (ns), "
 		"vm-state-size, disk-size" },
-	{ "next", FIELD_INT, OPTIONAL, "there is more: the next call's `from`" }, END };
-#define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "or id" }
+	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
+#define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "name or id of the snapshot" }
 static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "name", FIELD_STRING, OPTIONAL, "or id; else the current one" },
-	{ "then", FIELD_SAVED_AS, OPTIONAL, "how it goes on; else as it was taken" },
-	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave its memory; the VM is off then" },
-	{ "disk", FIELD_STRING, OPTIONAL, "with disks-only: that one alone, by its id" },
-	{ "eager", FIELD_BOOL, OPTIONAL, "read all memory before it runs" },
-	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before anything is changed" },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "look whether it can be done, say what would be lost, and change nothing" }, END };
+	{ "name", FIELD_STRING, OPTIONAL, "name or id of the snapshot [the current one]" },
+	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused [as in the snapshot]" },
+	{ "disks-only", FIELD_BOOL, OPTIONAL, "revert the disks without memory; leaves the VM off" },
+	{ "disk", FIELD_STRING, OPTIONAL, "with disks-only: revert only the disk with this id" },
+	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" },
+	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before the revert changes anything" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "check whether the revert is possible, show what would be lost, and change nothing" }, END };
 static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,
-	{ "children", FIELD_CHILDREN, OPTIONAL, "too: all below it as well; only: these and not it" },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "say which would be deleted, and delete none" }, END };
+	{ "children", FIELD_CHILDREN, OPTIONAL, "too: delete its descendants as well; only: delete only its descendants" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "show which snapshots would be deleted, and delete none" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {
-	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot holds: deleting it frees them" },
+	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
 	END };
 static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
-	{ "new-name", FIELD_STRING, OPTIONAL, "rename it" },
+	{ "new-name", FIELD_STRING, OPTIONAL, "new name of the snapshot" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
-	{ "tags", FIELD_ARRAY, OPTIONAL, "in place of those it has" }, END };
+	{ "tags", FIELD_ARRAY, OPTIONAL, "new tags, in place of the present ones" }, END };
 static const struct field query_jobs_args[] = {
-	{ "id", FIELD_STRING, OPTIONAL, "only this one" },
-	{ "after", FIELD_STRING, OPTIONAL, "id behind which the page begins" }, END };
+	{ "id", FIELD_STRING, OPTIONAL, "return only this job" },
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this id" }, END };
 static const struct field query_jobs_returns[] = {
-	{ "id", FIELD_STRING, REQUIRED, "of the job" },
-	{ "qmp-id", FIELD_STRING, OPTIONAL, "what it is called on the VM's own socket" },
+	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
-	{ "vm", FIELD_STRING, REQUIRED, "whose work it is" },
+	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "current-progress", FIELD_INT, REQUIRED, "units" },
 	{ "total-progress", FIELD_INT, REQUIRED, "units" },
 	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
-	{ "duration", FIELD_INT, OPTIONAL, "of one that has concluded, ns" },
-	{ "unit", FIELD_STRING, OPTIONAL, "bytes or snapshots" },
+	{ "duration", FIELD_INT, OPTIONAL, "duration of a concluded job, ns" },
+	{ "unit", FIELD_STRING, OPTIONAL, "unit of the progress: bytes or snapshots" },
 	{ "rate", FIELD_INT, OPTIONAL, "units a second" },
-	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" },
+	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" },
-	{ "error-class", FIELD_STRING, OPTIONAL, "the same for programs" },
-	{ "result", FIELD_OBJECT, OPTIONAL, "as its type has it" }, END };
+	{ "error-class", FIELD_STRING, OPTIONAL, "class of the error, for programs" },
+	{ "result", FIELD_OBJECT, OPTIONAL, "result; its members depend on the type" }, END };
 static const struct field query_events_args[] = {
-	{ "since", FIELD_INT, OPTIONAL, "number of the last one seen; 0 unless said" },
-	{ "vm", FIELD_STRING, OPTIONAL, "only of this one, by name" },
-	{ "event", FIELD_STRING, OPTIONAL, "only of this kind" }, END };
+	{ "since", FIELD_INT, OPTIONAL, "number of the last event seen [0]" },
+	{ "vm", FIELD_STRING, OPTIONAL, "return only events of the VM with this name" },
+	{ "event", FIELD_STRING, OPTIONAL, "return only events of this name" }, END };
 static const struct field query_events_returns[] = {
-	{ "events", FIELD_ARRAY, REQUIRED, "as they were sent, each with its number as seq" },
-	{ "next", FIELD_INT, REQUIRED, "the next call's `since`" },
-	{ "last", FIELD_INT, REQUIRED, "number of the newest" },
-	{ "lost", FIELD_BOOL, REQUIRED, "some behind `since` are not kept any more" },
-	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
+	{ "events", FIELD_ARRAY, REQUIRED, "events as sent, each with its number as seq" },
+	{ "next", FIELD_INT, REQUIRED, "`since` of the next call" },
+	{ "last", FIELD_INT, REQUIRED, "number of the newest event" },
+	{ "lost", FIELD_BOOL, REQUIRED, "some events after `since` are no longer kept" },
+	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
 static const struct field query_audit_args[] = {
-	{ "from", FIELD_INT, OPTIONAL, "a place: the last page's `next`; else the oldest kept" },
-	{ "since", FIELD_INT, OPTIONAL, "realtime, ns" },
-	{ "uid", FIELD_INT, OPTIONAL, "only calls of that user" },
-	{ "vm", FIELD_STRING, OPTIONAL, "only calls about that VM, as it was named" }, END };
+	{ "from", FIELD_INT, OPTIONAL, "`next` of the previous page [the oldest line]" },
+	{ "since", FIELD_INT, OPTIONAL, "return only calls since this time: realtime, ns" },
+	{ "uid", FIELD_INT, OPTIONAL, "show only calls of this user" },
+	{ "vm", FIELD_STRING, OPTIONAL, "show only calls that name this VM" }, END };
 static const struct field query_audit_returns[] = {
 	{ "lines", FIELD_ARRAY, REQUIRED,
 		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns)" },
-	{ "next", FIELD_INT, REQUIRED, "the next call's `from`" },
-	{ "more", FIELD_BOOL, REQUIRED, "there is another page" }, END };
+	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
+	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
 static const struct field schedule_set_args[] = { FIELD_VM,
-	{ "every", FIELD_STRING, OPTIONAL, "such as 15m, 1h, 1d; needed the first time" },
-	{ "keep", FIELD_STRING, OPTIONAL, "rules WINDOW:PERIOD; at first " SCHEDULE_KEEP_DEFAULT },
+	{ "every", FIELD_STRING, OPTIONAL, "set the interval, such as 15m, 1h or 1d; required for a new schedule" },
+	{ "keep", FIELD_STRING, OPTIONAL, "set the retention rules WINDOW:PERIOD [" SCHEDULE_KEEP_DEFAULT "]" },
 	{ "min-free", FIELD_STRING, OPTIONAL,
-		"below it none is taken: 10% of the file system, 5G; at first " SCHEDULE_MIN_FREE_DEFAULT },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "tell what it would delete of the snapshots that there are when it has taken the next, and change nothing" }, END };
+		"create no snapshot with less free space than this (10%, 5G) [" SCHEDULE_MIN_FREE_DEFAULT "]" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "show which existing snapshots the schedule would delete after its next run, and change nothing" }, END };
 static const struct field schedule_set_returns[] = {
-	{ "would-delete", FIELD_ARRAY, OPTIONAL, "with dry-run: names of the first of them" },
-	{ "count", FIELD_INT, OPTIONAL, "with dry-run: how many that are" }, END };
+	{ "would-delete", FIELD_ARRAY, OPTIONAL, "with dry-run: names of the first snapshots to delete" },
+	{ "count", FIELD_INT, OPTIONAL, "with dry-run: number of snapshots to delete" }, END };
 static const struct field query_schedules_args[] = {
-	{ "vm", FIELD_STRING, OPTIONAL, "only of this one, by name or uuid" },
-	{ "after", FIELD_STRING, OPTIONAL, "name behind which the page begins" }, END };
+	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedule of this VM (name or UUID)" },
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_schedules_returns[] = {
 	{ "schedules", FIELD_ARRAY, REQUIRED,
 		"vm, every, keep, min-free, next-run (ns), last-run (ns), outcome (taken, skipped, failed), "
 		"detail" },
-	{ "next", FIELD_STRING, OPTIONAL, "there is more: the next call's `after`" }, END };
-#define FIELD_USER { "user", FIELD_INT, OPTIONAL, "number of a user; this or group" }
-#define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "number of a group" }
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
+#define FIELD_USER { "user", FIELD_INT, OPTIONAL, "uid; give user or group" }
+#define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "gid; give user or group" }
 static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "role", FIELD_ROLE, REQUIRED, "of one VM: viewer, operator or owner" },
-	{ "vm", FIELD_STRING, OPTIONAL, "only for that one" }, END };
+	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, operator or owner" },
+	{ "vm", FIELD_STRING, OPTIONAL, "give the role for this VM only [all VMs]" }, END };
 static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "vm", FIELD_STRING, OPTIONAL, "what they have for that one; else what they have for all" },
+	{ "vm", FIELD_STRING, OPTIONAL, "remove the role for this VM [the role for all VMs]" },
 	END };
 static const struct field query_permissions_args[] = {
-	{ "from", FIELD_INT, OPTIONAL, "index of the first; 0 unless said" }, END };
+	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field query_permissions_returns[] = {
 	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm" },
-	{ "next", FIELD_INT, OPTIONAL, "there is more: the next call's `from`" }, END };
-static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "of the job" }, END };
+	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
+static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 
 static const struct command commands[] = {
 	{ "qmp_capabilities", "end the negotiation", capabilities_args, NULL, ROLE_NONE,
 		COMMAND_BEFORE_NEGOTIATION, ANY_STATE },
-	{ "query-version", "version of the daemon and the dialect", no_fields, version_fields,
+	{ "query-version", "show the versions of the daemon and of its QMP", no_fields, version_fields,
 		ROLE_NONE, 0, ANY_STATE },
-	{ "query-commands", "names of all commands", no_fields, commands_returns, ROLE_NONE,
+	{ "query-commands", "list the names of all commands", no_fields, commands_returns, ROLE_NONE,
 		COMMAND_RETURNS_LIST, ANY_STATE },
-	{ "query-qmp-schema", "this table", no_fields, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE },
-	{ "vm-define", "make a VM from its definition, or (an owner: only) change it", define_args,
+	{ "query-qmp-schema", "show all commands, events and types", no_fields, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE },
+	{ "vm-define", "define a VM, or redefine an existing one (an owner may only redefine)", define_args,
 		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
-	{ "vm-rename", "give a VM that is off another name; its state, permissions and snapshots follow", rename_args,
+	{ "vm-rename", "rename a VM that is off; its state, permissions and snapshots stay", rename_args,
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_RENAME },
-	{ "vm-undefine", "forget a VM; its disks stay unless said", undefine_args, undefine_returns, ROLE_ADMIN,
+	{ "vm-undefine", "remove a VM; its disk images are kept by default", undefine_args, undefine_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE },
-	{ "vm-dump-definition", "the definition of a VM", dump_args, dump_returns, ROLE_VIEWER,
+	{ "vm-dump-definition", "show the definition of a VM", dump_args, dump_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "vm-list", "all VMs, page by page", list_args, list_returns, ROLE_VIEWER, COMMAND_FILTERS,
+	{ "vm-list", "list all VMs, page by page", list_args, list_returns, ROLE_VIEWER, COMMAND_FILTERS,
 		ANY_STATE },
-	{ "vm-info", "one VM: state, reason, figures", vm_only, info_returns, ROLE_VIEWER,
+	{ "vm-info", "show state, reason and figures of a VM", vm_only, info_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "vm-addresses", "the guest's network interfaces and their addresses; its agent is asked", vm_only, addresses_returns,
+	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "vm-qmp-path", "the VM's own socket, which is there while it runs: QMP as QEMU has it", vm_only,
+	{ "vm-qmp-path", "show the path of the running VM's own socket, which speaks QEMU's QMP", vm_only,
 		path_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "vm-start", "start a VM; returns when its vCPUs run", start_args, start_returns,
+	{ "vm-start", "start a VM; return when its vCPUs run", start_args, start_returns,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_START },
-	{ "vm-shutdown", "press the power button", shutdown_args, NULL, ROLE_OPERATOR,
+	{ "vm-shutdown", "shut the guest down, by the power button or the guest agent", shutdown_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SHUTDOWN },
-	{ "vm-reboot", "press the power button, and start again when it is off", reboot_args,
+	{ "vm-reboot", "shut the guest down, and start the VM again when it is off", reboot_args,
 		NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_REBOOT },
-	{ "vm-shutdown-cancel", "no shutdown or reboot that is planned, and no deadline", vm_only, NULL, ROLE_OPERATOR,
+	{ "vm-shutdown-cancel", "cancel the scheduled shutdown or reboot and any deadline", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
-	{ "daemon-stop", "stop VMs, by their order, and end; answered when they are stopped", daemon_stop_args,
+	{ "daemon-stop", "stop the running VMs in their order, then the daemon; return when the VMs are stopped", daemon_stop_args,
 		daemon_stop_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
-	{ "vm-autostart", "start it when the host has booted, or not any more", autostart_args, NULL,
+	{ "vm-autostart", "start the VM automatically after a boot of the host, or turn that off", autostart_args, NULL,
 		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
-	{ "vm-reset", "hard reset", vm_only, NULL, ROLE_OPERATOR,
+	{ "vm-reset", "reset the VM, like a hardware reset button", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESET },
-	{ "vm-suspend", "make the vCPUs stand still", vm_only, NULL, ROLE_OPERATOR,
+	{ "vm-suspend", "pause the vCPUs", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SUSPEND },
-	{ "vm-resume", "let the vCPUs run on", vm_only, NULL, ROLE_OPERATOR,
+	{ "vm-resume", "resume the vCPUs", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESUME },
-	{ "vm-destroy", "stop at once; returns when the process is gone", vm_only, NULL,
+	{ "vm-destroy", "stop the VM at once; return when its process has ended", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY },
-	{ "vm-console", "a socket to the guest's console comes along as an fd", console_args, NULL,
+	{ "vm-console", "connect to a console of the guest; the answer carries a socket as an fd", console_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
-	{ "vm-save", "write the state into the file that comes along (empty, regular, for reading and "
-		     "writing), and end the VM", save_args, job_returns, ROLE_OPERATOR,
+	{ "vm-save", "save the VM's state to the file passed as an fd (empty, regular, open for reading and "
+		     "writing), and stop the VM", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_SAVE },
-	{ "vm-managed-save", "keep the state for the next start, and end the VM", managed_save_args,
+	{ "vm-managed-save", "save the VM's state for its next start, and stop the VM", managed_save_args,
 		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB,
 		VM_ASK_SAVE },
-	{ "vm-managed-save-remove", "drop the state that is kept for the next start", vm_only, NULL,
+	{ "vm-managed-save-remove", "remove the managed save of a VM", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
-	{ "vm-restore", "start a VM from the saved state that comes along", restore_args,
+	{ "vm-restore", "start a VM from the saved state passed as an fd", restore_args,
 		restore_returns, ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-dump", "the guest's memory and registers at one instant, as an ELF core, into the file that comes along "
-		     "(empty, regular, for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
+	{ "vm-dump", "dump the guest's memory and registers, as of one instant, as an ELF core to the file passed as an fd "
+		     "(empty, regular, open for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },
-	{ "vm-export", "write definition, disks, kernel and initrd into the file that comes along; the owner's, as whoever has "
-		       "that file has all that is on the disks",
+	{ "vm-export", "export definition, disks, kernel and initrd to the file passed as an fd; owners only, because the archive "
+		       "holds all data of the disks",
 		export_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-import", "define a VM out of the archive of vm-export that comes along", import_args,
+	{ "vm-import", "define a VM from an archive of vm-export passed as an fd", import_args,
 		job_returns, ROLE_ADMIN, COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-fork", "running copies of a running VM, or of a snapshot, which share its memory until they write to it",
+	{ "vm-fork", "create running copies of a running VM or of a snapshot; the copies share memory until they write to it",
 		fork_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_FORK_SNAPSHOT },
-	{ "vm-clone", "copies of a VM that is off", clone_args, clone_returns, ROLE_ADMIN,
+	{ "vm-clone", "create copies of a VM that is off", clone_args, clone_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
-	{ "vm-template", "from now on it is only cloned: it does not start, and its images are only read",
+	{ "vm-template", "make the VM a template, which can only be cloned; its images become read-only",
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
-	{ "snapshot-create", "disks, memory and devices at one instant; disks alone of a VM that is off",
+	{ "snapshot-create", "create a snapshot of disks, memory and devices (of a VM that is off: of disks)",
 		snapshot_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_SNAPSHOT },
-	{ "snapshot-list", "the snapshots of a VM, page by page", snapshot_list_args,
+	{ "snapshot-list", "list the snapshots of a VM, page by page", snapshot_list_args,
 		snapshot_list_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "snapshot-revert", "go back to a snapshot", snapshot_revert_args, job_returns,
+	{ "snapshot-revert", "revert the VM to a snapshot", snapshot_revert_args, job_returns,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_REVERT },
-	{ "snapshot-delete", "delete snapshots; children keep what they need", snapshot_delete_args,
+	{ "snapshot-delete", "delete snapshots; their children stay complete", snapshot_delete_args,
 		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB,
 		VM_ASK_SNAPSHOT },
-	{ "snapshot-set", "rename, describe, tag", snapshot_set_args, NULL, ROLE_OPERATOR,
+	{ "snapshot-set", "change name, description or tags of a snapshot", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_SNAPSHOT },
-	{ "snapshot-size", "what one alone holds", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
+	{ "snapshot-size", "show the space that only this snapshot uses", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "snapshot-schedule-set", "take snapshots by the clock, and delete old ones",
+	{ "snapshot-schedule-set", "create snapshots automatically, and delete old automatic ones",
 		schedule_set_args, schedule_set_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
-	{ "snapshot-schedule-remove", "take no more; those that are there stay", vm_only, NULL,
+	{ "snapshot-schedule-remove", "remove the schedule; existing snapshots stay", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
-	{ "query-snapshot-schedules", "the schedules, by VM", query_schedules_args,
+	{ "query-snapshot-schedules", "list the snapshot schedules of all VMs", query_schedules_args,
 		query_schedules_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
-	{ "query-events", "events that were missed: the last 10000 are kept", query_events_args,
+	{ "query-events", "list past events; the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
-	{ "query-audit", "who changed what", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
+	{ "query-audit", "show the audit log: calls that change something, including denied ones", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE },
 	{ "permission-grant", "give a user or a group a role", grant_args, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
-	{ "permission-revoke", "take it away", revoke_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
+	{ "permission-revoke", "remove a role of a user or a group", revoke_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
 		ANY_STATE },
-	{ "query-permissions", "the table of roles", query_permissions_args,
+	{ "query-permissions", "list the roles of all users and groups", query_permissions_args,
 		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE },
-	{ "query-jobs", "jobs under way, and results that were not dismissed", query_jobs_args,
+	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,
 		query_jobs_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },
-	{ "job-cancel", "ask a job to end", job_args, NULL, ROLE_OPERATOR,
+	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
-	{ "job-dismiss", "forget the result of a job", job_args, NULL, ROLE_OPERATOR,
+	{ "job-dismiss", "delete the result of a finished job", job_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 };
 
 /* ---- events ---- */
 
-#define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, "that many of this VM's, before this one, were not told" }
+#define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, "number of such events of this VM that were suppressed before this one" }
 static const struct field guest_reason[] = { FIELD_VM,
-	{ "guest", FIELD_BOOL, REQUIRED, "by the guest" },
-	{ "reason", FIELD_STRING, REQUIRED, "as QEMU words it" }, FIELD_LEFT_OUT, END };
+	{ "guest", FIELD_BOOL, REQUIRED, "the guest caused the event" },
+	{ "reason", FIELD_STRING, REQUIRED, "QEMU's word for the reason" }, FIELD_LEFT_OUT, END };
 static const struct field defined_data[] = { FIELD_VM,
-	{ "renamed-from", FIELD_STRING, OPTIONAL, "the name that it had" }, END };
+	{ "renamed-from", FIELD_STRING, OPTIONAL, "previous name, after a rename" }, END };
 static const struct field undefined_data[] = { FIELD_VM,
-	{ "renamed-to", FIELD_STRING, OPTIONAL, "the name that it has now" }, END };
+	{ "renamed-to", FIELD_STRING, OPTIONAL, "new name, after a rename" }, END };
 static const struct field panicked_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
-	{ "bits", FIELD_INT, REQUIRED, "what the guest wrote to pvpanic" }, FIELD_LEFT_OUT, END };
+	{ "bits", FIELD_INT, REQUIRED, "bits that the guest wrote to pvpanic" }, FIELD_LEFT_OUT, END };
 static const struct field watchdog_data[] = { FIELD_VM,
 	{ "action", FIELD_STRING, REQUIRED,
-		"what is done now: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
+		"action taken: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
 static const struct field reset_delayed_data[] = { FIELD_VM,
-	{ "in", FIELD_INT, REQUIRED, "ns: then the reset comes" },
-	{ "resets", FIELD_INT, REQUIRED, "that the guest has asked for in this window" }, END };
+	{ "in", FIELD_INT, REQUIRED, "time until the reset, ns" },
+	{ "resets", FIELD_INT, REQUIRED, "number of resets that the guest has requested in this window" }, END };
 static const struct field restart_data[] = { FIELD_VM,
-	{ "in", FIELD_INT, REQUIRED, "ns: then it is started" },
-	{ "try", FIELD_INT, REQUIRED, "how many it is in this window" },
-	{ "tries", FIELD_INT, REQUIRED, "of how many; 0: without an end" }, END };
+	{ "in", FIELD_INT, REQUIRED, "time until the restart, ns" },
+	{ "try", FIELD_INT, REQUIRED, "number of this restart in the window" },
+	{ "tries", FIELD_INT, REQUIRED, "maximum number of restarts; 0: no limit" }, END };
 static const struct field plan_data[] = { FIELD_VM,
-	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue, failed" },
-	{ "reboot", FIELD_BOOL, REQUIRED, "false: a shutdown" },
-	{ "at", FIELD_INT, OPTIONAL, "of one that is planned: realtime, ns" },
-	{ "then", FIELD_STRING, OPTIONAL, "of one that is overdue: leave, destroy or save" },
+	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue (the deadline has passed) or failed" },
+	{ "reboot", FIELD_BOOL, REQUIRED, "true: reboot; false: shutdown" },
+	{ "at", FIELD_INT, OPTIONAL, "time of a planned shutdown or reboot: realtime, ns" },
+	{ "then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field autostart_data[] = { FIELD_VM,
 	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field dump_data[] = { FIELD_VM,
 	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
-	{ "path", FIELD_STRING, OPTIONAL, "of the file, if the daemon chose it" },
+	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if the daemon chose it" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field agent_data[] = { FIELD_VM,
-	{ "connected", FIELD_BOOL, REQUIRED, "it answers, or does not any more" }, END };
+	{ "connected", FIELD_BOOL, REQUIRED, "true: the agent answers; false: it no longer answers" }, END };
 static const struct field port_data[] = { FIELD_VM,
-	{ "id", FIELD_STRING, REQUIRED, "of the port" },
-	{ "open", FIELD_BOOL, REQUIRED, "by a program in the guest" }, END };
+	{ "id", FIELD_STRING, REQUIRED, "id of the port" },
+	{ "open", FIELD_BOOL, REQUIRED, "true: a program in the guest has opened the port" }, END };
 static const struct field io_error_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "node-name", FIELD_STRING, REQUIRED, "the same" },
+	{ "node-name", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
-	{ "nospace", FIELD_BOOL, REQUIRED, "no space was the cause" },
-	{ "reason", FIELD_STRING, REQUIRED, "the errno in words, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
+	{ "nospace", FIELD_BOOL, REQUIRED, "the cause is a lack of space" },
+	{ "reason", FIELD_STRING, REQUIRED, "error text of the errno, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
 static const struct field link_data[] = { FIELD_VM,
 	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
-	{ "detail", FIELD_STRING, REQUIRED, "what is gone" }, END };
+	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, END };
 static const struct field device_data[] = { FIELD_VM,
-	{ "device", FIELD_STRING, REQUIRED, "that needs a reset by its driver" }, FIELD_LEFT_OUT, END };
+	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELD_VM,
-	{ "from", FIELD_STRING, REQUIRED, "state as a word" },
-	{ "state", FIELD_STRING, REQUIRED, "state as a word" },
-	{ "reason", FIELD_STRING, REQUIRED, "why" },
-	{ "detail", FIELD_STRING, OPTIONAL, "more about the reason" },
-	{ "value", FIELD_INT, OPTIONAL, "debug exit's status, pvpanic's bits" }, END };
+	{ "from", FIELD_STRING, REQUIRED, "previous state, as vm-info's word" },
+	{ "state", FIELD_STRING, REQUIRED, "new state, as vm-info's word" },
+	{ "reason", FIELD_STRING, REQUIRED, "reason of the new state" },
+	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
+	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" }, END };
 
 static const struct field snapshot_data[] = { FIELD_VM,
-	{ "snapshot", FIELD_STRING, REQUIRED, "its name" },
-	{ "job", FIELD_STRING, REQUIRED, "that did it" },
-	{ "disk", FIELD_STRING, OPTIONAL, "of a revert of one disk: its id" }, END };
+	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
+	{ "job", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "disk", FIELD_STRING, OPTIONAL, "id of the disk, after a revert of one disk" }, END };
 static const struct field skipped_data[] = { FIELD_VM,
-	{ "reason", FIELD_STRING, REQUIRED, "off, space, failed" },
-	{ "detail", FIELD_STRING, REQUIRED, "in words" }, END };
+	{ "reason", FIELD_STRING, REQUIRED, "off (the VM is off), space (too little free space) or failed" },
+	{ "detail", FIELD_STRING, REQUIRED, "details of the reason" }, END };
 static const struct field recovered_data[] = { FIELD_VM,
-	{ "snapshot", FIELD_STRING, REQUIRED, "its name" },
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk that told" },
+	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk that showed the interruption" },
 	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, END };
 static const struct field job_status_data[] = { FIELD_VM,
-	{ "id", FIELD_STRING, REQUIRED, "of the job" },
+	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, aborting, waiting, pending, concluded, null" },
-	{ "qmp-id", FIELD_STRING, OPTIONAL, "what it is called on the VM's own socket" },
+	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
 static const struct field job_progress_data[] = { FIELD_VM,
-	{ "id", FIELD_STRING, REQUIRED, "of the job" },
-	{ "done", FIELD_INT, REQUIRED, "units" },
-	{ "total", FIELD_INT, REQUIRED, "units" },
+	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "done", FIELD_INT, REQUIRED, "units done" },
+	{ "total", FIELD_INT, REQUIRED, "units in all" },
 	{ "unit", FIELD_STRING, REQUIRED, "bytes or snapshots" },
 	{ "rate", FIELD_INT, REQUIRED, "units a second" },
-	{ "remaining", FIELD_INT, OPTIONAL, "at that rate, ns" }, END };
+	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" }, END };
 
 #define FIELDS_CLIENT                                                                              \
-	{ "uid", FIELD_INT, REQUIRED, "whose" }, { "pid", FIELD_INT, REQUIRED, "of the client" }
+	{ "uid", FIELD_INT, REQUIRED, "uid of the client" }, { "pid", FIELD_INT, REQUIRED, "pid of the client" }
 static const struct field denied_data[] = { FIELDS_CLIENT,
-	{ "command", FIELD_STRING, REQUIRED, "what was asked for" },
-	{ "vm", FIELD_STRING, OPTIONAL, "as it was named" }, END };
+	{ "command", FIELD_STRING, REQUIRED, "command that was denied" },
+	{ "vm", FIELD_STRING, OPTIONAL, "VM, as the client named it" }, END };
 static const struct field dropped_data[] = { FIELDS_CLIENT,
-	{ "unread", FIELD_INT, REQUIRED, "bytes that it left lying" }, END };
+	{ "unread", FIELD_INT, REQUIRED, "bytes that the client left unread" }, END };
 static const struct field refusals_data[] = {
-	{ "uid", FIELD_INT, OPTIONAL, "whose; without: of users of whom there were too many to count each" },
-	{ "left-out", FIELD_INT, REQUIRED, "how many" },
-	{ "since", FIELD_INT, REQUIRED, "the first of them, ns since the epoch" }, END };
+	{ "uid", FIELD_INT, OPTIONAL, "uid of the user; missing: users that the daemon did not count separately" },
+	{ "left-out", FIELD_INT, REQUIRED, "number of suppressed events" },
+	{ "since", FIELD_INT, REQUIRED, "time of the first suppressed event: realtime, ns" }, END };
 
 static const struct event_spec events[EVENT_ID_COUNT] = {
-	[EVENT_STOP] = { "STOP", "the vCPUs stand still", vm_only, false, false },
-	[EVENT_RESUME] = { "RESUME", "the vCPUs run on", vm_only, false, false },
+	[EVENT_STOP] = { "STOP", "the vCPUs are paused", vm_only, false, false },
+	[EVENT_RESUME] = { "RESUME", "the vCPUs run again", vm_only, false, false },
 	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false, false },
-	[EVENT_RESET] = { "RESET", "the machine was reset", guest_reason, false, false },
-	[EVENT_RESET_DELAYED] = { "RESET_DELAYED", "the guest resets in a loop, which is slowed down",
+	[EVENT_RESET] = { "RESET", "the VM was reset", guest_reason, false, false },
+	[EVENT_RESET_DELAYED] = { "RESET_DELAYED", "the guest resets itself in a loop; the daemon delays the next reset",
 		reset_delayed_data, false, false },
-	[EVENT_RESTART_SCHEDULED] = { "RESTART_SCHEDULED", "it has ended, and is started again", restart_data,
+	[EVENT_RESTART_SCHEDULED] = { "RESTART_SCHEDULED", "the VM has ended, and the daemon will restart it", restart_data,
 		false, false },
 	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only, false, false },
-	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest says so", panicked_data, false, false },
-	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not look after it in time", watchdog_data, false, false },
-	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "of a guest's memory; or it failed", dump_data, false, false },
-	[EVENT_AGENT] = { "AGENT", "the guest agent", agent_data, false, false },
-	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "the guest has opened or closed a port", port_data, false, false },
-	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
-	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the driver broke the device's rules",
+	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest reported a kernel panic", panicked_data, false, false },
+	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not reset its watchdog timer in time", watchdog_data, false, false },
+	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "a memory dump has completed or failed", dump_data, false, false },
+	[EVENT_AGENT] = { "AGENT", "the guest agent has started or stopped answering", agent_data, false, false },
+	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "a program in the guest has opened or closed a virtio-serial port", port_data, false, false },
+	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "a disk request has failed", io_error_data, false, false },
+	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the guest's driver has violated the virtio protocol; the device is stopped until its driver resets it",
 		device_data, false, false },
-	[EVENT_LINK_LOST] = { "LINK_LOST", "what an interface was plugged into is gone: its link is down until the VM starts anew",
+	[EVENT_LINK_LOST] = { "LINK_LOST", "the peer of a network interface is gone; the link is down until the next start of the VM",
 		link_data, false, false },
-	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "any change of state", change_data, false, false },
-	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or a reboot that was asked for", plan_data, false,
+	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
+	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,
 		false },
-	[EVENT_AUTOSTART] = { "AUTOSTART", "the host has booted, and it was this VM's turn", autostart_data,
+	[EVENT_AUTOSTART] = { "AUTOSTART", "the daemon has tried to start the VM after a boot of the host", autostart_data,
 		false, false },
-	[EVENT_VM_DEFINED] = { "VM_DEFINED", "new, redefined, or renamed", defined_data, false, false },
-	[EVENT_SNAPSHOT_CREATED] = { "SNAPSHOT_CREATED", "it is there", snapshot_data, false, false },
-	[EVENT_SNAPSHOT_REVERTED] = { "SNAPSHOT_REVERTED", "the VM is as it was then", snapshot_data, false, false },
-	[EVENT_SNAPSHOT_DELETED] = { "SNAPSHOT_DELETED", "one of them is gone", snapshot_data, false, false },
-	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule's snapshot was not taken",
+	[EVENT_VM_DEFINED] = { "VM_DEFINED", "a VM was defined, redefined or renamed", defined_data, false, false },
+	[EVENT_SNAPSHOT_CREATED] = { "SNAPSHOT_CREATED", "a snapshot was created", snapshot_data, false, false },
+	[EVENT_SNAPSHOT_REVERTED] = { "SNAPSHOT_REVERTED", "the VM was reverted to a snapshot", snapshot_data, false, false },
+	[EVENT_SNAPSHOT_DELETED] = { "SNAPSHOT_DELETED", "a snapshot was deleted", snapshot_data, false, false },
+	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule could not create a snapshot",
 		skipped_data, false, false },
-	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "a crash had caught it between two disks",
+	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "an operation on a snapshot that a crash had interrupted between two disks was completed or undone",
 		recovered_data, false, false },
-	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "saved with its file systems frozen, and no agent thaws them",
+	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "the restored guest has frozen file systems, and no agent thaws them",
 		vm_only, false, false },
-	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "somebody asked for what they may not",
+	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "a command was denied for lack of a role",
 		denied_data, false, true },
-	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "a client did not read", dropped_data, false, true },
+	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "the daemon disconnected a client that did not read its answers", dropped_data, false, true },
 	[EVENT_REFUSALS_LEFT_OUT] = { "REFUSALS_LEFT_OUT",
-		"so many more of a user's PERMISSION_DENIED and CLIENT_DROPPED there were, but not told", refusals_data, false, true },
-	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "a job goes its way", job_status_data, false, false },
-	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "how far it is", job_progress_data, true, false },
-	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "forgotten, or renamed", undefined_data, false, false },
+		"number of PERMISSION_DENIED and CLIENT_DROPPED events of a user that were suppressed", refusals_data, false, true },
+	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_status_data, false, false },
+	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "progress of a job", job_progress_data, true, false },
+	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "a VM was undefined or renamed", undefined_data, false, false },
 };
 
 const struct command *schema_command(enum dialect d, size_t i)

@@ -9,10 +9,10 @@ struct json_object;
 
 /* Options of all verbs that change a definition. */
 #define CHANGE_OPTIONS                                                                              \
-	{ "config", NULL, "for the next start (the default)" },                                    \
-	{ "live", NULL, "refused: a running VM is not changed" },                                  \
-	{ "current", NULL, "of a VM that is off: the same as --config" },                          \
-	{ "print-only", NULL, "show what would change, and change nothing" }
+	{ "config", NULL, "change the next start of the VM [default]" },                                    \
+	{ "live", NULL, "refused: the definition of a running VM does not change" },                                  \
+	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
+	{ "print-only", NULL, "show the change, and change nothing" }
 
 /* edit: changes the definition, canonical JSON, in place; called again when somebody else was faster.
  * Returns 0; -errno with a sentence. opaque is its own. Says on stderr what the daemon warns of.

@@ -8,8 +8,8 @@
 
 /* Options of every verb that starts a job; the table of verbs names them. */
 #define JOB_OPTIONS                                                                                \
-	{ "no-wait", NULL, "return the job's id at once; see cairn jobs" },                        \
-	{ "verbose", NULL, "tell figures, and show progress" }
+	{ "no-wait", NULL, "print the job's id and return at once; see cairn jobs" },                        \
+	{ "verbose", NULL, "print figures of the finished job, if any" }
 
 /* Run `command` (args: taken; fd: borrowed, -1: none), and wait for the job that it starts.
  * what: stands before the bar ("Save"). ret_result: the caller puts it; NULL: none.

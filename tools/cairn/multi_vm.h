@@ -7,9 +7,9 @@
 
 /* Options of every verb that does so; the table of verbs names them. */
 #define FAN_OPTIONS                                                                                \
-	{ "all", NULL, "every VM that it is possible for" },                                      \
-	{ "parallel", "N", "that many at a time: 1 to 64; 8 unless said" },                       \
-	{ "dry-run", NULL, "say what would happen" }
+	{ "all", NULL, "work on all VMs in a state that the verb accepts" },                                      \
+	{ "parallel", "N", "work on up to N VMs at a time, 1 to 64 [8]" },                       \
+	{ "dry-run", NULL, "show what the verb would do, and change nothing" }
 
 struct multi_vm_act {
 	const char *command, *fail, *done; /* "Failed to <fail> domain", "Domain '…' <done>" */

@@ -12,13 +12,12 @@
 #define MANY CLI_POSITIONALS_MAX
 #define END { NULL, NULL, NULL }
 /* Of virsh's, typed by habit. */
-#define BYPASS_CACHE { "bypass-cache", NULL, "no effect" }
-#define ATOMIC { "atomic", NULL, "no effect: it always is" }
+#define BYPASS_CACHE { "bypass-cache", NULL, "no effect; accepted for virsh" }
+#define ATOMIC { "atomic", NULL, "no effect: every snapshot is atomic" }
 #define DRY_RUN { "dry-run", NULL, FROM_SCHEMA("dry-run") }
-#define VERBOSE { "verbose", NULL, "no effect: a terminal shows how far it is" }
 
 static const struct verb_option start_options[] = {
-	{ "console", NULL, "attach this terminal to its console" },
+	{ "console", NULL, "attach the terminal to the serial console after the start" },
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
 	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, FAN_OPTIONS, END };
@@ -27,69 +26,69 @@ static const struct verb_option undefine_options[] = {
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
 	{ "remove-all-storage", NULL, FROM_SCHEMA("remove-all-storage") },
 	{ "storage", "DISK,...", FROM_SCHEMA("storage") },
-	{ "nvram", NULL, "accepted: a VM has no such file" },
-	{ "keep-nvram", NULL, "the same" },
-	{ "tpm", NULL, "the same" },
-	{ "keep-tpm", NULL, "the same" },
-	{ "checkpoints-metadata", NULL, "accepted: there are no checkpoints" }, FAN_OPTIONS, END };
+	{ "nvram", NULL, "no effect: VMs have no NVRAM file" },
+	{ "keep-nvram", NULL, "no effect: VMs have no NVRAM file" },
+	{ "tpm", NULL, "no effect: VMs have no TPM" },
+	{ "keep-tpm", NULL, "no effect: VMs have no TPM" },
+	{ "checkpoints-metadata", NULL, "no effect: there are no checkpoints" }, FAN_OPTIONS, END };
 static const struct verb_option destroy_options[] = {
-	{ "graceful", NULL, "accepted: it is asked first, and has its images closed" }, FAN_OPTIONS, END };
+	{ "graceful", NULL, "no effect: the VM process always closes its images first" }, FAN_OPTIONS, END };
 static const struct verb_option multi_vm_options[] = { FAN_OPTIONS, END };
 static const struct verb_option dump_memory_options[] = {
-	{ "live", NULL, "let it run meanwhile: it always does, unless one of these is given" },
-	{ "crash", NULL, "stop it at once when its memory is written" },
-	{ "reset", NULL, "reset it when its memory is written" },
-	{ "memory-only", NULL, "accepted: a dump has memory and registers only" },
-	{ "format", "elf", "the only one" }, BYPASS_CACHE, VERBOSE, JOB_OPTIONS, END };
-static const struct verb_option save_options[] = { BYPASS_CACHE, VERBOSE, JOB_OPTIONS, END };
-#define SNAPSHOTNAME { "snapshotname", "NAME", "the snapshot, as an option" }
-#define CURRENT { "current", NULL, "the current snapshot" }
+	{ "live", NULL, "run the VM during the dump [default]" },
+	{ "crash", NULL, "stop the VM after the dump" },
+	{ "reset", NULL, "reset the VM after the dump" },
+	{ "memory-only", NULL, "no effect: a dump holds only memory and registers" },
+	{ "format", "elf", "write an ELF core file [default]" }, BYPASS_CACHE, JOB_OPTIONS, END };
+static const struct verb_option save_options[] = { BYPASS_CACHE, JOB_OPTIONS, END };
+#define SNAPSHOTNAME { "snapshotname", "NAME", "give the name of the snapshot" }
+#define CURRENT { "current", NULL, "use the current snapshot" }
 static const struct verb_option snapshot_create_options[] = {
-	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
+	{ "tag", "TAG", "add a tag; repeatable; \"keep\" protects the snapshot" },
 	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
-	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
+	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
 	ATOMIC, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
-	{ "name", "NAME", "the same as the positional" }, SNAPSHOTNAME,
-	{ "description", "TEXT", "the same as the positional" },
-	{ "tag", "TAG", "mark it; may come again; \"keep\" protects it" },
+	{ "name", "NAME", "give the name of the snapshot" }, SNAPSHOTNAME,
+	{ "description", "TEXT", "give the description of the snapshot" },
+	{ "tag", "TAG", "add a tag; repeatable; \"keep\" protects the snapshot" },
 	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
-	{ "rate", "SIZE", "write at most that much memory a second, such as 100M" },
+	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
 	ATOMIC, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
-	{ "tree", NULL, "as a tree" },
-	{ "parent", NULL, "with parents" },
-	{ "roots", NULL, "only those without a parent" },
-	{ "leaves", NULL, "only those without children" },
-	{ "no-leaves", NULL, "only those with children" },
-	{ "active", NULL, "only those with memory" },
-	{ "inactive", NULL, "only those without" },
-	{ "metadata", NULL, "no effect: all have it" },
-	{ "internal", NULL, "no effect: all are in the images" },
-	{ "name", NULL, "names only" },
-	{ "from", "NAME", "only children of that one; with --tree, it and all below" },
-	{ "current", NULL, "the same, of the current one" },
-	{ "descendants", NULL, "with --from or --current: all below" }, END };
+	{ "tree", NULL, "print a tree" },
+	{ "parent", NULL, "add a column with the parent" },
+	{ "roots", NULL, "list only snapshots without a parent" },
+	{ "leaves", NULL, "list only snapshots without children" },
+	{ "no-leaves", NULL, "list only snapshots with children" },
+	{ "active", NULL, "list only snapshots with memory" },
+	{ "inactive", NULL, "list only snapshots without memory" },
+	{ "metadata", NULL, "no effect: every snapshot has metadata" },
+	{ "internal", NULL, "no effect: every snapshot is internal" },
+	{ "name", NULL, "print only names" },
+	{ "from", "NAME", "list only the children of NAME; with --tree, NAME and all descendants" },
+	{ "current", NULL, "list only the children of the current snapshot, as --from does" },
+	{ "descendants", NULL, "with --from or --current: list all descendants" }, END };
 static const struct verb_option snapshot_one_options[] = { SNAPSHOTNAME, CURRENT, END };
 static const struct verb_option snapshot_current_options[] = {
-	{ "name", NULL, "its name only" }, END };
+	{ "name", NULL, "print only the name" }, END };
 static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURRENT,
-	{ "running", NULL, "let it run, however it was" },
-	{ "paused", NULL, "let it stand still, however it was" },
+	{ "running", NULL, "resume the VM after the revert [as in the snapshot]" },
+	{ "paused", NULL, "leave the VM paused after the revert [as in the snapshot]" },
 	{ "disks-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "disk", "ID", FROM_SCHEMA("disk") },
 	{ "eager", NULL, FROM_SCHEMA("eager") },
 	{ "verify", NULL, FROM_SCHEMA("verify") }, DRY_RUN, JOB_OPTIONS, END };
 static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
-	{ "children", NULL, "and all below it" },
-	{ "children-only", NULL, "all below it, and not itself" }, DRY_RUN, JOB_OPTIONS, END };
+	{ "children", NULL, "delete all descendants too" },
+	{ "children-only", NULL, "delete only the descendants" }, DRY_RUN, JOB_OPTIONS, END };
 static const struct verb_option snapshot_rename_options[] = { SNAPSHOTNAME, END };
 static const struct verb_option snapshot_tag_options[] = { SNAPSHOTNAME,
-	{ "remove", NULL, "take these tags away" }, END };
+	{ "remove", NULL, "remove the given tags" }, END };
 static const struct verb_option snapshot_schedule_options[] = {
 	{ "every", "TIME", FROM_SCHEMA("every") },
 	{ "keep", "RULES", FROM_SCHEMA("keep") },
@@ -99,29 +98,29 @@ static const struct verb_option restore_options[] = {
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, END };
 static const struct verb_option managedsave_options[] = {
-	{ "running", NULL, "the next start has it running" },
-	{ "paused", NULL, "the next start has it paused" }, BYPASS_CACHE, VERBOSE, JOB_OPTIONS, FAN_OPTIONS, END };
+	{ "running", NULL, "resume the VM at its next start [as at the save]" },
+	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
-	{ "compress", FROM_SCHEMA("compress"), "else as the file's name ends" },
-	{ "force", NULL, "replace a file of that name" },
-	{ "level", "N", "of compression: 1 to 19, with gzip to 9" }, JOB_OPTIONS, END };
+	{ "compress", FROM_SCHEMA("compress"), "set the compression method [from the name of FILE]" },
+	{ "force", NULL, "replace an existing FILE" },
+	{ "level", "N", "set the compression level: 1 to 19, with gzip 1 to 9" }, JOB_OPTIONS, END };
 static const struct verb_option import_options[] = {
-	{ "name", "NAME", "another name than it had" },
-	{ "folder", "DIR", "where its folder will be; else here" },
+	{ "name", "NAME", "give the VM another name [the name in the archive]" },
+	{ "folder", "DIR", "create the VM's folder in DIR [the working directory]" },
 	{ "max-bytes", "SIZE", FROM_SCHEMA("max-bytes") },
-	{ "dry-run", NULL, "check all of it, show what is in it, and change nothing" }, JOB_OPTIONS, END };
+	{ "dry-run", NULL, "check the archive, list its content, and change nothing" }, JOB_OPTIONS, END };
 static const struct verb_option clone_options[] = {
-	{ "full", NULL, "of one that is off: with disks of its own (the default)" },
-	{ "linked", NULL, "of one that is off: with disks that stand on its" },
-	{ "live", NULL, "of a running VM: the copies go on from where it is" },
-	{ "snapshotname", "NAME", "with --live: from where this snapshot was; the VM may be off" },
-	{ "no-hostname", NULL, "with --live: their agents are not asked to set the host name" },
+	{ "full", NULL, "create independent disks; the VM must be off [default]" },
+	{ "linked", NULL, "create qcow2 overlays on the source's disks; the VM must be off" },
+	{ "live", NULL, "create running clones of a running or paused VM" },
+	{ "snapshotname", "NAME", "with --live: continue from this snapshot; the VM may be off" },
+	{ "no-hostname", NULL, "with --live: do not ask the guest agents to set the host name" },
 	{ "count", "N", FROM_SCHEMA("count") },
 	{ "name-pattern", "PATTERN", FROM_SCHEMA("name-pattern") },
 	{ "snapshots", NULL, FROM_SCHEMA("snapshots") },
-	{ "file", "PATH", "where the copy of a disk goes; once for each" },
-	{ "mac", "ADDRESS", "of an interface; once for each; else made" },
+	{ "file", "PATH", "set the path of a disk's copy; repeat for each disk" },
+	{ "mac", "ADDRESS", "set the MAC address of an interface; repeat for each interface [generated]" },
 	{ "uuid", "UUID", FROM_SCHEMA("uuid") },
 	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
 	DRY_RUN,
@@ -130,207 +129,207 @@ static const struct verb_option template_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
 #define WHEN_OPTIONS                                                                                \
 	{ "mode", FROM_SCHEMA("mode"), FROM_SCHEMA("mode") },                                       \
-	{ "at", "TIME", "then, and not now: HH:MM or YYYY-MM-DD HH:MM" },                           \
-	{ "in", "TIME", "the same: 90s, 10m, 2h from now" },                                        \
+	{ "at", "TIME", "schedule the action for TIME: HH:MM or YYYY-MM-DD HH:MM" },                           \
+	{ "in", "TIME", "schedule the action in TIME from now: 90s, 10m, 2h" },                                        \
 	{ "message", "TEXT", FROM_SCHEMA("message") },                                              \
-	{ "cancel", NULL, "what is planned, and a deadline" }
+	{ "cancel", NULL, "cancel the scheduled action and any deadline" }
 static const struct verb_option shutdown_options[] = { WHEN_OPTIONS,
-	{ "wait", NULL, "return when it is off" },
+	{ "wait", NULL, "return when the VM is off" },
 	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
-	{ "timeout", "SECONDS", "that time; with --wait alone: give up waiting after that" }, FAN_OPTIONS, END };
+	{ "timeout", "SECONDS", "with --then: set the deadline; with --wait alone: limit the wait" }, FAN_OPTIONS, END };
 static const struct verb_option reboot_options[] = { WHEN_OPTIONS, FAN_OPTIONS, END };
 static const struct verb_option daemon_stop_options[] = {
-	{ "leave", NULL, "leave them all running" },
-	{ "shutdown", NULL, "shut them all down" },
-	{ "save", NULL, "save them all" },
+	{ "leave", NULL, "leave all VMs running" },
+	{ "shutdown", NULL, "shut all VMs down" },
+	{ "save", NULL, "save all VMs (managed save)" },
 	{ "vms-only", NULL, FROM_SCHEMA("vms-only") }, DRY_RUN, END };
 static const struct verb_option autostart_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, FAN_OPTIONS, END };
 static const struct verb_option dumpxml_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
-	{ "security-info", NULL, "nothing more: there are no secrets in it" },
-	{ "migratable", NULL, "nothing less" },
-	{ "update-cpu", NULL, "nothing else: the guest has the host's processor" }, END };
+	{ "security-info", NULL, "no effect: a definition holds no secrets" },
+	{ "migratable", NULL, "no effect" },
+	{ "update-cpu", NULL, "no effect: the guest has the host's processor" }, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
 static const struct verb_option validate_options[] = {
-	{ "schema", NULL, "print the JSON Schema of a definition instead" }, END };
+	{ "schema", NULL, "print the JSON Schema of a definition" }, END };
 static const struct verb_option dump_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") }, END };
 static const struct verb_option list_options[] = {
-	{ "all", NULL, "those that are off too" },
-	{ "inactive", NULL, "only those that are off" },
-	{ "name", NULL, "names only" },
-	{ "uuid", NULL, "uuids only" },
-	{ "id", NULL, "ids only" },
-	{ "title", NULL, "with titles" },
-	{ "autostart", NULL, "only those started when the host has booted" },
-	{ "no-autostart", NULL, "only the others" },
-	{ "with-managed-save", NULL, "only those with a saved state" },
-	{ "without-managed-save", NULL, "only the others" },
-	{ "managed-save", NULL, "no effect: the state says so anyway" },
-	{ "persistent", NULL, "all are" },
-	{ "transient", NULL, "none is" },
-	{ "table", NULL, "as a table (the default)" },
-	{ "template", NULL, "only templates" },
-	{ "state-running", NULL, "only those in that state" },
-	{ "state-paused", NULL, "only those in that state" },
-	{ "state-shutoff", NULL, "only those in that state" },
-	{ "state-other", NULL, "only those in any other state" },
-	{ "can", "VERB", "only those in a state in which that verb is possible" }, END };
+	{ "all", NULL, "list all VMs" },
+	{ "inactive", NULL, "list only VMs that are off" },
+	{ "name", NULL, "print only names" },
+	{ "uuid", NULL, "print only UUIDs" },
+	{ "id", NULL, "print only ids" },
+	{ "title", NULL, "add a column with the title" },
+	{ "autostart", NULL, "list only VMs that start with the host" },
+	{ "no-autostart", NULL, "list only VMs that do not start with the host" },
+	{ "with-managed-save", NULL, "list only VMs with a managed save" },
+	{ "without-managed-save", NULL, "list only VMs without a managed save" },
+	{ "managed-save", NULL, "no effect: the state shows a managed save" },
+	{ "persistent", NULL, "no effect: every VM is persistent" },
+	{ "transient", NULL, "list nothing: every VM is persistent" },
+	{ "table", NULL, "print a table [default]" },
+	{ "template", NULL, "list only templates" },
+	{ "state-running", NULL, "list only running VMs" },
+	{ "state-paused", NULL, "list only paused VMs" },
+	{ "state-shutoff", NULL, "list only VMs that are shut off" },
+	{ "state-other", NULL, "list only VMs in any other state" },
+	{ "can", "VERB", "list only VMs in a state that VERB accepts" }, END };
 static const struct verb_option domstate_options[] = {
-	{ "reason", NULL, "with the reason" }, END };
+	{ "reason", NULL, "add the reason" }, END };
 static const struct verb_option domstats_options[] = {
-	{ "state", NULL, "the state and why" },
-	{ "cpu-total", NULL, "processor time, ns" },
-	{ "balloon", NULL, "memory, KiB" },
-	{ "vcpu", NULL, "each vCPU" },
-	{ "interface", NULL, "each network interface" },
-	{ "block", NULL, "each disk" }, END };
+	{ "state", NULL, "print the state and its reason" },
+	{ "cpu-total", NULL, "print the CPU time, ns" },
+	{ "balloon", NULL, "print the memory, KiB" },
+	{ "vcpu", NULL, "print statistics of each vCPU" },
+	{ "interface", NULL, "print statistics of each network interface" },
+	{ "block", NULL, "print statistics of each disk" }, END };
 static const struct verb_option domifaddr_options[] = {
-	{ "source", "agent", "the only one: the guest agent is asked" },
-	{ "full", NULL, "name and MAC in each line" }, END };
+	{ "source", "agent", "ask the guest agent [default]" },
+	{ "full", NULL, "repeat name and MAC address in each line" }, END };
 static const struct verb_option top_options[] = {
-	{ "sort", "cpu|memory|disk|net|name", "what comes first; cpu unless said" },
-	{ "every", "SECONDS", "time between two looks: 2; with --once 1" },
-	{ "once", NULL, "one table, of the time between two looks; so it is where no terminal is, too" }, END };
+	{ "sort", "cpu|memory|disk|net|name", "set the order [cpu]" },
+	{ "every", "SECONDS", "set the interval [2, with --once 1]" },
+	{ "once", NULL, "print one sample and exit [default without a terminal]" }, END };
 static const struct verb_option console_options[] = {
-	{ "force", NULL, "no effect: several may be attached" },
-	{ "safe", NULL, "the same" },
-	{ "serial", NULL, "the serial port (the default)" },
-	{ "virtio", NULL, "the virtio console" }, END };
+	{ "force", NULL, "no effect: several clients can attach" },
+	{ "safe", NULL, "no effect: several clients can attach" },
+	{ "serial", NULL, "attach to the serial port [default]" },
+	{ "virtio", NULL, "attach to the virtio console" }, END };
 static const struct verb_option wait_options[] = {
-	{ "for", "running|paused|shutoff|crashed|agent|ip", "agent: one answers; ip: it says that the guest has an address; shutoff: however it ended" },
-	{ "timeout", "SECONDS", "give up after that" }, END };
+	{ "for", "running|paused|shutoff|crashed|agent|ip", "wait for this state; agent: the guest agent answers; ip: the guest has an address" },
+	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" }, END };
 static const struct verb_option event_options[] = {
-	{ "loop", NULL, "until interrupted, or the time is up" },
-	{ "all", NULL, "of every kind (the default)" },
-	{ "list", NULL, "the kinds that there are, and nothing else" },
-	{ "event", "EVENT", "only this kind: STOP, VM_STATE_CHANGE, ..." },
-	{ "timeout", "SECONDS", "give up after that" },
-	{ "timestamp", NULL, "with the time" },
-	{ "since", "NUMBER", "first those behind that number; 0: all that are kept" }, END };
+	{ "loop", NULL, "print events until Ctrl-C or the timeout" },
+	{ "all", NULL, "wait for all events [default]" },
+	{ "list", NULL, "print the names of all events and exit" },
+	{ "event", "EVENT", "wait only for events of this name" },
+	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" },
+	{ "timestamp", NULL, "print the time of each event" },
+	{ "since", "NUMBER", "first print the events after this number; 0: all kept events" }, END };
 static const struct verb_option permission_options[] = {
-	{ "user", "USER", "name or number" },
-	{ "group", "GROUP", "name or number" }, END };
+	{ "user", "USER", "select a user, by name or uid" },
+	{ "group", "GROUP", "select a group, by name or gid" }, END };
 static const struct verb_option audit_options[] = {
-	{ "since", "TIME", "90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM]" },
+	{ "since", "TIME", "show only calls since TIME: 90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM[:SS]]" },
 	{ "user", "USER", FROM_SCHEMA("uid") },
 	{ "vm", "VM", FROM_SCHEMA("vm") }, END };
 static const struct verb_option run_options[] = {
-	{ "log-level", "error|warning|info|debug|trace", "warning, unless said" },
-	{ "vm-program", "PATH", "cairn-vm, when it is elsewhere" },
-	{ "no-sandbox", NULL, "for debugging the VM's process; unsafe" }, END };
+	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
+	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
+	{ "no-sandbox", NULL, "run the VM process without its sandbox; for debugging only" }, END };
 static const struct verb_option help_options[] = {
-	{ "names", NULL, "names of verbs only, for completion" },
-	{ "options", NULL, "of one verb: options, and which take a value, for completion" },
-	{ "values", "OPTION", "of one verb: the words that an option takes, for completion" }, END };
+	{ "names", NULL, "print the names of all verbs, for completion" },
+	{ "options", NULL, "print the options of VERB, for completion" },
+	{ "values", "OPTION", "print the values of an option of VERB, for completion" }, END };
 
 static const struct verb_option edit_options[] = {
-	{ "format", "json|xml", "json unless said; xml: libvirt's domain XML" },
-	{ "xml", NULL, "the same as --format xml" },
-	{ "print-only", NULL, "show what would change, and change nothing" }, END };
+	{ "format", "json|xml", "edit JSON or libvirt's domain XML [json]" },
+	{ "xml", NULL, "edit libvirt's domain XML" },
+	{ "print-only", NULL, "show the change, and change nothing" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
 static const struct verb_option setvcpus_options[] = {
-	{ "maximum", NULL, "the same: there is one number" }, CHANGE_OPTIONS, END };
+	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" }, CHANGE_OPTIONS, END };
 static const struct verb_option desc_options[] = {
-	{ "title", NULL, "the title, not the description" },
-	{ "new-desc", "TEXT", "the text, as an option" }, CHANGE_OPTIONS, END };
+	{ "title", NULL, "show or change the title" },
+	{ "new-desc", "TEXT", "set this text" }, CHANGE_OPTIONS, END };
 static const struct verb_option attach_disk_options[] = {
-	{ "subdriver", "raw|qcow2", "raw unless said" },
-	{ "type", "disk|cdrom", "disk unless said" },
-	{ "mode", "readonly", "the guest cannot write to it" },
-	{ "serial", "SERIAL", "as the guest sees it" },
-	{ "targetbus", "virtio", "the only one" },
-	{ "sourcetype", "file|block", "no effect" },
-	{ "driver", "qemu", "no effect" },
-	{ "cache", "MODE", "no effect" },
-	{ "io", "MODE", "no effect" },
+	{ "subdriver", "raw|qcow2", "set the format of the image [raw]" },
+	{ "type", "disk|cdrom", "add a disk or a cdrom drive [disk]" },
+	{ "mode", "readonly", "write-protect the disk" },
+	{ "serial", "SERIAL", "set the serial number that the guest sees [none]" },
+	{ "targetbus", "virtio", "no effect: every disk is a virtio disk" },
+	{ "sourcetype", "file|block", "no effect: detected" },
+	{ "driver", "qemu", "no effect; accepted for virsh" },
+	{ "cache", "MODE", "no effect; accepted for virsh" },
+	{ "io", "MODE", "no effect; accepted for virsh" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option detach_options[] = {
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option change_media_options[] = {
-	{ "eject", NULL, "take it out" },
-	{ "insert", NULL, "into an empty drive" },
-	{ "update", NULL, "instead of what is in it, if anything is (the default)" },
-	{ "subdriver", "raw|qcow2", "raw unless said" },
-	{ "force", NULL, "no effect: the guest cannot lock a drive" }, CHANGE_OPTIONS, END };
+	{ "eject", NULL, "remove the medium" },
+	{ "insert", NULL, "insert SOURCE into an empty drive" },
+	{ "update", NULL, "insert SOURCE in place of the present medium, if any [default]" },
+	{ "subdriver", "raw|qcow2", "set the format of SOURCE [raw]" },
+	{ "force", NULL, "no effect: a guest cannot lock a drive" }, CHANGE_OPTIONS, END };
 static const struct verb_option attach_interface_options[] = {
-	{ "mac", "MAC", "52:54:00:..., else one is made" },
-	{ "model", "virtio", "the only one" },
-	{ "target", "ID", "what it is called: net0, net1, ..." },
-	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "of type user: a port of this host that leads to the guest's; once for each" },
-	{ "network", "PREFIX", "of type user: what the guest is in (10.0.2.0/24)" },
-	{ "restrict", NULL, "of type user: nothing outside is reached" },
-	{ "host-loopback", NULL, "of type user: what listens on this host's loopback is reached, too" },
+	{ "mac", "MAC", "set the MAC address [random, 52:54:00:...]" },
+	{ "model", "virtio", "no effect: every interface is a virtio interface" },
+	{ "target", "ID", "set the id of the interface [first free of net0, net1, ...]" },
+	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "type user: forward PORT of the host to port TO of the guest; repeatable" },
+	{ "network", "PREFIX", "type user: set the guest's private network [10.0.2.0/24]" },
+	{ "restrict", NULL, "type user: block all connections to the outside" },
+	{ "host-loopback", NULL, "type user: let the guest reach services on the host's loopback address" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option detach_interface_options[] = {
-	{ "mac", "MAC", "which, if there are several of the type" },
+	{ "mac", "MAC", "select one of several interfaces by its MAC address" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
 static const struct verb_option domblklist_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
-	{ "details", NULL, "with type and device" }, END };
+	{ "details", NULL, "add type and device" }, END };
 
 const struct verb verbs[] = {
-	{ "define", "Definitions", "FILE", "make a VM from a file, JSON or libvirt's XML, or change it", define_options,
+	{ "define", "Definitions", "FILE", "define or redefine a VM from JSON or libvirt's domain XML", define_options,
 		1, 1, false, "file", "vm-define", verb_define },
-	{ "validate", "Definitions", "FILE", "check a definition's file, without a daemon", validate_options, 0, 1,
+	{ "validate", "Definitions", "FILE", "check a definition without the daemon", validate_options, 0, 1,
 		true, "file", NULL, verb_validate },
-	{ "dumpjson", "Definitions", "VM", "print a VM's definition", dump_options, 1, 1, true, "vm",
+	{ "dumpjson", "Definitions", "VM", "print the definition of a VM as JSON", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition", verb_dumpjson },
-	{ "dumpxml", "Definitions", "VM", "print a VM's definition as libvirt's domain XML", dumpxml_options, 1, 1,
+	{ "dumpxml", "Definitions", "VM", "print the definition of a VM as libvirt's domain XML", dumpxml_options, 1, 1,
 		false, "vm", "vm-dump-definition", verb_dumpxml },
-	{ "edit", "Definitions", "VM", "change a definition in $VISUAL or $EDITOR", edit_options, 1, 1, false, "vm",
+	{ "edit", "Definitions", "VM", "edit the definition of a VM in $VISUAL or $EDITOR", edit_options, 1, 1, false, "vm",
 		"vm-define vm-dump-definition", verb_edit },
 	{ "domrename", "Definitions", "VM NEW-NAME", NULL, NULL, 2, 2, false, "vm-name", "vm-rename", verb_domrename },
-	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or the title", desc_options, 1, MANY,
+	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or title of a VM", desc_options, 1, MANY,
 		false, "vm", "vm-define vm-dump-definition", verb_desc },
-	{ "setvcpus", "Definitions", "VM COUNT", "number of virtual processors", setvcpus_options, 2, 2, false,
+	{ "setvcpus", "Definitions", "VM COUNT", "set the number of virtual CPUs", setvcpus_options, 2, 2, false,
 		"vm-name", "vm-define vm-dump-definition", verb_setvcpus },
-	{ "setmem", "Definitions", "VM SIZE", "memory: KiB, or with a unit, as 512M", change_options, 2, 2, false,
+	{ "setmem", "Definitions", "VM SIZE", "set the memory, in KiB or with a unit (512M)", change_options, 2, 2, false,
 		"vm-name", "vm-define vm-dump-definition", verb_setmem },
-	{ "setmaxmem", "Definitions", "VM SIZE", "the same as setmem", change_options, 2, 2, false, "vm-name",
+	{ "setmaxmem", "Definitions", "VM SIZE", "set the memory, like setmem", change_options, 2, 2, false, "vm-name",
 		"vm-define vm-dump-definition", verb_setmem },
-	{ "set-lifecycle-action", "Definitions", "VM TYPE ACTION", "what follows: poweroff, reboot or crash; destroy, restart, "
-		"preserve, ...", change_options, 3, 3, false, "vm-name", "vm-define vm-dump-definition",
+	{ "set-lifecycle-action", "Definitions", "VM TYPE ACTION", "set the action after poweroff, reboot or crash: destroy, "
+		"restart, preserve, ...", change_options, 3, 3, false, "vm-name", "vm-define vm-dump-definition",
 		verb_set_lifecycle_action },
 	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false, "vm-file",
 		"vm-define vm-dump-definition", verb_attach_disk },
-	{ "detach-disk", "Definitions", "VM TARGET", "take a disk away; its image stays", detach_options, 2, 2, false,
+	{ "detach-disk", "Definitions", "VM TARGET", "remove a disk; its image is not deleted", detach_options, 2, 2, false,
 		"vm-disk", "vm-define vm-dump-definition", verb_detach_disk },
 	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive", change_media_options,
 		2, 3, false, "vm-disk", "vm-define vm-dump-definition", verb_change_media },
 	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface", attach_interface_options, 2,
 		3, false, "vm-name", "vm-define vm-dump-definition", verb_attach_interface },
-	{ "detach-interface", "Definitions", "VM TYPE", "take a network interface away", detach_interface_options, 2, 2,
+	{ "detach-interface", "Definitions", "VM TYPE", "remove a network interface", detach_interface_options, 2, 2,
 		false, "vm-name", "vm-define vm-dump-definition", verb_detach_interface },
 	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
 		verb_undefine },
-	{ "start", "Life", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console",
+	{ "start", "Lifecycle", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console",
 		verb_start },
-	{ "shutdown", "Life", "{VM...|--all}", NULL, shutdown_options, 1, MANY, true, "vm",
+	{ "shutdown", "Lifecycle", "{VM...|--all}", NULL, shutdown_options, 1, MANY, true, "vm",
 		"vm-shutdown vm-shutdown-cancel", verb_shutdown },
-	{ "reboot", "Life", "{VM...|--all}", NULL, reboot_options, 1, MANY, true, "vm", "vm-reboot vm-shutdown-cancel",
+	{ "reboot", "Lifecycle", "{VM...|--all}", NULL, reboot_options, 1, MANY, true, "vm", "vm-reboot vm-shutdown-cancel",
 		verb_reboot },
-	{ "reset", "Life", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-reset", verb_reset },
-	{ "suspend", "Life", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-suspend", verb_suspend },
-	{ "resume", "Life", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-resume", verb_resume },
-	{ "destroy", "Life", "{VM...|--all}", "stop at once, as by pulling the plug", destroy_options, 1, MANY, true, "vm",
+	{ "reset", "Lifecycle", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-reset", verb_reset },
+	{ "suspend", "Lifecycle", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-suspend", verb_suspend },
+	{ "resume", "Lifecycle", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-resume", verb_resume },
+	{ "destroy", "Lifecycle", "{VM...|--all}", "stop the VM at once, like pulling the power plug", destroy_options, 1, MANY, true, "vm",
 		"vm-destroy", verb_destroy },
-	{ "autostart", "Life", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
+	{ "autostart", "Lifecycle", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
 		verb_autostart },
-	{ "run", "Life", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1, false, "file",
+	{ "run", "Lifecycle", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1, false, "file",
 		NULL, verb_run },
-	{ "clone", "Life", "VM [NAME]", "copies of a VM", clone_options, 1, 2, true, "vm-name", "vm-clone vm-fork",
-		verb_clone },
-	{ "template", "Life", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
-	{ "dump", "Life", "VM FILE", "write its memory and registers into an ELF core file", dump_memory_options, 2, 2,
+	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,
 		false, "vm-file", "vm-dump", verb_dump },
-	{ "export", "Life", "VM FILE", "all of a VM into one file: .tar.zst, .tar.gz, .tar", export_options, 2, 2, true,
+	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name", "vm-clone vm-fork",
+		verb_clone },
+	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
+	{ "export", "Clones", "VM FILE", "export a VM to one archive file: .tar.zst, .tar.gz or .tar", export_options, 2, 2, true,
 		"vm-file", "vm-export", verb_export },
-	{ "import", "Life", "FILE", "define a VM from such a file", import_options, 1, 1, true, "file", "vm-import",
+	{ "import", "Clones", "FILE", "define a VM from an archive of export", import_options, 1, 1, true, "file", "vm-import",
 		verb_import },
-	{ "save", "Saved states", "VM FILE", "keep its state in a file, and end it", save_options, 2, 2, false,
+	{ "save", "Saved states", "VM FILE", "save the state of a VM to a file, and stop the VM", save_options, 2, 2, false,
 		"vm-file", "vm-save", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1, false, "file",
 		"vm-restore", verb_restore },
@@ -338,75 +337,75 @@ const struct verb verbs[] = {
 		"vm-managed-save", verb_managedsave },
 	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm",
 		"vm-managed-save-remove", verb_managedsave_remove },
-	{ "snapshot-create", "Snapshots", "{VM|--all}", "take one, named after the time", snapshot_create_options, 1, 1,
+	{ "snapshot-create", "Snapshots", "{VM|--all}", "create a snapshot, named after the time", snapshot_create_options, 1, 1,
 		true, "vm", "snapshot-create", verb_snapshot_create },
-	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "take one", snapshot_create_as_options,
+	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "create a snapshot with a name and a description", snapshot_create_as_options,
 		1, 3, true, "vm", "snapshot-create", verb_snapshot_create_as },
-	{ "snapshot-list", "Snapshots", "VM", "list them", snapshot_list_options, 1, 1, true, "vm", "snapshot-list",
+	{ "snapshot-list", "Snapshots", "VM", "list the snapshots of a VM", snapshot_list_options, 1, 1, true, "vm", "snapshot-list",
 		verb_snapshot_list },
-	{ "snapshot-info", "Snapshots", "VM NAME", "what one is", snapshot_one_options, 1, 2, true, "vm-snapshot",
+	{ "snapshot-info", "Snapshots", "VM NAME", "show a snapshot", snapshot_one_options, 1, 2, true, "vm-snapshot",
 		"snapshot-list snapshot-size", verb_snapshot_info },
-	{ "snapshot-current", "Snapshots", "VM", "the one that the VM goes on from", snapshot_current_options, 1, 1,
+	{ "snapshot-current", "Snapshots", "VM", "show the current snapshot", snapshot_current_options, 1, 1,
 		true, "vm", "snapshot-list", verb_snapshot_current },
-	{ "snapshot-parent", "Snapshots", "VM NAME", "the one before", snapshot_one_options, 1, 2, false, "vm-snapshot",
+	{ "snapshot-parent", "Snapshots", "VM NAME", "print the parent of a snapshot", snapshot_one_options, 1, 2, false, "vm-snapshot",
 		"snapshot-list", verb_snapshot_parent },
 	{ "snapshot-revert", "Snapshots", "VM NAME", NULL, snapshot_revert_options, 1, 2, true, "vm-snapshot",
 		"snapshot-revert", verb_snapshot_revert },
-	{ "snapshot-delete", "Snapshots", "VM NAME", "delete one; its children stay", snapshot_delete_options, 1, 2,
+	{ "snapshot-delete", "Snapshots", "VM NAME", "delete a snapshot; its children stay", snapshot_delete_options, 1, 2,
 		true, "vm-snapshot", "snapshot-delete snapshot-size", verb_snapshot_delete },
-	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "give one another name", snapshot_rename_options, 2, 3, false,
+	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "rename a snapshot", snapshot_rename_options, 2, 3, false,
 		"vm-snapshot", "snapshot-set", verb_snapshot_rename },
-	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or take away tags", snapshot_tag_options, 1,
+	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or remove tags of a snapshot", snapshot_tag_options, 1,
 		MANY, false, "vm-snapshot", "snapshot-set snapshot-list", verb_snapshot_tag },
 	{ "snapshot-schedule", "Snapshots", "[VM]", NULL, snapshot_schedule_options, 0, 1, true, "vm",
 		"snapshot-schedule-set snapshot-schedule-remove query-snapshot-schedules", verb_snapshot_schedule },
-	{ "list", "Looking", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list", verb_list },
-	{ "dominfo", "Looking", "VM", "what a VM is and how it does", NULL, 1, 1, true, "vm", "vm-info", verb_dominfo },
-	{ "domstate", "Looking", "VM", "state of a VM", domstate_options, 1, 1, true, "vm", "vm-info", verb_domstate },
-	{ "domid", "Looking", "VM", "its number, while it runs", NULL, 1, 1, false, "vm", "vm-info", verb_domid },
-	{ "domuuid", "Looking", "VM", "its uuid", NULL, 1, 1, false, "vm", "vm-info", verb_domuuid },
-	{ "domname", "Looking", "VM", "the name of a uuid", NULL, 1, 1, false, "vm", "vm-info", verb_domname },
-	{ "domblklist", "Looking", "VM", "disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
+	{ "list", "Monitoring", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list", verb_list },
+	{ "dominfo", "Monitoring", "VM", "show state, resources and settings of a VM", NULL, 1, 1, true, "vm", "vm-info", verb_dominfo },
+	{ "domstate", "Monitoring", "VM", "print the state of a VM", domstate_options, 1, 1, true, "vm", "vm-info", verb_domstate },
+	{ "domid", "Monitoring", "VM", "print the id of a running VM", NULL, 1, 1, false, "vm", "vm-info", verb_domid },
+	{ "domuuid", "Monitoring", "VM", "print the UUID of a VM", NULL, 1, 1, false, "vm", "vm-info", verb_domuuid },
+	{ "domname", "Monitoring", "VM", "print the name of a VM", NULL, 1, 1, false, "vm", "vm-info", verb_domname },
+	{ "domblklist", "Monitoring", "VM", "list the disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
 		verb_domblklist },
-	{ "domiflist", "Looking", "VM", "network interfaces of a VM", dump_options, 1, 1, true, "vm",
+	{ "domiflist", "Monitoring", "VM", "list the network interfaces of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition", verb_domiflist },
-	{ "domifstat", "Looking", "VM INTERFACE", "what a network interface has carried", NULL, 2, 2, true, "vm", "vm-info",
+	{ "domifstat", "Monitoring", "VM INTERFACE", "show the traffic of a network interface", NULL, 2, 2, true, "vm", "vm-info",
 		verb_domifstat },
-	{ "domifaddr", "Looking", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses",
+	{ "domifaddr", "Monitoring", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses",
 		verb_domifaddr },
-	{ "domblkerror", "Looking", "VM", "disks whose errors stopped a VM", NULL, 1, 1, true, "vm", "vm-info",
+	{ "domblkerror", "Monitoring", "VM", "show the disks whose errors have paused a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },
-	{ "domstats", "Looking", "[VM...]", "figures of VMs, under virsh's names", domstats_options, 0, MANY, true,
+	{ "domstats", "Monitoring", "[VM...]", "print statistics of VMs, with virsh's names", domstats_options, 0, MANY, true,
 		"vm", "vm-info vm-list", verb_domstats },
-	{ "top", "Looking", "[VM...]", "what VMs use, as it changes", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
-	{ "qmp-path", "Looking", "VM", "where its own socket is, for programs that speak QEMU's QMP", NULL, 1, 1, false,
+	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
+	{ "qmp-path", "Monitoring", "VM", "print the path of a VM's own socket, for programs that speak QEMU's QMP", NULL, 1, 1, false,
 		"vm", "vm-qmp-path", verb_qmp_path },
-	{ "console", "Looking", "VM", "attach this terminal; Ctrl-] leaves", console_options, 1, 1, false, "vm",
+	{ "console", "Monitoring", "VM", "attach the terminal to a VM's console; Ctrl-] detaches", console_options, 1, 1, false, "vm",
 		"vm-console", verb_console },
-	{ "wait", "Looking", "VM", "wait for a state, or an address", wait_options, 1, 1, false, "vm",
+	{ "wait", "Monitoring", "VM", "wait until a VM has a state, an agent or an address", wait_options, 1, 1, false, "vm",
 		"vm-info vm-addresses", verb_wait },
-	{ "event", "Looking", "[VM]", "show events as they come", event_options, 0, 1, true, "vm",
+	{ "event", "Monitoring", "[VM]", "wait for events and print them", event_options, 0, 1, true, "vm",
 		"query-events query-version", verb_event },
-	{ "events", "Looking", "[VM]", "the same as event --loop", event_options, 0, 1, true, "vm",
+	{ "events", "Monitoring", "[VM]", "print events until Ctrl-C, like event --loop", event_options, 0, 1, true, "vm",
 		"query-events query-version", verb_event },
-	{ "jobs", "Jobs", "", "work under way, and results that were not looked at", NULL, 0, 0, true, NULL,
+	{ "jobs", "Jobs", "", "list jobs under way and results of finished jobs", NULL, 0, 0, true, NULL,
 		"query-jobs", verb_jobs },
-	{ "job-cancel", "Jobs", "ID...", "ask jobs to end", NULL, 1, MANY, false, "job", "job-cancel",
+	{ "job-cancel", "Jobs", "ID...", "cancel jobs", NULL, 1, MANY, false, "job", "job-cancel",
 		verb_job_cancel },
-	{ "job-dismiss", "Jobs", "ID...", "forget results", NULL, 1, MANY, false, "job", "job-dismiss",
+	{ "job-dismiss", "Jobs", "ID...", "delete results of finished jobs", NULL, 1, MANY, false, "job", "job-dismiss",
 		verb_job_dismiss },
-	{ "grant", "Administration", "ROLE [VM]", "let a user or a group be viewer, operator, admin, or owner "
-		"of a VM", permission_options, 1, 2, false, NULL, "permission-grant", verb_grant },
-	{ "revoke", "Administration", "[VM]", "take that away", permission_options, 0, 1, false, "vm",
+	{ "grant", "Administration", "ROLE [VM]", "give a user or a group a role: viewer, operator, admin, or "
+		"owner of a VM", permission_options, 1, 2, false, NULL, "permission-grant", verb_grant },
+	{ "revoke", "Administration", "[VM]", "remove the role of a user or a group", permission_options, 0, 1, false, "vm",
 		"permission-revoke", verb_revoke },
-	{ "permissions", "Administration", "", "who may what", NULL, 0, 0, true, NULL, "query-permissions",
+	{ "permissions", "Administration", "", NULL, NULL, 0, 0, true, NULL, "query-permissions",
 		verb_permissions },
 	{ "audit", "Administration", "", NULL, audit_options, 0, 0, true, NULL, "query-audit", verb_audit },
-	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, and end the daemon",
+	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, then stop the daemon",
 		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },
-	{ "version", "Help", "", "versions of this program and of the daemon", NULL, 0, 0, true, NULL, "query-version",
+	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
 		verb_version },
-	{ "help", "Help", "[VERB]", "this list, or one verb", help_options, 0, 1, true, "verb", NULL, verb_help },
+	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", help_options, 0, 1, true, "verb", NULL, verb_help },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
 };
 
@@ -428,7 +427,7 @@ int verb_missing(const char *name)
 {
 	char hint[NEAREST_BYTES];
 
-	fprintf(stderr, "error: there is no verb \"%s\"%s\nerror: cairn help lists them\n", name,
+	fprintf(stderr, "error: unknown verb \"%s\"%s\nerror: see cairn help for all verbs\n", name,
 		suggest_hint(name, "", verb_name_at, NULL, hint));
 	return CLI_USAGE;
 }

@@ -58,7 +58,7 @@ static int plugin_config(const char *key, const char *value)
 	if (!strcmp(key, "allow") && options.nallow < IMG_ALLOW_MAX)
 		return absolute_path(value, &options.allow[options.nallow++]);
 	if (!strcmp(key, "allow")) {
-		nbdkit_error("allow can be given %d times", IMG_ALLOW_MAX);
+		nbdkit_error("allow can be given at most %d times", IMG_ALLOW_MAX);
 		return -1;
 	}
 	if (!strcmp(key, "share")) {
@@ -66,14 +66,14 @@ static int plugin_config(const char *key, const char *value)
 		share = yes > 0;
 		return yes < 0 ? -1 : 0;
 	}
-	nbdkit_error("'%s' is no parameter; file, format, snapshot, allow and share are", key);
+	nbdkit_error("unknown parameter '%s'; use file, format, snapshot, allow or share", key);
 	return -1;
 }
 
 static int plugin_config_complete(void)
 {
 	if (!options.path) {
-		nbdkit_error("which image? Give file=IMAGE");
+		nbdkit_error("no image given; add file=IMAGE");
 		return -1;
 	}
 	/* A snapshot does not change, whoever writes to the disk meanwhile. */
@@ -188,7 +188,7 @@ static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_
 		int r = block_extent(x->block, at, end - at, &found);
 
 		if (r < 0)
-			return request_failed(r, "look", at);
+			return request_failed(r, "read the extents", at);
 		if (nbdkit_add_extent(extents, at, found.len,
 			    found.zero ? NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE : 0) < 0)
 			return -1;
@@ -203,15 +203,15 @@ static struct nbdkit_plugin plugin = {
 	.name = "cairn",
 	.longname = "Cairn's disk images",
 	.version = CAIRN_VERSION,
-	.description = "A qcow2 or raw image, or an internal snapshot of one, read-only.",
+	.description = "Serve a qcow2 or raw image, or one of its internal snapshots, read-only.",
 	.magic_config_key = "file",
 	.config = plugin_config,
 	.config_complete = plugin_config_complete,
-	.config_help = "file=IMAGE      (required) The image.\n"
-		       "snapshot=NAME   Its snapshot of that name or id, also while a VM uses the image.\n"
-		       "format=FMT      raw or qcow2 (default: look at it).\n"
-		       "allow=DIR       Backing files may also lie below DIR.\n"
-		       "share=yes       Do not lock the image.",
+	.config_help = "file=IMAGE      (required) Serve this image.\n"
+		       "snapshot=NAME   Serve the snapshot with this name or id [the disk]. A VM may use the image.\n"
+		       "format=FMT      Set the format of the image: raw or qcow2 [detected].\n"
+		       "allow=DIR       Accept backing and data files below DIR too.\n"
+		       "share=yes       Do not lock the image: its disk may change.",
 	.unload = plugin_unload,
 	.open = plugin_open,
 	.close = plugin_close,

@@ -109,7 +109,7 @@ static void option_print(const char *name, const char *value, const char *doc)
 	columns_print(OPTION_WIDTH, left, doc);
 }
 
-/* "role operator; of a VM that is shutoff, saved or crashed; a job" */
+/* "requires the role operator; the VM must be shutoff, saved or crashed; starts a job" */
 static void rules_print(struct json_object *command)
 {
 	const char *role = js_get_str(command, "role"), *states = js_get_str(command, "states");
@@ -118,11 +118,11 @@ static void rules_print(struct json_object *command)
 	if (!strcmp(role, "nobody"))
 		printf("for everybody");
 	else
-		printf("role %s", role);
+		printf("requires the role %s", role);
 	words_or(states ? states : "", ',', list, sizeof(list));
 	if (states)
-		printf("; of a VM that is %s", list);
-	printf("%s\n", js_get_bool(command, "job", false) ? "; a job" : "");
+		printf("; the VM must be %s", list);
+	printf("%s\n", js_get_bool(command, "job", false) ? "; starts a job" : "");
 }
 
 static void commands_print(struct json_object *schema, const struct verb *v)
@@ -152,7 +152,7 @@ static void one_print(struct json_object *schema, const struct verb *v)
 		option_print(o->name, value, doc_of(schema, v, o));
 	}
 	if (v->prints)
-		option_print("format", FORMATS, "table, unless said");
+		option_print("format", FORMATS, "set the output format [table]");
 	commands_print(schema, v);
 }
 
@@ -169,7 +169,7 @@ static void all_print(struct json_object *schema)
 		snprintf(left, sizeof(left), "%s %s", v->name, v->args);
 		columns_print(VERB_WIDTH, left, summary_of(schema, v));
 	}
-	printf("\ncairn help VERB tells more. The daemon's socket: -c, or CAIRN_SOCKET.\n");
+	printf("\ncairn help VERB shows the options of a verb, man cairn has examples. -c or CAIRN_SOCKET sets the daemon's socket.\n");
 }
 
 /* ---- for programs ---- */
@@ -203,7 +203,7 @@ static struct json_object *commands_to_json(struct json_object *schema, const st
 
 static struct json_object *verb_to_json(struct json_object *schema, const struct verb *v)
 {
-	static const struct verb_option format = { "format", FORMATS, "table, unless said" };
+	static const struct verb_option format = { "format", FORMATS, "set the output format [table]" };
 	struct json_object *one = json_object_new_object(), *options = json_object_new_array();
 
 	for (const struct verb_option *o = v->options; o && o->name; o++)

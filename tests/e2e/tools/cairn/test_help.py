@@ -57,9 +57,9 @@ def test_help_of_command_matches_schema(schema):
         for c in v["commands"]:
             assert c == schema[c["name"]], v["name"]
     text = cairn("help", "snapshot-revert").stdout
-    assert ("role operator; of a VM that is shutoff, running, paused, in-shutdown, crashed or preserved; a job\n"
+    assert ("requires the role operator; the VM must be shutoff, running, paused, in-shutdown, crashed or preserved; starts a job\n"
             in text)
-    assert "role admin\n" in cairn("help", "define").stdout
+    assert "requires the role admin\n" in cairn("help", "define").stdout
     assert "for everybody\n" in cairn("help", "version").stdout
     assert "Commands of the daemon" not in cairn("help", "run").stdout
 

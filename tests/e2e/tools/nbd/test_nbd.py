@@ -82,11 +82,11 @@ def test_backing_files_are_read(box):  # noqa: F811
 
 
 @pytest.mark.parametrize("args,says", [
-    ([], "Give file=IMAGE"),
+    ([], "add file=IMAGE"),
     (["a", "snapshot=none"], "no snapshot 'none'"),
     (["none"], "No such file"),
     (["a", "format=vmdk"], "no format"),
-    (["a", "colour=red"], "no parameter"),
+    (["a", "colour=red"], "unknown parameter"),
     (["a", "share=perhaps"], "perhaps"),
 ])
 def test_impossible_exports_are_refused(image, args, says):
