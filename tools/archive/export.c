@@ -92,7 +92,7 @@ static int file_take(struct exporter *x, unsigned i, struct json_object *o, stru
 	word_take(o, "backing_format", f->backing_format, sizeof(f->backing_format));
 	word_take(o, "data_file", f->data_file, sizeof(f->data_file));
 	if (!manifest_name_ok(f->name))
-		return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no name for a file", f->name);
+		return err_set(e, -EINVAL, ERR_INVALID, "invalid file name '%s'", f->name);
 	r = source_open(x, o, &x->sources[i], e);
 	if (r < 0)
 		return r;
@@ -322,7 +322,7 @@ static int archive_begin(struct exporter *x, struct json_object *spec, struct er
 	int64_t level = js_get_int(spec, "level", gzip ? 6 : 3);
 
 	if (level < 1 || level > (gzip ? 9 : 19))
-		return err_set(e, -EINVAL, ERR_INVALID, "the level of %s goes from 1 to %d",
+		return err_set(e, -EINVAL, ERR_INVALID, "the compression level of %s must be 1 to %d",
 			gzip ? "gzip" : "zstd", gzip ? 9 : 19);
 	x->a = archive_write_new();
 	if (!x->a)

@@ -47,7 +47,7 @@ static int archive_failed(struct importer *x, int r, struct err *e)
 
 	if (archive_errno(x->a) == ENOMEM)
 		return err_set_errno(e, -ENOMEM, "reading the archive");
-	return err_set(e, -EINVAL, ERR_CORRUPT, "the archive is damaged or cut short%s%s",
+	return err_set(e, -EINVAL, ERR_CORRUPT, "the archive is damaged or truncated%s%s",
 		why ? ": " : "", why ? why : r == ARCHIVE_EOF ? ": it ends too early" : "");
 }
 
@@ -110,7 +110,7 @@ static int manifest_read(struct importer *x, struct err *e)
 
 	if (r == 1 || (!r && strcmp(name, ARCHIVE_MANIFEST)))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"this is no archive of cairn export: it does not begin with %s", ARCHIVE_MANIFEST);
+			"not an archive of cairn export: the first file is not %s", ARCHIVE_MANIFEST);
 	if (!r)
 		r = text_read(x, en, name, &x->text, &len, e);
 	return r < 0 ? r : manifest_parse(x->text, len, &x->manifest, e);
@@ -257,7 +257,7 @@ static int entries_read(struct importer *x, struct err *e)
 	if (r < 0)
 		return r;
 	if (r == 1)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "the archive is cut short: %s, which is its end, is missing",
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the archive is truncated: its last file, %s, is missing",
 			ARCHIVE_SUMS);
 	r = sums_read(x, en, e);
 	if (!r && (r = entry_next(x, &en, &name, e)) == 0)
@@ -340,7 +340,7 @@ static int space_check(struct importer *x, struct json_object *spec, struct err 
 	x->progress.total = sum;
 	if (sum > bound)
 		return err_set(e, -EFBIG, ERR_INVALID,
-			"the archive holds %llu bytes, more than the %llu that are allowed",
+			"the archive holds %llu bytes, more than the limit of %llu",
 			(unsigned long long)sum, (unsigned long long)bound);
 	if (!x->stage)
 		return 0;
@@ -349,7 +349,7 @@ static int space_check(struct importer *x, struct json_object *spec, struct err 
 	room = (uint64_t)v.f_bavail * v.f_frsize;
 	if (sum > room)
 		return err_set(e, -ENOSPC, ERR_NO_SPACE,
-			"the archive holds %llu MiB, the folder's file system has room for %llu; choose another with --folder",
+			"the archive holds %llu MiB, and the file system of the folder has %llu MiB free; choose another folder with --folder",
 			(unsigned long long)DIV_ROUND_UP(sum, MIB), (unsigned long long)(room / MIB));
 	return 0;
 }
@@ -399,7 +399,7 @@ static int archive_begin(struct importer *x, struct json_object *spec, struct er
 	if (archive_read_support_format_tar(x->a) || archive_read_support_filter_gzip(x->a) ||
 		archive_read_support_filter_zstd(x->a) ||
 		archive_read_open_fd(x->a, fd, READ_BLOCK_BYTES))
-		return err_set(e, -EINVAL, ERR_INVALID, "this is no archive of cairn export: %s",
+		return err_set(e, -EINVAL, ERR_INVALID, "not an archive of cairn export: %s",
 			archive_error_string(x->a));
 	return 0;
 }

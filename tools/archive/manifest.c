@@ -102,7 +102,7 @@ static int take_name(struct json_object *f, const char *key, char *ret, struct e
 		return 0;
 	if (!s || !manifest_name_ok(s))
 		return err_set(e, -EINVAL, ERR_CORRUPT,
-			"%s: '%.80s' is no plain name of a file; the archive was not written by cairn",
+			"%s: invalid file name '%.80s'; cairn did not write this archive",
 			ARCHIVE_MANIFEST, s ? s : "?");
 	strcpy(ret, s);
 	return 0;

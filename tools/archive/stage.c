@@ -53,7 +53,7 @@ static int folder_open(struct stage *s, bool made, struct err *e)
 		return err_set_errno(e, -errno, "the folder %s", s->tmp);
 	/* In a folder that all may write to somebody may have been faster, and would have the images. */
 	if (!made && (fstat(s->fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 022)))
-		return err_set(e, -EPERM, ERR_PERMISSION, "%s is there and another user's; remove it, or choose another "
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s exists and belongs to another user; remove it, or choose another "
 			"folder with --folder", s->tmp);
 	return 0;
 }
@@ -64,14 +64,14 @@ static int folder_take(struct stage *s, struct err *e)
 	int r;
 
 	if (!made && errno != EEXIST)
-		return err_set_errno(e, -errno, "cannot make the folder %s", s->name);
+		return err_set_errno(e, -errno, "cannot create the folder %s", s->name);
 	r = folder_open(s, made, e);
 	if (r < 0)
 		return r == -ENOENT ? err_set_errno(e, r, "the folder %s", s->tmp) : r;
 	if (flock(s->fd, LOCK_EX | LOCK_NB) < 0)
 		return err_set(e, -EBUSY, ERR_BUSY, "another import is filling the folder %s", s->name);
 	r = folder_empty(s->fd);
-	return r < 0 ? err_set_errno(e, r, "what an import that was broken off left in %s", s->tmp) : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot remove the files of an interrupted import in %s", s->tmp) : 0;
 }
 
 static void names_make(struct stage *s, int parent, const char *name)
@@ -92,7 +92,7 @@ int stage_open(int parent, const char *name, struct stage **ret, struct err *e)
 	names_make(s, parent, name);
 	if (fstatat(parent, s->name, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		r = err_set(e, -EEXIST, ERR_EXISTS,
-			"%s is there already in the folder; choose another with --folder", s->name);
+			"%s already exists in the folder; choose another folder with --folder", s->name);
 	else
 		r = folder_take(s, e);
 	if (r < 0) {
@@ -124,7 +124,7 @@ static int folder_clear(struct stage *s, struct err *e)
 		r = folder_empty(s->fd);
 	if (!r && unlinkat(s->parent, s->tmp, AT_REMOVEDIR) < 0)
 		r = -errno;
-	return r < 0 ? err_set_errno(e, r, "what is left in %s", s->tmp) : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot remove %s", s->tmp) : 0;
 }
 
 int stage_clear(int parent, const char *name, struct err *e)
@@ -160,7 +160,7 @@ int stage_create(struct stage *s, const char *name, struct err *e)
 {
 	int fd = openat(s->fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 
-	return fd < 0 ? err_set_errno(e, -errno, "making %s", name) : fd;
+	return fd < 0 ? err_set_errno(e, -errno, "cannot create %s", name) : fd;
 }
 
 int stage_keep(struct stage *s, struct err *e)

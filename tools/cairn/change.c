@@ -21,16 +21,16 @@ static int flags_check(struct cli *c, const char *vm, struct err *e)
 
 	if (option_flag(c, "live"))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"a running VM is not changed by this version; leave --live out, and the next start "
-			"has it");
+			"--live is not supported: the definition of a running VM cannot change; without --live the "
+			"change applies to the next start");
 	if (!option_flag(c, "current"))
 		return 0;
 	r = cli_vm_info(c, vm, &info, e);
 	if (r < 0 || js_get_int(info, "id", -1) < 0)
 		return r;
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
-		"VM '%s' runs, and a running VM is not changed by this version; with --config the next start "
-		"has it", vm);
+		"VM '%s' runs, and the definition of a running VM cannot change; with --config the change "
+		"applies to the next start", vm);
 }
 
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e)
@@ -62,7 +62,7 @@ int change_define(struct cli *c, struct json_object *was, struct json_object *no
 		return r;
 	warnings_print(js_get_array(answer, "warnings"));
 	if (js_get_bool(answer, "pending", false))
-		fprintf(stderr, "note: domain '%s' runs; its next start has what was changed\n",
+		fprintf(stderr, "note: domain '%s' runs; the change applies to its next start\n",
 			js_get_str(answer, "name"));
 	return 0;
 }

@@ -20,7 +20,7 @@ static int folder_of(const char *path, char folder[PATH_MAX], struct err *e)
 
 	/* A pipe, such as /dev/stdin, lies nowhere. */
 	if (!strcmp(path, "-") || (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
-		return getcwd(folder, PATH_MAX) ? 0 : err_set_errno(e, -errno, "the present folder");
+		return getcwd(folder, PATH_MAX) ? 0 : err_set_errno(e, -errno, "cannot read the working directory");
 	if (!realpath(path, folder))
 		return err_set_errno(e, -errno, "%s", path);
 	slash = strrchr(folder, '/');
@@ -69,7 +69,7 @@ static int key_add(struct json_object *seen, const char *key, int len, const cha
 	}
 	for (; text < key; text++)
 		line += *text == '\n';
-	return err_set(e, -EINVAL, ERR_INVALID, "%s: line %u: \"%s\" is there a second time in the same object", name, line,
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: line %u: duplicate key \"%s\" in one object", name, line,
 		copy);
 }
 
@@ -109,7 +109,7 @@ static int json_read(const char *text, size_t len, const char *name, struct json
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is empty; a definition is JSON or libvirt's domain XML", name);
 	if (*first != '{')
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: not JSON, which begins with {, nor libvirt's domain XML, which begins with <", name);
+			"%s: neither JSON (starts with {) nor libvirt's domain XML (starts with <)", name);
 	r = js_parse(at, (size_t)(end - at), name, &o, e);
 	if (!r)
 		r = keys_check(at, (size_t)(end - at), name, e);

@@ -98,7 +98,7 @@ static int wait_interrupted(struct wait *w, struct err *e)
 	else if (read(w->signals, &si, sizeof(si)) != (ssize_t)sizeof(si))
 		return 0;
 	if (w->cancelled)
-		return err_set(e, -EINTR, ERR_CANCELLED, "job %s goes on; see cairn jobs", w->id);
+		return err_set(e, -EINTR, ERR_CANCELLED, "job %s continues; see cairn jobs", w->id);
 	w->cancelled = true;
 	args = json_object_new_object();
 	js_put_str(args, "id", w->id);
@@ -151,7 +151,7 @@ static int result_take(struct wait *w, struct json_object **ret_result, struct e
 	job = job_of_list(list);
 	if (!job)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"somebody dismissed job %s before its result was read", w->id);
+			"job %s was dismissed before its result was read", w->id);
 	error = js_get_str(job, "error");
 	if (ret_result)
 		*ret_result = json_object_get(js_get(job, "result"));

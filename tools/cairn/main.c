@@ -190,7 +190,7 @@ static int global_options(struct cli *c, int argc, char **argv)
 			argv[i] = (char *)"help";
 			return i;
 		} else {
-			cli_usage(c, "cairn has no option %s before the verb", a);
+			cli_usage(c, "unknown option %s before the verb", a);
 			return -1;
 		}
 	}

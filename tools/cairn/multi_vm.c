@@ -90,7 +90,7 @@ static int parallel_parse(struct cli *c, unsigned *ret)
 	long n = text ? strtol(text, &end, 10) : PARALLEL_DEFAULT;
 
 	if (text && (end == text || *end || n < 1 || n > PARALLEL_MAX))
-		return cli_usage(c, "--parallel is a number from 1 to %d, not \"%s\"", PARALLEL_MAX,
+		return cli_usage(c, "--parallel must be a number from 1 to %d, not \"%s\"", PARALLEL_MAX,
 			text);
 	*ret = (unsigned)n;
 	return 0;
@@ -106,7 +106,7 @@ static int positional_pick(struct cli *c, struct multi_vm *f, struct json_object
 	}
 	if (targets_fit(f, vms, s))
 		return 0;
-	err_set(&e, -ENOENT, ERR_NOT_FOUND, "no VM's name fits it. Next: cairn list --all");
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "no VM matches the pattern. Next: cairn list --all");
 	return cli_fail(&e, "Failed to %s '%s'", c->verb->name, s);
 }
 
@@ -205,7 +205,7 @@ static void target_do(struct cli *c, const struct work *w, struct multi_vm_targe
 
 	if (is_interrupted(w)) {
 		json_object_put(args);
-		t->r = err_set(&t->e, -EINTR, ERR_CANCELLED, "it was not begun");
+		t->r = err_set(&t->e, -EINTR, ERR_CANCELLED, "not started: interrupted by Ctrl-C");
 		return;
 	}
 	t->r = target_call(c, w, t, args);
@@ -363,7 +363,7 @@ static int dry_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act 
 	struct err e;
 
 	if (legal_vms_ask(c, a->command, &legal, &e) < 0)
-		return cli_fail(&e, "Failed to look what is possible");
+		return cli_fail(&e, "Failed to read the schema");
 	for (size_t i = 0; i < f->n; i++) {
 		int code = target_say(c, a, &f->list[i], legal.states);
 

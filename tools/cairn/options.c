@@ -16,7 +16,7 @@ static int format_set(struct cli *c, const char *value)
 	int f = value ? output_format_parse(value) : -1;
 
 	if (f < 0)
-		return cli_usage(c, "--format is table, json, yaml or csv, not \"%s\"",
+		return cli_usage(c, "--format must be table, json, yaml or csv, not \"%s\"",
 			value ? value : "");
 	c->format = (enum cli_format)f;
 	return 0;
@@ -117,7 +117,7 @@ static int option_words_check(const struct cli *c, const struct verb_option *o, 
 	if (!strchr(o->value, '|') || is_word(o->value, value))
 		return 0;
 	words_or(o->value, '|', list, sizeof(list));
-	return cli_usage(c, "--%s is %s, not \"%s\"", o->name, list, value);
+	return cli_usage(c, "--%s must be %s, not \"%s\"", o->name, list, value);
 }
 
 /* One option at argv[i]; *i moves over its value. */
@@ -245,7 +245,7 @@ int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, 
 		return 0;
 	s = strtod(text, &end);
 	if (end == text || *end || !isfinite(s) || s < 0 || s > 1e9)
-		return cli_usage(c, "--%s is a number of seconds, not \"%s\"", name, text);
+		return cli_usage(c, "--%s must be a number of seconds, not \"%s\"", name, text);
 	*ret_ns = (uint64_t)(s * 1e9);
 	return 0;
 }

@@ -15,10 +15,10 @@ int target_open(struct target *t, bool in_place, struct err *e)
 	struct stat st;
 
 	if (stat(t->path, &st) == 0 && !S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", t->path);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a regular file", t->path);
 	if ((t->is_new || in_place) && lstat(t->path, &st) == 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s is there already; give another name%s", t->path,
-			in_place ? ": with --no-wait nothing is replaced" : ", or --force to replace it");
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s already exists; choose another name%s", t->path,
+			in_place ? ": --no-wait does not replace files" : ", or replace the file with --force");
 	if (in_place) {
 		t->tmp[0] = 0;
 		t->fd = open(t->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -60,7 +60,7 @@ static int target_keep(struct target *t, struct err *e)
 		r = name_give(t);
 	if (!r)
 		r = folder_sync(t->path);
-	return r < 0 ? err_set_errno(e, r, "what was written is in %s, and not in %s", t->tmp, t->path) : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot rename %s, which holds the complete data, to %s", t->tmp, t->path) : 0;
 }
 
 int target_close(struct target *t, int r, struct err *e)
@@ -72,7 +72,7 @@ int target_close(struct target *t, int r, struct err *e)
 	else if (r == -EREMOTEIO || (t->whole && r != -EINPROGRESS))
 		unlink(written);
 	else if (r != -EINPROGRESS)
-		fprintf(stderr, "error: what is written so far is in %s\n", written);
+		fprintf(stderr, "error: incomplete data is in %s\n", written);
 	close(t->fd);
 	return r;
 }

@@ -36,7 +36,7 @@ static int input_make(const char *text, size_t len, struct err *e)
 	CLEANUP_CLOSE int fd = memfd_create("cairn-xml", MFD_CLOEXEC);
 
 	if (fd < 0 || pwrite_full(fd, text, len, 0) < 0)
-		return err_set_errno(e, -errno, "memory for the XML");
+		return err_set_errno(e, -errno, "cannot store the XML");
 	return steal_fd(&fd);
 }
 
@@ -67,7 +67,7 @@ static int helper_wait(pid_t pid, struct err *e)
 			return err_set_errno(e, -errno, "cairn-xml");
 	if (WIFSIGNALED(status))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"cairn-xml was ended by signal %d (%s): what it read takes too much time or memory",
+			"cairn-xml was killed by signal %d (%s): the XML takes too much time or memory",
 			WTERMSIG(status), strsignal(WTERMSIG(status)));
 	return 0;
 }

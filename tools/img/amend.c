@@ -23,8 +23,8 @@ static int option_take(struct amend *a, char *key, char *value)
 		: !strcmp(key, "data_file_raw") ? &a->data_file_raw : NULL;
 
 	if (!to)
-		return img_usage("amend", "%s cannot be changed in place; compat, lazy_refcounts, "
-			"refcount_bits, size, data_file and data_file_raw=off can, and `rebase` changes the backing file", key);
+		return img_usage("amend", "cannot change %s in place, only compat, lazy_refcounts, "
+			"refcount_bits, size, data_file and data_file_raw=off; use `rebase` for the backing file", key);
 	*to = value;
 	return 0;
 }
@@ -100,8 +100,8 @@ static int size_apply(const struct amend *a, uint64_t size, struct err *e)
 	if (!r) {
 		block_info(b, &info);
 		r = size < info.size_bytes
-			? err_set(e, -EINVAL, ERR_INVALID, "this would cut off data; use `cairn-img resize "
-				"--shrink` if that is meant")
+			? err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
+				"--shrink` instead")
 			: block_resize(b, ROUND_UP(size, 512), e);
 		closed = block_close(b);
 		if (!r && closed < 0)
@@ -138,7 +138,7 @@ static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *
 	int r = qcow2_check(fd, h, &c, e);
 
 	if (!r && (c.corruptions || c.errors))
-		r = err_set(e, -EUCLEAN, ERR_CORRUPT, "the image has faults; repair it with `cairn-img check "
+		r = err_set(e, -EUCLEAN, ERR_CORRUPT, "the image has errors; repair them with `cairn-img check "
 			"-r all` first");
 	return r;
 }
@@ -253,7 +253,7 @@ int img_amend_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (argc - optind != 1 || !any)
-		return img_usage("amend", "-o with what to change, and one file, are needed");
+		return img_usage("amend", "-o OPTIONS and one FILE are required");
 	img_common_open(&a.common, &a.o);
 	a.o.path = argv[optind];
 	img_signals_catch();

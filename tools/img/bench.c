@@ -148,11 +148,11 @@ static int args_check(struct bench *b, struct err *e)
 	block_info(b->block, &info);
 	b->size = info.size_bytes;
 	if (b->size < b->bytes || b->offset > b->size - b->bytes)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, too few for requests of %llu at "
-			"%llu", b->o.path, (unsigned long long)b->size, (unsigned long long)b->bytes,
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, too few for requests of %llu bytes at "
+			"offset %llu", b->o.path, (unsigned long long)b->size, (unsigned long long)b->bytes,
 			(unsigned long long)b->offset);
 	if ((b->bytes | b->offset | b->step) % info.logical_block_bytes)
-		return err_set(e, -EINVAL, ERR_INVALID, "sizes and offsets have to be multiples of %u",
+		return err_set(e, -EINVAL, ERR_INVALID, "sizes and offsets must be multiples of %u",
 			info.logical_block_bytes);
 	return 0;
 }
@@ -245,7 +245,7 @@ static int cache_mode(struct bench *b, const char *arg)
 	if (!strcmp(arg, "none") || !strcmp(arg, "directsync"))
 		b->o.direct = true;
 	else if (strcmp(arg, "writeback") && strcmp(arg, "unsafe"))
-		return img_usage("bench", "'%s' is no cache mode of bench; none and writeback are", arg);
+		return img_usage("bench", "unknown cache mode '%s'; use none or writeback", arg);
 	return 0;
 }
 
@@ -283,9 +283,9 @@ int img_bench_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (argc - optind != 1)
-		return img_usage("bench", "one file is needed");
+		return img_usage("bench", "one FILE is required");
 	if (b.flush_interval && !b.write)
-		return img_usage("bench", "--flush-interval needs -w");
+		return img_usage("bench", "--flush-interval requires -w");
 	if (!b.step)
 		b.step = b.bytes;
 	img_common_open(&b.common, &b.o);

@@ -188,7 +188,7 @@ static int image_rebase(struct rebase *z, struct err *e)
 	int r;
 
 	if (!none && (!z->base_format || block_format_from_name(z->base_format) < 0))
-		return err_set(e, -EINVAL, ERR_INVALID, "the backing file's format has to be given: -F raw "
+		return err_set(e, -EINVAL, ERR_INVALID, "no format of the backing file given; add -F raw "
 			"or -F qcow2");
 	r = z->unsafe ? 0 : rebase_content(z, e);
 	if (!r)
@@ -224,8 +224,8 @@ int img_rebase_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (argc - optind != 1 || !z.base)
-		return img_usage("rebase", "-b with the new backing file (\"\" for none) and one image are "
-			"needed");
+		return img_usage("rebase", "-b with the new backing file (\"\" for none) and one IMAGE are "
+			"required");
 	img_common_open(&z.common, &z.o);
 	z.o.no_lock = false;
 	z.o.path = argv[optind];
@@ -282,8 +282,8 @@ static int commit_copy(struct commit *k, struct err *e)
 		return r;
 	for (uint64_t off = 0; off < top.size_bytes && !r; off += len) {
 		if (img_interrupted())
-			return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; the disk is as it was, the rest "
-				"can be committed later");
+			return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; the disk is unchanged, commit "
+				"the rest later");
 		len = top.size_bytes - off;
 		r = commit_step(k, off, &len);
 		img_progress_set(&k->common.progress, off, top.size_bytes);
@@ -391,7 +391,7 @@ int img_commit_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (argc - optind != 1)
-		return img_usage("commit", "one file is needed");
+		return img_usage("commit", "one FILE is required");
 	img_common_open(&k.common, &k.o);
 	k.o.no_lock = false;
 	k.o.path = argv[optind];

@@ -154,7 +154,7 @@ static int repair_word(const char *w, struct check_args *a)
 	else if (!strcmp(w, "all"))
 		a->repair = QCOW2_REPAIR_ALL;
 	else
-		return img_usage("check", "-r takes 'leaks' or 'all', not '%s'", w);
+		return img_usage("check", "-r must be 'leaks' or 'all', not '%s'", w);
 	a->o.writable = true;
 	return 0;
 }
@@ -194,18 +194,18 @@ int img_check_main(int argc, char **argv)
 			a.as_json = !strcmp(optarg, "json");
 			if (a.as_json || !strcmp(optarg, "human"))
 				break;
-			return img_usage("check", "--output is human or json");
+			return img_usage("check", "--output must be human or json");
 		default:
 			return img_bad_option("check", argv[optind - 1]);
 		}
 	}
 	if (argc - optind != 1)
-		return img_usage("check", "one file is needed");
+		return img_usage("check", "one FILE is required");
 	a.progress = (struct img_progress){ .to = stdout, .shown = -1,
 		.mode = a.bar && !a.quiet && !a.as_json && isatty(STDOUT_FILENO)
 			? IMG_PROGRESS_BAR : IMG_PROGRESS_NONE };
 	if (a.repair && a.o.no_lock)
-		return img_usage("check", "-r needs the lock that -U leaves out");
+		return img_usage("check", "-r and -U exclude each other: a repair needs the lock");
 	a.o.path = argv[optind];
 	if (img_layers_open(&a.o, layers, &n, &e) < 0)
 		return img_fail(&e);

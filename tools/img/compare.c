@@ -209,7 +209,7 @@ int img_compare_main(int argc, char **argv)
 			return COMPARE_OPEN;
 	}
 	if (argc - optind != 2) {
-		img_usage("compare", "two files are needed");
+		img_usage("compare", "two FILEs are required");
 		return COMPARE_OPEN;
 	}
 	c.s[0].o.path = argv[optind];

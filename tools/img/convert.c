@@ -109,7 +109,7 @@ static int target_fits(const struct convert *v, struct err *e)
 	block_info(v->to, &info);
 	if (info.size_bytes >= v->size_bytes)
 		return 0;
-	return err_set(e, -ENOSPC, ERR_NO_SPACE, "%s has %llu bytes, the source %llu", v->path,
+	return err_set(e, -ENOSPC, ERR_NO_SPACE, "the target %s has %llu bytes, fewer than the %llu of the source", v->path,
 		(unsigned long long)info.size_bytes, (unsigned long long)v->size_bytes);
 }
 
@@ -219,8 +219,8 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	int r;
 
 	if (t->is_device)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "a compressed image is written to a file; %s is "
-			"a device", v->path);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "cannot write a compressed image to %s, which is "
+			"a device; use a file", v->path);
 	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
@@ -292,24 +292,24 @@ static int image_convert(struct convert *v, struct err *e)
 static int args_check(struct convert *v, int argc, char **argv)
 {
 	if (argc - optind != 2)
-		return img_usage("convert", "a source and a target are needed");
+		return img_usage("convert", "SOURCE and TARGET are required");
 	v->src.path = argv[optind];
 	v->path = argv[optind + 1];
 	if (v->ic.qcow2.backing_name)
-		return img_usage("convert", "a backing file for the target is not supported");
+		return img_usage("convert", "convert does not support a backing file for the target");
 	if (v->compress && v->ic.format != BLOCK_FORMAT_QCOW2)
-		return img_usage("convert", "-c needs -O qcow2");
+		return img_usage("convert", "-c requires -O qcow2");
 	if (v->compress && v->ic.prealloc)
-		return img_usage("convert", "-c does not go with preallocation");
+		return img_usage("convert", "-c and preallocation exclude each other");
 	if (v->compress && v->ic.qcow2.data_file)
-		return img_usage("convert", "-c does not go with data_file: a data file has no compressed "
+		return img_usage("convert", "-c and data_file exclude each other: a data file has no compressed "
 			"clusters");
 	if (v->existing && v->ic.qcow2.data_file)
-		return img_usage("convert", "data_file is for a new image: it does not go with -n");
+		return img_usage("convert", "-n and data_file exclude each other: only a new image gets a data file");
 	if (!strcmp(v->path, "-") && (v->ic.format != BLOCK_FORMAT_RAW || v->existing))
-		return img_usage("convert", "to standard output only raw can be written");
+		return img_usage("convert", "only the format raw can be written to standard output");
 	if (v->target_is_zero && !v->existing)
-		return img_usage("convert", "--target-is-zero needs -n: a new target is zeros");
+		return img_usage("convert", "--target-is-zero requires -n: a new target is always zeros");
 	return 0;
 }
 

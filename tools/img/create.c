@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 
 #define BAD_VALUE(e, key, value, what)                                                             \
-	err_set(e, -EINVAL, ERR_INVALID, "'%s' is no value for %s; it has to be " what, value, key)
+	err_set(e, -EINVAL, ERR_INVALID, "invalid value '%s' of %s; use " what, value, key)
 
 static int parse_bool(const char *key, const char *v, bool *ret, struct err *e)
 {
@@ -58,7 +58,7 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 	} else if (!strcmp(key, "preallocation")) {
 		return img_prealloc_word(v, &c->prealloc, e);
 	} else {
-		return err_set(e, -EINVAL, ERR_INVALID, "there is no option '%s'; see `cairn-img help "
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s'; see `cairn-img help "
 			"create`", key);
 	}
 	return 0;
@@ -73,7 +73,7 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 		return img_parse_size(v, &q->size_bytes, e);
 	}
 	if (c->format != BLOCK_FORMAT_QCOW2 && strcmp(key, "preallocation"))
-		return err_set(e, -EINVAL, ERR_INVALID, "the option %s does not go with the format raw", key);
+		return err_set(e, -EINVAL, ERR_INVALID, "the format raw does not support the option %s", key);
 	if (!strcmp(key, "cluster_size"))
 		return parse_log2(key, v, 512, 2 * MIB, &q->cluster_bits, e);
 	if (!strcmp(key, "refcount_bits"))
@@ -136,7 +136,7 @@ int img_create_format(struct img_create *c, const char *verb, const char *name)
 	int f = block_format_from_name(name);
 
 	if (f < 0)
-		return img_usage(verb, "'%s' is no format; raw and qcow2 are", name);
+		return img_usage(verb, "unknown format '%s'; use raw or qcow2", name);
 	c->format = (enum block_format)f;
 	return 0;
 }
@@ -190,24 +190,24 @@ static int args_check(struct create_args *a, struct err *e)
 		a->c.has_size = true;
 	}
 	if (!r && q->backing_name && a->c.format != BLOCK_FORMAT_QCOW2)
-		r = err_set(e, -EINVAL, ERR_INVALID, "a raw image has no backing file; use -f qcow2");
+		r = err_set(e, -EINVAL, ERR_INVALID, "a raw image cannot have a backing file; use -f qcow2");
 	if (!r && q->backing_name && !q->backing_format)
-		r = err_set(e, -EINVAL, ERR_INVALID, "the backing file's format has to be given: -F raw or "
+		r = err_set(e, -EINVAL, ERR_INVALID, "no format of the backing file given; add -F raw or "
 			"-F qcow2");
 	if (!r && q->backing_format && block_format_from_name(q->backing_format) < 0)
-		r = err_set(e, -EINVAL, ERR_INVALID, "'%s' is no format; raw and qcow2 are",
+		r = err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2",
 			q->backing_format);
 	if (!r && q->backing_name && !a->unsafe)
 		r = backing_look(a, e);
 	if (!r && !a->c.has_size)
-		r = err_set(e, -EINVAL, ERR_INVALID, "a size is needed");
+		r = err_set(e, -EINVAL, ERR_INVALID, "no size given; add SIZE");
 	if (!r && a->c.format == BLOCK_FORMAT_QCOW2)
 		r = qcow2_create_check(q, e);
 	if (!r && a->c.prealloc && q->backing_name && !q->extended_l2)
 		r = err_set(e, -EINVAL, ERR_INVALID, "preallocated clusters would hide the backing file; "
-			"together they need extended_l2=on");
+			"add extended_l2=on to use both");
 	if (!r && a->c.prealloc == IMG_PREALLOC_METADATA && a->c.format == BLOCK_FORMAT_RAW)
-		r = err_set(e, -EINVAL, ERR_INVALID, "a raw image has no metadata; preallocation can be off, "
+		r = err_set(e, -EINVAL, ERR_INVALID, "a raw image has no metadata to preallocate; use preallocation off, "
 			"falloc or full");
 	if (!r && q->size_bytes > INT64_MAX - 511)
 		r = err_set(e, -EINVAL, ERR_INVALID, "the size is too large");
@@ -314,7 +314,7 @@ int img_create_main(int argc, char **argv)
 			break;
 		case 'o':
 			if (nopts == ARRAY_SIZE(opts))
-				return img_usage("create", "too many -o");
+				return img_usage("create", "-o is given too many times");
 			opts[nopts++] = optarg;
 			break;
 		case 'b':
@@ -334,7 +334,7 @@ int img_create_main(int argc, char **argv)
 		}
 	}
 	if (argc - optind < 1 || argc - optind > 2)
-		return img_usage("create", "a file and a size are needed");
+		return img_usage("create", "FILE and SIZE are required");
 	a.path = argv[optind];
 	a.size = argv[optind + 1];
 	for (unsigned i = 0; i < nopts && !r; i++)

@@ -19,7 +19,7 @@ static int path_make(struct img_data *d, const char *image, const char *name, st
 
 	if (!*name || img_has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"'%s' is no name for a data file; it has to be a plain file", name);
+			"invalid data file name '%s'; give the path of a file", name);
 	if (snprintf(d->path, sizeof(d->path), "%.*s%s",
 		slash && *name != '/' ? (int)(slash + 1 - image) : 0, image, name) >= (int)sizeof(d->path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", name);
@@ -88,7 +88,7 @@ int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e)
 	if (d->is_device) {
 		end = lseek(d->fd, 0, SEEK_END);
 		return (uint64_t)MAX(end, 0) >= size_bytes ? 0 : err_set(e, -ENOSPC, ERR_NO_SPACE,
-			"%s has %llu bytes, the disk %llu", d->path, (unsigned long long)MAX(end, 0),
+			"the data file %s has %llu bytes, the disk %llu", d->path, (unsigned long long)MAX(end, 0),
 			(unsigned long long)size_bytes);
 	}
 	return ftruncate(d->fd, (off_t)size_bytes) < 0

@@ -283,13 +283,13 @@ int img_info_main(int argc, char **argv)
 			as_json = !strcmp(optarg, "json");
 			if (as_json || !strcmp(optarg, "human"))
 				break;
-			return img_usage("info", "--output is human or json");
+			return img_usage("info", "--output must be human or json");
 		default:
 			return img_bad_option("info", argv[optind - 1]);
 		}
 	}
 	if (argc - optind != 1)
-		return img_usage("info", "one file is needed");
+		return img_usage("info", "one FILE is required");
 	o.path = argv[optind];
 	return info_run(&o, as_json, !o.no_backing, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -37,7 +37,7 @@ static int map_print(const struct map *m, const struct entry *n, struct err *e)
 
 	if (n->x.compressed)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has compressed clusters, which have no "
-			"place to show; use --output json", m->o.path);
+			"offset to show; use --output json", m->o.path);
 	if (!n->x.zero && n->x.has_host)
 		printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)n->start,
 			(unsigned long long)n->len, (unsigned long long)n->x.host,
@@ -145,7 +145,7 @@ int img_map_main(int argc, char **argv)
 			st = img_common_option(&m->common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
 	if (!st && argc - optind != 1)
-		st = img_usage("map", "one file is needed");
+		st = img_usage("map", "one FILE is required");
 	if (!st) {
 		img_common_open(&m->common, &m->o);
 		m->o.path = argv[optind];

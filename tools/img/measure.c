@@ -149,7 +149,7 @@ int img_measure_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (argc - optind != (m.size ? 0 : 1))
-		return img_usage("measure", "either --size or one file is needed");
+		return img_usage("measure", "either --size or one FILE is required");
 	img_common_open(&m.common, &m.o);
 	m.o.path = argv[optind];
 	return measure_run(&m, opts, &e) < 0 ? img_fail(&e) : 0;

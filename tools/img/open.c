@@ -43,7 +43,7 @@ static int format_find(const struct img_open *o, int fd, enum block_format *ret,
 	if (o->format) {
 		f = block_format_from_name(o->format);
 		if (f < 0)
-			return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no format; raw and qcow2 are",
+			return err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2",
 				o->format);
 		*ret = (enum block_format)f;
 		return 0;
@@ -138,7 +138,7 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 
 	if (img_has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"%s names '%s' as its %s file; only plain files are opened", image, name, what);
+			"%s names '%s' as its %s file; only local files are supported", image, name, what);
 	folder_of(image, dir, sizeof(dir));
 	snprintf(joined, sizeof(joined), "%s%s%s", *name == '/' ? "" : dir, *name == '/' ? "" : "/",
 		name);
@@ -150,7 +150,7 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	if (!ok)
 		return err_set(e, -EACCES, ERR_PERMISSION,
 			"%s names the %s file %s, which lies outside of its folder; if you trust the "
-			"image, allow it with --allow DIR", image, what, ret);
+			"image, add --allow DIR", image, what, ret);
 	return 0;
 }
 
@@ -171,7 +171,7 @@ static int chain_check(const struct img_layer *layers, unsigned n, int fd, const
 		twice = same_file(fd, layers[i].fd) ||
 			(layers[i].data_fd && same_file(fd, layers[i].data_fd));
 	return !twice ? 0 : err_set(e, -EINVAL, ERR_INVALID,
-		"the backing chain of %s is a loop: %s comes twice", layers[0].path, path);
+		"the backing chain of %s is a loop: %s occurs twice", layers[0].path, path);
 }
 
 static int data_open(const struct img_open *o, struct img_layer *layers, unsigned n, struct err *e)
@@ -184,8 +184,8 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 	if (!(y->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) || o->no_backing)
 		return 0;
 	if (!*y->header.data_file)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "%s keeps its data in another file but does not "
-			"name it; say it with `cairn-img amend -o data_file=FILE IMAGE`", y->path);
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s has an external data file but does not "
+			"name it; set the name with `cairn-img amend -o data_file=FILE IMAGE`", y->path);
 	r = file_resolve(o, y->path, y->header.data_file, "data", path, e);
 	if (!r)
 		r = file_open(path, o->writable && !n, &y->data_fd, e);
@@ -224,8 +224,8 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	f = block_format_from_name(y->header.backing_format);
 	if (f < 0)
 		return err_set(e, -EINVAL, ERR_INVALID, *y->header.backing_format
-			? "%s says that its backing file is '%s'; raw and qcow2 are supported"
-			: "%s does not say which format its backing file has, and it is not guessed; say it "
+			? "%s has a backing file of the format '%s'; only raw and qcow2 are supported"
+			: "%s does not give the format of its backing file; set it "
 			  "with `cairn-img rebase -u -F FMT -b FILE IMAGE`%s", path, y->header.backing_format);
 	layers[n + 1].format = (enum block_format)f;
 	return file_resolve(o, path, y->header.backing_name, "backing", ret_next, e);

@@ -22,7 +22,7 @@ int img_prealloc_word(const char *w, enum img_prealloc *ret, struct err *e)
 			*ret = (enum img_prealloc)i;
 			return 0;
 		}
-	return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no value for preallocation; it has to be off, "
+	return err_set(e, -EINVAL, ERR_INVALID, "invalid value '%s' of preallocation; use off, "
 		"metadata, falloc or full", w);
 }
 
@@ -71,7 +71,7 @@ int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struc
 	if (how == IMG_PREALLOC_OFF)
 		return 0;
 	if (info.format == BLOCK_FORMAT_RAW && how == IMG_PREALLOC_METADATA)
-		return err_set(e, -EINVAL, ERR_INVALID, "a raw image has no metadata; preallocation can be "
+		return err_set(e, -EINVAL, ERR_INVALID, "a raw image has no metadata to preallocate; use preallocation "
 			"off, falloc or full");
 	if (info.format == BLOCK_FORMAT_QCOW2)
 		r = qcow2_preallocate(b, from, NULL, NULL, e);

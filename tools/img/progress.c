@@ -93,7 +93,7 @@ static int format_option(struct img_common *x, const char *arg)
 	if (!strcmp(arg, "json"))
 		x->json = true;
 	else if (strcmp(arg, "human"))
-		return img_usage(x->verb, "'%s' is no form of output; human and json are", arg);
+		return img_usage(x->verb, "unknown output format '%s'; use human or json", arg);
 	return 0;
 }
 
@@ -111,13 +111,13 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 		return 0;
 	case IMG_OPT_ALLOW:
 		if (x->nallow == IMG_ALLOW_MAX)
-			return img_usage(x->verb, "--allow can be given %d times", IMG_ALLOW_MAX);
+			return img_usage(x->verb, "--allow can be given at most %d times", IMG_ALLOW_MAX);
 		x->allow[x->nallow++] = arg;
 		return 0;
 	case IMG_OPT_OUTPUT:
 		return format_option(x, arg);
 	case IMG_OPT_IMAGE_OPTS:
-		return img_usage(x->verb, "--image-opts is not supported; name a file");
+		return img_usage(x->verb, "--image-opts is not supported; give a file");
 	default:
 		return img_bad_option(x->verb, arg);
 	}

@@ -22,8 +22,8 @@ static int wanted_parse(const char *s, uint64_t now, uint64_t *ret, struct err *
 	if (r < 0)
 		return r;
 	if (*s == '-' && n >= now)
-		return err_set(e, -EINVAL, ERR_INVALID, "the image has %llu bytes; %llu cannot be taken "
-			"away", (unsigned long long)now, (unsigned long long)n);
+		return err_set(e, -EINVAL, ERR_INVALID, "the image has %llu bytes; cannot remove %llu "
+			"bytes", (unsigned long long)now, (unsigned long long)n);
 	if (*s == '+' && n > INT64_MAX - now)
 		return err_set(e, -EINVAL, ERR_INVALID, "the size is too large");
 	*ret = *s == '-' ? now - n : *s == '+' ? now + n : n;
@@ -57,8 +57,8 @@ static int size_change(struct resize *z, struct block *b, struct err *e)
 	if (r < 0)
 		return r;
 	if ((size < info.size_bytes || *z->size == '-') && !z->shrink)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would cut off data; use "
-			"--shrink if that is meant (and shrink the guest's file systems before)", z->o.path,
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would discard data; shrink the "
+			"guest's file systems, then use --shrink", z->o.path,
 			(unsigned long long)info.size_bytes);
 	return size > info.size_bytes ? image_grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);
 }
@@ -112,7 +112,7 @@ int img_resize_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (!z.size || argc - optind != 1)
-		return img_usage("resize", "a file and a size are needed");
+		return img_usage("resize", "FILE and SIZE are required");
 	img_common_open(&z.common, &z.o);
 	z.o.no_lock = false;
 	z.o.path = argv[optind];

@@ -12,7 +12,7 @@ int img_parse_size(const char *s, uint64_t *ret, struct err *e)
 
 	if (r == -EINVAL)
 		return err_set(e, r, ERR_INVALID,
-			"'%s' is no size; a number of bytes, or one with a suffix k, M, G, T, P or E is", s);
+			"invalid size '%s'; give a number of bytes, or a number with a suffix k, M, G, T, P or E", s);
 	if (r < 0 || *ret > INT64_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "the size '%s' is too large", s);
 	return 0;

@@ -136,7 +136,7 @@ static int snapshot_create(struct snapshot *s, struct err *e)
 	int r;
 
 	if (strlen(s->name) > BLOCK_SNAPSHOT_NAME_MAX || !*s->name)
-		return err_set(e, -EINVAL, ERR_INVALID, "a snapshot's name has 1 to %d bytes",
+		return err_set(e, -EINVAL, ERR_INVALID, "the name of a snapshot must have 1 to %d bytes",
 			BLOCK_SNAPSHOT_NAME_MAX);
 	snprintf(info.name, sizeof(info.name), "%s", s->name);
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -242,7 +242,7 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 static int action_set(struct snapshot *s, char c, const char *name)
 {
 	if (s->action)
-		return img_usage("snapshot", "one of -c, -a, -d and -l is needed, not two");
+		return img_usage("snapshot", "-c, -a, -d and -l exclude each other");
 	s->action = c;
 	s->name = name;
 	return 0;
@@ -278,11 +278,11 @@ int img_snapshot_main(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 1)
-		return img_usage("snapshot", "one file is needed");
+		return img_usage("snapshot", "one FILE is required");
 	if (!s.action)
 		s.action = 'l';
 	if (s.own_size && (s.action != 'l' || s.common.no_lock))
-		return img_usage("snapshot", "--own-size goes with -l, and not with -U: refcounts have to stand still");
+		return img_usage("snapshot", "--own-size requires -l and excludes -U: the refcounts must not change");
 	img_common_open(&s.common, &s.o);
 	s.o.path = argv[optind];
 	if (s.action != 'l') {

@@ -183,7 +183,7 @@ int img_trim_main(int argc, char **argv)
 	if (st)
 		return st;
 	if (argc - optind != 1)
-		return img_usage("trim", "one file is needed");
+		return img_usage("trim", "one FILE is required");
 	img_common_open(&t.common, &t.o);
 	t.o.no_lock = false;
 	t.o.path = argv[optind];

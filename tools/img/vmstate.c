@@ -177,7 +177,7 @@ static int snap_find(struct snap_store *s, const char *path, const char *name, s
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, name ? "%s has no snapshot '%s'"
 			: "%s has no snapshot with a VM state%s", path, name ? name : "");
 	if (!f->vm_state_bytes)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' is of the disk only: it has no VM state",
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no VM state, only the disk",
 			f->name);
 	snprintf(s->id, sizeof(s->id), "%s", f->id);
 	return 0;
@@ -243,13 +243,13 @@ int img_vmstate_main(int argc, char **argv)
 			as_json = !strcmp(optarg, "json");
 			if (as_json || !strcmp(optarg, "human"))
 				break;
-			return img_usage("vmstate-info", "--output is human or json");
+			return img_usage("vmstate-info", "--output must be human or json");
 		default:
 			return img_bad_option("vmstate-info", argv[optind - 1]);
 		}
 	}
 	if (argc - optind < 1 || argc - optind > 2)
-		return img_usage("vmstate-info", "one file is needed, and the snapshot in it");
+		return img_usage("vmstate-info", "one FILE is required, and at most one SNAPSHOT");
 	o.path = argv[optind];
 	if (argc - optind == 1 && is_state_file(o.path))
 		r = file_print(o.path, as_json, &e);

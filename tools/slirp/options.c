@@ -158,7 +158,7 @@ static int forward_socket(const struct forward *f, struct err *e)
 		fits = fits && socket_option(f->fd, SO_TYPE) == SOCK_STREAM &&
 			socket_option(f->fd, SO_ACCEPTCONN) == 1;
 	if (!fits)
-		return err_set(e, -EINVAL, ERR_INVALID, "--forward: fd %d is no %s socket of IPv4", f->fd,
+		return err_set(e, -EINVAL, ERR_INVALID, "--forward: fd %d is not a %s IPv4 socket", f->fd,
 			f->udp ? "bound UDP" : "listening TCP");
 	return 0;
 }
@@ -176,7 +176,7 @@ static int forward_parse(struct options *o, char *text, struct err *e)
 	if (o->nforwards == FORWARDS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d forwards", FORWARDS_MAX);
 	if (!port || rest || (strcmp(protocol, "tcp") && strcmp(protocol, "udp")))
-		return option_invalid(e, "forward", text, "has to be like tcp:4:-:22 or udp:5:10.0.2.15:53");
+		return option_invalid(e, "forward", text, "must be like tcp:4:-:22 or udp:5:10.0.2.15:53");
 	if (!number_parse(port, 1, UINT16_MAX, &number))
 		return option_invalid(e, "forward", port, "a port is a number from 1 to 65535");
 	f->udp = !strcmp(protocol, "udp");
@@ -213,7 +213,7 @@ static int option_take(struct options *o, int c, char *text, struct err *e)
 		o->host_loopback = true;
 		return 0;
 	default:
-		return err_set(e, -EINVAL, ERR_INVALID, "an unknown option, or one without its value");
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown option, or an option without its value");
 	}
 }
 
@@ -233,7 +233,7 @@ int options_parse(int argc, char **argv, struct options *ret_o, struct err *e)
 			forwards[n++] = optarg;
 	}
 	if (!r && optind < argc)
-		r = err_set(e, -EINVAL, ERR_INVALID, "'%.100s' is no option", argv[optind]);
+		r = err_set(e, -EINVAL, ERR_INVALID, "unexpected argument '%.100s'", argv[optind]);
 	if (!r && ret_o->frames_fd < 0)
 		r = err_set(e, -EINVAL, ERR_INVALID, "--frames is missing");
 	/* Last: their addresses are looked at in the network. */

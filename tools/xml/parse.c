@@ -64,7 +64,7 @@ int domain_parse(const char *text, size_t len, struct _xmlDoc **ret_doc, struct 
 	doc = xmlCtxtReadMemory(c, text, (int)len, NULL, NULL, OPTIONS);
 	if (doctype_line)
 		ret = err_set(e, -EINVAL, ERR_INVALID,
-			"line %ld: a DOCTYPE is not accepted; a domain has none, take it out",
+			"line %ld: a DOCTYPE is not accepted; remove it",
 			doctype_line);
 	else if (!doc || !c->wellFormed)
 		ret = parse_error(c, e);

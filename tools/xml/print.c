@@ -345,7 +345,7 @@ static int print_attempt(struct json_object *want, uint64_t ram_bytes, const cha
 		return err_set_errno(e, -ENOMEM, "domain XML");
 	r = text_read_again(xml, ret_got, e);
 	if (r < 0) {
-		err_prefix(e, "the definition cannot be said in XML");
+		err_prefix(e, "the definition cannot be expressed in XML");
 		return r;
 	}
 	*ret_xml = STEAL_PTR(xml);
@@ -358,11 +358,11 @@ static int not_the_same(struct json_object *want, struct json_object *got, struc
 	{
 		if (!json_object_equal(v, js_get(got, key)))
 			return err_set(e, -EINVAL, ERR_UNSUPPORTED,
-				"the definition cannot be said in XML: %.40s; cairn dumpjson prints it",
+				"the definition cannot be expressed in XML: %.40s; use cairn dumpjson",
 				key);
 	}
 	return err_set(e, -EINVAL, ERR_UNSUPPORTED,
-		"the definition cannot be said in XML; cairn dumpjson prints it");
+		"the definition cannot be expressed in XML; use cairn dumpjson");
 }
 
 int domain_print(struct json_object *definition, const char *id, char **ret_xml, struct err *e)

@@ -149,7 +149,7 @@ void reading_finish(struct reading *r)
 		warning_put(r->warnings, &r->list[i]);
 	if (!r->left_out)
 		return;
-	snprintf(more, sizeof(more), "%zu more warnings are left out", r->left_out);
+	snprintf(more, sizeof(more), "%zu more warnings were omitted", r->left_out);
 	json_object_array_add(r->warnings, json_object_new_string(more));
 }
 

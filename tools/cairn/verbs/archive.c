@@ -55,7 +55,7 @@ static int level_take(const struct cli *c, struct json_object *args)
 	if (!v)
 		return 0;
 	if (*end || level < 1 || level > 19)
-		return cli_usage(c, "--level is a number from 1 to 19, with gzip to 9");
+		return cli_usage(c, "--level must be a number from 1 to 19, with gzip from 1 to 9");
 	js_put_int(args, "level", level);
 	return 0;
 }
@@ -77,8 +77,8 @@ int verb_export(struct cli *c)
 	struct target t = { .path = c->pos[1], .fd = -1, .is_new = !option_flag(c, "force"), .whole = true };
 	const char *snapshot = option_value(c, "snapshotname"), *compress = compression_of(c, t.path);
 	struct err e;
-	int r = compress ? level_take(c, args) : cli_usage(c, "%s: an archive's name ends in .tar.zst, .tar.gz or .tar; "
-		"for another one say --compress zstd, gzip or none", t.path);
+	int r = compress ? level_take(c, args) : cli_usage(c, "cannot choose the compression of %s from its name; end the name in .tar.zst, "
+		".tar.gz or .tar, or give --compress zstd, gzip or none", t.path);
 
 	if (r) {
 		json_object_put(args);
@@ -163,7 +163,7 @@ static int bound_parse(const struct cli *c, uint64_t *ret_n, struct err *e)
 
 	*ret_n = INT64_MAX;
 	if (text && (size_parse(text, 1, ret_n) < 0 || !*ret_n || *ret_n > INT64_MAX))
-		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes wants a size of 1 byte or more, such as 10G, not \"%s\"",
+		return err_set(e, -EINVAL, ERR_INVALID, "--max-bytes must be a size of at least 1 byte, such as 10G, not \"%s\"",
 			text);
 	return 0;
 }
@@ -216,7 +216,7 @@ static int place_decide(const struct cli *c, struct json_object *o, struct err *
 		return err_set_errno(e, -errno, "%s", folder ? folder : ".");
 	snprintf(path + strlen(path), VM_NAME_MAX + 2, "/%s", name);
 	if (lstat(path, &st) == 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%.255s is there already in the folder; choose another with --folder",
+		return err_set(e, -EEXIST, ERR_EXISTS, "%.255s already exists in the folder; choose another folder with --folder",
 			name);
 	js_put_str(o, "folder", path);
 	return 0;

@@ -39,7 +39,7 @@ static int since_parse(struct cli *c, int64_t *ret_ns)
 			return 0;
 		}
 	}
-	return cli_usage(c, "--since is 90s, 30m, 2h, 7d, or YYYY-MM-DD [HH:MM[:SS]], not \"%s\"", text);
+	return cli_usage(c, "--since must be 90s, 30m, 2h, 7d or YYYY-MM-DD [HH:MM[:SS]], not \"%s\"", text);
 }
 
 static int user_parse(struct cli *c, int64_t *ret_uid)
@@ -48,7 +48,7 @@ static int user_parse(struct cli *c, int64_t *ret_uid)
 
 	*ret_uid = text ? user_number(text) : -1;
 	if (text && *ret_uid < 0)
-		return cli_usage(c, "--user is the name or the number of a user, not \"%s\"", text);
+		return cli_usage(c, "unknown user \"%s\" in --user; give a name or a uid", text);
 	return 0;
 }
 

@@ -18,7 +18,7 @@ static int count_take(struct cli *c, struct json_object *args)
 	long n = text ? strtol(text, &end, 10) : 0;
 
 	if (text && (*end || end == text))
-		return cli_usage(c, "--count wants a number, not \"%s\"", text);
+		return cli_usage(c, "--count must be a number, not \"%s\"", text);
 	if (text)
 		js_put_int(args, "count", n);
 	return 0;
@@ -28,7 +28,7 @@ static int count_take(struct cli *c, struct json_object *args)
 static void forwards_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
-		printf("left out: forward %s, which leads to its source\n",
+		printf("not cloned: forward %s, which stays with the source\n",
 			json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
@@ -43,7 +43,7 @@ static void figures_print(struct json_object *o)
 	}
 	if (js_get_int(o, "pause", 0))
 		printf("paused for %.1f ms, ", (double)js_get_int(o, "pause", 0) / 1e6);
-	printf("%.1f ms in all; memory that they share: %s\n", (double)js_get_int(o, "total", 0) / 1e6, written);
+	printf("%.1f ms in all; shared memory: %s\n", (double)js_get_int(o, "total", 0) / 1e6, written);
 }
 
 static int result_print(struct cli *c, struct json_object *o)
@@ -163,16 +163,16 @@ static int options_check(struct cli *c)
 		if (option_flag(c, off[i]) || option_value(c, off[i]))
 			return cli_usage(c, "--live and --%s exclude each other", off[i]);
 	if (!live && option_value(c, "snapshotname"))
-		return cli_usage(c, "--snapshotname is for --live, whose clones run. One that is off: cairn export %s FILE "
-			"--snapshotname %s, and cairn import FILE --name NAME", c->pos[0], option_value(c, "snapshotname"));
+		return cli_usage(c, "--snapshotname requires --live. For a clone that is off: cairn export %s FILE "
+			"--snapshotname %s, then cairn import FILE --name NAME", c->pos[0], option_value(c, "snapshotname"));
 	if (!live && option_flag(c, "paused"))
-		return cli_usage(c, "--paused is for --live: other clones are off");
+		return cli_usage(c, "--paused requires --live: other clones are off");
 	if (option_flag(c, "full") && option_flag(c, "linked"))
 		return cli_usage(c, "--full and --linked exclude each other");
 	if (!option_value(c, "name-pattern") && c->npos < 2)
-		return cli_usage(c, "a clone needs a name, or --name-pattern");
+		return cli_usage(c, "clone needs NAME or --name-pattern");
 	if (option_value(c, "name-pattern") && c->npos > 1)
-		return cli_usage(c, "a name and --name-pattern exclude each other");
+		return cli_usage(c, "NAME and --name-pattern exclude each other");
 	return 0;
 }
 

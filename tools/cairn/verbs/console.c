@@ -99,7 +99,7 @@ static int console_open(struct cli *c, const char *name, const char *kind, int *
 	js_put_str(args, "kind", kind);
 	r = cli_execute(c, "vm-console", args, NULL, ret_fd, e);
 	if (!r && *ret_fd < 0)
-		r = err_set(e, -EPROTO, ERR_GENERIC, "the daemon sent no console");
+		r = err_set(e, -EPROTO, ERR_GENERIC, "the daemon returned no console");
 	return r;
 }
 
@@ -134,12 +134,12 @@ int console_attach(struct cli *c, const char *name, const char *kind)
 	if (r == 0)
 		return CLI_OK;
 	err_set_errno(&e, r, "console");
-	return cli_fail(&e, "The console of domain '%s' broke", name);
+	return cli_fail(&e, "Lost the console of domain '%s'", name);
 }
 
 int verb_console(struct cli *c)
 {
 	if (option_flag(c, "serial") && option_flag(c, "virtio"))
-		return cli_usage(c, "--serial and --virtio are two consoles; give one");
+		return cli_usage(c, "--serial and --virtio exclude each other");
 	return console_attach(c, c->pos[0], option_flag(c, "virtio") ? "virtio" : "serial");
 }

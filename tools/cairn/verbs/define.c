@@ -88,7 +88,7 @@ int verb_validate(struct cli *c)
 		return CLI_OK;
 	}
 	if (!c->npos)
-		return cli_usage(c, "give a file, or --schema");
+		return cli_usage(c, "give either a file or --schema");
 	r = file_validate(c->pos[0], &warnings, &e);
 	if (c->format != CLI_TABLE) {
 		verdict_print(c, r, warnings, &e);

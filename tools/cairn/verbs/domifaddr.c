@@ -16,7 +16,7 @@ int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interf
 	if (r < 0)
 		return r;
 	if (js_get_bool(o, "cut", false))
-		fprintf(stderr, "warning: the guest has more addresses than are told\n");
+		fprintf(stderr, "warning: the list of addresses is truncated\n");
 	*ret_interfaces = json_object_get(js_get_array(o, "interfaces"));
 	return 0;
 }
@@ -145,7 +145,7 @@ int verb_domifaddr(struct cli *c)
 	int r;
 
 	if (source && strcmp(source, "agent"))
-		return cli_usage(c, "--source is agent, not \"%s\": the guest itself is asked", source);
+		return cli_usage(c, "--source must be agent, not \"%s\": only the guest agent knows the addresses", source);
 	r = addresses_ask(c, c->pos[0], &all, &e);
 	if (!r) {
 		shown = named_only(all, name);

@@ -13,9 +13,9 @@ static int options_check(struct cli *c)
 	const char *format = option_value(c, "format");
 
 	if (option_flag(c, "crash") + option_flag(c, "reset") + option_flag(c, "live") > 1)
-		return cli_usage(c, "dump takes one of --live, --crash and --reset");
+		return cli_usage(c, "--live, --crash and --reset exclude each other");
 	if (format && strcmp(format, "elf"))
-		return cli_usage(c, "dump writes ELF only, not \"%s\"; makedumpfile makes others of it", format);
+		return cli_usage(c, "dump writes only ELF, not \"%s\"; makedumpfile converts ELF to other formats", format);
 	return 0;
 }
 

@@ -115,7 +115,7 @@ static int editor_run(const char *path, struct err *e)
 		return err_set_errno(e, -errno, "%s", name);
 	if (WIFEXITED(status) && !WEXITSTATUS(status))
 		return 0;
-	return err_set(e, -EIO, ERR_GENERIC, "the editor, %s, failed; set VISUAL or EDITOR to another",
+	return err_set(e, -EIO, ERR_GENERIC, "the editor %s failed; set VISUAL or EDITOR to another one",
 		name);
 }
 
@@ -174,7 +174,7 @@ static void definition_was(struct edit *d)
 
 	if (change_read(d->cli, d->vm, &now, NULL) < 0)
 		return;
-	fprintf(stderr, "meanwhile it was changed:\n");
+	fprintf(stderr, "the definition was changed in the meantime:\n");
 	difference_print(stderr, d->was, now);
 	json_object_put(d->was);
 	d->was = now;
@@ -226,7 +226,7 @@ static enum answer edit_ask(void)
 		case 'k':
 			return ANSWER_KEEP;
 		}
-		fprintf(stderr, "y - yes, start the editor again\nn - no, throw away my changes\n"
+		fprintf(stderr, "y - yes, start the editor again\nn - no, discard my changes\n"
 				"k - no, and keep the file\n? - print this help\n");
 	}
 }
@@ -256,7 +256,7 @@ static int edit_run(struct edit *d)
 			continue;
 		case ANSWER_KEEP:
 			d->keep = true;
-			fprintf(stderr, "what you wrote is in %s\n", d->path);
+			fprintf(stderr, "your changes are in %s\n", d->path);
 			return cli_exit_code(e.cls);
 		case ANSWER_DROP:
 			return cli_exit_code(e.cls);

@@ -37,8 +37,8 @@ static int format_choose(struct cli *c, const char *source, const char **ret_for
 	if (*ret_format)
 		return 0;
 	if (looks_like_qcow2(source))
-		return cli_usage(c, "%s is a qcow2 image; add --subdriver qcow2, or --subdriver raw if the "
-				    "guest is to see it as it is", source);
+		return cli_usage(c, "%s is a qcow2 image; add --subdriver qcow2, or --subdriver raw to show the "
+				    "file itself to the guest", source);
 	*ret_format = "raw";
 	return 0;
 }
@@ -54,7 +54,7 @@ static int choice_check(struct cli *c, const char *option, const char *const *ch
 	for (; *choices; choices++)
 		if (!strcmp(*choices, given))
 			return 0;
-	return cli_usage(c, "--%s %s is not done here", option, given);
+	return cli_usage(c, "--%s %s is not supported", option, given);
 }
 
 static int attach_check(struct cli *c)

@@ -47,7 +47,7 @@ static struct json_object *forward_of(struct cli *c, const char *text)
 	if (good)
 		return o;
 	json_object_put(o);
-	cli_usage(c, "--forward is like tcp:127.0.0.1:2222:22, or 2222:22 for the same, not \"%s\"", text);
+	cli_usage(c, "--forward must be like tcp:127.0.0.1:2222:22 or, for short, 2222:22, not \"%s\"", text);
 	return NULL;
 }
 

@@ -26,7 +26,7 @@ int verb_setvcpus(struct cli *c)
 	struct err e;
 
 	if (!isdigit((unsigned char)c->pos[1][0]) || *end || n < 1 || n > 1 << 20)
-		return cli_usage(c, "\"%s\" is not a number of virtual processors", c->pos[1]);
+		return cli_usage(c, "\"%s\" is not a number of virtual CPUs", c->pos[1]);
 	if (change_make(c, c->pos[0], vcpus_edit, &n, &e) < 0)
 		return cli_fail(&e, "Failed to change the vcpus of domain '%s'", c->pos[0]);
 	return CLI_OK;

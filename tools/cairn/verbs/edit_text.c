@@ -76,7 +76,7 @@ int verb_desc(struct cli *c)
 	if (c->npos == 1 && !new)
 		return text_show(c, t.key);
 	if (c->npos > 1 && new)
-		return cli_usage(c, "give the text once");
+		return cli_usage(c, "TEXT and --new-desc exclude each other");
 	r = words_join(c, t.text);
 	if (r)
 		return r;

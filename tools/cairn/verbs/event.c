@@ -119,7 +119,7 @@ static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e
 		if (r < 0)
 			return r;
 		if (js_get_bool(page, "lost", false) && *last)
-			fprintf(stderr, "some events behind number %lld are not kept any more\n",
+			fprintf(stderr, "warning: some events after number %lld are no longer kept\n",
 				(long long)*last);
 		list = js_get_array(page, "events");
 		for (size_t i = 0; list && i < json_object_array_length(list); i++) {
@@ -147,7 +147,7 @@ static int since_parse(struct cli *c, int64_t *ret)
 	errno = 0;
 	*ret = strtoll(text, &end, 10);
 	if (end == text || *end || errno || *ret < 0)
-		return cli_usage(c, "--since is the number of an event, not \"%s\"", text);
+		return cli_usage(c, "--since must be the number of an event, not \"%s\"", text);
 	return 0;
 }
 
@@ -169,7 +169,7 @@ static int kind_check(const struct cli *c)
 	for (size_t i = 0; (is = name_at(names, i)); i++)
 		if (!strcmp(is, kind))
 			return 0;
-	return cli_usage(c, "there is no event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
+	return cli_usage(c, "unknown event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
 }
 
 /* Events carry names; a uuid is another one for it. Of a VM that is gone there are those that were kept. */

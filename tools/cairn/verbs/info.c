@@ -159,7 +159,7 @@ int verb_domblkerror(struct cli *c)
 	disks = r < 0 ? NULL : js_get_array(o, "disks");
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' is %s: there is no process to ask about its disks. Next: cairn start %s",
+			"VM '%s' is %s and has no process that knows the errors of its disks. Next: cairn start %s",
 			c->pos[0], member_text(o, "state"), c->pos[0]);
 	if (r < 0)
 		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);

@@ -104,7 +104,7 @@ static int can_parse(struct cli *c, struct legal_vms *can)
 	if (!v->commands || !verb_command_next(v->commands, command))
 		return 0;
 	if (legal_vms_ask(c, command, can, &e) < 0)
-		return cli_fail(&e, "Failed to look what is possible");
+		return cli_fail(&e, "Failed to read the schema");
 	return 0;
 }
 

@@ -16,7 +16,7 @@ static int subject_put(struct cli *c, struct json_object *args, char who[96])
 	if (!user == !group)
 		return cli_usage(c, "%s needs --user or --group", c->verb->name);
 	if (n < 0)
-		return cli_usage(c, "there is no %s \"%s\" here", user ? "user" : "group",
+		return cli_usage(c, "unknown %s \"%s\"", user ? "user" : "group",
 			user ? user : group);
 	js_put_int(args, user ? "user" : "group", n);
 	snprintf(who, 96, "%s %.80s", user ? "user" : "group", user ? user : group);
@@ -43,7 +43,7 @@ static int permission_act(struct cli *c, const char *command, const char *role, 
 	if (role)
 		printf("%s is now %s of %s\n", who, role, vm ? vm : "all domains");
 	else
-		printf("%s has no permission of their own for %s any more\n", who,
+		printf("%s no longer has a role of its own for %s\n", who,
 			vm ? vm : "all domains");
 	return CLI_OK;
 }

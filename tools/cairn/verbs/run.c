@@ -38,11 +38,11 @@ static void definition_free_p(struct definition **d)
 /* There is no folder for them here, nor anybody who would write them. */
 static int dumps_refuse(const struct definition *d, struct err *e)
 {
-	const char *key = d->on_crash > VM_ACTION_PRESERVE ? "on_crash: coredump-destroy and coredump-restart" :
+	const char *key = d->on_crash > VM_ACTION_PRESERVE ? "on_crash: coredump-destroy or coredump-restart" :
 		d->watchdog && d->watchdog_action == VM_WATCHDOG_DUMP ? "watchdog.action: dump" : NULL;
 
 	return key ? err_set(e, -EINVAL, ERR_INVALID,
-		"%s need the daemon, which keeps the dumps; define the VM there, or give another action", key) : 0;
+		"%s requires the daemon, which keeps the dumps; define the VM with cairn define, or choose another action", key) : 0;
 }
 
 /* There is no daemon that would remember them. */

@@ -47,7 +47,7 @@ static int state_definition(int fd, const char *path, struct json_object **ret_o
 	if (!r)
 		r = vmstate_read_definition(&f.store, &h, &text, e);
 	if (!r && !text)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s holds no definition", path);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is a saved state without a definition; it cannot be restored", path);
 	if (!r)
 		r = js_parse(text, strlen(text), path, ret_o, e);
 	else
@@ -63,7 +63,7 @@ static int state_open(const char *path, int *ret_fd, struct err *e)
 	if (*ret_fd < 0 || fstat(*ret_fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", path);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a regular file", path);
 	if (st.st_size < VMSTATE_HEADER_BYTES)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a saved state of a VM", path);
 	return 0;
@@ -106,7 +106,7 @@ static int managedsave_many(struct cli *c)
 	int r;
 
 	if (option_flag(c, "no-wait"))
-		return cli_usage(c, "--no-wait is for one VM");
+		return cli_usage(c, "--no-wait accepts only one VM");
 	r = multi_vm_pick(c, &f);
 	f.jobs = true;
 	if (!r)
@@ -139,7 +139,7 @@ int verb_managedsave(struct cli *c)
 static int managedsave_remove_many(struct cli *c)
 {
 	static const struct multi_vm_act a = { "vm-managed-save-remove", "remove managed save image for",
-		"has no managed save any more", NULL, NULL, NULL };
+		"has no managed save now", NULL, NULL, NULL };
 	struct multi_vm f;
 	int r = multi_vm_pick(c, &f);
 

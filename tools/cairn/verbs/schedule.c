@@ -127,7 +127,7 @@ static int would_print(struct cli *c, struct json_object *o)
 		output_print(stdout, c->format, o);
 		return CLI_OK;
 	}
-	printf("Would delete of domain '%s' %lld of the snapshots that there are\n", c->pos[0], count);
+	printf("Would delete %lld existing snapshots of domain '%s'\n", count, c->pos[0]);
 	for (size_t i = 0; i < n; i++)
 		printf("%s\n", json_object_get_string(json_object_array_get_idx(list, i)));
 	if (count > (long long)n)
@@ -165,8 +165,8 @@ int verb_snapshot_schedule(struct cli *c)
 		set |= option_value(c, settings[i]) != NULL;
 	set |= option_flag(c, "dry-run");
 	if (set && remove)
-		return cli_usage(c, "--remove goes with no other option");
+		return cli_usage(c, "--remove excludes all other options");
 	if ((set || remove) && !c->npos)
-		return cli_usage(c, "snapshot-schedule needs a VM to change something");
+		return cli_usage(c, "snapshot-schedule needs a VM to change its schedule");
 	return set || remove ? schedule_change(c, remove) : schedule_show(c);
 }

@@ -80,9 +80,9 @@ static int when_parse(struct cli *c, int64_t *ret_s)
 	if (at && in)
 		return cli_usage(c, "--at and --in exclude each other");
 	if (at && at_parse(at, ret_s) < 0)
-		return cli_usage(c, "--at is HH:MM or \"YYYY-MM-DD HH:MM\", not \"%s\"", at);
+		return cli_usage(c, "--at must be HH:MM or \"YYYY-MM-DD HH:MM\", not \"%s\"", at);
 	if (in && duration_parse(in, &s) < 0)
-		return cli_usage(c, "--in is a length of time such as 90s, 10m or 2h, not \"%s\"", in);
+		return cli_usage(c, "--in must be a duration such as 90s, 10m or 2h, not \"%s\"", in);
 	if (in)
 		*ret_s = time(NULL) + s;
 	return 0;
@@ -107,11 +107,11 @@ static int mode_check(const struct cli *c, bool planned)
 	const char *mode = option_value(c, "mode");
 
 	if (mode && planned && strchr(mode, ','))
-		return cli_usage(c, "--mode is one word with --at and --in, not \"%s\"", mode);
+		return cli_usage(c, "--mode must be a single word with --at and --in, not \"%s\"", mode);
 	for (size_t len; mode; mode = mode[len] ? mode + len + 1 : NULL) {
 		len = strcspn(mode, ",");
 		if (!is_mode(words, mode, len))
-			return cli_usage(c, "--mode is acpi, agent, or both with a comma, not \"%s\"", option_value(c, "mode"));
+			return cli_usage(c, "--mode must be acpi, agent, or both with a comma, not \"%s\"", option_value(c, "mode"));
 	}
 	return 0;
 }
@@ -146,7 +146,7 @@ static void ask_add(struct cli *c, struct json_object *args)
 static int shutdown_cancel(struct cli *c)
 {
 	static const struct multi_vm_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
-		"goes on: its shutdown is called off", NULL, NULL, NULL };
+		"keeps running: its shutdown is cancelled", NULL, NULL, NULL };
 	struct multi_vm f;
 	int r = multi_vm_pick(c, &f);
 
@@ -264,6 +264,6 @@ int verb_daemon_stop(struct cli *c)
 	else if (vms && outcomes_print(vms) < 0)
 		return CLI_FAILURE;
 	else if (option_flag(c, "dry-run"))
-		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "go on" : "end then");
+		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "keep running" : "stop then");
 	return CLI_OK;
 }

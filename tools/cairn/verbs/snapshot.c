@@ -27,8 +27,8 @@ static void figures_print(struct json_object *o)
 
 	bytes_print((uint64_t)js_get_int(o, "ram-bytes-written", 0), written);
 	bytes_print((uint64_t)js_get_int(o, "ram-bytes-shared", 0), shared);
-	printf("paused for %.1f ms, %.1f ms in all; memory: %s written, %s shared with the snapshot "
-	       "before\n", member_milliseconds(o, "pause"), member_milliseconds(o, "total"), written, shared);
+	printf("paused for %.1f ms, %.1f ms in all; memory: %s written, %s shared with the previous "
+	       "snapshot\n", member_milliseconds(o, "pause"), member_milliseconds(o, "total"), written, shared);
 }
 
 static void left_out_print(struct json_object *result)
@@ -37,7 +37,7 @@ static void left_out_print(struct json_object *result)
 
 	if (!json_object_object_get_ex(result, "disks-left-out", &list))
 		return;
-	printf("left out, being read-only:");
+	printf("left out (read-only):");
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
 	printf("\n");
@@ -114,7 +114,7 @@ static int create_many(struct cli *c)
 	int r;
 
 	if (option_flag(c, "no-wait"))
-		return cli_usage(c, "--no-wait is for one VM");
+		return cli_usage(c, "--no-wait accepts only one VM");
 	whom.npos = create_vms(c);
 	r = multi_vm_pick(&whom, &f);
 	c->client = whom.client;
@@ -134,7 +134,7 @@ static int snapshot_create(struct cli *c)
 	int r;
 
 	if (rate_arg(c, &rate) < 0)
-		return cli_usage(c, "--rate: a number of bytes a second, such as 500K or 100M");
+		return cli_usage(c, "--rate must be a number of bytes a second, such as 500K or 100M");
 	if (multi_vm_is_meant(c, true))
 		return create_many(c);
 	args = cli_vm_args(c->pos[0]);
@@ -200,13 +200,13 @@ static int would_revert_print(struct cli *c, struct json_object *result)
 		output_print(stdout, c->format, result);
 		return CLI_OK;
 	}
-	printf("Would revert domain '%s' to snapshot %s\n  what its disks hold now is lost:", c->pos[0],
+	printf("Would revert domain '%s' to snapshot %s\n  lost: the present content of these disks:", c->pos[0],
 		js_get_str(result, "name"));
 	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
 		printf(" %s", json_object_get_string(json_object_array_get_idx(disks, i)));
-	printf("\n%s  it is %s%s then\n",
-		js_get_bool(result, "memory-lost", false) ? "  and what is in its memory\n" : "",
-		js_get_bool(result, "stopped", false) ? "stopped, and " : "", off ? "off" : state);
+	printf("\n%s  %sstate afterwards: %s\n",
+		js_get_bool(result, "memory-lost", false) ? "  lost: the present content of the memory\n" : "",
+		js_get_bool(result, "stopped", false) ? "the domain is stopped; " : "", off ? "off" : state);
 	return CLI_OK;
 }
 
@@ -232,7 +232,7 @@ int verb_snapshot_revert(struct cli *c)
 		return would_revert_print(c, result);
 	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
 		printf("Domain '%s' was stopped: %s\n", c->pos[0],
-			option_flag(c, "disks-only") ? "only disks go back" : "the snapshot is one of disks only");
+			option_flag(c, "disks-only") ? "only the disks are reverted" : "the snapshot has no memory");
 	return job_result_print(c, result, NULL, "Domain snapshot %s reverted",
 		js_get_str(result, "name"));
 }
@@ -274,7 +274,7 @@ static int would_delete_print(struct cli *c, struct json_object *result)
 		output_print(stdout, c->format, result);
 		return CLI_OK;
 	}
-	printf("Would delete of domain '%s' the snapshots\n", c->pos[0]);
+	printf("Would delete these snapshots of domain '%s':\n", c->pos[0]);
 	deleted_print(result);
 	if (js_get(result, "own-size")) {
 		bytes_print((uint64_t)js_get_int(result, "own-size", 0), freed);

@@ -195,8 +195,7 @@ int verb_snapshot_list(struct cli *c)
 	int r;
 
 	if (tree && (option_flag(c, "name") || option_flag(c, "roots") || option_flag(c, "parent")))
-		return cli_usage(c, "--tree shows all of a tree; --name, --roots and --parent do not go "
-				    "with it");
+		return cli_usage(c, "--tree excludes --name, --roots and --parent");
 	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
 	if (!r)
 		r = from_find(c, all, &from, &e);

@@ -265,7 +265,7 @@ int verb_domifstat(struct cli *c)
 	list = r < 0 ? NULL : js_get_array(info, "interfaces");
 	if (!r && !list)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' is %s: there is no process to ask about its interfaces. Next: cairn start %s", vm,
+			"VM '%s' is %s and has no process that counts packets. Next: cairn start %s", vm,
 			js_get_str(info, "state"), vm);
 	if (list)
 		found = interface_find(list, which);

@@ -383,11 +383,11 @@ int verb_top(struct cli *c)
 	if (r)
 		return r;
 	if (t.every_ns < EVERY_MIN_NS || t.every_ns > EVERY_MAX_NS)
-		return cli_usage(c, "--every is 0.1 to 3600 seconds, not \"%s\"", option_value(c, "every"));
+		return cli_usage(c, "--every must be 0.1 to 3600 seconds, not \"%s\"", option_value(c, "every"));
 	if (!t.sort)
 		t.sort = "cpu";
 	r = again ? top_live(&t, &e) : top_once(&t, &e);
 	look_done(&t.before);
 	look_done(&t.now);
-	return r < 0 ? cli_fail(&e, "Failed to look at domains") : CLI_OK;
+	return r < 0 ? cli_fail(&e, "Failed to read the usage of domains") : CLI_OK;
 }

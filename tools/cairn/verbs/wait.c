@@ -58,12 +58,12 @@ static int wait_is_late(const char *name, const char *goal, struct err *e)
 {
 	if (!strcmp(goal, "agent"))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-			"the time is up and no guest agent answers; does the VM run, and qemu-guest-agent in it?");
+			"timeout: no guest agent answers; check that the VM runs, and qemu-guest-agent in the guest");
 	if (strcmp(goal, "shutoff"))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-			"the time is up and it is not %s; see cairn domstate --reason %s", goal, name);
+			"timeout: the VM is not %s; see cairn domstate --reason %s", goal, name);
 	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-		"the time is up and it is not %s; see cairn domstate --reason %s, or stop it with cairn destroy %s",
+		"timeout: the VM is not %s; see cairn domstate --reason %s, or stop the VM with cairn destroy %s",
 		goal, name, name);
 }
 
@@ -73,7 +73,7 @@ static int agent_possible(struct json_object *info, const char *name, struct err
 	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
 		return 0;
 	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"it has no port for a guest agent; set \"guest_agent\": true and start %s anew", name);
+		"the VM has no port for a guest agent; set \"guest_agent\": true and restart %s", name);
 }
 
 int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
@@ -141,7 +141,7 @@ static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, ch
 		now = loop_now_ns();
 		if (now >= deadline_ns)
 			return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-				"the time is up and the guest has none; see cairn domifaddr %s, and cairn domiflist %s", name, name);
+				"timeout: the guest has no address; see cairn domifaddr %s and cairn domiflist %s", name, name);
 		r = pause_until(c, MIN(now + IP_EVERY_NS, deadline_ns), e);
 		if (r < 0)
 			return r;
@@ -155,7 +155,7 @@ static int wait_failed(const struct cli *c, const char *word, const struct err *
 	if (e->cls == ERR_NOT_FOUND)
 		return cli_fail(e, "failed to get domain '%s'", c->pos[0]);
 	if (!strcmp(word, "agent"))
-		return cli_fail(e, "No agent answers in domain '%s'", c->pos[0]);
+		return cli_fail(e, "No guest agent answers in domain '%s'", c->pos[0]);
 	if (!strcmp(word, "ip"))
 		return cli_fail(e, "Domain '%s' has no address", c->pos[0]);
 	return cli_fail(e, "Domain '%s' is not %s", c->pos[0], word);

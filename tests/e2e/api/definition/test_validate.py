@@ -126,10 +126,10 @@ def test_validate_reports_errors_without_a_daemon(tmp_path):
     assert cairn("validate", str(good)).returncode == 0
 
     bad = tmp_path / "bad.json"
-    for text, why in (("", " is empty; a definition is JSON or libvirt's domain XML"), (" \n", " is empty; "), ("name: a", ": not JSON, which begins with {, "),
-                      ("[]", ": not JSON, which begins with {, "), ("\0{}", ": not JSON, which begins with {, "),
-                      ('{"name":"a","memory":"1G",\n"memory":"2G","boot":{"kernel":"k"}}', ': line 2: "memory" is there a second time'),
-                      ('{"name":"a","memory":"1G","disks":[{"id":"\\"}{","id":"vda"}]}', ': line 1: "id" is there a second time')):
+    for text, why in (("", " is empty; a definition is JSON or libvirt's domain XML"), (" \n", " is empty; "), ("name: a", ": neither JSON (starts with {) "),
+                      ("[]", ": neither JSON (starts with {) "), ("\0{}", ": neither JSON (starts with {) "),
+                      ('{"name":"a","memory":"1G",\n"memory":"2G","boot":{"kernel":"k"}}', ': line 2: duplicate key "memory"'),
+                      ('{"name":"a","memory":"1G","disks":[{"id":"\\"}{","id":"vda"}]}', ': line 1: duplicate key "id"')):
         bad.write_text(text)
         assert cairn("validate", str(bad)).stderr.startswith(f"error: Failed to validate {bad}\nerror: {bad}{why}"), text
     bad.write_text('{"name": "a",\n "memory": 1x}')

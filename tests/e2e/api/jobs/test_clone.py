@@ -167,12 +167,12 @@ def test_taken_names_are_refused_before_any_work(daemon, tmp_path, web):
     refused(2, "has to have one number in it", "web1", "--name-pattern", "%s%d", "--count", "2")
     refused(2, "has to have one number in it", "web1", "--name-pattern", "web", "--count", "2")
     refused(2, "error: name: must not have a \"/\"", "web1", "../up")
-    refused(2, "a clone needs a name", "web1")
+    refused(2, "clone needs NAME", "web1")
     refused(2, "exclude each other", "web1", "n", "--linked", "--full")
     refused(2, "exclude each other", "web1", "n", "--linked", "--live")
     refused(2, "--full exclude each other", "web1", "n", "--live", "--snapshotname", "s", "--full")
     for kind in ("--full", "--linked"):
-        refused(2, "is for --live, whose clones run. One that is off: cairn export web1 FILE --snapshotname s",
+        refused(2, "requires --live. For a clone that is off: cairn export web1 FILE --snapshotname s",
                 "web1", "n", "--snapshotname", "s", kind)
     refused(3, "nobody", "nobody", "n")
     (tmp_path / "w-2.qcow2").write_bytes(b"mine")

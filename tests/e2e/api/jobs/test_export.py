@@ -81,10 +81,10 @@ def test_import_beyond_max_size_is_refused(daemon, chain):
     daemon.define("vm1", disks=[{"path": os.path.abspath("d.raw"), "format": "raw"}])
     daemon.cairn("export", "vm1", "x.tar")
     r = daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", "200000", ok=2)
-    assert "bytes, more than the 200000 that are allowed" in r.stderr
+    assert "bytes, more than the limit of 200000" in r.stderr
     assert names(daemon) == ["vm1"] and not os.path.exists("vm2")
     for none in ("0", "-1", "lots", ""):
-        assert "--max-bytes wants a size" in daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", none, ok=2).stderr
+        assert "--max-bytes must be a size" in daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", none, ok=2).stderr
     daemon.cairn("import", "x.tar", "--name", "vm2", "--max-bytes", "8M")
     assert os.path.getsize("vm2/vda.raw") == 64 << 20
 
@@ -101,7 +101,7 @@ def test_import_beside_its_source_gets_new_identity(daemon, chain):
     # An existing file is not overwritten.
     daemon.cairn("undefine", "vm2")
     r = daemon.cairn("import", "x.tgz", "--name", "vm2", ok=4)
-    assert "vm2 is there already in the folder; choose another with --folder" in r.stderr
+    assert "vm2 already exists in the folder; choose another folder with --folder" in r.stderr
     assert names(daemon) == ["vm1"]
 
 
@@ -162,10 +162,10 @@ def test_export_does_not_overwrite_a_file(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
     r = daemon.cairn("export", "vm1", "x.tar", ok=4)
-    assert "x.tar is there already; give another name, or --force to replace it" in r.stderr
+    assert "x.tar already exists; choose another name, or replace the file with --force" in r.stderr
     for more in ([], ["--force"]):
         r = daemon.cairn("export", "vm1", "x.tar", "--no-wait", *more, ok=4)
-        assert "with --no-wait nothing is replaced" in r.stderr
+        assert "--no-wait does not replace files" in r.stderr
     os.symlink("nowhere", "l.tar")
     daemon.cairn("export", "vm1", "l.tar", ok=4)
     assert (tmp_path / "x.tar").read_text() == "mine"
@@ -178,7 +178,7 @@ def test_compression_follows_the_file_name(daemon, chain):
     daemon.define("vm1", disks=chain[1:2])
     for name in ("x", "x.zip", "x.tar.xz", ".tar"):
         r = daemon.cairn("export", "vm1", name, ok=2)
-        assert f"{name}: an archive's name ends in .tar.zst, .tar.gz or .tar" in r.stderr
+        assert f"cannot choose the compression of {name} from its name" in r.stderr
     assert sorted(n for n in os.listdir() if "x" in n or "tar" in n) == []
     for name, magic in (("x.tzst", b"\x28\xb5"), ("x.tar.gz", b"\x1f\x8b"), ("x.tar", b"ma")):
         daemon.cairn("export", "vm1", name)
@@ -208,18 +208,18 @@ def test_dry_run_shows_archive_without_import(daemon, chain):
     assert daemon.cairn(*new).stdout.splitlines()[:2] == ["Domain:         vm2", f"Folder:         {os.path.realpath('there')}/vm2"]
     o = json.loads(daemon.cairn(*new, "--format", "json").stdout)
     assert (o["definition"]["name"], o["folder"]) == ("vm2", os.path.realpath("there/vm2")) and os.listdir("there") == []
-    assert "more than the 1024 that are allowed" in daemon.cairn(*new, "--max-bytes", "1K", ok=2).stderr
+    assert "more than the limit of 1024" in daemon.cairn(*new, "--max-bytes", "1K", ok=2).stderr
     os.mkdir("there/vm2")
-    assert "vm2 is there already in the folder" in daemon.cairn(*new, ok=4).stderr
-    assert "vm2 is there already in the folder" in daemon.cairn(*(a for a in new if a != "--dry-run"), ok=4).stderr
+    assert "vm2 already exists in the folder" in daemon.cairn(*new, ok=4).stderr
+    assert "vm2 already exists in the folder" in daemon.cairn(*(a for a in new if a != "--dry-run"), ok=4).stderr
     for args in (new, new[:1] + new[2:]):
         assert 'error: name: must not have a "/"' in daemon.cairn(*args[:-1], "a/b", ok=2).stderr
     with open("x.tar", "r+b") as f:
         f.truncate(os.path.getsize("x.tar") // 2)
     r = daemon.cairn("import", "--dry-run", "x.tar", ok=1)
-    assert "cut short" in r.stderr
+    assert "truncated" in r.stderr
     r = daemon.cairn("import", "x.tar", "--name", "vm2", ok=1)
-    assert "cut short" in r.stderr and names(daemon) == ["vm1"] and not os.path.exists("vm2")
+    assert "truncated" in r.stderr and names(daemon) == ["vm1"] and not os.path.exists("vm2")
 
 
 def test_export_of_running_or_saved_vm_is_refused(fake, chain):

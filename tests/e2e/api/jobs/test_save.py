@@ -69,7 +69,7 @@ def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
     # The VM exists already: only a new file is possible.
     r = fake.cairn("save", "--no-wait", "vm1", str(f), ok=4)
-    assert "is there already; give another name" in r.stderr
+    assert "already exists; choose another name" in r.stderr
     fake.cairn("save", "vm1", str(tmp_path / "no" / "where"), ok=3)
     fake.cairn("save", "vm1", str(tmp_path), ok=2)
 
@@ -144,7 +144,7 @@ def test_restore_of_other_files_is_refused(fake, tmp_path):
     fake.cairn("restore", str(tmp_path / "none"), ok=3)
     f.write_bytes(b"x" * 9000)  # nor an archive
     for options in ([], ["--dry-run"]):
-        assert "no archive of cairn export" in fake.cairn("import", *options, str(f), ok=2).stderr
+        assert "not an archive of cairn export" in fake.cairn("import", *options, str(f), ok=2).stderr
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
 
 

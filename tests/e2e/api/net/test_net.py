@@ -195,7 +195,7 @@ def test_domifstat_counts_traffic(host, lan):
     r = host.cairn("domifstat", "vm1", "net9", ok=3)
     assert "has no interface 'net9'. Next: cairn domiflist vm1" in r.stderr
     host.cairn("destroy", "vm1")
-    assert "there is no process to ask" in host.cairn("domifstat", "vm1", "net0", ok=4).stderr
+    assert "no process that counts packets" in host.cairn("domifstat", "vm1", "net0", ok=4).stderr
 
 
 def test_large_mtu_of_bridge_reaches_guest(host, lan):

@@ -320,7 +320,7 @@ def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
 def test_clones_have_no_forwards(host, tmp_path):
     port = free_port()
     c = start(host, "a", user(port))
-    assert f"left out: forward tcp 127.0.0.1:{port}, which leads to its source" in host.cairn(
+    assert f"not cloned: forward tcp 127.0.0.1:{port}, which stays with the source" in host.cairn(
         "clone", "--live", "a", "b").stdout
     assert figures(host, "b")["link"] == "up"
     with connect(port) as s:
@@ -328,7 +328,7 @@ def test_clones_have_no_forwards(host, tmp_path):
     assert len(slirps(host)) == 2
     host.cairn("destroy", "a")
     host.cairn("destroy", "b")
-    assert f"left out: forward tcp 127.0.0.1:{port}" in host.cairn("clone", "a", "c").stdout
+    assert f"not cloned: forward tcp 127.0.0.1:{port}" in host.cairn("clone", "a", "c").stdout
     for name in "bc":
         i, = json.loads(host.cairn("dumpjson", name).stdout)["interfaces"]
         assert i["forwards"] == [] and i["network"] == "10.0.2.0/24"

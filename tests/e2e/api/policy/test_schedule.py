@@ -187,7 +187,7 @@ def test_expired_automatic_snapshots_are_deleted(vm):
     vm.cairn("snapshot-create-as", "vm1", too)  # by a user, whatever its name
     rules = ["snapshot-schedule", "vm1", "--every", "1w", "--keep", "2h:all", "--min-free", "0"]
     would = vm.cairn(*rules, "--dry-run").stdout.splitlines()
-    assert would[0] == "Would delete of domain 'vm1' 2 of the snapshots that there are" and sorted(would[1:]) == sorted([old[0], old[3]])
+    assert would[0] == "Would delete 2 existing snapshots of domain 'vm1'" and sorted(would[1:]) == sorted([old[0], old[3]])
     o = json.loads(vm.cairn(*rules, "--dry-run", "--format", "json").stdout)
     assert (sorted(o["would-delete"]), o["count"]) == (sorted([old[0], old[3]]), 2)
     assert len(names(vm)) == 6 and "no schedule" in vm.cairn("snapshot-schedule", "vm1", ok=3).stderr

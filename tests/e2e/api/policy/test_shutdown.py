@@ -128,7 +128,7 @@ def test_scheduled_shutdown_survives_daemon_and_can_be_cancelled(fake):
     fake.start()
     assert fake.info("vm1")["shutdown-at"] == at and fake.info("vm1")["shutdown-then"] == "save"
     fake.cairn("suspend", "vm1")
-    assert fake.cairn("shutdown", "--cancel", "vm1").stdout == "Domain 'vm1' goes on: its shutdown is called off\n"
+    assert fake.cairn("shutdown", "--cancel", "vm1").stdout == "Domain 'vm1' keeps running: its shutdown is cancelled\n"
     assert "shutdown-at" not in fake.info("vm1")
     assert "no shutdown planned" in fake.cairn("shutdown", "--cancel", "vm1", ok=3).stderr
 
@@ -152,8 +152,8 @@ def test_shutdown_by_agent(fake):
     assert fake.info("vm2")["state"] == "running"
     assert "no port for a guest agent" in fake.cairn("shutdown", "--mode", "agent", "vm3", ok=False).stderr
     for wrong in ("agent,initctl", "agent,", ",", ""):
-        assert "--mode is acpi, agent, or both" in fake.cairn("shutdown", "--mode", wrong, "vm3", ok=2).stderr
-    assert "--mode is one word with" in fake.cairn("shutdown", "--mode", "agent,acpi", "--in", "1h", "vm3", ok=2).stderr
+        assert "--mode must be acpi, agent, or both" in fake.cairn("shutdown", "--mode", wrong, "vm3", ok=2).stderr
+    assert "--mode must be a single word with" in fake.cairn("shutdown", "--mode", "agent,acpi", "--in", "1h", "vm3", ok=2).stderr
     assert fake.info("vm3")["state"] == "running"
     fake.cairn("shutdown", "--mode", "agent,acpi", "--wait", "vm2", "vm3")  # one mode after the other, until one works
     q = fake.qmp()
@@ -240,8 +240,8 @@ def test_daemon_stop_shuts_vms_down_in_order(fake):
         " off    shutdown   would be shut down; after 30 s, left running",
         " deaf   shutdown   would be shut down; after 1 s, left running",
         " left   leave      would be left running",
-        "", "The daemon would end then"]
-    assert "The daemon would go on" in fake.cairn("daemon-stop", "--dry-run", "--vms-only", "--save").stdout
+        "", "The daemon would stop then"]
+    assert "The daemon would keep running" in fake.cairn("daemon-stop", "--dry-run", "--vms-only", "--save").stdout
     assert len(fake.cairn("list", "--state-running", "--name").stdout.split()) == 5
     vms = [tuple(v.values()) for v in json.loads(fake.cairn("daemon-stop", "--format", "json").stdout)]
     assert fake.proc.wait(20) == 0

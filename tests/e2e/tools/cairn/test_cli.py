@@ -151,7 +151,7 @@ def test_output_formats_are_valid(fake):
         "state": "shut off", "reason": "defined"}
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "32M"
     assert "cairnd" in json.loads(fake.cairn("version", "--format", "json").stdout)
-    assert fake.cairn("list", "--format", "xml", ok=2).stderr.startswith("error: --format is table")
+    assert fake.cairn("list", "--format", "xml", ok=2).stderr.startswith("error: --format must be table")
 
 
 def test_dominfo_shows_definition_and_state(fake):
@@ -290,7 +290,7 @@ def test_wait_returns_at_requested_state(fake):
     fake.define("vm1")
     fake.define("deaf", cmdline="deaf")
     r = fake.cairn("wait", "vm1", "--for", "running", "--timeout", "0.1", ok=1)
-    assert "the time is up and it is not running; see cairn domstate --reason vm1\n" in r.stderr
+    assert "timeout: the VM is not running; see cairn domstate --reason vm1\n" in r.stderr
     waiter = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "running"],
                               env=fake.env)
     fake.cairn("start", "vm1", "deaf")
@@ -351,7 +351,7 @@ def test_event_verb_prints_events(fake):
     fake.cairn("undefine", "vm1")
     assert fake.cairn(*since, "vm1").stdout == shutdown
     assert "there is no VM 'vm1'" in fake.cairn("event", "--timeout", "0", "vm1", ok=3).stderr
-    assert 'there is no event "SHUTDWON"; did you mean SHUTDOWN?' in fake.cairn("event", "--event", "SHUTDWON", ok=2).stderr
+    assert 'unknown event "SHUTDWON"; did you mean SHUTDOWN?' in fake.cairn("event", "--event", "SHUTDWON", ok=2).stderr
 
 
 def test_missing_daemon_is_reported(tmp_path):
@@ -596,8 +596,8 @@ def test_top_restores_terminal(fake, how):
     else:
         fake.stop(signal.SIGKILL)
     got = read_until(fd, b"\x1b[?1049l")
-    if how == "daemon" and b"look at domains" not in got:
-        read_until(fd, b"look at domains")  # where the user sees it
+    if how == "daemon" and b"read the usage of domains" not in got:
+        read_until(fd, b"read the usage of domains")  # where the user sees it
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert (status == 0) == (how == "signal")
     os.close(fd)

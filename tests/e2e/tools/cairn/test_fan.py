@@ -53,7 +53,7 @@ def test_pattern_matches_vm_names(farm):
     # A pattern without a match: nothing is done.
     r = farm.cairn("destroy", "db1", "mail*", ok=3)
     assert r.stderr == ("error: Failed to destroy 'mail*'\n"
-                        "error: no VM's name fits it. Next: cairn list --all\n")
+                        "error: no VM matches the pattern. Next: cairn list --all\n")
     assert states(farm)["db1"] == "running"
     # An exact name takes precedence over a pattern.
     farm.define("web*")
@@ -187,7 +187,7 @@ def test_ctrl_c_cancels_jobs(fake):
     until(lambda: len(q.run("query-jobs")) == 2)
     p.send_signal(signal.SIGINT)
     out, _ = p.communicate(timeout=20)
-    assert p.returncode == 1 and out.count("cancel") == 2 and out.count("it was not begun") == 2, out
+    assert p.returncode == 1 and out.count("cancel") == 2 and out.count("not started: interrupted by Ctrl-C") == 2, out
     assert set(states(fake).values()) == {"running"}
 
 

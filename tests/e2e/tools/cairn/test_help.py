@@ -307,7 +307,7 @@ def test_list_can_matches_what_succeeds(fake):
         can = fake.cairn("list", "--name", "--can", verb).stdout.split()
         does = [n for n in sorted(names) if fake.cairn(verb, n, ok=None).returncode == 0]
         assert sorted(can) == does and 0 < len(does) < len(names), verb
-    assert "no verb" in fake.cairn("list", "--can", "nonsense", ok=2).stderr
+    assert "unknown verb" in fake.cairn("list", "--can", "nonsense", ok=2).stderr
     # Verbs possible in any state.
     assert sorted(fake.cairn("list", "--name", "--can", "dominfo").stdout.split()) == ["runs", "stands"]
     for n in ("runs", "stands"):

@@ -246,7 +246,7 @@ def told_of(fake):
 def test_delete_dry_run_lists_snapshots(vm):
     before = told_of(vm)
     lines = vm.cairn("snapshot-delete", "vm1", "s1", "--children", "--dry-run").stdout.splitlines()
-    assert lines[0] == "Would delete of domain 'vm1' the snapshots"
+    assert lines[0] == "Would delete these snapshots of domain 'vm1':"
     assert sorted(lines[1:]) == ["s1", "s2", "s3", "s4"] and lines[-1] == "s1"
     one = vm.cairn("snapshot-delete", "vm1", "s2", "--dry-run").stdout.splitlines()
     assert one[1] == "s2" and one[2].startswith("That frees ")
@@ -305,14 +305,14 @@ def test_revert_to_disks_only(fake):
     fake.cairn("start", "vm1")
     fake.cairn("snapshot-create-as", "vm1", "on")
     assert fake.cairn("snapshot-revert", "vm1", "off").stdout == (
-        "Domain 'vm1' was stopped: the snapshot is one of disks only\n"
+        "Domain 'vm1' was stopped: the snapshot has no memory\n"
         "Domain snapshot off reverted\n")
     assert state(fake) == "shut off (from snapshot)"
     assert fake.cairn("snapshot-revert", "vm1", "off", "--running").stdout == (
         "Domain snapshot off reverted\n")
     assert state(fake) == "running (booted)"
     assert fake.cairn("snapshot-revert", "vm1", "on", "--disks-only").stdout == (
-        "Domain 'vm1' was stopped: only disks go back\n"
+        "Domain 'vm1' was stopped: only the disks are reverted\n"
         "Domain snapshot on reverted\n")
     assert state(fake) == "shut off (from snapshot)"
     o = json.loads(fake.cairn("snapshot-revert", "vm1", "on", "--disks-only", "--paused",
@@ -324,21 +324,21 @@ def test_revert_dry_run_reports_actions(vm):
     pid, before = vm.info("vm1")["pid"], told_of(vm)
     assert vm.cairn("snapshot-revert", "vm1", "s2", "--dry-run").stdout == (
         "Would revert domain 'vm1' to snapshot s2\n"
-        "  what its disks hold now is lost: vda\n"
-        "  and what is in its memory\n"
-        "  it is running then\n")
+        "  lost: the present content of these disks: vda\n"
+        "  lost: the present content of the memory\n"
+        "  state afterwards: running\n")
     assert vm.cairn("snapshot-revert", "vm1", "--current", "--disks-only", "--dry-run").stdout == (
         "Would revert domain 'vm1' to snapshot s4\n"
-        "  what its disks hold now is lost: vda\n"
-        "  and what is in its memory\n"
-        "  it is stopped, and off then\n")
+        "  lost: the present content of these disks: vda\n"
+        "  lost: the present content of the memory\n"
+        "  the domain is stopped; state afterwards: off\n")
     o = json.loads(vm.cairn("snapshot-revert", "vm1", "s2", "--paused", "--dry-run", "--format", "json").stdout)
     assert (o["name"], o["stopped"], o["state"], o["memory-lost"], o["disks-lost"]) == ("s2", False, "paused", True, ["vda"])
     vm.cairn("snapshot-revert", "vm1", "none", "--dry-run", ok=3)
     assert state(vm) == "running (from snapshot)" and vm.info("vm1")["pid"] == pid
     vm.cairn("destroy", "vm1")
-    assert vm.cairn("snapshot-revert", "vm1", "s2", "--dry-run").stdout.splitlines()[2:] == ["  it is running then"]
-    assert vm.cairn("snapshot-revert", "vm1", "s2", "--disks-only", "--dry-run").stdout.splitlines()[2:] == ["  it is off then"]
+    assert vm.cairn("snapshot-revert", "vm1", "s2", "--dry-run").stdout.splitlines()[2:] == ["  state afterwards: running"]
+    assert vm.cairn("snapshot-revert", "vm1", "s2", "--disks-only", "--dry-run").stdout.splitlines()[2:] == ["  state afterwards: off"]
     assert state(vm) == "shut off (destroyed)" and told_of(vm) == before
     assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "s4\n"
 
@@ -526,7 +526,7 @@ def test_snapshots_of_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     daemon.cairn("snapshot-tag", "vm1", "off", "keep")
     daemon.cairn("snapshot-rename", "vm1", "on", "up")
     daemon.cairn("snapshot-delete", "vm1", "off", ok=4)
-    assert "it is running then" in daemon.cairn("snapshot-revert", "vm1", "up", "--dry-run").stdout
+    assert "state afterwards: running" in daemon.cairn("snapshot-revert", "vm1", "up", "--dry-run").stdout
     assert state(daemon) == "shut off (destroyed)"
     daemon.cairn("snapshot-revert", "vm1", "up")
     for args in (["up"], ["off"]): # with memory, in its process; and without

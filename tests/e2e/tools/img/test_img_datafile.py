@@ -207,7 +207,7 @@ def test_conflicting_options_are_refused(box):
     before = sorted(os.listdir(box.path))
     for opts, says in (("data_file_raw=on", "needs data_file"), ("compat=0.10,data_file=d", "compat=1.1"),
                        ("data_file=d,data_file_raw=on,backing_file=base,backing_fmt=qcow2", "do not go together"),
-                       ("data_file=", "1 to 1023"), ("data_file=nbd://host/x", "plain file"),
+                       ("data_file=", "1 to 1023"), ("data_file=nbd://host/x", "invalid data file name"),
                        ("data_file=disk", "its own data file"), (f"data_file={'n' * 1024}", "1 to 1023")):
         assert says in box.fails("create", "-f", "qcow2", "-o", opts, "disk", "1M"), opts
         assert sorted(os.listdir(box.path)) == before
@@ -258,7 +258,7 @@ def test_unsafe_data_file_names_are_refused(box, tmp_path_factory):
 
     for name, says in (("PAD/etc/shadow", "outside of its folder"), ("..PAD" + f"{outside.name}/secret", "outside"),
                        (".PADlink", "outside of its folder"), (".PADnothing", "nothing"), (".PADfolder", "a folder"),
-                       (".PADdisk", "comes twice"), ("nbd:PADhost", "plain files"), ("json:{}PAD", "plain files")):
+                       (".PADdisk", "occurs twice"), ("nbd:PADhost", "local files"), ("json:{}PAD", "local files")):
         data_name(box, padded(name))
         says_it = box.fails("convert", "-O", "raw", "disk", "x")
         assert says in says_it, (name, says_it)

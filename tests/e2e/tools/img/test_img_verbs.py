@@ -102,7 +102,7 @@ def test_repair_clears_the_corrupt_mark(box):
     box.img("check", "-q", "-r", "all", "a")
     assert a.read_bytes()[79] == 0
     assert "'leaks' or 'all'" in box.fails("check", "-r", "most", "a")
-    assert "-U leaves out" in box.fails("check", "-U", "-r", "all", "a")
+    assert "-r and -U exclude each other" in box.fails("check", "-U", "-r", "all", "a")
 
 
 # ---- compare ----
@@ -216,9 +216,9 @@ def test_resize_hides_a_longer_backing_file(box):
     assert "Pattern verification failed" not in box.io("a", "read -P 1 0 1M", "read -P 0 1M 4M").stdout
 
 
-@pytest.mark.parametrize("size,what", [("-1k", "--shrink"), ("1Z", "no size"), ("abc", "no size"), ("", "no size"),
-                                       ("-2M", "cannot be taken"), ("+16E", "too large"), ("7E", "larger than"),
-                                       ("512k", "--shrink"), ("+-1", "no size")])
+@pytest.mark.parametrize("size,what", [("-1k", "--shrink"), ("1Z", "invalid size"), ("abc", "invalid size"), ("", "invalid size"),
+                                       ("-2M", "cannot remove"), ("+16E", "too large"), ("7E", "larger than"),
+                                       ("512k", "--shrink"), ("+-1", "invalid size")])
 def test_impossible_resizes_are_refused(box, size, what):
     box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
     before = (box.path / "a").read_bytes()
@@ -279,7 +279,7 @@ def test_preallocation_of_raw_and_backed(box):
     box.io("r", "write -P 6 0 4M", fmt="raw")
     box.img("create", "-q", "-f", "qcow2", "-b", "r", "-F", "raw", "-o", "extended_l2=on,preallocation=metadata", "a")
     assert "Pattern verification failed" not in box.io("a", "read -P 6 0 4M").stdout
-    assert "no value" in box.fails("create", "-f", "qcow2", "-o", "preallocation=some", "x", "4M")
+    assert "invalid value" in box.fails("create", "-f", "qcow2", "-o", "preallocation=some", "x", "4M")
     assert not (box.path / "x").exists()
 
 
@@ -382,7 +382,7 @@ def test_convert_to_a_stream(box):
     box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
     p = subprocess.run([IMG, "convert", "a", "-"], cwd=box.path, capture_output=True, timeout=TIMEOUT)
     assert p.returncode == 0 and p.stdout == (box.path / "src").read_bytes()
-    assert "only raw" in box.fails("convert", "-O", "qcow2", "a", "-")
+    assert "only the format raw" in box.fails("convert", "-O", "qcow2", "a", "-")
 
 
 def test_convert_into_existing_image(box):
@@ -399,7 +399,7 @@ def test_convert_into_existing_image(box):
     box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "b")
     box.qemu("create", "-q", "-f", "qcow2", "small", "1M")
     assert "1048576 bytes" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "small")
-    assert "needs -n" in box.fails("convert", "--target-is-zero", "src", "x")
+    assert "requires -n" in box.fails("convert", "--target-is-zero", "src", "x")
     assert "-O qcow2" in box.fails("convert", "-c", "src", "x")
 
 
@@ -410,7 +410,7 @@ def test_convert_rate(box):
         begin = time.monotonic()
         box.img("convert", "-r", "8M", "-f", "raw", *args, "src", "a")
         assert 0.4 < time.monotonic() - begin < 10
-    assert "no size" in box.fails("convert", "-r", "fast", "src", "x")
+    assert "invalid size" in box.fails("convert", "-r", "fast", "src", "x")
 
 
 def test_convert_json_progress(box):
@@ -463,7 +463,7 @@ def test_rebase_unsafe_and_refused(box):
     box.fails("rebase", "-b", "moved", "-F", "qcow2", "top")
     box.img("rebase", "-u", "-b", "moved", "-F", "qcow2", "top")
     box.qemu("check", "-q", "top")
-    assert "format has to be given" in box.fails("rebase", "-b", "b2", "top")
+    assert "no format of the backing file given" in box.fails("rebase", "-b", "b2", "top")
     assert "No such file" in box.fails("rebase", "-b", "gone", "-F", "raw", "top")
     assert "its own backing" in box.fails("rebase", "-b", "top", "-F", "qcow2", "top")
     assert "1 to 1023" in box.fails("rebase", "-u", "-b", "x" * 1024, "-F", "raw", "top")
@@ -504,8 +504,8 @@ def test_amend_changes_options(box):
         assert {k: data[k] for k in expect} == expect
         assert sha(box, "a") == before
     whole = (box.path / "a").read_bytes()
-    for options, what in (("size=20M", "old format"), ("cluster_size=4k", "cannot be changed"),
-                          ("compat=7", "no value"), ("refcount_bits=3", "power of two"), ("x", "key=value"),
+    for options, what in (("size=20M", "old format"), ("cluster_size=4k", "cannot change"),
+                          ("compat=7", "invalid value"), ("refcount_bits=3", "power of two"), ("x", "key=value"),
                           ("compat=1.1,refcount_bits=1", "used 2 times")):
         assert what in box.fails("amend", "-o", options, "a")
         if "," not in options:

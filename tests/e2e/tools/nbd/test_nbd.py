@@ -85,7 +85,7 @@ def test_backing_files_are_read(box):  # noqa: F811
     ([], "add file=IMAGE"),
     (["a", "snapshot=none"], "no snapshot 'none'"),
     (["none"], "No such file"),
-    (["a", "format=vmdk"], "no format"),
+    (["a", "format=vmdk"], "unknown format"),
     (["a", "colour=red"], "unknown parameter"),
     (["a", "share=perhaps"], "perhaps"),
 ])

@@ -708,7 +708,7 @@ def test_forbidden_calls_fail(sandbox, name):
     (["--frames", "FD", "--forward", "tcp:TCP:-"], "like tcp:4:-:22"),
     (["--frames", "TCP"], "SEQPACKET"),
     (["--frames", "FD", "--control", "FD"], "has to listen"),
-    (["--frames", "FD", "more"], "no option"),
+    (["--frames", "FD", "more"], "unexpected argument"),
     (["--frames", "FD", "--what"], "unknown option"),
 ])
 def test_invalid_command_line_prints_one_sentence(args, sentence):

@@ -36,7 +36,7 @@ def test_wait_for_agent_times_out(fake):
     fake.cairn("start", "vm1")
     assert fake.info("vm1")["agent"] == "closed"
     r = fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "0.2", ok=None)
-    assert r.returncode and r.stderr.startswith("error: No agent answers in domain 'vm1'\n") and "qemu-guest-agent" in r.stderr
+    assert r.returncode and r.stderr.startswith("error: No guest agent answers in domain 'vm1'\n") and "qemu-guest-agent" in r.stderr
 
 
 def test_wait_for_agent_fails_without_port(fake):

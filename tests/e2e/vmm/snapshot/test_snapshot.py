@@ -517,7 +517,7 @@ def test_a_read_only_raw_disk_is_left_out(vm, tmp_path):
     vm.start()
     assert vm.snapshot("s1")["disks-left-out"] == ["vdb"]
     r = vm.daemon.cairn("snapshot-create-as", "vm1", "s2")
-    assert "left out, being read-only: vdb" in r.stdout
+    assert "left out (read-only): vdb" in r.stdout
     assert vm.names() == ["s1", "s2"]
 
 
