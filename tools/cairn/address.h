@@ -1,4 +1,4 @@
-/* address: what addresses a guest has, as its agent says. */
+/* address: the guest's network addresses, as its guest agent reports them. */
 #ifndef CAIRN_TOOLS_ADDRESS_H
 #define CAIRN_TOOLS_ADDRESS_H
 
@@ -6,11 +6,14 @@
 
 #define ADDRESS_TEXT 64
 
-/* The guest's interfaces, as an array that the caller puts; see vm-addresses in docs/api.md. Returns 0 or -errno. */
+/* Ask the guest agent for the guest's interfaces and addresses.
+ * ret_interfaces: an array as in vm-addresses (docs/api.md); the caller puts it.
+ * Returns 0; -errno with a sentence. */
 int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interfaces, struct err *e);
-/* One by which others reach the guest: no loopback and none of the link alone; IPv4 first. Of an interface of the VM's,
- * and not a bridge inside the guest; but a live clone's has its source's MAC until its driver starts anew: where none
- * is the VM's, any will do. Returns false when there is none. */
+/* Choose the address under which other machines reach the guest: neither loopback nor link-local, IPv4 before IPv6.
+ * Addresses of the VM's own interfaces take precedence over those of bridges inside the guest. A live clone keeps its
+ * source's MAC until its driver restarts; if no interface has a MAC of the VM, any interface counts.
+ * text: set on success only. Returns false if there is no such address. */
 bool address_pick(struct json_object *interfaces, char text[ADDRESS_TEXT]);
 
 #endif

@@ -34,7 +34,7 @@ static int img_spawn(const char *image, int out, pid_t *ret_pid)
 	return r;
 }
 
-/* NULL: it cannot be read. */
+/* Returns NULL if cairn-img cannot read the image. */
 static struct json_object *chain_read(const char *image)
 {
 	CLEANUP_CLOSE int from = -1, to = -1;
@@ -52,7 +52,7 @@ static struct json_object *chain_read(const char *image)
 		return NULL;
 	close(steal_fd(&to));
 	r = file_read_fd(from, "cairn-img", ANSWER_MAX, &text, &len, NULL);
-	close(steal_fd(&from)); /* one that still writes ends */
+	close(steal_fd(&from)); /* cairn-img ends if it still writes */
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return NULL;
@@ -68,7 +68,7 @@ static int layer_add(struct json_object *layers, struct json_object *above, stru
 	const char *path = js_get_str(info, "filename");
 	struct json_object *o;
 
-	/* Never guessed: a guest writes what it likes at the start of a raw disk. */
+	/* Do not guess the format: a guest can write any header at the start of a raw disk. */
 	if (!js_get_str(above, "backing-filename-format"))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"%s does not give the format of its backing file; set it with cairn-img rebase -u -b FILE -F FORMAT",

@@ -1,13 +1,15 @@
-/* backing: the layers below a qcow2 image, which a definition lists and the daemon, that parses no image,
- * cannot find. cairn-img reads them, as whoever types. */
+/* backing: find the backing files of a qcow2 image for a definition. The daemon parses no image, so cairn runs cairn-img
+ * with the rights of the user. */
 #ifndef CAIRN_TOOLS_BACKING_H
 #define CAIRN_TOOLS_BACKING_H
 
 struct err;
 struct json_object;
 
-/* Puts "backing" into a disk's JSON, from its "path". An image that cannot be read has none: what is wrong
- * with it, others say. Returns 0; -EINVAL: a layer's format stands nowhere. */
+/* Add the member "backing" to a disk.
+ * disk: JSON of the disk; its "path" names the image. An image that cannot be read gets no member: a later check reports the
+ * cause.
+ * Returns 0; -EINVAL: an image does not give the format of its backing file. */
 int backing_put(struct json_object *disk, struct err *e);
 
 #endif

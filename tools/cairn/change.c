@@ -13,7 +13,7 @@
 
 #define TRIES 8
 
-/* Both words mean the running VM, if there is one. */
+/* Refuse --live, and --current for a running VM: both would change the running VM. */
 static int flags_check(struct cli *c, const char *vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;

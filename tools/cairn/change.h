@@ -1,5 +1,5 @@
-/* change: one edit of a VM's definition for its next start, by the daemon or not at all: it compares with
- * what was read, so that of two who change a VM neither loses what the other did. */
+/* change: change a VM's definition for its next start. The daemon saves a change only if the definition is still the one that
+ * was read, so two users who change one VM at the same time do not overwrite each other. */
 #ifndef CAIRN_TOOLS_CHANGE_H
 #define CAIRN_TOOLS_CHANGE_H
 
@@ -14,20 +14,21 @@ struct json_object;
 	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
 	{ "print-only", NULL, "show the change, and change nothing" }
 
-/* edit: changes the definition, canonical JSON, in place; called again when somebody else was faster.
- * Returns 0; -errno with a sentence. opaque is its own. Says on stderr what the daemon warns of.
- * Returns 0; 1: it was only shown (--print-only); -errno. */
+/* Read the definition, change it and have the daemon save it; repeat if another user has changed it in the meantime. Prints
+ * the daemon's warnings on stderr.
+ * edit: changes the canonical JSON `definition` in place; returns 0, or -errno with a sentence. May be called several times.
+ * opaque: passed to edit.
+ * Returns 0; 1: only shown (--print-only); -errno. */
 int change_make(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
 	void *opaque, struct err *e);
 
-/* What the next start uses; the caller puts it. */
+/* Read the definition that the next start uses. The caller puts it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
-/* Has the daemon keep `now`, if the definition still is `was`; else the error is of
- * class ERR_BUSY. */
+/* Have the daemon save `now` if the definition is still `was`. Returns 0; -errno, with class ERR_BUSY if it is not. */
 int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e);
 
-/* One of the array's objects whose member has that value, or -1. */
+/* Returns the index of the first object in the array whose member `key` is `value`; -1: none. */
 int change_find(struct json_object *list, const char *key, const char *value);
 
 #endif

@@ -1,5 +1,4 @@
-/* cli: what every verb of `cairn` gets: its parsed arguments, the way to print and fail,
- * and the daemon. */
+/* cli: what every verb of `cairn` uses: parsed arguments, errors, and the connection to the daemon. */
 #ifndef CAIRN_TOOLS_CLI_H
 #define CAIRN_TOOLS_CLI_H
 
@@ -13,7 +12,7 @@ struct client;
 struct json_object;
 struct verb;
 
-/* Exit codes, one per thing a script may want to tell apart. */
+/* Exit codes that scripts can tell apart. */
 enum cli_exit {
 	CLI_OK = 0,
 	CLI_FAILURE = 1,
@@ -32,103 +31,112 @@ enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 #define CLI_GIVEN_MAX 64
 #define CLI_NAMED_MAX 3
 
-/* What the schema says of an argument of the verb's commands (in a `value`: the words that it takes), or of another
- * command (in a `doc`). */
+/* Take the text from the schema: in `value`, the words of the argument `name` of the verb's commands; in `doc`, the
+ * description of that argument or of the command `name`. */
 #define FROM_SCHEMA(name) "=" name
 
 struct verb_option {
 	const char *name;
-	const char *value; /* what stands for it in the help; "a|b": one of these words; NULL: a flag */
+	const char *value; /* placeholder in the help; "a|b": one of these words; NULL: the option is a flag */
 	const char *doc;
 };
 
 struct cli {
 	const struct verb *verb;
-	const char *socket; /* -c; NULL: the default */
+	const char *socket; /* from -c; NULL: the default socket */
 	struct client *client;
 	enum cli_format format;
 	const char *pos[CLI_POSITIONALS_MAX];
 	size_t npos;
-	const char *named[CLI_NAMED_MAX]; /* positionals that came as options, by place; NULL: did not */
-	const char *options[CLI_OPTIONS_MAX]; /* by position in the verb's list; NULL: not given */
+	const char *named[CLI_NAMED_MAX]; /* positionals given as options, by index; NULL: not given */
+	const char *options[CLI_OPTIONS_MAX]; /* value of each option, by its index in the verb's list; NULL: not given */
 	struct {
-		int option; /* its position */
+		int option; /* index in the verb's list */
 		const char *value;
-	} given[CLI_GIVEN_MAX]; /* all that were, in order, for those that may come again */
+	} given[CLI_GIVEN_MAX]; /* all options in the order given, for repeatable options */
 	size_t ngiven;
-	struct json_object *vms; /* where names come from that stood as numbers */
+	struct json_object *vms; /* list of VMs, to resolve ids to names */
 };
 
 struct verb {
 	const char *name, *group, *args;
-	const char *summary; /* NULL: what the schema says of the first command */
-	const struct verb_option *options; /* ended by a NULL name */
-	size_t min, max;		   /* positionals */
-	bool prints;			   /* takes --format */
-	const char *completes;		   /* "vm", "file", "verb" or NULL */
-	/* What it asks the daemon for, with blanks: first that which is the verb's purpose and decides who may, and
-	 * when; not: what any verb may need to look how VMs are, and to wait for jobs. NULL: nothing. */
+	const char *summary; /* NULL: the description of the first command in the schema */
+	const struct verb_option *options; /* the last element has a NULL name */
+	size_t min, max;		   /* number of positionals */
+	bool prints;			   /* accepts --format */
+	const char *completes;		   /* kind of words to complete: "vm", "file", "verb", ... or NULL */
+	/* Commands of the daemon that the verb calls, separated by blanks. The first one decides which role and VM state the verb
+	 * needs. Commands that every verb may call, to find VMs or wait for jobs, are not listed. NULL: none. */
 	const char *commands;
 	int (*run)(struct cli *c);
 };
 
-/* verbs.c; ended by a NULL name. */
+/* All verbs; the last element has a NULL name (verbs.c). */
 extern const struct verb verbs[];
 const struct verb *verb_find(const char *name);
-/* Says that there is none of that name; returns CLI_USAGE. */
+/* Print that there is no such verb, with a suggestion. Returns CLI_USAGE. */
 int verb_missing(const char *name);
 
-/* suggest.c: of those that at() returns for 0, 1, ... until NULL, the one that `word` may be a slip of the finger for.
- * Returns "; did you mean <prefix><it>?" in buf, or "". */
+/* Suggest a correction for a mistyped word (suggest.c).
+ * at: returns the candidate number 0, 1, ...; NULL behind the last.
+ * Returns buf with "; did you mean <prefix><candidate>?", or "". */
 #define NEAREST_BYTES 96
 const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
 	const void *opaque, char buf[NEAREST_BYTES]);
 
-/* options.c: argv[0] is the verb. Returns 0 or CLI_USAGE, having said why; 1 << 8 when
- * --help was asked for. */
+/* Parse the arguments of a verb (options.c).
+ * argv[0]: the verb.
+ * Returns 0; CLI_USAGE after an error message; CLI_HELP_ASKED: the user gave --help. */
 #define CLI_HELP_ASKED 256
 int options_parse(struct cli *c, int argc, char **argv);
 bool option_flag(const struct cli *c, const char *name);
 const char *option_value(const struct cli *c, const char *name); /* NULL: not given */
-/* Every value of an option that may come again. Returns their number. */
+/* Collect all values of a repeatable option, at most max. Returns their number. */
 size_t option_values(const struct cli *c, const char *name, const char **values, size_t max);
-/* "a|b|c", separated by `between`, as "a, b or c". */
+/* Write the list "a|b|c", whose separator is `between`, as "a, b or c". */
 void words_or(const char *words, char between, char *buf, size_t size);
-/* Seconds, with a fraction if wanted. Returns 0 and *ret_ns (fallback when not given), or
- * CLI_USAGE, having said why. */
+/* Parse an option as a number of seconds, which may have a fraction.
+ * fallback_ns: result if the option is not given.
+ * Returns 0; CLI_USAGE after an error message. */
 int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns);
 
-/* ---- failing (main.c) ---- */
+/* ---- errors (main.c) ---- */
 
-/* Prints "error: <what>" and "error: <sentence>"; returns the exit code of e's class. */
+/* Print two lines: "error: <fmt>" and "error: <sentence of e>". Returns the exit code for e's class. */
 int cli_fail(const struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* The same for a mistake on the command line; returns CLI_USAGE. */
+/* Print "error: <fmt>" and a hint to the help of the verb. Returns CLI_USAGE. */
 int cli_usage(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int cli_exit_code(enum err_class cls);
 
 /* ---- the daemon (main.c) ---- */
 
-/* Connects on first use. args: taken. As client_execute(). */
+/* Run a command of the daemon, and connect first if necessary.
+ * args: taken. Other parameters and results: client_execute(). */
 int cli_execute(struct cli *c, const char *command, struct json_object *args,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
-/* The same, and fd (borrowed; -1: none) goes along. */
+/* Like cli_execute(), and pass a file descriptor.
+ * fd: borrowed; -1: none. */
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
-/* {"vm": name}; the caller adds to it. */
+/* Returns a new object {"vm": name}, to which the caller may add arguments. */
 struct json_object *cli_vm_args(const char *name);
-/* All of vm-list, brief or whole, as one array, and those that the daemon could not load (NULL: not wanted); the caller
- * puts both. (list.c) */
+/* Fetch all pages of vm-list as one array (list.c).
+ * brief: only id, name, state and word.
+ * ret_unloaded: VMs that the daemon could not load; NULL: not wanted. The caller puts both results.
+ * Returns 0 or -errno. */
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
 	struct err *e);
-/* Of one VM in it; "-" when it has none, as the id of one that is off. Lives as long as vm. */
+/* Returns the text of a member of a VM from vm-list; "-" if it is missing or is the id of a VM that is off. Borrowed
+ * from vm. */
 const char *cli_vm_member(struct json_object *vm, const char *key);
-/* vm-info of one VM. */
+/* Call vm-info. The caller puts *ret_o. Returns 0 or -errno. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
 /* ---- waiting (wait.c) ---- */
 
-/* Until the VM is in a state whose word is `word` ("shutoff" takes saved and crashed too).
- * Returns 0; -ETIMEDOUT, -errno with a sentence. */
+/* Wait until the VM has a state.
+ * word: the state as a word; "shutoff" also accepts saved and crashed.
+ * Returns 0; -ETIMEDOUT; -errno with a sentence. */
 int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
 	struct err *e);
 
@@ -206,7 +214,7 @@ int verb_job_cancel(struct cli *c);
 int verb_job_dismiss(struct cli *c);
 int verb_help(struct cli *c);
 
-/* Attach this terminal to a console. Returns an exit code, having said what failed. */
+/* Attach the terminal to a console until the user detaches. Returns an exit code, after an error message on failure. */
 int console_attach(struct cli *c, const char *name, const char *kind);
 
 #endif

@@ -18,7 +18,7 @@ static int folder_of(const char *path, char folder[PATH_MAX], struct err *e)
 	char *slash;
 	struct stat st;
 
-	/* A pipe, such as /dev/stdin, lies nowhere. */
+	/* A pipe such as /dev/stdin has no folder. */
 	if (!strcmp(path, "-") || (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
 		return getcwd(folder, PATH_MAX) ? 0 : err_set_errno(e, -errno, "cannot read the working directory");
 	if (!realpath(path, folder))
@@ -40,7 +40,7 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);
 }
 
-/* ---- JSON as people write it ---- */
+/* ---- checks of JSON text ---- */
 
 static const char *space_skip(const char *p, const char *end)
 {
@@ -49,7 +49,7 @@ static const char *space_skip(const char *p, const char *end)
 	return p;
 }
 
-/* p: behind the opening quote. Returns the closing one's place. */
+/* p: the character after the opening quote. Returns the closing quote. */
 static const char *string_end(const char *p, const char *end)
 {
 	while (p < end && *p != '"')
@@ -73,7 +73,8 @@ static int key_add(struct json_object *seen, const char *key, int len, const cha
 		copy);
 }
 
-/* The parser takes the last of two, and what the first says would be lost without a word. text: it has been parsed. */
+/* Refuse duplicate keys: the parser would silently use the last one.
+ * text: JSON that the parser accepts. */
 static int keys_check(const char *text, size_t len, const char *name, struct err *e)
 {
 	struct json_object *seen[JS_DEPTH_MAX + 1] = { NULL };
@@ -100,7 +101,7 @@ static int keys_check(const char *text, size_t len, const char *name, struct err
 
 static int json_read(const char *text, size_t len, const char *name, struct json_object **ret_o, struct err *e)
 {
-	const char *at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text; /* editors' mark of UTF-8 */
+	const char *at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text; /* skip a byte order mark */
 	const char *end = text + len, *first = space_skip(at, end);
 	CLEANUP_JS struct json_object *o = NULL;
 	int r;

@@ -16,7 +16,7 @@ static const char *json_compact(struct json_object *o)
 
 static void values_compare(struct difference *d, struct json_object *was, struct json_object *now);
 
-/* was or now NULL: it is not there. */
+/* was, now: NULL if the value is missing on that side. */
 static void compare_at(struct difference *d, const char *before, const char *key, const char *after,
 	struct json_object *was, struct json_object *now)
 {
@@ -70,7 +70,7 @@ static bool same_order(struct json_object *was, struct json_object *now)
 	size_t n = json_object_array_length(was);
 
 	if (n != json_object_array_length(now))
-		return true; /* what was added or removed is told */
+		return true; /* one line for the whole added or removed value */
 	for (size_t i = 0; i < n; i++)
 		if (strcmp(id_at(was, i), id_at(now, i)) && of_id(now, id_at(was, i)))
 			return false;

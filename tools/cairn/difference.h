@@ -1,4 +1,4 @@
-/* difference: what is another in the second of two JSON values, a line each, for people. */
+/* difference: print the differences between two JSON values for people, one line each. */
 #ifndef CAIRN_TOOLS_DIFFERENCE_H
 #define CAIRN_TOOLS_DIFFERENCE_H
 
@@ -6,8 +6,8 @@
 
 struct json_object;
 
-/* "memory: "128M" -> "256M"", "disks[vdb]: removed {...}". Elements of an array that have an id are held
- * against those of the same id. Returns how many lines. */
+/* Print lines such as 'memory: "128M" -> "256M"' and "disks[vdb]: removed {...}". Array elements with an id are compared with
+ * the element of the same id. Returns the number of lines. */
 unsigned difference_print(FILE *f, struct json_object *was, struct json_object *now);
 
 #endif

@@ -21,11 +21,11 @@ struct wait {
 	struct cli *c;
 	const char *what, *id;
 	int signals;
-	bool shared; /* signals are others', too */
+	bool shared; /* other threads wait on the same signal fd */
 	bool bar, drawn, cancelled;
 };
 
-/* ---- the bar ---- */
+/* ---- the progress bar ---- */
 
 void bytes_print(uint64_t bytes, char buf[24])
 {
@@ -56,7 +56,7 @@ static void bar_draw(struct wait *w, struct json_object *data)
 	w->drawn = true;
 }
 
-/* The last that was told of may be long before the end. */
+/* Draw a full bar: the last progress event may be far from the end. */
 static void bar_fill(struct wait *w)
 {
 	if (w->drawn)
@@ -72,7 +72,7 @@ static void bar_end(struct wait *w)
 
 /* ---- waiting ---- */
 
-/* Returns true when it is over. */
+/* Returns true if the job has concluded. */
 static bool event_take(struct wait *w, struct json_object *ev)
 {
 	struct json_object *data = js_get(ev, "data");
@@ -86,7 +86,7 @@ static bool event_take(struct wait *w, struct json_object *ev)
 	return !strcmp(name, "JOB_STATUS_CHANGE") && status && !strcmp(status, "concluded");
 }
 
-/* Ctrl-C: the job is asked to end; what it says then is what happened. The second time we go. */
+/* Handle Ctrl-C: cancel the job and wait for its result. On a second Ctrl-C, leave the job running. */
 static int wait_interrupted(struct wait *w, struct err *e)
 {
 	struct signalfd_siginfo si;

@@ -1,4 +1,4 @@
-/* job: wait for a job of the daemon's, with a progress bar on a terminal; Ctrl-C cancels it. */
+/* job: start a job of the daemon and wait for it, with a progress bar on a terminal; Ctrl-C cancels the job. */
 #ifndef CAIRN_TOOLS_JOB_H
 #define CAIRN_TOOLS_JOB_H
 
@@ -6,31 +6,34 @@
 
 #include <signal.h>
 
-/* Options of every verb that starts a job; the table of verbs names them. */
+/* Options of every verb that starts a job. */
 #define JOB_OPTIONS                                                                                \
 	{ "no-wait", NULL, "print the job's id and return at once; see cairn jobs" },                        \
 	{ "verbose", NULL, "print figures of the finished job, if any" }
 
-/* Run `command` (args: taken; fd: borrowed, -1: none), and wait for the job that it starts.
- * what: stands before the bar ("Save"). ret_result: the caller puts it; NULL: none.
- * Returns 0; -errno with a sentence; -EINPROGRESS: --no-wait, the id is printed. */
+/* Run a command that starts a job, and wait for the job.
+ * args: taken. fd: passed to the daemon; borrowed; -1: none. what: label of the progress bar ("Save").
+ * ret_result: result of the job, which the caller puts; NULL: not wanted.
+ * Returns 0; -EINPROGRESS: --no-wait, the job's id is printed; -errno with a sentence. */
 int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
 	struct json_object **ret_result, struct err *e);
 
-/* SIGINT comes out of *ret_fd (for the caller to close) from here on. before: the mask to go back to.
+/* Block SIGINT and open a signalfd for it.
+ * ret_fd: the caller closes it. before: previous signal mask.
  * Returns 0 or -errno. */
 int job_signals_open(int *ret_fd, sigset_t *before);
-/* Wait for a job that c's connection began; ret_result as above. signals: readable when it is to be cancelled, and not
- * read: several may wait with it. Nothing is printed. */
+/* Wait for a job that c's connection has started, and print nothing.
+ * signals: fd that becomes readable when the job must be cancelled; not read, so several threads can share it.
+ * ret_result: as in job_run(). Returns 0; -errno with a sentence. */
 int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e);
 
-/* What a job gave: as a sentence (of fmt) and, with --verbose, figures (NULL: none); or as the
- * JSON it is, in the other formats. Returns CLI_OK. */
+/* Print the result of a job: as a sentence (fmt), or as JSON, YAML or CSV.
+ * figures: prints more for --verbose; NULL: nothing. Returns CLI_OK. */
 int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* "12.3 MiB" */
+/* Write a size such as "12.3 MiB". */
 void bytes_print(uint64_t bytes, char buf[24]);
 
 #endif

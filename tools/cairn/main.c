@@ -1,4 +1,4 @@
-/* cairn: the command line. */
+/* cairn: the command line: errors, the connection to the daemon, main(). */
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
 #include "api/wire/client.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- failing ---- */
+/* ---- errors ---- */
 
 int cli_exit_code(enum err_class cls)
 {
@@ -101,12 +101,12 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 
 /* ---- the command line ---- */
 
-/* Returns how many of the positionals are VMs, from the first on. */
+/* Returns how many of the first positionals name VMs. */
 static size_t vms_count(const struct cli *c)
 {
 	const char *what = c->verb->completes;
 
-	/* With --all there is none; and who may what is told by names, which may be those of VMs that are gone. */
+	/* --all excludes names. Verbs about permissions may name VMs that no longer exist. */
 	if (!what || strncmp(what, "vm", 2) || option_flag(c, "all") || !strcmp(c->verb->group, "Administration"))
 		return 0;
 	return strstr(c->verb->args, "VM...") ? c->npos : c->npos ? 1 : 0;
@@ -133,8 +133,8 @@ static const char *name_of_id(struct json_object *vms, const char *number)
 	return found;
 }
 
-/* As in virsh: the number of a VM that runs stands for it, unless one has it as its name. When the list is not to be
- * had, the verb says why. */
+/* Replace ids of running VMs by names, as virsh does. A VM's name takes precedence over an id. If the list of VMs cannot be
+ * read, the verb itself reports the error. */
 static void ids_resolve(struct cli *c)
 {
 	size_t n = vms_count(c);
@@ -168,7 +168,7 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 	return c->verb->run(c);
 }
 
-/* Options before the verb. Returns the index of the verb, or -1 having said why. */
+/* Parse the options before the verb. Returns the index of the verb; -1 after an error message. */
 static int global_options(struct cli *c, int argc, char **argv)
 {
 	int i = 1;
@@ -197,7 +197,7 @@ static int global_options(struct cli *c, int argc, char **argv)
 	return i;
 }
 
-/* A pipe that was closed, a full disk: what was asked for did not come out. */
+/* Fail if the output was not written, for example to a closed pipe or a full disk. */
 static int output_finish(int code)
 {
 	if (fflush(stdout) == 0 && !ferror(stdout))

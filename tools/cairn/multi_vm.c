@@ -19,7 +19,7 @@
 #define PARALLEL_MAX 64
 #define PARALLEL_DEFAULT 8
 
-/* ---- whom ---- */
+/* ---- choosing VMs ---- */
 
 static bool has_target(const struct multi_vm *f, const char *name)
 {
@@ -29,7 +29,7 @@ static bool has_target(const struct multi_vm *f, const char *name)
 	return false;
 }
 
-/* vm: of the list; NULL: named, and not looked up. */
+/* vm: entry of vm-list; NULL: the user gave the name. */
 static void target_add(struct multi_vm *f, const char *name, struct json_object *vm)
 {
 	struct multi_vm_target *t;
@@ -50,7 +50,7 @@ static void target_add(struct multi_vm *f, const char *name, struct json_object 
 	f->table = true;
 }
 
-/* NULL: every one. Returns how many fit. */
+/* Add all VMs whose name matches. pattern: NULL: all VMs. Returns the number of matches. */
 static size_t targets_fit(struct multi_vm *f, struct json_object *vms, const char *pattern)
 {
 	size_t fit = 0;
@@ -152,12 +152,12 @@ void multi_vm_done(struct multi_vm *f)
 	*f = (struct multi_vm){ 0 };
 }
 
-/* ---- doing it ---- */
+/* ---- running the command ---- */
 
 struct work {
 	const struct cli *c;
 	const char *command;
-	int signals; /* readable at Ctrl-C; -1: that ends us */
+	int signals; /* readable after Ctrl-C; -1: Ctrl-C ends the program */
 	struct multi_vm *f;
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
@@ -180,7 +180,8 @@ static bool is_interrupted(const struct work *w)
 	return poll(&p, 1, 0) > 0;
 }
 
-/* Takes args. What the last word failed of is told. */
+/* Call the command, with one word of the argument `tries` after the other until a call succeeds. args: taken. On failure,
+ * t->e is the error of the last call. */
 static int target_call(struct cli *c, const struct work *w, struct multi_vm_target *t, struct json_object *args)
 {
 	const char *list = w->f->tries ? js_get_str(args, w->f->tries) : NULL;
@@ -214,7 +215,7 @@ static void target_do(struct cli *c, const struct work *w, struct multi_vm_targe
 	t->took_ns = loop_now_ns() - begin;
 }
 
-/* A connection of its own for each: the daemon answers a connection's calls in order. */
+/* Each worker has its own connection, because the daemon answers the calls of one connection in order. */
 static void *worker_main(void *opaque)
 {
 	struct work *w = opaque;
@@ -242,7 +243,7 @@ static void target_await(struct work *w, const struct multi_vm_target *t)
 		pthread_cond_wait(&w->changed, &w->mutex);
 }
 
-/* ---- telling ---- */
+/* ---- printing outcomes ---- */
 
 static bool is_skipped(const struct multi_vm_target *t)
 {
@@ -308,9 +309,9 @@ static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 	output_print(stdout, c->format, all);
 }
 
-/* ---- saying what would be done ---- */
+/* ---- dry run ---- */
 
-/* The daemon knows what it would do, and what speaks against it. */
+/* Ask the daemon what the command would do: only the daemon can tell. */
 static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	struct json_object *info)
 {
@@ -372,7 +373,7 @@ static int dry_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act 
 	return worst;
 }
 
-/* ---- all of it ---- */
+/* ---- the whole ---- */
 
 static void args_make(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
@@ -383,7 +384,7 @@ static void args_make(struct cli *c, struct multi_vm *f, const struct multi_vm_a
 	}
 }
 
-/* Returns how many began; where threads cannot be had, fewer do all of it. */
+/* Start up to `parallel` workers; if no thread can be created, work in this thread. Returns the number of threads. */
 static size_t workers_start(struct work *w, pthread_t *threads)
 {
 	size_t n = 0, want = MIN(w->f->parallel, w->f->n);

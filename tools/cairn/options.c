@@ -1,5 +1,5 @@
-/* Options of a verb: anywhere behind it, `--name value` or `--name=value`, as in virsh.
- * What is left are positionals. */
+/* Options of a verb: anywhere after the verb, as `--name value` or `--name=value`, like virsh. All other words are
+ * positionals. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* A common option every verb that prints takes. */
+/* Every verb that prints accepts --format. */
 static int format_set(struct cli *c, const char *value)
 {
 	int f = value ? output_format_parse(value) : -1;
@@ -50,8 +50,8 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
 
-/* virsh has an option for each positional, too: --domain and --file for the first, else its word in the
- * verb's line of arguments. Returns its place; -1: it is none. */
+/* virsh has an option for each positional: --domain or --file for the first, and for others the word in the verb's line of
+ * arguments. Returns the index of the positional; -1: no such positional. */
 static int positional_named(const struct cli *c, const char *name, size_t len)
 {
 	const char *word = c->verb->args;
@@ -120,7 +120,7 @@ static int option_words_check(const struct cli *c, const struct verb_option *o, 
 	return cli_usage(c, "--%s must be %s, not \"%s\"", o->name, list, value);
 }
 
-/* One option at argv[i]; *i moves over its value. */
+/* Parse the option at argv[*i] and move *i over its value. */
 static int option_take(struct cli *c, int argc, char **argv, int *i)
 {
 	const char *name = argv[*i] + 2, *eq = strchr(name, '=');
@@ -154,7 +154,7 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	return r ? r : option_keep(c, at, value);
 }
 
-/* In rising order, so that each gets its place if the others are there. */
+/* Insert positionals that were given as options, in ascending order, so that each lands at its index. */
 static int named_insert(struct cli *c)
 {
 	for (size_t i = 0; i < CLI_NAMED_MAX; i++) {

@@ -47,7 +47,7 @@ int table_add(struct table *t, const char *const *cells)
 	return 0;
 }
 
-/* Code points: good enough for a width, and needs no locale. */
+/* Count code points: a good approximation of the width without a locale. */
 static size_t text_width(const char *s)
 {
 	size_t n = 0;
@@ -110,7 +110,7 @@ int output_format_parse(const char *name)
 	return -1;
 }
 
-/* JSON's scalars are YAML's too, and its strings YAML's double-quoted ones. */
+/* Print YAML: JSON's scalars are valid YAML, and its strings are YAML's double-quoted strings. */
 static void yaml_print(FILE *f, struct json_object *o, int indent, bool in_list)
 {
 	bool first = in_list;
@@ -140,7 +140,7 @@ static void yaml_print(FILE *f, struct json_object *o, int indent, bool in_list)
 		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-/* RFC 4180: quoted when it has to be, quotes doubled. */
+/* RFC 4180: quote a cell if necessary, and double quotes inside. */
 static void csv_cell(FILE *f, struct json_object *v)
 {
 	const char *s = !v ? "" :
@@ -161,7 +161,7 @@ static void csv_cell(FILE *f, struct json_object *v)
 	fputc('"', f);
 }
 
-/* The columns are the keys of all rows, in order of appearance. */
+/* Returns the keys of all rows, in order of appearance. */
 static struct json_object *csv_columns(struct json_object *rows)
 {
 	struct json_object *columns = json_object_new_object();

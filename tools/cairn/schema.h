@@ -1,4 +1,4 @@
-/* schema: what the daemon's commands are: their words, roles, states and arguments, as it says itself. */
+/* schema: the daemon's commands, types and events, as the daemon's schema describes them. */
 #ifndef CAIRN_TOOLS_SCHEMA_H
 #define CAIRN_TOOLS_SCHEMA_H
 
@@ -6,29 +6,30 @@
 
 /* Return the schema of the daemon that was built with this program, as query-qmp-schema answers. The caller puts it. */
 struct json_object *schema_load(void);
-/* A command, an event or a type. Borrowed; NULL: it has none of that name. */
+/* Find a command, an event or a type by name. Borrowed; NULL: none. */
 struct json_object *schema_entry(struct json_object *schema, const char *name);
-/* One of a command's arguments. As above. */
+/* Find an argument of a command. Borrowed; NULL: none. */
 struct json_object *schema_argument(struct json_object *schema, const char *command, const char *name);
-/* The words that an argument takes, as an array. Borrowed; NULL: it takes anything of its type. */
+/* Returns an array of the words that an argument accepts. Borrowed; NULL: any value of its type. */
 struct json_object *schema_words(struct json_object *schema, struct json_object *argument);
 
-/* Names of all events, as an array. The caller puts it. */
+/* Returns an array of the names of all events. The caller puts it. */
 struct json_object *schema_events(struct json_object *schema);
 
-/* A verb's commands one after another: its list, or where the last one ended. Returns where this one ends, and its
- * name; NULL behind the last. */
+/* Iterate over the commands of a verb.
+ * list: the verb's list, or the previous return value. name: set to the next command.
+ * Returns the place behind that command; NULL behind the last. */
 const char *verb_command_next(const char *list, char name[64]);
 
-/* Of which VMs a command is possible. */
+/* The VMs that a command accepts. */
 struct legal_vms {
-	char states[128]; /* words, with commas; empty: any */
+	char states[128]; /* state words with commas; empty: any state */
 	bool never_templates;
 };
 
-/* As the daemon says. */
+/* Read the rules of a command from the schema. Returns 0; -errno with a sentence. */
 int legal_vms_ask(struct cli *c, const char *command, struct legal_vms *ret, struct err *e);
-/* Is a VM whose state is `word` in one of those states? */
+/* Does the list `states` contain the state `word`? */
 bool legal_states_have(const char *states, const char *word);
 
 #endif

@@ -11,7 +11,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-/* The other screen, and no cursor; and back. */
+/* Switch to the alternate screen and hide the cursor; and back. */
 #define ENTER "\033[?1049h\033[?25l"
 #define LEAVE "\033[?25h\033[?1049l"
 
@@ -51,7 +51,7 @@ void screen_end(struct screen *s)
 	sigprocmask(SIG_SETMASK, &s->before, NULL);
 }
 
-/* Of a line: what fits into so many columns, by code points, as tables count. */
+/* Returns how many bytes of the line fit into so many columns, counted in code points like tables. */
 static size_t bytes_that_fit(const char *line, size_t len, unsigned columns)
 {
 	size_t i = 0;
@@ -89,7 +89,7 @@ static int signal_take(const struct screen *s)
 	struct signalfd_siginfo si;
 
 	if (read(s->signals, &si, sizeof(si)) == (ssize_t)sizeof(si) && si.ssi_signo == SIGWINCH)
-		return SCREEN_LATE; /* drawn anew */
+		return SCREEN_LATE; /* the caller draws again */
 	return SCREEN_OVER;
 }
 
@@ -101,7 +101,7 @@ static int key_take(struct screen *s)
 	if (n == 1)
 		return (unsigned char)key;
 	if (n == 0 || errno != EINTR)
-		s->keys = false; /* the terminal's other side is gone; SIGHUP tells, if it is ours */
+		s->keys = false; /* the terminal is gone; SIGHUP arrives if it was ours */
 	return n == 0 ? SCREEN_OVER : SCREEN_LATE;
 }
 

@@ -81,7 +81,7 @@ struct json_object *snapshot_current(struct json_object *all)
 
 unsigned snapshot_below(struct json_object *all, struct json_object *o, struct json_object *above)
 {
-	/* No deeper than there are any: an image may tell of a circle. */
+	/* Limit the depth: a damaged image may contain a cycle. */
 	for (unsigned depth = 1; depth <= json_object_array_length(all); depth++) {
 		const char *parent = js_get_str(o, "parent");
 

@@ -1,22 +1,22 @@
-/* snapshot: what the verbs of snapshots share. */
+/* snapshot: helpers of the snapshot verbs. */
 #ifndef CAIRN_TOOLS_SNAPSHOT_H
 #define CAIRN_TOOLS_SNAPSHOT_H
 
 #include "tools/cairn/cli.h"
 
-/* All snapshots of a VM as one array, sorted by name. The caller puts it. */
+/* Fetch all snapshots of a VM as one array, sorted by name. The caller puts it. Returns 0 or -errno. */
 int snapshots_fetch_all(struct cli *c, const char *vm, struct json_object **ret_all, struct err *e);
-/* By name, else by id; NULL: none. Borrowed from all. */
+/* Find a snapshot by name, or else by id. Borrowed from all; NULL: none. */
 struct json_object *snapshot_find(struct json_object *all, const char *name);
-/* Returns -ENOENT with the sentence for it. name: NULL: there is no current one. */
+/* Set the error for a missing snapshot. name: NULL: there is no current snapshot. Returns -ENOENT. */
 int snapshot_missing(const char *vm, const char *name, struct err *e);
-/* NULL: none. */
+/* Returns the current snapshot. Borrowed from all; NULL: none. */
 struct json_object *snapshot_current(struct json_object *all);
-/* How far `o` is below `above` (1: a child); 0: it is not. */
+/* Returns how many levels `o` is below `above` (1: a child); 0: not below. */
 unsigned snapshot_below(struct json_object *all, struct json_object *o, struct json_object *above);
-/* "2026-11-20 06:08:17 +0000", in local time. */
+/* Write the creation time such as "2026-11-20 06:08:17 +0000", in local time. */
 void snapshot_time_print(struct json_object *o, char buf[40]);
-/* The second positional or --snapshotname; NULL: neither. */
+/* Returns the second positional or the value of --snapshotname; NULL: neither. */
 const char *snapshot_name_arg(const struct cli *c);
 
 #endif

@@ -1,4 +1,4 @@
-/* What a word may be a slip of the finger for. */
+/* Suggestions for mistyped words. */
 #include "tools/cairn/cli.h"
 #include "base/util.h"
 
@@ -7,8 +7,8 @@
 
 #define WORD_MAX 32
 
-/* Letters to insert, take away, change, or swap with the next, at least: Damerau and Levenshtein's, with no
- * letter touched twice. Of words of WORD_MAX bytes at most. */
+/* Returns the Damerau-Levenshtein distance (restricted: no letter is edited twice): insertions, deletions, changes and swaps
+ * of neighbours. Words have at most WORD_MAX bytes. */
 static unsigned words_distance(const char *a, size_t na, const char *b, size_t nb)
 {
 	unsigned char d[WORD_MAX + 1][WORD_MAX + 1];
@@ -31,7 +31,7 @@ const char *suggest_hint(const char *word, const char *prefix, const char *(*at)
 	const void *opaque, char buf[NEAREST_BYTES])
 {
 	size_t len = strlen(word);
-	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* further away is another word */
+	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* a greater distance means another word */
 	const char *is, *found = NULL;
 
 	buf[0] = 0;

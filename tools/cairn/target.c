@@ -42,7 +42,7 @@ static int folder_sync(const char *path)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Somebody else may have been faster. Not every file system can be asked for that. */
+/* Do not replace a file that another program has created since. Some file systems do not support RENAME_NOREPLACE. */
 static int name_give(const struct target *t)
 {
 	if (t->is_new && renameat2(AT_FDCWD, t->tmp, AT_FDCWD, t->path, RENAME_NOREPLACE) == 0)

@@ -1,5 +1,4 @@
-/* target: the file that a job of the daemon's writes into: the user's own, there under its name only when it is
- * whole. */
+/* target: the user's file that a job of the daemon writes; it gets its name only when it is complete. */
 #ifndef CAIRN_TOOLS_TARGET_H
 #define CAIRN_TOOLS_TARGET_H
 
@@ -10,15 +9,18 @@ struct err;
 
 struct target {
 	const char *path;
-	bool is_new; /* nothing is replaced: a file that is there already is refused */
-	bool whole; /* who writes it ends with the daemon: half of it is of use to nobody */
-	char tmp[PATH_MAX]; /* empty: written in place, as nobody waits to rename it */
+	bool is_new; /* refuse an existing file */
+	bool whole; /* remove an incomplete file: nobody can use it */
+	char tmp[PATH_MAX]; /* temporary name; empty: written in place, because no process waits to rename it */
 	int fd;
 };
 
-/* t->path is set, and is_new. Returns 0; -errno with a sentence. */
+/* Open the file. t->path and t->is_new are set.
+ * in_place: write to the final name at once.
+ * Returns 0; -errno with a sentence. */
 int target_open(struct target *t, bool in_place, struct err *e);
-/* Of a job that went as r says (job_run()): keeps the file, or removes it. Returns r, or what went wrong then. */
+/* Finish the file after a job: keep or remove it.
+ * r: result of job_run(). Returns r; -errno with a sentence if the file cannot be kept. */
 int target_close(struct target *t, int r, struct err *e);
 
 #endif

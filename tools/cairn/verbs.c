@@ -1,4 +1,4 @@
-/* The table of verbs. What the schema says too stands there alone: FROM_SCHEMA(). */
+/* The table of verbs. Texts that the schema also has are taken from it with FROM_SCHEMA(). */
 #include "tools/cairn/change.h"
 #include "api/policy/schedule.h"
 #include "base/util.h"
@@ -11,7 +11,7 @@
 
 #define MANY CLI_POSITIONALS_MAX
 #define END { NULL, NULL, NULL }
-/* Of virsh's, typed by habit. */
+/* Options that virsh users type by habit. */
 #define BYPASS_CACHE { "bypass-cache", NULL, "no effect; accepted for virsh" }
 #define ATOMIC { "atomic", NULL, "no effect: every snapshot is atomic" }
 #define DRY_RUN { "dry-run", NULL, FROM_SCHEMA("dry-run") }

@@ -22,15 +22,15 @@ bool xml_is(const char *text, size_t len)
 	size_t at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0;
 
 	if (len >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2)))
-		return true; /* UTF-16, which is no JSON either */
+		return true; /* UTF-16 is not JSON */
 	while (at < len && strchr(" \t\r\n", text[at]) && text[at])
 		at++;
 	return at < len && text[at] == '<';
 }
 
-/* ---- the other program ---- */
+/* ---- cairn-xml ---- */
 
-/* The input lies in memory as a file, so neither side waits for the other with a full pipe. */
+/* Pass the input as a memory file, so that neither process blocks on a full pipe. */
 static int input_make(const char *text, size_t len, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("cairn-xml", MFD_CLOEXEC);
@@ -111,14 +111,14 @@ static int helper_run(const char *mode, const char *text, size_t len, struct jso
 		return r;
 	close(steal_fd(&to));
 	r = file_read_fd(from, "the answer of cairn-xml", ANSWER_MAX, &answer, &answer_len, e);
-	close(steal_fd(&from)); /* one that still writes ends */
+	close(steal_fd(&from)); /* cairn-xml ends if it still writes */
 	waited = helper_wait(pid, r < 0 ? NULL : e);
 	if (r < 0 || waited < 0)
 		return r < 0 ? r : waited;
 	return answer_parse(answer, answer_len, ret_o, e);
 }
 
-/* ---- both ways ---- */
+/* ---- conversions ---- */
 
 int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
 	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e)
@@ -126,7 +126,7 @@ int xml_to_definition(const char *text, size_t len, struct json_object **ret_def
 	CLEANUP_JS struct json_object *o = NULL;
 	int r = helper_run("to-json", text, len, &o, e);
 
-	/* What cannot be done is a fault of the definition, as it is in JSON. */
+	/* An unsupported element counts as an invalid definition, as in JSON. */
 	if (r < 0 && e->cls == ERR_UNSUPPORTED)
 		e->cls = ERR_INVALID;
 	if (r < 0)
@@ -157,9 +157,9 @@ int xml_from_definition(struct json_object *definition, int id, char **ret_xml, 
 	return *ret_xml ? 0 : err_set_errno(e, -ENOMEM, "cairn-xml");
 }
 
-/* ---- whose fault ---- */
+/* ---- places in the XML ---- */
 
-/* Is the sentence on this key, or on one below it? */
+/* Is the sentence about this key or a key below it? */
 static bool is_about(const char *sentence, const char *key)
 {
 	size_t len = strlen(key);

@@ -1,4 +1,4 @@
-/* xml: libvirt's domain XML through cairn-xml, a program of its own: libxml2 is not in this one. */
+/* xml: convert libvirt's domain XML with cairn-xml, a separate program, because this one does not link libxml2. */
 #ifndef CAIRN_TOOLS_XML_H
 #define CAIRN_TOOLS_XML_H
 
@@ -8,20 +8,24 @@
 struct err;
 struct json_object;
 
-/* The most that is read of an XML. */
+/* Maximum size of an XML file. */
 #define XML_FILE_MAX (1024 * 1024)
 
-/* Does a file with this text claim to be XML? */
+/* Does this text look like XML? */
 bool xml_is(const char *text, size_t len);
 
-/* Each of the three is the caller's to put: the definition's JSON, an array of warnings, and
- * where its keys come from ("disks[0]": "line 12"). Returns 0; -errno with a sentence. */
+/* Convert XML to a definition.
+ * ret_definition: JSON; ret_warnings: array of sentences; ret_origins: place of each key ("disks[0]": "line 12"). The caller
+ * puts all three.
+ * Returns 0; -errno with a sentence. */
 int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
 	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e);
-/* definition: borrowed. id: of a VM that runs; below 0: none. The caller frees *ret_xml. */
+/* Convert a definition to XML.
+ * definition: borrowed. id: id of a running VM; negative: none. ret_xml: the caller frees it.
+ * Returns 0; -errno with a sentence. */
 int xml_from_definition(struct json_object *definition, int id, char **ret_xml, struct err *e);
 
-/* Put before a sentence on "disks[0].path" the line that it comes from. */
+/* Prefix an error about a key such as "disks[0].path" with its line in the XML. */
 void xml_blame(struct json_object *origins, struct err *e);
 
 #endif

@@ -33,7 +33,7 @@ static bool ends_in(const char *path, const char *suffix)
 	return n > k && !strcmp(path + n - k, suffix);
 }
 
-/* As the file's name says, unless the user does. NULL: it says nothing. */
+/* Returns the compression method from --compress or the name of the file; NULL: the name does not tell. */
 static const char *compression_of(const struct cli *c, const char *path)
 {
 	static const char *const endings[][2] = { { ".tar.zst", "zstd" }, { ".tzst", "zstd" }, { ".tar.gz", "gzip" },
@@ -101,11 +101,11 @@ int verb_export(struct cli *c)
 	return job_result_print(c, result, export_figures, "Domain '%s' exported to %s", c->pos[0], t.path);
 }
 
-/* ---- looking at an archive: no daemon has a part in it ---- */
+/* ---- import --dry-run, without the daemon ---- */
 
 static _Noreturn void look_main(const char *program, int spec, int input, int out)
 {
-	/* Out of the way first: either may have the other's number. */
+	/* Move both fds away first: one may have the number of the other's target. */
 	spec = fcntl(spec, F_DUPFD_CLOEXEC, 100);
 	input = fcntl(input, F_DUPFD_CLOEXEC, 100);
 	if (dup2(out, 1) >= 0 && dup2(spec, 3) >= 0 && dup2(input, 4) >= 0 &&
@@ -134,7 +134,7 @@ static int look_run(const char *program, int spec, int input, char **ret_text, s
 	return r;
 }
 
-/* Its last line is what it found. */
+/* Parse the last line of cairn-archive's output, which is its result. */
 static int verdict_take(char *text, struct json_object **ret_o, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -156,7 +156,7 @@ static int verdict_take(char *text, struct json_object **ret_o, struct err *e)
 	return 0;
 }
 
-/* Of --max-bytes; INT64_MAX when it is not given. */
+/* Parse --max-bytes. INT64_MAX: not given. */
 static int bound_parse(const struct cli *c, uint64_t *ret_n, struct err *e)
 {
 	const char *text = option_value(c, "max-bytes");
@@ -195,7 +195,7 @@ static int archive_look(const struct cli *c, int input, struct json_object **ret
 	return r < 0 ? r : verdict_take(text, ret_o, e);
 }
 
-/* What it would be called here, and where its files would be. */
+/* Decide the name of the VM and the folder of its files. */
 static int place_decide(const struct cli *c, struct json_object *o, struct err *e)
 {
 	struct json_object *definition = js_get(o, "definition");

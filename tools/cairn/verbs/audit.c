@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-/* "90s", "30m", "2h", "7d" ago, or a date with or without a time, local. */
+/* Parse "90s", "30m", "2h" or "7d" ago, or a date with or without a time, in local time. */
 static int since_parse(struct cli *c, int64_t *ret_ns)
 {
 	static const char *const dates[] = { "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d" };

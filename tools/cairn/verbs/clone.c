@@ -24,7 +24,7 @@ static int count_take(struct cli *c, struct json_object *args)
 	return 0;
 }
 
-/* Why it cannot be reached as its source can. */
+/* List the forwards of the source that the clone lacks. */
 static void forwards_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
@@ -61,7 +61,7 @@ static int result_print(struct cli *c, struct json_object *o)
 	return CLI_OK;
 }
 
-/* ---- of a VM that is off ---- */
+/* ---- clones of a VM that is off ---- */
 
 static void texts_put(struct cli *c, struct json_object *args, const char *option, const char *key, bool paths)
 {
@@ -152,7 +152,7 @@ static int clone_off(struct cli *c, struct json_object *args)
 	return option_flag(c, "dry-run") ? dry_run(c, args) : clone_run(c, "vm-clone", args);
 }
 
-/* What the one kind takes and the other does not. */
+/* Refuse options of one kind of clone for the other. */
 static int options_check(struct cli *c)
 {
 	static const char *const off[] = { "full", "linked", "name-pattern", "snapshots", "file", "mac", "uuid",

@@ -1,4 +1,4 @@
-/* console: this terminal and the guest's, byte for byte. */
+/* console: connect the terminal to a console of the guest, byte for byte. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -38,7 +38,7 @@ static void terminal_restore(struct console *k)
 		tcsetattr(0, TCSANOW, &k->saved);
 }
 
-/* From here to the guest. Returns 1 to leave, 0, or -errno. */
+/* Move input to the guest. Returns 1 to detach; 0; -errno. */
 static int input_move(struct console *k)
 {
 	char buf[4096], *escape;
@@ -47,7 +47,7 @@ static int input_move(struct console *k)
 	if (n < 0)
 		return errno == EINTR || errno == EAGAIN ? 0 : -errno;
 	if (!n) {
-		/* What was typed is sent; what the guest says to it is still shown. */
+		/* At the end of piped input, keep showing the guest's output. */
 		k->input_open = false;
 		return k->terminal ? 1 : 0;
 	}
@@ -85,7 +85,7 @@ static int console_loop(struct console *k, int signals)
 		if (!r && p[1].revents)
 			r = input_move(k);
 		if (!r && p[2].revents)
-			r = 1; /* the terminal must not stay raw */
+			r = 1; /* end in order, to restore the terminal */
 	}
 	return r < 0 ? r : 0;
 }

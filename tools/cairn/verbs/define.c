@@ -52,7 +52,7 @@ static void verdict_print(struct cli *c, int r, struct json_object *warnings, co
 	output_print(stdout, c->format, o);
 }
 
-/* What the daemon's parser says, but for what only the daemon knows. */
+/* Check a file with the daemon's parser, without the checks that only the daemon can do. */
 static int file_validate(const char *path, struct json_object **ret_warnings, struct err *e)
 {
 	struct definition_file f CLEANUP(definition_file_done) = { 0 };

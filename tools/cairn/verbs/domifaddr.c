@@ -1,4 +1,4 @@
-/* domifaddr. */
+/* domifaddr, and the choice of an address for wait --for ip. */
 #include "tools/cairn/address.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -21,7 +21,7 @@ int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interf
 	return 0;
 }
 
-/* ---- which one counts ---- */
+/* ---- choosing one address ---- */
 
 static bool is_of_the_link(const char *address)
 {
@@ -83,7 +83,7 @@ static struct json_object *named_only(struct json_object *interfaces, const char
 	return list;
 }
 
-/* One row for each address, and one for an interface without. */
+/* Returns one row for each address, and one for an interface without addresses. */
 static struct json_object *rows_of(struct json_object *interfaces)
 {
 	struct json_object *rows = json_object_new_array();
@@ -111,7 +111,7 @@ static const char *or_none(const char *s)
 	return *s ? s : "N/A";
 }
 
-/* As virsh's: what an interface is called stands in its first row, unless each is to be whole. */
+/* Print the table as virsh does: the interface's name only in its first row, unless --full is given. */
 static int table_show(struct json_object *rows, bool full)
 {
 	static const char *const heads[] = { "Name", "MAC address", "Protocol", "Address" };

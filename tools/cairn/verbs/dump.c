@@ -1,4 +1,4 @@
-/* dump: a guest's memory as a core file. */
+/* dump: write a guest's memory to a core file. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/job.h"

@@ -1,4 +1,4 @@
-/* edit: a definition in the user's editor. */
+/* edit: change a definition in the user's editor. */
 #include "tools/cairn/change.h"
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
@@ -22,12 +22,12 @@ struct edit {
 	struct cli *cli;
 	const char *vm;
 	bool xml;
-	char *text;			/* what the editor began with */
-	struct json_object *was;	/* what the daemon had when it was asked last */
-	struct json_object *now;	/* what is wanted instead, as canonical JSON */
-	struct definition_file file;	/* what the editor left */
+	char *text;			/* text at the start of the editor */
+	struct json_object *was;	/* definition that the daemon had last */
+	struct json_object *now;	/* edited definition, as canonical JSON */
+	struct definition_file file;	/* edited file */
 	char path[PATH_MAX];
-	bool keep; /* the file outlives us */
+	bool keep; /* leave the file in place */
 };
 
 static void edit_done(struct edit *d)
@@ -84,7 +84,7 @@ static const char *editor_name(void)
 	return name && *name ? name : "vi";
 }
 
-/* Through the shell: the variable may have options. */
+/* Run the editor through the shell, because the variable may contain options. */
 static _Noreturn void editor_become(const char *name, const char *path)
 {
 	char command[1024];
@@ -102,7 +102,7 @@ static int editor_run(const char *path, struct err *e)
 	int status = 0;
 	pid_t pid;
 
-	signal(SIGINT, SIG_IGN); /* ^C is the editor's */
+	signal(SIGINT, SIG_IGN); /* Ctrl-C is for the editor */
 	signal(SIGQUIT, SIG_IGN);
 	pid = fork();
 	if (!pid)
@@ -119,7 +119,7 @@ static int editor_run(const char *path, struct err *e)
 		name);
 }
 
-/* ---- what it left ---- */
+/* ---- the edited file ---- */
 
 static int name_check(struct edit *d, struct err *e)
 {
@@ -139,7 +139,7 @@ static int text_is_unchanged(const struct edit *d)
 		!memcmp(text, d->text, had);
 }
 
-/* Canonical, so that only what means something else counts as changed. */
+/* Compare canonical forms, so that changes without meaning do not count. */
 static int text_canonical(struct edit *d, struct err *e)
 {
 	struct definition *def;
@@ -167,7 +167,7 @@ static int file_take(struct edit *d, struct err *e)
 	return r < 0 ? r : name_check(d, e);
 }
 
-/* Somebody else was faster: what they did, and from here on it is what we change. */
+/* Another user has changed the definition: show how, and use it as the new base. */
 static void definition_was(struct edit *d)
 {
 	struct json_object *now;
@@ -180,7 +180,7 @@ static void definition_was(struct edit *d)
 	d->was = now;
 }
 
-/* Returns 1: nothing was changed; 0: it is kept; -errno. */
+/* Returns 1: unchanged; 0: saved; -errno. */
 static int edit_attempt(struct edit *d, struct err *e)
 {
 	int r = editor_run(d->path, e);
@@ -248,7 +248,7 @@ static int edit_run(struct edit *d)
 			return CLI_OK;
 		}
 		fprintf(stderr, "error: %s\n", e.msg);
-		if (text_is_unchanged(d)) /* the editor failed, or was left so: there is nothing to try again, or to keep */
+		if (text_is_unchanged(d)) /* unchanged text: nothing to try again or to keep */
 			return cli_exit_code(e.cls);
 		switch (edit_ask()) {
 		case ANSWER_AGAIN:

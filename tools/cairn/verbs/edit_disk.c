@@ -19,8 +19,7 @@ static const char *or_dash(const char *s)
 	return s ? s : "-";
 }
 
-/* What a guest wrote is looked at by nobody but this process, which has no more rights than who
- * types. */
+/* Check for a qcow2 header. Only this process, with the rights of the user, reads what a guest may have written. */
 static bool looks_like_qcow2(const char *path)
 {
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -30,7 +29,7 @@ static bool looks_like_qcow2(const char *path)
 		!memcmp(magic, "QFI\xfb", sizeof(magic));
 }
 
-/* As virsh: raw, unless it is said. */
+/* Returns the format from --subdriver, or raw like virsh, but refuses a qcow2 image then. */
 static int format_choose(struct cli *c, const char *source, const char **ret_format)
 {
 	*ret_format = option_value(c, "subdriver");
@@ -75,7 +74,7 @@ static int attach_check(struct cli *c)
 	return r;
 }
 
-/* NULL: the usage was wrong, and that was said. */
+/* Returns NULL after an error message. */
 static struct json_object *disk_of_options(struct cli *c)
 {
 	const char *source = c->pos[1], *serial = option_value(c, "serial"),
@@ -95,7 +94,7 @@ static struct json_object *disk_of_options(struct cli *c)
 	return disk;
 }
 
-/* Is it qcow2, it brings along what it is backed by. */
+/* Add the backing files of a qcow2 image. */
 static int layers_put(struct json_object *disk, struct err *e)
 {
 	const char *format = js_get_str(disk, "format");
@@ -133,7 +132,7 @@ int verb_attach_disk(struct cli *c)
 
 /* ---- detach-disk ---- */
 
-/* By target or source. Returns its index, or -ENOENT. */
+/* Find a disk by target or source. Returns its index or -ENOENT. */
 static int disk_find(struct json_object *disks, const char *name, struct err *e)
 {
 	int i = change_find(disks, "id", name);

@@ -23,11 +23,11 @@ static bool port_put(struct json_object *o, const char *key, const char *text)
 	char *end;
 	long n = strtol(text, &end, 10);
 
-	js_put_int(o, key, n); /* the daemon says which are ports */
+	js_put_int(o, key, n); /* the daemon checks the range */
 	return *text && !*end;
 }
 
-/* "tcp:127.0.0.1:2222:22", "udp:53:53", "2222:22" */
+/* Parse "tcp:127.0.0.1:2222:22", "udp:53:53" or "2222:22". */
 static struct json_object *forward_of(struct cli *c, const char *text)
 {
 	struct json_object *o = json_object_new_object();
@@ -93,7 +93,7 @@ static struct json_object *interface_of_options(struct cli *c)
 	return o;
 }
 
-/* Ids by position would meet those that are left behind one that was detached. */
+/* Choose a free id. An id by position could collide with the id of an interface behind a detached one. */
 static void id_choose(struct json_object *list, struct json_object *o)
 {
 	char id[16];
@@ -144,7 +144,7 @@ static bool interface_fits(struct json_object *o, const char *type, const char *
 		(!mac || (its && !strcasecmp(its, mac)));
 }
 
-/* The one that is meant. Returns its index; -errno. */
+/* Find the interface of that type, and of that MAC unless it is NULL. Returns its index; -errno: none, or several. */
 static int interface_meant(struct json_object *list, const char *type, const char *mac, struct err *e)
 {
 	int found = -1, n = 0;
@@ -193,7 +193,7 @@ int verb_detach_interface(struct cli *c)
 
 /* ---- domiflist ---- */
 
-/* Below the table, which is virsh's: "net0: tcp 127.0.0.1:2222 leads to port 22". */
+/* Print the forwards below virsh's table: "net0: tcp 127.0.0.1:2222 leads to port 22". */
 static void forwards_print(struct json_object *interface)
 {
 	struct json_object *list = js_get_array(interface, "forwards");

@@ -32,7 +32,7 @@ int verb_setvcpus(struct cli *c)
 	return CLI_OK;
 }
 
-/* Rounded up to whole KiB, as virsh does. */
+/* Round up to whole KiB, as virsh does. */
 static int memory_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	uint64_t kib = *(uint64_t *)opaque / KIB + (*(uint64_t *)opaque % KIB != 0);
@@ -45,7 +45,7 @@ static int memory_edit(struct cli *c, struct json_object *definition, void *opaq
 	return 0;
 }
 
-/* There is one size: what the guest has at its start is what it has. */
+/* setmem and setmaxmem are the same: the memory of a VM has one size. */
 int verb_setmem(struct cli *c)
 {
 	uint64_t bytes;

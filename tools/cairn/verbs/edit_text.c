@@ -27,7 +27,7 @@ static int text_edit(struct cli *c, struct json_object *definition, void *opaque
 	return 0;
 }
 
-/* The words behind the VM, with blanks between them. */
+/* Join the words after the VM with blanks. */
 static int words_join(struct cli *c, char text[TEXT_MAX])
 {
 	size_t n = 0;

@@ -1,4 +1,4 @@
-/* event: what the daemon tells, as it happens. */
+/* event: wait for events of the daemon and print them. */
 #include "tools/cairn/cli.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
@@ -24,7 +24,8 @@ static void time_print(struct json_object *ev)
 	printf("%s.%06lld%s", text, (long long)js_get_int(t, "microseconds", 0), ": ");
 }
 
-/* What every event has is a column; the rest stands in one, as JSON. ev: NULL: only the columns count. */
+/* Returns an event as a CSV row: common members as columns, all others as JSON in one column.
+ * ev: NULL: only the columns count. */
 static struct json_object *csv_of(struct json_object *ev)
 {
 	struct json_object *o = json_object_new_object(), *data = js_get(ev, "data"), *t = js_get(ev, "timestamp"),
@@ -104,7 +105,7 @@ static bool event_seen(struct json_object *ev, int64_t last)
 	return seq <= last;
 }
 
-/* Those that were missed. *last: number of the last one; *n: printed. */
+/* Print events since *last. *last: set to the number of the last one; *n: counts the printed ones. */
 static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e)
 {
 	bool more = true;
@@ -172,7 +173,7 @@ static int kind_check(const struct cli *c)
 	return cli_usage(c, "unknown event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
 }
 
-/* Events carry names; a uuid is another one for it. Of a VM that is gone there are those that were kept. */
+/* Replace a UUID by the name, because events carry names. The daemon may still hold events of a VM that no longer exists. */
 static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
 {
 	struct err e;
@@ -186,7 +187,7 @@ static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
 	return 0;
 }
 
-/* For programs with what each says; as virsh has it: names alone. */
+/* Print the names of all events; in other formats than table, also their descriptions. */
 static int kinds_print(const struct cli *c)
 {
 	CLEANUP_JS struct json_object *schema = schema_load(), *names = schema_events(schema), *all = json_object_new_array();

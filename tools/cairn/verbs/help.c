@@ -1,4 +1,4 @@
-/* help: what verbs there are, and of one: its options, and what it asks the daemon for. */
+/* help: list all verbs, or show the options and daemon commands of one verb. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -11,12 +11,12 @@
 #define VERB_WIDTH 34
 #define OPTION_WIDTH 24
 #define FORMATS "table|json|yaml|csv"
-/* What stands for the name of an event, of which the schema has all. */
+/* Placeholder for an event's name; the schema has all names. */
 #define EVENT_VALUE "EVENT"
 
-/* ---- what stands in the schema ---- */
+/* ---- texts from the schema ---- */
 
-/* The argument of that name of one of the verb's commands; NULL: none has it. */
+/* Find an argument of any of the verb's commands; NULL: none has it. */
 static struct json_object *argument_find(struct json_object *schema, const struct verb *v, const char *name)
 {
 	struct json_object *found = NULL;
@@ -61,7 +61,7 @@ static struct json_object *words_split(const char *text)
 	return words;
 }
 
-/* The caller puts them; NULL: it takes any, or none. */
+/* Returns an array of the words that an option accepts, which the caller puts; NULL: any value, or none. */
 static struct json_object *words_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
 {
 	if (!o->value)
@@ -73,7 +73,7 @@ static struct json_object *words_of(struct json_object *schema, const struct ver
 	return strchr(o->value, '|') ? words_split(o->value) : NULL;
 }
 
-/* What stands for the value in the help: "a|b", or "FILE"; empty: it takes none. */
+/* Write the placeholder of the value: "a|b" or "FILE"; empty: the option is a flag. */
 static void value_of(struct json_object *schema, const struct verb *v, const struct verb_option *o, char *buf,
 	size_t size)
 {
@@ -92,7 +92,7 @@ static void value_of(struct json_object *schema, const struct verb *v, const str
 
 /* ---- for people ---- */
 
-/* Two columns; the right one begins below a left one that is too wide. */
+/* Print two columns; the right one starts on a new line if the left one is too wide. */
 static void columns_print(int width, const char *left, const char *right)
 {
 	if ((int)strlen(left) > width)
@@ -109,7 +109,7 @@ static void option_print(const char *name, const char *value, const char *doc)
 	columns_print(OPTION_WIDTH, left, doc);
 }
 
-/* "requires the role operator; the VM must be shutoff, saved or crashed; starts a job" */
+/* Print a line such as "requires the role operator; the VM must be shutoff, saved or crashed; starts a job". */
 static void rules_print(struct json_object *command)
 {
 	const char *role = js_get_str(command, "role"), *states = js_get_str(command, "states");
@@ -189,7 +189,7 @@ static struct json_object *option_to_json(struct json_object *schema, const stru
 	return one;
 }
 
-/* Each as the schema has it. */
+/* Returns the schema's entry of each command. */
 static struct json_object *commands_to_json(struct json_object *schema, const struct verb *v)
 {
 	struct json_object *list = json_object_new_array();
@@ -219,7 +219,7 @@ static struct json_object *verb_to_json(struct json_object *schema, const struct
 	return one;
 }
 
-/* only: NULL: all. */
+/* only: the verb to print; NULL: all. */
 static void json_print(const struct cli *c, struct json_object *schema, const struct verb *only)
 {
 	CLEANUP_JS struct json_object *list = json_object_new_array();
@@ -247,7 +247,7 @@ static void options_list(const struct verb *v)
 	printf("--help\n");
 }
 
-/* name: with its two hyphens, or without. */
+/* name: with or without the two hyphens. */
 static void words_list(struct json_object *schema, const struct verb *v, const char *name)
 {
 	static const struct verb_option format = { "format", FORMATS, "" };
@@ -267,7 +267,7 @@ int verb_help(struct cli *c)
 {
 	const struct verb *v = c->npos ? verb_find(c->pos[0]) : NULL;
 	CLEANUP_JS struct json_object *schema = NULL;
-	bool asked = c->verb && c->verb->run == verb_help; /* else it is VERB --help, whose options are not ours */
+	bool asked = c->verb && c->verb->run == verb_help; /* false for VERB --help, whose options belong to VERB */
 
 	if (c->npos && !v)
 		return verb_missing(c->pos[0]);

@@ -16,7 +16,7 @@ static const char *member_text(struct json_object *o, const char *key)
 	return s ? s : "-";
 }
 
-/* Nothing, when it has none. */
+/* Print a time if the member exists. */
 static void time_print(struct json_object *o, const char *key, const char *label)
 {
 	time_t s = (time_t)(js_get_int(o, key, 0) / 1000000000);
@@ -78,7 +78,7 @@ int verb_dominfo(struct cli *c)
 	return CLI_OK;
 }
 
-/* One member of it alone. */
+/* Print one member of vm-info. */
 static int member_print(struct cli *c, const char *key)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -130,7 +130,7 @@ int verb_domstate(struct cli *c)
 	return CLI_OK;
 }
 
-/* {"disk", "error"} of each disk that has stopped the VM. */
+/* Returns {"disk", "error"} for each disk whose error has paused the VM. */
 static struct json_object *faults_of(struct json_object *disks)
 {
 	struct json_object *faults = json_object_new_array();

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* All pages as one array. */
+/* Fetch all pages as one array. */
 static int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
 {
 	struct json_object *all = json_object_new_array();

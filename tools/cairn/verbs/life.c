@@ -1,5 +1,4 @@
-/* start, reset, suspend, resume, destroy, undefine: one command for each
- * VM that is meant. */
+/* start, reset, suspend, resume, destroy, undefine: one command for each chosen VM. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
@@ -80,7 +79,7 @@ int verb_destroy(struct cli *c)
 	return act_on_all(c, &a);
 }
 
-/* vda,vdb, as virsh takes them. */
+/* Parse "vda,vdb", as virsh writes it. */
 static void storage_add(struct json_object *args, const char *list)
 {
 	struct json_object *all = json_object_new_array();

@@ -1,4 +1,4 @@
-/* list. */
+/* list, and the fetching of vm-list for other verbs. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -60,7 +60,8 @@ static bool state_wanted(const struct cli *c, const char *word)
 	return other;
 }
 
-/* As in virsh: what runs, unless --all, --inactive or a state says otherwise. can: NULL: any. */
+/* Is this VM listed? Like virsh, only running VMs unless --all, --inactive or a state is given. can: states of --can; NULL:
+ * any. */
 static bool row_wanted(const struct cli *c, struct json_object *vm, const struct legal_vms *can)
 {
 	const char *word = js_get_str(vm, "word");
@@ -115,7 +116,8 @@ const char *cli_vm_member(struct json_object *vm, const char *key)
 	return !v || (!strcmp(key, "id") && json_object_get_int64(v) < 0) ? "-" : json_object_get_string(v);
 }
 
-/* In virsh's order, whatever the order of the options. Returns false when none was asked for. */
+/* Print single columns in virsh's order, whatever the order of the options. Returns false if no such option was
+ * given. */
 static bool fields_print(const struct cli *c, struct json_object *rows)
 {
 	static const char *const keys[] = { "uuid", "id", "name" };
@@ -161,7 +163,7 @@ static int rows_print(struct json_object *rows, bool title)
 	return r;
 }
 
-/* Nothing is shown, or looked at, but what an answer in brief has: half the time for a thousand VMs. */
+/* Is the brief answer of vm-list enough? It takes half the time for a thousand VMs. */
 static bool is_brief(const struct cli *c)
 {
 	static const char *const more[] = { "uuid", "title", "autostart", "no-autostart", "with-managed-save",
@@ -173,7 +175,7 @@ static bool is_brief(const struct cli *c)
 	return c->format == CLI_TABLE;
 }
 
-/* A table is of those that there are. */
+/* Print VMs that the daemon could not load on stderr, because a table has only loaded VMs. */
 static void unloaded_tell(struct json_object *unloaded)
 {
 	for (size_t i = 0; unloaded && i < json_object_array_length(unloaded); i++) {
@@ -185,14 +187,14 @@ static void unloaded_tell(struct json_object *unloaded)
 	}
 }
 
-/* What the order goes by, looked up once: a thousand VMs are compared ten thousand times. */
+/* Sort keys, looked up once: sorting a thousand VMs takes ten thousand comparisons. */
 struct row {
 	int64_t id;
 	const char *name;
 	struct json_object *vm;
 };
 
-/* As in virsh: what runs comes first, by number; what is off behind it, by name. */
+/* Sort like virsh: running VMs first, by id, then the others by name. */
 static int row_compare(const void *pa, const void *pb)
 {
 	const struct row *a = pa, *b = pb;
@@ -202,7 +204,7 @@ static int row_compare(const void *pa, const void *pb)
 	return a->id < 0 ? strcasecmp(a->name, b->name) : (a->id > b->id) - (a->id < b->id);
 }
 
-/* Returns a list of those that are wanted, which the caller puts. */
+/* Returns an array of the VMs to list, which the caller puts. */
 static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct legal_vms *can)
 {
 	struct json_object *rows = json_object_new_array();

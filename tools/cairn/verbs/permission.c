@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-/* --user or --group, as a number. Returns 0 or CLI_USAGE, having said why. */
+/* Add --user or --group as a number. Returns 0; CLI_USAGE after an error message. */
 static int subject_put(struct cli *c, struct json_object *args, char who[96])
 {
 	const char *user = option_value(c, "user"), *group = option_value(c, "group");

@@ -1,4 +1,4 @@
-/* autostart, set-lifecycle-action: when VMs come up by themselves. */
+/* autostart and set-lifecycle-action. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"
@@ -27,7 +27,7 @@ int verb_autostart(struct cli *c)
 	return r;
 }
 
-/* Which words there are is the daemon's to say. */
+/* The daemon checks the words. */
 static int lifecycle_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	char key[40];

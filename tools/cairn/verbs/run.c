@@ -1,5 +1,5 @@
-/* run: one VM in the foreground. This process reads the definition, opens the files, and
- * becomes cairn-vm, which finds its configuration waiting in a socket. No daemon. */
+/* run: run one VM in the foreground, without the daemon. This process reads the definition, opens the files and becomes
+ * cairn-vm, which reads its configuration from a socket. */
 #include "tools/cairn/cli.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
@@ -35,7 +35,7 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
-/* There is no folder for them here, nor anybody who would write them. */
+/* Refuse dumps: only the daemon has a folder for them and writes them. */
 static int dumps_refuse(const struct definition *d, struct err *e)
 {
 	const char *key = d->on_crash > VM_ACTION_PRESERVE ? "on_crash: coredump-destroy or coredump-restart" :
@@ -45,7 +45,7 @@ static int dumps_refuse(const struct definition *d, struct err *e)
 		"%s requires the daemon, which keeps the dumps; define the VM with cairn define, or choose another action", key) : 0;
 }
 
-/* There is no daemon that would remember them. */
+/* Generate MAC addresses, because no daemon keeps them. */
 static int macs_make(struct definition *d, struct err *e)
 {
 	int r = 0;
@@ -56,7 +56,7 @@ static int macs_make(struct definition *d, struct err *e)
 	return r;
 }
 
-/* Its processes are this one's, which becomes the VM: they end with it. */
+/* Start cairn-slirp. These processes are children of this process, which becomes the VM, so they end with the VM. */
 static int usernets_add(struct config *c, const struct definition *d, struct err *e)
 {
 	struct config_files files = { 0 };
@@ -149,6 +149,6 @@ int verb_run(struct cli *c)
 		config_done(&config);
 	}
 	cli_fail(&e, "Failed to run %s", c->pos[0]);
-	/* The codes of a VM's process: a definition that is wrong, or a host that lacks. */
+	/* Use the exit codes of cairn-vm. */
 	return e.cls == ERR_HOST ? VM_EXIT_HOST : VM_EXIT_CONFIG;
 }

@@ -34,7 +34,7 @@ int verb_save(struct cli *c)
 
 /* ---- restore ---- */
 
-/* The definition that the state was saved with. */
+/* Read the definition in a saved state. */
 static int state_definition(int fd, const char *path, struct json_object **ret_o, struct err *e)
 {
 	CLEANUP_FREE char *text = NULL;

@@ -11,7 +11,7 @@
 
 static const char *const settings[] = {"every", "keep", "min-free"};
 
-/* All pages as one array; vm: NULL: of all VMs. */
+/* Fetch all pages into one array. vm: NULL: the schedules of all VMs. */
 static int schedules_fetch(struct cli *c, const char *vm, struct json_object *all, struct err *e)
 {
 	char after[512] = "";

@@ -1,4 +1,4 @@
-/* shutdown, reboot: now, or at a time; daemon-stop: all of them. */
+/* shutdown and reboot, now or scheduled; daemon-stop. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
@@ -16,7 +16,7 @@
 #define NS 1000000000LL
 #define DAY_S (24 * 3600)
 
-/* Those that were passed over are not waited for: they may be off, or stand still. */
+/* Wait until the VMs are off. Skipped VMs do not count: they may be off or paused. */
 static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeout_ns)
 {
 	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;
@@ -39,9 +39,9 @@ static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeou
 	return worst;
 }
 
-/* ---- when ---- */
+/* ---- scheduled times ---- */
 
-/* "23:30": the next one; "2026-11-20 23:30". Local time. */
+/* Parse "23:30" (the next such time) or "2026-11-20 23:30", in local time. */
 static int at_parse(const char *text, int64_t *ret_s)
 {
 	static const char *const dates[] = { "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M" };
@@ -70,7 +70,8 @@ static int at_parse(const char *text, int64_t *ret_s)
 	return -EINVAL;
 }
 
-/* --at and --in. 0: neither. Returns 0 or CLI_USAGE, having said why. */
+/* Parse --at or --in. *ret_s: seconds since the epoch; 0: neither is given. Returns 0; CLI_USAGE after an error
+ * message. */
 static int when_parse(struct cli *c, int64_t *ret_s)
 {
 	const char *at = option_value(c, "at"), *in = option_value(c, "in");
@@ -99,7 +100,7 @@ static bool is_mode(struct json_object *words, const char *word, size_t len)
 	return false;
 }
 
-/* --mode, of which virsh takes several with commas. Returns 0 or CLI_USAGE, having said why. */
+/* Check --mode, which may have several words with commas like in virsh. Returns 0; CLI_USAGE after an error message. */
 static int mode_check(const struct cli *c, bool planned)
 {
 	CLEANUP_JS struct json_object *schema = schema_load();
@@ -176,7 +177,7 @@ int verb_shutdown(struct cli *c)
 		when_print("will be shut down", at, done, sizeof(done));
 		a.done = done;
 	}
-	/* With --then it is the daemon that gives up on the guest. */
+	/* With --then, the daemon enforces the deadline. */
 	if (option_value(c, "then"))
 		timeout_ns = UINT64_MAX;
 	r = multi_vm_pick(c, &f);
@@ -213,7 +214,7 @@ int verb_reboot(struct cli *c)
 	return r;
 }
 
-/* ---- all of them ---- */
+/* ---- daemon-stop ---- */
 
 static int outcomes_print(struct json_object *vms)
 {

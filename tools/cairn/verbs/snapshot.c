@@ -43,7 +43,7 @@ static void left_out_print(struct json_object *result)
 	printf("\n");
 }
 
-/* Words of all --tag options; commas separate too. */
+/* Returns the words of all --tag options; commas also separate words. */
 static struct json_object *tags_arg(struct cli *c)
 {
 	struct json_object *list = json_object_new_array();
@@ -66,13 +66,13 @@ static size_t create_vms(const struct cli *c)
 	return option_flag(c, "all") ? 0 : 1;
 }
 
-/* With the name as an option, what stands behind the VM is the description. */
+/* Is the name given as an option? The positional after the VM is then the description. */
 static bool name_is_option(const struct cli *c)
 {
 	return option_value(c, "name") || option_value(c, "snapshotname");
 }
 
-/* Bytes a second; 0: as fast as it goes. 0 or -EINVAL. */
+/* Parse --rate, in bytes a second; 0: no limit. Returns 0 or -EINVAL. */
 static int rate_arg(const struct cli *c, uint64_t *ret_rate)
 {
 	const char *s = option_value(c, "rate");
@@ -250,7 +250,7 @@ static void deleted_print(struct json_object *o)
 		printf("and %zu more\n", count - json_object_array_length(list));
 }
 
-/* What goes with several is more than what each has alone, and is not known. */
+/* Add the space that becomes free. It is known only for a single snapshot: several share space. */
 static void freed_add(struct cli *c, struct json_object *result)
 {
 	struct json_object *list = js_get_array(result, "deleted"), *args;
@@ -313,9 +313,9 @@ int verb_snapshot_delete(struct cli *c)
 		js_get_str(result, "name"));
 }
 
-/* ---- at once ---- */
+/* ---- verbs without a job ---- */
 
-/* The first positional behind VM and NAME; with --snapshotname, behind VM. */
+/* Returns the index of the first positional after VM and NAME; with --snapshotname, after VM. */
 static size_t behind_name(const struct cli *c)
 {
 	return option_value(c, "snapshotname") ? 1 : 2;
@@ -347,7 +347,7 @@ static bool tag_named(struct cli *c, const char *tag)
 	return false;
 }
 
-/* What it has without those named, and with them unless they go. */
+/* Returns the present tags without the named ones, plus the named ones unless `remove` is set. */
 static struct json_object *tags_change(struct cli *c, struct json_object *had, bool remove)
 {
 	struct json_object *list = json_object_new_array();

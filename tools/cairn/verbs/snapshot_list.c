@@ -59,7 +59,7 @@ static bool has_children(struct json_object *all, struct json_object *o)
 
 struct tree {
 	struct json_object *all;
-	char *indent; /* two or three characters a level */
+	char *indent; /* grows by two or three characters a level */
 };
 
 static void branch_print(struct tree *t, struct json_object *o, bool root, bool last, size_t depth)
@@ -107,7 +107,7 @@ static int tree_print(struct json_object *all, struct json_object *from)
 
 /* ---- list ---- */
 
-/* With memory, or without. */
+/* Filter by --active (with memory) and --inactive (without memory). */
 static bool state_wanted(const struct cli *c, const char *state)
 {
 	bool active = option_flag(c, "active"), inactive = option_flag(c, "inactive");
@@ -255,7 +255,7 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	if (js_get_str(o, "description"))
 		label_print(stdout, "Description:", "%s", member_text(o, "description"));
 	tags_print(o);
-	bytes_print(ram_bytes ? ram_bytes : state_bytes, size); /* of the guest; its state also holds checksums */
+	bytes_print(ram_bytes ? ram_bytes : state_bytes, size); /* the guest's RAM; the saved state also holds checksums */
 	label_print(stdout, "Memory:", "%s", size);
 	if (own >= 0) {
 		bytes_print((uint64_t)own, size);
@@ -264,7 +264,7 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	printf("\n");
 }
 
-/* The one that is named, or the current one. */
+/* Find the named snapshot, or the current one if name is NULL. */
 static int one_find(struct cli *c, const char *name, struct json_object **ret_all,
 	struct json_object **ret_o, struct err *e)
 {
@@ -276,7 +276,7 @@ static int one_find(struct cli *c, const char *name, struct json_object **ret_al
 	return *ret_o ? 0 : snapshot_missing(c->pos[0], name, e);
 }
 
-/* While a job changes the snapshots nobody can tell; the rest is worth printing all the same. */
+/* Add the own size, if it is available: it is not while a job changes the snapshots. */
 static void own_size_put(struct cli *c, struct json_object *o)
 {
 	CLEANUP_JS struct json_object *size = NULL;

@@ -1,4 +1,4 @@
-/* domstats, domifstat: figures of VMs, under the names and with the numbers that virsh has for them. */
+/* domstats and domifstat: statistics with virsh's names and numbers. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Of virDomainState, and of the enum of reasons that each has; libvirt-domain.h. */
+/* Numbers of virDomainState and of the reasons of each state (libvirt-domain.h). */
 enum number { RUNNING = 1, PAUSED = 3, IN_SHUTDOWN = 4, SHUT_OFF = 5, CRASHED = 6 };
 
 struct word_number {
@@ -82,7 +82,7 @@ static void cpu_add(struct json_object *out, struct json_object *info)
 		figure_put(out, js_get_int(info, "cpu-time", 0), "cpu.time");
 }
 
-/* In KiB, as virsh has it. */
+/* In KiB, like virsh. */
 static void balloon_add(struct json_object *out, struct json_object *info)
 {
 	figure_put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
@@ -113,7 +113,7 @@ static void figures_add(struct json_object *out, const char *group, size_t i, st
 		figure_put(out, js_get_int(o, all[k].from, 0), "%s.%zu.%s", group, i, all[k].name);
 }
 
-/* Each of a list: its name, then its figures. */
+/* Add the name and the figures of each element of a list. */
 static void list_add(struct json_object *out, struct json_object *list, const char *group, const char *name,
 	const struct figure *all, size_t n)
 {
@@ -158,7 +158,7 @@ static const struct group {
 } groups[] = { { "state", state_add }, { "cpu-total", cpu_add }, { "balloon", balloon_add },
 	{ "vcpu", vcpu_add }, { "interface", net_add }, { "block", block_add } };
 
-/* Those that are asked for; all, if none is. */
+/* Collect the groups that the options select; without such an option, all. */
 static struct json_object *stats_of(struct cli *c, struct json_object *info)
 {
 	struct json_object *out = json_object_new_object();
@@ -184,7 +184,7 @@ static void stats_print(struct json_object *stats)
 	printf("\n");
 }
 
-/* Without names: every VM. */
+/* Choose the named VMs, or all VMs. */
 static int names_pick(struct cli *c, struct json_object **ret_vms, struct multi_vm *f)
 {
 	struct err e;
@@ -210,7 +210,7 @@ int verb_domstats(struct cli *c)
 
 		if (!r)
 			json_object_array_add(all, stats_of(c, info));
-		else if (!vms || r != -ENOENT) /* one that was listed may be gone */
+		else if (!vms || r != -ENOENT) /* a listed VM may be gone by now */
 			code = cli_fail(&e, "failed to get stats of domain '%s'", name);
 	}
 	if (c->format != CLI_TABLE && !code)
@@ -223,7 +223,7 @@ int verb_domstats(struct cli *c)
 
 /* ---- domifstat ---- */
 
-/* By its id, the tap's name on the host, or the MAC. NULL: there is none. */
+/* Find an interface by id, tap device or MAC address; NULL: none. */
 static struct json_object *interface_find(struct json_object *list, const char *which)
 {
 	static const char *const keys[] = { "id", "target", "mac" };
@@ -241,7 +241,7 @@ static struct json_object *interface_find(struct json_object *list, const char *
 	return NULL;
 }
 
-/* virsh's words, in its order. */
+/* Returns the counters with virsh's names, in its order. */
 static struct json_object *interface_stats(struct json_object *o)
 {
 	static const struct figure all[] = { { "rx_bytes", "rx-bytes" }, { "rx_packets", "rx-packets" },

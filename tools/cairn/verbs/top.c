@@ -1,4 +1,4 @@
-/* top: what VMs use, as rates between two looks; on a terminal again and again. */
+/* top: show the resource usage of VMs as rates between two samples; on a terminal, repeatedly. */
 #include "tools/cairn/cli.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
@@ -21,11 +21,11 @@
 
 #define NS 1000000000ULL
 #define EVERY_NS (2 * NS)
-#define FIRST_NS (NS / 2) /* until there are rates at all */
+#define FIRST_NS (NS / 2) /* delay of the second sample, which gives the first rates */
 #define EVERY_MIN_NS (NS / 10)
 #define EVERY_MAX_NS (3600 * NS)
 
-/* What grows, and of which the rate is shown. */
+/* Counters that are shown as rates. */
 enum counter { CPU, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, COUNTERS };
 
 struct sample {
@@ -34,7 +34,7 @@ struct sample {
 	int64_t id;
 	uint64_t at_ns, memory, resident;
 	uint64_t counters[COUNTERS];
-	double rates[COUNTERS]; /* of a second; of CPU: percent of a processor */
+	double rates[COUNTERS]; /* per second; CPU: percent of one processor */
 	bool has_rates;
 };
 
@@ -55,7 +55,7 @@ static const struct {
 	const char *word;
 } sorts[] = { { 'c', "cpu" }, { 'm', "memory" }, { 'd', "disk" }, { 'n', "net" }, { 'a', "name" } };
 
-/* ---- looking ---- */
+/* ---- samples ---- */
 
 static void look_done(struct look *l)
 {
@@ -96,7 +96,7 @@ static void sample_take(struct look *l, struct json_object *info)
 	s->counters[NET_OUT] = sum_of(info, "interfaces", "tx-bytes");
 }
 
-/* Of the same run of the same VM; NULL: there is none. */
+/* Find the sample of the same run of the same VM; NULL: none. */
 static const struct sample *sample_find(const struct look *l, const struct sample *s)
 {
 	for (size_t i = 0; i < l->n; i++)
@@ -125,10 +125,10 @@ static int look_at(struct cli *c, const char *name, bool named, struct look *l, 
 
 	if (!r)
 		sample_take(l, info);
-	return r < 0 && (named || e->cls != ERR_NOT_FOUND) ? r : 0; /* one that was listed may be gone */
+	return r < 0 && (named || e->cls != ERR_NOT_FOUND) ? r : 0; /* a listed VM may be gone by now */
 }
 
-/* All that run, unless some are named. */
+/* Take samples of the named VMs, or of all running VMs. */
 static int look_round(struct cli *c, struct look *l, struct err *e)
 {
 	CLEANUP_JS struct json_object *vms = NULL;
@@ -145,7 +145,7 @@ static int look_round(struct cli *c, struct look *l, struct err *e)
 	return r;
 }
 
-/* ---- their order ---- */
+/* ---- sorting ---- */
 
 static double row_weight(const struct sample *s, const char *sort)
 {
@@ -191,7 +191,7 @@ static void top_sort(struct top *t)
 		qsort_r(t->now.list, t->now.n, sizeof(*t->now.list), sample_compare, (void *)t->sort);
 }
 
-/* ---- showing ---- */
+/* ---- output ---- */
 
 static void rate_print(const struct sample *s, enum counter which, char buf[24])
 {
@@ -284,7 +284,7 @@ static int top_once(struct top *t, struct err *e)
 	return 0;
 }
 
-/* ---- again and again ---- */
+/* ---- the live display ---- */
 
 static void top_draw(struct top *t)
 {
@@ -311,7 +311,7 @@ static void top_draw(struct top *t)
 	screen_draw(text);
 }
 
-/* Nobody waits for these: they are not to pile up. */
+/* Discard events, so that they do not pile up in memory. */
 static int events_drop(struct cli *c, struct err *e)
 {
 	int r;
@@ -331,7 +331,7 @@ static void key_take(struct top *t, int key)
 			t->sort = sorts[i].word;
 }
 
-/* Until it is time for the next look. *over: the user has had enough. */
+/* Wait for the next sample and handle keys. *over: set if the user quits. */
 static int wait_and_draw(struct top *t, struct screen *s, uint64_t until_ns, bool *over, struct err *e)
 {
 	int r = 0;
@@ -345,7 +345,7 @@ static int wait_and_draw(struct top *t, struct screen *s, uint64_t until_ns, boo
 		else if (loop_now_ns() >= until_ns)
 			break;
 		key_take(t, key);
-		top_draw(t); /* another order, or another size of the terminal */
+		top_draw(t); /* a new order or a new size of the terminal */
 	}
 	return r;
 }

@@ -1,4 +1,4 @@
-/* wait: for a state, an agent, an address. */
+/* wait: wait for a state, a guest agent or an address. */
 #include "tools/cairn/address.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
@@ -10,10 +10,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Nobody tells that a guest has an address: it is asked so often. */
+/* No event reports a new address, so ask at this interval. */
 #define IP_EVERY_NS 1000000000ULL
 
-/* Words that --for takes, and the states that answer it. */
+/* Words of --for, and the states that satisfy each. */
 static const struct {
 	const char *word;
 	const char *states; /* separated by spaces */
@@ -22,7 +22,7 @@ static const struct {
 	{ "paused", " paused " },
 	{ "shutoff", " shutoff saved crashed " },
 	{ "crashed", " crashed preserved " },
-	{ "agent", " connected " }, /* of the agent, not of the VM */
+	{ "agent", " connected " }, /* state of the agent, not of the VM */
 };
 
 static const char *goal_states(const char *word)
@@ -41,7 +41,7 @@ static bool goal_reached(const char *states, const char *word)
 	return strstr(states, padded) != NULL;
 }
 
-/* Is this the news that we wait for? Events carry the VM's name, so `name` is one here. */
+/* Does this event satisfy the goal? name: the VM's name, as in events. */
 static bool event_fits(struct json_object *ev, const char *name, const char *goal)
 {
 	struct json_object *data = js_get(ev, "data");
@@ -67,7 +67,7 @@ static int wait_is_late(const char *name, const char *goal, struct err *e)
 		goal, name, name);
 }
 
-/* A VM that runs without a port for it will not have one while it runs. */
+/* A running VM without an agent port will not get one. */
 static int agent_possible(struct json_object *info, const char *name, struct err *e)
 {
 	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
@@ -87,7 +87,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 	if (r < 0)
 		return r;
 	real = js_get_str(info, "name");
-	/* Events that came before this answer are kept, so none is missed. */
+	/* Events from before this answer are queued, so no change is missed. */
 	if (goal_reached(goal_states(word), js_get_str(info, agent ? "agent" : "word")))
 		return 0;
 	r = agent ? agent_possible(info, real, e) : 0;
@@ -106,7 +106,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 
 /* ---- an address ---- */
 
-/* One whose agent is at work, or that stands still, may yet answer. */
+/* Is it worth asking again? The agent may be busy, or the VM paused. */
 static bool may_answer_yet(const struct err *e)
 {
 	return e->cls == ERR_TIMEOUT || e->cls == ERR_BUSY || e->cls == ERR_WRONG_STATE;
