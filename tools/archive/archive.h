@@ -1,8 +1,8 @@
-/* archive: what the files of cairn-archive share. It packs a VM into one file and takes it out
- * again; docs/archive.md has the format.
- *
- * What it reads it was handed as open fds; the one path that it opens is an import's folder, with
- * the rights of the user who asks. An archive that it reads is hostile. */
+/* archive: shared parts of cairn-archive, which packs a VM into one file and unpacks it again. docs/archive.md describes the
+ * format.
+ * 
+ * The program receives its files as open fds. The only path that it opens is the folder of an import, with the rights of the
+ * user who imports. Archives are untrusted. */
 #ifndef CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 #define CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 
@@ -23,32 +23,31 @@ struct stage;
 #define ARCHIVE_FILES_MAX 1024
 #define ARCHIVE_NAME_MAX 64
 
-/* ---- the content of a file as one sum (sum.c) ---- */
+/* ---- checksum of a file (sum.c) ---- */
 
 #define SUM_BLOCK_BYTES 4096
 #define SUM_TEXT (2 * SHA256_DIGEST_SIZE + 1)
 
-/* SHA-256 over what is not zero: of each block of 4 KiB that is not all zeros its number (8
- * bytes, big endian) and its bytes; the last may be short. So holes cost nothing, and whether
- * zeros are a hole or not changes nothing. */
+/* SHA-256 of the blocks of 4 KiB that are not all zeros: of each the number (8 bytes, big endian) and the bytes; the last block
+ * may be shorter. Holes cost nothing, and zeros count the same whether they are a hole or stored. */
 struct sum {
 	struct sha256_ctx sha;
 	uint64_t size;
-	bool begun; /* by sum_init() */
-	uint64_t block; /* whose bytes are in buf */
-	size_t have;	/* up to where buf is filled; 0: nothing is */
+	bool begun; /* set by sum_init() */
+	uint64_t block; /* number of the block in buf */
+	size_t have;	/* bytes in buf; 0: empty */
 	uint8_t buf[SUM_BLOCK_BYTES];
 };
 void sum_init(struct sum *s, uint64_t size_bytes);
-/* In rising order of off, inside the file; what is left out is zeros. */
+/* Add data at offset off. Calls come in ascending order of off; gaps are zeros. */
 void sum_update(struct sum *s, uint64_t off, const void *data, size_t len);
 void sum_final(struct sum *s, char ret_text[SUM_TEXT]);
 
-/* ---- from one thread to the other (queue.c) ---- */
+/* ---- queue between two threads (queue.c) ---- */
 
 #define CHUNK_BYTES (1024 * 1024)
 
-/* Some bytes of a file. buf has CHUNK_BYTES. */
+/* A piece of a file. buf has CHUNK_BYTES. */
 struct chunk {
 	unsigned file;
 	uint64_t off;
@@ -57,67 +56,69 @@ struct chunk {
 };
 
 struct queue;
-/* NULL: no memory. */
+/* Returns NULL if there is no memory. */
 struct queue *queue_new(void);
 void queue_free(struct queue *q);
-/* The producer: a chunk to fill, which queue_put() hands on in order; NULL: the consumer has
- * given up. */
+/* Producer: get a free chunk, to fill and pass to queue_put(). Returns NULL after queue_give_up(). */
 struct chunk *queue_room(struct queue *q);
 void queue_put(struct queue *q);
-/* No more comes. r: 0, or why (-errno); e: with it. */
+/* Producer: no more chunks follow. r: 0 or -errno; e: the error for r. */
 void queue_end(struct queue *q, int r, const struct err *e);
-/* The consumer: the next chunk, which queue_took() gives back; NULL: there is no more. */
+/* Consumer: get the next chunk, to return with queue_took(). Returns NULL behind the last. */
 struct chunk *queue_next(struct queue *q);
 void queue_took(struct queue *q);
-/* The consumer gives up. */
+/* Consumer: accept no more chunks. */
 void queue_give_up(struct queue *q);
-/* What queue_end() was told. */
+/* Returns the result that queue_end() got. */
 int queue_result(struct queue *q, struct err *e);
 
-/* ---- what is in an archive (manifest.c) ---- */
+/* ---- manifest of an archive (manifest.c) ---- */
 
 struct archive_file {
-	char name[ARCHIVE_NAME_MAX + 1]; /* plain: no folder in it */
-	uint64_t size_bytes, data_bytes; /* its length; how much of it is stored */
+	char name[ARCHIVE_NAME_MAX + 1]; /* file name without a folder */
+	uint64_t size_bytes, data_bytes; /* length; stored bytes */
 	char sum[SUM_TEXT];		 /* empty: not known yet */
-	bool qcow2;			    /* else raw, or no disk's */
-	char backing[ARCHIVE_NAME_MAX + 1]; /* of a qcow2 image; empty: none */
+	bool qcow2;			    /* false: raw, or not a disk */
+	char backing[ARCHIVE_NAME_MAX + 1]; /* for qcow2; empty: none */
 	char backing_format[8];
-	char data_file[ARCHIVE_NAME_MAX + 1]; /* of a qcow2 image; empty: none */
+	char data_file[ARCHIVE_NAME_MAX + 1]; /* for qcow2; empty: none */
 };
 
 struct manifest {
-	struct json_object *definition; /* paths are names of files */
-	char snapshot[256];		/* of which the disks are; empty: they are as they stood */
-	char own_sum[SUM_TEXT]; /* of the manifest itself */
+	struct json_object *definition; /* with file names in place of paths */
+	char snapshot[256];		/* exported snapshot; empty: the disks themselves */
+	char own_sum[SUM_TEXT]; /* checksum of the manifest itself */
 	struct archive_file *files;
 	unsigned nfiles;
 };
 
 void manifest_done(struct manifest *m);
-/* Is it one that a file in an archive may have? */
+/* May a file in an archive have this name? */
 bool manifest_name_ok(const char *name);
-/* The caller frees the text. */
+/* Returns the JSON text; the caller frees it. */
 char *manifest_print(const struct manifest *m);
-/* text[len] is NUL. Everything is checked but the definition, which is an object. */
+/* Parse the manifest. text[len] is NUL. Checks everything except the definition, which is any object. Returns 0; -EINVAL with a
+ * sentence. */
 int manifest_parse(const char *text, size_t len, struct manifest *ret, struct err *e);
 char *manifest_print_sums(const struct manifest *m);
-/* Each file's sum into m. */
+/* Parse sums.json and put each checksum into m. */
 int manifest_parse_sums(const char *text, size_t len, struct manifest *m, struct err *e);
 
-/* ---- the work ---- */
+/* ---- operations ---- */
 
-/* Lines of JSON on stdout, at most five a second: {"done":N,"total":N}. */
+/* Progress as lines of JSON on stdout, {"done":N,"total":N}, at most five a second. */
 struct progress {
 	uint64_t done, total, next_ns;
 };
 void progress_add(struct progress *p, uint64_t bytes);
-/* 0; -ECANCELED after SIGTERM. */
+/* Returns 0; -ECANCELED after SIGTERM. */
 int archive_cancelled(struct err *e);
 
-/* spec: docs/archive.md. result: put into; the caller's. */
+/* Export a VM.
+ * spec: docs/archive.md. result: members are added; the caller's.
+ * Returns 0; -errno with a sentence. */
 int archive_export(struct json_object *spec, struct json_object *result, struct err *e);
-/* stage: NULL: only look whether it is whole. */
+/* Import or check an archive. stage: where to unpack; NULL: only check. Other parameters as in archive_export(). */
 int archive_import(struct json_object *spec, struct stage *stage, struct json_object *result,
 	struct err *e);
 

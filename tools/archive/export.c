@@ -1,4 +1,4 @@
-/* A thread reads the files and sums them up; this one compresses and writes. */
+/* Export: one thread reads the files and computes checksums; the main thread compresses and writes. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -21,23 +21,23 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Holes are handed to libarchive as zeros, which it only counts. */
+/* libarchive gets holes as zeros, which it only counts. */
 #define ZEROS_BYTES (1ULL << 30)
 #define LOOP_ENTRIES 64
 
 struct exporter {
 	struct manifest manifest;
-	struct source **sources; /* one a file */
+	struct source **sources; /* one for each file */
 	struct archive *a;
-	struct gzip *gzip; /* NULL: another compresses, or none */
+	struct gzip *gzip; /* NULL: zstd or no compression */
 	const void *zeros;
 	struct queue *queue;
-	struct loop *loop; /* of a snapshot's images */
+	struct loop *loop; /* loop for the images of a snapshot */
 	struct progress progress;
 	time_t now;
 };
 
-/* ---- what is asked for ---- */
+/* ---- the specification ---- */
 
 static int layers_take(struct json_object *list, struct block_layer *layers, unsigned *ret_n,
 	struct err *e)
@@ -126,7 +126,7 @@ static int spec_take(struct exporter *x, struct json_object *spec, struct err *e
 	return r;
 }
 
-/* ---- the thread that reads ---- */
+/* ---- reader thread ---- */
 
 static int chunk_read(struct exporter *x, unsigned file, uint64_t off, size_t len, struct sum *sum,
 	struct err *e)
@@ -203,7 +203,7 @@ static int entry_begin(struct exporter *x, const char *name, uint64_t size,
 	for (size_t i = 0; s && i < s->nextents; i++)
 		archive_entry_sparse_add_entry(en, (int64_t)s->extents[i].off,
 			(int64_t)s->extents[i].len);
-	/* Else a file that is nothing but a hole would be stored as zeros. */
+	/* Without this, libarchive would store a file that is one hole as zeros. */
 	if (s && !s->nextents && size)
 		archive_entry_sparse_add_entry(en, (int64_t)size, 0);
 	r = archive_write_header(x->a, en);
@@ -236,7 +236,7 @@ static int text_write(struct exporter *x, const char *name, const char *text, st
 	return r < 0 ? r : data_write(x, name, text, strlen(text), e);
 }
 
-/* The chunks of one file, as they come. */
+/* Write the chunks of one file. */
 static int file_write(struct exporter *x, unsigned i, struct err *e)
 {
 	const struct archive_file *f = &x->manifest.files[i];
@@ -270,7 +270,7 @@ static int all_write(struct exporter *x, struct err *e)
 
 	for (unsigned i = 0; i < x->manifest.nfiles && !r; i++)
 		r = file_write(x, i, e);
-	if (!r && !queue_next(x->queue)) /* the sums are there when the reader has ended */
+	if (!r && !queue_next(x->queue)) /* the checksums are complete when the reader has ended */
 		r = queue_result(x->queue, e);
 	if (r < 0)
 		return r;
@@ -293,7 +293,7 @@ static la_ssize_t gzip_take(struct archive *a, void *opaque, const void *buf, si
 	return -1;
 }
 
-/* All processors compress: zstd's own threads, or ours. */
+/* Compress on all processors: with zstd's threads, or our own for gzip. */
 static int output_open(struct exporter *x, int fd, const char *compress, int level)
 {
 	char text[48];
@@ -347,7 +347,7 @@ static int archive_run(struct exporter *x, struct err *e)
 		return err_set_errno(e, r, "export");
 	r = all_write(x, e);
 	if (r < 0)
-		archive_write_fail(x->a); /* else what the entry lacks would be made up of zeros */
+		archive_write_fail(x->a); /* otherwise libarchive would fill the rest of the entry with zeros */
 	queue_give_up(x->queue);
 	pthread_join(reader, NULL);
 	if (!r && archive_write_close(x->a))
@@ -374,7 +374,7 @@ int archive_export(struct json_object *spec, struct json_object *result, struct 
 {
 	int output = (int)js_get_int(spec, "output", -1);
 	struct exporter x = { .now = time(NULL) };
-	/* Beforehand: whoever could make a ring could open files by it. */
+	/* Create the io_uring before the sandbox: a process that can create a ring could open files through it. */
 	int r = loop_new(LOOP_ENTRIES, &x.loop, e);
 
 	if (!r)

@@ -1,6 +1,6 @@
-/* Each MiB is a gzip member by itself, which whoever reads gzip takes as one text (RFC 1952, 2.2): so all processors
- * compress, and libdeflate does it, which wants its input whole. At level 6, on one processor: 117 MB/s of Debian's static
- * libraries to 29.2 %, where zlib and pigz make 43 MB/s and 29.5 %; of random bytes 123 and 65 MB/s. */
+/* Parallel gzip: each MiB is a gzip member of its own, and readers treat all members as one stream (RFC 1952, 2.2). All
+ * processors compress with libdeflate, which needs its whole input at once. At level 6 on one processor: 117 MB/s of Debian's
+ * static libraries to 29.2 %, against 43 MB/s and 29.5 % with zlib and pigz; random bytes 123 against 65 MB/s. */
 #include "tools/archive/gzip.h"
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -24,12 +24,12 @@ struct member {
 	bool done;
 };
 
-/* Members go round: filled, taken by a thread, done, written in order. */
+/* Members form a ring: filled, taken by a thread, compressed, written in order. */
 struct gzip {
 	int fd, level;
 	pthread_mutex_t mutex;
 	pthread_cond_t filled_more, done_more;
-	unsigned filled, taken, written; /* how many ever */
+	unsigned filled, taken, written; /* total counts */
 	bool ended;
 	size_t out_max;
 	unsigned nthreads, threads_max, nmembers;
@@ -37,7 +37,7 @@ struct gzip {
 	struct member members[2 * THREADS_MAX];
 };
 
-/* The next member that is filled; NULL: no more comes. */
+/* Wait for a filled member. Returns NULL if no more follow. */
 static struct member *member_take(struct gzip *g)
 {
 	LOCK_GUARD(&g->mutex);
@@ -61,7 +61,7 @@ static void *thread_main(void *opaque)
 	struct libdeflate_compressor *c = libdeflate_alloc_compressor(g->level);
 	struct member *m;
 
-	/* 0 bytes: there is no memory, which the writer says. */
+	/* A length of 0 means that there is no memory; the writer reports it. */
 	while ((m = member_take(g))) {
 		m->out_len = c ? libdeflate_gzip_compress(c, m->in, m->in_len, m->out, g->out_max) : 0;
 		member_done(g, m);
@@ -70,7 +70,7 @@ static void *thread_main(void *opaque)
 	return NULL;
 }
 
-/* The eldest member, when it is done. */
+/* Write the oldest member when it is compressed. */
 static int member_write(struct gzip *g)
 {
 	struct member *m = &g->members[g->written % g->nmembers];
@@ -103,7 +103,7 @@ static int member_fill(struct gzip *g, const void *buf, size_t len)
 	return 0;
 }
 
-/* As many as there is work for, which a small archive has not. */
+/* Add threads only as long as there is work: a small archive needs few. */
 static int thread_add(struct gzip *g)
 {
 	int r;

@@ -1,4 +1,4 @@
-/* gzip: what is written to it goes to an fd compressed, by all processors. */
+/* gzip: compress a stream to an fd on all processors. */
 #ifndef CAIRN_TOOLS_ARCHIVE_GZIP_H
 #define CAIRN_TOOLS_ARCHIVE_GZIP_H
 
@@ -6,13 +6,13 @@
 
 struct gzip;
 
-/* fd: borrowed. level: 1 to 9. Its threads begin with the first byte. NULL: no memory. */
+/* fd: borrowed. level: 1 to 9. Threads start with the first byte. Returns NULL if there is no memory. */
 struct gzip *gzip_new(int fd, int level);
-/* NULL allowed. What gzip_end() has not written is lost. */
+/* NULL allowed. Discards data that gzip_end() has not written. */
 void gzip_free(struct gzip *g);
-/* buf is copied. Return 0, or -errno of a write. */
+/* buf is copied. Returns 0; -errno of a write. */
 int gzip_write(struct gzip *g, const void *buf, size_t len);
-/* What still waits, too. */
+/* Write all pending data. Returns 0 or -errno. */
 int gzip_end(struct gzip *g);
 
 #endif

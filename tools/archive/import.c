@@ -1,5 +1,5 @@
-/* This thread reads the archive and decompresses; another writes the files and sums them up.
- * Only what the manifest names is taken, each once, with the size that it says. */
+/* Import: the main thread reads and decompresses the archive; another one writes the files and computes checksums. Only entries
+ * of the manifest are accepted, each once and with the size in the manifest. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -25,11 +25,11 @@
 struct importer {
 	struct archive *a;
 	struct manifest manifest;
-	char *text; /* of the manifest */
-	struct stage *stage; /* NULL: look only */
-	int *fds;	     /* one a file; -1: not begun */
-	struct sum *sums;    /* of what came */
-	uint64_t *came;	     /* bytes of data, one a file */
+	char *text; /* text of the manifest */
+	struct stage *stage; /* NULL: only check */
+	int *fds;	     /* one for each file; -1: not started */
+	struct sum *sums;    /* checksums of the received data */
+	uint64_t *came;	     /* received bytes, one for each file */
 	struct queue *queue;
 	struct progress progress;
 };
@@ -51,7 +51,7 @@ static int archive_failed(struct importer *x, int r, struct err *e)
 		why ? ": " : "", why ? why : r == ARCHIVE_EOF ? ": it ends too early" : "");
 }
 
-/* The next entry: a plain file with a plain name. Returns 0; 1 at the end. */
+/* Read the next entry, which must be a regular file with a valid name. Returns 0; 1 at the end; -errno. */
 static int entry_next(struct importer *x, struct archive_entry **ret_en, const char **ret_name,
 	struct err *e)
 {
@@ -77,7 +77,7 @@ static int entry_next(struct importer *x, struct archive_entry **ret_en, const c
 	return 0;
 }
 
-/* One of our own: small, read into memory. *ret_text has a NUL at its end. */
+/* Read manifest.json or sums.json into memory. *ret_text ends with NUL. */
 static int text_read(struct importer *x, struct archive_entry *en, const char *name, char **ret_text,
 	size_t *ret_len, struct err *e)
 {
@@ -116,7 +116,7 @@ static int manifest_read(struct importer *x, struct err *e)
 	return r < 0 ? r : manifest_parse(x->text, len, &x->manifest, e);
 }
 
-/* ---- the thread that writes ---- */
+/* ---- writer thread ---- */
 
 static int chunk_write(struct importer *x, struct chunk *c, struct err *e)
 {
@@ -235,7 +235,7 @@ static int sums_read(struct importer *x, struct archive_entry *en, struct err *e
 	return r < 0 ? r : manifest_parse_sums(text, len, &x->manifest, e);
 }
 
-/* All entries behind the manifest. */
+/* Read all entries after the manifest. */
 static int entries_read(struct importer *x, struct err *e)
 {
 	struct archive_entry *en;
@@ -265,7 +265,7 @@ static int entries_read(struct importer *x, struct err *e)
 	return MIN(r, 0);
 }
 
-/* ---- is it whole? ---- */
+/* ---- completeness ---- */
 
 static int sum_check(const char *name, const char *is, const char *should, struct err *e)
 {
@@ -291,8 +291,8 @@ static int sums_check(struct importer *x, struct err *e)
 	return r;
 }
 
-/* The images name each other as they lie side by side now. One that names a file which the
- * archive does not have would lead whoever follows it to a file of this host's. */
+/* Rewrite the names of backing and data files to those beside the image. A name outside of the archive is refused: it would
+ * lead to a file of this host. */
 static int names_mend(struct importer *x, unsigned i, struct err *e)
 {
 	const struct archive_file *f = &x->manifest.files[i];
@@ -327,16 +327,16 @@ static int files_finish(struct importer *x, struct err *e)
 	return r;
 }
 
-/* ---- all of it ---- */
+/* ---- the whole ---- */
 
-/* What it says it holds, before anything is written. */
+/* Check the size that the manifest gives before anything is written. */
 static int space_check(struct importer *x, struct json_object *spec, struct err *e)
 {
 	uint64_t bound = (uint64_t)js_get_int(spec, "max_bytes", INT64_MAX), sum = 0, room;
 	struct statvfs v;
 
 	for (unsigned i = 0; i < x->manifest.nfiles; i++)
-		sum += x->manifest.files[i].data_bytes; /* each below 2^60, of 2^10 */
+		sum += x->manifest.files[i].data_bytes; /* each is below 2^60, and there are at most 2^10 */
 	x->progress.total = sum;
 	if (sum > bound)
 		return err_set(e, -EFBIG, ERR_INVALID,
@@ -394,7 +394,7 @@ static int archive_begin(struct importer *x, struct json_object *spec, struct er
 	x->a = archive_read_new();
 	if (!x->a)
 		return err_set_errno(e, -ENOMEM, "import");
-	if (lseek(fd, 0, SEEK_SET) < 0) /* somebody may have looked at it before */
+	if (lseek(fd, 0, SEEK_SET) < 0) /* the fd may have been read before */
 		return err_set_errno(e, -errno, "the archive");
 	if (archive_read_support_format_tar(x->a) || archive_read_support_filter_gzip(x->a) ||
 		archive_read_support_filter_zstd(x->a) ||

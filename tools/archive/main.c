@@ -1,11 +1,10 @@
-/* cairn-archive: run by cairnd, with the rights of the user who asks, to export or import a VM.
- *
+/* cairn-archive: export or import a VM. cairnd runs it with the rights of the user.
+ * 
  *   cairn-archive export|import|clear, with a specification as JSON on fd 3 (docs/archive.md) that
- *   says which of the further fds is what. On stdout come lines of JSON: progress, then
- *   {"result":{…}} or {"error":{"class":"…","message":"…"}}. An import that has all in place
- *   under another name says {"ready":{…}} and waits for a line on stdin: "keep", and the folder
- *   gets its name. Anything else, or no line, and nothing remains. clear removes what an
- *   import that was killed has left. */
+ *   names the other fds. Stdout carries lines of JSON: progress, then {"result":{…}} or
+ *   {"error":{"class":"…","message":"…"}}. When an import is complete under its temporary name, it
+ *   prints {"ready":{…}} and waits for a line on stdin: "keep" renames the folder; anything else
+ *   removes it. clear removes the files of a killed import. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -112,7 +111,7 @@ static int import_into(struct json_object *spec, struct stage *stage, struct err
 	return r;
 }
 
-/* NULL: there is none, nor will be. */
+/* folder: NULL: no folder is needed. */
 static int folder_enter(const char *folder, int *ret_parent, struct err *e)
 {
 	if (folder) {

@@ -5,14 +5,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* Enough that neither thread waits for the other's every step. */
+/* Enough chunks that neither thread waits at every step. */
 #define QUEUE_CHUNKS 8
 
 struct queue {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	struct chunk chunks[QUEUE_CHUNKS];
-	unsigned put, took; /* how many ever */
+	unsigned put, took; /* total counts */
 	bool ended, given_up;
 	int r;
 	struct err e;

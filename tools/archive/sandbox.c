@@ -16,7 +16,7 @@
 		LANDLOCK_ACCESS_FS_MAKE_DIR)
 
 static const int allowed[] = {
-	/* files that are open; an image's engine has a ring already */
+	/* open files; a qcow2 image's io_uring exists already */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(fstatfs), SCMP_SYS(ftruncate),
 	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(flock),
@@ -34,7 +34,7 @@ static const int allowed[] = {
 	SCMP_SYS(sysinfo),
 };
 
-/* How large a block device is, and whether there is a terminal to write to. */
+/* Size of a block device; isatty(). */
 static const scmp_datum_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
 
 static const int in_folder[] = {
@@ -42,7 +42,7 @@ static const int in_folder[] = {
 	SCMP_SYS(renameat2), SCMP_SYS(getdents64),
 };
 
-/* folder: is there one to work in? */
+/* folder: not NULL if files may be created in the folder of an import. */
 static int rules_add(scmp_filter_ctx ctx, void *folder)
 {
 	int r = lockdown_allow_threads(ctx);
@@ -53,16 +53,17 @@ static int rules_add(scmp_filter_ctx ctx, void *folder)
 		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
-	if (!r) /* its own limits, nobody else's */
+	if (!r) /* its own limits only */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A0(SCMP_CMP_EQ, 0, 0));
 	if (!r && folder)
 		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
-	if (!r && !folder) /* a C library that looks for its tables finds none */
+	if (!r && !folder) /* refuse quietly: a C library that looks for its tables finds none */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
-/* Where there is no landlock: root could open anything by its path, others what is theirs. */
+/* Without landlock, chroot root into the folder: root could open any path. Other users are limited by file
+ * permissions. */
 static int root_lock_in(int folder)
 {
 	if (geteuid() != 0 || folder < 0)

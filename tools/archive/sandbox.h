@@ -1,11 +1,11 @@
-/* sandbox: from here on, before anything of an image or an archive is looked at: no
- * capabilities, no new programs, no sockets, and no files but those that are open. */
+/* sandbox: restrict the process before it reads an image or an archive: no capabilities, no new programs, no sockets, and only
+ * open files. */
 #ifndef CAIRN_TOOLS_ARCHIVE_SANDBOX_H
 #define CAIRN_TOOLS_ARCHIVE_SANDBOX_H
 
 struct err;
 
-/* folder: where files may still be opened and made; -1: nowhere. */
+/* folder: files may still be created and opened here; -1: nowhere. Returns 0; -errno with a sentence. */
 int archive_sandbox(int folder, struct err *e);
 
 #endif

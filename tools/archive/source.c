@@ -71,7 +71,7 @@ static int file_size(int fd, uint64_t *ret)
 	return 0;
 }
 
-/* Where there are no holes to be asked for (a block device), all is data. */
+/* Find the data extents. A file that cannot report holes, such as a block device, is all data. */
 static int file_extents(struct file_source *f)
 {
 	uint64_t size = f->source.size_bytes, at = 0;
@@ -89,7 +89,7 @@ static int file_extents(struct file_source *f)
 			return -errno;
 		hole = (off_t)MIN((uint64_t)hole, size);
 		if (hole <= data)
-			return 0; /* it became shorter */
+			return 0; /* the file has become shorter */
 		r = source_add_extent(&f->source, (uint64_t)data, (uint64_t)(hole - data));
 		if (r < 0)
 			return r;

@@ -1,5 +1,5 @@
-/* source: what an export reads a file of the archive from: a file as it is, or the disk of a
- * snapshot as a qcow2 image that stands nowhere, made up as it is read. */
+/* source: input of an export: a file, or the disk of a snapshot presented as a qcow2 image that is generated while it
+ * is read. */
 #ifndef CAIRN_TOOLS_ARCHIVE_SOURCE_H
 #define CAIRN_TOOLS_ARCHIVE_SOURCE_H
 
@@ -18,17 +18,19 @@ struct source_extent {
 
 struct source {
 	uint64_t size_bytes;
-	struct source_extent *extents; /* what is not a hole, in order; owned */
+	struct source_extent *extents; /* data extents, in order; owned */
 	size_t nextents;
-	/* All of [off, off + len). Returns 0 or -errno with a sentence. */
+	/* Read all of [off, off + len). Returns 0; -errno with a sentence. */
 	int (*read)(struct source *s, void *buf, uint64_t off, size_t len, struct err *e);
 	void (*free)(struct source *s);
 };
 
-/* fd: taken, locked against writers. name: for sentences, copied. */
+/* fd: taken; locked against writers. name: for errors; copied. Returns 0; -errno with a sentence. */
 int source_of_file(int fd, const char *name, struct source **ret, struct err *e);
-/* l: outlives it; whoever reads runs it. layers: their fds are taken. The snapshot's content over its backing
- * layers, as one image without any. Nobody may delete the snapshot meanwhile; the disk may be written. */
+/* Open a snapshot, with its backing files merged into one image.
+ * l: outlives the source; the reader runs it. layers: their fds are taken. The snapshot must not be deleted meanwhile; the disk
+ * may be written to.
+ * Returns 0; -errno with a sentence. */
 int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, const char *snapshot,
 	const char *name, struct source **ret, struct err *e);
 
@@ -38,7 +40,7 @@ static inline void source_free(struct source *s)
 		s->free(s);
 }
 
-/* For those who make one. Returns 0 or -ENOMEM. */
+/* For implementations: add a data extent. Returns 0 or -ENOMEM. */
 int source_add_extent(struct source *s, uint64_t off, uint64_t len);
 
 #endif

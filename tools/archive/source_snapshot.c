@@ -1,6 +1,6 @@
-/* The image that is made up: clusters of 64 KiB, in this order: header, refcount table, refcount
- * blocks (16 bits; every cluster is used once), L1, L2 tables, then the data in the order of the
- * disk. All but the data is put together beforehand. Source: block/qcow2/format.h. */
+/* The generated image: clusters of 64 KiB in this order: header, refcount table, refcount blocks (16 bits; every cluster is used
+ * once), L1 table, L2 tables, then the data in disk order. Everything before the data is built in advance. Format:
+ * block/qcow2/format.h. */
 #include "tools/archive/source.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -25,10 +25,10 @@ struct snapshot_source {
 	struct source source;
 	struct block *b;
 	uint64_t disk_bytes;
-	uint32_t *data; /* which clusters of the disk there are, in order */
+	uint32_t *data; /* numbers of the disk's data clusters, in order */
 	uint64_t ndata;
-	uint64_t reftable, refblocks, l1, l2, total; /* clusters of each; of all */
-	uint8_t *meta; /* all before the data */
+	uint64_t reftable, refblocks, l1, l2, total; /* number of clusters of each part, and in total */
+	uint8_t *meta; /* everything before the data */
 	char name[64];
 };
 
@@ -42,7 +42,7 @@ static uint64_t meta_bytes(const struct snapshot_source *s)
 	return meta_clusters(s) * CLUSTER;
 }
 
-/* ---- which clusters there are ---- */
+/* ---- finding data clusters ---- */
 
 static int data_add(struct snapshot_source *s, uint64_t cluster)
 {
@@ -87,7 +87,7 @@ static void snapshot_layout(struct snapshot_source *s)
 		last = s->data[i] / TABLE_ENTRIES;
 	}
 	s->reftable = s->refblocks = 1;
-	do { /* the refcounts count themselves */
+	do { /* refcount blocks also count themselves */
 		before = s->reftable + s->refblocks;
 		s->total = meta_clusters(s) + s->ndata;
 		s->refblocks = DIV_ROUND_UP(s->total, REFCOUNTS);
@@ -95,7 +95,7 @@ static void snapshot_layout(struct snapshot_source *s)
 	} while (s->reftable + s->refblocks != before);
 }
 
-/* As the engine writes it for an empty image, with our places. */
+/* Write the header of an empty image as block/qcow2 does, with our offsets. */
 static int header_put(struct snapshot_source *s, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("header", MFD_CLOEXEC);
@@ -161,7 +161,7 @@ static int tables_make(struct snapshot_source *s, struct err *e)
 
 /* ---- reading ---- */
 
-/* As many clusters as follow each other on the disk, from the i-th on. */
+/* Returns the number of clusters from the i-th on that are adjacent on the disk, at most `most`. */
 static uint64_t run_length(const struct snapshot_source *s, uint64_t i, uint64_t most)
 {
 	uint64_t n = 1;
@@ -171,7 +171,7 @@ static uint64_t run_length(const struct snapshot_source *s, uint64_t i, uint64_t
 	return n;
 }
 
-/* Whole clusters. The disk may end inside the last. */
+/* Read whole clusters. The disk may end inside the last one. */
 static int clusters_read(struct snapshot_source *s, uint64_t i, uint64_t n, uint8_t *buf)
 {
 	uint64_t off = s->data[i] * CLUSTER, len = MIN(n * CLUSTER, s->disk_bytes - off);
@@ -207,7 +207,7 @@ static int snapshot_read(struct source *source, void *buf, uint64_t off, size_t 
 	return 0;
 }
 
-/* ---- its life ---- */
+/* ---- creation and release ---- */
 
 static void snapshot_free(struct source *source)
 {

@@ -19,7 +19,7 @@ struct stage {
 	char name[256], tmp[300];
 };
 
-/* It holds files only: nothing else is ever made in it. */
+/* Remove all files. The folder never contains subfolders. */
 static int folder_empty(int fd)
 {
 	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -41,7 +41,7 @@ static int folder_empty(int fd)
 	return r;
 }
 
-/* Returns 0; -ENOENT, and e is not set: there is none. */
+/* Returns 0; -ENOENT without e: the folder does not exist; -errno with a sentence. */
 static int folder_open(struct stage *s, bool made, struct err *e)
 {
 	struct stat st;
@@ -51,7 +51,7 @@ static int folder_open(struct stage *s, bool made, struct err *e)
 		return -ENOENT;
 	if (s->fd < 0)
 		return err_set_errno(e, -errno, "the folder %s", s->tmp);
-	/* In a folder that all may write to somebody may have been faster, and would have the images. */
+	/* If other users can write to the parent, one of them may have created this folder to read the images. */
 	if (!made && (fstat(s->fd, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 022)))
 		return err_set(e, -EPERM, ERR_PERMISSION, "%s exists and belongs to another user; remove it, or choose another "
 			"folder with --folder", s->tmp);
@@ -105,7 +105,7 @@ int stage_open(int parent, const char *name, struct stage **ret, struct err *e)
 	return 0;
 }
 
-/* It may have got its right name while its lock was waited for, and another may be filled. */
+/* While this process waited for the lock, the folder may have been renamed and another one created. */
 static bool is_the_same(const struct stage *s)
 {
 	struct stat a, b;

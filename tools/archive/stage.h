@@ -1,25 +1,25 @@
-/* stage: a folder that is filled under a name of its own and gets its right one when it is
- * whole. ".NAME.importing" until then; locked, so that a later one knows whether anybody
- * still fills what it finds. */
+/* stage: a folder that is filled under the temporary name ".NAME.importing" and renamed when it is complete. The folder is
+ * locked, so that a later import can tell whether another process still fills it. */
 #ifndef CAIRN_TOOLS_ARCHIVE_STAGE_H
 #define CAIRN_TOOLS_ARCHIVE_STAGE_H
 
 struct err;
 struct stage;
 
-/* parent: borrowed, as long as it lives. Of a stage that nobody fills any more the files go.
- * Returns 0; -EEXIST: NAME is there; -EBUSY: another is at it; -errno. */
+/* Create the folder, and remove one that no process fills any more.
+ * parent: borrowed until stage_free().
+ * Returns 0; -EEXIST: NAME exists; -EBUSY: another import fills it; -errno. */
 int stage_open(int parent, const char *name, struct stage **ret, struct err *e);
-/* What was left of it goes. Who still fills it is waited for, and may keep it. Returns 0, also when there is nothing;
- * -EINTR: a signal came meanwhile; -errno. */
+/* Remove an abandoned folder. If a process still fills it, wait for that process, which may complete it. Returns 0, also if
+ * there is no folder; -EINTR after a signal; -errno. */
 int stage_clear(int parent, const char *name, struct err *e);
-/* Unless it was kept it goes, with all that is in it. NULL allowed. */
+/* Remove the folder unless stage_keep() succeeded. NULL allowed. */
 void stage_free(struct stage *s);
-/* Of the folder; the stage's. */
+/* Returns the fd of the folder; borrowed. */
 int stage_fd(const struct stage *s);
-/* A new file in it, for reading and writing; the caller's. */
+/* Create a file for reading and writing. Returns an fd, which the caller closes; -errno. */
 int stage_create(struct stage *s, const char *name, struct err *e);
-/* Its right name, durably. */
+/* Give the folder its final name, durably. Returns 0; -errno with a sentence. */
 int stage_keep(struct stage *s, struct err *e);
 
 #endif

@@ -40,7 +40,7 @@ void sum_init(struct sum *s, uint64_t size_bytes)
 	s->have = 0;
 }
 
-/* Part of a block: it waits for the rest. */
+/* Add part of a block and keep it until the rest follows. */
 static void part_add(struct sum *s, uint64_t block, size_t at, const uint8_t *p, size_t len)
 {
 	if (s->have && s->block != block)

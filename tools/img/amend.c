@@ -45,7 +45,7 @@ static int options_take(struct amend *a, char *opts)
 	return st;
 }
 
-/* Every word is judged before anything changes. */
+/* All changes, parsed before anything changes. */
 struct plan {
 	struct img_create c;
 	uint32_t version;
@@ -131,7 +131,7 @@ static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, st
 	return r;
 }
 
-/* A rebuild counts what is there: faults have to be seen, not papered over. */
+/* A rebuild of refcounts relies on a correct image, so refuse one with errors instead of hiding them. */
 static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *e)
 {
 	struct qcow2_check c = { 0 };
@@ -143,8 +143,8 @@ static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *
 	return r;
 }
 
-/* compat 0.10 has no zero clusters: those that hide a backing file, or have a place, become data.
- * What is left of them says no more than an empty entry. */
+/* compat 0.10 has no zero clusters: those that hide a backing file or are allocated become data, and the others become
+ * unallocated. */
 static int zeros_to_data(struct block *b, bool backing)
 {
 	struct block_info info;
@@ -180,7 +180,7 @@ static int zeros_expand(const struct amend *a, bool backing, struct err *e)
 	return r;
 }
 
-/* The image, locked, and what is to become of it. On error nothing is open. */
+/* Open and lock the image and plan the changes. On error, nothing stays open. */
 static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *n, struct plan *p,
 	struct err *e)
 {

@@ -1,4 +1,4 @@
-/* bench: the same requests over and over, as `qemu-img bench`. */
+/* bench: send requests repeatedly and measure the time, like `qemu-img bench`. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -194,7 +194,7 @@ static int bench_run(struct bench *b, struct loop *l, struct err *e)
 		buffers_fill(b);
 	while (!r && b->in_flight) {
 		loop_run_once(l, UINT64_MAX);
-		buffers_fill(b); /* a drained flush may be due */
+		buffers_fill(b); /* start a drained flush if it is due */
 	}
 	if (!r)
 		r = b->res;
@@ -270,7 +270,7 @@ int img_bench_main(int argc, char **argv)
 		else if (c == 't')
 			st = cache_mode(&b, optarg);
 		else if (c == 'n' || c == 'i')
-			continue; /* there is one way to do I/O */
+			continue; /* ignored: there is only one I/O method */
 		else if (c == IMG_OPT_OWN + 2)
 			b.no_drain = true;
 		else if (c == IMG_OPT_OWN + 3)

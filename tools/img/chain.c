@@ -1,4 +1,4 @@
-/* Work on a backing chain: rebase and commit. */
+/* rebase and commit: changes to a backing chain. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -61,14 +61,14 @@ struct rebase {
 	struct img_common common;
 	struct img_open o;
 	bool unsafe;
-	const char *base, *base_format; /* "" or NULL: none */
+	const char *base, *base_format; /* "" or NULL: no backing file */
 	struct loop *loop;
 	struct block *top, *new;
 	uint8_t *a, *b;
 };
 
-/* The disk keeps its content: where it shows through to the backing chain and the new one
- * differs, the old content is written into the image. */
+/* Keep the disk's content: where the old and the new backing chain differ and the image has no data, copy the old content
+ * into the image. */
 static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t grain)
 {
 	struct block_extent x, y;
@@ -114,8 +114,8 @@ static int rebase_copy(struct rebase *z, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s: cannot copy", z->o.path) : 0;
 }
 
-/* As the image would find it: relative to its own folder. The user named it: no folder is off
- * limits. */
+/* Open the new backing file, with its name relative to the image's folder. The user gave the name, so every folder is
+ * allowed. */
 static int new_open(struct rebase *z, struct err *e)
 {
 	struct img_open o = { .format = z->base_format, .no_lock = z->o.no_lock, .allow = { "/" },
@@ -241,7 +241,7 @@ int img_rebase_main(int argc, char **argv)
 struct commit {
 	struct img_common common;
 	struct img_open o;
-	bool keep; /* what was committed stays in the image, too */
+	bool keep; /* keep the committed data in the image */
 	struct loop *loop;
 	struct block *top, *base;
 	uint8_t *buf;
@@ -288,14 +288,14 @@ static int commit_copy(struct commit *k, struct err *e)
 		r = commit_step(k, off, &len);
 		img_progress_set(&k->common.progress, off, top.size_bytes);
 	}
-	/* Durable below before it goes above. */
+	/* Make the backing file durable before the image drops the data. */
 	if (!r)
 		r = block_run(k->base, &flush);
 	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 }
 
-/* The chain from the backing file on, for writing. The top is opened alone over a backing layer that
- * nobody reads, so that no file has two writers or a writer and a reader. */
+/* Open the chain from the backing file on, for writing. The top image is opened on its own, over an empty backing layer, so
+ * that no file has two writers or a writer and a reader. */
 static int base_open(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
 	struct block_layer fds[BLOCK_LAYERS_MAX];
@@ -313,7 +313,7 @@ static int base_open(struct commit *k, struct img_layer *layers, unsigned n, str
 	return r;
 }
 
-/* Only what the image itself has is read: below it, nothing will do. */
+/* Open the top image over an empty layer: only its own data is read. */
 static int top_open(struct commit *k, struct img_layer *layers, struct err *e)
 {
 	struct block_layer fds[2] = { img_layer_files(&layers[0]),

@@ -80,7 +80,7 @@ static void check_to_json(const struct qcow2_check *c, const char *path)
 struct check_args {
 	struct img_open o;
 	bool as_json, quiet, bar;
-	enum qcow2_repair repair; /* 0: none */
+	enum qcow2_repair repair; /* 0: no repair */
 	struct img_progress progress;
 };
 
@@ -98,7 +98,7 @@ static void repaired_say(const struct qcow2_check *c)
 		(unsigned long long)c->leaks_fixed, (unsigned long long)c->corruptions_fixed);
 }
 
-/* A marked image is what check is for: only what it cannot read is refused. */
+/* Check an image even if it is marked corrupt or dirty; refuse only what cannot be read. */
 static int check_run(const struct check_args *a, struct img_layer *y, struct qcow2_check *c,
 	struct err *e)
 {
@@ -110,7 +110,7 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 		r = qcow2_header_supported(&y->header, false, e);
 	if (r < 0)
 		return r;
-	/* Read under the lock: it may have changed since. */
+	/* Read the header again under the lock: the image may have changed. */
 	r = qcow2_header_read(y->fd, a->o.path, &y->header, e);
 	if (!r)
 		r = a->repair ? qcow2_repair(y->fd, &y->header, a->repair, c, e)
@@ -185,7 +185,7 @@ int img_check_main(int argc, char **argv)
 			a.bar = true;
 			break;
 		case 'A':
-			break; /* no backing file is opened */
+			break; /* no effect: check opens no backing file */
 		case 'r':
 			if (repair_word(optarg, &a))
 				return 1;

@@ -1,4 +1,4 @@
-/* compare: two images byte by byte, past what both know to be zeros. */
+/* compare: compare two images byte by byte, except where both are known to be zeros. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -107,7 +107,7 @@ static int step_read(struct compare *c, uint64_t off, uint64_t len, struct err *
 	return 0;
 }
 
-/* Returns an exit status, or -1 to go on behind *off. */
+/* Returns an exit status; -1: continue after *off. */
 static int compare_step(struct compare *c, uint64_t *off, uint64_t end, struct err *e)
 {
 	uint64_t len = end - *off, at;

@@ -1,4 +1,4 @@
-/* convert: a disk in another format, or another place. */
+/* convert: copy a disk to another format or place. */
 #include "pack.h"
 
 #include "base/cleanup.h"
@@ -30,9 +30,9 @@ struct convert {
 struct target {
 	const char *path;
 	uint64_t size_bytes;
-	char tmp[PATH_MAX]; /* empty: a device, written directly */
+	char tmp[PATH_MAX]; /* temporary name; empty: a device, written directly */
 	bool is_device;
-	int old_fd; /* keeps the lock on what is replaced */
+	int old_fd; /* holds the lock on the file that will be replaced */
 	struct img_data data;
 };
 
@@ -151,7 +151,7 @@ struct new_image {
 
 static int new_add(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain)
 {
-	(void)plain; /* as long as a cluster */
+	(void)plain; /* a plain cluster has the same length */
 	return qcow2_pack_add(container_of(s, struct new_image, sink)->pack, off, data, len);
 }
 
@@ -192,7 +192,7 @@ static int pack_existing(struct convert *v, struct err *e)
 	return !r && over < 0 ? err_set_errno(e, over, "cannot write %s", v->path) : r;
 }
 
-/* -n: into an image that is there, which is half-written after a failure. */
+/* Write into an existing image (-n). A failure leaves the image incomplete. */
 static int convert_existing(struct convert *v, struct err *e)
 {
 	struct img_open o = { .path = v->path, .format = block_format_name(v->ic.format),
@@ -234,7 +234,8 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	return r;
 }
 
-/* A device keeps what it had, below a raw data file too: that has all of it mapped. */
+/* Does a new target read as zeros? A device keeps its old content, also as a raw data file, because such a file is mapped
+ * completely. */
 static bool new_is_zero(const struct convert *v, const struct target *t)
 {
 	if (v->ic.format == BLOCK_FORMAT_RAW)
@@ -351,7 +352,7 @@ static int option_take(struct convert *v, int c, char *arg)
 	case 'T':
 	case 'm':
 	case 'W':
-		return 0; /* of qemu-img: this one decides itself */
+		return 0; /* options of qemu-img without effect: cache modes, number and order of requests */
 	default:
 		return img_common_option(&v->common, c, arg);
 	}
@@ -369,7 +370,7 @@ int img_convert_main(int argc, char **argv)
 	img_common_init(&v.common, "convert");
 	while (!st && (c = getopt_long(argc, argv, "f:O:o:l:r:t:T:m:WpqUcn", longs, NULL)) != -1) {
 		if (c == 'o')
-			opts = optarg; /* read when the format is known */
+			opts = optarg; /* parsed later, when the format is known */
 		else
 			st = option_take(&v, c, c == '?' ? argv[optind - 1] : optarg);
 	}

@@ -1,4 +1,4 @@
-/* copy: a disk into another or into a stream, at a rate, with progress. */
+/* copy: copy a disk to another disk or to a stream, with a rate limit and progress. */
 #include "pack.h"
 
 #include "base/cleanup.h"
@@ -12,7 +12,7 @@
 #include <time.h>
 
 #define PIECE_BYTES (256 * KIB)
-/* What a rate limit lets through at once. */
+/* A rate limit permits bursts of this length. */
 #define RATE_AHEAD_NS 100000000ULL
 #define RATE_POLL_NS 10000000ULL
 
@@ -40,7 +40,7 @@ uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done)
 	return due > now + RATE_AHEAD_NS ? due - now - RATE_AHEAD_NS : RATE_POLL_NS;
 }
 
-/* ---- into another disk ---- */
+/* ---- to another disk ---- */
 
 static bool copy_stop(void *opaque)
 {
@@ -72,7 +72,7 @@ int img_copy(const struct img_copy *o, struct err *e)
 	return r == -ECANCELED ? img_check_interrupted(e) : r;
 }
 
-/* ---- a stream ---- */
+/* ---- to a stream ---- */
 
 static int stream_piece(struct block *from, int fd, uint8_t *buf, uint64_t off, uint64_t n)
 {

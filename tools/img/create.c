@@ -120,7 +120,7 @@ int img_create_fd(int fd, const struct img_create *c, struct err *e)
 	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "stat");
 	if (!S_ISREG(st.st_mode))
-		return 0; /* a device is what it is */
+		return 0; /* a device has a fixed size */
 	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)ROUND_UP(c->qcow2.size_bytes, 512)) < 0)
 		return err_set_errno(e, -errno, "cannot set the size");
 	return 0;
@@ -149,8 +149,7 @@ struct create_args {
 	const char *path, *size;
 };
 
-/* The backing file gives the size, and has to be there. The user named it: no folder is
- * off limits. */
+/* Open the backing file, which gives the default size. The user gave its name, so every folder is allowed. */
 static int backing_look(struct create_args *a, struct err *e)
 {
 	struct qcow2_create *q = &a->c.qcow2;
@@ -237,7 +236,7 @@ static void formatting_say(const struct create_args *a)
 
 static int space_make(struct create_args *a, int fd, const struct img_data *d, struct err *e)
 {
-	/* With its backing file's name, but without it: nothing is copied from there. */
+	/* The header names the backing file, but preallocation must not open it: nothing is copied from it. */
 	struct block_layer layers[2] = { { .fd = dup(fd), .format = a->c.format,
 						 .data_fd = d->fd ? dup(d->fd) : 0 },
 		{ .fd = -1, .format = BLOCK_FORMAT_RAW } };
@@ -277,7 +276,7 @@ static int file_make(struct create_args *a, struct err *e)
 
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", a->path);
-	/* Before the first byte is lost: is somebody using it? */
+	/* Take the lock before truncating, to protect an image in use. */
 	r = lock_acquire(fd, true, a->path, e);
 	if (r < 0)
 		return r;

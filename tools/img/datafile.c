@@ -29,7 +29,7 @@ static int path_make(struct img_data *d, const char *image, const char *name, st
 	return 0;
 }
 
-/* What is there is somebody's until we have its lock. */
+/* Lock an existing data file before using it. */
 static int old_take(struct img_data *d, struct err *e)
 {
 	struct stat st;

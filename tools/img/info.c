@@ -14,7 +14,7 @@
 
 struct info_layer {
 	const struct img_layer *y;
-	const char *path; /* as the user or the image wrote it */
+	const char *path; /* as given by the user or the image */
 	uint64_t size_bytes, actual_bytes;
 	struct qcow2_snapshot_info *snaps;
 	size_t nsnaps;
@@ -33,7 +33,7 @@ void img_snapshot_heading(void)
 		"VM CLOCK", "ICOUNT");
 }
 
-/* An image may come from anybody: its names must not steer the terminal. */
+/* The image may be hostile: its names must not contain control characters for the terminal. */
 const char *img_printable(const char *s, char *buf, size_t cap)
 {
 	snprintf(buf, cap, "%s", s);

@@ -1,4 +1,4 @@
-/* cairn-img: disk images. Option letters and output as in qemu-img. */
+/* cairn-img: the table of verbs with their help. Options and output follow qemu-img. */
 #include "img.h"
 
 #include "base/log.h"
@@ -224,11 +224,11 @@ int main(int argc, char **argv)
 	const char *verb = argc > 1 ? argv[1] : NULL;
 	const struct img_verb *v;
 
-	/* Memory stays ours until the end: giving it back and forth costs a fault for each page. */
+	/* Keep freed memory in the process: returning it to the kernel costs a page fault for each page. */
 	mallopt(M_MMAP_THRESHOLD, 64 << 20);
 	mallopt(M_TRIM_THRESHOLD, 256 << 20);
 	log_set_owner("cairn-img");
-	log_set_level(LOG_LEVEL_ERROR); /* what fails is said in one sentence, ours */
+	log_set_level(LOG_LEVEL_ERROR); /* errors are printed as one sentence instead */
 	if (!verb)
 		return img_usage(NULL, "no verb given");
 	if (!strcmp(verb, "--version") || !strcmp(verb, "-V")) {
@@ -242,6 +242,6 @@ int main(int argc, char **argv)
 		return img_usage(NULL, "unknown verb '%s'", verb);
 	if (argc > 2 && !strcmp(argv[2], "--help"))
 		return help_print(verb);
-	opterr = 0; /* one sentence, ours */
+	opterr = 0; /* errors are printed as one sentence */
 	return v->run(argc - 1, argv + 1);
 }

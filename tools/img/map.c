@@ -1,4 +1,4 @@
-/* map: what stands where, layer by layer. */
+/* map: show the allocation of an image, layer by layer. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -107,7 +107,7 @@ static int map_run(struct map *m, struct err *e)
 {
 	struct loop *l = NULL;
 	struct block *b = NULL;
-	int r = img_layers_open(&m->o, m->layers, &m->nlayers, e); /* for their names */
+	int r = img_layers_open(&m->o, m->layers, &m->nlayers, e); /* opened for their names only */
 
 	if (r < 0)
 		return r;

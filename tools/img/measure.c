@@ -1,5 +1,5 @@
-/* measure: how large would the image become? Formulas as QEMU's (block/qcow2.c,
- * qcow2_calc_prealloc_size), so that what was sized with it fits. */
+/* measure: show the file size of a future image. The formulas are QEMU's (block/qcow2.c, qcow2_calc_prealloc_size), so that a
+ * target of this size fits. */
 #include "img.h"
 
 #include "base/util.h"
@@ -40,7 +40,7 @@ static uint64_t tables_bytes(uint64_t size, const struct qcow2_create *q)
 	return meta + refcount_bytes((meta + ROUND_UP(size, cluster)) / cluster, q);
 }
 
-/* Bytes of the target's clusters that are not all zeros for what the tables tell. */
+/* Count the bytes of target clusters that are not zeros according to the tables. */
 static int data_count(struct measure *m, struct block *b, struct err *e)
 {
 	uint64_t cluster = m->target.format == BLOCK_FORMAT_QCOW2

@@ -33,7 +33,7 @@ void img_layer_given(struct img_layer *y)
 	y->data_fd = 0;
 }
 
-/* Only the beginning decides, and only where the user has not said. */
+/* Detect the format from the header, unless the user has given one. */
 static int format_find(const struct img_open *o, int fd, enum block_format *ret, struct err *e)
 {
 	static const char magic[4] = { 'Q', 'F', 'I', (char)0xfb };
@@ -79,7 +79,7 @@ static int layer_open(struct img_layer *y, const char *path, bool writable, stru
 
 int img_layer_reopen(struct img_layer *y, struct err *e)
 {
-	char checked[32]; /* not its name again, which may name another by now */
+	char checked[32]; /* the open file, because its name may point to another file by now */
 	int fd, r = file_open(y->path, true, &fd, e);
 
 	if (r < 0)
@@ -97,7 +97,7 @@ int img_layer_reopen(struct img_layer *y, struct err *e)
 	return 0;
 }
 
-/* ---- where a backing or data file may lie ---- */
+/* ---- allowed places of backing and data files ---- */
 
 static bool layer_below(const char *path, const char *dir)
 {
@@ -120,8 +120,8 @@ static void folder_of(const char *path, char *ret, size_t cap)
 		snprintf(ret, cap, "%.*s", (int)MAX(slash - path, (ptrdiff_t)1), path);
 }
 
-/* Names like "nbd://..." or "json:{...}" are an image's way to make a program talk to the
- * network: a colon before the first slash is never a plain path here. */
+/* Names such as "nbd://..." or "json:{...}" would make other programs open a network connection. A colon before the first
+ * slash is never part of a path here. */
 bool img_has_protocol(const char *name)
 {
 	size_t n = strcspn(name, ":/");
@@ -129,7 +129,7 @@ bool img_has_protocol(const char *name)
 	return name[n] == ':';
 }
 
-/* what: "backing", "data". */
+/* Resolve the name of a backing or data file and check its place. what: "backing" or "data", for errors. */
 static int file_resolve(const struct img_open *o, const char *image, const char *name,
 	const char *what, char *ret, struct err *e)
 {
@@ -161,7 +161,7 @@ static bool same_file(int a, int b)
 	return !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-/* Is fd, the newest file of layer n, one that the chain has already? */
+/* Refuse a loop: is fd, the newest file of layer n, already in the chain? */
 static int chain_check(const struct img_layer *layers, unsigned n, int fd, const char *path,
 	struct err *e)
 {
@@ -199,7 +199,7 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 	return chain_check(layers, n, y->data_fd, path, e);
 }
 
-/* Opens layer n; *ret_next gets the resolved name of the next one, or "". */
+/* Open layer n. ret_next: resolved path of the next layer, or "". */
 static int chain_step(const struct img_open *o, struct img_layer *layers, unsigned n,
 	const char *path, char *ret_next, struct err *e)
 {

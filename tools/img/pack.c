@@ -1,5 +1,4 @@
-/* convert -c: one thread reads and writes, the others compress. Pieces are written in the order
- * in which they stand in the disk. */
+/* convert -c: one thread reads and writes, the others compress. Pieces are written in the order of the disk. */
 #include "pack.h"
 
 #include "base/util.h"
@@ -20,13 +19,13 @@ enum piece_state { PIECE_IDLE, PIECE_READING, PIECE_QUEUED, PIECE_DONE };
 struct piece {
 	struct loop_task task;
 	struct pack *k;
-	struct piece *next; /* in the queue */
+	struct piece *next; /* next in the queue */
 	enum piece_state state;
 	struct block_req req;
 	struct iovec iov;
 	uint64_t off, len;
 	uint8_t *in, *out;
-	uint32_t *sizes; /* of each cluster: 0 zeros, cluster_bytes as it is, else of the stream */
+	uint32_t *sizes; /* per cluster: 0: zeros; cluster_bytes: stored plain; else length of the compressed stream */
 };
 
 struct pack {
@@ -34,7 +33,7 @@ struct pack {
 	uint32_t cluster_bytes;
 	uint64_t size, pos;
 	struct piece *pieces;
-	unsigned npieces, first; /* first: the piece that is written next */
+	unsigned npieces, first; /* first: the next piece to write */
 	int res;
 	pthread_t threads[WORKERS_MAX];
 	unsigned nthreads;
@@ -95,7 +94,7 @@ static void *worker_thread(void *opaque)
 	while ((p = queue_take(k))) {
 		if (z) {
 			piece_compress(p, z);
-		} else { /* out of memory: stored as it is */
+		} else { /* out of memory: store the cluster plain */
 			for (uint64_t i = 0; i * k->cluster_bytes < p->len; i++)
 				p->sizes[i] = k->cluster_bytes;
 		}
@@ -169,7 +168,7 @@ static int piece_write(struct pack *k, struct piece *p)
 	return r;
 }
 
-/* Past what is known to be zeros; pieces begin at clusters. */
+/* Skip known zeros. Pieces start at cluster boundaries. */
 static int holes_skip(struct pack *k)
 {
 	while (k->pos < k->size) {
@@ -198,7 +197,7 @@ static bool pack_step(struct pack *k)
 		k->res = piece_write(k, &k->pieces[k->first]);
 		k->first = (k->first + 1) % k->npieces;
 	}
-	/* In a ring: they are read, and so written, in order. */
+	/* The pieces form a ring, so they are read and written in order. */
 	for (unsigned i = 0; i < k->npieces && !k->res && !img_interrupted(); i++) {
 		struct piece *p = &k->pieces[(k->first + i) % k->npieces];
 
@@ -267,7 +266,7 @@ int img_pack(const struct img_pack *o, struct err *e)
 	k.queue_tail = &k.queue;
 	r = pieces_make(&k);
 	while (!r && pack_step(&k)) {
-		/* Looking for holes runs the loop, too: a piece may have come. */
+		/* Looking for holes also runs the loop, so a piece may be done by now. */
 		loop_run_once(o->loop, k.pieces[k.first].state == PIECE_DONE ? 0
 			: img_rate_wait_ns(o->rate, k.pos));
 		img_progress_set(o->progress, k.pos, k.size);

@@ -1,4 +1,4 @@
-/* Space for a disk before it is used. */
+/* Preallocation of a disk. */
 #include "img.h"
 
 #include "base/util.h"
@@ -78,7 +78,7 @@ int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struc
 	if (r < 0)
 		return r;
 	if (how == IMG_PREALLOC_FALLOC)
-		/* Subclusters without content have a place that no extent tells of. */
+		/* Reserve everything: subclusters without content are allocated, but no extent reports them. */
 		r = from ? space_take(b, from, info.size_bytes - from) : block_reserve(b, 0, UINT64_MAX);
 	else if (how == IMG_PREALLOC_FULL)
 		r = img_zeros_write(b, from, info.size_bytes, p);

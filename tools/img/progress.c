@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Lines for programs come at most this often. */
+/* Minimum interval of progress lines in JSON. */
 #define JSON_STEP_NS 200000000ULL
 
-static atomic_bool interrupted; /* several threads ask */
+static atomic_bool interrupted; /* read by several threads */
 
 static void on_signal(int sig)
 {
@@ -79,7 +79,7 @@ void img_progress_end(struct img_progress *p, bool ok)
 	fflush(p->to);
 }
 
-/* ---- options that many verbs have ---- */
+/* ---- options of many verbs ---- */
 
 const struct option img_common_longs[] = { IMG_COMMON_LONGS, { NULL, 0, NULL, 0 } };
 

@@ -82,7 +82,7 @@ static int resize_run(struct resize *z, struct err *e)
 	return r;
 }
 
-/* "-1G" is a size, not an option: it stands last. */
+/* Take the size off the end of argv, because getopt would parse "-1G" as an option. */
 static const char *size_take(int *argc, char **argv)
 {
 	return *argc > 2 ? argv[--*argc] : NULL;

@@ -1,4 +1,4 @@
-/* snapshot: the disk's snapshots of an image that is off. */
+/* snapshot: manage the internal snapshots of an image that is not in use. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -17,7 +17,7 @@
 struct snapshot {
 	struct img_common common;
 	struct img_open o;
-	char action; /* c, a, d, l */
+	char action; /* letter of the option: c, a, d or l */
 	const char *name;
 	bool own_size;
 	struct loop *loop;
@@ -149,7 +149,7 @@ static int snapshot_create(struct snapshot *s, struct err *e)
 	return op_wait(s, e);
 }
 
-/* By name, else by id. */
+/* Find a snapshot by name, or else by id. */
 static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
@@ -169,7 +169,7 @@ static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 	return 0;
 }
 
-/* What each of them alone holds. */
+/* Print the space that only this snapshot uses, for each snapshot. */
 static int own_sizes(struct snapshot *s, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
@@ -287,7 +287,7 @@ int img_snapshot_main(int argc, char **argv)
 	s.o.path = argv[optind];
 	if (s.action != 'l') {
 		img_common_progress(&s.common);
-		img_signals_catch(); /* what has begun is ended: it takes no time that one would wait for */
+		img_signals_catch(); /* an operation that has started is completed, because it is short */
 	}
 	return (s.action == 'l' && !s.own_size ? list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }

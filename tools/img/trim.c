@@ -1,4 +1,4 @@
-/* trim: make an image's file small again, in place. */
+/* trim: free unused space in an image's file, in place. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -16,7 +16,7 @@ struct trim {
 	struct img_common common;
 	struct img_open o;
 	bool zeros;
-	char data_path[PATH_MAX]; /* the image's data file; empty: none */
+	char data_path[PATH_MAX]; /* path of the data file; empty: none */
 };
 
 static bool all_zero(const uint8_t *p, uint64_t n)
@@ -38,7 +38,7 @@ static int zeros_drop(struct block *b, uint64_t off, uint64_t n, const uint8_t *
 	return r;
 }
 
-/* What a guest has filled with zeros needs no space either. */
+/* Free clusters that a guest has filled with zeros. */
 static int zeros_scan(struct trim *t, struct block *b, uint8_t *buf)
 {
 	struct block_info info;
@@ -67,7 +67,7 @@ static int zeros_scan(struct trim *t, struct block *b, uint8_t *buf)
 	return r;
 }
 
-/* Zeros in a data file are given back there. */
+/* Find the data file, whose zeros are freed there. */
 static int data_path_find(struct trim *t, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];

@@ -1,4 +1,4 @@
-/* vmstate-info: what a saved VM state holds, in a snapshot or in a file of its own. */
+/* vmstate-info: show the content of a VM state, in a snapshot or in a separate file. */
 #include "img.h"
 
 #include "base/cleanup.h"
@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A snapshot's VM state as a store. */
+/* A vmstate_store that reads the VM state of a snapshot. */
 struct snap_store {
 	struct vmstate_store store;
 	struct loop *loop;
@@ -34,7 +34,7 @@ static void read_done(struct block_vmstate_req *r, int res)
 	s->res = res;
 }
 
-/* Requests are whole pages. */
+/* Read whole pages, because the disk accepts only those. */
 static int snap_read(struct vmstate_store *store, uint64_t off, void *buf, size_t len)
 {
 	struct snap_store *s = container_of(store, struct snap_store, store);
@@ -157,9 +157,9 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 	return r;
 }
 
-/* ---- where it is ---- */
+/* ---- finding the state ---- */
 
-/* name NULL: the last one that has a VM state. */
+/* name: NULL: the last snapshot with a VM state. */
 static int snap_find(struct snap_store *s, const char *path, const char *name, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;

@@ -1,6 +1,5 @@
-/* nbdkit-cairn-plugin: an image, or a snapshot in it, read-only over NBD. The server is nbdkit's;
- * here is what it asks a disk for. Each connection has a loop and a disk of its own, on the thread
- * that serves it. */
+/* nbdkit-cairn-plugin: serve an image or one of its snapshots read-only over NBD. nbdkit is the server; this file answers its
+ * requests. Each connection has its own loop and disk, used only by the thread that serves the connection. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -23,11 +22,11 @@ struct export {
 	uint64_t size_bytes;
 };
 
-/* Strings are ours. */
+/* The parameters. Their strings are owned here. */
 static struct img_open options;
 static bool share;
 
-/* nbdkit may change its folder before the image is opened. */
+/* Make the path absolute, because nbdkit may change its working directory before the image is opened. */
 static int absolute_path(const char *value, const char **ret)
 {
 	free((char *)*ret);
@@ -76,7 +75,7 @@ static int plugin_config_complete(void)
 		nbdkit_error("no image given; add file=IMAGE");
 		return -1;
 	}
-	/* A snapshot does not change, whoever writes to the disk meanwhile. */
+	/* A snapshot does not change, even if a VM writes to the disk. */
 	options.no_lock = share || options.snapshot;
 	return 0;
 }
@@ -131,7 +130,7 @@ static int64_t plugin_get_size(void *handle)
 	return (int64_t)x->size_bytes;
 }
 
-/* Connections may have disks of their own: nobody writes. */
+/* Several connections may have a disk each, because none writes. */
 static int plugin_can_multi_conn(void *handle)
 {
 	(void)handle;
@@ -153,7 +152,7 @@ static int read_run(struct export *x, void *buf, uint64_t off, size_t len)
 	return block_run(x->block, &req);
 }
 
-/* NBD counts in bytes, a disk in sectors. */
+/* NBD counts in bytes, the disk in sectors: read whole sectors and copy the part. */
 static int read_part_sectors(struct export *x, void *buf, uint64_t off, size_t len)
 {
 	uint64_t from = ROUND_DOWN(off, BLOCK_SECTOR_BYTES), to = ROUND_UP(off + len, BLOCK_SECTOR_BYTES);
@@ -222,6 +221,6 @@ static struct nbdkit_plugin plugin = {
 	.errno_is_preserved = 0,
 };
 
-/* What the macro defines. */
+/* Prototype of the function that the macro defines. */
 NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);
 NBDKIT_REGISTER_PLUGIN(plugin)
