@@ -18,10 +18,11 @@ int control_init(struct control *c, int listening)
 	*c = (struct control){ .listening = listening, .fd = -1 };
 	if (listening < 0)
 		return 0;
-	/* It listens already, as whoever made it: from here on who connects is told that it is this process. */
+	/* The daemon already listens on the socket. Calling listen() again makes the kernel report this process as the peer to clients
+	 * that connect from now on. */
 	if (listen(listening, BACKLOG) < 0)
 		return -errno;
-	/* Who connected may be gone when he is looked for. */
+	/* A client may be gone before accept(), which must not block then. */
 	return fcntl(listening, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
@@ -38,7 +39,7 @@ void control_done(struct control *c)
 	daemon_forget(c);
 }
 
-/* False: it does not read just now, or is gone: the next one is told. */
+/* Returns false if the daemon does not read now or is gone; the next daemon gets the message. */
 static bool message_send(struct control *c, const char *text)
 {
 	if (send(c->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
@@ -74,7 +75,7 @@ void control_tell(struct control *c, unsigned forward, uint64_t now_ns)
 	control_run(c, now_ns);
 }
 
-/* After all that had to be told before it. */
+/* Send {"held": true} only after all pending messages. */
 static void held_send(struct control *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define QUEUE_FRAMES 1000 /* a tap's (its txqueuelen) */
+#define QUEUE_FRAMES 1000 /* like txqueuelen of a tap */
 #define QUEUE_BYTES (4 * MIB)
 #define SOCKET_BYTES (1 * MIB)
 #define VLAN_BYTES 4
@@ -31,12 +31,12 @@ struct waiting {
 struct frames {
 	int fd;
 	bool end;
-	size_t room; /* for a frame that is not several segments */
-	unsigned offloads; /* TUN_F_*: what the guest takes */
+	size_t room; /* size limit of a frame that is not several segments */
+	unsigned offloads; /* TUN_F_* flags that the guest accepts */
 	struct waiting queue[QUEUE_FRAMES];
 	unsigned first, nqueue;
 	size_t queue_bytes;
-	struct segments segments; /* older than what waits for nothing, younger than the queue */
+	struct segments segments; /* segments not yet sent: newer than the queue */
 	uint8_t packet[PACKET_BYTES_MAX];
 };
 
@@ -50,8 +50,8 @@ int frames_new(int fd, unsigned mtu, struct frames **ret_f, struct err *e)
 		return err_set_errno(e, -ENOMEM, "frames");
 	f->fd = fd;
 	f->room = MIN(ETHERNET_BYTES + VLAN_BYTES + mtu, PACKET_BYTES_MAX - NET_HEADER);
-	/* The kernel gives less where its bound is lower: more waits in the queue then. Root's daemon may
-	 * have given more. */
+	/* The kernel may grant a smaller buffer; then more frames wait in the queue. A daemon of root may have set a
+	 * larger one. */
 	if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &has, &size) < 0 || has < bytes)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 	*ret_f = f;
@@ -77,7 +77,7 @@ bool frames_at_end(const struct frames *f)
 	return f->end;
 }
 
-/* A packet of no bytes and the end of all packets look the same to who reads. */
+/* Tell an empty packet from the end of the stream: both read as 0 bytes. */
 static bool is_hung_up(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLRDHUP };
@@ -87,7 +87,7 @@ static bool is_hung_up(int fd)
 
 /* ---- from the guest ---- */
 
-/* Checksums of TCP and UDP: with one of 0 a datagram has none. */
+/* Compute the checksum of a TCP segment or UDP datagram. In UDP, 0 means no checksum. */
 static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
 {
 	size_t start = load_le16(header + HEADER_SUM_START), at = start + load_le16(header + HEADER_SUM_OFFSET);
@@ -100,7 +100,7 @@ static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
 	return true;
 }
 
-/* Segments stay together: TCP ends in this process, which has no use for them one by one. */
+/* Keep combined segments together: TCP ends in this process, which need not split them. */
 static bool frame_finish(const struct frames *f, const uint8_t *header, uint8_t *frame, size_t len)
 {
 	if (len < ETHERNET_BYTES || len > PACKET_BYTES_MAX - NET_HEADER || (header[HEADER_FLAGS] & ~HEADER_SUM_WANTED))
@@ -142,7 +142,7 @@ const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 
 /* ---- to the guest ---- */
 
-/* Returns 0; -EAGAIN when there is no room. Whatever else is wrong with a packet, it is dropped. */
+/* Returns 0; -EAGAIN: no room. A packet with any other error is dropped. */
 static int packet_send(struct frames *f, const struct iovec *iov, size_t niov)
 {
 	const struct msghdr m = { .msg_iov = (struct iovec *)iov, .msg_iovlen = niov };
@@ -191,7 +191,7 @@ void frames_push(struct frames *f)
 void frames_write(struct frames *f, const void *frame, size_t len)
 {
 	const unsigned segments = TUN_F_CSUM | TUN_F_TSO4;
-	/* All that comes from here has its checksums, and nothing has happened to it since. */
+	/* Frames from this process have correct checksums and have crossed no network. */
 	uint8_t header[NET_HEADER] = { f->offloads & TUN_F_CSUM ? HEADER_SUM_GOOD : 0 };
 	const struct iovec iov[] = { { header, sizeof(header) }, { (void *)frame, len } };
 

@@ -5,12 +5,12 @@
 #include <net/ethernet.h>
 #include <string.h>
 
-/* RFC 791 and RFC 8200: where the destination is, from the frame's beginning. */
+/* RFC 791 and RFC 8200: offsets of the destination in a frame. */
 enum { IPV4_BYTES = 20, IPV4_FRAGMENT = ETHERNET_BYTES + 6, IPV4_TO = ETHERNET_BYTES + 16 };
 enum { IPV6_BYTES = 40, IPV6_TO = ETHERNET_BYTES + 24 };
-#define FRAGMENT_MASK 0x3fff /* "more fragments", and where this one is */
+#define FRAGMENT_MASK 0x3fff /* flag "more fragments" and fragment offset */
 
-/* "This host" and loopback (RFC 6890): the kernel takes both for itself. */
+/* Refuse "this host" and loopback (RFC 6890): the kernel delivers both locally. */
 static bool ipv4_passes(const uint8_t *frame)
 {
 	const uint8_t *to = frame + IPV4_TO;
@@ -18,7 +18,7 @@ static bool ipv4_passes(const uint8_t *frame)
 	return to[0] != 0 && to[0] != 127 && !(load_be16(frame + IPV4_FRAGMENT) & FRAGMENT_MASK);
 }
 
-/* ::/80 has ::, ::1 and whatever stands for an IPv4 address. */
+/* Refuse ::/80, which holds ::, ::1 and addresses that stand for IPv4 addresses. */
 static bool ipv6_passes(const uint8_t *frame)
 {
 	static const uint8_t zeros[10];

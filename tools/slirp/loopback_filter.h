@@ -1,6 +1,6 @@
-/* gate: which of a guest's frames libslirp may see. It connects to whatever address a packet has, and
- * looks only at those that it translates itself: a packet to 127.0.0.1 would reach the host's own.
- * And it can be crashed by fragments (4.7.0: ip_reass()), so it gets none. */
+/* loopback_filter: choose the guest's frames that libslirp may see. libslirp connects to any destination except the addresses
+ * that it translates, so a packet to 127.0.0.1 would reach the host's loopback. Fragments are refused, because they can crash
+ * libslirp (4.7.0: ip_reass()). */
 #ifndef CAIRN_TOOLS_SLIRP_LOOPBACK_FILTER_H
 #define CAIRN_TOOLS_SLIRP_LOOPBACK_FILTER_H
 
@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* frame: with its Ethernet header, as libslirp reads it: no VLAN, IP at byte 14. */
+/* frame: with its Ethernet header, as libslirp reads it: no VLAN tag, IP at byte 14. */
 bool loopback_filter_passes(const uint8_t *frame, size_t len);
 
 #endif

@@ -1,11 +1,10 @@
-/* cairn-slirp: run by cairnd, one for each interface of type `user`: the VM's frames become sockets of
- * whoever defined the VM (docs/slirp.md).
- *
+/* cairn-slirp: user-mode networking. cairnd runs one for each interface of type `user`; the guest's connections become sockets
+ * of the VM's definer (docs/slirp.md).
+ * 
  *   cairn-slirp --frames FD [--network 10.0.2.0/24] [--hostname NAME] [--mtu N] [--restrict]
  *           [--host-loopback] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
- *
- * It ends with status 0 when the VM has closed its end of --frames, with 1 and a line on stderr when
- * something is wrong before. */
+ * 
+ * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr if the start fails. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -24,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FRAMES_BATCH 64 /* of the guest's, before others have their turn */
+#define FRAMES_BATCH 64 /* frames of the guest in one round, so that other sockets get their turn */
 #define NS_PER_MS 1000000ULL
 
 struct network {
@@ -59,7 +58,7 @@ static void datagrams_read(struct network *n, const struct pollfd *fds, uint64_t
 	}
 }
 
-/* One round: our own sockets stand first, then libslirp's. */
+/* Run one round. The poll set holds our sockets first, then libslirp's. */
 static int round_run(struct network *n)
 {
 	struct poll_set *set = &n->set;
@@ -93,7 +92,7 @@ static int round_run(struct network *n)
 	if (r > 0 && set->fds[0].revents & ~POLLOUT)
 		guest_read(n);
 	frames_push(n->frames);
-	/* Last: who was let in has been told of by then. */
+	/* Last, because {"held": true} must follow the reports of all accepted connections. */
 	if (r > 0)
 		control_poll_done(&n->control, set->fds + 1, ncontrol, now_ns);
 	return 0;
@@ -114,7 +113,7 @@ static int network_make(struct network *n, struct err *e)
 	return r ? r : slirp_sandbox(e);
 }
 
-/* libraries' own lines: some can be had by a guest, as many as it likes. */
+/* Discard lines of libraries: a guest could cause any number of them. */
 static int stderr_keep(struct err *e)
 {
 	int own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -132,7 +131,7 @@ int main(int argc, char **argv)
 	struct err e;
 	int r;
 
-	clearenv(); /* SLIRP_DEBUG, G_MESSAGES_DEBUG */
+	clearenv(); /* for example SLIRP_DEBUG and G_MESSAGES_DEBUG */
 	signal(SIGPIPE, SIG_IGN);
 	log_set_owner("slirp");
 	r = options_parse(argc, argv, &n.options, &e);

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Room for .2, .3 and .15, which is not to be the broadcast address. */
+/* Prefix lengths. A network of /27 has room for the addresses .2, .3 and .15, and .15 is not its broadcast address. */
 #define PREFIX_MIN 8
 #define PREFIX_MAX 27
 
@@ -32,7 +32,7 @@ static int option_invalid(struct err *e, const char *option, const char *text, c
 	return err_set(e, -EINVAL, ERR_INVALID, "--%s %.100s: %s", option, text, want);
 }
 
-/* Decimal, the whole text. */
+/* Parse the whole text as a decimal number. */
 static bool number_parse(const char *text, unsigned long least, unsigned long most, unsigned *ret)
 {
 	unsigned long v;
@@ -104,7 +104,7 @@ static int network_parse(struct options *o, const char *text, struct err *e)
 	if (!(ntohl(o->network.s_addr) >> 24) || ntohl(o->network.s_addr) >> 24 == 127 ||
 		ntohl(o->network.s_addr) >> 28 >= 14)
 		return option_invalid(e, "network", text, "these addresses have a meaning of their own; take private ones");
-	/* As QEMU numbers them. */
+	/* The addresses are those of QEMU. */
 	o->gateway = host_in(o, 0x0202);
 	o->resolver = host_in(o, 0x0203);
 	o->first = host_in(o, 0x020f);
@@ -124,7 +124,7 @@ static int hostname_parse(struct options *o, const char *text, struct err *e)
 	return 0;
 }
 
-/* The next part up to a colon, or to the end. NULL: there is none. */
+/* Returns the next part up to a colon or the end; NULL: none. */
 static const char *part_next(char **rest)
 {
 	return *rest ? strsep(rest, ":") : NULL;
@@ -147,7 +147,7 @@ static int forward_address(const struct options *o, const char *text, struct for
 	return 0;
 }
 
-/* libslirp carries no connection from IPv6 to IPv4. */
+/* Accept only IPv4: libslirp does not forward from IPv6 to IPv4. */
 static int forward_socket(const struct forward *f, struct err *e)
 {
 	bool fits = socket_option(f->fd, SO_DOMAIN) == AF_INET;
@@ -163,7 +163,7 @@ static int forward_socket(const struct forward *f, struct err *e)
 	return 0;
 }
 
-/* tcp|udp:FD:ADDRESS|-:PORT; text is cut into its parts. */
+/* Parse "tcp|udp:FD:ADDRESS|-:PORT". text is split in place. */
 static int forward_parse(struct options *o, char *text, struct err *e)
 {
 	char *rest = text;
@@ -236,7 +236,7 @@ int options_parse(int argc, char **argv, struct options *ret_o, struct err *e)
 		r = err_set(e, -EINVAL, ERR_INVALID, "unexpected argument '%.100s'", argv[optind]);
 	if (!r && ret_o->frames_fd < 0)
 		r = err_set(e, -EINVAL, ERR_INVALID, "--frames is missing");
-	/* Last: their addresses are looked at in the network. */
+	/* Parse forwards last, because their addresses are checked against the network. */
 	for (unsigned i = 0; i < n && !r; i++)
 		r = forward_parse(ret_o, forwards[i], e);
 	return r;

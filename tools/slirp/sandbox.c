@@ -20,11 +20,11 @@
 #include <time.h>
 
 #define NOBODY 65534
-/* What FDS_MAX connections with full buffers take is a third of it. */
+/* FDS_MAX connections with full buffers take a third of this. */
 #define MEMORY_BYTES (768 * MIB)
 #define RESOLV_CONF "/etc/resolv.conf"
 
-/* With any arguments. No bind() and no listen(): what can be connected to was made by the daemon. */
+/* System calls with any arguments. No bind() and listen(): the daemon has made all listening sockets. */
 static const int allowed[] = {
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(poll),
 	SCMP_SYS(ppoll), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
@@ -56,8 +56,8 @@ static int limits_set(void)
 	return 0;
 }
 
-/* Without capabilities root still owns the host's files. A namespace may have nobody else: then it
- * stays, as landlock and seccomp do. */
+/* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root stays, and
+ * landlock and seccomp remain. */
 static int root_leave(void)
 {
 	if (geteuid() != 0)
@@ -67,7 +67,7 @@ static int root_leave(void)
 	return 0;
 }
 
-/* The folder, not the file: who changes it puts another file in its place. -1: there is none. */
+/* Open the folder instead of the file, because an update replaces the file. Returns -1 if it does not exist. */
 static int resolv_conf_folder(void)
 {
 	char path[PATH_MAX], *slash;
@@ -79,7 +79,7 @@ static int resolv_conf_folder(void)
 	return slash == path ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* It and what it leads to may be read. */
+/* Allow to read the folder and the target of the link. */
 static int files_lock(void)
 {
 	CLEANUP_CLOSE int etc = open("/etc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -90,8 +90,8 @@ static int files_lock(void)
 	return lockdown_files(folders, ARRAY_SIZE(folders));
 }
 
-/* Raw sockets are asked for when ping sockets are not allowed, others by a look for an interface's
- * number: refused, not killed. */
+/* Refuse other sockets instead of killing the process: libslirp tries raw sockets if ping sockets are not allowed, and others to
+ * find the number of an interface. */
 static int socket_rules_add(scmp_filter_ctx ctx)
 {
 	static const int families[] = { AF_INET, AF_INET6 };
@@ -126,7 +126,7 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
-	/* Files, but for reading. */
+	/* Allow to open files for reading only. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
 			SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE, O_RDONLY));
@@ -139,7 +139,7 @@ int slirp_sandbox(struct err *e)
 
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: limits");
-	tzset(); /* a log line would open /etc/localtime */
+	tzset(); /* otherwise a log line would open /etc/localtime */
 	r = root_leave();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: nobody");

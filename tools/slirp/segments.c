@@ -13,7 +13,7 @@ enum { IP = ETHERNET_BYTES, IP_LENGTH = IP + 2, IP_ID = IP + 4, IP_FRAGMENT = IP
 enum { TCP_SEQ = TCP + 4, TCP_ACK = TCP + 8, TCP_OFFSET = TCP + 12, TCP_FLAGS = TCP + 13, TCP_WINDOW = TCP + 14,
 	TCP_SUM = TCP + 16, TCP_URGENT = TCP + 18, HEADERS = TCP + 20 };
 enum { FLAG_PUSH = 8, FLAG_ACK = 16 };
-#define FRAGMENT_MASK 0x3fff /* "more fragments", and where this one is */
+#define FRAGMENT_MASK 0x3fff /* flag "more fragments" and fragment offset */
 
 static bool is_data(const uint8_t *frame, size_t len)
 {
@@ -23,7 +23,7 @@ static bool is_data(const uint8_t *frame, size_t len)
 		(frame[TCP_FLAGS] & ~FLAG_PUSH) == FLAG_ACK;
 }
 
-/* All but lengths, numbers and checksums. */
+/* Compare all fields except lengths, numbers and checksums. */
 static bool is_same_stream(const uint8_t *a, const uint8_t *b)
 {
 	static const struct {
@@ -72,7 +72,7 @@ bool segments_add(struct segments *s, const uint8_t *frame, size_t len)
 const uint8_t *segments_end(struct segments *s, size_t *ret_len)
 {
 	uint8_t *header = s->packet, *frame = header + NET_HEADER;
-	size_t bytes = s->len - NET_HEADER; /* of the frame */
+	size_t bytes = s->len - NET_HEADER; /* bytes of the frame */
 
 	if (!s->len)
 		return NULL;

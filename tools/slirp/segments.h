@@ -1,6 +1,5 @@
-/* segments: TCP's to the guest that follow one another become one frame, when the guest takes such
- * (virtio 1.2, section 5.1.6): nearly all that a frame costs is the same for a large one. Its
- * checksum is left to the guest, which knows by that that the data is good. */
+/* segments: combine consecutive TCP segments to the guest into one frame, if the guest accepts that (virtio 1.2, section 5.1.6):
+ * the cost of a frame hardly depends on its size. The checksum is left to the guest, which then trusts the data. */
 #ifndef CAIRN_TOOLS_SLIRP_SEGMENTS_H
 #define CAIRN_TOOLS_SLIRP_SEGMENTS_H
 
@@ -9,16 +8,16 @@
 #define PACKET_BYTES_MAX (NET_HEADER + ETHERNET_BYTES + 65535)
 
 struct segments {
-	size_t len;	 /* of `packet`; 0: none */
-	uint16_t first;	 /* bytes of data of each but the last */
-	uint32_t next;	 /* the sequence number that follows */
-	bool complete;	 /* nothing may follow */
+	size_t len;	 /* length of `packet`; 0: none */
+	uint16_t first;	 /* data bytes of each segment except the last */
+	uint32_t next;	 /* sequence number that must follow */
+	bool complete;	 /* no segment may follow */
 	uint8_t packet[PACKET_BYTES_MAX];
 };
 
-/* False: the frame does not follow what is there, or is nothing of TCP's with data. */
+/* Returns false if the frame is no TCP segment with data, or does not follow the previous one. */
 bool segments_add(struct segments *s, const uint8_t *frame, size_t len);
-/* The packet with all of them, header included; valid until the next is added. NULL: there is none. */
+/* Returns the packet with all segments and its header, valid until the next segments_add(); NULL: none. */
 const uint8_t *segments_end(struct segments *s, size_t *ret_len);
 
 #endif

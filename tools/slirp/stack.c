@@ -19,13 +19,13 @@
 #include <sys/un.h>
 
 #define CONFIG_VERSION 4
-/* Of TCP's segments, both ways, with headers. libslirp says that its window, which is 64 KiB, has opened only when
- * two more fit in: of the largest two never would, and the guest would have to ask. */
+/* MTU of TCP segments with headers, in both directions. libslirp announces that its window of 64 KiB has opened only if two more
+ * segments fit; two segments of the maximum size would never fit, and the guest would have to probe. */
 #define SEGMENT_MTU 9000
-/* Left for a guest's connections, and for what else the process opens. */
+/* Limit for the guest's connections; the rest of FDS_MAX is for other files. */
 #define SOCKETS_MAX (FDS_MAX - 160)
-/* libslirp's timers are over by then, when it has no socket: it wants to be called twice a second all
- * the same, for each listening socket. */
+/* After this time without sockets, libslirp's timers have expired. It still asks to be called twice a second for each listening
+ * socket. */
 #define QUIET_NS (180 * 1000000000ULL)
 #define NS_PER_MS 1000000ULL
 
@@ -41,16 +41,16 @@ struct stack {
 	struct control *control;
 	Slirp *slirp;
 	struct stack_timer timers[SLIRP_TIMER_NUM];
-	uint64_t active_ns; /* when something was last seen to happen */
+	uint64_t active_ns; /* time of the last activity */
 	unsigned nsockets;
 	struct {
-		bool open; /* a connection or a datagrams' socket */
+		bool open; /* this fd is a connection or a datagram socket */
 		bool listens;
-		uint8_t forward; /* and one more: 0 is none */
+		uint8_t forward; /* index of the forward plus 1; 0: none */
 	} fds[FDS_MAX];
 };
 
-/* ---- what libslirp calls ---- */
+/* ---- callbacks of libslirp ---- */
 
 static ssize_t on_send(const void *frame, size_t len, void *opaque)
 {
@@ -96,7 +96,7 @@ static void on_timer_mod(void *timer, int64_t due_ms, void *opaque)
 	t->due_ns = MAX(1, (uint64_t)due_ms * NS_PER_MS);
 }
 
-/* The forward that a connection came in by: it has the listening socket's address. 0: by none. */
+/* Returns the forward of an accepted connection, which has the local address of the listening socket; 0: none. */
 static uint8_t forward_of(const struct stack *s, int fd)
 {
 	struct sockaddr_in ours, theirs;
@@ -139,7 +139,7 @@ static void on_unregister(int fd, void *opaque)
 
 static void on_notify(void *opaque)
 {
-	(void)opaque; /* there is one thread: it looks at all of them soon */
+	(void)opaque; /* one thread polls all sockets soon */
 }
 
 static const SlirpCb callbacks = {
@@ -156,7 +156,7 @@ static const SlirpCb callbacks = {
 
 /* ---- forwards ---- */
 
-/* Of those polled, the one that is not known yet. */
+/* Finds the polled socket that is new. */
 struct newcomer {
 	const struct stack *s;
 	int fd;
@@ -172,9 +172,8 @@ static int newcomer_look(int fd, int events, void *opaque)
 	return -1;
 }
 
-/* libslirp accepts only from sockets that it has made. So it makes one, of no use and with a name that
- * the kernel gives it, and gets ours in its place. Relaying from it would copy everything once more,
- * and the guest could not see who connects. */
+/* libslirp accepts connections only on sockets that it has created. So let it create a useless one on an address chosen by the
+ * kernel, and replace its fd by ours. A relay would copy all data once more and hide the client's address from the guest. */
 static int listener_adopt(struct stack *s, unsigned at, struct err *e)
 {
 	const struct forward *f = &s->options->forwards[at];
@@ -189,7 +188,7 @@ static int listener_adopt(struct stack *s, unsigned at, struct err *e)
 	slirp_pollfds_fill(s->slirp, &timeout, newcomer_look, &n);
 	if (n.fd < 0)
 		return err_set(e, -ENFILE, ERR_HOST, "forward %u: libslirp does not listen", at);
-	/* accept() may find nobody any more, and is not to wait then. */
+	/* The client may be gone at accept(), which must not block then. */
 	if (fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 || dup3(f->fd, n.fd, O_CLOEXEC) < 0)
 		return err_set_errno(e, -errno, "forward %u", at);
 	close(f->fd);
@@ -198,7 +197,7 @@ static int listener_adopt(struct stack *s, unsigned at, struct err *e)
 	return 0;
 }
 
-/* ---- life ---- */
+/* ---- creation and release ---- */
 
 int stack_new(const struct options *o, struct frames *f, struct control *c, struct stack **ret_s,
 	struct err *e)
@@ -216,7 +215,7 @@ int stack_new(const struct options *o, struct frames *f, struct control *c, stru
 	s->options = o;
 	s->frames = f;
 	s->control = c;
-	/* QEMU's addresses. */
+	/* The addresses are those of QEMU. */
 	inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
 	inet_pton(AF_INET6, "fec0::2", &config.vhost6);
 	inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
@@ -249,8 +248,8 @@ void stack_input(struct stack *s, const uint8_t *frame, size_t len)
 	slirp_input(s->slirp, frame, (int)len);
 }
 
-/* What waits for an address that the guest has just told goes out now: else with the next round, and
- * it waits for a second only. No socket is looked at. */
+/* Send packets that waited for an address that the guest has just announced: in the next round, they could have expired after one
+ * second. Polls no socket. */
 void stack_input_done(struct stack *s)
 {
 	slirp_pollfds_poll(s->slirp, 1, NULL, NULL);
@@ -258,7 +257,7 @@ void stack_input_done(struct stack *s)
 
 /* ---- polling ---- */
 
-/* libslirp's names of events, and poll()'s. */
+/* Map libslirp's events to those of poll(). */
 static const struct {
 	int slirp;
 	short poll;
@@ -275,7 +274,7 @@ static bool filter_lets_in(const struct stack *s)
 	return s->nsockets < SOCKETS_MAX && !s->control->holds;
 }
 
-/* Who connects when no more sockets can be had, or while a VM is being saved, waits in the kernel's queue. */
+/* Clients wait in the kernel's queue while no more sockets are free or the VM is being saved. */
 static int poll_add(int fd, int want, void *opaque)
 {
 	struct polling *p = opaque;

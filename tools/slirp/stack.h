@@ -1,7 +1,7 @@
-/* stack: libslirp: the guest's TCP, UDP and ICMP become sockets of this process, and it hands out an
- * address. What the guest sends goes through the gate first.
- *
- * Around poll(): stack_poll_add(), poll(), stack_poll_done(). */
+/* stack: libslirp, which turns the guest's TCP, UDP and ICMP into sockets of this process and serves DHCP. Frames of the guest
+ * pass loopback_filter first.
+ * 
+ * Order of calls: stack_poll_add(), poll(), stack_poll_done(). */
 #ifndef CAIRN_TOOLS_SLIRP_STACK_H
 #define CAIRN_TOOLS_SLIRP_STACK_H
 
@@ -15,23 +15,24 @@ struct frames;
 struct options;
 struct stack;
 
-/* What a round of the loop polls. */
+/* Poll set of one round. */
 struct poll_set {
-	struct pollfd fds[2048]; /* twice what may be open: none is there twice, and some are ours */
+	struct pollfd fds[2048]; /* twice the number of open files: each fd occurs once, and some are ours */
 	unsigned n;
 };
 
-/* The listening sockets of TCP's forwards are taken. All that is passed outlives the result. */
+/* Create the stack.
+ * The listening sockets of TCP forwards are taken. All arguments outlive the result. Returns 0; -errno with a sentence. */
 int stack_new(const struct options *o, struct frames *f, struct control *c, struct stack **ret_s,
 	struct err *e);
 void stack_free(struct stack *s);
 
-/* A frame of the guest's; and after some of them. Not before stack_poll_done() in a round: libslirp knows
- * the time from that. */
+/* Handle a frame of the guest; call stack_input_done() after a batch. Call both only after stack_poll_done(), which updates
+ * libslirp's time. */
 void stack_input(struct stack *s, const uint8_t *frame, size_t len);
 void stack_input_done(struct stack *s);
 
-/* Its sockets. Returns how long it can wait, in ms; -1: for ever. */
+/* Add libslirp's sockets. Returns the maximum wait in ms; -1: no limit. */
 int stack_poll_add(struct stack *s, struct poll_set *set, uint64_t now_ns);
 void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t now_ns);
 

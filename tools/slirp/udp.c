@@ -11,31 +11,31 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define CLIENTS_MAX 256 /* of a forward; then the one that was silent longest is forgotten */
-#define BATCH 64 /* datagrams of a forward, before others have their turn */
+#define CLIENTS_MAX 256 /* clients of a forward; beyond that, the least recently active one is dropped */
+#define BATCH 64 /* datagrams of a forward in one round, so that others get their turn */
 
-/* RFC 791 and RFC 768; offsets in their headers. */
+/* RFC 791 and RFC 768: offsets in their headers. */
 enum { IPV4_LENGTH = 2, IPV4_ID = 4, IPV4_FRAGMENT = 6, IPV4_TTL = 8, IPV4_PROTOCOL = 9, IPV4_SUM = 10, IPV4_FROM = 12,
 	IPV4_TO = 16, IPV4_BYTES = 20 };
 enum { UDP_FROM = 0, UDP_TO = 2, UDP_LENGTH = 4, UDP_SUM = 6, UDP_BYTES = 8 };
 enum { ARP_SENDER = 14 }; /* RFC 826, for IPv4 */
-#define FRAGMENT_MASK 0x3fff /* "more fragments", and where this one is */
+#define FRAGMENT_MASK 0x3fff /* flag "more fragments" and fragment offset */
 #define TTL 64
 #define HEADERS (ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES)
 
-/* Addresses and ports as they stand in packets. */
+/* Address and port in network byte order. */
 struct place {
 	uint8_t ip[4], port[2];
 };
 
 struct client {
 	struct place real;
-	struct place seen; /* by the guest */
-	uint64_t used_ns; /* 0: nobody */
+	struct place seen; /* as the guest sees the client */
+	uint64_t used_ns; /* 0: unused entry */
 };
 
 struct udp_forward {
-	uint8_t mac[MAC_BYTES]; /* the guest's, as its last packet said; before that, everybody's */
+	uint8_t mac[MAC_BYTES]; /* MAC address of the guest from its last packet; broadcast before the first */
 	struct client clients[CLIENTS_MAX];
 };
 
@@ -44,8 +44,8 @@ struct udp {
 	struct frames *frames;
 	uint8_t gateway_mac[MAC_BYTES];
 	uint16_t id;
-	struct udp_forward *forwards[FORWARDS_MAX]; /* NULL: TCP's */
-	size_t room; /* for a datagram */
+	struct udp_forward *forwards[FORWARDS_MAX]; /* NULL: a TCP forward */
+	size_t room; /* size limit of a datagram */
 	uint8_t frame[];
 };
 
@@ -58,7 +58,7 @@ int udp_new(const struct options *o, struct frames *f, struct udp **ret_u, struc
 	u->options = o;
 	u->frames = f;
 	u->room = o->mtu - IPV4_BYTES - UDP_BYTES;
-	/* libslirp's: the guest knows the gateway by one address. */
+	/* Use libslirp's MAC address of the gateway, so that the guest sees only one. */
 	u->gateway_mac[0] = 0x52;
 	u->gateway_mac[1] = 0x55;
 	memcpy(u->gateway_mac + 2, &o->gateway, 4);
@@ -83,13 +83,13 @@ void udp_free(struct udp *u)
 	free(u);
 }
 
-/* Over the datagram and what it borrows of the IP header; 0 when a checksum that is in it is right. */
+/* Returns the checksum of the datagram and its pseudo-header; 0 if a checksum in the datagram is correct. */
 static uint16_t udp_sum(const uint8_t *ip, const uint8_t *udp, size_t len)
 {
 	return (uint16_t)~sum_fold(sum_add(sum_pseudo(ip, len), udp, len));
 }
 
-/* ---- who asks ---- */
+/* ---- clients ---- */
 
 static bool client_is_same(const struct place *a, const struct place *b)
 {
@@ -104,7 +104,8 @@ static struct client *client_seen_as(struct udp_forward *f, const struct place *
 	return NULL;
 }
 
-/* Under the guest's gateway two may want one port: the second is seen with another. */
+/* Choose the address that the guest sees. Two local clients may want the same port of the gateway; the second gets
+ * another one. */
 static void client_name(struct udp *u, struct udp_forward *f, struct client *c)
 {
 	uint32_t ip = load_be32(c->real.ip), mask = ntohl(u->options->mask.s_addr);
@@ -142,7 +143,7 @@ static struct client *client_of(struct udp *u, struct udp_forward *f, const stru
 
 /* ---- to the guest ---- */
 
-/* Around the datagram, which lies in its place already. */
+/* Add the headers around a datagram that is already in place. */
 static void frame_complete(struct udp *u, unsigned at, const struct place *from, size_t len)
 {
 	const struct forward *to = &u->options->forwards[at];
@@ -164,7 +165,7 @@ static void frame_complete(struct udp *u, unsigned at, const struct place *from,
 	store_be16(udp + UDP_TO, to->port);
 	store_be16(udp + UDP_LENGTH, (uint16_t)(UDP_BYTES + len));
 	store_be16(udp + UDP_SUM, udp_sum(ip, udp, UDP_BYTES + len));
-	if (!load_be16(udp + UDP_SUM)) /* would say that there is none */
+	if (!load_be16(udp + UDP_SUM)) /* 0 would mean no checksum */
 		store_be16(udp + UDP_SUM, 0xffff);
 }
 
@@ -179,7 +180,7 @@ void udp_receive(struct udp *u, unsigned at, uint64_t now_ns)
 			MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)&from, &size);
 
 		if (got < 0)
-			return; /* none is left; or an error that somebody's answer has met, and is read away */
+			return; /* no datagram is left, or an ICMP error of an earlier answer was read */
 		if ((size_t)got > u->room) {
 			log_guest("forward", "a datagram of %zd bytes does not fit into a frame: dropped", got);
 			continue;
@@ -193,7 +194,7 @@ void udp_receive(struct udp *u, unsigned at, uint64_t now_ns)
 
 /* ---- from the guest ---- */
 
-/* False: to nobody who has asked. */
+/* Returns false if the destination is no known client. */
 static bool datagram_send(struct udp *u, unsigned at, const uint8_t *ip, const uint8_t *udp, size_t len)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
@@ -209,13 +210,13 @@ static bool datagram_send(struct udp *u, unsigned at, const uint8_t *ip, const u
 		return true;
 	memcpy(&to.sin_addr, c->real.ip, sizeof(c->real.ip));
 	memcpy(&to.sin_port, c->real.port, sizeof(c->real.port));
-	/* What the host cannot send is lost, as datagrams are. */
+	/* A datagram that the host cannot send is lost. */
 	(void)!sendto(u->options->forwards[at].fd, udp + UDP_BYTES, len - UDP_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL,
 		(struct sockaddr *)&to, sizeof(to));
 	return true;
 }
 
-/* A whole datagram's UDP header and length, checksum aside. NULL: the packet is something else. */
+/* Returns the UDP header and the length of a whole datagram without checking the checksum; NULL: another packet. */
 static const uint8_t *udp_parse(const uint8_t *ip, size_t len, size_t *ret_len)
 {
 	size_t header, total, bytes;
@@ -234,7 +235,7 @@ static const uint8_t *udp_parse(const uint8_t *ip, size_t len, size_t *ret_len)
 	return ip + header;
 }
 
-/* The sender of an ARP or an IPv4 packet; NULL: of none. */
+/* Returns the sender's IPv4 address of an ARP or IPv4 packet; NULL: another packet. */
 static const uint8_t *frame_sender(const uint8_t *frame, size_t len)
 {
 	const uint8_t *packet = frame + ETHERNET_BYTES;

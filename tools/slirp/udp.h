@@ -1,8 +1,8 @@
-/* udp: datagrams of forwards, to the guest and back, past libslirp: that drops a guest's answers when
- * it keeps the guest from the host's loopback, where most who ask come from, or from everything.
- *
- * Who asks is remembered, and the guest can answer nobody else. It sees their own addresses, and those
- * of the host itself as the gateway's. A datagram has to fit into one frame, both ways. */
+/* udp: forward datagrams to the guest and back without libslirp. libslirp drops the guest's answers if the guest may not reach
+ * the host's loopback, where most clients are, or anything else.
+ * 
+ * Only known clients get answers. The guest sees the addresses of remote clients, and the gateway's address for clients on this
+ * host. A datagram must fit into one frame in both directions. */
 #ifndef CAIRN_TOOLS_SLIRP_UDP_H
 #define CAIRN_TOOLS_SLIRP_UDP_H
 
@@ -12,13 +12,13 @@
 struct udp;
 struct err;
 
-/* o: its UDP forwards, in that order; it and f outlive the result. Returns 0; -ENOMEM. */
+/* o: the UDP forwards; o and f outlive the result. Returns 0; -ENOMEM with a sentence. */
 int udp_new(const struct options *o, struct frames *f, struct udp **ret_u, struct err *e);
 void udp_free(struct udp *u);
 
-/* Datagrams that have come over forward `at`, which is UDP's, go to the guest. */
+/* Pass the waiting datagrams of the UDP forward `at` to the guest. */
 void udp_receive(struct udp *u, unsigned at, uint64_t now_ns);
-/* A frame of the guest's. True: it was an answer, and nobody else is to see it. */
+/* Handle a frame of the guest. Returns true if it was an answer to a client; other code must ignore it then. */
 bool udp_answer(struct udp *u, const uint8_t *frame, size_t len);
 
 #endif

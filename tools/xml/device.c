@@ -1,4 +1,4 @@
-/* Devices that are no disks. */
+/* Devices other than disks. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -48,7 +48,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "model"), "type",
 			"\"%.40s\" becomes virtio: the guest needs a virtio driver, and may rename "
 			"the interface", model);
-	/* libvirt's own names, which are in the XML of a VM that runs. */
+	/* Names that libvirt generates, as in the XML of a running VM. */
 	if (target && strncmp(target, "vnet", 4))
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
@@ -106,7 +106,7 @@ static int consoles_read(struct reading *r, struct _xmlNode *devices)
 		CLEANUP_FREE char *type = node_attr(node_child(n, "target"), "type");
 
 		if (!type || !strcmp(type, "serial")) {
-			chardev_warn(r, n); /* the serial port by another name */
+			chardev_warn(r, n); /* the serial port under another name */
 		} else if (strcmp(type, "virtio") || have) {
 			reading_warn(r, n, NULL,
 				"has no effect: there is one serial port and one virtio console");
@@ -139,7 +139,7 @@ static int channels_read(struct reading *r, struct _xmlNode *devices)
 	return 0;
 }
 
-/* ---- the small ones ---- */
+/* ---- other devices ---- */
 
 static int rngs_read(struct reading *r, struct _xmlNode *devices)
 {

@@ -1,5 +1,5 @@
-/* Disks, in libvirt's order: by bus as they come, and on a bus by target, whatever their order in
- * the text is. The guest counts them that way. */
+/* Disks in libvirt's order: by bus in order of appearance, then by target, whatever their order in the text. The guest numbers
+ * them in this order. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define QUEUES_MAX 8
-#define SERIAL_MAX 20 /* as virtio has it; QEMU cuts it off, too */
+#define SERIAL_MAX 20 /* limit of virtio; QEMU also truncates */
 
 struct slot {
 	struct _xmlNode *node;
@@ -20,7 +20,7 @@ struct slot {
 	char *bus;    /* owned */
 	size_t bus_rank;
 	uint64_t index;
-	size_t place; /* in the text */
+	size_t place; /* position in the text */
 	bool cdrom;
 };
 
@@ -38,15 +38,15 @@ static void slots_done(struct slots *s)
 	free(s->list);
 }
 
-/* ---- what it is ---- */
+/* ---- target and bus ---- */
 
-/* The names that libvirt knows, and the bus that each means when none is stated. */
+/* Prefixes of target names in libvirt, and the default bus of each. */
 static const struct {
 	const char *prefix, *bus;
 } names[] = { { "vd", "virtio" }, { "hd", "ide" }, { "sd", "scsi" }, { "xvd", "xen" },
 	{ "fd", "fdc" }, { "ubd", "uml" } };
 
-/* "vda" is 0, "vdz" 25, "vdaa" 26. Returns 0 or -EINVAL. */
+/* Parse the number in a target: "vda" is 0, "vdz" 25, "vdaa" 26. Returns 0 or -EINVAL. */
 static int target_index(const char *target, uint64_t *ret_index, const char **ret_bus)
 {
 	uint64_t index = 0;
@@ -138,8 +138,7 @@ static int slot_compare(const void *a, const void *b)
 	return x->place < y->place ? -1 : 1;
 }
 
-/* Bounded here because every target is compared with every other; the definition's own bound is
- * far below. */
+/* Limited here because every target is compared with every other. The limit of definitions is much lower. */
 #define SLOTS_MAX 1024
 
 static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots *s)
@@ -163,10 +162,9 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 	return ret;
 }
 
-/* ---- where it is ---- */
+/* ---- source ---- */
 
-/* type='file' and its source's file, or type='block' and its dev. Puts nothing when there is no
- * source. */
+/* Read the file of type='file' or the dev of type='block'. Without a source, adds nothing. */
 static int source_read(struct reading *r, struct _xmlNode *n, struct json_object *into,
 	const char *key)
 {
@@ -197,7 +195,7 @@ static int format_put(struct reading *r, struct _xmlNode *n, struct json_object 
 	const char *word = type ? type : fallback;
 
 	if (!strcmp(word, "aio"))
-		word = "raw"; /* libvirt's old name */
+		word = "raw"; /* libvirt's old name of raw */
 	if (strcmp(word, "raw") && strcmp(word, "qcow2"))
 		return reading_error(r, n, "type", ERR_UNSUPPORTED,
 			"\"%.40s\" is not a format Cairn reads; make it qcow2 with qemu-img convert",
@@ -259,7 +257,7 @@ static int image_read(struct reading *r, const struct slot *s, struct json_objec
 	return ret ? ret : backing_read(r, node_child(s->node, "backingStore"), disk, at);
 }
 
-/* ---- what else is said of it ---- */
+/* ---- driver and properties ---- */
 
 static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
 {
@@ -375,7 +373,7 @@ static int disk_read(struct reading *r, const struct slot *s, struct json_object
 	return ret ? ret : boot_read(r, node_child(s->node, "boot"), disk);
 }
 
-/* ---- <os>'s <boot dev='...'/>: the first disk of that kind ---- */
+/* ---- <boot dev='...'/> of <os>: the first disk of that kind ---- */
 
 static int boot_dev_read(struct reading *r, struct _xmlNode *n, const struct slots *s,
 	struct json_object *disks, unsigned order)

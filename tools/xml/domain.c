@@ -1,4 +1,4 @@
-/* What is said of a domain as a whole: everything but its devices. */
+/* The elements of a domain, except devices. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -19,7 +19,7 @@ static int out_of_memory(struct reading *r)
 	return err_set_errno(r->e, -ENOMEM, "domain XML");
 }
 
-/* An element's text into that key; origin: what the daemon's sentences call it. */
+/* Read the text of an element into a key. origin: name of the key in the daemon's messages. */
 static int text_read(struct reading *r, struct _xmlNode *n, struct json_object *into,
 	const char *key, const char *origin)
 {
@@ -34,7 +34,7 @@ static int text_read(struct reading *r, struct _xmlNode *n, struct json_object *
 	return 0;
 }
 
-/* Lines are joined: a definition's description is one. */
+/* Join lines: a definition's description has one line. */
 static void lines_join(char *text, bool *ret_joined)
 {
 	char *to = text;
@@ -128,7 +128,7 @@ static int memory_read(struct reading *r, struct _xmlNode *domain)
 	int ret = 0;
 
 	if (!n)
-		n = now; /* as libvirt takes it */
+		n = now; /* like libvirt */
 	if (!n)
 		return reading_error(r, domain, NULL, ERR_INVALID,
 			"has no <memory>; give a size such as <memory unit='MiB'>512</memory>");
@@ -153,7 +153,7 @@ static int memory_read(struct reading *r, struct _xmlNode *domain)
 	return 0;
 }
 
-/* How many are there from the start: all, or current='…'. */
+/* Read the number of vCPUs at the start: all, or current='...'. */
 static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_all,
 	uint64_t *ret_n)
 {
@@ -184,7 +184,7 @@ static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_
 	return 0;
 }
 
-/* Clusters and dies are told to no guest here: one of each is what it sees anyway. */
+/* Read the topology. Only one cluster and one die are accepted: guests see no others. */
 static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, uint64_t now)
 {
 	static const char *const names[] = { "sockets", "cores", "threads", "dies", "clusters" };
@@ -229,7 +229,7 @@ static int cpu_read(struct reading *r, struct _xmlNode *domain)
 	return topology ? topology_read(r, topology, all, now) : 0;
 }
 
-/* ---- os, clock, what follows an end ---- */
+/* ---- os, clock, lifecycle actions ---- */
 
 static int os_type_check(struct reading *r, struct _xmlNode *os)
 {

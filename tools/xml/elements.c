@@ -1,5 +1,5 @@
-/* The table's order is that of libvirt's documentation; the first row that fits counts. A row for
- * an attribute is there when it has another fate than its element. */
+/* The table, in the order of libvirt's documentation; the first matching row counts. An attribute has a row of its own if it is
+ * treated differently from its element. */
 #include "tools/xml/elements.h"
 #include "tools/xml/reading.h"
 
@@ -245,7 +245,7 @@ const struct element elements[] = {
 
 /* ---- finding a row ---- */
 
-/* Does path fit a row's? "*" stands for one name; of an attribute only behind "@". */
+/* Does the path match a row's? "*" stands for one name, and for an attribute only after "@". */
 static bool path_fits(const char *row, const char *path)
 {
 	for (; *row; row++) {
@@ -269,7 +269,7 @@ static const struct element *element_find(const char *path)
 	return NULL;
 }
 
-/* Is name one of the words in list? */
+/* Is the name in the list of words? */
 static bool list_has(const char *list, const char *name)
 {
 	size_t len = strlen(name);
@@ -284,7 +284,7 @@ static bool list_has(const char *list, const char *name)
 	return false;
 }
 
-/* "devices" and "disk": "devices/disk". A backing store's own is in it, and is the same. */
+/* Join "devices" and "disk" to "devices/disk". A nested backingStore has the path of the outer one. */
 static void path_join(char out[PATH_LENGTH_MAX], const char *path, const char *mark,
 	const char *name)
 {
@@ -292,11 +292,11 @@ static void path_join(char out[PATH_LENGTH_MAX], const char *path, const char *m
 
 	if (!strcmp(name, "backingStore") && len > n && !strcmp(path + len - n, name))
 		name = mark = "";
-	/* Cut off, it fits no row. */
+	/* A truncated path matches no row. */
 	snprintf(out, PATH_LENGTH_MAX, "%s%s%s%.80s", path, *path && *name ? "/" : "", mark, name);
 }
 
-/* ---- looking ---- */
+/* ---- checking a document ---- */
 
 static const char unknown[] = "has no effect: Cairn does not know it";
 
@@ -323,8 +323,7 @@ static void check_attribute(struct reading *r, struct _xmlNode *n, const char *p
 		reading_warn_row(r, n, name, row);
 }
 
-/* What is in a namespace: QEMU's words are orders to QEMU, our own are for extra.c, of others' we
- * know nothing. */
+/* Check an element of a namespace: QEMU's are commands for QEMU, ours are for extra.c, and others are unknown. */
 static int check_foreign(struct reading *r, struct _xmlNode *n, const char *path)
 {
 	const char *href = n->ns->href ? (const char *)n->ns->href : "";

@@ -1,5 +1,5 @@
-/* elements: every element and attribute of libvirt's domain XML that is known here, and what
- * becomes of it: one table, from which the warnings come and docs/definition.md is tested. */
+/* elements: the table of all known elements and attributes of libvirt's domain XML and their treatment. Warnings come from it, and
+ * docs/libvirt-xml.md is generated from it. */
 #ifndef CAIRN_TOOLS_XML_ELEMENTS_H
 #define CAIRN_TOOLS_XML_ELEMENTS_H
 
@@ -7,26 +7,26 @@ struct _xmlNode;
 struct reading;
 
 enum element_action {
-	ELEMENT_READ,	  /* it counts; so do its attributes in `attrs`, its children have rows */
-	ELEMENT_REPEATED, /* the same, and it may come more than once */
-	ELEMENT_SILENT,	  /* nothing is lost without it */
-	ELEMENT_NONE,	  /* a warning: it has no effect */
-	ELEMENT_OPTIONAL, /* the same, unless state='off', enabled='no' or present='no' */
-	ELEMENT_REFUSED,  /* an error: without it this would be another VM */
+	ELEMENT_READ,	  /* read; `attrs` lists attributes that are read too; children have rows */
+	ELEMENT_REPEATED, /* read, and may occur several times */
+	ELEMENT_SILENT,	  /* ignored without a warning */
+	ELEMENT_NONE,	  /* ignored with a warning */
+	ELEMENT_OPTIONAL, /* ignored with a warning unless state='off', enabled='no' or present='no' */
+	ELEMENT_REFUSED,  /* error: the VM would be a different one without it */
 };
 
 struct element {
-	const char *path; /* below /domain; "*" is any element; "@name" at the end: an attribute */
+	const char *path; /* path below /domain; "*": any element; "@name" at the end: an attribute */
 	enum element_action action;
-	const char *attrs; /* with spaces between */
-	const char *why;   /* of what is read: the definition's key; NULL: nothing to tell */
+	const char *attrs; /* separated by spaces */
+	const char *why;   /* key of the definition, or why the element has no effect; NULL: none */
 };
 
-/* Ended by a NULL path. */
+/* The last element has a NULL path. */
 extern const struct element elements[];
 
-/* Look at the whole document below <domain>. Warns of what has no effect or is not known. Returns
- * 0; -EINVAL: the first that is refused, or is there twice. */
+/* Check the whole document below <domain>, with warnings for ignored and unknown elements. Returns 0; -EINVAL for the first
+ * refused or duplicate element. */
 int elements_check(struct reading *r, struct _xmlNode *domain);
 
 #endif

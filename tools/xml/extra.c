@@ -12,7 +12,7 @@
 
 /* ---- reading ---- */
 
-/* An interface whose id no element says has it by its place. */
+/* Find an object by id. An interface without an id in the elements has the id of its position. */
 static struct json_object *by_id(struct json_object *array, const char *id)
 {
 	char by_place[24];
@@ -49,7 +49,7 @@ static void fill_one(struct reading *r, struct _xmlNode *n, struct json_object *
 		{
 			struct json_object *o = by_id(have, id);
 
-			/* One that is not there any more has no properties either. */
+			/* Ignore properties of an object that no longer exists. */
 			if (o && json_object_is_type(one, json_type_object))
 				extra_fill(r, n, o, one, at);
 		}
@@ -119,7 +119,7 @@ static struct json_object *extra_of(struct json_object *want, struct json_object
 		return NULL;
 	if (json_object_is_type(want, json_type_object) && json_object_is_type(got, json_type_object))
 		return extra_make(want, got);
-	/* What the elements say nothing of at all is an empty array, and is taken whole. */
+	/* If the elements give an empty array, take the whole array. */
 	if (json_object_is_type(want, json_type_array) && json_object_is_type(got, json_type_array) &&
 		json_object_array_length(got))
 		return extra_of_arrays(want, got);

@@ -1,9 +1,9 @@
-/* extra: what a definition says and no element of libvirt's does. It stands in <metadata> as
- *
+/* extra: keys of a definition for which libvirt has no element. They are in <metadata> as
+ * 
  *   <cairn:definition xmlns:cairn='urn:cairn:definition:1'>{"debug_exit": true}</cairn:definition>
- *
- * and only adds to what the elements say: it cannot change what a reader of the XML sees. Disks
- * and interfaces are there by their ids: {"disks": {"vda": {"data_file": "/x"}}}. */
+ * 
+ * and only add to the elements: they cannot change what a reader of the XML sees. Disks and interfaces are objects with their
+ * ids as keys: {"disks": {"vda": {"data_file": "/x"}}}. */
 #ifndef CAIRN_TOOLS_XML_EXTRA_H
 #define CAIRN_TOOLS_XML_EXTRA_H
 
@@ -11,10 +11,10 @@ struct _xmlNode;
 struct json_object;
 struct reading;
 
-/* Adds it to the reading's definition. Returns 0; -EINVAL. */
+/* Add the keys to the definition in r. Returns 0; -EINVAL with a sentence. */
 int extra_read(struct reading *r, struct _xmlNode *domain);
 
-/* What `want` has and `got` has not, both in canonical form. The caller puts it; NULL: nothing. */
+/* Returns the keys of `want` that `got` lacks; both are in canonical form. The caller puts it; NULL: none. */
 struct json_object *extra_make(struct json_object *want, struct json_object *got);
 
 #endif

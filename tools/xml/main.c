@@ -1,12 +1,11 @@
-/* cairn-xml: libvirt's domain XML to a definition and back, for `cairn`, which is linked
- * statically and starts this program for it. Standard input to standard output; the process
- * gives away what it could do harm with before it looks at a byte.
- *
+/* cairn-xml: convert libvirt's domain XML to a definition and back. `cairn` is linked statically and runs this program. It reads
+ * standard input and writes standard output, and enters its sandbox before it reads a byte.
+ * 
  *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
  *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}
- *   elements   → every element that is known, and what becomes of it: path, tab, word, tab, why
- *
- * What is wrong: {"error": {"class": a number of enum err_class, "desc": a sentence}}, status 1. */
+ *   elements   → all known elements and their treatment: path, tab, word, tab, why
+ * 
+ * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

@@ -1,5 +1,5 @@
-/* Text to document. An entity bomb and a file from elsewhere both need a DOCTYPE, and no domain
- * has one: the parser is stopped where one begins. */
+/* Parse XML text. Entity bombs and external files both need a DOCTYPE, and no domain has one: stop the parser at a
+ * DOCTYPE. */
 #include "tools/xml/domain.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -27,7 +27,7 @@ static void doctype_refuse(void *context, const xmlChar *name, const xmlChar *id
 	xmlStopParser(c);
 }
 
-/* libxml2 quotes what it read, which may be no text at all. */
+/* Replace other bytes: libxml2 quotes its input, which may be no text at all. */
 static void ascii_only(char *s)
 {
 	for (; *s; s++)
@@ -35,7 +35,7 @@ static void ascii_only(char *s)
 			*s = '?';
 }
 
-/* "Opening and ending tag mismatch: name line 2 and domain", without the newline. */
+/* Set an error such as "Opening and ending tag mismatch: name line 2 and domain", without the newline. */
 static int parse_error(xmlParserCtxtPtr c, struct err *e)
 {
 	const xmlError *last = xmlCtxtGetLastError(c);

@@ -16,14 +16,14 @@
 
 /* ---- general ---- */
 
-/* Readers take away white space around a text, and libvirt's schema wants some in it: another is
- * told in <metadata>. */
+/* Can the text be an element's text? Readers strip white space around it, and libvirt's schema requires a non-blank character.
+ * Other texts go to <metadata>. */
 static bool text_survives(const char *s)
 {
 	return *s && !strchr(" \t\r\n", *s) && !strchr(" \t\r\n", s[strlen(s) - 1]);
 }
 
-/* What the schema takes as a disk's. */
+/* Does libvirt's schema accept this serial number? */
 static bool serial_survives(const char *s)
 {
 	static const char marks[] = "_.+- ";
@@ -42,7 +42,7 @@ static void print_text(struct writer *w, struct json_object *o, const char *key)
 		writer_text(w, key, s, NULL);
 }
 
-/* The definition's number as text, in buf; NULL: it has none. */
+/* Returns a number of the definition as text in buf; NULL: missing. */
 static const char *number_text(struct json_object *o, const char *key, char buf[24])
 {
 	if (!js_get(o, key))
@@ -133,8 +133,8 @@ static void print_source(struct writer *w, const char *path, bool block)
 		writer_leaf(w, "source", block ? "dev" : "file", path, NULL);
 }
 
-/* Each layer in the one above it; an empty one says that there are no more. A layer with a data
- * file has no words in libvirt's: then <metadata> has them all. */
+/* Print each backing file inside the one above; an empty element ends the chain. libvirt has no element for a backing file with
+ * an external data file: then <metadata> holds the whole chain. */
 static void print_backing(struct writer *w, struct json_object *list)
 {
 	size_t n = list ? json_object_array_length(list) : 0;
@@ -165,7 +165,7 @@ static void print_driver(struct writer *w, struct json_object *o)
 		number_text(o, "queue_size", size), NULL);
 }
 
-/* An id that is not what its place would give it is libvirt's word of the user's own. */
+/* Print an id as a user alias if it is not the id of its position. */
 static void print_alias(struct writer *w, const char *id, const char *by_place)
 {
 	char alias[64];
@@ -301,7 +301,7 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
-/* In canonical form; the caller puts *ret_o. */
+/* Convert to canonical form. The caller puts *ret_o. */
 static int text_canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
 	struct err *e)
 {
@@ -334,7 +334,7 @@ static int text_read_again(const char *xml, struct json_object **ret_o, struct e
 	return r < 0 ? r : text_canonical(reading.definition, ret_o, &ram_bytes, e);
 }
 
-/* Writes and reads it. *ret_got: canonical, the caller puts it. */
+/* Print the XML and read it again. *ret_got: canonical form; the caller puts it. */
 static int print_attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
 	struct json_object *extra, char **ret_xml, struct json_object **ret_got, struct err *e)
 {

@@ -10,13 +10,13 @@
 #include <stdio.h>
 #include <string.h>
 
-/* As many as a person would read. */
+/* As many warnings as a person would read. */
 #define WARNINGS_MAX 100
 
 struct warning {
-	const struct element *row; /* NULL: of one element only */
-	const char *name;	   /* of the attribute or element; borrowed from the document */
-	char *path, *text;	   /* owned; text: NULL when there is a row */
+	const struct element *row; /* NULL: a warning about a single element */
+	const char *name;	   /* name of the attribute or element; borrowed from the document */
+	char *path, *text;	   /* owned; text: NULL if row is set */
 	long line;
 	unsigned count;
 };
@@ -47,7 +47,7 @@ void reading_done(struct reading *r)
 	*r = (struct reading){ 0 };
 }
 
-/* "/domain/devices/disk[2]/@type"; the caller frees it. */
+/* Returns a path such as "/domain/devices/disk[2]/@type"; the caller frees it. */
 static char *path_make(struct _xmlNode *n, const char *attr)
 {
 	xmlChar *path = xmlGetNodePath(n);

@@ -1,5 +1,5 @@
-/* reading: a domain XML on its way to a definition: the JSON that grows, what is warned of, and
- * where each key came from. Nodes are libxml2's and live as long as the document. */
+/* reading: state of a conversion from domain XML: the definition so far, the warnings, and the place of each key. Nodes belong to
+ * libxml2 and live as long as the document. */
 #ifndef CAIRN_TOOLS_XML_READING_H
 #define CAIRN_TOOLS_XML_READING_H
 
@@ -13,59 +13,58 @@ struct _xmlNode;
 struct json_object;
 struct element;
 
-/* The namespace of what no element of libvirt's says; see extra.h. */
+/* Namespace of keys without a libvirt element; see extra.h. */
 #define XML_NAMESPACE "urn:cairn:definition:1"
 #define XML_NAMESPACE_QEMU "http://libvirt.org/schemas/domain/qemu/1.0"
 
 struct reading {
-	struct json_object *definition; /* owned, as the next two */
+	struct json_object *definition; /* owned, like the next two */
 	struct json_object *warnings;	/* array of sentences */
 	struct json_object *origins;	/* "disks[0]": "line 12" */
 	struct warning *list;
-	size_t nlist, left_out; /* warnings told; those beyond the bound */
+	size_t nlist, left_out; /* warnings kept; warnings beyond the limit */
 	struct err *e;
 };
 
-/* Returns 0 or -ENOMEM. */
+/* Returns 0; -ENOMEM with a sentence. */
 int reading_init(struct reading *r, struct err *e);
 void reading_done(struct reading *r);
-/* The warnings, in the order of their lines, into r->warnings. */
+/* Sort the warnings by line and store them in r->warnings. */
 void reading_finish(struct reading *r);
 
-/* "line 3: /domain/memory: <sentence>". attr: NULL or the attribute's name. cls: ERR_INVALID, or
- * ERR_UNSUPPORTED for what is well-formed. Returns -EINVAL. */
+/* Set the error "line 3: /domain/memory: <sentence>".
+ * attr: name of the attribute; NULL: none. cls: ERR_INVALID, or ERR_UNSUPPORTED for valid XML. Returns -EINVAL. */
 int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum err_class cls,
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-/* The same as a warning. */
+/* Add the same sentence as a warning. */
 void reading_warn(struct reading *r, struct _xmlNode *n, const char *attr, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
-/* What a row of the table says of all elements, or attributes, of one name: told once, with their
- * number. */
+/* Add the warning of a table row. All elements or attributes of one name give one warning with their number. */
 void reading_warn_row(struct reading *r, struct _xmlNode *n, const char *attr,
 	const struct element *row);
-/* The definition's key is what that node says. */
+/* Note that the key of the definition comes from this node. */
 void reading_origin(struct reading *r, struct _xmlNode *n, const char *key_fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /* ---- nodes ---- */
 
-/* The first child element of that name and no namespace, or NULL. */
+/* Returns the first child element of that name without a namespace; NULL: none. */
 struct _xmlNode *node_child(struct _xmlNode *n, const char *name);
-/* The next sibling of the same name. */
+/* Returns the next sibling of the same name; NULL: none. */
 struct _xmlNode *node_next(struct _xmlNode *n);
-/* What is between its tags, without white space around it; the caller frees it. NULL: no memory. */
+/* Returns the text of an element without surrounding white space; the caller frees it. NULL: no memory. */
 char *node_text(struct _xmlNode *n);
-/* An attribute's value; the caller frees it. NULL: there is none, or n is NULL. */
+/* Returns the value of an attribute; the caller frees it. NULL: n is NULL or has no such attribute. */
 char *node_attr(struct _xmlNode *n, const char *name);
 bool node_attr_is(struct _xmlNode *n, const char *name, const char *value);
-/* libvirt keeps a user's own words in aliases that begin with "ua-": such a one of the element,
- * without that, if it can be an id in a definition. The caller frees it; NULL: there is none. */
+/* Returns the element's user alias without its prefix "ua-", if it is a valid id of a definition. The caller frees it; NULL:
+ * none. */
 #define NODE_ID_MAX 15
 char *node_user_alias(struct _xmlNode *n);
-/* A whole number. Returns 0; 1: there is no such attribute; -EINVAL, having said so. */
+/* Read an attribute as a whole number. Returns 0; 1: no such attribute; -EINVAL with the error set. */
 int node_attr_number(struct reading *r, struct _xmlNode *n, const char *name, uint64_t max,
 	uint64_t *ret_v);
-/* Digits alone, up to max. Returns 0 or -EINVAL. */
+/* Parse digits, up to max. Returns 0 or -EINVAL. */
 int number_parse(const char *text, uint64_t max, uint64_t *ret_v);
 
 #endif

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <sys/resource.h>
 
-/* What the largest input takes is a fraction of each. */
+/* The largest input needs a fraction of each limit. */
 #define CPU_SECONDS 10
 #define MEMORY_BYTES (512 * MIB)
 
@@ -50,6 +50,7 @@ int xml_sandbox(struct err *e)
 	r = lockdown_drop(e);
 	if (r)
 		return r;
-	/* Refused, not killed: a library that looks for a table in a file finds none, and goes on. */
+	/* Refuse system calls instead of killing the process: a library that looks for a table in a file finds none
+	 * and continues. */
 	return lockdown_calls(SCMP_ACT_ERRNO(EPERM), false, rules_add, NULL, e);
 }

@@ -1,4 +1,4 @@
-/* An interface of type user: <ip> and <portForward>, in and out. */
+/* <ip> and <portForward> of an interface of type user, in both directions. */
 #include "tools/xml/domain.h"
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
@@ -15,7 +15,7 @@
 
 /* ---- in ---- */
 
-/* What passt takes for the guest's address, and SLIRP for the network's, is the network's here. */
+/* Read the network from the address: passt takes it for the guest's address, SLIRP for the network's. */
 static int network_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *address = node_attr(n, "address");
@@ -112,7 +112,8 @@ static void forward_print(struct writer *w, struct json_object *f)
 	writer_close(w, "portForward");
 }
 
-/* The element has no place for a guest's address: then all of them stand in <metadata>. */
+/* Can <portForward> express all forwards? It has no attribute for a guest's address; <metadata> then holds all
+ * forwards. */
 static bool forwards_fit(struct json_object *list)
 {
 	for (size_t i = 0; i < json_object_array_length(list); i++)

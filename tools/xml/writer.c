@@ -16,7 +16,7 @@ char *writer_finish(struct writer *w)
 	return fclose(w->f) == 0 ? w->text : NULL;
 }
 
-/* A tab or newline in an attribute would come back as a space; a quote stands in a text as it is. */
+/* Escape text. A tab or newline in an attribute would be read back as a space; a quote needs no escape in a text. */
 static void text_escape(struct writer *w, const char *s, bool attribute)
 {
 	for (; *s; s++)

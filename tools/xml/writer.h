@@ -1,5 +1,5 @@
-/* writer: XML as libvirt prints it: two spaces a level, single quotes, one element a line.
- * Attributes are pairs of name and value, ended by NULL; one whose value is NULL is left out. */
+/* writer: write XML like libvirt: two spaces a level, single quotes, one element a line. Attributes are pairs of name and value,
+ * ended by NULL; a pair with a NULL value is omitted. */
 #ifndef CAIRN_TOOLS_XML_WRITER_H
 #define CAIRN_TOOLS_XML_WRITER_H
 
@@ -15,7 +15,7 @@ struct writer {
 
 /* Returns 0 or -ENOMEM. */
 int writer_init(struct writer *w);
-/* What was written; the caller frees it. NULL: no memory. */
+/* Returns the XML; the caller frees it. NULL: no memory. */
 char *writer_finish(struct writer *w);
 
 void writer_open(struct writer *w, const char *name, ...) __attribute__((sentinel));
