@@ -1,14 +1,14 @@
-# bash completion for cairn. Verbs, options and their words come from `cairn help`, names from the daemon: of
-# VMs those in a state in which the verb is possible.
+# bash completion for cairn. `cairn help` gives verbs, options and their values; the daemon gives names. VMs in a state that
+# the verb does not accept are left out.
 
-# What a word that is typed stands for. Not by eval: it may hold anything.
+# Remove the quoting of a typed word. Do not use eval: the word may contain anything.
 _cairn_plain()
 {
 	printf '%s' "${1//[\\\"\']/}"
 }
 
-# The lines of standard input that go on as $cur does, as the shell reads them. Not by compgen -W, which expands its
-# words: names are others' choice, and one may be $(anything).
+# Complete $cur by lines of standard input, quoted for the shell. Do not use compgen -W, which expands its words: other users
+# choose the names, and a name may be $(anything).
 _cairn_names()
 {
 	local name open=''
@@ -37,7 +37,7 @@ _cairn_vms()
 
 _cairn_files()
 {
-	compopt -o filenames 2>/dev/null # quoted, and a folder with its slash
+	compopt -o filenames 2>/dev/null # quote names, and add a slash to folders
 	mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 }
 
@@ -47,7 +47,7 @@ _cairn()
 	local -a connect=() pos=() options=()
 
 	COMPREPLY=()
-	# --mode=a are three words to the shell.
+	# The shell splits --mode=a into three words.
 	[[ $cur == = ]] && cur='' || [[ $prev != = ]] || prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
@@ -56,7 +56,7 @@ _cairn()
 			((i++))
 			;;
 		-*)
-			# Its value is no positional.
+			# The value of an option is no positional.
 			if [[ " ${options[*]} " == *" ${COMP_WORDS[i]} VALUE "* ]]; then
 				[[ ${COMP_WORDS[i + 1]} == = ]] && ((i++))
 				((i++))
@@ -110,12 +110,12 @@ _cairn()
 	kind=$(cairn help --names | sed -n "s/^$verb //p")
 	case $kind in
 	vm-*)
-		# The second positional is something else than a VM.
+		# The second positional is not a VM.
 		if [[ ${pos[0]} ]]; then
 			if [[ $kind == vm-file ]]; then
 				_cairn_files
 			elif [[ $kind == vm-disk && ${pos[1]} ]]; then
-				_cairn_files # a medium
+				_cairn_files # the medium of a drive
 			elif [[ $kind == vm-disk ]]; then
 				_cairn_names < <(cairn "${connect[@]}" domblklist --inactive -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $1 }')
 			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then
