@@ -16,10 +16,10 @@
 #define FILE_NAME "events.jsonl"
 #define OLD_NAME "events.old.jsonl"
 #define LINE_MAX_BYTES (64 * 1024)
-/* A page ends below 64 KiB, which is as long a line as some clients read. */
+/* A page stays below 64 KiB, the longest line that some clients read. */
 #define PAGE_BYTES (40 * 1024)
-#define PAGE_LOOKED_AT 2000 /* entries, so that a filter that fits nothing holds nobody up */
-/* More numbers than could have been lost with what was not yet on disk at a power cut. */
+#define PAGE_LOOKED_AT 2000 /* entries; bounds the time that a filter without matches takes on the loop */
+/* More than the number of events that a power cut can lose because they were not on disk yet. */
 #define POWER_CUT_GAP (1ULL << 20)
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
@@ -30,9 +30,9 @@ struct entry {
 
 struct event_log {
 	int dir_fd, fd;
-	uint64_t last; /* number given out */
-	unsigned lines; /* in the present file */
-	bool failed;	/* and said so */
+	uint64_t last; /* last number assigned */
+	unsigned lines; /* in the current file */
+	bool failed;	/* the last write failed, and the error was logged */
 	struct entry ring[EVENT_LOG_MAX];
 	unsigned first, n;
 };
@@ -57,7 +57,7 @@ static const struct entry *ring_at(const struct event_log *l, unsigned i)
 	return &l->ring[(l->first + i) % EVENT_LOG_MAX];
 }
 
-/* Index of the first numbered above since. */
+/* Return the index of the first event numbered above `since`. */
 static unsigned ring_after(const struct event_log *l, uint64_t since)
 {
 	unsigned lo = 0, hi = l->n;
@@ -130,7 +130,7 @@ static void file_turn(struct event_log *l)
 	boot_write(l, id);
 }
 
-/* What cannot be read (the end of a line that a power cut left) is passed over. */
+/* Load a line. Skips a line that does not parse, such as one that a power cut truncated. */
 static void line_load(struct event_log *l, const char *line, size_t len, char boot[64])
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -191,7 +191,7 @@ int event_log_open(const char *dir, struct event_log **ret_l, struct err *e)
 		return r;
 	}
 	boot_id(now);
-	/* Behind half a line of a power cut: a line of its own. */
+	/* A power cut may have left a truncated line: write a line break, so that the next event begins a new line. */
 	if (l->lines && strcmp(before, now)) {
 		l->last += POWER_CUT_GAP;
 		line_write(l, "");
@@ -263,7 +263,7 @@ struct json_object *event_log_page(struct event_log *l, uint64_t since,
 			continue;
 		}
 		json_object_array_add(list, ev);
-		/* A byte of a name may become three: \u00e4 for two. */
+		/* JSON escapes may triple the size: \u00e4 for two bytes of UTF-8. */
 		bytes += 3 * strlen(entry->line);
 	}
 	js_put(page, "events", list);

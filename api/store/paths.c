@@ -23,7 +23,7 @@ static const char *path_from_env(const char *name)
 	return v && *v ? v : NULL;
 }
 
-/* An XDG variable that is not absolute is to be ignored, says its specification. */
+/* The XDG specification requires to ignore relative paths. */
 static const char *env_folder(const char *name)
 {
 	const char *v = path_from_env(name);
@@ -53,7 +53,7 @@ static int default_run_dir(char *buf, size_t size, struct err *e)
 		return path_put(buf, size, e, "/run/cairn", "");
 	if (xdg)
 		return path_put(buf, size, e, xdg, "/cairn");
-	/* No folder of the session's: the state's is as private. */
+	/* Without a session folder use the state folder, which is as private. */
 	if (default_state_dir(buf, size, e) < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"XDG_RUNTIME_DIR is not set; use --socket or CAIRN_SOCKET");
@@ -133,7 +133,7 @@ static int path_is_absolute(const char *path, char *buf, size_t size, struct err
 	return 0;
 }
 
-/* /run/cairn/cairn.sock: /run/cairn/cairn.qmp */
+/* Derive the folder from the daemon's socket: /run/cairn/cairn.qmp for /run/cairn/cairn.sock. */
 static int qmp_dir_name(struct daemon_paths *p, struct err *e)
 {
 	int r = path_is_absolute(p->socket, p->qmp_dir, sizeof(p->qmp_dir) - 5, e);
@@ -159,7 +159,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	p->system = geteuid() == 0 && !state_dir;
 	r = state_dir ? path_is_absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
 			default_state_dir(p->state_dir, sizeof(p->state_dir), e);
-	/* The VMs of a state folder are found through sockets that belong to it alone. */
+	/* A state folder of its own needs a run folder of its own, so that the daemon finds no other daemon's VMs. */
 	if (!r && state_dir)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run");
 	else if (!r && (r = default_run_dir(dir, sizeof(dir), e)) == 0)
@@ -170,7 +170,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		r = qmp_dir_name(p, e);
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
-	/* Without them only export and import fail, and starts of VMs with a user network. */
+	/* A missing helper is no error here: only export, import and starts of VMs with a user network fail later. */
 	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
 	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)

@@ -1,4 +1,4 @@
-/* paths: where a daemon keeps its state and listens, and where a client looks for it. */
+/* paths: computes the paths of the daemon's state, sockets and helper programs, and of the socket for clients. */
 #ifndef CAIRN_API_STORE_PATHS_H
 #define CAIRN_API_STORE_PATHS_H
 
@@ -9,41 +9,41 @@
 
 struct err;
 
-/* What the host bears. 0: no limit. */
+/* Limits for all VMs together. */
 struct daemon_limits {
-	unsigned starting; /* VMs at a time; at least 1 */
-	unsigned running;  /* VMs that have a process, or are about to */
-	uint64_t memory_bytes; /* that these have together */
+	unsigned starting; /* VMs that start concurrently; at least 1 */
+	unsigned running;  /* VMs that run or start; 0: no limit */
+	uint64_t memory_bytes; /* guest memory of the VMs that run or start; 0: no limit */
 };
 
 struct daemon_paths {
 	char state_dir[PATH_MAX];
-	char run_dir[PATH_MAX]; /* of the VM processes' sockets */
+	char run_dir[PATH_MAX]; /* folder of the VM processes' sockets */
 	char socket[PATH_MAX];
-	char qmp_dir[PATH_MAX]; /* of the VMs' own sockets: beside the daemon's */
+	char qmp_dir[PATH_MAX]; /* folder of the VMs' QMP sockets, beside `socket` */
 	char vm_program[PATH_MAX];
 	struct daemon_limits limits;
-	const char *bridges_for_all; /* with commas; NULL: none (api/net/tap.h) */
+	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], slirp_program[PATH_MAX];
-	bool system; /* root's, shared by a group */
-	int listening; /* a socket at that path that was passed to us; taken. -1: none */
+	bool system; /* root's daemon, whose socket a group may use */
+	int listening; /* the listening socket that the service manager passed; taken. -1: none */
 };
 
-/* Fill in what a daemon with these options uses. An option that is NULL has its default:
- * system mode for root, session mode (XDG folders) for others; CAIRN_SOCKET before the
- * default socket; the VM program next to this one or in ../libexec/cairn.
- * Returns 0; -errno with a sentence. */
+/* Compute the daemon's paths from its options. A NULL option has its default: system paths for root and XDG folders for
+ * other users; CAIRN_SOCKET or the default socket; the VM program as for paths_vm_program(). Clears the other members.
+ * Returns 0; -errno. */
 int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_program,
 	struct daemon_paths *ret_p, struct err *e);
 
-/* The socket a client talks to: `option`, CAIRN_SOCKET, or the default. */
+/* Compute the socket for a client: `option`, CAIRN_SOCKET, or the default. Returns 0; -ENAMETOOLONG; -ENOENT: no default
+ * is known. */
 int paths_client_socket(const char *option, char *buf, size_t size, struct err *e);
 
-/* A program that ours starts: in the folder CAIRN_LIBEXEC, next to this one, or in
- * ../libexec/cairn. */
+/* Find a helper program in the folder CAIRN_LIBEXEC, beside the running program, or in ../libexec/cairn from there.
+ * Returns 0; -ENOENT; -errno. */
 int paths_helper(const char *name, char *buf, size_t size, struct err *e);
 
-/* option, or `cairn-vm` as above. */
+/* Find the VM program: `option`, CAIRN_VM, or the helper cairn-vm. Returns 0; -errno. */
 int paths_vm_program(const char *option, char *buf, size_t size, struct err *e);
 
 #endif

@@ -16,7 +16,7 @@ struct pending {
 	struct pending *next;
 	enum pending_kind kind;
 	char *path, *text, *to;
-	struct store_work *work; /* NULL: nobody waits */
+	struct store_work *work; /* NULL: no completion */
 };
 
 static int pending_do(struct store_writer *w, const struct pending *p, struct err *e)
@@ -82,7 +82,7 @@ static void pending_free(struct pending *p)
 	free(p);
 }
 
-/* Then the folder that has this name is not that of who gets the name next. */
+/* Whether the operation frees the name of a VM's folder. */
 static bool is_leaving(enum pending_kind kind)
 {
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
@@ -122,14 +122,14 @@ static struct pending *pending_new(enum pending_kind kind, const char *path, cha
 	struct pending *p = calloc(1, sizeof(*p));
 
 	if (!p)
-		abort(); /* a state that is silently not kept is worse */
+		abort(); /* losing a state silently would be worse */
 	*p = (struct pending){ .kind = kind, .path = strdup(path), .text = text, .work = work };
 	if (!p->path)
 		abort();
 	return p;
 }
 
-/* p: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
+/* Queue p (taken); see store_writer_put(). */
 static void pending_put(struct store_writer *w, struct pending *p)
 {
 	enum pending_kind kind = p->kind;
@@ -182,7 +182,7 @@ void store_writer_settle(struct store_writer *w)
 		pthread_cond_wait(&w->changed, &w->mutex);
 }
 
-/* The mutex is held. */
+/* Called with the mutex held. */
 static bool is_queued(const struct store_writer *w, const char *path)
 {
 	const struct pending *p = w->first;
@@ -223,7 +223,7 @@ void store_writer_drop(struct store_writer *w, const char *folder)
 	}
 }
 
-/* ---- begin and end ---- */
+/* ---- start and end ---- */
 
 void store_writer_init(struct store_writer *w, struct store_unread *unread)
 {

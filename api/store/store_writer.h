@@ -1,4 +1,6 @@
-/* store_writer: the store's thread. What is to be done to its files is done in the order in which it was put. */
+/* store_writer: the store's thread, which runs queued file operations in order.
+ *
+ * Threading: all functions are for the loop's thread. */
 #ifndef CAIRN_API_STORE_STORE_WRITER_H
 #define CAIRN_API_STORE_STORE_WRITER_H
 
@@ -11,15 +13,15 @@ struct store_unread;
 struct store_work;
 
 enum pending_kind {
-	PENDING_WRITE,	/* in one step */
-	PENDING_DRAFT,	/* the file alone */
-	PENDING_SETTLE, /* it is written, and has to reach stable storage with the folders that it lies in */
-	PENDING_CLEAR,	/* path is a VM's folder */
-	PENDING_RENAME, /* path is a VM's folder; text lies in it as STORE_RENAMED, and it becomes `to` */
-	PENDING_MOVE,	/* path becomes `to`, beside it */
-	PENDING_REMOVE, /* the file, if it is there */
-	PENDING_SYNC,	/* path is a VM's folder */
-	PENDING_NONE,	/* but what was queued before it is done */
+	PENDING_WRITE,	/* replace the file atomically with text */
+	PENDING_DRAFT,	/* write text to the file and sync the file, not its folder */
+	PENDING_SETTLE, /* sync the file, its folder and that folder's folder */
+	PENDING_CLEAR,	/* remove a VM's folder */
+	PENDING_RENAME, /* write text as STORE_RENAMED into a VM's folder, then rename the folder to `to` */
+	PENDING_MOVE,	/* rename a file or folder to `to`, in the same folder */
+	PENDING_REMOVE, /* remove the file, if it exists */
+	PENDING_SYNC,	/* sync a VM's folder */
+	PENDING_NONE,	/* do nothing; completes after all earlier operations */
 };
 
 struct store_writer {
@@ -31,30 +33,32 @@ struct store_writer {
 	struct pending *first;
 	const struct pending *writing;
 	bool stop;
-	unsigned leaving; /* VMs' folders that are to be cleared or renamed */
-	unsigned owed;	  /* works that are not done: the loop's thread alone looks at it */
+	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
+	unsigned owed;	  /* struct store_work whose done() was not called yet; used by the loop's thread alone */
 };
 
-/* unread: borrowed; what is in it is not written over. */
+/* unread: borrowed; the writer does not overwrite files that it lists as a newer Cairn's. */
 void store_writer_init(struct store_writer *w, struct store_unread *unread);
+/* Start the thread. Returns 0; -errno. */
 int store_writer_start(struct store_writer *w, struct err *e);
-/* What was put is done first. */
+/* Finish all queued operations, then end the thread. */
 void store_writer_done(struct store_writer *w);
 
-/* path: copied; text: taken. Replaces what waits for the same file, and nobody waits for: only the newest matters. */
+/* Queue an operation without completion. It replaces a queued operation of the same kind on the same path, if that one has
+ * no completion either, because only the newest content matters. path: copied; text: taken. */
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text);
-/* For somebody who waits, and is told from their loop. to: copied. */
+/* Queue an operation and report its completion: work->done() is called on work->loop. to: copied. */
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,
 	struct store_work *work);
 void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
 
-/* Wait until all is done that was put; what concerns that path; what takes a VM's folder from its name: who gets the name
- * next has another. */
+/* Wait until these operations are done: all; those on the path; all PENDING_CLEAR and PENDING_RENAME, after which the names
+ * of removed and renamed VMs are free. */
 void store_writer_settle(struct store_writer *w);
 void store_writer_settle_path(struct store_writer *w, const char *path);
 void store_writer_settle_leaving(struct store_writer *w);
-/* Forgets what waits to be written into a VM's folder, and nobody waits for. */
+/* Drop the queued operations without completion whose path begins with `folder`. */
 void store_writer_drop(struct store_writer *w, const char *folder);
 
 #endif
