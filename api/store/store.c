@@ -20,14 +20,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DRAFT ".draft-" /* and a number: beside the VMs, where none is called so */
+#define DRAFT ".draft-" /* followed by a number, in the VMs' folder; no VM's name begins with a dot */
 
 struct store {
 	char *dir;
 	int lock_fd;
 	struct store_writer writer;
 	struct store_unread unread;
-	unsigned drafts; /* made so far */
+	unsigned drafts; /* number of drafts made so far */
 };
 
 static int vm_path(struct store *s, const char *name, const char *file, char out[PATH_MAX],
@@ -38,14 +38,13 @@ static int vm_path(struct store *s, const char *name, const char *file, char out
 	return 0;
 }
 
-/* Beside the VMs' folder. */
 static int side_path(struct store *s, const char *file, char out[PATH_MAX], struct err *e)
 {
 	return snprintf(out, PATH_MAX, "%s/%s", s->dir, file) >= PATH_MAX ?
 		err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file) : 0;
 }
 
-/* vm: NULL: beside the VMs' folder. */
+/* vm: NULL: the file lies beside the VMs' folder. */
 static int file_path(struct store *s, const char *vm, const char *file, char out[PATH_MAX], struct err *e)
 {
 	return vm ? vm_path(s, vm, file, out, e) : side_path(s, file, out, e);
@@ -53,7 +52,7 @@ static int file_path(struct store *s, const char *vm, const char *file, char out
 
 /* ---- writing ---- */
 
-/* path: by its name it is known which version that kind of file has. */
+/* Return the file's text, with the "version" that belongs to the file's name. */
 static char *text_of(const char *path, struct json_object *o, int more_flags)
 {
 	char *text;
@@ -75,7 +74,7 @@ static void file_queue(struct store *s, const char *path, struct json_object *o)
 	store_writer_put(&s->writer, PENDING_WRITE, path, text_of(path, o, 0));
 }
 
-/* What was queued of a file, be it only because an older Cairn wrote it, is not to come after what is done now. */
+/* Write a file and wait. Waits for queued writes of the file first, which would otherwise overwrite it. */
 static int file_write(struct store *s, const char *path, struct json_object *o, struct err *e)
 {
 	CLEANUP_FREE char *text = text_of(path, o, 0);
@@ -87,7 +86,7 @@ static int file_write(struct store *s, const char *path, struct json_object *o, 
 	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
 }
 
-/* A file that takes its place at once; the thread syncs it. */
+/* Replace a file at once, and queue its sync. */
 static int file_switch(struct store *s, const char *path, struct json_object *o, struct err *e)
 {
 	CLEANUP_FREE char *text = text_of(path, o, 0);
@@ -107,7 +106,7 @@ int store_put(struct store *s, const char *vm, const char *file, struct json_obj
 	struct err own;
 	int r = file_path(s, vm, file, path, &own);
 
-	if (d == STORE_WITH_WORK && (!r || !vm)) { /* a path that is too long cannot be written: w gets the error */
+	if (d == STORE_WITH_WORK && (!r || !vm)) { /* if the path is too long, the write fails and w gets the error */
 		store_writer_work(&s->writer, PENDING_WRITE, path, text_of(path, o, 0), w);
 		return 0;
 	}
@@ -161,7 +160,7 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 		r = store_lock(s->dir, &s->lock_fd, e);
 	if (!r) {
 		if (vm_path(s, "", "", path, NULL) == 0)
-			store_files_drop(path, DRAFT); /* an earlier daemon told nobody that they were kept */
+			store_files_drop(path, DRAFT); /* an earlier daemon ended before it reported them as stored */
 		r = store_writer_start(&s->writer, e);
 	}
 	if (r < 0) {
@@ -186,7 +185,7 @@ void store_close(struct store *s)
 
 /* ---- loading ---- */
 
-/* A definition is that of a VM which is missed. */
+/* Put a damaged file aside. If it is a definition, note that its VM is missing. */
 static void file_damaged(struct store *s, const char *name, const char *path, const char *why)
 {
 	const char *file = strrchr(path, '/');
@@ -212,7 +211,8 @@ static void newer_note(struct store *s, const char *name, const char *path, cons
 	log_error("store", "%s: %s; it is left as it is. Next: go on with that Cairn", path, why);
 }
 
-/* Returns 0, and an older Cairn's is queued to be written as ours; or -errno, and the caller looks no further. */
+/* Upgrade a loaded file of an older version and queue it to be written. Returns 0; -ENOTSUP: a newer Cairn wrote it, which
+ * is noted; -errno. On errors the caller must not use the file. */
 static int path_lift(struct store *s, const char *name, const char *path, struct json_object *o, struct err *e)
 {
 	int64_t had = store_version_lift(path, o, e);
@@ -229,7 +229,8 @@ static int path_lift(struct store *s, const char *name, const char *path, struct
 	return 0;
 }
 
-/* NULL when it is not there, damaged, or a newer Cairn's. name: as store_unread_note() has it. */
+/* Load and upgrade a file. name: as for store_unread_note(). Returns NULL if the file does not exist, is damaged, or was
+ * written by a newer Cairn. */
 static struct json_object *path_load(struct store *s, const char *name, const char *path)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -291,8 +292,8 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 	store_unread_each(&s->unread, found, opaque);
 }
 
-/* What lies beside a definition and a state is read when it is wanted, and for a mark it is enough that it is there: so
- * it is looked at here whether a newer Cairn wrote it. */
+/* Find out whether a newer Cairn wrote one of the VM's other files. The daemon reads those only when it needs them, and of
+ * some it only checks that they exist, so that would be too late. */
 static void beside_look(struct store *s, const char *name)
 {
 	const char *file;
@@ -308,7 +309,7 @@ static void beside_look(struct store *s, const char *name)
 	}
 }
 
-/* Since an earlier start, or just now. */
+/* Note a damaged definition that was put aside, unless this start has noted it already. */
 static void damaged_still(struct store *s, const char *name)
 {
 	char path[PATH_MAX];
@@ -317,7 +318,7 @@ static void damaged_still(struct store *s, const char *name)
 		store_unread_note(&s->unread, name, path, false, "since an earlier start");
 }
 
-/* Of a VM that was being forgotten, or made, when a daemon ended: without a definition it is none. */
+/* Remove a folder without a definition: an earlier daemon ended while it created or removed the VM. */
 static void leftovers_remove(struct store *s, const char *name)
 {
 	struct err e;
@@ -395,7 +396,7 @@ int store_keep_draft(struct store *s, const struct store_work *w, const char *na
 	char draft[PATH_MAX], path[PATH_MAX];
 	int r = draft_path(s, w, draft, e);
 
-	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
+	store_writer_settle_leaving(&s->writer); /* a pending removal of a VM with this name must not remove the new one */
 	if (!r)
 		r = store_check_vm(s, name, e);
 	if (!r)
@@ -425,7 +426,7 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	store_writer_work(&s->writer, PENDING_SETTLE, path, NULL, w);
 }
 
-/* The marker first: there is never a definition without it. NULL: none is wanted. */
+/* Write the marker before the definition, so that a crash never leaves the definition without it. marker NULL: none. */
 static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
 	char definition[PATH_MAX], struct err *e)
 {
@@ -454,7 +455,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 		r = store_check_vm(s, name, e);
 	if (r < 0)
 		return r;
-	store_writer_settle_leaving(&s->writer); /* what goes of a VM of that name is not taken for this one's */
+	store_writer_settle_leaving(&s->writer); /* a pending removal of a VM with this name must not remove the new one */
 	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
 		store_remove(s, name, NULL, NULL);

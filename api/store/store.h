@@ -1,9 +1,11 @@
-/* store: the state folder. One folder per VM with definition.json, state.json, log and
- * end; every JSON file has a "version" and changes in one step.
+/* store: reads and writes the state folder. Each VM has a folder with definition.json, state.json, log and end. Every JSON
+ * file has a "version" and is replaced atomically. Formats: docs/state.md.
  *
- * What is written goes through a thread, in the order in which it was given: the daemon's loop must not wait
- * for a disk. States are written behind, the newest of each VM last. Definitions, their removal and the
- * permissions are on stable storage before the call is answered: a struct store_work tells when. */
+ * A thread writes, in the order of the requests, because the daemon's loop must not wait for a disk. States are written
+ * without completion, the newest of each VM alone. Definitions, their removal and the permissions are on stable storage
+ * before a client's call is answered; a struct store_work reports the completion.
+ *
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_STORE_STORE_H
 #define CAIRN_API_STORE_STORE_H
 
@@ -17,13 +19,14 @@ struct json_object;
 struct store;
 struct store_writer;
 
-/* Work of the store's thread that somebody waits for; lies in what they have of it, until done() begins. */
+/* Completion of work of the store's thread. The caller owns the object, sets loop and done, and keeps it until done() is
+ * called. */
 struct store_work {
-	/* From the loop, once. */
+	/* Called once, from the loop. */
 	void (*done)(struct store_work *w);
-	int r; /* 0 or -errno; then e has the sentence */
+	int r; /* 0; -errno, and then e is set */
 	struct err e;
-	/* the store's */
+	/* Used by the store. */
 	struct store_writer *writer;
 	struct loop *loop;
 	struct loop_task task;
@@ -40,60 +43,64 @@ enum store_durability {
 	STORE_WITH_WORK, /* in its turn; on stable storage when w is done */
 };
 
-/* Makes the folder and takes its lock.
- * Returns 0; -EBUSY: another daemon has it; -errno with a sentence. */
+/* Open the state folder, create it if needed, and lock it. Starts the thread.
+ * Returns 0; -EBUSY: another daemon holds the lock; -errno. */
 int store_open(const char *dir, struct store **ret_s, struct err *e);
-/* Writes what is outstanding and lets go of the lock. NULL allowed. */
+/* Finish all writes, end the thread and release the lock. NULL allowed. */
 void store_close(struct store *s);
 
-/* Each VM's definition, and its state (NULL: none, or damaged). A damaged file is renamed
- * to *.damaged with a line in the log, and the rest is loaded. One of an older version is lifted to the present one
- * (store_version.h), written so soon after, and kept as *.vN. A VM of which a newer Cairn wrote a file is not found, and
- * nothing of it is changed. Objects are borrowed. */
+/* Load all VMs and call found() for each.
+ *
+ * A damaged file is renamed to *.damaged and logged; the other files are loaded. A file of an older version is upgraded
+ * (store_version.h), written again soon after, and kept as *.vN. If a newer Cairn wrote one of a VM's files, found() is not
+ * called for that VM, and the store does not change its files.
+ * found: borrows the objects. state NULL: there is none, or it is damaged. */
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque);
-/* VMs that are not found, each with a sentence that says why, and what to do: damaged, or a newer Cairn's. */
+/* Call found() for each VM that could not be loaded because its definition is damaged or a newer Cairn wrote a file.
+ * sentence: the reason and what to do. */
 void store_each_unread(struct store *s, void (*found)(void *opaque, const char *name, const char *sentence),
 	void *opaque);
-/* 0; -ENOTSUP with such a sentence: there is one of that name, and a newer Cairn's. */
+/* Check that a newer Cairn wrote no file of the VM. Returns 0; -ENOTSUP. */
 int store_check_vm(struct store *s, const char *name, struct err *e);
-/* A file beside the VMs' folder that was loaded: is it a newer Cairn's? It is not written then, which is told. */
+/* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. Writing it then fails. */
 bool store_is_newer(struct store *s, const char *file);
-/* Such a file as it is, with e saying why it is left; NULL: it is none. */
+/* Read a file beside the VMs' folder that a newer Cairn wrote, without upgrading it. e: the reason why the store does not
+ * change it. The caller puts the object. NULL: it is no such file. */
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
-/* A VM that was found, and is named in one: from here on as if a file of its own were newer. */
+/* Treat the loaded VM as one with a newer Cairn's file, because such a file names it. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
-/* Renames a VM's definition that parsed as JSON but is none. */
+/* Rename a definition to *.damaged that is JSON but no valid definition. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 
-/* w->loop and w->done are set for all that take a struct store_work.
- *
- * A definition that is not in force yet is a draft: on stable storage when w is done. Then it is kept, which
- * puts it in force for whoever loads the folder, or dropped; both at once. What was kept may be lost with the
- * power until store_sync_definition() is done. */
+/* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so that
+ * it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition until
+ * store_sync_definition() is done. */
 void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition);
 int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
 void store_drop_draft(struct store *s, const struct store_work *w);
 void store_sync_definition(struct store *s, struct store_work *w, const char *name);
-/* Is there work that is not done yet? Its done() comes if the loop goes on. NULL allowed. */
+/* Whether done() of some work is still to be called; run the loop for that. NULL allowed. */
 bool store_owes(const struct store *s);
-/* Of a new VM, with an empty file of the name `marker` beside it, unless that is NULL: there when it returns,
- * whatever becomes of this process; on stable storage soon after. */
+/* Write the definition of a new VM. It survives the daemon's end at return, and is on stable storage soon after.
+ * marker: also create an empty file of this name in the VM's folder, before the definition. NULL: none.
+ * Returns 0; -errno. */
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e);
-/* The same for taking the marker away. */
+/* Remove the marker, with the same durability. Returns 0; -errno. */
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
-/* Waits until all that was given to be written behind is on disk. */
+/* Wait until the thread has done all queued work. */
 void store_settle(struct store *s);
-/* A VM's folder gets the name `to`. definition says that name, and lies in it as STORE_RENAMED when w is
- * done; all is on stable storage then. What was queued before goes into the folder while it has its old name.
- * store_rename_end() puts that definition in force. Returns 0; -errno: nothing is done, and w stays the
- * caller's. */
+/* Rename a VM's folder to `to`. When w is done, the folder has its new name and `definition` as STORE_RENAMED, on stable
+ * storage. Writes that were queued before go to the old name first. Afterwards store_rename_end() renames STORE_RENAMED to
+ * definition.json.
+ * definition: with the new name.
+ * Returns 0; -errno: nothing is done, and w stays the caller's. */
 #define STORE_RENAMED "renamed.json"
 int store_rename(struct store *s, struct store_work *w, const char *name, const char *to,
 	struct json_object *definition, struct err *e);
 void store_rename_end(struct store *s, struct store_work *w, const char *name);
-/* Each VM's folder that has such a file. */
+/* Call found() for each VM folder that has the file. */
 void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
 	void *opaque);
 /* Remove the whole folder of a VM.
@@ -118,18 +125,18 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 /* Rename a file in a VM's folder. d: not STORE_EVENTUALLY. w: as for store_put(). Returns 0 or -errno. */
 int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
 	enum store_durability d, struct store_work *w, struct err *e);
-/* Is there such a file in the VM's folder? */
+/* Whether the VM's folder has the file. */
 bool store_has_file(struct store *s, const char *name, const char *file);
-/* w is done when all that was queued before it is. */
+/* Complete w after all work that was queued before. */
 void store_after(struct store *s, struct store_work *w);
-/* Each NAME.json of such a folder. */
+/* Call found() for each NAME.json in a folder beside the VMs' folder. Removes temporary files there. */
 void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
 	void *opaque);
 
-/* Opens a file in the VM's folder. flags: with O_CREAT it is made if need be. Returns an owned fd or -errno. */
+/* Open a file in the VM's folder. flags: for open(2); with O_CREAT, mode 0600. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
 
-/* A folder in the VM's folder, made if need be; its path into path. Returns an owned fd or -errno. */
+/* Open a folder in the VM's folder, and create it if needed. path: gets its path. Returns an owned fd or -errno. */
 int store_open_folder(struct store *s, const char *name, const char *folder, char *path, size_t size,
 	struct err *e);
 

@@ -36,7 +36,6 @@ int store_folder_settle(const char *path, struct err *e)
 	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
 }
 
-/* The file, its folder, and the folder of that. */
 int store_file_settle(const char *path)
 {
 	CLEANUP_FREE char *up = strdup(path);
@@ -47,7 +46,7 @@ int store_file_settle(const char *path)
 		*strrchr(up, '/') = 0;
 		r = store_folder_sync(up);
 	}
-	return r == -ENOENT ? 0 : r; /* it has been removed since */
+	return r == -ENOENT ? 0 : r; /* removed meanwhile */
 }
 
 int store_file_put(const char *path, const char *text, bool sync, struct err *e)
@@ -125,7 +124,6 @@ int store_file_remove(const char *path, struct err *e)
 
 int store_size_check(const char *path, const char *text, struct err *e)
 {
-	/* What could not be loaded is not saved. */
 	return strlen(text) <= STORE_FILE_MAX ? 0 :
 		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
 }
@@ -154,8 +152,8 @@ void store_keep_old(const char *path, int64_t version)
 		log_warn("store", "%s: %s", old, strerror(errno));
 }
 
-/* What lies in a VM's folder, each with what is left of writing it, and of damage. The definition first:
- * without it the rest is no VM any more. */
+/* The known files in a VM's folder; store_folder_clear() also removes their temporary, damaged and old versions. The
+ * definition comes first: without it a crash leaves no VM, but only files that the next start removes. */
 static const char *const vm_files[] = {
 	"definition.json",
 	"state.json",
@@ -175,7 +173,7 @@ static const char *const vm_files[] = {
 	"template.json",
 };
 
-/* A folder of files in a VM's folder; what is no file keeps it there. */
+/* Remove a folder in a VM's folder with all its files. A folder in it is left, and so keeps it. */
 static void files_clear(const char *path, const char *folder)
 {
 	char sub[PATH_MAX];
@@ -224,7 +222,6 @@ int store_folder_clear_for_good(const char *path, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 
-/* The file or folder, and then the folder that it lies in. */
 int store_move(const char *path, const char *to, struct err *e)
 {
 	CLEANUP_FREE char *up = strdup(to);
@@ -251,7 +248,7 @@ int store_folder_rename(const char *path, const char *text, const char *to, stru
 		return r;
 	r = store_move(path, to, e);
 	if (r < 0)
-		rename(to, path); /* it may have come that far */
+		rename(to, path); /* the sync may have failed after the rename */
 	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
 		log_error("store", "%s is left: %s", file, strerror(errno));
 	return r;
@@ -274,7 +271,8 @@ static bool owner_is_gone(const char *owner)
 	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
 }
 
-/* What a daemon was just starting when it was killed has its lock until it is that program. */
+/* Take the lock. If the owner's process is gone, retry for 3 s: a child that a killed daemon was spawning holds the lock
+ * until its exec() closes the fd. */
 static int lock_try(int fd, char *owner, size_t size)
 {
 	for (unsigned i = 0;; i++) {

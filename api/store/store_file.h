@@ -1,5 +1,7 @@
-/* store_file: what is done to the files of the state folder, on whatever thread: each by its whole path. All wait for
- * the disk but store_file_put() without sync, store_file_switch() and store_folder_clear(). Return 0 or -errno. */
+/* store_file: operations on the files of the state folder, by absolute path. All wait for the disk except store_file_put()
+ * without sync, store_file_switch() and store_folder_clear(). Functions that return int return 0 or -errno.
+ *
+ * Threading: any thread. */
 #ifndef CAIRN_API_STORE_STORE_FILE_H
 #define CAIRN_API_STORE_STORE_FILE_H
 
@@ -13,36 +15,38 @@ struct err;
 /* The largest is the table of permissions: 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 
-/* The state folder's, with the daemon's pid in it. -EBUSY: another daemon has it. *ret_fd: owned; the lock goes with it. */
+/* Lock the state folder by its file "lock", and write the daemon's pid to that. *ret_fd: owned; closing it releases the lock.
+ * -EBUSY: another daemon holds the lock. */
 int store_lock(const char *dir, int *ret_fd, struct err *e);
-/* No sentence. */
+/* Sync a folder. */
 int store_folder_sync(const char *path);
-/* The same, of one that may have been removed since. */
+/* Sync a folder, if it still exists. */
 int store_folder_settle(const char *path, struct err *e);
-/* The file, its folder, and the folder of that: one that is there, or has been removed since. No sentence. */
+/* Sync a file, its folder and that folder's folder, as far as they still exist. */
 int store_file_settle(const char *path);
-/* Not in one step: for a file that nobody reads yet. */
+/* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
-/* In one step, but not on stable storage; folders are made if need be. */
+/* Replace a file atomically, without syncing it. Creates missing folders. */
 int store_file_switch(const char *path, const char *text, struct err *e);
-/* Each file of the folder that is called NAME.json. What was left half by store_file_switch() is removed. */
+/* Call found() for each NAME.json in the folder. Removes temporary files that store_file_switch() left in a crash. */
 void store_folder_each(const char *path, void (*found)(void *opaque, const char *name), void *opaque);
-/* Those whose names begin so. */
+/* Remove the folder's files whose names begin with `prefix`. */
 void store_files_drop(const char *folder, const char *prefix);
-/* What could not be loaded is not saved. */
+/* Check that the text has at most STORE_FILE_MAX bytes. -EFBIG: it has more, and could not be loaded again. */
 int store_size_check(const char *path, const char *text, struct err *e);
-/* A damaged file becomes *.damaged, with a line in the log. */
+/* Rename a damaged file to *.damaged and log that. */
 void store_put_aside(const char *path, const char *why);
-/* Another name, *.vN, for what an older Cairn wrote, before that is written anew: for whoever goes back to it. */
+/* Hard-link an older Cairn's file as *.vN before it is overwritten, so that users can go back to that Cairn. */
 void store_keep_old(const char *path, int64_t version);
-/* One that is not there: 0. */
+/* Remove a file and sync its folder. Returns 0 also if the file does not exist. */
 int store_file_remove(const char *path, struct err *e);
-/* Of a VM: what is known to lie in it, and then itself, unless there is more. */
+/* Remove the known files in a VM's folder, then the folder, unless it has other files. Does not sync. */
 int store_folder_clear(const char *path, struct err *e);
+/* The same, and sync. */
 int store_folder_clear_for_good(const char *path, struct err *e);
-/* A file or a folder, to beside where it was. */
+/* Rename a file or a folder within its folder, and sync that folder. */
 int store_move(const char *path, const char *to, struct err *e);
-/* Of a VM, with its next definition in it as STORE_RENAMED. */
+/* Write `text` to STORE_RENAMED in a VM's folder, then rename the folder to `to` and sync. */
 int store_folder_rename(const char *path, const char *text, const char *to, struct err *e);
 
 #endif

@@ -54,7 +54,7 @@ static bool is_same(const char *a, const char *b)
 	return a && b ? !strcmp(a, b) : a == b;
 }
 
-/* Takes what was noted of that path out. Several VMs may be named in one. */
+/* Remove the note for that path and name. A file may name several VMs, and so have several notes. */
 static void path_drop(struct store_unread *u, const char *name, const char *path)
 {
 	struct unread_file **at = &u->first;
@@ -74,7 +74,7 @@ void store_unread_note(struct store_unread *u, const char *name, const char *pat
 	struct unread_file *f = calloc(1, sizeof(*f));
 
 	if (!f)
-		abort(); /* else it would be written over */
+		abort(); /* without the note the file would be overwritten */
 	f->newer = newer;
 	f->name = name ? strdup(name) : NULL;
 	f->path = strdup(path);

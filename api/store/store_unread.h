@@ -1,6 +1,7 @@
-/* store_unread: files of the state folder that are there and not made use of: those of a newer Cairn, which are not
- * changed, either, and definitions that are damaged. They are noted by the loop's thread while it loads, and
- * looked for by any. */
+/* store_unread: the list of files in the state folder that the daemon does not use: files of a newer Cairn, which it must
+ * not change either, and damaged definitions.
+ *
+ * Threading: the loop's thread adds files while it loads; any thread may call store_unread_check(). */
 #ifndef CAIRN_API_STORE_STORE_UNREAD_H
 #define CAIRN_API_STORE_STORE_UNREAD_H
 
@@ -17,16 +18,18 @@ struct store_unread {
 void store_unread_init(struct store_unread *u);
 void store_unread_done(struct store_unread *u);
 
-/* name: the VM's, in whose folder it lies, or which is named in it; NULL: beside them. What was noted of both before is
- * replaced. */
+/* Note a file. Replaces an earlier note for the same name and path.
+ * name: the VM whose folder has the file, or that the file names; NULL: none.
+ * newer: a newer Cairn wrote the file; false: it is damaged. */
 void store_unread_note(struct store_unread *u, const char *name, const char *path, bool newer, const char *why);
 
 bool store_unread_knows(struct store_unread *u, const char *path);
 
-/* 0; -ENOTSUP with a sentence: the file, or one of the VM (NULL: look for the file alone), is a newer Cairn's. */
+/* Check that a newer Cairn wrote neither the file nor a file of the VM. name, path: NULL: do not check. Returns 0;
+ * -ENOTSUP. */
 int store_unread_check(struct store_unread *u, const char *name, const char *path, struct err *e);
 
-/* Of each VM, one. The sentence says what to do. */
+/* Call found() for each VM with noted files, once. sentence: the reason and what to do. */
 void store_unread_each(struct store_unread *u, void (*found)(void *opaque, const char *name, const char *sentence),
 	void *opaque);
 

@@ -9,11 +9,11 @@
 
 #define LIFTS_MAX 1
 
-/* An object of one version becomes one of the next. Returns 0, or -EINVAL with a sentence. What is written here never
- * changes: words and numbers are those that the old version had, not those of today's source. */
+/* Upgrade an object from one version to the next. Returns 0; -EINVAL. The upgrades use the words and numbers of the old
+ * versions as literals, since today's constants may change. */
 typedef int lift(struct json_object *o, struct err *e);
 
-/* 1 has the `then` of a planned shutdown as the number that it happened to have in the source; 2 has its word. */
+/* Version 1 has the `then` of a planned shutdown as the number of its enum; version 2 has its word. */
 static int state_1(struct json_object *o, struct err *e)
 {
 	static const char *const thens[] = { "leave", "destroy", "save" };
@@ -31,8 +31,8 @@ static int state_1(struct json_object *o, struct err *e)
 static const struct kind {
 	const char *file;
 	int64_t version;
-	bool of_vm; /* else beside the VMs' folders */
-	lift *lifts[LIFTS_MAX]; /* [n - 1]: from n to n + 1 */
+	bool of_vm; /* in a VM's folder; false: beside the VMs' folder */
+	lift *lifts[LIFTS_MAX]; /* [n - 1]: upgrades version n to n + 1 */
 } kinds[] = {
 	{ "definition.json", 1, true, { NULL } },
 	{ "state.json", 2, true, { state_1 } },
@@ -47,7 +47,7 @@ static const struct kind {
 	{ "boot.json", 1, false, { NULL } },
 };
 
-/* One that is not in the table has its first version: a definition that is a draft. */
+/* Return the kind of the file. A file that is not in the table, such as a draft, has version 1. */
 static const struct kind *kind_of(const char *path)
 {
 	static const struct kind first = { "", 1, false, { NULL } };

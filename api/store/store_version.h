@@ -1,5 +1,5 @@
-/* store_version: which version each kind of JSON file in the state folder has, and what becomes of one that an
- * older Cairn wrote. Formats: docs/state.md */
+/* store_version: knows the version of each kind of JSON file in the state folder, and upgrades files that an older Cairn
+ * wrote. Formats: docs/state.md */
 #ifndef CAIRN_API_STORE_STORE_VERSION_H
 #define CAIRN_API_STORE_STORE_VERSION_H
 
@@ -8,15 +8,15 @@
 struct err;
 struct json_object;
 
-/* What a file of that name is written as, whatever its folder. */
+/* Return the version that this Cairn writes to a file of that name. The folder does not matter. */
 int64_t store_version(const char *path);
 
-/* o, as the file has it, becomes one of that version.
- * Returns the version that it had; -EINVAL: none that was ever written, or one that cannot be lifted; -ENOTSUP: a
- * newer Cairn's, and o is as it was. The sentence does not name the file. */
+/* Upgrade a loaded file to the present version.
+ * Returns the file's version before; -EINVAL: it has no valid version, or cannot be upgraded; -ENOTSUP: a newer Cairn wrote
+ * it, and o is unchanged. The error does not name the file. */
 int64_t store_version_lift(const char *path, struct json_object *o, struct err *e);
 
-/* The kinds that lie in a VM's folder, for i from 0 on. NULL: no more. */
+/* Return the name of the i-th kind of file in a VM's folder, from 0. NULL: no more. */
 const char *store_version_of_vm(unsigned i);
 
 #endif
