@@ -30,14 +30,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Until it is tried again to listen, or to wake a VM that could not be woken. */
+/* Delay before listening, or waking a VM, is tried again. */
 #define SECOND_NS 1000000000ULL
 #define AGAIN_NS (5 * SECOND_NS)
-/* How often, and how many times, a start looks whether a port has become free. */
+/* Interval and number of tries of a start whose port is in use. */
 #define TRY_NS (50 * 1000000ULL)
 #define TRIES_MAX 40
-/* A process whose VM has ended sends on what the guest said last. One that does not end by itself is killed: it has been
- * stopped by its user, or taken over by its guest, and has a port. */
+/* After the VM's end its cairn-slirp may still deliver the guest's last data. A process that has not ended after this time
+ * is killed, because it occupies a port: its user has stopped it, or its guest has taken it over. */
 #define END_NS (3 * SECOND_NS)
 #define MESSAGE_MAX 128
 #define MESSAGES_PER_ROUND 16
@@ -53,30 +53,30 @@ struct forwards {
 	struct vm *vm;
 	struct held list[CHANNEL_FDS_MAX];
 	unsigned n;
-	struct open_as *opener; /* it is about to listen */
-	struct loop_timer *timer; /* to try again */
-	bool waits; /* until then nobody is listened to */
-	struct backoff wakes; /* that failed */
-	bool told; /* that it cannot listen */
+	struct open_as *opener; /* opens the sockets */
+	struct loop_timer *timer; /* for the next try to listen or to wake */
+	bool waits; /* the timer is armed, and the sockets are not watched until then */
+	struct backoff wakes; /* failed tries to wake the VM */
+	bool told; /* that the sockets cannot be opened was logged */
 	struct loop_timer *start_timer;
 	unsigned tries;
 };
 
-/* One cairn-slirp, until it is waited for. */
+/* One cairn-slirp process, until it is reaped. */
 struct usernet {
 	struct usernet *next;
 	struct vm_host *host;
-	struct vm *vm; /* NULL: that has ended */
-	unsigned at;   /* of the interface */
-	int pidfd;     /* -1: an earlier daemon has started it, and it is not known which it is: the end of control is its end */
+	struct vm *vm; /* NULL: the VM's run has ended */
+	unsigned at;   /* index of the interface */
+	int pidfd;     /* -1: the pid of an earlier daemon's process is unknown; the end of `control` counts as its end */
 	int control;
-	bool asked;    /* to let nobody in; it has not answered */
+	bool asked;    /* forwards_hold() asked the process, and it has not answered */
 	struct loop_watch *gone, *watch;
-	struct loop_timer *end_timer; /* NULL: its VM has it still */
+	struct loop_timer *end_timer; /* armed since the VM's end; NULL: the VM uses the process */
 	bool killed;
 };
 
-/* ---- which there are ---- */
+/* ---- the definition's forwards ---- */
 
 static bool forward_leads_to(const struct definition_interface *i)
 {
@@ -99,7 +99,7 @@ static bool sleeps_saved(const struct vm *vm)
 	return vm->state == VM_SAVED && vm_sleeps(vm);
 }
 
-/* ---- who has a port ---- */
+/* ---- conflicts ---- */
 
 static const struct definition *definition_listening(const struct vm *vm)
 {
@@ -178,7 +178,7 @@ static struct forwards *forwards_get(struct vm *vm)
 	return vm->forwards;
 }
 
-/* fds: one for each of the definition's forwards; kept as others of our own. */
+/* Hold the sockets of the definition's forwards. fds: one for each forward; duplicated. */
 static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
@@ -196,7 +196,7 @@ static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 		sockets_close(f);
 }
 
-/* Are they those that the definition names? It may be another by now. */
+/* Whether the sockets are those of the definition's forwards. The VM may have been redefined. */
 static bool socket_fits(const struct forwards *f, const struct definition *d)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
@@ -218,8 +218,9 @@ static bool forwards_are_held(const struct vm *vm)
 
 static void listen_retry_later(struct forwards *f, uint64_t wait_ns);
 
-/* As for other starts that nobody asks for; but when these were too many, it is tried again in the next window, as who
- * waits does not go away by that. What is refused, as there is no room, was not tried. */
+/* Return the delay before the next try to wake the VM. The back-off of automatic restarts applies. After too many failures
+ * the next try is in the next window, because the client still waits. A start that was refused, such as for lack of
+ * memory, does not count as a failure. */
 static uint64_t wake_wait_ns(const struct vm *vm, int r)
 {
 	const struct backoff_rule *rule = &vm->def->restart;
@@ -243,7 +244,7 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 	if (r < 0) {
 		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
 	}
-	/* Who waits is there still. */
+	/* The client still waits. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
 		watches_end(vm->forwards);
 		listen_retry_later(vm->forwards, wake_wait_ns(vm, r));
@@ -338,7 +339,7 @@ static void listen_asleep(struct vm *vm)
 		open_as_open(vm->host->loop, vm->def, OPEN_AS_FORWARDS, forward_listens, f, &f->opener);
 }
 
-/* It runs: those that failed count no more. */
+/* Reset the back-off, because the VM runs. */
 static void wakes_forget(struct forwards *f)
 {
 	f->wakes.n = 0;
@@ -378,7 +379,7 @@ static void start_goes_on(void *opaque)
 	vm_start_goes_on(opaque);
 }
 
-/* Is there a process of a VM's that has ended? */
+/* Whether a cairn-slirp of an ended VM is about to end, and may free a port. */
 static bool process_ends_soon(const struct vm_host *host)
 {
 	for (const struct usernet *u = host->usernets; u; u = u->next)
@@ -420,7 +421,7 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
-/* Its VM tells that the link is down. */
+/* The VM process reports the lost link to clients itself. */
 static void process_gone(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;
@@ -431,7 +432,7 @@ static void process_gone(void *opaque, unsigned revents)
 		(si.si_code != CLD_EXITED || si.si_status))
 		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", u->vm->def->name, u->at,
 			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
-	/* Nobody would answer who connects. */
+	/* No process would serve clients that connect to these sockets. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
 	if (u->vm)
@@ -464,7 +465,7 @@ static void sockets_held(struct usernet *u)
 		vm_notify(u->vm, forwards_held);
 }
 
-/* It handles what a guest sends, and is not trusted. */
+/* Handle a message from a process, which is not trusted because it parses the guest's packets. */
 static void message_take(struct usernet *u, struct json_object *o)
 {
 	if (js_get_bool(o, "held", false))
@@ -544,7 +545,6 @@ static struct usernet *usernet_of(const struct vm *vm, unsigned at)
 	return u;
 }
 
-/* Those that an earlier daemon has started. */
 void forwards_taken_back(struct vm *vm)
 {
 	int control;
@@ -561,7 +561,7 @@ void forwards_taken_back(struct vm *vm)
 	}
 }
 
-/* ---- while it is saved ---- */
+/* ---- while the VM is saved ---- */
 
 static bool control_say(const struct usernet *u, const char *text)
 {
@@ -609,7 +609,8 @@ static void forwards_processes_end(const struct vm *vm)
 	}
 }
 
-/* Each listens until it ends: should this daemon do so first, the next one finds it. */
+/* Connect to processes that this daemon did not know yet, and end all of the VM's processes. A process keeps its socket in
+ * the run folder until it ends, so that the next daemon finds it if this one ends first. */
 static void forwards_ended(struct vm *vm)
 {
 	forwards_taken_back(vm);
@@ -619,7 +620,7 @@ static void forwards_ended(struct vm *vm)
 			usernet_forget(vm->host->run_dir_fd, vm->def->name, at);
 }
 
-/* Those of its last run are nothing to this one. */
+/* End and detach the processes of the VM's last run. */
 static void processes_forget(const struct vm *vm)
 {
 	forwards_processes_end(vm);

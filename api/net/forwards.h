@@ -1,10 +1,10 @@
-/* forwards: the daemon's part in interfaces of type user: their processes (usernet.h), whose ends it learns of, and the
- * ports of this host that lead to VMs.
+/* forwards: manages the cairn-slirp processes of interfaces of type user (usernet.h), and the host's ports that lead to VMs.
  *
- * A VM that is idle is woken by who connects to one: of one that is suspended its process says so, to the next daemon,
- * too, as it listens in the run folder; of one that is saved
- * the daemon has the sockets, and hands them over, with who waits there, when the VM goes on. It has them from the
- * start on, if the VM's policy is to be saved: so nobody is refused while the VM falls asleep. */
+ * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp reports the
+ * client; it listens in the run folder, so that the next daemon can connect to it, too. While the VM is saved, the daemon
+ * listens on the sockets, and passes them with the waiting clients to the cairn-slirp of the next start. If the VM's idle
+ * policy is to save it, the daemon holds the sockets from the start on, so that no client is refused while the VM falls
+ * asleep. */
 #ifndef CAIRN_API_NET_FORWARDS_H
 #define CAIRN_API_NET_FORWARDS_H
 
@@ -17,17 +17,19 @@ struct vm_observer;
 
 extern const struct vm_observer forwards_observer;
 
-/* Its state is another: has the sockets and listens, or lets go of them. */
+/* Open, watch or close the sockets after a change of the VM's state. */
 void forwards_on_state_change(struct vm *vm);
-/* It was taken back: from here on it is woken, as those are that this daemon has started. */
+/* Connect to the cairn-slirp processes of an adopted VM, so that their clients wake it. */
 void forwards_taken_back(struct vm *vm);
-/* It is about to be saved. From when its processes have answered on, who connects waits in the daemon's sockets, which call
- * the save off while it can be; afterwards the VM goes on with them. Returns false when nobody has to answer; else
- * the observers' forwards_held() comes, or never: a process may do as it likes. */
+/* Ask the VM's cairn-slirp processes to accept no more clients, because the VM is about to be saved. Once they have answered,
+ * new clients wait in the daemon's sockets. Such a client cancels the save if that is still possible, or else wakes the VM
+ * afterwards.
+ * Returns false if no process has to answer. Otherwise the observers' forwards_held() is called when all have answered,
+ * which may never happen: the processes are not trusted. */
 bool forwards_hold(struct vm *vm);
-/* It is awake still: its processes take who waits. */
+/* Let the processes accept clients again, because the VM is not saved. */
 void forwards_release(struct vm *vm);
-/* Of processes that live on. */
+/* Free the objects of all processes. Running processes keep running. */
 void forwards_processes_free(struct vm_host *host);
 
 #endif
