@@ -24,14 +24,14 @@ struct chunk {
 	struct chunk *next;
 	char *data;
 	size_t len, sent;
-	int fd; /* travels with the first byte */
+	int fd; /* sent with the first byte; owned. -1: none, or sent */
 };
 
-/* Where clients come in. */
+/* A listening socket. */
 struct listener {
 	struct listener *next;
 	struct server *server;
-	struct vm *vm; /* NULL: the daemon's */
+	struct vm *vm; /* NULL: the daemon's socket */
 	char *name;    /* the VM's; owned */
 	const char *path;
 	int fd;
@@ -42,15 +42,15 @@ struct listener {
 struct conn {
 	struct conn *prev, *next;
 	struct server *server;
-	struct listener *from; /* NULL: it is closed; what is due is sent, and that is all */
+	struct listener *from; /* NULL: the listener is closed; outstanding answers are sent, then the client is dropped */
 	enum dialect dialect;
 	int fd;
 	struct loop_watch *watch;
 	struct wire wire;
 	struct chunk *out, **out_last;
 	size_t out_bytes;
-	int fd_in; /* came along, and no command took it yet; -1: none */
-	char *in; /* read, and not looked at while a call is open */
+	int fd_in; /* received, not taken by a command yet; -1: none */
+	char *in; /* received bytes; not parsed while a call is open */
 	size_t in_len, in_at;
 	struct conn **call; /* the open call's pointer to this connection; NULL: none */
 	pid_t pid;
@@ -61,9 +61,9 @@ struct conn {
 	enum role role;
 	bool negotiated;
 	bool running; /* conn_run() is on the stack */
-	bool eof;     /* the client sends no more */
-	bool closing; /* once all is sent */
-	bool deaf;    /* it left too much unread */
+	bool eof;     /* the client has shut down its sending side */
+	bool closing; /* drop the client once all output is sent */
+	bool deaf;    /* dropped because it left too much unread */
 	bool dead;
 };
 
@@ -71,7 +71,7 @@ struct server {
 	struct loop *loop;
 	const struct server_ops *ops;
 	void *opaque;
-	struct listener *listeners; /* the daemon's own is the last */
+	struct listener *listeners; /* the daemon's is the last */
 	struct conn *conns, *dead;
 	struct loop_task reap;
 	bool reaping;
@@ -117,14 +117,14 @@ static void reap_run(struct loop_task *t)
 
 	s->dead = NULL;
 	s->reaping = false;
-	/* Not when it was dropped: that may have been in the middle of telling all of something. */
+	/* Not in conn_drop(), because that may run inside a broadcast, and dropped() may broadcast, too. */
 	for (struct conn *c = list; c; c = c->next)
 		if (c->deaf)
 			s->ops->dropped(s->opaque, c, c->out_bytes);
 	dead_release(list);
 }
 
-/* Its memory stays until the loop's next round: callers up the stack still look at it. */
+/* Close the connection. Its memory stays until the loop's next iteration, because callers up the stack still use it. */
 static void conn_drop(struct conn *c)
 {
 	struct server *s = c->server;
@@ -296,7 +296,7 @@ static void conn_refuse(struct conn *c, const struct err *e)
 	conn_send(c, o, -1);
 }
 
-/* Looks at what was read, up to the first command that is answered later. */
+/* Handle the received bytes, up to the first command that is answered later. */
 static void conn_run(struct conn *c)
 {
 	c->running = true;
@@ -343,7 +343,7 @@ void conn_call_end(struct conn *c)
 		conn_run(c);
 }
 
-/* Keeps the last of the fds that came. */
+/* Receive bytes. Of the fds that arrive, keep the last. */
 static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
 {
 	int fd = -1;
@@ -402,7 +402,7 @@ static void conn_ready(void *opaque, unsigned revents)
 		!c->eof && c->from && !c->closing)
 		conn_read(c);
 	else if (!c->dead && (revents & POLLHUP))
-		conn_drop(c); /* both ways closed: nobody waits for the answer */
+		conn_drop(c); /* both directions are closed, so nobody waits for the answer */
 	conn_update(c);
 }
 
@@ -417,7 +417,7 @@ static void groups_take(struct conn *c)
 {
 	socklen_t len = 0;
 
-	/* Asked without room it says how much it wants. */
+	/* With an empty buffer the kernel returns the size needed. */
 	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 || errno != ERANGE || !len)
 		return;
 	c->groups = malloc(len);
@@ -455,7 +455,8 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
-/* Nobody shuts the others out: everybody may connect once somebody was let in by name. */
+/* Whether the limits allow one more client. They keep users from shutting each other out: every local user may connect as
+ * soon as there is any permission. */
 static bool has_place(const struct conn *c)
 {
 	unsigned same = 0, strangers = 0, others = 0;
@@ -566,7 +567,8 @@ static void listener_ready(void *opaque, unsigned revents)
 
 /* ---- listening ---- */
 
-/* Whoever the table may know can connect; each command is looked at. */
+/* Set the socket's mode. With any permission entry every user may connect, because entries may name any user or group; each
+ * command is checked. */
 static void listener_chmod(const struct listener *l)
 {
 	const struct server *s = l->server;
@@ -583,7 +585,7 @@ static void listener_close(struct listener *l)
 	if (l->vm)
 		close_async_listener(l->fd);
 	else
-		close(l->fd); /* it may be the service manager's, for the next daemon */
+		close(l->fd); /* no shutdown(): the service manager may pass the same socket to the next daemon */
 	free(l->name);
 	free(l);
 }
@@ -668,7 +670,7 @@ void server_free(struct server *s)
 		return;
 	while (s->conns)
 		conn_drop(s->conns);
-	/* The loop runs no more: what it was to reap is reaped here. */
+	/* The loop does not run any more, so free the dropped connections here. */
 	dead_release(s->dead);
 	while (s->listeners) {
 		struct listener *l = s->listeners;
@@ -706,7 +708,6 @@ bool conn_known(const struct conn *c)
 	return c->role > ROLE_NONE || c->server->ops->known(c->server->opaque, &who);
 }
 
-/* Everybody may connect once somebody was let in by name: the table says who is heard. */
 void server_permissions_changed(struct server *s)
 {
 	for (struct conn *c = s->conns; c; c = c->next)

@@ -1,5 +1,7 @@
-/* conn: the daemon's socket, the VMs' own, and their clients: framing, negotiation, order of
- * replies, bounds. The owner of the server runs commands and knows permissions (struct server_ops). */
+/* conn: listens on the daemon's socket and the VMs' QMP sockets, and serves their clients: framing, negotiation, order of
+ * replies, limits. The owner of the server runs the commands and knows the permissions (struct server_ops).
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_WIRE_CONN_H
 #define CAIRN_API_WIRE_CONN_H
 
@@ -15,16 +17,17 @@ struct loop;
 struct server;
 struct vm;
 
-/* Clients at once, of all sockets. One more is told so and hung up on. */
+/* Maximum number of clients on all sockets. A further client gets an error and is disconnected. */
 #define CONN_MAX 2000
-/* Of these, but for root and the daemon's own user: of one user; of all whom no permission names; of all together. */
-#define CONN_USER_MAX 500
-#define CONN_STRANGERS_MAX 500
-#define CONN_OTHERS_MAX 1800
-/* Bytes a client may leave unread; beyond it is dropped. */
+/* Limits that do not apply to root and the daemon's own user. */
+#define CONN_USER_MAX 500      /* clients of one user */
+#define CONN_STRANGERS_MAX 500 /* clients of all users without a permission entry */
+#define CONN_OTHERS_MAX 1800   /* clients of all these users together */
+/* Bytes that a client may leave unread. A client that exceeds them is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
 
-/* What a server asks of its owner. Root and the daemon's own user are never looked up. */
+/* Callbacks to the server's owner. The server calls role() and known() only for users other than root and the daemon's own
+ * user. */
 struct server_ops {
 	/* Run a client's command. Borrows text. */
 	void (*dispatch)(void *opaque, struct conn *c, struct json_object *text);
@@ -38,56 +41,57 @@ struct server_ops {
 	void (*dropped)(void *opaque, const struct conn *c, size_t unread_bytes);
 };
 
-/* Listen for clients of the daemon. ops, opaque, path (of the daemon's socket): borrowed for good. listening: taken.
- * operators: the group whose members are operators; -1: none. */
+/* Listen for clients of the daemon.
+ * ops, opaque, path (of the daemon's socket): borrowed until server_free(). listening: taken, also on errors.
+ * operators: the group whose members are operators; -1: none.
+ * Returns 0; -errno. */
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
 	gid_t operators, struct server **ret_s, struct err *e);
-/* Hangs up on all. NULL allowed. */
+/* Disconnect all clients and stop listening. NULL allowed. */
 void server_free(struct server *s);
-/* Add a socket whose clients speak QEMU's dialect, with one VM alone. vm: what conn_vm() returns. name: the VM's,
- * copied; path: borrowed; listening: taken. */
+/* Listen on a VM's QMP socket. Its clients speak QEMU's dialect and see that VM alone.
+ * vm: borrowed; conn_vm() returns it. name: the VM's; copied. path: borrowed. listening: taken, also on errors.
+ * Returns 0; -errno. */
 int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
 	struct listener **ret_l, struct err *e);
-/* Closes it; who is connected gets the answers that are due, then the end of the stream. NULL
- * allowed. */
+/* Stop listening. Connected clients get their outstanding answers, then the end of the stream. NULL allowed. */
 void listener_free(struct listener *l);
 
-/* One line to every negotiated client of the daemon's socket that may see it. vm: whom it is
- * about; NULL: none. Borrows o. */
+/* Send a line to all negotiated clients of the daemon's socket with at least the role viewer.
+ * o: borrowed. vm: name of the VM that the line is about: viewers of that VM get it, too; NULL: none. */
 void server_broadcast(struct server *s, struct json_object *o, const char *vm);
-/* The same to those of a VM's own. */
+/* Send a line to all negotiated clients of a VM's socket. o: borrowed. */
 void listener_broadcast(struct listener *l, struct json_object *o);
-/* The same to every negotiated admin of all VMs. */
+/* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
 void server_tell_admins(struct server *s, struct json_object *o);
-/* What those connected may is looked up again, and who may connect. */
+/* Look up the roles of all clients again, and set the modes of the sockets. Call this after permissions have changed. */
 void server_permissions_changed(struct server *s);
 
-/* NULL: it talks to the daemon, or its VM has ended. */
+/* Return the VM of a client on a VM's socket. NULL: a client of the daemon's socket, or the VM's socket was closed. */
 struct vm *conn_vm(const struct conn *c);
 enum dialect conn_dialect(const struct conn *c);
-/* For all VMs. */
+/* Return the client's role for all VMs. */
 enum role conn_role(const struct conn *c);
-/* For one of them, by name; NULL: for all. */
+/* Return the client's role for one VM. vm: its name; NULL: for all VMs. */
 enum role conn_role_for(const struct conn *c, const char *vm);
-/* Has it a role for any VM at all? */
+/* Whether the client has a role for any VM. */
 bool conn_known(const struct conn *c);
-/* Borrowed of c. */
+/* Return the client's credentials. The array of groups is borrowed from c. */
 struct peer conn_peer(const struct conn *c);
 uid_t conn_uid(const struct conn *c);
 pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);
 void conn_set_negotiated(struct conn *c);
-/* Borrows o. fd: taken, -1: none. */
+/* Send a line, with a file descriptor. Drops the client if it leaves too much unread. o: borrowed. fd: taken; -1: none. */
 void conn_send(struct conn *c, struct json_object *o, int fd);
-/* The fd that came with a command, or with one before that did not take it. Owned; -1: none
- * came. */
+/* Take the fd that came with this or an earlier command. Returns an owned fd; -1: none came, or it was taken already. */
 int conn_take_fd(struct conn *c);
-/* A call of this client begins; the connection takes no other until conn_call_end(). *back is set to NULL when the
- * client goes first. */
+/* Begin a call that is answered later. The connection handles no other command until conn_call_end(). *back is set to NULL
+ * if the client disconnects first. */
 void conn_call_begin(struct conn *c, struct conn **back);
 void conn_call_end(struct conn *c);
 
-/* {"error": {"class", "desc"}}. The caller puts it. */
+/* Return {"error": {"class", "desc"}}. The caller puts it. */
 struct json_object *error_to_json(const char *class_name, const char *desc);
 
 #endif
