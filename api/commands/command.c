@@ -268,10 +268,13 @@ static int find_vm(struct call *c, struct err *e)
 
 static int check_state(struct call *c, struct err *e)
 {
+	char what[64];
+
 	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
 		return 0;
 	/* If an operation under way makes the command illegal, the error names it; destroy is always legal. */
-	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, vm_trigger_name(c->command->trigger), e) < 0)
+	snprintf(what, sizeof(what), "try %s again", vm_trigger_name(c->command->trigger));
+	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, what, e) < 0)
 		return c->command->trigger == VM_ASK_DESTROY ? 0 : -EBUSY;
 	if (c->command->trigger == VM_ASK_DESTROY && restart_is_pending(c->vm))
 		return 0;

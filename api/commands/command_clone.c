@@ -38,7 +38,7 @@ static int source_check(struct call *c, struct err *e)
 			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start it and "
 			"shut it down, or drop that with: cairn managedsave-remove %.60s", vm->def->name, vm->def->name);
 	/* If a process is only reading its snapshots, the clone waits for it. */
-	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone", e);
+	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }
 
 /* A given path is opened with the rights of the user who defined the source, so only that user and root may give one. */
@@ -215,7 +215,7 @@ void command_vm_template(struct call *c)
 		c->vm = NULL;
 		return;
 	}
-	r = vm_check_claim(c->vm, VM_CLAIM_ALL, "template", &e);
+	r = vm_check_claim(c->vm, VM_CLAIM_ALL, "change it", &e);
 	if (!r && disable)
 		r = template_unset_check(c->vm, &e);
 	if (r < 0) {

@@ -34,7 +34,7 @@ static int state_check(const struct vm *vm, const struct fork_opts *opts, struct
 
 	if (r < 0)
 		return r;
-	return vm_check_claim(vm, opts->snapshot ? VM_CLAIM_SNAPSHOTS : VM_CLAIM_ALL, "clone", e);
+	return vm_check_claim(vm, opts->snapshot ? VM_CLAIM_SNAPSHOTS : VM_CLAIM_ALL, "clone it", e);
 }
 
 void command_vm_fork(struct call *c)

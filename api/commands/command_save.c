@@ -66,7 +66,7 @@ void command_vm_managed_save_remove(struct call *c)
 {
 	struct drop *d = calloc(1, sizeof(*d));
 	struct err e;
-	int r = vm_check_claim(c->vm, VM_CLAIM_ALL, "remove its saved state", &e);
+	int r = vm_check_claim(c->vm, VM_CLAIM_ALL, "remove its managed save", &e);
 
 	if (!d)
 		abort();
@@ -137,7 +137,7 @@ static int state_file_check(int fd, struct err *e)
 
 static int existing_check(struct vm *vm, const struct definition *def, struct err *e)
 {
-	int r = vm_check_claim(vm, VM_CLAIM_ALL, "restore", e);
+	int r = vm_check_claim(vm, VM_CLAIM_ALL, "restore it", e);
 
 	if (!r)
 		r = vm_state_check(vm->def->name, vm->state, VM_ASK_START, e);

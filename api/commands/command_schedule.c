@@ -125,7 +125,7 @@ static void would_look(struct call *c, const struct schedule_plan *plan)
 	struct would *w;
 	struct err e;
 
-	if (vm_check_claim(c->vm, VM_CLAIM_READ, "look at its snapshots", &e) < 0) {
+	if (vm_check_claim(c->vm, VM_CLAIM_READ, "read its snapshots", &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}

@@ -150,7 +150,7 @@ void command_snapshot_delete(struct call *c)
 	struct job_name called = { .id = js_get_str(c->args, "job-id") };
 	struct job *j = NULL;
 	struct err e;
-	int r = free_check(c->vm, "delete it", &e);
+	int r = free_check(c->vm, "delete the snapshot", &e);
 
 	if (children)
 		victims = strcmp(children, "too") ? SNAPSHOT_CHILDREN_ONLY : SNAPSHOT_WITH_CHILDREN;
@@ -204,7 +204,7 @@ void command_snapshot_set(struct call *c)
 	struct vm_snapshot_set body = { .set_description = js_get_str(c->args, "description") != NULL,
 		.set_tags = js_get_array(c->args, "tags") != NULL };
 	struct err e;
-	int r = free_check(c->vm, "change it", &e);
+	int r = free_check(c->vm, "change the snapshot", &e);
 
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
@@ -243,7 +243,7 @@ void command_snapshot_size(struct call *c)
 {
 	struct vm_snapshot_name body = { "" };
 	struct err e;
-	int r = vm_check_claim(c->vm, VM_CLAIM_READ, "look at its snapshots", &e);
+	int r = vm_check_claim(c->vm, VM_CLAIM_READ, "read its snapshots", &e);
 
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
@@ -292,7 +292,7 @@ void command_snapshot_list(struct call *c)
 	if (from < 0 || from > UINT32_MAX)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
 	if (!r)
-		r = vm_check_claim(vm, VM_CLAIM_READ, "look at its snapshots", &e);
+		r = vm_check_claim(vm, VM_CLAIM_READ, "read its snapshots", &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else

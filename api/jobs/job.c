@@ -316,7 +316,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	static const struct job_name any = { NULL, NULL };
 	struct vm_host *host = vm->host;
 	struct job *j;
-	int r = vm_check_claim(vm, VM_CLAIM_JOB, "do it", e);
+	int r = vm_check_claim(vm, VM_CLAIM_JOB, "try again", e);
 
 	if (!name)
 		name = &any;

@@ -251,7 +251,7 @@ static int undefine_check(const struct call *c, struct err *e)
 {
 	const struct vm *vm = c->vm;
 	char clones[360];
-	int r = vm_check_claim(vm, VM_CLAIM_ALL, "undefine", e);
+	int r = vm_check_claim(vm, VM_CLAIM_ALL, "undefine it", e);
 
 	if (r < 0)
 		return r;

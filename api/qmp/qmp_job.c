@@ -84,7 +84,7 @@ static int arg_tag(struct call *c, char tag[VM_SNAPSHOT_NAME_MAX + 1], struct er
 
 static int check_args(struct call *c, bool vmstate, char tag[VM_SNAPSHOT_NAME_MAX + 1], struct err *e)
 {
-	int r = vm_is_stopping(c->vm) ? vm_check_claim(c->vm, VM_CLAIM_CONTROL, "do it", e) : arg_tag(c, tag, e);
+	int r = vm_is_stopping(c->vm) ? vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", e) : arg_tag(c, tag, e);
 
 	if (!r && !*js_get_str(c->args, "job-id"))
 		r = err_set(e, -EINVAL, ERR_INVALID, "job-id: must not be empty");

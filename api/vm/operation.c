@@ -17,8 +17,7 @@
  * helps more than the step. */
 #define OF_JOBS (BIT(VM_CLAIM_SNAPSHOTS) | READ | JOB)
 
-#define STARTS "is being started"
-#define CHANGES "is being changed"
+#define STARTS " is being started"
 
 /* For each operation, the claims that it excludes and the text behind the VM's name in the error. NULL: the error names
  * the job. */
@@ -26,24 +25,24 @@ static const struct {
 	unsigned excludes; /* mask of BIT(enum vm_claim) */
 	const char *says;
 } rows[VM_OP_COUNT] = {
-	[VM_OP_START_WAITS] = { EACH & ~(JOB | DEFINE | CONTROL), " " STARTS },
-	[VM_OP_START_QUEUED] = { EACH & ~(JOB | DEFINE | CONTROL), " " STARTS },
-	[VM_OP_START_OPENS] = { EACH & ~(JOB | CONTROL), " " STARTS },
-	[VM_OP_START_HOLDS] = { EACH & ~(JOB | CONTROL), " " STARTS },
-	[VM_OP_START] = { EACH & ~(JOB | DEFINE), " " STARTS },
+	[VM_OP_START_WAITS] = { EACH & ~(JOB | DEFINE | CONTROL), STARTS },
+	[VM_OP_START_QUEUED] = { EACH & ~(JOB | DEFINE | CONTROL), STARTS },
+	[VM_OP_START_OPENS] = { EACH & ~(JOB | CONTROL), STARTS },
+	[VM_OP_START_HOLDS] = { EACH & ~(JOB | CONTROL), STARTS },
+	[VM_OP_START] = { EACH & ~(JOB | DEFINE), STARTS },
 	[VM_OP_STOP] = { EACH & ~(JOB | DEFINE), " is being stopped" },
-	[VM_OP_END] = { EACH & ~(JOB | DEFINE | CONTROL), ": its old process still ends" },
+	[VM_OP_END] = { EACH & ~(JOB | DEFINE | CONTROL), ": its old process is still ending" },
 	[VM_OP_JOB] = { EACH & ~(READ | DEFINE | CONTROL), NULL },
 	[VM_OP_SAVE] = { EACH & ~(READ | DEFINE | CONTROL), NULL },
 	[VM_OP_SAVE_ADOPTED] = { EACH & ~(READ | DEFINE | CONTROL), NULL },
 	[VM_OP_SAVE_KEPT] = { EACH & ~(READ | DEFINE | CONTROL | BIT(VM_CLAIM_START)), NULL },
 	[VM_OP_MAKE] = { EACH & ~CONTROL, NULL },
-	[VM_OP_FORGET] = { EACH & ~CONTROL, " was never finished, and is being forgotten" },
-	[VM_OP_UNDEFINE] = { EACH & ~(READ | CONTROL), " " CHANGES },
-	[VM_OP_TEMPLATE] = { EACH & ~(READ | CONTROL), " " CHANGES },
+	[VM_OP_FORGET] = { EACH & ~CONTROL, " was never completed and is being removed" },
+	[VM_OP_UNDEFINE] = { EACH & ~(READ | CONTROL), " is being undefined" },
+	[VM_OP_TEMPLATE] = { EACH & ~(READ | CONTROL), " is being changed" },
 	[VM_OP_RENAME] = { EACH & ~CONTROL, " is being renamed" },
-	[VM_OP_DROP_SAVED] = { EACH & ~(READ | DEFINE | CONTROL), ": its saved state is being removed" },
-	[VM_OP_READ] = { BIT(VM_CLAIM_ALL), ": its snapshots are being looked at" },
+	[VM_OP_DROP_SAVED] = { EACH & ~(READ | DEFINE | CONTROL), ": its managed save is being removed" },
+	[VM_OP_READ] = { BIT(VM_CLAIM_ALL), ": its snapshots are being read" },
 };
 
 /* ---- operations under way ---- */
@@ -97,9 +96,9 @@ static int refuse(const struct vm *vm, enum vm_operation_kind kind, const char *
 	const struct vm_operation *op = &vm->operation;
 
 	if (rows[kind].says)
-		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s'%s; %s it afterwards", vm->def->name, rows[kind].says, what);
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s'%s; %s afterwards", vm->def->name, rows[kind].says, what);
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"VM '%s': job %s (%s) is under way; %s afterwards, or end it with: cairn job-cancel %s", vm->def->name,
+		"VM '%s': job %s (%s) is under way; %s afterwards, or end the job with: cairn job-cancel %s", vm->def->name,
 		op->id, op->type, what, op->id);
 }
 

@@ -74,7 +74,7 @@ struct vm_stop_op {
 };
 
 /* Check that no operation under way excludes the claim.
- * what: verb for the error, such as "rename".
+ * what: verb phrase for the error, such as "rename it".
  * Returns 0; -EBUSY with an error that names the operation. */
 int vm_check_claim(const struct vm *vm, enum vm_claim claim, const char *what, struct err *e);
 

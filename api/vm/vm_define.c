@@ -24,7 +24,7 @@ static int define_check(struct vm_host *host, struct definition *def, struct vm 
 	if (old && strcmp(old->def->name, def->name))
 		old = NULL; /* the name equals another VM's uuid */
 	*ret_old = old;
-	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define", e) < 0)
+	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)
 		return -EBUSY;
 	if (old && template_check(old, "change its definition", e) < 0)
 		return -EPERM;

@@ -474,7 +474,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 {
 	bool waits = vm->offline || vm->operation.kind == VM_OP_SAVE_KEPT;
 	struct err e;
-	int r = opts->by_job ? 0 : vm_check_claim(vm, VM_CLAIM_START, "start", &e);
+	int r = opts->by_job ? 0 : vm_check_claim(vm, VM_CLAIM_START, "start it", &e);
 
 	if (!r)
 		r = image_check_writable(vm, "start", &e);

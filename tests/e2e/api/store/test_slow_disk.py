@@ -235,7 +235,7 @@ def test_start_during_removal_of_managed_save_is_refused(slow):
     q.send(b'{"execute":"vm-managed-save-remove","arguments":{"vm":"a"}}')
     until(lambda: not (slow.state / "vms/a/managed.save").exists())
     try:
-        with pytest.raises(QmpError, match="saved state is being removed"):
+        with pytest.raises(QmpError, match="managed save is being removed"):
             slow.qmp().run("vm-start", vm="a")
     finally:
         go.touch()

@@ -81,7 +81,7 @@ def test_requests_during_undefine_are_refused(undefining, how, what):
     begin, end = undefining
     daemon, b = begin(how)
     ask(b, what[0], vm="vm1", **what[1])
-    assert "is being changed" in b.answer()["error"]["desc"]
+    assert "is being undefined" in b.answer()["error"]["desc"]
     end()
     assert no_more_vms(daemon)
 
@@ -91,7 +91,7 @@ def test_export_during_undefine_is_refused(undefining, how, tmp_path):
     begin, end = undefining
     daemon, b = begin(how)
     ask_with_file(b, tmp_path / "x.tar", "vm-export", vm="vm1")
-    assert "is being changed" in b.answer()["error"]["desc"]
+    assert "is being undefined" in b.answer()["error"]["desc"]
     end()
     assert no_more_vms(daemon)
 

@@ -25,12 +25,12 @@ PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
 SENTENCES = {
     "S": "is being started; .* afterwards",
     "D": "is being stopped; .* afterwards",
-    "E": "its old process still ends; .* afterwards",
-    "J": "is under way; .* afterwards, or end it with: cairn job-cancel job",
-    "C": "is being changed; .* afterwards",
+    "E": "its old process is still ending; .* afterwards",
+    "J": "is under way; .* afterwards, or end the job with: cairn job-cancel job",
+    "C": "is being (undefined|changed); .* afterwards",
     "N": "is being renamed; .* afterwards",
-    "R": "its saved state is being removed; .* afterwards",
-    "L": "its snapshots are being looked at; .* afterwards",
+    "R": "its managed save is being removed; .* afterwards",
+    "L": "its snapshots are being read; .* afterwards",
     "P": "about to be started again. Next: cairn destroy",
     "B": "^work of this VM is under way",  # says its process
     "G": "^there is no VM|the VM's process ended",

@@ -44,13 +44,13 @@ static int teardown(void **state)
 
 static void assert_refused(struct fixture *f, enum vm_claim claim, const char *sentence)
 {
-	assert_int_equal(vm_check_claim(&f->vm, claim, "rename", &f->e), -EBUSY);
+	assert_int_equal(vm_check_claim(&f->vm, claim, "rename it", &f->e), -EBUSY);
 	assert_string_equal(f->e.msg, sentence);
 }
 
 static void assert_allowed(struct fixture *f, enum vm_claim claim)
 {
-	assert_int_equal(vm_check_claim(&f->vm, claim, "rename", &f->e), 0);
+	assert_int_equal(vm_check_claim(&f->vm, claim, "rename it", &f->e), 0);
 }
 
 static void test_every_claim_is_allowed_when_nothing_is_under_way(void **state)
@@ -66,9 +66,9 @@ static void test_a_second_owner_is_refused(void **state)
 
 	for (size_t i = 0; i < sizeof(owners) / sizeof(owners[0]); i++) {
 		vm_operation_begin(&f->vm, &(struct vm_operation){ .kind = owners[i] });
-		assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_ALL, "rename", &f->e), -EBUSY);
-		assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_JOB, "rename", &f->e), -EBUSY);
-		assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_START, "rename", &f->e), -EBUSY);
+		assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_ALL, "rename it", &f->e), -EBUSY);
+		assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_JOB, "rename it", &f->e), -EBUSY);
+		assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_START, "rename it", &f->e), -EBUSY);
 		vm_operation_end(&f->vm);
 	}
 	assert_allowed(f, VM_CLAIM_ALL);
@@ -80,7 +80,7 @@ static void test_job_is_named_with_the_command_that_ends_it(void **state)
 
 	job_own(&f->job, &f->vm, VM_OP_JOB);
 	assert_refused(f, VM_CLAIM_ALL,
-		"VM 'web': job job7 (fork) is under way; rename afterwards, or end it with: cairn job-cancel job7");
+		"VM 'web': job job7 (fork) is under way; rename it afterwards, or end the job with: cairn job-cancel job7");
 	assert_allowed(f, VM_CLAIM_READ);
 	assert_allowed(f, VM_CLAIM_DEFINE);
 	assert_allowed(f, VM_CLAIM_CONTROL);
@@ -94,7 +94,7 @@ static void test_job_answers_for_its_start(void **state)
 	f->vm.start.kind = VM_OP_START;
 	assert_refused(f, VM_CLAIM_CONTROL, "VM 'web' is being started; rename it afterwards");
 	assert_refused(f, VM_CLAIM_SNAPSHOTS,
-		"VM 'web': job job7 (fork) is under way; rename afterwards, or end it with: cairn job-cancel job7");
+		"VM 'web': job job7 (fork) is under way; rename it afterwards, or end the job with: cairn job-cancel job7");
 	assert_allowed(f, VM_CLAIM_READ);
 }
 
@@ -114,12 +114,12 @@ static void test_start_waits_for_readers_and_for_a_save_that_is_kept(void **stat
 	f->vm.offline = (void *)f; /* never looked into */
 	assert_allowed(f, VM_CLAIM_START);
 	assert_allowed(f, VM_CLAIM_CLONE);
-	assert_refused(f, VM_CLAIM_ALL, "VM 'web': its snapshots are being looked at; rename it afterwards");
+	assert_refused(f, VM_CLAIM_ALL, "VM 'web': its snapshots are being read; rename it afterwards");
 	job_own(&f->job, &f->vm, VM_OP_SAVE_KEPT);
 	assert_true(vm_is_saving(&f->vm));
 	assert_allowed(f, VM_CLAIM_START);
 	f->vm.operation.kind = VM_OP_SAVE;
-	assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_START, "start", &f->e), -EBUSY);
+	assert_int_equal(vm_check_claim(&f->vm, VM_CLAIM_START, "start it", &f->e), -EBUSY);
 }
 
 static void test_incomplete_vm_without_a_job_is_being_forgotten(void **state)
@@ -127,10 +127,10 @@ static void test_incomplete_vm_without_a_job_is_being_forgotten(void **state)
 	struct fixture *f = *state;
 
 	vm_set(&f->vm, VM_FACT_INCOMPLETE, true);
-	assert_refused(f, VM_CLAIM_READ, "VM 'web' was never finished, and is being forgotten; rename it afterwards");
+	assert_refused(f, VM_CLAIM_READ, "VM 'web' was never completed and is being removed; rename it afterwards");
 	job_own(&f->job, &f->vm, VM_OP_MAKE);
 	assert_refused(f, VM_CLAIM_READ,
-		"VM 'web': job job7 (fork) is under way; rename afterwards, or end it with: cairn job-cancel job7");
+		"VM 'web': job job7 (fork) is under way; rename it afterwards, or end the job with: cairn job-cancel job7");
 }
 
 static void test_process_of_a_vm_that_is_off_excludes_a_start(void **state)
@@ -138,7 +138,7 @@ static void test_process_of_a_vm_that_is_off_excludes_a_start(void **state)
 	struct fixture *f = *state;
 
 	f->vm.proc = (void *)f; /* never looked into */
-	assert_refused(f, VM_CLAIM_START, "VM 'web': its old process still ends; rename it afterwards");
+	assert_refused(f, VM_CLAIM_START, "VM 'web': its old process is still ending; rename it afterwards");
 	f->vm.state = VM_RUNNING;
 	assert_allowed(f, VM_CLAIM_START);
 }
