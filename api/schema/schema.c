@@ -1,4 +1,4 @@
-/* The table itself, and the check of arguments against it. schema_json.c tells clients. */
+/* Table of the daemon's commands and events, and the check of arguments. schema_json.c prints the table for clients. */
 #include "api/schema/schema.h"
 #include "api/schema/schema_qmp.h"
 #include "api/wire/json.h"

@@ -1,6 +1,6 @@
-/* schema: every command and event of a socket, in one table: arguments, results, who may, in
- * which states. Checks, introspection, the reference and what `cairn help` says of commands come from it; a command that
- * is not in it cannot be called. (The CLI has virsh's words, in a table of its own: tools/cairn/verbs.c.) */
+/* schema: tables of all commands and events of a socket: arguments, results, required role, legal states. Argument checks,
+ * introspection, the reference manual and the descriptions in `cairn help` use the tables, and a command that has no row
+ * cannot be called. (The CLI's verbs, which follow virsh, are in tools/cairn/verbs.c.) */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_H
 #define CAIRN_API_SCHEMA_SCHEMA_H
 
@@ -24,7 +24,7 @@ enum field_type {
 	FIELD_OBJECT,
 	FIELD_ARRAY,
 	FIELD_ANY,
-	/* Strings, of which there are few each. Whoever gets one past schema_check_args() need not look for others. */
+	/* Enumerations of strings. schema_check_args() rejects other strings, so handlers need not check again. */
 	FIELD_WORDS,
 	FIELD_SHUTDOWN_MODE = FIELD_WORDS,
 	FIELD_SHUTDOWN_THEN,
@@ -48,17 +48,17 @@ struct field {
 
 enum command_flags {
 	COMMAND_BEFORE_NEGOTIATION = 1,
-	COMMAND_CONCERNS_VM = 2, /* has a `vm` argument: looked up before the handler */
+	COMMAND_CONCERNS_VM = 2, /* has an argument `vm`, looked up before the handler is called */
 	COMMAND_MUTATES = 4,
 	COMMAND_JOB = 8,
 	COMMAND_RETURNS_FD = 16,
-	COMMAND_TAKES_FD = 32, /* an open file comes along */
-	COMMAND_CONCERNS_JOB = 64, /* `id` names a job: the role for its VM counts */
-	COMMAND_FILTERS = 128, /* shows those who know only some VMs no others */
-	COMMAND_RETURNS_LIST = 256, /* of what `returns` says; NULL: of anything */
+	COMMAND_TAKES_FD = 32, /* the client passes an open file with the command */
+	COMMAND_CONCERNS_JOB = 64, /* `id` names a job: the client's role for the job's VM counts */
+	COMMAND_FILTERS = 128, /* the handler omits VMs for which the client has no role */
+	COMMAND_RETURNS_LIST = 256, /* an array of objects as in `returns`; NULL: of anything */
 	COMMAND_RETURNS_STRING = 512,
-	COMMAND_DEFINES = 1024, /* `definition` has the name of a VM: the role for that counts, if it is there */
-	COMMAND_NEVER_TEMPLATES = 2048, /* of a template it is refused, whatever its arguments; its handler does that */
+	COMMAND_DEFINES = 1024, /* `definition` names a VM: if it exists, the client's role for it counts */
+	COMMAND_NEVER_TEMPLATES = 2048, /* the handler refuses templates, whatever the other arguments are */
 };
 
 struct command {
@@ -67,7 +67,7 @@ struct command {
 	const struct field *returns; /* NULL: {} */
 	enum role role;
 	unsigned flags;
-	enum vm_trigger trigger; /* its row says the legal states; VM_TRIGGER_COUNT: any */
+	enum vm_trigger trigger; /* determines the legal states; VM_TRIGGER_COUNT: any */
 };
 
 enum event_id {
@@ -108,37 +108,37 @@ enum event_id {
 struct event_spec {
 	const char *name, *doc;
 	const struct field *data;
-	bool passing; /* has no number and is not kept */
-	bool admins;  /* nobody else's */
+	bool passing; /* gets no number and is not logged */
+	bool admins;  /* sent to admins only */
 };
 
-/* NULL: there is none. */
+/* Find a command by name. NULL: none. */
 const struct command *schema_find(enum dialect d, const char *name);
-/* i-th command, NULL behind the last. */
+/* Return the i-th command. NULL: no more. */
 const struct command *schema_command(enum dialect d, size_t i);
-/* NULL: that dialect has no such event. */
+/* Return an event's description. NULL: the dialect does not have the event. */
 const struct event_spec *schema_event(enum dialect d, enum event_id id);
-/* NULL: there is none. */
+/* Find one of the daemon's events by name. NULL: none. */
 const struct event_spec *schema_event_find(const char *name);
 const char *role_name(enum role r);
 
-/* As the schema calls it: "str", "shutdown-mode". */
+/* Return the type's name in the schema, such as "str" or "shutdown-mode". */
 const char *field_type_name(enum field_type t);
-/* i-th word of a type that has few; NULL behind the last, and of the others. */
+/* Return the i-th word of an enumeration. NULL: no more, or the type is no enumeration. */
 const char *field_type_word(enum field_type t, unsigned i);
-/* Place of a word; -1: it is none of that type's, or NULL. */
+/* Return the index of a word in an enumeration. -1: the type does not have the word, or it is NULL. */
 int field_type_index(enum field_type t, const char *word);
-/* Is v one? Returns 0; -EINVAL with a sentence about the argument `name`. */
+/* Check that v has the type. name: the argument's, for the error. Returns 0; -EINVAL. */
 int field_type_check(enum field_type t, const char *name, struct json_object *v, struct err *e);
 
-/* Arguments (NULL: none given) against the table: unknown, missing, of the wrong type.
- * Returns 0; -EINVAL with QMP's sentence. */
+/* Check a command's arguments for unknown, missing and mistyped ones. args: NULL: none.
+ * Returns 0; -EINVAL with the error text of QEMU's QMP. */
 int schema_check_args(const struct command *c, struct json_object *args, struct err *e);
 
-/* query-qmp-schema's answer, as QEMU shapes it; query-commands'. The caller puts them. */
+/* Return the answers of query-qmp-schema, in QEMU's format, and of query-commands. The caller puts them. */
 struct json_object *schema_to_json(enum dialect d);
 struct json_object *schema_commands_to_json(enum dialect d);
-/* The version that the greeting and query-version report. The caller puts it. */
+/* Return the version for the greeting and query-version. The caller puts it. */
 struct json_object *schema_version_to_json(void);
 
 #endif
