@@ -1,14 +1,14 @@
-/* peer: the other side of a connection: the user, what they may do, and in whose words they speak. */
+/* peer: the client of a connection: its user, role and QMP dialect. */
 #ifndef CAIRN_API_WIRE_PEER_H
 #define CAIRN_API_WIRE_PEER_H
 
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Whose words a socket speaks: the daemon's, or (a VM's own socket) QEMU's. */
+/* QMP dialect of a socket: the daemon's, or QEMU's on a VM's own socket. */
 enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
 
-/* In rising order: each may do what those before it may. */
+/* In rising order: each role includes the rights of the roles before it. */
 enum role { ROLE_NONE, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
 
 /* A client's user, as the kernel reports it. */
