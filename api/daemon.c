@@ -83,11 +83,11 @@ static void permissions_changed(void *opaque)
 		server_permissions_changed(h->server);
 }
 
-/* The order is that of events, of members in state.json and of lines in the log:
- * - at the end of a run, the host's shutdown hears before a restart is scheduled;
+/* The order determines the order of events, of members in state.json and of lines in the log:
+ * - at the end of a run, host_shutdown runs before restart schedules a start;
  * - state.json has schedule, restart and shutdown in this order;
- * - a save takes its job back before idleness looks for it;
- * - idleness stops counting before forwards look whether they wake the VM. */
+ * - save continues an adopted VM's save job before idle looks for that job;
+ * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &dump_observer, &idle_observer, &forwards_observer, &qmp_observer,
 	NULL };
@@ -134,7 +134,7 @@ static void permissions_found(struct vm_host *h)
 	permissions_load(&h->permissions, js_get(o, "permissions"));
 }
 
-/* One whose definition is damaged has its folder still. */
+/* Whether the VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
 static bool vm_is_there(void *opaque, const char *name)
 {
 	struct vm_host *h = opaque;
@@ -142,7 +142,8 @@ static bool vm_is_there(void *opaque, const char *name)
 	return vm_find(h, name) || store_has_file(h->store, name, "");
 }
 
-/* A daemon may have forgotten a VM, and ended before it forgot who could do what with it. */
+/* Remove the permissions for VMs that do not exist: an earlier daemon may have ended after it removed a VM and before it
+ * removed the VM's permissions. */
 static void permissions_mend(struct vm_host *h)
 {
 	if (permissions_prune(&h->permissions, vm_is_there, h))
@@ -158,7 +159,7 @@ static void jobs_found(struct vm_host *h)
 	jobs_recover(h);
 }
 
-/* Its process may run on, with its images. */
+/* Report a VM that was not loaded, but whose process still runs with its images. */
 static void unread_found(void *opaque, const char *name, const char *sentence)
 {
 	struct vm_host *h = opaque;
@@ -168,7 +169,7 @@ static void unread_found(void *opaque, const char *name, const char *sentence)
 		log_error("state", "VM '%s' runs, and nobody manages it: %s", name, sentence);
 }
 
-/* Clients are let in when it is known how every VM is. */
+/* Adopt the processes of all VMs. Waits up to 2 s, so that clients see the true states. */
 static void take_back_all(struct vm_host *h)
 {
 	uint64_t until = loop_now_ns() + ADOPT_TIMEOUT_NS, now;
@@ -179,13 +180,13 @@ static void take_back_all(struct vm_host *h)
 		loop_run_once(h->loop, until - now);
 }
 
-/* ---- what was told, and is not so ---- */
+/* ---- correcting reported states ---- */
 
-/* Of each VM, by its place in the table: the state that the last event of it told of. */
+/* For each VM, by its index in the registry: the state in its last event. */
 struct told {
 	struct vm_host *host;
 	enum vm_state *states;
-	bool *known; /* an event of it was met */
+	bool *known; /* the VM's last event was found */
 	size_t left;
 };
 
@@ -203,13 +204,13 @@ static bool states_read(void *opaque, struct json_object *ev)
 	i = vm_index_after(t->host, vm->def->name) - 1;
 	if (t->known[i])
 		return true;
-	t->known[i] = true; /* of one that was undefined, and is another now: nothing */
+	t->known[i] = true; /* VM_UNDEFINED has no state: it was an earlier VM of that name */
 	t->states[i] = word ? vm_state_from_word(word) : vm->state;
 	return --t->left > 0;
 }
 
-/* An event is told at once, and the state is written by a thread: a daemon that was killed may
- * have told of more than the next one knows. Whoever follows the events is told how it is. */
+/* Emit an event for each VM whose state differs from its last event. Events are sent at once, but a thread writes the
+ * states, so a killed daemon may have reported a change that the next one does not know. */
 static void states_correct(struct vm_host *h)
 {
 	CLEANUP_FREE enum vm_state *states = calloc(h->nvms + 1, sizeof(*states));
@@ -249,7 +250,7 @@ static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret
 	return r < 0 ? err_set_errno(e, r, "signals") : 0;
 }
 
-/* 500 clients and 100 VMs want more than the usual 1024. */
+/* Raise the limit of open files: 500 clients and 100 VMs need more than the usual 1024. */
 static void limits_raise(void)
 {
 	struct rlimit rl;
@@ -271,13 +272,13 @@ static int run_dir_open(struct vm_host *h, struct err *e)
 	return h->run_dir_fd < 0 ? err_set_errno(e, -errno, "%s", h->paths->run_dir) : 0;
 }
 
-/* What policies want of VMs by themselves, from here on. */
+/* Apply the policies to the loaded VMs: restarts, planned shutdowns, idleness, forwards, autostart. */
 static void policies_go(struct vm_host *h)
 {
 	for (size_t i = 0; i < h->nvms; i++) {
 		struct vm *vm = h->vms[i];
 
-		/* The host going down is no crash of a VM's. */
+		/* If the host went down, the VM did not crash. */
 		if (vm_has(vm, VM_FACT_ENDED_UNSEEN) && !h->new_boot)
 			restart_apply_policies(vm, vm_has(vm, VM_FACT_REBOOTS));
 		vm_set(vm, VM_FACT_REBOOTS, vm_has(vm, VM_FACT_REBOOTS) && vm->proc);
@@ -349,7 +350,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	return r;
 }
 
-/* Who has asked for what is being written is told. Clients that ask for ever more do not hold up the end. */
+/* Answer the clients that wait for writes. The time limit keeps clients that send further commands from delaying the end. */
 static void answers_finish(struct vm_host *h)
 {
 	uint64_t until = loop_now_ns() + FINISH_TIMEOUT_NS, now;
@@ -364,7 +365,7 @@ void daemon_close(struct daemon *d)
 
 	answers_finish(h);
 	if (h->store)
-		store_settle(h->store); /* what it writes for a job is the job's, which goes now */
+		store_settle(h->store); /* jobs own the store_work of their writes, and are freed below */
 	if (h->server && h->paths->listening < 0)
 		unlink(h->paths->socket);
 	qmp_close_all(h);
@@ -396,7 +397,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	CLEANUP_CLOSE int notify_fd = notify_open();
 	int r;
 
-	unsetenv("NOTIFY_SOCKET"); /* not for VM processes */
+	unsetenv("NOTIFY_SOCKET"); /* VM processes must not inherit it */
 	limits_raise();
 	r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
 	if (r < 0)

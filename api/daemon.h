@@ -1,4 +1,4 @@
-/* daemon: everything cairnd holds, and its start and end. One thread, one loop. */
+/* daemon: creates and frees all parts of cairnd, and runs its loop. Threading: the loop's thread. */
 #ifndef CAIRN_API_DAEMON_H
 #define CAIRN_API_DAEMON_H
 
@@ -12,11 +12,11 @@ struct daemon {
 	struct command_context commands;
 };
 
-/* Runs until SIGTERM or SIGINT; VMs keep running after it. Returns 0; -errno with a
- * sentence when it cannot start. */
+/* Run the daemon until SIGTERM or SIGINT. VMs keep running afterwards. Returns 0; -errno: the daemon cannot start. */
 int daemon_run(const struct daemon_paths *p, int log_level, struct err *e);
-/* What lies between, for who has a loop of their own. d: zeroed but for host.loop, host.paths, host.run_dir_fd (-1) and
- * host.log_level. To be closed also when it could not be opened. */
+/* Open the daemon on an existing loop: load the state, adopt VM processes and listen.
+ * d: zero except host.loop, host.paths, host.run_dir_fd (-1) and host.log_level.
+ * Returns 0; -errno. The caller calls daemon_close() also after an error. */
 int daemon_open(struct daemon *d, struct err *e);
 void daemon_close(struct daemon *d);
 

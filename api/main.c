@@ -1,4 +1,4 @@
-/* cairnd: the daemon. */
+/* cairnd: parses the options and runs the daemon. */
 #include "api/daemon.h"
 #include "api/store/paths.h"
 #include "api/wire/listen.h"
@@ -89,7 +89,7 @@ static int memory_parse(const char *text, uint64_t *ret_bytes)
 	return 0;
 }
 
-/* Returns -1 to go on, or an exit status. */
+/* Parse the command line. Returns -1 to continue, or an exit status. */
 static int options_parse(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = { { "state-dir", required_argument, NULL, 'd' },
@@ -153,7 +153,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 	return EXIT_USAGE;
 }
 
-/* Fds 0 to 2 are open from here on: what is opened later never lands there. */
+/* Open /dev/null for each of the fds 0 to 2 that is closed, so that no later file gets such a number. */
 static void standard_fds_open(void)
 {
 	int fd;
@@ -177,7 +177,7 @@ int main(int argc, char **argv)
 	r = options_parse(argc, argv, &o);
 	if (r >= 0)
 		return r;
-	umask(0022); /* what is private says so itself */
+	umask(0022); /* private files are created with a private mode */
 	log_set_level((enum log_level)o.log_level);
 	log_set_owner("cairnd");
 	r = paths_for_daemon(o.state_dir, o.socket, o.vm_program, &paths, &e);
