@@ -23,40 +23,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Clones that are made at a time, one disk of each: the waits for the disk overlap. */
+/* Clones that are copied concurrently, one disk of each, so that their waits for the disk overlap. */
 #define AT_ONCE_MAX 4
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct target {
 	struct cloning *all;
-	struct definition *def; /* until the VM has it */
-	struct vm *vm;		/* whose job is ours until the end: nobody else moves it */
-	int fds[VM_DISKS_MAX];	/* of these, in order; owned */
+	struct definition *def; /* NULL once the VM has it */
+	struct vm *vm;		/* the clone; the job owns it until the end */
+	int fds[VM_DISKS_MAX];	/* files of the writable disks, in order; owned */
 	unsigned nfds;
-	uint32_t disk; /* that is copied now */
-	unsigned nth;  /* of those that are written to */
-	uint64_t done, total; /* bytes of that one */
+	uint32_t disk; /* index of the disk that is copied now */
+	unsigned nth;  /* the same, counting writable disks only */
+	uint64_t done, total; /* bytes of that disk */
 	struct fork_as *errand;
 };
 
 struct cloning {
 	struct vm_host *host;
 	struct vm *source;
-	struct definition *def; /* the source's, as it is at the beginning: it may be changed meanwhile */
+	struct definition *def; /* copy of the source's definition, which may be changed during the job */
 	struct job *job;
 	struct batch *batch;
 	bool linked, snapshots, reset_identity;
 	struct target *targets;
 	unsigned n, next, begun, made;
-	unsigned copies; /* of one clone: disks */
-	uint64_t copied; /* bytes, of disks that are done */
-	struct config sources; /* whose images; VM_DISKS_MAX fds at most */
+	unsigned copies; /* writable disks of one clone */
+	uint64_t copied; /* bytes of all completed disks */
+	struct config sources; /* the source's open images */
 	struct open_as *opener;
 	struct fork_as *errand;
 	bool failed, working, going_on;
 	struct err e;
 	uint64_t begun_ns;
-	struct definition **defs; /* for an errand: borrowed */
+	struct definition **defs; /* the array is owned, the definitions are borrowed; for clone_files_look() */
 	struct loop_task task;
 };
 
@@ -123,7 +123,8 @@ static void clone_stored(void *opaque)
 	job_succeed(f->job, result_new(f));
 }
 
-/* Of a batch that is not kept, on stable storage, the next daemon would remove clones that somebody was told of. */
+/* Put the end of the batch on stable storage before the job reports success: otherwise, after a crash, the next daemon would
+ * remove clones that a client was told of. */
 static void clone_succeed(struct cloning *f)
 {
 	struct err e;
@@ -134,7 +135,7 @@ static void clone_succeed(struct cloning *f)
 	}
 }
 
-/* ---- another identity ---- */
+/* ---- resetting the guests' identity ---- */
 
 static void identities_resume_pending(struct cloning *f);
 
@@ -184,7 +185,7 @@ static void identities_resume_pending(struct cloning *f)
 		clone_succeed(f);
 }
 
-/* The process on the source's images has let go of them: a clone may be started at once. */
+/* The source's offline process has ended and released the images, so a clone may start at once. */
 static void offline_ended(void *opaque)
 {
 	struct cloning *f = opaque;
@@ -224,7 +225,7 @@ static void progress_tell(struct cloning *f)
 		total += f->targets[i].total;
 		known += f->targets[i].total ? 1 : 0;
 	}
-	/* Of those that have not begun the size is not known: as the others. */
+	/* Estimate the unknown size of disks that have not begun by the average of the others. */
 	if (!f->reset_identity && !f->linked && known)
 		job_progress(f->job, done, MAX(total / known * f->n * f->copies, done));
 	else
@@ -344,7 +345,7 @@ static void target_start(struct target *t)
 
 static void copies_resume(struct cloning *f)
 {
-	if (f->going_on) /* something was done at once: the loop below sees it */
+	if (f->going_on) /* called from target_start(): the loop below continues */
 		return;
 	f->going_on = true;
 	while (!was_cancelled(f) && f->next < f->n && f->begun < AT_ONCE_MAX)
@@ -374,7 +375,7 @@ static void clone_start(void *opaque)
 	copies_resume(f);
 }
 
-/* Nothing has been made. */
+/* Fail before the batch has begun, so that there is nothing to remove. */
 static void end_early(struct cloning *f, const struct err *e)
 {
 	job_fail(f->job, e);
@@ -408,7 +409,7 @@ static void sources_opened(void *opaque, int r, struct config *c, const struct e
 	clone_files_look(f->host->loop, &files, files_looked_for, f, &f->errand);
 }
 
-/* From the loop: who asked has the job's id before it ends. */
+/* Runs on the loop, so that the client gets the job's id before the job can end. */
 static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
@@ -428,7 +429,7 @@ static void clone_cancel(struct job *j)
 {
 	struct cloning *f = j->opaque;
 
-	/* Else copies_resume() looks. */
+	/* Without a copy under way, copies_resume() notices the cancellation. */
 	if (f->working && f->begun && j->vm->offline)
 		offline_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, copies_cancelled, NULL);
 	for (unsigned i = 0; !f->working && i < f->n; i++)
@@ -449,7 +450,7 @@ static struct cloning *cloning_new(struct vm_host *host, unsigned n)
 		f->defs = calloc(n, sizeof(struct definition *));
 	}
 	if (!f || !f->targets || !f->defs)
-		abort(); /* as for any call that could not be answered */
+		abort(); /* a call that is never answered would be worse */
 	f->host = host;
 	f->batch = batch_new(host);
 	f->n = n;

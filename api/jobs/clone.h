@@ -1,6 +1,8 @@
-/* clone: copies of a VM that is off, as a job: full ones, or linked ones, whose disks stand on the source's. The
- * work on images is done by a process for the source's images; the daemon hands it open files.
- * All of them or none: they are a batch (api/jobs/batch.h), each there before any file of its is. */
+/* clone: creates copies of a VM that is off, as a job: full clones, or linked clones, whose disks are overlays on the source's
+ * images. The source's offline process copies the images; the daemon passes it open files.
+ *
+ * The job creates all clones or none: they are a batch (api/jobs/batch.h). A clone's VM exists before any of its files does,
+ * so that a later daemon finds and removes the files of an unfinished clone. */
 #ifndef CAIRN_API_JOBS_CLONE_H
 #define CAIRN_API_JOBS_CLONE_H
 
@@ -10,7 +12,9 @@ struct err;
 struct job;
 struct vm;
 
-/* plan: taken. The VM is off, and free for a job. Result: count, first, last (names), total (ns). */
+/* Begin the job. The VM must be off and have no owner operation.
+ * plan: taken, also on errors. job_id: NULL: generated.
+ * Returns 0; -errno. The job's result: count, first, last (names), total (ns); forwards-left-out, if any. */
 int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan *plan, const char *job_id,
 	struct job **ret_j, struct err *e);
 

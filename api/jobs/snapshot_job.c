@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAMES_TOLD_MAX 20 /* of those deleted: a result is part of a line of 64 KiB */
+#define NAMES_TOLD_MAX 20 /* names of deleted snapshots in a result, which is part of a line of 64 KiB */
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* What a job works with; freed when it concludes. */
+/* Data of a job; freed when it concludes. */
 struct work {
 	struct job *job;
 	struct vm *vm;
@@ -35,7 +35,7 @@ struct work {
 	struct vm_snapshot_revert body;
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state */
-	struct err e; /* told once the VM is gone */
+	struct err e; /* reported after the VM's process has ended */
 };
 
 struct victim {
@@ -169,7 +169,7 @@ int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const str
 
 /* ---- delete ---- */
 
-/* Children go first. */
+/* Sort children before their parents. */
 static int victim_compare(const void *a, const void *b)
 {
 	size_t x = ((const struct victim *)a)->depth, y = ((const struct victim *)b)->depth;
@@ -334,7 +334,7 @@ int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims v
 	w->mode = victims;
 	w->look_only = look_only;
 	if (victims != SNAPSHOT_ALONE)
-		w->job->cancel = work_cancel; /* between two of them at the latest */
+		w->job->cancel = work_cancel; /* takes effect between two snapshots at the latest */
 	*ret_j = w->job;
 	snapshots_fetch(vm, delete_chosen, w);
 	return 0;
@@ -406,7 +406,7 @@ static void images_revert(struct work *w)
 		VM_PROCESS_NO_TIMEOUT, images_reverted, w);
 }
 
-/* What the process told on the way is not always the last word. */
+/* Set the reason after a revert. Events of the process during the revert may have set another one. */
 static void reason_set(struct vm *vm)
 {
 	static const char reason[] = "from snapshot";
@@ -440,7 +440,7 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 	revert_succeed(w);
 }
 
-/* Of a VM that was started for this: it has nothing else to go on with. */
+/* Destroy a VM that was started for the revert if that fails, because it has no other state to run. */
 static void fresh_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
@@ -528,8 +528,8 @@ static void revert_looked(void *opaque, int r, const struct vm_answer *a, const 
 	vm_destroy(w->vm, NULL);
 }
 
-/* The VM ends for it, but not before its process has found that all disks can go back. One that is kept
- * after a crash takes no work. */
+/* Let the process check that all disks can be reverted, then stop the VM. Skip the check if the VM crashed and its process
+ * is preserved, or if the VM is being stopped: such a process accepts no work. */
 static void stop_and_revert(struct work *w)
 {
 	struct vm_snapshot_revert look = w->body;
@@ -543,9 +543,9 @@ static void stop_and_revert(struct work *w)
 		VM_PROCESS_NO_TIMEOUT, revert_looked, w);
 }
 
-/* ---- what a revert would do ---- */
+/* ---- dry run of a revert ---- */
 
-/* Its state goes on in the process that it has. */
+/* Whether the VM's present process continues after the revert. */
 static bool stays_active(const struct work *w)
 {
 	return vm_state_is_active(w->vm->state) && w->has_memory && w->vm->state != VM_PRESERVED && !vm_is_stopping(w->vm);
@@ -590,7 +590,7 @@ static void would_revert_ask(struct work *w)
 	w->body.look_only = 1;
 	w->body.disks_only = !stays_active(w);
 	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm))
-		would_revert(w, 0, NULL, NULL); /* takes no work */
+		would_revert(w, 0, NULL, NULL); /* the process accepts no work */
 	else
 		snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT,
 			would_revert, w);

@@ -1,4 +1,4 @@
-/* snapshot_job: work on snapshots, as jobs: make, delete, revert. */
+/* snapshot_job: jobs that create, delete and revert to snapshots. The functions return 0 and set *ret_j, or -errno. */
 #ifndef CAIRN_API_JOBS_SNAPSHOT_JOB_H
 #define CAIRN_API_JOBS_SNAPSHOT_JOB_H
 
@@ -11,35 +11,38 @@ struct job_name;
 struct snapshots;
 struct vm;
 
-/* Result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared; disks-left-out (ids), if any. */
+/* Create a snapshot. The job's result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared; disks-left-out
+ * (ids), if any. */
 int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const struct job_name *name,
 	struct job **ret_j, struct err *e);
 
 enum snapshot_victims { SNAPSHOT_ALONE, SNAPSHOT_WITH_CHILDREN, SNAPSHOT_CHILDREN_ONLY };
 
-/* Refused as a whole when one of them has the tag "keep". Result: count,
- * deleted (names of the first of them). look_only: the same, and none is. */
+/* Delete a snapshot, its descendants, or both, children first. If one of the snapshots has the tag "keep", the job fails
+ * and deletes none. The job's result: count, deleted (names of the first 20).
+ * look_only: report the same result without deleting. */
 int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims, bool look_only,
 	const struct job_name *name, struct job **ret_j, struct err *e);
 
-/* Those that `choose` marks, children first; the VM's job keeps everybody else out meanwhile. opaque:
- * borrowed until the job concludes. Type and result as above. */
+/* Delete the snapshots that choose() marks, children first. The job owns the VM from before choose() is called, so no other
+ * operation changes the snapshots. Type and result as for snapshot_delete().
+ * opaque: borrowed until the job concludes. */
 int snapshot_delete_where(struct vm *vm,
 	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
 	struct job **ret_j, struct err *e);
 
 struct snapshot_revert {
-	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* "": the current one */
+	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; "": the current snapshot */
 	enum save_then then;
 	bool disks_only, eager, verify;
-	bool with_memory; /* refuse one that has none */
-	bool look_only;	  /* could it be done? Nothing is */
-	char disk[16]; /* with disks_only: that one alone; "": all */
+	bool with_memory; /* refuse a snapshot without memory */
+	bool look_only;	  /* check and report alone; change nothing */
+	char disk[16]; /* with disks_only: id of the only disk to revert; "": all */
 };
 
-/* A running VM goes on from the snapshot in its own process; one that is off is started for it.
- * A snapshot of disks alone leaves the VM off (unless `then` says otherwise), and stops it
- * before. Result: name, id, stopped, state; with look_only as they would be, and what would be lost: memory-lost,
+/* Revert to a snapshot. If the snapshot has memory, an active VM reverts in its process, and a VM that is off is started.
+ * If the snapshot has no memory, or with disks_only, the job stops the VM first and leaves it off, unless `then` requests a
+ * start. The job's result: name, id, stopped, state. With look_only, the expected values of these, and memory-lost and
  * disks-lost (ids). */
 int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,
 	struct job **ret_j, struct err *e);

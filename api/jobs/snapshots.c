@@ -29,7 +29,7 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 		offline_request_fds(vm, type, body, len, fds, nfds, timeout_ns, done, opaque);
 }
 
-/* ---- one of them ---- */
+/* ---- one snapshot ---- */
 
 const char *snapshot_state_word(const struct vm_snapshot_info *i)
 {
@@ -86,7 +86,7 @@ struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
 	return o;
 }
 
-/* ---- all of them ---- */
+/* ---- the list ---- */
 
 struct fetch {
 	struct vm *vm;
@@ -195,7 +195,7 @@ void snapshots_fetch(struct vm *vm,
 	page_want(f);
 }
 
-/* ---- looking at the tree ---- */
+/* ---- the tree ---- */
 
 int snapshots_find(const struct snapshots *s, const char *vm, const char *name, size_t *ret_i,
 	struct err *e)
@@ -216,7 +216,7 @@ int snapshots_find(const struct snapshots *s, const char *vm, const char *name, 
 		"VM '%.200s' has no snapshot '%.200s'. Next: cairn snapshot-list %.60s", vm, name, vm);
 }
 
-/* At most n steps: the tree may run in circles. */
+/* Take at most n steps, because the parents may form a cycle. */
 bool snapshots_descends(const struct snapshots *s, size_t i, size_t above)
 {
 	for (size_t steps = 0; steps < s->n; steps++) {

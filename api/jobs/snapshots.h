@@ -1,6 +1,5 @@
-/* snapshots: a VM's snapshots as its process tells them: the VM's own while it has one, else a
- * short-lived one that looks into its images (api/vm/offline_process.h). Everything in them comes out of an
- * image and is hostile: parents may be missing, or run in circles. */
+/* snapshots: reads the list of a VM's snapshots from its process, or from the offline process if the VM is off
+ * (api/vm/offline_process.h). All values come from an image and are not trusted: parents may be missing or form a cycle. */
 #ifndef CAIRN_API_JOBS_SNAPSHOTS_H
 #define CAIRN_API_JOBS_SNAPSHOTS_H
 
@@ -11,44 +10,46 @@
 struct json_object;
 struct vm;
 
-/* That are looked at as a tree. */
+/* Maximum that snapshots_fetch() reads. */
 #define SNAPSHOTS_MAX 4096
 #define SNAPSHOT_TAG_KEEP "keep"
 #define SNAPSHOT_NO_PARENT ((size_t)-1)
 
 struct snapshots {
-	struct vm_snapshot_info *list; /* texts end, and are clean */
-	size_t *parent;		       /* of each: index, or SNAPSHOT_NO_PARENT */
+	struct vm_snapshot_info *list; /* texts are terminated and valid UTF-8 without control characters */
+	size_t *parent;		       /* for each snapshot, its parent's index or SNAPSHOT_NO_PARENT */
 	size_t n;
 };
 
-/* As vm_process_request(), to whichever process it is. */
+/* Send a request to the VM's process, or to the offline process if the VM is off. Parameters as for vm_process_request(). */
 void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* The same with files; borrowed. */
+/* The same with file descriptors; borrowed. */
 void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, const int *fds,
 	unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
 
-/* All of them. s: borrowed, NULL on failure. */
+/* Read all snapshots, page by page. done: called once, from the loop. s: borrowed for the call; NULL on errors. */
 void snapshots_fetch(struct vm *vm,
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e),
 	void *opaque);
 
-/* By name, else by id; "": the current one. Returns an index; -ENOENT with a sentence. */
+/* Find a snapshot by name, else by id; "": the current snapshot. vm: the VM's name, for the error. Returns 0 and *ret_i;
+ * -ENOENT. */
 int snapshots_find(const struct snapshots *s, const char *vm, const char *name, size_t *ret_i,
 	struct err *e);
-/* Is i below `above` in the tree? Not of itself. */
+/* Whether snapshot i is a descendant of `above`. */
 bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
-/* What its process is to call it by: the id, unless that is the name of another. */
+/* Return the handle that identifies the snapshot in requests: its id, or its name if another snapshot's name equals the
+ * id. Borrowed from s. */
 const char *snapshots_handle(const struct snapshots *s, size_t i);
-/* Is `tag` one of the comma-separated tags? */
+/* Whether the snapshot has the tag. */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
 const char *snapshot_state_word(const struct vm_snapshot_info *i);
-/* The caller puts it. */
+/* Return a snapshot for clients. The caller puts it. */
 struct json_object *snapshot_to_json(const struct vm_snapshot_info *i);
 
 #endif
