@@ -40,7 +40,8 @@ struct snapshot_revert {
 	char disk[16]; /* with disks_only: id of the only disk to revert; "": all */
 };
 
-/* Revert to a snapshot. If the snapshot has memory, an active VM reverts in its process, and a VM that is off is started.
+/* Revert to a snapshot. If the snapshot has memory, an active VM reverts in its process, and a VM that is off is started; a
+ * VM whose process is preserved after a crash or is being stopped gets a new process.
  * If the snapshot has no memory, or with disks_only, the job stops the VM first and leaves it off, unless `then` requests a
  * start. The job's result: name, id, stopped, state. With look_only, the expected values of these, and memory-lost and
  * disks-lost (ids). */

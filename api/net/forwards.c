@@ -196,7 +196,7 @@ static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 		sockets_close(f);
 }
 
-/* Whether the sockets are those of the definition's forwards. The VM may have been redefined. */
+/* Whether the open sockets match the definition's forwards. They may not, if the VM was redefined. */
 static bool socket_fits(const struct forwards *f, const struct definition *d)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];

@@ -1,7 +1,7 @@
 #include "api/schema/event.h"
 #include "api/wire/json.h"
 
-/* Unit tests have a sink that takes nothing. */
+/* A sink without a function, as in unit tests, drops the event. */
 void event_emit(const struct event_sink *s, enum event_id id, const char *vm, struct json_object *data)
 {
 	if (s->emit)

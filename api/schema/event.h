@@ -1,4 +1,4 @@
-/* event: where events go. Folders below the daemon emit into a sink; api/daemon.c keeps each event and tells clients. */
+/* event: emits events. Folders below the daemon emit into a sink; api/daemon.c logs each event and sends it to clients. */
 #ifndef CAIRN_API_SCHEMA_EVENT_H
 #define CAIRN_API_SCHEMA_EVENT_H
 

@@ -182,7 +182,7 @@ struct json_object *schema_version_to_json(void)
 {
 	struct json_object *o = json_object_new_object(), *qemu = json_object_new_object();
 
-	/* The dialect: QEMU 7.2's, which is what clients look at. */
+	/* Clients decide by this version, so it is QEMU 7.2, whose dialect the daemon speaks. */
 	js_put_int(qemu, "micro", 0);
 	js_put_int(qemu, "minor", 2);
 	js_put_int(qemu, "major", 7);

@@ -35,12 +35,12 @@ struct store_work {
 
 /* When a change of a file has to be in place, and on stable storage. */
 enum store_durability {
-	/* No promise. A file is written in its turn, the newest content only, and a failure is logged. A
-	 * removed file is gone at return, and may come back after a power cut. */
+	/* No guarantee. The thread writes the file's newest content in its turn and logs a failure. A removed file is gone
+	 * at return, but may reappear after a power cut. */
 	STORE_EVENTUALLY,
-	STORE_SOON,	 /* in place at return, whatever becomes of this process; on stable storage soon after */
+	STORE_SOON,	 /* in place at return, even if the daemon is killed then; on stable storage soon after */
 	STORE_NOW,	 /* on stable storage at return; waits for the disk */
-	STORE_WITH_WORK, /* in its turn; on stable storage when w is done */
+	STORE_WITH_WORK, /* done by the thread in its turn; on stable storage when w is done */
 };
 
 /* Open the state folder, create it if needed, and lock it. Starts the thread.

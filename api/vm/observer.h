@@ -63,7 +63,7 @@ struct vm_observer {
 	void (*save_over)(struct vm *vm, const char *outcome);
 
 	/* Hooks at the daemon's start. adopted: the daemon adopted the VM's process. start_lost: the adopted process has no
-	 * configuration, because the earlier daemon ended before it sent one. found_off: the VM has no process. */
+	 * configuration, because the earlier daemon ended before it sent one. found_off: the daemon found no process. */
 	void (*adopted)(struct vm *vm, const struct vm_info *info);
 	void (*start_lost)(struct vm *vm);
 	void (*found_off)(struct vm *vm);

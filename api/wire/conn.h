@@ -35,9 +35,9 @@ struct server_ops {
 	struct json_object *(*greeting)(void *opaque);
 	/* Return the role that permissions give. vm: a VM's name; NULL: for all VMs. */
 	enum role (*role)(void *opaque, const struct peer *who, const char *vm);
-	/* Whether any permission names the user or one of the groups; who NULL: whether there is any permission. */
+	/* Whether a permission entry names the user or one of the groups. who NULL: whether there is any entry. */
 	bool (*known)(void *opaque, const struct peer *who);
-	/* A client was dropped because it left too much unread. */
+	/* Called after a client was dropped because it left too much unread. */
 	void (*dropped)(void *opaque, const struct conn *c, size_t unread_bytes);
 };
 
