@@ -142,8 +142,8 @@ static bool vm_is_there(void *opaque, const char *name)
 	return vm_find(h, name) || store_has_file(h->store, name, "");
 }
 
-/* Remove the permissions for VMs that do not exist: an earlier daemon may have ended after it removed a VM and before it
- * removed the VM's permissions. */
+/* Remove the permissions for VMs that do not exist: an earlier daemon may have ended after it removed a VM and before
+ * it removed the VM's permissions. */
 static void permissions_mend(struct vm_host *h)
 {
 	if (permissions_prune(&h->permissions, vm_is_there, h))
@@ -350,7 +350,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	return r;
 }
 
-/* Answer the clients that wait for writes. The time limit keeps clients that send further commands from delaying the end. */
+/* Answer the clients that wait for writes. The time limit keeps clients that send further commands from delaying the
+ * end. */
 static void answers_finish(struct vm_host *h)
 {
 	uint64_t until = loop_now_ns() + FINISH_TIMEOUT_NS, now;

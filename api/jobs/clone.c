@@ -123,8 +123,8 @@ static void clone_stored(void *opaque)
 	job_succeed(f->job, result_new(f));
 }
 
-/* Put the end of the batch on stable storage before the job reports success: otherwise, after a crash, the next daemon would
- * remove clones that a client was told of. */
+/* Put the end of the batch on stable storage before the job reports success: otherwise, after a crash, the next daemon
+ * would remove clones that a client was told of. */
 static void clone_succeed(struct cloning *f)
 {
 	struct err e;

@@ -1,8 +1,8 @@
-/* clone: creates copies of a VM that is off, as a job: full clones, or linked clones, whose disks are overlays on the source's
- * images. The source's offline process copies the images; the daemon passes it open files.
+/* clone: creates copies of a VM that is off, as a job: full clones, or linked clones, whose disks are overlays on the
+ * source's images. The source's offline process copies the images; the daemon passes it open files.
  *
- * The job creates all clones or none: they are a batch (api/jobs/batch.h). A clone's VM exists before any of its files does,
- * so that a later daemon finds and removes the files of an unfinished clone. */
+ * The job creates all clones or none: they are a batch (api/jobs/batch.h). A clone's VM exists before any of its files
+ * does, so that a later daemon finds and removes the files of an unfinished clone. */
 #ifndef CAIRN_API_JOBS_CLONE_H
 #define CAIRN_API_JOBS_CLONE_H
 

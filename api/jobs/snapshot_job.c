@@ -528,8 +528,8 @@ static void revert_looked(void *opaque, int r, const struct vm_answer *a, const 
 	vm_destroy(w->vm, NULL);
 }
 
-/* Let the process check that all disks can be reverted, then stop the VM. Skip the check if the VM crashed and its process
- * is preserved, or if the VM is being stopped: such a process accepts no work. */
+/* Let the process check that all disks can be reverted, then stop the VM. Skip the check if the VM crashed and its
+ * process is preserved, or if the VM is being stopped: such a process accepts no work. */
 static void stop_and_revert(struct work *w)
 {
 	struct vm_snapshot_revert look = w->body;

@@ -18,14 +18,14 @@ int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const str
 
 enum snapshot_victims { SNAPSHOT_ALONE, SNAPSHOT_WITH_CHILDREN, SNAPSHOT_CHILDREN_ONLY };
 
-/* Delete a snapshot, its descendants, or both, children first. If one of the snapshots has the tag "keep", the job fails
- * and deletes none. The job's result: count, deleted (names of the first 20).
+/* Delete a snapshot, its descendants, or both, children first. If one of the snapshots has the tag "keep", the job
+ * fails and deletes none. The job's result: count, deleted (names of the first 20).
  * look_only: report the same result without deleting. */
 int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims, bool look_only,
 	const struct job_name *name, struct job **ret_j, struct err *e);
 
-/* Delete the snapshots that choose() marks, children first. The job owns the VM from before choose() is called, so no other
- * operation changes the snapshots. Type and result as for snapshot_delete().
+/* Delete the snapshots that choose() marks, children first. The job owns the VM from before choose() is called, so no
+ * other operation changes the snapshots. Type and result as for snapshot_delete().
  * opaque: borrowed until the job concludes. */
 int snapshot_delete_where(struct vm *vm,
 	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
@@ -40,11 +40,11 @@ struct snapshot_revert {
 	char disk[16]; /* with disks_only: id of the only disk to revert; "": all */
 };
 
-/* Revert to a snapshot. If the snapshot has memory, an active VM reverts in its process, and a VM that is off is started; a
- * VM whose process is preserved after a crash or is being stopped gets a new process.
- * If the snapshot has no memory, or with disks_only, the job stops the VM first and leaves it off, unless `then` requests a
- * start. The job's result: name, id, stopped, state. With look_only, the expected values of these, and memory-lost and
- * disks-lost (ids). */
+/* Revert to a snapshot. If the snapshot has memory, an active VM reverts in its process, and a VM that is off is
+ * started; a VM whose process is preserved after a crash or is being stopped gets a new process.
+ * If the snapshot has no memory, or with disks_only, the job stops the VM first and leaves it off, unless `then`
+ * requests a start. The job's result: name, id, stopped, state. With look_only, the expected values of these, and
+ * memory-lost and disks-lost (ids). */
 int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,
 	struct job **ret_j, struct err *e);
 

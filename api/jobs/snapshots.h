@@ -1,5 +1,6 @@
 /* snapshots: reads the list of a VM's snapshots from its process, or from the offline process if the VM is off
- * (api/vm/offline_process.h). All values come from an image and are not trusted: parents may be missing or form a cycle. */
+ * (api/vm/offline_process.h). All values come from an image and are not trusted: parents may be missing or form a
+ * cycle. */
 #ifndef CAIRN_API_JOBS_SNAPSHOTS_H
 #define CAIRN_API_JOBS_SNAPSHOTS_H
 
@@ -21,7 +22,8 @@ struct snapshots {
 	size_t n;
 };
 
-/* Send a request to the VM's process, or to the offline process if the VM is off. Parameters as for vm_process_request(). */
+/* Send a request to the VM's process, or to the offline process if the VM is off. Parameters as for
+ * vm_process_request(). */
 void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -37,8 +39,8 @@ void snapshots_fetch(struct vm *vm,
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e),
 	void *opaque);
 
-/* Find a snapshot by name, else by id; "": the current snapshot. vm: the VM's name, for the error. Returns 0 and *ret_i;
- * -ENOENT. */
+/* Find a snapshot by name, else by id; "": the current snapshot. vm: the VM's name, for the error. Returns 0 and
+ * *ret_i; -ENOENT. */
 int snapshots_find(const struct snapshots *s, const char *vm, const char *name, size_t *ret_i,
 	struct err *e);
 /* Whether snapshot i is a descendant of `above`. */

@@ -36,8 +36,8 @@
 /* Interval and number of tries of a start whose port is in use. */
 #define TRY_NS (50 * 1000000ULL)
 #define TRIES_MAX 40
-/* After the VM's end its cairn-slirp may still deliver the guest's last data. A process that has not ended after this time
- * is killed, because it occupies a port: its user has stopped it, or its guest has taken it over. */
+/* After the VM's end its cairn-slirp may still deliver the guest's last data. A process that does not end within this
+ * time has been stopped by its user or taken over by its guest. The daemon kills it, because it occupies a port. */
 #define END_NS (3 * SECOND_NS)
 #define MESSAGE_MAX 128
 #define MESSAGES_PER_ROUND 16
@@ -218,9 +218,9 @@ static bool forwards_are_held(const struct vm *vm)
 
 static void listen_retry_later(struct forwards *f, uint64_t wait_ns);
 
-/* Return the delay before the next try to wake the VM. The back-off of automatic restarts applies. After too many failures
- * the next try is in the next window, because the client still waits. A start that was refused, such as for lack of
- * memory, does not count as a failure. */
+/* Return the delay before the next try to wake the VM. The back-off of automatic restarts applies. After too many
+ * failures the next try is in the next window, because the client still waits. A start that was refused, such as for
+ * lack of memory, does not count as a failure. */
 static uint64_t wake_wait_ns(const struct vm *vm, int r)
 {
 	const struct backoff_rule *rule = &vm->def->restart;
@@ -609,8 +609,8 @@ static void forwards_processes_end(const struct vm *vm)
 	}
 }
 
-/* Connect to processes that this daemon did not know yet, and end all of the VM's processes. A process keeps its socket in
- * the run folder until it ends, so that the next daemon finds it if this one ends first. */
+/* Connect to processes that this daemon did not know yet, and end all of the VM's processes. A process keeps its socket
+ * in the run folder until it ends, so that the next daemon finds it if this one ends first. */
 static void forwards_ended(struct vm *vm)
 {
 	forwards_taken_back(vm);

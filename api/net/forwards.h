@@ -1,10 +1,11 @@
-/* forwards: manages the cairn-slirp processes of interfaces of type user (usernet.h), and the host's ports that lead to VMs.
+/* forwards: manages the cairn-slirp processes of interfaces of type user (usernet.h), and the host's ports that lead to
+ * VMs.
  *
  * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp reports the
- * client; it listens in the run folder, so that the next daemon can connect to it, too. While the VM is saved, the daemon
- * listens on the sockets, and passes them with the waiting clients to the cairn-slirp of the next start. If the VM's idle
- * policy is to save it, the daemon holds the sockets from the start on, so that no client is refused while the VM falls
- * asleep. */
+ * client; it listens in the run folder, so that the next daemon can connect to it, too. While the VM is saved, the
+ * daemon listens on the sockets, and passes them with the waiting clients to the cairn-slirp of the next start. If the
+ * VM's idle policy is to save it, the daemon holds the sockets from the start on, so that no client is refused while
+ * the VM falls asleep. */
 #ifndef CAIRN_API_NET_FORWARDS_H
 #define CAIRN_API_NET_FORWARDS_H
 
@@ -21,9 +22,9 @@ extern const struct vm_observer forwards_observer;
 void forwards_on_state_change(struct vm *vm);
 /* Connect to the cairn-slirp processes of an adopted VM, so that their clients wake it. */
 void forwards_taken_back(struct vm *vm);
-/* Ask the VM's cairn-slirp processes to accept no more clients, because the VM is about to be saved. Once they have answered,
- * new clients wait in the daemon's sockets. Such a client cancels the save if that is still possible, or else wakes the VM
- * afterwards.
+/* Ask the VM's cairn-slirp processes to accept no more clients, because the VM is about to be saved. Once they have
+ * answered, new clients wait in the daemon's sockets. Such a client cancels the save if that is still possible, or else
+ * wakes the VM afterwards.
  * Returns false if no process has to answer. Otherwise the observers' forwards_held() is called when all have answered,
  * which may never happen: the processes are not trusted. */
 bool forwards_hold(struct vm *vm);

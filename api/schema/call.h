@@ -1,8 +1,8 @@
 /* call: a client's command under execution. Not only handlers in commands/ answer calls, but also the folders below.
  *
- * The handler answers a call exactly once, at once or later, by one of the call_ functions, which free it. While a call is
- * open, its connection handles no other command, so replies keep their order. If a client disconnects, its call continues,
- * and the answer is dropped. */
+ * The handler answers a call exactly once, at once or later, by one of the call_ functions, which free it. While a call
+ * is open, its connection handles no other command, so replies keep their order. If a client disconnects, its call
+ * continues, and the answer is dropped. */
 #ifndef CAIRN_API_SCHEMA_CALL_H
 #define CAIRN_API_SCHEMA_CALL_H
 

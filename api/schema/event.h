@@ -1,4 +1,5 @@
-/* event: emits events. Folders below the daemon emit into a sink; api/daemon.c logs each event and sends it to clients. */
+/* event: emits events. Folders below the daemon emit into a sink; api/daemon.c logs each event and sends it to
+ * clients. */
 #ifndef CAIRN_API_SCHEMA_EVENT_H
 #define CAIRN_API_SCHEMA_EVENT_H
 

@@ -1,10 +1,10 @@
 /* event_log: keeps the last events with their sequence numbers, in memory and on disk, so that a client that was
- * disconnected can read the events it missed. The log never assigns a number twice, neither after a kill nor after a power
- * cut; after a power cut it skips numbers.
+ * disconnected can read the events it missed. The log never assigns a number twice, neither after a kill nor after a
+ * power cut; after a power cut it skips numbers.
  *
- * events.jsonl has one event per line, as clients get it. A line {"boot":…} names the host's boot for the lines behind it.
- * A full file is renamed to events.old.jsonl. The log writes a line before clients see the event, but does not sync it:
- * lines survive the daemon's end, not a crash of the host. */
+ * events.jsonl has one event per line, as clients get it. A line {"boot":…} names the host's boot for the lines behind
+ * it. A full file is renamed to events.old.jsonl. The log writes a line before clients see the event, but does not sync
+ * it: lines survive the daemon's end, not a crash of the host. */
 #ifndef CAIRN_API_STORE_EVENT_LOG_H
 #define CAIRN_API_STORE_EVENT_LOG_H
 
@@ -29,9 +29,9 @@ void event_log_add(struct event_log *l, struct json_object *o);
 void event_log_backwards(struct event_log *l, const char *text,
 	bool (*look)(void *opaque, struct json_object *ev), void *opaque);
 
-/* Return one page of the events numbered above `since` for which wanted() returns true: {events, next (the `since` of the
- * next page), last (the newest number), lost (some events above `since` are no longer kept), more (another page follows)}.
- * The caller puts it. */
+/* Return one page of the events numbered above `since` for which wanted() returns true: {events, next (the `since` of
+ * the next page), last (the newest number), lost (some events above `since` are no longer kept), more (another page
+ * follows)}. The caller puts it. */
 struct json_object *event_log_page(struct event_log *l, uint64_t since,
 	bool (*wanted)(void *opaque, struct json_object *ev), void *opaque);
 

@@ -35,8 +35,8 @@ struct daemon_paths {
 int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_program,
 	struct daemon_paths *ret_p, struct err *e);
 
-/* Compute the socket for a client: `option`, CAIRN_SOCKET, or the default. Returns 0; -ENAMETOOLONG; -ENOENT: no default
- * is known. */
+/* Compute the socket for a client: `option`, CAIRN_SOCKET, or the default. Returns 0; -ENAMETOOLONG; -ENOENT: no
+ * default is known. */
 int paths_client_socket(const char *option, char *buf, size_t size, struct err *e);
 
 /* Find a helper program in the folder CAIRN_LIBEXEC, beside the running program, or in ../libexec/cairn from there.

@@ -211,8 +211,8 @@ static void newer_note(struct store *s, const char *name, const char *path, cons
 	log_error("store", "%s: %s; it is left as it is. Next: go on with that Cairn", path, why);
 }
 
-/* Upgrade a loaded file of an older version and queue it to be written. Returns 0; -ENOTSUP: a newer Cairn wrote it, which
- * is noted; -errno. On errors the caller must not use the file. */
+/* Upgrade a loaded file of an older version and queue it to be written. Returns 0; -ENOTSUP: a newer Cairn wrote it,
+ * which is noted; -errno. On errors the caller must not use the file. */
 static int path_lift(struct store *s, const char *name, const char *path, struct json_object *o, struct err *e)
 {
 	int64_t had = store_version_lift(path, o, e);
@@ -229,8 +229,8 @@ static int path_lift(struct store *s, const char *name, const char *path, struct
 	return 0;
 }
 
-/* Load and upgrade a file. name: as for store_unread_note(). Returns NULL if the file does not exist, is damaged, or was
- * written by a newer Cairn. */
+/* Load and upgrade a file. name: as for store_unread_note(). Returns NULL if the file does not exist, is damaged, or
+ * was written by a newer Cairn. */
 static struct json_object *path_load(struct store *s, const char *name, const char *path)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -292,8 +292,8 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 	store_unread_each(&s->unread, found, opaque);
 }
 
-/* Find out whether a newer Cairn wrote one of the VM's other files. The daemon reads those only when it needs them, and of
- * some it only checks that they exist, so that would be too late. */
+/* Find out whether a newer Cairn wrote one of the VM's other files. The daemon reads those only when it needs them, and
+ * of some it only checks that they exist, so that would be too late. */
 static void beside_look(struct store *s, const char *name)
 {
 	const char *file;

@@ -1,5 +1,5 @@
-/* store: reads and writes the state folder. Each VM has a folder with definition.json, state.json, log and end. Every JSON
- * file has a "version" and is replaced atomically. Formats: docs/state.md.
+/* store: reads and writes the state folder. Each VM has a folder with definition.json, state.json, log and end. Every
+ * JSON file has a "version" and is replaced atomically. Formats: docs/state.md.
  *
  * A thread writes, in the order of the requests, because the daemon's loop must not wait for a disk. States are written
  * without completion, the newest of each VM alone. Definitions, their removal and the permissions are on stable storage
@@ -19,8 +19,8 @@ struct json_object;
 struct store;
 struct store_writer;
 
-/* Completion of work of the store's thread. The caller owns the object, sets loop and done, and keeps it until done() is
- * called. */
+/* Completion of work of the store's thread. The caller owns the object, sets loop and done, and keeps it until done()
+ * is called. */
 struct store_work {
 	/* Called once, from the loop. */
 	void (*done)(struct store_work *w);
@@ -35,8 +35,8 @@ struct store_work {
 
 /* When a change of a file has to be in place, and on stable storage. */
 enum store_durability {
-	/* No guarantee. The thread writes the file's newest content in its turn and logs a failure. A removed file is gone
-	 * at return, but may reappear after a power cut. */
+	/* No guarantee. The thread writes the file's newest content in its turn and logs a failure. A removed file is
+	 * gone at return, but may reappear after a power cut. */
 	STORE_EVENTUALLY,
 	STORE_SOON,	 /* in place at return, even if the daemon is killed then; on stable storage soon after */
 	STORE_NOW,	 /* on stable storage at return; waits for the disk */
@@ -52,8 +52,8 @@ void store_close(struct store *s);
 /* Load all VMs and call found() for each.
  *
  * A damaged file is renamed to *.damaged and logged; the other files are loaded. A file of an older version is upgraded
- * (store_version.h), written again soon after, and kept as *.vN. If a newer Cairn wrote one of a VM's files, found() is not
- * called for that VM, and the store does not change its files.
+ * (store_version.h), written again soon after, and kept as *.vN. If a newer Cairn wrote one of a VM's files, found() is
+ * not called for that VM, and the store does not change its files.
  * found: borrows the objects. state NULL: there is none, or it is damaged. */
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque);
@@ -63,19 +63,20 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 	void *opaque);
 /* Check that a newer Cairn wrote no file of the VM. Returns 0; -ENOTSUP. */
 int store_check_vm(struct store *s, const char *name, struct err *e);
-/* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. Writing it then fails. */
+/* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. Writing it then
+ * fails. */
 bool store_is_newer(struct store *s, const char *file);
-/* Read a file beside the VMs' folder that a newer Cairn wrote, without upgrading it. e: the reason why the store does not
- * change it. The caller puts the object. NULL: it is no such file. */
+/* Read a file beside the VMs' folder that a newer Cairn wrote, without upgrading it. e: the reason why the store does
+ * not change it. The caller puts the object. NULL: it is no such file. */
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
 /* Treat the loaded VM as one with a newer Cairn's file, because such a file names it. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Rename a definition to *.damaged that is JSON but no valid definition. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 
-/* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so that
- * it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition until
- * store_sync_definition() is done. */
+/* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so
+ * that it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition
+ * until store_sync_definition() is done. */
 void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition);
 int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
 void store_drop_draft(struct store *s, const struct store_work *w);
@@ -91,9 +92,9 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
 /* Wait until the thread has done all queued work. */
 void store_settle(struct store *s);
-/* Rename a VM's folder to `to`. When w is done, the folder has its new name and `definition` as STORE_RENAMED, on stable
- * storage. Writes that were queued before go to the old name first. Afterwards store_rename_end() renames STORE_RENAMED to
- * definition.json.
+/* Rename a VM's folder to `to`. When w is done, the folder has its new name and `definition` as STORE_RENAMED, on
+ * stable storage. Writes that were queued before go to the old name first. Afterwards store_rename_end() renames
+ * STORE_RENAMED to definition.json.
  * definition: with the new name.
  * Returns 0; -errno: nothing is done, and w stays the caller's. */
 #define STORE_RENAMED "renamed.json"

@@ -271,8 +271,8 @@ static bool owner_is_gone(const char *owner)
 	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
 }
 
-/* Take the lock. If the owner's process is gone, retry for 3 s: a child that a killed daemon was spawning holds the lock
- * until its exec() closes the fd. */
+/* Take the lock. If the owner's process is gone, retry for 3 s: a child that a killed daemon was spawning holds the
+ * lock until its exec() closes the fd. */
 static int lock_try(int fd, char *owner, size_t size)
 {
 	for (unsigned i = 0;; i++) {

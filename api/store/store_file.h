@@ -1,5 +1,6 @@
-/* store_file: operations on the files of the state folder, by absolute path. All wait for the disk except store_file_put()
- * without sync, store_file_switch() and store_folder_clear(). Functions that return int return 0 or -errno.
+/* store_file: operations on the files of the state folder, by absolute path. All wait for the disk except
+ * store_file_put() without sync, store_file_switch() and store_folder_clear(). Functions that return int return 0 or
+ * -errno.
  *
  * Threading: any thread. */
 #ifndef CAIRN_API_STORE_STORE_FILE_H
@@ -15,8 +16,8 @@ struct err;
 /* The largest is the table of permissions: 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 
-/* Lock the state folder by its file "lock", and write the daemon's pid to that. *ret_fd: owned; closing it releases the lock.
- * -EBUSY: another daemon holds the lock. */
+/* Lock the state folder by its file "lock", and write the daemon's pid to that. *ret_fd: owned; closing it releases the
+ * lock. -EBUSY: another daemon holds the lock. */
 int store_lock(const char *dir, int *ret_fd, struct err *e);
 /* Sync a folder. */
 int store_folder_sync(const char *path);

@@ -1,5 +1,5 @@
-/* store_unread: the list of files in the state folder that the daemon does not use: files of a newer Cairn, which it must
- * not change either, and damaged definitions.
+/* store_unread: the list of files in the state folder that the daemon does not use: files of a newer Cairn, which it
+ * must not change either, and damaged definitions.
  *
  * Threading: the loop's thread adds files while it loads; any thread may call store_unread_check(). */
 #ifndef CAIRN_API_STORE_STORE_UNREAD_H

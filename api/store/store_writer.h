@@ -44,8 +44,8 @@ int store_writer_start(struct store_writer *w, struct err *e);
 /* Finish all queued operations, then end the thread. */
 void store_writer_done(struct store_writer *w);
 
-/* Queue an operation without completion. It replaces a queued operation of the same kind on the same path, if that one has
- * no completion either, because only the newest content matters. path: copied; text: taken. */
+/* Queue an operation without completion. It replaces a queued operation of the same kind on the same path, if that one
+ * has no completion either, because only the newest content matters. path: copied; text: taken. */
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text);
 /* Queue an operation and report its completion: work->done() is called on work->loop. to: copied. */
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,
@@ -53,8 +53,8 @@ void store_writer_work(struct store_writer *w, enum pending_kind kind, const cha
 void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
 
-/* Wait until these operations are done: all; those on the path; all PENDING_CLEAR and PENDING_RENAME, after which the names
- * of removed and renamed VMs are free. */
+/* Wait until these operations are done: all; those on the path; all PENDING_CLEAR and PENDING_RENAME, after which the
+ * names of removed and renamed VMs are free. */
 void store_writer_settle(struct store_writer *w);
 void store_writer_settle_path(struct store_writer *w, const char *path);
 void store_writer_settle_leaving(struct store_writer *w);

@@ -1,5 +1,5 @@
-/* image_users: finds the VMs whose definitions name an image file. The daemon opens no image for that, and compares paths
- * as text. That suffices for linked clones, because a clone's definition copies its source's paths verbatim. */
+/* image_users: finds the VMs whose definitions name an image file. The daemon opens no image for that, and compares
+ * paths as text. That suffices for linked clones, because a clone's definition copies its source's paths verbatim. */
 #ifndef CAIRN_API_VM_IMAGE_USERS_H
 #define CAIRN_API_VM_IMAGE_USERS_H
 

@@ -53,8 +53,8 @@ struct vm_observer {
 	void (*progress)(struct vm *vm, const struct vm_event *ev);
 
 	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended. process_saved: it
-	 * reported that it saved the VM, and one observer moves the state. run_ended: the state has moved. run_over: the
-	 * calls that waited for the end were answered. */
+	 * reported that it saved the VM, and one observer moves the state. run_ended: the state has moved. run_over:
+	 * the calls that waited for the end were answered. */
 	void (*process_gone)(struct vm *vm);
 	void (*process_saved)(struct vm *vm);
 	void (*run_ended)(struct vm *vm);
@@ -62,8 +62,9 @@ struct vm_observer {
 	/* A managed save is on stable storage or has failed. outcome: "saved" or the error. */
 	void (*save_over)(struct vm *vm, const char *outcome);
 
-	/* Hooks at the daemon's start. adopted: the daemon adopted the VM's process. start_lost: the adopted process has no
-	 * configuration, because the earlier daemon ended before it sent one. found_off: the daemon found no process. */
+	/* Hooks at the daemon's start. adopted: the daemon adopted the VM's process. start_lost: the adopted process
+	 * has no configuration, because the earlier daemon ended before it sent one. found_off: the daemon found no
+	 * process. */
 	void (*adopted)(struct vm *vm, const struct vm_info *info);
 	void (*start_lost)(struct vm *vm);
 	void (*found_off)(struct vm *vm);

@@ -1,6 +1,6 @@
 /* offline_process: a short-lived process that works on the disks of a VM that is off, such as on the snapshots in them.
- * It is a cairn-vm without a machine (vm_config.images_only), in the same sandbox. The daemon ends it when no request is
- * left. */
+ * It is a cairn-vm without a machine (vm_config.images_only), in the same sandbox. The daemon ends it when no request
+ * is left. */
 #ifndef CAIRN_API_VM_OFFLINE_PROCESS_H
 #define CAIRN_API_VM_OFFLINE_PROCESS_H
 
@@ -12,8 +12,8 @@ struct offline_process;
 struct vm;
 
 /* Send a request to the offline process of a VM that is off, and start the process if there is none.
- * body: borrowed. done: as for vm_process_request(), and also called if the process cannot be started; never called from
- * inside this function. */
+ * body: borrowed. done: as for vm_process_request(), and also called if the process cannot be started; never called
+ * from inside this function. */
 void offline_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),

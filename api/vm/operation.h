@@ -1,9 +1,9 @@
 /* operation: the operations under way on a VM, and the requests that they exclude. docs/ARCHITECTURE.md, "Operations".
  *
- * A VM has at most one owner operation, such as a job, an undefine or a rename. The owner may run steps (a stop, work of
- * the offline process, a start) and may own several VMs: a fork owns its source and the clones. Beside the owner, a VM has
- * at most one start, at most one stop, which takes precedence over everything, and any number of readers (the offline
- * process).
+ * A VM has at most one owner operation, such as a job, an undefine or a rename. The owner may run steps (a stop, work
+ * of the offline process, a start) and may own several VMs: a fork owns its source and the clones. Beside the owner, a
+ * VM has at most one start, at most one stop, which takes precedence over everything, and any number of readers (the
+ * offline process).
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_OPERATION_H
 #define CAIRN_API_VM_OPERATION_H

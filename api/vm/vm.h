@@ -169,8 +169,8 @@ struct vm_defined {
 	bool outdates; /* the VM has a managed save, which may not fit the new definition */
 };
 
-/* Return the definition that the process runs with. If the VM was redefined before this daemon began, that definition is
- * unknown, and the function returns the new one. */
+/* Return the definition that the process runs with. If the VM was redefined before this daemon began, that definition
+ * is unknown, and the function returns the new one. */
 const struct definition *vm_live(const struct vm *vm);
 /* Whether the VM is suspended or saved because it was idle. */
 bool vm_sleeps(const struct vm *vm);

@@ -1,5 +1,5 @@
-/* vm_host: all VMs of this host and the objects that they share. The daemon owns it (api/daemon.h); every VM points to it.
- * Threading: the daemon's loop. */
+/* vm_host: all VMs of this host and the objects that they share. The daemon owns it (api/daemon.h); every VM points to
+ * it. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_HOST_H
 #define CAIRN_API_VM_VM_HOST_H
 

@@ -1,5 +1,5 @@
-/* vm_life: handles the events and the end of a VM's process: changes the VM's state and emits the daemon's events. Internal
- * to vm/: vm_start.c and offline_process.c use it. */
+/* vm_life: handles the events and the end of a VM's process: changes the VM's state and emits the daemon's events.
+ * Internal to vm/: vm_start.c and offline_process.c use it. */
 #ifndef CAIRN_API_VM_VM_LIFE_H
 #define CAIRN_API_VM_VM_LIFE_H
 

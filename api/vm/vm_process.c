@@ -283,8 +283,8 @@ static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_DUMP] = VM_MSG_SNAPSHOT_DONE,
 };
 
-/* Whether a message that reports success has the type that the request expects. (An error may come as VM_MSG_REPLY to any
- * request.) */
+/* Whether a message that reports success has the type that the request expects. (An error may come as VM_MSG_REPLY to
+ * any request.) */
 static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
 {
 	unsigned want = answer_types[r->type] ? answer_types[r->type] : VM_MSG_REPLY;
@@ -525,7 +525,8 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	if (!p)
 		return -ENOMEM;
 	p->loop = l;
-	/* The process may still answer a request of an earlier daemon, so do not reuse that daemon's sequence numbers. */
+	/* The process may still answer a request of an earlier daemon, so do not reuse that daemon's sequence
+	 * numbers. */
 	p->seq = loop_now_ns();
 	p->ops = ops;
 	p->opaque = opaque;

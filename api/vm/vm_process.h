@@ -1,7 +1,8 @@
 /* vm_process: starts or adopts one cairn-vm process, exchanges messages with it and reports its end.
  *
- * The module knows neither VM states nor JSON. Threading: the daemon's loop; callbacks come from the loop, never from inside
- * the call that caused them. Freeing the object does not end the process, so VMs keep running when the daemon ends. */
+ * The module knows neither VM states nor JSON. Threading: the daemon's loop; callbacks come from the loop, never from
+ * inside the call that caused them. Freeing the object does not end the process, so VMs keep running when the daemon
+ * ends. */
 #ifndef CAIRN_API_VM_VM_PROCESS_H
 #define CAIRN_API_VM_VM_PROCESS_H
 
@@ -39,8 +40,8 @@ struct vm_process_paths {
 	int end_fd;	  /* the end file, see vm_config.end_fd; borrowed. -1: none */
 };
 
-/* Answer to a request; borrowed. At most one member is set: on success, the one for the request's type. The process is not
- * trusted: vm_process has checked counts against the message's length and terminated strings, but no other value. */
+/* Answer to a request; borrowed. At most one member is set: on success, the one for the request's type. The process is
+ * not trusted: vm_process has checked counts against the message's length and terminated strings, but no other value. */
 struct vm_answer {
 	const struct vm_info *info;		  /* for VM_MSG_QUERY */
 	const struct vm_snapshots *snapshots;	  /* for VM_MSG_SNAPSHOT_LIST and _SIZE */
@@ -68,9 +69,9 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 
 /* Send a request.
  * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
- * done: called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r: 0; -EREMOTEIO:
- * the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is closed; -EPROTO; other
- * -errno. *e is set when r < 0. */
+ * done: called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r: 0;
+ * -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is closed;
+ * -EPROTO; other -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -91,11 +92,12 @@ pid_t vm_process_pid(const struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 
-/* Offsets in the end file of a run. The process writes its end, a struct vm_event, at offset 0. The daemon writes the number
- * of the run (u64) and the protocol version of that event (u64). */
+/* Offsets in the end file of a run. The process writes its end, a struct vm_event, at offset 0. The daemon writes the
+ * number of the run (u64) and the protocol version of that event (u64). */
 #define VM_PROCESS_END_RUN 4096
 #define VM_PROCESS_END_VERSION 4104
-/* Read the end that the process wrote to its end file. Returns false if it wrote none or in another protocol version. */
+/* Read the end that the process wrote to its end file. Returns false if it wrote none or in another protocol
+ * version. */
 bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 
 #endif

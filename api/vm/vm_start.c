@@ -40,8 +40,8 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 		by->def->name);
 }
 
-/* Check that no other active VM uses the image, unless both only read it: two writers would destroy it. The image's lock
- * would refuse it as well, but cannot name the other VM.
+/* Check that no other active VM uses the image, unless both only read it: two writers would destroy it. The image's
+ * lock would refuse it as well, but cannot name the other VM.
  * st: of the image of disk i. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
 {
@@ -57,8 +57,8 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 			const struct definition_disk *disk = &vm_live(other)->disks[k];
 			struct stat their;
 
-			/* Do not follow another user's path with the daemon's rights, because it may lead anywhere. The image's
-			 * lock covers this case. */
+			/* Do not follow another user's path with the daemon's rights, because it may lead anywhere. The
+			 * image's lock covers this case. */
 			if (vm_live(other)->rights || (disk->read_only && !ours_writes) ||
 				!disk->nlayers || stat(disk->layers[0].path, &their) < 0 ||
 				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
@@ -93,8 +93,8 @@ struct start_hold {
 
 static void start_held(struct store_work *work);
 
-/* Rename the managed save to SAVE_MANAGED_USED before the VM resumes from it. The resumed guest changes its disks, so the
- * state must not be used a second time, even after a crash of the daemon or the host.
+/* Rename the managed save to SAVE_MANAGED_USED before the VM resumes from it. The resumed guest changes its disks, so
+ * the state must not be used a second time, even after a crash of the daemon or the host.
  * Returns 1: c was taken, and start_held() continues the start; -errno. */
 static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 {
@@ -174,8 +174,8 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 }
 
 /* ---- the run ----
- * state.json is written in the background. Before the process starts, the number of the run is written to the file "end".
- * If a daemon finds a higher number there than in state.json, the state misses a start. */
+ * state.json is written in the background. Before the process starts, the number of the run is written to the file
+ * "end". If a daemon finds a higher number there than in state.json, the state misses a start. */
 
 static int run_note(struct vm *vm, int end_fd, struct err *e)
 {
@@ -241,7 +241,8 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "it was destroyed while starting");
 			e = &stopped;
 		}
-		/* After it rejected its configuration, the process ends by itself; a process that does not answer is killed. */
+		/* After it rejected its configuration, the process ends by itself; a process that does not answer is
+		 * killed. */
 		if (r == -EREMOTEIO)
 			vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
 		else
@@ -260,8 +261,8 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	start_answer(vm, 0, NULL);
 }
 
-/* Pass the working-set file: the pages that the guest touches first after a restore or a revert. A fork's clone gets none,
- * because its RAM maps the fork's memory and is not loaded. */
+/* Pass the working-set file: the pages that the guest touches first after a restore or a revert. A fork's clone gets
+ * none, because its RAM maps the fork's memory and is not loaded. */
 static void working_sets_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
@@ -329,8 +330,8 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 	return 0;
 }
 
-/* Continue the start after the files were opened. c: taken. Returns 0: the process was spawned; 1: start_held() continues;
- * -errno. */
+/* Continue the start after the files were opened. c: taken. Returns 0: the process was spawned; 1: start_held()
+ * continues; -errno. */
 static int start_with(struct vm *vm, struct config *c, struct err *e)
 {
 	bool hold = false;
@@ -397,7 +398,8 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 		vm->start.kind = VM_OP_START;
 }
 
-/* Queue the start if --max-starting starts are under way: too many concurrent starts take longer than sequential ones. */
+/* Queue the start if --max-starting starts are under way: too many concurrent starts take longer than sequential
+ * ones. */
 static bool start_has_to_wait(struct vm *vm)
 {
 	const struct vm_host *host = vm->host;
@@ -406,8 +408,8 @@ static bool start_has_to_wait(struct vm *vm)
 
 	for (size_t i = 0; i < host->nvms; i++)
 		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS;
-	/* Forks limit their clones' starts themselves, and a failed fork removes its clones without asking whether they are
-	 * queued. */
+	/* Forks limit their clones' starts themselves, and a failed fork removes its clones without asking whether they
+	 * are queued. */
 	if (under_way < host->paths->limits.starting || vm->start.opts.forked)
 		return false;
 	while (*end)

@@ -455,8 +455,8 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
-/* Whether the limits allow one more client. They keep users from shutting each other out: every local user may connect as
- * soon as there is any permission. */
+/* Whether the limits allow one more client. They keep users from shutting each other out: every local user may connect
+ * as soon as there is any permission. */
 static bool has_place(const struct conn *c)
 {
 	unsigned same = 0, strangers = 0, others = 0;
@@ -567,8 +567,8 @@ static void listener_ready(void *opaque, unsigned revents)
 
 /* ---- listening ---- */
 
-/* Set the socket's mode. With any permission entry every user may connect, because entries may name any user or group; each
- * command is checked. */
+/* Set the socket's mode. With any permission entry every user may connect, because entries may name any user or group;
+ * each command is checked. */
 static void listener_chmod(const struct listener *l)
 {
 	const struct server *s = l->server;

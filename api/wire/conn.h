@@ -1,5 +1,5 @@
-/* conn: listens on the daemon's socket and the VMs' QMP sockets, and serves their clients: framing, negotiation, order of
- * replies, limits. The owner of the server runs the commands and knows the permissions (struct server_ops).
+/* conn: listens on the daemon's socket and the VMs' QMP sockets, and serves their clients: framing, negotiation, order
+ * of replies, limits. The owner of the server runs the commands and knows the permissions (struct server_ops).
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_WIRE_CONN_H
@@ -26,8 +26,8 @@ struct vm;
 /* Bytes that a client may leave unread. A client that exceeds them is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
 
-/* Callbacks to the server's owner. The server calls role() and known() only for users other than root and the daemon's own
- * user. */
+/* Callbacks to the server's owner. The server calls role() and known() only for users other than root and the daemon's
+ * own user. */
 struct server_ops {
 	/* Run a client's command. Borrows text. */
 	void (*dispatch)(void *opaque, struct conn *c, struct json_object *text);
@@ -64,7 +64,8 @@ void server_broadcast(struct server *s, struct json_object *o, const char *vm);
 void listener_broadcast(struct listener *l, struct json_object *o);
 /* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
 void server_tell_admins(struct server *s, struct json_object *o);
-/* Look up the roles of all clients again, and set the modes of the sockets. Call this after permissions have changed. */
+/* Look up the roles of all clients again, and set the modes of the sockets. Call this after permissions have
+ * changed. */
 void server_permissions_changed(struct server *s);
 
 /* Return the VM of a client on a VM's socket. NULL: a client of the daemon's socket, or the VM's socket was closed. */
@@ -82,12 +83,14 @@ uid_t conn_uid(const struct conn *c);
 pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);
 void conn_set_negotiated(struct conn *c);
-/* Send a line, with a file descriptor. Drops the client if it leaves too much unread. o: borrowed. fd: taken; -1: none. */
+/* Send a line, with a file descriptor. Drops the client if it leaves too much unread.
+ * o: borrowed. fd: taken; -1: none. */
 void conn_send(struct conn *c, struct json_object *o, int fd);
-/* Take the fd that came with this or an earlier command. Returns an owned fd; -1: none came, or it was taken already. */
+/* Take the fd that came with this or an earlier command. Returns an owned fd; -1: none came, or it was taken
+ * already. */
 int conn_take_fd(struct conn *c);
-/* Begin a call that is answered later. The connection handles no other command until conn_call_end(). *back is set to NULL
- * if the client disconnects first. */
+/* Begin a call that is answered later. The connection handles no other command until conn_call_end(). *back is set to
+ * NULL if the client disconnects first. */
 void conn_call_begin(struct conn *c, struct conn **back);
 void conn_call_end(struct conn *c);
 
