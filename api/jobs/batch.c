@@ -38,7 +38,11 @@ struct batch {
 	unsigned leaving; /* VM processes whose end is awaited */
 	struct loop_task task;
 	struct store_work work;
-	void (*done)(void *opaque);
+	void (*done)(struct batch *b); /* it is kept, or undone */
+	bool failed;
+	struct err e;
+	struct job *job;
+	void (*result_put)(void *opaque, struct json_object *o);
 	void *opaque;
 };
 
@@ -174,17 +178,16 @@ static void batch_stored(struct store_work *w)
 		vm_operation_end(b->vms[i]);
 		vm_set(b->vms[i], VM_FACT_INCOMPLETE, false);
 	}
-	b->done(b->opaque);
+	b->done(b);
 }
 
-int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct err *e)
+static int batch_keep(struct batch *b, void (*done)(struct batch *b), struct err *e)
 {
 	int r = file_remove(b, e);
 
 	if (r < 0)
 		return r;
 	b->done = done;
-	b->opaque = opaque;
 	b->work = (struct store_work){ .loop = b->host->loop, .done = batch_stored };
 	store_after(b->host->store, &b->work);
 	return 0;
@@ -226,7 +229,7 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	/* If files are left, keep the batch's file so that the next daemon tries again. */
 	if (all && file_remove(b, &own) < 0)
 		log_error("batch", "%s", own.msg);
-	b->done(b->opaque);
+	b->done(b);
 }
 
 static void all_ended(struct loop_task *t)
@@ -253,10 +256,9 @@ static void one_ended(struct vm *vm, void *opaque)
 		loop_post(b->host->loop, &b->task);
 }
 
-void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque)
+static void batch_undo(struct batch *b, void (*done)(struct batch *b))
 {
 	b->done = done;
-	b->opaque = opaque;
 	b->task.run = all_ended;
 	b->leaving = 1;
 	for (unsigned i = 0; i < b->n; i++) {
@@ -270,6 +272,56 @@ void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque)
 			vm_destroy(vm, NULL);
 	}
 	one_ended(NULL, b);
+}
+
+/* ---- the job's end ---- */
+
+void batch_fail(struct batch *b, const struct err *e)
+{
+	if (!b->failed)
+		b->e = *e;
+	b->failed = true;
+}
+
+bool batch_has_failed(const struct batch *b)
+{
+	return b->failed;
+}
+
+static void batch_undone(struct batch *b)
+{
+	job_fail(b->job, &b->e);
+}
+
+static const char *planned_name(const struct batch *b, size_t i)
+{
+	return js_get_str(json_object_array_get_idx(b->planned, i), "name");
+}
+
+static void batch_kept(struct batch *b)
+{
+	struct json_object *o = json_object_new_object();
+	size_t n = json_object_array_length(b->planned);
+
+	js_put_uint(o, "count", n);
+	js_put_str(o, "first", planned_name(b, 0));
+	js_put_str(o, "last", planned_name(b, n - 1));
+	b->result_put(b->opaque, o);
+	job_succeed(b->job, o);
+}
+
+/* If the batch's file cannot be removed, the next daemon would remove VMs that the client was told of. */
+void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o), void *opaque)
+{
+	struct err e;
+
+	b->job = j;
+	b->result_put = result_put;
+	b->opaque = opaque;
+	if (!b->failed && batch_keep(b, batch_kept, &e) < 0)
+		batch_fail(b, &e);
+	if (b->failed)
+		batch_undo(b, batch_undone);
 }
 
 /* ---- recovery by the next daemon ---- */
@@ -295,9 +347,9 @@ static void half_found(struct batch *b, struct vm *vm)
 	b->vms[b->n++] = vm;
 }
 
-static void cleared_up(void *opaque)
+static void cleared_up(struct batch *b)
 {
-	batch_free(opaque);
+	batch_free(b);
 }
 
 /* Find a planned VM by its uuid; NULL: not defined. Another VM may have the planned name. */
@@ -365,7 +417,7 @@ static void file_found(void *opaque, const char *name)
 	b->planned = json_object_get(js_get_array(o, "vms"));
 	room_make(b, json_object_array_length(b->planned));
 	planned_find(b);
-	batch_undo(b, cleared_up, b);
+	batch_undo(b, cleared_up);
 }
 
 /* Older versions had no batch file but marked each clone. */
@@ -386,6 +438,6 @@ void batch_clear_up(struct vm_host *host)
 		b = batch_new(host);
 		room_make(b, 1);
 		half_found(b, host->vms[i]);
-		batch_undo(b, cleared_up, b);
+		batch_undo(b, cleared_up);
 	}
 }

@@ -6,12 +6,14 @@
 #ifndef CAIRN_API_JOBS_BATCH_H
 #define CAIRN_API_JOBS_BATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct batch;
 struct definition;
 struct err;
 struct job;
+struct json_object;
 struct vm;
 struct vm_host;
 
@@ -24,14 +26,16 @@ int batch_begin(struct batch *b, struct err *e);
 /* Define a planned VM, which is off and owned by the job. def: takes it on success.
  * Returns 0; -EEXIST: another client took its name or files meanwhile; -errno. */
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e);
-/* Record for how many of an added VM's writable disks files may exist; batch_undo() removes these. */
+/* Record for how many of an added VM's writable disks files may exist; an error then removes these. */
 void batch_made(struct batch *b, const struct vm *vm, unsigned files);
-/* Keep the VMs. done() is called once from the loop when that is on stable storage; from then on the job does not own them.
- * Returns 0; -errno, and then nothing has changed and done() is not called. */
-int batch_keep(struct batch *b, void (*done)(void *opaque), void *opaque, struct err *e);
-/* Stop the running VMs, remove their files and undefine all. done() is called once from the loop afterwards. */
-void batch_undo(struct batch *b, void (*done)(void *opaque), void *opaque);
-/* Free a batch that is not being kept or undone. NULL allowed. */
+/* Note an error: batch_end() then undoes the batch. The first error counts. */
+void batch_fail(struct batch *b, const struct err *e);
+bool batch_has_failed(const struct batch *b);
+/* End the job and the batch. After an error: end the VMs that run, remove their files, forget the VMs, and fail
+ * the job. Otherwise keep the VMs; once no power cut undoes that, the job succeeds.
+ * result_put: adds to the job's result, which has count, first and last. */
+void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o), void *opaque);
+/* Free a batch that has not begun, or has ended. NULL allowed. */
 void batch_free(struct batch *b);
 
 /* Hide the VMs of a newer Cairn's batches from this daemon. Call it when all VMs are loaded and none is adopted. */

@@ -53,8 +53,7 @@ struct cloning {
 	struct config sources; /* the source's open images */
 	struct open_as *opener;
 	struct fork_as *errand;
-	bool failed, working, going_on;
-	struct err e;
+	bool working, going_on;
 	uint64_t begun_ns;
 	struct definition **defs; /* the array is owned, the definitions are borrowed; for clone_files_look() */
 	struct loop_task task;
@@ -83,56 +82,19 @@ static void cloning_free(struct cloning *f)
 	free(f);
 }
 
-static void clone_fail(struct cloning *f, const struct err *e)
-{
-	if (!f->failed)
-		f->e = *e;
-	f->failed = true;
-}
-
 /* ---- the end ---- */
 
-static void clone_undone(void *opaque)
+static void result_put(void *opaque, struct json_object *o)
 {
 	struct cloning *f = opaque;
 
-	job_fail(f->job, &f->e);
-}
-
-static void give_up(struct cloning *f)
-{
-	batch_undo(f->batch, clone_undone, f);
-}
-
-static struct json_object *result_new(struct cloning *f)
-{
-	struct json_object *o = json_object_new_object();
-
-	js_put_uint(o, "count", f->n);
-	js_put_str(o, "first", f->targets[0].vm->def->name);
-	js_put_str(o, "last", f->targets[f->n - 1].vm->def->name);
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
 	identity_tell_forwards(f->def, o);
-	return o;
 }
 
-static void clone_stored(void *opaque)
+static void clone_end(struct cloning *f)
 {
-	struct cloning *f = opaque;
-
-	job_succeed(f->job, result_new(f));
-}
-
-/* Put the end of the batch on stable storage before the job reports success: otherwise, after a crash, the next daemon
- * would remove clones that a client was told of. */
-static void clone_succeed(struct cloning *f)
-{
-	struct err e;
-
-	if (batch_keep(f->batch, clone_stored, f, &e) < 0) {
-		clone_fail(f, &e);
-		give_up(f);
-	}
+	batch_end(f->batch, f->job, result_put, f);
 }
 
 /* ---- resetting the guests' identity ---- */
@@ -143,11 +105,11 @@ static bool was_cancelled(struct cloning *f)
 {
 	struct err e;
 
-	if (f->job->cancelling && !f->failed) {
+	if (f->job->cancelling && !batch_has_failed(f->batch)) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
-		clone_fail(f, &e);
+		batch_fail(f->batch, &e);
 	}
-	return f->failed;
+	return batch_has_failed(f->batch);
 }
 
 static void identity_reset(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
@@ -159,7 +121,7 @@ static void identity_reset(void *opaque, int r, const struct fork_as_result *res
 	t->all->begun--;
 	t->all->made += r == 0;
 	if (r < 0 && !was_cancelled(t->all))
-		clone_fail(t->all, e);
+		batch_fail(t->all->batch, e);
 	job_progress(t->all->job, t->all->made, 2 * (uint64_t)t->all->n);
 	identities_resume_pending(t->all);
 }
@@ -169,20 +131,17 @@ static void identities_resume_pending(struct cloning *f)
 	struct err e;
 
 	was_cancelled(f);
-	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
+	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
 		struct target *t = &f->targets[f->next++];
 
 		if (sysprep_begin(f->host->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
-			clone_fail(f, &e);
+			batch_fail(f->batch, &e);
 		else
 			f->begun++;
 	}
 	if (f->begun)
 		return;
-	if (f->failed)
-		give_up(f);
-	else
-		clone_succeed(f);
+	clone_end(f);
 }
 
 /* The source's offline process has ended and released the images, so a clone may start at once. */
@@ -192,13 +151,11 @@ static void offline_ended(void *opaque)
 
 	f->working = false;
 	f->source->operation.copiers = 0;
-	if (f->failed) {
-		give_up(f);
-	} else if (f->reset_identity) {
+	if (f->reset_identity && !batch_has_failed(f->batch)) {
 		f->next = 0;
 		identities_resume_pending(f);
 	} else {
-		clone_succeed(f);
+		clone_end(f);
 	}
 }
 
@@ -252,7 +209,7 @@ static void target_done(struct target *t, int r, const struct err *e)
 	target_fds_close(t);
 	f->begun--;
 	if (r < 0)
-		clone_fail(f, e);
+		batch_fail(f->batch, e);
 	else
 		f->made++;
 	t->nth = 0;
@@ -307,7 +264,7 @@ static void disk_next(struct target *t)
 
 	while (t->disk < def->ndisks && def->disks[t->disk].read_only)
 		t->disk++;
-	if (t->disk == def->ndisks || t->all->failed)
+	if (t->disk == def->ndisks || batch_has_failed(t->all->batch))
 		target_done(t, 0, NULL);
 	else
 		disk_copy(t);
@@ -369,8 +326,8 @@ static void clone_start(void *opaque)
 		return;
 	f->working = true;
 	if (!was_cancelled(f) && batch_begin(f->batch, &e) < 0)
-		clone_fail(f, &e);
-	if (!f->failed && f->copies)
+		batch_fail(f->batch, &e);
+	if (!batch_has_failed(f->batch) && f->copies)
 		offline_start_copiers(f->source, f->linked ? 0 : MIN(f->n, AT_ONCE_MAX));
 	copies_resume(f);
 }

@@ -51,8 +51,7 @@ struct fork {
 	struct fork_files files;      /* for each writable disk its image and the copies */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
-	bool paused, hint_hostname, failed, going_on;
-	struct err e;
+	bool paused, hint_hostname, going_on;
 	uint64_t begun_ns, pause_ns, ram_bytes_written;
 	struct loop_task task;
 };
@@ -237,56 +236,19 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 
 /* ---- the end ---- */
 
-static void fork_undone(void *opaque)
+static void result_put(void *opaque, struct json_object *o)
 {
 	struct fork *f = opaque;
 
-	job_fail(f->job, &f->e);
-}
-
-static void give_up(struct fork *f)
-{
-	batch_undo(f->batch, fork_undone, f);
-}
-
-static struct json_object *result_new(struct fork *f)
-{
-	struct json_object *o = json_object_new_object();
-
-	js_put_uint(o, "count", f->n);
-	js_put_str(o, "first", f->clones[0].vm->def->name);
-	js_put_str(o, "last", f->clones[f->n - 1].vm->def->name);
 	js_put_uint(o, "pause", f->pause_ns);
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
 	js_put_uint(o, "ram-bytes-written", f->ram_bytes_written);
 	identity_tell_forwards(f->source->def, o);
-	return o;
 }
 
-static void fork_fail(struct fork *f, const struct err *e)
+static void fork_end(struct fork *f)
 {
-	if (!f->failed)
-		f->e = *e;
-	f->failed = true;
-}
-
-static void fork_stored(void *opaque)
-{
-	struct fork *f = opaque;
-
-	job_succeed(f->job, result_new(f));
-}
-
-/* The job succeeds only when the batch's removal is on stable storage: else a next daemon would remove clones that a client
- * knows of. */
-static void fork_succeed(struct fork *f)
-{
-	struct err e;
-
-	if (batch_keep(f->batch, fork_stored, f, &e) < 0) {
-		fork_fail(f, &e);
-		give_up(f);
-	}
+	batch_end(f->batch, f->job, result_put, f);
 }
 
 /* ---- starting them ---- */
@@ -301,7 +263,7 @@ static void clone_started(void *opaque, int r, const struct err *e)
 	f->begun--;
 	f->running += r == 0;
 	if (r < 0)
-		fork_fail(f, e);
+		batch_fail(f->batch, e);
 	job_progress(f->job, f->running, f->n);
 	clones_start_next(f);
 }
@@ -323,20 +285,17 @@ static void clones_start_next(struct fork *f)
 
 	if (f->going_on) /* called from inside the loop below, which handles the refused start */
 		return;
-	if (f->job->cancelling && !f->failed) {
+	if (f->job->cancelling && !batch_has_failed(f->batch)) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
-		fork_fail(f, &e);
+		batch_fail(f->batch, &e);
 	}
 	f->going_on = true;
-	while (!f->failed && f->next < f->n && f->begun < AT_ONCE_MAX)
+	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX)
 		clone_start(&f->clones[f->next++]);
 	f->going_on = false;
 	if (f->begun)
 		return;
-	if (f->failed)
-		give_up(f);
-	else
-		fork_succeed(f);
+	fork_end(f);
 }
 
 /* ---- the beginning ---- */
@@ -353,8 +312,8 @@ static void forked(void *opaque, int r, const struct vm_answer *a, const struct 
 		e = &why;
 	}
 	if (r < 0) {
-		fork_fail(f, e);
-		give_up(f);
+		batch_fail(f->batch, e);
+		fork_end(f);
 		return;
 	}
 	if (a->snapshot) {
@@ -399,7 +358,7 @@ static int clone_keep(struct clone *c, struct err *e)
 
 static void begin_failed(struct loop_task *t)
 {
-	give_up(container_of(t, struct fork, task));
+	fork_end(container_of(t, struct fork, task));
 }
 
 static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
@@ -415,7 +374,7 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 
 static void begin_fail(struct fork *f, const struct err *e)
 {
-	fork_fail(f, e);
+	batch_fail(f->batch, e);
 	f->task.run = begin_failed;
 	loop_post(f->host->loop, &f->task);
 }
