@@ -34,7 +34,7 @@ struct target {
 	int fds[VM_DISKS_MAX];	/* files of the writable disks, in order; owned */
 	unsigned nfds;
 	uint32_t disk; /* index of the disk that is copied now */
-	unsigned nth;  /* the same, counting writable disks only */
+	unsigned nth;  /* index of that disk among the writable disks */
 	uint64_t done, total; /* bytes of that disk */
 	struct fork_as *errand;
 };

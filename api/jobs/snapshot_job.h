@@ -36,7 +36,7 @@ struct snapshot_revert {
 	enum save_then then;
 	bool disks_only, eager, verify;
 	bool with_memory; /* refuse a snapshot without memory */
-	bool look_only;	  /* check and report alone; change nothing */
+	bool look_only;	  /* check and report only; change nothing */
 	char disk[16]; /* with disks_only: id of the only disk to revert; "": all */
 };
 

@@ -421,7 +421,7 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
-/* The VM process reports the lost link to clients itself. */
+/* Handle the end of a process. Its VM process itself reports the lost link (VM_EVENT_LINK_LOST). */
 static void process_gone(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;

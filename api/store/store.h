@@ -2,8 +2,8 @@
  * JSON file has a "version" and is replaced atomically. Formats: docs/state.md.
  *
  * A thread writes, in the order of the requests, because the daemon's loop must not wait for a disk. States are written
- * without completion, the newest of each VM alone. Definitions, their removal and the permissions are on stable storage
- * before a client's call is answered; a struct store_work reports the completion.
+ * without completion, and only the newest of each VM. Definitions, their removal and the permissions are on stable
+ * storage before a client's call is answered; a struct store_work reports the completion.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_STORE_STORE_H

@@ -173,7 +173,7 @@ static const char *const vm_files[] = {
 	"template.json",
 };
 
-/* Remove a folder in a VM's folder with all its files. A folder in it is left, and so keeps it. */
+/* Remove a folder in a VM's folder with all its files. If it has a subfolder, both remain. */
 static void files_clear(const char *path, const char *folder)
 {
 	char sub[PATH_MAX];

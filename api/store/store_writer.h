@@ -34,7 +34,7 @@ struct store_writer {
 	const struct pending *writing;
 	bool stop;
 	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
-	unsigned owed;	  /* struct store_work whose done() was not called yet; used by the loop's thread alone */
+	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };
 
 /* unread: borrowed; the writer does not overwrite files that it lists as a newer Cairn's. */

@@ -11,7 +11,8 @@ struct vm_host;
 /* Give each interface without a MAC address the address that the interface with the same id has in `old`, or else a
  * generated one.
  * old: the VM that is redefined; NULL: none.
- * Returns 0; -EEXIST: another VM, named in the error, has an address; -EIO. */
+ * Returns 0; -EEXIST: another VM has one of the addresses; the error names it if the users of `def` may see it;
+ * -EIO. */
 int identity_complete(struct vm_host *host, struct definition *def, const struct vm *old, struct err *e);
 /* Replace each MAC address in `def` that `other` has too. Both definitions are new. Returns 0; -EIO. */
 int identity_differ(struct vm_host *host, struct definition *def, const struct definition *other, struct err *e);

@@ -153,7 +153,7 @@ void vm_free_all(struct vm_host *host);
  * transition for the trigger. reason NULL: keep the reason; detail NULL: "". */
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value);
-/* Change the state's reason and detail alone. */
+/* Change the state's reason and detail, but not the state. */
 void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
 /* Emit an event for this VM. data: taken; NULL: {}. */
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
@@ -180,7 +180,7 @@ bool vm_is_pending(const struct vm *vm);
 enum vm_define_mode {
 	VM_DEFINE,
 	VM_REDEFINE, /* the VM must exist */
-	VM_VALIDATE, /* check alone; store nothing */
+	VM_VALIDATE, /* check only; store nothing */
 };
 /* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights and emits
  * VM_DEFINED.

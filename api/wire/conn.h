@@ -49,7 +49,7 @@ int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, co
 	gid_t operators, struct server **ret_s, struct err *e);
 /* Disconnect all clients and stop listening. NULL allowed. */
 void server_free(struct server *s);
-/* Listen on a VM's QMP socket. Its clients speak QEMU's dialect and see that VM alone.
+/* Listen on a VM's QMP socket. Its clients speak QEMU's dialect and see only that VM.
  * vm: borrowed; conn_vm() returns it. name: the VM's; copied. path: borrowed. listening: taken, also on errors.
  * Returns 0; -errno. */
 int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
