@@ -144,7 +144,7 @@ static void vm_saved(struct job *j, void *opaque)
 		not_saved(vm);
 	} else {
 		vm->idle->asking = false;
-	vm_set(vm, VM_FACT_FALLS_ASLEEP, false);
+		vm_set(vm, VM_FACT_FALLS_ASLEEP, false);
 		vm_say_reason(vm, VM_ASLEEP, "");
 		idle_on_state_change(vm);
 	}
