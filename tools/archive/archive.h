@@ -1,6 +1,6 @@
 /* archive: shared parts of cairn-archive, which packs a VM into one file and unpacks it again. docs/archive.md describes the
  * format.
- * 
+ *
  * The program receives its files as open fds. The only path that it opens is the folder of an import, with the rights of the
  * user who imports. Archives are untrusted. */
 #ifndef CAIRN_TOOLS_ARCHIVE_ARCHIVE_H

@@ -1,5 +1,5 @@
 /* cairn-archive: export or import a VM. cairnd runs it with the rights of the user.
- * 
+ *
  *   cairn-archive export|import|clear, with a specification as JSON on fd 3 (docs/archive.md) that
  *   names the other fds. Stdout carries lines of JSON: progress, then {"result":{…}} or
  *   {"error":{"class":"…","message":"…"}}. When an import is complete under its temporary name, it

@@ -1,9 +1,9 @@
 /* cairn-slirp: user-mode networking. cairnd runs one for each interface of type `user`; the guest's connections become sockets
  * of the VM's definer (docs/slirp.md).
- * 
+ *
  *   cairn-slirp --frames FD [--network 10.0.2.0/24] [--hostname NAME] [--mtu N] [--restrict]
  *           [--host-loopback] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
- * 
+ *
  * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr if the start fails. */
 #include "base/err.h"
 #include "base/log.h"

@@ -1,6 +1,6 @@
 /* stack: libslirp, which turns the guest's TCP, UDP and ICMP into sockets of this process and serves DHCP. Frames of the guest
  * pass loopback_filter first.
- * 
+ *
  * Order of calls: stack_poll_add(), poll(), stack_poll_done(). */
 #ifndef CAIRN_TOOLS_SLIRP_STACK_H
 #define CAIRN_TOOLS_SLIRP_STACK_H

@@ -1,6 +1,6 @@
 /* udp: forward datagrams to the guest and back without libslirp. libslirp drops the guest's answers if the guest may not reach
  * the host's loopback, where most clients are, or anything else.
- * 
+ *
  * Only known clients get answers. The guest sees the addresses of remote clients, and the gateway's address for clients on this
  * host. A datagram must fit into one frame in both directions. */
 #ifndef CAIRN_TOOLS_SLIRP_UDP_H
