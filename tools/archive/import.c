@@ -70,7 +70,7 @@ static int entry_next(struct importer *x, struct archive_entry **ret_en, const c
 	if (archive_entry_symlink(*ret_en) || archive_entry_hardlink(*ret_en))
 		return archive_corrupt(e, name, "is a link; the archive was not written by cairn");
 	if (archive_entry_filetype(*ret_en) != AE_IFREG)
-		return archive_corrupt(e, name, "is no regular file; the archive was not written by cairn");
+		return archive_corrupt(e, name, "is not a regular file; cairn did not write this archive");
 	if (!archive_entry_size_is_set(*ret_en) || archive_entry_size(*ret_en) < 0)
 		return archive_corrupt(e, name, "has no size");
 	*ret_name = name;

@@ -139,7 +139,7 @@ static int file_parse(struct json_object *o, struct archive_file *f, struct err 
 	format = js_get_str(o, "format");
 	f->qcow2 = format && !strcmp(format, "qcow2");
 	if (!f->qcow2 && (f->backing[0] || f->data_file[0]))
-		return manifest_bad(e, "a backing file of what is no qcow2 image");
+		return manifest_bad(e, "a backing file of an image that is not qcow2");
 	format = js_get_str(o, "backing_format");
 	if (f->backing[0] && (!format || (strcmp(format, "raw") && strcmp(format, "qcow2"))))
 		return manifest_bad(e, "the format of a backing file");

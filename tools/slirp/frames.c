@@ -134,7 +134,7 @@ const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 		}
 		if (got >= NET_HEADER && frame_finish(f, f->packet, f->packet + NET_HEADER, (size_t)got - NET_HEADER))
 			break;
-		log_guest("frames", "a packet of %zd bytes is no frame that this network takes: dropped", got);
+		log_guest("frames", "dropped a packet of %zd bytes: it is not a valid frame of this network", got);
 	}
 	*ret_len = (size_t)got - NET_HEADER;
 	return f->packet + NET_HEADER;

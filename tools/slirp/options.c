@@ -95,12 +95,12 @@ static int network_parse(struct options *o, const char *text, struct err *e)
 
 	if (!slash || (size_t)(slash - text) >= sizeof(address) ||
 		!number_parse(slash + 1, PREFIX_MIN, PREFIX_MAX, &bits))
-		return option_invalid(e, "network", text, "has to be like 10.0.2.0/24, with a length from 8 to 27");
+		return option_invalid(e, "network", text, "must be like 10.0.2.0/24, with a length from 8 to 27");
 	memcpy(address, text, (size_t)(slash - text));
 	address[slash - text] = 0;
 	o->mask.s_addr = htonl(~0u << (32 - bits));
 	if (inet_pton(AF_INET, address, &o->network) != 1 || (o->network.s_addr & ~o->mask.s_addr))
-		return option_invalid(e, "network", text, "is no network: the address has bits beyond its length");
+		return option_invalid(e, "network", text, "is not a network: the address has bits beyond its length");
 	if (!(ntohl(o->network.s_addr) >> 24) || ntohl(o->network.s_addr) >> 24 == 127 ||
 		ntohl(o->network.s_addr) >> 28 >= 14)
 		return option_invalid(e, "network", text, "these addresses have a meaning of their own; take private ones");
@@ -139,11 +139,11 @@ static int forward_address(const struct options *o, const char *text, struct for
 		return 0;
 	}
 	if (inet_pton(AF_INET, text, &f->guest) != 1)
-		return option_invalid(e, "forward", text, "a guest's address has to be like 10.0.2.15, or - for that");
+		return option_invalid(e, "forward", text, "the address of the guest must be like 10.0.2.15, or - for the first one");
 	host = f->guest.s_addr & ~o->mask.s_addr;
 	if ((f->guest.s_addr & o->mask.s_addr) != o->network.s_addr || !host || host == ~o->mask.s_addr ||
 		f->guest.s_addr == o->gateway.s_addr || f->guest.s_addr == o->resolver.s_addr)
-		return option_invalid(e, "forward", text, "is no address that a guest in this network can have");
+		return option_invalid(e, "forward", text, "is not an address that a guest in this network can have");
 	return 0;
 }
 

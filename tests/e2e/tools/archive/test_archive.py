@@ -295,8 +295,8 @@ BAD = {
     "symlink": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is a link"),
     "hard link": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.LNKTYPE, linkname="manifest.json")], "is a link"),
     "device": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
-               "is no regular file"),
-    "pipe": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.FIFOTYPE)], "is no regular file"),
+               "is not a regular file"),
+    "pipe": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.FIFOTYPE)], "is not a regular file"),
     "folder": ([manifest([("a", 1, 1)]), entry("a", type=tarfile.DIRTYPE)], "folder"),
     "not named": ([manifest([("a", 1, 1)]), entry("b", b"b")], "is not in its manifest"),
     "twice": ([manifest([("a", 1, 1)]), entry("a", b"b"), entry("a", b"b")], "is there twice"),
@@ -311,7 +311,7 @@ BAD = {
     "huge": ([manifest([("a", (1 << 60) + 1, 1)])], "the size of a file"),
     "raw on another": ([entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [
         {"name": "b", "size": 1, "data": 1}, {"name": "a", "size": 1, "data": 1, "backing": "b", "backing_format": "raw"}]}).encode())],
-        "a backing file of what is no qcow2 image"),
+        "a backing file of an image that is not qcow2"),
     "two of a name": ([manifest([("a", 1, 1), ("a", 1, 1)])], "two files of one name"),
     "sums as a file": ([manifest([("sums.json", 1, 1)])], "two files of one name"),
     "backing is not there": ([entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [
