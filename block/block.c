@@ -349,8 +349,8 @@ static void direct_probe(int fd, struct block_file *f)
 	f->memory_align = 4096;
 	if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) && (stx.stx_mask & STATX_DIOALIGN)) {
 		f->memory_align = MAX(stx.stx_dio_mem_align, 1u);
-		/* With a file that only takes steps of 4 KiB, the guest would see another sector
-		 * size than the one that its image was made with. Buffered I/O is better than that. */
+		/* If direct I/O needs blocks of 4 KiB, use buffered I/O: otherwise the guest would
+		 * see another sector size than at the image's creation. */
 		if (!stx.stx_dio_offset_align || stx.stx_dio_offset_align > f->offset_align)
 			return;
 	}

@@ -68,7 +68,7 @@ struct block_format_open {
 	bool read_only;
 	const char *name;
 	const struct block_file *file;
-	int data_fd; /* like fd; 0: none */
+	int data_fd; /* borrowed until the open succeeds; 0: no external data file */
 	const struct block_file *data_file; /* data_fd's capabilities */
 	struct block *backing; /* NULL: none; taken on success */
 	const char *snapshot;  /* NULL: the disk itself */
@@ -83,7 +83,7 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 void block_complete(struct block_req *r, int res);
 /* Complete a request in the loop's next round; for results that are known during submit(). */
 void block_complete_later(struct block_req *r, int res);
-/* Report an error to the listener; see block.h. `corrupt` also marks the disk corrupt for good. */
+/* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 
 /* Append the extent that begins at `cluster`, which lies behind all earlier ones. Returns 0 or

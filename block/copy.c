@@ -15,8 +15,8 @@
 /* A chunk of this size is still in the CPU cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
 #define CHUNKS 12
-/* Number of chunks that one thread holds at a time. Files in memory complete all of them together,
- * so a thread that held all chunks would make the other one wait. */
+/* Maximum number of chunks that one thread holds. Files in memory complete all chunks together, so
+ * a thread that held all of them would stall the other thread. */
 #define AT_A_TIME 4
 /* The same numbers for files whose writes take as long as a disk's. */
 #define CHUNKS_DIRECT 16
@@ -264,7 +264,7 @@ static bool read_more(const struct copy *c)
 		!(c->o->stop && c->o->stop(c->o->opaque));
 }
 
-/* Returns the ns to wait before the next read; 0: go on. */
+/* Returns the ns to wait before the next read; 0: read now. */
 static uint64_t chunk_hold(const struct copy *c)
 {
 	return c->o->hold ? c->o->hold(c->o->opaque, c->pos) : 0;

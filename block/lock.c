@@ -63,7 +63,7 @@ int lock_acquire(int fd, bool writer, const char *name, struct err *e)
 	if (r == -EAGAIN || r == -EACCES)
 		goto busy; /* another program has an exclusive lock */
 	if (r < 0) {
-		/* The file system has no OFD locks. Continue without, as QEMU does. */
+		/* The file system has no OFD locks. Continue without a lock, as QEMU does. */
 		log_warn(name, "the file system has no OFD locks (%s): nothing protects this "
 			"image from a second writer", strerror(-r));
 		return 0;

@@ -20,7 +20,7 @@ struct raw {
 	struct block base;
 	uint64_t file_bytes; /* length at open, or after the last extension */
 	bool is_device;
-	/* Set to false for good if the host reports that it cannot. */
+	/* Permanently false once the host reports the operation as unsupported. */
 	bool can_punch, can_zero_range;
 	/* The file system's last answer about holes, valid until the next write. The query is slow:
 	 * some file systems scan up to the end of the hole or the data each time. */

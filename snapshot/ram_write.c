@@ -114,8 +114,8 @@ static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end
 	return more;
 }
 
-/* Unmap written memory now, while the disk writes. At the process's end, somebody would wait for
- * it. */
+/* Unmap written memory now, while the disk writes: at exit, the unmapping would delay the end
+ * of the process, for which the daemon waits. */
 static void piece_unmap(const struct ram_job *j, uint64_t first, uint64_t end)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;

@@ -531,7 +531,8 @@ static int addresses_request(struct control *c, struct channel_msg *m, struct er
 /* ---- the table ---- */
 
 /* Handlers by message type; vm_msg_to_vm has the body size and the number of fds of each.
- * is_work: the message starts the one long work, which answers with work_seq when it ends. */
+ * is_work: the message starts long-running work (one at a time), which answers with work_seq when
+ * it ends. */
 static const struct {
 	int (*handle)(struct control *c, struct channel_msg *m, struct err *e);
 	bool is_work;

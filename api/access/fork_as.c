@@ -155,7 +155,7 @@ static void child_exited(void *opaque, unsigned revents)
 static void process_kill(struct fork_as *x)
 {
 	kill(-x->pid, SIGKILL);
-	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* it may not have made its group yet */
+	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* the child may not have created its process group yet */
 }
 
 static void child_timed_out(void *opaque)

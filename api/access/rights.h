@@ -32,7 +32,7 @@ void rights_put(struct json_object *definition, const struct rights *r);
  * Returns 0; -EINVAL: it is malformed; -ENOMEM. */
 int rights_take(struct json_object *definition, struct rights **ret, struct err *e);
 
-/* Change the calling process's ids for good. Takes no lock, so a forked process may call it.
+/* Change the calling process's ids permanently. Takes no lock, so a forked process may call it.
  * Returns 0 or -errno. */
 int rights_assume(const struct rights *r);
 

@@ -182,7 +182,7 @@ static int template_unset_check(const struct vm *vm, struct err *e)
 		"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
 }
 
-/* Opening the images has repaired what a crash left unfinished; a template's images are never written again. */
+/* Opening the images has completed the repairs after a crash. A template's images are never written again. */
 static void offline_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;

@@ -1,4 +1,4 @@
-/* Which handler runs a row of the schema. */
+/* The table of handlers: one for each command of the schema. */
 #include "api/commands/command.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/undefine.h"

@@ -105,7 +105,7 @@ void command_vm_start(struct call *c)
 
 void command_vm_destroy(struct call *c)
 {
-	/* The restart that is pending is what the client stops. */
+	/* The VM is off and a restart is pending: cancel that restart. */
 	if (!c->vm->proc && !vm_is_stopping(c->vm) && restart_is_pending(c->vm)) {
 		restart_call_off(c->vm);
 		call_return(c, NULL);

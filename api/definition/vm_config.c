@@ -83,7 +83,7 @@ static int forward_listen(const struct definition_forward *f, const char *key, s
 	return steal_fd(&fd);
 }
 
-/* O_NONBLOCK for the open alone: a pipe in the place of a disk must not hold us up. */
+/* O_NONBLOCK only for open(): a FIFO in place of a disk must not block the daemon. */
 int config_open_file(const struct config_file *f, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;
@@ -123,9 +123,9 @@ void config_take_fds(struct config *c, const int *fds, unsigned n)
 		config_add_fd(c, fds[i]);
 }
 
-/* ---- what there is to open ---- */
+/* ---- list of the files to open ---- */
 
-/* Returns its index. */
+/* Add a file to the list. Returns its index; -EINVAL: the list is full. */
 static int file_add(struct config_files *files, const char *key, const char *path, bool write,
 	bool block, struct err *e)
 {
@@ -199,7 +199,7 @@ static int disk_add(struct config_files *files, struct vm_disk *v, unsigned i,
 	return 0;
 }
 
-/* What the clock on the wall is ahead of UTC, now. */
+/* Return the present offset of local time from UTC, in seconds. */
 static int32_t local_offset_s(void)
 {
 	time_t now = time(NULL);
@@ -223,7 +223,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->assist = d->assist;
 	v->on_poweroff = d->on_poweroff;
 	v->on_reboot = d->on_reboot;
-	/* A crashed VM is started again by the daemon, which counts how often; it has it dumped, too. */
+	/* The daemon, not the VM process, restarts and dumps a crashed VM, because the daemon counts the restarts. */
 	v->on_crash = d->on_crash >= VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
 	v->resets = d->restart;
 	v->rng = d->rng;

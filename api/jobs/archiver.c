@@ -29,7 +29,7 @@ struct archiver {
 	struct loop *loop;
 	const struct archiver_ops *ops;
 	void *opaque;
-	int in, out, pidfd; /* its stdin and stdout */
+	int in, out, pidfd; /* in, out: the process's stdin and stdout */
 	pid_t pid;
 	struct loop_watch *watch, *gone;
 	struct loop_timer *timer; /* kills the process some time after a cancel */
@@ -79,7 +79,7 @@ static void archiver_finish(struct archiver *a)
 	a->gone = NULL;
 	loop_unwatch(a->watch);
 	a->watch = NULL;
-	if (!a->failed && !a->result && a->cancelled) { /* it ended without a message */
+	if (!a->failed && !a->result && a->cancelled) { /* cairn-archive ended without a message */
 		err_set(&a->e, -ECANCELED, ERR_CANCELLED, "cancelled");
 		a->failed = true;
 	} else if (!a->failed && !a->result) {
@@ -219,7 +219,7 @@ static void process_timed_out(void *opaque)
 	if (a->ended)
 		return;
 	kill(-a->pid, SIGKILL); /* the pid is valid until it is waited for */
-	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* it may not have made its group yet */
+	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* the child may not have created its process group yet */
 }
 
 /* ---- starting ---- */

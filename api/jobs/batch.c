@@ -38,7 +38,7 @@ struct batch {
 	unsigned leaving; /* VM processes whose end is awaited */
 	struct loop_task task;
 	struct store_work work;
-	void (*done)(struct batch *b); /* it is kept, or undone */
+	void (*done)(struct batch *b); /* called when the batch is kept or undone */
 	bool failed;
 	struct err e;
 	struct job *job;
@@ -97,7 +97,7 @@ int batch_begin(struct batch *b, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	char file[sizeof(b->file)], text[DEFINITION_UUID_TEXT];
-	uint8_t own[16]; /* not a VM's uuid, since another job may plan the same one */
+	uint8_t own[16]; /* random file name; a planned VM's UUID could be in another batch, too */
 	int r;
 
 	room_make(b, json_object_array_length(b->planned));

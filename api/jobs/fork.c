@@ -47,7 +47,7 @@ struct fork {
 	int state_fd;
 	/* Copies, since the source may be redefined meanwhile. */
 	struct rights *rights;	      /* NULL: the daemon's */
-	char *images[VM_DISKS_MAX];   /* of the disks that it writes to */
+	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images */
 	struct fork_files files;      /* for each writable disk its image and the copies */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */

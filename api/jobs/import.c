@@ -30,9 +30,9 @@ struct import {
 	struct rights *rights;
 	struct archiver *archiver;
 	struct store_work work;
-	char folder[PATH_MAX];	      /* in which the VM's own will be */
+	char folder[PATH_MAX];	      /* parent of the VM's folder */
 	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
-	int64_t max_bytes;	      /* of data; 0: what the file system has room for */
+	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
 	char *seen;		      /* the definition at the first reading */
 	struct json_object *warnings; /* definition_warnings() */
 	struct err why; /* reason of the failure */
@@ -553,7 +553,7 @@ static void keep_at_start(struct vm *vm)
 
 /* Recovery of a killed import: its files are removed before the VM, since only the VM's mark names them. */
 struct clearing {
-	struct vm *vm; /* half: nobody else removes it */
+	struct vm *vm; /* incomplete: only this job removes it */
 	struct archiver *archiver; /* NULL: the start failed */
 };
 

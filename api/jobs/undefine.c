@@ -104,7 +104,7 @@ static void vm_forget(void *opaque)
 	struct vm_host *host = u->host;
 	struct err e;
 
-	if (offline_wait(u->vm, vm_forget, u)) /* a client read its snapshots meanwhile */
+	if (offline_wait(u->vm, vm_forget, u)) /* a client's query has started an offline process for the VM */
 		return;
 	u->work.loop = host->loop;
 	u->work.done = vm_forgotten;

@@ -57,7 +57,7 @@ struct forwards {
 	struct loop_timer *timer; /* for the next try to listen or to wake */
 	bool waits; /* the timer is armed, and the sockets are not watched until then */
 	struct backoff wakes; /* failed tries to wake the VM */
-	bool told; /* that the sockets cannot be opened was logged */
+	bool told; /* the failure to open the sockets was logged */
 	struct loop_timer *start_timer;
 	unsigned tries;
 };

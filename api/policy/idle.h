@@ -22,10 +22,10 @@ struct idle {
 	struct loop_timer *timer;
 	bool asking;	/* a request is under way */
 	bool waking; /* a resume was requested */
-	bool holding;	/* its networks hold new connections, since it is about to be saved */
+	bool holding;	/* the VM's networks hold new connections, because the daemon is about to save the VM */
 	struct fall *fall; /* while `falling_asleep` is being stored; else NULL */
-	bool disturbed; /* a client connected while it fell asleep */
-	char by[80];	/* forward that wakes it; empty: a command */
+	bool disturbed; /* a client connected while the VM fell asleep */
+	char by[80];	/* forward that wakes the VM; empty: a command */
 };
 
 /* Start or stop counting after a change of the VM's state. */

@@ -333,7 +333,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 	run_end(vm);
 }
 
-/* Whether an image's file system is short of space. One that reports nothing counts as having enough. */
+/* Check whether an image's file system is short of space. A file system without a report counts as having enough. */
 static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char *detail, size_t size)
 {
 	const struct definition *d = vm_live(vm);

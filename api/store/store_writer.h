@@ -29,7 +29,7 @@ struct store_writer {
 	pthread_t thread;
 	bool runs;
 	pthread_mutex_t mutex;
-	pthread_cond_t changed; /* work, idleness or the end */
+	pthread_cond_t changed; /* signalled when an operation is queued or done, and at the end */
 	struct pending *first;
 	const struct pending *writing;
 	bool stop;

@@ -72,7 +72,7 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	struct sockaddr_un sa;
 
-	/* Do not check whether somebody listens: the io_urings of a killed process hold its socket for a moment after
+	/* Do not check whether a process listens: the io_urings of a killed process hold its socket for a moment after
 	 * its end. */
 	vm_socket_remove(run_dir, name);
 	socket_address(run_dir, name, &sa);

@@ -35,7 +35,7 @@ struct server_ops {
 	struct json_object *(*greeting)(void *opaque);
 	/* Return the role that permissions give. vm: a VM's name; NULL: for all VMs. */
 	enum role (*role)(void *opaque, const struct peer *who, const char *vm);
-	/* Whether a permission entry names the user or one of the groups. who NULL: whether there is any entry. */
+	/* Return whether a permission entry names the user or one of the groups. who NULL: whether any entry exists. */
 	bool (*known)(void *opaque, const struct peer *who);
 	/* Called after a client was dropped because it left too much unread. */
 	void (*dropped)(void *opaque, const struct conn *c, size_t unread_bytes);

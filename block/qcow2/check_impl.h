@@ -26,7 +26,7 @@ struct checker {
 	uint64_t next_data; /* the next data cluster's offset if the file is unfragmented */
 	unsigned lines;
 	bool external; /* data lies in an external data file, which has no refcounts */
-	bool raw;      /* the data file alone reads as the disk does */
+	bool raw;      /* data_file_raw: the data file alone has the content of the disk */
 	bool raw_lost; /* the raw bit must go, because a table is lost */
 	bool fix;     /* replace invalid entries in the file by zeros */
 	bool changed; /* the current table must be written back */

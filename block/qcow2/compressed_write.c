@@ -76,7 +76,7 @@ static int stream_place(struct qcow2_streams *s, size_t len, uint64_t *ret_at)
 	return r == -ERANGE ? 0 : r;
 }
 
-/* Let off's entry name the stream, and release what the entry named before. */
+/* Map the cluster at `off` to the stream, and release the entry's previous cluster. */
 static int cluster_map(struct qcow2 *q, uint64_t off, uint64_t at, size_t len, struct wait *w)
 {
 	uint32_t x = 62 - (q->cluster_bits - 8);

@@ -1,6 +1,6 @@
 /* The external data file. Each cluster of the disk lies there at its guest offset, because QEMU
- * accepts nothing else. So nothing is allocated, counted or moved. If the file is *raw*, it alone
- * must read as the disk does: zeros are written to it and not to the map. */
+ * accepts nothing else. So nothing is allocated, counted or moved. If the file is *raw*, its
+ * content alone must equal the disk's: the engine writes zeros to the file, not to the map. */
 #include "base/err.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"

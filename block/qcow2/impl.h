@@ -195,7 +195,7 @@ struct commit_write {
 struct commit {
 	enum commit_step step;
 	bool scheduled; /* begins in the loop's next round */
-	bool held;	/* somebody else writes the header, so no commit begins */
+	bool held;	/* header_hold(): a task writes the header, so no commit begins */
 	bool barrier;	/* a map entry depends on data or refcounts: sync before the maps */
 	bool moved;	/* the refcount table moved */
 	uint32_t moved_clusters;
@@ -244,9 +244,9 @@ struct tail {
 
 /* The place of guest data: the external data file, if there is one (data.c). */
 struct data_file {
-	bool raw;	     /* the data file alone reads as the disk does */
+	bool raw;	     /* data_file_raw: the data file alone has the content of the disk */
 	bool is_device;
-	bool can_punch, can_zero, can_seek; /* set to false for good if the host reports that it cannot */
+	bool can_punch, can_zero, can_seek; /* permanently false once the host reports the operation as unsupported */
 	uint64_t fresh_from; /* from this cluster on, the file reads as zeros */
 };
 
@@ -319,7 +319,7 @@ struct qcow2 {
 
 	/* The last read compressed cluster, because guests read in smaller pieces. */
 	uint8_t *unpacked;
-	uint64_t unpacked_host; /* its place; 0: none */
+	uint64_t unpacked_host; /* the cluster's offset in the file; 0: none is cached */
 };
 
 static inline struct qcow2 *qcow2_of(struct block *b)
@@ -388,8 +388,8 @@ static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 
 /* ---- tail.c ---- */
 
-/* Mark the image corrupt if somebody truncated the file: the missing part may hold data, or tables
- * in use. */
+/* Mark the image corrupt if another program truncated the file: the missing part may hold data, or
+ * tables in use. */
 void tail_check(struct qcow2 *q);
 /* fresh_from has moved: extend the file beyond it. */
 void tail_grow(struct qcow2 *q);

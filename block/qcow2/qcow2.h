@@ -66,7 +66,7 @@ struct qcow2_create {
 	const char *backing_name;   /* NULL: none */
 	const char *backing_format; /* NULL: not stated */
 	const char *data_file;	    /* NULL: no external data file */
-	bool data_file_raw;	    /* the data file alone reads as the disk does */
+	bool data_file_raw;	    /* the data file alone has the content of the disk */
 };
 /* Truncate fd and write an empty image. Returns 0; -EINVAL for conflicting options; -errno. */
 int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);

@@ -1,11 +1,11 @@
-/* repair: sets the refcounts to what the maps need, whatever their state.
+/* repair: sets each refcount to the number of references that the maps have to its cluster.
  *
  * Order, each group durable before the next. A power cut in between leaves the image no worse than
  * before:
- *    1 clear stray flags, turn entries that point nowhere into zeros, clear COPIED where a
- *      cluster has several users
+ *    1 clear stray flags, replace entries that point outside the file by zeros, clear COPIED
+ *      where a cluster has several users
  *    2 count references, write new refcounts (table and blocks) to unused clusters
- *    3 name the new table in the header: one sector
+ *    3 set the new table's offset in the header: one sector
  *    4 set COPIED where a cluster has one user
  *    5 clear the dirty and corrupt bits, if a check finds nothing but leaks
  * Leaks alone are repaired in place, by lowering refcounts. */

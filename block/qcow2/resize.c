@@ -196,7 +196,7 @@ static int l1_extend(struct qcow2 *q, uint32_t n)
 	return qcow2_sync_flush(q);
 }
 
-/* Hide what the added part may show: a longer backing file, or an old VM state. */
+/* Hide old content in the added part: the rest of a longer backing file, or an old VM state. */
 static int added_zero(struct qcow2 *q, uint64_t from, uint64_t to)
 {
 	uint64_t reach = map_table_reach(q), backing = 0, off = from, next;

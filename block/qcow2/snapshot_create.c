@@ -5,7 +5,7 @@
  *    mark     set the dirty bit; no commit before that
  *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
  *    commit   write the snapshot's L1, flush, new table, flush, header, sync
- *    abort    release what was counted, set COPIED again
+ *    abort    decrement the counted refcounts, set COPIED again
  *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
 #include "base/log.h"

@@ -131,7 +131,7 @@ uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uin
 /* Releases the clusters that an L1 names, table by table. */
 struct release {
 	const uint64_t *entries; /* borrowed */
-	const struct counter *counted; /* release only what it has counted; NULL: everything */
+	const struct counter *counted; /* release only clusters that this counter counted; NULL: all */
 	uint32_t n, index;
 	uint32_t entry;
 	/* Nothing in the file names these tables, so their cached changes need no write. On a full
@@ -167,7 +167,7 @@ struct table_swap {
 	struct qcow2_snapshot_info *list; /* owned; becomes q->snaps on success */
 	size_t n;
 	unsigned phase;
-	bool unknown; /* it failed so late that the file may have either table */
+	bool unknown; /* the write of the header failed, so the file may have either table */
 	struct contig place;
 	uint8_t *buf;
 	uint64_t bytes;
@@ -208,7 +208,7 @@ struct snap_vm {
 /* Take a reference to the VM state of snapshot `id`. Returns 0; -EINPROGRESS; -ENOENT; -errno. */
 int snap_vm_get(struct qcow2 *q, const char *id, struct wait *w, struct snap_vm **ret);
 void snap_vm_put(struct snap_vm *v);
-/* Drop the cached VM state. Returns 0; -EBUSY while somebody reads it. */
+/* Drop the cached VM state. Returns 0; -EBUSY while a request reads it. */
 int snap_vm_forget(struct qcow2 *q, const char *id);
 void snap_vms_done(struct qcow2 *q);
 

@@ -367,7 +367,8 @@ static bool entry_is_hole(const struct qcow2 *q, struct l2_entry v)
 	return !(v.e & (QCOW2_COMPRESSED | QCOW2_OFFSET_MASK)) || (!q->ext && (v.e & QCOW2_ZERO));
 }
 
-/* Release what the entries named before. */
+/* Make a run of entries of `to` share the clusters of `from`: increment their refcounts, and
+ * release the previous clusters of `to`. */
 static int share_entries(struct read_task *rt, struct slice *from, struct slice *to, uint64_t pos)
 {
 	struct qcow2 *q = rt->task.q;

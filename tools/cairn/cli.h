@@ -1,4 +1,4 @@
-/* cli: what every verb of `cairn` uses: parsed arguments, errors, and the connection to the daemon. */
+/* cli: common parts of all verbs of `cairn`: parsed arguments, errors, the connection to the daemon. */
 #ifndef CAIRN_TOOLS_CLI_H
 #define CAIRN_TOOLS_CLI_H
 

@@ -143,8 +143,8 @@ static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *
 	return r;
 }
 
-/* compat 0.10 has no zero clusters: those that hide a backing file or are allocated become data, and the others become
- * unallocated. */
+/* compat 0.10 has no zero clusters: zero clusters that hide a backing file or are allocated become data, and other zero
+ * clusters become unallocated. */
 static int zeros_to_data(struct block *b, bool backing)
 {
 	struct block_info info;

@@ -28,7 +28,7 @@
 
 enum agent_state {
 	IDLE,
-	FREEZE_SYNC, /* sync: is an agent there, and where do its answers begin? */
+	FREEZE_SYNC, /* a sync finds out whether an agent answers, and where its answers begin */
 	FREEZE_ASKED,
 	FROZEN,
 	THAW_SYNC, /* the thaw is sent together with the sync; its answer follows the sync's */

@@ -171,7 +171,8 @@ static bool page_is_wanted(struct memory *m, struct holes *h, uint64_t entry, ui
 	return !hole_at(h, m->base_offset + at, PAGE_BYTES);
 }
 
-/* Copy the runs of wanted pages among the n pages from `at` on into the memfd. */
+/* Copy the wanted pages of a range into the memfd. entries: the range's n pagemap entries; at: its
+ * offset in RAM. */
 static int pages_own(struct memory *m, struct holes *h, const uint64_t *entries, unsigned n, uint64_t at)
 {
 	int r = 0;

@@ -57,8 +57,8 @@ typedef int vmsnap_part_fn(struct machine_disk *d, struct tree_node *part, const
  * of: the snapshot's node in the first disk's tree. Returns 0 or fn's first error. */
 int vmsnap_parts(struct machine *m, const struct machine_disk *first, const struct tree_node *of,
 	vmsnap_part_fn *fn, const struct tree_node *arg, struct err *e);
-/* Fill in the ids of a snapshot on each disk that takes part, by the disk's index.
- * of: the snapshot's node in the first disk's tree; disk: only on this disk; "": on all.
+/* Set ret[i] to the id of a snapshot on disk i, for each disk that takes part.
+ * of: the snapshot's node in the first disk's tree. disk: id of the only disk to look at; "": all.
  * Returns 0; -ENOENT when a disk has no part of the snapshot. */
 int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk,
 	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);

@@ -480,7 +480,7 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 
 /* ---- life after life ---- */
 
-/* Before the next use, give back what the cut leaked, or leave it. */
+/* Repair the image or not, at random: leaks of the power cut may stay. */
 static void mend(struct recorder *r)
 {
 	enum qcow2_repair how = fixture_random(r->f) % 2 ? QCOW2_REPAIR_LEAKS : QCOW2_REPAIR_ALL;

@@ -1,5 +1,5 @@
-/* Raw disks and the checks of block_submit(): which requests are valid, and what unusual ones
- * do. */
+/* Raw disks and the checks of block_submit(): valid and invalid requests, and the results of
+ * unusual requests. */
 #include "fixture_block.h"
 
 #include "base/log.h"

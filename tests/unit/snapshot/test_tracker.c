@@ -359,7 +359,7 @@ static void test_cancelled_save_releases_writers(void **state)
 	mark(f);
 	tracker_save_begin(f->t, &f->all);
 	writers_release(f);
-	usleep(20000); /* they reach the bound */
+	usleep(20000); /* the writers fill the buffer and wait */
 	assert_int_equal(tracker_save_next(f->t, &block, f->buf), 1);
 	tracker_save_end(f->t);
 	writers_hold(f);

@@ -1,4 +1,4 @@
-/* A saved state in a sparse file: what reads back and what is refused. */
+/* A saved state in a sparse file: write, read back, and refuse invalid headers and sections. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

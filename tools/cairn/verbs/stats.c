@@ -22,7 +22,7 @@ struct word_number {
 struct reason_number {
 	enum number state;
 	const char *reason;
-	int number; /* 0 is unknown */
+	int number; /* virsh's number of the reason; 0: unknown */
 };
 
 static enum number state_number(const char *word)

@@ -1,4 +1,4 @@
-/* The schema: what it reports to clients is what it checks. */
+/* The schema: the types reported to clients equal the types that the daemon checks. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 #include "base/err.h"

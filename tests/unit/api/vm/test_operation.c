@@ -1,4 +1,4 @@
-/* operation: which claims are excluded by what is under way, and how a refusal reads. */
+/* operation: the claims that each operation under way excludes, and the text of the refusal. */
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/vm/operation.h"

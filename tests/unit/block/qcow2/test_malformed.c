@@ -114,7 +114,7 @@ static void test_malformed_snapshot_tables_are_refused(void **state)
 	fixture_run(&f, "cp good img");
 	fixture_poke_be(&f, "img", 60, 4, 65536);
 	assert_true(fixture_try_open(&f, "img", BLOCK_FORMAT_QCOW2, false, &b) < 0);
-	/* its L1 table outside the file: harmless until it is applied */
+	/* the snapshot's L1 table is outside the file: harmless until the snapshot is applied */
 	fixture_run(&f, "cp good img");
 	fixture_poke_be(&f, "img", table, 8, 1ULL << 50);
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);

@@ -115,7 +115,7 @@ static const struct qcow2_create kinds[] = {
 		.extended_l2 = true },
 };
 
-/* ---- ways to break an image that do not change what the disk reads as ---- */
+/* ---- faults in an image that do not change the disk's content ---- */
 
 static void break_refcounts(struct fixture *f, const char *name)
 {

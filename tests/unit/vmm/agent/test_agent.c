@@ -1,5 +1,5 @@
-/* The guest agent protocol with agents of all kinds: one that works, and ones that send nothing,
- * garbage, too much, or everything too late. */
+/* The guest agent protocol with a correct agent, and with agents that send nothing, garbage, too
+ * much, or everything too late. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"

@@ -189,7 +189,7 @@ static void test_address_below_1_mib(void **state)
 		kernel_make(&f, SETUP_SECTS);
 		store_le64(f.image + 0x258, low[i]);
 		assert_int_equal(
-			boot_fx_load(&f), 0); /* it is relocatable: to the first multiple of 2 MiB */
+			boot_fx_load(&f), 0); /* a relocatable kernel goes to the first multiple of 2 MiB */
 		payload_check(&f, 0x200000);
 		f.image[0x234] = 0;
 		boot_fx_refused(&f, -E2BIG);
@@ -227,7 +227,7 @@ static void test_room_to_unpack(void **state)
 	kernel_make(&f, SETUP_SECTS);
 	store_le32(f.image + 0x260, RAM - PREF_GPA);
 	assert_int_equal(boot_fx_load(&f), 0);
-	store_le32(f.image + 0x260, 0); /* 0: the payload's size counts */
+	store_le32(f.image + 0x260, 0); /* init_size 0: the loader uses the payload's size */
 	assert_int_equal(boot_fx_load(&f), 0);
 	boot_fx_done(&f);
 	/* A distribution's kernel in a VM that is too small: a message, not a crash later. */

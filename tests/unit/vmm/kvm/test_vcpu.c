@@ -414,7 +414,7 @@ static void test_halted_vcpu_stops_at_once(void **state)
 		vcpus_stop(&f->set);
 		assert_in_range(loop_now_ns() - t0, 0, 2000 * MS);
 	}
-	/* It has halted once: a stop is not an interrupt. */
+	/* The vCPU has halted once: a stop is not an interrupt. */
 	assert_int_equal(regs_of(f, 0).rip, CODE_GPA + 1);
 	if (f->set.vcpu[0].stats_blocking_off) {
 		vcpus_resume(&f->set);
@@ -548,7 +548,7 @@ static void test_reset_disables_kvm_writes_to_memory(void **state)
 }
 
 /* Reset during an interrupt, with a timer running: the next kernel gets a LAPIC as after power-on,
- * not one with a vector in service that blocks lower ones. */
+ * without a vector in service, which would block lower vectors. */
 static void test_reset_gives_a_fresh_local_apic(void **state)
 {
 	struct vcpu_fx *f = fx_new(2, out_loop, sizeof(out_loop));

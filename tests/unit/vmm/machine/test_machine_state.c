@@ -155,7 +155,7 @@ static void assert_in_step(struct machine *m)
 {
 	uint32_t ahead = counter(m) - eax(m);
 
-	assert_in_range(ahead, 0, 1); /* it may be between the two instructions */
+	assert_in_range(ahead, 0, 1); /* the vCPU may be between the two instructions */
 }
 
 static void save(struct machine *m, struct state_writer *w)

@@ -158,7 +158,7 @@ static void test_shrinking_source_is_an_error(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
 		struct pair p = pair_new(folders[i]);
 
-		/* So short that one thread copies it, the second extent after the step. */
+		/* The file is so short that one thread copies it. The second extent comes after the step. */
 		fill(p.source, 0, MIB, 6);
 		fill(p.source, 2 * MIB, MIB, 6);
 		p.shrink_to = 100;
