@@ -367,7 +367,7 @@ def test_truncated_image_is_not_written(daemon, kvm, guest, tmp_path):
     assert vm.outcome("flush") is None
     vm.error(operation="write", action="stop", reason="image corrupt")
     vm.paused(": image corrupt")
-    assert "cut to 1048576 bytes" in daemon.info("vm1")["detail"]
+    assert "truncated its file to 1048576 bytes" in daemon.info("vm1")["detail"]
     assert "image of vda is corrupt" in vm.resume(ok=1)
     vm.off()
     assert "past the end" in img("check", str(path), status=2)

@@ -90,7 +90,7 @@ def test_failed_import_does_not_block_loop(slow):
         other.run("vm-rename", vm="a", name="b")
     q.event("JOB_STATUS_CHANGE", vm="b", status="concluded")
     assert not folder.exists() and [v["name"] for v in other.run("vm-list")["vms"]] == ["a"]
-    assert "there" in q.run("query-jobs")[0]["error"]
+    assert "already exists" in q.run("query-jobs")[0]["error"]
 
 
 def test_undefine_and_import_do_not_block_loop(slow):
