@@ -1,6 +1,6 @@
 /* schema: tables of all commands and events of a socket: arguments, results, required role, legal states. Argument
  * checks, introspection, the reference manual and the descriptions in `cairn help` use the tables, and a command that
- * has no row cannot be called. (The CLI's verbs, which follow virsh, are in tools/cairn/verbs.c.) */
+ * has no row cannot be called. (The CLI's verbs, which follow virsh, are in tools/cairn/verbs/table.c.) */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_H
 #define CAIRN_API_SCHEMA_SCHEMA_H
 

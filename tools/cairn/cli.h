@@ -71,7 +71,7 @@ struct verb {
 	int (*run)(struct cli *c);
 };
 
-/* All verbs; the last element has a NULL name (verbs.c). */
+/* All verbs; the last element has a NULL name (verbs/table.c). */
 extern const struct verb verbs[];
 const struct verb *verb_find(const char *name);
 /* Print that there is no such verb, with a suggestion. Returns CLI_USAGE. */

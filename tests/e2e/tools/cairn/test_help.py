@@ -23,7 +23,7 @@ ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cance
 OTHERWISE = {("grant", "role"): ["positional"], ("start", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"]}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
-VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs.c").read_text()
+VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
 
 
 def help_of(*verb):
