@@ -26,8 +26,10 @@ def run(tmp_path):
     """Runs qemu.sh on a machine that has QEMU 7; `backports` is the major version that its mirror has."""
     def write(path, text):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
+        new = path.with_name(path.name + ".new")  # an earlier caller may be running the present one
+        new.write_text(text)
+        new.chmod(0o755)
+        new.replace(path)
 
     def start(backports=10, download="sleep 0.5; cp {folder}/qemu.deb .", **env):
         write(tmp_path / "bin" / "qemu-system-x86_64", PROGRAM.format("7"))
