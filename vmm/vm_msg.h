@@ -412,8 +412,8 @@ struct vm_snapshot_info {
 	uint64_t own_bytes; /* space used only by this snapshot; UINT64_MAX: unknown, as in a list */
 	uint8_t state;	    /* enum vm_snapshot_state */
 	uint8_t current;
-	/* Number of disks without a part of the snapshot that had one, or would need one for a
-	 * revert; only in a list. */
+	/* Number of disks that lack a part of the snapshot: a disk of the snapshot is gone, or the VM
+	 * got a further disk since. Set only in a list. */
 	uint8_t disks_missing;
 	uint8_t disks_only; /* with VM_SNAPSHOT_SHUTOFF: taken of a VM that was not off */
 	uint8_t reserved[4];

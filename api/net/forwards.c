@@ -68,7 +68,7 @@ struct usernet {
 	struct vm_host *host;
 	struct vm *vm; /* NULL: the VM's run has ended */
 	unsigned at;   /* index of the interface */
-	int pidfd;     /* -1: the pid of an earlier daemon's process is unknown; the end of `control` counts as its end */
+	int pidfd;     /* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` is its end */
 	int control;
 	bool asked;    /* forwards_hold() asked the process, and it has not answered */
 	struct loop_watch *gone, *watch;

@@ -250,7 +250,7 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 {
 	(void)was_active;
 	(void)rebooting;
-	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else its saved state is being stored, and save.c reports */
+	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else the saved state is being stored; save.c calls save_over afterwards */
 		host_shutdown_vm_over(vm, vm->reason);
 }
 

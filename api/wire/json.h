@@ -48,7 +48,8 @@ char *js_line(struct json_object *o, size_t *ret_len);
 /* Return the length of that line in bytes. */
 size_t js_line_bytes(struct json_object *o);
 
-/* Some clients read lines of at most 64 KiB. An answer's value stays below that, less the text around the value. */
+/* Limit for the return value of an answer. The whole line with the value stays below 64 KiB, the longest line that some
+ * clients read. */
 #define JS_ANSWER_MAX (62 * 1024)
 
 static inline void cleanup_js_p(struct json_object **o)

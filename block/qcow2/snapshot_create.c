@@ -128,8 +128,8 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	q->snap_busy = true;
 	q->snap_changes++;
 	frozen_uncopy(q, s->frozen.n);
-	/* Guest writes count tables from here on. The file may have these counts only after the
-	 * dirty bit, so hold the commits. */
+	/* From here on, guest writes call qcow2_snap_before_own(), which increments refcounts. The file may
+	 * contain these refcounts only once it has the dirty bit, so no commit may begin before. */
 	q->commit.held = q->h.version >= 3;
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);

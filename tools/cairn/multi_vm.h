@@ -17,7 +17,8 @@ struct multi_vm_act {
 	/* Print details of the answer below the line of the VM. would: a dry run; the daemon is then called with "dry-run".
 	 * NULL: no details. */
 	void (*told)(struct json_object *answer, bool would);
-	/* For a dry run: returns what a VM in that state would lose, or NULL. NULL: nothing is lost. */
+	/* For a dry run: returns what a VM in the state `word` would lose, or NULL for nothing. May itself be NULL: no VM
+	 * loses anything. */
 	const char *(*lost)(const struct cli *c, const char *word);
 };
 

@@ -85,8 +85,8 @@ struct machine {
 	struct tracker *tracker; /* NULL: memory is not tracked */
 	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
 	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */
-	/* Snapshot of the first disk that holds all memory not dirtied since the tracker's last
-	 * mark (with a pager: since the load); empty: none. */
+	/* Id of the snapshot in the first disk whose saved memory equals the VM's memory, except for the
+	 * blocks that the tracker has noted as dirty since; empty: none. Set by a snapshot and by a revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
 };
 
