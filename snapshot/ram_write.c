@@ -1,5 +1,4 @@
 #include "snapshot/ram_write.h"
-#include "base/crc32c.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
 #include "snapshot/vmstate.h"
@@ -27,13 +26,6 @@ struct ram_job {
 	uint64_t written_bytes;
 	int error; /* the first error */
 };
-
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
-
-	return !memcmp(p, zeros, len);
-}
 
 static void job_note(struct ram_job *j, int r, uint64_t written_bytes)
 {
@@ -64,14 +56,9 @@ static int piece_write(struct ram_job *j, uint64_t first, uint64_t end)
 	int r = 0;
 
 	for (uint64_t b = first; b < end && !r; b++) {
-		const uint8_t *p = j->src->ram + b * VMSTATE_BLOCK_BYTES;
-		size_t len = vmstate_block_len(j->l, b);
-
-		if (!is_zero(p, len)) {
-			j->crcs[b] = crc32c(0, p, len);
+		j->crcs[b] = vmstate_block_crc(j->l, b, j->src->ram + b * VMSTATE_BLOCK_BYTES);
+		if (!vmstate_block_is_zero(j->l, j->crcs, b))
 			continue;
-		}
-		j->crcs[b] = vmstate_zero_crc(j->l, b);
 		r = run_write(j, run, b);
 		run = b + 1;
 	}

@@ -59,6 +59,18 @@ uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block)
 	return block + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
 }
 
+uint32_t vmstate_block_crc(const struct vmstate_layout *l, uint64_t block, const uint8_t *data)
+{
+	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
+	size_t len = vmstate_block_len(l, block);
+	uint32_t zero = vmstate_zero_crc(l, block), crc;
+
+	if (!memcmp(data, zeros, len))
+		return zero;
+	crc = crc32c(0, data, len);
+	return crc == zero ? ~zero : crc;
+}
+
 size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block)
 {
 	return (size_t)MIN(VMSTATE_BLOCK_BYTES, l->ram_bytes - block * VMSTATE_BLOCK_BYTES);
@@ -370,7 +382,7 @@ int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h,
 		return err_set_errno(e, r, "cannot read block %llu of the saved memory",
 			(unsigned long long)first);
 	for (uint64_t b = first; b < first + n; b++, dst += VMSTATE_BLOCK_BYTES)
-		if (crc32c(0, dst, vmstate_block_len(&h->layout, b)) != crcs[b])
+		if (vmstate_block_crc(&h->layout, b, dst) != crcs[b])
 			return err_set(e, -EIO, ERR_CORRUPT,
 				"block %llu of the saved memory (at %llu MiB) is damaged: wrong checksum",
 				(unsigned long long)b, (unsigned long long)(b * VMSTATE_BLOCK_BYTES / MIB));

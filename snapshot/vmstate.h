@@ -19,10 +19,10 @@
  *               4092  u32    CRC32C of bytes 0..4091
  *   4 KiB        sections (snapshot/state.h), at most 12 MiB
  *   12 MiB+4 KiB the definition, at most 1 MiB
- *   16 MiB       CRC32C of each RAM block, u32, in order
+ *   16 MiB       checksum of each RAM block, u32, in order: its CRC32C, see vmstate_block_crc()
  *   …            RAM, at an offset that depends only on its size (2 MiB-aligned): a later
  *                state of the same VM has each page at the same place. A block of zeros is
- *                a hole and has the checksum of zeros.
+ *                a hole and has the checksum of zeros; no other block has that checksum.
  *
  * The header is written last. A state without a header is invalid. */
 #ifndef CAIRN_SNAPSHOT_VMSTATE_H
@@ -147,6 +147,9 @@ int vmstate_read_crc_piece(struct vmstate_store *s, const struct vmstate_header 
 int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
 	uint64_t first, uint64_t n, uint8_t *dst, struct err *e);
 size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block);
+/* Returns the checksum to store for a block with this content: its CRC32C. One block in 2^32 is not zero
+ * but has the CRC32C of zeros. Readers would take it for zeros, so it gets the complement. */
+uint32_t vmstate_block_crc(const struct vmstate_layout *l, uint64_t block, const uint8_t *data);
 /* Returns the checksum of a block of zeros. */
 uint32_t vmstate_zero_crc(const struct vmstate_layout *l, uint64_t block);
 /* Returns true if the block is all zeros, so that fresh memory needs no read. */

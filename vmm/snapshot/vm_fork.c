@@ -1,7 +1,6 @@
 #include "vmm/snapshot/vm_fork.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/crc32c.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -103,7 +102,7 @@ static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 	size_t len = vmstate_block_len(l, block);
 	int r;
 
-	x->crcs[block] = crc32c(0, data, len);
+	x->crcs[block] = vmstate_block_crc(l, block, data);
 	if (vmstate_block_is_zero(l, x->crcs, block))
 		return 0;
 	r = x->file.store.write(&x->file.store, l->ram_offset + block * VMSTATE_BLOCK_BYTES, data, len);

@@ -3,7 +3,6 @@
  * then the commit). */
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/crc32c.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -423,7 +422,7 @@ static uint8_t *run_end(struct create_job *x)
 static int block_add(struct create_job *x, struct disk_store *st, uint64_t block)
 {
 	const uint8_t *data = run_end(x);
-	uint32_t crc = crc32c(0, data, vmstate_block_len(&x->h.layout, block));
+	uint32_t crc = vmstate_block_crc(&x->h.layout, block, data);
 	struct ram_run *run = &x->run[x->filling];
 	bool out = block_is_left_out(x, block, crc);
 	int r = 0;

@@ -74,6 +74,52 @@ static const char *cmd_check(const struct args *a)
 	return NULL;
 }
 
+/* Blocks of 64 KiB that are zero but for one copy of CRC32C's polynomial, so that their CRC32C is that of
+ * zeros. */
+#define BLOCK_BYTES 0x10000ULL
+#define POLYNOMIAL 0x105ec76f1ULL
+
+/* The seed decides where in the block the polynomial is: at any bit. */
+static uint64_t like_zeros_at(uint64_t block, uint64_t seed)
+{
+	return block + (ram_word(block, seed) >> 32) % (BLOCK_BYTES / 8) * 8;
+}
+
+static uint64_t like_zeros_word(uint64_t block, uint64_t seed)
+{
+	return POLYNOMIAL << (ram_word(block, seed) & 31);
+}
+
+static const char *cmd_like_zeros(const struct args *a)
+{
+	const char *wrong = ram_check_range(a->v[0], a->v[1]);
+
+	for (uint64_t b = a->v[0]; !wrong && b < a->v[0] + a->v[1]; b += BLOCK_BYTES) {
+		for (uint64_t p = b; p < b + BLOCK_BYTES; p += 8)
+			if (*(volatile uint64_t *)p)
+				*(volatile uint64_t *)p = 0;
+		*(volatile uint64_t *)like_zeros_at(b, a->v[2]) = like_zeros_word(b, a->v[2]);
+	}
+	return wrong;
+}
+
+static const char *cmd_like_zeros_check(const struct args *a)
+{
+	const char *wrong = ram_check_range(a->v[0], a->v[1]);
+	uint64_t blocks = 0;
+
+	for (uint64_t b = a->v[0]; !wrong && b < a->v[0] + a->v[1]; b += BLOCK_BYTES) {
+		uint64_t at = like_zeros_at(b, a->v[2]), word = like_zeros_word(b, a->v[2]), differ = 0;
+
+		for (uint64_t p = b; p < b + BLOCK_BYTES; p += 8)
+			differ |= *(volatile uint64_t *)p ^ (p == at ? word : 0);
+		blocks += differ != 0;
+	}
+	if (blocks)
+		print("%u blocks differ\n", blocks);
+	return wrong ? wrong : blocks ? "differs" : NULL;
+}
+
 static const char *cmd_memmap(const struct args *a)
 {
 	const struct start_info *s = (const struct start_info *)start_info_gpa;
@@ -318,6 +364,8 @@ static const char *cmd_echo(const struct args *a)
 const struct command machine_commands[] = {
 	{"fill", 0, 3, "GPA BYTES SEED", cmd_fill},
 	{"check", 0, 3, "GPA BYTES SEED", cmd_check},
+	{"like-zeros", 0, 3, "GPA BYTES SEED", cmd_like_zeros},
+	{"like-zeros-check", 0, 3, "GPA BYTES SEED", cmd_like_zeros_check},
 	{"memmap", 0, 0, "", cmd_memmap},
 	{"start", 0, 0, "", cmd_start},
 	{"clock", 0, 0, "", cmd_clock},

@@ -467,6 +467,42 @@ static void test_untouched_blocks_have_zero_checksums(void **state)
 	assert_int_equal(f->result.ram_bytes_written, 0);
 }
 
+/* CRC32C's polynomial, with 33 bits, in the order in which the checksum takes bits: adding it anywhere to a block
+ * leaves the block's CRC32C as it is. */
+#define POLYNOMIAL 0x105ec76f1ULL
+
+static void test_blocks_with_the_crc_of_zeros_survive(void **state)
+{
+	struct fixture *f = *state;
+	struct vmstate_layout l;
+	uint8_t block[VMSTATE_BLOCK_BYTES];
+	struct vmstate_header h;
+	uint32_t *crcs;
+	struct err e = { 0 };
+
+	vmstate_layout_of(RAM_BYTES, &l);
+	srand(20261121);
+	memset(f->ram, 0, RAM_BYTES);
+	for (uint64_t b = 0; b < l.blocks; b++) {
+		uint8_t *p = f->ram + b * VMSTATE_BLOCK_BYTES;
+		size_t len = vmstate_block_len(&l, b);
+		uint64_t word = POLYNOMIAL << (rand() % 32);
+
+		memcpy(p + (size_t)rand() % (len - 8), &word, 8);
+		assert_int_equal(crc32c(0, p, len), vmstate_zero_crc(&l, b));
+	}
+	assert_int_equal(save(f, NULL, &e), 0);
+	assert_int_equal(f->result.ram_bytes_written, RAM_BYTES);
+	assert_int_equal(vmstate_read_header(&f->file.store, &h, &e), 0);
+	assert_int_equal(vmstate_read_crcs(&f->file.store, &h, &crcs, &e), 0);
+	for (uint64_t b = 0; b < l.blocks; b++) {
+		assert_false(vmstate_block_is_zero(&l, crcs, b));
+		assert_int_equal(vmstate_read_blocks(&f->file.store, &h, crcs, b, 1, block, &e), 0);
+		assert_memory_equal(block, f->ram + b * VMSTATE_BLOCK_BYTES, vmstate_block_len(&l, b));
+	}
+	free(crcs);
+}
+
 static void test_checksums_of_zeros(void **state)
 {
 	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
@@ -514,6 +550,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cancelled_save_leaves_no_state, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_memory_unmapped_by_save_keeps_content, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_untouched_blocks_have_zero_checksums, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_blocks_with_the_crc_of_zeros_survive, setup, teardown),
 		cmocka_unit_test(test_checksums_of_zeros),
 		cmocka_unit_test(test_ram_of_an_address_space),
 	};
