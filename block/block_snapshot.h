@@ -101,7 +101,7 @@ void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
 void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r);
 
 /* The extents of an existing snapshot's VM state in the file. Readers use them that must not depend
- * on the disk's loop: the pager, because the loop may wait for memory that the pager fetches. Valid
+ * on the disk's loop: the RAM reader, because the loop may wait for memory that the RAM reader fetches. Valid
  * until the snapshot is deleted, because its clusters do not change. */
 struct block_vmstate_extent {
 	uint64_t cluster; /* first cluster; the extent ends where the next one begins */

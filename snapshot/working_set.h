@@ -1,5 +1,5 @@
 /* working_set: the blocks that a VM touched first after it was last restored from a saved state, in order.
- * A pager reads them first at the next restore. The sets of a few states are kept, in memory and in a small
+ * A RAM reader reads them first at the next restore. The sets of a few states are kept, in memory and in a small
  * file. They are a hint: a lost or wrong set only costs time.
  *
  * The file, little-endian:

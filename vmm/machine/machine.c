@@ -19,8 +19,8 @@
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_rng.h"
 #include "devices/vmgenid.h"
-#include "snapshot/pager.h"
-#include "snapshot/tracker.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/agent/agent.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/boot.h"
@@ -409,11 +409,11 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 void machine_forget_memory(struct machine *m)
 {
 	m->base_id[0] = 0;
-	tracker_free(m->tracker);
+	fault_tracker_free(m->tracker);
 	m->tracker = NULL;
 	ram_working_set_keep(m);
-	pager_free(m->pager);
-	m->pager = NULL;
+	ram_reader_free(m->ram_reader);
+	m->ram_reader = NULL;
 	vcpus_unpoison(&m->vcpus);
 	free(m->paged_from);
 	m->paged_from = NULL;
@@ -448,7 +448,7 @@ void machine_free(struct machine *m)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
 	/* No thread touches memory any more. Stop the tracker before the disks close: it may read
 	 * memory from a disk's file by the disk's fd. */
-	tracker_stop(m->tracker);
+	fault_tracker_stop(m->tracker);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);
 

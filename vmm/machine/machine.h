@@ -5,7 +5,7 @@
 #define CAIRN_VMM_MACHINE_MACHINE_H
 
 #include "devices/dev_host.h"
-#include "snapshot/uffd.h"
+#include "snapshot/uffd_open.h"
 #include "snapshot/vmstate.h"
 #include "snapshot/working_set.h"
 #include "vmm/kvm/assist.h"
@@ -25,9 +25,9 @@ struct console;
 struct device;
 struct err;
 struct loop;
-struct pager;
+struct ram_reader;
 struct pci_host;
-struct tracker;
+struct fault_tracker;
 
 #define MACHINE_DEVICES_MAX 64
 
@@ -78,11 +78,11 @@ struct machine {
 	uint64_t resumed_ns; /* 0: paused */
 	bool booted; /* guest memory has been written to */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
-	struct pager *pager; /* memory is, or was, loaded from a saved state on demand; NULL: neither */
+	struct ram_reader *ram_reader; /* memory is, or was, loaded from a saved state on demand; NULL: neither */
 	struct working_sets working_sets; /* working sets of the saved states that this VM was restored from */
 	int working_sets_fd;		     /* file that keeps the working sets; -1: none */
 	bool working_sets_read, working_sets_changed;
-	struct tracker *tracker; /* NULL: memory is not tracked */
+	struct fault_tracker *tracker; /* NULL: memory is not tracked */
 	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
 	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */
 	/* Id of the snapshot in the first disk whose saved memory equals the VM's memory, except for the
@@ -112,7 +112,7 @@ int machine_reset(struct machine *m, struct err *e);
 
 /* Pause the devices before any thread exists, as machine_pause() would. */
 void machine_hold(struct machine *m);
-/* Free pager and tracker and close the saved state that memory is paged in from: its content no
+/* Free the RAM reader and the fault tracker, and close the saved state that memory is paged in from: its content no
  * longer matches guest memory. */
 void machine_forget_memory(struct machine *m);
 /* Reset every device to power-on state; vCPUs and memory are unchanged. */

@@ -7,7 +7,7 @@ struct err;
 struct machine;
 
 /* Restore a machine from a saved state; replaces machine_boot(). Call before the threads are
- * created. Checks everything except memory before it changes anything. A pager loads memory on
+ * created. Checks everything except memory before it changes anything. A RAM reader loads memory on
  * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
  * return.
  * fd: taken; the file of a fork if the configuration says so. Returns 0 or -errno. */

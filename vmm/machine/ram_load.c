@@ -2,8 +2,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "snapshot/pager.h"
-#include "snapshot/tracker.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/ram_reader.h"
 #include "snapshot/working_set.h"
 #include "vmm/machine/machine.h"
 
@@ -21,7 +21,7 @@
 
 /* Runs on the tracker's thread. Poison the vCPUs: none may use the content that stands in for the
  * unreadable block. */
-static void pager_failed(void *opaque, const struct err *e)
+static void ram_reader_failed(void *opaque, const struct err *e)
 {
 	struct machine *m = opaque;
 
@@ -39,7 +39,7 @@ static void *file_close(void *fd)
 /* Runs on the tracker's thread when all memory is loaded. The saved state's file uses disk space
  * while it is open, so close it, on another thread: closing takes the kernel a while, and faults
  * would wait. */
-static void pager_completed(void *opaque)
+static void ram_reader_completed(void *opaque)
 {
 	struct machine *m = opaque;
 	pthread_t t;
@@ -58,17 +58,17 @@ static bool may_wait(void *opaque, int tid)
 	return vcpus_has_tid(&m->vcpus, tid);
 }
 
-static int tracker_begin(struct machine *m, struct pager *p, struct err *e)
+static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct err *e)
 {
-	struct tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
-		.ram_fd = m->mem.fd, .pager = p, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait,
+	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
+		.ram_fd = m->mem.fd, .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait,
 		.opaque = m };
-	int r = tracker_new(&c, &m->tracker, e);
+	int r = fault_tracker_new(&c, &m->tracker, e);
 
 	if (!r)
-		r = tracker_start(m->tracker, e);
+		r = fault_tracker_start(m->tracker, e);
 	if (r < 0) {
-		tracker_free(m->tracker);
+		fault_tracker_free(m->tracker);
 		m->tracker = NULL;
 	}
 	return r;
@@ -85,7 +85,7 @@ static void page_touch(uint8_t *p, bool write)
 
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write)
 {
-	if (!m->tracker || !tracker_loads(m->tracker))
+	if (!m->tracker || !fault_tracker_loads(m->tracker))
 		return;
 	for (; niov; niov--, iov++) {
 		uint8_t *p = iov->iov_base, *end = p + iov->iov_len;
@@ -100,30 +100,30 @@ int ram_watch(struct machine *m, struct err *e)
 	int r;
 
 	if (m->tracker)
-		return tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
-	r = tracker_begin(m, NULL, e);
+		return fault_tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
+	r = fault_tracker_begin(m, NULL, e);
 	if (!r)
-		r = tracker_arm(m->tracker, e);
+		r = fault_tracker_arm(m->tracker, e);
 	if (!r)
-		r = tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
+		r = fault_tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
 	if (r < 0) {
-		tracker_free(m->tracker);
+		fault_tracker_free(m->tracker);
 		m->tracker = NULL;
 	}
 	return r;
 }
 
-static int pager_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
-	struct pager **ret_p, struct err *e)
+static int ram_reader_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
+	struct ram_reader **ret_p, struct err *e)
 {
-	struct pager_config c = { .store = s, .header = *h, .failed = pager_failed,
-		.complete = pager_completed, .opaque = m };
+	struct ram_reader_config c = { .store = s, .header = *h, .failed = ram_reader_failed,
+		.complete = ram_reader_completed, .opaque = m };
 
 	if (m->working_sets_fd >= 0 && !m->working_sets_read)
 		working_sets_read(&m->working_sets, m->working_sets_fd, h->layout.blocks);
 	m->working_sets_read = true;
 	c.first = working_sets_find(&m->working_sets, h->realtime_ns);
-	return pager_new(&c, ret_p, e);
+	return ram_reader_new(&c, ret_p, e);
 }
 
 void ram_working_set_keep(struct machine *m)
@@ -132,9 +132,9 @@ void ram_working_set_keep(struct machine *m)
 	uint64_t key;
 	uint32_t n;
 
-	if (!m->pager)
+	if (!m->ram_reader)
 		return;
-	blocks = pager_working_set(m->pager, &key, &n);
+	blocks = ram_reader_working_set(m->ram_reader, &key, &n);
 	working_sets_put(&m->working_sets, key, blocks, n);
 	m->working_sets_changed = true;
 }
@@ -152,7 +152,7 @@ void ram_working_sets_done(struct machine *m)
 
 int ram_wait(struct machine *m, struct err *e)
 {
-	return !m->pager || pager_wait(m->pager) ? 0
+	return !m->ram_reader || ram_reader_wait(m->ram_reader) ? 0
 		: err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
 }
 
@@ -174,27 +174,27 @@ int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_he
 
 	if (m->uffd.fd < 0)
 		return load_all(m, s, h, e);
-	r = pager_begin(m, s, h, &m->pager, e);
+	r = ram_reader_begin(m, s, h, &m->ram_reader, e);
 	if (!r)
-		r = tracker_begin(m, m->pager, e);
+		r = fault_tracker_begin(m, m->ram_reader, e);
 	return r;
 }
 
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	const struct bitmap *changed, struct err *e)
 {
-	struct pager *p;
-	int r = pager_begin(m, s, h, &p, e);
+	struct ram_reader *rd;
+	int r = ram_reader_begin(m, s, h, &rd, e);
 
 	if (r < 0)
 		return r;
-	r = tracker_rewind(m->tracker, p, changed, e);
+	r = fault_tracker_rewind(m->tracker, rd, changed, e);
 	if (r < 0) {
-		pager_free(p);
+		ram_reader_free(rd);
 		return r;
 	}
 	ram_working_set_keep(m);
-	pager_free(m->pager);
-	m->pager = p;
+	ram_reader_free(m->ram_reader);
+	m->ram_reader = rd;
 	return 0;
 }

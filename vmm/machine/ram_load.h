@@ -12,7 +12,7 @@ struct bitmap;
 struct err;
 struct machine;
 
-/* Load memory from s into RAM that is untouched (fresh or cleared). With userfaultfd, m->pager and
+/* Load memory from s into RAM that is untouched (fresh or cleared). With userfaultfd, m->ram_reader and
  * m->tracker load memory on demand until machine_forget_memory(); without it, all memory is loaded
  * on return.
  * s: borrowed until machine_forget_memory().
@@ -28,8 +28,8 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 /* Wait until all memory is loaded. Returns 0; -EIO when part of the saved memory could not be
  * read. */
 int ram_wait(struct machine *m, struct err *e);
-/* Record which blocks were touched first since m->pager began, for the next restore of the same
- * state. Call when no tracker uses the pager any more; does nothing without a pager. */
+/* Record which blocks were touched first since m->ram_reader began, for the next restore of the same
+ * state. Call when no tracker uses the RAM reader any more; does nothing without a RAM reader. */
 void ram_working_set_keep(struct machine *m);
 /* Write all recorded working sets into m->working_sets_fd, and close it. For teardown. */
 void ram_working_sets_done(struct machine *m);
@@ -38,7 +38,7 @@ void ram_working_sets_done(struct machine *m);
  * write: the request writes to the memory; false: it only reads. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
- * write-protect most memory now, so that the next pause is short (tracker_preprotect()). Runs on the
+ * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the
  * worker; needs m->uffd.can_protect.
  * Returns 0 or -errno. */
 int ram_watch(struct machine *m, struct err *e);

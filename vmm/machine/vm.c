@@ -653,7 +653,7 @@ void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const 
 	event_send(vm, &ev);
 }
 
-/* Pause the VM permanently: the pager could not read a block. */
+/* Pause the VM permanently: the RAM reader could not read a block. */
 static void memory_lost(struct vm *vm, const struct queued *q)
 {
 	vm->memory_lost = true;

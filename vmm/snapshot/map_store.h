@@ -1,5 +1,5 @@
 /* map_store: reads a snapshot's VM state directly from the image file, by a map made in advance,
- * because the pager must not wait for the disk's loop. */
+ * because the RAM reader must not wait for the disk's loop. */
 #ifndef CAIRN_VMM_SNAPSHOT_MAP_STORE_H
 #define CAIRN_VMM_SNAPSHOT_MAP_STORE_H
 

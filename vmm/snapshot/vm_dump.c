@@ -5,9 +5,9 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "snapshot/fault_tracker.h"
 #include "snapshot/holes.h"
-#include "snapshot/pager.h"
-#include "snapshot/tracker.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/snapshot/elf_core.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -142,7 +142,7 @@ static int write_live(struct dump_job *x)
 	uint64_t block;
 	int r = data ? 0 : -ENOMEM;
 
-	while (!r && (r = tracker_save_next(x->j.m->tracker, &block, data)) > 0) {
+	while (!r && (r = fault_tracker_save_next(x->j.m->tracker, &block, data)) > 0) {
 		uint64_t off = block * VMSTATE_BLOCK_BYTES;
 		size_t len = MIN(x->j.m->mem.bytes - off, (uint64_t)VMSTATE_BLOCK_BYTES);
 
@@ -170,7 +170,7 @@ static void write_run(struct work *w)
 	if (!r)
 		r = x->live ? write_live(x) : write_standing(x);
 	if (x->live)
-		tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
+		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (r == -ECANCELED)
 		x->j.r = err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
 	else if (r < 0)
@@ -185,7 +185,7 @@ static void wait_run(struct work *w)
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	if (j->m->pager && !pager_wait(j->m->pager))
+	if (j->m->ram_reader && !ram_reader_wait(j->m->ram_reader))
 		j->r = err_set(&j->e, -EIO, ERR_IO,
 			"part of the memory that this VM was restored from could not be read");
 	if (!j->r && x->live)
@@ -223,7 +223,7 @@ static void dump_done(struct work *w)
 /* Hold all of memory, including blocks that an earlier snapshot has saved. */
 static int memory_hold(struct dump_job *x)
 {
-	struct tracker *t = x->j.m->tracker;
+	struct fault_tracker *t = x->j.m->tracker;
 	uint64_t blocks = (x->j.m->mem.bytes + VMSTATE_BLOCK_BYTES - 1) / VMSTATE_BLOCK_BYTES;
 	struct bitmap all;
 	int r = bitmap_init(&all, blocks);
@@ -232,9 +232,9 @@ static int memory_hold(struct dump_job *x)
 		return err_set_errno(&x->j.e, r, "dump");
 	for (uint64_t b = 0; b < blocks; b++)
 		bitmap_set(&all, b);
-	r = tracker_hold(t, &x->j.e);
+	r = fault_tracker_hold(t, &x->j.e);
 	if (!r)
-		tracker_save_begin(t, &all);
+		fault_tracker_save_begin(t, &all);
 	bitmap_done(&all);
 	return r;
 }

@@ -4,8 +4,8 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
-#include "snapshot/pager.h"
-#include "snapshot/tracker.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
@@ -61,7 +61,7 @@ static void wait_run(struct work *w)
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	if (j->m->pager && !pager_wait(j->m->pager))
+	if (j->m->ram_reader && !ram_reader_wait(j->m->ram_reader))
 		j->r = err_set(&j->e, -EIO, ERR_IO,
 			"part of the memory that this VM was restored from could not be read");
 	if (!j->r && x->live)
@@ -124,7 +124,7 @@ static int blocks_write(struct fork_job *x)
 		return -ENOMEM;
 	for (uint64_t b = 0; b < l->blocks; b++)
 		x->crcs[b] = b + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
-	while (!r && (r = tracker_save_next(x->j.m->tracker, &block, data)) > 0)
+	while (!r && (r = fault_tracker_save_next(x->j.m->tracker, &block, data)) > 0)
 		r = block_write(x, block, data);
 	return r;
 }
@@ -151,7 +151,7 @@ static void write_run(struct work *w)
 	if (!x->j.r && x->live)
 		x->j.r = memory_write_live(x);
 	if (x->held && x->j.m->tracker)
-		tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
+		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (!x->j.r)
 		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
 	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
@@ -174,7 +174,7 @@ static void fork_done(struct work *w)
 /* Hold all of memory, including blocks that an earlier snapshot has saved. */
 static int memory_hold(struct fork_job *x)
 {
-	struct tracker *t = x->j.m->tracker;
+	struct fault_tracker *t = x->j.m->tracker;
 	struct bitmap all;
 	int r = bitmap_init(&all, x->h.layout.blocks);
 
@@ -182,9 +182,9 @@ static int memory_hold(struct fork_job *x)
 		return err_set_errno(&x->j.e, r, "fork");
 	for (uint64_t b = 0; b < x->h.layout.blocks; b++)
 		bitmap_set(&all, b);
-	r = tracker_hold(t, &x->j.e);
+	r = fault_tracker_hold(t, &x->j.e);
 	if (!r)
-		tracker_save_begin(t, &all);
+		fault_tracker_save_begin(t, &all);
 	x->held = r == 0;
 	bitmap_done(&all);
 	return r;

@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "snapshot/pager.h"
+#include "snapshot/ram_reader.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
 #include "vmm/machine/disk_call.h"
@@ -75,7 +75,7 @@ static void save_run(struct work *w)
 	struct vmstate_header h = { .realtime_ns = clock_realtime_ns() };
 	struct vmstate_file f;
 
-	if (s->m->pager && !pager_wait(s->m->pager)) {
+	if (s->m->ram_reader && !ram_reader_wait(s->m->ram_reader)) {
 		s->r = err_set(&s->e, -EIO, ERR_IO,
 			"part of the memory that this VM was restored from could not be read");
 		return;

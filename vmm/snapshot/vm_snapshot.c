@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
-#include "snapshot/pager.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -274,9 +274,9 @@ static void delete_run(struct work *w)
 	struct vmsnap_job *j = &x->j;
 	struct machine_disk *first = vmsnap_first_disk(j->m, &j->e);
 
-	/* The pager may still read memory from the snapshot to be deleted. */
-	if (j->m->pager)
-		pager_wait(j->m->pager);
+	/* The RAM reader may still read memory from the snapshot to be deleted. */
+	if (j->m->ram_reader)
+		ram_reader_wait(j->m->ram_reader);
 	j->r = first ? delete_everywhere(x, first, &j->e) : -ENOTSUP;
 }
 

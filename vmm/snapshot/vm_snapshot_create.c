@@ -7,8 +7,8 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "block/block.h"
-#include "snapshot/pager.h"
-#include "snapshot/tracker.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/agent/agent.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine_state.h"
@@ -144,16 +144,16 @@ static int memory_refuse(struct create_job *x)
 
 /* Check that memory is readable. With a base, memory that is not loaded yet is shared with the
  * base, so there is no need to wait for it. */
-static int pager_check(struct create_job *x)
+static int ram_reader_check(struct create_job *x)
 {
 	struct machine *m = x->j.m;
-	struct pager_stats s;
+	struct ram_reader_stats s;
 
-	if (!m->pager)
+	if (!m->ram_reader)
 		return 0;
 	if (!x->incremental)
-		return pager_wait(m->pager) ? 0 : memory_refuse(x);
-	pager_stats(m->pager, &s);
+		return ram_reader_wait(m->ram_reader) ? 0 : memory_refuse(x);
+	ram_reader_stats(m->ram_reader, &s);
 	return s.failed ? memory_refuse(x) : 0;
 }
 
@@ -202,7 +202,7 @@ static int ram_prepare(struct create_job *x)
 		bitmap_set_all(&x->wanted);
 	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
 	if (!r)
-		r = pager_check(x);
+		r = ram_reader_check(x);
 	return r || !x->live ? r : ram_watch(m, &x->j.e);
 }
 
@@ -294,15 +294,15 @@ static int ram_freeze(struct create_job *x)
 	int r = machine_save(m, &x->sections, &x->j.e);
 
 	if (!r)
-		r = pager_check(x);
+		r = ram_reader_check(x);
 	if (r < 0 || !x->live)
 		return r;
 	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	/* From here on the base is the new snapshot or, if that fails, none. */
 	m->base_id[0] = 0;
-	r = tracker_reset_dirty(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
+	r = fault_tracker_reset_dirty(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
 	if (!r)
-		tracker_save_begin(m->tracker, &x->wanted);
+		fault_tracker_save_begin(m->tracker, &x->wanted);
 	return r;
 }
 
@@ -448,12 +448,12 @@ static int step(struct create_job *x)
 
 static int ram_write_live(struct create_job *x, struct disk_store *st)
 {
-	struct tracker *t = x->j.m->tracker;
+	struct fault_tracker *t = x->j.m->tracker;
 	uint64_t block;
 	int r, r2;
 
 	x->bytes_total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
-	while ((r = tracker_save_next(t, &block, run_end(x))) > 0) {
+	while ((r = fault_tracker_save_next(t, &block, run_end(x))) > 0) {
 		r = block_add(x, st, block);
 		if (!r)
 			r = step(x);
@@ -621,7 +621,7 @@ static void write_run(struct work *w)
 	if (!j->r)
 		j->r = disks_commit(x);
 	if (x->live && j->m->tracker)
-		tracker_save_end(j->m->tracker); /* in every case, let blocked writers continue */
+		fault_tracker_save_end(j->m->tracker); /* in every case, let blocked writers continue */
 	if (j->r < 0)
 		disks_abort(x);
 	j->result.total_ns = loop_now_ns() - x->started_ns;

@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
-#include "snapshot/pager.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/snapshot/map_store.h"
@@ -25,7 +25,7 @@ struct revert_job {
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
-	struct map_store *store; /* until the pager takes it */
+	struct map_store *store; /* until the RAM reader takes it */
 	/* Memory is tracked since a snapshot that still exists: replace only blocks that differ. */
 	bool rewinds;
 	struct bitmap changed;	 /* blocks that differ between the two */
@@ -85,10 +85,10 @@ static int base_compare(struct revert_job *x)
 
 static bool memory_is_good(struct machine *m)
 {
-	struct pager_stats s = { 0 };
+	struct ram_reader_stats s = { 0 };
 
-	if (m->pager)
-		pager_stats(m->pager, &s);
+	if (m->ram_reader)
+		ram_reader_stats(m->ram_reader, &s);
 	return m->tracker && !s.failed;
 }
 

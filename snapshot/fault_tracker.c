@@ -1,4 +1,4 @@
-#include "snapshot/tracker.h"
+#include "snapshot/fault_tracker.h"
 #include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -6,8 +6,8 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
-#include "snapshot/pager.h"
-#include "snapshot/uffd.h"
+#include "snapshot/ram_reader.h"
+#include "snapshot/uffd_open.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +29,7 @@
 #define ARM_PIECE_BYTES (32 * MIB)
 /* Each round leaves the blocks that the guest dirtied during it, about a tenth of the previous
  * round's. */
-#define SETTLE_ROUNDS 4
+#define PREPROTECT_ROUNDS 4
 
 /* A block's old content that waits to be saved. */
 struct aside {
@@ -44,15 +44,15 @@ struct deferred {
 	uint64_t block;
 };
 
-struct tracker {
-	struct tracker_config c;
+struct fault_tracker {
+	struct fault_tracker_config c;
 	uint64_t blocks;
 	int uffd, stop_fd, wake_fd; /* eventfds: end the thread; wake it for room or work */
 	pthread_t thread;
 	bool thread_made;
-	pthread_mutex_t feed; /* guards the pager and a block on its way from it; taken before lock */
-	struct pager *pager;
-	atomic_bool loading;  /* the pager has more blocks for the background */
+	pthread_mutex_t feed; /* guards the RAM reader and a block on its way from it; taken before lock */
+	struct ram_reader *ram_reader;
+	atomic_bool loading;  /* the RAM reader has more blocks for the background */
 	pthread_mutex_t lock; /* guards the fields below and copying out of RAM */
 	struct bitmap dirty;  /* written since the last reset */
 	struct bitmap bare;   /* dirty blocks that are not protected now */
@@ -64,12 +64,12 @@ struct tracker {
 	struct aside *aside, **aside_tail;
 	uint64_t aside_bytes;
 	struct deferred *deferred;
-	struct tracker_stats stats;
+	struct fault_tracker_stats stats;
 };
 
 /* ---- protection ---- */
 
-static int range_protect(struct tracker *t, uint64_t first, uint64_t n, bool on)
+static int range_protect(struct fault_tracker *t, uint64_t first, uint64_t n, bool on)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
 	struct uffdio_writeprotect wp = { .range = { .start = (uintptr_t)t->c.ram + off,
@@ -83,14 +83,14 @@ static int range_protect(struct tracker *t, uint64_t first, uint64_t n, bool on)
 	return 0;
 }
 
-static void bare_set(struct tracker *t, uint64_t block)
+static void bare_set(struct fault_tracker *t, uint64_t block)
 {
 	bitmap_set(&t->dirty, block);
 	bitmap_set(&t->bare, block);
 }
 
 /* Protect [from, to), in bytes, widened to whole blocks, in pieces. */
-static int stretch_protect(struct tracker *t, uint64_t from, uint64_t to)
+static int stretch_protect(struct fault_tracker *t, uint64_t from, uint64_t to)
 {
 	uint64_t piece = ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES;
 	uint64_t end = DIV_ROUND_UP(to, VMSTATE_BLOCK_BYTES);
@@ -101,7 +101,7 @@ static int stretch_protect(struct tracker *t, uint64_t from, uint64_t to)
 	return r;
 }
 
-int tracker_arm(struct tracker *t, struct err *e)
+int fault_tracker_arm(struct fault_tracker *t, struct err *e)
 {
 	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	int r = 0;
@@ -117,7 +117,7 @@ int tracker_arm(struct tracker *t, struct err *e)
 
 /* Protect the next unprotected blocks from *at on, with the lock held: a fault on one of them comes
  * entirely before or after. */
-static int bare_protect_piece(struct tracker *t, uint64_t *at)
+static int bare_protect_piece(struct fault_tracker *t, uint64_t *at)
 {
 	uint64_t b = bitmap_next_set(&t->bare, *at);
 	uint64_t end = MIN(bitmap_next_clear(&t->bare, b), b + ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES);
@@ -128,7 +128,7 @@ static int bare_protect_piece(struct tracker *t, uint64_t *at)
 	return r;
 }
 
-static int bare_protect(struct tracker *t)
+static int bare_protect(struct fault_tracker *t)
 {
 	int r = 0;
 
@@ -137,14 +137,14 @@ static int bare_protect(struct tracker *t)
 	return r;
 }
 
-static uint64_t bare_count(struct tracker *t)
+static uint64_t bare_count(struct fault_tracker *t)
 {
 	LOCK_GUARD(&t->lock);
 
 	return bitmap_count(&t->bare);
 }
 
-static int preprotect_round(struct tracker *t)
+static int preprotect_round(struct fault_tracker *t)
 {
 	int r = 0;
 
@@ -156,16 +156,16 @@ static int preprotect_round(struct tracker *t)
 	return r;
 }
 
-int tracker_preprotect(struct tracker *t, uint64_t leave, struct err *e)
+int fault_tracker_preprotect(struct fault_tracker *t, uint64_t leave, struct err *e)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < SETTLE_ROUNDS && !r && bare_count(t) > leave; i++)
+	for (unsigned i = 0; i < PREPROTECT_ROUNDS && !r && bare_count(t) > leave; i++)
 		r = preprotect_round(t);
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
 
-int tracker_hold(struct tracker *t, struct err *e)
+int fault_tracker_hold(struct fault_tracker *t, struct err *e)
 {
 	int r;
 
@@ -175,7 +175,7 @@ int tracker_hold(struct tracker *t, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
 
-int tracker_reset_dirty(struct tracker *t, struct bitmap *ret_dirty, struct err *e)
+int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty, struct err *e)
 {
 	int r;
 
@@ -191,13 +191,13 @@ int tracker_reset_dirty(struct tracker *t, struct bitmap *ret_dirty, struct err 
 
 /* ---- saving ---- */
 
-static size_t block_len(const struct tracker *t, uint64_t block)
+static size_t block_len(const struct fault_tracker *t, uint64_t block)
 {
 	return (size_t)MIN(VMSTATE_BLOCK_BYTES, t->c.ram_bytes - block * VMSTATE_BLOCK_BYTES);
 }
 
 /* Copy the block through the file, which neither faults nor allocates pages. */
-static int block_copy(const struct tracker *t, uint64_t block, uint8_t *buf)
+static int block_copy(const struct fault_tracker *t, uint64_t block, uint8_t *buf)
 {
 	size_t len = block_len(t, block);
 
@@ -205,7 +205,7 @@ static int block_copy(const struct tracker *t, uint64_t block, uint8_t *buf)
 	return pread_full(t->c.ram_fd, buf, len, (off_t)(block * VMSTATE_BLOCK_BYTES));
 }
 
-void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
+void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *wanted)
 {
 	pthread_mutex_lock(&t->lock);
 	memcpy(t->unsaved.words, wanted->words, DIV_ROUND_UP(t->blocks, 64) * 8);
@@ -218,7 +218,7 @@ void tracker_save_begin(struct tracker *t, const struct bitmap *wanted)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static void waiters_wake(struct tracker *t)
+static void waiters_wake(struct fault_tracker *t)
 {
 	uint64_t one = 1;
 
@@ -226,13 +226,13 @@ static void waiters_wake(struct tracker *t)
 		log_error("tracker", "eventfd: %s", strerror(errno));
 }
 
-static void room_tell(struct tracker *t)
+static void room_tell(struct fault_tracker *t)
 {
 	if (t->deferred)
 		waiters_wake(t);
 }
 
-static int aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+static int aside_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	struct aside *a = t->aside;
 
@@ -250,7 +250,7 @@ static int aside_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 }
 
 /* The block is protected, and a fault on it would wait for the lock, so nobody writes it. */
-static int ram_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+static int ram_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	while ((t->next = bitmap_next_set(&t->unsaved, t->next)) < t->blocks) {
 		uint64_t block = t->next;
@@ -266,7 +266,7 @@ static int ram_take(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 	return 0;
 }
 
-int tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
+int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	int r;
 
@@ -280,7 +280,7 @@ int tracker_save_next(struct tracker *t, uint64_t *ret_block, uint8_t *buf)
 	return r;
 }
 
-void tracker_save_end(struct tracker *t)
+void fault_tracker_save_end(struct fault_tracker *t)
 {
 	pthread_mutex_lock(&t->lock);
 	t->saving = false;
@@ -299,7 +299,7 @@ void tracker_save_end(struct tracker *t)
 
 /* ---- faults, with the lock held ---- */
 
-static bool must_wait(struct tracker *t, int tid)
+static bool must_wait(struct fault_tracker *t, int tid)
 {
 	return t->aside_bytes >= t->c.aside_max_bytes && t->c.may_wait &&
 		t->c.may_wait(t->c.opaque, tid);
@@ -308,7 +308,7 @@ static bool must_wait(struct tracker *t, int tid)
 /* Preserve a block that is about to be written. tid: the faulting thread; 0: the fault has waited
  * already.
  * Returns true if the block may be written now. */
-static bool block_preserve(struct tracker *t, uint64_t block, int tid)
+static bool block_preserve(struct fault_tracker *t, uint64_t block, int tid)
 {
 	struct aside *a;
 
@@ -334,13 +334,13 @@ static bool block_preserve(struct tracker *t, uint64_t block, int tid)
 	return true;
 }
 
-static void range_release(struct tracker *t, uint64_t block)
+static void range_release(struct fault_tracker *t, uint64_t block)
 {
 	bare_set(t, block);
 	range_protect(t, block, 1, false); /* wakes the waiting thread */
 }
 
-static void fault_defer(struct tracker *t, uint64_t block)
+static void fault_defer(struct fault_tracker *t, uint64_t block)
 {
 	struct deferred *d = malloc(sizeof(*d));
 
@@ -355,7 +355,7 @@ static void fault_defer(struct tracker *t, uint64_t block)
 	t->stats.waits++;
 }
 
-static void write_fault(struct tracker *t, uint64_t block, int tid)
+static void write_fault(struct fault_tracker *t, uint64_t block, int tid)
 {
 	pthread_mutex_lock(&t->lock);
 	t->stats.faults++;
@@ -366,11 +366,11 @@ static void write_fault(struct tracker *t, uint64_t block, int tid)
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* ---- memory from the pager ---- */
+/* ---- memory from the RAM reader ---- */
 
 /* Copy a block's data into missing pages; present pages stay. Returns 0 or -errno; -EAGAIN: the
  * address space changed meanwhile, so try again. */
-static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool protected)
+static int copy_in(struct fault_tracker *t, uint64_t block, const uint8_t *data, bool protected)
 {
 	struct uffdio_range all = { .start = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
 		.len = block_len(t, block) };
@@ -399,7 +399,7 @@ static int copy_in(struct tracker *t, uint64_t block, const uint8_t *data, bool 
 
 /* Put a block in place. If a write asked for it, leave it unprotected, unless a save wants the
  * block: then the write faults again. */
-static int page_put(struct tracker *t, uint64_t block, const uint8_t *data, bool write)
+static int page_put(struct fault_tracker *t, uint64_t block, const uint8_t *data, bool write)
 {
 	bool protected;
 	int r;
@@ -413,8 +413,8 @@ static int page_put(struct tracker *t, uint64_t block, const uint8_t *data, bool
 	return r;
 }
 
-/* Put n blocks from the pager in place. write: a write asked for the first one. t->feed is held. */
-static void block_bring(struct tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
+/* Put n blocks from the RAM reader in place. write: a write asked for the first one. t->feed is held. */
+static void block_bring(struct fault_tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
 {
 	struct err e = { 0 };
 
@@ -423,14 +423,14 @@ static void block_bring(struct tracker *t, uint64_t block, uint64_t n, const uin
 
 		if (r < 0) {
 			err_set_errno(&e, r, "cannot put a block of saved memory in place");
-			pager_fail(t->pager, &e);
+			ram_reader_fail(t->ram_reader, &e);
 			return;
 		}
 	}
 }
 
 /* Answer a fault on a page that was never touched, or that was put in place since the fault. */
-static void zeros_bring(struct tracker *t, uint64_t block, bool write)
+static void zeros_bring(struct fault_tracker *t, uint64_t block, bool write)
 {
 	static const uint8_t zeros[VMSTATE_BLOCK_BYTES];
 	int r = page_put(t, block, zeros, write);
@@ -439,13 +439,13 @@ static void zeros_bring(struct tracker *t, uint64_t block, bool write)
 		log_error("tracker", "cannot put zeros in place: %s", strerror(-r));
 }
 
-static void missing_fault(struct tracker *t, uint64_t block, bool write)
+static void missing_fault(struct fault_tracker *t, uint64_t block, bool write)
 {
 	uint64_t n;
 
 	pthread_mutex_lock(&t->feed);
-	if (t->pager && !pager_has(t->pager, block)) {
-		const uint8_t *data = pager_fault(t->pager, block, &n);
+	if (t->ram_reader && !ram_reader_has(t->ram_reader, block)) {
+		const uint8_t *data = ram_reader_read(t->ram_reader, block, &n);
 
 		block_bring(t, block, n, data, write);
 	} else {
@@ -455,28 +455,28 @@ static void missing_fault(struct tracker *t, uint64_t block, bool write)
 }
 
 /* Put a few blocks in place in the background. */
-static void blocks_prefetch(struct tracker *t)
+static void blocks_prefetch(struct fault_tracker *t)
 {
 	const uint8_t *data;
 	uint64_t block, n;
 
 	pthread_mutex_lock(&t->feed);
-	data = pager_next(t->pager, &block, &n);
+	data = ram_reader_next(t->ram_reader, &block, &n);
 	if (data) {
 		block_bring(t, block, n, data, false);
 	} else {
-		pager_complete(t->pager);
+		ram_reader_complete(t->ram_reader);
 		atomic_store(&t->loading, false);
 	}
 	pthread_mutex_unlock(&t->feed);
 }
 
-bool tracker_loads(const struct tracker *t)
+bool fault_tracker_loads(const struct fault_tracker *t)
 {
 	return atomic_load(&t->loading);
 }
 
-static int dirty_drop(struct tracker *t)
+static int dirty_drop(struct fault_tracker *t)
 {
 	for (uint64_t b = bitmap_next_set(&t->dirty, 0); b < t->blocks;) {
 		uint64_t end = bitmap_next_clear(&t->dirty, b), at = b * VMSTATE_BLOCK_BYTES;
@@ -489,7 +489,7 @@ static int dirty_drop(struct tracker *t)
 	return 0;
 }
 
-int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *changed, struct err *e)
+int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const struct bitmap *changed, struct err *e)
 {
 	int r;
 
@@ -499,10 +499,10 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 		t->dirty.words[i] |= changed->words[i];
 	r = dirty_drop(t);
 	if (!r) {
-		pager_inherit(p, t->pager, &t->dirty);
+		ram_reader_inherit(rd, t->ram_reader, &t->dirty);
 		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
 		memset(t->bare.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
-		t->pager = p;
+		t->ram_reader = rd;
 		atomic_store(&t->loading, true);
 	}
 	pthread_mutex_unlock(&t->lock);
@@ -513,7 +513,7 @@ int tracker_rewind(struct tracker *t, struct pager *p, const struct bitmap *chan
 
 /* ---- the thread ---- */
 
-static void fault_answer(struct tracker *t, const struct uffd_msg *m)
+static void fault_answer(struct fault_tracker *t, const struct uffd_msg *m)
 {
 	uint64_t block = (m->arg.pagefault.address - (uintptr_t)t->c.ram) / VMSTATE_BLOCK_BYTES;
 	uint64_t flags = m->arg.pagefault.flags;
@@ -526,7 +526,7 @@ static void fault_answer(struct tracker *t, const struct uffd_msg *m)
 		missing_fault(t, block, flags & UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
-static void faults_read(struct tracker *t)
+static void faults_read(struct fault_tracker *t)
 {
 	struct uffd_msg msgs[FAULTS_AT_ONCE];
 	ssize_t n = read(t->uffd, msgs, sizeof(msgs));
@@ -537,7 +537,7 @@ static void faults_read(struct tracker *t)
 }
 
 /* There is room again: handle the waiting faults in order, as long as the room lasts. */
-static void deferred_retry(struct tracker *t)
+static void deferred_retry(struct fault_tracker *t)
 {
 	struct deferred *d, *list;
 	uint64_t n;
@@ -560,9 +560,9 @@ static void deferred_retry(struct tracker *t)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static void *tracker_thread(void *opaque)
+static void *fault_tracker_thread(void *opaque)
 {
-	struct tracker *t = opaque;
+	struct fault_tracker *t = opaque;
 	struct pollfd fds[3] = { { .fd = t->uffd, .events = POLLIN },
 		{ .fd = t->stop_fd, .events = POLLIN }, { .fd = t->wake_fd, .events = POLLIN } };
 
@@ -581,13 +581,13 @@ static void *tracker_thread(void *opaque)
 			blocks_prefetch(t);
 	}
 	if (atomic_load(&t->loading))
-		pager_complete(t->pager);
+		ram_reader_complete(t->ram_reader);
 	return NULL;
 }
 
 /* ---- create and free ---- */
 
-static int tracker_register(struct tracker *t)
+static int fault_tracker_register(struct fault_tracker *t)
 {
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING |
 			(t->c.uffd->can_protect ? UFFDIO_REGISTER_MODE_WP : 0),
@@ -596,7 +596,7 @@ static int tracker_register(struct tracker *t)
 	return ioctl(t->uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
 }
 
-static void tracker_release(struct tracker *t)
+static void fault_tracker_release(struct fault_tracker *t)
 {
 	bitmap_done(&t->dirty);
 	bitmap_done(&t->bare);
@@ -610,19 +610,19 @@ static void tracker_release(struct tracker *t)
 	free(t);
 }
 
-int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct err *e)
+int fault_tracker_new(const struct fault_tracker_config *c, struct fault_tracker **ret_t, struct err *e)
 {
-	struct tracker *t = calloc(1, sizeof(*t));
+	struct fault_tracker *t = calloc(1, sizeof(*t));
 	int r = 0;
 
 	if (!t)
-		return err_set_errno(e, -ENOMEM, "tracker");
+		return err_set_errno(e, -ENOMEM, "fault tracker");
 	t->c = *c;
 	t->uffd = c->uffd->fd;
 	t->blocks = DIV_ROUND_UP(c->ram_bytes, VMSTATE_BLOCK_BYTES);
 	t->aside_tail = &t->aside;
-	t->pager = c->pager;
-	atomic_init(&t->loading, c->pager != NULL);
+	t->ram_reader = c->ram_reader;
+	atomic_init(&t->loading, c->ram_reader != NULL);
 	pthread_mutex_init(&t->feed, NULL);
 	pthread_mutex_init(&t->lock, NULL);
 	t->stop_fd = eventfd(0, EFD_CLOEXEC);
@@ -636,48 +636,48 @@ int tracker_new(const struct tracker_config *c, struct tracker **ret_t, struct e
 	if (!r)
 		r = bitmap_init(&t->unsaved, t->blocks);
 	if (!r)
-		r = tracker_register(t);
+		r = fault_tracker_register(t);
 	if (r < 0) {
-		tracker_release(t);
+		fault_tracker_release(t);
 		return err_set_errno(e, r, "cannot watch the VM's memory");
 	}
 	*ret_t = t;
 	return 0;
 }
 
-int tracker_start(struct tracker *t, struct err *e)
+int fault_tracker_start(struct fault_tracker *t, struct err *e)
 {
 	sigset_t all, old;
 	int r;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&t->thread, NULL, tracker_thread, t);
+	r = pthread_create(&t->thread, NULL, fault_tracker_thread, t);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	t->thread_made = !r;
 	return r ? err_set_errno(e, -r, "cannot start the tracker's thread") : 0;
 }
 
-void tracker_stop(struct tracker *t)
+void fault_tracker_stop(struct fault_tracker *t)
 {
 	uint64_t one = 1;
 
 	if (!t || !t->thread_made)
 		return;
-	tracker_save_end(t);
+	fault_tracker_save_end(t);
 	if (write(t->stop_fd, &one, sizeof(one)) < 0)
 		log_error("tracker", "cannot stop: %s", strerror(errno));
 	pthread_join(t->thread, NULL);
 	t->thread_made = false;
 }
 
-void tracker_free(struct tracker *t)
+void fault_tracker_free(struct fault_tracker *t)
 {
 	struct uffdio_range range;
 
 	if (!t)
 		return;
-	tracker_stop(t);
+	fault_tracker_stop(t);
 	/* Unregistering lifts the protection and wakes waiting threads. A missing page is then
 	 * zeros, as in any VM. */
 	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,
@@ -689,10 +689,10 @@ void tracker_free(struct tracker *t)
 		t->deferred = d->next;
 		free(d);
 	}
-	tracker_release(t);
+	fault_tracker_release(t);
 }
 
-void tracker_stats(struct tracker *t, struct tracker_stats *ret)
+void fault_tracker_stats(struct fault_tracker *t, struct fault_tracker_stats *ret)
 {
 	pthread_mutex_lock(&t->lock);
 	*ret = t->stats;

@@ -9,9 +9,9 @@
 #include "base/bitmap.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "snapshot/pager.h"
-#include "snapshot/tracker.h"
-#include "snapshot/uffd.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/ram_reader.h"
+#include "snapshot/uffd_open.h"
 #include "snapshot/working_set.h"
 
 #include <errno.h>
@@ -30,10 +30,10 @@
 
 struct fixture {
 	struct vmstate_file file;
-	struct pager_config c;
-	struct pager *p;
-	struct tracker_config tc;
-	struct tracker *t;
+	struct ram_reader_config c;
+	struct ram_reader *rd;
+	struct fault_tracker_config tc;
+	struct fault_tracker *t;
 	struct uffd uffd;
 	uint8_t *ram, *expect;
 	struct bitmap dirty;
@@ -113,17 +113,17 @@ static void begin(struct fixture *f)
 		print_message("skipped: no userfaultfd for this user (%s)\n", strerror(-r));
 		skip();
 	}
-	f->tc = (struct tracker_config){ .uffd = &f->uffd, .ram_bytes = RAM_BYTES,
+	f->tc = (struct fault_tracker_config){ .uffd = &f->uffd, .ram_bytes = RAM_BYTES,
 		.ram_fd = memfd_create("ram", MFD_CLOEXEC), .aside_max_bytes = 64 * MIB };
 	assert_int_equal(ftruncate(f->tc.ram_fd, RAM_BYTES), 0);
 	f->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->tc.ram_fd, 0);
 	assert_true(f->ram != MAP_FAILED);
 	f->tc.ram = f->ram;
 	assert_int_equal(bitmap_init(&f->dirty, BLOCKS), 0);
-	if (pager_new(&f->c, &f->p, &e) < 0)
+	if (ram_reader_new(&f->c, &f->rd, &e) < 0)
 		fail_msg("%s", e.msg);
-	f->tc.pager = f->p;
-	if (tracker_new(&f->tc, &f->t, &e) < 0 || tracker_start(f->t, &e) < 0)
+	f->tc.ram_reader = f->rd;
+	if (fault_tracker_new(&f->tc, &f->t, &e) < 0 || fault_tracker_start(f->t, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -139,8 +139,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	tracker_free(f->t);
-	pager_free(f->p);
+	fault_tracker_free(f->t);
+	ram_reader_free(f->rd);
 	uffd_close(&f->uffd);
 	bitmap_done(&f->dirty);
 	if (f->ram) {
@@ -165,7 +165,7 @@ static void mark(struct fixture *f)
 {
 	struct err e = { 0 };
 
-	if (tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
+	if (fault_tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -173,28 +173,28 @@ static void test_touched_pages_load_first(void **state)
 {
 	struct fixture *f = *state;
 	size_t last = RAM_BYTES - 1;
-	struct pager_stats s;
+	struct ram_reader_stats s;
 
 	atomic_store(&f->slow, true); /* loading everything would take seconds */
 	begin(f);
 	assert_int_equal(f->ram[last], f->expect[last]);
 	assert_int_equal(f->ram[9 * MIB], f->expect[9 * MIB]);
-	pager_stats(f->p, &s);
+	ram_reader_stats(f->rd, &s);
 	assert_false(s.complete);
 	assert_in_range(s.blocks_faulted, 1, 2);
 	atomic_store(&f->slow, false);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 }
 
 static void test_all_memory_loads_in_background(void **state)
 {
 	struct fixture *f = *state;
-	struct pager_stats s;
+	struct ram_reader_stats s;
 
 	begin(f);
-	assert_true(pager_wait(f->p));
-	pager_stats(f->p, &s);
+	assert_true(ram_reader_wait(f->rd));
+	ram_reader_stats(f->rd, &s);
 	assert_true(s.complete);
 	assert_int_equal(atomic_load(&f->completions), 1);
 	assert_int_equal(s.blocks_prefetched + s.blocks_faulted, BLOCKS - DIV_ROUND_UP(BLOCKS, 3));
@@ -212,7 +212,7 @@ static void test_guest_writes_are_not_overwritten(void **state)
 	for (size_t off = 12 * MIB; off < 13 * MIB; off += VMSTATE_BLOCK_BYTES)
 		f->ram[off + 5] = f->expect[off + 5] = 0x5a;
 	atomic_store(&f->slow, false);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 }
 
@@ -243,7 +243,7 @@ static void test_parallel_faults_are_served(void **state)
 		pthread_join(t[i], &bad);
 		assert_null(bad);
 	}
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 }
 
 static void test_a_damaged_block_is_reported_before_it_is_given(void **state)
@@ -255,7 +255,7 @@ static void test_a_damaged_block_is_reported_before_it_is_given(void **state)
 	assert_int_equal(pwrite(f->file.fd, &b, 1,
 				 (off_t)(f->c.header.layout.ram_offset + block * VMSTATE_BLOCK_BYTES)), 1);
 	begin(f);
-	assert_false(pager_wait(f->p));
+	assert_false(ram_reader_wait(f->rd));
 	assert_int_equal(atomic_load(&f->failures), 1);
 	assert_non_null(strstr(f->sentence, "block 100"));
 	/* A thread waiting for it gets zeros, so that it can be stopped. */
@@ -289,25 +289,25 @@ static void test_checksum_pieces_load_on_demand(void **state)
 
 	vmstate_layout_of(MANY_BLOCKS * (uint64_t)VMSTATE_BLOCK_BYTES - 4096, &f->c.header.layout);
 	f->file.store.read = many_read;
-	assert_int_equal(pager_new(&f->c, &f->p, NULL), 0);
+	assert_int_equal(ram_reader_new(&f->c, &f->rd, NULL), 0);
 	assert_int_equal(atomic_load(&f->reads), 0);
-	assert_non_null(pager_fault(f->p, MANY_BLOCKS - 1, &n));
-	assert_non_null(pager_fault(f->p, MANY_BLOCKS - 2, &n));
+	assert_non_null(ram_reader_read(f->rd, MANY_BLOCKS - 1, &n));
+	assert_non_null(ram_reader_read(f->rd, MANY_BLOCKS - 2, &n));
 	assert_int_equal(atomic_load(&f->reads), 1);
 	assert_int_equal(atomic_load(&f->failures), 0);
 	/* The background skips blocks without checksums. */
-	for (unsigned i = 0; (data = pager_next(f->p, &block, &n)); i++) {
+	for (unsigned i = 0; (data = ram_reader_next(f->rd, &block, &n)); i++) {
 		assert_int_equal(n, 0);
 		assert_in_range(i, 0, 2);
 	}
 	assert_int_equal(atomic_load(&f->reads), 3);
 	assert_int_equal(atomic_load(&f->failures), 1);
 	/* A fault on such a block is reported, and gets zeros. */
-	data = pager_fault(f->p, VMSTATE_CRC_PIECE_BLOCKS + 7, &n);
+	data = ram_reader_read(f->rd, VMSTATE_CRC_PIECE_BLOCKS + 7, &n);
 	assert_int_equal(data[0], 0);
 	assert_int_equal(n, 1);
-	pager_complete(f->p);
-	assert_false(pager_wait(f->p));
+	ram_reader_complete(f->rd);
+	assert_false(ram_reader_wait(f->rd));
 }
 
 /* The working set of the last time is loaded first, in that order, together with adjacent blocks;
@@ -322,21 +322,21 @@ static void test_working_set_loads_first(void **state)
 	uint32_t ntouched;
 
 	f->c.first = &w;
-	assert_int_equal(pager_new(&f->c, &f->p, NULL), 0);
-	assert_non_null(pager_next(f->p, &block, &n)); /* checksums */
+	assert_int_equal(ram_reader_new(&f->c, &f->rd, NULL), 0);
+	assert_non_null(ram_reader_next(f->rd, &block, &n)); /* checksums */
 	assert_int_equal(n, 0);
-	assert_non_null(pager_next(f->p, &block, &n));
+	assert_non_null(ram_reader_next(f->rd, &block, &n));
 	assert_int_equal(block, 100);
 	assert_int_equal(n, 1);
-	assert_non_null(pager_next(f->p, &block, &n)); /* 201 is zero */
+	assert_non_null(ram_reader_next(f->rd, &block, &n)); /* 201 is zero */
 	assert_int_equal(block, 199);
 	assert_int_equal(n, 2);
 	/* A fault meanwhile is recorded for the next time. */
-	assert_memory_equal(pager_fault(f->p, 220, &n), f->expect + 220 * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES);
+	assert_memory_equal(ram_reader_read(f->rd, 220, &n), f->expect + 220 * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(n, 2);
-	assert_non_null(pager_next(f->p, &block, &n));
+	assert_non_null(ram_reader_next(f->rd, &block, &n));
 	assert_int_equal(block, 1); /* then the rest from the start */
-	touched = pager_working_set(f->p, &key, &ntouched);
+	touched = ram_reader_working_set(f->rd, &key, &ntouched);
 	assert_int_equal(key, f->c.header.realtime_ns);
 	assert_int_equal(ntouched, 7);
 	assert_int_equal(touched[5], 220);
@@ -350,10 +350,10 @@ static void test_stop_leaves_zeros_and_no_waiters(void **state)
 	atomic_store(&f->slow, true);
 	begin(f);
 	assert_int_equal(f->ram[MIB], f->expect[MIB]);
-	tracker_free(f->t);
+	fault_tracker_free(f->t);
 	f->t = NULL;
 	assert_true(atomic_load(&f->reads) < 50);
-	assert_true(pager_wait(f->p)); /* the wait ends although a block will never be loaded */
+	assert_true(ram_reader_wait(f->rd)); /* the wait ends although a block will never be loaded */
 	assert_int_equal(atomic_load(&f->completions), 1);
 	/* The rest is zero, and no thread waits forever. */
 	assert_int_equal(f->ram[RAM_BYTES - 1], 0);
@@ -366,7 +366,7 @@ static void test_zero_blocks_are_created_on_access(void **state)
 	uint64_t before;
 
 	begin(f);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	before = resident_bytes(f);
 	assert_true(before < RAM_BYTES * 3 / 4);
 	assert_int_equal(f->ram[3 * VMSTATE_BLOCK_BYTES], 0);
@@ -390,7 +390,7 @@ static void test_only_written_blocks_are_dirty(void **state)
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 102));
 	atomic_store(&f->slow, false);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 0);
 	f->ram[100 * VMSTATE_BLOCK_BYTES] = 3; /* protected again */
@@ -437,7 +437,7 @@ static void saves_add_up(struct fixture *f)
 		while (atomic_load(&f->holding) < SCRIBBLERS)
 			usleep(50);
 		mark(f);
-		tracker_save_begin(f->t, &f->dirty);
+		fault_tracker_save_begin(f->t, &f->dirty);
 		/* Compare only dirty blocks: reading others would load them. */
 		for (size_t b = 0; b < BLOCKS; b++)
 			if (bitmap_test(&f->dirty, b))
@@ -446,7 +446,7 @@ static void saves_add_up(struct fixture *f)
 		atomic_store(&f->hold, false);
 		while (atomic_load(&f->holding))
 			usleep(50);
-		while (tracker_save_next(f->t, &block, buf) > 0) {
+		while (fault_tracker_save_next(f->t, &block, buf) > 0) {
 			size_t at = block * VMSTATE_BLOCK_BYTES, len = MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - at);
 
 			assert_true(bitmap_test(&f->dirty, block));
@@ -454,7 +454,7 @@ static void saves_add_up(struct fixture *f)
 			memcpy(copy + at, buf, len);
 			bitmap_clear(&f->dirty, block);
 		}
-		tracker_save_end(f->t);
+		fault_tracker_save_end(f->t);
 		assert_int_equal(bitmap_count(&f->dirty), 0);
 	}
 	atomic_store(&f->hold, true);
@@ -474,7 +474,7 @@ static void test_incremental_save_while_loading(void **state)
 {
 	struct fixture *f = *state;
 	pthread_t t[SCRIBBLERS];
-	struct pager_stats s;
+	struct ram_reader_stats s;
 
 	atomic_store(&f->delay_us, 2000);
 	atomic_store(&f->slow, true);
@@ -482,7 +482,7 @@ static void test_incremental_save_while_loading(void **state)
 	need_protection(f);
 	for (uintptr_t i = 0; i < SCRIBBLERS; i++)
 		assert_int_equal(pthread_create(&t[i], NULL, scribbler, (void *)(i + 1)), 0);
-	pager_stats(f->p, &s);
+	ram_reader_stats(f->rd, &s);
 	assert_false(s.complete);
 	saves_add_up(f);
 	atomic_store(&f->stop, true);
@@ -490,7 +490,7 @@ static void test_incremental_save_while_loading(void **state)
 	for (int i = 0; i < SCRIBBLERS; i++)
 		pthread_join(t[i], NULL);
 	atomic_store(&f->slow, false);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 }
 
 /* A full save omits untouched zero blocks, and writes during the save do not get into it. */
@@ -503,21 +503,21 @@ static void test_full_save_omits_untouched_zeros(void **state)
 
 	begin(f);
 	need_protection(f);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	mark(f);
 	assert_int_equal(bitmap_init(&all, BLOCKS), 0);
 	for (size_t b = 0; b < BLOCKS; b++)
 		bitmap_set(&all, b);
-	tracker_save_begin(f->t, &all);
+	fault_tracker_save_begin(f->t, &all);
 	f->ram[12 * VMSTATE_BLOCK_BYTES + 7] = 9; /* zero until now */
 	f->ram[13 * VMSTATE_BLOCK_BYTES + 7] ^= 9;
-	while (tracker_save_next(f->t, &block, buf) > 0) {
+	while (fault_tracker_save_next(f->t, &block, buf) > 0) {
 		assert_memory_equal(buf, f->expect + block * VMSTATE_BLOCK_BYTES,
 			MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - block * VMSTATE_BLOCK_BYTES));
 		bitmap_clear(&all, block);
 		n++;
 	}
-	tracker_save_end(f->t);
+	fault_tracker_save_end(f->t);
 	for (size_t b = bitmap_next_set(&all, 0); b < BLOCKS; b = bitmap_next_set(&all, b + 1))
 		assert_int_equal(b % 3, 0);
 	assert_in_range(n, BLOCKS * 2 / 3, BLOCKS * 2 / 3 + 2);
@@ -530,42 +530,42 @@ static void test_full_save_omits_untouched_zeros(void **state)
  * later. */
 static void rewind_now(struct fixture *f, const struct bitmap *changed)
 {
-	struct pager *p;
+	struct ram_reader *rd;
 	struct err e = { 0 };
 
-	if (pager_new(&f->c, &p, &e) < 0 || tracker_rewind(f->t, p, changed, &e) < 0)
+	if (ram_reader_new(&f->c, &rd, &e) < 0 || fault_tracker_rewind(f->t, rd, changed, &e) < 0)
 		fail_msg("%s", e.msg);
-	pager_free(f->p);
-	f->p = p;
+	ram_reader_free(f->rd);
+	f->rd = rd;
 }
 
 static void test_rewind_reloads_written_blocks_only(void **state)
 {
 	struct fixture *f = *state;
-	struct pager_stats s;
+	struct ram_reader_stats s;
 
 	begin(f);
 	need_protection(f);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x77, 3 * VMSTATE_BLOCK_BYTES);
 	mark(f);
 	rewind_now(f, NULL); /* rewinds to the mark: earlier writes stay */
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	assert_int_equal(f->ram[40 * VMSTATE_BLOCK_BYTES], 0x77);
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x78, 3 * VMSTATE_BLOCK_BYTES);
 	f->ram[RAM_BYTES - 1] ^= 1;
 	f->ram[60 * VMSTATE_BLOCK_BYTES] = 1; /* a zero block */
 	rewind_now(f, NULL);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
-	pager_stats(f->p, &s);
+	ram_reader_stats(f->rd, &s);
 	assert_int_equal(s.blocks_faulted + s.blocks_prefetched, 3);
 	/* A block that differs between the two states. */
 	memset(f->expect + 43 * VMSTATE_BLOCK_BYTES, 0x43, VMSTATE_BLOCK_BYTES);
 	state_write(f);
 	bitmap_set(&f->dirty, 43);
 	rewind_now(f, &f->dirty);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	f->ram[41 * VMSTATE_BLOCK_BYTES] = 1; /* still tracked */
 	mark(f);
@@ -576,7 +576,7 @@ static void test_rewind_reloads_written_blocks_only(void **state)
 static void test_rewind_while_loading(void **state)
 {
 	struct fixture *f = *state;
-	struct pager_stats s;
+	struct ram_reader_stats s;
 
 	atomic_store(&f->delay_us, 1000);
 	atomic_store(&f->slow, true);
@@ -589,9 +589,9 @@ static void test_rewind_while_loading(void **state)
 		rewind_now(f, NULL);
 	}
 	atomic_store(&f->slow, false);
-	assert_true(pager_wait(f->p));
+	assert_true(ram_reader_wait(f->rd));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
-	pager_stats(f->p, &s);
+	ram_reader_stats(f->rd, &s);
 	assert_false(s.failed);
 }
 

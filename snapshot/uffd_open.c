@@ -1,4 +1,4 @@
-#include "snapshot/uffd.h"
+#include "snapshot/uffd_open.h"
 
 #include <errno.h>
 #include <fcntl.h>

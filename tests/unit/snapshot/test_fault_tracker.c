@@ -9,8 +9,8 @@
 #include "base/bitmap.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "snapshot/tracker.h"
-#include "snapshot/uffd.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/uffd_open.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,8 +27,8 @@
 
 struct fixture {
 	struct uffd uffd;
-	struct tracker_config c;
-	struct tracker *t;
+	struct fault_tracker_config c;
+	struct fault_tracker *t;
 	struct bitmap dirty, all;
 	uint8_t *before, buf[VMSTATE_BLOCK_BYTES];
 	pthread_t writer[WRITERS];
@@ -71,8 +71,8 @@ static void begin(struct fixture *f)
 		print_message("skipped: no write protection by userfaultfd on this host\n");
 		skip();
 	}
-	if (tracker_new(&f->c, &f->t, &e) < 0 || tracker_start(f->t, &e) < 0 ||
-		tracker_arm(f->t, &e) < 0)
+	if (fault_tracker_new(&f->c, &f->t, &e) < 0 || fault_tracker_start(f->t, &e) < 0 ||
+		fault_tracker_arm(f->t, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -80,7 +80,7 @@ static void mark(struct fixture *f)
 {
 	struct err e = { 0 };
 
-	if (tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
+	if (fault_tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -88,7 +88,7 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	tracker_free(f->t);
+	fault_tracker_free(f->t);
 	uffd_close(&f->uffd);
 	munmap(f->c.ram, RAM_BYTES);
 	close(f->c.ram_fd);
@@ -188,7 +188,7 @@ static void save_and_compare(struct fixture *f, const struct bitmap *wanted, uns
 	uint64_t block;
 
 	assert_int_equal(bitmap_init(&seen, BLOCKS), 0);
-	while (tracker_save_next(f->t, &block, f->buf) > 0) {
+	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
 		size_t len = (size_t)MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - block * VMSTATE_BLOCK_BYTES);
 
 		assert_false(bitmap_test(&seen, block));
@@ -200,7 +200,7 @@ static void save_and_compare(struct fixture *f, const struct bitmap *wanted, uns
 	}
 	for (size_t b = bitmap_next_set(wanted, 0); b < BLOCKS; b = bitmap_next_set(wanted, b + 1))
 		assert_true(bitmap_test(&seen, b) || is_zero(f->before, b)); /* never touched */
-	tracker_save_end(f->t);
+	fault_tracker_save_end(f->t);
 	bitmap_done(&seen);
 }
 
@@ -208,7 +208,7 @@ static void save_round(struct fixture *f, const struct bitmap *wanted, unsigned 
 {
 	writers_hold(f);
 	mark(f);
-	tracker_save_begin(f->t, wanted ? wanted : &f->dirty);
+	fault_tracker_save_begin(f->t, wanted ? wanted : &f->dirty);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	writers_release(f);
 	save_and_compare(f, wanted ? wanted : &f->dirty, delay_us);
@@ -217,14 +217,14 @@ static void save_round(struct fixture *f, const struct bitmap *wanted, unsigned 
 static void test_save_has_memory_of_mark_while_writers_run(void **state)
 {
 	struct fixture *f = *state;
-	struct tracker_stats s;
+	struct fault_tracker_stats s;
 
 	begin(f);
 	writers_start(f);
 	for (int i = 0; i < 20; i++)
 		save_round(f, &f->all, i % 4 ? 0 : 200);
 	writers_stop(f);
-	tracker_stats(f->t, &s);
+	fault_tracker_stats(f->t, &s);
 	assert_true(s.copied_aside > 0);
 }
 
@@ -237,8 +237,8 @@ static void test_hold_keeps_dirty_blocks(void **state)
 	begin(f);
 	mark(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, VMSTATE_BLOCK_BYTES);
-	assert_int_equal(tracker_hold(f->t, &e), 0);
-	tracker_save_begin(f->t, &f->all);
+	assert_int_equal(fault_tracker_hold(f->t, &e), 0);
+	fault_tracker_save_begin(f->t, &f->all);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4; /* copied aside although it is already dirty */
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
@@ -250,28 +250,28 @@ static void test_hold_keeps_dirty_blocks(void **state)
 		assert_true(bitmap_test(&f->dirty, b));
 }
 
-/* A block that tracker_preprotect() protects again stays dirty, and the next write to it faults. */
+/* A block that fault_tracker_preprotect() protects again stays dirty, and the next write to it faults. */
 static void test_preprotected_block_stays_dirty(void **state)
 {
 	struct fixture *f = *state;
-	struct tracker_stats s;
+	struct fault_tracker_stats s;
 	struct err e;
 
 	begin(f);
 	mark(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, 4 * VMSTATE_BLOCK_BYTES);
-	assert_int_equal(tracker_preprotect(f->t, 4, &e), 0); /* few enough */
+	assert_int_equal(fault_tracker_preprotect(f->t, 4, &e), 0); /* few enough */
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4;
-	tracker_stats(f->t, &s);
+	fault_tracker_stats(f->t, &s);
 	assert_int_equal(s.faults, 0);
-	assert_int_equal(tracker_preprotect(f->t, 3, &e), 0);
+	assert_int_equal(fault_tracker_preprotect(f->t, 3, &e), 0);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
-	tracker_stats(f->t, &s);
+	fault_tracker_stats(f->t, &s);
 	assert_int_equal(s.faults, 1);
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 4);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
-	tracker_save_begin(f->t, &f->all);
+	fault_tracker_save_begin(f->t, &f->all);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 6;
 	f->c.ram[6 * VMSTATE_BLOCK_BYTES] = 7;
 	save_and_compare(f, &f->all, 0);
@@ -289,17 +289,17 @@ static void test_fault_answered_after_mark_counts(void **state)
 
 	begin(f);
 	memset(f->c.ram, 5, VMSTATE_BLOCK_BYTES);
-	assert_int_equal(tracker_preprotect(f->t, 0, &e), 0);
+	assert_int_equal(fault_tracker_preprotect(f->t, 0, &e), 0);
 	mark(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 	/* The effect of the answer: no change, but possibly a write. */
 	__atomic_fetch_or(f->c.ram, 0, __ATOMIC_SEQ_CST);
-	tracker_save_begin(f->t, &f->dirty);
+	fault_tracker_save_begin(f->t, &f->dirty);
 	memset(f->c.ram, 6, VMSTATE_BLOCK_BYTES);
-	assert_int_equal(tracker_save_next(f->t, &block, f->buf), 1);
+	assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 1);
 	assert_int_equal(block, 0);
 	assert_int_equal(f->buf[0], 5);
-	tracker_save_end(f->t);
+	fault_tracker_save_end(f->t);
 	mark(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 }
@@ -315,7 +315,7 @@ static void test_incremental_saves_add_up(void **state)
 	memcpy(copy, f->before, RAM_BYTES);
 	for (int i = 0; i < 10; i++) {
 		if (i % 2)
-			assert_int_equal(tracker_preprotect(f->t, 0, NULL), 0);
+			assert_int_equal(fault_tracker_preprotect(f->t, 0, NULL), 0);
 		save_round(f, NULL, 100);
 		for (size_t b = 0; b < BLOCKS; b++)
 			if (bitmap_test(&f->dirty, b))
@@ -331,7 +331,7 @@ static void test_incremental_saves_add_up(void **state)
 static void test_writers_wait_when_buffer_is_full(void **state)
 {
 	struct fixture *f = *state;
-	struct tracker_stats s;
+	struct fault_tracker_stats s;
 
 	f->c.aside_max_bytes = 2 * VMSTATE_BLOCK_BYTES;
 	f->c.may_wait = everybody_waits;
@@ -339,7 +339,7 @@ static void test_writers_wait_when_buffer_is_full(void **state)
 	writers_start(f);
 	for (int i = 0; i < 5; i++)
 		save_round(f, &f->all, 200);
-	tracker_stats(f->t, &s);
+	fault_tracker_stats(f->t, &s);
 	assert_true(s.waits > 0);
 	writers_hold(f); /* all of them are still running */
 	writers_release(f);
@@ -357,11 +357,11 @@ static void test_cancelled_save_releases_writers(void **state)
 	writers_start(f);
 	writers_hold(f);
 	mark(f);
-	tracker_save_begin(f->t, &f->all);
+	fault_tracker_save_begin(f->t, &f->all);
 	writers_release(f);
 	usleep(20000); /* the writers fill the buffer and wait */
-	assert_int_equal(tracker_save_next(f->t, &block, f->buf), 1);
-	tracker_save_end(f->t);
+	assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 1);
+	fault_tracker_save_end(f->t);
 	writers_hold(f);
 	writers_release(f);
 	writers_stop(f);
@@ -378,12 +378,12 @@ static void test_untouched_memory_costs_nothing(void **state)
 	f->c.ram[RAM_BYTES - 1] = 1;
 	begin(f);
 	mark(f);
-	tracker_save_begin(f->t, &f->all);
-	while (tracker_save_next(f->t, &block, f->buf) > 0) {
+	fault_tracker_save_begin(f->t, &f->all);
+	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
 		assert_true(block == 20 || block == BLOCKS - 1);
 		n++;
 	}
-	tracker_save_end(f->t);
+	fault_tracker_save_end(f->t);
 	assert_int_equal(n, 2);
 	assert_int_equal(fstat(f->c.ram_fd, &st), 0);
 	assert_true((uint64_t)st.st_blocks * 512 <= 2 * VMSTATE_BLOCK_BYTES);
@@ -411,15 +411,15 @@ static void test_partly_present_blocks_are_tracked(void **state)
 	mark(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 0));
-	tracker_save_begin(f->t, &f->all);
+	fault_tracker_save_begin(f->t, &f->all);
 	f->c.ram[4097] = 5;
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES + 20480] = 6;
-	while (tracker_save_next(f->t, &block, f->buf) > 0) {
+	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
 		n++;
 		assert_true(block == 0 || block == 5);
 		assert_int_equal(f->buf[block ? 20480 : 4097], block ? 2 : 4);
 	}
-	tracker_save_end(f->t);
+	fault_tracker_save_end(f->t);
 	assert_int_equal(n, 2);
 }
 
@@ -438,10 +438,10 @@ static void test_fault_after_stop_waits_for_free_only(void **state)
 	begin(f);
 	f->c.ram[0] = 1;
 	mark(f); /* protected again */
-	tracker_stop(f->t);
-	tracker_stop(f->t);
+	fault_tracker_stop(f->t);
+	fault_tracker_stop(f->t);
 	assert_int_equal(pthread_create(&t, NULL, write_one, f->c.ram), 0);
-	tracker_free(f->t);
+	fault_tracker_free(f->t);
 	f->t = NULL;
 	pthread_join(t, NULL);
 	assert_int_equal(f->c.ram[0], 77);
@@ -454,14 +454,14 @@ static void test_later_mapping_is_not_touched(void **state)
 
 	begin(f);
 	mark(f);
-	tracker_stop(f->t);
+	fault_tracker_stop(f->t);
 	munmap(f->c.ram, RAM_BYTES);
 	/* A later mapping at the same address is not touched. */
 	other = mmap(f->c.ram, RAM_BYTES, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	assert_ptr_equal(other, f->c.ram);
 	f->c.ram[5] = 5;
-	tracker_free(f->t);
+	fault_tracker_free(f->t);
 	f->t = NULL;
 	assert_int_equal(f->c.ram[5], 5);
 }
