@@ -9,7 +9,7 @@ import time
 
 import guestlib
 from benchlib import QEMU, Program, Unfit, need_kvm, need_qemu
-from test_net import Lan
+from netlib import Lan
 
 FRAMES = 4000
 TAP = "peer"

@@ -12,7 +12,7 @@ import time
 
 import slirplib
 from benchlib import QEMU, Unfit, need_qemu
-from test_net import Lan
+from netlib import Lan
 
 MIB = 1 << 20
 BULK_MIB = 16

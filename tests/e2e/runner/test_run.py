@@ -212,3 +212,11 @@ def test_run_fails_when_tests_write_too_much(tree):
         """)
     status, passed, failed, _, out = tree.run("e2e")
     assert (status, passed, failed) == (1, 1, 1) and "more than 3 MiB" in out
+
+
+def test_each_benchmark_loads():
+    bench = os.path.join(ROOT, "tests", "bench")
+    files = [f for f in os.listdir(bench) if f.startswith("bench_")]
+    r = subprocess.run(["/usr/bin/python3", os.path.join(bench, "run.py"), "--list"], text=True, capture_output=True)
+    assert r.returncode == 0, r.stderr
+    assert len(r.stdout.splitlines()) == len(files) > 30

@@ -1,7 +1,6 @@
 """Network interfaces: a guest and a bridge in a network namespace of their own."""
 
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -17,60 +16,13 @@ import pytest
 import guestlib
 from conftest import Console, Daemon, until
 from guestlib import fields
+from netlib import TYPE, Lan
 from test_daemon import as_nobody
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
-TYPE = 0x88b5  # EtherType of the guest's frames
 ALL = b"\xff" * 6
 MAC = "52:54:00:00:00:01"
-
-
-class Lan:
-    """A network namespace with a bridge; it ends with the process that holds it."""
-
-    def __init__(self):
-        self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo there; exec sleep 600"],
-                                       stdout=subprocess.PIPE)
-        assert self.holder.stdout.readline() == b"there\n"
-        self.enter = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
-        self.sockets = []
-        self.ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-        self.ip("link", "set", "br0", "up")
-
-    def ip(self, *args):
-        r = subprocess.run([*self.enter, "ip", "-j", *args], capture_output=True, text=True, check=True)
-        return json.loads(r.stdout or "[]")
-
-    def taps(self):
-        return [i["ifname"] for i in self.ip("link", "show", "type", "tun")]
-
-    def socket(self, device="br0", kind=TYPE):
-        """Return a socket that sees and sends frames there."""
-        s = self.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)))
-        s.bind((device, kind))
-        s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
-        return s
-
-    def inside(self, make):
-        """Enter the namespace: a socket stays in the namespace in which it was created."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
-            assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
-            try:
-                s = make()
-            finally:
-                assert libc.setns(ours.fileno(), 0) == 0
-        s.settimeout(30)
-        self.sockets.append(s)
-        return s
-
-    def close(self):
-        for s in self.sockets:
-            s.close()
-        self.holder.kill()
-        self.holder.wait()
-        self.holder.stdout.close()
 
 
 @pytest.fixture
