@@ -46,7 +46,8 @@ uint64_t vmstate_ram_bytes(uint64_t total_bytes)
 {
 	struct vmstate_layout l = { .ram_offset = CRC_OFFSET };
 
-	/* RAM begins behind its checksums, so the offset only grows towards the right one. */
+	/* The offset of RAM depends on the number of checksums before it, and so on the bytes of RAM. Start
+	 * with the smallest offset: each step grows it until it no longer changes. */
 	for (uint64_t before = 0; l.ram_offset != before && l.ram_offset < total_bytes;) {
 		before = l.ram_offset;
 		vmstate_layout_of(total_bytes - before, &l);

@@ -28,7 +28,7 @@ enum open_as_what {
 void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct open_as **ret_o);
-/* Cancel it; done() is not called. NULL allowed. */
+/* Cancel the opening of the files; done() is not called. NULL allowed. */
 void open_as_free(struct open_as *o);
 
 #endif

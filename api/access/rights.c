@@ -134,7 +134,7 @@ int rights_assume(const struct rights *r)
 		syscall(SYS_setresgid, r->gid, r->gid, r->gid) < 0 ||
 		syscall(SYS_setresuid, r->uid, r->uid, r->uid) < 0)
 		return -errno;
-	/* Its memory is a copy of the daemon's: that user must not read it. */
+	/* The process's memory is a copy of the daemon's, so the user must not be able to read it. */
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
 	return 0;

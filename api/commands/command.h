@@ -26,7 +26,7 @@ extern const struct server_ops command_server_ops;
 /* The argument "then" of a call that saves. */
 enum save_then save_then_asked(const struct call *c);
 
-/* A row of the schema and who runs it. */
+/* A row of the schema and the function that runs it. */
 struct command_handler {
 	const char *name; /* NULL ends a table */
 	void (*run)(struct call *c);

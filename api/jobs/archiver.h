@@ -34,7 +34,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 void archiver_keep(struct archiver *a);
 /* Make the process stop and remove its files; it is killed if that takes long. done() reports it. */
 void archiver_cancel(struct archiver *a);
-/* Free it, after done() or instead of it; then the process removes its files by itself. NULL allowed. */
+/* Free the run, after done() or instead of done(); in the latter case the process removes its files by itself. NULL allowed. */
 void archiver_free(struct archiver *a);
 
 #endif

@@ -54,7 +54,7 @@ static void export_release(struct job *j)
 
 static void name_make(const char *id, unsigned layer, const char *kind, char ret[NAME_BYTES])
 {
-	/* A name in an archive must not begin with either. */
+	/* A name in an archive must not begin with '-' or '_'. */
 	const char *first = *id == '-' || *id == '_' ? "disk" : "";
 
 	if (layer)

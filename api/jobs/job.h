@@ -79,7 +79,7 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 /* Create a job with both names. name: NULL: generated. */
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
 	struct err *e);
-/* Make the job the owner of one more VM, which must have no owner. The caller ends that with vm_operation_end(). */
+/* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
 /* Set the progress. At most four events per second are emitted. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);

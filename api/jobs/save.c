@@ -283,7 +283,8 @@ static void save_ended(struct vm *vm)
 		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
 		return;
 	}
-	if (vm_is_saving(vm) && !vm->operation.job->opaque) /* else the process reports its end unasked */
+	/* If the job still has a wait, the daemon has sent no request yet, and the process reports a save of its own. */
+	if (vm_is_saving(vm) && !vm->operation.job->opaque)
 		w = wait_new(vm->operation.job, managed_stored);
 	if (w)
 		r = store_rename_file(s, vm->def->name, SAVE_MANAGED_TMP, SAVE_MANAGED, STORE_WITH_WORK, &w->work, &e);

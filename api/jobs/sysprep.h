@@ -16,7 +16,7 @@ int sysprep_check(struct err *e);
 int sysprep_begin(struct loop *l, const struct definition *def,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);
-/* Kill it; done() reports a failure. NULL allowed. */
+/* Kill virt-sysprep; done() reports a failure. NULL allowed. */
 void sysprep_cancel(struct fork_as *x);
 
 #endif

@@ -54,7 +54,7 @@ static void timer_set(struct scheduler *s, int64_t at_s)
 		log_error("schedule", "timer: %s", strerror(errno));
 }
 
-/* Let the timer fire soon: a run may have waited for what has changed. s: NULL allowed. */
+/* Let the timer fire soon: a run may have waited for the change that the caller reports. s: NULL allowed. */
 static void scheduler_soon(struct scheduler *s)
 {
 	if (s)
@@ -487,7 +487,7 @@ void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
 	if (!vm->schedule)
 		abort(); /* snapshots that silently stop are worse */
 	vm->schedule->plan = *plan;
-	/* The first one comes with the next interval. */
+	/* The first snapshot of a new schedule is due in the next interval. */
 	if (begins) {
 		*vm->schedule_past = (struct schedule_past){
 			.last_s = schedule_slot(plan, clock_s(CLOCK_REALTIME))};

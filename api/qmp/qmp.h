@@ -18,7 +18,7 @@ struct vm_answer;
 struct vm_host;
 struct vm_observer;
 
-/* Makes the folder; removes what an earlier daemon left; opens the sockets of all VMs that run.
+/* Create the folder, remove sockets that an earlier daemon left, and open the sockets of all VMs that run.
  * Returns 0; -errno with a sentence. */
 int qmp_open_all(struct vm_host *host, struct err *e);
 /* Close all sockets at the daemon's end. */

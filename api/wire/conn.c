@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 
 #define READ_BYTES 16384
-/* poll() always reports a hang-up; this asks for nothing else. */
+/* Events to watch while the connection neither reads nor writes: only the hang-up, which poll() always reports. */
 #define EVENTS_NONE POLLPRI
 #define ACCEPTS_PER_ROUND 64
 
@@ -117,7 +117,7 @@ static void reap_run(struct loop_task *t)
 
 	s->dead = NULL;
 	s->reaping = false;
-	/* Not in conn_drop(), because that may run inside a broadcast, and dropped() may broadcast, too. */
+	/* conn_drop() does not call dropped(): it may run inside a broadcast, and dropped() may broadcast, too. */
 	for (struct conn *c = list; c; c = c->next)
 		if (c->deaf)
 			s->ops->dropped(s->opaque, c, c->out_bytes);

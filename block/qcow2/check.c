@@ -191,9 +191,9 @@ static void check_copied(struct checker *k, uint64_t off, bool copied, const cha
 
 	if (c >= k->n || k->fix || (k->refs[c] == 1) == copied)
 		return;
-	/* A crash during a snapshot operation can cause both. A COPIED bit that should be clear is
-	 * only dangerous if the cluster has several users, which is not known yet. A missing COPIED
-	 * costs only a needless copy. */
+	/* A crash during a snapshot operation can leave a COPIED bit set that should be clear, or clear
+	 * that should be set. The first is only dangerous if the cluster has several users, which is not
+	 * known yet. The second costs only a needless copy. */
 	if (copied) {
 		bitmap_set(&k->suspects, c);
 		return;

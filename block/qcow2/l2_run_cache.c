@@ -9,8 +9,8 @@
 /* Slices with more runs are not kept, because the runs would save little. */
 #define RUNS_MAX 16u
 
-/* The entries from `first` up to the next run's. Each names the cluster behind its predecessor's,
- * or, if they name no cluster, all are equal. */
+/* A run of entries: from `first` up to the next run's `first`. Each entry names the cluster behind the
+ * one before it. If the entries name no cluster, all of them equal `entry`. */
 struct l2_run {
 	uint64_t entry;
 	uint32_t first;

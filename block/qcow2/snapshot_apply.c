@@ -29,7 +29,7 @@ enum apply_phase {
 	APPLY_FREES_FLUSH,
 	APPLY_TAIL,
 	APPLY_CLEAN,
-	/* Undo before the header write; then as above. */
+	/* After a failure before the header write: STOP, UNDO, then on from APPLY_RELEASE_FLUSH. */
 	APPLY_STOP,
 	APPLY_UNDO,
 	APPLY_OVER,

@@ -509,7 +509,7 @@ static int blk_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 			l.head >= v->queues[l.queue].vq.size)
 			return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed held request",
 				v->dev.name);
-		b->loaded[i] = l; /* newest first, because they are taken from the end */
+		b->loaded[i] = l; /* newest first: requests are taken from the array's end */
 	}
 	b->nloaded = n;
 	blk_update_write_through(b);

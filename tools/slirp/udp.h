@@ -1,5 +1,5 @@
-/* udp: forward datagrams to the guest and back without libslirp. libslirp drops the guest's answers if the guest may not reach
- * the host's loopback, where most clients are, or anything else.
+/* udp: forward datagrams to the guest and back without libslirp. libslirp would drop the guest's answers to clients on the
+ * host's loopback, where most clients are, if --host-loopback is not given, and all answers with --restrict.
  *
  * Only known clients get answers. The guest sees the addresses of remote clients, and the gateway's address for clients on this
  * host. A datagram must fit into one frame in both directions. */

@@ -93,7 +93,8 @@ static struct json_object *interface_of_options(struct cli *c)
 	return o;
 }
 
-/* Choose a free id. An id by position could collide with the id of an interface behind a detached one. */
+/* Choose a free id. The id by position ("net2" for the third interface) may be taken: when an interface is detached, the
+ * interfaces behind it keep their ids. */
 static void id_choose(struct json_object *list, struct json_object *o)
 {
 	char id[16];
