@@ -48,7 +48,7 @@
 #define ADOPT_TIMEOUT_NS (2 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (2 * 1000000000ULL)
 
-static void emit(void *opaque, enum event_id id, const char *vm, struct json_object *data)
+static void daemon_emit(void *opaque, enum event_id id, const char *vm, struct json_object *data)
 {
 	struct vm_host *h = opaque;
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -303,7 +303,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	d->commands.host = h;
 	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
 	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
-	h->sink = (struct event_sink){ emit, h };
+	h->sink = (struct event_sink){ daemon_emit, h };
 	h->observers = observers;
 	h->permissions.changed = permissions_changed;
 	h->permissions.opaque = h;

@@ -607,7 +607,7 @@ static void peer_ready(void *opaque, unsigned revents)
 	channel_msg_close_fds(&m);
 }
 
-static int peer_watch(struct control *c)
+static int peer_watch_begin(struct control *c)
 {
 	int flags = fcntl(c->peer_fd, F_GETFL);
 
@@ -627,7 +627,7 @@ static void listen_ready(void *opaque, unsigned revents)
 		return;
 	peer_drop(c);
 	c->peer_fd = fd;
-	if (peer_watch(c) < 0)
+	if (peer_watch_begin(c) < 0)
 		peer_drop(c);
 }
 
@@ -711,7 +711,7 @@ int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *
 	if (c->listen_fd >= 0)
 		r = loop_watch(l, c->listen_fd, POLLIN, listen_ready, c, &c->listen_watch);
 	if (!r && c->peer_fd >= 0)
-		r = peer_watch(c);
+		r = peer_watch_begin(c);
 	return r < 0 ? err_set_errno(e, r, "control socket") : 0;
 }
 

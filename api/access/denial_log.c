@@ -131,7 +131,7 @@ void denial_log_close(struct denial_log *r)
 	free(r);
 }
 
-static void left_out(struct denial_log *r, struct user *u)
+static void left_out_note(struct denial_log *r, struct user *u)
 {
 	if (u->limit.left_out == 1)
 		u->since_ns = (int64_t)clock_realtime_ns();
@@ -151,7 +151,7 @@ bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pi
 		left_out_tell(r, u);
 	if (!ratelimit_take(&u->limit, loop_now_ns(), &earlier)) {
 		json_object_put(data);
-		left_out(r, u);
+		left_out_note(r, u);
 		return false;
 	}
 	js_put_int(data, "uid", uid);

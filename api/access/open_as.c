@@ -67,7 +67,7 @@ static int open_as_start(struct open_as *o, struct loop *l, const struct config_
 	return fork_as_begin(l, &s, &o->errand, e);
 }
 
-static bool images_only(enum open_as_what what)
+static bool opens_images_only(enum open_as_what what)
 {
 	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ;
 }
@@ -75,7 +75,7 @@ static bool images_only(enum open_as_what what)
 static int open_prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
 	struct err *e)
 {
-	int r = config_prepare(d, images_only(what), c, files, e);
+	int r = config_prepare(d, opens_images_only(what), c, files, e);
 
 	if (what == OPEN_AS_FORWARDS)
 		files->n = 0;

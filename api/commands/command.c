@@ -382,7 +382,7 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 
 /* ---- the server's questions ---- */
 
-static struct json_object *greeting(void *opaque)
+static struct json_object *greeting_make(void *opaque)
 {
 	struct json_object *o = json_object_new_object(), *qmp = json_object_new_object();
 
@@ -416,4 +416,4 @@ static void client_dropped(void *opaque, const struct conn *conn, size_t unread_
 	denial_log_tell(context->denials, EVENT_CLIENT_DROPPED, conn_uid(conn), conn_pid(conn), data);
 }
 
-const struct server_ops command_server_ops = { command_dispatch, greeting, peer_role, peer_known, client_dropped };
+const struct server_ops command_server_ops = { command_dispatch, greeting_make, peer_role, peer_known, client_dropped };

@@ -196,7 +196,7 @@ static void output_ready(void *opaque, unsigned revents)
 		loop_watch_events(a->watch, 0);
 }
 
-static void gone(void *opaque, unsigned revents)
+static void process_ended(void *opaque, unsigned revents)
 {
 	struct archiver *a = opaque;
 	siginfo_t si;
@@ -304,7 +304,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	if (!r)
 		r = loop_watch(l, a->out, POLLIN, output_ready, a, &a->watch);
 	if (!r)
-		r = loop_watch(l, a->pidfd, POLLIN, gone, a, &a->gone);
+		r = loop_watch(l, a->pidfd, POLLIN, process_ended, a, &a->gone);
 	if (r < 0) {
 		archiver_free(a);
 		return err_set_errno(e, r, "cannot start cairn-archive");

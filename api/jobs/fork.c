@@ -300,7 +300,7 @@ static void clones_start_next(struct fork *f)
 
 /* ---- the beginning ---- */
 
-static void forked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct fork *f = opaque;
 	struct err why;
@@ -369,7 +369,7 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
-		VM_PROCESS_NO_TIMEOUT, forked, f);
+		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 }
 
 static void begin_fail(struct fork *f, const struct err *e)

@@ -371,7 +371,7 @@ static void revert_succeed(struct work *w)
 	work_succeed(w);
 }
 
-static void started(void *opaque, int r, const struct err *e)
+static void revert_started(void *opaque, int r, const struct err *e)
 {
 	struct work *w = opaque;
 
@@ -383,7 +383,7 @@ static void started(void *opaque, int r, const struct err *e)
 
 static void images_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .done = started, .opaque = opaque };
+	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .done = revert_started, .opaque = opaque };
 	struct work *w = opaque;
 
 	(void)a;

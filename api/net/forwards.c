@@ -422,7 +422,7 @@ static void usernet_free(struct usernet *u)
 }
 
 /* Handle the end of a process. Its VM process itself reports the lost link (VM_EVENT_LINK_LOST). */
-static void process_gone(void *opaque, unsigned revents)
+static void slirp_ended(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;
 	siginfo_t si = { 0 };
@@ -497,7 +497,7 @@ static void control_ready(void *opaque, unsigned revents)
 	loop_unwatch(u->watch);
 	u->watch = NULL;
 	if (u->pidfd < 0)
-		process_gone(u, 0);
+		slirp_ended(u, 0);
 }
 
 /* control: taken. */
@@ -516,7 +516,7 @@ static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
 static int usernet_watch(struct usernet *u)
 {
 	struct loop *l = u->host->loop;
-	int r = u->pidfd < 0 ? 0 : loop_watch(l, u->pidfd, POLLIN, process_gone, u, &u->gone);
+	int r = u->pidfd < 0 ? 0 : loop_watch(l, u->pidfd, POLLIN, slirp_ended, u, &u->gone);
 
 	if (!r)
 		r = loop_watch(l, u->control, POLLIN, control_ready, u, &u->watch);

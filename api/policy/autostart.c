@@ -104,7 +104,7 @@ static void autostart_tell(const struct vm *vm, const struct err *e)
 	vm_emit(vm, EVENT_AUTOSTART, data);
 }
 
-static void started(void *opaque, int r, const struct err *e)
+static void vm_started(void *opaque, int r, const struct err *e)
 {
 	struct step *step = opaque;
 	struct autostart *a = step->autostart;
@@ -119,7 +119,7 @@ static void started(void *opaque, int r, const struct err *e)
 static void autostart_turn(void *opaque, struct vm *vm, size_t i)
 {
 	struct autostart *a = opaque;
-	struct vm_start_opts opts = { .state_fd = -1, .done = started, .opaque = &a->steps[i] };
+	struct vm_start_opts opts = { .state_fd = -1, .done = vm_started, .opaque = &a->steps[i] };
 
 	a->steps[i] = (struct step){ a, i };
 	if (vm_state_is_active(vm->state) || vm_is_starting(vm))

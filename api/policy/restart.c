@@ -17,7 +17,7 @@
 
 static void restart_want(struct vm *vm);
 
-static void started(void *opaque, int r, const struct err *e)
+static void restart_ended(void *opaque, int r, const struct err *e)
 {
 	(void)e;
 	if (r < 0)
@@ -29,7 +29,7 @@ static void restart_timer_arm(struct vm *vm, uint64_t due_ns);
 static void restart_timer_fire(void *opaque)
 {
 	struct vm *vm = opaque;
-	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = started, .opaque = vm };
+	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = restart_ended, .opaque = vm };
 
 	if (vm->host->host_shutdown) { /* the host's shutdown starts no VMs; try again later, in case it leaves this one */
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);

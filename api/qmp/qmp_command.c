@@ -218,7 +218,7 @@ void qmp_nmi(struct call *c)
 }
 
 /* QEMU has no action "dump". Its "debug" only prints a line, so it becomes "none". */
-static int watchdog_action(const char *word, struct err *e)
+static int watchdog_action_parse(const char *word, struct err *e)
 {
 	if (!strcmp(word, "debug"))
 		return VM_WATCHDOG_NONE;
@@ -232,7 +232,7 @@ void qmp_watchdog_set_action(struct call *c)
 {
 	struct vm_watchdog body = { 0 };
 	struct err e;
-	int r = watchdog_action(js_get_str(c->args, "action"), &e);
+	int r = watchdog_action_parse(js_get_str(c->args, "action"), &e);
 
 	if (r < 0) {
 		call_fail(c, &e);

@@ -168,7 +168,7 @@ static void wanted_send(struct offline_process *i)
 	}
 }
 
-static void configured(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void config_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct offline_process *i = opaque;
 
@@ -260,10 +260,10 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.clone_copiers = i->vm->operation.copiers;
-	return vm_process_start(host->loop, &p, c, &images_ops, i, configured, i, &i->proc, e);
+	return vm_process_start(host->loop, &p, c, &images_ops, i, config_answered, i, &i->proc, e);
 }
 
-static void start_failed(struct loop_task *t)
+static void start_failure_tell(struct loop_task *t)
 {
 	struct offline_process *i = container_of(t, struct offline_process, failed);
 
@@ -283,7 +283,7 @@ static void offline_opened(void *opaque, int r, struct config *c, const struct e
 		config_done(c);
 	}
 	if (r < 0) {
-		i->failed.run = start_failed;
+		i->failed.run = start_failure_tell;
 		loop_post(i->vm->host->loop, &i->failed);
 	}
 }

@@ -118,7 +118,7 @@ static struct json_object *machine_of(const struct definition *def)
 	return o;
 }
 
-static bool outdates(const struct vm *vm, const struct definition *def)
+static bool definition_outdates_save(const struct vm *vm, const struct definition *def)
 {
 	CLEANUP_JS struct json_object *was = machine_of(vm->def), *is = machine_of(def);
 
@@ -163,7 +163,7 @@ static int define_keep(struct define *w, struct err *e)
 		return r;
 	w->created = !vm;
 	if (vm) {
-		w->outdates = outdates(vm, w->def);
+		w->outdates = definition_outdates_save(vm, w->def);
 		definition_replace(vm, STEAL_PTR(w->def));
 		return 0;
 	}

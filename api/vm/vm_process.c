@@ -410,7 +410,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 	return true;
 }
 
-static void process_gone(struct vm_process *p);
+static void process_end(struct vm_process *p);
 
 static void sock_ready(void *opaque, unsigned revents)
 {
@@ -421,7 +421,7 @@ static void sock_ready(void *opaque, unsigned revents)
 	messages_take(p, MESSAGES_PER_ROUND);
 	/* Without a watch on the pid, the end of the channel is the only sign of the process's end. */
 	if (!p->freed && p->sock < 0 && !p->pid_watch)
-		process_gone(p);
+		process_end(p);
 	busy_end(p);
 }
 
@@ -440,7 +440,7 @@ static void end_learn(struct vm_process *p)
 	p->end.status = si.si_status;
 }
 
-static void process_gone(struct vm_process *p)
+static void process_end(struct vm_process *p)
 {
 	struct err e;
 
@@ -468,7 +468,7 @@ static void pid_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	p->busy++;
-	process_gone(p);
+	process_end(p);
 	busy_end(p);
 }
 

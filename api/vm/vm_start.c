@@ -213,7 +213,7 @@ static bool run_missed(struct vm *vm, int end_fd)
 	return true;
 }
 
-static void start_failed(struct vm *vm, const struct err *e)
+static void start_fail(struct vm *vm, const struct err *e)
 {
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
@@ -247,7 +247,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 			vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
 		else
 			vm_process_kill(vm->proc);
-		start_failed(vm, e);
+		start_fail(vm, e);
 		return;
 	}
 	vm->id = ++vm->host->next_id;
@@ -365,7 +365,7 @@ static void start_held(struct store_work *work)
 		if (!r)
 			r = process_start(vm, &h->config, &e);
 		if (r < 0)
-			start_failed(vm, &e);
+			start_fail(vm, &e);
 		else
 			vm->start.kind = VM_OP_START;
 	}
@@ -393,7 +393,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 		e = &own;
 	}
 	if (r < 0)
-		start_failed(vm, e);
+		start_fail(vm, e);
 	else if (!r)
 		vm->start.kind = VM_OP_START;
 }

@@ -47,12 +47,12 @@ static void op_fail(struct block *b, struct block_snapshot_op *op, int res, cons
 	loop_nop(b->loop, &f->nop);
 }
 
-void snap_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e)
+void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e)
 {
 	op_fail(&q->base, op, res, e);
 }
 
-void snap_op_finish(struct snap_op *o, int res)
+void snapshot_op_finish(struct snapshot_op *o, int res)
 {
 	if (res < 0 && !*o->err.msg)
 		err_set_errno(&o->err, res, "disk %s: snapshot", o->task.q->base.name);
@@ -90,7 +90,7 @@ static int change_check(struct block *b, struct err *e)
 		return err_set(e, -EROFS, ERR_INVALID, "disk %s is read-only", b->name);
 	if (qcow2_of(b)->corrupt)
 		return err_set(e, -EIO, ERR_CORRUPT, "disk %s: its image is corrupt", b->name);
-	if (qcow2_of(b)->snap_busy)
+	if (qcow2_of(b)->snapshot_busy)
 		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", b->name);
 	return 0;
 }
@@ -136,16 +136,16 @@ int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct 
 		r = one_content_check(b, e);
 	if (!r && b->in_flight)
 		r = err_set(e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
-	return r < 0 ? r : qcow2_snap_begin(qcow2_of(b), ret_s, e);
+	return r < 0 ? r : qcow2_snapshot_begin(qcow2_of(b), ret_s, e);
 }
 
 static void vm_start(struct block_snapshot *s, struct block_vmstate_req *r, bool write)
 {
-	struct qcow2 *q = qcow2_snap_q(s);
+	struct qcow2 *q = qcow2_snapshot_q(s);
 	int res = vm_req_check(r, true);
 
 	if (!res)
-		res = vmstate_start(q, qcow2_snap_vm_map(s), r, write, NULL);
+		res = vmstate_start(q, qcow2_snapshot_vmstate_map(s), r, write, NULL);
 	if (res < 0)
 		vmstate_fail(q, r, res);
 }
@@ -168,7 +168,7 @@ void block_snapshot_vmstate_share(struct block_snapshot *s, const char *id,
 	if (!res)
 		res = id_check(id, NULL);
 	if (res < 0)
-		vmstate_fail(qcow2_snap_q(s), r, res);
+		vmstate_fail(qcow2_snapshot_q(s), r, res);
 	else
 		qcow2_vmstate_share(s, id, r);
 }
@@ -177,17 +177,17 @@ void block_snapshot_commit(struct block_snapshot *s, const struct block_snapshot
 	struct block_snapshot_op *op)
 {
 	struct err e = { 0 };
-	int r = info_check(&qcow2_snap_q(s)->base, info, &e);
+	int r = info_check(&qcow2_snapshot_q(s)->base, info, &e);
 
 	if (r < 0)
-		qcow2_snap_refuse(s, op, r, &e);
+		qcow2_snapshot_refuse(s, op, r, &e);
 	else
-		qcow2_snap_commit(s, info, op);
+		qcow2_snapshot_commit(s, info, op);
 }
 
 void block_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op)
 {
-	qcow2_snap_abort(s, op);
+	qcow2_snapshot_abort(s, op);
 }
 
 /* ---- existing snapshots ---- */
@@ -202,16 +202,16 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 	if (r < 0)
 		return r;
 	q = qcow2_of(b);
-	r = snaps_load(q, e);
+	r = snapshots_load(q, e);
 	if (r < 0)
 		return r;
-	list = calloc(q->nsnaps + 1, sizeof(*list));
+	list = calloc(q->nsnapshots + 1, sizeof(*list));
 	if (!list)
 		return err_set_errno(e, -ENOMEM, "disk %s", b->name);
-	for (size_t i = 0; i < q->nsnaps; i++)
-		snap_entry_info(&q->snaps[i], &list[i]);
+	for (size_t i = 0; i < q->nsnapshots; i++)
+		snapshot_entry_info(&q->snapshots[i], &list[i]);
 	*ret_list = list;
-	*ret_n = q->nsnaps;
+	*ret_n = q->nsnapshots;
 	return 0;
 }
 
@@ -231,9 +231,9 @@ static void snapshot_apply(struct block *b, const char *id, const struct block_s
 		op_fail(b, op, r, &e);
 		return;
 	}
-	qcow2_of(b)->snap_busy = true;
-	qcow2_of(b)->snap_changes++;
-	qcow2_snap_apply(qcow2_of(b), id, info, op);
+	qcow2_of(b)->snapshot_busy = true;
+	qcow2_of(b)->snapshot_changes++;
+	qcow2_snapshot_apply(qcow2_of(b), id, info, op);
 }
 
 void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op)
@@ -258,9 +258,9 @@ void block_snapshot_delete(struct block *b, const char *id, struct block_snapsho
 		op_fail(b, op, r, &e);
 		return;
 	}
-	qcow2_of(b)->snap_busy = true;
-	qcow2_of(b)->snap_changes++;
-	qcow2_snap_delete(qcow2_of(b), id, op);
+	qcow2_of(b)->snapshot_busy = true;
+	qcow2_of(b)->snapshot_changes++;
+	qcow2_snapshot_delete(qcow2_of(b), id, op);
 }
 
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
@@ -277,8 +277,8 @@ void block_snapshot_update(struct block *b, const struct block_snapshot_info *in
 		op_fail(b, op, r, &e);
 		return;
 	}
-	qcow2_of(b)->snap_busy = true;
-	qcow2_snap_update(qcow2_of(b), info, op);
+	qcow2_of(b)->snapshot_busy = true;
+	qcow2_snapshot_update(qcow2_of(b), info, op);
 }
 
 void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
@@ -291,12 +291,12 @@ void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
 		r = id_check(id, &e);
 	if (!r && b->info.read_only)
 		r = err_set(&e, -EROFS, ERR_INVALID, "disk %s is read-only: its refcounts were not read", b->name);
-	if (!r && qcow2_of(b)->snap_busy)
+	if (!r && qcow2_of(b)->snapshot_busy)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", b->name);
 	if (r < 0)
 		op_fail(b, op, r, &e);
 	else
-		qcow2_snap_own(qcow2_of(b), id, ret_bytes, op);
+		qcow2_snapshot_own(qcow2_of(b), id, ret_bytes, op);
 }
 
 void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r)

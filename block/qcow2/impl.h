@@ -310,12 +310,12 @@ struct qcow2 {
 	unsigned npool;
 
 	/* The state of snapshot_impl.h: */
-	struct block_snapshot *snap; /* the snapshot that is being created */
-	bool snap_busy;		     /* an operation changes the table */
-	unsigned snap_changes;	     /* number of operations that also changed refcounts */
-	struct qcow2_snapshot_info *snaps; /* NULL: not read yet */
-	size_t nsnaps;
-	struct snap_vm *snap_vms;
+	struct block_snapshot *creating; /* the snapshot that is being created */
+	bool snapshot_busy;		     /* an operation changes the table */
+	unsigned snapshot_changes;	     /* number of operations that also changed refcounts */
+	struct qcow2_snapshot_info *snapshots; /* NULL: not read yet */
+	size_t nsnapshots;
+	struct snapshot_vmstate *snapshot_vmstates;
 
 	/* The last read compressed cluster, because guests read in smaller pieces. */
 	uint8_t *unpacked;

@@ -216,8 +216,8 @@ static void qcow2_free(struct block *b)
 	bitmap_done(&q->disk.l1.dirty);
 	free(q->reftable.entries);
 	bitmap_done(&q->reftable.dirty);
-	snap_vms_done(q);
-	snaps_done(q);
+	snapshot_vmstates_done(q);
+	snapshots_done(q);
 	free(q->header_piece);
 	free(q->unpacked);
 	while (q->pool) {
@@ -286,7 +286,7 @@ static int qcow2_flush_all(struct block *b)
 	struct qcow2 *q = qcow2_of(b);
 	int r = 0;
 
-	qcow2_snap_close(q);
+	qcow2_snapshot_close(q);
 	while (!r && !q->corrupt && !commit_idle(q)) {
 		struct sync_wait c = { .wait.run = sync_wait_run };
 

@@ -32,7 +32,7 @@ static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)
 		qcow2_l1_entries(size, q->cluster_bits, q->ext) > QCOW2_L1_BYTES_MAX / 8)
 		return err_set(e, -EFBIG, ERR_INVALID, "%s: a disk of %llu bytes needs clusters larger "
 			"than %u bytes", q->base.name, (unsigned long long)size, q->cluster_bytes);
-	if (q->snap_busy)
+	if (q->snapshot_busy)
 		return err_set(e, -EBUSY, ERR_BUSY, "%s: a snapshot operation is running", q->base.name);
 	if (q->h.version < 3 && q->h.nb_snapshots)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has snapshots in the old format (compat "

@@ -36,7 +36,7 @@ enum apply_phase {
 };
 
 struct apply {
-	struct snap_op o;
+	struct snapshot_op o;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	uint64_t l1_offset, disk_bytes;
 	uint32_t from; /* number of the snapshot's L1 entries for its disk */
@@ -47,7 +47,7 @@ struct apply {
 	struct table l1; /* the new L1; after the switch, the old one */
 	struct contig place;
 	struct header_update header;
-	struct snap_mark mark;
+	struct snapshot_mark mark;
 	uint8_t old_fields[QCOW2_AT_INCOMPATIBLE];
 	bool with_info; /* the entry's extra data changes */
 	struct block_snapshot_info info;
@@ -75,7 +75,7 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 			name, a->id);
 	a->l1_offset = s->l1_offset;
 	a->disk_bytes = s->disk_bytes;
-	a->from = snap_disk_entries(q, s);
+	a->from = snapshot_disk_entries(q, s);
 	a->l1.n = (uint32_t)MAX(n, 1ULL);
 	a->l1.cap = (uint32_t)ROUND_UP((uint64_t)a->l1.n, q->cluster_bytes / 8);
 	return 0;
@@ -87,7 +87,7 @@ static int swap_prepare(struct apply *a, const struct qcow2_snapshot_info *s)
 	struct qcow2 *q = a->o.task.q;
 	int r = table_swap_init(&a->swap, q);
 
-	return r < 0 ? r : snap_entry_extra(&a->swap.list[s - q->snaps],
+	return r < 0 ? r : snapshot_entry_extra(&a->swap.list[s - q->snapshots],
 		s->has_icount ? s->icount : UINT64_MAX, a->info.extra, a->info.extra_bytes);
 }
 
@@ -95,9 +95,9 @@ static int step_find(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
 	const struct qcow2_snapshot_info *s;
-	int r = snaps_load(q, &a->o.err);
+	int r = snapshots_load(q, &a->o.err);
 
-	s = r < 0 ? NULL : snap_find(q, a->id);
+	s = r < 0 ? NULL : snapshot_find(q, a->id);
 	if (!r && !s)
 		r = err_set(&a->o.err, -ENOENT, ERR_NOT_FOUND, "disk %s has no snapshot with the id %s",
 			q->base.name, a->id);
@@ -141,7 +141,7 @@ static int step_loaded(struct apply *a)
 
 static int step_mark(struct apply *a)
 {
-	int r = snap_mark_put(&a->mark, &a->o.task, true);
+	int r = snapshot_mark_put(&a->mark, &a->o.task, true);
 
 	if (!r)
 		a->o.phase = APPLY_COUNT;
@@ -262,13 +262,13 @@ static int step_frees(struct apply *a)
 /* The snapshot is applied, or undone. Only the dirty bit stays set needlessly. */
 static int clean_failed(struct apply *a)
 {
-	snap_mark_failed(&a->mark, a->o.task.q);
+	snapshot_mark_failed(&a->mark, a->o.task.q);
 	return a->res < 0 ? a->res : TASK_DONE;
 }
 
 static int step_clean(struct apply *a)
 {
-	int r = snap_mark_put(&a->mark, &a->o.task, false);
+	int r = snapshot_mark_put(&a->mark, &a->o.task, false);
 
 	if (!r)
 		a->o.phase = APPLY_OVER;
@@ -372,7 +372,7 @@ static int apply_give_up(struct apply *a, int res)
 	if (a->o.phase > APPLY_HEADER)
 		return res; /* clusters leak until the next open */
 	if (a->o.phase == APPLY_MARK)
-		snap_mark_failed(&a->mark, q);
+		snapshot_mark_failed(&a->mark, q);
 	if (a->with_info)
 		table_swap_failed(&a->swap, q, res);
 	a->res = res;
@@ -397,24 +397,24 @@ static void apply_end(struct task *t, int res)
 {
 	struct apply *a = container_of(t, struct apply, o.task);
 
-	t->q->snap_busy = false;
+	t->q->snapshot_busy = false;
 	counter_done(&a->count);
 	table_swap_done(&a->swap);
 	free(a->l1.entries);
 	bitmap_done(&a->l1.dirty);
 	free(a->buf);
-	snap_op_finish(&a->o, res);
+	snapshot_op_finish(&a->o, res);
 	free(a);
 }
 
-void qcow2_snap_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
+void qcow2_snapshot_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op)
 {
 	struct apply *a = calloc(1, sizeof(*a));
 
 	if (!a) {
-		q->snap_busy = false;
-		snap_op_fail(q, op, -ENOMEM, NULL);
+		q->snapshot_busy = false;
+		snapshot_op_fail(q, op, -ENOMEM, NULL);
 		return;
 	}
 	memcpy(a->id, id, MIN(strlen(id), sizeof(a->id) - 1));

@@ -48,7 +48,7 @@ struct block_snapshot {
 	struct block_snapshot_op *op; /* NULL: neither commit nor abort was called yet */
 	bool commit, refused;
 	bool stands; /* the header names the snapshot */
-	struct snap_mark mark;
+	struct snapshot_mark mark;
 	int res; /* reason of the abort */
 	struct err err;
 	struct qcow2_snapshot_info entry; /* owned until the table has it */
@@ -62,12 +62,12 @@ struct block_snapshot {
 	uint32_t next; /* the next table to count */
 };
 
-struct map *qcow2_snap_vm_map(struct block_snapshot *s)
+struct map *qcow2_snapshot_vmstate_map(struct block_snapshot *s)
 {
 	return &s->vm;
 }
 
-struct qcow2 *qcow2_snap_q(struct block_snapshot *s)
+struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s)
 {
 	return s->q;
 }
@@ -85,7 +85,7 @@ static int begin_check(struct qcow2 *q, struct err *e)
 	if (q->h.refcount_order == 0)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s: the image's refcounts have 1 bit, "
 			"which is too few for snapshots; widen them with `cairn-img amend -o refcount_bits=16`", name);
-	if (q->snap_busy)
+	if (q->snapshot_busy)
 		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", name);
 	if (q->h.nb_snapshots >= QCOW2_SNAPSHOTS_MAX)
 		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "disk %s has %u snapshots, the maximum for an "
@@ -108,7 +108,7 @@ static int create_step(struct task *t);
 static int create_failed(struct task *t, int res);
 static void create_end(struct task *t, int res);
 
-int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e)
+int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e)
 {
 	uint64_t disk = qcow2_l1_entries(q->h.size_bytes, q->cluster_bits, q->ext);
 	struct block_snapshot *s;
@@ -124,11 +124,11 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	s->q = q;
 	s->vm.vm = true;
 	s->entry.disk_bytes = q->h.size_bytes;
-	q->snap = s;
-	q->snap_busy = true;
-	q->snap_changes++;
+	q->creating = s;
+	q->snapshot_busy = true;
+	q->snapshot_changes++;
 	frozen_uncopy(q, s->frozen.n);
-	/* From here on, guest writes call qcow2_snap_before_own(), which increments refcounts. The file may
+	/* From here on, guest writes call qcow2_snapshot_before_own(), which increments refcounts. The file may
 	 * contain these refcounts only once it has the dirty bit, so no commit may begin before. */
 	q->commit.held = q->h.version >= 3;
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
@@ -137,13 +137,13 @@ int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err 
 	return 0;
 }
 
-int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
+int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 {
-	struct counter *c = &q->snap->frozen;
+	struct counter *c = &q->creating->frozen;
 
 	/* After a failure or an abort, the tables need no count: the snapshot keeps what it has
 	 * counted. */
-	if (index >= c->n || c->failed || q->snap->phase >= CREATE_STOP)
+	if (index >= c->n || c->failed || q->creating->phase >= CREATE_STOP)
 		return 0;
 	return counter_count(c, index, w) == -EINPROGRESS ? -EINPROGRESS : 0;
 }
@@ -152,7 +152,7 @@ int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 
 static int mark_failed(struct block_snapshot *s, int res)
 {
-	snap_mark_failed(&s->mark, s->q);
+	snapshot_mark_failed(&s->mark, s->q);
 	s->frozen.failed = res;
 	s->phase = CREATE_PARKED;
 	return 0;
@@ -164,7 +164,7 @@ static int step_mark(struct block_snapshot *s)
 
 	if (gate_wait(s->q, &s->task.wait))
 		return -EINPROGRESS;
-	r = snap_mark_put(&s->mark, &s->task, true);
+	r = snapshot_mark_put(&s->mark, &s->task, true);
 	if (!r)
 		s->phase = CREATE_COUNT;
 	return r < 0 && r != -EINPROGRESS ? mark_failed(s, r) : r;
@@ -237,12 +237,12 @@ static int prepare_id(struct block_snapshot *s)
 	unsigned long long max = 0;
 	char id[32];
 
-	for (size_t i = 0; i < q->nsnaps; i++) {
-		unsigned long long v = strtoull(q->snaps[i].id, NULL, 10);
+	for (size_t i = 0; i < q->nsnapshots; i++) {
+		unsigned long long v = strtoull(q->snapshots[i].id, NULL, 10);
 
 		if (v > max && v < UINT64_MAX)
 			max = v;
-		if (!strcmp(q->snaps[i].name, s->info.name))
+		if (!strcmp(q->snapshots[i].name, s->info.name))
 			return err_set(&s->err, -EEXIST, ERR_EXISTS, "disk %s already has a snapshot '%s'",
 				q->base.name, s->info.name);
 	}
@@ -278,7 +278,7 @@ static int step_prepare(struct block_snapshot *s)
 {
 	struct qcow2_snapshot_info *en = &s->entry;
 	const struct block_snapshot_info *info = &s->info;
-	int r = snaps_load(s->q, &s->err);
+	int r = snapshots_load(s->q, &s->err);
 
 	if (!r)
 		r = prepare_id(s);
@@ -292,7 +292,7 @@ static int step_prepare(struct block_snapshot *s)
 	en->nsec = info->nsec;
 	en->vm_clock_ns = info->vm_clock_ns;
 	en->vm_state_bytes = info->vm_state_bytes;
-	if (!en->name || snap_entry_extra(en, UINT64_MAX, info->extra, info->extra_bytes) < 0)
+	if (!en->name || snapshot_entry_extra(en, UINT64_MAX, info->extra, info->extra_bytes) < 0)
 		return -ENOMEM;
 	s->phase = CREATE_L1_PLACE;
 	return 0;
@@ -403,13 +403,13 @@ static int step_frees(struct block_snapshot *s)
 static int clean_failed(struct block_snapshot *s)
 {
 	if (s->phase == CREATE_CLEAN)
-		snap_mark_failed(&s->mark, s->q);
+		snapshot_mark_failed(&s->mark, s->q);
 	return TASK_DONE;
 }
 
 static int step_clean(struct block_snapshot *s)
 {
-	int r = snap_mark_put(&s->mark, &s->task, false);
+	int r = snapshot_mark_put(&s->mark, &s->task, false);
 
 	if (r < 0 && r != -EINPROGRESS)
 		return clean_failed(s);
@@ -494,7 +494,7 @@ static void create_free(struct block_snapshot *s)
 	counter_done(&s->frozen);
 	free(s->vm.l1.entries);
 	bitmap_done(&s->vm.l1.dirty);
-	snap_entry_done(&s->entry);
+	snapshot_entry_done(&s->entry);
 	table_swap_done(&s->swap);
 	free(s->l1_buf);
 	free(s);
@@ -511,8 +511,8 @@ static void create_end(struct task *t, int res)
 		res = s->res;
 	else if (res < 0 && !*e.msg)
 		err_set_errno(&e, res, "disk %s: snapshot", q->base.name);
-	q->snap = NULL;
-	q->snap_busy = false;
+	q->creating = NULL;
+	q->snapshot_busy = false;
 	op->unknown = s->swap.unknown;
 	create_free(s);
 	op->done(op, res, &e);
@@ -526,19 +526,19 @@ static void create_tell(struct block_snapshot *s, struct block_snapshot_op *op, 
 		task_resume(&s->task);
 }
 
-void qcow2_snap_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
+void qcow2_snapshot_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op)
 {
 	s->info = *info;
 	create_tell(s, op, true);
 }
 
-void qcow2_snap_abort(struct block_snapshot *s, struct block_snapshot_op *op)
+void qcow2_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op)
 {
 	create_tell(s, op, false);
 }
 
-void qcow2_snap_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
+void qcow2_snapshot_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
 	const struct err *e)
 {
 	s->res = res;
@@ -554,13 +554,13 @@ static void close_done(struct block_snapshot_op *op, int res, const struct err *
 	op->engine = op;
 }
 
-void qcow2_snap_close(struct qcow2 *q)
+void qcow2_snapshot_close(struct qcow2 *q)
 {
 	struct block_snapshot_op op = { .done = close_done };
 
-	if (!q->snap)
+	if (!q->creating)
 		return;
-	create_tell(q->snap, &op, false);
+	create_tell(q->creating, &op, false);
 	while (!op.engine)
 		loop_run_once(q->base.loop, UINT64_MAX);
 }

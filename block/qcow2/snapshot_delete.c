@@ -26,7 +26,7 @@ enum delete_phase {
 };
 
 struct delete {
-	struct snap_op o;
+	struct snapshot_op o;
 	bool update; /* only change the entry */
 	struct block_snapshot_info info;
 	struct table_swap swap;
@@ -37,7 +37,7 @@ struct delete {
 	struct release release;
 	struct recopy recopy;
 	struct tail_trim trim;
-	struct snap_mark mark;
+	struct snapshot_mark mark;
 	uint64_t target;
 	int res; /* the reason why replacing the table failed */
 };
@@ -47,12 +47,12 @@ struct delete {
 static int entry_find(struct delete *d, size_t *ret_i)
 {
 	struct qcow2 *q = d->o.task.q;
-	int r = snaps_load(q, &d->o.err);
+	int r = snapshots_load(q, &d->o.err);
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < q->nsnaps; i++)
-		if (!strcmp(q->snaps[i].id, d->info.id)) {
+	for (size_t i = 0; i < q->nsnapshots; i++)
+		if (!strcmp(q->snapshots[i].id, d->info.id)) {
 			*ret_i = i;
 			return table_swap_init(&d->swap, q);
 		}
@@ -76,7 +76,7 @@ static int update_entry(struct delete *d, size_t i)
 	free(s->name);
 	s->name = name;
 	s->name_len = (uint16_t)strlen(name);
-	return snap_entry_extra(s, s->has_icount ? s->icount : UINT64_MAX, d->info.extra,
+	return snapshot_entry_extra(s, s->has_icount ? s->icount : UINT64_MAX, d->info.extra,
 		d->info.extra_bytes);
 }
 
@@ -90,7 +90,7 @@ static int delete_entry(struct delete *d, size_t i)
 		!range_inside(s->l1_offset, bytes, QCOW2_OFFSET_END))
 		return err_set(&d->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the entry of snapshot %s is damaged",
 			q->base.name, s->id);
-	if (snap_vm_forget(q, s->id) < 0)
+	if (snapshot_vmstate_forget(q, s->id) < 0)
 		return err_set(&d->o.err, -EBUSY, ERR_BUSY, "disk %s: the VM state of snapshot %s is being read",
 			q->base.name, s->id);
 	d->n = s->l1_size;
@@ -103,7 +103,7 @@ static int delete_entry(struct delete *d, size_t i)
 	d->entries = calloc(d->n + 1u, sizeof(*d->entries));
 	if (!d->buf || !d->entries)
 		return -ENOMEM;
-	snap_entry_done(s);
+	snapshot_entry_done(s);
 	memmove(s, s + 1, (d->swap.n - i - 1) * sizeof(*s));
 	d->swap.n--;
 	return task_read(&d->o.task, d->buf, padded, d->l1.first << q->cluster_bits);
@@ -143,13 +143,13 @@ static void release_begin(struct delete *d)
 
 static int mark_failed(struct delete *d, int res)
 {
-	snap_mark_failed(&d->mark, d->o.task.q);
+	snapshot_mark_failed(&d->mark, d->o.task.q);
 	return res;
 }
 
 static int step_mark(struct delete *d)
 {
-	int r = snap_mark_put(&d->mark, &d->o.task, true);
+	int r = snapshot_mark_put(&d->mark, &d->o.task, true);
 
 	if (!r)
 		d->o.phase = DELETE_TABLE;
@@ -223,7 +223,7 @@ static int step_copied(struct delete *d)
 /* Everything is durable: clear the dirty bit. */
 static int step_clean(struct delete *d)
 {
-	int r = snap_mark_put(&d->mark, &d->o.task, false);
+	int r = snapshot_mark_put(&d->mark, &d->o.task, false);
 
 	if (r < 0 && r != -EINPROGRESS)
 		r = mark_failed(d, 0); /* the bit stays set needlessly, but the work is done */
@@ -282,11 +282,11 @@ static void delete_end(struct task *t, int res)
 {
 	struct delete *d = container_of(t, struct delete, o.task);
 
-	t->q->snap_busy = false;
+	t->q->snapshot_busy = false;
 	table_swap_done(&d->swap);
 	free(d->entries);
 	free(d->buf);
-	snap_op_finish(&d->o, res);
+	snapshot_op_finish(&d->o, res);
 	free(d);
 }
 
@@ -296,8 +296,8 @@ static void delete_start(struct qcow2 *q, const struct block_snapshot_info *info
 	struct delete *d = calloc(1, sizeof(*d));
 
 	if (!d) {
-		q->snap_busy = false;
-		snap_op_fail(q, op, -ENOMEM, NULL);
+		q->snapshot_busy = false;
+		snapshot_op_fail(q, op, -ENOMEM, NULL);
 		return;
 	}
 	d->update = info != NULL;
@@ -311,12 +311,12 @@ static void delete_start(struct qcow2 *q, const struct block_snapshot_info *info
 	task_start(&d->o.task, q);
 }
 
-void qcow2_snap_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op)
+void qcow2_snapshot_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op)
 {
 	delete_start(q, NULL, id, op);
 }
 
-void qcow2_snap_update(struct qcow2 *q, const struct block_snapshot_info *info,
+void qcow2_snapshot_update(struct qcow2 *q, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op)
 {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];

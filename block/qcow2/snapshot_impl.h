@@ -70,17 +70,17 @@ int header_put(struct qcow2 *q, struct header_update *h, struct wait *w);
 
 /* ---- snapshot_mark.c ---- */
 
-struct snap_mark {
+struct snapshot_mark {
 	struct header_update header;
 	bool writing;
 };
 /* Set or clear the dirty bit: set it before the first refcount changes, clear it when the
  * operation's whole work is durable. Call it like a task's step().
- * Returns 0 when the file has the bit. After an error, call snap_mark_failed(). */
-int snap_mark_put(struct snap_mark *m, struct task *t, bool dirty);
+ * Returns 0 when the file has the bit. After an error, call snapshot_mark_failed(). */
+int snapshot_mark_put(struct snapshot_mark *m, struct task *t, bool dirty);
 /* Call this after a failure, also of the operation behind the wait. The file's state is then
  * unknown, so the image counts as marked. */
-void snap_mark_failed(struct snap_mark *m, struct qcow2 *q);
+void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q);
 
 /* ---- refcount.c ---- */
 
@@ -149,22 +149,22 @@ int recopy_step(struct qcow2 *q, struct recopy *r, struct wait *w);
 
 /* ---- snapshot_table.c ---- */
 
-/* Fill q->snaps and q->nsnaps; read the table on the first call. Returns 0 or -errno. */
-int snaps_load(struct qcow2 *q, struct err *e);
-void snaps_done(struct qcow2 *q);
-struct qcow2_snapshot_info *snap_find(struct qcow2 *q, const char *id);
-void snap_entry_done(struct qcow2_snapshot_info *s);
-int snap_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret);
+/* Fill q->snapshots and q->nsnapshots; read the table on the first call. Returns 0 or -errno. */
+int snapshots_load(struct qcow2 *q, struct err *e);
+void snapshots_done(struct qcow2 *q);
+struct qcow2_snapshot_info *snapshot_find(struct qcow2 *q, const char *id);
+void snapshot_entry_done(struct qcow2_snapshot_info *s);
+int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret);
 /* Set an entry's extra data: QEMU's fields, then Cairn's. */
-int snap_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra,
+int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra,
 	size_t n);
-void snap_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
+void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
 /* Returns the number of L1 entries for the snapshot's disk. The further entries hold VM state. */
-uint32_t snap_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
+uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
 
 /* Replaces the whole snapshot table. */
 struct table_swap {
-	struct qcow2_snapshot_info *list; /* owned; becomes q->snaps on success */
+	struct qcow2_snapshot_info *list; /* owned; becomes q->snapshots on success */
 	size_t n;
 	unsigned phase;
 	bool unknown; /* the write of the header failed, so the file may have either table */
@@ -192,8 +192,8 @@ int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res);
 /* ---- vmstate.c ---- */
 
 /* The VM state of an existing snapshot. */
-struct snap_vm {
-	struct snap_vm *next;
+struct snapshot_vmstate {
+	struct snapshot_vmstate *next;
 	char *id;
 	struct map map;
 	unsigned users;
@@ -206,49 +206,49 @@ struct snap_vm {
 	struct qcow2 *q;
 };
 /* Take a reference to the VM state of snapshot `id`. Returns 0; -EINPROGRESS; -ENOENT; -errno. */
-int snap_vm_get(struct qcow2 *q, const char *id, struct wait *w, struct snap_vm **ret);
-void snap_vm_put(struct snap_vm *v);
+int snapshot_vmstate_get(struct qcow2 *q, const char *id, struct wait *w, struct snapshot_vmstate **ret);
+void snapshot_vmstate_put(struct snapshot_vmstate *v);
 /* Drop the cached VM state. Returns 0; -EBUSY while a request reads it. */
-int snap_vm_forget(struct qcow2 *q, const char *id);
-void snap_vms_done(struct qcow2 *q);
+int snapshot_vmstate_forget(struct qcow2 *q, const char *id);
+void snapshot_vmstates_done(struct qcow2 *q);
 
 /* ---- operations ---- */
 
 /* Only one operation at a time changes the table. */
-struct snap_op {
+struct snapshot_op {
 	struct task task;
 	struct block_snapshot_op *op;
 	struct err err;
 	unsigned phase;
 };
 /* Call op->done() with the error in the loop's next round. */
-void snap_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e);
-void snap_op_finish(struct snap_op *o, int res);
+void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e);
+void snapshot_op_finish(struct snapshot_op *o, int res);
 
-int qcow2_snap_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);
-void qcow2_snap_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
+int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);
+void qcow2_snapshot_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
-void qcow2_snap_abort(struct block_snapshot *s, struct block_snapshot_op *op);
+void qcow2_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op);
 /* Abort the snapshot and answer op with res and e, for a commit with invalid arguments. */
-void qcow2_snap_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
+void qcow2_snapshot_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
 	const struct err *e);
 /* Abort an unfinished snapshot at close. Runs the loop. */
-void qcow2_snap_close(struct qcow2 *q);
+void qcow2_snapshot_close(struct qcow2 *q);
 /* Called by table_own(): count the table before it is copied. */
-int qcow2_snap_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
-struct map *qcow2_snap_vm_map(struct block_snapshot *s);
-struct qcow2 *qcow2_snap_q(struct block_snapshot *s);
+int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
+struct map *qcow2_snapshot_vmstate_map(struct block_snapshot *s);
+struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s);
 /* info: copied; NULL: leave the extra data. */
-void qcow2_snap_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
+void qcow2_snapshot_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
-void qcow2_snap_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
-void qcow2_snap_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct block_snapshot_op *op);
-void qcow2_snap_update(struct qcow2 *q, const struct block_snapshot_info *info,
+void qcow2_snapshot_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
+void qcow2_snapshot_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct block_snapshot_op *op);
+void qcow2_snapshot_update(struct qcow2 *q, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 
 /* Start a request to a VM state. m: the state's map. */
 int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, bool write,
-	struct snap_vm *user);
+	struct snapshot_vmstate *user);
 void qcow2_vmstate_read(struct qcow2 *q, const char *id, struct block_vmstate_req *r);
 void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_vmstate_req *r);
 void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map *ret,

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-int snap_mark_put(struct snap_mark *m, struct task *t, bool dirty)
+int snapshot_mark_put(struct snapshot_mark *m, struct task *t, bool dirty)
 {
 	struct qcow2 *q = t->q;
 	int r;
@@ -30,7 +30,7 @@ int snap_mark_put(struct snap_mark *m, struct task *t, bool dirty)
 	return header_put(q, &m->header, &t->wait);
 }
 
-void snap_mark_failed(struct snap_mark *m, struct qcow2 *q)
+void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q)
 {
 	qcow2_mark_dirty(q, true);
 	m->writing = false;

@@ -25,9 +25,9 @@ struct seen_set {
 };
 
 struct own {
-	struct snap_op o;
+	struct snapshot_op o;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	unsigned changes; /* q->snap_changes at the beginning */
+	unsigned changes; /* q->snapshot_changes at the beginning */
 	uint64_t target;  /* value of deferred_free.rounds to wait for */
 	uint8_t *buf;     /* the L1's content */
 	uint32_t n, index, entry;
@@ -211,11 +211,11 @@ static int step_read(struct own *o)
 	struct qcow2 *q = o->o.task.q;
 	struct qcow2_snapshot_info *s;
 	uint64_t bytes, padded;
-	int r = snaps_load(q, &o->o.err);
+	int r = snapshots_load(q, &o->o.err);
 
 	if (r < 0)
 		return r;
-	s = snap_find(q, o->id);
+	s = snapshot_find(q, o->id);
 	if (!s)
 		return err_set(&o->o.err, -ENOENT, ERR_NOT_FOUND,
 			"disk %s has no snapshot with the id %s", q->base.name, o->id);
@@ -237,7 +237,7 @@ static int own_step(struct task *t)
 {
 	struct own *o = container_of(t, struct own, o.task);
 
-	if (t->q->snap_changes != o->changes)
+	if (t->q->snapshot_changes != o->changes)
 		return err_set(&o->o.err, -ECANCELED, ERR_BUSY,
 			"disk %s: another snapshot operation has begun", t->q->base.name);
 	if (t->q->corrupt)
@@ -264,21 +264,21 @@ static void own_end(struct task *t, int res)
 		*o->ret_bytes = o->clusters << t->q->cluster_bits;
 	free(o->buf);
 	free(o->seen.all);
-	snap_op_finish(&o->o, res);
+	snapshot_op_finish(&o->o, res);
 	free(o);
 }
 
-void qcow2_snap_own(
+void qcow2_snapshot_own(
 	struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct block_snapshot_op *op)
 {
 	struct own *o = calloc(1, sizeof(*o));
 
 	if (!o) {
-		snap_op_fail(q, op, -ENOMEM, NULL);
+		snapshot_op_fail(q, op, -ENOMEM, NULL);
 		return;
 	}
 	snprintf(o->id, sizeof(o->id), "%s", id);
-	o->changes = q->snap_changes;
+	o->changes = q->snapshot_changes;
 	o->ret_bytes = ret_bytes;
 	o->o.op = op;
 	o->o.task.step = own_step;

@@ -17,34 +17,34 @@
 
 /* ---- in memory ---- */
 
-int snaps_load(struct qcow2 *q, struct err *e)
+int snapshots_load(struct qcow2 *q, struct err *e)
 {
 	int r;
 
-	if (q->snaps)
+	if (q->snapshots)
 		return 0;
-	r = qcow2_snapshots_read(q->base.fd, &q->h, &q->snaps, &q->nsnaps, e);
+	r = qcow2_snapshots_read(q->base.fd, &q->h, &q->snapshots, &q->nsnapshots, e);
 	if (r < 0)
 		err_prefix(e, "%s", q->base.name);
 	return r;
 }
 
-void snaps_done(struct qcow2 *q)
+void snapshots_done(struct qcow2 *q)
 {
-	qcow2_snapshots_free(q->snaps, q->nsnaps);
-	q->snaps = NULL;
-	q->nsnaps = 0;
+	qcow2_snapshots_free(q->snapshots, q->nsnapshots);
+	q->snapshots = NULL;
+	q->nsnapshots = 0;
 }
 
-struct qcow2_snapshot_info *snap_find(struct qcow2 *q, const char *id)
+struct qcow2_snapshot_info *snapshot_find(struct qcow2 *q, const char *id)
 {
-	for (size_t i = 0; i < q->nsnaps; i++)
-		if (!strcmp(q->snaps[i].id, id))
-			return &q->snaps[i];
+	for (size_t i = 0; i < q->nsnapshots; i++)
+		if (!strcmp(q->snapshots[i].id, id))
+			return &q->snapshots[i];
 	return NULL;
 }
 
-void snap_entry_done(struct qcow2_snapshot_info *s)
+void snapshot_entry_done(struct qcow2_snapshot_info *s)
 {
 	free(s->id);
 	free(s->name);
@@ -63,7 +63,7 @@ static void *bytes_copy(const void *p, size_t n)
 	return c;
 }
 
-int snap_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret)
+int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret)
 {
 	struct qcow2_snapshot_info c = *s;
 
@@ -71,14 +71,14 @@ int snap_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_i
 	c.name = bytes_copy(s->name, s->name_len);
 	c.extra = bytes_copy(s->extra, s->extra_len);
 	if (!c.id || !c.name || !c.extra) {
-		snap_entry_done(&c);
+		snapshot_entry_done(&c);
 		return -ENOMEM;
 	}
 	*ret = c;
 	return 0;
 }
 
-int snap_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra, size_t n)
+int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra, size_t n)
 {
 	uint8_t *p = malloc(QEMU_EXTRA_BYTES + n);
 
@@ -95,7 +95,7 @@ int snap_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8
 	return 0;
 }
 
-void snap_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret)
+void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret)
 {
 	memset(ret, 0, sizeof(*ret));
 	snprintf(ret->id, sizeof(ret->id), "%s", s->id);
@@ -111,7 +111,7 @@ void snap_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_
 	memcpy(ret->extra, s->extra + QEMU_EXTRA_BYTES, ret->extra_bytes);
 }
 
-uint32_t snap_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s)
+uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s)
 {
 	return (uint32_t)MIN(qcow2_l1_entries(s->disk_bytes, q->cluster_bits, q->ext), s->l1_size);
 }
@@ -145,11 +145,11 @@ static uint64_t entry_put(const struct qcow2_snapshot_info *s, uint8_t *p, uint6
 
 int table_swap_init(struct table_swap *s, struct qcow2 *q)
 {
-	*s = (struct table_swap){ .list = calloc(q->nsnaps + 2, sizeof(*s->list)) };
+	*s = (struct table_swap){ .list = calloc(q->nsnapshots + 2, sizeof(*s->list)) };
 	if (!s->list)
 		return -ENOMEM;
-	for (; s->n < q->nsnaps; s->n++)
-		if (snap_entry_copy(&q->snaps[s->n], &s->list[s->n]) < 0) {
+	for (; s->n < q->nsnapshots; s->n++)
+		if (snapshot_entry_copy(&q->snapshots[s->n], &s->list[s->n]) < 0) {
 			table_swap_done(s);
 			return -ENOMEM;
 		}
@@ -200,16 +200,16 @@ void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
 {
 	struct contig old = { 0 };
 
-	if (q->nsnaps)
+	if (q->nsnapshots)
 		old = (struct contig){ q->h.snapshots_offset >> q->cluster_bits, (uint32_t)DIV_ROUND_UP(
-			q->snaps[q->nsnaps - 1].table_bytes, (uint64_t)q->cluster_bytes) };
+			q->snapshots[q->nsnapshots - 1].table_bytes, (uint64_t)q->cluster_bytes) };
 	(void)contig_meta(q, &old, META_NONE);
 	contig_release(q, &old);
-	snaps_done(q);
+	snapshots_done(q);
 	q->h.nb_snapshots = (uint32_t)s->n;
 	q->h.snapshots_offset = s->n ? s->place.first << q->cluster_bits : 0;
-	q->snaps = s->list;
-	q->nsnaps = s->n;
+	q->snapshots = s->list;
+	q->nsnapshots = s->n;
 	s->list = NULL;
 	s->n = 0;
 }

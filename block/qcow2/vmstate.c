@@ -18,7 +18,7 @@
 struct vm_req {
 	struct block_req inner;
 	struct block_vmstate_req *outer;
-	struct snap_vm *user; /* NULL: the VM state of the new snapshot */
+	struct snapshot_vmstate *user; /* NULL: the VM state of the new snapshot */
 	struct iovec bounce;
 	struct loop_op nop;
 	int res;
@@ -31,7 +31,7 @@ static void vm_req_done_later(struct vm_req *v, int res)
 	if (!res && v->bounce.iov_base && v->inner.op == BLOCK_READ)
 		iov_from_buf(r->iov, r->niov, 0, v->bounce.iov_base, r->len);
 	if (v->user)
-		snap_vm_put(v->user);
+		snapshot_vmstate_put(v->user);
 	free(v->bounce.iov_base);
 	free(v);
 	r->done(r, res);
@@ -111,7 +111,7 @@ static int map_reserve(struct qcow2 *q, struct map *m, uint64_t end)
 }
 
 int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, bool write,
-	struct snap_vm *user)
+	struct snapshot_vmstate *user)
 {
 	struct vm_req *v = calloc(1, sizeof(*v));
 	int res = v ? 0 : -ENOMEM;
@@ -145,9 +145,9 @@ int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, b
 
 /* ---- maps of existing snapshots ---- */
 
-static void snap_vm_free(struct snap_vm *v)
+static void snapshot_vmstate_free(struct snapshot_vmstate *v)
 {
-	struct snap_vm **p = &v->q->snap_vms;
+	struct snapshot_vmstate **p = &v->q->snapshot_vmstates;
 
 	while (*p != v)
 		p = &(*p)->next;
@@ -158,47 +158,47 @@ static void snap_vm_free(struct snap_vm *v)
 	free(v);
 }
 
-void snap_vms_done(struct qcow2 *q)
+void snapshot_vmstates_done(struct qcow2 *q)
 {
-	while (q->snap_vms)
-		snap_vm_free(q->snap_vms);
+	while (q->snapshot_vmstates)
+		snapshot_vmstate_free(q->snapshot_vmstates);
 }
 
-static void snap_vms_trim(struct qcow2 *q)
+static void snapshot_vmstates_trim(struct qcow2 *q)
 {
-	struct snap_vm *oldest = NULL;
+	struct snapshot_vmstate *oldest = NULL;
 	unsigned idle = 0;
 
-	for (struct snap_vm *v = q->snap_vms; v; v = v->next)
+	for (struct snapshot_vmstate *v = q->snapshot_vmstates; v; v = v->next)
 		if (!v->users && !v->loading) {
 			idle++;
 			oldest = v;
 		}
 	if (idle > IDLE_VMS_MAX)
-		snap_vm_free(oldest);
+		snapshot_vmstate_free(oldest);
 }
 
-void snap_vm_put(struct snap_vm *v)
+void snapshot_vmstate_put(struct snapshot_vmstate *v)
 {
 	v->users--;
-	snap_vms_trim(v->q);
+	snapshot_vmstates_trim(v->q);
 }
 
-int snap_vm_forget(struct qcow2 *q, const char *id)
+int snapshot_vmstate_forget(struct qcow2 *q, const char *id)
 {
-	for (struct snap_vm *v = q->snap_vms; v; v = v->next)
+	for (struct snapshot_vmstate *v = q->snapshot_vmstates; v; v = v->next)
 		if (!strcmp(v->id, id)) {
 			if (v->users || v->loading)
 				return -EBUSY;
-			snap_vm_free(v);
+			snapshot_vmstate_free(v);
 			return 0;
 		}
 	return 0;
 }
 
-static void snap_vm_loaded(struct io *io, int res)
+static void snapshot_vmstate_loaded(struct io *io, int res)
 {
-	struct snap_vm *v = container_of(io, struct snap_vm, io);
+	struct snapshot_vmstate *v = container_of(io, struct snapshot_vmstate, io);
 	const uint8_t *buf = (const uint8_t *)v->iov.iov_base + v->skip;
 	struct wait_list waiters;
 
@@ -211,15 +211,15 @@ static void snap_vm_loaded(struct io *io, int res)
 	wait_list_init(&waiters);
 	wait_list_move(&waiters, &v->waiters);
 	if (res < 0)
-		snap_vm_free(v);
+		snapshot_vmstate_free(v);
 	wait_list_wake(&waiters, res);
 }
 
-static int snap_vm_load(struct qcow2 *q, const struct qcow2_snapshot_info *s, struct wait *w)
+static int snapshot_vmstate_load(struct qcow2 *q, const struct qcow2_snapshot_info *s, struct wait *w)
 {
-	uint32_t disk = snap_disk_entries(q, s);
+	uint32_t disk = snapshot_disk_entries(q, s);
 	uint64_t at = s->l1_offset + disk * 8ULL, begin = ROUND_DOWN(at, 4096), len;
-	struct snap_vm *v;
+	struct snapshot_vmstate *v;
 
 	if ((s->l1_offset & (q->cluster_bytes - 1)) || s->l1_size > QCOW2_L1_BYTES_MAX / 8 ||
 		!range_inside(s->l1_offset, s->l1_size * 8ULL, QCOW2_OFFSET_END))
@@ -234,27 +234,27 @@ static int snap_vm_load(struct qcow2 *q, const struct qcow2_snapshot_info *s, st
 	v->id = strdup(s->id);
 	v->skip = (uint32_t)(at - begin);
 	v->iov = (struct iovec){ io_buffer_new(MAX(len, 4096ULL)), MAX(len, 4096ULL) };
-	v->next = q->snap_vms;
-	q->snap_vms = v;
+	v->next = q->snapshot_vmstates;
+	q->snapshot_vmstates = v;
 	if (!v->map.l1.entries || !v->id || !v->iov.iov_base) {
-		snap_vm_free(v);
+		snapshot_vmstate_free(v);
 		return -ENOMEM;
 	}
 	wait_list_init(&v->waiters);
 	wait_list_add(&v->waiters, w);
 	v->loading = true;
 	q->internal++;
-	v->io.done = snap_vm_loaded;
+	v->io.done = snapshot_vmstate_loaded;
 	io_read(&v->io, q->base.loop, q->base.fd, &v->iov, 1, begin, v->iov.iov_len);
 	return -EINPROGRESS;
 }
 
-int snap_vm_get(struct qcow2 *q, const char *id, struct wait *w, struct snap_vm **ret)
+int snapshot_vmstate_get(struct qcow2 *q, const char *id, struct wait *w, struct snapshot_vmstate **ret)
 {
 	const struct qcow2_snapshot_info *s;
 	int r;
 
-	for (struct snap_vm *v = q->snap_vms; v; v = v->next) {
+	for (struct snapshot_vmstate *v = q->snapshot_vmstates; v; v = v->next) {
 		if (strcmp(v->id, id) != 0)
 			continue;
 		if (v->loading) {
@@ -265,11 +265,11 @@ int snap_vm_get(struct qcow2 *q, const char *id, struct wait *w, struct snap_vm 
 		*ret = v;
 		return 0;
 	}
-	r = snaps_load(q, NULL);
+	r = snapshots_load(q, NULL);
 	if (r < 0)
 		return r;
-	s = snap_find(q, id);
-	return s ? snap_vm_load(q, s, w) : -ENOENT;
+	s = snapshot_find(q, id);
+	return s ? snapshot_vmstate_load(q, s, w) : -ENOENT;
 }
 
 /* ---- reading ---- */
@@ -277,7 +277,7 @@ int snap_vm_get(struct qcow2 *q, const char *id, struct wait *w, struct snap_vm 
 struct read_task {
 	struct task task;
 	struct block_vmstate_req *r;
-	struct snap_vm *vm;
+	struct snapshot_vmstate *vm;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	/* For share: */
 	struct block_snapshot *s;
@@ -287,13 +287,13 @@ struct read_task {
 static int read_step(struct task *t)
 {
 	struct read_task *rt = container_of(t, struct read_task, task);
-	int r = snap_vm_get(t->q, rt->id, &t->wait, &rt->vm);
+	int r = snapshot_vmstate_get(t->q, rt->id, &t->wait, &rt->vm);
 
 	if (r < 0)
 		return r;
 	r = vmstate_start(t->q, &rt->vm->map, rt->r, false, rt->vm);
 	if (r < 0)
-		snap_vm_put(rt->vm);
+		snapshot_vmstate_put(rt->vm);
 	return r < 0 ? r : TASK_DONE;
 }
 
@@ -417,7 +417,7 @@ static int share_hole(struct read_task *rt, struct slice *to, uint64_t pos)
 static int share_at(struct read_task *rt, struct slice *from, uint64_t pos)
 {
 	struct qcow2 *q = rt->task.q;
-	struct map *m = qcow2_snap_vm_map(rt->s);
+	struct map *m = qcow2_snapshot_vmstate_map(rt->s);
 	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits;
 	bool hole = !from || entry_is_hole(q, l2_get(q, from, pos));
 	struct slice *to;
@@ -443,16 +443,16 @@ static int share_step(struct task *t)
 	struct read_task *rt = container_of(t, struct read_task, task);
 	struct qcow2 *q = t->q;
 	uint64_t pos = rt->r->offset + rt->pos, reach = map_table_reach(q);
-	const struct map *own = qcow2_snap_vm_map(rt->s);
+	const struct map *own = qcow2_snapshot_vmstate_map(rt->s);
 	struct slice *from;
 	int res;
 
 	if (gate_wait(q, &t->wait))
 		return -EINPROGRESS;
 	if (!rt->vm) {
-		res = snap_vm_get(q, rt->id, &t->wait, &rt->vm);
+		res = snapshot_vmstate_get(q, rt->id, &t->wait, &rt->vm);
 		if (!res)
-			res = map_reserve(q, qcow2_snap_vm_map(rt->s), rt->r->offset + rt->r->len);
+			res = map_reserve(q, qcow2_snapshot_vmstate_map(rt->s), rt->r->offset + rt->r->len);
 		return res;
 	}
 	if (rt->pos >= rt->r->len)
@@ -476,14 +476,14 @@ static void share_end(struct task *t, int res)
 	struct block_vmstate_req *r = rt->r;
 
 	if (rt->vm)
-		snap_vm_put(rt->vm);
+		snapshot_vmstate_put(rt->vm);
 	free(rt);
 	r->done(r, res);
 }
 
 void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_vmstate_req *r)
 {
-	struct qcow2 *q = qcow2_snap_q(s);
+	struct qcow2 *q = qcow2_snapshot_q(s);
 	struct read_task *rt = calloc(1, sizeof(*rt));
 
 	if (!rt || ((r->offset | r->len) & (q->cluster_bytes - 1))) {
@@ -501,8 +501,8 @@ void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_
 /* ---- extents in the file ---- */
 
 struct map_task {
-	struct snap_op o;
-	struct snap_vm *vm;
+	struct snapshot_op o;
+	struct snapshot_vmstate *vm;
 	struct block_vmstate_map *ret, map;
 	bool begun;
 	uint64_t pos;
@@ -512,7 +512,7 @@ struct map_task {
 static int map_begin(struct map_task *m)
 {
 	struct qcow2 *q = m->o.task.q;
-	const struct qcow2_snapshot_info *s = snap_find(q, m->id);
+	const struct qcow2_snapshot_info *s = snapshot_find(q, m->id);
 
 	if (!s)
 		return -ENOENT;
@@ -547,7 +547,7 @@ static int map_step(struct task *t)
 	int r;
 
 	if (!m->vm)
-		return snap_vm_get(q, m->id, &t->wait, &m->vm);
+		return snapshot_vmstate_get(q, m->id, &t->wait, &m->vm);
 	if (!m->begun)
 		return map_begin(m);
 	if (m->pos >= m->map.n)
@@ -562,12 +562,12 @@ static void map_end(struct task *t, int res)
 	struct map_task *m = container_of(t, struct map_task, o.task);
 
 	if (m->vm)
-		snap_vm_put(m->vm);
+		snapshot_vmstate_put(m->vm);
 	if (res < 0)
 		free(m->map.extents);
 	else
 		*m->ret = m->map;
-	snap_op_finish(&m->o, res);
+	snapshot_op_finish(&m->o, res);
 	free(m);
 }
 
@@ -577,7 +577,7 @@ void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map
 	struct map_task *m = calloc(1, sizeof(*m));
 
 	if (!m) {
-		snap_op_fail(q, op, -ENOMEM, NULL);
+		snapshot_op_fail(q, op, -ENOMEM, NULL);
 		return;
 	}
 	m->o.op = op;

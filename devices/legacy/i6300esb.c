@@ -144,7 +144,7 @@ static uint32_t register_piece(uint32_t dword, unsigned off, unsigned size)
 	return dword >> 8 * (off & 3) & (uint32_t)(UINT32_MAX >> (32 - 8 * size));
 }
 
-static bool config_read(struct pci_function *f, unsigned off, unsigned size, uint32_t *ret_v)
+static bool i6300esb_config_read(struct pci_function *f, unsigned off, unsigned size, uint32_t *ret_v)
 {
 	struct i6300esb *w = container_of(f, struct i6300esb, fn);
 	unsigned reg = off & ~3u;
@@ -170,7 +170,7 @@ static void lock_write(struct i6300esb *w, uint8_t v)
 		stage_begin(w, 1);
 }
 
-static bool config_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v)
+static bool i6300esb_config_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v)
 {
 	struct i6300esb *w = container_of(f, struct i6300esb, fn);
 
@@ -186,7 +186,8 @@ static bool config_write(struct pci_function *f, unsigned off, unsigned size, ui
 	return true;
 }
 
-static const struct pci_function_ops fn_ops = { .config_read = config_read, .config_write = config_write };
+static const struct pci_function_ops fn_ops = { .config_read = i6300esb_config_read,
+	.config_write = i6300esb_config_write };
 
 /* ---- registers in memory ---- */
 

@@ -23,7 +23,7 @@ static struct pci_function *host_function(struct pci_host *p, unsigned bus, unsi
 
 /* ---- mechanism #1 ---- */
 
-static uint32_t config_read(struct pci_host *p, unsigned bus, unsigned devfn, unsigned off,
+static uint32_t host_config_read(struct pci_host *p, unsigned bus, unsigned devfn, unsigned off,
 	unsigned size)
 {
 	uint32_t v = UINT32_MAX;
@@ -37,7 +37,7 @@ static uint32_t config_read(struct pci_host *p, unsigned bus, unsigned devfn, un
 	return v;
 }
 
-static void config_write(struct pci_host *p, unsigned bus, unsigned devfn, unsigned off,
+static void host_config_write(struct pci_host *p, unsigned bus, unsigned devfn, unsigned off,
 	unsigned size, uint32_t v)
 {
 	struct pci_function *f;
@@ -98,7 +98,7 @@ static uint64_t data_read(void *opaque, uint64_t off, unsigned size)
 
 	if (!(a & CONFIG_ADDRESS_ENABLE))
 		return UINT64_MAX;
-	return config_read(p, a >> 16 & 0xff, a >> 8 & 0xff, (a & 0xfc) + (unsigned)off, size);
+	return host_config_read(p, a >> 16 & 0xff, a >> 8 & 0xff, (a & 0xfc) + (unsigned)off, size);
 }
 
 static void data_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -107,7 +107,7 @@ static void data_write(void *opaque, uint64_t off, unsigned size, uint64_t value
 	uint32_t a = host_address(p);
 
 	if (a & CONFIG_ADDRESS_ENABLE)
-		config_write(p, a >> 16 & 0xff, a >> 8 & 0xff, (a & 0xfc) + (unsigned)off, size,
+		host_config_write(p, a >> 16 & 0xff, a >> 8 & 0xff, (a & 0xfc) + (unsigned)off, size,
 			(uint32_t)value);
 }
 
@@ -115,20 +115,20 @@ static void data_write(void *opaque, uint64_t off, unsigned size, uint64_t value
 
 static uint64_t ecam_read(void *opaque, uint64_t off, unsigned size)
 {
-	uint64_t v = config_read(opaque, 0, (unsigned)(off >> 12), off & 0xfff, MIN(size, 4u));
+	uint64_t v = host_config_read(opaque, 0, (unsigned)(off >> 12), off & 0xfff, MIN(size, 4u));
 
 	if (size == 8)
-		v |= (uint64_t)config_read(opaque, 0, (unsigned)(off >> 12), (off & 0xfff) + 4, 4)
+		v |= (uint64_t)host_config_read(opaque, 0, (unsigned)(off >> 12), (off & 0xfff) + 4, 4)
 			<< 32;
 	return v;
 }
 
 static void ecam_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 {
-	config_write(opaque, 0, (unsigned)(off >> 12), off & 0xfff, MIN(size, 4u),
+	host_config_write(opaque, 0, (unsigned)(off >> 12), off & 0xfff, MIN(size, 4u),
 		(uint32_t)value);
 	if (size == 8)
-		config_write(opaque, 0, (unsigned)(off >> 12), (off & 0xfff) + 4, 4,
+		host_config_write(opaque, 0, (unsigned)(off >> 12), (off & 0xfff) + 4, 4,
 			(uint32_t)(value >> 32));
 }
 

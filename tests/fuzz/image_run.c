@@ -210,19 +210,19 @@ static void op_extents(struct run *r)
 
 /* ---- snapshots ---- */
 
-struct snap_op {
+struct snapshot_op {
 	struct block_snapshot_op op;
 	bool over;
 };
 
-static void snap_done(struct block_snapshot_op *op, int res, const struct err *e)
+static void snapshot_done(struct block_snapshot_op *op, int res, const struct err *e)
 {
 	(void)res;
 	(void)e;
-	container_of(op, struct snap_op, op)->over = true;
+	container_of(op, struct snapshot_op, op)->over = true;
 }
 
-static void snap_wait(struct run *r, struct snap_op *o)
+static void snapshot_wait(struct run *r, struct snapshot_op *o)
 {
 	while (!o->over)
 		loop_run_once(r->loop, UINT64_MAX);
@@ -241,7 +241,7 @@ static void vm_wait(struct run *r, struct block_vmstate_req *q)
 }
 
 /* Get the id of an existing snapshot. Returns false when there is none. */
-static bool snap_pick(struct run *r, uint8_t which, struct block_snapshot_info *ret)
+static bool snapshot_pick(struct run *r, uint8_t which, struct block_snapshot_info *ret)
 {
 	struct block_snapshot_info *list;
 	size_t n;
@@ -257,11 +257,11 @@ static bool snap_pick(struct run *r, uint8_t which, struct block_snapshot_info *
 static void op_snapshot(struct run *r, const uint8_t *op)
 {
 	struct block_snapshot_info old, info = { .vm_state_bytes = (op[2] & 15) * 4096ULL };
-	struct snap_op make = { .op.done = snap_done };
+	struct snapshot_op make = { .op.done = snapshot_done };
 	struct iovec iov = { r->buf, info.vm_state_bytes };
 	struct block_vmstate_req q = { .offset = (op[2] >> 4) * 4096ULL, .len = info.vm_state_bytes,
 		.iov = &iov, .niov = 1, .done = vm_done };
-	bool share = (op[3] & 32) && snap_pick(r, op[1], &old);
+	bool share = (op[3] & 32) && snapshot_pick(r, op[1], &old);
 	struct block_snapshot *s;
 
 	snprintf(info.name, sizeof(info.name), "fuzz%u", op[1]);
@@ -281,15 +281,15 @@ static void op_snapshot(struct run *r, const uint8_t *op)
 		block_snapshot_abort(s, &make.op);
 	else
 		block_snapshot_commit(s, &info, &make.op);
-	snap_wait(r, &make);
+	snapshot_wait(r, &make);
 }
 
 static void op_existing(struct run *r, const uint8_t *op)
 {
-	struct snap_op o = { .op.done = snap_done };
+	struct snapshot_op o = { .op.done = snapshot_done };
 	struct block_snapshot_info info;
 
-	if (!snap_pick(r, op[1], &info))
+	if (!snapshot_pick(r, op[1], &info))
 		return;
 	if (op[0] == IMAGE_UPDATE) {
 		snprintf(info.name, sizeof(info.name), "new%u", op[2]);
@@ -300,24 +300,24 @@ static void op_existing(struct run *r, const uint8_t *op)
 	} else {
 		block_snapshot_delete(r->b, info.id, &o.op);
 	}
-	snap_wait(r, &o);
+	snapshot_wait(r, &o);
 }
 
 static void op_vmstate(struct run *r, const uint8_t *op)
 {
-	struct snap_op o = { .op.done = snap_done };
+	struct snapshot_op o = { .op.done = snapshot_done };
 	struct iovec iov = { r->back, 64 * KIB };
 	struct block_vmstate_req q = { .offset = op[2] * 4096ULL, .len = 64 * KIB, .iov = &iov,
 		.niov = 1, .done = vm_done };
 	struct block_vmstate_map map = { 0 };
 	struct block_snapshot_info info;
 
-	if (!snap_pick(r, op[1], &info))
+	if (!snapshot_pick(r, op[1], &info))
 		return;
 	block_vmstate_read(r->b, info.id, &q);
 	vm_wait(r, &q);
 	block_vmstate_map(r->b, info.id, &map, &o.op);
-	snap_wait(r, &o);
+	snapshot_wait(r, &o);
 	free(map.extents);
 }
 

@@ -80,9 +80,9 @@ int verb_missing(const char *name);
 /* Suggest a correction for a mistyped word (suggest.c).
  * at: returns the candidate number 0, 1, ...; NULL behind the last.
  * Returns buf with "; did you mean <prefix><candidate>?", or "". */
-#define NEAREST_BYTES 96
+#define SUGGEST_HINT_BYTES 96
 const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
-	const void *opaque, char buf[NEAREST_BYTES]);
+	const void *opaque, char buf[SUGGEST_HINT_BYTES]);
 
 /* Parse the arguments of a verb (options.c).
  * argv[0]: the verb.

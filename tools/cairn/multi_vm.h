@@ -1,11 +1,11 @@
 /* multi_vm: run one command for many VMs, several at a time: named VMs, VMs that match a pattern ('web*'), or all. */
-#ifndef CAIRN_TOOLS_FAN_H
-#define CAIRN_TOOLS_FAN_H
+#ifndef CAIRN_TOOLS_MULTI_VM_H
+#define CAIRN_TOOLS_MULTI_VM_H
 
 #include "tools/cairn/cli.h"
 
 /* Options of every verb that accepts several VMs. */
-#define FAN_OPTIONS                                                                                \
+#define MULTI_VM_OPTIONS                                                                                \
 	{ "all", NULL, "work on all VMs in a state that the verb accepts" },                                      \
 	{ "parallel", "N", "work on up to N VMs at a time, 1 to 64 [8]" },                       \
 	{ "dry-run", NULL, "show what the verb would do, and change nothing" }

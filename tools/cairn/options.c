@@ -79,7 +79,7 @@ static const char *option_name_at(const void *opaque, size_t i)
 
 static int option_missing(const struct cli *c, const char *name, size_t len)
 {
-	char hint[NEAREST_BYTES], word[64];
+	char hint[SUGGEST_HINT_BYTES], word[64];
 
 	snprintf(word, sizeof(word), "%.*s", (int)len, name);
 	return cli_usage(c, "%s has no option --%.*s%s", c->verb->name, (int)len, name,

@@ -28,7 +28,7 @@ static unsigned words_distance(const char *a, size_t na, const char *b, size_t n
 }
 
 const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
-	const void *opaque, char buf[NEAREST_BYTES])
+	const void *opaque, char buf[SUGGEST_HINT_BYTES])
 {
 	size_t len = strlen(word);
 	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* a greater distance means another word */
@@ -46,6 +46,6 @@ const char *suggest_hint(const char *word, const char *prefix, const char *(*at)
 		}
 	}
 	if (found)
-		snprintf(buf, NEAREST_BYTES, "; did you mean %s%s?", prefix, found);
+		snprintf(buf, SUGGEST_HINT_BYTES, "; did you mean %s%s?", prefix, found);
 	return buf;
 }

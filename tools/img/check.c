@@ -84,7 +84,7 @@ struct check_args {
 	struct img_progress progress;
 };
 
-static void progress(void *opaque, uint64_t done, uint64_t total)
+static void check_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct check_args *a = opaque;
 
@@ -120,7 +120,7 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 
 static int check_layer(struct check_args *a, struct img_layer *y)
 {
-	struct qcow2_check c = { .report = a->as_json || a->quiet ? NULL : line_print, .progress = progress,
+	struct qcow2_check c = { .report = a->as_json || a->quiet ? NULL : line_print, .progress = check_progress,
 		.opaque = a };
 	struct err e;
 	int r;

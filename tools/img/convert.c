@@ -135,7 +135,7 @@ static int image_copy(struct convert *v, bool to_is_zero, struct err *e)
 
 /* ---- compressed ---- */
 
-static int pack(struct convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
+static int compressed_copy(struct convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
 {
 	struct img_pack p = { .from = v->from, .loop = v->from_loop, .to = to,
 		.cluster_bytes = 1u << like->cluster_bits, .compression = like->compression, .rate = &v->rate,
@@ -187,7 +187,7 @@ static int pack_existing(struct convert *v, struct err *e)
 
 	if (r < 0)
 		return r;
-	r = pack(v, &o.sink, &like, e);
+	r = compressed_copy(v, &o.sink, &like, e);
 	over = qcow2_streams_free(o.streams);
 	return !r && over < 0 ? err_set_errno(e, over, "cannot write %s", v->path) : r;
 }
@@ -227,7 +227,7 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	r = qcow2_pack_new(fd, &v->ic.qcow2, &n.pack, e);
 	if (r < 0)
 		return r;
-	r = pack(v, &n.sink, &v->ic.qcow2, e);
+	r = compressed_copy(v, &n.sink, &v->ic.qcow2, e);
 	if (!r)
 		r = qcow2_pack_finish(n.pack, e);
 	qcow2_pack_free(n.pack);

@@ -16,8 +16,8 @@ struct info_layer {
 	const struct img_layer *y;
 	const char *path; /* as given by the user or the image */
 	uint64_t size_bytes, actual_bytes;
-	struct qcow2_snapshot_info *snaps;
-	size_t nsnaps;
+	struct qcow2_snapshot_info *snapshots;
+	size_t nsnapshots;
 };
 
 static bool feature_name(const struct info_layer *i, uint64_t bit)
@@ -72,10 +72,10 @@ static void human_qcow2(const struct info_layer *i)
 		if (*h->backing_format)
 			printf("backing file format: %s\n", h->backing_format);
 	}
-	if (i->nsnaps) {
+	if (i->nsnapshots) {
 		img_snapshot_heading();
-		for (size_t k = 0; k < i->nsnaps; k++)
-			img_snapshot_line(&i->snaps[k]);
+		for (size_t k = 0; k < i->nsnapshots; k++)
+			img_snapshot_line(&i->snapshots[k]);
 	}
 	printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
 		h->version == 2 ? "0.10" : "1.1", h->compression ? "zstd" : "zlib");
@@ -166,11 +166,11 @@ static void json_qcow2(struct json_object *o, const struct info_layer *i)
 	info_add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
 	if (h->crypt_method)
 		info_add(o, "encrypted", json_object_new_boolean(true));
-	if (i->nsnaps) {
+	if (i->nsnapshots) {
 		struct json_object *list = json_object_new_array();
 
-		for (size_t k = 0; k < i->nsnaps; k++)
-			json_object_array_add(list, img_snapshot_json(&i->snaps[k]));
+		for (size_t k = 0; k < i->nsnapshots; k++)
+			json_object_array_add(list, img_snapshot_json(&i->snapshots[k]));
 		info_add(o, "snapshots", list);
 	}
 	info_add(o, "format-specific", json_specific(i));
@@ -219,7 +219,7 @@ static int layer_fill(struct info_layer *i, struct err *e)
 							    : ROUND_UP((uint64_t)end, 512);
 	if (i->y->format != BLOCK_FORMAT_QCOW2 || !i->y->header.nb_snapshots)
 		return 0;
-	return qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snaps, &i->nsnaps, e);
+	return qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snapshots, &i->nsnapshots, e);
 }
 
 static int info_run(const struct img_open *o, bool as_json, bool chain, struct err *e)
@@ -242,7 +242,7 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 			printf(i ? "\n" : "");
 			info_print(&info);
 		}
-		qcow2_snapshots_free(info.snaps, info.nsnaps);
+		qcow2_snapshots_free(info.snapshots, info.nsnapshots);
 	}
 	if (!r && as_json)
 		puts(json_object_to_json_string_ext(chain ? list : json_object_array_get_idx(list, 0),

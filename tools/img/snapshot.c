@@ -58,9 +58,9 @@ static void own_line(const struct block_snapshot_info *i, uint64_t bytes)
 static int list_print(struct snapshot *s, const struct img_layer *y, struct err *e)
 {
 	struct json_object *list = json_object_new_array();
-	struct qcow2_snapshot_info *snaps;
+	struct qcow2_snapshot_info *snapshots;
 	size_t n;
-	int r = qcow2_snapshots_read(y->fd, &y->header, &snaps, &n, e);
+	int r = qcow2_snapshots_read(y->fd, &y->header, &snapshots, &n, e);
 
 	if (r < 0) {
 		json_object_put(list);
@@ -70,18 +70,18 @@ static int list_print(struct snapshot *s, const struct img_layer *y, struct err 
 		img_snapshot_heading();
 	for (size_t i = 0; i < n; i++) {
 		if (s->common.json)
-			json_object_array_add(list, img_snapshot_json(&snaps[i]));
+			json_object_array_add(list, img_snapshot_json(&snapshots[i]));
 		else
-			img_snapshot_line(&snaps[i]);
+			img_snapshot_line(&snapshots[i]);
 	}
 	if (s->common.json)
 		json_print(list);
 	json_object_put(list);
-	qcow2_snapshots_free(snaps, n);
+	qcow2_snapshots_free(snapshots, n);
 	return 0;
 }
 
-static int list(struct snapshot *s, struct err *e)
+static int snapshots_list(struct snapshot *s, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
 	unsigned n = 0;
@@ -289,5 +289,5 @@ int img_snapshot_main(int argc, char **argv)
 		img_common_progress(&s.common);
 		img_signals_catch(); /* an operation that has started is completed, because it is short */
 	}
-	return (s.action == 'l' && !s.own_size ? list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
+	return (s.action == 'l' && !s.own_size ? snapshots_list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 /* A vmstate_store that reads the VM state of a snapshot. */
-struct snap_store {
+struct snapshot_store {
 	struct vmstate_store store;
 	struct loop *loop;
 	struct block *b;
@@ -28,16 +28,16 @@ struct snap_store {
 
 static void read_done(struct block_vmstate_req *r, int res)
 {
-	struct snap_store *s = container_of(r, struct snap_store, req);
+	struct snapshot_store *s = container_of(r, struct snapshot_store, req);
 
 	s->over = true;
 	s->res = res;
 }
 
 /* Read whole pages, because the disk accepts only those. */
-static int snap_read(struct vmstate_store *store, uint64_t off, void *buf, size_t len)
+static int snapshot_read(struct vmstate_store *store, uint64_t off, void *buf, size_t len)
 {
-	struct snap_store *s = container_of(store, struct snap_store, store);
+	struct snapshot_store *s = container_of(store, struct snapshot_store, store);
 	uint64_t begin = ROUND_DOWN(off, 4096), end = ROUND_UP(off + len, 4096);
 	CLEANUP_FREE uint8_t *pages = aligned_alloc(4096, end - begin);
 	struct iovec iov = { pages, end - begin };
@@ -160,7 +160,7 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 /* ---- finding the state ---- */
 
 /* name: NULL: the last snapshot with a VM state. */
-static int snap_find(struct snap_store *s, const char *path, const char *name, struct err *e)
+static int snapshot_find(struct snapshot_store *s, const char *path, const char *name, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
 	const struct block_snapshot_info *f = NULL;
@@ -185,14 +185,14 @@ static int snap_find(struct snap_store *s, const char *path, const char *name, s
 
 static int image_print(struct img_open *o, const char *name, bool as_json, struct err *e)
 {
-	struct snap_store s = { .store.read = snap_read };
+	struct snapshot_store s = { .store.read = snapshot_read };
 	int r = loop_new(64, &s.loop, e);
 
 	if (r < 0)
 		return r;
 	r = img_block_open(s.loop, o, &s.b, e);
 	if (!r) {
-		r = snap_find(&s, o->path, name, e);
+		r = snapshot_find(&s, o->path, name, e);
 		if (!r)
 			r = state_print(&s.store, as_json, e);
 		(void)block_close(s.b);

@@ -78,7 +78,7 @@ bool frames_at_end(const struct frames *f)
 }
 
 /* Tell an empty packet from the end of the stream: both read as 0 bytes. */
-static bool is_hung_up(int fd)
+static bool peer_has_closed(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLRDHUP };
 
@@ -124,7 +124,7 @@ const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 		got = recv(f->fd, f->packet, sizeof(f->packet), MSG_DONTWAIT | MSG_TRUNC);
 		if (got < 0 && errno == EINTR)
 			continue;
-		if (got < 0 || (!got && is_hung_up(f->fd))) {
+		if (got < 0 || (!got && peer_has_closed(f->fd))) {
 			f->end = f->end || got == 0 || errno != EAGAIN;
 			return NULL;
 		}

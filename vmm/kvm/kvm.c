@@ -110,7 +110,7 @@ static int supported_cpuid(struct kvm *k, struct err *e)
 }
 
 /* A CPU that shows neither VMX nor SVM means that KVM runs the PVM backend. */
-static uint8_t host_kind(void)
+static uint8_t host_kind_detect(void)
 {
 	unsigned a, b, c, d;
 
@@ -123,7 +123,7 @@ static uint8_t host_kind(void)
 
 /* Return whether KVM shadows the guest's page tables: on PVM, and where nested paging is switched
  * off. */
-static bool has_shadows(uint8_t kind)
+static bool shadows_detect(uint8_t kind)
 {
 	const char *path = kind == VM_HOST_VMX ? "/sys/module/kvm_intel/parameters/ept"
 					       : "/sys/module/kvm_amd/parameters/npt";
@@ -166,8 +166,8 @@ int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e)
 	memset(k, 0, sizeof(*k));
 	k->vm_fd = -1;
 	k->supported = supported;
-	k->host_kind = host_kind();
-	k->has_shadows = has_shadows(k->host_kind);
+	k->host_kind = host_kind_detect();
+	k->has_shadows = shadows_detect(k->host_kind);
 	k->sys_fd = r = dev_kvm_open(e);
 	if (r >= 0)
 		r = caps_check(k, e);

@@ -51,7 +51,7 @@ static void ram_reader_completed(void *opaque)
 	m->restored_from.fd = -1;
 }
 
-static bool may_wait(void *opaque, int tid)
+static bool thread_may_wait(void *opaque, int tid)
 {
 	struct machine *m = opaque;
 
@@ -61,7 +61,7 @@ static bool may_wait(void *opaque, int tid)
 static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct err *e)
 {
 	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
-		.ram_fd = m->mem.fd, .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = may_wait,
+		.ram_fd = m->mem.fd, .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = thread_may_wait,
 		.opaque = m };
 	int r = fault_tracker_new(&c, &m->tracker, e);
 

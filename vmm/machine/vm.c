@@ -258,7 +258,7 @@ static void guest_frozen(void *opaque)
 /* Run the machine. After a restore, thaw file systems that were frozen in the saved state, then set
  * the guest's clock: kvm-clock and the TSC continue from their saved values, so monotonic time has
  * no gap, but only the guest can correct its time of day. */
-static void run(struct vm *vm)
+static void guest_run(struct vm *vm)
 {
 	machine_resume(vm->m);
 	if (vm->time_passed) {
@@ -291,7 +291,7 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 	/* Send the event first: the guest may send events of its own as soon as it runs. */
 	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
 	if (!vm->reset_delayed && !vm->reset_pending)
-		run(vm);
+		guest_run(vm);
 	return 0;
 }
 
@@ -314,7 +314,7 @@ void vm_reverted(struct vm *vm, bool on)
 	vm->time_passed = true;
 	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
 	if (on)
-		run(vm);
+		guest_run(vm);
 }
 
 void vm_saving_begin(struct vm *vm)
@@ -654,7 +654,7 @@ void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const 
 }
 
 /* Pause the VM permanently: the RAM reader could not read a block. */
-static void memory_lost(struct vm *vm, const struct queued *q)
+static void memory_loss_handle(struct vm *vm, const struct queued *q)
 {
 	vm->memory_lost = true;
 	if (vm->phase == VM_PHASE_RUNNING)
@@ -674,7 +674,7 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		return;
 	if (q->is_fault) {
 		if (q->reason == VM_REASON_IO_ERROR)
-			memory_lost(vm, q);
+			memory_loss_handle(vm, q);
 		else if (q->reason == VM_REASON_HOST_ERROR)
 			vm_end(vm, q->reason, 0, q->detail);
 		else

@@ -440,7 +440,7 @@ static int block_add(struct create_job *x, struct disk_store *st, uint64_t block
 	return ++run->n < RUN_BLOCKS || r < 0 ? r : run_flush(x, st);
 }
 
-static int step(struct create_job *x)
+static int block_step(struct create_job *x)
 {
 	x->bytes_done = MIN(x->bytes_done + VMSTATE_BLOCK_BYTES, x->bytes_total);
 	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
@@ -456,7 +456,7 @@ static int ram_write_live(struct create_job *x, struct disk_store *st)
 	while ((r = fault_tracker_save_next(t, &block, run_end(x))) > 0) {
 		r = block_add(x, st, block);
 		if (!r)
-			r = step(x);
+			r = block_step(x);
 		if (r < 0)
 			break;
 	}

@@ -7,9 +7,9 @@
 
 #include <sys/stat.h>
 
-#define SNAPS_MAX 5
+#define SNAPSHOTS_MAX 5
 
-struct snap {
+struct snapshot {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1], name[16];
 	uint8_t *disk, *vm;
 	uint64_t disk_bytes, vm_bytes;
@@ -21,8 +21,8 @@ struct oracle {
 	struct fixture f;
 	const struct oracle_set *set;
 	struct burst u; /* u.b is NULL while the image is closed */
-	struct snap snaps[SNAPS_MAX];
-	unsigned nsnaps, names;
+	struct snapshot snapshots[SNAPSHOTS_MAX];
+	unsigned nsnapshots, names;
 	/* QEMU has reverted to a snapshot and left its VM state behind the disk's end, where QEMU's
 	 * own resize leaks or exposes it. */
 	bool vm_behind;
@@ -98,23 +98,23 @@ static void image_make(struct oracle *o)
 
 /* ---- snapshots ---- */
 
-static struct snap *snap_any(struct oracle *o)
+static struct snapshot *snapshot_any(struct oracle *o)
 {
-	return o->nsnaps ? &o->snaps[fixture_random(&o->f) % o->nsnaps] : NULL;
+	return o->nsnapshots ? &o->snapshots[fixture_random(&o->f) % o->nsnapshots] : NULL;
 }
 
-static void snap_forget(struct oracle *o, struct snap *s)
+static void snapshot_forget(struct oracle *o, struct snapshot *s)
 {
 	free(s->disk);
 	free(s->vm);
-	*s = o->snaps[--o->nsnaps];
+	*s = o->snapshots[--o->nsnapshots];
 }
 
-static struct snap *snap_new(struct oracle *o)
+static struct snapshot *snapshot_new(struct oracle *o)
 {
-	struct snap *s = &o->snaps[o->nsnaps];
+	struct snapshot *s = &o->snapshots[o->nsnapshots];
 
-	*s = (struct snap){.disk = malloc(o->u.bytes), .disk_bytes = o->u.bytes};
+	*s = (struct snapshot){.disk = malloc(o->u.bytes), .disk_bytes = o->u.bytes};
 	memcpy(s->disk, o->u.shadow, o->u.bytes);
 	snprintf(s->name, sizeof(s->name), "s%u", ++o->names);
 	return s;
@@ -164,7 +164,7 @@ static void vm_wait(struct oracle *o, struct vm_wait *w)
 		fail_msg("VM state: %s", strerror(-w->res));
 }
 
-static void vm_put(struct oracle *o, struct block_snapshot *s, struct snap *n)
+static void vm_put(struct oracle *o, struct block_snapshot *s, struct snapshot *n)
 {
 	uint64_t pages = n->vm_bytes / 4096, at = fixture_random(&o->f) % pages;
 	uint64_t len = 1 + fixture_random(&o->f) % MIN(pages - at, 64);
@@ -181,7 +181,7 @@ static void vm_put(struct oracle *o, struct block_snapshot *s, struct snap *n)
 }
 
 static void vm_share(
-	struct oracle *o, struct block_snapshot *s, struct snap *n, const struct snap *of)
+	struct oracle *o, struct block_snapshot *s, struct snapshot *n, const struct snapshot *of)
 {
 	uint64_t c = MAX(o->set->cluster_bytes, 4096u),
 		 clusters = MIN(n->vm_bytes, of->vm_bytes) / c;
@@ -196,9 +196,9 @@ static void vm_share(
 	memcpy(n->vm + at * c, of->vm + at * c, len * c);
 }
 
-static void vm_make(struct oracle *o, struct block_snapshot *s, struct snap *n)
+static void vm_make(struct oracle *o, struct block_snapshot *s, struct snapshot *n)
 {
-	const struct snap *of = snap_any(o);
+	const struct snapshot *of = snapshot_any(o);
 
 	n->vm_bytes = MAX(o->set->cluster_bytes, 64 * KIB) * (1 + fixture_random(&o->f) % 4);
 	n->vm = aligned_alloc(4096, n->vm_bytes);
@@ -217,12 +217,12 @@ static void op_create(struct oracle *o)
 	struct block_snapshot_info info = {.sec = 1};
 	struct op_wait w = {.op.done = op_done};
 	struct block_snapshot *s;
-	struct snap *n;
+	struct snapshot *n;
 	bool give_up = !(fixture_random(&o->f) % 5);
 
-	if (o->nsnaps == SNAPS_MAX || o->set->no_snapshots)
+	if (o->nsnapshots == SNAPSHOTS_MAX || o->set->no_snapshots)
 		return;
-	n = snap_new(o);
+	n = snapshot_new(o);
 	say(o, "%s %s\n", give_up ? "begin and abort" : "create", n->name);
 	if (block_snapshot_begin(o->u.b, &s, &o->f.err) < 0)
 		fail_msg("%s", o->f.err.msg);
@@ -236,7 +236,7 @@ static void op_create(struct oracle *o)
 	info.vm_state_bytes = n->vm_bytes;
 	memcpy(info.extra, n->extra, n->extra_bytes);
 	info.extra_bytes = n->extra_bytes;
-	o->nsnaps++;
+	o->nsnapshots++;
 	if (give_up)
 		block_snapshot_abort(s, &w.op);
 	else
@@ -244,27 +244,27 @@ static void op_create(struct oracle *o)
 	op_wait(o, &w, fixture_random(&o->f) % 2);
 	strcpy(n->id, w.op.id);
 	if (give_up)
-		snap_forget(o, n);
+		snapshot_forget(o, n);
 }
 
 static void op_delete(struct oracle *o)
 {
 	struct op_wait w = {.op.done = op_done};
-	struct snap *s = snap_any(o);
+	struct snapshot *s = snapshot_any(o);
 
 	if (!s)
 		return;
 	say(o, "delete %s\n", s->name);
 	block_snapshot_delete(o->u.b, s->id, &w.op);
 	op_wait(o, &w, fixture_random(&o->f) % 2);
-	snap_forget(o, s);
+	snapshot_forget(o, s);
 }
 
 static void op_apply(struct oracle *o)
 {
 	struct op_wait w = {.op.done = op_done};
 	struct block_info info;
-	struct snap *s = snap_any(o);
+	struct snapshot *s = snapshot_any(o);
 
 	if (!s)
 		return;
@@ -317,7 +317,7 @@ static void op_resize(struct oracle *o)
 	say(o, "resize 0x%llx to 0x%llx\n", (unsigned long long)o->u.bytes,
 		(unsigned long long)size);
 	r = block_resize(o->u.b, size, &o->f.err);
-	if (o->set->v2 && o->nsnaps) {
+	if (o->set->v2 && o->nsnapshots) {
 		assert_int_equal(r, -ENOTSUP);
 		return;
 	}
@@ -353,7 +353,7 @@ static void op_extents(struct oracle *o)
 
 /* ---- checks ---- */
 
-static void snap_check(struct oracle *o, const struct snap *s, const struct block_snapshot_info *i)
+static void snapshot_check(struct oracle *o, const struct snapshot *s, const struct block_snapshot_info *i)
 {
 	uint8_t *vm;
 
@@ -371,26 +371,26 @@ static void snap_check(struct oracle *o, const struct snap *s, const struct bloc
 	}
 }
 
-static void snaps_check(struct oracle *o)
+static void snapshots_check(struct oracle *o)
 {
 	struct block_snapshot_info *list;
 	size_t n;
 
 	assert_int_equal(block_snapshot_list(o->u.b, &list, &n, &o->f.err), 0);
-	assert_int_equal(n, o->nsnaps);
-	for (unsigned i = 0; i < o->nsnaps; i++)
+	assert_int_equal(n, o->nsnapshots);
+	for (unsigned i = 0; i < o->nsnapshots; i++)
 		for (size_t k = 0; k <= n; k++) {
 			assert_int_not_equal(k, n);
-			if (strcmp(list[k].id, o->snaps[i].id) != 0)
+			if (strcmp(list[k].id, o->snapshots[i].id) != 0)
 				continue;
-			snap_check(o, &o->snaps[i], &list[k]);
+			snapshot_check(o, &o->snapshots[i], &list[k]);
 			break;
 		}
 	free(list);
 }
 
 /* QEMU converts only as much of a snapshot as the disk's current size. */
-static void snap_judge(struct oracle *o, const struct snap *s)
+static void snapshot_judge(struct oracle *o, const struct snapshot *s)
 {
 	uint64_t bytes = MIN(s->disk_bytes, o->u.bytes);
 	uint8_t *now = malloc(s->disk_bytes);
@@ -435,8 +435,8 @@ static void judge(struct oracle *o)
 	judge_tables(o);
 	put_file(o, "shadow", o->u.shadow, o->u.bytes);
 	fixture_run(&o->f, "qemu-img compare -f qcow2 -F raw img shadow");
-	for (unsigned i = 0; i < o->nsnaps; i++)
-		snap_judge(o, &o->snaps[i]);
+	for (unsigned i = 0; i < o->nsnapshots; i++)
+		snapshot_judge(o, &o->snapshots[i]);
 }
 
 static void op_judge(struct oracle *o)
@@ -446,7 +446,7 @@ static void op_judge(struct oracle *o)
 	judge(o);
 	image_open(o);
 	burst_verify(&o->u);
-	snaps_check(o);
+	snapshots_check(o);
 }
 
 /* Nobody has the image open: trim it, or rebuild its refcounts. */
@@ -571,14 +571,14 @@ static void qemu_io(struct oracle *o)
 static void qemu_create(struct oracle *o)
 {
 	struct block_snapshot_info *list;
-	struct snap *s = snap_new(o);
+	struct snapshot *s = snapshot_new(o);
 	size_t n;
 
 	say(o, "qemu-img snapshot -c %s\n", s->name);
 	fixture_run(&o->f, "qemu-img snapshot -c %s img", s->name);
 	image_open(o);
 	assert_int_equal(block_snapshot_list(o->u.b, &list, &n, &o->f.err), 0);
-	assert_int_equal(n, ++o->nsnaps);
+	assert_int_equal(n, ++o->nsnapshots);
 	strcpy(s->id, list[n - 1].id);
 	free(list);
 	image_close(o);
@@ -586,15 +586,15 @@ static void qemu_create(struct oracle *o)
 
 static void qemu_snapshot(struct oracle *o)
 {
-	struct snap *s = snap_any(o);
+	struct snapshot *s = snapshot_any(o);
 	uint64_t kind = fixture_random(&o->f) % 3;
 
-	if (kind == 0 && o->nsnaps < SNAPS_MAX && !o->set->no_snapshots) {
+	if (kind == 0 && o->nsnapshots < SNAPSHOTS_MAX && !o->set->no_snapshots) {
 		qemu_create(o);
 	} else if (kind == 1 && s) {
 		say(o, "qemu-img snapshot -d %s\n", s->name);
 		fixture_run(&o->f, "qemu-img snapshot -d %s img", s->name);
-		snap_forget(o, s);
+		snapshot_forget(o, s);
 	} else if (kind == 2 && s) {
 		say(o, "qemu-img snapshot -a %s\n", s->name);
 		fixture_run(&o->f, "qemu-img snapshot -a %s img", s->name);
@@ -608,7 +608,7 @@ static void qemu_resize(struct oracle *o)
 {
 	uint64_t size = size_any(o);
 
-	if ((o->set->v2 && o->nsnaps) || o->vm_behind)
+	if ((o->set->v2 && o->nsnapshots) || o->vm_behind)
 		return;
 	if (o->set->v2 && o->set->base_bytes && size > o->u.bytes)
 		return; /* QEMU needs a zero flag for that */
@@ -631,7 +631,7 @@ static void op_qemu(struct oracle *o)
 	judge(o);
 	image_open(o);
 	burst_verify(&o->u);
-	snaps_check(o);
+	snapshots_check(o);
 }
 
 /* ---- the run ---- */
@@ -666,8 +666,8 @@ static void oracle_begin(struct oracle *o, const struct oracle_set *set, unsigne
 
 static void oracle_end(struct oracle *o)
 {
-	while (o->nsnaps)
-		snap_forget(o, o->snaps);
+	while (o->nsnapshots)
+		snapshot_forget(o, o->snapshots);
 	fclose(o->u.log);
 	free(o->u.shadow);
 	fixture_end(&o->f);

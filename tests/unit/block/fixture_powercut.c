@@ -12,9 +12,9 @@
 #define STEPS 10 /* of a random load */
 #define LIVES 3	 /* the first image, then images that a cut has left */
 
-enum snap_fate { FATE_NONE, FATE_MAYBE, FATE_THERE };
-struct snap_replay {
-	enum snap_fate fate;
+enum snapshot_fate { FATE_NONE, FATE_MAYBE, FATE_THERE };
+struct snapshot_replay {
+	enum snapshot_fate fate;
 	const struct event *make;
 };
 
@@ -35,7 +35,7 @@ struct replay {
 	const struct event *flushed;
 	size_t flushed_at;
 	bool touched[SECTORS];
-	struct snap_replay snaps[RECORD_SNAPS_MAX];
+	struct snapshot_replay snapshots[RECORD_SNAPSHOTS_MAX];
 	const struct event *applied_of; /* the disk may have become this snapshot */
 	uint64_t resized; /* the disk may have this size; 0: no other size */
 	uint64_t crowd;	  /* one in this many cuts next to a sync is checked */
@@ -128,7 +128,7 @@ static void cut_disk(struct replay *p, struct block *b, size_t k)
 /* Each snapshot is complete or absent. */
 static void cut_snapshot(struct replay *p, struct block *b, const char *id, size_t k)
 {
-	const struct event *make = p->snaps[atoi(id)].make;
+	const struct event *make = p->snapshots[atoi(id)].make;
 	uint8_t *buf = aligned_alloc(4096, RECORD_DISK_MAX);
 	struct fixture *f = p->f;
 	struct block *s;
@@ -148,7 +148,7 @@ static void cut_snapshot(struct replay *p, struct block *b, const char *id, size
 
 static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 {
-	bool found[RECORD_SNAPS_MAX] = { false };
+	bool found[RECORD_SNAPSHOTS_MAX] = { false };
 	struct block_snapshot_info *list;
 	size_t n;
 
@@ -156,14 +156,14 @@ static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 	for (size_t i = 0; i < n; i++) {
 		int id = atoi(list[i].id);
 
-		assert_in_range(id, 1, RECORD_SNAPS_MAX - 1);
-		if (p->snaps[id].fate == FATE_NONE)
+		assert_in_range(id, 1, RECORD_SNAPSHOTS_MAX - 1);
+		if (p->snapshots[id].fate == FATE_NONE)
 			fail_msg("cut after %zu: snapshot %d should not be there", k, id);
 		found[id] = true;
 		cut_snapshot(p, b, list[i].id, k);
 	}
-	for (int i = 0; i < RECORD_SNAPS_MAX; i++)
-		if (p->snaps[i].fate == FATE_THERE && !found[i])
+	for (int i = 0; i < RECORD_SNAPSHOTS_MAX; i++)
+		if (p->snapshots[i].fate == FATE_THERE && !found[i])
 			fail_msg("cut after %zu: snapshot %d is lost", k, i);
 	free(list);
 }
@@ -270,17 +270,17 @@ static void synced(struct replay *p, size_t sync)
 
 static void step_snapshot(struct replay *p, const struct event *ev)
 {
-	struct snap_replay *s = &p->snaps[ev->of];
+	struct snapshot_replay *s = &p->snapshots[ev->of];
 
-	if (ev->kind == EV_SNAP_MAKE)
-		*s = (struct snap_replay){ FATE_MAYBE, ev };
-	else if (ev->kind == EV_SNAP_THERE)
+	if (ev->kind == EV_SNAPSHOT_MAKE)
+		*s = (struct snapshot_replay){ FATE_MAYBE, ev };
+	else if (ev->kind == EV_SNAPSHOT_THERE)
 		s->fate = FATE_THERE;
-	else if (ev->kind == EV_SNAP_DELETE)
+	else if (ev->kind == EV_SNAPSHOT_DELETE)
 		s->fate = FATE_MAYBE;
-	else if (ev->kind == EV_SNAP_GONE)
+	else if (ev->kind == EV_SNAPSHOT_GONE)
 		s->fate = FATE_NONE;
-	else if (ev->kind == EV_SNAP_APPLY)
+	else if (ev->kind == EV_SNAPSHOT_APPLY)
 		p->applied_of = s->make;
 }
 

@@ -91,19 +91,19 @@ void load_run(struct recorder *r, unsigned batches)
 
 /* ---- snapshots meanwhile ---- */
 
-struct snap_wait {
+struct snapshot_wait {
 	struct block_snapshot_op op;
 	bool over;
 };
 
-static void snap_done(struct block_snapshot_op *op, int res, const struct err *e)
+static void snapshot_done(struct block_snapshot_op *op, int res, const struct err *e)
 {
 	if (res < 0)
 		fail_msg("snapshot: %s", e->msg);
-	container_of(op, struct snap_wait, op)->over = true;
+	container_of(op, struct snapshot_wait, op)->over = true;
 }
 
-static void snap_wait(struct fixture *f, struct snap_wait *w)
+static void snapshot_wait(struct fixture *f, struct snapshot_wait *w)
 {
 	while (!w->over)
 		loop_run_once(f->loop, UINT64_MAX);
@@ -135,7 +135,7 @@ static void vm_put(struct fixture *f, struct block_snapshot *s, uint64_t off, ui
 }
 
 /* Build a VM state from the parent's with some pieces of its own; vm is the expected content. */
-static void vm_make(struct recorder *r, struct block_snapshot *s, const struct known_snap *parent,
+static void vm_make(struct recorder *r, struct block_snapshot *s, const struct known_snapshot *parent,
 	uint8_t *vm)
 {
 	struct fixture *f = r->f;
@@ -160,15 +160,15 @@ static unsigned next_id(const struct recorder *r)
 {
 	unsigned max = 0;
 
-	for (unsigned i = 0; i < r->nsnaps; i++)
-		max = MAX(max, r->snaps[i].id);
+	for (unsigned i = 0; i < r->nsnapshots; i++)
+		max = MAX(max, r->snapshots[i].id);
 	return max + 1;
 }
 
-void load_snap_make(struct recorder *r, int parent)
+void load_snapshot_make(struct recorder *r, int parent)
 {
 	struct block_snapshot_info info = { .vm_state_bytes = VM_BYTES };
-	struct snap_wait w = { .op.done = snap_done };
+	struct snapshot_wait w = { .op.done = snapshot_done };
 	uint8_t *vm = aligned_alloc(4096, VM_BYTES), *disk = calloc(1, RECORD_DISK_MAX);
 	uint64_t bytes = r->disk_bytes;
 	unsigned id = next_id(r);
@@ -177,46 +177,46 @@ void load_snap_make(struct recorder *r, int parent)
 
 	assert_int_equal(fixture_rw(r->b, BLOCK_READ, 0, disk, bytes), 0);
 	assert_int_equal(block_snapshot_begin(r->b, &s, &r->f->err), 0);
-	ev = record(r, EV_SNAP_MAKE);
-	*ev = (struct event){ .kind = EV_SNAP_MAKE, .of = id, .data = disk, .len = bytes, .vm = vm,
+	ev = record(r, EV_SNAPSHOT_MAKE);
+	*ev = (struct event){ .kind = EV_SNAPSHOT_MAKE, .of = id, .data = disk, .len = bytes, .vm = vm,
 		.vm_bytes = VM_BYTES };
 	memset(vm, 0, VM_BYTES);
 	load_run(r, 1);
-	vm_make(r, s, parent < 0 ? NULL : &r->snaps[parent], vm);
+	vm_make(r, s, parent < 0 ? NULL : &r->snapshots[parent], vm);
 	snprintf(info.name, sizeof(info.name), "snap%u", id);
 	block_snapshot_commit(s, &info, &w.op);
 	load_run(r, 2);
-	snap_wait(r->f, &w);
+	snapshot_wait(r->f, &w);
 	assert_int_equal(atoi(w.op.id), id);
-	record(r, EV_SNAP_THERE)->of = id;
-	r->snaps[r->nsnaps++] = (struct known_snap){ id, disk, vm, bytes, VM_BYTES };
+	record(r, EV_SNAPSHOT_THERE)->of = id;
+	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ id, disk, vm, bytes, VM_BYTES };
 }
 
-void load_snap_delete(struct recorder *r, unsigned index)
+void load_snapshot_delete(struct recorder *r, unsigned index)
 {
-	struct snap_wait w = { .op.done = snap_done };
-	unsigned id = r->snaps[index].id;
+	struct snapshot_wait w = { .op.done = snapshot_done };
+	unsigned id = r->snapshots[index].id;
 	char name[16];
 
 	snprintf(name, sizeof(name), "%u", id);
-	record(r, EV_SNAP_DELETE)->of = id;
-	r->snaps[index] = r->snaps[--r->nsnaps];
+	record(r, EV_SNAPSHOT_DELETE)->of = id;
+	r->snapshots[index] = r->snapshots[--r->nsnapshots];
 	block_snapshot_delete(r->b, name, &w.op);
 	load_run(r, 2);
-	snap_wait(r->f, &w);
-	record(r, EV_SNAP_GONE)->of = id;
+	snapshot_wait(r->f, &w);
+	record(r, EV_SNAPSHOT_GONE)->of = id;
 }
 
-void load_snap_apply(struct recorder *r, unsigned index)
+void load_snapshot_apply(struct recorder *r, unsigned index)
 {
-	struct snap_wait w = { .op.done = snap_done };
+	struct snapshot_wait w = { .op.done = snapshot_done };
 	char name[16];
 
-	snprintf(name, sizeof(name), "%u", r->snaps[index].id);
-	record(r, EV_SNAP_APPLY)->of = r->snaps[index].id;
+	snprintf(name, sizeof(name), "%u", r->snapshots[index].id);
+	record(r, EV_SNAPSHOT_APPLY)->of = r->snapshots[index].id;
 	block_snapshot_apply(r->b, name, &w.op);
-	snap_wait(r->f, &w);
-	r->disk_bytes = r->snaps[index].disk_bytes;
+	snapshot_wait(r->f, &w);
+	r->disk_bytes = r->snapshots[index].disk_bytes;
 	record_flushed(r);
 }
 
@@ -239,19 +239,19 @@ void load_resize(struct recorder *r, uint64_t bytes)
 void load_snapshots(struct recorder *r)
 {
 	load_run(r, 3);
-	load_snap_make(r, -1);
+	load_snapshot_make(r, -1);
 	load_run(r, 3);
-	load_snap_make(r, 0);
+	load_snapshot_make(r, 0);
 	load_run(r, 2);
-	load_snap_delete(r, 0);
+	load_snapshot_delete(r, 0);
 	load_run(r, 2);
-	load_snap_apply(r, 0);
+	load_snapshot_apply(r, 0);
 	load_run(r, 2);
-	load_snap_make(r, -1);
-	load_snap_apply(r, 0);
-	load_snap_delete(r, 0);
+	load_snapshot_make(r, -1);
+	load_snapshot_apply(r, 0);
+	load_snapshot_delete(r, 0);
 	load_run(r, 2);
-	load_snap_delete(r, 0);
+	load_snapshot_delete(r, 0);
 	load_run(r, 1);
 }
 
@@ -286,45 +286,45 @@ static void reopen(struct recorder *r)
 }
 
 /* Begin a snapshot and abort it. */
-static void snap_abort(struct recorder *r)
+static void snapshot_abort(struct recorder *r)
 {
-	struct snap_wait w = { .op.done = snap_done };
+	struct snapshot_wait w = { .op.done = snapshot_done };
 	uint8_t *vm = aligned_alloc(4096, VM_BYTES);
 	struct block_snapshot *s;
 
 	assert_int_equal(block_snapshot_begin(r->b, &s, &r->f->err), 0);
 	load_run(r, 1);
-	vm_make(r, s, r->nsnaps ? &r->snaps[0] : NULL, vm);
+	vm_make(r, s, r->nsnapshots ? &r->snapshots[0] : NULL, vm);
 	block_snapshot_abort(s, &w.op);
 	load_run(r, 1);
-	snap_wait(r->f, &w);
+	snapshot_wait(r->f, &w);
 	free(vm);
 }
 
-static void snap_rename(struct recorder *r, unsigned index)
+static void snapshot_rename(struct recorder *r, unsigned index)
 {
-	struct snap_wait w = { .op.done = snap_done };
+	struct snapshot_wait w = { .op.done = snapshot_done };
 	struct block_snapshot_info info = { .extra_bytes = fixture_random(r->f) % 900 };
 
-	snprintf(info.id, sizeof(info.id), "%u", r->snaps[index].id);
-	snprintf(info.name, sizeof(info.name), "other%u", r->snaps[index].id);
+	snprintf(info.id, sizeof(info.id), "%u", r->snapshots[index].id);
+	snprintf(info.name, sizeof(info.name), "other%u", r->snapshots[index].id);
 	block_snapshot_update(r->b, &info, &w.op);
 	load_run(r, 1);
-	snap_wait(r->f, &w);
+	snapshot_wait(r->f, &w);
 }
 
 void load_quiet(struct recorder *r)
 {
 	r->quiet = true;
-	load_snap_make(r, -1);
-	load_snap_make(r, 1);
-	snap_abort(r);
-	snap_rename(r, 1);
-	load_snap_delete(r, 1);
-	load_snap_apply(r, 0);
-	load_snap_apply(r, 1);
-	load_snap_delete(r, 0);
-	load_snap_delete(r, 0);
+	load_snapshot_make(r, -1);
+	load_snapshot_make(r, 1);
+	snapshot_abort(r);
+	snapshot_rename(r, 1);
+	load_snapshot_delete(r, 1);
+	load_snapshot_apply(r, 0);
+	load_snapshot_apply(r, 1);
+	load_snapshot_delete(r, 0);
+	load_snapshot_delete(r, 0);
 }
 
 static void random_size(struct recorder *r)
@@ -342,16 +342,16 @@ static void random_step(struct recorder *r, bool fixed_size, bool no_snapshots)
 		random_size(r);
 	else if (kind == 1)
 		reopen(r);
-	else if (kind < 4 && r->nsnaps < 4 && !no_snapshots && next_id(r) < RECORD_SNAPS_MAX)
-		load_snap_make(r, r->nsnaps && which % 2 ? (int)(which / 2 % r->nsnaps) : -1);
-	else if (kind == 4 && r->nsnaps)
-		load_snap_delete(r, (unsigned)(which % r->nsnaps));
-	else if (kind == 5 && r->nsnaps)
-		load_snap_apply(r, (unsigned)(which % r->nsnaps));
+	else if (kind < 4 && r->nsnapshots < 4 && !no_snapshots && next_id(r) < RECORD_SNAPSHOTS_MAX)
+		load_snapshot_make(r, r->nsnapshots && which % 2 ? (int)(which / 2 % r->nsnapshots) : -1);
+	else if (kind == 4 && r->nsnapshots)
+		load_snapshot_delete(r, (unsigned)(which % r->nsnapshots));
+	else if (kind == 5 && r->nsnapshots)
+		load_snapshot_apply(r, (unsigned)(which % r->nsnapshots));
 	else if (kind == 6 && !no_snapshots)
-		snap_abort(r);
-	else if (kind == 7 && r->nsnaps)
-		snap_rename(r, (unsigned)(which % r->nsnaps));
+		snapshot_abort(r);
+	else if (kind == 7 && r->nsnapshots)
+		snapshot_rename(r, (unsigned)(which % r->nsnapshots));
 	else
 		load_run(r, 1 + (unsigned)(which % 3));
 }

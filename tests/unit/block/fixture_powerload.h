@@ -8,9 +8,9 @@
 void load_run(struct recorder *r, unsigned batches);
 /* Create a snapshot while the guest writes. parent: index of the snapshot whose VM state it shares;
  * -1: none. */
-void load_snap_make(struct recorder *r, int parent);
-void load_snap_delete(struct recorder *r, unsigned index);
-void load_snap_apply(struct recorder *r, unsigned index);
+void load_snapshot_make(struct recorder *r, int parent);
+void load_snapshot_delete(struct recorder *r, unsigned index);
+void load_snapshot_apply(struct recorder *r, unsigned index);
 void load_resize(struct recorder *r, uint64_t bytes);
 /* Run each snapshot operation once, in a fixed order. */
 void load_snapshots(struct recorder *r);

@@ -143,13 +143,13 @@ void record_close(struct recorder *r)
 	r->b = NULL;
 }
 
-static void snap_known(struct recorder *r, const struct block_snapshot_info *info)
+static void snapshot_known(struct recorder *r, const struct block_snapshot_info *info)
 {
 	struct event *ev;
 	struct block *s;
 
-	assert_in_range(atoi(info->id), 1, RECORD_SNAPS_MAX - 1);
-	ev = record(r, EV_SNAP_MAKE);
+	assert_in_range(atoi(info->id), 1, RECORD_SNAPSHOTS_MAX - 1);
+	ev = record(r, EV_SNAPSHOT_MAKE);
 	ev->of = (size_t)atoi(info->id);
 	ev->len = info->disk_bytes;
 	ev->vm_bytes = info->vm_state_bytes;
@@ -162,8 +162,8 @@ static void snap_known(struct recorder *r, const struct block_snapshot_info *inf
 	r->f->snapshot = NULL;
 	assert_int_equal(fixture_rw(s, BLOCK_READ, 0, ev->data, ev->len), 0);
 	block_close(s);
-	r->snaps[r->nsnaps++] = (struct known_snap){ (unsigned)ev->of, ev->data, ev->vm, ev->len, ev->vm_bytes };
-	record(r, EV_SNAP_THERE)->of = (size_t)atoi(info->id);
+	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ (unsigned)ev->of, ev->data, ev->vm, ev->len, ev->vm_bytes };
+	record(r, EV_SNAPSHOT_THERE)->of = (size_t)atoi(info->id);
 }
 
 void record_begin(struct recorder *r, struct fixture *f)
@@ -179,7 +179,7 @@ void record_begin(struct recorder *r, struct fixture *f)
 	record_flushed(r);
 	assert_int_equal(block_snapshot_list(r->b, &list, &n, &f->err), 0);
 	for (size_t i = 0; i < n; i++)
-		snap_known(r, &list[i]);
+		snapshot_known(r, &list[i]);
 	free(list);
 	record_close(r);
 	fixture_run(f, "cp img before");

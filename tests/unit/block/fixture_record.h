@@ -10,27 +10,27 @@
 
 #define RECORD_DISK_MAX (3 * MIB) /* with clusters of 512 bytes, the L1 table moves before that */
 #define RECORD_IMAGE_MAX (32 * MIB)
-#define RECORD_SNAPS_MAX 64 /* ids are below this */
+#define RECORD_SNAPSHOTS_MAX 64 /* ids are below this */
 
 enum event_kind { EV_WRITE, EV_PUNCH, EV_GROW, EV_CUT, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED, EV_RESIZE,
 	/* events of snapshot number `of`: creation began, with content `data` and VM state `vm`; it
 	 * exists; deletion began; it is gone; the disk is reverting to it */
-	EV_SNAP_MAKE, EV_SNAP_THERE, EV_SNAP_DELETE, EV_SNAP_GONE, EV_SNAP_APPLY };
+	EV_SNAPSHOT_MAKE, EV_SNAPSHOT_THERE, EV_SNAPSHOT_DELETE, EV_SNAPSHOT_GONE, EV_SNAPSHOT_APPLY };
 
 struct event {
 	enum event_kind kind;
 	struct loop_op *op;
-	/* CUT: offset is the file's new length; RESIZE: len is the new size; FLUSHED, SNAP_MAKE:
+	/* CUT: offset is the file's new length; RESIZE: len is the new size; FLUSHED, SNAPSHOT_MAKE:
 	 * the disk's size. */
 	uint64_t offset, len;
-	uint8_t *data; /* WRITE, TOUCH: the bytes (NULL: zeros); FLUSHED, SNAP_MAKE: the disk's content */
+	uint8_t *data; /* WRITE, TOUCH: the bytes (NULL: zeros); FLUSHED, SNAPSHOT_MAKE: the disk's content */
 	uint8_t *vm;
 	uint64_t vm_bytes;
 	size_t of; /* COMPLETE: the completed event; snapshots: their number */
 };
 
 /* An existing snapshot. */
-struct known_snap {
+struct known_snapshot {
 	unsigned id;
 	const uint8_t *disk, *vm; /* owned by an event */
 	uint64_t disk_bytes, vm_bytes;
@@ -43,8 +43,8 @@ struct recorder {
 	uint64_t disk_bytes;
 	struct event *ev;
 	size_t n, cap, start; /* events before `start` describe the initial state */
-	struct known_snap snaps[RECORD_SNAPS_MAX];
-	unsigned nsnaps;
+	struct known_snapshot snapshots[RECORD_SNAPSHOTS_MAX];
+	unsigned nsnapshots;
 	bool quiet; /* no guest writes: an image without a mark has no leaks */
 };
 

@@ -82,7 +82,7 @@ static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_ob
 	return 0;
 }
 
-static const char *text(struct json_object *o, const char *key)
+static const char *text_or_dash(struct json_object *o, const char *key)
 {
 	const char *s = js_get_str(o, key);
 
@@ -102,12 +102,12 @@ static int row_add(struct table *t, struct json_object *o)
 	user_name(uid, user, sizeof(user));
 	if (left_out) {
 		snprintf(more, sizeof(more), "(%lld more)", (long long)left_out);
-		return table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", text(o, "outcome") });
+		return table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", text_or_dash(o, "outcome") });
 	}
 	snprintf(pid, sizeof(pid), "%lld", (long long)js_get_int(o, "pid", 0));
 	snprintf(took, sizeof(took), "%.1f ms", (double)js_get_int(o, "duration", 0) / 1e6);
 	return table_add(t, (const char *const[]){ when, user, pid,
-		text(o, "command"), text(o, "vm"), took, text(o, "outcome") });
+		text_or_dash(o, "command"), text_or_dash(o, "vm"), took, text_or_dash(o, "outcome") });
 }
 
 int verb_audit(struct cli *c)

@@ -161,7 +161,7 @@ static int kind_check(const struct cli *c)
 {
 	CLEANUP_JS struct json_object *schema = NULL, *names = NULL;
 	const char *kind = option_value(c, "event"), *is;
-	char hint[NEAREST_BYTES];
+	char hint[SUGGEST_HINT_BYTES];
 
 	if (!kind)
 		return 0;

@@ -20,7 +20,7 @@ static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach the terminal to the serial console after the start" },
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
-	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, FAN_OPTIONS, END };
+	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
 	{ "managed-save", NULL, FROM_SCHEMA("managed-save") },
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
@@ -30,10 +30,10 @@ static const struct verb_option undefine_options[] = {
 	{ "keep-nvram", NULL, "no effect: VMs have no NVRAM file" },
 	{ "tpm", NULL, "no effect: VMs have no TPM" },
 	{ "keep-tpm", NULL, "no effect: VMs have no TPM" },
-	{ "checkpoints-metadata", NULL, "no effect: there are no checkpoints" }, FAN_OPTIONS, END };
+	{ "checkpoints-metadata", NULL, "no effect: there are no checkpoints" }, MULTI_VM_OPTIONS, END };
 static const struct verb_option destroy_options[] = {
-	{ "graceful", NULL, "no effect: the VM process always closes its images first" }, FAN_OPTIONS, END };
-static const struct verb_option multi_vm_options[] = { FAN_OPTIONS, END };
+	{ "graceful", NULL, "no effect: the VM process always closes its images first" }, MULTI_VM_OPTIONS, END };
+static const struct verb_option multi_vm_options[] = { MULTI_VM_OPTIONS, END };
 static const struct verb_option dump_memory_options[] = {
 	{ "live", NULL, "run the VM during the dump [default]" },
 	{ "crash", NULL, "stop the VM after the dump" },
@@ -49,7 +49,7 @@ static const struct verb_option snapshot_create_options[] = {
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
-	ATOMIC, JOB_OPTIONS, FAN_OPTIONS, END };
+	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
 	{ "name", "NAME", "give the name of the snapshot" }, SNAPSHOTNAME,
 	{ "description", "TEXT", "give the description of the snapshot" },
@@ -58,7 +58,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
-	ATOMIC, JOB_OPTIONS, FAN_OPTIONS, END };
+	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option snapshot_list_options[] = {
 	{ "tree", NULL, "print a tree" },
 	{ "parent", NULL, "add a column with the parent" },
@@ -99,7 +99,7 @@ static const struct verb_option restore_options[] = {
 	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, END };
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },
-	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, FAN_OPTIONS, END };
+	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
 	{ "compress", FROM_SCHEMA("compress"), "set the compression method [from the name of FILE]" },
@@ -136,15 +136,15 @@ static const struct verb_option template_options[] = {
 static const struct verb_option shutdown_options[] = { WHEN_OPTIONS,
 	{ "wait", NULL, "return when the VM is off" },
 	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
-	{ "timeout", "SECONDS", "with --then: set the deadline; with --wait alone: limit the wait" }, FAN_OPTIONS, END };
-static const struct verb_option reboot_options[] = { WHEN_OPTIONS, FAN_OPTIONS, END };
+	{ "timeout", "SECONDS", "with --then: set the deadline; with --wait alone: limit the wait" }, MULTI_VM_OPTIONS, END };
+static const struct verb_option reboot_options[] = { WHEN_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option daemon_stop_options[] = {
 	{ "leave", NULL, "leave all VMs running" },
 	{ "shutdown", NULL, "shut all VMs down" },
 	{ "save", NULL, "save all VMs (managed save)" },
 	{ "vms-only", NULL, FROM_SCHEMA("vms-only") }, DRY_RUN, END };
 static const struct verb_option autostart_options[] = {
-	{ "disable", NULL, FROM_SCHEMA("disable") }, FAN_OPTIONS, END };
+	{ "disable", NULL, FROM_SCHEMA("disable") }, MULTI_VM_OPTIONS, END };
 static const struct verb_option dumpxml_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "security-info", NULL, "no effect: a definition holds no secrets" },
@@ -425,7 +425,7 @@ static const char *verb_name_at(const void *opaque, size_t i)
 
 int verb_missing(const char *name)
 {
-	char hint[NEAREST_BYTES];
+	char hint[SUGGEST_HINT_BYTES];
 
 	fprintf(stderr, "error: unknown verb \"%s\"%s\nerror: see cairn help for all verbs\n", name,
 		suggest_hint(name, "", verb_name_at, NULL, hint));
