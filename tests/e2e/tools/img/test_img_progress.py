@@ -2,14 +2,13 @@
 import fcntl
 import json
 import os
-import pty
 import shutil
 import signal
 import subprocess
 import time
 
 import pytest
-from test_img import IMG, MIB, TIMEOUT, box, pattern  # noqa: F401
+from test_img import IMG, MIB, TIMEOUT, box, pattern, said_on_terminal  # noqa: F401
 from test_img_verbs import sha
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
@@ -53,10 +52,7 @@ def test_progress_as_json_lines(images, verb):
 
 @pytest.mark.parametrize("args", [["check", "-p"], ["check", "-p", "-r", "leaks"], ["check", "-p", "-r", "all"]])
 def test_check_shows_progress_bar(images, args):
-    master, slave = pty.openpty()
-    subprocess.run([IMG, *args, "top"], cwd=images.path, stdout=slave, timeout=TIMEOUT, check=True)
-    os.close(slave)
-    said = os.read(master, 65536)
+    said = said_on_terminal(images, [*args, "top"])
     assert b"(0.00/100%)" in said and said.index(b"(100.00/100%)") < said.index(b"No errors were found")
     assert "%)" not in images.img(*args, "top").stdout.replace("% compressed", "")
 
@@ -64,11 +60,7 @@ def test_check_shows_progress_bar(images, args):
 @pytest.mark.parametrize("verb", VERBS)
 def test_progress_bar_on_terminal(images, verb):
     args = VERBS[verb][0]
-    master, slave = pty.openpty()
-    subprocess.run([IMG, args[0], "-p", *args[1:]], cwd=images.path, stdout=slave, timeout=TIMEOUT, check=True)
-    os.close(slave)
-    assert b"(100.00/100%)" in os.read(master, 65536)
-    os.close(master)
+    assert b"(100.00/100%)" in said_on_terminal(images, [args[0], "-p", *args[1:]])
 
 
 def blocked_in_write(pid):
