@@ -62,8 +62,7 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, struct j
 	js_put_str(o, "event", schema_event(DIALECT_DAEMON, id)->name);
 	if (!data)
 		data = json_object_new_object();
-	if (vm)
-		js_put_str(data, "vm", vm);
+	js_put_str(data, "vm", vm);
 	js_put(o, "data", data);
 	if (h->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(h->events, o);

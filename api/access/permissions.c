@@ -174,8 +174,7 @@ struct json_object *permissions_to_json(const struct permissions *p)
 
 		js_put_int(o, e->is_group ? "group" : "user", e->id);
 		js_put_str(o, "role", e->vm && e->role == ROLE_ADMIN ? "owner" : role_name(e->role));
-		if (e->vm)
-			js_put_str(o, "vm", e->vm);
+		js_put_str(o, "vm", e->vm);
 		json_object_array_add(list, o);
 	}
 	return list;

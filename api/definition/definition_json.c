@@ -28,8 +28,7 @@ static void put_layer(struct json_object *o, const struct definition_layer *l)
 {
 	js_put_str(o, "path", l->path);
 	js_put_str(o, "format", format_name(l->format));
-	if (l->data_file)
-		js_put_str(o, "data_file", l->data_file);
+	js_put_str(o, "data_file", l->data_file);
 }
 
 static struct json_object *disk_to_json(const struct definition_disk *d)
@@ -95,12 +94,9 @@ static struct json_object *boot_to_json(const struct definition *d)
 {
 	struct json_object *o = json_object_new_object();
 
-	if (d->kernel)
-		js_put_str(o, "kernel", d->kernel);
-	if (d->initrd)
-		js_put_str(o, "initrd", d->initrd);
-	if (d->cmdline)
-		js_put_str(o, "cmdline", d->cmdline);
+	js_put_str(o, "kernel", d->kernel);
+	js_put_str(o, "initrd", d->initrd);
+	js_put_str(o, "cmdline", d->cmdline);
 	return o;
 }
 
@@ -171,10 +167,8 @@ struct json_object *definition_to_json(const struct definition *d)
 	uuid_print(d->uuid, uuid);
 	if (definition_has_uuid(d))
 		js_put_str(o, "uuid", uuid);
-	if (d->title)
-		js_put_str(o, "title", d->title);
-	if (d->description)
-		js_put_str(o, "description", d->description);
+	js_put_str(o, "title", d->title);
+	js_put_str(o, "description", d->description);
 	put_memory(o, d->ram_bytes);
 	js_put_bool(o, "hugepages", d->huge_pages);
 	put_cpus(o, d);

@@ -61,8 +61,7 @@ static struct json_object *key_schema(const struct key *k)
 {
 	struct json_object *o = k->kind == KEY_OBJECT ? keys_schema(k->of) : json_object_new_object();
 
-	if (k->about)
-		js_put_str(o, "description", k->about);
+	js_put_str(o, "description", k->about);
 	switch (k->kind) {
 	case KEY_BOOL:
 		js_put_str(o, "type", "boolean");

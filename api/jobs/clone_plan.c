@@ -134,8 +134,7 @@ static struct json_object *layers_to_json(const struct definition_disk *d)
 
 		js_put_str(o, "path", d->layers[k].path);
 		js_put_str(o, "format", format_name(d->layers[k].format));
-		if (d->layers[k].data_file)
-			js_put_str(o, "data_file", d->layers[k].data_file);
+		js_put_str(o, "data_file", d->layers[k].data_file);
 		json_object_array_add(all, o);
 	}
 	return all;

@@ -327,8 +327,7 @@ struct json_object *volumes_keep(const struct volumes *v)
 		if (v->list[i].kind == VOLUME_FILE)
 			json_object_array_add(all, json_object_new_string(v->list[i].path));
 	js_put(o, "volumes", all);
-	if (v->folder)
-		js_put_str(o, "folder", v->folder);
+	js_put_str(o, "folder", v->folder);
 	return o;
 }
 

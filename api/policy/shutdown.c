@@ -48,8 +48,7 @@ static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 		js_put_int(data, "at", p->at_s * NS);
 	if (!strcmp(what, "overdue"))
 		js_put_str(data, "then", thens[p->then]);
-	if (detail)
-		js_put_str(data, "detail", detail);
+	js_put_str(data, "detail", detail);
 	vm_emit(vm, EVENT_SHUTDOWN_PLAN, data);
 }
 

@@ -84,7 +84,8 @@ void js_put(struct json_object *o, const char *key, struct json_object *v)
 
 void js_put_str(struct json_object *o, const char *key, const char *v)
 {
-	json_object_object_add(o, key, json_object_new_string(v));
+	if (v)
+		json_object_object_add(o, key, json_object_new_string(v));
 }
 
 void js_put_int(struct json_object *o, const char *key, int64_t v)
@@ -131,6 +132,13 @@ const char *js_plain_string(struct json_object *o)
 const char *js_get_str(struct json_object *o, const char *key)
 {
 	return js_plain_string(js_get(o, key));
+}
+
+const char *js_get_str_or(struct json_object *o, const char *key, const char *fallback)
+{
+	const char *s = js_get_str(o, key);
+
+	return s ? s : fallback;
 }
 
 int64_t js_get_int(struct json_object *o, const char *key, int64_t fallback)

@@ -25,6 +25,7 @@ int js_parse(const char *text, size_t len, const char *name, struct json_object 
 int js_read(const char *path, size_t max, struct json_object **ret_o, struct err *e);
 
 void js_put(struct json_object *o, const char *key, struct json_object *v);
+/* v: NULL: put nothing. */
 void js_put_str(struct json_object *o, const char *key, const char *v);
 void js_put_int(struct json_object *o, const char *key, int64_t v);
 void js_put_uint(struct json_object *o, const char *key, uint64_t v);
@@ -34,6 +35,7 @@ void js_put_bool(struct json_object *o, const char *key, bool v);
 struct json_object *js_get(struct json_object *o, const char *key);
 struct json_object *js_get_array(struct json_object *o, const char *key);
 const char *js_get_str(struct json_object *o, const char *key);
+const char *js_get_str_or(struct json_object *o, const char *key, const char *fallback);
 int64_t js_get_int(struct json_object *o, const char *key, int64_t fallback);
 bool js_get_bool(struct json_object *o, const char *key, bool fallback);
 

@@ -40,10 +40,8 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 	CLEANUP_FREE char *link = node_attr(node_child(n, "link"), "state");
 	CLEANUP_FREE char *id = node_user_alias(n);
 
-	if (id)
-		js_put_str(into, "id", id);
-	if (mac)
-		js_put_str(into, "mac", mac);
+	js_put_str(into, "id", id);
+	js_put_str(into, "mac", mac);
 	if (model && strncmp(model, "virtio", 6))
 		reading_warn(r, node_child(n, "model"), "type",
 			"\"%.40s\" becomes virtio: the guest needs a virtio driver, and may rename "
@@ -52,8 +50,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 	if (target && strncmp(target, "vnet", 4))
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
-	if (link)
-		js_put_str(into, "link", link);
+	js_put_str(into, "link", link);
 	return interface_source(r, n, into);
 }
 
