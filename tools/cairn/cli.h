@@ -118,6 +118,13 @@ int cli_execute(struct cli *c, const char *command, struct json_object *args,
  * fd: borrowed; -1: none. */
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
+/* Run a command that answers in pages, and join its pages.
+ * args: taken.
+ * list: member of a page that is its array. cursor: argument that gets the member `next` of the page before.
+ * ret_first: the first page; NULL: not wanted. The caller puts both results.
+ * Returns 0 or -errno. */
+int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,
+	struct json_object **ret_all, struct json_object **ret_first, struct err *e);
 /* Returns a new object {"vm": name}, to which the caller may add arguments. */
 struct json_object *cli_vm_args(const char *name);
 /* Fetch all pages of vm-list as one array (list.c).

@@ -3,6 +3,7 @@
 #include "api/store/paths.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 
 #include <limits.h>
 #include <stdarg.h>
@@ -84,6 +85,31 @@ int cli_execute(struct cli *c, const char *command, struct json_object *args,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
 	return cli_execute_with_fd(c, command, args, -1, ret_v, ret_fd, e);
+}
+
+int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,
+	struct json_object **ret_all, struct json_object **ret_first, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = json_object_new_array(), *asked = args;
+
+	for (;;) {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *some;
+		int r = cli_execute(c, command, json_object_get(args), &page, NULL, e);
+
+		if (r < 0)
+			return r;
+		some = js_get_array(page, list);
+		for (size_t i = 0; some && i < json_object_array_length(some); i++)
+			json_object_array_add(all, json_object_get(json_object_array_get_idx(some, i)));
+		if (ret_first && !js_get(args, cursor))
+			*ret_first = json_object_get(page);
+		if (!js_get(page, "next") || !js_get_bool(page, "more", true))
+			break;
+		js_put(args, cursor, json_object_get(js_get(page, "next")));
+	}
+	*ret_all = STEAL_PTR(all);
+	return 0;
 }
 
 struct json_object *cli_vm_args(const char *name)

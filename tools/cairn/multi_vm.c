@@ -156,7 +156,7 @@ void multi_vm_done(struct multi_vm *f)
 
 struct work {
 	const struct cli *c;
-	const char *command;
+	const struct multi_vm_act *a;
 	int signals; /* readable after Ctrl-C; -1: Ctrl-C ends the program */
 	struct multi_vm *f;
 	pthread_mutex_t mutex;
@@ -184,15 +184,13 @@ static bool is_interrupted(const struct work *w)
  * t->e is the error of the last call. */
 static int target_call(struct cli *c, const struct work *w, struct multi_vm_target *t, struct json_object *args)
 {
-	const char *list = w->f->tries ? js_get_str(args, w->f->tries) : NULL;
-	CLEANUP_FREE char *words = strdup(list ? list : "");
+	CLEANUP_FREE char *words = strdup(w->a->tries ? js_get_str_or(args, w->a->tries, "") : "");
 	char *at = NULL, *word = words ? strtok_r(words, ",", &at) : NULL;
 	int r;
 
 	do {
-		if (word)
-			js_put_str(args, w->f->tries, word);
-		r = cli_execute(c, w->command, json_object_get(args), &t->answer, NULL, &t->e);
+		js_put_str(args, w->a->tries, word);
+		r = cli_execute(c, w->a->command, json_object_get(args), &t->answer, NULL, &t->e);
 		word = word ? strtok_r(NULL, ",", &at) : NULL;
 	} while (r < 0 && word);
 	json_object_put(args);
@@ -210,7 +208,7 @@ static void target_do(struct cli *c, const struct work *w, struct multi_vm_targe
 		return;
 	}
 	t->r = target_call(c, w, t, args);
-	if (!t->r && w->f->jobs)
+	if (!t->r && w->a->job)
 		target_job(c, w, t);
 	t->took_ns = loop_now_ns() - begin;
 }
@@ -285,8 +283,7 @@ static void multi_vm_table_print(const struct multi_vm *f)
 		table_add(&table, (const char *const[]){ t->name, outcome_word(t), took,
 			t->r < 0 ? t->e.msg : "-" });
 	}
-	table_print(&table, stdout);
-	table_done(&table);
+	table_finish(&table, stdout);
 }
 
 static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
@@ -399,7 +396,7 @@ static size_t workers_start(struct work *w, pthread_t *threads)
 int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
 	bool lines = !f->table && c->format == CLI_TABLE;
-	struct work w = { .c = c, .command = a->command, .signals = -1, .f = f,
+	struct work w = { .c = c, .a = a, .signals = -1, .f = f,
 		.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 	CLEANUP_CLOSE int signals = -1;
 	pthread_t threads[PARALLEL_MAX];
@@ -409,7 +406,7 @@ int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a
 
 	if (option_flag(c, "dry-run"))
 		return dry_run(c, f, a);
-	if (f->jobs && job_signals_open(&signals, &before) == 0)
+	if (a->job && job_signals_open(&signals, &before) == 0)
 		w.signals = signals;
 	args_make(c, f, a);
 	n = workers_start(&w, threads);
@@ -426,4 +423,15 @@ int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a
 	else if (!lines)
 		multi_vm_table_print(f);
 	return worst;
+}
+
+int multi_vm_do(struct cli *c, const struct multi_vm_act *a)
+{
+	struct multi_vm f;
+	int r = multi_vm_pick(c, &f);
+
+	if (!r)
+		r = multi_vm_run(c, &f, a);
+	multi_vm_done(&f);
+	return r;
 }

@@ -20,6 +20,10 @@ struct multi_vm_act {
 	/* For a dry run: returns what a VM in the state `word` would lose, or NULL for nothing. May itself be NULL: no VM
 	 * loses anything. */
 	const char *(*lost)(const struct cli *c, const char *word);
+	bool job; /* the command starts a job; wait for it and use its result as the answer */
+	/* An argument that may hold several words with commas. The call is made with one word after the other until one
+	 * succeeds. NULL: none. */
+	const char *tries;
 };
 
 struct multi_vm_target {
@@ -38,10 +42,6 @@ struct multi_vm {
 	size_t n;
 	bool table; /* print a table, because VMs were picked */
 	unsigned parallel;
-	bool jobs; /* set by the caller: the command starts a job; wait for it and use its result as the answer */
-	/* Set by the caller: an argument that may hold several words with commas. The call is made with one word after the other until
-	 * one succeeds. NULL: none. */
-	const char *tries;
 };
 
 /* Does the command line ask for several VMs or a dry run? For verbs that handle one VM themselves.
@@ -54,5 +54,7 @@ void multi_vm_done(struct multi_vm *f);
 /* Run the command for each VM, or show what it would do (--dry-run), and print the outcomes in order. Returns the exit code
  * of the first VM that failed. */
 int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a);
+/* Run the command for the VMs that the command line names. Returns an exit code. */
+int multi_vm_do(struct cli *c, const struct multi_vm_act *a);
 
 #endif

@@ -2,10 +2,10 @@
 #include "api/wire/json.h"
 #include "base/util.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <wchar.h>
 
 /* ---- tables ---- */
@@ -15,36 +15,20 @@ void table_init(struct table *t, const char *const *heads, size_t columns)
 	*t = (struct table){ .columns = columns, .heads = heads };
 }
 
-void table_done(struct table *t)
-{
-	for (size_t i = 0; i < t->rows * t->columns; i++)
-		free(t->cells[i]);
-	free(t->cells);
-}
-
-int table_add(struct table *t, const char *const *cells)
+void table_add(struct table *t, const char *const *cells)
 {
 	if (t->rows == t->cap) {
-		size_t cap = t->cap ? 2 * t->cap : 16;
-		char **more = reallocarray(t->cells, cap * t->columns, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		t->cells = more;
-		t->cap = cap;
+		t->cap = t->cap ? 2 * t->cap : 16;
+		t->cells = reallocarray(t->cells, t->cap * t->columns, sizeof(*t->cells));
+		if (!t->cells)
+			abort();
 	}
 	for (size_t i = 0; i < t->columns; i++) {
-		char *copy = strdup(cells[i]);
-
-		if (!copy) {
-			while (i--)
-				free(t->cells[t->rows * t->columns + i]);
-			return -ENOMEM;
-		}
-		t->cells[t->rows * t->columns + i] = copy;
+		t->cells[t->rows * t->columns + i] = strdup(cells[i]);
+		if (!t->cells[t->rows * t->columns + i])
+			abort();
 	}
 	t->rows++;
-	return 0;
 }
 
 /* Count code points: a good approximation of the width without a locale. */
@@ -68,7 +52,7 @@ static void row_print(const struct table *t, const char *const *cells, const siz
 	fputc('\n', f);
 }
 
-void table_print(const struct table *t, FILE *f)
+void table_finish(struct table *t, FILE *f)
 {
 	size_t widths[TABLE_COLUMNS_MAX] = { 0 }, ruler = 0;
 
@@ -85,6 +69,19 @@ void table_print(const struct table *t, FILE *f)
 	for (size_t r = 0; r < t->rows; r++)
 		row_print(t, (const char *const *)&t->cells[r * t->columns], widths, f);
 	fputc('\n', f);
+	for (size_t i = 0; i < t->rows * t->columns; i++)
+		free(t->cells[i]);
+	free(t->cells);
+}
+
+const char *time_text(int64_t ns, bool zone, char buf[TIME_TEXT_BYTES])
+{
+	time_t s = (time_t)(ns / 1000000000);
+	struct tm tm;
+
+	localtime_r(&s, &tm);
+	strftime(buf, TIME_TEXT_BYTES, zone ? "%Y-%m-%d %H:%M:%S %z" : "%Y-%m-%d %H:%M:%S", &tm);
+	return buf;
 }
 
 void label_print(FILE *f, const char *label, const char *fmt, ...)

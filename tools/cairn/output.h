@@ -17,12 +17,17 @@ struct table {
 };
 
 void table_init(struct table *t, const char *const *heads, size_t columns);
-void table_done(struct table *t);
-/* Add a row of as many strings as the table has columns. Returns 0 or -ENOMEM. */
-int table_add(struct table *t, const char *const *cells);
-/* Print the table: each cell is a space, the text padded to the widest, and two spaces; the last cell is not padded. A ruler
+/* Add a row of as many strings as the table has columns. */
+void table_add(struct table *t, const char *const *cells);
+/* Print the table and free it. Each cell is a space, the text padded to the widest, and two spaces; the last cell is not padded. A ruler
  * follows the heads, and an empty line the rows. Widths are columns of a terminal, not bytes. */
-void table_print(const struct table *t, FILE *f);
+void table_finish(struct table *t, FILE *f);
+
+#define TIME_TEXT_BYTES 40
+
+/* Write a time such as "2026-11-20 06:08:17", in local time.
+ * zone: add the offset of the time zone, such as " +0000". Returns buf. */
+const char *time_text(int64_t ns, bool zone, char buf[TIME_TEXT_BYTES]);
 
 /* Print a line such as "Name:           vm1". */
 void label_print(FILE *f, const char *label, const char *fmt, ...)

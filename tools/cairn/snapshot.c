@@ -9,37 +9,20 @@
 
 static int by_name(const void *a, const void *b)
 {
-	const char *x = js_get_str(*(struct json_object *const *)a, "name"),
-		   *y = js_get_str(*(struct json_object *const *)b, "name");
-	int r = strcasecmp(x ? x : "", y ? y : "");
+	const char *x = js_get_str_or(*(struct json_object *const *)a, "name", ""),
+		   *y = js_get_str_or(*(struct json_object *const *)b, "name", "");
+	int r = strcasecmp(x, y);
 
-	return r ? r : strcmp(x ? x : "", y ? y : "");
+	return r ? r : strcmp(x, y);
 }
 
 int snapshots_fetch_all(struct cli *c, const char *vm, struct json_object **ret_all, struct err *e)
 {
-	CLEANUP_JS struct json_object *all = json_object_new_array();
-	int64_t from = 0;
+	int r = cli_fetch_all(c, "snapshot-list", cli_vm_args(vm), "snapshots", "from", ret_all, NULL, e);
 
-	while (from >= 0) {
-		CLEANUP_JS struct json_object *page = NULL;
-		struct json_object *args = cli_vm_args(vm), *list;
-		int64_t next;
-		int r;
-
-		js_put_int(args, "from", from);
-		r = cli_execute(c, "snapshot-list", args, &page, NULL, e);
-		if (r < 0)
-			return r;
-		list = js_get_array(page, "snapshots");
-		for (size_t i = 0; list && i < json_object_array_length(list); i++)
-			json_object_array_add(all, json_object_get(json_object_array_get_idx(list, i)));
-		next = js_get_int(page, "next", -1);
-		from = next > from ? next : -1;
-	}
-	json_object_array_sort(all, by_name);
-	*ret_all = json_object_get(all);
-	return 0;
+	if (!r)
+		json_object_array_sort(*ret_all, by_name);
+	return r;
 }
 
 static struct json_object *find_by(struct json_object *all, const char *key, const char *value)
@@ -92,15 +75,6 @@ unsigned snapshot_below(struct json_object *all, struct json_object *o, struct j
 			return depth;
 	}
 	return 0;
-}
-
-void snapshot_time_print(struct json_object *o, char buf[40])
-{
-	time_t s = (time_t)(js_get_int(o, "time", 0) / 1000000000);
-	struct tm tm;
-
-	localtime_r(&s, &tm);
-	strftime(buf, 40, "%Y-%m-%d %H:%M:%S %z", &tm);
 }
 
 const char *snapshot_name_arg(const struct cli *c)

@@ -14,8 +14,6 @@ int snapshot_missing(const char *vm, const char *name, struct err *e);
 struct json_object *snapshot_current(struct json_object *all);
 /* Returns how many levels `o` is below `above` (1: a child); 0: not below. */
 unsigned snapshot_below(struct json_object *all, struct json_object *o, struct json_object *above);
-/* Write the creation time such as "2026-11-20 06:08:17 +0000", in local time. */
-void snapshot_time_print(struct json_object *o, char buf[40]);
 /* Returns the second positional or the value of --snapshotname; NULL: neither. */
 const char *snapshot_name_arg(const struct cli *c);
 

@@ -31,11 +31,10 @@ static void test_table_is_aligned(void **state)
 
 	(void)state;
 	table_init(&t, heads, 3);
-	assert_int_equal(table_add(&t, (const char *const[]){ "1", "vm1", "running" }), 0);
-	assert_int_equal(table_add(&t, (const char *const[]){ "-", "longer-name", "shut off" }), 0);
-	assert_int_equal(table_add(&t, (const char *const[]){ "12", "w\xc3\xa4", "paused" }), 0);
-	table_print(&t, f);
-	table_done(&t);
+	table_add(&t, (const char *const[]){ "1", "vm1", "running" });
+	table_add(&t, (const char *const[]){ "-", "longer-name", "shut off" });
+	table_add(&t, (const char *const[]){ "12", "w\xc3\xa4", "paused" });
+	table_finish(&t, f);
 	finish(f, " Id   Name          State\n"
 		  "------------------------------\n"
 		  " 1    vm1           running\n"
@@ -52,8 +51,7 @@ static void test_empty_table(void **state)
 
 	(void)state;
 	table_init(&t, heads, 3);
-	table_print(&t, f);
-	table_done(&t);
+	table_finish(&t, f);
 	finish(f, " Id   Name   State\n"
 		  "--------------------\n"
 		  "\n");

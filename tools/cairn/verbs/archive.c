@@ -85,8 +85,7 @@ int verb_export(struct cli *c)
 		return r;
 	}
 	js_put_str(args, "compress", compress);
-	if (snapshot)
-		js_put_str(args, "snapshot", snapshot);
+	js_put_str(args, "snapshot", snapshot);
 	r = target_open(&t, option_flag(c, "no-wait"), &e);
 	if (r < 0) {
 		json_object_put(args);
@@ -204,8 +203,7 @@ static int place_decide(const struct cli *c, struct json_object *o, struct err *
 	struct stat st;
 	int r;
 
-	if (name)
-		js_put_str(definition, "name", name);
+	js_put_str(definition, "name", name);
 	name = js_get_str(definition, "name");
 	r = definition_check_name(name ? name : "", e);
 	if (r < 0) {
@@ -246,8 +244,7 @@ static int content_print(struct cli *c, struct json_object *o)
 	if (js_get_str(o, "snapshot"))
 		label_print(stdout, "Snapshot:", "%s", js_get_str(o, "snapshot"));
 	putchar('\n');
-	table_print(&t, stdout);
-	table_done(&t);
+	table_finish(&t, stdout);
 	return CLI_OK;
 }
 
@@ -278,8 +275,7 @@ static int import_run(struct cli *c, int fd, struct json_object **ret_result, st
 	}
 	if (option_value(c, "max-bytes"))
 		js_put_uint(args, "max-bytes", bound);
-	if (option_value(c, "name"))
-		js_put_str(args, "name", option_value(c, "name"));
+	js_put_str(args, "name", option_value(c, "name"));
 	return job_run(c, "vm-import", args, fd, "Import", ret_result, e);
 }
 

@@ -52,69 +52,41 @@ static int user_parse(struct cli *c, int64_t *ret_uid)
 	return 0;
 }
 
-static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_object *all,
-	struct err *e)
+static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_object **ret_all, struct err *e)
 {
-	const char *vm = option_value(c, "vm");
-	int64_t from = 0;
-	bool more = true;
+	struct json_object *args = json_object_new_object();
 
-	while (more) {
-		CLEANUP_JS struct json_object *page = NULL;
-		struct json_object *args = json_object_new_object(), *lines;
-		int r;
-
-		js_put_int(args, "from", from);
-		js_put_int(args, "since", since);
-		if (uid >= 0)
-			js_put_int(args, "uid", uid);
-		if (vm)
-			js_put_str(args, "vm", vm);
-		r = cli_execute(c, "query-audit", args, &page, NULL, e);
-		if (r < 0)
-			return r;
-		lines = js_get_array(page, "lines");
-		for (size_t i = 0; lines && i < json_object_array_length(lines); i++)
-			json_object_array_add(all, json_object_get(json_object_array_get_idx(lines, i)));
-		from = js_get_int(page, "next", 0);
-		more = js_get_bool(page, "more", false);
-	}
-	return 0;
+	js_put_int(args, "since", since);
+	if (uid >= 0)
+		js_put_int(args, "uid", uid);
+	js_put_str(args, "vm", option_value(c, "vm"));
+	return cli_fetch_all(c, "query-audit", args, "lines", "from", ret_all, NULL, e);
 }
 
-static const char *text_or_dash(struct json_object *o, const char *key)
+static void row_add(struct table *t, struct json_object *o)
 {
-	const char *s = js_get_str(o, key);
-
-	return s ? s : "-";
-}
-
-static int row_add(struct table *t, struct json_object *o)
-{
-	int64_t ns = js_get_int(o, "time", 0), uid = js_get_int(o, "uid", -1);
+	int64_t uid = js_get_int(o, "uid", -1);
 	int64_t left_out = js_get_int(o, "left-out", 0);
-	time_t s = (time_t)(ns / 1000000000);
-	char when[40], pid[24], user[64], took[24], more[40];
-	struct tm tm;
+	char when[TIME_TEXT_BYTES], pid[24], user[64], took[24], more[40];
 
-	localtime_r(&s, &tm);
-	strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+	time_text(js_get_int(o, "time", 0), false, when);
 	user_name(uid, user, sizeof(user));
 	if (left_out) {
 		snprintf(more, sizeof(more), "(%lld more)", (long long)left_out);
-		return table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", text_or_dash(o, "outcome") });
+		table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", js_get_str_or(o, "outcome", "-") });
+		return;
 	}
 	snprintf(pid, sizeof(pid), "%lld", (long long)js_get_int(o, "pid", 0));
 	snprintf(took, sizeof(took), "%.1f ms", (double)js_get_int(o, "duration", 0) / 1e6);
-	return table_add(t, (const char *const[]){ when, user, pid,
-		text_or_dash(o, "command"), text_or_dash(o, "vm"), took, text_or_dash(o, "outcome") });
+	table_add(t, (const char *const[]){ when, user, pid,
+		js_get_str_or(o, "command", "-"), js_get_str_or(o, "vm", "-"), took, js_get_str_or(o, "outcome", "-") });
 }
 
 int verb_audit(struct cli *c)
 {
 	static const char *const heads[] = { "Time", "User", "Pid", "Command", "Domain", "Took",
 		"Outcome" };
-	CLEANUP_JS struct json_object *all = json_object_new_array();
+	CLEANUP_JS struct json_object *all = NULL;
 	int64_t since, uid;
 	struct table t;
 	struct err e;
@@ -124,17 +96,15 @@ int verb_audit(struct cli *c)
 		r = user_parse(c, &uid);
 	if (r)
 		return r;
-	if (audit_fetch(c, since, uid, all, &e) < 0)
+	if (audit_fetch(c, since, uid, &all, &e) < 0)
 		return cli_fail(&e, "Failed to read the audit log");
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
-		r = row_add(&t, json_object_array_get_idx(all, i));
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r ? CLI_FAILURE : CLI_OK;
+	for (size_t i = 0; i < json_object_array_length(all); i++)
+		row_add(&t, json_object_array_get_idx(all, i));
+	table_finish(&t, stdout);
+	return CLI_OK;
 }

@@ -106,8 +106,7 @@ static int plan_print(struct cli *c, struct json_object *o)
 				js_get_str(d, "path"), js_get_str(d, "from") });
 		}
 	}
-	table_print(&t, stdout);
-	table_done(&t);
+	table_finish(&t, stdout);
 	return CLI_OK;
 }
 
@@ -139,14 +138,12 @@ static int clone_off(struct cli *c, struct json_object *args)
 {
 	if (option_flag(c, "linked"))
 		js_put_str(args, "kind", "linked");
-	if (option_value(c, "name-pattern"))
-		js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
+	js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
 	if (option_flag(c, "snapshots"))
 		js_put_bool(args, "snapshots", true);
 	if (option_flag(c, "reset-identity"))
 		js_put_bool(args, "reset-identity", true);
-	if (option_value(c, "uuid"))
-		js_put_str(args, "uuid", option_value(c, "uuid"));
+	js_put_str(args, "uuid", option_value(c, "uuid"));
 	texts_put(c, args, "file", "files", true);
 	texts_put(c, args, "mac", "macs", false);
 	return option_flag(c, "dry-run") ? dry_run(c, args) : clone_run(c, "vm-clone", args);
@@ -194,8 +191,7 @@ int verb_clone(struct cli *c)
 	js_put_bool(args, "paused", option_flag(c, "paused"));
 	if (option_flag(c, "no-hostname"))
 		js_put_bool(args, "hostname", false);
-	if (option_value(c, "snapshotname"))
-		js_put_str(args, "snapshot", option_value(c, "snapshotname"));
+	js_put_str(args, "snapshot", option_value(c, "snapshotname"));
 	return clone_run(c, "vm-fork", args);
 }
 

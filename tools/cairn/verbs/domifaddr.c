@@ -112,29 +112,25 @@ static const char *or_none(const char *s)
 }
 
 /* Print the table as virsh does: the interface's name only in its first row, unless --full is given. */
-static int table_show(struct json_object *rows, bool full)
+static void table_show(struct json_object *rows, bool full)
 {
 	static const char *const heads[] = { "Name", "MAC address", "Protocol", "Address" };
 	const char *before = NULL;
 	struct table t;
-	int r = 0;
 
 	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; !r && i < json_object_array_length(rows); i++) {
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
 		struct json_object *row = json_object_array_get_idx(rows, i);
 		const char *name = js_get_str(row, "name");
 		bool again = !full && before && !strcmp(before, name);
 		char address[ADDRESS_TEXT + 8];
 
 		snprintf(address, sizeof(address), "%s/%lld", js_get_str(row, "address"), (long long)js_get_int(row, "prefix", 0));
-		r = table_add(&t, (const char *const[]){ again ? "-" : name, again ? "-" : or_none(js_get_str(row, "mac")),
+		table_add(&t, (const char *const[]){ again ? "-" : name, again ? "-" : or_none(js_get_str(row, "mac")),
 			or_none(js_get_str(row, "type")), *js_get_str(row, "address") ? address : "N/A" });
 		before = name;
 	}
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r;
+	table_finish(&t, stdout);
 }
 
 int verb_domifaddr(struct cli *c)
@@ -158,7 +154,7 @@ int verb_domifaddr(struct cli *c)
 	rows = rows_of(shown);
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, c->format == CLI_CSV ? rows : shown);
-	else if (table_show(rows, option_flag(c, "full")) < 0)
-		return CLI_FAILURE;
+	else
+		table_show(rows, option_flag(c, "full"));
 	return CLI_OK;
 }

@@ -14,11 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *or_dash(const char *s)
-{
-	return s ? s : "-";
-}
-
 /* Check for a qcow2 header. Only this process, with the rights of the user, reads what a guest may have written. */
 static bool looks_like_qcow2(const char *path)
 {
@@ -89,8 +84,7 @@ static struct json_object *disk_of_options(struct cli *c)
 	js_put_str(disk, "path", source);
 	js_put_str(disk, "format", format);
 	js_put_bool(disk, "readonly", option_value(c, "mode") || (type && !strcmp(type, "cdrom")));
-	if (serial)
-		js_put_str(disk, "serial", serial);
+	js_put_str(disk, "serial", serial);
 	return disk;
 }
 
@@ -267,14 +261,12 @@ static void disks_print(struct json_object *disks, bool details)
 	table_init(&t, heads + from, ARRAY_SIZE(heads) - from);
 	for (size_t i = 0; i < json_object_array_length(disks); i++) {
 		struct json_object *d = json_object_array_get_idx(disks, i);
-		const char *path = js_get_str(d, "path");
-		const char *cells[] = { type_of(path), or_dash(js_get_str(d, "device")),
-			or_dash(js_get_str(d, "id")), or_dash(path) };
+		const char *cells[] = { type_of(js_get_str(d, "path")), js_get_str_or(d, "device", "-"),
+			js_get_str_or(d, "id", "-"), js_get_str_or(d, "path", "-") };
 
 		table_add(&t, cells + from);
 	}
-	table_print(&t, stdout);
-	table_done(&t);
+	table_finish(&t, stdout);
 }
 
 int verb_domblklist(struct cli *c)

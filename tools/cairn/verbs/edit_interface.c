@@ -11,11 +11,6 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *or_dash(const char *s)
-{
-	return s ? s : "-";
-}
-
 /* ---- attach-interface ---- */
 
 static bool port_put(struct json_object *o, const char *key, const char *text)
@@ -58,8 +53,7 @@ static int user_options(struct cli *c, struct json_object *o)
 	size_t n = option_values(c, "forward", forwards, CLI_GIVEN_MAX);
 	struct json_object *list = n ? json_object_new_array() : NULL;
 
-	if (network)
-		js_put_str(o, "network", network);
+	js_put_str(o, "network", network);
 	if (option_flag(c, "restrict"))
 		js_put_bool(o, "restrict", true);
 	if (option_flag(c, "host-loopback"))
@@ -82,13 +76,11 @@ static struct json_object *interface_of_options(struct cli *c)
 	const char *mac = option_value(c, "mac"), *model = option_value(c, "model"),
 		   *target = option_value(c, "target");
 
-	if (target)
-		js_put_str(o, "id", target);
+	js_put_str(o, "id", target);
 	js_put_str(o, "type", c->pos[1]);
 	if (c->npos > 2)
 		js_put_str(o, "source", c->pos[2]);
-	if (mac)
-		js_put_str(o, "mac", mac);
+	js_put_str(o, "mac", mac);
 	js_put_str(o, "model", model ? model : "virtio");
 	return o;
 }
@@ -141,7 +133,7 @@ static bool interface_fits(struct json_object *o, const char *type, const char *
 {
 	const char *its = js_get_str(o, "mac");
 
-	return !strcmp(or_dash(js_get_str(o, "type")), type) &&
+	return !strcmp(js_get_str_or(o, "type", "-"), type) &&
 		(!mac || (its && !strcasecmp(its, mac)));
 }
 
@@ -204,8 +196,8 @@ static void forwards_print(struct json_object *interface)
 		struct json_object *f = json_object_array_get_idx(list, i);
 		const char *guest = js_get_str(f, "guest");
 
-		printf("%s: %s %s:%d leads to port %d%s%s\n", or_dash(js_get_str(interface, "id")),
-			or_dash(js_get_str(f, "protocol")), or_dash(js_get_str(f, "address")),
+		printf("%s: %s %s:%d leads to port %d%s%s\n", js_get_str_or(interface, "id", "-"),
+			js_get_str_or(f, "protocol", "-"), js_get_str_or(f, "address", "-"),
 			(int)js_get_int(f, "port", 0), (int)js_get_int(f, "to", 0), guest ? " of " : "",
 			guest ? guest : "");
 	}
@@ -219,14 +211,13 @@ static void interfaces_print(struct json_object *list)
 	table_init(&t, heads, ARRAY_SIZE(heads));
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
-		const char *cells[] = { or_dash(js_get_str(o, "id")), or_dash(js_get_str(o, "type")),
-			or_dash(js_get_str(o, "source")), or_dash(js_get_str(o, "model")),
-			or_dash(js_get_str(o, "mac")) };
+		const char *cells[] = { js_get_str_or(o, "id", "-"), js_get_str_or(o, "type", "-"),
+			js_get_str_or(o, "source", "-"), js_get_str_or(o, "model", "-"),
+			js_get_str_or(o, "mac", "-") };
 
 		table_add(&t, cells);
 	}
-	table_print(&t, stdout);
-	table_done(&t);
+	table_finish(&t, stdout);
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		forwards_print(json_object_array_get_idx(list, i));
 }

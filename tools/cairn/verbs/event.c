@@ -15,12 +15,9 @@
 static void time_print(struct json_object *ev)
 {
 	struct json_object *t = js_get(ev, "timestamp");
-	time_t s = (time_t)js_get_int(t, "seconds", 0);
-	char text[40];
-	struct tm tm;
+	char text[TIME_TEXT_BYTES];
 
-	localtime_r(&s, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+	time_text(js_get_int(t, "seconds", 0) * 1000000000, false, text);
 	printf("%s.%06lld%s", text, (long long)js_get_int(t, "microseconds", 0), ": ");
 }
 

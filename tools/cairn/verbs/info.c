@@ -9,25 +9,14 @@
 #include <string.h>
 #include <time.h>
 
-static const char *member_text(struct json_object *o, const char *key)
-{
-	const char *s = js_get_str(o, key);
-
-	return s ? s : "-";
-}
-
 /* Print a time if the member exists. */
 static void time_print(struct json_object *o, const char *key, const char *label)
 {
-	time_t s = (time_t)(js_get_int(o, key, 0) / 1000000000);
-	char buf[40];
-	struct tm tm;
+	int64_t ns = js_get_int(o, key, 0);
+	char buf[TIME_TEXT_BYTES];
 
-	if (!s)
-		return;
-	localtime_r(&s, &tm);
-	strftime(buf, sizeof(buf), "%Y-%m-%d %H:%M:%S", &tm);
-	label_print(stdout, label, "%s", buf);
+	if (ns)
+		label_print(stdout, label, "%s", time_text(ns, false, buf));
 }
 
 static void info_print(struct json_object *o)
@@ -39,10 +28,10 @@ static void info_print(struct json_object *o)
 		label_print(stdout, "Id:", "%lld", (long long)id);
 	else
 		label_print(stdout, "Id:", "-");
-	label_print(stdout, "Name:", "%s", member_text(o, "name"));
-	label_print(stdout, "UUID:", "%s", member_text(o, "uuid"));
+	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
+	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "OS Type:", "hvm");
-	label_print(stdout, "State:", "%s", member_text(o, "state"));
+	label_print(stdout, "State:", "%s", js_get_str_or(o, "state", "-"));
 	time_print(o, "shutdown-at", "Shutdown at:");
 	time_print(o, "reboot-at", "Reboot at:");
 	time_print(o, "shutdown-deadline", "Deadline:");
@@ -115,17 +104,16 @@ int verb_domstate(struct cli *c)
 	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
 	if (c->format != CLI_TABLE) {
-		js_put_str(shown, "state", member_text(o, "state"));
-		js_put_str(shown, "reason", member_text(o, "reason"));
+		js_put_str(shown, "state", js_get_str_or(o, "state", "-"));
+		js_put_str(shown, "reason", js_get_str_or(o, "reason", "-"));
 		detail = js_get_str(o, "detail");
-		if (detail)
-			js_put_str(shown, "detail", detail);
+		js_put_str(shown, "detail", detail);
 		output_print(stdout, c->format, shown);
 	} else if (option_flag(c, "reason")) {
-		printf("%s (%s%s)\n", member_text(o, "state"), member_text(o, "reason"),
+		printf("%s (%s%s)\n", js_get_str_or(o, "state", "-"), js_get_str_or(o, "reason", "-"),
 			js_get(o, "restart-in") ? ", restarting" : "");
 	} else {
-		printf("%s\n", member_text(o, "state"));
+		printf("%s\n", js_get_str_or(o, "state", "-"));
 	}
 	return CLI_OK;
 }
@@ -141,8 +129,8 @@ static struct json_object *faults_of(struct json_object *disks)
 		if (!js_get_str(d, "fault"))
 			continue;
 		o = json_object_new_object();
-		js_put_str(o, "disk", member_text(d, "id"));
-		js_put_str(o, "error", member_text(d, "fault"));
+		js_put_str(o, "disk", js_get_str_or(d, "id", "-"));
+		js_put_str(o, "error", js_get_str_or(d, "fault", "-"));
 		json_object_array_add(faults, o);
 	}
 	return faults;
@@ -160,7 +148,7 @@ int verb_domblkerror(struct cli *c)
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s and has no process that knows the errors of its disks. Next: cairn start %s",
-			c->pos[0], member_text(o, "state"), c->pos[0]);
+			c->pos[0], js_get_str_or(o, "state", "-"), c->pos[0]);
 	if (r < 0)
 		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);
 	faults = faults_of(disks);
@@ -171,7 +159,7 @@ int verb_domblkerror(struct cli *c)
 	for (size_t i = 0; i < json_object_array_length(faults); i++) {
 		struct json_object *f = json_object_array_get_idx(faults, i);
 
-		printf("%s: %s\n", member_text(f, "disk"), member_text(f, "error"));
+		printf("%s: %s\n", js_get_str_or(f, "disk", "-"), js_get_str_or(f, "error", "-"));
 	}
 	if (!json_object_array_length(faults))
 		printf("No errors found\n");
@@ -185,7 +173,7 @@ int verb_qmp_path(struct cli *c)
 
 	if (cli_execute(c, "vm-qmp-path", cli_vm_args(c->pos[0]), &o, NULL, &e) < 0)
 		return cli_fail(&e, "failed to get the socket of domain '%s'", c->pos[0]);
-	printf("%s\n", member_text(o, "path"));
+	printf("%s\n", js_get_str_or(o, "path", "-"));
 	return CLI_OK;
 }
 
@@ -198,14 +186,14 @@ int verb_version(struct cli *c)
 
 	js_put_str(shown, "cairn", CAIRN_VERSION);
 	if (r == 0)
-		js_put_str(shown, "cairnd", member_text(o, "cairn"));
+		js_put_str(shown, "cairnd", js_get_str_or(o, "cairn", "-"));
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, shown);
 		return CLI_OK;
 	}
 	printf("cairn %s\n", CAIRN_VERSION);
 	if (r == 0)
-		printf("cairnd %s\n", member_text(o, "cairn"));
+		printf("cairnd %s\n", js_get_str_or(o, "cairn", "-"));
 	else
 		printf("cairnd: %s\n", e.msg);
 	return CLI_OK;

@@ -40,21 +40,13 @@ static int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e
 	return 0;
 }
 
-static const char *member_text(struct json_object *o, const char *key)
-{
-	const char *s = js_get_str(o, key);
-
-	return s ? s : "-";
-}
-
-static int rows_print(struct json_object *all)
+static void rows_print(struct json_object *all)
 {
 	static const char *const heads[] = { "Id", "Domain", "Type", "Status", "Progress", "Error" };
 	struct table t;
-	int r = 0;
 
 	table_init(&t, heads, 6);
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++) {
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
 		double done = (double)js_get_int(o, "current-progress", 0),
 		       total = (double)js_get_int(o, "total-progress", 0);
@@ -62,13 +54,10 @@ static int rows_print(struct json_object *all)
 
 		if (total > 0)
 			snprintf(percent, sizeof(percent), "%.0f %%", 100 * done / total);
-		r = table_add(&t, (const char *const[]){ member_text(o, "id"), member_text(o, "vm"), member_text(o, "type"),
-			member_text(o, "status"), percent, member_text(o, "error") });
+		table_add(&t, (const char *const[]){ js_get_str_or(o, "id", "-"), js_get_str_or(o, "vm", "-"), js_get_str_or(o, "type", "-"),
+			js_get_str_or(o, "status", "-"), percent, js_get_str_or(o, "error", "-") });
 	}
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r;
+	table_finish(&t, stdout);
 }
 
 int verb_jobs(struct cli *c)
@@ -80,8 +69,8 @@ int verb_jobs(struct cli *c)
 		return cli_fail(&e, "Failed to list jobs");
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);
-	else if (rows_print(all) < 0)
-		return CLI_FAILURE;
+	else
+		rows_print(all);
 	return CLI_OK;
 }
 

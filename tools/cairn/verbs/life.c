@@ -9,17 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static int act_on_all(struct cli *c, const struct multi_vm_act *a)
-{
-	struct multi_vm f;
-	int r = multi_vm_pick(c, &f);
-
-	if (!r)
-		r = multi_vm_run(c, &f, a);
-	multi_vm_done(&f);
-	return r;
-}
-
 static void flag_add(struct cli *c, struct json_object *args, const char *flag)
 {
 	if (option_flag(c, flag))
@@ -47,36 +36,36 @@ int verb_start(struct cli *c)
 
 	if (console && (c->npos != 1 || option_flag(c, "dry-run")))
 		return cli_usage(c, "--console takes one VM");
-	r = act_on_all(c, &a);
+	r = multi_vm_do(c, &a);
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 
 int verb_reset(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-reset", "reset", "was reset", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { .command = "vm-reset", .fail = "reset", .done = "was reset" };
 
-	return act_on_all(c, &a);
+	return multi_vm_do(c, &a);
 }
 
 int verb_suspend(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-suspend", "suspend", "suspended", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { .command = "vm-suspend", .fail = "suspend", .done = "suspended" };
 
-	return act_on_all(c, &a);
+	return multi_vm_do(c, &a);
 }
 
 int verb_resume(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-resume", "resume", "resumed", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { .command = "vm-resume", .fail = "resume", .done = "resumed" };
 
-	return act_on_all(c, &a);
+	return multi_vm_do(c, &a);
 }
 
 int verb_destroy(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-destroy", "destroy", "destroyed", NULL, NULL, NULL };
+	static const struct multi_vm_act a = { .command = "vm-destroy", .fail = "destroy", .done = "destroyed" };
 
-	return act_on_all(c, &a);
+	return multi_vm_do(c, &a);
 }
 
 /* Parse "vda,vdb", as virsh writes it. */
@@ -119,8 +108,8 @@ static void undefine_print(struct json_object *answer, bool would)
 
 int verb_undefine(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-undefine", "undefine", "has been undefined", undefine_add,
-		undefine_print, NULL };
+	static const struct multi_vm_act a = { .command = "vm-undefine", .fail = "undefine", .done = "has been undefined",
+		.add = undefine_add, .told = undefine_print };
 
-	return act_on_all(c, &a);
+	return multi_vm_do(c, &a);
 }

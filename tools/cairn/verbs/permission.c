@@ -34,10 +34,8 @@ static int permission_act(struct cli *c, const char *command, const char *role, 
 		json_object_put(args);
 		return r;
 	}
-	if (role)
-		js_put_str(args, "role", role);
-	if (vm)
-		js_put_str(args, "vm", vm);
+	js_put_str(args, "role", role);
+	js_put_str(args, "vm", vm);
 	if (cli_execute(c, command, args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to change the permissions of %s", who);
 	if (role)
@@ -58,62 +56,35 @@ int verb_revoke(struct cli *c)
 	return permission_act(c, "permission-revoke", NULL, c->npos ? c->pos[0] : NULL);
 }
 
-static int permissions_fetch(struct cli *c, struct json_object *all, struct err *e)
-{
-	int64_t from = 0;
-
-	while (from >= 0) {
-		CLEANUP_JS struct json_object *page = NULL;
-		struct json_object *args = json_object_new_object(), *list;
-		int64_t next;
-		int r;
-
-		js_put_int(args, "from", from);
-		r = cli_execute(c, "query-permissions", args, &page, NULL, e);
-		if (r < 0)
-			return r;
-		list = js_get_array(page, "permissions");
-		for (size_t i = 0; list && i < json_object_array_length(list); i++)
-			json_object_array_add(all, json_object_get(json_object_array_get_idx(list, i)));
-		next = js_get_int(page, "next", -1);
-		from = next > from ? next : -1;
-	}
-	return 0;
-}
-
-static int row_add(struct table *t, struct json_object *o)
+static void row_add(struct table *t, struct json_object *o)
 {
 	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
-	const char *role = js_get_str(o, "role"), *vm = js_get_str(o, "vm");
 	char name[64];
 
 	if (group >= 0)
 		group_name(group, name, sizeof(name));
 	else
 		user_name(user, name, sizeof(name));
-	return table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name,
-		role ? role : "-", vm ? vm : "all" });
+	table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name,
+		js_get_str_or(o, "role", "-"), js_get_str_or(o, "vm", "all") });
 }
 
 int verb_permissions(struct cli *c)
 {
 	static const char *const heads[] = { "Kind", "Name", "Role", "Domain" };
-	CLEANUP_JS struct json_object *all = json_object_new_array();
+	CLEANUP_JS struct json_object *all = NULL;
 	struct table t;
 	struct err e;
-	int r = 0;
 
-	if (permissions_fetch(c, all, &e) < 0)
+	if (cli_fetch_all(c, "query-permissions", json_object_new_object(), "permissions", "from", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list permissions");
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
-		r = row_add(&t, json_object_array_get_idx(all, i));
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r ? CLI_FAILURE : CLI_OK;
+	for (size_t i = 0; i < json_object_array_length(all); i++)
+		row_add(&t, json_object_array_get_idx(all, i));
+	table_finish(&t, stdout);
+	return CLI_OK;
 }

@@ -14,17 +14,12 @@ static void disable_add(struct cli *c, struct json_object *args)
 
 int verb_autostart(struct cli *c)
 {
-	static const struct multi_vm_act mark = { "vm-autostart", "mark as autostarted", "marked as autostarted",
-		NULL, NULL, NULL };
-	static const struct multi_vm_act unmark = { "vm-autostart", "unmark as autostarted",
-		"unmarked as autostarted", disable_add, NULL, NULL };
-	struct multi_vm f;
-	int r = multi_vm_pick(c, &f);
+	static const struct multi_vm_act mark = { .command = "vm-autostart", .fail = "mark as autostarted",
+		.done = "marked as autostarted" };
+	static const struct multi_vm_act unmark = { .command = "vm-autostart", .fail = "unmark as autostarted",
+		.done = "unmarked as autostarted", .add = disable_add };
 
-	if (!r)
-		r = multi_vm_run(c, &f, option_flag(c, "disable") ? &unmark : &mark);
-	multi_vm_done(&f);
-	return r;
+	return multi_vm_do(c, option_flag(c, "disable") ? &unmark : &mark);
 }
 
 /* The daemon checks the words. */

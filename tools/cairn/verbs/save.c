@@ -101,18 +101,12 @@ static void managedsave_add(struct cli *c, struct json_object *args)
 
 static int managedsave_many(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-managed-save", "save", "state saved by cairn", managedsave_add, NULL, NULL };
-	struct multi_vm f;
-	int r;
+	static const struct multi_vm_act a = { .command = "vm-managed-save", .fail = "save", .done = "state saved by cairn",
+		.add = managedsave_add, .job = true };
 
 	if (option_flag(c, "no-wait"))
 		return cli_usage(c, "--no-wait accepts only one VM");
-	r = multi_vm_pick(c, &f);
-	f.jobs = true;
-	if (!r)
-		r = multi_vm_run(c, &f, &a);
-	multi_vm_done(&f);
-	return r;
+	return multi_vm_do(c, &a);
 }
 
 int verb_managedsave(struct cli *c)
@@ -138,15 +132,10 @@ int verb_managedsave(struct cli *c)
 
 static int managedsave_remove_many(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-managed-save-remove", "remove managed save image for",
-		"has no managed save now", NULL, NULL, NULL };
-	struct multi_vm f;
-	int r = multi_vm_pick(c, &f);
+	static const struct multi_vm_act a = { .command = "vm-managed-save-remove",
+		.fail = "remove managed save image for", .done = "has no managed save now" };
 
-	if (!r)
-		r = multi_vm_run(c, &f, &a);
-	multi_vm_done(&f);
-	return r;
+	return multi_vm_do(c, &a);
 }
 
 int verb_managedsave_remove(struct cli *c)

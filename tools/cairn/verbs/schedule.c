@@ -11,95 +11,51 @@
 
 static const char *const settings[] = {"every", "keep", "min-free"};
 
-/* Fetch all pages into one array. vm: NULL: the schedules of all VMs. */
-static int schedules_fetch(struct cli *c, const char *vm, struct json_object *all, struct err *e)
+static const char *time_member(struct json_object *o, const char *key, char buf[TIME_TEXT_BYTES])
 {
-	char after[512] = "";
+	int64_t ns = js_get_int(o, key, 0);
 
-	for (;;) {
-		CLEANUP_JS struct json_object *page = NULL;
-		struct json_object *args = json_object_new_object(), *list;
-		const char *next;
-		int r;
-
-		if (vm)
-			js_put_str(args, "vm", vm);
-		if (after[0])
-			js_put_str(args, "after", after);
-		r = cli_execute(c, "query-snapshot-schedules", args, &page, NULL, e);
-		if (r < 0)
-			return r;
-		list = js_get_array(page, "schedules");
-		for (size_t i = 0; list && i < json_object_array_length(list); i++)
-			json_object_array_add(
-				all, json_object_get(json_object_array_get_idx(list, i)));
-		next = js_get_str(page, "next");
-		if (!next)
-			return 0;
-		snprintf(after, sizeof(after), "%s", next);
-	}
+	return ns ? time_text(ns, true, buf) : "-";
 }
 
-static const char *member_text(struct json_object *o, const char *key)
-{
-	const char *s = js_get_str(o, key);
-
-	return s ? s : "-";
-}
-
-static void time_print(struct json_object *o, const char *key, char buf[40])
-{
-	time_t s = (time_t)(js_get_int(o, key, 0) / 1000000000);
-	struct tm tm;
-
-	localtime_r(&s, &tm);
-	strftime(buf, 40, s ? "%Y-%m-%d %H:%M:%S %z" : "-", &tm);
-}
-
-static int rows_print(struct json_object *all)
+static void rows_print(struct json_object *all)
 {
 	static const char *const heads[] = {"Domain", "Every", "Keep", "Next", "Last"};
 	struct table t;
-	int r = 0;
 
 	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++) {
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
-		char next[40];
+		char next[TIME_TEXT_BYTES];
 
-		time_print(o, "next-run", next);
-		r = table_add(&t, (const char *const[]){member_text(o, "vm"), member_text(o, "every"),
-					  member_text(o, "keep"), next, member_text(o, "outcome")});
+		table_add(&t, (const char *const[]){js_get_str_or(o, "vm", "-"), js_get_str_or(o, "every", "-"),
+					  js_get_str_or(o, "keep", "-"), time_member(o, "next-run", next), js_get_str_or(o, "outcome", "-")});
 	}
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r ? CLI_FAILURE : CLI_OK;
+	table_finish(&t, stdout);
 }
 
 static void one_print(struct json_object *o)
 {
-	char next[40], last[40];
+	char time[TIME_TEXT_BYTES];
 
-	time_print(o, "next-run", next);
-	time_print(o, "last-run", last);
-	label_print(stdout, "Domain:", "%s", member_text(o, "vm"));
-	label_print(stdout, "Every:", "%s", member_text(o, "every"));
-	label_print(stdout, "Keep:", "%s", member_text(o, "keep"));
-	label_print(stdout, "Min free:", "%s", member_text(o, "min-free"));
-	label_print(stdout, "Next:", "%s", next);
-	label_print(stdout, "Last:", "%s", last);
+	label_print(stdout, "Domain:", "%s", js_get_str_or(o, "vm", "-"));
+	label_print(stdout, "Every:", "%s", js_get_str_or(o, "every", "-"));
+	label_print(stdout, "Keep:", "%s", js_get_str_or(o, "keep", "-"));
+	label_print(stdout, "Min free:", "%s", js_get_str_or(o, "min-free", "-"));
+	label_print(stdout, "Next:", "%s", time_member(o, "next-run", time));
+	label_print(stdout, "Last:", "%s", time_member(o, "last-run", time));
 	if (js_get_str(o, "outcome"))
-		label_print(stdout, "Outcome:", "%s: %s", member_text(o, "outcome"), member_text(o, "detail"));
+		label_print(stdout, "Outcome:", "%s: %s", js_get_str_or(o, "outcome", "-"), js_get_str_or(o, "detail", "-"));
 	printf("\n");
 }
 
 static int schedule_show(struct cli *c)
 {
-	CLEANUP_JS struct json_object *all = json_object_new_array();
+	CLEANUP_JS struct json_object *all = NULL;
 	const char *vm = c->npos ? c->pos[0] : NULL;
+	struct json_object *args = vm ? cli_vm_args(vm) : json_object_new_object();
 	struct err e;
-	int r = schedules_fetch(c, vm, all, &e);
+	int r = cli_fetch_all(c, "query-snapshot-schedules", args, "schedules", "after", &all, NULL, &e);
 
 	if (!r && vm && !json_object_array_length(all))
 		r = err_set(&e, -ENOENT, ERR_NOT_FOUND,
@@ -111,7 +67,7 @@ static int schedule_show(struct cli *c)
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, vm ? json_object_array_get_idx(all, 0) : all);
 	else if (!vm)
-		return rows_print(all);
+		rows_print(all);
 	else
 		one_print(json_object_array_get_idx(all, 0));
 	return CLI_OK;
@@ -143,8 +99,7 @@ static int schedule_change(struct cli *c, bool remove)
 	struct err e;
 
 	for (size_t i = 0; !remove && i < ARRAY_SIZE(settings); i++)
-		if (option_value(c, settings[i]))
-			js_put_str(args, settings[i], option_value(c, settings[i]));
+		js_put_str(args, settings[i], option_value(c, settings[i]));
 	if (dry_run)
 		js_put_bool(args, "dry-run", true);
 	if (cli_execute(c, remove ? "snapshot-schedule-remove" : "snapshot-schedule-set", args,

@@ -119,13 +119,9 @@ static int mode_check(const struct cli *c, bool planned)
 
 static void when_print(const char *what, int64_t at_s, char *buf, size_t size)
 {
-	time_t t = at_s;
-	char text[40];
-	struct tm tm;
+	char text[TIME_TEXT_BYTES];
 
-	localtime_r(&t, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
-	snprintf(buf, size, "%s at %s", what, text);
+	snprintf(buf, size, "%s at %s", what, time_text(at_s * NS, false, text));
 }
 
 static void ask_add(struct cli *c, struct json_object *args)
@@ -136,8 +132,7 @@ static void ask_add(struct cli *c, struct json_object *args)
 	int64_t at;
 
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-		if (option_value(c, words[i]))
-			js_put_str(args, words[i], option_value(c, words[i]));
+		js_put_str(args, words[i], option_value(c, words[i]));
 	if (timeout && !option_seconds(c, "timeout", 0, &timeout_ns))
 		js_put_uint(args, "timeout", (timeout_ns + NS - 1) / NS);
 	if (!when_parse(c, &at) && at)
@@ -146,20 +141,16 @@ static void ask_add(struct cli *c, struct json_object *args)
 
 static int shutdown_cancel(struct cli *c)
 {
-	static const struct multi_vm_act a = { "vm-shutdown-cancel", "cancel the shutdown of",
-		"keeps running: its shutdown is cancelled", NULL, NULL, NULL };
-	struct multi_vm f;
-	int r = multi_vm_pick(c, &f);
+	static const struct multi_vm_act a = { .command = "vm-shutdown-cancel", .fail = "cancel the shutdown of",
+		.done = "keeps running: its shutdown is cancelled" };
 
-	if (!r)
-		r = multi_vm_run(c, &f, &a);
-	multi_vm_done(&f);
-	return r;
+	return multi_vm_do(c, &a);
 }
 
 int verb_shutdown(struct cli *c)
 {
-	struct multi_vm_act a = { "vm-shutdown", "shutdown", "is being shutdown", ask_add, NULL, NULL };
+	struct multi_vm_act a = { .command = "vm-shutdown", .fail = "shutdown", .done = "is being shutdown", .add = ask_add,
+		.tries = "mode" };
 	uint64_t timeout_ns;
 	char done[80];
 	struct multi_vm f;
@@ -181,7 +172,6 @@ int verb_shutdown(struct cli *c)
 	if (option_value(c, "then"))
 		timeout_ns = UINT64_MAX;
 	r = multi_vm_pick(c, &f);
-	f.tries = "mode";
 	if (!r)
 		r = multi_vm_run(c, &f, &a);
 	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
@@ -192,9 +182,9 @@ int verb_shutdown(struct cli *c)
 
 int verb_reboot(struct cli *c)
 {
-	struct multi_vm_act a = { "vm-reboot", "reboot", "is being rebooted", ask_add, NULL, NULL };
+	struct multi_vm_act a = { .command = "vm-reboot", .fail = "reboot", .done = "is being rebooted", .add = ask_add,
+		.tries = "mode" };
 	char done[80];
-	struct multi_vm f;
 	int64_t at;
 	int r = when_parse(c, &at);
 
@@ -206,35 +196,24 @@ int verb_reboot(struct cli *c)
 		when_print("will be rebooted", at, done, sizeof(done));
 		a.done = done;
 	}
-	r = multi_vm_pick(c, &f);
-	f.tries = "mode";
-	if (!r)
-		r = multi_vm_run(c, &f, &a);
-	multi_vm_done(&f);
-	return r;
+	return multi_vm_do(c, &a);
 }
 
 /* ---- daemon-stop ---- */
 
-static int outcomes_print(struct json_object *vms)
+static void outcomes_print(struct json_object *vms)
 {
 	static const char *const heads[] = { "Name", "Action", "Outcome" };
 	struct table t;
-	int r = 0;
 
 	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; !r && i < json_object_array_length(vms); i++) {
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
 		struct json_object *vm = json_object_array_get_idx(vms, i);
-		const char *name = js_get_str(vm, "vm"), *action = js_get_str(vm, "action"),
-			   *outcome = js_get_str(vm, "outcome");
 
-		r = table_add(&t, (const char *const[]){ name ? name : "", action ? action : "",
-			outcome ? outcome : "" });
+		table_add(&t, (const char *const[]){ js_get_str_or(vm, "vm", ""), js_get_str_or(vm, "action", ""),
+			js_get_str_or(vm, "outcome", "") });
 	}
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r;
+	table_finish(&t, stdout);
 }
 
 int verb_daemon_stop(struct cli *c)
@@ -262,9 +241,9 @@ int verb_daemon_stop(struct cli *c)
 	vms = js_get_array(o, "vms");
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, vms);
-	else if (vms && outcomes_print(vms) < 0)
-		return CLI_FAILURE;
-	else if (option_flag(c, "dry-run"))
+	else if (vms)
+		outcomes_print(vms);
+	if (c->format == CLI_TABLE && option_flag(c, "dry-run"))
 		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "keep running" : "stop then");
 	return CLI_OK;
 }

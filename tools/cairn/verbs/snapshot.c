@@ -93,10 +93,8 @@ static void create_add(struct cli *c, struct json_object *args)
 		name = c->pos[at++];
 	if (!description && at < c->npos)
 		description = c->pos[at];
-	if (name)
-		js_put_str(args, "name", name);
-	if (description)
-		js_put_str(args, "description", description);
+	js_put_str(args, "name", name);
+	js_put_str(args, "description", description);
 	js_put(args, "tags", tags_arg(c));
 	js_put_bool(args, "disks-only", option_flag(c, "disk-only"));
 	js_put_bool(args, "halt", option_flag(c, "halt"));
@@ -107,8 +105,8 @@ static void create_add(struct cli *c, struct json_object *args)
 
 static int create_many(struct cli *c)
 {
-	static const struct multi_vm_act a = { "snapshot-create", "create a snapshot of", "has a new snapshot", create_add,
-		NULL, NULL };
+	static const struct multi_vm_act a = { .command = "snapshot-create", .fail = "create a snapshot of",
+		.done = "has a new snapshot", .add = create_add, .job = true };
 	struct cli whom = *c;
 	struct multi_vm f;
 	int r;
@@ -118,7 +116,6 @@ static int create_many(struct cli *c)
 	whom.npos = create_vms(c);
 	r = multi_vm_pick(&whom, &f);
 	c->client = whom.client;
-	f.jobs = true;
 	if (!r)
 		r = multi_vm_run(c, &f, &a);
 	multi_vm_done(&f);
@@ -176,10 +173,8 @@ static int revert_args(struct cli *c, struct json_object *args)
 		return cli_usage(c, "snapshot-revert needs the name of a snapshot, or --current");
 	if (running && paused)
 		return cli_usage(c, "--running and --paused exclude each other");
-	if (name)
-		js_put_str(args, "name", name);
-	if (option_value(c, "disk"))
-		js_put_str(args, "disk", option_value(c, "disk"));
+	js_put_str(args, "name", name);
+	js_put_str(args, "disk", option_value(c, "disk"));
 	if (running || paused)
 		js_put_str(args, "then", paused ? "paused" : "running");
 	for (size_t i = 0; i < 4; i++) {

@@ -11,13 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *member_text(struct json_object *o, const char *key)
-{
-	const char *s = js_get_str(o, key);
-
-	return s ? s : "";
-}
-
 static const char *state_word(struct json_object *o)
 {
 	const char *s = js_get_str(o, "state");
@@ -34,7 +27,7 @@ static struct json_object *parent_of(struct json_object *all, struct json_object
 	for (size_t i = 0; id && i < json_object_array_length(all); i++) {
 		struct json_object *p = json_object_array_get_idx(all, i);
 
-		if (!strcmp(member_text(p, "id"), id))
+		if (!strcmp(js_get_str_or(p, "id", ""), id))
 			return p;
 	}
 	return NULL;
@@ -44,7 +37,7 @@ static bool is_child(struct json_object *o, struct json_object *above)
 {
 	const char *parent = js_get_str(o, "parent");
 
-	return parent && !strcmp(parent, member_text(above, "id"));
+	return parent && !strcmp(parent, js_get_str_or(above, "id", ""));
 }
 
 static bool has_children(struct json_object *all, struct json_object *o)
@@ -67,7 +60,7 @@ static void branch_print(struct tree *t, struct json_object *o, bool root, bool 
 	struct json_object *last_child = NULL;
 	size_t n = json_object_array_length(t->all), had = strlen(t->indent);
 
-	printf("%s%s%s\n", t->indent, root ? "" : "+- ", member_text(o, "name"));
+	printf("%s%s%s\n", t->indent, root ? "" : "+- ", js_get_str_or(o, "name", ""));
 	if (!root)
 		strcat(t->indent, last ? "  " : "| ");
 	for (size_t i = 0; i < n; i++)
@@ -131,26 +124,21 @@ static bool row_wanted(struct cli *c, struct json_object *all, struct json_objec
 	return !option_flag(c, "no-leaves") || has_children(all, o);
 }
 
-static int rows_print(struct json_object *all, struct json_object *rows, bool with_parent)
+static void rows_print(struct json_object *all, struct json_object *rows, bool with_parent)
 {
 	static const char *const heads[] = { "Name", "Creation Time", "State", "Parent" };
 	struct table t;
-	int r = 0;
 
 	table_init(&t, heads, with_parent ? 4 : 3);
-	for (size_t i = 0; !r && i < json_object_array_length(rows); i++) {
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
 		struct json_object *o = json_object_array_get_idx(rows, i),
 				   *parent = parent_of(all, o);
-		char time[40];
+		char time[TIME_TEXT_BYTES];
 
-		snapshot_time_print(o, time);
-		r = table_add(&t, (const char *const[]){ member_text(o, "name"), time, state_word(o),
-			parent ? member_text(parent, "name") : "" });
+		table_add(&t, (const char *const[]){ js_get_str_or(o, "name", ""), time_text(js_get_int(o, "time", 0), true, time), state_word(o),
+			parent ? js_get_str_or(parent, "name", "") : "" });
 	}
-	if (!r)
-		table_print(&t, stdout);
-	table_done(&t);
-	return r;
+	table_finish(&t, stdout);
 }
 
 static int from_find(struct cli *c, struct json_object *all, struct json_object **ret, struct err *e)
@@ -180,9 +168,9 @@ static int list_print(struct cli *c, struct json_object *all, struct json_object
 		output_print(stdout, c->format, rows);
 	else if (option_flag(c, "name"))
 		for (size_t i = 0; i < json_object_array_length(rows); i++)
-			printf("%s\n", member_text(json_object_array_get_idx(rows, i), "name"));
-	else if (rows_print(all, rows, option_flag(c, "parent")) < 0)
-		return CLI_FAILURE;
+			printf("%s\n", js_get_str_or(json_object_array_get_idx(rows, i), "name", ""));
+	else
+		rows_print(all, rows, option_flag(c, "parent"));
 	return CLI_OK;
 }
 
@@ -238,22 +226,21 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	struct json_object *parent = parent_of(all, o);
 	int64_t own = js_get_int(o, "own-size", -1);
 	uint64_t state_bytes = (uint64_t)js_get_int(o, "vm-state-size", 0), ram_bytes = vmstate_ram_bytes(state_bytes);
-	char time[40], size[24];
+	char time[TIME_TEXT_BYTES], size[24];
 
-	label_print(stdout, "Name:", "%s", member_text(o, "name"));
+	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", ""));
 	label_print(stdout, "Domain:", "%s", vm);
 	label_print(stdout, "Current:", "%s", js_get_bool(o, "current", false) ? "yes" : "no");
 	label_print(stdout, "State:", "%s", state_word(o));
 	if (js_get_int(o, "disks-missing", 0))
 		label_print(stdout, "Disks missing:", "%lld", (long long)js_get_int(o, "disks-missing", 0));
 	label_print(stdout, "Location:", "internal");
-	label_print(stdout, "Parent:", "%s", parent ? member_text(parent, "name") : "-");
+	label_print(stdout, "Parent:", "%s", parent ? js_get_str_or(parent, "name", "") : "-");
 	numbers_print(all, o);
 	label_print(stdout, "Metadata:", "yes");
-	snapshot_time_print(o, time);
-	label_print(stdout, "Created:", "%s", time);
+	label_print(stdout, "Created:", "%s", time_text(js_get_int(o, "time", 0), true, time));
 	if (js_get_str(o, "description"))
-		label_print(stdout, "Description:", "%s", member_text(o, "description"));
+		label_print(stdout, "Description:", "%s", js_get_str_or(o, "description", ""));
 	tags_print(o);
 	bytes_print(ram_bytes ? ram_bytes : state_bytes, size); /* the guest's RAM; the saved state also holds checksums */
 	label_print(stdout, "Memory:", "%s", size);
@@ -283,7 +270,7 @@ static void own_size_put(struct cli *c, struct json_object *o)
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	struct err e;
 
-	js_put_str(args, "name", member_text(o, "name"));
+	js_put_str(args, "name", js_get_str_or(o, "name", ""));
 	if (cli_execute(c, "snapshot-size", args, &size, NULL, &e) == 0)
 		js_put_int(o, "own-size", js_get_int(size, "own-size", 0));
 }
@@ -316,7 +303,7 @@ int verb_snapshot_current(struct cli *c)
 	if (one_find(c, NULL, &all, &o, &e) < 0)
 		return cli_fail(&e, "Failed to get the current snapshot");
 	if (option_flag(c, "name"))
-		printf("%s\n", member_text(o, "name"));
+		printf("%s\n", js_get_str_or(o, "name", ""));
 	else
 		output_print(stdout, c->format, o);
 	return CLI_OK;
@@ -335,9 +322,9 @@ int verb_snapshot_parent(struct cli *c)
 	r = one_find(c, name, &all, &o, &e);
 	parent = r < 0 ? NULL : parent_of(all, o);
 	if (!r && !parent)
-		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no parent", member_text(o, "name"));
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no parent", js_get_str_or(o, "name", ""));
 	if (r < 0)
 		return cli_fail(&e, "Failed to get the parent of a snapshot of domain '%s'", c->pos[0]);
-	printf("%s\n", member_text(parent, "name"));
+	printf("%s\n", js_get_str_or(parent, "name", ""));
 	return CLI_OK;
 }

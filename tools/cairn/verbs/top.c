@@ -201,7 +201,7 @@ static void rate_print(const struct sample *s, enum counter which, char buf[24])
 		snprintf(buf, 24, "-");
 }
 
-static int row_add(struct table *t, const struct sample *s)
+static void row_add(struct table *t, const struct sample *s)
 {
 	char id[24], cpu[24] = "-", memory[24], resident[24], rates[COUNTERS][24];
 
@@ -212,24 +212,20 @@ static int row_add(struct table *t, const struct sample *s)
 	bytes_print(s->resident, resident);
 	for (unsigned i = DISK_READ; i < COUNTERS; i++)
 		rate_print(s, (enum counter)i, rates[i]);
-	return table_add(t, (const char *const[]){ s->id < 0 ? "-" : id, s->name, s->state, cpu, memory, resident,
+	table_add(t, (const char *const[]){ s->id < 0 ? "-" : id, s->name, s->state, cpu, memory, resident,
 		rates[DISK_READ], rates[DISK_WRITE], rates[NET_IN], rates[NET_OUT] });
 }
 
-static int table_show(const struct top *t, FILE *f)
+static void table_show(const struct top *t, FILE *f)
 {
 	static const char *const heads[] = { "Id", "Name", "State", "CPU %", "Memory", "Resident", "Read/s", "Written/s",
 		"Received/s", "Sent/s" };
 	struct table table;
-	int r = 0;
 
 	table_init(&table, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; !r && i < t->now.n; i++)
-		r = row_add(&table, &t->now.list[i]);
-	if (!r)
-		table_print(&table, f);
-	table_done(&table);
-	return r;
+	for (size_t i = 0; i < t->now.n; i++)
+		row_add(&table, &t->now.list[i]);
+	table_finish(&table, f);
 }
 
 static void percent_put(struct json_object *o, const struct sample *s)
@@ -279,8 +275,8 @@ static int top_once(struct top *t, struct err *e)
 	top_sort(t);
 	if (t->c->format != CLI_TABLE)
 		json_show(t);
-	else if (table_show(t, stdout) < 0)
-		return err_set_errno(e, -ENOMEM, "a table");
+	else
+		table_show(t, stdout);
 	return 0;
 }
 
