@@ -38,7 +38,8 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 bool permissions_know(const struct permissions *p, const struct peer *who);
 /* Whether everybody with an entry for VM a also sees VM b, so that texts about a may name b. */
 bool permissions_seen_together(const struct permissions *p, const char *a, const char *b);
-/* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the entry.
+/* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the
+ * entry.
  * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role);
 /* Remove all entries for a VM that was undefined, so that a later VM of that name does not inherit them.

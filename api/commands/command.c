@@ -125,8 +125,8 @@ static void answer_send_pending(void *opaque)
 static void call_reply(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
-	/* A client with the answer may open the images, so wait until the offline process has released them. Do not wait for a
-	 * job: it holds them for long. */
+	/* A client with the answer may open the images, so wait until the offline process has released them. Do not
+	 * wait for a job: it holds them for long. */
 	if (c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_send_pending, c)) {
 		c->answer = o;
 		c->vm = NULL;
@@ -279,8 +279,8 @@ static int check_state(struct call *c, struct err *e)
 		return 0;
 	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s' is %s already, but about to be started again. Next: cairn destroy %.60s, which calls "
-			"that off", c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
+			"VM '%.255s' is %s already, but about to be started again. Next: cairn destroy %.60s, which "
+			"calls that off", c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
 	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
 }
 

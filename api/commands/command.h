@@ -1,5 +1,5 @@
-/* command: from a JSON text to a handler: checks a client's command against the schema, its role and the VM's state, and
- * runs it as a call (api/schema/call.h). */
+/* command: from a JSON text to a handler: checks a client's command against the schema, its role and the VM's state,
+ * and runs it as a call (api/schema/call.h). */
 #ifndef CAIRN_API_COMMANDS_COMMAND_H
 #define CAIRN_API_COMMANDS_COMMAND_H
 

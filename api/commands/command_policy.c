@@ -119,8 +119,8 @@ static int stop_check(const struct call *c, struct err *e)
 	if (!host_shutdown_waits_for(c->vm))
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"VM '%.200s' is being stopped with all the others (cairn daemon-stop). Next, to stop it at once: cairn destroy "
-		"%.60s", c->vm->def->name, c->vm->def->name);
+		"VM '%.200s' is being stopped with all the others (cairn daemon-stop). Next, to stop it at once: cairn "
+		"destroy %.60s", c->vm->def->name, c->vm->def->name);
 }
 
 static void shutdown_done(void *opaque, int r, const struct err *e)

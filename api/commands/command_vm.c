@@ -114,8 +114,8 @@ void command_vm_destroy(struct call *c)
 	vm_destroy(c->vm, c);
 }
 
-/* The VM may have ended meanwhile; then the table has no row. It cannot have been undefined, since undefining needs a VM
- * without a process and thus without requests. */
+/* The VM may have ended meanwhile; then the table has no row. It cannot have been undefined, since undefining needs a
+ * VM without a process and thus without requests. */
 static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
 	const char *reason)
 {

@@ -134,7 +134,8 @@ static const struct key interface_rows[] = {
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
 	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
 	"\"then\":{\"properties\":{\"source\":false}},\"else\":{\"required\":[\"source\"],\"properties\":"
-	"{\"network\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},\"host_loopback\":{\"const\":false}}},"
+	"{\"network\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},"
+	"\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
 	"{\"properties\":{\"source\":{\"maxLength\":15}}}]}" };
 

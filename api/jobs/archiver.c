@@ -210,8 +210,8 @@ static void process_ended(void *opaque, unsigned revents)
 	archiver_finish(a);
 }
 
-/* Kill a process that does not stop: it may block on a pipe, or its user may have sent SIGSTOP. Else the job would never
- * end. */
+/* Kill a process that does not stop: it may block on a pipe, or its user may have sent SIGSTOP. Else the job would
+ * never end. */
 static void process_timed_out(void *opaque)
 {
 	struct archiver *a = opaque;

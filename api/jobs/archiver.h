@@ -1,5 +1,6 @@
-/* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them. It parses
- * images and archives, so it is a process of its own with the rights of the requesting user. It ends with the daemon. */
+/* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them. It
+ * parses images and archives, so it is a process of its own with the rights of the requesting user. It ends with the
+ * daemon. */
 #ifndef CAIRN_API_JOBS_ARCHIVER_H
 #define CAIRN_API_JOBS_ARCHIVER_H
 
@@ -34,7 +35,8 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 void archiver_keep(struct archiver *a);
 /* Make the process stop and remove its files; it is killed if that takes long. done() reports it. */
 void archiver_cancel(struct archiver *a);
-/* Free the run, after done() or instead of done(); in the latter case the process removes its files by itself. NULL allowed. */
+/* Free the run, after done() or instead of done(); in the latter case the process removes its files by itself. NULL
+ * allowed. */
 void archiver_free(struct archiver *a);
 
 #endif

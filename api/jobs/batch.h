@@ -1,8 +1,8 @@
 /* batch: the VMs that one job creates, all of them or none.
  *
- * A file in the state folder names them before the first one is defined. Removing that file when all are complete is the
- * atomic step. A daemon that finds such a file at its start removes the named VMs and the files of their disks: no client
- * knows of them yet. */
+ * A file in the state folder names them before the first one is defined. Removing that file when all are complete is
+ * the atomic step. A daemon that finds such a file at its start removes the named VMs and the files of their disks: no
+ * client knows of them yet. */
 #ifndef CAIRN_API_JOBS_BATCH_H
 #define CAIRN_API_JOBS_BATCH_H
 

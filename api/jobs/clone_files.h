@@ -1,6 +1,6 @@
-/* clone_files: checks, creates and removes the files of clones' disks with the rights of the user who defined the source
- * VM. With the daemon's own rights, checks and creation happen at once; removal always runs in a forked process, since
- * it may take long. */
+/* clone_files: checks, creates and removes the files of clones' disks with the rights of the user who defined the
+ * source VM. With the daemon's own rights, checks and creation happen at once; removal always runs in a forked process,
+ * since it may take long. */
 #ifndef CAIRN_API_JOBS_CLONE_FILES_H
 #define CAIRN_API_JOBS_CLONE_FILES_H
 

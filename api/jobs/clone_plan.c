@@ -149,7 +149,8 @@ static int disk_change(const struct vm *source, const struct clone_opts *opts, c
 
 	if (opts->snapshots && d->layers[0].data_file)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"disk %s has an external data file, and so no snapshots to take along; leave --snapshots out", d->id);
+			"disk %s has an external data file, and so no snapshots to take along; leave --snapshots out",
+			d->id);
 	r = opts->files ? path_given(opts, nth, path, e) : path_beside(d, source->def->name, name, format, path, e);
 	if (!r)
 		r = path_check(source, path, e);

@@ -1,6 +1,6 @@
-/* dump: the job that writes a guest's memory and registers into an ELF core file (vmm/snapshot/vm_dump.h). The caller opens
- * the file; a dump by policy (on_crash coredump-*, the watchdog's action dump) goes to NAME-TIME.core in the VM's folder
- * `dumps`, which keeps the DUMPS_KEPT newest. An incomplete file there is named NAME-TIME.core.tmp.
+/* dump: the job that writes a guest's memory and registers into an ELF core file (vmm/snapshot/vm_dump.h). The caller
+ * opens the file; a dump by policy (on_crash coredump-*, the watchdog's action dump) goes to NAME-TIME.core in the VM's
+ * folder `dumps`, which keeps the DUMPS_KEPT newest. An incomplete file there is named NAME-TIME.core.tmp.
  *
  * The event DUMP_COMPLETED reports the outcome. */
 #ifndef CAIRN_API_JOBS_DUMP_H
@@ -48,7 +48,8 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 /* Return {"status", "completed", "total"}, owned by the caller. */
 struct json_object *dump_state_to_json(const struct vm *vm);
 
-/* Starts dumps by policy when the VM has crashed or its watchdog has fired: at once, or when the VM's job has concluded. */
+/* Starts dumps by policy when the VM has crashed or its watchdog has fired: at once, or when the VM's job has
+ * concluded. */
 extern const struct vm_observer dump_observer;
 /* Start a dump that waited for the VM's job. */
 void dump_job_over(struct vm *vm);

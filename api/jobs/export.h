@@ -1,5 +1,5 @@
-/* export: the job that writes a VM into one archive: its definition, its disks with their snapshots, kernel and initrd. If
- * the VM is not off, the disks are exported as they are in a snapshot. */
+/* export: the job that writes a VM into one archive: its definition, its disks with their snapshots, kernel and initrd.
+ * If the VM is not off, the disks are exported as they are in a snapshot. */
 #ifndef CAIRN_API_JOBS_EXPORT_H
 #define CAIRN_API_JOBS_EXPORT_H
 

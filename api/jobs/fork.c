@@ -163,7 +163,8 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 	return r;
 }
 
-/* Check early what cannot be cloned. The VM's process checks again, since this definition may be newer than the process. */
+/* Check early what cannot be cloned. The VM's process checks again, since this definition may be newer than the
+ * process. */
 static int source_check(const struct vm *vm, unsigned n, struct err *e)
 {
 	unsigned written = 0, most;

@@ -1,7 +1,8 @@
-/* fork: the job that makes live clones of a running VM or of a snapshot. The VM's state goes into a memfd and its disks are
- * copied; the clones start from that state and share its pages until they write to them.
+/* fork: the job that makes live clones of a running VM or of a snapshot. The VM's state goes into a memfd and its disks
+ * are copied; the clones start from that state and share its pages until they write to them.
  *
- * The clones are a batch (api/jobs/batch.h): the job makes all of them or none. Each is defined before its process starts. */
+ * The clones are a batch (api/jobs/batch.h): the job makes all of them or none. Each is defined before its process
+ * starts. */
 #ifndef CAIRN_API_JOBS_FORK_H
 #define CAIRN_API_JOBS_FORK_H
 

@@ -1,8 +1,8 @@
-/* job: long-running work on a VM. A command starts it and returns its id, events report its progress, and its result stays
- * until a client dismisses it, within bounds of number and age.
+/* job: long-running work on a VM. A command starts it and returns its id, events report its progress, and its result
+ * stays until a client dismisses it, within bounds of number and age.
  *
- * Status words and their order are QMP's: created, running, [aborting] waiting, pending, concluded, null. A VM has one job
- * at a time. */
+ * Status words and their order are QMP's: created, running, [aborting] waiting, pending, concluded, null. A VM has one
+ * job at a time. */
 #ifndef CAIRN_API_JOBS_JOB_H
 #define CAIRN_API_JOBS_JOB_H
 
@@ -79,7 +79,8 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 /* Create a job with both names. name: NULL: generated. */
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
 	struct err *e);
-/* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with vm_operation_end(). */
+/* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with
+ * vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
 /* Set the progress. At most four events per second are emitted. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);
@@ -104,10 +105,11 @@ struct job *job_find(struct vm_host *host, const char *id);
 int job_cancel(struct job *j, struct err *e);
 /* Remove a concluded job. Returns 0; -EBUSY: it is running. */
 int job_dismiss(struct job *j, struct err *e);
-/* Recover the jobs that an earlier daemon left unfinished, from its event log. Call it after jobs_load(). Their ids are not
- * reused. */
+/* Recover the jobs that an earlier daemon left unfinished, from its event log. Call it after jobs_load(). Their ids are
+ * not reused. */
 void jobs_recover(struct vm_host *host);
-/* Continue the job of an adopted VM whose process still works on it, under its old id or a new one. Returns as job_new(). */
+/* Continue the job of an adopted VM whose process still works on it, under its old id or a new one. Returns as
+ * job_new(). */
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
 /* Fail the recovered jobs that no adopted VM continues. */
 void jobs_settle(struct vm_host *host);

@@ -1,8 +1,8 @@
 /* rename: renames a VM that is off, with its state folder and its permissions.
  *
- * Order on disk: write the new definition beside the old one (STORE_RENAMED); rename the folder; change the permissions;
- * replace the old definition. Renaming the folder is the atomic step: a daemon that finds STORE_RENAMED in a folder of the new
- * name continues, and in another folder removes it. */
+ * Order on disk: write the new definition beside the old one (STORE_RENAMED); rename the folder; change the
+ * permissions; replace the old definition. Renaming the folder is the atomic step: a daemon that finds STORE_RENAMED in
+ * a folder of the new name continues, and in another folder removes it. */
 #ifndef CAIRN_API_JOBS_RENAME_H
 #define CAIRN_API_JOBS_RENAME_H
 

@@ -25,8 +25,8 @@
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* State of a managed save. Its job waits for the store twice: until the state says how the VM continues, and until the file
- * has its final name. The VM may end meanwhile, and the job with it. */
+/* State of a managed save. Its job waits for the store twice: until the state says how the VM continues, and until the
+ * file has its final name. The VM may end meanwhile, and the job with it. */
 struct save_wait {
 	struct store_work work;
 	struct job *job; /* NULL: concluded */
@@ -37,7 +37,8 @@ struct save_wait {
 
 /* ---- saving ---- */
 
-/* Write the running definition into a file for the saved state, which can then be restored without the VM's definition. */
+/* Write the running definition into a file for the saved state, which can then be restored without the VM's
+ * definition. */
 static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
@@ -283,7 +284,8 @@ static void save_ended(struct vm *vm)
 		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
 		return;
 	}
-	/* If the job still has a wait, the daemon has sent no request yet, and the process reports a save of its own. */
+	/* If the job still has a wait, the daemon has sent no request yet, and the process reports a save of its
+	 * own. */
 	if (vm_is_saving(vm) && !vm->operation.job->opaque)
 		w = wait_new(vm->operation.job, managed_stored);
 	if (w)
@@ -364,8 +366,8 @@ static void save_found_off(struct vm *vm)
 	struct store *s = vm->host->store;
 	bool saved;
 
-	/* The save was renamed for a start, but no run was stored: the start did not use it. After a boot of the host that is
-	 * not certain. */
+	/* The save was renamed for a start, but no run was stored: the start did not use it. After a boot of the host
+	 * that is not certain. */
 	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !vm->host->new_boot)
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);

@@ -1,8 +1,8 @@
-/* save: the job that saves a VM's state into a file: one that the caller opened, or the managed save in the VM's folder,
- * from which the next start continues.
+/* save: the job that saves a VM's state into a file: one that the caller opened, or the managed save in the VM's
+ * folder, from which the next start continues.
  *
- * managed.save.tmp is being written. This daemon or the next renames it to managed.save when the VM's process has ended with
- * its state on disk. A start renames it to managed.save.used and removes it once the VM runs. */
+ * managed.save.tmp is being written. This daemon or the next renames it to managed.save when the VM's process has ended
+ * with its state on disk. A start renames it to managed.save.used and removes it once the VM runs. */
 #ifndef CAIRN_API_JOBS_SAVE_H
 #define CAIRN_API_JOBS_SAVE_H
 
@@ -31,8 +31,8 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
 void save_dropped(struct vm *vm, int r);
 
-/* Check whether a state saved with the definition `then` fits the definition `now`. Returns 0; -errno: the error names the
- * difference. */
+/* Check whether a state saved with the definition `then` fits the definition `now`. Returns 0; -errno: the error names
+ * the difference. */
 int save_check_fits(const struct definition *then, const struct definition *now, struct err *e);
 
 #endif

@@ -45,8 +45,8 @@ int sysprep_check(struct err *e)
 	if (program_find(path) == 0)
 		return 0;
 	return err_set(e, -ENOENT, ERR_HOST,
-		"--reset-identity needs " PROGRAM ", which is not installed; install the package guestfs-tools, or leave "
-		"it out and let the guest's cloud-init do it");
+		"--reset-identity needs " PROGRAM ", which is not installed; install the package guestfs-tools, or "
+		"leave it out and let the guest's cloud-init do it");
 }
 
 /* Make a valid host name from a VM's name: letters, digits, dots, dashes. */
@@ -158,8 +158,9 @@ static void daemon_has_died(int sig)
 	kill(0, SIGKILL);
 }
 
-/* End the whole process group when the daemon dies. virt-sysprep starts other programs, which a death signal to it alone
- * would not reach. SIGTERM does not work, since the process inherits the daemon's signal mask, which blocks it. */
+/* End the whole process group when the daemon dies. virt-sysprep starts other programs, which a death signal to it
+ * alone would not reach. SIGTERM does not work, since the process inherits the daemon's signal mask, which blocks
+ * it. */
 static int group_end_with_daemon(void)
 {
 	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_has_died }, NULL) < 0)

@@ -207,8 +207,8 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 		return;
 	}
 	err_set(&own, -EPERM, ERR_WRONG_STATE,
-		"cannot delete inactive domain with %u snapshots: they are in its images; with --snapshots-metadata it is "
-		"undefined all the same", a->snapshots->total);
+		"cannot delete inactive domain with %u snapshots: they are in its images; with --snapshots-metadata it "
+		"is undefined all the same", a->snapshots->total);
 	give_up(u, &own);
 }
 
@@ -261,7 +261,8 @@ static int undefine_check(const struct call *c, struct err *e)
 			"start it", vm->def->name);
 	if (vm_has(vm, VM_FACT_TEMPLATE) && image_clones(vm, clones, sizeof(clones)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
+			"VM '%.120s' is the template of linked clones (%s); undefine them first",
+			vm->def->name, clones);
 	return 0;
 }
 

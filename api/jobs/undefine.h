@@ -1,5 +1,5 @@
-/* undefine: removes a VM, with or without its images. The plan is stored first, so that the next daemon finishes it after a
- * crash. */
+/* undefine: removes a VM, with or without its images. The plan is stored first, so that the next daemon finishes it
+ * after a crash. */
 #ifndef CAIRN_API_JOBS_UNDEFINE_H
 #define CAIRN_API_JOBS_UNDEFINE_H
 

@@ -49,7 +49,8 @@ static int wanted_check(const struct vm *vm, struct json_object *wanted, struct 
 			found = found || is_disk(&vm->def->disks[k], w);
 		if (!found)
 			return err_set(e, -ENOENT, ERR_NOT_FOUND,
-				"storage: VM '%s' has no disk \"%.200s\"; name disks by their id, such as vda, or by path",
+				"storage: VM '%s' has no disk \"%.200s\"; name disks by their id, such as vda, or by "
+				"path",
 				vm->def->name, w ? w : "");
 	}
 	return 0;
@@ -194,7 +195,8 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 	return def && (is_file(def->kernel, st) || is_file(def->initrd, st));
 }
 
-/* Check that no other VM uses the same file under another path. The error does not name VMs that this user may not see. */
+/* Check that no other VM uses the same file under another path. The error does not name VMs that this user may not
+ * see. */
 static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
 {
 	const struct vm_host *host = w->vm->host;

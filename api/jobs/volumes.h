@@ -1,6 +1,6 @@
-/* volumes: the image files of a VM that undefine --remove-all-storage may delete: only top images that the VM writes to,
- * and only regular files that no other VM uses; never backing files, kernel or initrd. For an imported VM: every file in
- * the import's folder that the definition names, then the folder. */
+/* volumes: the image files of a VM that undefine --remove-all-storage may delete: only top images that the VM writes
+ * to, and only regular files that no other VM uses; never backing files, kernel or initrd. For an imported VM: every
+ * file in the import's folder that the definition names, then the folder. */
 #ifndef CAIRN_API_JOBS_VOLUMES_H
 #define CAIRN_API_JOBS_VOLUMES_H
 
@@ -45,8 +45,8 @@ int volumes_of(const struct vm *vm, struct json_object *wanted, const char *fold
 	struct err *e);
 void volumes_done(struct volumes *v);
 
-/* Check each volume in a forked process. With `remove`, and only if all checks pass, delete those that are regular files.
- * done() gets the kinds as notes and the number of deleted files as count. Returns 0 or -errno. */
+/* Check each volume in a forked process. With `remove`, and only if all checks pass, delete those that are regular
+ * files. done() gets the kinds as notes and the number of deleted files as count. Returns 0 or -errno. */
 int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);

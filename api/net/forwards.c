@@ -68,7 +68,8 @@ struct usernet {
 	struct vm_host *host;
 	struct vm *vm; /* NULL: the VM's run has ended */
 	unsigned at;   /* index of the interface */
-	int pidfd;     /* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` is its end */
+	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` is its end */
+	int pidfd;
 	int control;
 	bool asked;    /* forwards_hold() asked the process, and it has not answered */
 	struct loop_watch *gone, *watch;
@@ -232,7 +233,8 @@ static uint64_t wake_wait_ns(const struct vm *vm, int r)
 	if (!backoff_again(rule, b, now, &wait)) {
 		wait = b->window_ns + rule->window_s * SECOND_NS + 1 - now;
 		log_error("idle", "VM '%s': it could not be woken %u times within %u s; its forwards do not try it again for %" PRIu64
-			" s. Next: cairn start %s", vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), vm->def->name);
+			" s. Next: cairn start %s",
+			vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), vm->def->name);
 	}
 	return MAX(wait, SECOND_NS);
 }

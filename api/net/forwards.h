@@ -28,7 +28,8 @@ void forwards_taken_back(struct vm *vm);
  * Returns false if no process has to answer. Otherwise the observers' forwards_held() is called when all have answered,
  * which may never happen: the processes are not trusted. */
 bool forwards_hold(struct vm *vm);
-/* Undo forwards_hold() if no save follows or the save failed: let the VM's cairn-slirp processes accept clients again. */
+/* Undo forwards_hold() if no save follows or the save failed: let the VM's cairn-slirp processes accept clients
+ * again. */
 void forwards_release(struct vm *vm);
 /* Free the objects of all processes. Running processes keep running. */
 void forwards_processes_free(struct vm_host *host);

@@ -79,7 +79,8 @@ static int tap_make(struct tap *t, struct err *e)
 	t->fd = open(TAP_FILE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (t->fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
 		return err_set(e, -errno, ERR_HOST,
-			"interfaces[%u]: this host has no tap devices (" TAP_FILE "); load the module with: modprobe tun", t->at);
+			"interfaces[%u]: this host has no tap devices (" TAP_FILE "); load the module with: modprobe tun",
+			t->at);
 	if (t->fd < 0)
 		return tap_failed(t, TAP_FILE, e);
 	r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
@@ -91,8 +92,8 @@ static int tap_make(struct tap *t, struct err *e)
 	return 0;
 }
 
-/* A bridge takes the lowest MAC address of its ports, so the tap gets a high one: else the bridge's address would change
- * with each VM. Set the MTU before attaching, since a bridge takes the MTU of its smallest port. */
+/* A bridge takes the lowest MAC address of its ports, so the tap gets a high one: else the bridge's address would
+ * change with each VM. Set the MTU before attaching, since a bridge takes the MTU of its smallest port. */
 static int tap_set_up(const struct tap *t, const uint8_t mac[DEFINITION_MAC_BYTES], struct err *e)
 {
 	struct ifreq r = interface_request(t->name);

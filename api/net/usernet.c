@@ -48,8 +48,8 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 	return vm_socket_connect(run_dir, name, ret_fd);
 }
 
-/* The kernel reports the process that called listen(); before cairn-slirp does, that is its daemon. The process may have
- * ended and its pid may belong to another one, so the pidfd must not have exited. */
+/* The kernel reports the process that called listen(); before cairn-slirp does, that is its daemon. The process may
+ * have ended and its pid may belong to another one, so the pidfd must not have exited. */
 int usernet_pidfd(int control)
 {
 	struct ucred cred;

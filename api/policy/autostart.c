@@ -81,8 +81,8 @@ void autostart_load(struct vm_host *host)
 	clock_gettime(CLOCK_REALTIME, &now);
 	a->host = host;
 	boot_id_read(a->boot_id);
-	/* A newer Cairn's file cannot be read. Then assume that this boot was handled: else VMs that users shut down would start
-	 * again. */
+	/* A newer Cairn's file cannot be read. Then assume that this boot was handled: else VMs that users shut down
+	 * would start again. */
 	a->host->new_boot = !store_is_newer(host->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
 	a->over = !a->host->new_boot && js_get_bool(o, "over", !o);
 	a->begun_ns = a->host->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :

@@ -250,7 +250,8 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 {
 	(void)was_active;
 	(void)rebooting;
-	if (vm->operation.kind != VM_OP_SAVE_KEPT) /* else the saved state is being stored; save.c calls save_over afterwards */
+	/* While the saved state is being stored, wait: save.c calls save_over afterwards. */
+	if (vm->operation.kind != VM_OP_SAVE_KEPT)
 		host_shutdown_vm_over(vm, vm->reason);
 }
 

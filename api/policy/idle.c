@@ -51,7 +51,8 @@ static void look_later(struct vm *vm)
 }
 
 /* ---- to sleep ----
- * state.json says `falling_asleep` before the suspend or save begins, so that a later daemon knows why the VM sleeps. */
+ * state.json says `falling_asleep` before the suspend or save begins, so that a later daemon knows why the VM
+ * sleeps. */
 
 struct fall {
 	struct store_work work;

@@ -31,7 +31,8 @@ static void restart_timer_fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = restart_ended, .opaque = vm };
 
-	if (vm->host->host_shutdown) { /* the host's shutdown starts no VMs; try again later, in case it leaves this one */
+	/* The host's shutdown starts no VMs. Try again later, in case it leaves this one. */
+	if (vm->host->host_shutdown) {
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}

@@ -31,7 +31,8 @@ static const struct {
 static const char *const period_names[SCHEDULE_PERIOD_COUNT] = {
 	"all", "hourly", "daily", "weekly", "monthly", "yearly"};
 
-/* Parse a duration: digits, then a unit's letter as the last of the len bytes. Returns seconds; 0: malformed, or above max. */
+/* Parse a duration: digits, then a unit's letter as the last of the len bytes. Returns seconds; 0: malformed, or above
+ * max. */
 static int64_t length_parse(const char *text, size_t len, int64_t max)
 {
 	int64_t n = 0;

@@ -368,7 +368,8 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 		note_skipped(vm, "space", detail);
 		snapshots_thin(vm);
 	} else {
-		vm_save(vm); /* store that the run has begun, so that a crash of the daemon in this run does not repeat for ever */
+		/* Store that the run has begun, so that a crash of the daemon in this run does not repeat for ever. */
+		vm_save(vm);
 		snapshots_fetch(vm, list_fetched, vm);
 	}
 }

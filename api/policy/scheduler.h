@@ -1,10 +1,10 @@
 /* scheduler: takes scheduled snapshots and deletes those that no retention rule keeps, as jobs. It wakes when a run is
  * due, when a VM's job has ended and when the clock is set.
  *
- * An automatic snapshot has the tag "auto" and a name of the schedule's form. The scheduler never deletes other snapshots,
- * those with the tag "keep", or the current one. It skips a VM that is off, since its disks do not change, and delays the
- * run of a busy VM. After the clock jumped forward it deletes nothing for an hour, so that a wrong clock which is corrected
- * costs no snapshot.
+ * An automatic snapshot has the tag "auto" and a name of the schedule's form. The scheduler never deletes other
+ * snapshots, those with the tag "keep", or the current one. It skips a VM that is off, since its disks do not change,
+ * and delays the run of a busy VM. After the clock jumped forward it deletes nothing for an hour, so that a wrong clock
+ * which is corrected costs no snapshot.
  *
  * The plan is schedule.json in the VM's folder; state.json holds the progress. */
 #ifndef CAIRN_API_POLICY_SCHEDULER_H
@@ -49,8 +49,8 @@ void scheduler_free(struct scheduler *s);
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
 /* Compute for each snapshot whether the plan would delete it now.
- * with_next:  assume that one more snapshot was taken, so the newest is no longer the newest and the current one no longer
- *             current. */
+ * with_next:  assume that one more snapshot was taken, so the newest is no longer the newest and the current one no
+ *             longer current. */
 void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims);
 /* Remove a VM's schedule; its snapshots stay. */
 void scheduler_remove(struct vm *vm);

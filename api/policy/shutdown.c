@@ -189,7 +189,8 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown->stage = SHUTDOWN_BEGUN;
-		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s; /* rounded up, never earlier than requested */
+		/* Round up, so that the shutdown is never earlier than requested. */
+		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s;
 		timer_arm(vm);
 	}
 	if (p->agent)

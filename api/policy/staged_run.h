@@ -1,5 +1,5 @@
-/* staged_run: starts or stops VMs in stages, by their order, with delays and a limit of parallel steps; api/policy/policy.h
- * chooses the next step. A failed step does not stop the run. Runs on the daemon's loop. */
+/* staged_run: starts or stops VMs in stages, by their order, with delays and a limit of parallel steps;
+ * api/policy/policy.h chooses the next step. A failed step does not stop the run. Runs on the daemon's loop. */
 #ifndef CAIRN_API_POLICY_STAGED_RUN_H
 #define CAIRN_API_POLICY_STAGED_RUN_H
 

@@ -58,8 +58,8 @@ static const struct field list_returns[] = {
 		"by name: id (-1: off), name, uuid, title, state, word, reason, persistent, autostart, "
 		"managed-save, template" },
 	{ "unloaded", FIELD_ARRAY, OPTIONAL,
-		"on the first page: VMs that the daemon could not load (not all if there are very many): name, and why, with "
-		"the remedy" },
+		"on the first page: VMs that the daemon could not load (not all if there are very many): name, and "
+		"why, with the remedy" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 static const struct field info_returns[] = {
@@ -118,7 +118,8 @@ static const struct field start_args[] = { FIELD_VM,
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 
-#define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, "press the power button (acpi) or ask the guest agent (agent) [acpi]" }
+#define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \
+	"press the power button (acpi) or ask the guest agent (agent) [acpi]" }
 #define FIELDS_AT                                                                                  \
 	{ "at", FIELD_INT, OPTIONAL, "schedule the action for this time (realtime, ns); the guest agent warns users before" }, \
 	{ "message", FIELD_STRING, OPTIONAL, "start warnings to users and on consoles with this line" }
@@ -136,8 +137,8 @@ static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field addresses_returns[] = {
 	{ "interfaces", FIELD_ARRAY, REQUIRED,
-		"the guest's interfaces as its agent reports them: name; mac, if any; addresses: type (ipv4, ipv6), address, prefix; own: "
-		"the MAC address is that of an interface of the VM" },
+		"the guest's interfaces as its agent reports them: name; mac, if any; addresses: type (ipv4, ipv6), "
+		"address, prefix; own: the MAC address is that of an interface of the VM" },
 	{ "cut", FIELD_BOOL, OPTIONAL, "the list is truncated" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute path" }, END };
 static const struct field console_args[] = { FIELD_VM,
@@ -412,7 +413,8 @@ static const struct command commands[] = {
 
 /* ---- events ---- */
 
-#define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, "number of such events of this VM that were suppressed before this one" }
+#define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, \
+	"number of such events of this VM that were suppressed before this one" }
 static const struct field guest_reason[] = { FIELD_VM,
 	{ "guest", FIELD_BOOL, REQUIRED, "the guest caused the event" },
 	{ "reason", FIELD_STRING, REQUIRED, "QEMU's word for the reason" }, FIELD_LEFT_OUT, END };
@@ -546,7 +548,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		denied_data, false, true },
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "the daemon disconnected a client that did not read its answers", dropped_data, false, true },
 	[EVENT_REFUSALS_LEFT_OUT] = { "REFUSALS_LEFT_OUT",
-		"number of PERMISSION_DENIED and CLIENT_DROPPED events of a user that were suppressed", refusals_data, false, true },
+		"number of PERMISSION_DENIED and CLIENT_DROPPED events of a user that were suppressed",
+		refusals_data, false, true },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_status_data, false, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "progress of a job", job_progress_data, true, false },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "a VM was undefined or renamed", undefined_data, false, false },

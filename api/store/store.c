@@ -396,7 +396,8 @@ int store_keep_draft(struct store *s, const struct store_work *w, const char *na
 	char draft[PATH_MAX], path[PATH_MAX];
 	int r = draft_path(s, w, draft, e);
 
-	store_writer_settle_leaving(&s->writer); /* a pending removal of a VM with this name must not remove the new one */
+	/* A pending removal of a VM with this name must not remove the new one. */
+	store_writer_settle_leaving(&s->writer);
 	if (!r)
 		r = store_check_vm(s, name, e);
 	if (!r)
@@ -455,7 +456,8 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 		r = store_check_vm(s, name, e);
 	if (r < 0)
 		return r;
-	store_writer_settle_leaving(&s->writer); /* a pending removal of a VM with this name must not remove the new one */
+	/* A pending removal of a VM with this name must not remove the new one. */
+	store_writer_settle_leaving(&s->writer);
 	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
 		store_remove(s, name, NULL, NULL);

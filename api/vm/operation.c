@@ -98,7 +98,8 @@ static int refuse(const struct vm *vm, enum vm_operation_kind kind, const char *
 	if (rows[kind].says)
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%s'%s; %s afterwards", vm->def->name, rows[kind].says, what);
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"VM '%s': job %s (%s) is under way; %s afterwards, or end the job with: cairn job-cancel %s", vm->def->name,
+		"VM '%s': job %s (%s) is under way; %s afterwards, or end the job with: cairn job-cancel %s",
+		vm->def->name,
 		op->id, op->type, what, op->id);
 }
 

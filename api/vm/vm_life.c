@@ -190,7 +190,8 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
-		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) { /* the guest has reset itself: no start is needed */
+		/* The guest has reset itself: no start is needed. */
+		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) {
 			vm_set(vm, VM_FACT_REBOOTS, false);
 			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
 		}

@@ -366,8 +366,9 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 	struct err e;
 
 	err_set(&e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
-		"its process (pid %d) speaks version %u of the protocol, this cairnd %d; it is left alone. Next: shut the "
-		"guest down from within, or start the cairnd that it was started by", (int)p->pid, version, VM_MSG_VERSION);
+		"its process (pid %d) speaks version %u of the protocol, this cairnd %d; it is left alone. Next: shut "
+		"the guest down from within, or start the cairnd that it was started by",
+		(int)p->pid, version, VM_MSG_VERSION);
 	loop_unwatch(p->sock_watch);
 	p->sock_watch = NULL;
 	close(p->sock);

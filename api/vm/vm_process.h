@@ -41,7 +41,8 @@ struct vm_process_paths {
 };
 
 /* Answer to a request; borrowed. At most one member is set: on success, the one for the request's type. The process is
- * not trusted: vm_process has checked counts against the message's length and terminated strings, but no other value. */
+ * not trusted: vm_process has checked counts against the message's length and terminated strings, but no other
+ * value. */
 struct vm_answer {
 	const struct vm_info *info;		  /* for VM_MSG_QUERY */
 	const struct vm_snapshots *snapshots;	  /* for VM_MSG_SNAPSHOT_LIST and _SIZE */

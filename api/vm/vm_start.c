@@ -274,7 +274,7 @@ static void working_sets_add(struct vm *vm, struct config *c)
 		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
 }
 
-static int check_stop(const struct vm *vm, struct err *e)
+static int check_host_shutdown(const struct vm *vm, struct err *e)
 {
 	return vm->host->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
 }
@@ -286,7 +286,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	CLEANUP_CLOSE int end_fd = -1;
 	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
 		.name = vm->def->name };
-	int r = check_stop(vm, e); /* a stop of all VMs may have begun while the start waited */
+	int r = check_host_shutdown(vm, e); /* a stop of all VMs may have begun while the start waited */
 
 	if (r < 0)
 		return r;
@@ -483,7 +483,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 	if (!r)
 		r = vm_ask(vm, start_check, &e);
 	if (!r)
-		r = check_stop(vm, &e);
+		r = check_host_shutdown(vm, &e);
 	if (!r)
 		r = check_room(vm, &e);
 	if (r < 0) {

@@ -42,7 +42,8 @@ struct listener {
 struct conn {
 	struct conn *prev, *next;
 	struct server *server;
-	struct listener *from; /* NULL: the listener is closed; outstanding answers are sent, then the client is dropped */
+	/* NULL: the listener is closed; outstanding answers are sent, then the client is dropped */
+	struct listener *from;
 	enum dialect dialect;
 	int fd;
 	struct loop_watch *watch;

@@ -71,7 +71,8 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 			name, a->id);
 	if (s->disk_bytes != q->h.size_bytes && q->h.version < 3)
 		return err_set(&a->o.err, -ENOTSUP, ERR_UNSUPPORTED, "disk %s had another size when snapshot %s "
-			"was taken, and an image of version 2 cannot revert to it; use `cairn-img amend -o compat=1.1` first",
+			"was taken, and an image of version 2 cannot revert to it; use `cairn-img amend -o compat=1.1` "
+			"first",
 			name, a->id);
 	a->l1_offset = s->l1_offset;
 	a->disk_bytes = s->disk_bytes;

@@ -631,7 +631,8 @@ static int blk_check(const struct virtio_blk_config *c, const struct block_info 
 	if (c->queues > VIRTIO_BLK_QUEUES_MAX || !is_power_of_two(size) || size < 4 ||
 		size > VIRTIO_BLK_QUEUE_SIZE_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: %u queues of %u entries; at most %u of %u", c->name, c->queues, size, VIRTIO_BLK_QUEUES_MAX, VIRTIO_BLK_QUEUE_SIZE_MAX);
+			"%s: %u queues of %u entries; at most %u of %u",
+			c->name, c->queues, size, VIRTIO_BLK_QUEUES_MAX, VIRTIO_BLK_QUEUE_SIZE_MAX);
 	if (!is_power_of_two(info->logical_block_bytes) || info->logical_block_bytes < 512 ||
 		info->logical_block_bytes > 4096)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: a block size of %u bytes is not supported", c->name,

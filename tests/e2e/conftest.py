@@ -182,7 +182,7 @@ def until(true):
 
 
 def open_files(pid):
-    """Return the targets of a process's open fds: [] for a process that has ended; an fd closed meanwhile is left out."""
+    """Return the targets of a process's open fds, without fds closed meanwhile: [] for a process that has ended."""
     targets = []
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):

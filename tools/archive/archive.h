@@ -1,8 +1,8 @@
-/* archive: shared parts of cairn-archive, which packs a VM into one file and unpacks it again. docs/archive.md describes the
- * format.
+/* archive: shared parts of cairn-archive, which packs a VM into one file and unpacks it again. docs/archive.md
+ * describes the format.
  *
- * The program receives its files as open fds. The only path that it opens is the folder of an import, with the rights of the
- * user who imports. Archives are untrusted. */
+ * The program receives its files as open fds. The only path that it opens is the folder of an import, with the rights
+ * of the user who imports. Archives are untrusted. */
 #ifndef CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 #define CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 
@@ -28,9 +28,9 @@ struct stage;
 #define SUM_BLOCK_BYTES 4096
 #define SUM_TEXT (2 * SHA256_DIGEST_SIZE + 1)
 
-/* SHA-256 of a file, without its blocks of 4 KiB that are all zeros. For each other block, the hash takes the block's number
- * (8 bytes, big endian) and then its bytes; the last block may be shorter. Holes cost nothing, and a hole and stored zeros
- * give the same hash. */
+/* SHA-256 of a file, without its blocks of 4 KiB that are all zeros. For each other block, the hash takes the block's
+ * number (8 bytes, big endian) and then its bytes; the last block may be shorter. Holes cost nothing, and a hole and
+ * stored zeros give the same hash. */
 struct sum {
 	struct sha256_ctx sha;
 	uint64_t size;
@@ -98,8 +98,8 @@ void manifest_done(struct manifest *m);
 bool manifest_name_ok(const char *name);
 /* Returns the JSON text; the caller frees it. */
 char *manifest_print(const struct manifest *m);
-/* Parse the manifest. text[len] is NUL. Checks everything except the definition, which is any object. Returns 0; -EINVAL with a
- * sentence. */
+/* Parse the manifest. text[len] is NUL. Checks everything except the definition, which is any object. Returns 0;
+ * -EINVAL with a sentence. */
 int manifest_parse(const char *text, size_t len, struct manifest *ret, struct err *e);
 char *manifest_print_sums(const struct manifest *m);
 /* Parse sums.json and put each checksum into m. */

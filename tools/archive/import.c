@@ -1,5 +1,5 @@
-/* Import: the main thread reads and decompresses the archive; another one writes the files and computes checksums. Only entries
- * of the manifest are accepted, each once and with the size in the manifest. */
+/* Import: the main thread reads and decompresses the archive; another one writes the files and computes checksums. Only
+ * entries of the manifest are accepted, each once and with the size in the manifest. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -291,8 +291,8 @@ static int sums_check(struct importer *x, struct err *e)
 	return r;
 }
 
-/* Rewrite the names of backing and data files to those beside the image. A name outside of the archive is refused: it would
- * lead to a file of this host. */
+/* Rewrite the names of backing and data files to those beside the image. A name outside of the archive is refused: it
+ * would lead to a file of this host. */
 static int names_mend(struct importer *x, unsigned i, struct err *e)
 {
 	const struct archive_file *f = &x->manifest.files[i];
@@ -349,7 +349,8 @@ static int space_check(struct importer *x, struct json_object *spec, struct err 
 	room = (uint64_t)v.f_bavail * v.f_frsize;
 	if (sum > room)
 		return err_set(e, -ENOSPC, ERR_NO_SPACE,
-			"the archive holds %llu MiB, and the file system of the folder has %llu MiB free; choose another folder with --folder",
+			"the archive holds %llu MiB, and the file system of the folder has %llu MiB free; choose "
+			"another folder with --folder",
 			(unsigned long long)DIV_ROUND_UP(sum, MIB), (unsigned long long)(room / MIB));
 	return 0;
 }

@@ -1,5 +1,5 @@
-/* sandbox: restrict the process before it reads an image or an archive: no capabilities, no new programs, no sockets, and only
- * open files. */
+/* sandbox: restrict the process before it reads an image or an archive: no capabilities, no new programs, no sockets,
+ * and only open files. */
 #ifndef CAIRN_TOOLS_ARCHIVE_SANDBOX_H
 #define CAIRN_TOOLS_ARCHIVE_SANDBOX_H
 

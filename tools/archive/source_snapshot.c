@@ -1,6 +1,6 @@
-/* The generated image: clusters of 64 KiB in this order: header, refcount table, refcount blocks (16 bits; every cluster is used
- * once), L1 table, L2 tables, then the data in disk order. Everything before the data is built in advance. Format:
- * block/qcow2/format.h. */
+/* The generated image: clusters of 64 KiB in this order: header, refcount table, refcount blocks (16 bits; every
+ * cluster is used once), L1 table, L2 tables, then the data in disk order. Everything before the data is built in
+ * advance. Format: block/qcow2/format.h. */
 #include "tools/archive/source.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"

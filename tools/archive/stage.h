@@ -1,5 +1,5 @@
-/* stage: a folder that is filled under the temporary name ".NAME.importing" and renamed when it is complete. The folder is
- * locked, so that a later import can tell whether another process still fills it. */
+/* stage: a folder that is filled under the temporary name ".NAME.importing" and renamed when it is complete. The folder
+ * is locked, so that a later import can tell whether another process still fills it. */
 #ifndef CAIRN_TOOLS_ARCHIVE_STAGE_H
 #define CAIRN_TOOLS_ARCHIVE_STAGE_H
 
@@ -10,8 +10,8 @@ struct stage;
  * parent: borrowed until stage_free().
  * Returns 0; -EEXIST: NAME exists; -EBUSY: another import fills it; -errno. */
 int stage_open(int parent, const char *name, struct stage **ret, struct err *e);
-/* Remove an abandoned folder. If a process still fills it, wait for that process, which may complete it. Returns 0, also if
- * there is no folder; -EINTR after a signal; -errno. */
+/* Remove an abandoned folder. If a process still fills it, wait for that process, which may complete it. Returns 0,
+ * also if there is no folder; -EINTR after a signal; -errno. */
 int stage_clear(int parent, const char *name, struct err *e);
 /* Remove the folder unless stage_keep() succeeded. NULL allowed. */
 void stage_free(struct stage *s);

@@ -71,7 +71,8 @@ static int layer_add(struct json_object *layers, struct json_object *above, stru
 	/* Do not guess the format: a guest can write any header at the start of a raw disk. */
 	if (!js_get_str(above, "backing-filename-format"))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s does not give the format of its backing file; set it with cairn-img rebase -u -b FILE -F FORMAT",
+			"%s does not give the format of its backing file; set it with cairn-img rebase -u -b FILE -F "
+			"FORMAT",
 			js_get_str(above, "filename"));
 	o = json_object_new_object();
 	js_put_str(o, "path", path);

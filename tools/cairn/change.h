@@ -1,5 +1,5 @@
-/* change: change a VM's definition for its next start. The daemon saves a change only if the definition is still the one that
- * was read, so two users who change one VM at the same time do not overwrite each other. */
+/* change: change a VM's definition for its next start. The daemon saves a change only if the definition is still the
+ * one that was read, so two users who change one VM at the same time do not overwrite each other. */
 #ifndef CAIRN_TOOLS_CHANGE_H
 #define CAIRN_TOOLS_CHANGE_H
 
@@ -14,9 +14,10 @@ struct json_object;
 	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
 	{ "print-only", NULL, "show the change, and change nothing" }
 
-/* Read the definition, change it and have the daemon save it; repeat if another user has changed it in the meantime. Prints
- * the daemon's warnings on stderr.
- * edit: changes the canonical JSON `definition` in place; returns 0, or -errno with a sentence. May be called several times.
+/* Read the definition, change it and have the daemon save it; repeat if another user has changed it in the meantime.
+ * Prints the daemon's warnings on stderr.
+ * edit: changes the canonical JSON `definition` in place; returns 0, or -errno with a sentence. May be called several
+ * times.
  * opaque: passed to edit.
  * Returns 0; 1: only shown (--print-only); -errno. */
 int change_make(struct cli *c, const char *vm,

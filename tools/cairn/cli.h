@@ -49,7 +49,8 @@ struct cli {
 	const char *pos[CLI_POSITIONALS_MAX];
 	size_t npos;
 	const char *named[CLI_NAMED_MAX]; /* positionals given as options, by index; NULL: not given */
-	const char *options[CLI_OPTIONS_MAX]; /* value of each option, by its index in the verb's list; NULL: not given */
+	/* value of each option, by its index in the verb's list; NULL: not given */
+	const char *options[CLI_OPTIONS_MAX];
 	struct {
 		int option; /* index in the verb's list */
 		const char *value;
@@ -65,8 +66,9 @@ struct verb {
 	size_t min, max;		   /* number of positionals */
 	bool prints;			   /* accepts --format */
 	const char *completes;		   /* kind of words to complete: "vm", "file", "verb", ... or NULL */
-	/* Commands of the daemon that the verb calls, separated by blanks. The first one decides which role and VM state the verb
-	 * needs. Commands that every verb may call, to find VMs or wait for jobs, are not listed. NULL: none. */
+	/* Commands of the daemon that the verb calls, separated by blanks. The first one decides which role and VM
+	 * state the verb needs. Commands that every verb may call, to find VMs or wait for jobs, are not listed. NULL:
+	 * none. */
 	const char *commands;
 	int (*run)(struct cli *c);
 };

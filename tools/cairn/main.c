@@ -159,8 +159,8 @@ static const char *name_of_id(struct json_object *vms, const char *number)
 	return found;
 }
 
-/* Replace ids of running VMs by names, as virsh does. A VM's name takes precedence over an id. If the list of VMs cannot be
- * read, the verb itself reports the error. */
+/* Replace ids of running VMs by names, as virsh does. A VM's name takes precedence over an id. If the list of VMs
+ * cannot be read, the verb itself reports the error. */
 static void ids_resolve(struct cli *c)
 {
 	size_t n = vms_count(c);

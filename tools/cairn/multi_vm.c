@@ -180,8 +180,8 @@ static bool is_interrupted(const struct work *w)
 	return poll(&p, 1, 0) > 0;
 }
 
-/* Call the command, with one word of the argument `tries` after the other until a call succeeds. args: taken. On failure,
- * t->e is the error of the last call. */
+/* Call the command, with one word of the argument `tries` after the other until a call succeeds. args: taken. On
+ * failure, t->e is the error of the last call. */
 static int target_call(struct cli *c, const struct work *w, struct multi_vm_target *t, struct json_object *args)
 {
 	CLEANUP_FREE char *words = strdup(w->a->tries ? js_get_str_or(args, w->a->tries, "") : "");

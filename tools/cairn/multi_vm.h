@@ -14,11 +14,12 @@ struct multi_vm_act {
 	const char *command, *fail, *done; /* in "Failed to <fail> domain" and "Domain '...' <done>" */
 	/* Add the verb's options to the arguments of a call. NULL: none. */
 	void (*add)(struct cli *c, struct json_object *args);
-	/* Print details of the answer below the line of the VM. would: a dry run; the daemon is then called with "dry-run".
+	/* Print details of the answer below the line of the VM. would: a dry run; the daemon is then called with
+	 * "dry-run".
 	 * NULL: no details. */
 	void (*told)(struct json_object *answer, bool would);
-	/* For a dry run: returns what a VM in the state `word` would lose, or NULL for nothing. May itself be NULL: no VM
-	 * loses anything. */
+	/* For a dry run: returns what a VM in the state `word` would lose, or NULL for nothing. May itself be NULL: no
+	 * VM loses anything. */
 	const char *(*lost)(const struct cli *c, const char *word);
 	bool job; /* the command starts a job; wait for it and use its result as the answer */
 	/* An argument that may hold several words with commas. The call is made with one word after the other until one
@@ -51,8 +52,8 @@ bool multi_vm_is_meant(const struct cli *c, bool first);
  * Returns 0; an exit code after an error message. Call multi_vm_done() in either case. */
 int multi_vm_pick(struct cli *c, struct multi_vm *ret_f);
 void multi_vm_done(struct multi_vm *f);
-/* Run the command for each VM, or show what it would do (--dry-run), and print the outcomes in order. Returns the exit code
- * of the first VM that failed. */
+/* Run the command for each VM, or show what it would do (--dry-run), and print the outcomes in order. Returns the exit
+ * code of the first VM that failed. */
 int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a);
 /* Run the command for the VMs that the command line names. Returns an exit code. */
 int multi_vm_do(struct cli *c, const struct multi_vm_act *a);

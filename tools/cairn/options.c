@@ -50,8 +50,8 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
 
-/* virsh has an option for each positional: --domain or --file for the first, and for others the word in the verb's line of
- * arguments. Returns the index of the positional; -1: no such positional. */
+/* virsh has an option for each positional: --domain or --file for the first, and for others the word in the verb's line
+ * of arguments. Returns the index of the positional; -1: no such positional. */
 static int positional_named(const struct cli *c, const char *name, size_t len)
 {
 	const char *word = c->verb->args;

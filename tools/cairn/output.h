@@ -19,8 +19,8 @@ struct table {
 void table_init(struct table *t, const char *const *heads, size_t columns);
 /* Add a row of as many strings as the table has columns. */
 void table_add(struct table *t, const char *const *cells);
-/* Print the table and free it. Each cell is a space, the text padded to the widest, and two spaces; the last cell is not padded. A ruler
- * follows the heads, and an empty line the rows. Widths are columns of a terminal, not bytes. */
+/* Print the table and free it. Each cell is a space, the text padded to the widest, and two spaces; the last cell is
+ * not padded. A ruler follows the heads, and an empty line the rows. Widths are columns of a terminal, not bytes. */
 void table_finish(struct table *t, FILE *f);
 
 #define TIME_TEXT_BYTES 40

@@ -15,7 +15,8 @@ struct screen {
 	int signals;
 };
 
-/* Switch the terminal to the alternate screen. From now on, signals that would end the program end screen_wait() instead.
+/* Switch the terminal to the alternate screen. From now on, signals that would end the program end screen_wait()
+ * instead.
  * Returns 0 or -errno. */
 int screen_begin(struct screen *s);
 /* Restore the terminal. */
@@ -27,8 +28,8 @@ void screen_draw(const char *text);
 #define SCREEN_LATE 0 /* until_ns has passed */
 #define SCREEN_OVER (-1)
 #define SCREEN_OTHER (-2)
-/* Wait for a key, for until_ns (CLOCK_MONOTONIC), or until the fd `other` is readable. Returns one of the values above, or
- * the key. */
+/* Wait for a key, for until_ns (CLOCK_MONOTONIC), or until the fd `other` is readable. Returns one of the values above,
+ * or the key. */
 int screen_wait(struct screen *s, int other, uint64_t until_ns);
 
 #endif

@@ -7,8 +7,8 @@
 
 #define WORD_MAX 32
 
-/* Returns the Damerau-Levenshtein distance (restricted: no letter is edited twice): insertions, deletions, changes and swaps
- * of neighbours. Words have at most WORD_MAX bytes. */
+/* Returns the Damerau-Levenshtein distance (restricted: no letter is edited twice): insertions, deletions, changes and
+ * swaps of neighbours. Words have at most WORD_MAX bytes. */
 static unsigned words_distance(const char *a, size_t na, const char *b, size_t nb)
 {
 	unsigned char d[WORD_MAX + 1][WORD_MAX + 1];

@@ -1,5 +1,5 @@
-/* user: names and numbers of users and groups, from /etc/passwd and /etc/group only: this program is linked statically and
- * cannot load NSS modules. Other users are shown by number. */
+/* user: names and numbers of users and groups, from /etc/passwd and /etc/group only: this program is linked statically
+ * and cannot load NSS modules. Other users are shown by number. */
 #ifndef CAIRN_TOOLS_USER_H
 #define CAIRN_TOOLS_USER_H
 

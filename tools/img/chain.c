@@ -67,8 +67,8 @@ struct rebase {
 	uint8_t *a, *b;
 };
 
-/* Keep the disk's content: where the old and the new backing chain differ and the image has no data, copy the old content
- * into the image. */
+/* Keep the disk's content: where the old and the new backing chain differ and the image has no data, copy the old
+ * content into the image. */
 static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t grain)
 {
 	struct block_extent x, y;
@@ -294,8 +294,8 @@ static int commit_copy(struct commit *k, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 }
 
-/* Open the chain from the backing file on, for writing. The top image is opened on its own, over an empty backing layer, so
- * that no file has two writers or a writer and a reader. */
+/* Open the chain from the backing file on, for writing. The top image is opened on its own, over an empty backing
+ * layer, so that no file has two writers or a writer and a reader. */
 static int base_open(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
 	struct block_layer fds[BLOCK_LAYERS_MAX];

@@ -130,8 +130,8 @@ struct img_layer {
 };
 /* Open the image and its backing chain and read each header.
  * ret_n: number of layers. Free with img_layers_free().
- * Returns 0; -errno with a sentence, for example for a loop, a missing file, or a name that is no local path or outside the
- * allowed folders. */
+ * Returns 0; -errno with a sentence, for example for a loop, a missing file, or a name that is no local path or outside
+ * the allowed folders. */
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
 	struct err *e);
 void img_layers_free(struct img_layer *layers, unsigned n);
@@ -172,8 +172,8 @@ int img_create_format(struct img_create *c, const char *verb, const char *name);
 const char *img_snapshot_word(const char *arg);
 /* Apply "key=value,...". Strings point into opts, which is modified. */
 int img_create_options(struct img_create *c, char *opts, struct err *e);
-/* The data file of a new image: written under a temporary name beside an existing file, which is locked, and renamed at the
- * end. */
+/* The data file of a new image: written under a temporary name beside an existing file, which is locked, and renamed at
+ * the end. */
 struct img_data {
 	int fd; /* 0: none */
 	char path[PATH_MAX], tmp[PATH_MAX];

@@ -122,7 +122,8 @@ static const struct img_verb verbs[] = {
 		"Unreferenced space becomes holes, and the file is truncated behind the last used cluster.\n",
 		img_trim_main },
 	{ "snapshot", "create, apply, delete or list internal snapshots",
-		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [--own-size] [-p] [-q] [-f FMT] [-U] FILE", OPEN_HELP
+		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [--own-size] [-p] [-q] [-f FMT] [-U] FILE",
+		OPEN_HELP
 		"  -l             list the snapshots [default]\n"
 		"  --own-size     with -l: show the space that only this snapshot uses\n"
 		"  -c NAME        create a snapshot of the disk\n"

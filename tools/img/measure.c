@@ -1,5 +1,5 @@
-/* measure: show the file size of a future image. The formulas are QEMU's (block/qcow2.c, qcow2_calc_prealloc_size), so that a
- * target of this size fits. */
+/* measure: show the file size of a future image. The formulas are QEMU's (block/qcow2.c, qcow2_calc_prealloc_size), so
+ * that a target of this size fits. */
 #include "img.h"
 
 #include "base/util.h"

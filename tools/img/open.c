@@ -120,8 +120,8 @@ static void folder_of(const char *path, char *ret, size_t cap)
 		snprintf(ret, cap, "%.*s", (int)MAX(slash - path, (ptrdiff_t)1), path);
 }
 
-/* Names such as "nbd://..." or "json:{...}" would make other programs open a network connection. A colon before the first
- * slash is never part of a path here. */
+/* Names such as "nbd://..." or "json:{...}" would make other programs open a network connection. A colon before the
+ * first slash is never part of a path here. */
 bool img_has_protocol(const char *name)
 {
 	size_t n = strcspn(name, ":/");

@@ -1,5 +1,6 @@
-/* nbdkit-cairn-plugin: serve an image or one of its snapshots read-only over NBD. nbdkit is the server; this file answers its
- * requests. Each connection has its own loop and disk, used only by the thread that serves the connection. */
+/* nbdkit-cairn-plugin: serve an image or one of its snapshots read-only over NBD. nbdkit is the server; this file
+ * answers its requests. Each connection has its own loop and disk, used only by the thread that serves the
+ * connection. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"

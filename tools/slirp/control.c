@@ -18,8 +18,8 @@ int control_init(struct control *c, int listening)
 	*c = (struct control){ .listening = listening, .fd = -1 };
 	if (listening < 0)
 		return 0;
-	/* The daemon already listens on the socket. Calling listen() again makes the kernel report this process as the peer to clients
-	 * that connect from now on. */
+	/* The daemon already listens on the socket. Calling listen() again makes the kernel report this process as the
+	 * peer to clients that connect from now on. */
 	if (listen(listening, BACKLOG) < 0)
 		return -errno;
 	/* A client may be gone before accept(), which must not block then. */

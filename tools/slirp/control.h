@@ -1,9 +1,11 @@
-/* control: messages between the daemon and this process. This process reports use of a forward, so that the daemon can wake the
- * VM; the daemon says whether connections are accepted. Each new daemon connects again, and the last connection counts.
+/* control: messages between the daemon and this process. This process reports use of a forward, so that the daemon can
+ * wake the VM; the daemon says whether connections are accepted. Each new daemon connects again, and the last
+ * connection counts.
  *
- * To the daemon: {"forward": N}, N as in the order on the command line, at most one per forward and CONTROL_INTERVAL_NS. The last
- * one is never lost: it is repeated to the next daemon unless the guest has sent a packet since, because a killed daemon may not
- * have read it. {"held": true}: no more connections are accepted, and all earlier ones are reported. From the daemon:
+ * To the daemon: {"forward": N}, N as in the order on the command line, at most one per forward and
+ * CONTROL_INTERVAL_NS. The last one is never lost: it is repeated to the next daemon unless the guest has sent a packet
+ * since, because a killed daemon may not have read it. {"held": true}: no more connections are accepted, and all
+ * earlier ones are reported. From the daemon:
  * {"hold": true} and {"hold": false}. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
 #define CAIRN_TOOLS_SLIRP_CONTROL_H

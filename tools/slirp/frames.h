@@ -1,6 +1,7 @@
-/* frames: the link between the VM's interface and this process. A packet on the socket is a header of NET_HEADER bytes, as on a
- * tap with IFF_VNET_HDR, and an Ethernet frame. The guest may leave checksums and TCP segmentation over IPv4 to this process. A
- * packet of OFFLOADS_BYTES carries the offloads that the guest accepts, as the flags of TUNSETOFFLOAD. */
+/* frames: the link between the VM's interface and this process. A packet on the socket is a header of NET_HEADER bytes,
+ * as on a tap with IFF_VNET_HDR, and an Ethernet frame. The guest may leave checksums and TCP segmentation over IPv4 to
+ * this process. A packet of OFFLOADS_BYTES carries the offloads that the guest accepts, as the flags of
+ * TUNSETOFFLOAD. */
 #ifndef CAIRN_TOOLS_SLIRP_FRAMES_H
 #define CAIRN_TOOLS_SLIRP_FRAMES_H
 
@@ -33,8 +34,8 @@ bool frames_at_end(const struct frames *f); /* the VM has closed its end */
  * Returns the frame, valid until the next call; NULL: none now, or the VM is gone. */
 const uint8_t *frames_read(struct frames *f, size_t *ret_len);
 
-/* Send a frame to the guest, at the latest by the next frames_push(): following TCP segments may be combined with it. Up to
- * QUEUE_FRAMES wait while the guest does not read; further frames are dropped. */
+/* Send a frame to the guest, at the latest by the next frames_push(): following TCP segments may be combined with it.
+ * Up to QUEUE_FRAMES wait while the guest does not read; further frames are dropped. */
 void frames_write(struct frames *f, const void *frame, size_t len);
 void frames_push(struct frames *f);
 /* Send waiting frames, when the socket has room. */

@@ -1,6 +1,6 @@
-/* loopback_filter: choose the guest's frames that libslirp may see. libslirp connects to any destination except the addresses
- * that it translates, so a packet to 127.0.0.1 would reach the host's loopback. Fragments are refused, because they can crash
- * libslirp (4.7.0: ip_reass()). */
+/* loopback_filter: choose the guest's frames that libslirp may see. libslirp connects to any destination except the
+ * addresses that it translates, so a packet to 127.0.0.1 would reach the host's loopback. Fragments are refused,
+ * because they can crash libslirp (4.7.0: ip_reass()). */
 #ifndef CAIRN_TOOLS_SLIRP_LOOPBACK_FILTER_H
 #define CAIRN_TOOLS_SLIRP_LOOPBACK_FILTER_H
 

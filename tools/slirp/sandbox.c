@@ -56,8 +56,8 @@ static int limits_set(void)
 	return 0;
 }
 
-/* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root stays, and
- * landlock and seccomp remain. */
+/* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root
+ * stays, and landlock and seccomp remain. */
 static int root_leave(void)
 {
 	if (geteuid() != 0)
@@ -90,8 +90,8 @@ static int files_lock(void)
 	return lockdown_files(folders, ARRAY_SIZE(folders));
 }
 
-/* Refuse other sockets instead of killing the process: libslirp tries raw sockets if ping sockets are not allowed, and others to
- * find the number of an interface. */
+/* Refuse other sockets instead of killing the process: libslirp tries raw sockets if ping sockets are not allowed, and
+ * others to find the number of an interface. */
 static int socket_rules_add(scmp_filter_ctx ctx)
 {
 	static const int families[] = { AF_INET, AF_INET6 };

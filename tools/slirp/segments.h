@@ -1,5 +1,6 @@
-/* segments: combine consecutive TCP segments to the guest into one frame, if the guest accepts that (virtio 1.2, section 5.1.6):
- * the cost of a frame hardly depends on its size. The checksum is left to the guest, which then trusts the data. */
+/* segments: combine consecutive TCP segments to the guest into one frame, if the guest accepts that (virtio 1.2,
+ * section 5.1.6): the cost of a frame hardly depends on its size. The checksum is left to the guest, which then trusts
+ * the data. */
 #ifndef CAIRN_TOOLS_SLIRP_SEGMENTS_H
 #define CAIRN_TOOLS_SLIRP_SEGMENTS_H
 

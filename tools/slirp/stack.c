@@ -19,13 +19,13 @@
 #include <sys/un.h>
 
 #define CONFIG_VERSION 4
-/* MTU of TCP segments with headers, in both directions. libslirp announces that its window of 64 KiB has opened only if two more
- * segments fit; two segments of the maximum size would never fit, and the guest would have to probe. */
+/* MTU of TCP segments with headers, in both directions. libslirp announces that its window of 64 KiB has opened only if
+ * two more segments fit; two segments of the maximum size would never fit, and the guest would have to probe. */
 #define SEGMENT_MTU 9000
 /* Limit for the guest's connections; the rest of FDS_MAX is for other files. */
 #define SOCKETS_MAX (FDS_MAX - 160)
-/* After this time without sockets, libslirp's timers have expired. It still asks to be called twice a second for each listening
- * socket. */
+/* After this time without sockets, libslirp's timers have expired. It still asks to be called twice a second for each
+ * listening socket. */
 #define QUIET_NS (180 * 1000000000ULL)
 #define NS_PER_MS 1000000ULL
 
@@ -172,8 +172,9 @@ static int newcomer_look(int fd, int events, void *opaque)
 	return -1;
 }
 
-/* libslirp accepts connections only on sockets that it has created. So let it create a useless one on an address chosen by the
- * kernel, and replace its fd by ours. A relay would copy all data once more and hide the client's address from the guest. */
+/* libslirp accepts connections only on sockets that it has created. So let it create a useless one on an address chosen
+ * by the kernel, and replace its fd by ours. A relay would copy all data once more and hide the client's address from
+ * the guest. */
 static int listener_adopt(struct stack *s, unsigned at, struct err *e)
 {
 	const struct forward *f = &s->options->forwards[at];
@@ -248,8 +249,8 @@ void stack_input(struct stack *s, const uint8_t *frame, size_t len)
 	slirp_input(s->slirp, frame, (int)len);
 }
 
-/* Send packets that waited for an address that the guest has just announced: in the next round, they could have expired after one
- * second. Polls no socket. */
+/* Send packets that waited for an address that the guest has just announced: in the next round, they could have expired
+ * after one second. Polls no socket. */
 void stack_input_done(struct stack *s)
 {
 	slirp_pollfds_poll(s->slirp, 1, NULL, NULL);

@@ -1,5 +1,5 @@
-/* stack: libslirp, which turns the guest's TCP, UDP and ICMP into sockets of this process and serves DHCP. Frames of the guest
- * pass loopback_filter first.
+/* stack: libslirp, which turns the guest's TCP, UDP and ICMP into sockets of this process and serves DHCP. Frames of
+ * the guest pass loopback_filter first.
  *
  * Order of calls: stack_poll_add(), poll(), stack_poll_done(). */
 #ifndef CAIRN_TOOLS_SLIRP_STACK_H
@@ -22,13 +22,14 @@ struct poll_set {
 };
 
 /* Create the stack.
- * The listening sockets of TCP forwards are taken. All arguments outlive the result. Returns 0; -errno with a sentence. */
+ * The listening sockets of TCP forwards are taken. All arguments outlive the result. Returns 0; -errno with a
+ * sentence. */
 int stack_new(const struct options *o, struct frames *f, struct control *c, struct stack **ret_s,
 	struct err *e);
 void stack_free(struct stack *s);
 
-/* Handle a frame of the guest; call stack_input_done() after a batch. Call both only after stack_poll_done(), which updates
- * libslirp's time. */
+/* Handle a frame of the guest; call stack_input_done() after a batch. Call both only after stack_poll_done(), which
+ * updates libslirp's time. */
 void stack_input(struct stack *s, const uint8_t *frame, size_t len);
 void stack_input_done(struct stack *s);
 

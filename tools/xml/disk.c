@@ -1,5 +1,5 @@
-/* Disks in libvirt's order: by bus in order of appearance, then by target, whatever their order in the text. The guest numbers
- * them in this order. */
+/* Disks in libvirt's order: by bus in order of appearance, then by target, whatever their order in the text. The guest
+ * numbers them in this order. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -309,7 +309,8 @@ static int blockio_check(struct reading *r, struct _xmlNode *n)
 		return n ? -EINVAL : 0;
 	if (v && v != 512)
 		return reading_error(r, n, "logical_block_size", ERR_UNSUPPORTED,
-			"is not supported; Cairn has sectors of 512 bytes, and the guest would not find its partitions");
+			"is not supported; Cairn has sectors of 512 bytes, and the guest would not find its "
+			"partitions");
 	if (xmlHasProp(n, BAD_CAST "physical_block_size"))
 		reading_warn(r, n, NULL, "has no effect: the block engine chooses these sizes");
 	return 0;

@@ -15,8 +15,8 @@ struct reading;
  * element. */
 int domain_read(struct reading *r, struct _xmlDoc *doc);
 
-/* Parse XML without external content: no DOCTYPE, only the five predefined entities, no file, no network. The caller frees the
- * document with xmlFreeDoc(). Returns 0; -EINVAL with line and column. */
+/* Parse XML without external content: no DOCTYPE, only the five predefined entities, no file, no network. The caller
+ * frees the document with xmlFreeDoc(). Returns 0; -EINVAL with line and column. */
 int domain_parse(const char *text, size_t len, struct _xmlDoc **ret_doc, struct err *e);
 
 /* Steps of domain_read(), one for each part of a domain. Their order affects only ids. */
@@ -26,7 +26,8 @@ int devices_read(struct reading *r, struct _xmlNode *domain);
 /* Read one <interface type='user'> into its JSON (usernet.c). */
 int usernet_read(struct reading *r, struct _xmlNode *interface, struct json_object *into);
 
-/* Parse a size like libvirt: without a unit KiB; KB is 1000 bytes, K and KiB are 1024; upper or lower case. Rounds up to KiB.
+/* Parse a size like libvirt: without a unit KiB; KB is 1000 bytes, K and KiB are 1024; upper or lower case. Rounds up
+ * to KiB.
  * unit: NULL: none. Returns 0; -EINVAL: unknown unit; -ERANGE: invalid number. */
 int memory_parse(const char *number, const char *unit, uint64_t *ret_kib);
 

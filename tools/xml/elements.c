@@ -1,5 +1,5 @@
-/* The table, in the order of libvirt's documentation; the first matching row counts. An attribute has a row of its own if it is
- * treated differently from its element. */
+/* The table, in the order of libvirt's documentation; the first matching row counts. An attribute has a row of its own
+ * if it is treated differently from its element. */
 #include "tools/xml/elements.h"
 #include "tools/xml/reading.h"
 
@@ -124,7 +124,8 @@ const struct element elements[] = {
 	{ "devices/disk/source/dataStore", ELEMENT_READ, "type", "data_file" },
 	{ "devices/disk/source/dataStore/format", ELEMENT_READ, "type", NULL },
 	{ "devices/disk/source/dataStore/source", ELEMENT_READ, "file dev", NULL },
-	{ "devices/disk/source/*", ELEMENT_NONE, "", "Cairn opens an image with the rights of the user who defined the VM" },
+	{ "devices/disk/source/*", ELEMENT_NONE, "",
+		"Cairn opens an image with the rights of the user who defined the VM" },
 	{ "devices/disk/backingStore", ELEMENT_READ, "type index", "backing" },
 	{ "devices/disk/backingStore/format", ELEMENT_READ, "type", NULL },
 	{ "devices/disk/backingStore/source", ELEMENT_READ, "file dev index", NULL },

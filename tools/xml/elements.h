@@ -1,5 +1,5 @@
-/* elements: the table of all known elements and attributes of libvirt's domain XML and their treatment. Warnings come from it, and
- * docs/libvirt-xml.md is generated from it. */
+/* elements: the table of all known elements and attributes of libvirt's domain XML and their treatment. Warnings come
+ * from it, and docs/libvirt-xml.md is generated from it. */
 #ifndef CAIRN_TOOLS_XML_ELEMENTS_H
 #define CAIRN_TOOLS_XML_ELEMENTS_H
 
@@ -25,8 +25,8 @@ struct element {
 /* The last element has a NULL path. */
 extern const struct element elements[];
 
-/* Check the whole document below <domain>, with warnings for ignored and unknown elements. Returns 0; -EINVAL for the first
- * refused or duplicate element. */
+/* Check the whole document below <domain>, with warnings for ignored and unknown elements. Returns 0; -EINVAL for the
+ * first refused or duplicate element. */
 int elements_check(struct reading *r, struct _xmlNode *domain);
 
 #endif

@@ -1,5 +1,5 @@
-/* cairn-xml: convert libvirt's domain XML to a definition and back. `cairn` is linked statically and runs this program. It reads
- * standard input and writes standard output, and enters its sandbox before it reads a byte.
+/* cairn-xml: convert libvirt's domain XML to a definition and back. `cairn` is linked statically and runs this program.
+ * It reads standard input and writes standard output, and enters its sandbox before it reads a byte.
  *
  *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
  *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}

@@ -16,8 +16,8 @@
 
 /* ---- general ---- */
 
-/* Can the text be an element's text? Readers strip white space around it, and libvirt's schema requires a non-blank character.
- * Other texts go to <metadata>. */
+/* Can the text be an element's text? Readers strip white space around it, and libvirt's schema requires a non-blank
+ * character. Other texts go to <metadata>. */
 static bool text_survives(const char *s)
 {
 	return *s && !strchr(" \t\r\n", *s) && !strchr(" \t\r\n", s[strlen(s) - 1]);
@@ -133,8 +133,8 @@ static void print_source(struct writer *w, const char *path, bool block)
 		writer_leaf(w, "source", block ? "dev" : "file", path, NULL);
 }
 
-/* Print each backing file inside the one above; an empty element ends the chain. libvirt has no element for a backing file with
- * an external data file: then <metadata> holds the whole chain. */
+/* Print each backing file inside the one above; an empty element ends the chain. libvirt has no element for a backing
+ * file with an external data file: then <metadata> holds the whole chain. */
 static void print_backing(struct writer *w, struct json_object *list)
 {
 	size_t n = list ? json_object_array_length(list) : 0;

@@ -1,5 +1,5 @@
-/* reading: state of a conversion from domain XML: the definition so far, the warnings, and the place of each key. Nodes belong to
- * libxml2 and live as long as the document. */
+/* reading: state of a conversion from domain XML: the definition so far, the warnings, and the place of each key. Nodes
+ * belong to libxml2 and live as long as the document. */
 #ifndef CAIRN_TOOLS_XML_READING_H
 #define CAIRN_TOOLS_XML_READING_H
 
@@ -57,8 +57,8 @@ char *node_text(struct _xmlNode *n);
 /* Returns the value of an attribute; the caller frees it. NULL: n is NULL or has no such attribute. */
 char *node_attr(struct _xmlNode *n, const char *name);
 bool node_attr_is(struct _xmlNode *n, const char *name, const char *value);
-/* Returns the element's user alias without its prefix "ua-", if it is a valid id of a definition. The caller frees it; NULL:
- * none. */
+/* Returns the element's user alias without its prefix "ua-", if it is a valid id of a definition. The caller frees it;
+ * NULL: none. */
 #define NODE_ID_MAX 15
 char *node_user_alias(struct _xmlNode *n);
 /* Read an attribute as a whole number. Returns 0; 1: no such attribute; -EINVAL with the error set. */

@@ -76,7 +76,8 @@ static int forward_read(struct reading *r, struct _xmlNode *n, struct json_objec
 			"is not supported; a forward listens on an address: give address='...'");
 	if (!range)
 		return reading_error(r, n, NULL, ERR_UNSUPPORTED,
-			"without a <range> means all ports, which is not supported; give <range start='2222' to='22'/>");
+			"without a <range> means all ports, which is not supported; give "
+			"<range start='2222' to='22'/>");
 	for (; range && !ret; range = node_next(range))
 		ret = range_read(r, range, protocol ? protocol : "tcp", address ? address : "0.0.0.0", list);
 	return ret;

@@ -1,5 +1,5 @@
-/* writer: write XML like libvirt: two spaces a level, single quotes, one element a line. Attributes are pairs of name and value,
- * ended by NULL; a pair with a NULL value is omitted. */
+/* writer: write XML like libvirt: two spaces a level, single quotes, one element a line. Attributes are pairs of name
+ * and value, ended by NULL; a pair with a NULL value is omitted. */
 #ifndef CAIRN_TOOLS_XML_WRITER_H
 #define CAIRN_TOOLS_XML_WRITER_H
 

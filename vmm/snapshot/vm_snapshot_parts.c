@@ -229,7 +229,8 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 	 * would stay forever. */
 	if (tree_find_id(t, tree_id(n)) != n)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and "
-			"work on one of them was interrupted; delete them with `qemu-img snapshot -d`", x->first->id, n->info.id);
+			"work on one of them was interrupted; delete them with `qemu-img snapshot -d`",
+			x->first->id, n->info.id);
 	if (reverting && !x->may_revert)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "a revert of the disks to snapshot '%s' "
 			"was interrupted; start the VM without a saved state to complete it", n->info.name);

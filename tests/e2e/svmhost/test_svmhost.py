@@ -49,7 +49,7 @@ def chosen_in(name, tests):
 
 
 def run_there(files):
-    """Run these tests in one host. Return (results, output). results maps a test's name to a list of (outcome, text)."""
+    """Run these tests in one host. Return (results, output): results maps a test's name to [(outcome, text), ...]."""
     nodes = [path_of(name) + (f"::{test}" if test else "") for name, tests in files.items() for test in tests or ("",)]
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(

@@ -161,7 +161,8 @@ static int options_check(struct cli *c)
 			return cli_usage(c, "--live and --%s exclude each other", off[i]);
 	if (!live && option_value(c, "snapshotname"))
 		return cli_usage(c, "--snapshotname requires --live. For a clone that is off: cairn export %s FILE "
-			"--snapshotname %s, then cairn import FILE --name NAME", c->pos[0], option_value(c, "snapshotname"));
+			"--snapshotname %s, then cairn import FILE --name NAME",
+			c->pos[0], option_value(c, "snapshotname"));
 	if (!live && option_flag(c, "paused"))
 		return cli_usage(c, "--paused requires --live: other clones are off");
 	if (option_flag(c, "full") && option_flag(c, "linked"))

@@ -85,8 +85,8 @@ static struct json_object *interface_of_options(struct cli *c)
 	return o;
 }
 
-/* Choose a free id. The id by position ("net2" for the third interface) may be taken: when an interface is detached, the
- * interfaces behind it keep their ids. */
+/* Choose a free id. The id by position ("net2" for the third interface) may be taken: when an interface is detached,
+ * the interfaces behind it keep their ids. */
 static void id_choose(struct json_object *list, struct json_object *o)
 {
 	char id[16];

@@ -170,7 +170,8 @@ static int kind_check(const struct cli *c)
 	return cli_usage(c, "unknown event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
 }
 
-/* Replace a UUID by the name, because events carry names. The daemon may still hold events of a VM that no longer exists. */
+/* Replace a UUID by the name, because events carry names. The daemon may still hold events of a VM that no longer
+ * exists. */
 static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
 {
 	struct err e;

@@ -42,7 +42,8 @@ static int dumps_refuse(const struct definition *d, struct err *e)
 		d->watchdog && d->watchdog_action == VM_WATCHDOG_DUMP ? "watchdog.action: dump" : NULL;
 
 	return key ? err_set(e, -EINVAL, ERR_INVALID,
-		"%s requires the daemon, which keeps the dumps; define the VM with cairn define, or choose another action", key) : 0;
+		"%s requires the daemon, which keeps the dumps; define the VM with cairn define, or choose another "
+		"action", key) : 0;
 }
 
 /* Generate MAC addresses, because no daemon keeps them. */

@@ -242,7 +242,8 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	if (js_get_str(o, "description"))
 		label_print(stdout, "Description:", "%s", js_get_str_or(o, "description", ""));
 	tags_print(o);
-	bytes_print(ram_bytes ? ram_bytes : state_bytes, size); /* the guest's RAM; the saved state also holds checksums */
+	/* the guest's RAM; the saved state also holds checksums */
+	bytes_print(ram_bytes ? ram_bytes : state_bytes, size);
 	label_print(stdout, "Memory:", "%s", size);
 	if (own >= 0) {
 		bytes_print((uint64_t)own, size);

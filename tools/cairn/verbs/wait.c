@@ -141,7 +141,8 @@ static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, ch
 		now = loop_now_ns();
 		if (now >= deadline_ns)
 			return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-				"timeout: the guest has no address; see cairn domifaddr %s and cairn domiflist %s", name, name);
+				"timeout: the guest has no address; see cairn domifaddr %s and cairn domiflist %s",
+				name, name);
 		r = pause_until(c, MIN(now + IP_EVERY_NS, deadline_ns), e);
 		if (r < 0)
 			return r;
