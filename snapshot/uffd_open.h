@@ -4,16 +4,33 @@
 #define CAIRN_SNAPSHOT_UFFD_OPEN_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+#define UFFD_DEVICE "/dev/userfaultfd"
+#define UFFD_REASON_MAX 160
+
+enum uffd_source { UFFD_FROM_NOTHING = 0, UFFD_FROM_DEVICE, UFFD_FROM_SYSTEM_CALL };
 
 struct uffd {
 	int fd;		 /* -1: none */
 	bool can_protect; /* supports write protection of shared memory, and the thread id in faults */
+	enum uffd_source source;
+	int device_error, call_error; /* -errno of the device and of the system call; 0: succeeded or not tried */
+	bool sysctl_denies;	      /* the system call failed because vm.unprivileged_userfaultfd is 0 */
 };
 
-/* Open a userfaultfd.
- * Returns 0; -EPERM if this user may not (vm.unprivileged_userfaultfd); -ENOSYS; -errno. On error,
- * u->fd is -1 and the users of *u do without. */
+/* Open a userfaultfd: by the device (Linux 6.1), whose file mode decides who may, and otherwise by
+ * the system call, which only root may use if vm.unprivileged_userfaultfd is 0.
+ * Returns 0; -errno of the last attempt. On error, u->fd is -1 and the users of *u do without. */
 int uffd_open(struct uffd *u);
+/* The same with another path in place of UFFD_DEVICE. */
+int uffd_open_device(const char *path, struct uffd *u);
 void uffd_close(struct uffd *u);
+
+/* Write why *u cannot write-protect memory: "/dev/userfaultfd: Permission denied;
+ * vm.unprivileged_userfaultfd is 0". Empty if it can. Valid after uffd_close(), too. */
+void uffd_reason(const struct uffd *u, char buf[UFFD_REASON_MAX]);
+/* Returns "/dev/userfaultfd", "the system call" or "nothing": how the userfaultfd was opened. */
+const char *uffd_source_name(enum uffd_source source);
 
 #endif

@@ -339,7 +339,9 @@ static int snapshot_create_request(struct control *c, struct channel_msg *m, str
 
 static int snapshot_revert_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	return vm_snapshot_revert(c->vm, c->worker, m->body, snapshot_done, c, e);
+	const struct vm_snapshot_revert *v = m->body;
+
+	return vm_snapshot_revert(c->vm, c->worker, v, v->wants_done ? create_done : snapshot_done, c, e);
 }
 
 static int snapshot_delete_request(struct control *c, struct channel_msg *m, struct err *e)

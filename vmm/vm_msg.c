@@ -39,8 +39,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
-	/* A process that an earlier daemon started sends a shorter struct; the receiver zeroes the
-	 * rest. */
+	/* A process that an earlier daemon started sends a shorter struct, as with
+	 * VM_MSG_SNAPSHOT_DONE; the receiver zeroes the rest. */
 	[VM_MSG_INFO] = { .body_min = offsetof(struct vm_info, console_bytes), .body_max = sizeof(struct vm_info),
 		.known = true },
 	[VM_MSG_SPACES] = ROW(struct vm_spaces, 0),
@@ -48,7 +48,8 @@ const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_EVENT] = ROW(struct vm_event, 0),
 	[VM_MSG_SNAPSHOTS] = { .body_min = offsetof(struct vm_snapshots, list),
 		.body_max = sizeof(struct vm_snapshots), .known = true },
-	[VM_MSG_SNAPSHOT_DONE] = ROW(struct vm_snapshot_done, 0),
+	[VM_MSG_SNAPSHOT_DONE] = { .body_min = offsetof(struct vm_snapshot_done, memory_tracking),
+		.body_max = sizeof(struct vm_snapshot_done), .known = true },
 };
 
 _Static_assert(sizeof(struct vm_config) <= CHANNEL_BODY_MAX, "a configuration fits one message");

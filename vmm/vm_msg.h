@@ -81,7 +81,8 @@ enum vm_msg_type {
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
 	VM_MSG_SNAPSHOTS = 19, /* struct vm_snapshots, truncated after its last entry */
-	/* struct vm_snapshot_done: answers a create, a fork or a dump instead of a reply. */
+	/* struct vm_snapshot_done: answers a create, a fork, a dump, or a revert with wants_done, instead of a
+	 * reply. */
 	VM_MSG_SNAPSHOT_DONE = 20,
 	VM_MSG_SPACES = 28,	   /* struct vm_spaces */
 	VM_MSG_ADDRESS_LIST = 30,  /* struct vm_addresses */
@@ -333,6 +334,19 @@ struct vm_snapshot_done {
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
 	char left_out[VM_DISKS_MAX * 16]; /* comma-separated ids of read-only disks, which take no part */
+	uint8_t memory_tracking; /* enum vm_memory_tracking */
+	uint8_t reserved[7];
+	char memory_tracking_reason[184]; /* empty with VM_TRACKING_USERFAULTFD and VM_TRACKING_UNKNOWN */
+};
+
+/* Whether userfaultfd tracked the guest's accesses to memory, so that the guest ran while its memory
+ * was copied or loaded. */
+enum vm_memory_tracking {
+	VM_TRACKING_UNKNOWN = 0,     /* no memory took part, or the process is older than this field */
+	VM_TRACKING_USERFAULTFD,
+	VM_TRACKING_UNAVAILABLE,     /* the host offers no userfaultfd to the VM process's user */
+	VM_TRACKING_NONE,	     /* this VM's memory cannot be tracked */
+	VM_TRACKING_COUNT,
 };
 
 /* Free space on the file system of each disk's image, in the order of the configuration. */
@@ -385,7 +399,8 @@ struct vm_snapshot_revert {
 	uint8_t eager;
 	uint8_t verify; /* first verify all checksums of memory */
 	uint8_t look_only; /* only check whether the revert is possible */
-	uint8_t reserved[3];
+	uint8_t wants_done; /* answer by VM_MSG_SNAPSHOT_DONE; an older process sends VM_MSG_REPLY all the same */
+	uint8_t reserved[2];
 	char disk[16]; /* with disks_only: revert only this disk; empty: all */
 };
 

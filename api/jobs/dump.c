@@ -221,6 +221,7 @@ static struct json_object *result_of(const struct work *w, const struct vm_snaps
 	js_put_uint(o, "pause", d ? d->pause_ns : 0);
 	js_put_uint(o, "duration", d ? d->total_ns : 0);
 	js_put_uint(o, "written", d ? d->ram_bytes_written : 0);
+	job_put_tracking(o, d);
 	return o;
 }
 

@@ -52,7 +52,8 @@ struct fork {
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
 	bool paused, hint_hostname, going_on;
-	uint64_t begun_ns, pause_ns, ram_bytes_written;
+	uint64_t begun_ns;
+	struct vm_snapshot_done taken; /* the source's answer */
 	struct loop_task task;
 };
 
@@ -241,9 +242,10 @@ static void result_put(void *opaque, struct json_object *o)
 {
 	struct fork *f = opaque;
 
-	js_put_uint(o, "pause", f->pause_ns);
+	js_put_uint(o, "pause", f->taken.pause_ns);
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
-	js_put_uint(o, "ram-bytes-written", f->ram_bytes_written);
+	js_put_uint(o, "ram-bytes-written", f->taken.ram_bytes_written);
+	job_put_tracking(o, &f->taken);
 	identity_tell_forwards(f->source->def, o);
 }
 
@@ -317,10 +319,8 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		fork_end(f);
 		return;
 	}
-	if (a->snapshot) {
-		f->pause_ns = a->snapshot->pause_ns;
-		f->ram_bytes_written = a->snapshot->ram_bytes_written;
-	}
+	if (a->snapshot)
+		f->taken = *a->snapshot;
 	f->job->unit = "clones";
 	clones_start_next(f);
 }

@@ -21,7 +21,8 @@ struct fork_opts {
 	const char *snapshot; /* NULL: the running state. With a snapshot the VM may be off */
 };
 
-/* Start the job. Its result: count, first, last (names), pause, total (ns), ram-bytes-written.
+/* Start the job. Its result: count, first, last (names), pause, total (ns), ram-bytes-written, and
+ * job_put_tracking()'s.
  * Returns 0; -errno before anything was created: a name is in use, or the VM cannot be cloned. */
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);

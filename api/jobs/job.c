@@ -68,6 +68,22 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, data);
 }
 
+void job_put_tracking(struct json_object *result, const struct vm_snapshot_done *d)
+{
+	static const char *const words[VM_TRACKING_COUNT] = {
+		[VM_TRACKING_USERFAULTFD] = "userfaultfd",
+		[VM_TRACKING_UNAVAILABLE] = "unavailable",
+		[VM_TRACKING_NONE] = "none",
+	};
+	const char *word = d && d->memory_tracking < VM_TRACKING_COUNT ? words[d->memory_tracking] : NULL;
+
+	if (!word)
+		return;
+	js_put_str(result, "memory-tracking", word);
+	if (d->memory_tracking_reason[0])
+		js_put_str(result, "memory-tracking-reason", d->memory_tracking_reason);
+}
+
 struct json_object *job_to_json(const struct job *j)
 {
 	struct json_object *o = json_object_new_object();

@@ -144,6 +144,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		js_put_uint(w->result, "ram-bytes-written", d->ram_bytes_written);
 		js_put_uint(w->result, "ram-bytes-shared", d->ram_bytes_shared);
 		left_out_put(w->result, d->left_out);
+		job_put_tracking(w->result, d);
 	}
 	if (w->create.halt && w->vm->proc)
 		vm_when_gone(w->vm, vm_halted, w);
@@ -431,11 +432,13 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 {
 	struct work *w = opaque;
 
-	(void)a;
 	if (r < 0) {
 		job_fail(w->job, e);
 		return;
 	}
+	if (a->snapshot)
+		js_put_uint(w->result, "pause", a->snapshot->pause_ns);
+	job_put_tracking(w->result, a->snapshot);
 	reason_set(w->vm);
 	revert_succeed(w);
 }
@@ -510,6 +513,7 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	w->body.then = (uint8_t)w->revert.then;
 	w->body.eager = w->revert.eager;
 	w->body.verify = w->revert.verify;
+	w->body.wants_done = 1;
 	memcpy(w->body.disk, w->revert.disk, sizeof(w->body.disk));
 	return 0;
 }

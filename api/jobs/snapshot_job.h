@@ -12,7 +12,7 @@ struct snapshots;
 struct vm;
 
 /* Create a snapshot. The job's result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared; disks-left-out
- * (ids), if any. */
+ * (ids), if any; with memory also job_put_tracking()'s. */
 int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const struct job_name *name,
 	struct job **ret_j, struct err *e);
 

@@ -262,6 +262,8 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 		utf8_clean(d->id);
 		d->left_out[sizeof(d->left_out) - 1] = 0;
 		utf8_clean(d->left_out);
+		d->memory_tracking_reason[sizeof(d->memory_tracking_reason) - 1] = 0;
+		utf8_clean(d->memory_tracking_reason);
 		a->snapshot = d;
 		*ret_r = fault_take(d->error, d->cls, d->msg, e);
 		return true;
@@ -279,6 +281,7 @@ static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SPACE] = VM_MSG_SPACES,
 	[VM_MSG_ADDRESSES] = VM_MSG_ADDRESS_LIST,
 	[VM_MSG_SNAPSHOT_CREATE] = VM_MSG_SNAPSHOT_DONE,
+	[VM_MSG_SNAPSHOT_REVERT] = VM_MSG_SNAPSHOT_DONE,
 	[VM_MSG_FORK] = VM_MSG_SNAPSHOT_DONE,
 	[VM_MSG_DUMP] = VM_MSG_SNAPSHOT_DONE,
 };
@@ -289,7 +292,8 @@ static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
 {
 	unsigned want = answer_types[r->type] ? answer_types[r->type] : VM_MSG_REPLY;
 
-	return m->head.type == want;
+	/* An older process and a process without a guest answer a revert by VM_MSG_REPLY. */
+	return m->head.type == want || (r->type == VM_MSG_SNAPSHOT_REVERT && m->head.type == VM_MSG_REPLY);
 }
 
 /* Handle a reply. Returns false if it breaks the protocol. */
@@ -399,8 +403,9 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			return false;
 		}
 		p->heard = true;
-		if (m.head.type == VM_MSG_INFO) /* an older process sends a shorter struct */
-			memset(body + m.head.body_bytes, 0, sizeof(struct vm_info) - m.head.body_bytes);
+		/* An older process sends a shorter struct. */
+		if (m.head.type == VM_MSG_INFO || m.head.type == VM_MSG_SNAPSHOT_DONE)
+			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
 		if (m.head.type == VM_MSG_EVENT) {
 			event_take(p, m.body);
 		} else if (!reply_take(p, &m)) {

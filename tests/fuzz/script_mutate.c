@@ -46,7 +46,8 @@ static const unsigned short places[] = { 0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 24, off
 	offsetof(struct vm_snapshots, list) + offsetof(struct vm_snapshot_info, tags), offsetof(struct vm_reply, msg),
 	offsetof(struct vm_snapshot_done, left_out), offsetof(struct vm_snapshot_done, pause_ns),
 	offsetof(struct vm_info, console_bytes), offsetof(struct vm_info, ndisks), offsetof(struct vm_info, agent),
-	offsetof(struct vm_info, ninterfaces), offsetof(struct vm_info, disks), offsetof(struct vm_info, detail) };
+	offsetof(struct vm_info, ninterfaces), offsetof(struct vm_info, disks), offsetof(struct vm_info, detail),
+	offsetof(struct vm_snapshot_done, memory_tracking), offsetof(struct vm_snapshot_done, memory_tracking_reason) };
 static const char *const bytes[] = { "00", "01", "02", "03", "04", "05", "07", "0b", "ff", "ffffffff", "ffffffffffffff7f", "0001",
 	"61626300", "1b5b324a", "c328ff", "00000080", "7f", "20" };
 

@@ -283,6 +283,7 @@ static unsigned answer_type(unsigned request)
 	case VM_MSG_SPACE:
 		return VM_MSG_SPACES;
 	case VM_MSG_SNAPSHOT_CREATE:
+	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_FORK:
 	case VM_MSG_DUMP:
 		return VM_MSG_SNAPSHOT_DONE;

@@ -573,7 +573,9 @@ static void work_reply(struct fake *f, const struct work *w, const char *id, int
 		snprintf(d.msg, sizeof(d.msg), "%s", e->msg);
 	}
 	snprintf(d.id, sizeof(d.id), "%s", id);
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOT_DONE, w->seq, &d, sizeof(d), NULL, 0);
+	/* As a process of an earlier version, which also answers a revert by VM_MSG_REPLY. */
+	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOT_DONE, w->seq, &d,
+		offsetof(struct vm_snapshot_done, memory_tracking), NULL, 0);
 	if (!r && c->halt && !f->config.images_only)
 		end(f, VM_REASON_USER, 0, "", VM_EXIT_OK);
 }

@@ -211,6 +211,20 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 	return r;
 }
 
+void job_tracking_print(struct cli *c, struct json_object *result)
+{
+	const char *word = js_get_str(result, "memory-tracking"), *reason = js_get_str(result, "memory-tracking-reason");
+	double pause_ms = (double)js_get_int(result, "pause", 0) / 1e6;
+	const char *done = strcmp(c->verb->name, "snapshot-revert") ? "copied" : "read";
+	bool host = word && !strcmp(word, "unavailable");
+
+	if (!word || !reason || pause_ms <= 0 || c->format != CLI_TABLE)
+		return;
+	printf("The VM was paused for %.1f ms while its memory was %s, since %s%s%s\n", pause_ms, done,
+		host ? "userfaultfd is not available (" : "", reason,
+		host ? "); `cairn doctor` tells how to change that" : "");
+}
+
 int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
 {
@@ -226,5 +240,6 @@ int job_result_print(struct cli *c, struct json_object *result,
 	printf("\n");
 	if (figures && option_flag(c, "verbose"))
 		figures(result);
+	job_tracking_print(c, result);
 	return CLI_OK;
 }

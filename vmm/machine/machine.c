@@ -345,6 +345,20 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
+/* Open the userfaultfd. Without it, memory is loaded at once and snapshots pause the VM. */
+static void tracking_open(struct machine *m)
+{
+	char reason[UFFD_REASON_MAX];
+
+	uffd_open(&m->uffd);
+	uffd_reason(&m->uffd, reason);
+	if (m->uffd.can_protect)
+		log_info(NULL, "memory is tracked by userfaultfd, opened by %s", uffd_source_name(m->uffd.source));
+	else
+		log_info(NULL, "memory is not tracked (%s), so a snapshot pauses the VM while its memory is copied; "
+			"`cairn doctor` tells how to change that", reason);
+}
+
 static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e)
 {
 	int r = files_take(m, fds, e);
@@ -360,7 +374,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r && !m->cfg.huge_pages)
-		uffd_open(&m->uffd); /* without userfaultfd, memory is loaded at once and snapshots stop the VM */
+		tracking_open(m);
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
 	if (!r)

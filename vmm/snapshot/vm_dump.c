@@ -306,6 +306,8 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 		vm_stop(vm, VM_REASON_USER, NULL);
 	x->live = vm_phase(vm) == VM_PHASE_RUNNING && m->uffd.can_protect && !m->cfg.huge_pages &&
 		!memory_is_cow(&m->mem);
+	if (vm_phase(vm) == VM_PHASE_RUNNING)
+		vmsnap_job_tell_tracking(&x->j, x->live);
 	dump_stage(x, wait_run, vm_stop_for_dump);
 	return 0;
 }

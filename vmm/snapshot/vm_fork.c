@@ -284,6 +284,7 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	x->j.done = done;
 	x->j.opaque = opaque;
 	x->live = m->uffd.can_protect && !memory_is_cow(&m->mem);
+	vmsnap_job_tell_tracking(&x->j, x->live);
 	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);

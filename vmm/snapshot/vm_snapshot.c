@@ -88,6 +88,23 @@ void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, cons
 	return vm_work_begin_crashed(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
 }
 
+void vmsnap_job_tell_tracking(struct vmsnap_job *j, bool tracked)
+{
+	struct vm_snapshot_done *d = &j->result;
+	char reason[UFFD_REASON_MAX] = "";
+
+	d->memory_tracking = tracked ? VM_TRACKING_USERFAULTFD : VM_TRACKING_NONE;
+	if (!tracked && j->m->cfg.huge_pages) {
+		snprintf(reason, sizeof(reason), "memory in huge pages cannot be tracked");
+	} else if (!tracked && j->m->uffd.can_protect) {
+		snprintf(reason, sizeof(reason), "the VM is a clone that shares memory with its source");
+	} else if (!tracked) {
+		d->memory_tracking = VM_TRACKING_UNAVAILABLE;
+		uffd_reason(&j->m->uffd, reason);
+	}
+	snprintf(d->memory_tracking_reason, sizeof(d->memory_tracking_reason), "%s", reason);
+}
+
 void vmsnap_job_finish(struct vmsnap_job *j)
 {
 	j->result.error = j->r;

@@ -690,6 +690,8 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->first = vmsnap_first_disk(m, NULL);
 	x->with_ram = !c->disks_only && !m->cfg.images_only;
 	x->live = x->with_ram && m->uffd.can_protect;
+	if (x->with_ram)
+		vmsnap_job_tell_tracking(&x->j, x->live);
 	x->j.r = x->with_ram ? vm_own_memory(vm, &x->j.e) : 0;
 	left_out_tell(x);
 	x->j.work.run = prepare_run;

@@ -46,6 +46,9 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Begin a job that is also possible on a crashed VM that was kept. */
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
+/* Note in the result whether userfaultfd tracked memory, and if not, why.
+ * tracked: the guest ran while its memory was copied or loaded. */
+void vmsnap_job_tell_tracking(struct vmsnap_job *j, bool tracked);
 /* Fill in the result from r and e, end the work and call done(). The caller then frees the job. */
 void vmsnap_job_finish(struct vmsnap_job *j);
 

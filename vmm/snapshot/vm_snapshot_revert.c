@@ -235,6 +235,7 @@ static int machine_revert(struct revert_job *x)
 		r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
 	if (!r)
 		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
+	vmsnap_job_tell_tracking(&x->j, m->uffd.fd >= 0); /* loaded on demand */
 	if (!r && m->uffd.can_protect)
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)

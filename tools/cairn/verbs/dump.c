@@ -22,6 +22,7 @@ static int options_check(struct cli *c)
 int verb_dump(struct cli *c)
 {
 	struct target t = { .path = c->pos[1], .fd = -1 };
+	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *args;
 	struct err e;
 	int r = options_check(c);
@@ -33,12 +34,13 @@ int verb_dump(struct cli *c)
 		args = cli_vm_args(c->pos[0]);
 		if (option_flag(c, "crash") || option_flag(c, "reset"))
 			js_put_str(args, "then", option_flag(c, "crash") ? "crash" : "reset");
-		r = target_close(&t, job_run(c, "vm-dump", args, t.fd, "Dump", NULL, &e), &e);
+		r = target_close(&t, job_run(c, "vm-dump", args, t.fd, "Dump", &result, &e), &e);
 	}
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to core dump domain '%s' to %s", c->pos[0], t.path);
 	printf("Domain '%s' dumped to %s\n", c->pos[0], t.path);
+	job_tracking_print(c, result);
 	return CLI_OK;
 }

@@ -1,0 +1,157 @@
+"""A plain user's VMs: with access to /dev/userfaultfd the guest runs while its memory is copied; without it the VM is
+paused, and every result says so. Mount namespaces replace the device; the host's own stays as it is."""
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import tempfile
+
+import pytest
+
+from conftest import BUILD, Console, Daemon
+from test_host import huge_pages, needs_root  # noqa: F401
+
+pytestmark = [pytest.mark.usefixtures("kvm"), needs_root]
+
+NOBODY = 65534
+DEVICE = "/dev/userfaultfd"
+SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
+REMEDY = "`cairn doctor` tells how to change that"
+
+
+def devices(folder):
+    """Make the files that replace /dev/userfaultfd: one for the group of /dev/kvm, one for root only, and no userfaultfd."""
+    number, group = os.stat(DEVICE).st_rdev, os.stat("/dev/kvm").st_gid
+    for name, mode in (("permitted", 0o660), ("denied", 0o600)):
+        os.mknod(folder / name, stat.S_IFCHR | mode, number)
+        os.chown(folder / name, 0, group)
+        os.chmod(folder / name, mode)
+    os.symlink("/dev/null", folder / "absent")
+
+
+def as_plain_user(device, *argv):
+    """Return argv as a user in the group of /dev/kvm, with `device` in the place of /dev/userfaultfd."""
+    group = str(os.stat("/dev/kvm").st_gid)
+    return ["unshare", "-m", "sh", "-c", f'mount --bind "$0" {DEVICE} && exec "$@"', str(device),
+            "setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--groups", group, *argv]
+
+
+class PlainDaemon(Daemon):
+    def __init__(self, tmp, device):
+        self.device = device
+        super().__init__(tmp, vm_program=str(tmp / "cairn-vm"))
+
+    def command(self):
+        _, *args = super().command()
+        return as_plain_user(self.device, str(self.tmp / "cairnd"), *args)
+
+
+@pytest.fixture
+def folder():
+    """Make a folder that the plain user owns and reaches, with Cairn's programs: the build folder may be closed to others."""
+    if not os.path.exists(DEVICE):
+        pytest.skip(f"{DEVICE} does not exist: Linux before 6.1")
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as path:
+        path = pathlib.Path(path)
+        for program in ("cairnd", "cairn-vm", "cairn"):
+            shutil.copy(os.path.join(BUILD, program), path)
+        devices(path)
+        os.chown(path, NOBODY, NOBODY)
+        yield path
+
+
+@pytest.fixture
+def start(folder, guest):
+    """Return a function that starts a plain user's daemon and VM with one of the devices."""
+    running = []
+
+    def begin(device):
+        d = PlainDaemon(folder, folder / device)
+        running.append(d)
+        disk = folder / "vda.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+        os.chown(disk, NOBODY, NOBODY)
+        shutil.copy(guest("interp.elf"), folder)
+        d.define("vm1", memory="64M", boot={"kernel": "interp.elf"}, disks=[{"path": str(disk), "format": "qcow2"}])
+        d.cairn("start", "vm1")
+        d.console = Console(d, "vm1")
+        running.append(d.console)
+        while d.console.line() != "interp":
+            pass
+        d.console.run("fill 0x1000000 0x2000000 5")
+        return d
+
+    yield begin
+    for o in reversed(running):
+        o.close()
+
+
+def as_json(d, *args):
+    return json.loads(d.cairn(*args, "--format", "json").stdout)
+
+
+def log(d):
+    return (d.state / "vms" / "vm1" / "log").read_text()
+
+
+def test_permitted_user_runs_on_during_snapshots(start):
+    d = start("permitted")
+    assert f"memory is tracked by userfaultfd, opened by {DEVICE}" in log(d)
+    s1 = as_json(d, "snapshot-create-as", "vm1", "s1")
+    assert s1["memory-tracking"] == "userfaultfd" and "memory-tracking-reason" not in s1
+    assert s1["pause"] < s1["total"] / 2
+    s2 = as_json(d, "snapshot-create-as", "vm1", "s2")
+    assert s2["ram-bytes-shared"] >= 0x2000000 and s2["ram-bytes-written"] < 0x1000000
+    d.console.run("fill 0x1000000 0x2000000 6")
+    r = as_json(d, "snapshot-revert", "vm1", "s1")
+    assert r["memory-tracking"] == "userfaultfd" and r["pause"] > 0
+    d.console.run("check 0x1000000 0x2000000 5")
+    assert as_json(d, "clone", "--live", "vm1", "c")["memory-tracking"] == "userfaultfd"
+    for args in (["snapshot-create-as", "vm1", "s3"], ["snapshot-revert", "vm1", "s3"], ["clone", "--live", "vm1", "c2"],
+                 ["dump", "vm1", str(d.tmp / "core")]):
+        assert "paused" not in d.cairn(*args).stdout
+
+
+@pytest.mark.parametrize("device, error", [("denied", "Permission denied"), ("absent", "Inappropriate ioctl for device")])
+def test_user_without_userfaultfd_is_told(start, device, error):
+    if SYSCTL.read_text().strip() != "0":
+        pytest.skip("every user may use the system call here: vm.unprivileged_userfaultfd is not 0")
+    d = start(device)
+    reason = f"{DEVICE}: {error}; vm.unprivileged_userfaultfd is 0"
+    told = {"memory-tracking": "unavailable", "memory-tracking-reason": reason}
+    assert log(d).count(f"memory is not tracked ({reason})") == 1
+    s1 = as_json(d, "snapshot-create-as", "vm1", "s1")
+    assert s1 == {**s1, **told} and s1["pause"] > s1["total"] / 2
+    d.console.run("fill 0x1000000 0x2000000 6")
+    assert as_json(d, "snapshot-revert", "vm1", "s1").items() >= told.items()
+    d.console.run("check 0x1000000 0x2000000 5")
+    assert as_json(d, "clone", "--live", "vm1", "c").items() >= told.items()
+    for done, args in (("copied", ["snapshot-create-as", "vm1", "s2"]), ("read", ["snapshot-revert", "vm1", "s2"]),
+                       ("copied", ["clone", "--live", "vm1", "c2"]), ("copied", ["dump", "vm1", str(d.tmp / "core")])):
+        last = d.cairn(*args).stdout.splitlines()[-1]
+        assert last.startswith("The VM was paused for ")
+        assert last.endswith(f" ms while its memory was {done}, since userfaultfd is not available ({reason}); {REMEDY}")
+
+
+def test_snapshot_of_paused_vm_or_of_disks_has_no_pause_to_explain(start):
+    d = start("denied")
+    assert d.cairn("snapshot-create-as", "vm1", "disks", "--disk-only").stdout == "Domain snapshot disks created\n"
+    assert "memory-tracking" not in as_json(d, "snapshot-create-as", "vm1", "disks2", "--disk-only")
+    d.cairn("suspend", "vm1")
+    assert d.cairn("snapshot-create-as", "vm1", "s1").stdout == "Domain snapshot s1 created\n"
+
+
+def test_memory_in_huge_pages_is_not_tracked(daemon, guest, tmp_path, huge_pages):  # noqa: F811
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "vda.qcow2", "64M"], check=True)
+    daemon.define("vm1", hugepages=True, boot={"kernel": guest("interp.elf")},
+                  disks=[{"path": str(tmp_path / "vda.qcow2"), "format": "qcow2"}])
+    daemon.cairn("start", "vm1")
+    s1 = as_json(daemon, "snapshot-create-as", "vm1", "s1")
+    assert s1["memory-tracking"] == "none"
+    assert s1["memory-tracking-reason"] == "memory in huge pages cannot be tracked"
+    out = daemon.cairn("snapshot-create-as", "vm1", "s2").stdout
+    assert out.endswith(" ms while its memory was copied, since memory in huge pages cannot be tracked\n")
+    assert REMEDY not in out
