@@ -223,6 +223,8 @@ install: all $(BUILD)/definition.schema.json
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
+	install -m 644 tools/udev/60-cairn.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 644 tools/completion/cairn.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cairn
 	install -d $(DESTDIR)$(PREFIX)/include/cairn/api $(DESTDIR)$(PREFIX)/include/cairn/base $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 644 api/wire/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
@@ -234,7 +236,7 @@ install: all $(BUILD)/definition.schema.json
 # Folders that are not Cairn's own go when nothing else is in them.
 INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn lib/libcairn.a lib/pkgconfig/cairn.pc \
              lib/nbdkit/plugins/nbdkit-cairn-plugin.so share/bash-completion/completions/cairn \
-             $(addprefix lib/systemd/system/,cairnd.service cairnd.socket cairn-guests.service) \
+             lib/udev/rules.d/60-cairn.rules $(addprefix lib/systemd/system/,cairnd.service cairnd.socket cairn-guests.service) \
              $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1)))
 uninstall:
 	rm -rf $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))

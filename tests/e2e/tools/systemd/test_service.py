@@ -121,10 +121,27 @@ def test_installed_units(tmp_path):
     program = guests["Service"]["ExecStop"].split()
     assert subprocess.run([*program, "--help"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairn daemon-stop")
     assert (prefix / "share/bash-completion/completions/cairn").exists()
+    assert (prefix / "lib/udev/rules.d/60-cairn.rules").read_text().splitlines()[-1].startswith('SUBSYSTEM=="misc"')
     if shutil.which("systemd-analyze"):
         r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
                             units / "cairnd.socket", units / "cairn-guests.service"], capture_output=True, text=True, timeout=30)
         assert "cairnd" not in r.stderr, r.stderr
+
+
+def test_udev_rule_lets_group_kvm_open_userfaultfd():
+    device = "/sys/class/misc/userfaultfd"
+    if os.geteuid() or not shutil.which("udevadm") or not os.path.exists(device) or not os.path.isdir("/etc/udev/rules.d"):
+        pytest.skip("needs root, udevadm and a kernel with /dev/userfaultfd")
+    # `udevadm test` applies owner and mode, so it gets a /dev and a /run of its own.
+    script = ('mount -t tmpfs none /run && mount --bind "$1" /etc/udev/rules.d && mount -t tmpfs none /dev || exit 1\n'
+              'mknod -m 666 /dev/null c 1 3 && mknod -m 600 /dev/userfaultfd c $(tr : " " <"$2"/dev) || exit 1\n'
+              'udevadm test --action=add "$2" >/dev/null 2>&1; stat -c "%a %U %G" /dev/userfaultfd')
+    before = os.stat("/dev/userfaultfd")
+    r = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", os.path.join(ROOT, "tools/udev"), device],
+                       capture_output=True, text=True, timeout=30)
+    assert r.stdout == "660 root kvm\n", r.stderr
+    after = os.stat("/dev/userfaultfd")
+    assert (before.st_mode, before.st_gid) == (after.st_mode, after.st_gid)
 
 
 def test_uninstall_removes_installed_files(tmp_path):
