@@ -221,6 +221,7 @@ int verb_audit(struct cli *c);
 int verb_jobs(struct cli *c);
 int verb_job_cancel(struct cli *c);
 int verb_job_dismiss(struct cli *c);
+int verb_doctor(struct cli *c);
 int verb_help(struct cli *c);
 
 /* Attach the terminal to a console until the user detaches. Returns an exit code, after an error message on failure. */

@@ -403,6 +403,8 @@ const struct verb verbs[] = {
 	{ "audit", "Administration", "", NULL, audit_options, 0, 0, true, NULL, "query-audit", verb_audit },
 	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, then stop the daemon",
 		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },
+	{ "doctor", "Administration", "", "check what this host offers to VMs, and say how to mend it", NULL, 0, 0, true, NULL, NULL,
+		verb_doctor },
 	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
 		verb_version },
 	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", help_options, 0, 1, true, "verb", NULL, verb_help },

@@ -1,0 +1,275 @@
+#include "tools/cairn/host_probe.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "snapshot/uffd_open.h"
+#include "tools/cairn/user.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- helpers ---- */
+
+__attribute__((format(printf, 3, 4))) static void found(struct host_check *c, enum host_status status, const char *fmt, ...)
+{
+	va_list ap;
+
+	c->status = status;
+	va_start(ap, fmt);
+	vsnprintf(c->found, sizeof(c->found), fmt, ap);
+	va_end(ap);
+}
+
+__attribute__((format(printf, 2, 3))) static void remedy(struct host_check *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(c->remedy, sizeof(c->remedy), fmt, ap);
+	va_end(ap);
+}
+
+/* Read the first word of a file in /proc or /sys. Returns "" if there is no such file. */
+static const char *word_read(const char *path, char buf[32])
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, buf, 31);
+
+	buf[MAX(n, 0)] = 0;
+	buf[strcspn(buf, " \n")] = 0;
+	return buf;
+}
+
+static long number_read(const char *path)
+{
+	char buf[32];
+
+	return strtol(word_read(path, buf), NULL, 10);
+}
+
+/* Name the group other than root's that may read and write the file. Returns NULL if there is none. */
+static const char *group_of(const char *path, char buf[32])
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0 || (st.st_mode & 0060) != 0060 || !st.st_gid)
+		return NULL;
+	group_name(st.st_gid, buf, 32);
+	return buf;
+}
+
+/* ---- the checks ---- */
+
+static void kvm_open_failed(struct host_check *c, int error)
+{
+	char group[32];
+
+	found(c, HOST_MISSING, "/dev/kvm: %s", strerror(error));
+	if (error == EACCES || error == EPERM)
+		remedy(c, "join the group %s (adduser USER %s), then log in again",
+			group_of("/dev/kvm", group) ? group : "kvm", group_of("/dev/kvm", group) ? group : "kvm");
+	else
+		remedy(c, "load the module kvm_intel or kvm_amd, or switch virtualization on in the firmware");
+}
+
+static void kvm_probe(struct host_check *c)
+{
+	CLEANUP_CLOSE int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	CLEANUP_CLOSE int vm = -1;
+	int version;
+
+	if (fd < 0) {
+		kvm_open_failed(c, errno);
+		return;
+	}
+	version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	vm = version == KVM_API_VERSION ? ioctl(fd, KVM_CREATE_VM, 0) : -1;
+	if (vm >= 0) {
+		found(c, HOST_OK, "/dev/kvm, API version %d", version);
+	} else if (version != KVM_API_VERSION) {
+		found(c, HOST_MISSING, "/dev/kvm has API version %d, not %d", version, KVM_API_VERSION);
+		remedy(c, "use a kernel with KVM's stable API");
+	} else {
+		found(c, HOST_MISSING, "KVM creates no VM: %s", strerror(errno));
+		remedy(c, errno == EBUSY ? "stop the other hypervisor, which holds the CPU's virtualization"
+			: "see dmesg; is the host, or a cgroup, out of memory?");
+	}
+}
+
+static bool is_off(const char *parameter)
+{
+	char word[32];
+
+	word_read(parameter, word);
+	return word[0] == 'N' || word[0] == '0';
+}
+
+/* A CPU that shows neither VMX nor SVM means that KVM, if there is one, emulates kernel mode. */
+static void paging_probe(struct host_check *c)
+{
+	unsigned a, b, v, d;
+	bool vmx = __get_cpuid(1, &a, &b, &v, &d) && (v & 1u << 5);
+	bool svm = !vmx && __get_cpuid(0x80000001, &a, &b, &v, &d) && (v & 1u << 2);
+	const char *parameter = vmx ? "kvm_intel ept" : "kvm_amd npt";
+
+	if (!vmx && !svm) {
+		bool pvm = !access("/dev/kvm", F_OK);
+
+		found(c, pvm ? HOST_SLOW : HOST_MISSING, "the CPU shows neither VMX nor SVM%s",
+			pvm ? "; KVM emulates kernel mode (kvm-pvm)" : "");
+		remedy(c, "switch virtualization on in the firmware or, inside a VM, nested virtualization on the host outside");
+		return;
+	}
+	if (!is_off(vmx ? "/sys/module/kvm_intel/parameters/ept" : "/sys/module/kvm_amd/parameters/npt")) {
+		found(c, HOST_OK, vmx ? "Intel VMX with nested paging (EPT)" : "AMD SVM with nested paging (NPT)");
+		return;
+	}
+	found(c, HOST_SLOW, "nested paging is off (%s=0)", parameter);
+	remedy(c, "load the module with %s=1", parameter);
+}
+
+#define UDEV_RULE "60-cairn.rules"
+
+static void uffd_remedy(struct host_check *c, const struct uffd *u)
+{
+	const char *sysctl = u->sysctl_denies ? "sysctl vm.unprivileged_userfaultfd=1" : NULL;
+	char group[32];
+
+	if (u->device_error == -EACCES && group_of(UFFD_DEVICE, group))
+		remedy(c, "join the group %s (adduser USER %s), then log in again", group, group);
+	else if (u->device_error == -EACCES)
+		remedy(c, "as root: install Cairn's udev rule " UDEV_RULE " (make install does), run udevadm control --reload and "
+			"udevadm trigger " UFFD_DEVICE "; members of the group kvm may then open the device%s%s",
+			sysctl ? ". For all users instead: " : "", sysctl ? sysctl : "");
+	else if (sysctl)
+		remedy(c, "as root: %s (a file in /etc/sysctl.d keeps it); Linux 6.1 has " UFFD_DEVICE " instead", sysctl);
+	else if (u->call_error == -EPERM)
+		remedy(c, "let the container have " UFFD_DEVICE ", or the system call userfaultfd in its seccomp profile");
+	else
+		remedy(c, "use Linux 5.19 or newer with CONFIG_USERFAULTFD");
+}
+
+static void uffd_probe(struct host_check *c)
+{
+	struct uffd u;
+
+	uffd_open(&u);
+	uffd_close(&u);
+	if (u.can_protect) {
+		found(c, HOST_OK, "opened by %s", uffd_source_name(u.source));
+		return;
+	}
+	c->status = HOST_SLOW;
+	uffd_reason(&u, c->found);
+	uffd_remedy(c, &u);
+}
+
+static void io_uring_probe(struct host_check *c)
+{
+	long disabled = number_read("/proc/sys/kernel/io_uring_disabled");
+	struct loop *l = NULL;
+	struct err e;
+	int r = loop_new(8, &l, &e);
+
+	loop_free(l);
+	if (!r) {
+		found(c, HOST_OK, "the kernel creates rings");
+		return;
+	}
+	found(c, HOST_MISSING, "%.190s", e.msg);
+	if (r == -EPERM && disabled)
+		remedy(c, "as root: sysctl kernel.io_uring_disabled=0%s",
+			disabled == 1 ? ", or join the group whose number is in kernel.io_uring_group" : "");
+	else if (r == -ENOMEM)
+		remedy(c, "raise the limit of locked memory (ulimit -l)");
+	else
+		remedy(c, "use Linux 5.10 or newer; in a container, allow the system calls io_uring_setup, io_uring_enter and "
+			"io_uring_register in its seccomp profile");
+}
+
+static void seccomp_probe(struct host_check *c)
+{
+	uint32_t action = SECCOMP_RET_KILL_PROCESS;
+
+	if (!syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action)) {
+		found(c, HOST_OK, "the kernel has filters");
+		return;
+	}
+	found(c, HOST_MISSING, "system call seccomp: %s", strerror(errno));
+	remedy(c, "use a kernel with CONFIG_SECCOMP_FILTER");
+}
+
+static void landlock_probe(struct host_check *c)
+{
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+
+	if (abi >= 0) {
+		found(c, HOST_OK, "ABI %ld", abi);
+		return;
+	}
+	found(c, HOST_MISSING, "%s", strerror(errno));
+	remedy(c, errno == EOPNOTSUPP ? "add landlock to the list lsm= of the kernel's command line"
+		: "use Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK; until then, seccomp alone confines these programs");
+}
+
+static void huge_pages_probe(struct host_check *c)
+{
+	long total = number_read("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
+	long unused = number_read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+
+	found(c, total ? HOST_OK : HOST_MISSING, "%ld of %ld pages of 2 MiB are free", unused, total);
+	if (!total)
+		remedy(c, "as root, if a VM shall have them: sysctl vm.nr_hugepages=N, with N half of its memory in MiB");
+}
+
+static void tun_probe(struct host_check *c)
+{
+	CLEANUP_CLOSE int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0) {
+		found(c, HOST_OK, "/dev/net/tun");
+		return;
+	}
+	found(c, HOST_MISSING, "/dev/net/tun: %s", strerror(errno));
+	remedy(c, errno == EACCES || errno == EPERM ? "as root: chmod 666 /dev/net/tun, as udev sets it"
+		: "as root: modprobe tun; interfaces of type user need no tap");
+}
+
+size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
+{
+	static const struct {
+		const char *name, *purpose;
+		bool required;
+		void (*probe)(struct host_check *c);
+	} probes[] = {
+		{ "kvm", "run VMs", true, kvm_probe },
+		{ "io-uring", "disk and network I/O", true, io_uring_probe },
+		{ "seccomp", "confine VM processes", true, seccomp_probe },
+		{ "nested-paging", "run guests at full speed", false, paging_probe },
+		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
+		{ "landlock", "confine the programs for archives and user networks", false, landlock_probe },
+		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
+		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
+	};
+
+	_Static_assert(ARRAY_SIZE(probes) <= HOST_CHECKS_MAX, "the caller's array holds all checks");
+	for (size_t i = 0; i < ARRAY_SIZE(probes); i++) {
+		ret[i] = (struct host_check){ .name = probes[i].name, .purpose = probes[i].purpose,
+			.required = probes[i].required };
+		probes[i].probe(&ret[i]);
+	}
+	return ARRAY_SIZE(probes);
+}
