@@ -41,6 +41,8 @@ void command_query_version(struct call *c);
 void command_query_commands(struct call *c);
 void command_query_schema(struct call *c);
 void command_vm_define(struct call *c);
+void command_vm_rename(struct call *c);
+void command_vm_undefine(struct call *c);
 void command_vm_dump_definition(struct call *c);
 void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);

@@ -1,10 +1,19 @@
 /* Handlers of export and import. */
 #include "api/commands/command.h"
-#include "api/jobs/job.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
 #include "api/jobs/export.h"
 #include "api/jobs/import.h"
+#include "api/jobs/job.h"
+#include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
 
 void command_vm_export(struct call *c)
 {
@@ -19,7 +28,38 @@ void command_vm_export(struct call *c)
 		call_return_job(c, j);
 }
 
+/* ret_rights: free with free(). */
+static int import_opts_take(struct call *c, struct import_opts *opts, struct rights **ret_rights, struct err *e)
+{
+	struct peer who = conn_peer(c->conn);
+	struct stat st;
+
+	opts->folder = js_get_str(c->args, "folder");
+	opts->name = js_get_str(c->args, "name");
+	opts->max_bytes = js_get_int(c->args, "max-bytes", 0);
+	opts->job_id = js_get_str(c->args, "job-id");
+	if (!opts->folder || *opts->folder != '/' || strlen(opts->folder) >= PATH_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
+	if (fstat(c->fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, ERR_INVALID, "an archive is a regular file");
+	if (opts->name && definition_check_name(opts->name, e) < 0) {
+		err_prefix(e, "name");
+		return -EINVAL;
+	}
+	if (opts->max_bytes < (js_get(c->args, "max-bytes") ? 1 : 0))
+		return err_set(e, -EINVAL, ERR_INVALID, "max-bytes: must be 1 or more");
+	return rights_of_peer(&who, ret_rights, e);
+}
+
 void command_vm_import(struct call *c)
 {
-	import_begin(c);
+	struct rights *rights = NULL;
+	struct import_opts opts;
+	struct err e;
+	int r = import_opts_take(c, &opts, &rights, &e);
+
+	if (!r)
+		r = import_begin(c->host, &opts, steal_fd(&c->fd), rights, c, &e);
+	if (r < 0)
+		call_fail(c, &e);
 }

@@ -1,7 +1,5 @@
 /* The table of handlers: one for each command of the schema. */
 #include "api/commands/command.h"
-#include "api/jobs/rename.h"
-#include "api/jobs/undefine.h"
 
 const struct command_handler command_handlers[] = {
 	{ "qmp_capabilities", command_qmp_capabilities },
@@ -9,8 +7,8 @@ const struct command_handler command_handlers[] = {
 	{ "query-commands", command_query_commands },
 	{ "query-qmp-schema", command_query_schema },
 	{ "vm-define", command_vm_define },
-	{ "vm-rename", rename_begin },
-	{ "vm-undefine", undefine_begin },
+	{ "vm-rename", command_vm_rename },
+	{ "vm-undefine", command_vm_undefine },
 	{ "vm-dump-definition", command_vm_dump_definition },
 	{ "vm-list", command_vm_list },
 	{ "vm-info", command_vm_info },

@@ -1,7 +1,10 @@
-/* Handlers of define and of the VM's lifecycle. */
+/* Handlers of define, rename and undefine, and of the VM's lifecycle. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
+#include "api/jobs/rename.h"
+#include "api/jobs/undefine.h"
 #include "api/policy/restart.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/conn.h"
@@ -76,6 +79,49 @@ void command_vm_define(struct call *c)
 	else
 		vm_define(c->host, STEAL_PTR(def), mode, json_object_get(js_get(c->args, "was")),
 			define_done, c);
+}
+
+/* ---- rename and undefine ---- */
+
+void command_vm_rename(struct call *c)
+{
+	struct err e;
+
+	if (rename_begin(c->vm, js_get_str(c->args, "name"), c, &e) < 0)
+		call_fail(c, &e);
+}
+
+static void undefine_retry(void *opaque)
+{
+	struct call *c = opaque;
+	const char *name = js_get_str(c->args, "vm");
+	struct err e;
+
+	c->vm = vm_find(c->host, name); /* another client may have undefined it */
+	if (c->vm) {
+		command_vm_undefine(c);
+		return;
+	}
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
+	call_fail(c, &e);
+}
+
+void command_vm_undefine(struct call *c)
+{
+	struct undefine_opts opts = { .storage = js_get_array(c->args, "storage"),
+		.remove_all_storage = js_get_bool(c->args, "remove-all-storage", false),
+		.managed_save = js_get_bool(c->args, "managed-save", false),
+		.snapshots_metadata = js_get_bool(c->args, "snapshots-metadata", false),
+		.dry_run = js_get_bool(c->args, "dry-run", false) };
+	struct err e;
+
+	/* A process that has just listed the snapshots may still be ending: wait for it. */
+	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
+		c->vm = NULL;
+		return;
+	}
+	if (undefine_begin(c->vm, &opts, c, &e) < 0)
+		call_fail(c, &e);
 }
 
 /* ---- lifecycle ---- */

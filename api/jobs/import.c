@@ -7,7 +7,6 @@
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -18,12 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 struct import {
 	struct vm_host *host;
 	struct call *call; /* until it is answered */
+	const char *job_id; /* borrowed until the call is answered; NULL: generated */
 	struct vm *vm;	   /* with its job; NULL before the VM is defined */
 	struct job *job;
 	int fd;
@@ -431,7 +430,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 
 static int job_begin(struct import *x, struct err *e)
 {
-	int r = job_new(x->vm, "import", js_get_str(x->call->args, "job-id"), &x->job, e);
+	int r = job_new(x->vm, "import", x->job_id, &x->job, e);
 
 	if (r < 0) {
 		vm_forget(x->vm);
@@ -457,6 +456,7 @@ static void import_start(struct import *x)
 {
 	call_return_job(x->call, x->job);
 	x->call = NULL;
+	x->job_id = NULL;
 	if (take_start(x, &x->why) < 0)
 		import_fail(x);
 }
@@ -488,45 +488,24 @@ static void archive_looked(void *opaque, int r, struct json_object *result, cons
 
 static const struct archiver_ops look_ops = { .done = archive_looked };
 
-static int args_take(struct import *x, struct call *c, struct err *e)
-{
-	const char *folder = js_get_str(c->args, "folder"), *name = js_get_str(c->args, "name");
-	struct peer who = conn_peer(c->conn);
-	struct stat st;
-
-	if (!folder || *folder != '/' || strlen(folder) >= sizeof(x->folder))
-		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
-	if (fstat(c->fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "an archive is a regular file");
-	if (name && definition_check_name(name, e) < 0) {
-		err_prefix(e, "name");
-		return -EINVAL;
-	}
-	x->max_bytes = js_get_int(c->args, "max-bytes", 0);
-	if (x->max_bytes < (js_get(c->args, "max-bytes") ? 1 : 0))
-		return err_set(e, -EINVAL, ERR_INVALID, "max-bytes: must be 1 or more");
-	strcpy(x->folder, folder);
-	snprintf(x->name, sizeof(x->name), "%s", name ? name : "");
-	return rights_of_peer(&who, &x->rights, e);
-}
-
-void import_begin(struct call *c)
+int import_begin(struct vm_host *host, const struct import_opts *opts, int fd, struct rights *rights, struct call *c,
+	struct err *e)
 {
 	CLEANUP_JS struct json_object *spec = json_object_new_object();
 	struct import *x = calloc(1, sizeof(*x));
-	struct err e;
 	int r;
 
 	if (!x)
 		abort();
-	*x = (struct import){ .host = c->host, .call = c, .fd = -1 };
+	*x = (struct import){ .host = host, .call = c, .job_id = opts->job_id, .fd = fd, .rights = rights,
+		.max_bytes = opts->max_bytes };
+	snprintf(x->folder, sizeof(x->folder), "%s", opts->folder);
+	snprintf(x->name, sizeof(x->name), "%s", opts->name ? opts->name : "");
 	js_put_bool(spec, "manifest_only", true);
-	r = args_take(x, c, &e);
-	x->fd = steal_fd(&c->fd);
-	if (!r)
-		r = archiver_run(x, spec, &look_ops, &e);
+	r = archiver_run(x, spec, &look_ops, e);
 	if (r < 0)
-		import_refuse(x, &e);
+		import_free(x);
+	return r;
 }
 
 /* ---- recovery by the next daemon ---- */

@@ -9,11 +9,30 @@
 #define IMPORT_MARKER "import.pending"
 #define IMPORTED_FILE "imported.json" /* names the folder that the import made */
 
+#include <stdint.h>
+
 struct call;
+struct err;
+struct rights;
 struct vm_host;
 
-/* Handle vm-import. Answers the call. */
-void import_begin(struct call *c);
+/* folder:     absolute path, shorter than PATH_MAX, in which the VM's folder is made; copied.
+ * name:       the VM's name; NULL: the archive's; copied.
+ * max_bytes:  limit for the data; 0: the file system's free space.
+ * job_id:     borrowed until c is answered; NULL: generated. */
+struct import_opts {
+	const char *folder, *name;
+	int64_t max_bytes;
+	const char *job_id;
+};
+
+/* Start to read an archive.
+ * fd:      the archive, a regular file; taken, also on errors.
+ * rights:  of the user who imports; taken, also on errors; NULL: the daemon's.
+ * c:       taken on success; answered with the job when the definition was read and is fine, or with an error.
+ * Returns 0 or -errno. */
+int import_begin(struct vm_host *host, const struct import_opts *opts, int fd, struct rights *rights, struct call *c,
+	struct err *e);
 /* Finish or remove the imports that an earlier daemon left. */
 void import_clear_up(struct vm_host *host);
 

@@ -109,33 +109,30 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 	return r ? r : template_check(vm, "rename it", e);
 }
 
-void rename_begin(struct call *c)
+int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	const char *name = js_get_str(c->args, "name");
-	struct vm *vm = c->vm;
 	struct rename *w = calloc(1, sizeof(*w));
-	struct err e;
 	int r;
 
 	if (!w)
 		abort();
-	*w = (struct rename){ { .done = folder_renamed, .loop = c->host->loop }, c, vm, "" };
+	*w = (struct rename){ { .done = folder_renamed, .loop = vm->host->loop }, c, vm, "" };
 	memcpy(w->old, vm->def->name, sizeof(w->old));
 	o = definition_to_json(vm->def);
 	js_put_str(o, "name", name);
 	if (vm->def->rights)
 		rights_put(o, vm->def->rights);
-	r = rename_check(vm, name, &e);
+	r = rename_check(vm, name, e);
 	if (!r)
-		r = store_rename(c->host->store, &w->work, w->old, name, o, &e);
+		r = store_rename(vm->host->store, &w->work, w->old, name, o, e);
 	if (r < 0) {
 		free(w);
-		call_fail(c, &e);
-		return;
+		return r;
 	}
 	vm_operation_begin(vm, &(struct vm_operation){ .kind = VM_OP_RENAME });
 	take_name(vm, name);
+	return 0;
 }
 
 /* ---- recovery by the next daemon ---- */

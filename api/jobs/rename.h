@@ -7,10 +7,15 @@
 #define CAIRN_API_JOBS_RENAME_H
 
 struct call;
+struct err;
+struct vm;
 struct vm_host;
 
-/* Handle vm-rename: the VM is off. Answers the call. */
-void rename_begin(struct call *c);
+/* Rename a VM that is off.
+ * name: copied.
+ * c: taken on success; answered when the new name is on stable storage, or with the store's error.
+ * Returns 0; -EINVAL: no valid name, or the VM has that name; -EEXIST: another VM has it; -errno. */
+int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e);
 
 /* Finish the renames of an earlier daemon. Call it after the permissions and before the VMs are loaded. */
 void rename_resume_pending(struct vm_host *host);

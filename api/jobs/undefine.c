@@ -27,6 +27,7 @@ struct undefine {
 	struct call *call; /* NULL: an earlier daemon's client */
 	struct vm_host *host;
 	struct vm *vm; /* stays as long as it is `going` */
+	bool dry_run, snapshots_metadata; /* of struct undefine_opts */
 	struct volumes volumes;
 	struct fork_as *errand;
 	struct err why; /* reason for giving up */
@@ -169,7 +170,7 @@ static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, 
 	u->errand = NULL;
 	if (!r) {
 		volumes_take(&u->volumes, res);
-		if (js_get_bool(u->call->args, "dry-run", false)) {
+		if (u->dry_run) {
 			vm_operation_end(u->vm);
 			undefine_answer(u);
 			undefine_free(u);
@@ -186,7 +187,7 @@ static void volumes_look(struct undefine *u)
 {
 	struct err e;
 
-	if (!u->volumes.n && !js_get_bool(u->call->args, "dry-run", false)) {
+	if (!u->volumes.n && !u->dry_run) {
 		vm_forget(u);
 		return;
 	}
@@ -224,38 +225,22 @@ static void snapshots_look(struct undefine *u)
 {
 	struct vm_snapshot_list body = { 0 };
 
-	if (js_get_bool(u->call->args, "snapshots-metadata", false) || !may_have_snapshots(u->vm->def))
+	if (u->snapshots_metadata || !may_have_snapshots(u->vm->def))
 		volumes_look(u);
 	else
 		offline_request(u->vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, snapshots_seen, u);
 }
 
-/* ---- the command ---- */
+/* ---- the beginning ---- */
 
-static void undefine_retry(void *opaque)
+static int undefine_check(const struct vm *vm, const struct undefine_opts *opts, struct err *e)
 {
-	struct call *c = opaque;
-	const char *name = js_get_str(c->args, "vm");
-	struct err e;
-
-	c->vm = vm_find(c->host, name); /* another client may have undefined it */
-	if (c->vm) {
-		undefine_begin(c);
-		return;
-	}
-	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
-	call_fail(c, &e);
-}
-
-static int undefine_check(const struct call *c, struct err *e)
-{
-	const struct vm *vm = c->vm;
 	char clones[360];
 	int r = vm_check_claim(vm, VM_CLAIM_ALL, "undefine it", e);
 
 	if (r < 0)
 		return r;
-	if (vm->state == VM_SAVED && !js_get_bool(c->args, "managed-save", false))
+	if (vm->state == VM_SAVED && !opts->managed_save)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save; undefine it with --managed-save to drop that, or "
 			"start it", vm->def->name);
@@ -266,46 +251,39 @@ static int undefine_check(const struct call *c, struct err *e)
 	return 0;
 }
 
-static int volumes_wanted(const struct call *c, struct volumes *v, struct err *e)
+static int volumes_wanted(const struct vm *vm, const struct undefine_opts *opts, struct volumes *v, struct err *e)
 {
-	struct json_object *storage = js_get_array(c->args, "storage");
+	struct store *store = vm->host->store;
 	CLEANUP_JS struct json_object *imported = NULL;
 
 	*v = (struct volumes){ 0 };
-	if (storage && js_get_bool(c->args, "remove-all-storage", false))
+	if (opts->storage && opts->remove_all_storage)
 		return err_set(e, -EINVAL, ERR_INVALID, "--storage and --remove-all-storage exclude each other");
-	if (!storage && !js_get_bool(c->args, "remove-all-storage", false))
+	if (!opts->storage && !opts->remove_all_storage)
 		return 0;
-	if (store_has_file(c->host->store, c->vm->def->name, IMPORTED_FILE))
-		imported = store_load_file(c->host->store, c->vm->def->name, IMPORTED_FILE);
-	return volumes_of(c->vm, storage, js_get_str(imported, "folder"), v, e);
+	if (store_has_file(store, vm->def->name, IMPORTED_FILE))
+		imported = store_load_file(store, vm->def->name, IMPORTED_FILE);
+	return volumes_of(vm, opts->storage, js_get_str(imported, "folder"), v, e);
 }
 
-void undefine_begin(struct call *c)
+int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call *c, struct err *e)
 {
 	struct undefine *u;
 	struct volumes v;
-	struct err e;
-	int r;
+	int r = undefine_check(vm, opts, e);
 
-	/* A process that has just listed the snapshots may still be ending: wait for it. */
-	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
-		c->vm = NULL;
-		return;
-	}
-	r = undefine_check(c, &e);
 	if (!r)
-		r = volumes_wanted(c, &v, &e);
-	if (r < 0) {
-		call_fail(c, &e);
-		return;
-	}
+		r = volumes_wanted(vm, opts, &v, e);
+	if (r < 0)
+		return r;
 	u = calloc(1, sizeof(*u));
 	if (!u)
 		abort(); /* better than a call that is never answered */
-	*u = (struct undefine){ .call = c, .host = c->host, .vm = c->vm, .volumes = v };
-	vm_operation_begin(u->vm, &undefining);
+	*u = (struct undefine){ .call = c, .host = vm->host, .vm = vm, .dry_run = opts->dry_run,
+		.snapshots_metadata = opts->snapshots_metadata, .volumes = v };
+	vm_operation_begin(vm, &undefining);
 	snapshots_look(u);
+	return 0;
 }
 
 /* ---- recovery by the next daemon ---- */

@@ -3,13 +3,30 @@
 #ifndef CAIRN_API_JOBS_UNDEFINE_H
 #define CAIRN_API_JOBS_UNDEFINE_H
 
+#include <stdbool.h>
+
 struct call;
+struct err;
+struct json_object;
+struct vm;
 struct vm_host;
 
 #define UNDEFINE_FILE "undefine.json"
 
-/* Handle vm-undefine. Answers the call. */
-void undefine_begin(struct call *c);
+/* storage:             borrowed during undefine_begin(); array of disk ids or paths whose images to remove; NULL: none.
+ * remove_all_storage:  remove the images of all disks.
+ * managed_save:        drop a managed save; otherwise a saved VM stays.
+ * snapshots_metadata:  do not look for snapshots in the images; otherwise a VM with snapshots stays.
+ * dry_run:             change nothing, only answer with the images that would be removed. */
+struct undefine_opts {
+	struct json_object *storage;
+	bool remove_all_storage, managed_save, snapshots_metadata, dry_run;
+};
+
+/* Undefine a VM that has no offline process, except for one of a job, which is an error.
+ * c: taken on success; answered when the VM is gone, with the images if any were to be removed, or with an error.
+ * Returns 0 or -errno. */
+int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call *c, struct err *e);
 
 /* Finish the undefines of an earlier daemon. Call it when all VMs are loaded. */
 void undefine_resume_pending(struct vm_host *host);
