@@ -37,7 +37,7 @@ static int parse_version(struct parse *p, struct json_object *v, void *into)
 		return key_error(p, "must be the number %d, not %s", DEFINITION_VERSION,
 			js_type_words(v));
 	if (json_object_get_int64(v) != DEFINITION_VERSION)
-		return key_error(p, "%lld is not known; this Cairn writes and reads %d",
+		return key_error(p, "%lld is unknown; this Cairn reads and writes version %d",
 			(long long)json_object_get_int64(v), DEFINITION_VERSION);
 	return 0;
 }
@@ -86,7 +86,7 @@ static int parse_uuid(struct parse *p, struct json_object *v, void *into)
 		return key_error(p,
 			"\"%s\" is not a UUID such as 2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", given);
 	if (!definition_has_uuid(p->d))
-		return key_error(p, "must not be all zeros; leave it out and one is made");
+		return key_error(p, "must not be all zeros; omit it to have one generated");
 	return 0;
 }
 
@@ -145,15 +145,15 @@ static const struct key boot_rows[] = {
 	{ "kernel", KEY_PATH, .offset = DEF(kernel),
 		.needed = true, .about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
 	{ "initrd", KEY_PATH, .offset = DEF(initrd),
-		.about = "an initial file system for the kernel" },
+		.about = "initial file system (initramfs) for the kernel" },
 	{ "cmdline", KEY_TEXT, .offset = DEF(cmdline), .max = VM_CMDLINE_MAX,
-		.about = "the kernel's command line" },
+		.about = "kernel command line" },
 };
 KEYS(boot_keys, boot_rows);
 
 static const struct key console_rows[] = {
 	{ "virtio", KEY_BOOL, .offset = DEF(virtio_console),
-		.about = "a virtio console", .initial = "false" },
+		.about = "add a virtio console", .initial = "false" },
 };
 KEYS(console_keys, console_rows);
 
@@ -167,9 +167,9 @@ static int prepare_watchdog(struct parse *p, struct json_object *v, void *into)
 
 static const struct key watchdog_rows[] = {
 	{ "model", KEY_CHOICE, .offset = DEF(watchdog), .choices = watchdog_models,
-		.about = "Intel's 6300ESB, which Linux has a driver for", .initial = "\"i6300esb\"" },
+		.about = "i6300esb: Intel's 6300ESB, for which Linux has a driver", .initial = "\"i6300esb\"" },
 	{ "action", KEY_CHOICE, .offset = DEF(watchdog_action), .choices = watchdog_actions,
-		.about = "what is done then", .initial = "\"reset\"" },
+		.about = "action when the guest does not reset the watchdog in time", .initial = "\"reset\"" },
 };
 KEYS(watchdog_keys, watchdog_rows);
 
@@ -177,73 +177,76 @@ KEYS(watchdog_keys, watchdog_rows);
 
 static const struct key top_rows[] = {
 	{ "version", KEY_CUSTOM, .parse = parse_version,
-		.about = "of this format", .initial = "1", .form = "{\"const\":1}" },
+		.about = "version of the format of a definition", .initial = "1", .form = "{\"const\":1}" },
 	{ "name", KEY_CUSTOM, .offset = DEF(name), .parse = parse_name,
-		.needed = true, .about = "of the VM; at most 255 bytes",
+		.needed = true, .about = "name of the VM; at most 255 bytes",
 		.form = "{\"type\":\"string\",\"maxLength\":255,"
 			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f][^/\\\\u0000-\\\\u001f\\\\u007f]*$\"}" },
 	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = parse_uuid,
-		.about = "unique; when it is left out, kept or made",
+		.about = "UUID, unique in the daemon [the existing VM's UUID, or a new one]",
 		.form = "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"},"
 			"\"pattern\":\"^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$\"}" },
 	{ "title", KEY_TEXT, .offset = DEF(title), .max = 255,
-		.about = "a short name for people" },
+		.about = "one-line title of the VM" },
 	{ "description", KEY_TEXT, .offset = DEF(description), .max = 4096,
-		.about = "any line of text" },
+		.about = "one line of text about the VM" },
 	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
 		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
 		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576},"
 			"{\"type\":\"string\",\"pattern\":\"^[0-9]+([.][0-9]+)?([KMGTPEkmgtpe]([Ii]?[Bb])?|"
 			"[Bb]([Yy][Tt][Ee][Ss]?)?)?$\"}]}" },
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
-		.about = "back its memory with huge pages", .initial = "false" },
+		.about = "back guest memory with huge pages", .initial = "false" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
-		.about = "virtual processors", .initial = "1" },
+		.about = "number of virtual CPUs", .initial = "1" },
 	{ "topology", KEY_OBJECT, .of = &topology_keys, .parse = prepare_topology,
-		.about = "the product is vcpus; when it is left out, one socket of vcpus cores" },
+		.about = "sockets x cores x threads must equal vcpus [one socket with vcpus cores]" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
-		.needed = true, .about = "what it starts" },
+		.needed = true, .about = "kernel, initrd and command line that the VM boots" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
 		.parse = definition_parse_disks,
-		.about = "in the order in which the guest sees them" },
+		.about = "disks, in the order in which the guest sees them" },
 	{ "interfaces", KEY_ARRAY, .max = DEFINITION_INTERFACES_MAX, .of = &definition_interface_keys,
 		.parse = definition_parse_interfaces,
 		.about = "network interfaces" },
 	{ "console", KEY_OBJECT, .of = &console_keys,
-		.about = "beside the serial port, which is always there" },
+		.about = "consoles besides the serial port, which always exists" },
 	{ "guest_agent", KEY_BOOL, .offset = DEF(guest_agent),
-		.about = "a virtio port for QEMU's guest agent",
+		.about = "add a virtio port for QEMU's guest agent",
 		.initial = "false" },
 	{ "rng", KEY_BOOL, .offset = DEF(rng),
-		.about = "a virtio-rng device", .initial = "false" },
+		.about = "add a virtio-rng device", .initial = "false" },
 	{ "watchdog", KEY_OBJECT, .of = &watchdog_keys, .parse = prepare_watchdog,
-		.about = "a device that acts when the guest does not look after it in time" },
+		.about = "watchdog device, which acts if the guest does not reset it in time" },
 	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,
-		.about = "what the hardware clock shows", .initial = "\"utc\"" },
+		.about = "time in the guest's hardware clock at the start of the VM", .initial = "\"utc\"" },
 	{ "debug_exit", KEY_BOOL, .offset = DEF(debug_exit),
-		.about = "the test device at port 0xf4",
+		.about = "add the test device at port 0xf4",
 		.initial = "false" },
 	{ "assist", KEY_CHOICE, .offset = DEF(assist), .choices = assists,
-		.about = "help for hosts whose KVM emulates kernel mode", .initial = "\"auto\"" },
+		.about = "complete the instructions that a KVM leaves undone when it emulates kernel mode",
+		.initial = "\"auto\"" },
 	{ "on_poweroff", KEY_CHOICE, .offset = DEF(on_poweroff), .choices = actions,
-		.about = "when the guest powers off", .initial = "\"destroy\"" },
+		.about = "action when the guest powers off", .initial = "\"destroy\"" },
 	{ "on_reboot", KEY_CHOICE, .offset = DEF(on_reboot), .choices = actions,
-		.about = "when the guest resets", .initial = "\"restart\"" },
+		.about = "action when the guest resets", .initial = "\"restart\"" },
 	{ "on_crash", KEY_CHOICE, .offset = DEF(on_crash), .choices = crash_actions,
-		.about = "when the guest crashes", .initial = "\"destroy\"" },
+		.about = "action when the guest crashes", .initial = "\"destroy\"" },
 	{ "restart", KEY_OBJECT, .offset = DEF(restart), .of = &definition_restart_keys,
-		.about = "how often it is started again by itself" },
-	{ "shutdown", KEY_OBJECT, .of = &definition_shutdown_keys, .about = "when it is to shut down" },
+		.about = "limits of automatic restarts" },
+	{ "shutdown", KEY_OBJECT, .of = &definition_shutdown_keys,
+		.about = "deadline of a shutdown, and the action when the guest misses it" },
 	{ "idle", KEY_OBJECT, .of = &definition_idle_keys, .parse = definition_prepare_idle,
-		.about = "suspend or save it when it has done nothing for long" },
+		.about = "suspend or save the VM when it was idle for long" },
 	{ "order", KEY_NUMBER, .offset = DEF(order), .max = 65535,
-		.about = "those with lower numbers are started first and stopped last", .initial = "0" },
+		.about = "autostart starts VMs with lower numbers first; daemon-stop stops them last", .initial = "0" },
 	{ "start_delay", KEY_NUMBER, .offset = DEF(start_delay_s), .max = 86400,
-		.about = "seconds that the next VM waits when this one was started", .initial = "0" },
+		.about = "seconds that autostart waits after the start of this VM before the next one",
+		.initial = "0" },
 	{ "stop_action", KEY_CHOICE, .offset = DEF(stop_action), .choices = definition_stop_actions,
-		.about = "when the host goes down", .initial = "\"leave\"" },
+		.about = "action of daemon-stop, and so of the host's shutdown, on this VM", .initial = "\"leave\"" },
 	{ "shutdown_deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = 86400,
-		.about = "what shutdown.deadline was called" },
+		.about = "older name of shutdown.deadline" },
 };
 const struct keys definition_keys = { top_rows, ARRAY_SIZE(top_rows), NULL };
 
@@ -259,7 +262,7 @@ static int check_whole(struct parse *p)
 	if (!d->kernel)
 		return key_error(p, "boot: nothing to start; give boot.kernel");
 	if (d->sockets && d->sockets * d->cores * d->threads != d->vcpus)
-		return key_error(p, "topology: %u sockets of %u cores of %u threads are %u, vcpus is %u",
+		return key_error(p, "topology: %u sockets x %u cores x %u threads is %u, but vcpus is %u",
 			d->sockets, d->cores, d->threads, d->sockets * d->cores * d->threads,
 			d->vcpus);
 	r = definition_check_disks(p);

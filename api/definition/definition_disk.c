@@ -36,9 +36,9 @@ static const struct key layer_rows[] = {
 	{ "path", KEY_PATH, .offset = LAYER(path), .needed = true,
 		.about = "image file or block device" },
 	{ "format", KEY_CHOICE, .offset = LAYER(format), .choices = definition_formats,
-		.needed = true, .about = "stated, never guessed" },
+		.needed = true, .about = "format of the image; Cairn never guesses it" },
 	{ "data_file", KEY_PATH, .offset = LAYER(data_file),
-		.about = "of a qcow2 image that keeps its data in another file" },
+		.about = "external data file of a qcow2 image, if it has one" },
 };
 KEYS(layer_keys, layer_rows);
 
@@ -47,7 +47,7 @@ static int check_layer(struct parse *p, const struct definition_layer *l)
 	if (!l->path)
 		return key_error(p, "path is missing; give the path of the image");
 	if (!l->format)
-		return key_error(p, "format is missing; it is stated, never guessed: raw or qcow2");
+		return key_error(p, "format is missing; give raw or qcow2, because Cairn does not guess formats");
 	return 0;
 }
 
@@ -79,32 +79,32 @@ static int parse_backing(struct parse *p, struct json_object *v, void *into)
 #define DISK(field) offsetof(struct definition_disk, field)
 static const struct key disk_rows[] = {
 	{ "id", KEY_CUSTOM, .offset = DISK(id), .parse = key_parse_id,
-		.about = "when it is left out, vda, vdb, ... by position", .form = KEY_ID_FORM },
+		.about = "id of the disk [vda, vdb, ... by position]", .form = KEY_ID_FORM },
 	{ "device", KEY_CHOICE, .offset = DISK(device), .choices = devices,
-		.about = "a cdrom is read-only, and may be without a medium", .initial = "\"disk\"" },
+		.about = "disk or cdrom; a cdrom is read-only and may have no medium", .initial = "\"disk\"" },
 	{ "path", KEY_PATH, .offset = DISK(layers[0].path),
 		.about = "image file or block device" },
 	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = definition_formats,
-		.about = "stated, never guessed" },
+		.about = "format of the image; Cairn never guesses it" },
 	{ "data_file", KEY_PATH, .offset = DISK(layers[0].data_file),
-		.about = "of a qcow2 image that keeps its data in another file" },
+		.about = "external data file of a qcow2 image, if it has one" },
 	{ "readonly", KEY_BOOL, .offset = DISK(read_only),
-		.about = "the guest cannot write to it", .initial = "false" },
+		.about = "the guest cannot write to the disk", .initial = "false" },
 	{ "serial", KEY_CUSTOM, .offset = DISK(serial), .parse = parse_serial,
-		.about = "as the guest sees it",
+		.about = "serial number that the guest sees",
 		.form = "{\"type\":\"string\",\"maxLength\":20,\"pattern\":\"^[ -~]*$\"}" },
 	{ "queues", KEY_NUMBER16, .offset = DISK(queues), .max = 8,
-		.about = "0: one per vCPU", .initial = "0" },
+		.about = "number of queues; 0: one per vCPU", .initial = "0" },
 	{ "queue_size", KEY_NUMBER16, .offset = DISK(queue_size), .max = 1024,
-		.about = "a power of two, or 0: 256",
+		.about = "entries per queue, a power of two; 0: 256",
 		.initial = "0" },
 	{ "errors", KEY_CHOICE, .offset = DISK(error_policy), .choices = error_policies,
-		.about = "what an I/O error does", .initial = "\"stop\"" },
+		.about = "action when a request fails", .initial = "\"stop\"" },
 	{ "boot_order", KEY_NUMBER16, .offset = DISK(boot_order), .min = 1, .max = 999,
-		.about = "for firmware that boots from disks; unique" },
+		.about = "position in the boot order, unique; no effect on a VM that boots a kernel" },
 	{ "backing", KEY_ARRAY, .max = VM_DISK_LAYERS_MAX - 1, .of = &layer_keys,
 		.parse = parse_backing,
-		.about = "what it is backed by, the nearest layer first" },
+		.about = "backing files, the nearest layer first" },
 };
 const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows),
 	"{\"if\":{\"properties\":{\"device\":{\"const\":\"cdrom\"}},\"required\":[\"device\"],"
@@ -120,8 +120,8 @@ static int check_medium(struct parse *p, struct definition_disk *d)
 	if (d->device != DEFINITION_CDROM || d->layers[0].path)
 		return check_layer(p, &d->layers[0]);
 	if (d->layers[0].format || d->layers[0].data_file || d->nlayers > 1)
-		return key_error(p, "path is missing; give the path of the medium, or for a drive without "
-				    "one leave out format, data_file and backing, too");
+		return key_error(p, "path is missing; give the path of the medium, or for an empty drive "
+				    "omit format, data_file and backing, too");
 	d->nlayers = 0;
 	return 0;
 }
@@ -138,12 +138,12 @@ static int check_disk(struct parse *p, size_t i)
 			d->queue_size);
 	for (unsigned k = 0; k + 1 < d->nlayers; k++)
 		if (d->layers[k].format == DEFINITION_FORMAT_RAW)
-			return key_error(p, "backing: a raw image has no backing layer; "
-					    "format would have to be qcow2");
+			return key_error(p, "backing: a raw image has no backing file; "
+					    "remove backing, or set format to qcow2");
 	for (unsigned k = 0; k < d->nlayers; k++)
 		if (d->layers[k].data_file && d->layers[k].format == DEFINITION_FORMAT_RAW)
-			return key_error(p, "data_file: a raw image is its own data; format would have "
-					    "to be qcow2");
+			return key_error(p, "data_file: a raw image has no data file; remove data_file, "
+					    "or set format to qcow2");
 	if (!d->id[0])
 		snprintf(d->id, sizeof(d->id), "vd%c", (char)('a' + i));
 	return 0;
@@ -159,12 +159,12 @@ static int check_pair(struct parse *p, unsigned i, unsigned k)
 	const struct definition_disk *d = p->d->disks;
 
 	if (!strcmp(d[i].id, d[k].id))
-		return key_error(p, "disks[%u].id: \"%s\" is the id of disks[%u] too", i, d[i].id, k);
+		return key_error(p, "disks[%u].id: \"%s\" is also the id of disks[%u]", i, d[i].id, k);
 	if (one_image(&d[i], &d[k]) && !(d[i].read_only && d[k].read_only))
-		return key_error(p, "disks[%u].path: is the image of disks[%u] too; two disks can share one "
-				    "only when both are readonly", i, k);
+		return key_error(p, "disks[%u].path: is also the image of disks[%u]; two disks can share an "
+				    "image only if both are readonly", i, k);
 	if (d[i].boot_order && d[i].boot_order == d[k].boot_order)
-		return key_error(p, "disks[%u].boot_order: %u is that of disks[%u] too", i,
+		return key_error(p, "disks[%u].boot_order: %u is also that of disks[%u]", i,
 			d[i].boot_order, k);
 	return 0;
 }

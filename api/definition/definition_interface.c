@@ -74,10 +74,10 @@ static int parse_mac(struct parse *p, struct json_object *v, void *into)
 	if (mac_parse(s, mac) < 0)
 		return key_error(p, "\"%s\" is not a MAC address such as 52:54:00:12:34:56", given);
 	if (mac[0] & 1)
-		return key_error(p, "%s is a multicast address; the first byte of an interface's is even",
+		return key_error(p, "%s is a multicast address; give one whose first byte is even",
 			given);
 	if (!memcmp(mac, none, sizeof(mac)))
-		return key_error(p, "must not be all zeros; leave it out and one is made");
+		return key_error(p, "must not be all zeros; omit it to have one generated");
 	memcpy(into, mac, sizeof(mac));
 	return 0;
 }
@@ -102,33 +102,33 @@ static int parse_source(struct parse *p, struct json_object *v, void *into)
 #define INTERFACE(field) offsetof(struct definition_interface, field)
 static const struct key interface_rows[] = {
 	{ "id", KEY_CUSTOM, .offset = INTERFACE(id), .parse = key_parse_id,
-		.about = "when it is left out, net0, net1, ... by position", .form = KEY_ID_FORM },
+		.about = "id of the interface [net0, net1, ... by position]", .form = KEY_ID_FORM },
 	{ "type", KEY_CHOICE, .offset = INTERFACE(type), .choices = types,
 		.needed = true,
-		.about = "what it is plugged into" },
+		.about = "network, bridge or user network that the interface connects to" },
 	{ "source", KEY_CUSTOM, .offset = INTERFACE(source), .parse = parse_source,
 		.about = "name of the network or the bridge",
 		.form = "{\"type\":\"string\",\"maxLength\":63,\"pattern\":\"^[A-Za-z0-9][A-Za-z0-9_.-]*$\"}" },
 	{ "mac", KEY_CUSTOM, .offset = INTERFACE(mac), .parse = parse_mac,
-		.about = "unique; when it is left out, kept or made",
+		.about = "MAC address, unique in the daemon [the interface's present one, or a new one]",
 		.form = "{\"type\":\"string\",\"pattern\":\"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$\",\"not\":{\"pattern\":\"^[0:]*$\"}}" },
 	{ "model", KEY_CHOICE, .offset = INTERFACE(model), .choices = models,
-		.about = "of the device",
+		.about = "model of the device",
 		.initial = "\"virtio\"" },
 	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links,
-		.about = "is the cable plugged in",
+		.about = "state of the link: up or down",
 		.initial = "\"up\"" },
 	{ "network", KEY_CUSTOM, .offset = INTERFACE(user.network), .parse = definition_parse_network,
-		.about = "of a user interface: what the guest is in", .initial = "\"" DEFINITION_USER_NETWORK "\"",
+		.about = "type user: the guest's private network", .initial = "\"" DEFINITION_USER_NETWORK "\"",
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "/([89]|1[0-9]|2[0-7])$\"}" },
 	{ "forwards", KEY_ARRAY, .offset = INTERFACE(user), .max = DEFINITION_FORWARDS_MAX,
 		.of = &definition_forward_keys, .parse = definition_parse_forwards,
-		.about = "of a user interface: ports of this host that lead to the guest's" },
+		.about = "type user: ports of this host that are forwarded to the guest" },
 	{ "restrict", KEY_BOOL, .offset = INTERFACE(user.restricted),
-		.about = "of a user interface: the guest reaches nothing outside; forwards lead to it all the same",
+		.about = "type user: block all connections of the guest to the outside; forwards still work",
 		.initial = "false" },
 	{ "host_loopback", KEY_BOOL, .offset = INTERFACE(user.host_loopback),
-		.about = "of a user interface: the guest reaches what listens on this host's loopback, too",
+		.about = "type user: let the guest reach services on this host's loopback address",
 		.initial = "false" },
 };
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
@@ -148,9 +148,9 @@ static int check_interface(struct parse *p, size_t n)
 	if (i->type == TYPE_MISSING)
 		return key_error(p, "type is missing; use network, bridge or user");
 	if (i->type == DEFINITION_USER && i->source[0])
-		return key_error(p, "source: a user interface has none; leave it out");
+		return key_error(p, "source: an interface of type user has no source; remove it");
 	if (i->type != DEFINITION_USER && !definition_user_is_plain(&i->user))
-		return key_error(p, "network, forwards, restrict and host_loopback are for type user; leave them out");
+		return key_error(p, "network, forwards, restrict and host_loopback require type user; remove them");
 	if (i->type == DEFINITION_USER && !i->user.network[0])
 		snprintf(i->user.network, sizeof(i->user.network), "%s", DEFINITION_USER_NETWORK);
 	if (i->type != DEFINITION_USER && !i->source[0])
@@ -171,10 +171,10 @@ int definition_check_interfaces(struct parse *p)
 	for (unsigned i = 0; i < p->d->ninterfaces; i++)
 		for (unsigned k = 0; k < i; k++) {
 			if (!strcmp(n[i].id, n[k].id))
-				return key_error(p, "interfaces[%u].id: \"%s\" is the id of interfaces[%u] too",
+				return key_error(p, "interfaces[%u].id: \"%s\" is also the id of interfaces[%u]",
 					i, n[i].id, k);
 			if (definition_has_mac(&n[i]) && !memcmp(n[i].mac, n[k].mac, sizeof(n[i].mac)))
-				return key_error(p, "interfaces[%u].mac: is the address of interfaces[%u] too",
+				return key_error(p, "interfaces[%u].mac: is also the address of interfaces[%u]",
 					i, k);
 		}
 	return definition_check_forwards(p);

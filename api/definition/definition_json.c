@@ -198,8 +198,9 @@ struct json_object *definition_warnings(const struct definition *d)
 	for (unsigned i = 0; i < d->ninterfaces; i++) {
 		if (d->interfaces[i].type != DEFINITION_NETWORK || d->interfaces[i].link)
 			continue;
-		snprintf(text, sizeof(text), "interface %s: its link is down: this version has bridges and user networks, "
-			"but no networks of its own", d->interfaces[i].id);
+		snprintf(text, sizeof(text),
+			"interface %s: type network has no effect yet, and the link is down; use bridge "
+			"or user", d->interfaces[i].id);
 		json_object_array_add(list, json_object_new_string(text));
 	}
 	return list;

@@ -19,22 +19,23 @@ static const struct choice idle_actions[] = { { "suspend", DEFINITION_SUSPEND },
 #define RESTART(field) offsetof(struct backoff_rule, field)
 static const struct key restart_rows[] = {
 	{ "delay", KEY_NUMBER, .offset = RESTART(delay_s), .min = 0, .max = DAY_S,
-		.about = "before the second; doubled each time", .initial = "1" },
+		.about = "seconds before the second restart; doubled for each further one", .initial = "1" },
 	{ "max_delay", KEY_NUMBER, .offset = RESTART(max_delay_s), .min = 0, .max = DAY_S,
-		.about = "the longest of these", .initial = "60" },
+		.about = "longest delay, in seconds", .initial = "60" },
 	{ "tries", KEY_NUMBER, .offset = RESTART(tries), .min = 0, .max = 1000,
-		.about = "restarts in a window; 0: without an end", .initial = "5" },
+		.about = "maximum number of restarts in a window; 0: no limit", .initial = "5" },
 	{ "window", KEY_NUMBER, .offset = RESTART(window_s), .min = 1, .max = 30 * DAY_S,
-		.about = "seconds", .initial = "300" },
+		.about = "length of the window, in seconds", .initial = "300" },
 };
 const struct keys definition_restart_keys = { restart_rows, ARRAY_SIZE(restart_rows), NULL };
 
 #define DEF(field) offsetof(struct definition, field)
 static const struct key shutdown_rows[] = {
 	{ "deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = DAY_S,
-		.about = "seconds that a guest has from the power button on", .initial = "30" },
+		.about = "seconds that the guest has to shut down after the power button was pressed",
+		.initial = "30" },
 	{ "then", KEY_CHOICE, .offset = DEF(shutdown_then), .choices = thens,
-		.about = "what is done to one that has not shut down by then", .initial = "\"leave\"" },
+		.about = "action when the guest misses the deadline", .initial = "\"leave\"" },
 };
 const struct keys definition_shutdown_keys = { shutdown_rows, ARRAY_SIZE(shutdown_rows), NULL };
 
@@ -48,7 +49,7 @@ static int parse_after(struct parse *p, struct json_object *v, void *into)
 		return -EINVAL;
 	key_quote(s, given);
 	if (duration_parse(s, &after) < 0 || !after)
-		return key_error(p, "\"%s\" is not a length of time; give one such as \"90s\", \"30m\" or "
+		return key_error(p, "\"%s\" is not a duration; give one such as \"90s\", \"30m\" or "
 			"\"2h\"", given);
 	*(uint32_t *)into = after;
 	return 0;
@@ -56,12 +57,12 @@ static int parse_after(struct parse *p, struct json_object *v, void *into)
 
 static const struct key idle_rows[] = {
 	{ "after", KEY_CUSTOM, .offset = DEF(idle_after_s), .parse = parse_after, .needed = true,
-		.about = "a length of time such as 90s, 30m or 2h",
+		.about = "duration of idleness before the action, such as 90s, 30m or 2h",
 		.form = "{\"type\":\"string\",\"pattern\":\"^[0-9]*[1-9][0-9]*[smhd]$\"}" },
 	{ "action", KEY_CHOICE, .offset = DEF(idle_action), .choices = idle_actions,
-		.about = "what is done to it", .initial = "\"suspend\"" },
+		.about = "action on the idle VM", .initial = "\"suspend\"" },
 	{ "cpu", KEY_NUMBER, .offset = DEF(idle_cpu_percent), .min = 0, .max = 100,
-		.about = "percent of one processor that do not count as work", .initial = "2" },
+		.about = "CPU usage, in percent of one processor, that still counts as idle", .initial = "2" },
 };
 const struct keys definition_idle_keys = { idle_rows, ARRAY_SIZE(idle_rows), NULL };
 
@@ -69,7 +70,7 @@ int definition_prepare_idle(struct parse *p, struct json_object *v, void *into)
 {
 	(void)into;
 	if (json_object_is_type(v, json_type_object) && !js_get(v, "after"))
-		return key_error(p, "after is missing; give a length of time such as \"30m\"");
+		return key_error(p, "after is missing; give a duration such as \"30m\"");
 	return 0;
 }
 
@@ -86,7 +87,7 @@ int definition_check_policy(struct parse *p)
 	const struct backoff_rule *r = &p->d->restart;
 
 	if (r->max_delay_s < r->delay_s)
-		return key_error(p, "restart: max_delay is %u s, and delay already %u s; give a larger one",
+		return key_error(p, "restart: max_delay (%u s) is less than delay (%u s); give a larger max_delay",
 			r->max_delay_s, r->delay_s);
 	return 0;
 }

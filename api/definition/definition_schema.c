@@ -117,7 +117,7 @@ struct json_object *definition_schema(void)
 	struct json_object *o = json_object_new_object(), *whole = keys_schema(&definition_keys);
 
 	js_put_str(o, "$schema", "https://json-schema.org/draft/2020-12/schema");
-	js_put_str(o, "title", "the definition of a VM of Cairn");
+	js_put_str(o, "title", "definition of a Cairn VM");
 	json_object_object_foreach(whole, name, v)
 		js_put(o, name, json_object_get(v));
 	json_object_put(whole);

@@ -42,7 +42,7 @@ int definition_parse_network(struct parse *p, struct json_object *v, void *into)
 	a.s_addr &= ~htonl(0xffffffffu >> n);
 	inet_ntop(AF_INET, &a, address, sizeof(address));
 	if (host)
-		return key_error(p, "%s is an address in a network; the network is %s/%lu", given, address, n);
+		return key_error(p, "%s is an address of a host; its network is %s/%lu", given, address, n);
 	if (!(ntohl(a.s_addr) >> 24) || ntohl(a.s_addr) >> 24 == 127 || ntohl(a.s_addr) >> 24 >= 224)
 		return key_error(p, "%s cannot be a guest's network; use a private one such as 10.0.2.0/24", given);
 	snprintf(into, DEFINITION_PREFIX_TEXT, "%s/%lu", address, n);
@@ -69,17 +69,17 @@ static int parse_address(struct parse *p, struct json_object *v, void *into)
 
 #define FORWARD(field) offsetof(struct definition_forward, field)
 static const struct key forward_rows[] = {
-	{ "protocol", KEY_CHOICE, .offset = FORWARD(protocol), .choices = protocols, .about = "of what is forwarded",
+	{ "protocol", KEY_CHOICE, .offset = FORWARD(protocol), .choices = protocols, .about = "protocol of the forward",
 		.initial = "\"tcp\"" },
 	{ "address", KEY_CUSTOM, .offset = FORWARD(address), .parse = parse_address,
-		.about = "of this host, where it listens; 0.0.0.0: on all", .initial = "\"127.0.0.1\"",
+		.about = "address of this host to listen on; 0.0.0.0: all addresses", .initial = "\"127.0.0.1\"",
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "$\"}" },
 	{ "port", KEY_NUMBER16, .offset = FORWARD(port), .min = 1, .max = 65535, .needed = true,
-		.about = "of this host's" },
+		.about = "port of this host to listen on" },
 	{ "to", KEY_NUMBER16, .offset = FORWARD(to), .min = 1, .max = 65535, .needed = true,
-		.about = "the guest's port" },
+		.about = "port of the guest" },
 	{ "guest", KEY_CUSTOM, .offset = FORWARD(guest), .parse = parse_address,
-		.about = "the guest's address; when it is left out, the one that it gets by DHCP",
+		.about = "address of the guest [the one that it gets by DHCP]",
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "$\"}" },
 };
 const struct keys definition_forward_keys = { forward_rows, ARRAY_SIZE(forward_rows), NULL };
@@ -93,9 +93,9 @@ static int forward_parse(struct parse *p, struct json_object *v, struct definiti
 	if (r < 0)
 		return r;
 	if (!f->port)
-		return key_error(p, "port is missing; give the port of this host's that is forwarded");
+		return key_error(p, "port is missing; give the port of this host to forward");
 	if (!f->to)
-		return key_error(p, "to is missing; give the port of the guest's that it is forwarded to");
+		return key_error(p, "to is missing; give the port of the guest to forward to");
 	return 0;
 }
 
@@ -162,7 +162,8 @@ static int guest_check(struct parse *p, unsigned i, unsigned k, const struct def
 	if ((ntohl(guest.s_addr) & ~mask) == ntohl(net.s_addr) && host && host != mask && host != (GATEWAY & mask) &&
 		host != (RESOLVER & mask))
 		return 0;
-	return key_error(p, "interfaces[%u].forwards[%u].guest: %s is no address for a guest in %s", i, k,
+	return key_error(p, "interfaces[%u].forwards[%u].guest: %s is not an address that the guest can have in %s",
+		i, k,
 		u->forwards[k].guest, u->network);
 }
 
@@ -176,7 +177,8 @@ static int forward_check(struct parse *p, unsigned i, unsigned k)
 			if (!definition_forwards_meet(&n[i].user.forwards[k], &n[j].user.forwards[l]))
 				continue;
 			definition_forward_print(&n[i].user.forwards[k], text);
-			return key_error(p, "interfaces[%u].forwards[%u]: %s is that of interfaces[%u].forwards[%u] too", i, k,
+			return key_error(p,
+				"interfaces[%u].forwards[%u]: %s is also used by interfaces[%u].forwards[%u]", i, k,
 				text, j, l);
 		}
 	return guest_check(p, i, k, &n[i].user);

@@ -38,7 +38,7 @@ static int open_failed(const struct config_file *f, struct err *e)
 	const char *hint = "";
 
 	if (f->write && (error == EACCES || error == EROFS || error == EPERM))
-		hint = "; set its \"readonly\" to true if it is not to be written";
+		hint = "; if the guest need not write to it, set its \"readonly\" to true";
 	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
 		strerror(error), hint);
 }
@@ -57,13 +57,15 @@ static int listen_failed(const struct definition_forward *f, const char *key, st
 
 	definition_forward_print(f, text);
 	if (error == EADDRINUSE)
-		return err_set(e, -error, ERR_BUSY, "%s: %s is taken by another program; end that (ss -ln%cp says who it is), or "
-			"give another port", key, text, f->protocol == DEFINITION_UDP ? 'u' : 't');
+		return err_set(e, -error, ERR_BUSY,
+			"%s: %s is used by another program; end that program (ss -ln%cp names it), or "
+			"choose another port", key, text, f->protocol == DEFINITION_UDP ? 'u' : 't');
 	if (error == EADDRNOTAVAIL)
 		return err_set(e, -error, ERR_NOT_FOUND, "%s: %s: this host has no such address; use 127.0.0.1, or 0.0.0.0 for "
-			"all that it has", key, text);
+			"all addresses of this host", key, text);
 	if (error == EACCES)
-		return err_set(e, -error, ERR_PERMISSION, "%s: %s: ports below 1024 are root's; give a higher one", key, text);
+		return err_set(e, -error, ERR_PERMISSION, "%s: %s: ports below 1024 require root; choose a higher one",
+			key, text);
 	return err_set_errno(e, -error, "%s: %s", key, text);
 }
 

@@ -62,7 +62,7 @@ def test_data_file_must_be_named_in_definition(tmp_path):
             (guestlib.disk(path["plain"], format="qcow2", data_file=path["data"]), "keeps its data itself"),
             (guestlib.disk(path["disk"], format="qcow2", data_file=path["disk"]), "its own data file"),
             (guestlib.disk(path["disk"], format="qcow2", data_file=path["nothing"]), "data_file"),
-            (guestlib.disk(path["data"], format="raw", data_file=path["plain"]), "format would have to be qcow2")):
+            (guestlib.disk(path["data"], format="raw", data_file=path["plain"]), "or set format to qcow2")):
         with guestlib.Guest(guestlib.definition(disks=[disk])) as g:
             assert g.wait() not in (0, None)
             assert says in g.log()

@@ -74,7 +74,7 @@ def test_attach_and_detach_disk(fake):
     assert (d["id"], d["path"], d["format"], d["readonly"], d["serial"]) == ("vdc", data, "raw", True, "S1")
     refused(fake, "target vdc already exists", "attach-disk", "vm1", cow, "vdc", "--subdriver", "qcow2")
     refused(fake, "is a qcow2 image; add --subdriver qcow2", "attach-disk", "vm1", cow, "vdd", ok=2)
-    refused(fake, "disks[2].path: is the image of disks[1] too", "attach-disk", "vm1", data, "vdd")
+    refused(fake, "disks[2].path: is also the image of disks[1]", "attach-disk", "vm1", data, "vdd")
     refused(fake, "No such file", "attach-disk", "vm1", "/nonexistent", "vdd")
     refused(fake, "--mode shareable is not supported", "attach-disk", "vm1", cow, "vdd", "--mode",
             "shareable", ok=2)
@@ -184,7 +184,7 @@ def test_attach_and_detach_interface(fake):
     for bad in ("22", "a:22", "tcp:22", "1:2:3:4:5", "::", "tcp:127.0.0.1:22"):
         assert "--forward must be like tcp:127.0.0.1:2222:22" in fake.cairn(
             "attach-interface", "vm1", "user", "--forward", bad, ok=2).stderr
-    refused(fake, "interfaces[4].forwards[0]: tcp 127.0.0.1:2222 is that of interfaces[3].forwards[0] too",
+    refused(fake, "interfaces[4].forwards[0]: tcp 127.0.0.1:2222 is also used by interfaces[3].forwards[0]",
             "attach-interface", "vm1", "user", "--forward", "2222:23", ok=2)
     # A MAC is unique among VMs, and stays when an update does not name it.
     fake.define("vm2")

@@ -292,7 +292,7 @@ def test_start_fails_when_port_is_taken(host):
     until(lambda: not slirps(host))
     with socket.create_server(("127.0.0.1", port)):
         r = host.cairn("start", "a", ok=6)
-        assert f"interfaces[0].forwards[0]: tcp 127.0.0.1:{port} is taken by another program; end that (ss -lntp" in r.stderr
+        assert f"interfaces[0].forwards[0]: tcp 127.0.0.1:{port} is used by another program; end that program (ss -lntp" in r.stderr
     host.cairn("start", "a")
     define(host, "b", user({"address": "192.0.2.1", "port": port + 1, "to": 80}, mac="52:54:00:00:00:02"))
     assert f"tcp 192.0.2.1:{port + 1}: this host has no such address" in host.cairn("start", "b", ok=3).stderr
@@ -312,7 +312,7 @@ def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
             v = guestlib.definition("n", interfaces=[user(port)], boot={"kernel": str(d.tmp / "interp.elf")})
             assert "return" in as_nobody(d, ["vm-define", {"definition": v}])[0]
             r = d.cairn("start", "n", ok=5 if port == 80 else 0)
-            assert port != 80 or ("interfaces[0].forwards[0]: tcp 127.0.0.1:80: ports below 1024 are root's; give a "
+            assert port != 80 or ("interfaces[0].forwards[0]: tcp 127.0.0.1:80: ports below 1024 require root; choose a "
                                   "higher one (for user 65534, who defined the VM)") in r.stderr
         until(lambda: f"uid={NOBODY}" in log(d, "n"))
 

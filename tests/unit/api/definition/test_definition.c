@@ -108,7 +108,7 @@ static void test_unknown_and_missing_keys_are_refused(void **state)
 	refuse("{\"memory\":1,\"boot\":{\"kernel\":\"/k\"}}", "name: is missing");
 	refuse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}}", "memory: is missing");
 	refuse("{\"name\":\"a\",\"memory\":1}", "boot: nothing to start");
-	refuse_key("\"version\":2", "version: 2 is not known");
+	refuse_key("\"version\":2", "version: 2 is unknown");
 	refuse_key("\"version\":\"1\"", "version: must be the number 1, not a string");
 }
 
@@ -177,7 +177,7 @@ static void test_cpus_and_topology_are_checked(void **state)
 	refuse_key("\"vcpus\":\"2\"", "vcpus: must be a whole number from 1 to 64, not a string");
 	refuse_key("\"vcpus\":1.5", "not a number with a fraction");
 	refuse_key("\"vcpus\":4294967297", "out of range");
-	refuse_key("\"vcpus\":4,\"topology\":{\"cores\":3}", "topology: 1 sockets of 3 cores");
+	refuse_key("\"vcpus\":4,\"topology\":{\"cores\":3}", "topology: 1 sockets x 3 cores");
 	refuse_key("\"topology\":{\"cores\":0}", "topology.cores: 0 is out of range");
 	refuse_key("\"topology\":{\"dies\":1}", "topology: \"dies\" is not a key");
 	refuse_key("\"topology\":4", "topology: must be an object");
@@ -237,17 +237,17 @@ static void test_disk_keys_are_checked(void **state)
 	refuse_disk("\"errors\":\"panic\"", "use report, stop or ignore");
 	refuse_disk("\"readonly\":\"no\"", "disks[0].readonly: must be true or false, not a string");
 	refuse_disk("\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]",
-		"disks[0]: backing: a raw image has no backing layer");
+		"disks[0]: backing: a raw image has no backing file");
 	refuse_disk("\"backing\":[{\"path\":\"/b\"}]", "disks[0].backing[0]: format is missing");
 	refuse_disk("\"backing\":[{\"format\":\"raw\"}]", "disks[0].backing[0]: path is missing");
 	refuse_disk("\"backing\":\"/b\"", "disks[0].backing: must be an array");
-	refuse_key("\"disks\":[{\"path\":\"/d\"}]", "disks[0]: format is missing; it is stated");
+	refuse_key("\"disks\":[{\"path\":\"/d\"}]", "disks[0]: format is missing; give raw or qcow2");
 	refuse_key("\"disks\":[{\"format\":\"raw\"}]", "disks[0]: path is missing");
 	refuse_key("\"disks\":{}", "disks: must be an array of disks, not an object");
 	refuse_key("\"disks\":[1]", "disks[0]: must be an object in braces, not a number");
-	refuse_key("\"disks\":[{" DISK "},{" DISK "}]", "disks[1].path: is the image of disks[0] too");
+	refuse_key("\"disks\":[{" DISK "},{" DISK "}]", "disks[1].path: is also the image of disks[0]");
 	refuse_key("\"disks\":[{" DISK ",\"id\":\"vdb\"},{\"path\":\"/e\",\"format\":\"raw\"}]",
-		"disks[1].id: \"vdb\" is the id of disks[0] too");
+		"disks[1].id: \"vdb\" is also the id of disks[0]");
 }
 
 static void test_too_many_disks_are_refused(void **state)
@@ -277,12 +277,12 @@ static void test_other_keys_are_checked(void **state)
 	refuse_key("\"rng\":1", "rng: must be true or false, not a number");
 	refuse_key("\"console\":{\"virtio\":\"yes\"}", "console.virtio: must be true or false");
 	refuse_key("\"restart\":{\"tries\":-1}", "restart.tries: -1 is out of range; give 0 to 1000");
-	refuse_key("\"restart\":{\"delay\":90}", "restart: max_delay is 60 s, and delay already 90 s");
+	refuse_key("\"restart\":{\"delay\":90}", "restart: max_delay (60 s) is less than delay (90 s)");
 	refuse_key("\"restart\":{\"every\":1}", "known here: delay, max_delay, tries, window");
 	refuse_key("\"shutdown\":{\"then\":\"kill\"}", "use leave, destroy or save");
 	refuse_key("\"idle\":{}", "idle: after is missing");
-	refuse_key("\"idle\":{\"after\":\"soon\"}", "idle.after: \"soon\" is not a length of time");
-	refuse_key("\"idle\":{\"after\":\"0m\"}", "idle.after: \"0m\" is not a length of time");
+	refuse_key("\"idle\":{\"after\":\"soon\"}", "idle.after: \"soon\" is not a duration");
+	refuse_key("\"idle\":{\"after\":\"0m\"}", "idle.after: \"0m\" is not a duration");
 	refuse_key("\"idle\":7", "idle: must be an object in braces");
 	refuse_key("\"stop_action\":\"destroy\"", "use leave, shutdown or save");
 	refuse_key("\"shutdown_deadline\":0", "shutdown_deadline: 0 is out of range");
@@ -322,7 +322,7 @@ static void test_interface_keys_are_checked(void **state)
 	refuse_interface("{\"type\":\"tap\"}", "interfaces[0].type: \"tap\" is not one of the choices");
 	refuse_interface("{\"type\":\"network\"}", "source is missing; give the name of the network");
 	refuse_interface("{\"type\":\"bridge\"}", "source is missing; give the name of the bridge");
-	refuse_interface("{\"type\":\"user\",\"source\":\"a\"}", "a user interface has none");
+	refuse_interface("{\"type\":\"user\",\"source\":\"a\"}", "an interface of type user has no source");
 	refuse_interface("{\"type\":\"bridge\",\"source\":\"../br0\"}", "source: must begin with a letter");
 	refuse_interface("{\"type\":\"network\",\"source\":\"a/b\"}", "may have letters, digits");
 	refuse_interface("{\"type\":\"bridge\",\"source\":\"a123456789012345\"}", "has at most 15");
@@ -332,10 +332,10 @@ static void test_interface_keys_are_checked(void **state)
 	refuse_interface("{\"type\":\"user\",\"mac\":\"00:00:00:00:00:00\"}", "must not be all zeros");
 	refuse_interface("{\"type\":\"user\",\"model\":\"e1000\"}", "model: \"e1000\" is not one of the choices");
 	refuse_interface("{\"type\":\"user\"},{\"type\":\"user\",\"id\":\"net0\"}",
-		"interfaces[1].id: \"net0\" is the id of interfaces[0] too");
+		"interfaces[1].id: \"net0\" is also the id of interfaces[0]");
 	refuse_interface("{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"},"
 			 "{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"}",
-		"interfaces[1].mac: is the address of interfaces[0] too");
+		"interfaces[1].mac: is also the address of interfaces[0]");
 }
 
 #define USER "{\"type\":\"user\","
@@ -354,7 +354,7 @@ static void test_user_network_keys_are_checked(void **state)
 
 	(void)state;
 	refuse_interface("{\"type\":\"bridge\",\"source\":\"b\",\"restrict\":true}",
-		"interfaces[0]: network, forwards, restrict and host_loopback are for type user");
+		"interfaces[0]: network, forwards, restrict and host_loopback require type user");
 	refuse_interface(USER "\"network\":\"10.0.2.0\"}", "\"10.0.2.0\" is not a network such as 10.0.2.0/24, with /8 to /27");
 	for (size_t i = 0; i < 6; i++) {
 		static const char *const wrong[] = { "10.0.2.0/28", "10.0.2.0/7", "10.0.2.0/024", "10.0.2/24", "10.0.2.0/24x",
@@ -363,7 +363,7 @@ static void test_user_network_keys_are_checked(void **state)
 		snprintf(many, sizeof(many), USER "\"network\":\"%s\"}", wrong[i]);
 		refuse_interface(many, "is not a network such as");
 	}
-	refuse_interface(USER "\"network\":\"10.9.8.7/16\"}", "is an address in a network; the network is 10.9.0.0/16");
+	refuse_interface(USER "\"network\":\"10.9.8.7/16\"}", "is an address of a host; its network is 10.9.0.0/16");
 	refuse_interface(USER "\"network\":\"127.0.0.0/8\"}", "cannot be a guest's network");
 	refuse_interface(USER "\"network\":\"224.0.0.0/8\"}", "cannot be a guest's network");
 	refuse_forwards("{}", "interfaces[0].forwards: must be an array of {port, to}");
@@ -375,14 +375,14 @@ static void test_user_network_keys_are_checked(void **state)
 	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"localhost\"}]", "names are not looked up");
 	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"::1\"}]", "\"::1\" is not an IPv4 address");
 	refuse_forwards("[{\"port\":1,\"to\":1},{\"port\":1,\"to\":2}]",
-		"interfaces[0].forwards[1]: tcp 127.0.0.1:1 is that of interfaces[0].forwards[0] too");
+		"interfaces[0].forwards[1]: tcp 127.0.0.1:1 is also used by interfaces[0].forwards[0]");
 	refuse_forwards("[{\"port\":1,\"to\":1}]}," USER "\"forwards\":[{\"port\":1,\"to\":2,\"address\":\"0.0.0.0\"}]",
-		"interfaces[1].forwards[0]: tcp 0.0.0.0:1 is that of interfaces[0].forwards[0] too");
+		"interfaces[1].forwards[0]: tcp 0.0.0.0:1 is also used by interfaces[0].forwards[0]");
 	for (size_t i = 0; i < 5; i++) {
 		static const char *const wrong[] = { "10.0.2.2", "10.0.2.3", "10.0.2.0", "10.0.2.255", "10.0.3.15" };
 
 		snprintf(many, sizeof(many), "[{\"port\":1,\"to\":1,\"guest\":\"%s\"}]", wrong[i]);
-		refuse_forwards(many, "is no address for a guest in 10.0.2.0/24");
+		refuse_forwards(many, "is not an address that the guest can have in 10.0.2.0/24");
 	}
 	many[0] = '[';
 	many[1] = 0;
@@ -422,7 +422,7 @@ static void test_cdrom_keys_are_checked(void **state)
 	refuse_key("\"disks\":[{\"device\":\"disk\"}]", "path is missing; give the path of the image");
 	refuse_disk("\"boot_order\":0", "boot_order: 0 is out of range");
 	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1},{\"device\":\"cdrom\",\"boot_order\":1}]",
-		"disks[1].boot_order: 1 is that of disks[0] too");
+		"disks[1].boot_order: 1 is also that of disks[0]");
 	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
 }
 
