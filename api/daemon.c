@@ -106,9 +106,9 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	if (!r)
 		r = definition_parse(definition, NULL, &def, &e);
 	if (!r && strcmp(def->name, name))
-		r = err_set(&e, -EINVAL, ERR_CORRUPT, "it is in the folder of VM '%s'", name);
+		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its name differs from that of its folder, '%s'", name);
 	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(h, def->uuid)))
-		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its uuid is missing or another VM's");
+		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its uuid is missing or belongs to another VM");
 	if (r < 0) {
 		store_quarantine(h->store, name, e.msg);
 		definition_free(def);
@@ -165,7 +165,7 @@ static void unread_found(void *opaque, const char *name, const char *sentence)
 	CLEANUP_CLOSE int sock = -1;
 
 	if (!vm_find(h, name) && vm_socket_connect(h->run_dir_fd, name, &sock) == 0)
-		log_error("state", "VM '%s' runs, and nobody manages it: %s", name, sentence);
+		log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
 }
 
 /* Adopt the processes of all VMs. Waits up to 2 s, so that clients see the true states. */
@@ -411,7 +411,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 		notify_send(notify_fd, "READY=1");
 		loop_run(d.host.loop);
 		notify_send(notify_fd, "STOPPING=1");
-		log_info("stop", "ending; VMs that run keep running");
+		log_info("stop", "ending; running VMs keep running");
 	}
 	daemon_close(&d);
 	loop_unwatch(signals);

@@ -115,7 +115,7 @@ static int answer_take(struct fork_as *x, char *buf, struct channel_msg *m, stru
 	m->nfds = 0;
 	*a = (struct answer){ 0 };
 	if (channel_recv(x->sock, VERSION, types, ARRAY_SIZE(types), buf, m) != 1)
-		return err_set(&a->e, -EIO, ERR_HOST, "%s: the process for it ended early", x->what);
+		return err_set(&a->e, -EIO, ERR_HOST, "%s: the helper process ended without an answer", x->what);
 	memcpy(a, m->body, sizeof(*a));
 	return a->r;
 }
@@ -165,7 +165,7 @@ static void child_timed_out(void *opaque)
 	struct err e;
 
 	process_kill(x);
-	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s took too long: a file system does not answer", x->what);
+	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s: timed out; a file system does not answer", x->what);
 	result_tell(x, -ETIMEDOUT, &none, &e);
 }
 
@@ -220,7 +220,7 @@ int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as *
 		r = loop_watch(l, x->pidfd, POLLIN, child_exited, x, &x->watch);
 	if (r < 0) {
 		child_release(x);
-		return err_set_errno(e, r, "%s: cannot start a process for it", s->what);
+		return err_set_errno(e, r, "%s: cannot start a helper process", s->what);
 	}
 	if (s->timeout_ns != FORK_AS_NO_TIMEOUT)
 		loop_timer_arm(x->timer, loop_now_ns() + s->timeout_ns);

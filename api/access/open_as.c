@@ -40,7 +40,7 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 
 	config_take_fds(&o->config, res->fds, res->nfds);
 	if (!r && res->nfds != o->nfiles) {
-		r = err_set(&own, -EIO, ERR_HOST, "its files did not all come");
+		r = err_set(&own, -EIO, ERR_HOST, "the helper process passed too few files");
 		e = &own;
 	}
 	if (r < 0)

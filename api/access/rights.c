@@ -34,8 +34,8 @@ int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e)
 		return 0;
 	if (geteuid() != 0)
 		return err_set(e, -EPERM, ERR_PERMISSION,
-			"this daemon is user %u's and cannot open files as user %u; let user %u define the VM, "
-			"or use a daemon of root's",
+			"this daemon runs as user %u and cannot open files as user %u; let user %u define the VM, or "
+			"use root's daemon",
 			geteuid(), who->uid, geteuid());
 	r = rights_new(who->uid, who->gid, who->ngroups);
 	if (!r)

@@ -230,8 +230,9 @@ static int check_role(struct call *c, struct err *e)
 		return 0;
 	tell_denial(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
-		"%s needs the role of %s, and you have %s%s; an admin may change that by cairn grant", c->command->name,
-		role_name(c->command->role), role ? "that of " : "none", role ? role_name(role) : "");
+		"%s requires the role %s, and you have %s%s; an admin can change your role with cairn grant",
+		c->command->name,
+		role_name(c->command->role), role ? "the role " : "no role", role ? role_name(role) : "");
 }
 
 static int take_fd(struct call *c, struct err *e)
@@ -242,7 +243,7 @@ static int take_fd(struct call *c, struct err *e)
 	if (c->fd >= 0)
 		return 0;
 	return err_set(e, -EBADF, ERR_INVALID,
-		"%s needs a file: send an open one along with the command (SCM_RIGHTS)",
+		"%s needs a file: pass its fd with the command (SCM_RIGHTS)",
 		c->command->name);
 }
 
@@ -279,8 +280,8 @@ static int check_state(struct call *c, struct err *e)
 		return 0;
 	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s' is %s already, but about to be started again. Next: cairn destroy %.60s, which "
-			"calls that off", c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
+			"VM '%.255s' is already %s, but will be restarted; to cancel the restart: cairn destroy %.60s",
+			c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
 	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
 }
 

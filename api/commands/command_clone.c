@@ -28,16 +28,16 @@ static int source_check(struct call *c, struct err *e)
 
 	/* The owner of one VM may not create others. */
 	if (conn_role(c->conn) < ROLE_ADMIN)
-		return err_set(e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
+		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
 	if (vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s' is %s, and what is on its disks changes while they are copied. Next: cairn clone "
-			"--live %.60s NAME; or shut it down first",
+			"VM '%.255s' is %s, and its disks would change during the copy. Next: cairn clone --live "
+			"%.60s NAME, or shut the VM down first",
 			vm->def->name, vm_state_name(vm->state), vm->def->name);
 	if (vm->state == VM_SAVED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s' has a managed save, and what is on its disks is not complete without that; start "
-			"it and shut it down, or drop that with: cairn managedsave-remove %.60s",
+			"VM '%.255s' has a managed save, and its disks are incomplete without the save; start the VM "
+			"and shut it down, or drop the save with: cairn managedsave-remove %.60s",
 			vm->def->name, vm->def->name);
 	/* If a process is only reading its snapshots, the clone waits for it. */
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
@@ -55,8 +55,8 @@ static int files_check(const struct call *c, struct err *e)
 	if (r < 0 || !mine || (theirs && theirs->uid == mine->uid))
 		return r;
 	return err_set(e, -EPERM, ERR_PERMISSION,
-		"files: somebody else defined the VM, and with their rights its copies are made; leave this out, and "
-		"they go beside its disks");
+		"files: another user defined the VM, and the copies are created with that user's rights; omit files "
+		"to create the copies beside the VM's disks");
 }
 
 static int opts_take(struct call *c, struct clone_opts *opts, struct err *e)

@@ -46,7 +46,7 @@ void command_vm_fork(struct call *c)
 
 	/* The owner of one VM may not create others. */
 	if (conn_role(c->conn) < ROLE_ADMIN)
-		r = err_set(&e, -EPERM, ERR_PERMISSION, "to make VMs takes the role of admin of all");
+		r = err_set(&e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
 	if (!r)
 		r = opts_take(c, &opts, &e);
 	if (!r)

@@ -72,7 +72,8 @@ static void permission_set(struct call *c, bool granting, enum role role, const 
 	if (!r) {
 		r = permissions_set(&c->host->permissions, is_group, id, vm, role);
 		if (r == -ENOENT && !granting)
-			err_set(&e, r, ERR_NOT_FOUND, "they have no such permission. Next: cairn permissions");
+			err_set(&e, r, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions",
+				is_group ? "group" : "user", (unsigned)id);
 		else if (r < 0)
 			err_set(&e, r, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
 	}
@@ -92,8 +93,9 @@ void command_permission_grant(struct call *c)
 	role = permissions_role_from_word(word, vm != NULL);
 	if (!r && role == ROLE_NONE)
 		r = err_set(&e, -EINVAL, ERR_INVALID, vm ?
-			"role: \"%.40s\" is not one of a VM; viewer, operator or owner" :
-			"role: \"%.40s\" is not one; viewer, operator or admin, or of one VM owner", word);
+			"role: \"%.40s\" is not a role for one VM; use viewer, operator or owner" :
+			"role: \"%.40s\" is not a role for all VMs; use viewer, operator or admin; owner is for one VM",
+			word);
 	if (r < 0)
 		call_fail(c, &e);
 	else

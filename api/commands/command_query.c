@@ -32,7 +32,7 @@ void command_qmp_capabilities(struct call *c)
 	struct err e;
 
 	if (enable && json_object_array_length(enable)) {
-		err_set(&e, -EINVAL, ERR_GENERIC, "there is no capability to switch on");
+		err_set(&e, -EINVAL, ERR_GENERIC, "there are no capabilities to enable");
 		call_fail(c, &e);
 		return;
 	}

@@ -132,7 +132,7 @@ static int state_file_check(int fd, struct err *e)
 	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "the file");
 	if (!S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "a saved state is a regular file");
+		return err_set(e, -EINVAL, ERR_INVALID, "the file is not a regular file, so it is no saved state");
 	return 0;
 }
 
@@ -144,7 +144,7 @@ static int existing_check(struct vm *vm, const struct definition *def, struct er
 		r = vm_state_check(vm->def->name, vm->state, VM_ASK_START, e);
 	if (!r && vm->state == VM_SAVED)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' has a managed save; drop that first: cairn managedsave-remove %s",
+			"VM '%s' has a managed save; drop the save first: cairn managedsave-remove %s",
 			vm->def->name, vm->def->name);
 	return r ? r : save_check_fits(def, vm->def, e);
 }
@@ -189,7 +189,7 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 		return existing_check(*ret_vm, def, e);
 	if (conn_role(c->conn) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION,
-			"the state's VM is not defined here, and to define it takes the role of admin");
+			"the VM of the saved state is not defined here, and defining a VM requires the role admin");
 	r = rights_of_peer(&who, &def->rights, e);
 	if (!r)
 		*ret_def = STEAL_PTR(def);

@@ -27,7 +27,7 @@ static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e
 
 	*p = first ? (struct schedule_plan){0} : c->vm->schedule->plan;
 	if (first && !every)
-		return err_set(e, -EINVAL, ERR_INVALID, "every: say how often, such as 1h");
+		return err_set(e, -EINVAL, ERR_INVALID, "every: is missing; give an interval such as 1h");
 	if (first && !schedule_store)
 		schedule_store = SCHEDULE_KEEP_DEFAULT;
 	if (first && !min_free)

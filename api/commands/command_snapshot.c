@@ -54,7 +54,7 @@ static int tag_check(const char *tag, struct err *e)
 	for (const char *p = tag; good && *p; p++)
 		good = isalnum((unsigned char)*p) || strchr("-_.:=", *p);
 	return good ? 0 :
-		err_set(e, -EINVAL, ERR_INVALID, "tags: letters, digits and \"-_.:=\", not \"%.40s\"",
+		err_set(e, -EINVAL, ERR_INVALID, "tags: \"%.40s\" is not a tag; use letters, digits and \"-_.:=\"",
 			tag ? tag : "");
 }
 
@@ -71,7 +71,7 @@ static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct 
 		if (r < 0)
 			return r;
 		if (n + strlen(tag) + 1 > VM_SNAPSHOT_TAGS_MAX)
-			return err_set(e, -EINVAL, ERR_INVALID, "tags: together at most %d bytes",
+			return err_set(e, -EINVAL, ERR_INVALID, "tags: are too long; at most %d bytes together",
 				VM_SNAPSHOT_TAGS_MAX);
 		n += (size_t)snprintf(into + n, VM_SNAPSHOT_TAGS_MAX + 1 - n, "%s%s", i ? "," : "", tag);
 	}
@@ -88,7 +88,7 @@ static int arg_disk(struct call *c, struct snapshot_revert *opts, struct err *e)
 		return 0;
 	if (!opts->disks_only)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"disk: one disk alone goes back without memory; say disks-only as well");
+			"disk: a single disk can only be reverted without memory; add disks-only");
 	for (uint32_t i = 0; i < d->ndisks; i++) {
 		if (strcmp(d->disks[i].id, id))
 			continue;
@@ -132,10 +132,11 @@ void command_snapshot_create(struct call *c)
 		r = arg_tags(c, body.tags, &e);
 	if (!r && body.quiesce && !vm_state_is_active(c->vm->state))
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' is %s: its file systems are at rest; leave quiescing out", c->vm->def->name,
+			"VM '%s' is %s, so there is nothing to quiesce; omit quiesce", c->vm->def->name,
 			vm_state_name(c->vm->state));
 	if (!r && rate < 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: bytes a second; 0: as fast as it goes");
+		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: must not be negative; give bytes a second, or 0 for no "
+			"limit");
 	body.rate_bytes_per_s = (uint64_t)rate;
 	if (!r)
 		r = snapshot_create(c->vm, &body, &called, &j, &e);
@@ -227,7 +228,7 @@ static void size_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct err why;
 
 	if (!r && (s->n != 1 || s->list[0].own_bytes > INT64_MAX)) {
-		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		r = err_set(&why, -EPROTO, ERR_GENERIC, "the VM's process sent an unexpected answer");
 		e = &why;
 	}
 	if (r < 0) {

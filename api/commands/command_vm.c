@@ -33,8 +33,8 @@ static struct json_object *warnings_of(const struct vm_defined *what)
 
 	if (what->outdates)
 		json_object_array_add(list, json_object_new_string(
-			"it has a managed save, which the next start goes on from only if the guest would see no "
-			"difference; start --force-boot drops that"));
+			"the VM has a managed save. The next start resumes from it only if the guest would see no "
+			"difference; start --force-boot drops the save"));
 	return list;
 }
 

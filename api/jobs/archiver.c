@@ -175,7 +175,7 @@ static bool output_read(struct archiver *a)
 	int r = room_make(a);
 
 	if (r < 0) {
-		err_set_errno(&e, r, "what cairn-archive says");
+		err_set_errno(&e, r, "reading the output of cairn-archive");
 		archiver_fail(a, &e);
 		a->len = 0;
 	}

@@ -121,7 +121,7 @@ static int taken_check(struct vm_host *host, struct definition *def, struct err 
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", def->name);
 	holder = vm_find_uuid(host, def->uuid);
 	if (holder)
-		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by VM '%s'; leave it out and one is made",
+		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by VM '%s'; omit it to have one generated",
 			holder->def->name);
 	return identity_complete(host, def, NULL, e);
 }
@@ -202,7 +202,7 @@ static bool vm_forget(struct vm *vm)
 	vm_operation_end(vm);
 	memcpy(name, vm->def->name, sizeof(name));
 	if (store_remove(host->store, name, NULL, &e) < 0) {
-		log_error("batch", "VM '%s' is left: %s", name, e.msg);
+		log_error("batch", "VM '%s' could not be removed: %s", name, e.msg);
 		return false;
 	}
 	vm_remove(vm);
@@ -340,7 +340,7 @@ static uint64_t beginning_ns(struct vm_host *host, const char *name)
 
 static void half_found(struct batch *b, struct vm *vm)
 {
-	log_warn("batch", "VM '%s' is one of clones that were never finished; it is forgotten", vm->def->name);
+	log_warn("batch", "VM '%s' is an unfinished clone; removing it", vm->def->name);
 	vm_set(vm, VM_FACT_INCOMPLETE, true);
 	b->made[b->n] = VM_DISKS_MAX;
 	b->born_after_ns[b->n] = beginning_ns(b->host, vm->def->name);

@@ -106,7 +106,7 @@ static bool was_cancelled(struct cloning *f)
 	struct err e;
 
 	if (f->job->cancelling && !batch_has_failed(f->batch)) {
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; no clone remains");
 		batch_fail(f->batch, &e);
 	}
 	return batch_has_failed(f->batch);

@@ -28,7 +28,7 @@ static int files_look(const void *arg, struct fork_as_result *out, struct err *e
 				continue;
 			if (lstat(d->layers[0].path, &st) == 0)
 				return err_set(e, -EEXIST, ERR_EXISTS,
-					"%s: a clone's disk would be there, and that file exists", d->layers[0].path);
+					"%s: exists, so it cannot become the disk of a clone", d->layers[0].path);
 			if (errno != ENOENT)
 				return err_set_errno(e, -errno, "%s", d->layers[0].path);
 		}
@@ -91,7 +91,7 @@ static int remove_all(const void *arg, struct fork_as_result *out, struct err *e
 		int one = remove_of(f, i);
 
 		if (one < 0)
-			r = err_set_errno(e, one, "disks of VM '%s' are left", f->defs[i]->name);
+			r = err_set_errno(e, one, "cannot remove the disks of VM '%s'", f->defs[i]->name);
 	}
 	return r;
 }

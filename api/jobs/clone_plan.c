@@ -21,7 +21,7 @@
 static int pattern_wrong(const char *pattern, struct err *e)
 {
 	return err_set(e, -EINVAL, ERR_INVALID,
-		"pattern: \"%.100s\" has to have one number in it, as %%d or %%02d, and no other %%", pattern);
+		"pattern: \"%.100s\" must have one number, as %%d or %%02d, and no other %%", pattern);
 }
 
 /* The pattern is a client's input, so it never becomes a printf() format. */
@@ -77,7 +77,8 @@ static int path_beside(const struct definition_disk *d, const char *old, const c
 	int n;
 
 	if (!strncmp(image, "/dev/", 5) && strncmp(image, "/dev/shm/", 9))
-		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %s is a device; --file says where its copy goes", d->id,
+		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %s is a device; give the path of its copy with "
+			"--file", d->id,
 			image);
 	rest = base + len;
 	if (strncmp(base, old, len) || isalnum((unsigned char)*rest)) {
@@ -102,7 +103,7 @@ static int path_given(const struct clone_opts *opts, unsigned nth, char ret[PATH
 	if (!path)
 		return err_set(e, -EINVAL, ERR_INVALID, "files: give one for each disk that the VM writes to");
 	if (*path != '/' || strlen(path) >= PATH_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "files: %.200s is no absolute path", path);
+		return err_set(e, -EINVAL, ERR_INVALID, "files: %.200s is not an absolute path", path);
 	snprintf(ret, PATH_MAX, "%s", path);
 	return 0;
 }
@@ -114,8 +115,9 @@ static int path_check(const struct vm *source, const char *path, struct err *e)
 	if (!user)
 		return 0;
 	if (!permissions_seen_together(&source->host->permissions, source->def->name, user->def->name))
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and is another VM's", path);
-	return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and is one of VM '%s'", path,
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to another VM, so it cannot become the disk of a "
+			"clone", path);
+	return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to VM '%s', so it cannot become the disk of a clone", path,
 		user->def->name);
 }
 
@@ -149,8 +151,7 @@ static int disk_change(const struct vm *source, const struct clone_opts *opts, c
 
 	if (opts->snapshots && d->layers[0].data_file)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"disk %s has an external data file, and so no snapshots to take along; leave --snapshots out",
-			d->id);
+			"disk %s has an external data file, so it has no snapshots to copy; omit --snapshots", d->id);
 	r = opts->files ? path_given(opts, nth, path, e) : path_beside(d, source->def->name, name, format, path, e);
 	if (!r)
 		r = path_check(source, path, e);
@@ -178,7 +179,8 @@ static int disks_change(const struct vm *source, const struct clone_opts *opts, 
 			r = disk_change(source, opts, &source->def->disks[i], nth++, name,
 				json_object_array_get_idx(disks, i), e);
 	if (!r && opts->files && json_object_array_length(opts->files) != nth)
-		r = err_set(e, -EINVAL, ERR_INVALID, "files: give one for each disk that the VM writes to: %u", nth);
+		r = err_set(e, -EINVAL, ERR_INVALID, "files: give %u paths, one for each disk that the VM writes to",
+			nth);
 	return r;
 }
 
@@ -191,7 +193,8 @@ static int macs_change(const struct clone_opts *opts, struct json_object *o, str
 	size_t n = json_object_array_length(interfaces), given = opts->macs ? json_object_array_length(opts->macs) : 0;
 
 	if (given > n)
-		return err_set(e, -EINVAL, ERR_INVALID, "macs: %zu are given, and the VM has %zu interfaces", given, n);
+		return err_set(e, -EINVAL, ERR_INVALID, "macs: has %zu addresses, but the VM has only %zu interfaces",
+			given, n);
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *interface = json_object_array_get_idx(interfaces, i);
 
@@ -210,10 +213,10 @@ static int uuid_set(const struct vm *source, const struct clone_opts *opts, stru
 	if (!opts->uuid)
 		return definition_make_uuid(def, e);
 	if (uuid_parse(opts->uuid, def->uuid) < 0 || !definition_has_uuid(def))
-		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is none", opts->uuid);
+		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is not a UUID", opts->uuid);
 	holder = vm_find_uuid(source->host, def->uuid);
 	return holder ? err_set(e, -EEXIST, ERR_EXISTS,
-				"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name) : 0;
+				"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name) : 0;
 }
 
 /* ---- the whole plan ---- */
@@ -245,12 +248,12 @@ static int clone_define(const struct vm *source, const struct clone_opts *opts, 
 static int opts_check(const struct clone_opts *opts, struct err *e)
 {
 	if (!opts->name && !opts->pattern)
-		return err_set(e, -EINVAL, ERR_INVALID, "a clone needs a name, or a pattern for names");
+		return err_set(e, -EINVAL, ERR_INVALID, "the name is missing; give name or name-pattern");
 	if (opts->count > 1 && (opts->files || opts->macs || opts->uuid))
-		return err_set(e, -EINVAL, ERR_INVALID, "files, macs and a uuid can be given for one clone only");
+		return err_set(e, -EINVAL, ERR_INVALID, "files, macs and uuid require a single clone");
 	if (opts->linked && opts->snapshots)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"a linked clone has no snapshots of its source's; --snapshots is for --full");
+			"a linked clone cannot have the snapshots of its source; --snapshots requires --full");
 	return 0;
 }
 

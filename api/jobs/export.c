@@ -296,8 +296,8 @@ static int state_check(const struct vm *vm, const struct export_opts *opts, stru
 		return 0;
 	if (vm->state == VM_SAVED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' has a managed save, which an archive does not take along; start it and shut it "
-			"down, or drop that: cairn managedsave-remove %s", vm->def->name, vm->def->name);
+			"VM '%s' has a managed save, which an archive does not include; start the VM and shut it down, "
+			"or drop the save with: cairn managedsave-remove %s", vm->def->name, vm->def->name);
 	if (vm_state_is_active(vm->state) || vm->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s; shut it down, or export a snapshot of it: cairn snapshot-create-as %s "
@@ -315,9 +315,9 @@ static int file_check(int fd, struct err *e)
 	if (flags < 0 || fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "the file");
 	if ((flags & O_ACCMODE) == O_RDONLY)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for writing");
+		return err_set(e, -EINVAL, ERR_INVALID, "the file must be open for writing");
 	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "an archive is written into a regular file or a pipe only");
+		return err_set(e, -EINVAL, ERR_INVALID, "the file must be a regular file or a pipe");
 	if (S_ISREG(st.st_mode) && st.st_size)
 		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
 	return 0;
@@ -326,9 +326,9 @@ static int file_check(int fd, struct err *e)
 static int opts_check(const struct export_opts *opts, struct err *e)
 {
 	if (opts->level < 0 || opts->level > 19)
-		return err_set(e, -EINVAL, ERR_INVALID, "level: goes from 1 to 19 with zstd, to 9 with gzip");
+		return err_set(e, -EINVAL, ERR_INVALID, "level: must be 1 to 19 with zstd, 1 to 9 with gzip");
 	if (opts->snapshot && (!*opts->snapshot || strlen(opts->snapshot) > 255))
-		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: has 1 to 255 bytes");
+		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: must have 1 to 255 bytes");
 	return 0;
 }
 

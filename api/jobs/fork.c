@@ -177,12 +177,12 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 		written++;
 		if (vm->def->disks[i].layers[0].data_file)
 			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-				"disks[%u]: it has an external data file, which is not copied for clones", i);
+				"disks[%u]: has an external data file; live clones cannot copy it", i);
 	}
 	most = written ? (CHANNEL_FDS_MAX - 1) / written - 1 : FORK_CLONES_MAX;
 	if (!r && n > most)
 		r = err_set(e, -EINVAL, ERR_INVALID,
-			"count: at most %u at a time of a VM that writes to %u disk%s", most, written,
+			"count: at most %u clones at a time, because the VM writes to %u disk%s", most, written,
 			written == 1 ? "" : "s");
 	return r;
 }
@@ -289,7 +289,7 @@ static void clones_start_next(struct fork *f)
 	if (f->going_on) /* called from inside the loop below, which handles the refused start */
 		return;
 	if (f->job->cancelling && !batch_has_failed(f->batch)) {
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; no clone is left");
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; no clone remains");
 		batch_fail(f->batch, &e);
 	}
 	f->going_on = true;

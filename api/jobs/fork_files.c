@@ -14,7 +14,7 @@ static int image_check(const char *path, struct err *e)
 	if (stat(path, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device, which is not copied for clones", path);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device; live clones cannot copy devices", path);
 	return 0;
 }
 
@@ -23,7 +23,7 @@ static int copy_check(const char *path, struct err *e)
 	struct stat st;
 
 	if (lstat(path, &st) == 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s: a clone's disk would be there, and that file exists", path);
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s: exists, so it cannot become the disk of a clone", path);
 	return errno == ENOENT ? 0 : err_set_errno(e, -errno, "%s", path);
 }
 

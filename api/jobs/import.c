@@ -85,7 +85,7 @@ static void vm_forget(struct vm *vm)
 	struct err e;
 
 	if (store_remove(vm->host->store, vm->def->name, NULL, &e) < 0)
-		log_error("import", "VM '%s' is left: %s", vm->def->name, e.msg);
+		log_error("import", "VM '%s' could not be removed: %s", vm->def->name, e.msg);
 	else
 		vm_drop(vm);
 }
@@ -115,7 +115,7 @@ static void import_fail(struct import *x)
 	x->work = (struct store_work){ .loop = x->host->loop, .done = folder_removed };
 	if (store_remove(x->host->store, x->vm->def->name, &x->work, &x->work.e) == 0)
 		return;
-	log_error("import", "VM '%s' is left: %s", x->vm->def->name, x->work.e.msg);
+	log_error("import", "VM '%s' could not be removed: %s", x->vm->def->name, x->work.e.msg);
 	job_fail(x->job, &x->why);
 }
 
@@ -226,7 +226,7 @@ static void leftovers_cleared(void *opaque, int r, struct json_object *result, c
 
 	(void)result;
 	if (r < 0)
-		log_warn("import", "VM '%s': something may be left of its import: %s", x->vm->def->name, e->msg);
+		log_warn("import", "VM '%s': some files of its import may remain: %s", x->vm->def->name, e->msg);
 	import_fail(x);
 }
 
@@ -329,7 +329,7 @@ static int paths_check(const struct definition *d, struct json_object *files, co
 				(!y->data_file || file_is_there(files, folder, y->data_file));
 		}
 	return ok ? 0 : err_set(e, -EINVAL, ERR_CORRUPT,
-		"the archive's definition names a file that is not in the archive; it was not written by cairn");
+		"the archive's definition names a file that is not in the archive; cairn did not write this archive");
 }
 
 static int name_decide(struct import *x, struct json_object *o, struct err *e)
@@ -358,8 +358,9 @@ static void loopback_close(struct import *x, struct definition *d)
 		if (!d->interfaces[i].user.host_loopback)
 			continue;
 		d->interfaces[i].user.host_loopback = false;
-		snprintf(text, sizeof(text), "interface %s: host_loopback is left out: with it the guest reaches what listens on "
-			"this host's loopback. If it is to, set it with cairn edit", d->interfaces[i].id);
+		snprintf(text, sizeof(text), "interface %s: host_loopback is set to false, because it lets the guest "
+			"reach services on this host's loopback address; to allow that, use cairn edit",
+			d->interfaces[i].id);
 		json_object_array_add(x->warnings, json_object_new_string(text));
 	}
 }
@@ -373,7 +374,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 
 	/* The process runs with the user's rights, so its messages are untrusted. */
 	if (!json_object_is_type(o, json_type_object) || !files)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "cairn-archive does not say what is in the archive");
+		return err_set(e, -EINVAL, ERR_CORRUPT, "cairn-archive did not report the content of the archive");
 	r = name_decide(x, o, e);
 	if (r < 0)
 		return r;
@@ -544,7 +545,7 @@ static void found_cleared(void *opaque, int r, struct json_object *result, const
 
 	(void)result;
 	if (r < 0)
-		log_warn("import", "VM '%s': something may be left of its import: %s", vm->def->name, e->msg);
+		log_warn("import", "VM '%s': some files of its import may remain: %s", vm->def->name, e->msg);
 	archiver_free(x->archiver);
 	free(x);
 	if (all_there(vm->def)) {
@@ -552,7 +553,7 @@ static void found_cleared(void *opaque, int r, struct json_object *result, const
 		vm_set(vm, VM_FACT_INCOMPLETE, false);
 		return;
 	}
-	log_warn("import", "VM '%s' was being imported; it is forgotten: import it again", vm->def->name);
+	log_warn("import", "VM '%s': its import was interrupted, so the VM is removed; import it again", vm->def->name);
 	vm_forget(vm);
 }
 

@@ -606,8 +606,7 @@ void jobs_settle(struct vm_host *host)
 		j->status = JOB_CONCLUDED;
 		j->ended_ns = loop_now_ns();
 		err_set(&j->e, -EIO, ERR_GENERIC,
-			"the daemon ended while it was under way, so nobody saw what became of it; look "
-			"at the VM. Next: cairn %s %s",
+			"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
 			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
 	}
 	if (!any)

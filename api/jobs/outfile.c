@@ -13,14 +13,14 @@ int outfile_check(int fd, int access, const char *what, struct err *e)
 	if (flags < 0 || fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "the file");
 	if (!S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is written into a regular file only", what);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s needs a regular file", what);
 	if (access == O_RDWR && (flags & O_ACCMODE) != O_RDWR)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for reading and writing");
+		return err_set(e, -EINVAL, ERR_INVALID, "the file must be open for reading and writing");
 	if ((flags & O_ACCMODE) == O_RDONLY)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file has to be open for writing");
+		return err_set(e, -EINVAL, ERR_INVALID, "the file must be open for writing");
 	if (flags & O_APPEND)
-		return err_set(e, -EINVAL, ERR_INVALID, "the file must not be open for appending: it is not written from "
-			"its beginning to its end");
+		return err_set(e, -EINVAL, ERR_INVALID, "the file must not be open for appending, because it is not "
+			"written in order");
 	if (st.st_size)
 		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
 	return 0;

@@ -50,7 +50,7 @@ static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
 	if (!r && lseek(fd, 0, SEEK_SET) < 0)
 		r = -errno;
 	if (r < 0)
-		return err_set_errno(e, r, "cannot hand over the definition");
+		return err_set_errno(e, r, "cannot pass the definition to the VM's process");
 	*ret_fd = steal_fd(&fd);
 	return 0;
 }
@@ -85,7 +85,7 @@ static void cancel_done(void *opaque, int r, const struct vm_answer *a, const st
 
 	(void)a;
 	if (r < 0 && r != -ESRCH)
-		log_info("save", "VM '%s': not cancelled: %s", vm->def->name, e->msg);
+		log_info("save", "VM '%s': cannot cancel the save: %s", vm->def->name, e->msg);
 }
 
 static void save_cancel(struct job *j)
@@ -192,7 +192,7 @@ static void managed_begin(struct store_work *work)
 	begin_answer(w);
 	wait_free(w);
 	if (cancelled) {
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled");
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the save was cancelled");
 		save_finish(vm, &e);
 	}
 }
@@ -309,7 +309,7 @@ static void save_gone(struct vm *vm)
 		job_succeed(vm->operation.job, NULL);
 		return;
 	}
-	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before it was saved: %s (%s)",
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before the save was complete: %s (%s)",
 		vm_state_name(vm->state), vm->reason);
 	save_finish(vm, &e);
 }
@@ -346,7 +346,7 @@ static void save_runs_on(struct vm *vm, const struct vm_event *ev)
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED || ev->phase == VM_PHASE_CRASHED ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_SAVING))
 		return;
-	err_set(&e, -EIO, ERR_GENERIC, "it was not saved; its log says why");
+	err_set(&e, -EIO, ERR_GENERIC, "the VM was not saved; its log has the reason");
 	save_finish(vm, &e);
 }
 
@@ -372,9 +372,9 @@ static void save_found_off(struct vm *vm)
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
-		log_warn("save", "VM '%s': a start went on from its managed save while no daemon saw how "
-			"it ended; the state is not used again by itself. It is kept as %s in the VM's folder; if the "
-			"VM never ran since, cairn restore takes it",
+		log_warn("save", "VM '%s': a start used its managed save, but no daemon saw the end of that run. The "
+			"next start does not use the save. It is kept as %s in the VM's folder; if the VM has not run "
+			"since, cairn restore can start from it",
 			vm->def->name, SAVE_MANAGED_USED);
 	if (saved && vm->state != VM_SAVED)
 		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
@@ -390,7 +390,7 @@ const struct vm_observer save_observer = { .phase_seen = save_runs_on, .process_
 static int part_differs(const char *key, struct err *e)
 {
 	return err_set(e, -EINVAL, ERR_INVALID,
-		"%s: differs from what the state was saved with; define the VM as it was then", key);
+		"%s: differs from the definition in the saved state; define the VM as it was then", key);
 }
 
 static int disks_fit(const struct definition *then, const struct definition *now, struct err *e)

@@ -221,8 +221,8 @@ static int victims_take(struct work *w, const struct snapshots *s, const bool *v
 			continue;
 		if (snapshot_has_tag(&s->list[i], SNAPSHOT_TAG_KEEP))
 			return err_set(e, -EPERM, ERR_WRONG_STATE,
-				"snapshot '%.100s' has the tag \"keep\", which protects it; take that away "
-				"first: cairn snapshot-tag %.60s %.100s --remove keep",
+				"snapshot '%.100s' has the tag \"keep\", which protects it from deletion; remove the "
+				"tag first: cairn snapshot-tag %.60s %.100s --remove keep",
 				s->list[i].name, w->vm->def->name, s->list[i].name);
 		snprintf(v->handle, sizeof(v->handle), "%s", snapshots_handle(s, i));
 		memcpy(v->name, s->list[i].name, sizeof(v->name));
@@ -281,7 +281,7 @@ static void delete_next(struct work *w)
 		return;
 	}
 	if (w->job->cancelling) {
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled; %zu of %zu snapshots are deleted",
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; %zu of %zu snapshots were deleted",
 			w->at, w->nvictims);
 		job_fail(w->job, &e);
 		return;
@@ -503,8 +503,8 @@ static int revert_choose(struct work *w, const struct snapshots *s, struct err *
 	info = &s->list[i];
 	if (w->revert.with_memory && info->state == VM_SNAPSHOT_SHUTOFF)
 		return err_set(e, -EINVAL, ERR_UNSUPPORTED,
-			"snapshot '%.200s' has no memory: it is of disks only. Revert to it by: cairn "
-			"snapshot-revert", info->name);
+			"snapshot '%.200s' has no memory, only disks. Revert to it with: cairn snapshot-revert",
+			info->name);
 	memcpy(w->name, info->name, sizeof(w->name));
 	memcpy(w->id, info->id, sizeof(w->id));
 	snprintf(w->body.name, sizeof(w->body.name), "%s", snapshots_handle(s, i));

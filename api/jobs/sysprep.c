@@ -46,7 +46,7 @@ int sysprep_check(struct err *e)
 		return 0;
 	return err_set(e, -ENOENT, ERR_HOST,
 		"--reset-identity needs " PROGRAM ", which is not installed; install the package guestfs-tools, or "
-		"leave it out and let the guest's cloud-init do it");
+			"omit --reset-identity and let the guest's cloud-init do the work");
 }
 
 /* Make a valid host name from a VM's name: letters, digits, dots, dashes. */
@@ -149,7 +149,8 @@ static int program_result(int status, char *said, struct err *e)
 			*p = ' ';
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && !*line)
 		return err_set(e, -ENOENT, ERR_HOST, PROGRAM " cannot be started; install the package guestfs-tools");
-	return err_set(e, -EIO, ERR_GENERIC, PROGRAM " failed; no clone is left: %.300s", *line ? line : "it does not say why");
+	return err_set(e, -EIO, ERR_GENERIC, PROGRAM " failed; no clone remains: %.300s", *line ? line : "it "
+		"gave no reason");
 }
 
 static void daemon_has_died(int sig)

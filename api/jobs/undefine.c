@@ -135,7 +135,8 @@ static void volumes_removed(void *opaque, int r, const struct fork_as_result *re
 		return;
 	}
 	if (res->count)
-		err_set(&why, r, e->cls, "%.300s; %u of its images are removed, and the VM stays", e->msg, res->count);
+		err_set(&why, r, e->cls, "%.300s; %u of the VM's images were removed, and the VM stays defined",
+			e->msg, res->count);
 	else
 		why = *e;
 	plan_drop(u, &why);
@@ -208,8 +209,8 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 		return;
 	}
 	err_set(&own, -EPERM, ERR_WRONG_STATE,
-		"cannot delete inactive domain with %u snapshots: they are in its images; with --snapshots-metadata it "
-		"is undefined all the same", a->snapshots->total);
+		"cannot delete inactive domain with %u snapshots, which are in its images; to undefine it anyway, use "
+		"--snapshots-metadata", a->snapshots->total);
 	give_up(u, &own);
 }
 
@@ -242,8 +243,8 @@ static int undefine_check(const struct vm *vm, const struct undefine_opts *opts,
 		return r;
 	if (vm->state == VM_SAVED && !opts->managed_save)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' has a managed save; undefine it with --managed-save to drop that, or "
-			"start it", vm->def->name);
+			"VM '%s' has a managed save; start the VM, or use --managed-save to drop the save",
+			vm->def->name);
 	if (vm_has(vm, VM_FACT_TEMPLATE) && image_clones(vm, clones, sizeof(clones)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.120s' is the template of linked clones (%s); undefine them first",
@@ -296,7 +297,8 @@ static void undefine_step(struct vm *vm, struct json_object *kept)
 	if (!u)
 		abort();
 	volumes_load(kept, &u->volumes);
-	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; it goes on", vm->def->name);
+	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; continuing",
+		vm->def->name);
 	u->host = vm->host;
 	u->vm = vm;
 	vm_operation_begin(vm, &undefining);

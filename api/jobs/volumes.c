@@ -81,10 +81,11 @@ static int volume_check_free(const struct vm *vm, const struct volume *x, struct
 	if (!user)
 		return 0;
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, user->def->name))
-		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: %s is used by another VM, and stays; nothing was done", x->id,
+		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: %s is used by another VM and cannot be removed; nothing "
+			"was done", x->id,
 			x->path);
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"disk %s: %s is used by VM '%s'; undefine that first, or leave the images: nothing was done", x->id,
+		"disk %s: %s is used by VM '%s'; undefine that VM first, or keep the images; nothing was done", x->id,
 		x->path, user->def->name);
 }
 
@@ -204,7 +205,7 @@ static int others_check(const struct removal *w, const struct volume *x, const s
 	for (size_t i = 0; i < host->nvms; i++)
 		if (host->vms[i] != w->vm && (definition_has(host->vms[i]->def, st) || definition_has(host->vms[i]->live, st)))
 			return err_set(e, -EBUSY, ERR_BUSY,
-				"disk %s: %s is, by another path, a file that another VM uses; nothing was done", x->id,
+				"disk %s: another VM uses the file %s by another path; nothing was done", x->id,
 				x->path);
 	return 0;
 }
@@ -290,13 +291,13 @@ static const char *why_it_stays(const struct volume *x)
 {
 	switch (x->kind) {
 	case VOLUME_MISSING:
-		return "it is not there";
+		return "it does not exist";
 	case VOLUME_DEVICE:
 		return "it is a device";
 	case VOLUME_LINK:
 		return "it is a symbolic link";
 	case VOLUME_OTHER:
-		return "it is no file";
+		return "it is not a file";
 	default:
 		return "it is read-only for the VM";
 	}

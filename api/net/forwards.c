@@ -117,8 +117,8 @@ static int forward_taken(const struct vm *vm, const struct vm *by, unsigned i, u
 	if (permissions_seen_together(&host->permissions, vm->def->name, by->def->name))
 		snprintf(who, sizeof(who), "VM '%s'", by->def->name);
 	definition_forward_print(&vm->def->interfaces[i].user.forwards[k], text);
-	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s leads to %s%s; shut that down first, or give "
-		"another port", i, k, text, who, sleeps_saved(by) ? ", which is idle" : "");
+	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s is forwarded to %s%s; shut that VM down "
+		"first, or choose another port", i, k, text, who, sleeps_saved(by) ? ", which is idle" : "");
 }
 
 static int check_against(const struct vm *vm, const struct vm *other, struct err *e)
@@ -232,7 +232,7 @@ static uint64_t wake_wait_ns(const struct vm *vm, int r)
 		return AGAIN_NS;
 	if (!backoff_again(rule, b, now, &wait)) {
 		wait = b->window_ns + rule->window_s * SECOND_NS + 1 - now;
-		log_error("idle", "VM '%s': it could not be woken %u times within %u s; its forwards do not try it again for %" PRIu64
+		log_error("idle", "VM '%s': waking failed %u times within %u s; its forwards retry in %" PRIu64
 			" s. Next: cairn start %s",
 			vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), vm->def->name);
 	}
@@ -244,7 +244,7 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 	struct vm *vm = opaque;
 
 	if (r < 0) {
-		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
+		log_warn("idle", "VM '%s' could not be woken: %s", vm->def->name, e->msg);
 	}
 	/* The client still waits. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
@@ -279,8 +279,8 @@ static void watch_all(struct forwards *f)
 		struct held *h = &f->list[i];
 
 		if (!h->watch && loop_watch(l, h->fd, POLLIN, client_knocked, h, &h->watch) < 0)
-			log_warn("idle", "VM '%s': port %u does not wake it: %s", f->vm->def->name, h->what.port,
-				strerror(ENOMEM));
+			log_warn("idle", "VM '%s': cannot watch port %u, so its clients do not wake the VM: %s",
+				f->vm->def->name, h->what.port, strerror(ENOMEM));
 	}
 }
 
@@ -293,7 +293,8 @@ static void forward_listens(void *opaque, int r, struct config *c, const struct 
 	f->opener = NULL;
 	if (r < 0) {
 		if (!f->told)
-			log_warn("idle", "VM '%s' is idle, and its forwards do not wake it for now: %s", f->vm->def->name,
+			log_warn("idle", "VM '%s' is idle, and its forwards cannot wake it for now: %s",
+				f->vm->def->name,
 				e->msg);
 		f->told = true;
 		listen_retry_later(f, AGAIN_NS);
@@ -559,7 +560,8 @@ void forwards_taken_back(struct vm *vm)
 		u = usernet_new(vm, at, control);
 		u->pidfd = usernet_pidfd(control);
 		if (usernet_watch(u) < 0)
-			log_warn("usernet", "VM '%s': interfaces[%u]: its forwards do not wake it", vm->def->name, at);
+			log_warn("usernet", "VM '%s': interfaces[%u]: cannot watch its cairn-slirp, so its forwards "
+				"do not wake the VM", vm->def->name, at);
 	}
 }
 
@@ -594,10 +596,10 @@ static void process_kill(void *opaque)
 {
 	struct usernet *u = opaque;
 
-	log_warn("usernet", "a cairn-slirp of a VM that has ended does not end: it is killed");
+	log_warn("usernet", "a cairn-slirp did not end after its VM; killing it");
 	u->killed = true;
 	if (pidfd_send_signal(u->pidfd, SIGKILL, NULL, 0) < 0)
-		log_warn("usernet", "it cannot be killed: %s", strerror(errno));
+		log_warn("usernet", "cannot kill a cairn-slirp: %s", strerror(errno));
 }
 
 static void forwards_processes_end(const struct vm *vm)
@@ -673,7 +675,7 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 		r = usernets_start(c, vm->def, vm->host->paths->slirp_program, log_fd, vm->host->run_dir_fd, &made, e);
 	for (unsigned i = 0; i < made.n; i++)
 		if (usernet_keep(vm, &made.list[i]) < 0)
-			log_warn("usernet", "VM '%s': nobody waits for the end of its cairn-slirp", vm->def->name);
+			log_warn("usernet", "VM '%s': cannot watch its cairn-slirp", vm->def->name);
 	return r;
 }
 

@@ -46,8 +46,8 @@ static int tap_failed(const struct tap *t, const char *what, struct err *e)
 
 	if (error == EPERM || error == EACCES)
 		return err_set(e, -error, ERR_PERMISSION,
-			"interfaces[%u]: who is not root has no right to plug it into bridge '%s' (CAP_NET_ADMIN); let "
-			"root's daemon have the VM, or set \"link\" to \"down\"", t->at, t->bridge);
+			"interfaces[%u]: attaching to bridge '%s' requires root (CAP_NET_ADMIN); define the VM in "
+			"root's daemon, or set \"link\" to \"down\"", t->at, t->bridge);
 	return err_set_errno(e, -error, "interfaces[%u]: %s", t->at, what);
 }
 
@@ -60,15 +60,15 @@ static int bridge_find(struct tap *t, struct err *e)
 		if (errno != ENODEV)
 			return tap_failed(t, t->bridge, e);
 		return err_set(e, -ENODEV, ERR_NOT_FOUND,
-			"interfaces[%u].source: there is no bridge '%s'; make it with: ip link add %s type bridge && "
-			"ip link set %s up", t->at, t->bridge, t->bridge, t->bridge);
+			"interfaces[%u].source: there is no bridge '%s'; create it with: ip link add %s type bridge "
+			"&& ip link set %s up", t->at, t->bridge, t->bridge, t->bridge);
 	}
 	t->mtu = r.ifr_mtu;
 	r.ifr_data = (char *)&driver;
 	if (ioctl(t->sock, SIOCETHTOOL, &r) == 0 && !strcmp(driver.driver, "bridge"))
 		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].source: '%s' is not a bridge; give the name of one "
-		"(ip link show type bridge)", t->at, t->bridge);
+	return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].source: '%s' is not a bridge; give the name of a "
+		"bridge (ip link show type bridge)", t->at, t->bridge);
 }
 
 static int tap_make(struct tap *t, struct err *e)
@@ -116,7 +116,7 @@ static int tap_plug_in(const struct tap *t, struct err *e)
 
 	r.ifr_ifindex = (int)if_nametoindex(t->name);
 	if (ioctl(t->sock, SIOCBRADDIF, &r) < 0)
-		return tap_failed(t, "cannot plug the tap device into the bridge", e);
+		return tap_failed(t, "cannot attach the tap device to the bridge", e);
 	r = interface_request(t->name);
 	if (ioctl(t->sock, SIOCGIFFLAGS, &r) < 0)
 		return tap_failed(t, "cannot bring the tap device up", e);
@@ -168,8 +168,8 @@ static int bridge_check(const struct definition *d, unsigned at, const char *all
 	if (!d->rights || bridge_is_listed(allowed, bridge))
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION,
-		"interfaces[%u].source: user %u defined the VM, and bridge '%s' is not for all; let root define it, or "
-		"start the daemon with: cairnd --allow-bridge %s", at, (unsigned)d->rights->uid, bridge, bridge);
+		"interfaces[%u].source: user %u defined the VM and may not use bridge '%s'; let root define the VM, "
+		"or start the daemon with: cairnd --allow-bridge %s", at, (unsigned)d->rights->uid, bridge, bridge);
 }
 
 int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e)

@@ -111,7 +111,7 @@ static void vm_started(void *opaque, int r, const struct err *e)
 	struct vm *vm = staged_run_vm(a->sequence, step->i);
 
 	if (r < 0)
-		log_error("autostart", "VM '%s' is not started: %s", vm->def->name, e->msg);
+		log_error("autostart", "VM '%s' could not be started: %s", vm->def->name, e->msg);
 	autostart_tell(vm, r < 0 ? e : NULL);
 	staged_run_over(a->sequence, step->i);
 }

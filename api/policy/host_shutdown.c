@@ -175,7 +175,7 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 	struct host_shutdown *s;
 
 	if (host->host_shutdown)
-		return err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped already");
+		return err_set(e, -EBUSY, ERR_BUSY, "another cairn daemon-stop is already stopping the VMs");
 	s = calloc(1, sizeof(*s));
 	if (!s || !(s->waits = calloc(host->nvms + 1, sizeof(*s->waits))))
 		abort();
@@ -187,7 +187,7 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_called_off(s, host->vms[i])) {
 			restart_call_off(host->vms[i]);
-			outcome_put(s, host->vms[i], "its restart is called off");
+			outcome_put(s, host->vms[i], "its restart is cancelled");
 		}
 	s->sequence = staged_run_of(host, host->paths->limits.starting, &ops, s);
 	host->host_shutdown = s;
@@ -229,7 +229,8 @@ struct json_object *host_shutdown_look(struct vm_host *host, int action)
 
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_called_off(&s, host->vms[i]))
-			outcome_add(s.outcomes, host->vms[i], action_of(&s, host->vms[i]), "its restart would be called off");
+			outcome_add(s.outcomes, host->vms[i], action_of(&s, host->vms[i]), "its restart would be "
+				"cancelled");
 	s.sequence = staged_run_of(host, 1, &ops, &s); /* one at a time, so that the order is visible */
 	staged_run_go(s.sequence);
 	staged_run_free(s.sequence);

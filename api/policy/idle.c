@@ -66,7 +66,7 @@ static void disturbed_woken(void *opaque, int r, const struct err *e)
 	struct vm *vm = opaque;
 
 	if (r < 0)
-		log_warn("idle", "VM '%s' is not woken: %s", vm->def->name, e->msg);
+		log_warn("idle", "VM '%s' could not be woken: %s", vm->def->name, e->msg);
 }
 
 static void sleep_begin_timer(struct vm *vm)
@@ -82,7 +82,7 @@ static void vm_suspended(void *opaque, int r, const struct vm_answer *a, const s
 
 	(void)a;
 	if (r < 0)
-		log_info("idle", "VM '%s': not suspended: %s", vm->def->name, e->msg);
+		log_info("idle", "VM '%s': cannot suspend the idle VM: %s", vm->def->name, e->msg);
 	else
 		vm_move(vm, VM_SAW_PAUSED, VM_ASLEEP, NULL, 0);
 	sleep_begin_timer(vm);
@@ -171,7 +171,7 @@ static void sleep_begin(struct vm *vm)
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
 		suspend_keep(vm);
 	} else if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
-		log_info("idle", "VM '%s': not saved: %s", vm->def->name, e.msg);
+		log_info("idle", "VM '%s': cannot save the idle VM: %s", vm->def->name, e.msg);
 		not_saved(vm);
 	} else {
 		save_on_state_change(vm, j);
@@ -364,7 +364,8 @@ static void vm_disturb(struct vm *vm)
 	vm->idle->disturbed = true;
 	if (vm->operation.job && vm->state != VM_SAVED && vm_live(vm)->idle_action == DEFINITION_SAVE &&
 		job_cancel(vm->operation.job, &e) < 0)
-		log_info("idle", "VM '%s': it is saved although somebody connects: %s", vm->def->name, e.msg);
+		log_info("idle", "VM '%s': a client connects, but the save cannot be cancelled: %s",
+			vm->def->name, e.msg);
 }
 
 static void idle_on_client(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e),

@@ -57,8 +57,8 @@ static void give_up(struct vm *vm)
 
 	snprintf(why, sizeof(why), "%s%s%s", vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	snprintf(detail, sizeof(detail),
-		"it was started again %u times within %u s, and stays off now (%.160s); to try again: cairn start "
-		"%.60s", vm->restart->tries.n, vm->def->restart.window_s, why, vm->def->name);
+		"the VM was restarted %u times within %u s, and now stays off (%.160s). Next: cairn start %.60s",
+		vm->restart->tries.n, vm->def->restart.window_s, why, vm->def->name);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
 	vm_say_reason(vm, "restart limit", detail);
 }
@@ -110,7 +110,7 @@ void restart_call_off(struct vm *vm)
 
 	snprintf(reason, sizeof(reason), "%s", vm->reason);
 	restart_forget(vm);
-	vm_say_reason(vm, reason, "it was to be started again, which was called off");
+	vm_say_reason(vm, reason, "the pending restart was cancelled");
 }
 
 /* ---- state.json ---- */

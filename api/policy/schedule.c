@@ -65,8 +65,7 @@ int schedule_set_every(struct schedule_plan *p, const char *text, struct err *e)
 
 	if (s < SCHEDULE_EVERY_MIN_S)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"every: \"%.40s\" is not a length of time from 1m to 52w, such as 15m, 1h "
-			"or 1d",
+			"every: \"%.40s\" is not a duration from 1m to 52w, such as 15m, 1h or 1d",
 			text);
 	p->every_s = s;
 	return 0;

@@ -360,8 +360,8 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 	if (!schedule_is_working(vm))
 		return;
 	if (r < 0) {
-		snprintf(detail, sizeof(detail), "how much is free is not to be had: %.150s",
-			r < 0 && e ? e->msg : "no answer that is one");
+		snprintf(detail, sizeof(detail), "cannot read the free space: %.150s",
+			r < 0 && e ? e->msg : "invalid answer of the VM's process");
 		note_skipped(vm, "failed", detail);
 		run_end(vm);
 	} else if (space_is_short(vm, a->spaces, detail, sizeof(detail))) {
@@ -407,7 +407,7 @@ static void look_at(struct vm *vm, int64_t now)
 		schedule_run(vm);
 		break;
 	case SCHEDULE_ANEW:
-		log_warn("schedule", "VM '%s': the clock went back; its schedule begins anew",
+		log_warn("schedule", "VM '%s': the clock was set back; restarting its schedule",
 			vm->def->name);
 		vm->schedule_past->last_s = schedule_slot(&s->plan, now);
 		vm_save(vm);
@@ -421,8 +421,7 @@ static void schedule_hold(struct scheduler *s)
 {
 	s->hold_until_s = clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S;
 	log_warn("schedule",
-		"the clock went forward by more than was seen; no automatic snapshot is "
-		"deleted for an hour");
+		"the clock jumped forward; deleting no automatic snapshot for an hour");
 }
 
 static void timer_arm(struct scheduler *s, int64_t now)
@@ -518,7 +517,8 @@ static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 	if (!o)
 		return;
 	if (plan_from_json(o, &plan, &e) < 0) {
-		log_error("schedule", "VM '%s': its schedule is not used: %s; set it again",
+		log_error("schedule", "VM '%s': its schedule.json is invalid and not used: %s; set the "
+			"schedule again",
 			vm->def->name, e.msg);
 		return;
 	}

@@ -84,7 +84,7 @@ static void guest_warned(void *opaque, int r, const struct vm_answer *a, const s
 	(void)a;
 	/* Without an agent the warning goes to the consoles. */
 	if (r < 0 && vm_live(vm)->guest_agent)
-		log_info("shutdown", "VM '%s': the guest is not warned: %s", vm->def->name, e->msg);
+		log_info("shutdown", "VM '%s': cannot warn the guest's users: %s", vm->def->name, e->msg);
 }
 
 static void guest_warn(struct vm *vm)

@@ -54,7 +54,7 @@ static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
 	close_async_fds(&old, old >= 0);
 	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"fdname: 1 to %zu bytes, the first no digit", sizeof(f->list[0].name) - 1);
+			"fdname: must have 1 to %zu bytes and not begin with a digit", sizeof(f->list[0].name) - 1);
 	for (unsigned i = 0; f && i < QMP_FDS_MAX; i++) {
 		if (f->list[i].name[0])
 			continue;
@@ -62,7 +62,8 @@ static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
 		f->list[i].fd = fd;
 		return 0;
 	}
-	return err_set(e, -EMFILE, ERR_BUSY, "%d fds are kept already; close one with closefd", QMP_FDS_MAX);
+	return err_set(e, -EMFILE, ERR_BUSY, "getfd has stored %d fds, the maximum; close one with closefd",
+		QMP_FDS_MAX);
 }
 
 void qmp_getfd(struct call *c)
@@ -187,7 +188,7 @@ static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode) || st.st_size)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s is there already and not an empty regular file", path);
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists and is not an empty regular file", path);
 	if (fcntl(fd, F_SETFL, 0) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	out->fds[0] = fd;
@@ -240,13 +241,13 @@ static int check_args(struct call *c, struct err *e)
 	const char *format = js_get_str(c->args, "format");
 
 	if (js_get_bool(c->args, "paging", false))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "paging: true is not to be had; a dump has all memory by "
-			"physical addresses, and crash finds the others itself");
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "paging: true is not supported; a dump has physical "
+			"addresses, and crash translates virtual ones itself");
 	if (js_get(c->args, "begin") || js_get(c->args, "length"))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"begin, length: a part of the memory is not to be had; a dump has all of it");
+			"begin, length: are not supported; a dump has all memory");
 	if (format && strcmp(format, "elf"))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "format: \"%.40s\" is not to be had; use elf", format);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "format: \"%.40s\" is not supported; use elf", format);
 	return 0;
 }
 

@@ -41,12 +41,12 @@ static int check_devices(struct call *c, struct err *e)
 		if (!disk_find(def, id))
 			return err_set(e, -ENOENT, ERR_NOT_FOUND, "No block device node '%.40s'", id ? id : "");
 		if (disk_find(def, id)->read_only)
-			return err_set(e, -EROFS, ERR_INVALID, "Device '%.40s' is read-only; leave it out", id);
+			return err_set(e, -EROFS, ERR_INVALID, "Device '%.40s' is read-only; omit it", id);
 	}
 	for (uint32_t i = 0; i < def->ndisks; i++)
 		if (!def->disks[i].read_only && !is_among(devices, def->disks[i].id))
 			return err_set(e, -EINVAL, ERR_INVALID,
-				"devices: '%s' is missing; a snapshot is of all disks that the VM may write to",
+				"devices: '%s' is missing; a snapshot needs all writable disks",
 				def->disks[i].id);
 	return 0;
 }
@@ -62,10 +62,10 @@ static int check_vmstate(struct call *c, struct err *e)
 		if (d->read_only || d->layers[0].format != DEFINITION_FORMAT_QCOW2)
 			continue;
 		return strcmp(d->id, vmstate) ?
-			err_set(e, -EINVAL, ERR_INVALID, "vmstate: memory is kept in '%s', not in '%.40s'", d->id,
+			err_set(e, -EINVAL, ERR_INVALID, "vmstate: the memory is stored in '%s', not in '%.40s'", d->id,
 				vmstate) : 0;
 	}
-	return err_set(e, -EINVAL, ERR_UNSUPPORTED, "vmstate: the VM has no qcow2 disk to keep memory in");
+	return err_set(e, -EINVAL, ERR_UNSUPPORTED, "vmstate: the VM has no qcow2 disk to store memory in");
 }
 
 static int arg_tag(struct call *c, char tag[VM_SNAPSHOT_NAME_MAX + 1], struct err *e)

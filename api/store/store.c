@@ -208,7 +208,7 @@ void store_quarantine(struct store *s, const char *name, const char *why)
 static void newer_note(struct store *s, const char *name, const char *path, const char *why)
 {
 	store_unread_note(&s->unread, name, path, true, why);
-	log_error("store", "%s: %s; it is left as it is. Next: go on with that Cairn", path, why);
+	log_error("store", "%s: %s; the file is not changed. Next: use the newer Cairn", path, why);
 }
 
 /* Upgrade a loaded file of an older version and queue it to be written. Returns 0; -ENOTSUP: a newer Cairn wrote it,
@@ -222,7 +222,8 @@ static int path_lift(struct store *s, const char *name, const char *path, struct
 	if (had < 0)
 		return (int)had;
 	if (had < store_version(path)) {
-		log_info("store", "%s had version %lld, and gets %lld", path, (long long)had, (long long)store_version(path));
+		log_info("store", "upgrading %s from version %lld to %lld",
+			path, (long long)had, (long long)store_version(path));
 		store_keep_old(path, had);
 		file_queue(s, path, o);
 	}
@@ -315,7 +316,7 @@ static void damaged_still(struct store *s, const char *name)
 	char path[PATH_MAX];
 
 	if (vm_path(s, name, "definition.json", path, NULL) == 0 && !store_unread_knows(&s->unread, path))
-		store_unread_note(&s->unread, name, path, false, "since an earlier start");
+		store_unread_note(&s->unread, name, path, false, "found at an earlier start");
 }
 
 /* Remove a folder without a definition: an earlier daemon ended while it created or removed the VM. */

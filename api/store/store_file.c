@@ -125,7 +125,7 @@ int store_file_remove(const char *path, struct err *e)
 int store_size_check(const char *path, const char *text, struct err *e)
 {
 	return strlen(text) <= STORE_FILE_MAX ? 0 :
-		err_set(e, -EFBIG, ERR_INVALID, "%s: would have more than %d bytes", path, STORE_FILE_MAX);
+		err_set(e, -EFBIG, ERR_INVALID, "%s: would exceed %d bytes", path, STORE_FILE_MAX);
 }
 
 void store_put_aside(const char *path, const char *why)
@@ -135,7 +135,7 @@ void store_put_aside(const char *path, const char *why)
 	if (snprintf(away, sizeof(away), "%s.damaged", path) >= (int)sizeof(away))
 		return;
 	if (rename(path, away) < 0)
-		log_error("store", "%s is damaged (%s), and cannot be renamed: %s", path, why,
+		log_error("store", "%s is damaged (%s) and cannot be renamed: %s", path, why,
 			strerror(errno));
 	else
 		log_error("store", "%s is damaged (%s); it is now %s", path, why, away);

@@ -42,9 +42,9 @@ static char *sentence_of(const char *path, bool newer, const char *why)
 {
 	char *s;
 	int n = newer ?
-		asprintf(&s, "%s: %s; it is left as it is. Next: go on with that Cairn", path, why) :
-		asprintf(&s, "%s is damaged (%s); it is now %s.damaged. Next: mend that, give it its name back, and restart "
-			"cairnd", path, why, path);
+		asprintf(&s, "%s: %s; the file is not changed. Next: use the newer Cairn", path, why) :
+		asprintf(&s, "%s is damaged (%s) and was renamed to %s.damaged. Next: repair the file, give it back "
+			"its name, and restart cairnd", path, why, path);
 
 	return n < 0 ? NULL : s;
 }

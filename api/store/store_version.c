@@ -23,7 +23,7 @@ static int state_1(struct json_object *o, struct err *e)
 	if (!plan)
 		return 0;
 	if (!json_object_is_type(plan, json_type_object) || then < 0 || then >= (int64_t)ARRAY_SIZE(thens))
-		return err_set(e, -EINVAL, ERR_CORRUPT, "its planned shutdown makes no sense");
+		return err_set(e, -EINVAL, ERR_CORRUPT, "its planned shutdown is invalid");
 	js_put_str(plan, "then", thens[then]);
 	return 0;
 }
@@ -70,9 +70,10 @@ int64_t store_version_lift(const char *path, struct json_object *o, struct err *
 	int64_t had = js_get_int(o, "version", 0);
 
 	if (had < 1)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "it has no version");
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the file has no version");
 	if (had > k->version)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "a newer Cairn wrote it: it has version %lld, and this one knows %lld",
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "a newer Cairn wrote the file: it has version %lld, and "
+			"this Cairn knows up to %lld",
 			(long long)had, (long long)k->version);
 	for (int64_t v = had; v < k->version; v++) {
 		int r = k->lifts[v - 1](o, e);

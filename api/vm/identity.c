@@ -60,10 +60,10 @@ int identity_complete(struct vm_host *host, struct definition *def, const struct
 		holder = mac_holder(host, n->mac, old);
 		if (holder && !permissions_seen_together(&host->permissions, def->name, holder->def->name))
 			return err_set(e, -EEXIST, ERR_EXISTS,
-				"interfaces[%u].mac: is taken by another VM; leave it out and one is made", i);
+				"interfaces[%u].mac: is taken by another VM; omit it to have one generated", i);
 		if (holder)
 			return err_set(e, -EEXIST, ERR_EXISTS,
-				"interfaces[%u].mac: is taken by VM '%s'; leave it out and one is made", i,
+				"interfaces[%u].mac: is taken by VM '%s'; omit it to have one generated", i,
 				holder->def->name);
 	}
 	return 0;

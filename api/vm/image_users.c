@@ -126,12 +126,12 @@ static int written_check(const struct vm *vm, const char *what, struct err *e)
 		return 0;
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, t->def->name))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s': cannot %s: its disk %s is a template's, too; give it one of its own",
+			"VM '%.255s': cannot %s: a template also uses its disk %s; give the VM a disk of its own",
 			vm->def->name,
 			what, disk);
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
-		"VM '%.120s': cannot %s: its disk %s is one of the template '%.60s', too. Next: cairn clone --linked "
-		"%.60s NAME", vm->def->name, what, disk, t->def->name, t->def->name);
+		"VM '%.120s': cannot %s: its disk %s is also a disk of the template '%.60s'. Next: cairn clone "
+		"--linked %.60s NAME", vm->def->name, what, disk, t->def->name, t->def->name);
 }
 
 int image_check_writable(const struct vm *vm, const char *what, struct err *e)
@@ -143,7 +143,8 @@ int image_check_writable(const struct vm *vm, const char *what, struct err *e)
 		return r;
 	if (image_clones(vm, names, sizeof(names)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.120s': cannot %s: the disks of linked clones stand on its own (%s); undefine them first",
+			"VM '%.120s': cannot %s: linked clones have its disks as backing files (%s); undefine the "
+			"clones first",
 			vm->def->name, what, names);
 	return written_check(vm, what, e);
 }

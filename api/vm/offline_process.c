@@ -407,7 +407,7 @@ void offline_end_old(struct vm *vm)
 		offline_free(i);
 		return;
 	}
-	log_info("state", "VM '%s': ending what an earlier daemon began on its images", vm->def->name);
+	log_info("state", "VM '%s': ending the offline process that an earlier daemon started", vm->def->name);
 	vm->offline = i;
 	process_quit(i, OLD_QUIT_TIMEOUT_NS);
 }

@@ -34,12 +34,12 @@ static int define_check(struct vm_host *host, struct definition *def, struct vm 
 		return -EIO;
 	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
 		return err_set(e, -EEXIST, ERR_EXISTS,
-			"uuid: VM '%s' exists with another one; leave it out, or undefine the VM first",
+			"uuid: VM '%s' exists with another UUID; omit uuid, or undefine the VM first",
 			def->name);
 	holder = vm_find_uuid(host, def->uuid);
 	if (holder && holder != old)
 		return err_set(e, -EEXIST, ERR_EXISTS,
-			"uuid: is taken by VM '%s'; leave it out and one is made", holder->def->name);
+			"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name);
 	return identity_complete(host, def, old, e);
 }
 
@@ -76,7 +76,7 @@ static int was_check(const struct define *w, struct err *e)
 	if (is && json_object_equal(is, w->was))
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"VM '%s' was changed by somebody else meanwhile; look at it, and change it again",
+		"VM '%s' was changed by another user meanwhile; read its definition again and repeat the change",
 		w->def->name);
 }
 
@@ -91,7 +91,7 @@ static void define_synced(struct store_work *work)
 	if (r < 0) {
 		e = work->e;
 	} else if (!vm) {
-		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined it meanwhile");
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "another user has undefined the VM meanwhile");
 	} else {
 		what.def = vm->def;
 	}
@@ -156,7 +156,7 @@ static int define_keep(struct define *w, struct err *e)
 	if (!r)
 		r = define_check(host, w->def, &vm, e);
 	if (!r && !vm && w->mode == VM_REDEFINE)
-		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "somebody has undefined VM '%s' meanwhile", w->def->name);
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "another user has undefined VM '%s' meanwhile", w->def->name);
 	if (!r)
 		r = store_keep_draft(host->store, &w->work, w->def->name, e);
 	if (r < 0)

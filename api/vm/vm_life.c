@@ -227,7 +227,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		vm_emit(vm, EVENT_GUEST_FROZEN, NULL);
 		break;
 	default:
-		log_warn("process", "VM '%s': an event of unknown kind %u", vm->def->name, ev->kind);
+		log_warn("process", "VM '%s': its process sent an event of unknown kind %u", vm->def->name, ev->kind);
 	}
 }
 
@@ -245,9 +245,9 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 	char detail[96] = "";
 
 	if (end->protocol)
-		snprintf(detail, sizeof(detail), "its process broke the protocol and was killed");
+		snprintf(detail, sizeof(detail), "its process violated the protocol and was killed");
 	else if (end->status_known && end->signaled)
-		snprintf(detail, sizeof(detail), "its process was ended by signal %d (%s)",
+		snprintf(detail, sizeof(detail), "its process was killed by signal %d (%s)",
 			end->status, strsignal(end->status));
 	else if (end->status_known)
 		snprintf(detail, sizeof(detail), "its process ended with exit status %d",

@@ -120,7 +120,7 @@ static void requests_expire(void *opaque)
 		if (r->deadline_ns > now)
 			continue;
 		if (r->send_error)
-			err_set_errno(&e, r->send_error, "the VM's process takes no message");
+			err_set_errno(&e, r->send_error, "cannot send to the VM's process");
 		else
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 				"the VM's process (pid %d) did not answer in time", (int)p->pid);
@@ -312,7 +312,7 @@ static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 		return false;
 	if (!res && !answer_fits(r, m)) {
 		memset(&a, 0, sizeof(a));
-		res = err_set(&e, -EPROTO, ERR_GENERIC, "the VM's process answered something else");
+		res = err_set(&e, -EPROTO, ERR_GENERIC, "the VM's process sent an unexpected answer");
 	}
 	request_finish(p, r, res, &a, &e);
 	return true;
@@ -354,7 +354,7 @@ static void channel_lost(struct vm_process *p, bool protocol)
 	close(p->sock);
 	p->sock = -1;
 	if (protocol) {
-		log_error("process", "VM '%s': its process (pid %d) broke the protocol and is killed",
+		log_error("process", "VM '%s': its process (pid %d) violated the protocol; killing it",
 			p->name, (int)p->pid);
 		p->end.protocol = true;
 		vm_process_kill(p);
@@ -370,8 +370,8 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 	struct err e;
 
 	err_set(&e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
-		"its process (pid %d) speaks version %u of the protocol, this cairnd %d; it is left alone. Next: shut "
-		"the guest down from within, or start the cairnd that it was started by",
+		"its process (pid %d) speaks version %u of the protocol, this cairnd version %d; the process keeps "
+		"running unmanaged. Next: shut the guest down from within, or run the cairnd that started the VM",
 		(int)p->pid, version, VM_MSG_VERSION);
 	loop_unwatch(p->sock_watch);
 	p->sock_watch = NULL;
@@ -482,7 +482,7 @@ static void kill_fire(void *opaque)
 {
 	struct vm_process *p = opaque;
 
-	log_warn("process", "VM '%s': its process (pid %d) does not end; killing it", p->name,
+	log_warn("process", "VM '%s': its process (pid %d) did not end in time; killing it", p->name,
 		(int)p->pid);
 	vm_process_kill(p);
 }

@@ -77,7 +77,7 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 	vm_socket_remove(run_dir, name);
 	socket_address(run_dir, name, &sa);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
-		return err_set_errno(e, -errno, "cannot make the socket of VM '%s'", name);
+		return err_set_errno(e, -errno, "cannot create the socket of VM '%s'", name);
 	*ret_fd = steal_fd(&fd);
 	return 0;
 }
@@ -179,6 +179,6 @@ int vm_qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e)
 	if (n <= LISTEN_PATH_MAX && (size_t)n < size)
 		return 0;
 	return err_set(e, -ENAMETOOLONG, ERR_INVALID,
-		"%.300s is too long a path for the VM's own socket, by %d bytes; start cairnd with a shorter "
-		"--socket", dir, n - LISTEN_PATH_MAX);
+		"the path of the VM's own socket, %.300s, is %d bytes too long; start cairnd with a shorter --socket",
+		dir, n - LISTEN_PATH_MAX);
 }

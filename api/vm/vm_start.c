@@ -36,7 +36,7 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
 			path);
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"disks[%u].path: %s is in use by VM '%s'; shut that down first", i, path,
+		"disks[%u].path: %s is in use by VM '%s'; shut that VM down first", i, path,
 		by->def->name);
 }
 
@@ -128,7 +128,7 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
 		return vm->start.opts.force_boot ? 0 :
 			err_set(e, -ENOENT, ERR_NOT_FOUND,
-				"its managed save is gone; boot it with: cairn start --force-boot %s",
+				"the VM's managed save is gone; to boot the VM: cairn start --force-boot %s",
 				vm->def->name);
 	*ret_hold = true;
 	if (vm->start.opts.force_boot)
@@ -154,7 +154,7 @@ static void managed_release(struct vm *vm, bool used)
 	r = used ? store_remove_file(s, vm->def->name, SAVE_MANAGED_USED, STORE_EVENTUALLY, NULL, &e) :
 		   store_rename_file(s, vm->def->name, SAVE_MANAGED_USED, SAVE_MANAGED, STORE_SOON, NULL, &e);
 	if (r < 0)
-		log_error("start", "VM '%s': its managed save: %s", vm->def->name, e.msg);
+		log_error("start", "VM '%s': cannot rename or remove its managed save: %s", vm->def->name, e.msg);
 }
 
 static void start_next(struct vm_host *host);
@@ -184,7 +184,8 @@ static int run_note(struct vm *vm, int end_fd, struct err *e)
 
 	_Static_assert(VM_PROCESS_END_VERSION == VM_PROCESS_END_RUN + sizeof(note[0]), "one behind the other");
 	if (r < 0)
-		return err_set_errno(e, r, "cannot note the start of VM '%s'", vm->def->name);
+		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\"; it was not "
+			"started", vm->def->name);
 	vm->run = note[0];
 	return 0;
 }
@@ -219,7 +220,7 @@ static void start_fail(struct vm *vm, const struct err *e)
 	managed_release(vm, false);
 	run_forget(vm);
 	/* A VM that sleeps stays asleep, and the next client wakes it. */
-	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "it could not be woken: " : "", e->msg);
+	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
 	if (!vm_sleeps(vm))
 		snprintf(vm->reason, sizeof(vm->reason), "failed");
 	vm_save(vm);
@@ -238,7 +239,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	vm->start.kind = VM_OP_NONE;
 	if (r < 0) {
 		if (vm_is_stopping(vm)) {
-			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "it was destroyed while starting");
+			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "the VM was destroyed while starting");
 			e = &stopped;
 		}
 		/* After it rejected its configuration, the process ends by itself; a process that does not answer is
@@ -271,7 +272,8 @@ static void working_sets_add(struct vm *vm, struct config *c)
 	if (fd >= 0)
 		c->vm.working_sets_fd = (uint16_t)config_add_fd(c, fd);
 	else if (!vm->start.opts.forked)
-		log_info("vm", "VM '%s' starts without its list of memory that is touched first: %s", vm->def->name, e.msg);
+		log_info("vm", "VM '%s' starts without its working sets, so a restore may be slower: %s",
+			vm->def->name, e.msg);
 }
 
 static int check_host_shutdown(const struct vm *vm, struct err *e)
@@ -462,11 +464,11 @@ static int check_room(const struct vm *vm, struct err *e)
 		n++;
 	}
 	if (l->running && n >= l->running)
-		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut one down "
+		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut a VM down "
 			"first", n, l->running);
 	if (l->memory_bytes && bytes > l->memory_bytes)
-		return err_set(e, -EBUSY, ERR_BUSY, "with its %llu MiB the VMs that run would have %llu MiB, and "
-			"cairnd has --max-memory %lluM; shut one down first",
+		return err_set(e, -EBUSY, ERR_BUSY, "the VM needs %llu MiB; with it, the running VMs would have %llu "
+			"MiB, and cairnd has --max-memory %lluM; shut a VM down first",
 			(unsigned long long)vm->def->ram_bytes >> 20, (unsigned long long)bytes >> 20,
 			(unsigned long long)l->memory_bytes >> 20);
 	return 0;
@@ -562,7 +564,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		vm->id = ++vm->host->next_id;
 	vm->agent.now = vm->agent.told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
 	vm_notify(vm, phase_known);
-	log_info("state", "VM '%s' taken back: pid %d, %s", vm->def->name,
+	log_info("state", "VM '%s' adopted: pid %d, %s", vm->def->name,
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
 }
 
@@ -579,7 +581,8 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 
 	vm->host->adopting--;
 	if (r == 0 && a->info->phase == VM_PHASE_NONE) {
-		log_info("state", "VM '%s': a daemon ended before it told its process what to run",
+		log_info("state", "VM '%s': an earlier daemon ended before it configured the VM's process; killing "
+			"the process",
 			vm->def->name);
 		vm_notify(vm, start_lost);
 		vm_process_kill(vm->proc);
@@ -597,7 +600,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		start_made_known(vm);
 		return;
 	}
-	log_warn("state", "VM '%s' runs and does not answer: %s", vm->def->name, e ? e->msg : "");
+	log_warn("state", "VM '%s' runs, but its process does not answer: %s", vm->def->name, e ? e->msg : "");
 	if (!vm_state_is_active(vm->state))
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
 }
@@ -611,7 +614,7 @@ static void ended_unseen(struct vm *vm, int end_fd)
 	vm_ended(vm, &end);
 	if (!end.said)
 		snprintf(vm->detail, sizeof(vm->detail), "%s", vm->host->new_boot ?
-			"the host went down while it ran" : "its process ended while no daemon ran");
+			"the host went down while the VM ran" : "its process ended while no daemon ran");
 	vm_save(vm);
 	vm_set(vm, VM_FACT_ENDED_UNSEEN, true);
 }

@@ -39,8 +39,8 @@ static int connect_failed(const char *path, int error, struct err *e)
 			"no daemon listens on %s; start one with: cairnd & (see cairnd --help)", path);
 	if (error == EACCES)
 		return err_set(e, -error, ERR_PERMISSION,
-			"you may not use %s; ask to be put into the group cairn, or start a daemon of "
-			"your own with: cairnd &",
+			"no permission to connect to %s; join the group cairn, or start your own daemon "
+			"with: cairnd &",
 			path);
 	return err_set_errno(e, -error, "cannot connect to %s", path);
 }
@@ -63,7 +63,7 @@ static int socket_connect(const char *path, int *ret_fd, struct err *e)
 
 static int connection_lost(struct err *e)
 {
-	return err_set(e, -EPIPE, ERR_GENERIC, "the daemon hung up; is it still running?");
+	return err_set(e, -EPIPE, ERR_GENERIC, "the daemon closed the connection; check whether cairnd still runs");
 }
 
 /* Wait for bytes and take at most one fd with them. */
@@ -122,7 +122,7 @@ static int client_next(struct client *c, uint64_t deadline_ns, struct json_objec
 		if (w == WIRE_TEXT)
 			return 0;
 		if (w != WIRE_MORE)
-			return err_set(e, -EPROTO, ERR_GENERIC, "what answers there is no Cairn daemon");
+			return err_set(e, -EPROTO, ERR_GENERIC, "the program that listens there is not a Cairn daemon");
 		r = c->at < c->len ? 0 : client_read(c, deadline_ns, e);
 		if (r < 0)
 			return r;
@@ -287,7 +287,7 @@ static int greeting_take(struct client *c, struct err *e)
 		return answer_take(o, NULL, e);
 	c->version = json_object_get(js_get(js_get(o, "QMP"), "version"));
 	return c->version ? 0 :
-		err_set(e, -EPROTO, ERR_GENERIC, "what answers there is no Cairn daemon");
+		err_set(e, -EPROTO, ERR_GENERIC, "the program that listens there is not a Cairn daemon");
 }
 
 int client_connect(const char *socket, struct client **ret_c, struct err *e)

@@ -231,7 +231,7 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 		line = js_line(o, &len);
 	if (!line || c->out_bytes + len > CONN_OUT_MAX) {
 		if (line) {
-			log_warn("socket", "client (pid %d) does not read; dropped", (int)c->pid);
+			log_warn("socket", "client (pid %d) does not read its answers; disconnected", (int)c->pid);
 			c->deaf = true;
 		}
 		if (fd >= 0)
@@ -531,7 +531,7 @@ static void conn_too_many(int fd)
 				   "\"too many clients; close some connections\"}}\r\n";
 
 	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		log_debug("socket", "a client too many was already gone");
+		log_debug("socket", "a refused client had already disconnected");
 	close_async_socket(fd);
 }
 
@@ -551,7 +551,7 @@ static void listener_ready(void *opaque, unsigned revents)
 		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
-			log_warn("socket", "cannot accept: %s; trying again in a second",
+			log_warn("socket", "cannot accept clients: %s; trying again in a second",
 				strerror(errno));
 			loop_watch_events(l->watch, 0);
 			loop_timer_arm(l->retry, loop_now_ns() + 1000000000ULL);

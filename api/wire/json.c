@@ -58,12 +58,12 @@ int js_parse(const char *text, size_t len, const char *name, struct json_object 
 	why = json_tokener_get_error(t);
 	end = json_tokener_get_parse_end(t);
 	if (why == json_tokener_continue || why == json_tokener_error_parse_eof)
-		return parse_failed(text, len, name, "it ends too early", e);
+		return parse_failed(text, len, name, "the text ends too early", e);
 	if (why != json_tokener_success)
 		return parse_failed(text, end, name, json_tokener_error_desc(why), e);
 	for (; end < len; end++)
 		if (!strchr(" \t\r\n", text[end]) || !text[end])
-			return parse_failed(text, end, name, "more text after its end", e);
+			return parse_failed(text, end, name, "more text after the end of the value", e);
 	*ret_o = STEAL_PTR(o);
 	return 0;
 }

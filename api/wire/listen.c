@@ -80,9 +80,9 @@ static int stale_remove(const char *path, struct err *e)
 	if (lstat(path, &st) < 0)
 		return 0;
 	if (!S_ISSOCK(st.st_mode))
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s is there and is no socket; remove it",
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists and is not a socket; remove it",
 			path);
-	log_info("start", "%s was left by a daemon that is gone; replacing it", path);
+	log_info("start", "replacing %s, the socket of a daemon that has ended", path);
 	return unlink(path) < 0 ? err_set_errno(e, -errno, "%s", path) : 0;
 }
 
@@ -150,13 +150,13 @@ static int passed_check(int fd, char *path, size_t size, struct err *e)
 	if (socket_option(fd, SO_DOMAIN) != AF_UNIX || socket_option(fd, SO_TYPE) != SOCK_STREAM ||
 		socket_option(fd, SO_ACCEPTCONN) != 1)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"the fd that was passed (LISTEN_FDS) is no listening Unix stream socket");
+			"the fd passed by LISTEN_FDS is not a listening Unix stream socket");
 	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
 		return err_set_errno(e, -errno, "the socket that was passed");
 	if (len <= offsetof(struct sockaddr_un, sun_path) || sa.sun_path[0] != '/' ||
 		snprintf(path, size, "%.*s", (int)sizeof(sa.sun_path), sa.sun_path) >= (int)size)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"the socket that was passed has no absolute path; see ListenStream");
+			"the socket passed by LISTEN_FDS has no absolute path; see ListenStream");
 	return 0;
 }
 
@@ -172,7 +172,7 @@ int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
 	if (n <= 0)
 		return 0;
 	if (n > 1)
-		return err_set(e, -EINVAL, ERR_INVALID, "%ld sockets were passed; one is wanted", n);
+		return err_set(e, -EINVAL, ERR_INVALID, "LISTEN_FDS passes %ld sockets; pass one", n);
 	r = passed_check(PASSED_FD, path, size, e);
 	if (r < 0)
 		return r;

@@ -109,7 +109,7 @@ static enum wire_result inside_text(struct wire *w, char c, struct json_object *
 	bool closed;
 
 	if (wire_keep(w, c) < 0)
-		return wire_fail(e, "no memory for a text");
+		return wire_fail(e, "no memory for a JSON text");
 	closed = text_byte(w, c);
 	if (w->discarding && ++w->skipped > WIRE_TEXT_MAX)
 		return wire_fail(e, "refused text");

@@ -673,7 +673,7 @@ static void work_cancel(struct fake *f, uint64_t seq)
 		return;
 	}
 	reply(f, seq, 0, 0, "");
-	work_finish(f, err_set(&e, -ECANCELED, ERR_CANCELLED, "it was cancelled"), &e);
+	work_finish(f, err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled"), &e);
 }
 
 /* Handle an agent command. Returns false after sending the error. */

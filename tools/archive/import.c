@@ -269,7 +269,7 @@ static int entries_read(struct importer *x, struct err *e)
 
 static int sum_check(const char *name, const char *is, const char *should, struct err *e)
 {
-	return strcmp(is, should) ? archive_corrupt(e, name, "is damaged: its SHA-256 is another") : 0;
+	return strcmp(is, should) ? archive_corrupt(e, name, "is damaged: its SHA-256 differs") : 0;
 }
 
 static int sums_check(struct importer *x, struct err *e)

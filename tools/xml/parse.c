@@ -39,7 +39,7 @@ static void ascii_only(char *s)
 static int parse_error(xmlParserCtxtPtr c, struct err *e)
 {
 	const xmlError *last = xmlCtxtGetLastError(c);
-	const char *msg = last && last->message ? last->message : "it ends too early";
+	const char *msg = last && last->message ? last->message : "the text ends too early";
 	char why[200];
 
 	snprintf(why, sizeof(why), "%.*s", (int)MIN(strcspn(msg, "\n"), sizeof(why) - 1), msg);

@@ -229,7 +229,7 @@ static void *thread_main(void *opaque)
 {
 	struct copying *k = opaque;
 
-	k->r = is_stopped(k) ? err_set(&k->e, -ECANCELED, ERR_CANCELLED, "it was cancelled") : copying_run(k);
+	k->r = is_stopped(k) ? err_set(&k->e, -ECANCELED, ERR_CANCELLED, "the copy was cancelled") : copying_run(k);
 	if (!k->r && fdatasync(k->fd) < 0)
 		k->r = err_set_errno(&k->e, -errno, "cannot write the clone's disk");
 	loop_post(k->all->home, &k->over);

@@ -214,6 +214,6 @@ int image_copy(int source, int copy, int (*step)(void *opaque, uint64_t done, ui
 	if (!r)
 		r = content_copy(&c, step, opaque);
 	if (r == -ECANCELED)
-		return err_set(e, r, ERR_CANCELLED, "it was cancelled");
+		return err_set(e, r, ERR_CANCELLED, "the copy was cancelled");
 	return r < 0 ? err_set_errno(e, r, "cannot copy a disk's image") : 0;
 }

@@ -172,7 +172,7 @@ static void write_run(struct work *w)
 	if (x->live)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (r == -ECANCELED)
-		x->j.r = err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
+		x->j.r = err_set(&x->j.e, r, ERR_CANCELLED, "the dump was cancelled");
 	else if (r < 0)
 		x->j.r = err_set_errno(&x->j.e, r, "cannot write the dump");
 }

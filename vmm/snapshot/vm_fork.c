@@ -138,7 +138,7 @@ static int memory_write_live(struct fork_job *x)
 	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
 	r = blocks_write(x);
 	if (r == -ECANCELED)
-		return err_set(&x->j.e, r, ERR_CANCELLED, "it was cancelled");
+		return err_set(&x->j.e, r, ERR_CANCELLED, "the job was cancelled");
 	if (r < 0)
 		return err_set_errno(&x->j.e, r, "cannot copy the VM's memory");
 	return vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);

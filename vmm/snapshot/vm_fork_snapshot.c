@@ -110,7 +110,7 @@ static int run_move(struct snapshot_fork *x, struct vmstate_file *to, uint64_t f
 		return err_set_errno(&x->j.e, r, "cannot copy the snapshot's memory");
 	x->j.result.ram_bytes_written += len;
 	if (fork_progress_step(&x->progress, (first + n) * VMSTATE_BLOCK_BYTES, 0))
-		return err_set(&x->j.e, -ECANCELED, ERR_CANCELLED, "it was cancelled");
+		return err_set(&x->j.e, -ECANCELED, ERR_CANCELLED, "the job was cancelled");
 	return 0;
 }
 

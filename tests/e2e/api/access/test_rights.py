@@ -181,7 +181,7 @@ def test_clone_disks_are_created_with_rights_of_source(shared, files):  # noqa: 
     os.chown(files, NOBODY, NOBODY)
     # An existing file is not touched.
     (files / "d-2-vda.raw").write_text("mine")
-    assert "d-2-vda.raw: a clone's disk would be there" in shared.cairn(
+    assert "d-2-vda.raw: exists, so it cannot become the disk of a clone" in shared.cairn(
         "clone", "--live", "w", "d", "--count", "2", ok=4).stderr
     assert (files / "d-2-vda.raw").read_text() == "mine"
     (files / "d-2-vda.raw").unlink()
@@ -233,8 +233,8 @@ def test_owner_can_redefine_own_vm_only(shared, files):  # noqa: F811
         for validate in (False, True):
             e = define(shared, name, files / "mine.raw", validate=validate)["error"]
             assert e == {"class": "PermissionDenied",
-                         "desc": "vm-define needs the role of admin, and you have none; "
-                                 "an admin may change that by cairn grant"}, name
+                         "desc": "vm-define requires the role admin, and you have no role; "
+                                 "an admin can change your role with cairn grant"}, name
     taken, = as_nobody(shared, ["vm-define", {"definition": {
         **definition(shared, "mine", files / "mine.raw"), "uuid": uuids["other"]}}])
     assert taken["error"]["class"] == "AlreadyExists" and "'other'" not in taken["error"]["desc"]

@@ -221,7 +221,7 @@ def test_change_that_does_not_fit_saved_state_is_refused(fake):
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
     assert fake.cairn("desc", "vm1", "text").stderr == ""
-    assert fake.cairn("setvcpus", "vm1", "2").stderr.startswith("warning: it has a managed save, ")
+    assert fake.cairn("setvcpus", "vm1", "2").stderr.startswith("warning: the VM has a managed save. ")
     assert fake.cairn("setvcpus", "vm1", "2").stderr == ""
 
 
@@ -232,7 +232,7 @@ def test_concurrent_changes_are_all_kept(fake):
     q = fake.qmp()
     changed = {**before, "vcpus": 2}
     assert q.run("vm-define", definition=changed, was=before)["pending"] is False
-    with pytest.raises(QmpError, match="was changed by somebody else") as said:
+    with pytest.raises(QmpError, match="was changed by another user") as said:
         q.run("vm-define", definition={**before, "vcpus": 3}, was=before)
     assert said.value.cls == "Busy"
     threads = [threading.Thread(target=fake.cairn, args=("attach-interface", "vm1", "user"))
@@ -314,7 +314,7 @@ def test_edit_offers_another_try_after_conflict_or_error(fake):
     editor(fake, other, "sed -i 's/\"vcpus\": *1/\"vcpus\":5/' \"$1\"")
     status, said = typed(fake, "y")
     assert status == 0, said
-    assert "was changed by somebody else" in said and "vcpus: 1 -> 5" in said
+    assert "was changed by another user" in said and "vcpus: 1 -> 5" in said
     d = inactive(fake, "vm1")
     assert (d["memory"], d["vcpus"]) == ("64M", 5)
 

@@ -141,7 +141,7 @@ def test_snapshots_are_left_out_or_taken_along(daemon, tmp_path):
     assert daemon.cairn("snapshot-list", "whole", "--name").stdout.split() == ["s1"]
     daemon.cairn("snapshot-revert", "whole", "s1")
     assert not same(a, tmp_path / "whole.qcow2")
-    assert "--snapshots is for --full" in daemon.cairn("clone", "web1", "x", "--linked", "--snapshots", ok=False).stderr
+    assert "--snapshots requires --full" in daemon.cairn("clone", "web1", "x", "--linked", "--snapshots", ok=False).stderr
 
 
 def test_taken_names_are_refused_before_any_work(daemon, tmp_path, web):
@@ -158,14 +158,14 @@ def test_taken_names_are_refused_before_any_work(daemon, tmp_path, web):
     taken = definition(daemon, "other")["uuid"]
     refused(4, "there is a VM 'other' already", "web1", "other")
     refused(4, "taken by VM 'other'", "web1", "n", "--uuid", taken)
-    refused(4, "is one of VM 'other'", "web1", "n", "--file", str(tmp_path / "o.qcow2"), "--file", "x")
-    refused(4, "that file exists", "web1", "n", "--file", str(tmp_path / "new"), "--file",
+    refused(4, "belongs to VM 'other'", "web1", "n", "--file", str(tmp_path / "o.qcow2"), "--file", "x")
+    refused(4, "exists, so it cannot become the disk of a clone", "web1", "n", "--file", str(tmp_path / "new"), "--file",
             str(tmp_path / "kernel"))
     refused(2, "files: give one for each disk that the VM writes to", "web1", "n", "--file", "x")
-    refused(2, "for one clone only", "web1", "n", "--count", "2", "--uuid", taken)
+    refused(2, "require a single clone", "web1", "n", "--count", "2", "--uuid", taken)
     refused(2, "count: 1001 is out of range; give 1 to 1000", "web1", "n", "--count", "1001")
-    refused(2, "has to have one number in it", "web1", "--name-pattern", "%s%d", "--count", "2")
-    refused(2, "has to have one number in it", "web1", "--name-pattern", "web", "--count", "2")
+    refused(2, "must have one number, as", "web1", "--name-pattern", "%s%d", "--count", "2")
+    refused(2, "must have one number, as", "web1", "--name-pattern", "web", "--count", "2")
     refused(2, "error: name: must not have a \"/\"", "web1", "../up")
     refused(2, "clone needs NAME", "web1")
     refused(2, "exclude each other", "web1", "n", "--linked", "--full")
@@ -177,14 +177,14 @@ def test_taken_names_are_refused_before_any_work(daemon, tmp_path, web):
     refused(3, "nobody", "nobody", "n")
     (tmp_path / "w-2.qcow2").write_bytes(b"mine")
     before = sorted(os.listdir(tmp_path))
-    refused(4, "that file exists", "web1", "w", "--count", "3")
+    refused(4, "exists, so it cannot become the disk of a clone", "web1", "w", "--count", "3")
     r = daemon.cairn("clone", "other", "mac", "--mac", "52:54:00:00:00:07", ok=None)
     assert "is taken by VM 'other'" in r.stderr
     # The next daemon would refuse to load a definition with one of these names.
     refused(2, "multicast", "other", "n", "--mac", "01:00:5e:00:00:01")
     refused(2, "all zeros", "other", "n", "--mac", "00:00:00:00:00:00")
     refused(2, "is not a MAC address", "other", "n", "--mac", "zz")
-    refused(2, "1 are given, and the VM has 0 interfaces", "web1", "n", "--mac", "52:54:00:00:00:08")
+    refused(2, "macs: has 1 addresses, but the VM has only 0 interfaces", "web1", "n", "--mac", "52:54:00:00:00:08")
     daemon.cairn("clone", "other", "mac")
     assert definition(daemon, "mac")["interfaces"][0]["mac"] not in ("52:54:00:00:00:07", None)
     (tmp_path / "sub").mkdir()
@@ -198,7 +198,7 @@ def test_clone_of_running_vm_is_refused(daemon, tmp_path, kvm, guest):
     daemon.cairn("start", "v")
     for args in (["--full"], ["--linked"]):
         r = daemon.cairn("clone", "v", "n", *args, ok=4)
-        assert "VM 'v' is running, and what is on its disks changes" in r.stderr and "cairn clone --live v NAME" in r.stderr
+        assert "VM 'v' is running, and its disks would change during the copy" in r.stderr and "cairn clone --live v NAME" in r.stderr
     assert "template works when it is shut off" in daemon.cairn("template", "v", ok=4).stderr
     daemon.cairn("managedsave", "v")
     assert "has a managed save" in daemon.cairn("clone", "v", "n", ok=4).stderr
@@ -260,7 +260,7 @@ def test_changes_of_a_template_are_refused(daemon, tmp_path, monkeypatch):
     # Another VM that uses the template's disk cannot change it either.
     daemon.define("thief", disks=[disk(a)])
     for args in (["start", "thief"], ["snapshot-create-as", "thief", "s"]):
-        assert "its disk vda is one of the template 'web1', too" in daemon.cairn(*args, ok=4).stderr
+        assert "its disk vda is also a disk of the template 'web1'" in daemon.cairn(*args, ok=4).stderr
     daemon.cairn("snapshot-list", "thief")
     assert a.read_bytes() == was
     daemon.cairn("undefine", "thief", "--snapshots-metadata")
@@ -333,7 +333,7 @@ def test_clone_is_made_with_rights_of_sources_definer(shared, files):  # noqa: F
     # Another admin's path is not opened with root's rights.
     shared.cairn("define", shared.write("roots", disks=[disk(shared.tmp / "disks/roots.raw", "raw")]))
     e = as_nobody(shared, ["vm-clone", {"vm": "roots", "name": "x", "files": ["/etc/cairn-was-here"]}])[0]["error"]
-    assert e["class"] == "PermissionDenied" and "somebody else defined the VM" in e["desc"]
+    assert e["class"] == "PermissionDenied" and "another user defined the VM" in e["desc"]
     assert not os.path.exists("/etc/cairn-was-here")
 
 
@@ -516,7 +516,7 @@ def test_reset_identity_runs_virt_sysprep(sysprep, daemon, web):
     (sysprep / "say").write_text("working\nvirt-sysprep: error: no operating systems were found\n\n"
                                  "If reporting bugs, include the output of:\n\n  virt-sysprep -v -x [...]\n")
     r = daemon.cairn("clone", "web1", "bad", "--reset-identity", ok=1)
-    assert "virt-sysprep failed; no clone is left: virt-sysprep: error: no operating systems were found" in r.stderr
+    assert "virt-sysprep failed; no clone remains: virt-sysprep: error: no operating systems were found" in r.stderr
     assert "bad" not in names(daemon) and not [n for n in os.listdir(sysprep) if n.startswith("bad")]
 
 

@@ -150,7 +150,7 @@ def test_import_drops_access_to_host_loopback(daemon, tmp_path):
                                      {"type": "user", "host_loopback": True, "forwards": [{"port": 2222, "to": 22}]}])
     daemon.cairn("export", "vm1", str(tmp_path / "x.tar"))
     r = daemon.cairn("import", str(tmp_path / "x.tar"), "--name", "vm2", "--folder", str(tmp_path))
-    assert "warning: interface net1: host_loopback is left out: with it the guest reaches what listens on" in r.stdout + r.stderr
+    assert "warning: interface net1: host_loopback is set to false, because it lets the guest reach services on" in r.stdout + r.stderr
     was, now = (json.loads(daemon.cairn("dumpjson", n).stdout)["interfaces"] for n in ("vm1", "vm2"))
     assert "net0" not in r.stdout + r.stderr and [i["host_loopback"] for i in now] == [False, False]
     for i in was + now:
@@ -482,8 +482,8 @@ def test_import_uses_rights_of_requesting_user(shared, monkeypatch):  # noqa: F8
 # ---- a hostile archive process ----
 
 @pytest.mark.parametrize("says, why", [
-    ("""echo '{"result":{}}'""", "does not say what is in the archive"),
-    ("""echo '{"result":{"definition":[],"files":[]}}'""", "does not say what is in the archive"),
+    ("""echo '{"result":{}}'""", "did not report the content of the archive"),
+    ("""echo '{"result":{"definition":[],"files":[]}}'""", "did not report the content of the archive"),
     ("""echo '{"result":{"definition":{"name":"x","memory":"32M","boot":{"kernel":"k"}},"files":[{},1]}}'""",
      "names a file that is not in the archive"),
     ("""echo '{"result":{"definition":{"name":7},"files":[]}}'""", "is empty"),

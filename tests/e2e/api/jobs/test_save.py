@@ -109,7 +109,7 @@ def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
     fake.cairn("save", "vm1", f)
     fake.define("vm1", **keys)
     r = fake.cairn("restore", f, ok=2)
-    assert f"error: {word}: differs from what the state was saved with" in r.stderr
+    assert f"error: {word}: differs from the definition in the saved state" in r.stderr
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
     fake.define("vm1", title="another word", on_crash="restart")
     fake.cairn("restore", f)
@@ -185,7 +185,7 @@ def test_managed_save_is_dropped_only_when_asked(fake):
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
     r = fake.cairn("undefine", "vm1", ok=4)
-    assert "undefine it with --managed-save" in r.stderr
+    assert "use --managed-save to drop the save" in r.stderr
     fake.cairn("start", "--force-boot", "vm1")
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
     assert not kept(fake, "managed.save") and not kept(fake, "managed.save.used")
@@ -226,7 +226,7 @@ def test_start_fails_when_managed_save_is_missing(fake):
     (fake.state / "vms/vm1/managed.save").unlink()
     for _ in range(2):  # no empty file replaces it
         r = fake.cairn("start", "vm1", ok=3)
-        assert "its managed save is gone; boot it with: cairn start --force-boot vm1" in r.stderr
+        assert "the VM's managed save is gone; to boot the VM: cairn start --force-boot vm1" in r.stderr
     fake.cairn("start", "vm1", "--force-boot")
 
 
@@ -396,7 +396,7 @@ def test_possibly_used_managed_save_is_not_used_again(fake):
     (vm / "end").write_bytes(end[:4096] + struct.pack("<Q", 2))
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
-    assert "is not used again by itself" in fake.log.read_text()
+    assert "The next start does not use the save" in fake.log.read_text()
     fake.cairn("restore", str(vm / "managed.save.used"))
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
     fake.cairn("destroy", "vm1")
@@ -473,7 +473,7 @@ def test_conflicting_jobs_are_refused(fake, tmp_path):
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
     table = fake.cairn("jobs").stdout
     assert table.startswith(" Id     Domain   Type           Status      Progress   Error\n")
-    assert f" {id}   vm1      managed-save   concluded   " in table and "it was cancelled" in table
+    assert f" {id}   vm1      managed-save   concluded   " in table and "the job was cancelled" in table
     assert jobs(fake)[0]["error-class"] == "Cancelled"
     fake.cairn("job-dismiss", id)
     assert not kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
@@ -557,7 +557,7 @@ def test_save_shows_progress_and_ctrl_c_cancels(fake):
     pid, fd = terminal(fake, "managedsave", "vm1")
     read_until(fd, b"%")
     os.write(fd, b"\x03")
-    assert b"error: it was cancelled" in read_until(fd, b"it was cancelled")
+    assert b"error: the job was cancelled" in read_until(fd, b"was cancelled")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     os.close(fd)
     assert fake.cairn("domstate", "vm1").stdout == "running\n"

@@ -368,9 +368,9 @@ def test_interface_without_source_has_no_link(daemon, interface, why):
 # ---- refusals ----
 
 @pytest.mark.parametrize("source,why", [
-    ("br9", "interfaces[0].source: there is no bridge 'br9'; make it with: ip link add br9 type bridge && "
+    ("br9", "interfaces[0].source: there is no bridge 'br9'; create it with: ip link add br9 type bridge && "
             "ip link set br9 up"),
-    ("lo", "interfaces[0].source: 'lo' is not a bridge; give the name of one (ip link show type bridge)"),
+    ("lo", "interfaces[0].source: 'lo' is not a bridge; give the name of a bridge (ip link show type bridge)"),
 ])
 def test_start_fails_when_bridge_is_unusable(host, lan, source, why):
     host.cairn("define", definition(host, "a", {"type": "bridge", "source": source}))
@@ -390,7 +390,7 @@ def test_start_fails_when_daemon_may_not_create_taps(tmp_path, lan):
     d = LanDaemon(tmp_path, lan, before=["setpriv", "--bounding-set=-net_admin"])
     try:
         d.cairn("define", definition(d, "a"))
-        assert ("interfaces[0]: who is not root has no right to plug it into bridge 'br0' (CAP_NET_ADMIN)"
+        assert ("interfaces[0]: attaching to bridge 'br0' requires root (CAP_NET_ADMIN)"
                 in d.cairn("start", "a", ok=False).stderr)
         assert not lan.taps()
     finally:
@@ -422,10 +422,10 @@ def test_user_may_use_allowed_bridges_only(open_to_others, lan):
             assert "return" in started
             continue
         assert started["error"]["class"] == "PermissionDenied"
-        assert ("interfaces[0].source: user 65534 defined the VM, and bridge 'br0' is not for all"
+        assert ("interfaces[0].source: user 65534 defined the VM and may not use bridge 'br0'"
                 in started["error"]["desc"])
         # It does not help if root starts it.
-        assert "is not for all" in d.cairn("start", name, ok=False).stderr
+        assert "may not use bridge" in d.cairn("start", name, ok=False).stderr
     assert lan.taps() == ["vnet0"]
     assert lan.ip("link", "show", "vnet0")[0]["master"] == "br1"
 

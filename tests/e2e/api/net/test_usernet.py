@@ -281,7 +281,7 @@ def test_start_fails_when_port_is_taken(host):
     c = start(host, "a", user(port))
     define(host, "b", user({"address": "0.0.0.0", "port": port, "to": 80}, mac="52:54:00:00:00:02"))
     r = host.cairn("start", "b", ok=6)
-    assert (f"interfaces[0].forwards[0]: tcp 0.0.0.0:{port} leads to VM 'a'; shut that down first, or give another port"
+    assert (f"interfaces[0].forwards[0]: tcp 0.0.0.0:{port} is forwarded to VM 'a'; shut that VM down first, or choose another port"
             in r.stderr)
     assert host.info("b")["state"] == "shut off"
     with connect(port) as s:
@@ -435,7 +435,7 @@ def test_failed_wake_is_retried_with_back_off(tmp_path, libexec):
             asleep(d, "saved", "a")
             kernel.rename(tmp_path / "away")
             with connect(port):
-                until(lambda: "could not be woken" in d.info("a").get("detail", ""))
+                until(lambda: "waking failed" in d.info("a").get("detail", ""))
                 assert (d.info("a")["state"], d.info("a")["reason"]) == ("saved", "idle")
                 if not again:
                     until(lambda: "2 times within 3600 s" in d.log.read_text())
@@ -535,7 +535,7 @@ def test_port_of_sleeping_vm_is_released_with_its_save(host):
     for verb in (["managedsave-remove", "a"], ["undefine", "--managed-save", "a"]):
         host.cairn("start", "a")
         asleep(host, "saved", "a")
-        assert f"tcp 127.0.0.1:{port} leads to VM 'a', which is idle; shut that down first" in host.cairn(
+        assert f"tcp 127.0.0.1:{port} is forwarded to VM 'a', which is idle; shut that VM down first" in host.cairn(
             "start", "b", ok=6).stderr
         host.cairn(*verb)
         host.cairn("start", "b")

@@ -220,7 +220,7 @@ def test_autostart_starts_vms_after_boot(fake):
     assert "locked" in events[0]["data"]["detail"]
     assert fake.info("saved")["reason"] == "restored"
     c = fake.info("c")
-    assert c["state"] == "crashed" and c["detail"] == "the host went down while it ran"
+    assert c["state"] == "crashed" and c["detail"] == "the host went down while the VM ran"
     # Another daemon of the same boot does not start a VM that a user has shut down.
     fake.cairn("destroy", "a")
     until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])

@@ -280,7 +280,7 @@ def test_daemon_stop_refuses_queued_starts(tmp_path):
             d.define(vm, cmdline="kill-after=5", on_crash="restart", restart={"delay": 60}, stop_action=action)
             d.cairn("start", vm)
             until(lambda: "restart-in" in d.info(vm))
-        assert re.search(r" again +shutdown +its restart would be called off\n\n", d.cairn("daemon-stop", "--vms-only", "--dry-run").stdout)
+        assert re.search(r" again +shutdown +its restart would be cancelled\n\n", d.cairn("daemon-stop", "--vms-only", "--dry-run").stdout)
         assert "restart-in" in d.info("again")
         d.define("begins", cmdline=f"config-until={tmp_path}/go", stop_action="shutdown")
         d.define("waits", stop_action="shutdown")
@@ -294,7 +294,7 @@ def test_daemon_stop_refuses_queued_starts(tmp_path):
         assert "return" in starts[0].answer()
         assert "are being stopped" in starts[1].answer()["error"]["desc"]
         outcomes = [(v["vm"], v["outcome"]) for v in q.answer()["return"]["vms"]]
-        assert outcomes == [("again", "its restart is called off"), ("begins", "shutdown")]
+        assert outcomes == [("again", "its restart is cancelled"), ("begins", "shutdown")]
         assert "restart-in" in d.info("left") and {d.info(n)["state"] for n in ("begins", "waits")} == {"shut off"}
 
 
@@ -332,7 +332,7 @@ def test_second_daemon_stop_is_refused(fake):
     q, other = fake.qmp(), fake.qmp()
     q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
     until(lambda: fake.info("vm1")["state"] == "in shutdown")
-    with pytest.raises(QmpError, match="being stopped already"):
+    with pytest.raises(QmpError, match="is already stopping the VMs"):
         other.run("daemon-stop")
     with pytest.raises(QmpError, match="are being stopped"):
         other.run("vm-start", vm="vm2")
@@ -349,7 +349,7 @@ def test_clients_cannot_delay_daemon_stop(fake):
     until(lambda: fake.info("vm1")["state"] == "in shutdown")
     for command, args in [("vm-shutdown-cancel", {}), ("vm-shutdown", {"timeout": 3600}), ("vm-reboot", {}),
                           ("vm-shutdown", {"at": (int(time.time()) + 3600) * 10**9})]:
-        with pytest.raises(QmpError, match="is being stopped with all the others"):
+        with pytest.raises(QmpError, match="is being stopped by cairn daemon-stop"):
             other.run(command, vm="vm1", **args)
     other.run("vm-reset", vm="vm1")
     assert q.answer()["return"]["vms"][0]["outcome"] == "did not shut down in time"

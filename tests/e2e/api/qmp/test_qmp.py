@@ -170,7 +170,7 @@ def test_too_long_socket_path_is_reported(tmp_path):
     d.define("vm1")
     d.cairn("start", "vm1")
     said = d.cairn("qmp-path", "vm1", ok=2).stderr
-    assert "too long a path for the VM's own socket, by 15 bytes; start cairnd with a shorter --socket" in said
+    assert "is 15 bytes too long; start cairnd with a shorter --socket" in said
     assert "has no socket of its own" in d.log.read_text()
     d.close()
 
@@ -214,11 +214,11 @@ def test_roles_apply_to_vm_socket(shared):
     assert version["return"]["qemu"] and status["return"]["running"] and block["return"]
     for r in refused:
         assert r["error"]["class"] == "GenericError"
-        assert "needs the role of operator, and you have that of viewer" in r["error"]["desc"]
+        assert "requires the role operator, and you have the role viewer" in r["error"]["desc"]
     version, *refused = as_nobody(other.path, *asked)
     assert len(refused) == 5
     assert "other" not in json.dumps(refused) and "return" in version
-    assert all("and you have none;" in r["error"]["desc"] for r in refused)
+    assert all("and you have no role;" in r["error"]["desc"] for r in refused)
     shared.cairn("grant", "--user", "nobody", "operator", "mine")
     assert as_nobody(mine.path, "stop") == [{"return": {}}]
     lines = shared.cairn("audit", "--vm", "mine", "--format", "json").stdout
@@ -476,7 +476,7 @@ def test_load_keeps_running_state(vm):
 
 @pytest.mark.parametrize("change, words", [
     ({"devices": []}, "'vda' is missing"), ({"devices": ["vda", "sda"]}, "No block device node 'sda'"),
-    ({"devices": [1]}, "No block device node"), ({"vmstate": "vdb"}, "memory is kept in 'vda'"),
+    ({"devices": [1]}, "No block device node"), ({"vmstate": "vdb"}, "memory is stored in 'vda'"),
     ({"tag": ""}, "tag: 1 to 255 bytes"), ({"tag": "a\nb"}, "control characters"),
     ({"tag": "x" * 256}, "tag: 1 to 255 bytes"), ({"job-id": ""}, "job-id"), ({"job-id": "a b"}, "job-id"),
     ({"job-id": "x" * 64}, "job-id")])

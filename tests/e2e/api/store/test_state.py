@@ -16,7 +16,7 @@ from test_slow_disk import PRELOAD
 
 DATA = pathlib.Path(ROOT) / "tests/data"
 NAMES = ["clocked", "plain", "planned", "ran"]
-NEWER = "a newer Cairn wrote it: it has version 9"
+NEWER = "a newer Cairn wrote the file: it has version 9"
 
 
 def unpack(tmp, folder):
@@ -91,11 +91,11 @@ def test_old_state_is_converted_once(old, folder):
     before = (d.state / "vms/ran/state.json.v1").read_text()
     until(lambda: {version(d.state / f"vms/{n}/state.json") for n in NAMES} == {2})
     assert before == (DATA / folder / "vms/ran/state.json").read_text()
-    assert d.log.read_text().count("had version 1, and gets 2") == len(NAMES)
+    assert d.log.read_text().count("from version 1 to 2") == len(NAMES)
     d.stop()
     whole = {n: d.kept(n) for n in NAMES}
     d.start()
-    assert d.log.read_text().count("had version 1, and gets 2") == len(NAMES)
+    assert d.log.read_text().count("from version 1 to 2") == len(NAMES)
     d.stop()
     assert {n: d.kept(n) for n in NAMES} == whole
     d.start()
@@ -234,7 +234,7 @@ def test_unfinished_clones_of_newer_cairn_stay(fake):
     assert [v["name"] for v in q.run("vm-list")["vms"]] == ["other"]
     left = q.run("vm-list")["unloaded"]
     assert sorted(v["name"] for v in left) == ["c-1", "c-2"] and all(f"batches/x.json: {NEWER}" in v["why"] for v in left)
-    assert "VM 'c-2' runs, and nobody manages it: " in fake.log.read_text() and not gone(pid)
+    assert "VM 'c-2' runs unmanaged: " in fake.log.read_text() and not gone(pid)
     for verb in ("start", "undefine"):
         assert NEWER in fake.cairn(verb, "c-1", ok=False).stderr
     assert NEWER in fake.cairn("define", fake.write("c-1"), ok=False).stderr
@@ -254,7 +254,7 @@ def test_running_vm_of_newer_cairn_is_left_alone(fake):
     was = path.read_text()
     path.write_text(json.dumps({**json.loads(was), "version": 9}))
     fake.start()
-    assert "VM 'vm1' runs, and nobody manages it: " in fake.log.read_text() and not gone(pid)
+    assert "VM 'vm1' runs unmanaged: " in fake.log.read_text() and not gone(pid)
     fake.stop()
     path.write_text(was)
     fake.start()
@@ -274,7 +274,7 @@ def test_newer_permissions_and_jobs_are_left_alone(fake):
     fake.start()
     q = fake.qmp()
     assert q.run("query-permissions")["permissions"] == []
-    with pytest.raises(QmpError, match="permissions.json: a newer Cairn wrote it"):
+    with pytest.raises(QmpError, match="permissions.json: a newer Cairn wrote the file"):
         q.run("permission-grant", user=12345, role="viewer")
     fake.cairn("save", "--no-wait", "vm1", str(fake.tmp / "x"), ok=False)
     fake.cairn("start", "vm1")
@@ -282,5 +282,5 @@ def test_newer_permissions_and_jobs_are_left_alone(fake):
     fake.stop()
     assert {n: (fake.state / f"{n}.json").read_text() for n in before} == before
     log = fake.log.read_text()
-    assert log.count("a newer Cairn wrote it") >= 3 and "VMs are started" not in log.rsplit("listens", 1)[1]
+    assert log.count("a newer Cairn wrote the file") >= 3 and "VMs are started" not in log.rsplit("listens", 1)[1]
     fake.start()

@@ -116,8 +116,8 @@ def test_garbage_from_vm_process_ends_vm(fake):
     fake.define("vm1", cmdline="garbage-after=50")
     fake.cairn("start", "vm1")
     fake.wait("vm1", "crashed")
-    assert "broke the protocol" in fake.info("vm1")["detail"]
-    assert "broke the protocol" in fake.log.read_text()
+    assert "violated the protocol" in fake.info("vm1")["detail"]
+    assert "violated the protocol" in fake.log.read_text()
 
 
 @pytest.mark.seconds(30)
@@ -313,7 +313,7 @@ def test_stale_socket_is_replaced_but_no_other_file(fake, tmp_path):
     fake.stop()
     open(fake.socket, "w").close()
     r = subprocess.run(fake.command(), env=fake.env, capture_output=True, text=True, timeout=20)
-    assert r.returncode != 0 and "is no socket" in r.stderr
+    assert r.returncode != 0 and "is not a socket" in r.stderr
     os.unlink(fake.socket)
     fake.start()
 
@@ -343,7 +343,7 @@ def test_user_without_role_learns_nothing(shared):
     assert len(lines) == len(names), r.stderr
     for name, line in zip(names, lines):
         e = json.loads(line)["error"]
-        assert e["class"] == "PermissionDenied" and e["desc"].startswith(name + " needs the role of")
+        assert e["class"] == "PermissionDenied" and e["desc"].startswith(name + " requires the role ")
 
 
 def test_too_long_socket_path_is_refused(tmp_path):
@@ -413,7 +413,7 @@ def test_damaged_definition_of_running_vm_is_reported(fake):
     path.write_text(whole[:-5])
     fake.start()
     assert fake.cairn("list", "--all", "--name").stdout.strip() == ""
-    assert "VM 'vm1' runs, and nobody manages it" in fake.log.read_text() and not gone(pid)
+    assert "VM 'vm1' runs unmanaged" in fake.log.read_text() and not gone(pid)
     fake.stop()
     path.with_name("definition.json.damaged").unlink()
     path.write_text(whole)
@@ -430,7 +430,7 @@ def test_vm_process_of_another_version_is_left_running(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     assert fake.info("vm1")["state"] == "running" and not gone(pid)
-    assert "speaks version 2 of the protocol, this cairnd 1" in fake.log.read_text()
+    assert "speaks version 2 of the protocol, this cairnd version 1" in fake.log.read_text()
     fake.cairn("start", "vm1", ok=4)
     fake.cairn("destroy", "vm1")
     until(lambda: gone(pid))
@@ -460,9 +460,9 @@ def test_uuids_are_unique_and_kept(fake):
     uuid = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
     fake.define("vm1", uuid=uuid)
     r = fake.cairn("define", fake.write("vm2", uuid=uuid), ok=4)
-    assert r.stderr.endswith("error: uuid: is taken by VM 'vm1'; leave it out and one is made\n")
+    assert r.stderr.endswith("error: uuid: is taken by VM 'vm1'; omit it to have one generated\n")
     r = fake.cairn("define", fake.write("vm1", uuid=uuid.replace("2f", "3f")), ok=4)
-    assert "uuid: VM 'vm1' exists with another one" in r.stderr
+    assert "uuid: VM 'vm1' exists with another UUID" in r.stderr
     fake.define("vm1", memory="64M")  # without a uuid it keeps its own
     assert fake.info("vm1")["uuid"] == uuid and fake.info("vm1")["memory"] == 64 * 2**20
     assert fake.info(uuid)["name"] == "vm1"
@@ -842,9 +842,9 @@ def test_denial_names_the_users_role(shared):
     """The role for this VM, not the one for all VMs."""
     shared.cairn("grant", "--user", "nobody", "viewer", "mine")
     for answer, has in zip(as_nobody(shared, ["vm-destroy", {"vm": "mine"}], ["vm-destroy", {"vm": "other"}]),
-                           ("that of viewer", "none")):
-        assert answer["error"]["desc"] == (f"vm-destroy needs the role of operator, and you have {has}; "
-                                           "an admin may change that by cairn grant")
+                           ("the role viewer", "no role")):
+        assert answer["error"]["desc"] == (f"vm-destroy requires the role operator, and you have {has}; "
+                                           "an admin can change your role with cairn grant")
 
 
 def test_grants_survive_daemon_and_can_be_revoked(shared):

@@ -32,11 +32,11 @@ SENTENCES = {
     "N": "is being renamed; .* afterwards",
     "R": "its managed save is being removed; .* afterwards",
     "L": "its snapshots are being read; .* afterwards",
-    "P": "about to be started again. Next: cairn destroy",
+    "P": "will be restarted; to cancel the restart: cairn destroy",
     "B": "^work of this VM is under way",  # says its process
     "G": "^there is no VM|the VM's process ended",
     ".": "is [a-z ]+ already, and nothing was done|works when it is|has a managed save|shut it down, or|"
-         "changes while they are copied",  # for the VM's state, in any case
+         "would change during the copy",  # for the VM's state, in any case
     "+": "saved state's header|there is no (such )?snapshot",  # the VM's process was asked
 }
 

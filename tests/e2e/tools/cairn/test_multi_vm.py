@@ -114,7 +114,7 @@ def test_jobs_option_limits_parallel_vms(farm):
     farm.cairn("destroy", "slow1", "slow2")
     out, err = p.communicate(timeout=20)
     assert p.returncode == 1 and out == "".join(f"Domain '{n}' started\n" for n in ("db1", "web1", "web2"))
-    assert err.count("it was destroyed while starting") == 2
+    assert err.count("the VM was destroyed while starting") == 2
     until(lambda: not farm.children())
     p = begin("2")
     until(lambda: len(farm.children()) == 2)

@@ -78,10 +78,10 @@ def test_socket_mode_follows_permissions(service):
 
 
 @pytest.mark.parametrize("make, sockets, words", [
-    (lambda: socket.socket(socket.AF_INET), 1, "no listening Unix stream socket"),
-    (lambda: socket.socketpair()[0], 1, "no listening Unix stream socket"),
-    (lambda: open("/dev/null"), 1, "no listening Unix stream socket"),
-    (lambda: open("/dev/null"), 2, "2 sockets were passed; one is wanted")])
+    (lambda: socket.socket(socket.AF_INET), 1, "not a listening Unix stream socket"),
+    (lambda: socket.socketpair()[0], 1, "not a listening Unix stream socket"),
+    (lambda: open("/dev/null"), 1, "not a listening Unix stream socket"),
+    (lambda: open("/dev/null"), 2, "LISTEN_FDS passes 2 sockets; pass one")])
 def test_unsuitable_passed_socket_is_refused(service, make, sockets, words):
     service.stop()
     service.notify.recv(999)
@@ -183,7 +183,7 @@ def test_ready_message_follows_adoption_of_vms(service):
     service.stop(signal.SIGKILL)
     service.start()  # returns at READY=1
     log = service.log.read_text().split("listens on")
-    assert len(log) == 3 and log[1].count("taken back") == 5 and "taken back" not in log[2]
+    assert len(log) == 3 and log[1].count("adopted") == 5 and "adopted" not in log[2]
     q = Qmp(service.socket)
     assert [v["state"] for v in q.run("vm-list")["vms"]] == ["running"] * 5
     q.close()

@@ -439,10 +439,10 @@ def test_fork_fails_when_disk_cannot_be_copied(vm, daemon, tmp_path):
         assert names(daemon) == ["src"] and sorted(os.listdir(tmp_path)) == there
         return r.stderr
 
-    assert "count: at most 62 at a time of a VM that writes to 2 disks" in refused("c", "--count", "63", ok=2)
+    assert "count: at most 62 clones at a time, because the VM writes to 2 disks" in refused("c", "--count", "63", ok=2)
     (tmp_path / "c-2-vdb.qcow2").write_text("mine")
     there = sorted(os.listdir(tmp_path))
-    assert "c-2-vdb.qcow2: a clone's disk would be there" in refused("c", "--count", "2", ok=4)
+    assert "c-2-vdb.qcow2: exists, so it cannot become the disk of a clone" in refused("c", "--count", "2", ok=4)
     assert (tmp_path / "c-2-vdb.qcow2").read_text() == "mine"
     # The VM runs with another definition.
     image(tmp_path / "other.qcow2")

@@ -43,7 +43,7 @@ static void test_invalid_patterns_are_refused(void **state)
 	(void)state;
 	for (size_t k = 0; k < ARRAY_SIZE(wrong); k++) {
 		assert_int_equal(clone_pattern_name(wrong[k], 1, name, sizeof(name), &e), -EINVAL);
-		assert_non_null(strstr(e.msg, "has to have one number in it"));
+		assert_non_null(strstr(e.msg, "must have one number, as"));
 	}
 }
 
