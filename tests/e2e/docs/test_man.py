@@ -1,0 +1,426 @@
+"""The examples of the manual pages work: each line between .EX and .EE runs with status 0 and without an error message,
+and has the effect that the page promises."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import BUILD, FAKE_VM, ROOT, Daemon
+
+MAN = Path(ROOT, "docs", "man")
+PLUGIN = os.path.join(BUILD, "nbdkit-cairn-plugin.so")
+
+# Shell functions. A VM's definition is NAME.json, its disk NAME.qcow2.
+PRELUDE = r"""
+image() { cairn-img create -q -f qcow2 "$1.qcow2" 64M; }
+definition() { printf '%s\n' "$DEFINITION" | sed "s/NAME/$1/g" >"$1.json"; image "$1"; }
+defined() { definition "$1"; cairn define "$1.json"; }
+running() { defined "$1"; cairn start "$1"; }
+listens() { until cairn dominfo "$1" --format json | grep -q '"idle": *true'; do :; done; }  # to the power button
+snapshot() { running web1; cairn snapshot-create-as web1 before-upgrade; }
+is() { [ "$(cairn domstate "$1")" = "$2" ]; }
+shows() { grep -q -e "$1" out || { echo "'$1' is not in the output"; return 1; }; }
+lacks() { text=$1; shift; "$@" >list; if grep -e "$text" list; then return 1; fi; }
+fails() { if "$@"; then return 1; fi; }
+keys() { while sleep 0.2; do echo q; done; }  # the guest powers off
+"""
+
+# Each example of cairn.1, then shell lines: "given" prepares, "then" checks the effect, and "how" runs the example,
+# which is "{}" there. Its output is in the file `out`.
+CAIRN = r"""
+cairn define web1.json
+    given: definition web1
+    then: shows "'web1' defined"; is web1 'shut off'
+cairn validate web1.json
+    given: definition web1
+    then: fails cairn domstate web1
+cairn dumpjson web1 > web1.json
+    given: defined web1; rm web1.json
+    then: cairn validate web1.json
+cairn dumpxml web1 > web1.xml
+    given: defined web1
+    then: grep '<name>web1</name>' web1.xml; cairn define web1.xml
+cairn edit web1 --xml
+    given: defined web1; export EDITOR="sed -i 's,<vcpu.*,<vcpu>3</vcpu>,'"
+    then: cairn dominfo web1 | grep 'CPU(s): *3'
+cairn domrename web1 web-old
+    given: defined web1
+    then: is web-old 'shut off'; fails cairn domstate web1
+cairn desc web1 "shop, production"
+    given: defined web1
+    then: cairn desc web1 | grep -x 'shop, production'
+cairn setvcpus web1 4
+    given: defined web1
+    then: cairn dominfo web1 | grep 'CPU(s): *4'
+cairn setmem web1 2G
+    given: defined web1
+    then: cairn dominfo web1 | grep 'memory: *2097152 KiB'
+cairn setmaxmem web1 4G
+    given: defined web1
+    then: cairn dominfo web1 | grep 'Max memory: *4194304 KiB'
+cairn set-lifecycle-action web1 crash restart
+    given: defined web1
+    then: cairn dumpjson web1 | grep '"on_crash": *"restart"'
+cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2
+    given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M
+    then: cairn domblklist web1 | grep 'vdb .*data.qcow2'
+cairn detach-disk web1 vdb
+    given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M
+    given: cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2
+    then: lacks vdb cairn domblklist web1
+cairn change-media web1 cd debian.iso
+    given: defined web1; truncate -s 1M debian.iso old.iso; cairn attach-disk web1 old.iso cd --type cdrom
+    then: cairn domblklist web1 | grep 'cd .*debian.iso'
+cairn attach-interface web1 user --forward 2222:22
+    given: defined web1
+    then: cairn domiflist web1 | grep user
+cairn detach-interface web1 user
+    given: defined web1; cairn attach-interface web1 user
+    then: lacks user cairn domiflist web1
+cairn undefine web1 --remove-all-storage --dry-run
+    given: defined web1
+    then: shows web1.qcow2; [ -e web1.qcow2 ]; is web1 'shut off'
+cairn start web1 --console
+    given: defined web1
+    then: shows idle; cairn wait web1 --for shutoff --timeout 20
+    how: keys | {}
+cairn start 'web*' --parallel 4
+    given: defined web1; defined web2; defined db
+    then: is web1 running; is web2 running; is db 'shut off'
+cairn shutdown web1 --then destroy --timeout 60 --wait
+    given: running web1; listens web1
+    then: is web1 'shut off'
+cairn shutdown --all --at 23:30 --message "Maintenance."
+    given: running web1
+    then: is web1 running; cairn dominfo web1 | grep 23:30
+cairn reboot web1 --in 10m
+    given: running web1
+    then: is web1 running; cairn dominfo web1 | grep -i reboot
+cairn reset web1
+    given: running web1
+    then: is web1 running
+cairn suspend web1
+    given: running web1
+    then: is web1 paused
+cairn resume web1
+    given: running web1; cairn suspend web1
+    then: is web1 running
+cairn destroy web1
+    given: running web1
+    then: is web1 'shut off'
+cairn autostart web1
+    given: defined web1
+    then: cairn dominfo web1 | grep 'Autostart: *enable'
+cairn run web1.json
+    given: definition web1
+    then: shows idle
+    how: keys | {}
+cairn dump web1 web1.core
+    given: running web1
+    then: head -c 4 web1.core | grep ELF; is web1 running
+cairn save web1 web1.state
+    given: running web1
+    then: [ -s web1.state ]; is web1 'shut off'
+cairn restore web1.state
+    given: running web1; cairn save web1 web1.state
+    then: is web1 running
+cairn managedsave web1
+    given: running web1
+    then: cairn list --all --with-managed-save --name | grep -x web1
+cairn managedsave-remove web1
+    given: running web1; cairn managedsave web1
+    then: lacks web1 cairn list --all --with-managed-save --name
+cairn export web1 web1.tar.zst
+    given: defined web1
+    then: [ -s web1.tar.zst ]
+cairn import web1.tar.zst --name web2
+    given: defined web1; cairn export web1 web1.tar.zst
+    then: is web2 'shut off'; [ -d web2 ]
+cairn clone web1 web2
+    given: defined web1
+    then: is web2 'shut off'
+cairn clone golden --linked --count 3 web
+    given: defined golden
+    then: [ "$(cairn list --all --name | grep -c '^web')" = 3 ]
+cairn clone web1 test --live
+    given: running web1
+    then: is test running; is web1 running
+cairn template golden
+    given: defined golden
+    then: fails cairn start golden
+cairn snapshot-create web1
+    given: running web1
+    then: [ "$(cairn snapshot-list web1 --name | grep -c .)" = 1 ]
+cairn snapshot-create-as web1 before-upgrade --quiesce
+    given: running web1; cairn wait web1 --for agent --timeout 20
+    then: cairn snapshot-info web1 before-upgrade
+cairn snapshot-list web1 --tree
+    given: snapshot
+    then: shows before-upgrade
+cairn snapshot-info web1 before-upgrade
+    given: snapshot
+    then: shows 'Name: *before-upgrade'
+cairn snapshot-parent web1 before-upgrade
+    given: running web1; cairn snapshot-create-as web1 s1; cairn snapshot-create-as web1 before-upgrade
+    then: [ "$(cat out)" = s1 ]
+cairn snapshot-current web1 --name
+    given: snapshot
+    then: [ "$(cat out)" = before-upgrade ]
+cairn snapshot-revert web1 before-upgrade
+    given: snapshot
+    then: is web1 running
+cairn snapshot-delete web1 before-upgrade
+    given: snapshot
+    then: lacks before-upgrade cairn snapshot-list web1 --name
+cairn snapshot-rename web1 s1 before-upgrade
+    given: running web1; cairn snapshot-create-as web1 s1
+    then: cairn snapshot-list web1 --name | grep -x before-upgrade
+cairn snapshot-tag web1 before-upgrade keep
+    given: snapshot
+    then: cairn snapshot-info web1 before-upgrade | grep keep
+cairn snapshot-schedule web1 --every 1h --keep 24h:all,30d:daily
+    given: defined web1
+    then: cairn snapshot-schedule web1 | grep 1h
+cairn jobs
+    given: snapshot; cairn snapshot-create-as web1 s2 --no-wait
+    then: shows job2
+cairn job-cancel job7
+    given: running web1
+    given: for i in 1 2 3 4 5 6; do cairn snapshot-create-as web1 s$i --disk-only; done
+    given: cairn snapshot-create-as web1 s7 --rate 4096 --no-wait
+    then: fails cairn snapshot-info web1 s7
+cairn job-dismiss job7
+    given: running web1
+    given: for i in 1 2 3 4 5 6; do cairn snapshot-create-as web1 s$i --disk-only; done
+    given: cairn snapshot-create-as web1 s7 --disk-only --no-wait
+    given: until cairn jobs --format json | grep concluded; do :; done
+    then: lacks job7 cairn jobs
+cairn list --all
+    given: running web1; defined db
+    then: shows 'web1 *running'; shows 'db *shut off'
+cairn list --name --can start
+    given: running web1; defined db
+    then: [ "$(cat out)" = db ]
+cairn dominfo web1
+    given: running web1
+    then: shows 'Name: *web1'; shows 'State: *running'
+cairn domuuid web1
+    given: defined web1
+    then: shows '^[0-9a-f]\{8\}-'
+cairn domid web1
+    given: running web1
+    then: [ "$(cat out)" = 1 ]
+cairn domname 1
+    given: running web1
+    then: [ "$(cat out)" = web1 ]
+cairn domstate web1 --reason
+    given: running web1
+    then: [ "$(cat out)" = 'running (booted)' ]
+cairn domblklist web1 --details
+    given: defined web1
+    then: shows 'file *disk *vda *.*web1.qcow2'
+cairn domiflist web1
+    given: defined web1; cairn attach-interface web1 user
+    then: shows 'net0 .*user'
+cairn domifstat web1 net0
+    given: defined web1; cairn attach-interface web1 user; cairn start web1
+    then: shows 'net0 rx_bytes'
+cairn domifaddr web1
+    given: running web1; cairn wait web1 --for ip --timeout 20
+    then: shows ipv4
+cairn domblkerror web1
+    given: running web1
+    then: shows 'No errors found'
+cairn domstats web1 --block
+    given: running web1
+    then: shows block.0.name=vda
+cairn top --sort memory
+    given: running web1
+    then: shows web1
+cairn qmp-path web1
+    given: running web1
+    then: [ -S "$(cat out)" ]
+cairn console web1
+    given: running web1
+    then: shows idle; cairn wait web1 --for shutoff --timeout 20
+    how: keys | {}
+cairn wait web1 --for ip --timeout 60
+    given: running web1
+cairn event web1 --event SHUTDOWN --timeout 60
+    given: defined web1
+    then: shows SHUTDOWN
+    how: while :; do cairn start web1; cairn destroy web1; done >loop 2>&1 & loop=$!
+    how: {}
+    how: exec 2>>loop; kill $loop; wait $loop || :
+cairn events --timestamp
+    given: running web1
+    then: shows '^20[0-9-]* [0-9:.+]*: .*STOP'
+    how: {} & listener=$!
+    how: until grep -q STOP out; do cairn suspend web1; cairn resume web1; done >loop
+    how: exec 2>>loop; kill $listener; wait $listener || :
+cairn version
+    then: shows cairn
+cairn help snapshot-revert
+    then: shows 'snapshot-revert '
+cairn grant operator web1 --user alice
+    given: defined web1
+    then: cairn permissions | grep operator
+cairn revoke web1 --user alice
+    given: defined web1; cairn grant operator web1 --user nobody
+    then: lacks operator cairn permissions
+cairn permissions
+    given: defined web1; cairn grant viewer web1 --user nobody
+    then: shows 'nobody.*viewer\|viewer.*nobody'
+cairn audit --since 2h --vm web1
+    given: running web1
+    then: shows vm-start
+cairn daemon-stop --save
+    given: running web1
+    then: shows saved
+cairn doctor
+    then: shows kvm
+    how: {} || [ $? = 1 ]
+"""
+
+IMG = r"""
+cairn-img create -f qcow2 disk.qcow2 20G
+    then: [ -s disk.qcow2 ]
+cairn-img create -f qcow2 -b debian.qcow2 -F qcow2 vm1.qcow2
+    given: image debian
+    then: cairn-img info vm1.qcow2 | grep debian.qcow2
+cairn-img info --output json disk.qcow2
+    given: image disk
+    then: shows '"format": *"qcow2"'
+cairn-img check -r leaks disk.qcow2
+    given: image disk
+    then: shows 'No errors'
+cairn-img convert -p -f raw -O qcow2 disk.img disk.qcow2
+    given: truncate -s 1M disk.img
+    then: cairn-img compare disk.img disk.qcow2; [ ! -s out ]
+cairn-img compare disk.img disk.qcow2
+    given: truncate -s 64M disk.img; image disk
+    then: shows identical
+cairn-img map --output json disk.qcow2
+    given: image disk
+    then: shows '^\['
+cairn-img resize disk.qcow2 +10G
+    given: image disk
+    then: cairn-img info disk.qcow2 | grep 10804527104
+cairn-img measure -O qcow2 disk.img
+    given: truncate -s 1M disk.img
+    then: shows 'required size'
+cairn-img rebase -b new.qcow2 -F qcow2 vm1.qcow2
+    given: image old; image new; cairn-img create -q -f qcow2 -b old.qcow2 -F qcow2 vm1.qcow2
+    then: cairn-img info vm1.qcow2 | grep new.qcow2
+cairn-img commit vm1.qcow2
+    given: image old; cairn-img create -q -f qcow2 -b old.qcow2 -F qcow2 vm1.qcow2
+cairn-img amend -o compat=1.1 disk.qcow2
+    given: cairn-img create -q -f qcow2 -o compat=0.10 disk.qcow2 1M
+    then: cairn-img info disk.qcow2 | grep 'compat: *1.1'
+cairn-img trim --zeros disk.qcow2
+    given: image disk
+    then: cairn-img check disk.qcow2
+cairn-img bench -c 10000 -d 32 disk.qcow2
+    given: image disk
+    then: shows 'completed in'
+cairn-img snapshot -c before-upgrade disk.qcow2
+    given: image disk
+    then: cairn-img snapshot -l disk.qcow2 | grep before-upgrade
+cairn-img vmstate-info web1.state
+    given: running web1; cairn save web1 web1.state
+    then: shows 'virtio-blk *vda'
+cairn-img help convert
+    then: shows 'convert '
+"""
+
+CAIRND = r"""
+cairnd --state-dir /srv/cairn --max-memory 24G
+    then: [ -d srv/vms ]
+    how: export CAIRN_SOCKET=$PWD/own.sock; {} 2>own.log & own=$!
+    how: until cairn list >list 2>&1; do kill -0 $own; done; kill $own; wait $own
+cairnd --allow-bridge br0,br1
+    then: [ -d own/vms ]
+    how: export CAIRN_SOCKET=$PWD/own.sock; {} 2>own.log & own=$!
+    how: until cairn list >list 2>&1; do kill -0 $own; done; kill $own; wait $own
+"""
+
+NBDKIT = r"""
+nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=before-upgrade --run 'qemu-img convert -f raw $nbd -O raw before.raw'
+    given: running web1; cairn snapshot-create-as web1 before-upgrade
+    then: [ "$(stat -c %s before.raw)" = 67108864 ]; is web1 running
+"""
+
+PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT}
+# Examples with a guest agent, which the simulated VM has.
+AGENT = ("--quiesce", "--for ip", "domifaddr")
+
+
+def examples(page):
+    """Return the example lines of a page as a reader sees them."""
+    shown = "".join(re.findall(r"^\.EX\n(.*?)^\.EE$", (MAN / page).read_text(), re.M | re.S))
+    return re.sub(r"\\\\\n *", "", shown.replace("\\-", "-")).splitlines()
+
+
+def cases(page):
+    """Return {example: {"given": shell lines, "then": ..., "how": ...}}."""
+    found = {}
+    for line in PAGES[page].strip().splitlines():
+        if line[0] != " ":
+            steps = found[line] = {"given": [], "then": [], "how": []}
+        else:
+            word, text = line.strip().split(": ", 1)
+            steps[word].append(text)
+    return found
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in MAN.iterdir()))
+def test_every_example_has_a_case(page):
+    assert sorted(examples(page)) == sorted(cases(page))
+
+
+def test_every_verb_has_an_example():
+    verbs = json.loads(subprocess.check_output([os.path.join(BUILD, "cairn"), "help", "--format", "json"]))
+    assert {shlex.split(e)[1] for e in cases("cairn.1")} == {v["name"] for v in verbs}
+
+
+def run(daemon, guest, example, steps):
+    definition = {"name": "NAME", "memory": "32M", "boot": {"kernel": guest},
+                  "disks": [{"path": "NAME.qcow2", "format": "qcow2"}]}
+    if daemon.vm_program:
+        definition.update(guest_agent=True, boot={"kernel": guest, "cmdline": "agent-after=0"})
+    script = [PRELUDE, "exec >given 2>&1", *steps["given"], "exec >out 2>err",
+              *(how.replace("{}", example) for how in steps["how"] or ["{}"]),
+              "exec >then 2>&1; set -x", *steps["then"]]
+    env = {**daemon.env, "PATH": BUILD + ":" + os.environ["PATH"], "DEFINITION": json.dumps(definition)}
+    r = subprocess.run(["sh", "-e"], input="\n".join(script), cwd=daemon.tmp, text=True, timeout=50, env=env)
+    files = [daemon.tmp / name for name in ("given", "out", "err", "then")]
+    said = "".join(f"--- {f.name}\n{f.read_text()}" for f in files if f.exists())
+    assert r.returncode == 0 and not (daemon.tmp / "err").read_text(), said
+
+
+@pytest.mark.parametrize("page,example", [(p, e) for p in PAGES for e in examples(p)])
+def test_example_works(kvm, guest, tmp_path, page, example):
+    steps = cases(page)[example]
+    if example.startswith("nbdkit") and not (shutil.which("nbdkit") and os.path.exists(PLUGIN)):
+        pytest.skip("nbdkit or its plugin is missing")
+    # What the page assumes to exist; and no daemon here may use the host's folders.
+    for theirs, ours in (("--user alice", "--user nobody"), ("/srv/cairn", "srv"),
+                         (" nbdkit-cairn-plugin.so", " " + PLUGIN)):
+        example = example.replace(theirs, ours)
+    if page == "cairnd.1" and "--state-dir" not in example:
+        example += " --state-dir own"
+    daemon = Daemon(tmp_path, vm_program=FAKE_VM if any(a in example for a in AGENT) else None)
+    try:
+        run(daemon, guest("idle.elf"), example, steps)
+        if "daemon-stop" in example:
+            assert daemon.proc.wait(20) == 0
+            daemon.start()
+            assert daemon.cairn("list", "--all", "--with-managed-save", "--name").stdout.split() == ["web1"]
+    finally:
+        daemon.close()
