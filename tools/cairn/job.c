@@ -211,18 +211,27 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 	return r;
 }
 
-void job_tracking_print(struct cli *c, struct json_object *result)
+bool job_tracking_text(struct json_object *result, const char *done, char *buf, size_t size)
 {
 	const char *word = js_get_str(result, "memory-tracking"), *reason = js_get_str(result, "memory-tracking-reason");
 	double pause_ms = (double)js_get_int(result, "pause", 0) / 1e6;
-	const char *done = strcmp(c->verb->name, "snapshot-revert") ? "copied" : "read";
 	bool host = word && !strcmp(word, "unavailable");
 
-	if (!word || !reason || pause_ms <= 0 || c->format != CLI_TABLE)
-		return;
-	printf("The VM was paused for %.1f ms while its memory was %s, since %s%s%s\n", pause_ms, done,
+	if (!word || !reason || pause_ms <= 0)
+		return false;
+	snprintf(buf, size, "The VM was paused for %.1f ms while its memory was %s, since %s%s%s", pause_ms, done,
 		host ? "userfaultfd is not available (" : "", reason,
 		host ? "); `cairn doctor` tells how to change that" : "");
+	return true;
+}
+
+void job_tracking_print(struct cli *c, struct json_object *result)
+{
+	const char *done = strcmp(c->verb->name, "snapshot-revert") ? "copied" : "read";
+	char text[JOB_TRACKING_TEXT];
+
+	if (c->format == CLI_TABLE && job_tracking_text(result, done, text, sizeof(text)))
+		puts(text);
 }
 
 int job_result_print(struct cli *c, struct json_object *result,

@@ -33,8 +33,11 @@ int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* Print, for people only, that the VM was paused while its memory was copied or read, and why, if the job's
- * result says so. job_result_print() does this, too. */
+/* Write a sentence that the VM was paused while its memory was copied or read, and why, if a job's result says so.
+ * done: "copied" or "read". Returns whether there is a sentence. */
+#define JOB_TRACKING_TEXT 512
+bool job_tracking_text(struct json_object *result, const char *done, char *buf, size_t size);
+/* Print that sentence in the format for people. job_result_print() does this, too. */
 void job_tracking_print(struct cli *c, struct json_object *result);
 
 /* Write a size such as "12.3 MiB". */

@@ -277,17 +277,18 @@ static void multi_vm_table_print(const struct multi_vm *f)
 	table_init(&table, heads, ARRAY_SIZE(heads));
 	for (size_t i = 0; i < f->n; i++) {
 		const struct multi_vm_target *t = &f->list[i];
-		char took[24];
+		char took[24], why[JOB_TRACKING_TEXT] = "-";
 
 		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
-		table_add(&table, (const char *const[]){ t->name, outcome_word(t), took,
-			t->r < 0 ? t->e.msg : "-" });
+		job_tracking_text(t->answer, "copied", why, sizeof(why));
+		table_add(&table, (const char *const[]){ t->name, outcome_word(t), took, t->r < 0 ? t->e.msg : why });
 	}
 	table_finish(&table, stdout);
 }
 
 static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 {
+	static const char *const passed_on[] = { "volumes", "pause", "memory-tracking", "memory-tracking-reason" };
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 
 	for (size_t i = 0; i < f->n; i++) {
@@ -299,8 +300,9 @@ static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 		js_put_uint(o, "duration", t->took_ns);
 		js_put_str(o, "class", t->r < 0 ? err_class_name(t->e.cls) : "");
 		js_put_str(o, "error", t->r < 0 ? t->e.msg : "");
-		if (js_get_array(t->answer, "volumes"))
-			js_put(o, "volumes", json_object_get(js_get_array(t->answer, "volumes")));
+		for (size_t k = 0; k < ARRAY_SIZE(passed_on); k++)
+			if (js_get(t->answer, passed_on[k]))
+				js_put(o, passed_on[k], json_object_get(js_get(t->answer, passed_on[k])));
 		json_object_array_add(all, o);
 	}
 	output_print(stdout, c->format, all);

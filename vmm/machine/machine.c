@@ -355,8 +355,8 @@ static void tracking_open(struct machine *m)
 	if (m->uffd.can_protect)
 		log_info(NULL, "memory is tracked by userfaultfd, opened by %s", uffd_source_name(m->uffd.source));
 	else
-		log_info(NULL, "memory is not tracked (%s), so a snapshot pauses the VM while its memory is copied; "
-			"`cairn doctor` tells how to change that", reason);
+		log_info(NULL, "memory is not tracked (%s), so a snapshot pauses the VM while its memory is copied, and a "
+			"restore reads all memory before the VM runs; `cairn doctor` tells how to change that", reason);
 }
 
 static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e)

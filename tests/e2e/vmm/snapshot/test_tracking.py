@@ -136,6 +136,18 @@ def test_user_without_userfaultfd_is_told(start, device, error):
         assert last.endswith(f" ms while its memory was {done}, since userfaultfd is not available ({reason}); {REMEDY}")
 
 
+def test_snapshots_of_all_vms_tell_each_pause(start):
+    if SYSCTL.read_text().strip() != "0":
+        pytest.skip("every user may use the system call here: vm.unprivileged_userfaultfd is not 0")
+    d = start("denied")
+    reason = f"{DEVICE}: Permission denied; vm.unprivileged_userfaultfd is 0"
+    row = d.cairn("snapshot-create", "--all").stdout.splitlines()[2]
+    assert row.split()[:2] == ["vm1", "done"]
+    assert f"while its memory was copied, since userfaultfd is not available ({reason}); {REMEDY}" in row
+    one, = as_json(d, "snapshot-create-as", "--all", "s2")
+    assert one["memory-tracking"] == "unavailable" and one["memory-tracking-reason"] == reason and one["pause"] > 0
+
+
 def test_snapshot_of_paused_vm_or_of_disks_has_no_pause_to_explain(start):
     d = start("denied")
     assert d.cairn("snapshot-create-as", "vm1", "disks", "--disk-only").stdout == "Domain snapshot disks created\n"
