@@ -60,12 +60,12 @@ def test_define_fails_when_user_may_not_open_a_file(shared, files):  # noqa: F81
     # Read permission is not write permission.
     assert refused(define(shared, "v", f / "readable.raw"), "disks[0].path")
     assert "return" in define(shared, "v", f / "readable.raw", readonly=True)
-    # Backing files and data files.
+    # The same checks apply to backing files and data files.
     assert "return" in define(shared, "v", f / "mine.raw", f / "readable.raw")
     assert refused(define(shared, "v", f / "mine.raw", f / "roots.raw"), "disks[0].backing[0].path")
     assert refused(define(shared, "v", f / "mine.raw", format="qcow2", data_file=str(f / "roots.raw")),
                    "disks[0].data_file")
-    # With the group, and without it.
+    # A file that only its group may open is refused without the group, and accepted with it.
     assert refused(define(shared, "v", f / "group.raw"), "disks[0].path")
     assert "return" in define(shared, "v", f / "group.raw", groups=[4242])
     # The error does not reveal whether a file exists in a folder that the user may not read.
@@ -87,7 +87,7 @@ def test_start_checks_the_definers_rights_again(shared, files):  # noqa: F811
         shared.cairn("destroy", "v")
         link.unlink()
         os.symlink(files / "roots.raw", link)
-        # Whoever starts it, the link leads only where its definer may go.
+        # Even if root starts the VM, its definer must be able to open the target of the link.
         r = shared.cairn("start", "v", ok=5)
         assert f"disks[0].path: {link}: Permission denied" in r.stderr
         assert shared.info("v")["state"] == "shut off" and "Permission" in shared.info("v")["detail"]
@@ -172,7 +172,7 @@ def test_clone_disks_are_created_with_rights_of_source(shared, files):  # noqa: 
     for n in ("d-1", "d-2"):
         shared.cairn("undefine", n)
         (files / f"{n}-vda.raw").unlink()
-    # No clone where that user may not write; root may.
+    # The user who defined the source may not write to the folder, so the clone fails, although root may write there.
     os.chown(files, 0, 0)
     os.chmod(files, 0o755)
     r = shared.cairn("clone", "--live", "w", "d", ok=5)
@@ -216,7 +216,8 @@ def test_owner_of_one_vm_cannot_clone_it(shared, files):  # noqa: F811
 
 
 def test_owner_can_redefine_own_vm_only(shared, files):  # noqa: F811
-    """With their own files only; not another user's VM by name or uuid, nor a VM that does not exist."""
+    """The owner may name only files of their own, and neither redefine another user's VM (by name or uuid) nor define a
+    new VM."""
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     q = shared.qmp()
@@ -243,7 +244,7 @@ def test_owner_can_redefine_own_vm_only(shared, files):  # noqa: F811
     taken, = as_nobody(shared, ["vm-define", {"definition": {**definition(shared, "mine", files / "mine.raw"), **mac}}])
     assert "mac: is taken by another VM" in taken["error"]["desc"]
     assert {v["name"]: v["uuid"] for v in q.run("vm-list")["vms"]} == uuids
-    # Less than an owner is not enough.
+    # The role operator is not enough.
     shared.cairn("grant", "operator", "mine", "--user", "nobody")
     assert not allowed(define(shared, "mine", files / "mine.raw"))
     # A VM defined with the owner's rights starts with them.

@@ -23,7 +23,7 @@ def image(fake, name, content=b"\0" * 512):
 
 
 def refused(fake, words, *args, ok=None):
-    """Fails with these words, and changes nothing."""
+    """Check that the command fails with these words and changes nothing."""
     before = inactive(fake, args[1])
     r = fake.cairn(*args, ok=ok)
     assert r.returncode != 0 and words in r.stderr, r
@@ -326,7 +326,7 @@ def folders(fake):
 
 
 def test_rename_keeps_schedule_permissions_and_saved_state(fake):
-    """With its schedule, permissions and saved state, also for the next daemon."""
+    """The next daemon finds them under the new name as well."""
     fake.define("vm1", title="T")
     fake.define("vm2")
     uuid = fake.info("vm1")["uuid"]

@@ -658,7 +658,7 @@ def test_restored_vm_has_its_memory(daemon, filled, tmp_path):
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
     # Sparse: zero pages take no space.
     assert os.stat(f).st_blocks * 512 < 16 << 20
-    # Twice; memory that was changed in between is back as well.
+    # Restore twice: the second restore also brings back memory that was changed after the first.
     for options in ([], ["--eager"]):
         daemon.cairn("restore", f, *options)
         check(filled).command("fill 0x1000000 0x300000 77")
@@ -708,7 +708,7 @@ def test_damaged_state_is_refused(daemon, filled, tmp_path):
 
 
 def test_managed_save_of_another_vm_is_refused(daemon, kvm, guest):
-    """Whoever put it there: the state contains its VM's uuid."""
+    """The start compares the uuid in the saved state with the VM's."""
     for name in ("vm1", "vm2"):
         daemon.define(name, memory="8M", boot={"kernel": guest("first_byte.elf")})
         daemon.cairn("start", name)

@@ -122,7 +122,7 @@ def test_frames_go_through_a_bridge(host, lan):
     assert (i["tx-packets"], i["tx-bytes"]) == (3, 3 * 14 + 46 + 100 + 1486)
     # The host's own frames (for IPv6) may be among those received.
     assert i["rx-packets"] >= 3 and i["rx-bytes"] >= i["tx-bytes"]
-    # Off: the tap is gone, and the bridge has no port left.
+    # When the VM is off, its tap is gone, and the bridge has no port left.
     assert lan.taps() == ["vnet0"]
     host.cairn("destroy", "a")
     until(lambda: not lan.taps())
@@ -424,7 +424,7 @@ def test_user_may_use_allowed_bridges_only(open_to_others, lan):
         assert started["error"]["class"] == "PermissionDenied"
         assert ("interfaces[0].source: user 65534 defined the VM and may not use bridge 'br0'"
                 in started["error"]["desc"])
-        # It does not help if root starts it.
+        # The start fails even if root starts the VM.
         assert "may not use bridge" in d.cairn("start", name, ok=False).stderr
     assert lan.taps() == ["vnet0"]
     assert lan.ip("link", "show", "vnet0")[0]["master"] == "br1"

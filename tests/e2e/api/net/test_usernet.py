@@ -156,7 +156,7 @@ def test_end_of_cairn_slirp_sets_link_down_only(host):
     assert figures(host, "a")["link"] == "down" and not listens(port)
     assert "its cairn-slirp ended with signal 9" in host.log.read_text()
     c.run("net send 50 1")
-    # A new start gets all ports again, whatever their last user does.
+    # A new start gets all ports again, even if the old process has not closed them yet.
     host.cairn("destroy", "a")
     host.cairn("start", "a")
     c = Console(host, "a")
@@ -179,7 +179,7 @@ def test_forwards_survive_kill_of_daemon(host):
         with connect(port) as t:
             answers(c, t, 7)
     assert slirps(host) == []  # no second process
-    # It is not left behind, whoever started it, and its port is free at once.
+    # A later daemon, too, ends the process with its VM, and the next start gets the port at once.
     host.cairn("destroy", "a")
     host.cairn("start", "a")
     until(lambda: gone(pid))
@@ -220,7 +220,7 @@ def test_cairn_run_starts_and_ends_cairn_slirp(libexec):
 
 
 def test_stuck_cairn_slirp_is_killed(host):
-    """Stopped by whoever defined the VM, or taken over by its guest: the process holds the port, and is killed."""
+    """A stopped cairn-slirp holds its port after the end of the VM, so the daemon kills it."""
     port = free_port()
     start(host, "a", user(port))
     pid, = slirps(host)
@@ -299,7 +299,7 @@ def test_start_fails_when_port_is_taken(host):
 
 
 def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
-    """With the rights of whoever defined the VM, for the process as well."""
+    """The ports are opened, and the process runs, with the rights of the user who defined the VM."""
     lan.ip("link", "set", "lo", "up")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder, contextlib.ExitStack() as end:
         os.chmod(folder, 0o711)
@@ -452,7 +452,7 @@ def test_failed_wake_is_retried_with_back_off(tmp_path, libexec):
 
 
 def was_woken(daemon):
-    """It may fall asleep again."""
+    """Return whether the VM was woken. It may be asleep again, so look at the events."""
     return '"woken"' in (daemon.state / "events.jsonl").read_text().replace("\\", "")
 
 
@@ -543,7 +543,7 @@ def test_port_of_sleeping_vm_is_released_with_its_save(host):
 
 
 def test_vm_whose_cairn_slirp_ends_does_not_fall_asleep(tmp_path, libexec):
-    """Before its process is told to save: nobody would answer at the port."""
+    """cairn-slirp ends before the VM's process is told to save: nobody would answer at the port afterwards."""
     if "asan" in BUILD:
         pytest.skip("slow_sync.so has to come behind a sanitizer")
     port, go = free_port(), tmp_path / "go"
@@ -567,7 +567,7 @@ def test_vm_started_after_users_save_listens_again(host):
     define(host, "a", user(port), guest="idle", idle={"after": "1h", "action": "save"})
     host.cairn("start", "a")
     host.cairn("managedsave", "a")
-    # A save by a user: no connection wakes the VM.
+    # After a user's save, no connection wakes the VM.
     until(lambda: not listens(port))
     assert host.info("a")["reason"] == "saved"
     host.cairn("start", "a")

@@ -13,7 +13,7 @@ def asleep(daemon, state, vm="vm1"):
 
 
 def test_idle_vm_is_suspended_and_woken(daemon, guest, kvm):
-    """Except a busy VM, or one with an attached console."""
+    """A busy VM, and a VM with an attached console, keep running."""
     daemon.define("busy", boot={"kernel": guest("interp.elf"), "cmdline": "crash spin"}, idle={"after": "1s"})
     daemon.define("watched", boot={"kernel": guest("idle.elf")}, idle={"after": "1s"})
     daemon.define("vm1", boot={"kernel": guest("idle.elf")}, idle={"after": "1s"})

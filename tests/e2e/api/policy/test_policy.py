@@ -56,7 +56,8 @@ def test_pending_restart_survives_daemon_and_can_be_cancelled(fake):
     assert 50e9 < fake.info("vm1")["restart-in"] <= 60e9
     assert "Restarts in:" in fake.cairn("dominfo", "vm1").stdout
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed, restarting)\n"
-    # Of the second restart: the first is due, and the next daemon would begin with it.
+    # Kill the daemon only when state.json has the second restart; with the first, which is due, the next daemon would
+    # restart at once.
     until(lambda: counted(fake, 2))
     fake.stop(signal.SIGKILL)
     fake.start()
@@ -233,7 +234,7 @@ def test_autostart_starts_vms_after_boot(fake):
 
 
 def test_next_daemon_completes_autostart(fake):
-    """Except for VMs that were already handled, or that a user has stopped since."""
+    """It does not start VMs that the killed daemon had handled, or that a user has stopped since."""
     for vm in ("a", "b"):
         fake.define(vm)
         fake.cairn("autostart", vm)

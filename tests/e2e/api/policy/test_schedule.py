@@ -163,7 +163,7 @@ def test_missed_run_is_caught_up_once(vm):
     assert s["next-run"] / 1e9 > time.time() - 30
     row = json.loads(vm.cairn("snapshot-list", "vm1", "--format", "json").stdout)[0]
     assert row["tags"] == ["auto"] and row["state"] == "running"
-    # Not repeated, whatever happens to the daemon.
+    # A restart of the daemon does not repeat the run, even after a kill.
     for sig in (15, 9):
         vm.stop(sig)
         vm.start()
@@ -221,7 +221,7 @@ def test_current_snapshot_is_not_deleted(vm):
 
 
 def test_no_snapshot_is_taken_when_space_is_short(vm):
-    """No snapshot is taken, with an event; old ones are deleted all the same."""
+    """An event reports the skipped snapshot; old snapshots are still deleted."""
     old = [named(h * HOUR) for h in (100, 90, 80)]
     for name in old:
         vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")
@@ -268,13 +268,13 @@ def test_failed_run_sends_event(fake):
     assert [m["data"]["reason"] for m in events] == ["failed"]
     assert events[0]["data"]["detail"] == schedule(fake)["detail"]
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
-    # The job stays, for details.
+    # The failed job stays in the list, so that a user can read its error.
     assert [j["type"] for j in json.loads(fake.cairn("jobs", "--format", "json").stdout)] == [
         "snapshot-create"]
 
 
 def test_schedule_restarts_when_clock_goes_back(vm):
-    """By years: the schedule starts again, and snapshots dated in the future stay."""
+    """When the clock goes back by years, the schedule restarts, and snapshots dated in the future stay."""
     future = named(-50000 * HOUR)
     vm.cairn("snapshot-create-as", "vm1", future, "--tag", "auto")
     vm.cairn("snapshot-schedule", "vm1", "--every", "1w", "--keep", "2h:all", "--min-free", "0")
@@ -287,7 +287,7 @@ def test_schedule_restarts_when_clock_goes_back(vm):
 
 
 def test_leap_of_clock_deletes_nothing(vm):
-    """A run takes place, but deletes nothing yet."""
+    """The next run takes a snapshot, but deletes none for an hour."""
     old = [named(h * HOUR) for h in (100, 90)]
     for name in old:
         vm.cairn("snapshot-create-as", "vm1", name, "--tag", "auto")

@@ -94,7 +94,7 @@ def test_scheduled_shutdown_warns_and_happens(fake):
 
 
 def test_scheduled_shutdown_warns_again_a_minute_before(fake):
-    """A minute before, when it was scheduled earlier."""
+    """The second warning comes a minute before a shutdown that was scheduled earlier."""
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
     fake.cairn("shutdown", "--in", "63s", "vm1")
@@ -104,7 +104,7 @@ def test_scheduled_shutdown_warns_again_a_minute_before(fake):
 
 
 def test_scheduled_shutdown_warns_on_console(kvm, daemon, guest):
-    """Also for a guest without an agent."""
+    """The warning appears on the console even if the guest has no agent."""
     daemon.define("vm1", boot={"kernel": guest("idle.elf")})
     daemon.cairn("start", "vm1")
     console = Console(daemon, "vm1")
@@ -224,7 +224,7 @@ def test_invalid_schedules_of_shutdown_are_refused(fake):
 # ---- all VMs ----
 
 def test_daemon_stop_shuts_vms_down_in_order(fake):
-    """The last in order first; a VM that ignores the button does not block the others forever."""
+    """VMs with the highest order stop first; a VM that ignores the button does not block the others forever."""
     for name, keys in [("left", {}), ("off", {"order": 1, "stop_action": "shutdown"}),
                        ("kept", {"order": 2, "stop_action": "save"}), ("sleeps", {"stop_action": "shutdown"}),
                        ("deaf", {"stop_action": "shutdown", "shutdown": {"deadline": 1}, **DEAF}),
@@ -341,7 +341,8 @@ def test_second_daemon_stop_is_refused(fake):
 
 
 def test_clients_cannot_delay_daemon_stop(fake):
-    """Neither calling off a VM's deadline, nor a longer one, nor a reset."""
+    """A cancelled deadline, a longer deadline, a reboot and a later time are refused; a reset does not end the
+    deadline."""
     fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 4}, **DEAF)
     fake.cairn("start", "vm1")
     q, other = fake.qmp(), fake.qmp()

@@ -235,7 +235,7 @@ def test_stop_and_cont_send_events_before_return(vm):
     assert q.run("query-status") == {"status": "running", "running": True, "singlestep": False}
     for command, event, status in (("stop", "STOP", "paused"), ("cont", "RESUME", "running")):
         assert q.run(command) == {}
-        # Before the return, in QEMU's format, to all clients.
+        # The event comes before the return, in QEMU's format, to all clients.
         assert [e["event"] for e in q.events] == [event]
         assert q.events.pop()["data"] == {}
         assert q.run(command) == {} and q.events == []
@@ -247,7 +247,7 @@ def test_stop_and_cont_send_events_before_return(vm):
 
 
 def test_slow_commands_are_answered_in_order(fake):
-    """Even if some take longer than others."""
+    """The order holds even if some commands take longer than others."""
     q = Vm(fake, boot={"kernel": "kernel", "cmdline": "work-takes=200"}).qmp()
     many = [("stop", {}), ("query-block", {}), ("human-monitor-command", {"command-line": "savevm a"}),
             ("query-status", {}), ("nonsense", {}), ("cont", {}), ("query-blockstats", {}), ("query-name", {})] * 20
@@ -271,7 +271,7 @@ def test_socket_sends_own_vms_events_in_qemu_format(fake):
     for e in q.events:
         assert set(e) == {"timestamp", "event", "data"} and "vm" not in e["data"]
         assert set(e["timestamp"]) == {"seconds", "microseconds"}
-    # The daemon's clients see both, with the VM's name.
+    # The daemon's clients see the events of both VMs, with the VM's name.
     assert watch.event("STOP", vm="two") and watch.event("SHUTDOWN", vm="one")
 
 
@@ -512,7 +512,7 @@ def test_job_ids_are_unique_per_vm(fake):
 
 
 def test_query_jobs_answer_stays_below_64_kib(vm):
-    """Below 64 KiB, whatever their errors; the newest are included. The daemon's own socket has pages."""
+    """Long errors do not make the answer longer: it has the newest jobs. (The daemon's own socket answers in pages.)"""
     q, tag, ids = vm.qmp(), "\u00e4" * 127, [f"{i:063}" for i in range(64)]
     for i in ids:
         q.run("snapshot-save", **{**SAVED, "job-id": i, "tag": tag})
@@ -677,7 +677,7 @@ def qemu(tmp_path_factory):
 
 
 def test_commands_and_events_are_qemus(vm, qemu):
-    """Names, arguments, which are optional, members of results: nothing that QEMU lacks."""
+    """QEMU has all names, arguments and members of results, and agrees about which arguments are optional."""
     ours = Schema(vm.qmp().run("query-qmp-schema"))
     for e in ours.by_name.values():
         if e["meta-type"] not in ("command", "event"):

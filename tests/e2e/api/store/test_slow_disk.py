@@ -171,7 +171,7 @@ def test_daemon_end_during_import_leaves_consistent_state(slow):
 
 
 def test_redefine_during_start_is_refused(slow):
-    """Nor between the check of its definition and its process."""
+    """The refusal also covers the time between the check of the definition and the start of the VM process."""
     slow.define("a")
     slow.cairn("start", "a")
     slow.cairn("managedsave", "a")
@@ -246,7 +246,7 @@ def test_start_during_removal_of_managed_save_is_refused(slow):
 
 @pytest.mark.parametrize("when", ["begun", "saved", "used"])
 def test_kill_between_writes_loses_no_save(slow, when):
-    """Killed while waiting for the disk: either the save exists or the VM runs."""
+    """When the daemon is killed while it waits for the disk, either the save exists or the VM runs."""
     slow.define("a")
     slow.cairn("start", "a")
     pid = slow.info("a")["pid"]
@@ -304,7 +304,7 @@ def test_save_that_waits_for_disk_can_be_cancelled(slow):
 
 @pytest.mark.parametrize("how", ["vm-clone", "vm-fork"])
 def test_clones_are_stored_before_answer(slow, how):
-    """Until then the next daemon would remove them."""
+    """While the batch's file exists, the next daemon would remove the clones."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     slow.qmp().run("vm-define", definition=definition(slow, "a"))
     if how == "vm-fork":

@@ -128,7 +128,7 @@ def test_scheduled_action_of_version_1_is_kept(fake, number, word):
 
 @pytest.mark.seconds(120)
 def test_kill_during_conversion_loses_nothing(old):
-    """At each file: it is the old or the new one, and the next daemon continues."""
+    """Whichever file is being converted at the kill, it is the old or the new one, and the next daemon continues."""
     assert os.path.exists(PRELOAD), "slow_sync.so is not built: make helpers"
     d = old("state-1")
     d.stop()
@@ -180,7 +180,7 @@ def test_end_file_of_another_version_is_ignored(fake, version, reason):
 
 @pytest.mark.parametrize("file", ["definition", "state", "schedule", "autostart", "template", "undefine", "renamed"])
 def test_vm_of_newer_cairn_is_listed_and_untouched(fake, file):
-    """It is listed, nothing of it changes, its name is taken, and the others load."""
+    """Its files do not change, its name is taken, and the other VMs load."""
     fake.define("good")
     fake.define("vm1")
     fake.cairn("snapshot-schedule", "vm1", "--every", "1h")
@@ -217,7 +217,7 @@ def test_vm_of_newer_cairn_is_listed_and_untouched(fake, file):
 
 
 def test_unfinished_clones_of_newer_cairn_stay(fake):
-    """They are not VMs yet: none of them is started or removed, whether off or running."""
+    """The clones are not VMs yet: the daemon starts and removes none of them, whether off or running."""
     for vm in ("c-1", "c-2", "other"):
         fake.define(vm)
     fake.cairn("start", "c-2")

@@ -63,7 +63,7 @@ def test_failed_start_is_reported_and_can_be_repeated(fake, how, cls, words):
     info = q.run("vm-info", vm="vm1")
     assert info["state"] == "shut off" and info["reason"] == "failed" and words in info["detail"]
     q.run("vm-start", vm="ok")
-    # It can be tried again as soon as the old process is gone.
+    # The start can be repeated as soon as the old process is gone.
     until(lambda: fake.children() == [fake.info("ok")["pid"]])
     with pytest.raises(QmpError) as e:
         q.run("vm-start", vm="vm1")
@@ -295,11 +295,11 @@ def test_end_without_daemon_is_known_to_next_daemon(fake, how, state):
 
 def test_a_second_daemon_is_refused(fake, tmp_path):
     cairnd = os.path.join(BUILD, "cairnd")
-    # The same state folder, another socket.
+    # Refused: the same state folder with another socket.
     r = subprocess.run([cairnd, "--state-dir", str(fake.state), "--socket", str(tmp_path / "o.sock")],
                        capture_output=True, text=True, timeout=20)
     assert r.returncode == 6 and f"another cairnd (pid {fake.proc.pid})" in r.stderr
-    # Another state folder, the same socket.
+    # Refused: another state folder with the same socket.
     r = subprocess.run([cairnd, "--state-dir", str(tmp_path / "other"), "--socket", fake.socket],
                        capture_output=True, text=True, timeout=20)
     assert r.returncode == 6 and "another daemon listens" in r.stderr
@@ -326,7 +326,7 @@ def test_socket_is_private(fake):
 
 def test_user_without_role_learns_nothing(shared):
     shared.define("secret")
-    # Connected by mistake: the socket's mode is not the only guard.
+    # The user can connect, but the socket's mode is not the only guard.
     os.chmod(shared.socket, 0o666)
     script = (
         "import socket, sys\n"
@@ -403,7 +403,7 @@ def test_damaged_files_are_quarantined(fake):
 
 
 def test_damaged_definition_of_running_vm_is_reported(fake):
-    """Its process is unmanaged until the file is repaired, and this is reported."""
+    """The VM's process is unmanaged until the file is repaired; the log says so."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/definition.json"
@@ -422,7 +422,7 @@ def test_damaged_definition_of_running_vm_is_reported(fake):
 
 
 def test_vm_process_of_another_version_is_left_running(fake):
-    """Its process is neither killed nor taken for ended."""
+    """The daemon neither kills the process nor takes it for ended."""
     fake.define("vm1", cmdline="other-version")
     fake.cairn("start", "vm1")
     until(lambda: fake.kept("vm1").get("state") == "running")
@@ -859,7 +859,7 @@ def test_grants_survive_daemon_and_can_be_revoked(shared):
             shared.stop(signal.SIGKILL)
             shared.start()
         a = as_nobody(shared, *ask)
-        # Not even names: an existing VM is denied as a missing one.
+        # The user does not even learn names: an existing VM is denied like a missing one.
         assert [v["name"] for v in a[0]["return"]["vms"]] == ["mine"] and "next" not in a[0]["return"]
         assert "return" in a[1] and not allowed(a[2])
         assert a[2] == a[3]

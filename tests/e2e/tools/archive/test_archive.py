@@ -104,7 +104,7 @@ def test_gzip_archive_is_read_by_other_tools(tmp_path, monkeypatch, level):
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip", "none"])
 def test_cancelled_export_ends_without_padding(tmp_path, monkeypatch, compress):
-    """It ends there, and does not pad the file. The unread pipe holds the process back."""
+    """A cancelled export ends where it is and does not pad the file. The unread pipe holds the process back."""
     monkeypatch.chdir(tmp_path)
     with open("a.raw", "wb") as f:
         f.write(os.urandom(48 * MIB))
@@ -215,7 +215,7 @@ def test_clear_removes_leftovers_of_killed_import(disks):
     other = archivelib.clear(".", "new")
     assert job.end(b"keep\n")[1] == 0 and other.end()[1] == 0
     assert [n for n in os.listdir(".") if "new" in n] == ["new"] and len(os.listdir("new")) == len(FILES)
-    # A folder that it did not create stays.
+    # cairn-archive does not remove a folder that it did not create.
     os.symlink("new", ".y.importing")
     os.mkdir(".z.importing", 0o777)
     os.chmod(".z.importing", 0o777)

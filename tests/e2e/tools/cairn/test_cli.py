@@ -343,7 +343,7 @@ def test_event_verb_prints_events(fake):
     timed_out = "event loop timed out\nevents received: 0\n"
     assert fake.cairn("event", "--timeout", "0.2", ok=1).stdout == timed_out
     assert not fake.cairn("event", "--timeout", "0.2", "--format", "json", ok=1).stdout
-    # By uuid as well; of a VM that is gone; and of none.
+    # Events can be selected by uuid. Past events of an undefined VM can be read; waiting for new ones fails.
     since = ["event", "--since", "0", "--event", "SHUTDOWN", "--format", "json"]
     shutdown = fake.cairn(*since, "vm1").stdout
     assert json.loads(shutdown)["data"]["vm"] == "vm1"
@@ -515,7 +515,7 @@ def test_top_once(fake):
     assert [(v["name"], v["state"]) for v in vms] == [("busy", "running"), ("Works", "running"), ("idle", "running")]
     busy = vms[0]
     for key, much in (("disk-read-rate", 2), ("disk-write-rate", 4), ("net-rx-rate", 6), ("net-tx-rate", 8)):
-        # All rates of the same interval, whatever its length.
+        # All rates refer to the same interval, whatever its length.
         assert busy[key] == pytest.approx(busy["cpu-percent"] / 50 * 1e9 * much, rel=0.01), key
         assert vms[2][key] == 0
     assert vms[2]["cpu-percent"] == 0 and busy["memory"] == 32 << 20

@@ -98,7 +98,7 @@ def test_many_vms_print_in_each_format(farm):
 
 
 def test_jobs_option_limits_parallel_vms(farm):
-    """At most this many at a time; those that hang do not block others while there is room."""
+    """At most N VMs are worked on at a time; a VM that hangs does not block others while there is room."""
     for n in ("slow1", "slow2"):
         farm.define(n, cmdline="silent-at-config")
 

@@ -187,7 +187,7 @@ def test_snapshot_list_is_the_same_when_vm_is_off(vm):
     before = [vm.cairn("snapshot-list", "vm1", *a).stdout for a in ([], ["--tree"])]
     vm.cairn("destroy", "vm1")
     assert [vm.cairn("snapshot-list", "vm1", *a).stdout for a in ([], ["--tree"])] == before
-    # The process that looked ends by itself, and a start waits for it.
+    # The offline process that listed the snapshots ends by itself, and a start waits for its end.
     vm.cairn("start", "vm1")
     assert [x for x in os.listdir(vm.state / "run") if x.startswith(".vm1")] == []
 
@@ -255,7 +255,7 @@ def test_delete_dry_run_lists_snapshots(vm):
     o = json.loads(vm.cairn("snapshot-delete", "vm1", "s2", "--dry-run", "--format", "json").stdout)
     assert (o["deleted"], o["count"], o["own-size"]) == (["s2"], 1, size)
     assert "s3\n" in vm.cairn("snapshot-delete", "vm1", "s2", "--children-only", "--dry-run").stdout
-    # Whatever would be refused is refused.
+    # A dry run refuses the same requests as the command itself.
     vm.cairn("snapshot-delete", "vm1", "none", "--dry-run", ok=3)
     vm.cairn("snapshot-tag", "vm1", "s3", "keep")
     assert "keep" in vm.cairn("snapshot-delete", "vm1", "s1", "--children", "--dry-run", ok=4).stderr
@@ -546,7 +546,7 @@ def test_snapshots_of_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     daemon.start()
     daemon.cairn("snapshot-delete", "vm1", "off", "--children-only")
     assert names(daemon) == ["off"]
-    # Whoever has the answer may open the image, whatever the request and its result.
+    # After the answer to any request, successful or not, the client can open the image.
     for args in (["snapshot-list", "vm1"], ["snapshot-tag", "vm1", "off", "x"], ["snapshot-info", "vm1", "off"],
                  ["snapshot-create-as", "vm1", "off"], ["snapshot-create-as", "vm1", "more"],
                  ["snapshot-delete", "vm1", "more"], ["snapshot-revert", "vm1", "off"]):

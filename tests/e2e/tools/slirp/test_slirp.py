@@ -100,7 +100,7 @@ def test_segments_are_merged_when_guest_accepts_offloads(takes):
 
 
 def test_received_frames_are_marked_valid():
-    """Other frames as well: this process has made them."""
+    """Frames that cairn-slirp itself makes, such as ping answers, are marked as valid, too."""
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         g.offloads(TUN_F_CSUM)
         g.silent()
@@ -192,7 +192,7 @@ def test_invalid_offload_requests_are_dropped():
 
 
 def test_waiting_connection_is_accepted_at_start():
-    """As when a VM is started by a connection."""
+    """A connection that starts a saved VM waits in the socket's queue in the same way."""
     with listener() as s, socket.create_connection(s.getsockname()) as client:
         client.sendall(b"early")
         with Guest(("tcp", s, "-", 80), control=True) as g:
@@ -263,7 +263,7 @@ SOCKETS = 864  # docs/slirp.md
 
 
 def test_connections_beyond_socket_limit_wait():
-    """They are not lost, and the process does not spin meanwhile."""
+    """Waiting connections are not lost, and the process does not spin meanwhile."""
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         s.listen(1000)
         clients = [socket.create_connection(s.getsockname()) for _ in range(900)]
@@ -356,7 +356,8 @@ def ipv6_to(to, kind, port):
 
 
 def test_guest_cannot_reach_host_loopback():
-    """Not by the gateway's address, nor by a packet that names it, with any protocol."""
+    """Neither the gateway's address nor a packet to a loopback address leads to the host's loopback, with any
+    protocol."""
     with listener() as server, datagrams() as sink, Guest() as g:
         port, udp_port = server.getsockname()[1], sink.getsockname()[1]
         g.ip(TCP, "10.0.2.2", slirplib.tcp(g.address, 40000, "10.0.2.2", port, 1, 0, SYN))

@@ -73,7 +73,7 @@ def test_clone_continues_with_memory_of_its_source(vm, daemon):
     assert daemon.info("copy")["uuid"] != daemon.info("src")["uuid"]
     vm.holds("src", AT, FILL, 1)
     vm.holds("copy", AT, FILL, 1)
-    # Each writes independently: to shared pages, and to untouched ones.
+    # Source and clone write independently, to shared pages and to untouched ones.
     vm.run("src", f"fill {AT} {1 << 20} 2")
     vm.run("copy", f"fill {AT} {2 << 20} 3")
     vm.run("copy", f"fill {AT + FILL} {1 << 20} 4")

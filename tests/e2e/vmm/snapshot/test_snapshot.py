@@ -233,7 +233,7 @@ def test_snapshot_after_revert_writes_changed_memory_only(vm):
 
 
 def test_snapshot_after_deleted_base_writes_all_memory(vm):
-    """Its number may be another snapshot's name by then."""
+    """The id of the deleted base may be another snapshot's name by then."""
     vm.start()
     vm.run("fill 0x1000000 0x1000000 5")
     vm.snapshot("s1")
@@ -444,7 +444,7 @@ def test_reset_while_vcpu_waits_for_memory(vm):
 
 
 def test_failed_snapshot_is_no_base(vm):
-    """Nor is the previous snapshot: changes in between are not reported again."""
+    """The previous snapshot is no base either, because the tracker does not report the changes in between again."""
     vm.start()
     vm.run("fill 0x1000000 0x100000 5")
     vm.snapshot("s1")
@@ -911,7 +911,7 @@ def test_damaged_memory_block_is_detected(vm):
     assert "I/O error" in vm.daemon.cairn("domstate", "vm1", "--reason").stdout
     r = vm.daemon.cairn("resume", "vm1", ok=None)
     assert r.returncode != 0 and "memory" in r.stderr
-    # Nor is a snapshot taken of memory with missing blocks.
+    # A snapshot, a save and a fork of memory with missing blocks fail.
     for args in (["snapshot-create-as", "vm1", "s2"], ["managedsave", "vm1"], ["clone", "--live", "vm1", "copy"]):
         assert "memory" in vm.daemon.cairn(*args, ok=False).stderr
     assert vm.names() == ["s1"]
@@ -1062,7 +1062,7 @@ def touched(vm):
 
 @pytest.mark.parametrize("damage", [False, True])
 def test_working_set_is_kept_for_next_process(vm, damage):
-    """From one process to the next; a malformed file does no harm."""
+    """The file passes the working set from one process to the next; a malformed file does no harm."""
     far = [0x18000000 - i * 0x310000 for i in range(8)]  # where the background load comes last
     vm.define(memory="512M")
     vm.start()
