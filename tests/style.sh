@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-gcc}
 FILE_LINES=900
 FUNCTION_LINES=60
+COMMENT_COLUMNS=120
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -139,6 +140,14 @@ check_lengths() {
 		'$2 != "total" && $1 > most { print $2 ":1: " $1 " lines; split files near " most }'
 }
 
+# Comment lines, with tabs of eight columns. Lines of code are not checked.
+check_columns() {
+	grep -E '\.(c|h|py|sh)$' "$tmp/files" | xargs -r grep -lE "^.{$((COMMENT_COLUMNS / 2))}" | while read -r f; do
+		expand -t 8 "$f" | LC_ALL=C.UTF-8 grep -nE "^.{$((COMMENT_COLUMNS + 1))}" |
+			sed -nE "s,^([0-9]+): *(/\*|\* |//|#\"\"\").*,$f:\1: a comment of more than $COMMENT_COLUMNS columns,p"
+	done
+}
+
 # Words that mark unfinished work, and paths that exist on one machine only.
 check_leftovers() {
 	words='TO''DO|FIX''ME|X''XX'
@@ -163,6 +172,7 @@ warn_functions() {
 	check_libraries
 	check_headers
 	check_lengths
+	check_columns
 	check_leftovers
 } >"$tmp/bad"
 warn_functions

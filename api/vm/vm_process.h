@@ -48,7 +48,8 @@ struct vm_answer {
 	const struct vm_snapshots *snapshots;	  /* for VM_MSG_SNAPSHOT_LIST and _SIZE */
 	const struct vm_spaces *spaces;		  /* for VM_MSG_SPACE */
 	const struct vm_addresses *addresses;	  /* for VM_MSG_ADDRESSES */
-	const struct vm_snapshot_done *snapshot;  /* for VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK and _DUMP */
+	/* for VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK and _DUMP */
+	const struct vm_snapshot_done *snapshot;
 };
 
 #define VM_PROCESS_NO_TIMEOUT UINT64_MAX

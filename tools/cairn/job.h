@@ -27,7 +27,8 @@ int job_signals_open(int *ret_fd, sigset_t *before);
  * ret_result: as in job_run(). Returns 0; -errno with a sentence. */
 int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e);
 
-/* Print the result of a job: as a sentence (fmt), or as JSON, YAML or CSV. For people, a line about a long pause follows.
+/* Print the result of a job: as a sentence (fmt), or as JSON, YAML or CSV. For people, a line about a long pause
+ * follows.
  * figures: prints more for --verbose; NULL: nothing. Returns CLI_OK. */
 int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)

@@ -20,9 +20,9 @@ from conftest import BUILD, FAKE_VM, Daemon, Qmp, until
 PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
 
 # Letter: what the refusal says. "+": allowed: it succeeds, or its job begins, while the first operation is under way,
-# or it ends that one. "w": waits, and succeeds when the first operation is over. Lower case: waits, and is refused then.
-# "v": "w" or "c": it waits for the offline process alone, which may be gone before or after the first operation is
-# over.
+# or it ends that one. "w": waits, and succeeds when the first operation is over. Lower case: waits, and is refused
+# then. "v": "w" or "c": it waits for the offline process alone, which may be gone before or after the first operation
+# is over.
 SENTENCES = {
     "S": "is being started; .* afterwards",
     "D": "is being stopped; .* afterwards",

@@ -1,4 +1,5 @@
-"""`cairn doctor`: what the host offers to the calling user, the remedies, the exit status. Namespaces take things away."""
+"""`cairn doctor`: what the host offers to the calling user, the remedies, the exit status. Namespaces take things
+away."""
 
 import json
 import os

@@ -23,7 +23,8 @@ REMEDY = "`cairn doctor` tells how to change that"
 
 
 def devices(folder):
-    """Make the files that replace /dev/userfaultfd: one for the group of /dev/kvm, one for root only, and no userfaultfd."""
+    """Make the files that replace /dev/userfaultfd: one for the group of /dev/kvm, one for root only, and no
+    userfaultfd."""
     number, group = os.stat(DEVICE).st_rdev, os.stat("/dev/kvm").st_gid
     for name, mode in (("permitted", 0o660), ("denied", 0o600)):
         os.mknod(folder / name, stat.S_IFCHR | mode, number)
@@ -51,7 +52,8 @@ class PlainDaemon(Daemon):
 
 @pytest.fixture
 def folder():
-    """Make a folder that the plain user owns and reaches, with Cairn's programs: the build folder may be closed to others."""
+    """Make a folder that the plain user owns and reaches, with Cairn's programs: the build folder may be closed to
+    others."""
     if not os.path.exists(DEVICE):
         pytest.skip(f"{DEVICE} does not exist: Linux before 6.1")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as path:
