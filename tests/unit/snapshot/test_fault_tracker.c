@@ -1,4 +1,4 @@
-/* Memory as of a mark, while it keeps changing. */
+/* Memory as of a reset of the dirty bits, while it keeps changing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -76,7 +76,7 @@ static void begin(struct fixture *f)
 		fail_msg("%s", e.msg);
 }
 
-static void mark(struct fixture *f)
+static void reset_dirty(struct fixture *f)
 {
 	struct err e = { 0 };
 
@@ -104,24 +104,24 @@ static void test_written_blocks_are_dirty(void **state)
 	struct fixture *f = *state;
 
 	begin(f);
-	mark(f);
+	reset_dirty(f);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 100] = 1;
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 50000] = 1;
 	f->c.ram[RAM_BYTES - 1] = 2; /* an untouched page, in the short last block */
 	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES], 0); /* reading does not make it dirty */
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 3));
 	assert_true(bitmap_test(&f->dirty, BLOCKS - 1));
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 0);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 9; /* protected again */
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 3));
 }
 
-/* A writer that pauses only at the mark. */
+/* A writer that pauses only while the dirty bits are reset. */
 static void *writer(void *opaque)
 {
 	struct fixture *f = opaque;
@@ -181,7 +181,7 @@ static bool is_zero(const uint8_t *ram, size_t block)
 	return true;
 }
 
-/* Take all wanted blocks: each has its content at the mark and comes once. */
+/* Take all wanted blocks: each has its content at the reset and comes once. */
 static void save_and_compare(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
 {
 	struct bitmap seen;
@@ -207,14 +207,14 @@ static void save_and_compare(struct fixture *f, const struct bitmap *wanted, uns
 static void save_round(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
 {
 	writers_hold(f);
-	mark(f);
+	reset_dirty(f);
 	fault_tracker_save_begin(f->t, wanted ? wanted : &f->dirty);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	writers_release(f);
 	save_and_compare(f, wanted ? wanted : &f->dirty, delay_us);
 }
 
-static void test_save_has_memory_of_mark_while_writers_run(void **state)
+static void test_save_has_memory_as_of_reset_while_writers_run(void **state)
 {
 	struct fixture *f = *state;
 	struct fault_tracker_stats s;
@@ -228,14 +228,14 @@ static void test_save_has_memory_of_mark_while_writers_run(void **state)
 	assert_true(s.copied_aside > 0);
 }
 
-/* A save from a hold is complete, and does not change what the next mark reports. */
+/* A save from a hold is complete, and does not change which blocks the next reset reports. */
 static void test_hold_keeps_dirty_blocks(void **state)
 {
 	struct fixture *f = *state;
 	struct err e;
 
 	begin(f);
-	mark(f);
+	reset_dirty(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_hold(f->t, &e), 0);
 	fault_tracker_save_begin(f->t, &f->all);
@@ -244,7 +244,7 @@ static void test_hold_keeps_dirty_blocks(void **state)
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
 	save_and_compare(f, &f->all, 0);
 	f->c.ram[7 * VMSTATE_BLOCK_BYTES] = 7;
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 3);
 	for (size_t b = 3; b < 8; b += 2)
 		assert_true(bitmap_test(&f->dirty, b));
@@ -258,7 +258,7 @@ static void test_preprotected_block_stays_dirty(void **state)
 	struct err e;
 
 	begin(f);
-	mark(f);
+	reset_dirty(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, 4 * VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_preprotect(f->t, 4, &e), 0); /* few enough */
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4;
@@ -268,20 +268,20 @@ static void test_preprotected_block_stays_dirty(void **state)
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
 	fault_tracker_stats(f->t, &s);
 	assert_int_equal(s.faults, 1);
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 4);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	fault_tracker_save_begin(f->t, &f->all);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 6;
 	f->c.ram[6 * VMSTATE_BLOCK_BYTES] = 7;
 	save_and_compare(f, &f->all, 0);
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 }
 
 /* An incremental save: the blocks written since, plus the previous save, equal all of memory. */
-/* A vCPU is stopped while its fault waits for an answer, which comes after the mark. */
-static void test_fault_answered_after_mark_counts(void **state)
+/* A vCPU is stopped while its fault waits for an answer, which comes after the reset of the dirty bits. */
+static void test_fault_answered_after_reset_counts(void **state)
 {
 	struct fixture *f = *state;
 	struct err e = { 0 };
@@ -290,7 +290,7 @@ static void test_fault_answered_after_mark_counts(void **state)
 	begin(f);
 	memset(f->c.ram, 5, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_preprotect(f->t, 0, &e), 0);
-	mark(f);
+	reset_dirty(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 	/* The effect of the answer: no change, but possibly a write. */
 	__atomic_fetch_or(f->c.ram, 0, __ATOMIC_SEQ_CST);
@@ -300,7 +300,7 @@ static void test_fault_answered_after_mark_counts(void **state)
 	assert_int_equal(block, 0);
 	assert_int_equal(f->buf[0], 5);
 	fault_tracker_save_end(f->t);
-	mark(f);
+	reset_dirty(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 }
 
@@ -356,7 +356,7 @@ static void test_cancelled_save_releases_writers(void **state)
 	begin(f);
 	writers_start(f);
 	writers_hold(f);
-	mark(f);
+	reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
 	writers_release(f);
 	usleep(20000); /* the writers fill the buffer and wait */
@@ -377,7 +377,7 @@ static void test_untouched_memory_costs_nothing(void **state)
 	f->c.ram[20 * VMSTATE_BLOCK_BYTES] = 1;
 	f->c.ram[RAM_BYTES - 1] = 1;
 	begin(f);
-	mark(f);
+	reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
 	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
 		assert_true(block == 20 || block == BLOCKS - 1);
@@ -399,16 +399,16 @@ static void test_partly_present_blocks_are_tracked(void **state)
 	f->c.ram[8192] = 1;
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES + 20480] = 2;
 	begin(f);
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(f->c.ram[4096], 0); /* read */
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 3; /* written */
 	assert_int_equal(f->c.ram[8192], 1);
 	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES + 20480], 2);
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 5));
 	f->c.ram[4097] = 4;
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 0));
 	fault_tracker_save_begin(f->t, &f->all);
@@ -437,7 +437,7 @@ static void test_fault_after_stop_waits_for_free_only(void **state)
 
 	begin(f);
 	f->c.ram[0] = 1;
-	mark(f); /* protected again */
+	reset_dirty(f); /* protected again */
 	fault_tracker_stop(f->t);
 	fault_tracker_stop(f->t);
 	assert_int_equal(pthread_create(&t, NULL, write_one, f->c.ram), 0);
@@ -453,7 +453,7 @@ static void test_later_mapping_is_not_touched(void **state)
 	void *other;
 
 	begin(f);
-	mark(f);
+	reset_dirty(f);
 	fault_tracker_stop(f->t);
 	munmap(f->c.ram, RAM_BYTES);
 	/* A later mapping at the same address is not touched. */
@@ -470,10 +470,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_written_blocks_are_dirty, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_save_has_memory_of_mark_while_writers_run, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_save_has_memory_as_of_reset_while_writers_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hold_keeps_dirty_blocks, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_preprotected_block_stays_dirty, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_fault_answered_after_mark_counts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fault_answered_after_reset_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_incremental_saves_add_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_writers_wait_when_buffer_is_full, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, setup, teardown),

@@ -161,7 +161,7 @@ static uint64_t resident_bytes(struct fixture *f)
 	return (uint64_t)st.st_blocks * 512;
 }
 
-static void mark(struct fixture *f)
+static void reset_dirty(struct fixture *f)
 {
 	struct err e = { 0 };
 
@@ -386,17 +386,17 @@ static void test_only_written_blocks_are_dirty(void **state)
 	f->ram[100 * VMSTATE_BLOCK_BYTES] = 1; /* not loaded yet: loaded for the write */
 	assert_int_equal(f->ram[101 * VMSTATE_BLOCK_BYTES], f->expect[101 * VMSTATE_BLOCK_BYTES]);
 	f->ram[102 * VMSTATE_BLOCK_BYTES] = 2; /* a zero block */
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 102));
 	atomic_store(&f->slow, false);
 	assert_true(ram_reader_wait(f->rd));
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 0);
 	f->ram[100 * VMSTATE_BLOCK_BYTES] = 3; /* protected again */
 	f->ram[104 * VMSTATE_BLOCK_BYTES] = 4; /* loaded by the background */
 	f->ram[RAM_BYTES - 1] = 5;
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 3);
 	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 104) &&
 		bitmap_test(&f->dirty, BLOCKS - 1));
@@ -424,8 +424,8 @@ static void *scribbler(void *opaque)
 	return NULL;
 }
 
-/* The saved state plus the blocks that a mark reports as written equal memory at that mark, whether
- * it was loaded or not. */
+/* The saved state plus the blocks that a reset of the dirty bits reports as written equal memory at that reset,
+ * whether it was loaded or not. */
 static void saves_add_up(struct fixture *f)
 {
 	uint8_t *copy = malloc(RAM_BYTES), *now = malloc(RAM_BYTES), *buf = malloc(VMSTATE_BLOCK_BYTES);
@@ -436,7 +436,7 @@ static void saves_add_up(struct fixture *f)
 		atomic_store(&f->hold, true);
 		while (atomic_load(&f->holding) < SCRIBBLERS)
 			usleep(50);
-		mark(f);
+		reset_dirty(f);
 		fault_tracker_save_begin(f->t, &f->dirty);
 		/* Compare only dirty blocks: reading others would load them. */
 		for (size_t b = 0; b < BLOCKS; b++)
@@ -460,7 +460,7 @@ static void saves_add_up(struct fixture *f)
 	atomic_store(&f->hold, true);
 	while (atomic_load(&f->holding) < SCRIBBLERS)
 		usleep(50);
-	mark(f);
+	reset_dirty(f);
 	for (size_t b = 0; b < BLOCKS; b++)
 		if (!bitmap_test(&f->dirty, b))
 			assert_memory_equal(f->ram + b * VMSTATE_BLOCK_BYTES, copy + b * VMSTATE_BLOCK_BYTES,
@@ -504,7 +504,7 @@ static void test_full_save_omits_untouched_zeros(void **state)
 	begin(f);
 	need_protection(f);
 	assert_true(ram_reader_wait(f->rd));
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_init(&all, BLOCKS), 0);
 	for (size_t b = 0; b < BLOCKS; b++)
 		bitmap_set(&all, b);
@@ -548,8 +548,8 @@ static void test_rewind_reloads_written_blocks_only(void **state)
 	need_protection(f);
 	assert_true(ram_reader_wait(f->rd));
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x77, 3 * VMSTATE_BLOCK_BYTES);
-	mark(f);
-	rewind_now(f, NULL); /* rewinds to the mark: earlier writes stay */
+	reset_dirty(f);
+	rewind_now(f, NULL); /* rewinds to the last reset: earlier writes stay */
 	assert_true(ram_reader_wait(f->rd));
 	assert_int_equal(f->ram[40 * VMSTATE_BLOCK_BYTES], 0x77);
 	memset(f->ram + 40 * VMSTATE_BLOCK_BYTES, 0x78, 3 * VMSTATE_BLOCK_BYTES);
@@ -568,7 +568,7 @@ static void test_rewind_reloads_written_blocks_only(void **state)
 	assert_true(ram_reader_wait(f->rd));
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	f->ram[41 * VMSTATE_BLOCK_BYTES] = 1; /* still tracked */
-	mark(f);
+	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 41));
 }
