@@ -25,12 +25,14 @@
 
 __attribute__((format(printf, 3, 4))) static void found(struct host_check *c, enum host_status status, const char *fmt, ...)
 {
+	int saved = errno; /* the caller chooses the remedy by it */
 	va_list ap;
 
 	c->status = status;
 	va_start(ap, fmt);
 	vsnprintf(c->found, sizeof(c->found), fmt, ap);
 	va_end(ap);
+	errno = saved;
 }
 
 __attribute__((format(printf, 2, 3))) static void remedy(struct host_check *c, const char *fmt, ...)
