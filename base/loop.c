@@ -317,7 +317,7 @@ void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns)
 		struct loop_timer **h = reallocarray(l->heap, cap, sizeof(*h));
 
 		if (!h)
-			abort(); /* a timer that silently never fires would be worse */
+			abort(); /* otherwise the timer would never fire */
 		l->heap = h;
 		l->heap_cap = cap;
 	}
@@ -540,8 +540,8 @@ static void completions_reap(struct loop *l)
 {
 	struct io_uring_cqe *cqe;
 
-	/* Return each entry before its callback, because callbacks submit. The bound keeps timers
-	 * alive under a stream of completions. */
+	/* Return each entry to the ring before its callback runs, because callbacks submit. The bound
+	 * gives timers a turn during a stream of completions. */
 	for (unsigned n = 0; n < 1024 && io_uring_peek_cqe(&l->ring, &cqe) == 0; n++) {
 		uint64_t data = cqe->user_data;
 		int res = cqe->res;

@@ -95,10 +95,10 @@ void block_info(const struct block *b, struct block_info *ret_info);
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
 
-/* Errors beside the answers to requests. on_error() reports two events. The image is corrupt, and
- * from now on every change fails with -EIO; this is reported once. Or writing the tables failed
- * while no request waited for them; the engine retries each second and reports the next failure
- * only after a success. The loop calls on_error(), never inside another call. error: -errno. */
+/* Reports errors in addition to the results of requests, in two cases. The image is corrupt, and
+ * from now on every change fails with -EIO: reported once. Or writing the tables failed while no
+ * request waited for them: the engine retries each second and reports the next failure only after
+ * a success. on_error() is called from the loop, never inside another call. error: -errno. */
 struct block_listener {
 	void (*on_error)(struct block_listener *l, int error, const char *why);
 };

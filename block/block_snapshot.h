@@ -92,17 +92,18 @@ void block_snapshot_delete(struct block *b, const char *id, struct block_snapsho
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 /* Count the bytes of data, VM state and tables (without the L1) that only this snapshot refers to:
- * deleting it frees them. The count is 0 while the disk has not changed since. It changes nothing
- * and is incremental. If the guest writes meanwhile, the result is approximate. Fails with -EBUSY
- * during another operation, with -ECANCELED if one begins, and with -EROFS on a read-only disk.
+ * deleting it frees them. The count is 0 while the disk has not changed since the snapshot. Changes
+ * nothing. Incremental: guest requests continue. If the guest writes meanwhile, the result is
+ * approximate. Fails with -EBUSY during another operation, with -ECANCELED if one begins, and with
+ * -EROFS on a read-only disk.
  * ret_bytes: set if op succeeds. */
 void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
 	struct block_snapshot_op *op);
 void block_vmstate_read(struct block *b, const char *id, struct block_vmstate_req *r);
 
-/* The extents of an existing snapshot's VM state in the file. Readers use them that must not depend
- * on the disk's loop: the RAM reader, because the loop may wait for memory that the RAM reader fetches. Valid
- * until the snapshot is deleted, because its clusters do not change. */
+/* The extents of an existing snapshot's VM state in the file, for a reader that must not depend on
+ * the disk's loop: the loop may wait for memory that the RAM reader fetches. Valid until the
+ * snapshot is deleted, because its clusters do not change. */
 struct block_vmstate_extent {
 	uint64_t cluster; /* first cluster; the extent ends where the next one begins */
 	uint64_t host;	  /* offset in the file; 0: a hole */

@@ -22,7 +22,7 @@ struct io {
 	uint64_t offset, left, submitted;
 	uint64_t ended_at; /* for a read: the end of the file; UINT64_MAX: the read did not meet it */
 	struct iovec *rest; /* owned; the remainder after a short count */
-	void (*done)(struct io *io, int res); /* res: 0 or -errno; never called inside the start */
+	void (*done)(struct io *io, int res); /* res: 0 or -errno; never called inside io_read() or io_write() */
 };
 
 void io_read(struct io *io, struct loop *l, int fd, const struct iovec *iov, unsigned niov,

@@ -115,8 +115,8 @@ int fault_tracker_arm(struct fault_tracker *t, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
 }
 
-/* Protect the next unprotected blocks from *at on, with the lock held: a fault on one of them comes
- * entirely before or after. */
+/* Protect the next unprotected blocks from *at on. The caller holds the lock, so a fault on one of
+ * these blocks is handled entirely before or entirely after the protection. */
 static int bare_protect_piece(struct fault_tracker *t, uint64_t *at)
 {
 	uint64_t b = bitmap_next_set(&t->bare, *at);

@@ -23,7 +23,7 @@ static bool id_is_known(const struct tree_set *s)
 	return memcmp(s->id, none, sizeof(none)) != 0;
 }
 
-/* Encode the set behind the rest. */
+/* Encode the set behind the other tree data. */
 static void set_encode(const struct tree_set *s, struct block_snapshot_info *info)
 {
 	uint8_t *p = info->extra + info->extra_bytes;
@@ -41,7 +41,7 @@ static void set_encode(const struct tree_set *s, struct block_snapshot_info *inf
 	info->extra_bytes += SET_BYTES;
 }
 
-/* Decode the set. at: the end of the rest. A damaged set counts as none. */
+/* Decode the set. at: the end of the other tree data. A damaged set counts as none. */
 static void set_decode(const struct block_snapshot_info *info, size_t at, struct tree_set *ret)
 {
 	const uint8_t *p = info->extra + at;

@@ -19,9 +19,9 @@ struct uffd {
 	bool sysctl_denies;	      /* the system call failed because vm.unprivileged_userfaultfd is 0 */
 };
 
-/* Open a userfaultfd: by the device (Linux 6.1), whose file mode decides who may, and otherwise by
+/* Open a userfaultfd: by the device (Linux 6.1), whose file mode decides who may open it, or else by
  * the system call, which only root may use if vm.unprivileged_userfaultfd is 0.
- * Returns 0; -errno of the last attempt. On error, u->fd is -1 and the users of *u do without. */
+ * Returns 0; -errno of the last attempt. On error, u->fd is -1, and the VM runs without tracking. */
 int uffd_open(struct uffd *u);
 /* The same with another path in place of UFFD_DEVICE. */
 int uffd_open_device(const char *path, struct uffd *u);

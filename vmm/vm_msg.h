@@ -56,10 +56,10 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_REVERT = 14, /* struct vm_snapshot_revert */
 	VM_MSG_SNAPSHOT_DELETE = 15, /* struct vm_snapshot_name; children move to its parent */
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
-	/* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS with this one and its own_bytes. */
+	/* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS with that snapshot and its own_bytes. */
 	VM_MSG_SNAPSHOT_SIZE = 21,
-	/* struct vm_fork: capture the state from which clones start, of the VM, which runs on, or
-	 * of one of its snapshots, with the VM possibly off (`images_only`). Answered by
+	/* struct vm_fork: capture the state from which clones start: that of the running VM, which
+	 * continues, or of one of its snapshots; then the VM may be off (`images_only`). Answered by
 	 * VM_MSG_SNAPSHOT_DONE. fds: an empty memfd for a state as of VM_MSG_SAVE; then for each
 	 * writable disk, in order, its image for reading and `copies` empty files for its
 	 * copies. */

@@ -147,7 +147,7 @@ int audit_open(const char *dir, struct audit **ret_a, struct err *e)
 	a->fd = -1;
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = a->dir_fd < 0 ? -errno : present_open(a, old_end(a));
-	if (r == -EINVAL) { /* no audit log: rotate it away */
+	if (r == -EINVAL) { /* the file is no audit log: rotate it, and begin a new one */
 		a->base = old_end(a);
 		files_turn(a);
 		r = a->fd < 0 ? -EIO : 0;

@@ -54,7 +54,7 @@ static void err_append(struct err *e, uid_t uid)
 static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
 {
 	a->r = s->rights ? rights_assume(s->rights) : 0;
-	/* Set it after the ids, since changing ids clears it. */
+	/* Set the death signal after the ids, because changing the ids clears the signal. */
 	if (!a->r && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		a->r = -errno;
 	if (a->r < 0) {
@@ -129,7 +129,7 @@ static void answer_tell(struct fork_as *x)
 	int r;
 
 	if (!buf)
-		abort(); /* better than a call that is never answered */
+		abort(); /* otherwise the call would never be answered */
 	r = answer_take(x, buf, &m, &a);
 	res.nfds = m.nfds;
 	res.count = a.count;

@@ -111,7 +111,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	}
 	o = calloc(1, sizeof(*o));
 	if (!o)
-		abort(); /* better than a call that is never answered */
+		abort(); /* otherwise the call would never be answered */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
 	r = open_as_start(o, l, &files, d->rights, &e);
 	if (r < 0) {

@@ -26,7 +26,7 @@ struct permission {
 struct permissions {
 	struct permission *list; /* owned */
 	size_t n;
-	/* Called after each change that permissions_keep() was told of; NULL: nobody needs to know. */
+	/* Called by permissions_keep(). NULL: not wanted. */
 	void (*changed)(void *opaque);
 	void *opaque;
 };

@@ -37,7 +37,7 @@ static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 	sigemptyset(&none);
 	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) || setpgid(0, 0) < 0)
 		_exit(1);
-	/* Set it after the ids, since changing ids clears it. */
+	/* Set the death signal after the ids, because changing the ids clears the signal. */
 	if (p->death_signal && (prctl(PR_SET_PDEATHSIG, p->death_signal) < 0 || getppid() != parent))
 		_exit(1);
 	signal(SIGTERM, SIG_DFL);

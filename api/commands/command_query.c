@@ -226,7 +226,7 @@ void command_vm_list(struct call *c)
 		put_identity(entry, host->vms[i], brief);
 		json_object_array_add(vms, entry);
 		bytes += entry_bytes(host->vms[i], brief);
-		limit--; /* a page must end with a VM that the client may see, since that one names the next page */
+		limit--; /* only a visible VM ends a page, because `next` is the name of the page's last VM */
 	}
 	js_put(o, "vms", vms);
 	if (i < host->nvms)

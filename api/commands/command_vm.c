@@ -178,7 +178,7 @@ static void suspend_done(void *opaque, int r, const struct vm_answer *a, const s
 	struct call *c = opaque;
 
 	(void)a;
-	/* Usually the process's event has come first; then this changes nothing. */
+	/* Usually the event of the VM process has moved the state already; then vm_move() does nothing. */
 	request_done(c, r, e, VM_SAW_PAUSED, "user");
 }
 
@@ -223,7 +223,7 @@ void command_vm_reset(struct call *c)
 
 struct console_wait {
 	struct call *call;
-	int fd; /* the end for the client */
+	int fd; /* the client's end of the socket pair */
 };
 
 static void console_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

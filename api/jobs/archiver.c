@@ -296,7 +296,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	int r;
 
 	if (!a)
-		abort(); /* better than a call that is never answered */
+		abort(); /* otherwise the call would never be answered */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
 	r = loop_timer_new(l, process_timed_out, a, &a->timer);
 	if (!r)

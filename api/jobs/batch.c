@@ -51,7 +51,7 @@ struct batch *batch_new(struct vm_host *host)
 	struct batch *b = calloc(1, sizeof(*b));
 
 	if (!b)
-		abort(); /* better than a call that is never answered */
+		abort(); /* otherwise the call would never be answered */
 	b->host = host;
 	b->planned = json_object_new_array();
 	return b;

@@ -407,7 +407,7 @@ static struct cloning *cloning_new(struct vm_host *host, unsigned n)
 		f->defs = calloc(n, sizeof(struct definition *));
 	}
 	if (!f || !f->targets || !f->defs)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* otherwise the call would never be answered */
 	f->host = host;
 	f->batch = batch_new(host);
 	f->n = n;

@@ -268,7 +268,7 @@ int clone_plan_make(const struct vm *source, const struct clone_opts *opts, stru
 	p->n = MAX(opts->count, 1);
 	p->defs = calloc(p->n, sizeof(struct definition *));
 	if (!p->defs)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* otherwise the call would never be answered */
 	json_object_object_del(o, "uuid");
 	identity_drop_forwards(o);
 	for (unsigned i = 0; i < p->n && !r; i++) {

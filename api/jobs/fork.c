@@ -467,7 +467,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 	if (f)
 		f->clones = calloc(n, sizeof(*f->clones));
 	if (!f || !f->clones)
-		abort(); /* better than a call that is never answered */
+		abort(); /* otherwise the call would never be answered */
 	f->host = host;
 	f->batch = batch_new(host);
 	f->state_fd = -1;

@@ -20,7 +20,7 @@
 struct rename {
 	struct store_work work;
 	struct call *call;
-	struct vm *vm; /* stays as long as it is `renaming` */
+	struct vm *vm; /* cannot go away while its operation is VM_OP_RENAME */
 	char old[VM_NAME_MAX + 1];
 };
 

@@ -26,7 +26,7 @@ struct undefine {
 	struct store_work work;
 	struct call *call; /* NULL: an earlier daemon's client */
 	struct vm_host *host;
-	struct vm *vm; /* stays as long as it is `going` */
+	struct vm *vm; /* freed only here, after its operation VM_OP_UNDEFINE */
 	bool dry_run, snapshots_metadata; /* of struct undefine_opts */
 	struct volumes volumes;
 	struct fork_as *errand;
@@ -279,7 +279,7 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 		return r;
 	u = calloc(1, sizeof(*u));
 	if (!u)
-		abort(); /* better than a call that is never answered */
+		abort(); /* otherwise the call would never be answered */
 	*u = (struct undefine){ .call = c, .host = vm->host, .vm = vm, .dry_run = opts->dry_run,
 		.snapshots_metadata = opts->snapshots_metadata, .volumes = v };
 	vm_operation_begin(vm, &undefining);

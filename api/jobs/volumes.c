@@ -176,7 +176,7 @@ void volumes_done(struct volumes *v)
 
 struct removal {
 	const struct volumes *v;
-	const struct vm *vm; /* with the registry behind it */
+	const struct vm *vm; /* vm->host has the other VMs */
 	bool remove;
 };
 

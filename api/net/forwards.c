@@ -55,7 +55,7 @@ struct forwards {
 	unsigned n;
 	struct open_as *opener; /* opens the sockets */
 	struct loop_timer *timer; /* for the next try to listen or to wake */
-	bool waits; /* the timer is armed, and the sockets are not watched until then */
+	bool waits; /* the timer is armed; the sockets are not watched until it fires */
 	struct backoff wakes; /* failed tries to wake the VM */
 	bool told; /* the failure to open the sockets was logged */
 	struct loop_timer *start_timer;
@@ -424,7 +424,7 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
-/* Handle the end of a process. Its VM process itself reports the lost link (VM_EVENT_LINK_LOST). */
+/* Handle the end of a cairn-slirp process. The VM process itself reports the lost link (VM_EVENT_LINK_LOST). */
 static void slirp_ended(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;

@@ -2,10 +2,10 @@
  * VMs.
  *
  * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp reports the
- * client; it listens in the run folder, so that the next daemon can connect to it, too. While the VM is saved, the
- * daemon listens on the sockets, and passes them with the waiting clients to the cairn-slirp of the next start. If the
- * VM's idle policy is to save it, the daemon holds the sockets from the start on, so that no client is refused while
- * the VM falls asleep. */
+ * client to the daemon; cairn-slirp listens in the run folder, so that the next daemon can connect to it, too. While
+ * the VM is saved, the daemon listens on the sockets, and passes them with the waiting clients to the cairn-slirp of
+ * the next start. If the VM's idle policy is to save it, the daemon holds the sockets from the start on, so that no
+ * client is refused while the VM falls asleep. */
 #ifndef CAIRN_API_NET_FORWARDS_H
 #define CAIRN_API_NET_FORWARDS_H
 

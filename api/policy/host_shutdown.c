@@ -23,7 +23,7 @@ struct host_shutdown {
 	struct call *call;
 	struct staged_run *sequence;
 	struct json_object *outcomes;
-	bool *waits; /* per place in the run: the end of its VM is awaited */
+	bool *waits; /* for each VM of the staged run: whether its end is awaited */
 	int action;  /* -1: each VM's stop_action */
 	bool then_end;
 };
@@ -152,7 +152,7 @@ static void shutdown_done(void *opaque)
 		loop_stop(host->loop);
 }
 
-/* Make a run of the VMs that run or are starting, in reverse start order. */
+/* Create a staged run that stops all running and starting VMs, in reverse start order. */
 static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, struct host_shutdown *s)
 {
 	struct staged_run *q = staged_run_new(host, parallel, ops, s);

@@ -190,7 +190,7 @@ static void idle_taken_back(struct vm *vm, struct job *saving)
 		save_on_state_change(vm, saving);
 	else if (fell && vm->state == VM_SAVED)
 		snprintf(vm->reason, sizeof(vm->reason), VM_ASLEEP);
-	/* Its forwards are opened when all VMs are loaded. */
+	/* The daemon opens the VM's forwards later, when all VMs are loaded. */
 	if (fell)
 		vm_save(vm);
 }

@@ -34,7 +34,7 @@ size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, ui
 	}
 	if (next == n)
 		return n;
-	/* All entries before it have started. Those of a lower order, and those with a delay, must also have ended. */
+	/* All entries before e[next] have started. Those with another order or with a delay must have ended, too. */
 	for (size_t i = 0; i < next; i++)
 		if (e[i].progress == POLICY_UNDER_WAY &&
 			(e[i].order != e[next].order || e[i].delay_s))

@@ -485,7 +485,7 @@ void scheduler_set(struct vm *vm, const struct schedule_plan *plan)
 	if (!vm->schedule)
 		vm->schedule = calloc(1, sizeof(*vm->schedule));
 	if (!vm->schedule)
-		abort(); /* snapshots that silently stop are worse */
+		abort(); /* otherwise the scheduled snapshots would stop silently */
 	vm->schedule->plan = *plan;
 	/* The first snapshot of a new schedule is due in the next interval. */
 	if (begins) {
@@ -524,7 +524,7 @@ static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 	}
 	vm->schedule = calloc(1, sizeof(*vm->schedule));
 	if (!vm->schedule)
-		abort(); /* snapshots that silently stop are worse */
+		abort(); /* otherwise the scheduled snapshots would stop silently */
 	vm->schedule->plan = plan;
 	if (!past->last_s)
 		past->last_s = schedule_slot(&plan, now);

@@ -1,9 +1,9 @@
 /* qmp: a VM's own socket with QEMU's commands, events and job semantics. Programs written for QEMU work with it
  * unchanged.
  *
- * It is there while the VM has a process, as QEMU's is, and clients see the end of the stream
- * when the VM ends. The file is named after the uuid, so that a folder which everybody may pass
- * through tells no VM's name. */
+ * The socket exists while the VM has a process, as QEMU's does, and clients see the end of the
+ * stream when the VM ends. The socket's file is named after the VM's uuid: everybody may search the
+ * folder, and must not learn the VM's name. */
 #ifndef CAIRN_API_QMP_QMP_H
 #define CAIRN_API_QMP_QMP_H
 

@@ -39,7 +39,8 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_DUMP, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
 	{ VM_ASK_DUMP, BIT(VM_PRESERVED), VM_PRESERVED, VM_EMITS_NOTHING },
 	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
-	/* The snapshot decides the state after these requests; observations set it. */
+	/* These rows check that the request is legal. Their next state applies only to a revert that the offline
+	 * process has done; otherwise the VM_SAW rows set the state. */
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_REVERT, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED) | ACTIVE, VM_SHUT_OFF, VM_EMITS_NOTHING },

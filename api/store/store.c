@@ -160,7 +160,7 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 		r = store_lock(s->dir, &s->lock_fd, e);
 	if (!r) {
 		if (vm_path(s, "", "", path, NULL) == 0)
-			store_files_drop(path, DRAFT); /* an earlier daemon ended before it reported them as stored */
+			store_files_drop(path, DRAFT); /* drafts whose daemon ended before it reported them as stored */
 		r = store_writer_start(&s->writer, e);
 	}
 	if (r < 0) {
@@ -293,8 +293,8 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 	store_unread_each(&s->unread, found, opaque);
 }
 
-/* Find out whether a newer Cairn wrote one of the VM's other files. The daemon reads those only when it needs them, and
- * of some it only checks that they exist, so that would be too late. */
+/* Note the VM's other files that a newer Cairn wrote. Do this when the VM is loaded: the daemon reads these files later
+ * or, for some, only checks that they exist. */
 static void beside_look(struct store *s, const char *name)
 {
 	const char *file;

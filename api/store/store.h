@@ -66,10 +66,12 @@ int store_check_vm(struct store *s, const char *name, struct err *e);
 /* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. Writing it then
  * fails. */
 bool store_is_newer(struct store *s, const char *file);
-/* Read a file beside the VMs' folder that a newer Cairn wrote, without upgrading it. e: the reason why the store does
- * not change it. The caller puts the object. NULL: it is no such file. */
+/* Read a file beside the VMs' folder if a newer Cairn wrote the file. The caller puts the object, which is not
+ * converted to this version. e: set with the object: why this Cairn does not change the file. Returns NULL if no newer
+ * Cairn wrote the file. */
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
-/* Treat the loaded VM as one with a newer Cairn's file, because such a file names it. */
+/* Treat a loaded VM as if a newer Cairn had written one of its files, because `file`, beside the VMs' folder, is a
+ * newer Cairn's and names the VM. why: the reason, for errors. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Rename a definition to *.damaged that is JSON but no valid definition. */
 void store_quarantine(struct store *s, const char *name, const char *why);

@@ -122,7 +122,7 @@ static struct pending *pending_new(enum pending_kind kind, const char *path, cha
 	struct pending *p = calloc(1, sizeof(*p));
 
 	if (!p)
-		abort(); /* losing a state silently would be worse */
+		abort(); /* otherwise a state would be lost silently */
 	*p = (struct pending){ .kind = kind, .path = strdup(path), .text = text, .work = work };
 	if (!p->path)
 		abort();

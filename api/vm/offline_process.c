@@ -302,7 +302,7 @@ static struct offline_process *offline_new(struct vm *vm)
 	struct offline_process *i = calloc(1, sizeof(*i));
 
 	if (!i)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* otherwise the call would never be answered */
 	i->vm = vm;
 	i->last = &i->first;
 	return i;

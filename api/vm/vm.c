@@ -171,7 +171,7 @@ void vm_save(struct vm *vm)
 	js_put_int(o, "id", vm->id);
 	js_put_int(o, "exit_status", vm->exit.status);
 	js_put_int(o, "exit_signal", vm->exit.signal);
-	/* A start that has not succeeded yet does not count: this state does not report it. */
+	/* Do not count a start whose VM process has not answered yet: the state above is from before that start. */
 	js_put_uint(o, "run", vm->run - (vm->start.kind == VM_OP_START));
 	js_put_uint(o, "since_ns", vm->since_ns);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));

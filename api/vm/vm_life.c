@@ -118,8 +118,8 @@ static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
 	}
 }
 
-/* Emit the events for a change of the agent's port. Over the rate limit, a timer does it later, so that the last event
- * reports the port's true state. */
+/* Emit the events for a change of the agent's port. Above the rate limit, a timer emits them later, so that the last
+ * event reports the port's true state. */
 static void agent_tell(void *opaque)
 {
 	struct vm *vm = opaque;

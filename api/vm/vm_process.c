@@ -140,7 +140,7 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	struct vm_request *r = calloc(1, sizeof(*r));
 
 	if (!r)
-		abort(); /* a call that is never answered would be worse */
+		abort(); /* otherwise the call would never be answered */
 	r->seq = ++p->seq;
 	r->type = type;
 	r->deadline_ns = timeout_ns == VM_PROCESS_NO_TIMEOUT ? UINT64_MAX : loop_now_ns() + timeout_ns;

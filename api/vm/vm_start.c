@@ -31,7 +31,8 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 {
 	const char *path = vm->def->disks[i].layers[0].path;
 
-	/* The error stays in the VM's state. Some users see that state, but not the other VM. */
+	/* The error stays in the VM's state. So name the other VM only if every user who sees this state also sees the
+	 * other VM. */
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, by->def->name))
 		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
 			path);

@@ -1,5 +1,5 @@
 /* close_async: closes fds that clients sent, on a thread of its own, because close() may block the loop: on a TCP
- * socket for as long as its maker set by SO_LINGER, on a file for as long as its file system takes. Closing a
+ * socket for as long as the client has set with SO_LINGER, on a file for as long as its file system takes. Closing a
  * Unix socket, or reading from it without room for fds, also closes the fds that are still queued in it.
  * Threading: called on the loop; each call starts a thread that ends when the closing is done. */
 #ifndef CAIRN_API_WIRE_CLOSE_ASYNC_H

@@ -33,7 +33,7 @@ static void op_fail(struct block *b, struct block_snapshot_op *op, int res, cons
 	struct fail_op *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		op->done(op, -ENOMEM, e); /* there is no memory to answer later */
+		op->done(op, -ENOMEM, e); /* out of memory for an answer from the loop: answer at once */
 		return;
 	}
 	f->op = op;

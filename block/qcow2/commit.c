@@ -44,7 +44,8 @@ static int slice_order(const void *a, const void *b)
 	return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-/* Merge adjacent writes: their copies are adjacent in buf, too. */
+/* Add a write. If it continues the group's last write, in the file and in memory, extend that write
+ * instead. */
 static void writes_add(struct commit *c, size_t group_begin, uint64_t offset, uint8_t *data,
 	size_t len)
 {

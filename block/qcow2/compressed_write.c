@@ -14,7 +14,7 @@
 struct qcow2_streams {
 	struct qcow2 *q;
 	uint64_t end;  /* end of the last stream, in the file */
-	uint32_t left; /* bytes left in its cluster */
+	uint32_t left; /* bytes left in the last stream's cluster */
 };
 
 int qcow2_streams_new(struct block *b, struct qcow2_streams **ret_s, struct qcow2_create *ret_like, struct err *e)

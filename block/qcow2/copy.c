@@ -1,6 +1,7 @@
 /* Copies one snapshot of an image to a new image. Every cluster keeps its offset in the file, so
- * tables are copied unchanged. Clusters of others become holes, and the refcounts are counted anew.
- * The first pass checks the tables and counts the bytes, the second pass copies. */
+ * tables are copied unchanged. Clusters that the snapshot does not use become holes, and the
+ * refcounts are counted anew. The first pass checks the tables and counts the bytes, the second pass
+ * copies. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -122,7 +123,7 @@ static int entry_add(struct copier *k, uint64_t e, uint64_t bitmap)
 		return source_damaged(k, "an L2 entry", e);
 	if (!off)
 		return 0;
-	/* The entry keeps its cluster, as a hole. */
+	/* The entry reads as zeros, so its cluster becomes a hole of the copy. */
 	if ((e & QCOW2_ZERO) || (ext && !(uint32_t)bitmap))
 		return range_inside(off, k->cluster_bytes, ROUND_UP(k->file_bytes, k->cluster_bytes)) ? 0 :
 			source_damaged(k, "past the end of the file:", off);
@@ -230,8 +231,8 @@ static int header_load(struct copier *k)
 	return r || !k->c->snapshot ? r : snapshot_find(k);
 }
 
-/* Write the header: the image's, with the snapshot's L1 and size. Its refcount table is empty until
- * the count. */
+/* Write the L1 and the header: the source image's header without snapshots, with the L1 and the size
+ * of what is copied. The refcounts are not valid before refcounts_make(). */
 static int header_store(struct copier *k)
 {
 	uint8_t *p = k->l2;

@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A change of a range of the data file. Its record keeps allocating writes away. */
+/* A punch or a write of zeros in the data file. Meanwhile its l2meta keeps allocating writes away
+ * from the same clusters. */
 struct data_op {
 	struct l2meta l2meta;
 	struct qcow2_req *req;

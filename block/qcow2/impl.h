@@ -296,7 +296,7 @@ struct qcow2 {
 
 	/* The first write must wait until the unknown autoclear bits are cleared. */
 	bool gate_shut, gate_running;
-	struct wait_list gate; /* requests that wait for that */
+	struct wait_list gate; /* writes that wait until the bits are cleared */
 	struct io gate_io;
 	struct loop_op gate_op;
 	struct iovec gate_iov;
@@ -490,7 +490,7 @@ struct qcow2_req {
 	struct io io;	/* for a request with a single extent */
 };
 void qcow2_submit(struct block *b, struct block_req *r);
-/* Start a request of the engine itself. done() runs later, as for others. Returns 0 or -ENOMEM. */
+/* Start a request of the engine itself. done() runs later, as for a guest's request. Returns 0 or -ENOMEM. */
 int qcow2_req_start(struct qcow2 *q, struct map *m, struct block_req *r);
 /* Complete one part of req. */
 void qcow2_req_part_done(struct qcow2_req *req, int res);

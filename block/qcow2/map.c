@@ -337,8 +337,9 @@ static int make_start(struct qcow2 *q, struct map *map, uint32_t index, struct w
 	wait_list_init(&m->waiters);
 	map->l2_makes = m;
 	q->internal++;
-	/* A fresh cluster reads as zeros already. Behind the end of the file, a truncation could
-	 * leave the L1 with a missing table, so write the table's last piece there. */
+	/* A new table in a fresh cluster needs no write: the cluster reads as zeros. But if the
+	 * cluster ends beyond the end of the file, write the table's last slice, so that the L1
+	 * never names a table beyond the end of the file. */
 	if (!old && run.fresh && (run.first + 1) << q->cluster_bits <= q->tail.file_bytes) {
 		r = make_publish(m);
 		make_end(m, r);

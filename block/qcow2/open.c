@@ -314,7 +314,7 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	uint64_t file_bytes = o->file->size_bytes;
 	struct stat st;
 
-	/* The repair may have cut the file since the first look. */
+	/* The repair may have cut the file since o->file was filled in. */
 	if (!o->file->is_device && !fstat(o->fd, &st))
 		file_bytes = (uint64_t)st.st_size;
 	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,

@@ -18,11 +18,11 @@
 
 /* ---- the file ---- */
 
-/* The rest of a cluster with streams that was followed by a whole cluster. */
+/* The free end of a cluster with streams, behind which a whole cluster was written. */
 struct pack_hole {
 	uint64_t at;
 	uint64_t left;
-	uint64_t streams; /* number of streams in its cluster */
+	uint64_t streams; /* number of streams in that cluster */
 };
 
 struct qcow2_pack {

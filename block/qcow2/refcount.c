@@ -282,8 +282,8 @@ static int reftable_grow(struct qcow2 *q, uint64_t block)
 	return r < 0 ? qcow2_corrupt(q, "out of memory while growing the refcount table") : 0;
 }
 
-/* Create the block of a range that has none. Nothing in the range is used, so the block takes its
- * first cluster and counts itself. */
+/* Create the refcount block of a range that has none. No cluster of the range is used, so the block
+ * takes the range's first cluster and counts itself. */
 static int refblock_make(struct qcow2 *q, uint64_t block)
 {
 	uint64_t first = block << q->refblock_bits;
@@ -470,7 +470,7 @@ static void deferred_free_forget(struct qcow2 *q, uint64_t cluster, uint64_t end
 {
 	q->free_from = MIN(q->free_from, cluster);
 	while ((cluster = meta_next(&q->meta, cluster, end)) < end) {
-		/* Drop its slices, so that they are not written over the cluster's next content. */
+		/* Drop the table's slices, so that no commit writes them over the cluster's next content. */
 		if (meta_find(&q->meta, cluster) == META_INACTIVE_L2)
 			cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
 		meta_remove(&q->meta, cluster++);

@@ -358,8 +358,8 @@ static int apply_give_up(struct apply *a, int res)
 	struct qcow2 *q = a->o.task.q;
 
 	if (a->o.phase == APPLY_HEADER) {
-		/* The file may name the old L1 or the new one, so writes from now on could be lost
-		 * behind the other one. */
+		/* The file may name the old L1 or the new one. A write to the L1 that the file does
+		 * not name would be lost, so refuse all writes. */
 		memcpy(q->header_piece, a->old_fields, sizeof(a->old_fields));
 		header_release(q);
 		q->corrupt = true;

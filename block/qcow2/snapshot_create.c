@@ -31,7 +31,8 @@ enum create_phase {
 	CREATE_STOP,
 	CREATE_RELEASE_DISK,
 	CREATE_RELEASE_VM,
-	/* Wait until the freed clusters are free, including those of the old table. */
+	/* Wait until the released clusters, including those of the old snapshot table, may be
+	 * allocated again. */
 	CREATE_RELEASE_FLUSH,
 	CREATE_RELEASE_FREES,
 	CREATE_COPIED,
@@ -141,8 +142,8 @@ int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 {
 	struct counter *c = &q->creating->frozen;
 
-	/* After a failure or an abort, the tables need no count: the snapshot keeps what it has
-	 * counted. */
+	/* After a failure or an abort, no further table needs a count: the abort decrements only
+	 * the counted refcounts. */
 	if (index >= c->n || c->failed || q->creating->phase >= CREATE_STOP)
 		return 0;
 	return counter_count(c, index, w) == -EINPROGRESS ? -EINPROGRESS : 0;

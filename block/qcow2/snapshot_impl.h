@@ -27,7 +27,7 @@ struct task {
 	 * other work had its turn; -EINPROGRESS: t->wait runs later; TASK_DONE; any other error
 	 * ends the task. */
 	int (*step)(struct task *t);
-	/* Called if the operation behind t->wait failed. Returns 0: call step() again; TASK_DONE;
+	/* Called if an operation that t->wait waited for failed. Returns 0: call step() again; TASK_DONE;
 	 * or an error that ends the task. NULL: the failure ends the task. */
 	int (*failed)(struct task *t, int res);
 	void (*end)(struct task *t, int res);
@@ -78,7 +78,7 @@ struct snapshot_mark {
  * operation's whole work is durable. Call it like a task's step().
  * Returns 0 when the file has the bit. After an error, call snapshot_mark_failed(). */
 int snapshot_mark_put(struct snapshot_mark *m, struct task *t, bool dirty);
-/* Call this after a failure, also of the operation behind the wait. The file's state is then
+/* Call this after a failure, also of an operation that t->wait waited for. The file's state is then
  * unknown, so the image counts as marked. */
 void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q);
 
@@ -186,7 +186,7 @@ int table_swap_write(struct table_swap *s, struct task *t);
 void table_swap_fields(struct table_swap *s, struct qcow2 *q);
 /* The file has the new fields: free the old table. */
 void table_swap_adopt(struct table_swap *s, struct qcow2 *q);
-/* Clean up after an error of a step or of the operation behind its wait. Returns res. */
+/* Clean up after an error of a step, or of an operation that t->wait waited for. Returns res. */
 int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res);
 
 /* ---- vmstate.c ---- */

@@ -16,8 +16,8 @@ static void release_entry(struct qcow2 *q, struct l2_entry v)
 		l2_release(q, v);
 }
 
-/* Get the part of table r->index to release: a number of entries, and of clusters of the following
- * one. */
+/* Get the part of table r->index to release. Returns the number of whole entries. *ret_sub: number
+ * of clusters to release of the compressed entry that follows them. */
 static uint32_t release_limit(const struct qcow2 *q, const struct release *r, uint32_t *ret_sub)
 {
 	*ret_sub = 0;

@@ -1,6 +1,6 @@
 /* Computes a snapshot's own size: the clusters whose only reference is the snapshot's. It walks the
- * snapshot's tables and changes nothing. It skips a table with other users and everything below,
- * because each of its clusters has a reference from there. */
+ * snapshot's tables and changes nothing. It skips a table with other users and everything below
+ * that table, because the other users use those clusters, too. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"

@@ -65,7 +65,7 @@ void vmstate_fail(struct qcow2 *q, struct block_vmstate_req *r, int res)
 	struct fail_req *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		r->done(r, -ENOMEM); /* there is no memory to answer later */
+		r->done(r, -ENOMEM); /* out of memory for an answer from the loop: answer at once */
 		return;
 	}
 	*f = (struct fail_req){ .nop.done = fail_run, .r = r, .q = q, .res = res };

@@ -390,7 +390,7 @@ static void blk_pop_all(struct virtio_blk *b, unsigned qi, unsigned *budget)
 		int got;
 
 		if (!r) {
-			b->starved = true; /* the next completion looks again */
+			b->starved = true; /* the next completion serves the rings again */
 			return;
 		}
 		r->queue = qi;

@@ -67,7 +67,7 @@ static int zeros_scan(struct trim *t, struct block *b, uint8_t *buf)
 	return r;
 }
 
-/* Find the data file, whose zeros are freed there. */
+/* Find the external data file: zeros of the disk are freed in that file. */
 static int data_path_find(struct trim *t, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];

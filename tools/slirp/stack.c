@@ -249,8 +249,8 @@ void stack_input(struct stack *s, const uint8_t *frame, size_t len)
 	slirp_input(s->slirp, frame, (int)len);
 }
 
-/* Send packets that waited for an address that the guest has just announced: in the next round, they could have expired
- * after one second. Polls no socket. */
+/* Send the packets for which libslirp did not know the guest's address, in case the guest has just announced it:
+ * libslirp drops such packets after one second, which may be before the next round. Polls no socket. */
 void stack_input_done(struct stack *s)
 {
 	slirp_pollfds_poll(s->slirp, 1, NULL, NULL);

@@ -283,7 +283,7 @@ static void thaw_end(struct agent *a, bool thawed)
 
 	if (thawed)
 		a->owes_thaw = false;
-	if (!a->thaw_due) /* another thaw is due: its end reports */
+	if (!a->thaw_due) /* if another thaw is due, that thaw's end calls thaw_failed() */
 		a->thaw_failed = NULL;
 	if (!thawed && !a->thaw_failed && failed)
 		failed(a->thaw_opaque);

@@ -14,8 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define TSS_ADDR 0xfffbd000ULL		/* three pages in the hole below 4 GiB; VMX without */
-#define IDENTITY_MAP_ADDR 0xfffbc000ULL /* "unrestricted guest" needs the TSS and this page */
+/* A TSS of three pages and a page table, in the hole below 4 GiB. KVM uses them for real mode on VMX
+ * without "unrestricted guest". */
+#define TSS_ADDR 0xfffbd000ULL
+#define IDENTITY_MAP_ADDR 0xfffbc000ULL
 
 int kvm_ioctl(int fd, unsigned long req, void *arg)
 {

@@ -47,7 +47,7 @@ struct create_job {
 	struct state_writer sections;
 	struct bitmap wanted; /* blocks of RAM to write */
 	struct vmstate_header h;
-	uint32_t *crcs;			      /* the base's; the new ones of blocks that were written */
+	uint32_t *crcs;			      /* one per block: new for a written block, else the base's */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: snapshot whose memory is shared */
 	uint64_t started_ns, bytes_done, bytes_total;
 	struct ram_run run[2]; /* one is written while the other is filled */
