@@ -144,7 +144,7 @@ check_lengths() {
 check_columns() {
 	grep -E '\.(c|h|py|sh)$' "$tmp/files" | xargs -r grep -lE "^.{$((COMMENT_COLUMNS / 2))}" | while read -r f; do
 		expand -t 8 "$f" | LC_ALL=C.UTF-8 grep -nE "^.{$((COMMENT_COLUMNS + 1))}" |
-			sed -nE "s,^([0-9]+): *(/\*|\* |//|#\"\"\").*,$f:\1: a comment of more than $COMMENT_COLUMNS columns,p"
+			sed -nE "s,^([0-9]+): *(/\*|\* |//|#|\"\"\").*,$f:\1: a comment of more than $COMMENT_COLUMNS columns,p"
 	done
 }
 
