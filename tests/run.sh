@@ -4,7 +4,7 @@
 #
 # TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). A test that leaves no result has
 # failed. Each run has one temporary folder; the run fails when the folder holds more than TEST_TMP_MIB (2048)
-# at any time, or when a file is left in it. Folders of failed tests are kept in BUILD/failed.
+# at any time, or when a file in it or a process is left. Folders of failed tests are kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -118,7 +118,28 @@ tmp_watch() {
 	done
 }
 
-# Fail the run when tests left files or used too much space.
+processes_left() { # a test's processes have a TMPDIR below $tmp
+	left=$(grep -lsF "TMPDIR=$tmp" /proc/[0-9]*/environ | cut -d / -f 3)
+	[ -n "$left" ]
+}
+
+# Fail the run when tests left processes, and end these. Give those that are ending 5 seconds.
+processes_end() {
+	tries=10
+	while processes_left && [ $tries -gt 0 ]; do
+		tries=$((tries - 1))
+		sleep 0.5
+	done
+	[ -n "$left" ] || return 0
+	fault "processes are left:
+$(for p in $left; do
+		echo "$p $(tr '\0' ' ' <"/proc/$p/cmdline") $(tr '\0' '\n' <"/proc/$p/environ" | grep '^PYTEST_CURRENT_TEST=')"
+	done | head -n 20)"
+	# shellcheck disable=SC2086 # one word a process
+	kill -KILL $left 2>/dev/null
+}
+
+# Fail the run when tests left files or processes, or used too much space.
 tmp_check() {
 	kill "$watcher" && watcher=
 	tmp_size >>"$results/sizes"
@@ -131,6 +152,7 @@ tmp_check() {
 	left=$(find "$tmp" ${shm:+"$shm"} -mindepth 1 -maxdepth 3 | grep -vxE "$expected" | head -n 20)
 	[ -z "$left" ] || fault "temporary files are left:
 $left"
+	processes_end
 	rm -rf "$build/failed"
 	if [ "$failed" != 0 ] && [ -n "$(ls "$tmp")" ] && mv "$tmp" "$build/failed"; then
 		echo "Folders of failed tests: $build/failed"

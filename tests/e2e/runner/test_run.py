@@ -3,6 +3,7 @@
 Each test here runs the runner in a small tree of its own, on programs and tests made up for it."""
 
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import textwrap
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, until
 
 PASSES = "def test_passes():\n    pass\n"
 # Removes the result just before pytest ends, or leaves it cut off, and ends as if all was well.
@@ -91,6 +92,21 @@ def test_run_fails_when_a_unit_program_leaves_files(tree):
     tree.unit("test_a", 'echo 1..1; echo ok 1 - a; touch "$TMPDIR/forgotten"')
     status, passed, failed, _, out = tree.run("unit")
     assert (status, passed, failed) == (1, 1, 1) and "forgotten" in out
+
+
+def test_run_fails_when_a_test_leaves_a_process(tree):
+    pid = tree.path / "pid"
+    tree.unit("test_a", f'echo 1..1; echo ok 1 - a; setsid sleep 1000 >/dev/null 2>&1 & echo $! >"{pid}"')
+    status, passed, failed, _, out = tree.run("unit")
+    assert (status, passed, failed) == (1, 1, 1) and "sleep 1000" in out
+    until(lambda: not alive(pid.read_text().strip()))
+
+
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # empty: it waits to be reaped
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # ---- end-to-end tests ----
