@@ -166,6 +166,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 	if (!ram || ram > VMSTATE_RAM_MAX_BYTES || ram % 4096)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's memory size is impossible");
 	memset(h, 0, sizeof(*h));
+	h->version = load_le32(b + 8);
 	vmstate_layout_of(ram, &h->layout);
 	h->sections_bytes = load_le64(b + 24);
 	h->definition_bytes = load_le64(b + 88);

@@ -35,7 +35,7 @@
 
 struct err;
 
-#define VMSTATE_VERSION 1
+#define VMSTATE_VERSION 2 /* 1: without the section "cpu" and the machine version */
 #define VMSTATE_HEADER_BYTES 4096u
 #define VMSTATE_BLOCK_BYTES 65536u
 #define VMSTATE_CRC_PIECE_BLOCKS 1024u
@@ -76,6 +76,7 @@ void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *ret);
 uint64_t vmstate_ram_bytes(uint64_t total_bytes);
 
 struct vmstate_header {
+	uint32_t version; /* set by a read; a write writes VMSTATE_VERSION */
 	struct vmstate_layout layout;
 	uint64_t sections_bytes;
 	uint64_t definition_bytes;

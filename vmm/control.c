@@ -102,7 +102,15 @@ void control_event(void *opaque, const struct vm_event *ev)
 
 void control_configured(struct control *c, int r, const struct err *e)
 {
-	reply_send(c, c->config_seq, r, e);
+	struct vm_reply body = { 0 };
+
+	if (r < 0) {
+		reply_send(c, c->config_seq, r, e);
+		return;
+	}
+	if (c->vm)
+		vm_processor_note(c->vm, body.msg, sizeof(body.msg));
+	peer_send(c, VM_MSG_REPLY, c->config_seq, &body, sizeof(body));
 }
 
 /* ---- requests ---- */

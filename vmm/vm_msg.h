@@ -261,7 +261,7 @@ struct vm_config {
 struct vm_reply {
 	int32_t error; /* 0 or -errno */
 	uint32_t cls;  /* enum err_class */
-	char msg[480];
+	char msg[480]; /* of an error; or a note, in the answer to VM_MSG_CONFIG */
 };
 
 enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT = 2 };

@@ -269,6 +269,11 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 		return true;
 	default:
 		*ret_r = fault_take(reply->error, reply->cls, reply->msg, e);
+		reply->msg[sizeof(reply->msg) - 1] = 0;
+		if (!*ret_r && reply->msg[0]) {
+			utf8_clean(reply->msg);
+			a->note = reply->msg;
+		}
 		return true;
 	}
 }

@@ -236,7 +236,6 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	const char *reason = by ? VM_WOKEN : vm->start.from_state ? "restored" : "booted";
 	struct err stopped;
 
-	(void)a;
 	vm->start.kind = VM_OP_NONE;
 	if (r < 0) {
 		if (vm_is_stopping(vm)) {
@@ -256,9 +255,9 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	vm_set(vm, VM_FACT_SAVED_PAUSED, false);
 	managed_release(vm, true);
 	if (vm->start.opts.paused)
-		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : "user", NULL, 0);
+		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : "user", a->note, 0);
 	else
-		vm_move(vm, VM_ASK_START, reason, by, 0);
+		vm_move(vm, VM_ASK_START, reason, by ? by : a->note, 0);
 	vm_notify(vm, started);
 	start_answer(vm, 0, NULL);
 }

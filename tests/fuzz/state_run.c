@@ -1,9 +1,11 @@
 #include "tests/fuzz/fuzz_state.h"
 
 #include "base/bytes.h"
+#include "base/cpuid.h"
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "snapshot/tree.h"
 #include "snapshot/vmstate.h"
@@ -65,6 +67,27 @@ static void content_read(struct state_reader *r)
 	(void)state_reader_complete(r);
 }
 
+/* Read a section "cpu", and compare its processor with this one and with itself. */
+static void cpu_run(struct state_reader r)
+{
+	static struct cpuid *here; /* kept, because each leaf is an exit on a host that is a virtual machine */
+	char text[100];
+	struct cpu_state c;
+	struct err e;
+
+	if (!here)
+		here = cpuid_read_processor();
+	must(here);
+	if (cpu_state_take(&r, &c, &e) == 0) {
+		must(c.guest->n <= CPUID_LEAVES_MAX && (!c.own || c.own->n <= CPUID_LEAVES_MAX));
+		must(cpuid_list_more(c.guest, c.guest, text, sizeof(text)) == 0 && !text[0]);
+		(void)cpuid_list_more(c.guest, here, text, sizeof(text));
+		must(strlen(text) < sizeof(text));
+		(void)cpuid_list_more(here, c.guest, NULL, 0);
+	}
+	cpu_state_done(&c);
+}
+
 static unsigned sections_run(const uint8_t *buf, size_t len)
 {
 	struct state_section s;
@@ -77,6 +100,8 @@ static unsigned sections_run(const uint8_t *buf, size_t len)
 		must(strnlen(s.name, sizeof(s.name)) <= STATE_NAME_MAX);
 		must(strnlen(s.instance, sizeof(s.instance)) <= STATE_NAME_MAX);
 		must(s.content.buf >= buf + before && s.content.buf + s.content.len <= buf + pos);
+		if (!strcmp(s.name, CPU_STATE_SECTION))
+			cpu_run(s.content);
 		content_read(&s.content);
 		before = pos;
 		n++;

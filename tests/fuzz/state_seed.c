@@ -1,8 +1,10 @@
 #include "tests/fuzz/fuzz_state.h"
 
 #include "base/bytes.h"
+#include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "snapshot/tree.h"
 #include "snapshot/vmstate.h"
@@ -14,9 +16,24 @@
 #define FRONT_BYTES (17 * WINDOW_BYTES)
 #define RAM_BYTES (3 * (uint64_t)VMSTATE_BLOCK_BYTES)
 
+static void cpu_write(struct state_writer *w, uint32_t kind)
+{
+	struct cpu_state c = { .kind = kind, .sockets = 1, .cores = 1, .threads = 1, .tsc_khz = 2000000, .xcr0 = 7,
+		.guest = cpuid_new(3), .own = cpuid_new(1) };
+
+	if (!c.guest || !c.own)
+		abort();
+	c.guest->leaf[1] = (struct cpuid_leaf){ .function = 1, .reg = { 1, 2, 3, 4 } };
+	c.guest->leaf[2] = (struct cpuid_leaf){ .function = 7, .flags = CPUID_FLAG_INDEX, .reg = { 1, ~0u, 3, 4 } };
+	cpu_state_put(w, &c);
+	cpu_state_done(&c);
+}
+
 static void sections_write(struct state_writer *w)
 {
 	state_writer_init(w);
+	cpu_write(w, CPU_KIND_VIRTUAL);
+	cpu_write(w, CPU_KIND_PROCESSOR);
 	state_section_begin(w, "vcpu", "0", 1);
 	for (uint8_t i = 0; i < 40; i++)
 		state_put_u64(w, i);

@@ -2,8 +2,10 @@
 #include "img.h"
 
 #include "base/cleanup.h"
+#include "base/cpuid.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
+#include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
 
@@ -14,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define FEATURES_BYTES 4096
 
 /* A vmstate_store that reads the VM state of a snapshot. */
 struct snapshot_store {
@@ -67,6 +71,8 @@ static struct json_object *header_json(const struct vmstate_header *h)
 	struct json_object *o = json_object_new_object();
 	char uuid[40];
 
+	section_add(o, "version", h->version);
+
 	snprintf(uuid, sizeof(uuid), "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
 		h->uuid[0], h->uuid[1], h->uuid[2], h->uuid[3], h->uuid[4], h->uuid[5], h->uuid[6],
 		h->uuid[7], h->uuid[8], h->uuid[9], h->uuid[10], h->uuid[11], h->uuid[12], h->uuid[13],
@@ -91,6 +97,63 @@ static void ram_json(struct json_object *o, const struct vmstate_header *h, cons
 	section_add(o, "ram-blocks-zero", zero);
 }
 
+static struct json_object *leaves_json(const struct cpuid *c)
+{
+	static const char *const regs[] = { "eax", "ebx", "ecx", "edx" };
+	struct json_object *list = json_object_new_array();
+
+	for (uint32_t i = 0; c && i < c->n; i++) {
+		const struct cpuid_leaf *l = &c->leaf[i];
+		struct json_object *o = json_object_new_object();
+
+		section_add(o, "leaf", l->function);
+		section_add(o, "index", l->index);
+		for (unsigned k = 0; k < ARRAY_SIZE(regs); k++)
+			section_add(o, regs[k], l->reg[k]);
+		json_object_array_add(list, o);
+	}
+	return list;
+}
+
+/* The features are those that a guest's user mode sees. */
+static int cpu_json(struct json_object *o, struct state_reader *r, struct err *e)
+{
+	struct json_object *cpu = json_object_new_object();
+	char features[FEATURES_BYTES];
+	struct cpu_state c;
+	int ret = cpu_state_take(r, &c, e);
+
+	json_object_object_add(o, "cpu", cpu);
+	if (!ret) {
+		cpuid_list_more(c.own ? c.own : c.guest, NULL, features, sizeof(features));
+		json_object_object_add(cpu, "cpuid", json_object_new_string(c.own ? "processor" : "virtual"));
+		section_add(cpu, "sockets", c.sockets);
+		section_add(cpu, "cores", c.cores);
+		section_add(cpu, "threads", c.threads);
+		section_add(cpu, "tsc-khz", c.tsc_khz);
+		section_add(cpu, "xcr0", c.xcr0);
+		json_object_object_add(cpu, "features", json_object_new_string(features));
+		json_object_object_add(cpu, "leaves", leaves_json(c.guest));
+		json_object_object_add(cpu, "processor-leaves", leaves_json(c.own));
+	}
+	cpu_state_done(&c);
+	return ret;
+}
+
+/* Add what this tool reads of a section's content. */
+static int content_json(struct json_object *o, struct state_section *s, struct err *e)
+{
+	uint8_t sizes[16]; /* memory, vCPUs, devices */
+
+	if (!strcmp(s->name, CPU_STATE_SECTION) && s->version == CPU_STATE_VERSION)
+		return cpu_json(o, &s->content, e);
+	if (strcmp(s->name, "machine"))
+		return 0;
+	state_bytes(&s->content, sizes, sizeof(sizes));
+	section_add(o, "machine-version", s->version > 1 ? state_u32(&s->content) : 1);
+	return 0;
+}
+
 static int sections_json(struct json_object *o, const uint8_t *buf, size_t len, struct err *e)
 {
 	struct json_object *list = json_object_new_array();
@@ -107,6 +170,9 @@ static int sections_json(struct json_object *o, const uint8_t *buf, size_t len, 
 		section_add(i, "version", s.version);
 		section_add(i, "bytes", s.content.len);
 		json_object_array_add(list, i);
+		r = content_json(o, &s, e);
+		if (r < 0)
+			return r;
 	}
 	return r;
 }
@@ -116,13 +182,25 @@ static const char *section_text(struct json_object *o, const char *key)
 	return json_object_get_string(json_object_object_get(o, key));
 }
 
+static void cpu_print(struct json_object *cpu)
+{
+	printf("cpu: %s CPUID, %s sockets, %s cores, %s threads, TSC %s kHz, XCR0 0x%llx\ncpu-features: %s\n",
+		section_text(cpu, "cpuid"), section_text(cpu, "sockets"), section_text(cpu, "cores"),
+		section_text(cpu, "threads"), section_text(cpu, "tsc-khz"),
+		(unsigned long long)json_object_get_uint64(json_object_object_get(cpu, "xcr0")),
+		section_text(cpu, "features"));
+}
+
 static void vmstate_print(struct json_object *o)
 {
 	struct json_object *list = json_object_object_get(o, "sections");
 
-	json_object_object_foreach(o, key, v)
-		if (v != list)
+	json_object_object_foreach(o, key, v) {
+		if (json_object_is_type(v, json_type_object))
+			cpu_print(v);
+		else if (v != list)
 			printf("%s: %s\n", key, json_object_get_string(v));
+	}
 	printf("sections:\n  %-24s %-16s %7s %9s\n", "NAME", "INSTANCE", "VERSION", "BYTES");
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *s = json_object_array_get_idx(list, i);

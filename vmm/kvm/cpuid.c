@@ -1,5 +1,6 @@
 /* CPUID of the guest: the leaves that KVM supports on this host, with the topology of the VM's
  * definition (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). */
+#include "base/cpuid.h"
 #include "base/err.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
@@ -83,17 +84,29 @@ static void entry_adjust(struct kvm_cpuid_entry2 *c, const struct vcpus_config *
 	}
 }
 
+struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *from)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + from->n * sizeof(c->entries[0]));
+
+	for (uint32_t i = 0; c && i < from->n; i++) {
+		const struct cpuid_leaf *l = &from->leaf[i];
+
+		c->entries[i] = (struct kvm_cpuid_entry2){ .function = l->function, .index = l->index, .flags = l->flags,
+			.eax = l->reg[CPUID_EAX], .ebx = l->reg[CPUID_EBX], .ecx = l->reg[CPUID_ECX], .edx = l->reg[CPUID_EDX] };
+	}
+	if (c)
+		c->nent = from->n;
+	return c;
+}
+
 int vcpu_cpuid_set(struct vcpu *v, struct err *e)
 {
 	const struct vcpus_config *t = &v->set->cfg;
-	const struct kvm_cpuid2 *s = t->kvm->supported;
-	size_t bytes = sizeof(*s) + s->nent * sizeof(s->entries[0]);
-	struct kvm_cpuid2 *c = malloc(bytes);
+	struct kvm_cpuid2 *c = kvm_cpuid_new(t->kvm->guest ? t->kvm->guest : t->kvm->supported);
 	int r;
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "CPUID");
-	memcpy(c, s, bytes);
 	for (unsigned i = 0; i < c->nent; i++)
 		entry_adjust(&c->entries[i], t, v->index);
 	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, c);

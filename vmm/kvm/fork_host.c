@@ -1,13 +1,15 @@
 #include "vmm/kvm/fork_host.h"
 #include "base/cleanup.h"
+#include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
+#include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/kvm.h"
 
 #include <errno.h>
-#include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,33 +17,11 @@
 /* Offset of the section: between the definition and the checksums of snapshot/vmstate.h, a range
  * that saved states leave unused. */
 #define HOST_OFFSET (14 * MIB)
-#define HOST_BYTES 8192u
+#define HOST_BYTES 16384u
 #define HOST_SECTION "host"
-#define HOST_VERSION 1
+#define HOST_VERSION 2
 
-static void entry_put(struct state_writer *w, const struct kvm_cpuid_entry2 *c)
-{
-	state_put_u32(w, c->function);
-	state_put_u32(w, c->index);
-	state_put_u32(w, c->flags);
-	state_put_u32(w, c->eax);
-	state_put_u32(w, c->ebx);
-	state_put_u32(w, c->ecx);
-	state_put_u32(w, c->edx);
-}
-
-static void entry_take(struct state_reader *r, struct kvm_cpuid_entry2 *c)
-{
-	c->function = state_u32(r);
-	c->index = state_u32(r);
-	c->flags = state_u32(r);
-	c->eax = state_u32(r);
-	c->ebx = state_u32(r);
-	c->ecx = state_u32(r);
-	c->edx = state_u32(r);
-}
-
-static int cpuid_write(struct vmstate_store *s, const struct kvm_cpuid2 *c)
+static int facts_write(struct vmstate_store *s, struct kvm *k)
 {
 	CLEANUP_FREE uint8_t *page = aligned_alloc(4096, HOST_BYTES);
 	struct state_writer w;
@@ -51,9 +31,10 @@ static int cpuid_write(struct vmstate_store *s, const struct kvm_cpuid2 *c)
 		return r;
 	state_writer_init(&w);
 	state_section_begin(&w, HOST_SECTION, "", HOST_VERSION);
-	state_put_u32(&w, c->nent);
-	for (uint32_t i = 0; i < c->nent; i++)
-		entry_put(&w, &c->entries[i]);
+	state_put_u32(&w, cpu_probe_learn(k));
+	state_put_u64(&w, k->xcr0);
+	cpuid_put(&w, k->supported);
+	cpuid_put(&w, k->own);
 	state_section_end(&w);
 	if (w.failed || w.len > HOST_BYTES)
 		r = -ENOMEM;
@@ -66,33 +47,27 @@ static int cpuid_write(struct vmstate_store *s, const struct kvm_cpuid2 *c)
 	return r;
 }
 
-int fork_host_write(struct vmstate_file *f, const struct kvm *k, uint64_t total_bytes, struct err *e)
+int fork_host_write(struct vmstate_file *f, struct kvm *k, uint64_t total_bytes, struct err *e)
 {
-	int r = k->supported ? cpuid_write(&f->store, k->supported) : 0;
+	int r = k->supported ? facts_write(&f->store, k) : 0;
 
 	if (!r && ftruncate(f->fd, (off_t)total_bytes) < 0)
 		r = -errno;
 	return r < 0 ? err_set_errno(e, r, "cannot extend the fork's state file") : 0;
 }
 
-static struct kvm_cpuid2 *cpuid_take(struct state_reader *r)
+/* Returns false when the content is malformed. */
+static bool facts_take(struct state_reader *r, struct fork_host *h)
 {
-	uint32_t n = state_u32(r);
-	struct kvm_cpuid2 *c = r->failed || n > KVM_CPUID_ENTRIES_MAX ? NULL :
-			       calloc(1, sizeof(*c) + n * sizeof(c->entries[0]));
-
-	if (!c)
-		return NULL;
-	c->nent = n;
-	for (uint32_t i = 0; i < n; i++)
-		entry_take(r, &c->entries[i]);
-	if (n && state_reader_complete(r))
-		return c;
-	free(c);
-	return NULL;
+	h->kind = state_u32(r);
+	h->xcr0 = state_u64(r);
+	h->supported = cpuid_take(r);
+	h->own = cpuid_take(r);
+	return h->supported && state_reader_complete(r) && h->kind <= CPU_KIND_PROCESSOR &&
+		(h->own != NULL) == (h->kind == CPU_KIND_PROCESSOR);
 }
 
-struct kvm_cpuid2 *fork_host_read(int fd)
+void fork_host_read(int fd, struct fork_host *h)
 {
 	CLEANUP_FREE uint8_t *page = aligned_alloc(4096, HOST_BYTES);
 	struct state_section s;
@@ -100,10 +75,19 @@ struct kvm_cpuid2 *fork_host_read(int fd)
 	struct err e;
 	size_t pos = 0;
 
+	memset(h, 0, sizeof(*h));
 	vmstate_file_init(&f, fd);
 	if (!page || f.store.read(&f.store, HOST_OFFSET, page, HOST_BYTES) < 0 ||
 		state_section_next(page, HOST_BYTES, &pos, &s, &e) <= 0 || strcmp(s.name, HOST_SECTION) ||
 		s.version != HOST_VERSION)
-		return NULL;
-	return cpuid_take(&s.content);
+		return;
+	if (!facts_take(&s.content, h))
+		fork_host_done(h);
+}
+
+void fork_host_done(struct fork_host *h)
+{
+	free(h->supported);
+	free(h->own);
+	memset(h, 0, sizeof(*h));
 }

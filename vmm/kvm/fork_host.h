@@ -1,25 +1,34 @@
-/* fork_host: passes the CPUID leaves that KVM supports from a fork's source to its clones, in the
- * fork's state file. The clones run on the same host before its next boot, so the leaves still
+/* fork_host: passes what a fork's source knows of the host's processor to its clones, in the
+ * fork's state file. The clones run on the same host before its next boot, so the facts still
  * hold. Asking KVM takes 0.4 ms on a host that is a guest itself, because each CPUID leaf is an
- * exit there. */
+ * exit there, and a probe takes 1 ms.
+ * The CPUID of the guest itself is in the state (snapshot/cpu_state.h). */
 #ifndef CAIRN_VMM_KVM_FORK_HOST_H
 #define CAIRN_VMM_KVM_FORK_HOST_H
 
 #include <stdint.h>
 
+struct cpuid;
 struct err;
 struct kvm;
-struct kvm_cpuid2;
 struct vmstate_file;
 
-/* Write the supported CPUID leaves near the end of a fork's state file and extend the file to
- * total_bytes, as clones map it whole.
- * k: k->supported is NULL in a process that only works on images; then no leaves are written.
+struct fork_host {
+	struct cpuid *supported; /* CPUID leaves that KVM supports; NULL: unknown */
+	uint32_t kind;		 /* enum cpu_kind */
+	uint64_t xcr0;		 /* with CPU_KIND_PROCESSOR: struct kvm.xcr0 and struct kvm.own */
+	struct cpuid *own;
+};
+
+/* Write the facts near the end of a fork's state file and extend the file to total_bytes, as
+ * clones map it whole. Waits for a probe of the processor if there was none yet.
+ * k: k->supported is NULL in a process that only works on images; then no facts are written.
  * Returns 0 or -errno. */
-int fork_host_write(struct vmstate_file *f, const struct kvm *k, uint64_t total_bytes, struct err *e);
-/* Read the supported CPUID leaves from a fork's state file.
- * fd: borrowed. Returns leaves that the caller frees; NULL when the file has none or they are
- * malformed. */
-struct kvm_cpuid2 *fork_host_read(int fd);
+int fork_host_write(struct vmstate_file *f, struct kvm *k, uint64_t total_bytes, struct err *e);
+/* Read the facts from a fork's state file.
+ * fd: borrowed. ret: the caller frees its lists with fork_host_done(); all 0 when the file has no
+ * facts or they are malformed. */
+void fork_host_read(int fd, struct fork_host *ret);
+void fork_host_done(struct fork_host *h);
 
 #endif

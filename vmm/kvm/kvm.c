@@ -1,7 +1,10 @@
 #include "vmm/kvm/kvm.h"
+#include "base/cpuid.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "vmm/kvm/cpu_probe.h"
+#include "vmm/kvm/fork_host.h"
 #include "vmm/vm_msg.h"
 
 #include <cpuid.h>
@@ -96,19 +99,27 @@ static int caps_check(struct kvm *k, struct err *e)
 static int supported_cpuid(struct kvm *k, struct err *e)
 {
 	struct kvm_cpuid2 *c =
-		calloc(1, sizeof(*c) + KVM_CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2));
+		calloc(1, sizeof(*c) + CPUID_LEAVES_MAX * sizeof(struct kvm_cpuid_entry2));
 	int r;
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "CPUID");
-	c->nent = KVM_CPUID_ENTRIES_MAX;
+	c->nent = CPUID_LEAVES_MAX;
 	r = kvm_ioctl(k->sys_fd, KVM_GET_SUPPORTED_CPUID, c);
 	if (r < 0) {
 		free(c);
 		return err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));
 	}
-	k->supported = c;
-	return 0;
+	k->supported = cpuid_new(c->nent);
+	for (uint32_t i = 0; k->supported && i < c->nent; i++) {
+		const struct kvm_cpuid_entry2 *from = &c->entries[i];
+
+		k->supported->leaf[i] = (struct cpuid_leaf){ .function = from->function, .index = from->index,
+			.flags = from->flags, .reg = { from->eax, from->ebx, from->ecx, from->edx } };
+		cpuid_leaf_strip_id(&k->supported->leaf[i]);
+	}
+	free(c);
+	return k->supported ? 0 : err_set_errno(e, -ENOMEM, "CPUID");
 }
 
 /* A CPU that shows neither VMX nor SVM means that KVM runs the PVM backend. */
@@ -161,13 +172,19 @@ static int vm_create(struct kvm *k, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSS_ADDR: %s", strerror(-r)) : 0;
 }
 
-int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e)
+int kvm_init(struct kvm *k, struct fork_host *known, struct err *e)
 {
 	int r;
 
 	memset(k, 0, sizeof(*k));
 	k->vm_fd = -1;
-	k->supported = supported;
+	if (known) {
+		k->supported = known->supported;
+		k->own = known->own;
+		k->xcr0 = known->xcr0;
+		k->cpu_kind = (uint8_t)known->kind;
+		*known = (struct fork_host){ 0 };
+	}
 	k->host_kind = host_kind_detect();
 	k->has_shadows = shadows_detect(k->host_kind);
 	k->sys_fd = r = dev_kvm_open(e);
@@ -184,14 +201,17 @@ int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e)
 
 void kvm_done(struct kvm *k)
 {
+	cpu_probe_end(k);
 	if (k->vm_fd >= 0)
 		close(k->vm_fd);
 	if (k->sys_fd >= 0)
 		close(k->sys_fd);
 	k->vm_fd = k->sys_fd = -1;
 	free(k->supported);
+	free(k->guest);
+	free(k->own);
 	free(k->fresh);
-	k->supported = NULL;
+	k->supported = k->guest = k->own = NULL;
 	k->fresh = NULL;
 }
 

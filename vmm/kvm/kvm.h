@@ -6,9 +6,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct cpuid;
 struct err;
+struct fork_host;
 struct kvm_board;
 struct kvm_cpuid2;
+struct probe;
 
 struct kvm {
 	int sys_fd; /* /dev/kvm */
@@ -19,17 +22,23 @@ struct kvm {
 	bool has_stats_fd;
 	bool has_sync_regs;
 	bool has_msr_filter;
-	struct kvm_cpuid2 *supported; /* owned: CPUID leaves that KVM supports on this host */
+	struct cpuid *supported; /* owned: CPUID leaves that KVM supports on this host */
+	struct cpuid *guest;	 /* owned: CPUID leaves of the guest; NULL: the supported ones */
+	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */
+	struct cpuid *own;	 /* owned: the processor's own answers; only with CPU_KIND_PROCESSOR */
+	uint64_t xcr0;		 /* of the host; only with CPU_KIND_PROCESSOR */
+	struct probe *probe;	 /* a probe under way (vmm/kvm/cpu_probe.c), or NULL */
+	uint32_t host_tsc_khz;	 /* of a fresh vCPU; 0: unknown */
+	uint32_t set_tsc_khz;	 /* that the vCPUs were set to; 0: they have the host's */
+	uint32_t saved_tsc_khz;	 /* that the loaded state recorded; 0: none */
 	/* Owned: state of PICs, IOAPIC and PIT right after creation. */
 	struct kvm_board *fresh;
 };
 
-#define KVM_CPUID_ENTRIES_MAX 256
-
 /* Open /dev/kvm, check all capabilities that Cairn needs, and create the VM.
- * supported: taken; CPUID leaves that KVM supports on this host; NULL: ask KVM.
+ * known: what a fork's source knows of this host's processor; its lists are taken; NULL: ask KVM.
  * Returns 0 or -errno; the error (ERR_HOST or ERR_PERMISSION) names the missing capability. */
-int kvm_init(struct kvm *k, struct kvm_cpuid2 *supported, struct err *e);
+int kvm_init(struct kvm *k, struct fork_host *known, struct err *e);
 void kvm_done(struct kvm *k);
 
 /* Create the in-kernel PICs, IOAPIC, LAPICs and PIT. Call after all memory slots and the MSR filter
@@ -38,6 +47,9 @@ int kvm_create_irqchip(struct kvm *k, struct err *e);
 
 /* Reset PICs, IOAPIC and PIT to their state at creation. */
 int kvm_reset_irqchip(struct kvm *k, struct err *e);
+
+/* Convert leaves to KVM's struct, which the caller frees; NULL: out of memory (vmm/kvm/cpuid.c). */
+struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
 
 /* Call ioctl() and retry on EINTR. Returns its result or -errno. */
 int kvm_ioctl(int fd, unsigned long req, void *arg);

@@ -63,7 +63,7 @@ struct vcpu {
 	struct kvm_lapic_state *fresh_lapic;
 	pthread_t thread;
 	bool thread_made;
-	bool ran;	/* has run since creation; written while the vCPU is not parked */
+	atomic_bool ran; /* has run since creation; written while the vCPU is not parked */
 	bool drains;	/* under the set's lock: the thread is to run vcpu_drain() and park again */
 	atomic_int tid; /* thread id; 0 before the thread runs */
 	int stats_fd;		  /* -1: the host has no statistics fd */
@@ -147,7 +147,8 @@ void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
 int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
 
-/* Set the CPUID of v for the guest (vmm/kvm/cpuid.c). Returns 0 or -errno. */
+/* Set the CPUID of v for the guest: kvm->guest or kvm->supported, with the set's topology
+ * (vmm/kvm/cpuid.c). v has not run yet. Returns 0 or -errno. */
 int vcpu_cpuid_set(struct vcpu *v, struct err *e);
 
 #endif

@@ -25,6 +25,7 @@
 struct msr_list {
 	struct kvm_msrs head;
 	struct kvm_msr_entry e[MSRS_MAX];
+	char refused[40]; /* names the MSR whose value the host refused */
 };
 
 /* All state that KVM keeps for a vCPU. */
@@ -126,7 +127,7 @@ static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
  * The TSC goes before all state that is relative to it.
  * Write as many MSRs as possible per call: KVM loads the vCPU for each call, which costs more than
  * one MSR. */
-static int msrs_write(struct vcpu *v, const struct msr_list *all, bool deadline)
+static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 {
 	struct msr_list m = { 0 };
 	int r = 0;
@@ -142,6 +143,8 @@ static int msrs_write(struct vcpu *v, const struct msr_list *all, bool deadline)
 		if (r < 0)
 			break;
 		n = (uint32_t)r; /* number of MSRs written before the refused one */
+		if (n < m.head.nmsrs)
+			snprintf(all->refused, sizeof(all->refused), "KVM_SET_MSRS, MSR 0x%x", m.e[n].index);
 		r = n < m.head.nmsrs ? msr_refused(v, &m.e[n++]) : 0;
 		m.head.nmsrs = left - n;
 		memmove(m.e, m.e + n, m.head.nmsrs * sizeof(m.e[0]));
@@ -370,7 +373,8 @@ int vcpu_load(struct vcpu *v, struct state_reader *reader, uint16_t version, str
 		r = image_write(v, s, &what);
 		if (r < 0)
 			err_set(e, r, ERR_HOST,
-				"VM state: this host refuses the state of vCPU %u (%s: %s)", v->index, what,
+				"VM state: this host refuses the state of vCPU %u (%s: %s)", v->index,
+				s->msrs.refused[0] && !strncmp(what, "KVM_SET_MSRS", 12) ? s->msrs.refused : what,
 				strerror(-r));
 	}
 	if (!r && v->set->cfg.assist)

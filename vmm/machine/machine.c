@@ -24,6 +24,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/boot.h"
+#include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/machine/ram_load.h"
 
@@ -359,6 +360,22 @@ static void tracking_open(struct machine *m)
 			"restore reads all memory before the VM runs; `cairn doctor` tells how to change that", reason);
 }
 
+/* fork_fd: see machine_new(). */
+static int kvm_open(struct machine *m, int fork_fd, struct err *e)
+{
+	struct fork_host known = { 0 };
+	int r;
+
+	if (fork_fd >= 0)
+		fork_host_read(fork_fd, &known);
+	r = kvm_init(&m->kvm, known.supported ? &known : NULL, e);
+	fork_host_done(&known);
+	/* A restore needs the answer, and the rest of the machine is built meanwhile. */
+	if (!r && m->cfg.restore_fd != VM_NO_FD)
+		cpu_probe_begin(&m->kvm);
+	return r;
+}
+
 static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e)
 {
 	int r = files_take(m, fds, e);
@@ -366,7 +383,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 	if (!r && m->cfg.images_only)
 		return disks_new(m, fds, e);
 	if (!r)
-		r = kvm_init(&m->kvm, fork_fd < 0 ? NULL : fork_host_read(fork_fd), e);
+		r = kvm_open(m, fork_fd, e);
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)

@@ -88,12 +88,15 @@ struct machine {
 	/* Id of the snapshot in the first disk whose saved memory equals the VM's memory, except for the
 	 * blocks that the tracker has noted as dirty since; empty: none. Set by a snapshot and by a revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
+	/* Processor features that the guest sees and did not see where the loaded state was saved
+	 * (guest_cpu_more()); empty: none. */
+	char cpu_more[256];
 };
 
 /* Build the machine. cfg has been checked.
  * fds: the fds that came with the configuration; each fd that is taken is replaced by -1, also on
  * failure.
- * fork_fd: a clone's state file, which may have the host's CPUID leaves (fork_host.h); borrowed;
+ * fork_fd: a clone's state file, which may have facts about the host's processor (fork_host.h); borrowed;
  * -1: none.
  * Returns 0 or -errno. */
 int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct loop *l,

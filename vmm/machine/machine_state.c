@@ -4,8 +4,10 @@
 #include "base/util.h"
 #include "devices/device.h"
 #include "devices/vmgenid.h"
+#include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "vmm/agent/agent.h"
+#include "vmm/kvm/guest_cpu.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
@@ -14,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MACHINE_VERSION 1
+#define MACHINE_VERSION 2 /* of the section; 1: without the machine version, and no section "cpu" follows */
 #define IRQCHIP_VERSION 1
 #define PIT_VERSION 1
 #define CLOCK_VERSION 1
@@ -34,6 +36,7 @@ static void machine_put(struct machine *m, struct state_writer *w)
 	state_put_u64(w, m->cfg.ram_bytes);
 	state_put_u32(w, m->cfg.vcpus);
 	state_put_u32(w, m->ndevices);
+	state_put_u32(w, MACHINE_HARDWARE_VERSION);
 	state_section_end(w);
 }
 
@@ -41,6 +44,7 @@ static int machine_check(struct machine *m, struct state_section *s, struct err 
 {
 	uint64_t ram = state_u64(&s->content);
 	uint32_t vcpus = state_u32(&s->content), devices = state_u32(&s->content);
+	uint32_t hardware = s->version > 1 ? state_u32(&s->content) : MACHINE_HARDWARE_VERSION;
 
 	if (!state_reader_complete(&s->content))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: the machine's section is malformed");
@@ -54,7 +58,40 @@ static int machine_check(struct machine *m, struct state_section *s, struct err 
 	if (devices != m->ndevices)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
 			devices, m->ndevices);
+	if (hardware != MACHINE_HARDWARE_VERSION)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"VM state: saved with machine version %u; this Cairn builds version %u; use the Cairn that saved it",
+			hardware, MACHINE_HARDWARE_VERSION);
 	return 0;
+}
+
+/* ---- "cpu": the processor that the guest sees ---- */
+
+static int cpu_check(struct machine *m, struct state_section *s, struct err *e)
+{
+	struct cpu_state c;
+	int r = cpu_state_take(&s->content, &c, e);
+
+	if (!r)
+		r = guest_cpu_check(&m->vcpus, &c, e);
+	cpu_state_done(&c);
+	return r;
+}
+
+static int cpu_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	char more[sizeof(m->cpu_more)];
+	struct cpu_state c;
+	int r = cpu_state_take(&s->content, &c, e);
+
+	if (!r && guest_cpu_more(&m->vcpus, &c, more, sizeof(more))) {
+		memcpy(m->cpu_more, more, sizeof(more));
+		log_warn(NULL, "the guest sees processor features here that it did not see before: %s", more);
+	}
+	if (!r)
+		r = guest_cpu_load(&m->vcpus, &c, e);
+	cpu_state_done(&c);
+	return r;
 }
 
 /* ---- interrupt controllers ---- */
@@ -219,6 +256,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 	int r = 0;
 
 	machine_put(m, w);
+	r = guest_cpu_save(&m->vcpus, w, e);
 	for (unsigned i = 0; i < m->cfg.vcpus && !r; i++)
 		r = vcpu_save(&m->vcpus.vcpu[i], w, e);
 	for (unsigned i = 0; i < ARRAY_SIZE(irqchip_names) && !r; i++)
@@ -247,8 +285,8 @@ struct expected {
 	char number[16];
 };
 
-/* Describe the n-th expected section. Returns false after the last. */
-static bool section_expected(const struct machine *m, unsigned n, struct expected *x)
+/* Describe the n-th expected section. has_cpu: the state has a section "cpu". Returns false after the last. */
+static bool section_expected(const struct machine *m, bool has_cpu, unsigned n, struct expected *x)
 {
 	const struct device *d;
 
@@ -256,6 +294,8 @@ static bool section_expected(const struct machine *m, unsigned n, struct expecte
 	x->optional = false;
 	if (!n--)
 		return x->name = "machine", x->version = MACHINE_VERSION, true;
+	if (has_cpu && !n--)
+		return x->name = CPU_STATE_SECTION, x->version = CPU_STATE_VERSION, true;
 	if (n < m->cfg.vcpus) {
 		snprintf(x->number, sizeof(x->number), "%u", n);
 		return x->name = "vcpu", x->instance = x->number, x->version = VCPU_STATE_VERSION, true;
@@ -277,12 +317,12 @@ static bool section_expected(const struct machine *m, unsigned n, struct expecte
 	return x->name = d->ops->type, x->instance = d->name, x->version = d->ops->state_version, true;
 }
 
-static int section_check(const struct machine *m, unsigned n, const struct state_section *s,
+static int section_check(const struct machine *m, bool has_cpu, unsigned n, const struct state_section *s,
 	struct err *e)
 {
 	struct expected x;
 
-	if (!section_expected(m, n, &x))
+	if (!section_expected(m, has_cpu, n, &x))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: more sections than this VM has "
 			"devices");
 	if (strcmp(s->name, x.name) || strcmp(s->instance, x.instance))
@@ -301,21 +341,26 @@ int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struc
 {
 	struct state_section s;
 	struct expected x;
+	bool has_cpu = false;
 	size_t pos = 0;
 	unsigned n = 0;
 	int r;
 
 	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
-		r = section_check(m, n, &s, e);
+		r = section_check(m, has_cpu, n, &s, e);
 		/* Compare the machine first, so that the error names the difference rather than a
 		 * section. */
-		if (!r && !n)
+		if (!r && !n) {
+			has_cpu = s.version > 1;
 			r = machine_check(m, &s, e);
+		} else if (!r && has_cpu && n == 1) {
+			r = cpu_check(m, &s, e);
+		}
 		if (r < 0)
 			return r;
 		n++;
 	}
-	if (!r && section_expected(m, n, &x) && !x.optional)
+	if (!r && section_expected(m, has_cpu, n, &x) && !x.optional)
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: ends before section %s '%s'", x.name, x.instance);
 	return r;
 }
@@ -332,6 +377,8 @@ static int section_load(struct machine *m, struct state_section *s, struct err *
 {
 	if (!strcmp(s->name, "machine"))
 		return 0; /* machine_check() has done it */
+	if (!strcmp(s->name, CPU_STATE_SECTION))
+		return cpu_load(m, s, e);
 	if (!strcmp(s->name, "vcpu"))
 		return vcpu_load(&m->vcpus.vcpu[strtoul(s->instance, NULL, 10)], &s->content, s->version,
 			e);
@@ -353,6 +400,7 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 	size_t pos = 0;
 
 	agent_restored(m->agent, false);
+	m->cpu_more[0] = 0;
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
 	if (!r)

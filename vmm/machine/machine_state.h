@@ -1,5 +1,5 @@
 /* machine_state: the state of a paused machine except RAM and disks, as sections of the VM state:
- * "machine", "vcpu" × n, "irqchip" × 3, "pit", "clock", one for each device, and "frozen" when the
+ * "machine", "cpu", "vcpu" × n, "irqchip" × 3, "pit", "clock", one for each device, and "frozen" when the
  * guest's file systems are frozen.
  *
  * Threading: main thread; the machine is paused (machine_pause()). */
@@ -16,9 +16,16 @@ struct state_writer;
 /* Write all sections. Returns 0 or -errno. */
 int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 
-/* Check whether the state belongs to a machine like m: same memory, vCPUs, and devices by type and
- * name, with every section complete and of a known version. Changes nothing.
- * Returns 0; -EINVAL (ERR_CORRUPT, or ERR_INVALID for the state of another machine). */
+/* The version of the hardware that the guest sees: all devices with their registers, and the ACPI
+ * tables. A change that a guest can notice is a new version. */
+#define MACHINE_HARDWARE_VERSION 1
+
+/* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
+ * type and name, with every section complete and of a known version; and whether this host can give the
+ * guest the processor that it knows (guest_cpu_check()). Changes nothing.
+ * A state of format version 1 names no processor; the guest then gets this host's.
+ * Returns 0; -EINVAL (ERR_CORRUPT, or ERR_INVALID for the state of another machine); -errno of
+ * guest_cpu_check(). */
 int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
 
 /* Check the state, then load all sections and give the guest a new generation id. RAM has to be in

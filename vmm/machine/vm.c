@@ -273,6 +273,7 @@ static void guest_run(struct vm *vm)
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 {
 	const char *corrupt = machine_corrupt_disk(vm->m);
+	char note[VM_DETAIL_MAX];
 
 	if (vm_check_busy(vm, e))
 		return -EBUSY;
@@ -289,7 +290,8 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 			"cannot resume: the image of %s is corrupt; destroy the VM, then repair the "
 			"image with cairn-img check -r all", corrupt);
 	/* Send the event first: the guest may send events of its own as soon as it runs. */
-	phase_set(vm, VM_PHASE_RUNNING, reason, 0, NULL);
+	vm_processor_note(vm, note, sizeof(note));
+	phase_set(vm, VM_PHASE_RUNNING, reason, 0, reason == VM_REASON_RESTORED ? note : NULL);
 	if (!vm->reset_delayed && !vm->reset_pending)
 		guest_run(vm);
 	return 0;
@@ -309,10 +311,20 @@ void vm_revert_begin(struct vm *vm)
 	vm->reset_pending = vm->reset_delayed = vm->off_asked = false;
 }
 
+void vm_processor_note(const struct vm *vm, char *note, size_t size)
+{
+	const char *more = vm->m->cpu_more;
+
+	snprintf(note, size, more[0] ? "the guest sees processor features that it did not see before: %s" : "%s", more);
+}
+
 void vm_reverted(struct vm *vm, bool on)
 {
+	char note[VM_DETAIL_MAX];
+
 	vm->time_passed = true;
-	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
+	vm_processor_note(vm, note, sizeof(note));
+	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, note);
 	if (on)
 		guest_run(vm);
 }

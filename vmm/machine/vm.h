@@ -82,6 +82,8 @@ void vm_work_set_live(struct vm *vm);
  * vm_reverted(): report that the machine has the new state; the VM runs if `on`. */
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool on);
+/* Say which processor features the guest sees since the last load and did not see before. note: empty if none. */
+void vm_processor_note(const struct vm *vm, char *note, size_t size);
 
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);

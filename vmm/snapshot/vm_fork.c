@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
+#include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
@@ -61,6 +62,7 @@ static void wait_run(struct work *w)
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
+	cpu_probe_begin(&j->m->kvm);
 	if (j->m->ram_reader && !ram_reader_wait(j->m->ram_reader))
 		j->r = err_set(&j->e, -EIO, ERR_IO,
 			"part of the memory that this VM was restored from could not be read");
@@ -69,6 +71,7 @@ static void wait_run(struct work *w)
 	x->progress.total = x->h.layout.ram_bytes;
 	if (!j->r)
 		j->r = fork_disks_prepare(&x->disks, &j->e);
+	cpu_probe_learn(&j->m->kvm); /* before the pause, because it may take a millisecond */
 }
 
 static int memory_write_standing(struct fork_job *x)

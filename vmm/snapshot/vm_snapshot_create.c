@@ -10,6 +10,7 @@
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
 #include "vmm/agent/agent.h"
+#include "vmm/kvm/cpu_probe.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
@@ -191,6 +192,7 @@ static int ram_prepare(struct create_job *x)
 	struct machine *m = x->j.m;
 	int r;
 
+	cpu_probe_begin(&m->kvm);
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
 	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
 		if (posix_memalign((void **)&x->run[i].buf, 4096, RUN_BLOCKS * VMSTATE_BLOCK_BYTES))
@@ -203,7 +205,10 @@ static int ram_prepare(struct create_job *x)
 	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
 	if (!r)
 		r = ram_reader_check(x);
-	return r || !x->live ? r : ram_watch(m, &x->j.e);
+	if (!r && x->live)
+		r = ram_watch(m, &x->j.e);
+	cpu_probe_learn(&m->kvm); /* before the pause, because it may take a millisecond */
+	return r;
 }
 
 static void vm_freeze(struct work *w);

@@ -79,6 +79,16 @@ static const char *cmd_rd32(const struct args *a)
 	return cmd_rd(a, 4);
 }
 
+/* At CPL 3, like all commands. */
+static const char *cmd_cpuid(const struct args *a)
+{
+	uint32_t eax = (uint32_t)a->v[0], ebx, ecx = (uint32_t)a->v[1], edx;
+
+	__asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+	print("%x %x %x %x\n", (uint64_t)eax, (uint64_t)ebx, (uint64_t)ecx, (uint64_t)edx);
+	return NULL;
+}
+
 static const char *cmd_rd64(const struct args *a)
 {
 	return cmd_rd(a, 8);
@@ -151,6 +161,7 @@ const struct command io_commands[] = {
 	{"outb", 0, 2, "PORT VALUE", cmd_outb},
 	{"outw", 0, 2, "PORT VALUE", cmd_outw},
 	{"outl", 0, 2, "PORT VALUE", cmd_outl},
+	{"cpuid", 0, 2, "LEAF INDEX", cmd_cpuid},
 	{"rd8", 0, 1, "GPA", cmd_rd8},
 	{"rd16", 0, 1, "GPA", cmd_rd16},
 	{"rd32", 0, 1, "GPA", cmd_rd32},

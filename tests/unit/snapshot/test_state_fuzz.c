@@ -27,7 +27,7 @@ static uint64_t random_next(uint64_t *x)
 
 static void test_seeds(void **state)
 {
-	static const unsigned parts[STATE_KINDS] = { 3, 3 + 1 + 2, 5 };
+	static const unsigned parts[STATE_KINDS] = { 5, 5 + 1 + 2, 5 };
 
 	(void)state;
 	for (size_t i = 0; i < state_seeds(); i++)

@@ -320,7 +320,7 @@ static void test_impossible_headers(void **state)
 		uint64_t value;
 		unsigned size;
 		int want;
-	} pokes[] = { { 8, 2, 4, -ENOTSUP }, { 8, 0, 4, -ENOTSUP }, { 12, 4096, 4, -EINVAL },
+	} pokes[] = { { 8, VMSTATE_VERSION + 1, 4, -ENOTSUP }, { 8, 0, 4, -ENOTSUP }, { 12, 4096, 4, -EINVAL },
 		{ 16, 0, 8, -EINVAL }, { 24, 0, 8, -EINVAL }, { 24, 1ULL << 40, 8, -EINVAL },
 		{ 32, 0, 8, -EINVAL }, { 40, 1, 8, -EINVAL }, { 48, 0, 8, -EINVAL },
 		{ 48, 4097, 8, -EINVAL }, { 48, 1ULL << 63, 8, -EINVAL }, { 88, 1ULL << 32, 8, -EINVAL } };

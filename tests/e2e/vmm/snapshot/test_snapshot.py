@@ -14,6 +14,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, ROOT, Console, Qmp, is_vm, open_files, until
+from statelib import crc32c
 
 BLOCK = 65536
 
@@ -703,18 +704,6 @@ def test_revert_sends_stop_and_resume_events(vm):
     own.event("JOB_STATUS_CHANGE", id="k", status="concluded")
     assert vm.daemon.cairn("domstate", "vm1").stdout == "paused\n"
     own.close()
-
-
-def crc32c(data):
-    table = []
-    for i in range(256):
-        for _ in range(8):
-            i = i >> 1 ^ (0x82f63b78 if i & 1 else 0)
-        table.append(i)
-    crc = 0xffffffff
-    for b in data:
-        crc = crc >> 8 ^ table[(crc ^ b) & 255]
-    return crc ^ 0xffffffff
 
 
 def flip(image, at):

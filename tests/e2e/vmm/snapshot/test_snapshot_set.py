@@ -15,7 +15,8 @@ import pytest
 
 from conftest import Console, is_vm, open_files, until
 from test_disk_errors import Small
-from test_snapshot import check, crc32c, qemu_names, wait_released
+from statelib import crc32c
+from test_snapshot import check, qemu_names, wait_released
 
 ROUNDS = int(os.environ.get("CAIRN_KILL_ROUNDS", "6"))
 SEED = int(os.environ.get("CAIRN_KILL_SEED", "3"))

@@ -455,6 +455,62 @@ static void test_another_vms_state_is_refused(void **state)
 	machine_free(other);
 }
 
+/* Copy a state as format version 1 had it, or (hardware) with another machine version. */
+static void state_rewrite(const struct state_writer *from, struct state_writer *to, uint32_t hardware)
+{
+	struct state_section s;
+	size_t pos = 0;
+
+	state_writer_init(to);
+	while (state_section_next(from->buf, from->len, &pos, &s, NULL) > 0) {
+		bool machine = !strcmp(s.name, "machine");
+
+		if (!hardware && !strcmp(s.name, "cpu"))
+			continue;
+		state_section_begin(to, s.name, s.instance, machine && !hardware ? 1 : s.version);
+		state_put_bytes(to, s.content.buf, machine ? s.content.len - 4 : s.content.len);
+		if (machine && hardware)
+			state_put_u32(to, hardware);
+		state_section_end(to);
+	}
+}
+
+static void test_state_of_format_1_is_loaded(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer w, old;
+	struct err e = { 0 };
+	uint32_t at;
+
+	need_kvm();
+	run_for(f->m, 100);
+	save(f->m, &w);
+	at = eax(f->m);
+	state_rewrite(&w, &old, 0);
+	assert_true(old.len < w.len);
+	registers_set(f->m, 8);
+	if (machine_load(f->m, old.buf, old.len, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(eax(f->m), at);
+	state_writer_done(&w);
+	state_writer_done(&old);
+}
+
+static void test_other_machine_version_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer w, other;
+	struct err e = { 0 };
+
+	need_kvm();
+	save(f->m, &w);
+	state_rewrite(&w, &other, MACHINE_HARDWARE_VERSION + 1);
+	assert_int_equal(machine_state_check(f->m, other.buf, other.len, &e), -ENOTSUP);
+	assert_non_null(strstr(e.msg, "saved with machine version 2; this Cairn builds version 1"));
+	state_writer_done(&w);
+	state_writer_done(&other);
+}
+
 /* Poisoned vCPUs do not run, however soon a resume follows; they run again when the poison is
  * lifted. */
 static void test_poisoned_vcpus_do_not_run(void **state)
@@ -509,6 +565,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_tsc_deadline_survives_load, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_mark_survives_load, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_state_of_format_1_is_loaded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_other_machine_version_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_poisoned_vcpus_do_not_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reset_clears_interrupt_routing, setup, teardown),

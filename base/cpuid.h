@@ -1,0 +1,51 @@
+/* cpuid: CPUID leaves, the bits in them that are features of a processor, and the names of these
+ * bits. Names are those of Linux's /proc/cpuinfo (Intel SDM vol. 2A, CPUID; AMD APM vol. 3,
+ * appendix E). */
+#ifndef CAIRN_BASE_CPUID_H
+#define CAIRN_BASE_CPUID_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CPUID_LEAVES_MAX 256u
+#define CPUID_NAME_BYTES 48u
+#define CPUID_FLAG_INDEX 1u /* KVM_CPUID_FLAG_SIGNIFCANT_INDEX: the leaf has sub-leaves */
+
+enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+
+struct cpuid_leaf {
+	uint32_t function, index, flags;
+	uint32_t reg[4]; /* indexed by enum cpuid_reg */
+};
+
+struct cpuid {
+	uint32_t n;
+	struct cpuid_leaf leaf[];
+};
+
+/* Allocate n leaves, all zero. The caller frees them with free(). NULL: out of memory. */
+struct cpuid *cpuid_new(uint32_t n);
+/* Return the leaf, or NULL. index is ignored for a leaf without sub-leaves. */
+const struct cpuid_leaf *cpuid_find(const struct cpuid *c, uint32_t function, uint32_t index);
+bool cpuid_equal(const struct cpuid *a, const struct cpuid *b);
+
+/* Clear the fields that name the processor which answered, its APIC id: answers of one host are then
+ * equal. */
+void cpuid_leaf_strip_id(struct cpuid_leaf *l);
+
+/* Read the leaves of the calling processor that hold features. Each leaf takes some 3 us on a host
+ * that is a virtual machine itself. Returns leaves that the caller frees; NULL: out of memory. */
+struct cpuid *cpuid_read_processor(void);
+/* Return XCR0 of the calling processor: the register state that XSAVE handles; 0 without XSAVE. */
+uint64_t cpuid_read_xcr0(void);
+
+/* List what `has` has and `lacks` lacks, as "avx2, sha_ni, CPUID 7.0 EBX bit 31": feature bits;
+ * another processor vendor; another XSAVE layout of a state that both have. Bits that a guest
+ * switches itself (OSXSAVE, OSPKE), and those that depend on topology, do not count.
+ * lacks: NULL: list all features of `has`.
+ * text: may be NULL with size 0; a longer list ends with ", and 12 more".
+ * Returns the number of differences. */
+unsigned cpuid_list_more(const struct cpuid *has, const struct cpuid *lacks, char *text, size_t size);
+
+#endif

@@ -1,0 +1,262 @@
+"""A state records the processor that its guest sees. A load gives the guest that processor, or is refused by name.
+On a host whose KVM does not virtualise CPUID, the guest sees the processor itself."""
+
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+import statelib
+from conftest import BUILD, Console
+from statelib import EAX, EBX, EDX, Cpu, State, edit_cpu
+
+CX16 = 13  # leaf 1 ECX: each KVM offers it
+VIRTUALISES = guestlib.host_kind() != "pvm"
+
+
+class Vm:
+    def __init__(self, daemon, guest, folder):
+        self.daemon, self.folder, self.state = daemon, folder, folder / "vm1.saved"
+        self.kernel, self.consoles = guest("interp.elf"), {}
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / "vda.qcow2", "4M"], check=True)
+        self.define()
+
+    def define(self, **keys):
+        self.daemon.define("vm1", **{"memory": "16M", "vcpus": 2, "boot": {"kernel": self.kernel},
+                           "disks": [{"path": str(self.folder / "vda.qcow2"), "format": "qcow2"}], **keys})
+
+    def start(self):
+        self.daemon.cairn("start", "vm1")
+        self.consoles["vm1"] = Console(self.daemon, "vm1")
+        while self.consoles["vm1"].line() != "interp":
+            pass
+
+    def destroy(self, name="vm1"):
+        self.daemon.cairn("destroy", name)
+        del self.consoles[name]
+
+    def cpuid(self, leaf, index=0, vm="vm1"):
+        """Run CPUID in the guest, in user mode. Returns [eax, ebx, ecx, edx]."""
+        if vm not in self.consoles:
+            self.consoles[vm] = Console(self.daemon, vm)
+        answer, = self.consoles[vm].run(f"cpuid {leaf} {index}")
+        return [int(x, 0) if x.startswith("0x") else int(x, 16) for x in answer.split()]
+
+    def save(self):
+        self.daemon.cairn("save", "vm1", str(self.state))
+        self.consoles.pop("vm1", None)
+
+    def restore(self, **how):
+        for _ in range(200):
+            r = self.daemon.cairn("restore", str(self.state), ok=None)
+            if r.returncode != 6:  # 6: the process of the last try is still ending
+                break
+            time.sleep(0.02)
+        assert (r.returncode == 0) == how.get("ok", True), r.stderr
+        return r.stderr
+
+
+@pytest.fixture
+def vm(daemon, kvm, guest, tmp_path):
+    return Vm(daemon, guest, tmp_path)
+
+
+def features(vcpu_answers):
+    """CPUID without the initial APIC id, which depends on the vCPU or on the host's processor."""
+    return [[a, b & 0xffff if leaf == 1 else b, c, d] for leaf, (a, b, c, d) in vcpu_answers]
+
+
+def seen(vm, name="vm1"):
+    return features([(leaf, vm.cpuid(leaf, index, name)) for leaf, index in ((0, 0), (1, 0), (7, 0), (0x80000001, 0))])
+
+
+def set_bit(leaves, function, register, bit, on):
+    leaf = Cpu.leaf(leaves, function)
+    leaf[3 + register] = leaf[3 + register] | 1 << bit if on else leaf[3 + register] & ~(1 << bit)
+
+
+def test_restored_guest_sees_the_same_processor(vm):
+    vm.start()
+    before = seen(vm)
+    vm.save()
+    state = State(vm.state.read_bytes())
+    assert int.from_bytes(state.data[8:12], "little") == 2
+    assert state.cpu.kind == (statelib.VIRTUAL if VIRTUALISES else statelib.PROCESSOR)
+    assert bool(state.cpu.own) != VIRTUALISES
+    assert (state.cpu.sockets, state.cpu.cores, state.cpu.threads) == (1, 2, 1)
+    assert Cpu.leaf(state.cpu.user, 7)[3 + EBX] == before[2][1]
+    vm.restore()
+    assert seen(vm) == before
+    assert "sees processor features" not in vm.daemon.cairn("dominfo", "vm1").stdout
+
+
+def test_missing_feature_is_refused_by_name(vm):
+    vm.start()
+    vm.save()
+    whole = vm.state.read_bytes()
+
+    def refused(change, *words):
+        vm.state.write_bytes(whole)
+        edit_cpu(vm.state, change)
+        error = vm.restore(ok=False)
+        for word in words:
+            assert word in error
+        assert vm.daemon.info("vm1")["word"] in ("shutoff", "crashed")
+
+    lacks = "the guest uses processor features that this host lacks: "
+    # No processor has all of these.
+    refused(lambda c: (set_bit(c.user, 7, EBX, 26, True), set_bit(c.user, 7, EDX, 2, True)), lacks, "avx512pf",
+            "avx512_4vnniw", "load the state on a host with them, or start the VM without it")
+    refused(lambda c: set_bit(c.user, 7, EDX, 17, True), lacks + "CPUID 7.0 EDX bit 17;")
+    refused(lambda c: set_bit(c.guest, 7, EBX, 26, True), lacks + "avx512pf;")
+    if VIRTUALISES:
+        refused(lambda c: (setattr(c, "kind", statelib.PROCESSOR), setattr(c, "own", c.guest)),
+                "saved on a host whose KVM does not virtualise CPUID", "load the state on such a host")
+    else:
+        refused(lambda c: (setattr(c, "kind", statelib.VIRTUAL), setattr(c, "own", [])),
+                "saved on a host whose KVM virtualises CPUID", "more than it knows: ", "on a host with VMX or SVM")
+    vm.state.write_bytes(whole)
+    vm.restore()
+    vm.cpuid(1)
+
+
+def test_hidden_feature_stays_hidden_or_is_told(vm):
+    """Edit a state so that its guest did not see a feature. A KVM that virtualises CPUID hides the feature; otherwise
+    the load tells it."""
+    vm.start()
+    before = vm.cpuid(1)
+    vm.save()
+    bit, register = (CX16, statelib.ECX) if VIRTUALISES else (26, EDX)  # sse2
+    edit_cpu(vm.state, lambda c: set_bit(c.user, 1, register, bit, False))
+    vm.restore()
+    after = vm.cpuid(1)
+    info = vm.daemon.info("vm1")
+    if VIRTUALISES:
+        assert before[register] & ~after[register] == 1 << bit
+        assert not info.get("detail")
+    else:
+        assert before[register] == after[register]
+        note = "the guest sees processor features that it did not see before: sse2"
+        assert info["detail"] == note
+        log, = vm.daemon.state.rglob("log")
+        assert note.replace("features that", "features here that") in log.read_text()
+    # The next state has the same processor.
+    vm.save()
+    again = State(vm.state.read_bytes()).cpu
+    if VIRTUALISES:
+        assert not Cpu.leaf(again.guest, 1)[3 + register] & 1 << bit
+    vm.restore()
+    assert vm.cpuid(1)[register] == after[register]
+
+
+def test_running_vm_keeps_its_processor(vm):
+    """A snapshot with another CPUID than the running VM's needs vCPUs that have not run."""
+    vm.start()
+    vm.save()
+    edit_cpu(vm.state, lambda c: set_bit(c.guest, 1, statelib.ECX, CX16, False))
+    vm.restore()
+    hidden = vm.cpuid(1)
+    vm.daemon.cairn("snapshot-create-as", "vm1", "s1")
+    vm.daemon.cairn("snapshot-revert", "vm1", "s1")
+    # A clone has the processor of its source.
+    vm.daemon.cairn("clone", "--live", "vm1", "copy")
+    assert features([(1, vm.cpuid(1, vm="copy"))]) == features([(1, hidden)])
+    vm.destroy("copy")
+    vm.destroy()
+    vm.start()
+    shown = vm.cpuid(1)
+    assert (shown[2] != hidden[2]) == VIRTUALISES
+    error = vm.daemon.cairn("snapshot-revert", "vm1", "s1", ok=False).stderr
+    assert "lacks features of the running one: cx16; a running VM keeps its processor: destroy the VM" in error
+    assert vm.cpuid(1)[2] == shown[2]
+    vm.destroy()
+    vm.daemon.cairn("snapshot-revert", "vm1", "s1")
+    assert vm.cpuid(1)[2] == hidden[2]
+    assert vm.daemon.info("vm1")["word"] in ("running", "idle")
+
+
+def test_topology_of_the_state_is_restored(vm):
+    vm.define(topology={"sockets": 1, "cores": 1, "threads": 2})
+    vm.start()
+    vm.save()
+    edit_cpu(vm.state, lambda c: (setattr(c, "cores", 2), setattr(c, "threads", 1)))
+    vm.restore()
+    vm.save()
+    cpu = State(vm.state.read_bytes()).cpu
+    assert (cpu.cores, cpu.threads) == (2, 1)
+    edit_cpu(vm.state, lambda c: setattr(c, "cores", 3))
+    assert "topology contradicts its number of vCPUs" in vm.restore(ok=False)
+
+
+def test_other_tsc_frequency_is_refused_without_scaling(vm):
+    vm.start()
+    vm.save()
+    khz = State(vm.state.read_bytes()).cpu.tsc_khz
+    assert khz > 100000
+    edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", khz + khz // 5000))  # 200 ppm
+    vm.restore()
+    vm.save()
+    assert State(vm.state.read_bytes()).cpu.tsc_khz == khz + khz // 5000
+    edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", khz // 2))
+    if "tsc_scale" in open("/proc/cpuinfo").read():
+        vm.restore()
+        vm.cpuid(1)
+        return
+    assert re.search(r"TSC runs at \d+\.\d{3} MHz, this host's at \d+\.\d{3} MHz, and its KVM cannot scale it",
+                     vm.restore(ok=False))
+    edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", 0))  # unknown
+    vm.restore()
+
+
+def test_other_machine_version_is_refused(vm):
+    vm.start()
+    vm.save()
+    state = State(vm.state.read_bytes())
+    content = state.section("machine")[3]
+    assert content[16:] == (1).to_bytes(4, "little")
+    state.section("machine")[3] = content[:16] + (2).to_bytes(4, "little")
+    vm.state.write_bytes(state.pack())
+    assert "saved with machine version 2; this Cairn builds version 1" in vm.restore(ok=False)
+
+
+def test_malformed_section_is_refused(vm):
+    vm.start()
+    vm.save()
+    whole = vm.state.read_bytes()
+
+    def refused(change, what):
+        state = State(whole)
+        change(state)
+        vm.state.write_bytes(state.pack())
+        assert what in vm.restore(ok=False)
+
+    refused(lambda s: s.section("cpu").__setitem__(3, s.section("cpu")[3][:-4]), "section cpu is malformed")
+    refused(lambda s: s.section("cpu").__setitem__(3, s.section("cpu")[3][:28] + b"\xff" * 4), "section cpu is malformed")
+    refused(lambda s: s.section("cpu").__setitem__(2, 2), "has version 2; this Cairn knows up to 1")
+    refused(lambda s: s.sections.remove(s.section("cpu")), "where this VM has cpu")
+    vm.state.write_bytes(whole)
+    vm.restore()
+
+
+def test_vmstate_info_shows_the_processor(vm):
+    vm.start()
+    vm.save()
+    cpu = State(vm.state.read_bytes()).cpu
+
+    def shown(*args):
+        return subprocess.run([os.path.join(BUILD, "cairn-img"), "vmstate-info", *args, vm.state], check=True,
+                              capture_output=True, text=True).stdout
+
+    o = json.loads(shown("--output", "json"))
+    assert o["version"] == 2 and o["machine-version"] == 1
+    assert o["cpu"]["cpuid"] == ("virtual" if VIRTUALISES else "processor")
+    assert o["cpu"]["tsc-khz"] == cpu.tsc_khz and o["cpu"]["xcr0"] == cpu.xcr0
+    assert len(o["cpu"]["leaves"]) == len(cpu.guest) and len(o["cpu"]["processor-leaves"]) == len(cpu.own)
+    assert {"sse2", "cx16", "lm"} <= set(o["cpu"]["features"].split(", "))
+    text = shown()
+    assert re.search(r"^cpu: (virtual|processor) CPUID, 1 sockets, 2 cores, 1 threads, TSC \d+ kHz, XCR0 0x", text, re.M)
+    assert re.search(r"^cpu-features: .*\bsse2\b", text, re.M)

@@ -1,0 +1,309 @@
+/* guest_cpu: a guest gets exactly the processor that its state recorded, or the load is refused with the names of what
+ * this host lacks. Needs /dev/kvm; each test is skipped with a message without it. */
+#include "vmm/kvm/guest_cpu.h"
+#include "base/cpuid.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "snapshot/cpu_state.h"
+#include "snapshot/state.h"
+#include "vmm/kvm/cpu_probe.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define VCPUS 2
+#define CX16 (1u << 13) /* of leaf 1 ECX: each KVM offers it */
+
+struct fixture {
+	struct kvm kvm;
+	struct vcpus set;
+	struct cpu_state state; /* what guest_cpu_save() recorded */
+	struct err e;
+};
+
+static void must(int r, const struct err *e)
+{
+	if (r < 0)
+		fail_msg("%d: %s", r, e->msg);
+}
+
+static void recorded_read(struct fixture *f)
+{
+	struct state_section s;
+	struct state_writer w;
+	size_t pos = 0;
+
+	cpu_state_done(&f->state);
+	state_writer_init(&w);
+	must(guest_cpu_save(&f->set, &w, &f->e), &f->e);
+	assert_int_equal(state_section_next(w.buf, w.len, &pos, &s, &f->e), 1);
+	must(cpu_state_take(&s.content, &f->state, &f->e), &f->e);
+	state_writer_done(&w);
+}
+
+static struct fixture *fixture_new(void)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct vcpus_config c = { .kvm = &f->kvm, .count = VCPUS, .sockets = 1, .cores = VCPUS, .threads = 1 };
+	int r = kvm_init(&f->kvm, NULL, &f->e);
+
+	if (r < 0) {
+		fprintf(stderr, "skip: %s\n", f->e.msg);
+		free(f);
+		skip();
+	}
+	must(kvm_create_irqchip(&f->kvm, &f->e), &f->e);
+	must(vcpus_init(&f->set, &c, &f->e), &f->e);
+	recorded_read(f);
+	return f;
+}
+
+static void fixture_free(struct fixture *f)
+{
+	cpu_state_done(&f->state);
+	vcpus_done(&f->set);
+	kvm_done(&f->kvm);
+	free(f);
+}
+
+static uint32_t *reg_of(struct cpuid *c, uint32_t function, uint32_t index, enum cpuid_reg reg)
+{
+	struct cpuid_leaf *l = (struct cpuid_leaf *)(uintptr_t)cpuid_find(c, function, index);
+
+	assert_non_null(l);
+	return &l->reg[reg];
+}
+
+/* The leaves that user mode of the guest depends on: masks do nothing on a host that does not virtualise CPUID. */
+static struct cpuid *user_leaves(struct cpu_state *c)
+{
+	return c->kind == CPU_KIND_PROCESSOR ? c->own : c->guest;
+}
+
+static void assert_refused(struct fixture *f, int r, enum err_class cls, const char *part)
+{
+	assert_int_equal(guest_cpu_check(&f->set, &f->state, &f->e), r);
+	if (f->e.cls != cls || !strstr(f->e.msg, part))
+		fail_msg("class %d: %s", f->e.cls, f->e.msg);
+}
+
+/* Return the register that KVM has for a vCPU. */
+static uint32_t kvm_reg(struct fixture *f, unsigned vcpu, uint32_t function, enum cpuid_reg reg)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_LEAVES_MAX * sizeof(c->entries[0]));
+	uint32_t found = 0;
+
+	c->nent = CPUID_LEAVES_MAX;
+	assert_int_equal(kvm_ioctl(f->set.vcpu[vcpu].fd, KVM_GET_CPUID2, c), 0);
+	for (uint32_t i = 0; i < c->nent; i++)
+		if (c->entries[i].function == function && !c->entries[i].index)
+			found = reg == CPUID_EAX ? c->entries[i].eax : reg == CPUID_EBX ? c->entries[i].ebx : c->entries[i].ecx;
+	free(c);
+	return found;
+}
+
+static void test_probe_agrees_with_host(void **state)
+{
+	struct fixture *f = fixture_new();
+
+	(void)state;
+	assert_int_equal(f->kvm.cpu_kind, f->kvm.host_kind == VM_HOST_PVM ? CPU_KIND_PROCESSOR : CPU_KIND_VIRTUAL);
+	assert_int_equal(f->kvm.own != NULL, f->kvm.cpu_kind == CPU_KIND_PROCESSOR);
+	print_message("this host's KVM %s CPUID\n", f->kvm.own ? "does not virtualise" : "virtualises");
+	fixture_free(f);
+}
+
+static void test_own_state_is_accepted(void **state)
+{
+	struct fixture *f = fixture_new();
+
+	(void)state;
+	assert_true(f->state.tsc_khz > 0);
+	assert_true(!f->state.xcr0 || f->state.xcr0 & 1); /* 0 without XSAVE */
+	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	assert_int_equal(guest_cpu_more(&f->set, &f->state, NULL, 0), 0);
+	atomic_store(&f->set.vcpu[0].ran, true);
+	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
+	assert_null(f->kvm.guest);
+	fixture_free(f);
+}
+
+/* No processor has all of these bits. */
+static void test_missing_features_are_named(void **state)
+{
+	struct fixture *f = fixture_new();
+
+	(void)state;
+	*reg_of(user_leaves(&f->state), 7, 0, CPUID_EBX) |= 1u << 26 | 1u << 14;
+	*reg_of(user_leaves(&f->state), 7, 0, CPUID_EDX) |= 1u << 2;
+	assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "the guest uses processor features that this host lacks: ");
+	assert_non_null(strstr(f->e.msg, "avx512pf"));
+	assert_non_null(strstr(f->e.msg, "avx512_4vnniw"));
+	assert_non_null(strstr(f->e.msg, "; load the state on a host with them, or start the VM without it"));
+	recorded_read(f);
+	*reg_of(user_leaves(&f->state), 7, 0, CPUID_EDX) |= 1u << 17;
+	assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "CPUID 7.0 EDX bit 17");
+	fixture_free(f);
+}
+
+static void test_features_that_kvm_does_not_support_are_named(void **state)
+{
+	struct fixture *f = fixture_new();
+
+	(void)state;
+	*reg_of(f->state.guest, 7, 0, CPUID_EBX) |= 1u << 26;
+	assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "avx512pf");
+	fixture_free(f);
+}
+
+/* The guest gets the recorded leaves, with the recorded topology, on each vCPU. */
+static void test_guest_gets_recorded_leaves(void **state)
+{
+	struct fixture *f = fixture_new();
+	struct cpuid *want;
+
+	(void)state;
+	*reg_of(f->state.guest, 1, 0, CPUID_EAX) = 0x12340;
+	*reg_of(f->state.guest, 1, 0, CPUID_ECX) &= ~CX16;
+	f->state.cores = 1;
+	f->state.threads = 2;
+	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	want = f->state.guest;
+	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
+	assert_ptr_equal(f->kvm.guest, want);
+	for (unsigned i = 0; i < VCPUS; i++) {
+		assert_int_equal(kvm_reg(f, i, 1, CPUID_EAX), 0x12340);
+		if (f->kvm.cpu_kind == CPU_KIND_VIRTUAL) /* else KVM answers with the processor's bits */
+			assert_int_equal(kvm_reg(f, i, 1, CPUID_ECX) & CX16, 0);
+		assert_int_equal(kvm_reg(f, i, 0x8000001e, CPUID_EBX) >> 8 & 0xff,
+			cpuid_find(want, 0x8000001e, 0) ? 1 : 0);
+	}
+	recorded_read(f);
+	assert_int_equal(f->state.threads, 2);
+	assert_int_equal(*reg_of(f->state.guest, 1, 0, CPUID_EAX), 0x12340);
+	fixture_free(f);
+}
+
+static void test_vcpu_that_ran_keeps_its_processor(void **state)
+{
+	struct fixture *f = fixture_new();
+
+	(void)state;
+	*reg_of(f->state.guest, 1, 0, CPUID_ECX) &= ~CX16;
+	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	atomic_store(&f->set.vcpu[1].ran, true);
+	assert_refused(f, -EBUSY, ERR_WRONG_STATE, "lacks features of the running one: cx16; a running VM keeps its processor: "
+		"destroy the VM, then do this again");
+	recorded_read(f);
+	*reg_of(f->state.guest, 1, 0, CPUID_EAX) = 0x12340;
+	assert_refused(f, -EBUSY, ERR_WRONG_STATE, "differs in its model or caches");
+	recorded_read(f);
+	f->state.sockets = VCPUS;
+	f->state.cores = 1;
+	assert_refused(f, -EBUSY, ERR_WRONG_STATE, "differs in its topology");
+	f->state.sockets = 1;
+	assert_refused(f, -EINVAL, ERR_CORRUPT, "topology");
+	fixture_free(f);
+}
+
+static void test_state_of_other_kind_of_host_is_refused(void **state)
+{
+	struct fixture *f = fixture_new();
+
+	(void)state;
+	if (f->state.kind == CPU_KIND_PROCESSOR) {
+		f->state.kind = CPU_KIND_VIRTUAL;
+		*reg_of(f->state.guest, 7, 0, CPUID_EBX) = 0;
+		assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "saved on a host whose KVM virtualises CPUID; this host's does not, and "
+			"the guest would see the processor itself (more than it knows: ");
+		assert_non_null(strstr(f->e.msg, "load the state on a host with VMX or SVM, or start the VM without it"));
+	} else {
+		f->state.kind = CPU_KIND_PROCESSOR;
+		f->state.own = cpuid_read_processor();
+		assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "saved on a host whose KVM does not virtualise CPUID");
+	}
+	fixture_free(f);
+}
+
+static void test_features_that_cannot_be_hidden_are_told(void **state)
+{
+	struct fixture *f = fixture_new();
+	char text[128];
+
+	(void)state;
+	if (f->state.kind == CPU_KIND_PROCESSOR) {
+		*reg_of(f->state.own, 1, 0, CPUID_EDX) &= ~(1u << 26); /* sse2 */
+		must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+		assert_int_equal(guest_cpu_more(&f->set, &f->state, text, sizeof(text)), 1);
+		assert_string_equal(text, "sse2");
+		f->state.xcr0 |= 1ULL << 62;
+		assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "XCR0");
+	} else {
+		*reg_of(f->state.guest, 1, 0, CPUID_ECX) &= ~CX16;
+		must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+		assert_int_equal(guest_cpu_more(&f->set, &f->state, text, sizeof(text)), 0);
+	}
+	fixture_free(f);
+}
+
+static void test_other_tsc_frequency_is_scaled_or_refused(void **state)
+{
+	struct fixture *f = fixture_new();
+	uint32_t khz = f->state.tsc_khz;
+	bool scales = kvm_ioctl(f->kvm.sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0;
+
+	(void)state;
+	print_message("this host's KVM %s the TSC\n", scales ? "scales" : "does not scale");
+	f->state.tsc_khz = khz + khz / 5000; /* 200 ppm */
+	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
+	assert_int_equal(kvm_ioctl(f->set.vcpu[0].fd, KVM_GET_TSC_KHZ, NULL), khz);
+	recorded_read(f); /* differences do not add up from load to load */
+	assert_int_equal(f->state.tsc_khz, khz + khz / 5000);
+	f->state.tsc_khz = khz / 2;
+	if (!scales) {
+		assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "its KVM cannot scale it");
+		f->state.tsc_khz = 0; /* unknown */
+		must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	} else {
+		must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+		must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
+		for (unsigned i = 0; i < VCPUS; i++)
+			assert_int_equal(kvm_ioctl(f->set.vcpu[i].fd, KVM_GET_TSC_KHZ, NULL), khz / 2);
+		recorded_read(f);
+		assert_int_equal(f->state.tsc_khz, khz / 2);
+		f->state.tsc_khz = khz;
+		must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
+		assert_int_equal(kvm_ioctl(f->set.vcpu[1].fd, KVM_GET_TSC_KHZ, NULL), khz);
+	}
+	fixture_free(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_probe_agrees_with_host),
+		cmocka_unit_test(test_own_state_is_accepted),
+		cmocka_unit_test(test_missing_features_are_named),
+		cmocka_unit_test(test_features_that_kvm_does_not_support_are_named),
+		cmocka_unit_test(test_guest_gets_recorded_leaves),
+		cmocka_unit_test(test_vcpu_that_ran_keeps_its_processor),
+		cmocka_unit_test(test_state_of_other_kind_of_host_is_refused),
+		cmocka_unit_test(test_features_that_cannot_be_hidden_are_told),
+		cmocka_unit_test(test_other_tsc_frequency_is_scaled_or_refused),
+	};
+
+	alarm(30 * TEST_SLOW);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
