@@ -185,8 +185,8 @@ static int run_note(struct vm *vm, int end_fd, struct err *e)
 
 	_Static_assert(VM_PROCESS_END_VERSION == VM_PROCESS_END_RUN + sizeof(note[0]), "one behind the other");
 	if (r < 0)
-		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\"; it was not "
-			"started", vm->def->name);
+		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\", so the VM "
+			"was not started", vm->def->name);
 	vm->run = note[0];
 	return 0;
 }

@@ -160,7 +160,7 @@ int vm_check_keepable(const struct vm *vm, struct err *e)
 	if (!vm->reset_delayed)
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"the guest resets in a loop and its next reset is pending; try again after it");
+		"the guest resets in a loop and its next reset is pending; try again after that reset");
 }
 
 int vm_work_begin(struct vm *vm, const char *what, struct err *e)

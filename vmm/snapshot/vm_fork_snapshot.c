@@ -85,7 +85,7 @@ static int snapshot_open(struct snapshot_fork *x)
 	r = vmsnap_find(&t, x->name, &n, &x->j.e);
 	if (!r && !n->info.vm_state_bytes)
 		r = err_set(&x->j.e, -EINVAL, ERR_WRONG_STATE,
-			"snapshot '%s' holds disks only, but clones need its memory; choose a "
+			"snapshot '%s' holds disks only, and live clones need memory; choose a "
 			"snapshot of the running VM", n->info.name);
 	if (!r)
 		r = ids_take(x, first, n);

@@ -57,8 +57,8 @@ static int part_id(struct machine_disk *d, const struct machine_disk *first, con
 		memcpy(ret, n->info.id, BLOCK_SNAPSHOT_ID_MAX + 1);
 	else
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"disk %s has no snapshot '%s': it was added later, or the snapshot was deleted from it", d->id,
-			of->info.name);
+			"disk %s has no snapshot '%s': the disk was not in the VM when the snapshot was taken, or "
+			"the snapshot was deleted from the disk", d->id, of->info.name);
 	tree_done(&t);
 	return r;
 }

@@ -121,7 +121,7 @@ def test_impossible_clones_of_snapshot_are_refused(vm, daemon, tmp_path):
     assert "there is no snapshot 'none'" in refused(3, "--snapshotname", "none")
     assert "snapshot: 1 to 255 bytes" in refused(2, "--snapshotname", "x" * 256)
     off(vm, daemon)
-    assert "holds disks only" in refused(4, "--snapshotname", "disks")
+    assert "holds disks only, and live clones need memory" in refused(4, "--snapshotname", "disks")
     assert "there is no snapshot 'none'" in refused(3, "--snapshotname", "none")
     assert "clone --live works when it is running or paused" in refused(4)
 
