@@ -100,6 +100,21 @@ int lockdown_allow_threads(scmp_filter_ctx ctx)
 	return r;
 }
 
+/* io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c).
+ * A ring of io_setup() only reads and writes open files. */
+int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
+{
+	static const int uring[] = { SCMP_SYS(io_uring_enter) };
+	static const int with_epoll[] = { SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2),
+		SCMP_SYS(epoll_ctl), SCMP_SYS(ppoll), SCMP_SYS(eventfd2), SCMP_SYS(io_setup), SCMP_SYS(io_destroy),
+		SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv), SCMP_SYS(preadv2), SCMP_SYS(pwritev),
+		SCMP_SYS(fallocate) };
+
+	if (kind == LOOP_IO_URING)
+		return lockdown_allow(ctx, uring, ARRAY_SIZE(uring));
+	return lockdown_allow(ctx, with_epoll, ARRAY_SIZE(with_epoll));
+}
+
 int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
 	void *opaque, struct err *e)
 {

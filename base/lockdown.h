@@ -4,6 +4,8 @@
 #ifndef CAIRN_BASE_LOCKDOWN_H
 #define CAIRN_BASE_LOCKDOWN_H
 
+#include "base/loop.h"
+
 #include <seccomp.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -46,6 +48,8 @@ int lockdown_allow_fcntl(scmp_filter_ctx ctx);
 int lockdown_allow_memory(scmp_filter_ctx ctx);
 /* Allow new threads, but no new processes. */
 int lockdown_allow_threads(scmp_filter_ctx ctx);
+/* Allow the system calls of a loop that exists already. */
+int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it.
  * otherwise: the action for all other calls (SCMP_ACT_*).

@@ -1,4 +1,4 @@
-/* loop: an event loop on io_uring.
+/* loop: an event loop on io_uring, or on epoll and threads where io_uring is refused.
  *
  * One thread runs the loop. All functions except loop_post() and loop_stop() belong to that thread
  * (or to the time before loop_run()). Callbacks run on it and never nest. There are no periodic
@@ -14,11 +14,22 @@
 struct err;
 struct loop;
 
-/* Create a loop. entries: submission queue size, e.g. 64 for control, 256 for a disk.
- * Returns 0; -errno (ERR_HOST, with a sentence) if the kernel refuses io_uring. */
+/* Create a loop on io_uring. If io_uring is refused, as in most containers, create one on epoll, in which up to four
+ * threads perform the file operations; the first such loop of a process logs one line. The variable CAIRN_LOOP, epoll
+ * or io_uring, overrides the choice.
+ * entries: submission queue size, e.g. 64 for control, 256 for a disk.
+ * Returns 0; -errno with a sentence (ERR_HOST if the kernel refuses, ERR_INVALID if CAIRN_LOOP is unknown). */
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);
+enum loop_kind { LOOP_IO_URING, LOOP_EPOLL };
+/* Returns the loop's back end. A sandbox must allow its system calls: see lockdown_allow_loop(). */
+enum loop_kind loop_kind(const struct loop *l);
+/* Create no threads until called again with false. Meanwhile, file operations run inside the submitting call, and
+ * done() still runs later. A thread that exists before lockdown_drop() would keep its capabilities. No effect with
+ * io_uring. */
+void loop_defer_threads(struct loop *l, bool defer);
 /* Free the loop and its remaining watches. Timers belong to their creators, who free them before or
- * after. No operation may be in flight. */
+ * after. No operation may be in flight, except when the process is about to end: then the operation's memory must
+ * stay valid. */
 void loop_free(struct loop *l);
 /* Run until loop_stop() is called. */
 void loop_run(struct loop *l);
@@ -64,7 +75,8 @@ void loop_timer_free(struct loop_timer *t);
 uint64_t loop_now_ns(void);
 
 /* ---- asynchronous operations ---- */
-/* An operation, embedded in the caller's request; it must not move until done() runs. done() runs
+/* An operation, embedded in the caller's request; it must not move until done() runs. The same holds for
+ * the iovecs. Operations in flight at the same time take effect in any order. done() runs
  * exactly once, from the loop, never inside the submitting call. res: the system call's result, or
  * -errno. */
 struct loop_op {
@@ -79,7 +91,7 @@ void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec 
 	unsigned niov, uint64_t offset);
 /* Tell the loop that fd is a file in memory (tmpfs). io_uring passes every write to such a file to
  * a kernel thread, which costs more than a small write, so loop_writev() performs small writes
- * itself. Call it again with false before fd is closed. */
+ * itself; on epoll, loop_readv() also performs small reads. Call it again with false before fd is closed. */
 void loop_file_in_memory(struct loop *l, int fd, bool in_memory);
 void loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
 /* mode: FALLOC_FL_* */

@@ -100,7 +100,7 @@ static int process_confine(struct process *p, struct err *e)
 	if (!r && p->cfg.images_only)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
 	if (!r && !p->cfg.no_sandbox)
-		r = sandbox_seal(e);
+		r = sandbox_seal(p->loop, e);
 	return r;
 }
 

@@ -1,5 +1,6 @@
 #include "vmm/sandbox.h"
 #include "base/lockdown.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <fcntl.h>
@@ -20,7 +21,6 @@ static const int allowed[] = {
 	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
 	SCMP_SYS(newfstatat), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
 	SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll),
-	SCMP_SYS(io_uring_enter),
 	/* open sockets, and fds received over them */
 	SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(accept4),
 	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
@@ -57,11 +57,13 @@ static int thread_rules_add(scmp_filter_ctx ctx)
 
 static int rules_add(scmp_filter_ctx ctx, void *opaque)
 {
+	const struct loop *l = opaque;
 	int r = thread_rules_add(ctx);
 
-	(void)opaque;
 	if (!r)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r)
+		r = lockdown_allow_loop(ctx, loop_kind(l));
 	if (!r)
 		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
@@ -76,8 +78,8 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
-int sandbox_seal(struct err *e)
+int sandbox_seal(struct loop *l, struct err *e)
 {
 	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, true, rules_add, NULL, e);
+	return lockdown_calls(SCMP_ACT_KILL_PROCESS, true, rules_add, l, e);
 }

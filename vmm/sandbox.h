@@ -4,9 +4,12 @@
 #define CAIRN_VMM_SANDBOX_H
 
 struct err;
+struct loop;
 
 /* Restrict all threads to an allow-list of system calls; any other kills the process. Call after
- * all threads are created and all files are open. Returns 0 or -errno. */
-int sandbox_seal(struct err *e);
+ * all threads are created and all files are open.
+ * l: a loop of this process; all have the same back end, whose system calls stay allowed.
+ * Returns 0 or -errno. */
+int sandbox_seal(struct loop *l, struct err *e);
 
 #endif

@@ -374,11 +374,11 @@ int archive_export(struct json_object *spec, struct json_object *result, struct 
 {
 	int output = (int)js_get_int(spec, "output", -1);
 	struct exporter x = { .now = time(NULL) };
-	/* Create the io_uring before the sandbox: a process that can create a ring could open files through it. */
+	/* Create the loop before the sandbox: a process that can create an io_uring could open files through it. */
 	int r = loop_new(LOOP_ENTRIES, &x.loop, e);
 
 	if (!r)
-		r = archive_sandbox(-1, e);
+		r = archive_sandbox(-1, x.loop, e);
 	if (!r)
 		r = archive_begin(&x, spec, e);
 	if (!r)

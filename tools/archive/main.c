@@ -119,7 +119,7 @@ static int folder_enter(const char *folder, int *ret_parent, struct err *e)
 		if (*ret_parent < 0)
 			return err_set_errno(e, -errno, "%s", folder);
 	}
-	return archive_sandbox(*ret_parent, e);
+	return archive_sandbox(*ret_parent, NULL, e);
 }
 
 static int clear_main(struct json_object *spec)

@@ -1,6 +1,7 @@
 #include "tools/archive/sandbox.h"
 #include "base/err.h"
 #include "base/lockdown.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -16,12 +17,11 @@
 		LANDLOCK_ACCESS_FS_MAKE_DIR)
 
 static const int allowed[] = {
-	/* open files; a qcow2 image's io_uring exists already */
+	/* open files */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(fstatfs), SCMP_SYS(ftruncate),
 	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(flock),
 	SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(memfd_create),
-	SCMP_SYS(io_uring_enter),
 	/* threads and time */
 	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(exit),
 	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(geteuid),
@@ -42,22 +42,29 @@ static const int in_folder[] = {
 	SCMP_SYS(renameat2), SCMP_SYS(getdents64),
 };
 
-/* folder: not NULL if files may be created in the folder of an import. */
-static int rules_add(scmp_filter_ctx ctx, void *folder)
+struct needs {
+	bool folder; /* files may be created in the folder of an import */
+	const struct loop *loop; /* for qcow2 images; NULL: none */
+};
+
+static int rules_add(scmp_filter_ctx ctx, void *opaque)
 {
+	const struct needs *n = opaque;
 	int r = lockdown_allow_threads(ctx);
 
 	if (!r)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r && n->loop)
+		r = lockdown_allow_loop(ctx, loop_kind(n->loop));
 	if (!r)
 		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
 	if (!r) /* its own limits only */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A0(SCMP_CMP_EQ, 0, 0));
-	if (!r && folder)
+	if (!r && n->folder)
 		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
-	if (!r && !folder) /* refuse quietly: a C library that looks for its tables finds none */
+	if (!r && !n->folder) /* refuse quietly: a C library that looks for its tables finds none */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
 	return r ? r : lockdown_allow_memory(ctx);
 }
@@ -71,8 +78,9 @@ static int root_lock_in(int folder)
 	return fchdir(folder) < 0 || (!LOCKDOWN_SANITIZED && chroot(".") < 0) ? -errno : 0;
 }
 
-int archive_sandbox(int folder, struct err *e)
+int archive_sandbox(int folder, const struct loop *l, struct err *e)
 {
+	struct needs needs = { folder >= 0, l };
 	const struct lockdown_folder files = { folder, IN_FOLDER };
 	int r = root_lock_in(folder);
 
@@ -84,5 +92,5 @@ int archive_sandbox(int folder, struct err *e)
 	r = lockdown_files(&files, 1);
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, folder < 0 ? NULL : &folder, e);
+	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, &needs, e);
 }

@@ -4,8 +4,12 @@
 #define CAIRN_TOOLS_ARCHIVE_SANDBOX_H
 
 struct err;
+struct loop;
 
-/* folder: files may still be created and opened here; -1: nowhere. Returns 0; -errno with a sentence. */
-int archive_sandbox(int folder, struct err *e);
+/* folder: files may still be created and opened here; -1: nowhere.
+ * l: the loop that the process uses afterwards; NULL: none. No operation may have begun: a thread of the loop's would
+ * not be restricted.
+ * Returns 0; -errno with a sentence. */
+int archive_sandbox(int folder, const struct loop *l, struct err *e);
 
 #endif

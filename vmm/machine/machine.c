@@ -185,8 +185,10 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
 			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
 	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
-	if (!r)
-		r = block_open(d->loop, &o, &d->block, e);
+	if (r < 0)
+		return r;
+	loop_defer_threads(d->loop, true); /* until lockdown_drop() */
+	r = block_open(d->loop, &o, &d->block, e);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < c->nlayers; i++) {
@@ -516,6 +518,7 @@ static void *disk_thread(void *opaque)
 	strncpy(name, d->id, sizeof(name) - 1);
 	name[sizeof(name) - 1] = 0;
 	pthread_setname_np(pthread_self(), name);
+	loop_defer_threads(d->loop, false);
 	loop_run(d->loop);
 	return NULL;
 }

@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/base/loop_group.h"
+
 #define MS 1000000ULL
 
 static int loop_setup(void **state)
@@ -370,5 +372,5 @@ int main(void)
 	};
 
 	alarm(30 * TEST_SLOW);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return loop_group_run(tests);
 }

@@ -3,10 +3,12 @@
 #include "base/loop.h"
 #include "base/util.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,6 +21,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "tests/unit/base/loop_group.h"
 
 #define MS 1000000ULL
 
@@ -380,6 +384,152 @@ static void test_callback_may_wait_for_completed_operation(void **state)
 	assert_int_equal(loop_ops_in_flight(b->loop), 0);
 }
 
+/* ---- files on a disk ---- */
+
+/* Create a file without a name, opened with O_DIRECT; skip the test where the file system has none. */
+static int direct_file(void)
+{
+	const char *folder = getenv("TMPDIR");
+	int fd = open(folder ? folder : "/tmp", O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		skip();
+	return fd;
+}
+
+/* Many requests at once: writes that allocate, writes in place, reads, syncs between them. */
+static void test_direct_io(void **state)
+{
+	enum { N = 100, BYTES = 4096 };
+	struct bench *b = *state;
+	uint8_t *data = aligned_alloc(BYTES, N * BYTES);
+	struct op *ops = calloc(N, sizeof(*ops)), sync = op_over(NULL, 0), odd = op_over(NULL, 0);
+	int fd = direct_file();
+
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < N; i++) {
+			memset(data + i * BYTES, (int)(i + round), BYTES);
+			ops[i] = op_over(data + i * BYTES, BYTES);
+			loop_writev(b->loop, &ops[i].op, fd, ops[i].iov, 1, i * BYTES);
+		}
+		wait_all(b->loop);
+		sync = op_over(NULL, 0);
+		loop_fdatasync(b->loop, &sync.op, fd);
+		assert_int_equal(waited(b, &sync), 0);
+		memset(data, 0xff, N * BYTES);
+		for (unsigned i = 0; i < N; i++) {
+			assert_int_equal(ops[i].done, 1);
+			assert_int_equal(ops[i].res, BYTES);
+			ops[i] = op_over(data + i * BYTES, BYTES / 2);
+			ops[i].iov[1] = (struct iovec){ data + i * BYTES + BYTES / 2, BYTES / 2 };
+			loop_readv(b->loop, &ops[i].op, fd, ops[i].iov, 2, i * BYTES);
+		}
+		wait_all(b->loop);
+		for (unsigned i = 0; i < N; i++) {
+			assert_int_equal(ops[i].res, BYTES);
+			for (unsigned k = 0; k < BYTES; k++)
+				assert_int_equal(data[i * BYTES + k], i + round);
+		}
+	}
+	odd = op_over(data, BYTES);
+	loop_readv(b->loop, &odd.op, fd, odd.iov, 1, N * BYTES);
+	assert_int_equal(waited(b, &odd), 0); /* the end of the file */
+	odd = op_over(data + 1, BYTES + 1);
+	loop_readv(b->loop, &odd.op, fd, odd.iov, 1, 3);
+	assert_int_equal(waited(b, &odd), -EINVAL);
+	close(fd);
+	free(ops);
+	free(data);
+}
+
+/* The process of `cairn run` ends while a write to its terminal waits. */
+static void test_free_with_a_write_that_never_ends(void **state)
+{
+	static char data[1 << 20];
+	static struct op op;
+	struct bench *b = *state;
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	op = op_over(data, sizeof(data));
+	loop_writev(b->loop, &op.op, fds[1], op.iov, 1, UINT64_MAX);
+	for (int i = 0; i < 3; i++)
+		loop_run_once(b->loop, 5 * MS);
+	loop_free(b->loop);
+	b->loop = NULL;
+	assert_int_equal(op.done, 0);
+	close(fds[0]); /* ends the write: EPIPE */
+	close(fds[1]);
+}
+
+/* ---- threads ---- */
+
+/* Returns the number of the process's threads, and how many of them block all signals. */
+static unsigned threads_count(unsigned *ret_deaf)
+{
+	DIR *d = opendir("/proc/self/task");
+	struct dirent *t;
+	unsigned n = 0;
+
+	*ret_deaf = 0;
+	while ((t = readdir(d))) {
+		char path[300], line[128];
+		FILE *f;
+
+		if (t->d_name[0] == '.')
+			continue;
+		n++;
+		snprintf(path, sizeof(path), "/proc/self/task/%s/status", t->d_name);
+		f = fopen(path, "r");
+		while (f && fgets(line, sizeof(line), f))
+			/* glibc lets nobody block its two own signals. */
+			*ret_deaf += !strncmp(line, "SigBlk:\tfffffffe", 16) || !strncmp(line, "SigBlk:\tffffffff", 16);
+		if (f)
+			fclose(f);
+	}
+	closedir(d);
+	return n;
+}
+
+static void test_threads_are_few_and_get_no_signal(void **state)
+{
+	enum { N = 64 };
+	struct bench *b = *state;
+	struct op ops[N];
+	unsigned deaf, before = threads_count(&deaf), deaf_before = deaf, n;
+
+	for (unsigned i = 0; i < N; i++) {
+		ops[i] = op_over(NULL, 0);
+		loop_fallocate(b->loop, &ops[i].op, b->fd, 0, 0, 4096 * (i + 1));
+	}
+	n = threads_count(&deaf);
+	assert_in_range(n, before + 1, before + 4);
+	assert_int_equal(deaf - deaf_before, n - before);
+	wait_all(b->loop);
+	for (unsigned i = 0; i < N; i++)
+		assert_int_equal(ops[i].done, 1);
+	loop_free(b->loop);
+	b->loop = NULL;
+	assert_int_equal(threads_count(&deaf), before);
+}
+
+static void test_no_threads_while_deferred(void **state)
+{
+	struct bench *b = *state;
+	struct op op = op_over(NULL, 0);
+	unsigned deaf, before = threads_count(&deaf);
+
+	loop_defer_threads(b->loop, true);
+	loop_fallocate(b->loop, &op.op, b->fd, 0, 0, 4096);
+	assert_int_equal(waited(b, &op), 0);
+	assert_int_equal(threads_count(&deaf), before);
+	loop_defer_threads(b->loop, false);
+	op = op_over(NULL, 0);
+	loop_fallocate(b->loop, &op.op, b->fd, 0, 0, 8192);
+	assert_int_equal(waited(b, &op), 0);
+	assert_int_equal(threads_count(&deaf), before + 1);
+}
+
 /* ---- what an attacker in this process can do with the ring ---- */
 
 static int ring_fd_find(void)
@@ -453,9 +603,24 @@ int main(void)
 		OPS_TEST(test_burst_from_a_completion),
 		OPS_TEST(test_stream_of_operations_does_not_starve_timers),
 		OPS_TEST(test_callback_may_wait_for_completed_operation),
+		OPS_TEST(test_direct_io),
+		OPS_TEST(test_free_with_a_write_that_never_ends),
+	};
+	const struct CMUnitTest of_io_uring[] = {
 		OPS_TEST(test_ring_refuses_files_and_sockets),
 	};
+	const struct CMUnitTest of_epoll[] = {
+		OPS_TEST(test_threads_are_few_and_get_no_signal),
+		OPS_TEST(test_no_threads_while_deferred),
+	};
+	int failed;
 
-	alarm(30 * TEST_SLOW);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	alarm(60 * TEST_SLOW);
+	signal(SIGPIPE, SIG_IGN);
+	failed = loop_group_run(tests);
+
+	setenv("CAIRN_LOOP", "io_uring", 1);
+	failed += cmocka_run_group_tests(of_io_uring, NULL, NULL);
+	setenv("CAIRN_LOOP", "epoll", 1);
+	return failed + cmocka_run_group_tests(of_epoll, NULL, NULL);
 }

@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/base/loop_group.h"
+
 #define MS 1000000ULL
 
 struct spot {
@@ -317,6 +319,111 @@ static void test_bad_fd_is_an_error_not_silence(void **state)
 	assert_true(s.revents & POLLERR);
 }
 
+/* poll() reports a regular file and /dev/null as ready at any time; stdin may be either. */
+static void test_file_without_poll_is_always_ready(void **state)
+{
+	struct spot s = { .loop = *state };
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	assert_int_equal(loop_watch(*state, fd, POLLIN, spot_ready, &s, &s.w), 0);
+	rounds(*state, 20);
+	assert_true(s.calls >= 3);
+	assert_int_equal(s.revents, POLLIN);
+	loop_watch_events(s.w, 0);
+	rounds(*state, 3);
+	s.calls = 0;
+	rounds(*state, 3);
+	assert_int_equal(s.calls, 0);
+	loop_watch_events(s.w, POLLOUT);
+	s.act = unwatch_self;
+	rounds(*state, 10);
+	assert_int_equal(s.calls, 1);
+	assert_int_equal(s.revents, POLLOUT);
+	close(fd);
+}
+
+static void test_two_watches_of_one_fd(void **state)
+{
+	struct spot a, b = { .loop = *state };
+
+	spot_init(&a, *state, POLLIN, NULL);
+	assert_int_equal(loop_watch(*state, a.fd[0], POLLIN | POLLOUT, spot_ready, &b, &b.w), 0);
+	rounds(*state, 5);
+	assert_int_equal(a.calls, 0);
+	assert_true(b.calls >= 1);
+	assert_int_equal(b.revents, POLLOUT);
+	poke(&a);
+	rounds(*state, 5);
+	assert_true(a.calls >= 1);
+	assert_int_equal(b.revents, POLLIN | POLLOUT);
+	loop_unwatch(a.w); /* the other stays */
+	rounds(*state, 2);
+	b.calls = 0;
+	rounds(*state, 5);
+	assert_true(b.calls >= 1);
+	loop_unwatch(b.w);
+	spot_close(&a);
+}
+
+static void nest(struct spot *s)
+{
+	unsigned mine = s->calls;
+
+	if (s->other->calls)
+		return;
+	while (!s->other->calls)
+		loop_run_once(s->loop, 2 * MS);
+	rounds(s->loop, 3);
+	assert_int_equal(s->calls, mine); /* although the event is still pending */
+	drain(s);
+}
+
+/* A callback that waits for another watch is not called again meanwhile; afterwards it is. */
+static void test_callback_that_runs_the_loop(void **state)
+{
+	struct spot a, b;
+
+	spot_init(&a, *state, POLLIN, nest);
+	spot_init(&b, *state, POLLIN, drain);
+	a.other = &b;
+	poke(&a);
+	poke(&b);
+	rounds(*state, 5);
+	assert_true(b.calls >= 1);
+	assert_int_equal(a.calls, 1);
+	poke(&a);
+	rounds(*state, 3);
+	assert_true(a.calls >= 2);
+	loop_unwatch(a.w);
+	loop_unwatch(b.w);
+	spot_close(&a);
+	spot_close(&b);
+}
+
+static void unwatch_outer(struct spot *s)
+{
+	unwatch_self(s->other);
+	unwatch_self(s);
+}
+
+/* The watch of a callback that runs the loop is removed by a nested callback. */
+static void test_removed_while_its_callback_runs(void **state)
+{
+	struct spot a, b;
+
+	spot_init(&a, *state, POLLIN, nest);
+	spot_init(&b, *state, POLLIN, unwatch_outer);
+	a.other = &b;
+	b.other = &a;
+	poke(&a);
+	poke(&b);
+	rounds(*state, 5);
+	assert_int_equal(b.calls, 1);
+	assert_null(a.w);
+	spot_close(&a);
+	spot_close(&b);
+}
+
 /* More watches than the ring has entries, all ready and all removed at once. */
 static void test_more_watches_than_entries(void **state)
 {
@@ -381,10 +488,14 @@ int main(void)
 		LOOP_TEST(test_reused_fd_number_gets_no_old_event),
 		LOOP_TEST(test_hang_up),
 		LOOP_TEST(test_bad_fd_is_an_error_not_silence),
+		LOOP_TEST(test_file_without_poll_is_always_ready),
+		LOOP_TEST(test_two_watches_of_one_fd),
+		LOOP_TEST(test_callback_that_runs_the_loop),
+		LOOP_TEST(test_removed_while_its_callback_runs),
 		LOOP_TEST(test_more_watches_than_entries),
 		cmocka_unit_test(test_loop_freed_around_its_watches),
 	};
 
 	alarm(30 * TEST_SLOW);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return loop_group_run(tests);
 }

@@ -1,0 +1,45 @@
+/* file_pool: threads that perform file operations for the loop on epoll.
+ *
+ * All functions belong to the loop's thread, except file_job_run(). */
+#ifndef CAIRN_BASE_FILE_POOL_H
+#define CAIRN_BASE_FILE_POOL_H
+
+#include <stdint.h>
+#include <sys/uio.h>
+
+/* A device with a queue wants several requests at once; more threads cost more switches than they gain. */
+#define FILE_POOL_THREADS_MAX 4
+
+enum file_job_kind { FILE_JOB_READ, FILE_JOB_WRITE, FILE_JOB_SYNC, FILE_JOB_FALLOCATE };
+
+struct file_job {
+	struct file_job *next;
+	void *owner; /* the caller's */
+	enum file_job_kind kind;
+	int fd, mode;
+	unsigned niov;
+	const struct iovec *iov; /* must stay valid until the job is done; &one for a single iovec */
+	struct iovec one;
+	uint64_t offset; /* UINT64_MAX: the file's current position */
+	uint64_t len;	 /* of FALLOCATE */
+	int res;	 /* the system call's result, or -errno */
+};
+
+struct file_pool;
+
+/* Create a pool without threads; jobs create them.
+ * event_fd: an eventfd, signalled when jobs are done; the pool duplicates it.
+ * Returns NULL without memory. */
+struct file_pool *file_pool_new(int event_fd);
+/* End the threads and free the pool. If a job still runs, as a write to a terminal that does not move, its thread
+ * goes on without an owner. Queued jobs are dropped. */
+void file_pool_free(struct file_pool *p);
+/* Queue a job. It is allocated by malloc(), and the pool owns it until file_pool_take() returns it. If no
+ * thread can be created, the job runs at once. */
+void file_pool_submit(struct file_pool *p, struct file_job *job);
+/* Returns the jobs that are done, linked by next, in the order of their ends; NULL: none. */
+struct file_job *file_pool_take(struct file_pool *p);
+/* Perform the job on this thread. */
+void file_job_run(struct file_job *job);
+
+#endif
