@@ -65,7 +65,8 @@ static void record_done(enum event_kind kind, uint64_t offset, uint64_t len, con
 	struct event *ev;
 	size_t at;
 
-	if (!recording)
+	/* A thread of the loop performs what on_submit() has recorded. */
+	if (!recording || !pthread_equal(recording->thread, pthread_self()))
 		return;
 	at = recording->n;
 	ev = record(recording, kind);
@@ -172,7 +173,7 @@ void record_begin(struct recorder *r, struct fixture *f)
 	struct block_info info;
 	size_t n;
 
-	*r = (struct recorder){ .trace = { on_submit, on_complete }, .f = f };
+	*r = (struct recorder){ .trace = { on_submit, on_complete }, .f = f, .thread = pthread_self() };
 	r->b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, true);
 	block_info(r->b, &info);
 	r->disk_bytes = info.size_bytes;

@@ -8,6 +8,8 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 
+#include <pthread.h>
+
 #define RECORD_DISK_MAX (3 * MIB) /* with clusters of 512 bytes, the L1 table moves before that */
 #define RECORD_IMAGE_MAX (32 * MIB)
 #define RECORD_SNAPSHOTS_MAX 64 /* ids are below this */
@@ -38,6 +40,7 @@ struct known_snapshot {
 
 struct recorder {
 	struct loop_trace trace;
+	pthread_t thread; /* the loop's; other threads' calls are not recorded */
 	struct fixture *f;
 	struct block *b; /* the open disk */
 	uint64_t disk_bytes;

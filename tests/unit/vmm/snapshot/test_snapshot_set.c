@@ -158,11 +158,22 @@ static void on_complete(struct loop_trace *t, struct loop_op *op, int res)
 	pthread_mutex_unlock(&rec.lock);
 }
 
+/* Does this thread perform what on_submit() has recorded? */
+static bool thread_is_of_loop(void)
+{
+	char name[16] = "";
+
+	pthread_getname_np(pthread_self(), name, sizeof(name));
+	return !strcmp(name, "loop-io");
+}
+
 static void record_call(int fd, enum event_kind kind, uint64_t offset, uint64_t len, const void *data)
 {
 	struct event ev = { .kind = kind, .offset = offset, .len = len };
 	int disk;
 
+	if (thread_is_of_loop())
+		return;
 	pthread_mutex_lock(&rec.lock);
 	disk = rec.on ? disk_of(fd) : -1;
 	if (disk >= 0) {
