@@ -159,7 +159,7 @@ $(BUILD)/helpers/%.so: tests/helpers/preload/%.c
 $(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,snapshot) $(call lib,base)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring -lseccomp
 
 deps:
 	$(Q)tests/deps.sh

@@ -100,7 +100,7 @@ int lockdown_allow_threads(scmp_filter_ctx ctx)
 	return r;
 }
 
-/* io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c).
+/* The threads of a loop on epoll set their names. io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c).
  * A ring of io_setup() only reads and writes open files. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
 {
@@ -109,10 +109,12 @@ int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
 		SCMP_SYS(epoll_ctl), SCMP_SYS(ppoll), SCMP_SYS(eventfd2), SCMP_SYS(io_setup), SCMP_SYS(io_destroy),
 		SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv), SCMP_SYS(preadv2), SCMP_SYS(pwritev),
 		SCMP_SYS(fallocate) };
+	int r;
 
 	if (kind == LOOP_IO_URING)
 		return lockdown_allow(ctx, uring, ARRAY_SIZE(uring));
-	return lockdown_allow(ctx, with_epoll, ARRAY_SIZE(with_epoll));
+	r = lockdown_allow(ctx, with_epoll, ARRAY_SIZE(with_epoll));
+	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
 }
 
 int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),

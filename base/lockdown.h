@@ -48,7 +48,7 @@ int lockdown_allow_fcntl(scmp_filter_ctx ctx);
 int lockdown_allow_memory(scmp_filter_ctx ctx);
 /* Allow new threads, but no new processes. */
 int lockdown_allow_threads(scmp_filter_ctx ctx);
-/* Allow the system calls of a loop that exists already. */
+/* Allow the system calls of a loop that exists already, but for the creation of threads. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it.

@@ -1,0 +1,171 @@
+"""Everything works in a container with Docker's defaults: no io_uring, no userfaultfd, a read-only root, a plain user of
+the group kvm. tests/helpers/container.c makes such an environment by hand."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from conftest import BUILD, Console, Qmp
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+CONTAINER = os.path.join(BUILD, "helpers", "container")
+PROGRAMS = ("cairnd", "cairn-vm", "cairn", "cairn-img", "cairn-archive", "guests/interp.elf", "guests/first_byte.elf")
+NOTICE = "io_uring is refused (Operation not permitted), so disk I/O goes through threads"
+ENV = {"PATH": "/usr/bin:/bin", "HOME": "/mnt", "TMPDIR": "/mnt", "CAIRN_SOCKET": "/mnt/cairn.sock"}
+
+
+class Container:
+    """A folder that commands in containers see as /mnt. `path` names its files from outside."""
+
+    def __init__(self, path):
+        self.path = path
+        self.socket = str(path / "cairn.sock")
+        path.chmod(0o777)
+        for name in PROGRAMS:  # the build folder may be closed to the container's user
+            shutil.copy(os.path.join(BUILD, name), path)
+
+    def command(self, program, *args):
+        return [CONTAINER, str(self.path), f"/mnt/{program}", *map(str, args)]
+
+    def run(self, program, *args, ok=True):
+        r = subprocess.run(self.command(program, *args), env=ENV, capture_output=True, text=True, timeout=50,
+                           stdin=subprocess.DEVNULL)
+        assert (r.returncode == 0) == ok, f"{args}: {r.returncode}\n{r.stdout}{r.stderr}"
+        return r
+
+
+@pytest.fixture
+def container(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make a container")
+    yield Container(tmp_path)
+
+
+@pytest.fixture
+def daemon(container):
+    """Start a cairnd in a container. Its VMs outlive it, so end them first."""
+    log = container.path / "cairnd.log"
+    with open(log, "wb") as f:
+        process = subprocess.Popen(container.command("cairnd", "--state-dir", "/mnt/state", "--socket", "/mnt/cairn.sock"), env=ENV,
+                                   stderr=f)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            Qmp(container.socket, timeout=5).close()
+            break
+        except (OSError, EOFError):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+    container.log = log
+    yield container
+    for name in container.run("cairn", "list", "--name").stdout.split():
+        container.run("cairn", "destroy", name)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, log.read_text()
+
+
+def write_definition(container, name, **more):
+    d = guestlib.definition(name=name, memory="64M", **{"boot": {"kernel": "/mnt/interp.elf"}, **more})
+    (container.path / f"{name}.json").write_text(json.dumps(d))
+    return f"/mnt/{name}.json"
+
+
+def start(container, name):
+    container.run("cairn", "start", name)
+    console = Console(container, name)
+    while console.line() != "interp":
+        pass
+    console.run("open 0")
+    return console
+
+
+def test_container_refuses_what_docker_refuses(container):
+    """Otherwise the other tests would prove nothing."""
+    shutil.copy("/usr/bin/python3", container.path / "python")
+    probe = ("import ctypes, os; c = ctypes.CDLL(None, use_errno=True).syscall; "
+             "print(*((c(n, 8, 0), ctypes.get_errno())[1] for n in (425, 323, 272)), os.getuid(), "
+             "os.access('/etc', os.W_OK), os.statvfs('/dev/shm').f_blocks * os.statvfs('/dev/shm').f_frsize)")
+    assert container.run("python", "-c", probe).stdout.split() == ["1", "1", "1", "65534", "False", str(64 << 20)]
+
+
+def test_run_in_a_container(container):
+    path = write_definition(container, "vm", boot={"kernel": "/mnt/first_byte.elf"})
+    process = subprocess.Popen(container.command("cairn", "run", "--log-level", "info", path), env=ENV, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout.read(1) == b"A"
+    finally:
+        process.kill()
+    log = process.communicate()[1].decode()
+    assert log.count(NOTICE) == 1 and "seccomp profile" in log, log
+
+
+def test_snapshot_and_revert_in_a_container(daemon):
+    """Memory and disk come back, from snapshots and from a saved state."""
+    daemon.run("cairn-img", "create", "-f", "qcow2", "/mnt/a.qcow2", "64M")
+    daemon.run("cairn", "define", write_definition(daemon, "vm1", disks=[{"path": "/mnt/a.qcow2", "format": "qcow2"}]))
+    console = start(daemon, "vm1")
+    console.run("write 0 4096 1")
+    console.run("flush")
+    console.run("fill 0x2000000 1048576 1")
+    daemon.run("cairn", "snapshot-create-as", "vm1", "one")
+    console.run("write 0 4096 2")
+    console.run("fill 0x2000000 1048576 2")
+    daemon.run("cairn", "snapshot-create-as", "vm1", "two")
+    daemon.run("cairn", "snapshot-revert", "vm1", "one")
+    console.run("verify 0 4096 1")
+    console.run("check 0x2000000 1048576 1")
+    daemon.run("cairn", "snapshot-revert", "vm1", "two")
+    console.run("verify 0 4096 2")
+    console.run("check 0x2000000 1048576 2")
+    daemon.run("cairn", "save", "vm1", "/mnt/saved")
+    console.close()
+    daemon.run("cairn", "restore", "/mnt/saved")
+    console = Console(daemon, "vm1")
+    console.run("verify 0 4096 2")
+    console.run("check 0x2000000 1048576 2")
+    console.close()
+    assert daemon.run("cairn", "snapshot-list", "vm1", "--name").stdout.split() == ["one", "two"]
+    daemon.run("cairn", "destroy", "vm1")
+    daemon.run("cairn-img", "check", "/mnt/a.qcow2")
+    assert daemon.log.read_text().count(NOTICE) == 1
+    vm_log = next((daemon.path / "state" / "vms" / "vm1").glob("*log*")).read_text()
+    assert vm_log.count(NOTICE) == 2, vm_log  # one for each process: started, restored
+
+
+def test_clone_and_export_in_a_container(daemon):
+    daemon.run("cairn-img", "create", "-f", "qcow2", "/mnt/a.qcow2", "16M")
+    daemon.run("cairn", "define", write_definition(daemon, "vm1", disks=[{"path": "/mnt/a.qcow2", "format": "qcow2"}]))
+    console = start(daemon, "vm1")
+    console.run("write 0 4096 1")
+    console.run("flush")
+    daemon.run("cairn", "clone", "--live", "vm1", "vm2")
+    other = Console(daemon, "vm2")
+    other.run("verify 0 4096 1")
+    other.close()
+    console.close()
+    daemon.run("cairn", "destroy", "vm1")
+    daemon.run("cairn", "clone", "vm1", "vm3")
+    daemon.run("cairn", "export", "vm1", "/mnt/vm1.tar")
+    console = start(daemon, "vm3")
+    console.run("verify 0 4096 1")
+    console.close()
+
+
+def test_images_in_a_container(container):
+    container.run("cairn-img", "create", "-f", "raw", "/mnt/a.raw", "16M")
+    with open(container.path / "a.raw", "r+b") as f:
+        f.write(b"cairn" * 200000)
+    r = container.run("cairn-img", "convert", "-f", "raw", "-O", "qcow2", "/mnt/a.raw", "/mnt/a.qcow2")
+    assert r.stderr == ""  # the notice belongs to logs
+    container.run("cairn-img", "snapshot", "-c", "s", "/mnt/a.qcow2")
+    container.run("cairn-img", "check", "/mnt/a.qcow2")
+    container.run("cairn-img", "compare", "/mnt/a.raw", "/mnt/a.qcow2")
+    container.run("cairn-img", "bench", "-f", "qcow2", "-w", "-c", "1000", "-t", "none", "/mnt/a.qcow2")
