@@ -58,7 +58,7 @@ END
 # A library's headers and the folders that may include them.
 libraries() {
 	cat <<'END'
-liburing.h base/ block/
+liburing.h base/loop_uring.c
 json-c/ api/ tools/
 json.h api/ tools/
 seccomp.h base/lockdown.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c

@@ -1,20 +1,24 @@
 #!/bin/sh
 # Run one unit program: unit.sh BUILD RESULTS NAME. Prints its result in one write, and writes the counts
-# "PASSED FAILED SKIPPED" to a file in RESULTS. A program that crashes, or reports fewer tests than planned, has failed.
+# "PASSED FAILED SKIPPED" to a file in RESULTS. NAME@epoll runs it with the loop on epoll. A program that crashes, or reports fewer tests than planned, has failed.
 set -u
 build=$1 results=$2 name=$3
 base=$results/$(echo "$name" | tr / -)
+program=$build/unit/${name%@*}
+case $name in
+*@*) export CAIRN_LOOP="${name##*@}" ;;
+esac
 
 lines() { # PATTERN
 	grep -c "$1" "$base.out"
 }
 
-if [ ! -x "$build/unit/$name" ]; then
+if [ ! -x "$program" ]; then
 	echo "  $name FAILED: not built (make units)"
 	echo 0 1 0 >"$base.sum"
 	exit 0
 fi
-timeout -k 5 "$UNIT_SECONDS" env CMOCKA_MESSAGE_OUTPUT=TAP "$build/unit/$name" >"$base.out" 2>"$base.err"
+timeout -k 5 "$UNIT_SECONDS" env CMOCKA_MESSAGE_OUTPUT=TAP "$program" >"$base.out" 2>"$base.err"
 rc=$?
 ok=$(lines '^ok ')
 skip=$(lines '^not ok .*# SKIP')

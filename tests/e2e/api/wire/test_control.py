@@ -93,7 +93,7 @@ def lingering(stack):
 def waits_for_events(pid):
     """Return whether the daemon waits for events, not in close() or elsewhere."""
     with open(f"/proc/{pid}/syscall") as f:
-        return f.read().startswith("426 ")  # io_uring_enter
+        return f.read().startswith(("426 ", "232 ", "441 "))  # io_uring_enter, epoll_wait, epoll_pwait2
 
 
 @pytest.mark.parametrize("way", ["no command takes it", "a command refuses it", "left behind", "many"])
