@@ -29,6 +29,7 @@ struct loop_epoll {
 	struct loop_watch *due, **due_tail; /* watches whose ready() is to be called */
 	struct running *running;
 	unsigned nalways; /* watches with constant events */
+	unsigned turn;	  /* counts the turns; it may wrap */
 
 	struct file_pool *pool; /* NULL before the first use */
 	struct file_aio *aio;	/* NULL before the first use */
@@ -208,6 +209,7 @@ static void watches_serve(struct loop_epoll *p)
 		struct loop_watch *w = p->due;
 
 		due_remove(p, w);
+		w->epoll.served = p->turn;
 		w->epoll.running = true;
 		p->running = &frame;
 		w->ready(w->opaque, w->epoll.revents);
@@ -395,11 +397,31 @@ static int wait_until(struct loop_epoll *p, struct epoll_event *events, uint64_t
 	return epoll_wait(p->epoll_fd, events, EVENTS_MAX, 0);
 }
 
+/* epoll keeps a served watch in its list, before those that became ready meanwhile, and looks at it again. The
+ * order of events is that of io_uring, which polls a served fd anew: first the watches that were not served in the turn
+ * before. Returns whether jobs are done. */
+static bool events_take(struct loop_epoll *p, const struct epoll_event *events, int n)
+{
+	bool done = false;
+
+	for (int again = 0; again < 2; again++) {
+		for (int i = 0; i < n; i++) {
+			struct loop_watch *w = events[i].data.ptr;
+
+			if (!w)
+				done = true;
+			else if (again == (w->epoll.served == p->turn))
+				watch_event(p, w, events[i].events);
+		}
+	}
+	p->turn++;
+	return done;
+}
+
 static void epoll_turn(struct loop *l, uint64_t timeout_ns)
 {
 	struct loop_epoll *p = epoll_of(l);
 	struct epoll_event events[EVENTS_MAX];
-	bool done = false;
 	int n;
 
 	if (always_due(p))
@@ -408,13 +430,7 @@ static void epoll_turn(struct loop *l, uint64_t timeout_ns)
 		n = wait_until(p, events, timeout_ns);
 	else
 		n = epoll_wait(p->epoll_fd, events, EVENTS_MAX, timeout_ns ? -1 : 0);
-	for (int i = 0; i < n; i++) {
-		if (events[i].data.ptr)
-			watch_event(p, events[i].data.ptr, events[i].events);
-		else
-			done = true;
-	}
-	if (done)
+	if (events_take(p, events, n))
 		jobs_take(p);
 	watches_serve(p);
 }

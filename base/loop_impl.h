@@ -21,10 +21,12 @@ struct loop_watch {
 			bool armed;	 /* a poll is in the ring */
 			bool cancelling; /* the poll's removal was requested */
 			bool dead;	 /* to be freed after its last completion */
+			bool running;	 /* ready() runs */
 		} uring;
 		struct {
 			struct loop_watch **link, *next; /* in the list of watches with an event; link: NULL if in none */
 			unsigned revents; /* the event, while in that list */
+			unsigned served;  /* turn in which ready() last ran */
 			unsigned always;  /* constant events of a file that epoll refuses; 0: none */
 			int dup;	  /* a duplicate of fd, watched instead, because another watch has fd; -1: none */
 			bool added;	  /* the fd is in the epoll set */

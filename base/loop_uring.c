@@ -68,9 +68,13 @@ static void watch_cancel(struct loop_watch *w)
 static void watch_completed(struct loop_watch *w, int res)
 {
 	w->uring.armed = false;
+	if (w->uring.running) /* ready() runs the loop: the outer call does the rest */
+		return;
 	if (!w->uring.dead && !w->uring.cancelling && w->events) {
 		/* A failed poll would fail again at once, so report POLLERR. */
+		w->uring.running = true;
 		w->ready(w->opaque, res < 0 ? POLLERR : (unsigned)res);
+		w->uring.running = false;
 	}
 	if (w->uring.dead) {
 		/* The watch's own callback freed it. Its last completion is still to come. */

@@ -4,7 +4,12 @@
 
 /* Returns the number of failed tests. A back end is named by CAIRN_LOOP, which loop_new() reads. */
 #define loop_group_run(tests)                                                                      \
-	(setenv("CAIRN_LOOP", "io_uring", 1), cmocka_run_group_tests_name("io_uring", tests, NULL, NULL)) + \
-		(setenv("CAIRN_LOOP", "epoll", 1), cmocka_run_group_tests_name("epoll", tests, NULL, NULL))
+	({                                                                                         \
+		int failed_;                                                                       \
+		setenv("CAIRN_LOOP", "io_uring", 1);                                               \
+		failed_ = cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);              \
+		setenv("CAIRN_LOOP", "epoll", 1);                                                  \
+		failed_ + cmocka_run_group_tests_name("epoll", tests, NULL, NULL);                 \
+	})
 
 #endif

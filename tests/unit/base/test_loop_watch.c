@@ -365,6 +365,39 @@ static void test_two_watches_of_one_fd(void **state)
 	spot_close(&a);
 }
 
+static unsigned next_order, order[4];
+
+static void order_note(struct spot *s)
+{
+	drain(s);
+	order[next_order++ % 4] = s->other ? 2 : 1;
+	if (next_order == 1) { /* both clients send while the loop serves the second one */
+		poke(s->other);
+		poke(s);
+	}
+}
+
+/* A client that is served has no advantage over one that sends before it sends again. */
+static void test_events_come_in_order(void **state)
+{
+	struct spot a, b;
+
+	next_order = 0;
+	spot_init(&a, *state, POLLIN, order_note);
+	spot_init(&b, *state, POLLIN, order_note);
+	b.other = &a;
+	rounds(*state, 2);
+	poke(&b);
+	rounds(*state, 5);
+	assert_int_equal(next_order, 3);
+	assert_int_equal(order[1], 1);
+	assert_int_equal(order[2], 2);
+	loop_unwatch(a.w);
+	loop_unwatch(b.w);
+	spot_close(&a);
+	spot_close(&b);
+}
+
 static void nest(struct spot *s)
 {
 	unsigned mine = s->calls;
@@ -490,6 +523,7 @@ int main(void)
 		LOOP_TEST(test_bad_fd_is_an_error_not_silence),
 		LOOP_TEST(test_file_without_poll_is_always_ready),
 		LOOP_TEST(test_two_watches_of_one_fd),
+		LOOP_TEST(test_events_come_in_order),
 		LOOP_TEST(test_callback_that_runs_the_loop),
 		LOOP_TEST(test_removed_while_its_callback_runs),
 		LOOP_TEST(test_more_watches_than_entries),
