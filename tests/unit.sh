@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run one unit program: unit.sh BUILD RESULTS NAME. Prints its result in one write, and writes the counts
-# "PASSED FAILED SKIPPED" to a file in RESULTS. NAME@epoll runs it with the loop on epoll. A program that crashes, or reports fewer tests than planned, has failed.
+# "PASSED FAILED SKIPPED" to a file in RESULTS. NAME@epoll runs it with the loop on epoll. A program that crashes, or
+# reports fewer tests than planned, has failed.
 set -u
 build=$1 results=$2 name=$3
 base=$results/$(echo "$name" | tr / -)

@@ -1,8 +1,8 @@
 /* container: runs a command as in a container with Docker's defaults: container FOLDER COMMAND...
  *
- * The command sees a read-only root, a /dev/shm of 64 MiB, and FOLDER at /mnt, writable. It belongs to user 65534 and the
- * group of /dev/kvm, without capabilities, and its system calls are filtered as by Docker's default
- * profile: the list below has those that a hypervisor might try. Needs root. */
+ * The command sees a read-only root, a /dev/shm of 64 MiB, and FOLDER at /mnt, writable. It belongs to user 65534 and
+ * the group of /dev/kvm, without capabilities, and its system calls are filtered as by Docker's default profile: the
+ * list below has those that a hypervisor might try. Needs root. */
 #include <errno.h>
 #include <grp.h>
 #include <sched.h>
@@ -33,7 +33,8 @@ static const int refused[] = {
 	SCMP_SYS(iopl), SCMP_SYS(ioperm), SCMP_SYS(vhangup), SCMP_SYS(syslog), SCMP_SYS(chroot),
 };
 
-#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+#define NAMESPACES                                                                                 \
+	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
 static _Noreturn void fail(const char *what)
 {

@@ -1,5 +1,5 @@
-"""Everything works in a container with Docker's defaults: no io_uring, no userfaultfd, a read-only root, a plain user of
-the group kvm. tests/helpers/container.c makes such an environment by hand."""
+"""Everything works in a container with Docker's defaults: no io_uring, no userfaultfd, a read-only root, a plain user
+of the group kvm. tests/helpers/container.c makes such an environment by hand."""
 
 import json
 import os
