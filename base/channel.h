@@ -10,8 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct err;
-
 #define CHANNEL_FDS_MAX 128
 #define CHANNEL_BODY_MAX (96 * 1024)
 

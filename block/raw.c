@@ -1,7 +1,6 @@
 /* raw: the file or device is the disk. A size that is not a multiple of a sector is rounded up.
  * Bytes past the end of the file read as zeros. */
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "block/block_impl.h"
 #include "block/io.h"

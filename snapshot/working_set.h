@@ -10,7 +10,6 @@
 #ifndef CAIRN_SNAPSHOT_WORKING_SET_H
 #define CAIRN_SNAPSHOT_WORKING_SET_H
 
-#include <stddef.h>
 #include <stdint.h>
 
 #define WORKING_SETS 4u

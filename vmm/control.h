@@ -6,8 +6,6 @@
 
 #include "vmm/vm_msg.h"
 
-#include <stddef.h>
-
 struct control;
 struct err;
 struct loop;

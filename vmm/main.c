@@ -12,7 +12,6 @@
 #include "vmm/sandbox.h"
 #include "vmm/snapshot/vm_snapshot.h"
 
-#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>

@@ -2,7 +2,6 @@
 #include "api/access/audit.h"
 #include "api/schema/event.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
@@ -11,7 +10,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 /* Users counted separately. Further users at the same time share the last slot. */
 #define USERS 64

@@ -6,7 +6,6 @@
 #include "api/schema/schema.h"
 
 #include <stdbool.h>
-#include <stdint.h>
 #include <sys/types.h>
 
 struct audit;

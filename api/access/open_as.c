@@ -2,9 +2,7 @@
 #include "api/access/fork_as.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
-#include "base/channel.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>

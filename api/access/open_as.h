@@ -4,8 +4,6 @@
 #ifndef CAIRN_API_ACCESS_OPEN_AS_H
 #define CAIRN_API_ACCESS_OPEN_AS_H
 
-#include <stdbool.h>
-
 struct config;
 struct definition;
 struct err;

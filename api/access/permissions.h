@@ -6,7 +6,6 @@
 #include "api/wire/peer.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <sys/types.h>
 
 struct json_object;

@@ -3,7 +3,6 @@
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 
-#include <stddef.h>
 #include <sys/types.h>
 
 struct err;

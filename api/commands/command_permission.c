@@ -3,14 +3,12 @@
 #include "api/access/permissions.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct keep {
 	struct store_work work;

@@ -2,7 +2,6 @@
 #include "api/commands/command.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
-#include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"

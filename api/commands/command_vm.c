@@ -11,7 +11,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>

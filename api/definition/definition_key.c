@@ -1,7 +1,6 @@
 /* Walks a JSON object along its table of keys. Every error names the path to the key. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 
 #include <ctype.h>

@@ -2,7 +2,6 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/duration.h"
-#include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>

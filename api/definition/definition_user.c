@@ -1,7 +1,6 @@
 /* Parses and prints the keys of an interface of type user: its network and its forwards. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
-#include "base/err.h"
 #include "base/util.h"
 
 #include <arpa/inet.h>

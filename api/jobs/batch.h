@@ -7,7 +7,6 @@
 #define CAIRN_API_JOBS_BATCH_H
 
 #include <stdbool.h>
-#include <stdint.h>
 
 struct batch;
 struct definition;

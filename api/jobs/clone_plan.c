@@ -5,7 +5,6 @@
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 

@@ -6,7 +6,6 @@
 #ifndef CAIRN_API_JOBS_DUMP_H
 #define CAIRN_API_JOBS_DUMP_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 struct err;

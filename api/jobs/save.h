@@ -6,8 +6,6 @@
 #ifndef CAIRN_API_JOBS_SAVE_H
 #define CAIRN_API_JOBS_SAVE_H
 
-#include <stdbool.h>
-
 struct call;
 struct definition;
 struct err;

@@ -2,7 +2,6 @@
 #include "api/access/fork_as.h"
 #include "api/definition/definition.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -8,14 +8,11 @@
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 
 struct err;
 struct fork_as;
 struct fork_as_result;
 struct json_object;
-struct loop;
-struct rights;
 struct vm;
 
 /* Room for at least two files per disk. */

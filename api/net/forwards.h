@@ -11,7 +11,6 @@
 
 #include <stdbool.h>
 
-struct err;
 struct vm;
 struct vm_host;
 struct vm_observer;

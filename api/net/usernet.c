@@ -5,14 +5,12 @@
 #include "api/vm/vm_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>

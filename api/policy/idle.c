@@ -13,7 +13,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
 

@@ -7,8 +7,6 @@
 #include "api/policy/policy.h"
 #include "api/schema/vm_state.h"
 
-#include <stdint.h>
-
 struct err;
 struct fall;
 struct loop_timer;

@@ -1,8 +1,6 @@
 #include "api/policy/policy.h"
 #include "base/util.h"
 
-#include <string.h>
-
 #define SECOND_NS 1000000000ULL
 #define PERIOD_MAX_NS (60 * SECOND_NS)
 

@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define NS 1000000000LL
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)

@@ -11,7 +11,6 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>

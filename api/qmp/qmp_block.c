@@ -1,5 +1,4 @@
 /* QMP handlers for disks. The definition lists the disks; the VM's process reports their figures. */
-#include "api/commands/command.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"

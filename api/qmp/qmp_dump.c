@@ -3,7 +3,6 @@
 #include "api/qmp/qmp_dump.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
-#include "api/commands/command.h"
 #include "api/jobs/dump.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"

@@ -1,6 +1,5 @@
 /* human-monitor-command: the lines of QEMU's human monitor that programs use. As in QEMU, output lines end with CRLF
  * and errors are text in a successful answer. */
-#include "api/commands/command.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp.h"

@@ -1,5 +1,4 @@
 /* QMP handlers for snapshot jobs, and for jobs in general. */
-#include "api/commands/command.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp_handler.h"

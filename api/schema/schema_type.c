@@ -2,7 +2,6 @@
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -8,7 +8,6 @@
 #include "base/log.h"
 #include "base/util.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -5,7 +5,6 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -14,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ---- registry ---- */

@@ -14,7 +14,6 @@ struct call;
 struct dump_state;
 struct forwards;
 struct idle;
-struct job;
 struct json_object;
 struct loop_timer;
 struct offline_process;

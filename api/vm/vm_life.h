@@ -5,8 +5,6 @@
 
 #include "api/vm/vm_process.h"
 
-#include <stdbool.h>
-
 struct vm;
 struct vm_event;
 

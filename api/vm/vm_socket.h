@@ -5,7 +5,6 @@
 #ifndef CAIRN_API_VM_VM_SOCKET_H
 #define CAIRN_API_VM_VM_SOCKET_H
 
-#include <stddef.h>
 #include <sys/types.h>
 
 struct err;

@@ -13,7 +13,6 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>

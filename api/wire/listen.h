@@ -3,7 +3,6 @@
 #define CAIRN_API_WIRE_LISTEN_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <sys/types.h>
 
 struct err;

@@ -1,7 +1,6 @@
 #include "api/wire/wire.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>

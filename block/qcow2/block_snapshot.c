@@ -5,7 +5,6 @@
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,3 @@
-#include "base/util.h"
 #include "block/qcow2/impl.h"
 #include "block/qcow2/pack.h"
 

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 /* A punch or a write of zeros in the data file. Meanwhile its l2meta keeps allocating writes away

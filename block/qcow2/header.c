@@ -1,7 +1,6 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/util.h"
 #include "block/qcow2/qcow2.h"
 
@@ -9,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define CORRUPT(e, ...) err_set(e, -EINVAL, ERR_CORRUPT, __VA_ARGS__)
 

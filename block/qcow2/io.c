@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* A part of a request with its own iovec, buffer or sub-request. */
 struct part {

@@ -1,6 +1,5 @@
 /* Keeps evicted slices of L2 tables as runs of consecutive entries. Most tables are filled in
  * order, so a few bytes hold the content of 4 KiB. */
-#include "base/util.h"
 #include "block/qcow2/impl.h"
 
 #include <stdlib.h>

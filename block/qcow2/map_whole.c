@@ -1,11 +1,9 @@
 /* Changes of the whole map. Preallocation gives every cluster a place before the guest writes to
  * it. Emptying unmaps all clusters, so that the backing file shows everywhere. */
-#include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "block/qcow2/sync.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 /* Map one run of clusters from guest cluster c on. ret_n: its length. */

@@ -11,7 +11,6 @@
 
 struct block;
 struct err;
-struct loop;
 
 /* A parsed header; every field is within the format and the limits. */
 struct qcow2_header {

@@ -8,7 +8,6 @@
  *    abort    decrement the counted refcounts, set COPIED again
  *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 

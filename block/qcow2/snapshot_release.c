@@ -1,7 +1,6 @@
 /* Releases an L1: decrements the refcounts of each cluster and each table that it names. Then sets
  * COPIED again where the active L1 is the only user. */
 #include "base/bytes.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 

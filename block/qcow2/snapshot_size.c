@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum own_phase { OWN_FLUSH, OWN_FREES, OWN_READ, OWN_WALK };
 

@@ -2,7 +2,6 @@
  * old one. One sector of the header then gets the new count and offset. Only then the old table is
  * freed. */
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"

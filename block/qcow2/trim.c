@@ -1,7 +1,5 @@
 /* Frees unused space to the file system: punches holes and cuts the end. */
-#include "base/cleanup.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "block/qcow2/check_impl.h"
 
 #include <errno.h>

@@ -1,6 +1,5 @@
 /* Writes: in place if the cluster is not shared; else to new clusters. One write then holds the
  * guest's bytes and the bytes that are copied around them. */
-#include "base/log.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 

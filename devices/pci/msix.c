@@ -1,7 +1,6 @@
 #include "devices/pci/pci_internal.h"
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "devices/dev_host.h"
 #include "snapshot/state.h"
 

@@ -1,7 +1,5 @@
 #include "devices/pci/pci.h"
-#include "base/bytes.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
 #include "devices/pci/pci_internal.h"
@@ -10,7 +8,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define CONFIG_ADDRESS_ENABLE 0x80000000u
 #define CONFIG_PORTS 4

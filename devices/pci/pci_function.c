@@ -1,7 +1,6 @@
 #include "devices/pci/pci_internal.h"
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "snapshot/state.h"
 

@@ -1,5 +1,4 @@
 #include "devices/virtio/virtio.h"
-#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"

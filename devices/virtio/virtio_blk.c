@@ -1,7 +1,6 @@
 #include "devices/virtio/virtio_blk.h"
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "block/block.h"

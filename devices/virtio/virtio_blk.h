@@ -14,7 +14,6 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 struct block;

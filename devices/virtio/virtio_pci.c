@@ -1,7 +1,6 @@
 #include "devices/virtio/virtio_pci.h"
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
 #include "snapshot/state.h"

@@ -13,7 +13,6 @@
 #include <sys/uio.h>
 
 struct dev_host;
-struct err;
 struct state_reader;
 struct state_writer;
 

@@ -20,7 +20,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define SPEC_FD 3
 #define PROGRESS_STEP_NS 200000000ULL

@@ -5,7 +5,6 @@
  * sums.json, the last: {"sha256":{"manifest.json":"…","vda.qcow2":"…"}} */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 
 #include <ctype.h>

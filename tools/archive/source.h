@@ -5,7 +5,6 @@
 
 #include "block/block.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -1,5 +1,4 @@
 #include "tools/archive/stage.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 
 #include <dirent.h>

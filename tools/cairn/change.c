@@ -1,6 +1,5 @@
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/difference.h"

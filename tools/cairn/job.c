@@ -2,7 +2,6 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "base/loop.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
 

@@ -3,7 +3,6 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

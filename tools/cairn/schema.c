@@ -3,7 +3,6 @@
 #include "api/wire/json.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct json_object *schema_load(void)

@@ -1,7 +1,6 @@
 /* The external data file of a new image. */
 #include "img.h"
 
-#include "base/cleanup.h"
 #include "base/util.h"
 #include "block/lock.h"
 

@@ -7,7 +7,6 @@
 #include <stdarg.h>
 #include <malloc.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define FORMAT_HELP                                                                                \

@@ -4,9 +4,7 @@
 
 #include "base/util.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 struct measure {
 	struct img_common common;

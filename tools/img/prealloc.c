@@ -5,9 +5,7 @@
 #include "block/io.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define STEP_BYTES (4 * MIB)
 

@@ -1,6 +1,5 @@
 #include "tools/slirp/options.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>

@@ -10,8 +10,6 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/landlock.h>
-#include <net/if.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>

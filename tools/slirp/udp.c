@@ -2,7 +2,6 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/util.h"
 #include "tools/slirp/sum.h"
 
 #include <errno.h>

@@ -5,7 +5,6 @@
 #include "base/util.h"
 #include "tools/xml/reading.h"
 
-#include <errno.h>
 #include <libxml/tree.h>
 #include <stdio.h>
 #include <string.h>

@@ -16,7 +16,6 @@
 #include "tools/xml/reading.h"
 #include "tools/xml/sandbox.h"
 
-#include <errno.h>
 #include <libxml/parser.h>
 #include <stdio.h>
 #include <string.h>

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <libxml/SAX2.h>
 #include <libxml/parser.h>
-#include <libxml/parserInternals.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>

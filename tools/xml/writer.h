@@ -3,7 +3,6 @@
 #ifndef CAIRN_TOOLS_XML_WRITER_H
 #define CAIRN_TOOLS_XML_WRITER_H
 
-#include <stddef.h>
 #include <stdio.h>
 
 struct writer {

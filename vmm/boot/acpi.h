@@ -3,7 +3,6 @@
 #ifndef CAIRN_VMM_BOOT_ACPI_H
 #define CAIRN_VMM_BOOT_ACPI_H
 
-#include <stddef.h>
 #include <stdint.h>
 
 struct err;

@@ -10,7 +10,6 @@
 
 #include "vmm/kvm/vcpu.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 
 struct err;

@@ -1,5 +1,4 @@
 #include "vmm/kvm/assist.h"
-#include "base/bytes.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"

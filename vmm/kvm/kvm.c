@@ -1,7 +1,6 @@
 #include "vmm/kvm/kvm.h"
 #include "base/cpuid.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
@@ -14,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* A TSS of three pages and a page table, in the hole below 4 GiB. KVM uses them for real mode on VMX

@@ -1,6 +1,5 @@
 #include "vmm/kvm/vcpu.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/kvm.h"
@@ -9,7 +8,6 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

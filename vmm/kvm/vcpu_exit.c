@@ -1,17 +1,14 @@
 /* Handlers of the exits that KVM_RUN returns for. */
 #include "base/bytes.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "devices/bus.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 
-#include <errno.h>
 #include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 
 static void exit_count(atomic_ulong *c)
 {

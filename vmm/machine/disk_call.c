@@ -3,7 +3,6 @@
 #include "block/block.h"
 #include "vmm/machine/machine.h"
 
-#include <errno.h>
 #include <string.h>
 
 /* ---- calling ---- */

@@ -1,5 +1,4 @@
 #include "vmm/snapshot/clone_disk.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -13,7 +12,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define LOOP_ENTRIES 64

@@ -14,7 +14,6 @@
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -11,7 +11,6 @@
 #include "vmm/vm_msg.h"
 
 struct err;
-struct machine;
 struct vm;
 struct worker;
 

@@ -1,5 +1,4 @@
 #include "vmm/snapshot/vm_save.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -15,10 +14,8 @@
 #include "vmm/machine/worker.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 struct save {

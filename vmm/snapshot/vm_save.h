@@ -4,7 +4,6 @@
 #define CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 
 struct err;
-struct machine;
 struct vm;
 struct worker;
 

@@ -1,8 +1,6 @@
 /* List and change snapshots, and helpers that all snapshot jobs share. */
 #include "vmm/snapshot/vm_snapshot.h"
 #include "base/cleanup.h"
-#include "base/clock.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "snapshot/ram_reader.h"
@@ -12,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 bool vmsnap_disk_takes_part(const struct machine *m, unsigned i)
 {

@@ -1,7 +1,6 @@
 /* Parts of a snapshot on several disks, and recovery after a crash between two disks. The first
  * disk's entry is authoritative: docs/ARCHITECTURE.md, "Life of a snapshot". */
 #include "base/log.h"
-#include "base/util.h"
 #include "block/block.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 

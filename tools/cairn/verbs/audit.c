@@ -5,7 +5,6 @@
 #include "tools/cairn/output.h"
 #include "tools/cairn/user.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

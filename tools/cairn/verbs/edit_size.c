@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static int vcpus_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {

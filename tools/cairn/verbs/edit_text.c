@@ -3,9 +3,7 @@
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 #define TEXT_MAX 8192
 

@@ -1,7 +1,6 @@
 /* help: list all verbs, or show the options and daemon commands of one verb. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
-#include "base/util.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
 

@@ -1,12 +1,10 @@
 /* dominfo, domid, domuuid, domname, domstate, domblkerror, qmp-path, version. */
 #include "tools/cairn/cli.h"
-#include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
 
 /* Print a time if the member exists. */

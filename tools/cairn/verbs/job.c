@@ -4,7 +4,6 @@
 #include "tools/cairn/output.h"
 
 #include <stdio.h>
-#include <string.h>
 
 /* Fetch all pages as one array. */
 static int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e)

@@ -1,11 +1,8 @@
 /* start, reset, suspend, resume, destroy, undefine: one command for each chosen VM. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
-#include "base/loop.h"
-#include "base/util.h"
 #include "tools/cairn/multi_vm.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
