@@ -1,4 +1,5 @@
 #include "devices/acpi_pm.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -134,14 +135,11 @@ static uint32_t register_is_covered(uint64_t off, unsigned size)
 static uint64_t pm1_event_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct acpi_pm *a = opaque;
-	uint64_t v;
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	pm_timer_catch_up(a);
 	pm_update_sci(a);
-	v = register_bytes((uint64_t)a->pm1_enable << 16 | a->pm1_status, off, size);
-	pthread_mutex_unlock(&a->lock);
-	return v;
+	return register_bytes((uint64_t)a->pm1_enable << 16 | a->pm1_status, off, size);
 }
 
 static void pm1_event_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -150,7 +148,7 @@ static void pm1_event_write(void *opaque, uint64_t off, unsigned size, uint64_t 
 	uint32_t mask = register_is_covered(off, size), v = (uint32_t)(value << (8 * off));
 	uint16_t enable;
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	pm_timer_catch_up(a);
 	a->pm1_status &= (uint16_t)~(v & mask & PM1_STATUS_BITS);
 	enable = (uint16_t)((a->pm1_enable & ~(mask >> 16)) | ((v & mask) >> 16));
@@ -159,18 +157,14 @@ static void pm1_event_write(void *opaque, uint64_t off, unsigned size, uint64_t 
 		pm_post_rearm(a);
 	a->pm1_enable = enable;
 	pm_update_sci(a);
-	pthread_mutex_unlock(&a->lock);
 }
 
 static uint64_t pm1_control_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct acpi_pm *a = opaque;
-	uint64_t v;
 
-	pthread_mutex_lock(&a->lock);
-	v = register_bytes(a->pm1_control | PM1_CNT_SCI_EN, off, size);
-	pthread_mutex_unlock(&a->lock);
-	return v;
+	LOCK_GUARD(&a->lock);
+	return register_bytes(a->pm1_control | PM1_CNT_SCI_EN, off, size);
 }
 
 static void pm1_control_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -192,23 +186,17 @@ static void pm1_control_write(void *opaque, uint64_t off, unsigned size, uint64_
 static uint64_t pm_timer_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct acpi_pm *a = opaque;
-	uint64_t v;
 
-	pthread_mutex_lock(&a->lock);
-	v = register_bytes((uint32_t)pm_ticks(a), off, size);
-	pthread_mutex_unlock(&a->lock);
-	return v;
+	LOCK_GUARD(&a->lock);
+	return register_bytes((uint32_t)pm_ticks(a), off, size);
 }
 
 static uint64_t gpe_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct acpi_pm *a = opaque;
-	uint64_t v;
 
-	pthread_mutex_lock(&a->lock);
-	v = register_bytes((uint64_t)a->gpe_enable << 16 | a->gpe_status, off, size);
-	pthread_mutex_unlock(&a->lock);
-	return v;
+	LOCK_GUARD(&a->lock);
+	return register_bytes((uint64_t)a->gpe_enable << 16 | a->gpe_status, off, size);
 }
 
 static void gpe_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -216,21 +204,19 @@ static void gpe_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 	struct acpi_pm *a = opaque;
 	uint32_t mask = register_is_covered(off, size), v = (uint32_t)(value << (8 * off)) & mask;
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	a->gpe_status &= (uint16_t)~v;
 	a->gpe_enable = (uint16_t)((a->gpe_enable & ~(mask >> 16)) | v >> 16);
 	pm_update_sci(a);
-	pthread_mutex_unlock(&a->lock);
 }
 
 void acpi_pm_press_power_button(struct device *d)
 {
 	struct acpi_pm *a = container_of(d, struct acpi_pm, dev);
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	a->pm1_status |= PM1_PWRBTN;
 	pm_update_sci(a);
-	pthread_mutex_unlock(&a->lock);
 }
 
 void acpi_pm_raise_gpe(struct device *d, unsigned n)
@@ -239,10 +225,9 @@ void acpi_pm_raise_gpe(struct device *d, unsigned n)
 
 	if (n >= 16)
 		return;
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	a->gpe_status |= (uint16_t)(1u << n);
 	pm_update_sci(a);
-	pthread_mutex_unlock(&a->lock);
 }
 
 static const struct {
@@ -261,54 +246,50 @@ static void acpi_pm_reset(struct device *d)
 {
 	struct acpi_pm *a = container_of(d, struct acpi_pm, dev);
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	a->pm1_status = a->pm1_enable = a->pm1_control = 0;
 	a->gpe_status = a->gpe_enable = 0;
 	a->timer_seen = pm_ticks(a) >> 31;
 	pm_update_sci(a);
-	pthread_mutex_unlock(&a->lock);
 }
 
 static void acpi_pm_pause(struct device *d)
 {
 	struct acpi_pm *a = container_of(d, struct acpi_pm, dev);
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	if (!a->paused) {
 		pm_timer_catch_up(a);
 		pm_update_sci(a);
 		a->paused_ticks = pm_ticks(a);
 		a->paused = true;
 	}
-	pthread_mutex_unlock(&a->lock);
 }
 
 static void acpi_pm_resume(struct device *d)
 {
 	struct acpi_pm *a = container_of(d, struct acpi_pm, dev);
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	if (a->paused) {
 		a->timer_offset = a->paused_ticks - host_ticks();
 		a->paused = false;
 	}
 	if (a->pm1_enable & PM1_TMR_STS)
 		pm_post_rearm(a);
-	pthread_mutex_unlock(&a->lock);
 }
 
 static void acpi_pm_save(struct device *d, struct state_writer *w)
 {
 	struct acpi_pm *a = container_of(d, struct acpi_pm, dev);
 
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	state_put_u16(w, a->pm1_status);
 	state_put_u16(w, a->pm1_enable);
 	state_put_u16(w, a->pm1_control);
 	state_put_u16(w, a->gpe_status);
 	state_put_u16(w, a->gpe_enable);
 	state_put_u64(w, pm_ticks(a));
-	pthread_mutex_unlock(&a->lock);
 }
 
 static int acpi_pm_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
@@ -323,7 +304,7 @@ static int acpi_pm_load(struct device *d, struct state_reader *r, uint16_t versi
 		(enable & (uint16_t)~PM1_ENABLE_BITS) ||
 		(control & (uint16_t) ~(PM1_CNT_BM_RLD | PM1_CNT_SLP_TYP)))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "acpi-pm: malformed state");
-	pthread_mutex_lock(&a->lock);
+	LOCK_GUARD(&a->lock);
 	a->pm1_status = status;
 	a->pm1_enable = enable;
 	a->pm1_control = control;
@@ -333,7 +314,6 @@ static int acpi_pm_load(struct device *d, struct state_reader *r, uint16_t versi
 	a->paused_ticks = ticks;
 	a->timer_seen = ticks >> 31;
 	pm_update_sci(a);
-	pthread_mutex_unlock(&a->lock);
 	return 0;
 }
 

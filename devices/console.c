@@ -1,4 +1,5 @@
 #include "devices/console.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -294,12 +295,8 @@ static void resume_run(struct loop_task *t)
 
 static size_t input_room(struct console *c)
 {
-	size_t n;
-
-	pthread_mutex_lock(&c->lock);
-	n = CONSOLE_INPUT_BYTES - c->in_len;
-	pthread_mutex_unlock(&c->lock);
-	return n;
+	LOCK_GUARD(&c->lock);
+	return CONSOLE_INPUT_BYTES - c->in_len;
 }
 
 static void input_push(struct console *c, const char *p, size_t n)
@@ -361,10 +358,9 @@ static void reader_ready(void *opaque, unsigned revents)
 
 void console_set_device(struct console *c, void (*input_ready)(void *opaque), void *opaque)
 {
-	pthread_mutex_lock(&c->lock);
+	LOCK_GUARD(&c->lock);
 	c->input_ready = input_ready;
 	c->input_opaque = opaque;
-	pthread_mutex_unlock(&c->lock);
 }
 
 /* ---- attaching ---- */
@@ -374,12 +370,11 @@ static void console_link(struct console *c, struct reader *r, bool history)
 	r->next = c->readers;
 	c->readers = r;
 	c->nreaders++;
-	pthread_mutex_lock(&c->lock);
+	LOCK_GUARD(&c->lock);
 	c->has_readers = true;
 	r->pos = c->head;
 	if (history)
 		r->pos -= MIN(c->head, (uint64_t)CONSOLE_HISTORY_BYTES);
-	pthread_mutex_unlock(&c->lock);
 }
 
 static struct reader *reader_new(struct console *c, int in_fd, int out_fd, struct err *e)
@@ -457,9 +452,8 @@ unsigned long long console_written(struct console *c)
 {
 	unsigned long long head;
 
-	pthread_mutex_lock(&c->lock);
+	LOCK_GUARD(&c->lock);
 	head = c->head;
-	pthread_mutex_unlock(&c->lock);
 	return head;
 }
 

@@ -207,7 +207,7 @@ static int block_copy(const struct fault_tracker *t, uint64_t block, uint8_t *bu
 
 void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *wanted)
 {
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	memcpy(t->unsaved.words, wanted->words, DIV_ROUND_UP(t->blocks, 64) * 8);
 	t->next = 0;
 	t->holes = (struct holes){ .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
@@ -215,7 +215,6 @@ void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *want
 	/* A fault from before the reset may have been answered after it, if its thread was stopped
 	 * meanwhile. Its block is then writable. */
 	t->save_error = bare_protect(t);
-	pthread_mutex_unlock(&t->lock);
 }
 
 static void waiters_wake(struct fault_tracker *t)
@@ -270,13 +269,12 @@ int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_
 {
 	int r;
 
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	r = t->save_error;
 	if (!r)
 		r = aside_take(t, ret_block, buf);
 	if (!r)
 		r = ram_take(t, ret_block, buf);
-	pthread_mutex_unlock(&t->lock);
 	return r;
 }
 
@@ -357,13 +355,12 @@ static void fault_defer(struct fault_tracker *t, uint64_t block)
 
 static void write_fault(struct fault_tracker *t, uint64_t block, int tid)
 {
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	t->stats.faults++;
 	if (block_preserve(t, block, tid))
 		range_release(t, block);
 	else
 		fault_defer(t, block);
-	pthread_mutex_unlock(&t->lock);
 }
 
 /* ---- memory from the RAM reader ---- */
@@ -402,15 +399,12 @@ static int copy_in(struct fault_tracker *t, uint64_t block, const uint8_t *data,
 static int page_put(struct fault_tracker *t, uint64_t block, const uint8_t *data, bool write)
 {
 	bool protected;
-	int r;
 
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	protected = t->c.uffd->can_protect && (!write || bitmap_test(&t->unsaved, block));
 	if (!protected)
 		bare_set(t, block);
-	r = copy_in(t, block, data, protected);
-	pthread_mutex_unlock(&t->lock);
-	return r;
+	return copy_in(t, block, data, protected);
 }
 
 /* Put n blocks from the RAM reader in place. write: a write asked for the first one. t->feed is held. */
@@ -443,7 +437,7 @@ static void missing_fault(struct fault_tracker *t, uint64_t block, bool write)
 {
 	uint64_t n;
 
-	pthread_mutex_lock(&t->feed);
+	LOCK_GUARD(&t->feed);
 	if (t->ram_reader && !ram_reader_has(t->ram_reader, block)) {
 		const uint8_t *data = ram_reader_read(t->ram_reader, block, &n);
 
@@ -451,7 +445,6 @@ static void missing_fault(struct fault_tracker *t, uint64_t block, bool write)
 	} else {
 		zeros_bring(t, block, write);
 	}
-	pthread_mutex_unlock(&t->feed);
 }
 
 /* Put a few blocks in place in the background. */
@@ -460,7 +453,7 @@ static void blocks_prefetch(struct fault_tracker *t)
 	const uint8_t *data;
 	uint64_t block, n;
 
-	pthread_mutex_lock(&t->feed);
+	LOCK_GUARD(&t->feed);
 	data = ram_reader_next(t->ram_reader, &block, &n);
 	if (data) {
 		block_bring(t, block, n, data, false);
@@ -468,7 +461,6 @@ static void blocks_prefetch(struct fault_tracker *t)
 		ram_reader_complete(t->ram_reader);
 		atomic_store(&t->loading, false);
 	}
-	pthread_mutex_unlock(&t->feed);
 }
 
 bool fault_tracker_loads(const struct fault_tracker *t)
@@ -694,8 +686,7 @@ void fault_tracker_free(struct fault_tracker *t)
 
 void fault_tracker_stats(struct fault_tracker *t, struct fault_tracker_stats *ret)
 {
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	*ret = t->stats;
 	ret->dirty_blocks = bitmap_count(&t->dirty);
-	pthread_mutex_unlock(&t->lock);
 }

@@ -1,5 +1,6 @@
 #include "snapshot/ram_reader.h"
 #include "base/bitmap.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/working_set.h"
@@ -131,10 +132,9 @@ static void run_get(struct ram_reader *rd, uint64_t first, uint64_t *n, bool fau
 		bitmap_set(&rd->loaded, b);
 	for (uint64_t b = first; faulted && b < first + *n; b++)
 		working_set_note(rd, b);
-	pthread_mutex_lock(&rd->lock);
+	LOCK_GUARD(&rd->lock);
 	rd->stats.blocks_faulted += faulted;
 	rd->stats.blocks_prefetched += *n - faulted;
-	pthread_mutex_unlock(&rd->lock);
 }
 
 static const uint8_t *zeros_give(struct ram_reader *rd, uint64_t block)
@@ -217,10 +217,9 @@ void ram_reader_complete(struct ram_reader *rd)
 {
 	if (rd->c.complete)
 		rd->c.complete(rd->c.opaque);
-	pthread_mutex_lock(&rd->lock);
+	LOCK_GUARD(&rd->lock);
 	rd->stats.complete = true;
 	pthread_cond_broadcast(&rd->cond);
-	pthread_mutex_unlock(&rd->lock);
 }
 
 bool ram_reader_wait(struct ram_reader *rd)
@@ -237,9 +236,8 @@ bool ram_reader_wait(struct ram_reader *rd)
 
 void ram_reader_stats(struct ram_reader *rd, struct ram_reader_stats *ret)
 {
-	pthread_mutex_lock(&rd->lock);
+	LOCK_GUARD(&rd->lock);
 	*ret = rd->stats;
-	pthread_mutex_unlock(&rd->lock);
 }
 
 static int buffers_make(struct ram_reader *rd)

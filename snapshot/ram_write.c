@@ -1,4 +1,5 @@
 #include "snapshot/ram_write.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
 #include "snapshot/vmstate.h"
@@ -29,11 +30,10 @@ struct ram_job {
 
 static void job_note(struct ram_job *j, int r, uint64_t written_bytes)
 {
-	pthread_mutex_lock(&j->lock);
+	LOCK_GUARD(&j->lock);
 	j->written_bytes += written_bytes;
 	if (r < 0 && !j->error)
 		j->error = r;
-	pthread_mutex_unlock(&j->lock);
 }
 
 static int run_write(struct ram_job *j, uint64_t first, uint64_t end)
@@ -90,14 +90,13 @@ static bool piece_take(struct ram_job *j, uint64_t *ret_first, uint64_t *ret_end
 {
 	bool more;
 
-	pthread_mutex_lock(&j->lock);
+	LOCK_GUARD(&j->lock);
 	holes_pass(j);
 	more = !j->error && j->next < j->l->blocks;
 	*ret_first = j->next;
 	while (more && j->next < MIN(*ret_first + PIECE_BLOCKS, j->l->blocks) && !next_is_hole(j))
 		j->next++;
 	*ret_end = j->next;
-	pthread_mutex_unlock(&j->lock);
 	return more;
 }
 

@@ -1,4 +1,5 @@
 #include "devices/legacy/i6300esb.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -151,9 +152,8 @@ static bool i6300esb_config_read(struct pci_function *f, unsigned off, unsigned 
 
 	if (reg != CONFIG_WDT && reg != CONFIG_LOCK)
 		return false;
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	*ret_v = register_piece(reg == CONFIG_WDT ? w->r.config : w->r.lock, off, size);
-	pthread_mutex_unlock(&w->lock);
 	return true;
 }
 
@@ -177,12 +177,11 @@ static bool i6300esb_config_write(struct pci_function *f, unsigned off, unsigned
 	(void)size;
 	if ((off & ~3u) != CONFIG_WDT && (off & ~3u) != CONFIG_LOCK)
 		return false;
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	if (off == CONFIG_WDT)
 		w->r.config = v & WDT_WRITABLE;
 	else if (off == CONFIG_LOCK)
 		lock_write(w, (uint8_t)v);
-	pthread_mutex_unlock(&w->lock);
 	return true;
 }
 
@@ -205,12 +204,11 @@ static uint64_t bar_read(void *opaque, uint64_t off, unsigned size)
 
 	if (off >= REGS_BYTES)
 		return 0;
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	if (size == 8)
 		v = register_value(&w->r, off) | (uint64_t)register_value(&w->r, off + 4) << 32;
 	else
 		v = register_piece(register_value(&w->r, off & ~3ULL), off & 3, size);
-	pthread_mutex_unlock(&w->lock);
 	return v;
 }
 
@@ -230,7 +228,7 @@ static void bar_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 {
 	struct i6300esb *w = opaque;
 
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	if (off == REG_RELOAD && value == UNLOCK_FIRST) {
 		w->r.unlock = UNLOCK_HALF;
 	} else if (off == REG_RELOAD && value == UNLOCK_SECOND && w->r.unlock == UNLOCK_HALF) {
@@ -240,7 +238,6 @@ static void bar_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 			unlocked_write(w, off, size, value);
 		w->r.unlock = UNLOCK_NONE;
 	}
-	pthread_mutex_unlock(&w->lock);
 }
 
 static const struct bus_ops bar_ops = { .read = bar_read, .write = bar_write };
@@ -266,23 +263,21 @@ static void i6300esb_pause(struct device *d)
 	struct i6300esb *w = container_of(d, struct i6300esb, dev);
 	uint64_t now = loop_now_ns();
 
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	if (!w->paused && w->r.stage)
 		w->left_ns = w->end_ns > now ? w->end_ns - now : 0;
 	w->paused = true;
-	pthread_mutex_unlock(&w->lock);
 }
 
 static void i6300esb_resume(struct device *d)
 {
 	struct i6300esb *w = container_of(d, struct i6300esb, dev);
 
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	if (w->paused && w->r.stage)
 		w->end_ns = loop_now_ns() + w->left_ns;
 	w->paused = false;
 	post_rearm(w);
-	pthread_mutex_unlock(&w->lock);
 }
 
 static void i6300esb_save(struct device *d, struct state_writer *s)
@@ -333,10 +328,9 @@ static int i6300esb_load(struct device *d, struct state_reader *s, uint16_t vers
 		ret = err_set(e, -EINVAL, ERR_CORRUPT, "watchdog: malformed state");
 	if (ret < 0)
 		return ret;
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	w->r = r;
 	w->left_ns = left_ns;
-	pthread_mutex_unlock(&w->lock);
 	return 0;
 }
 

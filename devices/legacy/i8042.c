@@ -1,4 +1,5 @@
 #include "devices/legacy/i8042.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "devices/bus.h"
@@ -129,10 +130,9 @@ static uint64_t i8042_data_read(void *opaque, uint64_t off, unsigned size)
 
 	(void)off;
 	(void)size;
-	pthread_mutex_lock(&k->lock);
+	LOCK_GUARD(&k->lock);
 	v = k->output;
 	k->full = false;
-	pthread_mutex_unlock(&k->lock);
 	return v;
 }
 
@@ -157,10 +157,9 @@ static uint64_t i8042_status_read(void *opaque, uint64_t off, unsigned size)
 
 	(void)off;
 	(void)size;
-	pthread_mutex_lock(&k->lock);
+	LOCK_GUARD(&k->lock);
 	v |= (k->full ? STATUS_OUTPUT_FULL : 0) | (k->ctr & STATUS_SYSTEM) |
 		(k->last_was_command ? STATUS_COMMAND : 0);
-	pthread_mutex_unlock(&k->lock);
 	return v;
 }
 
@@ -181,14 +180,11 @@ static void i8042_command_write(void *opaque, uint64_t off, unsigned size, uint6
 static uint64_t i8042_a20_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct i8042 *k = opaque;
-	uint8_t v;
 
 	(void)off;
 	(void)size;
-	pthread_mutex_lock(&k->lock);
-	v = k->a20;
-	pthread_mutex_unlock(&k->lock);
-	return v;
+	LOCK_GUARD(&k->lock);
+	return k->a20;
 }
 
 static void i8042_a20_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -219,28 +215,26 @@ static void i8042_reset(struct device *d)
 {
 	struct i8042 *k = container_of(d, struct i8042, dev);
 
-	pthread_mutex_lock(&k->lock);
+	LOCK_GUARD(&k->lock);
 	k->ctr = CTR_POWER_ON;
 	k->output = 0;
 	k->full = false;
 	k->command = 0;
 	k->last_was_command = false;
 	k->a20 = FAST_A20;
-	pthread_mutex_unlock(&k->lock);
 }
 
 static void i8042_save(struct device *d, struct state_writer *w)
 {
 	struct i8042 *k = container_of(d, struct i8042, dev);
 
-	pthread_mutex_lock(&k->lock);
+	LOCK_GUARD(&k->lock);
 	state_put_u8(w, k->ctr);
 	state_put_u8(w, k->output);
 	state_put_u8(w, k->full);
 	state_put_u8(w, k->command);
 	state_put_u8(w, k->last_was_command);
 	state_put_u8(w, k->a20);
-	pthread_mutex_unlock(&k->lock);
 }
 
 static bool i8042_command_takes_byte(uint8_t c)
@@ -257,14 +251,13 @@ static int i8042_load(struct device *d, struct state_reader *r, uint16_t version
 	(void)version;
 	if (!state_reader_complete(r) || full > 1 || last > 1 || !i8042_command_takes_byte(command))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "i8042: malformed state");
-	pthread_mutex_lock(&k->lock);
+	LOCK_GUARD(&k->lock);
 	k->ctr = ctr;
 	k->output = output;
 	k->full = full;
 	k->command = command;
 	k->last_was_command = last;
 	k->a20 = a20;
-	pthread_mutex_unlock(&k->lock);
 	return 0;
 }
 

@@ -1,4 +1,5 @@
 #include "devices/legacy/rtc.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
@@ -433,9 +434,8 @@ static uint64_t rtc_bus_read(void *opaque, uint64_t off, unsigned size)
 	(void)size;
 	if (off != 1)
 		return v;
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	v = rtc_register_read(t, t->index);
-	pthread_mutex_unlock(&t->lock);
 	return v;
 }
 
@@ -443,14 +443,13 @@ static void rtc_bus_write(void *opaque, uint64_t off, unsigned size, uint64_t va
 {
 	struct rtc *t = opaque;
 
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	if (off == 0)
 		t->index = value & 0x7f; /* bit 7 masks NMI on a PC */
 	else
 		rtc_register_write(t, t->index, (uint8_t)value);
 	if (off == 0 && size == 2)
 		rtc_register_write(t, t->index, (uint8_t)(value >> 8));
-	pthread_mutex_unlock(&t->lock);
 }
 
 static const struct bus_ops rtc_bus_ops = { rtc_bus_read, rtc_bus_write };
@@ -484,7 +483,7 @@ static void rtc_reset(struct device *d)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
 
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	if (t->cmos[REG_B] & B_SET)
 		rtc_set_time(t, &t->held);
 	t->index = 0;
@@ -493,31 +492,28 @@ static void rtc_reset(struct device *d)
 	t->cmos[REG_C] &= C_IRQF;
 	rtc_update_irq(t);
 	rtc_post_rearm(t);
-	pthread_mutex_unlock(&t->lock);
 }
 
 static void rtc_pause(struct device *d)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
 
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	rtc_catch_up(t);
 	rtc_update_irq(t);
 	t->paused = true;
-	pthread_mutex_unlock(&t->lock);
 }
 
 static void rtc_resume(struct device *d)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
 
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	t->paused = false;
 	rtc_catch_up(t);
 	rtc_update_irq(t);
 	if (t->cmos[REG_B] & (B_PIE | B_AIE | B_UIE))
 		rtc_post_rearm(t);
-	pthread_mutex_unlock(&t->lock);
 }
 
 /* Save the offset to the host's clock, not the time, so that the clock is right after any time in a
@@ -525,14 +521,13 @@ static void rtc_resume(struct device *d)
 static void rtc_save(struct device *d, struct state_writer *w)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	state_put_u8(w, t->index);
 	state_put_bytes(w, t->cmos, sizeof(t->cmos));
 	state_put_u64(w, (uint64_t)t->offset_ns);
 	state_put_u64(w, t->cmos[REG_B] & B_SET ? (uint64_t)calendar_seconds(&t->held) : 0);
 	state_put_u64(w, (uint64_t)t->seen_s);
 	state_put_u64(w, (uint64_t)t->seen_ns);
-	pthread_mutex_unlock(&t->lock);
 }
 
 static bool rtc_state_is_valid(const struct rtc *t, int64_t held_s)
@@ -559,7 +554,7 @@ static int rtc_load(struct device *d, struct state_reader *r, uint16_t version, 
 	if (!state_reader_complete(r) || !rtc_state_is_valid(&n, held))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "rtc: malformed state");
 	calendar_from_seconds(held, &n.held);
-	pthread_mutex_lock(&t->lock);
+	LOCK_GUARD(&t->lock);
 	t->index = n.index;
 	memcpy(t->cmos, n.cmos, sizeof(t->cmos));
 	t->offset_ns = n.offset_ns;
@@ -567,7 +562,6 @@ static int rtc_load(struct device *d, struct state_reader *r, uint16_t version, 
 	t->seen_s = n.seen_s;
 	t->seen_ns = n.seen_ns;
 	dev_irq_set(t->host, RTC_GSI, t->cmos[REG_C] & C_IRQF);
-	pthread_mutex_unlock(&t->lock);
 	return 0;
 }
 

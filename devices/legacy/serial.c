@@ -1,4 +1,5 @@
 #include "devices/legacy/serial.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "devices/bus.h"
@@ -130,10 +131,9 @@ static void serial_input_ready(void *opaque)
 {
 	struct serial *s = opaque;
 
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	serial_pull(s);
 	serial_update_irq(s);
-	pthread_mutex_unlock(&s->lock);
 }
 
 /* Return the modem lines. In loopback the four outputs of MCR feed the four inputs. */
@@ -280,11 +280,10 @@ static uint64_t serial_bus_read(void *opaque, uint64_t off, unsigned size)
 	struct serial *s = opaque;
 	uint64_t v = 0;
 
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	for (unsigned i = 0; i < size; i++)
 		v |= (uint64_t)serial_register_read(s, (unsigned)off + i) << (8 * i);
 	serial_update_irq(s);
-	pthread_mutex_unlock(&s->lock);
 	return v;
 }
 
@@ -292,11 +291,10 @@ static void serial_bus_write(void *opaque, uint64_t off, unsigned size, uint64_t
 {
 	struct serial *s = opaque;
 
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	for (unsigned i = 0; i < size; i++)
 		serial_register_write(s, (unsigned)off + i, (uint8_t)(value >> (8 * i)));
 	serial_update_irq(s);
-	pthread_mutex_unlock(&s->lock);
 }
 
 static const struct bus_ops serial_bus_ops = { serial_bus_read, serial_bus_write };
@@ -305,7 +303,7 @@ static void serial_reset(struct device *d)
 {
 	struct serial *s = container_of(d, struct serial, dev);
 
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	s->ier = s->fcr = s->lcr = s->scratch = s->lsr_errors = 0;
 	s->mcr = 0;
 	s->msr = serial_modem_lines(s);
@@ -313,16 +311,14 @@ static void serial_reset(struct device *d)
 	s->thre_pending = false;
 	s->fifo_start = s->fifo_len = 0;
 	serial_update_irq(s);
-	pthread_mutex_unlock(&s->lock);
 }
 
 static void serial_set_paused(struct serial *s, bool paused)
 {
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	s->paused = paused;
 	serial_pull(s);
 	serial_update_irq(s);
-	pthread_mutex_unlock(&s->lock);
 }
 
 static void serial_pause(struct device *d)
@@ -339,7 +335,7 @@ static void serial_save(struct device *d, struct state_writer *w)
 {
 	struct serial *s = container_of(d, struct serial, dev);
 
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	state_put_u8(w, s->ier);
 	state_put_u8(w, s->fcr);
 	state_put_u8(w, s->lcr);
@@ -352,7 +348,6 @@ static void serial_save(struct device *d, struct state_writer *w)
 	state_put_u8(w, (uint8_t)s->fifo_len);
 	for (unsigned i = 0; i < s->fifo_len; i++)
 		state_put_u8(w, s->fifo[(s->fifo_start + i) % FIFO_BYTES]);
-	pthread_mutex_unlock(&s->lock);
 }
 
 static bool serial_state_is_valid(const struct serial *s, const struct state_reader *r,
@@ -384,7 +379,7 @@ static int serial_load(struct device *d, struct state_reader *r, uint16_t versio
 	state_bytes(r, t.fifo, n);
 	if (!serial_state_is_valid(&t, r, thre))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed state", d->name);
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	s->ier = t.ier;
 	s->fcr = t.fcr;
 	s->lcr = t.lcr;
@@ -398,7 +393,6 @@ static int serial_load(struct device *d, struct state_reader *r, uint16_t versio
 	s->fifo_start = 0;
 	s->fifo_len = n;
 	serial_update_irq(s);
-	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
 

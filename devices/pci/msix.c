@@ -1,5 +1,6 @@
 #include "devices/pci/pci_internal.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "devices/dev_host.h"
 #include "snapshot/state.h"
@@ -51,31 +52,25 @@ void msix_raise(struct pci_function *f, unsigned vector)
 
 	if (vector >= m->nvectors)
 		return;
-	pthread_mutex_lock(&m->lock);
+	LOCK_GUARD(&m->lock);
 	if (m->enabled)
 		msix_deliver(f, vector);
-	pthread_mutex_unlock(&m->lock);
 }
 
 bool msix_enabled(struct msix *m)
 {
-	bool v;
-
-	pthread_mutex_lock(&m->lock);
-	v = m->enabled;
-	pthread_mutex_unlock(&m->lock);
-	return v;
+	LOCK_GUARD(&m->lock);
+	return m->enabled;
 }
 
 void msix_control(struct pci_function *f, uint16_t control)
 {
 	struct msix *m = &f->msix;
 
-	pthread_mutex_lock(&m->lock);
+	LOCK_GUARD(&m->lock);
 	m->enabled = control & CONTROL_ENABLE;
 	m->masked = control & CONTROL_MASK;
 	msix_deliver_pending(f);
-	pthread_mutex_unlock(&m->lock);
 }
 
 /* ---- table and pending bits in their BAR ---- */
@@ -140,11 +135,10 @@ static uint64_t msix_bus_read(void *opaque, uint64_t off, unsigned size)
 
 	if (!access_is_defined(off, size))
 		return 0;
-	pthread_mutex_lock(&f->msix.lock);
+	LOCK_GUARD(&f->msix.lock);
 	v = msix_read_dword(&f->msix, (unsigned)off);
 	if (size == 8)
 		v |= msix_read_dword(&f->msix, (unsigned)off + 4) << 32;
-	pthread_mutex_unlock(&f->msix.lock);
 	return v;
 }
 
@@ -154,11 +148,10 @@ static void msix_bus_write(void *opaque, uint64_t off, unsigned size, uint64_t v
 
 	if (!access_is_defined(off, size))
 		return;
-	pthread_mutex_lock(&f->msix.lock);
+	LOCK_GUARD(&f->msix.lock);
 	msix_write_dword(f, (unsigned)off, (uint32_t)value);
 	if (size == 8)
 		msix_write_dword(f, (unsigned)off + 4, (uint32_t)(value >> 32));
-	pthread_mutex_unlock(&f->msix.lock);
 }
 
 static const struct bus_ops msix_bus_ops = { msix_bus_read, msix_bus_write };
@@ -183,20 +176,19 @@ void msix_reset(struct pci_function *f)
 {
 	struct msix *m = &f->msix;
 
-	pthread_mutex_lock(&m->lock);
+	LOCK_GUARD(&m->lock);
 	m->enabled = m->masked = false;
 	m->pending = 0;
 	memset(m->table, 0, sizeof(m->table));
 	for (unsigned v = 0; v < m->nvectors; v++)
 		m->table[v].control = VECTOR_MASKED;
-	pthread_mutex_unlock(&m->lock);
 }
 
 void msix_save(struct pci_function *f, struct state_writer *w)
 {
 	struct msix *m = &f->msix;
 
-	pthread_mutex_lock(&m->lock);
+	LOCK_GUARD(&m->lock);
 	state_put_u16(w, (uint16_t)m->nvectors);
 	state_put_u64(w, m->pending);
 	for (unsigned v = 0; v < m->nvectors; v++) {
@@ -204,7 +196,6 @@ void msix_save(struct pci_function *f, struct state_writer *w)
 		state_put_u32(w, m->table[v].data);
 		state_put_u32(w, m->table[v].control);
 	}
-	pthread_mutex_unlock(&m->lock);
 }
 
 int msix_load(struct pci_function *f, struct state_reader *r, struct err *e)
@@ -227,9 +218,8 @@ int msix_load(struct pci_function *f, struct state_reader *r, struct err *e)
 	if (r->failed || !ok)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "PCI slot %u: malformed MSI-X state",
 			f->slot);
-	pthread_mutex_lock(&m->lock);
+	LOCK_GUARD(&m->lock);
 	memcpy(m->table, table, sizeof(table));
 	m->pending = pending;
-	pthread_mutex_unlock(&m->lock);
 	return 0;
 }

@@ -1,4 +1,5 @@
 #include "devices/pci/pci.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
@@ -26,11 +27,10 @@ static uint32_t host_config_read(struct pci_host *p, unsigned bus, unsigned devf
 	uint32_t v = UINT32_MAX;
 	struct pci_function *f;
 
-	pthread_mutex_lock(&p->lock);
+	LOCK_GUARD(&p->lock);
 	f = host_function(p, bus, devfn);
 	if (f)
 		v = pci_function_read(f, off, size);
-	pthread_mutex_unlock(&p->lock);
 	return v;
 }
 
@@ -39,11 +39,10 @@ static void host_config_write(struct pci_host *p, unsigned bus, unsigned devfn, 
 {
 	struct pci_function *f;
 
-	pthread_mutex_lock(&p->lock);
+	LOCK_GUARD(&p->lock);
 	f = host_function(p, bus, devfn);
 	if (f)
 		pci_function_write(f, off, size, v);
-	pthread_mutex_unlock(&p->lock);
 }
 
 static uint64_t address_read(void *opaque, uint64_t off, unsigned size)
@@ -51,12 +50,11 @@ static uint64_t address_read(void *opaque, uint64_t off, unsigned size)
 	struct pci_host *p = opaque;
 	uint64_t v = UINT64_MAX;
 
-	pthread_mutex_lock(&p->lock);
+	LOCK_GUARD(&p->lock);
 	if (off == 0 && size == 4)
 		v = p->address;
 	else if (off == 1 && size == 1)
 		v = p->reset_control;
-	pthread_mutex_unlock(&p->lock);
 	return v;
 }
 
@@ -80,12 +78,8 @@ static void address_write(void *opaque, uint64_t off, unsigned size, uint64_t va
 
 static uint32_t host_address(struct pci_host *p)
 {
-	uint32_t a;
-
-	pthread_mutex_lock(&p->lock);
-	a = p->address;
-	pthread_mutex_unlock(&p->lock);
-	return a;
+	LOCK_GUARD(&p->lock);
+	return p->address;
 }
 
 static uint64_t data_read(void *opaque, uint64_t off, unsigned size)
@@ -152,28 +146,22 @@ static void intx_apply(struct pci_function *f)
 
 void pci_function_intx(struct pci_function *f, bool level)
 {
-	pthread_mutex_lock(&f->host->irq_lock);
+	LOCK_GUARD(&f->host->irq_lock);
 	f->intx_wanted = level;
 	intx_apply(f);
-	pthread_mutex_unlock(&f->host->irq_lock);
 }
 
 void pci_function_intx_disable(struct pci_function *f, bool disabled)
 {
-	pthread_mutex_lock(&f->host->irq_lock);
+	LOCK_GUARD(&f->host->irq_lock);
 	f->intx_disabled = disabled;
 	intx_apply(f);
-	pthread_mutex_unlock(&f->host->irq_lock);
 }
 
 bool pci_function_intx_pending(struct pci_function *f)
 {
-	bool v;
-
-	pthread_mutex_lock(&f->host->irq_lock);
-	v = f->intx_wanted;
-	pthread_mutex_unlock(&f->host->irq_lock);
-	return v;
+	LOCK_GUARD(&f->host->irq_lock);
+	return f->intx_wanted;
 }
 
 /* ---- functions on the bus ---- */
@@ -229,10 +217,9 @@ int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct er
 	}
 	f->host = p;
 	f->slot = (unsigned)s;
-	pthread_mutex_lock(&p->lock);
+	LOCK_GUARD(&p->lock);
 	p->functions[s] = f;
 	pci_function_power_on(f);
-	pthread_mutex_unlock(&p->lock);
 	return 0;
 }
 

@@ -1,5 +1,6 @@
 #include "devices/pci/pci_internal.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/state.h"
@@ -227,18 +228,16 @@ void pci_function_power_on(struct pci_function *f)
 void pci_function_reset(struct pci_function *f)
 {
 	pci_function_intx(f, false);
-	pthread_mutex_lock(&f->host->lock);
+	LOCK_GUARD(&f->host->lock);
 	pci_function_power_on(f);
-	pthread_mutex_unlock(&f->host->lock);
 }
 
 void pci_function_save(struct pci_function *f, struct state_writer *w)
 {
-	pthread_mutex_lock(&f->host->lock);
+	LOCK_GUARD(&f->host->lock);
 	state_put_bytes(w, f->config, sizeof(f->config));
 	state_put_u8(w, pci_function_intx_pending(f));
 	msix_save(f, w);
-	pthread_mutex_unlock(&f->host->lock);
 }
 
 /* Return whether c differs from this device's configuration only in bits that the guest can

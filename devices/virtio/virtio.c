@@ -1,4 +1,5 @@
 #include "devices/virtio/virtio.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -35,10 +36,9 @@ static void queue_kicked(void *opaque, unsigned revents)
 	(void)revents;
 	if (read(q->kick_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 		return;
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	if (virtio_is_running(v) && q->vq.enabled)
 		v->ops->queue_run(v, q->index);
-	pthread_mutex_unlock(&v->lock);
 }
 
 void virtio_queue_kick(struct virtio_dev *v, unsigned q)
@@ -200,32 +200,29 @@ void virtio_config_write(struct virtio_dev *v, unsigned off, const void *src, un
 
 void virtio_reset(struct virtio_dev *v)
 {
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	reset_locked(v);
-	pthread_mutex_unlock(&v->lock);
 }
 
 void virtio_pause(struct virtio_dev *v)
 {
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	v->paused = true;
 	if (v->ops->quiesce)
 		v->ops->quiesce(v);
-	pthread_mutex_unlock(&v->lock);
 }
 
 void virtio_resume(struct virtio_dev *v)
 {
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	v->paused = false;
 	if (virtio_is_running(v))
 		virtio_kick_all(v);
-	pthread_mutex_unlock(&v->lock);
 }
 
 void virtio_save(struct virtio_dev *v, struct state_writer *w)
 {
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	state_put_u64(w, v->features_offered);
 	state_put_u64(w, v->features);
 	state_put_u8(w, v->status);
@@ -237,7 +234,6 @@ void virtio_save(struct virtio_dev *v, struct state_writer *w)
 		virtqueue_save(&v->queues[q].vq, w);
 	if (v->ops->save)
 		v->ops->save(v, w);
-	pthread_mutex_unlock(&v->lock);
 }
 
 static int load_malformed(const struct virtio_dev *v, const char *what, struct err *e)
@@ -315,7 +311,7 @@ int virtio_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
 	int ret;
 
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	ret = load_registers(v, r, e);
 	if (!ret)
 		ret = load_queues(v, r, e);
@@ -325,7 +321,6 @@ int virtio_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 		v->transport_ops->changed(v->transport);
 	else
 		reset_locked(v);
-	pthread_mutex_unlock(&v->lock);
 	return ret;
 }
 

@@ -1,5 +1,6 @@
 #include "devices/virtio/virtio_blk.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -169,9 +170,8 @@ static void disk_on_error(struct block_listener *l, int error, const char *why)
 {
 	struct virtio_blk *b = container_of(l, struct virtio_blk, listener);
 
-	pthread_mutex_lock(&b->v.lock);
+	LOCK_GUARD(&b->v.lock);
 	disk_error(b, error, true, why);
-	pthread_mutex_unlock(&b->v.lock);
 }
 
 static void request_done(struct block_req *req, int res)
@@ -182,7 +182,7 @@ static void request_done(struct block_req *req, int res)
 	unsigned q = r->queue;
 	uint8_t status = S_OK;
 
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	b->in_flight--;
 	if (!v->queues[q].vq.enabled || !v->status) {
 		request_put(r); /* the device is being reset */
@@ -198,7 +198,6 @@ static void request_done(struct block_req *req, int res)
 		b->starved = false;
 		virtio_kick_all(v);
 	}
-	pthread_mutex_unlock(&v->lock);
 }
 
 /* ---- requests ---- */

@@ -1,5 +1,6 @@
 #include "devices/virtio/virtio_console.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "devices/console.h"
@@ -298,10 +299,9 @@ static void port_input_ready(void *opaque)
 	struct virtio_console *c = p->dev;
 	unsigned port = (unsigned)(p - c->ports);
 
-	pthread_mutex_lock(&c->v.lock);
+	LOCK_GUARD(&c->v.lock);
 	if (virtio_is_running(&c->v) && c->v.queues[port_rx(port)].vq.enabled)
 		port_receive(c, port);
-	pthread_mutex_unlock(&c->v.lock);
 }
 
 /* ---- device ---- */

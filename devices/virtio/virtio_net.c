@@ -1,5 +1,6 @@
 #include "devices/virtio/virtio_net.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -289,7 +290,7 @@ static void tap_ready(void *opaque, unsigned revents)
 	struct virtio_net *n = opaque;
 	struct virtio_dev *v = &n->v;
 
-	pthread_mutex_lock(&v->lock);
+	LOCK_GUARD(&v->lock);
 	if (!virtio_is_running(v))
 		n->rx_wanted = n->tx_blocked = false; /* wait for the driver; its start serves both queues */
 	if (n->tx_blocked && (revents & (POLLOUT | POLLERR | POLLHUP)))
@@ -298,7 +299,6 @@ static void tap_ready(void *opaque, unsigned revents)
 		rx_run(n);
 	else
 		watch_update(n);
-	pthread_mutex_unlock(&v->lock);
 }
 
 /* ---- from the guest ---- */

@@ -1,5 +1,6 @@
 #include "devices/virtio/virtio_pci.h"
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
@@ -127,10 +128,9 @@ static void fn_changed(struct pci_function *f)
 	struct virtio_pci *t = container_of(f, struct virtio_pci, fn);
 	const struct pci_bar *b = &f->bars[0];
 
-	pthread_mutex_lock(&t->v->lock);
+	LOCK_GUARD(&t->v->lock);
 	t->notify_base = b->mapped ? b->base + VIRTIO_PCI_NOTIFY : 0;
 	transport_changed(t);
-	pthread_mutex_unlock(&t->v->lock);
 }
 
 /* ---- common configuration ---- */
@@ -289,7 +289,7 @@ static uint64_t bar_read(void *opaque, uint64_t off, unsigned size)
 	uint8_t buf[8] = { 0 };
 	uint64_t v = 0;
 
-	pthread_mutex_lock(&t->v->lock);
+	LOCK_GUARD(&t->v->lock);
 	switch (off - at) {
 	case VIRTIO_PCI_COMMON:
 		v = common_read(t, at, size);
@@ -304,7 +304,6 @@ static uint64_t bar_read(void *opaque, uint64_t off, unsigned size)
 	default:
 		break;
 	}
-	pthread_mutex_unlock(&t->v->lock);
 	return v;
 }
 
@@ -320,14 +319,13 @@ static void bar_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 			virtio_queue_kick(t->v, at / VIRTIO_PCI_NOTIFY_STRIDE);
 		return;
 	}
-	pthread_mutex_lock(&t->v->lock);
+	LOCK_GUARD(&t->v->lock);
 	if (off - at == VIRTIO_PCI_COMMON) {
 		common_write(t, at, size, value);
 	} else if (off - at == VIRTIO_PCI_DEVICE) {
 		store_le64(buf, value);
 		virtio_config_write(t->v, at, buf, size);
 	}
-	pthread_mutex_unlock(&t->v->lock);
 }
 
 static const struct bus_ops bar_ops = { bar_read, bar_write };

@@ -1,5 +1,6 @@
 /* convert -c: one thread reads and writes, the others compress. Pieces are written in the order of the disk. */
 #include "pack.h"
+#include "base/cleanup.h"
 
 #include "base/util.h"
 #include "block/qcow2/pack.h"
@@ -109,11 +110,10 @@ static void queue_put(struct pack *k, struct piece *p)
 	p->next = NULL;
 	p->state = PIECE_QUEUED;
 	p->task.run = piece_compressed;
-	pthread_mutex_lock(&k->lock);
+	LOCK_GUARD(&k->lock);
 	*k->queue_tail = p;
 	k->queue_tail = &p->next;
 	pthread_cond_signal(&k->more);
-	pthread_mutex_unlock(&k->lock);
 }
 
 /* ---- reading and writing ---- */

@@ -1,4 +1,5 @@
 #include "vmm/kvm/vcpu.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
@@ -172,9 +173,8 @@ int vcpus_start_threads(struct vcpus *s, struct err *e)
 		if (r < 0)
 			return err_set_errno(e, r, "cannot start the thread of vCPU %u", i);
 	}
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	wait_all_parked(s);
-	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
 
@@ -192,21 +192,19 @@ void vcpus_request_stop(struct vcpus *s)
 void vcpus_stop(struct vcpus *s)
 {
 	vcpus_request_stop(s);
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	wait_all_parked(s);
-	pthread_mutex_unlock(&s->lock);
 }
 
 void vcpus_resume(struct vcpus *s)
 {
-	pthread_mutex_lock(&s->lock);
+	LOCK_GUARD(&s->lock);
 	atomic_store(&s->stop_requested, false);
 	/* A vcpus_poison() that sets the flag after this check requests its stop after the store
 	 * above, so the stop is not lost. */
 	if (atomic_load(&s->poisoned))
 		atomic_store(&s->stop_requested, true);
 	pthread_cond_broadcast(&s->run_cond);
-	pthread_mutex_unlock(&s->lock);
 }
 
 void vcpus_poison(struct vcpus *s)

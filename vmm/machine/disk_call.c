@@ -1,4 +1,5 @@
 #include "vmm/machine/disk_call.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "vmm/machine/machine.h"
@@ -45,7 +46,7 @@ int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e)
 
 void disk_call_return(struct disk_call *c, int res, const struct err *e)
 {
-	pthread_mutex_lock(&c->lock);
+	LOCK_GUARD(&c->lock);
 	c->res = res;
 	if (res < 0 && e && e->msg[0])
 		c->e = *e;
@@ -53,7 +54,6 @@ void disk_call_return(struct disk_call *c, int res, const struct err *e)
 		err_set_errno(&c->e, res, "%s", c->disk->id);
 	c->returned = true;
 	pthread_cond_signal(&c->cond);
-	pthread_mutex_unlock(&c->lock);
 }
 
 static void op_done(struct block_snapshot_op *op, int res, const struct err *e)

@@ -1,4 +1,5 @@
 #include "vmm/machine/worker.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -90,11 +91,10 @@ void worker_submit(struct worker *w, struct loop *home, struct work *work)
 {
 	work->home = home;
 	work->next = NULL;
-	pthread_mutex_lock(&w->lock);
+	LOCK_GUARD(&w->lock);
 	*w->tail = work;
 	w->tail = &work->next;
 	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->lock);
 }
 
 void worker_free(struct worker *w)

@@ -87,20 +87,15 @@ static size_t piece_next(struct copy *c, uint64_t *ret_from)
 
 static size_t piece_take(struct copy *c, uint64_t *ret_from)
 {
-	size_t len;
-
-	pthread_mutex_lock(&c->lock);
-	len = piece_next(c, ret_from);
-	pthread_mutex_unlock(&c->lock);
-	return len;
+	LOCK_GUARD(&c->lock);
+	return piece_next(c, ret_from);
 }
 
 static void copy_failed(struct copy *c, int r)
 {
-	pthread_mutex_lock(&c->lock);
+	LOCK_GUARD(&c->lock);
 	if (!c->r)
 		c->r = r;
-	pthread_mutex_unlock(&c->lock);
 }
 
 static int mapped_copy(const struct copy *c, uint64_t from, size_t len)
@@ -163,9 +158,8 @@ static uint64_t file_position(struct copy *c)
 {
 	uint64_t at;
 
-	pthread_mutex_lock(&c->lock);
+	LOCK_GUARD(&c->lock);
 	at = MIN(c->at, c->bytes);
-	pthread_mutex_unlock(&c->lock);
 	return at;
 }
 
