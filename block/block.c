@@ -371,7 +371,7 @@ static void direct_try(int fd, struct block_file *f)
 	}
 }
 
-int block_file_probe(int fd, bool buffered, const char *name, struct block_file *ret, struct err *e)
+static int block_file_probe(int fd, bool buffered, const char *name, struct block_file *ret, struct err *e)
 {
 	struct block_file f = { .offset_align = 512 };
 	struct stat st;

@@ -60,7 +60,6 @@ struct block_file {
 	bool is_device;
 	bool direct;
 };
-int block_file_probe(int fd, bool buffered, const char *name, struct block_file *ret, struct err *e);
 
 struct block_format_open {
 	struct loop *loop;

@@ -24,7 +24,8 @@ int key_error(struct parse *p, const char *fmt, ...)
 	return err_set(p->e, -EINVAL, ERR_INVALID, "%s%s%s", p->path, p->path[0] ? ": " : "", why);
 }
 
-size_t key_push(struct parse *p, const char *key)
+/* Append a key to p->path. Returns as key_push_index(). */
+static size_t key_push(struct parse *p, const char *key)
 {
 	size_t had = strlen(p->path);
 

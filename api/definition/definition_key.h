@@ -65,8 +65,7 @@ int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, 
 
 /* Set the error: the path to the key, then the formatted text. Returns -EINVAL. */
 int key_error(struct parse *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Append a key or an index to p->path. Returns the old length; to go back, set p->path[length] = 0. */
-size_t key_push(struct parse *p, const char *key);
+/* Append an index to p->path. Returns the old length; to go back, set p->path[length] = 0. */
 size_t key_push_index(struct parse *p, size_t i);
 /* Copy the start of s in a form that is safe to print. */
 void key_quote(const char *s, char out[48]);

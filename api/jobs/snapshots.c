@@ -31,7 +31,7 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 
 /* ---- one snapshot ---- */
 
-const char *snapshot_state_word(const struct vm_snapshot_info *i)
+static const char *snapshot_state_word(const struct vm_snapshot_info *i)
 {
 	static const char *const words[] = { "shutoff", "running", "paused" };
 

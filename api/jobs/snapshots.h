@@ -50,7 +50,6 @@ bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
 const char *snapshots_handle(const struct snapshots *s, size_t i);
 /* Whether the snapshot has the tag. */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
-const char *snapshot_state_word(const struct vm_snapshot_info *i);
 /* Return a snapshot for clients. The caller puts it. */
 struct json_object *snapshot_to_json(const struct vm_snapshot_info *i);
 

@@ -292,7 +292,8 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 		vm_move(vm, VM_SAW_CRASHED, vm_reason_name(ev->reason), ev->detail, ev->value);
 }
 
-void vm_answer_gone(struct vm *vm, const struct err *e)
+/* Answer all calls that wait for the end of the process. e: NULL for success. */
+static void vm_answer_gone(struct vm *vm, const struct err *e)
 {
 	while (vm->stop.calls) {
 		struct call *c = vm->stop.calls;

@@ -14,7 +14,5 @@ extern const struct vm_process_ops vm_life_ops;
 void vm_ended(struct vm *vm, const struct vm_process_end *end);
 /* Emit the daemon's event for a VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
-/* Answer all calls that wait for the end of the process. e: NULL for success. */
-void vm_answer_gone(struct vm *vm, const struct err *e);
 
 #endif

@@ -19,7 +19,8 @@ void wire_done(struct wire *w)
 	memset(w, 0, sizeof(*w));
 }
 
-void wire_reset(struct wire *w)
+/* Drop a partly read text. */
+static void wire_reset(struct wire *w)
 {
 	if (w->cap > WIRE_KEEP_BYTES) {
 		free(w->buf);

@@ -35,8 +35,6 @@ struct wire {
 
 void wire_init(struct wire *w);
 void wire_done(struct wire *w);
-/* Drop a partly read text. */
-void wire_reset(struct wire *w);
 
 /* Feed bytes. Stops after the first text or error.
  * ret_used:  bytes used, at least one unless len is 0; call again with the rest.

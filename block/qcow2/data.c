@@ -60,6 +60,12 @@ static bool data_is_hole(struct qcow2 *q, uint64_t off, uint64_t len)
 	return next < 0 ? q->data.can_seek : (uint64_t)next >= off + len;
 }
 
+/* Note that the data file may hold anything below this cluster. */
+static void data_used(struct qcow2 *q, uint64_t end)
+{
+	q->data.fresh_from = MAX(q->data.fresh_from, end);
+}
+
 int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 	struct cluster_run *ret)
 {
@@ -73,11 +79,6 @@ int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 		data_is_hole(q, guest << q->cluster_bits, (uint64_t)want << q->cluster_bits) };
 	data_used(q, guest + want);
 	return 0;
-}
-
-void data_used(struct qcow2 *q, uint64_t end)
-{
-	q->data.fresh_from = MAX(q->data.fresh_from, end);
 }
 
 void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n)

@@ -372,7 +372,6 @@ static inline uint64_t deferred_free_target(const struct qcow2 *q)
 }
 /* Continue after an I/O of the awaited epoch has ended. */
 void deferred_free_poke(struct qcow2 *q);
-int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n);
 
 static inline unsigned epoch_enter(struct qcow2 *q)
 {
@@ -516,8 +515,6 @@ int data_alloc(struct qcow2 *q, uint64_t guest, uint32_t want, struct wait *w,
 	struct cluster_run *ret);
 /* Release allocated clusters that were not used. */
 void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n);
-/* Note that the data file may hold anything below this cluster. */
-void data_used(struct qcow2 *q, uint64_t end);
 /* Handle a part of req: punch whole clusters that the map no longer names. */
 int data_punch(struct qcow2_req *req, uint64_t off, uint64_t len);
 /* Raw data file: handle the rest of a discard or write-zeroes.

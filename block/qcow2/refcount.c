@@ -413,7 +413,7 @@ int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster
 
 /* ---- freeing ---- */
 
-int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n)
+static int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n)
 {
 	struct free_run *last = l->n ? &l->runs[l->n - 1] : NULL;
 

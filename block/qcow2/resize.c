@@ -16,7 +16,8 @@
 /* Limit of steps to find adjacent clusters for an L1. */
 #define L1_TRIES 4096u
 
-int qcow2_header_write(struct qcow2 *q)
+/* Write header_piece to the file, durably. Returns 0 or -errno. */
+static int qcow2_header_write(struct qcow2 *q)
 {
 	int r = pwrite_full(q->base.fd, q->header_piece, q->header_piece_bytes, 0);
 

@@ -154,7 +154,6 @@ int snapshots_load(struct qcow2 *q, struct err *e);
 void snapshots_done(struct qcow2 *q);
 struct qcow2_snapshot_info *snapshot_find(struct qcow2 *q, const char *id);
 void snapshot_entry_done(struct qcow2_snapshot_info *s);
-int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret);
 /* Set an entry's extra data: QEMU's fields, then Cairn's. */
 int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra,
 	size_t n);

@@ -62,7 +62,7 @@ static void *bytes_copy(const void *p, size_t n)
 	return c;
 }
 
-int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret)
+static int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2_snapshot_info *ret)
 {
 	struct qcow2_snapshot_info c = *s;
 

@@ -57,7 +57,4 @@ static inline int qcow2_sync_gate(struct qcow2 *q)
 	return QCOW2_SYNC(q, gate_wait(q, &sync.wait) ? -EINPROGRESS : 0);
 }
 
-/* Write header_piece to the file, durably. Returns 0 or -errno. */
-int qcow2_header_write(struct qcow2 *q);
-
 #endif

@@ -39,33 +39,9 @@ static void debug_exit_free(struct device *d)
 }
 
 /* The device has no state. */
-static void debug_exit_reset(struct device *d)
-{
-	(void)d;
-}
-
-static void debug_exit_save(struct device *d, struct state_writer *w)
-{
-	(void)d;
-	(void)w;
-}
-
-static int debug_exit_load(struct device *d, struct state_reader *r, uint16_t version,
-	struct err *e)
-{
-	(void)d;
-	(void)r;
-	(void)version;
-	(void)e;
-	return 0;
-}
-
 static const struct device_ops debug_exit_ops = {
 	.type = "debug-exit",
 	.state_version = 1,
-	.reset = debug_exit_reset,
-	.save = debug_exit_save,
-	.load = debug_exit_load,
 	.free = debug_exit_free,
 };
 

@@ -48,32 +48,9 @@ static void pvpanic_free(struct device *d)
 }
 
 /* The device has no state. */
-static void pvpanic_reset(struct device *d)
-{
-	(void)d;
-}
-
-static void pvpanic_save(struct device *d, struct state_writer *w)
-{
-	(void)d;
-	(void)w;
-}
-
-static int pvpanic_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
-{
-	(void)d;
-	(void)r;
-	(void)version;
-	(void)e;
-	return 0;
-}
-
 static const struct device_ops pvpanic_ops = {
 	.type = "pvpanic",
 	.state_version = 1,
-	.reset = pvpanic_reset,
-	.save = pvpanic_save,
-	.load = pvpanic_load,
 	.free = pvpanic_free,
 };
 

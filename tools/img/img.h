@@ -38,8 +38,6 @@ int img_bench_main(int argc, char **argv);
 int img_trim_main(int argc, char **argv);
 int img_snapshot_main(int argc, char **argv);
 int img_vmstate_main(int argc, char **argv);
-const struct img_verb *img_verb_find(const char *name);
-void img_verb_help(const struct img_verb *v);
 
 /* Print "cairn-img: <sentence>" on stderr. img_usage() adds a hint to the help. Return 1. */
 int img_fail(const struct err *e);

@@ -157,7 +157,7 @@ static const struct img_verb verbs[] = {
 		img_bench_main },
 };
 
-const struct img_verb *img_verb_find(const char *name)
+static const struct img_verb *img_verb_find(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
 		if (!strcmp(verbs[i].name, name))
@@ -165,7 +165,7 @@ const struct img_verb *img_verb_find(const char *name)
 	return NULL;
 }
 
-void img_verb_help(const struct img_verb *v)
+static void img_verb_help(const struct img_verb *v)
 {
 	printf("Usage: cairn-img %s\n\n%c%s.\n\n%s", v->usage, v->summary[0] - 32, v->summary + 1,
 		v->help);

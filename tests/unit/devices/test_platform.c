@@ -49,7 +49,7 @@ static void debug_exit(void **state)
 	expect_event(&f, DEV_EVENT_DEBUG_EXIT, 42);
 	fx_out(&f, DEBUG_EXIT_PORT, 4, 0x107);
 	expect_event(&f, DEV_EVENT_DEBUG_EXIT, 7);
-	fx_state_test(&f, d, 0);
+	assert_true(!d->ops->reset && !d->ops->save && !d->ops->load); /* no state */
 	end(&f, d);
 }
 
@@ -66,7 +66,7 @@ static void pvpanic(void **state)
 	expect_event(&f, DEV_EVENT_PANICKED, PVPANIC_PANICKED);
 	fx_out(&f, PVPANIC_PORT, 1, 2);
 	expect_event(&f, DEV_EVENT_PANICKED, PVPANIC_CRASH_LOADED);
-	fx_state_test(&f, d, 0);
+	assert_true(!d->ops->reset && !d->ops->save && !d->ops->load); /* no state */
 	end(&f, d);
 }
 
