@@ -2,7 +2,6 @@
 #include "img.h"
 
 #include "base/util.h"
-#include "block/lock.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,7 +9,7 @@
 
 struct amend {
 	struct img_common common;
-	struct img_open o;
+	bool backing; /* the image has a backing file */
 	const char *compat, *lazy, *refcount_bits, *size, *data_file, *data_file_raw;
 };
 
@@ -85,29 +84,17 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 	return qcow2_create_check(q, e);
 }
 
-static int size_apply(const struct amend *a, uint64_t size, struct err *e)
+/* opaque: the size in bytes. */
+static int size_apply(struct block *b, void *opaque, struct err *e)
 {
-	struct img_open o = a->o;
+	const uint64_t *size = opaque;
 	struct block_info info;
-	struct loop *l;
-	struct block *b;
-	int closed, r = loop_new(64, &l, e);
 
-	if (r < 0)
-		return r;
-	r = img_block_open(l, &o, &b, e);
-	if (!r) {
-		block_info(b, &info);
-		r = size < info.size_bytes
-			? err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
-				"--shrink` instead")
-			: block_resize(b, ROUND_UP(size, 512), e);
-		closed = block_close(b);
-		if (!r && closed < 0)
-			r = err_set_errno(e, closed, "cannot write %s", o.path);
-	}
-	loop_free(l);
-	return r;
+	block_info(b, &info);
+	if (*size < info.size_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
+			"--shrink` instead");
+	return block_resize(b, ROUND_UP(*size, 512), e);
 }
 
 static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, struct err *e)
@@ -144,8 +131,9 @@ static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *
 
 /* compat 0.10 has no zero clusters: zero clusters that hide a backing file or are allocated become data, and other zero
  * clusters become unallocated. */
-static int zeros_to_data(struct block *b, bool backing)
+static int zeros_to_data(struct block *b, void *opaque, struct err *e)
 {
+	const struct amend *a = opaque;
 	struct block_info info;
 	struct block_extent x;
 	int r = 0;
@@ -153,53 +141,21 @@ static int zeros_to_data(struct block *b, bool backing)
 	block_info(b, &info);
 	for (uint64_t off = 0; off < info.size_bytes && !r && !img_interrupted(); off += x.len) {
 		r = block_extent(b, off, info.size_bytes - off, &x);
-		if (!r && x.zero && x.present && !x.layer && (backing || x.has_host))
+		if (!r && x.zero && x.present && !x.layer && (a->backing || x.has_host))
 			r = img_zeros_write(b, off, off + x.len, NULL);
 	}
-	return r;
-}
-
-static int zeros_expand(const struct amend *a, bool backing, struct err *e)
-{
-	struct img_open o = a->o;
-	struct loop *l;
-	struct block *b;
-	int closed, r = loop_new(64, &l, e);
-
-	if (r < 0)
-		return r;
-	r = img_block_open(l, &o, &b, e);
-	if (!r) {
-		r = zeros_to_data(b, backing);
-		closed = block_close(b);
-		r = r ? r : closed;
-		r = r < 0 ? err_set_errno(e, r, "cannot write %s", o.path) : img_check_interrupted(e);
-	}
-	loop_free(l);
-	return r;
+	return r < 0 ? err_set_errno(e, r, "cannot write %s", a->common.o.path) : img_check_interrupted(e);
 }
 
 /* Open and lock the image and plan the changes. On error, nothing stays open. */
 static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *n, struct plan *p,
 	struct err *e)
 {
-	struct img_open o = a->o;
-	int r;
+	int r = img_header_open(&a->common.o, "options", layers, n, e);
 
-	o.no_backing = true;
-	r = img_layers_open(&o, layers, n, e);
 	if (r < 0)
 		return r;
-	if (layers[0].format != BLOCK_FORMAT_QCOW2)
-		r = err_set(e, -EINVAL, ERR_INVALID, "%s is raw and has no options", o.path);
-	if (!r)
-		r = lock_acquire(layers[0].fd, true, o.path, e);
-	if (!r)
-		r = qcow2_header_read(layers[0].fd, o.path, &layers[0].header, e);
-	if (!r)
-		r = qcow2_header_supported(&layers[0].header, true, e);
-	if (!r)
-		r = plan_make(a, &layers[0].header, p, e);
+	r = plan_make(a, &layers[0].header, p, e);
 	if (!r)
 		r = image_is_faultless(layers[0].fd, &layers[0].header, e);
 	if (r < 0)
@@ -216,10 +172,9 @@ static int image_amend(struct amend *a, struct err *e)
 	int r = plan_open(a, layers, &n, &p, e);
 
 	if (!r && p.c.qcow2.version < h->version && !h->incompatible) {
-		bool backing = h->has_backing;
-
+		a->backing = h->has_backing;
 		img_layers_free(layers, n);
-		r = zeros_expand(a, backing, e);
+		r = img_block_run(&a->common.o, zeros_to_data, a, e);
 		if (!r)
 			r = plan_open(a, layers, &n, &p, e);
 	}
@@ -228,22 +183,20 @@ static int image_amend(struct amend *a, struct err *e)
 	r = header_apply(&p, layers[0].fd, &layers[0].header, e);
 	img_layers_free(layers, n);
 	if (!r && a->size)
-		r = size_apply(a, p.c.qcow2.size_bytes, e);
+		r = img_block_run(&a->common.o, size_apply, &p.c.qcow2.size_bytes, e);
 	return r;
 }
 
 int img_amend_main(int argc, char **argv)
 {
-	struct amend a = { .o.writable = true };
+	struct amend a = { .common.o.writable = true };
 	bool any = false;
 	struct err e;
 	int c, st = 0;
 
 	img_common_init(&a.common, "amend");
 	while (!st && (c = getopt_long(argc, argv, "f:o:t:pq", img_common_longs, NULL)) != -1) {
-		if (c == 'f')
-			a.o.format = optarg;
-		else if (c == 'o') {
+		if (c == 'o') {
 			any = true;
 			st = options_take(&a, optarg);
 		} else if (c != 't')
@@ -253,8 +206,7 @@ int img_amend_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1 || !any)
 		return img_usage("amend", "-o OPTIONS and one FILE are required");
-	img_common_open(&a.common, &a.o);
-	a.o.path = argv[optind];
+	a.common.o.path = argv[optind];
 	img_signals_catch();
 	return image_amend(&a, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -20,7 +20,6 @@ struct slot {
 
 struct bench {
 	struct img_common common;
-	struct img_open o;
 	uint64_t count, depth, bytes, step, offset, flush_interval, pattern;
 	bool write, random, no_drain;
 	struct block *block;
@@ -149,7 +148,7 @@ static int args_check(struct bench *b, struct err *e)
 	b->size = info.size_bytes;
 	if (b->size < b->bytes || b->offset > b->size - b->bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, too few for requests of %llu bytes at "
-			"offset %llu", b->o.path, (unsigned long long)b->size, (unsigned long long)b->bytes,
+			"offset %llu", b->common.o.path, (unsigned long long)b->size, (unsigned long long)b->bytes,
 			(unsigned long long)b->offset);
 	if ((b->bytes | b->offset | b->step) % info.logical_block_bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "sizes and offsets must be multiples of %u",
@@ -211,12 +210,12 @@ static int image_bench(struct bench *b, struct err *e)
 
 	if (r < 0)
 		return r;
-	r = img_block_open(l, &b->o, &b->block, e);
+	r = img_block_open(l, &b->common.o, &b->block, e);
 	if (!r) {
 		r = bench_run(b, l, e);
 		closed = block_close(b->block);
 		if (!r && closed < 0)
-			r = err_set_errno(e, closed, "cannot write %s", b->o.path);
+			r = err_set_errno(e, closed, "cannot write %s", b->common.o.path);
 	}
 	free(b->slots);
 	free(b->idle);
@@ -229,7 +228,7 @@ static int number_option(struct bench *b, int c, const char *arg)
 {
 	uint64_t *to = c == 'c' ? &b->count : c == 'd' ? &b->depth : c == 's' ? &b->bytes
 		: c == 'S' ? &b->step : c == 'o' ? &b->offset : c == IMG_OPT_OWN ? &b->flush_interval
-		: c == IMG_OPT_OWN + 1 ? &b->pattern : &b->o.cache_bytes;
+		: c == IMG_OPT_OWN + 1 ? &b->pattern : &b->common.o.cache_bytes;
 	struct err e;
 
 	if (img_parse_size(arg, to, &e) < 0)
@@ -243,7 +242,7 @@ static int number_option(struct bench *b, int c, const char *arg)
 static int cache_mode(struct bench *b, const char *arg)
 {
 	if (!strcmp(arg, "none") || !strcmp(arg, "directsync"))
-		b->o.direct = true;
+		b->common.o.direct = true;
 	else if (strcmp(arg, "writeback") && strcmp(arg, "unsafe"))
 		return img_usage("bench", "unknown cache mode '%s'; use none or writeback", arg);
 	return 0;
@@ -263,9 +262,7 @@ int img_bench_main(int argc, char **argv)
 
 	img_common_init(&b.common, "bench");
 	while (!st && (c = getopt_long(argc, argv, "c:d:f:ni:o:qs:S:t:wU", longs, NULL)) != -1) {
-		if (c == 'f')
-			b.o.format = optarg;
-		else if (c == 'w')
+		if (c == 'w')
 			b.write = true;
 		else if (c == 't')
 			st = cache_mode(&b, optarg);
@@ -288,9 +285,8 @@ int img_bench_main(int argc, char **argv)
 		return img_usage("bench", "--flush-interval requires -w");
 	if (!b.step)
 		b.step = b.bytes;
-	img_common_open(&b.common, &b.o);
-	b.o.writable = b.write;
-	b.o.path = argv[optind];
+	b.common.o.writable = b.write;
+	b.common.o.path = argv[optind];
 	img_signals_catch();
 	return image_bench(&b, &e) < 0 ? img_fail(&e) : 0;
 }

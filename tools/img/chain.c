@@ -3,7 +3,6 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "block/lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -59,7 +58,6 @@ static int extent_at(struct block *b, uint64_t off, uint64_t len, struct block_e
 
 struct rebase {
 	struct img_common common;
-	struct img_open o;
 	bool unsafe;
 	const char *base, *base_format; /* "" or NULL: no backing file */
 	struct loop *loop;
@@ -111,24 +109,24 @@ static int rebase_copy(struct rebase *z, struct err *e)
 		r = rebase_step(z, off, &len, info.discard_granularity ? info.discard_granularity : 65536);
 		img_progress_set(&z->common.progress, off, info.size_bytes);
 	}
-	return r < 0 ? err_set_errno(e, r, "%s: cannot copy", z->o.path) : 0;
+	return r < 0 ? err_set_errno(e, r, "%s: cannot copy", z->common.o.path) : 0;
 }
 
 /* Open the new backing file, with its name relative to the image's folder. The user gave the name, so every folder is
  * allowed. */
 static int new_open(struct rebase *z, struct err *e)
 {
-	struct img_open o = { .format = z->base_format, .no_lock = z->o.no_lock, .allow = { "/" },
+	struct img_open o = { .format = z->base_format, .no_lock = z->common.o.no_lock, .allow = { "/" },
 		.nallow = 1 };
-	const char *slash = strrchr(z->o.path, '/');
+	const char *slash = strrchr(z->common.o.path, '/');
 	char path[2 * PATH_MAX];
 	struct stat a, b;
 
-	snprintf(path, sizeof(path), "%.*s%s", slash && *z->base != '/' ? (int)(slash + 1 - z->o.path) : 0,
-		z->o.path, z->base);
+	snprintf(path, sizeof(path), "%.*s%s", slash && *z->base != '/' ? (int)(slash + 1 - z->common.o.path) : 0,
+		z->common.o.path, z->base);
 	o.path = path;
-	if (!stat(path, &a) && !stat(z->o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->o.path);
+	if (!stat(path, &a) && !stat(z->common.o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->common.o.path);
 	return img_block_open(z->loop, &o, &z->new, e);
 }
 
@@ -141,7 +139,7 @@ static int rebase_content(struct rebase *z, struct err *e)
 	if (!r && (!z->a || !z->b))
 		r = err_set_errno(e, -ENOMEM, "rebase");
 	if (!r)
-		r = img_block_open(z->loop, &z->o, &z->top, e);
+		r = img_block_open(z->loop, &z->common.o, &z->top, e);
 	if (!r && z->base && *z->base)
 		r = new_open(z, e);
 	if (!r)
@@ -149,34 +147,10 @@ static int rebase_content(struct rebase *z, struct err *e)
 	closed = block_close(z->top);
 	block_close(z->new);
 	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", z->o.path);
+		r = err_set_errno(e, closed, "cannot write %s", z->common.o.path);
 	free(z->a);
 	free(z->b);
 	loop_free(z->loop);
-	return r;
-}
-
-static int header_open(const struct img_open *from, struct img_layer *layers, unsigned *n,
-	struct err *e)
-{
-	struct img_open o = *from;
-	int r;
-
-	o.no_backing = true;
-	o.writable = true;
-	r = img_layers_open(&o, layers, n, e);
-	if (r < 0)
-		return r;
-	if (layers[0].format != BLOCK_FORMAT_QCOW2)
-		r = err_set(e, -EINVAL, ERR_INVALID, "%s is raw and has no backing file", o.path);
-	if (!r)
-		r = lock_acquire(layers[0].fd, true, o.path, e);
-	if (!r)
-		r = qcow2_header_read(layers[0].fd, o.path, &layers[0].header, e);
-	if (!r)
-		r = qcow2_header_supported(&layers[0].header, true, e);
-	if (r < 0)
-		img_layers_free(layers, *n);
 	return r;
 }
 
@@ -192,27 +166,25 @@ static int image_rebase(struct rebase *z, struct err *e)
 			"or -F qcow2");
 	r = z->unsafe ? 0 : rebase_content(z, e);
 	if (!r)
-		r = header_open(&z->o, layers, &n, e);
+		r = img_header_open(&z->common.o, "backing file", layers, &n, e);
 	if (r < 0)
 		return r;
 	r = qcow2_set_backing(layers[0].fd, &layers[0].header, none ? NULL : z->base, z->base_format, e);
 	if (r < 0)
-		err_prefix(e, "%s", z->o.path);
+		err_prefix(e, "%s", z->common.o.path);
 	img_layers_free(layers, n);
 	return r;
 }
 
 int img_rebase_main(int argc, char **argv)
 {
-	struct rebase z = { .o.writable = true };
+	struct rebase z = { .common.o.writable = true };
 	struct err e;
 	int c, r, st = 0;
 
 	img_common_init(&z.common, "rebase");
 	while (!st && (c = getopt_long(argc, argv, "f:b:F:t:T:upqU", img_common_longs, NULL)) != -1) {
-		if (c == 'f')
-			z.o.format = optarg;
-		else if (c == 'b')
+		if (c == 'b')
 			z.base = optarg;
 		else if (c == 'F')
 			z.base_format = optarg;
@@ -226,9 +198,8 @@ int img_rebase_main(int argc, char **argv)
 	if (argc - optind != 1 || !z.base)
 		return img_usage("rebase", "-b with the new backing file (\"\" for none) and one IMAGE are "
 			"required");
-	img_common_open(&z.common, &z.o);
-	z.o.no_lock = false;
-	z.o.path = argv[optind];
+	z.common.o.no_lock = false;
+	z.common.o.path = argv[optind];
 	img_common_progress(&z.common);
 	img_signals_catch();
 	r = image_rebase(&z, &e);
@@ -240,7 +211,6 @@ int img_rebase_main(int argc, char **argv)
 
 struct commit {
 	struct img_common common;
-	struct img_open o;
 	bool keep; /* keep the committed data in the image */
 	struct loop *loop;
 	struct block *top, *base;
@@ -318,7 +288,7 @@ static int top_open(struct commit *k, struct img_layer *layers, struct err *e)
 {
 	struct block_layer fds[2] = { img_layer_files(&layers[0]),
 		{ .fd = memfd_create("nothing", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW } };
-	struct block_open bo = { .layers = fds, .nlayers = 2, .buffered = true, .name = k->o.path };
+	struct block_open bo = { .layers = fds, .nlayers = 2, .buffered = true, .name = k->common.o.path };
 	int r = block_open(k->loop, &bo, &k->top, e);
 
 	if (r < 0)
@@ -333,7 +303,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 	int closed, r;
 
 	if (n < 2)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->o.path);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->common.o.path);
 	r = loop_new(64, &k->loop, e);
 	if (!r)
 		r = base_open(k, layers, n, e);
@@ -348,7 +318,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 		r = err_set_errno(e, closed, "cannot write %s", layers[1].path);
 	closed = block_close(k->top);
 	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", k->o.path);
+		r = err_set_errno(e, closed, "cannot write %s", k->common.o.path);
 	loop_free(k->loop);
 	return r;
 }
@@ -363,7 +333,7 @@ static int image_commit(struct commit *k, struct err *e)
 	if (!layers || !k->buf)
 		r = err_set_errno(e, -ENOMEM, "commit");
 	else
-		r = img_layers_open(&k->o, layers, &n, e);
+		r = img_layers_open(&k->common.o, layers, &n, e);
 	if (!r) {
 		r = commit_run(k, layers, n, e);
 		img_layers_free(layers, n);
@@ -375,15 +345,13 @@ static int image_commit(struct commit *k, struct err *e)
 
 int img_commit_main(int argc, char **argv)
 {
-	struct commit k = { .o.writable = true };
+	struct commit k = { .common.o.writable = true };
 	struct err e;
 	int c, r, st = 0;
 
 	img_common_init(&k.common, "commit");
 	while (!st && (c = getopt_long(argc, argv, "f:t:dpq", img_common_longs, NULL)) != -1) {
-		if (c == 'f')
-			k.o.format = optarg;
-		else if (c == 'd')
+		if (c == 'd')
 			k.keep = true;
 		else if (c != 't')
 			st = img_common_option(&k.common, c, c == '?' ? argv[optind - 1] : optarg);
@@ -392,9 +360,8 @@ int img_commit_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("commit", "one FILE is required");
-	img_common_open(&k.common, &k.o);
-	k.o.no_lock = false;
-	k.o.path = argv[optind];
+	k.common.o.no_lock = false;
+	k.common.o.path = argv[optind];
 	img_common_progress(&k.common);
 	img_signals_catch();
 	r = image_commit(&k, &e);

@@ -7,7 +7,6 @@
 #include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 enum check_exit { CHECK_CLEAN = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
 	CHECK_NO_TABLES = 63 };
@@ -78,17 +77,15 @@ static void check_to_json(const struct qcow2_check *c, const char *path)
 }
 
 struct check_args {
-	struct img_open o;
-	bool as_json, quiet, bar;
+	struct img_common common;
 	enum qcow2_repair repair; /* 0: no repair */
-	struct img_progress progress;
 };
 
 static void check_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct check_args *a = opaque;
 
-	img_progress_set(&a->progress, done, total);
+	img_progress_set(&a->common.progress, done, total);
 }
 
 static void repaired_say(const struct qcow2_check *c)
@@ -104,14 +101,14 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 {
 	int r = 0;
 
-	if (!a->o.no_lock)
-		r = lock_acquire(y->fd, a->repair, a->o.path, e);
+	if (!a->common.o.no_lock)
+		r = lock_acquire(y->fd, a->repair, a->common.o.path, e);
 	if (!r)
 		r = qcow2_header_supported(&y->header, false, e);
 	if (r < 0)
 		return r;
 	/* Read the header again under the lock: the image may have changed. */
-	r = qcow2_header_read(y->fd, a->o.path, &y->header, e);
+	r = qcow2_header_read(y->fd, a->common.o.path, &y->header, e);
 	if (!r)
 		r = a->repair ? qcow2_repair(y->fd, &y->header, a->repair, c, e)
 			      : qcow2_check(y->fd, &y->header, c, e);
@@ -120,26 +117,26 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 
 static int check_layer(struct check_args *a, struct img_layer *y)
 {
-	struct qcow2_check c = { .report = a->as_json || a->quiet ? NULL : line_print, .progress = check_progress,
+	struct qcow2_check c = { .report = a->common.json || a->common.quiet ? NULL : line_print, .progress = check_progress,
 		.opaque = a };
 	struct err e;
 	int r;
 
 	if (y->format != BLOCK_FORMAT_QCOW2) {
-		if (!a->quiet)
-			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", a->o.path);
+		if (!a->common.quiet)
+			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", a->common.o.path);
 		return CHECK_NO_TABLES;
 	}
 	r = check_run(a, y, &c, &e);
-	img_progress_end(&a->progress, !r);
+	img_progress_end(&a->common.progress, !r);
 	if (r < 0) {
-		if (!strstr(e.msg, a->o.path))
-			err_prefix(&e, "%s", a->o.path);
+		if (!strstr(e.msg, a->common.o.path))
+			err_prefix(&e, "%s", a->common.o.path);
 		return img_fail(&e);
 	}
-	if (a->as_json)
-		check_to_json(&c, a->o.path);
-	if (a->as_json || a->quiet)
+	if (a->common.json)
+		check_to_json(&c, a->common.o.path);
+	if (a->common.json || a->common.quiet)
 		return check_verdict(&c);
 	if (c.leaks_fixed || c.corruptions_fixed)
 		repaired_say(&c);
@@ -155,59 +152,34 @@ static int repair_word(const char *w, struct check_args *a)
 		a->repair = QCOW2_REPAIR_ALL;
 	else
 		return img_usage("check", "-r must be 'leaks' or 'all', not '%s'", w);
-	a->o.writable = true;
+	a->common.o.writable = true;
 	return 0;
 }
 
 int img_check_main(int argc, char **argv)
 {
-	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
-		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
-		{ "repair", required_argument, NULL, 'r' }, { NULL, 0, NULL, 0 } };
-	struct check_args a = { .o.no_backing = true };
+	static const struct option longs[] = { IMG_COMMON_LONGS, { "repair", required_argument, NULL, 'r' },
+		{ NULL, 0, NULL, 0 } };
+	struct check_args a = { .common.o.no_backing = true };
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	unsigned n;
 	struct err e;
-	int c, st;
+	int c, st = 0;
 
-	while ((c = getopt_long(argc, argv, "f:pr:Uq", longs, NULL)) != -1) {
-		switch (c) {
-		case 'f':
-			a.o.format = optarg;
-			break;
-		case 'U':
-			a.o.no_lock = true;
-			break;
-		case 'q':
-			a.quiet = true;
-			break;
-		case 'p':
-			a.bar = true;
-			break;
-		case 'A':
-			break; /* no effect: check opens no backing file */
-		case 'r':
-			if (repair_word(optarg, &a))
-				return 1;
-			break;
-		case 'O':
-			a.as_json = !strcmp(optarg, "json");
-			if (a.as_json || !strcmp(optarg, "human"))
-				break;
-			return img_usage("check", "--output must be human or json");
-		default:
-			return img_bad_option("check", argv[optind - 1]);
-		}
-	}
+	img_common_init(&a.common, "check");
+	while (!st && (c = getopt_long(argc, argv, "f:pr:Uq", longs, NULL)) != -1)
+		st = c == 'r' ? repair_word(optarg, &a)
+			      : img_common_option(&a.common, c, c == '?' ? argv[optind - 1] : optarg);
+	if (st)
+		return st;
 	if (argc - optind != 1)
 		return img_usage("check", "one FILE is required");
-	a.progress = (struct img_progress){ .to = stdout, .shown = -1,
-		.mode = a.bar && !a.quiet && !a.as_json && isatty(STDOUT_FILENO)
-			? IMG_PROGRESS_BAR : IMG_PROGRESS_NONE };
-	if (a.repair && a.o.no_lock)
+	if (!a.common.json) /* JSON is the result alone, without progress */
+		img_common_progress(&a.common);
+	if (a.repair && a.common.o.no_lock)
 		return img_usage("check", "-r and -U exclude each other: a repair needs the lock");
-	a.o.path = argv[optind];
-	if (img_layers_open(&a.o, layers, &n, &e) < 0)
+	a.common.o.path = argv[optind];
+	if (img_layers_open(&a.common.o, layers, &n, &e) < 0)
 		return img_fail(&e);
 	st = check_layer(&a, &layers[0]);
 	img_layers_free(layers, n);

@@ -77,34 +77,6 @@ struct img_progress {
 void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total);
 void img_progress_end(struct img_progress *p, bool ok);
 
-/* Options of many verbs: -U -p -q --allow --format (or --output). */
-struct img_common {
-	const char *verb;
-	bool no_lock, bar, quiet, json;
-	const char *allow[IMG_ALLOW_MAX];
-	unsigned nallow;
-	struct img_progress progress;
-};
-enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
-#define IMG_COMMON_LONGS                                                                           \
-	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
-		{ "output", required_argument, NULL, IMG_OPT_OUTPUT },                             \
-		{ "format", required_argument, NULL, IMG_OPT_OUTPUT },                             \
-		{ "force-share", no_argument, NULL, 'U' },                                         \
-		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS }
-extern const struct option img_common_longs[];
-void img_common_init(struct img_common *x, const char *verb);
-/* Handle a common option.
- * c: from getopt. arg: its value; for '?', argv[optind - 1].
- * Returns 0; an exit status after an error message. */
-int img_common_option(struct img_common *x, int c, const char *arg);
-struct img_open;
-void img_common_open(const struct img_common *x, struct img_open *o);
-/* Choose how to show progress, after all options are parsed. */
-void img_common_progress(struct img_common *x);
-
-/* ---- opening ---- */
-
 struct img_open {
 	const char *path;
 	const char *format; /* NULL: detect (qcow2 if the file has its header) */
@@ -118,6 +90,34 @@ struct img_open {
 	const char *allow[IMG_ALLOW_MAX];
 	unsigned nallow;
 };
+/* Options of many verbs: -f -U -p -q --allow --format (or --output). */
+struct img_common {
+	const char *verb;
+	bool bar, quiet, json;
+	struct img_open o; /* a verb with two images: options of both */
+	struct img_progress progress;
+};
+enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
+#define IMG_COMMON_LONGS                                                                           \
+	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
+		{ "output", required_argument, NULL, IMG_OPT_OUTPUT },                             \
+		{ "format", required_argument, NULL, IMG_OPT_OUTPUT },                             \
+		{ "force-share", no_argument, NULL, 'U' },                                         \
+		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS }
+extern const struct option img_common_longs[];
+/* x: zeroed, but for what the verb sets in x->o. */
+void img_common_init(struct img_common *x, const char *verb);
+/* Handle a common option.
+ * c: from getopt. arg: its value; for '?', argv[optind - 1].
+ * Returns 0; an exit status after an error message. */
+int img_common_option(struct img_common *x, int c, const char *arg);
+/* Copy the options of both images to one of them. */
+void img_common_open(const struct img_common *x, struct img_open *o);
+/* Choose how to show progress, after all options are parsed. */
+void img_common_progress(struct img_common *x);
+
+/* ---- opening ---- */
+
 struct img_layer {
 	char *path;
 	enum block_format format;
@@ -142,8 +142,15 @@ int img_layer_reopen(struct img_layer *y, struct err *e);
 int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e);
 /* Is the name a URL such as "nbd://..." or "json:{...}" instead of a path? */
 bool img_has_protocol(const char *name);
-/* Add a folder of --allow. Returns 0; 1 after an error message. */
-int img_allow_add(struct img_open *o, const char *dir);
+/* Open the image as a disk, run work() on it, and close it.
+ * work: returns 0; -errno with a sentence.
+ * Returns 0; -errno with a sentence, also if a writable image cannot be closed. */
+int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
+	struct err *e);
+/* Open a qcow2 image without its backing files, to change its header: lock the image, then read and check the header.
+ * has_none: what a raw image lacks, for the error.
+ * Returns 0; -errno with a sentence. Free with img_layers_free() on success. */
+int img_header_open(const struct img_open *o, const char *has_none, struct img_layer *layers, unsigned *ret_n, struct err *e);
 
 /* ---- creating ---- */
 

@@ -256,40 +256,23 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 
 int img_info_main(int argc, char **argv)
 {
-	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
-		{ "backing-chain", no_argument, NULL, 'B' }, { "force-share", no_argument, NULL, 'U' },
-		{ "allow", required_argument, NULL, 'A' }, { NULL, 0, NULL, 0 } };
-	struct img_open o = { .no_backing = true };
-	bool as_json = false;
+	static const struct option longs[] = { IMG_COMMON_LONGS,
+		{ "backing-chain", no_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
+	struct img_common x = { .o.no_backing = true };
 	struct err e;
-	int c;
+	int c, st = 0;
 
-	while ((c = getopt_long(argc, argv, "f:U", longs, NULL)) != -1) {
-		switch (c) {
-		case 'f':
-			o.format = optarg;
-			break;
-		case 'U':
-			o.no_lock = true;
-			break;
-		case 'B':
-			o.no_backing = false;
-			break;
-		case 'A':
-			if (img_allow_add(&o, optarg))
-				return 1;
-			break;
-		case 'O':
-			as_json = !strcmp(optarg, "json");
-			if (as_json || !strcmp(optarg, "human"))
-				break;
-			return img_usage("info", "--output must be human or json");
-		default:
-			return img_bad_option("info", argv[optind - 1]);
-		}
+	img_common_init(&x, "info");
+	while (!st && (c = getopt_long(argc, argv, "f:U", longs, NULL)) != -1) {
+		if (c == IMG_OPT_OWN)
+			x.o.no_backing = false;
+		else
+			st = img_common_option(&x, c, c == '?' ? argv[optind - 1] : optarg);
 	}
+	if (st)
+		return st;
 	if (argc - optind != 1)
 		return img_usage("info", "one FILE is required");
-	o.path = argv[optind];
-	return info_run(&o, as_json, !o.no_backing, &e) < 0 ? img_fail(&e) : 0;
+	x.o.path = argv[optind];
+	return info_run(&x.o, x.json, !x.o.no_backing, &e) < 0 ? img_fail(&e) : 0;
 }

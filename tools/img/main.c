@@ -189,14 +189,6 @@ int img_usage(const char *verb, const char *fmt, ...)
 	return 1;
 }
 
-int img_allow_add(struct img_open *o, const char *dir)
-{
-	if (o->nallow == IMG_ALLOW_MAX)
-		return img_usage(NULL, "--allow can be given at most %d times", IMG_ALLOW_MAX);
-	o->allow[o->nallow++] = dir;
-	return 0;
-}
-
 int img_bad_option(const char *verb, const char *opt)
 {
 	return img_usage(verb, "unknown option '%s' of %s, or its value is missing", opt, verb);

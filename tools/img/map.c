@@ -15,7 +15,6 @@ struct entry {
 
 struct map {
 	struct img_common common;
-	struct img_open o;
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	unsigned nlayers;
 	uint64_t from, max;
@@ -37,7 +36,7 @@ static int map_print(const struct map *m, const struct entry *n, struct err *e)
 
 	if (n->x.compressed)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has compressed clusters, which have no "
-			"offset to show; use --output json", m->o.path);
+			"offset to show; use --output json", m->common.o.path);
 	if (!n->x.zero && n->x.has_host)
 		printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)n->start,
 			(unsigned long long)n->len, (unsigned long long)n->x.host,
@@ -86,7 +85,7 @@ static int map_walk(struct map *m, struct block *b, struct err *e)
 
 		r = block_extent(b, off, end - off, &x);
 		if (r < 0)
-			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->o.path,
+			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->common.o.path,
 				(unsigned long long)off);
 		if (now.len && extents_mergeable(&now, &x)) {
 			now.len += x.len;
@@ -107,13 +106,13 @@ static int map_run(struct map *m, struct err *e)
 {
 	struct loop *l = NULL;
 	struct block *b = NULL;
-	int r = img_layers_open(&m->o, m->layers, &m->nlayers, e); /* opened for their names only */
+	int r = img_layers_open(&m->common.o, m->layers, &m->nlayers, e); /* opened for their names only */
 
 	if (r < 0)
 		return r;
 	r = loop_new(64, &l, e);
 	if (!r)
-		r = img_block_open(l, &m->o, &b, e);
+		r = img_block_open(l, &m->common.o, &b, e);
 	if (!r)
 		r = map_walk(m, b, e);
 	block_close(b);
@@ -137,9 +136,7 @@ int img_map_main(int argc, char **argv)
 	m->max = UINT64_MAX;
 	m->first = true;
 	while (!st && (c = getopt_long(argc, argv, "f:s:l:U", longs, NULL)) != -1) {
-		if (c == 'f')
-			m->o.format = optarg;
-		else if (c == 's' || c == 'l')
+		if (c == 's' || c == 'l')
 			st = img_parse_size(optarg, c == 's' ? &m->from : &m->max, &e) < 0 ? img_fail(&e) : 0;
 		else
 			st = img_common_option(&m->common, c, c == '?' ? argv[optind - 1] : optarg);
@@ -147,8 +144,7 @@ int img_map_main(int argc, char **argv)
 	if (!st && argc - optind != 1)
 		st = img_usage("map", "one FILE is required");
 	if (!st) {
-		img_common_open(&m->common, &m->o);
-		m->o.path = argv[optind];
+		m->common.o.path = argv[optind];
 		st = map_run(m, &e) < 0 ? img_fail(&e) : 0;
 	}
 	free(m);

@@ -8,7 +8,6 @@
 
 struct measure {
 	struct img_common common;
-	struct img_open o;
 	struct img_create target;
 	const char *size;
 	uint64_t size_bytes, data_bytes;
@@ -49,7 +48,7 @@ static int data_count(struct measure *m, struct block *b, struct err *e)
 		int r = block_extent(b, off, m->size_bytes - off, &x);
 
 		if (r < 0)
-			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->o.path,
+			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->common.o.path,
 				(unsigned long long)off);
 		if (!x.zero) {
 			uint64_t from = MAX(ROUND_DOWN(off, cluster), counted);
@@ -62,24 +61,14 @@ static int data_count(struct measure *m, struct block *b, struct err *e)
 	return 0;
 }
 
-static int image_measure(struct measure *m, struct err *e)
+static int image_measure(struct block *b, void *opaque, struct err *e)
 {
+	struct measure *m = opaque;
 	struct block_info info;
-	struct loop *l;
-	struct block *b;
-	int r = loop_new(64, &l, e);
 
-	if (r < 0)
-		return r;
-	r = img_block_open(l, &m->o, &b, e);
-	if (!r) {
-		block_info(b, &info);
-		m->size_bytes = info.size_bytes;
-		r = data_count(m, b, e);
-		block_close(b);
-	}
-	loop_free(l);
-	return r;
+	block_info(b, &info);
+	m->size_bytes = info.size_bytes;
+	return data_count(m, b, e);
 }
 
 static void size_print(const struct measure *m)
@@ -108,7 +97,7 @@ static int measure_run(struct measure *m, char *opts, struct err *e)
 		r = img_parse_size(m->size, &m->size_bytes, e);
 		m->size_bytes = ROUND_UP(m->size_bytes, 512);
 	} else if (!r) {
-		r = image_measure(m, e);
+		r = img_block_run(&m->common.o, image_measure, m, e);
 	}
 	m->target.qcow2.size_bytes = m->size_bytes;
 	if (!r && m->target.format == BLOCK_FORMAT_QCOW2)
@@ -131,14 +120,12 @@ int img_measure_main(int argc, char **argv)
 
 	img_common_init(&m.common, "measure");
 	while (!st && (c = getopt_long(argc, argv, "f:O:o:l:U", longs, NULL)) != -1) {
-		if (c == 'f')
-			m.o.format = optarg;
-		else if (c == 'O')
+		if (c == 'O')
 			st = img_create_format(&m.target, "measure", optarg);
 		else if (c == 'o')
 			opts = optarg;
 		else if (c == 'l')
-			m.o.snapshot = img_snapshot_word(optarg);
+			m.common.o.snapshot = img_snapshot_word(optarg);
 		else if (c == IMG_OPT_OWN)
 			m.size = optarg;
 		else
@@ -148,7 +135,6 @@ int img_measure_main(int argc, char **argv)
 		return st;
 	if (argc - optind != (m.size ? 0 : 1))
 		return img_usage("measure", "either --size or one FILE is required");
-	img_common_open(&m.common, &m.o);
-	m.o.path = argv[optind];
+	m.common.o.path = argv[optind];
 	return measure_run(&m, opts, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -2,6 +2,7 @@
 
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "block/lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -281,5 +282,46 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 		img_layer_given(&layers[i]);
 	img_layers_free(layers, n);
 	free(layers);
+	return r;
+}
+
+int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
+	struct err *e)
+{
+	struct loop *l = NULL;
+	struct block *b = NULL;
+	int closed, r = loop_new(64, &l, e);
+
+	if (!r)
+		r = img_block_open(l, o, &b, e);
+	if (!r) {
+		r = work(b, opaque, e);
+		closed = block_close(b);
+		if (!r && closed < 0 && o->writable)
+			r = err_set_errno(e, closed, "cannot write %s", o->path);
+	}
+	loop_free(l);
+	return r;
+}
+
+int img_header_open(const struct img_open *from, const char *has_none, struct img_layer *layers, unsigned *ret_n, struct err *e)
+{
+	struct img_open o = *from;
+	int r;
+
+	o.no_backing = true;
+	r = img_layers_open(&o, layers, ret_n, e);
+	if (r < 0)
+		return r;
+	if (layers[0].format != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s is raw and has no %s", o.path, has_none);
+	if (!r)
+		r = lock_acquire(layers[0].fd, true, o.path, e);
+	if (!r)
+		r = qcow2_header_read(layers[0].fd, o.path, &layers[0].header, e);
+	if (!r)
+		r = qcow2_header_supported(&layers[0].header, true, e);
+	if (r < 0)
+		img_layers_free(layers, *ret_n);
 	return r;
 }

@@ -85,7 +85,8 @@ const struct option img_common_longs[] = { IMG_COMMON_LONGS, { NULL, 0, NULL, 0 
 
 void img_common_init(struct img_common *x, const char *verb)
 {
-	*x = (struct img_common){ .verb = verb, .progress = { .to = stdout, .shown = -1 } };
+	x->verb = verb;
+	x->progress = (struct img_progress){ .to = stdout, .shown = -1 };
 }
 
 static int format_option(struct img_common *x, const char *arg)
@@ -100,8 +101,11 @@ static int format_option(struct img_common *x, const char *arg)
 int img_common_option(struct img_common *x, int c, const char *arg)
 {
 	switch (c) {
+	case 'f':
+		x->o.format = arg;
+		return 0;
 	case 'U':
-		x->no_lock = true;
+		x->o.no_lock = true;
 		return 0;
 	case 'p':
 		x->bar = true;
@@ -110,9 +114,9 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 		x->quiet = true;
 		return 0;
 	case IMG_OPT_ALLOW:
-		if (x->nallow == IMG_ALLOW_MAX)
+		if (x->o.nallow == IMG_ALLOW_MAX)
 			return img_usage(x->verb, "--allow can be given at most %d times", IMG_ALLOW_MAX);
-		x->allow[x->nallow++] = arg;
+		x->o.allow[x->o.nallow++] = arg;
 		return 0;
 	case IMG_OPT_OUTPUT:
 		return format_option(x, arg);
@@ -125,9 +129,9 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 
 void img_common_open(const struct img_common *x, struct img_open *o)
 {
-	o->no_lock = x->no_lock;
-	memcpy(o->allow, x->allow, sizeof(o->allow));
-	o->nallow = x->nallow;
+	o->no_lock = x->o.no_lock;
+	memcpy(o->allow, x->o.allow, sizeof(o->allow));
+	o->nallow = x->o.nallow;
 }
 
 void img_common_progress(struct img_common *x)

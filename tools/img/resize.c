@@ -7,7 +7,6 @@
 
 struct resize {
 	struct img_common common;
-	struct img_open o;
 	const char *size;
 	bool shrink;
 	enum img_prealloc prealloc;
@@ -45,8 +44,9 @@ static int image_grow(struct resize *z, struct block *b, uint64_t from, uint64_t
 	return r;
 }
 
-static int size_change(struct resize *z, struct block *b, struct err *e)
+static int size_change(struct block *b, void *opaque, struct err *e)
 {
+	struct resize *z = opaque;
 	struct block_info info;
 	uint64_t size = 0;
 	int r;
@@ -57,28 +57,9 @@ static int size_change(struct resize *z, struct block *b, struct err *e)
 		return r;
 	if ((size < info.size_bytes || *z->size == '-') && !z->shrink)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would discard data; shrink the "
-			"guest's file systems, then use --shrink", z->o.path,
+			"guest's file systems, then use --shrink", z->common.o.path,
 			(unsigned long long)info.size_bytes);
 	return size > info.size_bytes ? image_grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);
-}
-
-static int resize_run(struct resize *z, struct err *e)
-{
-	struct loop *l;
-	struct block *b;
-	int closed, r = loop_new(64, &l, e);
-
-	if (r < 0)
-		return r;
-	r = img_block_open(l, &z->o, &b, e);
-	if (!r) {
-		r = size_change(z, b, e);
-		closed = block_close(b);
-		if (!r && closed < 0)
-			r = err_set_errno(e, closed, "cannot write %s", z->o.path);
-	}
-	loop_free(l);
-	return r;
 }
 
 /* Take the size off the end of argv, because getopt would parse "-1G" as an option. */
@@ -92,16 +73,14 @@ int img_resize_main(int argc, char **argv)
 	static const struct option longs[] = { IMG_COMMON_LONGS,
 		{ "shrink", no_argument, NULL, IMG_OPT_OWN },
 		{ "preallocation", required_argument, NULL, IMG_OPT_OWN + 1 }, { NULL, 0, NULL, 0 } };
-	struct resize z = { .o.writable = true };
+	struct resize z = { .common.o.writable = true };
 	struct err e;
 	int c, r, st = 0;
 
 	img_common_init(&z.common, "resize");
 	z.size = size_take(&argc, argv);
 	while (!st && (c = getopt_long(argc, argv, "f:pq", longs, NULL)) != -1) {
-		if (c == 'f')
-			z.o.format = optarg;
-		else if (c == IMG_OPT_OWN)
+		if (c == IMG_OPT_OWN)
 			z.shrink = true;
 		else if (c == IMG_OPT_OWN + 1)
 			st = img_prealloc_word(optarg, &z.prealloc, &e) < 0 ? img_fail(&e) : 0;
@@ -112,12 +91,11 @@ int img_resize_main(int argc, char **argv)
 		return st;
 	if (!z.size || argc - optind != 1)
 		return img_usage("resize", "FILE and SIZE are required");
-	img_common_open(&z.common, &z.o);
-	z.o.no_lock = false;
-	z.o.path = argv[optind];
+	z.common.o.no_lock = false;
+	z.common.o.path = argv[optind];
 	img_common_progress(&z.common);
 	img_signals_catch();
-	r = resize_run(&z, &e);
+	r = img_block_run(&z.common.o, size_change, &z, &e);
 	img_progress_end(&z.common.progress, !r);
 	if (!r && !z.common.quiet && !z.common.json)
 		puts("Image resized.");

@@ -16,7 +16,6 @@
 
 struct snapshot {
 	struct img_common common;
-	struct img_open o;
 	char action; /* letter of the option: c, a, d or l */
 	const char *name;
 	bool own_size;
@@ -88,14 +87,14 @@ static int snapshots_list(struct snapshot *s, struct err *e)
 	int r;
 
 	if (!layers)
-		return err_set_errno(e, -ENOMEM, "%s", s->o.path);
-	s->o.no_backing = true;
-	r = img_layers_open(&s->o, layers, &n, e);
+		return err_set_errno(e, -ENOMEM, "%s", s->common.o.path);
+	s->common.o.no_backing = true;
+	r = img_layers_open(&s->common.o, layers, &n, e);
 	if (!r && layers[0].format != BLOCK_FORMAT_QCOW2)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is raw; internal snapshots need qcow2",
-			s->o.path);
-	if (!r && !s->o.no_lock)
-		r = lock_acquire(layers[0].fd, false, s->o.path, e);
+			s->common.o.path);
+	if (!r && !s->common.o.no_lock)
+		r = lock_acquire(layers[0].fd, false, s->common.o.path, e);
 	if (!r)
 		r = list_print(s, &layers[0], e);
 	img_layers_free(layers, n);
@@ -164,7 +163,7 @@ static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 	for (size_t i = 0; i < n && !f; i++)
 		f = strcmp(all[i].id, s->name) ? NULL : &all[i];
 	if (!f)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", s->o.path, s->name);
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", s->common.o.path, s->name);
 	snprintf(ret_id, BLOCK_SNAPSHOT_ID_MAX + 1, "%s", f->id);
 	return 0;
 }
@@ -221,17 +220,17 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 
 	if (r < 0)
 		return r;
-	s->o.writable = true;
+	s->common.o.writable = true;
 	s->op.done = op_done;
 	s->op.progress = op_progress;
-	r = img_block_open(s->loop, &s->o, &s->b, e);
+	r = img_block_open(s->loop, &s->common.o, &s->b, e);
 	if (!r) {
 		r = change_open(s, e);
 		if (s->action != 'l')
 			img_progress_end(&s->common.progress, !r);
 		closed = block_close(s->b);
 		if (closed < 0 && !r)
-			r = err_set_errno(e, closed, "%s", s->o.path);
+			r = err_set_errno(e, closed, "%s", s->common.o.path);
 	}
 	loop_free(s->loop);
 	return r;
@@ -266,9 +265,6 @@ int img_snapshot_main(int argc, char **argv)
 			if (action_set(&s, (char)c, optarg))
 				return 1;
 			break;
-		case 'f':
-			s.o.format = optarg;
-			break;
 		case IMG_OPT_OWN:
 			s.own_size = true;
 			break;
@@ -281,10 +277,9 @@ int img_snapshot_main(int argc, char **argv)
 		return img_usage("snapshot", "one FILE is required");
 	if (!s.action)
 		s.action = 'l';
-	if (s.own_size && (s.action != 'l' || s.common.no_lock))
+	if (s.own_size && (s.action != 'l' || s.common.o.no_lock))
 		return img_usage("snapshot", "--own-size requires -l and excludes -U: the refcounts must not change");
-	img_common_open(&s.common, &s.o);
-	s.o.path = argv[optind];
+	s.common.o.path = argv[optind];
 	if (s.action != 'l') {
 		img_common_progress(&s.common);
 		img_signals_catch(); /* an operation that has started is completed, because it is short */

@@ -14,7 +14,6 @@
 
 struct trim {
 	struct img_common common;
-	struct img_open o;
 	bool zeros;
 	char data_path[PATH_MAX]; /* path of the data file; empty: none */
 };
@@ -72,7 +71,7 @@ static int data_path_find(struct trim *t, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	unsigned n;
-	int r = img_layers_open(&t->o, layers, &n, e);
+	int r = img_layers_open(&t->common.o, layers, &n, e);
 
 	if (r < 0)
 		return r;
@@ -82,24 +81,13 @@ static int data_path_find(struct trim *t, struct err *e)
 	return 0;
 }
 
-static int zeros_free(struct trim *t, struct err *e)
+static int zeros_free(struct block *b, void *opaque, struct err *e)
 {
 	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, STEP_BYTES);
-	struct loop *l = NULL;
-	struct block *b = NULL;
-	int closed, r = buf ? loop_new(64, &l, e) : err_set_errno(e, -ENOMEM, "trim");
+	struct trim *t = opaque;
+	int r = buf ? zeros_scan(t, b, buf) : -ENOMEM;
 
-	if (!r)
-		r = img_block_open(l, &t->o, &b, e);
-	if (!r) {
-		r = zeros_scan(t, b, buf);
-		closed = block_close(b);
-		r = r ? r : closed;
-		if (r < 0)
-			err_set_errno(e, r, "%s: cannot free zeros", t->o.path);
-	}
-	loop_free(l);
-	return r;
+	return r < 0 ? err_set_errno(e, r, "%s: cannot free zeros", t->common.o.path) : 0;
 }
 
 static int tables_trim(struct trim *t, struct err *e)
@@ -108,19 +96,19 @@ static int tables_trim(struct trim *t, struct err *e)
 	unsigned n;
 	int r;
 
-	t->o.no_backing = true;
-	r = img_layers_open(&t->o, layers, &n, e);
+	t->common.o.no_backing = true;
+	r = img_layers_open(&t->common.o, layers, &n, e);
 	if (r < 0)
 		return r;
-	r = lock_acquire(layers[0].fd, true, t->o.path, e);
+	r = lock_acquire(layers[0].fd, true, t->common.o.path, e);
 	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2) {
-		r = qcow2_header_read(layers[0].fd, t->o.path, &layers[0].header, e);
+		r = qcow2_header_read(layers[0].fd, t->common.o.path, &layers[0].header, e);
 		if (!r)
 			r = qcow2_header_supported(&layers[0].header, true, e);
 		if (!r)
 			r = qcow2_trim(layers[0].fd, &layers[0].header, e);
-		if (r < 0 && !strstr(e->msg, t->o.path))
-			err_prefix(e, "%s", t->o.path);
+		if (r < 0 && !strstr(e->msg, t->common.o.path))
+			err_prefix(e, "%s", t->common.o.path);
 	}
 	img_layers_free(layers, n);
 	return r;
@@ -135,7 +123,7 @@ static uint64_t file_space(const char *path)
 
 static uint64_t space_of(const struct trim *t)
 {
-	return file_space(t->o.path) + (*t->data_path ? file_space(t->data_path) : 0);
+	return file_space(t->common.o.path) + (*t->data_path ? file_space(t->data_path) : 0);
 }
 
 static int trim_run(struct trim *t, struct err *e)
@@ -145,7 +133,7 @@ static int trim_run(struct trim *t, struct err *e)
 	char a[32], b[32];
 
 	if (!r && t->zeros)
-		r = zeros_free(t, e);
+		r = img_block_run(&t->common.o, zeros_free, t, e);
 	if (!r)
 		r = img_check_interrupted(e);
 	if (!r)
@@ -159,7 +147,7 @@ static int trim_run(struct trim *t, struct err *e)
 		printf("{\"event\": \"result\", \"before\": %llu, \"after\": %llu}\n",
 			(unsigned long long)before, (unsigned long long)after);
 	else if (!t->common.quiet)
-		printf("%s%s: %s before, %s now.\n", t->o.path, *t->data_path ? " and its data file" : "", a, b);
+		printf("%s%s: %s before, %s now.\n", t->common.o.path, *t->data_path ? " and its data file" : "", a, b);
 	return 0;
 }
 
@@ -167,15 +155,13 @@ int img_trim_main(int argc, char **argv)
 {
 	static const struct option longs[] = { IMG_COMMON_LONGS,
 		{ "zeros", no_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
-	struct trim t = { .o.writable = true };
+	struct trim t = { .common.o.writable = true };
 	struct err e;
 	int c, st = 0;
 
 	img_common_init(&t.common, "trim");
 	while (!st && (c = getopt_long(argc, argv, "f:pq", longs, NULL)) != -1) {
-		if (c == 'f')
-			t.o.format = optarg;
-		else if (c == IMG_OPT_OWN)
+		if (c == IMG_OPT_OWN)
 			t.zeros = true;
 		else
 			st = img_common_option(&t.common, c, c == '?' ? argv[optind - 1] : optarg);
@@ -184,9 +170,8 @@ int img_trim_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("trim", "one FILE is required");
-	img_common_open(&t.common, &t.o);
-	t.o.no_lock = false;
-	t.o.path = argv[optind];
+	t.common.o.no_lock = false;
+	t.common.o.path = argv[optind];
 	img_common_progress(&t.common);
 	img_signals_catch();
 	st = trim_run(&t, &e);

@@ -300,38 +300,21 @@ static int file_print(const char *path, bool as_json, struct err *e)
 
 int img_vmstate_main(int argc, char **argv)
 {
-	static const struct option longs[] = { { "output", required_argument, NULL, 'O' },
-		{ "force-share", no_argument, NULL, 'U' }, { "allow", required_argument, NULL, 'A' },
-		{ NULL, 0, NULL, 0 } };
-	struct img_open o = { 0 };
-	bool as_json = false;
+	struct img_common x = { 0 };
 	struct err e = { 0 };
-	int c, r;
+	int c, r, st = 0;
 
-	while ((c = getopt_long(argc, argv, "U", longs, NULL)) != -1) {
-		switch (c) {
-		case 'U':
-			o.no_lock = true;
-			break;
-		case 'A':
-			if (img_allow_add(&o, optarg))
-				return 1;
-			break;
-		case 'O':
-			as_json = !strcmp(optarg, "json");
-			if (as_json || !strcmp(optarg, "human"))
-				break;
-			return img_usage("vmstate-info", "--output must be human or json");
-		default:
-			return img_bad_option("vmstate-info", argv[optind - 1]);
-		}
-	}
+	img_common_init(&x, "vmstate-info");
+	while (!st && (c = getopt_long(argc, argv, "U", img_common_longs, NULL)) != -1)
+		st = img_common_option(&x, c, c == '?' ? argv[optind - 1] : optarg);
+	if (st)
+		return st;
 	if (argc - optind < 1 || argc - optind > 2)
 		return img_usage("vmstate-info", "one FILE is required, and at most one SNAPSHOT");
-	o.path = argv[optind];
-	if (argc - optind == 1 && is_state_file(o.path))
-		r = file_print(o.path, as_json, &e);
+	x.o.path = argv[optind];
+	if (argc - optind == 1 && is_state_file(x.o.path))
+		r = file_print(x.o.path, x.json, &e);
 	else
-		r = image_print(&o, argv[optind + 1], as_json, &e);
+		r = image_print(&x.o, argv[optind + 1], x.json, &e);
 	return r < 0 ? img_fail(&e) : 0;
 }
