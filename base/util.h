@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -21,6 +22,14 @@
 static inline bool is_power_of_two(uint64_t v)
 {
 	return v && !(v & (v - 1));
+}
+
+/* Returns p, new memory. Aborts when it is NULL: where no caller could go on without it. */
+static inline void *must_alloc(void *p)
+{
+	if (!p)
+		abort();
+	return p;
 }
 
 /* Returns true if [off, off + len) lies inside [0, size), without overflow. */

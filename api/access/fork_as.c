@@ -206,11 +206,9 @@ static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 
 int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
 {
-	struct fork_as *x = calloc(1, sizeof(*x));
+	struct fork_as *x = must_alloc(calloc(1, sizeof(*x)));
 	int r;
 
-	if (!x)
-		abort();
 	*x = (struct fork_as){ .loop = l, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
 		.pidfd = -1 };
 	r = loop_timer_new(l, child_timed_out, x, &x->timer);

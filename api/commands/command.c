@@ -288,11 +288,9 @@ static int check_state(struct call *c, struct err *e)
 
 static struct call *call_new(const struct command_context *context, struct conn *conn, struct json_object *text)
 {
-	struct call *c = calloc(1, sizeof(*c));
+	struct call *c = must_alloc(calloc(1, sizeof(*c)));
 	struct json_object *v;
 
-	if (!c)
-		abort();
 	c->host = context->host;
 	c->context = context;
 	c->reply = call_reply;

@@ -159,13 +159,11 @@ static void template_stored(struct store_work *work)
 static void template_keep(struct call *c, bool on)
 {
 	struct store *s = c->host->store;
-	struct template_mark *m = calloc(1, sizeof(*m));
+	struct template_mark *m = must_alloc(calloc(1, sizeof(*m)));
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct err e;
 	int r;
 
-	if (!m)
-		abort();
 	*m = (struct template_mark){ { .done = template_stored, .loop = c->host->loop }, c };
 	r = on ? store_put(s, c->vm->def->name, VM_TEMPLATE_FILE, o, STORE_WITH_WORK, &m->work, &e) :
 		 store_remove_file(s, c->vm->def->name, VM_TEMPLATE_FILE, STORE_WITH_WORK, &m->work, &e);

@@ -28,10 +28,8 @@ static void keep_done(struct store_work *work)
 
 static void table_keep(struct call *c)
 {
-	struct keep *k = calloc(1, sizeof(*k));
+	struct keep *k = must_alloc(calloc(1, sizeof(*k)));
 
-	if (!k)
-		abort();
 	*k = (struct keep){ { .done = keep_done, .loop = c->host->loop }, c };
 	permissions_keep(&c->host->permissions, c->host->store, &k->work);
 }

@@ -45,12 +45,10 @@ static void mark_stored(struct store_work *work)
 
 void command_vm_autostart(struct call *c)
 {
-	struct mark *m = calloc(1, sizeof(*m));
+	struct mark *m = must_alloc(calloc(1, sizeof(*m)));
 	struct err e;
 	int r;
 
-	if (!m)
-		abort();
 	*m = (struct mark){ { .done = mark_stored, .loop = c->host->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
 	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
 	r = m->on ? template_check(c->vm, "start", &e) : 0;

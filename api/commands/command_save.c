@@ -63,12 +63,10 @@ static void drop_done(struct store_work *work)
 
 void command_vm_managed_save_remove(struct call *c)
 {
-	struct drop *d = calloc(1, sizeof(*d));
+	struct drop *d = must_alloc(calloc(1, sizeof(*d)));
 	struct err e;
 	int r = vm_check_claim(c->vm, VM_CLAIM_ALL, "remove its managed save", &e);
 
-	if (!d)
-		abort();
 	*d = (struct drop){ { .done = drop_done, .loop = c->host->loop }, c };
 	if (!r)
 		r = save_drop_managed(c->vm, &d->work, &e);
@@ -198,12 +196,10 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 void command_vm_restore(struct call *c)
 {
 	struct definition *def = NULL;
-	struct restore *w = calloc(1, sizeof(*w));
+	struct restore *w = must_alloc(calloc(1, sizeof(*w)));
 	struct err e;
 	int r;
 
-	if (!w)
-		abort();
 	w->call = c;
 	r = state_file_check(c->fd, &e);
 	if (!r)

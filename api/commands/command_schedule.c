@@ -70,11 +70,9 @@ static void schedule_stored(struct store_work *work)
 /* Store the plan. NULL: remove it. */
 static void schedule_store(struct call *c, const struct schedule_plan *plan)
 {
-	struct keep *k = calloc(1, sizeof(*k));
+	struct keep *k = must_alloc(calloc(1, sizeof(*k)));
 	struct err e;
 
-	if (!k)
-		abort();
 	*k = (struct keep){ { .done = schedule_stored, .loop = c->host->loop }, c, .removes = !plan };
 	memcpy(k->uuid, c->vm->def->uuid, sizeof(k->uuid));
 	if (plan)
@@ -129,9 +127,7 @@ static void would_look(struct call *c, const struct schedule_plan *plan)
 		call_fail(c, &e);
 		return;
 	}
-	w = malloc(sizeof(*w));
-	if (!w)
-		abort();
+	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct would){c, *plan};
 	c->on_images = true;
 	snapshots_fetch(c->vm, would_tell, w);

@@ -11,6 +11,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -259,9 +260,7 @@ void command_vm_console(struct call *c)
 		call_fail(c, &e);
 		return;
 	}
-	w = malloc(sizeof(*w));
-	if (!w)
-		abort();
+	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct console_wait){ .call = c, .fd = pair[0] };
 	vm_process_request(c->vm->proc, VM_MSG_CONSOLE, &body, sizeof(body), pair[1],
 		REQUEST_TIMEOUT_NS, console_done, w);

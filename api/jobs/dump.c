@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -328,10 +329,8 @@ static int work_start(struct work *w, int fd, const struct job_name *name, struc
 
 static struct work *work_new(struct vm *vm, enum dump_then then)
 {
-	struct work *w = calloc(1, sizeof(*w));
+	struct work *w = must_alloc(calloc(1, sizeof(*w)));
 
-	if (!w)
-		abort();
 	w->vm = vm;
 	w->then = then;
 	w->folder = -1;
@@ -403,9 +402,7 @@ void dump_job_over(struct vm *vm)
 
 static void dump_added(struct vm *vm)
 {
-	vm->dump = calloc(1, sizeof(*vm->dump));
-	if (!vm->dump)
-		abort();
+	vm->dump = must_alloc(calloc(1, sizeof(*vm->dump)));
 }
 
 static void dump_removed(struct vm *vm)

@@ -368,9 +368,7 @@ int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const ch
 		r = job_new(vm, "export", job_id, ret_j, e);
 	if (r < 0)
 		return r;
-	x = calloc(1, sizeof(*x));
-	if (!x)
-		abort();
+	x = must_alloc(calloc(1, sizeof(*x)));
 	*x = (struct export){ .vm = vm, .job = *ret_j, .level = opts->level,
 		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3) };
 	snprintf(x->snapshot, sizeof(x->snapshot), "%s", opts->snapshot ? opts->snapshot : "");

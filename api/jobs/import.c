@@ -493,11 +493,9 @@ int import_begin(struct vm_host *host, const struct import_opts *opts, int fd, s
 	struct err *e)
 {
 	CLEANUP_JS struct json_object *spec = json_object_new_object();
-	struct import *x = calloc(1, sizeof(*x));
+	struct import *x = must_alloc(calloc(1, sizeof(*x)));
 	int r;
 
-	if (!x)
-		abort();
 	*x = (struct import){ .host = host, .call = c, .job_id = opts->job_id, .fd = fd, .rights = rights,
 		.max_bytes = opts->max_bytes };
 	snprintf(x->folder, sizeof(x->folder), "%s", opts->folder);
@@ -563,13 +561,11 @@ static void found_clear(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *own = folder_of(vm->def);
 	const char *folder = js_get_str(own, "folder"), *name = folder ? strrchr(folder, '/') : NULL;
-	struct clearing *x = calloc(1, sizeof(*x));
+	struct clearing *x = must_alloc(calloc(1, sizeof(*x)));
 	char parent[PATH_MAX] = "";
 	struct err e;
 	int r;
 
-	if (!x)
-		abort();
 	x->vm = vm;
 	vm_set(vm, VM_FACT_INCOMPLETE, true);
 	if (name)

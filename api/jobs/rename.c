@@ -111,11 +111,9 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	struct rename *w = calloc(1, sizeof(*w));
+	struct rename *w = must_alloc(calloc(1, sizeof(*w)));
 	int r;
 
-	if (!w)
-		abort();
 	*w = (struct rename){ { .done = folder_renamed, .loop = vm->host->loop }, c, vm, "" };
 	memcpy(w->old, vm->def->name, sizeof(w->old));
 	o = definition_to_json(vm->def);

@@ -120,10 +120,8 @@ static void wait_release(struct job *j)
 
 static struct save_wait *wait_new(struct job *j, void (*done)(struct store_work *w))
 {
-	struct save_wait *w = calloc(1, sizeof(*w));
+	struct save_wait *w = must_alloc(calloc(1, sizeof(*w)));
 
-	if (!w)
-		abort();
 	*w = (struct save_wait){ { .done = done, .loop = j->host->loop }, j, -1, -1, NULL, "" };
 	memcpy(w->id, j->id, sizeof(w->id));
 	j->opaque = w;

@@ -290,11 +290,9 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 
 static void undefine_step(struct vm *vm, struct json_object *kept)
 {
-	struct undefine *u = calloc(1, sizeof(*u));
+	struct undefine *u = must_alloc(calloc(1, sizeof(*u)));
 	struct err e;
 
-	if (!u)
-		abort();
 	volumes_load(kept, &u->volumes);
 	log_info("undefine", "VM '%s' was being undefined with its images when a daemon ended; continuing",
 		vm->def->name);

@@ -5,6 +5,7 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,10 +57,8 @@ static int wanted_check(const struct vm *vm, struct json_object *wanted, struct 
 
 static char *path_copy(const char *path)
 {
-	char *copy = strdup(path);
+	char *copy = must_alloc(strdup(path));
 
-	if (!copy)
-		abort();
 	return copy;
 }
 

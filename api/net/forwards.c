@@ -171,9 +171,7 @@ static void sockets_close(struct forwards *f)
 static struct forwards *forwards_get(struct vm *vm)
 {
 	if (!vm->forwards) {
-		vm->forwards = calloc(1, sizeof(*vm->forwards));
-		if (!vm->forwards)
-			abort();
+		vm->forwards = must_alloc(calloc(1, sizeof(*vm->forwards)));
 		vm->forwards->vm = vm;
 	}
 	return vm->forwards;
@@ -506,10 +504,8 @@ static void control_ready(void *opaque, unsigned revents)
 /* control: taken. */
 static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
 {
-	struct usernet *u = calloc(1, sizeof(*u));
+	struct usernet *u = must_alloc(calloc(1, sizeof(*u)));
 
-	if (!u)
-		abort();
 	*u = (struct usernet){ .next = vm->host->usernets, .host = vm->host, .vm = vm, .at = at, .pidfd = -1,
 		.control = control };
 	vm->host->usernets = u;

@@ -5,6 +5,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -72,12 +73,10 @@ static void boot_keep(struct autostart *a)
 void autostart_load(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(host->store, NULL, BOOT_FILE);
-	struct autostart *a = calloc(1, sizeof(*a));
+	struct autostart *a = must_alloc(calloc(1, sizeof(*a)));
 	const char *before = js_get_str(o, "boot_id");
 	struct timespec now;
 
-	if (!a)
-		abort();
 	clock_gettime(CLOCK_REALTIME, &now);
 	a->host = host;
 	boot_id_read(a->boot_id);
@@ -158,9 +157,7 @@ void autostart_go(struct vm_host *host)
 		if (is_due(a, host->vms[i]))
 			staged_run_add(a->sequence, host->vms[i], host->vms[i]->def->order,
 				host->vms[i]->def->start_delay_s);
-	a->steps = calloc(staged_run_count(a->sequence) + 1, sizeof(*a->steps));
-	if (!a->steps)
-		abort();
+	a->steps = must_alloc(calloc(staged_run_count(a->sequence) + 1, sizeof(*a->steps)));
 	if (staged_run_count(a->sequence))
 		log_info("autostart", "the host has booted: %zu VMs are started", staged_run_count(a->sequence));
 	staged_run_go(a->sequence);

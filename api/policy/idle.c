@@ -115,10 +115,8 @@ static void suspend_begin(struct store_work *w)
 
 static void suspend_keep(struct vm *vm)
 {
-	struct fall *f = calloc(1, sizeof(*f));
+	struct fall *f = must_alloc(calloc(1, sizeof(*f)));
 
-	if (!f)
-		abort();
 	*f = (struct fall){ { .done = suspend_begin, .loop = vm->host->loop }, vm };
 	vm->idle->fall = f;
 	vm_save(vm);
@@ -285,9 +283,7 @@ void idle_on_state_change(struct vm *vm)
 
 static void idle_added(struct vm *vm)
 {
-	vm->idle = calloc(1, sizeof(*vm->idle));
-	if (!vm->idle)
-		abort();
+	vm->idle = must_alloc(calloc(1, sizeof(*vm->idle)));
 }
 
 static void idle_removed(struct vm *vm)
@@ -335,9 +331,7 @@ static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const st
 		vm_start(vm, &opts);
 		return;
 	}
-	w = malloc(sizeof(*w));
-	if (!w)
-		abort();
+	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct wake){ vm, done, opaque };
 	vm->idle->waking = true;
 	vm->asked.phase = VM_PHASE_RUNNING;

@@ -196,9 +196,7 @@ static void restart_on_start(struct vm *vm, const struct vm_start_opts *opts)
 
 static void restart_added(struct vm *vm)
 {
-	vm->restart = calloc(1, sizeof(*vm->restart));
-	if (!vm->restart)
-		abort();
+	vm->restart = must_alloc(calloc(1, sizeof(*vm->restart)));
 }
 
 static void restart_removed(struct vm *vm)

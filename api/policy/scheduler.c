@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -580,9 +581,7 @@ static void scheduler_state_load(struct vm *vm, struct json_object *state)
 
 static void scheduler_added(struct vm *vm)
 {
-	vm->schedule_past = calloc(1, sizeof(*vm->schedule_past));
-	if (!vm->schedule_past)
-		abort();
+	vm->schedule_past = must_alloc(calloc(1, sizeof(*vm->schedule_past)));
 }
 
 static void scheduler_removed(struct vm *vm)

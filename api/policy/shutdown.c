@@ -177,10 +177,8 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
 	struct vm_agent body = { .errand = p->reboot ? VM_AGENT_REBOOT : VM_AGENT_SHUTDOWN };
-	struct begun *b = malloc(sizeof(*b));
+	struct begun *b = must_alloc(malloc(sizeof(*b)));
 
-	if (!b)
-		abort();
 	*b = (struct begun){ vm, done, opaque };
 	shutdown_forget(vm);
 	vm->shutdown->plan = *p;
@@ -348,9 +346,7 @@ static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 
 static void shutdown_added(struct vm *vm)
 {
-	vm->shutdown = calloc(1, sizeof(*vm->shutdown));
-	if (!vm->shutdown)
-		abort();
+	vm->shutdown = must_alloc(calloc(1, sizeof(*vm->shutdown)));
 }
 
 static void shutdown_removed(struct vm *vm)

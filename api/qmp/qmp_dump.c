@@ -12,6 +12,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -253,12 +254,10 @@ static int check_args(struct call *c, struct err *e)
 void qmp_dump(struct call *c)
 {
 	const char *protocol = js_get_str(c->args, "protocol");
-	struct request *x = calloc(1, sizeof(*x));
+	struct request *x = must_alloc(calloc(1, sizeof(*x)));
 	struct err e;
 	int r = check_args(c, &e);
 
-	if (!x)
-		abort();
 	*x = (struct request){ .host = c->host, .call = c, .detach = js_get_bool(c->args, "detach", false) };
 	memcpy(x->uuid, c->vm->def->uuid, sizeof(x->uuid));
 	if (!r && !strncmp(protocol, "file:", 5))

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -220,10 +221,8 @@ void event_log_add(struct event_log *l, struct json_object *o)
 	char *line;
 
 	js_put_uint(o, "seq", ++l->last);
-	line = strdup(json_object_to_json_string_ext(o,
-		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
-	if (!line)
-		abort();
+	line = must_alloc(strdup(json_object_to_json_string_ext(o,
+		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)));
 	if (l->lines >= EVENT_LOG_MAX)
 		file_turn(l);
 	line_write(l, line);

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -57,9 +58,7 @@ static char *text_of(const char *path, struct json_object *o, int more_flags)
 	char *text;
 
 	js_put_int(o, "version", store_version(path));
-	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | more_flags));
-	if (!text)
-		abort();
+	text = must_alloc(strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | more_flags)));
 	return text;
 }
 

@@ -326,9 +326,7 @@ void offline_start_copiers(struct vm *vm, unsigned copiers)
 /* If a descriptor cannot be duplicated, the request lacks it, and the process rejects the request. */
 static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
 {
-	w->fds = calloc(nfds + 1, sizeof(*w->fds));
-	if (!w->fds)
-		abort();
+	w->fds = must_alloc(calloc(nfds + 1, sizeof(*w->fds)));
 	for (unsigned k = 0; k < nfds; k++) {
 		int fd = fcntl(fds[k], F_DUPFD_CLOEXEC, 3);
 
@@ -376,9 +374,7 @@ bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
 
 	if (!vm->offline)
 		return false;
-	w = malloc(sizeof(*w));
-	if (!w)
-		abort();
+	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct waiter){ vm->offline->waiters, run, opaque };
 	vm->offline->waiters = w;
 	return true;

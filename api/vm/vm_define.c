@@ -238,13 +238,11 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque)
 {
-	struct define *w = calloc(1, sizeof(*w));
+	struct define *w = must_alloc(calloc(1, sizeof(*w)));
 	struct open_as *o;
 	struct err e;
 	int r;
 
-	if (!w)
-		abort();
 	*w = (struct define){ .host = host, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
 	if (def->rights) {
 		open_as_open(host->loop, def, OPEN_AS_ALL, define_opened, w, &o);

@@ -98,11 +98,9 @@ static void start_held(struct store_work *work);
  * Returns 1: c was taken, and start_held() continues the start; -errno. */
 static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 {
-	struct start_hold *h = calloc(1, sizeof(*h));
+	struct start_hold *h = must_alloc(calloc(1, sizeof(*h)));
 	int r;
 
-	if (!h)
-		abort();
 	*h = (struct start_hold){ { .done = start_held, .loop = vm->host->loop }, vm, *c };
 	r = store_rename_file(vm->host->store, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, STORE_WITH_WORK,
 		&h->work, e);

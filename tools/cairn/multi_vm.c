@@ -36,9 +36,7 @@ static void target_add(struct multi_vm *f, const char *name, struct json_object 
 
 	if (has_target(f, name))
 		return;
-	f->list = reallocarray(f->list, f->n + 1, sizeof(*f->list));
-	if (!f->list)
-		abort();
+	f->list = must_alloc(reallocarray(f->list, f->n + 1, sizeof(*f->list)));
 	t = &f->list[f->n++];
 	*t = (struct multi_vm_target){ .name = strdup(name), .picked = vm != NULL };
 	if (!t->name)

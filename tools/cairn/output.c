@@ -18,14 +18,10 @@ void table_add(struct table *t, const char *const *cells)
 {
 	if (t->rows == t->cap) {
 		t->cap = t->cap ? 2 * t->cap : 16;
-		t->cells = reallocarray(t->cells, t->cap * t->columns, sizeof(*t->cells));
-		if (!t->cells)
-			abort();
+		t->cells = must_alloc(reallocarray(t->cells, t->cap * t->columns, sizeof(*t->cells)));
 	}
 	for (size_t i = 0; i < t->columns; i++) {
-		t->cells[t->rows * t->columns + i] = strdup(cells[i]);
-		if (!t->cells[t->rows * t->columns + i])
-			abort();
+		t->cells[t->rows * t->columns + i] = must_alloc(strdup(cells[i]));
 	}
 	t->rows++;
 }

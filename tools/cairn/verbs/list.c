@@ -183,11 +183,9 @@ static int row_compare(const void *pa, const void *pb)
 static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct legal_vms *can)
 {
 	struct json_object *rows = json_object_new_array();
-	struct row *sorted = calloc(json_object_array_length(all) + 1, sizeof(*sorted));
+	struct row *sorted = must_alloc(calloc(json_object_array_length(all) + 1, sizeof(*sorted)));
 	size_t n = 0;
 
-	if (!sorted)
-		abort();
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *vm = json_object_array_get_idx(all, i);
 

@@ -79,9 +79,7 @@ static void sample_take(struct look *l, struct json_object *info)
 {
 	struct sample *s;
 
-	l->list = reallocarray(l->list, l->n + 1, sizeof(*l->list));
-	if (!l->list)
-		abort();
+	l->list = must_alloc(reallocarray(l->list, l->n + 1, sizeof(*l->list)));
 	s = &l->list[l->n++];
 	*s = (struct sample){ .name = strdup(js_get_str(info, "name")), .id = js_get_int(info, "id", -1),
 		.at_ns = loop_now_ns(), .memory = (uint64_t)js_get_int(info, "used-memory", 0),
