@@ -44,6 +44,12 @@ BYTES_ACCESS(64)
 uint64_t load_le(const void *p, unsigned size);
 void store_le(void *p, unsigned size, uint64_t v);
 
+/* Returns true if all len bytes are zero. len: not 0. */
+static inline bool bytes_are_zero(const uint8_t *p, size_t len)
+{
+	return !p[0] && !memcmp(p, p + 1, len - 1);
+}
+
 struct cursor {
 	uint8_t *base; /* borrowed; only the put functions write to it */
 	size_t pos;

@@ -57,6 +57,20 @@ int pwrite_full(int fd, const void *buf, size_t len, off_t off)
 	return 0;
 }
 
+int line_append(int fd, const char *text, size_t *ret_bytes)
+{
+	CLEANUP_FREE char *line = NULL;
+	int n = asprintf(&line, "%s\n", text), r;
+
+	if (n < 0) {
+		line = NULL;
+		return -ENOMEM;
+	}
+	r = fd < 0 ? -EBADF : write_full(fd, line, (size_t)n);
+	*ret_bytes = r < 0 ? 0 : (size_t)n;
+	return r;
+}
+
 int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *ret_len,
 	struct err *e)
 {

@@ -13,6 +13,12 @@ int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
+/* Append a line of text.
+ * fd: -1: -EBADF.
+ * ret_bytes: bytes written.
+ * Returns 0 or -errno. */
+int line_append(int fd, const char *text, size_t *ret_bytes);
+
 /* Read a whole file.
  * max: limit in bytes.
  * ret_buf: gets a NUL after the content; the caller frees it.

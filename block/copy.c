@@ -1,5 +1,6 @@
 /* One thread reads and the other writes. A few chunks circulate between their loops. */
 #include "block/copy.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -179,11 +180,6 @@ static void reader_done(struct loop_task *t)
 
 /* ---- reading ---- */
 
-static bool is_zero(const uint8_t *p, size_t n)
-{
-	return !p[0] && !memcmp(p, p + 1, n - 1);
-}
-
 static void chunk_send(struct chunk *k)
 {
 	k->done = 0;
@@ -203,7 +199,7 @@ static void chunk_read(struct block_req *r, int res)
 	}
 	k->zeros = 0;
 	for (uint64_t i = 0; i * SPARSE_BYTES < k->len; i++)
-		if (is_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
+		if (bytes_are_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
 			k->zeros |= 1ULL << i;
 	chunk_send(k);
 }

@@ -46,6 +46,25 @@ unsigned iov_slice(const struct iovec *iov, unsigned niov, uint64_t skip, uint64
 	return n;
 }
 
+unsigned iov_zeros(struct iovec *iov, uint64_t len)
+{
+	unsigned n = 0;
+
+	for (; len; n++) {
+		uint64_t take = MIN(len, (uint64_t)IO_ZEROS_BYTES);
+
+		iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
+		len -= take;
+	}
+	return n;
+}
+
+bool io_host_cannot(int res)
+{
+	return res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV ||
+	       res == -ENOTTY || res == -EPERM;
+}
+
 /* Call fn for each piece of [skip, skip + len). off: the piece's offset in that range. */
 static void iov_each(const struct iovec *iov, unsigned niov, uint64_t skip, uint64_t len,
 	void (*fn)(char *p, uint64_t n, uint64_t off, void *opaque), void *opaque)

@@ -34,6 +34,9 @@ void io_write(struct io *io, struct loop *l, int fd, const struct iovec *iov, un
  * Returns res; -ENODATA if somebody truncated the file and the requested data is gone. */
 int io_read_result(const struct io *io, int res, uint64_t bytes);
 
+/* Returns true if the error says that the host or its file system does not have the operation. */
+bool io_host_cannot(int res);
+
 /* ---- iovec arithmetic ---- */
 
 uint64_t iov_bytes(const struct iovec *iov, unsigned niov);
@@ -42,6 +45,8 @@ uint64_t iov_bytes(const struct iovec *iov, unsigned niov);
  * Returns the number of entries in out. */
 unsigned iov_slice(const struct iovec *iov, unsigned niov, uint64_t skip, uint64_t len,
 	struct iovec *out);
+/* Fill iov with entries of zeros (io_zeros) for len bytes. Returns their number. */
+unsigned iov_zeros(struct iovec *iov, uint64_t len);
 void iov_zero(const struct iovec *iov, unsigned niov, uint64_t skip, uint64_t len);
 void iov_from_buf(const struct iovec *iov, unsigned niov, uint64_t skip, const void *buf,
 	uint64_t len);

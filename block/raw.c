@@ -39,20 +39,6 @@ struct raw_req {
 	bool tried_zero_range, tried_punch;
 };
 
-/* Fill iov with enough entries of zeros for one step. */
-static void zero_iov_fill(struct iovec *iov, uint64_t len, unsigned *ret_n)
-{
-	unsigned n = 0;
-
-	for (; len; n++) {
-		uint64_t take = MIN(len, (uint64_t)IO_ZEROS_BYTES);
-
-		iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
-		len -= take;
-	}
-	*ret_n = n;
-}
-
 static struct raw_req *raw_req_new(struct raw *w)
 {
 	struct raw_req *q = w->pool;
@@ -140,17 +126,11 @@ static void zero_write_buffer(struct raw_req *q)
 		return;
 	}
 	z->len = MIN(q->req->len - q->done_bytes, RAW_ZERO_STEP_BYTES);
-	zero_iov_fill(z->iov, z->len, &n);
+	n = iov_zeros(z->iov, z->len);
 	q->req->engine = z;
 	q->io.done = zero_write_done;
 	io_write(&q->io, q->raw->base.loop, q->raw->base.fd, z->iov, n,
 		q->req->offset + q->done_bytes, z->len);
-}
-
-static bool host_cannot(int res)
-{
-	return res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV ||
-	       res == -ENOTTY || res == -EPERM;
 }
 
 static void fallocate_done(struct loop_op *op, int res)
@@ -162,7 +142,7 @@ static void fallocate_done(struct loop_op *op, int res)
 	if (res == -EINTR || res == -EAGAIN) {
 		q->tried_zero_range = q->tried_punch = false;
 		zero_step(q);
-	} else if (host_cannot(res)) {
+	} else if (io_host_cannot(res)) {
 		*can = false;
 		zero_step(q);
 	} else {

@@ -38,18 +38,12 @@ static void file_name(unsigned i, char buf[24])
 
 static void text_write(struct audit *a, const char *text)
 {
-	CLEANUP_FREE char *line = NULL;
-	int n = asprintf(&line, "%s\n", text), r;
+	size_t n = 0;
+	int r = line_append(a->fd, text, &n);
 
-	if (n < 0) {
-		line = NULL;
-		return;
-	}
-	r = a->fd < 0 ? -EBADF : write_full(a->fd, line, (size_t)n);
 	if (r < 0)
 		log_error("audit", "not kept (%s): %s", strerror(-r), text);
-	else
-		a->size += (uint64_t)n;
+	a->size += n;
 }
 
 /* Read the place from a file's first line. Returns 0; -EINVAL if the file is no audit log. */

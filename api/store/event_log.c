@@ -84,14 +84,9 @@ static int file_open(struct event_log *l, int flags)
 
 static void line_write(struct event_log *l, const char *text)
 {
-	CLEANUP_FREE char *line = NULL;
-	int n = asprintf(&line, "%s\n", text), r;
+	size_t n;
+	int r = line_append(l->fd, text, &n);
 
-	if (n < 0) {
-		line = NULL;
-		return;
-	}
-	r = l->fd < 0 ? -EBADF : write_full(l->fd, line, (size_t)n);
 	if (r < 0 && !l->failed)
 		log_error("events", "%s is not kept: %s", FILE_NAME, strerror(-r));
 	l->failed = r < 0;

@@ -214,7 +214,9 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 	return 0;
 }
 
-static void snapshot_apply(struct block *b, const char *id, const struct block_snapshot_info *info,
+/* Check and announce a change of a snapshot. Returns false after the failure is reported to op.
+ * info: new data of the snapshot; NULL: none. idle: refuse while requests are in flight. */
+static bool change_begin(struct block *b, const char *id, const struct block_snapshot_info *info, bool idle,
 	struct block_snapshot_op *op)
 {
 	struct err e = { 0 };
@@ -224,13 +226,20 @@ static void snapshot_apply(struct block *b, const char *id, const struct block_s
 		r = id_check(id, &e);
 	if (!r && info)
 		r = info_check(b, info, &e);
-	if (!r && b->in_flight)
+	if (!r && idle && b->in_flight)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
-	if (r < 0) {
+	if (r < 0)
 		op_fail(b, op, r, &e);
+	else
+		qcow2_of(b)->snapshot_busy = true;
+	return !r;
+}
+
+static void snapshot_apply(struct block *b, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	if (!change_begin(b, id, info, true, op))
 		return;
-	}
-	qcow2_of(b)->snapshot_busy = true;
 	qcow2_of(b)->snapshot_changes++;
 	qcow2_snapshot_apply(qcow2_of(b), id, info, op);
 }
@@ -248,16 +257,8 @@ void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info
 
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op)
 {
-	struct err e = { 0 };
-	int r = change_check(b, &e);
-
-	if (!r)
-		r = id_check(id, &e);
-	if (r < 0) {
-		op_fail(b, op, r, &e);
+	if (!change_begin(b, id, NULL, false, op))
 		return;
-	}
-	qcow2_of(b)->snapshot_busy = true;
 	qcow2_of(b)->snapshot_changes++;
 	qcow2_snapshot_delete(qcow2_of(b), id, op);
 }
@@ -265,19 +266,8 @@ void block_snapshot_delete(struct block *b, const char *id, struct block_snapsho
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op)
 {
-	struct err e = { 0 };
-	int r = change_check(b, &e);
-
-	if (!r)
-		r = id_check(info->id, &e);
-	if (!r)
-		r = info_check(b, info, &e);
-	if (r < 0) {
-		op_fail(b, op, r, &e);
-		return;
-	}
-	qcow2_of(b)->snapshot_busy = true;
-	qcow2_snapshot_update(qcow2_of(b), info, op);
+	if (change_begin(b, info->id, info, false, op))
+		qcow2_snapshot_update(qcow2_of(b), info, op);
 }
 
 void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,

@@ -571,16 +571,22 @@ int checker_walk(struct checker *k, struct err *e)
 	return r;
 }
 
+int checker_run(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e)
+{
+	int r = checker_init(k, fd, h, c, e);
+
+	if (r < 0)
+		return r;
+	checker_refcounts(k);
+	return checker_walk(k, e);
+}
+
 int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e)
 {
 	struct checker k;
-	int r = checker_init(&k, fd, h, c, e);
+	int r = checker_run(&k, fd, h, c, e);
 
-	if (!r) {
-		c->total_clusters = DIV_ROUND_UP(h->size_bytes, (uint64_t)k.cluster_bytes);
-		checker_refcounts(&k);
-		r = checker_walk(&k, e);
-	}
+	c->total_clusters = DIV_ROUND_UP(h->size_bytes, (uint64_t)k.cluster_bytes);
 	if (!r)
 		counts_compare(&k);
 	checker_done(&k);

@@ -38,6 +38,8 @@ struct checker {
 int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c,
 	struct err *e);
 void checker_done(struct checker *k);
+/* Prepare a check, read the refcounts, and count the references. Parameters and result: checker_init(). */
+int checker_run(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e);
 /* Count the references of header, maps, snapshots and bitmaps, but not those of the refcount
  * blocks. Returns 0 or -errno. */
 int checker_walk(struct checker *k, struct err *e);

@@ -37,11 +37,6 @@ static int source_damaged(struct copier *k, const char *what, uint64_t v)
 
 /* ---- bytes ---- */
 
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return !p[0] && !memcmp(p, p + 1, len - 1);
-}
-
 static int piece_write(struct copier *k, uint64_t off, size_t len)
 {
 	int r = 0;
@@ -49,7 +44,7 @@ static int piece_write(struct copier *k, uint64_t off, size_t len)
 	for (size_t at = 0; at < len && !r;) {
 		size_t from = at, n = MIN(ZERO_BYTES, len - at);
 
-		while (at < len && !is_zero(k->piece + at, n = MIN(ZERO_BYTES, len - at)))
+		while (at < len && !bytes_are_zero(k->piece + at, n = MIN(ZERO_BYTES, len - at)))
 			at += n;
 		if (at > from)
 			r = pwrite_full(k->c->to, k->piece + from, at - from, (off_t)(off + from));

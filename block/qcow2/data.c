@@ -89,12 +89,6 @@ void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n)
 
 /* ---- zeros ---- */
 
-static bool host_cannot(int res)
-{
-	return res == -EOPNOTSUPP || res == -ENOSYS || res == -EINVAL || res == -ENODEV ||
-	       res == -ENOTTY || res == -EPERM;
-}
-
 static struct data_op *data_op_start(struct qcow2_req *req, uint64_t off, uint64_t len, bool punch,
 	void (*done)(struct loop_op *op, int res))
 {
@@ -131,7 +125,7 @@ static void punch_done(struct loop_op *op, int res)
 	struct data_op *d = container_of(op, struct data_op, op);
 	struct qcow2_req *req = d->req;
 
-	if (host_cannot(res))
+	if (io_host_cannot(res))
 		req->q->data.can_punch = false; /* the space stays allocated; nobody reads it */
 	data_op_end(d);
 	qcow2_req_part_done(req, 0);
@@ -155,7 +149,7 @@ static void zero_done(struct loop_op *op, int res)
 	struct data_op *d = container_of(op, struct data_op, op);
 	struct qcow2_req *req = d->req;
 
-	if (host_cannot(res)) {
+	if (io_host_cannot(res)) {
 		*(d->punch ? &req->q->data.can_punch : &req->q->data.can_zero) = false;
 		res = 0; /* another method is tried next */
 	} else if (res == -EINTR || res == -EAGAIN) {

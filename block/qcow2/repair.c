@@ -190,12 +190,8 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 {
 	struct qcow2_check scratch = { 0 };
 	struct checker k;
-	int r = checker_init(&k, fd, h, &scratch, e);
+	int r = checker_run(&k, fd, h, &scratch, e);
 
-	if (!r) {
-		checker_refcounts(&k);
-		r = checker_walk(&k, e);
-	}
 	/* If tables cannot be read, clusters that look unused may be in use. */
 	if (!r && scratch.errors)
 		r = err_set(e, -EIO, ERR_IO, "tables cannot be read; nothing was repaired");

@@ -49,12 +49,8 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e)
 	struct qcow2_check scratch = { 0 };
 	struct qcow2_header now = *h;
 	struct checker k;
-	int r = checker_init(&k, fd, h, &scratch, e);
+	int r = checker_run(&k, fd, h, &scratch, e);
 
-	if (!r) {
-		checker_refcounts(&k);
-		r = checker_walk(&k, e);
-	}
 	/* If a refcount is too low, a cluster that looks free may be in use. */
 	for (uint64_t c = 0; !r && c < k.n; c++)
 		if (k.refs[c] < k.used[c])

@@ -139,26 +139,13 @@ static void alloc_write_written(struct io *io, int res)
 
 /* ---- the write ---- */
 
-static unsigned iov_add_zeros(struct iovec *iov, uint64_t len)
-{
-	unsigned n = 0;
-
-	for (; len; n++) {
-		uint64_t take = MIN(len, (uint64_t)IO_ZEROS_BYTES);
-
-		iov[n] = (struct iovec){ (void *)(uintptr_t)io_zeros, take };
-		len -= take;
-	}
-	return n;
-}
-
 /* Append the bytes beside the guest's: a copy, zeros, or nothing. */
 static unsigned iov_add_side(struct iovec *iov, const struct iovec *copy, uint64_t len)
 {
 	if (!len)
 		return 0;
 	if (!copy->iov_base)
-		return iov_add_zeros(iov, len);
+		return iov_zeros(iov, len);
 	*iov = *copy;
 	return 1;
 }

@@ -5,16 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool all_zero(const uint8_t *p, size_t len)
-{
-	return !p[0] && !memcmp(p, p + 1, len - 1);
-}
-
 static void block_add(struct sum *s, uint64_t block, const uint8_t *p, size_t len)
 {
 	uint8_t number[8];
 
-	if (all_zero(p, len))
+	if (bytes_are_zero(p, len))
 		return;
 	store_be64(number, block);
 	sha256_update(&s->sha, sizeof(number), number);

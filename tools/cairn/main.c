@@ -34,14 +34,19 @@ int cli_exit_code(enum err_class cls)
 	}
 }
 
+static void error_print(const char *fmt, va_list ap)
+{
+	fflush(stdout);
+	fputs("error: ", stderr);
+	vfprintf(stderr, fmt, ap);
+}
+
 int cli_fail(const struct err *e, const char *fmt, ...)
 {
 	va_list ap;
 
-	fflush(stdout);
-	fputs("error: ", stderr);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	error_print(fmt, ap);
 	va_end(ap);
 	fprintf(stderr, "\nerror: %s\n", e->msg);
 	return cli_exit_code(e->cls);
@@ -51,10 +56,8 @@ int cli_usage(const struct cli *c, const char *fmt, ...)
 {
 	va_list ap;
 
-	fflush(stdout);
-	fputs("error: ", stderr);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	error_print(fmt, ap);
 	va_end(ap);
 	fprintf(stderr, "\nerror: see cairn help%s%s\n", c && c->verb ? " " : "",
 		c && c->verb ? c->verb->name : "");

@@ -1,6 +1,7 @@
 /* trim: free unused space in an image's file, in place. */
 #include "img.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "block/lock.h"
@@ -18,11 +19,6 @@ struct trim {
 	char data_path[PATH_MAX]; /* path of the data file; empty: none */
 };
 
-static bool all_zero(const uint8_t *p, uint64_t n)
-{
-	return !p[0] && !memcmp(p, p + 1, n - 1);
-}
-
 static int zeros_drop(struct block *b, uint64_t off, uint64_t n, const uint8_t *buf, uint64_t grain)
 {
 	int r = 0;
@@ -31,7 +27,7 @@ static int zeros_drop(struct block *b, uint64_t off, uint64_t n, const uint8_t *
 		struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP,
 			.offset = off + i, .len = MIN(grain, n - i) };
 
-		if (all_zero(buf + i, z.len))
+		if (bytes_are_zero(buf + i, z.len))
 			r = block_run(b, &z);
 	}
 	return r;

@@ -153,7 +153,7 @@ void ram_working_sets_done(struct machine *m)
 int ram_wait(struct machine *m, struct err *e)
 {
 	return !m->ram_reader || ram_reader_wait(m->ram_reader) ? 0
-		: err_set(e, -EIO, ERR_IO, "part of the saved memory could not be read");
+		: err_set(e, -EIO, ERR_IO, "part of the memory that this VM was restored from could not be read");
 }
 
 static int load_all(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e)

@@ -7,7 +7,6 @@
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/holes.h"
-#include "snapshot/ram_reader.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/snapshot/elf_core.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -185,9 +184,7 @@ static void wait_run(struct work *w)
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	if (j->m->ram_reader && !ram_reader_wait(j->m->ram_reader))
-		j->r = err_set(&j->e, -EIO, ERR_IO,
-			"part of the memory that this VM was restored from could not be read");
+	j->r = ram_wait(j->m, &j->e);
 	if (!j->r && x->live)
 		j->r = ram_watch(j->m, &j->e);
 }

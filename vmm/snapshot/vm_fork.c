@@ -5,7 +5,6 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
-#include "snapshot/ram_reader.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/machine/machine_state.h"
@@ -62,9 +61,7 @@ static void wait_run(struct work *w)
 	struct vmsnap_job *j = &x->j;
 
 	cpu_probe_begin(&j->m->kvm);
-	if (j->m->ram_reader && !ram_reader_wait(j->m->ram_reader))
-		j->r = err_set(&j->e, -EIO, ERR_IO,
-			"part of the memory that this VM was restored from could not be read");
+	j->r = ram_wait(j->m, &j->e);
 	if (!j->r && x->live)
 		j->r = ram_watch(j->m, &j->e);
 	x->progress.total = x->h.layout.ram_bytes;

@@ -4,12 +4,12 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "snapshot/ram_reader.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 
@@ -72,12 +72,9 @@ static void save_run(struct work *w)
 	struct vmstate_header h = { .realtime_ns = clock_realtime_ns() };
 	struct vmstate_file f;
 
-	if (s->m->ram_reader && !ram_reader_wait(s->m->ram_reader)) {
-		s->r = err_set(&s->e, -EIO, ERR_IO,
-			"part of the memory that this VM was restored from could not be read");
-		return;
-	}
-	s->r = disks_flush(s->m, &s->e);
+	s->r = ram_wait(s->m, &s->e);
+	if (!s->r)
+		s->r = disks_flush(s->m, &s->e);
 	if (!s->r)
 		s->r = memory_unshare(&s->m->mem, &s->e);
 	if (s->r < 0)
