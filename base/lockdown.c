@@ -74,6 +74,15 @@ int lockdown_allow_fcntl(scmp_filter_ctx ctx)
 	return r;
 }
 
+int lockdown_allow_ioctls(scmp_filter_ctx ctx, const scmp_datum_t *ioctls, size_t n)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < n && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
+	return r;
+}
+
 int lockdown_allow_memory(scmp_filter_ctx ctx)
 {
 	int r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,

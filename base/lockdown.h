@@ -44,6 +44,8 @@ int lockdown_files(const struct lockdown_folder *folders, size_t n);
 int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n);
 /* Allow fcntl() on open files: flags, locks, seals, duplication. */
 int lockdown_allow_fcntl(scmp_filter_ctx ctx);
+/* Allow these ioctls. */
+int lockdown_allow_ioctls(scmp_filter_ctx ctx, const scmp_datum_t *ioctls, size_t n);
 /* Allow memory mappings that are not executable. */
 int lockdown_allow_memory(scmp_filter_ctx ctx);
 /* Allow new threads, but no new processes. */

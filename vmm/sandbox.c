@@ -69,8 +69,8 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
-	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
+	if (!r)
+		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
 	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
 	 * later (vmm/snapshot/clone_disk.h). */
 	if (!r)

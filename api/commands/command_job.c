@@ -36,12 +36,11 @@ void command_query_jobs(struct call *c)
 
 static struct job *job_of(struct call *c, struct err *e)
 {
-	const char *id = js_get_str(c->args, "id");
-	struct job *j = id ? job_find(c->host, id) : NULL;
+	const char *id = js_get_str_or(c->args, "id", "");
+	struct job *j = job_find(c->host, id);
 
 	if (!j)
-		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no job '%.63s'. Next: cairn jobs",
-			id ? id : "");
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no job '%.63s'. Next: cairn jobs", id);
 	return j;
 }
 

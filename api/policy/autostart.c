@@ -3,6 +3,7 @@
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define BOOT_FILE "boot.json"
@@ -75,16 +75,14 @@ void autostart_load(struct vm_host *host)
 	CLEANUP_JS struct json_object *o = store_load_file(host->store, NULL, BOOT_FILE);
 	struct autostart *a = must_alloc(calloc(1, sizeof(*a)));
 	const char *before = js_get_str(o, "boot_id");
-	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
 	a->host = host;
 	boot_id_read(a->boot_id);
 	/* A newer Cairn's file cannot be read. Then assume that this boot was handled: else VMs that users shut down
 	 * would start again. */
 	a->host->new_boot = !store_is_newer(host->store, BOOT_FILE) && (!before || strcmp(before, a->boot_id));
 	a->over = !a->host->new_boot && js_get_bool(o, "over", !o);
-	a->begun_ns = a->host->new_boot ? (uint64_t)now.tv_sec * 1000000000ULL :
+	a->begun_ns = a->host->new_boot ? ROUND_DOWN(clock_realtime_ns(), CLOCK_NS_PER_S) :
 				    (uint64_t)js_get_int(o, "begun_ns", 0);
 	host->autostart = a;
 	for (size_t i = 0; i < host->nvms; i++)

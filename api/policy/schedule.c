@@ -1,4 +1,5 @@
 #include "api/policy/schedule.h"
+#include "base/duration.h"
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
@@ -22,48 +23,16 @@
 
 /* ---- text ---- */
 
-/* Largest first: a duration is printed in the largest unit that divides it. */
-static const struct {
-	char letter;
-	int64_t seconds;
-} units[] = {{'y', YEAR_S}, {'w', WEEK_S}, {'d', DAY_S}, {'h', HOUR_S}, {'m', MINUTE_S}};
+#define UNITS "ywdhm"
 
 static const char *const period_names[SCHEDULE_PERIOD_COUNT] = {
 	"all", "hourly", "daily", "weekly", "monthly", "yearly"};
 
-/* Parse a duration: digits, then a unit's letter as the last of the len bytes. Returns seconds; 0: malformed, or above
- * max. */
-static int64_t length_parse(const char *text, size_t len, int64_t max)
-{
-	int64_t n = 0;
-
-	if (len < 2)
-		return 0;
-	for (size_t i = 0; i + 1 < len; i++) {
-		if (!isdigit((unsigned char)text[i]) || n > max)
-			return 0;
-		n = 10 * n + (text[i] - '0');
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
-		if (units[i].letter == text[len - 1])
-			return n <= max / units[i].seconds ? n * units[i].seconds : 0;
-	return 0;
-}
-
-static void length_print(int64_t s, char *buf, size_t size)
-{
-	size_t i = 0;
-
-	while (i + 1 < ARRAY_SIZE(units) && s % units[i].seconds)
-		i++;
-	snprintf(buf, size, "%" PRId64 "%c", s / units[i].seconds, units[i].letter);
-}
-
 int schedule_set_every(struct schedule_plan *p, const char *text, struct err *e)
 {
-	int64_t s = length_parse(text, strlen(text), SCHEDULE_EVERY_MAX_S);
+	int64_t s;
 
-	if (s < SCHEDULE_EVERY_MIN_S)
+	if (duration_parse_units(text, strlen(text), UNITS, SCHEDULE_EVERY_MAX_S, &s) < 0 || s < SCHEDULE_EVERY_MIN_S)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"every: \"%.40s\" is not a duration from 1m to 52w, such as 15m, 1h or 1d",
 			text);
@@ -85,9 +54,8 @@ static int rule_parse(const char *text, size_t len, struct schedule_rule *ret, s
 {
 	const char *colon = memchr(text, ':', len);
 
-	if (colon)
-		ret->window_s = length_parse(text, (size_t)(colon - text), WINDOW_MAX_S);
-	if (!colon || !ret->window_s ||
+	if (!colon || duration_parse_units(text, (size_t)(colon - text), UNITS, WINDOW_MAX_S, &ret->window_s) < 0 ||
+		!ret->window_s ||
 		!period_parse(colon + 1, len - (size_t)(colon + 1 - text), &ret->period))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"keep: \"%.*s\" is not WINDOW:PERIOD, such as 24h:all or 7d:daily; a "
@@ -146,7 +114,7 @@ int schedule_set_min_free(struct schedule_plan *p, const char *text, struct err 
 
 void schedule_print_every(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX])
 {
-	length_print(p->every_s, buf, SCHEDULE_TEXT_MAX);
+	duration_print_units(p->every_s, UNITS, buf);
 }
 
 void schedule_print_keep(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX])
@@ -155,9 +123,9 @@ void schedule_print_keep(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_M
 
 	buf[0] = 0;
 	for (size_t i = 0; i < p->nrules; i++) {
-		char window[24];
+		char window[DURATION_TEXT];
 
-		length_print(p->rules[i].window_s, window, sizeof(window));
+		duration_print_units(p->rules[i].window_s, UNITS, window);
 		n += (size_t)snprintf(buf + n, SCHEDULE_TEXT_MAX - n, "%s%s:%s", i ? "," : "",
 			window, period_names[p->rules[i].period]);
 	}

@@ -104,12 +104,10 @@ static struct json_object *schedule_past_to_json(const struct schedule_past *p)
 
 static void schedule_past_load(struct schedule_past *p, struct json_object *o)
 {
-	const char *outcome = js_get_str(o, "outcome"), *detail = js_get_str(o, "detail");
-
 	p->last_s = js_get_int(o, "last_s", 0);
 	p->run_s = js_get_int(o, "run_s", 0);
-	snprintf(p->outcome, sizeof(p->outcome), "%s", outcome ? outcome : "");
-	snprintf(p->detail, sizeof(p->detail), "%s", detail ? detail : "");
+	snprintf(p->outcome, sizeof(p->outcome), "%s", js_get_str_or(o, "outcome", ""));
+	snprintf(p->detail, sizeof(p->detail), "%s", js_get_str_or(o, "detail", ""));
 }
 
 static int64_t next_run_s(const struct vm *vm)

@@ -58,8 +58,8 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow_loop(ctx, loop_kind(n->loop));
 	if (!r)
 		r = lockdown_allow_fcntl(ctx);
-	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
+	if (!r)
+		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
 	if (!r) /* its own limits only */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A0(SCMP_CMP_EQ, 0, 0));
 	if (!r && n->folder)

@@ -122,8 +122,8 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
 	if (!r)
 		r = lockdown_allow_fcntl(ctx);
-	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
+	if (!r)
+		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
 	/* Allow to open files for reading only. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
