@@ -49,10 +49,7 @@ static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
 	struct err e;
 	struct job *j = job_of(c, &e);
 
-	if (!j || act(j, &e) < 0)
-		call_fail(c, &e);
-	else
-		call_return(c, NULL);
+	call_done(c, j ? act(j, &e) : -ENOENT, &e);
 }
 
 void command_job_cancel(struct call *c)

@@ -19,10 +19,7 @@ static void keep_done(struct store_work *work)
 {
 	struct keep *k = container_of(work, struct keep, work);
 
-	if (work->r < 0)
-		call_fail(k->call, &work->e);
-	else
-		call_return(k->call, NULL);
+	call_done(k->call, work->r, &work->e);
 	free(k);
 }
 

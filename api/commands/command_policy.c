@@ -120,14 +120,6 @@ static int stop_check(const struct call *c, struct err *e)
 		c->vm->def->name, c->vm->def->name);
 }
 
-static void shutdown_done(void *opaque, int r, const struct err *e)
-{
-	if (r < 0)
-		call_fail(opaque, e);
-	else
-		call_return(opaque, NULL);
-}
-
 static void shutdown_ask(struct call *c, bool reboot)
 {
 	struct shutdown_plan p;
@@ -149,7 +141,7 @@ static void shutdown_ask(struct call *c, bool reboot)
 		shutdown_plan(c->vm, &p);
 		call_return(c, NULL);
 	} else {
-		shutdown_begin(c->vm, &p, shutdown_done, c);
+		shutdown_begin(c->vm, &p, call_done, c);
 	}
 }
 

@@ -54,10 +54,7 @@ static void drop_done(struct store_work *work)
 	struct drop *d = container_of(work, struct drop, work);
 
 	save_dropped(d->call->vm, work->r);
-	if (work->r < 0)
-		call_fail(d->call, &work->e);
-	else
-		call_return(d->call, NULL);
+	call_done(d->call, work->r, &work->e);
 	free(d);
 }
 

@@ -194,10 +194,7 @@ static void snapshots_ask(struct call *c, enum vm_msg_type type, const void *bod
 static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)a;
-	if (r < 0)
-		call_fail(opaque, e);
-	else
-		call_return(opaque, NULL);
+	call_done(opaque, r, e);
 }
 
 void command_snapshot_set(struct call *c)

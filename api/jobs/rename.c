@@ -26,10 +26,7 @@ struct rename {
 static void rename_end(struct rename *w, int r, const struct err *e)
 {
 	vm_operation_end(w->vm);
-	if (r < 0)
-		call_fail(w->call, e);
-	else
-		call_return(w->call, NULL);
+	call_done(w->call, r, e);
 	free(w);
 }
 

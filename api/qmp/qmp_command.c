@@ -205,10 +205,7 @@ void qmp_reset(struct call *c)
 static void asked_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)a;
-	if (r < 0)
-		call_fail(opaque, e);
-	else
-		call_return(opaque, NULL);
+	call_done(opaque, r, e);
 }
 
 void qmp_nmi(struct call *c)

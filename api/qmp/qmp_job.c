@@ -98,10 +98,7 @@ static int check_args(struct call *c, bool vmstate, char tag[VM_SNAPSHOT_NAME_MA
 
 static void job_begun(struct call *c, int r, const struct err *e)
 {
-	if (r < 0)
-		call_fail(c, e);
-	else
-		call_return(c, NULL);
+	call_done(c, r, e);
 }
 
 void qmp_snapshot_save(struct call *c)
@@ -192,10 +189,7 @@ static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
 
 	if (!j)
 		err_set(&e, -ENOENT, ERR_NOT_FOUND, "Job not found");
-	if (!j || act(j, &e) < 0)
-		call_fail(c, &e);
-	else
-		call_return(c, NULL);
+	call_done(c, j ? act(j, &e) : -ENOENT, &e);
 }
 
 void qmp_job_cancel(struct call *c)

@@ -38,3 +38,11 @@ void call_fail(struct call *c, const struct err *e)
 	}
 	call_fail_class(c, err_class_name(e->cls), e->msg);
 }
+
+void call_done(void *opaque, int r, const struct err *e)
+{
+	if (r < 0)
+		call_fail(opaque, e);
+	else
+		call_return(opaque, NULL);
+}

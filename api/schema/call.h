@@ -46,6 +46,8 @@ void call_return(struct call *c, struct json_object *v);
 /* Answer with success and a file descriptor. fd: taken. */
 void call_return_fd(struct call *c, struct json_object *v, int fd);
 void call_fail(struct call *c, const struct err *e);
+/* Answer the call `opaque`: with e if r < 0, else with {}. Also a callback of work without a result. */
+void call_done(void *opaque, int r, const struct err *e);
 /* Answer with an error of a QMP class that enum err_class does not have. */
 void call_fail_class(struct call *c, const char *class_name, const char *desc);
 

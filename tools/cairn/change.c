@@ -32,17 +32,41 @@ static int flags_check(struct cli *c, const char *vm, struct err *e)
 		"applies to the next start", vm);
 }
 
-int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e)
+static int definition_read(struct cli *c, const char *vm, bool inactive, struct json_object **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *args = cli_vm_args(vm);
 	int r;
 
-	js_put_bool(args, "inactive", true);
+	js_put_bool(args, "inactive", inactive);
 	r = cli_execute(c, "vm-dump-definition", args, &o, NULL, e);
 	if (!r)
-		*ret_definition = json_object_get(js_get(o, "definition"));
+		*ret = json_object_get(js_get(o, "definition"));
 	return r;
+}
+
+int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e)
+{
+	return definition_read(c, vm, true, ret_definition, e);
+}
+
+int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e)
+{
+	CLEANUP_JS struct json_object *definition = NULL;
+	int r = definition_read(c, vm, option_flag(c, "inactive"), &definition, e);
+
+	if (!r)
+		*ret_list = json_object_get(js_get_array(definition, key));
+	return r;
+}
+
+int change_tell(int r, const struct err *e, const char *what, const char *done)
+{
+	if (r < 0)
+		return cli_fail(e, "Failed to %s", what);
+	if (!r)
+		printf("%s successfully\n", done);
+	return CLI_OK;
 }
 
 int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)

@@ -26,6 +26,11 @@ int change_make(struct cli *c, const char *vm,
 
 /* Read the definition that the next start uses. The caller puts it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
+/* Read the list `key` of the definition, of the next start with --inactive. The caller puts it. Returns 0 or -errno. */
+int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e);
+/* Tell the outcome of change_make(): "Failed to <what>", or "<done> successfully" if the definition was changed.
+ * Returns the exit code. */
+int change_tell(int r, const struct err *e, const char *what, const char *done);
 /* Have the daemon save `now` if the definition is still `was`. Returns 0; -errno, with class ERR_BUSY if it is not. */
 int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e);
 

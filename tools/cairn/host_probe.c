@@ -69,7 +69,7 @@ static const char *group_of(const char *path, char buf[32])
 
 	if (stat(path, &st) < 0 || (st.st_mode & 0060) != 0060 || !st.st_gid)
 		return NULL;
-	group_name(st.st_gid, buf, 32);
+	user_name(true, st.st_gid, buf, 32);
 	return buf;
 }
 

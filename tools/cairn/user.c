@@ -7,70 +7,55 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t number_parse(const char *text)
-{
-	char *end;
-	long long n;
+struct entry {
+	const char *name; /* valid until the next entry_next() */
+	int64_t id;
+};
 
+static bool entry_next(FILE *f, bool group, struct entry *ret)
+{
+	const struct passwd *pw = group ? NULL : fgetpwent(f);
+	const struct group *gr = group ? fgetgrent(f) : NULL;
+
+	if (pw)
+		*ret = (struct entry){ pw->pw_name, pw->pw_uid };
+	else if (gr)
+		*ret = (struct entry){ gr->gr_name, gr->gr_gid };
+	return pw || gr;
+}
+
+/* Find a user or a group by name, or by id if name is NULL. */
+static bool entry_find(bool group, const char *name, int64_t id, struct entry *ret)
+{
+	FILE *f = fopen(group ? "/etc/group" : "/etc/passwd", "re");
+	bool found = false;
+
+	while (f && !found && entry_next(f, group, ret))
+		found = name ? !strcmp(ret->name, name) : ret->id == id;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+int64_t user_number(bool group, const char *text)
+{
+	struct entry found;
+	long long n;
+	char *end;
+
+	if (entry_find(group, text, -1, &found))
+		return found.id;
 	errno = 0;
 	n = strtoll(text, &end, 10);
 	return end == text || *end || errno || n < 0 || n > UINT32_MAX - 1 ? -1 : n;
 }
 
-int64_t user_number(const char *text)
+void user_name(bool group, int64_t id, char *buf, size_t size)
 {
-	FILE *f = fopen("/etc/passwd", "re");
-	const struct passwd *pw = NULL;
-	int64_t uid = -1;
+	struct entry found;
 
-	while (f && uid < 0 && (pw = fgetpwent(f)))
-		if (!strcmp(pw->pw_name, text))
-			uid = pw->pw_uid;
-	if (f)
-		fclose(f);
-	return uid >= 0 ? uid : number_parse(text);
-}
-
-int64_t group_number(const char *text)
-{
-	FILE *f = fopen("/etc/group", "re");
-	const struct group *gr = NULL;
-	int64_t gid = -1;
-
-	while (f && gid < 0 && (gr = fgetgrent(f)))
-		if (!strcmp(gr->gr_name, text))
-			gid = gr->gr_gid;
-	if (f)
-		fclose(f);
-	return gid >= 0 ? gid : number_parse(text);
-}
-
-void user_name(int64_t uid, char *buf, size_t size)
-{
-	FILE *f = fopen("/etc/passwd", "re");
-	const struct passwd *pw;
-
-	snprintf(buf, size, "%lld", (long long)uid);
-	while (f && (pw = fgetpwent(f)))
-		if (pw->pw_uid == uid) {
-			snprintf(buf, size, "%s", pw->pw_name);
-			break;
-		}
-	if (f)
-		fclose(f);
-}
-
-void group_name(int64_t gid, char *buf, size_t size)
-{
-	FILE *f = fopen("/etc/group", "re");
-	const struct group *gr;
-
-	snprintf(buf, size, "%lld", (long long)gid);
-	while (f && (gr = fgetgrent(f)))
-		if (gr->gr_gid == gid) {
-			snprintf(buf, size, "%s", gr->gr_name);
-			break;
-		}
-	if (f)
-		fclose(f);
+	if (entry_find(group, NULL, id, &found))
+		snprintf(buf, size, "%s", found.name);
+	else
+		snprintf(buf, size, "%lld", (long long)id);
 }

@@ -3,14 +3,13 @@
 #ifndef CAIRN_TOOLS_USER_H
 #define CAIRN_TOOLS_USER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Returns the number for a name or a number in decimal; -1: neither. */
-int64_t user_number(const char *text);
-int64_t group_number(const char *text);
+/* Returns the number for a name, or for a number in decimal; -1: neither. group: of a group, not of a user. */
+int64_t user_number(bool group, const char *text);
 /* Write the name; without a name, the number. */
-void user_name(int64_t uid, char *buf, size_t size);
-void group_name(int64_t gid, char *buf, size_t size);
+void user_name(bool group, int64_t id, char *buf, size_t size);
 
 #endif

@@ -45,7 +45,7 @@ static int user_parse(struct cli *c, int64_t *ret_uid)
 {
 	const char *text = option_value(c, "user");
 
-	*ret_uid = text ? user_number(text) : -1;
+	*ret_uid = text ? user_number(false, text) : -1;
 	if (text && *ret_uid < 0)
 		return cli_usage(c, "unknown user \"%s\" in --user; give a name or a uid", text);
 	return 0;
@@ -69,7 +69,7 @@ static void row_add(struct table *t, struct json_object *o)
 	char when[TIME_TEXT_BYTES], pid[24], user[64], took[24], more[40];
 
 	time_text(js_get_int(o, "time", 0), false, when);
-	user_name(uid, user, sizeof(user));
+	user_name(false, uid, user, sizeof(user));
 	if (left_out) {
 		snprintf(more, sizeof(more), "(%lld more)", (long long)left_out);
 		table_add(t, (const char *const[]){ when, uid < 0 ? "several" : user, "-", more, "-", "-", js_get_str_or(o, "outcome", "-") });

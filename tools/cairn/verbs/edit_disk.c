@@ -117,11 +117,7 @@ int verb_attach_disk(struct cli *c)
 	r = layers_put(disk, &e);
 	if (!r)
 		r = change_make(c, c->pos[0], attach_edit, disk, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to attach disk");
-	if (!r)
-		printf("Disk attached successfully\n");
-	return CLI_OK;
+	return change_tell(r, &e, "attach disk", "Disk attached");
 }
 
 /* ---- detach-disk ---- */
@@ -154,14 +150,9 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 int verb_detach_disk(struct cli *c)
 {
 	struct err e;
-	int r;
+	int r = change_make(c, c->pos[0], detach_edit, NULL, &e);
 
-	r = change_make(c, c->pos[0], detach_edit, NULL, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to detach disk");
-	if (!r)
-		printf("Disk detached successfully\n");
-	return CLI_OK;
+	return change_tell(r, &e, "detach disk", "Disk detached");
 }
 
 /* ---- change-media ---- */
@@ -271,14 +262,11 @@ static void disks_print(struct json_object *disks, bool details)
 
 int verb_domblklist(struct cli *c)
 {
-	CLEANUP_JS struct json_object *o = NULL;
-	struct json_object *args = cli_vm_args(c->pos[0]), *disks;
+	CLEANUP_JS struct json_object *disks = NULL;
 	struct err e;
 
-	js_put_bool(args, "inactive", option_flag(c, "inactive"));
-	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
+	if (change_read_list(c, c->pos[0], "disks", &disks, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
-	disks = js_get_array(js_get(o, "definition"), "disks");
 	if (c->format == CLI_TABLE)
 		disks_print(disks, option_flag(c, "details"));
 	else

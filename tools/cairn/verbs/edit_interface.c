@@ -120,11 +120,7 @@ int verb_attach_interface(struct cli *c)
 	if (r)
 		return r;
 	r = change_make(c, c->pos[0], attach_edit, o, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to attach interface");
-	if (!r)
-		printf("Interface attached successfully\n");
-	return CLI_OK;
+	return change_tell(r, &e, "attach interface", "Interface attached");
 }
 
 /* ---- detach-interface ---- */
@@ -174,14 +170,9 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 int verb_detach_interface(struct cli *c)
 {
 	struct err e;
-	int r;
+	int r = change_make(c, c->pos[0], detach_edit, NULL, &e);
 
-	r = change_make(c, c->pos[0], detach_edit, NULL, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to detach interface");
-	if (!r)
-		printf("Interface detached successfully\n");
-	return CLI_OK;
+	return change_tell(r, &e, "detach interface", "Interface detached");
 }
 
 /* ---- domiflist ---- */
@@ -224,14 +215,11 @@ static void interfaces_print(struct json_object *list)
 
 int verb_domiflist(struct cli *c)
 {
-	CLEANUP_JS struct json_object *o = NULL;
-	struct json_object *args = cli_vm_args(c->pos[0]), *list;
+	CLEANUP_JS struct json_object *list = NULL;
 	struct err e;
 
-	js_put_bool(args, "inactive", option_flag(c, "inactive"));
-	if (cli_execute(c, "vm-dump-definition", args, &o, NULL, &e) < 0)
+	if (change_read_list(c, c->pos[0], "interfaces", &list, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
-	list = js_get_array(js_get(o, "definition"), "interfaces");
 	if (c->format == CLI_TABLE)
 		interfaces_print(list);
 	else

@@ -37,32 +37,20 @@ int verb_start(struct cli *c)
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 
-int verb_reset(struct cli *c)
+/* reset, suspend, resume, destroy: without options of their own. */
+int verb_act(struct cli *c)
 {
-	static const struct multi_vm_act a = { .command = "vm-reset", .fail = "reset", .done = "was reset" };
+	static const struct multi_vm_act acts[] = {
+		{ .command = "vm-reset", .fail = "reset", .done = "was reset" },
+		{ .command = "vm-suspend", .fail = "suspend", .done = "suspended" },
+		{ .command = "vm-resume", .fail = "resume", .done = "resumed" },
+		{ .command = "vm-destroy", .fail = "destroy", .done = "destroyed" },
+	};
+	size_t i = 0;
 
-	return multi_vm_do(c, &a);
-}
-
-int verb_suspend(struct cli *c)
-{
-	static const struct multi_vm_act a = { .command = "vm-suspend", .fail = "suspend", .done = "suspended" };
-
-	return multi_vm_do(c, &a);
-}
-
-int verb_resume(struct cli *c)
-{
-	static const struct multi_vm_act a = { .command = "vm-resume", .fail = "resume", .done = "resumed" };
-
-	return multi_vm_do(c, &a);
-}
-
-int verb_destroy(struct cli *c)
-{
-	static const struct multi_vm_act a = { .command = "vm-destroy", .fail = "destroy", .done = "destroyed" };
-
-	return multi_vm_do(c, &a);
+	while (strcmp(acts[i].command, c->verb->commands))
+		i++;
+	return multi_vm_do(c, &acts[i]);
 }
 
 /* Parse "vda,vdb", as virsh writes it. */

@@ -11,7 +11,7 @@
 static int subject_put(struct cli *c, struct json_object *args, char who[96])
 {
 	const char *user = option_value(c, "user"), *group = option_value(c, "group");
-	int64_t n = user ? user_number(user) : group ? group_number(group) : -1;
+	int64_t n = user || group ? user_number(!user, user ? user : group) : -1;
 
 	if (!user == !group)
 		return cli_usage(c, "%s needs --user or --group", c->verb->name);
@@ -61,10 +61,7 @@ static void row_add(struct table *t, struct json_object *o)
 	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
 	char name[64];
 
-	if (group >= 0)
-		group_name(group, name, sizeof(name));
-	else
-		user_name(user, name, sizeof(name));
+	user_name(group >= 0, group >= 0 ? group : user, name, sizeof(name));
 	table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name,
 		js_get_str_or(o, "role", "-"), js_get_str_or(o, "vm", "all") });
 }
