@@ -102,12 +102,6 @@ static inline void dev_irq_set(struct dev_host *h, unsigned gsi, bool level)
 	h->ops->irq_set(h, gsi, level);
 }
 
-static inline void dev_irq_pulse(struct dev_host *h, unsigned gsi)
-{
-	h->ops->irq_set(h, gsi, true);
-	h->ops->irq_set(h, gsi, false);
-}
-
 static inline void dev_event(struct dev_host *h, const struct dev_event *ev)
 {
 	h->ops->event(h, ev);

@@ -688,5 +688,4 @@ void fault_tracker_stats(struct fault_tracker *t, struct fault_tracker_stats *re
 {
 	LOCK_GUARD(&t->lock);
 	*ret = t->stats;
-	ret->dirty_blocks = bitmap_count(&t->dirty);
 }

@@ -107,7 +107,6 @@ void fault_tracker_save_end(struct fault_tracker *t);
 
 struct fault_tracker_stats {
 	uint64_t faults, copied_aside, waits;
-	uint64_t dirty_blocks; /* since the last reset */
 };
 void fault_tracker_stats(struct fault_tracker *t, struct fault_tracker_stats *ret);
 

@@ -31,7 +31,6 @@
 #define VM_DETAIL_MAX 384
 #define VM_RAM_MIN_BYTES (1ULL << 20)
 #define VM_RAM_MAX_BYTES (1ULL << 40)
-#define VM_CONSOLE_HISTORY_BYTES (64 * 1024)
 
 enum vm_msg_type {
 	/* requests */

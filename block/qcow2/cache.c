@@ -282,7 +282,6 @@ static struct slice *slice_awaited(struct cache *c, uint64_t offset)
 
 	if (!s)
 		return NULL;
-	c->misses++;
 	s->loading = true;
 	c->q->internal++;
 	return s;
@@ -350,7 +349,6 @@ int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **r
 			lru_unlink(s);
 			lru_push(s);
 		}
-		c->hits++;
 		*ret_s = s;
 		return 0;
 	}

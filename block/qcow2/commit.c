@@ -134,7 +134,6 @@ static int commit_collect(struct qcow2 *q)
 	q->need_barrier = false;
 	c->frees = q->pending_free;
 	q->pending_free = (struct free_list){ 0 };
-	q->pending_free_clusters = 0;
 	return 0;
 }
 

@@ -61,7 +61,6 @@ struct cache {
 	struct slice *spare;	   /* freed slices, linked by hash_next */
 	struct cache_slab *slabs;  /* memory of all slices; the first slab has slab_left unused ones */
 	unsigned slab_left;
-	uint64_t hits, misses;
 	struct l2_runs *runs; /* evicted L2 slices in short form; NULL: not kept */
 };
 
@@ -283,7 +282,6 @@ struct qcow2 {
 	struct data_file data;
 
 	struct free_list pending_free; /* freed since the last commit began */
-	uint64_t pending_free_clusters;
 	struct commit commit;
 	struct deferred_free deferred_free;
 	bool need_barrier;
@@ -301,7 +299,6 @@ struct qcow2 {
 	struct loop_op gate_op;
 	struct iovec gate_iov;
 
-	bool corrupt_writing;
 	struct io corrupt_io;
 	struct iovec corrupt_iov;
 	unsigned internal; /* the engine's own requests and operations in flight */

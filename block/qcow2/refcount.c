@@ -440,8 +440,6 @@ void cluster_free_later(struct qcow2 *q, uint64_t cluster, uint32_t n)
 		return;
 	if (free_list_add(&q->pending_free, cluster, n) < 0)
 		log_warn(q->base.name, "out of memory: %u clusters leak", n);
-	else
-		q->pending_free_clusters += n;
 	commit_note_dirty(q);
 }
 

@@ -88,7 +88,6 @@ static int caps_check(struct kvm *k, struct err *e)
 				required_caps[i].name);
 	k->has_stats_fd =
 		kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_BINARY_STATS_FD) > 0;
-	k->has_sync_regs = kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_SYNC_REGS) > 0;
 	k->has_msr_filter =
 		kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_MSR_FILTER) > 0;
 	return 0;

@@ -20,7 +20,6 @@ struct kvm {
 	uint8_t host_kind; /* enum vm_host_kind */
 	bool has_shadows;  /* KVM shadows the guest's page tables (no nested paging) */
 	bool has_stats_fd;
-	bool has_sync_regs;
 	bool has_msr_filter;
 	struct cpuid *supported; /* owned: CPUID leaves that KVM supports on this host */
 	struct cpuid *guest;	 /* owned: CPUID leaves of the guest; NULL: the supported ones */

@@ -18,7 +18,6 @@
 
 #define MSRS_MAX 256
 #define MSRS_AT_ONCE 255u /* KVM's limit for a call */
-#define MSR_IA32_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define XSAVE_MAX_BYTES (64 * 1024)
 
