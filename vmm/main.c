@@ -82,7 +82,8 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
-/* Drop privileges before threads are created and system calls afterwards: see sandbox.h. */
+/* Drop the privileges before the first thread exists. Seal the sandbox when all threads exist and all
+ * files are open. See lockdown_drop() and sandbox_seal(). */
 static int process_confine(struct process *p, struct err *e)
 {
 	int r = p->cfg.no_sandbox ? 0 : lockdown_drop(e);

@@ -429,7 +429,7 @@ struct vm_snapshot_info {
 	/* Number of disks that lack a part of the snapshot: a disk of the snapshot is gone, or the VM
 	 * got a further disk since. Set only in a list. */
 	uint8_t disks_missing;
-	uint8_t disks_only; /* with VM_SNAPSHOT_SHUTOFF: taken of a VM that was not off */
+	uint8_t disks_only; /* 1: the VM was on, but the snapshot has no memory; state is VM_SNAPSHOT_SHUTOFF then */
 	uint8_t reserved[4];
 };
 

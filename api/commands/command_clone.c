@@ -211,7 +211,7 @@ void command_vm_template(struct call *c)
 	struct err e;
 	int r;
 
-	/* A process that has just read its snapshots may still be ending: wait for it. */
+	/* An offline process that lists the VM's snapshots may still exist: wait until it has ended. */
 	if (!c->vm->operation.job && offline_wait(c->vm, template_retry, c)) {
 		c->vm = NULL;
 		return;

@@ -32,7 +32,7 @@ struct import {
 	char folder[PATH_MAX];	      /* parent of the VM's folder */
 	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
 	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
-	char *seen;		      /* the definition at the first reading */
+	char *seen;		      /* definition in the archive before unpacking; import_ready() compares it */
 	struct json_object *warnings; /* definition_warnings() */
 	struct err why; /* reason of the failure */
 };
@@ -201,7 +201,7 @@ static void import_ready(void *opaque, struct json_object *o)
 	struct import *x = opaque;
 	CLEANUP_FREE char *text = definition_text(o);
 
-	/* The archive may have changed since the first reading. */
+	/* The archive may have changed since archive_looked(). */
 	if (text && !strcmp(text, x->seen) && !x->job->cancelling)
 		archiver_keep(x->archiver);
 	else
@@ -444,7 +444,7 @@ static int job_begin(struct import *x, struct err *e)
 	return 0;
 }
 
-/* ---- first reading ---- */
+/* ---- read the definition, before unpacking ---- */
 
 static void import_refuse(struct import *x, const struct err *e)
 {
@@ -535,7 +535,8 @@ struct clearing {
 	struct archiver *archiver; /* NULL: the start failed */
 };
 
-/* The process may have completed the folder if the old daemon told it so before it died. */
+/* Keep the VM if all its files exist now. The old daemon may have called archiver_keep() before it died; then the old
+ * cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. */
 static void found_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct clearing *x = opaque;

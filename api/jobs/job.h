@@ -36,7 +36,7 @@ enum job_status {
 /* Names of a job, chosen by a client. */
 struct job_name {
 	const char *id;	    /* NULL: one is made */
-	const char *qmp_id; /* unique on the VM's own socket; NULL: same as id; "": hidden there */
+	const char *qmp_id; /* unique on the VM's QMP socket; NULL: same as id; "": hidden there */
 };
 
 struct job {
@@ -44,7 +44,7 @@ struct job {
 	struct vm_host *host;
 	struct vm *vm; /* NULL once concluded */
 	char id[JOB_ID_MAX + 1];
-	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's own socket; "": hidden there */
+	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
 	char vm_name[VM_NAME_MAX + 1];
 	const char *type; /* "save", "snapshot-create", …: borrowed, static */
 	const char *unit; /* of done and total: "bytes", "snapshots" */
@@ -95,9 +95,10 @@ struct json_object *job_to_json(const struct job *j);
 
 /* Return QEMU's name for the job's type; NULL: QEMU has no such job. */
 const char *job_qmp_type(const struct job *j);
-/* Find a job by its name on the VM's own socket. NULL: none. */
+/* Find a job by its name on the VM's QMP socket. NULL: none. */
 struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
-/* Hide the VM's old jobs on its own socket, because a run of the VM begins or has ended. */
+/* Hide all jobs of the VM so far from clients of its QMP socket. Call it when a run of the VM begins and when the run
+ * has ended. */
 void jobs_forget_qmp(const struct vm *vm);
 
 /* Answer a call with {"job": its id}. */

@@ -95,11 +95,12 @@ pid_t vm_process_pid(const struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 
-/* Offsets in the end file of a run. The process writes its end, a struct vm_event, at offset 0. The daemon writes the
- * number of the run (u64) and the protocol version of that event (u64). */
+/* Layout of a run's end file. Before the start, the daemon writes the number of the run (u64) at VM_PROCESS_END_RUN and
+ * its protocol version (u64) at VM_PROCESS_END_VERSION. When the run ends, the VM process writes a struct vm_event of
+ * that version at offset 0; the event says how the run ended. */
 #define VM_PROCESS_END_RUN 4096
 #define VM_PROCESS_END_VERSION 4104
-/* Read the end that the process wrote to its end file. Returns false if it wrote none or in another protocol
+/* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in another protocol
  * version. */
 bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 

@@ -1,5 +1,7 @@
-/* Writes compressed clusters to an existing image. Streams fill a cluster until one does not fit.
- * If the next allocated cluster is adjacent, that stream continues into it. */
+/* Writes compressed clusters to an existing image. Each guest cluster becomes one compressed stream;
+ * streams are packed into a host cluster one after another. If a stream does not fit into the rest of
+ * the host cluster, another host cluster is allocated. If that one is adjacent, the stream begins in
+ * the rest and continues there; otherwise the stream begins in the new host cluster. */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"

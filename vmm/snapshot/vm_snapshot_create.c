@@ -96,9 +96,11 @@ static int name_check(struct create_job *x, struct err *e)
 	return r;
 }
 
-/* Delete a snapshot of the same name on another disk that the first disk's tree does not know: the
- * first disk's part was deleted by another program, or while the first disk was detached, so no
- * command of this VM can reach it. Refuse when the snapshot belongs to another VM. */
+/* Delete a leftover snapshot on a disk other than the first. It has the new snapshot's name, and the
+ * first disk has no snapshot of that name: another program deleted the first disk's part, or that
+ * part was deleted while the first disk was detached. Commands of the VM find snapshots by the first
+ * disk, so none can delete the leftover. Refuse if it belongs to another VM or program.
+ * d: the disk; n: the leftover. */
 static int namesake_delete(struct create_job *x, struct machine_disk *d, const struct tree_node *n)
 {
 	if (!n->ours || (tree_has_set(n) && memcmp(n->data.set.vm, x->j.m->cfg.uuid, sizeof(n->data.set.vm))))
