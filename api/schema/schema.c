@@ -106,7 +106,7 @@ static const struct field undefine_args[] = { FIELD_VM,
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "remove the managed save too" },
 	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "undefine the VM although its images have snapshots" },
 	{ "remove-all-storage", FIELD_BOOL, OPTIONAL,
-		"delete the image files that the VM writes to, unless another VM uses one" },
+		"delete the image files that the VM writes to; refused if another VM uses any of them" },
 	{ "storage", FIELD_ARRAY, OPTIONAL, "delete only these images, given by disk id or path" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be deleted, and change nothing" }, END };
 static const struct field undefine_returns[] = {

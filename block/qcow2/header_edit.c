@@ -246,8 +246,8 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses extended_l2, zstd or other "
 			"features that compat=0.10 does not support; convert it into a new image instead");
 	if (h->refcount_order != 4)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 has refcounts of 16 bits; give "
-			"refcount_bits=16 first");
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 needs refcounts of 16 bits; give "
+			"refcount_bits=16, too");
 	/* Without a backing file, an unmapped entry reads as zeros, too. */
 	r = zero_flags_find(fd, h, h->l1_offset, h->l1_size, !h->has_backing, &zero);
 	if (r < 0)
