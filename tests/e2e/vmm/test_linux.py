@@ -397,7 +397,7 @@ def test_quiesced_snapshot_has_consistent_files(daemon, image, tmp_path):
     console.close()
     daemon.cairn("destroy", "linux")
     assert daemon.cairn("snapshot-list", "linux", "--name").stdout.split() == ["s1", "s2", "s3"]
-    assert "at rest" in quiesced("s0", ok=4).stderr
+    assert "nothing to quiesce" in quiesced("s0", ok=4).stderr
     subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", "s1", qcow2, raw], check=True)
     assert subprocess.run(["/sbin/e2fsck", "-fn", raw], stdout=subprocess.DEVNULL).returncode == 0
     assert subprocess.run(["/sbin/debugfs", "-R", "cat /note", raw], capture_output=True,

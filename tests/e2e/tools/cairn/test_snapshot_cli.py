@@ -485,8 +485,10 @@ def test_malformed_snapshot_trees_are_listed(fake):
 @pytest.mark.parametrize("command", ["snapshot-list", "vm-start"])
 def test_requests_wait_for_earlier_daemons_offline_process(fake, command):
     define(fake, cmdline=f"work-takes=60000 quits-in=1 when={fake.tmp}/go")
-    fake.qmp().run("snapshot-create", vm="vm1", name="s1")
+    q = fake.qmp()
+    job = q.run("snapshot-create", vm="vm1", name="s1")["job"]
     pid = child(fake)
+    until(lambda: q.run("query-jobs", id=job)[0]["current-progress"])  # the process has got its work
     fake.stop(signal.SIGKILL)
     fake.start()
     asks, q = fake.qmp(), fake.qmp()
