@@ -7,7 +7,6 @@ ASKS."""
 import contextlib
 import json
 import os
-import pathlib
 import re
 import select
 import signal
@@ -553,23 +552,6 @@ class Held(Daemon):
 
     def command(self):
         return super().command() + self.args
-
-    def close(self):
-        """End, too, the processes that would wait for a next daemon: operations are cut off here on purpose."""
-        super().close()
-        for pid in processes_of(self.tmp):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def processes_of(folder):
-    """Return the processes that were started with this temporary folder."""
-    mine, found = f"TMPDIR={folder}".encode(), []
-    for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if mine in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
 
 
 # ---- the pairs ----
