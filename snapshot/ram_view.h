@@ -1,0 +1,31 @@
+/* ram_view: reads the RAM of a clone, which is a private (copy-on-write) mapping of a base file. A page is either the
+ * base file's or, since the clone's first write to it, the clone's own copy. Reading a page of the base file through
+ * the mapping would map it, and would allocate it if it is a hole, for all clones of that file. So ram_view reads own
+ * pages through the mapping and all others from the file; /proc/self/pagemap tells which pages are own.
+ *
+ * Threading: any thread, while nobody writes to the range. */
+#ifndef CAIRN_SNAPSHOT_RAM_VIEW_H
+#define CAIRN_SNAPSHOT_RAM_VIEW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct holes;
+
+struct ram_view {
+	const uint8_t *ram;
+	uint64_t bytes;       /* whole pages */
+	int base_fd;	      /* borrowed; nobody writes to the file */
+	uint64_t base_offset; /* of ram in the file */
+	int pagemap_fd;	      /* /proc/self/pagemap; borrowed */
+};
+
+/* Read [off, off + len) of RAM. Offsets and lengths are whole pages. Returns 0 or -errno. */
+int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t len);
+/* Begin a walk over the holes of the base file. */
+void ram_view_walk(const struct ram_view *v, struct holes *ret_h);
+/* Return true if [off, off + len) was never touched and is therefore zero. False is no promise. h: an ascending walk. */
+bool ram_view_is_hole(const struct ram_view *v, struct holes *h, uint64_t off, size_t len);
+
+#endif
