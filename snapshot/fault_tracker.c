@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "snapshot/holes.h"
 #include "snapshot/ram_reader.h"
+#include "snapshot/ram_view.h"
 #include "snapshot/uffd_open.h"
 
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define FAULTS_AT_ONCE 16
@@ -101,17 +103,59 @@ static int stretch_protect(struct fault_tracker *t, uint64_t from, uint64_t to)
 	return r;
 }
 
-int fault_tracker_arm(struct fault_tracker *t, struct err *e)
+/* Map the kernel's page of zeros wherever [from, to) of a view has no page. */
+static int zeros_map(struct fault_tracker *t, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		struct uffdio_zeropage z = { .range = { .start = (uintptr_t)t->c.ram + from,
+							 .len = MIN(to - from, ARM_PIECE_BYTES) } };
+		int r = ioctl(t->uffd, UFFDIO_ZEROPAGE, &z);
+
+		if (r < 0 && errno != EEXIST && errno != EAGAIN)
+			return -errno;
+		if (z.zeropage > 0)
+			from += (uint64_t)z.zeropage;
+		else if (r < 0 && errno == EEXIST)
+			from += PAGE_BYTES;
+	}
+	return 0;
+}
+
+/* Protect all of a view. Protecting a page that is not mapped leaves a marker in the page table, which must not happen
+ * in a hole of the base file (ram_view.c), so holes get the page of zeros first. The guest may write to it before it is
+ * protected, as to any page. */
+static int view_protect(struct fault_tracker *t)
+{
+	uint64_t base = t->c.view->base_offset;
+	struct holes h;
+	int r = 0;
+
+	ram_view_walk(t->c.view, &h);
+	for (uint64_t at = base; at < h.bytes && !r; at = h.data_to) {
+		hole_at(&h, at, 1);
+		r = zeros_map(t, at - base, MAX(h.data_from, at) - base);
+	}
+	return r < 0 ? r : stretch_protect(t, 0, t->c.ram_bytes);
+}
+
+static int present_protect(struct fault_tracker *t)
 {
 	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	int r = 0;
 
-	/* Faults note their blocks from here on, and the next reset protects these again. Missing
-	 * memory causes a fault anyway. */
 	for (uint64_t at = 0; at < t->c.ram_bytes && !r; at = h.data_to) {
 		hole_at(&h, at, 1);
 		r = stretch_protect(t, MIN(h.data_from, h.data_to), h.data_to);
 	}
+	return r;
+}
+
+int fault_tracker_arm(struct fault_tracker *t, struct err *e)
+{
+	/* Faults note their blocks from here on, and the next reset protects these again. Missing
+	 * memory causes a fault anyway, except in a view. */
+	int r = t->c.view ? view_protect(t) : present_protect(t);
+
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
 }
 
@@ -202,6 +246,8 @@ static int block_copy(const struct fault_tracker *t, uint64_t block, uint8_t *bu
 	size_t len = block_len(t, block);
 
 	memset(buf + len, 0, VMSTATE_BLOCK_BYTES - len);
+	if (t->c.view)
+		return ram_view_read(t->c.view, block * VMSTATE_BLOCK_BYTES, buf, len);
 	return pread_full(t->c.ram_fd, buf, len, (off_t)(block * VMSTATE_BLOCK_BYTES));
 }
 
@@ -248,6 +294,12 @@ static int aside_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf
 	return 1;
 }
 
+/* Return whether the block was never touched. A view that is armed has no such blocks. */
+static bool block_is_hole(struct fault_tracker *t, uint64_t block)
+{
+	return !t->c.view && hole_at(&t->holes, block * VMSTATE_BLOCK_BYTES, block_len(t, block));
+}
+
 /* The block is protected, and a fault on it would wait for the lock, so nobody writes it. */
 static int ram_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
@@ -256,7 +308,7 @@ static int ram_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
 		int r;
 
 		bitmap_clear(&t->unsaved, block);
-		if (hole_at(&t->holes, block * VMSTATE_BLOCK_BYTES, block_len(t, block)))
+		if (block_is_hole(t, block))
 			continue;
 		*ret_block = block;
 		r = block_copy(t, block, buf);
@@ -579,13 +631,44 @@ static void *fault_tracker_thread(void *opaque)
 
 /* ---- create and free ---- */
 
+static int range_register(int uffd, const void *at, uint64_t bytes, uint64_t mode)
+{
+	struct uffdio_register reg = { .mode = mode, .range = { .start = (uintptr_t)at, .len = ROUND_UP(bytes, 4096) } };
+
+	return ioctl(uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
 static int fault_tracker_register(struct fault_tracker *t)
 {
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING |
-			(t->c.uffd->can_protect ? UFFDIO_REGISTER_MODE_WP : 0),
-		.range = { .start = (uintptr_t)t->c.ram, .len = ROUND_UP(t->c.ram_bytes, 4096) } };
+	uint64_t mode = (t->c.view ? 0 : UFFDIO_REGISTER_MODE_MISSING) |
+		(t->c.uffd->can_protect ? UFFDIO_REGISTER_MODE_WP : 0);
 
-	return ioctl(t->uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+	return range_register(t->uffd, t->c.ram, t->c.ram_bytes, mode);
+}
+
+/* Bit of an entry of /proc/PID/pagemap. */
+#define ENTRY_UFFD_WP (1ULL << 57)
+
+static bool page_can_protect(int uffd, void *page, int pagemap_fd)
+{
+	struct uffdio_writeprotect wp = { .range = { .start = (uintptr_t)page, .len = PAGE_BYTES },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	uint64_t entry = 0;
+
+	return !range_register(uffd, page, PAGE_BYTES, UFFDIO_REGISTER_MODE_WP) &&
+		ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) == 0 &&
+		!pread_full(pagemap_fd, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE_BYTES * sizeof(entry))) &&
+		(entry & ENTRY_UFFD_WP);
+}
+
+bool fault_tracker_can_watch(const struct uffd *u, const struct ram_view *v)
+{
+	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, v->base_fd, (off_t)v->base_offset);
+	bool can = page != MAP_FAILED && u->can_protect && page_can_protect(u->fd, page, v->pagemap_fd);
+
+	if (page != MAP_FAILED)
+		munmap(page, PAGE_BYTES); /* unregisters it as well */
+	return can;
 }
 
 static void fault_tracker_release(struct fault_tracker *t)
@@ -675,6 +758,7 @@ void fault_tracker_free(struct fault_tracker *t)
 	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,
 		.len = ROUND_UP(t->c.ram_bytes, 4096) };
 	ioctl(t->uffd, UFFDIO_UNREGISTER, &range);
+	ioctl(t->uffd, UFFDIO_WAKE, &range); /* Unregistering wakes no threads that wait for a view. */
 	while (t->deferred) {
 		struct deferred *d = t->deferred;
 

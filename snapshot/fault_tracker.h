@@ -24,6 +24,10 @@
  * and is then zeros. A read of RAM through the mapping faults like the guest, so the tracker's own
  * thread and holders of its lock must not read it.
  *
+ * The RAM of a clone is a private view of a base file (ram_view.h). The kernel answers its missing pages from that file,
+ * so only writes fault, and the tracker may read the clone's own pages. Arming protects all of a view, also pages that
+ * the clone never touched; it copies nothing. A view has no RAM reader and no rewind.
+ *
  * Threads: the tracker's own thread answers faults. arm, preprotect, save_next and save_end run on
  * one worker thread; reset_dirty, hold, save_begin, rewind and free on the main thread. */
 #ifndef CAIRN_SNAPSHOT_FAULT_TRACKER_H
@@ -37,15 +41,17 @@
 
 struct bitmap;
 struct err;
-struct ram_reader;
 struct fault_tracker;
+struct ram_reader;
+struct ram_view;
 struct uffd;
 
 struct fault_tracker_config {
 	const struct uffd *uffd; /* borrowed; without can_protect, the tracker only serves a RAM reader */
 	uint8_t *ram;		 /* with a RAM reader: a fresh, untouched mapping */
 	uint64_t ram_bytes;
-	int ram_fd;	     /* the file that ram maps from offset 0; borrowed */
+	int ram_fd;	     /* the file that ram maps from offset 0; borrowed; not used with a view */
+	const struct ram_view *view; /* ram is this private view; borrowed; NULL: ram is a shared mapping of ram_fd */
 	struct ram_reader *ram_reader; /* borrowed; NULL: missing memory is zeros */
 	/* Limit of bytes aside that wait for save_next(). Above it, threads for which may_wait() is
 	 * true (vCPUs) wait. Other threads never wait: disks, because the reader behind save_next()
@@ -54,6 +60,10 @@ struct fault_tracker_config {
 	bool (*may_wait)(void *opaque, int tid);
 	void *opaque;
 };
+
+/* Return whether the kernel can write-protect pages of a private view that are not mapped: a probe with one page. Without
+ * it, the view cannot be tracked. */
+bool fault_tracker_can_watch(const struct uffd *u, const struct ram_view *v);
 
 /* Create a tracker and register the memory with userfaultfd. Nobody else may have it registered.
  * Returns 0 or -errno with a sentence. */

@@ -10,8 +10,12 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
+#include "snapshot/ram_view.h"
 #include "snapshot/uffd_open.h"
 
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,6 +32,7 @@
 struct fixture {
 	struct uffd uffd;
 	struct fault_tracker_config c;
+	struct ram_view view;
 	struct fault_tracker *t;
 	struct bitmap dirty, all;
 	uint8_t *before, buf[VMSTATE_BLOCK_BYTES];
@@ -84,6 +89,32 @@ static void reset_dirty(struct fixture *f)
 		fail_msg("%s", e.msg);
 }
 
+#define VIEW_OFFSET (2 * MIB)
+#define VIEW_DATA (4 * MIB) /* the base file has data from here on, and a hole before */
+
+/* RAM is a clone's private view of a base file. */
+static int setup_view(void **state)
+{
+	struct fixture *f;
+	uint8_t data[4096];
+
+	assert_int_equal(setup(state), 0);
+	f = *state;
+	assert_int_equal(ftruncate(f->c.ram_fd, VIEW_OFFSET + RAM_BYTES), 0);
+	for (uint64_t at = VIEW_DATA; at < RAM_BYTES; at += sizeof(data)) {
+		memset(data, (int)(at / sizeof(data) % 251 + 1), sizeof(data));
+		assert_int_equal(pwrite(f->c.ram_fd, data, sizeof(data), (off_t)(VIEW_OFFSET + at)), sizeof(data));
+	}
+	munmap(f->c.ram, RAM_BYTES);
+	f->c.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, f->c.ram_fd, VIEW_OFFSET);
+	assert_true(f->c.ram != MAP_FAILED);
+	f->view = (struct ram_view){ .ram = f->c.ram, .bytes = RAM_BYTES, .base_fd = f->c.ram_fd,
+		.base_offset = VIEW_OFFSET, .pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC) };
+	f->c.view = &f->view;
+	f->c.ram_fd = -1;
+	return 0;
+}
+
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
@@ -91,7 +122,9 @@ static int teardown(void **state)
 	fault_tracker_free(f->t);
 	uffd_close(&f->uffd);
 	munmap(f->c.ram, RAM_BYTES);
-	close(f->c.ram_fd);
+	close(f->c.view ? f->view.base_fd : f->c.ram_fd);
+	if (f->c.view)
+		close(f->view.pagemap_fd);
 	bitmap_done(&f->dirty);
 	bitmap_done(&f->all);
 	free(f->before);
@@ -256,18 +289,21 @@ static void test_preprotected_block_stays_dirty(void **state)
 	struct fixture *f = *state;
 	struct fault_tracker_stats s;
 	struct err e;
+	uint64_t before;
 
 	begin(f);
 	reset_dirty(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, 4 * VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_preprotect(f->t, 4, &e), 0); /* few enough */
+	fault_tracker_stats(f->t, &s);
+	before = s.faults;
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4;
 	fault_tracker_stats(f->t, &s);
-	assert_int_equal(s.faults, 0);
+	assert_int_equal(s.faults, before);
 	assert_int_equal(fault_tracker_preprotect(f->t, 3, &e), 0);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
 	fault_tracker_stats(f->t, &s);
-	assert_int_equal(s.faults, 1);
+	assert_int_equal(s.faults, before + 1);
 	reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 4);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
@@ -433,6 +469,7 @@ static void *write_one(void *p)
 static void test_fault_after_stop_waits_for_free_only(void **state)
 {
 	struct fixture *f = *state;
+	struct pollfd fault = { .events = POLLIN };
 	pthread_t t;
 
 	begin(f);
@@ -440,7 +477,9 @@ static void test_fault_after_stop_waits_for_free_only(void **state)
 	reset_dirty(f); /* protected again */
 	fault_tracker_stop(f->t);
 	fault_tracker_stop(f->t);
+	fault.fd = f->uffd.fd;
 	assert_int_equal(pthread_create(&t, NULL, write_one, f->c.ram), 0);
+	assert_int_equal(poll(&fault, 1, -1), 1);
 	fault_tracker_free(f->t);
 	f->t = NULL;
 	pthread_join(t, NULL);
@@ -466,6 +505,125 @@ static void test_later_mapping_is_not_touched(void **state)
 	assert_int_equal(f->c.ram[5], 5);
 }
 
+/* ---- a clone's private view ---- */
+
+/* Return the bytes of the mapping at `at` that are the process's own copies. */
+static uint64_t own_bytes(const void *at)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	uint64_t begin, end, kib = 0, found = UINT64_MAX;
+	bool here = false;
+	char line[256];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &begin, &end) == 2)
+			here = begin <= (uintptr_t)at && (uintptr_t)at < end;
+		else if (here && sscanf(line, "Anonymous: %" SCNu64, &kib) == 1)
+			found = kib * 1024;
+	}
+	fclose(f);
+	return found;
+}
+
+static uint64_t base_bytes(const struct fixture *f)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(f->view.base_fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void test_this_kernel_can_watch_a_view(void **state)
+{
+	struct fixture *f = *state;
+	struct ram_view broken = f->view;
+
+	begin(f);
+	assert_true(fault_tracker_can_watch(&f->uffd, &f->view));
+	broken.base_fd = -1;
+	assert_false(fault_tracker_can_watch(&f->uffd, &broken));
+	broken = f->view;
+	broken.pagemap_fd = -1;
+	assert_false(fault_tracker_can_watch(&f->uffd, &broken));
+}
+
+/* A save copies no page of the base file into the clone, and allocates none in the file. */
+static void test_save_of_view_costs_nothing(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t before;
+
+	f->c.ram[MIB] = 1;
+	f->c.ram[VIEW_DATA + MIB] = 2;
+	before = base_bytes(f);
+	begin(f);
+	reset_dirty(f);
+	fault_tracker_save_begin(f->t, &f->all);
+	f->c.ram[MIB + 1] = 3;
+	f->c.ram[VIEW_DATA + 2 * MIB] = 4;
+	for (uint64_t block, n = 0; fault_tracker_save_next(f->t, &block, f->buf) > 0; n++)
+		assert_true(n < BLOCKS);
+	fault_tracker_save_end(f->t);
+	assert_int_equal(base_bytes(f), before);
+	assert_int_equal(own_bytes(f->c.ram), 3 * 4096);
+}
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+/* The kernel may swap out the clone's own pages and the base file's at any time. On a host without swap, only the base
+ * file's pages are unmapped. */
+static void test_pages_that_the_kernel_evicts_are_saved(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint64_t at = 0; at < RAM_BYTES; at += 3 * 4096)
+		f->c.ram[at] = (uint8_t)(at / 4096 + 1);
+	begin(f);
+	reset_dirty(f);
+	memcpy(f->before, f->c.ram, RAM_BYTES);
+	madvise(f->c.ram, RAM_BYTES, MADV_PAGEOUT);
+	fault_tracker_save_begin(f->t, &f->all);
+	save_and_compare(f, &f->all, 0);
+	madvise(f->c.ram, RAM_BYTES, MADV_PAGEOUT);
+	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 9, VMSTATE_BLOCK_BYTES);
+	f->c.ram[VIEW_DATA + 5] = 9;
+	reset_dirty(f);
+	assert_int_equal(bitmap_count(&f->dirty), 2);
+	memcpy(f->before, f->c.ram, RAM_BYTES);
+	madvise(f->c.ram, RAM_BYTES, MADV_PAGEOUT);
+	fault_tracker_save_begin(f->t, &f->all);
+	save_and_compare(f, &f->all, 0);
+}
+
+/* A clone that reads a hole allocates a page in the base file. The other clones' writes there still count. */
+static void test_page_that_another_clone_allocates_is_tracked(void **state)
+{
+	struct fixture *f = *state;
+	volatile uint8_t *other = mmap(NULL, RAM_BYTES, PROT_READ, MAP_PRIVATE, f->view.base_fd, VIEW_OFFSET);
+	uint64_t before = base_bytes(f);
+
+	assert_true(other != MAP_FAILED);
+	assert_int_equal(other[3 * VMSTATE_BLOCK_BYTES], 0);
+	begin(f);
+	reset_dirty(f);
+	assert_int_equal(other[5 * VMSTATE_BLOCK_BYTES], 0);
+	assert_int_equal(base_bytes(f), before + 2 * 4096);
+	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 3;
+	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
+	reset_dirty(f);
+	assert_int_equal(bitmap_count(&f->dirty), 2);
+	assert_true(bitmap_test(&f->dirty, 3) && bitmap_test(&f->dirty, 5));
+	memcpy(f->before, f->c.ram, RAM_BYTES);
+	fault_tracker_save_begin(f->t, &f->all);
+	save_and_compare(f, &f->all, 0);
+	munmap((void *)(uintptr_t)other, RAM_BYTES);
+}
+
+#define VIEW_TEST(fn) { #fn " (view)", fn, setup_view, teardown, NULL }
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -481,6 +639,20 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_partly_present_blocks_are_tracked, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fault_after_stop_waits_for_free_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_later_mapping_is_not_touched, setup, teardown),
+		VIEW_TEST(test_written_blocks_are_dirty),
+		VIEW_TEST(test_save_has_memory_as_of_reset_while_writers_run),
+		VIEW_TEST(test_hold_keeps_dirty_blocks),
+		VIEW_TEST(test_preprotected_block_stays_dirty),
+		VIEW_TEST(test_fault_answered_after_reset_counts),
+		VIEW_TEST(test_incremental_saves_add_up),
+		VIEW_TEST(test_writers_wait_when_buffer_is_full),
+		VIEW_TEST(test_cancelled_save_releases_writers),
+		VIEW_TEST(test_fault_after_stop_waits_for_free_only),
+		VIEW_TEST(test_later_mapping_is_not_touched),
+		VIEW_TEST(test_this_kernel_can_watch_a_view),
+		VIEW_TEST(test_save_of_view_costs_nothing),
+		VIEW_TEST(test_page_that_another_clone_allocates_is_tracked),
+		VIEW_TEST(test_pages_that_the_kernel_evicts_are_saved),
 	};
 
 	alarm(60 * TEST_SLOW);
