@@ -2,11 +2,13 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
+#include "snapshot/ram_view.h"
 #include "snapshot/vmstate.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -36,7 +38,8 @@ static void job_note(struct ram_job *j, int r, uint64_t written_bytes)
 		j->error = r;
 }
 
-static int run_write(struct ram_job *j, uint64_t first, uint64_t end)
+/* data: the content of block `first`. */
+static int run_write(struct ram_job *j, uint64_t first, uint64_t end, const uint8_t *data)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
 	uint64_t len = MIN(end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes) - off;
@@ -44,30 +47,39 @@ static int run_write(struct ram_job *j, uint64_t first, uint64_t end)
 
 	if (first == end)
 		return 0;
-	r = j->s->write(j->s, j->l->ram_offset + off, j->src->ram + off, len);
+	r = j->s->write(j->s, j->l->ram_offset + off, data, len);
 	job_note(j, 0, r < 0 ? 0 : len);
 	return r;
 }
 
-/* Write [first, end), in blocks. */
-static int piece_write(struct ram_job *j, uint64_t first, uint64_t end)
+/* Write [first, end), in blocks. data: the content of block `first`. */
+static int piece_write(struct ram_job *j, uint64_t first, uint64_t end, const uint8_t *data)
 {
 	uint64_t run = first;
 	int r = 0;
 
 	for (uint64_t b = first; b < end && !r; b++) {
-		j->crcs[b] = vmstate_block_crc(j->l, b, j->src->ram + b * VMSTATE_BLOCK_BYTES);
+		j->crcs[b] = vmstate_block_crc(j->l, b, data + (b - first) * VMSTATE_BLOCK_BYTES);
 		if (!vmstate_block_is_zero(j->l, j->crcs, b))
 			continue;
-		r = run_write(j, run, b);
+		r = run_write(j, run, b, data + (run - first) * VMSTATE_BLOCK_BYTES);
 		run = b + 1;
 	}
-	return r < 0 ? r : run_write(j, run, end);
+	return r < 0 ? r : run_write(j, run, end, data + (run - first) * VMSTATE_BLOCK_BYTES);
 }
 
 static bool next_is_hole(struct ram_job *j)
 {
-	return hole_at(&j->holes, j->next * VMSTATE_BLOCK_BYTES, vmstate_block_len(j->l, j->next));
+	uint64_t off = j->next * VMSTATE_BLOCK_BYTES;
+	size_t len = vmstate_block_len(j->l, j->next);
+
+	return j->src->view ? ram_view_is_hole(j->src->view, &j->holes, off, len) : hole_at(&j->holes, off, len);
+}
+
+static void view_holes_pass(struct ram_job *j)
+{
+	for (; j->next < j->l->blocks && next_is_hole(j); j->next++)
+		j->crcs[j->next] = vmstate_zero_crc(j->l, j->next);
 }
 
 /* Skip holes. For memory that was mostly never touched, this loop is the whole work. */
@@ -76,7 +88,9 @@ static void holes_pass(struct ram_job *j)
 	const struct vmstate_layout *l = j->l;
 	uint64_t end;
 
-	if (j->next == l->blocks || !next_is_hole(j))
+	if (j->src->view)
+		view_holes_pass(j);
+	if (j->src->view || j->next == l->blocks || !next_is_hole(j))
 		return;
 	end = j->holes.data_from < l->ram_bytes ? j->holes.data_from / VMSTATE_BLOCK_BYTES : l->blocks;
 	while (j->next < end)
@@ -106,25 +120,44 @@ static void piece_unmap(const struct ram_job *j, uint64_t first, uint64_t end)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
 
-	if (j->src->unmap)
+	if (j->src->unmap && !j->src->view)
 		madvise((void *)(uintptr_t)(j->src->ram + off), MIN(end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes) - off,
 			MADV_DONTNEED);
+}
+
+/* Get the content of [first, end), in blocks. A view is not read through the mapping. */
+static int piece_get(const struct ram_job *j, uint64_t first, uint64_t end, uint8_t *buf, const uint8_t **ret_data)
+{
+	uint64_t off = first * VMSTATE_BLOCK_BYTES;
+
+	*ret_data = j->src->view ? buf : j->src->ram + off;
+	return j->src->view ? ram_view_read(j->src->view, off, buf, MIN(end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes) - off)
+		: 0;
 }
 
 /* p: only for the caller's thread; else NULL. */
 static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
 {
+	uint8_t *buf = NULL;
 	uint64_t first, end;
 
+	if (j->src->view && posix_memalign((void **)&buf, 4096, PIECE_BLOCKS * VMSTATE_BLOCK_BYTES)) {
+		job_note(j, -ENOMEM, 0);
+		return;
+	}
 	while (piece_take(j, &first, &end)) {
-		int r = piece_write(j, first, end);
+		const uint8_t *data;
+		int r = piece_get(j, first, end, buf, &data);
 
+		if (!r)
+			r = piece_write(j, first, end, data);
 		if (!r)
 			piece_unmap(j, first, end);
 		if (!r && p && p->step && p->step(p->opaque, end * VMSTATE_BLOCK_BYTES, j->l->ram_bytes))
 			r = -ECANCELED;
 		job_note(j, r, 0);
 	}
+	free(buf);
 }
 
 static void *writer_thread(void *opaque)
@@ -142,6 +175,8 @@ int ram_write(struct vmstate_store *s, const struct vmstate_layout *l, const str
 	pthread_t thread[WRITERS_MAX - 1];
 	unsigned n = 0, max = s->concurrent ? WRITERS_MAX - 1 : 0;
 
+	if (src->view)
+		ram_view_walk(src->view, &j.holes);
 	pthread_mutex_init(&j.lock, NULL);
 	while (n < max && !pthread_create(&thread[n], NULL, writer_thread, &j))
 		n++;

@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 struct err;
+struct ram_view;
 
 #define VMSTATE_VERSION 2 /* 1: without the section "cpu" and the machine version */
 #define VMSTATE_HEADER_BYTES 4096u
@@ -104,7 +105,8 @@ struct vmstate_source {
 	const uint8_t *ram;	/* must not change during the write */
 	uint64_t ram_bytes;
 	int ram_fd; /* the file that ram maps from offset 0; its holes are skipped. -1: none */
-	/* ram is a shared mapping of ram_fd that is not needed after success: unmap what has been
+	const struct ram_view *view; /* ram is this private view, and ram_fd is not used. NULL: it is none */
+	/* Without a view: ram is a shared mapping of ram_fd that is not needed after success: unmap what has been
 	 * written. A later access maps it again. */
 	bool unmap;
 };

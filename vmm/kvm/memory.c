@@ -1,9 +1,7 @@
 #include "vmm/kvm/memory.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
-#include "snapshot/holes.h"
 #include "vmm/kvm/kvm.h"
 
 #include <errno.h>
@@ -26,7 +24,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 
 	memset(m, 0, sizeof(*m));
 	m->host = NULL;
-	m->base_fd = m->pagemap_fd = -1;
+	m->view.base_fd = m->view.pagemap_fd = -1;
 	m->bytes = bytes;
 	m->mapped_bytes = want;
 	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
@@ -128,80 +126,35 @@ int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e
 {
 	int r;
 
-	m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (m->pagemap_fd < 0)
+	m->view.pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (m->view.pagemap_fd < 0)
 		return err_set_errno(e, -errno, "/proc/self/pagemap");
 	r = ram_map(m, base_fd, offset, MAP_PRIVATE, e);
 	if (r < 0) {
-		fd_drop(&m->pagemap_fd);
+		fd_drop(&m->view.pagemap_fd);
 		return r;
 	}
-	m->base_fd = base_fd;
-	m->base_offset = offset;
+	m->view.ram = m->host;
+	m->view.bytes = m->bytes;
+	m->view.base_fd = base_fd;
+	m->view.base_offset = offset;
 	return 0;
 }
 
-bool memory_is_cow(const struct memory *m)
+const struct ram_view *memory_view(const struct memory *m)
 {
-	return m->base_fd >= 0;
+	return m->view.base_fd >= 0 ? &m->view : NULL;
 }
 
-static int view_end(struct memory *m, struct err *e)
+static int view_end(struct memory *m)
 {
-	int r = ram_map(m, m->fd, 0, MAP_SHARED, e);
+	int r = ram_map(m, m->fd, 0, MAP_SHARED, NULL);
 
 	if (r < 0)
 		return r;
-	fd_drop(&m->base_fd);
-	fd_drop(&m->pagemap_fd);
+	fd_drop(&m->view.base_fd);
+	fd_drop(&m->view.pagemap_fd);
 	return 0;
-}
-
-#define PAGEMAP_PAGES 512u
-/* Bits of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
-#define PAGEMAP_HERE (3ULL << 62) /* present, or swapped out */
-#define PAGEMAP_FILE (1ULL << 61) /* a page of the file, not an anonymous copy */
-
-/* Return whether the page must be copied: it was written since the fork, or the base file has data
- * there. All other pages are zero in both. */
-static bool page_is_wanted(struct memory *m, struct holes *h, uint64_t entry, uint64_t at)
-{
-	if ((entry & PAGEMAP_HERE) && !(entry & PAGEMAP_FILE))
-		return true;
-	return !hole_at(h, m->base_offset + at, PAGE_BYTES);
-}
-
-/* Copy the wanted pages of a range into the memfd. entries: the range's n pagemap entries; at: its
- * offset in RAM. */
-static int pages_own(struct memory *m, struct holes *h, const uint64_t *entries, unsigned n, uint64_t at)
-{
-	int r = 0;
-
-	for (unsigned i = 0, end; i < n && !r; i = end + 1) {
-		for (end = i; end < n && page_is_wanted(m, h, entries[end], at + end * PAGE_BYTES);)
-			end++;
-		if (end > i)
-			r = pwrite_full(m->fd, m->host + at + i * PAGE_BYTES, (end - i) * PAGE_BYTES,
-				(off_t)(at + i * PAGE_BYTES));
-	}
-	return r;
-}
-
-static int content_own(struct memory *m)
-{
-	struct holes h = { .fd = m->base_fd, .bytes = m->base_offset + m->bytes };
-	uint64_t entries[PAGEMAP_PAGES];
-	int r = 0;
-
-	for (uint64_t at = 0; at < m->bytes && !r; at += PAGEMAP_PAGES * PAGE_BYTES) {
-		unsigned n = (unsigned)MIN(PAGEMAP_PAGES, (m->bytes - at) / PAGE_BYTES);
-
-		r = pread_full(m->pagemap_fd, entries, n * sizeof(entries[0]),
-			(off_t)(((uintptr_t)m->host + at) / PAGE_BYTES * sizeof(entries[0])));
-		if (!r)
-			r = pages_own(m, &h, entries, n, at);
-	}
-	return r;
 }
 
 static int ram_empty(struct memory *m)
@@ -210,29 +163,13 @@ static int ram_empty(struct memory *m)
 		? -errno : 0;
 }
 
-int memory_unshare(struct memory *m, struct err *e)
-{
-	int r;
-
-	if (!memory_is_cow(m))
-		return 0;
-	r = content_own(m);
-	if (r < 0)
-		err_set_errno(e, r, "cannot copy the memory that the clone shares");
-	else
-		r = view_end(m, e);
-	if (r < 0)
-		ram_empty(m);
-	return r;
-}
-
 void memory_clear(struct memory *m)
 {
-	if (memory_is_cow(m) && view_end(m, NULL) == 0)
+	if (memory_view(m) && view_end(m) == 0)
 		return;
 	/* Punching a hole frees the pages at once; when it fails, the old content is still there,
 	 * so write zeros. */
-	if (memory_is_cow(m) || ram_empty(m) < 0)
+	if (memory_view(m) || ram_empty(m) < 0)
 		memset(m->host, 0, m->mapped_bytes);
 }
 
@@ -241,8 +178,8 @@ void memory_done(struct memory *m)
 	if (m->host)
 		munmap(m->host, m->mapped_bytes);
 	fd_drop(&m->fd);
-	fd_drop(&m->base_fd);
-	fd_drop(&m->pagemap_fd);
+	fd_drop(&m->view.base_fd);
+	fd_drop(&m->view.pagemap_fd);
 	m->host = NULL;
 }
 

@@ -10,12 +10,15 @@
  *   4 GiB      ..              the rest of RAM
  *
  * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
- * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share.
+ * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share. It stays so until a
+ * revert or a boot.
  *
  * Threading: the main thread calls these functions while no vCPU runs, unless a comment says
  * otherwise. */
 #ifndef CAIRN_VMM_KVM_MEMORY_H
 #define CAIRN_VMM_KVM_MEMORY_H
+
+#include "snapshot/ram_view.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -43,12 +46,8 @@ struct memory {
 	uint8_t *host;
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
-	/* RAM is a private mapping of this file from base_offset on, and fd is empty; -1: RAM is a
-	 * mapping of fd. */
-	int base_fd;
-	uint64_t base_offset;
-	/* /proc/self/pagemap: tells which pages of a private mapping were written. */
-	int pagemap_fd;
+	/* base_fd >= 0: RAM is a private mapping of this file, and fd is empty; -1: RAM is a mapping of fd. */
+	struct ram_view view;
 };
 
 /* Allocate guest RAM.
@@ -68,15 +67,14 @@ void memory_done(struct memory *m);
  * base_fd: taken on success; nobody may write to the file afterwards.
  * Returns 0 or -errno. */
 int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e);
-/* Return whether RAM is a private view of a base file. m->fd then does not hold RAM's content. */
-bool memory_is_cow(const struct memory *m);
-/* Copy the content of a private view into m->fd and map RAM shared again, as in a VM that is no
- * clone. Nobody may write to RAM meanwhile. Returns 0, also when RAM is no view; or -errno. */
-int memory_unshare(struct memory *m, struct err *e);
+/* Return how to read RAM that is a private view of a base file; NULL if RAM is a mapping of m->fd. Valid until
+ * memory_clear() or memory_done(). */
+const struct ram_view *memory_view(const struct memory *m);
 /* Allocate the pages of a large range at once, before data is read into them, to save a fault for
  * each page. A hint: failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);
-/* Zero all RAM. For a fresh boot; a hard reset keeps RAM. */
+/* Zero all RAM. A private view becomes a mapping of m->fd. For a fresh boot, or before RAM is loaded; a hard reset
+ * keeps RAM. */
 void memory_clear(struct memory *m);
 
 #define MEMORY_E820_MAX 8

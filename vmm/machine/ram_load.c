@@ -61,8 +61,8 @@ static bool thread_may_wait(void *opaque, int tid)
 static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct err *e)
 {
 	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
-		.ram_fd = m->mem.fd, .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES, .may_wait = thread_may_wait,
-		.opaque = m };
+		.ram_fd = m->mem.fd, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
+		.may_wait = thread_may_wait, .opaque = m };
 	int r = fault_tracker_new(&c, &m->tracker, e);
 
 	if (!r)
@@ -93,6 +93,19 @@ void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool w
 		for (; p < end; p = (uint8_t *)ROUND_DOWN((uintptr_t)p + PAGE_BYTES, PAGE_BYTES))
 			page_touch(p, write);
 	}
+}
+
+bool ram_can_watch(struct machine *m)
+{
+	const struct ram_view *view = memory_view(&m->mem);
+
+	if (m->tracker || !m->uffd.can_protect || !view)
+		return m->uffd.can_protect;
+	if (fault_tracker_can_watch(&m->uffd, view))
+		return true;
+	log_warn(NULL, "this kernel cannot write-protect memory that a clone shares, so the VM stands still while its memory "
+		"is copied; use Linux 5.19 or later");
+	return false;
 }
 
 int ram_watch(struct machine *m, struct err *e)

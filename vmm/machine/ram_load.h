@@ -37,9 +37,12 @@ void ram_working_sets_done(struct machine *m);
  * the disk's thread does not fault later.
  * write: the request writes to the memory; false: it only reads. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
+/* Return whether writes to RAM can be tracked, so that it can be saved while the guest runs. Main thread. Logs why a
+ * clone's RAM cannot be tracked. */
+bool ram_can_watch(struct machine *m);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
  * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the
- * worker; needs m->uffd.can_protect.
+ * worker; needs ram_can_watch().
  * Returns 0 or -errno. */
 int ram_watch(struct machine *m, struct err *e);
 

@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/holes.h"
+#include "snapshot/ram_view.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/snapshot/elf_core.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -134,6 +135,27 @@ static int write_standing(struct dump_job *x)
 	return r;
 }
 
+/* Write a clone's private view. */
+static int view_write_standing(struct dump_job *x, const struct ram_view *view)
+{
+	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
+	struct holes holes;
+	int r = data ? 0 : -ENOMEM;
+
+	ram_view_walk(view, &holes);
+	for (uint64_t off = 0; off < view->bytes && !r; off += VMSTATE_BLOCK_BYTES) {
+		size_t len = MIN(view->bytes - off, (uint64_t)VMSTATE_BLOCK_BYTES);
+		bool hole = ram_view_is_hole(view, &holes, off, len);
+
+		r = hole ? 0 : ram_view_read(view, off, data, len);
+		if (!hole && !r)
+			r = piece_write(x, off, data, len);
+		if (!r)
+			r = dump_step(x, len);
+	}
+	return r;
+}
+
 /* Write memory as of the pause. Blocks that the tracker does not return are zero. */
 static int write_live(struct dump_job *x)
 {
@@ -156,18 +178,15 @@ static void write_run(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct memory *mem = &x->j.m->mem;
+	const struct ram_view *view = memory_view(mem);
 	int r = 0;
 
-	if (!x->live && memory_unshare(mem, &x->j.e) < 0) {
-		x->j.r = -EIO;
-		return;
-	}
 	if (ftruncate(x->fd, (off_t)(x->head_bytes + mem->bytes)) < 0)
 		r = -errno;
 	if (!r)
 		r = pwrite_full(x->fd, x->head, x->head_bytes, 0);
 	if (!r)
-		r = x->live ? write_live(x) : write_standing(x);
+		r = x->live ? write_live(x) : view ? view_write_standing(x, view) : write_standing(x);
 	if (x->live)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (r == -ECANCELED)
@@ -227,8 +246,7 @@ static int memory_hold(struct dump_job *x)
 
 	if (r < 0)
 		return err_set_errno(&x->j.e, r, "dump");
-	for (uint64_t b = 0; b < blocks; b++)
-		bitmap_set(&all, b);
+	bitmap_set_all(&all);
 	r = fault_tracker_hold(t, &x->j.e);
 	if (!r)
 		fault_tracker_save_begin(t, &all);
@@ -301,8 +319,7 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 	x->stay = how->stay && vm_phase(vm) == VM_PHASE_RUNNING;
 	if (x->stay)
 		vm_stop(vm, VM_REASON_USER, NULL);
-	x->live = vm_phase(vm) == VM_PHASE_RUNNING && m->uffd.can_protect && !m->cfg.huge_pages &&
-		!memory_is_cow(&m->mem);
+	x->live = vm_phase(vm) == VM_PHASE_RUNNING && !m->cfg.huge_pages && ram_can_watch(m);
 	if (vm_phase(vm) == VM_PHASE_RUNNING)
 		vmsnap_job_tell_tracking(&x->j, x->live);
 	dump_stage(x, wait_run, vm_stop_for_dump);

@@ -74,14 +74,13 @@ static int memory_write_standing(struct fork_job *x)
 {
 	struct machine *m = x->j.m;
 	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
-		.ram = m->mem.host, .ram_bytes = m->mem.bytes, .ram_fd = m->mem.fd };
+		.ram = m->mem.host, .ram_bytes = m->mem.bytes, .ram_fd = m->mem.fd, .view = memory_view(&m->mem) };
 	struct vmstate_progress progress = { .step = fork_progress_step, .opaque = &x->progress };
 	struct vmstate_result result = { 0 };
-	int r = memory_unshare(&m->mem, &x->j.e);
+	int r;
 
 	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
-	if (!r)
-		r = vmstate_write(&x->file.store, &x->h, &src, &progress, &result, &x->j.e);
+	r = vmstate_write(&x->file.store, &x->h, &src, &progress, &result, &x->j.e);
 	x->j.result.ram_bytes_written = result.ram_bytes_written;
 	return r;
 }
@@ -179,8 +178,7 @@ static int memory_hold(struct fork_job *x)
 
 	if (r < 0)
 		return err_set_errno(&x->j.e, r, "fork");
-	for (uint64_t b = 0; b < x->h.layout.blocks; b++)
-		bitmap_set(&all, b);
+	bitmap_set_all(&all);
 	r = fault_tracker_hold(t, &x->j.e);
 	if (!r)
 		fault_tracker_save_begin(t, &all);
@@ -282,7 +280,7 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	}
 	x->j.done = done;
 	x->j.opaque = opaque;
-	x->live = m->uffd.can_protect && !memory_is_cow(&m->mem);
+	x->live = ram_can_watch(m);
 	vmsnap_job_tell_tracking(&x->j, x->live);
 	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
@@ -290,22 +288,4 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
 	fork_stage(x, wait_run, vm_stop_for_fork);
 	return 0;
-}
-
-/* ---- a clone ---- */
-
-int vm_own_memory(struct vm *vm, struct err *e)
-{
-	struct machine *m = vm_machine(vm);
-	bool runs = vm_phase(vm) == VM_PHASE_RUNNING;
-	int r;
-
-	if (m->cfg.images_only || !memory_is_cow(&m->mem))
-		return 0;
-	if (runs)
-		machine_pause(m);
-	r = memory_unshare(&m->mem, e);
-	if (runs)
-		machine_resume(m);
-	return r;
 }

@@ -25,9 +25,4 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, const int *fds, unsigned nfds,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 
-/* Give a clone RAM of its own, when its RAM is a private view of its source's. Needed before its
- * memory can be tracked. Pauses the VM meanwhile. Returns 0, at once for any other VM; or
- * -errno. */
-int vm_own_memory(struct vm *vm, struct err *e);
-
 #endif

@@ -67,7 +67,7 @@ static void save_run(struct work *w)
 	struct save *s = container_of(w, struct save, work);
 	struct vmstate_source src = { .sections = s->sections.buf, .sections_bytes = s->sections.len,
 		.definition = s->definition, .ram = s->m->mem.host, .ram_bytes = s->m->mem.bytes,
-		.ram_fd = s->m->mem.fd, .unmap = true };
+		.ram_fd = s->m->mem.fd, .view = memory_view(&s->m->mem), .unmap = true };
 	struct vmstate_progress progress = { .step = save_step, .opaque = s };
 	struct vmstate_header h = { .realtime_ns = clock_realtime_ns() };
 	struct vmstate_file f;
@@ -75,8 +75,6 @@ static void save_run(struct work *w)
 	s->r = ram_wait(s->m, &s->e);
 	if (!s->r)
 		s->r = disks_flush(s->m, &s->e);
-	if (!s->r)
-		s->r = memory_unshare(&s->m->mem, &s->e);
 	if (s->r < 0)
 		return;
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));

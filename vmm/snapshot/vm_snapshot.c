@@ -94,7 +94,7 @@ void vmsnap_job_tell_tracking(struct vmsnap_job *j, bool tracked)
 	if (!tracked && j->m->cfg.huge_pages) {
 		snprintf(reason, sizeof(reason), "memory in huge pages cannot be tracked");
 	} else if (!tracked && j->m->uffd.can_protect) {
-		snprintf(reason, sizeof(reason), "the VM is a clone that shares memory with its source");
+		snprintf(reason, sizeof(reason), "this kernel cannot write-protect memory that a clone shares");
 	} else if (!tracked) {
 		d->memory_tracking = VM_TRACKING_UNAVAILABLE;
 		uffd_reason(&j->m->uffd, reason);

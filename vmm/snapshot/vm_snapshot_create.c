@@ -14,7 +14,6 @@
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
-#include "vmm/snapshot/vm_fork.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -502,6 +501,7 @@ static int state_write_standing(struct create_job *x, struct vmstate_store *s,
 	src->ram = x->j.m->mem.host;
 	src->ram_bytes = x->j.m->mem.bytes;
 	src->ram_fd = x->j.m->mem.fd;
+	src->view = memory_view(&x->j.m->mem);
 	r = vmstate_write(s, &x->h, src, &p, &result, &x->j.e);
 	x->j.result.ram_bytes_written = result.ram_bytes_written;
 	return r;
@@ -696,10 +696,9 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 		x->c.tags[VM_SNAPSHOT_TAGS_MAX] = 0;
 	x->first = vmsnap_first_disk(m, NULL);
 	x->with_ram = !c->disks_only && !m->cfg.images_only;
-	x->live = x->with_ram && m->uffd.can_protect;
+	x->live = x->with_ram && ram_can_watch(m);
 	if (x->with_ram)
 		vmsnap_job_tell_tracking(&x->j, x->live);
-	x->j.r = x->with_ram ? vm_own_memory(vm, &x->j.e) : 0;
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
 	x->j.work.done = guest_quiesce;

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
@@ -83,13 +84,14 @@ static int base_compare(struct revert_job *x)
 	return r;
 }
 
-static bool memory_is_good(struct machine *m)
+/* Return whether memory can be rewound. A clone's private view cannot: what it drops would come from the base file. */
+static bool memory_can_rewind(struct machine *m)
 {
 	struct ram_reader_stats s = { 0 };
 
 	if (m->ram_reader)
 		ram_reader_stats(m->ram_reader, &s);
-	return m->tracker && !s.failed;
+	return m->tracker && !s.failed && !memory_view(&m->mem);
 }
 
 /* Check whether memory is tracked since a snapshot that still exists. */
@@ -218,6 +220,10 @@ static int memory_replace(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
 
+	if (memory_view(&m->mem)) { /* Unmap a view before its tracker unprotects it page by page. */
+		fault_tracker_stop(m->tracker);
+		memory_clear(&m->mem);
+	}
 	machine_forget_memory(m);
 	memory_clear(&m->mem);
 	m->paged_from = &STEAL_PTR(x->store)->store;
@@ -232,7 +238,7 @@ static int machine_revert(struct revert_job *x)
 	machine_reset_devices(m);
 	r = vcpus_drain_async_pf(&m->vcpus, &x->j.e);
 	if (!r)
-		r = x->rewinds && memory_is_good(m) ? memory_rewind(x) : memory_replace(x);
+		r = x->rewinds && memory_can_rewind(m) ? memory_rewind(x) : memory_replace(x);
 	if (!r)
 		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
 	vmsnap_job_tell_tracking(&x->j, m->uffd.fd >= 0); /* loaded on demand */

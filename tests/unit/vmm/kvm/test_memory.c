@@ -169,7 +169,7 @@ static void view_make(struct memory *m, int base)
 
 	memory_make(m, VIEW_BYTES);
 	assert_int_equal(memory_map_cow(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, &e), 0);
-	assert_true(memory_is_cow(m));
+	assert_non_null(memory_view(m));
 }
 
 static uint64_t blocks_of(int fd)
@@ -204,38 +204,7 @@ static void test_views_share_and_diverge(void **state)
 	close(base);
 }
 
-static void test_unshared_view_keeps_content(void **state)
-{
-	int base = base_make();
-	uint8_t *was = NULL, byte;
-	struct err e = { 0 };
-	struct memory m;
-
-	(void)state;
-	view_make(&m, base);
-	was = m.host;
-	m.host[MIB] = 0xa1;
-	m.host[5 * MIB] = 0xa5;
-	m.host[VIEW_BYTES - 1] = 0xaf;
-	assert_int_equal(memory_unshare(&m, &e), 0);
-	assert_false(memory_is_cow(&m));
-	assert_ptr_equal(m.host, was);
-	/* Written, shared and untouched bytes. */
-	assert_int_equal(m.host[MIB], 0xa1);
-	assert_int_equal(m.host[2 * MIB], 0xb2);
-	assert_int_equal(m.host[5 * MIB], 0xa5);
-	assert_int_equal(m.host[VIEW_BYTES - 1], 0xaf);
-	assert_true(blocks_of(m.fd) <= 4 * 4096);
-	assert_int_equal(m.host[3 * MIB], 0);
-	m.host[3 * MIB] = 0xa3; /* stored in the memfd from now on */
-	assert_int_equal(pread(m.fd, &byte, 1, 3 * MIB), 1);
-	assert_int_equal(byte, 0xa3);
-	assert_int_equal(memory_unshare(&m, &e), 0);
-	memory_done(&m);
-	close(base);
-}
-
-static void test_cleared_view_is_unshared_and_base_unchanged(void **state)
+static void test_cleared_view_is_ordinary_memory_and_base_unchanged(void **state)
 {
 	int base = base_make();
 	uint8_t byte;
@@ -245,7 +214,7 @@ static void test_cleared_view_is_unshared_and_base_unchanged(void **state)
 	view_make(&m, base);
 	m.host[5 * MIB] = 0xa5;
 	memory_clear(&m);
-	assert_false(memory_is_cow(&m));
+	assert_null(memory_view(&m));
 	assert_int_equal(m.host[MIB] | m.host[2 * MIB] | m.host[5 * MIB], 0);
 	assert_int_equal(pread(base, &byte, 1, VIEW_OFFSET + MIB), 1);
 	assert_int_equal(byte, 0xb1); /* other clones still see it */
@@ -273,8 +242,7 @@ int main(void)
 		cmocka_unit_test(test_e820_is_sorted_and_true),
 		cmocka_unit_test(test_clear_zeros_and_frees_memory),
 		cmocka_unit_test(test_views_share_and_diverge),
-		cmocka_unit_test(test_unshared_view_keeps_content),
-		cmocka_unit_test(test_cleared_view_is_unshared_and_base_unchanged),
+		cmocka_unit_test(test_cleared_view_is_ordinary_memory_and_base_unchanged),
 		cmocka_unit_test(test_impossible_size_is_an_error),
 	};
 
