@@ -112,9 +112,28 @@ def test_permitted_user_runs_on_during_snapshots(start):
     assert r["memory-tracking"] == "userfaultfd" and r["pause"] > 0
     d.console.run("check 0x1000000 0x2000000 5")
     assert as_json(d, "clone", "--live", "vm1", "c")["memory-tracking"] == "userfaultfd"
+    assert as_json(d, "snapshot-create-as", "c", "s1")["memory-tracking"] == "userfaultfd"
+    assert as_json(d, "clone", "--live", "c", "cc")["memory-tracking"] == "userfaultfd"
     for args in (["snapshot-create-as", "vm1", "s3"], ["snapshot-revert", "vm1", "s3"], ["clone", "--live", "vm1", "c2"],
                  ["dump", "vm1", str(d.tmp / "core")]):
         assert "paused" not in d.cairn(*args).stdout
+
+
+def clone_holds_without_tracking(d, told):
+    """Jobs of a clone, c, read its shared memory while it stands still."""
+    c = Console(d, "c")
+    c.run("fill 0x1001000 0x1000 7")
+    s1 = as_json(d, "snapshot-create-as", "c", "s1")
+    assert s1 == {**s1, **told} and s1["pause"] > s1["total"] / 2
+    assert as_json(d, "clone", "--live", "c", "cc").items() >= told.items()
+    d.cairn("dump", "c", str(d.tmp / "core-c"))
+    c.run("fill 0x1000000 0x2000000 8")
+    d.cairn("snapshot-revert", "c", "s1")
+    cc = Console(d, "cc")
+    for console in (c, cc):
+        for at, length, seed in ((0x1000000, 0x1000, 5), (0x1001000, 0x1000, 7), (0x1002000, 0x1ffe000, 5)):
+            console.run(f"check {at:#x} {length:#x} {seed}")
+        console.close()
 
 
 @pytest.mark.parametrize("device, error", [("denied", "Permission denied"), ("absent", "Inappropriate ioctl for device")])
@@ -131,6 +150,7 @@ def test_user_without_userfaultfd_is_told(start, device, error):
     assert as_json(d, "snapshot-revert", "vm1", "s1").items() >= told.items()
     d.console.run("check 0x1000000 0x2000000 5")
     assert as_json(d, "clone", "--live", "vm1", "c").items() >= told.items()
+    clone_holds_without_tracking(d, told)
     for done, args in (("copied", ["snapshot-create-as", "vm1", "s2"]), ("read", ["snapshot-revert", "vm1", "s2"]),
                        ("copied", ["clone", "--live", "vm1", "c2"]), ("copied", ["dump", "vm1", str(d.tmp / "core")])):
         last = d.cairn(*args).stdout.splitlines()[-1]
