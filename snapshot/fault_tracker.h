@@ -24,9 +24,9 @@
  * and is then zeros. A read of RAM through the mapping faults like the guest, so the tracker's own
  * thread and holders of its lock must not read it.
  *
- * The RAM of a clone is a private view of a base file (ram_view.h). The kernel answers its missing pages from that file,
- * so only writes fault, and the tracker may read the clone's own pages. Arming protects all of a view, also pages that
- * the clone never touched; it copies nothing. A view has no RAM reader and no rewind.
+ * The RAM of a clone is a private view of a base file (ram_view.h). The kernel answers its missing pages from that
+ * file, so only writes fault, and the tracker may read the clone's own pages. Arming protects all of a view, also
+ * pages that the clone never touched; it copies nothing. A view has no RAM reader and no rewind.
  *
  * Threads: the tracker's own thread answers faults. arm, preprotect, save_next and save_end run on
  * one worker thread; reset_dirty, hold, save_begin, rewind and free on the main thread. */
@@ -61,8 +61,8 @@ struct fault_tracker_config {
 	void *opaque;
 };
 
-/* Return whether the kernel can write-protect pages of a private view that are not mapped: a probe with one page. Without
- * it, the view cannot be tracked. */
+/* Return whether the kernel can write-protect pages of a private view that are not mapped, by a probe with one page.
+ * If it cannot, the view cannot be tracked. */
 bool fault_tracker_can_watch(const struct uffd *u, const struct ram_view *v);
 
 /* Create a tracker and register the memory with userfaultfd. Nobody else may have it registered.

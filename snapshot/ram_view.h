@@ -25,7 +25,8 @@ struct ram_view {
 int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t len);
 /* Begin a walk over the holes of the base file. */
 void ram_view_walk(const struct ram_view *v, struct holes *ret_h);
-/* Return true if [off, off + len) was never touched and is therefore zero. False is no promise. h: an ascending walk. */
+/* Return true if [off, off + len) was never touched and is therefore zero. False is no promise.
+ * h: an ascending walk. */
 bool ram_view_is_hole(const struct ram_view *v, struct holes *h, uint64_t off, size_t len);
 
 #endif

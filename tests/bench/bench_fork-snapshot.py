@@ -47,8 +47,8 @@ class Family:
         return json.loads(self.daemon.cairn("clone", "--live", source, name, "--paused", "--format", "json").stdout)
 
     def first_job(self, source, job):
-        """Run a job of a new clone of source; return the reported pause and for how long its vCPU did not run, in ms, and
-        its own memory in KiB."""
+        """Run a job of a new clone of source; return the reported pause and for how long its vCPU did not run, in ms,
+        and its own memory in KiB."""
         self.n += 1
         name, child = f"t{self.n}", f"u{self.n}"
         self.clone(source, name)

@@ -18,8 +18,8 @@ def own_kib(daemon, name):
 
 
 class Clock:
-    """A vCPU that does nothing but measure for how long it stands still (tests/guests/bare/gap.c). On a busy host it also
-    waits for a processor; the host's scheduler tells for how long."""
+    """A vCPU that does nothing but measure for how long it stands still (tests/guests/bare/gap.c). On a busy host it
+    also waits for a processor; the host's scheduler tells for how long."""
 
     def __init__(self, vm, daemon, name):
         self.vm, self.daemon = vm, daemon
@@ -44,8 +44,8 @@ class Clock:
         return time.monotonic() * 1e3, int(ran) / 1e6, int(waited) / 1e6
 
     def measure(self, job):
-        """Run a job and return in ms: the longest time for which the guest stood still meanwhile, by its own clock; for
-        how long it waited for a processor; for how long it neither waited nor ran; the reported pause."""
+        """Run a job and return in ms: the longest time for which the guest stood still meanwhile, by its own clock;
+        for how long it waited for a processor; for how long it neither waited nor ran; the reported pause."""
         self.show()
         before = self.times()
         reported = job()["pause"] / 1e6
