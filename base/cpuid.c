@@ -94,6 +94,15 @@ struct cpuid *cpuid_new(uint32_t n)
 	return c;
 }
 
+struct cpuid *cpuid_copy(const struct cpuid *c)
+{
+	struct cpuid *copy = cpuid_new(c->n);
+
+	if (copy)
+		memcpy(copy->leaf, c->leaf, c->n * sizeof(c->leaf[0]));
+	return copy;
+}
+
 const struct cpuid_leaf *cpuid_find(const struct cpuid *c, uint32_t function, uint32_t index)
 {
 	for (uint32_t i = 0; c && i < c->n; i++)
@@ -123,6 +132,80 @@ void cpuid_leaf_strip_id(struct cpuid_leaf *l)
 		l->reg[CPUID_EDX] = 0;
 	else if (l->function == 0x8000001e)
 		l->reg[CPUID_EAX] = l->reg[CPUID_EBX] = l->reg[CPUID_ECX] = 0;
+}
+
+/* AMD repeats features of leaf 1 in leaf 0x80000001: list them once. */
+static uint32_t repeated_bits(const struct feature_reg *f, const struct cpuid *has)
+{
+	return f->function == 0x80000001 && f->reg == CPUID_EDX ? reg_of(has, 1, 0, CPUID_EDX) & 0x0183f3ff : 0;
+}
+
+/* ---- features by name ---- */
+
+static char name_char(char c)
+{
+	return c == '-' || c == '.' ? '_' : c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
+}
+
+static bool name_is(const char *name, size_t len, const char *known, size_t known_len)
+{
+	if (len != known_len)
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (name_char(name[i]) != known[i])
+			return false;
+	return true;
+}
+
+/* Find the bit in the register's list of names. Returns -1 if there is none. */
+static int name_bit(const struct feature_reg *f, const char *name, size_t len)
+{
+	const char *at = f->names;
+
+	for (int bit = 0; *at; bit++) {
+		size_t n = strcspn(at, ",");
+
+		if (n && (f->mask >> bit & 1) && name_is(name, len, at, n))
+			return bit;
+		at += n + (at[n] == ',');
+	}
+	return -1;
+}
+
+static bool is_of_kvm(const struct feature_reg *f)
+{
+	return f->function == 0x40000001;
+}
+
+/* Which state XSAVE handles follows from other features. */
+static bool is_state(const struct feature_reg *f)
+{
+	return f->function == 0xd && !f->index;
+}
+
+bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(feature_regs); i++) {
+		const struct feature_reg *f = &feature_regs[i];
+		int bit = is_of_kvm(f) || is_state(f) ? -1 : name_bit(f, name, len);
+
+		if (bit < 0)
+			continue;
+		*ret = (struct cpuid_feature){ f->function, f->index, f->reg, (unsigned)bit };
+		return true;
+	}
+	return false;
+}
+
+void cpuid_keep_features(struct cpuid *c, const struct cpuid *keep)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(feature_regs); i++) {
+		const struct feature_reg *f = &feature_regs[i];
+		struct cpuid_leaf *l = (struct cpuid_leaf *)(uintptr_t)cpuid_find(c, f->function, f->index);
+
+		if (l && !is_of_kvm(f) && !is_state(f))
+			l->reg[f->reg] &= ~f->mask | reg_of(keep, f->function, f->index, f->reg) | repeated_bits(f, keep);
+	}
 }
 
 /* ---- this processor ---- */
@@ -218,12 +301,6 @@ static void bit_name(const struct feature_reg *f, unsigned bit, char name[CPUID_
 		snprintf(name, CPUID_NAME_BYTES, "CPUID %x.%x %s bit %u", f->function, f->index, regs[f->reg], bit);
 }
 
-/* AMD repeats features of leaf 1 in leaf 0x80000001: list them once. */
-static uint32_t repeated_bits(const struct feature_reg *f, const struct cpuid *has)
-{
-	return f->function == 0x80000001 && f->reg == CPUID_EDX ? reg_of(has, 1, 0, CPUID_EDX) & 0x0183f3ff : 0;
-}
-
 static void features_list(const struct cpuid *has, const struct cpuid *lacks, struct list *l)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(feature_regs); i++) {
@@ -289,6 +366,17 @@ unsigned cpuid_list_more(const struct cpuid *has, const struct cpuid *lacks, cha
 	features_list(has, lacks, &l);
 	if (lacks)
 		xsave_compare(has, lacks, &l);
+	list_end(&l);
+	return l.n;
+}
+
+unsigned cpuid_list_features(const struct cpuid *has, const struct cpuid *lacks, char *text, size_t size)
+{
+	struct list l = { .text = text, .size = size };
+
+	if (size)
+		text[0] = 0;
+	features_list(has, lacks, &l);
 	list_end(&l);
 	return l.n;
 }

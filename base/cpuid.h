@@ -26,6 +26,22 @@ struct cpuid {
 
 /* Allocate n leaves, all zero. The caller frees them with free(). NULL: out of memory. */
 struct cpuid *cpuid_new(uint32_t n);
+/* A feature with a name. */
+struct cpuid_feature {
+	uint32_t function, index;
+	enum cpuid_reg reg;
+	unsigned bit;
+};
+
+/* Find a feature of which a guest can be told. "-", "_" and "." are the same, and so are cases.
+ * name: of length len. Returns false if no feature has the name. */
+bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret);
+/* Clear all features in c that `keep` lacks, except KVM's own and those that cpuid_list_more() does not
+ * count. */
+void cpuid_keep_features(struct cpuid *c, const struct cpuid *keep);
+
+/* Return a copy that the caller frees; NULL: out of memory. */
+struct cpuid *cpuid_copy(const struct cpuid *c);
 /* Return the leaf, or NULL. index is ignored for a leaf without sub-leaves. */
 const struct cpuid_leaf *cpuid_find(const struct cpuid *c, uint32_t function, uint32_t index);
 bool cpuid_equal(const struct cpuid *a, const struct cpuid *b);
@@ -47,5 +63,8 @@ uint64_t cpuid_read_xcr0(void);
  * text: may be NULL with size 0; a longer list ends with ", and 12 more".
  * Returns the number of differences. */
 unsigned cpuid_list_more(const struct cpuid *has, const struct cpuid *lacks, char *text, size_t size);
+
+/* The same for feature bits alone. */
+unsigned cpuid_list_features(const struct cpuid *has, const struct cpuid *lacks, char *text, size_t size);
 
 #endif

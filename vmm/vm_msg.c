@@ -187,6 +187,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 
 	c->name[VM_NAME_MAX] = 0;
 	c->cmdline[VM_CMDLINE_MAX] = 0;
+	c->cpu[VM_CPU_MAX] = 0;
 	if (!c->name[0] || strchr(c->name, '/'))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: invalid name");
 	if (c->ram_bytes < VM_RAM_MIN_BYTES || c->ram_bytes > VM_RAM_MAX_BYTES || c->ram_bytes % 4096)

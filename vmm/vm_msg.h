@@ -25,6 +25,7 @@
 #define VM_NAME_MAX 255
 #define VM_CMDLINE_MAX 2047
 #define VM_VCPUS_MAX 64
+#define VM_CPU_MAX 511
 #define VM_DISKS_MAX 24
 #define VM_DISK_LAYERS_MAX 16
 #define VM_INTERFACES_MAX 8
@@ -255,6 +256,7 @@ struct vm_config {
 	uint8_t images_read;
 	uint32_t ninterfaces;
 	struct vm_interface interfaces[VM_INTERFACES_MAX];
+	char cpu[VM_CPU_MAX + 1]; /* the processor (base/cpu_model.h); empty: host */
 };
 
 struct vm_reply {

@@ -2,6 +2,7 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
@@ -122,6 +123,20 @@ static int parse_memory(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
+static int parse_cpu(struct parse *p, struct json_object *v, void *into)
+{
+	const char *text = key_text(p, v, CPU_MODEL_TEXT_MAX);
+	char **to = into;
+	struct err e;
+
+	if (!text)
+		return -EINVAL;
+	if (cpu_model_check(text, &e) < 0)
+		return key_error(p, "%s", e.msg);
+	*to = strdup(text);
+	return *to ? 0 : err_set_errno(p->e, -ENOMEM, "definition");
+}
+
 #define DEF(field) offsetof(struct definition, field)
 static int prepare_topology(struct parse *p, struct json_object *v, void *into)
 {
@@ -201,6 +216,11 @@ static const struct key top_rows[] = {
 		.about = "number of virtual CPUs", .initial = "1" },
 	{ "topology", KEY_OBJECT, .of = &topology_keys, .parse = prepare_topology,
 		.about = "sockets x cores x threads must equal vcpus [one socket with vcpus cores]" },
+	{ "cpu", KEY_CUSTOM, .offset = DEF(cpu), .parse = parse_cpu,
+		.about = "processor that the guest sees: a model, then features to add or remove, as in baseline,+aes,-rdrand",
+		.initial = "\"host\"",
+		.form = "{\"type\":\"string\",\"maxLength\":511,"
+			"\"pattern\":\"^(host|baseline|x86-64-v2|x86-64-v3)(,[-+][A-Za-z0-9_.-]+)*$\"}" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.needed = true, .about = "kernel, initrd and command line that the VM boots" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
@@ -306,6 +326,7 @@ void definition_free(struct definition *d)
 	definition_disks_free(d);
 	free(d->interfaces);
 	free(d->title);
+	free(d->cpu);
 	free(d->description);
 	free(d->kernel);
 	free(d->initrd);

@@ -110,6 +110,7 @@ struct definition {
 	uint32_t idle_cpu_percent; /* of one CPU; a VM that uses less is idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
+	char *cpu; /* the processor (base/cpu_model.h); NULL: host */
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* enums in vm_msg.h */
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */
 	/* The user whose rights open the files; owned. NULL (the parser's result): the daemon itself. Not

@@ -2,6 +2,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
+#include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -172,6 +173,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	put_memory(o, d->ram_bytes);
 	js_put_bool(o, "hugepages", d->huge_pages);
 	put_cpus(o, d);
+	js_put_str(o, "cpu", d->cpu ? d->cpu : CPU_MODEL_HOST);
 	js_put(o, "boot", boot_to_json(d));
 	for (unsigned i = 0; i < d->ndisks; i++)
 		json_object_array_add(disks, disk_to_json(&d->disks[i]));

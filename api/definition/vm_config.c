@@ -221,6 +221,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->cores = d->cores;
 	v->threads = d->threads;
 	snprintf(v->cmdline, sizeof(v->cmdline), "%s", d->cmdline ? d->cmdline : "");
+	snprintf(v->cpu, sizeof(v->cpu), "%s", d->cpu ? d->cpu : "");
 	v->huge_pages = d->huge_pages;
 	v->assist = d->assist;
 	v->on_poweroff = d->on_poweroff;

@@ -8,7 +8,8 @@ CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
 CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
 
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
-adds files; existing files never change."""
+adds files; existing files never change. Since version 2, states are of the processor `baseline` and without a
+frequency of the TSC, so that each host that virtualises CPUID can load them; make them in the emulated SVM host."""
 
 import pathlib
 import subprocess
@@ -47,6 +48,7 @@ def make(with_devices):
     """Return the state of a guest that has halted: 2 MiB of memory, almost empty."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
+    import statelib
     with tempfile.TemporaryDirectory() as tmp:
         daemon = conftest.Daemon(pathlib.Path(tmp))
         try:
@@ -54,11 +56,12 @@ def make(with_devices):
             kernel = pathlib.Path("/tmp/first_byte.elf")
             kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
             daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)},
-                          **(devices("/tmp") if with_devices else {}))
+                          cpu="baseline", **(devices("/tmp") if with_devices else {}))
             daemon.cairn("start", "golden")
             conftest.Console(daemon, "golden").close()
             subprocess.run(["sleep", "0.5"], check=True)
             daemon.cairn("save", "golden", f"{tmp}/saved")
+            statelib.edit_cpu(pathlib.Path(tmp, "saved"), lambda cpu: setattr(cpu, "tsc_khz", 0))
             kernel.unlink()
             pathlib.Path("/tmp/golden.img").unlink(missing_ok=True)
         finally:

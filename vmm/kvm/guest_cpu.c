@@ -1,4 +1,5 @@
 #include "vmm/kvm/guest_cpu.h"
+#include "base/cpu_model.h"
 #include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -62,6 +63,21 @@ static int tsc_load(struct vcpus *s, uint32_t khz, struct err *e)
 	for (unsigned i = 0; i < s->cfg.count && !r; i++)
 		r = kvm_ioctl(s->vcpu[i].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)(want ? want : k->host_tsc_khz));
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSC_KHZ: %s", strerror(-r)) : 0;
+}
+
+/* ---- choosing ---- */
+
+int guest_cpu_choose(struct kvm *k, const char *text, struct err *e)
+{
+	int r = cpu_model_check(text, e);
+
+	if (r < 0 || cpu_model_is_host(text))
+		return r;
+	if (cpu_probe_learn(k) == CPU_KIND_PROCESSOR)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"this host's KVM does not virtualise CPUID, so a guest sees the host's processor and not \"%.100s\"; set "
+			"\"cpu\": \"host\"", text);
+	return cpu_model_make(text, k->supported, &k->guest, e);
 }
 
 /* ---- saving ---- */

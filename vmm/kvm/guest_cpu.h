@@ -11,12 +11,17 @@
 
 struct cpu_state;
 struct err;
+struct kvm;
 struct state_writer;
 struct vcpus;
 
 /* A host's TSC whose frequency differs by less needs no scaling: KVM's own tolerance. */
 #define TSC_TOLERANCE_PPM 250u
 
+/* Choose the guest's processor by its text (base/cpu_model.h), before the vCPUs are created.
+ * Returns 0; -ENOTSUP (ERR_UNSUPPORTED) when this host's KVM does not virtualise CPUID or lacks a feature;
+ * -EINVAL; -ENOMEM. */
+int guest_cpu_choose(struct kvm *k, const char *text, struct err *e);
 /* Write the section. cpu_probe_learn() has been called, or this takes 1 ms. */
 int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e);
 /* Check whether this host can give the guest the recorded processor, without changing anything. Any

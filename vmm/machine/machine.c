@@ -1,4 +1,5 @@
 #include "vmm/machine/machine.h"
+#include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -26,6 +27,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
+#include "vmm/kvm/guest_cpu.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -372,6 +374,8 @@ static int kvm_open(struct machine *m, int fork_fd, struct err *e)
 		fork_host_read(fork_fd, &known);
 	r = kvm_init(&m->kvm, known.supported ? &known : NULL, e);
 	fork_host_done(&known);
+	if (!r && m->cfg.cpu[0] && !cpu_model_is_host(m->cfg.cpu))
+		r = guest_cpu_choose(&m->kvm, m->cfg.cpu, e);
 	/* A restore needs the answer, and the rest of the machine is built meanwhile. */
 	if (!r && m->cfg.restore_fd != VM_NO_FD)
 		cpu_probe_begin(&m->kvm);

@@ -29,7 +29,7 @@ struct golden {
 };
 
 static const char *const names[] = {"vmstate-1-pvm.hex", "vmstate-1-svm.hex", "vmstate-1-pvm-devices.hex",
-	"vmstate-1-svm-devices.hex"};
+	"vmstate-1-svm-devices.hex", "vmstate-2-svm.hex", "vmstate-2-svm-devices.hex"};
 
 static void hex(const char *text, uint8_t out[16])
 {
@@ -120,8 +120,10 @@ static int read_all(
 
 /* ---- tests ---- */
 
-static const char sections_1[] = "machine  1 16\n"
-				 "vcpu 0 1 6144\n"
+static const char machine_1[] = "machine  1 16\n";
+static const char machine_2[] = "machine  2 20\n"
+				"cpu  1 792\n";
+static const char sections_1[] = "vcpu 0 1 6144\n"
 				 "irqchip pic0 1 16\n"
 				 "irqchip pic1 1 16\n"
 				 "irqchip ioapic 1 212\n"
@@ -141,12 +143,12 @@ static const char devices_1[] = "virtio-blk vda 1 433\n"
 				"i6300esb watchdog0 1 288\n";
 
 /* The size of a vCPU section depends on the host. */
-static void sections_are(const char *list, bool devices)
+static void sections_are(const char *list, uint32_t version, bool devices)
 {
-	char all[sizeof(sections_1) + sizeof(devices_1)];
+	char all[sizeof(machine_2) + sizeof(sections_1) + sizeof(devices_1)];
 	const char *want = all, *vcpu = "vcpu 0 1 ";
 
-	snprintf(all, sizeof(all), "%s%s", sections_1, devices ? devices_1 : "");
+	snprintf(all, sizeof(all), "%s%s%s", version > 1 ? machine_2 : machine_1, sections_1, devices ? devices_1 : "");
 	for (; *want; want += strcspn(want, "\n") + 1, list += strcspn(list, "\n") + 1) {
 		size_t n =
 			strncmp(want, vcpu, strlen(vcpu)) ? strcspn(want, "\n") + 1 : strlen(vcpu);
@@ -169,7 +171,8 @@ static void test_golden_states_are_read_completely(void **state)
 		golden_open(&g, names[i]);
 		memset(ram, 0, 2 * MIB);
 		assert_int_equal(read_all(&g, &h, list, sizeof(list), ram), 0);
-		sections_are(list, strstr(names[i], "-devices"));
+		assert_int_equal(h.version, names[i][strlen("vmstate-")] - '0');
+		sections_are(list, h.version, strstr(names[i], "-devices"));
 		assert_int_equal(vmstate_read_definition(&g.file.store, &h, &definition, NULL), 0);
 		assert_non_null(strstr(definition, "\"6f6c6465-6e20-4f73-a174-652076312e30\""));
 		/* The guest at 1 MiB: its third instruction is an out. */

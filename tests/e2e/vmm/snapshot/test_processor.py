@@ -179,6 +179,38 @@ def test_running_vm_keeps_its_processor(vm):
     assert vm.daemon.info("vm1")["word"] in ("running", "idle")
 
 
+def test_chosen_processor(vm):
+    """The guest sees the processor that the definition chooses, and a state keeps it."""
+    vm.start()
+    whole = vm.cpuid(1)
+    vm.destroy()
+    vm.define(cpu="baseline,-cx16")
+    if not VIRTUALISES:
+        for cpu in ("baseline,-cx16", "host,-cx16", "x86-64-v2"):
+            vm.define(cpu=cpu)
+            error = vm.daemon.cairn("start", "vm1", ok=False).stderr
+            assert "this host's KVM does not virtualise CPUID, so a guest sees the host's processor and not " in error
+            assert f'"{cpu}"; set "cpu": "host"' in error
+        vm.define(cpu="host")
+        vm.start()
+        assert vm.cpuid(1)[2:] == whole[2:]
+        return
+    vm.start()
+    chosen = vm.cpuid(1)
+    assert whole[2] & 1 << CX16 and not chosen[2] & 1 << CX16
+    assert chosen[0] == whole[0] and not chosen[2] & 1 << 23  # popcnt
+    vm.save()
+    vm.define()
+    vm.restore()
+    assert vm.cpuid(1)[2:] == chosen[2:]
+    vm.daemon.cairn("clone", "--live", "vm1", "copy")
+    assert vm.cpuid(1, vm="copy")[2:] == chosen[2:]
+    vm.destroy()
+    vm.define(cpu="x86-64-v3,+avx512pf")
+    error = vm.daemon.cairn("start", "vm1", ok=False).stderr
+    assert re.search(r'the processor "x86-64-v3,\+avx512pf" has features that this host lacks: .*avx512pf', error)
+
+
 def test_topology_of_the_state_is_restored(vm):
     vm.define(topology={"sockets": 1, "cores": 1, "threads": 2})
     vm.start()

@@ -986,19 +986,34 @@ def test_managed_save_keeps_memory_and_disk(vm):
 DATA = os.path.join(ROOT, "tests", "data")
 
 
-@pytest.fixture(params=["", "-devices"])
+@pytest.fixture(params=["1", "1-devices", "2", "2-devices"])
 def golden(daemon, kvm, guest, tmp_path, request):
-    """A state of format version 1 of this kind of host, as a file; and its VM: the smallest, or one with each
-    device."""
+    """A state of an earlier or of this format version, of this kind of host, as a file; and its VM: the smallest, or
+    one with each device."""
+    version, _, devices = request.param.partition("-")
+    return golden_state(daemon, guest, tmp_path, guestlib.host_kind(), version, devices and "-" + devices)
+
+
+def golden_state(daemon, guest, tmp_path, kind, version, devices):
     sys.path.insert(0, DATA)
     import golden as tool
-    path = os.path.join(DATA, f"vmstate-1-{guestlib.host_kind()}{request.param}.hex")
+    path = os.path.join(DATA, f"vmstate-{version}-{kind}{devices}.hex")
     if not os.path.exists(path):
         pytest.skip(f"there is no golden state of a host of this kind: {os.path.basename(path)}")
     tool.unpack(open(path).read(), tmp_path / "golden")
     daemon.define("golden", memory="2M", uuid=tool.UUID, boot={"kernel": guest("first_byte.elf")},
-                  **(tool.devices(tmp_path) if request.param else {}))
+                  **(tool.devices(tmp_path) if devices else {}))
     return tmp_path / "golden"
+
+
+@pytest.mark.skipif(guestlib.host_kind() != "pvm", reason="this host virtualises CPUID, and restores the state")
+@pytest.mark.parametrize("devices", ["", "-devices"])
+def test_golden_state_of_baseline_is_refused_by_name(daemon, kvm, guest, tmp_path, devices):
+    state = golden_state(daemon, guest, tmp_path, "svm", "2", devices)
+    error = daemon.cairn("restore", str(state), ok=False).stderr
+    assert "saved on a host whose KVM virtualises CPUID; this host's does not, and the guest would see the processor " \
+        "itself (more than it knows: " in error
+    assert daemon.info("golden")["word"] in ("shutoff", "crashed")
 
 
 def test_a_golden_state_is_restored(daemon, golden):
