@@ -2,6 +2,7 @@
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/cpu_model.h"
 #include "base/util.h"
 #include "tools/xml/elements.h"
 #include "tools/xml/extra.h"
@@ -215,6 +216,53 @@ static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, ui
 	return 0;
 }
 
+/* Add the feature to the processor's text. Returns false if Cairn does not know the feature, or has no room for it. */
+static bool feature_add(char *text, size_t size, char sign, const char *name)
+{
+	size_t len = strlen(text);
+	int n = snprintf(text + len, size - len, ",%c%s", sign, name);
+
+	if (n > 0 && (size_t)n < size - len && cpu_model_check(text, NULL) == 0)
+		return true;
+	text[len] = 0;
+	return false;
+}
+
+static void features_read(struct reading *r, struct _xmlNode *cpu, char *text, size_t size)
+{
+	for (struct _xmlNode *n = node_child(cpu, "feature"); n; n = node_next(n)) {
+		CLEANUP_FREE char *name = node_attr(n, "name");
+		bool on = node_attr_is(n, "policy", "require") || node_attr_is(n, "policy", "force");
+
+		if (!on && !node_attr_is(n, "policy", "disable") && !node_attr_is(n, "policy", "forbid"))
+			continue; /* optional: the model decides */
+		if (!name || !feature_add(text, size, on ? '+' : '-', name))
+			reading_warn(r, n, NULL, "has no effect: Cairn does not know the feature");
+	}
+}
+
+/* Read the processor. An unknown model gives the host's processor, with a warning. */
+static void processor_read(struct reading *r, struct _xmlNode *n)
+{
+	struct _xmlNode *named = node_child(n, "model");
+	CLEANUP_FREE char *model = named ? node_text(named) : NULL, *mode = node_attr(n, "mode");
+	char text[CPU_MODEL_TEXT_MAX + 1] = CPU_MODEL_HOST;
+
+	if (node_attr_is(n, "mode", "custom") || (model && !mode)) {
+		if (!model || strchr(model, ',') || cpu_model_check(model, NULL) < 0) {
+			reading_warn(r, mode ? n : named, mode ? "mode" : NULL,
+				"has no effect: the guest sees the host's processor; Cairn's models are baseline, x86-64-v2 and "
+				"x86-64-v3");
+			return;
+		}
+		snprintf(text, sizeof(text), "%s", model);
+	}
+	features_read(r, n, text, sizeof(text));
+	if (!cpu_model_is_host(text))
+		js_put_str(r->definition, "cpu", text);
+	reading_origin(r, n, "cpu");
+}
+
 static int cpu_read(struct reading *r, struct _xmlNode *domain)
 {
 	struct _xmlNode *n = node_child(domain, "cpu"), *topology = node_child(n, "topology");
@@ -224,8 +272,8 @@ static int cpu_read(struct reading *r, struct _xmlNode *domain)
 	if (ret < 0)
 		return ret;
 	js_put_uint(r->definition, "vcpus", now);
-	if (node_attr_is(n, "mode", "custom"))
-		reading_warn(r, n, "mode", "has no effect: the guest sees the host's processor");
+	if (n)
+		processor_read(r, n);
 	return topology ? topology_read(r, topology, all, now) : 0;
 }
 

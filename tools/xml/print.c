@@ -2,6 +2,8 @@
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/cpu_model.h"
+#include "base/util.h"
 #include "tools/xml/domain.h"
 #include "tools/xml/extra.h"
 #include "tools/xml/reading.h"
@@ -93,18 +95,47 @@ static void print_os(struct writer *w, struct json_object *o)
 	writer_close(w, "features");
 }
 
-static void print_cpu(struct writer *w, struct json_object *o)
+static void print_topology(struct writer *w, struct json_object *t)
 {
-	struct json_object *t = js_get(o, "topology");
 	char sockets[24], cores[24], threads[24];
 
-	if (!t) {
+	if (t)
+		writer_leaf(w, "topology", "sockets", number_text(t, "sockets", sockets), "dies", "1", "cores",
+			number_text(t, "cores", cores), "threads", number_text(t, "threads", threads), NULL);
+}
+
+static void print_features(struct writer *w, const char *cpu)
+{
+	for (const char *at = strchr(cpu, ','); at; at = strchr(at, ',')) {
+		char name[64];
+
+		at++;
+		snprintf(name, sizeof(name), "%.*s", (int)MIN(strcspn(at + 1, ","), sizeof(name) - 1), at + 1);
+		writer_leaf(w, "feature", "policy", *at == '-' ? "disable" : "require", "name", name, NULL);
+	}
+}
+
+static void print_cpu(struct writer *w, struct json_object *o)
+{
+	const char *cpu = js_get_str_or(o, "cpu", CPU_MODEL_HOST);
+	struct json_object *t = js_get(o, "topology");
+	size_t len = strcspn(cpu, ",");
+	bool host = len == strlen(CPU_MODEL_HOST) && !memcmp(cpu, CPU_MODEL_HOST, len);
+	char model[32];
+
+	if (!t && cpu_model_is_host(cpu)) {
 		writer_leaf(w, "cpu", "mode", "host-passthrough", "check", "none", NULL);
 		return;
 	}
-	writer_open(w, "cpu", "mode", "host-passthrough", "check", "none", NULL);
-	writer_leaf(w, "topology", "sockets", number_text(t, "sockets", sockets), "dies", "1", "cores",
-		number_text(t, "cores", cores), "threads", number_text(t, "threads", threads), NULL);
+	if (host) {
+		writer_open(w, "cpu", "mode", "host-passthrough", "check", "none", NULL);
+	} else {
+		snprintf(model, sizeof(model), "%.*s", (int)MIN(len, sizeof(model) - 1), cpu);
+		writer_open(w, "cpu", "mode", "custom", "match", "exact", "check", "none", NULL);
+		writer_text(w, "model", model, "fallback", "forbid", NULL);
+	}
+	print_topology(w, t);
+	print_features(w, cpu);
 	writer_close(w, "cpu");
 }
 

@@ -91,6 +91,12 @@ def test_invalid_memory_is_refused():
      {"sockets": 2, "cores": 2, "threads": 2}),
     ("<vcpu>4</vcpu><cpu><topology sockets='1' dies='1' clusters='1' cores='4' threads='1'/></cpu>",
      "topology", {"sockets": 1, "cores": 4, "threads": 1}),
+    ("<cpu mode='host-passthrough'/>", "cpu", None), ("<cpu mode='host-model'/>", "cpu", None),
+    ("<cpu mode='custom'><model>x86-64-v2</model></cpu>", "cpu", "x86-64-v2"),
+    ("<cpu mode='custom'><model>baseline</model><feature policy='require' name='aes'/><feature policy='disable' "
+     "name='rdrand'/><feature policy='optional' name='avx2'/></cpu>", "cpu", "baseline,+aes,-rdrand"),
+    ("<cpu mode='host-model'><feature policy='forbid' name='sha-ni'/></cpu>", "cpu", "host,-sha-ni"),
+    ("<cpu match='exact'><model>core2duo</model><feature policy='disable' name='lahf_lm'/></cpu>", "cpu", None),
     ("<clock offset='utc'/>", "clock", None), ("<clock offset='localtime'/>", "clock", "localtime"),
     ("<clock offset='variable' adjustment='0' basis='localtime'/>", "clock", "localtime"),
     *[(f"<on_{when}>{what}</on_{when}>", f"on_{when}", kept or what)
@@ -208,6 +214,7 @@ def test_boot_order():
     ("<features><hyperv/></features>", "", "features/hyperv"),
     ("<features><apic eoi='on'/></features>", "", "features/apic/@eoi"),
     ("<cpu mode='custom'><model>qemu64</model></cpu>", "", "cpu/@mode"),
+    ("<cpu mode='host-model'><feature policy='require' name='no-such'/></cpu>", "", "cpu/feature"),
     ("<clock offset='utc'><timer name='hpet' present='yes'/></clock>", "", "clock/timer"),
     ("<clock offset='utc'><timer name='kvmclock' present='no'/></clock>", "", "clock/timer"),
     ("<pm><suspend-to-mem enabled='yes'/></pm>", "", "pm/suspend-to-mem"),
@@ -480,7 +487,7 @@ def test_every_key_survives_round_trip(fake):
         (fake.tmp / name).write_bytes(bytes(4096))
     fake.define(
         "all", title="  the \"web\" <server> & it's", description="a line", memory="1028K", hugepages=True,
-        vcpus=4, topology={"sockets": 1, "cores": 2, "threads": 2}, clock="localtime",
+        vcpus=4, topology={"sockets": 1, "cores": 2, "threads": 2}, cpu="x86-64-v2,+aes,-popcnt", clock="localtime",
         boot={"kernel": "kernel", "initrd": "initrd", "cmdline": "console=ttyS0 x='y' \"z\" "},
         disks=[{"id": "root", "path": "a.qcow2", "format": "qcow2", "data_file": "data", "queues": 2,
                 "queue_size": 512, "errors": "report", "boot_order": 2, "serial": "A & B",
