@@ -161,7 +161,7 @@ const struct command io_commands[] = {
 	{"outb", 0, 2, "PORT VALUE", cmd_outb},
 	{"outw", 0, 2, "PORT VALUE", cmd_outw},
 	{"outl", 0, 2, "PORT VALUE", cmd_outl},
-	{"cpuid", 0, 2, "LEAF INDEX", cmd_cpuid},
+	{"cpuid-user", 0, 2, "LEAF INDEX", cmd_cpuid},
 	{"rd8", 0, 1, "GPA", cmd_rd8},
 	{"rd16", 0, 1, "GPA", cmd_rd16},
 	{"rd32", 0, 1, "GPA", cmd_rd32},

@@ -43,7 +43,7 @@ class Vm:
         """Run CPUID in the guest, in user mode. Returns [eax, ebx, ecx, edx]."""
         if vm not in self.consoles:
             self.consoles[vm] = Console(self.daemon, vm)
-        answer, = self.consoles[vm].run(f"cpuid {leaf} {index}")
+        answer, = self.consoles[vm].run(f"cpuid-user {leaf} {index}")
         return [int(x, 0) if x.startswith("0x") else int(x, 16) for x in answer.split()]
 
     def save(self):
