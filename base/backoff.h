@@ -15,7 +15,7 @@ struct backoff_rule {
 };
 
 struct backoff {
-	uint64_t window_ns; /* start of the window */
+	uint64_t window_ns; /* start of the window; with tries 0: time of the last attempt */
 	uint32_t n;	    /* attempts in the window; 0: no window yet */
 };
 
@@ -24,8 +24,8 @@ struct backoff {
  * Returns true; false if the window's attempts are used up (nothing is counted). */
 bool backoff_again(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns,
 	uint64_t *ret_wait_ns);
-/* Count an attempt that is always allowed. The first `tries` attempts of a window wait 0, further
- * ones longer and longer.
+/* Count an attempt that is always allowed. The first `tries` attempts of a window wait 0, further ones wait longer and
+ * longer. With tries 0, no attempt waits.
  * Returns the delay in ns. */
 uint64_t backoff_slow(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns);
 

@@ -99,7 +99,7 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 		channel_msg_close_fds(m);
 		return -EPROTONOSUPPORT;
 	}
-	/* An empty message looks like the end of the stream, but it may carry fds. */
+	/* An empty message looks like the end of the stream, but it may carry fds, which must be closed. */
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
 		!msg_allowed(m, (size_t)n, types, ntypes)) {
 		channel_msg_close_fds(m);

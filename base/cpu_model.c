@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MISSING_BYTES 240 /* of a list in an error */
+#define MISSING_BYTES 240 /* size of the list of missing features in an error */
 
 #define X86_64                                                                                                 \
 	"fpu,de,pse,tsc,msr,pae,mce,cx8,apic,sep,mtrr,pge,mca,cmov,pat,pse36,clflush,mmx,fxsr,sse,sse2,"       \
@@ -18,7 +18,7 @@
 
 static const struct {
 	const char *name;
-	const char *features; /* NULL: the host's */
+	const char *features; /* NULL: all features of the host */
 } models[] = {
 	{ CPU_MODEL_HOST, NULL },
 	{ "baseline", X86_64 ",rdrand" },
@@ -38,7 +38,7 @@ static const struct {
 	{ 3u << 17, "amx_tile" },
 };
 
-/* ---- the text ---- */
+/* ---- a definition's text ---- */
 
 /* Find the model at the start of the text. Returns its index; -1: unknown. */
 static int model_of(const char *text)
@@ -86,7 +86,7 @@ bool cpu_model_is_host(const char *text)
 	return !strcmp(text, CPU_MODEL_HOST);
 }
 
-/* ---- its leaves ---- */
+/* ---- CPUID leaves of a text ---- */
 
 static uint32_t *feature_word(struct cpuid *c, const struct cpuid_feature *f)
 {
@@ -95,7 +95,7 @@ static uint32_t *feature_word(struct cpuid *c, const struct cpuid_feature *f)
 	return l ? &l->reg[f->reg] : NULL;
 }
 
-/* Add a leaf for the feature if there is none: the host then lacks it, which the comparison shows. */
+/* Set or clear a feature in *c. If *c has no leaf for the feature, setting it adds the leaf. */
 static int feature_set(struct cpuid **c, const char *name, size_t len, bool on)
 {
 	struct cpuid_feature f;
@@ -127,7 +127,8 @@ static bool feature_is_set(struct cpuid *c, const char *name)
 	return word && *word >> f.bit & 1;
 }
 
-/* Build a list with the wanted features alone: a model's, or the host's; then those of the text. */
+/* Build leaves that have the wanted features: those of the model (model "host": all leaves of the host), then the
+ * text's additions and removals. */
 static int wanted_make(const char *text, const struct cpuid *supported, struct cpuid **want)
 {
 	const char *list = models[model_of(text)].features;
@@ -145,7 +146,7 @@ static int wanted_make(const char *text, const struct cpuid *supported, struct c
 	return r;
 }
 
-/* Leave the states of the features that the guest has. */
+/* Remove the XSAVE states whose features the guest does not have. */
 static void xsave_limit(struct cpuid *c)
 {
 	uint32_t states = feature_is_set(c, "xsave") ? 3 : 0;
@@ -165,7 +166,7 @@ static void xsave_limit(struct cpuid *c)
 	}
 }
 
-/* Performance counters differ from host to host. */
+/* Clear the leaf of the performance counters, because they differ from host to host. */
 static void pmu_remove(struct cpuid *c)
 {
 	struct cpuid_leaf *l = (struct cpuid_leaf *)(uintptr_t)cpuid_find(c, 0xa, 0);

@@ -20,9 +20,9 @@ struct err;
 int cpu_model_check(const char *text, struct err *e);
 /* Returns whether the text asks for all that the host offers, and nothing else. */
 bool cpu_model_is_host(const char *text);
-/* Build the model's CPUID from the leaves that the host's KVM supports. Leaves without features, such as
- * the vendor and the caches, are the host's.
- * ret: the caller frees it with free(); NULL with cpu_model_is_host().
+/* Build the model's CPUID from the leaves that the host's KVM supports. Leaves without features, such as those of the
+ * vendor and the caches, are copies of the host's.
+ * ret: the caller frees it with free(); NULL if cpu_model_is_host(text).
  * Returns 0; -EINVAL as cpu_model_check(); -ENOTSUP (ERR_UNSUPPORTED) with the names of features that the
  * host lacks; -ENOMEM. */
 int cpu_model_make(const char *text, const struct cpuid *supported, struct cpuid **ret, struct err *e);

@@ -14,17 +14,17 @@ struct feature_reg {
 	uint32_t function, index;
 	enum cpuid_reg reg;
 	uint32_t mask; /* bits that count */
-	bool own;      /* a processor's own answer has it, too; the others are KVM's */
+	bool own;      /* true: the CPUID instruction has this register, too; false: only KVM's list does */
 	/* Names of bits 0, 1, …; an empty field is a bit without a name. */
 	const char *names;
 };
 
 static const struct feature_reg feature_regs[] = {
-	/* Not: the TSC deadline timer and the hypervisor bit, which each guest has, and OSXSAVE */
+	/* Not counted: the TSC deadline timer and the hypervisor bit, which each guest has, and OSXSAVE */
 	{ 1, 0, CPUID_ECX, NOT(24) & NOT(27) & NOT(31), true,
 		"sse3,pclmulqdq,dtes64,monitor,ds_cpl,vmx,smx,est,tm2,ssse3,cid,sdbg,fma,cx16,xtpr,pdcm,,pcid,dca,sse4_1,"
 		"sse4_2,x2apic,movbe,popcnt,,aes,xsave,,avx,f16c,rdrand," },
-	/* Not: HTT, which depends on the topology */
+	/* Not counted: HTT, which depends on the topology */
 	{ 1, 0, CPUID_EDX, NOT(28), true,
 		"fpu,vme,de,pse,tsc,msr,pae,mce,cx8,apic,,sep,mtrr,pge,mca,cmov,pat,pse36,pn,clflush,,dts,acpi,mmx,"
 		"fxsr,sse,sse2,ss,,tm,ia64,pbe" },
@@ -33,7 +33,7 @@ static const struct feature_reg feature_regs[] = {
 		"fsgsbase,tsc_adjust,sgx,bmi1,hle,avx2,fdp_excptn_only,smep,bmi2,erms,invpcid,rtm,cqm,zero_fcs_fds,mpx,"
 		"rdt_a,avx512f,avx512dq,rdseed,adx,smap,avx512ifma,,clflushopt,clwb,intel_pt,avx512pf,avx512er,avx512cd,"
 		"sha_ni,avx512bw,avx512vl" },
-	/* Not: OSPKE */
+	/* Not counted: OSPKE */
 	{ 7, 0, CPUID_ECX, NOT(4), true,
 		"prefetchwt1,avx512vbmi,umip,pku,,waitpkg,avx512_vbmi2,shstk,gfni,vaes,vpclmulqdq,avx512_vnni,"
 		"avx512_bitalg,tme,avx512_vpopcntdq,,la57,,,,,,rdpid,,bus_lock_detect,cldemote,,movdiri,movdir64b,enqcmd,"
@@ -134,7 +134,7 @@ void cpuid_leaf_strip_id(struct cpuid_leaf *l)
 		l->reg[CPUID_EAX] = l->reg[CPUID_EBX] = l->reg[CPUID_ECX] = 0;
 }
 
-/* AMD repeats features of leaf 1 in leaf 0x80000001: list them once. */
+/* AMD repeats features of leaf 1 in leaf 0x80000001. Return these bits, so that the caller lists each feature once. */
 static uint32_t repeated_bits(const struct feature_reg *f, const struct cpuid *has)
 {
 	return f->function == 0x80000001 && f->reg == CPUID_EDX ? reg_of(has, 1, 0, CPUID_EDX) & 0x0183f3ff : 0;
@@ -177,7 +177,8 @@ static bool is_of_kvm(const struct feature_reg *f)
 	return f->function == 0x40000001;
 }
 
-/* Which state XSAVE handles follows from other features. */
+/* Is this the register that lists the states of XSAVE? These states follow from other features, so a definition cannot
+ * name them. */
 static bool is_state(const struct feature_reg *f)
 {
 	return f->function == 0xd && !f->index;
@@ -338,8 +339,8 @@ static void vendor_compare(const struct cpuid *has, const struct cpuid *lacks, s
 	list_add(l, name);
 }
 
-/* A state component at another place in the XSAVE area is another area: the guest knows the places
- * from these leaves, and instructions use the processor's. */
+/* List the states that lie at different places in the two XSAVE areas. The guest reads the places from these leaves,
+ * but the instructions use those of the processor, so both must agree. */
 static void xsave_compare(const struct cpuid *has, const struct cpuid *lacks, struct list *l)
 {
 	uint32_t both = reg_of(has, 0xd, 0, CPUID_EAX) & reg_of(lacks, 0xd, 0, CPUID_EAX);

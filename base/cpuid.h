@@ -33,11 +33,11 @@ struct cpuid_feature {
 	unsigned bit;
 };
 
-/* Find a feature of which a guest can be told. "-", "_" and "." are the same, and so are cases.
+/* Find a feature that a definition can add or remove. "-", "_" and "." are the same, and case does not matter.
  * name: of length len. Returns false if no feature has the name. */
 bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret);
-/* Clear all features in c that `keep` lacks, except KVM's own and those that cpuid_list_more() does not
- * count. */
+/* Clear all features in c that `keep` lacks, except KVM's own features, the list of XSAVE states, and bits that
+ * cpuid_list_more() does not count. */
 void cpuid_keep_features(struct cpuid *c, const struct cpuid *keep);
 
 /* Return a copy that the caller frees; NULL: out of memory. */
@@ -46,8 +46,8 @@ struct cpuid *cpuid_copy(const struct cpuid *c);
 const struct cpuid_leaf *cpuid_find(const struct cpuid *c, uint32_t function, uint32_t index);
 bool cpuid_equal(const struct cpuid *a, const struct cpuid *b);
 
-/* Clear the fields that name the processor which answered, its APIC id: answers of one host are then
- * equal. */
+/* Clear the APIC id and other fields that tell the host's processors apart. All processors of a host then have equal
+ * leaves. */
 void cpuid_leaf_strip_id(struct cpuid_leaf *l);
 
 /* Read the leaves of the calling processor that hold features. Each leaf takes some 3 us on a host
@@ -56,15 +56,15 @@ struct cpuid *cpuid_read_processor(void);
 /* Return XCR0 of the calling processor: the register state that XSAVE handles; 0 without XSAVE. */
 uint64_t cpuid_read_xcr0(void);
 
-/* List what `has` has and `lacks` lacks, as "avx2, sha_ni, CPUID 7.0 EBX bit 31": feature bits;
- * another processor vendor; another XSAVE layout of a state that both have. Bits that a guest
- * switches itself (OSXSAVE, OSPKE), and those that depend on topology, do not count.
+/* List what `has` offers and `lacks` does not, as in "avx2, sha_ni, CPUID 7.0 EBX bit 31". The list has features,
+ * another processor vendor, and states that both have with different XSAVE layouts. Bits that a guest switches itself
+ * (OSXSAVE, OSPKE), and those that depend on topology, do not count.
  * lacks: NULL: list all features of `has`.
  * text: may be NULL with size 0; a longer list ends with ", and 12 more".
  * Returns the number of differences. */
 unsigned cpuid_list_more(const struct cpuid *has, const struct cpuid *lacks, char *text, size_t size);
 
-/* The same for feature bits alone. */
+/* Like cpuid_list_more(), but compare only feature bits. */
 unsigned cpuid_list_features(const struct cpuid *has, const struct cpuid *lacks, char *text, size_t size);
 
 #endif

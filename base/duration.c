@@ -9,7 +9,7 @@
 #define DAY_S (24 * 3600)
 #define UNITS "dhms"
 
-/* letter: one of "ywdhms". */
+/* Return the seconds of a unit. letter: one of "ywdhms". */
 static int64_t unit_seconds(char letter)
 {
 	static const struct {
@@ -41,7 +41,7 @@ int duration_parse_units(const char *text, size_t len, const char *units, int64_
 	return 0;
 }
 
-/* A duration is printed in the largest unit that divides it. */
+/* Print a duration in the largest unit that divides it. */
 void duration_print_units(int64_t s, const char *units, char buf[DURATION_TEXT])
 {
 	while (units[1] && (!s || s % unit_seconds(*units)))

@@ -13,7 +13,7 @@
 int duration_parse(const char *text, uint32_t *ret_s);
 void duration_print(uint32_t s, char buf[DURATION_TEXT]);
 
-/* The same with other units and another maximum.
+/* Like duration_parse() and duration_print(), with other units and another maximum.
  * units: letters of "ywdhms", largest first. text: len bytes. */
 int duration_parse_units(const char *text, size_t len, const char *units, int64_t max_s, int64_t *ret_s);
 void duration_print_units(int64_t s, const char *units, char buf[DURATION_TEXT]);

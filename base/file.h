@@ -13,9 +13,9 @@ int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
-/* Append a line of text.
- * fd: -1: -EBADF.
- * ret_bytes: bytes written.
+/* Write a line: the text and a newline.
+ * fd: opened with O_APPEND; -1 returns -EBADF.
+ * ret_bytes: number of bytes written; 0 on error.
  * Returns 0 or -errno. */
 int line_append(int fd, const char *text, size_t *ret_bytes);
 

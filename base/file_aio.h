@@ -1,8 +1,8 @@
 /* file_aio: direct I/O by the kernel's io_submit() for the loop on epoll.
  *
- * A read or write of a file opened with O_DIRECT goes to the device without a thread, with any number at a time.
- * Containers that refuse io_uring allow io_submit(). It would block for files in the page cache; those
- * go to file_pool. All functions belong to the loop's thread. */
+ * For a file opened with O_DIRECT, io_submit() passes reads and writes to the device without a thread. Containers that
+ * refuse io_uring allow io_submit(). For files in the page cache io_submit() would block, so the loop passes their
+ * operations to file_pool. All functions belong to the loop's thread. */
 #ifndef CAIRN_BASE_FILE_AIO_H
 #define CAIRN_BASE_FILE_AIO_H
 
@@ -12,9 +12,9 @@ struct file_aio;
 
 /* event_fd: an eventfd, borrowed, signalled when jobs are done.
  * entries: the most jobs at a time.
- * Returns NULL if the kernel refuses or without memory. */
+ * Returns NULL if the kernel refuses or memory is short. */
 struct file_aio *file_aio_new(int event_fd, unsigned entries);
-/* Wait for jobs that run, and free. */
+/* Wait until no job runs, then free the object. */
 void file_aio_free(struct file_aio *a);
 /* Start a read or write on a file opened with O_DIRECT.
  * Returns 0, and file_aio_take() will return the job; -errno: the job did not start, so it needs a thread. */

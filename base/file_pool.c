@@ -70,7 +70,7 @@ static ssize_t job_transfer(const struct file_job *job, bool at_offset)
 	return at_offset ? pwritev(job->fd, job->iov, n, (off_t)job->offset) : writev(job->fd, job->iov, n);
 }
 
-/* A pipe and a socket have no offset; as with io_uring, theirs is ignored. */
+/* Make the system call. Pipes and sockets have no offset, so job->offset is ignored for them, as io_uring does. */
 static ssize_t job_call(const struct file_job *job)
 {
 	ssize_t n;
@@ -119,12 +119,12 @@ static void done_append(struct file_pool *p, struct file_job *job)
 	bool first = !p->done.first;
 
 	list_append(&p->done, job);
-	/* The eventfd's counter is never read, and 2^64 signals do not come. */
+	/* Nobody reads the eventfd's counter; it would block the write only after 2^64 signals. */
 	while (first && write(p->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
 }
 
-/* Wait for a job. Returns NULL at the end of the pool. p->lock is held. */
+/* Wait for a job. Returns NULL if the pool is to end. p->lock is held. */
 static struct file_job *job_wait(struct file_pool *p)
 {
 	while (!p->queued.first && !p->stop) {
@@ -157,7 +157,7 @@ static void *pool_thread(void *opaque)
 	return NULL;
 }
 
-/* Create a thread that gets no signal: the process's handlers belong to other threads. */
+/* Create a thread with all signals blocked: the process's signal handlers belong to other threads. */
 static int thread_new(struct file_pool *p)
 {
 	pthread_attr_t attr;

@@ -7,14 +7,15 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* A device with a queue wants several requests at once; more threads cost more switches than they gain. */
+/* Several threads keep a device's queue filled. With more than four, thread switches cost more than the fuller queue
+ * gains. */
 #define FILE_POOL_THREADS_MAX 4
 
 enum file_job_kind { FILE_JOB_READ, FILE_JOB_WRITE, FILE_JOB_SYNC, FILE_JOB_FALLOCATE };
 
 struct file_job {
 	struct file_job *next;
-	void *owner; /* the caller's */
+	void *owner; /* belongs to the caller */
 	enum file_job_kind kind;
 	int fd, mode;
 	unsigned niov;
@@ -29,12 +30,12 @@ struct file_pool;
 
 /* Create a pool without threads; jobs create them.
  * event_fd: an eventfd, signalled when jobs are done; the pool duplicates it.
- * Returns NULL without memory. */
+ * Returns NULL if memory is short. */
 struct file_pool *file_pool_new(int event_fd);
-/* End the threads and free the pool. If a job still runs, as a write to a terminal that does not move, its thread
- * goes on without an owner. Queued jobs are dropped. */
+/* End the threads and free the pool. If a job still runs, such as a write to a stopped terminal, its thread is
+ * detached, and the last such thread frees the pool. Queued jobs are dropped. */
 void file_pool_free(struct file_pool *p);
-/* Queue a job. It is allocated by malloc(), and the pool owns it until file_pool_take() returns it. If no
+/* Queue a job. The caller has allocated it with malloc(); the pool owns it until file_pool_take() returns it. If no
  * thread can be created, the job runs at once. */
 void file_pool_submit(struct file_pool *p, struct file_job *job);
 /* Returns the jobs that are done, linked by next, in the order of their ends; NULL: none. */

@@ -38,7 +38,7 @@ struct lockdown_folder {
 };
 int lockdown_files(const struct lockdown_folder *folders, size_t n);
 
-/* Add rules to a filter. Each returns 0 or -errno, like libseccomp. */
+/* The lockdown_allow functions add rules to a filter. Each returns 0 or -errno, like libseccomp. */
 
 /* Allow the given system calls with any arguments. */
 int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n);
@@ -50,7 +50,7 @@ int lockdown_allow_ioctls(scmp_filter_ctx ctx, const scmp_datum_t *ioctls, size_
 int lockdown_allow_memory(scmp_filter_ctx ctx);
 /* Allow new threads, but no new processes. */
 int lockdown_allow_threads(scmp_filter_ctx ctx);
-/* Allow the system calls of a loop that exists already, but for the creation of threads. */
+/* Allow the system calls of an existing loop, except those that create threads. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it.

@@ -1,7 +1,7 @@
 /* log: writes lines with time, level, VM and device to one fd.
  *
- * "2026-11-20T06:58:19.123Z info vm1/vda: message". The level and the fd are the process's only
- * mutable globals. Any thread may log; each line is one write(2). */
+ * "2026-11-20T06:58:19.123Z info vm1/vda: message". The level, the fd and the owner's name are global to the process.
+ * Any thread may log; each line is one write(2). */
 #ifndef CAIRN_BASE_LOG_H
 #define CAIRN_BASE_LOG_H
 
@@ -25,7 +25,7 @@ static inline bool log_enabled(enum log_level level)
 {
 	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
 }
-/* Is the data path traced? Normally not: one load and one predicted branch. */
+/* Is the data path traced? While it is not, the question costs one load and one predicted branch. */
 #define log_traces() __builtin_expect(log_enabled(LOG_LEVEL_TRACE), 0)
 
 /* Write one line. device: "vda", "serial0", or NULL. */

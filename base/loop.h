@@ -1,7 +1,7 @@
 /* loop: an event loop on io_uring, or on epoll and threads where io_uring is refused.
  *
- * One thread runs the loop. All functions except loop_post() and loop_stop() belong to that thread
- * (or to the time before loop_run()). Callbacks run on it and never nest. There are no periodic
+ * One thread runs the loop. All functions except loop_post() and loop_stop() belong to that thread (or to the time
+ * before loop_run()). Callbacks run on it and nest only if a callback itself runs the loop. There are no periodic
  * wake-ups: an idle loop sleeps in the kernel. */
 #ifndef CAIRN_BASE_LOOP_H
 #define CAIRN_BASE_LOOP_H
@@ -23,9 +23,9 @@ int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);
 enum loop_kind { LOOP_IO_URING, LOOP_EPOLL };
 /* Returns the loop's back end. A sandbox must allow its system calls: see lockdown_allow_loop(). */
 enum loop_kind loop_kind(const struct loop *l);
-/* Create no threads until called again with false. Meanwhile, file operations run inside the submitting call, and
- * done() still runs later. A thread that exists before lockdown_drop() would keep its capabilities. No effect with
- * io_uring. */
+/* With defer true, create no threads until a call with false. Meanwhile, file operations run inside the submitting
+ * call, and done() still runs later. A thread that exists before lockdown_drop() would keep its capabilities. No effect
+ * with io_uring. */
 void loop_defer_threads(struct loop *l, bool defer);
 /* Free the loop and its remaining watches. Timers belong to their creators, who free them before or
  * after. No operation may be in flight, except when the process is about to end: then the operation's memory must

@@ -14,7 +14,7 @@
 
 #define EVENTS_MAX 64
 
-/* A frame for each ready() that runs; done() and ready() may run the loop. */
+/* One frame for each ready() that runs. Frames nest, because ready() may run the loop. */
 struct running {
 	struct loop_watch *w; /* NULL: loop_unwatch() freed it */
 	struct running *outer;
@@ -142,7 +142,7 @@ static void epoll_watch_events(struct loop_watch *w)
 
 	due_remove(p, w); /* the event may no longer be requested; if it is, epoll reports it again */
 	if (set_update(p, w) < 0)
-		always_set(p, w, POLLERR); /* better than silence */
+		always_set(p, w, POLLERR); /* so that the caller sees the failure */
 }
 
 static void watch_release(struct loop_epoll *p, struct loop_watch *w)
@@ -165,7 +165,8 @@ static void epoll_unwatch(struct loop_watch *w)
 	watch_release(p, w);
 }
 
-/* A callback may run the loop. Its own watch, whose event is not handled yet, must not call it again. */
+/* Handle an event of a watch. If the watch's ready() runs already (a callback may run the loop), it must not be called
+ * again, so take the fd out of the epoll set until ready() returns. */
 static void watch_event(struct loop_epoll *p, struct loop_watch *w, unsigned revents)
 {
 	if (!w->epoll.running) {
@@ -201,7 +202,7 @@ static bool always_due(struct loop_epoll *p)
 	return p->due;
 }
 
-/* A callback that runs the loop lets the nested call continue the list. */
+/* Call ready() for all watches in the list. If a callback runs the loop, the nested call continues the list. */
 static void watches_serve(struct loop_epoll *p)
 {
 	while (p->due) {
@@ -295,8 +296,8 @@ static bool read_now(struct loop *l, struct loop_op *op, int fd, const struct io
 	return true;
 }
 
-/* Read from the page cache. Returns false if that has not all of the bytes. A read at the current position would move
- * it, and cannot be repeated. */
+/* Read from the page cache. Returns false if some of the bytes are not in the cache. A read at the file's current
+ * position also returns false: it would move the position even if it is short, and could not be repeated. */
 static bool read_cached(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {
@@ -379,7 +380,8 @@ static struct timespec timespec_of(uint64_t ns)
 	return (struct timespec){ .tv_sec = (time_t)(ns / 1000000000ULL), .tv_nsec = (long)(ns % 1000000000ULL) };
 }
 
-/* epoll_wait() has milliseconds only. */
+/* Wait for events with a timeout in ns. epoll_wait() knows only milliseconds, so where epoll_pwait2() is missing,
+ * ppoll() waits on the epoll fd. */
 static int wait_until(struct loop_epoll *p, struct epoll_event *events, uint64_t timeout_ns)
 {
 	struct timespec ts = timespec_of(timeout_ns);
@@ -397,9 +399,9 @@ static int wait_until(struct loop_epoll *p, struct epoll_event *events, uint64_t
 	return epoll_wait(p->epoll_fd, events, EVENTS_MAX, 0);
 }
 
-/* epoll keeps a served watch in its list, before those that became ready meanwhile, and looks at it again. The
- * order of events is that of io_uring, which polls a served fd anew: first the watches that were not served in the turn
- * before. Returns whether jobs are done. */
+/* Pass the events to their watches in io_uring's order: first the watches that were not served in the turn before.
+ * epoll's own order would put the served watches first, because they stay in its list of ready fds. Returns whether
+ * jobs are done. */
 static bool events_take(struct loop_epoll *p, const struct epoll_event *events, int n)
 {
 	bool done = false;

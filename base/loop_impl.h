@@ -41,12 +41,13 @@ struct loop_watch {
 struct loop_backend {
 	enum loop_kind kind;
 	void (*free)(struct loop *l);
-	/* w is in the loop's list, with all common fields.
+	/* Begin to watch. loop.c has set w's common fields and put w into the loop's list.
 	 * Returns 0 or -errno. */
 	int (*watch)(struct loop_watch *w);
 	/* w->events has changed. */
 	void (*watch_events)(struct loop_watch *w);
-	/* Remove w from the loop's list and free it, both perhaps later. The kernel drops the fd at once. */
+	/* End the watch. The kernel must have dropped the fd on return; w may be removed from the loop's list and freed
+	 * later. */
 	void (*unwatch)(struct loop_watch *w);
 	void (*readv)(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 		uint64_t offset);

@@ -8,8 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The low bits of user_data give the completion's kind; all three kinds of object are at least
- * 8-aligned. */
+/* The low bits of user_data give the completion's kind; operations and watches are at least 8-aligned. */
 enum completion_kind { KIND_OP = 0, KIND_WATCH = 1, KIND_IGNORE = 2, KIND_MASK = 7 };
 
 struct loop_uring {
@@ -68,7 +67,7 @@ static void watch_cancel(struct loop_watch *w)
 static void watch_completed(struct loop_watch *w, int res)
 {
 	w->uring.armed = false;
-	if (w->uring.running) /* ready() runs the loop: the outer call does the rest */
+	if (w->uring.running) /* ready() itself runs the loop; its outer call does the rest */
 		return;
 	if (!w->uring.dead && !w->uring.cancelling && w->events) {
 		/* A failed poll would fail again at once, so report POLLERR. */

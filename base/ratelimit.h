@@ -11,7 +11,7 @@
 #define RATELIMIT_BURST 20
 #define RATELIMIT_WINDOW_NS (10 * 1000000000ULL)
 
-/* All zeros is a fresh one. */
+/* The initial state is all zeros. */
 struct ratelimit {
 	_Atomic uint64_t since_ns; /* start of the window; 0: none yet */
 	atomic_uint n;		   /* messages in the window */
@@ -25,7 +25,7 @@ struct ratelimit {
 bool ratelimit_take_of(struct ratelimit *l, unsigned burst, uint64_t window_ns, uint64_t now_ns,
 	uint64_t *ret_left_out);
 
-/* The same with RATELIMIT_BURST messages in RATELIMIT_WINDOW_NS. */
+/* Like ratelimit_take_of(), with RATELIMIT_BURST messages in RATELIMIT_WINDOW_NS. */
 static inline bool ratelimit_take(struct ratelimit *l, uint64_t now_ns, uint64_t *ret_left_out)
 {
 	return ratelimit_take_of(l, RATELIMIT_BURST, RATELIMIT_WINDOW_NS, now_ns, ret_left_out);

@@ -24,7 +24,7 @@ static inline bool is_power_of_two(uint64_t v)
 	return v && !(v & (v - 1));
 }
 
-/* Returns p, new memory. Aborts when it is NULL: where no caller could go on without it. */
+/* Return p, the result of an allocation. Aborts if p is NULL; for allocations without which no caller can continue. */
 static inline void *must_alloc(void *p)
 {
 	if (!p)
