@@ -41,7 +41,7 @@ int block_format_from_name(const char *name)
 
 static void bounce_done(struct block_req *r, int res);
 
-/* One line at a request's submission and one at its completion, with --log-level trace. */
+/* Log one line at a request's submission and one at its completion, with --log-level trace. */
 static void __attribute__((noinline, cold)) req_trace(const struct block_req *r, bool submitted, int res)
 {
 	static const char *const names[] = { [BLOCK_READ] = "read", [BLOCK_WRITE] = "write",
@@ -112,7 +112,7 @@ static void error_tell(struct loop_op *op, int res)
 		b->listener->on_error(b->listener, b->error_code, b->error_why);
 }
 
-/* If a round has two errors, report the corruption. */
+/* The listener gets at most one error in each round of the loop. If there are several, report a corruption first. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why)
 {
 	if (block_is_corrupt(b))
@@ -358,7 +358,7 @@ static void direct_probe(int fd, struct block_file *f)
 		f->direct = !fcntl(fd, F_SETFL, flags | O_DIRECT);
 }
 
-/* Some file systems accept the flag and then fail the read. */
+/* Try a direct read, because some file systems accept O_DIRECT and then fail reads. */
 static void direct_try(int fd, struct block_file *f)
 {
 	CLEANUP_FREE void *buf = io_buffer_new(4096);

@@ -90,15 +90,15 @@ int block_close(struct block *b);
 
 void block_info(const struct block *b, struct block_info *ret_info);
 
-/* Check a request's range, alignment and state, and pass it to the format. This is the only way to
- * the formats. If a check fails, done() gets -EINVAL, -EROFS or -EIO. */
+/* Check a request's range and alignment and the disk's state, and pass the request to the format. Every request takes
+ * this way. If a check fails, done() gets -EINVAL, -EROFS or -EIO. */
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
 
-/* Reports errors in addition to the results of requests, in two cases. The image is corrupt, and
- * from now on every change fails with -EIO: reported once. Or writing the tables failed while no
- * request waited for them: the engine retries each second and reports the next failure only after
- * a success. on_error() is called from the loop, never inside another call. error: -errno. */
+/* Gets errors in addition to the results of requests, in two cases. First, the image is corrupt: from then on every
+ * change fails with -EIO, and this is reported once. Second, the engine could not write its tables while no request
+ * waited for them: it retries each second, and reports the next failure only after a success. The loop calls
+ * on_error(), never inside another call. error: -errno. */
 struct block_listener {
 	void (*on_error)(struct block_listener *l, int error, const char *why);
 };
@@ -129,9 +129,9 @@ int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_exten
 /* Returns the fd of the file that x->host is an offset of; borrowed from b. */
 int block_extent_fd(const struct block *b, const struct block_extent *x);
 
-/* Allocate space for [host, host + len) in the disk's file (or its data file), at the offset that
- * an extent gives. Synchronous.
- * len: UINT64_MAX: the whole file.
+/* Allocate space for [host, host + len) in the disk's file (or its data file). Synchronous.
+ * host: offset in the file, as in block_extent.
+ * len: UINT64_MAX: up to the end of the file.
  * Returns 0 or -errno. */
 int block_reserve(struct block *b, uint64_t host, uint64_t len);
 /* Grow the disk (the new part reads as zeros) or shrink it (the cut part is lost). Snapshots keep

@@ -16,13 +16,13 @@ struct err;
  * inside submit(). */
 struct block_ops {
 	void (*submit)(struct block *b, struct block_req *r);
-	/* See block_extent(). The format asks its backing layer itself. */
+	/* See block_extent(). The format also asks its backing layer. */
 	int (*extent)(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
 	/* Write all cached changes; may run the loop. Frees nothing. NULL allowed. */
 	int (*flush_all)(struct block *b);
 	/* See block_resize(). No request is in flight. The new size is a multiple of 512. */
 	int (*resize)(struct block *b, uint64_t size_bytes, struct err *e);
-	/* Free the engine's memory, also of half-built objects. block.c closes the fd. */
+	/* Free the engine's memory, also if open failed half-way. block.c closes the fd. */
 	void (*free)(struct block *b);
 };
 
@@ -54,7 +54,7 @@ struct block {
 /* A file's capabilities, probed once. */
 struct block_file {
 	uint64_t size_bytes;	   /* not rounded */
-	uint32_t offset_align;	   /* for direct I/O; 512 if buffered */
+	uint32_t offset_align;	   /* for direct I/O; a device's sector size; a file: 512 */
 	uint32_t memory_align;	   /* 1 if buffered */
 	uint32_t punch_granularity; /* st_blksize, or the device's granularity */
 	bool is_device;

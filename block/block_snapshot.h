@@ -85,8 +85,8 @@ void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot
  * selects the snapshot; its other fields are ignored. */
 void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
-/* Delete a snapshot, free its clusters and cut the file's end. Incremental: guest requests
- * continue. A crash leaves the snapshot or leaks. */
+/* Delete a snapshot, free its clusters, and truncate the file behind the last used cluster. Incremental: guest requests
+ * continue. A crash leaves the snapshot, or leaked clusters. */
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op);
 /* Set the name and the extra data of the snapshot with info's id. */
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,

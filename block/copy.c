@@ -13,19 +13,18 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* A chunk of this size is still in the CPU cache when it is written. */
+/* Small enough that a chunk is still in the CPU cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
 #define CHUNKS 12
 /* Maximum number of chunks that one thread holds. Files in memory complete all chunks together, so
  * a thread that held all of them would stall the other thread. */
 #define AT_A_TIME 4
-/* The same numbers for files whose writes take as long as a disk's. */
+/* CHUNKS and AT_A_TIME for targets that bypass the page cache, because their writes take as long as a disk's. */
 #define CHUNKS_DIRECT 16
 #define AT_A_TIME_DIRECT 8
-/* If data is contiguous in a file for at least a chunk and the target bypasses the page cache,
- * write it straight from a mapping of the file, without a copy by the CPU. Only the kernel reads
- * the mapping, so a file that shrinks causes an errno instead of a signal. Zeros within such data
- * are not detected. */
+/* If data is contiguous in a file for at least a chunk and the target bypasses the page cache, write it straight from a
+ * mapping of the file, without a copy by the CPU. Only the kernel reads the mapping, so if the file shrinks, the write
+ * fails with an errno and nobody gets SIGBUS. Zeros within such data are not detected. */
 #define MAPPED_BYTES (2 * MIB)
 #define MAP_ALIGN 4096u
 /* Zeros shorter than this are written together with their neighbours; one word has a bit for each

@@ -1,5 +1,5 @@
-/* io: one complete read or write on one fd. Short counts are continued. Bytes past the end of a
- * file read as zeros.
+/* io: one complete read or write on one fd. After a short count, it transfers the rest. Bytes past the end of a file
+ * read as zeros.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_BLOCK_IO_H

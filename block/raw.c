@@ -157,8 +157,8 @@ static void fallocate_start(struct raw_req *q, int mode)
 		q->req->offset, q->req->len);
 }
 
-/* Freeing the space also gives zeros (a device's punch is BLKZEROOUT with unmap, its zero range
- * BLKZEROOUT). Without permission to unmap, the space must stay. */
+/* Zero the range in the best way that is not yet tried: free its space (on a device, BLKZEROOUT with unmap), which also
+ * gives zeros; zero the range (BLKZEROOUT); write zeros. Without permission to unmap, the space must stay allocated. */
 static void zero_step(struct raw_req *q)
 {
 	bool unmap = q->req->op == BLOCK_DISCARD || (q->req->flags & BLOCK_REQ_MAY_UNMAP);
