@@ -41,7 +41,7 @@ struct acpi_pm {
 	uint16_t pm1_status, pm1_enable, pm1_control;
 	uint16_t gpe_status, gpe_enable;
 	uint64_t timer_offset; /* ticks to add to the host's, so that the count continues after a load */
-	uint64_t timer_seen;   /* value >> 31 when last looked at */
+	uint64_t timer_seen;   /* the timer's value >> 31 at the last check */
 	bool sci, rearm_posted, paused;
 	uint64_t paused_ticks; /* the timer's value while paused */
 };

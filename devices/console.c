@@ -30,8 +30,8 @@ struct reader {
 	int in_fd, out_fd; /* equal for a socket */
 	bool is_socket;	   /* and the console owns the fd */
 	struct loop_watch *watch;    /* socket: input and output; stdio: input */
-	bool wants_out;		     /* the socket was full */
-	/* Output to stdio goes through io_uring, because write(2) on a terminal may block. */
+	bool wants_out;		     /* wait for POLLOUT: the socket was full, or output is left */
+	/* Output to stdio is an operation of the loop, because write(2) on a terminal may block. */
 	struct loop_op write_op;
 	struct iovec write_iov;
 	bool writing, dead;
@@ -131,8 +131,8 @@ static void reader_free(struct reader *r)
 {
 	loop_unwatch(r->watch);
 	r->watch = NULL;
-	/* A write to the terminal is still in progress, so the kernel may still use the buffer.
-	 * Leak it; the process is about to end. */
+	/* A write to the terminal is still in progress and may use the buffer. Leak the reader; the process is about to
+	 * end. */
 	if (r->writing)
 		return;
 	if (r->is_socket)

@@ -238,8 +238,8 @@ static bool rtc_alarm_matches(const struct rtc *t, int64_t second)
 			hours_from_register(t, c[REG_HOURS_ALARM]) == day_s / 3600);
 }
 
-/* Return the first second after `from` at which the alarm matches, within a day; INT64_MAX: never.
- * Skips hours and minutes that cannot match: at most 60 + 60 + 24 tries. */
+/* Return the first second after `from` at which the alarm matches, within two days; INT64_MAX: never. Skips hours and
+ * minutes that cannot match: at most 60 + 60 + 24 tries. */
 static int64_t rtc_next_alarm(const struct rtc *t, int64_t from)
 {
 	const uint8_t *c = t->cmos;
@@ -516,7 +516,7 @@ static void rtc_resume(struct device *d)
 		rtc_post_rearm(t);
 }
 
-/* Save the offset to the host's clock, not the time, so that the clock is right after any time in a
+/* Save the offset to the host's clock, not the time, so that the clock is right however long the state lay in a
  * file. */
 static void rtc_save(struct device *d, struct state_writer *w)
 {

@@ -41,9 +41,8 @@ struct virtio_dev;
 struct virtio_ops {
 	uint16_t id; /* virtio device type */
 	uint32_t class_code; /* PCI class code */
-	/* Serve a queue whose doorbell rang, or all queues after a pause. May find nothing to do;
-	 * never called on a stopped or paused device. Handles at most about two rings full per
-	 * call, then calls virtio_queue_kick() for the rest. */
+	/* Serve queue q, after its doorbell or a pause. The queue may be empty. Never called on a stopped or paused
+	 * device. Handles at most about two rings full per call, then calls virtio_queue_kick() for the rest. */
 	void (*queue_run)(struct virtio_dev *v, unsigned q);
 	/* Wait until nothing is in flight. NULL: nothing is in flight between calls. */
 	void (*quiesce)(struct virtio_dev *v);

@@ -31,7 +31,7 @@
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
-/* Results of request_begin() other than a status. */
+/* Results of request_parse() and request_begin() besides a status. */
 enum { TO_BLOCK_LAYER = -1, NO_REQUEST = -2 };
 
 /* struct virtio_blk_config, section 5.2.4. */
@@ -473,7 +473,7 @@ static void blk_features_set(struct virtio_dev *v)
 	blk_update_write_through(container_of(v, struct virtio_blk, v));
 }
 
-/* Save held requests by their descriptor index; all others are still in the ring. */
+/* Save held requests by their descriptor index. All other requests are still in the ring. */
 static void blk_save(struct virtio_dev *v, struct state_writer *w)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);

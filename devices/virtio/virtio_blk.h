@@ -56,7 +56,7 @@ struct virtio_blk_stats {
 /* Create a disk. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
 int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_blk_config *c,
 	struct device **ret_dev, struct err *e);
-/* Read the statistics. Any thread. Each value is exact, but the values are not of one instant. */
+/* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);
 
 #endif

@@ -1,12 +1,11 @@
 /* virtio_net: a network interface (virtio 1.2, section 5.1) over a tap device, with one pair of
  * queues.
  *
- * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES, so checksum and segmentation requests
- * pass through unchanged. A SOCK_SEQPACKET socket with the same header in each packet may replace
- * the tap; the process at its other end then completes checksums and segments TCP over IPv4. A
- * packet of 4 bytes, with the flags of TUNSETOFFLOAD, tells that process what it may leave to the
- * guest; without such a packet, nothing. Without tap or socket the link is down, and frames from
- * the guest are dropped.
+ * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES, so checksum and segmentation requests pass through
+ * unchanged. A SOCK_SEQPACKET socket with the same header in each packet may replace the tap; the process at its other
+ * end then completes checksums and segments TCP over IPv4. The device sends that process packets of 4 bytes with the
+ * flags of TUNSETOFFLOAD: the offloads that it may leave to the guest in frames that it sends. Before the first such
+ * packet it may leave none. Without tap or socket the link is down, and frames from the guest are dropped.
  *
  * Threading: the interface's loop serves rings and tap. Call virtio_net_new() before that loop's
  * thread starts and the device's free() after it has ended. */
@@ -46,7 +45,7 @@ struct virtio_net_stats {
 /* Create an interface. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
 int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_net_config *c,
 	struct device **ret_dev, struct err *e);
-/* Read the statistics. Any thread. Each value is exact, but the values are not of one instant. */
+/* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);
 
 #endif

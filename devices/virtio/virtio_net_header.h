@@ -6,7 +6,7 @@
  *   2  u16  length of all headers; a hint
  *   4  u16  bytes of each segment
  *   6  u16  start of the checksummed range in the frame
- *   8  u16  offset of the checksum field from there
+ *   8  u16  offset of the checksum field from that start
  *  10  u16  number of buffers that a received frame takes */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_HEADER_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_HEADER_H

@@ -71,8 +71,9 @@ static void transport_config_interrupt(void *opaque)
 
 /* ---- doorbells ---- */
 
-/* Register a doorbell with KVM, only for queues in use, since each costs the host a grace period. A
- * failure only costs speed: the guest's write then exits to bar_write(). */
+/* Register a queue's doorbell with KVM; gpa 0 removes it. The caller does so only for queues in use, because each
+ * registration waits for a grace period of the host's kernel. If KVM refuses, only speed is lost: the guest's write
+ * then exits to bar_write(). */
 static void doorbell_set(struct virtio_pci *t, unsigned q, uint64_t gpa)
 {
 	struct dev_host *h = t->v->host;

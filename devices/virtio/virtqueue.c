@@ -249,8 +249,8 @@ void virtqueue_fill(struct virtqueue *q, const struct virtqueue_elem *el, uint32
 	size_t at = RING_ENTRIES + 8 * (size_t)((q->used_idx + ahead) & (q->size - 1u));
 	uint64_t left = written;
 
-	/* Mark as dirty again, in addition to the mark when the request was taken: a snapshot that
-	 * has used that mark has not seen the data that arrived since. */
+	/* The memory was marked as dirty when the request was taken. Mark it again: a snapshot between the two marks
+	 * has saved the memory before the data arrived. */
 	for (unsigned i = 0; q->host->ops->ram_dirty && i < el->nin && left; i++) {
 		uint64_t n = MIN(left, (uint64_t)el->iov[el->nout + i].iov_len);
 
