@@ -1,6 +1,7 @@
-/* call: a client's command under execution. Not only handlers in commands/ answer calls, but also the folders below.
+/* call: a client's command under execution. The handlers in api/commands/ answer calls, and so do the folders below
+ * api/commands/.
  *
- * The handler answers a call exactly once, at once or later, by one of the call_ functions, which free it. While a call
+ * A call is answered exactly once, at once or later, by one of the call_ functions, which free the call. While a call
  * is open, its connection handles no other command, so replies keep their order. If a client disconnects, its call
  * continues, and the answer is dropped. */
 #ifndef CAIRN_API_SCHEMA_CALL_H
@@ -46,7 +47,7 @@ void call_return(struct call *c, struct json_object *v);
 /* Answer with success and a file descriptor. fd: taken. */
 void call_return_fd(struct call *c, struct json_object *v, int fd);
 void call_fail(struct call *c, const struct err *e);
-/* Answer the call `opaque`: with e if r < 0, else with {}. Also a callback of work without a result. */
+/* Answer the call `opaque`: with e if r < 0, else with {}. Its signature fits callbacks that report no result. */
 void call_done(void *opaque, int r, const struct err *e);
 /* Answer with an error of a QMP class that enum err_class does not have. */
 void call_fail_class(struct call *c, const char *class_name, const char *desc);

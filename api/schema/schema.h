@@ -108,8 +108,8 @@ enum event_id {
 struct event_spec {
 	const char *name, *doc;
 	const struct field *data;
-	bool passing; /* gets no number and is not logged */
-	bool admins;  /* sent to admins only */
+	bool passing; /* the event gets no number and is not logged */
+	bool admins;  /* the event is sent to admins only */
 };
 
 /* Find a command by name. NULL: none. */
@@ -135,10 +135,10 @@ int field_type_check(enum field_type t, const char *name, struct json_object *v,
  * Returns 0; -EINVAL with the error text of QEMU's QMP. */
 int schema_check_args(const struct command *c, struct json_object *args, struct err *e);
 
-/* Return the answers of query-qmp-schema, in QEMU's format, and of query-commands. The caller puts them. */
+/* Return the answers of query-qmp-schema, in QEMU's format, and of query-commands. The caller owns them. */
 struct json_object *schema_to_json(enum dialect d);
 struct json_object *schema_commands_to_json(enum dialect d);
-/* Return the version for the greeting and query-version. The caller puts it. */
+/* Return the version for the greeting and query-version. The caller owns it. */
 struct json_object *schema_version_to_json(void);
 
 #endif

@@ -57,7 +57,7 @@ static const struct vm_transition transitions[] = {
 	{ VM_SAW_TAKEN_BACK_PAUSED, OFF | LIVE, VM_PAUSED, VM_EMITS_NOTHING },
 };
 
-/* next: the command to suggest when a VM must not be in this state. */
+/* The names of the states. next: the command to suggest if a request is illegal in this state. */
 static const struct {
 	const char *name, *word, *next;
 } states[VM_STATE_COUNT] = {

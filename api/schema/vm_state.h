@@ -18,8 +18,8 @@ enum vm_state {
 	VM_STATE_COUNT,
 };
 
-/* Triggers of transitions. Commands request the first part; the VM's process reports, or the daemon observes,
- * the second. */
+/* Triggers of transitions. VM_ASK: a command's request. VM_SAW: the VM's process reports it, or the daemon observes
+ * it. */
 enum vm_trigger {
 	VM_ASK_START,
 	VM_ASK_START_PAUSED,
@@ -41,7 +41,7 @@ enum vm_trigger {
 	VM_ASK_SNAPSHOT, /* create, delete or change one */
 	VM_ASK_REVERT,
 	VM_ASK_COUNT,
-	/* Observations are never refused; without a row they change nothing. */
+	/* Observations are never refused. In a state without a row for the observation, it changes nothing. */
 	VM_SAW_RUNNING = VM_ASK_COUNT,
 	VM_SAW_PAUSED,
 	VM_SAW_PRESERVED, /* crashed; the process is kept */

@@ -31,7 +31,7 @@ void event_log_backwards(struct event_log *l, const char *text,
 
 /* Return one page of the events numbered above `since` for which wanted() returns true: {events, next (the `since` of
  * the next page), last (the newest number), lost (some events above `since` are no longer kept), more (another page
- * follows)}. The caller puts it. */
+ * follows)}. The caller owns it. */
 struct json_object *event_log_page(struct event_log *l, uint64_t since,
 	bool (*wanted)(void *opaque, struct json_object *ev), void *opaque);
 

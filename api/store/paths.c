@@ -23,7 +23,7 @@ static const char *path_from_env(const char *name)
 	return v && *v ? v : NULL;
 }
 
-/* The XDG specification requires to ignore relative paths. */
+/* The XDG specification requires programs to ignore relative paths. */
 static const char *env_folder(const char *name)
 {
 	const char *v = path_from_env(name);
@@ -53,7 +53,7 @@ static int default_run_dir(char *buf, size_t size, struct err *e)
 		return path_put(buf, size, e, "/run/cairn", "");
 	if (xdg)
 		return path_put(buf, size, e, xdg, "/cairn");
-	/* Without a session folder use the state folder, which is as private. */
+	/* Without XDG_RUNTIME_DIR use the state folder, which other users cannot read either. */
 	if (default_state_dir(buf, size, e) < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"XDG_RUNTIME_DIR is not set; use --socket or CAIRN_SOCKET");

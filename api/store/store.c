@@ -44,7 +44,7 @@ static int side_path(struct store *s, const char *file, char out[PATH_MAX], stru
 		err_set_errno(e, -ENAMETOOLONG, "%s/%s", s->dir, file) : 0;
 }
 
-/* vm: NULL: the file lies beside the VMs' folder. */
+/* Compute the path of a file. vm: NULL: the file lies beside the VMs' folder. */
 static int file_path(struct store *s, const char *vm, const char *file, char out[PATH_MAX], struct err *e)
 {
 	return vm ? vm_path(s, vm, file, out, e) : side_path(s, file, out, e);

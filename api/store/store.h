@@ -52,8 +52,8 @@ void store_close(struct store *s);
 /* Load all VMs and call found() for each.
  *
  * A damaged file is renamed to *.damaged and logged; the other files are loaded. A file of an older version is upgraded
- * (store_version.h), written again soon after, and kept as *.vN. If a newer Cairn wrote one of a VM's files, found() is
- * not called for that VM, and the store does not change its files.
+ * (store_version.h) and written again soon after; the old file is kept as *.vN. If a newer Cairn wrote one of a VM's
+ * files, found() is not called for that VM, and the store does not change its files.
  * found: borrows the objects. state NULL: there is none, or it is damaged. */
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque);
@@ -66,14 +66,14 @@ int store_check_vm(struct store *s, const char *name, struct err *e);
 /* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. Writing it then
  * fails. */
 bool store_is_newer(struct store *s, const char *file);
-/* Read a file beside the VMs' folder if a newer Cairn wrote the file. The caller puts the object, which is not
+/* Read a file beside the VMs' folder if a newer Cairn wrote the file. The caller owns the object, which is not
  * converted to this version. e: set with the object: why this Cairn does not change the file. Returns NULL if no newer
  * Cairn wrote the file. */
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
-/* Treat a loaded VM as if a newer Cairn had written one of its files, because `file`, beside the VMs' folder, is a
- * newer Cairn's and names the VM. why: the reason, for errors. */
+/* Leave a loaded VM's files unchanged, as if a newer Cairn had written one of them, because a newer Cairn wrote `file`,
+ * which lies beside the VMs' folder and names the VM. why: the reason, for errors. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
-/* Rename a definition to *.damaged that is JSON but no valid definition. */
+/* Rename to *.damaged a definition that is JSON but invalid. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 
 /* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so
@@ -83,7 +83,7 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
 void store_drop_draft(struct store *s, const struct store_work *w);
 void store_sync_definition(struct store *s, struct store_work *w, const char *name);
-/* Whether done() of some work is still to be called; run the loop for that. NULL allowed. */
+/* Whether some work's done() was not called yet; the caller runs the loop until it is. NULL allowed. */
 bool store_owes(const struct store *s);
 /* Write the definition of a new VM. It survives the daemon's end at return, and is on stable storage soon after.
  * marker: also create an empty file of this name in the VM's folder, before the definition. NULL: none.
@@ -119,7 +119,7 @@ int store_remove(struct store *s, const char *name, struct store_work *w, struct
  * Returns 0; -errno: nothing is done, and w stays the caller's. */
 int store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,
 	struct store_work *w, struct err *e);
-/* Load a JSON file. vm: as for store_put(). The caller puts the object. Returns NULL if there is no such file,
+/* Load a JSON file. vm: as for store_put(). The caller owns the object. Returns NULL if there is no such file,
  * if it is damaged, or if a newer Cairn wrote it. */
 struct json_object *store_load_file(struct store *s, const char *vm, const char *file);
 /* Remove a file. vm, d, w: as for store_put(). Returns 0, also if there is no such file; -errno. */

@@ -153,7 +153,8 @@ void store_keep_old(const char *path, int64_t version)
 }
 
 /* The known files in a VM's folder; store_folder_clear() also removes their temporary, damaged and old versions. The
- * definition comes first: without it a crash leaves no VM, but only files that the next start removes. */
+ * definition comes first: if the daemon ends between two removals, the folder without a definition is no VM, and the
+ * next start removes the rest. */
 static const char *const vm_files[] = {
 	"definition.json",
 	"state.json",

@@ -16,8 +16,8 @@ struct err;
 /* The largest is the table of permissions: 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 
-/* Lock the state folder by its file "lock", and write the daemon's pid to that. *ret_fd: owned; closing it releases the
- * lock. -EBUSY: another daemon holds the lock. */
+/* Lock the state folder by its file "lock", and write the daemon's pid to that file. *ret_fd: owned; closing it
+ * releases the lock. -EBUSY: another daemon holds the lock. */
 int store_lock(const char *dir, int *ret_fd, struct err *e);
 /* Sync a folder. */
 int store_folder_sync(const char *path);
@@ -43,7 +43,7 @@ void store_keep_old(const char *path, int64_t version);
 int store_file_remove(const char *path, struct err *e);
 /* Remove the known files in a VM's folder, then the folder, unless it has other files. Does not sync. */
 int store_folder_clear(const char *path, struct err *e);
-/* The same, and sync. */
+/* Like store_folder_clear(), and sync the folder above. */
 int store_folder_clear_for_good(const char *path, struct err *e);
 /* Rename a file or a folder within its folder, and sync that folder. */
 int store_move(const char *path, const char *to, struct err *e);

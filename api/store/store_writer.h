@@ -37,7 +37,7 @@ struct store_writer {
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };
 
-/* unread: borrowed; the writer does not overwrite files that it lists as a newer Cairn's. */
+/* Initialize w. unread: borrowed; the writer does not overwrite files that this list calls a newer Cairn's. */
 void store_writer_init(struct store_writer *w, struct store_unread *unread);
 /* Start the thread. Returns 0; -errno. */
 int store_writer_start(struct store_writer *w, struct err *e);

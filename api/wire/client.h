@@ -17,7 +17,7 @@ int client_connect(const char *socket, struct client **ret_c, struct err *e);
 void client_free(struct client *c);
 
 /* Run one command and wait for its answer. Events that arrive meanwhile are queued.
- * args:    takes it; NULL: none.
+ * args: taken; NULL: none.
  * ret_v:   the result, owned by the caller; NULL allowed.
  * ret_fd:  the fd that came with the answer, owned by the caller, or -1; NULL allowed.
  * Returns 0; -EREMOTEIO with the daemon's error; -errno. */

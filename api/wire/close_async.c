@@ -67,7 +67,8 @@ static void *batch_close(void *opaque)
 	return NULL;
 }
 
-/* Without memory or a thread the fds leak: a leak does less harm than a blocked loop. */
+/* Start a thread that closes the fds. If memory or threads run out, the fds leak, because a leak does less harm than a
+ * blocked loop. */
 static void batch_start(int sock, const int *fds, size_t n)
 {
 	struct batch *b = malloc(sizeof(*b) + n * sizeof(*fds));
@@ -96,7 +97,8 @@ void close_async_fds(const int *fds, size_t n)
 		batch_start(-1, fds, n);
 }
 
-/* A packet of zero bytes reads like the end of the stream, but may carry fds. */
+/* Whether fds may be queued in the socket. On other sockets than streams, always assume so: a packet of zero bytes
+ * looks like the end of the stream, but may carry fds. */
 static bool may_hold_fds(int sock)
 {
 	int type = 0;

@@ -344,7 +344,7 @@ void conn_call_end(struct conn *c)
 		conn_run(c);
 }
 
-/* Receive bytes. Of the fds that arrive, keep the last. */
+/* Receive bytes. Keep the last fd that arrives, and close the others. */
 static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
 {
 	int fd = -1;
@@ -456,8 +456,8 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
-/* Whether the limits allow one more client. They keep users from shutting each other out: every local user may connect
- * as soon as there is any permission. */
+/* Whether the limits allow this client. Every local user may connect as soon as any permission entry exists, and
+ * without limits one user could take all connections. */
 static bool has_place(const struct conn *c)
 {
 	unsigned same = 0, strangers = 0, others = 0;
@@ -488,7 +488,7 @@ static void greeting_send(struct conn *c)
 	conn_send(c, o, -1);
 }
 
-/* fd: taken. */
+/* Create the connection of an accepted client. fd: taken. */
 static void conn_new(struct listener *l, int fd)
 {
 	struct server *s = l->server;

@@ -31,7 +31,7 @@ struct vm;
 struct server_ops {
 	/* Run a client's command. Borrows text. */
 	void (*dispatch)(void *opaque, struct conn *c, struct json_object *text);
-	/* Return the first line for a new client; the server puts it. */
+	/* Return the first line for a new client; the server owns it. */
 	struct json_object *(*greeting)(void *opaque);
 	/* Return the role that permissions give. vm: a VM's name; NULL: for all VMs. */
 	enum role (*role)(void *opaque, const struct peer *who, const char *vm);
@@ -64,7 +64,7 @@ void server_broadcast(struct server *s, struct json_object *o, const char *vm);
 void listener_broadcast(struct listener *l, struct json_object *o);
 /* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
 void server_tell_admins(struct server *s, struct json_object *o);
-/* Look up the roles of all clients again, and set the modes of the sockets. Call this after permissions have
+/* Look up the roles of all clients again, and set the modes of the sockets. Call this function after permissions have
  * changed. */
 void server_permissions_changed(struct server *s);
 
@@ -94,7 +94,7 @@ int conn_take_fd(struct conn *c);
 void conn_call_begin(struct conn *c, struct conn **back);
 void conn_call_end(struct conn *c);
 
-/* Return {"error": {"class", "desc"}}. The caller puts it. */
+/* Return {"error": {"class", "desc"}}. The caller owns it. */
 struct json_object *error_to_json(const char *class_name, const char *desc);
 
 #endif

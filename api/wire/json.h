@@ -25,7 +25,7 @@ int js_parse(const char *text, size_t len, const char *name, struct json_object 
 int js_read(const char *path, size_t max, struct json_object **ret_o, struct err *e);
 
 void js_put(struct json_object *o, const char *key, struct json_object *v);
-/* v: NULL: put nothing. */
+/* Add a string member. v: NULL: add nothing. */
 void js_put_str(struct json_object *o, const char *key, const char *v);
 void js_put_int(struct json_object *o, const char *key, int64_t v);
 void js_put_uint(struct json_object *o, const char *key, uint64_t v);

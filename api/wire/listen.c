@@ -46,8 +46,8 @@ static int folder_make(const char *path, struct err *e)
 	return mkdir_all(dir, 0755, e);
 }
 
-/* Whether a live daemon sends its greeting. The io_uring of a killed daemon keeps its socket open for a moment: such
- * a socket accepts connections, sends nothing and resets them. */
+/* Whether a live daemon sends its greeting. For a moment, the io_uring of a killed daemon keeps the daemon's socket
+ * open: such a socket accepts connections, sends nothing, and resets them. */
 static bool somebody_greets(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -165,7 +165,7 @@ int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
 	long n = env_number("LISTEN_PID") == getpid() ? env_number("LISTEN_FDS") : 0;
 	int r;
 
-	/* Child processes must not see them. */
+	/* Child processes must not see these variables. */
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");

@@ -78,7 +78,7 @@ static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, 
 	enum json_tokener_error why = json_tokener_error_size;
 
 	if (t) {
-		/* Not strict: QEMU accepts single quotes, so QMP clients use them. */
+		/* The parser is not strict, because QEMU accepts single quotes and QMP clients use them. */
 		json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8);
 		o = json_tokener_parse_ex(t, w->buf, (int)w->len);
 		why = json_tokener_get_error(t);

@@ -12,7 +12,7 @@
 struct err;
 struct json_object;
 
-/* Limit of one text, and of the bytes skipped between two. */
+/* Limit in bytes of one text, and of the garbage between two texts. */
 #define WIRE_TEXT_MAX (1024 * 1024)
 
 enum wire_result {
