@@ -81,7 +81,7 @@ static void class_as_qemu(struct json_object *answer)
 	js_put_str(error, "class", known[0]);
 }
 
-/* A trace line at a command's dispatch and at its answer. Arguments may hold secrets and are left out. */
+/* Write a trace line at a command's dispatch and at its answer. Arguments may hold secrets and are left out. */
 static void call_trace(const struct call *c, const char *outcome)
 {
 	const char *vm = vm_named(c);
@@ -125,7 +125,7 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not
-	 * wait for a job: it holds them for long. */
+	 * wait for a job, because a job holds the images for long. */
 	if (c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_send_pending, c)) {
 		c->answer = o;
 		c->vm = NULL;
@@ -321,7 +321,7 @@ static void call_run(struct call *c)
 	h->run(c);
 }
 
-/* Run the handler once the VM was looked up and, if needed, woken. */
+/* Run the handler. The VM was looked up and, if needed, woken before. */
 static void command_go(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;

@@ -20,7 +20,7 @@ struct command_context {
 	const struct command_handler *handlers[2]; /* by dialect */
 };
 
-/* How a server of clients runs commands (api/wire/conn.h). Its opaque: a struct command_context. */
+/* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */
 extern const struct server_ops command_server_ops;
 
 /* The argument "then" of a call that saves. */
@@ -32,7 +32,7 @@ struct command_handler {
 	void (*run)(struct call *c);
 };
 
-/* By command; the last has no name. */
+/* The handlers of the daemon's commands; the last row has no name. */
 extern const struct command_handler command_handlers[];
 
 /* Handlers, one per row of the schema. */

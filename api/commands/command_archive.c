@@ -28,7 +28,7 @@ void command_vm_export(struct call *c)
 		call_return_job(c, j);
 }
 
-/* ret_rights: free with free(). */
+/* Read the arguments of vm-import. *ret_rights: the caller frees it with free(). */
 static int import_opts_take(struct call *c, struct import_opts *opts, struct rights **ret_rights, struct err *e)
 {
 	struct peer who = conn_peer(c->conn);

@@ -43,8 +43,8 @@ static int source_check(struct call *c, struct err *e)
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }
 
-/* A given path is opened with the rights of the user who defined the source, so only that user and root may give
- * one. */
+/* The daemon creates the argument `files` with the rights of the user who defined the source, so only that user and
+ * root may give this argument. */
 static int files_check(const struct call *c, struct err *e)
 {
 	CLEANUP_FREE struct rights *mine = NULL;
@@ -183,7 +183,8 @@ static int template_unset_check(const struct vm *vm, struct err *e)
 		"VM '%.120s' is the template of linked clones (%s); undefine them first", vm->def->name, clones);
 }
 
-/* Opening the images has completed the repairs after a crash. A template's images are never written again. */
+/* The offline process has opened the images and thereby completed repairs after a crash. This must happen before the
+ * mark is stored, because a template's images are never written again. */
 static void offline_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;

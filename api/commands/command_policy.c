@@ -75,7 +75,7 @@ static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 
 static int deadline_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 {
-	/* In the order of FIELD_SHUTDOWN_THEN's words. */
+	/* In the order of the schema's words for FIELD_SHUTDOWN_THEN. */
 	static const enum definition_then thens[] = { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE };
 	int i = field_type_index(FIELD_SHUTDOWN_THEN, js_get_str(c->args, "then"));
 	int64_t timeout = js_get_int(c->args, "timeout", p->deadline_s);
@@ -109,8 +109,8 @@ static int time_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 	return 0;
 }
 
-/* The host's shutdown waits for this VM at most as long as its definition says, so an operator of one VM cannot delay
- * the host. */
+/* Refuse to change the shutdown of a VM for which the host's shutdown waits. The wait is limited by the VM's
+ * definition, and an operator of one VM must not make it longer. */
 static int stop_check(const struct call *c, struct err *e)
 {
 	if (!host_shutdown_waits_for(c->vm))
@@ -169,7 +169,7 @@ void command_vm_shutdown_cancel(struct call *c)
 
 void command_daemon_stop(struct call *c)
 {
-	/* In the order of FIELD_STOP_ACTION's words. */
+	/* In the order of the schema's words for FIELD_STOP_ACTION. */
 	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
 	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
 	int action = i < 0 ? -1 : (int)actions[i];

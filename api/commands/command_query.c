@@ -123,7 +123,7 @@ void command_vm_dump_definition(struct call *c)
 
 /* ---- list ---- */
 
-/* brief: only the columns of `cairn list`. */
+/* Add a VM's identity to o. brief: only the columns of `cairn list`. */
 static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 {
 	char uuid[DEFINITION_UUID_TEXT];

@@ -67,7 +67,7 @@ static void schedule_stored(struct store_work *work)
 	free(k);
 }
 
-/* Store the plan. NULL: remove it. */
+/* Store the plan. plan: NULL: remove the stored plan. */
 static void schedule_store(struct call *c, const struct schedule_plan *plan)
 {
 	struct keep *k = must_alloc(calloc(1, sizeof(*k)));

@@ -28,7 +28,7 @@ static int free_check(const struct vm *vm, const char *what, struct err *e)
 
 /* ---- arguments ---- */
 
-/* Read a text argument. An absent one is an error if `needed`; else `into` keeps its value. */
+/* Read a text argument. If it is absent, `into` keeps its value. needed: an empty text is an error. */
 static int arg_text(struct call *c, const char *key, bool needed, char *into, size_t size,
 	struct err *e)
 {

@@ -160,8 +160,9 @@ void command_vm_destroy(struct call *c)
 	vm_destroy(c->vm, c);
 }
 
-/* The VM may have ended meanwhile; then the table has no row. It cannot have been undefined, since undefining needs a
- * VM without a process and thus without requests. */
+/* Answer a lifecycle command after the VM's process has answered the request. If the VM has ended meanwhile, the state
+ * table has no row and vm_move() does nothing. The VM cannot have been undefined, since that needs a VM without a
+ * process, and thus without requests. */
 static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
 	const char *reason)
 {

@@ -169,7 +169,8 @@ static int check_pair(struct parse *p, unsigned i, unsigned k)
 	return 0;
 }
 
-/* A disk without an id gets one by its position, so the ids are compared only when all disks are known. */
+/* Check that ids are unique. A disk without an id gets one by its position, so ids are compared only when all disks are
+ * known. */
 int definition_check_disks(struct parse *p)
 {
 	int r = 0;
@@ -199,7 +200,8 @@ int definition_parse_disks(struct parse *p, struct json_object *v, void *into)
 		int r;
 
 		p->d->disks[i].nlayers = 1;
-		/* Reporting a full disk to the guest loses the data that it was about to write. */
+		/* The default is to stop: if a full disk were reported to the guest, the guest would lose the data that
+		 * it was about to write. */
 		p->d->disks[i].error_policy = VM_ERRORS_STOP;
 		r = keys_parse(p, json_object_array_get_idx(v, i), &definition_disk_keys, &p->d->disks[i]);
 		if (!r)

@@ -79,8 +79,8 @@ extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
 extern const struct choice definition_formats[];
-/* Interfaces of type user: the keys of one forward; parsers of the interface's keys `network` and `forwards`; whether
- * all keys have their defaults; a writer of the keys. */
+/* For interfaces of type user: the keys of one forward; the parsers of the keys `network` and `forwards`; whether all
+ * keys have their defaults; the printer of the keys. */
 extern const struct keys definition_forward_keys;
 int definition_parse_network(struct parse *p, struct json_object *v, void *into);
 int definition_parse_forwards(struct parse *p, struct json_object *v, void *into);

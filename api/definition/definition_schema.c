@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
-/* Parse a JSON text of the tables. An invalid one is a bug. */
+/* Parse a JSON text of the tables. Aborts if the text is invalid, because that is a bug. */
 static struct json_object *own_json(const char *text)
 {
 	struct json_object *o = json_tokener_parse(text);

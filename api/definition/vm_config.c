@@ -85,7 +85,8 @@ static int forward_listen(const struct definition_forward *f, const char *key, s
 	return steal_fd(&fd);
 }
 
-/* O_NONBLOCK only for open(): a FIFO in place of a disk must not block the daemon. */
+/* open() needs O_NONBLOCK, because a FIFO in place of a disk must not block the daemon; afterwards fcntl() clears the
+ * flag. */
 int config_open_file(const struct config_file *f, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;

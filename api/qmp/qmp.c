@@ -88,7 +88,8 @@ static bool consists_of(const char *name, size_t len, const char *alphabet)
 	return strlen(name) == len && strspn(name, alphabet) == len;
 }
 
-/* Remove leftover sockets, by their form of name; only one daemon uses the folder. */
+/* Remove leftover sockets. Only one daemon uses the folder, so every file whose name has the form of a socket's is a
+ * leftover. */
 static void sockets_sweep(const char *dir)
 {
 	DIR *at = opendir(dir);
@@ -129,7 +130,7 @@ struct qmp_fds *qmp_fds(struct vm *vm)
 
 /* ---- events ---- */
 
-/* Translate a value where QEMU's word differs. */
+/* Return a value of the daemon's event, in QEMU's word if that differs. */
 static struct json_object *event_reword(enum event_id id, const char *key, struct json_object *v)
 {
 	const char *s = js_plain_string(v);

@@ -63,7 +63,8 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 		js_put_str(o, "backing_file", disk->layers[1].path);
 	js_put_int(o, "backing_file_depth", disk->nlayers - 1);
 	js_put(o, "image", image_to_json(disk, i));
-	/* Files are opened without O_DIRECT; a guest's flush syncs the file. */
+	/* `direct` is always false: the daemon does not know whether the VM's process uses O_DIRECT. A guest's flush
+	 * syncs the file. */
 	js_put_bool(cache, "writeback", true);
 	js_put_bool(cache, "direct", false);
 	js_put_bool(cache, "no-flush", false);

@@ -175,7 +175,7 @@ static void dump_start(struct request *x, int fd)
 
 /* ---- file:PATH ---- */
 
-/* Runs in the forked process. O_NONBLOCK, since the path may be a pipe. */
+/* Open the file; runs in the forked process. O_NONBLOCK keeps open() from blocking if the path is a pipe. */
 static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const char *path = arg;

@@ -2,7 +2,7 @@
 #ifndef CAIRN_API_QMP_QMP_DUMP_H
 #define CAIRN_API_QMP_QMP_DUMP_H
 
-/* Most fds of one VM, from all its clients together. */
+/* Maximum number of stored fds of one VM, from all its clients together. */
 #define QMP_FDS_MAX 16
 
 struct qmp_fds {

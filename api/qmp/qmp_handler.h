@@ -4,7 +4,7 @@
 
 #include "api/commands/command.h"
 
-/* By command; the last has no name. */
+/* The handlers of QEMU's commands; the last row has no name. */
 extern const struct command_handler qmp_handlers[];
 
 void qmp_query_version(struct call *c);

@@ -28,7 +28,8 @@ static bool is_among(struct json_object *devices, const char *id)
 	return false;
 }
 
-/* A snapshot always covers every writable disk; else it would not capture one instant. */
+/* Check that the argument `devices` names every writable disk: a snapshot covers all of them, because it captures one
+ * instant. */
 static int check_devices(struct call *c, struct err *e)
 {
 	struct json_object *devices = js_get_array(c->args, "devices");
@@ -114,7 +115,7 @@ void qmp_snapshot_save(struct call *c)
 	job_begun(c, r, &e);
 }
 
-/* As in QEMU, the VM runs afterwards if it ran before. */
+/* Handler of snapshot-load. As in QEMU, the VM runs afterwards if it ran before. */
 void qmp_snapshot_load(struct call *c)
 {
 	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
