@@ -79,7 +79,7 @@ static void permissions_changed(void *opaque)
 		server_permissions_changed(h->server);
 }
 
-/* The order determines the order of events, of members in state.json and of lines in the log:
+/* The order of this list determines the order of events, of members in state.json and of lines in the log:
  * - at the end of a run, host_shutdown runs before restart schedules a start;
  * - state.json has schedule, restart and shutdown in this order;
  * - save continues an adopted VM's save job before idle looks for that job;
@@ -246,7 +246,7 @@ static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret
 	return r < 0 ? err_set_errno(e, r, "signals") : 0;
 }
 
-/* Raise the limit of open files: 500 clients and 100 VMs need more than the usual 1024. */
+/* Raise the limit of open files: the clients (up to CONN_MAX) and the VMs need more than the usual 1024. */
 static void limits_raise(void)
 {
 	struct rlimit rl;

@@ -46,7 +46,7 @@ static void text_write(struct audit *a, const char *text)
 	a->size += n;
 }
 
-/* Read the place from a file's first line. Returns 0; -EINVAL if the file is no audit log. */
+/* Read the place of a file's first byte from its first line. Returns 0; -EINVAL if the file is no audit log. */
 static int base_read(int fd, uint64_t *ret)
 {
 	char head[64] = "";
@@ -230,7 +230,7 @@ struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 		n = pread(fd, buf, READ_BYTES, (off_t)(place - base));
 	if (n > 0) {
 		used = lines_take(buf, (size_t)n, q, list);
-		/* Skip a partial or overlong line, else the loop never ends. */
+		/* If buf has no whole line, skip it: otherwise clients would ask for the same place again and again. */
 		place += used ? used : (size_t)n;
 	}
 	js_put(page, "lines", list);

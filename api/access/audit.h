@@ -17,7 +17,7 @@ struct err;
 struct json_object;
 
 #define AUDIT_FILE_BYTES (8 * 1024 * 1024)
-#define AUDIT_FILES 5 /* the present one included */
+#define AUDIT_FILES 5 /* including the one that is written to */
 
 /* Open the log in dir, the state folder. Returns 0 or -errno. */
 int audit_open(const char *dir, struct audit **ret_a, struct err *e);

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Users counted separately. Further users at the same time share the last slot. */
+/* Number of slots. Each user has a slot; when all are taken, further users share the last one. */
 #define USERS 64
 #define OTHERS (USERS - 1)
 

@@ -151,7 +151,8 @@ static void child_exited(void *opaque, unsigned revents)
 	child_release(x);
 }
 
-/* The pid cannot be reused before the process is waited for. */
+/* Kill the process and its group. The pid is safe to use, because it cannot be reused before the daemon has waited for
+ * the process. */
 static void process_kill(struct fork_as *x)
 {
 	kill(-x->pid, SIGKILL);

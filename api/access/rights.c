@@ -71,7 +71,7 @@ void rights_put(struct json_object *definition, const struct rights *r)
 
 static int id_check(int64_t id, struct err *e)
 {
-	/* The kernel takes the highest number as "leave the id unchanged". */
+	/* To the kernel, the highest number means "leave the id unchanged". */
 	if (id >= 0 && id < UINT32_MAX)
 		return 0;
 	return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": names no user or group");
@@ -127,7 +127,8 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 
 /* ---- changing ids ---- */
 
-/* Uses raw system calls: libc's functions signal the other threads, which a forked process does not have. */
+/* Use raw system calls, because libc's functions would signal the daemon's other threads, and the forked process does
+ * not have these. */
 int rights_assume(const struct rights *r)
 {
 	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||

@@ -195,7 +195,7 @@ static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 		sockets_close(f);
 }
 
-/* Whether the open sockets match the definition's forwards. They may not, if the VM was redefined. */
+/* Whether the open sockets match the definition's forwards. After a redefinition they may differ. */
 static bool socket_fits(const struct forwards *f, const struct definition *d)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
@@ -466,7 +466,7 @@ static void sockets_held(struct usernet *u)
 		vm_notify(u->vm, forwards_held);
 }
 
-/* Handle a message from a process, which is not trusted because it parses the guest's packets. */
+/* Handle a message from a cairn-slirp. The message is untrusted, because cairn-slirp parses the guest's packets. */
 static void message_take(struct usernet *u, struct json_object *o)
 {
 	if (js_get_bool(o, "held", false))
@@ -501,7 +501,7 @@ static void control_ready(void *opaque, unsigned revents)
 		slirp_ended(u, 0);
 }
 
-/* control: taken. */
+/* Add a process to the host's list. control: taken. */
 static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
 {
 	struct usernet *u = must_alloc(calloc(1, sizeof(*u)));

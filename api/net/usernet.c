@@ -21,7 +21,7 @@
 #endif
 
 #define FORWARD_FD 5 /* first fd of the forwards' sockets, after frames and control */
-/* A frame costs the same at any length and never leaves the host, so frames are large (docs/slirp.md). */
+/* A frame costs about the same at any length and never leaves the host, so frames are large (docs/slirp.md). */
 #define MTU 65520
 #define MTU_TEXT "65520"
 #define HOSTNAME_MAX_BYTES 63 /* one label: RFC 1035, section 2.3.4 */
@@ -46,8 +46,8 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 	return vm_socket_connect(run_dir, name, ret_fd);
 }
 
-/* The kernel reports the process that called listen(); before cairn-slirp does, that is its daemon. The process may
- * have ended and its pid may belong to another one, so the pidfd must not have exited. */
+/* The kernel reports the process that called listen() last: the daemon, until cairn-slirp calls it. That process may
+ * have ended, and its pid may belong to another process, so ignore a pidfd whose process has exited. */
 int usernet_pidfd(int control)
 {
 	struct ucred cred;

@@ -250,7 +250,7 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 {
 	(void)was_active;
 	(void)rebooting;
-	/* While the saved state is being stored, wait: save.c calls save_over afterwards. */
+	/* While the saved state is being stored, do nothing: save.c calls the observer's save_over() afterwards. */
 	if (vm->operation.kind != VM_OP_SAVE_KEPT)
 		host_shutdown_vm_over(vm, vm->reason);
 }

@@ -346,8 +346,8 @@ void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err
 	wake_begin(vm, done, opaque);
 }
 
-/* Wake a VM that is falling asleep: resume it after a suspend, cancel a save, since the save's end would break the
- * connection. */
+/* Note that a client connected while the VM falls asleep: vm_suspended() then resumes the VM. Cancel a save, since its
+ * end would break the client's connection. */
 static void vm_disturb(struct vm *vm)
 {
 	struct err e;

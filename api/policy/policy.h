@@ -45,7 +45,7 @@ struct policy_sample {
 	uint64_t now_ns;
 	uint64_t cpu_ns;   /* of all vCPUs */
 	uint64_t requests; /* of all disks */
-	uint64_t bytes;	   /* of all consoles */
+	uint64_t bytes;	   /* of all consoles, and sent by all network interfaces */
 	bool watched;	   /* a client has a console open */
 };
 

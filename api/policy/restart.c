@@ -20,7 +20,7 @@ static void restart_ended(void *opaque, int r, const struct err *e)
 {
 	(void)e;
 	if (r < 0)
-		restart_want(opaque); /* a failed start counts as a try */
+		restart_want(opaque); /* a failed start counts as a try; schedule the next one */
 }
 
 static void restart_timer_arm(struct vm *vm, uint64_t due_ns);
@@ -30,7 +30,8 @@ static void restart_timer_fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = restart_ended, .opaque = vm };
 
-	/* The host's shutdown starts no VMs. Try again later, in case it leaves this one. */
+	/* During the host's shutdown no VM is started. Try again later, because the shutdown may leave this VM alone
+	 * and be over then. */
 	if (vm->host->host_shutdown) {
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
@@ -130,7 +131,8 @@ static struct json_object *restart_to_json(const struct vm *vm)
 	return o;
 }
 
-/* If the clock was set meanwhile and the time is out of range, restart now. */
+/* Load the progress. The clock may have been set meanwhile: a restart whose time has passed is due now, and no restart
+ * waits longer than the definition's max_delay. */
 static void restart_load(struct vm *vm, struct json_object *state)
 {
 	struct json_object *o = js_get(state, "restart");

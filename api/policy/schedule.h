@@ -67,8 +67,7 @@ int64_t schedule_slot(const struct schedule_plan *p, int64_t now_s);
 enum schedule_due {
 	SCHEDULE_NOT_YET,
 	SCHEDULE_DUE,  /* due once, however many intervals were missed */
-	SCHEDULE_ANEW, /* the clock went back by more than an interval: begin with the present one
-			*/
+	SCHEDULE_ANEW, /* the clock went back by more than an interval: begin again with the present interval */
 };
 
 /* Decide whether a snapshot is due. last_s: start of the last interval that got a snapshot. */

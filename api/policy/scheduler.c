@@ -27,7 +27,7 @@
 /* Interval of retries while a VM is starting or stopping. */
 #define RETRY_S 30
 #define SPACE_TIMEOUT_NS (20 * 1000000000ULL)
-/* A larger jump means that the clock was set, not corrected. */
+/* A jump of the clock that is larger than this means that somebody set the clock; smaller ones are corrections. */
 #define LEAP_S 600
 #define LEAP_HOLD_S 3600
 
@@ -144,7 +144,7 @@ static void run_note(struct vm *vm, const char *outcome, const char *detail)
 	vm_save(vm);
 }
 
-/* reason: off, space, failed. */
+/* Report that a run took no snapshot. reason: off, space, failed. */
 static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 {
 	bool failed = !strcmp(reason, "failed");
@@ -240,7 +240,8 @@ static void thin_done(struct job *j, void *opaque)
 	run_end(vm);
 }
 
-/* The job checks again, since other clients could change the snapshots until now. */
+/* Start a job that deletes the victims. The job chooses them again, since other clients could change the snapshots in
+ * the meantime. */
 static void thin_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct vm *vm = opaque;

@@ -49,8 +49,8 @@ void scheduler_free(struct scheduler *s);
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
 /* Compute for each snapshot whether the plan would delete it now.
- * with_next:  assume that one more snapshot was taken, so the newest is no longer the newest and the current one no
- *             longer current. */
+ * with_next: compute this for the time after the next snapshot, when the present newest and current snapshots are
+ * protected no longer. */
 void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims);
 /* Remove a VM's schedule; its snapshots stay. */
 void scheduler_remove(struct vm *vm);
