@@ -20,13 +20,13 @@
  * rate. */
 #define TELL_MAX 8
 #define TELL_NS 1000000000ULL
-/* Sent before guest-sync-delimited: makes the agent discard a partial line. Its answer begins with
- * the same byte. */
+/* Sent before guest-sync-delimited, to make the agent discard a partial line. The agent's answer begins with the same
+ * byte. */
 #define SENTINEL "\xff"
 
 enum agent_state {
 	IDLE,
-	FREEZE_SYNC, /* a sync finds out whether an agent answers, and where its answers begin */
+	FREEZE_SYNC, /* the sync shows whether an agent answers, and where its answers begin */
 	FREEZE_ASKED,
 	FROZEN,
 	THAW_SYNC, /* the thaw is sent together with the sync; its answer follows the sync's */
@@ -40,7 +40,7 @@ enum agent_state {
 	NAME_ASKED,
 };
 
-/* Address queries have a slot of their own, so that they do not block a shutdown. */
+/* Slots of struct agent's errands. Address queries have a slot of their own, so that they do not block a shutdown. */
 enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
 
 /* A command whose caller waits for the result. */
@@ -68,7 +68,7 @@ struct agent {
 	bool overlong;
 	bool waits; /* a freeze is due once the current command ends */
 	bool time_due, thaw_due;
-	struct errand errands[ERRAND_COUNT], *errand; /* the one in progress */
+	struct errand errands[ERRAND_COUNT], *errand; /* *errand: the one in progress */
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
@@ -89,7 +89,7 @@ struct agent {
 static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 {
 	a->state = s;
-	/* Ignore input that answers no command. */
+	/* Without a command in progress, leave input in the port. */
 	loop_watch_events(a->watch, s == IDLE || s == FROZEN ? 0 : POLLIN);
 	if (s == IDLE)
 		loop_timer_disarm(a->timer);
@@ -701,7 +701,8 @@ int agent_new(
 	a->times = t ? *t
 		     : (struct agent_times){
 			       AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS};
-	/* Start from an id of this process: answers to an earlier one may still be in the pipe. */
+	/* Start from an id that an earlier process did not use, because answers to that process may still be in the
+	 * port. */
 	a->id = (int64_t)(loop_now_ns() &
 			  0xffffffff);
 	a->port_task.run = port_run;

@@ -6,8 +6,8 @@
  * has a timeout. Every freeze is followed by a thaw: by agent_thaw(), after a freeze that failed or
  * timed out, or after AGENT_HOLD_NS.
  *
- * Commands run one at a time, in this order when several are due: thaw, freeze, clock, order,
- * address query, host name, ping.
+ * Commands run one at a time, in this order when several are due: thaw, freeze, clock, agent_tell() or
+ * agent_shutdown(), address query, host name, ping.
  *
  * Threading: all functions run on the loop's thread, except agent_port(). */
 #ifndef CAIRN_VMM_AGENT_AGENT_H

@@ -165,7 +165,7 @@ void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret)
 
 /* ---- guest-network-get-interfaces ---- */
 
-/* Take the comma between two members, or find the list's or object's end. */
+/* Take the comma between two members, or look for the end of the list or object. Returns false if there is neither. */
 static bool next_or(struct cursor *c, char end)
 {
 	return char_take(c, ',') || char_peek(c) == end;

@@ -19,7 +19,7 @@
 
 #define FADT_WBINVD (1u << 0)
 #define FADT_PROC_C1 (1u << 2)
-#define FADT_SLP_BUTTON (1u << 5) /* the sleep button is no fixed hardware; the power button is */
+#define FADT_SLP_BUTTON (1u << 5) /* there is no fixed sleep button; the power button is fixed hardware */
 #define FADT_TMR_VAL_EXT (1u << 8)
 #define FADT_RESET_REG_SUP (1u << 10)
 #define FADT_APIC_PHYSICAL (1u << 19)

@@ -154,7 +154,7 @@ static void start_info_fill(struct boot_image *b)
 	}
 }
 
-/* Write flat segments. No guest uses the TSS, but VMX requires one. */
+/* Write a GDT with flat segments. No guest uses the TSS, but VMX requires one. */
 static void gdt_write(struct memory *m, struct boot_entry *ret)
 {
 	uint8_t *p = m->host + BOOT_GDT_GPA;

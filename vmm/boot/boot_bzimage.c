@@ -10,7 +10,7 @@
 #define HDR_SETUP_SECTS 0x1f1
 #define HDR_SYSSIZE 0x1f4 /* in units of 16 bytes */
 #define HDR_BOOT_FLAG 0x1fe
-#define HDR_JUMP 0x200 /* its second byte gives the header's end */
+#define HDR_JUMP 0x200 /* the jump's second byte gives the header's end */
 #define HDR_MAGIC 0x202
 #define HDR_VERSION 0x206
 #define HDR_LOADFLAGS 0x211
