@@ -7,7 +7,7 @@
 #define ADDRESS_TEXT 64
 
 /* Ask the guest agent for the guest's interfaces and addresses.
- * ret_interfaces: an array as in vm-addresses (docs/api.md); the caller puts it.
+ * ret_interfaces: an array as in vm-addresses (docs/api.md); the caller owns it.
  * Returns 0; -errno with a sentence. */
 int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interfaces, struct err *e);
 /* Choose the address under which other machines reach the guest: neither loopback nor link-local, IPv4 before IPv6.

@@ -34,7 +34,8 @@ static int img_spawn(const char *image, int out, pid_t *ret_pid)
 	return r;
 }
 
-/* Returns NULL if cairn-img cannot read the image. */
+/* Run cairn-img to read the image's chain of backing files. Returns an array; NULL if cairn-img cannot read the
+ * image. */
 static struct json_object *chain_read(const char *image)
 {
 	CLEANUP_CLOSE int from = -1, to = -1;

@@ -24,9 +24,9 @@ int change_make(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
 	void *opaque, struct err *e);
 
-/* Read the definition that the next start uses. The caller puts it. Returns 0 or -errno. */
+/* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
-/* Read the list `key` of the definition, of the next start with --inactive. The caller puts it. Returns 0 or -errno. */
+/* Read the list `key` of the definition, of the next start with --inactive. The caller owns it. Returns 0 or -errno. */
 int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e);
 /* Tell the outcome of change_make(): "Failed to <what>", or "<done> successfully" if the definition was changed.
  * Returns the exit code. */

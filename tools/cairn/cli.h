@@ -123,7 +123,7 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 /* Run a command that answers in pages, and join its pages.
  * args: taken.
  * list: member of a page that is its array. cursor: argument that gets the member `next` of the page before.
- * ret_first: the first page; NULL: not wanted. The caller puts both results.
+ * ret_first: the first page; NULL: not wanted. The caller owns both results.
  * Returns 0 or -errno. */
 int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,
 	struct json_object **ret_all, struct json_object **ret_first, struct err *e);
@@ -131,14 +131,14 @@ int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, 
 struct json_object *cli_vm_args(const char *name);
 /* Fetch all pages of vm-list as one array (list.c).
  * brief: only id, name, state and word.
- * ret_unloaded: VMs that the daemon could not load; NULL: not wanted. The caller puts both results.
+ * ret_unloaded: VMs that the daemon could not load; NULL: not wanted. The caller owns both results.
  * Returns 0 or -errno. */
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,
 	struct err *e);
 /* Returns the text of a member of a VM from vm-list; "-" if it is missing or is the id of a VM that is off. Borrowed
  * from vm. */
 const char *cli_vm_member(struct json_object *vm, const char *key);
-/* Call vm-info. The caller puts *ret_o. Returns 0 or -errno. */
+/* Call vm-info. The caller owns *ret_o. Returns 0 or -errno. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
 /* ---- waiting (wait.c) ---- */

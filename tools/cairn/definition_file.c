@@ -49,7 +49,7 @@ static const char *space_skip(const char *p, const char *end)
 	return p;
 }
 
-/* p: the character after the opening quote. Returns the closing quote. */
+/* Find the end of a string. p: the character after the opening quote. Returns the place of the closing quote. */
 static const char *string_end(const char *p, const char *end)
 {
 	while (p < end && *p != '"')

@@ -16,7 +16,7 @@ static const char *json_compact(struct json_object *o)
 
 static void values_compare(struct difference *d, struct json_object *was, struct json_object *now);
 
-/* was, now: NULL if the value is missing on that side. */
+/* Print the differences below one key. was, now: NULL if the value is missing on that side. */
 static void compare_at(struct difference *d, const char *before, const char *key, const char *after,
 	struct json_object *was, struct json_object *now)
 {

@@ -25,7 +25,7 @@
 
 __attribute__((format(printf, 3, 4))) static void found(struct host_check *c, enum host_status status, const char *fmt, ...)
 {
-	int saved = errno; /* the caller chooses the remedy by it */
+	int saved = errno; /* the caller chooses the remedy by errno */
 	va_list ap;
 
 	c->status = status;

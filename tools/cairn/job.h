@@ -13,7 +13,7 @@
 
 /* Run a command that starts a job, and wait for the job.
  * args: taken. fd: passed to the daemon; borrowed; -1: none. what: label of the progress bar ("Save").
- * ret_result: result of the job, which the caller puts; NULL: not wanted.
+ * ret_result: result of the job, which the caller owns; NULL: not wanted.
  * Returns 0; -EINPROGRESS: --no-wait, the job's id is printed; -errno with a sentence. */
 int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
 	struct json_object **ret_result, struct err *e);

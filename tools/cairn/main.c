@@ -129,13 +129,13 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 
 /* ---- the command line ---- */
 
-/* Returns how many of the first positionals name VMs and may be ids to resolve. */
+/* Returns how many positionals, from the first on, name VMs and thus may be ids to resolve. */
 static size_t vms_count(const struct cli *c)
 {
 	const char *what = c->verb->completes;
 
-	/* With --all there are no names. A verb about permissions takes names of VMs that need not exist, so do not
-	 * take such a name for an id. */
+	/* With --all there are no names. Verbs about permissions accept names of VMs that do not exist, so a number is
+	 * a name there. */
 	if (!what || strncmp(what, "vm", 2) || option_flag(c, "all") || !strcmp(c->verb->group, "Administration"))
 		return 0;
 	return strstr(c->verb->args, "VM...") ? c->npos : c->npos ? 1 : 0;

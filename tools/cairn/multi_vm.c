@@ -29,7 +29,7 @@ static bool has_target(const struct multi_vm *f, const char *name)
 	return false;
 }
 
-/* vm: entry of vm-list; NULL: the user gave the name. */
+/* Add a VM unless it is in the list. vm: its entry in vm-list; NULL: the user gave the name. */
 static void target_add(struct multi_vm *f, const char *name, struct json_object *vm)
 {
 	struct multi_vm_target *t;

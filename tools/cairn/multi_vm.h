@@ -18,7 +18,7 @@ struct multi_vm_act {
 	 * "dry-run".
 	 * NULL: no details. */
 	void (*told)(struct json_object *answer, bool would);
-	/* For a dry run: returns what a VM in the state `word` would lose, or NULL for nothing. May itself be NULL: no
+	/* For a dry run: returns what a VM in the state `word` would lose; NULL: nothing. If this pointer is NULL, no
 	 * VM loses anything. */
 	const char *(*lost)(const struct cli *c, const char *word);
 	bool job; /* the command starts a job; wait for it and use its result as the answer */

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Every verb that prints accepts --format. */
+/* Handle --format, which every verb that prints accepts. */
 static int format_set(struct cli *c, const char *value)
 {
 	int f = value ? output_format_parse(value) : -1;
@@ -85,7 +85,9 @@ static int option_missing(const struct cli *c, const char *name, size_t len)
 		suggest_hint(word, "--", option_name_at, c->verb, hint));
 }
 
-/* words: "a|b|c". */
+/* Is the value one of the words? words: "a
+ * b
+ * c". */
 static bool is_word(const char *words, const char *value)
 {
 	size_t len = strlen(value);

@@ -26,7 +26,7 @@ void table_add(struct table *t, const char *const *cells)
 	t->rows++;
 }
 
-/* Count code points: a good approximation of the width without a locale. */
+/* Return a string's width on the terminal: its number of code points, a good approximation without a locale. */
 static size_t text_width(const char *s)
 {
 	size_t n = 0;

@@ -4,7 +4,7 @@
 
 #include "tools/cairn/cli.h"
 
-/* Return the schema of the daemon that was built with this program, as query-qmp-schema answers. The caller puts it. */
+/* Return the schema of the daemon that was built with this program, as query-qmp-schema answers. The caller owns it. */
 struct json_object *schema_load(void);
 /* Find a command, an event or a type by name. Borrowed; NULL: none. */
 struct json_object *schema_entry(struct json_object *schema, const char *name);
@@ -13,7 +13,7 @@ struct json_object *schema_argument(struct json_object *schema, const char *comm
 /* Returns an array of the words that an argument accepts. Borrowed; NULL: any value of its type. */
 struct json_object *schema_words(struct json_object *schema, struct json_object *argument);
 
-/* Returns an array of the names of all events. The caller puts it. */
+/* Returns an array of the names of all events. The caller owns it. */
 struct json_object *schema_events(struct json_object *schema);
 
 /* Iterate over the commands of a verb.

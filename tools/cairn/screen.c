@@ -11,7 +11,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-/* Switch to the alternate screen and hide the cursor; and back. */
+/* ENTER switches to the alternate screen and hides the cursor; LEAVE undoes both. */
 #define ENTER "\033[?1049h\033[?25l"
 #define LEAVE "\033[?25h\033[?1049l"
 
@@ -101,7 +101,7 @@ static int key_take(struct screen *s)
 	if (n == 1)
 		return (unsigned char)key;
 	if (n == 0 || errno != EINTR)
-		s->keys = false; /* the terminal is gone; SIGHUP arrives if it was ours */
+		s->keys = false; /* the terminal is gone; if it was the controlling terminal, SIGHUP arrives, too */
 	return n == 0 ? SCREEN_OVER : SCREEN_LATE;
 }
 

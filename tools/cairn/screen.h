@@ -25,7 +25,7 @@ void screen_end(struct screen *s);
 /* Draw as many lines of the text as fit, each cut to the width of the terminal. */
 void screen_draw(const char *text);
 
-#define SCREEN_LATE 0 /* until_ns has passed */
+#define SCREEN_LATE 0 /* until_ns has passed, or the terminal has another size */
 #define SCREEN_OVER (-1)
 #define SCREEN_OTHER (-2)
 /* Wait for a key, for until_ns (CLOCK_MONOTONIC), or until the fd `other` is readable. Returns one of the values above,

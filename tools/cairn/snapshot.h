@@ -4,7 +4,7 @@
 
 #include "tools/cairn/cli.h"
 
-/* Fetch all snapshots of a VM as one array, sorted by name. The caller puts it. Returns 0 or -errno. */
+/* Fetch all snapshots of a VM as one array, sorted by name. The caller owns it. Returns 0 or -errno. */
 int snapshots_fetch_all(struct cli *c, const char *vm, struct json_object **ret_all, struct err *e);
 /* Find a snapshot by name, or else by id. Borrowed from all; NULL: none. */
 struct json_object *snapshot_find(struct json_object *all, const char *name);

@@ -31,7 +31,7 @@ const char *suggest_hint(const char *word, const char *prefix, const char *(*at)
 	const void *opaque, char buf[SUGGEST_HINT_BYTES])
 {
 	size_t len = strlen(word);
-	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* a greater distance means another word */
+	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* a greater distance means that the user meant another word */
 	const char *is, *found = NULL;
 
 	buf[0] = 0;

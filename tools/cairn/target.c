@@ -42,7 +42,8 @@ static int folder_sync(const char *path)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Do not replace a file that another program has created since. Some file systems do not support RENAME_NOREPLACE. */
+/* Rename the temporary file. With is_new, do not replace a file that another program has created in the meantime,
+ * except on file systems without RENAME_NOREPLACE. */
 static int name_give(const struct target *t)
 {
 	if (t->is_new && renameat2(AT_FDCWD, t->tmp, AT_FDCWD, t->path, RENAME_NOREPLACE) == 0)

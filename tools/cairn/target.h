@@ -10,7 +10,7 @@ struct err;
 struct target {
 	const char *path;
 	bool is_new; /* refuse an existing file */
-	bool whole; /* remove an incomplete file: nobody can use it */
+	bool whole; /* remove the file if it is incomplete, because nobody could use it */
 	char tmp[PATH_MAX]; /* temporary name; empty: written in place, because no process waits to rename it */
 	int fd;
 };

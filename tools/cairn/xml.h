@@ -16,7 +16,7 @@ bool xml_is(const char *text, size_t len);
 
 /* Convert XML to a definition.
  * ret_definition: JSON; ret_warnings: array of sentences; ret_origins: place of each key ("disks[0]": "line 12"). The
- * caller puts all three.
+ * caller owns all three.
  * Returns 0; -errno with a sentence. */
 int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
 	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e);

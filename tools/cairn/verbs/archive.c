@@ -104,7 +104,7 @@ int verb_export(struct cli *c)
 
 static _Noreturn void look_main(const char *program, int spec, int input, int out)
 {
-	/* Move both fds away first: one may have the number of the other's target. */
+	/* Move both fds to high numbers first, because dup2() to 3 or 4 could close the other fd. */
 	spec = fcntl(spec, F_DUPFD_CLOEXEC, 100);
 	input = fcntl(input, F_DUPFD_CLOEXEC, 100);
 	if (dup2(out, 1) >= 0 && dup2(spec, 3) >= 0 && dup2(input, 4) >= 0 &&

@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Check for a qcow2 header. Only this process, with the rights of the user, reads what a guest may have written. */
+/* Does the file have a qcow2 header? This process looks, because the daemon does not read what a guest may have
+ * written. */
 static bool looks_like_qcow2(const char *path)
 {
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);

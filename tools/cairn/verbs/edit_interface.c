@@ -46,7 +46,7 @@ static struct json_object *forward_of(struct cli *c, const char *text)
 	return NULL;
 }
 
-/* Returns 0 or an exit code. */
+/* Add the options of an interface of type user. Returns 0 or an exit code. */
 static int user_options(struct cli *c, struct json_object *o)
 {
 	const char *forwards[CLI_GIVEN_MAX], *network = option_value(c, "network");

@@ -31,7 +31,7 @@ int verb_setvcpus(struct cli *c)
 	return CLI_OK;
 }
 
-/* Round up to whole KiB, as virsh does. */
+/* Set the memory, rounded up to whole KiB as virsh does. */
 static int memory_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	uint64_t kib = *(uint64_t *)opaque / KIB + (*(uint64_t *)opaque % KIB != 0);

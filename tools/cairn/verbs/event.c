@@ -102,7 +102,8 @@ static bool event_seen(struct json_object *ev, int64_t last)
 	return seq <= last;
 }
 
-/* Print events since *last. *last: set to the number of the last one; *n: counts the printed ones. */
+/* Print the logged events with numbers above *last. *last: set to the number of the last event; *n: incremented for
+ * each printed event. */
 static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e)
 {
 	bool more = true;

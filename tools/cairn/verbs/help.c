@@ -60,7 +60,7 @@ static struct json_object *words_split(const char *text)
 	return words;
 }
 
-/* Returns an array of the words that an option accepts, which the caller puts; NULL: any value, or none. */
+/* Returns an array of the words that an option accepts, which the caller owns; NULL: any value, or none. */
 static struct json_object *words_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
 {
 	if (!o->value)
@@ -218,7 +218,7 @@ static struct json_object *verb_to_json(struct json_object *schema, const struct
 	return one;
 }
 
-/* only: the verb to print; NULL: all. */
+/* Print the description of a verb for programs. only: NULL: all verbs. */
 static void json_print(const struct cli *c, struct json_object *schema, const struct verb *only)
 {
 	CLEANUP_JS struct json_object *list = json_object_new_array();
@@ -246,7 +246,7 @@ static void options_list(const struct verb *v)
 	printf("--help\n");
 }
 
-/* name: with or without the two hyphens. */
+/* Print the words that an option accepts. name: the option, with or without the two hyphens. */
 static void words_list(struct json_object *schema, const struct verb *v, const char *name)
 {
 	static const struct verb_option format = { "format", FORMATS, "" };

@@ -37,7 +37,7 @@ int verb_start(struct cli *c)
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 
-/* reset, suspend, resume, destroy: without options of their own. */
+/* Run reset, suspend, resume or destroy, which have no options of their own. */
 int verb_act(struct cli *c)
 {
 	static const struct multi_vm_act acts[] = {

@@ -179,7 +179,7 @@ static int row_compare(const void *pa, const void *pb)
 	return a->id < 0 ? strcasecmp(a->name, b->name) : (a->id > b->id) - (a->id < b->id);
 }
 
-/* Returns an array of the VMs to list, which the caller puts. */
+/* Returns an array of the VMs to list, which the caller owns. */
 static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct legal_vms *can)
 {
 	struct json_object *rows = json_object_new_array();

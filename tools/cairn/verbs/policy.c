@@ -22,7 +22,7 @@ int verb_autostart(struct cli *c)
 	return multi_vm_do(c, option_flag(c, "disable") ? &unmark : &mark);
 }
 
-/* The daemon checks the words. */
+/* Set the action for an event. The daemon checks both words. */
 static int lifecycle_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	char key[40];

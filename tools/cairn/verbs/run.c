@@ -57,7 +57,8 @@ static int macs_make(struct definition *d, struct err *e)
 	return r;
 }
 
-/* Start cairn-slirp. These processes are children of this process, which becomes the VM, so they end with the VM. */
+/* Start a cairn-slirp for each user network. The cairn-slirp processes are children of this process, which becomes the
+ * VM, so they end with the VM. */
 static int usernets_add(struct config *c, const struct definition *d, struct err *e)
 {
 	struct config_files files = { 0 };
@@ -108,7 +109,7 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 	return definition_file_blame(&f, config_build(d, ret_c, e), e);
 }
 
-/* Returns only on failure. */
+/* Replace this process by cairn-vm. Returns only on failure. */
 static int process_become(const char *program, const struct config *config, struct err *e)
 {
 	char number[16];

@@ -245,7 +245,8 @@ static void deleted_print(struct json_object *o)
 		printf("and %zu more\n", count - json_object_array_length(list));
 }
 
-/* Add the space that becomes free. It is known only for a single snapshot: several share space. */
+/* Add the space that becomes free. It is known only for a single snapshot, because several snapshots may share
+ * space. */
 static void freed_add(struct cli *c, struct json_object *result)
 {
 	struct json_object *list = js_get_array(result, "deleted"), *args;

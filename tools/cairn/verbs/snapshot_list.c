@@ -264,7 +264,8 @@ static int one_find(struct cli *c, const char *name, struct json_object **ret_al
 	return *ret_o ? 0 : snapshot_missing(c->pos[0], name, e);
 }
 
-/* Add the own size, if it is available: it is not while a job changes the snapshots. */
+/* Add the snapshot's own size. While a job changes the snapshots, the daemon cannot tell the size, and none is
+ * added. */
 static void own_size_put(struct cli *c, struct json_object *o)
 {
 	CLEANUP_JS struct json_object *size = NULL;

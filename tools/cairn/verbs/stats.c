@@ -82,7 +82,7 @@ static void cpu_add(struct json_object *out, struct json_object *info)
 		figure_put(out, js_get_int(info, "cpu-time", 0), "cpu.time");
 }
 
-/* In KiB, like virsh. */
+/* Add the figures of the memory, in KiB like virsh. */
 static void balloon_add(struct json_object *out, struct json_object *info)
 {
 	figure_put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
@@ -210,7 +210,7 @@ int verb_domstats(struct cli *c)
 
 		if (!r)
 			json_object_array_add(all, stats_of(c, info));
-		else if (!vms || r != -ENOENT) /* a listed VM may be gone by now */
+		else if (!vms || r != -ENOENT) /* a VM of the list may have been undefined by now */
 			code = cli_fail(&e, "failed to get stats of domain '%s'", name);
 	}
 	if (c->format != CLI_TABLE && !code)

@@ -123,7 +123,7 @@ static int look_at(struct cli *c, const char *name, bool named, struct look *l, 
 
 	if (!r)
 		sample_take(l, info);
-	return r < 0 && (named || e->cls != ERR_NOT_FOUND) ? r : 0; /* a listed VM may be gone by now */
+	return r < 0 && (named || e->cls != ERR_NOT_FOUND) ? r : 0; /* a VM of the list may have been undefined by now */
 }
 
 /* Take samples of the named VMs, or of all running VMs. */
@@ -339,7 +339,7 @@ static int wait_and_draw(struct top *t, struct screen *s, uint64_t until_ns, boo
 		else if (loop_now_ns() >= until_ns)
 			break;
 		key_take(t, key);
-		top_draw(t); /* a new order or a new size of the terminal */
+		top_draw(t); /* the user chose another order, or the terminal has another size */
 	}
 	return r;
 }

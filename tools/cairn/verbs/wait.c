@@ -67,7 +67,7 @@ static int wait_is_late(const char *name, const char *goal, struct err *e)
 		goal, name, name);
 }
 
-/* A running VM without an agent port will not get one. */
+/* Fail at once if the VM runs without an agent port, because a running VM gets no new port. */
 static int agent_possible(struct json_object *info, const char *name, struct err *e)
 {
 	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
@@ -87,7 +87,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 	if (r < 0)
 		return r;
 	real = js_get_str(info, "name");
-	/* Events from before this answer are queued, so no change is missed. */
+	/* The daemon has sent events since the connection was made, so no change after this answer is missed. */
 	if (goal_reached(goal_states(word), js_get_str(info, agent ? "agent" : "word")))
 		return 0;
 	r = agent ? agent_possible(info, real, e) : 0;
