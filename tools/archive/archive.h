@@ -116,7 +116,7 @@ void progress_add(struct progress *p, uint64_t bytes);
 int archive_cancelled(struct err *e);
 
 /* Export a VM.
- * spec: docs/archive.md. result: members are added; the caller's.
+ * spec: docs/archive.md. result: borrowed; the function adds members.
  * Returns 0; -errno with a sentence. */
 int archive_export(struct json_object *spec, struct json_object *result, struct err *e);
 /* Import or check an archive. stage: where to unpack; NULL: only check. Other parameters as in archive_export(). */

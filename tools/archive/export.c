@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* libarchive gets holes as zeros, which it only counts. */
+/* Size of the mapping of zeros that libarchive gets for holes. It only counts them, because the entries are sparse. */
 #define ZEROS_BYTES (1ULL << 30)
 #define LOOP_ENTRIES 64
 
@@ -203,7 +203,7 @@ static int entry_begin(struct exporter *x, const char *name, uint64_t size,
 	for (size_t i = 0; s && i < s->nextents; i++)
 		archive_entry_sparse_add_entry(en, (int64_t)s->extents[i].off,
 			(int64_t)s->extents[i].len);
-	/* Without this, libarchive would store a file that is one hole as zeros. */
+	/* A file that is all hole needs this entry: otherwise libarchive would store its zeros. */
 	if (s && !s->nextents && size)
 		archive_entry_sparse_add_entry(en, (int64_t)size, 0);
 	r = archive_write_header(x->a, en);

@@ -62,7 +62,7 @@ static void *thread_main(void *opaque)
 	struct libdeflate_compressor *c = libdeflate_alloc_compressor(g->level);
 	struct member *m;
 
-	/* A length of 0 means that there is no memory; the writer reports it. */
+	/* out_len 0 means that memory is short; member_write() reports it. */
 	while ((m = member_take(g))) {
 		m->out_len = c ? libdeflate_gzip_compress(c, m->in, m->in_len, m->out, g->out_max) : 0;
 		member_done(g, m);

@@ -6,11 +6,12 @@
 
 struct gzip;
 
-/* fd: borrowed. level: 1 to 9. Threads start with the first byte. Returns NULL if there is no memory. */
+/* Create a compressor. fd: where to write; borrowed. level: 1 to 9. Threads start with the first byte. Returns NULL if
+ * there is no memory. */
 struct gzip *gzip_new(int fd, int level);
 /* NULL allowed. Discards data that gzip_end() has not written. */
 void gzip_free(struct gzip *g);
-/* buf is copied. Returns 0; -errno of a write. */
+/* Compress len bytes of buf, which is copied. Returns 0; -errno of a write. */
 int gzip_write(struct gzip *g, const void *buf, size_t len);
 /* Write all pending data. Returns 0 or -errno. */
 int gzip_end(struct gzip *g);

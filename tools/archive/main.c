@@ -110,7 +110,7 @@ static int import_into(struct json_object *spec, struct stage *stage, struct err
 	return r;
 }
 
-/* folder: NULL: no folder is needed. */
+/* Open the folder and enter the sandbox. folder: NULL: no folder is needed. */
 static int folder_enter(const char *folder, int *ret_parent, struct err *e)
 {
 	if (folder) {

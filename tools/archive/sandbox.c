@@ -34,7 +34,7 @@ static const int allowed[] = {
 	SCMP_SYS(sysinfo),
 };
 
-/* Size of a block device; isatty(). */
+/* BLKGETSIZE64 and BLKSSZGET return the size of a block device; isatty() uses TCGETS. */
 static const scmp_datum_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
 
 static const int in_folder[] = {
@@ -60,17 +60,18 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow_fcntl(ctx);
 	if (!r)
 		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
-	if (!r) /* its own limits only */
+	if (!r) /* allow only limits of this process itself */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A0(SCMP_CMP_EQ, 0, 0));
 	if (!r && n->folder)
 		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
-	if (!r && !n->folder) /* refuse quietly: a C library that looks for its tables finds none */
+	if (!r && !n->folder) /* openat() fails instead of ending the process: the C library looks for tables that it
+	                       * can do without */
 		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
-/* Without landlock, chroot root into the folder: root could open any path. Other users are limited by file
- * permissions. */
+/* If root runs this process, chroot into the folder, because without landlock root could open any path. File
+ * permissions limit other users. */
 static int root_lock_in(int folder)
 {
 	if (geteuid() != 0 || folder < 0)

@@ -6,9 +6,10 @@
 struct err;
 struct loop;
 
-/* folder: files may still be created and opened here; -1: nowhere.
- * l: the loop that the process uses afterwards; NULL: none. No operation may have begun: a thread of the loop's would
- * not be restricted.
+/* Restrict the process.
+ * folder: files may still be created and opened here; -1: nowhere.
+ * l: the loop that the process uses afterwards; NULL: none. No operation of the loop may have begun, because the loop's
+ * threads would not be restricted.
  * Returns 0; -errno with a sentence. */
 int archive_sandbox(int folder, const struct loop *l, struct err *e);
 

@@ -84,7 +84,7 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 	return qcow2_create_check(q, e);
 }
 
-/* opaque: the size in bytes. */
+/* Grow the disk. opaque: the new size in bytes. */
 static int size_apply(struct block *b, void *opaque, struct err *e)
 {
 	const uint64_t *size = opaque;
@@ -117,7 +117,7 @@ static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, st
 	return r;
 }
 
-/* A rebuild of refcounts relies on a correct image, so refuse one with errors instead of hiding them. */
+/* Refuse an image with errors: a rebuild of its refcounts relies on a correct image, and would hide the errors. */
 static int image_is_faultless(int fd, const struct qcow2_header *h, struct err *e)
 {
 	struct qcow2_check c = { 0 };

@@ -107,7 +107,7 @@ static int step_read(struct compare *c, uint64_t off, uint64_t len, struct err *
 	return 0;
 }
 
-/* Returns an exit status; -1: continue after *off. */
+/* Compare the next stretch and move *off behind it. Returns an exit status; -1: no difference yet. */
 static int compare_step(struct compare *c, uint64_t *off, uint64_t end, struct err *e)
 {
 	uint64_t len = end - *off, at;

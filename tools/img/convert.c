@@ -234,8 +234,8 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 	return r;
 }
 
-/* Does a new target read as zeros? A device keeps its old content, also as a raw data file, because such a file is
- * mapped completely. */
+/* Does a new target read as zeros? A device does not, because it keeps its old content. A qcow2 image with a device as
+ * its raw data file does not either, because all of such a file is mapped. */
 static bool new_is_zero(const struct convert *v, const struct target *t)
 {
 	if (v->ic.format == BLOCK_FORMAT_RAW)

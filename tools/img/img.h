@@ -105,13 +105,13 @@ enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
 		{ "force-share", no_argument, NULL, 'U' },                                         \
 		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS }
 extern const struct option img_common_longs[];
-/* x: zeroed, but for what the verb sets in x->o. */
+/* x: zeroed, except for the members of x->o that the verb has set. */
 void img_common_init(struct img_common *x, const char *verb);
 /* Handle a common option.
  * c: from getopt. arg: its value; for '?', argv[optind - 1].
  * Returns 0; an exit status after an error message. */
 int img_common_option(struct img_common *x, int c, const char *arg);
-/* Copy the options of both images to one of them. */
+/* Copy the options that hold for both images of a verb (x->o) to one image's options (o). */
 void img_common_open(const struct img_common *x, struct img_open *o);
 /* Choose how to show progress, after all options are parsed. */
 void img_common_progress(struct img_common *x);

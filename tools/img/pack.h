@@ -9,7 +9,7 @@ struct img_rate {
 	uint64_t bytes_per_second, begin_ns;
 };
 bool img_rate_allows(struct img_rate *r, uint64_t done);
-/* Returns how long the loop may sleep. */
+/* Returns how long the loop may sleep, in ns; UINT64_MAX: without limit. */
 uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
 
 /* Destination of compressed clusters: each cluster once, in ascending order. */

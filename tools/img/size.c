@@ -24,7 +24,7 @@ void img_format_size(uint64_t bytes, char *buf, size_t cap)
 	double v = (double)bytes;
 	unsigned i = 0;
 
-	/* Like qemu-img: below 1000 of a unit, three significant digits. */
+	/* Like qemu-img, choose the unit so that the number is below 1000, and print three significant digits. */
 	while (v >= 1000 && i + 1 < ARRAY_SIZE(units)) {
 		v /= 1024;
 		i++;

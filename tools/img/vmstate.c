@@ -115,7 +115,7 @@ static struct json_object *leaves_json(const struct cpuid *c)
 	return list;
 }
 
-/* The features are those that a guest's user mode sees. */
+/* Add the guest's processor. The listed features are those that the guest's user mode sees. */
 static int cpu_json(struct json_object *o, struct state_reader *r, struct err *e)
 {
 	struct json_object *cpu = json_object_new_object();
@@ -140,7 +140,7 @@ static int cpu_json(struct json_object *o, struct state_reader *r, struct err *e
 	return ret;
 }
 
-/* Add what this tool reads of a section's content. */
+/* Add a section's content, as far as this tool can parse it. */
 static int content_json(struct json_object *o, struct state_section *s, struct err *e)
 {
 	uint8_t sizes[16]; /* memory, vCPUs, devices */
@@ -237,7 +237,7 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 
 /* ---- finding the state ---- */
 
-/* name: NULL: the last snapshot with a VM state. */
+/* Find a snapshot by name or id. name: NULL: the last snapshot with a VM state. */
 static int snapshot_find(struct snapshot_store *s, const char *path, const char *name, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;

@@ -39,7 +39,8 @@ void control_done(struct control *c)
 	daemon_forget(c);
 }
 
-/* Returns false if the daemon does not read now or is gone; the next daemon gets the message. */
+/* Send a message. Returns false if the daemon does not read now or is gone; the caller then keeps the message for the
+ * next try. */
 static bool message_send(struct control *c, const char *text)
 {
 	if (send(c->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)

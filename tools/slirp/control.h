@@ -3,8 +3,8 @@
  * connection counts.
  *
  * To the daemon: {"forward": N}, N as in the order on the command line, at most one per forward and
- * CONTROL_INTERVAL_NS. The last one is never lost: it is repeated to the next daemon unless the guest has sent a packet
- * since, because a killed daemon may not have read it. {"held": true}: no more connections are accepted, and all
+ * CONTROL_INTERVAL_NS. The last report is never lost: a killed daemon may not have read it, so it is repeated to the
+ * next daemon unless the guest has sent a packet since. {"held": true}: no more connections are accepted, and all
  * earlier ones are reported. From the daemon:
  * {"hold": true} and {"hold": false}. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
@@ -30,7 +30,8 @@ struct control {
 	} forwards[FORWARDS_MAX];
 };
 
-/* listening: borrowed; -1: none. Returns 0 or -errno. */
+/* Initialize c, and make this process the peer of the listening socket. listening: borrowed; -1: none. Returns 0 or
+ * -errno. */
 int control_init(struct control *c, int listening);
 void control_done(struct control *c);
 void control_tell(struct control *c, unsigned forward, uint64_t now_ns);

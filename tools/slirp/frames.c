@@ -100,7 +100,8 @@ static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
 	return true;
 }
 
-/* Keep combined segments together: TCP ends in this process, which need not split them. */
+/* Check a frame of the guest and compute its checksum. Combined segments stay one frame: TCP ends in this process,
+ * which need not split them. */
 static bool frame_finish(const struct frames *f, const uint8_t *header, uint8_t *frame, size_t len)
 {
 	if (len < ETHERNET_BYTES || len > PACKET_BYTES_MAX - NET_HEADER || (header[HEADER_FLAGS] & ~HEADER_SUM_WANTED))
@@ -142,7 +143,8 @@ const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 
 /* ---- to the guest ---- */
 
-/* Returns 0; -EAGAIN: no room. A packet with any other error is dropped. */
+/* Send a packet to the VM. Returns 0; -EAGAIN: no room. After any other error the packet is dropped, and the result is
+ * 0. */
 static int packet_send(struct frames *f, const struct iovec *iov, size_t niov)
 {
 	const struct msghdr m = { .msg_iov = (struct iovec *)iov, .msg_iovlen = niov };

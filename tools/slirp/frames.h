@@ -22,7 +22,7 @@ enum { HEADER_SUM_WANTED = 1, HEADER_SUM_GOOD = 2, HEADER_SEGMENTS_TCP4 = 1, HEA
 #define MAC_BYTES 6
 #define FRAME_TYPE_AT 12
 
-/* fd: borrowed. Returns 0; -errno with a sentence. */
+/* Create the link. fd: the socket; borrowed. Returns 0; -errno with a sentence. */
 int frames_new(int fd, unsigned mtu, struct frames **ret_f, struct err *e);
 void frames_free(struct frames *f);
 

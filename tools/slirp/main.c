@@ -58,7 +58,7 @@ static void datagrams_read(struct network *n, const struct pollfd *fds, uint64_t
 	}
 }
 
-/* Run one round. The poll set holds our sockets first, then libslirp's. */
+/* Run one round. The poll set holds this program's own sockets first, then libslirp's. */
 static int round_run(struct network *n)
 {
 	struct poll_set *set = &n->set;

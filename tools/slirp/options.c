@@ -103,7 +103,7 @@ static int network_parse(struct options *o, const char *text, struct err *e)
 	if (!(ntohl(o->network.s_addr) >> 24) || ntohl(o->network.s_addr) >> 24 == 127 ||
 		ntohl(o->network.s_addr) >> 28 >= 14)
 		return option_invalid(e, "network", text, "these addresses have a meaning of their own; take private ones");
-	/* The addresses are those of QEMU. */
+	/* QEMU's user network has the same addresses. */
 	o->gateway = host_in(o, 0x0202);
 	o->resolver = host_in(o, 0x0203);
 	o->first = host_in(o, 0x020f);

@@ -33,7 +33,7 @@ struct options {
 	struct forward forwards[FORWARDS_MAX];
 };
 
-/* Fds are borrowed from the caller. Returns 0; -EINVAL with a sentence. */
+/* Parse the command line. The caller keeps the fds. Returns 0; -EINVAL with a sentence. */
 int options_parse(int argc, char **argv, struct options *ret_o, struct err *e);
 
 #endif

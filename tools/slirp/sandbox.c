@@ -65,7 +65,8 @@ static int root_leave(void)
 	return 0;
 }
 
-/* Open the folder instead of the file, because an update replaces the file. Returns -1 if it does not exist. */
+/* Open the folder that holds the real resolv.conf. Landlock needs the folder, because an update replaces the file.
+ * Returns -1 if there is no such file. */
 static int resolv_conf_folder(void)
 {
 	char path[PATH_MAX], *slash;
@@ -77,7 +78,7 @@ static int resolv_conf_folder(void)
 	return slash == path ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Allow to read the folder and the target of the link. */
+/* Allow reading files in /etc and in the folder to which the link /etc/resolv.conf leads. */
 static int files_lock(void)
 {
 	CLEANUP_CLOSE int etc = open("/etc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -88,8 +89,8 @@ static int files_lock(void)
 	return lockdown_files(folders, ARRAY_SIZE(folders));
 }
 
-/* Refuse other sockets instead of killing the process: libslirp tries raw sockets if ping sockets are not allowed, and
- * others to find the number of an interface. */
+/* Allow TCP and UDP sockets. Other sockets fail with an errno instead of ending the process: libslirp tries raw sockets
+ * if ping sockets are not allowed, and other kinds to find the number of an interface. */
 static int socket_rules_add(scmp_filter_ctx ctx)
 {
 	static const int families[] = { AF_INET, AF_INET6 };
@@ -124,7 +125,7 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow_fcntl(ctx);
 	if (!r)
 		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
-	/* Allow to open files for reading only. */
+	/* Files may be opened for reading only. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
 			SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE, O_RDONLY));

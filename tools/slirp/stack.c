@@ -139,7 +139,7 @@ static void on_unregister(int fd, void *opaque)
 
 static void on_notify(void *opaque)
 {
-	(void)opaque; /* one thread polls all sockets soon */
+	(void)opaque; /* nothing to do: the only thread polls all sockets soon anyway */
 }
 
 static const SlirpCb callbacks = {
@@ -156,7 +156,7 @@ static const SlirpCb callbacks = {
 
 /* ---- forwards ---- */
 
-/* Finds the polled socket that is new. */
+/* State of newcomer_look(), which finds the listening socket that libslirp has just created. */
 struct newcomer {
 	const struct stack *s;
 	int fd;
@@ -216,7 +216,7 @@ int stack_new(const struct options *o, struct frames *f, struct control *c, stru
 	s->options = o;
 	s->frames = f;
 	s->control = c;
-	/* The addresses are those of QEMU. */
+	/* QEMU's user network has the same addresses. */
 	inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
 	inet_pton(AF_INET6, "fec0::2", &config.vhost6);
 	inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
@@ -275,7 +275,8 @@ static bool filter_lets_in(const struct stack *s)
 	return s->nsockets < SOCKETS_MAX && !s->control->holds;
 }
 
-/* Clients wait in the kernel's queue while no more sockets are free or the VM is being saved. */
+/* Add one of libslirp's sockets to the poll set. Listening sockets are left out while no more sockets are free or the
+ * VM is being saved; their clients wait in the kernel's queue. */
 static int poll_add(int fd, int want, void *opaque)
 {
 	struct polling *p = opaque;

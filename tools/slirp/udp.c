@@ -193,7 +193,7 @@ void udp_receive(struct udp *u, unsigned at, uint64_t now_ns)
 
 /* ---- from the guest ---- */
 
-/* Returns false if the destination is no known client. */
+/* Send a datagram of the guest to its client. Returns false if the destination is no known client. */
 static bool datagram_send(struct udp *u, unsigned at, const uint8_t *ip, const uint8_t *udp, size_t len)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };

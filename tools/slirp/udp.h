@@ -12,13 +12,15 @@
 struct udp;
 struct err;
 
-/* o: the UDP forwards; o and f outlive the result. Returns 0; -ENOMEM with a sentence. */
+/* Begin to forward datagrams. o: has the UDP forwards. o and f outlive the result. Returns 0; -ENOMEM with a
+ * sentence. */
 int udp_new(const struct options *o, struct frames *f, struct udp **ret_u, struct err *e);
 void udp_free(struct udp *u);
 
 /* Pass the waiting datagrams of the UDP forward `at` to the guest. */
 void udp_receive(struct udp *u, unsigned at, uint64_t now_ns);
-/* Handle a frame of the guest. Returns true if it was an answer to a client; other code must ignore it then. */
+/* Handle a frame of the guest. Returns true if the frame was an answer to a client; then libslirp must not get the
+ * frame. */
 bool udp_answer(struct udp *u, const uint8_t *frame, size_t len);
 
 #endif

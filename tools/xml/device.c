@@ -45,7 +45,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "model"), "type",
 			"\"%.40s\" becomes virtio: the guest needs a virtio driver, and may rename "
 			"the interface", model);
-	/* Names that libvirt generates, as in the XML of a running VM. */
+	/* Do not warn about "vnet" names, which libvirt generates: the XML of a running VM has them. */
 	if (target && strncmp(target, "vnet", 4))
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");

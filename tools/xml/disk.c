@@ -1,5 +1,5 @@
-/* Disks in libvirt's order: by bus in order of appearance, then by target, whatever their order in the text. The guest
- * numbers them in this order. */
+/* Reads the disks and sorts them like libvirt: by bus, in the order in which the buses appear in the text, then by
+ * target. The guest numbers the disks in this order. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -138,7 +138,8 @@ static int slot_compare(const void *a, const void *b)
 	return x->place < y->place ? -1 : 1;
 }
 
-/* Limited here because every target is compared with every other. The limit of definitions is much lower. */
+/* Limit of disks in a text, because every target is compared with every other. A definition may have far fewer
+ * disks. */
 #define SLOTS_MAX 1024
 
 static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots *s)

@@ -327,7 +327,8 @@ static void check_attribute(struct reading *r, struct _xmlNode *n, const char *p
 		reading_warn_row(r, n, name, row);
 }
 
-/* Check an element of a namespace: QEMU's are commands for QEMU, ours are for extra.c, and others are unknown. */
+/* Check an element that has a namespace. QEMU's elements are errors, extra.c reads Cairn's, and others cause a
+ * warning. */
 static int check_foreign(struct reading *r, struct _xmlNode *n, const char *path)
 {
 	const char *href = n->ns->href ? (const char *)n->ns->href : "";

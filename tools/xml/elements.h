@@ -12,7 +12,7 @@ enum element_action {
 	ELEMENT_SILENT,	  /* ignored without a warning */
 	ELEMENT_NONE,	  /* ignored with a warning */
 	ELEMENT_OPTIONAL, /* ignored with a warning unless state='off', enabled='no' or present='no' */
-	ELEMENT_REFUSED,  /* error: the VM would be a different one without it */
+	ELEMENT_REFUSED,  /* error: without this element the guest would see another machine, or be less protected */
 };
 
 struct element {

@@ -26,7 +26,7 @@ static void doctype_refuse(void *context, const xmlChar *name, const xmlChar *id
 	xmlStopParser(c);
 }
 
-/* Replace other bytes: libxml2 quotes its input, which may be no text at all. */
+/* Replace bytes that are not printable ASCII: libxml2's messages quote the input, which may be binary data. */
 static void ascii_only(char *s)
 {
 	for (; *s; s++)

@@ -332,7 +332,7 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
-/* Convert to canonical form. The caller puts *ret_o. */
+/* Convert to canonical form. The caller owns *ret_o. */
 static int text_canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
 	struct err *e)
 {
@@ -365,7 +365,7 @@ static int text_read_again(const char *xml, struct json_object **ret_o, struct e
 	return r < 0 ? r : text_canonical(reading.definition, ret_o, &ram_bytes, e);
 }
 
-/* Print the XML and read it again. *ret_got: canonical form; the caller puts it. */
+/* Print the XML and read it again. *ret_got: canonical form; the caller owns it. */
 static int print_attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
 	struct json_object *extra, char **ret_xml, struct json_object **ret_got, struct err *e)
 {

@@ -7,7 +7,8 @@ struct err;
 struct json_object;
 struct writer;
 
-/* id: id of a running VM; NULL: none. *ret_xml: the caller frees it. Returns 0; -EINVAL with a sentence. */
+/* Convert a definition to XML. id: id of a running VM; NULL: none. *ret_xml: the caller frees it. Returns 0; -EINVAL
+ * with a sentence. */
 int domain_print(struct json_object *definition, const char *id, char **ret_xml, struct err *e);
 
 /* Print the properties that only an interface of type user has (usernet.c). */

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* As many warnings as a person would read. */
+/* Limit of the warnings, because nobody would read more. */
 #define WARNINGS_MAX 100
 
 struct warning {

@@ -36,10 +36,10 @@ void reading_finish(struct reading *r);
  * attr: name of the attribute; NULL: none. cls: ERR_INVALID, or ERR_UNSUPPORTED for valid XML. Returns -EINVAL. */
 int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum err_class cls,
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-/* Add the same sentence as a warning. */
+/* Add such a sentence as a warning. */
 void reading_warn(struct reading *r, struct _xmlNode *n, const char *attr, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
-/* Add the warning of a table row. All elements or attributes of one name give one warning with their number. */
+/* Add the warning of a table row. All elements or attributes of one name give a single warning, which counts them. */
 void reading_warn_row(struct reading *r, struct _xmlNode *n, const char *attr,
 	const struct element *row);
 /* Note that the key of the definition comes from this node. */
