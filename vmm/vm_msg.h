@@ -4,9 +4,10 @@
  * below: same machine, same architecture, fixed layout, no pointers. Strings are NUL-terminated
  * (the receiver forces the last byte).
  * A VM process outlives its daemon's upgrade, so VM_MSG_VERSION changes with any incompatible
- * change, and a struct only grows at its end. A message of another version is answered by a
- * VM_MSG_REPLY of the receiver's version, whose header shows that version; then the connection is
- * dropped.
+ * change and with any new request, and a struct only grows at its end. A message of another version
+ * is answered by a VM_MSG_REPLY of the receiver's version, whose header shows that version; then
+ * the connection is dropped. cairnd speaks the versions from VM_MSG_VERSION_OLDEST on to the
+ * processes that earlier daemons started (api/vm/vm_compat.h); a VM process speaks only its own.
  *
  * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
  * one). The first request is VM_MSG_CONFIG, exactly once per process. A later connection replaces
@@ -20,7 +21,8 @@
 
 #include <stdint.h>
 
-#define VM_MSG_VERSION 1
+#define VM_MSG_VERSION 2
+#define VM_MSG_VERSION_OLDEST 1
 
 #define VM_NAME_MAX 255
 #define VM_CMDLINE_MAX 2047

@@ -7,6 +7,7 @@
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
@@ -138,6 +139,8 @@ static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
 		js_put_str(o, "title", vm->def->title);
 	js_put_str(o, "state", vm_state_name(vm->state));
 	js_put_str(o, "word", vm_state_word(vm->state));
+	if (vm_compat_is_old(vm))
+		js_put_bool(o, "outdated", true);
 	if (brief)
 		return;
 	js_put_str(o, "reason", vm->reason);
@@ -160,7 +163,7 @@ static size_t escaped_bytes(const char *s)
 /* Return the most bytes of an entry. The constant covers keys, uuid, words and a reason of 31 bytes. */
 static size_t entry_bytes(const struct vm *vm, bool brief)
 {
-	return (brief ? 80 : 292) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
+	return (brief ? 97 : 309) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
 }
 
 struct unloaded {

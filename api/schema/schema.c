@@ -51,12 +51,12 @@ static const struct field dump_returns[] = {
 static const struct field list_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" },
 	{ "limit", FIELD_INT, OPTIONAL, "maximum number of entries in one answer, 1 to 1000" },
-	{ "brief", FIELD_BOOL, OPTIONAL, "return only id, name, state and word" }, END };
+	{ "brief", FIELD_BOOL, OPTIONAL, "return only id, name, state, word and outdated" }, END };
 
 static const struct field list_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED,
-		"by name: id (-1: off), name, uuid, title, state, word, reason, persistent, autostart, "
-		"managed-save, template" },
+		"by name: id (-1: off), name, uuid, title, state, word, outdated (only if true: an older version of "
+		"Cairn started the VM's process), reason, persistent, autostart, managed-save, template" },
 	{ "unloaded", FIELD_ARRAY, OPTIONAL,
 		"on the first page: VMs that the daemon could not load (not all if there are very many): name, and "
 		"why, with the remedy" },
@@ -68,6 +68,8 @@ static const struct field info_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM; -1: off" },
 	{ "state", FIELD_STRING, REQUIRED, "state for users: \"shut off\"" },
 	{ "word", FIELD_STRING, REQUIRED, "state for programs: \"shutoff\"" },
+	{ "outdated", FIELD_BOOL, OPTIONAL, "true: an older version of Cairn started the VM's process, which lacks newer "
+		"functions; vm-restart-process brings it up to date" },
 	{ "reason", FIELD_STRING, REQUIRED, "reason of the state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },

@@ -1,5 +1,6 @@
 #include "api/vm/vm_process.h"
 #include "api/definition/vm_config.h"
+#include "api/vm/vm_compat.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/utf8.h"
 #include "base/cleanup.h"
@@ -47,6 +48,7 @@ struct vm_process {
 	struct loop_timer *kill_timer;
 	struct vm_request *first, **last;
 	uint64_t seq; /* number of the last request */
+	uint16_t version; /* of the messages that the process speaks */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
 	bool freed;	/* vm_process_free() was called */
@@ -107,6 +109,14 @@ static void busy_end(struct vm_process *p)
 		process_release(p);
 }
 
+static void send_error_set(const struct vm_process *p, int error, struct err *e)
+{
+	if (error == -ENOTSUP)
+		vm_compat_refuse(p->name, e);
+	else
+		err_set_errno(e, error, "cannot send to the VM's process");
+}
+
 static void requests_expire(void *opaque)
 {
 	struct vm_process *p = opaque;
@@ -119,7 +129,7 @@ static void requests_expire(void *opaque)
 		if (r->deadline_ns > now)
 			continue;
 		if (r->send_error)
-			err_set_errno(&e, r->send_error, "cannot send to the VM's process");
+			send_error_set(p, r->send_error, &e);
 		else
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 				"the VM's process (pid %d) did not answer in time", (int)p->pid);
@@ -158,8 +168,11 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 {
 	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
 
-	r->send_error = p->sock < 0 ? -EPIPE :
-		channel_send(p->sock, VM_MSG_VERSION, (uint16_t)type, r->seq, body, len, fds, nfds);
+	if (!vm_compat_fit(p->version, type, &len))
+		r->send_error = -ENOTSUP;
+	else
+		r->send_error = p->sock < 0 ? -EPIPE :
+			channel_send(p->sock, p->version, (uint16_t)type, r->seq, body, len, fds, nfds);
 	if (r->send_error == -EPIPE && p->sock >= 0)
 		r->send_error = 0; /* the process is ending: its end fails the request with -ESRCH */
 	if (r->send_error) {
@@ -367,16 +380,16 @@ static void channel_lost(struct vm_process *p, bool protocol)
 	}
 }
 
-/* Another version of cairnd started the process; only its first message shows that. Leave it running: the daemon closes
- * the channel, fails the requests and will only see the process's end. */
+/* An unknown version of cairnd started the process; only its first message shows that. Leave it running: the daemon
+ * closes the channel, fails the requests and will only see the process's end. */
 static void channel_not_ours(struct vm_process *p, unsigned version)
 {
 	struct err e;
 
 	err_set(&e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
-		"its process (pid %d) speaks version %u of the protocol, this cairnd version %d; the process keeps "
+		"its process (pid %d) speaks version %u of the protocol, this cairnd versions %d to %d; the process keeps "
 		"running unmanaged. Next: shut the guest down from within, or run the cairnd that started the VM",
-		(int)p->pid, version, VM_MSG_VERSION);
+		(int)p->pid, version, VM_MSG_VERSION_OLDEST, VM_MSG_VERSION);
 	loop_unwatch(p->sock_watch);
 	p->sock_watch = NULL;
 	close(p->sock);
@@ -395,7 +408,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		int r;
 
 		adopt_sender(p);
-		r = channel_recv(p->sock, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
+		r = channel_recv(p->sock, p->version, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
 		if (r == -EAGAIN)
 			return true;
 		if (r == -EPROTONOSUPPORT && !p->child && !p->heard) {
@@ -507,22 +520,31 @@ pid_t vm_process_pid(const struct vm_process *p)
 	return p->pidfd >= 0 ? p->pid : -1;
 }
 
-/* Whether the end has this daemon's protocol version. Daemons that wrote no version used version 1. */
-static bool end_is_known(int end_fd)
+/* Return the protocol version of the run, from its end file. */
+static uint64_t end_version(int end_fd)
 {
 	uint64_t version;
 
-	if (pread_full(end_fd, &version, sizeof(version), VM_PROCESS_END_VERSION) < 0)
-		version = 1;
-	return version == VM_MSG_VERSION;
+	return pread_full(end_fd, &version, sizeof(version), VM_PROCESS_END_VERSION) < 0 ? 1 : version;
+}
+
+static bool version_is_known(uint64_t version)
+{
+	return version >= VM_MSG_VERSION_OLDEST && version <= VM_MSG_VERSION;
 }
 
 bool vm_process_read_end(int end_fd, struct vm_event *ev)
 {
-	if (!end_is_known(end_fd) || pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
+	/* Every known version has the same struct vm_event. */
+	if (!version_is_known(end_version(end_fd)) || pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
 		return false;
 	event_clean(ev);
 	return ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED;
+}
+
+unsigned vm_process_version(const struct vm_process *p)
+{
+	return p->version;
 }
 
 /* ---- birth ---- */
@@ -538,6 +560,7 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	/* The process may still answer a request of an earlier daemon, so do not reuse that daemon's sequence
 	 * numbers. */
 	p->seq = loop_now_ns();
+	p->version = VM_MSG_VERSION;
 	p->ops = ops;
 	p->opaque = opaque;
 	p->pid = p->pidfd = p->sock = -1;
@@ -634,6 +657,9 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 
 	if (r < 0)
 		return err_set_errno(e, r, "VM process");
+	/* An unknown version is reported when the process answers the query in it. */
+	if (p->end_fd >= 0 && version_is_known(end_version(p->end_fd)))
+		p->version = (uint16_t)end_version(p->end_fd);
 	r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
 	if (r == -ECONNREFUSED) {
 		vm_socket_remove(paths->run_dir, paths->name);

@@ -63,7 +63,8 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *p, const str
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
-/* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY. done: gets the answer.
+/* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY in the message version that its end
+ * file names. done: gets the answer.
  * Returns 0; -ENOENT: there is no process (a stale socket is removed); -errno. On errors no callback comes. */
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	const struct vm_process_ops *ops, void *opaque,
@@ -74,7 +75,7 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
  * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
  * done: called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r: 0;
  * -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is closed;
- * -EPROTO; other -errno. *e is set when r < 0. */
+ * -EPROTO; -ENOTSUP: a process of an older version lacks the request; other -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -92,16 +93,18 @@ void vm_process_kill(struct vm_process *p);
 void vm_process_kill_after(struct vm_process *p, uint64_t ns);
 /* Return the process id; -1: unknown, because an adopted process has sent no message yet. */
 pid_t vm_process_pid(const struct vm_process *p);
+/* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
+unsigned vm_process_version(const struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 
 /* Layout of a run's end file. Before the start, the daemon writes the number of the run (u64) at VM_PROCESS_END_RUN and
  * its protocol version (u64) at VM_PROCESS_END_VERSION. When the run ends, the VM process writes a struct vm_event of
- * that version at offset 0; the event says how the run ended. */
+ * that version at offset 0; the event says how the run ended. Daemons that wrote no version used version 1. */
 #define VM_PROCESS_END_RUN 4096
 #define VM_PROCESS_END_VERSION 4104
-/* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in another protocol
- * version. */
+/* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in a protocol version that
+ * this daemon does not know. */
 bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 
 #endif

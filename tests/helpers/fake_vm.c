@@ -58,9 +58,9 @@ struct tree {
 };
 
 struct fake {
-	int listening, sock;
+	int listening, sock, end_fd;
+	uint16_t version; /* of messages; with the word version-1, it is 1 from the second connection on */
 	struct vm_config config;
-	int end_fd;
 	bool configured, paused;
 	enum vm_phase phase;
 	enum vm_reason reason;
@@ -100,7 +100,7 @@ static void reply(struct fake *f, uint64_t seq, int error, enum err_class cls, c
 	struct vm_reply r = { .error = error, .cls = cls };
 
 	snprintf(r.msg, sizeof(r.msg), "%s", msg);
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_REPLY, seq, &r, sizeof(r), NULL, 0);
+	channel_send(f->sock, f->version, VM_MSG_REPLY, seq, &r, sizeof(r), NULL, 0);
 }
 
 static void event(struct fake *f, struct vm_event ev)
@@ -109,7 +109,7 @@ static void event(struct fake *f, struct vm_event ev)
 	if (ev.kind == VM_EVENT_PHASE && ev.phase == VM_PHASE_ENDED && f->end_fd >= 0 &&
 		pwrite(f->end_fd, &ev, sizeof(ev), 0) < 0)
 		perror("end");
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_EVENT, 0, &ev, sizeof(ev), NULL, 0);
+	channel_send(f->sock, f->version, VM_MSG_EVENT, 0, &ev, sizeof(ev), NULL, 0);
 }
 
 static void phase(struct fake *f, enum vm_phase p, enum vm_reason r, int64_t value,
@@ -327,8 +327,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.vcpu_ns[i] = 1500000000;
 	if (word(f, "works="))
 		works(&info, (unsigned)atoi(word(f, "works=")));
-	channel_send(f->sock, word(f, "other-version") ? VM_MSG_VERSION + 1 : VM_MSG_VERSION, VM_MSG_INFO, seq, &info,
-		sizeof(info), NULL, 0);
+	f->version += word(f, "other-version") ? 1 : 0;
+	channel_send(f->sock, f->version, VM_MSG_INFO, seq, &info, sizeof(info), NULL, 0);
 }
 
 static void attach(struct fake *f, struct channel_msg *m)
@@ -527,7 +527,7 @@ static void size_send(struct fake *f, const struct vm_snapshot_name *n, uint64_t
 	s = (struct vm_snapshots){ .total = 1, .n = 1 };
 	s.list[0] = *info;
 	s.list[0].own_bytes = 65536;
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOTS, seq, &s,
+	channel_send(f->sock, f->version, VM_MSG_SNAPSHOTS, seq, &s,
 		offsetof(struct vm_snapshots, list) + sizeof(s.list[0]), NULL, 0);
 }
 
@@ -540,7 +540,7 @@ static void space_send(struct fake *f, uint64_t seq)
 		s.disks[0].free_bytes = fs.f_bavail * fs.f_frsize;
 		s.disks[0].total_bytes = fs.f_blocks * fs.f_frsize;
 	}
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SPACES, seq, &s, sizeof(s), NULL, 0);
+	channel_send(f->sock, f->version, VM_MSG_SPACES, seq, &s, sizeof(s), NULL, 0);
 }
 
 static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uint64_t seq)
@@ -554,7 +554,7 @@ static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uin
 	s.from = l->from;
 	for (uint32_t i = l->from; i < t.n && s.n < VM_SNAPSHOTS_PER_MESSAGE; i++)
 		s.list[s.n++] = t.list[i];
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOTS, seq, &s,
+	channel_send(f->sock, f->version, VM_MSG_SNAPSHOTS, seq, &s,
 		offsetof(struct vm_snapshots, list) + s.n * sizeof(s.list[0]), NULL, 0);
 }
 
@@ -574,7 +574,7 @@ static void work_reply(struct fake *f, const struct work *w, const char *id, int
 	}
 	snprintf(d.id, sizeof(d.id), "%s", id);
 	/* As a process of an earlier version, which also answers a revert by VM_MSG_REPLY. */
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_SNAPSHOT_DONE, w->seq, &d,
+	channel_send(f->sock, f->version, VM_MSG_SNAPSHOT_DONE, w->seq, &d,
 		offsetof(struct vm_snapshot_done, memory_tracking), NULL, 0);
 	if (!r && c->halt && !f->config.images_only)
 		end(f, VM_REASON_USER, 0, "", VM_EXIT_OK);
@@ -726,7 +726,7 @@ static void addresses_send(struct fake *f, uint64_t seq)
 	}
 	address_add(&all, "tun\n\x1b[2J", NULL, NULL, 0);
 	all.n = word(f, "ip-many") ? VM_ADDRESSES_MAX + 1 : all.n;
-	channel_send(f->sock, VM_MSG_VERSION, VM_MSG_ADDRESS_LIST, seq, &all, sizeof(all), NULL, 0);
+	channel_send(f->sock, f->version, VM_MSG_ADDRESS_LIST, seq, &all, sizeof(all), NULL, 0);
 }
 
 static void handle(struct fake *f, struct channel_msg *m)
@@ -822,7 +822,7 @@ static void receive(struct fake *f)
 {
 	static char buf[CHANNEL_BODY_MAX] __attribute__((aligned(16)));
 	struct channel_msg m;
-	int r = channel_recv(f->sock, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, buf, &m);
+	int r = channel_recv(f->sock, f->version, vm_msg_to_vm, VM_MSG_TYPE_COUNT, buf, &m);
 
 	if (r == 1) {
 		handle(f, &m);
@@ -870,6 +870,7 @@ static void turn(struct fake *f)
 		if (fd >= 0 && f->sock >= 0)
 			close(f->sock);
 		f->sock = fd >= 0 ? fd : f->sock;
+		f->version = f->configured && word(f, "version-1") ? 1 : f->version;
 		return;
 	}
 	if (p[1].revents && f->sock >= 0)
@@ -881,7 +882,7 @@ static void turn(struct fake *f)
 
 int main(int argc, char **argv)
 {
-	struct fake f = { .listening = -1, .sock = -1, .end_fd = -1, .disk = -1 };
+	struct fake f = { .listening = -1, .sock = -1, .version = VM_MSG_VERSION, .end_fd = -1, .disk = -1 };
 	const char *how = getenv("FAKE_VM");
 
 	if (how && !strcmp(how, "die-at-start"))

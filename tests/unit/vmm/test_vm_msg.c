@@ -1,4 +1,4 @@
-/* vm_msg: vm_config_check() with each field out of range. */
+/* vm_msg: vm_config_check() with each field out of range, and the layout of messages of version 1. */
 #include "base/err.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
@@ -265,6 +265,126 @@ static void test_message_tables_have_directions(void **state)
 	}
 }
 
+/* The layout of messages of version 1, which the daemon still exchanges with processes that an older version of Cairn
+ * started. Taken from commit 823e769. VM_MSG_CONFIG and VM_MSG_CLONE_DISK go only to processes of the daemon's own
+ * version. */
+static void test_vm_msg_layout(void **state)
+{
+#define AT(type, field, at) { #type "." #field, offsetof(struct type, field), at }
+	static const struct {
+		const char *name;
+		size_t is, was;
+	} fields[] = {
+		AT(vm_reply, error, 0), AT(vm_reply, cls, 4), AT(vm_reply, msg, 8),
+		AT(vm_agent, errand, 0), AT(vm_agent, text, 4),
+		AT(vm_addresses, n, 0), AT(vm_addresses, cut, 4), AT(vm_addresses, list, 8),
+		AT(vm_address, name, 0), AT(vm_address, mac, 32), AT(vm_address, has_mac, 38), AT(vm_address, family, 39),
+		AT(vm_address, bytes, 40), AT(vm_address, prefix, 56),
+		AT(vm_console, kind, 0), AT(vm_console, history, 4),
+		AT(vm_event, kind, 0), AT(vm_event, phase, 4), AT(vm_event, reason, 5), AT(vm_event, is_write, 6),
+		AT(vm_event, image_corrupt, 7), AT(vm_event, value, 8), AT(vm_event, realtime_ns, 16),
+		AT(vm_event, device, 24), AT(vm_event, detail, 56), AT(vm_event, total, 440),
+		AT(vm_snapshot_create, name, 0), AT(vm_snapshot_create, description, 256),
+		AT(vm_snapshot_create, tags, 768), AT(vm_snapshot_create, disks_only, 896),
+		AT(vm_snapshot_create, halt, 897), AT(vm_snapshot_create, quiesce, 898),
+		AT(vm_snapshot_create, rate_bytes_per_s, 904),
+		AT(vm_snapshot_done, error, 0), AT(vm_snapshot_done, cls, 4), AT(vm_snapshot_done, msg, 8),
+		AT(vm_snapshot_done, id, 488), AT(vm_snapshot_done, pause_ns, 512),
+		AT(vm_snapshot_done, total_ns, 520), AT(vm_snapshot_done, ram_bytes_written, 528),
+		AT(vm_snapshot_done, ram_bytes_shared, 536), AT(vm_snapshot_done, left_out, 544),
+		AT(vm_fork, copies, 0), AT(vm_fork, snapshot, 8),
+		AT(vm_dump, stay, 0),
+		AT(vm_watchdog, action, 0),
+		AT(vm_snapshot_name, name, 0),
+		AT(vm_snapshot_revert, name, 0), AT(vm_snapshot_revert, then, 256),
+		AT(vm_snapshot_revert, disks_only, 257), AT(vm_snapshot_revert, eager, 258),
+		AT(vm_snapshot_revert, verify, 259), AT(vm_snapshot_revert, look_only, 260),
+		AT(vm_snapshot_revert, disk, 264),
+		AT(vm_snapshot_set, name, 0), AT(vm_snapshot_set, new_name, 256),
+		AT(vm_snapshot_set, description, 512), AT(vm_snapshot_set, tags, 1024),
+		AT(vm_snapshot_set, set_description, 1152), AT(vm_snapshot_set, set_tags, 1153),
+		AT(vm_snapshot_list, from, 0),
+		AT(vm_snapshot_info, id, 0), AT(vm_snapshot_info, parent, 24), AT(vm_snapshot_info, name, 48),
+		AT(vm_snapshot_info, description, 304), AT(vm_snapshot_info, tags, 816),
+		AT(vm_snapshot_info, realtime_ns, 944), AT(vm_snapshot_info, vm_clock_ns, 952),
+		AT(vm_snapshot_info, vm_state_bytes, 960), AT(vm_snapshot_info, disk_bytes, 968),
+		AT(vm_snapshot_info, own_bytes, 976), AT(vm_snapshot_info, state, 984),
+		AT(vm_snapshot_info, current, 985), AT(vm_snapshot_info, disks_missing, 986),
+		AT(vm_snapshot_info, disks_only, 987),
+		AT(vm_snapshots, total, 0), AT(vm_snapshots, from, 4), AT(vm_snapshots, n, 8),
+		AT(vm_snapshots, list, 16),
+		AT(vm_disk_info, id, 0), AT(vm_disk_info, size_bytes, 16), AT(vm_disk_info, rd_reqs, 24),
+		AT(vm_disk_info, rd_bytes, 32), AT(vm_disk_info, rd_ns, 40), AT(vm_disk_info, wr_reqs, 48),
+		AT(vm_disk_info, wr_bytes, 56), AT(vm_disk_info, wr_ns, 64), AT(vm_disk_info, fl_reqs, 72),
+		AT(vm_disk_info, fl_ns, 80), AT(vm_disk_info, errors, 88),
+		AT(vm_interface_info, id, 0), AT(vm_interface_info, target, 16), AT(vm_interface_info, mac, 32),
+		AT(vm_interface_info, link_up, 38), AT(vm_interface_info, rx_bytes, 40),
+		AT(vm_interface_info, rx_packets, 48), AT(vm_interface_info, rx_errors, 56),
+		AT(vm_interface_info, rx_drops, 64), AT(vm_interface_info, tx_bytes, 72),
+		AT(vm_interface_info, tx_packets, 80), AT(vm_interface_info, tx_errors, 88),
+		AT(vm_interface_info, tx_drops, 96),
+		AT(vm_info, phase, 0), AT(vm_info, reason, 1), AT(vm_info, host_kind, 2), AT(vm_info, assist_on, 3),
+		AT(vm_info, vcpus, 4), AT(vm_info, vcpus_halted, 8), AT(vm_info, ndisks, 12), AT(vm_info, value, 16),
+		AT(vm_info, detail, 24), AT(vm_info, ram_bytes, 408), AT(vm_info, started_realtime_ns, 416),
+		AT(vm_info, exits_io, 424), AT(vm_info, exits_mmio, 432), AT(vm_info, exits_other, 440),
+		AT(vm_info, assist_syscalls, 448), AT(vm_info, assist_instructions, 456), AT(vm_info, vcpu_ns, 464),
+		AT(vm_info, disks, 976), AT(vm_info, disk_faults, 3280), AT(vm_info, console_bytes, 3304),
+		AT(vm_info, console_readers, 3312), AT(vm_info, agent, 3316), AT(vm_info, ninterfaces, 3320),
+		AT(vm_info, interfaces, 3328),
+	};
+#undef AT
+	/* requests; vm_compat_fit() cuts a longer body */
+	_Static_assert(sizeof(struct vm_console) >= 8, "");
+	_Static_assert(sizeof(struct vm_snapshot_create) >= 912, "");
+	_Static_assert(sizeof(struct vm_snapshot_list) >= 4, "");
+	_Static_assert(sizeof(struct vm_snapshot_revert) >= 280, "");
+	_Static_assert(sizeof(struct vm_snapshot_name) >= 256, "");
+	_Static_assert(sizeof(struct vm_snapshot_set) >= 1160, "");
+	_Static_assert(sizeof(struct vm_fork) >= 264, "");
+	_Static_assert(sizeof(struct vm_watchdog) >= 1, "");
+	_Static_assert(sizeof(struct vm_dump) >= 1, "");
+	_Static_assert(sizeof(struct vm_agent) >= 260, "");
+	/* entries of arrays cannot grow */
+	_Static_assert(sizeof(struct vm_snapshot_info) == 992, "");
+	_Static_assert(sizeof(struct vm_disk_info) == 96, "");
+	_Static_assert(sizeof(struct vm_interface_info) == 104, "");
+	_Static_assert(sizeof(struct vm_address) == 64, "");
+	static const struct {
+		enum vm_msg_type type;
+		uint32_t bytes;
+	} answers[] = { { VM_MSG_REPLY, 488 }, { VM_MSG_INFO, 4160 }, { VM_MSG_SNAPSHOTS, 63504 },
+		{ VM_MSG_SNAPSHOT_DONE, 928 }, { VM_MSG_SPACES, 384 }, { VM_MSG_ADDRESS_LIST, 6152 },
+		{ VM_MSG_EVENT, 448 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+		if (fields[i].is != fields[i].was)
+			fail_msg("%s is at %zu, and was at %zu", fields[i].name, fields[i].is, fields[i].was);
+	for (size_t i = 0; i < ARRAY_SIZE(answers); i++)
+		assert_in_range(answers[i].bytes, vm_msg_from_vm[answers[i].type].body_min,
+			vm_msg_from_vm[answers[i].type].body_max);
+}
+
+/* The numbers in messages of version 1. Of an enum without gaps, the last one of version 1 stands for all. */
+static void test_vm_msg_numbers(void **state)
+{
+	static const uint8_t types[][2] = { { VM_MSG_CONT, 2 }, { VM_MSG_STOP, 3 }, { VM_MSG_POWERDOWN, 4 },
+		{ VM_MSG_RESET, 5 }, { VM_MSG_QUIT, 6 }, { VM_MSG_QUERY, 7 }, { VM_MSG_CONSOLE, 8 }, { VM_MSG_NMI, 9 },
+		{ VM_MSG_SAVE, 10 }, { VM_MSG_CANCEL, 11 }, { VM_MSG_SNAPSHOT_CREATE, 12 }, { VM_MSG_SNAPSHOT_LIST, 13 },
+		{ VM_MSG_SNAPSHOT_REVERT, 14 }, { VM_MSG_SNAPSHOT_DELETE, 15 }, { VM_MSG_REPLY, 16 }, { VM_MSG_INFO, 17 },
+		{ VM_MSG_SNAPSHOT_SET, 18 }, { VM_MSG_SNAPSHOTS, 19 }, { VM_MSG_SNAPSHOT_DONE, 20 },
+		{ VM_MSG_SNAPSHOT_SIZE, 21 }, { VM_MSG_FORK, 22 }, { VM_MSG_WATCHDOG, 23 }, { VM_MSG_DUMP, 24 },
+		{ VM_MSG_AGENT, 25 }, { VM_MSG_SPACE, 27 }, { VM_MSG_SPACES, 28 }, { VM_MSG_ADDRESSES, 29 },
+		{ VM_MSG_ADDRESS_LIST, 30 }, { VM_MSG_EVENT, 32 }, { VM_PHASE_ENDED, 4 }, { VM_REASON_WATCHDOG, 19 },
+		{ VM_EVENT_LINK_LOST, 13 }, { VM_RECOVERY_REVERTED, 4 }, { VM_WATCHDOG_NMI, 6 }, { VM_CONSOLE_VIRTIO, 1 },
+		{ VM_SNAPSHOT_PAUSED, 2 }, { VM_AGENT_REBOOT, 2 }, { VM_AGENT_ANSWERS, 3 }, { VM_DISK_CORRUPT, 3 },
+		{ VM_HOST_PVM, 3 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		assert_int_equal(types[i][0], types[i][1]);
+}
+
 static void test_reasons_have_names(void **state)
 {
 	(void)state;
@@ -290,6 +410,8 @@ int main(void)
 		cmocka_unit_test(test_disks_are_checked),
 		cmocka_unit_test(test_random_bytes_do_not_crash_check),
 		cmocka_unit_test(test_message_tables_have_directions),
+		cmocka_unit_test(test_vm_msg_layout),
+		cmocka_unit_test(test_vm_msg_numbers),
 		cmocka_unit_test(test_reasons_have_names),
 	};
 

@@ -30,6 +30,9 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "OS Type:", "hvm");
 	label_print(stdout, "State:", "%s", js_get_str_or(o, "state", "-"));
+	if (js_get_bool(o, "outdated", false))
+		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",
+			js_get_str_or(o, "name", "-"));
 	time_print(o, "shutdown-at", "Shutdown at:");
 	time_print(o, "reboot-at", "Reboot at:");
 	time_print(o, "shutdown-deadline", "Deadline:");

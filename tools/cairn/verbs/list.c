@@ -129,11 +129,13 @@ static void rows_print(struct json_object *rows, bool title)
 	for (size_t i = 0; i < json_object_array_length(rows); i++) {
 		struct json_object *vm = json_object_array_get_idx(rows, i);
 		long long id = (long long)js_get_int(vm, "id", -1);
-		char number[24];
+		char number[24], state[64];
 
 		snprintf(number, sizeof(number), "%lld", id);
+		snprintf(state, sizeof(state), "%s%s", js_get_str_or(vm, "state", ""),
+			js_get_bool(vm, "outdated", false) ? " (outdated)" : "");
 		table_add(&t, (const char *const[]){ id < 0 ? "-" : number, js_get_str_or(vm, "name", ""),
-			js_get_str_or(vm, "state", ""), js_get_str_or(vm, "title", "") });
+			state, js_get_str_or(vm, "title", "") });
 	}
 	table_finish(&t, stdout);
 }

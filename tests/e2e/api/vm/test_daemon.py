@@ -430,7 +430,7 @@ def test_vm_process_of_another_version_is_left_running(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     assert fake.info("vm1")["state"] == "running" and not gone(pid)
-    assert "speaks version 2 of the protocol, this cairnd version 1" in fake.log.read_text()
+    assert "speaks version 3 of the protocol, this cairnd versions 1 to 2" in fake.log.read_text()
     fake.cairn("start", "vm1", ok=4)
     fake.cairn("destroy", "vm1")
     until(lambda: gone(pid))
@@ -446,9 +446,9 @@ def test_vm_process_answers_with_its_version(daemon, guest, kvm):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     s.settimeout(20)
     s.connect(str(daemon.state / "run/vm1.vm"))
-    s.send(struct.pack("<HHIQ", 2, 17, 0, 5))
+    s.send(struct.pack("<HHIQ", 3, 17, 0, 5))
     version, _, _, seq = struct.unpack("<HHIQ", s.recv(65536)[:16])
-    assert (version, seq) == (1, 5) and s.recv(65536) == b""
+    assert (version, seq) == (2, 5) and s.recv(65536) == b""
     s.close()
     daemon.start()
     assert pid_of(daemon, "vm1") == pid

@@ -1,0 +1,63 @@
+#include "api/vm/vm_compat.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+
+/* The requests of version 1 with the lengths of their bodies. A daemon of version 2 sends no VM_MSG_CONFIG to such a
+ * process. Version 1 is that of release 823e769 and of its successors until version 2. */
+static const struct {
+	bool known;
+	uint16_t bytes;
+} version_1[VM_MSG_TYPE_COUNT] = {
+	[VM_MSG_CONT] = { true, 0 },
+	[VM_MSG_STOP] = { true, 0 },
+	[VM_MSG_POWERDOWN] = { true, 0 },
+	[VM_MSG_RESET] = { true, 0 },
+	[VM_MSG_QUIT] = { true, 0 },
+	[VM_MSG_QUERY] = { true, 0 },
+	[VM_MSG_CONSOLE] = { true, 8 },
+	[VM_MSG_NMI] = { true, 0 },
+	[VM_MSG_SAVE] = { true, 0 },
+	[VM_MSG_CANCEL] = { true, 0 },
+	[VM_MSG_SNAPSHOT_CREATE] = { true, 912 },
+	[VM_MSG_SNAPSHOT_LIST] = { true, 4 },
+	[VM_MSG_SNAPSHOT_REVERT] = { true, 280 },
+	[VM_MSG_SNAPSHOT_DELETE] = { true, 256 },
+	[VM_MSG_SNAPSHOT_SET] = { true, 1160 },
+	[VM_MSG_SNAPSHOT_SIZE] = { true, 256 },
+	[VM_MSG_FORK] = { true, 264 },
+	[VM_MSG_WATCHDOG] = { true, 1 },
+	[VM_MSG_DUMP] = { true, 1 },
+	[VM_MSG_AGENT] = { true, 260 },
+	[VM_MSG_SPACE] = { true, 0 },
+	[VM_MSG_ADDRESSES] = { true, 0 },
+};
+
+bool vm_compat_is_old(const struct vm *vm)
+{
+	return vm->proc && vm_process_version(vm->proc) < VM_MSG_VERSION;
+}
+
+int vm_compat_refuse(const char *vm_name, struct err *e)
+{
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"VM '%s' was started by an older version of Cairn, and its process cannot do this; bring it up to date "
+		"with: cairn restart-process %s, or shut the VM down and start it", vm_name, vm_name);
+}
+
+int vm_compat_check(const struct vm *vm, struct err *e)
+{
+	return vm_compat_is_old(vm) ? vm_compat_refuse(vm->def->name, e) : 0;
+}
+
+bool vm_compat_fit(unsigned version, enum vm_msg_type type, size_t *len)
+{
+	if (version >= VM_MSG_VERSION)
+		return true;
+	*len = MIN(*len, version_1[type].bytes);
+	return version_1[type].known;
+}

@@ -1,0 +1,26 @@
+/* vm_compat: VM processes that an older version of Cairn started and that speak an older message version
+ * (vmm/vm_msg.h). The daemon manages them with the requests and fields that they know and refuses the rest. */
+#ifndef CAIRN_API_VM_VM_COMPAT_H
+#define CAIRN_API_VM_VM_COMPAT_H
+
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct err;
+struct vm;
+
+/* Whether an older version of Cairn started the VM's process. */
+bool vm_compat_is_old(const struct vm *vm);
+/* Check that the VM's process is of this daemon's version, for work that an older process cannot do.
+ * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */
+int vm_compat_check(const struct vm *vm, struct err *e);
+
+/* The error for a VM process that lacks a request. Returns -ENOTSUP. */
+int vm_compat_refuse(const char *vm_name, struct err *e);
+/* Shorten a request's body to what a process of that version accepts. len: the body's length, and the result.
+ * Returns false if that version lacks the request. */
+bool vm_compat_fit(unsigned version, enum vm_msg_type type, size_t *len);
+
+#endif

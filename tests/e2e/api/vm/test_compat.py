@@ -1,0 +1,81 @@
+"""VM processes of an older message version: the daemon manages them and refuses what they lack. The processes here are
+fake; long_upgrade.py has those of an older commit."""
+
+import os
+import signal
+import struct
+
+import pytest
+
+from conftest import Console, until
+
+END_VERSION = 4104  # VM_PROCESS_END_VERSION
+
+
+def grow_old(fake, name):
+    """Replace the daemon and write version 1 into the VM's end file, so that the new daemon speaks it."""
+    until(lambda: fake.kept(name).get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    with open(fake.state / "vms" / name / "end", "r+b") as f:
+        assert struct.unpack("<Q", os.pread(f.fileno(), 8, END_VERSION)) == (2,)
+        os.pwrite(f.fileno(), struct.pack("<Q", 1), END_VERSION)
+    fake.start()
+
+
+@pytest.fixture
+def old(fake):
+    """A daemon with a VM vm1 whose process speaks version 1."""
+    image = fake.tmp / "disk.qcow2"
+    image.write_bytes(b"")
+    fake.define("vm1", cmdline="version-1", disks=[{"path": str(image), "format": "qcow2"}])
+    fake.define("new")
+    fake.cairn("start", "vm1", "new")
+    grow_old(fake, "vm1")
+    return fake
+
+
+def test_old_process_is_marked(old):
+    assert "vm1    running (outdated)" in old.cairn("list").stdout
+    assert "(outdated)" not in [line for line in old.cairn("list").stdout.splitlines() if " new " in line][0]
+    assert "Process:        outdated (older Cairn; update: cairn restart-process vm1)" in old.cairn("dominfo", "vm1").stdout
+    q = old.qmp()
+    assert q.run("vm-info", vm="vm1")["outdated"] is True and "outdated" not in q.run("vm-info", vm="new")
+    for brief in True, False:
+        assert [vm.get("outdated") for vm in q.run("vm-list", brief=brief)["vms"]] == [None, True]
+
+
+def test_old_process_is_managed(old):
+    pid = old.info("vm1")["pid"]
+    q = old.qmp()
+    old.cairn("suspend", "vm1")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="paused")
+    old.cairn("resume", "vm1")
+    old.cairn("reset", "vm1")
+    q.event("RESET", vm="vm1")
+    console = Console(old, "vm1")
+    assert console.line() == "fake guest"
+    console.close()
+    old.cairn("snapshot-create-as", "vm1", "s1")
+    old.cairn("snapshot-create-as", "vm1", "s2")
+    old.cairn("snapshot-revert", "vm1", "s1")
+    old.cairn("snapshot-delete", "vm1", "s2")
+    assert old.cairn("snapshot-list", "vm1", "--name").stdout.split() == ["s1"]
+    old.cairn("dump", "vm1", str(old.tmp / "core"))
+    assert old.info("vm1")["pid"] == pid and old.info("vm1")["state"] == "running"
+    old.cairn("save", "vm1", str(old.tmp / "vm1.state"))
+    assert old.info("vm1")["state"] == "shut off"
+    old.cairn("restore", str(old.tmp / "vm1.state"))
+    assert "outdated" not in old.info("vm1")
+
+
+def test_old_process_is_stopped(old):
+    old.cairn("destroy", "vm1")
+    old.cairn("start", "vm1")
+    assert "outdated" not in old.info("vm1")
+
+
+def test_end_of_old_process_is_known(old):
+    """The reason comes from the end file, which the process wrote while no daemon ran."""
+    q = old.qmp()
+    old.cairn("shutdown", "vm1")
+    q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff", reason="shutdown")
