@@ -74,18 +74,20 @@ run_unit() {
 }
 
 # Become one of the processes that share the end-to-end tests (tests/e2e/sharelib.py). Its fd 3 is this script's stdout.
-pytest_become() { # NUMBER FOLDER-OF-RESULTS TESTS
-	mkdir -m 755 "$tmp/$1"
+pytest_become() { # NUMBER FOLDER-OF-RESULTS TESTS TEMPORARY-FOLDER
+	mkdir -m 755 "$4"
 	# shellcheck disable=SC2086
-	CAIRN_BUILD=$build CAIRN_TESTS_SHARE=$2/share CAIRN_TESTS_LINES=3 TMPDIR=$tmp/$1 exec timeout -k 10 "$E2E_SECONDS" \
+	CAIRN_BUILD=$build CAIRN_TESTS_SHARE=$2/share CAIRN_TESTS_LINES=3 TMPDIR=$4 exec timeout -k 10 "$E2E_SECONDS" \
 		$PYTEST -q -rs --tb=short --no-header -p no:cacheprovider --durations=5 \
-		--basetemp="$tmp/$1/e" --junitxml="$2/e2e-$1.xml" $3 3>&1 >"$2/e2e-$1.out" 2>&1
+		--basetemp="$4/e" --junitxml="$2/e2e-$1.xml" $3 3>&1 >"$2/e2e-$1.out" 2>&1
 }
 
-run_pytests() { # FOLDER-OF-RESULTS TESTS
+# Run TESTS in TEST_JOBS processes. The temporary folder of each is $tmp/PREFIX and its number: a second run must not
+# begin in folders that failed tests of the first one left.
+run_pytests() { # FOLDER-OF-RESULTS TESTS PREFIX
 	mkdir -p "$1/share"
 	for i in $(seq "$TEST_JOBS"); do
-		pytest_become "$i" "$1" "$2" &
+		pytest_become "$i" "$1" "$2" "$tmp/$3$i" &
 		pytests="$pytests $!"
 	done
 	i=0
@@ -100,7 +102,7 @@ run_pytests() { # FOLDER-OF-RESULTS TESTS
 		124 | 137) fault "pytest $i: no end within $E2E_SECONDS s" ;;
 		*) fault "pytest $i: exit status $rc" ;;
 		esac
-		rmdir "$tmp/$i/e" "$tmp/$i" 2>/dev/null
+		rmdir "$tmp/$3$i/e" "$tmp/$3$i" 2>/dev/null
 	done
 	pytests=
 	if sum=$(/usr/bin/python3 tests/e2e_sum.py "$1" "$i"); then
@@ -113,12 +115,12 @@ run_pytests() { # FOLDER-OF-RESULTS TESTS
 
 run_e2e() {
 	echo "End-to-end tests"
-	run_pytests "$results" "${E2E_ARGS:-tests/e2e}"
+	run_pytests "$results" "${E2E_ARGS:-tests/e2e}" ""
 	[ -z "${E2E_ARGS:-}${CAIRN_LOOP:-}" ] && [ -d tests/e2e/block ] || return 0
 	echo "End-to-end tests, a part of them on epoll"
 	# A variable before a function's name may stay set.
 	export CAIRN_LOOP=epoll
-	run_pytests "$results/epoll" "$EPOLL_E2E"
+	run_pytests "$results/epoll" "$EPOLL_E2E" p
 	unset CAIRN_LOOP
 }
 
@@ -171,8 +173,8 @@ tmp_check() {
 	peak=$((${peak:-0} / 1024))
 	echo "Temporary files: at most $peak MiB"
 	[ "$peak" -le "$TEST_TMP_MIB" ] || fault "more than $TEST_TMP_MIB MiB of temporary files"
-	expected="$tmp/([0-9]+|unit)"
-	[ "$failed" = 0 ] || expected="$expected|$tmp/[0-9]+/e(/.*)?"
+	expected="$tmp/(p?[0-9]+|unit)"
+	[ "$failed" = 0 ] || expected="$expected|$tmp/p?[0-9]+/e(/.*)?"
 	left=$(find "$tmp" ${shm:+"$shm"} -mindepth 1 -maxdepth 3 | grep -vxE "$expected" | head -n 20)
 	[ -z "$left" ] || fault "temporary files are left:
 $left"

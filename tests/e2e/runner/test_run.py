@@ -129,6 +129,26 @@ def test_two_processes_share_the_tests(tree):
     assert not list((tree.path / "tmp").iterdir())
 
 
+def test_part_on_epoll_keeps_folders_of_failed_tests(tree):
+    """The part that runs on epoll has folders of its own, so it does not begin in those that failed tests left."""
+    for path in re.search(r'EPOLL_E2E="([^"]*)"', (tree.path / "tests/run.sh").read_text()).group(1).split():
+        file = tree.path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix:
+            file.write_text("")
+        else:
+            file.mkdir()
+    tree.e2e("block/test_a", """\
+        import os
+        def test_fails(tmp_path):
+            (tmp_path / os.environ.get("CAIRN_LOOP", "uring")).touch()
+            assert False
+        """)
+    status, passed, failed, _, out = tree.run("e2e")
+    assert (status, passed, failed) == (1, 0, 2), out
+    assert {p.name for p in (tree.build / "failed").rglob("*") if p.is_file()} == {"uring", "epoll"}
+
+
 @pytest.mark.parametrize("loss", ["import os; os.unlink(path)", "open(path, 'w').close()",
                                   "text = open(path).read(); open(path, 'w').write(text[:-20])"],
                          ids=["missing", "empty", "cut off"])
@@ -221,10 +241,12 @@ def test_run_fails_when_tests_leave_files(tree):
 def test_run_fails_when_tests_write_too_much(tree):
     tree.env["TEST_TMP_MIB"] = "3"
     tree.e2e("test_a", """\
-        import time
+        import os, pathlib, time
         def test_writes(tmp_path):
             (tmp_path / "big").write_bytes(bytes(4 << 20))
-            time.sleep(2)
+            sizes = pathlib.Path(os.environ["TMPDIR"]).parent.parent / "results/sizes"
+            while not sizes.exists() or max(map(int, sizes.read_text().split()), default=0) < 4 << 10:
+                time.sleep(0.1)  # until the runner has noticed
         """)
     status, passed, failed, _, out = tree.run("e2e")
     assert (status, passed, failed) == (1, 1, 1) and "more than 3 MiB" in out
