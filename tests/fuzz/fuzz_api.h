@@ -56,8 +56,9 @@ bool config_run(const uint8_t *input, size_t len);
 /* Confine this process: it can write only to script_run()'s folder and below `keep` (NULL:
  * nothing). Returns 0; -errno when the host does not support it. */
 int script_setup(const char *keep);
-/* Run a script. Returns the number of answers that are not errors. */
-unsigned script_run(const uint8_t *input, size_t len);
+/* Run a script. patient: each text has an answer, so wait for it; otherwise a text is given up after a moment once VM
+ * processes may send malformed messages. Returns the number of answers that are not errors. */
+unsigned script_run(const uint8_t *input, size_t len, bool patient);
 /* Mutate a script with knowledge of the schema. Returns the new length, at most cap. */
 size_t script_mutate(uint8_t *input, size_t len, size_t cap, unsigned seed);
 

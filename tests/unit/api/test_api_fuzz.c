@@ -112,7 +112,7 @@ static void test_script_seeds(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++) {
 		bool played = is_root || strcmp(script_seeds[i].name, "stranger");
 
-		assert_int_equal(script_run(input, seed_read("script", script_seeds[i].name)), played ? script_seeds[i].good : 0);
+		assert_int_equal(script_run(input, seed_read("script", script_seeds[i].name), true), played ? script_seeds[i].good : 0);
 	}
 }
 
@@ -128,7 +128,7 @@ static void test_script_mutations(void **state)
 			if (m % 8 == 0)
 				n = seed_read("script", script_seeds[i].name);
 			n = script_mutate(input, n, sizeof(input), m + 1);
-			script_run(input, n);
+			script_run(input, n, false);
 		}
 	}
 }
