@@ -42,8 +42,8 @@
 #include <time.h>
 
 #define LOOP_ENTRIES 256
-#define ADOPT_TIMEOUT_NS (2 * 1000000000ULL)
-#define FINISH_TIMEOUT_NS (2 * 1000000000ULL)
+#define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
+#define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
 static void daemon_emit(void *opaque, enum event_id id, const char *vm, struct json_object *data)
 {
@@ -165,7 +165,7 @@ static void unread_found(void *opaque, const char *name, const char *sentence)
 		log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
 }
 
-/* Adopt the processes of all VMs. Waits up to 2 s, so that clients see the true states. */
+/* Adopt the processes of all VMs. Waits up to 10 s, so that clients see the true states. */
 static void take_back_all(struct vm_host *h)
 {
 	uint64_t until = loop_now_ns() + ADOPT_TIMEOUT_NS, now;

@@ -21,7 +21,7 @@
 
 #define SECOND_NS 1000000000ULL
 #define CONFIG_TIMEOUT_NS (30 * SECOND_NS)
-#define QUERY_TIMEOUT_NS (2 * SECOND_NS)
+#define QUERY_TIMEOUT_NS (10 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
 #define MESSAGES_PER_ROUND 32
 /* Maximum per VM, because a qcow2 image has at most 65536 snapshots. */
