@@ -175,6 +175,7 @@ static void test_many_writes_need_few_syncs(void **state)
 		"qemu-io -c 'write -P 1 0 12M' img && qemu-img snapshot -c one img");
 	for (int round = 0; round < 2; round++) {
 		struct block *b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+		uint64_t begin = loop_now_ns(), commits;
 
 		c.syncs = c.writes = 0;
 		loop_trace(f.loop, &c.trace);
@@ -182,8 +183,9 @@ static void test_many_writes_need_few_syncs(void **state)
 			assert_int_equal(fixture_rw(b, BLOCK_WRITE, off, buf, 4096), 0);
 		assert_int_equal(shadow_flush(&f, b), 0);
 		loop_trace(f.loop, NULL);
-		assert_in_range(c.syncs, 1, 6);
-		assert_in_range(c.writes, 3072, 3072 + 60);
+		commits = 1 + (loop_now_ns() - begin) / 1000000000; /* the flush, and those of the timer on a slow host */
+		assert_in_range(c.syncs, 1, 6 * commits);
+		assert_in_range(c.writes, 3072, 3072 + 60 * commits);
 		assert_int_equal(block_close(b), 0);
 	}
 	fixture_run(&f, "qemu-img check -q img");
@@ -195,15 +197,18 @@ static void test_many_writes_need_few_syncs(void **state)
 static void test_tables_are_written_without_flush(void **state)
 {
 	static uint8_t buf[4096] __attribute__((aligned(4096))) = { 1 };
-	uint64_t until = loop_now_ns() + 1200 * 1000000ULL, now;
+	uint64_t begin, until, now;
 	struct fixture f;
 	struct block *b;
 
 	fixture_begin(&f, 32);
 	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	begin = loop_now_ns();
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, MIB, buf, 4096), 0);
-	fixture_run(&f, "cp img now && qemu-io -r -c 'read -P 0 1M 4k' now");
+	until = loop_now_ns() + 1200 * 1000000ULL;
+	if (until - begin < 2000 * 1000000ULL) /* the timer has not fired; the loop does not run now */
+		fixture_run(&f, "cp img now && qemu-io -r -c 'read -P 0 1M 4k' now");
 	while ((now = loop_now_ns()) < until)
 		loop_run_once(f.loop, until - now);
 	do
