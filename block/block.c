@@ -437,14 +437,14 @@ static int fd_check(int fd, bool read_only, const char *name, struct err *e)
 }
 
 /* Check one file of a layer, lock it, and probe its capabilities. */
-static int file_open(int fd, const struct block_open *o, bool read_only, const char *name,
+static int file_open(int fd, const struct block_open *o, bool read_only, enum lock_mode mode, const char *name,
 	struct block_file *ret, bool *ret_locked, struct err *e)
 {
 	int r = fd_check(fd, read_only, name, e);
 
 	*ret_locked = false;
 	if (!r && !o->no_lock) {
-		r = lock_acquire(fd, !read_only, name, e);
+		r = lock_acquire(fd, mode, name, e);
 		*ret_locked = !r;
 	}
 	return r ? r : block_file_probe(fd, o->buffered, name, ret, e);
@@ -461,9 +461,24 @@ static int data_file_open(int fd, const struct block_layer *layer, const struct 
 			name);
 	if (!fstat(fd, &a) && !fstat(layer->fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: the image cannot be its own data file", name);
-	r = file_open(fd, o, read_only, name, ret, ret_locked, e);
+	r = file_open(fd, o, read_only, read_only ? LOCK_READ : LOCK_WRITE, name, ret, ret_locked, e);
 	if (r < 0)
 		err_prefix(e, "data file");
+	return r;
+}
+
+/* Get the pin of the layer, if the layer above names one. */
+static int layer_pin(const struct block_open *o, unsigned i, struct qcow2_pin **ret, struct err *e)
+{
+	const struct block_layer *above = i ? &o->layers[i - 1] : NULL;
+	int r = 0;
+
+	*ret = NULL;
+	if (above && above->format == BLOCK_FORMAT_QCOW2)
+		r = qcow2_pin_below(above->fd, o->name ? o->name : "disk", ret, e);
+	if (*ret && o->layers[i].format != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "the layer above stands on a pin of a qcow2 image, but this layer is "
+			"%s", block_format_name(o->layers[i].format));
 	return r;
 }
 
@@ -473,13 +488,20 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	const struct block_layer *layer = &o->layers[i];
 	bool read_only = o->read_only || i > 0, locked, data_locked = false;
 	const char *name = o->name ? o->name : "disk";
+	CLEANUP_FREE struct qcow2_pin *pin = NULL;
 	struct block_file file, data_file;
+	enum lock_mode mode;
 	struct block_format_open fo = { .loop = l, .fd = layer->fd, .data_fd = layer->data_fd,
 		.read_only = read_only, .name = name, .backing = backing, .file = &file,
 		.data_file = &data_file, .snapshot = i ? NULL : o->snapshot,
 		.cache_bytes = o->cache_bytes };
-	int r = file_open(layer->fd, o, read_only, name, &file, &locked, e);
+	int r = layer_pin(o, i, &pin, e);
 
+	if (r < 0)
+		return r;
+	fo.pin = pin;
+	mode = pin ? LOCK_READ_PIN : read_only ? LOCK_READ : o->beside_pins ? LOCK_WRITE_BESIDE_PINS : LOCK_WRITE;
+	r = file_open(layer->fd, o, read_only, mode, name, &file, &locked, e);
 	if (!r && layer->data_fd)
 		r = data_file_open(layer->data_fd, layer, o, read_only, name, &data_file,
 			&data_locked, e);

@@ -73,6 +73,9 @@ struct block_open {
 	unsigned nlayers;
 	bool read_only;	 /* for the disk; backing layers are always read-only */
 	bool no_lock;	 /* for tools that only look, as qemu-img -U */
+	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
+	 * later. The caller deletes no pin that is in use. */
+	bool beside_pins;
 	bool buffered;	 /* for tools: use the page cache */
 	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */
@@ -80,7 +83,8 @@ struct block_open {
 };
 
 /* Open a disk and take its locks (OFD locks at QEMU's offsets; a second writer fails with
- * ERR_BUSY). Synchronous.
+ * ERR_BUSY). Synchronous. If a qcow2 layer's header names a pin of its backing file, the next layer
+ * is read at that pin; -ENOENT if the pin is gone.
  * ret_b: untouched on error; the caller closes it with block_close().
  * Returns 0; -EINVAL, -EIO, -ENOTSUP, -EBUSY, … with a sentence. */
 int block_open(struct loop *l, const struct block_open *o, struct block **ret_b, struct err *e);

@@ -9,6 +9,7 @@
 
 struct block_vmstate_map;
 struct err;
+struct qcow2_pin;
 
 /* A format's operations. block_submit() has checked each request: the range is inside the disk,
  * offset and length are multiples of the logical block, len > 0 (except for FLUSH), a read-only
@@ -71,11 +72,16 @@ struct block_format_open {
 	const struct block_file *data_file; /* data_fd's capabilities */
 	struct block *backing; /* NULL: none; taken on success */
 	const char *snapshot;  /* NULL: the disk itself */
+	const struct qcow2_pin *pin; /* read-only qcow2: the pin to read; NULL: none */
 	uint64_t cache_bytes;  /* 0: the format's default */
 };
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
 int qcow2_resize(struct block *b, uint64_t size_bytes, struct err *e);
 int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
+
+/* Get the pin at which the backing file of the qcow2 image fd is to be read. ret: NULL: none; else
+ * the caller frees it. Returns 0 or -errno. */
+int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err *e);
 
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o);
 /* Complete a request. */

@@ -19,6 +19,7 @@ struct err;
 #define BLOCK_SNAPSHOT_ID_MAX 23
 /* Room for Cairn's data in an entry behind QEMU's fields; the format allows 1024 bytes in total. */
 #define BLOCK_SNAPSHOT_EXTRA_MAX 960
+#define BLOCK_PIN_ID_BYTES 16
 
 struct block_snapshot_info {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* decimal, unique in the image; assigned by the commit */
@@ -27,6 +28,10 @@ struct block_snapshot_info {
 	uint64_t vm_clock_ns, vm_state_bytes, disk_bytes;
 	uint8_t extra[BLOCK_SNAPSHOT_EXTRA_MAX]; /* opaque to this layer; other programs preserve it */
 	size_t extra_bytes;
+	/* Set by block_snapshot_list(), ignored elsewhere: a pin (block/qcow2/pin.h), which holds
+	 * the content of forks' disks. Users do not see it, and it is part of no tree. */
+	bool pinned;
+	uint8_t pin_id[BLOCK_PIN_ID_BYTES];
 };
 
 /* ---- create ---- */

@@ -8,6 +8,7 @@
 
 #define LOCK_USED 100
 #define LOCK_UNSHARED 200
+#define LOCK_OURS 300
 
 /* QEMU's permission bits that matter for a file. */
 enum lock_perm { PERM_CONSISTENT_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3, PERM_COUNT = 4 };
@@ -15,6 +16,19 @@ enum lock_perm { PERM_CONSISTENT_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3, PERM
 #define LOCK_READER (1u << PERM_CONSISTENT_READ)
 #define LOCK_WRITER (LOCK_READER | 1u << PERM_WRITE | 1u << PERM_RESIZE)
 #define LOCK_NOT_SHARED (1u << PERM_WRITE | 1u << PERM_RESIZE)
+
+/* The bytes from LOCK_OURS on. */
+enum lock_pin { PIN_READER = 0, PIN_KEEPER = 1, PIN_COUNT = 2 };
+
+/* The locks of a mode, as bits from LOCK_USED, LOCK_UNSHARED and LOCK_OURS on. */
+static const struct lock_bits {
+	unsigned used, unshared, ours;
+} modes[] = {
+	[LOCK_READ] = { LOCK_READER, LOCK_NOT_SHARED, 0 },
+	[LOCK_WRITE] = { LOCK_WRITER, LOCK_NOT_SHARED, 0 },
+	[LOCK_WRITE_BESIDE_PINS] = { LOCK_WRITER, LOCK_NOT_SHARED, 1u << PIN_KEEPER },
+	[LOCK_READ_PIN] = { LOCK_READER, 1u << PERM_RESIZE, 1u << PIN_READER },
+};
 
 static int lock_byte(int fd, int cmd, short type, off_t byte, struct flock *ret)
 {
@@ -48,34 +62,68 @@ static int lock_conflict(int fd, off_t base, unsigned perms)
 void lock_release(int fd)
 {
 	struct flock f = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = LOCK_USED,
-		.l_len = LOCK_UNSHARED - LOCK_USED + PERM_COUNT };
+		.l_len = LOCK_OURS - LOCK_USED + PIN_COUNT };
 
 	(void)fcntl(fd, F_OFD_SETLK, &f);
 }
 
-int lock_acquire(int fd, bool writer, const char *name, struct err *e)
+/* Returns whether only readers of a pin forbid what a writer uses. */
+static bool only_pins_forbid(int fd)
 {
-	unsigned used = writer ? LOCK_WRITER : LOCK_READER;
-	int r = lock_set(fd, LOCK_USED, used);
+	return lock_conflict(fd, LOCK_UNSHARED, LOCK_WRITER & ~(1u << PERM_RESIZE)) < 0 &&
+	       lock_conflict(fd, LOCK_OURS, 1u << PIN_READER) >= 0;
+}
+
+/* Returns whether the writer that has the image open keeps all pins. */
+static bool writer_keeps_pins(int fd)
+{
+	return lock_conflict(fd, LOCK_OURS, 1u << PIN_KEEPER) >= 0;
+}
+
+static bool is_free(int fd, enum lock_mode mode)
+{
+	const struct lock_bits *m = &modes[mode];
+
+	if (lock_conflict(fd, LOCK_UNSHARED, m->used) >= 0 &&
+		!(mode == LOCK_WRITE_BESIDE_PINS && only_pins_forbid(fd)))
+		return false;
+	if (mode == LOCK_READ_PIN)
+		return lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0 || writer_keeps_pins(fd);
+	return lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0;
+}
+
+static int is_busy(int fd, enum lock_mode mode, const char *name, struct err *e)
+{
+	bool writer = mode == LOCK_WRITE || mode == LOCK_WRITE_BESIDE_PINS, pins;
+
+	lock_release(fd);
+	pins = only_pins_forbid(fd) && lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0;
+	if (writer && pins)
+		return err_set(e, -EBUSY, ERR_BUSY, "%s holds the content of other VMs' disks (live clones), which are "
+			"in use; stop those VMs first", name);
+	return err_set(e, -EBUSY, ERR_BUSY,
+		writer ? "%s is in use by another process; stop the VM or tool that has it open"
+		       : "%s is open for writing in another process; stop it, or open the image "
+			 "without a lock (-U) and accept an inconsistent view",
+		name);
+}
+
+int lock_acquire(int fd, enum lock_mode mode, const char *name, struct err *e)
+{
+	const struct lock_bits *m = &modes[mode];
+	int r = lock_set(fd, LOCK_USED, m->used);
 
 	if (!r)
-		r = lock_set(fd, LOCK_UNSHARED, LOCK_NOT_SHARED);
+		r = lock_set(fd, LOCK_UNSHARED, m->unshared);
+	if (!r)
+		r = lock_set(fd, LOCK_OURS, m->ours);
 	if (r == -EAGAIN || r == -EACCES)
-		goto busy; /* another program has an exclusive lock */
+		return is_busy(fd, mode, name, e); /* another program has an exclusive lock */
 	if (r < 0) {
 		/* The file system has no OFD locks. Continue without a lock, as QEMU does. */
 		log_warn(name, "the file system has no OFD locks (%s): nothing protects this "
 			"image from a second writer", strerror(-r));
 		return 0;
 	}
-	if (lock_conflict(fd, LOCK_UNSHARED, used) < 0 &&
-		lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0)
-		return 0;
-busy:
-	lock_release(fd);
-	return err_set(e, -EBUSY, ERR_BUSY,
-		writer ? "%s is in use by another process; stop the VM or tool that has it open"
-		       : "%s is open for writing in another process; stop it, or open the image "
-			 "without a lock (-U) and accept an inconsistent view",
-		name);
+	return is_free(fd, mode) ? 0 : is_busy(fd, mode, name, e);
 }

@@ -1,20 +1,31 @@
 /* lock: OFD locks on images, compatible with QEMU.
  *
  * QEMU's scheme (block/file-posix.c): a shared lock on byte 100 + n means "I use permission n", one
- * on byte 200 + n means "nobody else may use permission n". */
+ * on byte 200 + n means "nobody else may use permission n".
+ *
+ * A reader of a pin says only "nobody else may resize". That keeps QEMU's writers away, because they
+ * use resize and write together, and an ordinary reader says that nobody may write, too. So a writer
+ * of Cairn's can tell the two apart. Byte 300 means "I read a pin", byte 301 "I write, and I keep all
+ * pins". */
 #ifndef CAIRN_BLOCK_LOCK_H
 #define CAIRN_BLOCK_LOCK_H
 
-#include <stdbool.h>
-
 struct err;
 
-/* Lock the image behind fd for reading, or for reading and writing. Nobody else may then write or
- * resize it. The lock lasts until lock_release(), or until the last duplicate of fd is closed.
+enum lock_mode {
+	LOCK_READ,
+	LOCK_WRITE,
+	/* For writing, beside processes that read a pin (block/qcow2/pin.h). */
+	LOCK_WRITE_BESIDE_PINS,
+	/* For reading a pin, also beside a LOCK_WRITE_BESIDE_PINS. */
+	LOCK_READ_PIN,
+};
+/* Lock the image behind fd. Nobody else may then write or resize it, but for a writer beside a reader
+ * of a pin. The lock lasts until lock_release(), or until the last duplicate of fd is closed.
  * name: the disk's name for the sentence.
  * Returns 0, also if the file system has no OFD locks (this is logged); -EBUSY (ERR_BUSY) if another process holds a
  * conflicting lock. */
-int lock_acquire(int fd, bool writer, const char *name, struct err *e);
+int lock_acquire(int fd, enum lock_mode mode, const char *name, struct err *e);
 void lock_release(int fd);
 
 #endif

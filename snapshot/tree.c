@@ -116,11 +116,16 @@ int tree_build(const struct block_snapshot_info *list, size_t n, struct tree *re
 
 	if (!nodes)
 		return -ENOMEM;
+	*ret = (struct tree){ .nodes = nodes };
 	for (size_t i = 0; i < n; i++) {
-		nodes[i].info = list[i];
-		nodes[i].ours = tree_decode(&list[i], &nodes[i].data);
+		struct tree_node *node = &nodes[ret->n];
+
+		if (list[i].pinned)
+			continue;
+		node->info = list[i];
+		node->ours = tree_decode(&list[i], &node->data);
+		ret->n++;
 	}
-	*ret = (struct tree){ .nodes = nodes, .n = n };
 	return 0;
 }
 

@@ -73,7 +73,8 @@ struct tree {
 	struct tree_node *nodes; /* in the table's order; owned */
 	size_t n;
 };
-/* Build a tree. list: from block_snapshot_list(); borrowed. Returns 0 or -ENOMEM. The caller
+/* Build a tree. list: from block_snapshot_list(); borrowed. Pins are left out: they are no snapshots
+ * of the VM, and one may have the number of a snapshot that was deleted. Returns 0 or -ENOMEM. The caller
  * releases it with tree_done(). */
 int tree_build(const struct block_snapshot_info *list, size_t n, struct tree *ret);
 void tree_done(struct tree *t);

@@ -157,8 +157,6 @@ bool definition_has_uuid(const struct definition *d);
 /* Set a random UUID (RFC 4122, section 4.4). Returns 0 or -errno. */
 int definition_make_uuid(struct definition *d, struct err *e);
 void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
-/* Return the value of a hexadecimal digit; -1 for another character. */
-int hex_value(char c);
 /* Parse a UUID with dashes, in upper or lower case. Returns 0; -EINVAL. */
 int uuid_parse(const char *text, uint8_t uuid[16]);
 

@@ -2,6 +2,7 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/hex.h"
 #include "base/util.h"
 
 #include <ctype.h>

@@ -4,6 +4,7 @@
 #include "api/wire/json.h"
 #include "base/cpu_model.h"
 #include "base/err.h"
+#include "base/hex.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -232,14 +233,6 @@ void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT])
 
 	for (unsigned i = 0; i < 16; i++)
 		p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
-}
-
-int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 int uuid_parse(const char *text, uint8_t uuid[16])

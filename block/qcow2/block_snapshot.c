@@ -27,7 +27,7 @@ static void fail_run(struct loop_op *nop, int res)
 	f.op->done(f.op, f.res, &f.err);
 }
 
-static void op_fail(struct block *b, struct block_snapshot_op *op, int res, const struct err *e)
+void block_snapshot_op_fail(struct block *b, struct block_snapshot_op *op, int res, const struct err *e)
 {
 	struct fail_op *f = calloc(1, sizeof(*f));
 
@@ -48,7 +48,7 @@ static void op_fail(struct block *b, struct block_snapshot_op *op, int res, cons
 
 void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e)
 {
-	op_fail(&q->base, op, res, e);
+	block_snapshot_op_fail(&q->base, op, res, e);
 }
 
 void snapshot_op_finish(struct snapshot_op *o, int res)
@@ -229,7 +229,7 @@ static bool change_begin(struct block *b, const char *id, const struct block_sna
 	if (!r && idle && b->in_flight)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
 	if (r < 0)
-		op_fail(b, op, r, &e);
+		block_snapshot_op_fail(b, op, r, &e);
 	else
 		qcow2_of(b)->snapshot_busy = true;
 	return !r;
@@ -283,7 +283,7 @@ void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
 	if (!r && qcow2_of(b)->snapshot_busy)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "disk %s: another snapshot operation is running", b->name);
 	if (r < 0)
-		op_fail(b, op, r, &e);
+		block_snapshot_op_fail(b, op, r, &e);
 	else
 		qcow2_snapshot_own(qcow2_of(b), id, ret_bytes, op);
 }
@@ -316,7 +316,7 @@ void block_vmstate_map(struct block *b, const char *id, struct block_vmstate_map
 	if (!r)
 		r = id_check(id, &e);
 	if (r < 0)
-		op_fail(b, op, r, &e);
+		block_snapshot_op_fail(b, op, r, &e);
 	else
 		qcow2_vmstate_map(qcow2_of(b), id, ret, op);
 }

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/impl.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -167,6 +167,12 @@ static int put_header(uint8_t *p, const struct qcow2_create *c, const struct lay
 	if (c->backing_name && c->backing_format)
 		put_extension(&cur, QCOW2_EXT_BACKING_FORMAT, c->backing_format,
 			(uint32_t)strlen(c->backing_format));
+	if (c->pin) {
+		uint8_t ext[QCOW2_PIN_EXT_BYTES];
+
+		qcow2_pin_ext_put(ext, c->pin);
+		put_extension(&cur, QCOW2_EXT_PIN, ext, sizeof(ext));
+	}
 	if (c->data_file)
 		put_extension(&cur, QCOW2_EXT_DATA_FILE, c->data_file, (uint32_t)strlen(c->data_file));
 	if (c->version >= 3 &&

@@ -6,8 +6,8 @@
  *   8  u64  backing name's offset             8  data, padded to 8
  *  16  u32  backing name's length           Types: 0xe2792aca backing format, 0x6803f857
  *  20  u32  cluster_bits                      feature names, 0x23852875 bitmaps, 0x0537be77
- *  24  u64  size in bytes                     encryption, 0x44415441 data file's name
- *  32  u32  encryption method
+ *  24  u64  size in bytes                     encryption, 0x44415441 data file's name,
+ *  32  u32  encryption method                 0x43524e50 pin (Cairn's, see below)
  *  36  u32  L1 entries                      Refcount table: u64 each, bits 9..63 the offset of
  *  40  u64  L1 offset                         a block, 0 absent. Block: one cluster of refcounts
  *  48  u64  refcount table's offset           of 2^order bits; below 8 bits the lowest first.
@@ -23,7 +23,14 @@
  *
  * Snapshot, 8-aligned: 0 u64 L1 offset, 8 u32 L1 entries, 12 u16 id length, 14 u16 name length,
  * 16 u32 s, 20 u32 ns, 24 u64 vm clock ns, 32 u32 vm state bytes, 36 u32 extra length, then
- * extra, id, name. */
+ * extra, id, name.
+ *
+ * Extra data: 0 u64 VM state bytes, 8 u64 disk bytes, 16 u64 icount, then Cairn's. A pin's:
+ * 0 u32 "CRP1", 4 u8[16] id, 20 u32 CRC32C of the 20 bytes.
+ *
+ * Extension "pin": 0 u32 version 1, 4 u32 cluster_bits of the source, 8 u8[16] the pin's id, 24 u64
+ * disk bytes, 32 u64 L1 offset, 40 u32 L1 entries, 44 u32 CRC32C of the L1 with COPIED cleared,
+ * 48 u32 0, 52 u32 CRC32C of the 52 bytes. */
 #ifndef CAIRN_BLOCK_QCOW2_FORMAT_H
 #define CAIRN_BLOCK_QCOW2_FORMAT_H
 
@@ -72,6 +79,8 @@ enum qcow2_header_at {
 #define QCOW2_EXT_BITMAPS 0x23852875u
 #define QCOW2_EXT_CRYPTO 0x0537be77u
 #define QCOW2_EXT_DATA_FILE 0x44415441u
+#define QCOW2_EXT_PIN 0x43524e50u
+#define QCOW2_PIN_EXT_BYTES 56u
 
 #define QCOW2_COMPRESSION_ZLIB 0
 #define QCOW2_COMPRESSION_ZSTD 1
@@ -93,6 +102,7 @@ enum qcow2_header_at {
 #define QCOW2_SNAPSHOT_TABLE_BYTES_MAX (64u << 20)
 #define QCOW2_SNAPSHOT_EXTRA_MAX 1024u
 #define QCOW2_SNAPSHOT_HEADER_BYTES 40u
+#define QCOW2_SNAPSHOT_QEMU_BYTES 24u /* QEMU's part of the extra data */
 #define QCOW2_BACKING_NAME_MAX 1023u
 #define QCOW2_SUBCLUSTERS 32u
 /* All clusters lie below this offset. */

@@ -2,7 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/impl.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,6 +16,14 @@ uint64_t qcow2_l1_entries(uint64_t size_bytes, uint32_t cluster_bits, bool exten
 	uint32_t shift = 2 * cluster_bits - (extended ? 4 : 3);
 
 	return (size_bytes >> shift) + ((size_bytes & ((1ULL << shift) - 1)) != 0);
+}
+
+bool qcow2_l1_is_valid(const struct qcow2_header *h, const struct qcow2_snapshot_info *s)
+{
+	return s->l1_size <= QCOW2_L1_BYTES_MAX / 8 && s->disk_bytes <= INT64_MAX &&
+	       s->l1_size >= qcow2_l1_entries(s->disk_bytes, h->cluster_bits,
+			h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) &&
+	       !(s->l1_offset & ((1ULL << h->cluster_bits) - 1)) && s->l1_offset < QCOW2_OFFSET_END;
 }
 
 /* Returns true if a table at [off, off + len) is aligned and within the range of offsets. */
@@ -182,8 +190,27 @@ static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h
 			ext_string(p + pos, n, h->data_file, sizeof(h->data_file));
 		else if (type == QCOW2_EXT_BITMAPS && n >= 24)
 			ext_bitmaps(p + pos, h);
+		else if (type == QCOW2_EXT_PIN)
+			h->has_pin = qcow2_pin_ext_get(p + pos, n, &h->pin);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
+	return 0;
+}
+
+/* The backing file's name decides whether there is a pin: with another name, the extension is a
+ * remnant that another program has preserved. */
+static int pin_check(struct qcow2_header *h, struct err *e)
+{
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+	size_t path;
+
+	if (strncmp(h->backing_name, QCOW2_PIN_PROTOCOL, QCOW2_PIN_PATH_AT)) {
+		h->has_pin = false;
+		return 0;
+	}
+	if (!h->has_pin || !qcow2_pin_name_parse(h->backing_name, &path, id) || memcmp(id, h->pin.id, sizeof(id)))
+		return CORRUPT(e, "the disk stands on a pin of another image, but the description of the pin in "
+			"the header is missing or damaged");
 	return 0;
 }
 
@@ -201,6 +228,8 @@ int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 		r = parse_backing(buf, len, &h, e);
 	if (!r)
 		r = parse_extensions(buf, len, &h, e);
+	if (!r)
+		r = pin_check(&h, e);
 	if (!r)
 		*ret = h;
 	return r;

@@ -29,9 +29,9 @@ static void put_extension(struct cursor *cur, uint32_t type, const void *data, u
 	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
 }
 
-/* Copy all extensions except the backing format and the data file's name. The parsed header has
- * valid lengths. */
-static void extensions_copy(struct edit *d, const struct qcow2_header *h)
+/* Copy all extensions except the backing format and the data file's name, and the pin's without
+ * `pin`. The parsed header has valid lengths. */
+static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool pin)
 {
 	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);
 	uint64_t pos = h->header_length, end = backing && backing < d->bytes ? backing : d->bytes;
@@ -42,7 +42,7 @@ static void extensions_copy(struct edit *d, const struct qcow2_header *h)
 		pos += 8;
 		if (type == QCOW2_EXT_END || n > end - pos)
 			break;
-		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE)
+		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE && (pin || type != QCOW2_EXT_PIN))
 			put_extension(&d->to, type, d->old + pos, n);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
@@ -80,7 +80,7 @@ static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
 			(uint32_t)strlen(h->backing_format));
 	if (*h->data_file)
 		put_extension(&d->to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
-	extensions_copy(d, old);
+	extensions_copy(d, old, h->has_pin);
 	cursor_put_be64(&d->to, 0);
 	if (h->has_backing) {
 		store_be64(d->new + QCOW2_AT_BACKING_OFFSET, d->to.pos);
@@ -125,6 +125,7 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
 		return err_set(e, -EINVAL, ERR_INVALID, "a raw data file and a backing file do not go "
 			"together; use `cairn-img amend -o data_file_raw=off` first");
 	new.has_backing = name != NULL;
+	new.has_pin = false;
 	*new.backing_name = *new.backing_format = 0;
 	if (name) {
 		size_t n = strlen(name), f = format ? strlen(format) : 0;

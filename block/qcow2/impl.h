@@ -344,6 +344,21 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
  * sentence. */
 int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
 
+/* ---- pin.c ---- */
+
+/* Read the header of fd, with the L1 and the size of the pin. Returns as qcow2_pin_read(). */
+int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
+	struct err *e);
+/* Serialize the header extension. */
+void qcow2_pin_ext_put(uint8_t p[QCOW2_PIN_EXT_BYTES], const struct qcow2_pin *pin);
+/* Parse the header extension. Returns false if it is damaged or of another version. */
+bool qcow2_pin_ext_get(const uint8_t *p, uint32_t len, struct qcow2_pin *ret);
+/* Read the header of q's file at the pin that the overlay describes. Returns 0; -ENOENT; -EINVAL if
+ * the file has another pin of that id; -errno. */
+int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, struct err *e);
+/* Check the loaded L1 against the overlay's checksum. Returns 0 or -EINVAL. */
+int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struct err *e);
+
 /* ---- refcount.c ---- */
 
 /* Get the refcount of a cluster. Returns 0; -EINPROGRESS; -errno. */

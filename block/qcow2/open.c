@@ -346,11 +346,7 @@ static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
 		s = strcmp(list[i].name, snapshot) ? NULL : &list[i];
 	if (!s) {
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", q->base.name, snapshot);
-	} else if (s->l1_size > QCOW2_L1_BYTES_MAX / 8 || s->disk_bytes > INT64_MAX ||
-		   s->l1_size < qcow2_l1_entries(s->disk_bytes, q->h.cluster_bits,
-			q->h.incompatible & QCOW2_INCOMPAT_EXTENDED_L2) ||
-		   (s->l1_offset & ((1ULL << q->h.cluster_bits) - 1)) ||
-		   s->l1_offset >= QCOW2_OFFSET_END) {
+	} else if (!qcow2_l1_is_valid(&q->h, s)) {
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of snapshot '%s' is "
 			"invalid", q->base.name, snapshot);
 	} else {
@@ -387,7 +383,7 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	block_init(&q->base, &qcow2_ops, o);
 	q->base.fd = o->fd;
 	wait_list_init(&q->gate);
-	r = qcow2_header_read(o->fd, q->base.name, &q->h, e);
+	r = o->pin ? qcow2_pin_open(q, o->pin, e) : qcow2_header_read(o->fd, q->base.name, &q->h, e);
 	if (!r)
 		r = supported_check(q, o, e);
 	if (!r)
@@ -404,6 +400,8 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	r = header_keep(q, e);
 	if (!r)
 		r = tables_load(q, e);
+	if (!r && o->pin)
+		r = qcow2_pin_check_l1(q, o->pin, e);
 	if (!r) {
 		r = engine_start(q, o);
 		if (r < 0)

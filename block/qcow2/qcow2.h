@@ -4,6 +4,7 @@
 #define CAIRN_BLOCK_QCOW2_QCOW2_H
 
 #include "block/qcow2/format.h"
+#include "block/qcow2/pin.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,6 +36,8 @@ struct qcow2_header {
 	char backing_name[QCOW2_BACKING_NAME_MAX + 1];
 	char backing_format[64]; /* empty: not stated */
 	char data_file[QCOW2_BACKING_NAME_MAX + 1]; /* empty: not named */
+	bool has_pin; /* the backing file is read at a pin */
+	struct qcow2_pin pin;
 };
 
 /* Parse and check a header. Encryption and unknown features pass here, so that `info` can show
@@ -66,6 +69,7 @@ struct qcow2_create {
 	const char *backing_format; /* NULL: not stated */
 	const char *data_file;	    /* NULL: no external data file */
 	bool data_file_raw;	    /* the data file alone has the content of the disk */
+	const struct qcow2_pin *pin; /* the backing file's pin, which backing_name names; NULL: none */
 };
 /* Truncate fd and write an empty image. Returns 0; -EINVAL for conflicting options; -errno. */
 int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
@@ -118,6 +122,10 @@ struct qcow2_snapshot_info {
 int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
 	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e);
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n);
+/* Returns whether the snapshot is a pin, and its id. */
+bool qcow2_pin_marked(const struct qcow2_snapshot_info *s, uint8_t ret_id[BLOCK_PIN_ID_BYTES]);
+/* Returns true if the snapshot's L1 has a valid place and is large enough for its disk. */
+bool qcow2_l1_is_valid(const struct qcow2_header *h, const struct qcow2_snapshot_info *s);
 
 struct qcow2_check {
 	/* dangerous: a cluster has more users than its refcount, or an entry is invalid */

@@ -221,6 +221,7 @@ struct snapshot_op {
 	unsigned phase;
 };
 /* Call op->done() with the error in the loop's next round. */
+void block_snapshot_op_fail(struct block *b, struct block_snapshot_op *op, int res, const struct err *e);
 void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e);
 void snapshot_op_finish(struct snapshot_op *o, int res);
 

@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define QEMU_EXTRA_BYTES 24u
-
 /* ---- in memory ---- */
 
 int snapshots_load(struct qcow2 *q, struct err *e)
@@ -79,7 +77,7 @@ static int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2
 
 int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra, size_t n)
 {
-	uint8_t *p = malloc(QEMU_EXTRA_BYTES + n);
+	uint8_t *p = malloc(QCOW2_SNAPSHOT_QEMU_BYTES + n);
 
 	if (!p)
 		return -ENOMEM;
@@ -87,10 +85,10 @@ int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const u
 	store_be64(p + 8, s->disk_bytes);
 	store_be64(p + 16, icount);
 	if (n)
-		memcpy(p + QEMU_EXTRA_BYTES, extra, n);
+		memcpy(p + QCOW2_SNAPSHOT_QEMU_BYTES, extra, n);
 	free(s->extra);
 	s->extra = p;
-	s->extra_len = (uint32_t)(QEMU_EXTRA_BYTES + n);
+	s->extra_len = (uint32_t)(QCOW2_SNAPSHOT_QEMU_BYTES + n);
 	return 0;
 }
 
@@ -104,10 +102,11 @@ void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snaps
 	ret->vm_clock_ns = s->vm_clock_ns;
 	ret->vm_state_bytes = s->vm_state_bytes;
 	ret->disk_bytes = s->disk_bytes;
-	if (s->extra_len <= QEMU_EXTRA_BYTES)
+	ret->pinned = qcow2_pin_marked(s, ret->pin_id);
+	if (s->extra_len <= QCOW2_SNAPSHOT_QEMU_BYTES)
 		return;
-	ret->extra_bytes = MIN((size_t)s->extra_len - QEMU_EXTRA_BYTES, sizeof(ret->extra));
-	memcpy(ret->extra, s->extra + QEMU_EXTRA_BYTES, ret->extra_bytes);
+	ret->extra_bytes = MIN((size_t)s->extra_len - QCOW2_SNAPSHOT_QEMU_BYTES, sizeof(ret->extra));
+	memcpy(ret->extra, s->extra + QCOW2_SNAPSHOT_QEMU_BYTES, ret->extra_bytes);
 }
 
 uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s)

@@ -33,6 +33,7 @@ struct fixture {
 	uint64_t shadow_bytes;
 	uint64_t cache_bytes; /* used by fixture_open() */
 	bool buffered;
+	bool beside_pins; /* used by fixture_open() */
 	const char *snapshot; /* used by fixture_open() */
 };
 

@@ -185,6 +185,27 @@ static void test_unfinished_snapshots_are_hidden(void **state)
 	tree_done(&t);
 }
 
+/* A pin may have the number that a deleted snapshot had. */
+static void test_pins_are_in_no_tree(void **state)
+{
+	struct block_snapshot_info list[3] = { { .id = "1", .name = "a" }, { .id = "2", .name = "p", .pinned = true },
+		{ .id = "3", .name = "c" } };
+	struct tree_data d = { .serial = 1 };
+	struct tree t;
+
+	(void)state;
+	tree_encode(&d, &list[0]);
+	tree_encode(&d, &list[2]);
+	assert_int_equal(tree_build(list, 3, &t), 0);
+	assert_int_equal(t.n, 2);
+	assert_string_equal(t.nodes[1].info.id, "3");
+	assert_true(t.nodes[1].ours);
+	assert_null(tree_find(&t, "p"));
+	assert_null(tree_find(&t, "2"));
+	assert_null(tree_find_id(&t, 2));
+	tree_done(&t);
+}
+
 static void test_foreign_snapshot_is_a_root(void **state)
 {
 	struct block_snapshot_info info = { .vm_state_bytes = 1 };
@@ -264,6 +285,7 @@ int main(void)
 		cmocka_unit_test(test_set_data_round_trips),
 		cmocka_unit_test(test_parts_are_found_by_set_id),
 		cmocka_unit_test(test_unfinished_snapshots_are_hidden),
+		cmocka_unit_test(test_pins_are_in_no_tree),
 		cmocka_unit_test(test_foreign_snapshot_is_a_root),
 		cmocka_unit_test(test_snapshots_are_found_by_name_or_id),
 		cmocka_unit_test(test_tags_are_checked),

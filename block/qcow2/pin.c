@@ -1,0 +1,257 @@
+/* Pins: the mark of a pin, the header extension of an overlay, and opening an image at a pin. */
+#include "block/qcow2/pin.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/hex.h"
+#include "base/util.h"
+#include "block/qcow2/snapshot_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MARK_MAGIC 0x43525031u /* "CRP1" */
+#define MARK_BYTES 24u
+#define EXT_VERSION 1u
+#define ID_TEXT (2 * BLOCK_PIN_ID_BYTES)
+#define NAME_SNAPSHOT "?snapshot="
+/* How often to read a snapshot table that its owner replaces meanwhile. */
+#define READ_TRIES 1000u
+
+/* ---- the mark in a snapshot's extra data ---- */
+
+void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN_ID_BYTES])
+{
+	char text[ID_TEXT + 1];
+
+	hex_print(id, BLOCK_PIN_ID_BYTES, text);
+	snprintf(info->name, sizeof(info->name), "cairn-pin-%s", text);
+	info->vm_state_bytes = 0;
+	store_be32(info->extra, MARK_MAGIC);
+	memcpy(info->extra + 4, id, BLOCK_PIN_ID_BYTES);
+	store_be32(info->extra + 20, crc32c(0, info->extra, 20));
+	info->extra_bytes = MARK_BYTES;
+}
+
+bool qcow2_pin_marked(const struct qcow2_snapshot_info *s, uint8_t ret_id[BLOCK_PIN_ID_BYTES])
+{
+	const uint8_t *p = s->extra + QCOW2_SNAPSHOT_QEMU_BYTES;
+
+	if (s->extra_len < QCOW2_SNAPSHOT_QEMU_BYTES + MARK_BYTES || load_be32(p) != MARK_MAGIC ||
+		load_be32(p + 20) != crc32c(0, p, 20))
+		return false;
+	memcpy(ret_id, p + 4, BLOCK_PIN_ID_BYTES);
+	return true;
+}
+
+/* ---- the overlay's header ---- */
+
+bool qcow2_pin_name_parse(const char *name, size_t *ret_path_bytes, uint8_t ret_id[BLOCK_PIN_ID_BYTES])
+{
+	size_t n = strlen(name), tail = sizeof(NAME_SNAPSHOT) - 1 + ID_TEXT;
+	const char *snapshot = name + n - tail;
+
+	if (n <= QCOW2_PIN_PATH_AT + tail || strncmp(name, QCOW2_PIN_PROTOCOL, QCOW2_PIN_PATH_AT) ||
+		strncmp(snapshot, NAME_SNAPSHOT, sizeof(NAME_SNAPSHOT) - 1) ||
+		!hex_parse(snapshot + sizeof(NAME_SNAPSHOT) - 1, ret_id, BLOCK_PIN_ID_BYTES))
+		return false;
+	*ret_path_bytes = n - tail - QCOW2_PIN_PATH_AT;
+	return true;
+}
+
+void qcow2_pin_ext_put(uint8_t p[QCOW2_PIN_EXT_BYTES], const struct qcow2_pin *pin)
+{
+	struct cursor c = cursor_over(p, QCOW2_PIN_EXT_BYTES);
+
+	cursor_put_be32(&c, EXT_VERSION);
+	cursor_put_be32(&c, pin->cluster_bits);
+	cursor_put_bytes(&c, pin->id, sizeof(pin->id));
+	cursor_put_be64(&c, pin->disk_bytes);
+	cursor_put_be64(&c, pin->l1_offset);
+	cursor_put_be32(&c, pin->l1_size);
+	cursor_put_be32(&c, pin->l1_crc);
+	cursor_put_be32(&c, 0);
+	cursor_put_be32(&c, crc32c(0, p, QCOW2_PIN_EXT_BYTES - 4));
+}
+
+bool qcow2_pin_ext_get(const uint8_t *p, uint32_t len, struct qcow2_pin *ret)
+{
+	if (len != QCOW2_PIN_EXT_BYTES || load_be32(p) != EXT_VERSION ||
+		load_be32(p + len - 4) != crc32c(0, p, len - 4))
+		return false;
+	*ret = (struct qcow2_pin){ .cluster_bits = load_be32(p + 4), .disk_bytes = load_be64(p + 24),
+		.l1_offset = load_be64(p + 32), .l1_size = load_be32(p + 40), .l1_crc = load_be32(p + 44) };
+	memcpy(ret->id, p + 8, sizeof(ret->id));
+	return true;
+}
+
+int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e)
+{
+	char name[QCOW2_BACKING_NAME_MAX + 2], id[ID_TEXT + 1];
+	struct qcow2_create c = { .size_bytes = pin->disk_bytes, .cluster_bits = 16,
+		.refcount_order = 4, .version = 3, .backing_name = name, .backing_format = "qcow2", .pin = pin };
+
+	hex_print(pin->id, sizeof(pin->id), id);
+	if (snprintf(name, sizeof(name), "%s%s%s%s", QCOW2_PIN_PROTOCOL, source, NAME_SNAPSHOT, id) >
+		(int)QCOW2_BACKING_NAME_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "the path of the source image is too long: %s", source);
+	return qcow2_create(fd, &c, e);
+}
+
+/* ---- the pin in the source image ---- */
+
+/* The checksum of an L1 does not depend on COPIED, which a repair may set. */
+static uint32_t l1_crc(const uint64_t *entries, uint32_t n)
+{
+	uint32_t crc = 0;
+	uint8_t be[8];
+
+	for (uint32_t i = 0; i < n; i++) {
+		store_be64(be, entries[i] & ~QCOW2_COPIED);
+		crc = crc32c(crc, be, sizeof(be));
+	}
+	return crc;
+}
+
+static int entry_take(const struct qcow2_snapshot_info *s, const char *name, struct qcow2_header *h,
+	struct err *e)
+{
+	if (!qcow2_l1_is_valid(h, s))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the entry of snapshot '%s' is damaged", name, s->name);
+	h->l1_offset = s->l1_offset;
+	h->l1_size = s->l1_size;
+	h->size_bytes = s->disk_bytes;
+	return 0;
+}
+
+/* Read the header and look for the pin once. Sets h to the image's header, or to one with the pin's
+ * size and L1. *ret_gone: the table was readable and does not have the pin. */
+static int pin_look(int fd, const char *name, const uint8_t *id, struct qcow2_header *h, bool *ret_gone,
+	struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	uint8_t found[BLOCK_PIN_ID_BYTES];
+	size_t n, i;
+	int r = qcow2_header_read(fd, name, h, e);
+
+	*ret_gone = false;
+	if (!r)
+		r = qcow2_snapshots_read(fd, h, &list, &n, e);
+	if (r < 0)
+		return r;
+	for (i = 0; i < n; i++)
+		if (qcow2_pin_marked(&list[i], found) && !memcmp(found, id, sizeof(found)))
+			break;
+	*ret_gone = i == n;
+	r = i < n ? entry_take(&list[i], name, h, e) : -ENOENT;
+	qcow2_snapshots_free(list, n);
+	return r;
+}
+
+/* The process that has the image open for writing may replace the snapshot table meanwhile, and
+ * then frees the old one. So a failure counts only if the header named the same table before and
+ * after. */
+int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
+	struct err *e)
+{
+	struct qcow2_header h = { 0 }, after = { 0 };
+	struct err ignored;
+	bool gone = false;
+	int r = 0, r2;
+
+	for (unsigned i = 0; i < READ_TRIES; i++) {
+		r = pin_look(fd, name, id, &h, &gone, e);
+		if (!r) {
+			*ret = h;
+			return 0;
+		}
+		r2 = qcow2_header_read(fd, name, &after, &ignored);
+		if (r2 == r || (!r2 && h.snapshots_offset == after.snapshots_offset && h.nb_snapshots == after.nb_snapshots))
+			break;
+	}
+	return gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this disk stands on is gone: somebody "
+		"deleted its pin (a hidden snapshot), so the disk cannot be read", name) : r;
+}
+
+int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret,
+	struct err *e)
+{
+	CLEANUP_FREE uint64_t *entries = NULL;
+	struct qcow2_header h;
+	size_t bytes;
+	int r = qcow2_pin_header(fd, name, id, &h, e);
+
+	if (r < 0)
+		return r;
+	bytes = ROUND_UP(MAX(h.l1_size * sizeof(*entries), (size_t)1), 4096);
+	entries = io_buffer_new(bytes);
+	r = entries ? qcow2_pread(fd, entries, bytes, h.l1_offset) : -ENOMEM;
+	if (r < 0)
+		return err_set_errno(e, r, "%s: cannot read a pin's L1 table", name);
+	for (uint32_t i = 0; i < h.l1_size; i++)
+		entries[i] = load_be64(&entries[i]);
+	*ret = (struct qcow2_pin){ .l1_offset = h.l1_offset, .disk_bytes = h.size_bytes, .l1_size = h.l1_size,
+		.cluster_bits = h.cluster_bits, .l1_crc = l1_crc(entries, h.l1_size) };
+	memcpy(ret->id, id, sizeof(ret->id));
+	return 0;
+}
+
+/* ---- opening ---- */
+
+int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err *e)
+{
+	struct qcow2_header h;
+	int r = qcow2_header_read(fd, name, &h, e);
+
+	*ret = NULL;
+	if (r < 0 || !h.has_pin)
+		return r;
+	*ret = malloc(sizeof(**ret));
+	if (!*ret)
+		return err_set_errno(e, -ENOMEM, "%s", name);
+	**ret = h.pin;
+	return 0;
+}
+
+int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, struct err *e)
+{
+	int r = qcow2_pin_header(q->base.fd, q->base.name, pin->id, &q->h, e);
+
+	if (r < 0)
+		return r;
+	if (q->h.cluster_bits != pin->cluster_bits || q->h.size_bytes != pin->disk_bytes ||
+		q->h.l1_offset != pin->l1_offset || q->h.l1_size != pin->l1_size)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the image's pin is not the one that the disk above was "
+			"made on; was the image copied or changed by another program?", q->base.name);
+	return 0;
+}
+
+int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struct err *e)
+{
+	if (l1_crc(q->disk.l1.entries, q->disk.l1.n) == pin->l1_crc)
+		return 0;
+	return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of the pin that the disk above stands on is damaged",
+		q->base.name);
+}
+
+/* ---- deleting ---- */
+
+void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct block_snapshot_op *op)
+{
+	CLEANUP_FREE struct block_snapshot_info *list = NULL;
+	struct err e = { 0 };
+	size_t n = 0, i;
+	int r = block_snapshot_list(b, &list, &n, &e);
+
+	for (i = 0; i < n && (!list[i].pinned || memcmp(list[i].pin_id, id, BLOCK_PIN_ID_BYTES)); i++)
+		;
+	if (!r && i == n)
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "disk %s has no such pin", b->name);
+	if (r < 0)
+		block_snapshot_op_fail(b, op, r, &e);
+	else
+		block_snapshot_delete(b, list[i].id, op);
+}

@@ -1,0 +1,58 @@
+/* pin: an internal snapshot that keeps the content of an image for the disks of forks.
+ *
+ * A pin is a snapshot of the disk only, with a mark and a random id in its entry's extra data. A
+ * fork's disk is an overlay whose header names the source image and the pin. block_open() finds the
+ * pin in the header of the layer above, and reads the source through the pin's own L1, whose tables
+ * and clusters do not change while the pin exists. docs/qcow2.md has the format ("Pins").
+ *
+ * To fork a running disk: block_snapshot_begin() while the guest is paused; qcow2_pin_mark();
+ * block_snapshot_commit(); qcow2_pin_read(); qcow2_pin_overlay() for each fork. */
+#ifndef CAIRN_BLOCK_QCOW2_PIN_H
+#define CAIRN_BLOCK_QCOW2_PIN_H
+
+#include "block/block_snapshot.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct block;
+struct err;
+
+/* A pin as an overlay's header describes it. */
+struct qcow2_pin {
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+	uint64_t l1_offset;    /* in the source image */
+	uint64_t disk_bytes;
+	uint32_t l1_size;      /* in entries */
+	uint32_t l1_crc;       /* CRC32C of the L1 */
+	uint32_t cluster_bits; /* of the source image */
+};
+
+/* ---- the source image ---- */
+
+/* Make `info` the entry of a pin: set its name, extra data and size of VM state; leave its times.
+ * id: random; the caller chooses it, and keeps it to delete the pin. */
+void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN_ID_BYTES]);
+/* Read a committed pin from the file, beside the process that has the image open for writing.
+ * fd: the source image, open for reading. name: for errors.
+ * Returns 0; -ENOENT: the image has no such pin; -EINVAL, -EIO: damaged. Any thread. */
+int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES],
+	struct qcow2_pin *ret, struct err *e);
+/* Delete a pin, as block_snapshot_delete() does. -ENOENT: there is no such pin. */
+void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct block_snapshot_op *op);
+
+/* ---- the overlay ---- */
+
+/* Write an empty overlay on the pin into fd, which is truncated. Does not sync. Any thread.
+ * source: the path of the source image, absolute or relative to the overlay's folder.
+ * Returns 0; -EINVAL if the path is too long; -errno. */
+int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e);
+/* Parse a backing file's name of the form cairn-fork:PATH?snapshot=ID.
+ * ret_path_bytes: the length of PATH, which begins at QCOW2_PIN_PATH_AT.
+ * Returns false if it has another form. */
+bool qcow2_pin_name_parse(const char *name, size_t *ret_path_bytes, uint8_t ret_id[BLOCK_PIN_ID_BYTES]);
+#define QCOW2_PIN_PROTOCOL "cairn-fork:"
+#define QCOW2_PIN_PATH_AT (sizeof(QCOW2_PIN_PROTOCOL) - 1)
+
+#endif
