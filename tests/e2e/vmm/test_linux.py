@@ -296,6 +296,9 @@ def behind(console):
     return time.time() - now
 
 
+LATE = 6
+
+
 @slow_kernel
 def test_clone_corrects_its_clock(daemon, image, tmp_path):
     """A clone continues with files and memory; with an agent, its time of day is right after a gap."""
@@ -314,7 +317,7 @@ def test_clone_corrects_its_clock(daemon, image, tmp_path):
     copy.sock.settimeout(180)
     assert copy.run("read /mnt/note") == ["by the source"]
     copy.run("verify-ram")
-    assert any("reseeded due to virtual machine fork" in l for l in copy.run("dmesg 20"))
+    until(lambda: any("reseeded due to virtual machine fork" in l for l in copy.run("dmesg 60")))
     copy.run("write /mnt/note by the clone")
     copy.run("sync")
     assert console.run("read /mnt/note") == ["by the source"]
@@ -323,11 +326,11 @@ def test_clone_corrects_its_clock(daemon, image, tmp_path):
     assert not any(l.startswith("name") for l in console.run("agent-log"))
     daemon.cairn("destroy", "copy")
     copy.close()
-    time.sleep(4)
+    time.sleep(LATE)
     daemon.cairn("snapshot-revert", "linux", "s1")
     while "time" not in console.run("agent-log"):
         time.sleep(0.1)
-    assert behind(console) < 3
+    until(lambda: behind(console) < LATE - 1)  # more than that only while the machine stands still
     console.close()
     daemon.cairn("destroy", "linux")
 

@@ -171,7 +171,8 @@ def test_next_daemon_completes_undefine(daemon, tmp_path):
         time.sleep(rnd.random() * 0.006)
         daemon.stop(signal.SIGKILL)
         daemon.start()
-        until(lambda: sum(p.exists() for p in paths) in (0, 8))
+        until(lambda: not (daemon.state / "vms/vm1/undefine.json").exists())  # the next daemon has completed it
+        assert sum(p.exists() for p in paths) in (0, 8)
         if paths[0].exists():
             whole += 1
             assert names(daemon) == ["vm1"]

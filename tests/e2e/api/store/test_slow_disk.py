@@ -12,6 +12,7 @@ import pytest
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
 
 SYNC_MS = 150
+STALL_MS = "3000"  # longer than a busy machine stands still
 PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
 
 
@@ -54,9 +55,7 @@ def test_queries_do_not_wait_for_slow_disk(slow):
 def test_query_is_answered_before_waiting_request(slow):
     """A query that comes after a request that waits for the disk is answered first."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
-    slow.stop()
-    slow.env["SLOW_SYNC_MS"] = "2000"
-    slow.start()
+    go = hold(slow, "/vms")
     q, other = slow.qmp(), slow.qmp()
     q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": definition(slow, "a")}}).encode())
     until(lambda: any(p.name.startswith(".draft-") for p in (slow.state / "vms").iterdir()))
@@ -66,6 +65,7 @@ def test_query_is_answered_before_waiting_request(slow):
     with pytest.raises(BlockingIOError):
         q.sock.recv(1)
     q.sock.settimeout(20)
+    go.touch()
     assert q.answer()["return"]["created"]
 
 
@@ -77,7 +77,7 @@ def test_failed_import_does_not_block_loop(slow):
     slow.cairn("export", "a", str(slow.tmp / "a.tar"))
     (slow.tmp / "b").mkdir()  # the place of its files
     slow.stop()
-    slow.env["SLOW_SYNC_MS"] = "600"
+    slow.env |= {"SLOW_SYNC_MS": STALL_MS, "SLOW_SYNC_OF": "/vms/b"}
     slow.start()
     q, other, folder = slow.qmp(), slow.qmp(), slow.state / "vms/b"
     with open(slow.tmp / "a.tar", "rb") as f:
@@ -310,7 +310,7 @@ def test_clones_are_stored_before_answer(slow, how):
     if how == "vm-fork":
         slow.qmp().run("vm-start", vm="a")
     slow.stop()
-    slow.env["SLOW_SYNC_MS"] = "600"
+    slow.env |= {"SLOW_SYNC_MS": STALL_MS, "SLOW_SYNC_OF": "/batches"}
     slow.start()
     q = slow.qmp()
     job = q.run(how, vm="a", name="b")["job"]
