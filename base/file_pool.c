@@ -26,7 +26,7 @@ struct file_pool {
 	unsigned idle;	/* threads that wait for `work` */
 	unsigned woken; /* signals on their way to idle threads */
 	unsigned busy;	/* threads that run a job */
-	unsigned users; /* the owner and detached threads; the last frees the pool */
+	unsigned users; /* the owner and the threads; the last of them frees the pool */
 	bool stop;
 };
 

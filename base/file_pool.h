@@ -32,11 +32,11 @@ struct file_pool;
  * event_fd: an eventfd, signalled when jobs are done; the pool duplicates it.
  * Returns NULL if memory is short. */
 struct file_pool *file_pool_new(int event_fd);
-/* End the threads and free the pool. If a job still runs, such as a write to a stopped terminal, its thread is
- * detached, and the last such thread frees the pool. Queued jobs are dropped. */
+/* End the threads and free the pool. If a job still runs, such as a write to a stopped terminal, the threads are
+ * detached, and the last of them frees the pool. Queued jobs are dropped. */
 void file_pool_free(struct file_pool *p);
-/* Queue a job. The caller has allocated it with malloc(); the pool owns it until file_pool_take() returns it. If no
- * thread can be created, the job runs at once. */
+/* Queue a job. The caller has allocated it with malloc(); the pool owns it until file_pool_take() returns it. If the
+ * pool has no thread and cannot create one, the job runs at once. */
 void file_pool_submit(struct file_pool *p, struct file_job *job);
 /* Returns the jobs that are done, linked by next, in the order of their ends; NULL: none. */
 struct file_job *file_pool_take(struct file_pool *p);

@@ -112,7 +112,7 @@ static void error_tell(struct loop_op *op, int res)
 		b->listener->on_error(b->listener, b->error_code, b->error_why);
 }
 
-/* The listener gets at most one error in each round of the loop. If there are several, report a corruption first. */
+/* The listener gets at most one error in each round of the loop: the first corruption, or else the last error. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why)
 {
 	if (block_is_corrupt(b))

@@ -17,7 +17,7 @@
 
 struct raw {
 	struct block base;
-	uint64_t file_bytes; /* length at open, or after the last extension */
+	uint64_t file_bytes; /* length at open, or after the last resize */
 	bool is_device;
 	/* Permanently false once the host reports the operation as unsupported. */
 	bool can_punch, can_zero_range;

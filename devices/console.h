@@ -1,5 +1,5 @@
 /* console: connects a guest's terminal device with the host. Keeps the last 64 KiB of output, sends
- * it to any number of readers, and queues their input for the device.
+ * it to up to 64 readers, and queues their input for the device.
  *
  * A reader that lags by more than 64 KiB loses the oldest bytes and gets a note; the guest never
  * waits. Input is bounded: while the device does not take it, the console does not read from its
@@ -35,8 +35,8 @@ int console_attach(struct console *c, int fd, bool history, struct err *e);
  * may be any kind of file, blocking or not; borrowed. End of file on in_fd ends only the input.
  * Returns 0 or -errno. */
 int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e);
-/* Write the output that stdio has not received yet, for at most timeout_ns. For the end of the
- * process. Runs the loop, so the loop's thread must not be running it. */
+/* Write the output that the readers have not received yet, for at most timeout_ns. For the end of the process. Runs the
+ * loop, so the loop's thread must not be running it. */
 void console_drain(struct console *c, unsigned long long timeout_ns);
 unsigned console_readers(struct console *c);
 /* Return the number of bytes of output so far. Any thread. */

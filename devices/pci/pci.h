@@ -135,7 +135,7 @@ void pci_function_reset(struct pci_function *f);
 /* Set the function's INTx level. Lines are shared; the host counts their holders. Any thread. */
 void pci_function_intx(struct pci_function *f, bool level);
 bool msix_enabled(struct msix *m);
-/* Deliver a vector or mark it as pending; ignores a vector out of range. Any thread. */
+/* Deliver a vector or mark it as pending. Ignored while MSI-X is off, or for a vector out of range. Any thread. */
 void msix_raise(struct pci_function *f, unsigned vector);
 
 void pci_function_save(struct pci_function *f, struct state_writer *w);

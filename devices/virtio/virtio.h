@@ -124,7 +124,7 @@ void virtio_fault(struct virtio_dev *v, const char *sentence);
 void virtio_set_status(struct virtio_dev *v, uint8_t status);
 /* Set the driver's features. Ignored after FEATURES_OK. */
 void virtio_set_features(struct virtio_dev *v, unsigned word, uint32_t bits);
-/* Set a queue's size. Ignored while the queue is enabled. */
+/* Set a queue's size. Ignored while the queue is enabled, and if the size is too large or no power of two. */
 void virtio_queue_set_size(struct virtio_dev *v, unsigned q, uint16_t size);
 /* Set half of a queue's address. part: 0 descriptors, 1 available, 2 used; word: 0 low half, 1 high
  * half. */

@@ -42,7 +42,7 @@ struct agent_times {
  * Returns 0 or -errno. */
 int agent_new(
 	struct loop *l, int fd, const struct agent_times *t, struct agent **ret_a, struct err *e);
-/* Free the client; NULL allowed. Does not call the done() of a freeze in progress. */
+/* Free the client; NULL allowed. Does not call the done() of requests in progress. */
 void agent_free(struct agent *a);
 
 /* Report that the guest opened or closed the port. Any thread.
@@ -57,9 +57,9 @@ bool agent_port_is_open(const struct agent *a);
 bool agent_answers(const struct agent *a);
 
 /* Freeze the guest's file systems. Waits until the command in progress ends.
- * done: called once, from the loop, unless this function fails. r is 0 when everything is frozen;
- * -ETIMEDOUT; -EIO with the agent's reason; -EPROTO for a malformed answer.
- * Returns 0; -EBUSY while another freeze is in progress or not yet thawed. */
+ * done: called once, from the loop, unless this function fails. r is 0 when everything is frozen; -ETIMEDOUT; -EIO with
+ * the agent's reason; -EPROTO for a malformed answer.
+ * Returns 0; -EBUSY if another freeze waits, is in progress or still holds the file systems. */
 int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);
 /* Return whether a freeze succeeded and no thaw has begun. */
@@ -97,8 +97,8 @@ int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int
  * request was sent and the agent did not refuse. */
 int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);
-/* Ask for the guest's interfaces and addresses. done and the result as for agent_tell(), but runs
- * beside agent_tell() and agent_shutdown().
+/* Ask for the guest's interfaces and addresses. done and the result as for agent_tell(), and r is -EPROTO for a
+ * malformed answer. May be called while an agent_tell() or agent_shutdown() is in progress.
  * into: borrowed until done(); filled when r is 0. */
 int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);

@@ -1,5 +1,5 @@
-/* Parser of a guest agent's answers: an object with "return" or "error". Skips other members;
- * anything but JSON is AGENT_GARBAGE. */
+/* Parser of a guest agent's answers: an object with "return" or "error". Skips other members; anything else is
+ * AGENT_GARBAGE. */
 #include "vmm/agent/agent.h"
 #include "vmm/vm_msg.h"
 
@@ -35,8 +35,8 @@ static bool char_take(struct cursor *c, char want)
 	return true;
 }
 
-/* Read a string's content, truncated to size: each escape becomes one '?'. buf NULL: skip the
- * string. */
+/* Read a string's content, truncated to size. A backslash with the next character, and each unprintable byte, becomes a
+ * '?'. buf NULL: skip the string. */
 static bool string_read(struct cursor *c, char *buf, size_t size)
 {
 	size_t n = 0;
