@@ -33,7 +33,7 @@ static void call_free(struct call *c)
 	free(c);
 }
 
-/* Return the argument `vm` as the client wrote it; NULL: none. */
+/* Return the name of the call's VM: the found VM's name, or else the name that the client wrote; NULL: none. */
 static const char *vm_named(const struct call *c)
 {
 	const char *name = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
@@ -41,7 +41,8 @@ static const char *vm_named(const struct call *c)
 	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
 }
 
-/* Write an audit line for a mutating call, also for a denied one. */
+/* Write an audit line for a mutating call, also for a denied one. Denials beyond the limit of events are only
+ * counted. */
 static void call_audit(struct call *c, struct json_object *answer)
 {
 	CLEANUP_JS struct json_object *line = NULL;
@@ -219,7 +220,7 @@ static void tell_denial(struct call *c)
 	c->untold = !denial_log_tell(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
-/* Check the role before anything else, so that a client without rights learns nothing. */
+/* Check the role before the arguments and the VM, so that a client without rights learns nothing. */
 static int check_role(struct call *c, struct err *e)
 {
 	enum role role = conn_role_for(c->conn, vm_concerned(c));

@@ -23,7 +23,7 @@ struct command_context {
 /* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */
 extern const struct server_ops command_server_ops;
 
-/* The argument "then" of a call that saves. */
+/* The argument "then" of a call that saves or reverts. */
 enum save_then save_then_asked(const struct call *c);
 
 /* A row of the schema and the function that runs it. */

@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* The agent may be freezing file systems first; then its answer may take 10 s. */
+/* The agent may be freezing file systems; then it answers only after it has thawed them. */
 #define ADDRESSES_TIMEOUT_NS (45 * 1000000000ULL)
 
 static bool same_interface(const struct vm_address *a, const struct vm_address *b)

@@ -43,8 +43,8 @@ static int source_check(struct call *c, struct err *e)
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }
 
-/* The daemon creates the argument `files` with the rights of the user who defined the source, so only that user and
- * root may give this argument. */
+/* The daemon creates the files of the argument `files` with the rights of the user who defined the source, so only that
+ * user and root may give this argument. */
 static int files_check(const struct call *c, struct err *e)
 {
 	CLEANUP_FREE struct rights *mine = NULL;

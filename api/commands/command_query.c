@@ -172,7 +172,7 @@ struct unloaded {
 	size_t bytes;
 };
 
-/* Add a VM whose files could not be loaded, while a quarter of the page is free. */
+/* Add a VM whose files could not be loaded, until such VMs fill a quarter of the page. */
 static void unloaded_put(void *opaque, const char *name, const char *sentence)
 {
 	struct unloaded *u = opaque;

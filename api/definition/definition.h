@@ -1,5 +1,5 @@
 /* definition: a VM's configuration as its owner wrote it. The parser turns JSON into a checked struct;
- * the printer writes canonical JSON: every key, always in the same order. Reference: docs/definition.md.
+ * the printer writes canonical JSON: defaults included, keys always in the same order. Reference: docs/definition.md.
  *
  * A definition is untrusted input. The parser checks every key, type and range; its error names the path to
  * the key and an acceptable value. Neither parser nor printer opens a file. */
@@ -157,7 +157,7 @@ bool definition_has_uuid(const struct definition *d);
 /* Set a random UUID (RFC 4122, section 4.4). Returns 0 or -errno. */
 int definition_make_uuid(struct definition *d, struct err *e);
 void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
-/* Parse a UUID with dashes, in upper or lower case. Returns 0; -EINVAL. */
+/* Parse a UUID, with or without dashes, in upper or lower case. Returns 0; -EINVAL. */
 int uuid_parse(const char *text, uint8_t uuid[16]);
 
 #endif

@@ -169,8 +169,8 @@ static int check_pair(struct parse *p, unsigned i, unsigned k)
 	return 0;
 }
 
-/* Check that ids are unique. A disk without an id gets one by its position, so ids are compared only when all disks are
- * known. */
+/* Check that ids, writable images and positions in the boot order are unique. A disk without an id gets one by its
+ * position, so ids are compared only when all disks are known. */
 int definition_check_disks(struct parse *p)
 {
 	int r = 0;

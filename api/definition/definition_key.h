@@ -60,7 +60,7 @@ struct keys {
 #define KEY_BYTE_FORM "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 #define KEY_IPV4_FORM "(" KEY_BYTE_FORM "\\\\.){3}" KEY_BYTE_FORM
 
-/* Parse the object o by its table into the struct at base. Returns 0; -EINVAL. */
+/* Parse the object o by its table into the struct at base. Returns 0; -EINVAL; -ENOMEM. */
 int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base);
 
 /* Set the error: the path to the key, then the formatted text. Returns -EINVAL. */

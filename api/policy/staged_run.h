@@ -18,7 +18,7 @@ struct staged_run_ops {
 	void (*over)(void *opaque);
 };
 
-/* Create a run. parallel: most steps at a time, at least 1. Returns NULL without memory. */
+/* Create a run; never fails. parallel: most steps at a time, at least 1. */
 struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
 /* Free a run. Steps under way continue unobserved. NULL allowed. */
 void staged_run_free(struct staged_run *s);

@@ -37,7 +37,7 @@ const char *qmp_run_state(const struct vm *vm);
 /* Run one line of QEMU's human monitor and answer the call. */
 void qmp_hmp(struct call *c, const char *line);
 
-/* Send a query to the VM's process; the call fails if there is none. */
+/* Send a query to the VM's process; the call fails if there is none or the VM is being stopped. */
 void qmp_ask(struct call *c, void (*done)(void *opaque, int r, const struct vm_answer *a,
 	const struct err *e));
 

@@ -1,6 +1,5 @@
-/* store_file: operations on the files of the state folder, by absolute path. All wait for the disk except
- * store_file_put() without sync, store_file_switch() and store_folder_clear(). Functions that return int return 0 or
- * -errno.
+/* store_file: operations on the files of the state folder, by absolute path. Only functions whose
+ * comments say that they sync wait for the disk. Functions that return int return 0 or -errno.
  *
  * Threading: any thread. */
 #ifndef CAIRN_API_STORE_STORE_FILE_H
@@ -27,7 +26,7 @@ int store_folder_settle(const char *path, struct err *e);
 int store_file_settle(const char *path);
 /* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
-/* Replace a file atomically, without syncing it. Creates missing folders. */
+/* Replace a file atomically, without a sync. Creates missing folders. */
 int store_file_switch(const char *path, const char *text, struct err *e);
 /* Call found() for each NAME.json in the folder. Removes temporary files that store_file_switch() left in a crash. */
 void store_folder_each(const char *path, void (*found)(void *opaque, const char *name), void *opaque);
@@ -41,9 +40,9 @@ void store_put_aside(const char *path, const char *why);
 void store_keep_old(const char *path, int64_t version);
 /* Remove a file and sync its folder. Returns 0 also if the file does not exist. */
 int store_file_remove(const char *path, struct err *e);
-/* Remove the known files in a VM's folder, then the folder, unless it has other files. Does not sync. */
+/* Remove the known files in a VM's folder, then the folder, unless it has other files. */
 int store_folder_clear(const char *path, struct err *e);
-/* Like store_folder_clear(), and sync the folder above. */
+/* Like store_folder_clear(), and sync the folder and the one above. */
 int store_folder_clear_for_good(const char *path, struct err *e);
 /* Rename a file or a folder within its folder, and sync that folder. */
 int store_move(const char *path, const char *to, struct err *e);

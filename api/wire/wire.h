@@ -25,7 +25,7 @@ enum wire_result {
 struct wire {
 	char *buf;
 	size_t len, cap;
-	size_t skipped;	 /* bytes of garbage since the last text */
+	size_t skipped;	 /* bytes of garbage or of a refused text since the last text */
 	unsigned depth;
 	char quote;	 /* inside a string: its closing quote; else 0 */
 	bool escaped;
