@@ -11,7 +11,7 @@ struct gzip;
 struct gzip *gzip_new(int fd, int level);
 /* NULL allowed. Discards data that gzip_end() has not written. */
 void gzip_free(struct gzip *g);
-/* Compress len bytes of buf, which is copied. Returns 0; -errno of a write. */
+/* Compress len bytes of buf, which is copied. Returns 0 or -errno. */
 int gzip_write(struct gzip *g, const void *buf, size_t len);
 /* Write all pending data. Returns 0 or -errno. */
 int gzip_end(struct gzip *g);

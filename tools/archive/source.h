@@ -24,8 +24,8 @@ struct source {
 	void (*free)(struct source *s);
 };
 
-/* Open a file as a source. fd: taken; locked against writers. name: for errors; copied. Returns 0; -errno with a
- * sentence. */
+/* Open a file as a source. fd: taken on success; locked against writers. name: for errors; copied. Returns 0; -errno
+ * with a sentence. */
 int source_of_file(int fd, const char *name, struct source **ret, struct err *e);
 /* Open a snapshot, with its backing files merged into one image.
  * l: outlives the source; the reader runs it. layers: their fds are taken. The snapshot must not be deleted meanwhile;

@@ -6,9 +6,9 @@
 struct err;
 struct stage;
 
-/* Create the folder, and remove one that no process fills any more.
+/* Create the folder, or empty one that an interrupted import left.
  * parent: borrowed until stage_free().
- * Returns 0; -EEXIST: NAME exists; -EBUSY: another import fills it; -errno. */
+ * Returns 0; -EEXIST: NAME exists; -EBUSY: another import fills the folder; -errno. */
 int stage_open(int parent, const char *name, struct stage **ret, struct err *e);
 /* Remove an abandoned folder. If a process still fills it, wait for that process, which may complete it. Returns 0,
  * also if there is no folder; -EINTR after a signal; -errno. */

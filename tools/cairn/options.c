@@ -85,9 +85,7 @@ static int option_missing(const struct cli *c, const char *name, size_t len)
 		suggest_hint(word, "--", option_name_at, c->verb, hint));
 }
 
-/* Is the value one of the words? words: "a
- * b
- * c". */
+/* Is the value one of the words? words: "a|b|c". */
 static bool is_word(const char *words, const char *value)
 {
 	size_t len = strlen(value);

@@ -46,7 +46,7 @@ int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(prin
 /* Print a snapshot as in `qemu-img info`: heading, line, or JSON. */
 struct json_object;
 void img_snapshot_heading(void);
-/* Replace control characters in a name from an image, which could steer a terminal. Returns buf. */
+/* Copy a name from an image to buf, with '?' for control characters, which could steer a terminal. Returns buf. */
 const char *img_printable(const char *s, char *buf, size_t cap);
 void img_snapshot_line(const struct qcow2_snapshot_info *s);
 struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s);

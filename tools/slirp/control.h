@@ -5,8 +5,9 @@
  * To the daemon: {"forward": N}, N as in the order on the command line, at most one per forward and
  * CONTROL_INTERVAL_NS. The last report is never lost: a killed daemon may not have read it, so it is repeated to the
  * next daemon unless the guest has sent a packet since. {"held": true}: no more connections are accepted, and all
- * earlier ones are reported. From the daemon:
- * {"hold": true} and {"hold": false}. */
+ * earlier ones are reported, if need be before CONTROL_INTERVAL_NS is over.
+ *
+ * From the daemon: {"hold": true} and {"hold": false}. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
 #define CAIRN_TOOLS_SLIRP_CONTROL_H
 
@@ -23,15 +24,15 @@ struct control {
 	int fd;	       /* connection of the daemon; -1: none */
 	bool holds;    /* accept no connections; ends when the daemon disconnects */
 	bool owes;     /* {"held": true} is still to be sent */
-	bool told;     /* a {"forward": N} was sent */
+	bool told;     /* a {"forward": N} was sent since the guest's last packet */
 	struct {
 		bool pending, told;
 		uint64_t next_ns;
 	} forwards[FORWARDS_MAX];
 };
 
-/* Initialize c, and make this process the peer of the listening socket. listening: borrowed; -1: none. Returns 0 or
- * -errno. */
+/* Initialize c, and make this process the peer that clients of the listening socket see. listening: borrowed; -1: none.
+ * Returns 0 or -errno. */
 int control_init(struct control *c, int listening);
 void control_done(struct control *c);
 void control_tell(struct control *c, unsigned forward, uint64_t now_ns);

@@ -4,7 +4,7 @@
  *   cairn-slirp --frames FD [--network 10.0.2.0/24] [--hostname NAME] [--mtu N] [--restrict]
  *           [--host-loopback] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
  *
- * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr if the start fails. */
+ * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr after an error. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"

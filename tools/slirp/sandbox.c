@@ -78,7 +78,7 @@ static int resolv_conf_folder(void)
 	return slash == path ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Allow reading files in /etc and in the folder to which the link /etc/resolv.conf leads. */
+/* Allow reading files below /etc and below the folder to which the link /etc/resolv.conf leads. */
 static int files_lock(void)
 {
 	CLEANUP_CLOSE int etc = open("/etc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -89,8 +89,8 @@ static int files_lock(void)
 	return lockdown_files(folders, ARRAY_SIZE(folders));
 }
 
-/* Allow TCP and UDP sockets. Other sockets fail with an errno instead of ending the process: libslirp tries raw sockets
- * if ping sockets are not allowed, and other kinds to find the number of an interface. */
+/* Allow TCP and UDP sockets. Raw and Unix sockets fail with an errno instead of ending the process: libslirp tries raw
+ * ones if ping sockets are not allowed, and the C library a Unix one to find the number of an interface. */
 static int socket_rules_add(scmp_filter_ctx ctx)
 {
 	static const int families[] = { AF_INET, AF_INET6 };

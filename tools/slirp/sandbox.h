@@ -1,5 +1,5 @@
 /* sandbox: restrict the process that reads a guest's packets: it may use the network as its user may, but not listen,
- * and read the folder of /etc/resolv.conf. */
+ * and read files below /etc and below the folder of the real resolv.conf. */
 #ifndef CAIRN_TOOLS_SLIRP_SANDBOX_H
 #define CAIRN_TOOLS_SLIRP_SANDBOX_H
 

@@ -23,7 +23,7 @@ static bool is_data(const uint8_t *frame, size_t len)
 		(frame[TCP_FLAGS] & ~FLAG_PUSH) == FLAG_ACK;
 }
 
-/* Compare all fields except lengths, numbers and checksums. */
+/* Compare all fields except the length, the IP identification, the sequence number, the flags and the checksums. */
 static bool is_same_stream(const uint8_t *a, const uint8_t *b)
 {
 	static const struct {

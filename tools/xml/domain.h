@@ -19,7 +19,7 @@ int domain_read(struct reading *r, struct _xmlDoc *doc);
  * frees the document with xmlFreeDoc(). Returns 0; -EINVAL with line and column. */
 int domain_parse(const char *text, size_t len, struct _xmlDoc **ret_doc, struct err *e);
 
-/* Steps of domain_read(), one for each part of a domain. Their order affects only ids. */
+/* Steps of domain_read(): the disks, and the other devices. */
 int disks_read(struct reading *r, struct _xmlNode *domain);
 int devices_read(struct reading *r, struct _xmlNode *domain);
 

@@ -11,7 +11,7 @@ enum element_action {
 	ELEMENT_REPEATED, /* read, and may occur several times */
 	ELEMENT_SILENT,	  /* ignored without a warning */
 	ELEMENT_NONE,	  /* ignored with a warning */
-	ELEMENT_OPTIONAL, /* ignored with a warning unless state='off', enabled='no' or present='no' */
+	ELEMENT_OPTIONAL, /* ignored with a warning unless state='off', or enabled, enable or present is 'no' */
 	ELEMENT_REFUSED,  /* error: without this element the guest would see another machine, or be less protected */
 };
 

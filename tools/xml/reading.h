@@ -64,7 +64,7 @@ char *node_user_alias(struct _xmlNode *n);
 /* Read an attribute as a whole number. Returns 0; 1: no such attribute; -EINVAL with the error set. */
 int node_attr_number(struct reading *r, struct _xmlNode *n, const char *name, uint64_t max,
 	uint64_t *ret_v);
-/* Parse digits, up to max. Returns 0 or -EINVAL. */
+/* Parse a decimal number of at most max. Returns 0 or -EINVAL. */
 int number_parse(const char *text, uint64_t max, uint64_t *ret_v);
 
 #endif
