@@ -154,6 +154,22 @@ static int rebase_content(struct rebase *z, struct err *e)
 	return r;
 }
 
+static int rebase_check(struct rebase *z, struct err *e)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	struct img_open o = z->common.o;
+	unsigned n;
+	int r;
+
+	o.no_backing = true;
+	r = img_layers_open(&o, layers, &n, e);
+	if (r < 0)
+		return r;
+	r = img_pins_refuse(&layers[0], "rebase", e);
+	img_layers_free(layers, n);
+	return r;
+}
+
 static int image_rebase(struct rebase *z, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
@@ -164,14 +180,19 @@ static int image_rebase(struct rebase *z, struct err *e)
 	if (!none && (!z->base_format || block_format_from_name(z->base_format) < 0))
 		return err_set(e, -EINVAL, ERR_INVALID, "no format of the backing file given; add -F raw "
 			"or -F qcow2");
-	r = z->unsafe ? 0 : rebase_content(z, e);
+	r = rebase_check(z, e);
+	if (!r && !z->unsafe)
+		r = rebase_content(z, e);
 	if (!r)
 		r = img_header_open(&z->common.o, "backing file", layers, &n, e);
 	if (r < 0)
 		return r;
-	r = qcow2_set_backing(layers[0].fd, &layers[0].header, none ? NULL : z->base, z->base_format, e);
-	if (r < 0)
-		err_prefix(e, "%s", z->common.o.path);
+	r = img_pins_refuse(&layers[0], "rebase", e);
+	if (!r) {
+		r = qcow2_set_backing(layers[0].fd, &layers[0].header, none ? NULL : z->base, z->base_format, e);
+		if (r < 0)
+			err_prefix(e, "%s", z->common.o.path);
+	}
 	img_layers_free(layers, n);
 	return r;
 }
@@ -304,7 +325,13 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 
 	if (n < 2)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->common.o.path);
-	r = loop_new(64, &k->loop, e);
+	if (layers[0].header.has_pin)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s stands on the content that %s had when the clone was "
+			"made, and nobody may change that; make an independent image with `cairn-img rebase -b \"\" %s`",
+			k->common.o.path, layers[1].path, k->common.o.path);
+	r = img_pins_refuse(&layers[0], "commit", e);
+	if (!r)
+		r = loop_new(64, &k->loop, e);
 	if (!r)
 		r = base_open(k, layers, n, e);
 	if (!r)

@@ -140,6 +140,11 @@ void img_layer_given(struct img_layer *y);
 int img_layer_reopen(struct img_layer *y, struct err *e);
 /* Open the image and its backing chain as a disk. Returns 0; -errno with a sentence. */
 int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e);
+/* Get the path of the backing file: the name in the header, or the path in the name of a pin. */
+void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_MAX + 1]);
+/* Refuse a verb that would change the content of pins: where a pin has no data, the backing file shows.
+ * Returns 0 if the image has none; -EBUSY; -errno. */
+int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
 /* Is the name a URL such as "nbd://..." or "json:{...}" instead of a path? */
 bool img_has_protocol(const char *name);
 /* Open the image as a disk, run work() on it, and close it.

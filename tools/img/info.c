@@ -1,6 +1,7 @@
 #include "img.h"
 
 #include "base/cleanup.h"
+#include "base/hex.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/lock.h"
@@ -64,13 +65,17 @@ void img_snapshot_line(const struct qcow2_snapshot_info *s)
 static void human_qcow2(const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
-	char name[sizeof(h->data_file)];
+	char name[sizeof(h->data_file)], pin[2 * BLOCK_PIN_ID_BYTES + 1];
 
 	printf("cluster_size: %u\n", 1u << h->cluster_bits);
 	if (h->has_backing) {
 		printf("backing file: %s\n", h->backing_name);
 		if (*h->backing_format)
 			printf("backing file format: %s\n", h->backing_format);
+		if (h->has_pin) {
+			hex_print(h->pin.id, sizeof(h->pin.id), pin);
+			printf("backing file's pin: %s\n", pin);
+		}
 	}
 	if (i->nsnapshots) {
 		img_snapshot_heading();
@@ -119,8 +124,17 @@ static void info_add(struct json_object *o, const char *key, struct json_object 
 	json_object_object_add(o, key, v);
 }
 
+static void add_pin(struct json_object *o, const char *key, const uint8_t id[BLOCK_PIN_ID_BYTES])
+{
+	char text[2 * BLOCK_PIN_ID_BYTES + 1];
+
+	hex_print(id, BLOCK_PIN_ID_BYTES, text);
+	info_add(o, key, json_object_new_string(text));
+}
+
 struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s)
 {
+	uint8_t id[BLOCK_PIN_ID_BYTES];
 	struct json_object *o = json_object_new_object();
 
 	if (s->has_icount)
@@ -132,6 +146,8 @@ struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s)
 	info_add(o, "vm-clock-sec", json_object_new_uint64(s->vm_clock_ns / 1000000000));
 	info_add(o, "id", json_object_new_string(s->id));
 	info_add(o, "vm-state-size", json_object_new_uint64(s->vm_state_bytes));
+	if (qcow2_pin_marked(s, id))
+		add_pin(o, "pin", id);
 	return o;
 }
 
@@ -161,6 +177,7 @@ static struct json_object *json_specific(const struct info_layer *i)
 
 static void json_qcow2(struct json_object *o, const struct info_layer *i)
 {
+	char backing[QCOW2_BACKING_NAME_MAX + 1];
 	const struct qcow2_header *h = &i->y->header;
 
 	info_add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
@@ -179,13 +196,16 @@ static void json_qcow2(struct json_object *o, const struct info_layer *i)
 	info_add(o, "backing-filename", json_object_new_string(h->backing_name));
 	if (*h->backing_format)
 		info_add(o, "backing-filename-format", json_object_new_string(h->backing_format));
-	if (*h->backing_name == '/' || !strrchr(i->path, '/')) {
-		info_add(o, "full-backing-filename", json_object_new_string(h->backing_name));
+	if (h->has_pin)
+		add_pin(o, "backing-pin", h->pin.id);
+	img_backing_path(h, backing);
+	if (*backing == '/' || !strrchr(i->path, '/')) {
+		info_add(o, "full-backing-filename", json_object_new_string(backing));
 	} else {
 		char full[8192];
 
 		snprintf(full, sizeof(full), "%.*s%s", (int)(strrchr(i->path, '/') + 1 - i->path), i->path,
-			h->backing_name);
+			backing);
 		info_add(o, "full-backing-filename", json_object_new_string(full));
 	}
 }

@@ -130,6 +130,35 @@ bool img_has_protocol(const char *name)
 	return name[n] == ':';
 }
 
+void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_MAX + 1])
+{
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+	size_t n;
+
+	if (h->has_pin && qcow2_pin_name_parse(h->backing_name, &n, id))
+		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%.*s", (int)n, h->backing_name + QCOW2_PIN_PATH_AT);
+	else
+		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%s", h->backing_name);
+}
+
+int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e)
+{
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+	struct qcow2_snapshot_info *list;
+	unsigned pins = 0;
+	size_t n;
+	int r = y->format == BLOCK_FORMAT_QCOW2 ? qcow2_snapshots_read(y->fd, &y->header, &list, &n, e) : 1;
+
+	if (r)
+		return r < 0 ? r : 0;
+	for (size_t i = 0; i < n; i++)
+		pins += qcow2_pin_marked(&list[i], id);
+	qcow2_snapshots_free(list, n);
+	return !pins ? 0 : err_set(e, -EBUSY, ERR_BUSY, "%s holds the content of live clones' disks (%u pin%s), which "
+		"%s would change; remove the clones or make their disks independent first", y->path, pins,
+		pins == 1 ? "" : "s", verb);
+}
+
 /* Resolve the name of a backing or data file and check its place. what: "backing" or "data", for errors. */
 static int file_resolve(const struct img_open *o, const char *image, const char *name,
 	const char *what, char *ret, struct err *e)
@@ -205,6 +234,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	const char *path, char *ret_next, struct err *e)
 {
 	struct img_layer *y = &layers[n];
+	char backing[QCOW2_BACKING_NAME_MAX + 1];
 	int f, r = layer_open(y, path, o->writable && !n, e);
 
 	if (!r && !n)
@@ -229,7 +259,8 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 			: "%s does not give the format of its backing file; set it "
 			  "with `cairn-img rebase -u -F FMT -b FILE IMAGE`%s", path, y->header.backing_format);
 	layers[n + 1].format = (enum block_format)f;
-	return file_resolve(o, path, y->header.backing_name, "backing", ret_next, e);
+	img_backing_path(&y->header, backing);
+	return file_resolve(o, path, backing, "backing", ret_next, e);
 }
 
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,

@@ -148,7 +148,7 @@ static int snapshot_create(struct snapshot *s, struct err *e)
 	return op_wait(s, e);
 }
 
-/* Find a snapshot by name, or else by id. */
+/* Find a snapshot by name, or else by id. Refuse to delete a pin. */
 static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
@@ -164,6 +164,9 @@ static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 		f = strcmp(all[i].id, s->name) ? NULL : &all[i];
 	if (!f)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", s->common.o.path, s->name);
+	if (f->pinned && s->action == 'd')
+		return err_set(e, -EBUSY, ERR_BUSY, "%s: '%s' is a pin: disks of live clones stand on it. Removing the "
+			"clones deletes it", s->common.o.path, f->name);
 	snprintf(ret_id, BLOCK_SNAPSHOT_ID_MAX + 1, "%s", f->id);
 	return 0;
 }
