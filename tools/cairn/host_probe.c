@@ -184,14 +184,21 @@ static void io_uring_probe(struct host_check *c)
 	long disabled = number_read("/proc/sys/kernel/io_uring_disabled");
 	struct loop *l = NULL;
 	struct err e;
-	int r = loop_new(8, &l, &e);
+	int r;
 
-	loop_free(l);
+	setenv("CAIRN_LOOP", "io_uring", 1); /* otherwise a loop falls back on epoll */
+	r = loop_new(8, &l, &e);
+	unsetenv("CAIRN_LOOP");
 	if (!r) {
+		loop_free(l);
 		found(c, HOST_OK, "the kernel creates rings");
 		return;
 	}
 	found(c, HOST_MISSING, "%.190s", e.msg);
+	if (loop_new(8, &l, &e) == 0) {
+		loop_free(l);
+		found(c, HOST_SLOW, "the kernel refuses io_uring (%s), so programs use epoll", strerror(-r));
+	}
 	if (r == -EPERM && disabled)
 		remedy(c, "as root: sysctl kernel.io_uring_disabled=0%s",
 			disabled == 1 ? ", or join the group whose number is in kernel.io_uring_group" : "");

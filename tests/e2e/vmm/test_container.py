@@ -159,6 +159,13 @@ def test_clone_and_export_in_a_container(daemon):
     console.close()
 
 
+def test_doctor_says_that_io_uring_is_refused(container):
+    check, = (c for c in json.loads(container.run("cairn", "doctor", "--format", "json").stdout) if c["check"] == "io-uring")
+    assert (check["status"], check["required"]) == ("slow", True)
+    assert check["found"] == "the kernel refuses io_uring (Operation not permitted), so programs use epoll"
+    assert "io_uring" in check["remedy"]
+
+
 def test_images_in_a_container(container):
     container.run("cairn-img", "create", "-f", "raw", "/mnt/a.raw", "16M")
     with open(container.path / "a.raw", "r+b") as f:
