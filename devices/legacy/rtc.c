@@ -238,6 +238,15 @@ static bool rtc_alarm_matches(const struct rtc *t, int64_t second)
 			hours_from_register(t, c[REG_HOURS_ALARM]) == day_s / 3600);
 }
 
+/* Return whether the alarm's second and minute exist. Each value of the hour does: hours_from_register(). */
+static bool rtc_alarm_exists(const struct rtc *t)
+{
+	const uint8_t *c = t->cmos;
+
+	return alarm_field_matches(c[REG_SECONDS_ALARM], from_register(t, c[REG_SECONDS_ALARM]) < 60) &&
+		alarm_field_matches(c[REG_MINUTES_ALARM], from_register(t, c[REG_MINUTES_ALARM]) < 60);
+}
+
 /* Return the first second after `from` at which the alarm matches, within two days; INT64_MAX: never. Skips hours and
  * minutes that cannot match: at most 60 + 60 + 24 tries. */
 static int64_t rtc_next_alarm(const struct rtc *t, int64_t from)
@@ -245,6 +254,8 @@ static int64_t rtc_next_alarm(const struct rtc *t, int64_t from)
 	const uint8_t *c = t->cmos;
 	int64_t s = from + 1, end = from + 2 * 86400;
 
+	if (!rtc_alarm_exists(t))
+		return INT64_MAX;
 	while (s < end && !rtc_alarm_matches(t, s)) {
 		int64_t in_day = ((s % 86400) + 86400) % 86400;
 
