@@ -7,6 +7,7 @@
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
 #include "api/jobs/rename.h"
+#include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
 #include "api/jobs/undefine.h"
 #include "api/net/forwards.h"
@@ -85,8 +86,8 @@ static void permissions_changed(void *opaque)
  * - save continues an adopted VM's save job before idle looks for that job;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
-	&shutdown_observer, &job_observer, &save_observer, &dump_observer, &idle_observer, &forwards_observer, &qmp_observer,
-	NULL };
+	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
+	&forwards_observer, &qmp_observer, NULL };
 
 /* ---- loading ---- */
 
@@ -280,6 +281,7 @@ static void policies_go(struct vm_host *h)
 		vm_set(vm, VM_FACT_REBOOTS, vm_has(vm, VM_FACT_REBOOTS) && vm->proc);
 		vm_set(vm, VM_FACT_ENDED_UNSEEN, false);
 		restart_take_up(vm);
+		restart_process_resume(vm);
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))
 			forwards_taken_back(vm);

@@ -1,8 +1,9 @@
-/* Handlers of save, managed save and restore. */
+/* Handlers of save, managed save, restart-process and restore. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
+#include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
@@ -41,6 +42,14 @@ void command_vm_managed_save(struct call *c)
 	struct err e;
 
 	if (save_managed(c->vm, save_then_asked(c), js_get_str(c->args, "job-id"), c, &j, &e) < 0)
+		call_fail(c, &e);
+}
+
+void command_vm_restart_process(struct call *c)
+{
+	struct err e;
+
+	if (restart_process(c->vm, js_get_str(c->args, "job-id"), c, &e) < 0)
 		call_fail(c, &e);
 }
 

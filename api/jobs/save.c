@@ -2,6 +2,7 @@
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
+#include "api/jobs/restart_process.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
@@ -12,6 +13,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -66,6 +68,7 @@ static void tmp_remove(struct vm *vm)
 static void save_finish(struct vm *vm, const struct err *e)
 {
 	tmp_remove(vm);
+	restart_process_forget(vm);
 	job_fail(vm->operation.job, e);
 }
 
@@ -217,10 +220,11 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 	if (!r)
 		r = managed_files(vm, &fd, &definition, e);
 	if (!r)
-		r = save_job(vm, "managed-save", job_id, ret_j, e);
+		r = save_job(vm, then == SAVE_THEN_CONTINUE ? "restart-process" : "managed-save", job_id, ret_j, e);
 	if (r < 0)
 		return r;
-	vm_set(vm, VM_FACT_SAVED_PAUSED, then == SAVE_THEN_PAUSED || (then == SAVE_THEN_AS_IT_WAS && vm->state == VM_PAUSED));
+	vm_set(vm, VM_FACT_SAVED_PAUSED, then == SAVE_THEN_PAUSED || (then != SAVE_THEN_RUNNING && vm->state == VM_PAUSED));
+	vm_set(vm, VM_FACT_CONTINUES, then == SAVE_THEN_CONTINUE);
 	/* The save may outlive this daemon, so state.json must say how the VM continues afterwards. */
 	vm_save(vm);
 	w = wait_new(*ret_j, managed_begin);
@@ -264,10 +268,14 @@ static void managed_stored(struct store_work *work)
 		return;
 	vm->operation.kind = VM_OP_JOB; /* until the job has concluded */
 	vm_notify(vm, save_over, r < 0 ? e.msg : "saved");
-	if (r < 0)
+	if (r < 0) {
+		restart_process_forget(vm);
 		job_fail(j, &e);
-	else
+	} else if (vm_has(vm, VM_FACT_CONTINUES)) {
+		restart_process_saved(vm);
+	} else {
 		job_succeed(j, NULL);
+	}
 	vm_start_goes_on(vm);
 }
 
@@ -303,7 +311,7 @@ static void save_gone(struct vm *vm)
 
 	if (!vm_is_saving(vm) || vm->operation.kind == VM_OP_SAVE_KEPT)
 		return;
-	if (!strcmp(vm->reason, "saved")) {
+	if (!strcmp(vm->reason, "saved") && !vm_has(vm, VM_FACT_CONTINUES)) {
 		job_succeed(vm->operation.job, NULL);
 		return;
 	}
@@ -318,6 +326,7 @@ static void save_taken_back(struct vm *vm, const struct vm_info *info)
 {
 	bool saving = info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_SAVING;
 	struct store *s = vm->host->store;
+	bool managed = store_has_file(s, vm->def->name, SAVE_MANAGED_TMP);
 	bool stale = store_has_file(s, vm->def->name, SAVE_MANAGED_USED) ||
 		store_has_file(s, vm->def->name, SAVE_MANAGED);
 	struct job *j = NULL;
@@ -329,9 +338,8 @@ static void save_taken_back(struct vm *vm, const struct vm_info *info)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (stale)
 		vm_save(vm); /* also syncs the folder */
-	if (saving && job_take_back(vm,
-		    store_has_file(s, vm->def->name, SAVE_MANAGED_TMP) ? "managed-save" : "save", &j,
-		    &e) == 0) {
+	if (saving && job_take_back(vm, !managed ? "save" :
+			vm_has(vm, VM_FACT_CONTINUES) ? "restart-process" : "managed-save", &j, &e) == 0) {
 		j->cancel = save_cancel;
 		vm->operation.kind = VM_OP_SAVE_ADOPTED;
 	}
@@ -341,6 +349,8 @@ static void save_runs_on(struct vm *vm, const struct vm_event *ev)
 {
 	struct err e;
 
+	if (vm_is_saving(vm) && ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_SAVING)
+		vm->operation.stopped_ns = loop_now_ns();
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED || ev->phase == VM_PHASE_CRASHED ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_SAVING))
 		return;

@@ -16,7 +16,12 @@ struct vm_observer;
 
 extern const struct vm_observer save_observer;
 
-enum save_then { SAVE_THEN_AS_IT_WAS, SAVE_THEN_RUNNING, SAVE_THEN_PAUSED };
+enum save_then {
+	SAVE_THEN_AS_IT_WAS,
+	SAVE_THEN_RUNNING,
+	SAVE_THEN_PAUSED,
+	SAVE_THEN_CONTINUE, /* start the VM at once, as it was (restart_process.h) */
+};
 
 /* Save into a file. fd: borrowed; a regular, empty file opened O_RDWR. job_id: NULL: generated. Returns 0 or -errno. */
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);

@@ -318,7 +318,7 @@ void shutdown_take_up(struct vm *vm)
 
 	if (s->stage == SHUTDOWN_NONE)
 		return;
-	if (!vm_state_is_active(vm->state)) {
+	if (!vm_state_is_active(vm->state) && !vm_has(vm, VM_FACT_CONTINUES)) {
 		shutdown_forget(vm);
 		return;
 	}
@@ -339,9 +339,17 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 /* A reset ends a deadline unless the host's shutdown waits for the VM. */
 static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 {
+	/* A VM that gets a new process keeps its plan. */
+	if (vm_has(vm, VM_FACT_CONTINUES) && vm->shutdown->stage == SHUTDOWN_PLANNED)
+		return;
 	if (!vm_state_is_active(vm->state) ||
 		(t == VM_ASK_RESET && vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm)))
 		shutdown_forget(vm);
+}
+
+static void shutdown_on_start_failed(struct vm *vm)
+{
+	shutdown_forget(vm);
 }
 
 static void shutdown_added(struct vm *vm)
@@ -356,4 +364,5 @@ static void shutdown_removed(struct vm *vm)
 }
 
 const struct vm_observer shutdown_observer = { .added = shutdown_added, .removed = shutdown_removed,
-	.state_put = shutdown_state_put, .state_load = shutdown_load, .state_changed = shutdown_on_state_change };
+	.state_put = shutdown_state_put, .state_load = shutdown_load, .state_changed = shutdown_on_state_change,
+	.start_failed = shutdown_on_start_failed };

@@ -61,6 +61,7 @@ struct vm_operation {
 	enum vm_operation_kind kind; /* VM_OP_NONE: no owner */
 	struct job *job;	     /* NULL: the owner is no job */
 	const char *id, *type;	     /* the job's; borrowed */
+	uint64_t stopped_ns;	     /* a save: time at which the vCPUs stopped; 0: unknown */
 	uint8_t copiers;	     /* clone jobs: number of disks that the offline process copies concurrently */
 };
 

@@ -180,6 +180,8 @@ void vm_save(struct vm *vm)
 		js_put_bool(o, "rebooting", true);
 	if (vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		js_put_bool(o, "falling_asleep", true);
+	if (vm_has(vm, VM_FACT_CONTINUES))
+		js_put_bool(o, "restarting_process", true);
 	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_EVENTUALLY, NULL, NULL);
 	json_object_put(o);
 }
@@ -206,6 +208,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm_set(vm, VM_FACT_OFF_ASKED, js_get_bool(o, "off_asked", false));
 	vm_set(vm, VM_FACT_REBOOTS, js_get_bool(o, "rebooting", false));
 	vm_set(vm, VM_FACT_FALLS_ASLEEP, js_get_bool(o, "falling_asleep", false));
+	vm_set(vm, VM_FACT_CONTINUES, js_get_bool(o, "restarting_process", false));
 }
 
 static void emit_shutdown(struct vm *vm, bool guest, const char *reason)

@@ -72,6 +72,7 @@ enum vm_fact {
 	VM_FACT_ENDED_UNSEEN = 1 << 7, /* the VM ended while no daemon ran; its restart policy is still to be applied */
 	VM_FACT_DUMP_DUE = 1 << 8,     /* the policy wants a memory dump when the VM's job has ended */
 	VM_FACT_FALLS_ASLEEP = 1 << 10, /* saved: the VM is being suspended or saved because it is idle */
+	VM_FACT_CONTINUES = 1 << 11, /* saved: the VM is being saved to be started at once (restart-process) */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* the memory dump has ended, and the process was told to end */
 };
 

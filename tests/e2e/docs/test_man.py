@@ -114,6 +114,9 @@ cairn resume web1
 cairn destroy web1
     given: running web1
     then: is web1 'shut off'
+cairn restart-process web1
+    given: running web1
+    then: is web1 running
 cairn autostart web1
     given: defined web1
     then: cairn dominfo web1 | grep 'Autostart: *enable'

@@ -1,4 +1,4 @@
-/* save, restore, managedsave, managedsave-remove. */
+/* save, restore, managedsave, managedsave-remove, restart-process. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -156,4 +156,32 @@ int verb_managedsave_remove(struct cli *c)
 		return cli_fail(&e, "Failed to remove managed save image for domain '%s'", c->pos[0]);
 	printf("Removed managedsave image for domain '%s'\n", c->pos[0]);
 	return CLI_OK;
+}
+
+/* ---- restart-process ---- */
+
+static int restart_process_many(struct cli *c)
+{
+	static const struct multi_vm_act a = { .command = "vm-restart-process", .fail = "restart the process of",
+		.done = "runs in a new process", .job = true };
+
+	if (option_flag(c, "no-wait"))
+		return cli_usage(c, "--no-wait accepts only one VM");
+	return multi_vm_do(c, &a);
+}
+
+int verb_restart_process(struct cli *c)
+{
+	CLEANUP_JS struct json_object *result = NULL;
+	struct err e;
+	int r;
+
+	if (multi_vm_is_meant(c, false))
+		return restart_process_many(c);
+	r = job_run(c, "vm-restart-process", cli_vm_args(c->pos[0]), -1, "Restart", &result, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (r < 0)
+		return cli_fail(&e, "Failed to restart the process of domain '%s'", c->pos[0]);
+	return job_result_print(c, result, NULL, "Domain '%s' runs in a new process", c->pos[0]);
 }

@@ -100,6 +100,7 @@ static const struct verb_option restore_options[] = {
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },
 	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
+static const struct verb_option restart_process_options[] = { JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
 	{ "compress", FROM_SCHEMA("compress"), "set the compression method [from the name of FILE]" },
@@ -316,6 +317,8 @@ const struct verb verbs[] = {
 	{ "resume", "Lifecycle", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-resume", verb_act },
 	{ "destroy", "Lifecycle", "{VM...|--all}", "stop the VM at once, like pulling the power plug", destroy_options, 1, MANY, true, "vm",
 		"vm-destroy", verb_act },
+	{ "restart-process", "Lifecycle", "{VM...|--all}", "give a running VM a new process, of the installed version of Cairn", restart_process_options, 1, MANY, true, "vm",
+		"vm-restart-process", verb_restart_process },
 	{ "autostart", "Lifecycle", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
 		verb_autostart },
 	{ "run", "Lifecycle", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1, false, "file",

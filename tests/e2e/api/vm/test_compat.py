@@ -68,6 +68,11 @@ def test_old_process_is_managed(old):
     assert "outdated" not in old.info("vm1")
 
 
+def test_old_process_is_replaced(old):
+    old.cairn("restart-process", "vm1")
+    assert "outdated" not in old.info("vm1") and old.info("vm1")["state"] == "running"
+
+
 def test_old_process_is_stopped(old):
     old.cairn("destroy", "vm1")
     old.cairn("start", "vm1")

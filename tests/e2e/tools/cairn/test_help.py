@@ -241,6 +241,7 @@ reset vm1
 dump vm1 core
 save vm1 saved
 restore saved
+restart-process vm1
 managedsave vm1
 managedsave-remove vm1
 reboot vm1

@@ -1,0 +1,112 @@
+#include "api/jobs/restart_process.h"
+#include "api/definition/definition.h"
+#include "api/jobs/job.h"
+#include "api/jobs/save.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#include <errno.h>
+
+int restart_process(struct vm *vm, const char *job_id, struct call *call, struct err *e)
+{
+	struct job *j;
+
+	if (vm_is_pending(vm))
+		return err_set(e, -EBUSY, ERR_WRONG_STATE,
+			"VM '%s' was redefined while it runs, and a new process would take the new definition; shut the VM "
+			"down and start it", vm->def->name);
+	return save_managed(vm, SAVE_THEN_CONTINUE, job_id, call, &j, e);
+}
+
+void restart_process_forget(struct vm *vm)
+{
+	if (!vm_has(vm, VM_FACT_CONTINUES))
+		return;
+	vm_set(vm, VM_FACT_CONTINUES, false);
+	vm_save(vm);
+}
+
+/* ---- the second half: the start ---- */
+
+static void restart_done(void *opaque, int r, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct json_object *result;
+	uint64_t stopped_ns = vm->operation.stopped_ns;
+	struct err err;
+
+	restart_process_forget(vm);
+	if (r < 0) {
+		err_set(&err, r, e->cls, "%.280s; the VM is saved; start it with: cairn start %.60s", e->msg, vm->def->name);
+		job_fail(vm->operation.job, &err);
+		return;
+	}
+	result = json_object_new_object();
+	if (stopped_ns && vm->state == VM_RUNNING)
+		js_put_uint(result, "pause", loop_now_ns() - stopped_ns);
+	job_succeed(vm->operation.job, result);
+}
+
+void restart_process_saved(struct vm *vm)
+{
+	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .done = restart_done, .opaque = vm };
+
+	if (vm_is_starting(vm)) { /* a client's start waits for the save */
+		restart_process_forget(vm);
+		job_succeed(vm->operation.job, NULL);
+		return;
+	}
+	vm->operation.job->cancel = NULL;
+	if (vm->host->server) /* otherwise this daemon is still loading, and restart_process_resume() follows */
+		vm_start(vm, &opts);
+}
+
+/* ---- a job that an earlier daemon began ---- */
+
+static bool is_due(const struct vm *vm)
+{
+	return vm_has(vm, VM_FACT_CONTINUES) && vm->state == VM_SAVED;
+}
+
+/* Become the owner now, so that the job goes on under its id. restart_process_resume() starts the VM later. */
+static void restart_take_back(struct vm *vm)
+{
+	struct job *j;
+	struct err e;
+
+	/* After a crash of the host, autostart decides which VMs run. */
+	if (!is_due(vm) || vm->host->new_boot || job_take_back(vm, "restart-process", &j, &e) < 0)
+		restart_process_forget(vm);
+	else
+		vm->operation.kind = VM_OP_JOB;
+}
+
+void restart_process_resume(struct vm *vm)
+{
+	if (is_due(vm) && !vm->proc && vm->operation.kind == VM_OP_JOB)
+		restart_process_saved(vm);
+}
+
+static void restart_adopted(struct vm *vm, const struct vm_info *info)
+{
+	(void)info;
+	/* Unless the save is still under way, it failed or the VM runs in its new process. */
+	if (vm->operation.kind != VM_OP_SAVE_ADOPTED)
+		restart_process_forget(vm);
+}
+
+static void restart_run_over(struct vm *vm, bool was_active, bool rebooting)
+{
+	(void)was_active;
+	(void)rebooting;
+	if (is_due(vm) && !vm->operation.kind)
+		restart_take_back(vm); /* the adopted process ended without an answer */
+	restart_process_resume(vm);
+}
+
+const struct vm_observer restart_process_observer = { .run_over = restart_run_over, .adopted = restart_adopted,
+	.start_lost = restart_take_back, .found_off = restart_take_back };
