@@ -41,8 +41,8 @@ static bool state_wanted(const struct cli *c, const char *word)
 	return other;
 }
 
-/* Is this VM listed? Like virsh, only running VMs unless --all, --inactive or a state is given. can: states of --can;
- * NULL: any. */
+/* Is this VM listed? Like virsh, only running or paused VMs, unless --all, --inactive, --template, --can or a state is
+ * given. can: VMs that the verb of --can accepts; NULL: any. */
 static bool row_wanted(const struct cli *c, struct json_object *vm, const struct legal_vms *can)
 {
 	const char *word = js_get_str_or(vm, "word", "");

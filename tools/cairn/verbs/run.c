@@ -57,8 +57,8 @@ static int macs_make(struct definition *d, struct err *e)
 	return r;
 }
 
-/* Start a cairn-slirp for each user network. The cairn-slirp processes are children of this process, which becomes the
- * VM, so they end with the VM. */
+/* Start a cairn-slirp for each user network. Each ends when the VM closes its socket to it, thus when this process,
+ * which becomes the VM, ends. */
 static int usernets_add(struct config *c, const struct definition *d, struct err *e)
 {
 	struct config_files files = { 0 };
