@@ -8,6 +8,7 @@
 # - LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - LONG_FORKS steps with clones (1000)
 # - LONG_POLICIES rounds with policies (300)
+# - an upgrade with VMs of an older commit, which is built from git's history
 # - all unit and end-to-end tests with the loop on epoll
 # - a build and check on a fresh machine (fresh.sh)
 # LONG_SEED seeds their random choices (the date). Prints a line after each part. A failed test keeps its folder
@@ -44,7 +45,7 @@ part() { # NAME COMMAND...
 	if [ $how = FAILED ]; then
 		tail -n 60 "$tmp/out" | sed 's/^/    /'
 	else
-		grep 'cuts\|calls were done' "$tmp/out" | tail -n 1 | sed 's/^/    /'
+		grep 'cuts\|calls were done\|skipped' "$tmp/out" | tail -n 1 | sed 's/^/    /'
 	fi
 }
 
@@ -73,6 +74,8 @@ part "$forks steps with clones" CAIRN_BUILD="$build" CAIRN_FORK_STEPS="$forks" C
 	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_fork_random.py
 part "$policies rounds with policies" CAIRN_BUILD="$build" CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed" \
 	/usr/bin/python3 -m pytest -q -s tests/e2e/api/policy/test_policy_random.py
+part "upgrade with running VMs" CAIRN_BUILD="$build" \
+	/usr/bin/python3 -m pytest -q -rs tests/e2e/api/vm/long_upgrade.py
 part "unit tests on epoll" -u TEST_KEEP CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part "end-to-end tests on epoll" -u TEST_KEEP CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then
