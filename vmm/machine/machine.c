@@ -483,9 +483,11 @@ void machine_free(struct machine *m)
 	/* In reverse order: PCI functions leave the bus before the bus is freed. */
 	while (m->ndevices)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
-	/* No thread touches memory any more. Stop the tracker before the disks close: it may read
-	 * memory from a disk's file by the disk's fd. */
-	fault_tracker_stop(m->tracker);
+	/* No thread of ours touches memory any more. Free the tracker before the disks close: it may read memory from a
+	 * disk's file by the disk's fd. Free it before KVM's fds close, too: that close waits for KVM's workers, and one
+	 * of them may wait for a page that was not loaded (an async page fault). Only the end of the tracker's
+	 * registration wakes it now. */
+	machine_forget_memory(m);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);
 
@@ -502,7 +504,6 @@ void machine_free(struct machine *m)
 	bus_free(m->mmio);
 	kvm_done(&m->kvm);
 	memory_done(&m->mem);
-	machine_forget_memory(m);
 	ram_working_sets_done(m);
 	uffd_close(&m->uffd);
 	if (m->kernel_fd >= 0)

@@ -445,6 +445,22 @@ def test_reset_while_vcpu_waits_for_memory(vm):
     vm.stop()
 
 
+def test_end_while_memory_is_loaded(vm):
+    """The process ends although KVM waits for a page that was not loaded (async page fault)."""
+    vm.define(memory="128M")
+    vm.start()
+    vm.run("fill 0x1000000 0x5000000 5")
+    vm.console.sock.sendall(b"check 0x1000000 0x5000000 5\n" * 50)
+    vm.snapshot("s1")
+    for _ in range(8):
+        pid = vm.daemon.info("vm1")["pid"]
+        vm.stop()
+        until(lambda: not is_vm(pid))
+        vm.revert("s1")
+        vm.attach()
+    vm.stop()
+
+
 def test_failed_snapshot_is_no_base(vm):
     """The previous snapshot is no base either, because the tracker does not report the changes in between again."""
     vm.start()
