@@ -507,6 +507,14 @@ static int state_write_standing(struct create_job *x, struct vmstate_store *s,
 	return r;
 }
 
+/* Say which disk holds the state that could not be written. Returns r. */
+static int state_write_failed(struct create_job *x, int r)
+{
+	if (r < 0 && r != -ECANCELED)
+		err_prefix(&x->j.e, "%s", x->first->id);
+	return r;
+}
+
 static int state_write(struct create_job *x)
 {
 	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
@@ -518,7 +526,7 @@ static int state_write(struct create_job *x)
 	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
 	if (!x->live)
-		return state_write_standing(x, &st.store, &src);
+		return state_write_failed(x, state_write_standing(x, &st.store, &src));
 	r = share_parent(x);
 	if (r < 0)
 		return r;
@@ -527,7 +535,7 @@ static int state_write(struct create_job *x)
 		return err_set(&x->j.e, r, ERR_CANCELLED, "the snapshot was cancelled");
 	if (r < 0)
 		return err_set_errno(&x->j.e, r, "cannot write the VM's memory into %s", x->first->id);
-	return vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e);
+	return state_write_failed(x, vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e));
 }
 
 static void disks_abort(struct create_job *x)
