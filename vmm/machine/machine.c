@@ -483,10 +483,10 @@ void machine_free(struct machine *m)
 	/* In reverse order: PCI functions leave the bus before the bus is freed. */
 	while (m->ndevices)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
-	/* No thread of ours touches memory any more. Free the tracker before the disks close: it may read memory from a
-	 * disk's file by the disk's fd. Free it before KVM's fds close, too: that close waits for KVM's workers, and one
-	 * of them may wait for a page that was not loaded (an async page fault). Only the end of the tracker's
-	 * registration wakes it now. */
+	/* No thread of ours touches memory any more. Free the tracker before the disks close: it may read
+	 * memory from a disk's file by the disk's fd. Free it before KVM's fds close, too: that close waits
+	 * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
+	 * Only the end of the tracker's registration wakes it now. */
 	machine_forget_memory(m);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);
