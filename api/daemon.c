@@ -201,7 +201,7 @@ static bool states_read(void *opaque, struct json_object *ev)
 	i = vm_index_after(t->host, vm->def->name) - 1;
 	if (t->known[i])
 		return true;
-	t->known[i] = true; /* VM_UNDEFINED has no state: it was an earlier VM of that name */
+	t->known[i] = true; /* a VM_UNDEFINED event, which has no state, is about an earlier VM of this name */
 	t->states[i] = word ? vm_state_from_word(word) : vm->state;
 	return --t->left > 0;
 }

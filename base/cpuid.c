@@ -13,7 +13,7 @@
 struct feature_reg {
 	uint32_t function, index;
 	enum cpuid_reg reg;
-	uint32_t mask; /* bits that count */
+	uint32_t mask; /* bits that count as features */
 	bool own;      /* true: the CPUID instruction has this register, too; false: only KVM's list does */
 	/* Names of bits 0, 1, …; an empty field is a bit without a name. */
 	const char *names;

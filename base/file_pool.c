@@ -21,7 +21,7 @@ struct file_pool {
 	unsigned nthreads;
 
 	pthread_mutex_t lock; /* protects all fields below */
-	pthread_cond_t work;  /* a job is queued, or stop */
+	pthread_cond_t work;  /* signalled when a job is queued, and to stop the threads */
 	struct job_list queued, done;
 	unsigned idle;	/* threads that wait for `work` */
 	unsigned woken; /* signals on their way to idle threads */

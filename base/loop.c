@@ -279,7 +279,7 @@ void loop_file_in_memory(struct loop *l, int fd, bool in_memory)
 	}
 	fds = reallocarray(l->memory_fds, i + 1, sizeof(*fds));
 	if (!fds)
-		return; /* it only becomes slower */
+		return; /* without the entry, operations on fd are only slower */
 	fds[i] = fd;
 	l->memory_fds = fds;
 	l->nmemory_fds++;

@@ -27,8 +27,8 @@ struct reader {
 	struct console *console;
 	struct reader *next;
 	uint64_t pos; /* next byte to send */
-	int in_fd, out_fd; /* equal for a socket */
-	bool is_socket;	   /* and the console owns the fd */
+	int in_fd, out_fd; /* the same fd for a socket */
+	bool is_socket;	   /* the reader is a socket, and the console owns its fd */
 	struct loop_watch *watch;    /* socket: input and output; stdio: input */
 	bool wants_out;		     /* wait for POLLOUT: the socket was full, or output is left */
 	/* Output to stdio is an operation of the loop, because write(2) on a terminal may block. */

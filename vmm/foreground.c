@@ -129,7 +129,7 @@ static void terminal_raw(struct foreground *f)
 	t = f->saved;
 	cfmakeraw(&t);
 	t.c_oflag = f->saved.c_oflag;
-	t.c_lflag |= ISIG; /* keep signals, but only for one key */
+	t.c_lflag |= ISIG; /* let one key send a signal: Ctrl-] */
 	t.c_cc[VINTR] = CTRL_BRACKET;
 	t.c_cc[VQUIT] = t.c_cc[VSUSP] = _POSIX_VDISABLE;
 	f->raw = tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;

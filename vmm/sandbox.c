@@ -40,7 +40,7 @@ static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
  * completes; of file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h). */
 static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
-/* Threads may be created later (a snapshot's tracker), and set their names. */
+/* Allow creating threads, because some are created later (a snapshot's tracker), and setting their names. */
 static int thread_rules_add(scmp_filter_ctx ctx)
 {
 	int r = lockdown_allow_threads(ctx);

@@ -1,5 +1,5 @@
-/* rights: the ids with which the files of a definition are opened: those of the user who defined the VM last, at that
- * time. Stored in the definition file as "definer". */
+/* rights: the ids with which the files of a definition are opened: the ids that the last user who defined the VM had at
+ * that moment. Stored in the definition file as "definer". */
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 

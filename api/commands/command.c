@@ -214,7 +214,7 @@ static void tell_denial(struct call *c)
 
 	js_put_str(data, "command", c->command->name);
 	if (vm) {
-		snprintf(name, sizeof(name), "%s", vm); /* cut: the client may send any text */
+		snprintf(name, sizeof(name), "%s", vm); /* truncated: the client may send a longer text */
 		js_put_str(data, "vm", name);
 	}
 	c->untold = !denial_log_tell(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);

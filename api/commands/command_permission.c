@@ -106,7 +106,7 @@ void command_permission_revoke(struct call *c)
 		permission_set(c, false, ROLE_NONE, vm);
 }
 
-#define PAGE_ENTRIES 25 /* a name has up to 255 bytes, and a byte takes up to six in an answer */
+#define PAGE_ENTRIES 25 /* fit into one answer: a name has at most 255 bytes, each printed as at most six */
 
 void command_query_permissions(struct call *c)
 {

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define PAGE_BYTES (40 * 1024)
-#define NAMES_TOLD_MAX 1000 /* an automatic snapshot's name has at most 31 bytes */
+#define NAMES_TOLD_MAX 1000 /* these names fit into one answer: an automatic snapshot's name has at most 31 bytes */
 
 /* Change the plan by the arguments; absent ones keep their values. */
 static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)

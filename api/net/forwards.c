@@ -46,7 +46,7 @@ struct held {
 	struct forwards *of;
 	struct definition_forward what;
 	int fd;
-	struct loop_watch *watch; /* while the VM sleeps */
+	struct loop_watch *watch; /* watches fd while the VM sleeps */
 };
 
 struct forwards {

@@ -83,7 +83,8 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
 void store_drop_draft(struct store *s, const struct store_work *w);
 void store_sync_definition(struct store *s, struct store_work *w, const char *name);
-/* Whether some work's done() was not called yet; the caller runs the loop until it is. NULL allowed. */
+/* Whether the done() of some work is still to be called. If so, the caller runs the loop and asks again. NULL
+ * allowed. */
 bool store_owes(const struct store *s);
 /* Write the definition of a new VM. It survives the daemon's end at return, and is on stable storage soon after.
  * marker: also create an empty file of this name in the VM's folder, before the definition. NULL: none.

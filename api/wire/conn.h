@@ -22,7 +22,7 @@ struct vm;
 /* Limits that do not apply to root and the daemon's own user. */
 #define CONN_USER_MAX 500      /* clients of one user */
 #define CONN_STRANGERS_MAX 500 /* clients of all users without a permission entry */
-#define CONN_OTHERS_MAX 1800   /* clients of all these users together */
+#define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
 /* Bytes that a client may leave unread. A client that exceeds them is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
 

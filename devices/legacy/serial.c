@@ -93,7 +93,7 @@ static uint8_t serial_iir(const struct serial *s)
 	return IIR_NONE;
 }
 
-/* Update the line. OUT2 gates it on a PC; in loopback the pin is high-impedance. */
+/* Update the interrupt line. On a PC, OUT2 gates it; in loopback mode the pin is high-impedance. */
 static void serial_update_irq(struct serial *s)
 {
 	bool level = serial_iir(s) != IIR_NONE && (s->mcr & MCR_OUT2) && !(s->mcr & MCR_LOOP);

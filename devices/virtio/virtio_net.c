@@ -54,7 +54,7 @@ struct virtio_net {
 	int tap_fd; /* -1: none, or lost */
 	struct loop_watch *watch; /* watch of the tap */
 	bool rx_wanted;	 /* the guest has buffers, so wait for frames */
-	bool tx_blocked; /* the socket is full; the frame stays in the ring until its peer reads */
+	bool tx_blocked; /* the socket is full; the frame stays in the ring until the socket's peer reads */
 	unsigned offload; /* TUN_F_* flags that were last set */
 	struct virtqueue_elem elem, more; /* elem: first buffer of a frame; more: each further one */
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];

@@ -65,7 +65,7 @@ bool net_header_fit(uint8_t header[NET_HEADER_BYTES], uint64_t features)
 	if (!(features & NET_F_GUEST_CSUM)) {
 		if (header[FLAGS] & FLAG_SUM_WANTED)
 			return false;
-		header[FLAGS] = 0; /* "known to be valid" also needs GUEST_CSUM */
+		header[FLAGS] = 0; /* without GUEST_CSUM, not even the flag for a valid checksum may be set */
 	}
 	return header[SEGMENTS] == SEGMENTS_NONE ||
 		segments_allowed(header[SEGMENTS], features, NET_F_GUEST_TSO4, NET_F_GUEST_TSO6,

@@ -22,8 +22,8 @@ struct multi_vm_act {
 	 * VM loses anything. */
 	const char *(*lost)(const struct cli *c, const char *word);
 	bool job; /* the command starts a job; wait for it and use its result as the answer */
-	/* An argument that may hold several words with commas. The call is made with one word after the other until one
-	 * succeeds. NULL: none. */
+	/* An argument that may hold several words, separated by commas. The call is made with one word after the other
+	 * until one succeeds. NULL: none. */
 	const char *tries;
 };
 

@@ -23,7 +23,7 @@ const char *verb_command_next(const char *list, char name[64]);
 
 /* The VMs that a command accepts. */
 struct legal_vms {
-	char states[128]; /* state words with commas; empty: any state */
+	char states[128]; /* state words, separated by commas; empty: any state */
 	bool never_templates;
 };
 

@@ -11,7 +11,8 @@ struct target {
 	const char *path;
 	bool is_new; /* refuse an existing file */
 	bool whole; /* remove the file if it is incomplete, because nobody could use it */
-	char tmp[PATH_MAX]; /* temporary name; empty: written in place, because no process waits to rename it */
+	char tmp[PATH_MAX]; /* temporary name; empty: the file has its final name, because this process does not wait to
+	                     * rename it */
 	int fd;
 };
 

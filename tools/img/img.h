@@ -94,7 +94,7 @@ struct img_open {
 struct img_common {
 	const char *verb;
 	bool bar, quiet, json;
-	struct img_open o; /* a verb with two images: options of both */
+	struct img_open o; /* a verb with two images uses these options for both */
 	struct img_progress progress;
 };
 enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };

@@ -31,12 +31,12 @@ struct waiting {
 struct frames {
 	int fd;
 	bool end;
-	size_t room; /* size limit of a frame that is not several segments */
+	size_t room; /* size limit of a frame from the guest that does not combine several segments */
 	unsigned offloads; /* TUN_F_* flags that the guest accepts */
 	struct waiting queue[QUEUE_FRAMES];
 	unsigned first, nqueue;
 	size_t queue_bytes;
-	struct segments segments; /* segments not yet sent: newer than the queue */
+	struct segments segments; /* segments not sent yet; they are newer than the frames in the queue */
 	uint8_t packet[PACKET_BYTES_MAX];
 };
 

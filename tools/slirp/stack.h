@@ -17,7 +17,7 @@ struct stack;
 
 /* Poll set of one round. */
 struct poll_set {
-	struct pollfd fds[2048]; /* twice the number of open files: each fd occurs once, and some are ours */
+	struct pollfd fds[2048]; /* more than enough: no fd occurs twice, and there are at most FDS_MAX */
 	unsigned n;
 };
 

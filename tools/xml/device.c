@@ -102,7 +102,7 @@ static int consoles_read(struct reading *r, struct _xmlNode *devices)
 		CLEANUP_FREE char *type = node_attr(node_child(n, "target"), "type");
 
 		if (!type || !strcmp(type, "serial")) {
-			chardev_warn(r, n); /* the serial port under another name */
+			chardev_warn(r, n); /* this console is the serial port under another name */
 		} else if (strcmp(type, "virtio") || have) {
 			reading_warn(r, n, NULL,
 				"has no effect: there is one serial port and one virtio console");

@@ -235,7 +235,7 @@ static void features_read(struct reading *r, struct _xmlNode *cpu, char *text, s
 		bool on = node_attr_is(n, "policy", "require") || node_attr_is(n, "policy", "force");
 
 		if (!on && !node_attr_is(n, "policy", "disable") && !node_attr_is(n, "policy", "forbid"))
-			continue; /* optional: the model decides */
+			continue; /* policy `optional`: the model decides whether the guest has the feature */
 		if (!name || !feature_add(text, size, on ? '+' : '-', name))
 			reading_warn(r, n, NULL, "has no effect: Cairn does not know the feature");
 	}

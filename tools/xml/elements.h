@@ -18,7 +18,7 @@ enum element_action {
 struct element {
 	const char *path; /* path below /domain; "*": any element; "@name" at the end: an attribute */
 	enum element_action action;
-	const char *attrs; /* separated by spaces */
+	const char *attrs; /* attributes that are read, too; separated by spaces */
 	const char *why;   /* key of the definition, or why the element has no effect; NULL: none */
 };
 

@@ -47,7 +47,7 @@ enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
 struct errand {
 	bool due, under_way;
 	struct vm_addresses *into; /* addresses go here; NULL: a command without result data */
-	bool silent; /* no answer counts as success */
+	bool silent; /* a missing answer counts as success */
 	char text[128 + 2 * AGENT_WORDS_MAX];
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;

@@ -27,7 +27,7 @@ struct edit {
 	struct json_object *now;	/* edited definition, as canonical JSON */
 	struct definition_file file;	/* edited file */
 	char path[PATH_MAX];
-	bool keep; /* leave the file in place */
+	bool keep; /* the user wants to keep the edited file */
 };
 
 static void edit_done(struct edit *d)
