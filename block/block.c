@@ -461,7 +461,7 @@ static int data_file_open(int fd, const struct block_layer *layer, const struct 
 			name);
 	if (!fstat(fd, &a) && !fstat(layer->fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: the image cannot be its own data file", name);
-	r = file_open(fd, o, read_only, read_only ? LOCK_READ : LOCK_WRITE, name, ret, ret_locked, e);
+	r = file_open(fd, o, read_only, read_only ? LOCK_AS_READER : LOCK_AS_WRITER, name, ret, ret_locked, e);
 	if (r < 0)
 		err_prefix(e, "data file");
 	return r;
@@ -500,7 +500,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	if (r < 0)
 		return r;
 	fo.pin = pin;
-	mode = pin ? LOCK_READ_PIN : read_only ? LOCK_READ : o->beside_pins ? LOCK_WRITE_BESIDE_PINS : LOCK_WRITE;
+	mode = pin ? LOCK_AS_PIN_READER : read_only ? LOCK_AS_READER : o->beside_pins ? LOCK_AS_WRITER_BESIDE_PINS : LOCK_AS_WRITER;
 	r = file_open(layer->fd, o, read_only, mode, name, &file, &locked, e);
 	if (!r && layer->data_fd)
 		r = data_file_open(layer->data_fd, layer, o, read_only, name, &data_file,

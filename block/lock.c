@@ -24,10 +24,10 @@ enum lock_pin { PIN_READER = 0, PIN_KEEPER = 1, PIN_COUNT = 2 };
 static const struct lock_bits {
 	unsigned used, unshared, ours;
 } modes[] = {
-	[LOCK_READ] = { LOCK_READER, LOCK_NOT_SHARED, 0 },
-	[LOCK_WRITE] = { LOCK_WRITER, LOCK_NOT_SHARED, 0 },
-	[LOCK_WRITE_BESIDE_PINS] = { LOCK_WRITER, LOCK_NOT_SHARED, 1u << PIN_KEEPER },
-	[LOCK_READ_PIN] = { LOCK_READER, 1u << PERM_RESIZE, 1u << PIN_READER },
+	[LOCK_AS_READER] = { LOCK_READER, LOCK_NOT_SHARED, 0 },
+	[LOCK_AS_WRITER] = { LOCK_WRITER, LOCK_NOT_SHARED, 0 },
+	[LOCK_AS_WRITER_BESIDE_PINS] = { LOCK_WRITER, LOCK_NOT_SHARED, 1u << PIN_KEEPER },
+	[LOCK_AS_PIN_READER] = { LOCK_READER, 1u << PERM_RESIZE, 1u << PIN_READER },
 };
 
 static int lock_byte(int fd, int cmd, short type, off_t byte, struct flock *ret)
@@ -85,16 +85,16 @@ static bool is_free(int fd, enum lock_mode mode)
 	const struct lock_bits *m = &modes[mode];
 
 	if (lock_conflict(fd, LOCK_UNSHARED, m->used) >= 0 &&
-		!(mode == LOCK_WRITE_BESIDE_PINS && only_pins_forbid(fd)))
+		!(mode == LOCK_AS_WRITER_BESIDE_PINS && only_pins_forbid(fd)))
 		return false;
-	if (mode == LOCK_READ_PIN)
+	if (mode == LOCK_AS_PIN_READER)
 		return lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0 || writer_keeps_pins(fd);
 	return lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0;
 }
 
 static int is_busy(int fd, enum lock_mode mode, const char *name, struct err *e)
 {
-	bool writer = mode == LOCK_WRITE || mode == LOCK_WRITE_BESIDE_PINS, pins;
+	bool writer = mode == LOCK_AS_WRITER || mode == LOCK_AS_WRITER_BESIDE_PINS, pins;
 
 	lock_release(fd);
 	pins = only_pins_forbid(fd) && lock_conflict(fd, LOCK_USED, LOCK_NOT_SHARED) < 0;

@@ -13,12 +13,12 @@
 struct err;
 
 enum lock_mode {
-	LOCK_READ,
-	LOCK_WRITE,
+	LOCK_AS_READER,
+	LOCK_AS_WRITER,
 	/* For writing, beside processes that read a pin (block/qcow2/pin.h). */
-	LOCK_WRITE_BESIDE_PINS,
-	/* For reading a pin, also beside a LOCK_WRITE_BESIDE_PINS. */
-	LOCK_READ_PIN,
+	LOCK_AS_WRITER_BESIDE_PINS,
+	/* For reading a pin, also beside a LOCK_AS_WRITER_BESIDE_PINS. */
+	LOCK_AS_PIN_READER,
 };
 /* Lock the image behind fd. Nobody else may then write or resize it, but for a writer beside a reader
  * of a pin. The lock lasts until lock_release(), or until the last duplicate of fd is closed.

@@ -20,6 +20,7 @@
 #define NAME_SNAPSHOT "?snapshot="
 /* How often to read a snapshot table that its owner replaces meanwhile. */
 #define READ_TRIES 1000u
+#define READ_FAILURES 8u
 
 /* ---- the mark in a snapshot's extra data ---- */
 
@@ -153,16 +154,17 @@ static int pin_look(int fd, const char *name, const uint8_t *id, struct qcow2_he
 
 /* The process that has the image open for writing may replace the snapshot table meanwhile, and
  * then frees the old one. So a failure counts only if the header named the same table before and
- * after. */
+ * after, and several times, because the table may move away and back in between. */
 int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
 	struct err *e)
 {
 	struct qcow2_header h = { 0 }, after = { 0 };
 	struct err ignored;
+	unsigned failures = 0;
 	bool gone = false;
 	int r = 0, r2;
 
-	for (unsigned i = 0; i < READ_TRIES; i++) {
+	for (unsigned i = 0; i < READ_TRIES && failures < READ_FAILURES; i++) {
 		r = pin_look(fd, name, id, &h, &gone, e);
 		if (!r) {
 			*ret = h;
@@ -170,7 +172,7 @@ int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYT
 		}
 		r2 = qcow2_header_read(fd, name, &after, &ignored);
 		if (r2 == r || (!r2 && h.snapshots_offset == after.snapshots_offset && h.nb_snapshots == after.nb_snapshots))
-			break;
+			failures++;
 	}
 	return gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this disk stands on is gone: somebody "
 		"deleted its pin (a hidden snapshot), so the disk cannot be read", name) : r;

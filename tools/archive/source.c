@@ -107,7 +107,7 @@ int source_of_file(int fd, const char *name, struct source **ret, struct err *e)
 	f->source.free = file_source_free;
 	f->fd = fd;
 	snprintf(f->name, sizeof(f->name), "%s", name);
-	r = lock_acquire(fd, LOCK_READ, name, e);
+	r = lock_acquire(fd, LOCK_AS_READER, name, e);
 	if (!r) {
 		r = file_size(fd, &f->source.size_bytes);
 		if (!r)

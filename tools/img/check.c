@@ -102,7 +102,7 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 	int r = 0;
 
 	if (!a->common.o.no_lock)
-		r = lock_acquire(y->fd, a->repair ? LOCK_WRITE : LOCK_READ, a->common.o.path, e);
+		r = lock_acquire(y->fd, a->repair ? LOCK_AS_WRITER : LOCK_AS_READER, a->common.o.path, e);
 	if (!r)
 		r = qcow2_header_supported(&y->header, false, e);
 	if (r < 0)

@@ -49,7 +49,7 @@ static int target_prepare(struct target *t, const struct img_open *src, struct e
 		if (!stat(src->path, &from) && st.st_dev == from.st_dev && st.st_ino == from.st_ino)
 			return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
 		t->is_device = S_ISBLK(st.st_mode);
-		if (lock_acquire(t->old_fd, LOCK_WRITE, t->path, e) < 0)
+		if (lock_acquire(t->old_fd, LOCK_AS_WRITER, t->path, e) < 0)
 			return -EBUSY;
 	}
 	if (!t->is_device &&

@@ -277,7 +277,7 @@ static int file_make(struct create_args *a, struct err *e)
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", a->path);
 	/* Take the lock before truncating, to protect an image in use. */
-	r = lock_acquire(fd, LOCK_WRITE, a->path, e);
+	r = lock_acquire(fd, LOCK_AS_WRITER, a->path, e);
 	if (r < 0)
 		return r;
 	r = img_data_make(&data, a->path, &a->c.qcow2, e);

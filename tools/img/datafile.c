@@ -41,7 +41,7 @@ static int old_take(struct img_data *d, struct err *e)
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is neither a file nor a block device", d->path);
 	d->is_device = S_ISBLK(st.st_mode);
-	return lock_acquire(d->old_fd, LOCK_WRITE, d->path, e);
+	return lock_acquire(d->old_fd, LOCK_AS_WRITER, d->path, e);
 }
 
 static int new_open(struct img_data *d, struct err *e)

@@ -253,7 +253,7 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 		struct info_layer info = { .y = &layers[i], .path = layers[i].path };
 
 		if (!o->no_lock)
-			r = lock_acquire(layers[i].fd, LOCK_READ, layers[i].path, e);
+			r = lock_acquire(layers[i].fd, LOCK_AS_READER, layers[i].path, e);
 		if (!r)
 			r = layer_fill(&info, e);
 		if (!r && as_json)

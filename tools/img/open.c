@@ -347,7 +347,7 @@ int img_header_open(const struct img_open *from, const char *has_none, struct im
 	if (layers[0].format != BLOCK_FORMAT_QCOW2)
 		r = err_set(e, -EINVAL, ERR_INVALID, "%s is raw and has no %s", o.path, has_none);
 	if (!r)
-		r = lock_acquire(layers[0].fd, LOCK_WRITE, o.path, e);
+		r = lock_acquire(layers[0].fd, LOCK_AS_WRITER, o.path, e);
 	if (!r)
 		r = qcow2_header_read(layers[0].fd, o.path, &layers[0].header, e);
 	if (!r)

@@ -94,7 +94,7 @@ static int snapshots_list(struct snapshot *s, struct err *e)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is raw; internal snapshots need qcow2",
 			s->common.o.path);
 	if (!r && !s->common.o.no_lock)
-		r = lock_acquire(layers[0].fd, LOCK_READ, s->common.o.path, e);
+		r = lock_acquire(layers[0].fd, LOCK_AS_READER, s->common.o.path, e);
 	if (!r)
 		r = list_print(s, &layers[0], e);
 	img_layers_free(layers, n);

@@ -96,7 +96,7 @@ static int tables_trim(struct trim *t, struct err *e)
 	r = img_layers_open(&t->common.o, layers, &n, e);
 	if (r < 0)
 		return r;
-	r = lock_acquire(layers[0].fd, LOCK_WRITE, t->common.o.path, e);
+	r = lock_acquire(layers[0].fd, LOCK_AS_WRITER, t->common.o.path, e);
 	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2) {
 		r = qcow2_header_read(layers[0].fd, t->common.o.path, &layers[0].header, e);
 		if (!r)

@@ -146,6 +146,38 @@ static void cut_snapshot(struct replay *p, struct block *b, const char *id, size
 	free(buf);
 }
 
+/* The image `forkN` reads the pin's content, or its open says that the pin is gone. */
+static void cut_pin(struct replay *p, const struct event *make, bool there, size_t k)
+{
+	uint8_t *buf = aligned_alloc(4096, RECORD_DISK_MAX);
+	struct fixture *f = p->f;
+	char path[128], name[32];
+	struct block_layer y[2] = { { .format = BLOCK_FORMAT_QCOW2 }, { .format = BLOCK_FORMAT_QCOW2 } };
+	struct block_open o = { .layers = y, .nlayers = 2, .read_only = true, .buffered = true, .no_lock = true,
+		.name = "fork" };
+	struct block *b = NULL;
+	int r;
+
+	snprintf(name, sizeof(name), "fork%zu", (size_t)(make - p->rec->ev));
+	fixture_path(f, name, path, sizeof(path));
+	y[0].fd = open(path, O_RDONLY | O_CLOEXEC);
+	fixture_path(f, "cut", path, sizeof(path));
+	y[1].fd = open(path, O_RDONLY | O_CLOEXEC);
+	r = block_open(f->loop, &o, &b, &f->err);
+	if (r != (there ? 0 : -ENOENT))
+		fail_msg("cut after %zu: %s: %d: %s", k, name, r, f->err.msg);
+	if (there) {
+		assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, make->len), 0);
+		if (memcmp(buf, make->data, make->len) != 0)
+			fail_msg("cut after %zu: %s reads other content", k, name);
+		block_close(b);
+	} else {
+		close(y[0].fd);
+		close(y[1].fd);
+	}
+	free(buf);
+}
+
 static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 {
 	bool found[RECORD_SNAPSHOTS_MAX] = { false };
@@ -161,7 +193,11 @@ static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 			fail_msg("cut after %zu: snapshot %d should not be there", k, id);
 		found[id] = true;
 		cut_snapshot(p, b, list[i].id, k);
+		assert_int_equal(list[i].pinned, p->snapshots[id].make->pin);
 	}
+	for (int i = 0; i < RECORD_SNAPSHOTS_MAX; i++)
+		if (p->snapshots[i].make && p->snapshots[i].make->pin)
+			cut_pin(p, p->snapshots[i].make, found[i], k);
 	for (int i = 0; i < RECORD_SNAPSHOTS_MAX; i++)
 		if (p->snapshots[i].fate == FATE_THERE && !found[i])
 			fail_msg("cut after %zu: snapshot %d is lost", k, i);
@@ -452,6 +488,26 @@ void powercut_quiet(const char *create, unsigned seed)
 	load_quiet(&rec);
 	record_close(&rec);
 	record_end(&rec);
+	fixture_run(&f, "qemu-img check -q img");
+	replay(&rec, CUTS, 2);
+	record_free(&rec);
+	fixture_end(&f);
+}
+
+void powercut_pins(const char *create, unsigned seed, bool quiet)
+{
+	struct recorder rec;
+	struct fixture f;
+
+	fixture_begin(&f, seed);
+	f.cache_bytes = 1;
+	fixture_run(&f, "%s", create);
+	record_begin(&rec, &f);
+	record_open(&rec);
+	load_pins(&rec, quiet);
+	record_close(&rec);
+	record_end(&rec);
+	load_overlays(&rec);
 	fixture_run(&f, "qemu-img check -q img");
 	replay(&rec, CUTS, 2);
 	record_free(&rec);

@@ -16,6 +16,9 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach);
 /* Without guest writes, a cut leaves no leaks, or a mark, and opening completes the operation. */
 void powercut_quiet(const char *create, unsigned seed);
 
+/* Make and delete pins. quiet: without guest writes, as powercut_quiet(). */
+void powercut_pins(const char *create, unsigned seed, bool quiet);
+
 struct powercut_kind {
 	const char *name, *create;
 	bool fixed_size, no_snapshots;

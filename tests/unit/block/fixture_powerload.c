@@ -165,43 +165,108 @@ static unsigned next_id(const struct recorder *r)
 	return max + 1;
 }
 
-void load_snapshot_make(struct recorder *r, int parent)
+void load_pin_id(size_t number, uint8_t ret[BLOCK_PIN_ID_BYTES])
+{
+	memset(ret, 0x5a, BLOCK_PIN_ID_BYTES);
+	memcpy(ret, &number, sizeof(number));
+}
+
+static int file_open(struct recorder *r, const char *name, int flags)
+{
+	char path[128];
+	int fd;
+
+	fixture_path(r->f, name, path, sizeof(path));
+	fd = open(path, flags | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void pin_note(struct recorder *r, size_t number)
+{
+	struct record_pin *p = &r->pins[r->npins++];
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+	int fd = file_open(r, "img", O_RDONLY);
+
+	assert_true(r->npins <= RECORD_PINS_MAX);
+	p->number = number;
+	load_pin_id(number, id);
+	if (qcow2_pin_read(fd, "img", id, &p->pin, &r->f->err) < 0)
+		fail_msg("%s", r->f->err.msg);
+	close(fd);
+}
+
+void load_overlays(struct recorder *r)
+{
+	for (unsigned i = 0; i < r->npins; i++) {
+		char name[32];
+		int fd;
+
+		snprintf(name, sizeof(name), "fork%zu", r->pins[i].number);
+		fd = file_open(r, name, O_RDWR | O_CREAT);
+		assert_int_equal(qcow2_pin_overlay(fd, &r->pins[i].pin, "cut", &r->f->err), 0);
+		close(fd);
+	}
+}
+
+/* parent: as for load_snapshot_make(). */
+static void snapshot_make(struct recorder *r, int parent, bool pin)
 {
 	struct block_snapshot_info info = { .vm_state_bytes = VM_BYTES };
+	uint8_t pin_id[BLOCK_PIN_ID_BYTES];
 	struct snapshot_wait w = { .op.done = snapshot_done };
 	uint8_t *vm = aligned_alloc(4096, VM_BYTES), *disk = calloc(1, RECORD_DISK_MAX);
-	uint64_t bytes = r->disk_bytes;
+	uint64_t bytes = r->disk_bytes, vm_bytes = pin ? 0 : VM_BYTES;
 	unsigned id = next_id(r);
 	struct block_snapshot *s;
 	struct event *ev;
+	size_t number;
 
 	assert_int_equal(fixture_rw(r->b, BLOCK_READ, 0, disk, bytes), 0);
 	assert_int_equal(block_snapshot_begin(r->b, &s, &r->f->err), 0);
 	ev = record(r, EV_SNAPSHOT_MAKE);
 	*ev = (struct event){ .kind = EV_SNAPSHOT_MAKE, .of = id, .data = disk, .len = bytes, .vm = vm,
-		.vm_bytes = VM_BYTES };
+		.vm_bytes = vm_bytes, .pin = pin };
+	number = r->n - 1;
 	memset(vm, 0, VM_BYTES);
 	load_run(r, 1);
-	vm_make(r, s, parent < 0 ? NULL : &r->snapshots[parent], vm);
 	snprintf(info.name, sizeof(info.name), "snap%u", id);
+	load_pin_id(number, pin_id);
+	if (pin)
+		qcow2_pin_mark(&info, pin_id);
+	else
+		vm_make(r, s, parent < 0 ? NULL : &r->snapshots[parent], vm);
 	block_snapshot_commit(s, &info, &w.op);
 	load_run(r, 2);
 	snapshot_wait(r->f, &w);
 	assert_int_equal(atoi(w.op.id), id);
 	record(r, EV_SNAPSHOT_THERE)->of = id;
-	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ id, disk, vm, bytes, VM_BYTES };
+	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ id, disk, vm, bytes, vm_bytes, pin ? number : 0 };
+	if (pin)
+		pin_note(r, number);
+}
+
+void load_snapshot_make(struct recorder *r, int parent)
+{
+	snapshot_make(r, parent, false);
 }
 
 void load_snapshot_delete(struct recorder *r, unsigned index)
 {
 	struct snapshot_wait w = { .op.done = snapshot_done };
-	unsigned id = r->snapshots[index].id;
+	struct known_snapshot s = r->snapshots[index];
+	uint8_t pin_id[BLOCK_PIN_ID_BYTES];
+	unsigned id = s.id;
 	char name[16];
 
 	snprintf(name, sizeof(name), "%u", id);
 	record(r, EV_SNAPSHOT_DELETE)->of = id;
 	r->snapshots[index] = r->snapshots[--r->nsnapshots];
-	block_snapshot_delete(r->b, name, &w.op);
+	load_pin_id(s.pin, pin_id);
+	if (s.pin)
+		block_pin_delete(r->b, pin_id, &w.op);
+	else
+		block_snapshot_delete(r->b, name, &w.op);
 	load_run(r, 2);
 	snapshot_wait(r->f, &w);
 	record(r, EV_SNAPSHOT_GONE)->of = id;
@@ -251,6 +316,27 @@ void load_snapshots(struct recorder *r)
 	load_snapshot_apply(r, 0);
 	load_snapshot_delete(r, 0);
 	load_run(r, 2);
+	load_snapshot_delete(r, 0);
+	load_run(r, 1);
+}
+
+void load_pins(struct recorder *r, bool quiet)
+{
+	r->quiet = quiet;
+	load_run(r, 2);
+	snapshot_make(r, -1, true);
+	load_run(r, 2);
+	load_snapshot_make(r, -1);
+	load_run(r, 1);
+	snapshot_make(r, -1, true);
+	load_run(r, 2);
+	load_snapshot_apply(r, 1);
+	load_run(r, 2);
+	load_snapshot_delete(r, 1); /* the snapshot; the second pin takes its place in the list */
+	load_run(r, 1);
+	load_snapshot_delete(r, 0);
+	load_run(r, 1);
+	snapshot_make(r, -1, true);
 	load_snapshot_delete(r, 0);
 	load_run(r, 1);
 }

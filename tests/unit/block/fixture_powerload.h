@@ -14,6 +14,12 @@ void load_snapshot_apply(struct recorder *r, unsigned index);
 void load_resize(struct recorder *r, uint64_t bytes);
 /* Run each snapshot operation once, in a fixed order. */
 void load_snapshots(struct recorder *r);
+/* Make and delete pins, with and without snapshots beside them. quiet: without any other activity. */
+void load_pins(struct recorder *r, bool quiet);
+/* After the recording: make the image `forkN` on each pin, in the image `cut`. */
+void load_overlays(struct recorder *r);
+/* Returns the id of the pin that event `number` made. */
+void load_pin_id(size_t number, uint8_t ret[BLOCK_PIN_ID_BYTES]);
 /* Create, abort, rename, delete and apply snapshots without any other activity. */
 void load_quiet(struct recorder *r);
 /* Run `steps` random operations. fixed_size: no resize. */

@@ -163,7 +163,7 @@ static void snapshot_known(struct recorder *r, const struct block_snapshot_info 
 	r->f->snapshot = NULL;
 	assert_int_equal(fixture_rw(s, BLOCK_READ, 0, ev->data, ev->len), 0);
 	block_close(s);
-	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ (unsigned)ev->of, ev->data, ev->vm, ev->len, ev->vm_bytes };
+	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ (unsigned)ev->of, ev->data, ev->vm, ev->len, ev->vm_bytes, 0 };
 	record(r, EV_SNAPSHOT_THERE)->of = (size_t)atoi(info->id);
 }
 

@@ -6,13 +6,14 @@
 #include "fixture_block.h"
 
 #include "base/util.h"
-#include "block/block_snapshot.h"
+#include "block/qcow2/pin.h"
 
 #include <pthread.h>
 
 #define RECORD_DISK_MAX (3 * MIB) /* with clusters of 512 bytes, the L1 table moves before that */
 #define RECORD_IMAGE_MAX (32 * MIB)
 #define RECORD_SNAPSHOTS_MAX 64 /* ids are below this */
+#define RECORD_PINS_MAX 4
 
 enum event_kind { EV_WRITE, EV_PUNCH, EV_GROW, EV_CUT, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED, EV_RESIZE,
 	/* events of snapshot number `of`: creation began, with content `data` and VM state `vm`; it
@@ -28,6 +29,7 @@ struct event {
 	uint8_t *data; /* WRITE, TOUCH: the bytes (NULL: zeros); FLUSHED, SNAPSHOT_MAKE: the disk's content */
 	uint8_t *vm;
 	uint64_t vm_bytes;
+	bool pin; /* SNAPSHOT_MAKE: a pin; the image `forkN` stands on it, where N is the event's number */
 	size_t of; /* COMPLETE: the completed event; snapshots: their number */
 };
 
@@ -36,6 +38,13 @@ struct known_snapshot {
 	unsigned id;
 	const uint8_t *disk, *vm; /* owned by an event */
 	uint64_t disk_bytes, vm_bytes;
+	size_t pin; /* number of the event that made it; 0: no pin */
+};
+
+/* A pin as it was when it had been made. */
+struct record_pin {
+	size_t number; /* as in struct known_snapshot */
+	struct qcow2_pin pin;
 };
 
 struct recorder {
@@ -48,6 +57,8 @@ struct recorder {
 	size_t n, cap, start; /* events before `start` describe the initial state */
 	struct known_snapshot snapshots[RECORD_SNAPSHOTS_MAX];
 	unsigned nsnapshots;
+	struct record_pin pins[RECORD_PINS_MAX];
+	unsigned npins;
 	bool quiet; /* no guest writes: an image without a mark has no leaks */
 };
 
