@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import guestlib
-from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, until
+from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, open_files, until
 from guestlib import fields
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
@@ -86,6 +86,14 @@ def listens(port):
         connect(port).close()
         return True
     return False
+
+
+def awaits(daemon, port):
+    """Return whether the daemon itself listens at the port of a sleeping VM: not the daemon before it, nor a
+    cairn-slirp that is ending, which would take a connection with them."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        inodes = [w[9] for w in map(str.split, f) if w[1].endswith(f":{port:04X}") and w[3] == "0A"]
+    return any(f"socket:[{i}]" in open_files(daemon.proc.pid) for i in inodes)
 
 
 def answers(c, s, seed):
@@ -367,6 +375,7 @@ def test_cairn_slirp_accepts_waiting_connection(daemon, action, state):
            idle={"after": "1s", "action": action, "cpu": 100})
     daemon.cairn("start", "a")
     asleep(daemon, state, "a")
+    until(lambda: state == "paused" or awaits(daemon, port))  # its cairn-slirp listens while it is paused
     q = daemon.qmp()
     with connect(port):
         woken(q, port)
@@ -395,6 +404,7 @@ def test_connection_wakes_saved_vm(host, what):
         was, port = port, free_port()
         define(host, "a", user(port), **how)
         assert not listens(was)
+    until(lambda: awaits(host, port))
     q = host.qmp()
     with connect(port) as s:
         s.sendall(payload(100, 1))
@@ -433,6 +443,7 @@ def test_failed_wake_is_retried_with_back_off(tmp_path, libexec):
         d.cairn("start", "a")
         for again in (True, False):
             asleep(d, "saved", "a")
+            until(lambda: awaits(d, port))
             kernel.rename(tmp_path / "away")
             with connect(port):
                 until(lambda: "waking failed" in d.info("a").get("detail", ""))
@@ -445,6 +456,7 @@ def test_failed_wake_is_retried_with_back_off(tmp_path, libexec):
         assert d.kept("a")["reason"] == "idle"
         d.cairn("start", "a")
         asleep(d, "saved", "a")
+        until(lambda: awaits(d, port))
         with connect(port):  # the back-off starts again
             until(lambda: d.info("a")["state"] != "saved")
     finally:

@@ -13,6 +13,7 @@ from conftest import FAKE_VM, Console, QmpError, until
 from test_policy import bounded, ready, scheduled
 
 DEAF = {"cmdline": "deaf"}
+LONG = 8  # s: requests come before this deadline, even on a machine that stands still
 
 
 def plan_event(q, what, **more):
@@ -257,7 +258,7 @@ def test_daemon_stop_shuts_vms_down_in_order(fake):
 def test_daemon_stop_leaves_preserved_crash(fake):
     """A preserved crash stays; a VM that crashes now stays off until the next daemon."""
     fake.define("kept", cmdline="crash-after=1", on_crash="preserve", stop_action="shutdown")
-    fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
+    fake.define("deaf", order=2, stop_action="shutdown", shutdown={"deadline": LONG}, **DEAF)
     fake.define("crashes", on_crash="restart", order=1, stop_action="shutdown")
     fake.cairn("start", "kept", "deaf", "crashes")
     q = fake.qmp()
@@ -326,7 +327,7 @@ def test_daemon_stop_can_save_or_leave_all_vms(fake):
 
 
 def test_second_daemon_stop_is_refused(fake):
-    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 3}, **DEAF)
+    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": LONG}, **DEAF)
     fake.define("vm2")
     fake.cairn("start", "vm1")
     q, other = fake.qmp(), fake.qmp()
@@ -343,7 +344,7 @@ def test_second_daemon_stop_is_refused(fake):
 def test_clients_cannot_delay_daemon_stop(fake):
     """A cancelled deadline, a longer deadline, a reboot and a later time are refused; a reset does not end the
     deadline."""
-    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": 4}, **DEAF)
+    fake.define("vm1", stop_action="shutdown", shutdown={"deadline": LONG}, **DEAF)
     fake.cairn("start", "vm1")
     q, other = fake.qmp(), fake.qmp()
     q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
