@@ -13,6 +13,7 @@
 #include "vmm/snapshot/clone_disk.h"
 #include "vmm/snapshot/vm_dump.h"
 #include "vmm/snapshot/vm_fork.h"
+#include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_save.h"
 #include "vmm/snapshot/vm_snapshot.h"
 
@@ -37,6 +38,11 @@ struct control {
 	struct clone_disks *clones; /* NULL: not a process for images */
 	uint64_t config_seq, work_seq;
 	bool forking; /* the work in progress is a fork, of use only to the daemon that asked for it */
+	struct { /* pins to delete: the request under way and the next one */
+		bool under_way, waits;
+		uint64_t seq, next_seq;
+		struct vm_pins next;
+	} pins;
 	struct { /* address queries that wait for one common answer */
 		uint64_t seqs[LOOKS_MAX];
 		unsigned n;
@@ -198,11 +204,14 @@ static int quit_request(struct control *c, struct channel_msg *m, struct err *e)
 	return 0;
 }
 
+static void pins_delete(struct control *c);
+
 static void save_done(void *opaque, int r, const struct err *e)
 {
 	struct control *c = opaque;
 
 	reply_send(c, c->work_seq, r, e);
+	pins_delete(c);
 }
 
 static int save_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -222,6 +231,7 @@ static void create_done(void *opaque, const struct vm_snapshot_done *d)
 
 	c->forking = false;
 	peer_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
+	pins_delete(c);
 }
 
 static void snapshot_done(void *opaque, const struct vm_snapshot_done *d)
@@ -400,6 +410,8 @@ static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 	int r;
 
 	TERMINATE(what->snapshot);
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		TERMINATE(what->pins[i].path);
 	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a fork needs a file");
 	if (!r) {
@@ -407,6 +419,45 @@ static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 		c->forking = true;
 	}
 	return r;
+}
+
+static void pins_deleted(void *opaque, int r, const struct err *e)
+{
+	struct control *c = opaque;
+
+	c->pins.under_way = false;
+	reply_send(c, c->pins.seq, r, e);
+	pins_delete(c);
+}
+
+/* Delete the pins if no work is under way; otherwise the end of the work calls this function again. */
+static void pins_delete(struct control *c)
+{
+	struct err e;
+	int r;
+
+	if (!c->pins.waits || c->pins.under_way || vm_works(c->vm) || vm_phase(c->vm) == VM_PHASE_ENDED)
+		return;
+	c->pins.waits = false;
+	c->pins.under_way = true;
+	c->pins.seq = c->pins.next_seq;
+	r = vm_pins_delete(c->vm, c->worker, &c->pins.next, pins_deleted, c, &e);
+	if (r < 0)
+		pins_deleted(c, r, &e);
+}
+
+static int pins_delete_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_pins *pins = m->body;
+
+	if (pins->n > VM_PINS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "more than %d pins", VM_PINS_MAX);
+	/* Only a restarted daemon sends a request before the answer to the previous one, for which nobody waits. */
+	c->pins.next = *pins;
+	c->pins.next_seq = m->head.seq;
+	c->pins.waits = true;
+	pins_delete(c);
+	return LATER;
 }
 
 static int watchdog_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -571,6 +622,7 @@ static const struct {
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_FORK] = { fork_request, true },
+	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 };
 
 /* channel_recv() passes only types that vm_msg_to_vm knows, and each of those has a row. If work

@@ -63,8 +63,8 @@ enum vm_msg_type {
 	/* struct vm_fork: capture the state from which clones start: that of the running VM, which
 	 * continues, or of one of its snapshots; then the VM may be off (`images_only`). Answered by
 	 * VM_MSG_SNAPSHOT_DONE. fds: an empty memfd for a state as of VM_MSG_SAVE; then for each
-	 * writable disk, in order, its image for reading and `copies` empty files for its
-	 * copies. */
+	 * writable disk, in order, its image for reading and `copies` empty files, which become overlays
+	 * on a pin of the image, or copies. */
 	VM_MSG_FORK = 22,
 	/* struct vm_dump + 1 fd, an empty file: write memory as an ELF core. Answered by
 	 * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile. */
@@ -90,6 +90,8 @@ enum vm_msg_type {
 	VM_MSG_ADDRESS_LIST = 30,  /* struct vm_addresses */
 	/* notifications */
 	VM_MSG_EVENT = 32, /* struct vm_event */
+	/* a request: struct vm_pins, pins (of any disk) to delete; those that do not exist count as deleted */
+	VM_MSG_PINS_DELETE = 33,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -340,6 +342,7 @@ struct vm_snapshot_done {
 	uint8_t memory_tracking; /* enum vm_memory_tracking */
 	uint8_t reserved[7];
 	char memory_tracking_reason[184]; /* empty with VM_TRACKING_USERFAULTFD and VM_TRACKING_UNKNOWN */
+	uint8_t disks_made[VM_DISKS_MAX]; /* enum vm_disk_made: of a fork, for each writable disk */
 };
 
 /* Whether userfaultfd tracked the guest's accesses to memory, so that the guest ran while its memory
@@ -359,11 +362,29 @@ struct vm_spaces {
 	} disks[VM_DISKS_MAX];
 };
 
+#define VM_PIN_ID_BYTES 16
+#define VM_PIN_PATH_MAX 959 /* with the id, the path fits the 1023 bytes of a qcow2 image's backing file name */
+
 struct vm_fork {
 	uint32_t copies;
 	uint32_t reserved;
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
+	/* For each writable disk, in order. */
+	struct vm_fork_pin {
+		uint8_t id[VM_PIN_ID_BYTES]; /* of the pin to make */
+		char path[VM_PIN_PATH_MAX + 1]; /* of the image, for the overlays; empty: copy the disk */
+	} pins[VM_DISKS_MAX];
 };
+
+#define VM_PINS_MAX 256
+
+struct vm_pins {
+	uint32_t n;
+	uint8_t ids[VM_PINS_MAX][VM_PIN_ID_BYTES];
+};
+
+/* How a fork made a disk. */
+enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_COUNT };
 
 struct vm_dump {
 	uint8_t stay; /* keep the VM paused after the dump's instant; if the dump fails, the VM resumes */

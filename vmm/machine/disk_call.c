@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "block/qcow2/pin.h"
 #include "vmm/machine/machine.h"
 
 #include <string.h>
@@ -216,6 +217,23 @@ static void delete_run(struct disk_call *c, struct block *b)
 int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = delete_run, .op.done = op_done }, .id = id };
+
+	return change_done(d, disk_call(d, &x.c, e));
+}
+
+struct pin_call {
+	struct disk_call c;
+	const uint8_t *id;
+};
+
+static void pin_delete_run(struct disk_call *c, struct block *b)
+{
+	block_pin_delete(b, container_of(c, struct pin_call, c)->id, &c->op);
+}
+
+int disk_pin_delete(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e)
+{
+	struct pin_call x = { .c = { .run = pin_delete_run, .op.done = op_done }, .id = id };
 
 	return change_done(d, disk_call(d, &x.c, e));
 }

@@ -180,6 +180,11 @@ int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
 	return 0;
 }
 
+bool vm_works(const struct vm *vm)
+{
+	return vm->work;
+}
+
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
 {
 	uint64_t now = loop_now_ns();

@@ -70,6 +70,8 @@ int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e);
 /* Report progress. Called on the worker's thread after each step. Returns true when the work was
  * cancelled. */
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
+/* Return whether work is in progress. */
+bool vm_works(const struct vm *vm);
 /* Return whether the work was cancelled. Any thread. */
 bool vm_work_cancelled(struct vm *vm);
 int vm_work_cancel(struct vm *vm, struct err *e);

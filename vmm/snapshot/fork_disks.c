@@ -5,11 +5,13 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "block/qcow2/pin.h"
 #include "block/qcow2/qcow2.h"
 #include "vmm/snapshot/image_copy.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +22,8 @@
 
 /* Minimum refcount order for a snapshot of shared clusters; narrower refcounts overflow. */
 #define REFCOUNT_ORDER_MIN 3u
+
+_Static_assert(VM_PIN_ID_BYTES == BLOCK_PIN_ID_BYTES, "the daemon draws the engine's ids");
 
 /* ---- progress ---- */
 
@@ -62,10 +66,13 @@ int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e)
 	int r = 0;
 
 	d->n = 0;
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (vmsnap_disk_takes_part(m, i))
-			d->list[d->n++] = (struct fork_disk){ .disk = &m->disks[i],
-				.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2 };
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		if (!vmsnap_disk_takes_part(m, i))
+			continue;
+		d->list[d->n] = (struct fork_disk){ .disk = &m->disks[i], .pin = &d->pins[d->n],
+			.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2 };
+		d->n++;
+	}
 	if (d->nfds != d->n * (1 + (uint64_t)d->copies) || (d->n && !d->copies))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"the running VM has other disks than its definition; restore the definition "
@@ -90,25 +97,31 @@ static bool can_share(const struct fork_disk *x)
 	return ioctl(x->copies[0], FICLONERANGE, &range) == 0;
 }
 
+static bool is_frozen(const struct fork_disk *x)
+{
+	return x->way == FORK_DISK_FREEZE || x->way == FORK_DISK_PIN;
+}
+
 static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	struct qcow2_header h = { 0 };
 	int r = x->is_qcow2 ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
+	bool can_freeze = x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN &&
+		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE);
 
 	if (r < 0)
 		return r;
-	if (can_share(x))
+	if (x->pin->path[0] && can_freeze)
+		x->way = FORK_DISK_PIN;
+	else if (can_share(x))
 		x->way = FORK_DISK_SHARE;
-	else if (x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN &&
-		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE))
-		x->way = FORK_DISK_FREEZE;
 	else
-		x->way = FORK_DISK_STAND;
-	if (x->way == FORK_DISK_SHARE)
+		x->way = can_freeze ? FORK_DISK_FREEZE : FORK_DISK_STAND;
+	if (x->way == FORK_DISK_SHARE || x->way == FORK_DISK_PIN)
 		x->bytes = 0;
 	d->progress->total += x->bytes * d->copies;
 	/* Flush now, so that little is left to flush in the pause. */
-	return x->way == FORK_DISK_FREEZE ? 0 : disk_flush(x->disk, e);
+	return is_frozen(x) ? 0 : disk_flush(x->disk, e);
 }
 
 int fork_disks_prepare(struct fork_disks *d, struct err *e)
@@ -141,7 +154,7 @@ static int disk_freeze(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	int r;
 
-	if (x->way == FORK_DISK_FREEZE)
+	if (is_frozen(x))
 		return disk_snapshot_begin(x->disk, &x->frozen, e);
 	r = disk_flush(x->disk, e);
 	if (r < 0)
@@ -175,41 +188,48 @@ static int set_new(const struct machine *m, struct tree_set *set, char name[BLOC
 }
 
 /* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a
- * crash, recovery deletes the snapshots with either mark. */
+ * crash, recovery deletes the snapshots with either mark. A pin has a mark of its own and stays: the daemon deletes it
+ * with the clones that are not complete. */
 static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 {
 	const struct machine_disk *first = vmsnap_first_disk(m, NULL);
 	uint64_t now = clock_realtime_ns();
-	struct block_snapshot_info info = { .sec = (uint32_t)(now / 1000000000ULL) };
 	struct tree_data data = { .state = TREE_SHUTOFF };
-	int r = set_new(m, &data.set, info.name, e);
+	struct block_snapshot_info temporary = { 0 };
+	int r = set_new(m, &data.set, temporary.name, e);
 
 	for (unsigned i = 0; i < d->n && !r; i++) {
+		struct block_snapshot_info info = temporary;
 		struct fork_disk *x = &d->list[i];
 
 		if (!x->frozen)
 			continue;
+		info.sec = (uint32_t)(now / 1000000000ULL);
 		data.set.mark = x->disk == first ? TREE_DELETING : TREE_MAKING;
-		tree_encode(&data, &info);
+		if (x->way == FORK_DISK_PIN)
+			qcow2_pin_mark(&info, x->pin->id);
+		else
+			tree_encode(&data, &info);
 		r = disk_snapshot_commit(x->disk, STEAL_PTR(x->frozen), &info, x->id, e);
 	}
 	return r;
 }
 
-/* Delete the hidden snapshots, whether or not they were copied. */
-static void frozen_release(struct fork_disks *d)
+/* Delete the hidden snapshots, whether or not they were copied.
+ * failed: delete pins, too. */
+static void frozen_release(struct fork_disks *d, bool failed)
 {
 	struct err e = { 0 };
 
 	for (unsigned i = 0; i < d->n; i++) {
 		struct fork_disk *x = &d->list[i];
+		bool goes = x->way == FORK_DISK_FREEZE || (failed && x->way == FORK_DISK_PIN);
 		int r = x->frozen ? disk_snapshot_abort(x->disk, STEAL_PTR(x->frozen), &e) : 0;
 
-		if (!r && x->way == FORK_DISK_FREEZE && x->id[0])
+		if (!r && goes && x->id[0])
 			r = disk_snapshot_delete(x->disk, x->id, &e);
 		if (r < 0)
-			log_warn(x->disk->id, "cannot delete the fork's temporary snapshot: %s; the "
-				"next start deletes it", e.msg);
+			log_warn(x->disk->id, "cannot delete the fork's temporary snapshot: %s; it is deleted later", e.msg);
 	}
 }
 
@@ -236,6 +256,28 @@ static int snapshots_drop(struct fork_disks *d, struct fork_disk *x, struct err 
 	return first_copy(d, x, true, e);
 }
 
+/* Flush the clones' files to stable storage. Start writing all of them first, so that one commit of the file system's
+ * journal serves them all. */
+static int copies_sync(const struct fork_disks *d, const struct fork_disk *x, struct err *e)
+{
+	for (unsigned k = 0; k < d->copies; k++)
+		(void)sync_file_range(x->copies[k], 0, 0, SYNC_FILE_RANGE_WRITE);
+	for (unsigned k = 0; k < d->copies; k++)
+		if (fdatasync(x->copies[k]) < 0)
+			return err_set_errno(e, -errno, "cannot write a clone's disk");
+	return 0;
+}
+
+static int overlays_write(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	struct qcow2_pin pin;
+	int r = qcow2_pin_read(x->image, x->disk->id, x->pin->id, &pin, e);
+
+	for (unsigned k = 0; k < d->copies && !r; k++)
+		r = qcow2_pin_overlay(x->copies[k], &pin, x->pin->path, e);
+	return r;
+}
+
 static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	int r = 0;
@@ -245,16 +287,18 @@ static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *
 			fork_progress_next(d->progress, x->bytes);
 			r = file_copy(d, x->copies[0], x->copies[k], e);
 		}
-		if (!r && fdatasync(x->copies[k]) < 0)
-			r = err_set_errno(e, -errno, "cannot copy a disk's image");
 	}
-	return r;
+	return r < 0 ? r : copies_sync(d, x, e);
 }
 
 static int disk_finish(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	int r;
 
+	if (x->way == FORK_DISK_PIN) {
+		r = overlays_write(d, x, e);
+		return r < 0 ? r : copies_sync(d, x, e);
+	}
 	if (x->way == FORK_DISK_FREEZE) {
 		fork_progress_next(d->progress, x->bytes);
 		r = first_copy(d, x, false, e);
@@ -274,8 +318,14 @@ int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err
 		r = frozen_commit(d, m, e);
 	for (unsigned i = 0; i < d->n && !r; i++)
 		r = disk_finish(d, &d->list[i], e);
-	frozen_release(d);
+	frozen_release(d, r < 0);
 	return r;
+}
+
+void fork_disks_tell(const struct fork_disks *d, uint8_t *made)
+{
+	for (unsigned i = 0; i < d->n; i++)
+		made[i] = d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY : VM_MADE_COPY;
 }
 
 /* ---- copies of an existing snapshot ---- */

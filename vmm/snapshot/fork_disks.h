@@ -1,7 +1,10 @@
-/* fork_disks: copies the images of a VM's writable disks for its clones, without the VM's
- * snapshots.
+/* fork_disks: makes the disks of a VM's clones from the images of its writable disks, without the VM's snapshots.
  *
- * The first copy of each disk is made in one of three ways, the further copies from the first:
+ * Where the daemon wants it and the image can have it, a disk is pinned: its content is frozen in the pause by a hidden
+ * snapshot that stays, a pin (block/qcow2/pin.h), and each clone gets an overlay that reads it. Nothing is copied. The
+ * daemon deletes the pin by vm_pins_delete() when no overlay reads it any more.
+ *
+ * Otherwise the disk is copied. The first copy is made in one of three ways, the further copies from the first:
  *   share   the file system shares blocks between files: clone the file in the pause, at no cost
  *   freeze  qcow2 on other file systems: freeze the content in the pause by an internal snapshot
  *   that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
@@ -36,7 +39,7 @@ void fork_progress_next(struct fork_progress *p, uint64_t part);
  * Returns 0; non-zero when the work was cancelled. */
 int fork_progress_step(void *opaque, uint64_t done, uint64_t total);
 
-enum fork_disk_way { FORK_DISK_SHARE, FORK_DISK_FREEZE, FORK_DISK_STAND };
+enum fork_disk_way { FORK_DISK_SHARE, FORK_DISK_FREEZE, FORK_DISK_STAND, FORK_DISK_PIN };
 
 struct fork_disk {
 	struct machine_disk *disk;
@@ -45,12 +48,14 @@ struct fork_disk {
 	enum fork_disk_way way;
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* snapshot to copy; empty: none */
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* snapshot to copy, or the pin's; empty: none */
+	const struct vm_fork_pin *pin; /* its path is empty: copy the disk */
 };
 
 struct fork_disks {
 	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk its image, then its copies */
 	unsigned nfds, copies;
+	struct vm_fork_pin pins[VM_DISKS_MAX]; /* for each writable disk */
 	struct fork_disk list[VM_DISKS_MAX];
 	unsigned n;
 	struct fork_progress *progress;
@@ -63,10 +68,12 @@ int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e);
 int fork_disks_prepare(struct fork_disks *d, struct err *e);
 /* Freeze or copy each disk's content. The guest is paused. Returns 0 or -errno. */
 int fork_disks_freeze(struct fork_disks *d, struct err *e);
-/* Complete all copies and flush them to stable storage, and delete the hidden snapshots. The guest
- * runs again. Call after fork_disks_freeze() in every case.
+/* Complete all copies and overlays and flush them to stable storage, and delete the hidden snapshots; after an error,
+ * the pins, too. The guest runs again. Call after fork_disks_freeze() in every case.
  * r: the result so far. Returns r, or -errno. */
 int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
+/* Say how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */
+void fork_disks_tell(const struct fork_disks *d, uint8_t *made);
 /* Copy the disks from existing snapshots, with their ids in list[]; replaces the three functions
  * above. The guest may run. Returns 0 or -errno. */
 int fork_disks_of_snapshot(struct fork_disks *d, struct err *e);

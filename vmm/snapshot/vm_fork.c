@@ -153,6 +153,7 @@ static void write_run(struct work *w)
 	if (!x->j.r)
 		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
 	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
+	fork_disks_tell(&x->disks, x->j.result.disks_made);
 }
 
 static void fork_done(struct work *w)
@@ -253,6 +254,7 @@ static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct v
 		return NULL;
 	x->state_fd = fds[0];
 	x->disks.copies = f->copies;
+	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
 	x->disks.progress = &x->progress;
