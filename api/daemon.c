@@ -6,6 +6,7 @@
 #include "api/jobs/dump.h"
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
+#include "api/jobs/pin_release.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
@@ -21,6 +22,7 @@
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
@@ -87,7 +89,7 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &qmp_observer, NULL };
+	&forwards_observer, &qmp_observer, &pin_release_observer, NULL };
 
 /* ---- loading ---- */
 
@@ -320,6 +322,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (r < 0)
 		return r;
 	permissions_found(h);
+	pins_load(h);
 	rename_resume_pending(h);
 	store_load(h->store, vm_found, h);
 	batch_leave_newer(h);
@@ -376,6 +379,7 @@ void daemon_close(struct daemon *d)
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
 	vm_free_all(h);
+	pins_free(h->pins);
 	forwards_processes_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);

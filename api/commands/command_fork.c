@@ -1,4 +1,5 @@
 /* Handler of vm-fork: live clones of a running VM or of a snapshot. */
+#include "api/access/rights.h"
 #include "api/commands/command.h"
 #include "api/jobs/fork.h"
 #include "api/jobs/job.h"
@@ -9,6 +10,17 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
+
+/* A clone's process can read its source's images, also what the source writes later. So clones that another user makes
+ * get copies. */
+static bool is_owner(const struct call *c)
+{
+	const struct rights *r = c->vm->def->rights;
+	uid_t uid = conn_uid(c->conn);
+
+	return uid == 0 || uid == (r ? r->uid : geteuid());
+}
 
 static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
 {
@@ -20,6 +32,7 @@ static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
 	opts->name = js_get_str(c->args, "name");
 	opts->count = (unsigned)count;
 	opts->paused = js_get_bool(c->args, "paused", false);
+	opts->isolated = js_get_bool(c->args, "isolated", false) || !is_owner(c);
 	opts->hint_hostname = js_get_bool(c->args, "hostname", true);
 	opts->snapshot = js_get_str(c->args, "snapshot");
 	if (opts->snapshot && (!*opts->snapshot || strlen(opts->snapshot) > VM_SNAPSHOT_NAME_MAX))

@@ -3,8 +3,10 @@
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
 #include "api/jobs/job.h"
+#include "api/jobs/pin_release.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -126,18 +128,27 @@ static int taken_check(struct vm_host *host, struct definition *def, struct err 
 	return identity_complete(host, def, NULL, e);
 }
 
+static int definition_keep(struct vm_host *host, const struct definition *def, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(def);
+
+	if (def->rights)
+		rights_put(o, def->rights);
+	return store_save_definition_soon(host->store, def->name, o, NULL, e);
+}
+
+int batch_redefine(struct batch *b, const struct vm *vm, struct err *e)
+{
+	return definition_keep(b->host, vm->def, e);
+}
+
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
 {
-	CLEANUP_JS struct json_object *o = NULL;
 	struct vm_host *host = b->host;
 	int r = taken_check(host, def, e);
 
-	if (r < 0)
-		return r;
-	o = definition_to_json(def);
-	if (def->rights)
-		rights_put(o, def->rights);
-	r = store_save_definition_soon(host->store, def->name, o, NULL, e);
+	if (!r)
+		r = definition_keep(host, def, e);
 	if (r < 0)
 		return r;
 	r = vm_add(host, def, ret_vm);
@@ -212,20 +223,34 @@ static bool vm_forget(struct vm *vm)
 	return true;
 }
 
+static bool overlays_forget(const struct vm *vm)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < vm->def->ndisks; i++)
+		if (!vm->def->disks[i].read_only)
+			any = pins_forget(vm->host, vm->def->disks[i].layers[0].path) || any;
+	return any;
+}
+
 /* The files go before the VMs: after a crash, the VMs tell the next daemon which files to remove. */
 static void files_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct batch *b = opaque;
-	bool all = true;
+	bool all = true, pins = false;
 	struct err own;
 
 	(void)res;
 	b->errand = NULL;
 	if (r < 0)
 		log_error("batch", "%s", e->msg);
-	for (unsigned i = 0; i < b->n; i++)
+	for (unsigned i = 0; i < b->n; i++) {
+		pins = overlays_forget(b->vms[i]) || pins;
 		all = vm_forget(b->vms[i]) && all;
+	}
 	b->n = 0;
+	if (pins)
+		pin_release_due(b->host);
 	/* If files are left, keep the batch's file so that the next daemon tries again. */
 	if (all && file_remove(b, &own) < 0)
 		log_error("batch", "%s", own.msg);

@@ -25,6 +25,8 @@ int batch_begin(struct batch *b, struct err *e);
 /* Define a planned VM, which is off and owned by the job. def: takes it on success.
  * Returns 0; -EEXIST: another client took its name or files meanwhile; -errno. */
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e);
+/* Store an added VM's definition again, after the job changed it. Returns 0; -errno. */
+int batch_redefine(struct batch *b, const struct vm *vm, struct err *e);
 /* Record for how many of an added VM's writable disks files may exist; an error then removes these. */
 void batch_made(struct batch *b, const struct vm *vm, unsigned files);
 /* Note an error: batch_end() then undoes the batch. The first error counts. */

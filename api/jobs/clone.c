@@ -9,6 +9,7 @@
 #include "api/jobs/sysprep.h"
 #include "api/vm/identity.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -284,6 +285,22 @@ static void files_made(void *opaque, int r, const struct fork_as_result *res, co
 	disk_next(t);
 }
 
+/* The copy of an overlay reads the overlay's pin. */
+static void overlays_note(const struct target *t)
+{
+	const struct definition *from = t->all->def, *to = t->vm->def;
+	bool any = false;
+
+	for (uint32_t i = 0; i < from->ndisks; i++) {
+		if (from->disks[i].read_only)
+			continue;
+		pins_copy(t->vm->host, from->disks[i].layers[0].path, to->disks[i].layers[0].path);
+		any = any || pins_has_overlay(t->vm->host, to->disks[i].layers[0].path);
+	}
+	if (any)
+		pins_store(t->vm->host);
+}
+
 static void target_start(struct target *t)
 {
 	struct err e;
@@ -295,6 +312,8 @@ static void target_start(struct target *t)
 		return;
 	}
 	t->def = NULL;
+	if (t->all->snapshots)
+		overlays_note(t);
 	vm_save(t->vm);
 	clone_files_make(t->all->host->loop, t->vm->def, files_made, t, &t->errand);
 }

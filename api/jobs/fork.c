@@ -6,9 +6,12 @@
 #include "api/jobs/fork_files.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
+#include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -24,12 +27,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 /* Most processes starting at a time: enough to keep the CPUs busy, few enough that each finishes soon. */
 #define AT_ONCE_MAX 4
 #define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+/* A disk with this many layers is copied: reads become slower with each layer, and a chain ends at
+ * VM_DISK_LAYERS_MAX. */
+#define LAYERS_MAX 12
 
 struct clone {
 	struct fork *fork;
@@ -47,7 +54,9 @@ struct fork {
 	int state_fd;
 	/* Copies, since the source may be redefined meanwhile. */
 	struct rights *rights;	      /* NULL: the daemon's */
-	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images */
+	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
+	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
+	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 	struct fork_files files;      /* for each writable disk its image and the copies */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
@@ -70,6 +79,130 @@ static void fork_free(struct fork *f)
 	if (f->state_fd >= 0)
 		close(f->state_fd);
 	free(f);
+}
+
+/* ---- overlays or copies ---- */
+
+static bool can_pin(const struct definition_disk *d)
+{
+	return !d->read_only && d->layers[0].format == DEFINITION_FORMAT_QCOW2 && !d->layers[0].data_file &&
+		d->nlayers < LAYERS_MAX && strlen(d->layers[0].path) <= VM_PIN_PATH_MAX;
+}
+
+/* A clone opens all layers of its source's disk, also those below a copy. */
+static int isolation_check(const struct vm *vm, struct err *e)
+{
+	for (uint32_t i = 0; i < vm->def->ndisks; i++)
+		for (unsigned k = 0; k < vm->def->disks[i].nlayers; k++)
+			if (pins_has_overlay(vm->host, vm->def->disks[i].layers[k].path))
+				return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+					"disk %s of VM '%s' reads the image of another VM, so its clones cannot be isolated; shut the "
+					"VM down and use cairn clone --full", vm->def->disks[i].id, vm->def->name);
+	return 0;
+}
+
+/* Choose the disks that become overlays, and draw the pins' ids. */
+static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err *e)
+{
+	const struct definition *d = f->source->def;
+
+	if (opts->isolated)
+		return isolation_check(f->source, e);
+	if (opts->snapshot || vm_compat_is_old(f->source))
+		return 0;
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		f->pinned[i] = can_pin(&d->disks[i]);
+		if (getrandom(f->pins[i], sizeof(f->pins[i]), 0) != (ssize_t)sizeof(f->pins[i]))
+			return err_set_errno(e, -errno, "cannot name a disk's pin");
+	}
+	return 0;
+}
+
+/* Make each pinned disk's image the first backing file of the clones' disks. */
+static void backing_put(const struct fork *f, struct json_object *o)
+{
+	struct json_object *disks = js_get_array(o, "disks");
+
+	for (uint32_t i = 0; i < f->source->def->ndisks; i++) {
+		struct json_object *disk, *all, *layer, *was;
+
+		if (!f->pinned[i])
+			continue;
+		disk = json_object_array_get_idx(disks, i);
+		was = js_get_array(disk, "backing");
+		all = json_object_new_array();
+		layer = json_object_new_object();
+		js_put_str(layer, "path", f->source->def->disks[i].layers[0].path);
+		js_put_str(layer, "format", "qcow2");
+		json_object_array_add(all, layer);
+		for (size_t k = 0; was && k < json_object_array_length(was); k++)
+			json_object_array_add(all, json_object_get(json_object_array_get_idx(was, k)));
+		js_put(disk, "backing", all);
+	}
+}
+
+static void layer_drop(struct definition_disk *d)
+{
+	free(d->layers[1].path);
+	free(d->layers[1].data_file);
+	d->nlayers--;
+	memmove(&d->layers[1], &d->layers[2], (VM_DISK_LAYERS_MAX - 2) * sizeof(d->layers[0]));
+	d->layers[VM_DISK_LAYERS_MAX - 1] = (struct definition_layer){ 0 };
+}
+
+/* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the overlay's pin. */
+static void pins_note(struct fork *f)
+{
+	struct vm_host *host = f->host;
+	bool any = false;
+
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		for (unsigned k = 0; k < f->n && f->images[i]; k++) {
+			const char *path = f->clones[k].vm->def->disks[i].layers[0].path;
+
+			if (f->pinned[i])
+				pins_add(host, path, f->images[i], f->pins[i]);
+			else
+				pins_copy(host, f->images[i], path);
+			any = any || pins_has_overlay(host, path);
+		}
+	if (any)
+		pins_store(host);
+}
+
+/* The VM's process copied a disk that was to be pinned, because the image can hold no pin: the clone's disk has no
+ * layer for it. */
+static void disk_set_copied(struct fork *f, unsigned i)
+{
+	f->pinned[i] = false;
+	for (unsigned k = 0; k < f->n; k++) {
+		struct definition_disk *d = &f->clones[k].vm->def->disks[i];
+
+		layer_drop(d);
+		pins_forget(f->host, d->layers[0].path);
+		pins_copy(f->host, f->images[i], d->layers[0].path);
+	}
+}
+
+static int disks_settle(struct fork *f, struct err *e)
+{
+	bool changed = false;
+	int r = 0;
+
+	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
+		if (!f->images[i])
+			continue;
+		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY) {
+			disk_set_copied(f, i);
+			changed = true;
+		}
+		w++;
+	}
+	if (changed)
+		pins_store(f->host);
+	for (unsigned k = 0; k < f->n && changed && !r; k++)
+		r = batch_redefine(f->batch, f->clones[k].vm, e);
+	return r;
 }
 
 /* ---- the clones' definitions ---- */
@@ -151,6 +284,7 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 	json_object_object_del(source, "uuid");
 	macs_drop(source);
 	identity_drop_forwards(source);
+	backing_put(f, source);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
 		if (opts->count)
@@ -238,6 +372,23 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 
 /* ---- the end ---- */
 
+static struct json_object *disks_to_json(const struct fork *f)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
+		struct json_object *o;
+
+		if (!f->images[i])
+			continue;
+		o = json_object_new_object();
+		js_put_str(o, "id", f->clones[0].vm->def->disks[i].id);
+		js_put_str(o, "made", f->pinned[i] ? "overlay" : "copy");
+		json_object_array_add(all, o);
+	}
+	return all;
+}
+
 static void result_put(void *opaque, struct json_object *o)
 {
 	struct fork *f = opaque;
@@ -246,6 +397,7 @@ static void result_put(void *opaque, struct json_object *o)
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
 	js_put_uint(o, "ram-bytes-written", f->taken.ram_bytes_written);
 	job_put_tracking(o, &f->taken);
+	js_put(o, "disks", disks_to_json(f));
 	identity_tell_forwards(f->source->def, o);
 }
 
@@ -314,13 +466,17 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		r = err_set_errno(&why, -errno, "cannot seal the VM's state");
 		e = &why;
 	}
+	if (!r && a->snapshot)
+		f->taken = *a->snapshot;
+	if (!r) {
+		r = disks_settle(f, &why);
+		e = &why;
+	}
 	if (r < 0) {
 		batch_fail(f->batch, e);
 		fork_end(f);
 		return;
 	}
-	if (a->snapshot)
-		f->taken = *a->snapshot;
 	f->job->unit = "clones";
 	clones_start_next(f);
 }
@@ -367,6 +523,15 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 	struct vm_fork body = { .copies = n ? f->n : 0 };
 	int fds[CHANNEL_FDS_MAX] = { f->state_fd };
 
+	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
+		struct vm_fork_pin *p = &body.pins[w];
+
+		w += f->images[i] != NULL;
+		if (!f->pinned[i])
+			continue;
+		memcpy(p->id, f->pins[i], sizeof(p->id));
+		snprintf(p->path, sizeof(p->path), "%s", f->images[i]);
+	}
 	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
@@ -407,10 +572,12 @@ static void fork_go(struct fork *f)
 	r = batch_begin(f->batch, &e);
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = clone_keep(&f->clones[i], &e);
-	if (!r)
+	if (!r) {
+		pins_note(f);
 		files_do(f, f->rights, &f->files, fork_files_open, files_opened, f, &f->errand);
-	else
+	} else {
 		begin_fail(f, &e);
+	}
 }
 
 static void files_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
@@ -430,6 +597,8 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 	struct fork_as_result none = { 0 };
 	int r = source_check(f->source, f->n, e);
 
+	if (!r)
+		r = pins_choose(f, opts, e);
 	if (!r)
 		r = clones_define(f, opts, e);
 	if (r < 0)

@@ -1,11 +1,13 @@
 #include "api/jobs/undefine.h"
 #include "api/access/fork_as.h"
 #include "api/jobs/import.h"
+#include "api/jobs/pin_release.h"
 #include "api/jobs/volumes.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -97,6 +99,18 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	}
 }
 
+/* Let go of the pins that the removed images read. Images that stay keep theirs. */
+static void overlays_forget(const struct undefine *u)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < u->volumes.n; i++)
+		if (!u->volumes.list[i].read_only)
+			any = pins_forget(u->host, u->volumes.list[i].path) || any;
+	if (any)
+		pin_release_due(u->host);
+}
+
 static void vm_forget(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
@@ -106,6 +120,7 @@ static void vm_forget(void *opaque)
 
 	if (offline_wait(u->vm, vm_forget, u)) /* a client's query has started an offline process for the VM */
 		return;
+	overlays_forget(u);
 	u->work.loop = host->loop;
 	u->work.done = vm_forgotten;
 	if (store_remove(host->store, u->vm->def->name, &u->work, &e) < 0) {

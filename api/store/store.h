@@ -115,7 +115,7 @@ int store_remove(struct store *s, const char *name, struct store_work *w, struct
 
 /* Write a JSON file; it gets its "version".
  * vm: the VM whose folder has the file; NULL: `file` lies beside the VMs' folder, or is "FOLDER/NAME.json"
- * there. d: STORE_SOON only for files of such a FOLDER.
+ * there. d: STORE_SOON only for files that are always written so.
  * w: for STORE_WITH_WORK, otherwise NULL.
  * Returns 0; -errno: nothing is done, and w stays the caller's. */
 int store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,

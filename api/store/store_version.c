@@ -45,6 +45,7 @@ static const struct kind {
 	{ "permissions.json", 1, false, { NULL } },
 	{ "jobs.json", 1, false, { NULL } },
 	{ "boot.json", 1, false, { NULL } },
+	{ "pins.json", 1, false, { NULL } },
 };
 
 /* Return the kind of the file. A file that is not in the table, such as a draft, has version 1. */

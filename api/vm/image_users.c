@@ -1,5 +1,6 @@
 #include "api/vm/image_users.h"
 #include "api/definition/definition.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "base/err.h"
 
@@ -14,26 +15,25 @@ static bool is_same(const char *a, const char *b)
 	return a && b && !strcmp(a, b);
 }
 
-static bool disk_uses(const struct definition_disk *d, const char *path, unsigned from)
+static bool disk_uses(const struct definition_disk *d, const char *path)
 {
-	for (unsigned k = from; k < d->nlayers; k++)
+	for (unsigned k = 0; k < d->nlayers; k++)
 		if (is_same(d->layers[k].path, path) || is_same(d->layers[k].data_file, path))
 			return true;
 	return false;
 }
 
-/* from: first layer to compare. 0: the disk's image; 1: its first backing file. */
-static bool definition_uses(const struct definition *def, const char *path, unsigned from)
+static bool definition_uses(const struct definition *def, const char *path)
 {
 	for (uint32_t i = 0; def && i < def->ndisks; i++)
-		if (disk_uses(&def->disks[i], path, from))
+		if (disk_uses(&def->disks[i], path))
 			return true;
 	return false;
 }
 
-static bool vm_uses(const struct vm *vm, const char *path, unsigned from)
+static bool vm_uses(const struct vm *vm, const char *path)
 {
-	return definition_uses(vm->def, path, from) || definition_uses(vm->live, path, from);
+	return definition_uses(vm->def, path) || definition_uses(vm->live, path);
 }
 
 const struct vm *image_user(const struct vm *vm, const char *path)
@@ -41,16 +41,35 @@ const struct vm *image_user(const struct vm *vm, const char *path)
 	struct vm_host *host = vm->host;
 
 	for (size_t i = 0; i < host->nvms; i++)
-		if (host->vms[i] != vm && vm_uses(host->vms[i], path, 0))
+		if (host->vms[i] != vm && vm_uses(host->vms[i], path))
 			return host->vms[i];
 	return NULL;
 }
 
+/* Whether the definition has a backing file of that path. A layer that is read at a pin does not count, because its
+ * image may be written. */
+static bool definition_stands_on(const struct vm_host *host, const struct definition *def, const char *path)
+{
+	for (uint32_t i = 0; def && i < def->ndisks; i++) {
+		const struct definition_disk *d = &def->disks[i];
+
+		for (unsigned k = 1; k < d->nlayers; k++)
+			if ((is_same(d->layers[k].path, path) || is_same(d->layers[k].data_file, path)) &&
+				!pins_has_overlay(host, d->layers[k - 1].path))
+				return true;
+	}
+	return false;
+}
+
 static bool is_clone_of(const struct vm *vm, const struct vm *source)
 {
-	for (uint32_t i = 0; i < source->def->ndisks; i++)
-		if (!source->def->disks[i].read_only && vm_uses(vm, source->def->disks[i].layers[0].path, 1))
+	for (uint32_t i = 0; i < source->def->ndisks; i++) {
+		const struct definition_disk *d = &source->def->disks[i];
+
+		if (!d->read_only && (definition_stands_on(vm->host, vm->def, d->layers[0].path) ||
+					     definition_stands_on(vm->host, vm->live, d->layers[0].path)))
 			return true;
+	}
 	return false;
 }
 
@@ -91,7 +110,7 @@ static const struct vm *template_with(const struct vm *vm, const char *path)
 	struct vm_host *host = vm->host;
 
 	for (size_t i = 0; i < host->nvms; i++)
-		if (host->vms[i] != vm && vm_has(host->vms[i], VM_FACT_TEMPLATE) && vm_uses(host->vms[i], path, 0))
+		if (host->vms[i] != vm && vm_has(host->vms[i], VM_FACT_TEMPLATE) && vm_uses(host->vms[i], path))
 			return host->vms[i];
 	return NULL;
 }

@@ -12,6 +12,7 @@ struct event_log;
 struct host_shutdown;
 struct job;
 struct loop;
+struct pins;
 struct scheduler;
 struct server;
 struct store;
@@ -36,6 +37,7 @@ struct vm_host {
 	int next_id;		/* of running VMs, as virsh shows them */
 	bool new_boot;		/* the host has booted since the last daemon ran, which ended all VM processes */
 	unsigned adopting;	/* VM processes that have not answered yet */
+	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
 	/* The folders above own these members. vm/ uses none of them. */
 	struct usernet *usernets;	     /* cairn-slirp processes that have not ended (api/net/forwards.c) */

@@ -32,6 +32,18 @@ static void forwards_print(struct json_object *list)
 			json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
+/* Print how a fork made the disks: "disks: vda overlay, vdb copy". */
+static void disks_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *d = json_object_array_get_idx(list, i);
+
+		printf("%s%s %s", i ? ", " : "disks: ", js_get_str_or(d, "id", "?"), js_get_str_or(d, "made", "?"));
+	}
+	if (list && json_object_array_length(list))
+		putchar('\n');
+}
+
 static void figures_print(struct json_object *o)
 {
 	char written[24];
@@ -44,6 +56,7 @@ static void figures_print(struct json_object *o)
 	if (js_get_int(o, "pause", 0))
 		printf("paused for %.1f ms, ", (double)js_get_int(o, "pause", 0) / 1e6);
 	printf("%.1f ms in all; shared memory: %s\n", (double)js_get_int(o, "total", 0) / 1e6, written);
+	disks_print(js_get_array(o, "disks"));
 }
 
 static int result_print(struct cli *c, struct json_object *o)
@@ -165,6 +178,8 @@ static int options_check(struct cli *c)
 			c->pos[0], option_value(c, "snapshotname"));
 	if (!live && option_flag(c, "paused"))
 		return cli_usage(c, "--paused requires --live: other clones are off");
+	if (!live && option_flag(c, "isolated"))
+		return cli_usage(c, "--isolated requires --live: use --full for independent disks");
 	if (option_flag(c, "full") && option_flag(c, "linked"))
 		return cli_usage(c, "--full and --linked exclude each other");
 	if (!option_value(c, "name-pattern") && c->npos < 2)
@@ -190,6 +205,8 @@ int verb_clone(struct cli *c)
 	if (!option_flag(c, "live"))
 		return clone_off(c, args);
 	js_put_bool(args, "paused", option_flag(c, "paused"));
+	if (option_flag(c, "isolated"))
+		js_put_bool(args, "isolated", true);
 	if (option_flag(c, "no-hostname"))
 		js_put_bool(args, "hostname", false);
 	js_put_str(args, "snapshot", option_value(c, "snapshotname"));

@@ -116,6 +116,7 @@ static const struct verb_option clone_options[] = {
 	{ "linked", NULL, "create qcow2 overlays on the source's disks; the VM must be off" },
 	{ "live", NULL, "create running clones of a running or paused VM" },
 	{ "snapshotname", "NAME", "with --live: continue from this snapshot; the VM may be off" },
+	{ "isolated", NULL, "with --live: copy all disks, so that no clone can read the images of its source" },
 	{ "no-hostname", NULL, "with --live: do not ask the guest agents to set the host name" },
 	{ "count", "N", FROM_SCHEMA("count") },
 	{ "name-pattern", "PATTERN", FROM_SCHEMA("name-pattern") },

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import Console
+from conftest import BUILD, Console
 
 STEPS = int(os.environ.get("CAIRN_FORK_STEPS", 30))
 SEED = int(os.environ.get("CAIRN_FORK_SEED", 1))
@@ -85,7 +85,7 @@ class Family:
             self.consoles.pop(name).close()
         self.daemon.cairn("destroy", name)
         (disk,) = json.loads(self.daemon.cairn("dumpjson", name).stdout)["disks"]
-        subprocess.run(["qemu-img", "check", "-q", disk["path"]], check=True)
+        subprocess.run([os.path.join(BUILD, "cairn-img"), "check", "-q", disk["path"]], check=True)
         self.daemon.cairn("undefine", name, "--snapshots-metadata")
         del self.holds[name], self.snapshots[name]
 

@@ -1,0 +1,248 @@
+#include "api/vm/pins.h"
+#include "api/definition/definition.h"
+#include "api/store/store.h"
+#include "api/vm/vm_host.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct row {
+	char *overlay; /* owned; NULL: none, the pin is due for deletion */
+	char *image;   /* owned */
+	uint8_t id[VM_PIN_ID_BYTES];
+	const struct vm *asked; /* due: this VM's process was asked to delete the pin; only compared. NULL: none */
+};
+
+struct rows {
+	struct row *list;
+	size_t n, cap;
+};
+
+struct pins {
+	struct rows used; /* sorted by overlay */
+	struct rows due;
+};
+
+static void row_done(struct row *r)
+{
+	free(r->overlay);
+	free(r->image);
+}
+
+static void row_insert(struct rows *l, size_t at, const char *overlay, const char *image, const uint8_t *id)
+{
+	struct row *r;
+
+	if (l->n == l->cap) {
+		l->cap = MAX(2 * l->cap, 16u);
+		l->list = must_alloc(realloc(l->list, l->cap * sizeof(*l->list)));
+	}
+	r = &l->list[at];
+	memmove(r + 1, r, (l->n++ - at) * sizeof(*r));
+	*r = (struct row){ .overlay = overlay ? must_alloc(strdup(overlay)) : NULL, .image = must_alloc(strdup(image)) };
+	memcpy(r->id, id, sizeof(r->id));
+}
+
+static void row_remove(struct rows *l, size_t at)
+{
+	row_done(&l->list[at]);
+	l->n--;
+	memmove(&l->list[at], &l->list[at + 1], (l->n - at) * sizeof(*l->list));
+}
+
+/* Return the index of the first row whose overlay does not sort before `overlay`. */
+static size_t place_of(const struct rows *l, const char *overlay)
+{
+	size_t from = 0, to = l->n;
+
+	while (from < to) {
+		size_t mid = from + (to - from) / 2;
+
+		if (strcmp(l->list[mid].overlay, overlay) < 0)
+			from = mid + 1;
+		else
+			to = mid;
+	}
+	return from;
+}
+
+static struct row *row_find(const struct rows *l, const char *overlay)
+{
+	size_t at = place_of(l, overlay);
+
+	return at < l->n && !strcmp(l->list[at].overlay, overlay) ? &l->list[at] : NULL;
+}
+
+/* Return the index of a row with the id; l->n: none. */
+static size_t id_find(const struct rows *l, const uint8_t *id)
+{
+	size_t i = 0;
+
+	while (i < l->n && memcmp(l->list[i].id, id, VM_PIN_ID_BYTES))
+		i++;
+	return i;
+}
+
+/* ---- the file ---- */
+
+static struct json_object *rows_to_json(const struct rows *l)
+{
+	struct json_object *all = json_object_new_array();
+	char id[DEFINITION_UUID_TEXT];
+
+	for (size_t i = 0; i < l->n; i++) {
+		struct json_object *o = json_object_new_object();
+
+		uuid_print(l->list[i].id, id);
+		js_put_str(o, "pin", id);
+		js_put_str(o, "image", l->list[i].image);
+		js_put_str(o, "overlay", l->list[i].overlay);
+		json_object_array_add(all, o);
+	}
+	return all;
+}
+
+void pins_store(struct vm_host *host)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct err e;
+
+	if (store_is_newer(host->store, PINS_FILE))
+		return;
+	js_put(o, "used", rows_to_json(&host->pins->used));
+	js_put(o, "due", rows_to_json(&host->pins->due));
+	if (store_put(host->store, NULL, PINS_FILE, o, STORE_SOON, NULL, &e) < 0)
+		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
+}
+
+/* Rows that make no sense are left out: their pins stay. */
+static void rows_load(struct json_object *all, bool due, struct rows *l)
+{
+	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+		const char *id = js_get_str(o, "pin"), *image = js_get_str(o, "image"), *overlay = js_get_str(o, "overlay");
+		uint8_t bytes[VM_PIN_ID_BYTES];
+
+		if (!id || uuid_parse(id, bytes) < 0 || !image || !overlay != due || (overlay && row_find(l, overlay)))
+			log_error("pins", "%s: a row is damaged; its pin stays in its image", PINS_FILE);
+		else
+			row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes);
+	}
+}
+
+/* Take pins that an overlay reads off the list of those to delete. */
+static void due_check(struct pins *p)
+{
+	for (size_t i = p->due.n; i--;)
+		if (id_find(&p->used, p->due.list[i].id) < p->used.n)
+			row_remove(&p->due, i);
+}
+
+void pins_load(struct vm_host *host)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(host->store, NULL, PINS_FILE);
+
+	host->pins = must_alloc(calloc(1, sizeof(*host->pins)));
+	rows_load(js_get_array(o, "used"), false, &host->pins->used);
+	rows_load(js_get_array(o, "due"), true, &host->pins->due);
+	due_check(host->pins);
+}
+
+static void rows_free(struct rows *l)
+{
+	while (l->n)
+		row_done(&l->list[--l->n]);
+	free(l->list);
+}
+
+void pins_free(struct pins *p)
+{
+	if (!p)
+		return;
+	rows_free(&p->used);
+	rows_free(&p->due);
+	free(p);
+}
+
+/* ---- overlays ---- */
+
+void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES])
+{
+	struct rows *l = &host->pins->used;
+
+	pins_forget(host, overlay);
+	row_insert(l, place_of(l, overlay), overlay, image, id);
+	due_check(host->pins);
+}
+
+void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
+{
+	const struct row *r = row_find(&host->pins->used, overlay);
+	struct row was;
+
+	if (!r)
+		return;
+	was = *r;
+	was.image = must_alloc(strdup(r->image)); /* the list may move */
+	pins_add(host, copy, was.image, was.id);
+	free(was.image);
+}
+
+bool pins_forget(struct vm_host *host, const char *overlay)
+{
+	struct pins *p = host->pins;
+	struct row *r = p ? row_find(&p->used, overlay) : NULL;
+	uint8_t id[VM_PIN_ID_BYTES];
+	CLEANUP_FREE char *image = NULL;
+
+	if (!r)
+		return false;
+	memcpy(id, r->id, sizeof(id));
+	image = STEAL_PTR(r->image);
+	row_remove(&p->used, (size_t)(r - p->used.list));
+	if (id_find(&p->used, id) == p->used.n)
+		row_insert(&p->due, p->due.n, NULL, image, id);
+	return true;
+}
+
+bool pins_has_overlay(const struct vm_host *host, const char *path)
+{
+	return host->pins && row_find(&host->pins->used, path);
+}
+
+/* ---- pins to delete ---- */
+
+unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
+	unsigned max)
+{
+	struct rows *l = &host->pins->due;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < l->n && n < max; i++) {
+		if (l->list[i].asked || strcmp(l->list[i].image, image))
+			continue;
+		l->list[i].asked = by;
+		memcpy(ret_ids[n++], l->list[i].id, VM_PIN_ID_BYTES);
+	}
+	return n;
+}
+
+void pins_answered(struct vm_host *host, const struct vm *by, bool deleted)
+{
+	struct rows *l = &host->pins->due;
+
+	for (size_t i = l->n; i--;) {
+		if (l->list[i].asked != by)
+			continue;
+		l->list[i].asked = NULL;
+		if (deleted)
+			row_remove(l, i);
+	}
+	if (deleted)
+		pins_store(host);
+}

@@ -1,0 +1,49 @@
+/* pins: which overlays of live clones read which image at which pin. A pin is a hidden snapshot in the image of a
+ * fork's source (block/qcow2/pin.h); it has to stay as long as one overlay reads it. The daemon keeps the list in
+ * PINS_FILE, because it parses no image. A row is about files, not about VMs: a VM that is undefined without its images
+ * leaves its row, and so its pin, in place.
+ *
+ * The daemon draws a pin's id and notes it before the pin is made, and names to a VM's process the pins to delete,
+ * never those to keep. So a pin that the list does not name is never deleted, and a lost or damaged list costs space,
+ * but no data.
+ *
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_PINS_H
+#define CAIRN_API_VM_PINS_H
+
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct pins;
+struct vm;
+struct vm_host;
+
+#define PINS_FILE "pins.json"
+
+/* Load the list into host->pins. */
+void pins_load(struct vm_host *host);
+void pins_free(struct pins *p);
+/* Store the list: it survives the daemon's end at return, and is on stable storage before any work that is queued in
+ * the store afterwards. A failure is logged. */
+void pins_store(struct vm_host *host);
+
+/* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
+void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
+/* Note that the file `copy` is a copy of `overlay`; does nothing if that is no overlay on a pin. */
+void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
+/* Note that the overlay is gone, or stands alone. Its pin is due for deletion if no other overlay reads it.
+ * Returns whether the list has changed. */
+bool pins_forget(struct vm_host *host, const char *overlay);
+/* Whether the file reads its backing file at a pin, so that the backing file may be written. */
+bool pins_has_overlay(const struct vm_host *host, const char *path);
+
+/* Get up to `max` ids of the image's pins that are due for deletion, and note that `by`'s process is asked to delete
+ * them: pins_answered() has to follow. Returns their number. */
+unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
+	unsigned max);
+/* Note that the pins that `by`'s process was asked for are deleted, or are still to be deleted. Stores the list. */
+void pins_answered(struct vm_host *host, const struct vm *by, bool deleted);
+
+#endif

@@ -1,0 +1,464 @@
+"""Live clones whose disks are overlays on their source's image as of the fork's instant: nothing is copied, and each VM
+has its own content, whatever happens to the others."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import BUILD, Console, until
+
+MIB = 1 << 20
+IMG = os.path.join(BUILD, "cairn-img")
+
+
+class Vms:
+    """Interpreters, by name, with the disk vda of each."""
+
+    def __init__(self, daemon, guest, tmp):
+        self.daemon, self.guest, self.tmp, self.consoles = daemon, guest, tmp, {}
+
+    def image(self, name, size="64M", *args):
+        path = self.tmp / name
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *args, path, size], check=True)
+        return {"path": str(path), "format": "qcow2"}
+
+    def start(self, *disks, name="src", **keys):
+        self.daemon.define(name, memory="32M", debug_exit=True, boot={"kernel": self.guest("interp.elf")},
+                           disks=list(disks), **keys)
+        self.boot(name)
+
+    def boot(self, name):
+        self.daemon.cairn("start", name)
+        self.attach(name)
+        while self.consoles[name].line() != "interp":
+            pass
+
+    def attach(self, name):
+        self.leave(name)
+        self.consoles[name] = Console(self.daemon, name)
+
+    def leave(self, name):
+        if name in self.consoles:
+            self.consoles.pop(name).close()
+
+    def run(self, name, *commands):
+        if name not in self.consoles:
+            self.attach(name)
+        for c in commands:
+            self.consoles[name].run(c)
+
+    def write(self, name, at, seed, disk=0):
+        self.run(name, f"open {disk}", f"write {at} 128 {seed}", "flush")
+
+    def holds(self, name, at, seed, disk=0):
+        self.run(name, f"open {disk}", f"verify {at} 128 {seed}")
+
+    def fork(self, name, *args, source="src"):
+        r = self.daemon.cairn("clone", "--live", source, name, *args, "--format", "json")
+        return json.loads(r.stdout)
+
+    def made(self, result):
+        return {d["id"]: d["made"] for d in result["disks"]}
+
+    def end(self, name, *args):
+        """Stop a VM and remove it with its images."""
+        self.leave(name)
+        if self.daemon.cairn("domstate", name).stdout in ("running\n", "paused\n"):
+            self.daemon.cairn("destroy", name)
+        self.daemon.cairn("undefine", name, "--remove-all-storage", *args)
+
+    def path(self, name, disk="vda"):
+        return self.tmp / f"{name}-{disk}.qcow2"
+
+    def close(self):
+        for name in list(self.consoles):
+            self.leave(name)
+
+
+@pytest.fixture
+def vms(daemon, kvm, guest, tmp_path):
+    v = Vms(daemon, guest, tmp_path)
+    yield v
+    v.close()
+
+
+def snapshots(path):
+    """Return the names of all of an image's snapshots, pins included."""
+    info = subprocess.run(["qemu-img", "info", "-U", "--output=json", path], check=True, stdout=subprocess.PIPE)
+    return [s["name"] for s in json.loads(info.stdout).get("snapshots", [])]
+
+
+def img(*args, ok=0):
+    r = subprocess.run([IMG, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert r.returncode == ok or (ok is None and r.returncode), r
+    return r
+
+
+def test_clones_and_source_keep_their_own_content(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"), vms.image("b.qcow2"))
+    for disk in (0, 1):
+        vms.write("src", 0, 1 + disk, disk)
+        vms.write("src", 100_000, 3 + disk, disk)
+    r = vms.fork("c", "--count", "3")
+    assert vms.made(r) == {"vda": "overlay", "vdb": "overlay"}
+    assert all(vms.path(f"c-{i}").stat().st_blocks * 512 <= MIB for i in (1, 2, 3))
+    for i, name in enumerate(("src", "c-1", "c-2")):
+        vms.write(name, 0, 10 + i)
+        vms.write(name, 100_100, 20 + i, 1)
+    for i, name in enumerate(("src", "c-1", "c-2")):
+        vms.holds(name, 0, 10 + i)
+        vms.holds(name, 100_000, 3)
+        vms.holds(name, 0, 2, 1)
+        vms.holds(name, 100_100, 20 + i, 1)
+    vms.holds("c-3", 0, 1)
+    vms.holds("c-3", 100_000, 4, 1)
+    # Pins are hidden from users.
+    assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
+    assert len(snapshots(tmp_path / "a.qcow2")) == 1
+    # All of them can stop, in any order, and start again.
+    for name in ("src", "c-1", "c-2", "c-3"):
+        vms.leave(name)
+        daemon.cairn("destroy", name)
+    for name in ("c-2", "src", "c-3"):
+        vms.boot(name)
+    vms.holds("c-2", 0, 12)
+    vms.holds("src", 0, 10)
+    vms.holds("c-3", 0, 1)
+    vms.write("src", 0, 30)
+    vms.holds("c-3", 0, 1)
+
+
+def test_later_forks_have_later_content(vms, daemon):
+    vms.start(vms.image("a.qcow2"))
+    for i in range(4):
+        vms.write("src", 0, 100 + i)
+        vms.write("src", 8192, 100 + i)
+        vms.fork(f"c{i}", "--paused")
+        vms.write("src", 0, 200 + i)
+    for i in range(4):
+        daemon.cairn("resume", f"c{i}")
+        vms.holds(f"c{i}", 0, 100 + i)
+        vms.holds(f"c{i}", 8192, 100 + i)
+
+
+def test_pin_goes_with_the_last_clone(vms, daemon, tmp_path):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c", "--count", "2")
+    vms.fork("d")
+    assert len(snapshots(a)) == 2
+    vms.end("c-1")
+    vms.end("d")
+    until(lambda: len(snapshots(a)) == 1)
+    vms.holds("c-2", 0, 1)
+    # A source that is off lets go at its next start.
+    vms.leave("src")
+    daemon.cairn("destroy", "src")
+    vms.end("c-2")
+    assert len(snapshots(a)) == 1
+    vms.boot("src")
+    until(lambda: not snapshots(a))
+    vms.holds("src", 0, 1)
+    vms.leave("src")
+    daemon.cairn("destroy", "src")
+    subprocess.run(["qemu-img", "check", "-q", a], check=True)
+
+
+def test_clone_that_is_undefined_without_its_image_keeps_the_pin(vms, daemon, tmp_path):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    definition = json.loads(daemon.cairn("dumpjson", "c").stdout)
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    daemon.cairn("undefine", "c")
+    vms.fork("d")
+    vms.end("d")
+    until(lambda: len(snapshots(a)) == 1)
+    (tmp_path / "c.json").write_text(json.dumps(definition))
+    daemon.cairn("define", str(tmp_path / "c.json"))
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+    vms.end("c")
+    until(lambda: not snapshots(a))
+
+
+def test_source_is_protected_while_clones_read_its_image(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    vms.leave("src")
+    daemon.cairn("destroy", "src")
+    error = daemon.cairn("undefine", "src", "--remove-all-storage", ok=6).stderr
+    assert "is used by VM 'c'; undefine that VM first, or keep the images" in error
+    # Without its image, the source may go.
+    daemon.cairn("undefine", "src")
+    vms.holds("c", 0, 1)
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+
+
+def test_snapshots_of_the_source_and_its_clones_do_not_touch_pins(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    vms.write("src", 0, 2)
+    vms.fork("c")
+    vms.write("src", 0, 3)
+    daemon.cairn("snapshot-create-as", "src", "s2")
+    vms.write("c", 8192, 4)
+    daemon.cairn("snapshot-create-as", "c", "s1")
+    vms.write("c", 8192, 5)
+    daemon.cairn("snapshot-revert", "src", "s1")
+    vms.holds("src", 0, 1)
+    vms.holds("c", 0, 2)
+    daemon.cairn("snapshot-delete", "src", "s1")
+    daemon.cairn("snapshot-revert", "c", "s1")
+    vms.holds("c", 8192, 4)
+    vms.holds("c", 0, 2)
+    daemon.cairn("snapshot-revert", "src", "s2")
+    vms.holds("src", 0, 3)
+    daemon.cairn("snapshot-delete", "src", "s2")
+    vms.holds("c", 0, 2)
+    assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
+    # A VM that holds nothing but pins counts as one without snapshots.
+    vms.end("c", "--snapshots-metadata")
+    until(lambda: not snapshots(tmp_path / "a.qcow2"))
+
+
+def test_four_generations_keep_their_content(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    source = "src"
+    for i in range(1, 5):
+        vms.write(source, 0, i)
+        vms.write(source, 1000 * i, i)
+        assert vms.made(vms.fork(f"g{i}", source=source)) == {"vda": "overlay"}
+        vms.write(source, 0, 50 + i)
+        source = f"g{i}"
+    for name, at_0 in (("src", 51), ("g1", 52), ("g2", 53), ("g3", 54), ("g4", 4)):
+        vms.holds(name, 0, at_0)
+    for i in range(1, 5):
+        vms.holds("g4", 1000 * i, i)
+    # The middle may stop and start, and the youngest goes on.
+    vms.leave("g2")
+    daemon.cairn("destroy", "g2")
+    vms.boot("g2")
+    vms.write("g2", 0, 99)
+    vms.holds("g4", 0, 4)
+    for name in ("g4", "g3", "g2", "g1"):
+        vms.end(name)
+    until(lambda: not snapshots(tmp_path / "a.qcow2"))
+    vms.holds("src", 0, 51)
+
+
+def test_deep_chain_is_copied(vms, daemon, tmp_path):
+    below = []
+    for i in range(11):
+        args = ["-F", "qcow2", "-b", below[0]["path"]] if below else []
+        below.insert(0, vms.image(f"l{i}.qcow2", "64M", *args))
+    vms.start({**below[0], "backing": below[1:]})
+    vms.write("src", 0, 1)
+    assert vms.made(vms.fork("c")) == {"vda": "overlay"}
+    vms.write("c", 8192, 2)
+    assert vms.made(vms.fork("d", source="c")) == {"vda": "copy"}
+    vms.write("c", 8192, 3)
+    vms.holds("d", 8192, 2)
+    vms.holds("d", 0, 1)
+    # The copy of an overlay reads the overlay's pin, too.
+    vms.end("c")
+    vms.write("src", 0, 4)
+    vms.holds("d", 0, 1)
+    assert len(snapshots(below[0]["path"])) == 1
+    vms.end("d")
+    until(lambda: not snapshots(below[0]["path"]))
+
+
+def test_copies_of_a_clone_that_is_off_outlive_it(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    vms.write("c", 8192, 2)
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    daemon.cairn("clone", "c", "full")
+    daemon.cairn("clone", "c", "image", "--snapshots")
+    vms.end("c")
+    vms.write("src", 0, 3)
+    assert len(snapshots(tmp_path / "a.qcow2")) == 1
+    for name in ("full", "image"):
+        vms.boot(name)
+        vms.holds(name, 0, 1)
+        vms.holds(name, 8192, 2)
+    vms.end("image")
+    until(lambda: not snapshots(tmp_path / "a.qcow2"))
+    vms.holds("full", 0, 1)
+
+
+def test_isolated_clones_get_copies(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    assert vms.made(vms.fork("c", "--isolated")) == {"vda": "copy"}
+    assert not snapshots(tmp_path / "a.qcow2")
+    (disk,) = json.loads(daemon.cairn("dumpjson", "c").stdout)["disks"]
+    assert "backing" not in disk
+    files = {os.readlink(f"/proc/{daemon.info('c')['pid']}/fd/{fd}") for fd in
+             os.listdir(f"/proc/{daemon.info('c')['pid']}/fd")}
+    assert str(tmp_path / "a.qcow2") not in files and str(vms.path("c")) in files
+    vms.write("src", 0, 2)
+    vms.holds("c", 0, 1)
+    vms.fork("d")
+    error = daemon.cairn("clone", "--live", "d", "e", "--isolated", ok=False).stderr
+    assert "reads the image of another VM, so its clones cannot be isolated" in error
+
+
+def test_image_with_narrow_refcounts_is_copied(vms, daemon, tmp_path):
+    """The daemon cannot know that, and stores the clones' definitions again."""
+    vms.start(vms.image("a.qcow2", "64M", "-o", "refcount_bits=1"), vms.image("b.qcow2"))
+    vms.write("src", 0, 1)
+    vms.write("src", 0, 2, 1)
+    assert vms.made(vms.fork("c")) == {"vda": "copy", "vdb": "overlay"}
+    vms.write("src", 0, 3)
+    vms.write("src", 0, 4, 1)
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    daemon.stop()
+    daemon.start()
+    disks = json.loads(daemon.cairn("dumpjson", "c").stdout)["disks"]
+    assert "backing" not in disks[0] and [b["path"] for b in disks[1]["backing"]] == [str(tmp_path / "b.qcow2")]
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+    vms.holds("c", 0, 2, 1)
+
+
+# ---- killed processes ----
+
+def test_killed_source_and_clone_lose_nothing(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c", "--count", "2")
+    vms.write("src", 0, 2)
+    vms.write("c-1", 0, 3)
+    for name in ("src", "c-1"):
+        pid = daemon.info(name)["pid"]
+        vms.leave(name)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: daemon.cairn("domstate", name).stdout not in ("running\n", "paused\n"))
+    vms.holds("c-2", 0, 1)
+    vms.boot("src")
+    vms.boot("c-1")
+    vms.holds("src", 0, 2)
+    vms.holds("c-1", 0, 3)
+    vms.write("src", 8192, 4)
+    vms.holds("c-2", 0, 1)
+    for name in ("c-1", "c-2"):
+        vms.end(name)
+    until(lambda: not snapshots(tmp_path / "a.qcow2"))
+
+
+def test_killed_daemon_knows_the_pins_afterwards(vms, daemon, tmp_path):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c", "--count", "2")
+    vms.close()
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    vms.end("c-1")
+    vms.holds("c-2", 0, 1)
+    assert len(snapshots(a)) == 1
+    vms.leave("src")
+    daemon.cairn("destroy", "src")
+    vms.boot("src")
+    vms.holds("src", 0, 1)
+    assert len(snapshots(a)) == 1
+    vms.close()
+    daemon.cairn("destroy", "c-2")
+    daemon.cairn("undefine", "c-2", "--remove-all-storage")
+    until(lambda: not snapshots(a))
+
+
+def test_daemon_killed_during_forks_leaves_no_pin(vms, daemon, tmp_path):
+    """Whatever step it has reached: each fork is complete or gone, and no pin stays without a clone."""
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.close()
+    for i in range(5):
+        q = daemon.qmp()
+        q.run("vm-fork", vm="src", name=f"c{i}", count=2)
+        for _ in range(2 * i):
+            e = q.events.pop(0) if q.events else q.read()
+            if e["data"].get("status") == "concluded":
+                break
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        until(lambda: not list(daemon.state.glob("batches/*")))
+        clones = [n for n in daemon.cairn("list", "--all", "--name").stdout.split() if n != "src"]
+        assert len(clones) in (0, 2)
+        for name in clones:
+            vms.holds(name, 0, 1)
+            vms.end(name)
+        until(lambda: not snapshots(a))
+    vms.holds("src", 0, 1)
+
+
+def test_damaged_list_of_pins_lets_none_go(vms, daemon, tmp_path):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c", "--count", "2")
+    vms.close()
+    daemon.stop()
+    (daemon.state / "pins.json").write_text("{")
+    daemon.start()
+    vms.end("c-1")
+    daemon.cairn("suspend", "src")
+    daemon.cairn("resume", "src")
+    vms.holds("c-2", 0, 1)
+    assert len(snapshots(a)) == 1
+    assert (daemon.state / "pins.json.damaged").exists()
+
+
+def test_cancelled_and_failed_forks_leave_no_pin(vms, daemon, tmp_path):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.path("c-2").write_text("mine")
+    assert "exists" in daemon.cairn("clone", "--live", "src", "c", "--count", "3", ok=4).stderr
+    until(lambda: not snapshots(a))
+    vms.path("c-2").unlink()
+    q = daemon.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=8)["job"]
+    try:
+        q.run("job-cancel", id=job)
+    except Exception:  # the job has concluded already
+        pass
+    until(lambda: q.run("query-jobs", id=job)[0]["status"] == "concluded")
+    for name in daemon.cairn("list", "--all", "--name").stdout.split():
+        if name != "src":
+            vms.end(name)
+    until(lambda: not snapshots(a))
+    assert not json.loads((daemon.state / "pins.json").read_text())["used"]
+
+
+# ---- other programs ----
+
+def test_qemu_refuses_the_overlay(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    vms.close()
+    daemon.cairn("destroy", "src", "c")
+    for command in (["qemu-img", "convert", "-O", "raw", vms.path("c"), tmp_path / "raw"],
+                    ["qemu-img", "compare", vms.path("c"), tmp_path / "a.qcow2"],
+                    ["qemu-io", "-r", "-c", "read 0 64k", vms.path("c")]):
+        r = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert r.returncode and "cairn-fork" in r.stdout, command
+    info = img("info", vms.path("c")).stdout
+    assert "cairn-fork:" in info

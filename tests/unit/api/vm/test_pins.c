@@ -1,0 +1,250 @@
+/* pins: a pin is due for deletion when the last overlay on it is gone, and never because the list is damaged. */
+#include "api/store/store.h"
+#include "api/vm/image_users.h"
+#include "api/vm/pins.h"
+#include "api/vm/vm.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "tests/unit/tmp.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+	struct vm_host host;
+	char dir[128];
+	uint8_t ids[8][VM_PIN_ID_BYTES];
+	struct vm vm;
+};
+
+static const uint8_t A[VM_PIN_ID_BYTES] = { 0xaa, 1 }, B[VM_PIN_ID_BYTES] = { 0xbb, 2 };
+
+static void host_open(struct fixture *f)
+{
+	struct err e;
+
+	if (store_open(f->dir, &f->host.store, &e) < 0)
+		fail_msg("%s", e.msg);
+	pins_load(&f->host);
+}
+
+static void host_close(struct fixture *f)
+{
+	pins_free(f->host.pins);
+	f->host.pins = NULL;
+	store_close(f->host.store);
+	f->host.store = NULL;
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return -1;
+	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
+	log_set_fd(open("/dev/null", O_WRONLY));
+	*state = f;
+	if (!mkdtemp(f->dir))
+		return -1;
+	host_open(f);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char command[160];
+	int r;
+
+	host_close(f);
+	snprintf(command, sizeof(command), "rm -r %s", f->dir);
+	r = system(command);
+	free(f);
+	return r;
+}
+
+static unsigned due(struct fixture *f, const char *image)
+{
+	unsigned n = pins_ask(&f->host, image, &f->vm, f->ids, 8);
+
+	pins_answered(&f->host, &f->vm, false);
+	return n;
+}
+
+static void test_pin_is_due_when_last_overlay_is_forgotten(void **state)
+{
+	struct fixture *f = *state;
+
+	pins_add(&f->host, "/c2", "/src", A);
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add(&f->host, "/d1", "/src", B);
+	assert_true(pins_has_overlay(&f->host, "/c1"));
+	assert_false(pins_has_overlay(&f->host, "/src"));
+	assert_true(pins_forget(&f->host, "/c1"));
+	assert_false(pins_forget(&f->host, "/c1"));
+	assert_int_equal(due(f, "/src"), 0);
+	assert_true(pins_forget(&f->host, "/c2"));
+	assert_int_equal(due(f, "/other"), 0);
+	assert_int_equal(due(f, "/src"), 1);
+	assert_memory_equal(f->ids[0], A, sizeof(A));
+	assert_true(pins_has_overlay(&f->host, "/d1"));
+}
+
+static void test_copy_of_overlay_keeps_pin(void **state)
+{
+	struct fixture *f = *state;
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_copy(&f->host, "/src", "/none");
+	assert_false(pins_has_overlay(&f->host, "/none"));
+	pins_copy(&f->host, "/c1", "/copy");
+	pins_forget(&f->host, "/c1");
+	assert_int_equal(due(f, "/src"), 0);
+	pins_forget(&f->host, "/copy");
+	assert_int_equal(due(f, "/src"), 1);
+}
+
+static void test_pin_that_is_noted_again_is_not_due(void **state)
+{
+	struct fixture *f = *state;
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add(&f->host, "/c1", "/src", A);
+	assert_int_equal(due(f, "/src"), 0);
+	pins_add(&f->host, "/c1", "/src", B); /* another file of that name */
+	assert_int_equal(due(f, "/src"), 1);
+	assert_memory_equal(f->ids[0], A, sizeof(A));
+}
+
+static void test_deleted_pins_are_asked_for_once(void **state)
+{
+	struct fixture *f = *state;
+	struct vm other;
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add(&f->host, "/c2", "/src", B);
+	pins_forget(&f->host, "/c1");
+	assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
+	pins_forget(&f->host, "/c2");
+	assert_int_equal(pins_ask(&f->host, "/src", &other, f->ids, 8), 1);
+	assert_memory_equal(f->ids[0], B, sizeof(B));
+	pins_answered(&f->host, &f->vm, true);
+	assert_int_equal(due(f, "/src"), 0); /* the other VM has not answered */
+	pins_answered(&f->host, &other, false);
+	assert_int_equal(due(f, "/src"), 1);
+	assert_memory_equal(f->ids[0], B, sizeof(B));
+}
+
+static void test_number_of_ids_is_limited(void **state)
+{
+	struct fixture *f = *state;
+	char path[16];
+
+	for (uint8_t i = 0; i < 20; i++) {
+		uint8_t id[VM_PIN_ID_BYTES] = { i };
+
+		snprintf(path, sizeof(path), "/c%u", i);
+		pins_add(&f->host, path, "/src", id);
+		pins_forget(&f->host, path);
+	}
+	assert_int_equal(due(f, "/src"), 8);
+}
+
+static void test_list_survives_restart(void **state)
+{
+	struct fixture *f = *state;
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add(&f->host, "/gone", "/src", B);
+	pins_forget(&f->host, "/gone");
+	pins_store(&f->host);
+	host_close(f);
+	host_open(f);
+	assert_true(pins_has_overlay(&f->host, "/c1"));
+	assert_int_equal(due(f, "/src"), 1);
+	assert_memory_equal(f->ids[0], B, sizeof(B));
+}
+
+static void rewrite(struct fixture *f, const char *text)
+{
+	char path[160];
+	struct err e;
+
+	host_close(f);
+	snprintf(path, sizeof(path), "%s/" PINS_FILE, f->dir);
+	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
+	host_open(f);
+}
+
+#define PIN_A "\"pin\":\"aa010000-0000-0000-0000-000000000000\""
+
+static void test_damaged_list_lets_no_pin_go(void **state)
+{
+	static const char *const texts[] = { "", "{", "{\"version\":1}", "{\"version\":1,\"used\":7,\"due\":{}}",
+		"{\"version\":1,\"due\":[7,{},{" PIN_A "},{\"image\":\"/src\"},{" PIN_A ",\"image\":\"/src\",\"overlay\":\"/c1\"}]}",
+		"{\"version\":1,\"used\":[{" PIN_A ",\"image\":\"/src\"}]}",
+		"{\"version\":1,\"due\":[{\"pin\":\"aa01\",\"image\":\"/src\"}]}",
+		/* in use and due: it stays */
+		"{\"version\":1,\"used\":[{" PIN_A ",\"image\":\"/src\",\"overlay\":\"/c1\"}],\"due\":[{" PIN_A ",\"image\":\"/src\"}]}" };
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		rewrite(f, texts[i]);
+		assert_int_equal(due(f, "/src"), 0);
+	}
+	rewrite(f, "{\"version\":1,\"due\":[{" PIN_A ",\"image\":\"/src\"}]}");
+	assert_int_equal(due(f, "/src"), 1);
+}
+
+/* An image that is read at a pin may be written; an image below a plain overlay may not. */
+static void test_source_of_pinned_overlay_is_writable(void **state)
+{
+	struct definition_disk source_disk = { .nlayers = 1, .layers = { { .path = (char *)"/src" } } };
+	struct definition_disk disks[] = { { .nlayers = 3, .layers = { { .path = (char *)"/c1" }, { .path = (char *)"/src" },
+		{ .path = (char *)"/base" } } } };
+	struct definition source_def = { .name = "src", .disks = &source_disk, .ndisks = 1 };
+	struct definition clone_def = { .name = "c1", .disks = disks, .ndisks = 1 };
+	struct fixture *f = *state;
+	struct vm source = { .host = &f->host, .def = &source_def }, clone = { .host = &f->host, .def = &clone_def };
+	struct vm *vms[] = { &clone, &source };
+	char names[64];
+
+	f->host.vms = vms;
+	f->host.nvms = 2;
+	assert_int_equal(image_clones(&source, names, sizeof(names)), 1);
+	pins_add(&f->host, "/c1", "/src", A);
+	assert_int_equal(image_clones(&source, names, sizeof(names)), 0);
+	assert_ptr_equal(image_user(&source, "/src"), &clone);
+	source_disk.layers[0].path = (char *)"/base";
+	assert_int_equal(image_clones(&source, names, sizeof(names)), 1);
+	f->host.nvms = 0;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		TEST(test_pin_is_due_when_last_overlay_is_forgotten),
+		TEST(test_copy_of_overlay_keeps_pin),
+		TEST(test_pin_that_is_noted_again_is_not_due),
+		TEST(test_deleted_pins_are_asked_for_once),
+		TEST(test_number_of_ids_is_limited),
+		TEST(test_list_survives_restart),
+		TEST(test_damaged_list_lets_no_pin_go),
+		TEST(test_source_of_pinned_overlay_is_writable),
+	};
+
+	alarm(30);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
