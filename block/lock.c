@@ -17,10 +17,10 @@ enum lock_perm { PERM_CONSISTENT_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3, PERM
 #define LOCK_WRITER (LOCK_READER | 1u << PERM_WRITE | 1u << PERM_RESIZE)
 #define LOCK_NOT_SHARED (1u << PERM_WRITE | 1u << PERM_RESIZE)
 
-/* The bytes from LOCK_OURS on. */
+/* The bytes from LOCK_OURS on, which only Cairn uses. */
 enum lock_pin { PIN_READER = 0, PIN_KEEPER = 1, PIN_COUNT = 2 };
 
-/* The locks of a mode, as bits from LOCK_USED, LOCK_UNSHARED and LOCK_OURS on. */
+/* The bytes that each mode locks: bit n of a field is byte n from LOCK_USED, LOCK_UNSHARED or LOCK_OURS on. */
 static const struct lock_bits {
 	unsigned used, unshared, ours;
 } modes[] = {
@@ -67,7 +67,7 @@ void lock_release(int fd)
 	(void)fcntl(fd, F_OFD_SETLK, &f);
 }
 
-/* Returns whether only readers of a pin forbid what a writer uses. */
+/* Returns whether readers of a pin, and no other process, forbid what a writer uses. */
 static bool only_pins_forbid(int fd)
 {
 	return lock_conflict(fd, LOCK_UNSHARED, LOCK_WRITER & ~(1u << PERM_RESIZE)) < 0 &&

@@ -3,10 +3,9 @@
  * QEMU's scheme (block/file-posix.c): a shared lock on byte 100 + n means "I use permission n", one
  * on byte 200 + n means "nobody else may use permission n".
  *
- * A reader of a pin says only "nobody else may resize". That keeps QEMU's writers away, because they
- * use resize and write together, and an ordinary reader says that nobody may write, too. So a writer
- * of Cairn's can tell the two apart. Byte 300 means "I read a pin", byte 301 "I write, and I keep all
- * pins". */
+ * An ordinary reader says that nobody else may write or resize. A reader of a pin says only "nobody else may resize",
+ * which keeps QEMU's writers away too, because they use both permissions; a writer of Cairn's may ignore it if it keeps
+ * all pins. Byte 300 means "I read a pin", byte 301 "I write, and I keep all pins". */
 #ifndef CAIRN_BLOCK_LOCK_H
 #define CAIRN_BLOCK_LOCK_H
 
@@ -20,9 +19,10 @@ enum lock_mode {
 	/* For reading a pin, also beside a LOCK_AS_WRITER_BESIDE_PINS. */
 	LOCK_AS_PIN_READER,
 };
-/* Lock the image behind fd. Nobody else may then write or resize it, but for a writer beside a reader
- * of a pin. The lock lasts until lock_release(), or until the last duplicate of fd is closed.
- * name: the disk's name for the sentence.
+/* Lock the image behind fd. No other process may then write or resize the image, except that LOCK_AS_WRITER_BESIDE_PINS
+ * and LOCK_AS_PIN_READER allow each other. The lock lasts until lock_release(), or until the last duplicate of fd is
+ * closed.
+ * name: the disk's name, for errors.
  * Returns 0, also if the file system has no OFD locks (this is logged); -EBUSY (ERR_BUSY) if another process holds a
  * conflicting lock. */
 int lock_acquire(int fd, enum lock_mode mode, const char *name, struct err *e);
