@@ -404,6 +404,10 @@ static void test_every_flipped_bit_of_the_description_is_refused(void **state)
 		assert_int_equal(pwrite(fd, &old, 1, at + bit / 8), 1);
 	}
 	assert_int_equal(tried, 512);
+	/* The name has to have the same id. */
+	fixture_run(&f, "sed -i 's/snapshot=a0010203/snapshot=a0010204/' fork");
+	assert_int_equal(fork_status(&f), -EINVAL);
+	fixture_run(&f, "sed -i 's/snapshot=a0010204/snapshot=a0010203/' fork");
 	assert_int_equal(fork_status(&f), 0);
 	close(fd);
 	fixture_end(&f);
