@@ -145,6 +145,18 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
 	return r;
 }
 
+int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struct err *e)
+{
+	struct qcow2_header new = *h;
+	int r = qcow2_pin_name_print(&h->pin, path, new.backing_name, e);
+
+	if (!r)
+		r = header_rewrite(fd, h, &new, e);
+	if (!r)
+		*h = new;
+	return r;
+}
+
 int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e)
 {
 	struct qcow2_header new = *h;

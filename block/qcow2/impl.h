@@ -349,6 +349,9 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 /* Read the header of fd, with the L1 and the size of the pin. Returns as qcow2_pin_read(). */
 int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
 	struct err *e);
+/* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
+int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],
+	struct err *e);
 /* Serialize the header extension. */
 void qcow2_pin_ext_put(uint8_t p[QCOW2_PIN_EXT_BYTES], const struct qcow2_pin *pin);
 /* Parse the header extension. Returns false if it is damaged or of another version. */

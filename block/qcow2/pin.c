@@ -89,17 +89,26 @@ bool qcow2_pin_ext_get(const uint8_t *p, uint32_t len, struct qcow2_pin *ret)
 	return true;
 }
 
-int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e)
+int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],
+	struct err *e)
 {
-	char name[QCOW2_BACKING_NAME_MAX + 2], id[ID_TEXT + 1];
-	struct qcow2_create c = { .size_bytes = pin->disk_bytes, .cluster_bits = 16,
-		.refcount_order = 4, .version = 3, .backing_name = name, .backing_format = "qcow2", .pin = pin };
+	char id[ID_TEXT + 1];
 
 	hex_print(pin->id, sizeof(pin->id), id);
-	if (snprintf(name, sizeof(name), "%s%s%s%s", QCOW2_PIN_PROTOCOL, source, NAME_SNAPSHOT, id) >
+	if (snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%s%s%s%s", QCOW2_PIN_PROTOCOL, source, NAME_SNAPSHOT, id) >
 		(int)QCOW2_BACKING_NAME_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "the path of the source image is too long: %s", source);
-	return qcow2_create(fd, &c, e);
+	return 0;
+}
+
+int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e)
+{
+	char name[QCOW2_BACKING_NAME_MAX + 1];
+	struct qcow2_create c = { .size_bytes = pin->disk_bytes, .cluster_bits = 16,
+		.refcount_order = 4, .version = 3, .backing_name = name, .backing_format = "qcow2", .pin = pin };
+	int r = qcow2_pin_name_print(pin, source, name, e);
+
+	return r ? r : qcow2_create(fd, &c, e);
 }
 
 /* ---- the pin in the source image ---- */

@@ -97,6 +97,9 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e);
  * Returns 0; -EINVAL if the name does not fit; -errno. */
 int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const char *format,
 	struct err *e);
+/* Set the path of the source image of a disk that stands on a pin; the pin stays the same. h is
+ * updated. Returns 0 or -errno. */
+int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struct err *e);
 /* Set the name of the external data file of an image that has one. raw: may change from true to
  * false only. h is updated. Returns 0 or -errno. */
 int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e);

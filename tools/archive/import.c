@@ -306,7 +306,9 @@ static int names_mend(struct importer *x, unsigned i, struct err *e)
 	if (h.has_backing != (f->backing[0] != 0) ||
 		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE) != !f->data_file[0])
 		return archive_corrupt(e, f->name, "needs a file which the manifest does not name");
-	if (f->backing[0])
+	if (f->backing[0] && h.has_pin)
+		r = qcow2_set_pin_source(x->fds[i], &h, f->backing, e);
+	else if (f->backing[0])
 		r = qcow2_set_backing(x->fds[i], &h, f->backing, f->backing_format, e);
 	if (!r && f->data_file[0])
 		r = qcow2_set_data_file(x->fds[i], &h, f->data_file,

@@ -14,8 +14,10 @@ import zlib
 import pytest
 
 import archivelib
+import pinlib
 from conftest import until
 from test_daemon import NOBODY
+from test_img import IMG
 
 MIB = 1024 * 1024
 
@@ -68,6 +70,27 @@ def test_archive_restores_images_unchanged(disks, compress):
     info = json.loads(run("qemu-img", "info", "--output=json", "new/vda.qcow2"))
     assert info["backing-filename"] == "vda-1.raw" and info["snapshots"][0]["name"] == "s1"
     run("qemu-img", "check", "new/vda.qcow2")
+
+
+def test_archive_keeps_the_content_of_a_live_clone(tmp_path, monkeypatch):
+    """The clone's disk stands on a pin of the source's image, which holds other data by now."""
+    monkeypatch.chdir(tmp_path)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "src", "16M")
+    run("qemu-io", "-c", "write -P 7 0 3M", "src")
+    run("qemu-img", "snapshot", "-c", "pin", "src")
+    ext = pinlib.mark("src", bytes(range(16)))
+    run("qemu-io", "-c", "write -P 9 2M 9M", "src")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "fork", "16M")
+    pinlib.stand_on("fork", "src", ext)
+    archivelib.export("x.tar", {"name": "x"}, [
+        ("vda.qcow2", "fork", {"format": "qcow2", "backing": "vda-1.qcow2", "backing_format": "qcow2"}),
+        ("vda-1.qcow2", "src", {"format": "qcow2"})]).end()
+    assert archivelib.take("x.tar", ".", "new").end(b"keep\n") == ({"result": {}}, 0)
+    info = json.loads(run(IMG, "info", "--output=json", "new/vda.qcow2"))
+    assert info["backing-filename"] == f"cairn-fork:vda-1.qcow2?snapshot={bytes(range(16)).hex()}"
+    run(IMG, "convert", "-O", "raw", "new/vda.qcow2", "raw")
+    with open("raw", "rb") as f:
+        assert f.read() == bytes([7]) * 3 * MIB + bytes(13 * MIB)
 
 
 def members(path):
