@@ -157,16 +157,16 @@ def test_kill_during_conversion_loses_nothing(old):
     assert d.info("ran")["reason"] == "saved" and not list(d.state.glob("vms/*/*.damaged"))
 
 
-@pytest.mark.parametrize("version, reason", [(None, "shutdown"), (1, "shutdown"), (2, "killed")])
-def test_end_file_of_another_version_is_ignored(fake, version, reason):
-    """An end file of another version is unreadable, and no end is invented."""
+@pytest.mark.parametrize("version, reason", [(None, "shutdown"), (1, "shutdown"), (2, "shutdown"), (3, "killed")])
+def test_end_file_of_unknown_version_is_ignored(fake, version, reason):
+    """An end file of an unknown version is unreadable, and no end is invented."""
     fake.define("vm1")
     fake.define("vm2", cmdline="off-after=1")
     fake.cairn("start", "vm1", "vm2")
     fake.wait("vm2", "shutoff")
     said = (fake.state / "vms/vm2/end").read_bytes()[:4096]
     pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/end"
-    assert path.read_bytes()[4096:] == struct.pack("<QQ", 1, 1)
+    assert path.read_bytes()[4096:] == struct.pack("<QQ", 1, 2)
     until(lambda: fake.kept("vm1").get("state") == "running")
     fake.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
