@@ -509,7 +509,7 @@ void powercut_pins(const char *create, unsigned seed, bool quiet)
 	record_end(&rec);
 	load_overlays(&rec);
 	fixture_run(&f, "qemu-img check -q img");
-	replay(&rec, CUTS, 2);
+	replay(&rec, CUTS, quiet ? 2 : 1);
 	record_free(&rec);
 	fixture_end(&f);
 }
