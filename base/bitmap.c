@@ -44,6 +44,22 @@ void bitmap_set_all(struct bitmap *b)
 		b->words[b->nbits / 64] = (1ULL << b->nbits % 64) - 1;
 }
 
+void bitmap_clear_all(struct bitmap *b)
+{
+	memset(b->words, 0, DIV_ROUND_UP(b->nbits, 64) * sizeof(*b->words));
+}
+
+void bitmap_copy(struct bitmap *to, const struct bitmap *from)
+{
+	memcpy(to->words, from->words, DIV_ROUND_UP(to->nbits, 64) * sizeof(*to->words));
+}
+
+void bitmap_or(struct bitmap *to, const struct bitmap *from)
+{
+	for (size_t w = 0; w < DIV_ROUND_UP(to->nbits, 64); w++)
+		to->words[w] |= from->words[w];
+}
+
 static size_t next_bit(const struct bitmap *b, size_t from, uint64_t flip)
 {
 	size_t nwords = DIV_ROUND_UP(b->nbits, 64);

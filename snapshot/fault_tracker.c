@@ -225,10 +225,10 @@ int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty,
 
 	pthread_mutex_lock(&t->lock);
 	if (ret_dirty)
-		memcpy(ret_dirty->words, t->dirty.words, DIV_ROUND_UP(t->blocks, 64) * 8);
+		bitmap_copy(ret_dirty, &t->dirty);
 	r = bare_protect(t);
 	if (!r)
-		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
+		bitmap_clear_all(&t->dirty);
 	pthread_mutex_unlock(&t->lock);
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
@@ -240,21 +240,15 @@ static size_t block_len(const struct fault_tracker *t, uint64_t block)
 	return (size_t)MIN(VMSTATE_BLOCK_BYTES, t->c.ram_bytes - block * VMSTATE_BLOCK_BYTES);
 }
 
-/* Copy the block through the file, which neither faults nor allocates pages. */
 static int block_copy(const struct fault_tracker *t, uint64_t block, uint8_t *buf)
 {
-	size_t len = block_len(t, block);
-
-	memset(buf + len, 0, VMSTATE_BLOCK_BYTES - len);
-	if (t->c.view)
-		return ram_view_read(t->c.view, block * VMSTATE_BLOCK_BYTES, buf, len);
-	return pread_full(t->c.ram_fd, buf, len, (off_t)(block * VMSTATE_BLOCK_BYTES));
+	return ram_block_read(t->c.view, t->c.ram_fd, t->c.ram_bytes, block, buf);
 }
 
 void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *wanted)
 {
 	LOCK_GUARD(&t->lock);
-	memcpy(t->unsaved.words, wanted->words, DIV_ROUND_UP(t->blocks, 64) * 8);
+	bitmap_copy(&t->unsaved, wanted);
 	t->next = 0;
 	t->holes = (struct holes){ .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
 	t->saving = true;
@@ -334,7 +328,7 @@ void fault_tracker_save_end(struct fault_tracker *t)
 {
 	pthread_mutex_lock(&t->lock);
 	t->saving = false;
-	memset(t->unsaved.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
+	bitmap_clear_all(&t->unsaved);
 	while (t->aside) {
 		struct aside *a = t->aside;
 
@@ -539,13 +533,13 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
 
 	pthread_mutex_lock(&t->feed);
 	pthread_mutex_lock(&t->lock);
-	for (size_t i = 0; changed && i < DIV_ROUND_UP(t->blocks, 64); i++)
-		t->dirty.words[i] |= changed->words[i];
+	if (changed)
+		bitmap_or(&t->dirty, changed);
 	r = dirty_drop(t);
 	if (!r) {
 		ram_reader_inherit(rd, t->ram_reader, &t->dirty);
-		memset(t->dirty.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
-		memset(t->bare.words, 0, DIV_ROUND_UP(t->blocks, 64) * 8);
+		bitmap_clear_all(&t->dirty);
+		bitmap_clear_all(&t->bare);
 		t->ram_reader = rd;
 		atomic_store(&t->loading, true);
 	}

@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
+#include "snapshot/vmstate.h"
 
 #include <string.h>
 
@@ -56,6 +57,15 @@ int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t l
 		r = pages_read(v, off + at, buf + at, n);
 	}
 	return r;
+}
+
+int ram_block_read(const struct ram_view *v, int fd, uint64_t ram_bytes, uint64_t block, uint8_t *buf)
+{
+	uint64_t off = block * VMSTATE_BLOCK_BYTES;
+	size_t len = (size_t)MIN(VMSTATE_BLOCK_BYTES, ram_bytes - off);
+
+	memset(buf + len, 0, VMSTATE_BLOCK_BYTES - len);
+	return v ? ram_view_read(v, off, buf, len) : pread_full(fd, buf, len, (off_t)off);
 }
 
 void ram_view_walk(const struct ram_view *v, struct holes *ret_h)

@@ -23,6 +23,10 @@ struct ram_view {
 
 /* Read [off, off + len) of RAM. Offsets and lengths are whole pages. Returns 0 or -errno. */
 int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t len);
+/* Read a block of VMSTATE_BLOCK_BYTES without faults and without allocating pages. What lies behind the end of RAM
+ * reads as zeros.
+ * v: the view; NULL: RAM is a mapping of fd. Returns 0 or -errno. */
+int ram_block_read(const struct ram_view *v, int fd, uint64_t ram_bytes, uint64_t block, uint8_t *buf);
 /* Begin a walk over the holes of the base file. */
 void ram_view_walk(const struct ram_view *v, struct holes *ret_h);
 /* Return true if [off, off + len) was never touched and is therefore zero. False is no promise.

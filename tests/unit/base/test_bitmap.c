@@ -131,6 +131,30 @@ static void test_set_all(void **state)
 	}
 }
 
+static void test_copy_or_and_clear_all(void **state)
+{
+	(void)state;
+	for (size_t n = 1; n < 200; n++) {
+		struct bitmap a, b;
+
+		assert_int_equal(bitmap_init(&a, n), 0);
+		assert_int_equal(bitmap_init(&b, n), 0);
+		bitmap_set(&a, n - 1);
+		bitmap_set_all(&b);
+		bitmap_copy(&b, &a);
+		assert_int_equal(bitmap_count(&b), 1);
+		assert_true(bitmap_test(&b, n - 1));
+		bitmap_clear_all(&a);
+		assert_int_equal(bitmap_count(&a), 0);
+		bitmap_set(&a, 0);
+		bitmap_or(&a, &b);
+		assert_true(bitmap_test(&a, 0) && bitmap_test(&a, n - 1));
+		assert_int_equal(bitmap_count(&a), n > 1 ? 2 : 1);
+		bitmap_done(&a);
+		bitmap_done(&b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -140,6 +164,7 @@ int main(void)
 		cmocka_unit_test(test_growth_keeps_bits_and_adds_clear_ones),
 		cmocka_unit_test(test_random_operations_match_model),
 		cmocka_unit_test(test_set_all),
+		cmocka_unit_test(test_copy_or_and_clear_all),
 	};
 
 	alarm(30 * TEST_SLOW);
