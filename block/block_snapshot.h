@@ -42,6 +42,11 @@ struct block_snapshot_info {
  * ret_s: ended by block_snapshot_commit() or block_snapshot_abort().
  * Returns 0; -EBUSY if another operation runs; -errno with a sentence. */
 int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct err *e);
+/* Do block_snapshot_begin() in two calls: the VM state may be written in between, while the guest still changes the
+ * disk. Only block_snapshot_freeze() needs a disk without requests in flight; block_snapshot_abort() may take its
+ * place. */
+int block_snapshot_open(struct block *b, struct block_snapshot **ret_s, struct err *e);
+int block_snapshot_freeze(struct block_snapshot *s, struct err *e);
 
 /* A request to the VM-state area of a snapshot: a separate address space from 0, whose holes read
  * as zeros. */

@@ -127,14 +127,36 @@ static int vm_req_check(const struct block_vmstate_req *r, bool data)
 
 /* ---- create ---- */
 
+static int in_flight_check(const struct block *b, struct err *e)
+{
+	return !b->in_flight ? 0 : err_set(e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name,
+		b->in_flight);
+}
+
+int block_snapshot_open(struct block *b, struct block_snapshot **ret_s, struct err *e)
+{
+	int r = format_check(b, e);
+
+	if (!r)
+		r = one_content_check(b, e);
+	return r < 0 ? r : qcow2_snapshot_open(qcow2_of(b), ret_s, e);
+}
+
+int block_snapshot_freeze(struct block_snapshot *s, struct err *e)
+{
+	int r = in_flight_check(&qcow2_snapshot_q(s)->base, e);
+
+	return r < 0 ? r : qcow2_snapshot_freeze(s, e);
+}
+
 int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct err *e)
 {
 	int r = format_check(b, e);
 
 	if (!r)
 		r = one_content_check(b, e);
-	if (!r && b->in_flight)
-		r = err_set(e, -EBUSY, ERR_BUSY, "disk %s: %u requests are in flight", b->name, b->in_flight);
+	if (!r)
+		r = in_flight_check(b, e);
 	return r < 0 ? r : qcow2_snapshot_begin(qcow2_of(b), ret_s, e);
 }
 

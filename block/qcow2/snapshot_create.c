@@ -1,7 +1,8 @@
-/* Creates a snapshot. begin is one instant. A task then counts in the background, and waits for
- * commit or abort.
+/* Creates a snapshot. freeze is one instant. A task counts in the background, and waits for
+ * commit or abort. begin is open and freeze at once.
  *
- *    begin    copy the L1, clear COPIED in the active L1 (in memory only)
+ *    open     the VM state may be written; the disk is not frozen yet
+ *    freeze   copy the L1, clear COPIED in the active L1 (in memory only)
  *    mark     set the dirty bit; no commit before that
  *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
  *    commit   write the snapshot's L1, flush, new table, flush, header, sync
@@ -72,9 +73,9 @@ struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s)
 	return s->q;
 }
 
-/* ---- begin ---- */
+/* ---- open and freeze ---- */
 
-static int begin_check(struct qcow2 *q, struct err *e)
+static int open_check(struct qcow2 *q, struct err *e)
 {
 	const char *name = q->base.name;
 
@@ -108,32 +109,67 @@ static int create_step(struct task *t);
 static int create_failed(struct task *t, int res);
 static void create_end(struct task *t, int res);
 
-int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e)
+int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e)
 {
-	uint64_t disk = qcow2_l1_entries(q->h.size_bytes, q->cluster_bits, q->ext);
 	struct block_snapshot *s;
-	int r = begin_check(q, e);
+	int r = open_check(q, e);
 
 	if (r < 0)
 		return r;
 	s = calloc(1, sizeof(*s));
-	if (!s || counter_init(&s->frozen, q, q->disk.l1.entries, (uint32_t)disk) < 0) {
-		free(s);
+	if (!s)
 		return err_set_errno(e, -ENOMEM, "disk %s", q->base.name);
-	}
 	s->q = q;
 	s->vm.vm = true;
 	s->entry.disk_bytes = q->h.size_bytes;
 	q->creating = s;
 	q->snapshot_busy = true;
 	q->snapshot_changes++;
-	frozen_uncopy(q, s->frozen.n);
-	/* From here on, guest writes call qcow2_snapshot_before_own(), which increments refcounts. The file may
-	 * contain these refcounts only once it has the dirty bit, so no commit may begin before. */
+	/* From here on, sharing VM state increments refcounts, and so does qcow2_snapshot_before_own() once the disk
+	 * is frozen. The file may contain these refcounts only once it has the dirty bit, so no commit may begin
+	 * before. */
 	q->commit.held = q->h.version >= 3;
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);
 	*ret_s = s;
+	return 0;
+}
+
+int qcow2_snapshot_freeze(struct block_snapshot *s, struct err *e)
+{
+	struct qcow2 *q = s->q;
+	uint64_t disk = qcow2_l1_entries(q->h.size_bytes, q->cluster_bits, q->ext);
+
+	if (s->frozen.failed)
+		return err_set_errno(e, s->frozen.failed, "disk %s: cannot make the snapshot", q->base.name);
+	if (counter_init(&s->frozen, q, q->disk.l1.entries, (uint32_t)disk) < 0) {
+		s->frozen.n = 0;
+		return err_set_errno(e, -ENOMEM, "disk %s", q->base.name);
+	}
+	frozen_uncopy(q, s->frozen.n);
+	if (s->phase == CREATE_PARKED) {
+		s->phase = CREATE_COUNT;
+		task_resume(&s->task);
+	}
+	return 0;
+}
+
+int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e)
+{
+	uint64_t disk = qcow2_l1_entries(q->h.size_bytes, q->cluster_bits, q->ext);
+	struct counter frozen;
+	int r;
+
+	/* Nothing may fail after qcow2_snapshot_open(). */
+	if (counter_init(&frozen, q, q->disk.l1.entries, (uint32_t)disk) < 0)
+		return err_set_errno(e, -ENOMEM, "disk %s", q->base.name);
+	r = qcow2_snapshot_open(q, ret_s, e);
+	if (r < 0) {
+		counter_done(&frozen);
+		return r;
+	}
+	(*ret_s)->frozen = frozen;
+	frozen_uncopy(q, frozen.n);
 	return 0;
 }
 

@@ -226,6 +226,8 @@ void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, co
 void snapshot_op_finish(struct snapshot_op *o, int res);
 
 int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);
+int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);
+int qcow2_snapshot_freeze(struct block_snapshot *s, struct err *e);
 void qcow2_snapshot_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 void qcow2_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op);

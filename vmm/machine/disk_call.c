@@ -109,6 +109,38 @@ int disk_snapshot_begin(struct machine_disk *d, struct block_snapshot **ret_s, s
 	return r;
 }
 
+static void open_run(struct disk_call *c, struct block *b)
+{
+	struct begin_call *x = container_of(c, struct begin_call, c);
+
+	disk_call_return(c, block_snapshot_open(b, &x->s, &c->e), NULL);
+}
+
+int disk_snapshot_open(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e)
+{
+	struct begin_call x = { .c.run = open_run };
+	int r = disk_call(d, &x.c, e);
+
+	if (!r)
+		*ret_s = x.s;
+	return r;
+}
+
+static void freeze_run(struct disk_call *c, struct block *b)
+{
+	struct begin_call *x = container_of(c, struct begin_call, c);
+
+	(void)b;
+	disk_call_return(c, block_snapshot_freeze(x->s, &c->e), NULL);
+}
+
+int disk_snapshot_freeze(struct machine_disk *d, struct block_snapshot *s, struct err *e)
+{
+	struct begin_call x = { .c.run = freeze_run, .s = s };
+
+	return disk_call(d, &x.c, e);
+}
+
 struct end_call {
 	struct disk_call c;
 	struct block_snapshot *s;

@@ -39,6 +39,8 @@ int disk_flush(struct machine_disk *d, struct err *e);
 /* ---- the functions of block_snapshot.h, waiting for their result ---- */
 
 int disk_snapshot_begin(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);
+int disk_snapshot_open(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);
+int disk_snapshot_freeze(struct machine_disk *d, struct block_snapshot *s, struct err *e);
 /* *ret_id: BLOCK_SNAPSHOT_ID_MAX + 1 bytes, or NULL. */
 int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 	const struct block_snapshot_info *info, char *ret_id, struct err *e);

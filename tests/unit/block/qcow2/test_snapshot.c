@@ -1,6 +1,7 @@
 /* Internal snapshots, created and deleted while the guest writes. Oracle: a copy of the disk's
  * content, and qemu-img. */
 #include "fixture_block.h"
+#include "fixture_vmstate.h"
 
 #include "base/util.h"
 #include "block/block_snapshot.h"
@@ -196,130 +197,6 @@ static void test_snapshots_under_load_keep_content(void **state)
 
 /* ---- the VM state ---- */
 
-struct vm_op {
-	struct block_vmstate_req req;
-	struct iovec iov;
-	bool over;
-	int res;
-};
-
-static void vm_done(struct block_vmstate_req *r, int res)
-{
-	struct vm_op *v = container_of(r, struct vm_op, req);
-
-	v->over = true;
-	v->res = res;
-}
-
-static struct vm_op vm_op_of(uint64_t off, void *buf, uint64_t len)
-{
-	return (struct vm_op){ .iov = { buf, len }, .req = { .offset = off, .len = len, .niov = 1,
-		.done = vm_done } };
-}
-
-static int vm_wait(struct fixture *f, struct vm_op *v)
-{
-	assert_false(v->over); /* done() never runs inside the call */
-	while (!v->over)
-		loop_run_once(f->loop, UINT64_MAX);
-	return v->res;
-}
-
-static int vm_write(struct fixture *f, struct block_snapshot *s, uint64_t off, void *buf, uint64_t len)
-{
-	struct vm_op v = vm_op_of(off, buf, len);
-
-	v.req.iov = &v.iov;
-	block_snapshot_vmstate_write(s, &v.req);
-	return vm_wait(f, &v);
-}
-
-static int vm_share(struct fixture *f, struct block_snapshot *s, const char *id, uint64_t off,
-	uint64_t len)
-{
-	struct vm_op v = vm_op_of(off, NULL, len);
-
-	block_snapshot_vmstate_share(s, id, &v.req);
-	return vm_wait(f, &v);
-}
-
-/* Read from the snapshot in creation (s), or from an existing one (id). */
-static int vm_read(struct fixture *f, struct block *b, struct block_snapshot *s, const char *id,
-	uint64_t off, void *buf, uint64_t len)
-{
-	struct vm_op v = vm_op_of(off, buf, len);
-
-	v.req.iov = &v.iov;
-	if (s)
-		block_snapshot_vmstate_read(s, &v.req);
-	else
-		block_vmstate_read(b, id, &v.req);
-	return vm_wait(f, &v);
-}
-
-static void vm_is(struct fixture *f, struct block *b, struct block_snapshot *s, const char *id,
-	const uint8_t *want, uint64_t bytes)
-{
-	uint8_t *buf = aligned_alloc(4096, bytes);
-
-	memset(buf, 0xee, bytes);
-	assert_int_equal(vm_read(f, b, s, id, 0, buf, bytes), 0);
-	for (uint64_t i = 0; i < bytes; i++)
-		if (buf[i] != want[i])
-			fail_msg("VM state of %s differs at 0x%llx", id ? id : "the new one",
-				(unsigned long long)i);
-	free(buf);
-}
-
-static void fill(struct fixture *f, uint8_t *p, uint64_t len)
-{
-	for (uint64_t i = 0; i < len; i += 8) {
-		uint64_t v = fixture_random(f);
-
-		memcpy(p + i, &v, 8);
-	}
-}
-
-#define STATE (6 * MIB)
-
-static void state_load(struct fixture *f, struct block_snapshot *s, uint8_t *state, unsigned n)
-{
-	while (n--) {
-		uint64_t off = fixture_random(f) % (STATE / 4096) * 4096, len;
-
-		len = (1 + fixture_random(f) % 40) * 4096;
-		len = MIN(len, STATE - off);
-		fill(f, state + off, len);
-		assert_int_equal(vm_write(f, s, off, state + off, len), 0);
-	}
-}
-
-static void map_is(struct fixture *f, struct block *b, const char *id, const uint8_t *state)
-{
-	struct block_vmstate_map map = { 0 };
-	struct sync_op o = { .op.done = sync_done };
-	uint8_t *buf;
-
-	block_vmstate_map(b, id, &map, &o.op);
-	sync_wait(f, &o);
-	if (o.res < 0)
-		fail_msg("map: %s", o.err.msg);
-	assert_int_equal(map.n, DIV_ROUND_UP(STATE, (uint64_t)map.cluster_bytes));
-	buf = aligned_alloc(4096, MAX(map.cluster_bytes, 4096u));
-	for (uint64_t i = 0; i < map.n; i++) {
-		uint64_t at = i * map.cluster_bytes, len = MIN(STATE - at, (uint64_t)map.cluster_bytes), n;
-		uint64_t host = block_vmstate_map_host(&map, i, &n);
-
-		memset(buf, 0, map.cluster_bytes);
-		assert_in_range(n, 1, map.n - i);
-		if (host)
-			assert_true(pread(map.fd, buf, map.cluster_bytes, (off_t)host) >= 0);
-		assert_memory_equal(buf, state + at, len);
-	}
-	free(buf);
-	free(map.extents);
-}
-
 /* A VM state, and a second one that shares with it, written while the guest writes. */
 static void states(struct fixture *f, const char *create)
 {
@@ -406,6 +283,83 @@ static void test_vm_states_are_shared_and_read_back(void **state)
 		fixture_begin(&f, 200 + (unsigned)i);
 		f.cache_bytes = i % 2 ? 0 : 1;
 		states(&f, creates[i]);
+		fixture_end(&f);
+	}
+}
+
+static struct block_snapshot *open_early(struct fixture *f, struct block *b, const char *share)
+{
+	struct block_snapshot *s = NULL;
+
+	assert_int_equal(block_snapshot_open(b, &s, &f->err), 0);
+	if (share)
+		assert_int_equal(vm_share(f, s, share, 0, STATE), 0);
+	return s;
+}
+
+/* The VM state is written while the guest changes the disk; the snapshot's disk is as at the freeze. */
+static void state_first(struct fixture *f, const char *create)
+{
+	uint8_t *a = aligned_alloc(4096, STATE), *c = aligned_alloc(4096, STATE), *disk;
+	struct block_snapshot_info i = info_named("c");
+	struct sync_op o = { .op.done = sync_done };
+	struct block_snapshot *s;
+	char one[24], two[24];
+	struct block *b;
+
+	shadow_file(f, create, DISK);
+	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+	shadow_run(f, b, 100, 8);
+	memset(a, 0, STATE);
+	s = open_early(f, b, NULL);
+	assert_int_equal(block_snapshot_freeze(s, &f->err), 0); /* at once */
+	state_load(f, s, a, 10);
+	i = info_named("a");
+	i.vm_state_bytes = STATE;
+	commit(f, s, &i, one);
+
+	memcpy(c, a, STATE);
+	s = open_early(f, b, one);
+	for (unsigned k = 0; k < 4; k++) {
+		state_load(f, s, c, 6);
+		shadow_run(f, b, 50, 8);
+	}
+	assert_int_equal(block_snapshot_freeze(s, &f->err), 0);
+	disk = shadow_copy(f);
+	shadow_run(f, b, 20, 8); /* while the engine counts references */
+	state_load(f, s, c, 3);
+	i = info_named("c");
+	i.vm_state_bytes = STATE;
+	commit(f, s, &i, two);
+	shadow_run(f, b, 100, 8);
+	vm_is(f, b, NULL, one, a, STATE);
+	vm_is(f, b, NULL, two, c, STATE);
+
+	s = open_early(f, b, two);
+	state_load(f, s, c, 6);
+	block_snapshot_abort(s, &o.op); /* without a freeze */
+	shadow_run(f, b, 50, 8);
+	sync_wait(f, &o);
+	shadow_verify(f, b);
+	(void)open_early(f, b, two); /* closing aborts it */
+	assert_int_equal(block_close(b), 0);
+	fixture_run(f, "qemu-img check -q img && qemu-img compare -f qcow2 -F raw img shadow");
+	snapshot_is(f, "c", disk, DISK);
+	free(a);
+	free(c);
+	free(disk);
+}
+
+static void test_vm_state_may_be_written_before_the_freeze(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(creates); i++) {
+		struct fixture f;
+
+		print_message("%s\n", creates[i]);
+		fixture_begin(&f, 250 + (unsigned)i);
+		f.cache_bytes = i % 2 ? 0 : 1;
+		state_first(&f, creates[i]);
 		fixture_end(&f);
 	}
 }
@@ -665,7 +619,7 @@ static void test_deleting_last_snapshot_shrinks_file(void **state)
 	fixture_run(&f, "qemu-img create -q -f qcow2 img 8M && qemu-io -c 'write -P 1 0 4M' img");
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 	s = begin(&f, b);
-	fill(&f, vm, STATE);
+	random_fill(&f, vm, STATE);
 	assert_int_equal(vm_write(&f, s, 0, vm, STATE), 0);
 	i.vm_state_bytes = STATE;
 	commit(&f, s, &i, id);
@@ -863,6 +817,7 @@ int main(void)
 		cmocka_unit_test(test_revert_updates_extra_data_atomically),
 		cmocka_unit_test(test_snapshots_under_load_keep_content),
 		cmocka_unit_test(test_vm_states_are_shared_and_read_back),
+		cmocka_unit_test(test_vm_state_may_be_written_before_the_freeze),
 		cmocka_unit_test(test_aborted_snapshot_leaves_nothing),
 		cmocka_unit_test(test_qemu_and_cairn_share_snapshots),
 		cmocka_unit_test(test_invalid_operations_are_refused),
