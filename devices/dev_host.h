@@ -49,8 +49,8 @@ struct dev_host_ops {
 	int (*doorbell_add)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);
 	void (*doorbell_del)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);
 	void (*event)(struct dev_host *h, const struct dev_event *ev);
-	/* Tell the dirty tracking that a device is about to write [gpa, gpa+len) in RAM. NULL:
-	 * nothing tracks. */
+	/* Tell the dirty tracking that a device has written to [gpa, gpa+len) in RAM. Call it after each write: a block
+	 * may be copied right after a mark, and then only the next mark has it copied again. NULL: nothing tracks. */
 	void (*ram_dirty)(struct dev_host *h, uint64_t gpa, uint64_t len);
 	/* Fault in guest memory before the kernel uses it for I/O on a file. The kernel may hold
 	 * the file's lock while it waits for a page, and that page may have to be read from the

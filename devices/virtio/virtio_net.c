@@ -238,6 +238,7 @@ static int packet_deliver(struct virtio_net *n)
 	}
 	store_le16(number, (uint16_t)buffers);
 	iov_write(n->elem.iov + n->elem.nout, n->elem.nin, NET_HEADER_BUFFERS, number, sizeof(number));
+	virtqueue_mark_dirty(vq, &n->elem);
 	virtqueue_publish(vq, (uint16_t)buffers);
 	count_frame(&n->rx, n->held - NET_HEADER_BYTES);
 	n->held = 0;

@@ -244,19 +244,20 @@ void virtqueue_unpop(struct virtqueue *q)
 
 /* ---- completing requests ---- */
 
+void virtqueue_mark_dirty(struct virtqueue *q, const struct virtqueue_elem *el)
+{
+	for (unsigned i = 0; q->host->ops->ram_dirty && i < el->nin; i++)
+		mark_dirty(q, el->iov[el->nout + i].iov_base, el->iov[el->nout + i].iov_len);
+}
+
 void virtqueue_fill(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written, unsigned ahead)
 {
 	size_t at = RING_ENTRIES + 8 * (size_t)((q->used_idx + ahead) & (q->size - 1u));
-	uint64_t left = written;
 
 	/* The memory was marked as dirty when the request was taken. Mark it again: a snapshot between the two marks
-	 * has saved the memory before the data arrived. */
-	for (unsigned i = 0; q->host->ops->ram_dirty && i < el->nin && left; i++) {
-		uint64_t n = MIN(left, (uint64_t)el->iov[el->nout + i].iov_len);
-
-		mark_dirty(q, el->iov[el->nout + i].iov_base, n);
-		left -= n;
-	}
+	 * has saved the memory before the data arrived. Mark all buffers: a disk's status byte lies behind `written`.
+	 */
+	virtqueue_mark_dirty(q, el);
 	store_le32(q->used + at, el->head);
 	store_le32(q->used + at + 4, written);
 	mark_dirty(q, q->used + at, 8);

@@ -63,6 +63,9 @@ void virtqueue_unpop(struct virtqueue *q);
 int virtqueue_parse(struct virtqueue *q, uint16_t head, struct virtqueue_elem *ret_el);
 /* Complete a request. written: bytes from the start of its writable part. */
 void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written);
+/* Tell the dirty tracking that a device has written to the request's buffers. virtqueue_fill() and virtqueue_push() do
+ * so, too. */
+void virtqueue_mark_dirty(struct virtqueue *q, const struct virtqueue_elem *el);
 /* Complete several requests at once: fill each, then publish all n, so that the driver sees none
  * before all are filled. ahead: number of requests already filled. */
 void virtqueue_fill(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written,

@@ -30,12 +30,15 @@ static void assist_count(atomic_ulong *c)
 
 /* ---- guest memory by linear address ---- */
 
-static uint8_t *linear_to_host(struct assist *a, struct vcpu *v, uint64_t linear, uint64_t len)
+/* ret_gpa: NULL: not wanted. */
+static uint8_t *linear_to_host(struct assist *a, struct vcpu *v, uint64_t linear, uint64_t len, uint64_t *ret_gpa)
 {
 	struct kvm_translation t = { .linear_address = linear };
 
 	if (kvm_ioctl(v->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
 		return NULL;
+	if (ret_gpa)
+		*ret_gpa = t.physical_address;
 	return dev_ram(a->host, t.physical_address, len);
 }
 
@@ -45,7 +48,7 @@ static size_t linear_read(struct assist *a, struct vcpu *v, uint64_t linear, uin
 
 	while (done < len) {
 		size_t n = MIN(len - done, 4096 - (linear + done) % 4096);
-		const uint8_t *p = linear_to_host(a, v, linear + done, n);
+		const uint8_t *p = linear_to_host(a, v, linear + done, n, NULL);
 
 		if (!p)
 			break;
@@ -98,7 +101,7 @@ static bool msrs_get(struct vcpu *v, struct assist_msrs *ret)
 	return true;
 }
 
-int assist_init(struct assist *a, struct kvm *k, const struct dev_host *h, struct err *e)
+int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err *e)
 {
 	/* One clear bit denies writes to LSTAR; KVM turns each denied write into an exit to
 	 * userspace. */
@@ -285,12 +288,14 @@ static bool sysret_do(struct vcpu *v, struct kvm_regs *r, struct kvm_sregs *s)
 static bool cmpxchg16b_do(struct assist *a, struct vcpu *v, const struct assist_insn *i,
 	struct kvm_regs *r, const struct kvm_sregs *s)
 {
-	uint64_t linear = assist_operand(i, r, s);
-	uint8_t *mem = linear % 16 ? NULL : linear_to_host(a, v, linear, 16);
+	uint64_t linear = assist_operand(i, r, s), gpa;
+	uint8_t *mem = linear % 16 ? NULL : linear_to_host(a, v, linear, 16, &gpa);
 
 	if (!mem)
 		return false;
 	assist_cmpxchg16b(mem, r);
+	if (a->host->ops->ram_dirty)
+		a->host->ops->ram_dirty(a->host, gpa, 16);
 	return true;
 }
 

@@ -25,14 +25,14 @@ struct vcpu;
 
 struct assist {
 	struct kvm *kvm;	  /* borrowed */
-	const struct dev_host *host; /* borrowed: guest RAM */
+	struct dev_host *host; /* borrowed: guest RAM */
 	atomic_ulong syscalls, instructions;
 };
 
 /* Make KVM exit to userspace on writes to LSTAR. Call before the first vCPU runs.
  * k, host: borrowed for the lifetime of the assist.
  * Returns 0; -ENOTSUP when KVM has no MSR filter; -errno of the ioctl. */
-int assist_init(struct assist *a, struct kvm *k, const struct dev_host *h, struct err *e);
+int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err *e);
 void assist_vcpu_reset(struct assist *a, struct vcpu *v);
 /* Set the breakpoint from registers that were just loaded from a saved state. */
 void assist_vcpu_loaded(struct assist *a, struct vcpu *v);
