@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -98,7 +99,12 @@ int uffd_open_device(const char *path, struct uffd *u)
 
 int uffd_open(struct uffd *u)
 {
-	return uffd_open_device(UFFD_DEVICE, u);
+	const char *how = getenv("CAIRN_USERFAULTFD");
+
+	if (!how || strcmp(how, "refuse"))
+		return uffd_open_device(UFFD_DEVICE, u);
+	*u = (struct uffd){ .fd = -1, .device_error = -EPERM, .call_error = -EPERM, .refused = true };
+	return -EPERM;
 }
 
 void uffd_close(struct uffd *u)
@@ -115,6 +121,8 @@ void uffd_reason(const struct uffd *u, char buf[UFFD_REASON_MAX])
 		return;
 	if (u->source != UFFD_FROM_NOTHING)
 		snprintf(buf, UFFD_REASON_MAX, "the kernel cannot write-protect shared memory (Linux 5.19 can)");
+	else if (u->refused)
+		snprintf(buf, UFFD_REASON_MAX, "CAIRN_USERFAULTFD is refuse");
 	else if (u->sysctl_denies)
 		snprintf(buf, UFFD_REASON_MAX, "%s: %s; vm.unprivileged_userfaultfd is 0", UFFD_DEVICE,
 			strerror(-u->device_error));

@@ -16,12 +16,14 @@ struct uffd {
 	bool can_protect; /* supports write protection of shared memory, and the thread id in faults */
 	enum uffd_source source;
 	int device_error, call_error; /* -errno of the device and of the system call; 0: succeeded or not tried */
+	bool refused;		      /* CAIRN_USERFAULTFD=refuse, for tests */
 	bool sysctl_denies;	      /* the system call failed because vm.unprivileged_userfaultfd is 0 */
 };
 
 /* Open a userfaultfd: by the device (Linux 6.1), whose file mode decides who may open it, or else by
  * the system call, which only root may use if vm.unprivileged_userfaultfd is 0.
- * Returns 0; -errno of the last attempt. On error, u->fd is -1, and the VM runs without tracking. */
+ * CAIRN_USERFAULTFD=refuse in the environment makes it fail, for tests.
+ * Returns 0; -errno of the last attempt. On error, u->fd is -1, and KVM's dirty log tracks the VM's memory. */
 int uffd_open(struct uffd *u);
 /* The same with another path in place of UFFD_DEVICE. */
 int uffd_open_device(const char *path, struct uffd *u);

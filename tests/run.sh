@@ -4,8 +4,9 @@
 #
 # TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). A test that leaves no result has
 # failed. A part of the tests runs a second time with the loop on epoll (base/loop.h); CAIRN_LOOP=epoll runs all of them
-# so, once. Each run has one temporary folder; the run fails when the folder holds more than TEST_TMP_MIB (2048)
-# at any time, or when a file in it or a process is left. Folders of failed tests are kept in BUILD/failed.
+# so, once. A part runs again without userfaultfd (snapshot/uffd_open.h). Each run has one temporary folder; the run
+# fails when the folder holds more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left.
+# Folders of failed tests are kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -27,6 +28,9 @@ EPOLL_UNITS="api/store/test_store block/test_copy block/test_raw block/qcow2/tes
 	devices/virtio/test_disk_thread vmm/snapshot/test_snapshot_set"
 EPOLL_E2E="tests/e2e/vmm/test_sandbox.py tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/block
 	tests/e2e/api/wire/test_control.py tests/e2e/tools/archive"
+# Tests that run without userfaultfd, too, besides test_dirty_log.py.
+NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_clone_snapshot.py
+	tests/e2e/vmm/snapshot/test_storm.py"
 
 passed=0 failed=0 skipped=0 watcher='' pytests=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
@@ -122,6 +126,10 @@ run_e2e() {
 	export CAIRN_LOOP=epoll
 	run_pytests "$results/epoll" "$EPOLL_E2E" p
 	unset CAIRN_LOOP
+	echo "End-to-end tests, a part of them without userfaultfd"
+	export CAIRN_USERFAULTFD=refuse
+	run_pytests "$results/nouffd" "$NOUFFD_E2E"
+	unset CAIRN_USERFAULTFD
 }
 
 run_style() {

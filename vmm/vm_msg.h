@@ -340,18 +340,22 @@ struct vm_snapshot_done {
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
 	char left_out[VM_DISKS_MAX * 16]; /* comma-separated ids of read-only disks, which take no part */
 	uint8_t memory_tracking; /* enum vm_memory_tracking */
-	uint8_t reserved[7];
+	/* With VM_TRACKING_DIRTY_LOG: */
+	uint8_t memory_rounds;	 /* in which memory was copied while the guest ran; 0: it was read for a revert */
+	uint8_t memory_throttle; /* largest part of the time in percent that the vCPUs stood still meanwhile; 0: none */
+	uint8_t memory_stopped;	 /* the VM was paused at last, because the guest wrote faster than its memory was copied */
+	uint8_t reserved[4];
 	char memory_tracking_reason[184]; /* empty with VM_TRACKING_USERFAULTFD and VM_TRACKING_UNKNOWN */
 	uint8_t disks_made[VM_DISKS_MAX]; /* enum vm_disk_made: of a fork, for each writable disk */
 };
 
-/* Whether userfaultfd tracked the guest's accesses to memory, so that the guest ran while its memory
- * was copied or loaded. */
+/* What tracked the guest's accesses to memory, so that the guest ran while its memory was copied or loaded. */
 enum vm_memory_tracking {
 	VM_TRACKING_UNKNOWN = 0,     /* no memory took part, or the process is older than this field */
 	VM_TRACKING_USERFAULTFD,
 	VM_TRACKING_UNAVAILABLE,     /* the host offers no userfaultfd to the VM process's user */
 	VM_TRACKING_NONE,	     /* this VM's memory cannot be tracked */
+	VM_TRACKING_DIRTY_LOG,	     /* KVM's dirty log: the host offers no userfaultfd to the VM process's user */
 	VM_TRACKING_COUNT,
 };
 

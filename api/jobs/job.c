@@ -73,6 +73,7 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 		[VM_TRACKING_USERFAULTFD] = "userfaultfd",
 		[VM_TRACKING_UNAVAILABLE] = "unavailable",
 		[VM_TRACKING_NONE] = "none",
+		[VM_TRACKING_DIRTY_LOG] = "dirty-log",
 	};
 	const char *word = d && d->memory_tracking < VM_TRACKING_COUNT ? words[d->memory_tracking] : NULL;
 
@@ -81,6 +82,11 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 	js_put_str(result, "memory-tracking", word);
 	if (d->memory_tracking_reason[0])
 		js_put_str(result, "memory-tracking-reason", d->memory_tracking_reason);
+	if (!d->memory_rounds)
+		return;
+	js_put_uint(result, "memory-rounds", d->memory_rounds);
+	js_put_uint(result, "memory-throttle", d->memory_throttle);
+	js_put_bool(result, "memory-stopped", d->memory_stopped);
 }
 
 struct json_object *job_to_json(const struct job *j)

@@ -210,16 +210,33 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 	return r;
 }
 
+/* Say how memory was copied in rounds, and what that cost the guest. */
+static void rounds_text(struct json_object *result, double pause_ms, char *buf, size_t size)
+{
+	int64_t rounds = js_get_int(result, "memory-rounds", 0), throttle = js_get_int(result, "memory-throttle", 0);
+	char slowed[60] = "";
+
+	if (throttle)
+		snprintf(slowed, sizeof(slowed), ", slowed down by %lld %%", (long long)throttle);
+	snprintf(buf, size, "The VM ran while its memory was copied in %lld round%s%s, and was paused for %.1f ms%s",
+		(long long)rounds, rounds == 1 ? "" : "s", slowed, pause_ms,
+		js_get_bool(result, "memory-stopped", false) ? " because it wrote faster than that" : "");
+}
+
 bool job_tracking_text(struct json_object *result, const char *done, char *buf, size_t size)
 {
 	const char *word = js_get_str(result, "memory-tracking"), *reason = js_get_str(result, "memory-tracking-reason");
 	double pause_ms = (double)js_get_int(result, "pause", 0) / 1e6;
-	bool host = word && !strcmp(word, "unavailable");
+	bool host = word && (!strcmp(word, "unavailable") || !strcmp(word, "dirty-log"));
+	char how[200];
 
 	if (!word || !reason || pause_ms <= 0)
 		return false;
-	snprintf(buf, size, "The VM was paused for %.1f ms while its memory was %s, since %s%s%s", pause_ms, done,
-		host ? "userfaultfd is not available (" : "", reason,
+	if (js_get_int(result, "memory-rounds", 0))
+		rounds_text(result, pause_ms, how, sizeof(how));
+	else
+		snprintf(how, sizeof(how), "The VM was paused for %.1f ms while its memory was %s", pause_ms, done);
+	snprintf(buf, size, "%s, since %s%s%s", how, host ? "userfaultfd is not available (" : "", reason,
 		host ? "); `cairn doctor` tells how to change that" : "");
 	return true;
 }

@@ -34,7 +34,8 @@ int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* Write a sentence that the VM was paused while its memory was copied or read, and why, if a job's result says so.
+/* Write a sentence that the VM was paused while its memory was copied or read, or that the copy took rounds, and why,
+ * if a job's result says so.
  * done: "copied" or "read". Returns whether there is a sentence. */
 #define JOB_TRACKING_TEXT 512
 bool job_tracking_text(struct json_object *result, const char *done, char *buf, size_t size);

@@ -286,7 +286,8 @@ static void multi_vm_table_print(const struct multi_vm *f)
 
 static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 {
-	static const char *const passed_on[] = { "volumes", "pause", "memory-tracking", "memory-tracking-reason" };
+	static const char *const passed_on[] = { "volumes", "pause", "memory-tracking", "memory-tracking-reason",
+		"memory-rounds", "memory-throttle", "memory-stopped" };
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 
 	for (size_t i = 0; i < f->n; i++) {

@@ -14,7 +14,7 @@
 
 #define HUGE_PAGE_BYTES (2 * MIB)
 #define PAGE_BYTES 4096u
-#define SLOT_BRIEF 2 /* first slot number after those of RAM */
+#define SLOT_BRIEF (MEMORY_SLOT_HIGH + 1)
 
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
 {
@@ -50,10 +50,10 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 	return 0;
 }
 
-static int slot_set(struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t bytes, void *host,
+static int slot_set(struct kvm *k, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t bytes, void *host,
 	struct err *e)
 {
-	struct kvm_userspace_memory_region region = { .slot = slot, .guest_phys_addr = gpa,
+	struct kvm_userspace_memory_region region = { .slot = slot, .flags = flags, .guest_phys_addr = gpa,
 		.memory_size = bytes, .userspace_addr = (uintptr_t)host };
 	int r = kvm_ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
 
@@ -62,13 +62,23 @@ static int slot_set(struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t bytes, 
 		     : 0;
 }
 
-int memory_attach(struct memory *m, struct kvm *k, struct err *e)
+static int ram_slots_set(struct memory *m, struct kvm *k, uint32_t flags, struct err *e)
 {
-	int r = slot_set(k, 0, 0, m->low_bytes, m->host, e);
+	int r = slot_set(k, MEMORY_SLOT_LOW, flags, 0, m->low_bytes, m->host, e);
 
 	if (!r && m->high_bytes)
-		r = slot_set(k, 1, MEM_HIGH_BASE, m->high_bytes, m->host + m->low_bytes, e);
+		r = slot_set(k, MEMORY_SLOT_HIGH, flags, MEM_HIGH_BASE, m->high_bytes, m->host + m->low_bytes, e);
 	return r;
+}
+
+int memory_attach(struct memory *m, struct kvm *k, struct err *e)
+{
+	return ram_slots_set(m, k, 0, e);
+}
+
+int memory_log_dirty(struct memory *m, struct kvm *k, struct err *e)
+{
+	return ram_slots_set(m, k, KVM_MEM_LOG_DIRTY_PAGES, e);
 }
 
 /* Deleting any memory slot makes KVM zap all shadow pages, so create and delete a slot of one page.
@@ -76,9 +86,9 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 int memory_zap_shadow_pages(struct memory *m, struct kvm *k, struct err *e)
 {
 	uint64_t gpa = MEM_HIGH_BASE + ROUND_UP(m->high_bytes, PAGE_BYTES);
-	int r = k->has_shadows ? slot_set(k, SLOT_BRIEF, gpa, PAGE_BYTES, m->host, e) : 0;
+	int r = k->has_shadows ? slot_set(k, SLOT_BRIEF, 0, gpa, PAGE_BYTES, m->host, e) : 0;
 
-	return r < 0 || !k->has_shadows ? r : slot_set(k, SLOT_BRIEF, gpa, 0, m->host, e);
+	return r < 0 || !k->has_shadows ? r : slot_set(k, SLOT_BRIEF, 0, gpa, 0, m->host, e);
 }
 
 void memory_describe(const struct memory *m, struct dev_host *h)

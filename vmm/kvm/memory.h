@@ -28,6 +28,10 @@ struct dev_host;
 struct err;
 struct kvm;
 
+/* Slots of RAM below and above 4 GiB. */
+#define MEMORY_SLOT_LOW 0
+#define MEMORY_SLOT_HIGH 1
+
 #define MEM_LOW_MAX 0xc0000000ULL
 #define MEM_HIGH_BASE 0x100000000ULL
 #define MEM_PCI_BASE 0xc0000000ULL
@@ -56,6 +60,8 @@ struct memory {
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
+/* Turn KVM's dirty log on for RAM. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */
+int memory_log_dirty(struct memory *m, struct kvm *k, struct err *e);
 /* Make KVM drop its shadow page tables, if it has any. Call after RAM content was replaced while
  * vCPUs were stopped: KVM tracks only the guest's own writes to page tables. */
 int memory_zap_shadow_pages(struct memory *m, struct kvm *k, struct err *e);

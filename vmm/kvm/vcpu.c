@@ -1,6 +1,7 @@
 #include "vmm/kvm/vcpu.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/kvm.h"
@@ -19,6 +20,7 @@
 
 #define KICK_SIGNAL SIGUSR1
 #define VCPU_STACK_BYTES (128 * 1024)
+#define NAP_STEP_NS 1000000ULL
 
 #define CR0_PE 1ULL
 #define CR0_ET (1ULL << 4)
@@ -96,6 +98,18 @@ static bool vcpu_park(struct vcpu *v)
 	return go;
 }
 
+/* Sleep in short steps: a signal that comes before a sleep does not end it. */
+static void vcpu_nap(struct vcpus *s)
+{
+	uint64_t now, until;
+
+	while ((now = loop_now_ns()) < (until = atomic_load(&s->nap_until_ns)) && !atomic_load(&s->stop_requested)) {
+		struct timespec step = { .tv_nsec = (long)MIN(until - now, NAP_STEP_NS) };
+
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
+	}
+}
+
 /* Run the guest until the vCPU has to park. */
 static void vcpu_run_until_stop(struct vcpu *v)
 {
@@ -105,6 +119,7 @@ static void vcpu_run_until_stop(struct vcpu *v)
 		if (r == EINTR && atomic_load(&v->set->stop_requested))
 			return;
 		if (r == EINTR || r == EAGAIN) {
+			vcpu_nap(v->set);
 			/* A stop request that was withdrawn early has left immediate_exit set, and
 			 * KVM_RUN would never enter the guest. */
 			immediate_exit_clear(v);
@@ -178,15 +193,27 @@ int vcpus_start_threads(struct vcpus *s, struct err *e)
 	return 0;
 }
 
-void vcpus_request_stop(struct vcpus *s)
+/* Make KVM_RUN return EINTR on each vCPU's thread. */
+static void vcpus_kick(struct vcpus *s)
 {
-	if (atomic_exchange(&s->stop_requested, true))
-		return;
 	for (unsigned i = 0; i < s->cfg.count; i++) {
 		__atomic_store_n(&s->vcpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		if (s->vcpu[i].thread_made)
 			pthread_kill(s->vcpu[i].thread, KICK_SIGNAL);
 	}
+}
+
+void vcpus_request_stop(struct vcpus *s)
+{
+	if (!atomic_exchange(&s->stop_requested, true))
+		vcpus_kick(s);
+}
+
+void vcpus_nap(struct vcpus *s, uint64_t until_ns)
+{
+	atomic_store(&s->nap_until_ns, until_ns);
+	if (until_ns)
+		vcpus_kick(s);
 }
 
 void vcpus_stop(struct vcpus *s)

@@ -114,12 +114,21 @@ static void host_ram_fetch(struct dev_host *h, const struct iovec *iov, unsigned
 	ram_fetch(machine_of(h), iov, niov, write);
 }
 
+/* Memory for which nobody keeps a dirty log has no marks. */
+static void host_ram_dirty(struct dev_host *h, uint64_t gpa, uint64_t len)
+{
+	struct machine *m = machine_of(h);
+
+	dirty_log_mark(&m->dirty_log, gpa < MEM_HIGH_BASE ? gpa : gpa - MEM_HIGH_BASE + m->mem.low_bytes, len);
+}
+
 static const struct dev_host_ops host_ops = {
 	.irq_set = host_irq_set,
 	.msi_send = host_msi_send,
 	.doorbell_add = host_doorbell_add,
 	.doorbell_del = host_doorbell_del,
 	.event = host_event,
+	.ram_dirty = host_ram_dirty,
 	.ram_fetch = host_ram_fetch,
 };
 
@@ -350,18 +359,21 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
-/* Open the userfaultfd. Without it, memory is loaded at once and snapshots pause the VM. */
-static void tracking_open(struct machine *m)
+/* Open the userfaultfd. Without it, memory is loaded at once, and snapshots copy memory in rounds. */
+static int tracking_open(struct machine *m, struct err *e)
 {
 	char reason[UFFD_REASON_MAX];
 
 	uffd_open(&m->uffd);
 	uffd_reason(&m->uffd, reason);
-	if (m->uffd.can_protect)
+	if (m->uffd.can_protect) {
 		log_info(NULL, "memory is tracked by userfaultfd, opened by %s", uffd_source_name(m->uffd.source));
-	else
-		log_info(NULL, "memory is not tracked (%s), so a snapshot pauses the VM while its memory is copied, and a "
-			"restore reads all memory before the VM runs; `cairn doctor` tells how to change that", reason);
+		return 0;
+	}
+	log_info(NULL, "memory is tracked by KVM's dirty log, since userfaultfd is not available (%s): a snapshot copies "
+		"memory in rounds, and a restore reads all memory before the VM runs; `cairn doctor` tells how to change "
+		"that", reason);
+	return dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e);
 }
 
 /* fork_fd: see machine_new(). */
@@ -397,7 +409,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r && !m->cfg.huge_pages)
-		tracking_open(m);
+		r = tracking_open(m, e);
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
 	if (!r)
@@ -434,6 +446,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
+	m->throttle.vcpus = &m->vcpus;
 	r = machine_build(m, fds, fork_fd, e);
 	if (r < 0) {
 		machine_free(m);
@@ -472,6 +485,7 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
+	throttle_set(&m->throttle, 0);
 	vcpus_done(&m->vcpus);
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->pause && m->disks[0].thread_made)
@@ -503,6 +517,7 @@ void machine_free(struct machine *m)
 	bus_free(m->pio);
 	bus_free(m->mmio);
 	kvm_done(&m->kvm);
+	dirty_log_done(&m->dirty_log);
 	memory_done(&m->mem);
 	ram_working_sets_done(m);
 	uffd_close(&m->uffd);

@@ -9,8 +9,10 @@
 #include "snapshot/vmstate.h"
 #include "snapshot/working_set.h"
 #include "vmm/kvm/assist.h"
+#include "vmm/kvm/dirty_log.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
+#include "vmm/kvm/throttle.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine/nic.h"
 #include "vmm/vm_msg.h"
@@ -82,11 +84,14 @@ struct machine {
 	struct working_sets working_sets; /* working sets of the saved states that this VM was restored from */
 	int working_sets_fd;		     /* file that keeps the working sets; -1: none */
 	bool working_sets_read, working_sets_changed;
-	struct fault_tracker *tracker; /* NULL: memory is not tracked */
+	struct fault_tracker *tracker; /* NULL: userfaultfd does not track memory */
+	struct dirty_log dirty_log;    /* tracks memory where userfaultfd cannot; zeroed: not used */
+	struct throttle throttle;      /* of the vCPUs */
 	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
 	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */
 	/* Id of the snapshot in the first disk whose saved memory equals the VM's memory, except for the
-	 * blocks that the tracker has noted as dirty since; empty: none. Set by a snapshot and by a revert. */
+	 * blocks that the tracker or the dirty log has noted as dirty since; empty: none. Set by a snapshot and by a
+	 * revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
 	/* Processor features that the guest sees and did not see where the loaded state was saved
 	 * (guest_cpu_more()); empty: none. */

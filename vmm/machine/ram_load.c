@@ -108,6 +108,11 @@ bool ram_can_watch(struct machine *m)
 	return false;
 }
 
+enum ram_way ram_way(struct machine *m)
+{
+	return ram_can_watch(m) ? RAM_FAULTS : m->dirty_log.blocks ? RAM_LOG : RAM_STANDS;
+}
+
 int ram_watch(struct machine *m, struct err *e)
 {
 	int r;

@@ -37,9 +37,17 @@ void ram_working_sets_done(struct machine *m);
  * the disk's thread does not fault later.
  * write: the request writes to the memory; false: it only reads. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
-/* Return whether writes to RAM can be tracked, so that it can be saved while the guest runs. Main thread. Logs why a
- * clone's RAM cannot be tracked. */
+/* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs
+ * why a clone's RAM cannot be tracked. */
 bool ram_can_watch(struct machine *m);
+/* How memory is saved. */
+enum ram_way {
+	RAM_STANDS, /* the VM is paused meanwhile */
+	RAM_FAULTS, /* as of an instant, by userfaultfd's write protection */
+	RAM_LOG,    /* in rounds, by KVM's dirty log (ram_save.h) */
+};
+/* Choose the way: faults, else the log, else none. As ram_can_watch(). */
+enum ram_way ram_way(struct machine *m);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
  * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the
  * worker; needs ram_can_watch().

@@ -303,12 +303,8 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 
 void vm_revert_begin(struct vm *vm)
 {
-	bool runs = vm->phase == VM_PHASE_RUNNING;
-
-	if (runs)
-		machine_pause(vm->m);
 	generation_next(vm);
-	if (runs) /* as in QEMU, clients see the VM stop and run again */
+	if (vm->phase == VM_PHASE_RUNNING) /* as in QEMU, clients see the VM stop and run again */
 		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
 	vm->memory_lost = false;
 	/* These requests belong to the discarded state. */

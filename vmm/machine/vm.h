@@ -79,8 +79,7 @@ void vm_work_end(struct vm *vm);
 /* Continue the work beside the running guest: suspend, resume and the power button are allowed
  * again. A reset waits for the work's end. */
 void vm_work_set_live(struct vm *vm);
-/* vm_revert_begin(): pause the machine, which is about to get another state, and discard its queued
- * events.
+/* vm_revert_begin(): the machine, which is paused, is about to get another state: discard its queued events.
  * vm_reverted(): report that the machine has the new state; the VM runs if `on`. */
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool on);

@@ -321,7 +321,7 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 		vm_stop(vm, VM_REASON_USER, NULL);
 	x->live = vm_phase(vm) == VM_PHASE_RUNNING && !m->cfg.huge_pages && ram_can_watch(m);
 	if (vm_phase(vm) == VM_PHASE_RUNNING)
-		vmsnap_job_tell_tracking(&x->j, x->live);
+		vmsnap_job_tell_tracking(&x->j, x->live ? RAM_FAULTS : RAM_STANDS);
 	dump_stage(x, wait_run, vm_stop_for_dump);
 	return 0;
 }

@@ -19,11 +19,13 @@
 
 /* Stages: wait (worker; the guest runs), stop (main thread), stand (worker: work that needs the
  * pause), freeze (main thread: save state, protect memory, resume the guest), write (worker: memory
- * as of the pause, copies of disks). Without write protection, memory is written in `stand`. */
+ * as of the pause, copies of disks). By the dirty log, `wait` writes memory in rounds (ram_save.h), and
+ * `write` only the rest. Without either, memory is written in `stand`. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
-	bool live;
+	enum ram_way way;
+	struct ram_save save; /* with RAM_LOG */
 	bool stopped; /* this job paused the VM and has to resume it */
 	bool held;    /* the tracker holds memory as of the pause */
 	uint64_t stopped_ns;
@@ -43,6 +45,7 @@ static void fork_free(struct fork_job *x)
 	state_writer_done(&x->sections);
 	close(x->state_fd);
 	fork_disks_done(&x->disks);
+	ram_save_done(&x->save);
 	free(x->crcs);
 	free(x);
 }
@@ -54,6 +57,43 @@ static void fork_stage(struct fork_job *x, void (*run)(struct work *w), void (*d
 	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
 
+static int blocks_write(struct fork_job *x);
+
+static int ram_write_failed(struct fork_job *x, int r)
+{
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "the job was cancelled");
+	return r < 0 ? err_set_errno(&x->j.e, r, "cannot copy the VM's memory") : 0;
+}
+
+/* Write rounds of memory until little is left. Blocks that are not written are zero. */
+static int rounds_write(struct fork_job *x)
+{
+	int r = ram_save_begin(&x->save, x->j.m, true, &x->j.e);
+
+	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
+	while (r >= 0) {
+		r = ram_write_failed(x, blocks_write(x));
+		if (!r)
+			r = ram_save_round_end(&x->save, &x->j.e);
+		if (!r)
+			break;
+	}
+	return r;
+}
+
+static int crcs_init(struct fork_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+
+	x->crcs = calloc(l->blocks, sizeof(*x->crcs));
+	if (!x->crcs)
+		return err_set_errno(&x->j.e, -ENOMEM, "fork");
+	for (uint64_t b = 0; b < l->blocks; b++)
+		x->crcs[b] = vmstate_zero_crc(l, b);
+	return 0;
+}
+
 /* Wait until all memory is loaded. */
 static void wait_run(struct work *w)
 {
@@ -62,11 +102,15 @@ static void wait_run(struct work *w)
 
 	cpu_probe_begin(&j->m->kvm);
 	j->r = ram_wait(j->m, &j->e);
-	if (!j->r && x->live)
-		j->r = ram_watch(j->m, &j->e);
 	x->progress.total = x->h.layout.ram_bytes;
 	if (!j->r)
 		j->r = fork_disks_prepare(&x->disks, &j->e);
+	if (!j->r && x->way != RAM_STANDS)
+		j->r = crcs_init(x);
+	if (!j->r && x->way == RAM_FAULTS)
+		j->r = ram_watch(j->m, &j->e);
+	else if (!j->r && x->way == RAM_LOG)
+		j->r = rounds_write(x);
 	cpu_probe_learn(&j->m->kvm); /* before the pause, because it may take a millisecond */
 }
 
@@ -90,18 +134,19 @@ static void stand_run(struct work *w)
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
 	x->j.r = fork_disks_freeze(&x->disks, &x->j.e);
-	if (!x->j.r && !x->live)
+	if (!x->j.r && x->way == RAM_STANDS)
 		x->j.r = memory_write_standing(x);
 }
 
 static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 {
 	const struct vmstate_layout *l = &x->h.layout;
+	bool was_zero = vmstate_block_is_zero(l, x->crcs, block);
 	size_t len = vmstate_block_len(l, block);
 	int r;
 
 	x->crcs[block] = vmstate_block_crc(l, block, data);
-	if (vmstate_block_is_zero(l, x->crcs, block))
+	if (was_zero && vmstate_block_is_zero(l, x->crcs, block))
 		return 0;
 	r = x->file.store.write(&x->file.store, l->ram_offset + block * VMSTATE_BLOCK_BYTES, data, len);
 	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
@@ -109,20 +154,20 @@ static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 	return !r && fork_progress_step(&x->progress, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
 }
 
-/* Write memory as of the pause. Blocks that the tracker does not return are zero. */
+static int block_next(struct fork_job *x, uint64_t *ret_block, uint8_t *buf)
+{
+	return x->way == RAM_LOG ? ram_save_next(&x->save, ret_block, buf)
+		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
+}
+
+/* Write memory as of the pause, or a round. Blocks that block_next() does not return are zero. */
 static int blocks_write(struct fork_job *x)
 {
-	const struct vmstate_layout *l = &x->h.layout;
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
 	uint64_t block;
-	int r = 0;
+	int r = data ? 0 : -ENOMEM;
 
-	x->crcs = calloc(l->blocks, sizeof(*x->crcs));
-	if (!data || !x->crcs)
-		return -ENOMEM;
-	for (uint64_t b = 0; b < l->blocks; b++)
-		x->crcs[b] = b + 1 == l->blocks ? l->zero_crc_last : l->zero_crc;
-	while (!r && (r = fault_tracker_save_next(x->j.m->tracker, &block, data)) > 0)
+	while (!r && (r = block_next(x, &block, data)) > 0)
 		r = block_write(x, block, data);
 	return r;
 }
@@ -133,20 +178,17 @@ static int memory_write_live(struct fork_job *x)
 		.ram_fd = -1 };
 	int r;
 
-	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
-	r = blocks_write(x);
-	if (r == -ECANCELED)
-		return err_set(&x->j.e, r, ERR_CANCELLED, "the job was cancelled");
-	if (r < 0)
-		return err_set_errno(&x->j.e, r, "cannot copy the VM's memory");
-	return vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);
+	if (x->way == RAM_FAULTS)
+		fork_progress_next(&x->progress, x->h.layout.ram_bytes);
+	r = ram_write_failed(x, blocks_write(x));
+	return r < 0 ? r : vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);
 }
 
 static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	if (!x->j.r && x->live)
+	if (!x->j.r && x->way != RAM_STANDS)
 		x->j.r = memory_write_live(x);
 	if (x->held && x->j.m->tracker)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
@@ -156,11 +198,22 @@ static void write_run(struct work *w)
 	fork_disks_tell(&x->disks, x->j.result.disks_made);
 }
 
+static void vm_go_on(struct fork_job *x)
+{
+	if (!x->stopped)
+		return;
+	x->stopped = false;
+	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
+		machine_resume(x->j.m);
+	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
+}
+
 static void fork_done(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
+	vm_go_on(x);
 	j->result.total_ns = loop_now_ns() - x->stopped_ns;
 	if (!j->r)
 		log_info(NULL, "state for clones taken: pause %llu us, %llu KiB of memory",
@@ -188,22 +241,19 @@ static int memory_hold(struct fork_job *x)
 	return r;
 }
 
-static void vm_go_on(struct fork_job *x)
-{
-	if (!x->stopped)
-		return;
-	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
-		machine_resume(x->j.m);
-	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
-}
-
 static void vm_freeze(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	if (!x->j.r && x->live)
+	if (!x->j.r && x->way == RAM_FAULTS)
 		x->j.r = memory_hold(x);
-	vm_go_on(x);
+	if (!x->j.r && x->way == RAM_LOG) {
+		x->bytes_done = 0; /* the progress is a disk's */
+		x->j.r = ram_save_freeze(&x->save, &x->j.e);
+		vmsnap_job_tell_rounds(&x->j, &x->save);
+	}
+	if (x->j.r < 0 || !x->save.stands)
+		vm_go_on(x);
 	if (x->j.r < 0 && !x->disks.n) {
 		fork_done(w);
 		return;
@@ -228,7 +278,7 @@ static void vm_stop_for_fork(struct work *w)
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
 	/* Without slow work to do, freeze at once instead of waiting for the worker's thread. */
-	if (j->r < 0 || (x->live && !x->disks.n))
+	if (j->r < 0 || (x->way != RAM_STANDS && !x->disks.n))
 		vm_freeze(w);
 	else
 		fork_stage(x, stand_run, vm_freeze);
@@ -282,8 +332,8 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	}
 	x->j.done = done;
 	x->j.opaque = opaque;
-	x->live = ram_can_watch(m);
-	vmsnap_job_tell_tracking(&x->j, x->live);
+	x->way = ram_way(m);
+	vmsnap_job_tell_tracking(&x->j, x->way);
 	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);

@@ -85,18 +85,25 @@ void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, cons
 	return vm_work_begin_crashed(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
 }
 
-void vmsnap_job_tell_tracking(struct vmsnap_job *j, bool tracked)
+void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s)
+{
+	j->result.memory_rounds = (uint8_t)s->rounds;
+	j->result.memory_throttle = (uint8_t)s->throttle;
+	j->result.memory_stopped = s->stands;
+}
+
+void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way)
 {
 	struct vm_snapshot_done *d = &j->result;
 	char reason[UFFD_REASON_MAX] = "";
 
-	d->memory_tracking = tracked ? VM_TRACKING_USERFAULTFD : VM_TRACKING_NONE;
-	if (!tracked && j->m->cfg.huge_pages) {
+	d->memory_tracking = way == RAM_FAULTS ? VM_TRACKING_USERFAULTFD : VM_TRACKING_NONE;
+	if (way == RAM_STANDS && j->m->cfg.huge_pages) {
 		snprintf(reason, sizeof(reason), "memory in huge pages cannot be tracked");
-	} else if (!tracked && j->m->uffd.can_protect) {
+	} else if (way == RAM_STANDS && j->m->uffd.can_protect) {
 		snprintf(reason, sizeof(reason), "this kernel cannot write-protect memory that a clone shares");
-	} else if (!tracked) {
-		d->memory_tracking = VM_TRACKING_UNAVAILABLE;
+	} else if (way != RAM_FAULTS) {
+		d->memory_tracking = way == RAM_LOG ? VM_TRACKING_DIRTY_LOG : VM_TRACKING_UNAVAILABLE;
 		uffd_reason(&j->m->uffd, reason);
 	}
 	snprintf(d->memory_tracking_reason, sizeof(d->memory_tracking_reason), "%s", reason);

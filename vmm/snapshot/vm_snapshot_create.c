@@ -1,6 +1,6 @@
 /* Creates a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (guest
  * agent, if requested), freeze (main thread: the pause), write (worker: memory as of the pause,
- * then the commit). */
+ * then the commit). Without userfaultfd, prepare writes memory in rounds (ram_save.h), and write only the rest. */
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -43,13 +43,16 @@ struct create_job {
 	struct vm_snapshot_create c;
 	struct machine_disk *first;
 	struct block_snapshot *on_disk[VM_DISKS_MAX]; /* begun, and neither committed nor aborted */
-	bool with_ram, live, was_running, incremental;
+	bool with_ram, was_running, incremental;
+	enum ram_way way;
+	bool stands; /* the VM stays paused until its memory is written */
+	struct ram_save save; /* with RAM_LOG */
 	struct state_writer sections;
-	struct bitmap wanted; /* blocks of RAM to write */
+	struct bitmap wanted; /* blocks of RAM that are written */
 	struct vmstate_header h;
 	uint32_t *crcs;			      /* one per block: new for a written block, else the base's */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: snapshot whose memory is shared */
-	uint64_t started_ns, bytes_done, bytes_total;
+	uint64_t started_ns, paused_ns, bytes_done, bytes_total;
 	struct ram_run run[2]; /* one is written while the other is filled */
 	unsigned filling;
 };
@@ -188,6 +191,57 @@ static int zero_crcs(struct create_job *x)
 	return 0;
 }
 
+static int share_parent(struct create_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+
+	if (!x->incremental)
+		return 0;
+	return disk_vmstate_share(x->first, x->on_disk[x->first - x->j.m->disks], x->base_id,
+		l->ram_offset, ROUND_UP(l->ram_bytes, CLUSTER_MAX_BYTES), &x->j.e);
+}
+
+static int blocks_write(struct create_job *x, struct disk_store *st, uint64_t blocks);
+
+static int ram_write_failed(struct create_job *x, int r)
+{
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "the snapshot was cancelled");
+	return r < 0 ? err_set_errno(&x->j.e, r, "cannot write the VM's memory into %s", x->first->id) : 0;
+}
+
+/* Write rounds of memory until little is left. */
+static int rounds_write(struct create_job *x)
+{
+	struct disk_store st;
+	int r;
+
+	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
+	do {
+		r = ram_write_failed(x, blocks_write(x, &st, x->save.round_blocks));
+		if (!r)
+			r = ram_save_round_end(&x->save, &x->j.e);
+		if (r >= 0)
+			bitmap_or(&x->wanted, &x->save.todo);
+	} while (r > 0);
+	return r;
+}
+
+/* The disk is not frozen yet: its content may change while memory is written. */
+static int rounds_begin(struct create_job *x)
+{
+	int r = ram_save_begin(&x->save, x->j.m, !x->incremental, &x->j.e);
+
+	x->started_ns = loop_now_ns();
+	if (r < 0)
+		return r;
+	bitmap_copy(&x->wanted, &x->save.todo);
+	r = disk_snapshot_open(x->first, &x->on_disk[x->first - x->j.m->disks], &x->j.e);
+	if (!r)
+		r = share_parent(x);
+	return r < 0 ? r : rounds_write(x);
+}
+
 static int ram_prepare(struct create_job *x)
 {
 	struct machine *m = x->j.m;
@@ -200,14 +254,17 @@ static int ram_prepare(struct create_job *x)
 			return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
 	if (bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
 		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
-	x->incremental = x->live && m->base_id[0];
+	x->incremental = x->way != RAM_STANDS && m->base_id[0];
+	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	if (!x->incremental)
 		bitmap_set_all(&x->wanted);
 	r = x->incremental ? base_crcs_read(x) : zero_crcs(x);
 	if (!r)
 		r = ram_reader_check(x);
-	if (!r && x->live)
+	if (!r && x->way == RAM_FAULTS)
 		r = ram_watch(m, &x->j.e);
+	else if (!r && x->way == RAM_LOG)
+		r = rounds_begin(x);
 	cpu_probe_learn(&m->kvm); /* before the pause, because it may take a millisecond */
 	return r;
 }
@@ -246,12 +303,12 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 	return 0;
 }
 
-/* The guest's write-back has dirtied memory again, so protect again. */
-static void preprotect_again(struct work *w)
+/* The guest's write-back has dirtied memory again, so protect or copy it again. */
+static void prepare_again(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
-	x->j.r = ram_watch(x->j.m, &x->j.e);
+	x->j.r = x->way == RAM_LOG ? rounds_write(x) : ram_watch(x->j.m, &x->j.e);
 }
 
 static void quiesce_done(void *opaque, int r, const struct err *e)
@@ -261,11 +318,11 @@ static void quiesce_done(void *opaque, int r, const struct err *e)
 	if (r < 0)
 		x->j.e = *e;
 	x->j.r = r;
-	if (r < 0 || !x->live) {
+	if (r < 0 || x->way == RAM_STANDS) {
 		vm_freeze(&x->j.work);
 		return;
 	}
-	x->j.work.run = preprotect_again;
+	x->j.work.run = prepare_again;
 	x->j.work.done = vm_freeze;
 	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
@@ -289,8 +346,31 @@ static int disks_begin(struct create_job *x)
 	int r = 0;
 
 	for (unsigned i = 0; i < m->ndisks && !r; i++)
-		if (vmsnap_disk_takes_part(m, i))
+		if (x->on_disk[i])
+			r = disk_snapshot_freeze(&m->disks[i], x->on_disk[i], &x->j.e);
+		else if (vmsnap_disk_takes_part(m, i))
 			r = disk_snapshot_begin(&m->disks[i], &x->on_disk[i], &x->j.e);
+	return r;
+}
+
+static int tracked_freeze(struct create_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = fault_tracker_reset_dirty(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
+
+	if (!r)
+		fault_tracker_save_begin(m->tracker, &x->wanted);
+	return r;
+}
+
+static int logged_freeze(struct create_job *x)
+{
+	int r = ram_save_freeze(&x->save, &x->j.e);
+
+	bitmap_or(&x->wanted, &x->save.todo);
+	vmsnap_job_tell_rounds(&x->j, &x->save);
+	dirty_log_reset(&x->j.m->dirty_log);
+	x->stands = x->save.stands;
 	return r;
 }
 
@@ -301,39 +381,45 @@ static int ram_freeze(struct create_job *x)
 
 	if (!r)
 		r = ram_reader_check(x);
-	if (r < 0 || !x->live)
+	x->stands = x->way == RAM_STANDS;
+	if (r < 0 || x->stands)
 		return r;
-	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	/* From here on the base is the new snapshot or, if that fails, none. */
 	m->base_id[0] = 0;
-	r = fault_tracker_reset_dirty(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
-	if (!r)
-		fault_tracker_save_begin(m->tracker, &x->wanted);
-	return r;
+	return x->way == RAM_LOG ? logged_freeze(x) : tracked_freeze(x);
+}
+
+/* End before the pause. The worker aborts what the first disk has of the snapshot. */
+static void freeze_give_up(struct create_job *x)
+{
+	struct work *w = &x->j.work;
+
+	w->run = write_run;
+	w->done = write_done;
+	if (x->on_disk[x->first - x->j.m->disks])
+		worker_submit(x->j.worker, x->j.m->host.loop, w);
+	else
+		write_done(w);
 }
 
 static void vm_freeze(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 	struct vmsnap_job *j = &x->j;
-	uint64_t t0;
 
 	if (vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED && !j->r)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
 	if (!j->r && vm_work_cancelled(j->vm))
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the snapshot was cancelled");
-	if (j->r < 0) {
-		write_done(w);
-		return;
-	}
-	if (x->c.quiesce && !agent_is_frozen(j->m->agent)) {
+	if (!j->r && x->c.quiesce && !agent_is_frozen(j->m->agent))
 		j->r = err_set(&j->e, -ETIMEDOUT, ERR_TIMEOUT,
 			"the guest's file systems did not stay frozen for as long as the snapshot needed");
-		write_done(w);
+	if (j->r < 0) {
+		freeze_give_up(x);
 		return;
 	}
 	x->was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
-	t0 = loop_now_ns();
+	x->paused_ns = loop_now_ns();
 	if (x->was_running)
 		machine_pause(j->m);
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
@@ -341,14 +427,15 @@ static void vm_freeze(struct work *w)
 		j->r = ram_freeze(x);
 	if (!j->r)
 		j->r = disks_begin(x);
-	/* Without write protection the guest stays paused until memory is written. */
-	if (x->was_running && (!x->with_ram || x->live || j->r < 0)) {
+	x->stands = x->stands && !j->r;
+	if (x->was_running && !x->stands) {
 		machine_resume(j->m);
-		j->result.pause_ns = loop_now_ns() - t0;
+		j->result.pause_ns = loop_now_ns() - x->paused_ns;
 	}
 	agent_thaw(j->m->agent);
 	vm_work_set_live(j->vm);
-	x->started_ns = t0;
+	if (!x->started_ns)
+		x->started_ns = x->paused_ns;
 	j->work.run = write_run;
 	j->work.done = write_done;
 	worker_submit(j->worker, j->m->host.loop, &j->work);
@@ -452,14 +539,20 @@ static int block_step(struct create_job *x)
 	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
 }
 
-static int ram_write_live(struct create_job *x, struct disk_store *st)
+static int block_next(struct create_job *x, uint64_t *ret_block, uint8_t *buf)
 {
-	struct fault_tracker *t = x->j.m->tracker;
+	return x->way == RAM_LOG ? ram_save_next(&x->save, ret_block, buf)
+		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
+}
+
+/* Write the blocks that block_next() returns. blocks: their number. */
+static int blocks_write(struct create_job *x, struct disk_store *st, uint64_t blocks)
+{
 	uint64_t block;
 	int r, r2;
 
-	x->bytes_total = bitmap_count(&x->wanted) * VMSTATE_BLOCK_BYTES;
-	while ((r = fault_tracker_save_next(t, &block, run_end(x))) > 0) {
+	x->bytes_total = x->bytes_done + blocks * VMSTATE_BLOCK_BYTES;
+	while ((r = block_next(x, &block, run_end(x))) > 0) {
 		r = block_add(x, st, block);
 		if (!r)
 			r = block_step(x);
@@ -470,18 +563,6 @@ static int ram_write_live(struct create_job *x, struct disk_store *st)
 		r = run_flush(x, st);
 	r2 = runs_wait(x);
 	return r < 0 ? r : r2;
-}
-
-static int share_parent(struct create_job *x)
-{
-	const struct vmstate_layout *l = &x->h.layout;
-	uint64_t shared = (l->blocks - bitmap_count(&x->wanted)) * VMSTATE_BLOCK_BYTES;
-
-	if (!x->incremental)
-		return 0;
-	x->j.result.ram_bytes_shared = shared;
-	return disk_vmstate_share(x->first, x->on_disk[x->first - x->j.m->disks], x->base_id,
-		l->ram_offset, ROUND_UP(l->ram_bytes, CLUSTER_MAX_BYTES), &x->j.e);
 }
 
 static int standing_step(void *opaque, uint64_t done, uint64_t total)
@@ -525,17 +606,15 @@ static int state_write(struct create_job *x)
 	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
 	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
-	if (!x->live)
+	if (x->way == RAM_STANDS)
 		return state_write_failed(x, state_write_standing(x, &st.store, &src));
-	r = share_parent(x);
+	r = x->way == RAM_FAULTS ? share_parent(x) : 0;
 	if (r < 0)
 		return r;
-	r = ram_write_live(x, &st);
-	if (r == -ECANCELED)
-		return err_set(&x->j.e, r, ERR_CANCELLED, "the snapshot was cancelled");
-	if (r < 0)
-		return err_set_errno(&x->j.e, r, "cannot write the VM's memory into %s", x->first->id);
-	return state_write_failed(x, vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e));
+	if (x->incremental)
+		x->j.result.ram_bytes_shared = (x->h.layout.blocks - bitmap_count(&x->wanted)) * VMSTATE_BLOCK_BYTES;
+	r = ram_write_failed(x, blocks_write(x, &st, bitmap_count(x->way == RAM_LOG ? &x->save.todo : &x->wanted)));
+	return r < 0 ? r : state_write_failed(x, vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e));
 }
 
 static void disks_abort(struct create_job *x)
@@ -635,7 +714,7 @@ static void write_run(struct work *w)
 		j->r = state_write(x);
 	if (!j->r)
 		j->r = disks_commit(x);
-	if (x->live && j->m->tracker)
+	if (x->way == RAM_FAULTS && j->m->tracker)
 		fault_tracker_save_end(j->m->tracker); /* in every case, let blocked writers continue */
 	if (j->r < 0)
 		disks_abort(x);
@@ -649,12 +728,12 @@ static void write_done(struct work *w)
 	struct create_job *x = container_of(w, struct create_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	if (x->was_running && x->with_ram && !x->live && vm_phase(j->vm) == VM_PHASE_RUNNING) {
+	if (x->was_running && x->stands && vm_phase(j->vm) == VM_PHASE_RUNNING) {
 		machine_resume(j->m);
-		j->result.pause_ns = loop_now_ns() - x->started_ns;
+		j->result.pause_ns = loop_now_ns() - x->paused_ns;
 	}
 	if (!j->r) {
-		if (x->live)
+		if (x->with_ram && x->way != RAM_STANDS)
 			memcpy(j->m->base_id, j->result.id, sizeof(j->m->base_id));
 		log_info(NULL, "snapshot '%s' taken: pause %llu us, %llu KiB of memory written, %llu KiB shared",
 			x->c.name, (unsigned long long)j->result.pause_ns / 1000,
@@ -666,6 +745,7 @@ static void write_done(struct work *w)
 		vm_end(j->vm, VM_REASON_USER, 0, NULL);
 	vmsnap_job_finish(j);
 	state_writer_done(&x->sections);
+	ram_save_done(&x->save);
 	bitmap_done(&x->wanted);
 	free(x->crcs);
 	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
@@ -704,13 +784,14 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 		x->c.tags[VM_SNAPSHOT_TAGS_MAX] = 0;
 	x->first = vmsnap_first_disk(m, NULL);
 	x->with_ram = !c->disks_only && !m->cfg.images_only;
-	x->live = x->with_ram && ram_can_watch(m);
-	if (x->with_ram)
-		vmsnap_job_tell_tracking(&x->j, x->live);
+	if (x->with_ram) {
+		x->way = ram_way(m);
+		vmsnap_job_tell_tracking(&x->j, x->way);
+	}
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
 	x->j.work.done = guest_quiesce;
-	vm_work_set_live(vm); /* the guest runs while memory is write-protected */
+	vm_work_set_live(vm); /* the guest runs while memory is write-protected or copied in rounds */
 	worker_submit(w, m->host.loop, &x->j.work);
 	return 0;
 }

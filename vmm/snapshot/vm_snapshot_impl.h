@@ -9,6 +9,8 @@
 #include "snapshot/vmstate.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/machine/ram_save.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/snapshot/vm_snapshot.h"
@@ -46,9 +48,10 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Begin a job that is also possible on a crashed VM that was kept. */
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
-/* Note in the result whether userfaultfd tracked memory, and if not, why.
- * tracked: the guest ran while its memory was copied or loaded. */
-void vmsnap_job_tell_tracking(struct vmsnap_job *j, bool tracked);
+/* Note in the result how memory is copied or loaded and, unless that is RAM_FAULTS, why. */
+void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way);
+/* Note in the result how a copy in rounds went. */
+void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s);
 /* Fill in the result from r and e, end the work and call done(). The caller then frees the job. */
 void vmsnap_job_finish(struct vmsnap_job *j);
 

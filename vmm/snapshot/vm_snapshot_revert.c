@@ -8,6 +8,7 @@
 #include "snapshot/ram_reader.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
+#include "vmm/machine/ram_revert.h"
 #include "vmm/snapshot/map_store.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
@@ -30,7 +31,9 @@ struct revert_job {
 	/* Memory is tracked since a snapshot that still exists: replace only blocks that differ. */
 	bool rewinds;
 	struct bitmap changed;	 /* blocks that differ between the two */
-	uint64_t started_ns;
+	bool by_log;		 /* the dirty log tracks memory */
+	struct ram_revert ram;	 /* with by_log */
+	uint64_t started_ns, paused_ns;
 };
 
 /* ---- look: on the worker's thread; the VM is not changed ---- */
@@ -145,6 +148,10 @@ static int state_look(struct revert_job *x)
 		r = verify_ram(x);
 	if (!r)
 		r = base_look(x);
+	/* Before the guest has run for the first time, a damaged state costs nothing but the start. */
+	if (!r && x->by_log && !x->v.look_only)
+		r = ram_revert_look(&x->ram, m, s, &x->h, x->rewinds ? &x->changed : NULL,
+			x->rewinds || machine_clock_ns(m) > 0, e);
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
 }
 
@@ -230,6 +237,20 @@ static int memory_replace(struct revert_job *x)
 	return ram_load(m, m->paged_from, &x->h, &x->j.e);
 }
 
+static int memory_revert_logged(struct revert_job *x)
+{
+	if (!x->rewinds)
+		machine_forget_memory(x->j.m);
+	return ram_revert_apply(&x->ram, &x->j.e);
+}
+
+static int memory_revert(struct revert_job *x)
+{
+	if (x->by_log)
+		return memory_revert_logged(x);
+	return x->rewinds && memory_can_rewind(x->j.m) ? memory_rewind(x) : memory_replace(x);
+}
+
 static int machine_revert(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
@@ -238,11 +259,11 @@ static int machine_revert(struct revert_job *x)
 	machine_reset_devices(m);
 	r = vcpus_drain_async_pf(&m->vcpus, &x->j.e);
 	if (!r)
-		r = x->rewinds && memory_can_rewind(m) ? memory_rewind(x) : memory_replace(x);
+		r = memory_revert(x);
 	if (!r)
 		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
-	vmsnap_job_tell_tracking(&x->j, m->uffd.fd >= 0); /* loaded on demand */
-	if (!r && m->uffd.can_protect)
+	vmsnap_job_tell_tracking(&x->j, x->by_log ? RAM_LOG : m->uffd.fd >= 0 ? RAM_FAULTS : RAM_STANDS);
+	if (!r && (x->by_log || m->uffd.can_protect))
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);
@@ -260,6 +281,7 @@ static void revert_free(struct revert_job *x)
 	tree_done(&x->tree);
 	free(x->sections);
 	free(x->store);
+	ram_revert_done(&x->ram);
 	bitmap_done(&x->changed);
 	free(x);
 }
@@ -267,13 +289,23 @@ static void revert_free(struct revert_job *x)
 static int revert_run(struct revert_job *x)
 {
 	struct vmsnap_job *j = &x->j;
-	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
+	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING, ran = j->m->resumed_ns != 0;
 	int r;
 
 	if (!x->with_ram && !x->v.disks_only && !j->m->cfg.images_only)
 		return err_set(&j->e, -EINVAL, ERR_WRONG_STATE,
 			"snapshot '%s' holds disks only; shut the VM off first, or revert with --disks-only, "
 			"which restarts it", x->node->info.name);
+	x->paused_ns = loop_now_ns();
+	if (was_running)
+		machine_pause(j->m);
+	r = x->with_ram && x->by_log ? ram_revert_settle(&x->ram, &j->e) : 0;
+	if (r < 0) {
+		err_prefix(&j->e, "snapshot '%s'", x->node->info.name);
+		if (ran)
+			machine_resume(j->m);
+		return r;
+	}
 	vm_revert_begin(j->vm);
 	r = disks_apply(x);
 	if (!r && x->with_ram)
@@ -285,7 +317,7 @@ static int revert_run(struct revert_job *x)
 		vm_end(j->vm, VM_REASON_HOST_ERROR, 0, j->e.msg);
 		return r;
 	}
-	j->result.pause_ns = loop_now_ns() - x->started_ns;
+	j->result.pause_ns = loop_now_ns() - x->paused_ns;
 	if (!j->m->cfg.images_only)
 		vm_reverted(j->vm, x->with_ram ? runs_afterwards(x) : was_running);
 	return 0;
@@ -321,6 +353,7 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->v = *v;
 	x->v.name[VM_SNAPSHOT_NAME_MAX] = x->v.disk[sizeof(x->v.disk) - 1] = 0;
 	x->first = first;
+	x->by_log = x->j.m->uffd.fd < 0 && x->j.m->dirty_log.blocks;
 	x->j.work.run = look_run;
 	x->j.work.done = look_done;
 	worker_submit(w, x->j.m->host.loop, &x->j.work);

@@ -140,6 +140,8 @@ static void test_reason_names_each_cause(void **state)
 		{ { .fd = -1, .device_error = -ENOENT, .call_error = -ENOSYS },
 			"/dev/userfaultfd: No such file or directory; system call userfaultfd: "
 			"Function not implemented" },
+		{ { .fd = -1, .device_error = -EPERM, .call_error = -EPERM, .refused = true },
+			"CAIRN_USERFAULTFD is refuse" },
 	};
 	char reason[UFFD_REASON_MAX];
 
@@ -152,6 +154,21 @@ static void test_reason_names_each_cause(void **state)
 	assert_string_equal(uffd_source_name(UFFD_FROM_SYSTEM_CALL), "the system call");
 }
 
+static void test_variable_refuses(void **state)
+{
+	char reason[UFFD_REASON_MAX];
+	struct uffd u;
+
+	(void)state;
+	setenv("CAIRN_USERFAULTFD", "refuse", 1);
+	assert_int_equal(uffd_open(&u), -EPERM);
+	unsetenv("CAIRN_USERFAULTFD");
+	assert_int_equal(u.fd, -1);
+	assert_false(u.can_protect);
+	uffd_reason(&u, reason);
+	assert_string_equal(reason, "CAIRN_USERFAULTFD is refuse");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -160,6 +177,7 @@ int main(void)
 		cmocka_unit_test(test_system_call_follows_other_device),
 		cmocka_unit_test(test_denied_user_gets_both_reasons),
 		cmocka_unit_test(test_reason_names_each_cause),
+		cmocka_unit_test(test_variable_refuses),
 	};
 
 	alarm(30 * TEST_SLOW);

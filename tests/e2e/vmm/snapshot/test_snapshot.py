@@ -17,6 +17,7 @@ from conftest import BUILD, ROOT, Console, Qmp, is_vm, open_files, until
 from statelib import crc32c
 
 BLOCK = 65536
+lazy = pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
 
 
 @pytest.fixture
@@ -903,6 +904,7 @@ def test_truncated_state_is_refused(vm, size):
     assert vm.run("rd64 0x900000") == ["0x66"]
 
 
+@lazy
 def test_damaged_memory_block_is_detected(vm):
     vm.start()
     for i in range(64):  # a block that the program does not use itself
@@ -1084,6 +1086,7 @@ def touched(vm):
     return sets
 
 
+@lazy
 @pytest.mark.parametrize("damage", [False, True])
 def test_working_set_is_kept_for_next_process(vm, damage):
     """The file passes the working set from one process to the next; a malformed file does no harm."""

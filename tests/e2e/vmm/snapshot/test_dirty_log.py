@@ -1,0 +1,222 @@
+"""Snapshots, reverts, forks and saves without userfaultfd: KVM's dirty log and the devices' marks tell what was
+written, and memory is copied in rounds while the guest runs."""
+
+import json
+import random
+import re
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from conftest import Console, until
+from test_net import LanDaemon, figures, frame, lan, opened  # noqa: F401 (lan is a fixture)
+from test_snapshot import BLOCK, check, find, flip, vm  # noqa: F401 (vm is a fixture)
+from test_storm import Storm
+
+MIB = 1 << 20
+REASON = "CAIRN_USERFAULTFD is refuse"
+READS = 1024  # sectors
+FRAMES = 48
+RATE = 384 * MIB
+STORM_AT, STORM_BYTES = 0x2000000, 48 * MIB  # for each of two vCPUs
+
+
+@pytest.fixture(autouse=True)
+def refuse(monkeypatch):
+    monkeypatch.setenv("CAIRN_USERFAULTFD", "refuse")
+
+
+def log(daemon, name="vm1"):
+    return (daemon.state / "vms" / name / "log").read_text()
+
+
+def symbol(guest, name):
+    names = subprocess.run(["nm", guest("interp.elf")], capture_output=True, text=True, check=True).stdout
+    return int(re.search(rf"([0-9a-f]+) \w {name}\n", names).group(1), 16)
+
+
+def redefine(vm, **keys):  # noqa: F811
+    vm.daemon.cairn("undefine", "vm1")
+    vm.define(**keys)
+
+
+def storm_start(vm, megabytes, vcpus=2):  # noqa: F811
+    redefine(vm, vcpus=vcpus + 1, memory=f"{64 + vcpus * megabytes}M")
+    vm.start()
+    vm.run(f"storm start {vcpus} {STORM_AT:#x} {megabytes * MIB:#x}")
+
+
+def test_second_snapshot_has_only_what_was_written(vm):  # noqa: F811
+    vm.start()
+    vm.run("fill 0x1000000 0x2000000 5")
+    one = vm.snapshot("s1")
+    assert (one["memory-tracking"], one["memory-tracking-reason"]) == ("dirty-log", REASON)
+    assert one["memory-rounds"] >= 1 and one["memory-stopped"] is False and one["ram-bytes-shared"] == 0
+    assert log(vm.daemon).count(f"since userfaultfd is not available ({REASON})") == 1
+    vm.run(f"fill 0x1800000 {4 * MIB} 6")
+    two = vm.snapshot("s2")
+    # The interpreter's own blocks are written as well.
+    assert 4 * MIB <= two["ram-bytes-written"] <= 5 * MIB
+    assert two["ram-bytes-written"] + two["ram-bytes-shared"] >= 64 * MIB
+    vm.run("fill 0x1000000 0x2000000 7")
+    for name, seed in (("s1", 5), ("s2", 6)):
+        assert json.loads(vm.revert(name, "--format", "json").stdout)["memory-tracking"] == "dirty-log"
+        vm.run("check 0x1000000 0x800000 5")
+        vm.run(f"check 0x1800000 {4 * MIB} {seed}" if seed == 6 else "check 0x1000000 0x2000000 5")
+    # After a revert, too. (KVM without nested paging also counts the first read of a page after a revert.)
+    vm.revert("s2")
+    vm.run(f"fill 0x1800000 {2 * MIB} 8")
+    three = vm.snapshot("s3")
+    assert 2 * MIB <= three["ram-bytes-written"] <= 3 * MIB
+    out = vm.daemon.cairn("snapshot-create-as", "vm1", "s4").stdout.splitlines()[1]
+    assert re.fullmatch(r"The VM ran while its memory was copied in \d rounds?, and was paused for [0-9.]+ ms, since "
+                        rf"userfaultfd is not available \({REASON}\); `cairn doctor` tells how to change that", out)
+    vm.stop()
+    check(vm.disks[0])
+
+
+def test_data_read_from_disk_is_in_next_snapshot(vm, guest):  # noqa: F811
+    """KVM does not see what the disk's thread writes into the guest's memory."""
+    at = symbol(guest, "vblk_data") + 2 * MIB
+    vm.start()
+    first, second = 8192, 16384  # sectors
+    vm.run(f"write {first} 8192 1")
+    vm.run(f"write {second} 8192 2")
+
+    def read(sector):
+        vm.run(f"request 0 {sector} {4 * MIB}")
+        return vm.run(f"rd64 {at:#x}")
+
+    old, new = read(first), read(second)
+    assert old != new
+    vm.snapshot("s1")
+    assert read(first) == old
+    vm.snapshot("s2")
+    assert read(second) == new
+    vm.revert("s2")
+    assert vm.run(f"rd64 {at:#x}") == old
+    vm.revert("s1")
+    assert vm.run(f"rd64 {at:#x}") == new
+    vm.stop()
+
+
+@pytest.mark.seconds(120)
+def test_snapshots_during_disk_reads_are_consistent(vm):  # noqa: F811
+    rng = random.Random(3)
+    storm_start(vm, 2)
+    vm.run(f"write 0 {READS} 7")
+    s = Storm(vm, rng)
+    for i in range(12):
+        vm.console.sock.sendall(f"verify 0 {READS} 7\n".encode() * 4)
+        time.sleep(rng.random() / 100)
+        s.job("snapshot-create", f"n{i}")
+        s.sync()
+        s.job("snapshot-revert", f"n{rng.randrange(i + 1)}")
+        s.sync()  # also reads the answers of reads that were cut in two, and fails if one differs
+        vm.run("storm check")
+    vm.stop()
+    check(vm.disks[0])
+
+
+def test_received_frames_are_in_next_snapshot(lan, kvm, tmp_path):  # noqa: F811
+    d = LanDaemon(tmp_path, lan)
+    try:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "vda.qcow2", "64M"], check=True)
+        definition = guestlib.definition("vm1", interfaces=[{"type": "bridge", "source": "br0"}],
+                                         disks=[{"path": str(tmp_path / "vda.qcow2"), "format": "qcow2"}])
+        (tmp_path / "vm1.json").write_text(json.dumps(definition))
+        d.cairn("define", str(tmp_path / "vm1.json"))
+        d.cairn("start", "vm1")
+        c = Console(d, "vm1")
+        assert c.line() == "interp"
+        opened(c)
+        s = lan.socket()
+        d.cairn("snapshot-create-as", "vm1", "s1")
+        before = figures(d, "vm1")["rx-packets"]
+        # The guest does not touch these buffers until `net recv`; they fill a block of memory and more.
+        for i in range(FRAMES):
+            s.send(frame(1000, i))
+        until(lambda: figures(d, "vm1")["rx-packets"] >= before + FRAMES)
+        d.cairn("snapshot-create-as", "vm1", "s2")
+        c.close()
+        # Another process has no memory but what s2 holds.
+        d.cairn("destroy", "vm1")
+        d.cairn("start", "vm1")
+        d.cairn("snapshot-revert", "vm1", "s2")
+        c = Console(d, "vm1")
+        for i in range(FRAMES):
+            c.run(f"net recv {i}")
+        c.close()
+    finally:
+        d.close()
+
+
+def test_damaged_block_refuses_revert_and_vm_runs_on(vm):  # noqa: F811
+    vm.start()
+    for i in range(64):  # a block that the program does not use itself
+        vm.run(f"wr64 {0x2000000 + 8 * i:#x} 0x6b6f6f6c426e7261")
+    vm.run("write 0 8 1")
+    vm.snapshot("s1")
+    flip(vm.disks[0], find(vm.disks[0], b"arnBlook" * 8) + 8)
+    vm.revert("s1")  # memory that was not written is not read
+    assert vm.run("rd64 0x2000000") == ["0x6b6f6f6c426e7261"]
+    vm.run("wr64 0x2000000 1")
+    vm.run("wr64 0x2800000 2")
+    vm.run("write 0 8 2")
+    r = vm.revert("s1", ok=False)
+    assert f"block {0x2000000 // BLOCK} of the saved memory" in r.stderr and "damaged" in r.stderr
+    assert vm.daemon.info("vm1")["state"] == "running"
+    assert vm.run("rd64 0x2000000") == ["0x1"] and vm.run("rd64 0x2800000") == ["0x2"]
+    vm.run("verify 0 8 2")
+    # Nothing of it is lost for the next snapshot.
+    vm.snapshot("s2")
+    vm.run("wr64 0x2000000 3")
+    vm.revert("s2")
+    assert vm.run("rd64 0x2000000") == ["0x1"]
+    vm.stop()
+
+
+@pytest.mark.seconds(180)
+def test_guest_that_writes_too_fast_is_slowed_down_and_stopped(vm):  # noqa: F811
+    """Two vCPUs write 96 MiB all over, much faster than the snapshot may write it."""
+    storm_start(vm, STORM_BYTES // MIB)
+    s = vm.snapshot("s1", "--rate", str(RATE))
+    assert (s["memory-rounds"], s["memory-throttle"], s["memory-stopped"]) == (12, 95, True)
+    assert s["pause"] > 0
+    for percent in (50, 80, 95):
+        assert log(vm.daemon).count(f"slowing it down by {percent} %") == 1
+    vm.run("storm check")
+    vm.revert("s1")
+    vm.run("storm check")
+    vm.stop()
+    check(vm.disks[0])
+
+
+@pytest.mark.seconds(120)
+def test_clones_and_saves_of_busy_guest_are_consistent(vm):  # noqa: F811
+    storm_start(vm, 8)
+    d = vm.daemon
+    told = json.loads(d.cairn("clone", "--live", "vm1", "c1", "--format", "json").stdout)
+    assert (told["memory-tracking"], told["memory-tracking-reason"]) == ("dirty-log", REASON)
+    assert told["memory-rounds"] >= 1
+    vm.run("storm check")
+    c1 = Console(d, "c1")
+    c1.run("storm check")
+    # A clone's memory is a private view of its source's.
+    d.cairn("clone", "--live", "c1", "c2")
+    c2 = Console(d, "c2")
+    c2.run("storm check")
+    d.cairn("snapshot-create-as", "c1", "s1")
+    d.cairn("snapshot-create-as", "c1", "s2")
+    for name in ("s1", "s2"):
+        d.cairn("snapshot-revert", "c1", name)
+        c1.run("storm check")
+    for c in (c1, c2, vm.console):
+        c.close()
+    d.cairn("managedsave", "vm1")
+    d.cairn("start", "vm1")
+    vm.attach()
+    vm.run("storm check")
+    vm.stop()

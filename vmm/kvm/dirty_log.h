@@ -1,0 +1,48 @@
+/* dirty_log: notes which blocks of RAM are written, for hosts where no userfaultfd can be had. KVM's dirty log has the
+ * guest's writes. It does not have this process's own writes, also those of the kernel on its behalf (a disk's data),
+ * so devices mark these.
+ *
+ * A write is in the log at the latest when it is visible in RAM. So whoever collects the log and then copies the
+ * collected blocks has each write in the copy, or collects its block again.
+ *
+ * Turning the log on takes KVM 7 to 11 ms for each memory slot where it waits for a grace period, so it is done while
+ * the guest runs, and the log stays on.
+ *
+ * Threading: dirty_log_mark() on any thread. All others on the main or the worker's thread, not both at a time. */
+#ifndef CAIRN_VMM_KVM_DIRTY_LOG_H
+#define CAIRN_VMM_KVM_DIRTY_LOG_H
+
+#include "base/bitmap.h"
+
+#include <stdatomic.h>
+
+struct err;
+struct kvm;
+struct memory;
+
+struct dirty_log {
+	struct kvm *kvm;       /* borrowed */
+	struct memory *mem;    /* borrowed */
+	uint64_t blocks;       /* of VMSTATE_BLOCK_BYTES; 0: not initialised */
+	atomic_bool on;
+	bool clears;	       /* KVM_CLEAR_DIRTY_LOG protects pages again; otherwise KVM_GET_DIRTY_LOG does */
+	uint64_t *marks;       /* a bit for each block, set atomically by dirty_log_mark() */
+	uint64_t *pages;       /* KVM's bitmap of one slot */
+	struct bitmap written; /* blocks written since the last dirty_log_reset() */
+};
+
+/* Prepare the log, turned off. mem: initialised. Returns 0 or -errno. */
+int dirty_log_init(struct dirty_log *l, struct kvm *k, struct memory *mem, struct err *e);
+void dirty_log_done(struct dirty_log *l);
+/* Note that this process wrote to [off, off + len) of RAM, after the write. Does nothing while the log is off. */
+void dirty_log_mark(struct dirty_log *l, uint64_t off, uint64_t len);
+/* Turn the log on, unless it is on. Afterwards all blocks count as written. Returns 0 or -errno. */
+int dirty_log_start(struct dirty_log *l, struct err *e);
+/* Add what was written since the last call to l->written.
+ * more: gets a bit for each of these blocks as well; NULL: not wanted.
+ * Returns 0; after an error, all blocks count as written. */
+int dirty_log_collect(struct dirty_log *l, struct bitmap *more, struct err *e);
+/* Forget what was written. */
+void dirty_log_reset(struct dirty_log *l);
+
+#endif

@@ -1,0 +1,26 @@
+/* throttle: slows the vCPUs down, for a copy of memory that the guest would otherwise outrun. In each period of 20 ms
+ * the vCPUs stand still for a part of it. A thread keeps the time; it exists only while the vCPUs are slowed down.
+ *
+ * Threading: throttle_set() on one thread at a time. */
+#ifndef CAIRN_VMM_KVM_THROTTLE_H
+#define CAIRN_VMM_KVM_THROTTLE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct vcpus;
+
+struct throttle {
+	struct vcpus *vcpus; /* borrowed */
+	pthread_t thread;
+	bool thread_made;
+	pthread_mutex_t lock; /* valid while thread_made; guards percent */
+	pthread_cond_t changed;
+	unsigned percent; /* of the time that the vCPUs stand still; 0: the thread ends */
+};
+
+/* Let the vCPUs stand still for this part of the time; 0: not at all. On return with 0 they run freely. If no thread
+ * can be made, they do so anyway. */
+void throttle_set(struct throttle *t, unsigned percent);
+
+#endif

@@ -1,0 +1,60 @@
+/* ram_save: copies memory while the guest runs, for hosts where no userfaultfd can be had. The copy goes in rounds:
+ * each round copies the blocks that were written since they were copied last (vmm/kvm/dirty_log.h). When few are left,
+ * or after RAM_SAVE_ROUNDS_MAX rounds, the caller pauses the VM: that is the instant of the copy, and the rest is
+ * copied as of it. A guest that writes faster than the rounds copy is slowed down (vmm/kvm/throttle.h).
+ *
+ *     ram_save_begin()
+ *     do copy what ram_save_next() returns
+ *     while (ram_save_round_end() == 1)
+ *     pause the VM
+ *     ram_save_freeze()
+ *     resume the VM unless `stands`
+ *     copy what ram_save_next() returns
+ *
+ * Threading: begin, next and round_end on the worker; freeze on the main thread. */
+#ifndef CAIRN_VMM_MACHINE_RAM_SAVE_H
+#define CAIRN_VMM_MACHINE_RAM_SAVE_H
+
+#include "base/bitmap.h"
+#include "snapshot/holes.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+struct machine;
+
+#define RAM_SAVE_ROUNDS_MAX 12
+
+struct ram_save {
+	struct machine *m;
+	struct bitmap todo;    /* the round's blocks, or the rest */
+	uint64_t next;	       /* position in todo */
+	uint64_t round_blocks; /* number of the round's blocks */
+	struct holes holes;
+	uint8_t *aside;	   /* the rest as of the freeze */
+	uint64_t taken;	   /* blocks of it that ram_save_next() has returned */
+	unsigned rounds;   /* complete ones */
+	unsigned throttle; /* largest part of the time in percent that the vCPUs stood still in a round; 0: none */
+	bool frozen;
+	bool stands; /* too much is left to be kept aside: the VM must stay paused until it is copied */
+};
+
+/* Turn the dirty log on and begin the first round.
+ * all: it has all blocks; false: those in the log.
+ * s: zeroed; ended by ram_save_done(), also after an error. Returns 0 or -errno. */
+int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *e);
+/* Get the next block of the round, or of the rest. Blocks that were never touched, which are zeros, are skipped in a
+ * first round of all blocks.
+ * buf: VMSTATE_BLOCK_BYTES for its content. It may change meanwhile, and is then in the next round, too.
+ * Returns 1; 0 at the end; -errno. */
+int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
+/* End the round. s->todo has the next round's blocks, or those of the rest that are known so far.
+ * Returns 1: copy another round; 0: pause the VM; -errno. */
+int ram_save_round_end(struct ram_save *s, struct err *e);
+/* The VM is paused, with drained devices: keep the rest aside. Returns 0 or -errno. */
+int ram_save_freeze(struct ram_save *s, struct err *e);
+/* Let the vCPUs run freely, and free what s owns. */
+void ram_save_done(struct ram_save *s);
+
+#endif
