@@ -206,6 +206,27 @@ def test_leftovers_of_killed_daemon_are_removed_with_definers_rights(shared, fil
     assert sorted(os.listdir(files)) == there
 
 
+def test_only_clones_by_the_definer_share_an_image(shared, files):  # noqa: F811
+    """A clone's process can read the image that it shares. The daemon notes a pin before it asks for one."""
+    q, pins = shared.qmp(), shared.state / "pins.json"
+    for name, user in (("roots", 0), ("nobodys", NOBODY)):
+        (files / f"{name}.qcow2").write_bytes(bytes(65536))
+        os.chown(files / f"{name}.qcow2", user, user)
+        d = definition(shared, name, files / f"{name}.qcow2")
+        d["disks"][0]["format"] = "qcow2"
+        if user:
+            assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
+        else:
+            q.run("vm-define", definition=d)
+        shared.cairn("start", name)
+    asked, = as_nobody(shared, ["vm-fork", {"vm": "roots", "name": "a"}])
+    q.event("JOB_STATUS_CHANGE", id=asked["return"]["job"], status="concluded")
+    assert not pins.exists()
+    asked, = as_nobody(shared, ["vm-fork", {"vm": "nobodys", "name": "b"}])
+    q.event("JOB_STATUS_CHANGE", id=asked["return"]["job"], status="concluded")
+    assert pins.exists()
+
+
 def test_owner_of_one_vm_cannot_clone_it(shared, files):  # noqa: F811
     shared.cairn("revoke", "--user", "nobody")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
