@@ -150,7 +150,9 @@ static void uffd_remedy(struct host_check *c, const struct uffd *u)
 	const char *sysctl = u->sysctl_denies ? "sysctl vm.unprivileged_userfaultfd=1" : NULL;
 	char group[32];
 
-	if (u->device_error == -EACCES && group_of(UFFD_DEVICE, group))
+	if (u->refused)
+		remedy(c, "unset CAIRN_USERFAULTFD");
+	else if (u->device_error == -EACCES && group_of(UFFD_DEVICE, group))
 		remedy(c, "join the group %s (adduser USER %s), then log in again", group, group);
 	else if (u->device_error == -EACCES)
 		remedy(c, "as root: install Cairn's udev rule " UDEV_RULE " (make install does), run udevadm control --reload and "

@@ -341,6 +341,21 @@ static void refuses_bad_ranges(void **state)
 	disk_end(&t);
 }
 
+/* The status byte lies behind the data, of which nothing was written. */
+static void failed_read_marks_its_status(void **state)
+{
+	struct blk_test t;
+	uint64_t before;
+
+	(void)state;
+	disk_begin(&t, ALL);
+	before = t.f.dirty_bytes;
+	assert_int_equal(request(&t, 0, 1ULL << 40, t.data, 4096, NULL), 1);
+	/* Data and status are marked when the request is taken and when it is complete. */
+	assert_true(t.f.dirty_bytes - before >= 2 * (4096 + 1));
+	disk_end(&t);
+}
+
 static void refuses_requests_without_status(void **state)
 {
 	struct drv_sg sg[2];
@@ -774,6 +789,7 @@ int main(void)
 		cmocka_unit_test(writes_and_reads_back),
 		cmocka_unit_test(odd_segments),
 		cmocka_unit_test(refuses_bad_ranges),
+		cmocka_unit_test(failed_read_marks_its_status),
 		cmocka_unit_test(refuses_requests_without_status),
 		cmocka_unit_test(serial_number),
 		cmocka_unit_test(flush_and_write_through),
