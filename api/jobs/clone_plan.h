@@ -32,7 +32,7 @@ struct clone_plan {
 /* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP. */
 int clone_plan_make(const struct vm *source, const struct clone_opts *opts, struct clone_plan *ret_p, struct err *e);
 void clone_plan_done(struct clone_plan *p);
-/* Return the plan for --dry-run: an array of name, disks (id, path, from). The caller puts it. */
+/* Return the plan for --dry-run: an array of name, disks (id, path, from). The caller owns it. */
 struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source);
 
 /* Print the i-th name, counted from 1, of a pattern with one %d, %3d or %03d. Returns 0; -EINVAL. */

@@ -30,7 +30,7 @@
 /* Most bytes of the VM's name in a file's name, which is limited to NAME_MAX. */
 #define NAME_PART 200
 
-/* State of a job; freed when it concludes. */
+/* State of a dump job; freed when the job concludes. */
 struct work {
 	struct job *job;
 	struct vm *vm;
@@ -304,7 +304,7 @@ static void work_cancel(struct job *j)
 
 /* ---- starting ---- */
 
-/* Start the job. w: takes it. */
+/* Start the job. w: taken. */
 static int work_start(struct work *w, int fd, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET };

@@ -11,7 +11,7 @@ struct vm;
 
 struct export_opts {
 	const char *compress; /* "zstd", "gzip", "none"; NULL: zstd */
-	int64_t level;	      /* 0: the usual one */
+	int64_t level;	      /* 0: the compression's default level */
 	const char *snapshot; /* NULL: the current content with all snapshots */
 };
 

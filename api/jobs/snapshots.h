@@ -50,7 +50,7 @@ bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
 const char *snapshots_handle(const struct snapshots *s, size_t i);
 /* Whether the snapshot has the tag. */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
-/* Return a snapshot for clients. The caller puts it. */
+/* Return a snapshot for clients. The caller owns it. */
 struct json_object *snapshot_to_json(const struct vm_snapshot_info *i);
 
 #endif

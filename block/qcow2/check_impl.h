@@ -22,7 +22,7 @@ struct checker {
 	struct checker_l2 *l2;
 	size_t nl2, l2_room;
 	struct bitmap suspects; /* clusters with COPIED and several references */
-	struct bitmap counts;	/* refcount table and blocks */
+	struct bitmap counts;	/* clusters of the refcount table and of refcount blocks */
 	uint64_t next_data; /* the next data cluster's offset if the file is unfragmented */
 	unsigned lines;
 	bool external; /* data lies in an external data file, which has no refcounts */

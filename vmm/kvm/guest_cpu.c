@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FEATURES_BYTES 240 /* of a list in an error */
+#define FEATURES_BYTES 240 /* size of a list of features in an error */
 
 static const struct cpuid *guest_leaves(const struct kvm *k)
 {

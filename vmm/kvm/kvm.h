@@ -25,11 +25,11 @@ struct kvm {
 	struct cpuid *guest;	 /* owned: CPUID leaves of the guest; NULL: the supported ones */
 	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */
 	struct cpuid *own;	 /* owned: the processor's own answers; only with CPU_KIND_PROCESSOR */
-	uint64_t xcr0;		 /* of the host; only with CPU_KIND_PROCESSOR */
+	uint64_t xcr0;		 /* XCR0 of the host; only with CPU_KIND_PROCESSOR */
 	struct probe *probe;	 /* a probe under way (vmm/kvm/cpu_probe.c), or NULL */
-	uint32_t host_tsc_khz;	 /* of a fresh vCPU; 0: unknown */
-	uint32_t set_tsc_khz;	 /* that the vCPUs were set to; 0: they have the host's */
-	uint32_t saved_tsc_khz;	 /* that the loaded state recorded; 0: none */
+	uint32_t host_tsc_khz;	 /* TSC frequency of a new vCPU; 0: unknown */
+	uint32_t set_tsc_khz;	 /* TSC frequency to which the vCPUs were set; 0: they have the host's */
+	uint32_t saved_tsc_khz;	 /* TSC frequency recorded in the loaded state; 0: none */
 	/* Owned: state of PICs, IOAPIC and PIT right after creation. */
 	struct kvm_board *fresh;
 };

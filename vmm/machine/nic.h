@@ -1,5 +1,5 @@
-/* nic: a network interface of the machine: its device and, when it has a tap, a loop with a
- * thread. */
+/* nic: a network interface of the machine: its device and, if the interface has a tap or a socket to cairn-slirp, a
+ * loop with a thread. */
 #ifndef CAIRN_VMM_MACHINE_NIC_H
 #define CAIRN_VMM_MACHINE_NIC_H
 
@@ -17,7 +17,7 @@ struct vm_interface_info;
 struct nic {
 	const struct vm_interface *cfg; /* borrowed */
 	int tap_fd;	   /* owned; -1: none */
-	struct loop *loop; /* NULL: no tap; the device runs on the main loop */
+	struct loop *loop; /* NULL: neither a tap nor a socket; the device runs on the main loop */
 	struct device *dev; /* borrowed from the machine */
 	pthread_t thread;
 	bool thread_made;

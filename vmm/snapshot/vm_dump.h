@@ -1,8 +1,7 @@
-/* vm_dump: writes a guest's memory and registers at one instant into a core file
- * (vmm/snapshot/elf_core.h). A running VM is paused for that instant and runs on while its memory
- * is written, as for a snapshot. The VM stays paused until everything is written where memory
- * cannot be tracked (huge pages, a clone, a host without userfaultfd write protection), and when it
- * is to stay paused anyway. A crashed VM that was kept can be dumped, too.
+/* vm_dump: writes a guest's memory and registers at one instant into a core file (vmm/snapshot/elf_core.h). A running
+ * VM is paused for that instant and runs on while its memory is written, as for a snapshot. The VM stays paused until
+ * everything is written where memory cannot be tracked (huge pages, a host without userfaultfd write protection for the
+ * VM's memory), and when it is to stay paused anyway. A crashed VM that was kept can be dumped, too.
  *
  * Zero pages become holes of the file.
  *

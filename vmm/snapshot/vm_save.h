@@ -1,5 +1,4 @@
-/* vm_save: saves a VM's state into a file, and restores a machine from one. Format:
- * snapshot/vmstate.h. */
+/* vm_save: saves a VM's state into a file. Format: snapshot/vmstate.h. Restore: vmm/machine/machine_restore.h. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 #define CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 
@@ -11,7 +10,7 @@ struct worker;
  * continues in its previous phase.
  * state_fd, definition_fd (-1: none): taken.
  * done: called on the loop, unless vm_save() itself fails.
- * Returns 0; -EBUSY (ERR_WRONG_STATE or ERR_BUSY). */
+ * Returns 0; -EBUSY (ERR_WRONG_STATE or ERR_BUSY); -errno. */
 int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 

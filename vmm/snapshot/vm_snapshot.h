@@ -1,10 +1,9 @@
 /* vm_snapshot: snapshots of a VM inside its qcow2 disks: all writable disks, memory, vCPUs and
  * devices at one instant. The first qcow2 disk holds the VM state and the snapshot tree.
  *
- * Snapshot of a running VM: memory is write-protected while the guest runs (only for the first
- * snapshot). In the pause the devices are drained and saved, each disk's content is frozen, and
- * pages dirtied since are protected again. Then the guest runs on, and the worker writes memory as
- * of the pause.
+ * Snapshot of a running VM: while the guest runs, memory is write-protected: all of it for the first snapshot, later
+ * the pages dirtied since the last one. In the pause the devices are drained and saved, each disk's content is frozen,
+ * and pages dirtied since are protected again. Then the guest runs on, and the worker writes memory as of the pause.
  * The next snapshot shares all memory that was not dirtied since with this one; after a revert,
  * with the snapshot that was reverted to, whether its memory is loaded yet or not.
  *
