@@ -537,14 +537,32 @@ static void file_note_memory(struct loop *l, int fd)
 		loop_file_in_memory(l, fd, true);
 }
 
+/* Returns the number of layers to open. */
+static unsigned layers_used(const struct block_open *o)
+{
+	bool alone = o->may_stand_alone && o->nlayers > 1 && o->layers[0].format == BLOCK_FORMAT_QCOW2 &&
+		!qcow2_stands_on_backing(o->layers[0].fd);
+
+	return alone ? 1 : o->nlayers;
+}
+
+static void layer_close(const struct block_layer *layer)
+{
+	close(layer->fd);
+	if (layer->data_fd)
+		close(layer->data_fd);
+}
+
 int block_open(struct loop *l, const struct block_open *o, struct block **ret_b, struct err *e)
 {
 	struct block *b = NULL;
+	unsigned used;
 
 	if (!o->nlayers || o->nlayers > BLOCK_LAYERS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: a disk has 1 to %d layers, not %u",
 			o->name ? o->name : "disk", BLOCK_LAYERS_MAX, o->nlayers);
-	for (unsigned i = o->nlayers; i-- > 0;) {
+	used = layers_used(o);
+	for (unsigned i = used; i-- > 0;) {
 		struct block *top;
 		int r;
 
@@ -558,6 +576,8 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 		}
 		b = top;
 	}
+	for (unsigned i = used; i < o->nlayers; i++)
+		layer_close(&o->layers[i]);
 	/* Only the top layer is written to. */
 	file_note_memory(l, b->fd);
 	if (b->data_fd)

@@ -28,6 +28,7 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE
 enum block_req_flags {
 	BLOCK_REQ_FUA = 1,	 /* durable before done() */
 	BLOCK_REQ_MAY_UNMAP = 2, /* a zero write may free the space */
+	BLOCK_REQ_UNALLOCATED = 4, /* set by block_pull_write() */
 };
 
 /* Largest READ or WRITE in bytes. */
@@ -76,6 +77,9 @@ struct block_open {
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */
 	bool beside_pins;
+	/* Ignore backing layers if the disk's header names none: a pull (block/pull.h) has ended, and
+	 * the caller does not know yet. */
+	bool may_stand_alone;
 	bool buffered;	 /* for tools: use the page cache */
 	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */

@@ -83,6 +83,9 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
  * the caller frees it. Returns 0 or -errno. */
 int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err *e);
 
+/* Returns whether the header of the qcow2 image fd names a backing file; true if the header cannot be read. */
+bool qcow2_stands_on_backing(int fd);
+
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o);
 /* Complete a request. */
 void block_complete(struct block_req *r, int res);

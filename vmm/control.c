@@ -11,6 +11,7 @@
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/snapshot/clone_disk.h"
+#include "vmm/snapshot/disk_pull.h"
 #include "vmm/snapshot/vm_dump.h"
 #include "vmm/snapshot/vm_fork.h"
 #include "vmm/snapshot/vm_pins.h"
@@ -370,6 +371,14 @@ static int snapshot_delete_request(struct control *c, struct channel_msg *m, str
 	return vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_done, c, e);
 }
 
+static int disk_pull_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_pull *what = m->body;
+
+	TERMINATE(what->disk);
+	return vm_disk_pull(c->vm, c->worker, what, snapshot_done, c, e);
+}
+
 /* ---- clones' disks ---- */
 
 static void clone_disk_done(void *opaque, uint64_t seq, int r, const struct err *e)
@@ -621,6 +630,7 @@ static const struct {
 	[VM_MSG_ADDRESSES] = { addresses_request, false },
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
+	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 };

@@ -79,6 +79,9 @@ enum vm_msg_type {
 	 * if it has one. VM_EVENT_PROGRESS meanwhile, with the key in device. Several at a time,
 	 * answered as they complete; images_only. */
 	VM_MSG_CLONE_DISK = 26,
+	/* struct vm_disk_pull: give a disk's image its own copy of what it reads from its backing files,
+	 * and drop these. VM_EVENT_PROGRESS meanwhile. Since version 2. */
+	VM_MSG_DISK_PULL = 31,
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
 	VM_MSG_INFO = 17,  /* struct vm_info */
@@ -414,6 +417,11 @@ struct vm_clone_disk {
 	uint8_t has_data[VM_DISK_LAYERS_MAX];
 	uint8_t reserved[2];
 	char backing_name[1024]; /* VM_CLONE_LINKED: backing file name to store in the overlay */
+};
+
+struct vm_disk_pull {
+	char disk[16];		   /* id */
+	uint64_t rate_bytes_per_s; /* limit for reading; 0: none */
 };
 
 struct vm_snapshot_name {

@@ -61,6 +61,7 @@ void command_vm_destroy(struct call *c);
 void command_vm_console(struct call *c);
 void command_vm_save(struct call *c);
 void command_vm_managed_save(struct call *c);
+void command_vm_blockpull(struct call *c);
 void command_vm_restart_process(struct call *c);
 void command_vm_managed_save_remove(struct call *c);
 void command_vm_restore(struct call *c);

@@ -27,6 +27,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-console", command_vm_console },
 	{ "vm-save", command_vm_save },
 	{ "vm-managed-save", command_vm_managed_save },
+	{ "vm-blockpull", command_vm_blockpull },
 	{ "vm-restart-process", command_vm_restart_process },
 	{ "vm-managed-save-remove", command_vm_managed_save_remove },
 	{ "vm-restore", command_vm_restore },

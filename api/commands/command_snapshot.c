@@ -1,6 +1,7 @@
-/* Handlers of snapshots. */
+/* Handlers of snapshots and of blockpull. */
 #include "api/commands/command.h"
 #include "api/jobs/job.h"
+#include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/snapshots.h"
 #include "api/vm/image_users.h"
@@ -295,4 +296,24 @@ void command_snapshot_list(struct call *c)
 		call_fail(c, &e);
 	else
 		snapshots_ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
+}
+
+/* ---- backing files ---- */
+
+void command_vm_blockpull(struct call *c)
+{
+	struct job_name name = { .id = js_get_str(c->args, "job-id") };
+	int64_t rate = js_get_int(c->args, "bandwidth", 0);
+	struct job *j;
+	struct err e;
+	int r = 0;
+
+	if (rate < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative");
+	if (!r)
+		r = disk_pull(c->vm, js_get_str(c->args, "disk"), (uint64_t)rate, &name, &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
 }

@@ -140,7 +140,7 @@ static const struct job_type {
 	const char *type, *qmp;
 	enum vm_operation_kind kind;
 } types[] = { { "save", NULL, VM_OP_SAVE }, { "managed-save", NULL, VM_OP_SAVE },
-	{ "restart-process", NULL, VM_OP_SAVE },
+	{ "restart-process", NULL, VM_OP_SAVE }, { "blockpull", "stream", VM_OP_JOB },
 	{ "snapshot-create", "snapshot-save", VM_OP_JOB }, { "snapshot-revert", "snapshot-load", VM_OP_JOB },
 	{ "snapshot-delete", "snapshot-delete", VM_OP_JOB }, { "fork", NULL, VM_OP_JOB }, { "dump", NULL, VM_OP_JOB },
 	{ "export", NULL, VM_OP_JOB }, { "import", NULL, VM_OP_MAKE }, { "clone", NULL, VM_OP_JOB } };

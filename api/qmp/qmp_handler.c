@@ -31,6 +31,7 @@ const struct command_handler qmp_handlers[] = {
 	{ "snapshot-save", qmp_snapshot_save },
 	{ "snapshot-load", qmp_snapshot_load },
 	{ "snapshot-delete", qmp_snapshot_delete },
+	{ "block-stream", qmp_block_stream },
 	{ "query-jobs", qmp_query_jobs },
 	{ "job-cancel", qmp_job_cancel },
 	{ "job-dismiss", qmp_job_dismiss },

@@ -1,5 +1,6 @@
 /* QMP handlers for snapshot jobs, and for jobs in general. */
 #include "api/jobs/job.h"
+#include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
@@ -141,6 +142,25 @@ void qmp_snapshot_delete(struct call *c)
 
 	if (!r)
 		r = snapshot_delete(c->vm, tag, SNAPSHOT_ALONE, false, &name, &j, &e);
+	job_begun(c, r, &e);
+}
+
+/* Handler of block-stream. Without a job-id, QEMU names the job after the device. */
+void qmp_block_stream(struct call *c)
+{
+	const char *device = js_get_str(c->args, "device"), *id = js_get_str(c->args, "job-id");
+	struct job_name name = { .qmp_id = id ? id : device };
+	int64_t speed = js_get_int(c->args, "speed", 0);
+	struct job *j;
+	struct err e;
+	int r = id && !*id ? err_set(&e, -EINVAL, ERR_INVALID, "job-id: must not be empty") : 0;
+
+	if (!r && speed < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "speed: must not be negative");
+	if (!r && vm_is_stopping(c->vm))
+		r = vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", &e);
+	if (!r)
+		r = disk_pull(c->vm, device, (uint64_t)speed, &name, &j, &e);
 	job_begun(c, r, &e);
 }
 

@@ -225,6 +225,9 @@ static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
 static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIELD_SNAPSHOT,
 	{ "children", FIELD_CHILDREN, OPTIONAL, "too: delete its descendants as well; only: delete only its descendants" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show which snapshots would be deleted, and delete none" }, END };
+static const struct field blockpull_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
+	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
@@ -389,6 +392,9 @@ static const struct command commands[] = {
 	{ "snapshot-delete", "delete snapshots; their children stay complete", snapshot_delete_args,
 		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB,
 		VM_ASK_SNAPSHOT },
+	{ "vm-blockpull", "copy into a qcow2 disk what it reads from its backing files, and drop these from the image and "
+		"from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
 	{ "snapshot-set", "change name, description or tags of a snapshot", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_SNAPSHOT },
 	{ "snapshot-size", "show the space that only this snapshot uses", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,

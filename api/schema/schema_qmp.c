@@ -102,10 +102,14 @@ static const struct field balloon_returns[] = { { "actual", FIELD_INT, REQUIRED,
 #define FIELD_DEVICES { "devices", FIELD_ARRAY, REQUIRED, "disks: all writable disks of the VM" }
 static const struct field save_args[] = { FIELD_JOB, FIELD_TAG, FIELD_VMSTATE, FIELD_DEVICES, END };
 static const struct field delete_args[] = { FIELD_JOB, FIELD_TAG, FIELD_DEVICES, END };
+static const struct field stream_args[] = {
+	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
+	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
+	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field jobs_returns[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete" },
+	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete, stream" },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
 	{ "current-progress", FIELD_INT, REQUIRED, "completed part of total-progress" },
 	{ "total-progress", FIELD_INT, REQUIRED, "size of the work; may grow" },
@@ -163,6 +167,8 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "snapshot-delete", "delete a snapshot", delete_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_JOB,
 		ANY_STATE },
+	{ "block-stream", "copy into a disk what it reads from its backing files, and drop these", stream_args, NULL,
+		ROLE_OPERATOR, MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },

@@ -42,6 +42,8 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
 	/* These rows check that the request is legal. Their next state applies only to a revert that the offline
 	 * process has done; otherwise the VM_SAW rows set the state. */
+	{ VM_ASK_PULL, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
+	{ VM_ASK_PULL, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_REVERT, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED) | ACTIVE, VM_SHUT_OFF, VM_EMITS_NOTHING },
@@ -83,6 +85,7 @@ static const char *const trigger_names[VM_TRIGGER_COUNT] = {
 	[VM_ASK_CONSOLE] = "console",
 	[VM_ASK_UNDEFINE] = "undefine",
 	[VM_ASK_RENAME] = "domrename",
+	[VM_ASK_PULL] = "blockpull",
 	[VM_ASK_RESTART_PROCESS] = "restart-process",
 	[VM_ASK_SAVE] = "save",
 	[VM_ASK_DROP_SAVED] = "managedsave-remove",

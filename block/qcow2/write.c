@@ -395,6 +395,13 @@ int qcow2_req_step_write(struct qcow2_req *req)
 			(unsigned long long)off);
 	if (r < 0)
 		return r;
+	/* No wait is between the lookup and the allocation; after a wait, this step is repeated. */
+	if (req->block_req->flags & BLOCK_REQ_UNALLOCATED) {
+		if (x.kind == EXTENT_UNALLOCATED)
+			return step_alloc(req, off, x.len);
+		req->pos += x.len;
+		return 0;
+	}
 	if (x.kind != EXTENT_DATA || !x.in_place)
 		return step_alloc(req, off, len);
 	r = data_overlap_check(req->q, x.host, x.len);

@@ -197,6 +197,7 @@ int verb_restore(struct cli *c);
 int verb_managedsave(struct cli *c);
 int verb_managedsave_remove(struct cli *c);
 int verb_restart_process(struct cli *c);
+int verb_blockpull(struct cli *c);
 int verb_clone(struct cli *c);
 int verb_export(struct cli *c);
 int verb_import(struct cli *c);

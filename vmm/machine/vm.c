@@ -65,7 +65,7 @@ struct vm {
 	struct loop_task task;
 	/* Long-running work and its progress. */
 	const char *work;
-	bool work_live;	    /* the work runs beside the running guest */
+	unsigned work_live; /* 1: the work runs beside the running guest; 2: and beside a reset */
 	bool reset_pending; /* the guest asked for a reset during the work */
 	/* Back-off for a guest that resets again and again. */
 	struct backoff resets;
@@ -174,7 +174,7 @@ int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
 		return wrong_phase(vm, what, e);
 	vm->work = what;
-	vm->work_live = false;
+	vm->work_live = 0;
 	atomic_store(&vm->work_cancelled, false);
 	atomic_store(&vm->work_told_ns, loop_now_ns());
 	return 0;
@@ -224,9 +224,9 @@ int vm_work_cancel(struct vm *vm, struct err *e)
 	return 0;
 }
 
-void vm_work_set_live(struct vm *vm)
+void vm_work_set_live(struct vm *vm, bool on_disks)
 {
-	vm->work_live = true;
+	vm->work_live = on_disks ? 2 : 1;
 }
 
 /* Refuse while exclusive work is in progress, or in a process that only works on images. */
@@ -421,7 +421,7 @@ int vm_reset(struct vm *vm, struct err *e)
 {
 	if (vm_check_busy(vm, e))
 		return -EBUSY;
-	if (vm->work)
+	if (vm->work && vm->work_live < 2)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 	if (vm->phase == VM_PHASE_CRASHED) {
 		vm->phase = VM_PHASE_PAUSED; /* a hard reset also leaves a preserved crash */
@@ -454,7 +454,7 @@ static void reset_fire(void *opaque)
 		(vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED))
 		return;
 	vm->reset_delayed = false;
-	if (vm->work)
+	if (vm->work && vm->work_live < 2)
 		vm->reset_pending = true;
 	else
 		reset_in_place(vm, true, &e);
@@ -483,7 +483,7 @@ static void guest_restart(struct vm *vm)
 
 	if (wait)
 		reset_later(vm, now, wait);
-	else if (vm->work)
+	else if (vm->work && vm->work_live < 2)
 		vm->reset_pending = true;
 	else
 		reset_in_place(vm, true, &e);

@@ -77,8 +77,8 @@ bool vm_work_cancelled(struct vm *vm);
 int vm_work_cancel(struct vm *vm, struct err *e);
 void vm_work_end(struct vm *vm);
 /* Continue the work beside the running guest: suspend, resume and the power button are allowed
- * again. A reset waits for the work's end. */
-void vm_work_set_live(struct vm *vm);
+ * again. A reset waits for the work's end, except if the work concerns only the disks' images (on_disks). */
+void vm_work_set_live(struct vm *vm, bool on_disks);
 /* vm_revert_begin(): the machine, which is paused, is about to get another state: discard its queued events.
  * vm_reverted(): report that the machine has the new state; the VM runs if `on`. */
 void vm_revert_begin(struct vm *vm);

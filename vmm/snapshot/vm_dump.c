@@ -229,7 +229,7 @@ static void dump_done(struct work *w)
 		log_info(NULL, "memory dumped: pause %llu us, %llu KiB written",
 			(unsigned long long)j->result.pause_ns / 1000,
 			(unsigned long long)j->result.ram_bytes_written / 1024);
-	vm_work_set_live(j->vm); /* Allow vm_cont() again. */
+	vm_work_set_live(j->vm, false); /* Allow vm_cont() again. */
 	if (j->r < 0 && x->stay)
 		vm_cont(j->vm, VM_REASON_USER, NULL);
 	vmsnap_job_finish(j);
@@ -276,7 +276,7 @@ static void vm_stop_for_dump(struct work *w)
 	}
 	if (x->live) {
 		vm_go_on(x);
-		vm_work_set_live(j->vm);
+		vm_work_set_live(j->vm, false);
 	}
 	dump_stage(x, write_run, dump_done);
 }

@@ -258,7 +258,7 @@ static void vm_freeze(struct work *w)
 		fork_done(w);
 		return;
 	}
-	vm_work_set_live(x->j.vm);
+	vm_work_set_live(x->j.vm, false);
 	fork_stage(x, write_run, fork_done);
 }
 

@@ -198,7 +198,7 @@ int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, c
 		free(x);
 		return r;
 	}
-	vm_work_set_live(vm);
+	vm_work_set_live(vm, false);
 	x->state_fd = fds[0];
 	x->disks.progress = &x->progress;
 	x->progress.vm = vm;

@@ -316,7 +316,7 @@ int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name, vm_sna
 
 	if (!x)
 		return -EBUSY;
-	vm_work_set_live(vm);
+	vm_work_set_live(vm, false);
 	x->j.done = done;
 	x->j.opaque = opaque;
 	snprintf(x->name, sizeof(x->name), "%s", name);

@@ -433,7 +433,7 @@ static void vm_freeze(struct work *w)
 		j->result.pause_ns = loop_now_ns() - x->paused_ns;
 	}
 	agent_thaw(j->m->agent);
-	vm_work_set_live(j->vm);
+	vm_work_set_live(j->vm, false);
 	if (!x->started_ns)
 		x->started_ns = x->paused_ns;
 	j->work.run = write_run;
@@ -791,7 +791,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	left_out_tell(x);
 	x->j.work.run = prepare_run;
 	x->j.work.done = guest_quiesce;
-	vm_work_set_live(vm); /* the guest runs while memory is write-protected or copied in rounds */
+	vm_work_set_live(vm, false); /* the guest runs while memory is write-protected or copied in rounds */
 	worker_submit(w, m->host.loop, &x->j.work);
 	return 0;
 }

@@ -154,6 +154,9 @@ cairn clone golden --linked --count 3 web
 cairn clone web1 test --live
     given: running web1
     then: is test running; is web1 running
+cairn blockpull web2 vda
+    given: defined web1; cairn clone web1 web2 --linked
+    then: lacks backing cairn dumpjson web2
 cairn template golden
     given: defined golden
     then: fails cairn start golden

@@ -4,6 +4,7 @@
  * before. */
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
+#include "fixture_pull.h"
 
 #include "block/qcow2/qcow2.h"
 
@@ -471,6 +472,31 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach)
 	record_end(&rec);
 	fixture_run(&f, "qemu-img check -q img");
 	replay(&rec, CUTS, 0);
+	record_free(&rec);
+	fixture_end(&f);
+}
+
+void powercut_pull(const char *create, unsigned seed)
+{
+	struct recorder rec;
+	struct fixture f;
+	struct pull p;
+
+	fixture_begin(&f, seed);
+	f.cache_bytes = 1;
+	fixture_run(&f, "%s", create);
+	record_begin(&rec, &f);
+	record_open(&rec);
+	load_run(&rec, 1);
+	pull_begin(&p, &f, rec.b);
+	load_run(&rec, 1);
+	pull_end(&p);
+	load_run(&rec, 4);
+	record_close(&rec);
+	record_end(&rec);
+	assert_int_equal(fixture_peek_be(&f, "img", 8, 8), 0);
+	fixture_run(&f, "qemu-img check -q img");
+	replay(&rec, CUTS, 2);
 	record_free(&rec);
 	fixture_end(&f);
 }

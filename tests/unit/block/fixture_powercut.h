@@ -13,6 +13,10 @@ void powercut(const char *create, unsigned seed, bool moves, bool snapshots);
  * a table describes. */
 void powercut_tables(const char *create, unsigned seed, uint64_t reach);
 
+/* Pull the backing file's content while the guest writes. create: a command that makes "img" above
+ * base.img. */
+void powercut_pull(const char *create, unsigned seed);
+
 /* Without guest writes, a cut leaves no leaks, or a mark, and opening completes the operation. */
 void powercut_quiet(const char *create, unsigned seed);
 

@@ -8,8 +8,6 @@
 
 #include "vmm/control.c" /* for the table, which is static */
 
-#define UNUSED_TYPE 31u
-
 static void test_each_request_has_a_handler(void **state)
 {
 	unsigned n = 0;
@@ -30,7 +28,7 @@ static void test_each_type_has_one_direction(void **state)
 {
 	(void)state;
 	for (unsigned t = 1; t < VM_MSG_TYPE_COUNT; t++)
-		if (vm_msg_to_vm[t].known + vm_msg_from_vm[t].known != (t != UNUSED_TYPE))
+		if (vm_msg_to_vm[t].known + vm_msg_from_vm[t].known != 1)
 			fail_msg("message type %u must be in exactly one of vm_msg_to_vm and vm_msg_from_vm", t);
 }
 

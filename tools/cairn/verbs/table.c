@@ -100,6 +100,9 @@ static const struct verb_option restore_options[] = {
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },
 	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
+static const struct verb_option blockpull_options[] = {
+	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
+	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
 static const struct verb_option restart_process_options[] = { JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
@@ -341,6 +344,8 @@ const struct verb verbs[] = {
 		"vm-managed-save", verb_managedsave },
 	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm",
 		"vm-managed-save-remove", verb_managedsave_remove },
+	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",
+		"vm-blockpull", verb_blockpull },
 	{ "snapshot-create", "Snapshots", "{VM|--all}", "create a snapshot, named after the time", snapshot_create_options, 1, 1,
 		true, "vm", "snapshot-create", verb_snapshot_create },
 	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "create a snapshot with a name and a description", snapshot_create_as_options,

@@ -242,6 +242,7 @@ dump vm1 core
 save vm1 saved
 restore saved
 restart-process vm1
+blockpull vm1 vda
 managedsave vm1
 managedsave-remove vm1
 reboot vm1

@@ -29,6 +29,7 @@ static const struct {
 	{ VM_ASK_CONSOLE, "-rpi--v" },
 	{ VM_ASK_UNDEFINE, "o---oo-" },
 	{ VM_ASK_RENAME, "o---oo-" },
+	{ VM_ASK_PULL, "orrroo-" },
 	{ VM_ASK_RESTART_PROCESS, "-pp----" },
 	{ VM_ASK_SAVE, "-ppp---" },
 	{ VM_ASK_DROP_SAVED, "----o--" },

@@ -1,0 +1,169 @@
+"""cairn blockpull: a disk becomes independent of its backing files, while its VM runs or is off."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import BUILD, Console, Qmp, QmpError, open_files, until
+
+MIB = 1 << 20
+
+
+def img(d, *args):
+    return subprocess.run([os.path.join(BUILD, "cairn-img"), *args], cwd=d.tmp, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def overlay(d, size=24 * MIB):
+    """Make base.raw with random bytes in its middle, and disk.qcow2 on it."""
+    with open(d.tmp / "base.raw", "wb") as f:
+        f.truncate(size)
+        f.seek(4 * MIB)
+        f.write(os.urandom(8 * MIB))
+    img(d, "create", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "disk.qcow2")
+    return {"id": "vda", "path": "disk.qcow2", "format": "qcow2", "backing": [{"path": "base.raw", "format": "raw"}]}
+
+
+def stands_alone(d):
+    """Check that image and definition have no backing file, and that the image has base.raw's content."""
+    assert "backing" not in json.loads(img(d, "info", "--output", "json", "-U", "disk.qcow2")).get("backing-filename", "")
+    disk, = d.qmp().run("vm-dump-definition", vm="vm1")["definition"]["disks"]
+    assert "backing" not in disk
+    assert d.qmp().run("vm-dump-definition", vm="vm1")["pending"] is False
+
+
+@pytest.fixture
+def vm(daemon, kvm, guest):
+    """A running VM with an overlay."""
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[overlay(daemon)])
+    daemon.cairn("start", "vm1")
+    until(lambda: daemon.kept("vm1").get("state") == "running")
+    return daemon
+
+
+def same_content(d):
+    """Compare the image alone with base.raw, once the VM is off."""
+    os.rename(d.tmp / "base.raw", d.tmp / "was.raw")
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", "disk.qcow2", "was.raw"], cwd=d.tmp, check=True)
+    subprocess.run(["qemu-img", "check", "-q", "disk.qcow2"], cwd=d.tmp, check=True)
+
+
+def test_disk_of_running_vm_is_pulled(vm):
+    pid = vm.info("vm1")["pid"]
+    assert str(vm.tmp / "base.raw") in open_files(pid)
+    assert vm.cairn("blockpull", "vm1", "vda", "--wait", "--bandwidth", "1000").stdout == "Pull complete\n"
+    assert str(vm.tmp / "base.raw") not in open_files(pid)
+    stands_alone(vm)
+    assert "has no backing file" in vm.cairn("blockpull", "vm1", str(vm.tmp / "disk.qcow2"), ok=False).stderr
+    vm.cairn("snapshot-create-as", "vm1", "s1")
+    vm.cairn("destroy", "vm1")
+    same_content(vm)
+    vm.cairn("start", "vm1")
+
+
+def test_guest_writes_during_pull(vm):
+    """The guest's data wins over the backing file's, whether the guest writes a cluster before or after the pull."""
+    c = Console(vm, "vm1")
+    c.run("open 0")
+    sectors = range(8192 - 64, 24576, 1000)  # across the backing file's data
+    for n, sector in enumerate(sectors[::2]):
+        c.run(f"write {sector} 128 {n}")
+    id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", "16", "--no-wait").stdout.strip()
+    for n, sector in enumerate(sectors[1::2]):
+        c.run(f"write {sector} 128 {100 + n}")
+    q = vm.qmp()
+    until(lambda: [j for j in q.jobs() if j["id"] == id][0]["status"] == "concluded")
+    stands_alone(vm)
+    for n, sector in enumerate(sectors[::2]):
+        c.run(f"verify {sector} 128 {n}")
+    for n, sector in enumerate(sectors[1::2]):
+        c.run(f"verify {sector} 128 {100 + n}")
+    c.run("flush")
+    c.close()
+    vm.cairn("destroy", "vm1")
+    subprocess.run(["qemu-img", "check", "-q", "disk.qcow2"], cwd=vm.tmp, check=True)
+
+
+def test_qmp_streams_a_disk(vm):
+    path = vm.qmp().run("vm-qmp-path", vm="vm1")["path"]
+    q = Qmp(path)
+    q.run("block-stream", device="vda", job_id="s")
+    q.event("JOB_STATUS_CHANGE", id="s", status="concluded")
+    job, = q.run("query-jobs")
+    assert (job["id"], job["type"]) == ("s", "stream") and "error" not in job
+    q.close()
+    stands_alone(vm)
+
+
+def test_disk_of_vm_that_is_off_is_pulled(vm):
+    vm.cairn("destroy", "vm1")
+    vm.cairn("blockpull", "vm1", "vda")
+    stands_alone(vm)
+    same_content(vm)
+    vm.cairn("start", "vm1")
+
+
+def test_live_clone_is_pulled(vm):
+    """The clone keeps its content, and its source loses the pin: it is pulled itself then."""
+    vm.cairn("clone", "--live", "vm1", "copy")
+    disk, = vm.qmp().run("vm-dump-definition", vm="copy")["definition"]["disks"]
+    assert len(disk["backing"]) == 2
+    assert "live clones read it" in vm.cairn("blockpull", "vm1", "vda", ok=False).stderr
+    vm.cairn("blockpull", "copy", "vda")
+    assert str(vm.tmp / "disk.qcow2") not in open_files(vm.info("copy")["pid"])
+    until(lambda: vm.cairn("blockpull", "vm1", "vda", ok=None).returncode == 0)
+    vm.cairn("destroy", "copy")
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", disk["path"], "base.raw"], cwd=vm.tmp, check=True)
+    subprocess.run(["qemu-img", "check", "-q", disk["path"]], cwd=vm.tmp, check=True)
+    vm.cairn("undefine", "copy", "--remove-all-storage")
+
+
+def test_cancelled_pull_keeps_backing_file(vm):
+    id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", "1", "--no-wait").stdout.strip()
+    q = vm.qmp()
+    q.event("JOB_PROGRESS", id=id)
+    vm.cairn("reset", "vm1")  # does not wait for the pull
+    with pytest.raises(QmpError, match=f"job {id} "):
+        q.run("snapshot-create", vm="vm1", name="s1")
+    q.run("job-cancel", id=id)
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    job, = [j for j in q.jobs() if j["id"] == id]
+    assert "disk vda keeps its backing file" in job["error"]
+    assert str(vm.tmp / "base.raw") in open_files(vm.info("vm1")["pid"])
+    vm.cairn("blockpull", "vm1", "vda")
+    stands_alone(vm)
+
+
+def test_snapshots_prevent_pull(vm):
+    vm.cairn("snapshot-create-as", "vm1", "s1")
+    r = vm.cairn("blockpull", "vm1", "vda", ok=False)
+    assert "has internal snapshots, or live clones read it" in r.stderr
+    vm.cairn("snapshot-delete", "vm1", "s1")
+    vm.cairn("blockpull", "vm1", "vda")
+
+
+def test_killed_daemon_leaves_a_vm_that_starts(vm):
+    """The process ends the pull without the daemon, whose definition then has one backing file too many."""
+    pid = vm.info("vm1")["pid"]
+    definition = vm.state / "vms/vm1/definition.json"
+    was = definition.read_text()
+    vm.cairn("blockpull", "vm1", "vda")
+    vm.stop(signal.SIGKILL)
+    definition.write_text(was)
+    vm.start()
+    assert vm.info("vm1")["pid"] == pid
+    vm.cairn("destroy", "vm1")
+    vm.cairn("start", "vm1")
+    assert str(vm.tmp / "base.raw") not in open_files(vm.info("vm1")["pid"])
+
+
+def test_refusals_of_pull(vm):
+    q = vm.qmp()
+    for disk, words in ("vdx", "has no disk 'vdx'"), ("", "has no disk ''"):
+        with pytest.raises(QmpError, match=words):
+            q.run("vm-blockpull", vm="vm1", disk=disk)
+    with pytest.raises(QmpError, match="bandwidth: must not be negative"):
+        q.run("vm-blockpull", vm="vm1", disk="vda", bandwidth=-1)
+    assert vm.cairn("blockpull", "vm1", "vda", "--bandwidth", "x", ok=2)
