@@ -8,7 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 
-/* Deleting takes as long as the image is slow. */
+/* Deleting a pin may take long on slow storage. */
 #define DELETE_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
 
 static void release_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -120,7 +120,7 @@ void pins_store(struct vm_host *host)
 		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
 }
 
-/* Rows that make no sense are left out: their pins stay. */
+/* Malformed rows are left out: their pins stay. */
 static void rows_load(struct json_object *all, bool due, struct rows *l)
 {
 	for (size_t i = 0; all && i < json_object_array_length(all); i++) {

@@ -33,7 +33,7 @@ void pins_store(struct vm_host *host);
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
 /* Note that the file `copy` is a copy of `overlay`; does nothing if that is no overlay on a pin. */
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
-/* Note that the overlay is gone, or stands alone. Its pin is due for deletion if no other overlay reads it.
+/* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it.
  * Returns whether the list has changed. */
 bool pins_forget(struct vm_host *host, const char *overlay);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */

@@ -1,14 +1,14 @@
-/* dirty_log: notes which blocks of RAM are written, for hosts where no userfaultfd can be had. KVM's dirty log has the
- * guest's writes. It does not have this process's own writes, also those of the kernel on its behalf (a disk's data),
- * so devices mark these.
+/* dirty_log: notes which blocks of RAM are written, for VM processes without userfaultfd. KVM's dirty log has the
+ * guest's writes. It lacks the writes of this process, and those that the kernel makes for this process (data read from
+ * a disk), so devices mark these.
  *
- * A write is in the log at the latest when it is visible in RAM. So whoever collects the log and then copies the
- * collected blocks has each write in the copy, or collects its block again.
+ * A write is in the log at the latest when it is visible in RAM. So if a caller collects the log and then copies the
+ * collected blocks, the copy has each write, or the next collection has its block again.
  *
  * Turning the log on takes KVM 7 to 11 ms for each memory slot where it waits for a grace period, so it is done while
  * the guest runs, and the log stays on.
  *
- * Threading: dirty_log_mark() on any thread. All others on the main or the worker's thread, not both at a time. */
+ * Threading: dirty_log_mark() on any thread. All other functions on the main or the worker's thread, one at a time. */
 #ifndef CAIRN_VMM_KVM_DIRTY_LOG_H
 #define CAIRN_VMM_KVM_DIRTY_LOG_H
 

@@ -1,5 +1,6 @@
-/* throttle: slows the vCPUs down, for a copy of memory that the guest would otherwise outrun. In each period of 20 ms
- * the vCPUs stand still for a part of it. A thread keeps the time; it exists only while the vCPUs are slowed down.
+/* throttle: slows the vCPUs down, for a copy of memory that the guest would otherwise outrun. In each period of 20 ms,
+ * the vCPUs stand still for a part of the period. A thread keeps the time; it exists only while the vCPUs are slowed
+ * down.
  *
  * Threading: throttle_set() on one thread at a time. */
 #ifndef CAIRN_VMM_KVM_THROTTLE_H
@@ -16,11 +17,11 @@ struct throttle {
 	bool thread_made;
 	pthread_mutex_t lock; /* valid while thread_made; guards percent */
 	pthread_cond_t changed;
-	unsigned percent; /* of the time that the vCPUs stand still; 0: the thread ends */
+	unsigned percent; /* part of the time for which the vCPUs stand still; 0: the thread ends */
 };
 
-/* Let the vCPUs stand still for this part of the time; 0: not at all. On return with 0 they run freely. If no thread
- * can be made, they do so anyway. */
+/* Let the vCPUs stand still for `percent` of the time. With 0, they run freely from the return on. If no thread can be
+ * created, they run freely as well. */
 void throttle_set(struct throttle *t, unsigned percent);
 
 #endif

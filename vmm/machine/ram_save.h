@@ -1,7 +1,7 @@
-/* ram_save: copies memory while the guest runs, for hosts where no userfaultfd can be had. The copy goes in rounds:
- * each round copies the blocks that were written since they were copied last (vmm/kvm/dirty_log.h). When few are left,
- * or after RAM_SAVE_ROUNDS_MAX rounds, the caller pauses the VM: that is the instant of the copy, and the rest is
- * copied as of it. A guest that writes faster than the rounds copy is slowed down (vmm/kvm/throttle.h).
+/* ram_save: copies memory while the guest runs, for VM processes without userfaultfd. The copy goes in rounds: each
+ * round copies the blocks that were written since they were copied last (vmm/kvm/dirty_log.h). When few are left, or
+ * after RAM_SAVE_ROUNDS_MAX rounds, the caller pauses the VM: that is the instant of the copy, and the rest is copied
+ * as of it. A guest that writes faster than the rounds copy is slowed down (vmm/kvm/throttle.h).
  *
  *     ram_save_begin()
  *     do copy what ram_save_next() returns
@@ -33,20 +33,20 @@ struct ram_save {
 	uint64_t round_blocks; /* number of the round's blocks */
 	struct holes holes;
 	uint8_t *aside;	   /* the rest as of the freeze */
-	uint64_t taken;	   /* blocks of it that ram_save_next() has returned */
-	unsigned rounds;   /* complete ones */
+	uint64_t taken;	   /* number of blocks in `aside` that ram_save_next() has returned */
+	unsigned rounds;   /* number of complete rounds */
 	unsigned throttle; /* largest part of the time in percent that the vCPUs stood still in a round; 0: none */
 	bool frozen;
 	bool stands; /* too much is left to be kept aside: the VM must stay paused until it is copied */
 };
 
 /* Turn the dirty log on and begin the first round.
- * all: it has all blocks; false: those in the log.
+ * all: the first round has all blocks; false: the blocks in the log.
  * s: zeroed; ended by ram_save_done(), also after an error. Returns 0 or -errno. */
 int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *e);
 /* Get the next block of the round, or of the rest. Blocks that were never touched, which are zeros, are skipped in a
  * first round of all blocks.
- * buf: VMSTATE_BLOCK_BYTES for its content. It may change meanwhile, and is then in the next round, too.
+ * buf: VMSTATE_BLOCK_BYTES for its content. The block may change while it is read; the next round then has it again.
  * Returns 1; 0 at the end; -errno. */
 int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
 /* End the round. s->todo has the next round's blocks, or those of the rest that are known so far.

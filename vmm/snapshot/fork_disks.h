@@ -1,8 +1,8 @@
 /* fork_disks: makes the disks of a VM's clones from the images of its writable disks, without the VM's snapshots.
  *
- * Where the daemon wants it and the image can have it, a disk is pinned: its content is frozen in the pause by a hidden
- * snapshot that stays, a pin (block/qcow2/pin.h), and each clone gets an overlay that reads it. Nothing is copied. The
- * daemon deletes the pin by vm_pins_delete() when no overlay reads it any more.
+ * If the daemon asks for a pin and the image can have one, the disk is pinned: its content is frozen in the pause by a
+ * hidden snapshot that stays, a pin (block/qcow2/pin.h), and each clone gets an overlay that reads it. Nothing is
+ * copied. The daemon deletes the pin by vm_pins_delete() when no overlay reads it any more.
  *
  * Otherwise the disk is copied. The first copy is made in one of three ways, the further copies from the first:
  *   share   the file system shares blocks between files: clone the file in the pause, at no cost
@@ -49,7 +49,7 @@ struct fork_disk {
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* snapshot to copy, or the pin's; empty: none */
-	const struct vm_fork_pin *pin; /* its path is empty: copy the disk */
+	const struct vm_fork_pin *pin; /* the pin that the daemon asks for; its path is empty: copy the disk */
 };
 
 struct fork_disks {
