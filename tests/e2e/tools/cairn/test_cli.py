@@ -21,7 +21,7 @@ from conftest import BUILD, ROOT, Console
 
 VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "set-lifecycle-action", "attach-disk",
          "detach-disk", "change-media", "attach-interface", "detach-interface", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "restart-process", "autostart", "run", "dump", "clone", "template", "export", "import", "save", "restore", "managedsave", "managedsave-remove", "blockpull",
+         "resume", "destroy", "restart-process", "autostart", "run", "dump", "clone", "template", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domifaddr", "domblkerror", "domstats", "top", "qmp-path", "console", "wait", "event",
