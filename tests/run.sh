@@ -126,10 +126,10 @@ run_e2e() {
 	export CAIRN_LOOP=epoll
 	run_pytests "$results/epoll" "$EPOLL_E2E" p
 	unset CAIRN_LOOP
-	[ -d tests/e2e/vmm ] || return 0
+	[ -f tests/e2e/vmm/snapshot/test_storm.py ] || return 0
 	echo "End-to-end tests, a part of them without userfaultfd"
 	export CAIRN_USERFAULTFD=refuse
-	run_pytests "$results/nouffd" "$NOUFFD_E2E"
+	run_pytests "$results/nouffd" "$NOUFFD_E2E" n
 	unset CAIRN_USERFAULTFD
 }
 
@@ -182,8 +182,8 @@ tmp_check() {
 	peak=$((${peak:-0} / 1024))
 	echo "Temporary files: at most $peak MiB"
 	[ "$peak" -le "$TEST_TMP_MIB" ] || fault "more than $TEST_TMP_MIB MiB of temporary files"
-	expected="$tmp/(p?[0-9]+|unit)"
-	[ "$failed" = 0 ] || expected="$expected|$tmp/p?[0-9]+/e(/.*)?"
+	expected="$tmp/([np]?[0-9]+|unit)"
+	[ "$failed" = 0 ] || expected="$expected|$tmp/[np]?[0-9]+/e(/.*)?"
 	left=$(find "$tmp" ${shm:+"$shm"} -mindepth 1 -maxdepth 3 | grep -vxE "$expected" | head -n 20)
 	[ -z "$left" ] || fault "temporary files are left:
 $left"
