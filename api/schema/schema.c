@@ -382,6 +382,9 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "vm-template", "make the VM a template, which can only be cloned; its images become read-only",
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
+	{ "vm-blockpull", "copy into a qcow2 disk what it reads from its backing files, and drop these from the image and "
+		"from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
 	{ "snapshot-create", "create a snapshot of disks, memory and devices (of a VM that is off: of disks)",
 		snapshot_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_SNAPSHOT },
@@ -392,9 +395,6 @@ static const struct command commands[] = {
 	{ "snapshot-delete", "delete snapshots; their children stay complete", snapshot_delete_args,
 		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB,
 		VM_ASK_SNAPSHOT },
-	{ "vm-blockpull", "copy into a qcow2 disk what it reads from its backing files, and drop these from the image and "
-		"from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
-		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
 	{ "snapshot-set", "change name, description or tags of a snapshot", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_SNAPSHOT },
 	{ "snapshot-size", "show the space that only this snapshot uses", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
