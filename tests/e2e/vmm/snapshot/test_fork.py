@@ -381,8 +381,11 @@ def forget_clones(vm, daemon):
 
 
 def qemu_snapshots(path):
-    return subprocess.run(["qemu-img", "snapshot", "-l", "-U", path], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout
+    """Return qemu-img's table of all snapshots; empty if there are none."""
+    while True:
+        r = subprocess.run(["qemu-img", "snapshot", "-l", "-U", path], text=True, stdout=subprocess.PIPE)
+        if not r.returncode:  # otherwise the VM's process replaced the list between two reads of qemu-img's
+            return r.stdout
 
 
 def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):

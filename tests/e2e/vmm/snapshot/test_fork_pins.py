@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, Console, QmpError, until
+from test_fork import qemu_snapshots
 
 MIB = 1 << 20
 IMG = os.path.join(BUILD, "cairn-img")
@@ -86,9 +87,8 @@ def vms(daemon, kvm, guest, tmp_path):
 
 
 def snapshots(path):
-    """Return the names of all of an image's snapshots, pins included."""
-    info = subprocess.run(["qemu-img", "info", "-U", "--output=json", path], check=True, stdout=subprocess.PIPE)
-    return [s["name"] for s in json.loads(info.stdout).get("snapshots", [])]
+    """Return a line for each of an image's snapshots, pins included."""
+    return qemu_snapshots(path).splitlines()[2:]
 
 
 def img(*args, ok=0):
