@@ -5,13 +5,12 @@ import json
 import os
 import re
 import subprocess
-import time
 
 import pytest
 
 import guestlib
 import statelib
-from conftest import BUILD, Console
+from conftest import BUILD, Console, until
 from statelib import EAX, EBX, EDX, Cpu, State, edit_cpu
 
 CX16 = 13  # leaf 1 ECX: each KVM offers it
@@ -29,8 +28,19 @@ class Vm:
         self.daemon.define("vm1", **{"memory": "16M", "vcpus": 2, "boot": {"kernel": self.kernel},
                            "disks": [{"path": str(self.folder / "vda.qcow2"), "format": "qcow2"}], **keys})
 
+    def tried(self, *command):
+        """Run a command. After a failed start or restore, wait until its process has ended (until then: status 6)."""
+        results = []
+
+        def has_result():
+            results.append(self.daemon.cairn(*command, ok=None))
+            return results[-1].returncode != 6
+        until(has_result)
+        return results[-1]
+
     def start(self):
-        self.daemon.cairn("start", "vm1")
+        r = self.tried("start", "vm1")
+        assert r.returncode == 0, r.stderr
         self.consoles["vm1"] = Console(self.daemon, "vm1")
         while self.consoles["vm1"].line() != "interp":
             pass
@@ -51,11 +61,7 @@ class Vm:
         self.consoles.pop("vm1", None)
 
     def restore(self, **how):
-        for _ in range(200):
-            r = self.daemon.cairn("restore", str(self.state), ok=None)
-            if r.returncode != 6:  # 6: the process of the last try is still ending
-                break
-            time.sleep(0.02)
+        r = self.tried("restore", str(self.state))
         assert (r.returncode == 0) == how.get("ok", True), r.stderr
         return r.stderr
 
@@ -188,7 +194,7 @@ def test_chosen_processor(vm):
     if not VIRTUALISES:
         for cpu in ("baseline,-cx16", "host,-cx16", "x86-64-v2"):
             vm.define(cpu=cpu)
-            error = vm.daemon.cairn("start", "vm1", ok=False).stderr
+            error = vm.tried("start", "vm1").stderr
             assert "this host's KVM does not virtualise CPUID, so a guest sees the host's processor and not " in error
             assert f'"{cpu}"; set "cpu": "host"' in error
         vm.define(cpu="host")
