@@ -168,7 +168,7 @@ static void unread_found(void *opaque, const char *name, const char *sentence)
 		log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
 }
 
-/* Adopt the processes of all VMs. Waits up to 10 s, so that clients see the true states. */
+/* Adopt the processes of all VMs. Waits for their answers, up to 10 s, so that clients see the true states. */
 static void take_back_all(struct vm_host *h)
 {
 	uint64_t until = loop_now_ns() + ADOPT_TIMEOUT_NS, now;
@@ -224,7 +224,7 @@ static void states_correct(struct vm_host *h)
 			vm_emit_change(h->vms[i], states[i]);
 }
 
-/* ---- start and end ---- */
+/* ---- start and end of the daemon ---- */
 
 static void signal_ready(void *opaque, unsigned revents)
 {

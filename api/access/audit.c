@@ -16,13 +16,13 @@
 
 #define LINE_BYTES_MAX 8192u
 #define READ_BYTES (256u * 1024)
-/* An answer stays below 64 KiB, since some clients read no longer lines. */
+/* Maximum size of the lines in one answer, which stays below 64 KiB, since some clients read no longer lines. */
 #define PAGE_BYTES (20 * 1024)
 #define MASK_DEPTH_MAX 16
 
 struct audit {
 	int dir_fd, fd;
-	uint64_t base; /* place of the current file's first byte */
+	uint64_t base; /* offset of the current file's first byte in the whole log */
 	uint64_t size;
 };
 
@@ -34,7 +34,7 @@ static void file_name(unsigned i, char buf[24])
 		snprintf(buf, 24, "audit.log");
 }
 
-/* ---- writing ---- */
+/* ---- writing the log ---- */
 
 static void text_write(struct audit *a, const char *text)
 {
@@ -46,7 +46,8 @@ static void text_write(struct audit *a, const char *text)
 	a->size += n;
 }
 
-/* Read the place of a file's first byte from its first line. Returns 0; -EINVAL if the file is no audit log. */
+/* Read the offset of a file's first byte in the whole log from the file's first line. Returns 0; -EINVAL if the file is
+ * no audit log. */
 static int base_read(int fd, uint64_t *ret)
 {
 	char head[64] = "";
@@ -113,7 +114,7 @@ void audit_add(struct audit *a, struct json_object *line)
 	text_write(a, text);
 }
 
-/* Return the place where the newest rotated file ends. Places only grow. */
+/* Return the offset in the whole log at which the newest rotated file ends. Offsets only grow. */
 static uint64_t old_end(struct audit *a)
 {
 	uint64_t end = 1, base;
@@ -165,9 +166,9 @@ void audit_close(struct audit *a)
 	free(a);
 }
 
-/* ---- reading ---- */
+/* ---- reading the log ---- */
 
-/* Open the file that holds a place, or else the next newer one. Returns an fd; -ENOENT. */
+/* Open the file that holds the byte at *place, or else the next newer file. Returns an fd; -ENOENT. */
 static int file_at(struct audit *a, uint64_t *place, uint64_t *ret_base)
 {
 	for (unsigned i = AUDIT_FILES; i--;) {
@@ -230,7 +231,8 @@ struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 		n = pread(fd, buf, READ_BYTES, (off_t)(place - base));
 	if (n > 0) {
 		used = lines_take(buf, (size_t)n, q, list);
-		/* If buf has no whole line, skip it: otherwise clients would ask for the same place again and again. */
+		/* If buf has no whole line, skip it: otherwise clients would ask for the same offset again and
+		 * again. */
 		place += used ? used : (size_t)n;
 	}
 	js_put(page, "lines", list);
@@ -239,7 +241,7 @@ struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 	return page;
 }
 
-/* ---- masking ---- */
+/* ---- masking secrets ---- */
 
 static bool is_secret(const char *key)
 {

@@ -28,7 +28,7 @@ void audit_add(struct audit *a, struct json_object *line);
 
 struct audit_query {
 	uint64_t from;	   /* place; 0: the oldest line */
-	int64_t since_ns;  /* oldest time wanted */
+	int64_t since_ns;  /* oldest time of the lines to return */
 	int64_t uid;	   /* -1: any */
 	const char *vm;	   /* NULL: any */
 };

@@ -133,7 +133,7 @@ static void left_out_note(struct denial_log *r, struct user *u)
 {
 	if (u->limit.left_out == 1)
 		u->since_ns = (int64_t)clock_realtime_ns();
-	/* An armed timer waits for an earlier window. */
+	/* A timer that is armed already fires earlier, at the end of another user's window. */
 	if (!r->armed)
 		loop_timer_arm(r->timer, u->limit.since_ns + RATELIMIT_WINDOW_NS);
 	r->armed = true;

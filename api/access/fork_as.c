@@ -41,7 +41,7 @@ struct fork_as {
 	struct loop_timer *timer;
 };
 
-/* ---- in the forked process ---- */
+/* ---- functions that run in the forked process ---- */
 
 /* Add the uid to an error: the caller may have more rights than the user who defined the VM. */
 static void err_append(struct err *e, uid_t uid)
@@ -185,7 +185,7 @@ void fork_as_free(struct fork_as *x)
 	/* child_exited() does the rest when the process has ended. */
 }
 
-/* ---- starting ---- */
+/* ---- starting the process ---- */
 
 static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 {

@@ -15,7 +15,7 @@ struct rights;
 
 #define FORK_AS_NO_TIMEOUT UINT64_MAX
 
-/* Result of run(), filled also when it fails. */
+/* What run() passes to done(); filled also when run() fails. */
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;

@@ -12,7 +12,7 @@
 struct open_as {
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e);
 	void *opaque;
-	struct config config; /* complete but for its fds */
+	struct config config; /* complete except for its fds */
 	unsigned nfiles;
 	struct fork_as *errand;
 };

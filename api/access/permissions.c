@@ -152,7 +152,7 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 	}
 }
 
-/* ---- words ---- */
+/* ---- names of roles ---- */
 
 enum role permissions_role_from_word(const char *word, bool of_vm)
 {

@@ -23,7 +23,7 @@ struct permission {
 };
 
 struct permissions {
-	struct permission *list; /* owned */
+	struct permission *list; /* owned array */
 	size_t n;
 	/* Called by permissions_keep(). NULL: not wanted. */
 	void (*changed)(void *opaque);
@@ -31,11 +31,11 @@ struct permissions {
 };
 
 void permissions_done(struct permissions *p);
-/* Return the highest role that the entries give. vm: for this VM; NULL: for all VMs. */
+/* Return the highest role that the entries give to `who`. vm: for this VM; NULL: for all VMs. */
 enum role permissions_role(const struct permissions *p, const struct peer *who, const char *vm);
 /* Whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
-/* Whether everybody with an entry for VM a also sees VM b, so that texts about a may name b. */
+/* Whether everybody with an entry for VM a also sees VM b, so that a text about a may name b. */
 bool permissions_seen_together(const struct permissions *p, const char *a, const char *b);
 /* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the
  * entry.

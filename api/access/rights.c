@@ -128,7 +128,7 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 /* ---- changing ids ---- */
 
 /* Use raw system calls, because libc's functions would signal the daemon's other threads, and the forked process does
- * not have these. */
+ * not have those threads. */
 int rights_assume(const struct rights *r)
 {
 	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||

@@ -11,7 +11,7 @@ struct spawn_spec {
 	const char *path;
 	char *const *argv;
 	const struct rights *rights; /* NULL: the daemon's own */
-	/* fds[i] becomes fd i of the process; -1: it inherits the daemon's fd i. At least 3 entries. */
+	/* fds[i] becomes fd i of the process; -1: the process inherits the daemon's fd i. At least 3 entries. */
 	const int *fds;
 	size_t nfds;
 	int death_signal; /* sent when the daemon dies; 0: none, the process keeps running */

@@ -41,8 +41,8 @@ static const char *vm_named(const struct call *c)
 	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
 }
 
-/* Write an audit line for a mutating call, also for a denied one. Denials beyond the limit of events are only
- * counted. */
+/* Write an audit line for a mutating call, also for a denied one. A denial above the rate limit of reports
+ * (api/access/denial_log.h) is only counted. */
 static void call_audit(struct call *c, struct json_object *answer)
 {
 	CLEANUP_JS struct json_object *line = NULL;
@@ -121,7 +121,7 @@ static void answer_send_pending(void *opaque)
 	answer_send(c, STEAL_PTR(c->answer), -1);
 }
 
-/* Audit the call and answer it, now or when the images are released. o and fd: takes them. */
+/* Audit the call and answer it, now or when the VM's offline process has released the images. o and fd: takes them. */
 static void call_reply(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
@@ -220,7 +220,7 @@ static void tell_denial(struct call *c)
 	c->untold = !denial_log_tell(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
-/* Check the role before the arguments and the VM, so that a client without rights learns nothing. */
+/* Check the role before the arguments and the VM, so that a client without rights does not learn which VMs exist. */
 static int check_role(struct call *c, struct err *e)
 {
 	enum role role = conn_role_for(c->conn, vm_concerned(c));
@@ -378,7 +378,7 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 		command_go(c, 0, NULL);
 }
 
-/* ---- the server's questions ---- */
+/* ---- callbacks of the server ---- */
 
 static struct json_object *greeting_make(void *opaque)
 {

@@ -12,7 +12,7 @@ struct denial_log;
 struct server_ops;
 struct vm_host;
 
-/* What commands need of the daemon besides its VMs. Borrows all. */
+/* The objects that commands use besides the VMs. All are borrowed. */
 struct command_context {
 	struct vm_host *host;
 	struct audit *audit;

@@ -26,7 +26,7 @@ static int source_check(struct call *c, struct err *e)
 {
 	const struct vm *vm = c->vm;
 
-	/* The owner of one VM may not create others. */
+	/* A user whose role is limited to this VM may not create others. */
 	if (conn_role(c->conn) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
 	if (vm_state_is_active(vm->state))
@@ -39,7 +39,7 @@ static int source_check(struct call *c, struct err *e)
 			"VM '%.255s' has a managed save, and its disks are incomplete without the save; start the VM "
 			"and shut it down, or drop the save with: cairn managedsave-remove %.60s",
 			vm->def->name, vm->def->name);
-	/* If a process is only reading its snapshots, the clone waits for it. */
+	/* If an offline process is only listing the VM's snapshots, the clone waits for its end. */
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }
 
@@ -155,7 +155,7 @@ static void template_stored(struct store_work *work)
 	free(m);
 }
 
-/* Store the mark. No other operation on the VM starts until it is stored. */
+/* Store or remove the mark "template". No other operation on the VM starts until that is done. */
 static void template_keep(struct call *c, bool on)
 {
 	struct store *s = c->host->store;

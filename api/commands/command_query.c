@@ -24,7 +24,8 @@
 
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 #define LIST_LIMIT 1000
-/* Some clients read lines of at most 64 KiB. A page ends early enough for one more entry and the next page's name. */
+/* Maximum size of a page of vm-list. Some clients read lines of at most 64 KiB. A page ends early enough for one more
+ * entry and the next page's name. */
 #define LIST_BYTES (58 * 1024)
 
 void command_qmp_capabilities(struct call *c)
@@ -178,7 +179,7 @@ static void unloaded_put(void *opaque, const char *name, const char *sentence)
 	struct unloaded *u = opaque;
 	struct json_object *o;
 
-	/* A damaged VM may have been defined again since. */
+	/* The VM may have been defined again since its definition was found damaged. */
 	if (vm_find(u->call->host, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
 		return;
 	o = json_object_new_object();
@@ -241,7 +242,7 @@ void command_vm_list(struct call *c)
 
 static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault)
 {
-	/* The first two in virsh's words. */
+	/* The first two words are virsh's. */
 	static const char *const faults[] = { [VM_DISK_FAILED] = "unspecified error",
 		[VM_DISK_NO_SPACE] = "no space", [VM_DISK_CORRUPT] = "image corrupt" };
 	struct json_object *o = json_object_new_object();

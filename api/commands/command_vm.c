@@ -224,7 +224,7 @@ void command_vm_reset(struct call *c)
 
 struct console_wait {
 	struct call *call;
-	int fd; /* the client's end of the socket pair */
+	int fd; /* the client's end of the console's socket pair */
 };
 
 static void console_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

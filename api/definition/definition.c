@@ -29,7 +29,7 @@ static const struct choice watchdog_actions[] = { { "reset", VM_WATCHDOG_RESET }
 	{ "pause", VM_WATCHDOG_PAUSE }, { "dump", VM_WATCHDOG_DUMP }, { "none", VM_WATCHDOG_NONE },
 	{ "inject-nmi", VM_WATCHDOG_NMI }, { NULL, 0 } };
 
-/* ---- single keys ---- */
+/* ---- parsers of single keys ---- */
 
 static int parse_version(struct parse *p, struct json_object *v, void *into)
 {
@@ -188,7 +188,7 @@ static const struct key watchdog_rows[] = {
 };
 KEYS(watchdog_keys, watchdog_rows);
 
-/* ---- the whole definition ---- */
+/* ---- parsing and freeing a whole definition ---- */
 
 static const struct key top_rows[] = {
 	{ "version", KEY_CUSTOM, .parse = parse_version,

@@ -18,7 +18,7 @@ static const struct choice types[] = { { "network", DEFINITION_NETWORK },
 static const struct choice models[] = { { "virtio", 0 }, { NULL, 0 } };
 static const struct choice links[] = { { "up", 0 }, { "down", 1 }, { NULL, 0 } };
 
-/* ---- addresses ---- */
+/* ---- MAC addresses ---- */
 
 bool definition_has_mac(const struct definition_interface *i)
 {
@@ -60,7 +60,7 @@ static int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES])
 	return 0;
 }
 
-/* ---- keys ---- */
+/* ---- parsers of the keys ---- */
 
 static int parse_mac(struct parse *p, struct json_object *v, void *into)
 {

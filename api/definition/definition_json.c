@@ -209,7 +209,7 @@ struct json_object *definition_warnings(const struct definition *d)
 	return list;
 }
 
-/* ---- uuid ---- */
+/* ---- parsing and printing a UUID ---- */
 
 bool definition_has_uuid(const struct definition *d)
 {
@@ -257,7 +257,7 @@ int uuid_parse(const char *text, uint8_t uuid[16])
 	return 0;
 }
 
-/* ---- files ---- */
+/* ---- checking the files on the host ---- */
 
 static int check_file(const char *key, const char *path, bool block_too, struct err *e)
 {

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The guest's address is the network's 15th, so a smaller network does not work. */
+/* Prefix lengths. The guest gets the 15th address of the network, which a network smaller than /27 does not have. */
 #define PREFIX_MIN 8
 #define PREFIX_MAX 27
 
@@ -19,7 +19,7 @@
 
 static const struct choice protocols[] = { { "tcp", DEFINITION_TCP }, { "udp", DEFINITION_UDP }, { NULL, 0 } };
 
-/* ---- addresses ---- */
+/* ---- addresses and networks ---- */
 
 int definition_parse_network(struct parse *p, struct json_object *v, void *into)
 {
@@ -193,7 +193,7 @@ int definition_check_forwards(struct parse *p)
 	return r;
 }
 
-/* ---- JSON ---- */
+/* ---- printing JSON ---- */
 
 void definition_put_user(struct json_object *o, const struct definition_user *u)
 {

@@ -20,7 +20,7 @@
 
 /* A manifest has at most 1 MiB; as one line of ASCII it may be longer. */
 #define LINE_MAX_BYTES (8 * MIB)
-#define READS_AT_END 1024 /* reads of at least a page, which empties a pipe of at most 1 MiB */
+#define READS_AT_END 1024 /* more reads than a full pipe of 1 MiB needs: each read takes at least one page */
 /* Time for removing files after a cancel. */
 #define CANCEL_NS (5 * 1000000000ULL)
 #define ARCHIVER_FDS_MAX 400
@@ -40,7 +40,7 @@ struct archiver {
 	struct err e;
 };
 
-/* ---- the process ---- */
+/* ---- running cairn-archive ---- */
 
 struct plan {
 	const char *program, *verb;
@@ -64,7 +64,7 @@ static int program_run(const struct plan *p, int in, int out, int spec, pid_t *r
 	return spawn_program(&program, ret_pid);
 }
 
-/* ---- the end of the process ---- */
+/* ---- reporting the result ---- */
 
 static void archiver_fail(struct archiver *a, const struct err *e)
 {
@@ -94,7 +94,7 @@ static void archiver_finish(struct archiver *a)
 		a->ops->done(a->opaque, 0, a->result, NULL);
 }
 
-/* ---- its messages ---- */
+/* ---- messages of the process ---- */
 
 static void error_take(struct archiver *a, struct json_object *o)
 {
@@ -191,7 +191,7 @@ static void output_ready(void *opaque, unsigned revents)
 {
 	struct archiver *a = opaque;
 
-	/* The rest of the pipe is read when the process has ended. */
+	/* process_ended() reads what is left in the pipe when the process has ended. */
 	if (!output_read(a) && (revents & (POLLHUP | POLLERR)))
 		loop_watch_events(a->watch, 0);
 }
@@ -222,7 +222,7 @@ static void process_timed_out(void *opaque)
 	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* the child may not have created its process group yet */
 }
 
-/* ---- starting ---- */
+/* ---- starting the process ---- */
 
 static int spec_file(struct json_object *spec, int *ret_fd)
 {
@@ -260,7 +260,7 @@ static int process_start(struct archiver *a, struct plan *p, struct json_object 
 	if (r < 0)
 		return r;
 	a->pidfd = pidfd_open(a->pid, 0);
-	/* Another user's process may stop reading; that must not block the daemon. */
+	/* Use non-blocking pipes: a process of another user that stops reading must not block the daemon. */
 	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
 		-errno : 0;
 }

@@ -13,7 +13,7 @@ struct json_object;
 struct loop;
 struct rights;
 
-/* Callbacks on the loop. done() is called once, as the last one, and never after archiver_free(). */
+/* Callbacks on the loop. done() is called once, as the last callback, and never after archiver_free(). */
 struct archiver_ops {
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	/* An import has unpacked everything; call archiver_keep() to give the folder its name, or archiver_cancel(). o:

@@ -28,19 +28,20 @@
 
 struct batch {
 	struct vm_host *host;
-	struct json_object *planned; /* array: name, uuid */
-	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8]; /* path in the state folder; empty: none */
+	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
+	/* the batch's file, relative to the state folder; empty: none */
+	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8];
 	/* Added VMs, at most as many as are planned. */
 	struct vm **vms;
 	unsigned *made;
 	uint64_t *born_after_ns;
 	unsigned n;
-	struct definition **defs; /* borrowed; the definitions for the removing process */
+	struct definition **defs; /* borrowed definitions, passed to clone_files_remove() */
 	struct fork_as *errand;
-	unsigned leaving; /* VM processes whose end is awaited */
+	unsigned leaving; /* number of VM processes whose end is awaited */
 	struct loop_task task;
 	struct store_work work;
-	void (*done)(struct batch *b); /* called when the batch is kept or undone */
+	void (*done)(struct batch *b); /* called when all VMs of the batch are kept, or all are removed */
 	bool failed;
 	struct err e;
 	struct job *job;
@@ -53,7 +54,7 @@ struct batch *batch_new(struct vm_host *host)
 	struct batch *b = calloc(1, sizeof(*b));
 
 	if (!b)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise the call that started the job would never be answered */
 	b->host = host;
 	b->planned = json_object_new_array();
 	return b;
@@ -72,7 +73,7 @@ void batch_free(struct batch *b)
 	free(b);
 }
 
-/* ---- starting ---- */
+/* ---- creating the VMs of a batch ---- */
 
 void batch_plan(struct batch *b, const struct definition *def)
 {
@@ -92,7 +93,7 @@ static void room_make(struct batch *b, size_t n)
 	b->born_after_ns = calloc(n, sizeof(*b->born_after_ns));
 	b->defs = calloc(n, sizeof(struct definition *));
 	if (!b->vms || !b->made || !b->born_after_ns || !b->defs)
-		abort(); /* as above */
+		abort(); /* otherwise the call that started the job would never be answered */
 }
 
 int batch_begin(struct batch *b, struct err *e)
@@ -170,7 +171,7 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files)
 			b->made[i] = files;
 }
 
-/* ---- the end ---- */
+/* ---- removing the VMs of a failed batch ---- */
 
 static int file_remove(struct batch *b, struct err *e)
 {
@@ -233,7 +234,7 @@ static bool overlays_forget(const struct vm *vm)
 	return any;
 }
 
-/* The files go before the VMs: after a crash, the VMs tell the next daemon which files to remove. */
+/* Remove the files before the VMs: after a crash, the VMs' definitions tell the next daemon which files to remove. */
 static void files_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct batch *b = opaque;
@@ -299,7 +300,7 @@ static void batch_undo(struct batch *b, void (*done)(struct batch *b))
 	one_ended(NULL, b);
 }
 
-/* ---- the job's end ---- */
+/* ---- the end of the job ---- */
 
 void batch_fail(struct batch *b, const struct err *e)
 {
@@ -335,7 +336,7 @@ static void batch_kept(struct batch *b)
 	job_succeed(b->job, o);
 }
 
-/* If the batch's file cannot be removed, the next daemon would remove VMs that the client was told of. */
+/* If the batch's file cannot be removed, the next daemon would remove VMs about which the client was told. */
 void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o), void *opaque)
 {
 	struct err e;

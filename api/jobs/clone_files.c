@@ -10,7 +10,7 @@
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
 
-/* ---- in the forked process, or in the daemon ---- */
+/* ---- functions that run in the forked process, or in the daemon ---- */
 
 static int files_look(const void *arg, struct fork_as_result *out, struct err *e)
 {
@@ -94,7 +94,7 @@ static int remove_all(const void *arg, struct fork_as_result *out, struct err *e
 	return r;
 }
 
-/* ---- in the daemon ---- */
+/* ---- functions that run in the daemon ---- */
 
 static void at_once(int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
 	clone_files_done *done, void *opaque)

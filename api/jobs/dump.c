@@ -30,13 +30,13 @@
 /* Most bytes of the VM's name in a file's name, which is limited to NAME_MAX. */
 #define NAME_PART 200
 
-/* State of a dump job; freed when the job concludes. */
+/* Data of a dump job; freed when the job concludes. */
 struct work {
 	struct job *job;
 	struct vm *vm;
 	enum dump_then then;
-	char path[PATH_MAX]; /* "": unknown */
-	int folder;	     /* fd of the folder for a dump by policy; else -1 */
+	char path[PATH_MAX]; /* path of the file; "": unknown */
+	int folder;	     /* fd of the folder `dumps`, for a dump by policy; else -1 */
 	char file[NAME_PART + 64];
 	struct json_object *result; /* set when the dump is complete */
 	void (*over)(void *opaque, int r, const struct err *e);
@@ -53,7 +53,7 @@ static void work_release(struct job *j)
 	free(w);
 }
 
-/* ---- events ---- */
+/* ---- events of a dump ---- */
 
 static const char *status_name(const struct dump_state *s)
 {
@@ -200,7 +200,7 @@ static void dump_ask(struct vm *vm, enum vm_msg_type type,
 	vm_process_request(vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, opaque);
 }
 
-/* Apply the policy's next action after a dump. */
+/* Apply the action that the policy demands after a dump. */
 static void then_do(struct vm *vm, enum dump_then then)
 {
 	if (!vm->proc || vm_is_stopping(vm))
@@ -302,7 +302,7 @@ static void work_cancel(struct job *j)
 		dump_ask(j->vm, VM_MSG_CANCEL, reply_ignore, j->vm);
 }
 
-/* ---- starting ---- */
+/* ---- starting a dump ---- */
 
 /* Start the job. w: taken. */
 static int work_start(struct work *w, int fd, const struct job_name *name, struct job **ret_j, struct err *e)
@@ -356,7 +356,7 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 	return work_start(w, q->fd, &name, ret_j, e);
 }
 
-/* ---- by policy ---- */
+/* ---- dumps by policy ---- */
 
 static void policy_begin(struct vm *vm, enum dump_then then)
 {

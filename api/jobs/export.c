@@ -204,7 +204,7 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 	js_put(x->spec, "definition", json_object_get(x->definition));
 }
 
-/* ---- the work ---- */
+/* ---- the cairn-archive process ---- */
 
 static void export_progress(void *opaque, uint64_t done, uint64_t total)
 {
@@ -288,7 +288,7 @@ static void export_cancel(struct job *j)
 		archiver_cancel(x->archiver);
 }
 
-/* ---- starting ---- */
+/* ---- starting the job ---- */
 
 static int state_check(const struct vm *vm, const struct export_opts *opts, struct err *e)
 {

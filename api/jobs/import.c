@@ -65,7 +65,7 @@ static char *definition_text(struct json_object *result)
 	return strdup(json_object_to_json_string_ext(js_get(result, "definition"), JSON_C_TO_STRING_PLAIN));
 }
 
-/* ---- the end ---- */
+/* ---- the end of the import ---- */
 
 static void vm_drop(struct vm *vm)
 {
@@ -141,7 +141,8 @@ static struct json_object *folder_of(const struct definition *def)
 	return o;
 }
 
-/* Conclude the job. Even if syncing failed, the next daemon finds everything in place. */
+/* Conclude the job. Conclude it with success even if syncing failed: the files are complete, and the next daemon finds
+ * them. */
 static void kept_for_good(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
@@ -187,7 +188,7 @@ static void import_succeed(struct import *x)
 	folder_stored(&x->work);
 }
 
-/* ---- unpacking ---- */
+/* ---- unpacking the archive ---- */
 
 static void import_progress(void *opaque, uint64_t done, uint64_t total)
 {
@@ -283,7 +284,7 @@ static int take_start(struct import *x, struct err *e)
 	return archiver_run(x, spec, &take_ops, e);
 }
 
-/* ---- the VM ---- */
+/* ---- defining the VM ---- */
 
 /* Replace each uuid and MAC that another VM here uses. */
 static int identity_make(struct import *x, struct json_object *o, struct definition **d, struct err *e)
@@ -444,7 +445,7 @@ static int job_begin(struct import *x, struct err *e)
 	return 0;
 }
 
-/* ---- read the definition, before unpacking ---- */
+/* ---- reading the definition before unpacking ---- */
 
 static void import_refuse(struct import *x, const struct err *e)
 {

@@ -123,7 +123,7 @@ void call_return_job(struct call *c, const struct job *j)
 	call_return(c, o);
 }
 
-/* ---- the list ---- */
+/* ---- the list of jobs ---- */
 
 struct job *job_find(struct vm_host *host, const char *id)
 {
@@ -179,6 +179,8 @@ static bool is_taken(const struct vm *vm, const char *id)
 {
 	return job_find(vm->host, id) || job_find_qmp(vm, id);
 }
+
+/* ---- freeing jobs, and storing concluded ones ---- */
 
 static void job_release(struct job *j)
 {
@@ -370,7 +372,8 @@ static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
 	struct vm *vm = j->vm;
-	/* A VM with a pending dump still runs after the callbacks below; another VM may be undefined by then. */
+	/* Read this fact now: the callbacks below may undefine a VM, except one with a pending dump, which still
+	 * runs. */
 	bool dump_due = vm && vm_has(vm, VM_FACT_DUMP_DUE);
 
 	j->ended_ns = loop_now_ns();
@@ -617,7 +620,8 @@ void jobs_settle(struct vm_host *host)
 	}
 	if (!any)
 		return;
-	/* Store it before the event: a job whose end was emitted is not recovered again. */
+	/* Store these failures before emitting their events, because a job whose end was emitted is not recovered
+	 * again. */
 	file = jobs_to_file(host);
 	if (store_put(host->store, NULL, "jobs.json", file, STORE_NOW, NULL, &e) < 0)
 		log_warn("job", "%s", e.msg);

@@ -87,7 +87,7 @@ void job_progress(struct job *j, uint64_t done, uint64_t total);
 /* Conclude the job with success or failure; the VM is free for another job. result: takes it; NULL: none. */
 void job_succeed(struct job *j, struct json_object *result);
 void job_fail(struct job *j, const struct err *e);
-/* Add to a result what tracked the guest's memory: memory-tracking and, if it was not userfaultfd,
+/* Add to a result how the guest's memory was tracked: memory-tracking and, if it was not userfaultfd,
  * memory-tracking-reason; memory-rounds, memory-throttle and memory-stopped if it was copied in rounds.
  * d: NULL, or without memory: add nothing. */
 void job_put_tracking(struct json_object *result, const struct vm_snapshot_done *d);

@@ -51,7 +51,8 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 			"which the next start ignores: %.300s", e->msg);
 		job_fail(p->job, &why);
 	} else {
-		/* The process reads no backing file, either: without other changes, nothing is pending. */
+		/* The process no longer reads a backing file either. If its definition differed from the next start's
+		 * in nothing else, both are equal now. */
 		if (!p->was_pending) {
 			definition_free(vm->live);
 			vm->live = NULL;
@@ -61,8 +62,8 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 	free(p);
 }
 
-/* Return the definition of the next start without backing files of the disk; the caller owns it. NULL: it has none, or
- * it cannot be copied. */
+/* Return a copy of the definition for the next start without the disk's backing files; the caller owns it. NULL: the
+ * definition has no backing files for this disk, or copying failed. */
 static struct definition *definition_without(const struct vm *vm, const char *disk, const char *path)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm->def), *its = json_object_new_object();
@@ -91,7 +92,7 @@ static struct definition *definition_without(const struct vm *vm, const char *di
 	return def;
 }
 
-/* Remove the backing files from the definition. If the daemon ends before, the next start ignores them
+/* Remove the backing files from the definition. If the daemon ends before it has done so, the next start ignores them
  * (block_open.may_stand_alone). */
 static void definition_settle(struct pull *p)
 {

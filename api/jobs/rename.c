@@ -30,7 +30,7 @@ static void rename_end(struct rename *w, int r, const struct err *e)
 	free(w);
 }
 
-/* Rename the VM in memory first, so that everything written from here on goes to the new folder. */
+/* Rename the VM in memory first, so that all writes from here on go to the new folder. */
 static void take_name(struct vm *vm, const char *name)
 {
 	struct vm_host *host = vm->host;
@@ -67,7 +67,7 @@ static void permissions_stored(struct store_work *work)
 	struct rename *w = container_of(work, struct rename, work);
 
 	if (work->r < 0) {
-		rename_end(w, work->r, &work->e); /* the next daemon continues */
+		rename_end(w, work->r, &work->e); /* the next daemon finishes the rename */
 		return;
 	}
 	work->done = in_force;

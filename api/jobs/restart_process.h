@@ -1,6 +1,6 @@
 /* restart_process: the job that gives a running VM a new process, for example one of a newer version of Cairn: it saves
- * the VM's state (a managed save) and starts the VM from it. If the job fails, the VM still runs or is saved. A daemon
- * that ends meanwhile leaves the rest to the next one (VM_FACT_CONTINUES). */
+ * the VM's state (a managed save) and starts the VM from it. If the job fails, the VM still runs or is saved. If the
+ * daemon ends meanwhile, the next daemon continues the job (VM_FACT_CONTINUES). */
 #ifndef CAIRN_API_JOBS_RESTART_PROCESS_H
 #define CAIRN_API_JOBS_RESTART_PROCESS_H
 

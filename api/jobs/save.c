@@ -27,12 +27,12 @@
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* State of a managed save. Its job waits for the store twice: until the state says how the VM continues, and until the
- * file has its final name. The VM may end meanwhile, and the job with it. */
+/* Data of a managed save. Its job waits for the store twice: until state.json says how the VM continues after the save,
+ * and until the saved state's file has its final name. The VM may end meanwhile, and the job with it. */
 struct save_wait {
 	struct store_work work;
 	struct job *job; /* NULL: concluded */
-	int fd, definition; /* owned; -1: already used */
+	int fd, definition; /* fds of the two files; owned; -1: already passed on */
 	struct call *call; /* awaits the save's start; NULL: none */
 	char id[JOB_ID_MAX + 1];
 };
@@ -253,7 +253,7 @@ void save_dropped(struct vm *vm, int r)
 	vm_move(vm, VM_ASK_DROP_SAVED, "saved state dropped", NULL, 0);
 }
 
-/* ---- the end ---- */
+/* ---- the end of a save ---- */
 
 /* The file has its final name. Until now the job was under way and a start had to wait. */
 static void managed_stored(struct store_work *work)
@@ -290,8 +290,8 @@ static void save_ended(struct vm *vm)
 		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
 		return;
 	}
-	/* If the job still has a wait, the daemon has sent no request yet, and the process reports a save of its
-	 * own. */
+	/* If the job still has its struct save_wait, the daemon has not requested the save yet, and the process reports
+	 * a save that this job did not request. */
 	if (vm_is_saving(vm) && !vm->operation.job->opaque)
 		w = wait_new(vm->operation.job, managed_stored);
 	if (w)
@@ -374,8 +374,8 @@ static void save_found_off(struct vm *vm)
 	struct store *s = vm->host->store;
 	bool saved;
 
-	/* The save was renamed for a start, but no run was stored: the start did not use it. After a boot of the host
-	 * that is not certain. */
+	/* The save was renamed for a start, but state.json records no run after that: the start did not use the save.
+	 * After a boot of the host, this is not certain. */
 	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !vm->host->new_boot)
 		save_not_used(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);

@@ -15,7 +15,7 @@
 #define NAMES_TOLD_MAX 20 /* names of deleted snapshots in a result, which is part of a line of 64 KiB */
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* Data of a job; freed when it concludes. */
+/* Data of a snapshot job; freed when it concludes. */
 struct work {
 	struct job *job;
 	struct vm *vm;
@@ -443,7 +443,7 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 	revert_succeed(w);
 }
 
-/* Destroy a VM that was started for the revert if that fails, because it has no other state to run. */
+/* If the revert fails, destroy the VM that the job has started for it, because it has no other state to run. */
 static void fresh_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;

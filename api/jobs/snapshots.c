@@ -188,7 +188,7 @@ void snapshots_fetch(struct vm *vm,
 	struct fetch *f = calloc(1, sizeof(*f));
 
 	if (!f)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise the command that asked for the list would never be answered */
 	f->vm = vm;
 	f->done = done;
 	f->opaque = opaque;

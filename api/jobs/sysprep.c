@@ -62,7 +62,7 @@ static void hostname_make(const char *name, char ret[HOSTNAME_MAX + 1])
 		ret[0] = 'x';
 }
 
-/* ---- in the forked process ---- */
+/* ---- functions that run in the forked process ---- */
 
 static void args_make(const struct sysprep *s, const char **args)
 {
@@ -80,7 +80,7 @@ static void args_make(const struct sysprep *s, const char **args)
 
 		if (d->read_only)
 			continue;
-		/* Never let it probe the format: a raw disk's content could look like any format. */
+		/* Never let virt-sysprep probe the format: a raw disk's content could look like any format. */
 		args[n++] = "--format";
 		args[n++] = d->layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 		args[n++] = "-a";
@@ -191,7 +191,7 @@ static int sysprep_run(const void *arg, struct fork_as_result *out, struct err *
 	return program_result(status, said, e);
 }
 
-/* ---- starting ---- */
+/* ---- starting virt-sysprep ---- */
 
 int sysprep_begin(struct loop *l, const struct definition *def,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,

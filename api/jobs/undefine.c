@@ -25,7 +25,7 @@ static const struct vm_operation undefining = { .kind = VM_OP_UNDEFINE };
 
 struct undefine {
 	struct store_work work;
-	struct call *call; /* NULL: an earlier daemon's client */
+	struct call *call; /* the client's call; NULL: an earlier daemon received it */
 	struct vm_host *host;
 	struct vm *vm; /* freed only here, after its operation VM_OP_UNDEFINE */
 	bool dry_run, snapshots_metadata; /* of struct undefine_opts */
@@ -34,7 +34,7 @@ struct undefine {
 	struct err why; /* reason for giving up */
 };
 
-/* ---- the end ---- */
+/* ---- the end of the undefine ---- */
 
 static void undefine_free(struct undefine *u)
 {
@@ -99,7 +99,7 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	}
 }
 
-/* Let go of the pins that the removed images read. Images that stay keep theirs. */
+/* Release the pins that the removed images read. Pins that remaining images read stay. */
 static void overlays_forget(const struct undefine *u)
 {
 	bool any = false;
@@ -136,7 +136,7 @@ static void vm_forget(void *opaque)
 		permissions_keep(&host->permissions, host->store, NULL);
 }
 
-/* ---- its images ---- */
+/* ---- removing the VM's images ---- */
 
 static void volumes_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
@@ -210,7 +210,7 @@ static void volumes_look(struct undefine *u)
 		give_up(u, &e);
 }
 
-/* ---- its snapshots ---- */
+/* ---- looking for snapshots ---- */
 
 static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -246,7 +246,7 @@ static void snapshots_look(struct undefine *u)
 		offline_request(u->vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, snapshots_seen, u);
 }
 
-/* ---- the beginning ---- */
+/* ---- beginning the undefine ---- */
 
 static int undefine_check(const struct vm *vm, const struct undefine_opts *opts, struct err *e)
 {

@@ -169,7 +169,7 @@ void volumes_done(struct volumes *v)
 	v->folder = NULL;
 }
 
-/* ---- the forked process ---- */
+/* ---- functions that run in the forked process ---- */
 
 struct removal {
 	const struct volumes *v;

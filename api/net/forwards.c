@@ -30,7 +30,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Delay before listening, or waking a VM, is tried again. */
+/* Delay before the daemon tries again to listen, or to wake a VM. */
 #define SECOND_NS 1000000000ULL
 #define AGAIN_NS (5 * SECOND_NS)
 /* Interval and number of tries of a start whose port is in use. */
@@ -146,7 +146,7 @@ static int forwards_check_free(const struct vm *vm, struct err *e)
 	return r;
 }
 
-/* ---- the sockets ---- */
+/* ---- the daemon's listening sockets ---- */
 
 static void watches_end(struct forwards *f)
 {
@@ -213,7 +213,7 @@ static bool forwards_are_held(const struct vm *vm)
 	return vm->forwards && vm->forwards->n && socket_fits(vm->forwards, vm->def);
 }
 
-/* ---- waking ---- */
+/* ---- waking a VM ---- */
 
 static void listen_retry_later(struct forwards *f, uint64_t wait_ns);
 
@@ -282,7 +282,7 @@ static void watch_all(struct forwards *f)
 	}
 }
 
-/* ---- asleep ---- */
+/* ---- forwards of a sleeping VM ---- */
 
 static void forward_listens(void *opaque, int r, struct config *c, const struct err *e)
 {
@@ -373,7 +373,7 @@ static void forwards_redefined(struct vm *vm)
 	forwards_on_state_change(vm);
 }
 
-/* ---- a start ---- */
+/* ---- starting a VM with forwards ---- */
 
 static void start_goes_on(void *opaque)
 {
@@ -403,7 +403,7 @@ static bool forwards_start_waits(struct vm *vm)
 	return true;
 }
 
-/* ---- the processes ---- */
+/* ---- cairn-slirp processes ---- */
 
 static void usernet_free(struct usernet *u)
 {
@@ -422,7 +422,7 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
-/* Handle the end of a cairn-slirp process. The VM process itself reports the lost link (VM_EVENT_LINK_LOST). */
+/* Handle the end of a cairn-slirp process. The VM's process reports the lost link by itself (VM_EVENT_LINK_LOST). */
 static void slirp_ended(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;
@@ -561,7 +561,7 @@ void forwards_taken_back(struct vm *vm)
 	}
 }
 
-/* ---- while the VM is saved ---- */
+/* ---- clients of a VM that is saved; the observer's hooks ---- */
 
 static bool control_say(const struct usernet *u, const char *text)
 {
@@ -609,8 +609,8 @@ static void forwards_processes_end(const struct vm *vm)
 	}
 }
 
-/* Connect to processes that this daemon did not know yet, and end all of the VM's processes. A process keeps its socket
- * in the run folder until it ends, so that the next daemon finds it if this one ends first. */
+/* Connect to the VM's cairn-slirp processes that this daemon did not know yet, and end all of the VM's processes. A
+ * process keeps its socket in the run folder until it ends, so that the next daemon finds it if this one ends first. */
 static void forwards_ended(struct vm *vm)
 {
 	forwards_taken_back(vm);

@@ -58,7 +58,7 @@ int usernet_pidfd(int control)
 		size = sizeof(cred);
 		if (getsockopt(control, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0 || cred.pid <= 0)
 			return -1;
-		fd = pidfd_open(cred.pid, 0); /* Linux before 6.5 */
+		fd = pidfd_open(cred.pid, 0); /* Linux before 6.5 has no SO_PEERPIDFD */
 	}
 	return fd < 0 || poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0) ? -1 : steal_fd(&fd);
 }
@@ -138,7 +138,7 @@ struct plug {
 	const struct definition *def;
 	const char *program;
 	int log_fd;
-	const int *forwards; /* sockets of the next interface */
+	const int *forwards; /* sockets of the next interface's forwards */
 	int run_dir, frames[2], control[2];
 };
 

@@ -30,7 +30,7 @@ struct autostart {
 	uint64_t begun_ns; /* realtime */
 };
 
-/* ---- the mark ---- */
+/* ---- the mark "autostart" ---- */
 
 int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 {
@@ -44,7 +44,7 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 	return store_put(s, vm->def->name, AUTOSTART_FILE, o, STORE_WITH_WORK, w, e);
 }
 
-/* ---- which boot ---- */
+/* ---- finding out whether the host has booted ---- */
 
 static void boot_id_read(char id[BOOT_ID_TEXT])
 {
@@ -89,7 +89,7 @@ void autostart_load(struct vm_host *host)
 		vm_set(host->vms[i], VM_FACT_AUTOSTART, store_has_file(host->store, host->vms[i]->def->name, AUTOSTART_FILE));
 }
 
-/* ---- the run ---- */
+/* ---- the staged run ---- */
 
 static void autostart_tell(const struct vm *vm, const struct err *e)
 {

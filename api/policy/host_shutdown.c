@@ -22,7 +22,7 @@ struct host_shutdown {
 	struct call *call;
 	struct staged_run *sequence;
 	struct json_object *outcomes;
-	bool *waits; /* for each VM of the staged run: whether its end is awaited */
+	bool *waits; /* for each entry of the staged run: whether the VM's end is awaited */
 	int action;  /* -1: each VM's stop_action */
 	bool then_end;
 };
@@ -35,7 +35,7 @@ static uint8_t action_of(const struct host_shutdown *s, const struct vm *vm)
 	return s->action < 0 ? vm->def->stop_action : (uint8_t)s->action;
 }
 
-/* Return the place of a VM whose end is awaited; the count of places if there is none. */
+/* Return the index of the VM's entry in the staged run; the number of entries if the VM's end is not awaited. */
 static size_t place_of(const struct vm *vm)
 {
 	const struct host_shutdown *s = vm->host->host_shutdown;

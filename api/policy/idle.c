@@ -49,7 +49,7 @@ static void look_later(struct vm *vm)
 	loop_timer_arm(vm->idle->timer, loop_now_ns() + policy_idle_period_ns(&rule));
 }
 
-/* ---- to sleep ----
+/* ---- putting a VM to sleep ----
  * state.json says `falling_asleep` before the suspend or save begins, so that a later daemon knows why the VM
  * sleeps. */
 
@@ -123,7 +123,7 @@ static void suspend_keep(struct vm *vm)
 	store_after(vm->host->store, &f->work);
 }
 
-/* The save failed: the VM is awake, and its networks accept waiting connections. */
+/* After a failed save, let the VM's networks accept connections again. */
 static void not_saved(struct vm *vm)
 {
 	sleep_begin_timer(vm);
@@ -187,7 +187,7 @@ static void idle_taken_back(struct vm *vm, struct job *saving)
 		save_on_state_change(vm, saving);
 	else if (fell && vm->state == VM_SAVED)
 		snprintf(vm->reason, sizeof(vm->reason), VM_ASLEEP);
-	/* The daemon opens the VM's forwards later, when all VMs are loaded. */
+	/* Only store the reason: the daemon opens the forwards of sleeping VMs later, when all VMs are loaded. */
 	if (fell)
 		vm_save(vm);
 }
@@ -203,7 +203,7 @@ static void idle_on_found_off(struct vm *vm)
 	idle_taken_back(vm, NULL);
 }
 
-/* ---- awake ---- */
+/* ---- watching an awake VM ---- */
 
 static void stay_awake(struct vm *vm)
 {
@@ -294,7 +294,7 @@ static void idle_removed(struct vm *vm)
 	free(vm->idle);
 }
 
-/* ---- waking ---- */
+/* ---- waking a VM ---- */
 
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t)
 {

@@ -113,7 +113,7 @@ void restart_call_off(struct vm *vm)
 	vm_say_reason(vm, reason, "the pending restart was cancelled");
 }
 
-/* ---- state.json ---- */
+/* ---- the restart in state.json ---- */
 
 static struct json_object *restart_to_json(const struct vm *vm)
 {
@@ -167,7 +167,7 @@ static void restart_state_put(const struct vm *vm, struct json_object *state)
 		js_put(state, "restart", o);
 }
 
-/* ---- after an end ---- */
+/* ---- after the end of a VM's process ---- */
 
 void restart_apply_policies(struct vm *vm, bool rebooting)
 {

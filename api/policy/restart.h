@@ -19,7 +19,8 @@ struct restart {
 
 extern const struct vm_observer restart_observer;
 
-/* Restart a VM that has ended if its on_crash or on_poweroff says so, or if a reboot was requested. */
+/* Restart a VM that has ended if its definition's on_crash or on_poweroff demands that, or if a reboot was
+ * requested. */
 void restart_apply_policies(struct vm *vm, bool rebooting);
 bool restart_is_pending(const struct vm *vm);
 /* Return the time until the pending restart. */

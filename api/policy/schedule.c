@@ -21,7 +21,7 @@
 #define MIN_FREE_MAX (1ULL << 60)
 #define MONDAY_S (4 * DAY_S) /* 1970 began on a Thursday */
 
-/* ---- text ---- */
+/* ---- parsing and printing schedules ---- */
 
 #define UNITS "ywdhm"
 
@@ -206,7 +206,7 @@ bool schedule_is_name(const char *name)
 	return !name[i];
 }
 
-/* ---- retention ---- */
+/* ---- retention: which snapshots to keep ---- */
 
 /* Return the number of the period that contains t; it grows with t. */
 static int64_t period_of(enum schedule_period period, int64_t t)

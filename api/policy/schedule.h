@@ -43,7 +43,7 @@ struct schedule_plan {
 	bool min_free_is_percent;
 };
 
-/* ---- text; the setters return 0, or -EINVAL without changing *p ---- */
+/* ---- parsing and printing; the setters return 0, or -EINVAL without changing *p ---- */
 
 /* "15m", "1h", "1d", "2w" */
 int schedule_set_every(struct schedule_plan *p, const char *text, struct err *e);
@@ -80,7 +80,7 @@ void schedule_name(int64_t now_s, unsigned again, char buf[SCHEDULE_NAME_MAX]);
 /* Whether the name has the form of schedule_name(). */
 bool schedule_is_name(const char *name);
 
-/* ---- retention ---- */
+/* ---- retention: which snapshots to keep ---- */
 
 /* Decide which automatic snapshots to keep.
  * times_s:   creation time of each snapshot, in any order.

@@ -44,7 +44,7 @@ static int64_t clock_s(clockid_t id)
 	return (int64_t)(clock_ns(id) / CLOCK_NS_PER_S);
 }
 
-/* ---- as JSON ---- */
+/* ---- the timer; the schedule as JSON ---- */
 
 static void timer_set(struct scheduler *s, int64_t at_s)
 {
@@ -176,7 +176,7 @@ static void run_end(struct vm *vm)
 	scheduler_soon(vm->host->scheduler);
 }
 
-/* ---- retention ---- */
+/* ---- deleting snapshots that no rule keeps ---- */
 
 static bool is_automatic(const struct vm_snapshot_info *i)
 {
@@ -275,7 +275,7 @@ static void snapshots_thin(struct vm *vm)
 		run_end(vm);
 }
 
-/* ---- a run ---- */
+/* ---- taking a scheduled snapshot ---- */
 
 static void snapshot_taken(struct job *j, void *opaque)
 {
@@ -415,7 +415,7 @@ static void look_at(struct vm *vm, int64_t now)
 	}
 }
 
-/* ---- the clock ---- */
+/* ---- the clock and the timer ---- */
 
 static void schedule_hold(struct scheduler *s)
 {
@@ -459,7 +459,7 @@ static void timer_ready(void *opaque, unsigned revents)
 	timer_arm(s, now);
 }
 
-/* ---- changes ---- */
+/* ---- changes of a schedule ---- */
 
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
 {
@@ -504,7 +504,7 @@ void scheduler_remove(struct vm *vm)
 	vm_save(vm);
 }
 
-/* ---- start and end ---- */
+/* ---- start and end of the scheduler ---- */
 
 static void plan_load(struct scheduler *s, struct vm *vm, int64_t now)
 {
@@ -565,7 +565,7 @@ void scheduler_free(struct scheduler *s)
 	free(s);
 }
 
-/* ---- as an observer ---- */
+/* ---- hooks of the observer ---- */
 
 static void scheduler_state_put(const struct vm *vm, struct json_object *state)
 {

@@ -101,7 +101,7 @@ static void guest_warn(struct vm *vm)
 	vm_process_request(vm->proc, VM_MSG_AGENT, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, guest_warned, vm);
 }
 
-/* ---- the deadline ---- */
+/* ---- the deadline of a shutdown ---- */
 
 static void save_done(struct job *j, void *opaque)
 {
@@ -257,7 +257,7 @@ int shutdown_cancel(struct vm *vm, struct err *e)
 	return 0;
 }
 
-/* ---- as JSON ---- */
+/* ---- the plan as JSON ---- */
 
 void shutdown_put(const struct vm *vm, struct json_object *o)
 {
@@ -326,7 +326,7 @@ void shutdown_take_up(struct vm *vm)
 	timer_arm(vm);
 }
 
-/* ---- as an observer ---- */
+/* ---- hooks of the observer ---- */
 
 static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 {

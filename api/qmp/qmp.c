@@ -128,7 +128,7 @@ struct qmp_fds *qmp_fds(struct vm *vm)
 	return vm->qmp ? &vm->qmp->fds : NULL;
 }
 
-/* ---- events ---- */
+/* ---- translating events ---- */
 
 /* Return a value of the daemon's event, in QEMU's word if that differs. */
 static struct json_object *event_reword(enum event_id id, const char *key, struct json_object *v)

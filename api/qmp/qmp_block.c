@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* Find a disk's figures; NULL: the process reports none. *ret_fault: the fault that stopped the VM. */
+/* Find what the VM's process reports about a disk; NULL: nothing. *ret_fault: the fault that stopped the VM. */
 static const struct vm_disk_info *disk_find(const struct vm_info *info, const char *id, uint8_t *ret_fault)
 {
 	uint32_t n = MIN(info->ndisks, VM_DISKS_MAX);

@@ -91,7 +91,7 @@ void qmp_closefd(struct call *c)
 	call_fail(c, &e);
 }
 
-/* ---- a dump ---- */
+/* ---- requesting a dump ---- */
 
 struct request {
 	struct vm_host *host;
@@ -173,7 +173,7 @@ static void dump_start(struct request *x, int fd)
 	}
 }
 
-/* ---- file:PATH ---- */
+/* ---- a dump into file:PATH ---- */
 
 /* Open the file; runs in the forked process. O_NONBLOCK keeps open() from blocking if the path is a pipe. */
 static int file_open(const void *arg, struct fork_as_result *out, struct err *e)

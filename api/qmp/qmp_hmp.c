@@ -27,7 +27,7 @@ static void __attribute__((format(printf, 2, 3))) text_return(struct call *c, co
 	call_return(c, json_object_new_string(text));
 }
 
-/* ---- info ---- */
+/* ---- info commands ---- */
 
 static void info_status(struct call *c)
 {
@@ -154,7 +154,7 @@ static void hmp_quit(struct call *c)
 	vm_destroy(c->vm, c);
 }
 
-/* ---- command lines ---- */
+/* ---- parsing command lines ---- */
 
 static const struct {
 	const char *name;

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- arguments ---- */
+/* ---- reading arguments ---- */
 
 static const struct definition_disk *disk_find(const struct definition *def, const char *id)
 {

@@ -33,7 +33,7 @@ struct call {
 	bool has_id;
 	bool is_text; /* the answer is text of QEMU's human monitor, also for errors */
 	bool on_images;		     /* send the answer after the VM's offline process has ended */
-	struct json_object *answer;  /* the answer to send then */
+	struct json_object *answer;  /* the answer that waits for that end */
 	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket */
 	int fd; /* for COMMAND_TAKES_FD: owned; a handler that keeps it sets -1 */
 	uint64_t started_ns;

@@ -423,7 +423,7 @@ static const struct command commands[] = {
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 };
 
-/* ---- events ---- */
+/* ---- events, and lookups in the tables ---- */
 
 #define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, \
 	"number of such events of this VM that were suppressed before this one" }

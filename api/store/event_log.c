@@ -37,7 +37,7 @@ struct event_log {
 	unsigned first, n;
 };
 
-/* ---- the ring ---- */
+/* ---- events in memory ---- */
 
 static void ring_add(struct event_log *l, uint64_t seq, char *line)
 {
@@ -73,7 +73,7 @@ static unsigned ring_after(const struct event_log *l, uint64_t since)
 	return lo;
 }
 
-/* ---- the file ---- */
+/* ---- events in the file ---- */
 
 static int file_open(struct event_log *l, int flags)
 {
@@ -209,7 +209,7 @@ void event_log_close(struct event_log *l)
 	free(l);
 }
 
-/* ---- use ---- */
+/* ---- adding and reading events ---- */
 
 void event_log_add(struct event_log *l, struct json_object *o)
 {

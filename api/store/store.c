@@ -50,7 +50,7 @@ static int file_path(struct store *s, const char *vm, const char *file, char out
 	return vm ? vm_path(s, vm, file, out, e) : side_path(s, file, out, e);
 }
 
-/* ---- writing ---- */
+/* ---- writing files ---- */
 
 /* Return the file's text, with the "version" that belongs to the file's name. */
 static char *text_of(const char *path, struct json_object *o, int more_flags)
@@ -181,7 +181,7 @@ void store_close(struct store *s)
 	free(s);
 }
 
-/* ---- loading ---- */
+/* ---- loading files ---- */
 
 /* Put a damaged file aside. If it is a definition, note that its VM is missing. */
 static void file_damaged(struct store *s, const char *name, const char *path, const char *why)
@@ -308,7 +308,7 @@ static void beside_look(struct store *s, const char *name)
 	}
 }
 
-/* Note a damaged definition that was put aside, unless this start has noted it already. */
+/* Note a damaged definition that was put aside, unless this daemon has noted it already. */
 static void damaged_still(struct store *s, const char *name)
 {
 	char path[PATH_MAX];

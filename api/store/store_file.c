@@ -255,7 +255,7 @@ int store_folder_rename(const char *path, const char *text, const char *to, stru
 	return r;
 }
 
-/* ---- the lock ---- */
+/* ---- the lock of the state folder ---- */
 
 static void owner_read(int fd, char *buf, size_t size)
 {

@@ -172,7 +172,7 @@ void store_writer_work(struct store_writer *w, enum pending_kind kind, const cha
 	store_writer_work_to(w, kind, path, NULL, text, work);
 }
 
-/* ---- waiting ---- */
+/* ---- waiting for operations ---- */
 
 void store_writer_settle(struct store_writer *w)
 {
@@ -222,7 +222,7 @@ void store_writer_drop(struct store_writer *w, const char *folder)
 	}
 }
 
-/* ---- start and end ---- */
+/* ---- start and end of the thread ---- */
 
 void store_writer_init(struct store_writer *w, struct store_unread *unread)
 {

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
-/* For a process of an earlier daemon, whose current request may take a while. */
+/* Time limit for the end of a process that an earlier daemon started: its current request may take a while. */
 #define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
 
 /* A request that is queued or not answered yet. */
@@ -119,7 +119,7 @@ void offline_free(struct offline_process *i)
 	free(i);
 }
 
-/* ---- the process ---- */
+/* ---- starting and ending the process ---- */
 
 static void quit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -380,7 +380,7 @@ bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
 	return true;
 }
 
-/* ---- the process of an earlier daemon ---- */
+/* ---- a process that an earlier daemon left ---- */
 
 static void old_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {

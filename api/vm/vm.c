@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- registry ---- */
+/* ---- the registry of VMs ---- */
 
 /* Index of the first name that is not below `name`. */
 static size_t lower_bound(struct vm_host *host, const char *name)

@@ -40,7 +40,7 @@ struct vm_start_opts {
 	bool eager;	 /* if the VM resumes a saved state: read all memory first */
 	bool force_boot; /* drop a managed save */
 	bool by_job;	 /* the VM's own job requests the start */
-	bool again;	 /* automatic restart after an end */
+	bool again;	 /* this is an automatic restart after the VM's end */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* the client that woke the VM, for the detail; borrowed. NULL or "": none */
@@ -133,7 +133,7 @@ static inline void vm_set(struct vm *vm, unsigned facts, bool on)
 	vm->facts = on ? vm->facts | facts : vm->facts & ~facts;
 }
 
-/* ---- registry (vm.c) ---- */
+/* ---- the registry of VMs (vm.c) ---- */
 
 /* Find a VM by name, else by uuid. NULL: none. */
 struct vm *vm_find(struct vm_host *host, const char *name_or_uuid);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Check name and uuid against the existing VMs, and fill in the uuid. */
+/* Check name and uuid against the existing VMs, and generate a missing uuid. */
 static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
 {
 	struct vm *old = vm_find(host, def->name), *holder;
@@ -55,7 +55,7 @@ struct define {
 	void *opaque;
 };
 
-/* Finish. what: NULL when r < 0. */
+/* Report the result to the caller and free w. what: NULL when r < 0. */
 static void define_end(struct define *w, int r, const struct vm_defined *what, const struct err *e)
 {
 	w->done(w->opaque, r, what, e);

@@ -34,7 +34,7 @@ struct vm_host {
 	/* The registry (vm.c). */
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;
-	int next_id;		/* of running VMs, as virsh shows them */
+	int next_id;		/* the next id; running VMs have ids, as in virsh */
 	bool new_boot;		/* the host has booted since the last daemon ran, which ended all VM processes */
 	unsigned adopting;	/* VM processes that have not answered yet */
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */

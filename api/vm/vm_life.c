@@ -231,7 +231,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 	}
 }
 
-/* ---- the end ---- */
+/* ---- the end of a VM's process ---- */
 
 static bool reason_is_orderly(unsigned reason)
 {

@@ -52,7 +52,7 @@ struct vm_process {
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
 	bool freed;	/* vm_process_free() was called */
-	unsigned busy;	/* callbacks on the stack */
+	unsigned busy;	/* number of callbacks that are on the stack */
 	struct vm_process_end end;
 };
 
@@ -342,7 +342,7 @@ static void event_take(struct vm_process *p, struct vm_event *ev)
 		p->end.said = true;
 		p->end.event = *ev;
 		vm_process_kill_after(p, END_TIMEOUT_NS);
-		return; /* gone() reports it later, because the process holds its disks until it has ended */
+		return; /* gone() reports the event later, because the process holds its disks until it has ended */
 	}
 	p->ops->event(p->opaque, ev);
 }
@@ -448,7 +448,7 @@ static void sock_ready(void *opaque, unsigned revents)
 	busy_end(p);
 }
 
-/* ---- the end ---- */
+/* ---- the end of the process ---- */
 
 static void end_learn(struct vm_process *p)
 {
@@ -547,7 +547,7 @@ unsigned vm_process_version(const struct vm_process *p)
 	return p->version;
 }
 
-/* ---- birth ---- */
+/* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	const struct vm_process_ops *ops, void *opaque, struct vm_process **ret_p)

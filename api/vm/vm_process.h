@@ -44,7 +44,7 @@ struct vm_process_paths {
  * not trusted: vm_process has checked counts against the message's length and terminated strings, but no other
  * value. */
 struct vm_answer {
-	const char *note; /* what a configured process has to say; NULL: nothing */
+	const char *note; /* note in the answer to VM_MSG_CONFIG; NULL: none */
 	const struct vm_info *info;		  /* for VM_MSG_QUERY */
 	const struct vm_snapshots *snapshots;	  /* for VM_MSG_SNAPSHOT_LIST and _SIZE */
 	const struct vm_spaces *spaces;		  /* for VM_MSG_SPACE */

@@ -24,7 +24,7 @@
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
 
-/* ---- start ---- */
+/* ---- checking that the images are free ---- */
 
 static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct err *e)
 {
@@ -171,9 +171,9 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 	start_next(host);
 }
 
-/* ---- the run ----
+/* ---- starting the process ----
  * state.json is written in the background. Before the process starts, the number of the run is written to the file
- * "end". If a daemon finds a higher number there than in state.json, the state misses a start. */
+ * "end". If a daemon finds a higher number there than in state.json, state.json does not know of the last start. */
 
 static int run_note(struct vm *vm, int end_fd, struct err *e)
 {
@@ -188,7 +188,7 @@ static int run_note(struct vm *vm, int end_fd, struct err *e)
 	return 0;
 }
 
-/* Empty the file "end" after a failed start, so that the next daemon does not take the run for a missed start, even if
+/* Empty the file "end" after a failed start, so that the next daemon does not count this run as started, even if
  * state.json is not written. */
 static void run_forget(struct vm *vm)
 {
@@ -538,7 +538,7 @@ void vm_destroy(struct vm *vm, struct call *call)
 	vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
 }
 
-/* ---- adopting ---- */
+/* ---- adopting the process of an earlier daemon ---- */
 
 static void taken_back(struct vm *vm, const struct vm_info *info)
 {
@@ -565,7 +565,8 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
 }
 
-/* Move to "running" if the state misses the start, so that the end of the run is reported as such. */
+/* Move to "running" if state.json does not know of the start, so that the end of this run is reported as the end of a
+ * running VM. */
 static void start_made_known(struct vm *vm)
 {
 	if (vm_has(vm, VM_FACT_RUN_MISSED) && !vm_state_is_active(vm->state))

@@ -28,7 +28,7 @@ struct client {
 	int fd; /* came with the current answer; -1: none */
 };
 
-/* ---- the socket ---- */
+/* ---- reading and writing the socket ---- */
 
 static int connect_failed(const char *path, int error, struct err *e)
 {

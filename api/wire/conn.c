@@ -64,7 +64,7 @@ struct conn {
 	bool running; /* conn_run() is on the stack */
 	bool eof;     /* the client has shut down its sending side */
 	bool closing; /* drop the client once all output is sent */
-	bool deaf;    /* dropped because it left too much unread */
+	bool deaf;    /* dropped because the client left too much unread */
 	bool dead;
 };
 
@@ -152,7 +152,7 @@ static void conn_drop(struct conn *c)
 	}
 }
 
-/* ---- sending ---- */
+/* ---- sending to clients ---- */
 
 static void conn_update(struct conn *c)
 {
@@ -278,7 +278,7 @@ void server_tell_admins(struct server *s, struct json_object *o)
 	}
 }
 
-/* ---- receiving ---- */
+/* ---- receiving from clients ---- */
 
 struct json_object *error_to_json(const char *class_name, const char *desc)
 {
@@ -407,7 +407,7 @@ static void conn_ready(void *opaque, unsigned revents)
 	conn_update(c);
 }
 
-/* ---- accepting ---- */
+/* ---- accepting clients ---- */
 
 static bool is_master(uid_t uid)
 {
@@ -566,7 +566,7 @@ static void listener_ready(void *opaque, unsigned revents)
 	}
 }
 
-/* ---- listening ---- */
+/* ---- listening sockets ---- */
 
 /* Set the socket's mode. With any permission entry every user may connect, because entries may name any user or group;
  * each command is checked. */
