@@ -28,8 +28,7 @@ struct dump_job {
 	int fd;
 	bool live;    /* the guest runs while memory is written */
 	bool stay;    /* keep the VM paused afterwards */
-	bool stopped; /* this job paused the VM and has to resume it */
-	uint64_t stopped_ns, bytes_done;
+	uint64_t bytes_done;
 	uint8_t *head;
 	size_t head_bytes;
 };
@@ -208,23 +207,13 @@ static void wait_run(struct work *w)
 		j->r = ram_watch(j->m, &j->e);
 }
 
-static void vm_go_on(struct dump_job *x)
-{
-	if (!x->stopped)
-		return;
-	x->stopped = false;
-	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
-		machine_resume(x->j.m);
-	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
-}
-
 static void dump_done(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	vm_go_on(x);
-	j->result.total_ns = loop_now_ns() - x->stopped_ns;
+	vmsnap_job_resume_vm(j);
+	j->result.total_ns = loop_now_ns() - j->stopped_ns;
 	if (!j->r)
 		log_info(NULL, "memory dumped: pause %llu us, %llu KiB written",
 			(unsigned long long)j->result.pause_ns / 1000,
@@ -259,13 +248,9 @@ static void vm_stop_for_dump(struct work *w)
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	x->stopped_ns = loop_now_ns();
 	if (!j->r && vm_phase(j->vm) == VM_PHASE_ENDED)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
-	if (!j->r && vm_phase(j->vm) == VM_PHASE_RUNNING) {
-		machine_pause(j->m);
-		x->stopped = true;
-	}
+	vmsnap_job_stop_vm(j);
 	if (!j->r)
 		j->r = head_make(x, &j->e);
 	if (!j->r && x->live)
@@ -275,7 +260,7 @@ static void vm_stop_for_dump(struct work *w)
 		return;
 	}
 	if (x->live) {
-		vm_go_on(x);
+		vmsnap_job_resume_vm(j);
 		vm_work_set_live(j->vm, false);
 	}
 	dump_stage(x, write_run, dump_done);

@@ -26,9 +26,7 @@ struct fork_job {
 	int state_fd;
 	enum ram_way way;
 	struct ram_save save; /* with RAM_LOG */
-	bool stopped; /* this job paused the VM and has to resume it */
 	bool held;    /* the tracker holds memory as of the pause */
-	uint64_t stopped_ns;
 	struct state_writer sections;
 	struct fork_disks disks;
 	struct fork_progress progress;
@@ -198,23 +196,13 @@ static void write_run(struct work *w)
 	fork_disks_tell(&x->disks, x->j.result.disks_made);
 }
 
-static void vm_go_on(struct fork_job *x)
-{
-	if (!x->stopped)
-		return;
-	x->stopped = false;
-	if (vm_phase(x->j.vm) == VM_PHASE_RUNNING)
-		machine_resume(x->j.m);
-	x->j.result.pause_ns = loop_now_ns() - x->stopped_ns;
-}
-
 static void fork_done(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	vm_go_on(x);
-	j->result.total_ns = loop_now_ns() - x->stopped_ns;
+	vmsnap_job_resume_vm(&x->j);
+	j->result.total_ns = loop_now_ns() - j->stopped_ns;
 	if (!j->r)
 		log_info(NULL, "state for clones taken: pause %llu us, %llu KiB of memory",
 			(unsigned long long)j->result.pause_ns / 1000,
@@ -253,7 +241,7 @@ static void vm_freeze(struct work *w)
 		vmsnap_job_tell_rounds(&x->j, &x->save);
 	}
 	if (x->j.r < 0 || !x->save.stands)
-		vm_go_on(x);
+		vmsnap_job_resume_vm(&x->j);
 	if (x->j.r < 0 && !x->disks.n) {
 		fork_done(w);
 		return;
@@ -269,11 +257,7 @@ static void vm_stop_for_fork(struct work *w)
 
 	if (!j->r && vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
-	x->stopped_ns = loop_now_ns();
-	if (!j->r && vm_phase(j->vm) == VM_PHASE_RUNNING) {
-		machine_pause(j->m);
-		x->stopped = true;
-	}
+	vmsnap_job_stop_vm(j);
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);

@@ -1,6 +1,7 @@
 /* List and change snapshots, and helpers that all snapshot jobs share. */
 #include "vmm/snapshot/vm_snapshot.h"
 #include "base/cleanup.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "snapshot/ram_reader.h"
@@ -107,6 +108,24 @@ void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way)
 		uffd_reason(&j->m->uffd, reason);
 	}
 	snprintf(d->memory_tracking_reason, sizeof(d->memory_tracking_reason), "%s", reason);
+}
+
+void vmsnap_job_stop_vm(struct vmsnap_job *j)
+{
+	j->stopped_ns = loop_now_ns();
+	j->stopped = !j->r && vm_phase(j->vm) == VM_PHASE_RUNNING;
+	if (j->stopped)
+		machine_pause(j->m);
+}
+
+void vmsnap_job_resume_vm(struct vmsnap_job *j)
+{
+	if (!j->stopped)
+		return;
+	j->stopped = false;
+	if (vm_phase(j->vm) == VM_PHASE_RUNNING)
+		machine_resume(j->m);
+	j->result.pause_ns = loop_now_ns() - j->stopped_ns;
 }
 
 void vmsnap_job_finish(struct vmsnap_job *j)

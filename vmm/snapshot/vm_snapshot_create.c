@@ -52,7 +52,7 @@ struct create_job {
 	struct vmstate_header h;
 	uint32_t *crcs;			      /* one per block: new for a written block, else the base's */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: snapshot whose memory is shared */
-	uint64_t started_ns, paused_ns, bytes_done, bytes_total;
+	uint64_t started_ns, bytes_done, bytes_total;
 	struct ram_run run[2]; /* one is written while the other is filled */
 	unsigned filling;
 };
@@ -418,24 +418,20 @@ static void vm_freeze(struct work *w)
 		freeze_give_up(x);
 		return;
 	}
-	x->was_running = vm_phase(j->vm) == VM_PHASE_RUNNING;
-	x->paused_ns = loop_now_ns();
-	if (x->was_running)
-		machine_pause(j->m);
+	vmsnap_job_stop_vm(j);
+	x->was_running = j->stopped;
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (x->with_ram)
 		j->r = ram_freeze(x);
 	if (!j->r)
 		j->r = disks_begin(x);
 	x->stands = x->stands && !j->r;
-	if (x->was_running && !x->stands) {
-		machine_resume(j->m);
-		j->result.pause_ns = loop_now_ns() - x->paused_ns;
-	}
+	if (!x->stands)
+		vmsnap_job_resume_vm(j);
 	agent_thaw(j->m->agent);
 	vm_work_set_live(j->vm, false);
 	if (!x->started_ns)
-		x->started_ns = x->paused_ns;
+		x->started_ns = j->stopped_ns;
 	j->work.run = write_run;
 	j->work.done = write_done;
 	worker_submit(j->worker, j->m->host.loop, &j->work);
@@ -728,10 +724,7 @@ static void write_done(struct work *w)
 	struct create_job *x = container_of(w, struct create_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	if (x->was_running && x->stands && vm_phase(j->vm) == VM_PHASE_RUNNING) {
-		machine_resume(j->m);
-		j->result.pause_ns = loop_now_ns() - x->paused_ns;
-	}
+	vmsnap_job_resume_vm(j); /* no-op unless the VM stood */
 	if (!j->r) {
 		if (x->with_ram && x->way != RAM_STANDS)
 			memcpy(j->m->base_id, j->result.id, sizeof(j->m->base_id));

@@ -25,6 +25,8 @@ struct vmsnap_job {
 	int r;
 	struct err e;
 	struct vm_snapshot_done result;
+	bool stopped; /* vmsnap_job_stop_vm() paused the VM, and the job has to resume it */
+	uint64_t stopped_ns;
 };
 
 /* Return the disk that holds VM state and tree: the first writable qcow2 disk; NULL with an
@@ -52,6 +54,10 @@ void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, cons
 void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way);
 /* Note in the result how a copy in rounds went. */
 void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s);
+/* Pause the VM if it runs and the job has not failed; note the time in stopped_ns. On the main thread. */
+void vmsnap_job_stop_vm(struct vmsnap_job *j);
+/* Resume the VM if vmsnap_job_stop_vm() paused it; note the pause in the result. On the main thread. */
+void vmsnap_job_resume_vm(struct vmsnap_job *j);
 /* Fill in the result from r and e, end the work and call done(). The caller then frees the job. */
 void vmsnap_job_finish(struct vmsnap_job *j);
 
