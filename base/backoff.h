@@ -9,7 +9,8 @@
 #include <stdint.h>
 
 struct backoff_rule {
-	uint32_t delay_s, max_delay_s; /* the first delay; each further one doubles, up to max_delay_s */
+	/* delay_s: the first delay; each further one is twice as long, up to max_delay_s */
+	uint32_t delay_s, max_delay_s;
 	uint32_t tries;		       /* per window; 0: unlimited, and every attempt restarts the window */
 	uint32_t window_s;
 };

@@ -38,7 +38,7 @@ static const struct {
 	{ 3u << 17, "amx_tile" },
 };
 
-/* ---- a definition's text ---- */
+/* ---- parsing a definition's text ---- */
 
 /* Find the model at the start of the text. Returns its index; -1: unknown. */
 static int model_of(const char *text)
@@ -86,7 +86,7 @@ bool cpu_model_is_host(const char *text)
 	return !strcmp(text, CPU_MODEL_HOST);
 }
 
-/* ---- CPUID leaves of a text ---- */
+/* ---- building the CPUID leaves of a text ---- */
 
 static uint32_t *feature_word(struct cpuid *c, const struct cpuid_feature *f)
 {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the registers that hold features ---- */
+/* ---- the CPUID registers that hold features ---- */
 
 #define NOT(bit) (~(1u << (bit)))
 
@@ -14,7 +14,7 @@ struct feature_reg {
 	uint32_t function, index;
 	enum cpuid_reg reg;
 	uint32_t mask; /* bits that count as features */
-	bool own;      /* true: the CPUID instruction has this register, too; false: only KVM's list does */
+	bool own;      /* true: the CPUID instruction has this register; false: only KVM's list of leaves has it */
 	/* Names of bits 0, 1, …; an empty field is a bit without a name. */
 	const char *names;
 };
@@ -209,7 +209,7 @@ void cpuid_keep_features(struct cpuid *c, const struct cpuid *keep)
 	}
 }
 
-/* ---- this processor ---- */
+/* ---- reading the calling processor ---- */
 
 static void leaf_read(struct cpuid *c, uint32_t function, uint32_t index, uint32_t flags)
 {
@@ -263,7 +263,7 @@ uint64_t cpuid_read_xcr0(void)
 	return low | (uint64_t)high << 32;
 }
 
-/* ---- differences ---- */
+/* ---- comparing leaves ---- */
 
 struct list {
 	char *text;
@@ -271,7 +271,7 @@ struct list {
 	unsigned n, shown;
 };
 
-#define MORE_BYTES 24u /* room for ", and 1000 more" */
+#define MORE_BYTES 24u /* room for ", and 1000 more" at the end of a list */
 
 static void list_add(struct list *l, const char *item)
 {

@@ -24,7 +24,7 @@ struct file_pool {
 	pthread_cond_t work;  /* signalled when a job is queued, and to stop the threads */
 	struct job_list queued, done;
 	unsigned idle;	/* threads that wait for `work` */
-	unsigned woken; /* signals on their way to idle threads */
+	unsigned woken; /* signals for which no idle thread has woken up yet */
 	unsigned busy;	/* threads that run a job */
 	unsigned users; /* the owner and the threads; the last of them frees the pool */
 	bool stop;
@@ -59,7 +59,7 @@ static void list_free(struct job_list *list)
 		free(list_pop(list));
 }
 
-/* ---- jobs ---- */
+/* ---- performing a job ---- */
 
 static ssize_t job_transfer(const struct file_job *job, bool at_offset)
 {
@@ -174,7 +174,7 @@ static int thread_new(struct file_pool *p)
 	return -r;
 }
 
-/* ---- the loop's side ---- */
+/* ---- functions for the loop's thread ---- */
 
 struct file_pool *file_pool_new(int event_fd)
 {
@@ -224,7 +224,7 @@ void file_pool_submit(struct file_pool *p, struct file_job *job)
 	wake = p->idle > p->woken;
 	p->woken += wake;
 	more = !wake && p->nthreads < FILE_POOL_THREADS_MAX;
-	p->users += more; /* the new thread */
+	p->users += more; /* count the new thread as a user of the pool */
 	if (wake)
 		pthread_cond_signal(&p->work);
 	pthread_mutex_unlock(&p->lock);

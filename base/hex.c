@@ -24,7 +24,7 @@ bool hex_parse(const char *text, uint8_t *bytes, size_t n)
 {
 	for (size_t i = 0; i < 2 * n; i++)
 		if (hex_value(text[i]) < 0)
-			return false; /* also at the NUL */
+			return false; /* the character, possibly the NUL, is no digit */
 	for (size_t i = 0; i < n; i++)
 		bytes[i] = (uint8_t)(hex_value(text[2 * i]) << 4 | hex_value(text[2 * i + 1]));
 	return true;

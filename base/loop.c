@@ -29,7 +29,7 @@ uint64_t loop_now_ns(void)
 	return clock_monotonic_ns();
 }
 
-/* ---- tasks ---- */
+/* ---- tasks from other threads ---- */
 
 static void wake_ready(void *opaque, unsigned revents)
 {
@@ -279,7 +279,7 @@ void loop_file_in_memory(struct loop *l, int fd, bool in_memory)
 	}
 	fds = reallocarray(l->memory_fds, i + 1, sizeof(*fds));
 	if (!fds)
-		return; /* without the entry, operations on fd are only slower */
+		return; /* out of memory: without the entry, operations on fd are only slower */
 	fds[i] = fd;
 	l->memory_fds = fds;
 	l->nmemory_fds++;
@@ -362,7 +362,7 @@ unsigned loop_ops_in_flight(const struct loop *l)
 	return l->in_flight;
 }
 
-/* ---- the loop ---- */
+/* ---- running the loop ---- */
 
 void loop_op_tell(struct loop *l, struct loop_op *op, int res)
 {
@@ -414,7 +414,7 @@ void loop_run(struct loop *l)
 	atomic_store(&l->stop, false);
 }
 
-/* ---- creation ---- */
+/* ---- creating a loop ---- */
 
 enum loop_kind loop_kind(const struct loop *l)
 {

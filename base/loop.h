@@ -110,7 +110,7 @@ struct loop_trace {
 	void (*complete)(struct loop_trace *t, struct loop_op *op, int res);
 };
 void loop_trace(struct loop *l, struct loop_trace *t);
-/* Returns the number of operations that are submitted and not complete. */
+/* Returns the number of operations that were submitted and are not complete. */
 unsigned loop_ops_in_flight(const struct loop *l);
 
 #endif

@@ -373,7 +373,7 @@ static void jobs_take(struct loop_epoll *p)
 	}
 }
 
-/* ---- the loop ---- */
+/* ---- waiting for events; creating and freeing the loop ---- */
 
 static struct timespec timespec_of(uint64_t ns)
 {

@@ -26,12 +26,12 @@ struct loop_watch {
 		struct {
 			struct loop_watch **link, *next; /* in the list of watches with an event; link: NULL if in none */
 			unsigned revents; /* the event, while in that list */
-			unsigned served;  /* turn in which ready() last ran */
+			unsigned served;  /* number of the turn in which ready() last ran */
 			unsigned always;  /* constant events of a file that epoll refuses; 0: none */
 			int dup;	  /* a duplicate of fd, watched instead, because another watch has fd; -1: none */
-			bool added;	  /* the fd is in the epoll set */
+			bool added;	  /* the fd (or its duplicate) is in the epoll set */
 			bool running;	  /* ready() runs */
-			bool masked;	  /* out of the set until ready() returns */
+			bool masked;	  /* the fd is out of the epoll set until ready() returns */
 		} epoll;
 	};
 };
@@ -67,13 +67,14 @@ struct loop {
 	struct loop_watch *watches;
 	struct loop_timer **heap; /* min-heap by deadline */
 	size_t heap_len, heap_cap;
-	_Atomic(struct loop_task *) posted; /* newest first */
+	_Atomic(struct loop_task *) posted; /* tasks of loop_post(), newest first */
 	atomic_bool stop;
 	int wake_fd;
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
-	struct loop_op *over, **over_tail; /* completed; reported in the next round, or at the end of this turn */
-	struct loop_op *telling; /* being reported in this round */
+	/* completed operations; reported in the next round, or at the end of this turn */
+	struct loop_op *over, **over_tail;
+	struct loop_op *telling; /* operations that are being reported in this round */
 	int *memory_fds;
 	unsigned nmemory_fds;
 	struct loop_trace *trace;

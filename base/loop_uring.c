@@ -28,9 +28,9 @@ static struct io_uring_sqe *get_sqe(struct loop *l)
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 
 	while (!sqe) {
-		/* -EBUSY: the completion queue overflowed. The kernel keeps the entries and accepts
-		 * submissions again after the loop has reaped some. The current call is a callback
-		 * of the reaping loop, so only retry. */
+		/* -EBUSY: the completion queue overflowed. The kernel keeps the submitted entries, and accepts further
+		 * ones when the loop has consumed some completions. A callback of that loop has called this function,
+		 * so only retry. */
 		io_uring_submit(&u->ring);
 		sqe = io_uring_get_sqe(&u->ring);
 	}
@@ -67,7 +67,8 @@ static void watch_cancel(struct loop_watch *w)
 static void watch_completed(struct loop_watch *w, int res)
 {
 	w->uring.armed = false;
-	if (w->uring.running) /* ready() itself runs the loop; its outer call does the rest */
+	/* ready() of this watch runs the loop; the outer watch_completed() arms or frees the watch afterwards */
+	if (w->uring.running)
 		return;
 	if (!w->uring.dead && !w->uring.cancelling && w->events) {
 		/* A failed poll would fail again at once, so report POLLERR. */
@@ -167,7 +168,7 @@ static void uring_fallocate(struct loop *l, struct loop_op *op, int fd, int mode
 	io_uring_sqe_set_data(sqe, op);
 }
 
-/* ---- the loop ---- */
+/* ---- waiting for completions; creating and freeing the loop ---- */
 
 static void completion_handle(struct loop *l, uint64_t data, int res)
 {
@@ -247,7 +248,7 @@ static int ring_restrict(struct io_uring *ring)
 		all[i].opcode = IORING_RESTRICTION_SQE_OP;
 		all[i].sqe_op = ops[i];
 	}
-	/* Debian 12's liburing declares functions for both calls but does not export them. */
+	/* Debian 12's liburing declares functions for these two registrations but does not export them. */
 	if (syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_RESTRICTIONS, all, ARRAY_SIZE(all)) < 0 ||
 		syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
 		return -errno;

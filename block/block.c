@@ -288,7 +288,7 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode))
-		return 0; /* a device has its space already */
+		return 0; /* a block device has all its space from the start */
 	if (len == UINT64_MAX)
 		len = (uint64_t)st.st_size - MIN(host, (uint64_t)st.st_size);
 	return len && fallocate(fd, 0, (off_t)host, (off_t)len) < 0 ? -errno : 0;
@@ -310,7 +310,7 @@ static void run_done(struct block_req *r, int res)
 {
 	r->engine = NULL;
 	r->res = res;
-	r->next = r; /* block_run() waits for this mark */
+	r->next = r; /* tells block_run() that the request is complete */
 }
 
 int block_run(struct block *b, struct block_req *r)
@@ -323,7 +323,7 @@ int block_run(struct block *b, struct block_req *r)
 	return r->res;
 }
 
-/* ---- files ---- */
+/* ---- probing files ---- */
 
 static int device_probe(int fd, const char *name, struct block_file *f, struct err *e)
 {

@@ -99,7 +99,7 @@ int block_close(struct block *b);
 void block_info(const struct block *b, struct block_info *ret_info);
 
 /* Check a request's range, alignment and buffers and whether the disk is writable, and pass the request to the format.
- * Every request takes this way. If a check fails, done() gets -EINVAL or -EROFS. */
+ * Formats get all their requests from this function. If a check fails, done() gets -EINVAL or -EROFS. */
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
 

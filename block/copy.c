@@ -77,7 +77,7 @@ static void copy_failed(struct copy *c, int *res_of_mine, int res)
 	atomic_store(&c->stop, true);
 }
 
-/* ---- writing ---- */
+/* ---- the writing thread ---- */
 
 static void chunk_return(struct loop_task *t)
 {
@@ -122,7 +122,7 @@ static void chunk_written(struct block_req *r, int res)
 	write_waiting(c);
 }
 
-/* Write the rest of the chunk, stretch by stretch. */
+/* Write the rest of the chunk: data and zeros alternately, one stretch at a time. */
 static void chunk_next(struct chunk *k)
 {
 	struct copy *c = k->c;
@@ -177,7 +177,7 @@ static void reader_done(struct loop_task *t)
 	container_of(t, struct copy, over_task)->over = true;
 }
 
-/* ---- reading ---- */
+/* ---- the reading thread ---- */
 
 static void chunk_send(struct chunk *k)
 {

@@ -10,7 +10,7 @@
 #define LOCK_UNSHARED 200
 #define LOCK_OURS 300
 
-/* QEMU's permission bits that matter for a file. */
+/* Numbers of QEMU's permissions that matter for a file; see lock.h. */
 enum lock_perm { PERM_CONSISTENT_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3, PERM_COUNT = 4 };
 
 #define LOCK_READER (1u << PERM_CONSISTENT_READ)

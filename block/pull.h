@@ -16,7 +16,7 @@ struct block_snapshot_op;
 struct err;
 
 /* Check whether the disk can be pulled: a writable qcow2 image with a backing file and without
- * internal snapshots, which would read the backing file, too.
+ * internal snapshots, because snapshots read the backing file, too.
  * ret_bytes: the number of bytes, from the disk's start, that the backing file may show.
  * Returns 0; -ENOTSUP, -EROFS or -EIO with a sentence. */
 int block_pull_check(const struct block *b, uint64_t *ret_bytes, struct err *e);

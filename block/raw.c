@@ -92,7 +92,7 @@ static void rw_done(struct io *io, int res)
 	raw_data_done(q, io_read_result(io, res, q->raw->file_bytes));
 }
 
-/* ---- zeros and holes ---- */
+/* ---- writing zeros and punching holes ---- */
 
 static void zero_step(struct raw_req *q);
 
@@ -178,7 +178,7 @@ static void zero_step(struct raw_req *q)
 	}
 }
 
-/* ---- the ops ---- */
+/* ---- the functions of struct block_ops ---- */
 
 static void raw_submit(struct block *b, struct block_req *r)
 {

@@ -363,7 +363,7 @@ void console_set_device(struct console *c, void (*input_ready)(void *opaque), vo
 	c->input_opaque = opaque;
 }
 
-/* ---- attaching ---- */
+/* ---- attaching readers ---- */
 
 static void console_link(struct console *c, struct reader *r, bool history)
 {

@@ -35,14 +35,14 @@ int console_attach(struct console *c, int fd, bool history, struct err *e);
  * may be any kind of file, blocking or not; borrowed. End of file on in_fd ends only the input.
  * Returns 0 or -errno. */
 int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e);
-/* Write the output that the readers have not received yet, for at most timeout_ns. For the end of the process. Runs the
- * loop, so the loop's thread must not be running it. */
+/* Write the output that the readers have not received yet, for at most timeout_ns. Called when the process is about to
+ * end. Runs the loop, so the loop's thread must not be running it. */
 void console_drain(struct console *c, unsigned long long timeout_ns);
 unsigned console_readers(struct console *c);
 /* Return the number of bytes of output so far. Any thread. */
 unsigned long long console_written(struct console *c);
 
-/* ---- the device's side ---- */
+/* ---- functions for the device ---- */
 /* Append output. Never waits for a reader, and wakes the loop only when necessary. */
 void console_write(struct console *c, const void *buf, size_t len);
 /* Take up to max bytes of input. Returns their number. */

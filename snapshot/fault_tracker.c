@@ -33,14 +33,14 @@
  * round's. */
 #define PREPROTECT_ROUNDS 4
 
-/* A block's old content that waits to be saved. */
+/* The old content of a block that is about to be overwritten; kept until save_next() returns it. */
 struct aside {
 	struct aside *next;
 	uint64_t block;
 	uint8_t data[VMSTATE_BLOCK_BYTES];
 };
 
-/* A fault that waits for room. */
+/* A fault that waits until the kept old contents are below aside_max_bytes again. */
 struct deferred {
 	struct deferred *next;
 	uint64_t block;
@@ -49,7 +49,8 @@ struct deferred {
 struct fault_tracker {
 	struct fault_tracker_config c;
 	uint64_t blocks;
-	int uffd, stop_fd, wake_fd; /* eventfds: end the thread; wake it for room or work */
+	/* uffd: the userfaultfd; eventfds: stop_fd ends the thread, wake_fd wakes it for room or work */
+	int uffd, stop_fd, wake_fd;
 	pthread_t thread;
 	bool thread_made;
 	pthread_mutex_t feed; /* guards the RAM reader and a block on its way from it; taken before lock */
@@ -233,7 +234,7 @@ int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty,
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
 }
 
-/* ---- saving ---- */
+/* ---- saving blocks ---- */
 
 static size_t block_len(const struct fault_tracker *t, uint64_t block)
 {
@@ -341,7 +342,7 @@ void fault_tracker_save_end(struct fault_tracker *t)
 	pthread_mutex_unlock(&t->lock);
 }
 
-/* ---- faults, with the lock held ---- */
+/* ---- write faults; the lock is held ---- */
 
 static bool must_wait(struct fault_tracker *t, int tid)
 {
@@ -409,7 +410,7 @@ static void write_fault(struct fault_tracker *t, uint64_t block, int tid)
 		fault_defer(t, block);
 }
 
-/* ---- memory from the RAM reader ---- */
+/* ---- putting the RAM reader's blocks in place ---- */
 
 /* Copy a block's data into missing pages; present pages stay. Returns 0 or -errno; -EAGAIN: the
  * address space changed meanwhile, so try again. */
@@ -549,7 +550,7 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
 	return r < 0 ? err_set_errno(e, r, "cannot drop the VM's changed memory") : 0;
 }
 
-/* ---- the thread ---- */
+/* ---- the tracker's thread ---- */
 
 static void fault_answer(struct fault_tracker *t, const struct uffd_msg *m)
 {
@@ -574,7 +575,7 @@ static void faults_read(struct fault_tracker *t)
 			fault_answer(t, &msgs[i]);
 }
 
-/* There is room again: handle the waiting faults in order, as long as the room lasts. */
+/* Handle the waiting faults in order, as long as the kept old contents stay below aside_max_bytes. */
 static void deferred_retry(struct fault_tracker *t)
 {
 	struct deferred *d, *list;
@@ -623,7 +624,7 @@ static void *fault_tracker_thread(void *opaque)
 	return NULL;
 }
 
-/* ---- create and free ---- */
+/* ---- creating and freeing a tracker ---- */
 
 static int range_register(int uffd, const void *at, uint64_t bytes, uint64_t mode)
 {
@@ -661,7 +662,7 @@ bool fault_tracker_can_watch(const struct uffd *u, const struct ram_view *v)
 	bool can = page != MAP_FAILED && u->can_protect && page_can_protect(u->fd, page, v->pagemap_fd);
 
 	if (page != MAP_FAILED)
-		munmap(page, PAGE_BYTES); /* unregisters it as well */
+		munmap(page, PAGE_BYTES); /* unmapping also ends the registration with userfaultfd */
 	return can;
 }
 

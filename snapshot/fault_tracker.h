@@ -53,9 +53,9 @@ struct fault_tracker_config {
 	int ram_fd;	     /* the file that ram maps from offset 0; borrowed; not used with a view */
 	const struct ram_view *view; /* ram is this private view; borrowed; NULL: ram is a shared mapping of ram_fd */
 	struct ram_reader *ram_reader; /* borrowed; NULL: missing memory is zeros */
-	/* Limit of bytes aside that wait for save_next(). Above it, threads for which may_wait() is
-	 * true (vCPUs) wait. Other threads never wait: disks, because the reader behind save_next()
-	 * may depend on them. */
+	/* Limit for the old content that waits for save_next(). Above it, threads for which may_wait() is true (vCPUs)
+	 * wait. Other threads never wait; a disk's thread must not, because the caller of save_next() may wait for
+	 * it. */
 	uint64_t aside_max_bytes;
 	bool (*may_wait)(void *opaque, int tid);
 	void *opaque;
@@ -108,7 +108,8 @@ bool fault_tracker_loads(const struct fault_tracker *t);
  * protects again what late answers to faults have made writable.
  * wanted: the blocks to save; copied. */
 void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *wanted);
-/* Get the next block. Blocks aside come first. Untouched blocks, which are zeros, are skipped.
+/* Get the next block. Blocks whose old content was copied aside come first. Untouched blocks, which are zeros, are
+ * skipped.
  * buf: VMSTATE_BLOCK_BYTES for its content.
  * Returns 1; 0 at the end; -errno if a block's old content is lost and the save is void. */
 int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf);

@@ -25,7 +25,7 @@
  * which would take 0.03 ms at every clone's start. */
 #define ZERO_CRC 0x72c0c4a4u
 
-/* ---- layout ---- */
+/* ---- computing the layout ---- */
 
 void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *l)
 {
@@ -82,7 +82,7 @@ bool vmstate_block_is_zero(const struct vmstate_layout *l, const uint32_t *crcs,
 	return crcs[block] == vmstate_zero_crc(l, block);
 }
 
-/* ---- a file ---- */
+/* ---- a store in a file ---- */
 
 static int file_store_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
 {
@@ -128,7 +128,7 @@ void vmstate_file_direct(struct vmstate_file *f, bool on)
 		f->direct = on;
 }
 
-/* ---- header ---- */
+/* ---- encoding and parsing the header ---- */
 
 static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEADER_BYTES])
 {

@@ -45,7 +45,7 @@ void working_sets_done(struct working_sets *w)
 	memset(w, 0, sizeof(*w));
 }
 
-/* ---- the file ---- */
+/* ---- reading and writing the file ---- */
 
 /* Parse the set at *pos. Returns 0 or -EINVAL. */
 static int set_parse(const uint8_t *buf, size_t len, size_t *pos, uint64_t blocks, struct working_set *s)

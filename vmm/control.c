@@ -36,7 +36,7 @@ struct control {
 	struct loop_watch *listen_watch, *peer_watch;
 	struct vm *vm;
 	struct worker *worker;
-	struct clone_disks *clones; /* NULL: not a process for images */
+	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
 	uint64_t config_seq, work_seq;
 	bool forking; /* the work in progress is a fork, of use only to the daemon that asked for it */
 	struct { /* pins to delete: the request under way and the next one */
@@ -120,7 +120,7 @@ void control_configured(struct control *c, int r, const struct err *e)
 	peer_send(c, VM_MSG_REPLY, c->config_seq, &body, sizeof(body));
 }
 
-/* ---- requests ---- */
+/* ---- requests to the VM ---- */
 
 /* A handler returns 0 or -errno, which is replied; or LATER, when it has answered or will. */
 #define LATER 1
@@ -183,7 +183,7 @@ static int console_request(struct control *c, struct channel_msg *m, struct err 
 			"the VM has no virtio console; set \"console\": {\"virtio\": true}");
 	r = console_attach(con, m->fds[0], want->history, e);
 	if (!r)
-		m->nfds = 0; /* taken */
+		m->nfds = 0; /* console_attach() has taken the fd */
 	return r;
 }
 
@@ -219,7 +219,7 @@ static int save_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	unsigned n = m->nfds;
 
-	m->nfds = 0; /* taken */
+	m->nfds = 0; /* vm_save() takes the fds */
 	return n ? vm_save(c->vm, c->worker, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a save needs a file");
 }
@@ -379,7 +379,7 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 	return vm_disk_pull(c->vm, c->worker, what, snapshot_done, c, e);
 }
 
-/* ---- clones' disks ---- */
+/* ---- disks of clones; forks, pins and dumps ---- */
 
 static void clone_disk_done(void *opaque, uint64_t seq, int r, const struct err *e)
 {
@@ -402,7 +402,7 @@ static int clone_disk_request(struct control *c, struct channel_msg *m, struct e
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM runs, so its "
 			"disks cannot be copied; shut it down first");
 	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, e);
-	m->nfds = 0; /* taken */
+	m->nfds = 0; /* clone_disk_begin() takes the fds */
 	return r < 0 ? r : LATER;
 }
 
@@ -424,7 +424,7 @@ static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a fork needs a file");
 	if (!r) {
-		m->nfds = 0; /* taken */
+		m->nfds = 0; /* vm_fork() has taken the fds */
 		c->forking = true;
 	}
 	return r;
@@ -483,7 +483,7 @@ static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	unsigned n = m->nfds;
 
-	m->nfds = 0; /* taken */
+	m->nfds = 0; /* vm_dump() takes the fd */
 	return n ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a dump needs a file");
 }
@@ -598,7 +598,7 @@ static int addresses_request(struct control *c, struct channel_msg *m, struct er
 	return LATER;
 }
 
-/* ---- the table ---- */
+/* ---- the table of requests, and the socket ---- */
 
 /* Handlers by message type; vm_msg_to_vm has the body size and the number of fds of each.
  * is_work: the message starts long-running work (one at a time), which answers with work_seq when
@@ -703,7 +703,7 @@ static void listen_ready(void *opaque, unsigned revents)
 		peer_drop(c);
 }
 
-/* ---- startup ---- */
+/* ---- creating and freeing ---- */
 
 static int wait_readable(int fd)
 {

@@ -61,7 +61,7 @@ static int watchdog_setup(struct foreground *f)
 	return r;
 }
 
-/* ---- signals ---- */
+/* ---- signals and the shutdown deadline ---- */
 
 static void deadline_fire(void *opaque)
 {

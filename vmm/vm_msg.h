@@ -275,7 +275,7 @@ struct vm_reply {
 enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT = 2 };
 
 struct vm_agent {
-	uint32_t errand; /* enum vm_agent_errand */
+	uint32_t errand; /* enum vm_agent_errand: the command */
 	char text[256];	 /* for VM_AGENT_TELL: one line, which is also shown on the consoles */
 };
 
@@ -344,15 +344,18 @@ struct vm_snapshot_done {
 	char left_out[VM_DISKS_MAX * 16]; /* comma-separated ids of read-only disks, which take no part */
 	uint8_t memory_tracking; /* enum vm_memory_tracking */
 	/* With VM_TRACKING_DIRTY_LOG: */
-	uint8_t memory_rounds;	 /* in which memory was copied while the guest ran; 0: it was read for a revert */
-	uint8_t memory_throttle; /* largest part of the time in percent that the vCPUs stood still meanwhile; 0: none */
-	uint8_t memory_stopped;	 /* the VM was paused at last, because the guest wrote faster than its memory was copied */
+	/* number of rounds in which memory was copied while the guest ran; 0: it was read for a revert */
+	uint8_t memory_rounds;
+	/* largest part of the time in percent for which the vCPUs were stopped during the rounds; 0: none */
+	uint8_t memory_throttle;
+	/* 1: the VM was paused in the end, because the guest wrote faster than its memory was copied */
+	uint8_t memory_stopped;
 	uint8_t reserved[4];
 	char memory_tracking_reason[184]; /* empty with VM_TRACKING_USERFAULTFD and VM_TRACKING_UNKNOWN */
 	uint8_t disks_made[VM_DISKS_MAX]; /* enum vm_disk_made: of a fork, for each writable disk */
 };
 
-/* What tracked the guest's accesses to memory, so that the guest ran while its memory was copied or loaded. */
+/* The mechanism that tracked the guest's accesses to memory while the memory was copied or loaded. */
 enum vm_memory_tracking {
 	VM_TRACKING_UNKNOWN = 0,     /* no memory took part, or the process is older than this field */
 	VM_TRACKING_USERFAULTFD,

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- answers ---- */
+/* ---- reporting results ---- */
 
 struct fail_op {
 	struct loop_op nop;
@@ -32,7 +32,7 @@ void block_snapshot_op_fail(struct block *b, struct block_snapshot_op *op, int r
 	struct fail_op *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		op->done(op, -ENOMEM, e); /* out of memory for an answer from the loop: answer at once */
+		op->done(op, -ENOMEM, e); /* no memory for reporting from the loop, so report at once */
 		return;
 	}
 	f->op = op;
@@ -58,7 +58,7 @@ void snapshot_op_finish(struct snapshot_op *o, int res)
 	o->op->done(o->op, res, &o->err);
 }
 
-/* ---- checks ---- */
+/* ---- checks of arguments ---- */
 
 static int format_check(const struct block *b, struct err *e)
 {
@@ -125,7 +125,7 @@ static int vm_req_check(const struct block_vmstate_req *r, bool data)
 	return 0;
 }
 
-/* ---- create ---- */
+/* ---- creating a snapshot ---- */
 
 static int in_flight_check(const struct block *b, struct err *e)
 {

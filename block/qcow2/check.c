@@ -108,7 +108,7 @@ static bool offset_is_aligned(const struct checker *k, uint64_t off)
 	return !(off & (k->cluster_bytes - 1));
 }
 
-/* ---- the image's refcounts ---- */
+/* ---- reading the image's refcounts ---- */
 
 uint64_t checker_ref(uint32_t order, const uint8_t *p, uint64_t i)
 {
@@ -183,7 +183,7 @@ void checker_refcounts(struct checker *k)
 	}
 }
 
-/* ---- maps ---- */
+/* ---- counting the references of maps ---- */
 
 static void check_copied(struct checker *k, uint64_t off, bool copied, const char *what)
 {
@@ -489,7 +489,7 @@ static void check_bitmaps(struct checker *k)
 	}
 }
 
-/* ---- the comparison ---- */
+/* ---- comparing references with refcounts ---- */
 
 static void counts_compare(struct checker *k)
 {

@@ -18,7 +18,7 @@
 
 /* Longest time before changed tables are written without a flush. */
 #define COMMIT_DELAY_NS 1000000000ULL
-/* Runs of clusters to be freed that start a commit; each takes 16 bytes of memory. */
+/* Number of queued runs of clusters to be freed that starts a commit; each takes 16 bytes of memory. */
 #define COMMIT_FREES_MAX 65536u
 
 static void commit_next(struct qcow2 *q);
@@ -35,7 +35,7 @@ bool commit_idle(const struct qcow2 *q)
 	       !q->deferred_free.running;
 }
 
-/* ---- collecting ---- */
+/* ---- collecting what to write ---- */
 
 static int slice_order(const void *a, const void *b)
 {
@@ -137,7 +137,7 @@ static int commit_collect(struct qcow2 *q)
 	return 0;
 }
 
-/* ---- steps ---- */
+/* ---- the steps of a commit ---- */
 
 static void op_done(struct qcow2 *q, int res)
 {
@@ -317,7 +317,7 @@ static void commit_next(struct qcow2 *q)
 	commit_end(q);
 }
 
-/* ---- beginning ---- */
+/* ---- starting commits ---- */
 
 /* Runs from the loop, never inside a transaction, because a commit must see complete changes. */
 static void commit_begin(struct loop_op *op, int res)

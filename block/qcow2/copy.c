@@ -35,7 +35,7 @@ static int source_damaged(struct copier *k, const char *what, uint64_t v)
 		"check`", what, (unsigned long long)v);
 }
 
-/* ---- bytes ---- */
+/* ---- copying ranges of the file ---- */
 
 static int piece_write(struct copier *k, uint64_t off, size_t len)
 {
@@ -92,7 +92,7 @@ static int range_add(struct copier *k, uint64_t off, uint64_t len)
 	return r;
 }
 
-/* ---- tables ---- */
+/* ---- walking the tables ---- */
 
 static int compressed_add(struct copier *k, uint64_t e)
 {
@@ -180,7 +180,7 @@ static int l1_load(struct copier *k)
 	return r < 0 ? err_set_errno(k->e, r, "cannot read a table of a disk's image") : 0;
 }
 
-/* ---- the header ---- */
+/* ---- the copy's header and refcounts ---- */
 
 static int snapshot_find(struct copier *k)
 {

@@ -48,7 +48,7 @@ int qcow2_data_open(struct qcow2 *q, const struct block_format_open *o, struct e
 	return 0;
 }
 
-/* ---- allocation ---- */
+/* ---- allocating clusters of the data file ---- */
 
 /* Returns true if the data file reads as zeros in the range. */
 static bool data_is_hole(struct qcow2 *q, uint64_t off, uint64_t len)
@@ -87,7 +87,7 @@ void data_release(struct qcow2 *q, uint64_t cluster, uint32_t n)
 		cluster_free_later(q, cluster, n);
 }
 
-/* ---- zeros ---- */
+/* ---- discards and zeros ---- */
 
 static struct data_op *data_op_start(struct qcow2_req *req, uint64_t off, uint64_t len, bool punch,
 	void (*done)(struct loop_op *op, int res))
@@ -151,7 +151,7 @@ static void zero_done(struct loop_op *op, int res)
 
 	if (io_host_cannot(res)) {
 		*(d->punch ? &req->q->data.can_punch : &req->q->data.can_zero) = false;
-		res = 0; /* another method is tried next */
+		res = 0; /* the next step tries another method */
 	} else if (res == -EINTR || res == -EAGAIN) {
 		res = 0;
 	} else if (res >= 0) {
@@ -180,7 +180,7 @@ int data_zero_step(struct qcow2_req *req)
 	return data_op_start(req, off, len, punch, zero_done) ? -EINPROGRESS : -ENOMEM;
 }
 
-/* ---- for tools ---- */
+/* ---- functions for tools ---- */
 
 int data_truncate(struct qcow2 *q, uint64_t size)
 {

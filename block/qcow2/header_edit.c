@@ -196,7 +196,7 @@ int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err
 	return r;
 }
 
-/* ---- version ---- */
+/* ---- changing the version ---- */
 
 /* Unmap entries with the zero flag and without a cluster. Returns true if there were any. */
 static bool zero_flags_drop(uint8_t *l2, uint32_t bytes)

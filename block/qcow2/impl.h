@@ -133,11 +133,11 @@ void meta_done(struct meta_set *m);
 /* Fill the set with all metadata clusters of the image. Returns 0 or -errno. */
 int qcow2_meta_load(struct qcow2 *q, struct err *e);
 
-/* ---- tables held whole: L1 and refcount table ---- */
+/* ---- tables that are in memory as a whole: L1 and refcount table ---- */
 struct table {
 	uint64_t *entries; /* in host byte order */
-	uint32_t n;	   /* entries in use */
-	uint32_t cap;	   /* entries that fit into the table's clusters */
+	uint32_t n;	   /* number of entries in use */
+	uint32_t cap;	   /* number of entries that fit into the table's clusters */
 	uint64_t offset;
 	struct bitmap dirty; /* a bit per piece of slice_bytes */
 	bool any_dirty;
@@ -190,7 +190,7 @@ struct commit_write {
 	size_t len;
 };
 
-/* The content of one commit; see commit.c. */
+/* The tables that one commit writes; see commit.c. */
 struct commit {
 	enum commit_step step;
 	bool scheduled; /* begins in the loop's next round */
@@ -218,11 +218,11 @@ struct commit {
 
 /* Frees clusters that no durable entry names any more (refcount.c). */
 struct deferred_free {
-	struct free_list list, next; /* next: starts when `list` is done */
+	struct free_list list, next; /* the runs of this round, and those of the next round */
 	size_t pos;
 	bool running;
 	bool draining;	/* waits for the I/O that began in `epoch` */
-	unsigned epoch; /* its parity */
+	unsigned epoch; /* lowest bit of that epoch */
 	struct wait wait;
 	struct loop_op op;
 	uint32_t punching; /* number of clusters whose punch is in flight */
@@ -289,7 +289,8 @@ struct qcow2 {
 	bool timer_armed;
 	unsigned dirty_max; /* number of dirty slices that starts a commit */
 
-	/* I/O in flight on data clusters, by the parity of the epoch in which it began. */
+	/* The current epoch, and the number of I/Os in flight on data clusters, by the lowest bit of the epoch in which
+	 * they began. */
 	unsigned epoch, epoch_io[2];
 
 	/* The first write must wait until the unknown autoclear bits are cleared. */
@@ -316,7 +317,7 @@ struct qcow2 {
 
 	/* The last read compressed cluster, because guests read in smaller pieces. */
 	uint8_t *unpacked;
-	uint64_t unpacked_host; /* the cluster's offset in the file; 0: none is cached */
+	uint64_t unpacked_host; /* offset in the file of that compressed cluster; 0: none is cached */
 };
 
 static inline struct qcow2 *qcow2_of(struct block *b)
@@ -337,7 +338,7 @@ bool gate_wait(struct qcow2 *q, struct wait *w);
 /* Set or clear the dirty bit in the header in memory. The next write of the header stores it. */
 void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
-/* ---- snapshot_mark.c: at open ---- */
+/* ---- snapshot_mark.c: repair of a marked image at open ---- */
 
 /* Repair an image with the dirty bit before it is opened for writing, if it only has leaks; h is
  * updated. An image with other errors keeps the bit. Synchronous. Returns 0 or -errno with a
@@ -498,9 +499,9 @@ struct qcow2_req {
 	struct wait wait;
 	uint64_t pos;	  /* bytes of the request that are handled */
 	unsigned pending; /* number of parts in flight, plus 1 while parts remain */
-	bool internal;	  /* the engine's own; block.c does not count it */
+	bool internal;	  /* issued by the engine itself, so block.c does not count the request */
 	int res;
-	unsigned epoch; /* its parity */
+	unsigned epoch; /* lowest bit of the epoch in which the request began */
 	struct io io;	/* for a request with a single extent */
 };
 void qcow2_submit(struct block *b, struct block_req *r);

@@ -1,4 +1,4 @@
-/* Requests: splits them into extents, reads, flushes. */
+/* Splits requests into extents, reads them, and flushes. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -24,7 +24,7 @@ struct part {
 
 static void qcow2_req_step(struct qcow2_req *req);
 
-/* ---- life of a request ---- */
+/* ---- creating and completing requests ---- */
 
 static void qcow2_req_resume(struct wait *w, int res)
 {
@@ -126,7 +126,7 @@ static void part_done(struct part *p, int res)
 	qcow2_req_part_done(req, res);
 }
 
-/* ---- straight to the file ---- */
+/* ---- transfers between guest memory and the file ---- */
 
 /* Get the result of a finished read of data. */
 static int read_result(const struct qcow2 *q, const struct io *io, int res)
@@ -173,7 +173,7 @@ int qcow2_req_transfer(struct qcow2_req *req, uint64_t host, uint64_t len, bool 
 	return 0;
 }
 
-/* ---- the backing layer ---- */
+/* ---- reads from the backing layer ---- */
 
 bool backing_is_zero(const struct qcow2 *q, const struct map *m, uint64_t off)
 {
@@ -206,7 +206,7 @@ static int read_backing(struct qcow2_req *req, uint64_t off, uint64_t *len)
 	return 0;
 }
 
-/* ---- compressed clusters ---- */
+/* ---- reads of compressed clusters ---- */
 
 static void unpacked_copy(struct part *p, const uint8_t *cluster)
 {
@@ -295,7 +295,7 @@ static int qcow2_req_step_read(struct qcow2_req *req)
 	return r;
 }
 
-/* ---- steps ---- */
+/* ---- handling a request extent by extent ---- */
 
 static bool op_changes(enum block_op op)
 {
@@ -368,7 +368,7 @@ int qcow2_req_start(struct qcow2 *q, struct map *m, struct block_req *r)
 	return 0;
 }
 
-/* ---- the gate ---- */
+/* ---- the gate: the first write waits until autoclear bits are cleared ---- */
 
 static void gate_open(struct qcow2 *q, int res)
 {

@@ -29,7 +29,7 @@ void table_set(struct qcow2 *q, struct table *t, uint32_t i, uint64_t v)
 	commit_note_dirty(q);
 }
 
-/* ---- entries ---- */
+/* ---- reading and writing L2 entries ---- */
 
 static uint32_t l2_at(const struct qcow2 *q, uint64_t off)
 {
@@ -108,7 +108,7 @@ void l2_release(struct qcow2 *q, struct l2_entry v)
 		(uint32_t)(((off + len - 1) >> q->cluster_bits) - (off >> q->cluster_bits) + 1));
 }
 
-/* ---- looking up ---- */
+/* ---- looking up guest offsets ---- */
 
 /* Set the kind of the entry at guest offset off. */
 static void entry_classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, bool l1_copied,

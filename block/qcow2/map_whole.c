@@ -76,7 +76,7 @@ int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opa
 	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;
 }
 
-/* ---- emptying ---- */
+/* ---- unmapping all clusters ---- */
 
 static int slice_empty(struct qcow2 *q, uint64_t off, uint64_t end, struct wait *w)
 {

@@ -40,7 +40,7 @@ int qcow2_pread(int fd, void *buf, size_t len, uint64_t off)
 	return 0;
 }
 
-/* ---- corruption ---- */
+/* ---- marking an image corrupt or dirty ---- */
 
 static void corrupt_written(struct io *io, int res)
 {
@@ -88,7 +88,7 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty)
 	q->h.incompatible = bits;
 }
 
-/* ---- opening ---- */
+/* ---- opening and closing an image ---- */
 
 static void geometry_set(struct qcow2 *q)
 {

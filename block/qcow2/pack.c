@@ -16,7 +16,7 @@
 #define BUFFER_BYTES (4 * MIB)
 #define PAD_BYTES 4096 /* padding of at least this many bytes becomes a hole */
 
-/* ---- the file ---- */
+/* ---- writing the file ---- */
 
 /* The free end of a cluster with streams, behind which a whole cluster was written. */
 struct pack_hole {

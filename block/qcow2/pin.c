@@ -210,7 +210,7 @@ int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES
 	return 0;
 }
 
-/* ---- opening ---- */
+/* ---- opening an image at a pin ---- */
 
 int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err *e)
 {
@@ -248,7 +248,7 @@ int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struc
 		q->base.name);
 }
 
-/* ---- deleting ---- */
+/* ---- deleting a pin ---- */
 
 void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct block_snapshot_op *op)
 {

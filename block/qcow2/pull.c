@@ -47,14 +47,14 @@ bool qcow2_stands_on_backing(int fd)
 	return qcow2_header_read(fd, "disk", &h, &e) < 0 || h.has_backing;
 }
 
-/* ---- the end ---- */
+/* ---- dropping the backing file ---- */
 
 struct finish {
 	struct task task;
 	struct block_snapshot_op *op;
 	struct header_update header;
 	uint8_t old_fields[BACKING_FIELDS_BYTES];
-	struct block *backing; /* detached */
+	struct block *backing; /* the backing layer, taken out of struct block */
 	enum { FINISH_FLUSH, FINISH_HOLD, FINISH_HEADER, FINISH_CLOSE } phase;
 };
 

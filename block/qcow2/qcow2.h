@@ -86,7 +86,7 @@ int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opa
 /* Unmap all clusters of the disk, so that the backing file shows everywhere. Snapshots keep their
  * clusters. Runs the loop. Returns 0 or -errno with a sentence. */
 int qcow2_make_empty(struct block *b, struct err *e);
-/* Free space that no table uses: punch holes and cut the file's end.
+/* Free the file's space that no table uses: punch holes and cut the file's end.
  * fd: open for writing, locked by the caller, used by nobody else.
  * Returns 0; -EUCLEAN for an image with errors; -errno. */
 int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e);
@@ -97,8 +97,8 @@ int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e);
  * Returns 0; -EINVAL if the name does not fit; -errno. */
 int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const char *format,
 	struct err *e);
-/* Set the path of the source image of a disk that stands on a pin; the pin stays the same. h is
- * updated. Returns 0 or -errno. */
+/* Set the path of the source image of a disk that is an overlay on a pin; the pin stays the same. h is updated. Returns
+ * 0 or -errno. */
 int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struct err *e);
 /* Set the name of the external data file of an image that has one. raw: may change from true to
  * false only. h is updated. Returns 0 or -errno. */
@@ -135,7 +135,7 @@ struct qcow2_check {
 	uint64_t corruptions;
 	uint64_t leaks;	      /* clusters with fewer users than their refcount */
 	uint64_t errors;      /* failures of the check itself */
-	uint64_t corruptions_fixed, leaks_fixed; /* set by qcow2_repair() */
+	uint64_t corruptions_fixed, leaks_fixed; /* numbers of repaired faults; set by qcow2_repair() */
 	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
 	uint64_t image_end_offset;
 	/* Gets one line for each of the first faults; NULL: not wanted. */

@@ -11,7 +11,7 @@
 
 static int deferred_free_underflow(struct qcow2 *q, uint64_t cluster);
 
-/* ---- one refcount in a slice ---- */
+/* ---- reading and writing one refcount of a slice ---- */
 
 static uint64_t ref_read(const struct qcow2 *q, const uint8_t *d, uint32_t i)
 {
@@ -54,7 +54,7 @@ static void ref_write(const struct qcow2 *q, uint8_t *d, uint32_t i, uint64_t v)
 	}
 }
 
-/* ---- many of a slice at once ---- */
+/* ---- scanning and filling several refcounts of a slice ---- */
 
 /* Returns eight bytes of refcounts that all are v. A slice consists of such words. */
 static uint64_t ref_word(const struct qcow2 *q, uint64_t v)
@@ -66,7 +66,7 @@ static uint64_t ref_word(const struct qcow2 *q, uint64_t v)
 	return word;
 }
 
-/* Returns the number of refcounts from i on, at most n, that are v, up to the first other one. */
+/* Returns the number of refcounts from i on, at most n, that are v, up to the first one that is not. */
 static uint32_t ref_same(const struct qcow2 *q, const uint8_t *d, uint32_t i, uint32_t n, uint64_t v)
 {
 	uint32_t per_word = 64u >> q->h.refcount_order, k = 0;
@@ -191,7 +191,7 @@ int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	return 0;
 }
 
-/* ---- new refcount blocks ---- */
+/* ---- creating refcount blocks ---- */
 
 /* Create zeroed slices for a new block at cluster c, whatever the file holds there. */
 static int refblock_blank(struct qcow2 *q, uint64_t c)
@@ -363,7 +363,7 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	return 0;
 }
 
-/* ---- allocation ---- */
+/* ---- allocating clusters ---- */
 
 static int run_take(struct qcow2 *q, struct slice *s, uint32_t i, uint64_t cluster, uint32_t want,
 	struct cluster_run *ret)
@@ -411,7 +411,7 @@ int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster
 	return -EFBIG;
 }
 
-/* ---- freeing ---- */
+/* ---- freeing clusters ---- */
 
 static int free_list_add(struct free_list *l, uint64_t cluster, uint32_t n)
 {

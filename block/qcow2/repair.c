@@ -27,7 +27,7 @@ static int sync_now(const struct checker *k)
 	return fdatasync(k->fd) < 0 ? -errno : 0;
 }
 
-/* ---- the header: one sector, written whole ---- */
+/* ---- the header: one sector, written as a whole ---- */
 
 #define HEADER_SECTOR_BYTES 512u
 
@@ -78,7 +78,7 @@ static int marks_clear(int fd, struct qcow2_header *h)
 	return r;
 }
 
-/* ---- COPIED ---- */
+/* ---- repairing COPIED bits ---- */
 
 /* Returns true if the entry has changed. */
 static bool copied_fix(const struct checker *k, uint64_t *e, bool set)
@@ -139,7 +139,7 @@ static int copied_walk(struct checker *k, bool set)
 	return r ? r : sync_now(k);
 }
 
-/* ---- leaks, in place ---- */
+/* ---- repairing leaks in place ---- */
 
 static int leaks_block(struct checker *k, uint64_t block, uint64_t off)
 {
@@ -206,7 +206,7 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 	return r;
 }
 
-/* ---- new refcounts ---- */
+/* ---- building new refcounts ---- */
 
 struct rebuild {
 	struct checker *k;
@@ -443,7 +443,7 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 	return r;
 }
 
-/* ---- all ---- */
+/* ---- repairing everything ---- */
 
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e)

@@ -50,7 +50,7 @@ static int zero_range(struct qcow2 *q, uint64_t off, uint64_t end)
 	return end > off ? block_run(&q->base, &z) : 0;
 }
 
-/* ---- shrink ---- */
+/* ---- shrinking ---- */
 
 /* Make the removed part read as zeros, durably. It then reads as zeros even if the size does not
  * change. */
@@ -99,7 +99,7 @@ static int cut_tables(struct qcow2 *q, uint64_t size, uint64_t old)
 	return r < 0 ? r : qcow2_sync_flush(q);
 }
 
-/* ---- grow ---- */
+/* ---- growing ---- */
 
 static int l1_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
 {

@@ -20,7 +20,7 @@ enum apply_phase {
 	APPLY_PLACE,
 	APPLY_WRITE,
 	APPLY_FLUSH,
-	APPLY_TABLE, /* instead of the flush */
+	APPLY_TABLE, /* instead of APPLY_FLUSH, if the entry's extra data changes */
 	APPLY_HOLD,
 	APPLY_HEADER,
 	APPLY_RELEASE,
@@ -29,7 +29,7 @@ enum apply_phase {
 	APPLY_FREES_FLUSH,
 	APPLY_TAIL,
 	APPLY_CLEAN,
-	/* After a failure before the header write: STOP, UNDO, then on from APPLY_RELEASE_FLUSH. */
+	/* After a failure before the header write: APPLY_STOP, APPLY_UNDO, then continue with APPLY_RELEASE_FLUSH. */
 	APPLY_STOP,
 	APPLY_UNDO,
 	APPLY_OVER,

@@ -27,7 +27,7 @@ enum create_phase {
 	CREATE_L1_WRITE,
 	CREATE_FLUSH,
 	CREATE_TABLE,
-	/* Abort: */
+	/* Phases of an abort: */
 	CREATE_STOP,
 	CREATE_RELEASE_DISK,
 	CREATE_RELEASE_VM,
@@ -73,7 +73,7 @@ struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s)
 	return s->q;
 }
 
-/* ---- open and freeze ---- */
+/* ---- opening and freezing ---- */
 
 static int open_check(struct qcow2 *q, struct err *e)
 {
@@ -184,7 +184,7 @@ int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 	return counter_count(c, index, w) == -EINPROGRESS ? -EINPROGRESS : 0;
 }
 
-/* ---- counting ---- */
+/* ---- counting references ---- */
 
 static int mark_failed(struct block_snapshot *s, int res)
 {
@@ -264,7 +264,7 @@ static int step_parked(struct block_snapshot *s)
 	return 0;
 }
 
-/* ---- commit ---- */
+/* ---- committing ---- */
 
 /* Set the id to the highest one plus one, so that it is never an id that an older snapshot of Cairn
  * still names as its parent. */
@@ -388,7 +388,7 @@ static int step_table(struct block_snapshot *s)
 	return s->q->h.version < 3 ? TASK_DONE : 0;
 }
 
-/* ---- abort ---- */
+/* ---- aborting, and driving the task ---- */
 
 static int step_stop(struct block_snapshot *s)
 {

@@ -42,7 +42,7 @@ struct delete {
 	int res; /* the reason why replacing the table failed */
 };
 
-/* ---- lookup ---- */
+/* ---- finding and changing the entry ---- */
 
 static int entry_find(struct delete *d, size_t *ret_i)
 {
@@ -124,7 +124,7 @@ static int step_find(struct delete *d)
 	return d->update ? update_entry(d, i) : delete_entry(d, i);
 }
 
-/* ---- release ---- */
+/* ---- releasing the snapshot's clusters ---- */
 
 static void release_begin(struct delete *d)
 {

@@ -99,7 +99,7 @@ struct count_job {
 	struct count_job *next;
 	struct counter *c;
 	uint32_t index;
-	bool running;	/* false: the job failed, and stays for counter_undo */
+	bool running;	/* false: the job failed, and its record stays for counter_undo() */
 	uint32_t entry; /* number of counted entries */
 	uint32_t sub;	/* compressed entry at `entry`: number of its counted clusters */
 	struct wait wait;

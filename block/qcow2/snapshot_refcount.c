@@ -42,7 +42,7 @@ void counter_done(struct counter *c)
 	c->state = NULL;
 }
 
-/* ---- entries ---- */
+/* ---- counting the clusters of entries ---- */
 
 static int job_overlap(struct count_job *j, uint64_t cluster, uint32_t n)
 {
@@ -86,8 +86,8 @@ static int job_compressed(struct count_job *j, uint64_t e)
 
 uint32_t slice_run(const struct qcow2 *q, const struct slice *s, uint32_t i, uint32_t end)
 {
-	/* Bits that may differ within a run. With any other flag, an entry does not belong to the
-	 * run. */
+	/* An entry may differ from the run in these bits. With any other flag, an entry does not
+	 * belong to the run. */
 	uint64_t any = ~(QCOW2_COPIED | (q->ext ? 0 : QCOW2_ZERO));
 	uint64_t due = entry_at(q, s, i) & QCOW2_OFFSET_MASK;
 	uint32_t n = 0;
@@ -173,7 +173,7 @@ static int job_slice(struct count_job *j)
 	return r;
 }
 
-/* ---- a job ---- */
+/* ---- running a job ---- */
 
 /* Count the table itself. */
 static int job_table(struct count_job *j)

@@ -6,7 +6,7 @@
 
 #include <errno.h>
 
-/* ---- decrement ---- */
+/* ---- decrementing refcounts ---- */
 
 static void release_entry(struct qcow2 *q, struct l2_entry v)
 {
@@ -110,7 +110,7 @@ int release_step(struct qcow2 *q, struct release *r, struct wait *w)
 	return -EAGAIN;
 }
 
-/* ---- COPIED ---- */
+/* ---- setting COPIED again ---- */
 
 /* Set COPIED in n entries from `i` on. */
 static void recopy_set(struct qcow2 *q, struct slice *s, uint32_t i, uint32_t n)

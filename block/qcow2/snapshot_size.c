@@ -15,7 +15,7 @@ enum own_phase { OWN_FLUSH, OWN_FREES, OWN_READ, OWN_WALK };
 /* A cluster with compressed streams has one reference per stream. All of them may be the
  * snapshot's. */
 struct seen {
-	uint64_t cluster; /* + 1; 0: empty slot */
+	uint64_t cluster; /* number of the cluster + 1; 0: empty slot */
 	uint64_t times;
 };
 struct seen_set {
@@ -36,7 +36,7 @@ struct own {
 	uint64_t *ret_bytes;
 };
 
-/* ---- compressed ---- */
+/* ---- counting references to clusters with compressed streams ---- */
 
 static struct seen *seen_slot(const struct seen_set *s, uint64_t cluster)
 {
@@ -98,7 +98,7 @@ static int own_compressed(struct own *o, uint64_t e)
 	return r;
 }
 
-/* ---- the walk ---- */
+/* ---- walking the snapshot's tables ---- */
 
 static int own_plain(struct own *o, struct slice *s, uint32_t end, uint64_t host)
 {
@@ -114,7 +114,7 @@ static int own_plain(struct own *o, struct slice *s, uint32_t end, uint64_t host
 	return 0;
 }
 
-/* An invalid entry names nothing that is known. */
+/* Handle the entry at o->entry. An invalid entry names no cluster that could be counted. */
 static int own_entry(struct own *o, struct slice *s, uint32_t end)
 {
 	struct qcow2 *q = o->o.task.q;
@@ -188,7 +188,7 @@ static int step_walk(struct own *o)
 	return -EAGAIN;
 }
 
-/* ---- before the walk ---- */
+/* ---- waiting before the walk, and running the task ---- */
 
 /* Wait until clusters that the guest has just released are free. */
 static int step_frees(struct own *o)

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- in memory ---- */
+/* ---- the list in memory ---- */
 
 int snapshots_load(struct qcow2 *q, struct err *e)
 {
@@ -114,7 +114,7 @@ uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapsho
 	return (uint32_t)MIN(qcow2_l1_entries(s->disk_bytes, q->cluster_bits, q->ext), s->l1_size);
 }
 
-/* ---- on disk ---- */
+/* ---- writing the table ---- */
 
 static uint64_t entry_bytes(const struct qcow2_snapshot_info *s)
 {

@@ -7,7 +7,7 @@
 /* Number of steps, each of at most one slice, before other work gets a turn; some 100 us. */
 #define TASK_STEPS 16u
 
-/* ---- tasks ---- */
+/* ---- running a task ---- */
 
 static void task_run(struct task *t)
 {
@@ -94,7 +94,7 @@ int task_flush(struct task *t)
 	return -EINPROGRESS;
 }
 
-/* ---- runs of clusters ---- */
+/* ---- allocating runs of clusters ---- */
 
 void contig_release(struct qcow2 *q, struct contig *c)
 {
@@ -140,7 +140,7 @@ int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k)
 	return r;
 }
 
-/* ---- the header ---- */
+/* ---- writing the header ---- */
 
 int header_hold(struct qcow2 *q, struct wait *w)
 {

@@ -13,7 +13,7 @@
 #define IDLE_VMS_MAX 4u
 #define MAP_CLUSTERS_MAX (1ULL << 28)
 
-/* ---- requests ---- */
+/* ---- requests to a VM state ---- */
 
 struct vm_req {
 	struct block_req inner;
@@ -65,7 +65,7 @@ void vmstate_fail(struct qcow2 *q, struct block_vmstate_req *r, int res)
 	struct fail_req *f = calloc(1, sizeof(*f));
 
 	if (!f) {
-		r->done(r, -ENOMEM); /* out of memory for an answer from the loop: answer at once */
+		r->done(r, -ENOMEM); /* no memory for reporting from the loop, so report at once */
 		return;
 	}
 	*f = (struct fail_req){ .nop.done = fail_run, .r = r, .q = q, .res = res };
@@ -272,14 +272,14 @@ int snapshot_vmstate_get(struct qcow2 *q, const char *id, struct wait *w, struct
 	return s ? snapshot_vmstate_load(q, s, w) : -ENOENT;
 }
 
-/* ---- reading ---- */
+/* ---- reading VM state ---- */
 
 struct read_task {
 	struct task task;
 	struct block_vmstate_req *r;
 	struct snapshot_vmstate *vm;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	/* For share: */
+	/* Used only for sharing: */
 	struct block_snapshot *s;
 	uint64_t pos;
 };
@@ -321,7 +321,7 @@ void qcow2_vmstate_read(struct qcow2 *q, const char *id, struct block_vmstate_re
 	task_start(&rt->task, q);
 }
 
-/* ---- sharing ---- */
+/* ---- sharing the clusters of another VM state ---- */
 
 /* Get the parent's slice at pos, pinned; NULL: the table's range is not mapped. */
 static int parent_slice(struct read_task *rt, uint64_t pos, struct slice **ret)
@@ -498,7 +498,7 @@ void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_
 	task_start(&rt->task, q);
 }
 
-/* ---- extents in the file ---- */
+/* ---- collecting the extents of a VM state ---- */
 
 struct map_task {
 	struct snapshot_op o;
@@ -588,7 +588,7 @@ void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map
 	task_start(&m->o.task, q);
 }
 
-/* ---- the extents of a VM state in the file ---- */
+/* ---- the list of extents ---- */
 
 /* Returns true if the last extent continues with this cluster. */
 static bool extent_continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)

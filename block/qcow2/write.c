@@ -68,7 +68,7 @@ void l2meta_unlink(struct l2meta *a)
 		a->next->prev = a->prev;
 }
 
-/* ---- completion ---- */
+/* ---- completing a write ---- */
 
 static uint64_t sub_mask(const struct qcow2 *q, uint64_t begin, uint64_t end)
 {
@@ -137,7 +137,7 @@ static void alloc_write_written(struct io *io, int res)
 	alloc_write_end(container_of(io, struct alloc_write, io), res);
 }
 
-/* ---- the write ---- */
+/* ---- writing the data ---- */
 
 /* Append the bytes beside the guest's: a copy, zeros, or nothing. */
 static unsigned iov_add_side(struct iovec *iov, const struct iovec *copy, uint64_t len)
@@ -261,7 +261,7 @@ static void alloc_write_sides(struct alloc_write *a)
 	side_done(a, 0);
 }
 
-/* ---- the plan ---- */
+/* ---- planning a write ---- */
 
 static bool entry_reusable(const struct qcow2 *q, struct l2_entry v)
 {

@@ -69,7 +69,7 @@ struct i6300esb {
 
 static const struct registers power_on = { .preload = { PRELOAD_MAX, PRELOAD_MAX } };
 
-/* ---- time; the lock is held ---- */
+/* ---- the two stages; the lock is held ---- */
 
 static uint64_t stage_ns(const struct registers *r)
 {

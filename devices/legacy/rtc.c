@@ -95,7 +95,7 @@ static int64_t floor_s(int64_t ns)
 	return ns / NS_PER_S - (ns % NS_PER_S < 0);
 }
 
-/* ---- register format ---- */
+/* ---- converting between time and registers ---- */
 
 static uint8_t to_register(const struct rtc *t, unsigned v)
 {
@@ -365,7 +365,7 @@ static void rtc_post_rearm(struct rtc *t)
 	loop_post(t->host->loop, &t->rearm);
 }
 
-/* ---- ports ---- */
+/* ---- register accesses ---- */
 
 static uint8_t rtc_read_a(const struct rtc *t)
 {

@@ -73,7 +73,7 @@ void msix_control(struct pci_function *f, uint16_t control)
 	msix_deliver_pending(f);
 }
 
-/* ---- table and pending bits in their BAR ---- */
+/* ---- the table and the pending bits in their BAR ---- */
 
 static uint64_t msix_read_dword(const struct msix *m, unsigned off)
 {

@@ -80,7 +80,7 @@ unsigned pci_function_capability(struct pci_function *f, uint8_t id, unsigned le
 	return off;
 }
 
-/* ---- BARs ---- */
+/* ---- mapping BARs ---- */
 
 static uint64_t bar_register(const struct pci_function *f, unsigned i)
 {
@@ -201,7 +201,7 @@ void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uin
 		config_apply(f);
 }
 
-/* ---- life ---- */
+/* ---- reset and state of the configuration space ---- */
 
 void pci_function_power_on(struct pci_function *f)
 {

@@ -53,7 +53,7 @@ enum {
 	CONFIG_BYTES = 60,
 };
 
-/* ---- the pool ---- */
+/* ---- the pool of requests ---- */
 
 static struct blk_request *request_get(struct virtio_blk *b)
 {
@@ -89,7 +89,7 @@ static void held_append(struct virtio_blk *b, struct blk_request *r)
 	*p = r;
 }
 
-/* ---- completion ---- */
+/* ---- completing requests ---- */
 
 static void latency_count(_Atomic uint64_t *counter, uint64_t n)
 {
@@ -200,7 +200,7 @@ static void request_done(struct block_req *req, int res)
 	}
 }
 
-/* ---- requests ---- */
+/* ---- starting requests ---- */
 
 static void request_submit(struct blk_request *r)
 {

@@ -87,7 +87,7 @@ static bool multiport_is_on(const struct virtio_console *c)
 	return c->v.features & F_MULTIPORT;
 }
 
-/* ---- data ---- */
+/* ---- input and output of ports ---- */
 
 /* Copy input into el. Returns the number of bytes; 0 when there is no input. */
 static uint32_t port_fill(struct port *p, const struct virtqueue_elem *el)
@@ -170,7 +170,7 @@ static void port_transmit(struct virtio_console *c, unsigned port, unsigned qi)
 		virtio_queue_kick(&c->v, qi);
 }
 
-/* ---- control ---- */
+/* ---- control messages ---- */
 
 static size_t control_message(const struct port *p, unsigned id, uint8_t owed, uint8_t *buf)
 {

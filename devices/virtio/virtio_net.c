@@ -82,7 +82,7 @@ static void count_frame(struct net_counters *c, uint64_t bytes)
 	counter_add(&c->packets, 1);
 }
 
-/* ---- the tap ---- */
+/* ---- the tap and its offloads ---- */
 
 static void link_set(struct virtio_net *n, bool up)
 {
@@ -160,7 +160,7 @@ static void offload_update(struct virtio_net *n)
 		n->offload = want;
 }
 
-/* ---- to the guest ---- */
+/* ---- frames to the guest ---- */
 
 /* Read a packet into n->packet. Returns 1 when one is held; 0 when there is none. */
 static int packet_read(struct virtio_net *n)
@@ -302,7 +302,7 @@ static void tap_ready(void *opaque, unsigned revents)
 		watch_update(n);
 }
 
-/* ---- from the guest ---- */
+/* ---- frames from the guest ---- */
 
 /* Write a frame. A tap drops frames that it cannot take; a full socket reports when it can take
  * more. Returns false when the frame has to wait for the socket. */

@@ -392,7 +392,7 @@ static bool fn_config_write(struct pci_function *f, unsigned off, unsigned size,
 
 static const struct pci_function_ops fn_ops = { fn_config_read, fn_config_write, fn_changed };
 
-/* ---- construction ---- */
+/* ---- creating and removing the transport ---- */
 
 static unsigned add_capability(struct virtio_pci *t, uint8_t type, uint32_t off, uint32_t len,
 	unsigned extra)
@@ -460,7 +460,7 @@ void virtio_pci_done(struct virtio_pci *t)
 	pci_host_remove(&t->fn);
 }
 
-/* ---- device_ops ---- */
+/* ---- functions of struct device_ops ---- */
 
 static struct virtio_pci *transport_of(struct device *d)
 {

@@ -323,7 +323,7 @@ bool virtqueue_notify_enable(struct virtqueue *q)
 	return virtqueue_notify_enable_beyond(q, 0);
 }
 
-/* ---- state ---- */
+/* ---- saving and loading a queue ---- */
 
 void virtqueue_save(const struct virtqueue *q, struct state_writer *w)
 {
@@ -356,7 +356,7 @@ int virtqueue_load(struct virtqueue *q, struct state_reader *r, bool *ret_enable
 	return 0;
 }
 
-/* ---- iovecs ---- */
+/* ---- iovec helpers ---- */
 
 static size_t iov_copy(const struct iovec *iov, unsigned n, size_t off, uint8_t *buf, size_t len,
 	bool to_iov)

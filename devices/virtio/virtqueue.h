@@ -91,7 +91,8 @@ int virtqueue_resume(struct virtqueue *q, bool event_idx, bool indirect);
 
 /* ---- iovec helpers ---- */
 
-/* Copy up to len bytes out of or into iov, from offset off. Return the number of bytes copied. */
+/* Copy up to len bytes out of iov (iov_read) or into it (iov_write), from offset off. Return the number of bytes
+ * copied. */
 size_t iov_read(const struct iovec *iov, unsigned n, size_t off, void *dst, size_t len);
 size_t iov_write(const struct iovec *iov, unsigned n, size_t off, const void *src, size_t len);
 /* Remove bytes from the front or back, by changing *iov, *n and the segment that remains in part.

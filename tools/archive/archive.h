@@ -28,9 +28,9 @@ struct stage;
 #define SUM_BLOCK_BYTES 4096
 #define SUM_TEXT (2 * SHA256_DIGEST_SIZE + 1)
 
-/* SHA-256 of a file, without its blocks of 4 KiB that are all zeros. For each other block, the hash takes the block's
- * number (8 bytes, big endian) and then its bytes; the last block may be shorter. Holes cost nothing, and a hole and
- * stored zeros give the same hash. */
+/* A checksum of a file: SHA-256 over its blocks of 4 KiB that are not all zeros. For each of these blocks, the hash
+ * takes the block's number (8 bytes, big endian) and then its bytes; the last block may be shorter. Holes cost nothing,
+ * and a hole and stored zeros give the same hash. */
 struct sum {
 	struct sha256_ctx sha;
 	uint64_t size;

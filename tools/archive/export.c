@@ -37,7 +37,7 @@ struct exporter {
 	time_t now;
 };
 
-/* ---- the specification ---- */
+/* ---- reading the specification ---- */
 
 static int layers_take(struct json_object *list, struct block_layer *layers, unsigned *ret_n,
 	struct err *e)
@@ -126,7 +126,7 @@ static int spec_take(struct exporter *x, struct json_object *spec, struct err *e
 	return r;
 }
 
-/* ---- reader thread ---- */
+/* ---- the thread that reads files ---- */
 
 static int chunk_read(struct exporter *x, unsigned file, uint64_t off, size_t len, struct sum *sum,
 	struct err *e)
@@ -178,7 +178,7 @@ static void *reader_main(void *opaque)
 	return NULL;
 }
 
-/* ---- writing ---- */
+/* ---- writing entries ---- */
 
 static int archive_failed(struct archive *a, const char *name, struct err *e)
 {
@@ -281,7 +281,7 @@ static int all_write(struct exporter *x, struct err *e)
 	return text_write(x, ARCHIVE_SUMS, sums, e);
 }
 
-/* ---- the archive ---- */
+/* ---- writing the archive ---- */
 
 static la_ssize_t gzip_take(struct archive *a, void *opaque, const void *buf, size_t len)
 {

@@ -30,7 +30,7 @@ struct gzip {
 	int fd, level;
 	pthread_mutex_t mutex;
 	pthread_cond_t filled_more, done_more;
-	unsigned filled, taken, written; /* total counts */
+	unsigned filled, taken, written; /* number of members ever filled, taken and written */
 	bool ended;
 	size_t out_max;
 	unsigned nthreads, threads_max, nmembers;

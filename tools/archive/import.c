@@ -38,7 +38,7 @@ static int archive_corrupt(struct err *e, const char *name, const char *why)
 	return err_set(e, -EINVAL, ERR_CORRUPT, "%.80s in the archive %s", name, why);
 }
 
-/* ---- entries ---- */
+/* ---- reading entries ---- */
 
 static int archive_failed(struct importer *x, int r, struct err *e)
 {
@@ -115,7 +115,7 @@ static int manifest_read(struct importer *x, struct err *e)
 	return r < 0 ? r : manifest_parse(x->text, len, &x->manifest, e);
 }
 
-/* ---- writer thread ---- */
+/* ---- the thread that writes files ---- */
 
 static int chunk_write(struct importer *x, struct chunk *c, struct err *e)
 {
@@ -148,7 +148,7 @@ static void *writer_main(void *opaque)
 	return NULL;
 }
 
-/* ---- reading ---- */
+/* ---- passing entries to the writer ---- */
 
 static int data_put(struct importer *x, unsigned file, uint64_t off, const uint8_t *p, size_t len)
 {
@@ -264,7 +264,7 @@ static int entries_read(struct importer *x, struct err *e)
 	return MIN(r, 0);
 }
 
-/* ---- completeness ---- */
+/* ---- checking the files ---- */
 
 static int sum_check(const char *name, const char *is, const char *should, struct err *e)
 {
@@ -328,7 +328,7 @@ static int files_finish(struct importer *x, struct err *e)
 	return r;
 }
 
-/* ---- the whole ---- */
+/* ---- running the import ---- */
 
 /* Check the size that the manifest gives before anything is written. */
 static int space_check(struct importer *x, struct json_object *spec, struct err *e)

@@ -12,7 +12,7 @@ struct queue {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	struct chunk chunks[QUEUE_CHUNKS];
-	unsigned put, took; /* total counts */
+	unsigned put, took; /* number of chunks ever put and ever taken */
 	bool ended, given_up;
 	int r;
 	struct err e;

@@ -42,7 +42,7 @@ static uint64_t meta_bytes(const struct snapshot_source *s)
 	return meta_clusters(s) * CLUSTER;
 }
 
-/* ---- finding data clusters ---- */
+/* ---- finding the disk's data clusters ---- */
 
 static int data_add(struct snapshot_source *s, uint64_t cluster)
 {
@@ -74,7 +74,7 @@ static int data_find(struct snapshot_source *s)
 	return 0;
 }
 
-/* ---- the tables ---- */
+/* ---- building the tables of the image ---- */
 
 static void snapshot_layout(struct snapshot_source *s)
 {
@@ -95,7 +95,7 @@ static void snapshot_layout(struct snapshot_source *s)
 	} while (s->reftable + s->refblocks != before);
 }
 
-/* Write the header of an empty image as block/qcow2 does, with our offsets. */
+/* Write the header of an empty image as block/qcow2 does, with the offsets of the generated image. */
 static int header_put(struct snapshot_source *s, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("header", MFD_CLOEXEC);
@@ -159,7 +159,7 @@ static int tables_make(struct snapshot_source *s, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", s->name) : 0;
 }
 
-/* ---- reading ---- */
+/* ---- reading the generated image ---- */
 
 /* Returns the number of clusters from the i-th on that are adjacent on the disk, at most `most`. */
 static uint64_t run_length(const struct snapshot_source *s, uint64_t i, uint64_t most)
@@ -207,7 +207,7 @@ static int snapshot_read(struct source *source, void *buf, uint64_t off, size_t 
 	return 0;
 }
 
-/* ---- creation and release ---- */
+/* ---- creating and freeing a source ---- */
 
 static void snapshot_free(struct source *source)
 {

@@ -40,7 +40,7 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);
 }
 
-/* ---- checks of JSON text ---- */
+/* ---- parsing and checking JSON text ---- */
 
 static const char *space_skip(const char *p, const char *end)
 {
@@ -119,7 +119,7 @@ static int json_read(const char *text, size_t len, const char *name, struct json
 	return r;
 }
 
-/* ---- the file ---- */
+/* ---- reading the file ---- */
 
 int definition_file_read(const char *path, struct definition_file *f, struct err *e)
 {

@@ -21,7 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* ---- helpers ---- */
+/* ---- helpers of the checks ---- */
 
 __attribute__((format(printf, 3, 4))) static void found(struct host_check *c, enum host_status status, const char *fmt, ...)
 {

@@ -69,7 +69,7 @@ static void bar_end(struct wait *w)
 	w->drawn = false;
 }
 
-/* ---- waiting ---- */
+/* ---- waiting for a job ---- */
 
 /* Returns true if the job has concluded. */
 static bool event_take(struct wait *w, struct json_object *ev)
@@ -128,7 +128,7 @@ static int wait_end(struct wait *w, struct err *e)
 	}
 }
 
-/* ---- the result ---- */
+/* ---- getting and printing the result ---- */
 
 static struct json_object *job_of_list(struct json_object *list)
 {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- errors ---- */
+/* ---- printing errors ---- */
 
 int cli_exit_code(enum err_class cls)
 {
@@ -64,7 +64,7 @@ int cli_usage(const struct cli *c, const char *fmt, ...)
 	return CLI_USAGE;
 }
 
-/* ---- the daemon ---- */
+/* ---- calling the daemon ---- */
 
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)

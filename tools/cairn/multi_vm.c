@@ -371,7 +371,7 @@ static int dry_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act 
 	return worst;
 }
 
-/* ---- the whole ---- */
+/* ---- running a verb for many VMs ---- */
 
 static void args_make(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {

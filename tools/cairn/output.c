@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- tables ---- */
+/* ---- printing tables and labels ---- */
 
 void table_init(struct table *t, const char *const *heads, size_t columns)
 {
@@ -90,7 +90,7 @@ void label_print(FILE *f, const char *label, const char *fmt, ...)
 	fputc('\n', f);
 }
 
-/* ---- formats ---- */
+/* ---- printing JSON, YAML and CSV ---- */
 
 int output_format_parse(const char *name)
 {

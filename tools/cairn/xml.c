@@ -28,7 +28,7 @@ bool xml_is(const char *text, size_t len)
 	return at < len && text[at] == '<';
 }
 
-/* ---- cairn-xml ---- */
+/* ---- running cairn-xml ---- */
 
 /* Pass the input as a memory file, so that neither process blocks on a full pipe. */
 static int input_make(const char *text, size_t len, struct err *e)
@@ -118,7 +118,7 @@ static int helper_run(const char *mode, const char *text, size_t len, struct jso
 	return answer_parse(answer, answer_len, ret_o, e);
 }
 
-/* ---- conversions ---- */
+/* ---- converting definitions ---- */
 
 int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
 	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e)
@@ -157,7 +157,7 @@ int xml_from_definition(struct json_object *definition, int id, char **ret_xml, 
 	return *ret_xml ? 0 : err_set_errno(e, -ENOMEM, "cairn-xml");
 }
 
-/* ---- places in the XML ---- */
+/* ---- lines of keys in the XML ---- */
 
 /* Is the sentence about this key or a key below it? */
 static bool is_about(const char *sentence, const char *key)

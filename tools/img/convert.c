@@ -25,7 +25,7 @@ struct convert {
 	uint64_t size_bytes;
 };
 
-/* ---- the target ---- */
+/* ---- opening the target ---- */
 
 struct target {
 	const char *path;
@@ -133,7 +133,7 @@ static int image_copy(struct convert *v, bool to_is_zero, struct err *e)
 	return img_copy(&c, e);
 }
 
-/* ---- compressed ---- */
+/* ---- writing compressed images; the verb convert ---- */
 
 static int compressed_copy(struct convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
 {

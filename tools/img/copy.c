@@ -15,7 +15,7 @@
 #define RATE_AHEAD_NS 100000000ULL
 #define RATE_POLL_NS 10000000ULL
 
-/* ---- rate ---- */
+/* ---- limiting the rate ---- */
 
 static uint64_t rate_due_ns(struct img_rate *r, uint64_t done)
 {
@@ -39,7 +39,7 @@ uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done)
 	return due > now + RATE_AHEAD_NS ? due - now - RATE_AHEAD_NS : RATE_POLL_NS;
 }
 
-/* ---- to another disk ---- */
+/* ---- copying to another disk ---- */
 
 static bool copy_stop(void *opaque)
 {
@@ -71,7 +71,7 @@ int img_copy(const struct img_copy *o, struct err *e)
 	return r == -ECANCELED ? img_check_interrupted(e) : r;
 }
 
-/* ---- to a stream ---- */
+/* ---- copying to a stream ---- */
 
 static int stream_piece(struct block *from, int fd, uint8_t *buf, uint64_t off, uint64_t n)
 {

@@ -141,7 +141,7 @@ int img_create_format(struct img_create *c, const char *verb, const char *name)
 	return 0;
 }
 
-/* ---- the verb ---- */
+/* ---- the verb create ---- */
 
 struct create_args {
 	struct img_create c;

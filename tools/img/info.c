@@ -26,7 +26,7 @@ static bool feature_name(const struct info_layer *i, uint64_t bit)
 	return i->y->header.incompatible & bit;
 }
 
-/* ---- human ---- */
+/* ---- printing text ---- */
 
 void img_snapshot_heading(void)
 {
@@ -117,7 +117,7 @@ static void info_print(const struct info_layer *i)
 	human_qcow2(i);
 }
 
-/* ---- JSON ---- */
+/* ---- printing JSON ---- */
 
 static void info_add(struct json_object *o, const char *key, struct json_object *v)
 {
@@ -225,7 +225,7 @@ static struct json_object *info_to_json(const struct info_layer *i)
 	return o;
 }
 
-/* ---- the verb ---- */
+/* ---- the verb info ---- */
 
 static int layer_fill(struct info_layer *i, struct err *e)
 {

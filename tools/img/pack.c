@@ -44,7 +44,7 @@ struct pack {
 	bool stop;
 };
 
-/* ---- workers ---- */
+/* ---- the compressing threads ---- */
 
 static void piece_compress(struct piece *p, struct qcow2_compressor *z)
 {
@@ -116,7 +116,7 @@ static void queue_put(struct pack *k, struct piece *p)
 	pthread_cond_signal(&k->more);
 }
 
-/* ---- reading and writing ---- */
+/* ---- reading and writing pieces ---- */
 
 static void piece_read(struct block_req *r, int res)
 {

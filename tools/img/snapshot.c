@@ -27,7 +27,7 @@ struct snapshot {
 	struct err err;
 };
 
-/* ---- listing ---- */
+/* ---- listing snapshots ---- */
 
 static void json_print(struct json_object *o)
 {
@@ -102,7 +102,7 @@ static int snapshots_list(struct snapshot *s, struct err *e)
 	return r;
 }
 
-/* ---- changing ---- */
+/* ---- creating, applying and deleting snapshots ---- */
 
 static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 {
@@ -239,7 +239,7 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 	return r;
 }
 
-/* ---- the verb ---- */
+/* ---- the verb snapshot ---- */
 
 static int action_set(struct snapshot *s, char c, const char *name)
 {

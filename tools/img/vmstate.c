@@ -64,7 +64,7 @@ static void section_add(struct json_object *o, const char *key, uint64_t v)
 	json_object_object_add(o, key, json_object_new_uint64(v));
 }
 
-/* ---- printing ---- */
+/* ---- printing a VM state ---- */
 
 static struct json_object *header_json(const struct vmstate_header *h)
 {
@@ -235,7 +235,7 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 	return r;
 }
 
-/* ---- finding the state ---- */
+/* ---- finding the VM state; the verb vmstate-info ---- */
 
 /* Find a snapshot by name or id. name: NULL: the last snapshot with a VM state. */
 static int snapshot_find(struct snapshot_store *s, const char *path, const char *name, struct err *e)

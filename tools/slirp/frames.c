@@ -85,7 +85,7 @@ static bool peer_has_closed(int fd)
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
-/* ---- from the guest ---- */
+/* ---- frames from the guest ---- */
 
 /* Compute the checksum of a TCP segment or UDP datagram. In UDP, 0 means no checksum. */
 static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
@@ -141,7 +141,7 @@ const uint8_t *frames_read(struct frames *f, size_t *ret_len)
 	return f->packet + NET_HEADER;
 }
 
-/* ---- to the guest ---- */
+/* ---- frames to the guest ---- */
 
 /* Send a packet to the VM. Returns 0; -EAGAIN: no room. After any other error the packet is dropped, and the result is
  * 0. */

@@ -32,7 +32,7 @@
 struct stack_timer {
 	SlirpTimerId id;
 	void *opaque;
-	uint64_t due_ns; /* 0: not set */
+	uint64_t due_ns; /* time at which the timer fires; 0: not set */
 };
 
 struct stack {
@@ -256,7 +256,7 @@ void stack_input_done(struct stack *s)
 	slirp_pollfds_poll(s->slirp, 1, NULL, NULL);
 }
 
-/* ---- polling ---- */
+/* ---- polling sockets ---- */
 
 /* Map libslirp's events to those of poll(). */
 static const struct {

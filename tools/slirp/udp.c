@@ -88,7 +88,7 @@ static uint16_t udp_sum(const uint8_t *ip, const uint8_t *udp, size_t len)
 	return (uint16_t)~sum_fold(sum_add(sum_pseudo(ip, len), udp, len));
 }
 
-/* ---- clients ---- */
+/* ---- clients of a forward ---- */
 
 static bool client_is_same(const struct place *a, const struct place *b)
 {
@@ -140,7 +140,7 @@ static struct client *client_of(struct udp *u, struct udp_forward *f, const stru
 	return oldest;
 }
 
-/* ---- to the guest ---- */
+/* ---- datagrams to the guest ---- */
 
 /* Add the headers around a datagram that is already in place. */
 static void frame_complete(struct udp *u, unsigned at, const struct place *from, size_t len)
@@ -191,7 +191,7 @@ void udp_receive(struct udp *u, unsigned at, uint64_t now_ns)
 	}
 }
 
-/* ---- from the guest ---- */
+/* ---- datagrams from the guest ---- */
 
 /* Send a datagram of the guest to its client. Returns false if the destination is no known client. */
 static bool datagram_send(struct udp *u, unsigned at, const uint8_t *ip, const uint8_t *udp, size_t len)

@@ -38,7 +38,7 @@ static void slots_done(struct slots *s)
 	free(s->list);
 }
 
-/* ---- target and bus ---- */
+/* ---- target and bus of disks ---- */
 
 /* Prefixes of target names in libvirt, and the default bus of each. */
 static const struct {
@@ -163,7 +163,7 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 	return ret;
 }
 
-/* ---- source ---- */
+/* ---- images of a disk ---- */
 
 /* Read the file of type='file' or the dev of type='block'. Without a source, adds nothing. */
 static int source_read(struct reading *r, struct _xmlNode *n, struct json_object *into,
@@ -258,7 +258,7 @@ static int image_read(struct reading *r, const struct slot *s, struct json_objec
 	return ret ? ret : backing_read(r, node_child(s->node, "backingStore"), disk, at);
 }
 
-/* ---- driver and properties ---- */
+/* ---- driver and properties of a disk ---- */
 
 static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
 {

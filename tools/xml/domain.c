@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- single texts ---- */
+/* ---- elements with a text ---- */
 
 static int out_of_memory(struct reading *r)
 {
@@ -129,7 +129,7 @@ static int memory_read(struct reading *r, struct _xmlNode *domain)
 	int ret = 0;
 
 	if (!n)
-		n = now; /* like libvirt */
+		n = now; /* as in libvirt, <currentMemory> replaces a missing <memory> */
 	if (!n)
 		return reading_error(r, domain, NULL, ERR_INVALID,
 			"has no <memory>; give a size such as <memory unit='MiB'>512</memory>");
@@ -393,7 +393,7 @@ static int action_read(struct reading *r, struct _xmlNode *domain, const char *n
 	return 0;
 }
 
-/* ---- the whole ---- */
+/* ---- converting the whole domain ---- */
 
 static int root_check(struct reading *r, struct _xmlNode *root)
 {

@@ -247,7 +247,7 @@ const struct element elements[] = {
 	{ NULL, ELEMENT_NONE, NULL, NULL },
 };
 
-/* ---- finding a row ---- */
+/* ---- finding the table row of an element ---- */
 
 /* Does the path match a row's? "*" stands for one name, and for an attribute only after "@". */
 static bool path_fits(const char *row, const char *path)

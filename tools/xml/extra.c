@@ -10,7 +10,7 @@
 
 #define PATH_LENGTH_MAX 120
 
-/* ---- reading ---- */
+/* ---- adding keys from <metadata> ---- */
 
 /* Find an object by id. An interface without an id in the elements has the id of its position. */
 static struct json_object *by_id(struct json_object *array, const char *id)
@@ -92,7 +92,7 @@ int extra_read(struct reading *r, struct _xmlNode *domain)
 	return 0;
 }
 
-/* ---- making ---- */
+/* ---- finding keys for <metadata> ---- */
 
 static struct json_object *extra_of_arrays(struct json_object *want, struct json_object *got)
 {

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- general ---- */
+/* ---- texts, and properties of the whole domain ---- */
 
 /* Can the text be an element's text? Readers strip white space around it, and libvirt's schema requires a non-blank
  * character. Other texts go to <metadata>. */
@@ -231,7 +231,7 @@ static void print_disk(struct writer *w, struct json_object *o, size_t at)
 	writer_close(w, "disk");
 }
 
-/* ---- other devices ---- */
+/* ---- devices other than disks ---- */
 
 static void print_interface(struct writer *w, struct json_object *o, size_t at)
 {
@@ -301,7 +301,7 @@ static void print_devices(struct writer *w, struct json_object *o)
 	writer_close(w, "devices");
 }
 
-/* ---- the whole ---- */
+/* ---- printing the whole domain ---- */
 
 static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char *id,
 	struct json_object *extra)

@@ -165,7 +165,7 @@ void reading_origin(struct reading *r, struct _xmlNode *n, const char *key_fmt, 
 	js_put_str(r->origins, key, where);
 }
 
-/* ---- nodes ---- */
+/* ---- reading XML nodes ---- */
 
 static bool node_is(struct _xmlNode *n, const char *name)
 {

@@ -46,7 +46,7 @@ void reading_warn_row(struct reading *r, struct _xmlNode *n, const char *attr,
 void reading_origin(struct reading *r, struct _xmlNode *n, const char *key_fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* ---- nodes ---- */
+/* ---- reading XML nodes ---- */
 
 /* Returns the first child element of that name without a namespace; NULL: none. */
 struct _xmlNode *node_child(struct _xmlNode *n, const char *name);

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- in ---- */
+/* ---- reading the XML ---- */
 
 /* Read the network from the address: passt takes it for the guest's address, SLIRP for the network's. */
 static int network_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
@@ -100,7 +100,7 @@ int usernet_read(struct reading *r, struct _xmlNode *interface, struct json_obje
 	return ret;
 }
 
-/* ---- out ---- */
+/* ---- printing the XML ---- */
 
 static void forward_print(struct writer *w, struct json_object *f)
 {

@@ -16,8 +16,7 @@
 #include <unistd.h>
 
 #define THAW_TRIES 3
-/* Limit of changed() calls: TELL_MAX in TELL_NS, because a guest can open and close the port at any
- * rate. */
+/* Rate limit of changed() calls: TELL_MAX in each TELL_NS, because a guest can open and close the port at any rate. */
 #define TELL_MAX 8
 #define TELL_NS 1000000000ULL
 /* Sent before guest-sync-delimited, to make the agent discard a partial line. The agent's answer begins with the same
@@ -293,7 +292,7 @@ static void freeze_finish(struct agent *a, int r, const struct err *e)
 	a->done(a->opaque, r, e);
 }
 
-/* ---- answers ---- */
+/* ---- handling answers ---- */
 
 static void freeze_answered(struct agent *a, const struct agent_answer *x)
 {
@@ -422,7 +421,7 @@ static void port_readable(void *opaque, unsigned revents)
 		byte_take(a, buf[i]);
 }
 
-/* ---- timeouts ---- */
+/* ---- handling timeouts ---- */
 
 static void deadline_passed(void *opaque)
 {
@@ -488,7 +487,7 @@ static void deadline_passed(void *opaque)
 	}
 }
 
-/* ---- the port ---- */
+/* ---- the agent's port ---- */
 
 static void port_run(struct loop_task *t)
 {
@@ -526,7 +525,7 @@ bool agent_answers(const struct agent *a)
 	return a && a->answers;
 }
 
-/* ---- requests ---- */
+/* ---- requests of the VM ---- */
 
 int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)

@@ -71,7 +71,7 @@ void assist_instruction_text(struct vcpu *v, uint64_t rip, char *buf, size_t len
 		at += (size_t)snprintf(buf + at, len - at, " %02x", bytes[i]);
 }
 
-/* ---- MSRs ---- */
+/* ---- reading and setting MSRs ---- */
 
 static int msr_set(struct vcpu *v, uint32_t index, uint64_t value)
 {
@@ -124,7 +124,7 @@ int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err 
 	return r < 0 ? err_set(e, r, ERR_HOST, "the assist's MSR filter: %s", strerror(-r)) : 0;
 }
 
-/* ---- the breakpoint ---- */
+/* ---- the breakpoint on the page-fault handler ---- */
 
 static void debug_set(struct vcpu *v)
 {

@@ -112,7 +112,7 @@ void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes)
 	madvise(m->host + start, end - start, MADV_POPULATE_WRITE);
 }
 
-/* ---- private view of another VM's memory ---- */
+/* ---- RAM as a private view of another VM's memory ---- */
 
 static void fd_drop(int *fd)
 {

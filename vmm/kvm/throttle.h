@@ -1,5 +1,5 @@
 /* throttle: slows the vCPUs down, for a copy of memory that the guest would otherwise outrun. In each period of 20 ms,
- * the vCPUs stand still for a part of the period. A thread keeps the time; it exists only while the vCPUs are slowed
+ * the vCPUs are stopped for a part of the period. A thread keeps the time; it exists only while the vCPUs are slowed
  * down.
  *
  * Threading: throttle_set() on one thread at a time. */
@@ -15,13 +15,13 @@ struct throttle {
 	struct vcpus *vcpus; /* borrowed */
 	pthread_t thread;
 	bool thread_made;
-	pthread_mutex_t lock; /* valid while thread_made; guards percent */
+	pthread_mutex_t lock; /* protects percent; initialised while thread_made is set */
 	pthread_cond_t changed;
-	unsigned percent; /* part of the time for which the vCPUs stand still; 0: the thread ends */
+	unsigned percent; /* part of the time for which the vCPUs are stopped; 0: the thread ends */
 };
 
-/* Let the vCPUs stand still for `percent` of the time. With 0, they run freely from the return on. If no thread can be
- * created, they run freely as well. */
+/* Stop the vCPUs for `percent` of the time. With 0, they run freely from the return on. If no thread can be created,
+ * they run freely as well. */
 void throttle_set(struct throttle *t, unsigned percent);
 
 #endif

@@ -39,7 +39,7 @@
 #define MSR_MTRR_DEF_TYPE 0x2ff
 #define MTRR_ENABLED_WRITE_BACK (1ULL << 11 | 6)
 
-/* ---- threads ---- */
+/* ---- vCPU threads ---- */
 
 static void kick_handler(int sig)
 {

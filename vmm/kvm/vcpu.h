@@ -93,7 +93,7 @@ struct vcpus {
 	bool want_exit; /* under lock: threads have to end */
 	atomic_bool stop_requested; /* vCPUs park, and stay parked while this is true */
 	atomic_bool poisoned;	    /* no vCPU may run while this is true */
-	atomic_ullong nap_until_ns; /* running vCPUs stand still until then */
+	atomic_ullong nap_until_ns; /* time until which the vCPUs do not enter the guest */
 };
 
 /* Create the vCPUs and set their CPUID, without threads. Returns 0 or -errno. */
@@ -116,8 +116,8 @@ int vcpus_drain_async_pf(struct vcpus *s, struct err *e);
 /* Make all vCPUs leave the guest soon, without waiting. Any thread; takes no lock, so vCPU threads
  * may call it as well. */
 void vcpus_request_stop(struct vcpus *s);
-/* Let running vCPUs stand still until this time of loop_now_ns(); 0: end a nap within a millisecond. They can be
- * stopped meanwhile. Any thread. */
+/* Keep running vCPUs out of the guest until this time of loop_now_ns(); 0: let them continue within a millisecond. They
+ * can be stopped meanwhile. Any thread. */
 void vcpus_nap(struct vcpus *s, uint64_t until_ns);
 /* Stop all vCPUs and wait until each is parked. */
 void vcpus_stop(struct vcpus *s);

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-/* ---- calling ---- */
+/* ---- running a function on a disk's thread ---- */
 
 static void call_run(struct loop_task *t)
 {
@@ -62,7 +62,7 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 	disk_call_return(container_of(op, struct disk_call, op), res, e);
 }
 
-/* ---- the functions ---- */
+/* ---- the functions of block_snapshot.h ---- */
 
 struct flush_call {
 	struct disk_call c;
@@ -298,7 +298,7 @@ int disk_vmstate_map(struct machine_disk *d, const char *id, struct block_vmstat
 	return disk_call(d, &x.c, e);
 }
 
-/* ---- the VM state area ---- */
+/* ---- reading and writing VM state ---- */
 
 static void vmstate_done(struct block_vmstate_req *r, int res)
 {

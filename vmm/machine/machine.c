@@ -114,7 +114,7 @@ static void host_ram_fetch(struct dev_host *h, const struct iovec *iov, unsigned
 	ram_fetch(machine_of(h), iov, niov, write);
 }
 
-/* Memory for which nobody keeps a dirty log has no marks. */
+/* dirty_log_mark() does nothing while the dirty log is off. */
 static void host_ram_dirty(struct dev_host *h, uint64_t gpa, uint64_t len)
 {
 	struct machine *m = machine_of(h);
@@ -132,7 +132,7 @@ static const struct dev_host_ops host_ops = {
 	.ram_fetch = host_ram_fetch,
 };
 
-/* ---- construction ---- */
+/* ---- building the machine ---- */
 
 /* Add a device to the list when its constructor succeeded.
  * r: the constructor's result; made: the device, set when r is 0. */
@@ -528,7 +528,7 @@ void machine_free(struct machine *m)
 	free(m);
 }
 
-/* ---- operation ---- */
+/* ---- running the machine ---- */
 
 static void *disk_thread(void *opaque)
 {

@@ -86,7 +86,7 @@ struct machine {
 	bool working_sets_read, working_sets_changed;
 	struct fault_tracker *tracker; /* NULL: userfaultfd does not track memory */
 	struct dirty_log dirty_log;    /* tracks memory where userfaultfd cannot; zeroed: not used */
-	struct throttle throttle;      /* of the vCPUs */
+	struct throttle throttle;      /* slows the vCPUs down during a copy of memory */
 	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
 	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */
 	/* Id of the snapshot in the first disk whose saved memory equals the VM's memory, except for the

@@ -11,7 +11,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-/* ---- a fork's state ---- */
+/* ---- restoring a fork's state ---- */
 
 /* Check the seals: memory that clones share must never change. */
 static int seals_check(int fd, struct err *e)
@@ -55,7 +55,7 @@ static int fork_restore(struct machine *m, int fd, struct err *e)
 	return r < 0 ? r : fork_load(m, &owned, e);
 }
 
-/* ---- a saved state ---- */
+/* ---- restoring a saved state ---- */
 
 static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
 {

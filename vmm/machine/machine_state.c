@@ -28,7 +28,7 @@ static const char *const irqchip_names[] = {
 	[KVM_IRQCHIP_IOAPIC] = "ioapic",
 };
 
-/* ---- "machine": the properties that have to match ---- */
+/* ---- the section "machine": the properties that have to match ---- */
 
 static void machine_put(struct machine *m, struct state_writer *w)
 {
@@ -65,7 +65,7 @@ static int machine_check(struct machine *m, struct state_section *s, struct err 
 	return 0;
 }
 
-/* ---- "cpu": the processor that the guest sees ---- */
+/* ---- the section "cpu": the processor that the guest sees ---- */
 
 static int cpu_check(struct machine *m, struct state_section *s, struct err *e)
 {
@@ -150,7 +150,7 @@ static int irqchip_load(struct machine *m, struct state_section *s, struct err *
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_IRQCHIP: %s", strerror(-r)) : 0;
 }
 
-/* ---- PIT and clock ---- */
+/* ---- PIT and kvm-clock ---- */
 
 static int pit_put(struct machine *m, struct state_writer *w, struct err *e)
 {
@@ -218,7 +218,7 @@ static int clock_load(struct machine *m, struct state_section *s, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_CLOCK: %s", strerror(-r)) : 0;
 }
 
-/* ---- devices ---- */
+/* ---- sections of devices ---- */
 
 static void device_put(struct device *d, struct state_writer *w)
 {
@@ -245,7 +245,7 @@ static int device_load(struct device *d, struct state_section *s, struct err *e)
 	return d->ops->load(d, &s->content, s->version, e);
 }
 
-/* ---- the whole state ---- */
+/* ---- saving the whole state ---- */
 
 /* Present only when the guest's file systems are frozen by its agent. The restoring side has to
  * thaw them. */
@@ -276,7 +276,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 	return r;
 }
 
-/* ---- the expected sections and their order ---- */
+/* ---- checking and loading the sections in their order ---- */
 
 struct expected {
 	const char *name, *instance;

@@ -40,13 +40,14 @@ void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool w
 /* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs
  * why a clone's RAM cannot be tracked. */
 bool ram_can_watch(struct machine *m);
-/* How memory is saved. */
+/* How memory is saved or loaded. */
 enum ram_way {
-	RAM_STANDS, /* the VM is paused meanwhile */
-	RAM_FAULTS, /* as of an instant, by userfaultfd's write protection */
-	RAM_LOG,    /* in rounds, by KVM's dirty log (ram_save.h) */
+	RAM_STANDS, /* while the VM is paused */
+	RAM_FAULTS, /* as of one instant, while the VM runs, by userfaultfd's write protection */
+	RAM_LOG,    /* in rounds, while the VM runs, by KVM's dirty log (ram_save.h) */
 };
-/* Choose the way: faults, else the log, else none. As ram_can_watch(). */
+/* Return how to save memory: RAM_FAULTS if ram_can_watch(), else RAM_LOG if there is a dirty log, else RAM_STANDS. Main
+ * thread. */
 enum ram_way ram_way(struct machine *m);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
  * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the

@@ -23,7 +23,7 @@ static int buffers_new(struct ram_revert *v)
 	return -posix_memalign((void **)&v->data, 4096, (KEPT_BLOCKS + RUN_BLOCKS) * (size_t)VMSTATE_BLOCK_BYTES);
 }
 
-/* Return whether the block has to be read: a block of zeros has not. */
+/* Return whether the block still has to be read; a block of zeros needs no read. */
 static bool block_is_unread(const struct ram_revert *v, uint64_t block)
 {
 	return bitmap_test(&v->wanted, block) && !bitmap_test(&v->checked, block) &&

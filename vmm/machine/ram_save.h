@@ -28,14 +28,15 @@ struct machine;
 
 struct ram_save {
 	struct machine *m;
-	struct bitmap todo;    /* the round's blocks, or the rest */
-	uint64_t next;	       /* position in todo */
+	struct bitmap todo;    /* blocks of the current round; after ram_save_freeze() the blocks that are left */
+	uint64_t next;	       /* index of the next block to look at in todo */
 	uint64_t round_blocks; /* number of the round's blocks */
 	struct holes holes;
-	uint8_t *aside;	   /* the rest as of the freeze */
+	uint8_t *aside;	   /* content, as of ram_save_freeze(), of the blocks that the rounds have left */
 	uint64_t taken;	   /* number of blocks in `aside` that ram_save_next() has returned */
 	unsigned rounds;   /* number of complete rounds */
-	unsigned throttle; /* largest part of the time in percent that the vCPUs stood still in a round; 0: none */
+	/* largest part of the time in percent for which the vCPUs were stopped in a round; 0: none */
+	unsigned throttle;
 	bool frozen;
 	bool stands; /* too much is left to be kept aside: the VM must stay paused until it is copied */
 };
@@ -44,15 +45,15 @@ struct ram_save {
  * all: the first round has all blocks; false: the blocks in the log.
  * s: zeroed; ended by ram_save_done(), also after an error. Returns 0 or -errno. */
 int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *e);
-/* Get the next block of the round, or of the rest. Blocks that were never touched, which are zeros, are skipped in a
- * first round of all blocks.
+/* Get the next block of the round or, after ram_save_freeze(), of the blocks that are left. Blocks that were never
+ * touched, which are zeros, are skipped in a first round of all blocks.
  * buf: VMSTATE_BLOCK_BYTES for its content. The block may change while it is read; the next round then has it again.
  * Returns 1; 0 at the end; -errno. */
 int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
-/* End the round. s->todo has the next round's blocks, or those of the rest that are known so far.
+/* End the round. s->todo has the next round's blocks, or, after the last round, the blocks that are left so far.
  * Returns 1: copy another round; 0: pause the VM; -errno. */
 int ram_save_round_end(struct ram_save *s, struct err *e);
-/* The VM is paused, with drained devices: keep the rest aside. Returns 0 or -errno. */
+/* The VM is paused, with drained devices: copy the blocks that are left aside, or set `stands`. Returns 0 or -errno. */
 int ram_save_freeze(struct ram_save *s, struct err *e);
 /* Let the vCPUs run freely, and free what s owns. */
 void ram_save_done(struct ram_save *s);

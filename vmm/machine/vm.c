@@ -89,7 +89,7 @@ static const char *phase_name(enum vm_phase p)
 	return names[p];
 }
 
-/* ---- events ---- */
+/* ---- sending events ---- */
 
 static struct vm_event event_new(const struct vm *vm, enum vm_event_kind kind)
 {
@@ -240,7 +240,7 @@ static int vm_check_busy(const struct vm *vm, struct err *e)
 	return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 }
 
-/* ---- requests ---- */
+/* ---- requests of the daemon ---- */
 
 static void generation_next(struct vm *vm)
 {
@@ -553,8 +553,8 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
 		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
 }
 
-/* Carry out the watchdog's action at once, also beside work in progress. Then only a reset waits
- * for the work's end, and the power button is refused. */
+/* Carry out the watchdog's action at once, also beside work in progress. Beside such work, a reset waits for the work's
+ * end, and the power button is refused. */
 static void watchdog_bit(struct vm *vm)
 {
 	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
@@ -721,7 +721,7 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 	}
 }
 
-/* ---- the queue ---- */
+/* ---- the queue of events from other threads ---- */
 
 static void queue_run(struct loop_task *t)
 {

@@ -54,7 +54,7 @@ struct copying {
 	struct err e;
 };
 
-/* ---- on the request's thread ---- */
+/* ---- functions that run on the request's thread ---- */
 
 static bool is_stopped(void *opaque)
 {
@@ -115,7 +115,7 @@ static int overlay_make(struct copying *k)
 	return r ? r : qcow2_create(k->fd, &c, &k->e);
 }
 
-/* ---- content ---- */
+/* ---- copying the disk's content ---- */
 
 static void fd_close(int *fd)
 {
@@ -234,7 +234,7 @@ static void *thread_main(void *opaque)
 	return NULL;
 }
 
-/* ---- on the home loop's thread ---- */
+/* ---- functions that run on the home loop's thread ---- */
 
 static void copying_free(struct copying *k)
 {

@@ -21,7 +21,7 @@ struct pull_job {
 	uint8_t *buf;
 };
 
-/* ---- calls on the disk's thread ---- */
+/* ---- calls that run on the disk's thread ---- */
 
 struct pull_call {
 	struct disk_call c;
@@ -72,7 +72,7 @@ static void finish_run(struct disk_call *c, struct block *b)
 	block_pull_finish(b, &c->op);
 }
 
-/* ---- the job ---- */
+/* ---- the job of the pull ---- */
 
 /* Write the pieces of a chunk that are not zero, neighbours together. */
 static int chunk_write(struct pull_job *p, uint64_t off, uint64_t len, struct err *e)

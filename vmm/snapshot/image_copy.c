@@ -35,7 +35,7 @@ struct copy {
 	int r; /* error of the first piece that failed */
 };
 
-/* ---- under the lock ---- */
+/* ---- functions that hold the lock ---- */
 
 /* Switch O_DIRECT on or off. A write of the other thread that is in progress may then go either
  * way, which is harmless. */
@@ -83,7 +83,7 @@ static size_t piece_next(struct copy *c, uint64_t *ret_from)
 	return c->r ? 0 : (size_t)(c->at - from);
 }
 
-/* ---- in both threads ---- */
+/* ---- functions that run in both threads ---- */
 
 static size_t piece_take(struct copy *c, uint64_t *ret_from)
 {
@@ -152,7 +152,7 @@ static void *helper_main(void *opaque)
 	return NULL;
 }
 
-/* ---- whole file ---- */
+/* ---- copying the whole file ---- */
 
 static uint64_t file_position(struct copy *c)
 {

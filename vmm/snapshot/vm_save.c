@@ -33,7 +33,7 @@ struct save {
 	void *opaque;
 };
 
-/* ---- saving ---- */
+/* ---- saving the VM ---- */
 
 static void save_free(struct save *s)
 {

@@ -58,7 +58,7 @@ int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, 
 	return 0;
 }
 
-/* ---- jobs ---- */
+/* ---- helpers of snapshot jobs ---- */
 
 /* Allocate a job whose work has begun; ends the work on failure. */
 static void *job_alloc(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
@@ -139,7 +139,7 @@ void vmsnap_job_finish(struct vmsnap_job *j)
 	j->done(j->opaque, &j->result);
 }
 
-/* ---- list ---- */
+/* ---- listing snapshots ---- */
 
 void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_info *i)
 {
@@ -224,7 +224,7 @@ int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, str
 	return r;
 }
 
-/* ---- name, description, tags ---- */
+/* ---- changing name, description and tags ---- */
 
 static int set_apply(const struct tree *t, struct tree_node *n, const struct vm_snapshot_set *s,
 	struct err *e)
@@ -280,7 +280,7 @@ int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *
 	return r;
 }
 
-/* ---- delete ---- */
+/* ---- deleting a snapshot ---- */
 
 struct delete_job {
 	struct vmsnap_job j;

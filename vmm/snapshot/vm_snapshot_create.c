@@ -57,7 +57,7 @@ struct create_job {
 	unsigned filling;
 };
 
-/* ---- checks ---- */
+/* ---- checks before the snapshot ---- */
 
 static int disks_check(struct machine *m, struct err *e)
 {

@@ -114,7 +114,7 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
 	return disk_snapshot_update(d, info, e);
 }
 
-/* ---- delete ---- */
+/* ---- deleting from all disks ---- */
 
 /* Give the children of a deleted snapshot its parent; if it was current, its parent becomes
  * current. */
@@ -163,7 +163,7 @@ int vmsnap_delete(struct machine *m, struct machine_disk *first, struct tree *t,
 	return r < 0 ? r : delete_rest(m, first, t, n, e);
 }
 
-/* ---- revert ---- */
+/* ---- reverting several disks ---- */
 
 int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e)
@@ -194,7 +194,7 @@ static int revert_rest(struct machine *m, struct machine_disk *first, struct tre
 	return r < 0 ? r : vmsnap_revert_first(first, t, n, e);
 }
 
-/* ---- after a crash ---- */
+/* ---- recovery after a crash ---- */
 
 struct recovery {
 	struct machine *m;

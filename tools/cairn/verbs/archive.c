@@ -1,4 +1,4 @@
-/* export, import. */
+/* The verbs export and import. */
 #include "tools/cairn/cli.h"
 #include "api/definition/definition.h"
 #include "api/store/paths.h"

@@ -1,4 +1,4 @@
-/* audit. */
+/* The verb audit. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

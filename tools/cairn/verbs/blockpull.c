@@ -1,4 +1,4 @@
-/* blockpull. */
+/* The verb blockpull. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

@@ -1,4 +1,4 @@
-/* clone, template. */
+/* The verbs clone and template. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/job.h"

@@ -1,4 +1,4 @@
-/* define, validate, dumpjson. */
+/* The verbs define, validate and dumpjson. */
 #include "tools/cairn/definition_file.h"
 #include "api/definition/definition.h"
 #include "api/definition/definition_schema.h"

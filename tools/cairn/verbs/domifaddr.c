@@ -68,7 +68,7 @@ bool address_pick(struct json_object *interfaces, char text[ADDRESS_TEXT])
 	return false;
 }
 
-/* ---- the verb ---- */
+/* ---- the verb domifaddr ---- */
 
 static struct json_object *named_only(struct json_object *interfaces, const char *name)
 {

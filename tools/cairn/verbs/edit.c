@@ -204,7 +204,7 @@ static int edit_attempt(struct edit *d, struct err *e)
 	return r;
 }
 
-/* ---- the question ---- */
+/* ---- asking the user about a refused definition; the verb edit ---- */
 
 enum answer { ANSWER_AGAIN, ANSWER_DROP, ANSWER_KEEP };
 

@@ -1,4 +1,4 @@
-/* attach-disk, detach-disk, change-media, domblklist. */
+/* The verbs attach-disk, detach-disk, change-media and domblklist. */
 #include "tools/cairn/backing.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

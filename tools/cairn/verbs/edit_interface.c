@@ -1,4 +1,4 @@
-/* attach-interface, detach-interface, domiflist. */
+/* The verbs attach-interface, detach-interface and domiflist. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/util.h"

@@ -1,4 +1,4 @@
-/* setvcpus, setmem, setmaxmem. */
+/* The verbs setvcpus, setmem and setmaxmem. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/size.h"

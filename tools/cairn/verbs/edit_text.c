@@ -1,4 +1,4 @@
-/* desc, domrename. */
+/* The verbs desc and domrename. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"

@@ -89,7 +89,7 @@ static void value_of(struct json_object *schema, const struct verb *v, const str
 			json_object_get_string(json_object_array_get_idx(words, i)));
 }
 
-/* ---- for people ---- */
+/* ---- help for people ---- */
 
 /* Print two columns; the right one starts on a new line if the left one is too wide. */
 static void columns_print(int width, const char *left, const char *right)
@@ -171,7 +171,7 @@ static void all_print(struct json_object *schema)
 	printf("\ncairn help VERB shows the options of a verb, man cairn has examples. -c or CAIRN_SOCKET sets the daemon's socket.\n");
 }
 
-/* ---- for programs ---- */
+/* ---- help for programs, as JSON ---- */
 
 static struct json_object *option_to_json(struct json_object *schema, const struct verb *v, const struct verb_option *o)
 {
@@ -229,7 +229,7 @@ static void json_print(const struct cli *c, struct json_object *schema, const st
 	output_print(stdout, c->format, list);
 }
 
-/* ---- for the shell's completion ---- */
+/* ---- words for the shell's completion ---- */
 
 static void names_list(void)
 {

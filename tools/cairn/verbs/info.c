@@ -1,4 +1,4 @@
-/* dominfo, domid, domuuid, domname, domstate, domblkerror, qmp-path, version. */
+/* The verbs dominfo, domid, domuuid, domname, domstate, domblkerror, qmp-path and version. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"

@@ -1,4 +1,4 @@
-/* jobs, job-cancel, job-dismiss. */
+/* The verbs jobs, job-cancel and job-dismiss. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"

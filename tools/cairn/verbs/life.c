@@ -1,4 +1,4 @@
-/* start, reset, suspend, resume, destroy, undefine: one command for each chosen VM. */
+/* The verbs start, reset, suspend, resume, destroy and undefine: each runs one command for each chosen VM. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/multi_vm.h"

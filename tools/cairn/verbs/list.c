@@ -1,4 +1,4 @@
-/* list, and the fetching of vm-list for other verbs. */
+/* The verb list, and the fetching of vm-list for other verbs. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

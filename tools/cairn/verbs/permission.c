@@ -1,4 +1,4 @@
-/* grant, revoke, permissions. */
+/* The verbs grant, revoke and permissions. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

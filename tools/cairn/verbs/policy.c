@@ -1,4 +1,4 @@
-/* autostart and set-lifecycle-action. */
+/* The verbs autostart and set-lifecycle-action. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"

@@ -1,4 +1,4 @@
-/* save, restore, managedsave, managedsave-remove, restart-process. */
+/* The verbs save, restore, managedsave, managedsave-remove and restart-process. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -90,7 +90,7 @@ int verb_restore(struct cli *c)
 	return CLI_OK;
 }
 
-/* ---- managed ---- */
+/* ---- managedsave, managedsave-remove ---- */
 
 static void managedsave_add(struct cli *c, struct json_object *args)
 {

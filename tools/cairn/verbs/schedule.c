@@ -1,4 +1,4 @@
-/* snapshot-schedule. */
+/* The verb snapshot-schedule. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

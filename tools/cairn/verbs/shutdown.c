@@ -1,4 +1,4 @@
-/* shutdown and reboot, now or scheduled; daemon-stop. */
+/* The verbs shutdown and reboot, now or scheduled, and daemon-stop. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
@@ -39,7 +39,7 @@ static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeou
 	return worst;
 }
 
-/* ---- scheduled times ---- */
+/* ---- shutdown and reboot ---- */
 
 /* Parse "23:30" (the next such time) or "2026-11-20 23:30", in local time. */
 static int at_parse(const char *text, int64_t *ret_s)

@@ -1,4 +1,4 @@
-/* snapshot-create, -create-as, -revert, -delete, -rename, -tag. */
+/* The verbs snapshot-create, -create-as, -revert, -delete, -rename and -tag. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/size.h"
@@ -14,7 +14,7 @@
 
 #define TAGS_MAX 32
 
-/* ---- create ---- */
+/* ---- snapshot-create, snapshot-create-as ---- */
 
 static double member_milliseconds(struct json_object *o, const char *key)
 {
@@ -162,7 +162,7 @@ int verb_snapshot_create_as(struct cli *c)
 	return snapshot_create(c);
 }
 
-/* ---- revert ---- */
+/* ---- snapshot-revert ---- */
 
 static int revert_args(struct cli *c, struct json_object *args)
 {
@@ -232,7 +232,7 @@ int verb_snapshot_revert(struct cli *c)
 		js_get_str(result, "name"));
 }
 
-/* ---- delete ---- */
+/* ---- snapshot-delete ---- */
 
 static void deleted_print(struct json_object *o)
 {
@@ -309,7 +309,7 @@ int verb_snapshot_delete(struct cli *c)
 		js_get_str(result, "name"));
 }
 
-/* ---- verbs without a job ---- */
+/* ---- snapshot-rename, snapshot-tag ---- */
 
 /* Returns the index of the first positional after VM and NAME; with --snapshotname, after VM. */
 static size_t behind_name(const struct cli *c)

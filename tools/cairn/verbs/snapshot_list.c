@@ -1,4 +1,4 @@
-/* snapshot-list, -info, -current, -parent. */
+/* The verbs snapshot-list, -info, -current and -parent. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "snapshot/vmstate.h"
@@ -98,7 +98,7 @@ static int tree_print(struct json_object *all, struct json_object *from)
 	return CLI_OK;
 }
 
-/* ---- list ---- */
+/* ---- snapshot-list ---- */
 
 /* Filter by --active (with memory) and --inactive (without memory). */
 static bool state_wanted(const struct cli *c, const char *state)
@@ -192,7 +192,7 @@ int verb_snapshot_list(struct cli *c)
 	return tree && c->format == CLI_TABLE ? tree_print(all, from) : list_print(c, all, from);
 }
 
-/* ---- info ---- */
+/* ---- snapshot-info, snapshot-current, snapshot-parent ---- */
 
 static void numbers_print(struct json_object *all, struct json_object *o)
 {

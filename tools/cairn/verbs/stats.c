@@ -53,7 +53,7 @@ static int reason_number(enum number state, const char *reason)
 	return 0;
 }
 
-/* ---- groups ---- */
+/* ---- groups of statistics ---- */
 
 static void figure_put(struct json_object *out, int64_t value, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
@@ -150,7 +150,7 @@ static void block_add(struct json_object *out, struct json_object *info)
 	list_add(out, js_get_array(info, "disks"), "block", "id", all, ARRAY_SIZE(all));
 }
 
-/* ---- the verb ---- */
+/* ---- domstats ---- */
 
 static const struct group {
 	const char *option;

@@ -55,7 +55,7 @@ static const struct {
 	const char *word;
 } sorts[] = { { 'c', "cpu" }, { 'm', "memory" }, { 'd', "disk" }, { 'n', "net" }, { 'a', "name" } };
 
-/* ---- samples ---- */
+/* ---- taking samples ---- */
 
 static void look_done(struct look *l)
 {
@@ -143,7 +143,7 @@ static int look_round(struct cli *c, struct look *l, struct err *e)
 	return r;
 }
 
-/* ---- sorting ---- */
+/* ---- sorting the VMs ---- */
 
 static double row_weight(const struct sample *s, const char *sort)
 {
@@ -189,7 +189,7 @@ static void top_sort(struct top *t)
 		qsort_r(t->now.list, t->now.n, sizeof(*t->now.list), sample_compare, (void *)t->sort);
 }
 
-/* ---- output ---- */
+/* ---- printing the samples ---- */
 
 static void rate_print(const struct sample *s, enum counter which, char buf[24])
 {
@@ -257,7 +257,7 @@ static void json_show(const struct top *t)
 	output_print(stdout, t->c->format, all);
 }
 
-/* ---- once ---- */
+/* ---- printing one sample and exiting ---- */
 
 static int top_once(struct top *t, struct err *e)
 {

@@ -104,7 +104,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 	}
 }
 
-/* ---- an address ---- */
+/* ---- waiting for an address ---- */
 
 /* Is it worth asking again? The agent may be busy, or the VM paused. */
 static bool may_answer_yet(const struct err *e)
@@ -149,7 +149,7 @@ static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, ch
 	}
 }
 
-/* ---- the verb ---- */
+/* ---- the verb wait ---- */
 
 static int wait_failed(const struct cli *c, const char *word, const struct err *e)
 {

@@ -1,4 +1,4 @@
-/* dumpxml. */
+/* The verb dumpxml. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
