@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -66,8 +67,8 @@ int qcow2_create_check(const struct qcow2_create *c, struct err *e)
 	if (c->backing_name && strlen(c->backing_name) > QCOW2_BACKING_NAME_MAX)
 		return INVALID(e, "the backing file's name is longer than %u bytes",
 			QCOW2_BACKING_NAME_MAX);
-	if (c->backing_name && !c->pin && !strncmp(c->backing_name, QCOW2_PIN_PROTOCOL, QCOW2_PIN_PATH_AT))
-		return INVALID(e, "only a live clone makes an image on a pin (%s); give a path", QCOW2_PIN_PROTOCOL);
+	if (c->backing_name && !c->pin && !strncmp(c->backing_name, PIN_NAME_PROTOCOL, PIN_NAME_PATH_AT))
+		return INVALID(e, "only a live clone makes an image on a pin (%s); give a path", PIN_NAME_PROTOCOL);
 	if (c->backing_format && strlen(c->backing_format) > 63)
 		return INVALID(e, "the backing format's name is too long");
 	if (c->size_bytes > INT64_MAX - 511)

@@ -1,6 +1,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -204,11 +205,11 @@ static int pin_check(struct qcow2_header *h, struct err *e)
 	uint8_t id[BLOCK_PIN_ID_BYTES];
 	size_t path;
 
-	if (strncmp(h->backing_name, QCOW2_PIN_PROTOCOL, QCOW2_PIN_PATH_AT)) {
+	if (strncmp(h->backing_name, PIN_NAME_PROTOCOL, PIN_NAME_PATH_AT)) {
 		h->has_pin = false;
 		return 0;
 	}
-	if (!h->has_pin || !qcow2_pin_name_parse(h->backing_name, &path, id) || memcmp(id, h->pin.id, sizeof(id)))
+	if (!h->has_pin || !pin_name_parse(h->backing_name, &path, id) || memcmp(id, h->pin.id, sizeof(id)))
 		return CORRUPT(e, "the disk stands on a pin of another image, but the description of the pin in "
 			"the header is missing or damaged");
 	return 0;

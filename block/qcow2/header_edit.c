@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -130,9 +131,9 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
 	if (name) {
 		size_t n = strlen(name), f = format ? strlen(format) : 0;
 
-		if (!strncmp(name, QCOW2_PIN_PROTOCOL, QCOW2_PIN_PATH_AT))
+		if (!strncmp(name, PIN_NAME_PROTOCOL, PIN_NAME_PATH_AT))
 			return err_set(e, -EINVAL, ERR_INVALID, "only a live clone makes an image on a pin (%s); give a path",
-				QCOW2_PIN_PROTOCOL);
+				PIN_NAME_PROTOCOL);
 		if (!n || n > QCOW2_BACKING_NAME_MAX || f >= sizeof(new.backing_format))
 			return err_set(e, -EINVAL, ERR_INVALID, "a backing file's name has 1 to %u bytes",
 				QCOW2_BACKING_NAME_MAX);

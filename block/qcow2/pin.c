@@ -5,6 +5,7 @@
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/hex.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 
@@ -17,10 +18,11 @@
 #define MARK_BYTES 24u
 #define EXT_VERSION 1u
 #define ID_TEXT (2 * BLOCK_PIN_ID_BYTES)
-#define NAME_SNAPSHOT "?snapshot="
 /* How often to read a snapshot table that its owner replaces meanwhile. */
 #define READ_TRIES 1000u
 #define READ_FAILURES 8u
+
+_Static_assert(PIN_NAME_ID_BYTES == BLOCK_PIN_ID_BYTES, "a name has the engine's id");
 
 /* ---- the mark in a snapshot's extra data ---- */
 
@@ -49,19 +51,6 @@ bool qcow2_pin_marked(const struct qcow2_snapshot_info *s, uint8_t ret_id[BLOCK_
 }
 
 /* ---- the overlay's header ---- */
-
-bool qcow2_pin_name_parse(const char *name, size_t *ret_path_bytes, uint8_t ret_id[BLOCK_PIN_ID_BYTES])
-{
-	size_t n = strlen(name), tail = sizeof(NAME_SNAPSHOT) - 1 + ID_TEXT;
-	const char *snapshot = name + n - tail;
-
-	if (n <= QCOW2_PIN_PATH_AT + tail || strncmp(name, QCOW2_PIN_PROTOCOL, QCOW2_PIN_PATH_AT) ||
-		strncmp(snapshot, NAME_SNAPSHOT, sizeof(NAME_SNAPSHOT) - 1) ||
-		!hex_parse(snapshot + sizeof(NAME_SNAPSHOT) - 1, ret_id, BLOCK_PIN_ID_BYTES))
-		return false;
-	*ret_path_bytes = n - tail - QCOW2_PIN_PATH_AT;
-	return true;
-}
 
 void qcow2_pin_ext_put(uint8_t p[QCOW2_PIN_EXT_BYTES], const struct qcow2_pin *pin)
 {
@@ -95,7 +84,7 @@ int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char r
 	char id[ID_TEXT + 1];
 
 	hex_print(pin->id, sizeof(pin->id), id);
-	if (snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%s%s%s%s", QCOW2_PIN_PROTOCOL, source, NAME_SNAPSHOT, id) >
+	if (snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%s%s%s%s", PIN_NAME_PROTOCOL, source, PIN_NAME_SNAPSHOT, id) >
 		(int)QCOW2_BACKING_NAME_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "the path of the source image is too long: %s", source);
 	return 0;

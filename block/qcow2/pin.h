@@ -48,11 +48,5 @@ void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], str
  * source: the path of the source image, absolute or relative to the overlay's folder.
  * Returns 0; -EINVAL if the path is too long; -errno. */
 int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e);
-/* Parse a backing file's name of the form cairn-fork:PATH?snapshot=ID.
- * ret_path_bytes: the length of PATH, which begins at QCOW2_PIN_PATH_AT.
- * Returns false if it has another form. */
-bool qcow2_pin_name_parse(const char *name, size_t *ret_path_bytes, uint8_t ret_id[BLOCK_PIN_ID_BYTES]);
-#define QCOW2_PIN_PROTOCOL "cairn-fork:"
-#define QCOW2_PIN_PATH_AT (sizeof(QCOW2_PIN_PROTOCOL) - 1)
 
 #endif

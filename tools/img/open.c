@@ -1,6 +1,7 @@
 #include "img.h"
 
 #include "base/cleanup.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "block/lock.h"
 
@@ -135,8 +136,8 @@ void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_
 	uint8_t id[BLOCK_PIN_ID_BYTES];
 	size_t n;
 
-	if (h->has_pin && qcow2_pin_name_parse(h->backing_name, &n, id))
-		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%.*s", (int)n, h->backing_name + QCOW2_PIN_PATH_AT);
+	if (h->has_pin && pin_name_parse(h->backing_name, &n, id))
+		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%.*s", (int)n, h->backing_name + PIN_NAME_PATH_AT);
 	else
 		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%s", h->backing_name);
 }

@@ -2,6 +2,7 @@
  * of the content, and QEMU, which has to refuse an overlay on a pin. */
 #include "fixture_block.h"
 
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "block/qcow2/qcow2.h"
 
@@ -319,7 +320,7 @@ static void test_overlay_names_the_source_and_the_pin(void **state)
 	assert_string_equal(h.backing_name, "cairn-fork:img?snapshot=a00102030405060708090a0b0c0d0eff");
 	assert_string_equal(h.backing_format, "qcow2");
 	assert_true(h.has_pin && h.size_bytes == DISK);
-	assert_true(qcow2_pin_name_parse(h.backing_name, &n, id));
+	assert_true(pin_name_parse(h.backing_name, &n, id));
 	assert_int_equal(n, 3);
 	assert_memory_equal(id, id_a, sizeof(id));
 	/* Another backing file, and none, take the extension away. */
@@ -334,7 +335,7 @@ static void test_overlay_names_the_source_and_the_pin(void **state)
 	path[QCOW2_BACKING_NAME_MAX - 11 - 10 - 32] = 0;
 	assert_int_equal(qcow2_pin_overlay(fd, &p, path, &f.err), 0);
 	assert_int_equal(qcow2_header_read(fd, "fork", &h, &f.err), 0);
-	assert_true(h.has_pin && qcow2_pin_name_parse(h.backing_name, &n, id));
+	assert_true(h.has_pin && pin_name_parse(h.backing_name, &n, id));
 	assert_int_equal(n, strlen(path));
 	close(fd);
 	fixture_end(&f);
@@ -353,8 +354,8 @@ static void test_names_of_another_form_are_no_pins(void **state)
 	size_t n;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
-		assert_false(qcow2_pin_name_parse(bad[i], &n, id));
-	assert_true(qcow2_pin_name_parse("cairn-fork:/a?snapshot=b?snapshot=00000000000000000000000000000000", &n, id));
+		assert_false(pin_name_parse(bad[i], &n, id));
+	assert_true(pin_name_parse("cairn-fork:/a?snapshot=b?snapshot=00000000000000000000000000000000", &n, id));
 	assert_int_equal(n, 13);
 	(void)state;
 }
