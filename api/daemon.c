@@ -22,6 +22,7 @@
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
@@ -29,6 +30,7 @@
 #include "api/wire/json.h"
 #include "api/wire/listen.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -177,6 +179,30 @@ static void take_back_all(struct vm_host *h)
 		vm_take_back(h->vms[i]);
 	while (h->adopting && (now = loop_now_ns()) < until)
 		loop_run_once(h->loop, until - now);
+}
+
+/* Complete a list of pins that was lost or damaged. Without it, the sources of live clones would not start. */
+static void pins_complete(struct daemon *d)
+{
+	CLEANUP_JS struct json_object *line = json_object_new_object();
+	struct pin_scan_result found;
+	struct err e;
+
+	if (!pins_are_incomplete(&d->host))
+		return;
+	pin_scan_all(&d->host, &found);
+	if (!found.added && !found.unread) /* a new state folder has no list */
+		return;
+	err_set(&e, -EIO, ERR_CORRUPT, PINS_FILE " was lost or damaged; the daemon read it again from the disks of live clones: "
+		"%u added, %u cannot be read", found.added, found.unread);
+	log_warn("pins", "%s", e.msg);
+	js_put_int(line, "time", (int64_t)clock_realtime_ns());
+	js_put_int(line, "uid", geteuid());
+	js_put_int(line, "pid", getpid());
+	js_put_str(line, "command", "(pins found)");
+	js_put_str(line, "outcome", err_class_name(ERR_CORRUPT));
+	js_put_str(line, "error", e.msg);
+	audit_add(d->commands.audit, line);
 }
 
 /* ---- correcting reported states ---- */
@@ -330,6 +356,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	jobs_found(h);
 	store_each_unread(h->store, unread_found, h);
 	take_back_all(h);
+	pins_complete(d);
 	batch_clear_up(h);
 	import_clear_up(h);
 	undefine_resume_pending(h);

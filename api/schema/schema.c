@@ -272,7 +272,8 @@ static const struct field query_audit_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "show only calls that name this VM" }, END };
 static const struct field query_audit_returns[] = {
 	{ "lines", FIELD_ARRAY, REQUIRED,
-		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns)" },
+		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns); a command in parentheses is "
+		"the daemon's own act" },
 	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
 	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
 static const struct field schedule_set_args[] = { FIELD_VM,

@@ -203,6 +203,16 @@ void store_quarantine(struct store *s, const char *name, const char *why)
 	file_damaged(s, name, path, why);
 }
 
+void store_set_aside(struct store *s, const char *file, const char *why)
+{
+	char path[PATH_MAX];
+
+	if (side_path(s, file, path, NULL) < 0)
+		return;
+	store_writer_settle_path(&s->writer, path);
+	store_put_aside(path, why);
+}
+
 static void newer_note(struct store *s, const char *name, const char *path, const char *why)
 {
 	store_unread_note(&s->unread, name, path, true, why);

@@ -75,6 +75,8 @@ struct json_object *store_read_newer(struct store *s, const char *file, struct e
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Rename to *.damaged a definition that is JSON but invalid. */
 void store_quarantine(struct store *s, const char *name, const char *why);
+/* Rename to *.damaged a file beside the VMs' folder that is JSON but invalid. */
+void store_set_aside(struct store *s, const char *file, const char *why);
 
 /* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so
  * that it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition

@@ -4,6 +4,7 @@
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -15,6 +16,7 @@ struct row {
 	char *overlay; /* owned; NULL: none, the pin is due for deletion */
 	char *image;   /* owned */
 	uint8_t id[VM_PIN_ID_BYTES];
+	bool kept; /* an overlay that the list does not have may read the pin, so the pin never becomes due */
 	const struct vm *asked; /* due: this VM's process was asked to delete the pin; only compared. NULL: none */
 };
 
@@ -26,6 +28,7 @@ struct rows {
 struct pins {
 	struct rows used; /* sorted by overlay */
 	struct rows due;
+	bool incomplete; /* the list was lost or damaged, and overlays may be missing */
 };
 
 static void row_done(struct row *r)
@@ -34,7 +37,7 @@ static void row_done(struct row *r)
 	free(r->image);
 }
 
-static void row_insert(struct rows *l, size_t at, const char *overlay, const char *image, const uint8_t *id)
+static struct row *row_insert(struct rows *l, size_t at, const char *overlay, const char *image, const uint8_t *id)
 {
 	struct row *r;
 
@@ -46,6 +49,7 @@ static void row_insert(struct rows *l, size_t at, const char *overlay, const cha
 	memmove(r + 1, r, (l->n++ - at) * sizeof(*r));
 	*r = (struct row){ .overlay = overlay ? must_alloc(strdup(overlay)) : NULL, .image = must_alloc(strdup(image)) };
 	memcpy(r->id, id, sizeof(r->id));
+	return r;
 }
 
 static void row_remove(struct rows *l, size_t at)
@@ -102,6 +106,8 @@ static struct json_object *rows_to_json(const struct rows *l)
 		js_put_str(o, "pin", id);
 		js_put_str(o, "image", l->list[i].image);
 		js_put_str(o, "overlay", l->list[i].overlay);
+		if (l->list[i].kept)
+			js_put_bool(o, "kept", true);
 		json_object_array_add(all, o);
 	}
 	return all;
@@ -116,23 +122,26 @@ void pins_store(struct vm_host *host)
 		return;
 	js_put(o, "used", rows_to_json(&host->pins->used));
 	js_put(o, "due", rows_to_json(&host->pins->due));
+	if (host->pins->incomplete)
+		js_put_bool(o, "incomplete", true);
 	if (store_put(host->store, NULL, PINS_FILE, o, STORE_SOON, NULL, &e) < 0)
 		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
 }
 
-/* Malformed rows are left out: their pins stay. */
-static void rows_load(struct json_object *all, bool due, struct rows *l)
+/* Load the rows that make sense. Returns whether all do. */
+static bool rows_load(struct json_object *all, bool due, struct rows *l)
 {
-	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+	size_t n = all ? json_object_array_length(all) : 0;
+
+	for (size_t i = 0; i < n; i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
 		const char *id = js_get_str(o, "pin"), *image = js_get_str(o, "image"), *overlay = js_get_str(o, "overlay");
 		uint8_t bytes[VM_PIN_ID_BYTES];
 
-		if (!id || uuid_parse(id, bytes) < 0 || !image || !overlay != due || (overlay && row_find(l, overlay)))
-			log_error("pins", "%s: a row is damaged; its pin stays in its image", PINS_FILE);
-		else
-			row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes);
+		if (id && uuid_parse(id, bytes) == 0 && image && !overlay == due && !(overlay && row_find(l, overlay)))
+			row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes)->kept = js_get_bool(o, "kept", false);
 	}
+	return all && l->n == n;
 }
 
 /* Take pins that an overlay reads off the list of those to delete. */
@@ -143,20 +152,51 @@ static void due_check(struct pins *p)
 			row_remove(&p->due, i);
 }
 
+static void rows_clear(struct rows *l)
+{
+	while (l->n)
+		row_done(&l->list[--l->n]);
+}
+
+/* A row that is missing may have been about any pin. */
+static void keep_all(struct pins *p)
+{
+	rows_clear(&p->due);
+	for (size_t i = 0; i < p->used.n; i++)
+		p->used.list[i].kept = true;
+}
+
 void pins_load(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(host->store, NULL, PINS_FILE);
+	struct pins *p = must_alloc(calloc(1, sizeof(*p)));
+	bool whole = rows_load(js_get_array(o, "used"), false, &p->used);
 
-	host->pins = must_alloc(calloc(1, sizeof(*host->pins)));
-	rows_load(js_get_array(o, "used"), false, &host->pins->used);
-	rows_load(js_get_array(o, "due"), true, &host->pins->due);
-	due_check(host->pins);
+	whole = rows_load(js_get_array(o, "due"), true, &p->due) && whole;
+	host->pins = p;
+	due_check(p);
+	p->incomplete = js_get_bool(o, "incomplete", false);
+	if (whole || store_is_newer(host->store, PINS_FILE))
+		return;
+	p->incomplete = true;
+	keep_all(p);
+	if (o)
+		store_set_aside(host->store, PINS_FILE, "it has malformed rows");
+}
+
+bool pins_are_incomplete(const struct vm_host *host)
+{
+	return host->pins->incomplete;
+}
+
+void pins_set_complete(struct vm_host *host, bool complete)
+{
+	host->pins->incomplete = !complete;
 }
 
 static void rows_free(struct rows *l)
 {
-	while (l->n)
-		row_done(&l->list[--l->n]);
+	rows_clear(l);
 	free(l->list);
 }
 
@@ -190,7 +230,28 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 	was = *r;
 	was.image = must_alloc(strdup(r->image)); /* the list may move */
 	pins_add(host, copy, was.image, was.id);
+	row_find(&host->pins->used, copy)->kept = was.kept;
 	free(was.image);
+}
+
+bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES])
+{
+	struct rows *l = &host->pins->used;
+
+	if (row_find(l, overlay))
+		return false;
+	row_insert(l, place_of(l, overlay), overlay, image, id)->kept = true;
+	return true;
+}
+
+static void kept_tell(const char *image, const uint8_t *id)
+{
+	char text[2 * VM_PIN_ID_BYTES + 1];
+
+	hex_print(id, VM_PIN_ID_BYTES, text);
+	log_warn("pins", "%s: the pin cairn-pin-%s stays, because " PINS_FILE " was lost or damaged once and the disk of an "
+		"unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
+		text);
 }
 
 bool pins_forget(struct vm_host *host, const char *overlay)
@@ -199,13 +260,19 @@ bool pins_forget(struct vm_host *host, const char *overlay)
 	struct row *r = p ? row_find(&p->used, overlay) : NULL;
 	uint8_t id[VM_PIN_ID_BYTES];
 	CLEANUP_FREE char *image = NULL;
+	bool kept;
 
 	if (!r)
 		return false;
+	kept = r->kept;
 	memcpy(id, r->id, sizeof(id));
 	image = STEAL_PTR(r->image);
 	row_remove(&p->used, (size_t)(r - p->used.list));
-	if (id_find(&p->used, id) == p->used.n)
+	if (id_find(&p->used, id) < p->used.n)
+		return true;
+	if (kept)
+		kept_tell(image, id);
+	else
 		row_insert(&p->due, p->due.n, NULL, image, id);
 	return true;
 }

@@ -4,8 +4,9 @@
  * leaves its row, and so its pin, in place.
  *
  * The daemon draws a pin's id and notes it before the pin is made, and names to a VM's process the pins to delete,
- * never those to keep. So a pin that the list does not name is never deleted, and a lost or damaged list costs space,
- * but no data.
+ * never those to keep. So a pin that the list does not name is never deleted. After a loss the list is built again from
+ * the overlays that the daemon knows (pin_scan.h). Other overlays may read the same pins, so a pin from before the loss
+ * is kept for ever: the loss costs space, but no data.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PINS_H
@@ -22,8 +23,13 @@ struct vm_host;
 
 #define PINS_FILE "pins.json"
 
-/* Load the list into host->pins. */
+/* Load the list into host->pins. A damaged file is put aside. */
 void pins_load(struct vm_host *host);
+/* Whether the list was missing or damaged when it was loaded, or when an earlier daemon loaded it that could not
+ * complete it. */
+bool pins_are_incomplete(const struct vm_host *host);
+/* Say whether the list has all overlays of this daemon's VMs. */
+void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
 /* Store the list: it survives the daemon's end at return, and is on stable storage before any work that is queued in
  * the store afterwards. A failure is logged. */
@@ -31,10 +37,12 @@ void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
+/* Note an overlay that an incomplete list may lack. Returns whether the list did not have it. */
+bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
 /* Note that the file `copy` is a copy of `overlay`; does nothing if that is no overlay on a pin. */
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
-/* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it.
- * Returns whether the list has changed. */
+/* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it and
+ * no unknown one may. Returns whether the list has changed. */
 bool pins_forget(struct vm_host *host, const char *overlay);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 
 import pytest
@@ -225,6 +226,35 @@ def test_only_clones_by_the_definer_share_an_image(shared, files):  # noqa: F811
     asked, = as_nobody(shared, ["vm-fork", {"vm": "nobodys", "name": "b"}])
     q.event("JOB_STATUS_CHANGE", id=asked["return"]["job"], status="concluded")
     assert pins.exists()
+
+
+def overlay(path, source, pin):
+    """Write as much of an overlay on a pin as the daemon's helper reads."""
+    name = f"cairn-fork:{source}?snapshot={pin}".encode()
+    path.write_bytes(b"QFI\xfb" + struct.pack(">IQI", 3, 512, len(name)) + bytes(492) + name + bytes(512))
+    os.chown(path, NOBODY, NOBODY)
+
+
+def test_lost_list_of_pins_is_read_with_the_definers_rights(shared, files):  # noqa: F811
+    for name in ("a", "b", "c"):
+        overlay(files / f"{name}.qcow2", files / "source.qcow2", 32 * name)
+    (files / "source.qcow2").write_bytes(bytes(65536))
+    os.chown(files / "source.qcow2", NOBODY, NOBODY)
+    for name in ("a", "b", "c"):
+        d = definition(shared, f"clone-{name}", files / f"{name}.qcow2", files / "source.qcow2")
+        d["disks"][0]["backing"][0]["format"] = "qcow2"
+        assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
+    os.chown(files / "b.qcow2", 0, 0)
+    os.chmod(files / "b.qcow2", 0o600)
+    (files / "c.qcow2").write_bytes(b"QFI\xfb")
+    shared.stop()
+    shared.start()
+    pins = json.loads((shared.state / "pins.json").read_text())
+    row, = pins["used"]
+    assert row["overlay"] == str(files / "a.qcow2") and row["pin"].replace("-", "") == 32 * "a" and row["kept"]
+    assert pins["incomplete"]
+    line, = [x for x in shared.qmp().run("query-audit")["lines"] if "pins.json" in x.get("error", "")]
+    assert "1 added, 1 cannot be read" in line["error"]
 
 
 def test_owner_of_one_vm_cannot_clone_it(shared, files):  # noqa: F811

@@ -409,21 +409,84 @@ def test_daemon_killed_during_forks_leaves_no_pin(vms, daemon, tmp_path):
     vms.holds("src", 0, 1)
 
 
-def test_damaged_list_of_pins_lets_none_go(vms, daemon, tmp_path):
-    a = tmp_path / "a.qcow2"
+def pins_known(daemon):
+    """Return the overlays of the list of pins, without the names of their disks."""
+    rows = json.loads((daemon.state / "pins.json").read_text())["used"]
+    return sorted(os.path.basename(r["overlay"])[:-len("-vda.qcow2")] for r in rows)
+
+
+@pytest.mark.parametrize("loss", ["damaged", "missing", "a row"])
+def test_lost_list_of_pins_is_built_again(vms, daemon, tmp_path, loss):
+    a, pins = tmp_path / "a.qcow2", daemon.state / "pins.json"
     vms.start(vms.image("a.qcow2"))
     vms.write("src", 0, 1)
     vms.fork("c", "--count", "2")
+    vms.fork("g", source="c-1")
+    vms.fork("unknown")
+    vms.leave("unknown")
+    daemon.cairn("destroy", "unknown", "src")
+    definition = daemon.cairn("dumpjson", "unknown").stdout
+    daemon.cairn("undefine", "unknown")  # its image reads its pin still
     vms.close()
     daemon.stop()
-    (daemon.state / "pins.json").write_text("{")
+    if loss == "damaged":
+        pins.write_text("{")
+    elif loss == "a row":
+        o = json.loads(pins.read_text())
+        o["used"][0]["pin"] = "?"
+        pins.write_text(json.dumps(o))
+    else:
+        pins.unlink()
     daemon.start()
-    vms.end("c-1")
-    daemon.cairn("suspend", "src")
-    daemon.cairn("resume", "src")
-    vms.holds("c-2", 0, 1)
-    assert len(snapshots(a)) == 1
-    assert (daemon.state / "pins.json.damaged").exists()
+    known = pins_known(daemon)
+    assert [n for n in known if n != "unknown"] == ["c-1", "c-2", "g"]
+    assert pins.with_name("pins.json.damaged").exists() == (loss in ("damaged", "a row"))
+    line, *_ = [l for l in json.loads(daemon.cairn("audit", "--format", "json").stdout) if "pins.json" in l.get("error", "")]
+    assert f"{1 if loss == 'a row' else 3} added, 0 cannot be read" in line["error"]
+    # The source starts beside its clones, and nothing is lost.
+    vms.boot("src")
+    vms.write("src", 0, 2)
+    for name in ("c-1", "c-2", "g"):
+        vms.holds(name, 0, 1)
+    # A fork from after the loss lets go of its pin; the pins from before stay, because nobody knows who reads them.
+    before = len(snapshots(a))
+    vms.fork("late")
+    assert len(snapshots(a)) == before + 1
+    for name in ("late", "g", "c-1", "c-2"):
+        vms.end(name)
+    until(lambda: len(snapshots(a)) == before)
+    assert "the disk of an unknown clone may read the pin" in daemon.log.read_text()
+    vms.close()
+    daemon.cairn("destroy", "src")
+    (tmp_path / "unknown.json").write_text(definition)
+    daemon.cairn("define", str(tmp_path / "unknown.json"))
+    vms.boot("unknown")
+    vms.holds("unknown", 0, 1)
+
+
+def test_image_that_cannot_be_read_is_looked_at_again(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    vms.close()
+    daemon.cairn("destroy", "src", "c")
+    daemon.stop()
+    (daemon.state / "pins.json").unlink()
+    overlay = vms.path("c")
+    away = overlay.with_suffix(".away")
+    overlay.rename(away)
+    overlay.symlink_to(overlay)  # ELOOP
+    daemon.start()
+    assert pins_known(daemon) == []
+    assert "linked clones" in daemon.cairn("start", "src", ok=False).stderr
+    daemon.stop()
+    overlay.unlink()
+    away.rename(overlay)
+    daemon.start()
+    assert pins_known(daemon) == ["c"]
+    vms.boot("src")
+    vms.boot("c")
+    vms.holds("c", 0, 1)
 
 
 def test_cancelled_and_failed_forks_leave_no_pin(vms, daemon, tmp_path):

@@ -202,8 +202,45 @@ static void test_damaged_list_lets_no_pin_go(void **state)
 		rewrite(f, texts[i]);
 		assert_int_equal(due(f, "/src"), 0);
 	}
-	rewrite(f, "{\"version\":1,\"due\":[{" PIN_A ",\"image\":\"/src\"}]}");
+	rewrite(f, "{\"version\":1,\"used\":[],\"due\":[{" PIN_A ",\"image\":\"/src\"}]}");
 	assert_int_equal(due(f, "/src"), 1);
+}
+
+/* The rows that are left may share a pin with a row that is lost. */
+static void test_pins_from_before_a_loss_never_become_due(void **state)
+{
+	struct fixture *f = *state;
+
+	rewrite(f, "{\"version\":1,\"used\":[{" PIN_A ",\"image\":\"/src\",\"overlay\":\"/c1\"},7],\"due\":[]}");
+	assert_true(pins_are_incomplete(&f->host));
+	pins_copy(&f->host, "/c1", "/copy");
+	pins_add_found(&f->host, "/c1", "/other", B); /* the list has it already */
+	pins_add_found(&f->host, "/c2", "/src", B);
+	pins_add(&f->host, "/new", "/src", (const uint8_t[VM_PIN_ID_BYTES]){ 0xcc });
+	pins_store(&f->host);
+	host_close(f);
+	host_open(f);
+	assert_true(pins_are_incomplete(&f->host)); /* the daemon ended before it was complete */
+	pins_set_complete(&f->host, true);
+	pins_store(&f->host);
+	host_close(f);
+	host_open(f);
+	assert_false(pins_are_incomplete(&f->host));
+	assert_true(pins_forget(&f->host, "/c1") && pins_forget(&f->host, "/copy") && pins_forget(&f->host, "/c2"));
+	assert_int_equal(due(f, "/src"), 0);
+	assert_int_equal(due(f, "/other"), 0);
+	assert_true(pins_forget(&f->host, "/new"));
+	assert_int_equal(due(f, "/src"), 1);
+	assert_int_equal(f->ids[0][0], 0xcc);
+}
+
+static void test_list_of_newer_cairn_is_not_completed(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_true(pins_are_incomplete(&f->host)); /* there was none */
+	rewrite(f, "{\"version\":2,\"used\":[],\"due\":[]}");
+	assert_false(pins_are_incomplete(&f->host));
 }
 
 /* An image that is read at a pin may be written; an image below a plain overlay may not. */
@@ -242,6 +279,8 @@ int main(void)
 		TEST(test_number_of_ids_is_limited),
 		TEST(test_list_survives_restart),
 		TEST(test_damaged_list_lets_no_pin_go),
+		TEST(test_pins_from_before_a_loss_never_become_due),
+		TEST(test_list_of_newer_cairn_is_not_completed),
 		TEST(test_source_of_pinned_overlay_is_writable),
 	};
 

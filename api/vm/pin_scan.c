@@ -1,0 +1,251 @@
+#include "api/vm/pin_scan.h"
+#include "api/access/fork_as.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/vm/pins.h"
+#include "api/vm/vm.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/pin_name.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The start of a qcow2 header, and the limits of its backing file's name (docs/qcow2.md). */
+#define MAGIC 0x514649fbu
+#define HEAD_BYTES 20u
+#define NAME_MAX_BYTES 1023u
+#define CLUSTER_MAX_BYTES (2u * 1024 * 1024)
+
+_Static_assert(VM_PIN_ID_BYTES == PIN_NAME_ID_BYTES, "the list has the ids of overlays' names");
+
+struct overlay {
+	char *path, *image; /* owned */
+};
+
+/* What a process found out about one overlay: a row of the file that it hands over. */
+struct finding {
+	uint8_t kind; /* enum finding_kind */
+	uint8_t id[VM_PIN_ID_BYTES];
+};
+
+enum finding_kind { FINDING_NONE, FINDING_PIN, FINDING_UNREAD };
+
+/* The overlays that are read with one user's rights, by one process. */
+struct group {
+	struct group *next;
+	struct vm_host *host;
+	const struct rights *rights; /* a VM's, borrowed until the process has begun */
+	struct overlay *list;
+	size_t n, cap;
+	struct fork_as *process; /* NULL: not running */
+	struct pin_scan_result result;
+};
+
+/* ---- in the forked process ---- */
+
+static int image_open(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)))
+		return fd;
+	close(fd);
+	return -EINVAL;
+}
+
+/* Read exactly n bytes. Returns 0; -EINVAL: the file is shorter; -errno. */
+static int part_read(int fd, void *buf, size_t n, off_t at)
+{
+	ssize_t got = pread(fd, buf, n, at);
+
+	return got < 0 ? -errno : (size_t)got == n ? 0 : -EINVAL;
+}
+
+/* Read the name of the image's backing file. Returns 0; -EINVAL: it has none; -errno. */
+static int backing_name_read(int fd, char name[NAME_MAX_BYTES + 1])
+{
+	uint8_t head[HEAD_BYTES];
+	uint64_t at;
+	uint32_t n;
+	int r = part_read(fd, head, sizeof(head), 0);
+
+	if (r < 0)
+		return r;
+	at = load_be64(head + 8);
+	n = load_be32(head + 16);
+	if (load_be32(head) != MAGIC || !n || n > NAME_MAX_BYTES || at < HEAD_BYTES || at > CLUSTER_MAX_BYTES)
+		return -EINVAL;
+	name[n] = 0;
+	return part_read(fd, name, n, (off_t)at);
+}
+
+static void overlay_look(const char *path, struct finding *f)
+{
+	CLEANUP_CLOSE int fd = image_open(path);
+	char name[NAME_MAX_BYTES + 1];
+	size_t path_bytes;
+	int r = fd < 0 ? fd : backing_name_read(fd, name);
+
+	*f = (struct finding){ .kind = FINDING_NONE };
+	if (!r && pin_name_parse(name, &path_bytes, f->id))
+		f->kind = FINDING_PIN;
+	else if (r < 0 && r != -EINVAL && r != -ENOENT)
+		f->kind = FINDING_UNREAD;
+}
+
+static int overlays_look(const void *arg, struct fork_as_result *out, struct err *e)
+{
+	const struct group *g = arg;
+	CLEANUP_CLOSE int fd = memfd_create("cairn-pins", MFD_CLOEXEC);
+	int r = fd < 0 ? -errno : 0;
+
+	for (size_t i = 0; i < g->n && !r; i++) {
+		struct finding f;
+
+		overlay_look(g->list[i].path, &f);
+		r = write_full(fd, &f, sizeof(f));
+	}
+	if (r < 0)
+		return err_set_errno(e, r, "disks of clones");
+	out->fds[out->nfds++] = steal_fd(&fd);
+	return 0;
+}
+
+/* ---- in the daemon ---- */
+
+static void finding_take(struct group *g, const struct overlay *o, const struct finding *f)
+{
+	if (f->kind == FINDING_PIN) {
+		g->result.added += pins_add_found(g->host, o->path, o->image, f->id);
+	} else if (f->kind != FINDING_NONE) {
+		g->result.unread++;
+		log_warn("pins", "%s: cannot be read, so it is unknown whether it is the disk of a live clone", o->path);
+	}
+}
+
+static void group_read(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct group *g = opaque;
+	struct finding f;
+
+	g->process = NULL;
+	if (r < 0)
+		log_warn("pins", "%s", e->msg);
+	for (size_t i = 0; i < g->n; i++) {
+		if (r < 0 || res->nfds != 1 || pread_full(res->fds[0], &f, sizeof(f), (off_t)(i * sizeof(f))) < 0)
+			f.kind = FINDING_UNREAD;
+		finding_take(g, &g->list[i], &f);
+	}
+	for (unsigned i = 0; i < res->nfds; i++)
+		close(res->fds[i]);
+}
+
+static void group_begin(struct group *g)
+{
+	struct fork_as_spec s = { .rights = g->rights, .run = overlays_look, .arg = g, .what = "reading disks of clones",
+		.timeout_ns = PIN_SCAN_TIMEOUT_NS, .done = group_read, .opaque = g };
+	struct fork_as_result none = { 0 };
+	struct err e;
+	int r = fork_as_begin(g->host->loop, &s, &g->process, &e);
+
+	if (r < 0)
+		group_read(g, r, &none, &e);
+}
+
+static bool rights_are_same(const struct rights *a, const struct rights *b)
+{
+	return a == b || (a && b && a->uid == b->uid && a->gid == b->gid && a->ngroups == b->ngroups &&
+				 !memcmp(a->groups, b->groups, a->ngroups * sizeof(*a->groups)));
+}
+
+static struct group *group_of(struct vm_host *host, struct group **list, const struct rights *rights)
+{
+	struct group *g = *list;
+
+	while (g && !rights_are_same(g->rights, rights))
+		g = g->next;
+	if (g)
+		return g;
+	g = must_alloc(calloc(1, sizeof(*g)));
+	*g = (struct group){ .next = *list, .host = host, .rights = rights };
+	*list = g;
+	return g;
+}
+
+static void overlay_add(struct group *g, const char *path, const char *image)
+{
+	if (g->n == g->cap) {
+		g->cap = MAX(2 * g->cap, 16u);
+		g->list = must_alloc(realloc(g->list, g->cap * sizeof(*g->list)));
+	}
+	g->list[g->n++] = (struct overlay){ must_alloc(strdup(path)), must_alloc(strdup(image)) };
+}
+
+/* Add the layers that may be overlays on a pin: qcow2 above qcow2. */
+static void definition_add(struct vm_host *host, struct group **list, const struct definition *def)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++) {
+		const struct definition_layer *l = def->disks[i].layers;
+
+		for (unsigned k = 0; k + 1 < def->disks[i].nlayers; k++)
+			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2)
+				overlay_add(group_of(host, list, def->rights), l[k].path, l[k + 1].path);
+	}
+}
+
+static bool any_runs(const struct group *list)
+{
+	while (list && !list->process)
+		list = list->next;
+	return list != NULL;
+}
+
+static void groups_end(struct group *list, struct pin_scan_result *ret)
+{
+	for (struct group *g; (g = list);) {
+		list = g->next;
+		ret->added += g->result.added;
+		ret->unread += g->result.unread;
+		for (size_t i = 0; i < g->n; i++) {
+			free(g->list[i].path);
+			free(g->list[i].image);
+		}
+		free(g->list);
+		free(g);
+	}
+}
+
+/* Each process ends in time (fork_as.h), and with it the wait. */
+void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret)
+{
+	struct group *list = NULL;
+
+	*ret = (struct pin_scan_result){ 0 };
+	for (size_t i = 0; i < host->nvms; i++) {
+		definition_add(host, &list, host->vms[i]->def);
+		if (host->vms[i]->live)
+			definition_add(host, &list, host->vms[i]->live);
+	}
+	for (struct group *g = list; g; g = g->next)
+		group_begin(g);
+	while (any_runs(list))
+		loop_run_once(host->loop, PIN_SCAN_TIMEOUT_NS);
+	groups_end(list, ret);
+	pins_set_complete(host, !ret->unread);
+	if (ret->added || ret->unread)
+		pins_store(host);
+}
