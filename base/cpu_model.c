@@ -1,30 +1,19 @@
 #include "base/cpu_model.h"
 #include "base/cleanup.h"
+#include "base/cpu_model_table.h"
 #include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MISSING_BYTES 240 /* size of the list of missing features in an error */
-
-#define X86_64                                                                                                 \
-	"fpu,de,pse,tsc,msr,pae,mce,cx8,apic,sep,mtrr,pge,mca,cmov,pat,pse36,clflush,mmx,fxsr,sse,sse2,"       \
-	"sse3,cx16,x2apic,arat,syscall,nx,lm,lahf_lm"
-#define X86_64_V2 X86_64 ",ssse3,sse4_1,sse4_2,popcnt"
-#define X86_64_V3 X86_64_V2 ",avx,avx2,bmi1,bmi2,f16c,fma,abm,movbe,xsave"
-
-static const struct {
-	const char *name;
-	const char *features; /* NULL: all features of the host */
-} models[] = {
-	{ CPU_MODEL_HOST, NULL },
-	{ "baseline", X86_64 ",rdrand" },
-	{ "x86-64-v2", X86_64_V2 },
-	{ "x86-64-v3", X86_64_V3 },
-};
+#define XSAVE_LEGACY_BYTES 576u /* the x87 and SSE states and the header (Intel SDM vol. 1, 13.4) */
+#define KVM_LEAF 0x40000000u
+#define EXTENDED_LEAF 0x80000000u
 
 /* A state that XSAVE handles, and the feature that it belongs to. x87 and SSE belong to XSAVE itself. */
 static const struct {
@@ -40,15 +29,10 @@ static const struct {
 
 /* ---- parsing a definition's text ---- */
 
-/* Find the model at the start of the text. Returns its index; -1: unknown. */
-static int model_of(const char *text)
+/* Find the model at the start of the text. Returns NULL if it is unknown. */
+static const struct cpu_model *model_of(const char *text)
 {
-	size_t len = strcspn(text, ",");
-
-	for (size_t i = 0; i < ARRAY_SIZE(models); i++)
-		if (strlen(models[i].name) == len && !memcmp(models[i].name, text, len))
-			return (int)i;
-	return -1;
+	return cpu_model_find(text, strcspn(text, ","));
 }
 
 static int feature_check(const char *at, size_t len, struct err *e)
@@ -70,10 +54,9 @@ int cpu_model_check(const char *text, struct err *e)
 
 	if (strlen(text) > CPU_MODEL_TEXT_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "is longer than %d bytes", CPU_MODEL_TEXT_MAX);
-	if (model_of(text) < 0)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"\"%.*s\" is not a processor model; use host, baseline, x86-64-v2 or x86-64-v3", (int)MIN(strcspn(text, ","), 40u),
-			text);
+	if (!model_of(text))
+		return err_set(e, -EINVAL, ERR_INVALID, "\"%.*s\" is not a processor model; `cairn cpu-models` lists the models",
+			(int)MIN(strcspn(text, ","), 40u), text);
 	for (const char *at = strchr(text, ','); at && !r; at = strchr(at, ',')) {
 		at++;
 		r = feature_check(at, strcspn(at, ","), e);
@@ -88,9 +71,14 @@ bool cpu_model_is_host(const char *text)
 
 /* ---- building the CPUID leaves of a text ---- */
 
+static struct cpuid_leaf *leaf_of(struct cpuid *c, uint32_t function, uint32_t index)
+{
+	return (struct cpuid_leaf *)(uintptr_t)cpuid_find(c, function, index);
+}
+
 static uint32_t *feature_word(struct cpuid *c, const struct cpuid_feature *f)
 {
-	struct cpuid_leaf *l = (struct cpuid_leaf *)(uintptr_t)cpuid_find(c, f->function, f->index);
+	struct cpuid_leaf *l = leaf_of(c, f->function, f->index);
 
 	return l ? &l->reg[f->reg] : NULL;
 }
@@ -127,18 +115,49 @@ static bool feature_is_set(struct cpuid *c, const char *name)
 	return word && *word >> f.bit & 1;
 }
 
+static int features_add(struct cpuid **c, const char *list)
+{
+	int r = 0;
+
+	for (const char *at = list; at && !r; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+		r = feature_set(c, at, strcspn(at, ","), true);
+	return r;
+}
+
+/* The three registers of leaf 0 hold the vendor's characters in the order EBX, EDX, ECX. */
+static void vendor_set(struct cpuid *c, const char *vendor)
+{
+	memcpy(&c->leaf[0].reg[CPUID_EBX], vendor, 4);
+	memcpy(&c->leaf[0].reg[CPUID_EDX], vendor + 4, 4);
+	memcpy(&c->leaf[0].reg[CPUID_ECX], vendor + 8, 4);
+}
+
+/* Build leaves with the model's vendor and features, and those of its parents. Returns NULL without memory. */
+static struct cpuid *model_leaves(const struct cpu_model *m)
+{
+	struct cpuid *c = cpuid_new(m->vendor ? 1 : 0);
+	int r = c ? 0 : -ENOMEM;
+
+	if (c && m->vendor)
+		vendor_set(c, m->vendor);
+	for (; m && !r; m = m->parent ? cpu_model_find(m->parent, strlen(m->parent)) : NULL)
+		r = features_add(&c, m->features);
+	if (!r)
+		return c;
+	free(c);
+	return NULL;
+}
+
 /* Build leaves that have the wanted features: those of the model (model "host": all leaves of the host), then the
  * text's additions and removals. */
 static int wanted_make(const char *text, const struct cpuid *supported, struct cpuid **want)
 {
-	const char *list = models[model_of(text)].features;
+	const struct cpu_model *m = model_of(text);
 	int r = 0;
 
-	*want = list ? cpuid_new(0) : cpuid_copy(supported);
+	*want = m->features ? model_leaves(m) : cpuid_copy(supported);
 	if (!*want)
 		return -ENOMEM;
-	for (const char *at = list; at && !r; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-		r = feature_set(want, at, strcspn(at, ","), true);
 	for (const char *at = strchr(text, ','); at && !r; at = strchr(at, ',')) {
 		at++;
 		r = feature_set(want, at + 1, strcspn(at, ",") - 1, *at == '+');
@@ -146,33 +165,159 @@ static int wanted_make(const char *text, const struct cpuid *supported, struct c
 	return r;
 }
 
-/* Remove the XSAVE states whose features the guest does not have. */
+/* Remove the XSAVE states whose features the guest does not have, and set the size of the area (Intel SDM vol. 1,
+ * 13.2). KVM sets EBX of leaves 0xD.0 and 0xD.1 itself, which follow XCR0. */
 static void xsave_limit(struct cpuid *c)
 {
-	uint32_t states = feature_is_set(c, "xsave") ? 3 : 0;
+	struct cpuid_leaf *main = leaf_of(c, 0xd, 0), *more = leaf_of(c, 0xd, 1);
+	uint32_t states = feature_is_set(c, "xsave") ? 3 : 0, bytes = XSAVE_LEGACY_BYTES, supervisor;
 
 	for (size_t i = 0; i < ARRAY_SIZE(xsave_states) && states; i++)
 		if (feature_is_set(c, xsave_states[i].feature))
 			states |= xsave_states[i].states;
+	if (main)
+		states &= main->reg[CPUID_EAX];
+	supervisor = states && more ? more->reg[CPUID_ECX] : 0;
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct cpuid_leaf *l = &c->leaf[i];
 
 		if (l->function != 0xd)
 			continue;
-		if (!l->index)
-			l->reg[CPUID_EAX] &= states, l->reg[CPUID_EDX] = 0;
-		else if (!states || (l->index >= 2 && (l->index >= 32 || !(states >> l->index & 1))))
+		if (!states || (l->index >= 2 && (l->index >= 32 || !((states | supervisor) >> l->index & 1))))
 			memset(l->reg, 0, sizeof(l->reg));
+		else if (l->index >= 2 && (states >> l->index & 1))
+			bytes = MAX(bytes, l->reg[CPUID_EBX] + l->reg[CPUID_EAX]);
+	}
+	if (main && states) {
+		main->reg[CPUID_EAX] = states;
+		main->reg[CPUID_EBX] = XSAVE_LEGACY_BYTES; /* after a reset, XCR0 has only x87 */
+		main->reg[CPUID_ECX] = bytes;
+		main->reg[CPUID_EDX] = 0;
+	}
+	if (more && !feature_is_set(c, "xsavec") && !feature_is_set(c, "xsaves"))
+		more->reg[CPUID_EBX] = 0; /* no compacted area */
+}
+
+static bool has_content(const struct cpuid_leaf *l)
+{
+	return l->reg[CPUID_EAX] || l->reg[CPUID_EBX] || l->reg[CPUID_ECX] || l->reg[CPUID_EDX];
+}
+
+/* Does the leaf belong to a guest with the features of c? The other leaves differ from host to host: performance
+ * counters, frequencies, and details of features that the guest lacks. */
+static bool leaf_belongs(struct cpuid *c, const struct cpuid_leaf *l)
+{
+	switch (l->function) {
+	case 7:
+		return !l->index || has_content(l);
+	case 0xd:
+	case 0x80000021:
+		return has_content(l);
+	case 0x12:
+		return feature_is_set(c, "sgx");
+	case 0x14:
+		return feature_is_set(c, "intel_pt");
+	case 0x1d:
+	case 0x1e:
+		return feature_is_set(c, "amx_tile");
+	case 0x8000000a:
+		return feature_is_set(c, "svm");
+	case 0x8000001d:
+	case 0x8000001e:
+		return feature_is_set(c, "topoext");
+	default:
+		return l->function <= 9 || l->function == 0xb || (l->function >= KVM_LEAF && l->function <= EXTENDED_LEAF + 8);
 	}
 }
 
-/* Clear the leaf of the performance counters, because they differ from host to host. */
-static void pmu_remove(struct cpuid *c)
+/* Remove the leaves that do not belong to the guest, and set the highest leaf of each range and of leaf 7. The leaves
+ * that leaf_belongs() reads features from always stay. */
+static void leaves_limit(struct cpuid *c)
 {
-	struct cpuid_leaf *l = (struct cpuid_leaf *)(uintptr_t)cpuid_find(c, 0xa, 0);
+	uint32_t basic = 0, extended = 0, structured = 0, n = 0;
+	struct cpuid_leaf *l;
 
-	if (l)
-		memset(l->reg, 0, sizeof(l->reg));
+	for (uint32_t i = 0; i < c->n; i++)
+		if (leaf_belongs(c, &c->leaf[i]))
+			c->leaf[n++] = c->leaf[i];
+	c->n = n;
+	for (l = c->leaf; l < c->leaf + n; l++) {
+		if (l->function < KVM_LEAF)
+			basic = MAX(basic, l->function);
+		else if (l->function >= EXTENDED_LEAF)
+			extended = MAX(extended, l->function);
+		if (l->function == 7)
+			structured = MAX(structured, l->index);
+	}
+	if ((l = leaf_of(c, 0, 0)))
+		l->reg[CPUID_EAX] = basic;
+	if ((l = leaf_of(c, EXTENDED_LEAF, 0)))
+		l->reg[CPUID_EAX] = extended;
+	if ((l = leaf_of(c, 7, 0)))
+		l->reg[CPUID_EAX] = structured;
+}
+
+/* Set family, model and stepping, and the brand in leaves 0x80000002 to 4. */
+static void identity_set(struct cpuid *c, const struct cpu_model *m)
+{
+	char brand[CPU_BRAND_BYTES + 1] = "";
+	struct cpuid_leaf *l;
+
+	if (!m->signature)
+		return;
+	if ((l = leaf_of(c, 1, 0)))
+		l->reg[CPUID_EAX] = m->signature;
+	if ((l = leaf_of(c, 0x80000001, 0)))
+		l->reg[CPUID_EAX] = m->signature;
+	snprintf(brand, sizeof(brand), "%s", m->brand);
+	for (uint32_t i = 0; i < 3; i++)
+		if ((l = leaf_of(c, 0x80000002 + i, 0)))
+			memcpy(l->reg, brand + 16 * i, 16);
+}
+
+/* ---- what a host can give ---- */
+
+int cpu_model_missing(const char *text, const struct cpuid *supported, char *missing, size_t size)
+{
+	CLEANUP_FREE struct cpuid *want = NULL;
+	int r = cpu_model_check(text, NULL);
+
+	if (!r)
+		r = wanted_make(text, supported, &want);
+	return r < 0 ? r : (int)MIN(cpuid_list_more(want, supported, missing, size), 1000u);
+}
+
+const char *cpu_model_nearest(const char *text, const struct cpuid *supported)
+{
+	CLEANUP_FREE struct cpuid *want = NULL;
+	const char *nearest = NULL;
+	unsigned most = 0;
+
+	if (cpu_model_check(text, NULL) < 0 || wanted_make(text, supported, &want) < 0)
+		return NULL;
+	for (size_t i = 0; i < cpu_models_n; i++) {
+		CLEANUP_FREE struct cpuid *has = cpu_models[i].features ? model_leaves(&cpu_models[i]) : NULL;
+		unsigned n = has ? cpuid_list_features(has, NULL, NULL, 0) : 0;
+
+		if (n <= most || cpuid_list_more(has, supported, NULL, 0) || cpuid_list_features(has, want, NULL, 0))
+			continue;
+		most = n;
+		nearest = cpu_models[i].name;
+	}
+	return nearest;
+}
+
+static int missing_error(const char *text, const struct cpuid *supported, const char *missing, struct err *e)
+{
+	const char *nearest = cpu_model_nearest(text, supported);
+
+	if (!nearest)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the processor \"%.100s\" has features that this host lacks: %s; remove them from the VM's \"cpu\", or use "
+			"another host", text, missing);
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"the processor \"%.100s\" has features that this host lacks: %s; the nearest model that this host has is %s: "
+		"change the VM's \"cpu\", or use another host", text, missing, nearest);
 }
 
 int cpu_model_make(const char *text, const struct cpuid *supported, struct cpuid **ret, struct err *e)
@@ -189,14 +334,13 @@ int cpu_model_make(const char *text, const struct cpuid *supported, struct cpuid
 		r = -ENOMEM;
 	if (r < 0)
 		return err_set_errno(e, r, "CPUID");
-	if (cpuid_list_features(want, supported, missing, sizeof(missing)))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the processor \"%.100s\" has features that this host lacks: %s; remove them from the VM's \"cpu\", or use another "
-			"host", text, missing);
+	if (cpuid_list_more(want, supported, missing, sizeof(missing)))
+		return missing_error(text, supported, missing, e);
 	cpuid_keep_features(made, want);
 	xsave_limit(made);
-	if (models[model_of(text)].features)
-		pmu_remove(made);
+	if (model_of(text)->features)
+		leaves_limit(made);
+	identity_set(made, model_of(text));
 	*ret = STEAL_PTR(made);
 	return 0;
 }

@@ -1,14 +1,10 @@
 /* cpu_model: the processor that a definition asks for, as text: a model, then features to add or to
- * remove, as in "baseline,+aes,-rdrand".
- *
- * host       all that the host's KVM offers
- * baseline   what an emulated SVM host offers: x86-64, sse3, cx16, lahf_lm, x2apic, rdrand
- * x86-64-v2  the level of the x86-64 psABI: ssse3, sse4_1, sse4_2, popcnt
- * x86-64-v3  avx, avx2, bmi1, bmi2, f16c, fma, abm, movbe, xsave in addition */
+ * remove, as in "baseline,+aes,-rdrand". cpu_model_table.h has the models. */
 #ifndef CAIRN_BASE_CPU_MODEL_H
 #define CAIRN_BASE_CPU_MODEL_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct cpuid;
 struct err;
@@ -20,11 +16,19 @@ struct err;
 int cpu_model_check(const char *text, struct err *e);
 /* Returns whether the text asks for all that the host offers, and nothing else. */
 bool cpu_model_is_host(const char *text);
-/* Build the model's CPUID from the leaves that the host's KVM supports. Leaves without features, such as those of the
- * vendor and the caches, are copies of the host's.
+/* List what the processor needs and the host lacks: features, or another vendor, as cpuid_list_more().
+ * Returns the number of differences, 0 if the host can give a guest the processor; -EINVAL; -ENOMEM. */
+int cpu_model_missing(const char *text, const struct cpuid *supported, char *missing, size_t size);
+/* Find the model with the most features of those that this host can give and that have no feature that the text lacks.
+ * Returns its name; NULL if there is none. */
+const char *cpu_model_nearest(const char *text, const struct cpuid *supported);
+/* Build the CPUID of a guest from the leaves that the host's KVM supports.
+ * Model "host": leaves without features, such as those of the caches, are copies of the host's.
+ * Other models: leaves that no model has are removed, and a model with a vendor has its own family, model, stepping and
+ * brand. Caches are the host's.
  * ret: the caller frees it with free(); NULL if cpu_model_is_host(text).
  * Returns 0; -EINVAL as cpu_model_check(); -ENOTSUP (ERR_UNSUPPORTED) with the names of features that the
- * host lacks; -ENOMEM. */
+ * host lacks and the nearest model that it can give; -ENOMEM. */
 int cpu_model_make(const char *text, const struct cpuid *supported, struct cpuid **ret, struct err *e);
 
 #endif

@@ -83,6 +83,25 @@ static const struct feature_reg feature_regs[] = {
 	{ 0x80000021, 0, CPUID_ECX, ~0u, true, "" },
 };
 
+/* Names that libvirt has for features, where they differ from those above. libvirt's "stibp" is intel_stibp here, and
+ * missing from this list, because /proc/cpuinfo has another stibp. */
+static const struct {
+	const char *theirs, *ours;
+} other_names[] = {
+	{ "pni", "sse3" }, { "pclmuldq", "pclmulqdq" }, { "ds", "dts" }, { "sse4.1", "sse4_1" }, { "sse4.2", "sse4_2" },
+	{ "cmt", "cqm" }, { "sha-ni", "sha_ni" }, { "invtsc", "constant_tsc" }, { "cr8legacy", "cr8_legacy" },
+	{ "amd-stibp", "stibp" }, { "amd-ssbd", "amd_ssbd" }, { "virt-ssbd", "virt_ssbd" }, { "amd-psfd", "amd_psfd" },
+	{ "stibp-always-on", "stibp_always_on" }, { "no-nested-data-bp", "no_nested_data_bp" },
+	{ "null-sel-clr-base", "null_sel_clr_base" }, { "auto-ibrs", "autoibrs" },
+	{ "lfence-always-serializing", "lfence_rdtsc" }, { "spec-ctrl", "spec_ctrl" }, { "md-clear", "md_clear" },
+	{ "arch-capabilities", "arch_capabilities" }, { "core-capability", "core_capabilities" },
+	{ "bus-lock-detect", "bus_lock_detect" }, { "tsx-ldtrk", "tsxldtrk" }, { "avx-vnni", "avx_vnni" },
+	{ "avx512vbmi2", "avx512_vbmi2" }, { "avx512vnni", "avx512_vnni" }, { "avx512bitalg", "avx512_bitalg" },
+	{ "avx512-vpopcntdq", "avx512_vpopcntdq" }, { "avx512-4vnniw", "avx512_4vnniw" }, { "avx512-4fmaps", "avx512_4fmaps" },
+	{ "avx512-vp2intersect", "avx512_vp2intersect" }, { "avx512-bf16", "avx512_bf16" }, { "avx512-fp16", "avx512_fp16" },
+	{ "amx-bf16", "amx_bf16" }, { "amx-tile", "amx_tile" }, { "amx-int8", "amx_int8" },
+};
+
 /* ---- leaves ---- */
 
 struct cpuid *cpuid_new(uint32_t n)
@@ -152,7 +171,7 @@ static bool name_is(const char *name, size_t len, const char *known, size_t know
 	if (len != known_len)
 		return false;
 	for (size_t i = 0; i < len; i++)
-		if (name_char(name[i]) != known[i])
+		if (name_char(name[i]) != name_char(known[i]))
 			return false;
 	return true;
 }
@@ -186,6 +205,12 @@ static bool is_state(const struct feature_reg *f)
 
 bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret)
 {
+	for (size_t i = 0; i < ARRAY_SIZE(other_names); i++)
+		if (name_is(name, len, other_names[i].theirs, strlen(other_names[i].theirs))) {
+			name = other_names[i].ours;
+			len = strlen(name);
+			break;
+		}
 	for (size_t i = 0; i < ARRAY_SIZE(feature_regs); i++) {
 		const struct feature_reg *f = &feature_regs[i];
 		int bit = is_of_kvm(f) || is_state(f) ? -1 : name_bit(f, name, len);
@@ -196,6 +221,16 @@ bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret)
 		return true;
 	}
 	return false;
+}
+
+const char *cpuid_libvirt_name(const char *name, size_t len)
+{
+	if (name_is(name, len, "intel_stibp", strlen("intel_stibp")))
+		return "stibp";
+	for (size_t i = 0; i < ARRAY_SIZE(other_names); i++)
+		if (name_is(name, len, other_names[i].ours, strlen(other_names[i].ours)))
+			return other_names[i].theirs;
+	return NULL;
 }
 
 void cpuid_keep_features(struct cpuid *c, const struct cpuid *keep)
@@ -300,6 +335,14 @@ static void bit_name(const struct feature_reg *f, unsigned bit, char name[CPUID_
 		snprintf(name, CPUID_NAME_BYTES, "%.*s", (int)strcspn(at, ","), at);
 	else
 		snprintf(name, CPUID_NAME_BYTES, "CPUID %x.%x %s bit %u", f->function, f->index, regs[f->reg], bit);
+}
+
+const char *cpuid_feature_name(const struct cpuid_feature *f, char ret[CPUID_NAME_BYTES])
+{
+	for (size_t i = 0; i < ARRAY_SIZE(feature_regs); i++)
+		if (feature_regs[i].function == f->function && feature_regs[i].index == f->index && feature_regs[i].reg == f->reg)
+			bit_name(&feature_regs[i], f->bit, ret);
+	return ret;
 }
 
 static void features_list(const struct cpuid *has, const struct cpuid *lacks, struct list *l)

@@ -34,8 +34,13 @@ struct cpuid_feature {
 };
 
 /* Find a feature that a definition can add or remove. "-", "_" and "." are the same, and case does not matter.
- * name: of length len. Returns false if no feature has the name. */
+ * name: of length len; a name of /proc/cpuinfo, or libvirt's, except that "stibp" is AMD's bit.
+ * Returns false if no feature has the name. */
 bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret);
+/* Write the name that /proc/cpuinfo has for a feature that cpuid_find_feature() found. Returns ret. */
+const char *cpuid_feature_name(const struct cpuid_feature *f, char ret[CPUID_NAME_BYTES]);
+/* Return libvirt's name of a feature; NULL if it is the same. */
+const char *cpuid_libvirt_name(const char *name, size_t len);
 /* Clear all features in c that `keep` lacks, except KVM's own features, the list of XSAVE states, and bits that
  * cpuid_list_more() does not count. */
 void cpuid_keep_features(struct cpuid *c, const struct cpuid *keep);

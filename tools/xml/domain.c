@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
+#include "base/cpuid.h"
 #include "base/util.h"
 #include "tools/xml/elements.h"
 #include "tools/xml/extra.h"
@@ -216,13 +217,21 @@ static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, ui
 	return 0;
 }
 
-/* Add the feature to the processor's text. Returns false if Cairn does not know the feature, or has no room for it. */
+/* Add the feature to the processor's text, by the name of /proc/cpuinfo. name: libvirt's; NULL: no name.
+ * Returns false if Cairn does not know the feature, or has no room for it. */
 static bool feature_add(char *text, size_t size, char sign, const char *name)
 {
 	size_t len = strlen(text);
-	int n = snprintf(text + len, size - len, ",%c%s", sign, name);
+	struct cpuid_feature f;
+	char ours[CPUID_NAME_BYTES];
+	int n;
 
-	if (n > 0 && (size_t)n < size - len && cpu_model_check(text, NULL) == 0)
+	if (name && !strcmp(name, "stibp"))
+		name = "intel_stibp"; /* what libvirt calls stibp */
+	if (!name || !cpuid_find_feature(name, strlen(name), &f))
+		return false;
+	n = snprintf(text + len, size - len, ",%c%s", sign, cpuid_feature_name(&f, ours));
+	if (n > 0 && (size_t)n < size - len)
 		return true;
 	text[len] = 0;
 	return false;
@@ -236,7 +245,7 @@ static void features_read(struct reading *r, struct _xmlNode *cpu, char *text, s
 
 		if (!on && !node_attr_is(n, "policy", "disable") && !node_attr_is(n, "policy", "forbid"))
 			continue; /* policy `optional`: the model decides whether the guest has the feature */
-		if (!name || !feature_add(text, size, on ? '+' : '-', name))
+		if (!feature_add(text, size, on ? '+' : '-', name))
 			reading_warn(r, n, NULL, "has no effect: Cairn does not know the feature");
 	}
 }
@@ -251,8 +260,7 @@ static void processor_read(struct reading *r, struct _xmlNode *n)
 	if (node_attr_is(n, "mode", "custom") || (model && !mode)) {
 		if (!model || strchr(model, ',') || cpu_model_check(model, NULL) < 0) {
 			reading_warn(r, mode ? n : named, mode ? "mode" : NULL,
-				"has no effect: the guest sees the host's processor; Cairn's models are baseline, x86-64-v2 and "
-				"x86-64-v3");
+				"has no effect: the guest sees the host's processor; `cairn cpu-models` lists Cairn's models");
 			return;
 		}
 		snprintf(text, sizeof(text), "%s", model);

@@ -76,7 +76,7 @@ const struct element elements[] = {
 	{ "features/*", ELEMENT_OPTIONAL, "", "the guest has the features that KVM offers" },
 	{ "cpu", ELEMENT_READ, "mode match check migratable",
 		"mode: custom with a model that Cairn lacks causes a warning, and the guest sees the host's processor" },
-	{ "cpu/model", ELEMENT_READ, "fallback", "cpu, if it is baseline, x86-64-v2 or x86-64-v3" },
+	{ "cpu/model", ELEMENT_READ, "fallback", "cpu, if Cairn has a model of this name" },
 	{ "cpu/feature", ELEMENT_REPEATED, "policy name",
 		"cpu: +name for require and force, -name for disable and forbid; without a model of Cairn none" },
 	{ "cpu/topology", ELEMENT_READ, "sockets dies clusters cores threads",

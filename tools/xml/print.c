@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
+#include "base/cpuid.h"
 #include "base/util.h"
 #include "tools/xml/domain.h"
 #include "tools/xml/extra.h"
@@ -108,10 +109,12 @@ static void print_features(struct writer *w, const char *cpu)
 {
 	for (const char *at = strchr(cpu, ','); at; at = strchr(at, ',')) {
 		char name[64];
+		const char *theirs;
 
 		at++;
 		snprintf(name, sizeof(name), "%.*s", (int)MIN(strcspn(at + 1, ","), sizeof(name) - 1), at + 1);
-		writer_leaf(w, "feature", "policy", *at == '-' ? "disable" : "require", "name", name, NULL);
+		theirs = cpuid_libvirt_name(name, strlen(name));
+		writer_leaf(w, "feature", "policy", *at == '-' ? "disable" : "require", "name", theirs ? theirs : name, NULL);
 	}
 }
 

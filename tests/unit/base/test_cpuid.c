@@ -1,5 +1,6 @@
 /* cpuid: differences between two processors are listed by the usual names; this processor's own leaves are read. */
 #include "base/cpuid.h"
+#include "base/util.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -152,6 +153,26 @@ static void test_this_processor_has_what_it_says(void **state)
 	free(b);
 }
 
+static void test_names_of_libvirt_are_known(void **state)
+{
+	static const char *const pairs[][2] = { { "pni", "sse3" }, { "pclmuldq", "pclmulqdq" }, { "sse4.1", "sse4_1" },
+		{ "avx512vnni", "avx512_vnni" }, { "invtsc", "constant_tsc" }, { "amd-stibp", "stibp" },
+		{ "spec-ctrl", "spec_ctrl" }, { "auto-ibrs", "autoibrs" } };
+	struct cpuid_feature f;
+	char name[CPUID_NAME_BYTES];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
+		assert_true(cpuid_find_feature(pairs[i][0], strlen(pairs[i][0]), &f));
+		assert_string_equal(cpuid_feature_name(&f, name), pairs[i][1]);
+		assert_string_equal(cpuid_libvirt_name(name, strlen(name)), pairs[i][0]);
+	}
+	assert_string_equal(cpuid_libvirt_name("intel_stibp", 11), "stibp");
+	assert_null(cpuid_libvirt_name("avx2", 4));
+	assert_true(cpuid_find_feature("stibp", 5, &f));
+	assert_int_equal(f.function, 0x80000008);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -162,6 +183,7 @@ int main(void)
 		cmocka_unit_test(test_long_list_says_how_many_more),
 		cmocka_unit_test(test_leaf_without_sub_leaves_ignores_index),
 		cmocka_unit_test(test_this_processor_has_what_it_says),
+		cmocka_unit_test(test_names_of_libvirt_are_known),
 	};
 
 	alarm(30 * TEST_SLOW);

@@ -1,0 +1,109 @@
+#include "base/cpu_model_table.h"
+#include "base/util.h"
+
+#include <string.h>
+
+/* Every x86-64 processor, as KVM shows it. */
+#define X86_64                                                                                                 \
+	"fpu,de,pse,tsc,msr,pae,mce,cx8,apic,sep,mtrr,pge,mca,cmov,pat,pse36,clflush,mmx,fxsr,sse,sse2,"       \
+	"x2apic,arat,syscall,nx,lm"
+#define SKYLAKE "xsavec,xgetbv1"
+#define SKYLAKE_SERVER "avx512f,avx512dq,avx512cd,avx512bw,avx512vl,clwb,pdpe1gb,pku"
+#define ICELAKE_SERVER                                                                                         \
+	"avx512vbmi,avx512_vbmi2,avx512_bitalg,avx512_vpopcntdq,gfni,la57,umip,vaes,vpclmulqdq,wbnoinvd"
+
+#define INTEL "GenuineIntel"
+#define AMD "AuthenticAMD"
+/* Intel SDM vol. 2A, CPUID, figure 3-6: a family above 15 is 15 plus the extended family. */
+#define SIGNATURE(family, model, stepping)                                                                     \
+	(((family) > 15 ? (family) - 15 : 0u) << 20 | ((model) >> 4) << 16 | ((family) > 15 ? 15u : (family)) << 8 | \
+		((model) & 15) << 4 | (stepping))
+
+const struct cpu_model cpu_models[] = {
+	{ "host", NULL, NULL, NULL, 0, NULL },
+	{ "baseline", NULL, X86_64 ",sse3,cx16,lahf_lm,rdrand", NULL, 0, NULL },
+	{ "x86-64-v2", NULL, X86_64 ",sse3,cx16,lahf_lm,ssse3,sse4_1,sse4_2,popcnt", NULL, 0, NULL },
+	{ "x86-64-v3", "x86-64-v2", "avx,avx2,bmi1,bmi2,f16c,fma,abm,movbe,xsave", NULL, 0, NULL },
+	{ "x86-64-v4", "x86-64-v3", "avx512f,avx512bw,avx512cd,avx512dq,avx512vl", NULL, 0, NULL },
+
+	{ "qemu64", NULL, X86_64 ",sse3,cx16,lahf_lm", NULL, SIGNATURE(15u, 107u, 1u), "QEMU Virtual CPU version 2.5+" },
+	{ "kvm64", NULL, X86_64 ",vme,sse3,cx16", NULL, SIGNATURE(15u, 6u, 1u), "Common KVM processor" },
+
+	{ "Conroe", NULL, X86_64 ",vme,sse3,ssse3,lahf_lm", INTEL, SIGNATURE(6u, 15u, 3u),
+		"Intel Celeron_4x0 (Conroe/Merom Class Core 2)" },
+	{ "Penryn", "Conroe", "cx16,sse4_1", INTEL, SIGNATURE(6u, 23u, 3u), "Intel Core 2 Duo P9xxx (Penryn Class Core 2)" },
+	{ "Nehalem", "Penryn", "sse4_2,popcnt", INTEL, SIGNATURE(6u, 26u, 3u), "Intel Core i7 9xx (Nehalem Class Core i7)" },
+	{ "Nehalem-IBRS", "Nehalem", "spec_ctrl", INTEL, SIGNATURE(6u, 26u, 3u),
+		"Intel Core i7 9xx (Nehalem Core i7, IBRS update)" },
+	{ "Westmere", "Nehalem", "aes,pclmulqdq", INTEL, SIGNATURE(6u, 44u, 1u), "Westmere E56xx/L56xx/X56xx (Nehalem-C)" },
+	{ "Westmere-IBRS", "Westmere", "spec_ctrl", INTEL, SIGNATURE(6u, 44u, 1u), "Westmere E56xx/L56xx/X56xx (IBRS update)" },
+	{ "SandyBridge", "Westmere", "avx,rdtscp,xsave,xsaveopt", INTEL, SIGNATURE(6u, 42u, 1u),
+		"Intel Xeon E312xx (Sandy Bridge)" },
+	{ "SandyBridge-IBRS", "SandyBridge", "spec_ctrl", INTEL, SIGNATURE(6u, 42u, 1u),
+		"Intel Xeon E312xx (Sandy Bridge, IBRS update)" },
+	{ "IvyBridge", "SandyBridge", "erms,f16c,fsgsbase,rdrand,smep", INTEL, SIGNATURE(6u, 58u, 9u),
+		"Intel Xeon E3-12xx v2 (Ivy Bridge)" },
+	{ "IvyBridge-IBRS", "IvyBridge", "spec_ctrl", INTEL, SIGNATURE(6u, 58u, 9u), "Intel Xeon E3-12xx v2 (Ivy Bridge, IBRS)" },
+	{ "Haswell-noTSX", "IvyBridge", "abm,avx2,bmi1,bmi2,fma,invpcid,movbe,pcid", INTEL, SIGNATURE(6u, 60u, 1u),
+		"Intel Core Processor (Haswell, no TSX)" },
+	{ "Haswell-noTSX-IBRS", "Haswell-noTSX", "spec_ctrl", INTEL, SIGNATURE(6u, 60u, 1u),
+		"Intel Core Processor (Haswell, no TSX, IBRS)" },
+	{ "Haswell", "Haswell-noTSX", "hle,rtm", INTEL, SIGNATURE(6u, 60u, 4u), "Intel Core Processor (Haswell)" },
+	{ "Haswell-IBRS", "Haswell", "spec_ctrl", INTEL, SIGNATURE(6u, 60u, 4u), "Intel Core Processor (Haswell, IBRS)" },
+	{ "Broadwell-noTSX", "Haswell-noTSX", "3dnowprefetch,adx,rdseed,smap", INTEL, SIGNATURE(6u, 61u, 2u),
+		"Intel Core Processor (Broadwell, no TSX)" },
+	{ "Broadwell-noTSX-IBRS", "Broadwell-noTSX", "spec_ctrl", INTEL, SIGNATURE(6u, 61u, 2u),
+		"Intel Core Processor (Broadwell, no TSX, IBRS)" },
+	{ "Broadwell", "Broadwell-noTSX", "hle,rtm", INTEL, SIGNATURE(6u, 61u, 2u), "Intel Core Processor (Broadwell)" },
+	{ "Broadwell-IBRS", "Broadwell", "spec_ctrl", INTEL, SIGNATURE(6u, 61u, 2u), "Intel Core Processor (Broadwell, IBRS)" },
+	{ "Skylake-Client-noTSX-IBRS", "Broadwell-noTSX-IBRS", SKYLAKE, INTEL, SIGNATURE(6u, 94u, 3u),
+		"Intel Core Processor (Skylake, IBRS, no TSX)" },
+	{ "Skylake-Client", "Broadwell", SKYLAKE, INTEL, SIGNATURE(6u, 94u, 3u), "Intel Core Processor (Skylake)" },
+	{ "Skylake-Client-IBRS", "Broadwell-IBRS", SKYLAKE, INTEL, SIGNATURE(6u, 94u, 3u),
+		"Intel Core Processor (Skylake, IBRS)" },
+	/* QEMU's Skylake servers with IBRS lack clflushopt. */
+	{ "Skylake-Server-noTSX-IBRS", "Skylake-Client-noTSX-IBRS", SKYLAKE_SERVER, INTEL, SIGNATURE(6u, 85u, 4u),
+		"Intel Xeon Processor (Skylake, IBRS, no TSX)" },
+	{ "Skylake-Server", "Skylake-Client", SKYLAKE_SERVER ",clflushopt", INTEL, SIGNATURE(6u, 85u, 4u),
+		"Intel Xeon Processor (Skylake)" },
+	{ "Skylake-Server-IBRS", "Skylake-Client-IBRS", SKYLAKE_SERVER, INTEL, SIGNATURE(6u, 85u, 4u),
+		"Intel Xeon Processor (Skylake, IBRS)" },
+	{ "Cascadelake-Server-noTSX", "Skylake-Server-noTSX-IBRS", "clflushopt,avx512_vnni,ssbd", INTEL, SIGNATURE(6u, 85u, 6u),
+		"Intel Xeon Processor (Cascadelake)" },
+	{ "Cascadelake-Server", "Cascadelake-Server-noTSX", "hle,rtm", INTEL, SIGNATURE(6u, 85u, 6u),
+		"Intel Xeon Processor (Cascadelake)" },
+	{ "Cooperlake", "Cascadelake-Server", "avx512_bf16,intel_stibp", INTEL, SIGNATURE(6u, 85u, 10u),
+		"Intel Xeon Processor (Cooperlake)" },
+	{ "Icelake-Server-noTSX", "Cascadelake-Server-noTSX", ICELAKE_SERVER, INTEL, SIGNATURE(6u, 134u, 0u),
+		"Intel Xeon Processor (Icelake)" },
+	{ "Icelake-Server", "Icelake-Server-noTSX", "hle,rtm", INTEL, SIGNATURE(6u, 134u, 0u), "Intel Xeon Processor (Icelake)" },
+
+	{ "Opteron_G1", NULL, X86_64 ",vme,sse3", AMD, SIGNATURE(15u, 6u, 1u), "AMD Opteron 240 (Gen 1 Class Opteron)" },
+	{ "Opteron_G2", "Opteron_G1", "cx16,lahf_lm", AMD, SIGNATURE(15u, 6u, 1u), "AMD Opteron 22xx (Gen 2 Class Opteron)" },
+	{ "Opteron_G3", "Opteron_G2", "abm,misalignsse,popcnt,rdtscp,sse4a", AMD, SIGNATURE(16u, 2u, 3u),
+		"AMD Opteron 23xx (Gen 3 Class Opteron)" },
+	{ "Opteron_G4", "Opteron_G3", "3dnowprefetch,aes,avx,fma4,pclmulqdq,pdpe1gb,sse4_1,sse4_2,ssse3,xop,xsave", AMD,
+		SIGNATURE(21u, 1u, 2u), "AMD Opteron 62xx class CPU" },
+	{ "Opteron_G5", "Opteron_G4", "f16c,fma,tbm", AMD, SIGNATURE(21u, 2u, 0u), "AMD Opteron 63xx class CPU" },
+	{ "EPYC", "Opteron_G3", "3dnowprefetch,adx,aes,avx,avx2,bmi1,bmi2,clflushopt,cr8_legacy,f16c,fma,fsgsbase,fxsr_opt,mmxext,"
+		"movbe,osvw,pclmulqdq,pdpe1gb,rdrand,rdseed,sha_ni,smap,smep,sse4_1,sse4_2,ssse3,topoext,xgetbv1,xsave,xsavec,"
+		"xsaveopt", AMD, SIGNATURE(23u, 1u, 2u), "AMD EPYC Processor" },
+	{ "EPYC-IBPB", "EPYC", "ibpb", AMD, SIGNATURE(23u, 1u, 2u), "AMD EPYC Processor (with IBPB)" },
+	{ "EPYC-Rome", "EPYC-IBPB", "clwb,clzero,perfctr_core,rdpid,stibp,umip,wbnoinvd,xsaveerptr,xsaves", AMD,
+		SIGNATURE(23u, 49u, 0u), "AMD EPYC-Rome Processor" },
+	{ "EPYC-Milan", "EPYC-Rome", "amd_ssbd,erms,fsrm,ibrs,invpcid,pcid,pku", AMD, SIGNATURE(25u, 1u, 1u),
+		"AMD EPYC-Milan Processor" },
+	{ "EPYC-Genoa", "EPYC-Milan", "amd_psfd,autoibrs,avx512_bf16,avx512_bitalg,avx512_vbmi2,avx512_vnni,avx512_vpopcntdq,"
+		"avx512bw,avx512cd,avx512dq,avx512f,avx512ifma,avx512vbmi,avx512vl,gfni,la57,lfence_rdtsc,no_nested_data_bp,"
+		"null_sel_clr_base,stibp_always_on,vaes,vpclmulqdq", AMD, SIGNATURE(25u, 17u, 0u), "AMD EPYC-Genoa Processor" },
+};
+
+const size_t cpu_models_n = ARRAY_SIZE(cpu_models);
+
+const struct cpu_model *cpu_model_find(const char *name, size_t len)
+{
+	for (size_t i = 0; i < cpu_models_n; i++)
+		if (strlen(cpu_models[i].name) == len && !memcmp(cpu_models[i].name, name, len))
+			return &cpu_models[i];
+	return NULL;
+}
