@@ -114,8 +114,8 @@ static void restore_done(void *opaque, int r, const struct err *e)
 	struct json_object *o;
 
 	if (r < 0) {
-		/* If this restore defined the VM, remove it again, unless the VM's process is still ending: then the VM
-		 * stays until the user undefines it. */
+		/* If this restore defined the VM, remove it again, unless the VM's process is stuck: then the VM stays
+		 * until the user undefines it. */
 		if (w->created && !w->vm->proc)
 			vm_forget(w->vm);
 		call_fail(w->call, e);

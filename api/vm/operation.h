@@ -24,10 +24,10 @@ enum vm_operation_kind {
 	VM_OP_START_QUEUED, /* waiting for other VMs' starts (--max-starting) */
 	VM_OP_START_OPENS,  /* the VM's files are being opened */
 	VM_OP_START_HOLDS,  /* the managed save is being renamed to SAVE_MANAGED_USED */
-	VM_OP_START,	    /* the VM process was spawned and has not answered yet */
+	VM_OP_START,	    /* the VM process was spawned; it has not answered yet, or the start has failed and it is ending */
 	/* The stop: struct vm_stop_op. */
 	VM_OP_STOP,
-	VM_OP_END, /* derived: the VM is off, but its process has not ended yet */
+	VM_OP_END, /* derived: the VM is off, but its process has not ended: it is stuck, or an earlier daemon's */
 	/* The owner: struct vm_operation. */
 	VM_OP_JOB,
 	VM_OP_SAVE,	    /* a save job */

@@ -116,6 +116,7 @@ static void vm_free(struct vm *vm)
 	offline_free(vm->offline);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);
+	free(vm->start.failed);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent.timer);
 	definition_free(vm->live);

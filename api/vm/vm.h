@@ -57,6 +57,7 @@ struct vm_start_op {
 	bool from_state;	 /* the VM resumes a saved state */
 	bool holds_save;	 /* the start uses or drops the managed save, now called SAVE_MANAGED_USED */
 	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
+	struct err *failed;	 /* the error of a failed start whose process has not ended; else NULL */
 	struct vm *next;	 /* next VM in host->starts_wait */
 };
 
@@ -196,6 +197,8 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_goes_on(struct vm *vm);
+/* Answer a failed start whose process has ended or is stuck; else do nothing. The answer may free the VM. */
+void vm_start_over(struct vm *vm);
 /* Stop the VM's process without a guest shutdown. call: answered when the process has ended; NULL: none. */
 void vm_destroy(struct vm *vm, struct call *call);
 /* Call gone() once when the process has ended. Only the VM's owner operation may wait, so there is one callback. */

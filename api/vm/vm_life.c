@@ -337,6 +337,12 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 		gone(vm, vm->stop.when_gone_opaque);
 	}
 	vm_notify(vm, run_over, was_active, rebooting);
+	vm_start_over(vm);
 }
 
-const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_ended };
+static void life_stuck(void *opaque)
+{
+	vm_start_over(opaque);
+}
+
+const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_ended, .stuck = life_stuck };

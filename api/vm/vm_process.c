@@ -51,6 +51,7 @@ struct vm_process {
 	uint16_t version; /* of the messages that the process speaks */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
+	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */
 	struct vm_process_end end;
@@ -499,6 +500,12 @@ static void kill_fire(void *opaque)
 {
 	struct vm_process *p = opaque;
 
+	if (p->killed) {
+		log_error("process", "VM '%s': its process (pid %d) was killed, but has not ended", p->name, (int)p->pid);
+		if (p->ops->stuck)
+			p->ops->stuck(p->opaque);
+		return;
+	}
 	log_warn("process", "VM '%s': its process (pid %d) did not end in time; killing it", p->name,
 		(int)p->pid);
 	vm_process_kill(p);
@@ -508,6 +515,8 @@ void vm_process_kill(struct vm_process *p)
 {
 	if (p->pidfd >= 0)
 		pidfd_send_signal(p->pidfd, SIGKILL, NULL, 0);
+	p->killed = true;
+	vm_process_kill_after(p, END_TIMEOUT_NS);
 }
 
 void vm_process_kill_after(struct vm_process *p, uint64_t ns)

@@ -30,6 +30,9 @@ struct vm_process_ops {
 	void (*event)(void *opaque, const struct vm_event *ev);
 	/* The process has ended. Last callback: outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
+	/* The process was killed, and has not ended for 5 s: the kernel holds it, such as for a disk that does not
+	 * answer. Each vm_process_kill() begins such a time. May be NULL. */
+	void (*stuck)(void *opaque);
 };
 
 struct vm_process_paths {
@@ -87,7 +90,7 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* Send SIGKILL. gone() follows. */
+/* Send SIGKILL. gone() follows; if it is late, stuck() comes first. */
 void vm_process_kill(struct vm_process *p);
 /* Send SIGKILL unless the process ends within that time. */
 void vm_process_kill_after(struct vm_process *p, uint64_t ns);

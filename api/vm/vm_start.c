@@ -226,6 +226,32 @@ static void start_fail(struct vm *vm, const struct err *e)
 	start_answer(vm, -EREMOTEIO, e);
 }
 
+/* End the process of a failed start. The start is answered after that, so that whoever tries again, or undefines the
+ * VM, finds neither the process nor its locks. */
+static void start_undo(struct vm *vm, int r, const struct err *e)
+{
+	vm->start.failed = must_alloc(malloc(sizeof(*e)));
+	*vm->start.failed = *e;
+	run_forget(vm); /* now, because this daemon may be killed while the process ends */
+	/* After it rejected its configuration, the process ends by itself; a process that does not answer is killed. */
+	if (r == -EREMOTEIO)
+		vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
+	else
+		vm_process_kill(vm->proc);
+}
+
+void vm_start_over(struct vm *vm)
+{
+	struct err *e = vm->start.failed;
+
+	if (!e)
+		return;
+	vm->start.failed = NULL;
+	vm->start.kind = VM_OP_NONE;
+	start_fail(vm, e);
+	free(e);
+}
+
 static void start_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -233,21 +259,15 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	const char *reason = by ? VM_WOKEN : vm->start.from_state ? "restored" : "booted";
 	struct err stopped;
 
-	vm->start.kind = VM_OP_NONE;
 	if (r < 0) {
 		if (vm_is_stopping(vm)) {
 			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "the VM was destroyed while starting");
 			e = &stopped;
 		}
-		/* After it rejected its configuration, the process ends by itself; a process that does not answer is
-		 * killed. */
-		if (r == -EREMOTEIO)
-			vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
-		else
-			vm_process_kill(vm->proc);
-		start_fail(vm, e);
+		start_undo(vm, r, e);
 		return;
 	}
+	vm->start.kind = VM_OP_NONE;
 	vm->id = ++vm->host->next_id;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, false);
 	managed_release(vm, true);

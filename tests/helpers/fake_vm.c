@@ -278,6 +278,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 		return;
 	if (word(f, "refuse")) {
 		reply(f, m->head.seq, -EBUSY, ERR_BUSY, "vda: is locked by another process");
+		fprintf(stderr, "fake_vm %s: refused\n", f->config.name);
 		wait_for_file(f, "lingers-until=");
 		exit(VM_EXIT_CONFIG);
 	}
@@ -883,9 +884,8 @@ static void turn(struct fake *f)
 int main(int argc, char **argv)
 {
 	struct fake f = { .listening = -1, .sock = -1, .version = VM_MSG_VERSION, .end_fd = -1, .disk = -1 };
-	const char *how = getenv("FAKE_VM");
 
-	if (how && !strcmp(how, "die-at-start"))
+	if (!strcmp(getenv("FAKE_VM") ?: "", "die-at-start"))
 		return 9;
 	if (argc != 3)
 		return VM_EXIT_CONFIG;

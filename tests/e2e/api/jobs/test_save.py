@@ -211,8 +211,7 @@ def test_failed_start_keeps_managed_save(fake):
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
     fake.define("vm1", cmdline="kill-at-config")
     fake.cairn("start", "vm1", ok=1)
-    until(lambda: not fake.children())
-    assert fake.cairn("domstate", "vm1").stdout == "saved\n"
+    assert not fake.children() and fake.cairn("domstate", "vm1").stdout == "saved\n"
     assert kept(fake, "managed.save") and not kept(fake, "managed.save.used")
     fake.define("vm1")
     fake.cairn("start", "vm1")
