@@ -179,8 +179,6 @@ static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 		return qcow2_corrupt(q, "the header cannot be written: %s", strerror(-r));
 	for (uint32_t i = 0; i < old_clusters; i++)
 		meta_remove(&q->meta, (old >> q->cluster_bits) + i);
-	for (uint32_t i = 0; i < old_clusters; i++)
-		meta_remove(&q->meta, (old >> q->cluster_bits) + i);
 	cluster_free_later(q, old >> q->cluster_bits, old_clusters);
 	return 0;
 }

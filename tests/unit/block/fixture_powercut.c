@@ -418,28 +418,49 @@ static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices)
 	return checks;
 }
 
+/* ---- scenes ---- */
+
+/* Make "img", and open and record it. */
+static void scene_begin(struct recorder *rec, struct fixture *f, const char *create, unsigned seed)
+{
+	fixture_begin(f, seed);
+	f->cache_bytes = 1; /* the smallest cache, so that tables are evicted and loaded */
+	fixture_run(f, "%s", create);
+	record_begin(rec, f);
+	record_open(rec);
+}
+
+static void scene_close(struct recorder *rec)
+{
+	record_close(rec);
+	record_end(rec);
+	fixture_run(rec->f, "qemu-img check -q img");
+}
+
+/* choices: see replay(). */
+static void scene_cut(struct recorder *rec, unsigned choices)
+{
+	struct fixture *f = rec->f;
+
+	replay(rec, CUTS, choices);
+	record_free(rec);
+	fixture_end(f);
+}
+
 void powercut(const char *create, unsigned seed, bool moves, bool snapshots)
 {
 	struct recorder rec;
 	struct fixture f;
 
-	fixture_begin(&f, seed);
-	f.cache_bytes = 1; /* the smallest cache, so that tables are evicted and loaded */
-	fixture_run(&f, "%s", create);
-	record_begin(&rec, &f);
-	record_open(&rec);
+	scene_begin(&rec, &f, create, seed);
 	if (snapshots)
 		load_snapshots(&rec);
 	else
 		load_run(&rec, 40);
-	record_close(&rec);
-	record_end(&rec);
-	fixture_run(&f, "qemu-img check -q img");
+	scene_close(&rec);
 	assert_int_equal(moves,
 		fixture_peek_be(&f, "img", 48, 8) != fixture_peek_be(&f, "before", 48, 8));
-	replay(&rec, CUTS, snapshots ? 1 : 6);
-	record_free(&rec);
-	fixture_end(&f);
+	scene_cut(&rec, snapshots ? 1 : 6);
 }
 
 /* Write zeros in each table's range: above a backing file this allocates a table and nothing
@@ -468,12 +489,8 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach)
 	record_begin(&rec, &f);
 	record_open(&rec);
 	load_zeros(&rec, reach);
-	record_close(&rec);
-	record_end(&rec);
-	fixture_run(&f, "qemu-img check -q img");
-	replay(&rec, CUTS, 0);
-	record_free(&rec);
-	fixture_end(&f);
+	scene_close(&rec);
+	scene_cut(&rec, 0);
 }
 
 void powercut_pull(const char *create, unsigned seed)
@@ -482,23 +499,15 @@ void powercut_pull(const char *create, unsigned seed)
 	struct fixture f;
 	struct pull p;
 
-	fixture_begin(&f, seed);
-	f.cache_bytes = 1;
-	fixture_run(&f, "%s", create);
-	record_begin(&rec, &f);
-	record_open(&rec);
+	scene_begin(&rec, &f, create, seed);
 	load_run(&rec, 1);
 	pull_begin(&p, &f, rec.b);
 	load_run(&rec, 1);
 	pull_end(&p);
 	load_run(&rec, 4);
-	record_close(&rec);
-	record_end(&rec);
+	scene_close(&rec);
 	assert_int_equal(fixture_peek_be(&f, "img", 8, 8), 0);
-	fixture_run(&f, "qemu-img check -q img");
-	replay(&rec, CUTS, 2);
-	record_free(&rec);
-	fixture_end(&f);
+	scene_cut(&rec, 2);
 }
 
 void powercut_quiet(const char *create, unsigned seed)
@@ -506,18 +515,10 @@ void powercut_quiet(const char *create, unsigned seed)
 	struct recorder rec;
 	struct fixture f;
 
-	fixture_begin(&f, seed);
-	f.cache_bytes = 1;
-	fixture_run(&f, "%s", create);
-	record_begin(&rec, &f);
-	record_open(&rec);
+	scene_begin(&rec, &f, create, seed);
 	load_quiet(&rec);
-	record_close(&rec);
-	record_end(&rec);
-	fixture_run(&f, "qemu-img check -q img");
-	replay(&rec, CUTS, 2);
-	record_free(&rec);
-	fixture_end(&f);
+	scene_close(&rec);
+	scene_cut(&rec, 2);
 }
 
 void powercut_pins(const char *create, unsigned seed, bool quiet)
@@ -525,19 +526,11 @@ void powercut_pins(const char *create, unsigned seed, bool quiet)
 	struct recorder rec;
 	struct fixture f;
 
-	fixture_begin(&f, seed);
-	f.cache_bytes = 1;
-	fixture_run(&f, "%s", create);
-	record_begin(&rec, &f);
-	record_open(&rec);
+	scene_begin(&rec, &f, create, seed);
 	load_pins(&rec, quiet);
-	record_close(&rec);
-	record_end(&rec);
+	scene_close(&rec);
 	load_overlays(&rec);
-	fixture_run(&f, "qemu-img check -q img");
-	replay(&rec, CUTS, quiet ? 2 : 1);
-	record_free(&rec);
-	fixture_end(&f);
+	scene_cut(&rec, quiet ? 2 : 1);
 }
 
 void powercut_resize(const struct powercut_kind *kind, unsigned seed)
@@ -545,21 +538,13 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 	struct recorder rec;
 	struct fixture f;
 
-	fixture_begin(&f, seed);
-	f.cache_bytes = 1;
-	fixture_run(&f, "%s", kind->create);
-	record_begin(&rec, &f);
-	record_open(&rec);
+	scene_begin(&rec, &f, kind->create, seed);
 	load_resize(&rec, 700 * KIB);
 	load_resize(&rec, 3 * MIB);
 	load_run(&rec, 1);
 	load_resize(&rec, 512);
-	record_close(&rec);
-	record_end(&rec);
-	fixture_run(&f, "qemu-img check -q img");
-	replay(&rec, CUTS, 6);
-	record_free(&rec);
-	fixture_end(&f);
+	scene_close(&rec);
+	scene_cut(&rec, 6);
 }
 
 /* ---- life after life ---- */
@@ -594,8 +579,7 @@ static unsigned life(struct fixture *f, const struct powercut_kind *kind, bool a
 		mend(&rec);
 	record_open(&rec);
 	load_random(&rec, STEPS, kind->fixed_size, kind->no_snapshots);
-	record_close(&rec);
-	record_end(&rec);
+	scene_close(&rec);
 	if (!again)
 		fixture_run(f, "qemu-img check -q img");
 	n = replay(&rec, cuts, 1);

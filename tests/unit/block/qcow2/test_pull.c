@@ -135,11 +135,16 @@ static void test_dropped_backing_file_is_ignored(void **state)
 /* A cut leaves an image with or without its backing file; both read the same. */
 static void test_power_cut_during_pull(void **state)
 {
+	static const char *const options[] = { "cluster_size=4k", "cluster_size=512,refcount_bits=64" };
+	char create[256];
+
 	(void)state;
-	powercut_pull("qemu-img create -q -f raw base.img 1M && qemu-io -f raw -c 'write -P 5 100k 700k' base.img && "
-		"qemu-img create -q -f qcow2 -o cluster_size=4k -b base.img -F raw img 1M", 5);
-	powercut_pull("qemu-img create -q -f raw base.img 1M && qemu-io -f raw -c 'write -P 5 100k 700k' base.img && "
-		"qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 -b base.img -F raw img 1M", 6);
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+		snprintf(create, sizeof(create), "qemu-img create -q -f raw base.img 1M && "
+			"qemu-io -f raw -c 'write -P 5 100k 700k' base.img && "
+			"qemu-img create -q -f qcow2 -o %s -b base.img -F raw img 1M", options[i]);
+		powercut_pull(create, 5 + i);
+	}
 }
 
 int main(void)
