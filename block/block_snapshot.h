@@ -95,6 +95,11 @@ void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot
  * selects the snapshot; its other fields are ignored. */
 void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
+/* Make another snapshot with the content and size of the disk in the existing snapshot `id`, without VM state. Shares
+ * its clusters. Incremental: guest requests continue. A crash leaves the new snapshot, or leaked clusters.
+ * info: as for block_snapshot_commit(); its vm_state_bytes is 0. op->id gets the new id. */
+void block_snapshot_copy(struct block *b, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op);
 /* Delete a snapshot, free its clusters, and truncate the file behind the last used cluster. Incremental: guest requests
  * continue. A crash leaves the snapshot, or leaked clusters. */
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op);

@@ -8,6 +8,7 @@
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
+#include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
@@ -108,7 +109,8 @@ static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err 
 
 	if (opts->isolated)
 		return isolation_check(f->source, e);
-	if (opts->snapshot || vm_compat_is_old(f->source))
+	/* The offline process may not write to an image that linked clones have open. */
+	if (vm_compat_is_old(f->source) || (!vm_state_is_active(f->source->state) && image_is_frozen(f->source)))
 		return 0;
 	for (uint32_t i = 0; i < d->ndisks; i++) {
 		f->pinned[i] = can_pin(&d->disks[i]);

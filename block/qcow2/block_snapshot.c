@@ -236,6 +236,22 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 	return 0;
 }
 
+void block_snapshot_copy(struct block *b, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	struct err e = { 0 };
+	int r = change_check(b, &e);
+
+	if (!r)
+		r = id_check(id, &e);
+	if (!r)
+		r = info_check(b, info, &e);
+	if (r < 0)
+		block_snapshot_op_fail(b, op, r, &e);
+	else
+		qcow2_snapshot_copy(qcow2_of(b), id, info, op);
+}
+
 /* Check and announce a change of a snapshot. Returns false after the failure is reported to op.
  * info: new data of the snapshot; NULL: none. idle: refuse while requests are in flight. */
 static bool change_begin(struct block *b, const char *id, const struct block_snapshot_info *info, bool idle,

@@ -6,7 +6,8 @@
  * and clusters do not change while the pin exists. docs/qcow2.md has the format ("Pins").
  *
  * To fork a running disk: block_snapshot_begin() while the guest is paused; qcow2_pin_mark();
- * block_snapshot_commit(); qcow2_pin_read(); qcow2_pin_overlay() for each fork. */
+ * block_snapshot_commit(); qcow2_pin_read(); qcow2_pin_overlay() for each fork. To fork a snapshot of the disk:
+ * block_pin_snapshot(); then the same. */
 #ifndef CAIRN_BLOCK_QCOW2_PIN_H
 #define CAIRN_BLOCK_QCOW2_PIN_H
 
@@ -39,6 +40,10 @@ void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN
  * Returns 0; -ENOENT: the image has no such pin; -EINVAL, -EIO: damaged. Any thread. */
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES],
 	struct qcow2_pin *ret, struct err *e);
+/* Make a pin with the disk's content of the existing snapshot `snapshot`, which may be deleted afterwards. See
+ * block_snapshot_copy(). id: as for qcow2_pin_mark(). */
+void block_pin_snapshot(struct block *b, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES],
+	struct block_snapshot_op *op);
 /* Delete a pin, as block_snapshot_delete() does. -ENOENT: there is no such pin. */
 void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct block_snapshot_op *op);
 

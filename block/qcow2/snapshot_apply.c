@@ -121,18 +121,10 @@ static int step_find(struct apply *a)
 static int step_loaded(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
+	int r = snapshot_l1_take(q, a->buf, a->from, a->l1.entries, &a->o.err);
 
-	for (uint32_t i = 0; i < a->from; i++) {
-		uint64_t e = load_be64(a->buf + i * 8ULL), t = e & QCOW2_OFFSET_MASK;
-
-		if ((e & QCOW2_L1_RESERVED) || (t & (q->cluster_bytes - 1)))
-			return err_set(&a->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the L1 table of snapshot %s is "
-				"invalid", q->base.name, a->id);
-		a->l1.entries[i] = t;
-		/* A snapshot whose tables were not read at open has no metadata marks yet. */
-		if (t && meta_find(&q->meta, t >> q->cluster_bits) == META_NONE)
-			(void)meta_add(&q->meta, t >> q->cluster_bits, META_INACTIVE_L2);
-	}
+	if (r < 0)
+		return r;
 	memset(a->buf, 0, a->buf_bytes);
 	for (uint32_t i = 0; i < a->l1.n; i++)
 		store_be64(a->buf + i * 8ULL, a->l1.entries[i]);

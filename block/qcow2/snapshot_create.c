@@ -4,11 +4,14 @@
  *    open     the VM state may be written; the disk is not frozen yet
  *    freeze   copy the L1, clear COPIED in the active L1 (in memory only)
  *    mark     set the dirty bit; no commit before that
+ *    load     for a copy of another snapshot, instead of freeze: read that snapshot's L1. Its tables and clusters stay
+ *             while they are counted, because the other snapshot has them and cannot be deleted meanwhile
  *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
  *    commit   write the snapshot's L1, flush, new table, flush, header, sync
  *    abort    decrement the counted refcounts, set COPIED again
  *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 
@@ -20,6 +23,8 @@
 
 enum create_phase {
 	CREATE_MARK,
+	CREATE_LOAD,
+	CREATE_LOADED,
 	CREATE_COUNT,
 	CREATE_PARKED,
 	CREATE_PREPARE,
@@ -48,6 +53,9 @@ struct block_snapshot {
 	struct map vm;
 	struct block_snapshot_op *op; /* NULL: neither commit nor abort was called yet */
 	bool commit, refused;
+	bool is_copy; /* of the snapshot whose L1 has from_n entries at from_offset */
+	uint64_t from_offset;
+	uint32_t from_n;
 	bool stands; /* the header names the snapshot */
 	struct snapshot_mark mark;
 	int res; /* reason of the abort */
@@ -202,8 +210,33 @@ static int step_mark(struct block_snapshot *s)
 		return -EINPROGRESS;
 	r = snapshot_mark_put(&s->mark, &s->task, true);
 	if (!r)
-		s->phase = CREATE_COUNT;
+		s->phase = s->is_copy ? CREATE_LOAD : CREATE_COUNT;
 	return r < 0 && r != -EINPROGRESS ? mark_failed(s, r) : r;
+}
+
+static int step_load(struct block_snapshot *s)
+{
+	uint64_t bytes = ROUND_UP(MAX(s->from_n, 1u) * 8ULL, 4096);
+
+	s->l1_buf = io_buffer_new(bytes);
+	if (!s->l1_buf)
+		return -ENOMEM;
+	s->phase = CREATE_LOADED;
+	return task_read(&s->task, s->l1_buf, bytes, s->from_offset);
+}
+
+static int step_loaded(struct block_snapshot *s)
+{
+	CLEANUP_FREE uint64_t *entries = calloc(s->from_n + 1u, sizeof(*entries));
+	CLEANUP_FREE uint8_t *buf = STEAL_PTR(s->l1_buf);
+	int r = entries ? snapshot_l1_take(s->q, buf, s->from_n, entries, &s->err) : -ENOMEM;
+
+	if (!r)
+		r = counter_init(&s->frozen, s->q, entries, s->from_n);
+	if (r < 0)
+		s->frozen.n = 0;
+	s->phase = CREATE_COUNT;
+	return r;
 }
 
 static int create_give_up(struct block_snapshot *s, int res)
@@ -461,6 +494,12 @@ static int create_step(struct task *t)
 	switch (s->phase) {
 	case CREATE_MARK:
 		return step_mark(s);
+	case CREATE_LOAD:
+		r = step_load(s);
+		break;
+	case CREATE_LOADED:
+		r = step_loaded(s);
+		break;
 	case CREATE_COUNT:
 		return step_count(s);
 	case CREATE_PARKED:
@@ -568,6 +607,32 @@ void qcow2_snapshot_commit(struct block_snapshot *s, const struct block_snapshot
 {
 	s->info = *info;
 	create_tell(s, op, true);
+}
+
+void qcow2_snapshot_copy(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op)
+{
+	const struct qcow2_snapshot_info *from;
+	struct block_snapshot *s;
+	struct err e = { 0 };
+	int r = snapshots_load(q, &e);
+
+	from = r < 0 ? NULL : snapshot_find(q, id);
+	if (!r && !from)
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "disk %s has no snapshot with the id %s", q->base.name, id);
+	if (!r && !qcow2_l1_is_valid(&q->h, from))
+		r = err_set(&e, -EINVAL, ERR_CORRUPT, "disk %s: the entry of snapshot %s is damaged", q->base.name, id);
+	if (!r)
+		r = qcow2_snapshot_open(q, &s, &e);
+	if (r < 0) {
+		snapshot_op_fail(q, op, r, &e);
+		return;
+	}
+	s->is_copy = true;
+	s->from_offset = from->l1_offset;
+	s->from_n = snapshot_disk_entries(q, from);
+	s->entry.disk_bytes = from->disk_bytes;
+	qcow2_snapshot_commit(s, info, op);
 }
 
 void qcow2_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op)

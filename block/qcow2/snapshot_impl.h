@@ -160,6 +160,8 @@ int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const u
 void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
 /* Returns the number of L1 entries for the snapshot's disk. The further entries hold VM state. */
 uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
+/* Check n entries of a snapshot's L1 as the file has them, and get the tables' offsets. Returns 0; -EINVAL. */
+int snapshot_l1_take(struct qcow2 *q, const uint8_t *buf, uint32_t n, uint64_t *ret_entries, struct err *e);
 
 /* Replaces the whole snapshot table. */
 struct table_swap {
@@ -229,6 +231,9 @@ int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct 
 int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);
 int qcow2_snapshot_freeze(struct block_snapshot *s, struct err *e);
 void qcow2_snapshot_commit(struct block_snapshot *s, const struct block_snapshot_info *info,
+	struct block_snapshot_op *op);
+/* Make a snapshot with the disk's content of snapshot `id`. */
+void qcow2_snapshot_copy(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 void qcow2_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op);
 /* Abort the snapshot and answer op with res and e, for a commit with invalid arguments. */

@@ -255,8 +255,25 @@ int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e)
 
 struct pin_call {
 	struct disk_call c;
+	const char *snapshot;
 	const uint8_t *id;
 };
+
+static void pin_snapshot_run(struct disk_call *c, struct block *b)
+{
+	struct pin_call *x = container_of(c, struct pin_call, c);
+
+	block_pin_snapshot(b, x->snapshot, x->id, &c->op);
+}
+
+int disk_pin_snapshot(struct machine_disk *d, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e)
+{
+	struct pin_call x = { .c = { .run = pin_snapshot_run, .op.done = op_done }, .snapshot = snapshot, .id = id };
+	int r = disk_call(d, &x.c, e);
+
+	d->snapshot_unknown |= x.c.op.unknown;
+	return change_done(d, r);
+}
 
 static void pin_delete_run(struct disk_call *c, struct block *b)
 {

@@ -51,6 +51,8 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e);
 int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot_info *info,
 	struct err *e);
 int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e);
+/* block_pin_snapshot() */
+int disk_pin_snapshot(struct machine_disk *d, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);
 /* block_pin_delete(): -ENOENT if there is no such pin. */
 int disk_pin_delete(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);
 int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_info *info,

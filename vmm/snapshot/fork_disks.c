@@ -102,12 +102,20 @@ static bool is_frozen(const struct fork_disk *x)
 	return x->way == FORK_DISK_FREEZE || x->way == FORK_DISK_PIN;
 }
 
-static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
+/* *ret: whether the image can hold a hidden snapshot. */
+static int can_freeze_look(const struct fork_disk *x, bool *ret, struct err *e)
 {
 	struct qcow2_header h = { 0 };
 	int r = x->is_qcow2 ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
-	bool can_freeze = x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN &&
-		!(h.incompatible & QCOW2_INCOMPAT_DATA_FILE);
+
+	*ret = x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN && !(h.incompatible & QCOW2_INCOMPAT_DATA_FILE);
+	return r;
+}
+
+static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	bool can_freeze = false;
+	int r = can_freeze_look(x, &can_freeze, e);
 
 	if (r < 0)
 		return r;
@@ -328,21 +336,66 @@ void fork_disks_tell(const struct fork_disks *d, uint8_t *made)
 		made[i] = d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY : VM_MADE_COPY;
 }
 
-/* ---- copies of an existing snapshot ---- */
+/* ---- disks of an existing snapshot ---- */
 
-int fork_disks_of_snapshot(struct fork_disks *d, struct err *e)
+int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < d->n && !r; i++) {
 		struct fork_disk *x = &d->list[i];
-		bool cloned = ioctl(x->copies[0], FICLONE, x->image) == 0;
+		bool can_pin = false;
 
-		fork_progress_next(d->progress, x->bytes);
-		r = first_copy(d, x, cloned, e);
-		if (!r)
-			r = copies_spread(d, x, e);
+		r = can_freeze_look(x, &can_pin, e);
+		x->way = x->pin->path[0] && can_pin ? FORK_DISK_PIN : FORK_DISK_SHARE;
+		if (x->way == FORK_DISK_PIN)
+			x->bytes = 0;
+		d->progress->total += x->bytes * d->copies;
 	}
+	return r;
+}
+
+static int snapshot_pin(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	int r = disk_pin_snapshot(x->disk, x->id, x->pin->id, e);
+
+	if (!r)
+		r = overlays_write(d, x, e);
+	return r ? r : copies_sync(d, x, e);
+}
+
+static int snapshot_copy(struct fork_disks *d, struct fork_disk *x, struct err *e)
+{
+	bool cloned = ioctl(x->copies[0], FICLONE, x->image) == 0;
+	int r;
+
+	fork_progress_next(d->progress, x->bytes);
+	r = first_copy(d, x, cloned, e);
+	return r ? r : copies_spread(d, x, e);
+}
+
+/* After an error: delete the pins that were made. */
+static void snapshot_pins_drop(struct fork_disks *d)
+{
+	struct err e = { 0 };
+
+	for (unsigned i = 0; i < d->n; i++) {
+		struct fork_disk *x = &d->list[i];
+		int r = x->way == FORK_DISK_PIN ? disk_pin_delete(x->disk, x->pin->id, &e) : 0;
+
+		if (r < 0 && r != -ENOENT)
+			log_warn(x->disk->id, "cannot delete the fork's pin: %s; it is deleted later", e.msg);
+	}
+}
+
+int fork_disks_of_snapshot(struct fork_disks *d, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < d->n && !r; i++)
+		r = d->list[i].way == FORK_DISK_PIN ? snapshot_pin(d, &d->list[i], e) : snapshot_copy(d, &d->list[i], e);
+	if (r < 0)
+		snapshot_pins_drop(d);
 	return r;
 }
 

@@ -1,6 +1,6 @@
 /* Captures the state from which clones of a snapshot start. All work runs on the worker's thread:
- * it reads the state directly from the first disk's image, checks each block, and copies the disks
- * as of the snapshot (block/qcow2/copy.c). A snapshot does not change, so the VM may run or stop
+ * it reads the state directly from the first disk's image, checks each block, and pins the snapshot of each disk, or
+ * copies the disk as of the snapshot (block/qcow2/copy.c). A snapshot does not change, so the VM may run or stop
  * meanwhile. */
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -161,9 +161,9 @@ static void fork_run(struct work *w)
 	if (x->j.r < 0)
 		return;
 	x->progress.total = x->h.layout.ram_bytes;
-	for (unsigned i = 0; i < x->disks.n; i++)
-		x->progress.total += x->disks.list[i].bytes * x->disks.copies;
-	x->j.r = state_move(x);
+	x->j.r = fork_disks_of_snapshot_prepare(&x->disks, &x->j.e);
+	if (!x->j.r)
+		x->j.r = state_move(x);
 	if (!x->j.r)
 		x->j.r = fork_disks_of_snapshot(&x->disks, &x->j.e);
 	fork_disks_tell(&x->disks, x->j.result.disks_made);
@@ -190,6 +190,7 @@ int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, c
 	if (!x)
 		return -EBUSY;
 	x->disks.copies = f->copies;
+	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
 	r = fork_disks_check(&x->disks, x->j.m, e);

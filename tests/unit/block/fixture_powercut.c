@@ -521,13 +521,13 @@ void powercut_quiet(const char *create, unsigned seed)
 	scene_cut(&rec, 2);
 }
 
-void powercut_pins(const char *create, unsigned seed, bool quiet)
+void powercut_pins(const char *create, unsigned seed, bool quiet, bool of_snapshots)
 {
 	struct recorder rec;
 	struct fixture f;
 
 	scene_begin(&rec, &f, create, seed);
-	load_pins(&rec, quiet);
+	(of_snapshots ? load_pins_of_snapshots : load_pins)(&rec, quiet);
 	scene_close(&rec);
 	load_overlays(&rec);
 	scene_cut(&rec, quiet ? 2 : 1);

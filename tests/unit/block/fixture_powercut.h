@@ -20,8 +20,8 @@ void powercut_pull(const char *create, unsigned seed);
 /* Without guest writes, a cut leaves no leaks, or a mark, and opening completes the operation. */
 void powercut_quiet(const char *create, unsigned seed);
 
-/* Make and delete pins. quiet: without guest writes, as powercut_quiet(). */
-void powercut_pins(const char *create, unsigned seed, bool quiet);
+/* Make and delete pins. quiet: without guest writes, as powercut_quiet(). of_snapshots: pin snapshots. */
+void powercut_pins(const char *create, unsigned seed, bool quiet, bool of_snapshots);
 
 struct powercut_kind {
 	const char *name, *create;

@@ -246,6 +246,31 @@ static void snapshot_make(struct recorder *r, int parent, bool pin)
 		pin_note(r, number);
 }
 
+/* Pin the content of a snapshot while the guest writes. */
+static void snapshot_pin(struct recorder *r, unsigned index)
+{
+	struct snapshot_wait w = { .op.done = snapshot_done };
+	struct known_snapshot s = r->snapshots[index];
+	uint8_t *vm = calloc(1, VM_BYTES), *disk = malloc(RECORD_DISK_MAX), pin_id[BLOCK_PIN_ID_BYTES];
+	unsigned id = next_id(r);
+	size_t number;
+	char name[16];
+
+	memcpy(disk, s.disk, RECORD_DISK_MAX);
+	*record(r, EV_SNAPSHOT_MAKE) = (struct event){ .kind = EV_SNAPSHOT_MAKE, .of = id, .data = disk,
+		.len = s.disk_bytes, .vm = vm, .pin = true };
+	number = r->n - 1;
+	load_pin_id(number, pin_id);
+	snprintf(name, sizeof(name), "%u", s.id);
+	block_pin_snapshot(r->b, name, pin_id, &w.op);
+	load_run(r, 2);
+	snapshot_wait(r->f, &w);
+	assert_int_equal(atoi(w.op.id), id);
+	record(r, EV_SNAPSHOT_THERE)->of = id;
+	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ id, disk, vm, s.disk_bytes, 0, number };
+	pin_note(r, number);
+}
+
 void load_snapshot_make(struct recorder *r, int parent)
 {
 	snapshot_make(r, parent, false);
@@ -338,6 +363,24 @@ void load_pins(struct recorder *r, bool quiet)
 	load_run(r, 1);
 	snapshot_make(r, -1, true);
 	load_snapshot_delete(r, 0);
+	load_run(r, 1);
+}
+
+void load_pins_of_snapshots(struct recorder *r, bool quiet)
+{
+	r->quiet = quiet;
+	load_run(r, 2);
+	load_snapshot_make(r, -1);
+	load_run(r, 2);
+	snapshot_pin(r, 0);
+	load_run(r, 1);
+	load_snapshot_delete(r, 0); /* the snapshot; the pin takes its place in the list */
+	load_run(r, 1);
+	load_snapshot_make(r, -1);
+	snapshot_pin(r, 1);
+	load_snapshot_apply(r, 1);
+	load_run(r, 1);
+	load_snapshot_delete(r, 0); /* the first pin */
 	load_run(r, 1);
 }
 

@@ -16,6 +16,8 @@ void load_resize(struct recorder *r, uint64_t bytes);
 void load_snapshots(struct recorder *r);
 /* Make and delete pins, with and without snapshots beside them. quiet: without any other activity. */
 void load_pins(struct recorder *r, bool quiet);
+/* Pin snapshots, and delete them before their pins and after. */
+void load_pins_of_snapshots(struct recorder *r, bool quiet);
 /* After the recording: make the image `forkN` on each pin, in the image `cut`. */
 void load_overlays(struct recorder *r);
 /* Returns the id of the pin that event `number` made. */

@@ -188,6 +188,65 @@ def test_clone_that_is_undefined_without_its_image_keeps_the_pin(vms, daemon, tm
     until(lambda: not snapshots(a))
 
 
+def off(vms, daemon, name="src"):
+    vms.leave(name)
+    daemon.cairn("destroy", name)
+
+
+@pytest.mark.parametrize("state", ["running", "shut off"])
+def test_clones_of_a_snapshot_copy_no_disk(vms, daemon, tmp_path, state):
+    images = [tmp_path / f"{n}.qcow2" for n in "ab"]
+    vms.start(vms.image("a.qcow2"), vms.image("b.qcow2"))
+    vms.write("src", 0, 1)
+    vms.write("src", 0, 2, 1)
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    vms.write("src", 0, 3)
+    vms.write("src", 0, 4, 1)
+    if state == "shut off":
+        off(vms, daemon)
+    made = vms.fork("c", "--snapshotname", "s1", "--count", "2")
+    assert vms.made(made) == {"vda": "overlay", "vdb": "overlay"}
+    assert [len(snapshots(i)) for i in images] == [2, 2]
+    assert all(vms.path(f"c-{i}").stat().st_blocks * 512 <= MIB for i in (1, 2))
+    for i in (1, 2):
+        vms.holds(f"c-{i}", 0, 1)
+        vms.holds(f"c-{i}", 0, 2, 1)
+    # The snapshot may go, and the source may start beside its clones, write and revert.
+    daemon.cairn("snapshot-delete", "src", "s1")
+    if state == "shut off":
+        vms.boot("src")
+    vms.write("src", 0, 5)
+    vms.holds("c-1", 0, 1)
+    vms.write("c-2", 0, 6)
+    vms.write("src", 0, 7, 1)
+    off(vms, daemon, "c-1")
+    vms.boot("c-1")
+    vms.holds("c-1", 0, 2, 1)
+    vms.holds("c-2", 0, 6)
+    assert [len(snapshots(i)) for i in images] == [1, 1]
+    for i in (1, 2):
+        vms.end(f"c-{i}")
+    until(lambda: not snapshots(images[0]) and not snapshots(images[1]))
+    vms.holds("src", 0, 5)
+    off(vms, daemon)
+    for i in images:
+        subprocess.run(["qemu-img", "check", "-q", i], check=True)
+
+
+def test_isolated_clone_of_a_snapshot_is_copied(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    assert vms.made(vms.fork("c", "--snapshotname", "s1", "--isolated")) == {"vda": "copy"}
+    assert len(snapshots(tmp_path / "a.qcow2")) == 1
+    vms.holds("c", 0, 1)
+    # An image that linked clones have open is not written.
+    off(vms, daemon)
+    daemon.cairn("clone", "--linked", "src", "linked")
+    assert vms.made(vms.fork("d", "--snapshotname", "s1")) == {"vda": "copy"}
+    vms.holds("d", 0, 1)
+
+
 def test_source_is_protected_while_clones_read_its_image(vms, daemon, tmp_path):
     vms.start(vms.image("a.qcow2"))
     vms.write("src", 0, 1)

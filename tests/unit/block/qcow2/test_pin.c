@@ -61,6 +61,16 @@ static int pin_delete(struct fixture *f, struct block *b, const uint8_t *id)
 	return o.res;
 }
 
+static int snapshot_pin(struct fixture *f, struct block *b, const char *snapshot, const uint8_t *id)
+{
+	struct sync_op o = { .op.done = sync_done };
+
+	block_pin_snapshot(b, snapshot, id, &o.op);
+	sync_wait(f, &o);
+	f->err = o.err;
+	return o.res;
+}
+
 /* Make the overlay `name` on a pin of the image `source`. */
 static void overlay(struct fixture *f, const char *name, const char *source, const uint8_t *id)
 {
@@ -212,6 +222,92 @@ static void test_fork_keeps_the_frozen_content_while_the_source_writes(void **st
 
 		source_and_fork_write_at_once(&f, 10 + i, creates[i]);
 	}
+	(void)state;
+}
+
+/* The snapshot may go before the pin, and its deletion leaves what the pin reads. */
+static void snapshot_is_pinned(struct fixture *f, unsigned seed, const char *create)
+{
+	struct sync_op made = { .op.done = sync_done }, gone = { .op.done = sync_done };
+	struct block_snapshot_info info = { .name = "own" };
+	struct block *b = source_begin(f, seed, create), *fork;
+	uint8_t *frozen = shadow_copy(f);
+
+	block_snapshot_commit(pin_begin(f, b), &info, &made.op);
+	assert_int_equal(sync_wait(f, &made), 0);
+	shadow_run(f, b, 100, 4);
+	assert_int_equal(snapshot_pin(f, b, "7", id_a), -ENOENT);
+	assert_int_equal(snapshot_pin(f, b, made.op.id, id_a), 0);
+	assert_int_equal(snapshot_pin(f, b, made.op.id, id_a), -EEXIST);
+	overlay(f, "fork", "img", id_a);
+	fork = fork_open(f);
+	content_is(f, fork, frozen);
+	block_snapshot_delete(b, made.op.id, &gone.op);
+	shadow_run(f, b, 50, 4);
+	assert_int_equal(sync_wait(f, &gone), 0);
+	load(f, fork, frozen, 50);
+	assert_int_equal(block_close(fork), 0);
+	fork = fork_open(f);
+	content_is(f, fork, frozen);
+	shadow_verify(f, b);
+	block_close(fork);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(f, "qemu-img check -q -f qcow2 img");
+	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(pin_delete(f, b, id_a), 0);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(f, "qemu-img check -q -f qcow2 img && test $(qemu-img snapshot -l img | wc -l) = 0");
+	free(frozen);
+	fixture_end(f);
+}
+
+static void test_pin_of_a_snapshot_keeps_its_content(void **state)
+{
+	static const char *const creates[] = { CREATE,
+		"qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 img 4M",
+		"qemu-img create -q -f qcow2 -o extended_l2=on img 4M",
+		"qemu-img create -q -f qcow2 -o compat=0.10 img 4M" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(creates); i++) {
+		struct fixture f;
+
+		snapshot_is_pinned(&f, 50 + i, creates[i]);
+	}
+	(void)state;
+}
+
+static void test_damaged_snapshot_gives_no_pin(void **state)
+{
+	struct sync_op made = { .op.done = sync_done };
+	struct block_snapshot_info info = { .name = "own" };
+	struct qcow2_snapshot_info *list;
+	struct qcow2_header h;
+	struct fixture f;
+	struct block *b;
+	uint8_t was, bad;
+	size_t n;
+	int fd;
+
+	b = source_begin(&f, 56, CREATE);
+	block_snapshot_commit(pin_begin(&f, b), &info, &made.op);
+	assert_int_equal(sync_wait(&f, &made), 0);
+	fd = file_open(&f, "img", O_RDWR);
+	assert_int_equal(qcow2_header_read(fd, "img", &h, &f.err), 0);
+	assert_int_equal(qcow2_snapshots_read(fd, &h, &list, &n, &f.err), 0);
+	assert_int_equal(pread(fd, &was, 1, (off_t)list[0].l1_offset + 7), 1);
+	bad = was | 1; /* a reserved bit */
+	assert_int_equal(pwrite(fd, &bad, 1, (off_t)list[0].l1_offset + 7), 1);
+	assert_int_equal(snapshot_pin(&f, b, "1", id_a), -EINVAL);
+	assert_non_null(strstr(f.err.msg, "L1 table"));
+	shadow_run(&f, b, 50, 4);
+	assert_int_equal(pwrite(fd, &was, 1, (off_t)list[0].l1_offset + 7), 1);
+	assert_int_equal(snapshot_pin(&f, b, "1", id_a), 0);
+	shadow_verify(&f, b);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q -f qcow2 img");
+	qcow2_snapshots_free(list, n);
+	close(fd);
+	fixture_end(&f);
 	(void)state;
 }
 
@@ -599,6 +695,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fork_keeps_the_frozen_content_while_the_source_writes),
+		cmocka_unit_test(test_pin_of_a_snapshot_keeps_its_content),
+		cmocka_unit_test(test_damaged_snapshot_gives_no_pin),
 		cmocka_unit_test(test_chain_of_forks_keeps_every_content),
 		cmocka_unit_test(test_resize_and_revert_of_the_source_leave_the_fork),
 		cmocka_unit_test(test_list_tells_a_pin_and_its_id),

@@ -4,13 +4,13 @@
 
 static void test_pins_64k(void **state)
 {
-	powercut_pins("qemu-img create -q -f qcow2 img 1M", 41, false);
+	powercut_pins("qemu-img create -q -f qcow2 img 1M", 41, false, false);
 	(void)state;
 }
 
 static void test_pins_512(void **state)
 {
-	powercut_pins("qemu-img create -q -f qcow2 -o cluster_size=512 img 1M", 42, false);
+	powercut_pins("qemu-img create -q -f qcow2 -o cluster_size=512 img 1M", 42, false, false);
 	(void)state;
 }
 
@@ -18,7 +18,7 @@ static void test_pins_leave_no_permanent_leak(void **state)
 {
 	powercut_pins("qemu-img create -q -f qcow2 -o cluster_size=4k img 1M && "
 		"qemu-io -c 'write -q -P 3 0 700k' img && qemu-img snapshot -c one img && "
-		"qemu-io -c 'write -q -P 4 300k 200k' img", 43, true);
+		"qemu-io -c 'write -q -P 4 300k 200k' img", 43, true, false);
 	(void)state;
 }
 
