@@ -57,6 +57,7 @@ struct fork {
 	struct rights *rights;	      /* NULL: the daemon's */
 	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
 	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
+	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: pinned, or read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 	struct fork_files files;      /* for each writable disk its image and the copies */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
@@ -84,10 +85,21 @@ static void fork_free(struct fork *f)
 
 /* ---- overlays or copies ---- */
 
-static bool can_pin(const struct definition_disk *d)
+/* Return why the disk is copied. NULL: the clones get overlays. */
+static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts, const struct definition_disk *d)
 {
-	return !d->read_only && d->layers[0].format == DEFINITION_FORMAT_QCOW2 && !d->layers[0].data_file &&
-		d->nlayers < LAYERS_MAX && strlen(d->layers[0].path) <= VM_PIN_PATH_MAX;
+	if (d->layers[0].format != DEFINITION_FORMAT_QCOW2)
+		return "raw image";
+	if (opts->isolated)
+		return "isolated";
+	if (d->nlayers >= LAYERS_MAX)
+		return "too many layers";
+	if (strlen(d->layers[0].path) > VM_PIN_PATH_MAX)
+		return "path too long";
+	if (vm_compat_is_old(vm))
+		return "process of an older Cairn";
+	/* The offline process may not write to an image that linked clones have open. */
+	return !vm_state_is_active(vm->state) && image_is_frozen(vm) ? "image of linked clones" : NULL;
 }
 
 /* A clone opens all layers of its source's disk, also those below a copy. */
@@ -106,18 +118,15 @@ static int isolation_check(const struct vm *vm, struct err *e)
 static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
 	const struct definition *d = f->source->def;
+	int r = opts->isolated ? isolation_check(f->source, e) : 0;
 
-	if (opts->isolated)
-		return isolation_check(f->source, e);
-	/* The offline process may not write to an image that linked clones have open. */
-	if (vm_compat_is_old(f->source) || (!vm_state_is_active(f->source->state) && image_is_frozen(f->source)))
-		return 0;
-	for (uint32_t i = 0; i < d->ndisks; i++) {
-		f->pinned[i] = can_pin(&d->disks[i]);
+	for (uint32_t i = 0; i < d->ndisks && !r; i++) {
+		f->why_copied[i] = copy_reason(f->source, opts, &d->disks[i]);
+		f->pinned[i] = !d->disks[i].read_only && !f->why_copied[i];
 		if (getrandom(f->pins[i], sizeof(f->pins[i]), 0) != (ssize_t)sizeof(f->pins[i]))
-			return err_set_errno(e, -errno, "cannot name a disk's pin");
+			r = err_set_errno(e, -errno, "cannot name a disk's pin");
 	}
-	return 0;
+	return r;
 }
 
 /* Make each pinned disk's image the first backing file of the clones' disks. */
@@ -177,6 +186,7 @@ static void pins_note(struct fork *f)
 static void disk_set_copied(struct fork *f, unsigned i)
 {
 	f->pinned[i] = false;
+	f->why_copied[i] = "refcounts of fewer than 8 bits";
 	for (unsigned k = 0; k < f->n; k++) {
 		struct definition_disk *d = &f->clones[k].vm->def->disks[i];
 
@@ -386,6 +396,7 @@ static struct json_object *disks_to_json(const struct fork *f)
 		o = json_object_new_object();
 		js_put_str(o, "id", f->clones[0].vm->def->disks[i].id);
 		js_put_str(o, "made", f->pinned[i] ? "overlay" : "copy");
+		js_put_str(o, "reason", f->why_copied[i]);
 		json_object_array_add(all, o);
 	}
 	return all;

@@ -32,13 +32,26 @@ static void forwards_print(struct json_object *list)
 			json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
-/* Print how a fork made the disks: "disks: vda overlay, vdb copy". */
+/* Copies take time and space that the user may not expect. */
+static void copies_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *d = json_object_array_get_idx(list, i);
+
+		if (js_get_str(d, "reason"))
+			printf("copied: disk %s (%s)\n", js_get_str_or(d, "id", "?"), js_get_str(d, "reason"));
+	}
+}
+
+/* Print how a fork made the disks: "disks: vda overlay, vdb copy (raw image)". */
 static void disks_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *d = json_object_array_get_idx(list, i);
 
 		printf("%s%s %s", i ? ", " : "disks: ", js_get_str_or(d, "id", "?"), js_get_str_or(d, "made", "?"));
+		if (js_get_str(d, "reason"))
+			printf(" (%s)", js_get_str(d, "reason"));
 	}
 	if (list && json_object_array_length(list))
 		putchar('\n');
@@ -71,6 +84,8 @@ static int result_print(struct cli *c, struct json_object *o)
 			c->pos[0], (int)js_get_int(o, "count", 0), first, last);
 	if (c->format == CLI_TABLE)
 		forwards_print(js_get_array(o, "forwards-left-out"));
+	if (c->format == CLI_TABLE && !option_flag(c, "verbose"))
+		copies_print(js_get_array(o, "disks"));
 	return CLI_OK;
 }
 

@@ -377,6 +377,22 @@ def test_isolated_clones_get_copies(vms, daemon, tmp_path):
     assert "reads the image of another VM, so its clones cannot be isolated" in error
 
 
+def test_reason_of_each_copy_is_told(vms, daemon, tmp_path):
+    raw = tmp_path / "b.raw"
+    raw.write_bytes(bytes(MIB))
+    vms.start(vms.image("a.qcow2"), {"path": str(raw), "format": "raw"}, vms.image("c.qcow2", "64M", "-o", "refcount_bits=1"))
+    vms.write("src", 0, 1, 1)
+    narrow = "refcounts of fewer than 8 bits"
+    assert vms.fork("c")["disks"] == [
+        {"id": "vda", "made": "overlay"}, {"id": "vdb", "made": "copy", "reason": "raw image"},
+        {"id": "vdc", "made": "copy", "reason": narrow}]
+    vms.holds("c", 0, 1, 1)
+    said = daemon.cairn("clone", "--live", "src", "d").stdout
+    assert said == f"Domain 'src' cloned as 'd'\ncopied: disk vdb (raw image)\ncopied: disk vdc ({narrow})\n"
+    said = daemon.cairn("clone", "--live", "src", "e", "--isolated", "--verbose").stdout
+    assert "disks: vda copy (isolated), vdb copy (raw image), vdc copy (isolated)\n" in said and "copied:" not in said
+
+
 def test_image_with_narrow_refcounts_is_copied(vms, daemon, tmp_path):
     """The daemon cannot know that, and stores the clones' definitions again."""
     vms.start(vms.image("a.qcow2", "64M", "-o", "refcount_bits=1"), vms.image("b.qcow2"))
