@@ -25,6 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
 GUESTS = os.path.join(BUILD, "guests")
 FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
+INJECT_CALL = os.path.join(BUILD, "helpers", "inject_call")
 # Test files import one another by bare name, so each folder with tests is in the path.
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[1:1] = [folder for folder, _, files in os.walk(HERE) if any(f.endswith(".py") for f in files)]
@@ -194,6 +195,13 @@ def open_files(pid):
     except OSError:
         pass
     return targets
+
+
+def inject_call(pid, number, *args):
+    """Make a process make a system call. Returns its result (-errno for an error), or None if it killed the process."""
+    r = subprocess.run([INJECT_CALL, str(pid), str(number), *map(str, args)], capture_output=True, text=True, timeout=50)
+    assert r.returncode == 0, r.stderr
+    return None if r.stdout == "killed\n" else int(r.stdout)
 
 
 def is_vm(pid):
