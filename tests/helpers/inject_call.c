@@ -1,7 +1,7 @@
 /* inject_call: makes a process make one system call: inject_call PID NUMBER [ARG...]
  *
- * The call takes the place of the process's next one, which the process makes afterwards. An ARG is a number, or "=TEXT"
- * for the address of a string. Prints the call's result, or "killed" if the process ended instead.
+ * The call takes the place of the process's next one, which the process makes afterwards. An ARG is a number,
+ * or "=TEXT" for the address of a string. Prints the call's result, or "killed" if the process ended instead.
  * (gdb cannot do it everywhere: gdb 13 cannot write the registers of a processor with AMX.) */
 #include "base/util.h"
 
