@@ -477,7 +477,7 @@ static int layer_pin(const struct block_open *o, unsigned i, struct qcow2_pin **
 	if (above && above->format == BLOCK_FORMAT_QCOW2)
 		r = qcow2_pin_below(above->fd, o->name ? o->name : "disk", ret, e);
 	if (*ret && o->layers[i].format != BLOCK_FORMAT_QCOW2)
-		r = err_set(e, -EINVAL, ERR_INVALID, "the layer above stands on a pin of a qcow2 image, but this layer is "
+		r = err_set(e, -EINVAL, ERR_INVALID, "the layer above is an overlay on a pin of a qcow2 image, but this layer is "
 			"%s", block_format_name(o->layers[i].format));
 	return r;
 }

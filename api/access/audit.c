@@ -42,7 +42,7 @@ static void text_write(struct audit *a, const char *text)
 	int r = line_append(a->fd, text, &n);
 
 	if (r < 0)
-		log_error("audit", "not kept (%s): %s", strerror(-r), text);
+		log_error("audit", "cannot write this line (%s): %s", strerror(-r), text);
 	a->size += n;
 }
 

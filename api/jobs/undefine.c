@@ -48,7 +48,7 @@ static void give_up(struct undefine *u, const struct err *e)
 	if (u->call)
 		call_fail(u->call, e);
 	else
-		log_error("undefine", "VM '%s' stays: %s", u->vm->def->name, e->msg);
+		log_error("undefine", "VM '%s' is not undefined: %s", u->vm->def->name, e->msg);
 	undefine_free(u);
 }
 

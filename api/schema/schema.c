@@ -13,9 +13,11 @@
 #define END { NULL, FIELD_ANY, false, NULL }
 #define ANY_STATE VM_TRIGGER_COUNT
 #define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or UUID of the VM" }
+#define FIELD_VM_NAME { "vm", FIELD_STRING, REQUIRED, "name of the VM" }
 
 static const struct field no_fields[] = { END };
 static const struct field vm_only[] = { FIELD_VM, END };
+static const struct field vm_name_only[] = { FIELD_VM_NAME, END };
 
 static const struct field capabilities_args[] = {
 	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
@@ -94,7 +96,7 @@ static const struct field info_returns[] = {
 	{ "managed-save", FIELD_BOOL, REQUIRED, "the VM has a managed save" },
 	{ "template", FIELD_BOOL, REQUIRED, "the VM is a template" },
 	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
-	{ "assist", FIELD_OBJECT, OPTIONAL, "on, syscalls, instructions" },
+	{ "assist", FIELD_OBJECT, OPTIONAL, "on: whether the assist is in use; syscalls, instructions: how many it has completed" },
 	{ "exits", FIELD_OBJECT, OPTIONAL, "VM exits by kind: io, mmio, other" },
 	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
 	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
@@ -244,9 +246,9 @@ static const struct field query_jobs_returns[] = {
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
-	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" },
-	{ "current-progress", FIELD_INT, REQUIRED, "units" },
-	{ "total-progress", FIELD_INT, REQUIRED, "units" },
+	FIELD_VM_NAME,
+	{ "current-progress", FIELD_INT, REQUIRED, "units done" },
+	{ "total-progress", FIELD_INT, REQUIRED, "units in all" },
 	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
 	{ "duration", FIELD_INT, OPTIONAL, "duration of a concluded job, ns" },
 	{ "unit", FIELD_STRING, OPTIONAL, "unit of the progress: bytes or snapshots" },
@@ -374,7 +376,7 @@ static const struct command commands[] = {
 		       "holds all data of the disks",
 		export_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-import", "define a VM from an archive of vm-export passed as an fd", import_args,
+	{ "vm-import", "define a VM from an archive that vm-export has written, passed as an fd", import_args,
 		job_returns, ROLE_ADMIN, COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
 	{ "vm-fork", "create running copies of a running VM or of a snapshot; the copies share memory until they write to it",
 		fork_args, job_returns, ROLE_ADMIN,
@@ -383,10 +385,10 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "vm-template", "make the VM a template, which can only be cloned; its images become read-only",
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
-	{ "vm-blockpull", "copy into a qcow2 disk what it reads from its backing files, and drop these from the image and "
-		"from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
+	{ "vm-blockpull", "copy the content of its backing files into a qcow2 disk, and remove the backing files from the "
+		"image and from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
-	{ "snapshot-create", "create a snapshot of disks, memory and devices (of a VM that is off: of disks)",
+	{ "snapshot-create", "create a snapshot of disks, memory and devices (if the VM is off: of disks only)",
 		snapshot_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_SNAPSHOT },
 	{ "snapshot-list", "list the snapshots of a VM, page by page", snapshot_list_args,
@@ -428,81 +430,81 @@ static const struct command commands[] = {
 
 #define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, \
 	"number of such events of this VM that were suppressed before this one" }
-static const struct field guest_reason[] = { FIELD_VM,
+static const struct field guest_reason[] = { FIELD_VM_NAME,
 	{ "guest", FIELD_BOOL, REQUIRED, "the guest caused the event" },
 	{ "reason", FIELD_STRING, REQUIRED, "QEMU's word for the reason" }, FIELD_LEFT_OUT, END };
-static const struct field defined_data[] = { FIELD_VM,
+static const struct field defined_data[] = { FIELD_VM_NAME,
 	{ "renamed-from", FIELD_STRING, OPTIONAL, "previous name, after a rename" }, END };
-static const struct field undefined_data[] = { FIELD_VM,
+static const struct field undefined_data[] = { FIELD_VM_NAME,
 	{ "renamed-to", FIELD_STRING, OPTIONAL, "new name, after a rename" }, END };
-static const struct field panicked_data[] = { FIELD_VM,
+static const struct field panicked_data[] = { FIELD_VM_NAME,
 	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
 	{ "bits", FIELD_INT, REQUIRED, "bits that the guest wrote to pvpanic" }, FIELD_LEFT_OUT, END };
-static const struct field watchdog_data[] = { FIELD_VM,
+static const struct field watchdog_data[] = { FIELD_VM_NAME,
 	{ "action", FIELD_STRING, REQUIRED,
 		"action taken: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
-static const struct field reset_delayed_data[] = { FIELD_VM,
+static const struct field reset_delayed_data[] = { FIELD_VM_NAME,
 	{ "in", FIELD_INT, REQUIRED, "time until the reset, ns" },
 	{ "resets", FIELD_INT, REQUIRED, "number of resets that the guest has requested in this window" }, END };
-static const struct field restart_data[] = { FIELD_VM,
+static const struct field restart_data[] = { FIELD_VM_NAME,
 	{ "in", FIELD_INT, REQUIRED, "time until the restart, ns" },
 	{ "try", FIELD_INT, REQUIRED, "number of this restart in the window" },
 	{ "tries", FIELD_INT, REQUIRED, "maximum number of restarts; 0: no limit" }, END };
-static const struct field plan_data[] = { FIELD_VM,
+static const struct field plan_data[] = { FIELD_VM_NAME,
 	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue (the deadline has passed) or failed" },
 	{ "reboot", FIELD_BOOL, REQUIRED, "true: reboot; false: shutdown" },
 	{ "at", FIELD_INT, OPTIONAL, "time of a planned shutdown or reboot: realtime, ns" },
 	{ "then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field autostart_data[] = { FIELD_VM,
+static const struct field autostart_data[] = { FIELD_VM_NAME,
 	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field dump_data[] = { FIELD_VM,
+static const struct field dump_data[] = { FIELD_VM_NAME,
 	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
 	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if the daemon chose it" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field agent_data[] = { FIELD_VM,
+static const struct field agent_data[] = { FIELD_VM_NAME,
 	{ "connected", FIELD_BOOL, REQUIRED, "true: the agent answers; false: it no longer answers" }, END };
-static const struct field port_data[] = { FIELD_VM,
+static const struct field port_data[] = { FIELD_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the port" },
 	{ "open", FIELD_BOOL, REQUIRED, "true: a program in the guest has opened the port" }, END };
-static const struct field io_error_data[] = { FIELD_VM,
+static const struct field io_error_data[] = { FIELD_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, REQUIRED, "the cause is a lack of space" },
 	{ "reason", FIELD_STRING, REQUIRED, "error text of the errno, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
-static const struct field link_data[] = { FIELD_VM,
+static const struct field link_data[] = { FIELD_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, END };
-static const struct field device_data[] = { FIELD_VM,
+static const struct field device_data[] = { FIELD_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
-static const struct field change_data[] = { FIELD_VM,
+static const struct field change_data[] = { FIELD_VM_NAME,
 	{ "from", FIELD_STRING, REQUIRED, "previous state, as vm-info's word" },
 	{ "state", FIELD_STRING, REQUIRED, "new state, as vm-info's word" },
 	{ "reason", FIELD_STRING, REQUIRED, "reason of the new state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" }, END };
 
-static const struct field snapshot_data[] = { FIELD_VM,
+static const struct field snapshot_data[] = { FIELD_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
 	{ "job", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "disk", FIELD_STRING, OPTIONAL, "id of the disk, after a revert of one disk" }, END };
-static const struct field skipped_data[] = { FIELD_VM,
+static const struct field skipped_data[] = { FIELD_VM_NAME,
 	{ "reason", FIELD_STRING, REQUIRED, "off (the VM is off), space (too little free space) or failed" },
 	{ "detail", FIELD_STRING, REQUIRED, "details of the reason" }, END };
-static const struct field recovered_data[] = { FIELD_VM,
+static const struct field recovered_data[] = { FIELD_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk that showed the interruption" },
 	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, END };
-static const struct field job_status_data[] = { FIELD_VM,
+static const struct field job_status_data[] = { FIELD_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, aborting, waiting, pending, concluded, null" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
-static const struct field job_progress_data[] = { FIELD_VM,
+static const struct field job_progress_data[] = { FIELD_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "done", FIELD_INT, REQUIRED, "units done" },
 	{ "total", FIELD_INT, REQUIRED, "units in all" },
@@ -523,15 +525,15 @@ static const struct field refusals_data[] = {
 	{ "since", FIELD_INT, REQUIRED, "time of the first suppressed event: realtime, ns" }, END };
 
 static const struct event_spec events[EVENT_ID_COUNT] = {
-	[EVENT_STOP] = { "STOP", "the vCPUs are paused", vm_only, false, false },
-	[EVENT_RESUME] = { "RESUME", "the vCPUs run again", vm_only, false, false },
+	[EVENT_STOP] = { "STOP", "the vCPUs are paused", vm_name_only, false, false },
+	[EVENT_RESUME] = { "RESUME", "the vCPUs run again", vm_name_only, false, false },
 	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false, false },
 	[EVENT_RESET] = { "RESET", "the VM was reset", guest_reason, false, false },
 	[EVENT_RESET_DELAYED] = { "RESET_DELAYED", "the guest resets itself in a loop; the daemon delays the next reset",
 		reset_delayed_data, false, false },
 	[EVENT_RESTART_SCHEDULED] = { "RESTART_SCHEDULED", "the VM has ended, and the daemon will restart it", restart_data,
 		false, false },
-	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_only, false, false },
+	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_name_only, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest reported a kernel panic", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not reset its watchdog timer in time", watchdog_data, false, false },
 	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "a memory dump has completed or failed", dump_data, false, false },
@@ -556,7 +558,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "an operation on a snapshot that a crash had interrupted between two disks was completed or undone",
 		recovered_data, false, false },
 	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "the restored guest has frozen file systems, and no agent thaws them",
-		vm_only, false, false },
+		vm_name_only, false, false },
 	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "a command was denied for lack of a role",
 		denied_data, false, true },
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "the daemon disconnected a client that did not read its answers", dropped_data, false, true },

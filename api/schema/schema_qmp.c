@@ -167,7 +167,7 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "snapshot-delete", "delete a snapshot", delete_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_JOB,
 		ANY_STATE },
-	{ "block-stream", "copy into a disk what it reads from its backing files, and drop these", stream_args, NULL,
+	{ "block-stream", "copy the content of its backing files into a disk, and remove them from the disk", stream_args, NULL,
 		ROLE_OPERATOR, MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },

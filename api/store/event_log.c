@@ -88,7 +88,7 @@ static void line_write(struct event_log *l, const char *text)
 	int r = line_append(l->fd, text, &n);
 
 	if (r < 0 && !l->failed)
-		log_error("events", "%s is not kept: %s", FILE_NAME, strerror(-r));
+		log_error("events", "cannot write %s: %s", FILE_NAME, strerror(-r));
 	l->failed = r < 0;
 	l->lines++;
 }

@@ -210,7 +210,7 @@ static int pin_check(struct qcow2_header *h, struct err *e)
 		return 0;
 	}
 	if (!h->has_pin || !pin_name_parse(h->backing_name, &path, id) || memcmp(id, h->pin.id, sizeof(id)))
-		return CORRUPT(e, "the disk stands on a pin of another image, but the description of the pin in "
+		return CORRUPT(e, "the disk is an overlay on a pin of another image, but the description of the pin in "
 			"the header is missing or damaged");
 	return 0;
 }

@@ -172,7 +172,7 @@ int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYT
 		if (r2 == r || (!r2 && h.snapshots_offset == after.snapshots_offset && h.nb_snapshots == after.nb_snapshots))
 			failures++;
 	}
-	return gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this disk stands on is gone: somebody "
+	return gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this overlay reads is gone: somebody "
 		"deleted its pin (a hidden snapshot), so the disk cannot be read", name) : r;
 }
 
@@ -233,7 +233,7 @@ int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struc
 {
 	if (l1_crc(q->disk.l1.entries, q->disk.l1.n) == pin->l1_crc)
 		return 0;
-	return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of the pin that the disk above stands on is damaged",
+	return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of the pin that the overlay above reads is damaged",
 		q->base.name);
 }
 

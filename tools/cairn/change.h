@@ -12,7 +12,7 @@ struct json_object;
 	{ "config", NULL, "change the next start of the VM [default]" },                                    \
 	{ "live", NULL, "refused: the definition of a running VM does not change" },                                  \
 	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
-	{ "print-only", NULL, "show the change, and change nothing" }
+	{ "print-only", NULL, "show the change, and do not save it" }
 
 /* Read the definition, change it and have the daemon save it; repeat if another user has changed it in the meantime.
  * Prints the daemon's warnings on stderr.

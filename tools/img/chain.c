@@ -326,7 +326,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 	if (n < 2)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->common.o.path);
 	if (layers[0].header.has_pin)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s stands on the content that %s had when the clone was "
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is an overlay on the content that %s had when the clone was "
 			"made, and nobody may change that; make an independent image with `cairn-img rebase -b \"\" %s`",
 			k->common.o.path, layers[1].path, k->common.o.path);
 	r = img_pins_refuse(&layers[0], "commit", e);

@@ -124,7 +124,7 @@ static const struct img_verb verbs[] = {
 		"snapshot [-c NAME | -a SNAPSHOT | -d SNAPSHOT | -l] [--own-size] [-p] [-q] [-f FMT] [-U] FILE",
 		OPEN_HELP
 		"  -l             list the snapshots [default]\n"
-		"  --own-size     with -l: show the space that only this snapshot uses\n"
+		"  --own-size     with -l: show for each snapshot the space that only it uses\n"
 		"  -c NAME        create a snapshot of the disk\n"
 		"  -a SNAPSHOT    revert the disk to the snapshot; the present content is lost\n"
 		"  -d SNAPSHOT    delete the snapshot and free its space\n"
@@ -135,7 +135,8 @@ static const struct img_verb verbs[] = {
 		"vmstate-info [-U] [--output human|json] FILE [SNAPSHOT]",
 		"  -U             do not lock the image: read it while a VM uses it\n"
 		"  --output FMT   set the output format: human or json [human]\n"
-		"FILE is a saved state, or an image [its last snapshot with a VM state].\n",
+		"FILE is a saved state, or an image; then SNAPSHOT selects a snapshot [the last one with a VM\n"
+		"state].\n",
 		img_vmstate_main },
 	{ "bench", "measure the speed of an image",
 		"bench [-c COUNT] [-d DEPTH] [-f FMT] [-s SIZE] [-S STEP] [-o OFFSET] [-t CACHE] [-w]\n"

@@ -165,8 +165,8 @@ static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 	if (!f)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", s->common.o.path, s->name);
 	if (f->pinned && s->action == 'd')
-		return err_set(e, -EBUSY, ERR_BUSY, "%s: '%s' is a pin: disks of live clones stand on it. Removing the "
-			"clones deletes it", s->common.o.path, f->name);
+		return err_set(e, -EBUSY, ERR_BUSY, "%s: '%s' is a pin: disks of live clones read it. The pin is "
+			"deleted when the clones are removed with their images", s->common.o.path, f->name);
 	snprintf(ret_id, BLOCK_SNAPSHOT_ID_MAX + 1, "%s", f->id);
 	return 0;
 }

@@ -103,7 +103,7 @@ bool ram_can_watch(struct machine *m)
 		return m->uffd.can_protect;
 	if (fault_tracker_can_watch(&m->uffd, view))
 		return true;
-	log_warn(NULL, "this kernel cannot write-protect memory that a clone shares, so the VM stands still while its memory "
+	log_warn(NULL, "this kernel cannot write-protect memory that a clone shares, so the VM is paused while its memory "
 		"is copied; use Linux 5.19 or later");
 	return false;
 }

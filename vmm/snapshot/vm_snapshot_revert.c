@@ -295,7 +295,7 @@ static int revert_run(struct revert_job *x)
 	if (!x->with_ram && !x->v.disks_only && !j->m->cfg.images_only)
 		return err_set(&j->e, -EINVAL, ERR_WRONG_STATE,
 			"snapshot '%s' holds disks only; shut the VM off first, or revert with --disks-only, "
-			"which restarts it", x->node->info.name);
+			"which stops the VM", x->node->info.name);
 	x->paused_ns = loop_now_ns();
 	if (was_running)
 		machine_pause(j->m);

@@ -154,7 +154,7 @@ static const struct verb_option dumpxml_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "security-info", NULL, "no effect: a definition holds no secrets" },
 	{ "migratable", NULL, "no effect" },
-	{ "update-cpu", NULL, "no effect: the guest has the host's processor" }, END };
+	{ "update-cpu", NULL, "no effect; accepted for virsh" }, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
 static const struct verb_option validate_options[] = {
@@ -233,7 +233,7 @@ static const struct verb_option help_options[] = {
 static const struct verb_option edit_options[] = {
 	{ "format", "json|xml", "edit JSON or libvirt's domain XML [json]" },
 	{ "xml", NULL, "edit libvirt's domain XML" },
-	{ "print-only", NULL, "show the change, and change nothing" }, END };
+	{ "print-only", NULL, "show the change, and do not save it" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
 static const struct verb_option setvcpus_options[] = {
 	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" }, CHANGE_OPTIONS, END };
@@ -336,7 +336,7 @@ const struct verb verbs[] = {
 		"vm-blockpull", verb_blockpull },
 	{ "export", "Clones", "VM FILE", "export a VM to one archive file: .tar.zst, .tar.gz or .tar", export_options, 2, 2, true,
 		"vm-file", "vm-export", verb_export },
-	{ "import", "Clones", "FILE", "define a VM from an archive of export", import_options, 1, 1, true, "file", "vm-import",
+	{ "import", "Clones", "FILE", "define a VM from an archive that export has written", import_options, 1, 1, true, "file", "vm-import",
 		verb_import },
 	{ "save", "Saved states", "VM FILE", "save the state of a VM to a file, and stop the VM", save_options, 2, 2, false,
 		"vm-file", "vm-save", verb_save },
@@ -346,7 +346,7 @@ const struct verb verbs[] = {
 		"vm-managed-save", verb_managedsave },
 	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm",
 		"vm-managed-save-remove", verb_managedsave_remove },
-	{ "snapshot-create", "Snapshots", "{VM|--all}", "create a snapshot, named after the time", snapshot_create_options, 1, 1,
+	{ "snapshot-create", "Snapshots", "{VM|--all}", "create a snapshot, with the time in seconds as its name", snapshot_create_options, 1, 1,
 		true, "vm", "snapshot-create", verb_snapshot_create },
 	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "create a snapshot with a name and a description", snapshot_create_as_options,
 		1, 3, true, "vm", "snapshot-create", verb_snapshot_create_as },
@@ -412,7 +412,7 @@ const struct verb verbs[] = {
 	{ "audit", "Administration", "", NULL, audit_options, 0, 0, true, NULL, "query-audit", verb_audit },
 	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, then stop the daemon",
 		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },
-	{ "doctor", "Administration", "", "check what this host offers to VMs, and say how to mend it", NULL, 0, 0, true, NULL, NULL,
+	{ "doctor", "Administration", "", "check what this host offers to VMs, and say what to change", NULL, 0, 0, true, NULL, NULL,
 		verb_doctor },
 	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
 		verb_version },
