@@ -43,7 +43,7 @@ def qemu_ms(q, path):
 def run(bench):
     need_kvm()
     need_qemu()
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder, running(MEMORY_MIB, FILLED_MIB) as vm:
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder, running(bench.uid, MEMORY_MIB, FILLED_MIB) as vm:
         monitor, core = os.path.join(folder, "qmp"), os.path.join(folder, "core")
         argv = qemu_microvm(guestlib.bare("interp"), MEMORY_MIB, "-qmp", f"unix:{monitor},server=on,wait=off")
         with Program(argv) as qemu:

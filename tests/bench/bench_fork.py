@@ -7,14 +7,14 @@ including this benchmark's, affect the result: the daemon's CPU time was 2.1 ms 
 TMPDIR=/dev/shm; a clone out of 100 took 2.6 and 1.6 ms."""
 
 import os
-import pathlib
 import re
 import subprocess
-import tempfile
 
 import guestlib
 from benchlib import need_kvm
-from conftest import Console, Daemon
+from conftest import Console
+from plainlib import qcow2
+from snapbench import daemon_of
 
 MEMORY = "128M"
 BATCH = 100
@@ -22,6 +22,7 @@ ONE_MS, EACH_MS = 5.0, 2.0
 DISK_GIB = 2
 DISK_ONE_MS, DISK_EACH_MS, DISK_EACH_KIB = 3.0, 2.0, 1024
 EACH_KIB = 600
+AS_PLAIN_USER = True
 ROUNDS = 5
 
 
@@ -50,30 +51,24 @@ def own_kib(pid):
 
 def run(bench):
     need_kvm()
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        with_source(folder, [], lambda daemon: measure(bench, daemon))
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        path = os.path.join(folder, "a.qcow2")
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, f"{2 * DISK_GIB}G"], check=True)
+    with daemon_of(bench.uid) as daemon:
+        source_start(daemon, [])
+        measure(bench, daemon)
+    with daemon_of(bench.uid) as daemon:
+        disk = qcow2(daemon.tmp / "a.qcow2", f"{2 * DISK_GIB}G")
         for gib in range(DISK_GIB):
-            subprocess.run(["qemu-io", "-c", f"write -P 7 {gib}G 1G", path], check=True, stdout=subprocess.DEVNULL)
-        disks = [{"path": path, "format": "qcow2"}]
-        with_source(folder, disks, lambda daemon: measure_disk(bench, daemon, pathlib.Path(folder)))
+            subprocess.run(["qemu-io", "-c", f"write -P 7 {gib}G 1G", disk["path"]], check=True, stdout=subprocess.DEVNULL)
+        source_start(daemon, [disk])
+        measure_disk(bench, daemon)
 
 
-def with_source(folder, disks, work):
-    """Run work(daemon) while the VM src runs."""
-    daemon = Daemon(pathlib.Path(folder))
-    try:
-        daemon.define("src", memory=MEMORY, debug_exit=True, boot={"kernel": guestlib.bare("interp")}, disks=disks)
-        daemon.cairn("start", "src")
-        console = Console(daemon, "src")
-        while console.line() != "interp":
-            pass
-        work(daemon)
-        console.close()
-    finally:
-        daemon.close()
+def source_start(daemon, disks):
+    daemon.define("src", memory=MEMORY, debug_exit=True, boot={"kernel": guestlib.bare("interp")}, disks=disks)
+    daemon.cairn("start", "src")
+    console = Console(daemon, "src")
+    while console.line() != "interp":
+        pass
+    console.close()
 
 
 def each(daemon, qmp, count):
@@ -82,7 +77,7 @@ def each(daemon, qmp, count):
     return total
 
 
-def measure_disk(bench, daemon, folder):
+def measure_disk(bench, daemon):
     qmp = daemon.qmp(timeout=60)
     each(daemon, qmp, 1)
     bench.compare(f"one, {DISK_GIB} GiB on its disk", "ms", lambda: each(daemon, qmp, 1), DISK_ONE_MS, "target", 1.0,
@@ -90,7 +85,7 @@ def measure_disk(bench, daemon, folder):
     bench.compare(f"each of {BATCH}, {DISK_GIB} GiB on its disk", "ms", lambda: each(daemon, qmp, BATCH), DISK_EACH_MS,
                   "target", 1.0, rounds=ROUNDS)
     clones(daemon, qmp, "m", 10, paused=True)
-    kib = [os.stat(folder / f"m-{i}-vda.qcow2").st_blocks / 2 for i in range(1, 11)]
+    kib = [os.stat(daemon.tmp / f"m-{i}-vda.qcow2").st_blocks / 2 for i in range(1, 11)]
     bench.pairs("disk of one that has written nothing", "KiB", [(k, DISK_EACH_KIB) for k in kib], "target", 1.0)
     forget(qmp, "m", 10)
 

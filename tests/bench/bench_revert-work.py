@@ -47,7 +47,7 @@ def scattered_ms(vm, listed, eager=False):
 
 def run(bench):
     need_kvm()
-    with running(512, 0) as vm:
+    with running(bench.uid, 512, 0) as vm:
         for seed in (1, 2):
             vm.fill(SET_MIB, seed)
             vm.snapshot()
@@ -62,7 +62,7 @@ def run(bench):
                     ms.append(work_ms(vm, q, names[(2 * i + j) % len(names)], eager))
                 pairs.append([ms[0], GOAL * ms[1]])
             bench.pairs(where, "ms", pairs[1:], "1.3 x eager", 1.0)
-    with running(512, FILLED_MIB) as vm:
+    with running(bench.uid, 512, FILLED_MIB) as vm:
         vm.snapshot()
         # The working set that the second process records serves the next rounds.
         rounds = [(scattered_ms(vm, True), scattered_ms(vm, False), scattered_ms(vm, True, eager=True))

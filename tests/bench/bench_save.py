@@ -40,13 +40,13 @@ def dd_s(folder, mib):
 
 def run(bench):
     need_kvm()
-    with running(512, FILLED_MIB) as vm:
+    with running(bench.uid, 512, FILLED_MIB) as vm:
         pairs = []
         for _ in range(ROUNDS):
             s, _ = save_s(vm, FILLED_MIB)
             pairs.append((FILLED_MIB / s, FILLED_MIB / dd_s(str(vm.daemon.tmp), FILLED_MIB)))
         bench.pairs("256 MiB of 512", "MiB/s", pairs, "dd", GOAL, rate=True)
-    with running(128, LITTLE_MIB) as small, running(8192, LITTLE_MIB) as large:
+    with running(bench.uid, 128, LITTLE_MIB) as small, running(bench.uid, 8192, LITTLE_MIB) as large:
         pairs = [(save_s(large, LITTLE_MIB), save_s(small, LITTLE_MIB)) for _ in range(ROUNDS)]
     bench.pairs("8 GiB untouched", "ms", [(a[0] * 1e3, b[0] * 1e3) for a, b in pairs], "128 MiB", GOAL)
     # The only addition is a checksum for each block.

@@ -4,12 +4,13 @@ from benchlib import ROUNDS, need_kvm
 from snapbench import running
 
 MEMORY_MIB, FILLED_MIB, DIRTIED_MIB = 512, 384, 5
+AS_PLAIN_USER = True
 
 
 def run(bench):
     need_kvm()
     written, times = [], []
-    with running(MEMORY_MIB, FILLED_MIB) as vm:
+    with running(bench.uid, MEMORY_MIB, FILLED_MIB) as vm:
         first = vm.snapshot()
         for i in range(ROUNDS):
             vm.fill(DIRTIED_MIB, i + 2)

@@ -1,6 +1,7 @@
 """benchlib: shared code of the benchmarks: rows with medians, programs timed until their first output."""
 
 import os
+import pwd
 import select
 import signal
 import statistics
@@ -19,10 +20,11 @@ class Unfit(Exception):
 
 
 class Bench:
-    """The rows of one benchmark."""
+    """The rows of one benchmark. user: the plain user whose daemons are measured; None: the caller's are."""
 
-    def __init__(self, name, build):
-        self.name, self.build, self.rows = name, build, []
+    def __init__(self, name, build, user=None):
+        self.name, self.build, self.user, self.rows = name, build, user, []
+        self.uid = pwd.getpwnam(user).pw_uid if user else None
 
     def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS):
         """Compare two functions that measure once each; peer may be a number to reach. goal: minimum ratio; a ratio
@@ -36,6 +38,8 @@ class Bench:
         above, below = (ours, peer) if rate else (peer, ours)
         # A cost of 0 has no ratio; report 1000.
         ratio = above / below if below else 1000.0
+        if self.user:
+            case += f", as {self.user}"
         self.rows.append({"name": self.name, "case": case, "unit": unit, "ours": round(ours, 6),
                           "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
                           "goal": round(goal, 3), "holds": ratio >= goal})

@@ -1,14 +1,17 @@
 #!/usr/bin/python3
 """Run benchmarks of Cairn and its peers alternately; the median of 9 counts.
 
-run.py [--build DIR] [--only NAME] [--list]
+run.py [--build DIR] [--only NAME] [--as USER] [--list]
 Prints a table and appends one JSON line for each case to DIR/bench.json. A benchmark is a file bench_NAME.py in
-this folder with a function run(bench); its docstring describes the measurement."""
+this folder with a function run(bench); its docstring describes the measurement. A benchmark with AS_PLAIN_USER takes
+its daemons from snapbench.daemon_of(). Called by root, it runs as root and again as the user nobody in the group of
+/dev/kvm; --as USER runs it only as that user."""
 
 import argparse
 import importlib
 import json
 import os
+import pwd
 import sys
 import time
 
@@ -24,11 +27,42 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--build", default="build", help="build folder (build)")
     p.add_argument("--only", metavar="NAME", help="one benchmark: " + ", ".join(names()))
+    p.add_argument("--as", dest="user", metavar="USER", help="root, or the plain user who runs VMs (root, then nobody)")
     p.add_argument("--list", action="store_true", help="what there is")
     a = p.parse_args()
     if a.only and a.only not in names():
         p.error(f"no benchmark '{a.only}': {', '.join(names())}")
+    if a.user and os.geteuid() != 0:
+        p.error("only root may use --as")
+    try:
+        pwd.getpwnam(a.user or "root")
+    except KeyError:
+        p.error(f"no user '{a.user}'")
     return a
+
+
+def users(module, a):
+    """Return the users whose daemons a benchmark measures. None: the caller."""
+    plain = os.geteuid() == 0 and getattr(module, "AS_PLAIN_USER", False)
+    if a.user:
+        return [None] if a.user == "root" else [a.user] if plain else []
+    return [None, "nobody"] if plain else [None]
+
+
+def measure(name, user, build):
+    """Run a benchmark; return its rows."""
+    from benchlib import Bench, Unfit
+    bench, begin = Bench(name, build, user), time.monotonic()
+    title = f"{name} as {user}" if user else name
+    try:
+        importlib.import_module("bench_" + name).run(bench)
+    except Unfit as why:
+        print(f"{title}: not run: {why}")
+    print(f"{title}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    with open(os.path.join(build, "bench.json"), "a") as f:
+        for row in bench.rows:
+            f.write(json.dumps(row) + "\n")
+    return bench.rows
 
 
 def table(rows):
@@ -48,19 +82,10 @@ def main():
         return 0
     build = os.path.abspath(a.build)
     os.environ["CAIRN_BUILD"] = build  # guestlib reads it
-    from benchlib import Bench, Unfit
-    rows, log = [], os.path.join(build, "bench.json")
+    rows = []
     for n in [a.only] if a.only else names():
-        bench, begin = Bench(n, build), time.monotonic()
-        try:
-            importlib.import_module("bench_" + n).run(bench)
-        except Unfit as why:
-            print(f"{n}: not run: {why}")
-        print(f"{n}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
-        with open(log, "a") as f:
-            for row in bench.rows:
-                f.write(json.dumps(row) + "\n")
-        rows += bench.rows
+        for user in users(importlib.import_module("bench_" + n), a):
+            rows += measure(n, user, build)
     if rows:
         table(rows)
     return 0

@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
+from plainlib import DEVICE, as_plain_user
 from test_host import needs_root
-from test_tracking import DEVICE, SYSCTL, as_plain_user, folder  # noqa: F401
+from test_tracking import SYSCTL, folder  # noqa: F401
 
 NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "userfaultfd", "landlock", "tun", "huge-pages"]
 

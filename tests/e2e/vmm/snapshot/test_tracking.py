@@ -1,44 +1,21 @@
 """A plain user's VMs: with access to /dev/userfaultfd the guest runs while its memory is copied; without it memory is
-copied in rounds, and every result says so. Mount namespaces replace the device; the host's own stays as it is."""
+copied in rounds, and every result says so."""
 
 import json
 import os
 import pathlib
 import re
-import shutil
-import stat
-import subprocess
-import tempfile
 
 import pytest
 
-from conftest import BUILD, Console, Daemon
+from conftest import Console
+from plainlib import DEVICE, PlainDaemon, plain_folder, qcow2
 from test_host import huge_pages, needs_root  # noqa: F401
 
 pytestmark = [pytest.mark.usefixtures("kvm"), needs_root]
 
-NOBODY = 65534
-DEVICE = "/dev/userfaultfd"
 SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
 REMEDY = "`cairn doctor` tells how to change that"
-
-
-def devices(folder):
-    """Make the files that replace /dev/userfaultfd: one for the group of /dev/kvm, one for root only, and no
-    userfaultfd."""
-    number, group = os.stat(DEVICE).st_rdev, os.stat("/dev/kvm").st_gid
-    for name, mode in (("permitted", 0o660), ("denied", 0o600)):
-        os.mknod(folder / name, stat.S_IFCHR | mode, number)
-        os.chown(folder / name, 0, group)
-        os.chmod(folder / name, mode)
-    os.symlink("/dev/null", folder / "absent")
-
-
-def as_plain_user(device, *argv):
-    """Return argv as a user in the group of /dev/kvm, with `device` in the place of /dev/userfaultfd."""
-    group = str(os.stat("/dev/kvm").st_gid)
-    return ["unshare", "-m", "sh", "-c", f'mount --bind "$0" {DEVICE} && exec "$@"', str(device),
-            "setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--groups", group, *argv]
 
 
 @pytest.fixture(autouse=True)
@@ -46,28 +23,11 @@ def not_refused(monkeypatch):
     monkeypatch.delenv("CAIRN_USERFAULTFD", raising=False)
 
 
-class PlainDaemon(Daemon):
-    def __init__(self, tmp, device):
-        self.device = device
-        super().__init__(tmp, vm_program=str(tmp / "cairn-vm"))
-
-    def command(self):
-        _, *args = super().command()
-        return as_plain_user(self.device, str(self.tmp / "cairnd"), *args)
-
-
 @pytest.fixture
 def folder():
-    """Make a folder that the plain user owns and reaches, with Cairn's programs: the build folder may be closed to
-    others."""
     if not os.path.exists(DEVICE):
         pytest.skip(f"{DEVICE} does not exist: Linux before 6.1")
-    with tempfile.TemporaryDirectory(prefix="cairn-test-") as path:
-        path = pathlib.Path(path)
-        for program in ("cairnd", "cairn-vm", "cairn"):
-            shutil.copy(os.path.join(BUILD, program), path)
-        devices(path)
-        os.chown(path, NOBODY, NOBODY)
+    with plain_folder() as path:
         yield path
 
 
@@ -79,11 +39,7 @@ def start(folder, guest):
     def begin(device):
         d = PlainDaemon(folder, folder / device)
         running.append(d)
-        disk = folder / "vda.qcow2"
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
-        os.chown(disk, NOBODY, NOBODY)
-        shutil.copy(guest("interp.elf"), folder)
-        d.define("vm1", memory="64M", boot={"kernel": "interp.elf"}, disks=[{"path": str(disk), "format": "qcow2"}])
+        d.define("vm1", memory="64M", boot={"kernel": guest("interp.elf")}, disks=[qcow2(folder / "vda.qcow2", "64M")])
         d.cairn("start", "vm1")
         d.console = Console(d, "vm1")
         running.append(d.console)
@@ -190,9 +146,7 @@ def test_snapshot_of_paused_vm_or_of_disks_has_no_pause_to_explain(start):
 
 
 def test_memory_in_huge_pages_is_not_tracked(daemon, guest, tmp_path, huge_pages):  # noqa: F811
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "vda.qcow2", "64M"], check=True)
-    daemon.define("vm1", hugepages=True, boot={"kernel": guest("interp.elf")},
-                  disks=[{"path": str(tmp_path / "vda.qcow2"), "format": "qcow2"}])
+    daemon.define("vm1", hugepages=True, boot={"kernel": guest("interp.elf")}, disks=[qcow2(tmp_path / "vda.qcow2", "64M")])
     daemon.cairn("start", "vm1")
     s1 = as_json(daemon, "snapshot-create-as", "vm1", "s1")
     assert s1["memory-tracking"] == "none"
