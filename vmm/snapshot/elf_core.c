@@ -124,18 +124,27 @@ static void put_segments(struct cursor *c, uint64_t notes_bytes, const struct el
 	}
 }
 
+static size_t notes_bytes(unsigned ncpus)
+{
+	return ncpus * (NOTE_BYTES(PRSTATUS_BYTES) + NOTE_BYTES(QEMU_STATE_BYTES));
+}
+
+size_t elf_core_head_bytes(unsigned ncpus, unsigned nram)
+{
+	return ROUND_UP(sizeof(Elf64_Ehdr) + (nram + 1) * sizeof(Elf64_Phdr) + notes_bytes(ncpus), RAM_ALIGN);
+}
+
 int elf_core_head(const struct elf_core_cpu *cpus, unsigned ncpus, const struct elf_core_ram *ram, unsigned n,
 	uint8_t **ret_head, size_t *ret_bytes, struct err *e)
 {
-	size_t notes = ncpus * (NOTE_BYTES(PRSTATUS_BYTES) + NOTE_BYTES(QEMU_STATE_BYTES));
-	size_t all = ROUND_UP(sizeof(Elf64_Ehdr) + (n + 1) * sizeof(Elf64_Phdr) + notes, RAM_ALIGN);
+	size_t all = elf_core_head_bytes(ncpus, n);
 	uint8_t *head = calloc(1, all);
 	struct cursor c = cursor_over(head, all);
 
 	if (!head)
 		return err_set_errno(e, -ENOMEM, "dump");
 	put_elf_header(&c, n + 1);
-	put_segments(&c, notes, ram, n, all);
+	put_segments(&c, notes_bytes(ncpus), ram, n, all);
 	for (unsigned i = 0; i < ncpus; i++)
 		put_prstatus(&c, &cpus[i], i);
 	for (unsigned i = 0; i < ncpus; i++)

@@ -27,10 +27,12 @@ struct elf_core_ram {
 	uint64_t gpa, bytes;
 };
 
+/* Return the length of the head, a multiple of 4096.
+ * nram: number of ranges. */
+size_t elf_core_head_bytes(unsigned ncpus, unsigned nram);
 /* Build the head.
  * ram: n ranges, none of them empty.
- * *ret_head: owned by the caller (free()); *ret_bytes: its length and thereby the offset of RAM, a
- * multiple of 4096.
+ * *ret_head: owned by the caller (free()); *ret_bytes: its length and thereby the offset of RAM.
  * Returns 0 or -ENOMEM. */
 int elf_core_head(const struct elf_core_cpu *cpus, unsigned ncpus, const struct elf_core_ram *ram, unsigned n,
 	uint8_t **ret_head, size_t *ret_bytes, struct err *e);

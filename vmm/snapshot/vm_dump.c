@@ -9,6 +9,7 @@
 #include "snapshot/holes.h"
 #include "snapshot/ram_view.h"
 #include "vmm/machine/ram_load.h"
+#include "vmm/machine/ram_save.h"
 #include "vmm/snapshot/elf_core.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
@@ -22,11 +23,13 @@
 #define PAGE 4096
 
 /* Stages: wait (worker; the guest runs), stop (main thread: save registers, protect memory, resume
- * the guest), write (worker). Without write protection, the guest resumes after `write`. */
+ * the guest), write (worker). By the dirty log, `wait` writes memory in rounds (ram_save.h), and `write` only the rest.
+ * Without either, the guest resumes after `write`. */
 struct dump_job {
 	struct vmsnap_job j;
 	int fd;
-	bool live;    /* the guest runs while memory is written */
+	enum ram_way way;
+	struct ram_save save; /* with RAM_LOG */
 	bool stay;    /* keep the VM paused afterwards */
 	uint64_t bytes_done;
 	uint8_t *head;
@@ -36,6 +39,7 @@ struct dump_job {
 static void dump_free(struct dump_job *x)
 {
 	close(x->fd);
+	ram_save_done(&x->save);
 	free(x->head);
 	free(x);
 }
@@ -91,18 +95,20 @@ static bool is_zero(const uint8_t *p, size_t len)
 	return !first && !memcmp(p, p + sizeof(first), len - sizeof(first));
 }
 
-/* Write up to one block of RAM without its zero pages. RAM is a multiple of a page. */
+/* Write up to one block of RAM without its zero pages, which are holes of the file. After a round the file may have
+ * other content in their place, so write them, too. RAM is a multiple of a page. */
 static int piece_write(struct dump_job *x, uint64_t off, const uint8_t *data, size_t len)
 {
+	bool holes = !x->save.rounds;
 	size_t from = 0, to;
 	int r = 0;
 
 	while (from < len && !r) {
-		if (is_zero(data + from, PAGE)) {
+		if (holes && is_zero(data + from, PAGE)) {
 			from += PAGE;
 			continue;
 		}
-		for (to = from + PAGE; to < len && !is_zero(data + to, PAGE); to += PAGE)
+		for (to = from + PAGE; to < len && !(holes && is_zero(data + to, PAGE)); to += PAGE)
 			;
 		r = pwrite_full(x->fd, data + from, to - from, (off_t)(x->head_bytes + off + from));
 		x->j.result.ram_bytes_written += r < 0 ? 0 : to - from;
@@ -155,20 +161,50 @@ static int view_write_standing(struct dump_job *x, const struct ram_view *view)
 	return r;
 }
 
-/* Write memory as of the pause. Blocks that the tracker does not return are zero. */
+static int block_next(struct dump_job *x, uint64_t *ret_block, uint8_t *buf)
+{
+	return x->way == RAM_LOG ? ram_save_next(&x->save, ret_block, buf)
+		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
+}
+
+/* Write memory as of the pause, or a round. Blocks that block_next() does not return are zero. */
 static int write_live(struct dump_job *x)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
 	uint64_t block;
 	int r = data ? 0 : -ENOMEM;
 
-	while (!r && (r = fault_tracker_save_next(x->j.m->tracker, &block, data)) > 0) {
+	while (!r && (r = block_next(x, &block, data)) > 0) {
 		uint64_t off = block * VMSTATE_BLOCK_BYTES;
 		size_t len = MIN(x->j.m->mem.bytes - off, (uint64_t)VMSTATE_BLOCK_BYTES);
 
 		r = piece_write(x, off, data, len);
 		if (!r)
 			r = dump_step(x, len);
+	}
+	return r;
+}
+
+static int write_failed(struct dump_job *x, int r)
+{
+	if (r == -ECANCELED)
+		return err_set(&x->j.e, r, ERR_CANCELLED, "the dump was cancelled");
+	return r < 0 ? err_set_errno(&x->j.e, r, "cannot write the dump") : 0;
+}
+
+/* Write rounds of memory until little is left. */
+static int rounds_write(struct dump_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = ram_save_begin(&x->save, m, true, &x->j.e);
+
+	x->head_bytes = elf_core_head_bytes(m->cfg.vcpus, m->mem.high_bytes ? 2 : 1);
+	while (r >= 0) {
+		r = write_failed(x, write_live(x));
+		if (!r)
+			r = ram_save_round_end(&x->save, &x->j.e);
+		if (!r)
+			break;
 	}
 	return r;
 }
@@ -185,13 +221,10 @@ static void write_run(struct work *w)
 	if (!r)
 		r = pwrite_full(x->fd, x->head, x->head_bytes, 0);
 	if (!r)
-		r = x->live ? write_live(x) : view ? view_write_standing(x, view) : write_standing(x);
-	if (x->live)
+		r = x->way != RAM_STANDS ? write_live(x) : view ? view_write_standing(x, view) : write_standing(x);
+	if (x->way == RAM_FAULTS)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
-	if (r == -ECANCELED)
-		x->j.r = err_set(&x->j.e, r, ERR_CANCELLED, "the dump was cancelled");
-	else if (r < 0)
-		x->j.r = err_set_errno(&x->j.e, r, "cannot write the dump");
+	x->j.r = write_failed(x, r);
 }
 
 /* ---- stages ---- */
@@ -203,8 +236,10 @@ static void wait_run(struct work *w)
 	struct vmsnap_job *j = &x->j;
 
 	j->r = ram_wait(j->m, &j->e);
-	if (!j->r && x->live)
+	if (!j->r && x->way == RAM_FAULTS)
 		j->r = ram_watch(j->m, &j->e);
+	else if (!j->r && x->way == RAM_LOG)
+		j->r = rounds_write(x);
 }
 
 static void dump_done(struct work *w)
@@ -253,13 +288,17 @@ static void vm_stop_for_dump(struct work *w)
 	vmsnap_job_stop_vm(j);
 	if (!j->r)
 		j->r = head_make(x, &j->e);
-	if (!j->r && x->live)
+	if (!j->r && x->way == RAM_FAULTS)
 		j->r = memory_hold(x);
+	if (!j->r && x->way == RAM_LOG) {
+		j->r = ram_save_freeze(&x->save, &j->e);
+		vmsnap_job_tell_rounds(j, &x->save);
+	}
 	if (j->r < 0) {
 		dump_done(w);
 		return;
 	}
-	if (x->live) {
+	if (x->way != RAM_STANDS && !x->save.stands) {
 		vmsnap_job_resume_vm(j);
 		vm_work_set_live(j->vm, false);
 	}
@@ -294,7 +333,6 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 	void *opaque, struct err *e)
 {
 	struct dump_job *x = dump_new(vm, w, fd, e);
-	struct machine *m = vm_machine(vm);
 
 	if (!x)
 		return -EBUSY;
@@ -304,9 +342,10 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 	x->stay = how->stay && vm_phase(vm) == VM_PHASE_RUNNING;
 	if (x->stay)
 		vm_stop(vm, VM_REASON_USER, NULL);
-	x->live = vm_phase(vm) == VM_PHASE_RUNNING && !m->cfg.huge_pages && ram_can_watch(m);
-	if (vm_phase(vm) == VM_PHASE_RUNNING)
-		vmsnap_job_tell_tracking(&x->j, x->live ? RAM_FAULTS : RAM_STANDS);
+	if (vm_phase(vm) == VM_PHASE_RUNNING) {
+		x->way = ram_way(x->j.m);
+		vmsnap_job_tell_tracking(&x->j, x->way);
+	}
 	dump_stage(x, wait_run, vm_stop_for_dump);
 	return 0;
 }

@@ -56,6 +56,15 @@ static const char *cmd_fill(const struct args *a)
 	return NULL;
 }
 
+static const char *cmd_clear(const struct args *a)
+{
+	const char *wrong = ram_check_range(a->v[0], a->v[1]);
+
+	if (!wrong)
+		memset((void *)a->v[0], 0, a->v[1]);
+	return wrong;
+}
+
 static const char *cmd_check(const struct args *a)
 {
 	const char *wrong = ram_check_range(a->v[0], a->v[1]);
@@ -364,6 +373,7 @@ static const char *cmd_echo(const struct args *a)
 const struct command machine_commands[] = {
 	{"fill", 0, 3, "GPA BYTES SEED", cmd_fill},
 	{"check", 0, 3, "GPA BYTES SEED", cmd_check},
+	{"clear", 0, 2, "GPA BYTES", cmd_clear},
 	{"like-zeros", 0, 3, "GPA BYTES SEED", cmd_like_zeros},
 	{"like-zeros-check", 0, 3, "GPA BYTES SEED", cmd_like_zeros_check},
 	{"memmap", 0, 0, "", cmd_memmap},

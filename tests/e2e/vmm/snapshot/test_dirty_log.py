@@ -11,6 +11,7 @@ import pytest
 
 import guestlib
 from conftest import Console, until
+from test_dump import storm_of
 from test_net import LanDaemon, figures, frame, lan, opened  # noqa: F401 (lan is a fixture)
 from test_snapshot import BLOCK, check, find, flip, vm  # noqa: F401 (vm is a fixture)
 from test_storm import Storm
@@ -21,6 +22,7 @@ READS = 1024  # sectors
 FRAMES = 48
 OTHERS = 8  # frames of the host's own (IPv6) that the interface may count as well
 RATE = 384 * MIB
+ZEROED_AT, ZEROED_BYTES, ZEROED_TIMES = 0x1000000, 16 * MIB, 10
 STORM_AT, STORM_BYTES = 0x2000000, 48 * MIB  # for each of two vCPUs
 
 
@@ -43,8 +45,8 @@ def redefine(vm, **keys):  # noqa: F811
     vm.define(**keys)
 
 
-def storm_start(vm, megabytes, vcpus=2):  # noqa: F811
-    redefine(vm, vcpus=vcpus + 1, memory=f"{64 + vcpus * megabytes}M")
+def storm_start(vm, megabytes, vcpus=2, **keys):  # noqa: F811
+    redefine(vm, **{"vcpus": vcpus + 1, "memory": f"{64 + vcpus * megabytes}M", **keys})
     vm.start()
     vm.run(f"storm start {vcpus} {STORM_AT:#x} {megabytes * MIB:#x}")
 
@@ -221,4 +223,46 @@ def test_clones_and_saves_of_busy_guest_are_consistent(vm):  # noqa: F811
     d.cairn("start", "vm1")
     vm.attach()
     vm.run("storm check")
+    vm.stop()
+
+
+@pytest.mark.seconds(120)
+def test_dumps_of_busy_guest_have_memory_of_one_instant(vm, tmp_path):  # noqa: F811
+    storm_start(vm, 8, vcpus=1)
+    for i in range(3):
+        core = tmp_path / f"core{i}"
+        out = vm.daemon.cairn("dump", "vm1", str(core)).stdout.splitlines()[1]
+        assert re.match(r"The VM ran while its memory was copied in \d+ rounds?", out)
+        total, numbers = storm_of(core)
+        assert total <= sum(numbers) <= total + 1
+    vm.run("storm check")
+    vm.stop()
+
+
+def kinds(core, like):
+    """Return for each page of a region what a dump has: b"z"eros, b"f"illed as in the dump `like`, or b"?"."""
+    pages = []
+    for path in (core, like):
+        with open(path, "rb") as f:
+            f.seek(0x1000 + ZEROED_AT)
+            pages.append([f.read(4096) for _ in range(ZEROED_BYTES // 4096)])
+    return b"".join(b"z" if not any(p) else b"f" if p == full else b"?" for p, full in zip(*pages))
+
+
+@pytest.mark.seconds(120)
+def test_dump_has_pages_that_become_zero_between_rounds(vm, tmp_path):  # noqa: F811
+    """The guest fills a region and zeroes it, page by page, all the time: at any moment it has one border."""
+    redefine(vm, memory="64M")
+    vm.start()
+    vm.run(f"fill {ZEROED_AT:#x} {ZEROED_BYTES:#x} 1")
+    full = tmp_path / "full"
+    vm.daemon.cairn("dump", "vm1", str(full))
+    assert kinds(full, full) == b"f" * (ZEROED_BYTES // 4096)
+    region = f"{ZEROED_AT:#x} {ZEROED_BYTES:#x}"
+    for i in range(12):
+        vm.console.sock.sendall(f"clear {region}\nfill {region} 1\n".encode() * ZEROED_TIMES)
+        vm.daemon.cairn("dump", "vm1", str(tmp_path / f"core{i}"))
+        found = kinds(tmp_path / f"core{i}", full)
+        assert re.fullmatch(rb"z*\??f*|f*\??z*", found), found
+        assert [vm.console.line() for _ in range(2 * ZEROED_TIMES)] == ["ok"] * 2 * ZEROED_TIMES
     vm.stop()
