@@ -343,7 +343,7 @@ struct vm_snapshot_done {
 	uint64_t pause_ns, total_ns, ram_bytes_written, ram_bytes_shared;
 	char left_out[VM_DISKS_MAX * 16]; /* comma-separated ids of read-only disks, which take no part */
 	uint8_t memory_tracking; /* enum vm_memory_tracking */
-	/* With VM_TRACKING_DIRTY_LOG: */
+	/* With VM_TRACKING_DIRTY_LOG and VM_TRACKING_HUGE_PAGES: */
 	/* number of rounds in which memory was copied while the guest ran; 0: it was read for a revert */
 	uint8_t memory_rounds;
 	/* largest part of the time in percent for which the vCPUs were stopped during the rounds; 0: none */
@@ -362,6 +362,7 @@ enum vm_memory_tracking {
 	VM_TRACKING_UNAVAILABLE,     /* the host offers no userfaultfd to the VM process's user */
 	VM_TRACKING_NONE,	     /* this VM's memory cannot be tracked */
 	VM_TRACKING_DIRTY_LOG,	     /* KVM's dirty log: the host offers no userfaultfd to the VM process's user */
+	VM_TRACKING_HUGE_PAGES,	     /* KVM's dirty log, only while memory is copied: memory is in huge pages */
 	VM_TRACKING_COUNT,
 };
 

@@ -74,6 +74,7 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 		[VM_TRACKING_UNAVAILABLE] = "unavailable",
 		[VM_TRACKING_NONE] = "none",
 		[VM_TRACKING_DIRTY_LOG] = "dirty-log",
+		[VM_TRACKING_HUGE_PAGES] = "huge-pages",
 	};
 	const char *word = d && d->memory_tracking < VM_TRACKING_COUNT ? words[d->memory_tracking] : NULL;
 

@@ -58,12 +58,24 @@ int dirty_log_start(struct dirty_log *l, struct err *e)
 		return 0;
 	l->clears = can > 0 && (can & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) &&
 		!kvm_ioctl(l->kvm->vm_fd, KVM_ENABLE_CAP, &cap);
-	r = memory_log_dirty(l->mem, l->kvm, e);
+	r = memory_log_dirty(l->mem, l->kvm, true, e);
 	if (r < 0)
 		return r;
 	bitmap_set_all(&l->written);
 	atomic_store(&l->on, true);
 	return 0;
+}
+
+int dirty_log_stop(struct dirty_log *l, struct err *e)
+{
+	if (!atomic_exchange(&l->on, false))
+		return 0;
+	return memory_log_dirty(l->mem, l->kvm, false, e);
+}
+
+bool dirty_log_stays(const struct dirty_log *l)
+{
+	return l->blocks && !l->mem->huge_pages;
 }
 
 static void pages_take(struct dirty_log *l, uint64_t words, uint64_t first_block, struct bitmap *to)

@@ -6,7 +6,8 @@
  * collected blocks, the copy has each write, or the next collection has its block again.
  *
  * Turning the log on takes KVM 7 to 11 ms for each memory slot where it waits for a grace period, so it is done while
- * the guest runs, and the log stays on.
+ * the guest runs, and the log stays on. Huge pages are the exception: KVM maps memory in pages of 4 KiB while the log
+ * is on, so the log is turned off after each copy.
  *
  * Threading: dirty_log_mark() on any thread. All other functions on the main or the worker's thread, one at a time. */
 #ifndef CAIRN_VMM_KVM_DIRTY_LOG_H
@@ -38,6 +39,10 @@ void dirty_log_done(struct dirty_log *l);
 void dirty_log_mark(struct dirty_log *l, uint64_t off, uint64_t len);
 /* Turn the log on, unless it is on. Afterwards all blocks count as written. Returns 0 or -errno. */
 int dirty_log_start(struct dirty_log *l, struct err *e);
+/* Turn the log off. Returns 0 or -errno. */
+int dirty_log_stop(struct dirty_log *l, struct err *e);
+/* Return whether the log is available and stays on, so that it counts writes from one snapshot to the next. */
+bool dirty_log_stays(const struct dirty_log *l);
 /* Add what was written since the last call to l->written.
  * more: gets a bit for each of these blocks as well; NULL: not wanted.
  * Returns 0; after an error, all blocks count as written. */

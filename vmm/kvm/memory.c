@@ -27,6 +27,7 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 	m->view.base_fd = m->view.pagemap_fd = -1;
 	m->bytes = bytes;
 	m->mapped_bytes = want;
+	m->huge_pages = huge_pages;
 	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
 	m->high_bytes = bytes - m->low_bytes;
 	m->fd = memfd_create("cairn-ram", flags);
@@ -76,9 +77,9 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 	return ram_slots_set(m, k, 0, e);
 }
 
-int memory_log_dirty(struct memory *m, struct kvm *k, struct err *e)
+int memory_log_dirty(struct memory *m, struct kvm *k, bool on, struct err *e)
 {
-	return ram_slots_set(m, k, KVM_MEM_LOG_DIRTY_PAGES, e);
+	return ram_slots_set(m, k, on ? KVM_MEM_LOG_DIRTY_PAGES : 0, e);
 }
 
 /* Deleting any memory slot makes KVM zap all shadow pages, so create and delete a slot of one page.

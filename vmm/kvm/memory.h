@@ -50,6 +50,7 @@ struct memory {
 	uint8_t *host;
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
+	bool huge_pages;
 	/* base_fd >= 0: RAM is a private mapping of this file, and fd is empty; -1: RAM is a mapping of fd. */
 	struct ram_view view;
 };
@@ -60,8 +61,8 @@ struct memory {
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
-/* Turn KVM's dirty log on for RAM. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */
-int memory_log_dirty(struct memory *m, struct kvm *k, struct err *e);
+/* Turn KVM's dirty log for RAM on or off. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */
+int memory_log_dirty(struct memory *m, struct kvm *k, bool on, struct err *e);
 /* Make KVM drop its shadow page tables, if it has any. Call after RAM content was replaced while
  * vCPUs were stopped: KVM tracks only the guest's own writes to page tables. */
 int memory_zap_shadow_pages(struct memory *m, struct kvm *k, struct err *e);

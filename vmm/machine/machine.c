@@ -359,11 +359,17 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
-/* Open the userfaultfd. Without it, memory is loaded at once, and snapshots copy memory in rounds. */
+/* Open the userfaultfd. Without it, memory is loaded at once, and snapshots copy memory in rounds; so it is with huge
+ * pages, since the fault tracker's block is smaller than these. */
 static int tracking_open(struct machine *m, struct err *e)
 {
 	char reason[UFFD_REASON_MAX];
 
+	if (m->cfg.huge_pages) {
+		log_info(NULL, "memory in huge pages is tracked by KVM's dirty log: a snapshot copies all memory in rounds, and "
+			"a restore reads all memory before the VM runs");
+		return dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e);
+	}
 	uffd_open(&m->uffd);
 	uffd_reason(&m->uffd, reason);
 	if (m->uffd.can_protect) {
@@ -408,7 +414,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 		r = memory_init(&m->mem, m->cfg.ram_bytes, m->cfg.huge_pages, e);
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
-	if (!r && !m->cfg.huge_pages)
+	if (!r)
 		r = tracking_open(m, e);
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);

@@ -80,7 +80,7 @@ int ram_revert_look(struct ram_revert *v, struct machine *m, struct vmstate_stor
 	if (r < 0)
 		return err_set_errno(e, r, "revert of memory");
 	r = vmstate_read_crcs(store, h, &v->crcs, e);
-	if (!r)
+	if (!r && dirty_log_stays(&m->dirty_log))
 		r = dirty_log_start(&m->dirty_log, e);
 	if (!r && changed) {
 		bitmap_copy(&v->wanted, changed);
@@ -93,8 +93,11 @@ int ram_revert_look(struct ram_revert *v, struct machine *m, struct vmstate_stor
 
 int ram_revert_settle(struct ram_revert *v, struct err *e)
 {
-	int r = v->all ? dirty_log_collect(&v->m->dirty_log, NULL, e) : written_add(v, e);
+	int r;
 
+	if (!dirty_log_stays(&v->m->dirty_log))
+		return 0; /* all blocks are replaced */
+	r = v->all ? dirty_log_collect(&v->m->dirty_log, NULL, e) : written_add(v, e);
 	return r < 0 || v->all ? r : blocks_check(v, e);
 }
 

@@ -129,8 +129,12 @@ int ram_save_freeze(struct ram_save *s, struct err *e)
 
 void ram_save_done(struct ram_save *s)
 {
+	struct err e;
+
 	if (s->m)
 		throttle_set(&s->m->throttle, 0);
+	if (s->m && !dirty_log_stays(&s->m->dirty_log) && dirty_log_stop(&s->m->dirty_log, &e) < 0)
+		log_warn(NULL, "cannot turn KVM's dirty log off, so the guest's memory stays in small pages: %s", e.msg);
 	bitmap_done(&s->todo);
 	free(s->aside);
 	memset(s, 0, sizeof(*s));

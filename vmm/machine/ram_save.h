@@ -55,7 +55,7 @@ int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
 int ram_save_round_end(struct ram_save *s, struct err *e);
 /* The VM is paused, with drained devices: copy the blocks that are left aside, or set `stands`. Returns 0 or -errno. */
 int ram_save_freeze(struct ram_save *s, struct err *e);
-/* Let the vCPUs run freely, and free what s owns. */
+/* Let the vCPUs run freely, turn the dirty log off unless it stays on, and free what s owns. Main thread. */
 void ram_save_done(struct ram_save *s);
 
 #endif

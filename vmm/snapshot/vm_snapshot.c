@@ -99,8 +99,9 @@ void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way)
 	char reason[UFFD_REASON_MAX] = "";
 
 	d->memory_tracking = way == RAM_FAULTS ? VM_TRACKING_USERFAULTFD : VM_TRACKING_NONE;
-	if (way == RAM_STANDS && j->m->cfg.huge_pages) {
-		snprintf(reason, sizeof(reason), "memory in huge pages cannot be tracked");
+	if (j->m->cfg.huge_pages) {
+		d->memory_tracking = VM_TRACKING_HUGE_PAGES;
+		snprintf(reason, sizeof(reason), "memory in huge pages can be tracked only by KVM's dirty log");
 	} else if (way == RAM_STANDS && j->m->uffd.can_protect) {
 		snprintf(reason, sizeof(reason), "this kernel cannot write-protect memory that a clone shares");
 	} else if (way != RAM_FAULTS) {

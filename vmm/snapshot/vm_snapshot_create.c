@@ -726,7 +726,7 @@ static void write_done(struct work *w)
 
 	vmsnap_job_resume_vm(j); /* no-op unless the VM stood */
 	if (!j->r) {
-		if (x->with_ram && x->way != RAM_STANDS)
+		if (x->with_ram && (x->way == RAM_FAULTS || (x->way == RAM_LOG && dirty_log_stays(&j->m->dirty_log))))
 			memcpy(j->m->base_id, j->result.id, sizeof(j->m->base_id));
 		log_info(NULL, "snapshot '%s' taken: pause %llu us, %llu KiB of memory written, %llu KiB shared",
 			x->c.name, (unsigned long long)j->result.pause_ns / 1000,

@@ -263,7 +263,7 @@ static int machine_revert(struct revert_job *x)
 	if (!r)
 		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
 	vmsnap_job_tell_tracking(&x->j, x->by_log ? RAM_LOG : m->uffd.fd >= 0 ? RAM_FAULTS : RAM_STANDS);
-	if (!r && (x->by_log || m->uffd.can_protect))
+	if (!r && (x->by_log ? dirty_log_stays(&m->dirty_log) : m->uffd.can_protect))
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Console
 from plainlib import DEVICE, PlainDaemon, plain_folder, qcow2
-from test_host import huge_pages, needs_root  # noqa: F401
+from test_host import needs_root
 
 pytestmark = [pytest.mark.usefixtures("kvm"), needs_root]
 
@@ -143,14 +143,3 @@ def test_snapshot_of_paused_vm_or_of_disks_has_no_pause_to_explain(start):
     assert "memory-tracking" not in as_json(d, "snapshot-create-as", "vm1", "disks2", "--disk-only")
     d.cairn("suspend", "vm1")
     assert d.cairn("snapshot-create-as", "vm1", "s1").stdout == "Domain snapshot s1 created\n"
-
-
-def test_memory_in_huge_pages_is_not_tracked(daemon, guest, tmp_path, huge_pages):  # noqa: F811
-    daemon.define("vm1", hugepages=True, boot={"kernel": guest("interp.elf")}, disks=[qcow2(tmp_path / "vda.qcow2", "64M")])
-    daemon.cairn("start", "vm1")
-    s1 = as_json(daemon, "snapshot-create-as", "vm1", "s1")
-    assert s1["memory-tracking"] == "none"
-    assert s1["memory-tracking-reason"] == "memory in huge pages cannot be tracked"
-    out = daemon.cairn("snapshot-create-as", "vm1", "s2").stdout
-    assert out.endswith(" ms while its memory was copied, since memory in huge pages cannot be tracked\n")
-    assert REMEDY not in out
