@@ -65,7 +65,7 @@ seccomp.h base/lockdown.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sand
 cap-ng.h base/lockdown.c
 zlib.h block/
 zstd.h block/
-linux/kvm.h vmm/ tools/cairn/host_probe.c
+linux/kvm.h vmm/ base/kvm_host.c tools/cairn/host_probe.c
 nbdkit-plugin.h tools/nbd/
 archive.h tools/archive/
 archive_entry.h tools/archive/

@@ -84,21 +84,6 @@ static void entry_adjust(struct kvm_cpuid_entry2 *c, const struct vcpus_config *
 	}
 }
 
-struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *from)
-{
-	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + from->n * sizeof(c->entries[0]));
-
-	for (uint32_t i = 0; c && i < from->n; i++) {
-		const struct cpuid_leaf *l = &from->leaf[i];
-
-		c->entries[i] = (struct kvm_cpuid_entry2){ .function = l->function, .index = l->index, .flags = l->flags,
-			.eax = l->reg[CPUID_EAX], .ebx = l->reg[CPUID_EBX], .ecx = l->reg[CPUID_ECX], .edx = l->reg[CPUID_EDX] };
-	}
-	if (c)
-		c->nent = from->n;
-	return c;
-}
-
 int vcpu_cpuid_set(struct vcpu *v, struct err *e)
 {
 	const struct vcpus_config *t = &v->set->cfg;

@@ -20,16 +20,6 @@
 #define TSS_ADDR 0xfffbd000ULL
 #define IDENTITY_MAP_ADDR 0xfffbc000ULL
 
-int kvm_ioctl(int fd, unsigned long req, void *arg)
-{
-	int r;
-
-	do {
-		r = ioctl(fd, req, arg);
-	} while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : r;
-}
-
 static const struct {
 	int cap;
 	const char *name;
@@ -95,28 +85,9 @@ static int caps_check(struct kvm *k, struct err *e)
 
 static int supported_cpuid(struct kvm *k, struct err *e)
 {
-	struct kvm_cpuid2 *c =
-		calloc(1, sizeof(*c) + CPUID_LEAVES_MAX * sizeof(struct kvm_cpuid_entry2));
-	int r;
+	int r = kvm_cpuid_read(k->sys_fd, &k->supported);
 
-	if (!c)
-		return err_set_errno(e, -ENOMEM, "CPUID");
-	c->nent = CPUID_LEAVES_MAX;
-	r = kvm_ioctl(k->sys_fd, KVM_GET_SUPPORTED_CPUID, c);
-	if (r < 0) {
-		free(c);
-		return err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));
-	}
-	k->supported = cpuid_new(c->nent);
-	for (uint32_t i = 0; k->supported && i < c->nent; i++) {
-		const struct kvm_cpuid_entry2 *from = &c->entries[i];
-
-		k->supported->leaf[i] = (struct cpuid_leaf){ .function = from->function, .index = from->index,
-			.flags = from->flags, .reg = { from->eax, from->ebx, from->ecx, from->edx } };
-		cpuid_leaf_strip_id(&k->supported->leaf[i]);
-	}
-	free(c);
-	return k->supported ? 0 : err_set_errno(e, -ENOMEM, "CPUID");
+	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r)) : 0;
 }
 
 /* A CPU that shows neither VMX nor SVM means that KVM runs the PVM backend. */

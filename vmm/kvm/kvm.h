@@ -2,6 +2,8 @@
 #ifndef CAIRN_VMM_KVM_KVM_H
 #define CAIRN_VMM_KVM_KVM_H
 
+#include "base/kvm_host.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -10,7 +12,6 @@ struct cpuid;
 struct err;
 struct fork_host;
 struct kvm_board;
-struct kvm_cpuid2;
 struct probe;
 
 struct kvm {
@@ -46,11 +47,5 @@ int kvm_create_irqchip(struct kvm *k, struct err *e);
 
 /* Reset PICs, IOAPIC and PIT to their state at creation. */
 int kvm_reset_irqchip(struct kvm *k, struct err *e);
-
-/* Convert leaves to KVM's struct, which the caller frees; NULL: out of memory (vmm/kvm/cpuid.c). */
-struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
-
-/* Call ioctl() and retry on EINTR. Returns its result or -errno. */
-int kvm_ioctl(int fd, unsigned long req, void *arg);
 
 #endif

@@ -1,0 +1,194 @@
+#include "base/kvm_host.h"
+#include "base/cpuid.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int kvm_ioctl(int fd, unsigned long req, void *arg)
+{
+	int r;
+
+	do {
+		r = ioctl(fd, req, arg);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r;
+}
+
+/* ---- leaves ---- */
+
+struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *from)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + from->n * sizeof(c->entries[0]));
+
+	for (uint32_t i = 0; c && i < from->n; i++) {
+		const struct cpuid_leaf *l = &from->leaf[i];
+
+		c->entries[i] = (struct kvm_cpuid_entry2){ .function = l->function, .index = l->index, .flags = l->flags,
+			.eax = l->reg[CPUID_EAX], .ebx = l->reg[CPUID_EBX], .ecx = l->reg[CPUID_ECX], .edx = l->reg[CPUID_EDX] };
+	}
+	if (c)
+		c->nent = from->n;
+	return c;
+}
+
+int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_LEAVES_MAX * sizeof(c->entries[0]));
+	struct cpuid *read = NULL;
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	c->nent = CPUID_LEAVES_MAX;
+	r = kvm_ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, c);
+	if (!r && !(read = cpuid_new(c->nent)))
+		r = -ENOMEM;
+	for (uint32_t i = 0; !r && i < c->nent; i++) {
+		const struct kvm_cpuid_entry2 *from = &c->entries[i];
+
+		read->leaf[i] = (struct cpuid_leaf){ .function = from->function, .index = from->index,
+			.flags = from->flags, .reg = { from->eax, from->ebx, from->ecx, from->edx } };
+		cpuid_leaf_strip_id(&read->leaf[i]);
+	}
+	free(c);
+	if (!r)
+		*ret = read;
+	return r;
+}
+
+/* ---- a guest that runs CPUID ---- */
+
+/* The guest's memory: four page tables, the code, one page for the GDT. */
+#define RAM_BYTES 0x10000u
+#define PML4_GPA 0x1000u
+#define PDPT_GPA 0x2000u
+#define PD_GPA 0x3000u
+#define PT_GPA 0x4000u
+#define CODE_GPA 0x5000u
+#define GDT_GPA 0x6000u
+#define PTE_USER_WRITABLE 7u
+#define USER_CODE 0x1bu
+#define USER_DATA 0x23u
+#define PORT 0x10u
+#define FLAGS_IOPL_3 0x3002u /* user mode may use ports */
+/* The processor signature that the guest is told: of no processor. */
+#define SIGNATURE 0x00012345u
+
+/* mov eax, 1; xor ecx, ecx; cpuid; out PORT, eax */
+static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2, 0xe7, PORT };
+
+static void tables_write(uint8_t *ram)
+{
+	uint64_t *pt = (void *)(ram + PT_GPA);
+
+	*(uint64_t *)(void *)(ram + PML4_GPA) = PDPT_GPA | PTE_USER_WRITABLE;
+	*(uint64_t *)(void *)(ram + PDPT_GPA) = PD_GPA | PTE_USER_WRITABLE;
+	*(uint64_t *)(void *)(ram + PD_GPA) = PT_GPA | PTE_USER_WRITABLE;
+	for (uint64_t i = 0; i < RAM_BYTES / 4096; i++)
+		pt[i] = i * 4096 | PTE_USER_WRITABLE;
+}
+
+/* User mode of long mode, the mode in which each kind of KVM runs code on the processor. */
+static int registers_set(int vcpu_fd)
+{
+	struct kvm_segment cs = { .limit = 0xffffffff, .selector = USER_CODE, .type = 11, .present = 1, .dpl = 3, .s = 1,
+		.l = 1, .g = 1 };
+	struct kvm_segment ds = { .limit = 0xffffffff, .selector = USER_DATA, .type = 3, .present = 1, .dpl = 3, .s = 1,
+		.db = 1, .g = 1 };
+	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = FLAGS_IOPL_3 };
+	struct kvm_sregs s;
+	int r = kvm_ioctl(vcpu_fd, KVM_GET_SREGS, &s);
+
+	if (r < 0)
+		return r;
+	s.cs = cs;
+	s.ds = s.es = s.fs = s.gs = s.ss = ds;
+	s.tr = (struct kvm_segment){ .limit = 0x67, .selector = 0x28, .type = 11, .present = 1 };
+	s.ldt = (struct kvm_segment){ .unusable = 1 };
+	s.gdt = (struct kvm_dtable){ .base = GDT_GPA, .limit = 0x37 };
+	s.cr0 = 0x80000031; /* PG, NE, ET, PE */
+	s.cr3 = PML4_GPA;
+	s.cr4 = 0x20; /* PAE */
+	s.efer = 0x500; /* LME, LMA */
+	r = kvm_ioctl(vcpu_fd, KVM_SET_SREGS, &s);
+	return r < 0 ? r : kvm_ioctl(vcpu_fd, KVM_SET_REGS, &regs);
+}
+
+static int signature_set(int vcpu_fd, const struct cpuid *supported)
+{
+	struct kvm_cpuid2 *c = kvm_cpuid_new(supported);
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < c->nent; i++)
+		if (c->entries[i].function == 1)
+			c->entries[i].eax = SIGNATURE;
+	r = kvm_ioctl(vcpu_fd, KVM_SET_CPUID2, c);
+	free(c);
+	return r;
+}
+
+static int guest_make(struct kvm_cpuid_guest *g, int sys_fd)
+{
+	struct kvm_userspace_memory_region slot = { .memory_size = RAM_BYTES };
+	int r = kvm_ioctl(sys_fd, KVM_CREATE_VM, 0);
+
+	if (r < 0)
+		return r;
+	g->vm_fd = r;
+	r = kvm_ioctl(sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	g->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (r < (int)sizeof(struct kvm_run) || g->ram == MAP_FAILED)
+		return -ENOMEM;
+	g->run_bytes = (size_t)r;
+	tables_write(g->ram);
+	memcpy(g->ram + CODE_GPA, code, sizeof(code));
+	slot.userspace_addr = (uintptr_t)g->ram;
+	r = kvm_ioctl(g->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot);
+	if (!r)
+		r = g->vcpu_fd = kvm_ioctl(g->vm_fd, KVM_CREATE_VCPU, 0);
+	if (r < 0)
+		return r;
+	g->run = mmap(NULL, g->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, g->vcpu_fd, 0);
+	return g->run == MAP_FAILED ? -ENOMEM : 0;
+}
+
+void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g)
+{
+	if (g->run != MAP_FAILED)
+		munmap(g->run, g->run_bytes);
+	if (g->vcpu_fd >= 0)
+		close(g->vcpu_fd);
+	if (g->vm_fd >= 0)
+		close(g->vm_fd);
+	if (g->ram != MAP_FAILED)
+		munmap(g->ram, RAM_BYTES);
+}
+
+int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported)
+{
+	uint32_t answer;
+	int r;
+
+	*g = (struct kvm_cpuid_guest){ .vm_fd = -1, .vcpu_fd = -1, .ram = MAP_FAILED, .run = MAP_FAILED };
+	r = guest_make(g, kvm_fd);
+	if (!r)
+		r = signature_set(g->vcpu_fd, supported);
+	if (!r)
+		r = registers_set(g->vcpu_fd);
+	if (!r)
+		r = kvm_ioctl(g->vcpu_fd, KVM_RUN, NULL);
+	if (r < 0)
+		return r;
+	if (g->run->exit_reason != KVM_EXIT_IO || g->run->io.port != PORT || g->run->io.size != sizeof(answer))
+		return -EIO;
+	memcpy(&answer, (uint8_t *)g->run + g->run->io.data_offset, sizeof(answer));
+	return answer == SIGNATURE;
+}

@@ -1,0 +1,36 @@
+/* kvm_host: what /dev/kvm tells of the host's processor. Used by the VM process and by `cairn`. */
+#ifndef CAIRN_BASE_KVM_HOST_H
+#define CAIRN_BASE_KVM_HOST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct cpuid;
+struct kvm_cpuid2;
+struct kvm_run;
+
+/* Call ioctl() and retry on EINTR. Returns its result or -errno. */
+int kvm_ioctl(int fd, unsigned long req, void *arg);
+
+/* Convert leaves to KVM's struct, which the caller frees; NULL: out of memory. */
+struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
+/* Read the leaves that KVM supports.
+ * kvm_fd: of /dev/kvm. ret: the caller frees it with free(). Returns 0 or -errno. */
+int kvm_cpuid_read(int kvm_fd, struct cpuid **ret);
+
+/* A small guest that runs CPUID in user mode, with one vCPU and no devices. It shows whether KVM virtualises CPUID. */
+struct kvm_cpuid_guest {
+	int vm_fd, vcpu_fd;
+	uint8_t *ram;
+	struct kvm_run *run;
+	size_t run_bytes;
+};
+
+/* Run the guest. It takes about 1 ms.
+ * g: kvm_cpuid_guest_close() is called for it, also after a failure. supported: from kvm_cpuid_read().
+ * Returns 1 if KVM_SET_CPUID2 has set what the guest sees; 0 if the processor itself answered; -errno. */
+int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
+/* Close the guest, which takes up to 3 ms. */
+void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);
+
+#endif
