@@ -79,9 +79,12 @@ int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 #define FLAGS_IOPL_3 0x3002u /* user mode may use ports */
 /* The processor signature that the guest is told: of no processor. */
 #define SIGNATURE 0x00012345u
+/* Features in ECX of leaf 1 that the guest is not told of: sse3, ssse3, cx16, sse4_1, sse4_2, popcnt. Each processor
+ * with a kvm-pvm has some of them. */
+#define HIDDEN_FEATURES (1u << 0 | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23)
 
-/* mov eax, 1; xor ecx, ecx; cpuid; out PORT, eax */
-static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2, 0xe7, PORT };
+/* mov eax, 1; xor ecx, ecx; cpuid; out PORT, eax; mov eax, ecx; out PORT, eax */
+static const uint8_t code[] = { 0xb8, 1, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2, 0xe7, PORT, 0x89, 0xc8, 0xe7, PORT };
 
 static void tables_write(uint8_t *ram)
 {
@@ -120,7 +123,7 @@ static int registers_set(int vcpu_fd)
 	return r < 0 ? r : kvm_ioctl(vcpu_fd, KVM_SET_REGS, &regs);
 }
 
-static int signature_set(int vcpu_fd, const struct cpuid *supported)
+static int answers_set(int vcpu_fd, const struct cpuid *supported)
 {
 	struct kvm_cpuid2 *c = kvm_cpuid_new(supported);
 	int r;
@@ -128,8 +131,10 @@ static int signature_set(int vcpu_fd, const struct cpuid *supported)
 	if (!c)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < c->nent; i++)
-		if (c->entries[i].function == 1)
+		if (c->entries[i].function == 1) {
 			c->entries[i].eax = SIGNATURE;
+			c->entries[i].ecx &= ~HIDDEN_FEATURES;
+		}
 	r = kvm_ioctl(vcpu_fd, KVM_SET_CPUID2, c);
 	free(c);
 	return r;
@@ -172,23 +177,35 @@ void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g)
 		munmap(g->ram, RAM_BYTES);
 }
 
+/* Run the guest until it writes a register to PORT. */
+static int answer_read(struct kvm_cpuid_guest *g, uint32_t *ret)
+{
+	int r = kvm_ioctl(g->vcpu_fd, KVM_RUN, NULL);
+
+	if (r < 0)
+		return r;
+	if (g->run->exit_reason != KVM_EXIT_IO || g->run->io.port != PORT || g->run->io.size != sizeof(*ret))
+		return -EIO;
+	memcpy(ret, (uint8_t *)g->run + g->run->io.data_offset, sizeof(*ret));
+	return 0;
+}
+
+/* A processor answers its own signature. A kvm-pvm that traps the instruction answers the signature that was set, but
+ * shows the processor's features. */
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported)
 {
-	uint32_t answer;
+	uint32_t signature, features;
 	int r;
 
 	*g = (struct kvm_cpuid_guest){ .vm_fd = -1, .vcpu_fd = -1, .ram = MAP_FAILED, .run = MAP_FAILED };
 	r = guest_make(g, kvm_fd);
 	if (!r)
-		r = signature_set(g->vcpu_fd, supported);
+		r = answers_set(g->vcpu_fd, supported);
 	if (!r)
 		r = registers_set(g->vcpu_fd);
 	if (!r)
-		r = kvm_ioctl(g->vcpu_fd, KVM_RUN, NULL);
-	if (r < 0)
-		return r;
-	if (g->run->exit_reason != KVM_EXIT_IO || g->run->io.port != PORT || g->run->io.size != sizeof(answer))
-		return -EIO;
-	memcpy(&answer, (uint8_t *)g->run + g->run->io.data_offset, sizeof(answer));
-	return answer == SIGNATURE;
+		r = answer_read(g, &signature);
+	if (!r)
+		r = answer_read(g, &features);
+	return r < 0 ? r : signature == SIGNATURE && !(features & HIDDEN_FEATURES);
 }

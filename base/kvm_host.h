@@ -28,7 +28,7 @@ struct kvm_cpuid_guest {
 
 /* Run the guest. It takes about 1 ms.
  * g: kvm_cpuid_guest_close() is called for it, also after a failure. supported: from kvm_cpuid_read().
- * Returns 1 if KVM_SET_CPUID2 has set what the guest sees; 0 if the processor itself answered; -errno. */
+ * Returns 1 if the guest sees what KVM_SET_CPUID2 has set; 0 if it sees features of the processor; -errno. */
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
 /* Close the guest, which takes up to 3 ms. */
 void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);
