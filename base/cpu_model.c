@@ -277,6 +277,16 @@ static void identity_set(struct cpuid *c, const struct cpu_model *m)
 
 /* ---- what a host can give ---- */
 
+int cpu_model_features(const char *text, const struct cpuid *supported, char *features, size_t size)
+{
+	CLEANUP_FREE struct cpuid *want = NULL;
+	int r = cpu_model_check(text, NULL);
+
+	if (!r)
+		r = wanted_make(text, supported, &want);
+	return r < 0 ? r : (int)cpuid_list_features(want, NULL, features, size);
+}
+
 int cpu_model_missing(const char *text, const struct cpuid *supported, char *missing, size_t size)
 {
 	CLEANUP_FREE struct cpuid *want = NULL;
@@ -284,7 +294,7 @@ int cpu_model_missing(const char *text, const struct cpuid *supported, char *mis
 
 	if (!r)
 		r = wanted_make(text, supported, &want);
-	return r < 0 ? r : (int)MIN(cpuid_list_more(want, supported, missing, size), 1000u);
+	return r < 0 ? r : (int)cpuid_list_more(want, supported, missing, size);
 }
 
 const char *cpu_model_nearest(const char *text, const struct cpuid *supported)

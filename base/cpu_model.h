@@ -16,6 +16,8 @@ struct err;
 int cpu_model_check(const char *text, struct err *e);
 /* Returns whether the text asks for all that the host offers, and nothing else. */
 bool cpu_model_is_host(const char *text);
+/* List the features of the processor, as cpuid_list_features(). Returns their number; -EINVAL; -ENOMEM. */
+int cpu_model_features(const char *text, const struct cpuid *supported, char *features, size_t size);
 /* List what the processor needs and the host lacks: features, or another vendor, as cpuid_list_more().
  * Returns the number of differences, 0 if the host can give a guest the processor; -EINVAL; -ENOMEM. */
 int cpu_model_missing(const char *text, const struct cpuid *supported, char *missing, size_t size);

@@ -3,6 +3,7 @@
 A Guest is one foreground VM: its console is the process's stdin and stdout, its log is stderr. This module does not
 need pytest."""
 
+import functools
 import json
 import os
 import re
@@ -46,6 +47,25 @@ def host_kind():
     """Return vmx, svm, pvm, or none without a usable /dev/kvm."""
     return subprocess.run([os.path.join(ROOT, "tests", "hostkind.sh")], capture_output=True,
                           text=True, check=True).stdout.strip()
+
+
+def _cairn_json(*args):
+    r = subprocess.run([os.path.join(BUILD, "cairn"), *args, "--format", "json"], stdout=subprocess.PIPE, text=True)
+    return json.loads(r.stdout or "[]")
+
+
+@functools.lru_cache(maxsize=None)
+def virtualises_cpuid():
+    """Return whether this host's KVM gives a guest the CPUID that KVM_SET_CPUID2 has set. kvm-pvm does not."""
+    return any(c["check"] == "cpuid" and c["status"] == "ok" for c in _cairn_json("doctor"))
+
+
+def usable_cpu(model):
+    """Return a value of `cpu`: the model without the features that this host lacks."""
+    if not virtualises_cpuid():
+        return model
+    lacks, = (m["lacks"] for m in _cairn_json("cpu-models") if m["model"] == model)
+    return ",-".join([model, *lacks])
 
 
 def bare(name):

@@ -220,6 +220,7 @@ int verb_audit(struct cli *c);
 int verb_jobs(struct cli *c);
 int verb_job_cancel(struct cli *c);
 int verb_job_dismiss(struct cli *c);
+int verb_cpu_models(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_help(struct cli *c);
 

@@ -1,6 +1,7 @@
 #include "tools/cairn/host_probe.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/kvm_host.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "snapshot/uffd_open.h"
@@ -143,6 +144,56 @@ static void paging_probe(struct host_check *c)
 	remedy(c, "load the module with %s=1", parameter);
 }
 
+int host_cpu_read(struct host_cpu *ret, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	struct kvm_cpuid_guest guest;
+	struct host_check c;
+	int r;
+
+	*ret = (struct host_cpu){ 0 };
+	if (fd < 0) {
+		r = -errno;
+		kvm_open_failed(&c, errno);
+		return err_set(e, r, r == -EACCES || r == -EPERM ? ERR_PERMISSION : ERR_HOST, "%s: %s", c.found, c.remedy);
+	}
+	r = kvm_cpuid_read(fd, &ret->supported);
+	if (r < 0)
+		return err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));
+	r = kvm_cpuid_guest_run(&guest, fd, ret->supported);
+	kvm_cpuid_guest_close(&guest);
+	ret->is_virtual = r > 0;
+	if (r >= 0)
+		return 0;
+	host_cpu_done(ret);
+	return err_set(e, r, ERR_HOST, "cannot run CPUID in a guest: %s", strerror(-r));
+}
+
+void host_cpu_done(struct host_cpu *h)
+{
+	free(h->supported);
+	h->supported = NULL;
+}
+
+static void cpuid_probe(struct host_check *c)
+{
+	struct host_cpu h;
+	struct err e;
+
+	if (host_cpu_read(&h, &e) < 0) {
+		found(c, HOST_MISSING, "%.190s", e.msg);
+		remedy(c, "see the check kvm");
+		return;
+	}
+	host_cpu_done(&h);
+	if (h.is_virtual) {
+		found(c, HOST_OK, "KVM virtualises CPUID; `cairn cpu-models` lists the models");
+		return;
+	}
+	found(c, HOST_MISSING, "KVM does not virtualise CPUID, so a guest sees the host's processor");
+	remedy(c, "leave \"cpu\" at \"host\", or use a host with VMX or SVM");
+}
+
 #define UDEV_RULE "60-cairn.rules"
 
 static void uffd_remedy(struct host_check *c, const struct uffd *u)
@@ -270,6 +321,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "io-uring", "disk and network I/O", true, io_uring_probe },
 		{ "seccomp", "confine VM processes", true, seccomp_probe },
 		{ "nested-paging", "run guests at full speed", false, paging_probe },
+		{ "cpuid", "processor models (\"cpu\")", false, cpuid_probe },
 		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
 		{ "landlock", "confine the programs for archives and user networks", false, landlock_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },

@@ -5,6 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct cpuid;
+struct err;
+
 enum host_status { HOST_OK, HOST_SLOW, HOST_MISSING };
 
 struct host_check {
@@ -19,5 +22,15 @@ struct host_check {
 
 /* Check everything. Returns the number of checks. */
 size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX]);
+
+struct host_cpu {
+	struct cpuid *supported; /* owned: the leaves that KVM supports */
+	bool is_virtual;	 /* KVM virtualises CPUID, so that a guest can have a processor of its own */
+};
+
+/* Ask KVM about the processor that guests can have. The caller calls host_cpu_done() after a success.
+ * Returns 0; -errno (ERR_HOST, ERR_PERMISSION) if this user cannot use KVM. */
+int host_cpu_read(struct host_cpu *ret, struct err *e);
+void host_cpu_done(struct host_cpu *h);
 
 #endif

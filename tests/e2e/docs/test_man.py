@@ -292,6 +292,8 @@ cairn daemon-stop --save
 cairn doctor
     then: shows kvm
     how: {} || [ $? = 1 ]
+cairn cpu-models
+    then: shows EPYC-Milan
 """
 
 IMG = r"""

@@ -414,6 +414,8 @@ const struct verb verbs[] = {
 		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },
 	{ "doctor", "Administration", "", "check what this host offers to VMs, and say what to change", NULL, 0, 0, true, NULL, NULL,
 		verb_doctor },
+	{ "cpu-models", "Administration", "[ARCH]", "list the processor models that a VM can have, and which of them this host offers",
+		NULL, 0, 1, true, NULL, NULL, verb_cpu_models },
 	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
 		verb_version },
 	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", help_options, 0, 1, true, "verb", NULL, verb_help },

@@ -27,7 +27,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domiflist", "domifstat", "domifaddr", "domblkerror", "domstats", "top", "qmp-path", "console", "wait", "event",
          "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
          "audit",
-         "daemon-stop", "doctor", "version", "help"]
+         "daemon-stop", "doctor", "cpu-models", "version", "help"]
 
 
 def cairn(*args, **kwargs):

@@ -11,7 +11,7 @@ from plainlib import DEVICE, as_plain_user
 from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
-NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "userfaultfd", "landlock", "tun", "huge-pages"]
+NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "tun", "huge-pages"]
 
 
 def doctor(program, *args, before=(), status=0):
