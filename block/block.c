@@ -341,7 +341,7 @@ static int device_probe(int fd, const char *name, struct block_file *f, struct e
 
 /* Use direct I/O only if its alignment suits the disk's sectors. Direct I/O bypasses the host's
  * page cache, so guest memory holds the only copy of the data. */
-static void direct_probe(int fd, struct block_file *f)
+static void direct_probe(int fd, bool keep_flags, struct block_file *f)
 {
 	int flags = fcntl(fd, F_GETFL);
 	struct statx stx;
@@ -354,7 +354,9 @@ static void direct_probe(int fd, struct block_file *f)
 		if (!stx.stx_dio_offset_align || stx.stx_dio_offset_align > f->offset_align)
 			return;
 	}
-	if (flags >= 0 && is_power_of_two(f->memory_align) && f->memory_align <= 4096)
+	if (keep_flags)
+		f->direct = flags >= 0 && (flags & O_DIRECT);
+	else if (flags >= 0 && is_power_of_two(f->memory_align) && f->memory_align <= 4096)
 		f->direct = !fcntl(fd, F_SETFL, flags | O_DIRECT);
 }
 
@@ -371,7 +373,7 @@ static void direct_try(int fd, struct block_file *f)
 	}
 }
 
-static int block_file_probe(int fd, bool buffered, const char *name, struct block_file *ret, struct err *e)
+static int block_file_probe(int fd, const struct block_open *o, const char *name, struct block_file *ret, struct err *e)
 {
 	struct block_file f = { .offset_align = 512 };
 	struct stat st;
@@ -388,10 +390,10 @@ static int block_file_probe(int fd, bool buffered, const char *name, struct bloc
 			S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
 	if (r < 0)
 		return r;
-	if (!buffered) {
-		direct_probe(fd, &f);
+	if (!o->buffered)
+		direct_probe(fd, o->keep_flags, &f);
+	if (!o->keep_flags)
 		direct_try(fd, &f);
-	}
 	if (!f.direct)
 		f.memory_align = 1;
 	*ret = f;
@@ -447,7 +449,7 @@ static int file_open(int fd, const struct block_open *o, bool read_only, enum lo
 		r = lock_acquire(fd, mode, name, e);
 		*ret_locked = !r;
 	}
-	return r ? r : block_file_probe(fd, o->buffered, name, ret, e);
+	return r ? r : block_file_probe(fd, o, name, ret, e);
 }
 
 static int data_file_open(int fd, const struct block_layer *layer, const struct block_open *o,
@@ -584,6 +586,39 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 		file_note_memory(l, b->data_fd);
 	*ret_b = b;
 	return 0;
+}
+
+static void layers_close(const struct block_layer *layers, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (layers[i].fd >= 0)
+			close(layers[i].fd);
+		if (layers[i].data_fd > 0)
+			close(layers[i].data_fd);
+	}
+}
+
+int block_open_snapshot(const struct block *b, int fd, const char *snapshot, struct block **ret_b, struct err *e)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX] = { { .fd = fd, .format = b->info.format } };
+	struct block_open o = { .layers = layers, .nlayers = 1, .read_only = true, .no_lock = true, .keep_flags = true,
+		.snapshot = snapshot, .name = b->name };
+	int r = 0;
+
+	for (const struct block *y = b->backing; y && !r; y = y->backing) {
+		struct block_layer *layer = &layers[o.nlayers++];
+
+		*layer = (struct block_layer){ .fd = fcntl(y->fd, F_DUPFD_CLOEXEC, 3), .format = y->info.format };
+		if (layer->fd >= 0 && y->data_fd)
+			layer->data_fd = fcntl(y->data_fd, F_DUPFD_CLOEXEC, 3);
+		if (layer->fd < 0 || layer->data_fd < 0)
+			r = err_set_errno(e, -errno, "%s", b->name);
+	}
+	if (!r)
+		r = block_open(b->loop, &o, ret_b, e);
+	if (r < 0)
+		layers_close(layers + 1, o.nlayers - 1);
+	return r;
 }
 
 void block_space(const struct block *b, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)

@@ -81,6 +81,7 @@ struct block_open {
 	 * the caller does not know yet. */
 	bool may_stand_alone;
 	bool buffered;	 /* for tools: use the page cache */
+	bool keep_flags; /* use direct I/O where a file's flags say so; else, where the file allows it */
 	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */
 	const char *name; /* the disk's name in errors: "vda"; borrowed */
@@ -92,6 +93,11 @@ struct block_open {
  * ret_b: untouched on error; the caller closes it with block_close().
  * Returns 0; -EINVAL, -EIO, -ENOTSUP, -EBUSY, … with a sentence. */
 int block_open(struct loop *l, const struct block_open *o, struct block **ret_b, struct err *e);
+/* Open a qcow2 disk a second time on its loop, to read a snapshot of it. The backing files share the disk's open files
+ * and need no locks of their own. Close the result before the disk.
+ * fd: the disk's image, opened separately for reading; taken on success only.
+ * snapshot: its id. Nobody may delete it meanwhile. Returns 0 or -errno with a sentence. */
+int block_open_snapshot(const struct block *b, int fd, const char *snapshot, struct block **ret_b, struct err *e);
 /* Flush the disk, release its locks and close its fds. No request may be in flight. NULL allowed.
  * Returns the flush's result. */
 int block_close(struct block *b);

@@ -378,7 +378,7 @@ struct vm_spaces {
 
 struct vm_fork {
 	uint32_t copies;
-	uint32_t reserved;
+	uint32_t flatten; /* bit n: the copies of writable disk n get the content of its backing files, too */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 	/* For each writable disk, in order. */
 	struct vm_fork_pin {
@@ -395,7 +395,7 @@ struct vm_pins {
 };
 
 /* How a fork made a disk. */
-enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_COUNT };
+enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_FLAT, VM_MADE_COUNT };
 
 struct vm_dump {
 	uint8_t stay; /* keep the VM paused after the dump's instant; if the dump fails, the VM resumes */

@@ -57,6 +57,7 @@ struct fork {
 	struct rights *rights;	      /* NULL: the daemon's */
 	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
 	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
+	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
 	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: pinned, or read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 	struct fork_files files;      /* for each writable disk its image and the copies */
@@ -102,15 +103,27 @@ static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts
 	return !vm_state_is_active(vm->state) && image_is_frozen(vm) ? "image of linked clones" : NULL;
 }
 
-/* A clone opens all layers of its source's disk, also those below a copy. */
-static int isolation_check(const struct vm *vm, struct err *e)
+/* Return whether the disk reads the image of another VM at a pin. */
+static bool stands_on_pin(const struct vm_host *host, const struct definition_disk *d)
 {
-	for (uint32_t i = 0; i < vm->def->ndisks; i++)
-		for (unsigned k = 0; k < vm->def->disks[i].nlayers; k++)
-			if (pins_has_overlay(vm->host, vm->def->disks[i].layers[k].path))
-				return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-					"disk %s of VM '%s' reads the image of another VM, so its clones cannot be isolated; shut the "
-					"VM down and use cairn clone --full", vm->def->disks[i].id, vm->def->name);
+	for (unsigned k = 0; k + 1 < d->nlayers; k++)
+		if (pins_has_overlay(host, d->layers[k].path))
+			return true;
+	return false;
+}
+
+/* A clone opens all layers of its source's disk. So an isolated clone's disk gets the content of all of them. */
+static int isolate(struct fork *f, struct err *e)
+{
+	const struct vm *vm = f->source;
+
+	for (uint32_t i = 0; i < vm->def->ndisks; i++) {
+		f->flat[i] = stands_on_pin(f->host, &vm->def->disks[i]);
+		if (f->flat[i] && vm->def->disks[i].read_only)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+				"disk %s of VM '%s' is read-only and reads the image of another VM, so its clones cannot be isolated; "
+				"shut the VM down and use cairn clone --full", vm->def->disks[i].id, vm->def->name);
+	}
 	return 0;
 }
 
@@ -118,7 +131,7 @@ static int isolation_check(const struct vm *vm, struct err *e)
 static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
 	const struct definition *d = f->source->def;
-	int r = opts->isolated ? isolation_check(f->source, e) : 0;
+	int r = opts->isolated ? isolate(f, e) : 0;
 
 	for (uint32_t i = 0; i < d->ndisks && !r; i++) {
 		f->why_copied[i] = copy_reason(f->source, opts, &d->disks[i]);
@@ -129,17 +142,18 @@ static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err 
 	return r;
 }
 
-/* Make each pinned disk's image the first backing file of the clones' disks. */
+/* Make each pinned disk's image the first backing file of the clones' disks. Drop the backing files of flat ones. */
 static void backing_put(const struct fork *f, struct json_object *o)
 {
 	struct json_object *disks = js_get_array(o, "disks");
 
 	for (uint32_t i = 0; i < f->source->def->ndisks; i++) {
-		struct json_object *disk, *all, *layer, *was;
+		struct json_object *disk = json_object_array_get_idx(disks, i), *all, *layer, *was;
 
+		if (f->flat[i])
+			json_object_object_del(disk, "backing");
 		if (!f->pinned[i])
 			continue;
-		disk = json_object_array_get_idx(disks, i);
 		was = js_get_array(disk, "backing");
 		all = json_object_new_array();
 		layer = json_object_new_object();
@@ -173,7 +187,7 @@ static void pins_note(struct fork *f)
 
 			if (f->pinned[i])
 				pins_add(host, path, f->images[i], f->pins[i]);
-			else
+			else if (!f->flat[i])
 				pins_copy(host, f->images[i], path);
 			any = any || pins_has_overlay(host, path);
 		}
@@ -204,6 +218,9 @@ static int disks_settle(struct fork *f, struct err *e)
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		if (!f->images[i])
 			continue;
+		if (f->flat[i] && f->taken.disks_made[w] != VM_MADE_FLAT)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%s' is run by a process of an older Cairn, which cannot make "
+				"isolated clones of this VM; use cairn restart-process first", f->source->def->name);
 		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY) {
 			disk_set_copied(f, i);
 			changed = true;
@@ -539,6 +556,7 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		struct vm_fork_pin *p = &body.pins[w];
 
+		body.flatten |= f->flat[i] ? 1u << w : 0;
 		w += f->images[i] != NULL;
 		if (!f->pinned[i])
 			continue;

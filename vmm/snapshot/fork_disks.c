@@ -7,6 +7,7 @@
 #include "block/block.h"
 #include "block/qcow2/pin.h"
 #include "block/qcow2/qcow2.h"
+#include "vmm/snapshot/disk_flatten.h"
 #include "vmm/snapshot/image_copy.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
@@ -69,7 +70,7 @@ int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e)
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		if (!vmsnap_disk_takes_part(m, i))
 			continue;
-		d->list[d->n] = (struct fork_disk){ .disk = &m->disks[i], .pin = &d->pins[d->n],
+		d->list[d->n] = (struct fork_disk){ .disk = &m->disks[i], .pin = &d->pins[d->n], .flat = d->flatten >> d->n & 1,
 			.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2 };
 		d->n++;
 	}
@@ -117,9 +118,14 @@ static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e
 	bool can_freeze = false;
 	int r = can_freeze_look(x, &can_freeze, e);
 
+	if (!r && x->flat && !can_freeze)
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads the image of another VM, and its image can hold no "
+			"hidden snapshot, so its clones cannot be isolated; use cairn blockpull first", x->disk->id);
 	if (r < 0)
 		return r;
-	if (x->pin->path[0] && can_freeze)
+	if (x->flat)
+		x->way = FORK_DISK_FREEZE;
+	else if (x->pin->path[0] && can_freeze)
 		x->way = FORK_DISK_PIN;
 	else if (can_share(x))
 		x->way = FORK_DISK_SHARE;
@@ -247,7 +253,9 @@ static int first_copy(struct fork_disks *d, struct fork_disk *x, bool cloned, st
 {
 	struct qcow2_copy c = { .from = x->image, .to = x->copies[0], .cloned = cloned,
 		.snapshot = x->id[0] ? x->id : NULL, .step = fork_progress_step, .opaque = d->progress };
-	int r = qcow2_copy(&c, e);
+	struct disk_flatten f = { .disk = x->disk, .image = x->image, .snapshot = x->id, .to = x->copies[0],
+		.step = file_step, .opaque = d->progress };
+	int r = x->flat ? disk_flatten(&f, e) : qcow2_copy(&c, e);
 
 	return r < 0 ? (err_prefix(e, "disk %s", x->disk->id), r) : 0;
 }
@@ -333,7 +341,7 @@ int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err
 void fork_disks_tell(const struct fork_disks *d, uint8_t *made)
 {
 	for (unsigned i = 0; i < d->n; i++)
-		made[i] = d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY : VM_MADE_COPY;
+		made[i] = d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY : d->list[i].flat ? VM_MADE_FLAT : VM_MADE_COPY;
 }
 
 /* ---- disks of an existing snapshot ---- */
@@ -366,7 +374,7 @@ static int snapshot_pin(struct fork_disks *d, struct fork_disk *x, struct err *e
 
 static int snapshot_copy(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
-	bool cloned = ioctl(x->copies[0], FICLONE, x->image) == 0;
+	bool cloned = !x->flat && ioctl(x->copies[0], FICLONE, x->image) == 0;
 	int r;
 
 	fork_progress_next(d->progress, x->bytes);

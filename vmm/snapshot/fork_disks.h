@@ -49,6 +49,7 @@ struct fork_disk {
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* snapshot to copy, or the pin's; empty: none */
+	bool flat; /* copy the content of its backing files, too (disk_flatten.h) */
 	const struct vm_fork_pin *pin; /* the pin that the daemon asks for; its path is empty: copy the disk */
 };
 
@@ -56,6 +57,7 @@ struct fork_disks {
 	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk its image, then its copies */
 	unsigned nfds, copies;
 	struct vm_fork_pin pins[VM_DISKS_MAX]; /* for each writable disk */
+	uint32_t flatten; /* as in struct vm_fork */
 	struct fork_disk list[VM_DISKS_MAX];
 	unsigned n;
 	struct fork_progress *progress;

@@ -289,6 +289,7 @@ static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct v
 	x->state_fd = fds[0];
 	x->disks.copies = f->copies;
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
+	x->disks.flatten = f->flatten;
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
 	x->disks.progress = &x->progress;

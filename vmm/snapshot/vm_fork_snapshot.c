@@ -191,6 +191,7 @@ int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, c
 		return -EBUSY;
 	x->disks.copies = f->copies;
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
+	x->disks.flatten = f->flatten;
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
 	r = fork_disks_check(&x->disks, x->j.m, e);

@@ -372,9 +372,52 @@ def test_isolated_clones_get_copies(vms, daemon, tmp_path):
     assert str(tmp_path / "a.qcow2") not in files and str(vms.path("c")) in files
     vms.write("src", 0, 2)
     vms.holds("c", 0, 1)
-    vms.fork("d")
-    error = daemon.cairn("clone", "--live", "d", "e", "--isolated", ok=False).stderr
-    assert "reads the image of another VM, so its clones cannot be isolated" in error
+
+
+@pytest.mark.parametrize("of", ["running VM", "snapshot", "snapshot of a VM that is off"])
+def test_isolated_clone_of_a_clone_reads_no_other_image(vms, daemon, tmp_path, of):
+    """Its disk has the content of all layers: of a plain backing file, of two pins, and what came after them."""
+    base = vms.image("base.qcow2")
+    subprocess.run(["qemu-io", "-c", "write -q -P 7 8M 1M", base["path"]], check=True)
+    vms.start({**vms.image("a.qcow2", "64M", "-F", "qcow2", "-b", base["path"]), "backing": [base]})
+    vms.write("src", 0, 1)
+    vms.fork("b")
+    vms.write("src", 0, 99)
+    vms.write("b", 1000, 2)
+    vms.fork("c", source="b")
+    vms.write("b", 1000, 99)
+    vms.write("c", 0, 3)
+    vms.write("c", 2000, 4)
+    args = []
+    if of != "running VM":
+        daemon.cairn("snapshot-create-as", "c", "s1")
+        vms.write("c", 2000, 99)
+        args = ["--snapshotname", "s1"]
+    if of == "snapshot of a VM that is off":
+        off(vms, daemon, "c")
+    assert vms.made(vms.fork("d", "--isolated", "--count", "2", *args, source="c")) == {"vda": "copy"}
+    if of == "running VM":
+        vms.write("c", 2000, 99)
+    (disk,) = json.loads(daemon.cairn("dumpjson", "d-1").stdout)["disks"]
+    assert "backing" not in disk
+    pid = daemon.info("d-1")["pid"]
+    files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    assert [f for f in files if f.endswith(".qcow2")] == [str(vms.path("d-1"))]
+    overlays = json.loads((daemon.state / "pins.json").read_text())["used"]
+    assert sorted(os.path.basename(o["overlay"]) for o in overlays) == ["b-vda.qcow2", "c-vda.qcow2"]
+    for name in ("c", "b", "src"):
+        if (name, of) != ("c", "snapshot of a VM that is off"):
+            off(vms, daemon, name)
+        daemon.cairn("undefine", name, "--remove-all-storage", "--snapshots-metadata")
+    for name in ("d-1", "d-2"):
+        vms.holds(name, 0, 3)
+        vms.holds(name, 1000, 2)
+        vms.holds(name, 2000, 4)
+        off(vms, daemon, name)
+        subprocess.run(["qemu-img", "check", "-q", vms.path(name)], check=True)
+        subprocess.run(["qemu-io", "-r", "-c", "read -q -P 7 8M 1M", vms.path(name)], check=True)
+        vms.boot(name)
+        vms.holds(name, 0, 3)
 
 
 def test_reason_of_each_copy_is_told(vms, daemon, tmp_path):
