@@ -10,9 +10,9 @@
 enum err_class {
 	ERR_GENERIC = 0,
 	ERR_INVALID,	 /* the request or definition is malformed */
-	ERR_NOT_FOUND,	 /* no such VM, disk, file */
+	ERR_NOT_FOUND,	 /* there is no such VM, disk or file */
 	ERR_EXISTS,	 /* the name or UUID is taken */
-	ERR_WRONG_STATE, /* the VM's state does not allow it */
+	ERR_WRONG_STATE, /* the VM's state does not allow the request */
 	ERR_PERMISSION,
 	ERR_BUSY,	/* another process or job holds the resource */
 	ERR_HOST,	/* the host lacks something: KVM, memory, a capability */
@@ -29,7 +29,7 @@ enum err_class {
 
 struct err {
 	enum err_class cls;
-	char msg[ERR_SENTENCE_MAX]; /* no final full stop or newline */
+	char msg[ERR_SENTENCE_MAX]; /* sentence without a final full stop or newline */
 };
 
 /* Set *e (NULL allowed) to a class and a formatted sentence.

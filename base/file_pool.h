@@ -22,7 +22,7 @@ struct file_job {
 	const struct iovec *iov; /* must stay valid until the job is done; &one for a single iovec */
 	struct iovec one;
 	uint64_t offset; /* UINT64_MAX: the file's current position */
-	uint64_t len;	 /* of FALLOCATE */
+	uint64_t len;	 /* length of a FALLOCATE */
 	int res;	 /* the system call's result, or -errno */
 };
 

@@ -63,7 +63,7 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 		log_owner[0] || device ? ": " : "", msg);
 	n = MIN(n, (int)sizeof(line) - 1);
 	line_sanitize(line, (size_t)n - 1);
-	line[n - 1] = '\n'; /* also after a truncation */
+	line[n - 1] = '\n'; /* end the line with a newline, also after a truncation */
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
 		return; /* no place is left to report the failure */
 }

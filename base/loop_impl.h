@@ -24,7 +24,8 @@ struct loop_watch {
 			bool running;	 /* ready() runs */
 		} uring;
 		struct {
-			struct loop_watch **link, *next; /* in the list of watches with an event; link: NULL if in none */
+			/* position in the list of watches with an event; link: NULL if in none */
+			struct loop_watch **link, *next;
 			unsigned revents; /* the event, while in that list */
 			unsigned served;  /* number of the turn in which ready() last ran */
 			unsigned always;  /* constant events of a file that epoll refuses; 0: none */

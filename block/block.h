@@ -64,7 +64,7 @@ struct block_info {
 };
 
 struct block_layer {
-	int fd; /* taken on success only */
+	int fd; /* the image's file; taken on success only */
 	enum block_format format;
 	int data_fd; /* a qcow2 image's external data file; taken like fd; 0: none */
 };
@@ -72,7 +72,7 @@ struct block_layer {
 struct block_open {
 	const struct block_layer *layers; /* [0] is the disk, [1] its backing file, and so on */
 	unsigned nlayers;
-	bool read_only;	 /* for the disk; backing layers are always read-only */
+	bool read_only;	 /* applies to the disk; backing layers are always read-only */
 	bool no_lock;	 /* for tools that only look, as qemu-img -U */
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */

@@ -54,8 +54,8 @@ struct block {
 
 /* A file's capabilities, probed once. */
 struct block_file {
-	uint64_t size_bytes;	   /* not rounded */
-	uint32_t offset_align;	   /* for direct I/O; a device's sector size; a file: 512 */
+	uint64_t size_bytes;	   /* size of the file or device; not rounded */
+	uint32_t offset_align;	   /* alignment for direct I/O: a device's sector size; a file: 512 */
 	uint32_t memory_align;	   /* 1 if buffered */
 	uint32_t punch_granularity; /* st_blksize, or the device's granularity */
 	bool is_device;

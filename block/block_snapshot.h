@@ -71,7 +71,7 @@ struct block_snapshot_op {
 	void (*done)(struct block_snapshot_op *op, int res, const struct err *e);
 	/* Called occasionally with the finished and the total amount of work; NULL: not wanted. */
 	void (*progress)(struct block_snapshot_op *op, uint64_t done, uint64_t total);
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* set by the commit: the new id */
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* the commit sets the new snapshot's id */
 	bool unknown; /* the commit failed, but the file may have the snapshot, until another change succeeds */
 	void *engine;
 };

@@ -27,7 +27,7 @@ struct reader {
 	struct console *console;
 	struct reader *next;
 	uint64_t pos; /* next byte to send */
-	int in_fd, out_fd; /* the same fd for a socket */
+	int in_fd, out_fd; /* both are the same fd for a socket */
 	bool is_socket;	   /* the reader is a socket, and the console owns its fd */
 	struct loop_watch *watch;    /* socket: input and output; stdio: input */
 	bool wants_out;		     /* wait for POLLOUT: the socket was full, or output is left */
@@ -37,7 +37,7 @@ struct reader {
 	bool writing, dead;
 	char *chunk; /* STDIO_CHUNK_BYTES copied from the history for write_op */
 	size_t note_len, note_pos;
-	char note[80]; /* note about lost output, sent before the rest */
+	char note[80]; /* note about lost output, sent before further output */
 };
 
 struct console {

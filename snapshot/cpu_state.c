@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOPOLOGY_MAX 64u /* of sockets, of cores and of threads: VM_VCPUS_MAX */
+#define TOPOLOGY_MAX 64u /* maximum number of sockets, of cores and of threads: VM_VCPUS_MAX */
 
 void cpuid_put(struct state_writer *w, const struct cpuid *c)
 {

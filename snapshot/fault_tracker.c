@@ -389,7 +389,7 @@ static void fault_defer(struct fault_tracker *t, uint64_t block)
 {
 	struct deferred *d = malloc(sizeof(*d));
 
-	if (!d) { /* no memory at all: the guest's write takes precedence over the snapshot */
+	if (!d) { /* out of memory: the guest's write takes precedence over the snapshot */
 		t->save_error = -ENOMEM;
 		range_release(t, block);
 		return;
@@ -436,7 +436,7 @@ static int copy_in(struct fault_tracker *t, uint64_t block, const uint8_t *data,
 		copy.len -= done;
 		copy.copy = 0;
 	}
-	if (some_there) /* for a thread that waits for that page */
+	if (some_there) /* wake a thread that waits for a page that was present already */
 		ioctl(t->uffd, UFFDIO_WAKE, &all);
 	return 0;
 }

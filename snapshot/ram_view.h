@@ -17,7 +17,7 @@ struct ram_view {
 	const uint8_t *ram;
 	uint64_t bytes;       /* whole pages */
 	int base_fd;	      /* borrowed; nobody writes to the file */
-	uint64_t base_offset; /* of ram in the file */
+	uint64_t base_offset; /* offset of `ram` in the file */
 	int pagemap_fd;	      /* /proc/self/pagemap; borrowed */
 };
 

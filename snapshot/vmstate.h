@@ -69,7 +69,7 @@ void vmstate_file_direct(struct vmstate_file *f, bool on);
 struct vmstate_layout {
 	uint64_t definition_offset, crc_offset, ram_offset, ram_bytes;
 	uint64_t blocks;      /* number of RAM blocks; the last may be shorter */
-	uint64_t total_bytes; /* of the whole address space */
+	uint64_t total_bytes; /* size of the whole address space */
 	uint32_t zero_crc, zero_crc_last; /* checksum of a full block of zeros, and of a last, shorter one */
 };
 void vmstate_layout_of(uint64_t ram_bytes, struct vmstate_layout *ret);
@@ -95,7 +95,7 @@ struct vmstate_progress {
 };
 
 struct vmstate_result {
-	uint64_t ram_bytes_written; /* of nonzero blocks */
+	uint64_t ram_bytes_written; /* bytes of nonzero blocks that were written */
 };
 
 struct vmstate_source {
@@ -105,7 +105,8 @@ struct vmstate_source {
 	const uint8_t *ram;	/* must not change during the write */
 	uint64_t ram_bytes;
 	int ram_fd; /* the file that ram maps from offset 0; its holes are skipped. -1: none */
-	const struct ram_view *view; /* ram is this private view, and ram_fd is not used. NULL: it is none */
+	/* ram is this private view, and ram_fd is unused. NULL: ram is no private view */
+	const struct ram_view *view;
 	/* Without a view: ram is a shared mapping of ram_fd that is not needed after success: unmap what has been
 	 * written. A later access maps it again. */
 	bool unmap;

@@ -45,7 +45,7 @@ enum vm_msg_type {
 	VM_MSG_QUIT = 6,       /* stop now; the process ends after the reply */
 	VM_MSG_QUERY = 7,      /* answered by VM_MSG_INFO */
 	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
-	VM_MSG_NMI = 9,	       /* to every vCPU */
+	VM_MSG_NMI = 9,	       /* inject an NMI into every vCPU */
 	/* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the definition to store
 	 * in it. Pauses the VM. The reply comes when the state is on disk; then the VM ends with
 	 * VM_REASON_SAVED. On failure the VM continues in its previous phase. */
@@ -113,7 +113,7 @@ enum vm_reason {
 	VM_REASON_USER,		     /* stop, cont, quit */
 	VM_REASON_IO_ERROR,	     /* paused; detail names disk and errno */
 	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
-	VM_REASON_GUEST_RESET,	     /* with on_reboot destroy */
+	VM_REASON_GUEST_RESET,	     /* the guest reset itself, and on_reboot is destroy */
 	VM_REASON_GUEST_PANICKED,
 	/* KVM_EXIT_SHUTDOWN: counts as a crash, not as a reset, so that a broken guest does not
 	 * loop. */
@@ -164,7 +164,7 @@ enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERV
 	VM_ACTION_COREDUMP_DESTROY = 3, VM_ACTION_COREDUMP_RESTART = 4 };
 enum vm_watchdog_model { VM_WATCHDOG_NO_DEVICE = 0, VM_WATCHDOG_I6300ESB = 1 };
 enum vm_watchdog_action {
-	VM_WATCHDOG_RESET = 0, /* as a reset by the guest itself */
+	VM_WATCHDOG_RESET = 0, /* reset the machine, as after a reset by the guest itself */
 	VM_WATCHDOG_SHUTDOWN,  /* press the power button */
 	VM_WATCHDOG_POWEROFF,  /* end with VM_REASON_WATCHDOG */
 	VM_WATCHDOG_PAUSE,     /* pause with VM_REASON_WATCHDOG */
@@ -198,7 +198,8 @@ struct vm_disk {
 	char serial[24];  /* at most 20 characters reach the guest */
 	uint16_t nlayers; /* 1: no backing file */
 	uint16_t fd[VM_DISK_LAYERS_MAX]; /* index into the message's fds; [0] the disk itself */
-	uint16_t data_fd[VM_DISK_LAYERS_MAX]; /* of a qcow2 layer's external data file; VM_NO_FD: none */
+	/* index of the fd of a qcow2 layer's external data file; VM_NO_FD: none */
+	uint16_t data_fd[VM_DISK_LAYERS_MAX];
 	uint8_t format[VM_DISK_LAYERS_MAX]; /* enum block_format */
 	uint8_t read_only;
 	uint8_t error_policy; /* enum vm_error_policy */
@@ -269,7 +270,7 @@ struct vm_config {
 struct vm_reply {
 	int32_t error; /* 0 or -errno */
 	uint32_t cls;  /* enum err_class */
-	char msg[480]; /* of an error; or a note, in the answer to VM_MSG_CONFIG */
+	char msg[480]; /* text of an error; or a note, in the answer to VM_MSG_CONFIG */
 };
 
 enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT = 2 };
@@ -288,7 +289,7 @@ struct vm_addresses {
 	uint32_t n;
 	uint32_t cut; /* 1: the list is truncated */
 	struct vm_address {
-		char name[32]; /* of the interface, truncated to fit; printable */
+		char name[32]; /* name of the interface, truncated to fit; printable */
 		uint8_t mac[6];
 		uint8_t has_mac;
 		uint8_t family; /* enum vm_address_family */
@@ -357,7 +358,7 @@ struct vm_snapshot_done {
 
 /* The mechanism that tracked the guest's accesses to memory while the memory was copied or loaded. */
 enum vm_memory_tracking {
-	VM_TRACKING_UNKNOWN = 0,     /* no memory took part, or the process is older than this field */
+	VM_TRACKING_UNKNOWN = 0,     /* the operation did not include memory, or the process is older than this field */
 	VM_TRACKING_USERFAULTFD,
 	VM_TRACKING_UNAVAILABLE,     /* the host offers no userfaultfd to the VM process's user */
 	VM_TRACKING_NONE,	     /* this VM's memory cannot be tracked */
@@ -382,8 +383,8 @@ struct vm_fork {
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 	/* For each writable disk, in order. */
 	struct vm_fork_pin {
-		uint8_t id[VM_PIN_ID_BYTES]; /* of the pin to make */
-		char path[VM_PIN_PATH_MAX + 1]; /* of the image, for the overlays; empty: copy the disk */
+		uint8_t id[VM_PIN_ID_BYTES]; /* id of the pin to make */
+		char path[VM_PIN_PATH_MAX + 1]; /* path of the image, which the overlays name; empty: copy the disk */
 	} pins[VM_DISKS_MAX];
 };
 

@@ -182,7 +182,7 @@ void fork_as_free(struct fork_as *x)
 		return;
 	x->done = NULL;
 	process_kill(x);
-	/* child_exited() does the rest when the process has ended. */
+	/* child_exited() frees the object when the process has ended. */
 }
 
 /* ---- starting the process ---- */

@@ -17,7 +17,7 @@ struct command_context {
 	struct vm_host *host;
 	struct audit *audit;
 	struct denial_log *denials;
-	const struct command_handler *handlers[2]; /* by dialect */
+	const struct command_handler *handlers[2]; /* tables of handlers, indexed by enum dialect */
 };
 
 /* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */

@@ -17,7 +17,7 @@
 
 #define PAGE_BYTES (40 * 1024)
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
-#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* for a large disk with many changed clusters */
+#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* long enough for a large disk with many changed clusters */
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
 /* Check that the VM is free for an operation that changes its images. */
 static int free_check(const struct vm *vm, const char *what, struct err *e)

@@ -19,7 +19,7 @@ struct rights;
 
 #define DEFINITION_VERSION 1
 #define DEFINITION_FILE_MAX (256 * 1024)
-#define DEFINITION_UUID_TEXT 37 /* with the NUL */
+#define DEFINITION_UUID_TEXT 37 /* size of a UUID as text, with the NUL */
 
 /* Same values as enum block_format, which api/ may not include; a unit test compares the two. */
 enum definition_format { DEFINITION_FORMAT_RAW = 1, DEFINITION_FORMAT_QCOW2 = 2 };
@@ -47,7 +47,7 @@ struct definition_disk {
 
 #define DEFINITION_INTERFACES_MAX VM_INTERFACES_MAX
 #define DEFINITION_MAC_BYTES 6
-#define DEFINITION_MAC_TEXT 18 /* with the NUL */
+#define DEFINITION_MAC_TEXT 18 /* size of a MAC address as text, with the NUL */
 
 enum definition_network { DEFINITION_NETWORK = 0, DEFINITION_BRIDGE = 1, DEFINITION_USER = 2 };
 /* Actions that a policy applies to a VM. */
@@ -104,10 +104,10 @@ struct definition {
 	uint8_t clock; /* enum definition_clock */
 	uint32_t shutdown_deadline_s;
 	uint8_t shutdown_then, stop_action; /* enum definition_then */
-	uint32_t order, start_delay_s; /* for autostart and the host's shutdown */
+	uint32_t order, start_delay_s; /* order: for autostart and the host's shutdown; start_delay_s: for autostart */
 	struct backoff_rule restart; /* delays restarts after a crash and resets by the guest */
 	uint32_t idle_after_s; /* 0: never */
-	uint32_t idle_cpu_percent; /* of one CPU; a VM that uses less is idle */
+	uint32_t idle_cpu_percent; /* percent of one CPU; a VM that uses less is idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */

@@ -37,7 +37,7 @@ struct keys;
 struct key {
 	const char *name;
 	enum key_kind kind;
-	size_t offset; /* of the field in the object's struct */
+	size_t offset; /* offset of the field in the object's struct */
 	uint32_t min, max;
 	const struct choice *choices;
 	const struct keys *of;

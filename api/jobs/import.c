@@ -21,9 +21,9 @@
 
 struct import {
 	struct vm_host *host;
-	struct call *call; /* until it is answered */
+	struct call *call; /* the client's call, until it is answered */
 	const char *job_id; /* borrowed until the call is answered; NULL: generated */
-	struct vm *vm;	   /* with its job; NULL before the VM is defined */
+	struct vm *vm;	   /* the VM, with the import's job; NULL before the VM is defined */
 	struct job *job;
 	int fd;
 	struct rights *rights;

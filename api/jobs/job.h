@@ -47,7 +47,7 @@ struct job {
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
 	char vm_name[VM_NAME_MAX + 1];
 	const char *type; /* "save", "snapshot-create", …: borrowed, static */
-	const char *unit; /* of done and total: "bytes", "snapshots" */
+	const char *unit; /* unit of done and total: "bytes", "snapshots" */
 	enum job_status status;
 	uint64_t done, total;
 	uint64_t begun_ns, ended_ns; /* monotonic */

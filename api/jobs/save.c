@@ -337,7 +337,7 @@ static void save_taken_back(struct vm *vm, const struct vm_info *info)
 		store_remove_file(s, vm->def->name, SAVE_MANAGED, STORE_EVENTUALLY, NULL, &e) < 0)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (stale)
-		vm_save(vm); /* also syncs the folder */
+		vm_save(vm); /* vm_save() also syncs the VM's folder */
 	if (saving && job_take_back(vm, !managed ? "save" :
 			vm_has(vm, VM_FACT_CONTINUES) ? "restart-process" : "managed-save", &j, &e) == 0) {
 		j->cancel = save_cancel;

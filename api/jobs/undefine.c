@@ -28,7 +28,7 @@ struct undefine {
 	struct call *call; /* the client's call; NULL: an earlier daemon received it */
 	struct vm_host *host;
 	struct vm *vm; /* freed only here, after its operation VM_OP_UNDEFINE */
-	bool dry_run, snapshots_metadata; /* of struct undefine_opts */
+	bool dry_run, snapshots_metadata; /* options of struct undefine_opts */
 	struct volumes volumes;
 	struct fork_as *errand;
 	struct err why; /* reason for giving up */

@@ -54,7 +54,7 @@ struct forwards {
 	struct held list[CHANNEL_FDS_MAX];
 	unsigned n;
 	struct open_as *opener; /* opens the sockets */
-	struct loop_timer *timer; /* for the next try to listen or to wake */
+	struct loop_timer *timer; /* fires for the next try to listen or to wake the VM */
 	bool waits; /* the timer is armed; the sockets are not watched until it fires */
 	struct backoff wakes; /* failed tries to wake the VM */
 	bool told; /* the failure to open the sockets was logged */

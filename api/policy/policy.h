@@ -37,15 +37,15 @@ int64_t policy_next_warning(int64_t at_s, int64_t now_s);
 
 struct policy_idle_rule {
 	uint32_t after_s;
-	uint32_t cpu_percent; /* of one CPU; less than that does not count as work */
+	uint32_t cpu_percent; /* percent of one CPU; a lower usage does not count as work */
 };
 
 /* A VM's activity counters at one time; they only grow while the VM runs. */
 struct policy_sample {
 	uint64_t now_ns;
-	uint64_t cpu_ns;   /* of all vCPUs */
-	uint64_t requests; /* of all disks */
-	uint64_t bytes;	   /* of all consoles, and sent by all network interfaces */
+	uint64_t cpu_ns;   /* CPU time of all vCPUs */
+	uint64_t requests; /* number of requests to all disks */
+	uint64_t bytes;	   /* bytes of all consoles, and bytes sent by all network interfaces */
 	bool watched;	   /* a client has a console open */
 };
 

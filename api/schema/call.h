@@ -20,7 +20,7 @@ struct vm;
 struct vm_host;
 
 struct call {
-	struct call *next; /* for lists of the module that holds the call */
+	struct call *next; /* next call in a list of the module that holds the call */
 	struct vm_host *host;
 	const struct command_context *context;
 	/* Send the answer. o and fd: taken. Set by commands/command.c. */
@@ -35,7 +35,7 @@ struct call {
 	bool on_images;		     /* send the answer after the VM's offline process has ended */
 	struct json_object *answer;  /* the answer that waits for that end */
 	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket */
-	int fd; /* for COMMAND_TAKES_FD: owned; a handler that keeps it sets -1 */
+	int fd; /* the fd that came with the command (COMMAND_TAKES_FD); owned; a handler that keeps it sets -1 */
 	uint64_t started_ns;
 	bool untold; /* a denial that is not reported, because the user had too many (api/access/denial_log.h) */
 	uid_t uid; /* the client's, also after it has disconnected */

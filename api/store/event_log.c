@@ -31,7 +31,7 @@ struct entry {
 struct event_log {
 	int dir_fd, fd;
 	uint64_t last; /* last number assigned */
-	unsigned lines; /* in the current file */
+	unsigned lines; /* number of lines in the current file */
 	bool failed;	/* the last write failed, and the error was logged */
 	struct entry ring[EVENT_LOG_MAX];
 	unsigned first, n;

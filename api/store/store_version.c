@@ -31,7 +31,7 @@ static int state_1(struct json_object *o, struct err *e)
 static const struct kind {
 	const char *file;
 	int64_t version;
-	bool of_vm; /* in a VM's folder; false: beside the VMs' folder */
+	bool of_vm; /* true: in a VM's folder; false: beside the VMs' folder */
 	lift *lifts[LIFTS_MAX]; /* [n - 1]: upgrades version n to n + 1 */
 } kinds[] = {
 	{ "definition.json", 1, true, { NULL } },

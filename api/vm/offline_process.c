@@ -25,7 +25,7 @@
 
 /* A request that is queued or not answered yet. */
 struct wanted {
-	struct wanted *next; /* while queued */
+	struct wanted *next; /* next in the queue, while queued */
 	struct offline_process *offline;
 	enum vm_msg_type type;
 	void *body;

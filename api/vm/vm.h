@@ -86,7 +86,7 @@ struct vm_agent_port {
 
 struct vm {
 	struct vm_host *host;
-	struct definition *def;	 /* for the next start */
+	struct definition *def;	 /* the definition for the next start */
 	struct definition *live; /* the definition that the process runs with, if it is not def; else NULL */
 	enum vm_state state;
 	char reason[32];	 /* "booted", "I/O error", … */

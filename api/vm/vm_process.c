@@ -40,7 +40,7 @@ struct vm_process {
 	struct loop *loop;
 	const struct vm_process_ops *ops;
 	void *opaque;
-	char name[64]; /* for the daemon's log */
+	char name[64]; /* the VM's name for the daemon's log */
 	pid_t pid;
 	int pidfd, sock, end_fd;
 	struct loop_watch *pid_watch, *sock_watch;
@@ -48,7 +48,7 @@ struct vm_process {
 	struct loop_timer *kill_timer;
 	struct vm_request *first, **last;
 	uint64_t seq; /* number of the last request */
-	uint16_t version; /* of the messages that the process speaks */
+	uint16_t version; /* version of the messages that the process speaks */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
 	bool killed;	/* vm_process_kill() was called */

@@ -38,7 +38,7 @@ struct vm_process_ops {
 struct vm_process_paths {
 	const char *program;
 	int run_dir;	  /* folder of the sockets */
-	const char *name; /* of the VM */
+	const char *name; /* name of the VM */
 	int log_fd;	  /* the process's stdout and stderr; borrowed */
 	int end_fd;	  /* the end file, see vm_config.end_fd; borrowed. -1: none */
 };
@@ -48,11 +48,11 @@ struct vm_process_paths {
  * value. */
 struct vm_answer {
 	const char *note; /* note in the answer to VM_MSG_CONFIG; NULL: none */
-	const struct vm_info *info;		  /* for VM_MSG_QUERY */
-	const struct vm_snapshots *snapshots;	  /* for VM_MSG_SNAPSHOT_LIST and _SIZE */
-	const struct vm_spaces *spaces;		  /* for VM_MSG_SPACE */
-	const struct vm_addresses *addresses;	  /* for VM_MSG_ADDRESSES */
-	/* for VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK and _DUMP */
+	const struct vm_info *info;		  /* answer to VM_MSG_QUERY */
+	const struct vm_snapshots *snapshots;	  /* answer to VM_MSG_SNAPSHOT_LIST and _SIZE */
+	const struct vm_spaces *spaces;		  /* answer to VM_MSG_SPACE */
+	const struct vm_addresses *addresses;	  /* answer to VM_MSG_ADDRESSES */
+	/* answer to VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK and _DUMP */
 	const struct vm_snapshot_done *snapshot;
 };
 

@@ -1,4 +1,4 @@
-/* The only way to snapshots: checks every call and passes it to qcow2. */
+/* The entry point of all snapshot calls: checks every call and passes it to qcow2. */
 #include "block/block_snapshot.h"
 #include "base/err.h"
 #include "base/util.h"

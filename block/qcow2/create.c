@@ -18,7 +18,8 @@
 struct layout {
 	uint32_t cluster_bytes;
 	uint64_t l1_entries;
-	uint64_t reftable_clusters, refblocks, l1_clusters, total; /* in clusters */
+	/* numbers of clusters of these parts, and of all together */
+	uint64_t reftable_clusters, refblocks, l1_clusters, total;
 };
 
 static const struct feature {

@@ -38,7 +38,7 @@ void wait_list_wake(struct wait_list *l, int res);
 
 struct slice {
 	struct cache *cache;
-	uint64_t offset;		 /* in the file */
+	uint64_t offset;		 /* offset of the slice in the file */
 	struct slice *hash_next;
 	struct slice *lru_prev, *lru_next; /* most recently used first */
 	struct slice *dirty_prev, *dirty_next;
@@ -89,7 +89,7 @@ void slice_unpin(struct slice *s);
 
 /* ---- l2_run_cache.c: evicted L2 slices in short form ---- */
 
-/* Every function accepts NULL. The kept runs of a slice equal the slice until it changes. */
+/* Every function accepts NULL. The kept runs of a slice equal the slice until the slice changes. */
 struct l2_runs *l2_runs_new(struct qcow2 *q, size_t bytes_max);
 void l2_runs_free(struct l2_runs *t);
 void l2_runs_keep(struct l2_runs *t, const struct slice *s);
@@ -447,7 +447,7 @@ uint64_t slice_offset(const struct qcow2 *q, uint64_t table, uint64_t off);
 /* The entry of a guest offset. */
 struct l2_entry {
 	uint64_t e;
-	uint64_t bitmap; /* only with extended L2 */
+	uint64_t bitmap; /* bitmap of the entry; only with extended L2 */
 };
 struct l2_entry l2_get(const struct qcow2 *q, const struct slice *s, uint64_t off);
 void l2_put(struct qcow2 *q, struct slice *s, uint64_t off, struct l2_entry v);
@@ -502,7 +502,7 @@ struct qcow2_req {
 	bool internal;	  /* issued by the engine itself, so block.c does not count the request */
 	int res;
 	unsigned epoch; /* lowest bit of the epoch in which the request began */
-	struct io io;	/* for a request with a single extent */
+	struct io io;	/* I/O of a request with a single extent */
 };
 void qcow2_submit(struct block *b, struct block_req *r);
 /* Start a request of the engine itself. done() runs later, as for a guest's request. Returns 0 or -ENOMEM. */

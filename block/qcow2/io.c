@@ -11,7 +11,7 @@
 struct part {
 	struct qcow2_req *req;
 	struct io io;
-	struct block_req sub; /* to the backing layer */
+	struct block_req sub; /* request to the backing layer */
 	unsigned epoch;
 	/* For compressed clusters: */
 	uint8_t *packed;

@@ -23,11 +23,11 @@ struct err;
 /* A pin as an overlay's header describes it. */
 struct qcow2_pin {
 	uint8_t id[BLOCK_PIN_ID_BYTES];
-	uint64_t l1_offset;    /* in the source image */
+	uint64_t l1_offset;    /* offset of the pin's L1 in the source image */
 	uint64_t disk_bytes;
 	uint32_t l1_size;      /* in entries */
 	uint32_t l1_crc;       /* CRC32C of the L1 */
-	uint32_t cluster_bits; /* of the source image */
+	uint32_t cluster_bits; /* cluster_bits of the source image */
 };
 
 /* ---- the source image ---- */

@@ -32,7 +32,7 @@ struct qcow2_header {
 	bool has_backing;
 	bool has_bitmaps;
 	uint32_t nb_bitmaps;
-	uint64_t bitmaps_offset, bitmaps_bytes; /* of the bitmap directory */
+	uint64_t bitmaps_offset, bitmaps_bytes; /* offset and length of the bitmap directory */
 	char backing_name[QCOW2_BACKING_NAME_MAX + 1];
 	char backing_format[64]; /* empty: not stated */
 	char data_file[QCOW2_BACKING_NAME_MAX + 1]; /* empty: not named */
@@ -112,7 +112,7 @@ struct qcow2_snapshot_info {
 	char *id, *name;
 	uint64_t l1_offset;
 	uint32_t l1_size;
-	uint64_t table_bytes; /* of the table up to this entry's end */
+	uint64_t table_bytes; /* length of the table up to this entry's end */
 	uint32_t sec, nsec;
 	uint64_t vm_clock_ns, vm_state_bytes, disk_bytes, icount;
 	bool has_icount;

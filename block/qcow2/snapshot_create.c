@@ -53,7 +53,7 @@ struct block_snapshot {
 	struct map vm;
 	struct block_snapshot_op *op; /* NULL: neither commit nor abort was called yet */
 	bool commit, refused;
-	bool is_copy; /* of the snapshot whose L1 has from_n entries at from_offset */
+	bool is_copy; /* the new snapshot is a copy of the snapshot whose L1 has from_n entries at from_offset */
 	uint64_t from_offset;
 	uint32_t from_n;
 	bool stands; /* the header names the snapshot */
@@ -288,7 +288,7 @@ static int step_count(struct block_snapshot *s)
 static int step_parked(struct block_snapshot *s)
 {
 	if (!s->op)
-		return -EINPROGRESS; /* until commit or abort */
+		return -EINPROGRESS; /* the task waits for commit or abort */
 	if (!s->commit)
 		return create_give_up(s, -ECANCELED);
 	if (s->frozen.failed)
@@ -447,7 +447,7 @@ static int step_release(struct block_snapshot *s)
 		s->phase = CREATE_RELEASE_FLUSH;
 		return 0;
 	}
-	vm_tables_given(s); /* only tables without the mark may be freed */
+	vm_tables_given(s); /* the tables lose their metadata mark, because only tables without the mark may be freed */
 	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n, .unnamed = true };
 	s->phase = CREATE_RELEASE_VM;
 	return 0;

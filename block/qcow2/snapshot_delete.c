@@ -27,7 +27,7 @@ enum delete_phase {
 
 struct delete {
 	struct snapshot_op o;
-	bool update; /* only change the entry */
+	bool update; /* true: only change the entry */
 	struct block_snapshot_info info;
 	struct table_swap swap;
 	struct contig l1;

@@ -84,7 +84,7 @@ static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 	struct l2_entry none = { 0, 0 }, zero = { q->ext ? 0 : QCOW2_ZERO, q->ext ? ZERO_BITMAP : 0 };
 
 	if (!used && (discard || !backed))
-		return v; /* nothing to free; it reads as zeros (or a discard may leave it) */
+		return v; /* nothing to free: the cluster reads as zeros, or a discard may leave its content */
 	if (used && keep && !(v.e & QCOW2_COMPRESSED) && (v.e & QCOW2_COPIED)) {
 		zero.e |= v.e & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
 		return zero;
@@ -157,7 +157,7 @@ int qcow2_req_step_zero(struct qcow2_req *req)
 		return r == -EOPNOTSUPP ? step_write_zeros(req, off, end - off) : r;
 	}
 	if (end == q->base.info.size_bytes)
-		whole_end = ROUND_UP(end, cluster); /* nothing lies behind the end */
+		whole_end = ROUND_UP(end, cluster); /* the disk ends inside this cluster, so handle the whole cluster */
 	if (no_flag)
 		return step_write_zeros(req, off, end - off);
 	if ((off & (cluster - 1)) || off >= whole_end)

@@ -12,7 +12,7 @@
 
 #define CONFIG_ADDRESS_ENABLE 0x80000000u
 #define CONFIG_PORTS 4
-#define RESET_CPU 0x04 /* in the reset control register; a change from 0 to 1 resets */
+#define RESET_CPU 0x04 /* bit of the reset control register; a change from 0 to 1 resets the machine */
 
 static struct pci_function *host_function(struct pci_host *p, unsigned bus, unsigned devfn)
 {

@@ -37,8 +37,8 @@ struct state_writer;
 
 struct pci_host_config {
 	uint64_t ecam_base; /* PCI_ECAM_BUS_BYTES for bus 0; 0: no ECAM */
-	uint64_t mmio32_base, mmio32_bytes; /* for 32-bit BARs; below 4 GiB */
-	uint64_t mmio64_base, mmio64_bytes; /* for 64-bit BARs; 0: place them below 4 GiB */
+	uint64_t mmio32_base, mmio32_bytes; /* window for 32-bit BARs; below 4 GiB */
+	uint64_t mmio64_base, mmio64_bytes; /* window for 64-bit BARs; 0: place them below 4 GiB */
 };
 
 /* Create the host bridge in slot 0.

@@ -28,7 +28,7 @@
 #define COMMAND_MEMORY 0x0002
 #define COMMAND_WRITABLE 0x0547 /* I/O, memory, master, parity, SERR, INTx disable */
 #define COMMAND_INTX_DISABLE 0x0400
-#define STATUS_INTERRUPT 0x08 /* in the low byte */
+#define STATUS_INTERRUPT 0x08 /* bit in the low byte of the status register */
 #define STATUS_CAPABILITIES 0x10
 #define BAR_64BIT 0x04
 #define BAR_FLAGS 0x0f
@@ -175,7 +175,7 @@ uint32_t pci_function_read(struct pci_function *f, unsigned off, unsigned size)
 	if (off % size || size > 4)
 		return UINT32_MAX;
 	if (off >= PCI_CONFIG_BYTES)
-		return 0; /* no extended capabilities */
+		return 0; /* there are no extended capabilities */
 	if (f->ops->config_read && f->ops->config_read(f, off, size, &v))
 		return v;
 	v = (uint32_t)load_le(f->config + off, size);

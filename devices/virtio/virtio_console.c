@@ -204,7 +204,7 @@ static bool control_send(struct virtio_console *c)
 		struct port *p = &c->ports[id];
 
 		while (p->owes) {
-			uint8_t owed = p->owes & (uint8_t)-p->owes; /* lowest bit */
+			uint8_t owed = p->owes & (uint8_t)-p->owes; /* the lowest bit that is set */
 			uint8_t buf[CONTROL_BYTES + VIRTIO_CONSOLE_PORT_NAME_MAX];
 			size_t len = control_message(p, id, owed, buf);
 			struct virtqueue_elem el;

@@ -80,9 +80,9 @@ struct archive_file {
 	uint64_t size_bytes, data_bytes; /* length; stored bytes */
 	char sum[SUM_TEXT];		 /* empty: not known yet */
 	bool qcow2;			    /* false: raw, or not a disk */
-	char backing[ARCHIVE_NAME_MAX + 1]; /* for qcow2; empty: none */
+	char backing[ARCHIVE_NAME_MAX + 1]; /* backing file of a qcow2 image; empty: none */
 	char backing_format[8];
-	char data_file[ARCHIVE_NAME_MAX + 1]; /* for qcow2; empty: none */
+	char data_file[ARCHIVE_NAME_MAX + 1]; /* data file of a qcow2 image; empty: none */
 };
 
 struct manifest {

@@ -44,7 +44,7 @@ static const int in_folder[] = {
 
 struct needs {
 	bool folder; /* files may be created in the folder of an import */
-	const struct loop *loop; /* for qcow2 images; NULL: none */
+	const struct loop *loop; /* the loop that reads qcow2 images; NULL: none */
 };
 
 static int rules_add(scmp_filter_ctx ctx, void *opaque)

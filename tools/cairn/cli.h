@@ -43,7 +43,7 @@ struct verb_option {
 
 struct cli {
 	const struct verb *verb;
-	const char *socket; /* from -c; NULL: the default socket */
+	const char *socket; /* argument of -c; NULL: the default socket */
 	struct client *client;
 	enum cli_format format;
 	const char *pos[CLI_POSITIONALS_MAX];

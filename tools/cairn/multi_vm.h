@@ -29,7 +29,7 @@ struct multi_vm_act {
 
 struct multi_vm_target {
 	char *name;
-	char word[16], state[16]; /* set for a picked VM */
+	char word[16], state[16]; /* the VM's state in vm-list, for programs and for people; set for a picked VM */
 	bool picked; /* chosen by a pattern or --all: skipped if its state does not fit */
 	bool done;
 	struct json_object *args, *answer;

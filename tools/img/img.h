@@ -122,7 +122,7 @@ struct img_layer {
 	char *path;
 	enum block_format format;
 	int fd;
-	struct qcow2_header header; /* for qcow2 */
+	struct qcow2_header header; /* header of a qcow2 image */
 	char *data_path; /* external data file; NULL: none */
 	int data_fd;	 /* 0: none */
 };

@@ -22,7 +22,7 @@ int control_init(struct control *c, int listening)
 	 * peer to clients that connect from now on. */
 	if (listen(listening, BACKLOG) < 0)
 		return -errno;
-	/* A client may be gone before accept(), which must not block then. */
+	/* A client may have disconnected before accept(), which must not block then. */
 	return fcntl(listening, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? -errno : 0;
 }
 

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define QUEUE_FRAMES 1000 /* like txqueuelen of a tap */
+#define QUEUE_FRAMES 1000 /* as many as the txqueuelen of a tap */
 #define QUEUE_BYTES (4 * MIB)
 #define SOCKET_BYTES (1 * MIB)
 #define VLAN_BYTES 4

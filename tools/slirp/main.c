@@ -131,7 +131,7 @@ int main(int argc, char **argv)
 	struct err e;
 	int r;
 
-	clearenv(); /* for example SLIRP_DEBUG and G_MESSAGES_DEBUG */
+	clearenv(); /* libraries read variables such as SLIRP_DEBUG and G_MESSAGES_DEBUG */
 	signal(SIGPIPE, SIG_IGN);
 	log_set_owner("slirp");
 	r = options_parse(argc, argv, &n.options, &e);

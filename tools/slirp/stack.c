@@ -189,7 +189,7 @@ static int listener_adopt(struct stack *s, unsigned at, struct err *e)
 	slirp_pollfds_fill(s->slirp, &timeout, newcomer_look, &n);
 	if (n.fd < 0)
 		return err_set(e, -ENFILE, ERR_HOST, "forward %u: libslirp does not listen", at);
-	/* The client may be gone at accept(), which must not block then. */
+	/* The client may have disconnected before accept(), which must not block then. */
 	if (fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 || dup3(f->fd, n.fd, O_CLOEXEC) < 0)
 		return err_set_errno(e, -errno, "forward %u", at);
 	close(f->fd);

@@ -112,8 +112,8 @@ enum agent_kind { AGENT_GARBAGE, AGENT_RETURN, AGENT_ERROR };
 struct agent_answer {
 	enum agent_kind kind;
 	bool is_number;
-	int64_t number; /* when is_number */
-	char desc[200]; /* of AGENT_ERROR; printable */
+	int64_t number; /* the number, if is_number */
+	char desc[200]; /* description of an AGENT_ERROR; printable */
 };
 /* Parse one line, without its newline. */
 void agent_answer_parse(const char *line, size_t len, struct agent_answer *ret);

@@ -116,8 +116,8 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	t[89] = ACPI_PM1_CNT_BYTES;
 	t[91] = ACPI_PM_TMR_BYTES;
 	t[92] = ACPI_GPE0_BYTES;
-	store_le16(t + 96, 0xfff); /* no C2 */
-	store_le16(t + 98, 0xfff); /* no C3 */
+	store_le16(t + 96, 0xfff); /* there is no C2 state */
+	store_le16(t + 98, 0xfff); /* there is no C3 state */
 	t[108] = RTC_CENTURY_REGISTER;
 	store_le16(t + 109, BOOT_LEGACY_DEVICES | BOOT_8042 | BOOT_NO_VGA);
 	store_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT |

@@ -24,7 +24,7 @@ struct memory;
 struct dirty_log {
 	struct kvm *kvm;       /* borrowed */
 	struct memory *mem;    /* borrowed */
-	uint64_t blocks;       /* of VMSTATE_BLOCK_BYTES; 0: not initialised */
+	uint64_t blocks;       /* number of blocks of VMSTATE_BLOCK_BYTES; 0: not initialised */
 	atomic_bool on;
 	bool clears;	       /* KVM_CLEAR_DIRTY_LOG protects pages again; otherwise KVM_GET_DIRTY_LOG does */
 	uint64_t *marks;       /* a bit for each block, set atomically by dirty_log_mark() */

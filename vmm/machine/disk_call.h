@@ -24,7 +24,7 @@ struct disk_call {
 	bool returned;
 	int res;
 	struct err e;
-	struct block_snapshot_op op; /* for functions that need one */
+	struct block_snapshot_op op; /* used by functions that need one */
 };
 
 /* Run c->run on the disk's thread and wait. Returns the result that disk_call_return() was given,

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MACHINE_VERSION 2 /* of the section; 1: without the machine version, and no section "cpu" follows */
+#define MACHINE_VERSION 2 /* version of the section; 1: without the machine version, and no section "cpu" follows */
 #define IRQCHIP_VERSION 1
 #define PIT_VERSION 1
 #define CLOCK_VERSION 1

@@ -19,8 +19,7 @@
 /* Blocks that may be left to write-protect during the pause: 32 MiB take about 1 ms. */
 #define LEFT_BLOCKS (32 * MIB / VMSTATE_BLOCK_BYTES)
 
-/* Runs on the tracker's thread. Poison the vCPUs: none may use the content that stands in for the
- * unreadable block. */
+/* Runs on the tracker's thread. Poison the vCPUs: none may use the zeros that replace the unreadable block. */
 static void ram_reader_failed(void *opaque, const struct err *e)
 {
 	struct machine *m = opaque;

@@ -12,7 +12,7 @@
 
 /* With at most this many blocks left, the rounds end: copying 4 MiB in the pause takes about 1 ms. */
 #define LEFT_BLOCKS (4 * MIB / VMSTATE_BLOCK_BYTES)
-/* At most this many blocks are kept aside: copying 32 MiB takes about 10 ms. */
+/* At most this many blocks are copied aside: copying 32 MiB takes about 10 ms. */
 #define ASIDE_BLOCKS (32 * MIB / VMSTATE_BLOCK_BYTES)
 
 int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *e)
@@ -28,7 +28,8 @@ int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *
 		r = dirty_log_collect(l, NULL, e);
 	if (r < 0)
 		return r;
-	memset(s->aside, 0, LEFT_BLOCKS * VMSTATE_BLOCK_BYTES); /* so that the pause takes no page faults for it */
+	/* so that the pause takes no page faults on this memory */
+	memset(s->aside, 0, LEFT_BLOCKS * VMSTATE_BLOCK_BYTES);
 	if (all)
 		bitmap_set_all(&s->todo);
 	else

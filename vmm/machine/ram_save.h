@@ -38,7 +38,7 @@ struct ram_save {
 	/* largest part of the time in percent for which the vCPUs were stopped in a round; 0: none */
 	unsigned throttle;
 	bool frozen;
-	bool stands; /* too much is left to be kept aside: the VM must stay paused until it is copied */
+	bool stands; /* too many blocks are left to be copied aside: the VM must stay paused until they are written */
 };
 
 /* Turn the dirty log on and begin the first round.

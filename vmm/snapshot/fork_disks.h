@@ -56,7 +56,7 @@ struct fork_disk {
 struct fork_disks {
 	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk its image, then its copies */
 	unsigned nfds, copies;
-	struct vm_fork_pin pins[VM_DISKS_MAX]; /* for each writable disk */
+	struct vm_fork_pin pins[VM_DISKS_MAX]; /* the pins that the daemon asks for, one for each writable disk */
 	uint32_t flatten; /* as in struct vm_fork */
 	struct fork_disk list[VM_DISKS_MAX];
 	unsigned n;

@@ -223,7 +223,7 @@ static void write_run(struct work *w)
 	if (!r)
 		r = x->way != RAM_STANDS ? write_live(x) : view ? view_write_standing(x, view) : write_standing(x);
 	if (x->way == RAM_FAULTS)
-		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
+		fault_tracker_save_end(x->j.m->tracker); /* in every case, so that blocked writers continue */
 	x->j.r = write_failed(x, r);
 }
 

@@ -46,7 +46,7 @@ struct create_job {
 	bool with_ram, was_running, incremental;
 	enum ram_way way;
 	bool stands; /* the VM stays paused until its memory is written */
-	struct ram_save save; /* with RAM_LOG */
+	struct ram_save save; /* used with RAM_LOG */
 	struct state_writer sections;
 	struct bitmap wanted; /* blocks of RAM that are written */
 	struct vmstate_header h;
@@ -711,7 +711,7 @@ static void write_run(struct work *w)
 	if (!j->r)
 		j->r = disks_commit(x);
 	if (x->way == RAM_FAULTS && j->m->tracker)
-		fault_tracker_save_end(j->m->tracker); /* in every case, let blocked writers continue */
+		fault_tracker_save_end(j->m->tracker); /* in every case, so that blocked writers continue */
 	if (j->r < 0)
 		disks_abort(x);
 	j->result.total_ns = loop_now_ns() - x->started_ns;
@@ -724,7 +724,7 @@ static void write_done(struct work *w)
 	struct create_job *x = container_of(w, struct create_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
-	vmsnap_job_resume_vm(j); /* no-op unless the VM stood */
+	vmsnap_job_resume_vm(j); /* does nothing unless the VM is still paused */
 	if (!j->r) {
 		if (x->with_ram && (x->way == RAM_FAULTS || (x->way == RAM_LOG && dirty_log_stays(&j->m->dirty_log))))
 			memcpy(j->m->base_id, j->result.id, sizeof(j->m->base_id));
@@ -733,7 +733,7 @@ static void write_done(struct work *w)
 			(unsigned long long)j->result.ram_bytes_written / 1024,
 			(unsigned long long)j->result.ram_bytes_shared / 1024);
 	}
-	agent_thaw(j->m->agent); /* no-op unless an earlier stage failed */
+	agent_thaw(j->m->agent); /* does nothing unless an earlier stage failed */
 	if (!j->r && x->c.halt)
 		vm_end(j->vm, VM_REASON_USER, 0, NULL);
 	vmsnap_job_finish(j);

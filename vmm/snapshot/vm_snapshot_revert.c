@@ -27,12 +27,12 @@ struct revert_job {
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
-	struct map_store *store; /* until the RAM reader takes it */
+	struct map_store *store; /* owned until the RAM reader takes it */
 	/* Memory is tracked since a snapshot that still exists: replace only blocks that differ. */
 	bool rewinds;
 	struct bitmap changed;	 /* blocks that differ between the two */
 	bool by_log;		 /* the dirty log tracks memory */
-	struct ram_revert ram;	 /* with by_log */
+	struct ram_revert ram;	 /* used with by_log */
 	uint64_t started_ns, paused_ns;
 };
 
@@ -177,7 +177,7 @@ static void look_run(struct work *w)
 
 /* ---- go: on the main thread ---- */
 
-/* Revert one disk alone; the rest of the VM keeps its state. */
+/* Revert only one disk; all other parts of the VM keep their state. */
 static int disk_apply(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
