@@ -8,8 +8,10 @@ CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
 CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
 
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
-adds files; existing files never change. Since version 2, states are of the processor `baseline` and without a
-frequency of the TSC, so that each host that virtualises CPUID can load them; make them in the emulated SVM host."""
+adds files; existing files never change. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
+processor `baseline`, so that each host that virtualises CPUID can load them; make them in the emulated SVM host. Those of
+kind pvm are of `host`, which is the only one there, and are then left with the features that each x86-64 processor has, so
+that each host of this kind can load them."""
 
 import pathlib
 import subprocess
@@ -44,11 +46,36 @@ def devices(folder):
             "rng": True, "watchdog": {"model": "i6300esb", "action": "none"}}
 
 
+# Masks of EAX, EBX, ECX and EDX of the leaves that stay: fpu to sse2 (without vme), lahf_lm, syscall, nx, lm
+EVERY_PROCESSOR = {1: (~0, 0xffff, 0, 0x078bfbfd), 0x80000000: (~0, 0, 0, 0), 0x80000001: (~0, 0, 1, 0x20100800)}
+
+
+ARCH_CAPABILITIES = 0x10a  # the MSR is 0 without the feature
+
+
+def edit(path):
+    """Make the processor of the state one that each host of the kind can load."""
+    import statelib
+    state = statelib.State(path.read_bytes())
+    cpu, vcpu = state.cpu, state.section("vcpu")
+    cpu.tsc_khz = 0
+    if cpu.kind == statelib.PROCESSOR:
+        cpu.xcr0 = 0
+        for leaves in (cpu.guest, cpu.own):
+            # No leaf 0: the state loads on hosts of each vendor.
+            leaves[:] = [[*x[:3], *(r & m for r, m in zip(x[3:], EVERY_PROCESSOR[x[0]]))]
+                         for x in leaves if x[0] in EVERY_PROCESSOR]
+        at = vcpu[3].index(ARCH_CAPABILITIES.to_bytes(4, "little"), len(vcpu[3]) // 2) + 4
+        vcpu[3] = vcpu[3][:at] + bytes(8) + vcpu[3][at + 8:]
+    state.cpu = cpu
+    path.write_bytes(state.pack())
+
+
 def make(with_devices):
     """Return the state of a guest that has halted: 2 MiB of memory, almost empty."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
-    import statelib
+    import guestlib
     with tempfile.TemporaryDirectory() as tmp:
         daemon = conftest.Daemon(pathlib.Path(tmp))
         try:
@@ -56,12 +83,13 @@ def make(with_devices):
             kernel = pathlib.Path("/tmp/first_byte.elf")
             kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
             daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)},
-                          cpu="baseline", **(devices("/tmp") if with_devices else {}))
+                          cpu="baseline" if guestlib.virtualises_cpuid() else "host",
+                          **(devices("/tmp") if with_devices else {}))
             daemon.cairn("start", "golden")
             conftest.Console(daemon, "golden").close()
             subprocess.run(["sleep", "0.5"], check=True)
             daemon.cairn("save", "golden", f"{tmp}/saved")
-            statelib.edit_cpu(pathlib.Path(tmp, "saved"), lambda cpu: setattr(cpu, "tsc_khz", 0))
+            edit(pathlib.Path(tmp, "saved"))
             kernel.unlink()
             pathlib.Path("/tmp/golden.img").unlink(missing_ok=True)
         finally:
