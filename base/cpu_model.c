@@ -195,7 +195,7 @@ static void xsave_limit(struct cpuid *c)
 		main->reg[CPUID_EDX] = 0;
 	}
 	if (more && !feature_is_set(c, "xsavec") && !feature_is_set(c, "xsaves"))
-		more->reg[CPUID_EBX] = 0; /* no compacted area */
+		more->reg[CPUID_EBX] = 0; /* without XSAVEC and XSAVES there is no compacted area */
 }
 
 static bool has_content(const struct cpuid_leaf *l)

@@ -20,7 +20,7 @@ int kvm_ioctl(int fd, unsigned long req, void *arg)
 	return r < 0 ? -errno : r;
 }
 
-/* ---- leaves ---- */
+/* ---- the leaves that KVM supports ---- */
 
 struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *from)
 {

@@ -82,7 +82,7 @@ static void cloning_free(struct cloning *f)
 	free(f);
 }
 
-/* ---- the end ---- */
+/* ---- ending the job ---- */
 
 static void result_put(void *opaque, struct json_object *o)
 {
@@ -167,7 +167,7 @@ static void copies_done(struct loop_task *task)
 		offline_ended(f);
 }
 
-/* ---- copying ---- */
+/* ---- copying disks ---- */
 
 static void copies_resume(struct cloning *f);
 static void disk_next(struct target *t);
@@ -285,7 +285,7 @@ static void files_made(void *opaque, int r, const struct fork_as_result *res, co
 	disk_next(t);
 }
 
-/* The copy of an overlay reads the overlay's pin. */
+/* If a disk's image is an overlay on a pin, note that its copy reads the same pin. */
 static void overlays_note(const struct target *t)
 {
 	const struct definition *from = t->all->def, *to = t->vm->def;
@@ -320,7 +320,7 @@ static void target_start(struct target *t)
 
 static void copies_resume(struct cloning *f)
 {
-	if (f->going_on) /* called from target_start(): the loop below continues */
+	if (f->going_on) /* called from target_start(): the loop below starts the next target */
 		return;
 	f->going_on = true;
 	while (!was_cancelled(f) && f->next < f->n && f->begun < AT_ONCE_MAX)
@@ -333,7 +333,7 @@ static void copies_resume(struct cloning *f)
 	loop_post(f->host->loop, &f->task);
 }
 
-/* ---- the beginning ---- */
+/* ---- beginning and cancelling the job ---- */
 
 static void clone_start(void *opaque)
 {

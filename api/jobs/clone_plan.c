@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- names ---- */
+/* ---- the clones' names ---- */
 
 static int pattern_wrong(const char *pattern, struct err *e)
 {
@@ -65,7 +65,7 @@ static int name_check(const struct vm *source, const char *name, struct err *e)
 	return r;
 }
 
-/* ---- files ---- */
+/* ---- the clones' files ---- */
 
 /* Choose a path beside the original: web1.qcow2 of web1 becomes NEW.qcow2, any other name NEW-vda.qcow2. */
 static int path_beside(const struct definition_disk *d, const char *old, const char *new, const char *ext,
@@ -183,7 +183,7 @@ static int disks_change(const struct vm *source, const struct clone_opts *opts, 
 	return r;
 }
 
-/* ---- identity ---- */
+/* ---- the clones' MACs and definitions ---- */
 
 /* Set the given MACs; the others are generated later. The definition's parser checks them. */
 static int macs_change(const struct clone_opts *opts, struct json_object *o, struct err *e)
@@ -218,7 +218,7 @@ static int uuid_set(const struct vm *source, const struct clone_opts *opts, stru
 				"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name) : 0;
 }
 
-/* ---- the whole plan ---- */
+/* ---- making the plan ---- */
 
 static int clone_define(const struct vm *source, const struct clone_opts *opts, unsigned i, struct json_object *o,
 	struct definition **ret, struct err *e)

@@ -16,7 +16,7 @@ static void release_answered(void *opaque, int r, const struct vm_answer *a, con
 	struct vm *vm = opaque;
 
 	(void)a;
-	/* After a failure, the end of a job or the next start tries again. */
+	/* After a failure, the process is asked again at the end of a job or after the VM's next start. */
 	if (r < 0)
 		log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
 	pins_answered(vm->host, vm, r == 0);

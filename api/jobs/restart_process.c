@@ -30,7 +30,7 @@ void restart_process_forget(struct vm *vm)
 	vm_save(vm);
 }
 
-/* ---- the second half: the start ---- */
+/* ---- starting the VM after the save ---- */
 
 static void restart_done(void *opaque, int r, const struct err *e)
 {
@@ -72,7 +72,7 @@ static bool is_due(const struct vm *vm)
 	return vm_has(vm, VM_FACT_CONTINUES) && vm->state == VM_SAVED;
 }
 
-/* Become the owner now, so that the job goes on under its id. restart_process_resume() starts the VM later. */
+/* Make the job the VM's owner now, so that it continues under its id. restart_process_resume() starts the VM later. */
 static void restart_take_back(struct vm *vm)
 {
 	struct job *j;
@@ -94,7 +94,7 @@ void restart_process_resume(struct vm *vm)
 static void restart_adopted(struct vm *vm, const struct vm_info *info)
 {
 	(void)info;
-	/* Unless the save is still under way, it failed or the VM runs in its new process. */
+	/* If no save is under way, it has failed, or the VM runs in its new process already: the job is over. */
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED)
 		restart_process_forget(vm);
 }

@@ -23,7 +23,7 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
 /* Read the VMs' marks and the boot id. Call it after the VMs are loaded and before they are adopted. */
 void autostart_load(struct vm_host *host);
-/* Start the run on the loop unless this boot was handled. */
+/* Begin to start the marked VMs, unless a daemon has done so in this boot. */
 void autostart_go(struct vm_host *host);
 /* NULL allowed. */
 void autostart_free(struct autostart *a);

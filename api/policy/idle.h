@@ -26,7 +26,7 @@ struct idle {
 	char by[80];	/* forward that wakes the VM; empty: a command */
 };
 
-/* Start or stop counting after a change of the VM's state. */
+/* Start or stop counting the VM's idle time after a change of its state. */
 void idle_on_state_change(struct vm *vm);
 /* Whether the VM sleeps and must be woken before the request. */
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t);

@@ -45,11 +45,11 @@ struct schedule_plan {
 
 /* ---- parsing and printing; the setters return 0, or -EINVAL without changing *p ---- */
 
-/* "15m", "1h", "1d", "2w" */
+/* text: such as "15m", "1h", "1d", "2w" */
 int schedule_set_every(struct schedule_plan *p, const char *text, struct err *e);
-/* "24h:all,7d:daily,4w:weekly" */
+/* text: such as "24h:all,7d:daily,4w:weekly" */
 int schedule_set_keep(struct schedule_plan *p, const char *text, struct err *e);
-/* "10%", "5G", "0" */
+/* text: such as "10%", "5G", "0" */
 int schedule_set_min_free(struct schedule_plan *p, const char *text, struct err *e);
 void schedule_print_every(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX]);
 void schedule_print_keep(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX]);

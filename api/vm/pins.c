@@ -16,8 +16,8 @@ struct row {
 	char *overlay; /* owned; NULL: none, the pin is due for deletion */
 	char *image;   /* owned */
 	uint8_t id[VM_PIN_ID_BYTES];
-	bool kept; /* an overlay that the list does not have may read the pin, so the pin never becomes due */
-	const struct vm *asked; /* due: this VM's process was asked to delete the pin; only compared. NULL: none */
+	bool kept; /* an overlay that the list does not have may read the pin, so it is never deleted */
+	const struct vm *asked; /* VM whose process was asked to delete the pin; only compared. NULL: none */
 };
 
 struct rows {
@@ -92,7 +92,7 @@ static size_t id_find(const struct rows *l, const uint8_t *id)
 	return i;
 }
 
-/* ---- the file ---- */
+/* ---- loading and storing the list ---- */
 
 static struct json_object *rows_to_json(const struct rows *l)
 {
@@ -128,7 +128,7 @@ void pins_store(struct vm_host *host)
 		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
 }
 
-/* Load the rows that make sense. Returns whether all do. */
+/* Load the valid rows. Returns whether all are valid. */
 static bool rows_load(struct json_object *all, bool due, struct rows *l)
 {
 	size_t n = all ? json_object_array_length(all) : 0;
@@ -144,7 +144,7 @@ static bool rows_load(struct json_object *all, bool due, struct rows *l)
 	return all && l->n == n;
 }
 
-/* Take pins that an overlay reads off the list of those to delete. */
+/* Remove pins that an overlay reads from the list of pins to delete. */
 static void due_check(struct pins *p)
 {
 	for (size_t i = p->due.n; i--;)
@@ -158,7 +158,7 @@ static void rows_clear(struct rows *l)
 		row_done(&l->list[--l->n]);
 }
 
-/* A row that is missing may have been about any pin. */
+/* Mark all pins as never to be deleted: a row that is missing may have been about any of them. */
 static void keep_all(struct pins *p)
 {
 	rows_clear(&p->due);
@@ -209,7 +209,7 @@ void pins_free(struct pins *p)
 	free(p);
 }
 
-/* ---- overlays ---- */
+/* ---- rows of overlays ---- */
 
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES])
 {
@@ -228,7 +228,7 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 	if (!r)
 		return;
 	was = *r;
-	was.image = must_alloc(strdup(r->image)); /* the list may move */
+	was.image = must_alloc(strdup(r->image)); /* the insertion may move the list */
 	pins_add(host, copy, was.image, was.id);
 	row_find(&host->pins->used, copy)->kept = was.kept;
 	free(was.image);

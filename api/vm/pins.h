@@ -1,5 +1,5 @@
 /* pins: which overlays of live clones read which image at which pin. A pin is a hidden snapshot in the image of a
- * fork's source (block/qcow2/pin.h); it has to stay as long as one overlay reads it. The daemon keeps the list in
+ * fork's source (block/qcow2/pin.h); the daemon keeps it as long as one overlay reads it. The daemon keeps the list in
  * PINS_FILE, because it parses no image. A row is about files, not about VMs: a VM that is undefined without its images
  * leaves its row, and so its pin, in place.
  *
@@ -28,7 +28,7 @@ void pins_load(struct vm_host *host);
 /* Whether the list was missing or damaged when it was loaded, or when an earlier daemon loaded it that could not
  * complete it. */
 bool pins_are_incomplete(const struct vm_host *host);
-/* Say whether the list has all overlays of this daemon's VMs. */
+/* Set whether the list has all overlays of this daemon's VMs. */
 void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
 /* Store the list: it survives the daemon's end at return, and is on stable storage before any work that is queued in

@@ -113,7 +113,7 @@ static int network_make(struct network *n, struct err *e)
 	return r ? r : slirp_sandbox(e);
 }
 
-/* Discard lines of libraries: a guest could cause any number of them. */
+/* Discard what libraries print to stderr: a guest could cause any number of lines. */
 static int stderr_keep(struct err *e)
 {
 	int own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), null = open("/dev/null", O_RDWR | O_CLOEXEC);

@@ -34,7 +34,7 @@ static void *probe_run(void *opaque)
 	return NULL;
 }
 
-/* ---- its result ---- */
+/* ---- the thread of the probe and the result ---- */
 
 static int thread_begin(struct probe *p)
 {
@@ -82,7 +82,7 @@ uint32_t cpu_probe_learn(struct kvm *k)
 {
 	cpu_probe_begin(k);
 	cpu_probe_end(k);
-	/* Without an answer, go by the kind of host. */
+	/* If the probe failed, conclude from the kind of host. */
 	if (k->cpu_kind == CPU_KIND_UNKNOWN)
 		k->cpu_kind = k->host_kind == VM_HOST_PVM ? CPU_KIND_PROCESSOR : CPU_KIND_VIRTUAL;
 	if (k->cpu_kind == CPU_KIND_PROCESSOR && !k->own) {

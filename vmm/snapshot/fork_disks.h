@@ -1,7 +1,7 @@
 /* fork_disks: makes the disks of a VM's clones from the images of its writable disks, without the VM's snapshots.
  *
  * If the daemon asks for a pin and the image can have one, the disk is pinned: its content is frozen in the pause by a
- * hidden snapshot that stays, a pin (block/qcow2/pin.h), and each clone gets an overlay that reads it. Nothing is
+ * hidden snapshot, a pin (block/qcow2/pin.h), and each clone gets an overlay that reads it. Nothing is
  * copied. The daemon deletes the pin by vm_pins_delete() when no overlay reads it any more.
  *
  * Otherwise the disk is copied. The first copy is made in one of three ways, the further copies from the first:
@@ -9,7 +9,7 @@
  *   freeze  qcow2 on other file systems: freeze the content in the pause by an internal snapshot
  *   that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
  *   vmsnap_recover() deletes the snapshot
- *   stand   raw, and qcow2 whose refcounts are too narrow for a snapshot: copy in the pause
+ *   stand   raw images, and qcow2 whose refcounts are too narrow for a snapshot: copy in the pause
  *
  * Threading: the worker's thread, except fork_disks_check(). */
 #ifndef CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
@@ -48,13 +48,13 @@ struct fork_disk {
 	enum fork_disk_way way;
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* snapshot to copy, or the pin's; empty: none */
-	bool flat; /* copy the content of its backing files, too (disk_flatten.h) */
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot to copy or of the pin; empty: none */
+	bool flat; /* copy the content of the backing files, too (disk_flatten.h) */
 	const struct vm_fork_pin *pin; /* the pin that the daemon asks for; its path is empty: copy the disk */
 };
 
 struct fork_disks {
-	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk its image, then its copies */
+	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk the image, then the copies */
 	unsigned nfds, copies;
 	struct vm_fork_pin pins[VM_DISKS_MAX]; /* the pins that the daemon asks for, one for each writable disk */
 	uint32_t flatten; /* as in struct vm_fork */
@@ -66,15 +66,16 @@ struct fork_disks {
 /* Check that the fds belong to the machine's disks, and fill in the list. Main thread. Returns 0 or
  * -EINVAL. */
 int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e);
-/* Choose each disk's way and add its part to d->progress. The guest runs. Returns 0 or -errno. */
+/* Choose how each disk is copied (enum fork_disk_way) and add its part to d->progress. The guest runs.
+ * Returns 0 or -errno. */
 int fork_disks_prepare(struct fork_disks *d, struct err *e);
 /* Freeze or copy each disk's content. The guest is paused. Returns 0 or -errno. */
 int fork_disks_freeze(struct fork_disks *d, struct err *e);
-/* Complete all copies and overlays and flush them to stable storage, and delete the hidden snapshots; after an error,
- * the pins, too. The guest runs again. Call after fork_disks_freeze() in every case.
+/* Complete all copies and overlays, flush them to stable storage, and delete the hidden snapshots; after an error,
+ * delete the pins, too. The guest runs again. Call after fork_disks_freeze() in every case.
  * r: the result so far. Returns r, or -errno. */
 int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
-/* Say how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */
+/* Fill in how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */
 void fork_disks_tell(const struct fork_disks *d, uint8_t *made);
 /* Make the disks from existing snapshots, with their ids in list[]: pin the snapshots, or copy them. These two
  * functions replace the three above. The guest may run. Each returns 0 or -errno. */

@@ -23,13 +23,13 @@
 #define PAGE 4096
 
 /* Stages: wait (worker; the guest runs), stop (main thread: save registers, protect memory, resume
- * the guest), write (worker). By the dirty log, `wait` writes memory in rounds (ram_save.h), and `write` only the rest.
- * Without either, the guest resumes after `write`. */
+ * the guest), write (worker). With the dirty log, `wait` writes memory in rounds (ram_save.h), and `write` only
+ * the blocks that are left. Without tracking, the guest resumes after `write`. */
 struct dump_job {
 	struct vmsnap_job j;
 	int fd;
 	enum ram_way way;
-	struct ram_save save; /* with RAM_LOG */
+	struct ram_save save; /* used with RAM_LOG */
 	bool stay;    /* keep the VM paused afterwards */
 	uint64_t bytes_done;
 	uint8_t *head;
@@ -51,7 +51,7 @@ static void dump_stage(struct dump_job *x, void (*run)(struct work *w), void (*d
 	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
 }
 
-/* ---- registers; vCPUs are parked ---- */
+/* ---- writing registers; vCPUs are parked ---- */
 
 static int cpu_read(struct vcpu *v, struct elf_core_cpu *ret, struct err *e)
 {
@@ -85,7 +85,7 @@ static int head_make(struct dump_job *x, struct err *e)
 		&x->head_bytes, e);
 }
 
-/* ---- memory; on the worker's thread ---- */
+/* ---- writing memory; on the worker's thread ---- */
 
 static bool is_zero(const uint8_t *p, size_t len)
 {
@@ -140,7 +140,7 @@ static int write_standing(struct dump_job *x)
 	return r;
 }
 
-/* Write a clone's private view. */
+/* Write the memory of a live clone, which is a private view of the shared memfd. */
 static int view_write_standing(struct dump_job *x, const struct ram_view *view)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
@@ -192,7 +192,7 @@ static int write_failed(struct dump_job *x, int r)
 	return r < 0 ? err_set_errno(&x->j.e, r, "cannot write the dump") : 0;
 }
 
-/* Write rounds of memory until little is left. */
+/* Write memory in rounds until few dirty blocks are left. */
 static int rounds_write(struct dump_job *x)
 {
 	struct machine *m = x->j.m;
@@ -227,7 +227,7 @@ static void write_run(struct work *w)
 	x->j.r = write_failed(x, r);
 }
 
-/* ---- stages ---- */
+/* ---- stages of the dump ---- */
 
 /* Wait until all memory is loaded. */
 static void wait_run(struct work *w)
@@ -253,14 +253,14 @@ static void dump_done(struct work *w)
 		log_info(NULL, "memory dumped: pause %llu us, %llu KiB written",
 			(unsigned long long)j->result.pause_ns / 1000,
 			(unsigned long long)j->result.ram_bytes_written / 1024);
-	vm_work_set_live(j->vm, false); /* Allow vm_cont() again. */
+	vm_work_set_live(j->vm, false); /* so that vm_cont() is allowed again */
 	if (j->r < 0 && x->stay)
 		vm_cont(j->vm, VM_REASON_USER, NULL);
 	vmsnap_job_finish(j);
 	dump_free(x);
 }
 
-/* Hold all of memory, including blocks that an earlier snapshot has saved. */
+/* Have the tracker save all of memory, including blocks that an earlier snapshot has saved. */
 static int memory_hold(struct dump_job *x)
 {
 	struct fault_tracker *t = x->j.m->tracker;

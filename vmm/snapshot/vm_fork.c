@@ -19,13 +19,13 @@
 
 /* Stages: wait (worker; the guest runs), stop (main thread), stand (worker: work that needs the
  * pause), freeze (main thread: save state, protect memory, resume the guest), write (worker: memory
- * as of the pause, copies of disks). By the dirty log, `wait` writes memory in rounds (ram_save.h), and
- * `write` only the rest. Without either, memory is written in `stand`. */
+ * as of the pause, copies of disks). With the dirty log, `wait` writes memory in rounds (ram_save.h), and
+ * `write` only the blocks that are left. Without tracking, `stand` writes all memory. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
 	enum ram_way way;
-	struct ram_save save; /* with RAM_LOG */
+	struct ram_save save; /* used with RAM_LOG */
 	bool held;    /* the tracker holds memory as of the pause */
 	struct state_writer sections;
 	struct fork_disks disks;
@@ -36,7 +36,7 @@ struct fork_job {
 	uint64_t bytes_done;
 };
 
-/* ---- the source ---- */
+/* ---- saving the running VM's state ---- */
 
 static void fork_free(struct fork_job *x)
 {
@@ -64,7 +64,8 @@ static int ram_write_failed(struct fork_job *x, int r)
 	return r < 0 ? err_set_errno(&x->j.e, r, "cannot copy the VM's memory") : 0;
 }
 
-/* Write rounds of memory until little is left. Blocks that are not written are zero. */
+/* Write memory in rounds until few dirty blocks are left. The file has a hole, so zeros, for each block that is not
+ * written. */
 static int rounds_write(struct fork_job *x)
 {
 	int r = ram_save_begin(&x->save, x->j.m, true, &x->j.e);
@@ -211,7 +212,7 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
-/* Hold all of memory, including blocks that an earlier snapshot has saved. */
+/* Have the tracker save all of memory, including blocks that an earlier snapshot has saved. */
 static int memory_hold(struct fork_job *x)
 {
 	struct fault_tracker *t = x->j.m->tracker;
@@ -236,7 +237,7 @@ static void vm_freeze(struct work *w)
 	if (!x->j.r && x->way == RAM_FAULTS)
 		x->j.r = memory_hold(x);
 	if (!x->j.r && x->way == RAM_LOG) {
-		x->bytes_done = 0; /* the progress is a disk's */
+		x->bytes_done = 0; /* the current part of the progress is a disk */
 		x->j.r = ram_save_freeze(&x->save, &x->j.e);
 		vmsnap_job_tell_rounds(&x->j, &x->save);
 	}

@@ -224,8 +224,8 @@ static int marked_end(struct recovery *x, struct tree *t, struct tree_node *n, s
 	bool reverting = n->data.set.mark == TREE_REVERTING;
 	int r;
 
-	/* With two snapshots of one id, the engine would act on the first, and this one's mark
-	 * would stay forever. */
+	/* If two snapshots had this id, the first one would be deleted or applied, and this one's mark
+	 * would never be cleared. */
 	if (tree_find_id(t, tree_id(n)) != n)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: two snapshots have the id %s, and "
 			"work on one of them was interrupted; delete them with `qemu-img snapshot -d`",
