@@ -379,7 +379,9 @@ struct vm_spaces {
 
 struct vm_fork {
 	uint32_t copies;
-	uint32_t flatten; /* bit n: the copies of writable disk n get the content of its backing files, too */
+	/* bit n: the copies of writable disk n get the content of its backing files, too; VM_FORK_ISOLATED: no clone may
+	 * read the image of another VM */
+	uint32_t flatten;
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 	/* For each writable disk, in order. */
 	struct vm_fork_pin {
@@ -388,6 +390,7 @@ struct vm_fork {
 	} pins[VM_DISKS_MAX];
 };
 
+#define VM_FORK_ISOLATED (1u << 31)
 #define VM_PINS_MAX 256
 
 struct vm_pins {

@@ -63,14 +63,24 @@ struct fork {
 	struct fork_files files;      /* for each writable disk its image and the copies */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
-	bool paused, hint_hostname, going_on;
+	bool paused, hint_hostname, isolated, going_on;
+	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
+	unsigned nmade;
+	uint64_t made_bytes[VM_DISKS_MAX]; /* what they take on the disk */
 	uint64_t begun_ns;
 	struct vm_snapshot_done taken; /* the source's answer */
 	struct loop_task task;
 };
 
+static void made_close(struct fork *f)
+{
+	while (f->nmade)
+		close(f->made[--f->nmade]);
+}
+
 static void fork_free(struct fork *f)
 {
+	made_close(f);
 	for (unsigned i = 0; i < f->n; i++)
 		definition_free(f->clones[i].def);
 	fork_as_free(f->errand);
@@ -352,6 +362,29 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 
 /* ---- their disks ---- */
 
+/* Keep the files of the first clone open, to learn how much space they take. fds: for each writable disk its image and
+ * the copies. */
+static void made_keep(struct fork *f, const int *fds, unsigned nfds)
+{
+	for (unsigned i = 1; i < nfds && f->nmade < VM_DISKS_MAX; i += 1 + f->n) {
+		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+
+		if (fd < 0)
+			break;
+		f->made[f->nmade++] = fd;
+	}
+}
+
+static void made_measure(struct fork *f)
+{
+	struct stat st;
+
+	for (unsigned i = 0; i < f->nmade; i++)
+		if (fstat(f->made[i], &st) == 0)
+			f->made_bytes[i] = (uint64_t)st.st_blocks * 512;
+	made_close(f);
+}
+
 static void copy_add(struct fork_files *files, const struct definition *d, unsigned disk)
 {
 	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
@@ -405,7 +438,7 @@ static struct json_object *disks_to_json(const struct fork *f)
 {
 	struct json_object *all = json_object_new_array();
 
-	for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
+	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		struct json_object *o;
 
 		if (!f->images[i])
@@ -414,6 +447,7 @@ static struct json_object *disks_to_json(const struct fork *f)
 		js_put_str(o, "id", f->clones[0].vm->def->disks[i].id);
 		js_put_str(o, "made", f->pinned[i] ? "overlay" : "copy");
 		js_put_str(o, "reason", f->why_copied[i]);
+		js_put_uint(o, "bytes", f->made_bytes[w++]);
 		json_object_array_add(all, o);
 	}
 	return all;
@@ -498,6 +532,7 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 	}
 	if (!r && a->snapshot)
 		f->taken = *a->snapshot;
+	made_measure(f);
 	if (!r) {
 		r = disks_settle(f, &why);
 		e = &why;
@@ -550,7 +585,7 @@ static void begin_failed(struct loop_task *t)
 
 static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 {
-	struct vm_fork body = { .copies = n ? f->n : 0 };
+	struct vm_fork body = { .copies = n ? f->n : 0, .flatten = f->isolated ? VM_FORK_ISOLATED : 0 };
 	int fds[CHANNEL_FDS_MAX] = { f->state_fd };
 
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
@@ -584,10 +619,12 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 	/* A failed process has removed its files unless it was killed; files that existed before were not made here. */
 	for (unsigned i = 0; i < f->n; i++)
 		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
-	if (r < 0)
+	if (r < 0) {
 		begin_fail(f, e);
-	else
+	} else {
+		made_keep(f, res->fds, res->nfds);
 		fork_send(f, res->fds, res->nfds);
+	}
 	for (unsigned i = 0; i < res->nfds; i++)
 		close(res->fds[i]);
 }
@@ -683,6 +720,7 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 
 	f->source = vm;
 	f->paused = opts->paused;
+	f->isolated = opts->isolated;
 	f->hint_hostname = opts->hint_hostname;
 	snprintf(f->snapshot, sizeof(f->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
 	r = fork_prepare(f, opts, e);

@@ -103,12 +103,18 @@ static bool is_frozen(const struct fork_disk *x)
 	return x->way == FORK_DISK_FREEZE || x->way == FORK_DISK_PIN;
 }
 
+_Static_assert(VM_DISKS_MAX < 32, "the highest bit is no disk's");
+
 /* *ret: whether the image can hold a hidden snapshot. */
-static int can_freeze_look(const struct fork_disk *x, bool *ret, struct err *e)
+static int can_freeze_look(const struct fork_disks *d, const struct fork_disk *x, bool *ret, struct err *e)
 {
 	struct qcow2_header h = { 0 };
 	int r = x->is_qcow2 ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
 
+	/* The daemon asks for flat copies of the overlays that it knows. */
+	if (!r && (d->flatten & VM_FORK_ISOLATED) && h.has_pin && !x->flat)
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads the image of another VM, and the daemon's list of pins "
+			"lacks it, so its clones cannot be isolated; shut the VM down and use cairn clone --full", x->disk->id);
 	*ret = x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN && !(h.incompatible & QCOW2_INCOMPAT_DATA_FILE);
 	return r;
 }
@@ -116,7 +122,7 @@ static int can_freeze_look(const struct fork_disk *x, bool *ret, struct err *e)
 static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	bool can_freeze = false;
-	int r = can_freeze_look(x, &can_freeze, e);
+	int r = can_freeze_look(d, x, &can_freeze, e);
 
 	if (!r && x->flat && !can_freeze)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads the image of another VM, and its image can hold no "
@@ -354,7 +360,7 @@ int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e)
 		struct fork_disk *x = &d->list[i];
 		bool can_pin = false;
 
-		r = can_freeze_look(x, &can_pin, e);
+		r = can_freeze_look(d, x, &can_pin, e);
 		x->way = x->pin->path[0] && can_pin ? FORK_DISK_PIN : FORK_DISK_SHARE;
 		if (x->way == FORK_DISK_PIN)
 			x->bytes = 0;

@@ -35,21 +35,28 @@ static void forwards_print(struct json_object *list)
 /* Copies take time and space that the user may not expect. */
 static void copies_print(struct json_object *list)
 {
+	char bytes[24];
+
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *d = json_object_array_get_idx(list, i);
 
-		if (js_get_str(d, "reason"))
-			printf("copied: disk %s (%s)\n", js_get_str_or(d, "id", "?"), js_get_str(d, "reason"));
+		if (!js_get_str(d, "reason"))
+			continue;
+		bytes_print((uint64_t)js_get_int(d, "bytes", 0), bytes);
+		printf("copied: disk %s, %s for each clone (%s)\n", js_get_str_or(d, "id", "?"), bytes, js_get_str(d, "reason"));
 	}
 }
 
-/* Print how a fork made the disks: "disks: vda overlay, vdb copy (raw image)". */
+/* Print how a fork made the disks: "disks: vda overlay 192.0 KiB, vdb copy 2.0 MiB (raw image)". */
 static void disks_print(struct json_object *list)
 {
+	char bytes[24];
+
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *d = json_object_array_get_idx(list, i);
 
-		printf("%s%s %s", i ? ", " : "disks: ", js_get_str_or(d, "id", "?"), js_get_str_or(d, "made", "?"));
+		bytes_print((uint64_t)js_get_int(d, "bytes", 0), bytes);
+		printf("%s%s %s %s", i ? ", " : "disks: ", js_get_str_or(d, "id", "?"), js_get_str_or(d, "made", "?"), bytes);
 		if (js_get_str(d, "reason"))
 			printf(" (%s)", js_get_str(d, "reason"));
 	}

@@ -3,6 +3,7 @@ has its own content, whatever happens to the others."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -420,20 +421,38 @@ def test_isolated_clone_of_a_clone_reads_no_other_image(vms, daemon, tmp_path, o
         vms.holds(name, 0, 3)
 
 
+def test_isolated_clone_of_an_unknown_overlay_is_refused(vms, daemon, tmp_path):
+    """The daemon's list lacks the overlay, but the VM's process sees the pin."""
+    vms.start(vms.image("a.qcow2"))
+    vms.fork("c")
+    vms.close()
+    daemon.stop()
+    pins = daemon.state / "pins.json"
+    pins.write_text(json.dumps({**json.loads(pins.read_text()), "used": []}))
+    daemon.start()
+    error = daemon.cairn("clone", "--live", "c", "d", "--isolated", ok=False).stderr
+    assert "disk vda reads the image of another VM, and the daemon's list of pins lacks it" in error
+    assert sorted(daemon.cairn("list", "--all", "--name").stdout.split()) == ["c", "src"]
+
+
 def test_reason_of_each_copy_is_told(vms, daemon, tmp_path):
     raw = tmp_path / "b.raw"
     raw.write_bytes(bytes(MIB))
     vms.start(vms.image("a.qcow2"), {"path": str(raw), "format": "raw"}, vms.image("c.qcow2", "64M", "-o", "refcount_bits=1"))
     vms.write("src", 0, 1, 1)
     narrow = "refcounts of fewer than 8 bits"
-    assert vms.fork("c")["disks"] == [
-        {"id": "vda", "made": "overlay"}, {"id": "vdb", "made": "copy", "reason": "raw image"},
-        {"id": "vdc", "made": "copy", "reason": narrow}]
+    disks = vms.fork("c")["disks"]
+    files = [vms.path("c"), tmp_path / "c-vdb.raw", vms.path("c", "vdc")]
+    assert all(0 < d.pop("bytes") <= f.stat().st_blocks * 512 for d, f in zip(disks, files))
+    assert disks == [{"id": "vda", "made": "overlay"}, {"id": "vdb", "made": "copy", "reason": "raw image"},
+                     {"id": "vdc", "made": "copy", "reason": narrow}]
     vms.holds("c", 0, 1, 1)
-    said = daemon.cairn("clone", "--live", "src", "d").stdout
-    assert said == f"Domain 'src' cloned as 'd'\ncopied: disk vdb (raw image)\ncopied: disk vdc ({narrow})\n"
-    said = daemon.cairn("clone", "--live", "src", "e", "--isolated", "--verbose").stdout
-    assert "disks: vda copy (isolated), vdb copy (raw image), vdc copy (isolated)\n" in said and "copied:" not in said
+    said = re.sub(r"[0-9.]+ [KM]iB", "N", daemon.cairn("clone", "--live", "src", "d").stdout)
+    assert said == ("Domain 'src' cloned as 'd'\ncopied: disk vdb, N for each clone (raw image)\n"
+                    f"copied: disk vdc, N for each clone ({narrow})\n")
+    said = re.sub(r"[0-9.]+ [KM]iB", "N", daemon.cairn("clone", "--live", "src", "e", "--isolated", "--verbose").stdout)
+    assert "disks: vda copy N (isolated), vdb copy N (raw image), vdc copy N (isolated)\n" in said
+    assert "copied:" not in said
 
 
 def test_image_with_narrow_refcounts_is_copied(vms, daemon, tmp_path):
