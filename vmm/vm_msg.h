@@ -379,8 +379,8 @@ struct vm_spaces {
 
 struct vm_fork {
 	uint32_t copies;
-	/* bit n: the copies of writable disk n get the content of its backing files, too; VM_FORK_ISOLATED: no clone may
-	 * read the image of another VM */
+	/* Bit n: the copies of writable disk n get the content of its backing files, too. VM_FORK_ISOLATED: no clone
+	 * may read the image of another VM. */
 	uint32_t flatten;
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 	/* For each writable disk, in order. */
