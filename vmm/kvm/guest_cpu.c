@@ -40,8 +40,7 @@ static int tsc_check(struct vcpus *s, uint32_t khz, struct err *e)
 {
 	uint32_t host = s->cfg.kvm->host_tsc_khz;
 
-	if (tsc_is_near(khz, host) ||
-		kvm_ioctl(s->cfg.kvm->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0)
+	if (tsc_is_near(khz, host) || s->cfg.kvm->scales_tsc)
 		return 0;
 	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 		"VM state: the guest's TSC runs at %u.%03u MHz, this host's at %u.%03u MHz, and its KVM cannot scale it; "

@@ -22,6 +22,7 @@ struct kvm {
 	bool has_shadows;  /* KVM shadows the guest's page tables (no nested paging) */
 	bool has_stats_fd;
 	bool has_msr_filter;
+	bool scales_tsc; /* KVM can give a guest a TSC of another frequency */
 	struct cpuid *supported; /* owned: CPUID leaves that KVM supports on this host */
 	struct cpuid *guest;	 /* owned: CPUID leaves of the guest; NULL: the supported ones */
 	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */

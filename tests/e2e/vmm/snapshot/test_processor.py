@@ -1,6 +1,7 @@
 """A state records the processor that its guest sees. A load gives the guest that processor, or is refused by name.
 On a host whose KVM does not virtualise CPUID, the guest sees the processor itself."""
 
+import fcntl
 import json
 import os
 import re
@@ -255,24 +256,41 @@ def test_topology_of_the_state_is_restored(vm):
     assert "topology contradicts its number of vCPUs" in vm.restore(ok=False)
 
 
-def test_other_tsc_frequency_is_refused_without_scaling(vm):
+KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL = 0xae03, 60
+
+
+def scales_tsc():
+    with open("/dev/kvm", "rb") as f:
+        return fcntl.ioctl(f, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0
+
+
+def test_other_tsc_frequency_is_scaled_or_refused(vm):
     vm.start()
     vm.save()
     khz = State(vm.state.read_bytes()).cpu.tsc_khz
     assert khz > 100000
-    edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", khz + khz // 5000))  # 200 ppm
-    vm.restore()
+
+    def restore(frequency, **how):
+        edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", frequency))
+        return vm.restore(**how)
+    restore(khz + khz // 5000)  # 200 ppm
     vm.save()
     assert State(vm.state.read_bytes()).cpu.tsc_khz == khz + khz // 5000
-    edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", khz // 2))
-    if "tsc_scale" in open("/proc/cpuinfo").read():
-        vm.restore()
+    if scales_tsc():
+        restore(khz // 2)
         vm.cpuid(1)
-        return
-    assert re.search(r"TSC runs at \d+\.\d{3} MHz, this host's at \d+\.\d{3} MHz, and its KVM cannot scale it",
-                     vm.restore(ok=False))
-    edit_cpu(vm.state, lambda c: setattr(c, "tsc_khz", 0))  # unknown
-    vm.restore()
+        vm.save()
+        assert State(vm.state.read_bytes()).cpu.tsc_khz == khz // 2
+    else:
+        for frequency in (khz // 2, khz * 2):
+            error = restore(frequency, ok=False)
+            assert re.search(rf"TSC runs at {frequency // 1000}\.{frequency % 1000:03} MHz, this host's at \d+\.\d{{3}} MHz, and "
+                             "its KVM cannot scale it; load the state on a host with that frequency or with TSC scaling", error)
+            assert vm.daemon.info("vm1")["word"] in ("shutoff", "crashed")
+        restore(0)  # unknown
+        vm.save()
+    restore(khz)  # the refused loads left the state as it was
+    vm.cpuid(1)
 
 
 def test_other_machine_version_is_refused(vm):
