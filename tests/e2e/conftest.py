@@ -426,6 +426,13 @@ class Daemon:
         finally:
             q.close()
 
+    def figures(self, name):
+        """Return info() with what only the VM's process knows: the daemon answers without it when that process stands
+        still."""
+        while "cpu-time" not in (info := self.info(name)):
+            pass
+        return info
+
     def processes_end(self):
         """Kill what simulated VMs leave: work that was cut off waits for a next daemon. Real VMs must leave nothing."""
         mine = f"TMPDIR={self.tmp}".encode()

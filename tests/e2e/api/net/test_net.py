@@ -106,7 +106,7 @@ def gone_through(c, s):
 
 
 def figures(daemon, name, i=0):
-    return daemon.info(name)["interfaces"][i]
+    return daemon.figures(name)["interfaces"][i]
 
 
 # ---- a bridge ----

@@ -160,7 +160,7 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
         q.event("RESET", vm="vm1", guest=True)
     e = q.event("RESET_DELAYED", vm="vm1")
     assert e["data"]["resets"] == 4 and e["data"]["in"] == 4e9
-    cpu = daemon.info("vm1")["cpu-time"]
+    cpu = daemon.figures("vm1")["cpu-time"]
     job = q.run("vm-managed-save", vm="vm1")["job"]
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert "try again after that reset" in q.run("query-jobs", id=job)[0]["error"]
@@ -170,7 +170,7 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
     waited = [t["timestamp"]["seconds"] + t["timestamp"]["microseconds"] / 1e6 for t in (e, late)]
     assert 3.9 < waited[1] - waited[0]
     q.event("RESET_DELAYED", vm="vm1", **{"in": 8e9})
-    assert daemon.info("vm1")["cpu-time"] - cpu < 1e9
+    assert daemon.figures("vm1")["cpu-time"] - cpu < 1e9
     q.run("vm-reset", vm="vm1")  # a user's reset is immediate and not counted
     q.event("RESET", vm="vm1", guest=False)
     assert q.event("RESET_DELAYED", vm="vm1")["data"]["resets"] == 6
