@@ -93,7 +93,7 @@ static const struct vm_observer *const observers[] = { &host_shutdown_observer, 
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &qmp_observer, &pin_release_observer, NULL };
 
-/* ---- loading ---- */
+/* ---- loading state, and adopting VMs ---- */
 
 static void vm_found(void *opaque, const char *name, struct json_object *definition,
 	struct json_object *state)

@@ -102,7 +102,7 @@ static const struct {
 	{ "amx-bf16", "amx_bf16" }, { "amx-tile", "amx_tile" }, { "amx-int8", "amx_int8" },
 };
 
-/* ---- leaves ---- */
+/* ---- making and finding leaves ---- */
 
 struct cpuid *cpuid_new(uint32_t n)
 {

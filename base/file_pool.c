@@ -94,7 +94,7 @@ void file_job_run(struct file_job *job)
 	job->res = n < 0 ? -errno : (int)n;
 }
 
-/* ---- threads ---- */
+/* ---- the pool's threads ---- */
 
 static void pool_unref(struct file_pool *p)
 {

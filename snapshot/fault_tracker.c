@@ -70,7 +70,7 @@ struct fault_tracker {
 	struct fault_tracker_stats stats;
 };
 
-/* ---- protection ---- */
+/* ---- write-protecting memory ---- */
 
 static int range_protect(struct fault_tracker *t, uint64_t first, uint64_t n, bool on)
 {

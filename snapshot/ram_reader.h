@@ -3,7 +3,7 @@
  * checksums on demand, too, so the time before the guest runs does not grow with its memory.
  *
  * Threading: the fault tracker's thread answers the faults, requests blocks here and puts them in place.
- * It reads the rest in the background. */
+ * It reads all other blocks in the background. */
 #ifndef CAIRN_SNAPSHOT_RAM_READER_H
 #define CAIRN_SNAPSHOT_RAM_READER_H
 

@@ -193,7 +193,7 @@ int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, str
 	return header_parse(b, ret, e);
 }
 
-/* ---- writing ---- */
+/* ---- writing a state ---- */
 
 /* Allocate whole pages for len bytes, with zeros behind them. NULL if out of memory. */
 static void *pages_new(uint64_t len, uint64_t *ret_padded)
@@ -293,7 +293,7 @@ int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struc
 	return write_failed(r, e);
 }
 
-/* ---- reading ---- */
+/* ---- reading a state ---- */
 
 static int piece_read(struct vmstate_store *s, uint64_t off, uint64_t len, void **ret, struct err *e)
 {

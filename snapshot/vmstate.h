@@ -112,7 +112,7 @@ struct vmstate_source {
 	bool unmap;
 };
 
-/* Write a whole state. h: uuid and time are given; the rest is filled in. After a failure there is
+/* Write a whole state. h: the caller sets uuid and time; the other fields are filled in. After a failure there is
  * no valid header. Returns 0 or -errno with a sentence. */
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e);

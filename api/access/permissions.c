@@ -16,7 +16,7 @@ void permissions_done(struct permissions *p)
 	*p = (struct permissions){ 0 };
 }
 
-/* ---- looking up ---- */
+/* ---- looking up roles ---- */
 
 static bool is_about(const struct permission *p, const struct peer *who)
 {
@@ -51,7 +51,7 @@ bool permissions_know(const struct permissions *p, const struct peer *who)
 	return false;
 }
 
-/* ---- changing ---- */
+/* ---- changing permissions ---- */
 
 static bool same_vm(const char *a, const char *b)
 {
@@ -152,7 +152,7 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 	}
 }
 
-/* ---- names of roles ---- */
+/* ---- roles' names; loading and storing permissions ---- */
 
 enum role permissions_role_from_word(const char *word, bool of_vm)
 {

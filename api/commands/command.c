@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- answers ---- */
+/* ---- answering commands ---- */
 
 static void call_free(struct call *c)
 {
@@ -135,7 +135,7 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 	}
 }
 
-/* ---- checks ---- */
+/* ---- checking a command before its handler runs ---- */
 
 /* Check the command's envelope, with QEMU's error texts. */
 static int check_envelope(struct json_object *text, struct err *e)
@@ -285,7 +285,7 @@ static int check_state(struct call *c, struct err *e)
 	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
 }
 
-/* ---- dispatch ---- */
+/* ---- dispatching commands ---- */
 
 static struct call *call_new(const struct command_context *context, struct conn *conn, struct json_object *text)
 {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- errors ---- */
+/* ---- paths and errors ---- */
 
 int key_error(struct parse *p, const char *fmt, ...)
 {
@@ -63,7 +63,7 @@ void key_quote(const char *s, char out[48])
 	snprintf(out + n, 48 - n, "%s", *s ? "..." : "");
 }
 
-/* ---- values ---- */
+/* ---- parsing values ---- */
 
 const char *key_text(struct parse *p, struct json_object *v, size_t max)
 {

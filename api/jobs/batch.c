@@ -352,7 +352,7 @@ void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, 
 
 /* ---- recovery by the next daemon ---- */
 
-/* Return the time of a VM's definition; older files are not its own. 0: unknown. */
+/* Return the time when a VM's definition was written; disk files older than this are not the VM's. 0: unknown. */
 static uint64_t beginning_ns(struct vm_host *host, const char *name)
 {
 	struct err e;

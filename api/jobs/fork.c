@@ -58,9 +58,9 @@ struct fork {
 	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
 	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
 	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
-	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: pinned, or read-only */
+	const char *why_copied[VM_DISKS_MAX]; /* reason, a static text; NULL: the disk is pinned or read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
-	struct fork_files files;      /* for each writable disk its image and the copies */
+	struct fork_files files;      /* for each writable disk the image and the copies */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
 	bool paused, hint_hostname, isolated, going_on;
@@ -94,7 +94,7 @@ static void fork_free(struct fork *f)
 	free(f);
 }
 
-/* ---- overlays or copies ---- */
+/* ---- choosing overlays or copies ---- */
 
 /* Return why the disk is copied. NULL: the clones get overlays. */
 static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts, const struct definition_disk *d)
@@ -152,7 +152,7 @@ static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err 
 	return r;
 }
 
-/* Make each pinned disk's image the first backing file of the clones' disks. Drop the backing files of flat ones. */
+/* Make each pinned disk's image the first backing file of the clones' disks. Drop the backing files of flat disks. */
 static void backing_put(const struct fork *f, struct json_object *o)
 {
 	struct json_object *disks = js_get_array(o, "disks");
@@ -185,7 +185,8 @@ static void layer_drop(struct definition_disk *d)
 	d->layers[VM_DISK_LAYERS_MAX - 1] = (struct definition_layer){ 0 };
 }
 
-/* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the overlay's pin. */
+/* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the same pin as the
+ * overlay. */
 static void pins_note(struct fork *f)
 {
 	struct vm_host *host = f->host;
@@ -360,7 +361,7 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 	return r;
 }
 
-/* ---- their disks ---- */
+/* ---- opening and creating the disks' files ---- */
 
 /* Keep the files of the first clone open, to learn how much space they take. fds: for each writable disk its image and
  * the copies. */
@@ -432,7 +433,7 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 		done(opaque, r, &res, &e);
 }
 
-/* ---- the end ---- */
+/* ---- ending the job ---- */
 
 static struct json_object *disks_to_json(const struct fork *f)
 {
@@ -470,7 +471,7 @@ static void fork_end(struct fork *f)
 	batch_end(f->batch, f->job, result_put, f);
 }
 
-/* ---- starting them ---- */
+/* ---- starting the clones ---- */
 
 static void clones_start_next(struct fork *f);
 
@@ -502,7 +503,7 @@ static void clones_start_next(struct fork *f)
 {
 	struct err e;
 
-	if (f->going_on) /* called from inside the loop below, which handles the refused start */
+	if (f->going_on) /* called from the loop below, which handles the refused start */
 		return;
 	if (f->job->cancelling && !batch_has_failed(f->batch)) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; no clone remains");
@@ -517,7 +518,7 @@ static void clones_start_next(struct fork *f)
 	fork_end(f);
 }
 
-/* ---- the beginning ---- */
+/* ---- beginning and cancelling the job ---- */
 
 static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -686,7 +687,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 
 	if (r < 0)
 		return r;
-	f->job->opaque = f; /* progress counts bytes of memory and disks first, then clones */
+	f->job->opaque = f; /* the job's progress counts bytes of memory and disks first, then clones */
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
 	f->begun_ns = loop_now_ns();

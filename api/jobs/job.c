@@ -22,7 +22,7 @@
 static const char *const status_names[] = { "created", "running", "aborting", "waiting", "pending",
 	"concluded", "null" };
 
-/* ---- events ---- */
+/* ---- status, progress and results ---- */
 
 static void status_set(struct job *j, enum job_status s)
 {
@@ -277,7 +277,7 @@ void jobs_free(struct vm_host *host)
 	}
 }
 
-/* ---- lifecycle ---- */
+/* ---- creating, ending and cancelling jobs ---- */
 
 static int id_check(const char *id, bool taken, struct err *e)
 {

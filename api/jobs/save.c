@@ -37,7 +37,7 @@ struct save_wait {
 	char id[JOB_ID_MAX + 1];
 };
 
-/* ---- saving ---- */
+/* ---- saving a VM ---- */
 
 /* Write the running definition into a file for the saved state, which can then be restored without the VM's
  * definition. */

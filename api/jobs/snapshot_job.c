@@ -102,7 +102,7 @@ static void work_cancel(struct job *j)
 	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, reply_ignore, NULL);
 }
 
-/* ---- create ---- */
+/* ---- creating a snapshot ---- */
 
 static void vm_halted(struct vm *vm, void *opaque)
 {
@@ -168,7 +168,7 @@ int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const str
 	return 0;
 }
 
-/* ---- delete ---- */
+/* ---- deleting snapshots ---- */
 
 /* Sort children before their parents. */
 static int victim_compare(const void *a, const void *b)
@@ -358,7 +358,7 @@ int snapshot_delete_where(struct vm *vm,
 	return 0;
 }
 
-/* ---- revert ---- */
+/* ---- reverting to a snapshot ---- */
 
 static void revert_succeed(struct work *w)
 {

@@ -100,7 +100,7 @@ static bool sleeps_saved(const struct vm *vm)
 	return vm->state == VM_SAVED && vm_sleeps(vm);
 }
 
-/* ---- conflicts ---- */
+/* ---- conflicts between forwards ---- */
 
 static const struct definition *definition_listening(const struct vm *vm)
 {

@@ -58,7 +58,7 @@ int64_t policy_next_warning(int64_t at_s, int64_t now_s)
 	return 0;
 }
 
-/* ---- idleness ---- */
+/* ---- detecting an idle VM ---- */
 
 uint64_t policy_idle_period_ns(const struct policy_idle_rule *r)
 {

@@ -175,7 +175,7 @@ enum schedule_due schedule_due(const struct schedule_plan *p, int64_t last_s, in
 	return last_s - slot > p->every_s ? SCHEDULE_ANEW : SCHEDULE_NOT_YET;
 }
 
-/* ---- names ---- */
+/* ---- names of scheduled snapshots ---- */
 
 void schedule_name(int64_t now_s, unsigned again, char buf[SCHEDULE_NAME_MAX])
 {

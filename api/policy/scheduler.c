@@ -163,7 +163,7 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	vm_emit(vm, EVENT_SNAPSHOT_SKIPPED, data);
 }
 
-/* Whether the run is still under way when a callback arrives. */
+/* Whether the schedule's run, which has requested a callback, is still under way when the callback arrives. */
 static bool schedule_is_working(const struct vm *vm)
 {
 	return vm->schedule && vm->schedule->working;

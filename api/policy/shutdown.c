@@ -74,7 +74,7 @@ static void timer_arm(struct vm *vm)
 	loop_timer_arm(s->timer, loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0));
 }
 
-/* ---- warnings ---- */
+/* ---- warning the guest ---- */
 
 static void guest_warned(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {

@@ -35,7 +35,7 @@ void qmp_ask(struct call *c, void (*done)(void *opaque, int r, const struct vm_a
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, c);
 }
 
-/* ---- identity ---- */
+/* ---- queries of the VM's identity and status ---- */
 
 void qmp_query_version(struct call *c)
 {
@@ -166,7 +166,7 @@ void qmp_query_cpus(struct call *c)
 	call_return(c, list);
 }
 
-/* ---- lifecycle ---- */
+/* ---- controlling the VM ---- */
 
 void qmp_stop(struct call *c)
 {

@@ -88,7 +88,7 @@ void vm_operation_end(struct vm *vm)
 	vm->operation = (struct vm_operation){ .kind = VM_OP_NONE };
 }
 
-/* ---- claims ---- */
+/* ---- checking claims against operations under way ---- */
 
 static int refuse(const struct vm *vm, enum vm_operation_kind kind, const char *what, struct err *e)
 {

@@ -157,7 +157,7 @@ void vm_free_all(struct vm_host *host)
 	host->vms_cap = 0;
 }
 
-/* ---- state ---- */
+/* ---- state and events of a VM ---- */
 
 void vm_save(struct vm *vm)
 {

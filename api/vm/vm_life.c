@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- events ---- */
+/* ---- events of a VM's process ---- */
 
 /* Emit an event that a guest can trigger at will, within a rate limit: one guest must not push the events of the other
  * VMs out of the event log. */

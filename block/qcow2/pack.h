@@ -1,6 +1,6 @@
 /* pack: writes a new image from beginning to end, with compressed clusters.
  *
- * Threading: any thread may call qcow2_compress(); one thread calls the rest. Synchronous. The file
+ * Threading: any thread may call qcow2_compress(); one thread calls the other functions. Synchronous. The file
  * is not a valid image before qcow2_pack_finish(), so write to a file without a name. */
 #ifndef CAIRN_BLOCK_QCOW2_PACK_H
 #define CAIRN_BLOCK_QCOW2_PACK_H

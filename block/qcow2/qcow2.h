@@ -1,4 +1,4 @@
-/* qcow2: the header, new images and checks, for tools. block.h has the rest. Format:
+/* qcow2: the header, new images and checks, for tools. Reads and writes: block.h. Format:
  * block/qcow2/format.h, docs/qcow2.md. */
 #ifndef CAIRN_BLOCK_QCOW2_QCOW2_H
 #define CAIRN_BLOCK_QCOW2_QCOW2_H

@@ -620,7 +620,7 @@ static void deferred_free_wait(struct wait *w, int res)
 	struct qcow2 *q = container_of(w, struct qcow2, deferred_free.wait);
 
 	if (res < 0)
-		/* the rest leaks; reading the slice has reported the reason */
+		/* the remaining clusters leak; reading the slice has reported the reason */
 		q->deferred_free.pos = q->deferred_free.list.n;
 	deferred_free_run(q);
 }

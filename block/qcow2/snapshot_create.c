@@ -297,7 +297,7 @@ static int step_parked(struct block_snapshot *s)
 	return 0;
 }
 
-/* ---- committing ---- */
+/* ---- writing the snapshot's tables ---- */
 
 /* Set the id to the highest one plus one, so that it is never an id that an older snapshot of Cairn
  * still names as its parent. */

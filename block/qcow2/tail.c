@@ -1,6 +1,6 @@
-/* The end of the file. A direct write that extends the file, or needs new space, takes an exclusive
+/* Space at the end of the file. A direct write that extends the file, or needs new space, takes an exclusive
  * lock in the host, so such writes run one after the other. Therefore the file is extended ahead of
- * need. Closing the image cuts the rest. After a crash, the rest is free clusters. */
+ * need. Closing the image cuts off the unused part. After a crash, that part is free clusters. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 

@@ -54,7 +54,7 @@ static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 }
 
 /* Handle a part of a cluster, or an image without zero flags: skip what reads as zeros already, and
- * write the rest. */
+ * write zeros to the other bytes. */
 static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct extent x;

@@ -33,7 +33,7 @@ bool manifest_name_ok(const char *name)
 	return true;
 }
 
-/* ---- printing ---- */
+/* ---- printing a manifest ---- */
 
 static char *text_of(struct json_object *o)
 {
@@ -85,7 +85,7 @@ char *manifest_print_sums(const struct manifest *m)
 	return text_of(o);
 }
 
-/* ---- parsing ---- */
+/* ---- parsing a manifest ---- */
 
 static int manifest_bad(struct err *e, const char *what)
 {

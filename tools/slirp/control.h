@@ -1,4 +1,4 @@
-/* control: messages between the daemon and this process. This process reports use of a forward, so that the daemon can
+/* control: messages between the daemon and cairn-slirp. cairn-slirp reports use of a forward, so that the daemon can
  * wake the VM; the daemon says whether connections are accepted. Each new daemon connects again, and the last
  * connection counts.
  *

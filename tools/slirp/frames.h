@@ -1,6 +1,6 @@
-/* frames: the link between the VM's interface and this process. A packet on the socket is a header of NET_HEADER bytes,
+/* frames: the link between the VM's interface and cairn-slirp. A packet on the socket is a header of NET_HEADER bytes,
  * as on a tap with IFF_VNET_HDR, and an Ethernet frame. The guest may leave checksums and TCP segmentation over IPv4 to
- * this process. A packet of OFFLOADS_BYTES carries the offloads that the guest accepts, as the flags of
+ * cairn-slirp. A packet of OFFLOADS_BYTES carries the offloads that the guest accepts, as the flags of
  * TUNSETOFFLOAD. */
 #ifndef CAIRN_TOOLS_SLIRP_FRAMES_H
 #define CAIRN_TOOLS_SLIRP_FRAMES_H

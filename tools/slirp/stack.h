@@ -1,4 +1,4 @@
-/* stack: libslirp, which turns the guest's TCP, UDP and ICMP into sockets of this process and serves DHCP. Frames of
+/* stack: libslirp, which turns the guest's TCP, UDP and ICMP into sockets of cairn-slirp and serves DHCP. Frames of
  * the guest pass loopback_filter first.
  *
  * Order of calls: stack_poll_add(), poll(), stack_poll_done(). */

@@ -27,7 +27,7 @@ static uint64_t xcr0_supported(const struct cpuid *c)
 	return l ? l->reg[CPUID_EAX] | (uint64_t)l->reg[CPUID_EDX] << 32 : 0;
 }
 
-/* ---- the TSC ---- */
+/* ---- scaling the TSC ---- */
 
 static bool tsc_is_near(uint32_t khz, uint32_t host_khz)
 {
@@ -48,7 +48,7 @@ static int tsc_check(struct vcpus *s, uint32_t khz, struct err *e)
 		host % 1000);
 }
 
-/* Scale the vCPUs' TSC, or undo the scaling for an earlier state. */
+/* Scale the vCPUs' TSC to the recorded frequency, or undo the scaling that an earlier state needed. */
 static int tsc_load(struct vcpus *s, uint32_t khz, struct err *e)
 {
 	struct kvm *k = s->cfg.kvm;
@@ -64,7 +64,7 @@ static int tsc_load(struct vcpus *s, uint32_t khz, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSC_KHZ: %s", strerror(-r)) : 0;
 }
 
-/* ---- choosing ---- */
+/* ---- choosing the processor ---- */
 
 int guest_cpu_choose(struct kvm *k, const char *text, struct err *e)
 {
@@ -79,7 +79,7 @@ int guest_cpu_choose(struct kvm *k, const char *text, struct err *e)
 	return cpu_model_make(text, k->supported, &k->guest, e);
 }
 
-/* ---- saving ---- */
+/* ---- saving the processor ---- */
 
 int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e)
 {
@@ -99,7 +99,7 @@ int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e)
 	return 0;
 }
 
-/* ---- checking ---- */
+/* ---- checking a recorded processor ---- */
 
 /* A guest of one kind of host cannot be given the processor of the other kind. */
 static int kind_check(const struct kvm *k, const struct cpu_state *c, struct err *e)
@@ -200,7 +200,7 @@ int guest_cpu_check(struct vcpus *s, const struct cpu_state *c, struct err *e)
 	return r ? r : change_check(s, c, e);
 }
 
-/* ---- loading ---- */
+/* ---- loading a recorded processor ---- */
 
 int guest_cpu_load(struct vcpus *s, struct cpu_state *c, struct err *e)
 {

@@ -26,7 +26,7 @@
 
 _Static_assert(VM_PIN_ID_BYTES == BLOCK_PIN_ID_BYTES, "the daemon draws the engine's ids");
 
-/* ---- progress ---- */
+/* ---- progress of the fork ---- */
 
 void fork_progress_next(struct fork_progress *p, uint64_t part)
 {
@@ -42,7 +42,7 @@ int fork_progress_step(void *opaque, uint64_t done, uint64_t total)
 	return vm_work_step(p->vm, MIN(p->base + MIN(done, p->part), p->total), p->total);
 }
 
-/* ---- choice of the way ---- */
+/* ---- checking the disks, and choosing how each is copied ---- */
 
 /* Check that the file is the image that this disk has open: the daemon opened it by its path, which
  * may name another file by now. */
@@ -153,7 +153,7 @@ int fork_disks_prepare(struct fork_disks *d, struct err *e)
 	return r;
 }
 
-/* ---- files ---- */
+/* ---- copying whole files ---- */
 
 /* Scale progress from the file's length to its approximate amount of data. */
 static int file_step(void *opaque, uint64_t done, uint64_t total)
@@ -168,7 +168,7 @@ static int file_copy(struct fork_disks *d, int source, int copy, struct err *e)
 	return image_copy(source, copy, file_step, d->progress, e);
 }
 
-/* ---- the pause ---- */
+/* ---- work in the pause ---- */
 
 static int disk_freeze(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
@@ -192,7 +192,7 @@ int fork_disks_freeze(struct fork_disks *d, struct err *e)
 	return r;
 }
 
-/* ---- frozen content, as hidden snapshots ---- */
+/* ---- hidden snapshots, which hold the frozen content ---- */
 
 static int set_new(const struct machine *m, struct tree_set *set, char name[BLOCK_SNAPSHOT_NAME_MAX + 1],
 	struct err *e)
@@ -207,8 +207,8 @@ static int set_new(const struct machine *m, struct tree_set *set, char name[BLOC
 	return 0;
 }
 
-/* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a
- * crash, recovery deletes the snapshots with either mark. A pin has a mark of its own and stays: the daemon deletes it
+/* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a crash, recovery
+ * deletes the snapshots with either mark. A pin has a mark of its own, and recovery keeps it: the daemon deletes it
  * with the clones that are not complete. */
 static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 {
@@ -253,7 +253,7 @@ static void frozen_release(struct fork_disks *d, bool failed)
 	}
 }
 
-/* ---- after the pause ---- */
+/* ---- work after the pause ---- */
 
 static int first_copy(struct fork_disks *d, struct fork_disk *x, bool cloned, struct err *e)
 {
@@ -350,7 +350,7 @@ void fork_disks_tell(const struct fork_disks *d, uint8_t *made)
 		made[i] = d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY : d->list[i].flat ? VM_MADE_FLAT : VM_MADE_COPY;
 }
 
-/* ---- disks of an existing snapshot ---- */
+/* ---- clones of an existing snapshot ---- */
 
 int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e)
 {

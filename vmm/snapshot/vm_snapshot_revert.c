@@ -36,7 +36,7 @@ struct revert_job {
 	uint64_t started_ns, paused_ns;
 };
 
-/* ---- look: on the worker's thread; the VM is not changed ---- */
+/* ---- reading and checking the snapshot: on the worker's thread; the VM is not changed ---- */
 
 /* Mark the blocks of RAM that overlap the clusters [first, end). */
 static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
@@ -175,7 +175,7 @@ static void look_run(struct work *w)
 		j->r = state_look(x);
 }
 
-/* ---- go: on the main thread ---- */
+/* ---- loading the snapshot: on the main thread ---- */
 
 /* Revert only one disk; all other parts of the VM keep their state. */
 static int disk_apply(struct revert_job *x)
