@@ -386,7 +386,7 @@ static void job_conclude(void *opaque)
 	jobs_keep(j->host);
 	vm_observers_each(o, j->host)
 		if ((*o)->job_concluded)
-			(*o)->job_concluded(j->host);
+			(*o)->job_concluded(j->host, j->vm_name);
 	if (j->concluded)
 		j->concluded(j, j->concluded_opaque); /* may free j */
 	if (dump_due)

@@ -16,7 +16,7 @@ static void release_answered(void *opaque, int r, const struct vm_answer *a, con
 	struct vm *vm = opaque;
 
 	(void)a;
-	/* After a failure, the process is asked again at the end of a job or after the VM's next start. */
+	/* After a failure, the process is asked again at the end of the VM's job or after its next start. */
 	if (r < 0)
 		log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
 	pins_answered(vm->host, vm, r == 0);
@@ -27,7 +27,7 @@ static void vm_release(struct vm *vm)
 	const struct definition *def = vm_live(vm);
 	struct vm_pins pins = { 0 };
 
-	if (!vm->proc || !vm_state_is_active(vm->state) || vm_compat_is_old(vm))
+	if (!pins_are_due(vm->host) || !vm->proc || !vm_state_is_active(vm->state) || vm_compat_is_old(vm))
 		return;
 	for (uint32_t i = 0; i < def->ndisks; i++)
 		if (!def->disks[i].read_only && def->disks[i].layers[0].format == DEFINITION_FORMAT_QCOW2)
@@ -37,17 +37,21 @@ static void vm_release(struct vm *vm)
 			release_answered, vm);
 }
 
-static void all_release(struct vm_host *host)
-{
-	for (size_t i = 0; i < host->nvms; i++)
-		vm_release(host->vms[i]);
-}
-
 void pin_release_due(struct vm_host *host)
 {
 	pins_store(host);
-	all_release(host);
+	for (size_t i = 0; i < host->nvms && pins_are_due(host); i++)
+		vm_release(host->vms[i]);
+}
+
+/* The VM's process deletes no pin while a job works on its images. */
+static void job_vm_release(struct vm_host *host, const char *name)
+{
+	struct vm *vm = vm_find(host, name);
+
+	if (vm)
+		vm_release(vm);
 }
 
 const struct vm_observer pin_release_observer = { .started = vm_release, .phase_known = vm_release,
-	.job_concluded = all_release };
+	.job_concluded = job_vm_release };

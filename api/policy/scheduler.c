@@ -589,8 +589,9 @@ static void scheduler_removed(struct vm *vm)
 	free(vm->schedule_past);
 }
 
-static void scheduler_on_job_concluded(struct vm_host *host)
+static void scheduler_on_job_concluded(struct vm_host *host, const char *name)
 {
+	(void)name;
 	scheduler_soon(host->scheduler);
 }
 

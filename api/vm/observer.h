@@ -75,8 +75,8 @@ struct vm_observer {
 		void *opaque);
 	/* The VM's cairn-slirp processes accept no more clients (forwards_hold()). */
 	void (*forwards_held)(struct vm *vm);
-	/* A job of any VM has concluded. */
-	void (*job_concluded)(struct vm_host *host);
+	/* A job of the VM of that name has concluded; the VM may be gone. */
+	void (*job_concluded)(struct vm_host *host, const char *name);
 };
 
 #define vm_observers_each(o, host) \

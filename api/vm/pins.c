@@ -152,6 +152,14 @@ static void due_check(struct pins *p)
 			row_remove(&p->due, i);
 }
 
+static void due_remove(struct pins *p, const uint8_t *id)
+{
+	size_t i;
+
+	while ((i = id_find(&p->due, id)) < p->due.n)
+		row_remove(&p->due, i);
+}
+
 static void rows_clear(struct rows *l)
 {
 	while (l->n)
@@ -217,7 +225,7 @@ void pins_add(struct vm_host *host, const char *overlay, const char *image, cons
 
 	pins_forget(host, overlay);
 	row_insert(l, place_of(l, overlay), overlay, image, id);
-	due_check(host->pins);
+	due_remove(host->pins, id);
 }
 
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
@@ -283,6 +291,16 @@ bool pins_has_overlay(const struct vm_host *host, const char *path)
 }
 
 /* ---- pins to delete ---- */
+
+bool pins_are_due(const struct vm_host *host)
+{
+	const struct rows *l = &host->pins->due;
+	size_t i = 0;
+
+	while (i < l->n && l->list[i].asked)
+		i++;
+	return i < l->n;
+}
 
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
 	unsigned max)

@@ -47,6 +47,8 @@ bool pins_forget(struct vm_host *host, const char *overlay);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
 
+/* Whether a pin is due for deletion that no process was asked for. */
+bool pins_are_due(const struct vm_host *host);
 /* Get up to `max` ids of the image's pins that are due for deletion, and note that `by`'s process is asked to delete
  * them: pins_answered() has to follow. Returns their number. */
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],

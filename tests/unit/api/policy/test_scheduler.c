@@ -81,7 +81,7 @@ static int64_t ring(struct fixture *f)
 	int64_t last = schedule_slot(&f->plan, time(NULL)) - 3600;
 
 	f->vm->schedule_past->last_s = last;
-	scheduler_observer.job_concluded(&f->d);
+	scheduler_observer.job_concluded(&f->d, "vm1");
 	loop_run_once(f->d.loop, 1000000000);
 	return last;
 }

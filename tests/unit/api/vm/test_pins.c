@@ -133,8 +133,11 @@ static void test_deleted_pins_are_asked_for_once(void **state)
 
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_add(&f->host, "/c2", "/src", B);
+	assert_false(pins_are_due(&f->host));
 	pins_forget(&f->host, "/c1");
+	assert_true(pins_are_due(&f->host));
 	assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
+	assert_false(pins_are_due(&f->host));
 	pins_forget(&f->host, "/c2");
 	assert_int_equal(pins_ask(&f->host, "/src", &other, f->ids, 8), 1);
 	assert_memory_equal(f->ids[0], B, sizeof(B));
