@@ -24,6 +24,7 @@
 #include "api/store/store.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
+#include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
@@ -91,7 +92,7 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &qmp_observer, &pin_release_observer, NULL };
+	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 

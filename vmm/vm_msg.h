@@ -205,6 +205,7 @@ struct vm_disk {
 	uint8_t error_policy; /* enum vm_error_policy */
 	uint16_t queues;      /* 0: one per vCPU, at most 8 */
 	uint16_t queue_size;  /* 0: 256 */
+	uint8_t may_stand_alone; /* ignore the backing layers if the image names none (block_open.may_stand_alone) */
 };
 
 struct vm_interface {

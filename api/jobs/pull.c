@@ -4,8 +4,10 @@
 #include "api/jobs/job.h"
 #include "api/jobs/pin_release.h"
 #include "api/jobs/snapshots.h"
+#include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/pins.h"
+#include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -23,11 +25,19 @@
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct pull {
+	struct store_work work; /* until the mark is on stable storage */
 	struct job *job;
 	struct vm *vm;
+	struct vm_disk_pull body;
+	char *image; /* owned: the disk's path */
 	bool was_pending;
-	char disk[sizeof(((struct definition_disk *)NULL)->id)];
 };
+
+static void pull_free(struct pull *p)
+{
+	free(p->image);
+	free(p);
+}
 
 static const struct definition_disk *disk_find(const struct definition *def, const char *name)
 {
@@ -59,7 +69,7 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 		}
 		job_succeed(p->job, NULL);
 	}
-	free(p);
+	pull_free(p);
 }
 
 /* Return a copy of the definition for the next start without the disk's backing files; the caller owns it. NULL: the
@@ -92,13 +102,13 @@ static struct definition *definition_without(const struct vm *vm, const char *di
 	return def;
 }
 
-/* Remove the backing files from the definition. If the daemon ends before it has done so, the next start ignores them
- * (block_open.may_stand_alone). */
+/* Remove the backing files from the definition, which ends the disk's mark. If the daemon ends before it has done so,
+ * the next start ignores the backing files of the marked disk. */
 static void definition_settle(struct pull *p)
 {
 	struct vm *vm = p->vm;
-	const struct definition_disk *d = disk_find(vm_live(vm), p->disk);
-	struct definition *def = d ? definition_without(vm, p->disk, d->layers[0].path) : NULL;
+	const struct definition_disk *d = disk_find(vm_live(vm), p->body.disk);
+	struct definition *def = d ? definition_without(vm, p->body.disk, d->layers[0].path) : NULL;
 
 	if (d && pins_forget(vm->host, d->layers[0].path))
 		pin_release_due(vm->host);
@@ -108,10 +118,25 @@ static void definition_settle(struct pull *p)
 		return;
 	}
 	job_succeed(p->job, NULL);
-	free(p);
+	pull_free(p);
 }
 
 /* ---- the job ---- */
+
+/* Whether the image certainly has its backing file after this answer of the process. After a failed write of the
+ * header, the image may be in either state. */
+static bool image_is_unchanged(int r, const struct err *e)
+{
+	return r == -EREMOTEIO && (e->cls == ERR_CANCELLED || e->cls == ERR_UNSUPPORTED || e->cls == ERR_BUSY);
+}
+
+static void pull_fail(struct pull *p, bool unchanged, const struct err *e)
+{
+	if (unchanged)
+		pull_unmark(p->vm, p->image);
+	job_fail(p->job, e);
+	pull_free(p);
+}
 
 static void pull_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -122,8 +147,7 @@ static void pull_done(void *opaque, int r, const struct vm_answer *a, const stru
 		definition_settle(p);
 		return;
 	}
-	job_fail(p->job, e);
-	free(p);
+	pull_fail(p, image_is_unchanged(r, e), e);
 }
 
 static void cancel_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -137,6 +161,26 @@ static void cancel_ignore(void *opaque, int r, const struct vm_answer *a, const 
 static void pull_cancel(struct job *j)
 {
 	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancel_ignore, NULL);
+}
+
+/* pull_begin() sees that the job is being cancelled. */
+static void pull_cancel_early(struct job *j)
+{
+	(void)j;
+}
+
+static void pull_begin(struct store_work *work)
+{
+	struct pull *p = container_of(work, struct pull, work);
+	struct err e;
+
+	if (p->job->cancelling) {
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s keeps its backing file", p->body.disk);
+		pull_fail(p, true, &e);
+		return;
+	}
+	p->job->cancel = pull_cancel;
+	snapshots_request(p->vm, VM_MSG_DISK_PULL, &p->body, sizeof(p->body), VM_PROCESS_NO_TIMEOUT, pull_done, p);
 }
 
 static int pull_check(const struct vm *vm, const char *disk, const struct definition_disk **ret, struct err *e)
@@ -163,7 +207,6 @@ static int pull_check(const struct vm *vm, const char *disk, const struct defini
 int disk_pull(struct vm *vm, const char *disk, uint64_t rate, const struct job_name *name, struct job **ret_j,
 	struct err *e)
 {
-	struct vm_disk_pull body = { .rate_bytes_per_s = rate };
 	const struct definition_disk *d = NULL;
 	struct pull *p;
 	int r = pull_check(vm, disk, &d, e);
@@ -173,10 +216,12 @@ int disk_pull(struct vm *vm, const char *disk, uint64_t rate, const struct job_n
 	if (r < 0)
 		return r;
 	p = must_alloc(calloc(1, sizeof(*p)));
-	*p = (struct pull){ *ret_j, vm, false, "" };
-	snprintf(p->disk, sizeof(p->disk), "%s", d->id);
-	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
-	p->job->cancel = pull_cancel;
-	snapshots_request(vm, VM_MSG_DISK_PULL, &body, sizeof(body), VM_PROCESS_NO_TIMEOUT, pull_done, p);
+	*p = (struct pull){ .work = { .done = pull_begin, .loop = vm->host->loop }, .job = *ret_j, .vm = vm,
+		.body.rate_bytes_per_s = rate, .image = must_alloc(strdup(d->layers[0].path)) };
+	snprintf(p->body.disk, sizeof(p->body.disk), "%s", d->id);
+	p->job->cancel = pull_cancel_early;
+	/* The pull may outlive this daemon, so the mark has to be stored before the process begins. */
+	pull_mark(vm, p->image);
+	store_after(vm->host->store, &p->work);
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
+#include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
@@ -260,6 +261,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.clone_copiers = i->vm->operation.copiers;
+	pull_mark_add(i->vm, &c->vm);
 	return vm_process_start(host->loop, &p, c, &images_ops, i, config_answered, i, &i->proc, e);
 }
 

@@ -109,6 +109,7 @@ struct vm {
 	} asked; /* the phase that the daemon requested from the process */
 	struct vm_stop_op stop;
 	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
+	struct json_object *pulling;		 /* of api/vm/pull_mark.c: array of images' paths */
 	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;

@@ -7,6 +7,7 @@
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/pull_mark.h"
 #include "api/vm/vm_life.h"
 #include "api/wire/utf8.h"
 #include "base/cleanup.h"
@@ -356,6 +357,7 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	bool hold = false;
 	int r = disks_check_free(vm, c, e);
 
+	pull_mark_add(vm, &c->vm);
 	if (!r)
 		r = vm_ask(vm, start_add, c, e);
 	if (!r)

@@ -186,7 +186,7 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
-	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true, .may_stand_alone = true,
+	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true, .may_stand_alone = c->may_stand_alone,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id };
 	int r;
 

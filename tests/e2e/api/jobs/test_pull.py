@@ -148,16 +148,40 @@ def test_snapshots_prevent_pull(vm):
 def test_killed_daemon_leaves_a_vm_that_starts(vm):
     """The process ends the pull without the daemon, whose definition then has one backing file too many."""
     pid = vm.info("vm1")["pid"]
-    definition = vm.state / "vms/vm1/definition.json"
-    was = definition.read_text()
+    files = [vm.state / "vms/vm1" / name for name in ("definition.json", "state.json")]
+    id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", "1", "--no-wait").stdout.strip()
+    q = vm.qmp()
+    q.event("JOB_PROGRESS", id=id)
+    assert vm.kept("vm1")["pulling"] == [str(vm.tmp / "disk.qcow2")]
+    during_pull = [f.read_text() for f in files]
+    q.run("job-cancel", id=id)
+    q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
+    until(lambda: "pulling" not in vm.kept("vm1"))
     vm.cairn("blockpull", "vm1", "vda")
+    until(lambda: "pulling" not in vm.kept("vm1"))
     vm.stop(signal.SIGKILL)
-    definition.write_text(was)
+    for f, text in zip(files, during_pull):
+        f.write_text(text)
     vm.start()
     assert vm.info("vm1")["pid"] == pid
     vm.cairn("destroy", "vm1")
+    vm.cairn("snapshot-create-as", "vm1", "s1")
     vm.cairn("start", "vm1")
     assert str(vm.tmp / "base.raw") not in open_files(vm.info("vm1")["pid"])
+    q = vm.qmp()
+    definition = q.run("vm-dump-definition", vm="vm1")["definition"]
+    q.run("vm-define", definition={**definition, "memory": "48M"})
+    assert vm.kept("vm1")["pulling"]
+    del definition["disks"][0]["backing"]
+    q.run("vm-define", definition=definition)
+    until(lambda: "pulling" not in vm.kept("vm1"))
+
+
+def test_image_that_lost_its_backing_file_without_a_pull_is_refused(vm):
+    vm.cairn("destroy", "vm1")
+    img(vm, "create", "-f", "qcow2", "disk.qcow2", "24M")
+    for args in ("start", "vm1"), ("snapshot-list", "vm1"):
+        assert "no backing file" in vm.cairn(*args, ok=False).stderr
 
 
 def test_refusals_of_pull(vm):

@@ -1,0 +1,101 @@
+#include "api/vm/pull_mark.h"
+#include "api/definition/definition.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "vmm/vm_msg.h"
+
+#include <string.h>
+
+static const char *image_at(const struct vm *vm, size_t i)
+{
+	const char *image = js_plain_string(json_object_array_get_idx(vm->pulling, i));
+
+	return image ? image : "";
+}
+
+/* Return the index of the image's mark; the number of marks: none. */
+static size_t mark_find(const struct vm *vm, const char *image)
+{
+	size_t i = 0, n = json_object_array_length(vm->pulling);
+
+	while (i < n && strcmp(image_at(vm, i), image))
+		i++;
+	return i;
+}
+
+static bool is_marked(const struct vm *vm, const char *image)
+{
+	return vm->pulling && mark_find(vm, image) < json_object_array_length(vm->pulling);
+}
+
+static bool has_backing(const struct definition *def, const char *image)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (def->disks[i].nlayers > 1 && !strcmp(def->disks[i].layers[0].path, image))
+			return true;
+	return false;
+}
+
+void pull_mark(struct vm *vm, const char *image)
+{
+	if (has_backing(vm->def, image) && !is_marked(vm, image))
+		json_object_array_add(vm->pulling, json_object_new_string(image));
+	vm_save(vm);
+}
+
+void pull_unmark(struct vm *vm, const char *image)
+{
+	if (!is_marked(vm, image))
+		return;
+	json_object_array_del_idx(vm->pulling, mark_find(vm, image), 1);
+	vm_save(vm);
+}
+
+void pull_mark_add(const struct vm *vm, struct vm_config *c)
+{
+	for (uint32_t i = 0; i < vm->def->ndisks && i < c->ndisks; i++)
+		c->disks[i].may_stand_alone = vm->def->disks[i].nlayers && is_marked(vm, vm->def->disks[i].layers[0].path);
+}
+
+/* ---- the observer ---- */
+
+static void mark_added(struct vm *vm)
+{
+	vm->pulling = json_object_new_array();
+}
+
+static void mark_removed(struct vm *vm)
+{
+	json_object_put(vm->pulling);
+}
+
+static void mark_redefined(struct vm *vm)
+{
+	size_t n = json_object_array_length(vm->pulling);
+
+	for (size_t i = n; i--;)
+		if (!has_backing(vm->def, image_at(vm, i)))
+			json_object_array_del_idx(vm->pulling, i, 1);
+	if (json_object_array_length(vm->pulling) < n)
+		vm_save(vm);
+}
+
+static void mark_put(const struct vm *vm, struct json_object *state)
+{
+	if (json_object_array_length(vm->pulling))
+		js_put(state, "pulling", json_object_get(vm->pulling));
+}
+
+static void mark_load(struct vm *vm, struct json_object *state)
+{
+	struct json_object *all = js_get_array(state, "pulling");
+
+	if (!all)
+		return;
+	json_object_put(vm->pulling);
+	vm->pulling = json_object_get(all);
+}
+
+const struct vm_observer pull_mark_observer = { .added = mark_added, .removed = mark_removed, .redefined = mark_redefined,
+	.state_put = mark_put, .state_load = mark_load };

@@ -1,0 +1,22 @@
+/* pull_mark: the disks whose pull (api/jobs/pull.h) has begun and is not settled. The image of such a disk may have
+ * lost its backing files although the definition still names them, such as after a kill of the daemon. No other disk
+ * may differ so from its definition. The marks are saved in state.json. Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_PULL_MARK_H
+#define CAIRN_API_VM_PULL_MARK_H
+
+struct vm;
+struct vm_config;
+struct vm_observer;
+
+/* Mark the disk of that image, if the definition names its backing files, and save. The mark is on stable storage when
+ * work that is queued in the store afterwards is done. A definition that names no backing file for the image ends the
+ * mark. */
+void pull_mark(struct vm *vm, const char *image);
+/* Remove the mark, because the image still has its backing files, and save. */
+void pull_unmark(struct vm *vm, const char *image);
+/* Say in the configuration, made of the VM's definition, which disks are marked. */
+void pull_mark_add(const struct vm *vm, struct vm_config *c);
+
+extern const struct vm_observer pull_mark_observer;
+
+#endif
