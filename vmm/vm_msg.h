@@ -528,6 +528,7 @@ struct vm_info {
 	uint8_t agent;
 	uint32_t ninterfaces;
 	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
+	uint8_t disk_direct[VM_DISKS_MAX]; /* 1: the disk bypasses the host's page cache (O_DIRECT) */
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -10,18 +10,21 @@
 #include <errno.h>
 #include <string.h>
 
-/* Find what the VM's process reports about a disk; NULL: nothing. *ret_fault: the fault that stopped the VM. */
-static const struct vm_disk_info *disk_find(const struct vm_info *info, const char *id, uint8_t *ret_fault)
+/* What the VM's process reports about a disk. */
+struct report {
+	const struct vm_disk_info *figures; /* NULL: nothing, and the rest is 0 */
+	uint8_t fault; /* enum vm_disk_fault: the fault that stopped the VM */
+	bool direct;
+};
+
+static struct report report_find(const struct vm_info *info, const char *id)
 {
 	uint32_t n = MIN(info->ndisks, VM_DISKS_MAX);
 
-	*ret_fault = VM_DISK_FINE;
 	for (uint32_t i = 0; i < n; i++)
-		if (!strncmp(info->disks[i].id, id, sizeof(info->disks[i].id))) {
-			*ret_fault = info->disk_faults[i];
-			return &info->disks[i];
-		}
-	return NULL;
+		if (!strncmp(info->disks[i].id, id, sizeof(info->disks[i].id)))
+			return (struct report){ &info->disks[i], info->disk_faults[i], info->disk_direct[i] };
+	return (struct report){ 0 };
 }
 
 static const char *format_name(const struct definition_layer *l)
@@ -51,7 +54,7 @@ static void put_absent(struct json_object *o)
 	js_put_str(o, "detect_zeroes", "off");
 }
 
-static struct json_object *node_to_json(const struct definition_disk *disk, const struct vm_disk_info *i)
+static struct json_object *node_to_json(const struct definition_disk *disk, const struct report *r)
 {
 	struct json_object *o = json_object_new_object(), *cache = json_object_new_object();
 
@@ -62,19 +65,16 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 	if (disk->nlayers > 1)
 		js_put_str(o, "backing_file", disk->layers[1].path);
 	js_put_int(o, "backing_file_depth", disk->nlayers - 1);
-	js_put(o, "image", image_to_json(disk, i));
-	/* `direct` is always false: the daemon does not know whether the VM's process uses O_DIRECT. A guest's flush
-	 * syncs the file. */
-	js_put_bool(cache, "writeback", true);
-	js_put_bool(cache, "direct", false);
+	js_put(o, "image", image_to_json(disk, r->figures));
+	js_put_bool(cache, "writeback", true); /* a guest's flush syncs the file */
+	js_put_bool(cache, "direct", r->direct);
 	js_put_bool(cache, "no-flush", false);
 	js_put(o, "cache", cache);
 	put_absent(o);
 	return o;
 }
 
-static struct json_object *block_to_json(const struct definition_disk *disk, const struct vm_disk_info *i,
-	uint8_t fault)
+static struct json_object *block_to_json(const struct definition_disk *disk, const struct report *r)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -83,9 +83,9 @@ static struct json_object *block_to_json(const struct definition_disk *disk, con
 	js_put_str(o, "type", "unknown");
 	js_put_bool(o, "removable", disk->device == DEFINITION_CDROM);
 	js_put_bool(o, "locked", false);
-	js_put_str(o, "io-status", fault == VM_DISK_NO_SPACE ? "nospace" : fault ? "failed" : "ok");
+	js_put_str(o, "io-status", r->fault == VM_DISK_NO_SPACE ? "nospace" : r->fault ? "failed" : "ok");
 	if (disk->nlayers)
-		js_put(o, "inserted", node_to_json(disk, i));
+		js_put(o, "inserted", node_to_json(disk, r));
 	return o;
 }
 
@@ -105,12 +105,11 @@ static void put_uncounted(struct json_object *o)
 	js_put(o, "timed_stats", json_object_new_array());
 }
 
-static struct json_object *stats_to_json(const struct definition_disk *disk, const struct vm_disk_info *i,
-	uint8_t fault)
+static struct json_object *stats_to_json(const struct definition_disk *disk, const struct report *r)
 {
 	struct json_object *o = json_object_new_object(), *stats = json_object_new_object();
+	const struct vm_disk_info *i = r->figures;
 
-	(void)fault;
 	js_put_str(o, "device", disk->id);
 	js_put_str(o, "qdev", disk->id);
 	js_put_str(o, "node-name", disk->id);
@@ -127,27 +126,22 @@ static struct json_object *stats_to_json(const struct definition_disk *disk, con
 	return o;
 }
 
-static struct json_object *bare_node(const struct definition_disk *disk, const struct vm_disk_info *i,
-	uint8_t fault)
+static struct json_object *bare_node(const struct definition_disk *disk, const struct report *r)
 {
-	(void)fault;
-	return disk->nlayers ? node_to_json(disk, i) : NULL;
+	return disk->nlayers ? node_to_json(disk, r) : NULL;
 }
 
 /* to_json returns NULL for a drive without a medium that must not be listed. */
 static void disks_return(struct call *c, const struct vm_info *info,
-	struct json_object *(*to_json)(const struct definition_disk *disk, const struct vm_disk_info *i,
-		uint8_t fault))
+	struct json_object *(*to_json)(const struct definition_disk *disk, const struct report *r))
 {
 	const struct definition *def = vm_live(c->vm);
 	struct json_object *list = json_object_new_array();
 	struct err e;
 
 	for (uint32_t i = 0; i < def->ndisks; i++) {
-		uint8_t fault;
-		const struct vm_disk_info *d = disk_find(info, def->disks[i].id, &fault);
-
-		struct json_object *o = to_json(&def->disks[i], d, fault);
+		const struct report r = report_find(info, def->disks[i].id);
+		struct json_object *o = to_json(&def->disks[i], &r);
 
 		if (o)
 			json_object_array_add(list, o);

@@ -186,7 +186,8 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
-	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true, .may_stand_alone = c->may_stand_alone,
+	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
+		.may_stand_alone = c->may_stand_alone,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id };
 	int r;
 
@@ -675,6 +676,7 @@ static void disk_info(struct machine *m, unsigned i, struct vm_info *info)
 	ret->fl_ns = s.fl_ns;
 	ret->errors = s.errors;
 	info->disk_faults[i] = disk_fault(&m->disks[i], s.failed);
+	info->disk_direct[i] = b.direct;
 }
 
 void machine_info(struct machine *m, struct vm_info *i)

@@ -3,10 +3,13 @@
 import base64
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 import uuid
 
@@ -691,6 +694,28 @@ def test_commands_and_events_are_qemus(vm, qemu):
             assert all(optional for k, optional in them.items() if k not in mine), e["name"]
         else:
             assert set(mine) <= set(them), e["name"]
+
+
+def is_direct(pid, path):
+    """Whether the process bypasses the page cache for the file, as the kernel says."""
+    fd, = [fd for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}") == str(path)]
+    flags, = re.findall(r"^flags:\t(\d+)$", pathlib.Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
+    return bool(int(flags, 8) & os.O_DIRECT)
+
+
+def test_query_block_knows_direct_io(daemon, guest, kvm, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        paths = tmp_path / "d.img", pathlib.Path(memory) / "d.img"
+        for path in paths:
+            path.write_bytes(bytes(1 << 20))
+        daemon.define("vm1", boot={"kernel": guest("interp.elf")},
+                      disks=[{"path": str(path), "format": "raw"} for path in paths])
+        daemon.cairn("start", "vm1")
+        q = Qmp(daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+        said = [disk["inserted"]["cache"]["direct"] for disk in q.run("query-block")]
+        assert said == [is_direct(daemon.info("vm1")["pid"], path) for path in paths]
+        q.close()
+        daemon.cairn("destroy", "vm1")
 
 
 def test_answers_fit_qemus_types(daemon, guest, kvm, qemu, tmp_path):
