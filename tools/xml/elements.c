@@ -11,7 +11,6 @@
 #define PATH_LENGTH_MAX 160
 
 #define PINNED "Cairn leaves vCPU placement and shares to the host's scheduler"
-#define HOST_CPU "the guest sees the host's processor"
 #define NO_FIRMWARE "Cairn boots the kernel directly, without firmware"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_IO "the block engine chooses how it reads and writes an image"
@@ -81,7 +80,7 @@ const struct element elements[] = {
 		"cpu: +name for require and force, -name for disable and forbid; without a model of Cairn none" },
 	{ "cpu/topology", ELEMENT_READ, "sockets dies clusters cores threads",
 		"topology; one die and one cluster" },
-	{ "cpu/*", ELEMENT_NONE, "", HOST_CPU },
+	{ "cpu/*", ELEMENT_NONE, "", "a definition chooses the processor by model, features and topology only" },
 	{ "clock", ELEMENT_READ, "offset adjustment basis timezone start",
 		"clock: utc or localtime; variable if adjustment is 0; others are refused" },
 	{ "clock/timer", ELEMENT_REPEATED, "name present",
