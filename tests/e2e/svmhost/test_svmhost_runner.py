@@ -1,0 +1,36 @@
+"""tests/svmhost/svmhost: what it does with a host that stands still."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import guestlib
+
+pytestmark = [
+    pytest.mark.seconds(300),  # the first start saves the host
+    pytest.mark.skipif("CAIRN_IN_SVMHOST" in os.environ, reason="this is the SVM host"),
+    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="no QEMU"),
+]
+
+
+def run(script, *options):
+    return subprocess.run([*guestlib.SVMHOST, "--timeout", "120", *options, "--", "sh", "-c", script],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280)
+
+
+def test_each_cpu_has_a_periodic_tick():
+    """A lost interrupt of a one-shot timer would be the last one that its CPU gets."""
+    done = run("grep -e ^Per.CPU -e event_handler /proc/timer_list")
+    assert done.returncode == 0, done.stdout
+    handlers = [line.split()[-1] for line in done.stdout.splitlines() if "event_handler" in line]
+    assert handlers.count("tick_handle_periodic") == done.stdout.count("Per CPU device") > 0, done.stdout
+
+
+def test_host_without_a_sign_of_life_is_ended_and_its_processors_are_told():
+    done = run("kill -STOP $(cat /run/svmhost/alive) && exec sleep 1000", "--silence", "6")
+    assert done.returncode == 125, done.stdout
+    for words in ("no sign of life for 6 seconds", "VM status: running", "RIP=", "APIC state for CPU 0",
+                  "NMI received", "NMI backtrace for cpu 0", "event_handler:  tick_handle_periodic"):
+        assert words in done.stdout
