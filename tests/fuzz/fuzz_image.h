@@ -48,6 +48,11 @@ size_t image_seeds(void);
 const char *image_seed_name(size_t i);
 size_t image_seed(size_t i, uint8_t *input, size_t cap);
 
+/* Return a memory file with a qcow2 image that has a pin, for images that stand on it. The caller closes it.
+ * ret: gets the pin; NULL: not wanted. */
+struct qcow2_pin;
+int image_pin_base(struct qcow2_pin *ret);
+
 /* Mutate some fields of an input with knowledge of the format. Returns the new length, at most
  * cap. */
 size_t image_mutate(uint8_t *input, size_t len, size_t cap, uint64_t random);

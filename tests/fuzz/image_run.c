@@ -79,7 +79,10 @@ static void image_open(struct run *r, bool read_only, struct err *e)
 		static uint8_t base[BACKING_BYTES];
 
 		memset(base, 0xba, sizeof(base));
-		if (h.has_backing) {
+		if (h.has_pin) {
+			layers[1] = (struct block_layer){ .fd = image_pin_base(NULL), .format = BLOCK_FORMAT_QCOW2 };
+			o.nlayers = 2;
+		} else if (h.has_backing) {
 			layers[1].fd = memory_file(base, sizeof(base), sizeof(base));
 			o.nlayers = 2;
 		}

@@ -25,6 +25,9 @@ static void test_seeds_are_consistent(void **state)
 			"cp base.img data.img",
 			n - IMAGE_PROGRAM_BYTES);
 		fixture_poke(&f, "img", 0, input + IMAGE_PROGRAM_BYTES, n - IMAGE_PROGRAM_BYTES);
+		/* QEMU opens no image on a pin. */
+		if (!strcmp(image_seed_name(i), "overlay"))
+			fixture_run(&f, "! qemu-img check -q -f qcow2 img 2>/dev/null && qemu-img rebase -f qcow2 -u -b '' img");
 		fixture_run(&f, "qemu-img check -q -f qcow2 img");
 		image_run(input, n);
 	}
