@@ -37,6 +37,20 @@ struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *from)
 	return c;
 }
 
+static struct cpuid_leaf *leaf_add(struct cpuid *c, uint32_t function, uint32_t index, uint32_t flags)
+{
+	c->leaf[c->n] = (struct cpuid_leaf){ .function = function, .index = index, .flags = flags };
+	return &c->leaf[c->n++];
+}
+
+/* Linux 6.2 and newer leave out the second level of the topology, the cores of a package. Without this level, a guest
+ * takes each core for a package. */
+static void cores_level_add(struct cpuid *c)
+{
+	if (c->n < CPUID_LEAVES_MAX && cpuid_find(c, 0xb, 0) && !cpuid_find(c, 0xb, 1))
+		leaf_add(c, 0xb, 1, CPUID_FLAG_INDEX);
+}
+
 int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 {
 	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_LEAVES_MAX * sizeof(c->entries[0]));
@@ -47,18 +61,22 @@ int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 		return -ENOMEM;
 	c->nent = CPUID_LEAVES_MAX;
 	r = kvm_ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, c);
-	if (!r && !(read = cpuid_new(c->nent)))
+	if (!r && !(read = cpuid_new(c->nent + 1)))
 		r = -ENOMEM;
+	if (!r)
+		read->n = 0;
 	for (uint32_t i = 0; !r && i < c->nent; i++) {
 		const struct kvm_cpuid_entry2 *from = &c->entries[i];
+		struct cpuid_leaf *l = leaf_add(read, from->function, from->index, from->flags);
 
-		read->leaf[i] = (struct cpuid_leaf){ .function = from->function, .index = from->index,
-			.flags = from->flags, .reg = { from->eax, from->ebx, from->ecx, from->edx } };
-		cpuid_leaf_strip_id(&read->leaf[i]);
+		memcpy(l->reg, (const uint32_t[]){ from->eax, from->ebx, from->ecx, from->edx }, sizeof(l->reg));
+		cpuid_leaf_strip_id(l);
 	}
 	free(c);
-	if (!r)
-		*ret = read;
+	if (r < 0)
+		return r;
+	cores_level_add(read);
+	*ret = read;
 	return r;
 }
 

@@ -69,6 +69,10 @@ static void entry_adjust(struct kvm_cpuid_entry2 *c, const struct vcpus_config *
 			c->eax = (c->eax & 0x3fff) | (sharing - 1) << 14 | (t->cores - 1) << 26;
 		}
 		break;
+	case 0x8000001d: /* as leaf 4, without the number of cores */
+		if (c->eax & 0x1f)
+			c->eax = (c->eax & 0x3fff) | ((c->eax >> 5 & 7) >= 3 ? per_package - 1 : t->threads - 1) << 14;
+		break;
 	case 0xb:
 	case 0x1f:
 		topology_level(c, t, apic_id);

@@ -243,6 +243,17 @@ def test_guest_sees_its_named_model(vm, cairn_path):
     assert all_leaves() == seen_now
 
 
+@pytest.mark.skipif(not VIRTUALISES, reason="this host's KVM does not virtualise CPUID")
+def test_guest_sees_its_topology(vm):
+    vm.define(vcpus=4, topology={"sockets": 1, "cores": 2, "threads": 2})
+    vm.start()
+    threads, cores, end = (vm.cpuid(0xb, i) for i in range(3))
+    assert threads[:3] == [1, 2, 1 << 8]  # 1 bit of the APIC id for the 2 threads of a core
+    assert cores[:3] == [2, 4, 2 << 8 | 1]  # 2 bits for the 4 threads of a package
+    assert end[:3] == [0, 0, 2]
+    assert vm.cpuid(1)[1] >> 16 & 0xff == 4
+
+
 def test_topology_of_the_state_is_restored(vm):
     vm.define(topology={"sockets": 1, "cores": 1, "threads": 2})
     vm.start()
