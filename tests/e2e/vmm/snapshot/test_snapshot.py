@@ -482,6 +482,32 @@ def test_failed_snapshot_is_no_base(vm):
     check(vm.disks[0])
 
 
+def test_snapshot_on_full_file_system_names_the_disk(vm, tmp_path):
+    """Nothing of the snapshot is left, and the guest runs on."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M", "none", small], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("may not mount a file system of its own")
+    try:
+        vm.disks = [small / "vda.qcow2"]
+        vm.daemon.cairn("undefine", "vm1")
+        vm.define()
+        vm.start()
+        vm.run("write 0 8 1")
+        vm.run("fill 0x1000000 0x2000000 5")
+        error = vm.daemon.cairn("snapshot-create-as", "vm1", "s1", ok=False).stderr
+        assert "cannot write the VM's memory into vda: No space left on device" in error
+        assert vm.names() == []
+        vm.run("check 0x1000000 0x2000000 5")
+        vm.run("write 10000 8 2")  # the clusters of the failed snapshot are free again
+        vm.run("verify 10000 8 2")
+        vm.run("verify 0 8 1")
+        vm.stop()
+        check(vm.disks[0])
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
 @pytest.mark.parametrize("suspended", [False, True])
 def test_guest_reset_waits_for_snapshot(vm, way, suspended):
