@@ -1,6 +1,7 @@
 """Clones of running VMs: they start with their source's memory, vCPUs and devices, share its pages, and diverge.
 The guest is the bare-metal interpreter."""
 
+import contextlib
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, until
+from conftest import BUILD, Console, QmpError, until
 
 MIB = 1 << 20
 FILL = 8 << 20
@@ -412,35 +413,49 @@ def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):
 
 
 def test_temporary_fork_snapshot_is_hidden_and_removed(vm, daemon, tmp_path):
-    """Nor does one stay behind, whoever is killed, or when the fork is cancelled; copying a GiB takes longer than
-    that."""
+    """Nor does one stay behind, whoever is killed, or when the fork is cancelled."""
     paths = [tmp_path / "a.qcow2", tmp_path / "b.qcow2"]
     vm.start(disks=[full(p, 128) for p in paths])
-    q = daemon.qmp()
-    job = forked(q, tmp_path, 4)
-    assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
-    q.run("job-cancel", id=job)
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert names(daemon) == ["src"] and not [p for p in paths if qemu_snapshots(p)]
-    while True:
-        forked(q, tmp_path, 4)
+
+    def fork_and(act):
+        """Act while the disks are copied, which takes seconds. If all clones were complete before: again."""
+        while True:
+            job = forked(daemon.qmp(), tmp_path, 4)
+            act(job)
+            clones = [n for n in names(daemon) if n.startswith("c-")]
+            if not clones:
+                return
+            daemon.cairn("destroy", *clones)
+            daemon.cairn("undefine", *clones, "--remove-all-storage")
+
+    def wait_concluded(job):
+        until(lambda: daemon.qmp().run("query-jobs", id=job)[0]["status"] == "concluded")
+
+    def cancel(job):
+        assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
+        with contextlib.suppress(QmpError):  # it has concluded
+            daemon.qmp().run("job-cancel", id=job)
+        wait_concluded(job)
+
+    def kill_daemon(_):
         daemon.stop(signal.SIGKILL)
         daemon.start()
         until(lambda: not list(daemon.state.glob("batches/*")))
-        q, clones = daemon.qmp(), [n for n in names(daemon) if n != "src"]
-        if not clones:
-            break
-        daemon.cairn("destroy", *clones)  # all were made before the kill: again
-        daemon.cairn("undefine", *clones, "--remove-all-storage")
+
+    def kill_source(job):
+        os.kill(daemon.info("src")["pid"], signal.SIGKILL)
+        wait_concluded(job)
+        daemon.wait("src", "crashed")
+        daemon.cairn("start", "src")
+
+    fork_and(cancel)
+    assert names(daemon) == ["src"] and not [p for p in paths if qemu_snapshots(p)]
+    fork_and(kill_daemon)
     until(lambda: not [p for p in paths if qemu_snapshots(p)])
+    # A source whose daemon was killed gives up, but only once it has noticed.
     until(lambda: vm.clone("d", "--isolated", ok=None).returncode != 6)
-    pid = daemon.info("src")["pid"]
-    forked(q, tmp_path, 4)
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: names(daemon) == ["d", "src"])
-    vm.consoles.pop("src").close()
-    daemon.cairn("start", "src")
-    assert not [p for p in paths if qemu_snapshots(p)]
+    fork_and(kill_source)
+    assert names(daemon) == ["d", "src"] and not [p for p in paths if qemu_snapshots(p)]
 
 
 def test_fork_fails_when_disk_cannot_be_copied(vm, daemon, tmp_path):
