@@ -328,7 +328,7 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-list", "list all VMs, page by page", list_args, list_returns, ROLE_VIEWER, COMMAND_FILTERS,
 		ANY_STATE },
-	{ "vm-info", "show state, reason and figures of a VM", vm_only, info_returns, ROLE_VIEWER,
+	{ "vm-info", "show state, reason and statistics of a VM", vm_only, info_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },

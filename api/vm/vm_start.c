@@ -290,7 +290,7 @@ static void working_sets_add(struct vm *vm, struct config *c)
 	if (fd >= 0)
 		c->vm.working_sets_fd = (uint16_t)config_add_fd(c, fd);
 	else if (!vm->start.opts.forked)
-		log_info("vm", "VM '%s' starts without its working sets, so a restore may be slower: %s",
+		log_info("vm", "VM '%s' starts without the list of memory to restore first, so a restore may be slower: %s",
 			vm->def->name, e.msg);
 }
 

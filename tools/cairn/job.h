@@ -9,7 +9,7 @@
 /* Options of every verb that starts a job. */
 #define JOB_OPTIONS                                                                                \
 	{ "no-wait", NULL, "print the job's id and return at once; see cairn jobs" },                        \
-	{ "verbose", NULL, "print figures of the finished job, if any" }
+	{ "verbose", NULL, "also print durations, sizes or names from the result of the job, if it has any" }
 
 /* Run a command that starts a job, and wait for the job.
  * args: taken. fd: passed to the daemon; borrowed; -1: none. what: label of the progress bar ("Save").
