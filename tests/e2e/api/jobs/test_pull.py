@@ -137,6 +137,19 @@ def test_cancelled_pull_keeps_backing_file(vm):
     stands_alone(vm)
 
 
+def test_pull_is_cancelled_before_it_begins(vm):
+    """The daemon reads both requests at once, when the disk's mark is not stored yet."""
+    q, watcher = vm.qmp(), vm.qmp()
+    q.send(b'{"execute":"vm-blockpull","arguments":{"vm":"vm1","disk":"vda","bandwidth":1,"job-id":"j"}}'
+           b'{"execute":"job-cancel","arguments":{"id":"j"}}')
+    assert "return" in q.answer() and q.answer() == {"return": {}}
+    until(lambda: watcher.run("query-jobs", id="j")[0]["status"] == "concluded")
+    assert "disk vda keeps its backing file" in watcher.run("query-jobs", id="j")[0]["error"]
+    until(lambda: "pulling" not in vm.kept("vm1"))
+    vm.cairn("blockpull", "vm1", "vda")
+    stands_alone(vm)
+
+
 def test_snapshots_prevent_pull(vm):
     vm.cairn("snapshot-create-as", "vm1", "s1")
     r = vm.cairn("blockpull", "vm1", "vda", ok=False)
