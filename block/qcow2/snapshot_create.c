@@ -7,7 +7,7 @@
  *    load     for a copy of another snapshot, instead of freeze: read that snapshot's L1. Its tables and clusters stay
  *             while they are counted, because the other snapshot has them and cannot be deleted meanwhile
  *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
- *    commit   write the snapshot's L1, flush, new table, flush, header, sync
+ *    commit   write the snapshot's L1 and the new table, flush, header, sync
  *    abort    decrement the counted refcounts, set COPIED again
  *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
@@ -30,7 +30,6 @@ enum create_phase {
 	CREATE_PREPARE,
 	CREATE_L1_PLACE,
 	CREATE_L1_WRITE,
-	CREATE_FLUSH,
 	CREATE_TABLE,
 	/* Phases of an abort: */
 	CREATE_STOP,
@@ -511,11 +510,8 @@ static int create_step(struct task *t)
 		r = step_l1_place(s);
 		break;
 	case CREATE_L1_WRITE:
-		s->phase = CREATE_FLUSH;
+		s->phase = CREATE_TABLE; /* which flushes this write, too, before the header names the table */
 		return task_write(t, s->l1_buf, l1_bytes(s), s->l1_place.first << s->q->cluster_bits);
-	case CREATE_FLUSH:
-		s->phase = CREATE_TABLE;
-		return task_flush(t);
 	case CREATE_TABLE:
 		r = step_table(s);
 		break;
