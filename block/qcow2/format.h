@@ -102,6 +102,10 @@ enum qcow2_header_at {
 #define QCOW2_SNAPSHOT_TABLE_BYTES_MAX (64u << 20)
 #define QCOW2_SNAPSHOT_EXTRA_MAX 1024u
 #define QCOW2_SNAPSHOT_HEADER_BYTES 40u
+/* Offsets of the lengths of a snapshot entry's parts. */
+#define QCOW2_SNAPSHOT_AT_ID_LEN 12u
+#define QCOW2_SNAPSHOT_AT_NAME_LEN 14u
+#define QCOW2_SNAPSHOT_AT_EXTRA_LEN 36u
 #define QCOW2_SNAPSHOT_QEMU_BYTES 24u /* QEMU's part of the extra data */
 #define QCOW2_BACKING_NAME_MAX 1023u
 #define QCOW2_SUBCLUSTERS 32u

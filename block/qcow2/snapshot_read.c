@@ -9,8 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Largest entry; the table is read in pieces of this size. */
+/* Largest entry. */
 #define ENTRY_BYTES_MAX (QCOW2_SNAPSHOT_HEADER_BYTES + QCOW2_SNAPSHOT_EXTRA_MAX + 2 * 65535u)
+/* The first read, which is enough for some ten entries; each later one is twice as long, up to BUFFER_BYTES. */
+#define FIRST_READ_BYTES 16384u
+#define BUFFER_BYTES (4 * ROUND_UP(ENTRY_BYTES_MAX, 4096))
 
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n)
 {
@@ -86,24 +89,40 @@ struct table_reader {
 	uint64_t base, end; /* offsets in the file */
 	uint8_t *buf;
 	uint64_t buf_at;
-	size_t buf_len;
+	size_t buf_len, next_len;
 };
 
-/* Get a cursor over the largest possible entry at off. */
-static int reader_at(struct table_reader *t, uint64_t off, struct cursor *ret)
+/* Get a cursor over [off, off + len). len: at most ENTRY_BYTES_MAX. */
+static int reader_at(struct table_reader *t, uint64_t off, size_t len, struct cursor *ret)
 {
-	if (!t->buf_len || off < t->buf_at || off + ENTRY_BYTES_MAX > t->buf_at + t->buf_len) {
+	if (!t->buf_len || off < t->buf_at || off + len > t->buf_at + t->buf_len) {
 		uint64_t at = ROUND_DOWN(off, 4096);
-		int r = qcow2_pread(t->fd, t->buf, 4 * ROUND_UP(ENTRY_BYTES_MAX, 4096), at);
+		size_t n = MAX(t->next_len, ROUND_UP(off + len - at, 4096));
+		int r = qcow2_pread(t->fd, t->buf, n, at);
 
 		if (r < 0)
 			return r;
 		t->buf_at = at;
-		t->buf_len = 4 * ROUND_UP(ENTRY_BYTES_MAX, 4096);
+		t->buf_len = n;
+		t->next_len = MIN(2 * n, BUFFER_BYTES);
 	}
-	*ret = cursor_over(t->buf + (off - t->buf_at),
-		(size_t)MIN(ENTRY_BYTES_MAX, MAX(t->end, off) - off));
+	*ret = cursor_over(t->buf + (off - t->buf_at), (size_t)MIN(len, MAX(t->end, off) - off));
 	return 0;
+}
+
+/* Get a cursor over the entry at off. A malformed entry may leave the cursor. */
+static int reader_entry(struct table_reader *t, uint64_t off, struct cursor *ret)
+{
+	int r = reader_at(t, off, QCOW2_SNAPSHOT_HEADER_BYTES, ret);
+	const uint8_t *head;
+	uint64_t len;
+
+	if (r < 0 || cursor_left(ret) < QCOW2_SNAPSHOT_HEADER_BYTES)
+		return r;
+	head = t->buf + (off - t->buf_at);
+	len = QCOW2_SNAPSHOT_HEADER_BYTES + (uint64_t)load_be32(head + QCOW2_SNAPSHOT_AT_EXTRA_LEN) +
+		load_be16(head + QCOW2_SNAPSHOT_AT_ID_LEN) + load_be16(head + QCOW2_SNAPSHOT_AT_NAME_LEN);
+	return reader_at(t, off, (size_t)MIN(len, ENTRY_BYTES_MAX), ret);
 }
 
 static int table_parse(struct table_reader *t, const struct qcow2_header *h,
@@ -118,7 +137,7 @@ static int table_parse(struct table_reader *t, const struct qcow2_header *h,
 		if (off - t->base > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
 			return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table is larger than %u MiB",
 				QCOW2_SNAPSHOT_TABLE_BYTES_MAX >> 20);
-		r = reader_at(t, off, &c);
+		r = reader_entry(t, off, &c);
 		if (r < 0)
 			return err_set_errno(e, r, "cannot read the snapshot table");
 		r = entry_parse(&c, h, &list[i], e);
@@ -133,9 +152,9 @@ static int table_parse(struct table_reader *t, const struct qcow2_header *h,
 int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
 	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e)
 {
-	CLEANUP_FREE uint8_t *buf = io_buffer_new(4 * ROUND_UP(ENTRY_BYTES_MAX, 4096));
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(BUFFER_BYTES);
 	off_t end = lseek(fd, 0, SEEK_END);
-	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf };
+	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf, .next_len = FIRST_READ_BYTES };
 	struct qcow2_snapshot_info *list = calloc(h->nb_snapshots + 1u, sizeof(*list));
 	int r;
 
