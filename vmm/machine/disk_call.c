@@ -159,22 +159,37 @@ static int change_done(struct machine_disk *d, int r)
 
 static void commit_run(struct disk_call *c, struct block *b)
 {
-	struct end_call *x = container_of(c, struct end_call, c);
+	struct disk_commit *x = container_of(c, struct disk_commit, c);
 
 	(void)b;
 	block_snapshot_commit(x->s, x->info, &c->op);
 }
 
+void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
+	struct disk_commit *x)
+{
+	*x = (struct disk_commit){ .c = { .run = commit_run, .op.done = op_done }, .s = s, .info = info };
+	call_start(d, &x->c);
+}
+
+int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e)
+{
+	struct machine_disk *d = x->c.disk;
+	int r = call_wait(&x->c, e);
+
+	if (!r && ret_id)
+		memcpy(ret_id, x->c.op.id, BLOCK_SNAPSHOT_ID_MAX + 1);
+	d->snapshot_unknown |= x->c.op.unknown;
+	return change_done(d, r);
+}
+
 int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 	const struct block_snapshot_info *info, char *ret_id, struct err *e)
 {
-	struct end_call x = { .c = { .run = commit_run, .op.done = op_done }, .s = s, .info = info };
-	int r = disk_call(d, &x.c, e);
+	struct disk_commit x;
 
-	if (!r && ret_id)
-		memcpy(ret_id, x.c.op.id, BLOCK_SNAPSHOT_ID_MAX + 1);
-	d->snapshot_unknown |= x.c.op.unknown;
-	return change_done(d, r);
+	disk_commit_start(d, s, info, &x);
+	return disk_commit_wait(&x, ret_id, e);
 }
 
 static void abort_run(struct disk_call *c, struct block *b)

@@ -44,6 +44,16 @@ int disk_snapshot_freeze(struct machine_disk *d, struct block_snapshot *s, struc
 /* *ret_id: BLOCK_SNAPSHOT_ID_MAX + 1 bytes, or NULL. */
 int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 	const struct block_snapshot_info *info, char *ret_id, struct err *e);
+/* Start a commit and return; disk_commit_wait() returns the result and has to be called exactly once.
+ * x, info: borrowed until disk_commit_wait(). */
+struct disk_commit {
+	struct disk_call c;
+	struct block_snapshot *s;
+	const struct block_snapshot_info *info;
+};
+void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
+	struct disk_commit *x);
+int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e);
 int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct err *e);
 int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e);

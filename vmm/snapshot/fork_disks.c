@@ -14,6 +14,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -23,6 +25,9 @@
 
 /* Minimum refcount order for a snapshot of shared clusters; narrower refcounts overflow. */
 #define REFCOUNT_ORDER_MIN 3u
+/* Threads that flush the clones' files, besides the worker, and how many files are worth a thread. */
+#define SYNC_THREADS 7u
+#define SYNC_FILES_EACH 4u
 
 _Static_assert(VM_PIN_ID_BYTES == BLOCK_PIN_ID_BYTES, "the daemon draws the engine's ids");
 
@@ -140,8 +145,8 @@ static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e
 	if (x->way == FORK_DISK_SHARE || x->way == FORK_DISK_PIN)
 		x->bytes = 0;
 	d->progress->total += x->bytes * d->copies;
-	/* Flush now, so that little is left to flush in the pause. */
-	return is_frozen(x) ? 0 : disk_flush(x->disk, e);
+	/* Set the mark or flush now, so that little is left to write in the pause and after it. */
+	return is_frozen(x) ? disk_snapshot_open(x->disk, &x->frozen, e) : disk_flush(x->disk, e);
 }
 
 int fork_disks_prepare(struct fork_disks *d, struct err *e)
@@ -175,7 +180,7 @@ static int disk_freeze(struct fork_disks *d, struct fork_disk *x, struct err *e)
 	int r;
 
 	if (is_frozen(x))
-		return disk_snapshot_begin(x->disk, &x->frozen, e);
+		return disk_snapshot_freeze(x->disk, x->frozen, e);
 	r = disk_flush(x->disk, e);
 	if (r < 0)
 		return r;
@@ -207,9 +212,43 @@ static int set_new(const struct machine *m, struct tree_set *set, char name[BLOC
 	return 0;
 }
 
-/* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a crash, recovery
- * deletes the snapshots with either mark. A pin has a mark of its own, and recovery keeps it: the daemon deletes it
- * with the clones that are not complete. */
+/* A pin has a mark of its own, and recovery keeps it: the daemon deletes it with the clones that are not complete. */
+void fork_disks_commit(struct fork_disks *d)
+{
+	uint64_t now = clock_realtime_ns();
+
+	for (unsigned i = 0; i < d->n; i++) {
+		struct fork_disk *x = &d->list[i];
+
+		if (!x->frozen || x->way != FORK_DISK_PIN)
+			continue;
+		x->info.sec = (uint32_t)(now / 1000000000ULL);
+		qcow2_pin_mark(&x->info, x->pin->id);
+		disk_commit_start(x->disk, STEAL_PTR(x->frozen), &x->info, &x->commit);
+		x->committing = true;
+	}
+}
+
+/* Wait until the pins are on stable storage. Returns r, or -errno. */
+static int pins_wait(struct fork_disks *d, int r, struct err *e)
+{
+	struct err own;
+
+	for (unsigned i = 0; i < d->n; i++) {
+		struct fork_disk *x = &d->list[i];
+		int w = x->committing ? disk_commit_wait(&x->commit, x->id, &own) : 0;
+
+		x->committing = false;
+		if (w < 0 && !r) {
+			*e = own;
+			r = w;
+		}
+	}
+	return r;
+}
+
+/* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a
+ * crash, recovery deletes the snapshots with either mark. */
 static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 {
 	const struct machine_disk *first = vmsnap_first_disk(m, NULL);
@@ -226,10 +265,7 @@ static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 			continue;
 		info.sec = (uint32_t)(now / 1000000000ULL);
 		data.set.mark = x->disk == first ? TREE_DELETING : TREE_MAKING;
-		if (x->way == FORK_DISK_PIN)
-			qcow2_pin_mark(&info, x->pin->id);
-		else
-			tree_encode(&data, &info);
+		tree_encode(&data, &info);
 		r = disk_snapshot_commit(x->disk, STEAL_PTR(x->frozen), &info, x->id, e);
 	}
 	return r;
@@ -278,16 +314,43 @@ static int snapshots_drop(struct fork_disks *d, struct fork_disk *x, struct err 
 	return first_copy(d, x, true, e);
 }
 
+struct syncing {
+	const int *fds;
+	unsigned n;
+	atomic_uint next;
+	atomic_int res;
+};
+
+static void *sync_main(void *opaque)
+{
+	struct syncing *s = opaque;
+	unsigned k;
+
+	while (!atomic_load(&s->res) && (k = atomic_fetch_add(&s->next, 1)) < s->n)
+		if (fdatasync(s->fds[k]) < 0)
+			atomic_store(&s->res, -errno);
+	return NULL;
+}
+
 /* Flush the clones' files to stable storage. Start writing all of them first, so that one commit of the file system's
- * journal serves them all. */
+ * journal serves them all. Threads wait for several files at a time, because each wait ends with a flush of the
+ * device's cache, and the kernel merges flushes that wait. */
 static int copies_sync(const struct fork_disks *d, const struct fork_disk *x, struct err *e)
 {
+	struct syncing s = { .fds = x->copies, .n = d->copies };
+	pthread_t threads[SYNC_THREADS];
+	unsigned n = 0;
+	int r;
+
 	for (unsigned k = 0; k < d->copies; k++)
 		(void)sync_file_range(x->copies[k], 0, 0, SYNC_FILE_RANGE_WRITE);
-	for (unsigned k = 0; k < d->copies; k++)
-		if (fdatasync(x->copies[k]) < 0)
-			return err_set_errno(e, -errno, "cannot write a clone's disk");
-	return 0;
+	while (n < MIN(d->copies / SYNC_FILES_EACH, SYNC_THREADS) && !pthread_create(&threads[n], NULL, sync_main, &s))
+		n++;
+	sync_main(&s);
+	while (n)
+		pthread_join(threads[--n], NULL);
+	r = atomic_load(&s.res);
+	return r < 0 ? err_set_errno(e, r, "cannot write a clone's disk") : 0;
 }
 
 static int overlays_write(struct fork_disks *d, struct fork_disk *x, struct err *e)
@@ -338,6 +401,7 @@ int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err
 		frozen |= d->list[i].frozen != NULL;
 	if (!r && frozen)
 		r = frozen_commit(d, m, e);
+	r = pins_wait(d, r, e);
 	for (unsigned i = 0; i < d->n && !r; i++)
 		r = disk_finish(d, &d->list[i], e);
 	frozen_release(d, r < 0);

@@ -17,6 +17,7 @@
 
 #include "base/channel.h"
 #include "block/block_snapshot.h"
+#include "vmm/machine/disk_call.h"
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
@@ -48,6 +49,9 @@ struct fork_disk {
 	enum fork_disk_way way;
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
+	bool committing; /* a pin, between fork_disks_commit() and fork_disks_finish() */
+	struct disk_commit commit;
+	struct block_snapshot_info info;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot to copy or of the pin; empty: none */
 	bool flat; /* copy the content of the backing files, too (disk_flatten.h) */
 	const struct vm_fork_pin *pin; /* the pin that the daemon asks for; its path is empty: copy the disk */
@@ -66,11 +70,13 @@ struct fork_disks {
 /* Check that the fds belong to the machine's disks, and fill in the list. Main thread. Returns 0 or
  * -EINVAL. */
 int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e);
-/* Choose how each disk is copied (enum fork_disk_way) and add its part to d->progress. The guest runs.
- * Returns 0 or -errno. */
+/* Choose how each disk is copied (enum fork_disk_way), open the snapshots that freeze disks, and add each disk's part to
+ * d->progress. The guest runs. Returns 0 or -errno. */
 int fork_disks_prepare(struct fork_disks *d, struct err *e);
 /* Freeze or copy each disk's content. The guest is paused. Returns 0 or -errno. */
 int fork_disks_freeze(struct fork_disks *d, struct err *e);
+/* Start to commit the pins, so that the disks' threads write while the caller copies memory. The guest runs again. */
+void fork_disks_commit(struct fork_disks *d);
 /* Complete all copies and overlays, flush them to stable storage, and delete the hidden snapshots; after an error,
  * delete the pins, too. The guest runs again. Call after fork_disks_freeze() in every case.
  * r: the result so far. Returns r, or -errno. */

@@ -187,6 +187,8 @@ static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
+	if (!x->j.r)
+		fork_disks_commit(&x->disks);
 	if (!x->j.r && x->way != RAM_STANDS)
 		x->j.r = memory_write_live(x);
 	if (x->held && x->j.m->tracker)
