@@ -1,0 +1,123 @@
+"""fork-disk: the disks of a VM and of its clones, which read the VM's image: bytes written for a clone, a clone's first
+read in comparison with the VM's, reads with depth 32, and the VM's writes of 4 KiB to clusters that it shares with a
+clone in comparison with copying clusters."""
+
+import pathlib
+import tempfile
+
+import guestlib
+from bench_fork import clones, forget
+from benchlib import need_kvm
+from conftest import Console, Daemon
+from imgbench import COPYING, Box, copying_seconds, need_fio
+
+DISK_MIB = 1024
+SECTORS = DISK_MIB << 11
+WRITTEN_KIB, FIRST, READS, WRITES = 1024, 1.1, 0.9, 0.8
+BATCH = 10
+READ_COUNT, WRITE_COUNT = 20000, 1000  # few enough writes that nearly all go to different clusters
+ROUNDS = 5
+
+
+class Source:
+    """A VM whose disk has data in every cluster, and one clone of it."""
+
+    def __init__(self, folder, disk):
+        self.daemon = Daemon(folder)
+        self.daemon.define("src", memory="128M", debug_exit=True, boot={"kernel": guestlib.bare("interp")},
+                           disks=[{"path": disk, "format": "qcow2"}])
+        self.q = self.daemon.qmp(timeout=60)
+        self.seed = 0
+        self.start()
+
+    def start(self):
+        """Start the VM in a new process."""
+        self.daemon.cairn("start", "src")
+        self.console = Console(self.daemon, "src")
+        while self.console.line() != "interp":
+            pass
+        self.console.run("open 0")
+
+    def destroy(self):
+        self.console.close()
+        self.daemon.cairn("destroy", "src")
+
+    def bench(self, console, what, depth, count):
+        """Return the nanoseconds that requests to random places took."""
+        self.seed += 1
+        (line,) = console.run(f"bench {what} {depth} {count} 4096 {SECTORS} {self.seed}")
+        return int(dict(x.split("=") for x in line.split())["ns"])
+
+    def clone(self):
+        clones(self.daemon, self.q, "c", 1)
+        return Console(self.daemon, "c")
+
+    def forget(self, console):
+        console.close()
+        forget(self.q, "c", 1)
+
+    def close(self):
+        self.console.close()
+        self.daemon.close()
+
+
+def written_kib(daemon, names):
+    """Return what the daemon and the VMs' processes have given to file systems with storage."""
+    total = 0
+    for pid in [daemon.proc.pid, *(daemon.info(n)["pid"] for n in names)]:
+        io = pathlib.Path(f"/proc/{pid}/io").read_text()
+        total += int(dict(line.split(": ") for line in io.splitlines())["write_bytes"])
+    return total / 1024
+
+
+def written(src):
+    """Return the KiB written for each clone of a batch."""
+    before = written_kib(src.daemon, ["src"])
+    clones(src.daemon, src.q, "m", BATCH)
+    kib = written_kib(src.daemon, ["src", *(f"m-{i}" for i in range(1, BATCH + 1))]) - before
+    forget(src.q, "m", BATCH)
+    return kib / BATCH
+
+
+def first_reads(src):
+    """Return the nanoseconds of the first read of a clone, and of its source in a new process."""
+    console = src.clone()
+    console.run("flush")  # the guest's driver takes its memory and the disk's thread runs, as in a new process
+    ours = src.bench(console, "randread", 1, 1)
+    src.forget(console)
+    src.destroy()
+    src.start()
+    src.console.run("flush")
+    return ours, FIRST * src.bench(src.console, "randread", 1, 1)
+
+
+def reads(src):
+    """Return the reads per second of a clone and of its source."""
+    console = src.clone()
+    pairs = [[READ_COUNT * 1e9 / src.bench(c, "randread", 32, READ_COUNT) for c in (console, src.console)]
+             for _ in range(ROUNDS)]
+    src.forget(console)
+    return pairs
+
+
+def writes(src, box):
+    """Return the seconds of writes to shared clusters, and of copying as many clusters."""
+    console = src.clone()
+    ours = src.bench(src.console, "randwrite", 32, WRITE_COUNT) / 1e9
+    src.forget(console)
+    return ours, copying_seconds(box, WRITE_COUNT)
+
+
+def run(bench):
+    need_kvm()
+    need_fio()
+    with Box(bench, "disk", 2 * DISK_MIB) as box, tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
+        src = Source(pathlib.Path(folder), box.path(box.create("a.qcow2", f"{DISK_MIB}M", fill=True)))
+        try:
+            bench.pairs(f"written for each of {BATCH}", "KiB", [(written(src), WRITTEN_KIB) for _ in range(ROUNDS)],
+                        "target", 1.0)
+            bench.pairs("first read", "ns", [first_reads(src) for _ in range(2 * ROUNDS + 1)], "1.1 x the source", 1.0)
+            bench.pairs("reads, depth 32", "IOPS", reads(src), "the source", READS, rate=True)
+            bench.pairs("the source's writes after it", "s", [writes(src, box) for _ in range(ROUNDS)], COPYING, WRITES)
+        finally:
+            src.close()
