@@ -7,7 +7,10 @@
 #include "block/qcow2/qcow2.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define DISK_BYTES (24 * MIB)
 
@@ -352,6 +355,22 @@ static void test_unwritable_tables_are_reported(void **state)
 	(void)state;
 }
 
+/* Each clone of a VM has such an image. */
+static void test_new_image_takes_three_pages(void **state)
+{
+	struct qcow2_create c = { .size_bytes = 20480 * MIB, .cluster_bits = 16, .refcount_order = 4, .version = 3 };
+	int fd = memfd_create("img", MFD_CLOEXEC);
+	struct stat st;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(qcow2_create(fd, &c, &e), 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, 4 << 16);
+	assert_int_equal(st.st_blocks * 512, 3 * sysconf(_SC_PAGESIZE));
+	close(fd);
+}
+
 static void test_read_only_image_is_not_written(void **state)
 {
 	struct fixture f;
@@ -374,6 +393,7 @@ static void test_read_only_image_is_not_written(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_new_image_takes_three_pages),
 		cmocka_unit_test(test_read_only_image_is_not_written),
 		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_unwritable_tables_are_reported),
 		cmocka_unit_test(test_random_operations_with_each_set_of_options),

@@ -742,6 +742,43 @@ static void test_full_refcount_aborts_snapshot(void **state)
 }
 
 /* The pause depends on this time: it is the same for 1 TiB, mapped or not. */
+/* The table has some 70 KiB, more than its first reads bring. Entries have many lengths, so some lie across the end of
+ * what was read. */
+static void test_long_table_is_read_in_pieces(void **state)
+{
+	struct block_snapshot_info *list;
+	struct fixture f;
+	struct block *b;
+	size_t n;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	shadow_file(&f, creates[0], DISK);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	for (unsigned k = 0; k < 60; k++) {
+		struct block_snapshot_info i = info_named("");
+
+		snprintf(i.name, sizeof(i.name), "%0*u", 200 + (int)k % 50, k);
+		i.extra_bytes = sizeof(i.extra) - 7 * (k % 11);
+		memset(i.extra, (int)k, i.extra_bytes);
+		commit(&f, begin(&f, b), &i, NULL);
+	}
+	assert_int_equal(block_close(b), 0);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, true);
+	assert_int_equal(block_snapshot_list(b, &list, &n, &f.err), 0);
+	assert_int_equal(n, 60);
+	for (unsigned k = 0; k < n; k++) {
+		assert_int_equal(strlen(list[k].name), 200 + k % 50);
+		assert_int_equal(strtoul(list[k].name, NULL, 10), k);
+		assert_int_equal(list[k].extra_bytes, sizeof(list[k].extra) - 7 * (k % 11));
+		for (size_t at = 0; at < list[k].extra_bytes; at++)
+			assert_int_equal(list[k].extra[at], k);
+	}
+	free(list);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+}
+
 static void test_begin_takes_constant_time(void **state)
 {
 	struct block_snapshot *s;
@@ -826,6 +863,7 @@ int main(void)
 		cmocka_unit_test(test_deleting_last_snapshot_shrinks_file),
 		cmocka_unit_test(test_damaged_snapshots_are_refused_or_leaked),
 		cmocka_unit_test(test_full_refcount_aborts_snapshot),
+		cmocka_unit_test(test_long_table_is_read_in_pieces),
 		cmocka_unit_test(test_begin_takes_constant_time),
 	};
 
