@@ -14,6 +14,7 @@
 struct block;
 struct block_snapshot;
 struct err;
+struct qcow2_pin;
 
 #define BLOCK_SNAPSHOT_NAME_MAX 255
 #define BLOCK_SNAPSHOT_ID_MAX 23
@@ -71,6 +72,9 @@ struct block_snapshot_op {
 	void (*done)(struct block_snapshot_op *op, int res, const struct err *e);
 	/* Called occasionally with the finished and the total amount of work; NULL: not wanted. */
 	void (*progress)(struct block_snapshot_op *op, uint64_t done, uint64_t total);
+	/* Called by the commit of a pin when the pin's place is known, so that overlays on it can be written while the
+	 * commit continues: the pin is not in the file yet, and done() may report an error. NULL: not wanted. */
+	void (*placed)(struct block_snapshot_op *op, const struct qcow2_pin *pin);
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* the commit sets the new snapshot's id */
 	bool unknown; /* the commit failed, but the file may have the snapshot, until another change succeeds */
 	void *engine;

@@ -351,6 +351,10 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
 	struct err *e);
 /* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
+/* Describe the pin that a snapshot's entry is. l1: big-endian, as in the file. Returns false if the entry has no mark
+ * of a pin. */
+bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
+	struct qcow2_pin *ret);
 int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],
 	struct err *e);
 /* Serialize the header extension. */

@@ -103,16 +103,30 @@ int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, s
 /* ---- the pin in the source image ---- */
 
 /* The checksum of an L1 does not depend on COPIED, which a repair may set. */
-static uint32_t l1_crc(const uint64_t *entries, uint32_t n)
+static uint32_t l1_crc_add(uint32_t crc, uint64_t entry)
 {
-	uint32_t crc = 0;
 	uint8_t be[8];
 
-	for (uint32_t i = 0; i < n; i++) {
-		store_be64(be, entries[i] & ~QCOW2_COPIED);
-		crc = crc32c(crc, be, sizeof(be));
-	}
+	store_be64(be, entry & ~QCOW2_COPIED);
+	return crc32c(crc, be, sizeof(be));
+}
+
+/* l1: big-endian, as in the file. */
+static uint32_t l1_crc(const uint8_t *l1, uint32_t n)
+{
+	uint32_t crc = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		crc = l1_crc_add(crc, load_be64(l1 + i * 8ULL));
 	return crc;
+}
+
+bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
+	struct qcow2_pin *ret)
+{
+	*ret = (struct qcow2_pin){ .l1_offset = s->l1_offset, .disk_bytes = s->disk_bytes, .l1_size = s->l1_size,
+		.cluster_bits = cluster_bits, .l1_crc = l1_crc(l1, s->l1_size) };
+	return qcow2_pin_marked(s, ret->id);
 }
 
 static int entry_take(const struct qcow2_snapshot_info *s, const char *name, struct qcow2_header *h,
@@ -179,22 +193,20 @@ int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYT
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret,
 	struct err *e)
 {
-	CLEANUP_FREE uint64_t *entries = NULL;
+	CLEANUP_FREE uint8_t *l1 = NULL;
 	struct qcow2_header h;
 	size_t bytes;
 	int r = qcow2_pin_header(fd, name, id, &h, e);
 
 	if (r < 0)
 		return r;
-	bytes = ROUND_UP(MAX(h.l1_size * sizeof(*entries), (size_t)1), 4096);
-	entries = io_buffer_new(bytes);
-	r = entries ? qcow2_pread(fd, entries, bytes, h.l1_offset) : -ENOMEM;
+	bytes = ROUND_UP(MAX(h.l1_size * sizeof(uint64_t), (size_t)1), 4096);
+	l1 = io_buffer_new(bytes);
+	r = l1 ? qcow2_pread(fd, l1, bytes, h.l1_offset) : -ENOMEM;
 	if (r < 0)
 		return err_set_errno(e, r, "%s: cannot read a pin's L1 table", name);
-	for (uint32_t i = 0; i < h.l1_size; i++)
-		entries[i] = load_be64(&entries[i]);
 	*ret = (struct qcow2_pin){ .l1_offset = h.l1_offset, .disk_bytes = h.size_bytes, .l1_size = h.l1_size,
-		.cluster_bits = h.cluster_bits, .l1_crc = l1_crc(entries, h.l1_size) };
+		.cluster_bits = h.cluster_bits, .l1_crc = l1_crc(l1, h.l1_size) };
 	memcpy(ret->id, id, sizeof(ret->id));
 	return 0;
 }
@@ -231,7 +243,11 @@ int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, struct err *e)
 
 int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struct err *e)
 {
-	if (l1_crc(q->disk.l1.entries, q->disk.l1.n) == pin->l1_crc)
+	uint32_t crc = 0;
+
+	for (uint32_t i = 0; i < q->disk.l1.n; i++)
+		crc = l1_crc_add(crc, q->disk.l1.entries[i]);
+	if (crc == pin->l1_crc)
 		return 0;
 	return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of the pin that the overlay above reads is damaged",
 		q->base.name);

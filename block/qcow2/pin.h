@@ -6,8 +6,8 @@
  * and clusters do not change while the pin exists. docs/qcow2.md has the format ("Pins").
  *
  * To fork a running disk: block_snapshot_begin() while the guest is paused; qcow2_pin_mark();
- * block_snapshot_commit(); qcow2_pin_read(); qcow2_pin_overlay() for each fork. To fork a snapshot of the disk:
- * block_pin_snapshot(); then the same. */
+ * block_snapshot_commit(); qcow2_pin_overlay() for each fork, from placed() on. To fork a snapshot of the disk:
+ * block_pin_snapshot(); qcow2_pin_read(); qcow2_pin_overlay(). */
 #ifndef CAIRN_BLOCK_QCOW2_PIN_H
 #define CAIRN_BLOCK_QCOW2_PIN_H
 

@@ -372,6 +372,14 @@ static uint64_t l1_bytes(const struct block_snapshot *s)
 	return ROUND_UP(s->entry.l1_size * 8ULL, s->q->cluster_bytes);
 }
 
+static void place_tell(struct block_snapshot *s)
+{
+	struct qcow2_pin pin;
+
+	if (s->op->placed && qcow2_pin_describe(&s->swap.list[s->swap.n - 1], s->q->cluster_bits, s->l1_buf, &pin))
+		s->op->placed(s->op, &pin);
+}
+
 static int step_l1_place(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
@@ -387,6 +395,7 @@ static int step_l1_place(struct block_snapshot *s)
 	s->entry.l1_offset = s->l1_place.first << q->cluster_bits;
 	s->swap.list[s->swap.n++] = s->entry;
 	s->entry = (struct qcow2_snapshot_info){ .l1_size = s->entry.l1_size };
+	place_tell(s);
 	s->phase = CREATE_L1_WRITE;
 	return 0;
 }

@@ -165,11 +165,32 @@ static void commit_run(struct disk_call *c, struct block *b)
 	block_snapshot_commit(x->s, x->info, &c->op);
 }
 
+static void op_placed(struct block_snapshot_op *op, const struct qcow2_pin *pin)
+{
+	struct disk_call *c = container_of(op, struct disk_call, op);
+	struct disk_commit *x = container_of(c, struct disk_commit, c);
+	LOCK_GUARD(&c->lock);
+
+	x->pin = *pin;
+	x->placed = true;
+	pthread_cond_signal(&c->cond);
+}
+
 void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct disk_commit *x)
 {
-	*x = (struct disk_commit){ .c = { .run = commit_run, .op.done = op_done }, .s = s, .info = info };
+	*x = (struct disk_commit){ .c = { .run = commit_run, .op = { .done = op_done, .placed = op_placed } }, .s = s, .info = info };
 	call_start(d, &x->c);
+}
+
+bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret)
+{
+	LOCK_GUARD(&x->c.lock);
+
+	while (!x->placed && !x->c.returned)
+		pthread_cond_wait(&x->c.cond, &x->c.lock);
+	*ret = x->pin;
+	return x->placed;
 }
 
 int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e)

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "block/block_snapshot.h"
+#include "block/qcow2/pin.h"
 #include "snapshot/vmstate.h"
 
 #include <pthread.h>
@@ -50,9 +51,14 @@ struct disk_commit {
 	struct disk_call c;
 	struct block_snapshot *s;
 	const struct block_snapshot_info *info;
+	bool placed;
+	struct qcow2_pin pin;
 };
 void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct disk_commit *x);
+/* Wait until the place of the pin that is being committed is known. Returns false if the commit has failed:
+ * disk_commit_wait() returns the reason. */
+bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret);
 int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e);
 int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct err *e);
 int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,

@@ -353,14 +353,13 @@ static int copies_sync(const struct fork_disks *d, const struct fork_disk *x, st
 	return r < 0 ? err_set_errno(e, r, "cannot write a clone's disk") : 0;
 }
 
-static int overlays_write(struct fork_disks *d, struct fork_disk *x, struct err *e)
+static int overlays_write(struct fork_disks *d, struct fork_disk *x, const struct qcow2_pin *pin, struct err *e)
 {
-	struct qcow2_pin pin;
-	int r = qcow2_pin_read(x->image, x->disk->id, x->pin->id, &pin, e);
+	int r = 0;
 
 	for (unsigned k = 0; k < d->copies && !r; k++)
-		r = qcow2_pin_overlay(x->copies[k], &pin, x->pin->path, e);
-	return r;
+		r = qcow2_pin_overlay(x->copies[k], pin, x->pin->path, e);
+	return r < 0 ? r : copies_sync(d, x, e);
 }
 
 static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *e)
@@ -378,12 +377,11 @@ static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *
 
 static int disk_finish(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
+	struct qcow2_pin pin;
 	int r;
 
-	if (x->way == FORK_DISK_PIN) {
-		r = overlays_write(d, x, e);
-		return r < 0 ? r : copies_sync(d, x, e);
-	}
+	if (x->way == FORK_DISK_PIN) /* pins_wait() returns the error of a commit that failed */
+		return disk_commit_place(&x->commit, &pin) ? overlays_write(d, x, &pin, e) : 0;
 	if (x->way == FORK_DISK_FREEZE) {
 		fork_progress_next(d->progress, x->bytes);
 		r = first_copy(d, x, false, e);
@@ -401,9 +399,9 @@ int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err
 		frozen |= d->list[i].frozen != NULL;
 	if (!r && frozen)
 		r = frozen_commit(d, m, e);
-	r = pins_wait(d, r, e);
 	for (unsigned i = 0; i < d->n && !r; i++)
 		r = disk_finish(d, &d->list[i], e);
+	r = pins_wait(d, r, e);
 	frozen_release(d, r < 0);
 	return r;
 }
@@ -435,11 +433,12 @@ int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e)
 
 static int snapshot_pin(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
+	struct qcow2_pin pin;
 	int r = disk_pin_snapshot(x->disk, x->id, x->pin->id, e);
 
 	if (!r)
-		r = overlays_write(d, x, e);
-	return r ? r : copies_sync(d, x, e);
+		r = qcow2_pin_read(x->image, x->disk->id, x->pin->id, &pin, e);
+	return r < 0 ? r : overlays_write(d, x, &pin, e);
 }
 
 static int snapshot_copy(struct fork_disks *d, struct fork_disk *x, struct err *e)

@@ -70,8 +70,8 @@ struct fork_disks {
 /* Check that the fds belong to the machine's disks, and fill in the list. Main thread. Returns 0 or
  * -EINVAL. */
 int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e);
-/* Choose how each disk is copied (enum fork_disk_way), open the snapshots that freeze disks, and add each disk's part to
- * d->progress. The guest runs. Returns 0 or -errno. */
+/* Choose how each disk is copied (enum fork_disk_way), open the snapshots that freeze disks, and add each disk's part
+ * to d->progress. The guest runs. Returns 0 or -errno. */
 int fork_disks_prepare(struct fork_disks *d, struct err *e);
 /* Freeze or copy each disk's content. The guest is paused. Returns 0 or -errno. */
 int fork_disks_freeze(struct fork_disks *d, struct err *e);
