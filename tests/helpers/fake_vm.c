@@ -597,6 +597,8 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 		return snapshot_delete(f, (const void *)w->body, e);
 	case VM_MSG_SNAPSHOT_REVERT:
 		return snapshot_revert(f, (const void *)w->body, e);
+	case VM_MSG_DISK_PULL:
+		return 0;
 	default:
 		return snapshot_set(f, (const void *)w->body, e);
 	}
@@ -767,6 +769,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
 	case VM_MSG_DUMP:
+	case VM_MSG_DISK_PULL:
 	case VM_MSG_SNAPSHOT_CREATE:
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:

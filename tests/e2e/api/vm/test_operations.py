@@ -36,7 +36,7 @@ SENTENCES = {
     "G": "^there is no VM|the VM's process ended",
     ".": "is [a-z ]+ already, and nothing was done|works when it is|has a managed save|shut it down, or|"
          "would change during the copy",  # for the VM's state, in any case
-    "+": "saved state's header|there is no (such )?snapshot",  # the VM's process was asked
+    "+": "saved state's header|there is no (such )?snapshot|has no backing file",  # nothing else forbids it
 }
 
 
@@ -203,6 +203,13 @@ def managed_saving(x):
     until(lambda: x.state() == "paused")
 
 
+def restarting_process(x):
+    x.define("work-until=GO")
+    x.run("vm-start")
+    x.run("vm-restart-process")
+    until(lambda: x.state() == "paused")
+
+
 def save_being_kept(x):
     managed_saving(x)
     x.slow.unlink()
@@ -360,6 +367,22 @@ def dumping(x):
     assert "job" in x.q.answer()["return"]
 
 
+def pulling(x, run=True):
+    x.define("work-until=GO")
+    base = x.file("base")
+    base.write_bytes(bytes(1 << 20))
+    x.definition["disks"][0]["backing"] = [{"path": str(base), "format": "raw"}]
+    x.q.run("vm-define", definition=x.definition)
+    if run:
+        x.run("vm-start")
+    x.run("vm-blockpull", disk="vda")
+
+
+def pulling_off(x):
+    pulling(x, False)
+    until(lambda: x.daemon.children())
+
+
 def templating(x):
     x.define("config-until=GO")
     x.ask("vm-template")
@@ -409,6 +432,7 @@ ASKS = {
     "resume": ("vm-resume", {}, None),
     "save": ("vm-save", {}, with_file()),
     "m-save": ("vm-managed-save", {}, None),
+    "r-process": ("vm-restart-process", {}, None),
     "m-remove": ("vm-managed-save-remove", {}, None),
     "restore": ("vm-restore", {}, state_file),
     "s-create": ("snapshot-create", {"name": "second"}, None),
@@ -417,6 +441,7 @@ ASKS = {
     "s-set": ("snapshot-set", {"name": "s", "description": "d"}, None),
     "s-list": ("snapshot-list", {}, None),
     "s-size": ("snapshot-size", {"name": "s"}, None),
+    "pull": ("vm-blockpull", {"disk": "vda"}, None),
     "clone": ("vm-clone", {"kind": "full"}, None),
     "linked": ("vm-clone", {"kind": "linked"}, None),
     "fork": ("vm-fork", {}, None),
@@ -480,55 +505,59 @@ def answer(x, seconds):
 
 ROWS = {f.__name__: f for f in (
     off, running, saved, restart_pending, starting, start_queued, start_waits_for_images, start_holds_save, stopping,
-    start_refused, shutting_down, rebooting, suspending, saving, managed_saving, save_being_kept, save_being_dropped,
+    start_refused, shutting_down, rebooting, suspending, saving, managed_saving,
+    restarting_process, save_being_kept, save_being_dropped,
     snapshotting, snapshotting_off, deleting, reverting, reverting_off, revert_stops, revert_starts, forking,
     forking_snapshot, fork_starts_clone, clone_of_fork, cloning, cloning_linked, clone_of_clone, exporting, importing,
-    dumping, templating, undefining, renaming, listing)}
+    dumping, pulling, pulling_off, templating, undefining, renaming, listing)}
 SLOW = {start_holds_save, save_being_kept, save_being_dropped, importing, renaming}
 
 
-# Columns, as ASKS: start destroy shutdown reboot reset suspend resume | save m-save m-remove restore | snapshots:
-# create delete revert set list size | clone linked fork fork-s template export export-s dump | undefine rename
-# define
+# Columns, as ASKS: start destroy shutdown reboot reset suspend resume | save m-save r-process m-remove restore |
+# snapshots: create delete revert set list size | pull clone linked fork fork-s template export export-s dump |
+# undefine rename define
 TABLE = """
-off                     +...... ...+ ++++++ ++.++++. +++
-running                 .+++++. ++.. ++++++ ..++..++ ..+
-saved                   +...... ..+. ++.+++ ...+..+. .++
-restart_pending         ++P.... ...+ ++++++ ++.++++. +++
-starting                S+SSSSS SSSS SSSSSS SSSSSS+S SS+
-start_queued            S...... ...S SSSSSS SS.SSS+. SS+
-start_waits_for_images  S...... ...S SSSSSS SS.SsS+. sS+
-start_holds_save        S...... ..SS SS.SSS ...S.S+. SSS
-stopping                DwDDDDD DDDD DDDDDD ..DDDD+D DD+
-start_refused           S+SSSSS SSSS SSSSSS SSSSSS+S SS+
-shutting_down           .+++++. ++.. ++++++ ...+..++ ..+
-rebooting               .+++++. ++.. ++++++ ...+..++ ..+
-suspending              .++++g. ++.. ++++++ ..++..++ ..+
-saving                  .+..+.B JJ.J JJJJ++ ..JJ.JJJ ..+
-managed_saving          .+..+.B JJ.J JJJJ++ ..JJ.JJJ ..+
-save_being_kept         w...... ..JJ JJ.J++ ...J.JJ. JJw
-save_being_dropped      R...... ..RR RR.R++ ...R.RR. RRw
-snapshotting            .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-snapshotting_off        J...... ...J JJJJ++ JJ.JJJJ. JJ+
-deleting                .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-reverting               .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-reverting_off           J...... ...J JJJJ++ JJ.JJJJ. JJ+
-revert_stops            DwDDDDD DDDD DDDD++ ..DDDJJD DD+
-revert_starts           S+SSSSS SSSS SSSS++ SSSSSJJS SS+
-forking                 .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-forking_snapshot        J...... ...J JJJJ++ JJ.JJJJ. JJ+
-fork_starts_clone       .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-clone_of_fork           S+SSSSS SSSS SSSSJJ SSSSSJJS SSS
-cloning                 J...... ...J JJJJww JJ.JJJJ. JJ+
-cloning_linked          J...... ...J JJJJww JJ.JJJJ. JJ+
-clone_of_clone          J...... ...J JJJJJJ JJ.JJJJ. JJJ
-exporting               J...... ...J JJJJ++ JJ.JJJJ. JJ+
-importing               J...... ...J JJJJJJ JJ.JJJJ. JJJ
-dumping                 .+++++. JJ.J JJJJ++ ..JJ.JJJ ..+
-templating              C...... ...C CCCCww CC.CvCC. vCC
-undefining              C...... ...C CCCCww CC.CgCC. gCC
-renaming                N...... ...N NNNNNN NN.NNNN. NNN
-listing                 w...... ...L +++www ++.+w++. wL+
+off                     +...... ....+ ++++++ +++.++++. +++
+running                 .+++++. +++.. ++++++ +..++..++ ..+
+saved                   +...... ...+. ++.+++ +...+..+. .++
+restart_pending         ++P.... ....+ ++++++ +++.++++. +++
+starting                S+SSSSS SSSSS SSSSSS SSSSSSS+S SS+
+start_queued            S...... ....S SSSSSS SSS.SSS+. SS+
+start_waits_for_images  S...... ....S SSSSSS SSS.SsS+. sS+
+start_holds_save        S...... ...SS SS.SSS S...S.S+. SSS
+stopping                DwDDDDD DDDDD DDDDDD D..DDDD+D DD+
+start_refused           S+SSSSS SSSSS SSSSSS SSSSSSS+S SS+
+shutting_down           .+++++. ++... ++++++ +...+..++ ..+
+rebooting               .+++++. ++... ++++++ +...+..++ ..+
+suspending              .++++g. +++.. ++++++ +..++..++ ..+
+saving                  .+..+.B JJJ.J JJJJ++ J..JJ.JJJ ..+
+managed_saving          .+..+.B JJJ.J JJJJ++ J..JJ.JJJ ..+
+restarting_process      .+..+.B JJJ.J JJJJ++ J..JJ.JJJ ..+
+save_being_kept         w...... ...JJ JJ.J++ J...J.JJ. JJw
+save_being_dropped      R...... ...RR RR.R++ R...R.RR. RRw
+snapshotting            .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+snapshotting_off        J...... ....J JJJJ++ JJJ.JJJJ. JJ+
+deleting                .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+reverting               .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+reverting_off           J...... ....J JJJJ++ JJJ.JJJJ. JJ+
+revert_stops            DwDDDDD DDDDD DDDD++ D..DDDJJD DD+
+revert_starts           S+SSSSS SSSSS SSSS++ SSSSSSJJS SS+
+forking                 .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+forking_snapshot        J...... ....J JJJJ++ JJJ.JJJJ. JJ+
+fork_starts_clone       .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+clone_of_fork           S+SSSSS SSSSS SSSSJJ SSSSSSJJS SSS
+cloning                 J...... ....J JJJJww JJJ.JJJJ. JJ+
+cloning_linked          J...... ....J JJJJww JJJ.JJJJ. JJ+
+clone_of_clone          J...... ....J JJJJJJ JJJ.JJJJ. JJJ
+exporting               J...... ....J JJJJ++ JJJ.JJJJ. JJ+
+importing               J...... ....J JJJJJJ JJJ.JJJJ. JJJ
+dumping                 .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+pulling                 .+++++. JJJ.J JJJJ++ J..JJ.JJJ ..+
+pulling_off             J...... ....J JJJJ++ JJJ.JJJJ. JJ+
+templating              C...... ....C CCCCww CCC.CvCC. vCC
+undefining              C...... ....C CCCCww CCC.CgCC. gCC
+renaming                N...... ....N NNNNNN NNN.NNNN. NNN
+listing                 w...... ....L +++www +++.+w++. wL+
 """
 
 
@@ -606,7 +635,7 @@ def test_second_operation_is_allowed_waits_or_is_refused(row, tmp_path):
         daemon.q.close()
         daemon.close()
     differ = {name: (want[n], got[n]) for n, name in enumerate(ASKS) if got[n] not in {"v": "wc"}.get(want[n], want[n])}
-    assert not differ, f"{row:<24}{got[:7]} {got[7:11]} {got[11:17]} {got[17:25]} {got[25:]}"
+    assert not differ, f"{row:<24}{got[:7]} {got[7:12]} {got[12:18]} {got[18:27]} {got[27:]}"
 
 
 def test_table_has_every_pair():
