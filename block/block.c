@@ -448,7 +448,7 @@ static int file_open(int fd, const struct block_open *o, bool read_only, enum lo
 	int r = fd_check(fd, read_only, name, e);
 
 	*ret_locked = false;
-	if (!r && !o->no_lock) {
+	if (!r && !o->no_lock && !o->as_handed_over) {
 		r = lock_acquire(fd, mode, name, e);
 		*ret_locked = !r;
 	}
@@ -518,7 +518,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	struct block_format_open fo = { .loop = l, .fd = layer->fd, .data_fd = layer->data_fd,
 		.read_only = read_only, .name = name, .backing = backing, .file = &file,
 		.data_file = &data_file, .snapshot = i ? NULL : o->snapshot,
-		.cache_bytes = o->cache_bytes };
+		.cache_bytes = o->cache_bytes, .no_mend = o->as_handed_over };
 	int r = layer_pin(o, i, &pin, e);
 
 	if (r < 0)
@@ -658,17 +658,34 @@ void block_space(const struct block *b, uint64_t *ret_free_bytes, uint64_t *ret_
 	*ret_total_bytes = fs.f_blocks * unit;
 }
 
-int block_close(struct block *b)
+unsigned block_layers(const struct block *b, struct block_layer *layers)
+{
+	unsigned n = 0;
+
+	for (; b; b = b->backing)
+		layers[n++] = (struct block_layer){ .fd = b->fd, .format = b->info.format, .data_fd = b->data_fd };
+	return n;
+}
+
+int block_settle(struct block *b)
 {
 	int r = 0;
 
-	if (!b)
-		return 0;
 	assert(!b->in_flight);
 	if (b->ops->flush_all && !b->info.read_only)
 		r = b->ops->flush_all(b);
 	while (b->error_armed)
 		loop_run_once(b->loop, UINT64_MAX);
+	return r;
+}
+
+int block_close(struct block *b)
+{
+	int r;
+
+	if (!b)
+		return 0;
+	r = block_settle(b);
 	chain_free(b, true);
 	return r;
 }

@@ -74,6 +74,10 @@ struct block_open {
 	unsigned nlayers;
 	bool read_only;	 /* applies to the disk; backing layers are always read-only */
 	bool no_lock;	 /* for tools that only look, as qemu-img -U */
+	/* The fds are duplicates of those of another process, which had the disk open and settled it (block_settle()).
+	 * Take no lock, as that process's locks belong to the fds, and write nothing; an image that needs a repair is
+	 * refused. */
+	bool as_handed_over;
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */
 	bool beside_pins;
@@ -101,6 +105,14 @@ int block_open_snapshot(const struct block *b, int fd, const char *snapshot, str
 /* Flush the disk, release its locks and close its fds. No request may be in flight. NULL allowed.
  * Returns the flush's result. */
 int block_close(struct block *b);
+
+/* Write everything that the engine holds, to stable storage, and leave the image as block_close() would, but keep the
+ * disk open. Nothing is written afterwards before the next request. No request may be in flight, and no other thread
+ * may run the disk's loop. Returns 0 or -errno. */
+int block_settle(struct block *b);
+/* Fill in the layers that are open, the disk first; the fds are borrowed. layers: BLOCK_LAYERS_MAX of them. Returns
+ * their number. */
+unsigned block_layers(const struct block *b, struct block_layer *layers);
 
 void block_info(const struct block *b, struct block_info *ret_info);
 

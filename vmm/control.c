@@ -14,6 +14,7 @@
 #include "vmm/snapshot/disk_pull.h"
 #include "vmm/snapshot/vm_dump.h"
 #include "vmm/snapshot/vm_fork.h"
+#include "vmm/snapshot/vm_handover.h"
 #include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_save.h"
 #include "vmm/snapshot/vm_snapshot.h"
@@ -38,6 +39,8 @@ struct control {
 	struct worker *worker;
 	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
 	uint64_t config_seq, work_seq;
+	bool handing_over; /* vm_handover() is under way */
+	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
 	bool forking; /* the work in progress is a fork, of use only to the daemon that asked for it */
 	struct { /* pins to delete: the request under way and the next one */
 		bool under_way, waits;
@@ -67,6 +70,9 @@ static void peer_drop(struct control *c)
  * to open them itself, so end such a process. */
 static void peer_lost(struct control *c)
 {
+	/* The VM and its images belong to the process that wanted to hand them over, which may go on with them. */
+	if (c->awaits_go)
+		_exit(VM_EXIT_FAILURE);
 	peer_drop(c);
 	if (c->forking)
 		vm_work_cancel(c->vm, NULL);
@@ -222,6 +228,44 @@ static int save_request(struct control *c, struct channel_msg *m, struct err *e)
 	m->nfds = 0; /* vm_save() takes the fds */
 	return n ? vm_save(c->vm, c->worker, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a save needs a file");
+}
+
+/* ---- handover ---- */
+
+static void handover_failed(void *opaque, int r, const struct err *e)
+{
+	struct control *c = opaque;
+
+	c->handing_over = false;
+	save_done(c, r, e);
+}
+
+static int handover_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	unsigned n = m->nfds;
+	int r;
+
+	if (n != 2)
+		return err_set(e, -EINVAL, ERR_INVALID, "a handover needs a socket and a file");
+	m->nfds = 0; /* taken */
+	r = vm_handover(c->vm, c->worker, m->fds[0], m->fds[1], c->listen_fd, handover_failed, c, e);
+	c->handing_over = !r;
+	return r;
+}
+
+static int listen_begin(struct control *c);
+
+static int go_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	if (!c->awaits_go)
+		return err_set(e, -EINVAL, ERR_WRONG_STATE, "no VM is being handed over to this process");
+	c->awaits_go = false;
+	vm_handover_done(c->vm);
+	/* Without the watch, the VM would run unmanaged. */
+	if (listen_begin(c) < 0)
+		vm_end(c->vm, VM_REASON_HOST_ERROR, 0, "control socket");
+	return LATER; /* the other process has ended */
 }
 
 /* ---- snapshots ---- */
@@ -633,7 +677,19 @@ static const struct {
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
+	[VM_MSG_HANDOVER] = { handover_request, true },
+	[VM_MSG_GO] = { go_request, false },
 };
+
+/* While the VM is handed over, its disks' threads do not run, and what a request changed would be lost. */
+static int handover_refuse(const struct control *c, unsigned type, struct err *e)
+{
+	if (c->awaits_go && type != VM_MSG_GO)
+		return err_set(e, -EBUSY, ERR_BUSY, "another process still has the VM");
+	if (c->handing_over && type != VM_MSG_QUERY && type != VM_MSG_QUIT && type != VM_MSG_CANCEL)
+		return err_set(e, -EBUSY, ERR_BUSY, "the VM is being handed over to a new process; try again in a moment");
+	return 0;
+}
 
 /* channel_recv() passes only types that vm_msg_to_vm knows, and each of those has a row. If work
  * cannot begin, the work in progress keeps its own work_seq. */
@@ -642,11 +698,12 @@ static void request_handle(struct control *c, struct channel_msg *m)
 	bool is_work = requests[m->head.type].is_work;
 	uint64_t before = c->work_seq;
 	struct err e = { 0 };
-	int r;
+	int r = handover_refuse(c, m->head.type, &e);
 
-	if (is_work)
+	if (is_work && !r)
 		c->work_seq = m->head.seq;
-	r = requests[m->head.type].handle(c, m, &e);
+	if (!r)
+		r = requests[m->head.type].handle(c, m, &e);
 	if (is_work && r < 0)
 		c->work_seq = before;
 	if (r < 0 || (r != LATER && !is_work))
@@ -705,13 +762,13 @@ static void listen_ready(void *opaque, unsigned revents)
 
 /* ---- creating and freeing ---- */
 
-static int wait_readable(int fd)
+static int wait_readable(int fd, int ms)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	int r;
 
 	do {
-		r = poll(&p, 1, CONFIG_WAIT_MS);
+		r = poll(&p, 1, ms);
 	} while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : r ? 0 : -ETIMEDOUT;
 }
@@ -722,7 +779,7 @@ static int first_peer(struct control *c, struct err *e)
 
 	if (c->peer_fd >= 0)
 		return 0;
-	r = wait_readable(c->listen_fd);
+	r = wait_readable(c->listen_fd, CONFIG_WAIT_MS);
 	if (!r) {
 		c->peer_fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 		r = c->peer_fd < 0 ? -errno : 0;
@@ -734,7 +791,8 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 	struct err *e)
 {
 	struct channel_msg m;
-	int r = wait_readable(c->peer_fd);
+	/* The process that hands over loads saved memory first, which takes any time; if it ends, so does the wait. */
+	int r = wait_readable(c->peer_fd, c->awaits_go ? -1 : CONFIG_WAIT_MS);
 
 	if (!r)
 		r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
@@ -745,13 +803,22 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 		channel_msg_close_fds(&m);
 		return err_set(e, -EPROTO, ERR_WRONG_STATE, "the first message has to be a configuration");
 	}
-	memcpy(cfg, m.body, sizeof(*cfg));
+	memset(cfg, 0, sizeof(*cfg));
+	memcpy(cfg, m.body, m.head.body_bytes);
 	memcpy(fds, m.fds, m.nfds * sizeof(*fds));
 	*nfds = m.nfds;
-	return vm_config_check(cfg, m.nfds, e);
+	r = vm_config_check(cfg, m.nfds, e);
+	if (r < 0 || !c->awaits_go)
+		return r < 0 || !cfg->taken_over ? r :
+			err_set(e, -EINVAL, ERR_INVALID, "a VM can be handed over only to a process that was started for it");
+	if (!cfg->taken_over)
+		return err_set(e, -EINVAL, ERR_INVALID, "this process was started to take a VM over");
+	c->listen_fd = fds[cfg->taken.listen_fd];
+	fds[cfg->taken.listen_fd] = -1;
+	return 0;
 }
 
-int control_new(int listen_fd, int channel_fd, struct control **ret_c, struct vm_config *cfg,
+int control_new(int listen_fd, int channel_fd, bool takes_over, struct control **ret_c, struct vm_config *cfg,
 	int *fds, unsigned *nfds, struct err *e)
 {
 	struct control *c = malloc(sizeof(*c));
@@ -762,6 +829,7 @@ int control_new(int listen_fd, int channel_fd, struct control **ret_c, struct vm
 	memset(c, 0, offsetof(struct control, buf));
 	c->listen_fd = listen_fd;
 	c->peer_fd = channel_fd;
+	c->awaits_go = takes_over;
 	r = first_peer(c, e);
 	if (!r)
 		r = config_receive(c, cfg, fds, nfds, e);
@@ -774,14 +842,19 @@ int control_new(int listen_fd, int channel_fd, struct control **ret_c, struct vm
 	return 0;
 }
 
+static int listen_begin(struct control *c)
+{
+	return loop_watch(c->loop, c->listen_fd, POLLIN, listen_ready, c, &c->listen_watch);
+}
+
 int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e)
 {
 	int r = 0;
 
 	c->loop = l;
 	c->vm = vm;
-	if (c->listen_fd >= 0)
-		r = loop_watch(l, c->listen_fd, POLLIN, listen_ready, c, &c->listen_watch);
+	if (c->listen_fd >= 0 && !c->awaits_go)
+		r = listen_begin(c);
 	if (!r && c->peer_fd >= 0)
 		r = peer_watch_begin(c);
 	return r < 0 ? err_set_errno(e, r, "control socket") : 0;

@@ -6,6 +6,8 @@
 
 #include "vmm/vm_msg.h"
 
+#include <stdbool.h>
+
 struct control;
 struct err;
 struct loop;
@@ -14,9 +16,10 @@ struct worker;
 
 /* Wait (10 s at most) for the first connection, when listen_fd ≥ 0, and for VM_MSG_CONFIG.
  * listen_fd, channel_fd: taken. channel_fd: an already connected socket, or -1.
+ * takes_over: the peer is a process that hands its VM over (vmm/snapshot/vm_handover.h); wait for it without a limit.
  * ret_fds: CHANNEL_FDS_MAX; owned by the caller afterwards.
  * Returns 0; -errno, which is also sent to the peer. */
-int control_new(int listen_fd, int channel_fd, struct control **ret_c, struct vm_config *ret_cfg,
+int control_new(int listen_fd, int channel_fd, bool takes_over, struct control **ret_c, struct vm_config *ret_cfg,
 	int *ret_fds, unsigned *ret_nfds, struct err *e);
 void control_free(struct control *c);
 

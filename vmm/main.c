@@ -1,5 +1,5 @@
-/* cairn-vm: one virtual machine. Started by cairnd (--listen) or by `cairn run` (--channel), not by
- * hand. */
+/* cairn-vm: one virtual machine. Started by cairnd (--listen, or --take-over for a VM that another process hands over)
+ * or by `cairn run` (--channel), not by hand. */
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/log.h"
@@ -37,7 +37,7 @@ struct process {
 static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
-	      "usage: cairn-vm --listen FD | --channel FD | --version\n", stderr);
+	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD | --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
 
@@ -112,13 +112,17 @@ static int process_run(struct process *p)
 	rest_of_fds_close(p);
 	if (!r)
 		r = process_confine(p, &e);
+	/* A VM that is handed over has no snapshot under way. */
 	if (!r)
-		r = p->cfg.images_read ? 0 : vm_snapshot_recover(p->vm, &e);
+		r = p->cfg.images_read || p->cfg.taken_over ? 0 : vm_snapshot_recover(p->vm, &e);
 	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
 		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, &e);
 	control_configured(p->control, r, &e);
 	if (r < 0) {
 		log_error(NULL, "%s", e.msg);
+		/* The images are still another process's: do not even close them in order. */
+		if (p->cfg.taken_over)
+			_exit(VM_EXIT_FAILURE);
 		return e.cls == ERR_HOST || e.cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;
 	}
 	if (p->foreground)
@@ -155,9 +159,11 @@ int main(int argc, char **argv)
 	 * CPUs when two threads allocate at once. The data path does not allocate. */
 	mallopt(M_ARENA_MAX, 1);
 	if (!strcmp(argv[1], "--listen"))
-		status = control_new(fd, -1, &p.control, &p.cfg, p.fds, &p.nfds, &e);
+		status = control_new(fd, -1, false, &p.control, &p.cfg, p.fds, &p.nfds, &e);
+	else if (!strcmp(argv[1], "--take-over"))
+		status = control_new(-1, fd, true, &p.control, &p.cfg, p.fds, &p.nfds, &e);
 	else if (!strcmp(argv[1], "--channel"))
-		status = control_new(-1, fd, &p.control, &p.cfg, p.fds, &p.nfds, &e);
+		status = control_new(-1, fd, false, &p.control, &p.cfg, p.fds, &p.nfds, &e);
 	else
 		return usage();
 	if (status < 0) {

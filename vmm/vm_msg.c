@@ -11,7 +11,9 @@
 #define ROW_EMPTY { .known = true }
 
 const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
-	[VM_MSG_CONFIG] = ROW(struct vm_config, CHANNEL_FDS_MAX),
+	/* A process of an earlier build that hands its VM over sends a shorter struct; the receiver zeroes the rest. */
+	[VM_MSG_CONFIG] = { .body_min = offsetof(struct vm_config, taken) + sizeof(struct vm_taken),
+		.body_max = sizeof(struct vm_config), .fds_max = CHANNEL_FDS_MAX, .known = true },
 	[VM_MSG_CONT] = ROW_EMPTY,
 	[VM_MSG_STOP] = ROW_EMPTY,
 	[VM_MSG_POWERDOWN] = ROW_EMPTY,
@@ -37,6 +39,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_DISK_PULL] = ROW(struct vm_disk_pull, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
+	[VM_MSG_HANDOVER] = { .fds_max = 2, .known = true },
+	[VM_MSG_GO] = ROW_EMPTY,
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
@@ -81,6 +85,7 @@ const char *vm_reason_name(enum vm_reason r)
 		[VM_REASON_NO_SPACE] = "I/O error: no space left",
 		[VM_REASON_IMAGE_CORRUPT] = "I/O error: image corrupt",
 		[VM_REASON_WATCHDOG] = "watchdog",
+		[VM_REASON_HANDOVER] = "handing over",
 	};
 
 	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
@@ -183,6 +188,21 @@ static int interfaces_check(struct vm_config *c, struct files *f, struct err *e)
 	return r;
 }
 
+static int taken_check(struct vm_config *c, struct files *f, struct err *e)
+{
+	struct vm_taken *t = &c->taken;
+
+	t->detail[VM_DETAIL_MAX - 1] = 0;
+	if (!c->taken_over)
+		return 0;
+	if (!file_take(f, t->ram_fd) || !file_take(f, t->listen_fd) || c->restore_fd == VM_NO_FD || c->forked ||
+		c->images_only || c->foreground || (t->phase != VM_PHASE_RUNNING && t->phase != VM_PHASE_PAUSED) ||
+		t->reason >= VM_REASON_COUNT)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM that is handed over lacks a file, or has a "
+			"value out of range");
+	return 0;
+}
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
 	struct files f = { .n = nfds };
@@ -211,7 +231,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
-	if (disks_check(c, &f, e) < 0)
+	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0)
 		return -EINVAL;
 	return interfaces_check(c, &f, e);
 }

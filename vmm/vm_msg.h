@@ -10,7 +10,8 @@
  * processes that earlier daemons started (api/vm/vm_compat.h); a VM process speaks only its own.
  *
  * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
- * one). The first request is VM_MSG_CONFIG, exactly once per process. A later connection replaces
+ * one). The first request is VM_MSG_CONFIG, exactly once per process; a process that takes a VM over
+ * gets it from the process that hands the VM over (vmm/snapshot/vm_handover.h). A later connection replaces
  * the earlier one and begins with VM_MSG_QUERY. Requests are answered in order, by VM_MSG_REPLY (or
  * VM_MSG_INFO for a query), with the same seq. */
 #ifndef CAIRN_VMM_VM_MSG_H
@@ -95,6 +96,14 @@ enum vm_msg_type {
 	VM_MSG_EVENT = 32, /* struct vm_event */
 	/* a request: struct vm_pins, pins (of any disk) to delete; those that do not exist count as deleted */
 	VM_MSG_PINS_DELETE = 33,
+	/* a request: no body; 2 fds: the end of a socket pair whose other end a new process has, and an empty memfd
+	 * for the state. Hands the VM over to that process (vmm/snapshot/vm_handover.h) and ends without VM_PHASE_ENDED
+	 * and without an answer; the new process then serves the VM's socket. A reply reports a failure: the VM
+	 * continues in its previous phase. ERR_UNSUPPORTED: this VM cannot be handed over, and was not paused. Only to
+	 * processes whose vm_info has hands_over. */
+	VM_MSG_HANDOVER = 34,
+	/* from the process that hands a VM over to the process that takes it over: no body; run the VM */
+	VM_MSG_GO = 35,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -130,6 +139,7 @@ enum vm_reason {
 	VM_REASON_NO_SPACE,	     /* paused: an I/O error with ENOSPC or EDQUOT */
 	VM_REASON_IMAGE_CORRUPT,     /* paused: as VM_REASON_IO_ERROR, but the VM cannot continue */
 	VM_REASON_WATCHDOG,	     /* paused or ended, by the watchdog's action */
+	VM_REASON_HANDOVER,	     /* paused while another process takes the VM over */
 	VM_REASON_COUNT,
 };
 
@@ -266,6 +276,20 @@ struct vm_config {
 	uint32_t ninterfaces;
 	struct vm_interface interfaces[VM_INTERFACES_MAX];
 	char cpu[VM_CPU_MAX + 1]; /* the processor (base/cpu_model.h); empty: host */
+	/* Another process hands the VM over: restore_fd has the sections of its state (snapshot/state.h), and `taken`
+	 * the rest. */
+	uint8_t taken_over;
+	struct vm_taken {
+		uint16_t ram_fd;    /* the file of the VM's memory, which is mapped as it is */
+		uint16_t listen_fd; /* the VM's listening socket */
+		/* The VM before it was paused for the handover. */
+		uint8_t phase, reason;
+		uint8_t off_asked; /* a user asked for a shutdown */
+		int64_t value;
+		char detail[VM_DETAIL_MAX];
+		uint64_t vm_clock_ns, started_realtime_ns;
+		uint64_t stopped_ns; /* CLOCK_MONOTONIC: when the vCPUs stopped; 0: the VM was paused */
+	} taken;
 };
 
 struct vm_reply {
@@ -529,6 +553,9 @@ struct vm_info {
 	uint32_t ninterfaces;
 	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
 	uint8_t disk_direct[VM_DISKS_MAX]; /* 1: the disk bypasses the host's page cache (O_DIRECT) */
+	uint8_t hands_over; /* 1: the process knows VM_MSG_HANDOVER */
+	/* Set by a process that took the VM over: for how long the VM stood still; 0: it was paused before. */
+	uint64_t handover_pause_ns;
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

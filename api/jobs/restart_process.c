@@ -2,8 +2,11 @@
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
+#include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_handover.h"
+#include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -11,16 +14,99 @@
 
 #include <errno.h>
 
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+static struct json_object *result_new(const char *way, uint64_t pause_ns)
+{
+	struct json_object *result = json_object_new_object();
+
+	js_put_str(result, "way", way);
+	if (pause_ns)
+		js_put_uint(result, "pause", pause_ns);
+	return result;
+}
+
+/* ---- by handing the VM over ---- */
+
+static void call_answer(struct job *j)
+{
+	struct call *call = j->opaque;
+
+	j->opaque = NULL;
+	if (call)
+		call_return_job(call, j);
+}
+
+static void handover_asked(void *opaque)
+{
+	call_answer(opaque);
+}
+
+/* The VM cannot be handed over: save and start it instead. j->e keeps the reason for the result. */
+static void save_instead(struct job *j, const struct err *why)
+{
+	struct call *call = j->opaque;
+	struct err e;
+
+	j->opaque = NULL;
+	j->e = *why;
+	if (save_managed_for(j, call, &e) == 0)
+		return;
+	if (call)
+		call_return_job(call, j);
+	job_fail(j, &e);
+}
+
+static void handover_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
+{
+	struct job *j = opaque;
+
+	if (r == -ENOTSUP) {
+		save_instead(j, e);
+		return;
+	}
+	call_answer(j);
+	if (r < 0)
+		job_fail(j, e);
+	else
+		job_succeed(j, result_new("handover", info->handover_pause_ns));
+}
+
+static void cancel_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)a;
+	if (r == -EREMOTEIO)
+		log_info("restart-process", "cannot cancel the handover: %s", e->msg);
+}
+
+static void handover_cancel(struct job *j)
+{
+	if (j->vm->proc)
+		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, cancel_answered, NULL);
+}
+
 int restart_process(struct vm *vm, const char *job_id, struct call *call, struct err *e)
 {
+	static const struct vm_handover_ops ops = { handover_asked, handover_done };
 	struct job *j;
+	int r;
 
 	if (vm_is_pending(vm))
 		return err_set(e, -EBUSY, ERR_WRONG_STATE,
 			"VM '%s' was redefined while it runs, and a new process would take the new definition; shut the VM "
 			"down and start it", vm->def->name);
-	return save_managed(vm, SAVE_THEN_CONTINUE, job_id, call, &j, e);
+	r = job_new(vm, "restart-process", job_id, &j, e);
+	if (r < 0)
+		return r;
+	vm->operation.kind = VM_OP_JOB; /* not a save yet */
+	j->cancel = handover_cancel;
+	j->opaque = call;
+	vm_hand_over(vm, &ops, j);
+	return 0;
 }
+
+/* ---- by a save and a start ---- */
 
 void restart_process_forget(struct vm *vm)
 {
@@ -29,8 +115,6 @@ void restart_process_forget(struct vm *vm)
 	vm_set(vm, VM_FACT_CONTINUES, false);
 	vm_save(vm);
 }
-
-/* ---- starting the VM after the save ---- */
 
 static void restart_done(void *opaque, int r, const struct err *e)
 {
@@ -45,9 +129,9 @@ static void restart_done(void *opaque, int r, const struct err *e)
 		job_fail(vm->operation.job, &err);
 		return;
 	}
-	result = json_object_new_object();
-	if (stopped_ns && vm->state == VM_RUNNING)
-		js_put_uint(result, "pause", loop_now_ns() - stopped_ns);
+	result = result_new("save", stopped_ns && vm->state == VM_RUNNING ? loop_now_ns() - stopped_ns : 0);
+	if (vm->operation.job->e.msg[0])
+		js_put_str(result, "why", vm->operation.job->e.msg);
 	job_succeed(vm->operation.job, result);
 }
 

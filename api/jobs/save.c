@@ -209,29 +209,53 @@ static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct
 	return *ret_fd < 0 ? *ret_fd : 0;
 }
 
+/* fd, definition: taken. */
+static void managed_save(struct job *j, int fd, int definition, struct call *call)
+{
+	struct save_wait *w = wait_new(j, managed_begin);
+
+	/* The save may outlive this daemon, so state.json must say how the VM continues afterwards. */
+	vm_save(j->vm);
+	w->fd = fd;
+	w->definition = definition;
+	w->call = call;
+	store_after(j->host->store, &w->work);
+}
+
 int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
 	struct job **ret_j, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;
 	CLEANUP_CLOSE int definition = -1;
-	struct save_wait *w;
 	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
 	if (!r)
 		r = managed_files(vm, &fd, &definition, e);
 	if (!r)
-		r = save_job(vm, then == SAVE_THEN_CONTINUE ? "restart-process" : "managed-save", job_id, ret_j, e);
+		r = save_job(vm, "managed-save", job_id, ret_j, e);
 	if (r < 0)
 		return r;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, then == SAVE_THEN_PAUSED || (then != SAVE_THEN_RUNNING && vm->state == VM_PAUSED));
-	vm_set(vm, VM_FACT_CONTINUES, then == SAVE_THEN_CONTINUE);
-	/* The save may outlive this daemon, so state.json must say how the VM continues afterwards. */
-	vm_save(vm);
-	w = wait_new(*ret_j, managed_begin);
-	w->fd = steal_fd(&fd);
-	w->definition = steal_fd(&definition);
-	w->call = call;
-	store_after(vm->host->store, &w->work);
+	vm_set(vm, VM_FACT_CONTINUES, false);
+	managed_save(*ret_j, steal_fd(&fd), steal_fd(&definition), call);
+	return 0;
+}
+
+int save_managed_for(struct job *j, struct call *call, struct err *e)
+{
+	struct vm *vm = j->vm;
+	int fd = -1, definition = -1, r = managed_files(vm, &fd, &definition, e);
+
+	if (r < 0) {
+		if (definition >= 0)
+			close(definition);
+		return r;
+	}
+	vm->operation.kind = VM_OP_SAVE;
+	j->cancel = save_cancel;
+	vm_set(vm, VM_FACT_SAVED_PAUSED, vm->state == VM_PAUSED);
+	vm_set(vm, VM_FACT_CONTINUES, true);
+	managed_save(j, fd, definition, call);
 	return 0;
 }
 

@@ -20,7 +20,6 @@ enum save_then {
 	SAVE_THEN_AS_IT_WAS,
 	SAVE_THEN_RUNNING,
 	SAVE_THEN_PAUSED,
-	SAVE_THEN_CONTINUE, /* start the VM at once, as it was (restart_process.h) */
 };
 
 /* Save into a file. fd: borrowed; a regular, empty file opened O_RDWR. job_id: NULL: generated. Returns 0 or -errno. */
@@ -29,6 +28,9 @@ int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, 
  * Returns 0; -errno, and then the caller keeps call. */
 int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
 	struct job **ret_j, struct err *e);
+/* Save into the VM's folder for the job, which owns the VM, and start the VM again at once
+ * (restart_process.h). Returns as save_managed(). */
+int save_managed_for(struct job *j, struct call *call, struct err *e);
 /* Remove the managed save of a VM that is off. The VM is busy until w is done and save_dropped() was called.
  * Returns 0; -errno, and then the caller keeps w. */
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);

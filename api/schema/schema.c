@@ -362,8 +362,8 @@ static const struct command commands[] = {
 	{ "vm-managed-save", "save the VM's state for its next start, and stop the VM", managed_save_args,
 		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB,
 		VM_ASK_SAVE },
-	{ "vm-restart-process", "save the VM's state and start the VM from it in a new process, for example one of a newer "
-		"version of Cairn; if that fails, the VM still runs or is saved", save_args, job_returns, ROLE_OPERATOR,
+	{ "vm-restart-process", "let the VM go on in a new process, for example one of a newer version of Cairn: the old process "
+		"hands it over, or else it is saved and started; if that fails, the VM still runs or is saved", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_RESTART_PROCESS },
 	{ "vm-managed-save-remove", "remove the managed save of a VM", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },

@@ -23,6 +23,7 @@ struct restart;
 struct schedule;
 struct schedule_past;
 struct shutdown;
+struct vm_handover;
 struct vm_process;
 
 /* Files of the managed save in the VM's folder (api/jobs/save.h). */
@@ -100,6 +101,8 @@ struct vm {
 	uint64_t run;		 /* number of starts, including the one under way */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
+	struct vm_handover *handover; /* under way; NULL: none, or an earlier daemon's */
+	bool hands_over; /* proc has reported VM_REASON_HANDOVER, and no other phase since */
 	unsigned facts;		 /* mask of enum vm_fact */
 	struct vm_operation operation; /* the owner */
 	struct vm_start_op start;

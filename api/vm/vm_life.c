@@ -2,8 +2,10 @@
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_handover.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"
+#include "api/wire/utf8.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -155,10 +157,22 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	/* Until the process has answered the start, the answer decides the state. */
 	if (vm->start.kind == VM_OP_START || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
+	vm->hands_over = ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_HANDOVER;
 	vm_notify(vm, phase_seen, ev);
 	vm_move(vm, triggers[ev->phase], ours ? vm->asked.reason : vm_reason_name(ev->reason),
 		ours && vm->asked.detail ? vm->asked.detail : ev->detail, ev->value);
 	vm_notify(vm, phase_known);
+}
+
+void vm_report_phase(struct vm *vm, struct vm_info *info)
+{
+	struct vm_event ev = { .kind = VM_EVENT_PHASE, .phase = info->phase, .reason = info->reason, .value = info->value };
+
+	info->detail[sizeof(info->detail) - 1] = 0;
+	utf8_clean(info->detail);
+	memcpy(ev.detail, info->detail, sizeof(ev.detail));
+	phase_event(vm, &ev);
+	agent_event(vm, info->agent);
 }
 
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
@@ -317,6 +331,8 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	struct vm *vm = opaque;
 	bool was_active = vm_state_is_active(vm->state), rebooting = vm_has(vm, VM_FACT_REBOOTS);
 
+	if (vm_handover_follow(vm, end))
+		return;
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
 	definition_free(vm->live);
@@ -328,6 +344,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm->agent.now = vm->agent.told = VM_AGENT_NONE;
 	vm->stop.kind = VM_OP_NONE;
 	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
+	vm_handover_abandon(vm);
 	vm_notify(vm, run_ended);
 	vm_answer_gone(vm, NULL);
 	if (vm->stop.when_gone) {

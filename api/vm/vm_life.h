@@ -7,11 +7,14 @@
 
 struct vm;
 struct vm_event;
+struct vm_info;
 
 extern const struct vm_process_ops vm_life_ops;
 
 /* Set state and reason after the process has ended, also if it ended while no daemon ran. */
 void vm_ended(struct vm *vm, const struct vm_process_end *end);
+/* Take the phase that a process reports, as if by an event. */
+void vm_report_phase(struct vm *vm, struct vm_info *info);
 /* Emit the daemon's event for a VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
 

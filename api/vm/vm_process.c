@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define SECOND_NS 1000000000ULL
@@ -89,7 +90,8 @@ static void request_finish(struct vm_process *p, struct vm_request *r, int res,
 
 	request_remove(p, r);
 	timer_update(p);
-	r->done(r->opaque, res, a ? a : &none, e);
+	if (r->done)
+		r->done(r->opaque, res, a ? a : &none, e);
 	free(r);
 }
 
@@ -609,11 +611,32 @@ static void process_free_p(struct vm_process **p)
 	vm_process_free(*p);
 }
 
+static void child_kill(struct vm_process *p)
+{
+	kill(p->pid, SIGKILL);
+	waitpid(p->pid, NULL, 0);
+}
+
+static int child_spawn(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int fd, struct err *e)
+{
+	int r = vm_process_spawn(paths->program, option, fd, paths->log_fd, &p->pid, e);
+
+	if (r < 0)
+		return r;
+	p->child = true;
+	p->pidfd = pidfd_open(p->pid, 0);
+	if (p->pidfd >= 0)
+		return 0;
+	r = -errno;
+	child_kill(p);
+	return err_set_errno(e, r, "cannot watch the VM process");
+}
+
 static int process_watch(struct vm_process *p)
 {
-	int r = loop_watch(p->loop, p->sock, POLLIN, sock_ready, p, &p->sock_watch);
+	int r = p->sock < 0 ? 0 : loop_watch(p->loop, p->sock, POLLIN, sock_ready, p, &p->sock_watch);
 
-	if (!r && p->pidfd >= 0)
+	if (!r && p->pidfd >= 0 && !p->pid_watch)
 		r = loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch);
 	return r;
 }
@@ -634,22 +657,16 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 	if (!r)
 		r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
 	if (!r)
-		r = vm_process_spawn(paths->program, listening, paths->log_fd, &p->pid, e);
+		r = child_spawn(p, paths, VM_PROCESS_LISTEN, listening, e);
 	if (r < 0)
 		return r;
-	p->child = true;
-	p->pidfd = pidfd_open(p->pid, 0);
-	if (p->pidfd < 0)
-		r = -errno;
 	/* The configuration waits in the socket until the program has loaded. */
 	req = request_add(p, VM_MSG_CONFIG, CONFIG_TIMEOUT_NS, done, done_opaque);
-	if (!r)
-		r = config_send(c, p->sock, req->seq);
+	r = config_send(c, p->sock, req->seq);
 	if (!r)
 		r = process_watch(p);
 	if (r < 0) {
-		kill(p->pid, SIGKILL);
-		waitpid(p->pid, NULL, 0);
+		child_kill(p);
 		return err_set_errno(e, r, "cannot configure the VM process");
 	}
 	*ret_p = STEAL_PTR(p);
@@ -681,4 +698,74 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 	vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, done_opaque);
 	*ret_p = STEAL_PTR(p);
 	return 0;
+}
+
+int vm_process_start_successor(struct loop *l, const struct vm_process_paths *paths, const struct vm_process_ops *ops, void *opaque,
+	struct vm_process **ret_p, int *ret_pair, struct err *e)
+{
+	struct vm_process *p CLEANUP(process_free_p) = NULL;
+	CLEANUP_CLOSE int ours = -1;
+	CLEANUP_CLOSE int theirs = -1;
+	int pair[2], r = process_new(l, paths, ops, opaque, &p);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot start a VM process");
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_set_errno(e, -errno, "cannot start a VM process");
+	ours = pair[0];
+	theirs = pair[1];
+	r = child_spawn(p, paths, VM_PROCESS_TAKE_OVER, theirs, e);
+	if (r < 0)
+		return r;
+	r = process_watch(p);
+	if (r < 0) {
+		child_kill(p);
+		return err_set_errno(e, r, "cannot watch the VM process");
+	}
+	*ret_pair = steal_fd(&ours);
+	*ret_p = STEAL_PTR(p);
+	return 0;
+}
+
+void vm_process_set_ops(struct vm_process *p, const struct vm_process_ops *ops, void *opaque)
+{
+	p->ops = ops;
+	p->opaque = opaque;
+}
+
+int vm_process_connect(struct vm_process *p, const struct vm_process_paths *paths,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *done_opaque, struct err *e)
+{
+	int r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
+
+	if (!r)
+		r = process_watch(p);
+	if (r < 0) {
+		if (p->sock >= 0)
+			close(p->sock);
+		p->sock = -1;
+		return err_set_errno(e, r, "cannot reach the VM's process");
+	}
+	vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, done_opaque);
+	return 0;
+}
+
+static void disowned_event(void *opaque, const struct vm_event *ev)
+{
+	(void)opaque;
+	(void)ev;
+}
+
+static void disowned_gone(void *opaque, const struct vm_process_end *end)
+{
+	(void)end;
+	vm_process_free(opaque);
+}
+
+void vm_process_disown(struct vm_process *p)
+{
+	static const struct vm_process_ops ops = { .event = disowned_event, .gone = disowned_gone };
+
+	vm_process_set_ops(p, &ops, p);
 }

@@ -74,11 +74,25 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
+/* Start the process that is to take over a running VM (api/vm/vm_handover.h). It has no channel to the daemon before
+ * vm_process_connect().
+ * *ret_pair: the other end of its socket pair; owned.
+ * Returns 0; -errno, and then no callback comes. */
+int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,
+	struct vm_process **ret_p, int *ret_pair, struct err *e);
+/* From now on, ops get the events and the end of the process. */
+void vm_process_set_ops(struct vm_process *p, const struct vm_process_ops *ops, void *opaque);
+/* The successor has taken the VM over: connect to the VM's socket, and send VM_MSG_QUERY. done: gets the answer.
+ * Returns 0; -errno, and then nothing has changed. */
+int vm_process_connect(struct vm_process *p, const struct vm_process_paths *paths,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *done_opaque, struct err *e);
+
 /* Send a request.
  * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
- * done: called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r: 0;
- * -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is closed;
- * -EPROTO; -ENOTSUP: a process of an older version lacks the request; other -errno. *e is set when r < 0. */
+ * done: NULL: none; called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r:
+ * 0; -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is
+ * closed; -EPROTO; -ENOTSUP: a process of an older version lacks the request; other -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -98,6 +112,9 @@ void vm_process_kill_after(struct vm_process *p, uint64_t ns);
 pid_t vm_process_pid(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
+/* Free the object when the process, which was killed or ends by itself, has ended and is reaped. Requests and events
+ * get no callback. */
+void vm_process_disown(struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 

@@ -107,8 +107,7 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid)
 	return 0;
 }
 
-static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, int listening,
-	int log_fd)
+static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, int sock, int log_fd)
 {
 	sigset_t none, all;
 	int r = posix_spawn_file_actions_addopen(fa, 0, "/dev/null", O_RDWR, 0);
@@ -120,7 +119,7 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	if (!r)
 		r = posix_spawn_file_actions_adddup2(fa, log_fd, 2);
 	if (!r)
-		r = posix_spawn_file_actions_adddup2(fa, listening, 3);
+		r = posix_spawn_file_actions_adddup2(fa, sock, 3);
 	if (!r)
 		r = posix_spawnattr_setsigmask(attr, &none);
 	if (!r)
@@ -131,9 +130,9 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	return r;
 }
 
-int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid, struct err *e)
+int vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid, struct err *e)
 {
-	char *argv[] = { (char *)"cairn-vm", (char *)"--listen", (char *)"3", NULL };
+	char *argv[] = { (char *)"cairn-vm", (char *)option, (char *)"3", NULL };
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
 	extern char **environ;
@@ -145,7 +144,7 @@ int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_
 		posix_spawn_file_actions_destroy(&fa);
 		return err_set_errno(e, -ENOMEM, "cannot start %s", program);
 	}
-	r = spawn_setup(&fa, &attr, listening, log_fd);
+	r = spawn_setup(&fa, &attr, sock, log_fd);
 	if (!r)
 		r = posix_spawn(ret_pid, program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);

@@ -22,9 +22,12 @@ void vm_socket_remove(int run_dir, const char *name);
 /* Get the sender's pid of the first message in sock, without receiving it. Returns 0; -EAGAIN: no message; -errno. */
 int vm_socket_peek_pid(int sock, pid_t *ret_pid);
 
-/* Spawn `program --listen 3` in a new session, with no signal blocked or ignored. Its fd 0 is /dev/null, 1 and 2 are
- * log_fd, 3 is `listening`; the daemon's other fds are close-on-exec. Returns 0; -errno. */
-int vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid,
+#define VM_PROCESS_LISTEN "--listen"
+#define VM_PROCESS_TAKE_OVER "--take-over"
+/* Spawn `program OPTION 3` in a new session, with no signal blocked or ignored. Its fd 0 is /dev/null, 1 and 2 are
+ * log_fd, 3 is `sock`; the daemon's other fds are close-on-exec.
+ * option: VM_PROCESS_LISTEN: sock listens; VM_PROCESS_TAKE_OVER: it is one end of a socket pair. Returns 0; -errno. */
+int vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid,
 	struct err *e);
 
 /* A socket is named after the VM's uuid in base64, since a socket's path is limited to 107 bytes. */

@@ -60,7 +60,7 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 {
 	int flags = fcntl(o->fd, F_GETFL), r;
 
-	if (o->read_only || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
+	if (o->read_only || o->no_mend || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
 		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
 		o->file->size_bytes >> h->cluster_bits > MEND_CLUSTERS_MAX)
 		return 0;

@@ -36,7 +36,7 @@ static _Alignas(64) char stacks[VMS_MAX][STACK_BYTES];
 static const char *answers[ANSWERS_MAX];
 static unsigned first_answer, nanswers;
 
-int __wrap_vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid, struct err *e);
+int __wrap_vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid, struct err *e);
 void __real_loop_run_once(struct loop *l, uint64_t timeout_ns);
 void __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 int __real_vm_socket_peek_pid(int sock, pid_t *ret_pid);
@@ -71,7 +71,7 @@ static void vm_kill(struct pretended *v)
 	pidfd_send_signal(v->pidfd, SIGKILL, NULL, 0);
 }
 
-int __wrap_vm_process_spawn(const char *program, int listening, int log_fd, pid_t *ret_pid, struct err *e)
+int __wrap_vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid, struct err *e)
 {
 	struct pretended *v = vms;
 
@@ -80,7 +80,8 @@ int __wrap_vm_process_spawn(const char *program, int listening, int log_fd, pid_
 		v++;
 	if (v == vms + VMS_MAX)
 		return -EAGAIN;
-	*v = (struct pretended){ .sock = -1, .listening = fcntl(listening, F_DUPFD_CLOEXEC, 3) };
+	/* A process that is to take a VM over only waits. */
+	*v = (struct pretended){ .sock = -1, .listening = strcmp(option, "--listen") ? -1 : fcntl(sock, F_DUPFD_CLOEXEC, 3) };
 	v->pid = clone(child_main, stacks[v - vms] + STACK_BYTES, CLONE_VM | CLONE_FILES | CLONE_PIDFD | SIGCHLD, NULL, &v->pidfd);
 	if (v->pid < 0)
 		abort();

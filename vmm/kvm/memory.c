@@ -10,34 +10,31 @@
 #include <linux/memfd.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HUGE_PAGE_BYTES (2 * MIB)
 #define PAGE_BYTES 4096u
 #define SLOT_BRIEF (MEMORY_SLOT_HIGH + 1)
 
-int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
+static void layout_set(struct memory *m, uint64_t bytes, bool huge_pages)
 {
-	unsigned flags = MFD_CLOEXEC | (huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
-	uint64_t want = huge_pages ? ROUND_UP(bytes, HUGE_PAGE_BYTES) : bytes;
-	int r;
-
 	memset(m, 0, sizeof(*m));
-	m->host = NULL;
-	m->view.base_fd = m->view.pagemap_fd = -1;
+	m->view.base_fd = m->view.pagemap_fd = m->fd = -1;
 	m->bytes = bytes;
-	m->mapped_bytes = want;
 	m->huge_pages = huge_pages;
+	m->mapped_bytes = huge_pages ? ROUND_UP(bytes, HUGE_PAGE_BYTES) : bytes;
 	m->low_bytes = MIN(bytes, MEM_LOW_MAX);
 	m->high_bytes = bytes - m->low_bytes;
-	m->fd = memfd_create("cairn-ram", flags);
-	if (m->fd < 0 || ftruncate(m->fd, (off_t)want) < 0) {
-		r = -errno;
-		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s",
-			(unsigned long long)(bytes / MIB), strerror(-r));
-	}
+}
+
+static int fd_map(struct memory *m, bool huge_pages, struct err *e)
+{
+	uint64_t bytes = m->bytes;
+	int r;
+
 	/* The mapping reserves huge pages; ordinary pages are allocated on first touch. */
-	m->host = mmap(NULL, want, PROT_READ | PROT_WRITE,
+	m->host = mmap(NULL, m->mapped_bytes, PROT_READ | PROT_WRITE,
 		MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), m->fd, 0);
 	if (m->host == MAP_FAILED) {
 		r = -errno;
@@ -47,8 +44,34 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 			huge_pages ? "; raise /proc/sys/vm/nr_hugepages or set \"hugepages\": false" : "");
 	}
 	/* Keep the guest's secrets out of a core dump of this process. */
-	madvise(m->host, want, MADV_DONTDUMP);
+	madvise(m->host, m->mapped_bytes, MADV_DONTDUMP);
 	return 0;
+}
+
+int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
+{
+	int r;
+
+	layout_set(m, bytes, huge_pages);
+	m->fd = memfd_create("cairn-ram", MFD_CLOEXEC | (huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)m->mapped_bytes) < 0) {
+		r = -errno;
+		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s",
+			(unsigned long long)(bytes / MIB), strerror(-r));
+	}
+	return fd_map(m, huge_pages, e);
+}
+
+int memory_take(struct memory *m, uint64_t bytes, bool huge_pages, int fd, struct err *e)
+{
+	struct stat st;
+
+	layout_set(m, bytes, huge_pages);
+	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != m->mapped_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID, "the file of the VM's memory does not have %llu MiB",
+			(unsigned long long)(bytes / MIB));
+	m->fd = fd;
+	return fd_map(m, huge_pages, e);
 }
 
 static int slot_set(struct kvm *k, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t bytes, void *host,

@@ -59,6 +59,11 @@ struct memory {
  * huge_pages: allocate from the host's pool of 2 MiB pages.
  * Returns 0; -errno, also when the pool has too few huge pages. */
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
+/* Take the guest RAM of a VM that another process hands over, with its content.
+ * bytes, huge_pages: as that process gave them to memory_init(). fd: its memory.fd; taken, also on failure, unless its
+ * size is wrong.
+ * Returns 0 or -errno. */
+int memory_take(struct memory *m, uint64_t bytes, bool huge_pages, int fd, struct err *e);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
 /* Turn KVM's dirty log for RAM on or off. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */

@@ -188,7 +188,8 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
 		.may_stand_alone = c->may_stand_alone,
-		.read_only = c->read_only || m->cfg.images_read, .name = c->id };
+		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
+		.as_handed_over = m->cfg.taken_over };
 	int r;
 
 	d->id = c->id;
@@ -401,6 +402,19 @@ static int kvm_open(struct machine *m, int fork_fd, struct err *e)
 	return r;
 }
 
+static int ram_make(struct machine *m, int *fds, struct err *e)
+{
+	const struct vm_config *c = &m->cfg;
+	int r;
+
+	if (!c->taken_over)
+		return memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+	r = memory_take(&m->mem, c->ram_bytes, c->huge_pages, fds[c->taken.ram_fd], e);
+	if (m->mem.fd >= 0)
+		fds[c->taken.ram_fd] = -1;
+	return r;
+}
+
 static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e)
 {
 	int r = files_take(m, fds, e);
@@ -412,7 +426,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
-		r = memory_init(&m->mem, m->cfg.ram_bytes, m->cfg.huge_pages, e);
+		r = ram_make(m, fds, e);
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r)
@@ -550,19 +564,53 @@ static void *disk_thread(void *opaque)
 	return NULL;
 }
 
-int machine_start_threads(struct machine *m, struct err *e)
+static int disk_threads_start(struct machine *m, struct err *e)
 {
-	sigset_t all, old;
 	int r = 0;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		if (m->disks[i].thread_made)
+			continue;
 		r = -pthread_create(&m->disks[i].thread, NULL, disk_thread, &m->disks[i]);
 		m->disks[i].thread_made = !r;
 	}
-	if (r < 0)
-		err_set_errno(e, r, "cannot start a disk's thread");
+	return r < 0 ? err_set_errno(e, r, "cannot start a disk's thread") : 0;
+}
+
+int machine_settle_disks(struct machine *m, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		disk_thread_stop(&m->disks[i]);
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		r = block_settle(m->disks[i].block);
+		if (r < 0)
+			err_set_errno(e, r, "%s", m->disks[i].id);
+	}
+	return r;
+}
+
+int machine_wake_disks(struct machine *m, struct err *e)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = disk_threads_start(m, e);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r;
+}
+
+int machine_start_threads(struct machine *m, struct err *e)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = disk_threads_start(m, e);
 	for (unsigned i = 0; i < m->nnics && !r; i++)
 		r = nic_start(&m->nics[i], e);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -111,6 +111,11 @@ void machine_free(struct machine *m);
 
 /* Create the threads of vCPUs (parked), disks and interfaces. Returns 0 or -errno. */
 int machine_start_threads(struct machine *m, struct err *e);
+/* Stop the disks' threads, and write everything that the block engine holds: from then on nothing changes the images,
+ * until machine_wake_disks() creates the threads again. Nobody may call disk_call() meanwhile. The machine is paused.
+ * Any thread. Return 0 or -errno. */
+int machine_settle_disks(struct machine *m, struct err *e);
+int machine_wake_disks(struct machine *m, struct err *e);
 /* Load ACPI tables and kernel, and set the registers for a fresh start. vCPUs are parked. Returns 0
  * or -errno. */
 int machine_boot(struct machine *m, struct err *e);

@@ -1,6 +1,7 @@
 #include "vmm/machine/machine_restore.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/machine/machine.h"
@@ -55,6 +56,27 @@ static int fork_restore(struct machine *m, int fd, struct err *e)
 	return r < 0 ? r : fork_load(m, &owned, e);
 }
 
+/* ---- the state of a VM that another process hands over ---- */
+
+/* fd: the sections alone. */
+static int take_over(struct machine *m, int fd, struct err *e)
+{
+	CLEANUP_CLOSE int owned = fd;
+	CLEANUP_FREE char *sections = NULL;
+	size_t len;
+	int r = file_read_fd(owned, "state", VMSTATE_SECTIONS_MAX_BYTES, &sections, &len, e);
+
+	if (!r)
+		r = machine_state_check(m, (const uint8_t *)sections, len, e);
+	if (r < 0)
+		return r;
+	machine_hold(m);
+	m->run_ns = m->cfg.taken.vm_clock_ns;
+	r = machine_load(m, (const uint8_t *)sections, len, e);
+	m->cfg.taken_over = false; /* from now on, a state that is loaded is another one */
+	return r;
+}
+
 /* ---- restoring a saved state ---- */
 
 static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
@@ -77,6 +99,8 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 	struct vmstate_header h;
 	int r;
 
+	if (m->cfg.taken_over)
+		return take_over(m, fd, e);
 	if (m->cfg.forked)
 		return fork_restore(m, fd, e);
 	vmstate_file_init(&m->restored_from, fd);

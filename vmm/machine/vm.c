@@ -12,6 +12,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_restore.h"
+#include "vmm/machine/vm_impl.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -28,59 +29,6 @@
 #define QUEUE_KEPT_FOR_STOPS 128
 /* Minimum interval between two progress events of long-running work. */
 #define PROGRESS_NS 100000000ULL
-
-struct queued {
-	unsigned generation; /* generation of the guest's life; a reset makes earlier events void */
-	bool is_fault;
-	enum vm_reason reason;
-	struct dev_event ev;
-	char device[32];
-	char detail[VM_DETAIL_MAX];
-};
-
-struct vm {
-	struct vm_config cfg;
-	struct machine *m;
-	struct loop *loop;
-	struct vm_sink sink;
-	enum vm_phase phase;
-	enum vm_reason reason;
-	int64_t value;
-	char detail[VM_DETAIL_MAX];
-	struct {
-		enum vm_reason reason;
-		int64_t value;
-		char detail[VM_DETAIL_MAX];
-	} before_save;
-	uint64_t started_ns;
-	int end_fd;
-	int restore_fd; /* -1 once machine_restore() has taken it */
-	bool hint_hostname; /* set the guest's host name when the VM runs */
-	bool time_passed; /* time has passed since the state was saved: set the guest's clock when the VM runs */
-	bool memory_lost; /* part of the saved memory could not be read: the VM must not run again */
-	pthread_mutex_t lock; /* protects the queue and generation */
-	struct queued *queue;
-	unsigned nqueued, generation;
-	bool posted;
-	struct loop_task task;
-	/* Long-running work and its progress. */
-	const char *work;
-	unsigned work_live; /* 1: the work runs beside the running guest; 2: and beside a reset */
-	bool reset_pending; /* the guest asked for a reset during the work */
-	/* Back-off for a guest that resets again and again. */
-	struct backoff resets;
-	struct loop_timer *reset_timer;
-	unsigned reset_generation;
-	bool reset_delayed;
-	/* A user asked for a shutdown, by button or agent: poweroff then ends the VM, whatever
-	 * on_poweroff says. */
-	bool off_asked;
-	atomic_bool work_cancelled;
-	_Atomic uint64_t work_bytes, work_total;
-	_Atomic uint64_t work_told_ns; /* time of the last progress event */
-	struct loop_task work_task;
-	atomic_bool work_posted;
-};
 
 static const char *phase_name(enum vm_phase p)
 {
@@ -124,7 +72,7 @@ static bool reason_is_bad(enum vm_reason r)
 	}
 }
 
-static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value,
+void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value,
 	const char *detail)
 {
 	struct vm_event ev;
@@ -146,7 +94,7 @@ static void phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason,
 
 /* ---- long-running work ---- */
 
-static int wrong_phase(const struct vm *vm, const char *what, struct err *e)
+int vm_wrong_phase(const struct vm *vm, const char *what, struct err *e)
 {
 	return err_set(e, -EBUSY, ERR_WRONG_STATE, "cannot %s: the VM is %s (%s)", what,
 		phase_name(vm->phase), vm_reason_name(vm->reason));
@@ -164,7 +112,7 @@ int vm_check_keepable(const struct vm *vm, struct err *e)
 
 int vm_work_begin(struct vm *vm, const char *what, struct err *e)
 {
-	return vm->phase == VM_PHASE_CRASHED ? wrong_phase(vm, what, e) : vm_work_begin_crashed(vm, what, e);
+	return vm->phase == VM_PHASE_CRASHED ? vm_wrong_phase(vm, what, e) : vm_work_begin_crashed(vm, what, e);
 }
 
 int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
@@ -172,7 +120,7 @@ int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
-		return wrong_phase(vm, what, e);
+		return vm_wrong_phase(vm, what, e);
 	vm->work = what;
 	vm->work_live = 0;
 	atomic_store(&vm->work_cancelled, false);
@@ -242,7 +190,7 @@ static int vm_check_busy(const struct vm *vm, struct err *e)
 
 /* ---- requests of the daemon ---- */
 
-static void generation_next(struct vm *vm)
+void vm_generation_next(struct vm *vm)
 {
 	LOCK_GUARD(&vm->lock);
 
@@ -262,7 +210,7 @@ static void guest_frozen(void *opaque)
 /* Run the machine. After a restore, thaw file systems that were frozen in the saved state, then set
  * the guest's clock: kvm-clock and the TSC continue from their saved values, so monotonic time has
  * no gap, but only the guest can correct its time of day. */
-static void guest_run(struct vm *vm)
+void vm_guest_run(struct vm *vm)
 {
 	machine_resume(vm->m);
 	if (vm->time_passed) {
@@ -284,7 +232,7 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 	if (vm->phase == VM_PHASE_RUNNING)
 		return 0;
 	if (vm->phase != VM_PHASE_PAUSED)
-		return wrong_phase(vm, "resume", e);
+		return vm_wrong_phase(vm, "resume", e);
 	if (vm->memory_lost)
 		return err_set(e, -EIO, ERR_IO,
 			"cannot resume: part of the VM's saved memory could not be read; reset it or "
@@ -295,20 +243,10 @@ int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e)
 			"image with cairn-img check -r all", corrupt);
 	/* Send the event first: the guest may send events of its own as soon as it runs. */
 	vm_processor_note(vm, note, sizeof(note));
-	phase_set(vm, VM_PHASE_RUNNING, reason, 0, reason == VM_REASON_RESTORED ? note : NULL);
+	vm_phase_set(vm, VM_PHASE_RUNNING, reason, 0, reason == VM_REASON_RESTORED ? note : NULL);
 	if (!vm->reset_delayed && !vm->reset_pending)
-		guest_run(vm);
+		vm_guest_run(vm);
 	return 0;
-}
-
-void vm_revert_begin(struct vm *vm)
-{
-	generation_next(vm);
-	if (vm->phase == VM_PHASE_RUNNING) /* as in QEMU, clients see the VM stop and run again */
-		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, NULL);
-	vm->memory_lost = false;
-	/* These requests belong to the discarded state. */
-	vm->reset_pending = vm->reset_delayed = vm->off_asked = false;
 }
 
 void vm_processor_note(const struct vm *vm, char *note, size_t size)
@@ -318,39 +256,14 @@ void vm_processor_note(const struct vm *vm, char *note, size_t size)
 	snprintf(note, size, more[0] ? "the guest sees processor features that it did not see before: %s" : "%s", more);
 }
 
-void vm_reverted(struct vm *vm, bool on)
-{
-	char note[VM_DETAIL_MAX];
-
-	vm->time_passed = true;
-	vm_processor_note(vm, note, sizeof(note));
-	phase_set(vm, on ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_FROM_SNAPSHOT, 0, note);
-	if (on)
-		guest_run(vm);
-}
-
-void vm_saving_begin(struct vm *vm)
-{
-	vm->before_save.reason = vm->reason;
-	vm->before_save.value = vm->value;
-	memcpy(vm->before_save.detail, vm->detail, sizeof(vm->detail));
-	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, NULL);
-}
-
-void vm_saving_failed(struct vm *vm)
-{
-	phase_set(vm, VM_PHASE_PAUSED, vm->before_save.reason, vm->before_save.value,
-		vm->before_save.detail);
-}
-
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
 {
 	if (vm->phase == VM_PHASE_PAUSED)
 		return 0;
 	if (vm->phase != VM_PHASE_RUNNING)
-		return wrong_phase(vm, "suspend", e);
+		return vm_wrong_phase(vm, "suspend", e);
 	machine_pause(vm->m);
-	phase_set(vm, VM_PHASE_PAUSED, reason, 0, NULL);
+	vm_phase_set(vm, VM_PHASE_PAUSED, reason, 0, NULL);
 	return 0;
 }
 
@@ -362,7 +275,7 @@ static int button_press(struct vm *vm, struct err *e)
 	if (vm_check_busy(vm, e))
 		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
-		return wrong_phase(vm, "press the power button", e);
+		return vm_wrong_phase(vm, "press the power button", e);
 	ev = event_new(vm, VM_EVENT_POWERDOWN);
 	event_send(vm, &ev);
 	acpi_pm_press_power_button(vm->m->acpi_pm);
@@ -388,7 +301,7 @@ int vm_nmi(struct vm *vm, struct err *e)
 	if (vm_check_busy(vm, e))
 		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING)
-		return wrong_phase(vm, "inject an NMI", e);
+		return vm_wrong_phase(vm, "inject an NMI", e);
 	vcpus_nmi(&vm->m->vcpus);
 	return 0;
 }
@@ -402,7 +315,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 
 	if (run)
 		machine_pause(vm->m);
-	generation_next(vm);
+	vm_generation_next(vm);
 	r = machine_reset(vm->m, e);
 	vm->memory_lost = vm->reset_delayed = vm->off_asked = false;
 	if (r < 0) {
@@ -428,7 +341,7 @@ int vm_reset(struct vm *vm, struct err *e)
 		vm->reason = VM_REASON_USER;
 	}
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
-		return wrong_phase(vm, "reset", e);
+		return vm_wrong_phase(vm, "reset", e);
 	return reset_in_place(vm, false, e);
 }
 
@@ -439,7 +352,7 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 	atomic_store(&vm->work_cancelled, true);
 	if (vm->phase == VM_PHASE_RUNNING)
 		machine_pause(vm->m);
-	phase_set(vm, VM_PHASE_ENDED, reason, value, detail);
+	vm_phase_set(vm, VM_PHASE_ENDED, reason, value, detail);
 	loop_stop(vm->loop);
 }
 
@@ -540,7 +453,7 @@ static void guest_crashed(struct vm *vm, enum vm_reason reason, int64_t value, c
 	}
 	if (vm->phase == VM_PHASE_RUNNING)
 		machine_pause(vm->m);
-	phase_set(vm, VM_PHASE_CRASHED, reason, value, detail);
+	vm_phase_set(vm, VM_PHASE_CRASHED, reason, value, detail);
 }
 
 static void guest_panicked(struct vm *vm, const struct queued *q)
@@ -578,7 +491,7 @@ static void watchdog_bit(struct vm *vm)
 		if (vm->phase != VM_PHASE_RUNNING)
 			break;
 		machine_pause(vm->m);
-		phase_set(vm, VM_PHASE_PAUSED, VM_REASON_WATCHDOG, action, NULL);
+		vm_phase_set(vm, VM_PHASE_PAUSED, VM_REASON_WATCHDOG, action, NULL);
 		break;
 	case VM_WATCHDOG_NMI:
 		vm_nmi(vm, NULL);
@@ -617,7 +530,7 @@ static void disk_error(struct vm *vm, const struct queued *q)
 	machine_pause(vm->m);
 	snprintf(detail, sizeof(detail), "%s: %s failed: %s%s%s", q->device,
 		q->ev.is_write ? "write" : "read", strerror(error), q->detail[0] ? "; " : "", q->detail);
-	phase_set(vm, VM_PHASE_PAUSED,
+	vm_phase_set(vm, VM_PHASE_PAUSED,
 		error == ENOSPC || error == EDQUOT ? VM_REASON_NO_SPACE : VM_REASON_IO_ERROR, error, detail);
 }
 
@@ -634,7 +547,7 @@ static void disk_corrupt(struct vm *vm, const struct queued *q)
 		(vm->phase == VM_PHASE_PAUSED && vm->reason == VM_REASON_IMAGE_CORRUPT))
 		return;
 	snprintf(detail, sizeof(detail), "%s%s%s", q->device, q->detail[0] ? ": " : "", q->detail);
-	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IMAGE_CORRUPT, q->ev.value, detail);
+	vm_phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IMAGE_CORRUPT, q->ev.value, detail);
 }
 
 /* Forward a device's event. */
@@ -671,7 +584,7 @@ static void memory_loss_handle(struct vm *vm, const struct queued *q)
 	vm->memory_lost = true;
 	if (vm->phase == VM_PHASE_RUNNING)
 		machine_pause(vm->m);
-	phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, EIO, q->detail);
+	vm_phase_set(vm, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, EIO, q->detail);
 }
 
 static void queued_handle(struct vm *vm, const struct queued *q)
@@ -798,7 +711,8 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
 	vm->loop = l;
 	vm->sink = *sink;
 	vm->phase = VM_PHASE_PAUSED;
-	vm->started_ns = clock_realtime_ns();
+	vm->started_ns = cfg->taken_over ? cfg->taken.started_realtime_ns : clock_realtime_ns();
+	vm->off_asked = cfg->taken_over && cfg->taken.off_asked;
 	vm->task.run = queue_run;
 	vm->work_task.run = work_progress;
 	vm->end_fd = vm->restore_fd = -1;
@@ -870,6 +784,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->value = vm->value;
 	i->started_realtime_ns = vm->started_ns;
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
+	i->hands_over = true;
+	i->handover_pause_ns = vm->handover_pause_ns;
 	machine_info(vm->m, i);
 }
 

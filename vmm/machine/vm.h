@@ -57,6 +57,20 @@ void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *det
 void vm_saving_begin(struct vm *vm);
 void vm_saving_failed(struct vm *vm);
 
+/* ---- handing the VM over to another process (vmm/snapshot/vm_handover.h) ----
+ *
+ * vm_handover_pause(): pause the VM; on return, *cfg is its configuration with `taken` filled in, except for fds.
+ * vm_handover_check(): check that nothing has happened since that the other process would not know. Returns 0 or
+ * -EBUSY.
+ * vm_handover_failed(): continue as before, after vm_work_end().
+ * vm_handover_done(): in the other process: report the phase that the VM had, and run it if it ran.
+ * vm_end_fd(): the end file (struct vm_config); borrowed; -1: none. */
+int vm_end_fd(const struct vm *vm);
+int vm_handover_pause(struct vm *vm, struct vm_config *ret_cfg, struct err *e);
+int vm_handover_check(struct vm *vm, struct err *e);
+void vm_handover_failed(struct vm *vm);
+void vm_handover_done(struct vm *vm);
+
 /* Check whether the current state can be saved and continued later. Returns 0; -EBUSY while a
  * delayed reset is pending. */
 int vm_check_keepable(const struct vm *vm, struct err *e);

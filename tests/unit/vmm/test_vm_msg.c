@@ -164,6 +164,45 @@ static void test_fds_are_checked(void **state)
 	REFUSED(c.disks[0].format[0] = 2; c.disks[0].data_fd[0] = NFDS);
 }
 
+static struct vm_config handed_over(void)
+{
+	struct vm_config c = sane();
+
+	c.ndisks = 0;
+	c.taken_over = 1;
+	c.restore_fd = 1;
+	c.taken = (struct vm_taken){ .ram_fd = 2, .listen_fd = 3, .phase = VM_PHASE_RUNNING, .reason = VM_REASON_BOOTED };
+	memset(c.taken.detail, 'd', sizeof(c.taken.detail));
+	return c;
+}
+
+static void test_handed_over_vm_is_checked(void **state)
+{
+	struct vm_config c = handed_over();
+
+	(void)state;
+	assert_int_equal(check(&c), 0);
+	assert_int_equal(strlen(c.taken.detail), VM_DETAIL_MAX - 1);
+#define REFUSED_HANDED_OVER(expr)                                                                  \
+	do {                                                                                       \
+		c = handed_over();                                                                 \
+		expr;                                                                              \
+		assert_int_equal(check(&c), -EINVAL);                                              \
+	} while (0)
+	REFUSED_HANDED_OVER(c.restore_fd = VM_NO_FD);
+	REFUSED_HANDED_OVER(c.taken.ram_fd = VM_NO_FD);
+	REFUSED_HANDED_OVER(c.taken.ram_fd = NFDS);
+	REFUSED_HANDED_OVER(c.taken.listen_fd = VM_NO_FD);
+	REFUSED_HANDED_OVER(c.taken.listen_fd = c.taken.ram_fd);
+	REFUSED_HANDED_OVER(c.taken.phase = VM_PHASE_CRASHED);
+	REFUSED_HANDED_OVER(c.taken.phase = VM_PHASE_NONE);
+	REFUSED_HANDED_OVER(c.taken.reason = VM_REASON_COUNT);
+	REFUSED_HANDED_OVER(c.forked = 1);
+	REFUSED_HANDED_OVER(c.images_only = 1);
+	REFUSED_HANDED_OVER(c.foreground = 1);
+	ACCEPTED(c.taken.ram_fd = NFDS; c.taken.phase = 77); /* without taken_over: ignored */
+}
+
 /* Each fd is taken by its first user, so a second user would get -1 or the same file twice. */
 static void test_duplicate_files_and_names_are_refused(void **state)
 {
@@ -406,6 +445,7 @@ int main(void)
 		cmocka_unit_test(test_vcpus_and_topology_are_checked),
 		cmocka_unit_test(test_fds_are_checked),
 		cmocka_unit_test(test_duplicate_files_and_names_are_refused),
+		cmocka_unit_test(test_handed_over_vm_is_checked),
 		cmocka_unit_test(test_enums_are_checked),
 		cmocka_unit_test(test_disks_are_checked),
 		cmocka_unit_test(test_random_bytes_do_not_crash_check),

@@ -160,6 +160,22 @@ int verb_managedsave_remove(struct cli *c)
 
 /* ---- restart-process ---- */
 
+/* Say how the VM came into its new process: " (handed over, paused 12 ms)". An older daemon does not say. */
+static void restart_describe(struct json_object *result, char *buf, size_t size)
+{
+	const char *way = js_get_str(result, "way"), *why = js_get_str(result, "why");
+	int64_t pause_ns = js_get_int(result, "pause", 0);
+	char pause[48] = "";
+
+	buf[0] = 0;
+	if (!way)
+		return;
+	if (pause_ns)
+		snprintf(pause, sizeof(pause), ", paused %.3g ms", (double)pause_ns / 1e6);
+	snprintf(buf, size, " (%s%s%s%s)", strcmp(way, "save") ? "handed over" : "saved and started", pause, why ? "; " : "",
+		why ? why : "");
+}
+
 static int restart_process_many(struct cli *c)
 {
 	static const struct multi_vm_act a = { .command = "vm-restart-process", .fail = "restart the process of",
@@ -173,6 +189,7 @@ static int restart_process_many(struct cli *c)
 int verb_restart_process(struct cli *c)
 {
 	CLEANUP_JS struct json_object *result = NULL;
+	char how[512];
 	struct err e;
 	int r;
 
@@ -183,5 +200,6 @@ int verb_restart_process(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to restart the process of domain '%s'", c->pos[0]);
-	return job_result_print(c, result, NULL, "Domain '%s' runs in a new process", c->pos[0]);
+	restart_describe(result, how, sizeof(how));
+	return job_result_print(c, result, NULL, "Domain '%s' runs in a new process%s", c->pos[0], how);
 }

@@ -5,6 +5,7 @@
 #include "vmm/kvm/memory.h"
 
 #include <fcntl.h>
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -222,6 +223,27 @@ static void test_cleared_view_is_ordinary_memory_and_base_unchanged(void **state
 	close(base);
 }
 
+/* Both processes of a handover map the same pages. */
+static void test_taken_memory_is_the_same_memory(void **state)
+{
+	struct err e = { 0 };
+	struct memory m, taken, wrong;
+
+	(void)state;
+	memory_make(&m, 2 * MIB);
+	m.host[MIB] = 0xa5;
+	assert_int_equal(memory_take(&taken, 2 * MIB, false, dup(m.fd), &e), 0);
+	assert_int_equal(taken.host[MIB], 0xa5);
+	taken.host[4096] = 0x5a;
+	assert_int_equal(m.host[4096], 0x5a);
+	assert_int_equal(memory_take(&wrong, 4 * MIB, false, m.fd, &e), -EINVAL);
+	assert_string_equal(e.msg, "the file of the VM's memory does not have 4 MiB");
+	memory_done(&wrong); /* m.fd is still open */
+	memory_done(&m);
+	assert_int_equal(taken.host[MIB], 0xa5);
+	memory_done(&taken);
+}
+
 static void test_impossible_size_is_an_error(void **state)
 {
 	struct err e = { 0 };
@@ -242,6 +264,7 @@ int main(void)
 		cmocka_unit_test(test_e820_is_sorted_and_true),
 		cmocka_unit_test(test_clear_zeros_and_frees_memory),
 		cmocka_unit_test(test_views_share_and_diverge),
+		cmocka_unit_test(test_taken_memory_is_the_same_memory),
 		cmocka_unit_test(test_cleared_view_is_ordinary_memory_and_base_unchanged),
 		cmocka_unit_test(test_impossible_size_is_an_error),
 	};

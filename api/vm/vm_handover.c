@@ -1,0 +1,202 @@
+#include "api/vm/vm_handover.h"
+#include "api/store/store.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/vm/vm_life.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define QUERY_TIMEOUT_NS (10 * 1000000000ULL)
+#define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
+
+struct vm_handover {
+	struct vm_process *successor; /* NULL: not started yet, ended, or the VM's process now */
+	const struct vm_handover_ops *ops;
+	void *opaque;
+};
+
+static void handover_end(struct vm *vm, int r, const struct vm_info *info, const struct err *e)
+{
+	struct vm_handover h = *vm->handover;
+
+	free(vm->handover);
+	vm->handover = NULL;
+	if (h.successor) {
+		/* It ends by itself when the VM's process closes the socket pair, but it must not stay if that
+		 * process never had the request. */
+		vm_process_kill(h.successor);
+		vm_process_disown(h.successor);
+	}
+	h.ops->done(h.opaque, r, info, e);
+}
+
+/* ---- the successor ---- */
+
+static void successor_event(void *opaque, const struct vm_event *ev)
+{
+	(void)opaque;
+	(void)ev;
+}
+
+/* The successor has ended before the VM was handed over. The VM's process notices, and reports the failure. */
+static void successor_gone(void *opaque, const struct vm_process_end *end)
+{
+	struct vm *vm = opaque;
+
+	(void)end;
+	vm_process_free(vm->handover->successor);
+	vm->handover->successor = NULL;
+}
+
+static const struct vm_process_ops successor_ops = { .event = successor_event, .gone = successor_gone };
+
+/* Start the successor. *ret_pair: the other end of its socket pair; owned. */
+static int successor_start(struct vm *vm, int *ret_pair, struct err *e)
+{
+	struct vm_host *host = vm->host;
+	CLEANUP_CLOSE int log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	CLEANUP_CLOSE int end_fd = log_fd < 0 ? -1 : store_open_file(host->store, vm->def->name, "end", O_RDONLY, e);
+	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
+		.name = vm->def->name, .log_fd = log_fd, .end_fd = end_fd };
+
+	if (log_fd < 0 || end_fd < 0)
+		return log_fd < 0 ? log_fd : end_fd;
+	return vm_process_start_successor(host->loop, &p, &successor_ops, vm, &vm->handover->successor, ret_pair, e);
+}
+
+/* ---- the request ---- */
+
+static void handover_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	/* When the process has ended, life_ended() decides. Success has no answer. */
+	if (!vm->handover || r != -EREMOTEIO)
+		return;
+	handover_end(vm, e->cls == ERR_UNSUPPORTED ? -ENOTSUP : -EREMOTEIO, NULL, e);
+}
+
+static int handover_ask(struct vm *vm, struct err *e)
+{
+	CLEANUP_CLOSE int state = memfd_create("state", MFD_CLOEXEC);
+	CLEANUP_CLOSE int pair = -1;
+	int r;
+
+	if (state < 0)
+		return err_set_errno(e, -errno, "cannot create a file in memory for the VM's state");
+	r = successor_start(vm, &pair, e);
+	if (r < 0)
+		return r;
+	vm_process_request_fds(vm->proc, VM_MSG_HANDOVER, NULL, 0, (const int[]){ pair, state }, 2, VM_PROCESS_NO_TIMEOUT,
+		handover_answered, vm);
+	vm->handover->ops->asked(vm->handover->opaque);
+	return 0;
+}
+
+static void handover_queried(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct err own;
+
+	if (!vm->handover || r == -ESRCH)
+		return; /* life_ended() follows */
+	if (!r && (!a->info->hands_over || vm_compat_is_old(vm))) {
+		r = err_set(&own, -ENOTSUP, ERR_UNSUPPORTED, "an older version of Cairn started the VM's process");
+		e = &own;
+	}
+	if (!r) {
+		r = handover_ask(vm, &own);
+		e = &own;
+	}
+	if (r < 0)
+		handover_end(vm, r, NULL, e);
+}
+
+void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque)
+{
+	vm->handover = must_alloc(calloc(1, sizeof(*vm->handover)));
+	*vm->handover = (struct vm_handover){ NULL, ops, opaque };
+	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, handover_queried, vm);
+}
+
+/* ---- the end of the old process ---- */
+
+/* A destroy went to the old process, which did not carry it out. */
+static void quit_again(struct vm *vm)
+{
+	vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
+	vm_process_request(vm->proc, VM_MSG_QUIT, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, NULL, NULL);
+}
+
+static void followed(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	if (r == -ESRCH)
+		return; /* the new process has ended, too; life_ended() follows */
+	if (r < 0) {
+		log_warn("state", "VM '%s': the process that took the VM over does not answer: %s", vm->def->name, e->msg);
+	} else {
+		struct vm_info info = *a->info;
+
+		vm_report_phase(vm, &info);
+		log_info("state", "VM '%s' goes on in process %d", vm->def->name, (int)vm_process_pid(vm->proc));
+	}
+	if (vm_is_stopping(vm))
+		quit_again(vm);
+	if (vm->handover)
+		handover_end(vm, r, r < 0 ? NULL : a->info, e);
+}
+
+bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
+{
+	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1 };
+	struct vm_process *next = vm->handover ? vm->handover->successor : NULL;
+	CLEANUP_CLOSE int end_fd = -1;
+	struct err e;
+	int r;
+
+	if (!vm->hands_over || end->said || end->protocol)
+		return false;
+	vm->hands_over = false; /* once for each handover */
+	if (next && end->signaled) {
+		/* Whether the VM was handed over before the signal is not known: end it, and wait for that. */
+		vm_process_kill(next);
+		r = 0;
+	} else if (next) {
+		r = vm_process_connect(next, &p, followed, vm, &e);
+	} else {
+		end_fd = store_open_file(vm->host->store, vm->def->name, "end", O_RDONLY, &e);
+		p.end_fd = end_fd;
+		r = vm_process_adopt(vm->host->loop, &p, &vm_life_ops, vm, followed, vm, &next, &e);
+	}
+	if (r < 0)
+		return false;
+	if (vm->handover)
+		vm->handover->successor = NULL;
+	vm_process_free(vm->proc);
+	vm->proc = next;
+	vm_process_set_ops(next, &vm_life_ops, vm);
+	return true;
+}
+
+void vm_handover_abandon(struct vm *vm)
+{
+	struct err e;
+
+	vm->hands_over = false;
+	if (!vm->handover)
+		return;
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before its new process ran: %s (%s)", vm_state_name(vm->state), vm->reason);
+	handover_end(vm, -ESRCH, NULL, &e);
+}

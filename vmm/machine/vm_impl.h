@@ -1,0 +1,81 @@
+/* vm_impl: struct vm, for vm.c and vm_paused.c alone. */
+#ifndef CAIRN_VMM_MACHINE_VM_IMPL_H
+#define CAIRN_VMM_MACHINE_VM_IMPL_H
+
+#include "base/backoff.h"
+#include "base/loop.h"
+#include "devices/dev_host.h"
+#include "vmm/machine/vm.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct err;
+struct machine;
+
+struct queued {
+	unsigned generation; /* generation of the guest's life; a reset makes earlier events void */
+	bool is_fault;
+	enum vm_reason reason;
+	struct dev_event ev;
+	char device[32];
+	char detail[VM_DETAIL_MAX];
+};
+
+struct vm {
+	struct vm_config cfg;
+	struct machine *m;
+	struct loop *loop;
+	struct vm_sink sink;
+	enum vm_phase phase;
+	enum vm_reason reason;
+	int64_t value;
+	char detail[VM_DETAIL_MAX];
+	struct {
+		enum vm_phase phase; /* before a handover */
+		enum vm_reason reason;
+		int64_t value;
+		char detail[VM_DETAIL_MAX];
+	} before_save;
+	uint64_t handover_pause_ns; /* see vm_info */
+	uint64_t started_ns;
+	int end_fd;
+	int restore_fd; /* -1 once machine_restore() has taken it */
+	bool hint_hostname; /* set the guest's host name when the VM runs */
+	bool time_passed; /* time has passed since the state was saved: set the guest's clock when the VM runs */
+	bool memory_lost; /* part of the saved memory could not be read: the VM must not run again */
+	pthread_mutex_t lock; /* protects the queue and generation */
+	struct queued *queue;
+	unsigned nqueued, generation;
+	bool posted;
+	struct loop_task task;
+	/* Long-running work and its progress. */
+	const char *work;
+	unsigned work_live; /* 1: the work runs beside the running guest; 2: and beside a reset */
+	bool reset_pending; /* the guest asked for a reset during the work */
+	/* Back-off for a guest that resets again and again. */
+	struct backoff resets;
+	struct loop_timer *reset_timer;
+	unsigned reset_generation;
+	bool reset_delayed;
+	/* A user asked for a shutdown, by button or agent: poweroff then ends the VM, whatever
+	 * on_poweroff says. */
+	bool off_asked;
+	atomic_bool work_cancelled;
+	_Atomic uint64_t work_bytes, work_total;
+	_Atomic uint64_t work_told_ns; /* time of the last progress event */
+	struct loop_task work_task;
+	atomic_bool work_posted;
+};
+
+/* Set the phase and send the event. detail: NULL: none. */
+void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);
+/* Run the machine. After a restore, thaw file systems that were frozen in the saved state, then set the
+ * guest's clock. */
+void vm_guest_run(struct vm *vm);
+/* Discard the events that are queued. */
+void vm_generation_next(struct vm *vm);
+/* Set the error of a request that the phase does not allow. what: a verb. Returns -EBUSY. */
+int vm_wrong_phase(const struct vm *vm, const char *what, struct err *e);
+
+#endif

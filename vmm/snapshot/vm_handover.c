@@ -1,0 +1,302 @@
+#include "vmm/snapshot/vm_handover.h"
+#include "base/channel.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "snapshot/state.h"
+#include "vmm/kvm/memory.h"
+#include "vmm/machine/disk_call.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_load.h"
+#include "vmm/machine/vm.h"
+#include "vmm/machine/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The guest stands still meanwhile; only a successor that is stuck needs as long. */
+#define ANSWER_TIMEOUT_NS (20 * 1000000000ULL)
+
+_Static_assert(BLOCK_LAYERS_MAX == VM_DISK_LAYERS_MAX, "a configuration holds all layers of a disk");
+
+struct handover {
+	struct work work;
+	struct vm *vm;
+	struct machine *m;
+	struct worker *worker;
+	struct loop *loop;
+	int pair, state_fd, listen_fd; /* the first two owned */
+	bool paused;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	struct vm_config config; /* for the successor */
+	int fds[CHANNEL_FDS_MAX]; /* its files; borrowed */
+	unsigned nfds;
+	struct state_writer sections;
+	int r;
+	struct err e;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
+};
+
+static void handover_free(struct handover *h)
+{
+	loop_unwatch(h->watch);
+	loop_timer_free(h->timer);
+	state_writer_done(&h->sections);
+	if (h->pair >= 0)
+		close(h->pair);
+	close(h->state_fd);
+	free(h);
+}
+
+/* Go on with the VM, and report h->r and h->e. The successor ends when the socket pair is closed. */
+static void handover_fail(struct handover *h)
+{
+	struct err e;
+
+	log_warn(NULL, "cannot hand the VM over: %s", h->e.msg);
+	close(h->pair);
+	h->pair = -1;
+	if (h->paused && machine_wake_disks(h->m, &e) < 0) {
+		vm_work_end(h->vm);
+		vm_end(h->vm, VM_REASON_HOST_ERROR, 0, e.msg);
+	} else {
+		vm_work_end(h->vm);
+		if (h->paused)
+			vm_handover_failed(h->vm);
+	}
+	h->done(h->opaque, h->r, &h->e);
+	handover_free(h);
+}
+
+/* ---- the successor's files ---- */
+
+static uint16_t fd_add(struct handover *h, int fd)
+{
+	if (fd < 0)
+		return VM_NO_FD;
+	if (h->nfds < CHANNEL_FDS_MAX)
+		h->fds[h->nfds] = fd;
+	return (uint16_t)h->nfds++;
+}
+
+static void disk_add(struct handover *h, struct vm_disk *d, const struct block *b)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+
+	d->nlayers = (uint16_t)block_layers(b, layers);
+	for (unsigned i = 0; i < d->nlayers; i++) {
+		d->fd[i] = fd_add(h, layers[i].fd);
+		d->data_fd[i] = fd_add(h, layers[i].data_fd ? layers[i].data_fd : -1);
+		d->format[i] = (uint8_t)layers[i].format;
+	}
+}
+
+/* Fill in the fds of h->config. Returns 0; -ENOTSUP: too many for one message. */
+static int files_add(struct handover *h, struct err *e)
+{
+	struct vm_config *c = &h->config;
+	struct machine *m = h->m;
+
+	h->nfds = 0;
+	c->kernel_fd = fd_add(h, m->kernel_fd);
+	c->initrd_fd = fd_add(h, m->initrd_fd);
+	c->working_sets_fd = fd_add(h, m->working_sets_fd);
+	c->log_fd = VM_NO_FD; /* the daemon started the successor with the log as its stderr */
+	c->end_fd = fd_add(h, vm_end_fd(h->vm));
+	c->restore_fd = fd_add(h, h->state_fd);
+	c->taken.ram_fd = fd_add(h, m->mem.fd);
+	c->taken.listen_fd = fd_add(h, h->listen_fd);
+	for (unsigned i = 0; i < m->ndisks; i++)
+		disk_add(h, &c->disks[i], m->disks[i].block);
+	for (unsigned i = 0; i < m->nnics; i++)
+		c->interfaces[i].tap_fd = fd_add(h, m->nics[i].tap_fd);
+	return h->nfds <= CHANNEL_FDS_MAX ? 0 :
+		err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has more open files than one message can carry (%u of %d)",
+			h->nfds, CHANNEL_FDS_MAX);
+}
+
+/* ---- steps 5 and 6 ---- */
+
+static void go(struct handover *h)
+{
+	log_info(NULL, "the VM goes on in another process");
+	h->r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_GO, 0, NULL, 0, NULL, 0);
+	/* From here on the images, the memory and the sockets are the successor's. */
+	if (!h->r)
+		_exit(0);
+	err_set(&h->e, h->r, ERR_GENERIC, "the new process ended before it took the VM over");
+	handover_fail(h);
+}
+
+static void answered(struct handover *h, struct vm_reply *reply)
+{
+	reply->msg[sizeof(reply->msg) - 1] = 0;
+	if (reply->error)
+		h->r = err_set(&h->e, -EREMOTEIO, reply->cls < ERR_CLASS_COUNT ? (enum err_class)reply->cls : ERR_GENERIC,
+			"the new process cannot take the VM over: %s", reply->msg);
+	else
+		h->r = vm_handover_check(h->vm, &h->e);
+	if (!h->r && vm_work_cancelled(h->vm))
+		h->r = err_set(&h->e, -ECANCELED, ERR_CANCELLED, "the restart was cancelled");
+	if (h->r < 0)
+		handover_fail(h);
+	else
+		go(h);
+}
+
+static void pair_ready(void *opaque, unsigned revents)
+{
+	struct handover *h = opaque;
+	struct channel_msg m;
+	int r = channel_recv(h->pair, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, h->buf, &m);
+
+	(void)revents;
+	if (r == -EAGAIN || (r > 0 && m.head.type != VM_MSG_REPLY))
+		return; /* an event, which is not for us */
+	if (r > 0) {
+		answered(h, m.body);
+		return;
+	}
+	h->r = err_set(&h->e, -EPIPE, ERR_GENERIC, "the new process ended before it took the VM over; its log has the reason");
+	handover_fail(h);
+}
+
+static void answer_late(void *opaque)
+{
+	struct handover *h = opaque;
+
+	h->r = err_set(&h->e, -ETIMEDOUT, ERR_TIMEOUT, "the new process did not take the VM over within %llu s",
+		ANSWER_TIMEOUT_NS / 1000000000);
+	handover_fail(h);
+}
+
+/* ---- steps 1 to 4 ---- */
+
+static void prepare_run(struct work *w)
+{
+	struct handover *h = container_of(w, struct handover, work);
+
+	h->r = ram_wait(h->m, &h->e);
+	for (unsigned i = 0; i < h->m->ndisks && !h->r; i++)
+		h->r = disk_flush(&h->m->disks[i], &h->e);
+}
+
+static void settle_run(struct work *w)
+{
+	struct handover *h = container_of(w, struct handover, work);
+
+	h->r = machine_settle_disks(h->m, &h->e);
+	if (h->r < 0)
+		return;
+	h->r = pwrite_full(h->state_fd, h->sections.buf, h->sections.len, 0);
+	if (h->r < 0)
+		err_set_errno(&h->e, h->r, "cannot write the VM's state");
+}
+
+static int config_send(struct handover *h)
+{
+	int r = files_add(h, &h->e); /* again: a pull may have ended, and dropped layers */
+
+	if (r < 0)
+		return r;
+	r = loop_watch(h->loop, h->pair, POLLIN, pair_ready, h, &h->watch);
+	if (!r)
+		r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_CONFIG, 1, &h->config, sizeof(h->config), h->fds, h->nfds);
+	if (r < 0)
+		return err_set_errno(&h->e, r, "cannot send the VM's state to the new process");
+	loop_timer_arm(h->timer, loop_now_ns() + ANSWER_TIMEOUT_NS);
+	return 0;
+}
+
+static void settled(struct work *w)
+{
+	struct handover *h = container_of(w, struct handover, work);
+
+	if (!h->r)
+		h->r = config_send(h);
+	if (h->r < 0)
+		handover_fail(h);
+}
+
+static void prepared(struct work *w)
+{
+	struct handover *h = container_of(w, struct handover, work);
+
+	if (!h->r && vm_work_cancelled(h->vm))
+		h->r = err_set(&h->e, -ECANCELED, ERR_CANCELLED, "the restart was cancelled");
+	if (!h->r) {
+		h->r = vm_handover_pause(h->vm, &h->config, &h->e);
+		h->paused = !h->r;
+	}
+	if (!h->r)
+		h->r = machine_save(h->m, &h->sections, &h->e);
+	if (h->r < 0) {
+		handover_fail(h);
+		return;
+	}
+	h->work.run = settle_run;
+	h->work.done = settled;
+	worker_submit(h->worker, h->loop, &h->work);
+}
+
+static int handover_check(struct handover *h, struct err *e)
+{
+	if (h->m->cfg.images_only)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is nothing to hand over");
+	if (h->listen_fd < 0)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM's process has no listening socket");
+	if (memory_view(&h->m->mem))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM is a live clone and shares its memory with other clones");
+	return vm_check_keepable(h->vm, e);
+}
+
+static int handover_begin(struct handover *h, struct err *e)
+{
+	int flags = fcntl(h->pair, F_GETFL);
+	int r = handover_check(h, e);
+
+	if (!r)
+		r = files_add(h, e);
+	if (r < 0)
+		return r;
+	if (flags < 0 || fcntl(h->pair, F_SETFL, flags | O_NONBLOCK) < 0)
+		return err_set_errno(e, -errno, "the socket to the new process");
+	r = loop_timer_new(h->loop, answer_late, h, &h->timer);
+	if (r < 0)
+		return err_set_errno(e, r, "timer");
+	return vm_work_begin(h->vm, "handover", e);
+}
+
+int vm_handover(struct vm *vm, struct worker *w, int pair, int state_fd, int listen_fd,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct handover *h = calloc(1, sizeof(*h));
+	int r;
+
+	if (!h) {
+		close(pair);
+		close(state_fd);
+		return err_set_errno(e, -ENOMEM, "handover");
+	}
+	*h = (struct handover){ .work = { .run = prepare_run, .done = prepared }, .vm = vm, .m = vm_machine(vm), .worker = w,
+		.loop = vm_machine(vm)->host.loop, .pair = pair, .state_fd = state_fd, .listen_fd = listen_fd, .done = done,
+		.opaque = opaque };
+	r = handover_begin(h, e);
+	if (r < 0) {
+		handover_free(h);
+		return r;
+	}
+	worker_submit(w, h->loop, &h->work);
+	return 0;
+}

@@ -1,0 +1,40 @@
+/* vm_handover: hands a running VM over to another process, its successor, which may be of a newer version of Cairn. The
+ * guest's memory stays where it is: both processes map the same memfd.
+ *
+ * The daemon starts the successor (`cairn-vm --take-over FD`) with one end of a socket pair and sends the other end to
+ * the VM's process. The order of events, and what each process does to the images:
+ *
+ *   VM's process (the old one)                        successor
+ *   1 loads the rest of a saved memory and            waits for VM_MSG_CONFIG
+ *     flushes the disks, while the guest runs
+ *   2 pauses the VM, saves the machine's state
+ *   3 stops the disks' threads and settles the
+ *     images: from here on it writes nothing
+ *   4 sends VM_MSG_CONFIG with all fds: images,  -->  builds the machine on the fds, opens the
+ *     memory, taps, log, listening socket             images without a write, loads the state
+ *   5                                            <--  answers: ready, or an error
+ *   6 sends VM_MSG_GO and calls _exit()          -->  7 accepts on the listening socket, runs the guest
+ *
+ * VM_MSG_GO is the point of no return. Before it, the successor neither writes to an image nor touches a lock. If it
+ * fails or ends, or does not answer in time, the old process closes the socket pair and goes on. If the old process
+ * ends before it has sent VM_MSG_GO, the successor ends, too: the VM has then ended as by a crash. The image's locks
+ * belong to the fds that both processes share, so that no third process can open an image in between. Every client of
+ * the listening socket is served by the process that has the VM.
+ *
+ * Threading: main thread; done() runs on it, unless the function fails. */
+#ifndef CAIRN_VMM_SNAPSHOT_VM_HANDOVER_H
+#define CAIRN_VMM_SNAPSHOT_VM_HANDOVER_H
+
+struct err;
+struct vm;
+struct worker;
+
+/* Hand the VM over. Does not return to the caller's loop on success: the process ends.
+ * pair: connected to the successor; state_fd: an empty memfd; both taken. listen_fd: the VM's listening socket,
+ * borrowed; -1: none.
+ * done: called when the handover has failed; the VM continues in its previous phase.
+ * Returns 0; -ENOTSUP (ERR_UNSUPPORTED) if this VM cannot be handed over; -errno. */
+int vm_handover(struct vm *vm, struct worker *w, int pair, int state_fd, int listen_fd,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
+
+#endif
