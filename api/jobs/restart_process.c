@@ -171,7 +171,8 @@ static void restart_take_back(struct vm *vm)
 
 void restart_process_resume(struct vm *vm)
 {
-	if (is_due(vm) && !vm->proc && vm->operation.kind == VM_OP_JOB)
+	/* A start that has failed is answered later (vm_start_over()), and then the job fails. */
+	if (is_due(vm) && !vm->proc && vm->operation.kind == VM_OP_JOB && !vm_is_starting(vm))
 		restart_process_saved(vm);
 }
 
