@@ -181,7 +181,14 @@ def hold(d):
     old = d.info("vm1")["pid"]
     id = d.cairn("restart-process", "--no-wait", "vm1").stdout.strip()
     until(lambda: d.info("vm1")["reason"] == "handing over")
-    new, = set(d.children()) - {old}
+    found = [set()]
+
+    def sees_new():
+        found[0] = set(d.children()) - {old}
+        return len(found[0]) == 1
+
+    until(sees_new)  # the kernel's list may lack a child for a moment
+    new, = found[0]
     return id, old, new
 
 
