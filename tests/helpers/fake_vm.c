@@ -597,10 +597,8 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 		return snapshot_delete(f, (const void *)w->body, e);
 	case VM_MSG_SNAPSHOT_REVERT:
 		return snapshot_revert(f, (const void *)w->body, e);
-	case VM_MSG_DISK_PULL:
-		return 0;
 	default:
-		return snapshot_set(f, (const void *)w->body, e);
+		return w->type == VM_MSG_DISK_PULL ? 0 : snapshot_set(f, (const void *)w->body, e);
 	}
 }
 
@@ -642,12 +640,10 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 		.was_running = f->phase == VM_PHASE_RUNNING };
 	f->work.due_ms = f->work.begun_ms + ms;
 	memcpy(f->work.body, m->body, MIN(m->head.body_bytes, sizeof(f->work.body)));
-	if (m->head.type == VM_MSG_SAVE || m->head.type == VM_MSG_FORK || m->head.type == VM_MSG_DUMP) {
-		f->work.fds[0] = m->fds[0];
-		f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
-		if (m->head.type == VM_MSG_SAVE)
-			phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
-	}
+	f->work.fds[0] = m->nfds ? m->fds[0] : -1;
+	f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
+	if (m->head.type == VM_MSG_SAVE)
+		phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
 	if (!ms)
 		work_finish(f, 0, &e);
 }
