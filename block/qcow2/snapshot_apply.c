@@ -344,7 +344,7 @@ static int apply_phase_step(struct apply *a)
 	return a->res < 0 ? a->res : TASK_DONE;
 }
 
-/* Undo in order while the header is unchanged. */
+/* After a failure: undo the steps before the write of the header, or stop all writes if that write failed. */
 static int apply_give_up(struct apply *a, int res)
 {
 	struct qcow2 *q = a->o.task.q;

@@ -178,7 +178,7 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	return r;
 }
 
-/* ---- the section ---- */
+/* ---- encoding a vCPU's section ---- */
 
 /* One list of fields for saving and loading, so that both have the same order: a field is written
  * when w is set, read otherwise. */
