@@ -128,6 +128,11 @@ static int files_add(struct handover *h, struct err *e)
 
 /* ---- steps 5 and 6 ---- */
 
+static int successor_ended(struct handover *h)
+{
+	return err_set(&h->e, -EPIPE, ERR_GENERIC, "the new process ended before it took the VM over; its log has the reason");
+}
+
 static void go(struct handover *h)
 {
 	log_info(NULL, "the VM goes on in another process");
@@ -135,7 +140,7 @@ static void go(struct handover *h)
 	/* From here on the images, the memory and the sockets are the successor's. */
 	if (!h->r)
 		_exit(0);
-	err_set(&h->e, h->r, ERR_GENERIC, "the new process ended before it took the VM over");
+	successor_ended(h);
 	handover_fail(h);
 }
 
@@ -168,7 +173,7 @@ static void pair_ready(void *opaque, unsigned revents)
 		answered(h, m.body);
 		return;
 	}
-	h->r = err_set(&h->e, -EPIPE, ERR_GENERIC, "the new process ended before it took the VM over; its log has the reason");
+	h->r = successor_ended(h);
 	handover_fail(h);
 }
 
@@ -213,6 +218,8 @@ static int config_send(struct handover *h)
 	r = loop_watch(h->loop, h->pair, POLLIN, pair_ready, h, &h->watch);
 	if (!r)
 		r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_CONFIG, 1, &h->config, sizeof(h->config), h->fds, h->nfds);
+	if (r == -EPIPE)
+		return successor_ended(h);
 	if (r < 0)
 		return err_set_errno(&h->e, r, "cannot send the VM's state to the new process");
 	loop_timer_arm(h->timer, loop_now_ns() + ANSWER_TIMEOUT_NS);

@@ -116,7 +116,9 @@ def test_disk_and_memory_are_written_meanwhile(daemon, kvm, guest):
     begin(daemon, guest, vcpus=2, disks=[image(daemon), image(daemon, "other.qcow2")])
     c = console(daemon)
     c.run("storm start 1 0x1000000 0x400000")
+    c.close()
     for n in range(3):
+        c = console(daemon)
         c.run("open 1")
         before = writes(daemon, "vdb")
         c.sock.sendall(b"bench randwrite 16 4000 4096 65536 %d\n" % n)
@@ -130,8 +132,8 @@ def test_disk_and_memory_are_written_meanwhile(daemon, kvm, guest):
         assert c.line() == "ok"
         c.run("storm check")
         c.run("open 0")
+        c.close()  # it would keep the answers to goes_on() as answers to what comes next
         goes_on(daemon)
-    c.close()
     daemon.cairn("destroy", "vm1")
     checked(daemon)
     checked(daemon, "other.qcow2")
