@@ -75,6 +75,7 @@ enum vm_fact {
 	VM_FACT_DUMP_DUE = 1 << 8,     /* the policy wants a memory dump when the VM's job has ended */
 	VM_FACT_FALLS_ASLEEP = 1 << 10, /* saved: the VM is being suspended or saved because it is idle */
 	VM_FACT_CONTINUES = 1 << 11, /* saved: the VM is being saved to be started at once (restart-process) */
+	VM_FACT_HANDS_OVER = 1 << 12, /* proc has reported VM_REASON_HANDOVER, and no other phase since */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* the memory dump has ended, and the process was told to end */
 };
 
@@ -102,7 +103,6 @@ struct vm {
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
 	struct vm_handover *handover; /* under way; NULL: none, or an earlier daemon's */
-	bool hands_over; /* proc has reported VM_REASON_HANDOVER, and no other phase since */
 	unsigned facts;		 /* mask of enum vm_fact */
 	struct vm_operation operation; /* the owner */
 	struct vm_start_op start;

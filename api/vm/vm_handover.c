@@ -166,9 +166,9 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 	struct err e;
 	int r;
 
-	if (!vm->hands_over || end->said || end->protocol)
+	if (!vm_has(vm, VM_FACT_HANDS_OVER) || end->said || end->protocol)
 		return false;
-	vm->hands_over = false; /* once for each handover */
+	vm_set(vm, VM_FACT_HANDS_OVER, false); /* once for each handover */
 	if (next && end->signaled) {
 		/* Whether the VM was handed over before the signal is not known: end it, and wait for that. */
 		vm_process_kill(next);
@@ -194,7 +194,7 @@ void vm_handover_abandon(struct vm *vm)
 {
 	struct err e;
 
-	vm->hands_over = false;
+	vm_set(vm, VM_FACT_HANDS_OVER, false);
 	if (!vm->handover)
 		return;
 	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before its new process ran: %s (%s)", vm_state_name(vm->state), vm->reason);

@@ -157,7 +157,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 	/* Until the process has answered the start, the answer decides the state. */
 	if (vm->start.kind == VM_OP_START || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
-	vm->hands_over = ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_HANDOVER;
+	vm_set(vm, VM_FACT_HANDS_OVER, ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_HANDOVER);
 	vm_notify(vm, phase_seen, ev);
 	vm_move(vm, triggers[ev->phase], ours ? vm->asked.reason : vm_reason_name(ev->reason),
 		ours && vm->asked.detail ? vm->asked.detail : ev->detail, ev->value);

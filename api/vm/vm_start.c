@@ -568,7 +568,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 
 	if (info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_USER && vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		reason = VM_ASLEEP;
-	vm->hands_over = info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER;
+	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
 	vm_notify(vm, adopted, info);
 	/* Keep a state that is more precise than the process's phase. */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&

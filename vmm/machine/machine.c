@@ -591,7 +591,8 @@ int machine_settle_disks(struct machine *m, struct err *e)
 	return r;
 }
 
-int machine_wake_disks(struct machine *m, struct err *e)
+/* Start the threads of disks and, if nics is set, of interfaces, with all signals blocked. */
+static int io_threads_start(struct machine *m, bool nics, struct err *e)
 {
 	sigset_t all, old;
 	int r;
@@ -599,21 +600,21 @@ int machine_wake_disks(struct machine *m, struct err *e)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = disk_threads_start(m, e);
+	for (unsigned i = 0; nics && i < m->nnics && !r; i++)
+		r = nic_start(&m->nics[i], e);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r;
 }
 
+int machine_wake_disks(struct machine *m, struct err *e)
+{
+	return io_threads_start(m, false, e);
+}
+
 int machine_start_threads(struct machine *m, struct err *e)
 {
-	sigset_t all, old;
-	int r;
+	int r = io_threads_start(m, true, e);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = disk_threads_start(m, e);
-	for (unsigned i = 0; i < m->nnics && !r; i++)
-		r = nic_start(&m->nics[i], e);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r < 0 ? r : vcpus_start_threads(&m->vcpus, e);
 }
 
