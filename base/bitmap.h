@@ -36,9 +36,9 @@ static inline void bitmap_clear(struct bitmap *b, size_t i)
 
 void bitmap_set_all(struct bitmap *b);
 void bitmap_clear_all(struct bitmap *b);
-/* to, from: of the same size. */
+/* Copy all bits. Both bitmaps have the same size. */
 void bitmap_copy(struct bitmap *to, const struct bitmap *from);
-/* Set the bits in `to` that are set in `from`. */
+/* Set the bits in `to` that are set in `from`. from: at least as large as `to`. */
 void bitmap_or(struct bitmap *to, const struct bitmap *from);
 
 /* Find the first set (or clear) bit at or after `from`.

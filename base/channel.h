@@ -1,8 +1,7 @@
 /* channel: messages with fds over a SOCK_SEQPACKET Unix socket.
  *
- * A message has a fixed header (version, type, length, sequence) and a body. A table gives the
- * allowed body length and number of fds for each type. channel_recv() rejects any other message
- * before the caller sees its body. */
+ * A message has a fixed header (version, type, length, sequence) and a body. A table gives, for each type, the
+ * shortest and longest body and the maximum number of fds. channel_recv() rejects other messages. */
 #ifndef CAIRN_BASE_CHANNEL_H
 #define CAIRN_BASE_CHANNEL_H
 

@@ -21,7 +21,7 @@ static inline uint64_t clock_realtime_ns(void)
 	return clock_ns(CLOCK_REALTIME);
 }
 
-/* Time since the host's boot, without the time it was suspended. */
+/* Time since the host's boot, without the time during which the host was suspended. */
 static inline uint64_t clock_monotonic_ns(void)
 {
 	return clock_ns(CLOCK_MONOTONIC);

@@ -15,7 +15,8 @@
 #define KVM_LEAF 0x40000000u
 #define EXTENDED_LEAF 0x80000000u
 
-/* A state that XSAVE handles, and the feature that it belongs to. x87 and SSE belong to XSAVE itself. */
+/* States that XSAVE handles, as bits of XCR0, and the feature to which they belong. x87 and SSE belong to XSAVE
+ * itself. */
 static const struct {
 	uint32_t states;
 	const char *feature;
@@ -132,7 +133,8 @@ static void vendor_set(struct cpuid *c, const char *vendor)
 	memcpy(&c->leaf[0].reg[CPUID_ECX], vendor + 8, 4);
 }
 
-/* Build leaves with the model's vendor and features, and those of its parents. Returns NULL without memory. */
+/* Build leaves with the model's vendor and with the features of the model and its parents. Returns NULL without
+ * memory. */
 static struct cpuid *model_leaves(const struct cpu_model *m)
 {
 	struct cpuid *c = cpuid_new(m->vendor ? 1 : 0);
@@ -230,8 +232,8 @@ static bool leaf_belongs(struct cpuid *c, const struct cpuid_leaf *l)
 	}
 }
 
-/* Remove the leaves that do not belong to the guest, and set the highest leaf of each range and of leaf 7. The leaves
- * that leaf_belongs() reads features from always stay. */
+/* Remove the leaves that do not belong to the guest, and set the highest leaf of each range and the highest sub-leaf of
+ * leaf 7. The leaves from which leaf_belongs() reads features always stay. */
 static void leaves_limit(struct cpuid *c)
 {
 	uint32_t basic = 0, extended = 0, structured = 0, n = 0;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* Every x86-64 processor, as KVM shows it. */
+/* Features that every x86-64 processor has under KVM. */
 #define X86_64                                                                                                 \
 	"fpu,de,pse,tsc,msr,pae,mce,cx8,apic,sep,mtrr,pge,mca,cmov,pat,pse36,clflush,mmx,fxsr,sse,sse2,"       \
 	"x2apic,arat,syscall,nx,lm"

@@ -14,7 +14,7 @@ struct feature_reg {
 	uint32_t function, index;
 	enum cpuid_reg reg;
 	uint32_t mask; /* bits that count as features */
-	bool own;      /* true: the CPUID instruction has this register; false: only KVM's list of leaves has it */
+	bool own;      /* cpuid_read_processor() reads this register; false: only KVM's list of leaves is used */
 	/* Names of bits 0, 1, …; an empty field is a bit without a name. */
 	const char *names;
 };
@@ -83,8 +83,8 @@ static const struct feature_reg feature_regs[] = {
 	{ 0x80000021, 0, CPUID_ECX, ~0u, true, "" },
 };
 
-/* Names that libvirt has for features, where they differ from those above. libvirt's "stibp" is intel_stibp here, and
- * missing from this list, because /proc/cpuinfo has another stibp. */
+/* libvirt's names for features, where they differ from those above. libvirt's "stibp" is intel_stibp here; this list
+ * does not have it, because "stibp" above is AMD's feature. */
 static const struct {
 	const char *theirs, *ours;
 } other_names[] = {

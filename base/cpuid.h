@@ -1,6 +1,6 @@
 /* cpuid: CPUID leaves, the bits in them that are features of a processor, and the names of these
- * bits. Names are those of Linux's /proc/cpuinfo (Intel SDM vol. 2A, CPUID; AMD APM vol. 3,
- * appendix E). */
+ * bits (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). Names are mostly those of Linux's /proc/cpuinfo; an
+ * exception is sse3, which Linux calls pni. Any thread. */
 #ifndef CAIRN_BASE_CPUID_H
 #define CAIRN_BASE_CPUID_H
 
@@ -26,7 +26,7 @@ struct cpuid {
 
 /* Allocate n leaves, all zero. The caller frees them with free(). NULL: out of memory. */
 struct cpuid *cpuid_new(uint32_t n);
-/* A feature with a name. */
+/* The place of a feature's bit. */
 struct cpuid_feature {
 	uint32_t function, index;
 	enum cpuid_reg reg;
@@ -37,7 +37,7 @@ struct cpuid_feature {
  * name: of length len; a name of /proc/cpuinfo, or libvirt's, except that "stibp" is AMD's bit.
  * Returns false if no feature has the name. */
 bool cpuid_find_feature(const char *name, size_t len, struct cpuid_feature *ret);
-/* Write the name that /proc/cpuinfo has for a feature that cpuid_find_feature() found. Returns ret. */
+/* Write Cairn's name of a feature that cpuid_find_feature() found. Returns ret. */
 const char *cpuid_feature_name(const struct cpuid_feature *f, char ret[CPUID_NAME_BYTES]);
 /* Return libvirt's name of a feature; NULL if it is the same. */
 const char *cpuid_libvirt_name(const char *name, size_t len);
@@ -51,8 +51,8 @@ struct cpuid *cpuid_copy(const struct cpuid *c);
 const struct cpuid_leaf *cpuid_find(const struct cpuid *c, uint32_t function, uint32_t index);
 bool cpuid_equal(const struct cpuid *a, const struct cpuid *b);
 
-/* Clear the APIC id and other fields that tell the host's processors apart. All processors of a host then have equal
- * leaves. */
+/* Clear the APIC id and other fields that differ between a host's processors, so that a leaf is equal on whichever of
+ * them it was read. */
 void cpuid_leaf_strip_id(struct cpuid_leaf *l);
 
 /* Read the leaves of the calling processor that hold features. Each leaf takes some 3 us on a host
@@ -62,8 +62,9 @@ struct cpuid *cpuid_read_processor(void);
 uint64_t cpuid_read_xcr0(void);
 
 /* List what `has` offers and `lacks` does not, as in "avx2, sha_ni, CPUID 7.0 EBX bit 31". The list has features,
- * another processor vendor, and states that both have with different XSAVE layouts. Bits that a guest switches itself
- * (OSXSAVE, OSPKE), and those that depend on topology, do not count.
+ * another processor vendor, and states that both have with different XSAVE layouts. These bits do not count: OSXSAVE
+ * and OSPKE, which a guest switches itself; HTT, which depends on the topology; the TSC deadline timer and the
+ * hypervisor bit, which each guest has.
  * lacks: NULL: list all features of `has`.
  * text: may be NULL with size 0; a longer list ends with ", and 12 more".
  * Returns the number of differences. */

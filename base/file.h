@@ -8,7 +8,7 @@
 struct err;
 
 /* Transfer all len bytes; retry after short counts and EINTR.
- * Return 0; -EIO if the file ends early; -errno. */
+ * Return 0; -EIO if the file ends before len bytes are read; -errno. */
 int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
@@ -22,7 +22,8 @@ int line_append(int fd, const char *text, size_t *ret_bytes);
 /* Read a whole file.
  * max: limit in bytes.
  * ret_buf: gets a NUL after the content; the caller frees it.
- * Returns 0; -EFBIG if the file is larger than max; -errno. The sentence names the path. */
+ * name: of the file, for the error; file_read_fd() reads from the fd's current position.
+ * Returns 0; -EFBIG if the file is larger than max; -errno. The error names the path. */
 int file_read(const char *path, size_t max, char **ret_buf, size_t *ret_len, struct err *e);
 int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *ret_len,
 	struct err *e);

@@ -1,8 +1,8 @@
 /* file_aio: direct I/O by the kernel's io_submit() for the loop on epoll.
  *
- * For a file opened with O_DIRECT, io_submit() passes reads and writes to the device without a thread. Containers that
- * refuse io_uring allow io_submit(). For files in the page cache io_submit() would block, so the loop passes their
- * operations to file_pool. All functions belong to the loop's thread. */
+ * For a file opened with O_DIRECT, io_submit() passes reads and writes to the device without a thread. The usual
+ * seccomp profiles of containers refuse io_uring, but allow io_submit(). For files in the page cache io_submit() would
+ * block, so the loop passes their operations to file_pool. All functions belong to the loop's thread. */
 #ifndef CAIRN_BASE_FILE_AIO_H
 #define CAIRN_BASE_FILE_AIO_H
 
@@ -10,7 +10,8 @@
 
 struct file_aio;
 
-/* event_fd: an eventfd, borrowed, signalled when jobs are done.
+/* Create a context for io_submit().
+ * event_fd: an eventfd, borrowed, signalled when jobs are done.
  * entries: the most jobs at a time.
  * Returns NULL if the kernel refuses or memory is short. */
 struct file_aio *file_aio_new(int event_fd, unsigned entries);

@@ -119,7 +119,7 @@ static void done_append(struct file_pool *p, struct file_job *job)
 	bool first = !p->done.first;
 
 	list_append(&p->done, job);
-	/* Nobody reads the eventfd's counter; it would block the write only after 2^64 signals. */
+	/* Nobody reads the eventfd, so its counter only grows; it has room for 2^64 signals. */
 	while (first && write(p->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
 }

@@ -43,8 +43,8 @@ static struct cpuid_leaf *leaf_add(struct cpuid *c, uint32_t function, uint32_t 
 	return &c->leaf[c->n++];
 }
 
-/* Linux 6.2 and newer leave out the second level of the topology, the cores of a package. Without this level, a guest
- * takes each core for a package. */
+/* Add sub-leaf 1 of leaf 0xB, the second level of the topology: the cores of a package. Linux 6.2 and newer leave it
+ * out, and without it a guest takes each core for a package. */
 static void cores_level_add(struct cpuid *c)
 {
 	if (c->n < CPUID_LEAVES_MAX && cpuid_find(c, 0xb, 0) && !cpuid_find(c, 0xb, 1))
@@ -95,10 +95,10 @@ int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 #define USER_DATA 0x23u
 #define PORT 0x10u
 #define FLAGS_IOPL_3 0x3002u /* user mode may use ports */
-/* The processor signature that the guest is told: of no processor. */
+/* The signature (EAX of leaf 1) that KVM_SET_CPUID2 gets; no processor has it. */
 #define SIGNATURE 0x00012345u
-/* Features in ECX of leaf 1 that the guest is not told of: sse3, ssse3, cx16, sse4_1, sse4_2, popcnt. Each processor
- * with a kvm-pvm has some of them. */
+/* Features that are cleared in ECX of leaf 1: sse3, ssse3, cx16, sse4_1, sse4_2, popcnt. Each processor on which
+ * kvm-pvm, a KVM without hardware virtualisation, runs has some of them. */
 #define HIDDEN_FEATURES (1u << 0 | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23)
 
 /* mov eax, 1; xor ecx, ecx; cpuid; out PORT, eax; mov eax, ecx; out PORT, eax */
@@ -115,7 +115,7 @@ static void tables_write(uint8_t *ram)
 		pt[i] = i * 4096 | PTE_USER_WRITABLE;
 }
 
-/* User mode of long mode, the mode in which each kind of KVM runs code on the processor. */
+/* Set the registers for 64-bit user mode, whose code each kind of KVM runs directly on the processor. */
 static int registers_set(int vcpu_fd)
 {
 	struct kvm_segment cs = { .limit = 0xffffffff, .selector = USER_CODE, .type = 11, .present = 1, .dpl = 3, .s = 1,
@@ -208,8 +208,8 @@ static int answer_read(struct kvm_cpuid_guest *g, uint32_t *ret)
 	return 0;
 }
 
-/* A processor answers its own signature. A kvm-pvm that traps the instruction answers the signature that was set, but
- * shows the processor's features. */
+/* If KVM does not virtualise CPUID, the guest reads the processor's own signature. A kvm-pvm that traps the instruction
+ * gives the guest the signature that was set, but the processor's features. */
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported)
 {
 	uint32_t signature, features;

@@ -1,4 +1,4 @@
-/* kvm_host: what /dev/kvm tells of the host's processor. Used by the VM process and by `cairn`. */
+/* kvm_host: reads the CPUID leaves that KVM supports, and finds out whether KVM virtualises CPUID. Any thread. */
 #ifndef CAIRN_BASE_KVM_HOST_H
 #define CAIRN_BASE_KVM_HOST_H
 

@@ -17,8 +17,7 @@
 int lockdown_drop(struct err *e)
 {
 	capng_clear(CAPNG_SELECT_BOTH);
-	/* Clearing the bounding set takes CAP_SETPCAP. An unprivileged user keeps the set, but with
-	 * no_new_privs it grants nothing. */
+	/* The bounding set stays as it is: clearing it takes CAP_SETPCAP, and with no_new_privs it grants nothing. */
 	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
 	return 0;

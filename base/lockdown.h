@@ -13,7 +13,7 @@
 
 struct err;
 
-/* A sanitizer's shadow memory exceeds the limits. Its runtime makes system calls of its own at any
+/* A sanitizer's shadow memory exceeds the sandboxes' memory limits. Its runtime makes system calls of its own at any
  * time and reads /proc to find leaks. So a sanitized build has no memory limit, and
  * lockdown_files() and lockdown_calls() do nothing. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -55,7 +55,7 @@ int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it.
  * otherwise: the action for all other calls (SCMP_ACT_*).
- * all_threads: install it for all threads; else for the calling thread and its children.
+ * all_threads: install it for all threads; else for the calling thread and the threads that it creates later.
  * add: adds the rules.
  * Returns 0; -errno with a sentence. */
 int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),

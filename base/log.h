@@ -25,7 +25,7 @@ static inline bool log_enabled(enum log_level level)
 {
 	return (int)level <= atomic_load_explicit(&log_level_now, memory_order_relaxed);
 }
-/* Is the data path traced? While it is not, the question costs one load and one predicted branch. */
+/* Whether lines of level TRACE are written. If not, the test costs one load and one predicted branch. */
 #define log_traces() __builtin_expect(log_enabled(LOG_LEVEL_TRACE), 0)
 
 /* Write one line. device: "vda", "serial0", or NULL. */
@@ -46,8 +46,8 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 			log_write(LOG_LEVEL_DEBUG, dev, __VA_ARGS__);                              \
 	} while (0)
 
-/* Limit for messages that a guest can trigger: at most 10 lines per 5 s and call site. The next
- * line that passes gives the number of suppressed lines. */
+/* Decide whether to write a line that a guest can trigger: at most 10 lines in 5 s for each r. Before the first line
+ * after suppressed ones, log_ratelimit_pass() logs the number of suppressed lines. */
 bool log_ratelimit_pass(struct ratelimit *r);
 #define log_guest(dev, ...)                                                                        \
 	do {                                                                                       \

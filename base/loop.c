@@ -427,8 +427,8 @@ void loop_defer_threads(struct loop *l, bool defer)
 		l->backend->defer_threads(l, defer);
 }
 
-/* Is the refusal one of policy, of an old kernel or of a limit that only io_uring meets? Other errors, such as
- * EMFILE, would also fail with epoll. */
+/* Whether only io_uring fails with this error: a policy forbids it, the kernel is too old, or the limit of locked
+ * memory is too low. After other errors, such as EMFILE, epoll would fail, too. */
 static bool refusal_is_of_io_uring(int r)
 {
 	return r == -EPERM || r == -EACCES || r == -ENOSYS || r == -EINVAL || r == -EOPNOTSUPP || r == -ENOMEM;
@@ -462,7 +462,7 @@ static void refusal_tell(int r)
 		remedy);
 }
 
-/* Try io_uring first, unless the variable CAIRN_LOOP chooses. */
+/* Try io_uring first, unless the environment variable CAIRN_LOOP names the back end. */
 static int backend_new(unsigned entries, struct loop **ret_loop, struct err *e)
 {
 	const char *choice = getenv("CAIRN_LOOP");

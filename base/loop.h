@@ -15,8 +15,8 @@ struct err;
 struct loop;
 
 /* Create a loop on io_uring. If io_uring is refused, as in most containers, create one on epoll, in which up to four
- * threads perform the file operations; the first such loop of a process logs one line. The variable CAIRN_LOOP, epoll
- * or io_uring, overrides the choice.
+ * threads perform the file operations that would block; the first such loop of a process logs one line. The environment
+ * variable CAIRN_LOOP, epoll or io_uring, overrides the choice.
  * entries: submission queue size, e.g. 64 for control, 256 for a disk.
  * Returns 0; -errno with a sentence (ERR_HOST if the kernel refuses, ERR_INVALID if CAIRN_LOOP is unknown). */
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);
@@ -35,7 +35,7 @@ void loop_free(struct loop *l);
 void loop_run(struct loop *l);
 /* End loop_run(). Any thread, at any time. */
 void loop_stop(struct loop *l);
-/* Handle ready events once, for tests and for tools that wait for one event.
+/* Wait for events and handle the ready ones once. Callbacks and other functions use it to wait for one event.
  * timeout_ns: longest wait; 0: do not wait; UINT64_MAX: no limit. */
 void loop_run_once(struct loop *l, uint64_t timeout_ns);
 
@@ -97,7 +97,7 @@ void loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
 /* mode: FALLOC_FL_* */
 void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset,
 	uint64_t len);
-/* Complete op with 0 in the loop's next round, to answer asynchronously without I/O. */
+/* Let the loop call op's done() with 0, to answer asynchronously without I/O. */
 void loop_nop(struct loop *l, struct loop_op *op);
 /* Observe all file operations; tests use this to simulate power cuts. The calls come from the
  * loop's thread: submit() before the operation can have an effect, complete() before its done().
@@ -110,7 +110,7 @@ struct loop_trace {
 	void (*complete)(struct loop_trace *t, struct loop_op *op, int res);
 };
 void loop_trace(struct loop *l, struct loop_trace *t);
-/* Returns the number of operations that were submitted and are not complete. */
+/* Returns the number of submitted operations whose done() was not called yet. */
 unsigned loop_ops_in_flight(const struct loop *l);
 
 #endif

@@ -102,7 +102,7 @@ static void always_set(struct loop_epoll *p, struct loop_watch *w, unsigned reve
 	w->epoll.always = revents;
 }
 
-/* Bring the epoll set up to date with the watch. poll() reports a hang-up even if no event is requested, so a paused
+/* Bring the epoll set up to date with the watch. epoll reports a hang-up even if no event is requested, so a paused
  * watch leaves the set. */
 static int set_update(struct loop_epoll *p, struct loop_watch *w)
 {
@@ -142,7 +142,7 @@ static void epoll_watch_events(struct loop_watch *w)
 
 	due_remove(p, w); /* the event may no longer be requested; if it is, epoll reports it again */
 	if (set_update(p, w) < 0)
-		always_set(p, w, POLLERR); /* so that the caller sees the failure */
+		always_set(p, w, POLLERR); /* ready() gets POLLERR, so that the watch's owner sees the failure */
 }
 
 static void watch_release(struct loop_epoll *p, struct loop_watch *w)
@@ -258,7 +258,7 @@ static void job_to_thread(struct loop_epoll *p, struct file_job *job)
 	job_finish(p, job);
 }
 
-/* Returns 0 if the kernel performs the job without a thread. */
+/* Pass the job to the kernel's AIO. Returns 0; -errno: the job needs a thread. */
 static int job_to_kernel(struct loop_epoll *p, struct file_job *job)
 {
 	if (!p->aio && !p->no_aio) {

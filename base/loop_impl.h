@@ -37,8 +37,8 @@ struct loop_watch {
 	};
 };
 
-/* A back end's functions. The loop's thread calls them. Reads, writes, syncs and fallocate() must end in one
- * loop_op_completed() or loop_op_tell() each, but not before the function returns. */
+/* A back end's functions. The loop's thread calls them. Each read, write, sync and fallocate() ends in one call of
+ * loop_op_completed() or loop_op_tell(). loop_op_tell() must not be called before the back end's function returns. */
 struct loop_backend {
 	enum loop_kind kind;
 	void (*free)(struct loop *l);
@@ -73,7 +73,7 @@ struct loop {
 	int wake_fd;
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
-	/* completed operations; reported in the next round, or at the end of this turn */
+	/* completed operations that completed_tell() has still to report */
 	struct loop_op *over, **over_tail;
 	struct loop_op *telling; /* operations that are being reported in this round */
 	int *memory_fds;
@@ -90,17 +90,18 @@ int loop_epoll_new(unsigned entries, struct loop **ret_loop);
 void loop_watch_free(struct loop_watch *w);
 /* Put op on the list of completed operations. */
 void loop_op_completed(struct loop *l, struct loop_op *op, int res);
-/* Report op now. Not inside the submitting call. */
+/* Call op's done() now. Not allowed inside the submitting call. */
 void loop_op_tell(struct loop *l, struct loop_op *op, int res);
-/* Is fd a file in memory, by loop_file_in_memory()? */
+/* Whether loop_file_in_memory() said that fd is a file in memory. */
 bool loop_fd_in_memory(const struct loop *l, int fd);
 
-/* Largest read or write of a file on tmpfs that the loop's thread performs itself. Measured with `cairn-img
- * bench -w` on tmpfs, CPU time per write, by the thread and by the ring: 4 KiB 0.9 and 6.5 us, 64
- * KiB 7 and 22 us, 256 KiB 26 and 51 us, with less elapsed time as well. From 1 MiB on there is
- * little difference. */
+/* Largest operation that the loop's thread performs itself: a write to a file on tmpfs, and on epoll also a read from
+ * such a file or from the page cache. Measured with `cairn-img bench -w` on tmpfs, CPU time per write, by the thread
+ * and
+ * by the ring: 4 KiB 0.9 and 6.5 us, 64 KiB 7 and 22 us, 256 KiB 26 and 51 us, with less elapsed time as well. From
+ * 1 MiB on there is little difference. */
 #define LOOP_NOW_BYTES_MAX (256 * 1024u)
-/* Are the iovecs at most LOOP_NOW_BYTES_MAX long? */
+/* Whether the iovecs have at most LOOP_NOW_BYTES_MAX bytes together. */
 bool loop_iov_is_small(const struct iovec *iov, unsigned niov);
 
 #endif

@@ -14,7 +14,7 @@ enum completion_kind { KIND_OP = 0, KIND_WATCH = 1, KIND_IGNORE = 2, KIND_MASK =
 struct loop_uring {
 	struct loop loop;
 	struct io_uring ring;
-	unsigned held; /* reads and writes for a device that are queued but not submitted */
+	unsigned held; /* reads and writes that are queued but not submitted; those of files in memory do not count */
 };
 
 static struct loop_uring *uring_of(struct loop *l)
@@ -67,7 +67,7 @@ static void watch_cancel(struct loop_watch *w)
 static void watch_completed(struct loop_watch *w, int res)
 {
 	w->uring.armed = false;
-	/* ready() of this watch runs the loop; the outer watch_completed() arms or frees the watch afterwards */
+	/* This call is nested, because ready() of this watch runs the loop. The outer call arms or frees the watch. */
 	if (w->uring.running)
 		return;
 	if (!w->uring.dead && !w->uring.cancelling && w->events) {

@@ -5,7 +5,7 @@
 #define CAIRN_BASE_NOTIFY_H
 
 /* Connect to the socket that NOTIFY_SOCKET names.
- * Returns an owned fd; -1 if there is no such socket. */
+ * Returns an owned fd; -1: the variable is not set, or the connection failed. */
 int notify_open(void);
 /* Send one message. fd -1: do nothing. text: "READY=1\nSTATUS=…". */
 void notify_send(int fd, const char *text);

@@ -1,4 +1,5 @@
-/* pin_name: the name of a backing file that is read at a pin: cairn-fork:PATH?snapshot=ID (docs/qcow2.md, "Pins"). */
+/* pin_name: parses the name by which the overlay of a fork's disk refers to a pin, a kept state of its backing image:
+ * cairn-fork:PATH?snapshot=ID (docs/qcow2.md, "Pins"). */
 #ifndef CAIRN_BASE_PIN_NAME_H
 #define CAIRN_BASE_PIN_NAME_H
 

@@ -8,7 +8,7 @@
  * 1000, up to E; "b", "byte" and "bytes" 1. Returns 0 if `unit` is not a unit. */
 uint64_t size_unit(const char *unit);
 
-/* Parse "512", "24G", "1.5GiB" or "512MB". A fraction is only valid with a unit above one byte.
+/* Parse "512", "24G", "1.5GiB" or "512MB". A fraction other than 0 needs a unit above one byte.
  * plain: unit in bytes of a number without a unit; 0: the unit is mandatory.
  * Returns 0; -EINVAL; -ERANGE on overflow (*ret_bytes is then UINT64_MAX, for callers with a limit
  * of their own). */
