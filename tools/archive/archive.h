@@ -2,7 +2,11 @@
  * describes the format.
  *
  * The program receives its files as open fds. The only path that it opens is the folder of an import, with the rights
- * of the user who imports. Archives are untrusted. */
+ * of the user who imports. Archives are untrusted.
+ *
+ * Threading: struct queue connects two threads, a producer and a consumer. A struct sum belongs to one thread at a
+ * time.
+ * All other functions are for the main thread. */
 #ifndef CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 #define CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 
@@ -96,11 +100,12 @@ struct manifest {
 void manifest_done(struct manifest *m);
 /* May a file in an archive have this name? */
 bool manifest_name_ok(const char *name);
-/* Returns the JSON text; the caller frees it. */
+/* Returns the text of manifest.json; the caller frees it. */
 char *manifest_print(const struct manifest *m);
 /* Parse the manifest. text[len] is NUL. Checks everything except the definition, which is any object. Returns 0;
  * -EINVAL with a sentence. */
 int manifest_parse(const char *text, size_t len, struct manifest *ret, struct err *e);
+/* Returns the text of sums.json; the caller frees it. */
 char *manifest_print_sums(const struct manifest *m);
 /* Parse sums.json and put each checksum into m. */
 int manifest_parse_sums(const char *text, size_t len, struct manifest *m, struct err *e);
@@ -115,11 +120,12 @@ void progress_add(struct progress *p, uint64_t bytes);
 /* Returns 0; -ECANCELED after SIGTERM. */
 int archive_cancelled(struct err *e);
 
-/* Export a VM.
+/* Restrict the process (sandbox.h) and export a VM.
  * spec: docs/archive.md. result: borrowed; the function adds members.
  * Returns 0; -errno with a sentence. */
 int archive_export(struct json_object *spec, struct json_object *result, struct err *e);
-/* Import or check an archive. stage: where to unpack; NULL: only check. Other parameters as in archive_export(). */
+/* Import or check an archive; the process is restricted already. stage: where to unpack; NULL: only check. Other
+ * parameters and results as in archive_export(). */
 int archive_import(struct json_object *spec, struct stage *stage, struct json_object *result,
 	struct err *e);
 

@@ -21,7 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Size of the mapping of zeros that libarchive gets for holes. It only counts them, because the entries are sparse. */
+/* Size of the mapping of zeros that libarchive gets for holes. libarchive counts these zeros but reads none of them,
+ * because the entries are sparse. */
 #define ZEROS_BYTES (1ULL << 30)
 #define LOOP_ENTRIES 64
 
@@ -293,7 +294,8 @@ static la_ssize_t gzip_take(struct archive *a, void *opaque, const void *buf, si
 	return -1;
 }
 
-/* Compress on all processors: with zstd's threads, or our own for gzip. */
+/* Open the archive for writing. zstd compresses with libzstd's threads, gzip with those of gzip.c, on all
+ * processors. */
 static int output_open(struct exporter *x, int fd, const char *compress, int level)
 {
 	char text[48];

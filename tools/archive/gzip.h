@@ -6,10 +6,10 @@
 
 struct gzip;
 
-/* Create a compressor. fd: where to write; borrowed. level: 1 to 9. Threads start with the first byte. Returns NULL if
+/* Create a compressor. fd: where to write; borrowed. level: 1 to 9. gzip_write() starts the threads. Returns NULL if
  * there is no memory. */
 struct gzip *gzip_new(int fd, int level);
-/* NULL allowed. Discards data that gzip_end() has not written. */
+/* End the threads, discard data that is not written yet, and free g. NULL allowed. */
 void gzip_free(struct gzip *g);
 /* Compress len bytes of buf, which is copied. Returns 0 or -errno. */
 int gzip_write(struct gzip *g, const void *buf, size_t len);

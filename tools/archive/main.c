@@ -1,4 +1,4 @@
-/* cairn-archive: export or import a VM. cairnd runs it with the rights of the user.
+/* cairn-archive: export or import a VM. cairnd runs it with the rights of the user; so does `cairn import --dry-run`.
  *
  *   cairn-archive export|import|clear, with a specification as JSON on fd 3 (docs/archive.md) that
  *   names the other fds. Stdout carries lines of JSON: progress, then {"result":{…}} or

@@ -13,7 +13,7 @@ int stage_open(int parent, const char *name, struct stage **ret, struct err *e);
 /* Remove an abandoned folder. If a process still fills it, wait for that process, which may complete it. Returns 0,
  * also if there is no folder; -EINTR after a signal; -errno. */
 int stage_clear(int parent, const char *name, struct err *e);
-/* Remove the folder unless stage_keep() succeeded. NULL allowed. */
+/* Remove the folder unless stage_keep() has renamed it, and free s. NULL allowed. */
 void stage_free(struct stage *s);
 /* Returns the fd of the folder; borrowed. */
 int stage_fd(const struct stage *s);

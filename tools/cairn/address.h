@@ -11,8 +11,8 @@
  * Returns 0; -errno with a sentence. */
 int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interfaces, struct err *e);
 /* Choose the address under which other machines reach the guest: neither loopback nor link-local, IPv4 before IPv6.
- * Addresses of the VM's own interfaces take precedence over those of bridges inside the guest. A live clone keeps its
- * source's MAC until its driver restarts; if no interface has a MAC of the VM, any interface counts.
+ * Only interfaces with a MAC of the VM's definition count, so bridges inside the guest do not. If no interface has such
+ * a MAC, all count: a live clone's driver may still use the source's MAC.
  * text: set on success only. Returns false if there is no such address. */
 bool address_pick(struct json_object *interfaces, char text[ADDRESS_TEXT]);
 

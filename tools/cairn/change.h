@@ -14,8 +14,8 @@ struct json_object;
 	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
 	{ "print-only", NULL, "show the change, and do not save it" }
 
-/* Read the definition, change it and have the daemon save it; repeat if another user has changed it in the meantime.
- * Prints the daemon's warnings on stderr.
+/* Read the definition, change it and have the daemon save it; if another user has changed it in the meantime, repeat,
+ * up to 8 times. Prints the daemon's warnings on stderr. Refuses --live, and --current for a running VM.
  * edit: changes the canonical JSON `definition` in place; returns 0, or -errno with a sentence. May be called several
  * times.
  * opaque: passed to edit.
@@ -26,9 +26,10 @@ int change_make(struct cli *c, const char *vm,
 
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
-/* Read the list `key` of the definition, of the next start with --inactive. The caller owns it. Returns 0 or -errno. */
+/* Read the list `key` from the definition of the running VM; with --inactive, from the one that the next start uses.
+ * The caller owns *ret_list. Returns 0 or -errno. */
 int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e);
-/* Tell the outcome of change_make(): "Failed to <what>", or "<done> successfully" if the definition was changed.
+/* Print the outcome of change_make(): "Failed to <what>", or "<done> successfully" if the definition was changed.
  * Returns the exit code. */
 int change_tell(int r, const struct err *e, const char *what, const char *done);
 /* Have the daemon save `now` if the definition is still `was`. Returns 0; -errno, with class ERR_BUSY if it is not. */

@@ -143,8 +143,10 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 
 /* ---- waiting (wait.c) ---- */
 
-/* Wait until the VM has a state.
- * word: the state as a word; "shutoff" also accepts saved and crashed.
+/* Wait until the VM has a state, or its guest agent answers.
+ * word: a word of `wait --for` except "ip". "shutoff" also accepts saved and crashed, "crashed" also preserved; "agent"
+ * waits until the guest agent answers.
+ * deadline_ns: CLOCK_MONOTONIC; UINT64_MAX: none.
  * Returns 0; -ETIMEDOUT; -errno with a sentence. */
 int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
 	struct err *e);

@@ -15,7 +15,7 @@ struct definition_file {
 };
 
 /* Read a definition file.
- * path: "-" is standard input, with the working directory as its folder.
+ * path: "-" is standard input. For standard input and pipes, the folder is the working directory. f: zeroed.
  * Returns 0; -errno with a sentence. Call definition_file_done() in either case. */
 int definition_file_read(const char *path, struct definition_file *f, struct err *e);
 void definition_file_done(struct definition_file *f);

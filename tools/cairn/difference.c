@@ -70,7 +70,7 @@ static bool same_order(struct json_object *was, struct json_object *now)
 	size_t n = json_object_array_length(was);
 
 	if (n != json_object_array_length(now))
-		return true; /* one line for the whole added or removed value */
+		return true; /* the lines about added and removed elements are enough */
 	for (size_t i = 0; i < n; i++)
 		if (strcmp(id_at(was, i), id_at(now, i)) && of_id(now, id_at(was, i)))
 			return false;

@@ -63,7 +63,8 @@ static long number_read(const char *path)
 	return strtol(word_read(path, buf), NULL, 10);
 }
 
-/* Name the group other than root's that may read and write the file. Returns NULL if there is none. */
+/* Get the name of the file's group, if it may read and write the file and is not root's. Returns buf; NULL:
+ * otherwise. */
 static const char *group_of(const char *path, char buf[32])
 {
 	struct stat st;
@@ -120,7 +121,7 @@ static bool is_off(const char *parameter)
 	return word[0] == 'N' || word[0] == '0';
 }
 
-/* A CPU that shows neither VMX nor SVM means that KVM, if there is one, emulates kernel mode. */
+/* Check for nested paging. If the CPU shows neither VMX nor SVM but there is a KVM, this KVM emulates kernel mode. */
 static void paging_probe(struct host_check *c)
 {
 	unsigned a, b, v, d;

@@ -29,7 +29,7 @@ struct host_cpu {
 };
 
 /* Ask KVM about the processor that guests can have. The caller calls host_cpu_done() after a success.
- * Returns 0; -errno (ERR_HOST, ERR_PERMISSION) if this user cannot use KVM. */
+ * Returns 0; -errno (ERR_HOST, ERR_PERMISSION) if this user cannot use KVM, or KVM cannot run CPUID in a guest. */
 int host_cpu_read(struct host_cpu *ret, struct err *e);
 void host_cpu_done(struct host_cpu *h);
 

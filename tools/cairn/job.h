@@ -22,13 +22,13 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
  * ret_fd: the caller closes it. before: previous signal mask.
  * Returns 0 or -errno. */
 int job_signals_open(int *ret_fd, sigset_t *before);
-/* Wait for a job that c's connection has started, and print nothing.
+/* Wait for a job that c's connection has started, without a progress bar.
  * signals: fd that becomes readable when the job must be cancelled; not read, so several threads can share it.
  * ret_result: as in job_run(). Returns 0; -errno with a sentence. */
 int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e);
 
-/* Print the result of a job: as a sentence (fmt), or as JSON, YAML or CSV. For people, a line about a long pause
- * follows.
+/* Print the result of a job: as a sentence (fmt), or as JSON, YAML or CSV. Below the sentence follows that of
+ * job_tracking_text(), if there is one.
  * figures: prints more for --verbose; NULL: nothing. Returns CLI_OK. */
 int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
@@ -39,7 +39,7 @@ int job_result_print(struct cli *c, struct json_object *result,
  * done: "copied" or "read". Returns whether there is a sentence. */
 #define JOB_TRACKING_TEXT 512
 bool job_tracking_text(struct json_object *result, const char *done, char *buf, size_t size);
-/* Print that sentence in the format for people. job_result_print() does this, too. */
+/* Print that sentence, unless the format is JSON, YAML or CSV. job_result_print() does this, too. */
 void job_tracking_print(struct cli *c, struct json_object *result);
 
 /* Write a size such as "12.3 MiB". */

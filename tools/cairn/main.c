@@ -197,7 +197,8 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 	return c->verb->run(c);
 }
 
-/* Parse the options before the verb. Returns the index of the verb; -1 after an error message. */
+/* Parse the options before the verb. Returns the index of the verb, argc if there is none; -1 after an error
+ * message. */
 static int global_options(struct cli *c, int argc, char **argv)
 {
 	int i = 1;

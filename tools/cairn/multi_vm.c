@@ -309,7 +309,7 @@ static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 
 /* ---- dry run ---- */
 
-/* Ask the daemon what the command would do: only the daemon can tell. */
+/* Print what the command would do, which only the daemon can tell. Returns an exit code. */
 static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	struct json_object *info)
 {

@@ -49,8 +49,9 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
 
-/* virsh has an option for each positional: --domain or --file for the first, and for others the word in the verb's line
- * of arguments. Returns the index of the positional; -1: no such positional. */
+/* Find the positional that is given as an option. As in virsh, the option is --domain or --file for the first
+ * positional, and for others the word in the verb's line of arguments. Returns the positional's index; -1: no such
+ * positional. */
 static int positional_named(const struct cli *c, const char *name, size_t len)
 {
 	const char *word = c->verb->args;

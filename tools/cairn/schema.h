@@ -16,7 +16,7 @@ struct json_object *schema_words(struct json_object *schema, struct json_object 
 /* Returns an array of the names of all events. The caller owns it. */
 struct json_object *schema_events(struct json_object *schema);
 
-/* Iterate over the commands of a verb.
+/* Copy the next command's name from the list of a verb (struct verb, commands).
  * list: the verb's list, or the previous return value. name: set to the next command.
  * Returns the place behind that command; NULL behind the last. */
 const char *verb_command_next(const char *list, char name[64]);
@@ -29,7 +29,7 @@ struct legal_vms {
 
 /* Read the rules of a command from the schema. Returns 0; -errno with a sentence. */
 int legal_vms_ask(struct cli *c, const char *command, struct legal_vms *ret, struct err *e);
-/* Does the list `states` contain the state `word`? */
+/* Is the state `word` in the list `states`, or the list empty? */
 bool legal_states_have(const char *states, const char *word);
 
 #endif

@@ -1,4 +1,5 @@
-/* target: the user's file that a job of the daemon writes; it gets its name only when it is complete. */
+/* target: the user's file that a job of the daemon writes. The file has a temporary name until it is complete, unless
+ * this process does not wait for the job (--no-wait). */
 #ifndef CAIRN_TOOLS_TARGET_H
 #define CAIRN_TOOLS_TARGET_H
 
@@ -16,12 +17,14 @@ struct target {
 	int fd;
 };
 
-/* Open the file. t->path and t->is_new are set.
+/* Open the file. The caller has set t->path, t->is_new and t->whole.
  * in_place: write to the final name at once.
  * Returns 0; -errno with a sentence. */
 int target_open(struct target *t, bool in_place, struct err *e);
-/* Finish the file after a job: keep or remove it.
- * r: result of job_run(). Returns r; -errno with a sentence if the file cannot be kept. */
+/* After job_run(), close the file. After a success, give it its name, durably. If the job failed, or t->whole is set,
+ * remove it. If the connection failed, the file may be incomplete: print its name.
+ * r: result of job_run(); after -EINPROGRESS the file stays as it is. Returns r; -errno with a sentence if the file
+ * cannot be kept. */
 int target_close(struct target *t, int r, struct err *e);
 
 #endif

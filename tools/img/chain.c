@@ -65,8 +65,8 @@ struct rebase {
 	uint8_t *a, *b;
 };
 
-/* Keep the disk's content: where the old and the new backing chain differ and the image has no data, copy the old
- * content into the image. */
+/* Keep the disk's content in a stretch at off: where the image has no data and the old and the new backing chain
+ * differ, copy the old content into the image. *len: most to handle; set to the length handled. */
 static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t grain)
 {
 	struct block_extent x, y;

@@ -151,7 +151,7 @@ struct new_image {
 
 static int new_add(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain)
 {
-	(void)plain; /* a plain cluster has the same length */
+	(void)plain; /* qcow2_pack_add() knows a plain cluster by its length */
 	return qcow2_pack_add(container_of(s, struct new_image, sink)->pack, off, data, len);
 }
 

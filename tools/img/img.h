@@ -43,7 +43,8 @@ int img_vmstate_main(int argc, char **argv);
 int img_fail(const struct err *e);
 int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Print a snapshot as in `qemu-img info`: heading, line, or JSON. */
+/* A snapshot as in `qemu-img info`: img_snapshot_heading() and img_snapshot_line() print a table, img_snapshot_json()
+ * returns an object, which the caller owns. */
 struct json_object;
 void img_snapshot_heading(void);
 /* Copy a name from an image to buf, with '?' for control characters, which could steer a terminal. Returns buf. */
@@ -97,6 +98,7 @@ struct img_common {
 	struct img_open o; /* a verb with two images uses these options for both */
 	struct img_progress progress;
 };
+/* Values of long options for getopt; from IMG_OPT_OWN on, those that only one verb has. */
 enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
 #define IMG_COMMON_LONGS                                                                           \
 	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
@@ -105,7 +107,7 @@ enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
 		{ "force-share", no_argument, NULL, 'U' },                                         \
 		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS }
 extern const struct option img_common_longs[];
-/* x: zeroed, except for the members of x->o that the verb has set. */
+/* Prepare x for img_common_option(). x: zeroed, except for the members of x->o that the verb has set. */
 void img_common_init(struct img_common *x, const char *verb);
 /* Handle a common option.
  * c: from getopt. arg: its value; for '?', argv[optind - 1].
@@ -127,23 +129,25 @@ struct img_layer {
 	int data_fd;	 /* 0: none */
 };
 /* Open the image and its backing chain and read each header.
- * ret_n: number of layers. Free with img_layers_free().
+ * layers: room for BLOCK_LAYERS_MAX. ret_n: number of layers. Free with img_layers_free() on success.
  * Returns 0; -errno with a sentence, for example for a loop, a missing file, or a name that is no local path or outside
  * the allowed folders. */
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
 	struct err *e);
 void img_layers_free(struct img_layer *layers, unsigned n);
-/* Returns the argument for block_open(). The layer owns the fds until img_layer_given(). */
+/* Returns the layer's files for block_open(), which takes the fds on success. Then call img_layer_given(), so that
+ * img_layers_free() does not close them. */
 struct block_layer img_layer_files(const struct img_layer *y);
 void img_layer_given(struct img_layer *y);
 /* Open the layer's files again, for writing. Returns 0 or -errno. */
 int img_layer_reopen(struct img_layer *y, struct err *e);
 /* Open the image and its backing chain as a disk. Returns 0; -errno with a sentence. */
 int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e);
-/* Get the path of the backing file: the name in the header, or the path in the name of a pin. */
+/* Get the path of the backing file from the name in the header. If that is the name of a pin (base/pin_name.h), get the
+ * path in it. */
 void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_MAX + 1]);
-/* Refuse a verb that would change the content of pins: where a pin has no data, the backing file shows.
- * Returns 0 if the image has none; -EBUSY; -errno. */
+/* Refuse a verb such as rebase or commit if the image has pins (docs/qcow2.md): a pin reads the clusters that it lacks
+ * from the backing file, so its content would change. Returns 0 if the image has no pins; -EBUSY; -errno. */
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
 /* Is the name a URL such as "nbd://..." or "json:{...}" instead of a path? */
 bool img_has_protocol(const char *name);
@@ -182,22 +186,23 @@ int img_create_format(struct img_create *c, const char *verb, const char *name);
 const char *img_snapshot_word(const char *arg);
 /* Apply "key=value,...". Strings point into opts, which is modified. */
 int img_create_options(struct img_create *c, char *opts, struct err *e);
-/* The data file of a new image: written under a temporary name beside an existing file, which is locked, and renamed at
- * the end. */
+/* The data file of a new image. A file is written under a temporary name and renamed at the end, when it replaces an
+ * existing file, which is locked meanwhile. A device is written directly. */
 struct img_data {
 	int fd; /* 0: none */
 	char path[PATH_MAX], tmp[PATH_MAX];
 	int old_fd;
 	bool is_device;
 };
-/* Create the data file.
+/* Create the data file, if c names one.
  * image: path of the future image; the name of the data file is relative to its folder.
  * Returns 0 or -errno. Call img_data_finish() in either case. */
 int img_data_make(struct img_data *d, const char *image, const struct qcow2_create *c, struct err *e);
+/* Set the file's size, or refuse a device that is smaller. Returns 0 or -errno. */
 int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e);
 /* Keep or remove the data file. r: result of the work. Returns r; -errno if keeping the file failed. */
 int img_data_finish(struct img_data *d, int r, struct err *e);
-/* Returns the effective preallocation: with a raw data file, all clusters are allocated. */
+/* Returns the effective preallocation: at least metadata with a raw data file, which needs all clusters mapped. */
 enum img_prealloc img_create_prealloc(const struct img_create *c);
 /* Write an empty image to fd. Returns 0; -errno with a sentence. */
 int img_create_fd(int fd, const struct img_create *c, struct err *e);

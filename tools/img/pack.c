@@ -95,7 +95,7 @@ static void *worker_thread(void *opaque)
 	while ((p = queue_take(k))) {
 		if (z) {
 			piece_compress(p, z);
-		} else { /* out of memory: store the cluster plain */
+		} else { /* out of memory: store the clusters plain */
 			for (uint64_t i = 0; i * k->cluster_bytes < p->len; i++)
 				p->sizes[i] = k->cluster_bytes;
 		}
@@ -168,7 +168,7 @@ static int piece_write(struct pack *k, struct piece *p)
 	return r;
 }
 
-/* Skip known zeros. Pieces start at cluster boundaries. */
+/* Pass known zeros to the destination without reading them. Stop at a cluster boundary, where the next piece starts. */
 static int holes_skip(struct pack *k)
 {
 	while (k->pos < k->size) {

@@ -1,4 +1,5 @@
-/* pack: copying for `convert`. */
+/* pack: copy a disk for `convert`: to another disk, to a stream, or as compressed clusters. Each function returns when
+ * its threads have ended. */
 #ifndef CAIRN_TOOLS_IMG_PACK_H
 #define CAIRN_TOOLS_IMG_PACK_H
 
@@ -8,13 +9,14 @@
 struct img_rate {
 	uint64_t bytes_per_second, begin_ns;
 };
+/* May the next bytes be copied now, after `done` bytes? */
 bool img_rate_allows(struct img_rate *r, uint64_t done);
 /* Returns how long the loop may sleep, in ns; UINT64_MAX: without limit. */
 uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
 
-/* Destination of compressed clusters: each cluster once, in ascending order. */
+/* Destination of img_pack(), which passes on each cluster once, in ascending order. */
 struct img_sink {
-	/* Add a cluster: a compressed stream, or a whole plain cluster (the last one may be shorter). */
+	/* Add a cluster: a compressed stream, or plain: a whole cluster, filled up with zeros behind the disk's end. */
 	int (*add)(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain);
 	/* Write zeros. NULL: clusters that are not added already read as zeros. */
 	int (*zero)(struct img_sink *s, uint64_t off, uint64_t len);
@@ -28,7 +30,7 @@ struct img_pack {
 	struct img_rate *rate;
 	struct img_progress *progress;
 };
-/* Copy with compression on all processors. Returns 0; -errno with a sentence. */
+/* Compress a disk on all processors; the caller's thread reads and writes. Returns 0; -errno with a sentence. */
 int img_pack(const struct img_pack *o, struct err *e);
 
 struct img_copy {

@@ -171,7 +171,7 @@ static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 	return 0;
 }
 
-/* Print the space that only this snapshot uses, for each snapshot. */
+/* Print for each snapshot the space that only this snapshot uses. */
 static int own_sizes(struct snapshot *s, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;

@@ -143,7 +143,7 @@ static int cpu_json(struct json_object *o, struct state_reader *r, struct err *e
 /* Add a section's content, as far as this tool can parse it. */
 static int content_json(struct json_object *o, struct state_section *s, struct err *e)
 {
-	uint8_t sizes[16]; /* memory, vCPUs, devices */
+	uint8_t sizes[16]; /* size of memory, number of vCPUs, number of devices: not shown */
 
 	if (!strcmp(s->name, CPU_STATE_SECTION) && s->version == CPU_STATE_VERSION)
 		return cpu_json(o, &s->content, e);

@@ -22,7 +22,7 @@ struct export {
 	uint64_t size_bytes;
 };
 
-/* The parameters. Their strings are owned here. */
+/* The plugin's parameters, the same for all connections. plugin_unload() frees their strings. */
 static struct img_open options;
 static bool share;
 
@@ -130,7 +130,7 @@ static int64_t plugin_get_size(void *handle)
 	return (int64_t)x->size_bytes;
 }
 
-/* Several connections may have a disk each, because none writes. */
+/* Let a client open several connections: none writes, so what one reads does not depend on the others. */
 static int plugin_can_multi_conn(void *handle)
 {
 	(void)handle;

@@ -50,8 +50,8 @@ int frames_new(int fd, unsigned mtu, struct frames **ret_f, struct err *e)
 		return err_set_errno(e, -ENOMEM, "frames");
 	f->fd = fd;
 	f->room = MIN(ETHERNET_BYTES + VLAN_BYTES + mtu, PACKET_BYTES_MAX - NET_HEADER);
-	/* The kernel may grant a smaller buffer; then more frames wait in the queue. A daemon of root may have set a
-	 * larger one. */
+	/* The kernel may grant a smaller buffer; then more frames wait in the queue. Keep a larger buffer, which a
+	 * daemon that runs as root has set. */
 	if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &has, &size) < 0 || has < bytes)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 	*ret_f = f;
@@ -87,7 +87,8 @@ static bool peer_has_closed(int fd)
 
 /* ---- frames from the guest ---- */
 
-/* Compute the checksum of a TCP segment or UDP datagram. In UDP, 0 means no checksum. */
+/* Compute the checksum of a TCP segment or UDP datagram. Store 0 as 0xffff, because in UDP, 0 means no checksum.
+ * Returns false if the offsets in the header do not fit the frame. */
 static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
 {
 	size_t start = load_le16(header + HEADER_SUM_START), at = start + load_le16(header + HEADER_SUM_OFFSET);
@@ -100,8 +101,8 @@ static bool sum_make(const uint8_t *header, uint8_t *frame, size_t len)
 	return true;
 }
 
-/* Check a frame of the guest and compute its checksum. Combined segments stay one frame: TCP ends in this process,
- * which need not split them. */
+/* Check a frame of the guest and compute its checksum. Combined segments stay one frame, because libslirp terminates
+ * TCP in this process. Returns false if the frame is not valid. */
 static bool frame_finish(const struct frames *f, const uint8_t *header, uint8_t *frame, size_t len)
 {
 	if (len < ETHERNET_BYTES || len > PACKET_BYTES_MAX - NET_HEADER || (header[HEADER_FLAGS] & ~HEADER_SUM_WANTED))

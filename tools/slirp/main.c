@@ -1,5 +1,5 @@
-/* cairn-slirp: user-mode networking. cairnd runs one for each interface of type `user`; the guest's connections become
- * sockets of the VM's definer (docs/slirp.md).
+/* cairn-slirp: user-mode networking. cairnd, or `cairn run`, starts one for each interface of type `user`, with the
+ * rights of the user who defined the VM; the guest's connections become sockets of this process (docs/slirp.md).
  *
  *   cairn-slirp --frames FD [--network 10.0.2.0/24] [--hostname NAME] [--mtu N] [--restrict]
  *           [--host-loopback] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]

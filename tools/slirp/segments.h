@@ -1,6 +1,6 @@
-/* segments: combine consecutive TCP segments to the guest into one frame, if the guest accepts that (virtio 1.2,
- * section 5.1.6): the cost of a frame hardly depends on its size. The checksum is left to the guest, which then trusts
- * the data. */
+/* segments: combine consecutive TCP segments to the guest into one frame, for guests that accept TSO and partial
+ * checksums (virtio 1.2, section 5.1.6): the cost of a frame hardly depends on its size. Only the pseudo-header's
+ * checksum is stored: the guest takes such a frame for correct. */
 #ifndef CAIRN_TOOLS_SLIRP_SEGMENTS_H
 #define CAIRN_TOOLS_SLIRP_SEGMENTS_H
 
@@ -16,9 +16,9 @@ struct segments {
 	uint8_t packet[PACKET_BYTES_MAX];
 };
 
-/* Returns false if the frame is no TCP segment with data, or does not follow the previous one. */
+/* Append a segment. Returns false if the frame is no TCP segment with data, or does not follow the previous one. */
 bool segments_add(struct segments *s, const uint8_t *frame, size_t len);
-/* Returns the packet with all segments and its header, valid until the next segments_add(); NULL: none. */
+/* Take all segments. Returns one packet with its header, valid until the next segments_add(); NULL: none. */
 const uint8_t *segments_end(struct segments *s, size_t *ret_len);
 
 #endif

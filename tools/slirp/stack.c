@@ -24,8 +24,8 @@
 #define SEGMENT_MTU 9000
 /* Limit for the guest's connections; the rest of FDS_MAX is for other files. */
 #define SOCKETS_MAX (FDS_MAX - 160)
-/* After this time without sockets, libslirp's timers have expired. It still asks to be called twice a second for each
- * listening socket. */
+/* After this time without connections, libslirp's own timers have expired, so its timeout is ignored: for its listening
+ * sockets, libslirp would ask to be called twice a second. */
 #define QUIET_NS (180 * 1000000000ULL)
 #define NS_PER_MS 1000000ULL
 
@@ -96,7 +96,8 @@ static void on_timer_mod(void *timer, int64_t due_ms, void *opaque)
 	t->due_ns = MAX(1, (uint64_t)due_ms * NS_PER_MS);
 }
 
-/* Returns the forward of an accepted connection, which has the local address of the listening socket; 0: none. */
+/* Find the forward of an accepted connection, which has the local address of the listening socket. Returns the
+ * forward's index plus 1; 0: none. */
 static uint8_t forward_of(const struct stack *s, int fd)
 {
 	struct sockaddr_in ours, theirs;

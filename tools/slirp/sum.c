@@ -11,8 +11,8 @@ uint16_t sum_fold(uint64_t sum)
 	return (uint16_t)sum;
 }
 
-/* Sum in native byte order and swap at the end, which gives the same sum (RFC 1071, section 2 B). The 64-bit
- * accumulator adds halves of 8 bytes; its upper 32 bits hold the carries of any frame. */
+/* Sum in native byte order and swap at the end, which gives the same sum (RFC 1071, section 2 B). Of each 8 bytes,
+ * `low` and `high` add 4 each; their upper 32 bits have room for the carries of any frame. */
 uint64_t sum_add(uint64_t sum, const uint8_t *p, size_t len)
 {
 	uint64_t low = 0, high = 0;

@@ -1,8 +1,8 @@
 /* udp: forward datagrams to the guest and back without libslirp. libslirp would drop the guest's answers to clients on
  * the host's loopback, where most clients are, if --host-loopback is not given, and all answers with --restrict.
  *
- * Only known clients get answers. The guest sees the addresses of remote clients, and the gateway's address for clients
- * on this host. A datagram must fit into one frame in both directions. */
+ * Only known clients get answers. The guest sees the client's own address, but the gateway's address for clients on
+ * 127.0.0.0/8 and for addresses of the guest's network. A datagram must fit into one frame in both directions. */
 #ifndef CAIRN_TOOLS_SLIRP_UDP_H
 #define CAIRN_TOOLS_SLIRP_UDP_H
 

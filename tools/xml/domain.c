@@ -227,7 +227,7 @@ static bool feature_add(char *text, size_t size, char sign, const char *name)
 	int n;
 
 	if (name && !strcmp(name, "stibp"))
-		name = "intel_stibp"; /* what libvirt calls stibp */
+		name = "intel_stibp"; /* libvirt's stibp is Intel's bit; the name stibp in /proc/cpuinfo is AMD's */
 	if (!name || !cpuid_find_feature(name, strlen(name), &f))
 		return false;
 	n = snprintf(text + len, size - len, ",%c%s", sign, cpuid_feature_name(&f, ours));

@@ -11,8 +11,8 @@ struct err;
 struct json_object;
 struct reading;
 
-/* Convert the whole document. r: initialized by the caller. Returns 0; -EINVAL with a sentence that names line and
- * element. */
+/* Convert the whole document. r: from reading_init(). Returns 0; -EINVAL with a sentence that names line and element;
+ * -ENOMEM. */
 int domain_read(struct reading *r, struct _xmlDoc *doc);
 
 /* Parse XML without external content: no DOCTYPE, only the five predefined entities, no file, no network. The caller

@@ -1,5 +1,5 @@
-/* elements: the table of all known elements and attributes of libvirt's domain XML and their treatment. Warnings come
- * from it, and docs/libvirt-xml.md is generated from it. */
+/* elements: the table of all known elements and attributes of libvirt's domain XML and their treatment.
+ * elements_check() applies it to a document, and docs/libvirt-xml.md has its rows. */
 #ifndef CAIRN_TOOLS_XML_ELEMENTS_H
 #define CAIRN_TOOLS_XML_ELEMENTS_H
 

@@ -14,7 +14,8 @@ struct reading;
 /* Add the keys to the definition in r. Returns 0; -EINVAL with a sentence. */
 int extra_read(struct reading *r, struct _xmlNode *domain);
 
-/* Returns the keys of `want` that `got` lacks; both are in canonical form. The caller owns it; NULL: none. */
+/* Returns the keys of `want` that `got` lacks, or has with another value; both are in canonical form. The caller owns
+ * the result; NULL: none. */
 struct json_object *extra_make(struct json_object *want, struct json_object *got);
 
 #endif

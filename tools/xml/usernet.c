@@ -15,7 +15,8 @@
 
 /* ---- reading the XML ---- */
 
-/* Read the network from the address: passt takes it for the guest's address, SLIRP for the network's. */
+/* Compute the network from address and prefix of <ip>. With libvirt's passt, the address is the guest's, with SLIRP the
+ * network's; without its host bits, both give the network. */
 static int network_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *address = node_attr(n, "address");

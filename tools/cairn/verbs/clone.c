@@ -32,7 +32,7 @@ static void forwards_print(struct json_object *list)
 			json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
-/* Copies take time and space that the user may not expect. */
+/* Print which disks the live clone copied, and why: a copy takes time and space that the user may not expect. */
 static void copies_print(struct json_object *list)
 {
 	char bytes[24];
@@ -47,7 +47,7 @@ static void copies_print(struct json_object *list)
 	}
 }
 
-/* Print how a fork made the disks: "disks: vda overlay 192.0 KiB, vdb copy 2.0 MiB (raw image)". */
+/* Print how the disks of live clones were made: "disks: vda overlay 192.0 KiB, vdb copy 2.0 MiB (raw image)". */
 static void disks_print(struct json_object *list)
 {
 	char bytes[24];

@@ -139,7 +139,8 @@ static int text_is_unchanged(const struct edit *d)
 		!memcmp(text, d->text, had);
 }
 
-/* Compare canonical forms, so that changes without meaning do not count. */
+/* Set d->now to the canonical form of the edited definition, so that the later comparison with d->was ignores changes
+ * of notation. */
 static int text_canonical(struct edit *d, struct err *e)
 {
 	struct definition *def;
@@ -167,7 +168,7 @@ static int file_take(struct edit *d, struct err *e)
 	return r < 0 ? r : name_check(d, e);
 }
 
-/* Another user has changed the definition: show how, and use it as the new base. */
+/* Show how another user has changed the definition, and use their version as the base of the next attempt. */
 static void definition_was(struct edit *d)
 {
 	struct json_object *now;
@@ -180,7 +181,8 @@ static void definition_was(struct edit *d)
 	d->was = now;
 }
 
-/* Returns 1: unchanged; 0: saved; -errno. */
+/* Run the editor, and save the edited definition. Returns 1: unchanged; 0: saved, or only shown (--print-only);
+ * -errno. */
 static int edit_attempt(struct edit *d, struct err *e)
 {
 	int r = editor_run(d->path, e);

@@ -14,8 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Does the file have a qcow2 header? This process looks, because the daemon does not read what a guest may have
- * written. */
+/* Does the file have a qcow2 header? This process reads it, because the daemon reads no image. */
 static bool looks_like_qcow2(const char *path)
 {
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -25,7 +24,8 @@ static bool looks_like_qcow2(const char *path)
 		!memcmp(magic, "QFI\xfb", sizeof(magic));
 }
 
-/* Returns the format from --subdriver, or raw like virsh, but refuses a qcow2 image then. */
+/* Set *ret_format to --subdriver, or else to raw as virsh does; without --subdriver, refuse a qcow2 image. Returns 0;
+ * CLI_USAGE after an error message. */
 static int format_choose(struct cli *c, const char *source, const char **ret_format)
 {
 	*ret_format = option_value(c, "subdriver");
@@ -70,7 +70,7 @@ static int attach_check(struct cli *c)
 	return r;
 }
 
-/* Returns NULL after an error message. */
+/* Returns the new disk's JSON from the options, which the caller owns; NULL after an error message. */
 static struct json_object *disk_of_options(struct cli *c)
 {
 	const char *source = c->pos[1], *serial = option_value(c, "serial"),

@@ -22,7 +22,7 @@ static void time_print(struct json_object *ev)
 }
 
 /* Returns an event as a CSV row: common members as columns, all others as JSON in one column.
- * ev: NULL: only the columns count. */
+ * ev: NULL: a row without values, for the columns' names. */
 static struct json_object *csv_of(struct json_object *ev)
 {
 	struct json_object *o = json_object_new_object(), *data = js_get(ev, "data"), *t = js_get(ev, "timestamp"),

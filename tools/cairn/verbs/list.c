@@ -41,8 +41,8 @@ static bool state_wanted(const struct cli *c, const char *word)
 	return other;
 }
 
-/* Is this VM listed? Like virsh, only running or paused VMs, unless --all, --inactive, --template, --can or a state is
- * given. can: VMs that the verb of --can accepts; NULL: any. */
+/* Is this VM listed? Like virsh, list only VMs with an id, which have a process, unless --all, --inactive, --template,
+ * --can or a state is given. can: VMs that the verb of --can accepts; NULL: any. */
 static bool row_wanted(const struct cli *c, struct json_object *vm, const struct legal_vms *can)
 {
 	const char *word = js_get_str_or(vm, "word", "");
@@ -152,7 +152,7 @@ static bool is_brief(const struct cli *c)
 	return c->format == CLI_TABLE;
 }
 
-/* Print VMs that the daemon could not load on stderr, because a table has only loaded VMs. */
+/* Print on stderr which VMs the daemon could not load, because the table has only loaded VMs. */
 static void unloaded_tell(struct json_object *unloaded)
 {
 	for (size_t i = 0; unloaded && i < json_object_array_length(unloaded); i++) {
@@ -171,7 +171,7 @@ struct row {
 	struct json_object *vm;
 };
 
-/* Sort like virsh: running VMs first, by id, then the others by name. */
+/* Sort like virsh: VMs with an id first, by id, then the others by name. */
 static int row_compare(const void *pa, const void *pb)
 {
 	const struct row *a = pa, *b = pb;

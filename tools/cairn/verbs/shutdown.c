@@ -16,7 +16,7 @@
 #define NS 1000000000LL
 #define DAY_S (24 * 3600)
 
-/* Wait until the VMs are off. Skipped VMs do not count: they may be off or paused. */
+/* Wait until the VMs are off, except those that were skipped or whose shutdown failed. Returns an exit code. */
 static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeout_ns)
 {
 	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;

@@ -52,7 +52,7 @@ static bool has_children(struct json_object *all, struct json_object *o)
 
 struct tree {
 	struct json_object *all;
-	char *indent; /* grows by two or three characters a level */
+	char *indent; /* prefix of the lines; grows by at most four characters a level */
 };
 
 static void branch_print(struct tree *t, struct json_object *o, bool root, bool last, size_t depth)

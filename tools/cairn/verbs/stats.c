@@ -11,7 +11,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Numbers of virDomainState and of the reasons of each state (libvirt-domain.h). */
+/* Numbers of virDomainState (libvirt-domain.h). */
 enum number { RUNNING = 1, PAUSED = 3, IN_SHUTDOWN = 4, SHUT_OFF = 5, CRASHED = 6 };
 
 struct word_number {
@@ -22,7 +22,7 @@ struct word_number {
 struct reason_number {
 	enum number state;
 	const char *reason;
-	int number; /* virsh's number of the reason; 0: unknown */
+	int number; /* libvirt's number of the reason, such as VIR_DOMAIN_RUNNING_BOOTED */
 };
 
 static enum number state_number(const char *word)
@@ -184,7 +184,7 @@ static void stats_print(struct json_object *stats)
 	printf("\n");
 }
 
-/* Choose the named VMs, or all VMs. */
+/* Choose the named VMs (in f); without names, all VMs (in *ret_vms). Returns 0; an exit code after an error message. */
 static int names_pick(struct cli *c, struct json_object **ret_vms, struct multi_vm *f)
 {
 	struct err e;
