@@ -29,7 +29,7 @@ static void *probe_run(void *opaque)
 		p->kind = r ? CPU_KIND_VIRTUAL : CPU_KIND_PROCESSOR;
 	else
 		log_warn(NULL, "cannot run CPUID in a guest to see who answers it: %s", strerror(-r));
-	sem_post(&p->known); /* p may be gone after this line */
+	sem_post(&p->known); /* cpu_probe_end() may free p from here on */
 	kvm_cpuid_guest_close(&g);
 	return NULL;
 }

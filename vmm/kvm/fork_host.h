@@ -20,8 +20,8 @@ struct fork_host {
 	struct cpuid *own;
 };
 
-/* Write the facts near the end of a fork's state file and extend the file to total_bytes, as
- * clones map it whole. Waits for a probe of the processor if there was none yet.
+/* Write the facts into a fork's state file, between the definition and the checksums, and extend the file to
+ * total_bytes, because clones map all of RAM from it. Probes the processor if there is no result yet.
  * k: k->supported is NULL in a process that only works on images; then no facts are written.
  * Returns 0 or -errno. */
 int fork_host_write(struct vmstate_file *f, struct kvm *k, uint64_t total_bytes, struct err *e);

@@ -15,14 +15,14 @@ struct kvm;
 struct state_writer;
 struct vcpus;
 
-/* A host's TSC whose frequency differs by less needs no scaling: KVM's own tolerance. */
+/* A host's TSC whose frequency differs by at most this needs no scaling: KVM's own tolerance. */
 #define TSC_TOLERANCE_PPM 250u
 
 /* Choose the guest's processor by its text (base/cpu_model.h), before the vCPUs are created.
  * Returns 0; -ENOTSUP (ERR_UNSUPPORTED) when this host's KVM does not virtualise CPUID or lacks a feature;
  * -EINVAL; -ENOMEM. */
 int guest_cpu_choose(struct kvm *k, const char *text, struct err *e);
-/* Write the section. cpu_probe_learn() has been called, or this takes 1 ms. */
+/* Write the section. Takes 1 ms more if cpu_probe_learn() was not called before. */
 int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e);
 /* Check whether this host can give the guest the recorded processor, without changing anything. Any
  * thread.
@@ -30,8 +30,8 @@ int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e);
  * (ERR_WRONG_STATE) when the vCPUs have run with another CPUID, which KVM does not change then;
  * -EINVAL (ERR_CORRUPT) for a topology that does not fit the vCPUs. */
 int guest_cpu_check(struct vcpus *s, const struct cpu_state *c, struct err *e);
-/* Give the guest the recorded processor; guest_cpu_check() has accepted it. Takes c->guest. Call
- * before vcpu_load(). Returns 0 or -errno. */
+/* Give the guest the recorded processor, which guest_cpu_check() has accepted. If it differs from the current one,
+ * takes c->guest and sets it to NULL. Call before vcpu_load(). Returns 0 or -errno. */
 int guest_cpu_load(struct vcpus *s, struct cpu_state *c, struct err *e);
 /* List the features that the guest sees on this host and did not see where c was saved.
  * text: may be NULL with size 0. Returns their number; always 0 with CPU_KIND_VIRTUAL. */

@@ -10,8 +10,7 @@
  *   4 GiB      ..              the rest of RAM
  *
  * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
- * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share. It stays so until a
- * revert or a boot.
+  * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
  *
  * Threading: the main thread calls these functions while no vCPU runs, unless a comment says
  * otherwise. */
@@ -85,8 +84,7 @@ const struct ram_view *memory_view(const struct memory *m);
 /* Allocate the pages of a large range at once, before data is read into them, to save a fault for
  * each page. A hint: failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);
-/* Zero all RAM. A private view becomes a mapping of m->fd. For a fresh boot, or before RAM is loaded; a hard reset
- * keeps RAM. */
+/* Zero all RAM. A private view becomes a mapping of m->fd. Called for a reset, and before a revert loads all of RAM. */
 void memory_clear(struct memory *m);
 
 #define MEMORY_E820_MAX 8

@@ -98,7 +98,8 @@ static bool vcpu_park(struct vcpu *v)
 	return go;
 }
 
-/* Sleep in short steps: a signal that comes before a sleep does not end it. */
+/* Sleep until nap_until_ns or a stop request. Sleep in short steps, because the signal of a stop may arrive just before
+ * clock_nanosleep() and would then not interrupt it. */
 static void vcpu_nap(struct vcpus *s)
 {
 	uint64_t now, until;
@@ -463,7 +464,8 @@ static int lapic_reset(struct vcpu *v)
 	return r < 0 ? r : kvm_ioctl(v->fd, KVM_SET_LAPIC, v->fresh_lapic);
 }
 
-/* KVM_GET_MP_STATE makes KVM process the INIT. KVM latches an INIT while the guest runs as a
+/* End a wait for an async page fault by an INIT. KVM_GET_MP_STATE makes KVM process the INIT. KVM latches an INIT
+ * while the guest runs as a
  * hypervisor itself; clear a latched INIT, or the reset VM would receive it. */
 static int vcpu_interrupt_wait(struct vcpu *v)
 {

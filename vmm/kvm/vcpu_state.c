@@ -114,8 +114,8 @@ static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
 	return kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1 && one.e[0].data == e->data;
 }
 
-/* An MSR that this host refuses to write is acceptable only when its value is 0 or already the
- * saved one; otherwise the guest would see a change. */
+/* Accept that this host refuses to write an MSR only if the saved value is 0 or the vCPU's MSR already has the saved
+ * value; otherwise the guest would see a change. */
 static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
 {
 	return !e->data || msr_is(v, e) ? 0 : -EINVAL;

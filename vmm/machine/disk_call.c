@@ -149,7 +149,8 @@ struct end_call {
 	struct block_vmstate_map *map;
 };
 
-/* A successful change of the snapshot table shows that engine and file agree again. */
+/* Clear snapshot_unknown after a successful change of the snapshot table, which shows that engine and file agree
+ * again. Returns r. */
 static int change_done(struct machine_disk *d, int r)
 {
 	if (!r)
@@ -420,7 +421,7 @@ static int store_write(struct vmstate_store *s, uint64_t off, const void *buf, s
 		true);
 }
 
-/* No sync needed: the commit that follows makes the VM state durable before the snapshot becomes
+/* Do nothing: the commit that follows makes the VM state durable before the snapshot becomes
  * visible. */
 static int store_sync(struct vmstate_store *s)
 {

@@ -25,7 +25,7 @@ struct disk_call {
 	bool returned;
 	int res;
 	struct err e;
-	struct block_snapshot_op op; /* used by functions that need one */
+	struct block_snapshot_op op; /* passed to the functions of block_snapshot.h that take one; else unused */
 };
 
 /* Run c->run on the disk's thread and wait. Returns the result that disk_call_return() was given,
@@ -42,10 +42,11 @@ int disk_flush(struct machine_disk *d, struct err *e);
 int disk_snapshot_begin(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);
 int disk_snapshot_open(struct machine_disk *d, struct block_snapshot **ret_s, struct err *e);
 int disk_snapshot_freeze(struct machine_disk *d, struct block_snapshot *s, struct err *e);
-/* *ret_id: BLOCK_SNAPSHOT_ID_MAX + 1 bytes, or NULL. */
+/* Commit the snapshot. ret_id: NULL, or BLOCK_SNAPSHOT_ID_MAX + 1 bytes for the new snapshot's id. */
 int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 	const struct block_snapshot_info *info, char *ret_id, struct err *e);
-/* Start a commit and return; disk_commit_wait() returns the result and has to be called exactly once.
+/* A commit in progress. disk_commit_start() starts it and returns; disk_commit_wait() waits for its result and has to
+ * be called exactly once.
  * x, info: borrowed until disk_commit_wait(). */
 struct disk_commit {
 	struct disk_call c;
@@ -56,8 +57,8 @@ struct disk_commit {
 };
 void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
 	struct disk_commit *x);
-/* Wait until the place of the pin that is being committed is known. Returns false if the commit has failed:
- * disk_commit_wait() returns the reason. */
+/* Wait until the pin that is being committed has its place in the image, and return the pin in *ret. Returns false if
+ * the commit has failed; disk_commit_wait() then returns the error. */
 bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret);
 int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e);
 int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct err *e);
@@ -67,9 +68,9 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e);
 int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot_info *info,
 	struct err *e);
 int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e);
-/* block_pin_snapshot() */
+/* Run block_pin_snapshot(). */
 int disk_pin_snapshot(struct machine_disk *d, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);
-/* block_pin_delete(): -ENOENT if there is no such pin. */
+/* Run block_pin_delete(). Returns -ENOENT if there is no such pin. */
 int disk_pin_delete(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);
 int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_info *info,
 	struct err *e);

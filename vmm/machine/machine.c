@@ -82,8 +82,8 @@ static void host_doorbell_del(struct dev_host *h, uint64_t gpa, unsigned size, i
 	doorbell_set(h, gpa, size, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 
-/* Return whether the event ends or pauses the VM. Such events stop the vCPUs at once, not only when
- * the main thread handles them. */
+/* Return whether the vCPUs have to stop as soon as the event occurs, not only when the main thread
+ * handles it. */
 static bool event_stops(const struct dev_event *ev)
 {
 	switch (ev->kind) {
@@ -247,8 +247,8 @@ static void agent_port_opened(void *opaque, bool open, bool loaded)
 	agent_port(m->agent, open, loaded);
 }
 
-/* Interfaces are the last devices on the bus, so that another interface does not move any other
- * device. */
+/* Interfaces are the last devices on the PCI bus, so that an added interface does not change the slot of
+ * another device. */
 static int nics_new(struct machine *m, int *fds, struct err *e)
 {
 	struct device *d = NULL;
@@ -285,7 +285,8 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 	return r;
 }
 
-/* The agent's client reads the port through its console, like any other reader. */
+/* Create the console of the guest agent's port, and m->agent, the client that talks to the guest agent. A socketpair
+ * attaches m->agent to the console, as for any other reader. */
 static int agent_attach(struct machine *m, struct err *e)
 {
 	struct loop *l = m->host.loop;
@@ -361,8 +362,8 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
-/* Open the userfaultfd. Without it, memory is loaded at once, and snapshots copy memory in rounds; so it is with huge
- * pages, since the fault tracker's block is smaller than these. */
+/* Choose how memory is tracked: by userfaultfd, or by KVM's dirty log where userfaultfd is not available or memory is
+ * in huge pages, which are larger than the fault tracker's blocks. */
 static int tracking_open(struct machine *m, struct err *e)
 {
 	char reason[UFFD_REASON_MAX];
@@ -384,7 +385,7 @@ static int tracking_open(struct machine *m, struct err *e)
 	return dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e);
 }
 
-/* fork_fd: see machine_new(). */
+/* Open KVM, and set the guest's processor if the configuration names one. fork_fd: see machine_new(). */
 static int kvm_open(struct machine *m, int fork_fd, struct err *e)
 {
 	struct fork_host known = { 0 };
@@ -396,7 +397,7 @@ static int kvm_open(struct machine *m, int fork_fd, struct err *e)
 	fork_host_done(&known);
 	if (!r && m->cfg.cpu[0] && !cpu_model_is_host(m->cfg.cpu))
 		r = guest_cpu_choose(&m->kvm, m->cfg.cpu, e);
-	/* A restore needs the answer, and the rest of the machine is built meanwhile. */
+	/* A restore needs the probe's result. The probe runs while the rest of the machine is built. */
 	if (!r && m->cfg.restore_fd != VM_NO_FD)
 		cpu_probe_begin(&m->kvm);
 	return r;
@@ -520,8 +521,8 @@ void machine_free(struct machine *m)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
 	/* No thread of ours touches memory any more. Free the tracker before the disks close: it may read
 	 * memory from a disk's file by the disk's fd. Free it before KVM's fds close, too: that close waits
-	 * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
-	 * Only the end of the tracker's registration wakes it now. */
+	  * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
+	  * Only the end of the tracker's userfaultfd registration wakes that worker now. */
 	machine_forget_memory(m);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);

@@ -1,6 +1,6 @@
 /* machine: one PC built from a configuration: memory, vCPUs, buses, devices, disks.
  *
- * Threading: main thread only; machine_listener is called from any thread. */
+  * Threading: main thread only, unless a comment says otherwise; machine_listener is called from any thread. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_H
 #define CAIRN_VMM_MACHINE_MACHINE_H
 
@@ -78,7 +78,7 @@ struct machine {
 	int kernel_fd, initrd_fd;
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */
-	bool booted; /* guest memory has been written to */
+	bool booted; /* guest memory may have been written to, so a boot has to clear it */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
 	struct ram_reader *ram_reader; /* memory is, or was, loaded from a saved state on demand; NULL: neither */
 	struct working_sets working_sets; /* working sets of the saved states that this VM was restored from */
@@ -116,14 +116,15 @@ int machine_start_threads(struct machine *m, struct err *e);
  * Any thread. Return 0 or -errno. */
 int machine_settle_disks(struct machine *m, struct err *e);
 int machine_wake_disks(struct machine *m, struct err *e);
-/* Load ACPI tables and kernel, and set the registers for a fresh start. vCPUs are parked. Returns 0
- * or -errno. */
+/* Clear memory if it may have been written to, load ACPI tables and kernel, and set the registers for a fresh start.
+ * vCPUs are parked. Returns 0 or -errno. */
 int machine_boot(struct machine *m, struct err *e);
 /* Reset devices, vCPUs and interrupt controllers to power-on state, then call machine_boot(). vCPUs
  * are parked and devices paused. Returns 0 or -errno. */
 int machine_reset(struct machine *m, struct err *e);
 
-/* Pause the devices before any thread exists, as machine_pause() would. */
+/* Do the part of machine_pause() that follows the stop of the vCPUs: stop the guest's clock and pause the devices.
+ * Called alone before the vCPUs' threads exist. */
 void machine_hold(struct machine *m);
 /* Free the RAM reader and the fault tracker, and close the saved state that memory is paged in from: its content no
  * longer matches guest memory. */

@@ -58,7 +58,7 @@ static int fork_restore(struct machine *m, int fd, struct err *e)
 
 /* ---- the state of a VM that another process hands over ---- */
 
-/* fd: the sections alone. */
+/* Load the state of a VM that another process hands over. fd: taken; a file of the sections alone. */
 static int take_over(struct machine *m, int fd, struct err *e)
 {
 	CLEANUP_CLOSE int owned = fd;
@@ -73,7 +73,7 @@ static int take_over(struct machine *m, int fd, struct err *e)
 	machine_hold(m);
 	m->run_ns = m->cfg.taken.vm_clock_ns;
 	r = machine_load(m, (const uint8_t *)sections, len, e);
-	m->cfg.taken_over = false; /* from now on, a state that is loaded is another one */
+	m->cfg.taken_over = false; /* a state that is loaded later is not the handed-over one */
 	return r;
 }
 

@@ -1,5 +1,5 @@
-/* machine_restore: builds a machine's state from a saved state (snapshot/vmstate.h) or from the
- * sealed file of a fork, instead of booting a kernel. */
+/* machine_restore: builds a machine's state from a saved state (snapshot/vmstate.h), from the sealed
+ * file of a fork, or from the state that another process hands over, instead of booting a kernel. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_RESTORE_H
 #define CAIRN_VMM_MACHINE_MACHINE_RESTORE_H
 
@@ -10,7 +10,7 @@ struct machine;
  * created. Checks everything except memory before it changes anything. A RAM reader loads memory on
  * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
  * return.
- * fd: taken; the file of a fork if the configuration says so. Returns 0 or -errno. */
+  * fd: taken; the file of a fork or of a handover if the configuration says so. Returns 0 or -errno. */
 int machine_restore(struct machine *m, int fd, struct err *e);
 
 #endif

@@ -403,7 +403,7 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 	m->cpu_more[0] = 0;
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
-	/* The guest of a VM that is handed over goes on as the only one of its kind. */
+	/* A VM that is handed over keeps its generation id: no second guest continues from this state. */
 	if (!r && !m->cfg.taken_over)
 		vmgenid_renew(m->vmgenid, true);
 	return r;

@@ -35,7 +35,8 @@ int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *
 	else
 		bitmap_copy(&s->todo, &l->written);
 	s->round_blocks = bitmap_count(&s->todo);
-	/* Only blocks that were never touched are holes, and a hole in the log has been touched since. */
+	/* Skip holes only in a round of all blocks: a hole is a block that was never touched, and the blocks
+	 * in the log were written. */
 	s->holes = (struct holes){ .fd = all ? m->mem.fd : -1, .bytes = m->mem.bytes };
 	if (all && memory_view(&m->mem))
 		ram_view_walk(memory_view(&m->mem), &s->holes);

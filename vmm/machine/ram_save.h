@@ -54,7 +54,8 @@ int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
 /* End the round. s->todo has the next round's blocks, or, after the last round, the blocks that are left so far.
  * Returns 1: copy another round; 0: pause the VM; -errno. */
 int ram_save_round_end(struct ram_save *s, struct err *e);
-/* The VM is paused, with drained devices: copy the blocks that are left aside, or set `stands`. Returns 0 or -errno. */
+/* Copy the blocks that are left into s->aside, or set s->stands if they are too many. The VM is paused, with drained
+ * devices. Returns 0 or -errno. */
 int ram_save_freeze(struct ram_save *s, struct err *e);
 /* Let the vCPUs run freely, turn the dirty log off unless it stays on, and free what s owns. Main thread. */
 void ram_save_done(struct ram_save *s);

@@ -337,7 +337,7 @@ int vm_reset(struct vm *vm, struct err *e)
 	if (vm->work && vm->work_live < 2)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
 	if (vm->phase == VM_PHASE_CRASHED) {
-		vm->phase = VM_PHASE_PAUSED; /* a hard reset also leaves a preserved crash */
+		vm->phase = VM_PHASE_PAUSED; /* a crashed VM that was preserved can be reset, too */
 		vm->reason = VM_REASON_USER;
 	}
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
@@ -387,8 +387,8 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 	event_send(vm, &ev);
 }
 
-/* Reset on the guest's request. Reset clears memory that work in progress is still writing out, so
- * the reset waits for the work's end; the vCPUs have been stopped since the guest's request. */
+/* Reset for the guest or the watchdog: after a delay if the guest resets in a loop, and at the work's end if work in
+ * progress still reads memory, which a reset clears. If the guest itself asked, the vCPUs stay stopped until then. */
 static void guest_restart(struct vm *vm)
 {
 	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->cfg.resets, &vm->resets, now);
@@ -466,8 +466,8 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
 		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
 }
 
-/* Carry out the watchdog's action at once, also beside work in progress. Beside such work, a reset waits for the work's
- * end, and the power button is refused. */
+/* Carry out the watchdog's action, also while work is in progress. Then a reset may wait for the work's end, and the
+ * power button and the NMI do nothing if the work excludes them (vm_check_busy()). */
 static void watchdog_bit(struct vm *vm)
 {
 	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
@@ -534,8 +534,8 @@ static void disk_error(struct vm *vm, const struct queued *q)
 		error == ENOSPC || error == EDQUOT ? VM_REASON_NO_SPACE : VM_REASON_IO_ERROR, error, detail);
 }
 
-/* Pause the VM on a corrupt image, in any phase and generation: the guest cannot continue with that
- * disk. */
+/* Pause the VM because an image is corrupt, whatever the event's generation: the guest cannot continue with that disk.
+ * A crashed VM stays crashed. */
 static void disk_corrupt(struct vm *vm, const struct queued *q)
 {
 	char detail[VM_DETAIL_MAX];
@@ -593,7 +593,8 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		disk_corrupt(vm, q);
 		return;
 	}
-	/* When several vCPUs fault together, only the first fault counts. */
+	/* Drop events from before a reset or revert, and those after a crash or the end: when several vCPUs
+	 * fault together, only the first fault counts. */
 	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) ||
 		q->generation != vm->generation)
 		return;

@@ -22,8 +22,8 @@ struct vm_sink {
 	void *opaque;
 };
 
-/* Build machine and queue. The phase is PAUSED and nothing runs. Opens everything that needs
- * privileges.
+/* Create a VM: its machine, and the queue of events from other threads. The phase is PAUSED and nothing runs. Opens
+ * everything that needs privileges.
  * fds: as for machine_new().
  * Returns 0 or -errno. */
 int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
@@ -34,8 +34,9 @@ int vm_load(struct vm *vm, struct err *e);
 void vm_free(struct vm *vm);
 struct machine *vm_machine(struct vm *vm);
 
-/* Carry out the requests of vm_msg.h. Return 0; -EBUSY (ERR_WRONG_STATE) with the current phase in
- * e. */
+/* Carry out the requests of vm_msg.h. Return 0; -EBUSY (ERR_WRONG_STATE) with the current phase in e; except
+ * vm_stop(): -EBUSY (ERR_BUSY) while work excludes the request. vm_cont() also returns -EIO if an image is corrupt or
+ * saved memory could not be read; vm_reset() also the -errno of a failed reset, which has ended the VM. */
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_powerdown(struct vm *vm, struct err *e);
@@ -60,8 +61,8 @@ void vm_saving_failed(struct vm *vm);
 /* ---- handing the VM over to another process (vmm/snapshot/vm_handover.h) ----
  *
  * vm_handover_pause(): pause the VM; on return, *cfg is its configuration with `taken` filled in, except for fds.
- * vm_handover_check(): check that nothing has happened since that the other process would not know. Returns 0 or
- * -EBUSY.
+  * vm_handover_check(): check that no event since vm_handover_pause() has changed the VM, because the other process
+  * would not know of the change. Returns 0 or -EBUSY.
  * vm_handover_failed(): continue as before, after vm_work_end().
  * vm_handover_done(): in the other process: report the phase that the VM had, and run it if it ran.
  * vm_end_fd(): the end file (struct vm_config); borrowed; -1: none. */
@@ -74,14 +75,15 @@ void vm_handover_done(struct vm *vm);
 /* Check whether the current state can be saved and continued later. Returns 0; -EBUSY while a
  * delayed reset is pending. */
 int vm_check_keepable(const struct vm *vm, struct err *e);
-/* Begin work: until vm_work_end(), requests that would change the phase are refused.
- * what: name of the work for error messages; borrowed until then.
- * Returns 0; -EBUSY (ERR_BUSY) names the work in progress. */
+/* Begin work: until vm_work_end() or vm_work_set_live(), vm_cont(), vm_reset(), vm_powerdown() and vm_nmi() are
+ * refused.
+ * what: name of the work for error messages; borrowed until vm_work_end().
+ * Returns 0; -EBUSY: ERR_BUSY names the work in progress, ERR_WRONG_STATE the phase. */
 int vm_work_begin(struct vm *vm, const char *what, struct err *e);
 /* Begin work that is also possible on a crashed VM that was kept (on_crash "preserve"). Otherwise
  * as vm_work_begin(). */
 int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e);
-/* Report progress. Called on the worker's thread after each step. Returns true when the work was
+/* Report progress in bytes. Called on the worker's thread after each step. Returns true when the work was
  * cancelled. */
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
 /* Return whether work is in progress. */
@@ -90,14 +92,15 @@ bool vm_works(const struct vm *vm);
 bool vm_work_cancelled(struct vm *vm);
 int vm_work_cancel(struct vm *vm, struct err *e);
 void vm_work_end(struct vm *vm);
-/* Continue the work beside the running guest: suspend, resume and the power button are allowed
- * again. A reset waits for the work's end, except if the work concerns only the disks' images (on_disks). */
+/* Continue the work beside the running guest: resume, the power button and NMIs are allowed again. A reset is allowed
+ * if the work concerns only the disks' images (on_disks); else a user's reset is refused, and the guest's own reset
+ * waits for the work's end. */
 void vm_work_set_live(struct vm *vm, bool on_disks);
 /* vm_revert_begin(): the machine, which is paused, is about to get another state: discard its queued events.
- * vm_reverted(): report that the machine has the new state; the VM runs if `on`. */
+  * vm_reverted(): the machine has the new state: set the phase and, if `on`, run the VM. */
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool on);
-/* Say which processor features the guest sees since the last load and did not see before. note: empty if none. */
+/* Write into note which processor features the guest sees since the last load and did not see before; empty: none. */
 void vm_processor_note(const struct vm *vm, char *note, size_t size);
 
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */

@@ -14,7 +14,7 @@ struct err;
 struct machine;
 
 struct queued {
-	unsigned generation; /* generation of the guest's life; a reset makes earlier events void */
+	unsigned generation; /* vm.generation when the event occurred; a reset or revert discards events of an earlier one */
 	bool is_fault;
 	enum vm_reason reason;
 	struct dev_event ev;
@@ -32,7 +32,7 @@ struct vm {
 	int64_t value;
 	char detail[VM_DETAIL_MAX];
 	struct {
-		enum vm_phase phase; /* before a handover */
+		enum vm_phase phase; /* before a save or a handover */
 		enum vm_reason reason;
 		int64_t value;
 		char detail[VM_DETAIL_MAX];
@@ -51,7 +51,7 @@ struct vm {
 	struct loop_task task;
 	/* Long-running work and its progress. */
 	const char *work;
-	unsigned work_live; /* 1: the work runs beside the running guest; 2: and beside a reset */
+	unsigned work_live; /* 0: requests are refused meanwhile; 1: the guest may run; 2: and may be reset */
 	bool reset_pending; /* the guest asked for a reset during the work */
 	/* Back-off for a guest that resets again and again. */
 	struct backoff resets;

@@ -1,4 +1,4 @@
-/* Phases of a VM around work that replaces it, saves it or gives it to another process. */
+/* Phases of a VM around a revert, a save and a handover to another process. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"

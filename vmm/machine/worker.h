@@ -20,7 +20,7 @@ struct work {
 int worker_new(struct worker **ret_w, struct err *e);
 /* Queue work; the worker runs one after the other, in order. */
 void worker_submit(struct worker *w, struct loop *home, struct work *work);
-/* Wait for running and queued work, then end the thread; done() is not called any more. NULL
+/* Wait for running and queued work, then end the thread. For work that was still queued, done() is not called. NULL
  * allowed. */
 void worker_free(struct worker *w);
 
