@@ -28,7 +28,7 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE
 enum block_req_flags {
 	BLOCK_REQ_FUA = 1,	 /* durable before done() */
 	BLOCK_REQ_MAY_UNMAP = 2, /* a zero write may free the space */
-	BLOCK_REQ_UNALLOCATED = 4, /* set by block_pull_write() */
+	BLOCK_REQ_UNALLOCATED = 4, /* write only where the image has no cluster yet; set by block_pull_write() */
 };
 
 /* Largest READ or WRITE in bytes. */
@@ -57,7 +57,7 @@ struct block_info {
 	uint64_t size_bytes;
 	uint32_t logical_block_bytes; /* 512 or 4096; requests are multiples of it */
 	uint32_t buffer_align;	      /* memory alignment for O_DIRECT; other memory is bounced */
-	uint32_t discard_granularity; /* in bytes; 0: discard has no effect */
+	uint32_t discard_granularity; /* in bytes: a qcow2 image's cluster; raw: st_blksize of the file */
 	bool read_only;
 	bool direct; /* O_DIRECT is in use */
 	bool data_file; /* a qcow2 image with a data file; it has no internal snapshots */
@@ -85,7 +85,7 @@ struct block_open {
 	 * the caller does not know yet. */
 	bool may_stand_alone;
 	bool buffered;	 /* for tools: use the page cache */
-	bool keep_flags; /* use direct I/O where a file's flags say so; else, where the file allows it */
+	bool keep_flags; /* use direct I/O only for fds that have O_DIRECT; false: for all files that allow it */
 	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */
 	const char *name; /* the disk's name in errors: "vda"; borrowed */
@@ -117,7 +117,7 @@ unsigned block_layers(const struct block *b, struct block_layer *layers);
 void block_info(const struct block *b, struct block_info *ret_info);
 
 /* Check a request's range, alignment and buffers and whether the disk is writable, and pass the request to the format.
- * Formats get all their requests from this function. If a check fails, done() gets -EINVAL or -EROFS. */
+ * Unaligned memory is copied through a bounce buffer. If a check fails, done() gets -EINVAL or -EROFS. */
 void block_submit(struct block *b, struct block_req *r);
 unsigned block_in_flight(const struct block *b);
 
@@ -143,7 +143,7 @@ const char *block_corruption(const struct block *b);
 struct block_extent {
 	bool zero;
 	uint64_t len;
-	bool present;	 /* a layer has it allocated; else it reads as zeros by default */
+	bool present;	 /* a layer has it allocated; false: it reads as zeros, because no layer has it */
 	bool compressed;
 	bool has_host;
 	unsigned layer;	 /* the layer's number; 0 is the disk */

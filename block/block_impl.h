@@ -13,13 +13,13 @@ struct qcow2_pin;
 
 /* A format's operations. block_submit() has checked each request: the range is inside the disk,
  * offset and length are multiples of the logical block, len > 0 (except for FLUSH), a read-only
- * disk gets no write, the memory is aligned. Each request ends in one block_complete(), never
- * inside submit(). */
+ * disk gets no write, the memory is aligned. The format completes each request once, with
+ * block_complete() or block_complete_later(). */
 struct block_ops {
 	void (*submit)(struct block *b, struct block_req *r);
 	/* See block_extent(). The format also asks its backing layer. */
 	int (*extent)(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
-	/* Write all cached changes; may run the loop. Frees nothing. NULL allowed. */
+	/* Write all changes to stable storage; may run the loop. Frees no memory of the engine. NULL allowed. */
 	int (*flush_all)(struct block *b);
 	/* See block_resize(). No request is in flight. The new size is a multiple of 512. */
 	int (*resize)(struct block *b, uint64_t size_bytes, struct err *e);
@@ -38,7 +38,7 @@ struct block {
 	int fd;
 	int data_fd; /* 0: none */
 	bool locked, data_locked;
-	bool submitting; /* block_complete() must wait for the loop's next round */
+	bool submitting; /* inside block_submit(): block_complete() calls done() in the loop's next round */
 	unsigned in_flight;
 	struct block_req *deferred, **deferred_tail;
 	struct loop_op defer_op;
@@ -57,7 +57,7 @@ struct block_file {
 	uint64_t size_bytes;	   /* size of the file or device; not rounded */
 	uint32_t offset_align;	   /* alignment for direct I/O: a device's sector size; a file: 512 */
 	uint32_t memory_align;	   /* 1 if buffered */
-	uint32_t punch_granularity; /* st_blksize, or the device's granularity */
+	uint32_t punch_granularity; /* st_blksize of the file or device */
 	bool is_device;
 	bool direct;
 };
@@ -88,9 +88,9 @@ int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err
 bool qcow2_stands_on_backing(int fd);
 
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o);
-/* Complete a request. */
+/* Complete a request: call done(), or inside block_submit() leave the call to the loop's next round. */
 void block_complete(struct block_req *r, int res);
-/* Complete a request in the loop's next round; for results that are known during submit(). */
+/* Complete a request in the loop's next round. */
 void block_complete_later(struct block_req *r, int res);
 /* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);

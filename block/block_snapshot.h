@@ -1,8 +1,9 @@
 /* block_snapshot: internal snapshots of an open image.
  *
- * Only qcow2 has snapshots. On another format, every call fails with -ENOTSUP and the sentence
- * "disk vda is raw; internal snapshots need qcow2". Call every function on the disk's loop; done()
- * works as for requests. docs/qcow2.md has the format and the order of writes. */
+ * Only qcow2 has snapshots. On another format, every call fails with -ENOTSUP; where the caller gets a sentence, it
+ * is "disk vda is raw; internal snapshots need qcow2". Call every function on the disk's loop. The loop calls done(),
+ * except when memory for that is lacking and when block_vmstate_read() gets another format: then done() runs inside
+ * the call. docs/qcow2.md has the format and the order of writes. */
 #ifndef CAIRN_BLOCK_BLOCK_SNAPSHOT_H
 #define CAIRN_BLOCK_BLOCK_SNAPSHOT_H
 
@@ -27,7 +28,7 @@ struct block_snapshot_info {
 	char name[BLOCK_SNAPSHOT_NAME_MAX + 1];
 	uint32_t sec, nsec;
 	uint64_t vm_clock_ns, vm_state_bytes, disk_bytes;
-	uint8_t extra[BLOCK_SNAPSHOT_EXTRA_MAX]; /* opaque to this layer; other programs preserve it */
+	uint8_t extra[BLOCK_SNAPSHOT_EXTRA_MAX]; /* only a pin's mark is interpreted here; other programs preserve the bytes */
 	size_t extra_bytes;
 	/* Set by block_snapshot_list(), ignored elsewhere: a pin (block/qcow2/pin.h), which holds
 	 * the content of forks' disks. Users do not see it, and it is part of no tree. */
@@ -44,8 +45,8 @@ struct block_snapshot_info {
  * Returns 0; -EBUSY if another operation runs; -errno with a sentence. */
 int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct err *e);
 /* Do block_snapshot_begin() in two calls: the VM state may be written in between, while the guest still changes the
- * disk. Only block_snapshot_freeze() needs a disk without requests in flight; block_snapshot_abort() may take its
- * place. */
+ * disk. Only block_snapshot_freeze() needs a disk without requests in flight. block_snapshot_abort() may be called
+ * without it. */
 int block_snapshot_open(struct block *b, struct block_snapshot **ret_s, struct err *e);
 int block_snapshot_freeze(struct block_snapshot *s, struct err *e);
 
@@ -95,8 +96,8 @@ int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, 
 /* Set the disk's content and size to the snapshot's. No request may be in flight or come before
  * done(). A crash leaves the old or the new content. */
 void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op);
-/* Like block_snapshot_apply(), and set the entry's extra data in the same write. info: its id
- * selects the snapshot; its other fields are ignored. */
+/* Like block_snapshot_apply(), and set the snapshot's extra data in the same write.
+ * info: its id selects the snapshot, and its extra data are the new ones. Its name is checked, but not used. */
 void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 /* Make another snapshot with the content and size of the disk in the existing snapshot `id`, without VM state. Shares
@@ -107,7 +108,8 @@ void block_snapshot_copy(struct block *b, const char *id, const struct block_sna
 /* Delete a snapshot, free its clusters, and truncate the file behind the last used cluster. Incremental: guest requests
  * continue. A crash leaves the snapshot, or leaked clusters. */
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op);
-/* Set the name and the extra data of the snapshot with info's id. */
+/* Set the name and the extra data of the snapshot with info's id. -EEXIST: another snapshot has the
+ * name. */
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 /* Count the bytes of data, VM state and tables (without the L1) that only this snapshot refers to:

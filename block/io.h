@@ -20,7 +20,7 @@ struct io {
 	const struct iovec *iov; /* borrowed until done() */
 	unsigned niov;
 	uint64_t offset, left, submitted;
-	uint64_t ended_at; /* for a read: the end of the file; UINT64_MAX: the read did not meet it */
+	uint64_t ended_at; /* for a read: the offset of the file's end; UINT64_MAX: the read ended before it */
 	struct iovec *rest; /* owned; the remainder after a short count */
 	void (*done)(struct io *io, int res); /* res: 0 or -errno; never called inside io_read() or io_write() */
 };

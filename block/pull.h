@@ -25,9 +25,10 @@ void block_pull_read(struct block *b, struct block_req *r);
 /* Submit a write that changes only clusters (or subclusters) that the image does not have yet. A
  * cluster that the range covers in part is completed from the backing file. */
 void block_pull_write(struct block *b, struct block_req *r);
-/* The image has all content of its backing file that is not zero: make that durable, drop the
- * backing file's name from the header and close the backing files. If it fails, the image keeps its
- * backing file, or the header's content in the file is unknown; it reads the same either way. */
+/* Make the image's content durable, drop the backing file's name from the header and close the backing files. Call it
+ * when the image has all content of its backing file that is not zero. If the write of the header fails, the header in
+ * the file may have the name or not; the image reads the same either way.
+ * op: if the disk cannot be pulled, or memory is lacking, done() runs inside the call. */
 void block_pull_finish(struct block *b, struct block_snapshot_op *op);
 
 #endif

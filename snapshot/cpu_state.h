@@ -39,12 +39,12 @@ struct cpu_state {
 /* Write the section. */
 void cpu_state_put(struct state_writer *w, const struct cpu_state *c);
 /* Read the section's content. The caller calls cpu_state_done(), also after a failure.
- * Returns 0; -EINVAL (ERR_CORRUPT) when it is malformed; -ENOMEM. */
+ * Returns 0; -EINVAL (ERR_CORRUPT) if it is malformed or memory is lacking. */
 int cpu_state_take(struct state_reader *r, struct cpu_state *ret, struct err *e);
 void cpu_state_done(struct cpu_state *c);
 
 /* Write or read a list of leaves: u32 n, n leaves. cpuid_take() returns leaves that the caller
- * frees; NULL if there are none, more than CPUID_LEAVES_MAX or fewer than n. */
+ * frees; NULL if n is 0 or above CPUID_LEAVES_MAX, the list ends early, or memory is lacking. */
 void cpuid_put(struct state_writer *w, const struct cpuid *c);
 struct cpuid *cpuid_take(struct state_reader *r);
 

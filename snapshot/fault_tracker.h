@@ -3,8 +3,8 @@
  * its RAM has been read, the tracker also puts the RAM reader's blocks in place: on the first access,
  * and write-protected unless that access is a write.
  *
- *  arm           once, while the guest runs: protects present memory. It takes 20 us per MiB, so it does not
- *                belong in the pause. Not needed if all memory comes from a RAM reader.
+ *  arm           once, while the guest runs: protects present memory. It takes 20 us per MiB, too long
+ *                for a pause. Not needed if all memory comes from a RAM reader.
  *  preprotect    shortly before reset_dirty or hold, while the guest runs: protects dirty blocks again;
  *                they stay dirty. Protecting takes 20 to 40 us per MiB, too long for the pause.
  *  reset_dirty   in a pause, with drained devices: protects the blocks written since the last reset and
@@ -93,15 +93,15 @@ int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty,
 /* Like fault_tracker_reset_dirty(), for a save that is no base: blocks are protected but stay dirty.
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_hold(struct fault_tracker *t, struct err *e);
-/* Reset memory to the content of rd: the content at the last reset (or, with a RAM reader, the original
- * one), except for the blocks in `changed`. Blocks that are in place, not written and not changed
- * stay.
- * rd: borrowed; replaces the previous RAM reader, which may then be freed.
- * changed: NULL: none.
+/* Drop the blocks written since the last reset and those in `changed`; rd supplies them again on access. All other
+ * blocks stay as they are.
+ * rd: has the content that memory had at the last reset (without a reset: the previous RAM reader's), except in
+ * `changed`. Borrowed; replaces the previous RAM reader, which may then be freed.
+ * changed: the blocks in which rd has other content; NULL: none.
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const struct bitmap *changed, struct err *e);
 
-/* Returns true if the tracker may still read its state's file. Any thread. */
+/* Returns true if the tracker may still read blocks from its RAM reader. Any thread. */
 bool fault_tracker_loads(const struct fault_tracker *t);
 
 /* Start a save right after fault_tracker_reset_dirty() or fault_tracker_hold(), in the same pause. It first

@@ -21,8 +21,8 @@ struct ram_reader_config {
 	struct vmstate_store *store; /* borrowed until ram_reader_free() */
 	struct vmstate_header header;
 	const struct working_set *first; /* blocks to read first in the background; copied; NULL: none known */
-	/* Called once, on the tracker's thread, when a block cannot be read. On return, every vCPU
-	 * must be on its way out of the guest, because the block is then filled with zeros. */
+	/* Called once, on the tracker's thread, when a block cannot be read or put in place. It must
+	 * stop all vCPUs and prevent their resume, because the block is then filled with zeros. */
 	void (*failed)(void *opaque, const struct err *e);
 	/* Called once, on the tracker's thread, when every block is in place or nobody needs the
 	 * rest; the store is not read again. NULL: not wanted. */
@@ -51,7 +51,7 @@ void ram_reader_inherit(struct ram_reader *rd, const struct ram_reader *from, co
  * Returns a list that is valid until ram_reader_free(). */
 const uint32_t *ram_reader_working_set(const struct ram_reader *rd, uint64_t *ret_key, uint32_t *ret_n);
 
-/* Wait until every block is in place. Any thread. Returns false if a block could not be read. */
+/* Wait until every block is in place, or the tracker has ended. Any thread. Returns false if a block failed. */
 bool ram_reader_wait(struct ram_reader *rd);
 void ram_reader_stats(struct ram_reader *rd, struct ram_reader_stats *ret);
 

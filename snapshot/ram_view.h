@@ -29,7 +29,7 @@ int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t l
 int ram_block_read(const struct ram_view *v, int fd, uint64_t ram_bytes, uint64_t block, uint8_t *buf);
 /* Begin a walk over the holes of the base file. */
 void ram_view_walk(const struct ram_view *v, struct holes *ret_h);
-/* Return true if [off, off + len) was never touched and is therefore zero. False is no promise.
+/* Return true if [off, off + len) was never touched and is therefore zero. False does not mean the opposite.
  * h: an ascending walk. */
 bool ram_view_is_hole(const struct ram_view *v, struct holes *h, uint64_t off, size_t len);
 

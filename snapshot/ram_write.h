@@ -1,4 +1,6 @@
-/* ram_write: writes memory that does not change to a saved state. */
+/* ram_write: writes a VM's RAM to a saved state. The RAM must not change meanwhile.
+ *
+ * Threading: any thread. ram_write() starts a second thread if the store allows concurrent writes. */
 #ifndef CAIRN_SNAPSHOT_RAM_WRITE_H
 #define CAIRN_SNAPSHOT_RAM_WRITE_H
 

@@ -21,7 +21,7 @@ struct uffd {
 };
 
 /* Open a userfaultfd: by the device (Linux 6.1), whose file mode decides who may open it, or else by
- * the system call, which only root may use if vm.unprivileged_userfaultfd is 0.
+ * the system call, which needs CAP_SYS_PTRACE if vm.unprivileged_userfaultfd is 0.
  * CAIRN_USERFAULTFD=refuse in the environment makes it fail, for tests.
  * Returns 0; -errno of the last attempt. On error, u->fd is -1, and KVM's dirty log tracks the VM's memory. */
 int uffd_open(struct uffd *u);
@@ -29,7 +29,7 @@ int uffd_open(struct uffd *u);
 int uffd_open_device(const char *path, struct uffd *u);
 void uffd_close(struct uffd *u);
 
-/* Write why *u cannot write-protect memory: "/dev/userfaultfd: Permission denied;
+/* Write why *u cannot write-protect memory, for example "/dev/userfaultfd: Permission denied;
  * vm.unprivileged_userfaultfd is 0". Empty if it can. Valid after uffd_close(), too. */
 void uffd_reason(const struct uffd *u, char buf[UFFD_REASON_MAX]);
 /* Returns "/dev/userfaultfd", "the system call" or "nothing": how the userfaultfd was opened. */

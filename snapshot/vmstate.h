@@ -112,8 +112,8 @@ struct vmstate_source {
 	bool unmap;
 };
 
-/* Write a whole state. h: the caller sets uuid and time; the other fields are filled in. After a failure there is
- * no valid header. Returns 0 or -errno with a sentence. */
+/* Write a whole state. h: the caller sets uuid and times; the other fields are filled in. The header is
+ * written when all else is durable; after a failure, discard the state. Returns 0 or -errno with a sentence. */
 int vmstate_write(struct vmstate_store *s, struct vmstate_header *h, const struct vmstate_source *src,
 	const struct vmstate_progress *p, struct vmstate_result *ret, struct err *e);
 
@@ -125,7 +125,7 @@ int vmstate_write_rest(struct vmstate_store *s, struct vmstate_header *h,
 	const struct vmstate_source *src, const uint32_t *crcs, struct err *e);
 
 /* Read and check a header. Returns 0; -EINVAL if it is missing (ERR_INVALID) or damaged
- * (ERR_CORRUPT); -ENOTSUP for a newer format; -EIO. */
+ * (ERR_CORRUPT); -ENOTSUP for a newer format; the store's -errno. */
 int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e);
 /* Read the sections. The caller frees *ret. Returns 0 or -errno with a sentence. */
 int vmstate_read_sections(struct vmstate_store *s, const struct vmstate_header *h, uint8_t **ret,
@@ -137,8 +137,9 @@ int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header
 /* Read the checksums of all RAM blocks. The caller frees *ret. Returns 0 or -errno with a sentence. */
 int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
 	struct err *e);
-/* Check that a file is as long as its table says. Damage within a block is found when the block is
- * read. */
+/* Check that the state has all its checksums, by reading the last page of them, so that a file that was
+ * cut off before their end is refused. vmstate_read_blocks() finds missing or damaged RAM. Returns 0 or
+ * -errno with a sentence. */
 int vmstate_check_whole(struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
 /* Read a page of checksums, for the blocks from piece * VMSTATE_CRC_PIECE_BLOCKS on.
  * dst: room for VMSTATE_CRC_PIECE_BLOCKS of them, page-aligned.
@@ -147,7 +148,8 @@ int vmstate_read_crc_piece(struct vmstate_store *s, const struct vmstate_header 
 	uint32_t *dst, struct err *e);
 /* Read RAM blocks [first, first + n) in one read, and check each against its checksum. dst:
  * page-aligned.
- * Returns 0; -EIO with a sentence that names the block. */
+ * Returns 0; -EIO: a checksum is wrong, and the sentence names the block; else the store's -errno, and the sentence
+ * names block `first`. */
 int vmstate_read_blocks(struct vmstate_store *s, const struct vmstate_header *h, const uint32_t *crcs,
 	uint64_t first, uint64_t n, uint8_t *dst, struct err *e);
 size_t vmstate_block_len(const struct vmstate_layout *l, uint64_t block);

@@ -21,13 +21,13 @@ struct checker {
 	uint32_t *l2_refs; /* per cluster: number of L1 entries that name it as an L2 table */
 	struct checker_l2 *l2;
 	size_t nl2, l2_room;
-	struct bitmap suspects; /* clusters with COPIED and several references */
+	struct bitmap suspects; /* clusters with COPIED whose refcount is not 1: wrong if they have several references */
 	struct bitmap counts;	/* clusters of the refcount table and of refcount blocks */
 	uint64_t next_data; /* the next data cluster's offset if the file is unfragmented */
 	unsigned lines;
 	bool external; /* data lies in an external data file, which has no refcounts */
 	bool raw;      /* data_file_raw: the data file alone has the content of the disk */
-	bool raw_lost; /* the raw bit must go, because a table is lost */
+	bool raw_lost; /* data_file_raw must be cleared, because the repair has dropped an L2 table */
 	bool fix;     /* replace invalid entries in the file by zeros */
 	bool changed; /* the current table must be written back */
 	uint64_t *table; /* buffer for the current L2 table */

@@ -89,13 +89,16 @@ void slice_unpin(struct slice *s);
 
 /* ---- l2_run_cache.c: evicted L2 slices in short form ---- */
 
-/* Every function accepts NULL. The kept runs of a slice equal the slice until the slice changes. */
+/* Every function accepts NULL for t. l2_runs_keep() stores an evicted slice; slice_set_dirty() and
+ * cache_drop() forget it, so the runs always equal the slice in the file. l2_runs_new() returns NULL
+ * for extended L2 entries, for a small bytes_max, or if out of memory. */
 struct l2_runs *l2_runs_new(struct qcow2 *q, size_t bytes_max);
 void l2_runs_free(struct l2_runs *t);
 void l2_runs_keep(struct l2_runs *t, const struct slice *s);
 void l2_runs_forget(struct l2_runs *t, uint64_t offset);
 /* Look up entry i of the slice at `offset`.
- * ret_n: number of entries from i on, including i, whose clusters follow each other.
+ * ret_n: number of entries from i on, including i, that name adjacent clusters, or that all equal
+ * entry i and name none.
  * Returns false if the slice is not kept. */
 bool l2_runs_find(const struct l2_runs *t, uint64_t offset, uint32_t i, uint64_t *ret_entry,
 	uint32_t *ret_n);
@@ -145,7 +148,7 @@ struct table {
 };
 void table_set(struct qcow2 *q, struct table *t, uint32_t i, uint64_t v);
 
-/* A run of clusters to be freed when the commit after next is durable. */
+/* A run of clusters whose refcounts are to be decremented. */
 struct free_run {
 	uint64_t cluster;
 	uint32_t n;
@@ -155,10 +158,11 @@ struct free_list {
 	size_t n, cap;
 };
 
-/* One allocating write in flight. No other request may use its guest clusters. */
+/* One allocating write, or one punch or zeroing of a data file, in flight. No other request may change the map entries
+ * of its guest clusters meanwhile. */
 struct l2meta {
 	struct l2meta *next, **prev;
-	uint64_t first, last; /* guest clusters */
+	uint64_t first, last; /* numbers of the first and last guest cluster */
 	struct wait_list waiters;
 };
 
@@ -315,7 +319,7 @@ struct qcow2 {
 	size_t nsnapshots;
 	struct snapshot_vmstate *snapshot_vmstates;
 
-	/* The last read compressed cluster, because guests read in smaller pieces. */
+	/* The content of the last decompressed cluster: guests often read a cluster in several pieces. */
 	uint8_t *unpacked;
 	uint64_t unpacked_host; /* offset in the file of that compressed cluster; 0: none is cached */
 };
@@ -329,8 +333,8 @@ static inline struct qcow2 *qcow2_of(struct block *b)
  * zeros. buf and len suit O_DIRECT (4 KiB). Returns 0 or -errno. */
 int qcow2_pread(int fd, void *buf, size_t len, uint64_t off);
 
-/* Handle an error in the image that a write has met: mark the image corrupt, log the error, stop
- * all writes.
+/* Handle an inconsistency of the image that was found before a change: log it, report it to the listener, stop all
+ * writes, and set the corrupt bit in the file (version 3, open for writing).
  * Returns -EIO. */
 int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Let a changing request wait until the header allows changes. Returns true if w was queued. */
@@ -350,11 +354,11 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 /* Read the header of fd, with the L1 and the size of the pin. Returns as qcow2_pin_read(). */
 int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
 	struct err *e);
-/* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
 /* Describe the pin that a snapshot's entry is. l1: big-endian, as in the file. Returns false if the entry has no mark
  * of a pin. */
 bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
 	struct qcow2_pin *ret);
+/* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
 int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],
 	struct err *e);
 /* Serialize the header extension. */
@@ -377,7 +381,7 @@ struct cluster_run {
 	bool fresh; /* the file reads as zeros there */
 };
 /* Allocate 1 to `want` adjacent free clusters, each with refcount 1. Returns 0; -EINPROGRESS;
- * -ENOSPC; -errno. */
+ * -EFBIG: the format has no further offsets; -EIO: the image is corrupt; -errno. */
 int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster_run *ret);
 /* Create the refcount blocks that the next n allocated clusters need, so that no block lies among
  * these clusters. Returns 0; -EINPROGRESS; -errno. */
@@ -390,7 +394,7 @@ static inline uint64_t deferred_free_target(const struct qcow2 *q)
 {
 	return q->deferred_free.rounds + (q->deferred_free.running ? q->deferred_free.next.n ? 2 : 1 : 0);
 }
-/* Continue after an I/O of the awaited epoch has ended. */
+/* Continue freeing if all I/O of the awaited epoch has ended. */
 void deferred_free_poke(struct qcow2 *q);
 
 static inline unsigned epoch_enter(struct qcow2 *q)
@@ -410,7 +414,7 @@ static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 /* Mark the image corrupt if another program truncated the file: the missing part may hold data, or
  * tables in use. */
 void tail_check(struct qcow2 *q);
-/* fresh_from has moved: extend the file beyond it. */
+/* Extend the file beyond fresh_from, if little of the file is left there. Call it after fresh_from has grown. */
 void tail_grow(struct qcow2 *q);
 /* Cuts free clusters off the end of the file while requests continue. */
 struct tail_trim {
@@ -549,7 +553,8 @@ void data_empty(struct qcow2 *q);
 
 /* ---- compress.c ---- */
 
-/* Decompress a stream of at most packed_len bytes into a cluster. Returns 0 or -EIO. */
+/* Decompress a stream of at most packed_len bytes into a cluster. Returns 0; -EINVAL: the stream is
+ * damaged; -ENOMEM. */
 int qcow2_decompress(uint8_t compression, const void *packed, size_t packed_len, void *out,
 	size_t out_len);
 

@@ -13,8 +13,8 @@ struct qcow2_compressor;
 /* Create a compressor, one per thread. Returns NULL if out of memory. */
 struct qcow2_compressor *qcow2_compressor_new(uint8_t compression, uint32_t cluster_bytes);
 void qcow2_compressor_free(struct qcow2_compressor *z);
-/* Compress a cluster. out: room for a cluster. Returns the stream's bytes; 0 if the stream would
- * not be smaller. */
+/* Compress a cluster. out: room for a cluster. Returns the stream's bytes; 0: store the cluster uncompressed, because
+ * the stream would probably not be smaller, or compression failed. */
 size_t qcow2_compress(struct qcow2_compressor *z, const void *cluster, void *out);
 
 /* Start an image. fd: borrowed; truncated.

@@ -26,7 +26,7 @@ struct qcow2_pin {
 	uint64_t l1_offset;    /* offset of the pin's L1 in the source image */
 	uint64_t disk_bytes;
 	uint32_t l1_size;      /* in entries */
-	uint32_t l1_crc;       /* CRC32C of the L1 */
+	uint32_t l1_crc;       /* CRC32C of the L1 with COPIED cleared */
 	uint32_t cluster_bits; /* cluster_bits of the source image */
 };
 

@@ -44,24 +44,24 @@ struct qcow2_header {
  * them; qcow2_header_supported() rejects them.
  * buf: the beginning of the image: its first cluster or more, or the whole file if it is shorter.
  * file_bytes: the file's length, to check offsets.
- * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID if the file is not qcow2). */
+ * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID if the file is not qcow2); -ENOTSUP for an unknown version. */
 int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 	struct qcow2_header *ret, struct err *e);
-/* Read and parse the header of fd. Returns as qcow2_header_parse(), or -EIO. */
+/* Read and parse the header of fd. Returns as qcow2_header_parse(), or the read's -errno. */
 int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e);
 /* Check that this engine can open the image.
  * writable: for writing.
- * Returns 0; -ENOTSUP with the missing feature; -EINVAL or -EUCLEAN for writing to an image that is
- * marked corrupt or dirty. */
+ * Returns 0; -ENOTSUP with the missing feature; -EUCLEAN for writing to an image that is marked corrupt
+ * or dirty. */
 int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct err *e);
 /* Returns the number of L1 entries for a disk of this size. */
 uint64_t qcow2_l1_entries(uint64_t size_bytes, uint32_t cluster_bits, bool extended);
 
 struct qcow2_create {
 	uint64_t size_bytes;
-	uint32_t cluster_bits;	 /* default 16 */
-	uint32_t refcount_order; /* default 4 */
-	uint32_t version;	 /* default 3 */
+	uint32_t cluster_bits;	 /* 9 to 21; QEMU's default is 16 */
+	uint32_t refcount_order; /* log2 of a refcount's bits, 0 to 6; QEMU's default is 4 */
+	uint32_t version;	 /* 2 or 3 */
 	uint8_t compression;
 	bool lazy_refcounts;
 	bool extended_l2;
@@ -76,7 +76,7 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
 /* Check the options without changing a file. Returns 0 or -EINVAL. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 
-/* Allocate every cluster from byte `from` on that has no place yet; the clusters read as zeros. No
+/* Allocate a host cluster for every unmapped cluster from byte `from` on; the clusters read as zeros. No
  * backing file may show there. Runs the loop.
  * progress: in bytes, called occasionally; NULL: not wanted.
  * Returns 0 or -errno with a sentence. */
@@ -153,13 +153,14 @@ enum qcow2_repair {
 	QCOW2_REPAIR_LEAKS = 1, /* lower refcounts that are too high */
 	QCOW2_REPAIR_ALL = 2,	/* count references anew; invalid entries become zeros */
 };
-/* Repair the image and check it again into *c. Clear the dirty and corrupt bits if no fault is
- * left. A power cut at any point leaves the image no worse than before. Synchronous. h is updated.
+/* Repair the image and check it again into *c. Clear the dirty and corrupt bits if no corruption is
+ * left, even if leaks are. A power cut at any point leaves the image no worse than before. Synchronous. h is updated.
  * fd: open for writing, locked by the caller.
  * Returns 0 if the repair ran (*c has the remaining faults); -errno. */
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e);
-/* Write new refcounts of 2^order bits, counted from the maps. Otherwise like qcow2_repair(). */
+/* Write new refcounts of 2^order bits, counted from the maps, replace invalid entries by zeros, and correct COPIED
+ * bits. Synchronous. h is updated. fd: as for qcow2_repair(). Returns 0; -ERANGE if a count needs more bits; -errno. */
 int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, struct err *e);
 
 /* A copy of one snapshot's content, or of the disk's, as a new image with the same cluster size and
@@ -175,7 +176,8 @@ struct qcow2_copy {
 	int (*step)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 };
-/* Copy. Returns 0; -EINVAL for damaged tables; -ENOENT; -ENOTSUP; -ECANCELED; -errno. */
+/* Make the copy. Returns 0; -EINVAL for damaged tables; -ENOENT: no such snapshot; -ENOTSUP: the
+ * image is marked corrupt or has an external data file; -ECANCELED; -errno. */
 int qcow2_copy(const struct qcow2_copy *c, struct err *e);
 
 #endif

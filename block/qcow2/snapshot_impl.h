@@ -99,7 +99,7 @@ struct count_job {
 	struct count_job *next;
 	struct counter *c;
 	uint32_t index;
-	bool running;	/* false: the job failed, and its record stays for counter_undo() */
+	bool running;	/* false: the job failed; release_step() reads here how far it counted */
 	uint32_t entry; /* number of counted entries */
 	uint32_t sub;	/* compressed entry at `entry`: number of its counted clusters */
 	struct wait wait;
@@ -138,13 +138,14 @@ struct release {
 	 * disk such a write would fail, and then nothing would become free. */
 	bool unnamed;
 };
-/* Returns 0 at the end; -EAGAIN; -EINPROGRESS; -errno. */
+/* Release the next part. Returns 0 at the end; -EAGAIN: call again; -EINPROGRESS: w runs later; -errno. */
 int release_step(struct qcow2 *q, struct release *r, struct wait *w);
 /* Sets COPIED for clusters that only the active L1 owns, in tables whose touched[index] is not 0. */
 struct recopy {
 	const uint64_t *touched; /* borrowed */
 	uint32_t n, index, entry;
 };
+/* Handle the next part. Returns as release_step(). */
 int recopy_step(struct qcow2 *q, struct recopy *r, struct wait *w);
 
 /* ---- snapshot_table.c ---- */
@@ -185,7 +186,7 @@ int table_swap_step(struct table_swap *s, struct task *t);
 int table_swap_write(struct table_swap *s, struct task *t);
 /* Put the table's fields into q->header_piece. The caller holds the header. */
 void table_swap_fields(struct table_swap *s, struct qcow2 *q);
-/* The file has the new fields: free the old table. */
+/* Make the new table the current one and free the old one. Call it when the header in the file has the new fields. */
 void table_swap_adopt(struct table_swap *s, struct qcow2 *q);
 /* Clean up after an error of a step, or of an operation that t->wait waited for. Returns res. */
 int table_swap_failed(struct table_swap *s, struct qcow2 *q, int res);
@@ -215,7 +216,7 @@ void snapshot_vmstates_done(struct qcow2 *q);
 
 /* ---- operations ---- */
 
-/* Only one operation at a time changes the table. */
+/* An operation on snapshots that runs as a task. q->snapshot_busy keeps operations that change the table apart. */
 struct snapshot_op {
 	struct task task;
 	struct block_snapshot_op *op;
