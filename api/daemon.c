@@ -86,7 +86,7 @@ static void permissions_changed(void *opaque)
 }
 
 /* The order of this list determines the order of events, of members in state.json and of lines in the log:
- * - at the end of a run, host_shutdown runs before restart schedules a start;
+ * - when a VM ends, host_shutdown is called before restart, which may schedule a start;
  * - state.json has schedule, restart and shutdown in this order;
  * - save continues an adopted VM's save job before idle looks for that job;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */

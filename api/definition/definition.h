@@ -1,5 +1,6 @@
 /* definition: a VM's configuration as its owner wrote it. The parser turns JSON into a checked struct;
- * the printer writes canonical JSON: defaults included, keys always in the same order. Reference: docs/definition.md.
+ * the printer writes canonical JSON: most defaults included, keys always in the same order. Reference:
+ * docs/definition.md.
  *
  * A definition is untrusted input. The parser checks every key, type and range; its error names the path to
  * the key and an acceptable value. Neither parser nor printer opens a file. */
@@ -105,7 +106,7 @@ struct definition {
 	uint32_t shutdown_deadline_s;
 	uint8_t shutdown_then, stop_action; /* enum definition_then */
 	uint32_t order, start_delay_s; /* order: for autostart and the host's shutdown; start_delay_s: for autostart */
-	struct backoff_rule restart; /* delays restarts after a crash and resets by the guest */
+	struct backoff_rule restart; /* back-off of restarts by the daemon and of resets by the guest */
 	uint32_t idle_after_s; /* 0: never */
 	uint32_t idle_cpu_percent; /* percent of one CPU; a VM that uses less is idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
@@ -130,10 +131,10 @@ void definition_free(struct definition *d);
 /* Return the name of an enum vm_watchdog_action: "reset", … */
 const char *definition_watchdog_action(unsigned action);
 
-/* Return the canonical JSON, owned by the caller; NULL without memory. Parsing it gives an equal definition. */
+/* Return the canonical JSON, owned by the caller. Parsing it gives an equal definition. */
 struct json_object *definition_to_json(const struct definition *d);
 
-/* Check that every file in the definition exists and is a regular file or block device. Opens nothing.
+/* Check that every file in the definition exists and is a regular file or, for disks, a block device. Opens nothing.
  * Returns 0 or -errno. */
 int definition_check_files(const struct definition *d, struct err *e);
 

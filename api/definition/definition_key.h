@@ -1,5 +1,5 @@
-/* definition_key: the tables of keys that drive the parser, and the engine that walks them. Private to
- * api/definition/. A new key needs a row in a table, a field in struct definition and a line in definition_json.c. */
+/* definition_key: the tables of a definition's keys, and the parser that reads a JSON object by its table. Private to
+ * api/definition/. A new key needs a row in a table, a field in struct definition and a line in the printer. */
 #ifndef CAIRN_API_DEFINITION_DEFINITION_KEY_H
 #define CAIRN_API_DEFINITION_DEFINITION_KEY_H
 
@@ -92,7 +92,7 @@ int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
 void definition_policy_default(struct definition *d);
 void definition_put_policies(struct json_object *o, const struct definition *d);
 
-/* Checks that need the whole definition: ids that default to a position, values that must be unique. */
+/* Check what depends on several keys, such as values that must be unique. Call them after all keys are parsed. */
 int definition_check_disks(struct parse *p);
 int definition_check_interfaces(struct parse *p);
 int definition_check_forwards(struct parse *p);

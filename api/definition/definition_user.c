@@ -9,11 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Prefix lengths. The guest gets the 15th address of the network, which a network smaller than /27 does not have. */
+/* Prefix lengths. The guest's address has the host part 15, which a network smaller than /27 cannot give to a host. */
 #define PREFIX_MIN 8
 #define PREFIX_MAX 27
 
-/* Host parts of the network's own addresses, the same as QEMU's (docs/slirp.md). */
+/* Host parts of the gateway's and the resolver's addresses, the same as QEMU's (docs/slirp.md). The bits that the
+ * prefix covers are ignored. */
 #define GATEWAY 0x0202
 #define RESOLVER 0x0203
 

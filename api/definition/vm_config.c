@@ -227,8 +227,8 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->assist = d->assist;
 	v->on_poweroff = d->on_poweroff;
 	v->on_reboot = d->on_reboot;
-	/* A crashed VM is restarted and dumped by the daemon, not by the VM process, because the daemon counts the
-	 * restarts. */
+	/* On a crash, the VM process only ends or pauses. The daemon then requests the dump and restarts the VM,
+	 * because it counts the restarts. */
 	v->on_crash = d->on_crash >= VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
 	v->resets = d->restart;
 	v->rng = d->rng;

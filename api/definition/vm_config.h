@@ -1,4 +1,4 @@
-/* config: converts a definition to the configuration that a VM process receives: struct vm_config and
+/* vm_config: converts a definition to the configuration that a VM process receives: struct vm_config and
  * the opened files. The VM process opens no path itself. */
 #ifndef CAIRN_API_DEFINITION_VM_CONFIG_H
 #define CAIRN_API_DEFINITION_VM_CONFIG_H
@@ -33,7 +33,8 @@ struct config_files {
 
 /* Fill in the configuration without its fds, and list the files to open.
  * images_only: for a process that works only on the disks.
- * The caller then sets the options that are not in a definition: start_paused, foreground, log_level, the log.
+ * The caller then sets the options that are not in a definition, such as start_paused, foreground, log_level and the
+ * log.
  * Returns 0; -EINVAL: too many files. */
 int config_prepare(const struct definition *d, bool images_only, struct config *ret_c,
 	struct config_files *ret_files, struct err *e);
@@ -46,7 +47,7 @@ int config_open_file(const struct config_file *f, struct err *e);
 int config_open_files(struct config *c, const struct config_files *files, struct err *e);
 /* Add fds that another process opened, in the order of the list. fds: taken. */
 void config_take_fds(struct config *c, const int *fds, unsigned n);
-/* Prepare the configuration and open all its files. Returns 0; -errno, and then *ret_c has no fds. */
+/* Prepare the configuration and open all its files, without forwards. Returns 0; -errno, and then *ret_c has no fds. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */
 unsigned config_add_fd(struct config *c, int fd);

@@ -135,7 +135,8 @@ static void autostart_done(void *opaque)
 	a->sequence = NULL;
 }
 
-/* Whether the VM is due. If an earlier daemon died during this boot's run, skip the VMs that it handled. */
+/* Whether the run is to start the VM. If an earlier daemon died during this boot's run, skip the VMs whose state has
+ * changed since the run began. */
 static bool is_due(const struct autostart *a, const struct vm *vm)
 {
 	return vm_has(vm, VM_FACT_AUTOSTART) && !vm_has(vm, VM_FACT_INCOMPLETE | VM_FACT_TEMPLATE) &&

@@ -1,9 +1,9 @@
-/* autostart: starts the marked VMs once per boot of the host; a later daemon in the same boot starts none, so a VM that
- * was shut down stays off. The start order, delays and parallelism follow api/policy/staged_run.h. A VM with a managed
- * save continues from it.
+/* autostart: starts the marked VMs once per boot of the host, in the order and with the delays and the parallelism of
+ * api/policy/staged_run.h. A daemon that is started later in the same boot starts no VM again, so a VM that was shut
+ * down stays off. A VM with a managed save continues from it.
  *
  * The mark is autostart.json in the VM's folder. boot.json beside the folders names the last handled boot and whether
- * all its VMs were started, so that the next daemon continues after a kill. */
+ * its run is over. If a daemon was killed during the run, the next daemon starts the remaining VMs. */
 #ifndef CAIRN_API_POLICY_AUTOSTART_H
 #define CAIRN_API_POLICY_AUTOSTART_H
 

@@ -151,7 +151,7 @@ static void shutdown_done(void *opaque)
 		loop_stop(host->loop);
 }
 
-/* Create a staged run that stops all running and starting VMs, in reverse start order. */
+/* Create a staged run of all running and starting VMs, in reverse start order. */
 static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, struct host_shutdown *s)
 {
 	struct staged_run *q = staged_run_new(host, parallel, ops, s);

@@ -21,13 +21,14 @@ extern const struct vm_observer host_shutdown_observer;
  * c:         takes it on success; answered at the end.
  * Returns 0; -EBUSY: a shutdown is under way. */
 int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e);
-/* Return the plan of such a shutdown, in the form of its answer; owned by the caller. */
+/* Return what host_shutdown_all() would do, as the array "vms" of its answer; owned by the caller. */
 struct json_object *host_shutdown_look(struct vm_host *host, int action);
 /* NULL allowed. */
 void host_shutdown_free(struct host_shutdown *s);
 /* Whether the shutdown awaits this VM's end. */
 bool host_shutdown_waits_for(const struct vm *vm);
-/* Report that a VM has ended or will not end. outcome: text for the answer. Does nothing if nobody awaits the VM. */
+/* Report that a VM has ended or will not end. outcome: text for the answer. Does nothing if the shutdown does not await
+ * the VM. */
 void host_shutdown_vm_over(struct vm *vm, const char *outcome);
 
 #endif

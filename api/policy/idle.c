@@ -132,7 +132,7 @@ static void not_saved(struct vm *vm)
 	idle_on_state_change(vm);
 }
 
-/* Set the reason `idle`, which marks the VM as wakeable. */
+/* The job that saves the VM has ended. After a success, set the reason `idle`, which marks the VM as wakeable. */
 static void vm_saved(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
@@ -229,7 +229,7 @@ static void idle_on_forwards_held(struct vm *vm)
 {
 	if (!vm->idle->holding || vm->idle->asking)
 		return;
-	/* A client has connected meanwhile. */
+	/* A client has connected meanwhile, or a job of the VM has begun. */
 	if (!vm->idle->look.begun || vm->operation.job)
 		stay_awake(vm);
 	else

@@ -37,7 +37,7 @@ int64_t policy_next_warning(int64_t at_s, int64_t now_s);
 
 struct policy_idle_rule {
 	uint32_t after_s;
-	uint32_t cpu_percent; /* percent of one CPU; a lower usage does not count as work */
+	uint32_t cpu_percent; /* percent of one CPU; usage up to this value counts as idle */
 };
 
 /* A VM's activity counters at one time; they only grow while the VM runs. */
@@ -52,11 +52,11 @@ struct policy_sample {
 struct policy_idle {
 	bool begun;
 	struct policy_sample last;
-	uint64_t since_ns; /* time of the first sample without activity */
+	uint64_t since_ns; /* time of the last sample with activity, or of the first sample after a gap */
 };
 
-/* Whether the VM has been idle for as long as the rule says. Counting restarts after a gap between samples, such as a
- * pause of the VM or the host's sleep. */
+/* Record a sample. Returns whether the VM has been idle for as long as the rule says. Counting restarts after a gap
+ * between samples, such as a pause of the VM or the host's sleep. */
 bool policy_idle_look(const struct policy_idle_rule *r, struct policy_idle *i,
 	const struct policy_sample *s);
 /* Return the interval between samples: a tenth of after_s, at least 1 s, at most 1 min. */

@@ -30,8 +30,8 @@ static void restart_timer_fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = restart_ended, .opaque = vm };
 
-	/* During the host's shutdown no VM is started. Try again later, because the shutdown may leave this VM alone
-	 * and be over then. */
+	/* While host_shutdown stops the VMs, start none. Try again in 1 s: a VM with the action `leave` keeps its
+	 * pending restart. */
 	if (vm->host->host_shutdown) {
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;

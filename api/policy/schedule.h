@@ -2,8 +2,8 @@
  * files; scheduler.h applies them.
  *
  * Time is UTC, divided into intervals of `every` seconds that start at a Monday's midnight. Each interval gets one
- * snapshot. A retention rule `WINDOW:PERIOD` keeps the first snapshot of each period (or all) among those younger than
- * the window. Snapshots that no rule keeps are deleted. */
+ * snapshot. A retention rule `WINDOW:PERIOD` keeps the first snapshot of each period (`all`: every snapshot) while it
+ * is younger than the window. Snapshots that no rule keeps are deleted, except the newest. */
 #ifndef CAIRN_API_POLICY_SCHEDULE_H
 #define CAIRN_API_POLICY_SCHEDULE_H
 
@@ -70,7 +70,7 @@ enum schedule_due {
 	SCHEDULE_ANEW, /* the clock went back by more than an interval: begin again with the present interval */
 };
 
-/* Decide whether a snapshot is due. last_s: start of the last interval that got a snapshot. */
+/* Decide whether a snapshot is due. last_s: start of the last handled interval, with or without a snapshot. */
 enum schedule_due schedule_due(const struct schedule_plan *p, int64_t last_s, int64_t now_s);
 
 /* ---- names ---- */
@@ -84,7 +84,7 @@ bool schedule_is_name(const char *name);
 
 /* Decide which automatic snapshots to keep.
  * times_s:   creation time of each snapshot, in any order.
- * ret_keep:  one bool per snapshot. The newest one is kept, and so are those with a time in the future. */
+ * ret_keep:  one bool per snapshot. The newest one of the past is kept, and so are those with a time in the future. */
 void schedule_keep(const struct schedule_plan *p, int64_t now_s, const int64_t *times_s, size_t n,
 	bool *ret_keep);
 

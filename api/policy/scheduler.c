@@ -24,7 +24,7 @@
 
 #define NS 1000000000LL
 #define DAY_S (24 * 3600)
-/* Interval of retries while a VM is starting or stopping. */
+/* Interval of retries while a VM is busy. */
 #define RETRY_S 30
 #define SPACE_TIMEOUT_NS (20 * 1000000000ULL)
 /* A jump of the clock that is larger than this means that somebody set the clock; smaller ones are corrections. */
@@ -35,8 +35,8 @@ struct scheduler {
 	struct vm_host *host;
 	int fd;
 	struct loop_watch *watch;
-	int64_t offset_s;     /* wall clock minus monotonic clock */
-	int64_t hold_until_s; /* monotonic; delete nothing before that */
+	int64_t offset_s;     /* CLOCK_REALTIME minus CLOCK_BOOTTIME */
+	int64_t hold_until_s; /* CLOCK_BOOTTIME; delete nothing before this time */
 };
 
 static int64_t clock_s(clockid_t id)
@@ -163,7 +163,7 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	vm_emit(vm, EVENT_SNAPSHOT_SKIPPED, data);
 }
 
-/* Whether the schedule's run, which has requested a callback, is still under way when the callback arrives. */
+/* Whether the run that requested the present callback is still under way. The schedule may have been removed. */
 static bool schedule_is_working(const struct vm *vm)
 {
 	return vm->schedule && vm->schedule->working;
@@ -351,7 +351,8 @@ static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char 
 	return false;
 }
 
-/* The VM's process reports the free space: it has the files, and it may block on a hanging file system. */
+/* The VM's process has reported the free space. The daemon asks that process, because it has the files open and may
+ * block on a hanging file system. */
 static void space_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -368,7 +369,8 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 		note_skipped(vm, "space", detail);
 		snapshots_thin(vm);
 	} else {
-		/* Store that the run has begun, so that a crash of the daemon in this run does not repeat for ever. */
+		/* Store that the interval is handled: if this run crashes the daemon, the next daemon does not repeat
+		 * it. */
 		vm_save(vm);
 		snapshots_fetch(vm, list_fetched, vm);
 	}

@@ -3,8 +3,8 @@
  *
  * An automatic snapshot has the tag "auto" and a name of the schedule's form. The scheduler never deletes other
  * snapshots, those with the tag "keep", or the current one. It skips a VM that is off, since its disks do not change,
- * and delays the run of a busy VM. After the clock jumped forward it deletes nothing for an hour, so that a wrong clock
- * which is corrected costs no snapshot.
+ * and a VM whose images' file system is short of space; it delays the run of a busy VM. After the clock jumped forward
+ * the scheduler deletes nothing for an hour, so that a wrong clock which is corrected costs no snapshot.
  *
  * The plan is schedule.json in the VM's folder; state.json holds the progress. */
 #ifndef CAIRN_API_POLICY_SCHEDULER_H
@@ -31,7 +31,7 @@ struct schedule {
 	bool waits;   /* a run is due but the VM is busy */
 };
 
-/* Outcome of the last run; kept as long as the VM is defined. */
+/* Progress of the schedule and outcome of the last run; cleared when the schedule is removed. */
 struct schedule_past {
 	int64_t last_s;   /* start of the last handled interval; UTC */
 	int64_t run_s;    /* time of the last run; 0: never */
@@ -44,11 +44,12 @@ int scheduler_new(struct vm_host *host, struct scheduler **ret_s, struct err *e)
 /* Free the scheduler; the VMs own their schedules. NULL allowed. */
 void scheduler_free(struct scheduler *s);
 
-/* Store a plan, or remove it (NULL). When w is done, scheduler_set() or scheduler_remove() applies it.
+/* Store a plan, or remove the stored plan (NULL). When w is done, the caller calls scheduler_set() or
+ * scheduler_remove().
  * Returns 0; -ENOENT: no plan to remove; -errno. On errors the caller keeps w. */
 int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
-/* Compute for each snapshot whether the plan would delete it now.
+/* Compute for each snapshot whether the plan would delete it now. victims: one bool per snapshot, all false before.
  * with_next: compute this for the time after the next snapshot, when the present newest and current snapshots are
  * protected no longer. */
 void scheduler_victims(const struct schedule_plan *p, const struct snapshots *s, bool with_next, bool *victims);

@@ -186,7 +186,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown->stage = SHUTDOWN_BEGUN;
-		/* Round up, so that the shutdown is never earlier than requested. */
+		/* Round up, so that the deadline is never earlier than requested. */
 		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s;
 		timer_arm(vm);
 	}
@@ -336,7 +336,8 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 		js_put(state, "shutdown", o);
 }
 
-/* A reset ends a deadline unless the host's shutdown waits for the VM. */
+/* Drop plan and deadline when the VM is no longer active. A reset ends a deadline, too, unless the host's shutdown
+ * waits for the VM. */
 static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 {
 	/* A VM that gets a new process keeps its plan. */

@@ -33,7 +33,7 @@ struct shutdown {
 
 /* Fill a plan with the definition's settings. */
 void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *ret_p);
-/* Start a shutdown now. done: called once; NULL allowed. */
+/* Start a shutdown or a reboot now. done: called once, with the answer of the VM's process; NULL allowed. */
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Plan a shutdown at p->at_s, replacing an earlier plan. */

@@ -18,7 +18,7 @@ struct staged_run_ops {
 	void (*over)(void *opaque);
 };
 
-/* Create a run; never fails. parallel: most steps at a time, at least 1. */
+/* Create a run. Aborts without memory. parallel: most steps at a time, at least 1. */
 struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
 /* Free a run. Steps under way continue unobserved. NULL allowed. */
 void staged_run_free(struct staged_run *s);
@@ -26,7 +26,7 @@ void staged_run_free(struct staged_run *s);
 void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s);
 void staged_run_go(struct staged_run *s);
 void staged_run_over(struct staged_run *s, size_t i);
-/* Return the VM at a place; NULL: undefined meanwhile. */
+/* Return the VM of entry i; NULL: undefined meanwhile. */
 struct vm *staged_run_vm(const struct staged_run *s, size_t i);
 size_t staged_run_count(const struct staged_run *s);
 

@@ -16,7 +16,7 @@
 #define FILE_NAME "events.jsonl"
 #define OLD_NAME "events.old.jsonl"
 #define LINE_MAX_BYTES (64 * 1024)
-/* A page stays below 64 KiB, the longest line that some clients read. */
+/* Keeps a page below 64 KiB, the longest line that some clients read. */
 #define PAGE_BYTES (40 * 1024)
 #define PAGE_LOOKED_AT 2000 /* entries; bounds the time that a filter without matches takes on the loop */
 /* More than the number of events that a power cut can lose because they were not on disk yet. */

@@ -133,7 +133,8 @@ static int path_is_absolute(const char *path, char *buf, size_t size, struct err
 	return 0;
 }
 
-/* Derive the folder from the daemon's socket: /run/cairn/cairn.qmp for /run/cairn/cairn.sock. */
+/* Derive the folder of the VMs' QMP sockets from the daemon's socket: /run/cairn/cairn.qmp for
+ * /run/cairn/cairn.sock. */
 static int qmp_dir_name(struct daemon_paths *p, struct err *e)
 {
 	int r = path_is_absolute(p->socket, p->qmp_dir, sizeof(p->qmp_dir) - 5, e);
@@ -159,7 +160,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	p->system = geteuid() == 0 && !state_dir;
 	r = state_dir ? path_is_absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
 			default_state_dir(p->state_dir, sizeof(p->state_dir), e);
-	/* A state folder of its own needs a run folder of its own, so that the daemon finds no other daemon's VMs. */
+	/* With --state-dir, the run folder lies in the state folder, so that the daemon finds no other daemon's VMs. */
 	if (!r && state_dir)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run");
 	else if (!r && (r = default_run_dir(dir, sizeof(dir), e)) == 0)

@@ -25,12 +25,13 @@ struct daemon_paths {
 	struct daemon_limits limits;
 	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], slirp_program[PATH_MAX];
-	bool system; /* root's daemon, whose socket a group may use */
+	bool system; /* root's daemon with the default state folder; a group may use its socket */
 	int listening; /* the listening socket that the service manager passed; taken. -1: none */
 };
 
 /* Compute the daemon's paths from its options. A NULL option has its default: system paths for root and XDG folders for
- * other users; CAIRN_SOCKET or the default socket; the VM program as for paths_vm_program(). Clears the other members.
+ * other users; CAIRN_SOCKET or the default socket; the VM program as for paths_vm_program(). Also finds the helper
+ * programs and sets system. The other members become empty: limits 0, bridges_for_all NULL, listening -1.
  * Returns 0; -errno. */
 int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_program,
 	struct daemon_paths *ret_p, struct err *e);

@@ -1,9 +1,9 @@
 /* store: reads and writes the state folder. Each VM has a folder with definition.json, state.json, log and end. Every
  * JSON file has a "version" and is replaced atomically. Formats: docs/state.md.
  *
- * A thread writes, in the order of the requests, because the daemon's loop must not wait for a disk. States are written
- * without completion, and only the newest of each VM. Definitions, their removal and the permissions are on stable
- * storage before a client's call is answered; a struct store_work reports the completion.
+ * A thread writes, in the order of the requests, because the daemon's loop must not wait for a disk. VMs' states are
+ * written without completion; a newer state replaces a queued one of the same VM. Definitions, their removal and the
+ * permissions are on stable storage before a client's call is answered; a struct store_work reports the completion.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_STORE_STORE_H
@@ -53,7 +53,8 @@ void store_close(struct store *s);
  *
  * A damaged file is renamed to *.damaged and logged; the other files are loaded. A file of an older version is upgraded
  * (store_version.h) and written again soon after; the old file is kept as *.vN. If a newer Cairn wrote one of a VM's
- * files, found() is not called for that VM, and the store does not change its files.
+ * files, found() is not called for that VM, and the store does not change its files. A folder without a definition,
+ * which a daemon left that ended while it created or removed a VM, is removed.
  * found: borrows the objects. state NULL: there is none, or it is damaged. */
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque);
@@ -88,7 +89,8 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 /* Whether the done() of some work is still to be called. If so, the caller runs the loop and asks again. NULL
  * allowed. */
 bool store_owes(const struct store *s);
-/* Write the definition of a new VM. It survives the daemon's end at return, and is on stable storage soon after.
+/* Write the definition of a new VM. At return, the definition survives the daemon's end; it is on stable storage soon
+ * after.
  * marker: also create an empty file of this name in the VM's folder, before the definition. NULL: none.
  * Returns 0; -errno. */
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
@@ -109,10 +111,10 @@ void store_rename_end(struct store *s, struct store_work *w, const char *name);
 /* Call found() for each VM folder that has the file. */
 void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
 	void *opaque);
-/* Remove the whole folder of a VM.
+/* Remove a VM's folder as store_folder_clear() does.
  * w: NULL: wait until the folder is gone. Otherwise the definition is gone at return, and w is done when the
  * rest is gone, on stable storage.
- * Returns 0; -errno: nothing has changed, and w stays the caller's. */
+ * Returns 0; -errno: with w, nothing has changed, and w stays the caller's; without w, some files may be gone. */
 int store_remove(struct store *s, const char *name, struct store_work *w, struct err *e);
 
 /* Write a JSON file; it gets its "version".

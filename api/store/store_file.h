@@ -12,7 +12,7 @@ struct err;
 
 /* Holds the memory dumps in a VM's folder. */
 #define DUMPS_FOLDER "dumps"
-/* The largest is the table of permissions: 4096 entries, each with a name. */
+/* Limit for a JSON file. The largest file is the table of permissions: 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 
 /* Lock the state folder by its file "lock", and write the daemon's pid to that file. *ret_fd: owned; closing it
@@ -22,7 +22,7 @@ int store_lock(const char *dir, int *ret_fd, struct err *e);
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */
 int store_folder_settle(const char *path, struct err *e);
-/* Sync a file, its folder and that folder's folder, as far as they still exist. */
+/* Sync a file, then its folder, then that folder's folder. Stops and returns 0 if one of them no longer exists. */
 int store_file_settle(const char *path);
 /* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
@@ -40,7 +40,7 @@ void store_put_aside(const char *path, const char *why);
 void store_keep_old(const char *path, int64_t version);
 /* Remove a file and sync its folder. Returns 0 also if the file does not exist. */
 int store_file_remove(const char *path, struct err *e);
-/* Remove the known files in a VM's folder, then the folder, unless it has other files. */
+/* Remove the known files in a VM's folder and all memory dumps, then the folder, unless it has other files. */
 int store_folder_clear(const char *path, struct err *e);
 /* Like store_folder_clear(), and sync the folder and the one above. */
 int store_folder_clear_for_good(const char *path, struct err *e);

@@ -44,17 +44,17 @@ int store_writer_start(struct store_writer *w, struct err *e);
 /* Finish all queued operations, then end the thread. */
 void store_writer_done(struct store_writer *w);
 
-/* Queue an operation without completion. It replaces a queued operation of the same kind on the same path, if that one
- * has no completion either, because only the newest content matters. path: copied; text: taken. */
+/* Queue an operation without completion. The new operation replaces a queued one of the same kind, on the same path and
+ * without completion, because only the newest content matters. path: copied; text: taken. */
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text);
-/* Queue an operation and report its completion: work->done() is called on work->loop. to: copied. */
+/* Queue an operation and report its completion: work->done() is called on work->loop. path, to: copied; text: taken. */
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,
 	struct store_work *work);
 void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
 
-/* Wait until these operations are done: all; those on the path; all PENDING_CLEAR and PENDING_RENAME, after which the
- * names of removed and renamed VMs are free. */
+/* Wait until all operations are done; with _path, those on the path; with _leaving, each PENDING_CLEAR and
+ * PENDING_RENAME, after which the names of removed and renamed VMs are free. */
 void store_writer_settle(struct store_writer *w);
 void store_writer_settle_path(struct store_writer *w, const char *path);
 void store_writer_settle_leaving(struct store_writer *w);

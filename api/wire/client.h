@@ -34,7 +34,7 @@ int client_next_event(struct client *c, uint64_t deadline_ns, struct json_object
 	struct err *e);
 
 /* Return the fd for poll(): readable when an event or an answer arrives. Drain client_next_event() first, since
- * queued events do not make it readable. */
+ * queued events do not make the fd readable. */
 int client_fd(const struct client *c);
 
 /* Return the error class for its name in an answer; NULL allowed. */

@@ -12,7 +12,7 @@
 #define STACK_BYTES (128 * 1024)
 
 struct batch {
-	int sock; /* -1: none; the fds queued in it are closed first */
+	int sock; /* a Unix socket to close after the fds that are queued in it; -1: none */
 	size_t n;
 	int fds[];
 };

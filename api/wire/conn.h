@@ -21,7 +21,7 @@ struct vm;
 #define CONN_MAX 2000
 /* Limits that do not apply to root and the daemon's own user. */
 #define CONN_USER_MAX 500      /* clients of one user */
-#define CONN_STRANGERS_MAX 500 /* clients of all users without a permission entry */
+#define CONN_STRANGERS_MAX 500 /* clients of all users without a role for any VM */
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
 /* Bytes that a client may leave unread. A client that exceeds them is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
@@ -60,7 +60,7 @@ void listener_free(struct listener *l);
 /* Send a line to all negotiated clients of the daemon's socket with at least the role viewer.
  * o: borrowed. vm: name of the VM that the line is about: viewers of that VM get it, too; NULL: none. */
 void server_broadcast(struct server *s, struct json_object *o, const char *vm);
-/* Send a line to all negotiated clients of a VM's socket. o: borrowed. */
+/* Send a line to all negotiated clients of a VM's socket with at least the role viewer for the VM. o: borrowed. */
 void listener_broadcast(struct listener *l, struct json_object *o);
 /* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
 void server_tell_admins(struct server *s, struct json_object *o);

@@ -46,8 +46,9 @@ static int folder_make(const char *path, struct err *e)
 	return mkdir_all(dir, 0755, e);
 }
 
-/* Whether a live daemon sends its greeting. For a moment, the io_uring of a killed daemon keeps the daemon's socket
- * open: such a socket accepts connections, sends nothing, and resets them. */
+/* Whether a live daemon serves the socket: it sends its greeting, or keeps the connection open for 3 s without one. For
+ * a moment, the io_uring of a killed daemon keeps the daemon's socket open: such a socket accepts connections, sends
+ * nothing, and resets them. */
 static bool somebody_greets(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };

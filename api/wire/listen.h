@@ -22,7 +22,8 @@ int listen_open(const char *path, bool system, int *ret_fd, gid_t *ret_group, st
  * Returns 1 and an owned fd; 0 if none was passed; -errno. */
 int listen_passed(int *ret_fd, char *path, size_t size, struct err *e);
 
-/* Set owner and permissions of a passed socket, as listen_open() does for its own. */
+/* In system mode, give a passed socket to the group `cairn`, as listen_open() does; else change nothing.
+ * Returns 0; -errno. */
 int listen_adopt(const char *path, bool system, gid_t *ret_group, struct err *e);
 
 #endif

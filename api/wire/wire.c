@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WIRE_KEEP_BYTES 4096 /* an idle connection holds no more than this */
+#define WIRE_KEEP_BYTES 4096 /* largest buffer that stays allocated between two texts */
 
 void wire_init(struct wire *w)
 {
