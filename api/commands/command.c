@@ -69,7 +69,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	audit_add(c->context->audit, line);
 }
 
-/* QMP clients may know only QEMU's few error classes. */
+/* Replace an error class that QEMU does not have by GenericError, because QMP clients may know only QEMU's classes. */
 static void class_as_qemu(struct json_object *answer)
 {
 	static const char *const known[] = { "GenericError", "CommandNotFound", "DeviceNotActive" };
@@ -91,7 +91,7 @@ static void call_trace(const struct call *c, const char *outcome)
 		vm ? vm : "-", outcome);
 }
 
-/* Send an answer. o and fd: takes them. */
+/* Send an answer and free the call. o, fd: taken. */
 static void answer_send(struct call *c, struct json_object *o, int fd)
 {
 	struct json_object *error = js_get(o, "error");
@@ -121,7 +121,7 @@ static void answer_send_pending(void *opaque)
 	answer_send(c, STEAL_PTR(c->answer), -1);
 }
 
-/* Audit the call and answer it, now or when the VM's offline process has released the images. o and fd: takes them. */
+/* Audit the call and answer it, now or when the VM's offline process has released the images. o, fd: taken. */
 static void call_reply(struct call *c, struct json_object *o, int fd)
 {
 	call_audit(c, o);
@@ -312,7 +312,8 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	return c;
 }
 
-/* A unit test checks that every row of the schema has a handler. */
+/* Run the command's handler. The search always finds one: a unit test checks that each command of the schema has a
+ * handler. */
 static void call_run(struct call *c)
 {
 	const struct command_handler *h = c->context->handlers[c->dialect];
@@ -322,7 +323,8 @@ static void call_run(struct call *c)
 	h->run(c);
 }
 
-/* Run the handler. The VM was looked up and, if needed, woken before. */
+/* Check the VM's state and run the handler. The caller has found the VM and, if needed, woken it. r: 0; -errno: waking
+ * the VM failed. */
 static void command_go(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;

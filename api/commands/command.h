@@ -1,5 +1,7 @@
-/* command: from a JSON text to a handler: checks a client's command against the schema, its role and the VM's state,
- * and runs it as a call (api/schema/call.h). */
+/* command: checks a client's command against the schema, the client's role and the VM's state, and runs the command's
+ * handler with a struct call (api/schema/call.h).
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_COMMANDS_COMMAND_H
 #define CAIRN_API_COMMANDS_COMMAND_H
 
@@ -23,10 +25,10 @@ struct command_context {
 /* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */
 extern const struct server_ops command_server_ops;
 
-/* The argument "then" of a call that saves or reverts. */
+/* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);
 
-/* A row of the schema and the function that runs it. */
+/* The name of a command of the schema, and the function that runs the command. */
 struct command_handler {
 	const char *name; /* NULL ends a table */
 	void (*run)(struct call *c);
@@ -35,7 +37,8 @@ struct command_handler {
 /* The handlers of the daemon's commands; the last row has no name. */
 extern const struct command_handler command_handlers[];
 
-/* Handlers, one per row of the schema. */
+/* Handlers of the daemon's commands. QEMU's dialect uses some of them, too. Each answers its call once, at once or
+ * later. */
 void command_qmp_capabilities(struct call *c);
 void command_query_version(struct call *c);
 void command_query_commands(struct call *c);

@@ -43,8 +43,8 @@ static int source_check(struct call *c, struct err *e)
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }
 
-/* The daemon creates the files of the argument `files` with the rights of the user who defined the source, so only that
- * user and root may give this argument. */
+/* Check whether the client may give the argument `files`. The daemon creates these files with the rights of the user
+ * who defined the source, so only that user, root and the daemon's own user may give the argument. */
 static int files_check(const struct call *c, struct err *e)
 {
 	CLEANUP_FREE struct rights *mine = NULL;

@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A clone's process can read its source's images, also what the source writes later. So clones that another user makes
- * get copies. */
+/* Whether the client is root or the user who defined the source. A clone's process can read its source's images, also
+ * what the source writes later, so clones that other users make get copies. */
 static bool is_owner(const struct call *c)
 {
 	const struct rights *r = c->vm->def->rights;
@@ -40,7 +40,7 @@ static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
 	return 0;
 }
 
-/* A snapshot can be cloned in any state of the VM. */
+/* Check that the VM can be cloned now: a snapshot in any state of the VM, else only a VM in a suitable state. */
 static int state_check(const struct vm *vm, const struct fork_opts *opts, struct err *e)
 {
 	int r = opts->snapshot ? 0 : vm_state_check(vm->def->name, vm->state, VM_ASK_FORK, e);

@@ -32,7 +32,7 @@ static void mark_stored(struct store_work *work)
 	struct mark *m = container_of(work, struct mark, work);
 	struct call *c = m->call;
 
-	c->vm = vm_find_uuid(c->host, m->uuid); /* it may have been undefined meanwhile */
+	c->vm = vm_find_uuid(c->host, m->uuid); /* the VM may have been undefined meanwhile */
 	if (work->r < 0) {
 		call_fail(c, &work->e);
 	} else {

@@ -17,7 +17,7 @@
 #define PAGE_BYTES (40 * 1024)
 #define NAMES_TOLD_MAX 1000 /* these names fit into one answer: an automatic snapshot's name has at most 31 bytes */
 
-/* Change the plan by the arguments; absent ones keep their values. */
+/* Set *p to the VM's plan, changed by the arguments. Without a plan, absent arguments get their defaults. */
 static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e)
 {
 	const char *every = js_get_str(c->args, "every"), *schedule_store = js_get_str(c->args, "keep"),
@@ -54,7 +54,7 @@ static void schedule_stored(struct store_work *work)
 	struct keep *k = container_of(work, struct keep, work);
 	struct call *c = k->call;
 
-	c->vm = vm_find_uuid(c->host, k->uuid); /* it may have been undefined meanwhile */
+	c->vm = vm_find_uuid(c->host, k->uuid); /* the VM may have been undefined meanwhile */
 	if (work->r < 0) {
 		call_fail(c, &work->e);
 	} else {

@@ -79,7 +79,7 @@ static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct 
 	return 0;
 }
 
-/* Check the disk's name before the VM is stopped for the revert. */
+/* Read the argument `disk`, and check it before the VM is stopped for the revert. */
 static int arg_disk(struct call *c, struct snapshot_revert *opts, struct err *e)
 {
 	const char *id = js_get_str(c->args, "disk");

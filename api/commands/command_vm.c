@@ -97,7 +97,7 @@ static void undefine_retry(void *opaque)
 	const char *name = js_get_str(c->args, "vm");
 	struct err e;
 
-	c->vm = vm_find(c->host, name); /* another client may have undefined it */
+	c->vm = vm_find(c->host, name); /* another client may have undefined the VM */
 	if (c->vm) {
 		command_vm_undefine(c);
 		return;
@@ -115,7 +115,7 @@ void command_vm_undefine(struct call *c)
 		.dry_run = js_get_bool(c->args, "dry-run", false) };
 	struct err e;
 
-	/* A process that has just listed the snapshots may still be ending: wait for it. */
+	/* An offline process that lists the VM's snapshots may still exist: wait until it has ended. */
 	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
 		c->vm = NULL;
 		return;

@@ -3,7 +3,7 @@
  * docs/definition.md.
  *
  * A definition is untrusted input. The parser checks every key, type and range; its error names the path to
- * the key and an acceptable value. Neither parser nor printer opens a file. */
+ * the key and an acceptable value. Neither parser nor printer opens a file. Any thread. */
 #ifndef CAIRN_API_DEFINITION_DEFINITION_H
 #define CAIRN_API_DEFINITION_DEFINITION_H
 

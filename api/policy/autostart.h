@@ -3,7 +3,9 @@
  * down stays off. A VM with a managed save continues from it.
  *
  * The mark is autostart.json in the VM's folder. boot.json beside the folders names the last handled boot and whether
- * its run is over. If a daemon was killed during the run, the next daemon starts the remaining VMs. */
+ * its run is over. If a daemon was killed during the run, the next daemon starts the remaining VMs.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_AUTOSTART_H
 #define CAIRN_API_POLICY_AUTOSTART_H
 

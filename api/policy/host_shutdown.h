@@ -1,5 +1,7 @@
 /* host_shutdown: stops all VMs before the host's shutdown, in reverse start order: by each definition's stop_action, or
- * all by one action. VMs with the action `leave` keep running, as they do when a daemon is replaced. */
+ * all by one action. VMs with the action `leave` keep running, as they do when a daemon is replaced.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_HOST_SHUTDOWN_H
 #define CAIRN_API_POLICY_HOST_SHUTDOWN_H
 

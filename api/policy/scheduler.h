@@ -6,7 +6,9 @@
  * and a VM whose images' file system is short of space; it delays the run of a busy VM. After the clock jumped forward
  * the scheduler deletes nothing for an hour, so that a wrong clock which is corrected costs no snapshot.
  *
- * The plan is schedule.json in the VM's folder; state.json holds the progress. */
+ * The plan is schedule.json in the VM's folder; state.json holds the progress.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_SCHEDULER_H
 #define CAIRN_API_POLICY_SCHEDULER_H
 

@@ -81,7 +81,7 @@ static void guest_warned(void *opaque, int r, const struct vm_answer *a, const s
 	struct vm *vm = opaque;
 
 	(void)a;
-	/* Without an agent the warning goes to the consoles. */
+	/* The VM's process shows the warning on the consoles, too, so without an agent a failure is not logged. */
 	if (r < 0 && vm_live(vm)->guest_agent)
 		log_info("shutdown", "VM '%s': cannot warn the guest's users: %s", vm->def->name, e->msg);
 }

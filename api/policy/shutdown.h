@@ -1,5 +1,7 @@
 /* shutdown: asks a guest to shut down or reboot, now or at a planned time with warnings before it. A guest that misses
- * the deadline is left, destroyed or saved. state.json holds plan and deadline, so a later daemon continues. */
+ * the deadline is left, destroyed or saved. state.json holds plan and deadline, so a later daemon continues.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_SHUTDOWN_H
 #define CAIRN_API_POLICY_SHUTDOWN_H
 

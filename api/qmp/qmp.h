@@ -3,7 +3,9 @@
  *
  * The socket exists while the VM has a process, as QEMU's does, and clients see the end of the
  * stream when the VM ends. The socket's file is named after the VM's uuid: everybody may search the
- * folder, and must not learn the VM's name. */
+ * folder, and must not learn the VM's name.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_QMP_QMP_H
 #define CAIRN_API_QMP_QMP_H
 
@@ -21,7 +23,7 @@ struct vm_observer;
 /* Create the folder, remove sockets that an earlier daemon left, and open the sockets of all VMs that run.
  * Returns 0; -errno with a sentence. */
 int qmp_open_all(struct vm_host *host, struct err *e);
-/* Close all sockets at the daemon's end. */
+/* Close all sockets and remove their folder, at the daemon's end. */
 void qmp_close_all(struct vm_host *host);
 /* Opens a VM's socket when its process runs and closes it when the VM is off. Failures go to the log. */
 extern const struct vm_observer qmp_observer;

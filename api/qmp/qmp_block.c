@@ -12,7 +12,7 @@
 
 /* What the VM's process reports about a disk. */
 struct report {
-	const struct vm_disk_info *figures; /* NULL: nothing, and the rest is 0 */
+	const struct vm_disk_info *figures; /* NULL: the process does not report this disk, and the rest is 0 */
 	uint8_t fault; /* enum vm_disk_fault: the fault that stopped the VM */
 	bool direct;
 };
@@ -131,7 +131,7 @@ static struct json_object *bare_node(const struct definition_disk *disk, const s
 	return disk->nlayers ? node_to_json(disk, r) : NULL;
 }
 
-/* to_json returns NULL for a drive without a medium that must not be listed. */
+/* Answer the call with an array of one object for each disk. to_json: returns the object; NULL: omit the disk. */
 static void disks_return(struct call *c, const struct vm_info *info,
 	struct json_object *(*to_json)(const struct definition_disk *disk, const struct report *r))
 {

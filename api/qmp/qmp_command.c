@@ -214,7 +214,8 @@ void qmp_nmi(struct call *c)
 		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked_done, c);
 }
 
-/* QEMU has no action "dump". Its "debug" only prints a line, so it becomes "none". */
+/* Parse QEMU's word for an action. QEMU has no action "dump". QEMU's "debug" only prints a line, so the result is
+ * VM_WATCHDOG_NONE. Returns the enum vm_watchdog_action; -EINVAL. */
 static int watchdog_action_parse(const char *word, struct err *e)
 {
 	if (!strcmp(word, "debug"))

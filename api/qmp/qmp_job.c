@@ -29,8 +29,8 @@ static bool is_among(struct json_object *devices, const char *id)
 	return false;
 }
 
-/* Check that the argument `devices` names every writable disk: a snapshot covers all of them, because it captures one
- * instant. */
+/* Check that the argument `devices` names all writable disks and no other: a snapshot covers all of them, because it
+ * captures one instant. */
 static int check_devices(struct call *c, struct err *e)
 {
 	struct json_object *devices = js_get_array(c->args, "devices");
