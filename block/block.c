@@ -339,9 +339,9 @@ static int device_probe(int fd, const char *name, struct block_file *f, struct e
 	return 0;
 }
 
-/* Use direct I/O only if its alignment suits the disk's sectors. Direct I/O bypasses the host's
- * page cache, so guest memory holds the only copy of the data. *ret_sure: set if the file system tells that direct
- * reads work. */
+/* Decide on direct I/O: it is used only if its alignment suits the disk's sectors. It bypasses the host's page
+ * cache, so the host keeps no second copy of what the guest caches. *ret_sure: set if the file system says that
+ * direct reads work. */
 static void direct_probe(int fd, bool keep_flags, struct block_file *f, bool *ret_sure)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -503,9 +503,10 @@ static int format_open(const struct block_format_open *fo, enum block_format for
 	return r;
 }
 
-/* below_at_pin: whether the layer below is read at a pin; set for this layer. Many clones read the tables of a pin,
- * and the source's process has just written the overlay on it. So the page cache has them; eleven direct reads took
- * 2 ms. */
+/* Open layer i.
+ * below_at_pin: in: the layer below is read at a pin; out: this layer is. The tables of a pin and of an overlay on
+ * a pin are read through the page cache, which usually has them: other clones read the pin's, and the source's
+ * process has just written the overlay. Eleven direct reads took 2 ms. */
 static int layer_open(struct loop *l, const struct block_open *o, unsigned i, struct block *backing,
 	bool *below_at_pin, struct block **ret_b, struct err *e)
 {

@@ -172,7 +172,7 @@ static void io_op_done(struct loop_op *op, int res)
 		io_finish(io, 0);
 		return;
 	}
-	/* A read that ends inside a sector has met the end of the file. A further read from there
+	/* A read that ends inside a sector has reached the end of the file. A further read from there
 	 * would be misaligned for O_DIRECT. */
 	if (!io->write && (res == 0 || res % 512)) {
 		io->ended_at = io->offset + (uint64_t)res;
@@ -191,7 +191,7 @@ static void io_op_done(struct loop_op *op, int res)
 		io_submit(io);
 }
 
-/* Split an iovec that exceeds the 32-bit length of one call. */
+/* Copy the iovec with each entry that is longer than IO_STEP_BYTES split into several. */
 static int io_split_huge(struct io *io)
 {
 	struct iovec *rest;
@@ -240,7 +240,6 @@ static void io_start(struct io *io, struct loop *l, int fd, const struct iovec *
 	io_submit(io);
 }
 
-/* Query the size again: the file may have grown since the read. */
 int io_read_result(const struct io *io, int res, uint64_t bytes)
 {
 	struct stat st;

@@ -72,7 +72,7 @@ static void sync_done(struct loop_op *op, int res)
 	raw_finish(q, res < 0 ? res : 0);
 }
 
-/* The data is written; FUA still needs a sync. */
+/* Complete a transfer: after a sync if it is a change with FUA, else at once. */
 static void raw_data_done(struct raw_req *q, int res)
 {
 	if (q->req->op != BLOCK_READ)

@@ -53,7 +53,8 @@ struct fault_tracker {
 	int uffd, stop_fd, wake_fd;
 	pthread_t thread;
 	bool thread_made;
-	pthread_mutex_t feed; /* guards the RAM reader and a block on its way from it; taken before lock */
+	/* guards ram_reader; held from reading a block from it until the block is in RAM; locked before `lock` */
+	pthread_mutex_t feed;
 	struct ram_reader *ram_reader;
 	atomic_bool loading;  /* the RAM reader has more blocks for the background */
 	pthread_mutex_t lock; /* guards the fields below and copying out of RAM */
@@ -295,7 +296,8 @@ static bool block_is_hole(struct fault_tracker *t, uint64_t block)
 	return !t->c.view && hole_at(&t->holes, block * VMSTATE_BLOCK_BYTES, block_len(t, block));
 }
 
-/* The block is protected, and a fault on it would wait for the lock, so nobody writes it. */
+/* Get the next unsaved block from RAM. The block is protected, and the answer to a write fault on it needs the lock,
+ * which the caller holds, so nobody changes the block meanwhile. Returns 1; 0: there is none; -errno. */
 static int ram_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
 {
 	while ((t->next = bitmap_next_set(&t->unsaved, t->next)) < t->blocks) {
@@ -748,12 +750,12 @@ void fault_tracker_free(struct fault_tracker *t)
 	if (!t)
 		return;
 	fault_tracker_stop(t);
-	/* Unregistering lifts the protection and wakes waiting threads. A missing page is then
-	 * zeros, as in any VM. */
+	/* Unregistering lifts the protection; a page that is still missing then reads as zeros. It wakes the waiting
+	 * threads only where missing pages are registered, which a view's are not. */
 	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,
 		.len = ROUND_UP(t->c.ram_bytes, 4096) };
 	ioctl(t->uffd, UFFDIO_UNREGISTER, &range);
-	ioctl(t->uffd, UFFDIO_WAKE, &range); /* Unregistering wakes no threads that wait for a view. */
+	ioctl(t->uffd, UFFDIO_WAKE, &range); /* for a view */
 	while (t->deferred) {
 		struct deferred *d = t->deferred;
 

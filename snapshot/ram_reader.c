@@ -81,7 +81,8 @@ void ram_reader_fail(struct ram_reader *rd, const struct err *e)
 		rd->c.failed(rd->c.opaque, e);
 }
 
-/* Returns the number of unread blocks from first on, at most max. */
+/* Returns the number of blocks from first on, at most max, to read at once: not yet requested, not zero, and with known
+ * checksums. */
 static uint64_t run_length(const struct ram_reader *rd, uint64_t first, uint64_t max)
 {
 	uint64_t n = 1, blocks = rd->c.header.layout.blocks;

@@ -25,7 +25,7 @@ struct ram_job {
 	pthread_mutex_t lock;
 	/* Protected by lock: */
 	struct holes holes;
-	uint64_t next; /* the next block */
+	uint64_t next; /* first block that no thread has taken and that was not skipped as a hole */
 	uint64_t written_bytes;
 	int error; /* the first error */
 };
@@ -38,7 +38,7 @@ static void job_note(struct ram_job *j, int r, uint64_t written_bytes)
 		j->error = r;
 }
 
-/* data: the content of block `first`. */
+/* Write [first, end), in blocks, all nonzero, in one write. data: the content from block `first` on. */
 static int run_write(struct ram_job *j, uint64_t first, uint64_t end, const uint8_t *data)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
@@ -52,7 +52,8 @@ static int run_write(struct ram_job *j, uint64_t first, uint64_t end, const uint
 	return r;
 }
 
-/* Write [first, end), in blocks. data: the content of block `first`. */
+/* Set the checksums of [first, end), in blocks, and write those that are not zero. data: the content from block `first`
+ * on. */
 static int piece_write(struct ram_job *j, uint64_t first, uint64_t end, const uint8_t *data)
 {
 	uint64_t run = first;
@@ -125,7 +126,7 @@ static void piece_unmap(const struct ram_job *j, uint64_t first, uint64_t end)
 			MADV_DONTNEED);
 }
 
-/* Get the content of [first, end), in blocks. A view is not read through the mapping. */
+/* Get the content of [first, end), in blocks: in place, or for a view read into buf. */
 static int piece_get(const struct ram_job *j, uint64_t first, uint64_t end, uint8_t *buf, const uint8_t **ret_data)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
@@ -135,7 +136,7 @@ static int piece_get(const struct ram_job *j, uint64_t first, uint64_t end, uint
 		: 0;
 }
 
-/* p: only for the caller's thread; else NULL. */
+/* Take and write pieces until none is left. p: NULL except on the thread that called ram_write(). */
 static void pieces_write(struct ram_job *j, const struct vmstate_progress *p)
 {
 	uint8_t *buf = NULL;

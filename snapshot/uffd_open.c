@@ -21,7 +21,7 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00) /* since Linux 6.1 */
 #endif
 
-/* A failed handshake leaves the fd unchanged. */
+/* Enable the userfaultfd with these features. A failure leaves the fd unchanged, so the caller may try fewer. */
 static int uffd_handshake(int fd, unsigned long long features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
@@ -38,8 +38,8 @@ static int open_by_device(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Does not fall back to UFFD_USER_MODE_ONLY, which every user may have: KVM accesses guest memory in
- * kernel mode, and such an fd answers these accesses with SIGBUS instead of a fault message.
+/* Open a userfaultfd by the system call, without UFFD_USER_MODE_ONLY. Every user may have an fd with that flag, but KVM
+ * accesses guest memory in kernel mode, and for these accesses such an fd gives no fault message but an error.
  * Returns an owned fd or -errno. */
 static int open_by_call(void)
 {
@@ -48,7 +48,8 @@ static int open_by_call(void)
 	return fd < 0 ? -errno : (int)fd;
 }
 
-/* The system call fails with EPERM because of the sysctl or because of a container's seccomp filter. */
+/* Returns true if vm.unprivileged_userfaultfd is 0. The system call may fail with EPERM for that reason, or
+ * because of a container's seccomp filter. */
 static bool sysctl_is_zero(void)
 {
 	CLEANUP_CLOSE int fd = open(SYSCTL, O_RDONLY | O_CLOEXEC);

@@ -101,7 +101,7 @@ static int file_store_write(struct vmstate_store *s, uint64_t off, const void *b
 	struct vmstate_file *f = container_of(s, struct vmstate_file, store);
 	int r = pwrite_full(f->fd, buf, len, (off_t)off);
 
-	/* Some file systems accept the flag but need a larger alignment than a page. */
+	/* Some file systems accept O_DIRECT but need a larger alignment than a page. */
 	if (r == -EINVAL) {
 		vmstate_file_direct(f, false);
 		r = pwrite_full(f->fd, buf, len, (off_t)off);
@@ -150,7 +150,8 @@ static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEAD
 	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
 }
 
-/* The layout follows from the RAM size. A header with other values is damaged, or not Cairn's. */
+/* Parse and check a header. The layout follows from the RAM size, so a header with other offsets is damaged, or not
+ * Cairn's. */
 static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *e)
 {
 	uint64_t ram = load_le64(b + 48);

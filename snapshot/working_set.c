@@ -47,7 +47,7 @@ void working_sets_done(struct working_sets *w)
 
 /* ---- reading and writing the file ---- */
 
-/* Parse the set at *pos. Returns 0 or -EINVAL. */
+/* Parse the set at *pos and advance *pos. Returns 0; -EINVAL; -ENOMEM. */
 static int set_parse(const uint8_t *buf, size_t len, size_t *pos, uint64_t blocks, struct working_set *s)
 {
 	if (len - *pos < SET_BYTES)

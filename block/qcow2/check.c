@@ -285,7 +285,7 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 }
 
 /* Replace an invalid entry by zeros, so that no backing file shows there. With a raw data file, the
- * entry gets its own place instead. */
+ * entry names the cluster at its guest offset instead. */
 static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64_t guest)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
@@ -349,8 +349,8 @@ static void check_l2(struct checker *k, const struct checker_l2 *l2)
 	table_store(k, t, l2->off, n);
 }
 
-/* Note a table instead of walking it at once: snapshots share tables, and a hostile image may name
- * one a million times. Each table is walked once, when its number of users is known. */
+/* Note an L2 table for a later walk, or count one more L1 entry that names it: snapshots share tables, and a
+ * hostile image may name one a million times. Each table is walked once, when its number of users is known. */
 static bool l2_note(struct checker *k, uint64_t off, uint64_t guest, bool active)
 {
 	uint32_t *refs = &k->l2_refs[off >> k->cluster_bits];

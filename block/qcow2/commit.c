@@ -5,8 +5,8 @@
  *      changed: sync, its pieces (or, if    5 sync, if a guest waits for it or clusters
  *      it moved, all of it, sync, header)     are to be freed; then free these
  *
- * The commit copies all content when it begins, so that a later change cannot slip into an earlier
- * group. A crash between any two steps leaks clusters; it never leaves a used cluster uncounted. */
+ * The commit copies all content when it begins, so that no group contains a later change.
+ * A crash between any two steps leaks clusters; it never leaves a used cluster uncounted. */
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"

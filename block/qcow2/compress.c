@@ -91,10 +91,10 @@ void qcow2_compressor_free(struct qcow2_compressor *z)
 	free(z);
 }
 
-/* Detect noise (data that is compressed or encrypted already) by its even distribution of byte
- * values. In n random bytes, the sum of squares of the counts is n + n * n / 256 on average, with a
- * deviation of 362 for these 4096. A sum of more than five deviations above the average is no
- * noise. deflate needs 2 ms to find out, this test 10 us. */
+/* Detect noise (data that is compressed or encrypted already) by its even distribution of byte values. In n random
+ * bytes, the sum of squares of the counts is n + n * n / 256 on average, with a standard deviation of 362 for 4096
+ * bytes. Data with a sum of more than five deviations above the average is not taken for noise. deflate needs 2 ms
+ * to find out that data is noise, this test 10 us. */
 #define NOISE_BYTES 4096u
 #define NOISE_SQUARES_MAX (NOISE_BYTES + NOISE_BYTES * NOISE_BYTES / 256 + 5 * 362)
 

@@ -44,7 +44,7 @@ static int cluster_take(struct qcow2 *q, struct wait *w, struct cluster_run *ret
 	return commit_throttle(q, w) ? -EINPROGRESS : cluster_alloc(q, 1, w, ret);
 }
 
-/* Increment the refcount of the cluster that has room left. -ERANGE: the refcount is at its
+/* Increment the refcount of the cluster in which the last stream ended. -ERANGE: the refcount is at its
  * maximum. */
 static int cluster_share(struct qcow2_streams *s)
 {
@@ -135,7 +135,7 @@ int qcow2_streams_free(struct qcow2_streams *s)
 	int r = qcow2_sync_flush(q);
 
 	free(s);
-	/* Readers read whole sectors, so extend the file to one. */
+	/* Readers read whole sectors, so extend the file to the end of its last cluster. */
 	tail_check(q);
 	if (r || q->is_device || q->tail.file_bytes >= q->fresh_from << q->cluster_bits)
 		return r;

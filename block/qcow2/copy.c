@@ -163,7 +163,7 @@ static int l1_walk(struct copier *k, bool copying)
 	return r || !copying ? r : run_copy(k);
 }
 
-/* The snapshot's further entries, behind the disk's, are VM state, so drop them. */
+/* Read the L1 entries of the disk. Zeros replace those behind them, which describe VM state. */
 static int l1_load(struct copier *k)
 {
 	uint64_t bytes = k->h.l1_size * 8ULL, room = ROUND_UP(MAX(bytes, 1u), k->cluster_bytes);

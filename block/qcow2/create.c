@@ -82,7 +82,8 @@ int qcow2_create_check(const struct qcow2_create *c, struct err *e)
 	return 0;
 }
 
-/* Reserve a refcount table for the whole disk, so that it need not move later. */
+/* Returns the number of clusters of a refcount table for the fully allocated disk, so that the table need not move
+ * later; at most the limit of the format. */
 static uint64_t reftable_wanted(const struct qcow2_create *c, const struct layout *l)
 {
 	uint64_t refs_per_block = (uint64_t)l->cluster_bytes * 8 >> c->refcount_order;

@@ -251,7 +251,8 @@ static void make_end(struct l2_make *m, int res)
 	wait_list_wake(&waiters, res);
 }
 
-/* The table is written to the file. Name it in the L1; the commit writes the L1 after a sync. */
+/* Name the new table, whose content is in the file, in the L1, and release the old table. The commit writes the L1
+ * after a sync. */
 static int make_publish(struct l2_make *m)
 {
 	struct qcow2 *q = m->q;

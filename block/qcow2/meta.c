@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Total size of the snapshots' L1 tables that are read at open. */
+/* Maximum total size of the snapshots' L1 tables that are read at open. */
 #define META_INACTIVE_BYTES_MAX (64 * MIB)
 #define META_GROUP_BITS 6
 
@@ -88,8 +88,9 @@ int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
 	return 0;
 }
 
-/* The key stays, because other keys' chains pass through it. A conflict mark stays, too: freeing
- * such a cluster meets the mark, so the other user's table is not punched. */
+/* Remove the cluster's mark. The key stays, because the probe chains of other keys pass through its slot. META_CONFLICT
+ * stays, too: another table may still use the cluster, and deferred_free_check() refuses to free a cluster with this
+ * mark. */
 void meta_remove(struct meta_set *m, uint64_t cluster)
 {
 	size_t i;
@@ -159,8 +160,9 @@ static int meta_add_l1(struct qcow2 *q, const uint64_t *entries, uint32_t n, enu
 	return r;
 }
 
-/* Add one snapshot's L1 and its L2 tables. Errors in them are ignored here; they matter only when
- * the snapshot is applied. */
+/* Add one snapshot's L1 and its L2 tables. An L1 at an invalid place is skipped; it matters only when
+ * the snapshot is used.
+ * budget: bytes of L1 tables that may still be read; of a larger L1, only the L1 itself is added. */
 static int meta_load_snapshot(struct qcow2 *q, uint64_t l1_offset, uint32_t l1_size,
 	uint64_t *budget, struct err *e)
 {

@@ -17,8 +17,8 @@
 /* Default bound on cached tables: three quarters for L2 (24 GiB of disk at 64 KiB clusters), one
  * quarter for refcounts. */
 #define CACHE_BYTES_DEFAULT (4 * MIB)
-/* Limit of dirty slices that start a commit, besides a quarter of the cache. The commit copies as
- * much. */
+/* A commit starts at this many bytes of dirty slices, or at a quarter of the cache if that is less. The commit
+ * copies them all. */
 #define DIRTY_BYTES_MAX (1 * MIB)
 #define DIRTY_SLICES_MIN 8u
 
@@ -163,14 +163,15 @@ static int backing_check(const struct qcow2 *q, const struct block_format_open *
 	return 0;
 }
 
-/* Parts of a request may begin at any multiple of 512. A file that needs a larger alignment for
- * direct I/O uses the page cache. */
+/* Switch direct I/O off for a file. */
 static void direct_off(int fd, const struct block_file *f)
 {
 	if (f->direct)
 		(void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
 }
 
+/* Parts of a request may begin at any multiple of 512 in memory, and the engine reads and writes whole grains and
+ * slices. If a file needs a larger alignment for direct I/O, use the page cache. */
 static void direct_decide(struct qcow2 *q, const struct block_format_open *o)
 {
 	const struct block_file *data = q->external ? o->data_file : o->file;
@@ -229,7 +230,7 @@ static void qcow2_free(struct block *b)
 	free(q);
 }
 
-/* For the few functions that may run the loop. */
+/* A wait of a function that runs the loop until the wait is over. */
 struct sync_wait {
 	struct wait wait;
 	bool done;
@@ -280,7 +281,7 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 	return r;
 }
 
-/* Freeing clusters changes refcounts, which need another commit. */
+/* Commit until nothing is left: after a commit, clusters are freed, which changes refcounts again. */
 static int qcow2_flush_all(struct block *b)
 {
 	struct qcow2 *q = qcow2_of(b);

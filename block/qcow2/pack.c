@@ -141,8 +141,9 @@ static int add_to_hole(struct qcow2_pack *p, uint64_t off, const void *data, siz
 	return r;
 }
 
-/* Add a stream right after the last one. The refcount's width limits the number of streams per
- * cluster. */
+/* Add a stream: at a cluster boundary into the hole, if the stream fits there; else right after the last stream.
+ * First go to the next cluster if this one has max_refs streams, or if max_refs is 1 and the stream would cross
+ * the cluster's end. */
 static int add_stream(struct qcow2_pack *p, uint64_t off, const void *data, size_t len)
 {
 	uint64_t end = stream_end(p), in = end & (p->cluster_bytes - 1);

@@ -60,8 +60,8 @@ struct finish {
 
 _Static_assert(QCOW2_AT_BACKING_LEN == QCOW2_AT_BACKING_OFFSET + 8, "the fields are adjacent");
 
-/* New requests do not see the backing file any more: what the image lacks reads as zeros there,
- * too. */
+/* Take the backing layer out of the disk, so that new requests do not read it. All that the image lacks is zeros in the
+ * backing file, too. */
 static void backing_detach(struct finish *f)
 {
 	struct qcow2 *q = f->task.q;

@@ -517,7 +517,7 @@ static uint32_t deferred_free_span(const struct qcow2 *q, const struct slice *s,
 	return n;
 }
 
-/* The hole is punched. Only now the clusters may be allocated again. */
+/* Continue after the hole is punched: only now the clusters may be allocated again. */
 static void deferred_free_punched(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, deferred_free.op);
@@ -538,8 +538,8 @@ static int deferred_free_punch(struct qcow2 *q, uint64_t cluster, uint32_t n)
 	return -EINPROGRESS;
 }
 
-/* A freed table has lost its metadata mark before. A cluster that still has a mark is named by an
- * entry that treats it as data. */
+/* Check that no freed cluster holds metadata. A table loses its mark before it is freed, or is marked META_INACTIVE_L2.
+ * With any other mark, an entry has named the cluster as data. */
 static int deferred_free_check(struct qcow2 *q, uint64_t cluster, uint32_t n)
 {
 	uint64_t end = cluster + n;

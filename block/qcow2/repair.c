@@ -296,7 +296,7 @@ static int rebuild_plan(struct rebuild *b)
 		b->nblocks = want;
 		max = MAX(DIV_ROUND_UP(max * 8, (uint64_t)k->cluster_bytes), b->table_clusters);
 		if (n <= want && max == b->table_clusters) {
-			/* A surplus block describes nothing; that is harmless. */
+			/* Fewer blocks may suffice; the surplus clusters of the place stay unused. */
 			b->nblocks = n;
 			return 0;
 		}

@@ -52,8 +52,8 @@ static int zero_range(struct qcow2 *q, uint64_t off, uint64_t end)
 
 /* ---- shrinking ---- */
 
-/* Make the removed part read as zeros, durably. It then reads as zeros even if the size does not
- * change. */
+/* Make the removed part read as zeros, durably, so that it does even if the change of the size then
+ * fails. */
 static int cut_zero(struct qcow2 *q, uint64_t size)
 {
 	int r = zero_range(q, size, q->base.info.size_bytes);

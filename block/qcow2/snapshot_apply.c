@@ -39,7 +39,7 @@ struct apply {
 	struct snapshot_op o;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	uint64_t l1_offset, disk_bytes;
-	uint32_t from; /* number of the snapshot's L1 entries for its disk */
+	uint32_t from; /* number of entries of the snapshot's L1 that map the disk; entries behind them are not read */
 	uint8_t *buf;
 	uint64_t buf_bytes;
 	struct counter count;
@@ -200,7 +200,7 @@ static void tables_mark(struct qcow2 *q, const struct table *t, enum meta_kind k
 	}
 }
 
-/* The file names the new L1. */
+/* Make the new L1 the active one, now that the header in the file names it, and prepare the release of the old one. */
 static int step_switch(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
@@ -252,7 +252,8 @@ static int step_frees(struct apply *a)
 	return 0;
 }
 
-/* The snapshot is applied, or undone. Only the dirty bit stays set needlessly. */
+/* End the operation although clearing the dirty bit failed: all other work is done, and the bit stays set
+ * needlessly. */
 static int clean_failed(struct apply *a)
 {
 	snapshot_mark_failed(&a->mark, a->o.task.q);

@@ -101,8 +101,8 @@ static int open_check(struct qcow2 *q, struct err *e)
 	return 0;
 }
 
-/* Tables behind the disk's end (a VM state that QEMU left there) are not counted: they stay
- * unshared. */
+/* Clear COPIED in the first n entries of the active L1, those of the disk. Tables behind them (a VM state that
+ * QEMU left there) are not counted, so they stay unshared. */
 static void frozen_uncopy(struct qcow2 *q, uint32_t n)
 {
 	struct table *l1 = &q->disk.l1;
@@ -167,7 +167,7 @@ int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct 
 	struct counter frozen;
 	int r;
 
-	/* Nothing may fail after qcow2_snapshot_open(). */
+	/* After qcow2_snapshot_open(), a failure would need an abort, so allocate first. */
 	if (counter_init(&frozen, q, q->disk.l1.entries, (uint32_t)disk) < 0)
 		return err_set_errno(e, -ENOMEM, "disk %s", q->base.name);
 	r = qcow2_snapshot_open(q, ret_s, e);
@@ -298,8 +298,8 @@ static int step_parked(struct block_snapshot *s)
 
 /* ---- writing the snapshot's tables ---- */
 
-/* Set the id to the highest one plus one, so that it is never an id that an older snapshot of Cairn
- * still names as its parent. */
+/* Set the id to the highest one plus one, so that no existing snapshot of Cairn names it as its parent. Fails if
+ * another snapshot has the name. */
 static int prepare_id(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
@@ -400,7 +400,7 @@ static int step_l1_place(struct block_snapshot *s)
 	return 0;
 }
 
-/* The VM state's tables now belong to a snapshot. */
+/* Change the mark of the VM state's tables to META_INACTIVE_L2. */
 static void vm_tables_given(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
@@ -476,8 +476,8 @@ static int step_frees(struct block_snapshot *s)
 	return 0;
 }
 
-/* The snapshot is committed or aborted. A failure from here on leaves the dirty bit, and the next
- * user of the image completes the work. */
+/* End the task after a failure that came when the snapshot was committed or aborted already. The dirty bit stays
+ * set, so the next open of the image for writing repairs what is left. */
 static int clean_failed(struct block_snapshot *s)
 {
 	if (s->phase == CREATE_CLEAN)
@@ -550,7 +550,7 @@ static int create_step(struct task *t)
 	return r;
 }
 
-/* A wait failed. Before the header write, abort in order. */
+/* Handle a failed wait. Before the header names the snapshot, abort. */
 static int create_failed(struct task *t, int res)
 {
 	struct block_snapshot *s = container_of(t, struct block_snapshot, task);

@@ -156,7 +156,8 @@ static int step_mark(struct delete *d)
 	return r < 0 && r != -EINPROGRESS ? mark_failed(d, r) : r;
 }
 
-/* The old table is in force. Only the new table's clusters must be freed. */
+/* Handle a failed replacement of the table: keep the snapshot's clusters, and free only the new table's. If the header
+ * in the file may name either table, free nothing. */
 static int table_failed(struct delete *d, int res)
 {
 	d->res = table_swap_failed(&d->swap, d->o.task.q, res);

@@ -110,7 +110,7 @@ static int reader_at(struct table_reader *t, uint64_t off, size_t len, struct cu
 	return 0;
 }
 
-/* Get a cursor over the entry at off. A malformed entry may leave the cursor. */
+/* Get a cursor over the entry at off. It ends early if the file does or if the entry is longer than ENTRY_BYTES_MAX. */
 static int reader_entry(struct table_reader *t, uint64_t off, struct cursor *ret)
 {
 	int r = reader_at(t, off, QCOW2_SNAPSHOT_HEADER_BYTES, ret);

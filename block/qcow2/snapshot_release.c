@@ -157,7 +157,8 @@ static int recopy_slice(struct qcow2 *q, struct recopy *r, uint64_t table, struc
 	struct slice *s;
 	int res;
 
-	/* A write in flight copies from this cluster, so nobody may write in place meanwhile. */
+	/* An allocating write in flight may still copy from a cluster of this range. With COPIED, other requests would
+	 * write to that cluster in place, so wait. */
 	if (l2meta_wait(&q->disk, first, first + end - r->entry - 1, w))
 		return -EINPROGRESS;
 	cache_ahead(&q->l2, at, table + q->cluster_bytes);

@@ -230,7 +230,7 @@ void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
 
 enum swap_phase { SWAP_SERIALIZE, SWAP_PLACE, SWAP_WRITE, SWAP_FLUSH, SWAP_HOLD, SWAP_HEADER, SWAP_OVER };
 
-/* Before the header write, a failure leaves the old table in force. */
+/* Free the new table's clusters after a failure before the header write. */
 static int swap_fail(struct table_swap *s, struct qcow2 *q, int res)
 {
 	(void)contig_meta(q, &s->place, META_NONE);
@@ -277,7 +277,7 @@ int table_swap_write(struct table_swap *s, struct task *t)
 	return TASK_DONE;
 }
 
-/* Call it like a task's step(). Returns 0: continue; TASK_DONE when the new table is in force;
+/* Call it like a task's step(). Returns 0: continue; TASK_DONE when the header in the file names the new table;
  * -EINPROGRESS; -errno. If a wait fails, call table_swap_failed(). */
 int table_swap_step(struct table_swap *s, struct task *t)
 {

@@ -71,7 +71,7 @@ void tail_cut(struct qcow2 *q)
 		q->tail.file_bytes = need;
 }
 
-/* Cut the file at `end`. Everything from t->end on is free, and nobody is extending the file. */
+/* Cut the file at cluster `end`, from which on all clusters are free. Do nothing while the file is being extended. */
 static void trim_cut(struct qcow2 *q, uint64_t end)
 {
 	if (q->tail.growing || end == q->fresh_from ||

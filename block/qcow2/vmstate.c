@@ -413,7 +413,8 @@ static int share_hole(struct read_task *rt, struct slice *to, uint64_t pos)
 	return 0;
 }
 
-/* from NULL: a hole as long as the table's range. */
+/* Share the parent's clusters from pos on, or unmap the cluster at pos if it is a hole in the parent. from NULL: the
+ * parent has no table there. */
 static int share_at(struct read_task *rt, struct slice *from, uint64_t pos)
 {
 	struct qcow2 *q = rt->task.q;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An allocating write. Its record keeps other requests away from its guest clusters. */
+/* An allocating write. Its l2meta keeps other requests from changing the entries of its guest clusters. */
 struct alloc_write {
 	struct l2meta l2meta;
 	struct qcow2_req *req;
@@ -194,8 +194,9 @@ static void tail_read(struct block_req *r, int res)
 	side_done(container_of(r, struct alloc_write, tail), res);
 }
 
-/* The disk may end inside the cluster. The rest of the cluster must become zeros, or a later resize
- * would show its old content. */
+/* Start the read of the bytes before or after the guest's in the cluster. Only read_len of the len bytes lie on
+ * the disk, which may end inside the cluster. The rest becomes zeros, or a later resize would show its old
+ * content. */
 static int side_start(struct alloc_write *a, struct block_req *r, struct iovec *iov, uint64_t off,
 	uint64_t len, uint64_t read_len, void (*done)(struct block_req *, int))
 {

@@ -1,4 +1,4 @@
-/* Discard and write-zeroes. Whole clusters only change in the map. Freed clusters lose their
+/* Discard and write-zeroes. For whole clusters, only their map entries change. Freed clusters lose their
  * reference after the next commit. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
