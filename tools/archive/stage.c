@@ -104,7 +104,8 @@ int stage_open(int parent, const char *name, struct stage **ret, struct err *e)
 	return 0;
 }
 
-/* While this process waited for the lock, the folder may have been renamed and another one created. */
+/* Does the temporary name still lead to the open folder? While this process waited for the lock, an import may have
+ * renamed the folder, and another one may have created a new folder. */
 static bool is_the_same(const struct stage *s)
 {
 	struct stat a, b;

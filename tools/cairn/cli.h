@@ -54,7 +54,7 @@ struct cli {
 	struct {
 		int option; /* index in the verb's list */
 		const char *value;
-	} given[CLI_GIVEN_MAX]; /* all options in the order given, for repeatable options */
+	} given[CLI_GIVEN_MAX]; /* options with a value, in the order given: an option may be repeated */
 	size_t ngiven;
 	struct json_object *vms; /* list of VMs, to resolve ids to names */
 };
@@ -130,7 +130,7 @@ int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, 
 /* Returns a new object {"vm": name}, to which the caller may add arguments. */
 struct json_object *cli_vm_args(const char *name);
 /* Fetch all pages of vm-list as one array (list.c).
- * brief: only id, name, state and word.
+ * brief: only id, name, state, word, and outdated for a VM whose process is of an older Cairn.
  * ret_unloaded: VMs that the daemon could not load; NULL: not wanted. The caller owns both results.
  * Returns 0 or -errno. */
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,

@@ -285,8 +285,8 @@ static int commit_copy(struct commit *k, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 }
 
-/* Open the chain from the backing file on, for writing. The top image is opened on its own, over an empty backing
- * layer, so that no file has two writers or a writer and a reader. */
+/* Open the backing file for writing, with the chain below it. top_open() opens the top image separately, over an empty
+ * layer: otherwise both disks would have the backing file open. */
 static int base_open(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
 	struct block_layer fds[BLOCK_LAYERS_MAX];
@@ -304,7 +304,7 @@ static int base_open(struct commit *k, struct img_layer *layers, unsigned n, str
 	return r;
 }
 
-/* Open the top image over an empty layer: only its own data is read. */
+/* Open the top image over an empty layer, because a commit reads only the image's own data. */
 static int top_open(struct commit *k, struct img_layer *layers, struct err *e)
 {
 	struct block_layer fds[2] = { img_layer_files(&layers[0]),

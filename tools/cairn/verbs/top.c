@@ -126,7 +126,7 @@ static int look_at(struct cli *c, const char *name, bool named, struct look *l, 
 	return r < 0 && (named || e->cls != ERR_NOT_FOUND) ? r : 0; /* a VM of the list may have been undefined by now */
 }
 
-/* Take samples of the named VMs, or of all running VMs. */
+/* Take samples of the named VMs, or of all VMs with an id, which have a process. */
 static int look_round(struct cli *c, struct look *l, struct err *e)
 {
 	CLEANUP_JS struct json_object *vms = NULL;
