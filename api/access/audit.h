@@ -1,5 +1,5 @@
 /* audit: an append-only log with one JSON line for each mutating call, including denied ones. A full audit.log is
- * rotated to audit.log.1 (the newest) … audit.log.4.
+ * rotated: audit.log.1 is the newest rotated file, audit.log.4 the oldest. Threading: the daemon's loop.
  *
  * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked; omitted when long),
  * outcome ("ok" or the error's class), error, duration (ns). When a user's denials exceed the rate limit
@@ -21,9 +21,10 @@ struct json_object;
 
 /* Open the log in dir, the state folder. Returns 0 or -errno. */
 int audit_open(const char *dir, struct audit **ret_a, struct err *e);
-/* NULL allowed. */
+/* Close the log. NULL allowed. */
 void audit_close(struct audit *a);
-/* Append a line (borrowed). A write error goes to the daemon's log. */
+/* Append a line. line: borrowed; loses its "arguments" if the line would be too long. A write error goes to the
+ * daemon's log. */
 void audit_add(struct audit *a, struct json_object *line);
 
 struct audit_query {
@@ -33,7 +34,8 @@ struct audit_query {
 	const char *vm;	   /* NULL: any */
 };
 
-/* Return one page, owned by the caller: {lines, next (place), more}. */
+/* Return one page of matching lines, owned by the caller: {lines, next (the place where the next page begins), more}. A
+ * page may have no lines although more follow. */
 struct json_object *audit_page(struct audit *a, const struct audit_query *q);
 
 /* Return a copy of a command's arguments in which values that look like secrets are masked. */

@@ -1,6 +1,7 @@
-/* fork_as: runs a function in a short-lived process with a user's rights (rights.h). The kernel checks every path
- * against that user, so symbolic links cannot lead further, even if they change meanwhile. A file system that
- * hangs, or a large file whose removal takes long, does not block the daemon's loop. */
+/* fork_as: runs a function in a short-lived process with a user's rights (rights.h). The kernel checks every path with
+ * these rights, so a symbolic link gives no access that the user lacks, even if the link changes meanwhile. A file
+ * system that hangs, or a large file whose removal takes long, does not block the daemon's loop.
+ * Threading: the daemon's loop, except for run(). */
 #ifndef CAIRN_API_ACCESS_FORK_AS_H
 #define CAIRN_API_ACCESS_FORK_AS_H
 
@@ -15,11 +16,12 @@ struct rights;
 
 #define FORK_AS_NO_TIMEOUT UINT64_MAX
 
-/* What run() passes to done(); filled also when run() fails. */
+/* What run() passes to done(). */
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;
-	unsigned count; /* count and notes: free for run() and done() to use */
+	/* count and notes: run() and done() agree on their meaning. They arrive also when run() fails. */
+	unsigned count;
 	uint8_t notes[CHANNEL_FDS_MAX];
 };
 
@@ -30,7 +32,7 @@ struct fork_as_spec {
 	int (*run)(const void *arg, struct fork_as_result *out, struct err *e);
 	const void *arg; /* borrowed for the call */
 	const char *what; /* static text for errors: "opening its files" */
-	uint64_t timeout_ns;
+	uint64_t timeout_ns; /* then the process is killed, and done() gets -ETIMEDOUT; FORK_AS_NO_TIMEOUT: none */
 	/* Called once on the loop; never after fork_as_free(). */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
@@ -39,9 +41,9 @@ struct fork_as_spec {
 /* Start the process. *ret is valid until done() is called or fork_as_free().
  * Returns 0; -errno, and then done() is not called. */
 int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
-/* Kill the process; done() reports it. NULL allowed. */
+/* Kill the process and its process group; done() then reports a failure. NULL allowed. */
 void fork_as_kill(struct fork_as *x);
-/* Kill the process and its children without calling done(). NULL allowed. */
+/* Kill the process and its process group; done() is not called. NULL allowed. */
 void fork_as_free(struct fork_as *x);
 
 #endif

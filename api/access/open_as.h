@@ -1,6 +1,6 @@
-/* open_as: opens the files of a definition with the rights of the user who defined the VM (rights.h). The daemon opens
- * its own users' files at once. For another user a process with that user's ids opens them and hands the fds over
- * (fork_as.h). */
+/* open_as: opens the files of a definition with the rights of the user who defined the VM (rights.h). If that was root
+ * or the daemon's own user, the daemon opens the files itself, at once. For any other user, a process with that user's
+ * ids opens the files and passes their fds to the daemon (fork_as.h). Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_OPEN_AS_H
 #define CAIRN_API_ACCESS_OPEN_AS_H
 
@@ -11,10 +11,10 @@ struct loop;
 struct open_as;
 
 enum open_as_what {
-	OPEN_AS_ALL,
-	OPEN_AS_IMAGES,	    /* disks only, no kernel and no initrd */
+	OPEN_AS_ALL,	    /* disks, kernel and initrd */
+	OPEN_AS_IMAGES,	    /* disks only */
 	OPEN_AS_IMAGES_READ, /* disks only, all read-only */
-	OPEN_AS_START,	    /* all files and the sockets of forwards */
+	OPEN_AS_START,	    /* as OPEN_AS_ALL, and the listening sockets of forwards */
 	OPEN_AS_FORWARDS,    /* the sockets of forwards only */
 };
 
@@ -26,7 +26,7 @@ enum open_as_what {
 void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct open_as **ret_o);
-/* Cancel the opening of the files; done() is not called. NULL allowed. */
+/* Stop opening the files and free o; done() is not called. NULL allowed. */
 void open_as_free(struct open_as *o);
 
 #endif

@@ -1,5 +1,6 @@
 /* permissions: a table that gives users and groups (by number) a role, for all VMs or for one. Root and the daemon's
- * own user may do everything; users without an entry may do nothing. Stored in permissions.json. */
+ * own user may do everything; users without an entry may do nothing. Stored in permissions.json.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_PERMISSIONS_H
 #define CAIRN_API_ACCESS_PERMISSIONS_H
 
@@ -30,12 +31,14 @@ struct permissions {
 	void *opaque;
 };
 
+/* Free the table's entries, and clear *p. */
 void permissions_done(struct permissions *p);
 /* Return the highest role that the entries give to `who`. vm: for this VM; NULL: for all VMs. */
 enum role permissions_role(const struct permissions *p, const struct peer *who, const char *vm);
 /* Whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
-/* Whether everybody with an entry for VM a also sees VM b, so that a text about a may name b. */
+/* Whether every user or group with an entry for VM a also has one for VM b or for all VMs, so that a text about a may
+ * name b. */
 bool permissions_seen_together(const struct permissions *p, const char *a, const char *b);
 /* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the
  * entry.
@@ -54,11 +57,12 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 struct json_object *permissions_to_json(const struct permissions *p);
 /* Load entries; invalid ones are skipped. */
 void permissions_load(struct permissions *p, struct json_object *list);
-/* Return the role for a word; ROLE_NONE if there is none. "owner" means admin of one VM. */
+/* Return the role for a word; ROLE_NONE if there is none. of_vm: the role is for one VM; then the word for ROLE_ADMIN
+ * is "owner", not "admin". */
 enum role permissions_role_from_word(const char *word, bool of_vm);
 
-/* Call after each change of the table: writes it and calls changed(). w: done once the file is on stable storage;
- * NULL: nobody waits. */
+/* Store the table and call changed(). To be called after each change of the table. w: done once the file is on stable
+ * storage; NULL: nobody waits. */
 void permissions_keep(struct permissions *p, struct store *s, struct store_work *w);
 
 #endif

@@ -1,5 +1,5 @@
-/* rights: the ids with which the files of a definition are opened: the ids that the last user who defined the VM had at
- * that moment. Stored in the definition file as "definer". */
+/* rights: the ids with which the files of a VM are opened: those that the VM's definer, the user who last defined it,
+ * had at that moment. Stored in the definition file as "definer". */
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 
@@ -18,8 +18,8 @@ struct rights {
 	gid_t groups[]; /* supplementary groups */
 };
 
-/* Get the rights of a client. *ret: owned, free with free(); NULL for root and the daemon's own user, who get the
- * daemon's rights. Returns 0; -EPERM: the daemon is not root and cannot change its ids; -ENOMEM. */
+/* Get the rights of a client. *ret: owned, free with free(); NULL for root and the daemon's own user, whose files the
+ * daemon opens with its own rights. Returns 0; -EPERM: the daemon is not root and cannot change its ids; -ENOMEM. */
 int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e);
 
 /* Copy rights. *ret: owned; NULL for NULL. Returns 0; -ENOMEM. */
@@ -27,12 +27,12 @@ int rights_copy(const struct rights *r, struct rights **ret);
 
 /* Add "definer" to a definition that is about to be stored. */
 void rights_put(struct json_object *definition, const struct rights *r);
-/* Remove "definer" from a stored definition. *ret: owned; NULL if there was none.
+/* Parse "definer" in a stored definition, and remove it there. *ret: owned; NULL if there was none.
  * Returns 0; -EINVAL: it is malformed; -ENOMEM. */
 int rights_take(struct json_object *definition, struct rights **ret, struct err *e);
 
-/* Change the calling process's ids permanently. Takes no lock, so a forked process may call it.
- * Returns 0 or -errno. */
+/* Change the calling process's ids permanently; also make it undumpable and set no_new_privs. Takes no lock, so a
+ * forked process may call it. Returns 0 or -errno. */
 int rights_assume(const struct rights *r);
 
 #endif

@@ -1,4 +1,5 @@
-/* spawn: starts one of Cairn's own programs with a user's rights (rights.h) and exactly the given fds. */
+/* spawn: starts one of Cairn's own programs with a user's rights (rights.h) and exactly the given fds.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_SPAWN_H
 #define CAIRN_API_ACCESS_SPAWN_H
 
@@ -11,14 +12,14 @@ struct spawn_spec {
 	const char *path;
 	char *const *argv;
 	const struct rights *rights; /* NULL: the daemon's own */
-	/* fds[i] becomes fd i of the process; -1: the process inherits the daemon's fd i. At least 3 entries. */
+	/* fds[i] becomes fd i of the process; -1: fd i stays as it is in the daemon. At least 3 entries. Borrowed. */
 	const int *fds;
 	size_t nfds;
-	int death_signal; /* sent when the daemon dies; 0: none, the process keeps running */
+	int death_signal; /* the process gets this signal when the daemon dies; 0: none */
 };
 
-/* Start the program in a process group of its own; the caller waits for it. Later failures show in its exit status:
- * 127 if the program is missing, else 1. Returns 0 or -errno. */
+/* Start the program in a process group of its own; the caller reaps the process. A failure after fork() shows in the
+ * exit status: 127 if execve() failed, else 1. Returns 0; -errno of fork(). */
 int spawn_program(const struct spawn_spec *p, pid_t *ret_pid);
 
 #endif

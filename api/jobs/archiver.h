@@ -1,6 +1,7 @@
-/* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them. It
- * parses images and archives, so it is a process of its own with the rights of the requesting user. It ends with the
- * daemon. */
+/* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them.
+ * cairn-archive parses images and archives, so it is a process of its own, with a user's rights. When the daemon dies,
+ * the process gets SIGTERM if it imports, so that it removes its files, and else SIGKILL.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_ARCHIVER_H
 #define CAIRN_API_JOBS_ARCHIVER_H
 
@@ -16,14 +17,15 @@ struct rights;
 /* Callbacks on the loop. done() is called once, as the last callback, and never after archiver_free(). */
 struct archiver_ops {
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
-	/* An import has unpacked everything; call archiver_keep() to give the folder its name, or archiver_cancel(). o:
-	 * borrowed. */
+	/* An import has unpacked everything into a folder with a temporary name. The callee calls archiver_keep() to
+	 * give the folder its final name, or archiver_cancel(). o: what the process reported; borrowed. */
 	void (*ready)(void *opaque, struct json_object *o);
-	/* r: 0 with a result (borrowed), or -errno with an error. */
+	/* The process has ended. r: 0, and result is set (borrowed); -errno, and e is set. */
 	void (*done)(void *opaque, int r, struct json_object *result, const struct err *e);
 };
 
-/* Start the program.
+/* Start cairn-archive.
+ * verb:  "export", "import" or "clear".
  * spec:  the task, borrowed; it names files by fd number.
  * fds:   borrowed; fds[i] becomes number ARCHIVER_FD + i in the process.
  * Returns 0 or -errno. */
@@ -31,12 +33,11 @@ struct archiver_ops {
 int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e);
-/* Let an import that is ready give its folder the final name. */
+/* Let an import that has called ready() give its folder the final name. */
 void archiver_keep(struct archiver *a);
-/* Make the process stop and remove its files; it is killed if that takes long. done() reports it. */
+/* Make the process stop and remove its files: send SIGTERM, and SIGKILL some seconds later. done() follows. */
 void archiver_cancel(struct archiver *a);
-/* Free the run, after done() or instead of done(); in the latter case the process removes its files by itself. NULL
- * allowed. */
+/* Free a; done() is not called any more. A process that still runs gets SIGTERM. NULL allowed. */
 void archiver_free(struct archiver *a);
 
 #endif

@@ -14,13 +14,13 @@ struct vm;
 
 struct clone_opts {
 	const char *name;    /* NULL: use the pattern */
-	const char *pattern; /* "web-%02d"; NULL: the name, with -1, -2, … if there are several */
-	unsigned count;	     /* 0: one */
+	const char *pattern; /* "web-%02d"; NULL: use the name, followed by -1, -2, … unless count is 0 */
+	unsigned count;	     /* 0: one clone */
 	bool linked;
 	bool snapshots; /* full clones only: copy the snapshots in the images, too */
 	bool reset_identity;
 	struct json_object *files; /* array: the copy's path for each writable disk; NULL: beside the original */
-	struct json_object *macs;  /* array: a MAC for each interface; NULL: generated */
+	struct json_object *macs;  /* array of MACs for the first interfaces; the others, or all with NULL: generated */
 	const char *uuid;	   /* NULL: generated */
 };
 
@@ -29,13 +29,14 @@ struct clone_plan {
 	unsigned n;
 };
 
-/* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP. */
+/* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP; -errno. */
 int clone_plan_make(const struct vm *source, const struct clone_opts *opts, struct clone_plan *ret_p, struct err *e);
+/* Free what the plan owns, and clear *p. */
 void clone_plan_done(struct clone_plan *p);
 /* Return the plan for --dry-run: an array of name, disks (id, path, from). The caller owns it. */
 struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source);
 
-/* Print the i-th name, counted from 1, of a pattern with one %d, %3d or %03d. Returns 0; -EINVAL. */
+/* Print a pattern with i in place of its one number: %d, %3d or %03d. Returns 0; -EINVAL. */
 int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, struct err *e);
 
 #endif

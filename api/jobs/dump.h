@@ -1,8 +1,9 @@
-/* dump: the job that writes a guest's memory and registers into an ELF core file (vmm/snapshot/vm_dump.h). The caller
- * opens the file; a dump by policy (on_crash coredump-*, the watchdog's action dump) goes to NAME-TIME.core in the VM's
- * folder `dumps`, which keeps the DUMPS_KEPT newest. An incomplete file there is named NAME-TIME.core.tmp.
+/* dump: the job that writes a guest's memory and registers into an ELF core file (vmm/snapshot/vm_dump.h). For a dump
+ * that a client requests, the caller opens the file. A dump by policy (on_crash coredump-*, the watchdog's action dump)
+ * goes to NAME-TIME.core in the VM's folder `dumps`, where the DUMPS_KEPT newest are kept. An incomplete file there is
+ * named NAME-TIME.core.tmp.
  *
- * The event DUMP_COMPLETED reports the outcome. */
+ * The event DUMP_COMPLETED reports the outcome. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_DUMP_H
 #define CAIRN_API_JOBS_DUMP_H
 
@@ -16,24 +17,25 @@ struct vm_observer;
 
 #define DUMPS_KEPT 2
 
+/* What the job does with the VM after the dump. */
 enum dump_then {
 	DUMP_THEN_NOTHING,
 	DUMP_THEN_CRASH,  /* stop the VM at once */
 	DUMP_THEN_RESET,
-	DUMP_THEN_RESUME, /* the VM was paused for the dump */
-	DUMP_THEN_END,	  /* the VM crashed and its process was kept for the dump */
+	DUMP_THEN_RESUME, /* resume the VM, which its watchdog paused */
+	DUMP_THEN_END,	  /* end the process of a crashed VM, which was kept for the dump */
 };
 
-/* The last dump of a run, for query-dump. */
+/* The last dump of the VM since this daemon began, for query-dump. */
 struct dump_state {
 	enum { DUMP_NONE, DUMP_ACTIVE, DUMP_COMPLETED, DUMP_FAILED } status;
-	uint64_t completed, total;
+	uint64_t completed, total; /* bytes of memory */
 };
 
 /* A request for a dump.
  * fd:    borrowed; an empty regular file open for writing.
  * path:  the file's path, for events; NULL: unknown.
- * over:  called once at the end, unless the start fails; NULL allowed. */
+ * over:  called once when the job has ended, unless dump_begin() fails; NULL allowed. */
 struct dump_request {
 	int fd;
 	const char *path;
@@ -42,6 +44,7 @@ struct dump_request {
 	void (*over)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
+/* Begin the job. Returns 0; -errno: the file is not suitable, the VM is off, or another operation is under way. */
 int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, struct err *e);
 
 /* Return {"status", "completed", "total"}, owned by the caller. */

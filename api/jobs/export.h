@@ -1,5 +1,6 @@
 /* export: the job that writes a VM into one archive: its definition, its disks with their snapshots, kernel and initrd.
- * If the VM is not off, the disks are exported as they are in a snapshot. */
+ * For a VM that is not off, the caller has to choose a snapshot, whose content of the disks is exported.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_EXPORT_H
 #define CAIRN_API_JOBS_EXPORT_H
 
@@ -12,7 +13,7 @@ struct vm;
 struct export_opts {
 	const char *compress; /* "zstd", "gzip", "none"; NULL: zstd */
 	int64_t level;	      /* 0: the compression's default level */
-	const char *snapshot; /* NULL: the current content with all snapshots */
+	const char *snapshot; /* name or id; NULL: export the current content with all snapshots */
 };
 
 /* Start the job. fd: borrowed; open for writing. job_id: NULL: generated. Returns 0 or -errno. */

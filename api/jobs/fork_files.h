@@ -1,4 +1,4 @@
-/* fork_files: checks and opens the images of a VM's disks and creates the files of their copies for live clones. The
+/* fork_files: checks and opens the images of a VM's disks, and creates the files of its live clones' disks. The
  * functions run in the daemon or, for another user's VM, in a process with that user's rights (fork_as.h), so they
  * take no lock. */
 #ifndef CAIRN_API_JOBS_FORK_FILES_H
@@ -13,7 +13,7 @@ struct fork_as_result;
 
 struct fork_file {
 	const char *path; /* borrowed */
-	bool copy;	  /* a copy to create; else an existing image */
+	bool copy;	  /* a clone's file, which is created; else an image of the source */
 };
 
 struct fork_files {
@@ -21,9 +21,11 @@ struct fork_files {
 	unsigned n;
 };
 
-/* Check that each image is a regular file and that no copy exists. files: struct fork_files. Returns 0 or -errno. */
+/* Check that each image is a regular file, and that no clone's file exists yet. files: struct fork_files.
+ * Returns 0; -EEXIST: a clone's file exists; -ENOTSUP: an image is no regular file; -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
-/* Open the images for reading and create the copies; out gets their fds. On failure no copy is left.
+/* Open the images for reading and create the clones' files; out gets the fds. On failure, the created files are
+ * removed.
  * files: struct fork_files. Returns 0 or -errno. */
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e);
 

@@ -1,12 +1,14 @@
-/* import: the job that creates a VM from an archive. It first reads the definition, then unpacks and checks everything
- * into a folder, which gets its final name as the last step.
+/* import: the job that creates a VM from an archive. cairn-archive (archiver.h) first reads the definition from the
+ * archive, then checks and unpacks everything into a folder, which gets its final name as the last step.
  *
- * The VM is defined from the start and marked as incomplete, so that the next daemon finishes the job: if the folder
- * has its final name, it is complete and the VM stays; else the VM is removed. */
+ * The VM is defined, and marked as incomplete, before the files are unpacked. If the daemon dies, the next daemon finds
+ * the mark: if all files of the VM exist under the folder's final name, the VM stays; else the VM is removed.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_IMPORT_H
 #define CAIRN_API_JOBS_IMPORT_H
 
-#define IMPORT_MARKER "import.pending"
+/* Files in the VM's state folder. */
+#define IMPORT_MARKER "import.pending" /* its presence marks the VM as incomplete */
 #define IMPORTED_FILE "imported.json" /* names the folder that the import made */
 
 #include <stdint.h>
@@ -29,11 +31,11 @@ struct import_opts {
 /* Start to read an archive.
  * fd:      the archive, a regular file; taken, also on errors.
  * rights:  of the user who imports; taken, also on errors; NULL: the daemon's.
- * c:       taken on success; answered with the job when the definition was read and is fine, or with an error.
+ * c:       taken on success; answered with the job's id once the VM is defined, or with an error.
  * Returns 0 or -errno. */
 int import_begin(struct vm_host *host, const struct import_opts *opts, int fd, struct rights *rights, struct call *c,
 	struct err *e);
-/* Finish or remove the imports that an earlier daemon left. */
+/* Finish, or begin to remove, the imports that an earlier daemon left. */
 void import_clear_up(struct vm_host *host);
 
 #endif

@@ -1,8 +1,9 @@
 /* job: long-running work on a VM. A command starts it and returns its id, events report its progress, and its result
  * stays until a client dismisses it, within bounds of number and age.
  *
- * Status words and their order are QMP's: created, running, [aborting] waiting, pending, concluded, null. A VM has one
- * job at a time. */
+ * The status words are those of QMP's jobs. A job that succeeds passes through created, running, waiting, pending and
+ * concluded; a job that fails through created, running, aborting and concluded. Dismissing makes it null. A job owns
+ * its VM (api/vm/operation.h), so a VM has at most one job that is not concluded. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_JOB_H
 #define CAIRN_API_JOBS_JOB_H
 
@@ -19,7 +20,7 @@ struct vm;
 struct vm_host;
 
 #define JOB_ID_MAX 63
-/* Most concluded jobs; the oldest is dropped first. */
+/* Bounds of the list of concluded jobs: number and age. jobs_trim() drops the oldest. */
 #define JOBS_KEPT_MAX 64
 #define JOBS_KEPT_NS (24 * 3600 * 1000000000ULL)
 
@@ -42,7 +43,7 @@ struct job_name {
 struct job {
 	struct job *next; /* the daemon's list, oldest first */
 	struct vm_host *host;
-	struct vm *vm; /* NULL once concluded */
+	struct vm *vm; /* NULL once concluded, and while `lost` */
 	char id[JOB_ID_MAX + 1];
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
 	char vm_name[VM_NAME_MAX + 1];
@@ -54,13 +55,14 @@ struct job {
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
 	bool cancelling;
-	bool lost; /* an earlier daemon started it and did not see its end */
+	bool lost; /* the job of an earlier daemon, whose end no event reported (jobs_recover()) */
 	bool failed;
 	struct err e;
 	struct json_object *result; /* NULL: none */
-	/* Ask the work to stop, which then calls job_fail(). NULL: it cannot be cancelled. */
+	/* Ask the work to stop; the implementation then calls job_fail(). NULL: the job cannot be cancelled now. */
 	void (*cancel)(struct job *j);
-	/* Handle a progress event of an offline process. NULL: take its bytes as progress. */
+	/* Handle a progress event of the VM's process or offline process. NULL: if unit is "bytes", the event's values
+	 * become the job's progress. */
 	void (*progress)(struct job *j, const struct vm_event *ev);
 	/* Free opaque; called when the job concludes. NULL: nothing to free. */
 	void (*release)(struct job *j);
@@ -72,24 +74,26 @@ struct job {
 
 extern const struct vm_observer job_observer;
 
-/* Create a job that owns the VM, and emit created and running.
- * id:  chosen by the client; NULL: generated.
- * Returns 0; -EBUSY; -EEXIST: the id is in use; -EINVAL: the id is malformed. */
+/* Create a job that owns the VM, and emit the events for the statuses created and running.
+ * type: one of the types listed in job.c. id: chosen by the client; NULL: generated.
+ * Returns 0; -EBUSY: an operation under way excludes a job; -EEXIST: the id is in use; -EINVAL: the id is malformed. */
 int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e);
-/* Create a job with both names. name: NULL: generated. */
+/* Create a job as job_new() does, with both of its names. name: NULL: generated. */
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
 	struct err *e);
 /* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with
  * vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
-/* Set the progress. At most four events per second are emitted. */
+/* Set the progress. Emits at most four events a second, besides one whenever done equals total. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);
-/* Conclude the job with success or failure; the VM is free for another job. result: takes it; NULL: none. */
+/* Conclude the job with success, when the VM's offline process, if there is one, has ended. The VM has no owner then.
+ * result: taken; NULL: none. */
 void job_succeed(struct job *j, struct json_object *result);
+/* Conclude the job with an error, like job_succeed(). */
 void job_fail(struct job *j, const struct err *e);
-/* Add to a result how the guest's memory was tracked: memory-tracking and, if it was not userfaultfd,
- * memory-tracking-reason; memory-rounds, memory-throttle and memory-stopped if it was copied in rounds.
- * d: NULL, or without memory: add nothing. */
+/* Add to a result how the guest's memory was tracked: memory-tracking; memory-tracking-reason, if the VM's process gave
+ * one; memory-rounds, memory-throttle and memory-stopped, if the memory was copied in rounds.
+ * d: NULL, or VM_TRACKING_UNKNOWN: add nothing. */
 void job_put_tracking(struct json_object *result, const struct vm_snapshot_done *d);
 /* Return the job for clients; owned by the caller. */
 struct json_object *job_to_json(const struct job *j);
@@ -106,23 +110,23 @@ void jobs_forget_qmp(const struct vm *vm);
 void call_return_job(struct call *c, const struct job *j);
 /* Find a job by id. NULL: none. */
 struct job *job_find(struct vm_host *host, const char *id);
-/* Cancel a running job. Returns 0 or -errno. */
+/* Ask a job to stop; it concludes later. Returns 0; -EPERM: it is concluded; -ENOTSUP: it cannot be cancelled. */
 int job_cancel(struct job *j, struct err *e);
-/* Remove a concluded job. Returns 0; -EBUSY: it is running. */
+/* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
-/* Recover the jobs that an earlier daemon left unfinished, from its event log. Call it after jobs_load(). Their ids are
- * not reused. */
+/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`; the event log tells them. No new
+ * job gets the id of a job in the event log. Call it after jobs_load(). */
 void jobs_recover(struct vm_host *host);
-/* Continue the job of an adopted VM whose process still works on it, under its old id or a new one. Returns as
- * job_new(). */
+/* Make the VM's lost job of that type its owner again, under the old id, because its work continues. Without such a
+ * job, create a new one. Returns as job_new(). */
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
-/* Fail the recovered jobs that no adopted VM continues. */
+/* Fail the jobs that are still `lost`. Call it when all VMs are adopted. */
 void jobs_settle(struct vm_host *host);
 /* Drop concluded jobs that are too old or too many. */
 void jobs_trim(struct vm_host *host);
 /* Free all jobs at the daemon's end; running ones continue in the VMs' processes. */
 void jobs_free(struct vm_host *host);
-/* Load the jobs that an earlier daemon concluded. file: borrowed. */
+/* Load the jobs that earlier daemons concluded. file: the content of jobs.json; borrowed; NULL: none. */
 void jobs_load(struct vm_host *host, struct json_object *file);
 
 #endif

@@ -1,5 +1,5 @@
-/* pin_release: has the VM processes delete the pins (api/vm/pins.h) that no overlay reads any more. A pin of a VM that
- * is off is deleted soon after the VM's next start.
+/* pin_release: asks the VM processes to delete the pins (api/vm/pins.h) that no overlay reads any more. A pin in an
+ * image of a VM that is off is deleted after the VM's next start.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_PIN_RELEASE_H
@@ -8,7 +8,7 @@
 struct vm_host;
 struct vm_observer;
 
-/* Store the list of pins, and delete those that are due in the images of running VMs. Call it after
+/* Store the list of pins, and ask the processes of running VMs to delete the pins that are due. Call it after
  * pins_forget(). */
 void pin_release_due(struct vm_host *host);
 

@@ -1,5 +1,6 @@
-/* pull: the job that gives a disk its own copy of what it reads from its backing files, and then drops these from the
- * image and from the definition (virsh's blockpull, QMP's block-stream). For a VM that runs or is off. */
+/* pull: the job that copies into a disk's image what the disk reads from its backing files, and then removes these from
+ * the image's header and from the definition (virsh's blockpull, QMP's block-stream). The VM may run or be off.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_PULL_H
 #define CAIRN_API_JOBS_PULL_H
 
@@ -10,8 +11,9 @@ struct job;
 struct job_name;
 struct vm;
 
-/* Begin. disk: id or path of the image. rate: in bytes/s; 0: no limit. name: NULL: generated.
- * Returns 0; -ENOENT: no such disk; -ENOTSUP: it has no backing file, or the VM process is too old; -errno. */
+/* Begin the job. disk: the disk's id or its image's path. rate: in bytes/s; 0: no limit. name: NULL: generated.
+ * Returns 0; -ENOENT: no such disk; -ENOTSUP: the disk has no backing file or is read-only, or the VM process is too
+ * old; -errno. */
 int disk_pull(struct vm *vm, const char *disk, uint64_t rate, const struct job_name *name, struct job **ret_j,
 	struct err *e);
 

@@ -2,7 +2,8 @@
  *
  * Order on disk: write the new definition beside the old one (STORE_RENAMED); rename the folder; change the
  * permissions; replace the old definition. Renaming the folder is the atomic step: a daemon that finds STORE_RENAMED in
- * a folder of the new name continues, and in another folder removes it. */
+ * a folder of the new name finishes the rename, and in another folder removes the file.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_RENAME_H
 #define CAIRN_API_JOBS_RENAME_H
 

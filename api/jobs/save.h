@@ -1,8 +1,9 @@
 /* save: the job that saves a VM's state into a file: one that the caller opened, or the managed save in the VM's
  * folder, from which the next start continues.
  *
- * managed.save.tmp is being written. This daemon or the next renames it to managed.save when the VM's process has ended
- * with its state on disk. A start renames it to managed.save.used and removes it once the VM runs. */
+ * The VM's process writes managed.save.tmp. When the process has ended with its state on disk, this daemon or the next
+ * renames the file to managed.save. A start renames it to managed.save.used, and removes it once the VM runs.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SAVE_H
 #define CAIRN_API_JOBS_SAVE_H
 
@@ -16,6 +17,7 @@ struct vm_observer;
 
 extern const struct vm_observer save_observer;
 
+/* Whether the VM is to run or to be paused when it starts from the saved state. */
 enum save_then {
 	SAVE_THEN_AS_IT_WAS,
 	SAVE_THEN_RUNNING,
@@ -24,16 +26,18 @@ enum save_then {
 
 /* Save into a file. fd: borrowed; a regular, empty file opened O_RDWR. job_id: NULL: generated. Returns 0 or -errno. */
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
-/* Save into the VM's folder. call: answered with the job's id once the VM's process has the request; NULL allowed.
+/* Save into the VM's folder. call: answered with the job's id once the request to save was sent; NULL allowed.
  * Returns 0; -errno, and then the caller keeps call. */
 int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
 	struct job **ret_j, struct err *e);
-/* Save into the VM's folder for the job, which owns the VM, and start the VM again at once
- * (restart_process.h). Returns as save_managed(). */
+/* Save into the VM's folder for job j, which owns the VM. After the save, restart_process_saved() starts the VM again.
+ * Returns as save_managed(). */
 int save_managed_for(struct job *j, struct call *call, struct err *e);
-/* Remove the managed save of a VM that is off. The VM is busy until w is done and save_dropped() was called.
+/* Remove the managed save of a VM that is off. When w is done, the caller calls save_dropped(); until then the VM has
+ * the owner VM_OP_DROP_SAVED.
  * Returns 0; -errno, and then the caller keeps w. */
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
+/* Finish save_drop_managed(): release the VM, and unless r < 0, move it to "shut off". */
 void save_dropped(struct vm *vm, int r);
 
 /* Check whether a state saved with the definition `then` fits the definition `now`. Returns 0; -errno: the error names

@@ -1,4 +1,5 @@
-/* snapshot_job: jobs that create, delete and revert to snapshots. The functions return 0 and set *ret_j, or -errno. */
+/* snapshot_job: jobs that create, delete and revert to snapshots. The functions return 0 and set *ret_j, or -errno.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SNAPSHOT_JOB_H
 #define CAIRN_API_JOBS_SNAPSHOT_JOB_H
 
@@ -11,15 +12,15 @@ struct job_name;
 struct snapshots;
 struct vm;
 
-/* Create a snapshot. The job's result: name, id, pause, total (ns), ram-bytes-written, ram-bytes-shared; disks-left-out
- * (ids), if any; with memory also job_put_tracking()'s. */
+/* Create a snapshot. The job's result: name, id, pause, total (both in ns), ram-bytes-written, ram-bytes-shared;
+ * disks-left-out (ids), if any; the members of job_put_tracking(), if memory was saved. */
 int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const struct job_name *name,
 	struct job **ret_j, struct err *e);
 
 enum snapshot_victims { SNAPSHOT_ALONE, SNAPSHOT_WITH_CHILDREN, SNAPSHOT_CHILDREN_ONLY };
 
 /* Delete a snapshot, its descendants, or both, children first. If one of the snapshots has the tag "keep", the job
- * fails and deletes none. The job's result: count, deleted (names of the first 20).
+ * fails and deletes none. The job's result: name, count, deleted (names of the first 20).
  * look_only: report the same result without deleting. */
 int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims victims, bool look_only,
 	const struct job_name *name, struct job **ret_j, struct err *e);

@@ -1,6 +1,6 @@
 /* snapshots: reads the list of a VM's snapshots from its process, or from the offline process if the VM is off
  * (api/vm/offline_process.h). All values come from an image and are not trusted: parents may be missing or form a
- * cycle. */
+ * cycle. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SNAPSHOTS_H
 #define CAIRN_API_JOBS_SNAPSHOTS_H
 
@@ -11,13 +11,13 @@
 struct json_object;
 struct vm;
 
-/* Maximum that snapshots_fetch() reads. */
+/* Maximum number of snapshots that snapshots_fetch() reads; more are an error (-E2BIG). */
 #define SNAPSHOTS_MAX 4096
 #define SNAPSHOT_TAG_KEEP "keep"
 #define SNAPSHOT_NO_PARENT ((size_t)-1)
 
 struct snapshots {
-	struct vm_snapshot_info *list; /* texts are terminated and valid UTF-8 without control characters */
+	struct vm_snapshot_info *list; /* its texts are terminated and cleaned by utf8_clean() */
 	size_t *parent;		       /* for each snapshot, its parent's index or SNAPSHOT_NO_PARENT */
 	size_t n;
 };
@@ -29,7 +29,7 @@ void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, s
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* The same with file descriptors; borrowed. */
+/* Send a request like snapshots_request(), with file descriptors. fds: borrowed. */
 void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, const int *fds,
 	unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);

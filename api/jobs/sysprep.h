@@ -1,6 +1,6 @@
 /* sysprep: gives a clone's images an identity of their own: machine-id, SSH host keys, host name, network names.
  * libguestfs' virt-sysprep does the work with the rights of the user who defined the VM; Cairn itself never parses the
- * guest's file systems. */
+ * guest's file systems. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SYSPREP_H
 #define CAIRN_API_JOBS_SYSPREP_H
 
@@ -10,7 +10,7 @@ struct fork_as;
 struct fork_as_result;
 struct loop;
 
-/* Check that virt-sysprep is installed. Returns 0; -ENOENT: the error names its package. */
+/* Check that virt-sysprep is in the daemon's PATH. Returns 0; -ENOENT: the error names the package to install. */
 int sysprep_check(struct err *e);
 /* Start virt-sysprep on a VM's images. Returns 0; -errno, and then done() is not called. */
 int sysprep_begin(struct loop *l, const struct definition *def,

@@ -1,5 +1,5 @@
-/* undefine: removes a VM, with or without its images. The plan is stored first, so that the next daemon finishes it
- * after a crash. */
+/* undefine: removes a VM, with or without its images. If images are to be removed, their list is stored first, so that
+ * after a crash the next daemon finishes the work. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_UNDEFINE_H
 #define CAIRN_API_JOBS_UNDEFINE_H
 
@@ -15,15 +15,16 @@ struct vm_host;
 
 /* storage:             borrowed during undefine_begin(); array of disk ids or paths whose images to remove; NULL: none.
  * remove_all_storage:  remove the images of all disks.
- * managed_save:        drop a managed save; otherwise a saved VM stays.
- * snapshots_metadata:  do not look for snapshots in the images; otherwise a VM with snapshots stays.
+ * managed_save:        drop a managed save; otherwise a managed save is an error.
+ * snapshots_metadata:  do not look for snapshots in the images; otherwise snapshots there are an error.
  * dry_run:             change nothing, only answer with the images that would be removed. */
 struct undefine_opts {
 	struct json_object *storage;
 	bool remove_all_storage, managed_save, snapshots_metadata, dry_run;
 };
 
-/* Undefine a VM that has no offline process, except for one of a job, which is an error.
+/* Undefine a VM that is off. An offline process or another operation is an error (-EBUSY), so the caller first waits
+ * for the end of an offline process that belongs to no job.
  * c: taken on success; answered when the VM is gone, with the images if any were to be removed, or with an error.
  * Returns 0 or -errno. */
 int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call *c, struct err *e);

@@ -1,6 +1,7 @@
-/* volumes: the image files of a VM that undefine --remove-all-storage may delete: only top images that the VM writes
- * to, and only regular files that no other VM uses; never backing files, kernel or initrd. For an imported VM: every
- * file in the import's folder that the definition names, then the folder. */
+/* volumes: the files of a VM that undefine with --storage or --remove-all-storage may delete: the disks' top images and
+ * their data files, if the VM writes to them and no other VM uses them, and only regular files; never backing files,
+ * kernel or initrd. With --remove-all-storage for an imported VM: also every file in the import's folder that the
+ * definition names and no other VM uses, then the folder. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_VOLUMES_H
 #define CAIRN_API_JOBS_VOLUMES_H
 
@@ -18,7 +19,7 @@ struct vm;
 /* Room for at least two files per disk. */
 #define VOLUMES_MAX CHANNEL_FDS_MAX
 
-/* Kind of file found at a path; the forked process reports them as notes. */
+/* Kind of file that the forked process found at a volume's path; it reports the kinds as notes (fork_as.h). */
 enum volume_kind { VOLUME_UNSEEN, VOLUME_FILE, VOLUME_MISSING, VOLUME_DEVICE, VOLUME_LINK, VOLUME_OTHER };
 
 struct volume {
@@ -40,19 +41,23 @@ struct volumes {
  * Returns 0; -ENOENT: a wanted disk does not exist; -EBUSY: another VM, named in the error, uses a file. */
 int volumes_of(const struct vm *vm, struct json_object *wanted, const char *folder, struct volumes *ret_v,
 	struct err *e);
+/* Free what the list owns, and empty it. */
 void volumes_done(struct volumes *v);
 
-/* Check each volume in a forked process. With `remove`, and only if all checks pass, delete those that are regular
- * files. done() gets the kinds as notes and the number of deleted files as count. Returns 0 or -errno. */
+/* Check each volume in a forked process with the definer's rights. remove: if all checks pass, delete the volumes that
+ * are regular files and not read_only, then the folder if it is empty. done() gets the kinds as notes and the number of
+ * deleted files as count. Returns 0 or -errno. */
 int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);
+/* Store the kinds that volumes_errand() found in the list. */
 void volumes_take(struct volumes *v, const struct fork_as_result *res);
 
-/* For clients: id, path, removed, why. */
+/* Return an array for clients, owned by the caller: id, path, removed; why, if the file stays. */
 struct json_object *volumes_to_json(const struct volumes *v);
-/* Return the paths and the folder in the form that is stored for the next daemon. */
+/* Return the paths to delete and the folder, in the form that is stored for the next daemon. The caller owns it. */
 struct json_object *volumes_keep(const struct volumes *v);
+/* Load a list that volumes_keep() made. */
 void volumes_load(struct json_object *o, struct volumes *ret_v);
 
 #endif

@@ -1,11 +1,11 @@
 /* forwards: manages the cairn-slirp processes of interfaces of type user (usernet.h), and the host's ports that lead to
  * VMs.
  *
- * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp reports the
- * client to the daemon; cairn-slirp listens in the run folder, so that the next daemon can connect to it, too. While
- * the VM is saved, the daemon listens on the sockets, and passes them with the waiting clients to the cairn-slirp of
- * the next start. If the VM's idle policy is to save it, the daemon holds the sockets from the start on, so that no
- * client is refused while the VM falls asleep. */
+ * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp accepts the
+ * client and reports it to the daemon over a control socket in the run folder, which a later daemon can connect to,
+ * too. While the VM is saved, the daemon itself holds the listening sockets, and passes them with the waiting clients
+ * to the cairn-slirp of the next start. If the VM's idle policy is to save it, the daemon holds the sockets from the
+ * VM's start on, so that no client is refused while the VM is being saved. Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_FORWARDS_H
 #define CAIRN_API_NET_FORWARDS_H
 
@@ -22,15 +22,15 @@ void forwards_on_state_change(struct vm *vm);
 /* Connect to the cairn-slirp processes of an adopted VM, so that their clients wake it. */
 void forwards_taken_back(struct vm *vm);
 /* Ask the VM's cairn-slirp processes to accept no more clients, because the VM is about to be saved. Once they have
- * answered, new clients wait in the daemon's sockets. Such a client cancels the save if that is still possible, or else
- * wakes the VM afterwards.
- * Returns false if no process has to answer. Otherwise the observers' forwards_held() is called when all have answered,
- * which may never happen: the processes are not trusted. */
+ * answered, new clients wait in the listening sockets, which the daemon holds, too. Such a client cancels the save if
+ * that is still possible, or else wakes the VM afterwards.
+ * Returns false if no process has to answer. Otherwise the observers' forwards_held() is called when all processes have
+ * answered. As the processes are not trusted, that may never happen. */
 bool forwards_hold(struct vm *vm);
 /* Undo forwards_hold() if no save follows or the save failed: let the VM's cairn-slirp processes accept clients
  * again. */
 void forwards_release(struct vm *vm);
-/* Free the objects of all processes. Running processes keep running. */
+/* Free the daemon's objects for all cairn-slirp processes. The processes keep running. */
 void forwards_processes_free(struct vm_host *host);
 
 #endif

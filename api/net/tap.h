@@ -1,5 +1,6 @@
 /* tap: connects a VM's interfaces to bridges of the host, each by a tap device that exists as long as its fd is open.
- * The VM's process gets the open fd; it may neither create taps nor attach them to another bridge. */
+ * The VM's process gets the open fd; it may neither create taps nor attach them to another bridge.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_TAP_H
 #define CAIRN_API_NET_TAP_H
 

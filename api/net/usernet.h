@@ -1,6 +1,6 @@
 /* usernet: the processes behind interfaces of type user: one cairn-slirp (tools/slirp) for each, with the rights of the
  * user who defined the VM. Frames travel between cairn-slirp and the VM's process only. cairn-slirp ends with the VM's
- * process and keeps running when the daemon ends. */
+ * process and keeps running when the daemon ends. Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_USERNET_H
 #define CAIRN_API_NET_USERNET_H
 
@@ -14,8 +14,8 @@ struct err;
 
 struct usernet_process {
 	unsigned at;	/* index of the interface */
-	pid_t pid;	/* the caller waits for it */
-	int control;	/* owned; protocol: tools/slirp/control.h. -1: without a run folder */
+	pid_t pid;	/* the caller reaps the process */
+	int control;	/* connection to the process, owned; protocol: tools/slirp/control.h. -1: no run folder */
 };
 
 struct usernets {
@@ -32,12 +32,12 @@ struct usernets {
 int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
 	struct usernets *ret, struct err *e);
 
-/* Connect to the cairn-slirp of a VM's interface, which may be an earlier daemon's. Returns 0 and an owned fd; -ENOENT,
- * -ECONNREFUSED: none is running; -errno. */
+/* Connect to the control socket of the cairn-slirp of a VM's interface; an earlier daemon may have started the process.
+ * at: index of the interface. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: no such process runs; -errno. */
 int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd);
 /* Return an owned pidfd of the process at the other end of a usernet_connect() fd; -1: unknown. */
 int usernet_pidfd(int control);
-/* Remove the control socket of a process that has ended. */
+/* Remove the control socket of a cairn-slirp that has ended, if there is one. */
 void usernet_forget(int run_dir, const char *vm, unsigned at);
 
 #endif

@@ -1,5 +1,5 @@
-/* call: a client's command under execution. The handlers in api/commands/ answer calls, and so do the folders below
- * api/commands/.
+/* call: a client's command under execution. The handlers in api/commands/ answer calls, or pass them to another module
+ * that answers them. Threading: the daemon's loop.
  *
  * A call is answered exactly once, at once or later, by one of the call_ functions, which free the call. While a call
  * is open, its connection handles no other command, so replies keep their order. If a client disconnects, its call
@@ -33,11 +33,11 @@ struct call {
 	bool has_id;
 	bool is_text; /* the answer is text of QEMU's human monitor, also for errors */
 	bool on_images;		     /* send the answer after the VM's offline process has ended */
-	struct json_object *answer;  /* the answer that waits for that end */
-	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket */
+	struct json_object *answer;  /* with on_images: the answer that waits for that process */
+	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket; NULL once the VM may be gone */
 	int fd; /* the fd that came with the command (COMMAND_TAKES_FD); owned; a handler that keeps it sets -1 */
 	uint64_t started_ns;
-	bool untold; /* a denial that is not reported, because the user had too many (api/access/denial_log.h) */
+	bool untold; /* the denial is above the user's rate limit, so it is only counted (api/access/denial_log.h) */
 	uid_t uid; /* the client's, also after it has disconnected */
 	pid_t pid;
 };
@@ -46,8 +46,10 @@ struct call {
 void call_return(struct call *c, struct json_object *v);
 /* Answer with success and a file descriptor. fd: taken. */
 void call_return_fd(struct call *c, struct json_object *v, int fd);
+/* Answer with an error. */
 void call_fail(struct call *c, const struct err *e);
-/* Answer the call `opaque`: with e if r < 0, else with {}. Its signature fits callbacks that report no result. */
+/* Answer the call `opaque`: with e if r < 0, else with {}. Fits as the done() of functions that report only an
+ * error. */
 void call_done(void *opaque, int r, const struct err *e);
 /* Answer with an error of a QMP class that enum err_class does not have. */
 void call_fail_class(struct call *c, const char *class_name, const char *desc);

@@ -1,5 +1,5 @@
-/* event: emits events. Folders below the daemon emit into a sink; api/daemon.c logs each event and sends it to
- * clients. */
+/* event: emits events. Modules emit into a sink; the daemon's sink (api/daemon.c) adds an event to the event log,
+ * unless its row has `passing`, and sends it to clients. Threading: the daemon's loop. */
 #ifndef CAIRN_API_SCHEMA_EVENT_H
 #define CAIRN_API_SCHEMA_EVENT_H
 

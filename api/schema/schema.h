@@ -1,6 +1,7 @@
-/* schema: tables of all commands and events of a socket: arguments, results, required role, legal states. Argument
- * checks, introspection, the reference manual and the descriptions in `cairn help` use the tables, and a command that
- * has no row cannot be called. (The CLI's verbs, which follow virsh, are in tools/cairn/verbs/table.c.) */
+/* schema: tables of the commands and events of both dialects (api/wire/peer.h): arguments, results, required role,
+ * legal states. A command without a row cannot be called. Argument checks, introspection and `cairn help` use the
+ * tables. (The CLI's verbs, which follow virsh, are in tools/cairn/verbs/table.c.)
+ * Threading: any thread; the tables are constant. */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_H
 #define CAIRN_API_SCHEMA_SCHEMA_H
 
@@ -53,11 +54,11 @@ enum command_flags {
 	COMMAND_JOB = 8,
 	COMMAND_RETURNS_FD = 16,
 	COMMAND_TAKES_FD = 32, /* the client passes an open file with the command */
-	COMMAND_CONCERNS_JOB = 64, /* `id` names a job: the client's role for the job's VM counts */
+	COMMAND_CONCERNS_JOB = 64, /* `id` names a job: the client needs the role for the job's VM */
 	COMMAND_FILTERS = 128, /* the handler omits VMs for which the client has no role */
-	COMMAND_RETURNS_LIST = 256, /* an array of objects as in `returns`; NULL: of anything */
+	COMMAND_RETURNS_LIST = 256, /* returns an array; `returns` describes its elements; NULL: of any type */
 	COMMAND_RETURNS_STRING = 512,
-	COMMAND_DEFINES = 1024, /* `definition` names a VM: if it exists, the client's role for it counts */
+	COMMAND_DEFINES = 1024, /* `definition` names a VM: if the VM exists, the client needs the role for it */
 	COMMAND_NEVER_TEMPLATES = 2048, /* the handler refuses templates, whatever the other arguments are */
 };
 
@@ -108,7 +109,7 @@ enum event_id {
 struct event_spec {
 	const char *name, *doc;
 	const struct field *data;
-	bool passing; /* the event gets no number and is not logged */
+	bool passing; /* the event gets no number and is not kept in the event log */
 	bool admins;  /* the event is sent to admins only */
 };
 
@@ -116,7 +117,7 @@ struct event_spec {
 const struct command *schema_find(enum dialect d, const char *name);
 /* Return the i-th command. NULL: no more. */
 const struct command *schema_command(enum dialect d, size_t i);
-/* Return an event's description. NULL: the dialect does not have the event. */
+/* Return an event's row. NULL: the dialect does not have the event. */
 const struct event_spec *schema_event(enum dialect d, enum event_id id);
 /* Find one of the daemon's events by name. NULL: none. */
 const struct event_spec *schema_event_find(const char *name);
@@ -126,16 +127,16 @@ const char *role_name(enum role r);
 const char *field_type_name(enum field_type t);
 /* Return the i-th word of an enumeration. NULL: no more, or the type is no enumeration. */
 const char *field_type_word(enum field_type t, unsigned i);
-/* Return the index of a word in an enumeration. -1: the type does not have the word, or it is NULL. */
+/* Return the index of a word in an enumeration. -1: the type does not have the word, or the word is NULL. */
 int field_type_index(enum field_type t, const char *word);
 /* Check that v has the type. name: the argument's, for the error. Returns 0; -EINVAL. */
 int field_type_check(enum field_type t, const char *name, struct json_object *v, struct err *e);
 
-/* Check a command's arguments for unknown, missing and mistyped ones. args: NULL: none.
- * Returns 0; -EINVAL with the error text of QEMU's QMP. */
+/* Check a command's arguments for unknown, missing and mistyped ones. args: an object, possibly empty.
+ * Returns 0; -EINVAL: except for a wrong word of an enumeration, with the error text of QEMU's QMP. */
 int schema_check_args(const struct command *c, struct json_object *args, struct err *e);
 
-/* Return the answers of query-qmp-schema, in QEMU's format, and of query-commands. The caller owns them. */
+/* Return the answers to query-qmp-schema, in QEMU's format, and to query-commands. The caller owns them. */
 struct json_object *schema_to_json(enum dialect d);
 struct json_object *schema_commands_to_json(enum dialect d);
 /* Return the version for the greeting and query-version. The caller owns it. */

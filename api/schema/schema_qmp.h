@@ -1,5 +1,5 @@
-/* schema_qmp: the QEMU commands and events of a VM's own socket. Names, arguments and results follow QEMU 7.2's schema.
- * schema.h has the functions to look them up. */
+/* schema_qmp: tables of the commands and events on a VM's own QMP socket. Names, arguments and results follow QEMU
+ * 7.2's schema. schema.h has the functions that look up their rows. */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_QMP_H
 #define CAIRN_API_SCHEMA_SCHEMA_QMP_H
 

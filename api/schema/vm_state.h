@@ -1,5 +1,5 @@
-/* vm_state: the states of a VM in one table: every state, every transition, its trigger and the event that it
- * emits. Only this table decides which transitions are legal. */
+/* vm_state: the states of a VM, and one table of their transitions: trigger, legal states, next state and event. (An
+ * operation under way excludes further requests: api/vm/operation.h.) Threading: any thread; the table is constant. */
 #ifndef CAIRN_API_SCHEMA_VM_STATE_H
 #define CAIRN_API_SCHEMA_VM_STATE_H
 
@@ -11,7 +11,7 @@ enum vm_state {
 	VM_SHUT_OFF,
 	VM_RUNNING,
 	VM_PAUSED,
-	VM_IN_SHUTDOWN, /* the power button was pressed and the guest still runs */
+	VM_IN_SHUTDOWN, /* a shutdown or a reboot was requested, and the guest still runs */
 	VM_SAVED,	/* shut off, with a saved state */
 	VM_CRASHED,	/* crashed; the process has ended */
 	VM_PRESERVED,	/* crashed; the process is kept for inspection. Users see `crashed` */
@@ -47,15 +47,15 @@ enum vm_trigger {
 	VM_SAW_RUNNING = VM_ASK_COUNT,
 	VM_SAW_PAUSED,
 	VM_SAW_PRESERVED, /* crashed; the process is kept */
-	VM_SAW_ENDED,	  /* the process ended in good order */
-	VM_SAW_SAVED,	  /* the process ended after saving the state for the next start */
+	VM_SAW_ENDED,	  /* the VM ended in an orderly way, such as a shutdown of the guest */
+	VM_SAW_SAVED,	  /* the VM has a managed save, and its process has ended */
 	VM_SAW_CRASHED,	  /* the process ended in another way */
-	VM_SAW_TAKEN_BACK_RUNNING, /* adopted by a new daemon */
+	VM_SAW_TAKEN_BACK_RUNNING, /* a new daemon adopted the process, or learned of a start that state.json lacks */
 	VM_SAW_TAKEN_BACK_PAUSED,
 	VM_TRIGGER_COUNT,
 };
 
-/* Event that a transition emits besides VM_STATE_CHANGE, which every transition emits. */
+/* Event that vm_move() (api/vm/vm.h) emits for a transition, besides VM_STATE_CHANGE. */
 enum vm_state_event {
 	VM_EMITS_NOTHING,
 	VM_EMITS_STOP,
@@ -71,21 +71,22 @@ struct vm_transition {
 	enum vm_state_event event;
 };
 
-/* Return the row for a trigger in a state. NULL: a request is illegal there, an observation changes nothing. */
+/* Return the row for a trigger in a state. NULL: in this state, the request is illegal, or the observation changes
+ * nothing. */
 const struct vm_transition *vm_transition_find(enum vm_state state, enum vm_trigger trigger);
 
 /* Check whether a request is legal in a state.
- * Returns 0; -EPERM with ERR_WRONG_STATE: the error names the VM's state, the states in which the request is legal,
- * and the command to type next. */
+ * Returns 0; -EPERM with ERR_WRONG_STATE: the error names the VM's state. Unless the VM already is as requested, the
+ * error also names the states in which the request is legal, and the command to type next. */
 int vm_state_check(const char *name, enum vm_state state, enum vm_trigger trigger, struct err *e);
 
-/* Return the state's name for users, as virsh shows it: "shut off", "running", … */
+/* Return the state's name for users: "shut off", "running", … */
 const char *vm_state_name(enum vm_state s);
 /* Return the state as one word for programs and files: "shutoff", "in-shutdown", "preserved". */
 const char *vm_state_word(enum vm_state s);
 /* Return the state for its word; VM_STATE_COUNT if there is none. */
 enum vm_state vm_state_from_word(const char *word);
-/* Return the request's name: "start", "suspend", …; NULL for an observation. */
+/* Return the name of the request's command, for errors: "start", "suspend", …; NULL for an observation. */
 const char *vm_trigger_name(enum vm_trigger t);
 /* Whether a VM in this state has a process. */
 bool vm_state_is_active(enum vm_state s);

@@ -1,4 +1,5 @@
-/* identity: properties besides name and uuid that no two VMs of a daemon may share: MAC addresses and forwards. */
+/* identity: MAC addresses, which no two VMs of a daemon may share, and forwards, which a clone does not take from its
+ * source. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_IDENTITY_H
 #define CAIRN_API_VM_IDENTITY_H
 
@@ -11,10 +12,11 @@ struct vm_host;
 /* Give each interface without a MAC address the address that the interface with the same id has in `old`, or else a
  * generated one.
  * old: the VM that is redefined; NULL: none.
- * Returns 0; -EEXIST: another VM has one of the addresses; the error names it if the users of `def` may see it;
- * -EIO. */
+ * Returns 0; -EEXIST: another VM has one of the addresses, and the error names that VM if all users who see `def` also
+ * see it; -EIO: no random bytes. */
 int identity_complete(struct vm_host *host, struct definition *def, const struct vm *old, struct err *e);
-/* Replace each MAC address in `def` that `other` has too. Both definitions are new. Returns 0; -EIO. */
+/* Replace each MAC address in `def` that `other` has, too, by a generated one. No VM has either definition yet. Returns
+ * 0; -EIO: no random bytes. */
 int identity_differ(struct vm_host *host, struct definition *def, const struct definition *other, struct err *e);
 
 /* Remove the forwards from a definition in JSON. A port of the host leads to one VM, so clones get no forwards. */

@@ -1,4 +1,4 @@
-/* image_users: finds the VMs whose definitions name an image file. The daemon opens no image for that, and compares
+/* image_users: finds the VMs whose definitions name an image file. The module opens no image for that, and compares
  * paths as text. That suffices for linked clones, because a clone's definition copies its source's paths verbatim. */
 #ifndef CAIRN_API_VM_IMAGE_USERS_H
 #define CAIRN_API_VM_IMAGE_USERS_H
@@ -9,10 +9,11 @@
 struct err;
 struct vm;
 
-/* Return another VM that has the file as an image, backing file or data file, in its definition or in the definition it
- * runs with. NULL: none. */
+/* Return a VM other than `vm` that has the file as an image, backing file or data file, in its definition or in the
+ * definition with which its process runs. NULL: none. */
 const struct vm *image_user(const struct vm *vm, const char *path);
-/* Count the VM's linked clones: VMs with a disk whose backing chain has an image that this VM writes to.
+/* Count the VM's linked clones: VMs with a disk whose backing chain has an image that this VM writes to. A backing file
+ * that is read at a pin (pins.h) does not count.
  * names, cap: gets a list such as "web-01, web-02 and 7 more". */
 unsigned image_clones(const struct vm *vm, char *names, size_t cap);
 /* Whether the VM's images must not be written: the VM is a template, has linked clones, or shares a writable disk's

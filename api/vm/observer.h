@@ -17,7 +17,8 @@ struct vm_info;
 struct vm_start_opts;
 
 struct vm_observer {
-	/* The VM is in the registry: allocate the observer's part of struct vm. removed: free it. */
+	/* added: the VM is in the registry now; the observer allocates its members of struct vm. removed: the VM is
+	 * being freed; the observer frees them. */
 	void (*added)(struct vm *vm);
 	void (*removed)(struct vm *vm);
 	/* The VM's definition was replaced. */
@@ -52,9 +53,9 @@ struct vm_observer {
 	/* The VM process or the offline process reports progress of a job. */
 	void (*progress)(struct vm *vm, const struct vm_event *ev);
 
-	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended. process_saved: it
-	 * reported that it saved the VM, and one observer moves the state. run_ended: the state has moved. run_over:
-	 * the calls that waited for the end were answered. */
+	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended, or a daemon found
+	 * none at its start. process_saved: the process reported that it saved the VM, and one observer moves the
+	 * state. run_ended: the state has moved. run_over: the calls that waited for the end were answered. */
 	void (*process_gone)(struct vm *vm);
 	void (*process_saved)(struct vm *vm);
 	void (*run_ended)(struct vm *vm);

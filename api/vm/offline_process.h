@@ -18,17 +18,16 @@ void offline_request(struct vm *vm, enum vm_msg_type type, const void *body, siz
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* The same with file descriptors; borrowed. */
+/* Send a request like offline_request(), with file descriptors. fds: borrowed. */
 void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* Start the offline process, able to copy `copiers` disks concurrently. Processes that replace it can do the same until
- * the VM's operation.copiers is 0 again. The VM must have no offline process. */
+/* Start the offline process, able to copy `copiers` disks concurrently. While vm->operation.copiers is set, so can the
+ * processes that replace it. The VM must have no offline process. */
 void offline_start_copiers(struct vm *vm, unsigned copiers);
-/* Wait for the end of the offline process.
- * run: called when the process has ended and released the images. By then the VM may be gone or have another offline
- * process. Not called if the daemon ends first.
+/* Have run() called when the offline process has ended and released the images. By then the VM may be gone or have
+ * another offline process. run() is not called if the daemon ends first.
  * Returns false if there is no offline process; run is not called then. */
 bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
 /* Free the object and close its channel; the process then ends by itself. No callback follows. NULL allowed. */

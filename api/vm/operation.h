@@ -16,7 +16,8 @@ struct err;
 struct job;
 struct vm;
 
-/* Sorted: if several operations exclude a claim, the error names the first. */
+/* Sorted: if a claim is refused, the error names the first operation under way (a job that owns the VM may come first:
+ * OF_JOBS in operation.c). */
 enum vm_operation_kind {
 	VM_OP_NONE,
 	/* The start: struct vm_start_op. */
@@ -24,15 +25,15 @@ enum vm_operation_kind {
 	VM_OP_START_QUEUED, /* waiting for other VMs' starts (--max-starting) */
 	VM_OP_START_OPENS,  /* the VM's files are being opened */
 	VM_OP_START_HOLDS,  /* the managed save is being renamed to SAVE_MANAGED_USED */
-	VM_OP_START,	    /* the VM process was spawned; it has not answered yet, or the start has failed and it is ending */
+	VM_OP_START,	    /* the VM process was spawned and has not answered, or is ending after a failed start */
 	/* The stop: struct vm_stop_op. */
 	VM_OP_STOP,
-	VM_OP_END, /* derived: the VM is off, but its process has not ended: it is stuck, or an earlier daemon's */
+	VM_OP_END, /* derived: the VM is off, but its process has not ended: a stuck one, or an earlier daemon's */
 	/* The owner: struct vm_operation. */
 	VM_OP_JOB,
 	VM_OP_SAVE,	    /* a save job */
 	VM_OP_SAVE_ADOPTED, /* a save job that an earlier daemon began, so no reply will come */
-	VM_OP_SAVE_KEPT,    /* the VM is saved, and the file is being put on stable storage */
+	VM_OP_SAVE_KEPT,    /* the VM is saved; its saved state is being renamed to SAVE_MANAGED */
 	VM_OP_MAKE,	    /* the job that creates this VM: fork, clone or import */
 	VM_OP_FORGET,	    /* derived: the VM is incomplete, and no job creates it */
 	VM_OP_UNDEFINE,
@@ -46,8 +47,8 @@ enum vm_operation_kind {
 /* The access to a VM that a request needs. */
 enum vm_claim {
 	VM_CLAIM_ALL,	    /* exclusive: undefine, rename, restore, fork … */
-	VM_CLAIM_START,	    /* start; waits for readers and for VM_OP_SAVE_KEPT */
-	VM_CLAIM_CLONE,	    /* keep the disks unchanged; waits for readers */
+	VM_CLAIM_START,	    /* start; readers and VM_OP_SAVE_KEPT do not exclude it: a start waits for them */
+	VM_CLAIM_CLONE,	    /* keep the disks unchanged; readers do not exclude it: a clone job waits for them */
 	VM_CLAIM_SNAPSHOTS, /* change or copy the images, beside readers */
 	VM_CLAIM_JOB,	    /* become the owner; the command's trigger (vm_state.h) restricts the states */
 	VM_CLAIM_READ,	    /* read the images */
@@ -56,7 +57,7 @@ enum vm_claim {
 	VM_CLAIM_COUNT,
 };
 
-/* The owner. */
+/* The operation that owns the VM. */
 struct vm_operation {
 	enum vm_operation_kind kind; /* VM_OP_NONE: no owner */
 	struct job *job;	     /* NULL: the owner is no job */
@@ -65,7 +66,7 @@ struct vm_operation {
 	uint8_t copiers;	     /* clone jobs: number of disks that the offline process copies concurrently */
 };
 
-/* The stop. */
+/* The stop under way, and what follows the end of the VM's process. */
 struct vm_stop_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE or VM_OP_STOP */
 	struct call *calls;	     /* answered when the process has ended */

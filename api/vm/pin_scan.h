@@ -1,6 +1,6 @@
 /* pin_scan: completes the list of pins (pins.h) from the disks of the VMs. The header of an overlay on a pin names the
  * pin, so a list that was lost or damaged can be built again from the overlays. Processes with the rights of the VMs'
- * definers (fork_as.h) read the headers: no more of them than the name of the backing file.
+ * definers (fork_as.h) read the headers, and of these no more than the name of the backing file.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PIN_SCAN_H
@@ -9,8 +9,8 @@
 struct vm_host;
 
 struct pin_scan_result {
-	unsigned added;  /* overlays that the list did not have */
-	unsigned unread; /* images that could not be read; the next daemon tries again */
+	unsigned added;  /* number of overlays that were added to the list */
+	unsigned unread; /* number of images that could not be read; then the next daemon scans again */
 };
 
 /* Read the images of all VMs and complete the list. Runs the loop for up to PIN_SCAN_TIMEOUT_NS. Stores a list

@@ -1,10 +1,10 @@
-/* pins: which overlays of live clones read which image at which pin. A pin is a hidden snapshot in the image of a
- * fork's source (block/qcow2/pin.h); the daemon keeps it as long as one overlay reads it. The daemon keeps the list in
- * PINS_FILE, because it parses no image. A row is about files, not about VMs: a VM that is undefined without its images
- * leaves its row, and so its pin, in place.
+/* pins: a list of which overlay of a live clone reads which image at which pin. A pin is a hidden snapshot in the image
+ * of a fork's source (block/qcow2/pin.h); the daemon keeps it as long as an overlay reads it. The daemon parses no
+ * image, so it stores the list in PINS_FILE. A row is about files, not about VMs: a VM that is undefined without its
+ * images leaves its row, and so its pin, in place.
  *
- * The daemon draws a pin's id and notes it before the pin is made, and names to a VM's process the pins to delete,
- * never those to keep. So a pin that the list does not name is never deleted. After a loss the list is built again from
+ * The daemon chooses a pin's id and stores it before the pin is made. It sends a VM's process the ids of the pins to
+ * delete, so a pin that the list does not name is never deleted. If the list is lost, it is built again from
  * the overlays that the daemon knows (pin_scan.h). Other overlays may read the same pins, so a pin from before the loss
  * is kept for ever: the loss costs space, but no data.
  *
@@ -25,14 +25,14 @@ struct vm_host;
 
 /* Load the list into host->pins. A damaged file is put aside. */
 void pins_load(struct vm_host *host);
-/* Whether the list was missing or damaged when it was loaded, or when an earlier daemon loaded it that could not
- * complete it. */
+/* Whether overlays may be missing in the list: its file was missing or damaged, and no daemon has read all overlays
+ * since (pin_scan.h). */
 bool pins_are_incomplete(const struct vm_host *host);
 /* Set whether the list has all overlays of this daemon's VMs. */
 void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
-/* Store the list: it survives the daemon's end at return, and is on stable storage before any work that is queued in
- * the store afterwards. A failure is logged. */
+/* Store the list. At return the file is in place, even if the daemon is killed then; on stable storage it is before any
+ * work that is queued in the store afterwards is done. A failure is logged. */
 void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
@@ -47,13 +47,14 @@ bool pins_forget(struct vm_host *host, const char *overlay);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
 
-/* Whether a pin is due for deletion that no process was asked for. */
+/* Whether the list has a pin that is due for deletion and that no VM's process was asked to delete. */
 bool pins_are_due(const struct vm_host *host);
 /* Get up to `max` ids of the image's pins that are due for deletion, and note that `by`'s process is asked to delete
  * them: pins_answered() has to follow. Returns their number. */
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
 	unsigned max);
-/* Note that the pins that `by`'s process was asked for are deleted, or are still to be deleted. Stores the list. */
+/* Handle the answer of `by`'s process to pins_ask(). deleted: remove the rows of these pins and store the list; else
+ * the pins are due again. */
 void pins_answered(struct vm_host *host, const struct vm *by, bool deleted);
 
 #endif

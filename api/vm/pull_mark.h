@@ -1,6 +1,7 @@
 /* pull_mark: the disks whose pull (api/jobs/pull.h) has begun and is not settled. The image of such a disk may have
- * lost its backing files although the definition still names them, such as after a kill of the daemon. No other disk
- * may differ so from its definition. The marks are saved in state.json. Threading: the daemon's loop. */
+ * lost its backing files although the definition still names them, such as after a kill of the daemon. Without a mark,
+ * the VM process refuses an image that lacks the backing files of its definition. The marks are saved in state.json.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PULL_MARK_H
 #define CAIRN_API_VM_PULL_MARK_H
 
@@ -14,7 +15,7 @@ struct vm_observer;
 void pull_mark(struct vm *vm, const char *image);
 /* Remove the mark, because the image still has its backing files, and save. */
 void pull_unmark(struct vm *vm, const char *image);
-/* Say in the configuration, made of the VM's definition, which disks are marked. */
+/* Set may_stand_alone of the marked disks in c, which was made from vm->def, and clear it for the others. */
 void pull_mark_add(const struct vm *vm, struct vm_config *c);
 
 extern const struct vm_observer pull_mark_observer;

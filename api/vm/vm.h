@@ -1,5 +1,6 @@
 /* vm: one defined VM in the daemon: its definition, its state and its process. vm.c has the registry and the state,
- * vm_define.c changes definitions, vm_start.c starts and stops, vm_life.c handles the process's events. */
+ * vm_define.c changes definitions, vm_start.c starts, stops and adopts processes, vm_life.c handles their events and
+ * their end. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_H
 #define CAIRN_API_VM_VM_H
 
@@ -44,7 +45,7 @@ struct vm_start_opts {
 	bool again;	 /* this is an automatic restart after the VM's end */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
-	const char *woken_by; /* the client that woke the VM, for the detail; borrowed. NULL or "": none */
+	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
 	int state_fd;	 /* saved state to resume; taken. -1: none, but a managed save is still used */
 	/* Called at once or from the loop. The VM may have ended again by then. May be NULL. */
 	void (*done)(void *opaque, int r, const struct err *e);
@@ -66,20 +67,20 @@ struct vm_start_op {
 enum vm_fact {
 	VM_FACT_INCOMPLETE = 1 << 0,   /* being created or removed: the definition says which files to remove */
 	VM_FACT_TEMPLATE = 1 << 1,     /* the images are never written: linked clones use them as backing files */
-	VM_FACT_AUTOSTART = 1 << 2,    /* start the VM when the host boots */
-	VM_FACT_REBOOTS = 1 << 3,      /* saved: start the VM again when it is off */
+	VM_FACT_AUTOSTART = 1 << 2,    /* autostart is on for this VM (api/policy/autostart.c) */
+	VM_FACT_REBOOTS = 1 << 3,      /* saved: a reboot was requested, so start the VM again if it powers off */
 	VM_FACT_OFF_ASKED = 1 << 4,    /* saved: a user requested this shutdown, so the VM stays off */
 	VM_FACT_SAVED_PAUSED = 1 << 5, /* saved: start the managed save paused */
 	VM_FACT_RUN_MISSED = 1 << 6,   /* an earlier daemon started the VM and ended before it saved the state */
 	VM_FACT_ENDED_UNSEEN = 1 << 7, /* the VM ended while no daemon ran; its restart policy is still to be applied */
-	VM_FACT_DUMP_DUE = 1 << 8,     /* the policy wants a memory dump when the VM's job has ended */
+	VM_FACT_DUMP_DUE = 1 << 8,     /* a memory dump by policy waits for the end of the VM's job (api/jobs/dump.h) */
 	VM_FACT_FALLS_ASLEEP = 1 << 10, /* saved: the VM is being suspended or saved because it is idle */
 	VM_FACT_CONTINUES = 1 << 11, /* saved: the VM is being saved to be started at once (restart-process) */
 	VM_FACT_HANDS_OVER = 1 << 12, /* proc has reported VM_REASON_HANDOVER, and no other phase since */
-	VM_FACT_CRASH_DUMPED = 1 << 9, /* the memory dump has ended, and the process was told to end */
+	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM is over, and its process was told to end */
 };
 
-/* The guest agent's port. */
+/* State of the guest agent and its port, for events. */
 struct vm_agent_port {
 	uint8_t now;  /* enum vm_agent_state: the last report */
 	uint8_t told; /* enum vm_agent_state: as in the last event */
@@ -102,7 +103,7 @@ struct vm {
 	uint64_t run;		 /* number of starts, including the one under way */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
-	struct vm_handover *handover; /* under way; NULL: none, or an earlier daemon's */
+	struct vm_handover *handover; /* the handover under way; NULL: none, or an earlier daemon began it */
 	unsigned facts;		 /* mask of enum vm_fact */
 	struct vm_operation operation; /* the owner */
 	struct vm_start_op start;
@@ -112,12 +113,12 @@ struct vm {
 	} asked; /* the phase that the daemon requested from the process */
 	struct vm_stop_op stop;
 	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
-	struct json_object *pulling;		 /* of api/vm/pull_mark.c: array of images' paths */
+	struct json_object *pulling;		 /* paths of the images with a mark (api/vm/pull_mark.h) */
 	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;
 	} event_limits; /* rate limits of events that a guest can trigger at will */
-	/* The observers' members (api/vm/observer.h), which allocate and free them. */
+	/* Members of the observers (api/vm/observer.h); each observer allocates and frees its own. */
 	struct qmp *qmp; /* the VM's QMP socket; NULL: none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past *schedule_past;
@@ -143,7 +144,8 @@ static inline void vm_set(struct vm *vm, unsigned facts, bool on)
 /* Find a VM by name, else by uuid. NULL: none. */
 struct vm *vm_find(struct vm_host *host, const char *name_or_uuid);
 struct vm *vm_find_uuid(struct vm_host *host, const uint8_t uuid[16]);
-/* Return the index of the first VM whose name sorts behind `after`; "": of the first VM. host->nvms: none. */
+/* Return the index of the first VM whose name sorts behind `after`; host->nvms if there is none. after: "": begin with
+ * the first VM. */
 size_t vm_index_after(struct vm_host *host, const char *after);
 /* Add a VM that is off. def: taken on success. Returns 0; -ENOMEM. */
 int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm);
@@ -155,20 +157,23 @@ void vm_remove(struct vm *vm);
 void vm_free_all(struct vm_host *host);
 
 /* Change the state as the transition table (vm_state.h) says, save it and emit events. Does nothing if the table has no
- * transition for the trigger. reason NULL: keep the reason; detail NULL: "". */
+ * transition for the trigger, or if neither state nor reason would change. reason NULL: keep the reason; detail NULL:
+ * "". */
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value);
-/* Change the state's reason and detail, but not the state. */
+/* Change the state's reason and detail, but not the state; save both and emit VM_STATE_CHANGE. */
 void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
 /* Emit an event for this VM. data: taken; NULL: {}. */
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
 /* Emit VM_STATE_CHANGE. from: the previous state. */
 void vm_emit_change(struct vm *vm, enum vm_state from);
+/* Store the VM's state in state.json, written in the background. */
 void vm_save(struct vm *vm);
+/* Set the VM's state from the content of state.json. Keeps the state if that content is not valid. */
 void vm_load_state(struct vm *vm, struct json_object *state);
 
 struct vm_defined {
-	const struct definition *def; /* completed with uuid and MAC addresses */
+	const struct definition *def; /* borrowed; completed with uuid and MAC addresses */
 	struct vm *vm; /* NULL: VM_VALIDATE of a new VM */
 	bool created; /* the VM did not exist before */
 	bool outdates; /* the VM has a managed save, which may not fit the new definition */
@@ -187,8 +192,8 @@ enum vm_define_mode {
 	VM_REDEFINE, /* the VM must exist */
 	VM_VALIDATE, /* check only; store nothing */
 };
-/* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights and emits
- * VM_DEFINED.
+/* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights. Unless the
+ * mode is VM_VALIDATE, stores the definition and emits VM_DEFINED.
  * def: taken. was: the expected present definition in canonical JSON, taken; NULL: any.
  * done: called exactly once, at once or from the loop. */
 void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,

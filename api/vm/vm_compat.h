@@ -13,13 +13,14 @@ struct vm;
 
 /* Whether an older version of Cairn started the VM's process. */
 bool vm_compat_is_old(const struct vm *vm);
-/* Check that the VM's process is of this daemon's version, for work that an older process cannot do.
+/* Check that the VM has no process of an older version, for work that such a process cannot do.
  * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */
 int vm_compat_check(const struct vm *vm, struct err *e);
 
-/* The error for a VM process that lacks a request. Returns -ENOTSUP. */
+/* Set the error for a request that an older VM process lacks. Returns -ENOTSUP. */
 int vm_compat_refuse(const char *vm_name, struct err *e);
-/* Shorten a request's body to what a process of that version accepts. len: the body's length, and the result.
+/* Shorten a request's body to what a process of that version accepts. len: in: the body's length; out: the length to
+ * send.
  * Returns false if that version lacks the request. */
 bool vm_compat_fit(unsigned version, enum vm_msg_type type, size_t *len);
 

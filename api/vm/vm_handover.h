@@ -2,9 +2,9 @@
  * (vmm/snapshot/vm_handover.h).
  *
  * The daemon starts the new process and sends the VM's process VM_MSG_HANDOVER. When that process ends after it
- * reported VM_REASON_HANDOVER, and did not report an end of the VM, the daemon connects to the VM's socket again: if
- * the new process serves it, the VM goes on; otherwise the VM has ended as by a crash. So does a daemon that adopted
- * the VM meanwhile. Threading: the daemon's loop. */
+ * reported VM_REASON_HANDOVER, and did not report an end of the VM, the daemon connects to the VM's socket again. If
+ * the new process serves the socket, it runs the VM; otherwise the daemon treats the VM as crashed. A daemon that
+ * adopted the VM during the handover does the same. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_HANDOVER_H
 #define CAIRN_API_VM_VM_HANDOVER_H
 
@@ -16,21 +16,22 @@ struct vm_info;
 struct vm_process_end;
 
 struct vm_handover_ops {
-	/* The VM's process has the request. Not called if it was refused before. */
+	/* VM_MSG_HANDOVER was sent to the VM's process. Not called if the handover fails before that. */
 	void (*asked)(void *opaque);
 	/* Called once, from the loop. r: 0: the VM has a new process, which reports *info; -ENOTSUP: the VM's process
-	 * cannot hand it over, and the VM was not paused; -ESRCH: the VM has ended; other -errno: the VM goes on as
-	 * before. */
+	 * cannot hand the VM over, and has not paused it; -ESRCH: the VM has ended; other -errno: the VM's process
+	 * keeps the VM, or the new process has the VM and does not answer. */
 	void (*done)(void *opaque, int r, const struct vm_info *info, const struct err *e);
 };
 
-/* Begin. The VM has a process, and no other handover is under way. ops, opaque: borrowed until done(). */
+/* Begin the handover. The VM has a process, and no other handover is under way. ops, opaque: borrowed until done(). */
 void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque);
 
-/* Internal to vm/. The VM's process has ended: connect to the process that took the VM over, if it reported a handover.
- * Returns whether it did; then vm->proc is another process, and the VM has not ended. */
+/* Handle the end of the VM's process after it reported VM_REASON_HANDOVER: set vm->proc to the process that took the VM
+ * over, and connect to it. If a signal ended the old process, kill the new one instead, and wait for its end.
+ * Internal to vm/. Returns true if vm->proc is the new process now; false: the VM has ended. */
 bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end);
-/* Internal to vm/. The VM has ended: end the handover, if one is under way. */
+/* End the handover, if one is under way, with -ESRCH, because the VM has ended. Internal to vm/. */
 void vm_handover_abandon(struct vm *vm);
 
 #endif

@@ -34,13 +34,13 @@ struct vm_host {
 	/* The registry (vm.c). */
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;
-	int next_id;		/* the next id; running VMs have ids, as in virsh */
-	bool new_boot;		/* the host has booted since the last daemon ran, which ended all VM processes */
-	unsigned adopting;	/* VM processes that have not answered yet */
+	int next_id;		/* the last id given to a running VM; users see these ids, as in virsh */
+	bool new_boot;		/* the host has booted since the last daemon ran, so no VM process is left */
+	unsigned adopting;	/* number of adopted VM processes that have not answered the first query yet */
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
-	/* The folders above own these members. vm/ uses none of them. */
-	struct usernet *usernets;	     /* cairn-slirp processes that have not ended (api/net/forwards.c) */
+	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
+	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */
 	struct job *jobs;		     /* oldest first */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */

@@ -1,5 +1,5 @@
 /* vm_life: handles the events and the end of a VM's process: changes the VM's state and emits the daemon's events.
- * Internal to vm/: vm_start.c and offline_process.c use it. */
+ * Internal to vm/. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_LIFE_H
 #define CAIRN_API_VM_VM_LIFE_H
 
@@ -13,9 +13,10 @@ extern const struct vm_process_ops vm_life_ops;
 
 /* Set state and reason after the process has ended, also if it ended while no daemon ran. */
 void vm_ended(struct vm *vm, const struct vm_process_end *end);
-/* Take the phase that a process reports, as if by an event. */
+/* Handle the phase and the agent's state in a process's answer to VM_MSG_QUERY, as if events had reported them.
+ * info: `detail` is terminated and cleaned in place. */
 void vm_report_phase(struct vm *vm, struct vm_info *info);
-/* Emit the daemon's event for a VM_EVENT_SNAPSHOT_RECOVERED. */
+/* Emit EVENT_SNAPSHOT_RECOVERED. ev: of kind VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
 
 #endif

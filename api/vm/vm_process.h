@@ -30,8 +30,8 @@ struct vm_process_ops {
 	void (*event)(void *opaque, const struct vm_event *ev);
 	/* The process has ended. Last callback: outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
-	/* The process was killed, and has not ended for 5 s: the kernel holds it, such as for a disk that does not
-	 * answer. Each vm_process_kill() begins such a time. May be NULL. */
+	/* The process has not ended 5 s after vm_process_kill(), for example because it waits in the kernel for a disk
+	 * that does not answer. May be NULL. */
 	void (*stuck)(void *opaque);
 };
 
@@ -43,11 +43,11 @@ struct vm_process_paths {
 	int end_fd;	  /* the end file, see vm_config.end_fd; borrowed. -1: none */
 };
 
-/* Answer to a request; borrowed. At most one member is set: on success, the one for the request's type. The process is
- * not trusted: vm_process has checked counts against the message's length and terminated strings, but no other
- * value. */
+/* Answer to a request; borrowed. At most one member is set: the one for the request's type. On an error, only
+ * `snapshot` may be set. The process is not trusted: vm_process has checked the counts of `snapshots` and `addresses`,
+ * and has terminated and cleaned all texts except those of `info`. It has checked no other value. */
 struct vm_answer {
-	const char *note; /* note in the answer to VM_MSG_CONFIG; NULL: none */
+	const char *note; /* text in a VM_MSG_REPLY that reports success, such as to VM_MSG_CONFIG; NULL: none */
 	const struct vm_info *info;		  /* answer to VM_MSG_QUERY */
 	const struct vm_snapshots *snapshots;	  /* answer to VM_MSG_SNAPSHOT_LIST and _SIZE */
 	const struct vm_spaces *spaces;		  /* answer to VM_MSG_SPACE */
@@ -80,7 +80,7 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
  * Returns 0; -errno, and then no callback comes. */
 int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,
 	struct vm_process **ret_p, int *ret_pair, struct err *e);
-/* From now on, ops get the events and the end of the process. */
+/* Replace the callbacks for the events and the end of the process. */
 void vm_process_set_ops(struct vm_process *p, const struct vm_process_ops *ops, void *opaque);
 /* The successor has taken the VM over: connect to the VM's socket, and send VM_MSG_QUERY. done: gets the answer.
  * Returns 0; -errno, and then nothing has changed. */
@@ -92,7 +92,8 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
  * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
  * done: NULL: none; called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r:
  * 0; -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is
- * closed; -EPROTO; -ENOTSUP: a process of an older version lacks the request; other -errno. *e is set when r < 0. */
+ * closed; -EPROTO: an answer of the wrong type; -EPROTONOSUPPORT: the process speaks an unknown version; -ENOTSUP: a
+ * process of an older version lacks the request; other -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -112,8 +113,8 @@ void vm_process_kill_after(struct vm_process *p, uint64_t ns);
 pid_t vm_process_pid(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
-/* Free the object when the process, which was killed or ends by itself, has ended and is reaped. Requests and events
- * get no callback. */
+/* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
+ * process, or knows that it ends by itself. */
 void vm_process_disown(struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);

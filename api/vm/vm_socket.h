@@ -18,6 +18,7 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e);
  * *ret_fd: owned, non-blocking; receives credentials.
  * Returns 0; -ENOENT: there is no socket; -ECONNREFUSED: nobody listens; -errno. */
 int vm_socket_connect(int run_dir, const char *name, int *ret_fd);
+/* Remove the socket of VM `name`, if there is one. */
 void vm_socket_remove(int run_dir, const char *name);
 /* Get the sender's pid of the first message in sock, without receiving it. Returns 0; -EAGAIN: no message; -errno. */
 int vm_socket_peek_pid(int sock, pid_t *ret_pid);
@@ -26,14 +27,16 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid);
 #define VM_PROCESS_TAKE_OVER "--take-over"
 /* Spawn `program OPTION 3` in a new session, with no signal blocked or ignored. Its fd 0 is /dev/null, 1 and 2 are
  * log_fd, 3 is `sock`; the daemon's other fds are close-on-exec.
- * option: VM_PROCESS_LISTEN: sock listens; VM_PROCESS_TAKE_OVER: it is one end of a socket pair. Returns 0; -errno. */
+ * option: VM_PROCESS_LISTEN: sock listens; VM_PROCESS_TAKE_OVER: sock is one end of a socket pair.
+ * Returns 0; -errno. */
 int vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid,
 	struct err *e);
 
-/* A socket is named after the VM's uuid in base64, since a socket's path is limited to 107 bytes. */
+/* The name of a VM's own QMP socket is the VM's uuid in base64url: a VM's name could be too long for a socket's path,
+ * which has at most 107 bytes. */
 #define VM_QMP_NAME_CHARS 22
 #define VM_QMP_NAME_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-/* Print the path of the VM's socket, whether it is open or not. Returns 0; -ENAMETOOLONG. */
+/* Print the path of the VM's own QMP socket, whether the socket exists or not. Returns 0; -ENAMETOOLONG. */
 int vm_qmp_path(const struct vm *vm, char *buf, size_t size, struct err *e);
 
 #endif
