@@ -22,7 +22,7 @@ struct loop;
 
 /* Create a console. name: for the log; copied. Returns 0 or -errno. */
 int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e);
-/* Detach all readers, close their fds and free the console. Call when the loop no longer runs or
+/* Detach all readers, close the sockets and free the console. Call when the loop no longer runs or
  * has no posted task of this console. NULL allowed. */
 void console_free(struct console *c);
 

@@ -49,8 +49,9 @@ struct dev_host_ops {
 	int (*doorbell_add)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);
 	void (*doorbell_del)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);
 	void (*event)(struct dev_host *h, const struct dev_event *ev);
-	/* Tell the dirty tracking that a device has written to [gpa, gpa+len) in RAM. Call it after each write: a block
-	 * may be copied right after a mark, and then only the next mark has it copied again. NULL: nothing tracks. */
+	/* Tell the dirty tracking that a device has written to [gpa, gpa+len) in RAM. Call it after each write, also if
+	 * the memory was marked before: a copy of memory may take the block between that mark and the write. NULL:
+	 * nothing tracks. */
 	void (*ram_dirty)(struct dev_host *h, uint64_t gpa, uint64_t len);
 	/* Fault in guest memory before the kernel uses it for I/O on a file. The kernel may hold
 	 * the file's lock while it waits for a page, and that page may have to be read from the
@@ -87,7 +88,8 @@ static inline void *dev_ram(const struct dev_host *h, uint64_t gpa, uint64_t len
 	return NULL;
 }
 
-/* Return the host address for memory that the device will write, and mark it as dirty. */
+/* Return the host address of memory that the device will write, and mark it as dirty; NULL when any byte is not RAM.
+ * Unless the VM is paused, call ram_dirty() again after the write. */
 static inline void *dev_ram_for_write(struct dev_host *h, uint64_t gpa, uint64_t len)
 {
 	void *p = dev_ram(h, gpa, len);

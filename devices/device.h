@@ -25,8 +25,8 @@ struct device_ops {
 	void (*resume)(struct device *d);
 	/* Write the content of the device's section. The device is paused. */
 	void (*save)(struct device *d, struct state_writer *w);
-	/* Load a section of `version` (≤ state_version), with every field checked. Called after
-	 * reset(), paused. Returns 0 or -EINVAL. */
+	/* Load a section of `version` (≤ state_version), with every field checked. Called on a paused device
+	 * that is new or was reset. Returns 0 or -EINVAL. */
 	int (*load)(struct device *d, struct state_reader *r, uint16_t version, struct err *e);
 	/* Free the device. vCPUs are gone and nothing is in flight. */
 	void (*free)(struct device *d);

@@ -70,7 +70,8 @@ static void peer_drop(struct control *c)
  * to open them itself, so end such a process. */
 static void peer_lost(struct control *c)
 {
-	/* The VM and its images belong to the process that wanted to hand them over, which may go on with them. */
+	/* The process that hands the VM over still owns the VM and its images, and may continue with them: exit
+	 * without touching them. */
 	if (c->awaits_go)
 		_exit(VM_EXIT_FAILURE);
 	peer_drop(c);
@@ -128,7 +129,8 @@ void control_configured(struct control *c, int r, const struct err *e)
 
 /* ---- requests to the VM ---- */
 
-/* A handler returns 0 or -errno, which is replied; or LATER, when it has answered or will. */
+/* A handler returns 0 or -errno, which request_handle() sends as the reply; or LATER: the handler has sent an answer,
+ * will send one, or none is wanted. For a handler with is_work, 0 means that the end of the work sends the answer. */
 #define LATER 1
 
 static int cont_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -265,7 +267,7 @@ static int go_request(struct control *c, struct channel_msg *m, struct err *e)
 	/* Without the watch, the VM would run unmanaged. */
 	if (listen_begin(c) < 0)
 		vm_end(c->vm, VM_REASON_HOST_ERROR, 0, "control socket");
-	return LATER; /* the other process has ended */
+	return LATER; /* no answer: the other process ends after VM_MSG_GO */
 }
 
 /* ---- snapshots ---- */
@@ -505,7 +507,8 @@ static int pins_delete_request(struct control *c, struct channel_msg *m, struct 
 
 	if (pins->n > VM_PINS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d pins", VM_PINS_MAX);
-	/* Only a restarted daemon sends a request before the answer to the previous one, for which nobody waits. */
+	/* Only a restarted daemon sends a request before the previous one is answered, and nobody waits for that
+	 * answer any more. */
 	c->pins.next = *pins;
 	c->pins.next_seq = m->head.seq;
 	c->pins.waits = true;
@@ -681,7 +684,8 @@ static const struct {
 	[VM_MSG_GO] = { go_request, false },
 };
 
-/* While the VM is handed over, its disks' threads do not run, and what a request changed would be lost. */
+/* Refuse requests during a handover: the disks' threads may be stopped, and the other process would not know of a
+ * change. */
 static int handover_refuse(const struct control *c, unsigned type, struct err *e)
 {
 	if (c->awaits_go && type != VM_MSG_GO)
@@ -791,7 +795,8 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 	struct err *e)
 {
 	struct channel_msg m;
-	/* The process that hands over loads saved memory first, which takes any time; if it ends, so does the wait. */
+	/* The process that hands the VM over loads saved memory first, which may take long. If that process ends,
+	 * the socket closes, which ends the wait. */
 	int r = wait_readable(c->peer_fd, c->awaits_go ? -1 : CONFIG_WAIT_MS);
 
 	if (!r)

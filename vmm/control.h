@@ -14,9 +14,10 @@ struct loop;
 struct vm;
 struct worker;
 
-/* Wait (10 s at most) for the first connection, when listen_fd ≥ 0, and for VM_MSG_CONFIG.
+/* Wait for the first connection, if listen_fd ≥ 0, and for VM_MSG_CONFIG; at most 10 s for each.
  * listen_fd, channel_fd: taken. channel_fd: an already connected socket, or -1.
- * takes_over: the peer is a process that hands its VM over (vmm/snapshot/vm_handover.h); wait for it without a limit.
+  * takes_over: the peer is a process that hands its VM over (vmm/snapshot/vm_handover.h); wait for its configuration
+  * without a limit.
  * ret_fds: CHANNEL_FDS_MAX; owned by the caller afterwards.
  * Returns 0; -errno, which is also sent to the peer. */
 int control_new(int listen_fd, int channel_fd, bool takes_over, struct control **ret_c, struct vm_config *ret_cfg,
@@ -29,7 +30,8 @@ void control_configured(struct control *c, int r, const struct err *e);
 int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e);
 /* Set the worker for long-running requests; borrowed. */
 void control_set_worker(struct control *c, struct worker *w);
-/* Prepare to make disks of clones, in a process for images. Call before the sandbox is sealed.
+/* Prepare to serve requests for clones' disks. Only in a process with vm_config.images_only (the VM is off). Call
+ * before the sandbox is sealed.
  * copiers: as in clone_disks_new(). */
 int control_prepare_clones(struct control *c, unsigned copiers, struct err *e);
 /* Send an event to the peer; the event() of a vm_sink. */

@@ -82,8 +82,8 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
-/* Drop the privileges before the first thread exists. Seal the sandbox when all threads exist and all
- * files are open. See lockdown_drop() and sandbox_seal(). */
+/* Drop the privileges before the VM's threads exist (only a probe's short-lived thread may exist, cpu_probe.h). Seal
+ * the sandbox when all threads exist and all files are open. See lockdown_drop() and sandbox_seal(). */
 static int process_confine(struct process *p, struct err *e)
 {
 	int r = p->cfg.no_sandbox ? 0 : lockdown_drop(e);
@@ -112,7 +112,7 @@ static int process_run(struct process *p)
 	rest_of_fds_close(p);
 	if (!r)
 		r = process_confine(p, &e);
-	/* A VM that is handed over has no snapshot under way. */
+	/* A VM that is handed over has no interrupted snapshot to recover. */
 	if (!r)
 		r = p->cfg.images_read || p->cfg.taken_over ? 0 : vm_snapshot_recover(p->vm, &e);
 	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
@@ -120,7 +120,8 @@ static int process_run(struct process *p)
 	control_configured(p->control, r, &e);
 	if (r < 0) {
 		log_error(NULL, "%s", e.msg);
-		/* The images are still another process's: do not even close them in order. */
+		/* The process that hands the VM over still uses the images: exit without closing the disks, which
+		 * could write to them. */
 		if (p->cfg.taken_over)
 			_exit(VM_EXIT_FAILURE);
 		return e.cls == ERR_HOST || e.cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;

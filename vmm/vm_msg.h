@@ -12,8 +12,9 @@
  * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
  * one). The first request is VM_MSG_CONFIG, exactly once per process; a process that takes a VM over
  * gets it from the process that hands the VM over (vmm/snapshot/vm_handover.h). A later connection replaces
- * the earlier one and begins with VM_MSG_QUERY. Requests are answered in order, by VM_MSG_REPLY (or
- * VM_MSG_INFO for a query), with the same seq. */
+  * the earlier one and begins with VM_MSG_QUERY. Each request is answered with the same seq, by VM_MSG_REPLY or by the
+  * type that is named below. Requests begin in order; one that takes long is answered when it is complete, possibly
+  * after later ones. */
 #ifndef CAIRN_VMM_VM_MSG_H
 #define CAIRN_VMM_VM_MSG_H
 
@@ -51,7 +52,7 @@ enum vm_msg_type {
 	 * in it. Pauses the VM. The reply comes when the state is on disk; then the VM ends with
 	 * VM_REASON_SAVED. On failure the VM continues in its previous phase. */
 	VM_MSG_SAVE = 10,
-	VM_MSG_CANCEL = 11,    /* cancel the save or snapshot in progress */
+	VM_MSG_CANCEL = 11,    /* cancel the work in progress, or all requests for clones' disks */
 	/* Snapshots inside the first qcow2 disk, covering all writable disks. A process with
 	 * `images_only` serves them, too: then no VM runs, and a snapshot holds disks only. */
 	VM_MSG_SNAPSHOT_CREATE = 12, /* struct vm_snapshot_create; VM_EVENT_PROGRESS meanwhile */
@@ -120,9 +121,9 @@ enum vm_reason {
 	VM_REASON_NONE = 0,
 	VM_REASON_BOOTED,
 	VM_REASON_USER,		     /* stop, cont, quit */
-	VM_REASON_IO_ERROR,	     /* paused; detail names disk and errno */
+	VM_REASON_IO_ERROR,	     /* paused; detail: disk and error, or the saved memory that is unreadable */
 	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
-	VM_REASON_GUEST_RESET,	     /* the guest reset itself, and on_reboot is destroy */
+	VM_REASON_GUEST_RESET,	     /* ended or paused: the guest reset itself, and on_reboot is not restart */
 	VM_REASON_GUEST_PANICKED,
 	/* KVM_EXIT_SHUTDOWN: counts as a crash, not as a reset, so that a broken guest does not
 	 * loop. */
@@ -152,7 +153,7 @@ enum vm_event_kind {
 	VM_EVENT_NEEDS_RESET,	 /* device */
 	VM_EVENT_PROGRESS,	 /* progress: value of total bytes are done */
 	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
-	VM_EVENT_GUEST_FROZEN, /* the VM was saved with frozen file systems, and no agent thaws them */
+	VM_EVENT_GUEST_FROZEN, /* the VM was saved with frozen file systems, and no agent confirmed a thaw */
 	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, carried out next */
 	/* The guest resets in a loop: next reset in value ns; total: number of resets so far. */
 	VM_EVENT_RESET_DELAYED,
@@ -196,7 +197,7 @@ enum vm_exit {
 	VM_EXIT_CONFIG = 2,
 	VM_EXIT_HOST = 7,	/* KVM missing, a capability missing, no memory */
 	VM_EXIT_PANICKED = 10,
-	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure */
+	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure, the watchdog's poweroff */
 	VM_EXIT_TIMEOUT = 12,	/* the guest did not shut down within the deadline */
 	VM_EXIT_KILLED = 13,	/* second SIGTERM or SIGINT */
 };
@@ -246,7 +247,7 @@ struct vm_config {
 	uint8_t rng;	     /* a virtio-rng device */
 	uint8_t virtio_console;
 	uint8_t debug_exit;  /* the test device at port 0xf4 */
-	uint8_t foreground;  /* console on fds 0 and 1, SIGTERM contract */
+	uint8_t foreground;  /* console on fds 0 and 1; SIGTERM shuts the guest down (vmm/foreground.h) */
 	uint8_t log_level;   /* enum log_level */
 	uint8_t no_sandbox;  /* for debugging only; logs a warning */
 	uint32_t shutdown_deadline_s; /* foreground; 0: 30 */
@@ -271,7 +272,7 @@ struct vm_config {
 	struct backoff_rule resets; /* back-off for resets by the guest; all 0: reset at once */
 	uint8_t hint_hostname; /* forked: once the VM runs, set the guest's host name to the VM's name */
 	uint8_t clone_copiers; /* images_only: VM_CLONE_CONTENT requests at a time, at most 8 */
-	/* images_only: open all images read-only, as other processes read them at the same time. */
+	/* images_only: open all images read-only, because other processes read them at the same time. */
 	uint8_t images_read;
 	uint32_t ninterfaces;
 	struct vm_interface interfaces[VM_INTERFACES_MAX];
@@ -331,7 +332,7 @@ struct vm_console {
 
 struct vm_event {
 	uint32_t kind; /* enum vm_event_kind */
-	uint8_t phase; /* enum vm_phase; always the current one */
+	uint8_t phase; /* enum vm_phase: the current one; not set in the progress of VM_MSG_CLONE_DISK */
 	uint8_t reason;
 	uint8_t is_write;
 	uint8_t image_corrupt;
@@ -427,7 +428,7 @@ struct vm_pins {
 enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_FLAT, VM_MADE_COUNT };
 
 struct vm_dump {
-	uint8_t stay; /* keep the VM paused after the dump's instant; if the dump fails, the VM resumes */
+	uint8_t stay; /* pause the VM for the dump and keep it paused; if the dump fails, the VM resumes */
 };
 
 struct vm_watchdog {
@@ -554,7 +555,8 @@ struct vm_info {
 	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
 	uint8_t disk_direct[VM_DISKS_MAX]; /* 1: the disk bypasses the host's page cache (O_DIRECT) */
 	uint8_t hands_over; /* 1: the process knows VM_MSG_HANDOVER */
-	/* Set by a process that took the VM over: for how long the VM stood still; 0: it was paused before. */
+	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
+	 * before */
 	uint64_t handover_pause_ns;
 };
 

@@ -129,7 +129,7 @@ static const struct bus_ops ecam_bus_ops = { ecam_read, ecam_write };
 
 /* ---- INTx ---- */
 
-/* Update a shared line, which is high while any function holds it. irq_lock is held. */
+/* Update a shared line, which is high while any function raises it. irq_lock is held. */
 static void intx_apply(struct pci_function *f)
 {
 	struct pci_host *p = f->host;
@@ -166,7 +166,7 @@ bool pci_function_intx_pending(struct pci_function *f)
 
 /* ---- functions on the bus ---- */
 
-/* Return the lowest free aligned address in a window; 0 when the window is full. */
+/* Return the first aligned address at or above *next in a window, and advance *next; 0 when the window is full. */
 static uint64_t window_place(uint64_t base, uint64_t len, uint64_t *next, uint64_t bytes)
 {
 	uint64_t at;

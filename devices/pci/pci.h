@@ -66,8 +66,8 @@ struct pci_function_ops {
 	 * config[]. NULL allowed. The config lock is held. */
 	bool (*config_read)(struct pci_function *f, unsigned off, unsigned size, uint32_t *ret_v);
 	bool (*config_write)(struct pci_function *f, unsigned off, unsigned size, uint32_t v);
-	/* Tells that a BAR was mapped, unmapped or moved, or MSI-X switched on or off. The config
-	 * lock is held. */
+	/* Called after a change of the configuration that may have mapped, unmapped or moved a BAR, or
+	 * switched MSI-X on or off. The config lock is held. */
 	void (*changed)(struct pci_function *f);
 };
 

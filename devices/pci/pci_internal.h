@@ -25,8 +25,8 @@ struct pci_host {
 	int intx_holders[PCI_INTX_PINS];
 };
 
-/* Access configuration space: off below 4096, size 1, 2 or 4. An access that crosses a register's
- * end reads all ones and writes nothing. All functions below expect the config lock. */
+/* Access configuration space: off below 4096, size 1, 2 or 4. An access that is not aligned to its size reads all ones
+ * and writes nothing. The caller of these two and of all functions below holds the config lock. */
 uint32_t pci_function_read(struct pci_function *f, unsigned off, unsigned size);
 void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v);
 void pci_function_power_on(struct pci_function *f);

@@ -278,9 +278,9 @@ static bool status_is_possible(const struct virtio_dev *v)
 	return !(v->status & VIRTIO_STATUS_FEATURES_OK) || features_are_acceptable(v);
 }
 
-/* Load registers and queues. A state with features that this device does not offer (another block
- * size, another version) must not run. Only configuration bytes that the driver can write come from
- * the state; the others come from the machine. */
+/* Load the registers. Refuse a state of a device that offered other features than this one (another block size,
+ * another version). Only configuration bytes that the driver can write come from the state; the others come from the
+ * machine. */
 static int load_registers(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
 	uint8_t config[VIRTIO_CONFIG_BYTES_MAX] = { 0 };

@@ -162,7 +162,8 @@ static void offload_update(struct virtio_net *n)
 
 /* ---- frames to the guest ---- */
 
-/* Read a packet into n->packet. Returns 1 when one is held; 0 when there is none. */
+/* Read a packet into n->packet, or drop it if it is malformed or the guest must not get it (n->held is 0 then).
+ * Returns 1; 0 when there is none. */
 static int packet_read(struct virtio_net *n)
 {
 	ssize_t got;
@@ -213,8 +214,8 @@ static int buffer_fill(struct virtio_net *n, unsigned buffers, uint32_t *done)
 	return 1;
 }
 
-/* Deliver the held packet into as many buffers as it needs, or into none. Returns 1 when it was
- * delivered or dropped; 0 when it waits for buffers; -EPROTO. */
+/* Deliver the held packet into as many buffers as it needs; if the guest has too few, use none. Returns 1 when the
+ * packet was delivered or dropped; 0 when it waits for buffers; -EPROTO. */
 static int packet_deliver(struct virtio_net *n)
 {
 	struct virtqueue *vq = &n->v.queues[RX].vq;

@@ -58,8 +58,8 @@ int virtqueue_pop(struct virtqueue *q, struct virtqueue_elem *ret_el);
 /* Return the last popped request to the ring; the next pop yields it again. Return several in
  * reverse order. */
 void virtqueue_unpop(struct virtqueue *q);
-/* Parse the chain at head again, for a request that was in flight when its state was saved. Returns
- * as virtqueue_pop(). */
+/* Parse the chain at head, as virtqueue_pop() does; also for a request that was held back when the state was saved.
+ * Returns 0; -EPROTO with `fault` set. */
 int virtqueue_parse(struct virtqueue *q, uint16_t head, struct virtqueue_elem *ret_el);
 /* Complete a request. written: bytes from the start of its writable part. */
 void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written);

@@ -8,8 +8,8 @@
 struct err;
 struct memory;
 
-/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT and MCFG into the legacy hole. The RSDP goes to the
- * start of the hole, where a guest's scan finds it first.
+/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT and MCFG into the legacy hole, from MEM_ACPI_BASE on. The RSDP comes first,
+ * where a guest's scan begins.
  * *ret_rsdp_gpa: address of the RSDP, for boot protocols that pass it to the kernel.
  * Returns 0; -ENOSPC when the tables do not fit. */
 int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e);

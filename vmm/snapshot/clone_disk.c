@@ -141,7 +141,8 @@ static int source_open(struct copying *k, struct block **ret_b)
 	return r;
 }
 
-/* Create the target image with the source's cluster size and sub-clusters. */
+/* Create the target in the source's format; a qcow2 image gets the source's cluster size, compression type,
+ * sub-clusters and lazy refcounts. */
 static int target_create(struct copying *k, uint64_t size_bytes)
 {
 	struct qcow2_create c = { .size_bytes = size_bytes, .cluster_bits = 16, .refcount_order = 4, .version = 3 };

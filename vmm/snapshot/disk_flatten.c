@@ -73,7 +73,7 @@ static int flat_read(const struct disk_flatten *f, struct block *flat, uint64_t 
 
 /* ---- writing the image ---- */
 
-/* buf: its end is zero up to a whole cluster. */
+/* Write the clusters of a chunk that are not zero. buf: zeros follow the len bytes, up to a whole cluster. */
 static int chunk_add(struct qcow2_pack *p, uint64_t off, const uint8_t *buf, size_t len)
 {
 	int r = 0;

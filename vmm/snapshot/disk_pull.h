@@ -7,7 +7,7 @@
 
 #include "vmm/snapshot/vm_snapshot.h"
 
-/* Begin; one operation of the VM at a time. A reset of the VM does not wait for it.
+/* Begin to pull a disk. One operation of the VM at a time. A reset of the VM does not wait for the pull.
  * Returns 0; -EBUSY; -ENOENT: no such disk; -errno. */
 int vm_disk_pull(struct vm *vm, struct worker *w, const struct vm_disk_pull *what, vm_snapshot_done_fn *done,
 	void *opaque, struct err *e);

@@ -110,13 +110,14 @@ static bool is_frozen(const struct fork_disk *x)
 
 _Static_assert(VM_DISKS_MAX < 32, "the highest bit is no disk's");
 
-/* *ret: whether the image can hold a hidden snapshot. */
+/* Find out whether the image can hold a hidden snapshot (*ret). Fails if the clones must be isolated and the disk
+ * reads another VM's image, but the daemon did not ask for a flat copy. */
 static int can_freeze_look(const struct fork_disks *d, const struct fork_disk *x, bool *ret, struct err *e)
 {
 	struct qcow2_header h = { 0 };
 	int r = x->is_qcow2 ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
 
-	/* The daemon asks for flat copies of the overlays that it knows. */
+	/* The daemon asks for flat copies of the overlays in its list of pins. */
 	if (!r && (d->flatten & VM_FORK_ISOLATED) && h.has_pin && !x->flat)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads the image of another VM, and the daemon's list of pins "
 			"lacks it, so its clones cannot be isolated; shut the VM down and use cairn clone --full", x->disk->id);
@@ -145,7 +146,7 @@ static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e
 	if (x->way == FORK_DISK_SHARE || x->way == FORK_DISK_PIN)
 		x->bytes = 0;
 	d->progress->total += x->bytes * d->copies;
-	/* Set the mark or flush now, so that little is left to write in the pause and after it. */
+	/* Open the snapshot, or flush, now, so that little is left to write in the pause and after it. */
 	return is_frozen(x) ? disk_snapshot_open(x->disk, &x->frozen, e) : disk_flush(x->disk, e);
 }
 
@@ -212,7 +213,8 @@ static int set_new(const struct machine *m, struct tree_set *set, char name[BLOC
 	return 0;
 }
 
-/* A pin has a mark of its own, and recovery keeps it: the daemon deletes it with the clones that are not complete. */
+/* A pin has a mark of its own (qcow2_pin_mark()), so recovery keeps the pin; the daemon deletes it together with the
+ * clones that are not complete. */
 void fork_disks_commit(struct fork_disks *d)
 {
 	uint64_t now = clock_realtime_ns();
@@ -247,8 +249,8 @@ static int pins_wait(struct fork_disks *d, int r, struct err *e)
 	return r;
 }
 
-/* Mark the first disk's snapshot as being deleted and the other disks' as being created: after a
- * crash, recovery deletes the snapshots with either mark. */
+/* Commit the hidden snapshots. Mark the first disk's snapshot as being deleted and the other disks' as being created:
+ * after a crash, recovery deletes the snapshots with either mark. */
 static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 {
 	const struct machine_disk *first = vmsnap_first_disk(m, NULL);
@@ -271,8 +273,8 @@ static int frozen_commit(struct fork_disks *d, struct machine *m, struct err *e)
 	return r;
 }
 
-/* Delete the hidden snapshots, whether or not they were copied.
- * failed: delete pins, too. */
+/* Abort the hidden snapshots that were not committed, and delete the others.
+ * failed: delete the pins, too. */
 static void frozen_release(struct fork_disks *d, bool failed)
 {
 	struct err e = { 0 };
@@ -451,7 +453,7 @@ static int snapshot_copy(struct fork_disks *d, struct fork_disk *x, struct err *
 	return r ? r : copies_spread(d, x, e);
 }
 
-/* After an error: delete the pins that were made. */
+/* Delete the pins that were made, after an error. */
 static void snapshot_pins_drop(struct fork_disks *d)
 {
 	struct err e = { 0 };

@@ -83,8 +83,9 @@ void fork_disks_commit(struct fork_disks *d);
 int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
 /* Fill in how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */
 void fork_disks_tell(const struct fork_disks *d, uint8_t *made);
-/* Make the disks from existing snapshots, with their ids in list[]: pin the snapshots, or copy them. These two
- * functions replace the three above. The guest may run. Each returns 0 or -errno. */
+/* Make the disks from existing snapshots, whose ids are in list[]: pin the snapshots, or copy them. Call these two
+ * functions instead of fork_disks_prepare(), _freeze(), _commit() and _finish(). The guest may run. Each returns 0 or
+ * -errno. */
 int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e);
 int fork_disks_of_snapshot(struct fork_disks *d, struct err *e);
 void fork_disks_done(struct fork_disks *d);

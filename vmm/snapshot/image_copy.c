@@ -37,8 +37,8 @@ struct copy {
 
 /* ---- functions that hold the lock ---- */
 
-/* Switch O_DIRECT on or off. A write of the other thread that is in progress may then go either
- * way, which is harmless. */
+/* Switch O_DIRECT on or off. A write of the other thread that is in progress may or may not bypass the page cache
+ * then, which is harmless. */
 static void direct_set(struct copy *c, bool on)
 {
 	int flags = fcntl(c->copy, F_GETFL);
@@ -182,7 +182,7 @@ static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done,
 	return c->r;
 }
 
-/* Use lseek() for the size, which also works on block devices. */
+/* Note the source's size, and empty the copy and give it that size. lseek() also works on block devices. */
 static int copy_prepare(struct copy *c)
 {
 	off_t end = lseek(c->source, 0, SEEK_END);

@@ -140,7 +140,7 @@ static int write_standing(struct dump_job *x)
 	return r;
 }
 
-/* Write the memory of a live clone, which is a private view of the shared memfd. */
+/* Write the memory of a paused clone, which is a private view of its base file. */
 static int view_write_standing(struct dump_job *x, const struct ram_view *view)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
@@ -167,7 +167,8 @@ static int block_next(struct dump_job *x, uint64_t *ret_block, uint8_t *buf)
 		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
 }
 
-/* Write memory as of the pause, or a round. Blocks that block_next() does not return are zero. */
+/* Write the blocks that block_next() returns: all blocks with content, then, in later rounds and after the pause, the
+ * blocks that were written since. */
 static int write_live(struct dump_job *x)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
@@ -229,7 +230,7 @@ static void write_run(struct work *w)
 
 /* ---- stages of the dump ---- */
 
-/* Wait until all memory is loaded. */
+/* Wait until all memory is loaded. Then protect it, or write it in rounds. */
 static void wait_run(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);

@@ -93,7 +93,7 @@ static int crcs_init(struct fork_job *x)
 	return 0;
 }
 
-/* Wait until all memory is loaded. */
+/* Wait until all memory is loaded. Then prepare the disks, and protect memory or write it in rounds. */
 static void wait_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
@@ -159,7 +159,8 @@ static int block_next(struct fork_job *x, uint64_t *ret_block, uint8_t *buf)
 		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
 }
 
-/* Write memory as of the pause, or a round. Blocks that block_next() does not return are zero. */
+/* Write the blocks that block_next() returns: all blocks with content, then, in later rounds and after the pause, the
+ * blocks that were written since. */
 static int blocks_write(struct fork_job *x)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);

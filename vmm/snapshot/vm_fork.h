@@ -14,7 +14,7 @@ struct err;
 struct vm;
 struct worker;
 
-/* Capture the VM's current state and copy its disks.
+/* Capture the VM's current state, or that of f->snapshot, and make the clones' disks (fork_disks.h).
  * fds: nfds (1 or more), in the order that VM_MSG_FORK defines; taken on success only.
  * done: receives the result, with pause, total and ram_bytes_written filled in.
  * Returns 0 or -errno. */

@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The guest stands still meanwhile; only a successor that is stuck needs as long. */
+/* The vCPUs are stopped until the successor answers. Only a successor that hangs takes this long. */
 #define ANSWER_TIMEOUT_NS (20 * 1000000000ULL)
 
 _Static_assert(BLOCK_LAYERS_MAX == VM_DISK_LAYERS_MAX, "a configuration holds all layers of a disk");
@@ -38,7 +38,7 @@ struct handover {
 	struct loop_watch *watch;
 	struct loop_timer *timer;
 	struct vm_config config; /* for the successor */
-	int fds[CHANNEL_FDS_MAX]; /* its files; borrowed */
+	int fds[CHANNEL_FDS_MAX]; /* files for the successor; borrowed */
 	unsigned nfds;
 	struct state_writer sections;
 	int r;
@@ -59,7 +59,7 @@ static void handover_free(struct handover *h)
 	free(h);
 }
 
-/* Go on with the VM, and report h->r and h->e. The successor ends when the socket pair is closed. */
+/* Continue the VM in this process, and report h->r and h->e. Closing the socket pair makes the successor end. */
 static void handover_fail(struct handover *h)
 {
 	struct err e;
@@ -168,7 +168,7 @@ static void pair_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	if (r == -EAGAIN || (r > 0 && m.head.type != VM_MSG_REPLY))
-		return; /* an event, which is not for us */
+		return; /* ignore the successor's events, which are for a daemon */
 	if (r > 0) {
 		answered(h, m.body);
 		return;

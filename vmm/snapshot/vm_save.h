@@ -1,4 +1,6 @@
-/* vm_save: saves a VM's state into a file. Format: snapshot/vmstate.h. Restore: vmm/machine/machine_restore.h. */
+/* vm_save: saves a VM's state into a file. Format: snapshot/vmstate.h. Restore: vmm/machine/machine_restore.h.
+ *
+ * Threading: main thread; done() runs on it, unless the function fails. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 #define CAIRN_VMM_SNAPSHOT_VM_SAVE_H
 

@@ -1,4 +1,4 @@
-/* List and change snapshots, and helpers that all snapshot jobs share. */
+/* Lists, renames and deletes snapshots. Has the helpers that all snapshot jobs share. */
 #include "vmm/snapshot/vm_snapshot.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
@@ -249,8 +249,8 @@ static int set_apply(const struct tree *t, struct tree_node *n, const struct vm_
 	return 0;
 }
 
-/* Only the name is stored in the other disks' parts. Update the first disk last: until then the old
- * name is valid, also for recovery of the parts after a crash. */
+/* Write the changes of a snapshot to the disks. Of these changes, the other disks' parts get only the name. Update the
+ * first disk last: until then the old name is valid, also for recovery of the parts after a crash. */
 static int set_on_disks(struct machine *m, struct machine_disk *first, const struct tree_node *old,
 	struct tree_node *n, struct err *e)
 {
@@ -315,7 +315,7 @@ static void delete_run(struct work *w)
 	struct vmsnap_job *j = &x->j;
 	struct machine_disk *first = vmsnap_first_disk(j->m, &j->e);
 
-	/* The RAM reader may still read memory from the snapshot to be deleted. */
+	/* Wait for the RAM reader, which may still read memory from the snapshot to be deleted. */
 	if (j->m->ram_reader)
 		ram_reader_wait(j->m->ram_reader);
 	j->r = first ? delete_everywhere(x, first, &j->e) : -ENOTSUP;

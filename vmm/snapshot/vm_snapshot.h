@@ -26,8 +26,8 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
-/* Revert the VM in place: its process, control socket and consoles stay. Errors in the saved state
- * are found before the VM is changed. */
+/* Revert the VM in place: its process, control socket and consoles stay. The saved state is checked before the VM is
+ * changed; with userfaultfd, blocks of memory only if v->verify is set, else when they are loaded. */
 int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);

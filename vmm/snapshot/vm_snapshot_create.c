@@ -1,7 +1,7 @@
 /* Creates a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (guest
- * agent, if requested), freeze (main thread: the pause), write (worker: memory as of the pause,
- * then the commit). Without userfaultfd, prepare writes memory in rounds (ram_save.h), and write only the
- * blocks that are left. */
+  * agent, if requested), freeze (main thread: the pause), write (worker: memory as of the pause,
+  * then the commit). Without userfaultfd, the stage `prepare` writes memory in rounds (ram_save.h), and the stage
+  * `write` writes only the blocks that are left. */
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -100,9 +100,9 @@ static int name_check(struct create_job *x, struct err *e)
 }
 
 /* Delete a leftover snapshot on a disk other than the first. It has the new snapshot's name, and the
- * first disk has no snapshot of that name: another program deleted the first disk's part, or that
- * part was deleted while the first disk was detached. Commands of the VM find snapshots by the first
- * disk, so none can delete the leftover. Refuse if it belongs to another VM or program.
+ * first disk has no snapshot of that name, for example because another program deleted the first disk's part. Commands
+ * of the VM find snapshots by the first disk, so none can delete the leftover. Refuse if it belongs to another VM or
+ * program.
  * d: the disk; n: the leftover. */
 static int namesake_delete(struct create_job *x, struct machine_disk *d, const struct tree_node *n)
 {
@@ -228,7 +228,8 @@ static int rounds_write(struct create_job *x)
 	return r;
 }
 
-/* The disk is not frozen yet: its content may change while memory is written. */
+/* Open the snapshot on the first disk and write memory in rounds. The disk's content is not frozen yet and may change
+ * meanwhile. */
 static int rounds_begin(struct create_job *x)
 {
 	int r = ram_save_begin(&x->save, x->j.m, !x->incremental, &x->j.e);
@@ -390,7 +391,7 @@ static int ram_freeze(struct create_job *x)
 	return x->way == RAM_LOG ? logged_freeze(x) : tracked_freeze(x);
 }
 
-/* End before the pause. The worker aborts what the first disk has of the snapshot. */
+/* End the job before the pause. If the first disk has an open snapshot, the worker aborts it. */
 static void freeze_give_up(struct create_job *x)
 {
 	struct work *w = &x->j.work;
@@ -495,7 +496,8 @@ static int runs_wait(struct create_job *x)
 	return r < 0 ? r : r2;
 }
 
-/* Return whether to skip the block: it is zero, and the parent has no data in its place. */
+/* Return whether to skip the block: it is zero, and neither the shared snapshot nor an earlier round has data in its
+ * place. */
 static bool block_is_left_out(struct create_job *x, uint64_t block, uint32_t crc)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -508,7 +510,8 @@ static uint8_t *run_end(struct create_job *x)
 	return x->run[x->filling].buf + x->run[x->filling].n * (size_t)VMSTATE_BLOCK_BYTES;
 }
 
-/* Append the block that lies at the run's end. */
+/* Add the block whose content is at run_end() to the run, or skip it. Start to write the run if the block is not
+ * adjacent to it, or if the run is full. */
 static int block_add(struct create_job *x, struct disk_store *st, uint64_t block)
 {
 	const uint8_t *data = run_end(x);
@@ -585,7 +588,7 @@ static int state_write_standing(struct create_job *x, struct vmstate_store *s,
 	return r;
 }
 
-/* Say which disk holds the state that could not be written. Returns r. */
+/* Prefix the error with the disk into which the state could not be written. Returns r. */
 static int state_write_failed(struct create_job *x, int r)
 {
 	if (r < 0 && r != -ECANCELED)

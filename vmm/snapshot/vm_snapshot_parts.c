@@ -116,8 +116,8 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
 
 /* ---- deleting from all disks ---- */
 
-/* Give the children of a deleted snapshot its parent; if it was current, its parent becomes
- * current. */
+/* Move the children of a snapshot that is being deleted to its parent. If that snapshot is the current one, the parent
+ * becomes current. */
 static int children_move(struct machine_disk *first, struct tree *t, struct tree_node *gone,
 	struct err *e)
 {
@@ -277,7 +277,8 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 		log_warn(d->id, "another VM did not complete snapshot '%s'; leaving it alone",
 			part->info.name);
 	} else if (making && !x->first->snapshot_unknown) {
-		/* With snapshot_unknown, the next open or a change of the table decides. */
+		/* With snapshot_unknown, the first disk may have its part; the next open, or a change of its snapshot
+		 * table, shows whether it has. */
 		r = disk_snapshot_delete(d, part->info.id, e);
 		if (!r)
 			part_recovered(x, VM_RECOVERY_UNMADE, d, part);
@@ -339,7 +340,7 @@ int vm_snapshot_recover(struct vm *vm, struct err *e)
 	struct machine *m = vm_machine(vm);
 	int r = vmsnap_recover(m, m->cfg.restore_fd == VM_NO_FD, start_recovered, &s, e);
 
-	/* A disk's size may have changed. */
+	/* The revert may have changed a disk's size, so start from a reset. */
 	if (!r && s.reverted && !m->cfg.images_only)
 		r = machine_reset(m, e);
 	return r;

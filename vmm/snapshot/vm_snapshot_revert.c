@@ -1,5 +1,6 @@
-/* Reverts to a snapshot. Stages: look (worker: find every possible error), go (main thread: pause,
- * disks, devices, vCPUs; memory is loaded on demand). */
+/* Reverts to a snapshot. Stages: look_run() on the worker's thread reads and checks the snapshot; revert_run() on the
+ * main thread pauses the VM and reverts disks, devices, memory and vCPUs. With userfaultfd, memory is loaded on
+ * demand. */
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -27,10 +28,10 @@ struct revert_job {
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
-	struct map_store *store; /* owned until the RAM reader takes it */
+	struct map_store *store; /* owned; NULL once machine.paged_from has it */
 	/* Memory is tracked since a snapshot that still exists: replace only blocks that differ. */
 	bool rewinds;
-	struct bitmap changed;	 /* blocks that differ between the two */
+	struct bitmap changed;	 /* blocks that differ between that snapshot and the one to revert to */
 	bool by_log;		 /* the dirty log tracks memory */
 	struct ram_revert ram;	 /* used with by_log */
 	uint64_t started_ns, paused_ns;
@@ -87,7 +88,8 @@ static int base_compare(struct revert_job *x)
 	return r;
 }
 
-/* Return whether memory can be rewound. A clone's private view cannot: what it drops would come from the base file. */
+/* Return whether memory can be rewound. A clone's private view cannot: the kernel would fill dropped pages from the
+ * base file. */
 static bool memory_can_rewind(struct machine *m)
 {
 	struct ram_reader_stats s = { 0 };
@@ -148,7 +150,7 @@ static int state_look(struct revert_job *x)
 		r = verify_ram(x);
 	if (!r)
 		r = base_look(x);
-	/* Before the guest has run for the first time, a damaged state costs nothing but the start. */
+	/* If the guest has never run, skip the check: a damaged state then costs only the start. */
 	if (!r && x->by_log && !x->v.look_only)
 		r = ram_revert_look(&x->ram, m, s, &x->h, x->rewinds ? &x->changed : NULL,
 			x->rewinds || machine_clock_ns(m) > 0, e);
@@ -177,7 +179,7 @@ static void look_run(struct work *w)
 
 /* ---- loading the snapshot: on the main thread ---- */
 
-/* Revert only one disk; all other parts of the VM keep their state. */
+/* Revert only one disk; the other disks keep their content. */
 static int disk_apply(struct revert_job *x)
 {
 	struct machine *m = x->j.m;

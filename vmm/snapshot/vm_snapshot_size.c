@@ -1,6 +1,6 @@
 /* Computes the space that only one snapshot uses, over all disks that have a part of it. Each
- * disk's own thread counts, one disk after the other, while the guest and all other users continue;
- * nothing blocks. */
+ * disk's own thread counts its disk, one disk after the other, while the guest runs and the main thread serves
+ * requests. */
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "vmm/snapshot/vm_snapshot.h"
