@@ -1,8 +1,8 @@
 /* foreground: a VM process without a daemon, as a child of `cairn run`: console on stdin and
  * stdout, shutdown on SIGTERM, sd_notify.
  *
-  * First SIGTERM (or SIGINT, SIGHUP): press the ACPI power button and start the deadline. Second:
-  * stop at once. While the VM exists, a terminal is in raw mode; Ctrl-] sends SIGINT.
+ * First SIGTERM (or SIGINT, SIGHUP): press the ACPI power button and start the deadline. Second:
+ * stop at once. While the VM exists, a terminal is in raw mode; Ctrl-] sends SIGINT.
  *
  * Threading: main thread. */
 #ifndef CAIRN_VMM_FOREGROUND_H
@@ -16,7 +16,7 @@ struct loop;
 struct vm;
 
 /* Set up console, signals and notification. Call before the sandbox is sealed.
-  * deadline_s: seconds from the first signal; 0: 30. Returns 0 or -errno. */
+ * deadline_s: seconds from the first signal; 0: 30. Returns 0 or -errno. */
 int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct foreground **ret_f,
 	struct err *e);
 /* Tell the service manager that the VM runs: READY=1. */

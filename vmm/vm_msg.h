@@ -12,9 +12,9 @@
  * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
  * one). The first request is VM_MSG_CONFIG, exactly once per process; a process that takes a VM over
  * gets it from the process that hands the VM over (vmm/snapshot/vm_handover.h). A later connection replaces
-  * the earlier one and begins with VM_MSG_QUERY. Each request is answered with the same seq, by VM_MSG_REPLY or by the
-  * type that is named below. Requests begin in order; one that takes long is answered when it is complete, possibly
-  * after later ones. */
+ * the earlier one and begins with VM_MSG_QUERY. Each request is answered with the same seq, by VM_MSG_REPLY or by the
+ * type that is named below. Requests begin in order; one that takes long is answered when it is complete, possibly
+ * after later ones. */
 #ifndef CAIRN_VMM_VM_MSG_H
 #define CAIRN_VMM_VM_MSG_H
 

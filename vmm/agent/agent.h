@@ -1,6 +1,6 @@
 /* agent: the host's side of the QEMU guest agent protocol, JSON lines over the port
-  * org.qemu.guest_agent.0. Freezes and thaws file systems, sets the clock after a restore or a revert, sets a host
-  * name, shuts the guest down, asks for its addresses.
+ * org.qemu.guest_agent.0. Freezes and thaws file systems, sets the clock after a restore or a revert, sets a host
+ * name, shuts the guest down, asks for its addresses.
  *
  * The agent runs in the guest, so its answers are untrusted: their size is bounded and every wait
  * has a timeout. Every freeze is followed by a thaw: by agent_thaw(), after a freeze that failed or

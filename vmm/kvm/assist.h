@@ -1,5 +1,5 @@
 /* assist: completes the emulation of a KVM without hardware virtualization (kvm-pvm), so that an
-  * unmodified 64-bit Linux boots. On VMX and SVM hosts the assist is off unless the configuration turns it on.
+ * unmodified 64-bit Linux boots. On VMX and SVM hosts the assist is off unless the configuration turns it on.
  *
  * 1. KVM's emulator refuses some instructions at CPL 0. The assist decodes and executes them.
  * 2. On a system call from CPL 3 this KVM sets RIP (to LSTAR), RCX and R11 correctly but stays at
@@ -7,8 +7,8 @@
  * breakpoint on the guest's page-fault handler, undoes the exception there and completes the system
  * call.
  *
-  * Threading: assist_init(), assist_vcpu_reset() and assist_vcpu_loaded() on the main thread, while the
-  * vCPUs are parked; all others on the vCPU's own thread. */
+ * Threading: assist_init(), assist_vcpu_reset() and assist_vcpu_loaded() on the main thread, while the
+ * vCPUs are parked; all others on the vCPU's own thread. */
 #ifndef CAIRN_VMM_KVM_ASSIST_H
 #define CAIRN_VMM_KVM_ASSIST_H
 

@@ -10,7 +10,7 @@
  *   4 GiB      ..              the rest of RAM
  *
  * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
-  * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
+ * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
  *
  * Threading: the main thread calls these functions while no vCPU runs, unless a comment says
  * otherwise. */

@@ -1,10 +1,10 @@
 /* vcpu: virtual CPUs and the threads that run them.
  *
-  * Stopping has no race: the stopper sets kvm_run.immediate_exit and sends a signal. Unless it has a fault, a vCPU
-  * parks only after KVM_RUN has returned -EINTR, so a pending MMIO or port access is complete and the
-  * saved state is consistent.
-  *
-  * Threading: main thread only, unless a comment says otherwise. */
+ * Stopping has no race: the stopper sets kvm_run.immediate_exit and sends a signal. Unless it has a fault, a vCPU
+ * parks only after KVM_RUN has returned -EINTR, so a pending MMIO or port access is complete and the
+ * saved state is consistent.
+ *
+ * Threading: main thread only, unless a comment says otherwise. */
 #ifndef CAIRN_VMM_KVM_VCPU_H
 #define CAIRN_VMM_KVM_VCPU_H
 
@@ -104,7 +104,7 @@ int vcpus_start_threads(struct vcpus *s, struct err *e);
 int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e);
 
 /* Drain pending async page faults. Call before a vCPU that has run gets another state
-  * (vcpus_reset() or vcpu_load()), while the fault tracker still loads memory.
+ * (vcpus_reset() or vcpu_load()), while the fault tracker still loads memory.
  * KVM puts a vCPU that touches an absent page to sleep until the page has been fetched. No ioctl
  * reads or sets this wait, and it survives a new state: if KVM stops waiting for the page, the vCPU
  * never wakes; if the page arrives late, it wakes a vCPU that should sleep. An INIT to each vCPU

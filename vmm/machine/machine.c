@@ -521,8 +521,8 @@ void machine_free(struct machine *m)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
 	/* No thread of ours touches memory any more. Free the tracker before the disks close: it may read
 	 * memory from a disk's file by the disk's fd. Free it before KVM's fds close, too: that close waits
-	  * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
-	  * Only the end of the tracker's userfaultfd registration wakes that worker now. */
+	 * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
+	 * Only the end of the tracker's userfaultfd registration wakes that worker now. */
 	machine_forget_memory(m);
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		int r = block_close(m->disks[i].block);

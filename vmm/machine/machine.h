@@ -1,6 +1,6 @@
 /* machine: one PC built from a configuration: memory, vCPUs, buses, devices, disks.
  *
-  * Threading: main thread only, unless a comment says otherwise; machine_listener is called from any thread. */
+ * Threading: main thread only, unless a comment says otherwise; machine_listener is called from any thread. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_H
 #define CAIRN_VMM_MACHINE_MACHINE_H
 

@@ -10,7 +10,7 @@ struct machine;
  * created. Checks everything except memory before it changes anything. A RAM reader loads memory on
  * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
  * return.
-  * fd: taken; the file of a fork or of a handover if the configuration says so. Returns 0 or -errno. */
+ * fd: taken; the file of a fork or of a handover if the configuration says so. Returns 0 or -errno. */
 int machine_restore(struct machine *m, int fd, struct err *e);
 
 #endif

@@ -24,8 +24,8 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
  * type and name, with every section complete and of a known version; and whether this host can give the
  * guest the processor that it knows (guest_cpu_check()). Changes nothing.
  * A state of format version 1 names no processor; the guest then gets this host's.
-  * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID for the state of another machine; ERR_UNSUPPORTED for a section of a
-  * newer version); -ENOTSUP for another machine version; -errno of guest_cpu_check(). */
+ * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID for the state of another machine; ERR_UNSUPPORTED for a section of a
+ * newer version); -ENOTSUP for another machine version; -errno of guest_cpu_check(). */
 int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
 
 /* Check the state, then load all sections and, unless the VM is handed over, give the guest a new generation id. RAM

@@ -20,7 +20,7 @@ struct machine;
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
 /* Revert memory that is tracked to the saved state in s. Pages that are equal in both states and
  * were not written stay in place.
-  * changed: blocks in which s differs from the state that the tracker counts from; NULL: no block differs.
+ * changed: blocks in which s differs from the state that the tracker counts from; NULL: no block differs.
  * s: replaces the store in use, which the caller may free on success.
  * Returns 0 or -errno. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,

@@ -61,8 +61,8 @@ void vm_saving_failed(struct vm *vm);
 /* ---- handing the VM over to another process (vmm/snapshot/vm_handover.h) ----
  *
  * vm_handover_pause(): pause the VM; on return, *cfg is its configuration with `taken` filled in, except for fds.
-  * vm_handover_check(): check that no event since vm_handover_pause() has changed the VM, because the other process
-  * would not know of the change. Returns 0 or -EBUSY.
+ * vm_handover_check(): check that no event since vm_handover_pause() has changed the VM, because the other process
+ * would not know of the change. Returns 0 or -EBUSY.
  * vm_handover_failed(): continue as before, after vm_work_end().
  * vm_handover_done(): in the other process: report the phase that the VM had, and run it if it ran.
  * vm_end_fd(): the end file (struct vm_config); borrowed; -1: none. */
@@ -97,7 +97,7 @@ void vm_work_end(struct vm *vm);
  * waits for the work's end. */
 void vm_work_set_live(struct vm *vm, bool on_disks);
 /* vm_revert_begin(): the machine, which is paused, is about to get another state: discard its queued events.
-  * vm_reverted(): the machine has the new state: set the phase and, if `on`, run the VM. */
+ * vm_reverted(): the machine has the new state: set the phase and, if `on`, run the VM. */
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool on);
 /* Write into note which processor features the guest sees since the last load and did not see before; empty: none. */

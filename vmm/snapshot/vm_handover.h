@@ -16,10 +16,10 @@
  *   6 sends VM_MSG_GO and calls _exit()          -->  7 accepts on the listening socket, runs the guest
  *
  * VM_MSG_GO is the point of no return. Before it, the successor neither writes to an image nor touches a lock. If it
-   * fails or ends, or does not answer in time, the old process closes the socket pair and keeps the VM. If the old
-     * process ends before it has sent VM_MSG_GO, the successor ends, too: the VM has then ended as by a crash. The image
-     * locks belong to the fds that both processes share, so no third process can open an image in between. The process
-     * that has the VM serves the clients of the listening socket.
+ * fails or ends, or does not answer in time, the old process closes the socket pair and keeps the VM. If the old
+ * process ends before it has sent VM_MSG_GO, the successor ends, too: the VM has then ended as by a crash. The image
+ * locks belong to the fds that both processes share, so no third process can open an image in between. The process
+ * that has the VM serves the clients of the listening socket.
  *
  * Threading: main thread; done() runs on it, unless the function fails. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_HANDOVER_H
