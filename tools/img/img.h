@@ -80,7 +80,7 @@ void img_progress_end(struct img_progress *p, bool ok);
 
 struct img_open {
 	const char *path;
-	const char *format; /* NULL: detect (qcow2 if the file has its header) */
+	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw */
 	bool writable;
 	bool no_lock;
 	bool no_backing; /* open neither backing files nor the data file */

@@ -36,7 +36,7 @@ struct control {
 int control_init(struct control *c, int listening);
 void control_done(struct control *c);
 void control_tell(struct control *c, unsigned forward, uint64_t now_ns);
-/* Note that the guest has sent a packet, so it is awake. */
+/* Note that the guest has sent a packet: the VM runs, so no report needs to be repeated. */
 void control_awake(struct control *c);
 /* Send due messages. Returns the time of the next call; UINT64_MAX: not needed. */
 uint64_t control_run(struct control *c, uint64_t now_ns);

@@ -22,7 +22,7 @@ enum { HEADER_SUM_WANTED = 1, HEADER_SUM_GOOD = 2, HEADER_SEGMENTS_TCP4 = 1, HEA
 #define MAC_BYTES 6
 #define FRAME_TYPE_AT 12
 
-/* Create the link. fd: the socket; borrowed. Returns 0; -errno with a sentence. */
+/* Create the link. fd: the socket; borrowed. mtu: limit of the guest's frames. Returns 0; -errno with a sentence. */
 int frames_new(int fd, unsigned mtu, struct frames **ret_f, struct err *e);
 void frames_free(struct frames *f);
 
@@ -30,7 +30,7 @@ void frames_free(struct frames *f);
 short frames_events(const struct frames *f);
 bool frames_at_end(const struct frames *f); /* the VM has closed its end */
 
-/* Read the guest's next frame and compute its checksums. Combined TCP segments are one frame longer than the MTU.
+/* Read the guest's next frame and compute its checksums. Combined TCP segments are one frame, which may exceed the MTU.
  * Returns the frame, valid until the next call; NULL: none now, or the VM is gone. */
 const uint8_t *frames_read(struct frames *f, size_t *ret_len);
 

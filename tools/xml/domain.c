@@ -186,7 +186,7 @@ static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_
 	return 0;
 }
 
-/* Read the topology. Only one cluster and one die are accepted, because Cairn shows guests no more. */
+/* Read the topology. Only one cluster and one die are accepted, because a definition has neither. */
 static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, uint64_t now)
 {
 	static const char *const names[] = { "sockets", "cores", "threads", "dies", "clusters" };

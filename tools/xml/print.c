@@ -199,7 +199,7 @@ static void print_driver(struct writer *w, struct json_object *o)
 		number_text(o, "queue_size", size), NULL);
 }
 
-/* Print an id as a user alias if it is not the id of its position. */
+/* Print an id as a user alias, unless it is by_place, the default id at this position. */
 static void print_alias(struct writer *w, const char *id, const char *by_place)
 {
 	char alias[64];

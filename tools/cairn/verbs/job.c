@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-/* Fetch all pages as one array. */
+/* Fetch all pages of query-jobs as one array. Returns 0 or -errno. */
 static int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
 {
 	struct json_object *all = json_object_new_array();

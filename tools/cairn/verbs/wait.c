@@ -87,7 +87,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 	if (r < 0)
 		return r;
 	real = js_get_str(info, "name");
-	/* The daemon sends events on this connection since it was made, so no change after this answer is missed. */
+	/* The connection was made before this answer and receives all events, so no later change is missed. */
 	if (goal_reached(goal_states(word), js_get_str(info, agent ? "agent" : "word")))
 		return 0;
 	r = agent ? agent_possible(info, real, e) : 0;
