@@ -182,7 +182,8 @@ static void take_back_all(struct vm_host *h)
 		loop_run_once(h->loop, until - now);
 }
 
-/* Complete a list of pins that was lost or damaged. Without it, the sources of live clones would not start. */
+/* If the list of pins was lost or damaged, complete the list from the disks of live clones. Without the list, the
+ * clones' sources would not start. */
 static void pins_complete(struct daemon *d)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();

@@ -12,7 +12,8 @@ struct daemon {
 	struct command_context commands;
 };
 
-/* Run the daemon until SIGTERM or SIGINT. VMs keep running afterwards. Returns 0; -errno: the daemon cannot start. */
+/* Run the daemon until SIGTERM, SIGINT or the command daemon-stop. VMs that run then keep running. Returns 0; -errno:
+ * the daemon cannot start. */
 int daemon_run(const struct daemon_paths *p, int log_level, struct err *e);
 /* Open the daemon on an existing loop: load the state, adopt VM processes and listen.
  * d: zero except host.loop, host.paths, host.run_dir_fd (-1) and host.log_level.

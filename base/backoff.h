@@ -1,4 +1,4 @@
-/* backoff: delays between retries, with a limit of attempts per window. Pure: the caller passes the
+/* backoff: computes delays between retries, with a limit of attempts per window. Pure: the caller passes the
  * time.
  *
  * The first attempt opens a window. An attempt after the window's end opens a new one. */

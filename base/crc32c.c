@@ -33,8 +33,8 @@ static uint32_t crc32c_table(uint32_t crc, const uint8_t *p, size_t len)
  * stretches run interleaved. Four rounds of three stretches cover nearly 64 KiB. */
 #define STRETCH_BYTES 5440u
 
-/* shift_table[i][b]: the effect of STRETCH_BYTES zeros on a register whose byte i is b. The XOR
- * over all four bytes gives the whole register's effect. */
+/* shift_table[i][b]: the value of a register after STRETCH_BYTES zeros, if its byte i was b and its other bytes were 0.
+ * For any register, XOR the values of its four bytes. */
 static uint32_t shift_table[4][256];
 
 __attribute__((target("sse4.2"))) static void shift_init(void)

@@ -32,7 +32,7 @@ struct err {
 	char msg[ERR_SENTENCE_MAX]; /* sentence without a final full stop or newline */
 };
 
-/* Set *e (NULL allowed) to a class and a formatted sentence.
+/* Set *e (e: NULL allowed) to a class and a formatted sentence.
  * Returns neg_errno, so that callers can write `return err_set(e, -EINVAL, ERR_INVALID, "...")`. */
 int err_set(struct err *e, int neg_errno, enum err_class cls, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

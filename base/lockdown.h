@@ -28,7 +28,7 @@ struct err;
 int lockdown_drop(struct err *e);
 
 /* Restrict file access to files beneath the given folders, each with its rights
- * (LANDLOCK_ACCESS_FS_*). Call it after lockdown_drop(). On a kernel without landlock it does
+ * (LANDLOCK_ACCESS_FS_*). Call lockdown_drop() before. On a kernel without landlock, lockdown_files() does
  * nothing, and only seccomp restricts access.
  * fd: a folder, borrowed; -1: skip the row.
  * Returns 0; -errno. */

@@ -12,7 +12,7 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG, LOG_LEVEL_TRACE };
 
-/* DEBUG covers the control path, TRACE the data path (one line per request). */
+/* Set the highest level that is written. DEBUG covers the control path, TRACE the data path (one line per request). */
 void log_set_level(enum log_level level);
 /* Set the fd for log lines: borrowed; initially 2. */
 void log_set_fd(int fd);

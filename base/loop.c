@@ -238,7 +238,7 @@ static void timers_run(struct loop *l)
 	if (!left)
 		return;
 	now = loop_now_ns();
-	/* The bound keeps the loop alive if a timer re-arms itself for the past. */
+	/* `left` ends this function even if a timer always re-arms itself for the past. */
 	for (; left-- && l->heap_len && l->heap[0]->deadline_ns <= now;) {
 		struct loop_timer *t = l->heap[0];
 

@@ -1,4 +1,4 @@
-/* loop_impl: what loop.c shares with its two back ends, loop_uring.c and loop_epoll.c.
+/* loop_impl: structures and functions that loop.c shares with its two back ends, loop_uring.c and loop_epoll.c.
  *
  * loop.c has timers, tasks, the list of watches, small writes to files in memory, the trace, and the
  * list of operations whose done() is due. A back end waits for events and performs file operations. */
@@ -24,7 +24,7 @@ struct loop_watch {
 			bool running;	 /* ready() runs */
 		} uring;
 		struct {
-			/* position in the list of watches with an event; link: NULL if in none */
+			/* position in the list of watches with an event; link: NULL if the watch is not in the list */
 			struct loop_watch **link, *next;
 			unsigned revents; /* the event, while in that list */
 			unsigned served;  /* number of the turn in which ready() last ran */

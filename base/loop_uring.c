@@ -29,8 +29,8 @@ static struct io_uring_sqe *get_sqe(struct loop *l)
 
 	while (!sqe) {
 		/* -EBUSY: the completion queue overflowed. The kernel keeps the submitted entries, and accepts further
-		 * ones when the loop has consumed some completions. A callback of that loop has called this function,
-		 * so only retry. */
+		 * ones when the loop has consumed some completions. The loop consumes a completion before it runs the
+		 * callback that has called this function, so only retry. */
 		io_uring_submit(&u->ring);
 		sqe = io_uring_get_sqe(&u->ring);
 	}

@@ -29,7 +29,7 @@ uint64_t size_unit(const char *unit)
 	return bytes;
 }
 
-/* Parse the digits after the decimal point into *ret_n / *ret_of; digits beyond the precision are
+/* Parse the digits after the decimal point: the fraction is *ret_n divided by *ret_of. Digits beyond the precision are
  * skipped.
  * Returns the end of the digits. */
 static const char *fraction_parse(const char *s, uint64_t *ret_n, uint64_t *ret_of)

@@ -1,4 +1,4 @@
-/* util: macros for every file. */
+/* util: macros and small functions for every file. */
 #ifndef CAIRN_BASE_UTIL_H
 #define CAIRN_BASE_UTIL_H
 

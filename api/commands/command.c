@@ -272,7 +272,8 @@ static int check_state(struct call *c, struct err *e)
 
 	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
 		return 0;
-	/* If an operation under way makes the command illegal, the error names it; destroy is always legal. */
+	/* An operation under way may forbid the command; then the error names the operation. Destroy is always
+	 * allowed. */
 	snprintf(what, sizeof(what), "try %s again", vm_trigger_name(c->command->trigger));
 	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, what, e) < 0)
 		return c->command->trigger == VM_ASK_DESTROY ? 0 : -EBUSY;

@@ -123,7 +123,7 @@ void command_snapshot_create(struct call *c)
 	struct err e;
 	int r = free_check(c->vm, "take a snapshot", &e);
 
-	/* As in virsh, the default name is the time in seconds: unique in practice, and it sorts. */
+	/* As in virsh, the default name is the time in seconds: unique in practice, and such names sort by time. */
 	snprintf(body.name, sizeof(body.name), "%lld", (long long)time(NULL));
 	if (!r)
 		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);

@@ -161,8 +161,8 @@ void command_vm_destroy(struct call *c)
 }
 
 /* Answer a lifecycle command after the VM's process has answered the request. If the VM has ended meanwhile, the state
- * table has no row and vm_move() does nothing. The VM cannot have been undefined, since that needs a VM without a
- * process, and thus without requests. */
+ * table has no row and vm_move() does nothing. The VM cannot have been undefined: only a VM without a process, and thus
+ * without requests, can be undefined. */
 static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
 	const char *reason)
 {

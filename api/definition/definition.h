@@ -108,7 +108,7 @@ struct definition {
 	uint32_t order, start_delay_s; /* order: for autostart and the host's shutdown; start_delay_s: for autostart */
 	struct backoff_rule restart; /* back-off of restarts by the daemon and of resets by the guest */
 	uint32_t idle_after_s; /* 0: never */
-	uint32_t idle_cpu_percent; /* percent of one CPU; a VM that uses less is idle */
+	uint32_t idle_cpu_percent; /* percent of one CPU; usage up to this value counts as idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */

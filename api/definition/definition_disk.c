@@ -112,7 +112,7 @@ const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows),
 	"\"then\":{\"properties\":{\"format\":false,\"data_file\":false,\"backing\":{\"maxItems\":0}}},"
 	"\"else\":{\"required\":[\"path\",\"format\"]}}" };
 
-/* A cdrom without a medium has no layers, so it accepts none of the keys of an image. */
+/* Check the keys of the disk's image. A cdrom without a medium has no layers, so it accepts none of these keys. */
 static int check_medium(struct parse *p, struct definition_disk *d)
 {
 	if (d->device == DEFINITION_CDROM)

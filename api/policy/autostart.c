@@ -27,7 +27,7 @@ struct autostart {
 	} *steps;
 	char boot_id[BOOT_ID_TEXT];
 	bool over;
-	uint64_t begun_ns; /* realtime */
+	uint64_t begun_ns; /* wall clock at the first start of a daemon in this boot */
 };
 
 /* ---- the mark "autostart" ---- */
@@ -120,7 +120,7 @@ static void autostart_turn(void *opaque, struct vm *vm, size_t i)
 
 	a->steps[i] = (struct step){ a, i };
 	if (vm_state_is_active(vm->state) || vm_is_starting(vm))
-		staged_run_over(a->sequence, i); /* a client started it meanwhile */
+		staged_run_over(a->sequence, i); /* a client started the VM meanwhile */
 	else
 		vm_start(vm, &opts);
 }

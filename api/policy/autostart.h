@@ -19,15 +19,15 @@ struct vm_host;
 
 #define AUTOSTART_FILE "autostart.json"
 
-/* Store or remove a VM's mark. When w is done, the caller sets the VM's autostart bit. Returns 0; -errno, and then the
- * caller keeps w. */
+/* Store or remove a VM's mark. When w is done, the caller sets or clears VM_FACT_AUTOSTART. Returns 0; -errno, and then
+ * the caller keeps w. */
 int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
 /* Read the VMs' marks and the boot id. Call it after the VMs are loaded and before they are adopted. */
 void autostart_load(struct vm_host *host);
 /* Begin to start the marked VMs, unless a daemon has done so in this boot. */
 void autostart_go(struct vm_host *host);
-/* NULL allowed. */
+/* Free the object at the daemon's end. NULL allowed. */
 void autostart_free(struct autostart *a);
 
 #endif

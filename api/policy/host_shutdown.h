@@ -25,7 +25,7 @@ extern const struct vm_observer host_shutdown_observer;
 int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e);
 /* Return what host_shutdown_all() would do, as the array "vms" of its answer; owned by the caller. */
 struct json_object *host_shutdown_look(struct vm_host *host, int action);
-/* NULL allowed. */
+/* Free the object. NULL allowed. */
 void host_shutdown_free(struct host_shutdown *s);
 /* Whether the shutdown awaits this VM's end. */
 bool host_shutdown_waits_for(const struct vm *vm);

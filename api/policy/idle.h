@@ -1,7 +1,9 @@
 /* idle: suspends or saves a VM, with the reason `idle`, that was idle for as long as its definition says: almost no CPU
  * time, no disk requests, no console traffic or client, nothing sent to a network. A command that opens a console,
  * shuts the VM down or reboots it wakes the VM, and so does a connection to a forward (forwards.h). Counting restarts
- * when the VM runs again. */
+ * when the VM runs again.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_IDLE_H
 #define CAIRN_API_POLICY_IDLE_H
 
@@ -19,7 +21,7 @@ extern const struct vm_observer idle_observer;
 struct idle {
 	struct policy_idle look;
 	struct loop_timer *timer;
-	bool asking;	/* a request is under way */
+	bool asking;	/* a query is under way, or the VM is being put to sleep */
 	bool waking; /* a resume was requested */
 	bool holding;	/* the VM's networks hold new connections, because the daemon is about to save the VM */
 	struct fall *fall; /* while `falling_asleep` is being stored; else NULL */

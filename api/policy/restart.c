@@ -70,7 +70,7 @@ static void restart_want(struct vm *vm)
 	uint64_t now = loop_now_ns(), wait;
 
 	if (vm->host->host_shutdown)
-		return; /* the host shuts down */
+		return; /* all VMs are being stopped */
 	if (!backoff_again(rule, &vm->restart->tries, now, &wait)) {
 		give_up(vm);
 		return;

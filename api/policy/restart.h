@@ -1,6 +1,8 @@
 /* restart: restarts VMs that have ended, by their on_crash and on_poweroff policies: at once, then with back-off, up to
  * a number of tries in a window. A user's start or destroy cancels the pending restart. state.json holds the progress,
- * so a later daemon continues. */
+ * so a later daemon continues.
+ *
+ * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_RESTART_H
 #define CAIRN_API_POLICY_RESTART_H
 

@@ -16,7 +16,7 @@ struct err;
 #define SCHEDULE_RULES_MAX 8
 #define SCHEDULE_EVERY_MIN_S 60
 #define SCHEDULE_EVERY_MAX_S (366LL * 24 * 3600)
-#define SCHEDULE_TEXT_MAX 160 /* size of any value as text, with the NUL */
+#define SCHEDULE_TEXT_MAX 160 /* size of `every`, `keep` or `min-free` as text, with the NUL */
 #define SCHEDULE_NAME_MAX 32
 #define SCHEDULE_TAG "auto"
 

@@ -1,5 +1,5 @@
-/* scheduler: takes scheduled snapshots and deletes those that no retention rule keeps, as jobs. It wakes when a run is
- * due, when a VM's job has ended and when the clock is set.
+/* scheduler: takes scheduled snapshots and deletes those that no retention rule keeps, as jobs. The scheduler wakes
+ * when a run is due, for retries while a VM is busy, when a VM's job has ended and when the clock is set.
  *
  * An automatic snapshot has the tag "auto" and a name of the schedule's form. The scheduler never deletes other
  * snapshots, those with the tag "keep", or the current one. It skips a VM that is off, since its disks do not change,

@@ -38,7 +38,7 @@ void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *ret_p);
 /* Start a shutdown or a reboot now. done: called once, with the answer of the VM's process; NULL allowed. */
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque);
-/* Plan a shutdown at p->at_s, replacing an earlier plan. */
+/* Plan a shutdown or a reboot at p->at_s, replacing an earlier plan or deadline. */
 void shutdown_plan(struct vm *vm, const struct shutdown_plan *p);
 /* Cancel the plan and the deadline. Returns 0; -ENOENT: there is neither. */
 int shutdown_cancel(struct vm *vm, struct err *e);

@@ -20,7 +20,7 @@ struct staged_run_ops {
 
 /* Create a run. Aborts without memory. parallel: most steps at a time, at least 1. */
 struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const struct staged_run_ops *ops, void *opaque);
-/* Free a run. Steps under way continue unobserved. NULL allowed. */
+/* Free a run. Nobody may call staged_run_over() for it afterwards. NULL allowed. */
 void staged_run_free(struct staged_run *s);
 /* Add a VM; only before staged_run_go(). */
 void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s);

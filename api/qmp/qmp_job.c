@@ -180,7 +180,7 @@ static struct json_object *as_qemu(const struct job *j)
 	return o;
 }
 
-/* QMP has no paging, so the oldest jobs are omitted when the answer gets too long. */
+/* Remove the oldest jobs if the answer would be too long, because QMP has no paging. */
 static void list_shorten(struct json_object *list)
 {
 	size_t bytes = 0, i = json_object_array_length(list);

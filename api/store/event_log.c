@@ -19,7 +19,7 @@
 /* Keeps a page below 64 KiB, the longest line that some clients read. */
 #define PAGE_BYTES (40 * 1024)
 #define PAGE_LOOKED_AT 2000 /* entries; bounds the time that a filter without matches takes on the loop */
-/* More than the number of events that a power cut can lose because they were not on disk yet. */
+/* Numbers that are skipped after a boot of the host: more than the events that a power cut can lose. */
 #define POWER_CUT_GAP (1ULL << 20)
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 

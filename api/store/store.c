@@ -436,7 +436,8 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	store_writer_work(&s->writer, PENDING_SETTLE, path, NULL, w);
 }
 
-/* Write the marker before the definition, so that a crash never leaves the definition without it. marker NULL: none. */
+/* Write the marker, then the definition, so that a crash never leaves the definition without its marker. marker: NULL:
+ * none. */
 static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
 	char definition[PATH_MAX], struct err *e)
 {

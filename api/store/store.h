@@ -95,7 +95,7 @@ bool store_owes(const struct store *s);
  * Returns 0; -errno. */
 int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
 	const char *marker, struct err *e);
-/* Remove the marker, with the same durability. Returns 0; -errno. */
+/* Remove the marker, with the durability of store_save_definition_soon(). Returns 0; -errno. */
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
 /* Wait until the thread has done all queued work. */
 void store_settle(struct store *s);

@@ -114,7 +114,7 @@ static void *writer_main(void *opaque)
 	return NULL;
 }
 
-/* path: copied; text: taken. */
+/* Create an operation. path: copied; text: taken. */
 static struct pending *pending_new(enum pending_kind kind, const char *path, char *text,
 	struct store_work *work)
 {
@@ -181,7 +181,7 @@ void store_writer_settle(struct store_writer *w)
 		pthread_cond_wait(&w->changed, &w->mutex);
 }
 
-/* Called with the mutex held. */
+/* Whether an operation on the path is queued or running. Called with the mutex held. */
 static bool is_queued(const struct store_writer *w, const char *path)
 {
 	const struct pending *p = w->first;

@@ -14,7 +14,7 @@
 #include <time.h>
 
 #define READ_BYTES 16384
-/* Longer than any command may take; the longest is a start with 30 s. */
+/* Longest wait for an answer or for the greeting. */
 #define ANSWER_TIMEOUT_NS (60 * 1000000000ULL)
 
 struct client {
@@ -127,7 +127,7 @@ static int client_next(struct client *c, uint64_t deadline_ns, struct json_objec
 	}
 }
 
-/* Send bytes; the fd travels with the first one. */
+/* Send bytes, and fd (-1: none) with the first byte. Returns the number of sent bytes; -1 with errno. */
 static ssize_t bytes_send(int sock, const char *p, size_t len, int fd)
 {
 	union {

@@ -11,9 +11,9 @@ struct client;
 struct json_object;
 
 /* Connect and negotiate. socket: a path of at most 107 bytes.
- * Returns 0; -errno. The error says how to start or reach the daemon. */
+ * Returns 0; -errno. If no daemon listens, or the client may not connect, the error says what to do. */
 int client_connect(const char *socket, struct client **ret_c, struct err *e);
-/* NULL allowed. */
+/* Disconnect and free the client. NULL allowed. */
 void client_free(struct client *c);
 
 /* Run one command and wait for its answer. Events that arrive meanwhile are queued.

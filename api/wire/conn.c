@@ -36,7 +36,7 @@ struct listener {
 	const char *path;
 	int fd;
 	struct loop_watch *watch;
-	struct loop_timer *retry; /* accept again, after running out of fds */
+	struct loop_timer *retry; /* accepts clients again, a second after fds or memory ran out */
 };
 
 struct conn {

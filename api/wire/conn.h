@@ -83,7 +83,7 @@ uid_t conn_uid(const struct conn *c);
 pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);
 void conn_set_negotiated(struct conn *c);
-/* Send a line, with a file descriptor. Drops the client if it leaves too much unread.
+/* Send a line, and an fd with it. Drops a client that leaves too much unread.
  * o: borrowed. fd: taken; -1: none. */
 void conn_send(struct conn *c, struct json_object *o, int fd);
 /* Take the fd that came with this or an earlier command. Returns an owned fd; -1: none came, or it was taken

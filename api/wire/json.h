@@ -31,7 +31,8 @@ void js_put_int(struct json_object *o, const char *key, int64_t v);
 void js_put_uint(struct json_object *o, const char *key, uint64_t v);
 void js_put_bool(struct json_object *o, const char *key, bool v);
 
-/* Get a member. When it is absent or has another type: NULL, or the fallback. */
+/* Get a member of o; o may be NULL or no object. If the member is absent, or has another type than the function's name
+ * says: NULL, or the fallback. */
 struct json_object *js_get(struct json_object *o, const char *key);
 struct json_object *js_get_array(struct json_object *o, const char *key);
 const char *js_get_str(struct json_object *o, const char *key);

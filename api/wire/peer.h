@@ -1,4 +1,4 @@
-/* peer: the client of a connection: its user, role and QMP dialect. */
+/* peer: types for the client of a connection: user, role and QMP dialect. */
 #ifndef CAIRN_API_WIRE_PEER_H
 #define CAIRN_API_WIRE_PEER_H
 

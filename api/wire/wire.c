@@ -19,7 +19,7 @@ void wire_done(struct wire *w)
 	memset(w, 0, sizeof(*w));
 }
 
-/* Drop a partly read text. */
+/* Return to the state between two texts. Drops a partly read text. */
 static void wire_reset(struct wire *w)
 {
 	if (w->cap > WIRE_KEEP_BYTES) {

@@ -1,8 +1,10 @@
 /* wire: QMP's framing. Turns a stream of bytes into whole JSON texts, whatever the packet boundaries are. It knows
  * no commands.
  *
- * A text begins at a brace or a bracket and ends when all of them are closed. Other bytes between texts give one
- * error and are skipped up to the next line, brace or 0xFF. A byte 0xFF resets the parser. */
+ * A text begins at a brace or a bracket and ends when all of them are closed. Bytes between texts that are not white
+ * space give one error and are skipped up to the next line, brace, bracket or 0xFF. A byte 0xFF resets the parser.
+ *
+ * Threading: one thread at a time uses a struct wire. */
 #ifndef CAIRN_API_WIRE_WIRE_H
 #define CAIRN_API_WIRE_WIRE_H
 
