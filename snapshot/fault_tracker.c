@@ -414,8 +414,7 @@ static void write_fault(struct fault_tracker *t, uint64_t block, int tid)
 
 /* ---- putting the RAM reader's blocks in place ---- */
 
-/* Copy a block's data into missing pages; present pages stay. Returns 0 or -errno; -EAGAIN: the
- * address space changed meanwhile, so try again. */
+/* Copy a block's data into missing pages; present pages stay. Returns 0 or -errno. */
 static int copy_in(struct fault_tracker *t, uint64_t block, const uint8_t *data, bool protected)
 {
 	struct uffdio_range all = { .start = (uintptr_t)t->c.ram + block * VMSTATE_BLOCK_BYTES,
@@ -577,7 +576,7 @@ static void faults_read(struct fault_tracker *t)
 			fault_answer(t, &msgs[i]);
 }
 
-/* Handle the waiting faults in order, as long as the kept old contents stay below aside_max_bytes. */
+/* Answer the waiting faults, as long as the kept old contents stay below aside_max_bytes. The others wait on. */
 static void deferred_retry(struct fault_tracker *t)
 {
 	struct deferred *d, *list;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Minimum number of slices: a transaction needs so many at once. */
+/* Minimum number of slices, more than one transaction uses at once. */
 #define CACHE_SLICES_MIN 16u
 #define CACHE_AHEAD_SLICES 64u
 /* Memory is allocated for this many slices at a time, and freed when the cache is freed. */
@@ -185,7 +185,7 @@ void slice_unpin(struct slice *s)
 }
 
 /* Make room for a slice: evict the least recently used slice that is clean and not pinned. If there
- * is none, the cache exceeds its bound by dirty slices (bounded by commits) and pinned slices
+ * is none among the 64 oldest, the cache exceeds its bound by dirty slices (bounded by commits) and pinned slices
  * (bounded by requests in flight). */
 static void cache_evict(struct cache *c)
 {
@@ -275,7 +275,7 @@ static void slice_read(struct slice *s)
 	io_read(&s->io, c->q->base.loop, c->q->base.fd, &s->iov, 1, s->offset, c->slice_bytes);
 }
 
-/* Create a slice whose content is being read. */
+/* Create a slice whose content the caller is about to read. */
 static struct slice *slice_awaited(struct cache *c, uint64_t offset)
 {
 	struct slice *s = slice_new(c, offset);

@@ -54,7 +54,7 @@ int qcow2_decompress(uint8_t compression, const void *packed, size_t packed_len,
 	return inflate_cluster(packed, packed_len, out, out_len);
 }
 
-/* ---- compressing (pack.c uses it) ---- */
+/* ---- compressing ---- */
 
 struct qcow2_compressor {
 	uint32_t cluster_bytes;

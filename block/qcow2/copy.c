@@ -1,7 +1,7 @@
-/* Copies one snapshot of an image to a new image. Every cluster keeps its offset in the file, so
+/* Copies one snapshot of an image, or the disk itself, to a new image. Every cluster keeps its offset in the file, so
  * tables are copied unchanged. Clusters that the snapshot does not use become holes, and the
- * refcounts are counted anew. The first pass checks the tables and counts the bytes, the second pass
- * copies. */
+ * refcounts are counted anew. The first pass checks the tables and counts the bytes. The second pass
+ * copies, unless the target is a clone of the file already. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -21,8 +21,8 @@
 struct copier {
 	const struct qcow2_copy *c;
 	struct err *e;
-	struct qcow2_header h; /* the source image's; at the end the copy's */
-	int from;	       /* the fd for reading tables */
+	struct qcow2_header h; /* the source image's, with the L1 and the size of what is copied */
+	int from;	       /* the fd to read from */
 	uint64_t file_bytes, cluster_bytes, tables, done, total;
 	uint64_t run_from, run_to; /* the pending range of the file to copy */
 	bool copying;

@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* A punch or a write of zeros in the data file. Meanwhile its l2meta keeps allocating writes away
- * from the same clusters. */
+/* A punch or a write of zeros in the data file. Allocating writes to the same clusters wait for its
+ * l2meta. */
 struct data_op {
 	struct l2meta l2meta;
 	struct qcow2_req *req;

@@ -1,6 +1,6 @@
 /* Changes the header of an image that nobody has open. The first cluster is built anew with all
- * existing extensions and written at once. Only the names of the backing and data files, the
- * backing format and the v3 fields change. */
+ * existing extensions and written at once. Only the version, the names of the backing and
+ * data files, the backing format, the pin and the v3 fields change. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -30,8 +30,7 @@ static void put_extension(struct cursor *cur, uint32_t type, const void *data, u
 	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
 }
 
-/* Copy all extensions except the backing format and the data file's name, and the pin's without
- * `pin`. The parsed header has valid lengths. */
+/* Copy all extensions except the backing format, the data file's name and, if !pin, the pin. */
 static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool pin)
 {
 	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);

@@ -217,7 +217,7 @@ struct commit {
 	struct free_list frees;
 	struct wait_list flushes;      /* completed by the running commit */
 	struct wait_list next_flushes; /* completed by the next commit */
-	struct wait_list throttled;    /* allocations that wait for the commit's end */
+	struct wait_list throttled;    /* allocations and writers of the header that wait for the commit's end */
 };
 
 /* Frees clusters that no durable entry names any more (refcount.c). */
@@ -313,8 +313,8 @@ struct qcow2 {
 
 	/* The state of snapshot_impl.h: */
 	struct block_snapshot *creating; /* the snapshot that is being created */
-	bool snapshot_busy;		     /* an operation changes the table */
-	unsigned snapshot_changes;	     /* number of operations that also changed refcounts */
+	bool snapshot_busy;		     /* an operation that changes the snapshot table runs */
+	unsigned snapshot_changes;	     /* number of operations so far that change refcounts, too */
 	struct qcow2_snapshot_info *snapshots; /* NULL: not read yet */
 	size_t nsnapshots;
 	struct snapshot_vmstate *snapshot_vmstates;
@@ -345,7 +345,8 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 /* ---- snapshot_mark.c: repair of a marked image at open ---- */
 
 /* Repair an image with the dirty bit before it is opened for writing, if it only has leaks; h is
- * updated. An image with other errors keeps the bit. Synchronous. Returns 0 or -errno with a
+ * updated. An image with other errors, or with too many
+ * clusters to check at open, keeps the bit. Synchronous. Returns 0 or -errno with a
  * sentence. */
 int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
 
@@ -509,7 +510,7 @@ struct qcow2_req {
 	unsigned pending; /* number of parts in flight, plus 1 while parts remain */
 	bool internal;	  /* issued by the engine itself, so block.c does not count the request */
 	int res;
-	unsigned epoch; /* lowest bit of the epoch in which the request began */
+	unsigned epoch; /* lowest bit of the epoch in which `io` began */
 	struct io io;	/* I/O of a request with a single extent */
 };
 void qcow2_submit(struct block *b, struct block_req *r);

@@ -81,7 +81,8 @@ static uint64_t entry_step(const struct qcow2 *q, uint64_t entry)
 	return l2_has_host(q, (struct l2_entry){ .e = entry }) ? q->cluster_bytes : 0;
 }
 
-/* Convert a slice to runs. Returns their number; 0 if there are more than RUNS_MAX. */
+/* Convert a slice to runs. Returns their number; 0 if there are more than RUNS_MAX, or if an entry is compressed or
+ * invalid. */
 static uint32_t slice_to_runs(const struct qcow2 *q, const struct slice *s, struct l2_run *runs)
 {
 	uint64_t expected = 0;

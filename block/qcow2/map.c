@@ -366,7 +366,7 @@ bool table_made(struct map *map, uint32_t index, struct wait *w)
 	return false;
 }
 
-/* Make sure that only the active L1 uses the table of L1[index]: create or copy it if needed. */
+/* Make sure that only the L1 of this map uses table `index`: create or copy the table if needed. */
 static int table_own(struct qcow2 *q, struct map *map, uint32_t index, struct wait *w)
 {
 	uint64_t e1 = map->l1.entries[index], table = e1 & QCOW2_OFFSET_MASK;

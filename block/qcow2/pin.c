@@ -18,7 +18,8 @@
 #define MARK_BYTES 24u
 #define EXT_VERSION 1u
 #define ID_TEXT (2 * BLOCK_PIN_ID_BYTES)
-/* How often to read a snapshot table that its owner replaces meanwhile. */
+/* Maximum number of attempts to read a pin, and of attempts that fail although nobody replaced the snapshot table
+ * meanwhile. */
 #define READ_TRIES 1000u
 #define READ_FAILURES 8u
 

@@ -236,8 +236,8 @@ static void fresh_passed(struct qcow2 *q, uint64_t end)
 	tail_grow(q);
 }
 
-/* Move the refcount table to a larger one, for block numbers up to `block`. It lies behind
- * everything that the old table could describe, so its place is free. The blocks that describe the
+/* Move the refcount table to a larger one, for block numbers up to `block`. The new table lies behind
+ * everything that the old one could describe, so its place is free. The blocks that describe the
  * new table lie before it. */
 static int reftable_grow(struct qcow2 *q, uint64_t block)
 {
@@ -620,7 +620,7 @@ static void deferred_free_wait(struct wait *w, int res)
 	struct qcow2 *q = container_of(w, struct qcow2, deferred_free.wait);
 
 	if (res < 0)
-		/* the remaining clusters leak; reading the slice has reported the reason */
+		/* the slice cannot be read: the remaining clusters leak */
 		q->deferred_free.pos = q->deferred_free.list.n;
 	deferred_free_run(q);
 }

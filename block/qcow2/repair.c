@@ -80,7 +80,8 @@ static int marks_clear(int fd, struct qcow2_header *h)
 
 /* ---- repairing COPIED bits ---- */
 
-/* Returns true if the entry has changed. */
+/* Set COPIED in an entry whose cluster has one user (set), or clear it if the cluster has not exactly one (!set).
+ * Returns true if the entry has changed. */
 static bool copied_fix(const struct checker *k, uint64_t *e, bool set)
 {
 	uint64_t c = (*e & QCOW2_OFFSET_MASK) >> k->cluster_bits;
@@ -92,8 +93,8 @@ static bool copied_fix(const struct checker *k, uint64_t *e, bool set)
 	return true;
 }
 
-/* In a data file, every cluster has exactly one user. At offset 0, only COPIED marks a cluster as
- * present. */
+/* Like copied_fix(), for an entry that names a cluster of a data file, where every cluster has exactly one user.
+ * At offset 0, only COPIED marks a cluster as present. */
 static bool copied_external(uint64_t *e, bool set)
 {
 	if (!set || (*e & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !(*e & QCOW2_OFFSET_MASK))

@@ -3,7 +3,7 @@
  *
  *    open     the VM state may be written; the disk is not frozen yet
  *    freeze   copy the L1, clear COPIED in the active L1 (in memory only)
- *    mark     set the dirty bit; no commit before that
+ *    mark     set the dirty bit; commit.c writes no table before that
  *    load     for a copy of another snapshot, instead of freeze: read that snapshot's L1. Its tables and clusters stay
  *             while they are counted, because the other snapshot has them and cannot be deleted meanwhile
  *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
@@ -31,7 +31,7 @@ enum create_phase {
 	CREATE_L1_PLACE,
 	CREATE_L1_WRITE,
 	CREATE_TABLE,
-	/* Phases of an abort: */
+	/* Phases of an abort. A commit ends with those from CREATE_RELEASE_FLUSH on, except CREATE_COPIED. */
 	CREATE_STOP,
 	CREATE_RELEASE_DISK,
 	CREATE_RELEASE_VM,

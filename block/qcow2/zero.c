@@ -92,7 +92,7 @@ static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 	return backed ? zero : none;
 }
 
-/* ret_freed: set to true if the entries no longer name some clusters. */
+/* Change the entries of the whole clusters in [off, end). ret_freed: set to true if a cluster is no longer named. */
 static int zero_slice(struct qcow2_req *req, struct slice *s, uint64_t off, uint64_t end, bool *ret_freed)
 {
 	struct qcow2 *q = req->q;
