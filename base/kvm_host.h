@@ -18,7 +18,8 @@ struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
  * kvm_fd: of /dev/kvm. ret: the caller frees it with free(). Returns 0 or -errno. */
 int kvm_cpuid_read(int kvm_fd, struct cpuid **ret);
 
-/* A small guest that runs CPUID in user mode, with one vCPU and no devices. It shows whether KVM virtualises CPUID. */
+/* A small guest with one vCPU and no devices, which runs CPUID in user mode to find out whether KVM virtualises
+ * CPUID. */
 struct kvm_cpuid_guest {
 	int vm_fd, vcpu_fd;
 	uint8_t *ram;
@@ -26,7 +27,7 @@ struct kvm_cpuid_guest {
 	size_t run_bytes;
 };
 
-/* Run the guest. It takes about 1 ms.
+/* Create and run the guest, which takes about 1 ms.
  * g: kvm_cpuid_guest_close() is called for it, also after a failure. supported: from kvm_cpuid_read().
  * Returns 1 if the guest sees what KVM_SET_CPUID2 has set; 0 if it sees features of the processor; -errno. */
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);

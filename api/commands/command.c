@@ -272,8 +272,7 @@ static int check_state(struct call *c, struct err *e)
 
 	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
 		return 0;
-	/* An operation under way may forbid the command; then the error names the operation. Destroy is always
-	 * allowed. */
+	/* An operation under way may forbid each command except destroy; then the error names the operation. */
 	snprintf(what, sizeof(what), "try %s again", vm_trigger_name(c->command->trigger));
 	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, what, e) < 0)
 		return c->command->trigger == VM_ASK_DESTROY ? 0 : -EBUSY;

@@ -15,7 +15,7 @@ struct config {
 	struct vm_config vm;
 	int fds[CHANNEL_FDS_MAX]; /* owned */
 	unsigned nfds;
-	unsigned nforwards; /* number of sockets of forwards (api/net/usernet.h), at the end of fds */
+	unsigned nforwards; /* number of sockets of forwards at the end of fds; usernets_start() takes them */
 };
 
 /* A file to open. Its index in the list is also the index of its fd in struct config. */

@@ -213,8 +213,8 @@ static void stay_awake(struct vm *vm)
 	look_later(vm);
 }
 
-/* Ask the networks to hold new connections, so that no client reaches a process that is about to end. If they have not
- * answered by the next sample, save anyway. */
+/* Suspend the idle VM now; before a save, ask the VM's networks to hold new connections, so that no client reaches a
+ * process that is about to end. If the networks have not answered by the next sample, save anyway. */
 static void sleep_schedule(struct vm *vm)
 {
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE || vm->idle->holding || !forwards_hold(vm)) {

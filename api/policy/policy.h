@@ -40,7 +40,7 @@ struct policy_idle_rule {
 	uint32_t cpu_percent; /* percent of one CPU; usage up to this value counts as idle */
 };
 
-/* A VM's activity counters at one time; they only grow while the VM runs. */
+/* A VM's activity counters at one time. The counters only grow while the VM runs. */
 struct policy_sample {
 	uint64_t now_ns;
 	uint64_t cpu_ns;   /* CPU time of all vCPUs */

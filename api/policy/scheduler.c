@@ -326,7 +326,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 		j->concluded_opaque = vm;
 		return;
 	}
-	if (r == -EBUSY) /* another operation came first: run again after it */
+	if (r == -EBUSY) /* another operation came first: make the run due again, for a retry after that operation */
 		vm->schedule_past->last_s -= vm->schedule->plan.every_s;
 	else
 		note_skipped(vm, "failed", e->msg);

@@ -1,5 +1,4 @@
-/* qmp: a VM's own socket with QEMU's commands, events and job semantics. Programs written for QEMU work with it
- * unchanged.
+/* qmp: a VM's own socket with QEMU's commands, events and job semantics, for programs that were written for QEMU.
  *
  * The socket exists while the VM has a process, as QEMU's does, and clients see the end of the
  * stream when the VM ends. The socket's file is named after the VM's uuid: everybody may search the

@@ -19,8 +19,8 @@ struct json_object;
 struct store;
 struct store_writer;
 
-/* Completion of work of the store's thread. The caller owns the object, sets loop and done, and keeps it until done()
- * is called. */
+/* Reports the completion of one operation of the store's thread. The caller owns the object, sets loop and done, and
+ * keeps the object until done() is called. */
 struct store_work {
 	/* Called once, from the loop. */
 	void (*done)(struct store_work *w);
@@ -33,7 +33,7 @@ struct store_work {
 	unsigned draft;
 };
 
-/* When a change of a file has to be in place, and on stable storage. */
+/* When a change of a file takes effect, and when it is on stable storage. */
 enum store_durability {
 	/* No guarantee. The thread writes the file's newest content in its turn and logs a failure. A removed file is
 	 * gone at return, but may reappear after a power cut. */

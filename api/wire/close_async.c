@@ -17,7 +17,7 @@ struct batch {
 	int fds[];
 };
 
-/* recv() that also returns the received fds. */
+/* Receive without blocking, and return the received fds, too. Returns the same as recv(). */
 static ssize_t packet_receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS_MAX], size_t *ret_n)
 {
 	union {
