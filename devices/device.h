@@ -1,5 +1,7 @@
 /* device: the interface of every device to the machine: name, reset, pause, save and load. A device
- * embeds struct device as a member. */
+ * embeds struct device as a member.
+ *
+ * Threading: the main thread calls the functions of device_ops. */
 #ifndef CAIRN_DEVICES_DEVICE_H
 #define CAIRN_DEVICES_DEVICE_H
 

@@ -123,7 +123,7 @@ enum vm_reason {
 	VM_REASON_USER,		     /* stop, cont, quit */
 	VM_REASON_IO_ERROR,	     /* paused; detail: disk and error, or the saved memory that is unreadable */
 	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
-	VM_REASON_GUEST_RESET,	     /* ended or paused: the guest reset itself, and on_reboot is not restart */
+	VM_REASON_GUEST_RESET,	     /* ended or paused: a reset by guest or watchdog, and on_reboot is not restart */
 	VM_REASON_GUEST_PANICKED,
 	/* KVM_EXIT_SHUTDOWN: counts as a crash, not as a reset, so that a broken guest does not
 	 * loop. */
@@ -371,7 +371,7 @@ struct vm_snapshot_done {
 	char left_out[VM_DISKS_MAX * 16]; /* comma-separated ids of read-only disks, which take no part */
 	uint8_t memory_tracking; /* enum vm_memory_tracking */
 	/* With VM_TRACKING_DIRTY_LOG and VM_TRACKING_HUGE_PAGES: */
-	/* number of rounds in which memory was copied while the guest ran; 0: it was read for a revert */
+	/* number of rounds in which memory was copied while the guest ran; 0: memory was loaded for a revert */
 	uint8_t memory_rounds;
 	/* largest part of the time in percent for which the vCPUs were stopped during the rounds; 0: none */
 	uint8_t memory_throttle;

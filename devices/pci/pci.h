@@ -7,6 +7,9 @@
  *
  * INTA# of slot s is GSI PCI_INTX_GSI(s), level-triggered and active high, as the DSDT's _PRT says.
  *
+ * Threading: configuration accesses run on vCPU threads; pci_function_intx(), msix_enabled() and msix_raise() on any
+ * thread; all other functions on the main thread.
+ *
  * Lock order: the host's config lock, then a device's own lock, then msix.lock. */
 #ifndef CAIRN_DEVICES_PCI_PCI_H
 #define CAIRN_DEVICES_PCI_PCI_H

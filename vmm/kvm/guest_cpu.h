@@ -1,8 +1,10 @@
-/* guest_cpu: the processor that the guest sees, in a state: CPUID, topology, XCR0 and the TSC's
- * frequency (snapshot/cpu_state.h). A load gives the guest exactly the recorded ones, or is refused.
+/* guest_cpu: saves, checks and loads the processor that the guest sees: CPUID, topology, XCR0 and the TSC's
+ * frequency (snapshot/cpu_state.h). A load gives the guest exactly the recorded processor, or is refused.
  *
  * A KVM that does not virtualise CPUID (CPU_KIND_PROCESSOR) cannot hide a feature: there, a load
- * needs each recorded feature, and the guest may see more of them. */
+ * needs each recorded feature, and the guest may see more features.
+ *
+ * Threading: main thread, unless a comment says otherwise. */
 #ifndef CAIRN_VMM_KVM_GUEST_CPU_H
 #define CAIRN_VMM_KVM_GUEST_CPU_H
 

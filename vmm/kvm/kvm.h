@@ -1,4 +1,6 @@
-/* kvm: /dev/kvm, its capabilities, and the VM's fd. */
+/* kvm: /dev/kvm, its capabilities, the VM's fd and the in-kernel interrupt controllers.
+ *
+ * Threading: main thread. */
 #ifndef CAIRN_VMM_KVM_KVM_H
 #define CAIRN_VMM_KVM_KVM_H
 

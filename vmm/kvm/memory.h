@@ -79,7 +79,7 @@ void memory_done(struct memory *m);
  * Returns 0 or -errno. */
 int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e);
 /* Return how to read RAM that is a private view of a base file; NULL if RAM is a mapping of m->fd. Valid until
- * memory_clear() or memory_done(). */
+ * memory_clear() or memory_done(). Also on the worker's thread, and while vCPUs run. */
 const struct ram_view *memory_view(const struct memory *m);
 /* Allocate the pages of a large range at once, before data is read into them, to save a fault for
  * each page. A hint: failure costs only time. */

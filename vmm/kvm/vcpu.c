@@ -465,8 +465,7 @@ static int lapic_reset(struct vcpu *v)
 }
 
 /* End a wait for an async page fault by an INIT. KVM_GET_MP_STATE makes KVM process the INIT. KVM latches an INIT
- * while the guest runs as a
- * hypervisor itself; clear a latched INIT, or the reset VM would receive it. */
+ * while the guest runs as a hypervisor itself; clear a latched INIT, or the reset VM would receive it. */
 static int vcpu_interrupt_wait(struct vcpu *v)
 {
 	struct kvm_vcpu_events events;

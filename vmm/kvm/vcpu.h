@@ -1,8 +1,8 @@
 /* vcpu: virtual CPUs and the threads that run them.
  *
- * Stopping has no race: the stopper sets kvm_run.immediate_exit and sends a signal. Unless it has a fault, a vCPU
- * parks only after KVM_RUN has returned -EINTR, so a pending MMIO or port access is complete and the
- * saved state is consistent.
+ * Stopping has no race: the stopper sets kvm_run.immediate_exit and sends a signal. A vCPU parks only after KVM_RUN
+ * has returned -EINTR, so a pending MMIO or port access is complete and the saved state is consistent. (A vCPU that
+ * cannot continue, vcpu_fault(), parks at once.)
  *
  * Threading: main thread only, unless a comment says otherwise. */
 #ifndef CAIRN_VMM_KVM_VCPU_H

@@ -2,7 +2,7 @@
  * "machine", "cpu", "vcpu" × n, "irqchip" × 3, "pit", "clock", one for each device, and "frozen" when the
  * guest's file systems are frozen.
  *
- * Threading: main thread; the machine is paused (machine_pause()). */
+ * Threading: main thread, while the machine is paused (machine_pause()), except machine_state_check(). */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_STATE_H
 #define CAIRN_VMM_MACHINE_MACHINE_STATE_H
 
@@ -22,7 +22,8 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 
 /* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
  * type and name, with every section complete and of a known version; and whether this host can give the
- * guest the processor that it knows (guest_cpu_check()). Changes nothing.
+ * guest the processor that it knows (guest_cpu_check()). Changes nothing; also on the worker's thread while the guest
+ * runs.
  * A state of format version 1 names no processor; the guest then gets this host's.
  * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID for the state of another machine; ERR_UNSUPPORTED for a section of a
  * newer version); -ENOTSUP for another machine version; -errno of guest_cpu_check(). */

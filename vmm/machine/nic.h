@@ -1,5 +1,7 @@
 /* nic: a network interface of the machine: its device and, if the interface has a tap or a socket to cairn-slirp, a
- * loop with a thread. */
+ * loop with a thread.
+ *
+ * Threading: main thread. */
 #ifndef CAIRN_VMM_MACHINE_NIC_H
 #define CAIRN_VMM_MACHINE_NIC_H
 

@@ -1,5 +1,7 @@
 /* ram_load: loads guest memory from a saved state, on demand or at once, and starts the tracking of
- * writes. */
+ * writes.
+ *
+ * Threading: main thread, unless a comment says otherwise. */
 #ifndef CAIRN_VMM_MACHINE_RAM_LOAD_H
 #define CAIRN_VMM_MACHINE_RAM_LOAD_H
 
@@ -25,8 +27,8 @@ int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_he
  * Returns 0 or -errno. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	const struct bitmap *changed, struct err *e);
-/* Wait until all memory is loaded. Returns 0; -EIO when part of the saved memory could not be
- * read. */
+/* Wait until all memory is loaded. On the worker's or the main thread. Returns 0; -EIO when part of the saved memory
+ * could not be read. */
 int ram_wait(struct machine *m, struct err *e);
 /* Record which blocks were touched first since m->ram_reader began, for the next restore of the same
  * state. Call when no tracker uses the RAM reader any more; does nothing without a RAM reader. */
@@ -34,7 +36,7 @@ void ram_working_set_keep(struct machine *m);
 /* Write all recorded working sets into m->working_sets_fd, and close it. For teardown. */
 void ram_working_sets_done(struct machine *m);
 /* Fault in the guest memory of an I/O request while the tracker still reads from a file, so that
- * the disk's thread does not fault later.
+ * the disk's thread does not fault later. On the disk's thread.
  * write: the request writes to the memory; false: it only reads. */
 void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs

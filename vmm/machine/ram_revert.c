@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Blocks whose content is kept from the check on: 64 MiB. */
+/* Number of checked blocks whose content is kept until ram_revert_apply(): 64 MiB. */
 #define KEPT_BLOCKS 1024u
 /* Adjacent blocks that are read together, at most. */
 #define RUN_BLOCKS 16u
@@ -19,7 +19,7 @@ static int buffers_new(struct ram_revert *v)
 	v->kept = calloc(KEPT_BLOCKS, sizeof(*v->kept));
 	if (!v->kept || bitmap_init(&v->wanted, blocks) < 0 || bitmap_init(&v->checked, blocks) < 0)
 		return -ENOMEM;
-	/* Behind the kept blocks there is room for a run that is only checked. */
+	/* The buffer holds the kept blocks and, after them, one run of blocks that are checked but not kept. */
 	return -posix_memalign((void **)&v->data, 4096, (KEPT_BLOCKS + RUN_BLOCKS) * (size_t)VMSTATE_BLOCK_BYTES);
 }
 

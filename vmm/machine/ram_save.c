@@ -28,7 +28,7 @@ int ram_save_begin(struct ram_save *s, struct machine *m, bool all, struct err *
 		r = dirty_log_collect(l, NULL, e);
 	if (r < 0)
 		return r;
-	/* so that the pause takes no page faults on this memory */
+	/* Touch this memory now, so that the pause takes no page faults on it. */
 	memset(s->aside, 0, LEFT_BLOCKS * VMSTATE_BLOCK_BYTES);
 	if (all)
 		bitmap_set_all(&s->todo);

@@ -34,9 +34,10 @@ int vm_load(struct vm *vm, struct err *e);
 void vm_free(struct vm *vm);
 struct machine *vm_machine(struct vm *vm);
 
-/* Carry out the requests of vm_msg.h. Return 0; -EBUSY (ERR_WRONG_STATE) with the current phase in e; except
- * vm_stop(): -EBUSY (ERR_BUSY) while work excludes the request. vm_cont() also returns -EIO if an image is corrupt or
- * saved memory could not be read; vm_reset() also the -errno of a failed reset, which has ended the VM. */
+/* Carry out the requests of vm_msg.h. Return 0; -EBUSY (ERR_WRONG_STATE) with the current phase in e. All but
+ * vm_stop() also return -EBUSY (ERR_BUSY) while work in progress excludes the request. vm_cont() also returns -EIO if
+ * an image is corrupt or saved memory could not be read; vm_reset() also -errno if the reset failed, which ends the
+ * VM. */
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_powerdown(struct vm *vm, struct err *e);

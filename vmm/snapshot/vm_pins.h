@@ -12,8 +12,8 @@ struct vm;
 struct vm_pins;
 struct worker;
 
-/* Delete the pins with these ids from all writable disks. A pin that does not exist counts as deleted. No work may be
- * under way (vm_works()), as it could have frozen a disk.
+/* Delete the pins with these ids from all writable disks. A pin that does not exist counts as deleted. Call only while
+ * no work is in progress (vm_works()), because work may have frozen a disk.
  * pins: at most VM_PINS_MAX. Returns 0; -ENOMEM. */
 int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
