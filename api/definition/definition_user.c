@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Prefix lengths. The guest's address has the host part 15, which a network smaller than /27 cannot give to a host. */
+/* Prefix lengths. The guest's address ends with the bits 01111, which in a network smaller than /27 would make it the
+ * broadcast address. */
 #define PREFIX_MIN 8
 #define PREFIX_MAX 27
 

@@ -26,7 +26,7 @@ struct idle {
 	bool holding;	/* the VM's networks hold new connections, because the daemon is about to save the VM */
 	struct fall *fall; /* while `falling_asleep` is being stored; else NULL */
 	bool disturbed; /* a client connected while the VM fell asleep */
-	char by[80];	/* forward that wakes the VM; empty: a command */
+	char by[80];	/* "by forward …" if a connection to a forward wakes the VM; empty: a command wakes it */
 };
 
 /* Start or stop counting the VM's idle time after a change of its state. */

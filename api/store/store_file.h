@@ -10,7 +10,7 @@
 
 struct err;
 
-/* Holds the memory dumps in a VM's folder. */
+/* Name of the folder, in a VM's folder, that holds the memory dumps. */
 #define DUMPS_FOLDER "dumps"
 /* Limit for a JSON file. The largest file is the table of permissions: 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
