@@ -211,7 +211,8 @@ static void target_do(struct cli *c, const struct work *w, struct multi_vm_targe
 	t->took_ns = loop_now_ns() - begin;
 }
 
-/* Each worker has its own connection, because the daemon answers the calls of one connection in order. */
+/* Work on one target after the other until none is left. Each worker has its own connection, because the daemon answers
+ * the calls of one connection in order. */
 static void *worker_main(void *opaque)
 {
 	struct work *w = opaque;

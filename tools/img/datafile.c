@@ -1,4 +1,4 @@
-/* The external data file of a new image. */
+/* Create the external data file of a new image (-o data_file). */
 #include "img.h"
 
 #include "base/util.h"

@@ -34,7 +34,6 @@ void img_snapshot_heading(void)
 		"VM CLOCK", "ICOUNT");
 }
 
-/* The image may be hostile: its names must not contain control characters for the terminal. */
 const char *img_printable(const char *s, char *buf, size_t cap)
 {
 	snprintf(buf, cap, "%s", s);

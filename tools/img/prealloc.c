@@ -1,4 +1,4 @@
-/* Preallocation of a disk. */
+/* Preallocation: allocate a disk's clusters, and space for them, before data is written. */
 #include "img.h"
 
 #include "base/util.h"

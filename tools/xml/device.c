@@ -1,4 +1,4 @@
-/* Devices other than disks. */
+/* Convert devices other than disks to a definition. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

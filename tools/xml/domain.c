@@ -1,4 +1,4 @@
-/* The elements of a domain, except devices. */
+/* Convert the elements of a domain, except devices, to a definition. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

@@ -1,4 +1,5 @@
-/* The verbs export and import. */
+/* export and import: pack a VM into one archive file, and define a VM from one, by jobs of the daemon. import --dry-run
+ * runs cairn-archive without the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/definition/definition.h"
 #include "api/store/paths.h"

@@ -1,4 +1,4 @@
-/* The verb audit. */
+/* audit: print the daemon's audit log, filtered by time, user or VM. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

@@ -1,4 +1,4 @@
-/* The verb blockpull. */
+/* blockpull: make a disk independent of its backing files, by a job of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

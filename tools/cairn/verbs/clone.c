@@ -1,4 +1,4 @@
-/* The verbs clone and template. */
+/* clone: copy a VM that is off (vm-clone) or, with --live, a running one (vm-fork). template: make a VM a template. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/job.h"

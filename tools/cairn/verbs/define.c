@@ -1,4 +1,5 @@
-/* The verbs define, validate and dumpjson. */
+/* define: send a definition file to the daemon. validate: check one without the daemon. dumpjson: print a VM's
+ * definition. */
 #include "tools/cairn/definition_file.h"
 #include "api/definition/definition.h"
 #include "api/definition/definition_schema.h"

@@ -1,4 +1,4 @@
-/* The verbs attach-disk, detach-disk, change-media and domblklist. */
+/* attach-disk, detach-disk and change-media: change the disks of a definition. domblklist: list them. */
 #include "tools/cairn/backing.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

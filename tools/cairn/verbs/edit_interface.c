@@ -1,4 +1,4 @@
-/* The verbs attach-interface, detach-interface and domiflist. */
+/* attach-interface and detach-interface: change the interfaces of a definition. domiflist: list them. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/util.h"

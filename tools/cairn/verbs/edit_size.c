@@ -1,4 +1,4 @@
-/* The verbs setvcpus, setmem and setmaxmem. */
+/* setvcpus, setmem and setmaxmem: change the number of vCPUs or the memory in a definition. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/size.h"

@@ -1,4 +1,4 @@
-/* The verbs desc and domrename. */
+/* desc: show or change the description or title in a definition. domrename: rename a VM. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"

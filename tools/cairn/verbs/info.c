@@ -1,4 +1,5 @@
-/* The verbs dominfo, domid, domuuid, domname, domstate, domblkerror, qmp-path and version. */
+/* dominfo, domid, domuuid, domname, domstate and domblkerror: print what vm-info tells of a VM. qmp-path: print the
+ * path of its QMP socket. version: print the versions of cairn and of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"

@@ -1,4 +1,4 @@
-/* The verbs jobs, job-cancel and job-dismiss. */
+/* jobs, job-cancel and job-dismiss: list the daemon's jobs, cancel them, and delete their results. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"

@@ -1,4 +1,4 @@
-/* The verb list, and the fetching of vm-list for other verbs. */
+/* list: choose VMs of vm-list, sort and print them. cli_vm_list() and cli_vm_member() also serve other verbs. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

@@ -1,4 +1,4 @@
-/* The verbs grant, revoke and permissions. */
+/* grant, revoke and permissions: change and list the roles of users and groups. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

@@ -1,4 +1,5 @@
-/* The verbs autostart and set-lifecycle-action. */
+/* autostart: start a VM when the host boots, or no longer. set-lifecycle-action: set the action after a poweroff,
+ * reboot or crash. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"

@@ -1,4 +1,5 @@
-/* The verbs save, restore, managedsave, managedsave-remove and restart-process. */
+/* save, restore, managedsave and managedsave-remove: save a VM's state to a file or in the daemon's state folder, start
+ * a VM from a file, and remove a managed save. restart-process: give a running VM a new process. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

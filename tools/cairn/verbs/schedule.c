@@ -1,4 +1,4 @@
-/* The verb snapshot-schedule. */
+/* snapshot-schedule: show, set or remove the schedules of automatic snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

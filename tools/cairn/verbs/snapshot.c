@@ -1,4 +1,4 @@
-/* The verbs snapshot-create, -create-as, -revert, -delete, -rename and -tag. */
+/* snapshot-create, -create-as, -revert, -delete, -rename and -tag: the verbs that change snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/size.h"

@@ -1,4 +1,4 @@
-/* The verbs snapshot-list, -info, -current and -parent. */
+/* snapshot-list, -info, -current and -parent: the verbs that show snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "snapshot/vmstate.h"

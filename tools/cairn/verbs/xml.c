@@ -1,4 +1,4 @@
-/* The verb dumpxml. */
+/* dumpxml: print a VM's definition as libvirt's domain XML. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
