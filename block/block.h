@@ -1,8 +1,8 @@
 /* block: a virtual disk of any format behind one table of operations.
  *
- * Threading: one loop thread per disk. Call every function on that thread, or before it runs.
- * done() is called on it, never inside block_submit(). The block layer receives open fds and never
- * opens a path. */
+ * Threading: one loop thread per disk. Call every function on that thread, or before it runs, unless its comment
+ * allows any thread. done() runs on that thread, never inside block_submit(). The block layer receives open fds
+ * and never opens a path. */
 #ifndef CAIRN_BLOCK_BLOCK_H
 #define CAIRN_BLOCK_BLOCK_H
 
@@ -55,7 +55,7 @@ struct block_req {
 struct block_info {
 	enum block_format format;
 	uint64_t size_bytes;
-	uint32_t logical_block_bytes; /* 512 or 4096; requests are multiples of it */
+	uint32_t logical_block_bytes; /* 512 to 4096, a power of two; offsets and lengths of requests are multiples */
 	uint32_t buffer_align;	      /* memory alignment for O_DIRECT; other memory is bounced */
 	uint32_t discard_granularity; /* in bytes: a qcow2 image's cluster; raw: st_blksize of the file */
 	bool read_only;
@@ -74,9 +74,9 @@ struct block_open {
 	unsigned nlayers;
 	bool read_only;	 /* applies to the disk; backing layers are always read-only */
 	bool no_lock;	 /* for tools that only look, as qemu-img -U */
-	/* The fds are duplicates of those of another process, which had the disk open and settled it (block_settle()).
-	 * Take no lock, as that process's locks belong to the fds, and write nothing; an image that needs a repair is
-	 * refused. */
+	/* The fds are duplicates of those of another process, which had the disk open and settled it
+	 * (block_settle()). Take no lock, as that process's locks belong to the fds, and write nothing at open; an
+	 * image that needs a repair is refused. */
 	bool as_handed_over;
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */

@@ -112,11 +112,11 @@ void block_snapshot_delete(struct block *b, const char *id, struct block_snapsho
  * name. */
 void block_snapshot_update(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
-/* Count the bytes of data, VM state and tables (without the L1) that only this snapshot refers to:
- * deleting it frees them. The count is 0 while the disk has not changed since the snapshot. Changes
- * nothing. Incremental: guest requests continue. If the guest writes meanwhile, the result is
- * approximate. Fails with -EBUSY during another operation, with -ECANCELED if one begins, and with
- * -EROFS on a read-only disk.
+/* Count the bytes of data, VM state and tables (without the L1) that only this snapshot refers to: deleting it
+ * frees them. Without VM state, the count is 0 while the disk has not changed since the snapshot. Changes nothing.
+ * Incremental: guest requests continue. If the guest writes meanwhile, the result is approximate. Fails with
+ * -EBUSY during another operation, with -ECANCELED if one that changes refcounts begins, and with -EROFS on a
+ * read-only disk.
  * ret_bytes: set if op succeeds. */
 void block_snapshot_own(struct block *b, const char *id, uint64_t *ret_bytes,
 	struct block_snapshot_op *op);
@@ -141,7 +141,7 @@ struct block_vmstate_map {
  * ret_n: number of clusters from there on that are contiguous in the file, or that are holes.
  * Returns its offset in the file; 0: a hole. */
 uint64_t block_vmstate_map_host(const struct block_vmstate_map *m, uint64_t cluster, uint64_t *ret_n);
-/* Get the extents of a snapshot's VM state. Fails with -ENOTSUP if a cluster is compressed.
+/* Get the extents of a snapshot's VM state. Fails with -ENOTSUP if a cluster is compressed or only partly written.
  * ret: set if op succeeds. */
 void block_vmstate_map(struct block *b, const char *id, struct block_vmstate_map *ret,
 	struct block_snapshot_op *op);

@@ -18,7 +18,7 @@ struct block_copy {
 	struct loop *from_loop, *loop; /* the loops of `from` and `to` */
 	bool to_is_zero; /* the target reads as zeros where nothing is written */
 	/* Callbacks; each may be NULL.
-	 * stop: returns true to end with -ECANCELED; any thread.
+	 * stop: returns true to end with -ECANCELED; called on both threads.
 	 * hold: returns the ns to wait before reading at pos; 0: none; the reader's thread.
 	 * progress: in bytes; the caller's thread. */
 	bool (*stop)(void *opaque);

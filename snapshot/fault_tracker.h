@@ -29,7 +29,8 @@
  * pages that the clone never touched; it copies nothing. A view has no RAM reader and no rewind.
  *
  * Threads: the tracker's own thread answers faults. arm, preprotect, save_next and save_end run on
- * one worker thread; reset_dirty, hold, save_begin, rewind and free on the main thread. */
+ * one worker thread; reset_dirty, hold, save_begin, rewind and stop on the main thread; free on the main thread, or
+ * on the worker thread if arm failed. */
 #ifndef CAIRN_SNAPSHOT_FAULT_TRACKER_H
 #define CAIRN_SNAPSHOT_FAULT_TRACKER_H
 

@@ -490,9 +490,9 @@ int commit_init(struct qcow2 *q);
 void commit_done(struct qcow2 *q);
 /* Let w run when all changes until now are durable. */
 void commit_flush(struct qcow2 *q, struct wait *w);
-/* Note a new dirty slice: arm the timer, and start a commit if there are too many. */
+/* Note a change of a table: start a commit if too many changes wait, else arm the timer for one. */
 void commit_note_dirty(struct qcow2 *q);
-/* Returns true if too many slices are dirty; w then runs at the commit's end. */
+/* Returns true if too many slices are dirty or too many frees are queued; w then runs at the commit's end. */
 bool commit_throttle(struct qcow2 *q, struct wait *w);
 bool commit_idle(const struct qcow2 *q);
 void commit_start(struct qcow2 *q);

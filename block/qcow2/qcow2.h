@@ -121,7 +121,7 @@ struct qcow2_snapshot_info {
 	uint32_t extra_len;
 };
 /* Read the snapshot table. The caller frees the list with qcow2_snapshots_free(). Returns 0;
- * -EINVAL; -EIO. */
+ * -EINVAL: the table is damaged; -ENOMEM; the read's -errno. */
 int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
 	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e);
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n);
@@ -133,7 +133,7 @@ bool qcow2_l1_is_valid(const struct qcow2_header *h, const struct qcow2_snapshot
 struct qcow2_check {
 	/* dangerous: a cluster has more users than its refcount, or an entry is invalid */
 	uint64_t corruptions;
-	uint64_t leaks;	      /* clusters with fewer users than their refcount */
+	uint64_t leaks;	      /* clusters with fewer users than their refcount, and missing COPIED bits */
 	uint64_t errors;      /* failures of the check itself */
 	uint64_t corruptions_fixed, leaks_fixed; /* numbers of repaired faults; set by qcow2_repair() */
 	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;

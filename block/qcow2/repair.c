@@ -246,7 +246,8 @@ static int old_mark(struct rebuild *b)
 	return 0;
 }
 
-/* Returns the first run of len unused clusters, or the end of the file. */
+/* Returns the start of the first run of len unused clusters; else of the shorter run at the end of the file,
+ * beyond which the file must grow. */
 static uint64_t place_find(const struct rebuild *b, uint64_t len)
 {
 	const struct checker *k = b->k;

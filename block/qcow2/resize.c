@@ -1,6 +1,6 @@
-/* Resizes a disk. First, the removed or added part is made to read as zeros. Then one sector of the
- * header gets the new size and, if the L1 had to grow, the new L1's offset; the new L1 is written
- * and counted before. Unneeded tables are freed last. */
+/* Resizes a disk. If the clusters of the L1 are too small, a larger L1 is written and counted, and then named in the
+ * header with the old size. The removed or added part is made to read as zeros, and then one sector of the header gets
+ * the new size. Unneeded tables are freed last. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -152,7 +152,8 @@ static int l1_room(struct table *t, uint32_t cap, uint32_t piece_bytes)
 	return bitmap_grow(&t->dirty, DIV_ROUND_UP(cap * 8ULL, piece_bytes));
 }
 
-/* Switch to a larger L1. The header gets the L1's offset and the new size in one write. */
+/* Switch to a larger L1, written beside the old one: one write of the header sets its offset and length.
+ * size: the disk's size for the header. */
 static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 {
 	uint32_t per_cluster = q->cluster_bytes / 8, clusters = DIV_ROUND_UP(n, per_cluster);

@@ -82,7 +82,7 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 	return 0;
 }
 
-/* s: the snapshot in the current table. */
+/* Prepare a snapshot table in which the entry has the new extra data. s: the entry in the current table. */
 static int swap_prepare(struct apply *a, const struct qcow2_snapshot_info *s)
 {
 	struct qcow2 *q = a->o.task.q;

@@ -133,8 +133,8 @@ int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct e
 	q->snapshot_busy = true;
 	q->snapshot_changes++;
 	/* From here on, sharing VM state increments refcounts, and so does qcow2_snapshot_before_own() once the disk
-	 * is frozen. The file may contain these refcounts only once it has the dirty bit, so no commit may begin
-	 * before. */
+	 * is frozen. The file may contain these refcounts only once it has the dirty bit, so commit.c must not
+	 * write tables before. */
 	q->commit.held = q->h.version >= 3;
 	s->task = (struct task){ .step = create_step, .failed = create_failed, .end = create_end };
 	task_start(&s->task, q);
@@ -455,7 +455,7 @@ static int step_release(struct block_snapshot *s)
 		s->phase = CREATE_RELEASE_FLUSH;
 		return 0;
 	}
-	vm_tables_given(s); /* the tables lose their metadata mark, because only tables without the mark may be freed */
+	vm_tables_given(s); /* because deferred_free_check() refuses to free tables marked META_L2 */
 	s->release = (struct release){ .entries = s->vm.l1.entries, .n = s->vm.l1.n, .unnamed = true };
 	s->phase = CREATE_RELEASE_VM;
 	return 0;

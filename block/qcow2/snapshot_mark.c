@@ -1,5 +1,5 @@
 /* The mark: the dirty bit is set while a snapshot is created, deleted or applied. Opening a marked
- * image after a crash repairs it before anything is written: refcounts that are too high are
+ * image for writing after a crash repairs it before anything is written: refcounts that are too high are
  * lowered, and the bit is cleared. QEMU does the same. Images of version 2 have no dirty bit. */
 #include "base/err.h"
 #include "base/log.h"

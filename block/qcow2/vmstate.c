@@ -343,7 +343,8 @@ static int parent_slice(struct read_task *rt, uint64_t pos, struct slice **ret)
 	return r;
 }
 
-/* Returns the number of entries of `from` at pos that name adjacent clusters; 0: a hole. */
+/* Returns the number of entries of `from` at pos that name adjacent clusters; 0: the first entry is a hole or
+ * invalid. */
 static uint32_t share_run(const struct qcow2 *q, const struct slice *from, uint64_t pos, uint64_t end)
 {
 	uint64_t reach = (uint64_t)q->slice_entries << q->cluster_bits, first;

@@ -14,7 +14,7 @@ struct alloc_write {
 	struct slice *slice; /* pinned */
 	bool reuse;	     /* writes into the entry's own cluster */
 	struct cluster_run run;
-	uint64_t off, len;	 /* the guest's part of it */
+	uint64_t off, len;	 /* guest offset and length of the guest's bytes */
 	uint64_t begin, end;	 /* guest offsets of the whole write */
 	bool whole;		 /* extended L2: all subclusters become allocated */
 	unsigned reads;
@@ -275,7 +275,8 @@ static bool entry_in_place(const struct qcow2 *q, struct l2_entry v)
 	return !q->ext && !(v.e & QCOW2_ZERO) && (v.e & QCOW2_COPIED) && l2_has_host(q, v);
 }
 
-/* Returns the number of clusters from off on, up to last, that get new places in the same way. */
+/* Returns the number of guest clusters from `first` on, up to last, for which one run of new clusters can be allocated;
+ * at least 1. */
 static uint32_t run_length(const struct qcow2_req *req, const struct slice *s, uint64_t first, uint64_t last)
 {
 	const struct qcow2 *q = req->q;
@@ -296,7 +297,8 @@ static uint32_t run_length(const struct qcow2_req *req, const struct slice *s, u
 	return (uint32_t)MAX(c - first, 1ULL);
 }
 
-/* Extended L2: only the touched subclusters need content. */
+/* Plan a write with extended L2: all subclusters if the cluster's content must move to another place, else only the
+ * touched ones. */
 static void plan_subclusters(struct alloc_write *a, struct l2_entry v)
 {
 	struct qcow2 *q = a->req->q;
