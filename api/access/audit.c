@@ -16,14 +16,15 @@
 
 #define LINE_BYTES_MAX 8192u
 #define READ_BYTES (256u * 1024)
-/* Maximum size of the lines in one answer, which stays below 64 KiB, since some clients read no longer lines. */
+/* A page ends with the line that reaches this size, where each byte of the log counts as three: in the answer, \uXXXX
+ * escapes may take that much. So an answer stays below 64 KiB, since some clients read no longer lines. */
 #define PAGE_BYTES (20 * 1024)
 #define MASK_DEPTH_MAX 16
 
 struct audit {
 	int dir_fd, fd;
 	uint64_t base; /* offset of the current file's first byte in the whole log */
-	uint64_t size;
+	uint64_t size; /* of the current file, in bytes */
 };
 
 static void file_name(unsigned i, char buf[24])
@@ -46,8 +47,8 @@ static void text_write(struct audit *a, const char *text)
 	a->size += n;
 }
 
-/* Read the offset of a file's first byte in the whole log from the file's first line. Returns 0; -EINVAL if the file is
- * no audit log. */
+/* Read from a file's first line the offset that the file's first byte has in the whole log. Returns 0; -EINVAL: the
+ * file is no audit log; -errno. */
 static int base_read(int fd, uint64_t *ret)
 {
 	char head[64] = "";
@@ -114,7 +115,7 @@ void audit_add(struct audit *a, struct json_object *line)
 	text_write(a, text);
 }
 
-/* Return the offset in the whole log at which the newest rotated file ends. Offsets only grow. */
+/* Return the offset in the whole log at which the newest rotated file ends, the greatest of all; 1 if there is none. */
 static uint64_t old_end(struct audit *a)
 {
 	uint64_t end = 1, base;
@@ -168,7 +169,8 @@ void audit_close(struct audit *a)
 
 /* ---- reading the log ---- */
 
-/* Open the file that holds the byte at *place, or else the next newer file. Returns an fd; -ENOENT. */
+/* Open the file that holds the byte at *place. If that file is gone, open the next newer one, and set *place to its
+ * first byte. Returns an owned fd; -ENOENT: *place is at or behind the end of the log. */
 static int file_at(struct audit *a, uint64_t *place, uint64_t *ret_base)
 {
 	for (unsigned i = AUDIT_FILES; i--;) {
@@ -196,7 +198,7 @@ static bool line_wanted(struct json_object *o, const struct audit_query *q)
 		(!q->vm || (vm && !strcmp(vm, q->vm)));
 }
 
-/* Add the matching whole lines of buf to list. Returns the number of bytes consumed. */
+/* Add the matching whole lines of buf to list, until the page is full. Returns the number of bytes consumed. */
 static size_t lines_take(char *buf, size_t len, const struct audit_query *q, struct json_object *list)
 {
 	size_t at = 0, bytes = 0;
@@ -231,7 +233,7 @@ struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 		n = pread(fd, buf, READ_BYTES, (off_t)(place - base));
 	if (n > 0) {
 		used = lines_take(buf, (size_t)n, q, list);
-		/* If buf has no whole line, skip it: otherwise clients would ask for the same offset again and
+		/* If buf has no whole line, skip its bytes: otherwise clients would ask for the same place again and
 		 * again. */
 		place += used ? used : (size_t)n;
 	}

@@ -11,14 +11,15 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Number of slots. Each user has a slot; when all are taken, further users share the last one. */
+/* Number of slots. A user gets a slot of its own, except the last one. Users for whom no slot is free share the
+ * last. */
 #define USERS 64
 #define OTHERS (USERS - 1)
 
 struct user {
 	uid_t uid; /* meaningless in the shared slot */
 	struct ratelimit limit;
-	int64_t since_ns;   /* realtime of the first omitted denial; valid while there is one */
+	int64_t since_ns;   /* realtime of the first omitted denial; valid while limit.left_out is not 0 */
 	uint64_t unaudited; /* omitted denials that would have had an audit line */
 };
 
@@ -133,7 +134,7 @@ static void left_out_note(struct denial_log *r, struct user *u)
 {
 	if (u->limit.left_out == 1)
 		u->since_ns = (int64_t)clock_realtime_ns();
-	/* A timer that is armed already fires earlier, at the end of another user's window. */
+	/* One timer serves all users: if it is armed already, window_timer_fire() arms it again for this window. */
 	if (!r->armed)
 		loop_timer_arm(r->timer, u->limit.since_ns + RATELIMIT_WINDOW_NS);
 	r->armed = true;

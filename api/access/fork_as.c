@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define VERSION 1
-#define DONE 1 /* the only message: a struct answer and the fds */
+#define DONE 1 /* type of the only message, which the process sends before it ends: a struct answer and the fds */
 
 struct answer {
 	int32_t r; /* 0, or -errno */
@@ -31,7 +31,7 @@ struct answer {
 
 struct fork_as {
 	struct loop *loop;
-	/* NULL: already called; only the process's exit is awaited. */
+	/* NULL: already called, or not to be called any more; only the process's end is awaited. */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 	const char *what;
@@ -43,7 +43,8 @@ struct fork_as {
 
 /* ---- functions that run in the forked process ---- */
 
-/* Add the uid to an error: the caller may have more rights than the user who defined the VM. */
+/* Add the uid to the error's text: the user who reads the error may have more rights than the user who defined the
+ * VM. */
 static void err_append(struct err *e, uid_t uid)
 {
 	size_t n = strlen(e->msg);
@@ -76,8 +77,9 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 	struct answer a = { 0 };
 	int at = 3;
 
-	/* Close all of the daemon's fds, since that user may use none of them. A process group of its own lets the
-	 * daemon kill its children with it. */
+	/* Keep only fds 0 to 2 and the socket, because the user whose rights this process takes may use none of the
+	 * daemon's other fds. The process gets its own process group, so that the daemon can kill it together with its
+	 * children. */
 	if (dup2(sock, at) < 0 || close_range((unsigned)at + 1, ~0U, 0) < 0 || setpgid(0, 0) < 0)
 		_exit(1);
 	child_work(s, parent, &out, &a);
@@ -106,7 +108,7 @@ static void result_tell(struct fork_as *x, int r, const struct fork_as_result *r
 		done(x->opaque, r, res, e);
 }
 
-/* Read the message that the process sent before it ended. */
+/* Read the message that the process sent before it ended. Returns 0; -EIO: there is none; the process's -errno. */
 static int answer_take(struct fork_as *x, char *buf, struct channel_msg *m, struct answer *a)
 {
 	static const struct channel_type types[] = {
@@ -129,7 +131,7 @@ static void answer_tell(struct fork_as *x)
 	int r;
 
 	if (!buf)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise done() would never be called */
 	r = answer_take(x, buf, &m, &a);
 	res.nfds = m.nfds;
 	res.count = a.count;
@@ -151,8 +153,8 @@ static void child_exited(void *opaque, unsigned revents)
 	child_release(x);
 }
 
-/* Kill the process and its group. The pid is safe to use, because it cannot be reused before the daemon has waited for
- * the process. */
+/* Kill the process and its process group. The kernel does not reuse the pid before child_exited() has reaped the
+ * process. */
 static void process_kill(struct fork_as *x)
 {
 	kill(-x->pid, SIGKILL);

@@ -14,7 +14,7 @@ struct open_as {
 	void *opaque;
 	struct config config; /* complete except for its fds */
 	unsigned nfiles;
-	struct fork_as *errand;
+	struct fork_as *errand; /* the process that opens the files */
 };
 
 /* Runs in the forked process. */
@@ -109,7 +109,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	}
 	o = calloc(1, sizeof(*o));
 	if (!o)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise done() would never be called */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
 	r = open_as_start(o, l, &files, d->rights, &e);
 	if (r < 0) {

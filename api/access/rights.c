@@ -71,7 +71,7 @@ void rights_put(struct json_object *definition, const struct rights *r)
 
 static int id_check(int64_t id, struct err *e)
 {
-	/* To the kernel, the highest number means "leave the id unchanged". */
+	/* UINT32_MAX is no id: to setresuid() it means "leave the id unchanged". */
 	if (id >= 0 && id < UINT32_MAX)
 		return 0;
 	return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": names no user or group");
@@ -127,8 +127,8 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 
 /* ---- changing ids ---- */
 
-/* Use raw system calls, because libc's functions would signal the daemon's other threads, and the forked process does
- * not have those threads. */
+/* Use raw system calls: libc's functions change the ids of all threads and wait for these, but the forked process has
+ * only a copy of the daemon's list of threads. */
 int rights_assume(const struct rights *r)
 {
 	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||

@@ -7,10 +7,11 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* Above every fd number in a spawn_spec. */
+/* The greatest number of fds in a spawn_spec. */
 #define FD_ASIDE 512
 
-/* Move all fds above FD_ASIDE first: an fd's current number may be another one's target. */
+/* Give the fds their numbers, and close all others. First duplicate each fd to FD_ASIDE or above, because its present
+ * number may be the target of another one. */
 static int fds_place(const struct spawn_spec *p)
 {
 	int aside[FD_ASIDE];

@@ -18,9 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A manifest has at most 1 MiB; as one line of ASCII it may be longer. */
+/* Limit for one line of output. A manifest has at most 1 MiB; escaped as one line of ASCII it may be longer. */
 #define LINE_MAX_BYTES (8 * MIB)
-#define READS_AT_END 1024 /* more reads than a full pipe of 1 MiB needs: each read takes at least one page */
+/* Limit for the reads after the process's end: more than a full pipe of 1 MiB needs. */
+#define READS_AT_END 1024
 /* Time for removing files after a cancel. */
 #define CANCEL_NS (5 * 1000000000ULL)
 #define ARCHIVER_FDS_MAX 400
@@ -29,10 +30,10 @@ struct archiver {
 	struct loop *loop;
 	const struct archiver_ops *ops;
 	void *opaque;
-	int in, out, pidfd; /* in, out: the process's stdin and stdout */
+	int in, out, pidfd; /* in, out: the daemon's ends of the pipes to the process's stdin and from its stdout */
 	pid_t pid;
 	struct loop_watch *watch, *gone;
-	struct loop_timer *timer; /* kills the process some time after a cancel */
+	struct loop_timer *timer; /* kills the process CANCEL_NS after a cancel */
 	char *line;
 	size_t len, cap;
 	struct json_object *result;
@@ -87,7 +88,7 @@ static void archiver_finish(struct archiver *a)
 		a->failed = true;
 	}
 	a->ended = true;
-	/* done() frees a. */
+	/* done() may free a. */
 	if (a->failed)
 		a->ops->done(a->opaque, -EIO, NULL, &a->e);
 	else
@@ -191,7 +192,7 @@ static void output_ready(void *opaque, unsigned revents)
 {
 	struct archiver *a = opaque;
 
-	/* process_ended() reads what is left in the pipe when the process has ended. */
+	/* The pipe has no writer any more: stop watching it. process_ended() reads what is left. */
 	if (!output_read(a) && (revents & (POLLHUP | POLLERR)))
 		loop_watch_events(a->watch, 0);
 }
@@ -210,15 +211,15 @@ static void process_ended(void *opaque, unsigned revents)
 	archiver_finish(a);
 }
 
-/* Kill a process that does not stop: it may block on a pipe, or its user may have sent SIGSTOP. Else the job would
- * never end. */
+/* Kill a cancelled process that does not end, because otherwise the job would never end: the process may block on a
+ * pipe, or its user may have sent SIGSTOP. */
 static void process_timed_out(void *opaque)
 {
 	struct archiver *a = opaque;
 
 	if (a->ended)
 		return;
-	kill(-a->pid, SIGKILL); /* the pid is valid until it is waited for */
+	kill(-a->pid, SIGKILL); /* the pid is not reused before process_ended() has reaped the process */
 	pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0); /* the child may not have created its process group yet */
 }
 
@@ -296,7 +297,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	int r;
 
 	if (!a)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise done() would never be called */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
 	r = loop_timer_new(l, process_timed_out, a, &a->timer);
 	if (!r)

@@ -29,9 +29,9 @@
 struct batch {
 	struct vm_host *host;
 	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
-	/* the batch's file, relative to the state folder; empty: none */
+	/* path of the batch's file, relative to the state folder; empty: not written, or removed */
 	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8];
-	/* Added VMs, at most as many as are planned. */
+	/* The n added VMs; made and born_after_ns as in struct clone_files. There is room for all planned VMs. */
 	struct vm **vms;
 	unsigned *made;
 	uint64_t *born_after_ns;
@@ -41,7 +41,7 @@ struct batch {
 	unsigned leaving; /* number of VM processes whose end is awaited */
 	struct loop_task task;
 	struct store_work work;
-	void (*done)(struct batch *b); /* called when all VMs of the batch are kept, or all are removed */
+	void (*done)(struct batch *b); /* called when all VMs of the batch are kept, or their removal is over */
 	bool failed;
 	struct err e;
 	struct job *job;
@@ -115,7 +115,7 @@ int batch_begin(struct batch *b, struct err *e)
 	return r;
 }
 
-/* Check that no other client took the name, uuid, MAC or path meanwhile. */
+/* Check that no other VM has taken the name, the uuid or a MAC address meanwhile. */
 static int taken_check(struct vm_host *host, struct definition *def, struct err *e)
 {
 	const struct vm *holder;
@@ -234,7 +234,8 @@ static bool overlays_forget(const struct vm *vm)
 	return any;
 }
 
-/* Remove the files before the VMs: after a crash, the VMs' definitions tell the next daemon which files to remove. */
+/* Undefine the VMs after the removal of their disks' files, even if that failed. The files are removed first: after a
+ * crash, the VMs' definitions tell the next daemon which files to remove. */
 static void files_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct batch *b = opaque;
@@ -252,7 +253,7 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	b->n = 0;
 	if (pins)
 		pin_release_due(b->host);
-	/* If files are left, keep the batch's file so that the next daemon tries again. */
+	/* If a VM could not be undefined, keep the batch's file, so that the next daemon tries again. */
 	if (all && file_remove(b, &own) < 0)
 		log_error("batch", "%s", own.msg);
 	b->done(b);
@@ -272,7 +273,7 @@ static void all_ended(struct loop_task *t)
 		files_removed(b, 0, &none, NULL);
 }
 
-/* Continue from the loop, not inside the handler of the VM's end. */
+/* Count a VM's end. After the last one, continue from the loop, not inside the handler of that end. */
 static void one_ended(struct vm *vm, void *opaque)
 {
 	struct batch *b = opaque;
@@ -336,7 +337,7 @@ static void batch_kept(struct batch *b)
 	job_succeed(b->job, o);
 }
 
-/* If the batch's file cannot be removed, the next daemon would remove VMs about which the client was told. */
+/* If the batch's file cannot be removed, the batch fails, because the next daemon would remove its VMs. */
 void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o), void *opaque)
 {
 	struct err e;
@@ -352,7 +353,7 @@ void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, 
 
 /* ---- recovery by the next daemon ---- */
 
-/* Return the time when a VM's definition was written; disk files older than this are not the VM's. 0: unknown. */
+/* Return the time when a VM's definition was written; 0: unknown. Files that are older were not made for the VM. */
 static uint64_t beginning_ns(struct vm_host *host, const char *name)
 {
 	struct err e;
@@ -378,7 +379,8 @@ static void cleared_up(struct batch *b)
 	batch_free(b);
 }
 
-/* Find a planned VM by its uuid; NULL: not defined. Another VM may have the planned name. */
+/* Find the VM that has both the planned uuid and the planned name; NULL: none. A VM with only one of them is not the
+ * batch's. */
 static struct vm *planned_vm(struct vm_host *host, struct json_object *planned)
 {
 	const char *name = js_get_str(planned, "name"), *text = js_get_str(planned, "uuid");
@@ -446,7 +448,8 @@ static void file_found(void *opaque, const char *name)
 	batch_undo(b, cleared_up);
 }
 
-/* Older versions had no batch file but marked each clone. */
+/* Whether the VM is an unfinished clone of an older version, which marked each clone by a file instead of writing a
+ * batch's file. */
 static bool is_marked(struct vm_host *host, const struct vm *vm)
 {
 	return store_has_file(host->store, vm->def->name, "clone.pending") ||

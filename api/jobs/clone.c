@@ -23,33 +23,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Clones that are copied concurrently, one disk of each, so that their waits for the disk overlap. */
+/* Greatest number of clones that are made concurrently. One disk of each is copied at a time, so that the copies' waits
+ * for storage overlap. */
 #define AT_ONCE_MAX 4
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct target {
 	struct cloning *all;
 	struct definition *def; /* NULL once the VM has it */
-	struct vm *vm;		/* the clone; the job owns it until the end */
+	struct vm *vm;		/* the clone, of which the job is the owner until the job ends */
 	int fds[VM_DISKS_MAX];	/* files of the writable disks, in order; owned */
 	unsigned nfds;
 	uint32_t disk; /* index of the disk that is copied now */
 	unsigned nth;  /* index of that disk among the writable disks */
-	uint64_t done, total; /* bytes of that disk */
+	uint64_t done, total; /* bytes copied of that disk, and its size; 0: not known yet */
 	struct fork_as *errand;
 };
 
 struct cloning {
 	struct vm_host *host;
 	struct vm *source;
-	struct definition *def; /* copy of the source's definition, which may be changed during the job */
+	struct definition *def; /* copy of the source's definition, because the source may be redefined meanwhile */
 	struct job *job;
 	struct batch *batch;
 	bool linked, snapshots, reset_identity;
 	struct target *targets;
 	unsigned n, next, begun, made;
 	unsigned copies; /* writable disks of one clone */
-	uint64_t copied; /* bytes of all completed disks */
+	uint64_t copied; /* bytes of all disks whose copies are complete */
 	struct config sources; /* the source's open images */
 	struct open_as *opener;
 	struct fork_as *errand;
@@ -144,7 +145,8 @@ static void identities_resume_pending(struct cloning *f)
 	clone_end(f);
 }
 
-/* The source's offline process has ended and released the images, so a clone may start at once. */
+/* Continue after the copies are made and the source's offline process has ended: reset the guests' identity if that was
+ * requested, or end the job. As the process has released the images, a clone may start at once then. */
 static void offline_ended(void *opaque)
 {
 	struct cloning *f = opaque;
@@ -320,7 +322,7 @@ static void target_start(struct target *t)
 
 static void copies_resume(struct cloning *f)
 {
-	if (f->going_on) /* called from target_start(): the loop below starts the next target */
+	if (f->going_on) /* target_start() in the loop below has called this function; that loop continues */
 		return;
 	f->going_on = true;
 	while (!was_cancelled(f) && f->next < f->n && f->begun < AT_ONCE_MAX)
@@ -350,7 +352,7 @@ static void clone_start(void *opaque)
 	copies_resume(f);
 }
 
-/* Fail before the batch has begun, so that there is nothing to remove. */
+/* Fail the job before the batch has begun: there is nothing to remove. */
 static void end_early(struct cloning *f, const struct err *e)
 {
 	job_fail(f->job, e);
@@ -384,7 +386,7 @@ static void sources_opened(void *opaque, int r, struct config *c, const struct e
 	clone_files_look(f->host->loop, &files, files_looked_for, f, &f->errand);
 }
 
-/* Runs on the loop, so that the client gets the job's id before the job can end. */
+/* Open the source's images. Called from the loop, so that the client gets the job's id before the job can end. */
 static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
@@ -404,7 +406,7 @@ static void clone_cancel(struct job *j)
 {
 	struct cloning *f = j->opaque;
 
-	/* Without a copy under way, copies_resume() notices the cancellation. */
+	/* If no copy is under way, copies_resume() checks for the cancel. */
 	if (f->working && f->begun && j->vm->offline)
 		offline_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, copies_cancelled, NULL);
 	for (unsigned i = 0; !f->working && i < f->n; i++)
@@ -425,7 +427,7 @@ static struct cloning *cloning_new(struct vm_host *host, unsigned n)
 		f->defs = calloc(n, sizeof(struct definition *));
 	}
 	if (!f || !f->targets || !f->defs)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise the client would never get an answer */
 	f->host = host;
 	f->batch = batch_new(host);
 	f->n = n;

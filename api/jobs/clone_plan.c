@@ -23,7 +23,7 @@ static int pattern_wrong(const char *pattern, struct err *e)
 		"pattern: \"%.100s\" must have one number, as %%d or %%02d, and no other %%", pattern);
 }
 
-/* The pattern is a client's input, so it never becomes a printf() format. */
+/* Parses the pattern itself: it is a client's input, so it must not become a printf() format. */
 int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, struct err *e)
 {
 	const char *at = strchr(pattern, '%'), *p = at ? at + 1 : NULL;
@@ -67,7 +67,8 @@ static int name_check(const struct vm *source, const char *name, struct err *e)
 
 /* ---- the clones' files ---- */
 
-/* Choose a path beside the original: web1.qcow2 of web1 becomes NEW.qcow2, any other name NEW-vda.qcow2. */
+/* Choose a path beside the source's image. If the image's name begins with the source's name, that part is replaced:
+ * web1-data.qcow2 of web1 becomes NEW-data.qcow2. Any other name becomes NEW-vda.qcow2. */
 static int path_beside(const struct definition_disk *d, const char *old, const char *new, const char *ext,
 	char ret[PATH_MAX], struct err *e)
 {
@@ -185,7 +186,8 @@ static int disks_change(const struct vm *source, const struct clone_opts *opts, 
 
 /* ---- the clones' MACs and definitions ---- */
 
-/* Set the given MACs; the others are generated later. The definition's parser checks them. */
+/* Set the given MACs, which the definition's parser checks later. Remove the others: identity_complete() generates new
+ * ones. */
 static int macs_change(const struct clone_opts *opts, struct json_object *o, struct err *e)
 {
 	struct json_object *interfaces = js_get_array(o, "interfaces");
@@ -267,7 +269,7 @@ int clone_plan_make(const struct vm *source, const struct clone_opts *opts, stru
 	p->n = MAX(opts->count, 1);
 	p->defs = calloc(p->n, sizeof(struct definition *));
 	if (!p->defs)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise the client would never get an answer */
 	json_object_object_del(o, "uuid");
 	identity_drop_forwards(o);
 	for (unsigned i = 0; i < p->n && !r; i++) {

@@ -27,7 +27,7 @@
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
 #define CORE ".core"
 #define TMP ".tmp"
-/* Most bytes of the VM's name in a file's name, which is limited to NAME_MAX. */
+/* Greatest number of bytes of the VM's name in a file's name, because a file's name is limited to NAME_MAX. */
 #define NAME_PART 200
 
 /* Data of a dump job; freed when the job concludes. */
@@ -200,7 +200,7 @@ static void dump_ask(struct vm *vm, enum vm_msg_type type,
 	vm_process_request(vm->proc, type, NULL, 0, -1, REQUEST_TIMEOUT_NS, done, opaque);
 }
 
-/* Apply the action that the policy demands after a dump. */
+/* After a dump by policy, resume the VM or end its process, unless the VM's state has changed meanwhile. */
 static void then_do(struct vm *vm, enum dump_then then)
 {
 	if (!vm->proc || vm_is_stopping(vm))
@@ -226,7 +226,8 @@ static struct json_object *result_of(const struct work *w, const struct vm_snaps
 	return o;
 }
 
-/* End the work and free it. The policy's next action follows even a failed dump: a full disk must not hang the VM. */
+/* Conclude the job, which frees w. After a dump by policy, then_do() follows even if the dump failed, so that a full
+ * disk does not keep the VM from continuing. */
 static void work_end(struct work *w, const struct err *e)
 {
 	struct work was = *w;
@@ -304,7 +305,7 @@ static void work_cancel(struct job *j)
 
 /* ---- starting a dump ---- */
 
-/* Start the job. w: taken. */
+/* Start the job and send the request for the dump. w: taken. fd: borrowed. */
 static int work_start(struct work *w, int fd, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET };

@@ -68,7 +68,7 @@ static const char *format_word(unsigned format)
 	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 }
 
-/* Find a file that is already listed: disks that share an image export it once. */
+/* Find a file in the list by its path; NULL: not listed yet. So an image that several disks share is exported once. */
 static struct json_object *file_find(struct export *x, const char *path)
 {
 	for (size_t i = 0; i < json_object_array_length(x->files); i++) {
@@ -91,7 +91,7 @@ static struct json_object *file_add(struct export *x, const char *name, const ch
 	return f;
 }
 
-/* List an image of a disk's chain. Returns its name in the archive. */
+/* List layer k of a disk's chain and the layers behind it. Returns layer k's name in the archive. */
 static const char *layer_add(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
 	unsigned k)
 {
@@ -117,7 +117,7 @@ static const char *layer_add(struct export *x, const struct definition_disk *d, 
 	return js_get_str(f, "name");
 }
 
-/* Replace a path in the definition by the name in the archive. */
+/* Replace a path in the definition by the file's name in the archive, if the file is listed. */
 static void path_put(struct export *x, struct json_object *o, const char *key, const char *path)
 {
 	struct json_object *f = path ? file_find(x, path) : NULL;
@@ -142,7 +142,8 @@ static void disk_whole(struct export *x, const struct definition_disk *d, const 
 	}
 }
 
-/* List a disk as one image with the content of the snapshot and its backing chain. */
+/* List a disk as one qcow2 image, which gets the disk's whole content as of the snapshot. The layers are listed as its
+ * sources. */
 static void disk_of_snapshot(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
 	struct json_object *o)
 {
@@ -306,7 +307,8 @@ static int state_check(const struct vm *vm, const struct export_opts *opts, stru
 	return 0;
 }
 
-/* Accept a pipe, or an empty file: a file with content may be one of the VM's own disks. */
+/* Check that the file is open for writing, and is a pipe, a socket, a character device or an empty regular file. A file
+ * with content may be one of the VM's own disks. */
 static int file_check(int fd, struct err *e)
 {
 	int flags = fcntl(fd, F_GETFL);

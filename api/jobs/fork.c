@@ -31,7 +31,8 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-/* Most processes starting at a time: enough to keep the CPUs busy, few enough that each finishes soon. */
+/* Greatest number of clones that start at a time: enough to keep the CPUs busy, few enough that each start is over
+ * soon. */
 #define AT_ONCE_MAX 4
 #define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
@@ -42,7 +43,7 @@
 struct clone {
 	struct fork *fork;
 	struct definition *def; /* owned until the VM takes it */
-	struct vm *vm;		/* owned by this job until the job ends, so nobody else starts or stops it */
+	struct vm *vm;		/* the clone, of which this job is the owner until the job ends */
 };
 
 struct fork {
@@ -52,21 +53,21 @@ struct fork {
 	struct batch *batch;
 	struct clone *clones;
 	unsigned n, next, begun, running;
-	int state_fd;
-	/* Copies, since the source may be redefined meanwhile. */
+	int state_fd; /* memfd with the source's state */
+	/* Copies of parts of the source's definition, since the source may be redefined meanwhile. */
 	struct rights *rights;	      /* NULL: the daemon's */
 	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
 	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
 	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
-	const char *why_copied[VM_DISKS_MAX]; /* reason, a static text; NULL: the disk is pinned or read-only */
+	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: the clones get overlays. Unused if read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
-	struct fork_files files;      /* for each writable disk the image and the copies */
+	struct fork_files files;      /* for each writable disk: its image, then one file for each clone */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
 	bool paused, hint_hostname, isolated, going_on;
 	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
 	unsigned nmade;
-	uint64_t made_bytes[VM_DISKS_MAX]; /* what they take on the disk */
+	uint64_t made_bytes[VM_DISKS_MAX]; /* space that these files occupied when the source had answered */
 	uint64_t begun_ns;
 	struct vm_snapshot_done taken; /* the source's answer */
 	struct loop_task task;
@@ -96,7 +97,7 @@ static void fork_free(struct fork *f)
 
 /* ---- choosing overlays or copies ---- */
 
-/* Return why the disk is copied. NULL: the clones get overlays. */
+/* Return why the clones get copies of the disk, as a static text; NULL: they get overlays. */
 static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts, const struct definition_disk *d)
 {
 	if (d->layers[0].format != DEFINITION_FORMAT_QCOW2)
@@ -113,7 +114,7 @@ static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts
 	return !vm_state_is_active(vm->state) && image_is_frozen(vm) ? "image of linked clones" : NULL;
 }
 
-/* Return whether the disk reads the image of another VM at a pin. */
+/* Whether the disk reads the image of another VM at a pin. */
 static bool stands_on_pin(const struct vm_host *host, const struct definition_disk *d)
 {
 	for (unsigned k = 0; k + 1 < d->nlayers; k++)
@@ -122,7 +123,8 @@ static bool stands_on_pin(const struct vm_host *host, const struct definition_di
 	return false;
 }
 
-/* A clone opens all layers of its source's disk. So an isolated clone's disk gets the content of all of them. */
+/* Set `flat` for the disks that read the image of another VM at a pin: an isolated clone may not open that image, so
+ * its disk becomes a copy of the content of all layers. Returns 0; -ENOTSUP: such a disk is read-only. */
 static int isolate(struct fork *f, struct err *e)
 {
 	const struct vm *vm = f->source;
@@ -206,8 +208,8 @@ static void pins_note(struct fork *f)
 		pins_store(host);
 }
 
-/* The VM's process copied a disk that was to be pinned, because the image can hold no pin: the clone's disk has no
- * layer for it. */
+/* Note that the VM's process has copied disk i, which was to be pinned, because its image can hold no pin. Remove the
+ * source's image from the backing files of the clones' disks. */
 static void disk_set_copied(struct fork *f, unsigned i)
 {
 	f->pinned[i] = false;
@@ -258,7 +260,7 @@ static int clone_check(struct vm_host *host, const char *name, struct err *e)
 	return r;
 }
 
-/* Print the copy's path, beside the source's image: NAME-vda.qcow2. */
+/* Print the path of a clone's file for the disk, beside the source's image: NAME-vda.qcow2. */
 static int copy_path(const struct definition_disk *d, const char *name, char path[PATH_MAX], struct err *e)
 {
 	const char *image = d->layers[0].path, *slash = strrchr(image, '/');
@@ -270,7 +272,7 @@ static int copy_path(const struct definition_disk *d, const char *name, char pat
 	return 0;
 }
 
-/* Replace the path of each writable disk by the clone's copy. */
+/* Replace the path of each writable disk by that of the clone's own file. */
 static int disks_rename(const struct definition *source, struct json_object *o, const char *name,
 	struct err *e)
 {
@@ -296,7 +298,7 @@ static void macs_drop(struct json_object *o)
 		json_object_object_del(json_object_array_get_idx(list, i), "mac");
 }
 
-/* Make the clone's definition: the source's with a new name and uuid. */
+/* Make the clone's definition from the source's, o, with new name, uuid, MAC addresses and paths of writable disks. */
 static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
 {
 	int r = clone_check(c->fork->host, name, e);
@@ -338,8 +340,8 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 	return r;
 }
 
-/* Check early what cannot be cloned. The VM's process checks again, since this definition may be newer than the
- * process. */
+/* Check that live clones can copy the disks, and that one message can carry the files of n clones. The VM's process
+ * checks the disks again, since this definition may be newer than the process. */
 static int source_check(const struct vm *vm, unsigned n, struct err *e)
 {
 	unsigned written = 0, most;
@@ -363,8 +365,8 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 
 /* ---- opening and creating the disks' files ---- */
 
-/* Keep the files of the first clone open, to learn how much space they take. fds: for each writable disk its image and
- * the copies. */
+/* Keep the files of the first clone open, to learn later how much space they take. fds: for each writable disk its
+ * image, then the files of the clones; borrowed. */
 static void made_keep(struct fork *f, const int *fds, unsigned nfds)
 {
 	for (unsigned i = 1; i < nfds && f->nmade < VM_DISKS_MAX; i += 1 + f->n) {
@@ -391,8 +393,8 @@ static void copy_add(struct fork_files *files, const struct definition *d, unsig
 	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
 }
 
-/* List images and copies. The paths belong to the clones' definitions, which do not move when a VM takes them.
- * source_check() has limited the number of files. */
+/* Fill f->files. The paths of the clones' files belong to the clones' definitions, which do not move when a VM takes
+ * them. source_check() has limited the number of files. */
 static int files_list(struct fork *f, struct err *e)
 {
 	const struct definition *source = f->source->def;
@@ -503,7 +505,7 @@ static void clones_start_next(struct fork *f)
 {
 	struct err e;
 
-	if (f->going_on) /* called from the loop below, which handles the refused start */
+	if (f->going_on) /* a start was refused at once: the loop below, which called vm_start(), continues */
 		return;
 	if (f->job->cancelling && !batch_has_failed(f->batch)) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; no clone remains");
@@ -525,7 +527,7 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 	struct fork *f = opaque;
 	struct err why;
 
-	/* Seal the memfd: neither the source nor a clone can change it from here on. */
+	/* Seal the memfd, so that neither the source nor a clone can change the state. */
 	if (!r && fcntl(f->state_fd, F_ADD_SEALS,
 			  F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
 		r = err_set_errno(&why, -errno, "cannot seal the VM's state");
@@ -555,7 +557,8 @@ static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const
 		log_debug("fork", "%s", e->msg);
 }
 
-/* After the state is written there is nothing to cancel in the source; clones_start_next() checks for a cancel. */
+/* Ask the source's process to stop. Once a clone starts, the source has no work left to cancel, and clones_start_next()
+ * checks for the cancel. */
 static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
@@ -569,7 +572,7 @@ static void fork_release(struct job *j)
 	fork_free(j->opaque);
 }
 
-/* Define a clone as part of the batch. Its state is stored from its start on. */
+/* Define a clone as part of the batch. Its state.json is first written when it starts. */
 static int clone_keep(struct clone *c, struct err *e)
 {
 	int r = batch_add(c->fork->batch, c->def, c->fork->job, &c->vm, e);
@@ -617,7 +620,7 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 	struct fork *f = opaque;
 
 	f->errand = NULL;
-	/* A failed process has removed its files unless it was killed; files that existed before were not made here. */
+	/* On -EEXIST no file is left that was created here. After another error, files may be left. */
 	for (unsigned i = 0; i < f->n; i++)
 		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
 	if (r < 0) {
@@ -630,7 +633,7 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 		close(res->fds[i]);
 }
 
-/* Errors from here on fail the job, not the command. */
+/* Define the clones, and open and create the disks' files. An error fails the job. */
 static void fork_go(struct fork *f)
 {
 	struct err e;
@@ -687,7 +690,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 
 	if (r < 0)
 		return r;
-	f->job->opaque = f; /* the job's progress counts bytes of memory and disks first, then clones */
+	f->job->opaque = f; /* job_new() has set the unit to bytes; fork_answered() changes it to clones */
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
 	f->begun_ns = loop_now_ns();
@@ -705,7 +708,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 	if (f)
 		f->clones = calloc(n, sizeof(*f->clones));
 	if (!f || !f->clones)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise the client would never get an answer */
 	f->host = host;
 	f->batch = batch_new(host);
 	f->state_fd = -1;

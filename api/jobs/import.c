@@ -23,7 +23,7 @@ struct import {
 	struct vm_host *host;
 	struct call *call; /* the client's call, until it is answered */
 	const char *job_id; /* borrowed until the call is answered; NULL: generated */
-	struct vm *vm;	   /* the VM, with the import's job; NULL before the VM is defined */
+	struct vm *vm;	   /* the new VM; NULL before it is defined */
 	struct job *job;
 	int fd;
 	struct rights *rights;
@@ -32,7 +32,7 @@ struct import {
 	char folder[PATH_MAX];	      /* parent of the VM's folder */
 	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
 	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
-	char *seen;		      /* definition in the archive before unpacking; import_ready() compares it */
+	char *seen;		      /* the archive's definition as read before unpacking, for import_ready() */
 	struct json_object *warnings; /* definition_warnings() */
 	struct err why; /* reason of the failure */
 };
@@ -79,7 +79,7 @@ static void vm_drop(struct vm *vm)
 		permissions_keep(&host->permissions, host->store, NULL);
 }
 
-/* Undefine the VM at once: before its job exists, or at the daemon's start. */
+/* Undefine a VM that has no job: its job could not be created, or an earlier daemon began the import. */
 static void vm_forget(struct vm *vm)
 {
 	struct err e;
@@ -96,7 +96,8 @@ static void drop_when_done(struct job *j, void *opaque)
 	vm_drop(opaque);
 }
 
-/* Without a definition the rest of the folder is garbage, which the next daemon removes. */
+/* Fail the job after the removal of the VM's state folder. If that removal failed, the definition is gone all the same,
+ * and the next daemon removes the rest. */
 static void folder_removed(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
@@ -108,7 +109,7 @@ static void folder_removed(struct store_work *work)
 	job_fail(x->job, &x->why);
 }
 
-/* Remove the VM before the job concludes; its name stays in use until then. */
+/* Remove the VM from the store, then fail the job. The VM keeps its name until the job has concluded. */
 static void import_fail(struct import *x)
 {
 	x->job->cancel = NULL;
@@ -141,8 +142,8 @@ static struct json_object *folder_of(const struct definition *def)
 	return o;
 }
 
-/* Conclude the job. Conclude it with success even if syncing failed: the files are complete, and the next daemon finds
- * them. */
+/* Conclude the job with success, even if work->r reports an error of the store: the files are complete, and the next
+ * daemon finds them. */
 static void kept_for_good(struct store_work *work)
 {
 	struct import *x = container_of(work, struct import, work);
@@ -172,7 +173,7 @@ static void folder_stored(struct store_work *work)
 	kept_for_good(work);
 }
 
-/* Record that all files of the VM lie in the folder that the import made. */
+/* Store in IMPORTED_FILE that all files of the VM are in the folder that the import made. */
 static void import_succeed(struct import *x)
 {
 	CLEANUP_JS struct json_object *o = folder_of(x->vm->def);
@@ -202,14 +203,15 @@ static void import_ready(void *opaque, struct json_object *o)
 	struct import *x = opaque;
 	CLEANUP_FREE char *text = definition_text(o);
 
-	/* The archive may have changed since archive_looked(). */
+	/* The archive may have changed since archive_looked(): compare its definition. */
 	if (text && !strcmp(text, x->seen) && !x->job->cancelling)
 		archiver_keep(x->archiver);
 	else
 		archiver_cancel(x->archiver);
 }
 
-/* Start removing the folder, which has a temporary name until it is complete. */
+/* Start cairn-archive to remove .NAME.importing, the folder of an import that was not completed. folder: its parent.
+ * name: NAME. */
 static int clear_start(const struct vm *vm, const char *folder, const char *name, const struct archiver_ops *ops, void *opaque,
 	struct archiver **ret, struct err *e)
 {
@@ -233,7 +235,7 @@ static void leftovers_cleared(void *opaque, int r, struct json_object *result, c
 
 static const struct archiver_ops clear_ops = { .done = leftovers_cleared };
 
-/* Unpacking failed. The process has removed its files unless it was killed. */
+/* Fail the import because unpacking failed: first remove what the process has left if it was killed, then the VM. */
 static void not_taken(struct import *x, const struct err *e)
 {
 	struct err own;
@@ -286,7 +288,8 @@ static int take_start(struct import *x, struct err *e)
 
 /* ---- defining the VM ---- */
 
-/* Replace each uuid and MAC that another VM here uses. */
+/* If another VM has the definition's uuid or one of its MAC addresses, remove the uuid and all MAC addresses, so that
+ * the caller generates new ones. */
 static int identity_make(struct import *x, struct json_object *o, struct definition **d, struct err *e)
 {
 	struct json_object *list = js_get_array(o, "interfaces");
@@ -350,7 +353,8 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 	return r;
 }
 
-/* Switch off host_loopback: services on the host's loopback trust local users, and the archive may be a stranger's. */
+/* Set host_loopback to false, with a warning: services on the host's loopback address trust local users, and the
+ * archive may be a stranger's. */
 static void loopback_close(struct import *x, struct definition *d)
 {
 	char text[256];
@@ -405,7 +409,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	return r;
 }
 
-/* Define the VM, marked as incomplete. */
+/* Define the VM, with IMPORT_MARKER in its state folder. d: taken. */
 static int vm_keep(struct import *x, struct definition *d, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
@@ -453,7 +457,7 @@ static void import_refuse(struct import *x, const struct err *e)
 	import_free(x);
 }
 
-/* Start the job: from here on errors fail the job, not the command. */
+/* Answer the call and start to unpack. An error fails the job. */
 static void import_start(struct import *x)
 {
 	call_return_job(x->call, x->job);
@@ -530,9 +534,10 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* Recovery of a killed import: its files are removed before the VM, since only the VM's mark names them. */
+/* Removal of what an import of an earlier daemon has left. The files are removed before the VM, because only the VM's
+ * definition names them. */
 struct clearing {
-	struct vm *vm; /* incomplete: only this job removes it */
+	struct vm *vm; /* VM_FACT_INCOMPLETE is set, so nobody else removes the VM */
 	struct archiver *archiver; /* NULL: the start failed */
 };
 

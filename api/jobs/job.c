@@ -37,7 +37,7 @@ static void status_set(struct job *j, enum job_status s)
 	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
 }
 
-/* Add the rate so far in bytes per second, and the remaining time at that rate. */
+/* Add the job's unit, the average rate so far in units per second, and the remaining time in ns at that rate. */
 static void put_progress(struct json_object *o, const struct job *j, uint64_t now)
 {
 	uint64_t ns = now - j->begun_ns;
@@ -146,7 +146,7 @@ static const struct job_type {
 	{ "snapshot-delete", "snapshot-delete", VM_OP_JOB }, { "fork", NULL, VM_OP_JOB }, { "dump", NULL, VM_OP_JOB },
 	{ "export", NULL, VM_OP_JOB }, { "import", NULL, VM_OP_MAKE }, { "clone", NULL, VM_OP_JOB } };
 
-/* Find a type by its name; NULL: unknown. */
+/* Find the row of a job type; NULL: unknown, or type is NULL. */
 static const struct job_type *type_find(const char *type)
 {
 	for (size_t i = 0; type && i < ARRAY_SIZE(types); i++)
@@ -373,8 +373,8 @@ static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
 	struct vm *vm = j->vm;
-	/* Read this fact now: the callbacks below may undefine a VM, except one with a pending dump, which still
-	 * runs. */
+	/* Read this fact now, because the callbacks below may free the VM. They do not free a VM with a pending dump,
+	 * because its process still runs. */
 	bool dump_due = vm && vm_has(vm, VM_FACT_DUMP_DUE);
 
 	j->ended_ns = loop_now_ns();
@@ -393,7 +393,8 @@ static void job_conclude(void *opaque)
 		dump_job_over(vm);
 }
 
-/* Conclude the job after its offline process has ended, since a client may open the images as soon as it knows. */
+/* Conclude the job after the VM's offline process has ended, because a client that learns of the job's end may open the
+ * images at once. */
 static void job_end(struct job *j)
 {
 	j->cancel = NULL;
@@ -480,7 +481,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 	if (!id || !vm || !type || id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
 		return;
 	end = (uint64_t)started + (uint64_t)duration;
-	age = end < now ? now - end : 0; /* negative if the clock was set back */
+	age = end < now ? now - end : 0; /* end is in the future if the clock was set back */
 	if (age >= JOBS_KEPT_NS || end >= now + JOBS_KEPT_NS)
 		return;
 	j = calloc(1, sizeof(*j));
@@ -572,7 +573,7 @@ static bool recover_look(void *opaque, struct json_object *ev)
 		return true;
 	j = job_find(r->host, id);
 	if (j)
-		j->lost = true; /* its end was stored but no event was emitted */
+		j->lost = true; /* jobs.json has the job's end, but the earlier daemon emitted no event for it */
 	else
 		lost_add(r->host, ev, id, type);
 	return true;
@@ -621,8 +622,8 @@ void jobs_settle(struct vm_host *host)
 	}
 	if (!any)
 		return;
-	/* Store these failures before emitting their events, because a job whose end was emitted is not recovered
-	 * again. */
+	/* Store these failures before emitting their events: after its event, jobs_recover() of a later daemon ignores
+	 * a job. */
 	file = jobs_to_file(host);
 	if (store_put(host->store, NULL, "jobs.json", file, STORE_NOW, NULL, &e) < 0)
 		log_warn("job", "%s", e.msg);

@@ -16,7 +16,8 @@ static void release_answered(void *opaque, int r, const struct vm_answer *a, con
 	struct vm *vm = opaque;
 
 	(void)a;
-	/* After a failure, the process is asked again at the end of the VM's job or after its next start. */
+	/* After a failure, vm_release() asks again when a job of the VM concludes, or the VM starts or changes its
+	 * phase. */
 	if (r < 0)
 		log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
 	pins_answered(vm->host, vm, r == 0);
@@ -44,7 +45,7 @@ void pin_release_due(struct vm_host *host)
 		vm_release(host->vms[i]);
 }
 
-/* The VM's process deletes no pin while a job works on its images. */
+/* Ask again after a job: the VM's process deletes no pin while a job works on its images. */
 static void job_vm_release(struct vm_host *host, const char *name)
 {
 	struct vm *vm = vm_find(host, name);

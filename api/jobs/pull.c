@@ -29,8 +29,8 @@ struct pull {
 	struct job *job;
 	struct vm *vm;
 	struct vm_disk_pull body;
-	char *image; /* owned: the disk's path */
-	bool was_pending;
+	char *image; /* path of the disk's image; owned */
+	bool was_pending; /* the running definition differed from the next start's before the pull changed the latter */
 };
 
 static void pull_free(struct pull *p)
@@ -61,8 +61,8 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 			"which the next start ignores: %.300s", e->msg);
 		job_fail(p->job, &why);
 	} else {
-		/* The process no longer reads a backing file either. If its definition differed from the next start's
-		 * in nothing else, both are equal now. */
+		/* The VM's process does not read the backing files any more. If vm->def was not changed before, it
+		 * describes the running VM again. */
 		if (!p->was_pending) {
 			definition_free(vm->live);
 			vm->live = NULL;
@@ -102,8 +102,8 @@ static struct definition *definition_without(const struct vm *vm, const char *di
 	return def;
 }
 
-/* Remove the backing files from the definition, which ends the disk's mark. If the daemon ends before it has done so,
- * the next start ignores the backing files of the marked disk. */
+/* Remove the backing files from the definition, which ends the disk's mark. If the daemon dies before that, the next
+ * start ignores the backing files of the marked disk. */
 static void definition_settle(struct pull *p)
 {
 	struct vm *vm = p->vm;
@@ -123,8 +123,8 @@ static void definition_settle(struct pull *p)
 
 /* ---- the job ---- */
 
-/* Whether the image certainly has its backing file after this answer of the process. After a failed write of the
- * header, the image may be in either state. */
+/* Whether this answer of the process shows that the image still has its backing file. After other errors, such as a
+ * failed write of the header, the image may or may not have it. */
 static bool image_is_unchanged(int r, const struct err *e)
 {
 	return r == -EREMOTEIO && (e->cls == ERR_CANCELLED || e->cls == ERR_UNSUPPORTED || e->cls == ERR_BUSY);
@@ -163,7 +163,7 @@ static void pull_cancel(struct job *j)
 	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancel_ignore, NULL);
 }
 
-/* pull_begin() sees that the job is being cancelled. */
+/* Do nothing: the pull has not begun, and pull_begin() checks for the cancel. */
 static void pull_cancel_early(struct job *j)
 {
 	(void)j;

@@ -19,7 +19,7 @@
 struct rename {
 	struct store_work work;
 	struct call *call;
-	struct vm *vm; /* cannot go away while its operation is VM_OP_RENAME */
+	struct vm *vm; /* with the owner VM_OP_RENAME, so nobody frees it */
 	char old[VM_NAME_MAX + 1];
 };
 
@@ -30,7 +30,7 @@ static void rename_end(struct rename *w, int r, const struct err *e)
 	free(w);
 }
 
-/* Rename the VM in memory first, so that all writes from here on go to the new folder. */
+/* Rename the VM in memory and in the permissions, so that all writes from here on go to the new folder. */
 static void take_name(struct vm *vm, const char *name)
 {
 	struct vm_host *host = vm->host;
@@ -81,7 +81,7 @@ static void folder_renamed(struct store_work *work)
 	if (work->r < 0) {
 		take_name(w->vm, w->old);
 		permissions_keep(&w->vm->host->permissions, w->vm->host->store, NULL);
-		vm_save(w->vm); /* writes during the rename found no folder */
+		vm_save(w->vm); /* writes to state.json during the rename went to the new folder, which does not exist */
 		rename_end(w, work->r, &work->e);
 		return;
 	}

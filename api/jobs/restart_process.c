@@ -42,7 +42,8 @@ static void handover_asked(void *opaque)
 	call_answer(opaque);
 }
 
-/* The VM cannot be handed over: save and start it instead. j->e keeps the reason for the result. */
+/* Save and start the VM, because it cannot be handed over. why: the reason, which the job's result reports; kept in
+ * j->e. */
 static void save_instead(struct job *j, const struct err *why)
 {
 	struct call *call = j->opaque;
@@ -99,7 +100,7 @@ int restart_process(struct vm *vm, const char *job_id, struct call *call, struct
 	r = job_new(vm, "restart-process", job_id, &j, e);
 	if (r < 0)
 		return r;
-	vm->operation.kind = VM_OP_JOB; /* not a save yet */
+	vm->operation.kind = VM_OP_JOB; /* job_new() has set VM_OP_SAVE, but the job begins with a handover */
 	j->cancel = handover_cancel;
 	j->opaque = call;
 	vm_hand_over(vm, &ops, j);
@@ -145,7 +146,7 @@ void restart_process_saved(struct vm *vm)
 		return;
 	}
 	vm->operation.job->cancel = NULL;
-	if (vm->host->server) /* otherwise this daemon is still loading, and restart_process_resume() follows */
+	if (vm->host->server) /* NULL: this daemon still loads the VMs; restart_process_resume() follows */
 		vm_start(vm, &opts);
 }
 
@@ -156,13 +157,14 @@ static bool is_due(const struct vm *vm)
 	return vm_has(vm, VM_FACT_CONTINUES) && vm->state == VM_SAVED;
 }
 
-/* Make the job the VM's owner now, so that it continues under its id. restart_process_resume() starts the VM later. */
+/* Make the earlier daemon's job the VM's owner again, so that the job keeps its id. restart_process_resume() starts the
+ * VM later. */
 static void restart_take_back(struct vm *vm)
 {
 	struct job *j;
 	struct err e;
 
-	/* After a crash of the host, autostart decides which VMs run. */
+	/* After a boot of the host, autostart decides which VMs run. */
 	if (!is_due(vm) || vm->host->new_boot || job_take_back(vm, "restart-process", &j, &e) < 0)
 		restart_process_forget(vm);
 	else
@@ -179,7 +181,7 @@ void restart_process_resume(struct vm *vm)
 static void restart_adopted(struct vm *vm, const struct vm_info *info)
 {
 	(void)info;
-	/* If no save is under way, it has failed, or the VM runs in its new process already: the job is over. */
+	/* If no save is under way, the save has failed, or the VM already runs in its new process: the job is over. */
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED)
 		restart_process_forget(vm);
 }

@@ -27,20 +27,21 @@
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* Data of a managed save. Its job waits for the store twice: until state.json says how the VM continues after the save,
- * and until the saved state's file has its final name. The VM may end meanwhile, and the job with it. */
+/* One wait of a managed save's job for the store. There are two: until state.json says how the VM continues after the
+ * save (managed_begin()), and until the saved state's file has its final name (managed_stored()). The VM, and with it
+ * the job, may end meanwhile. */
 struct save_wait {
 	struct store_work work;
 	struct job *job; /* NULL: concluded */
-	int fd, definition; /* fds of the two files; owned; -1: already passed on */
-	struct call *call; /* awaits the save's start; NULL: none */
+	int fd, definition; /* first wait: SAVE_MANAGED_TMP and the definition's file; owned. -1: none */
+	struct call *call; /* answered after the first wait; NULL: none */
 	char id[JOB_ID_MAX + 1];
 };
 
 /* ---- saving a VM ---- */
 
-/* Write the running definition into a file for the saved state, which can then be restored without the VM's
- * definition. */
+/* Write the definition with which the VM runs into a memfd. The VM's process adds it to the saved state, so that the
+ * state can be restored without the VM's definition. */
 static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
@@ -72,7 +73,8 @@ static void save_finish(struct vm *vm, const struct err *e)
 	job_fail(vm->operation.job, e);
 }
 
-/* Report success only when the process has ended, since it holds the disks until then. */
+/* Handle the answer to VM_MSG_SAVE: on an error, fail the job. Success is only reported when the process has ended
+ * (save_gone(), managed_stored()), because it holds the disks until then. */
 static void save_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -98,7 +100,7 @@ static void save_cancel(struct job *j)
 			cancel_done, j->vm);
 }
 
-/* Ask the VM's process to save. fds: the file and the definition; borrowed. */
+/* Ask the VM's process to save. fds: the file for the state, and the definition's file; borrowed. */
 static void save_ask(struct vm *vm, const int fds[2])
 {
 	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
@@ -132,7 +134,7 @@ static struct save_wait *wait_new(struct job *j, void (*done)(struct store_work 
 	return w;
 }
 
-/* Free the wait. Returns its job; NULL: concluded. */
+/* Free the wait. Returns its job; NULL if the job has concluded. */
 static struct job *wait_free(struct save_wait *w)
 {
 	struct job *j = w->job;
@@ -167,7 +169,8 @@ int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, 
 	return r;
 }
 
-/* Answer the call: from here on the save completes even if this daemon dies. */
+/* Answer the call, if there is one, with the job's id: the request to save was sent, so the save continues even if this
+ * daemon dies. */
 static void begin_answer(const struct save_wait *w)
 {
 	struct json_object *o;
@@ -175,7 +178,7 @@ static void begin_answer(const struct save_wait *w)
 	if (!w->call)
 		return;
 	if (!w->job)
-		w->call->vm = NULL; /* may be undefined by now */
+		w->call->vm = NULL; /* the VM may be undefined by now */
 	o = json_object_new_object();
 	js_put_str(o, "job", w->id);
 	call_return(w->call, o);
@@ -209,7 +212,7 @@ static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct
 	return *ret_fd < 0 ? *ret_fd : 0;
 }
 
-/* fd, definition: taken. */
+/* Begin the save after state.json is stored. fd, definition: taken. */
 static void managed_save(struct job *j, int fd, int definition, struct call *call)
 {
 	struct save_wait *w = wait_new(j, managed_begin);
@@ -279,7 +282,8 @@ void save_dropped(struct vm *vm, int r)
 
 /* ---- the end of a save ---- */
 
-/* The file has its final name. Until now the job was under way and a start had to wait. */
+/* Handle the end of the renaming to SAVE_MANAGED, which is on stable storage or has failed: conclude the job, or start
+ * the VM for restart-process. Then let a client's start continue, which had to wait for the renaming. */
 static void managed_stored(struct store_work *work)
 {
 	struct save_wait *w = container_of(work, struct save_wait, work);
@@ -443,8 +447,8 @@ static int disks_fit(const struct definition *then, const struct definition *now
 	return 0;
 }
 
-/* An interface may move to another network, since its device stays the same, except between type user and others, which
- * offer different offloads. Its MAC must stay, since the driver reads it only once. */
+/* Check that the interfaces look the same to the guest. An interface may move to another network, but not between type
+ * user and the other types, which offer different offloads. Its MAC must stay, since the driver reads it only once. */
 static int interfaces_fit(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (then->ninterfaces != now->ninterfaces)

@@ -25,7 +25,7 @@ struct work {
 	struct json_object *result;
 	/* delete */
 	enum snapshot_victims mode;
-	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: by name and mode */
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: name and mode choose */
 	void *choose_opaque;
 	struct victim *victims;
 	size_t nvictims, at;
@@ -34,8 +34,8 @@ struct work {
 	struct snapshot_revert revert;
 	struct vm_snapshot_revert body;
 	bool has_memory, stopped;
-	uint8_t taken; /* enum vm_snapshot_state */
-	struct err e; /* reported after the VM's process has ended */
+	uint8_t taken; /* enum vm_snapshot_state of the snapshot */
+	struct err e; /* the job's error, kept until the VM's process has ended */
 };
 
 struct victim {
@@ -407,7 +407,7 @@ static void images_revert(struct work *w)
 		VM_PROCESS_NO_TIMEOUT, images_reverted, w);
 }
 
-/* Set the reason after a revert. Events of the process during the revert may have set another one. */
+/* Set the reason of the VM's state after a revert. Events of the process during the revert may have set another one. */
 static void reason_set(struct vm *vm)
 {
 	static const char reason[] = "from snapshot";
@@ -443,7 +443,8 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 	revert_succeed(w);
 }
 
-/* If the revert fails, destroy the VM that the job has started for it, because it has no other state to run. */
+/* Handle the answer to the revert of a VM that the job has started for this. If the revert failed, destroy the VM,
+ * because it has no other state to run. */
 static void fresh_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
@@ -532,8 +533,8 @@ static void revert_looked(void *opaque, int r, const struct vm_answer *a, const 
 	vm_destroy(w->vm, NULL);
 }
 
-/* Let the process check that all disks can be reverted, then stop the VM. Skip the check if the VM crashed and its
- * process is preserved, or if the VM is being stopped: such a process accepts no work. */
+/* Ask the VM's process to check that all disks can be reverted, then stop the VM. Skip the check if the VM crashed and
+ * its process is preserved, or if the VM is being stopped: such a process accepts no work. */
 static void stop_and_revert(struct work *w)
 {
 	struct vm_snapshot_revert look = w->body;

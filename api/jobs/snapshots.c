@@ -188,7 +188,7 @@ void snapshots_fetch(struct vm *vm,
 	struct fetch *f = calloc(1, sizeof(*f));
 
 	if (!f)
-		abort(); /* otherwise the command that asked for the list would never be answered */
+		abort(); /* otherwise done() would never be called */
 	f->vm = vm;
 	f->done = done;
 	f->opaque = opaque;

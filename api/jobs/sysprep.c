@@ -103,7 +103,7 @@ static _Noreturn void program_run(const struct sysprep *s, int output)
 	_exit(127);
 }
 
-/* Read a program's output and keep the end. */
+/* Read a program's output until its end, and keep the last part, without trailing white space, as a string. */
 static void output_read(int fd, char *buf, size_t cap)
 {
 	size_t have = 0;
@@ -126,7 +126,8 @@ static void output_read(int fd, char *buf, size_t cap)
 	buf[have] = 0;
 }
 
-/* Find the line with the error; advice on reporting bugs may follow it. */
+/* Return the line of virt-sysprep's output that has the error; else the last line. Advice on reporting bugs may follow
+ * the error. */
 static char *why_find(char *said)
 {
 	char *last = strrchr(said, '\n'), *error = strstr(said, PROGRAM ": error: ");
@@ -158,9 +159,9 @@ static void daemon_has_died(int sig)
 	kill(0, SIGKILL);
 }
 
-/* End the whole process group when the daemon dies. virt-sysprep starts other programs, which a death signal to it
- * alone would not reach. SIGTERM does not work, since the process inherits the daemon's signal mask, which blocks
- * it. */
+/* Arrange that the whole process group is killed when the daemon dies: virt-sysprep starts other programs, which a
+ * death signal to virt-sysprep alone would not reach. Use SIGUSR2, not SIGTERM, because the process inherits the
+ * daemon's signal mask, which blocks SIGTERM. */
 static int group_end_with_daemon(void)
 {
 	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_has_died }, NULL) < 0)

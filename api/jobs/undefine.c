@@ -27,11 +27,11 @@ struct undefine {
 	struct store_work work;
 	struct call *call; /* the client's call; NULL: an earlier daemon received it */
 	struct vm_host *host;
-	struct vm *vm; /* freed only here, after its operation VM_OP_UNDEFINE */
+	struct vm *vm; /* with the owner VM_OP_UNDEFINE, so only this module frees it */
 	bool dry_run, snapshots_metadata; /* options of struct undefine_opts */
 	struct volumes volumes;
 	struct fork_as *errand;
-	struct err why; /* reason for giving up */
+	struct err why; /* the error with which plan_dropped() gives up */
 };
 
 /* ---- the end of the undefine ---- */
@@ -85,7 +85,8 @@ static void plan_dropped(struct store_work *work)
 	give_up(u, &u->why);
 }
 
-/* Give up and drop the stored plan, so that no later file at an image's path is removed. */
+/* Remove the stored list of images, then give up. Otherwise the next daemon would remove files that have these paths
+ * then. */
 static void plan_drop(struct undefine *u, const struct err *why)
 {
 	struct err e;
@@ -217,7 +218,7 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 	struct undefine *u = opaque;
 	struct err own;
 
-	(void)e; /* unreadable images hold no snapshots that could be lost */
+	(void)e; /* images whose snapshots cannot be listed do not keep the VM from being undefined */
 	if (r < 0 || !a->snapshots->total) {
 		volumes_look(u);
 		return;
@@ -293,7 +294,7 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 		return r;
 	u = calloc(1, sizeof(*u));
 	if (!u)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise the client would never get an answer */
 	*u = (struct undefine){ .call = c, .host = vm->host, .vm = vm, .dry_run = opts->dry_run,
 		.snapshots_metadata = opts->snapshots_metadata, .volumes = v };
 	vm_operation_begin(vm, &undefining);

@@ -110,7 +110,7 @@ static bool others_boot(const struct vm *vm, const char *path)
 	return false;
 }
 
-/* Add a file unless another VM uses it; such a file stays, and so does the folder. */
+/* Add a file in the import's folder, unless another VM uses the file; then the file stays, and so does the folder. */
 static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, struct volumes *v)
 {
 	if (!is_in(folder, path) || others_boot(vm, path) || image_user(vm, path))
@@ -193,8 +193,8 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 	return def && (is_file(def->kernel, st) || is_file(def->initrd, st));
 }
 
-/* Check that no other VM uses the same file under another path. The error does not name VMs that this user may not
- * see. */
+/* Check that no other VM uses the same file under another path. The error does not name the other VM, because this
+ * process does not check whether the user may see that VM. */
 static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
 {
 	const struct vm_host *host = w->vm->host;
@@ -259,7 +259,7 @@ static int volumes_remove(const void *arg, struct fork_as_result *out, struct er
 		else
 			out->count++;
 	}
-	/* rmdir() keeps a folder that is not empty. */
+	/* rmdir() fails if the folder is not empty; then the folder stays. */
 	if (w->remove && !r && w->v->folder)
 		rmdir(w->v->folder);
 	return r;

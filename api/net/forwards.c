@@ -30,23 +30,24 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Delay before the daemon tries again to listen, or to wake a VM. */
 #define SECOND_NS 1000000000ULL
+/* Delay before the daemon tries again to listen, or to wake a VM whose start was refused. */
 #define AGAIN_NS (5 * SECOND_NS)
-/* Interval and number of tries of a start whose port is in use. */
+/* Interval and greatest number of repetitions of a start for which a host's port is in use. */
 #define TRY_NS (50 * 1000000ULL)
 #define TRIES_MAX 40
-/* After the VM's end its cairn-slirp may still deliver the guest's last data. A process that does not end within this
- * time has been stopped by its user or taken over by its guest. The daemon kills it, because it occupies a port. */
+/* After the VM's end, its cairn-slirp has this time to deliver the guest's last data. Then the daemon kills the
+ * process: its user may have stopped it, or the guest may control it, and it occupies a port. */
 #define END_NS (3 * SECOND_NS)
 #define MESSAGE_MAX 128
 #define MESSAGES_PER_ROUND 16
 
+/* A listening socket that the daemon holds for a forward. */
 struct held {
 	struct forwards *of;
 	struct definition_forward what;
 	int fd;
-	struct loop_watch *watch; /* watches fd while the VM sleeps */
+	struct loop_watch *watch; /* watches fd for clients that are to wake the VM; NULL: not now */
 };
 
 struct forwards {
@@ -58,8 +59,8 @@ struct forwards {
 	bool waits; /* the timer is armed; the sockets are not watched until it fires */
 	struct backoff wakes; /* failed tries to wake the VM */
 	bool told; /* the failure to open the sockets was logged */
-	struct loop_timer *start_timer;
-	unsigned tries;
+	struct loop_timer *start_timer; /* fires for the next try of a start whose port is in use */
+	unsigned tries; /* number of these tries */
 };
 
 /* One cairn-slirp process, until it is reaped. */
@@ -68,7 +69,7 @@ struct usernet {
 	struct vm_host *host;
 	struct vm *vm; /* NULL: the VM's run has ended */
 	unsigned at;   /* index of the interface */
-	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` is its end */
+	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` shows its end */
 	int pidfd;
 	int control;
 	bool asked;    /* forwards_hold() asked the process, and it has not answered */
@@ -177,7 +178,7 @@ static struct forwards *forwards_get(struct vm *vm)
 	return vm->forwards;
 }
 
-/* Hold the sockets of the definition's forwards. fds: one for each forward; duplicated. */
+/* Duplicate and hold the listening sockets of the definition's forwards. fds: one for each forward; borrowed. */
 static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
@@ -217,9 +218,9 @@ static bool forwards_are_held(const struct vm *vm)
 
 static void listen_retry_later(struct forwards *f, uint64_t wait_ns);
 
-/* Return the delay before the next try to wake the VM. The back-off of automatic restarts applies. After too many
- * failures the next try is in the next window, because the client still waits. A start that was refused, such as for
- * lack of memory, does not count as a failure. */
+/* Return the delay before the next try to wake the VM. r: the result of the failed try. The VM's back-off for automatic
+ * restarts applies. After too many failures the next try is in the next window, because the client still waits. A start
+ * that was refused, such as for lack of memory, does not count as a failure. */
 static uint64_t wake_wait_ns(const struct vm *vm, int r)
 {
 	const struct backoff_rule *rule = &vm->def->restart;
@@ -244,7 +245,7 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 	if (r < 0) {
 		log_warn("idle", "VM '%s' could not be woken: %s", vm->def->name, e->msg);
 	}
-	/* The client still waits. */
+	/* The client still waits, so try again later. */
 	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
 		watches_end(vm->forwards);
 		listen_retry_later(vm->forwards, wake_wait_ns(vm, r));
@@ -380,7 +381,7 @@ static void start_goes_on(void *opaque)
 	vm_start_goes_on(opaque);
 }
 
-/* Whether a cairn-slirp of an ended VM is about to end, and may free a port. */
+/* Whether a cairn-slirp of a VM that has ended still runs and is not killed yet: its end may free a port. */
 static bool process_ends_soon(const struct vm_host *host)
 {
 	for (const struct usernet *u = host->usernets; u; u = u->next)
@@ -433,7 +434,7 @@ static void slirp_ended(void *opaque, unsigned revents)
 		(si.si_code != CLD_EXITED || si.si_status))
 		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", u->vm->def->name, u->at,
 			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
-	/* No process would serve clients that connect to these sockets. */
+	/* Close the daemon's sockets, too, because no process serves their clients any more. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
 	if (u->vm)
@@ -609,8 +610,9 @@ static void forwards_processes_end(const struct vm *vm)
 	}
 }
 
-/* Connect to the VM's cairn-slirp processes that this daemon did not know yet, and end all of the VM's processes. A
- * process keeps its socket in the run folder until it ends, so that the next daemon finds it if this one ends first. */
+/* Connect to the VM's cairn-slirp processes that this daemon does not know yet, and give all of the VM's processes
+ * END_NS to end. A process keeps its socket in the run folder until then, so that the next daemon finds the process if
+ * this daemon ends first. */
 static void forwards_ended(struct vm *vm)
 {
 	forwards_taken_back(vm);
@@ -620,7 +622,7 @@ static void forwards_ended(struct vm *vm)
 			usernet_forget(vm->host->run_dir_fd, vm->def->name, at);
 }
 
-/* End and detach the processes of the VM's last run. */
+/* Give the processes of the VM's last run END_NS to end, and detach them from the VM. */
 static void processes_forget(const struct vm *vm)
 {
 	forwards_processes_end(vm);

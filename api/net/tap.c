@@ -27,7 +27,7 @@ struct tap {
 	unsigned at; /* index of the interface */
 	const char *bridge;
 	int fd;
-	int sock; /* any socket, for the network devices' ioctls */
+	int sock; /* any socket: ioctls on network devices need one; borrowed */
 	char name[IFNAMSIZ];
 	int mtu;
 };

@@ -32,7 +32,8 @@
 
 #define SOCKET_NAME_MAX (VM_NAME_MAX + 8)
 
-/* The name cannot clash with a VM's socket or an offline process's (offline_process.c). */
+/* Print the name of an interface's control socket. Two dots keep it apart from the sockets of VMs, whose names begin
+ * with no dot, and of offline processes, whose names begin with one (offline_process.c). */
 static void socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
 {
 	snprintf(buf, SOCKET_NAME_MAX, "..%u-%s", at, vm);
@@ -46,8 +47,8 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 	return vm_socket_connect(run_dir, name, ret_fd);
 }
 
-/* The kernel reports the process that called listen() last: the daemon, until cairn-slirp calls it. That process may
- * have ended, and its pid may belong to another process, so ignore a pidfd whose process has exited. */
+/* For a connected socket, the kernel reports the process that last called listen() on the listening socket: the daemon
+ * did so first, then cairn-slirp. If the process has exited, SO_PEERCRED's pid may be stale, so ignore the pidfd. */
 int usernet_pidfd(int control)
 {
 	struct ucred cred;
@@ -71,7 +72,7 @@ void usernet_forget(int run_dir, const char *vm, unsigned at)
 	vm_socket_remove(run_dir, name);
 }
 
-/* Make the control socket. control: [0] the daemon's connection, [1] the listening end for cairn-slirp. */
+/* Make the control socket. control: [0] the daemon's connection, [1] the listening socket for cairn-slirp. */
 static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
 {
 	char name[SOCKET_NAME_MAX];
@@ -134,6 +135,7 @@ static void args_make(struct args *a, const struct definition *d, const struct d
 	}
 }
 
+/* What the starts of a VM's cairn-slirp processes have in common, and the sockets of the interface that is next. */
 struct plug {
 	const struct definition *def;
 	const char *program;

@@ -1,7 +1,7 @@
 #include "api/schema/event.h"
 #include "api/wire/json.h"
 
-/* A sink without a function, as in unit tests, drops the event. */
+/* emit is NULL in unit tests; the event is dropped then. */
 void event_emit(const struct event_sink *s, enum event_id id, const char *vm, struct json_object *data)
 {
 	if (s->emit)

@@ -1,4 +1,4 @@
-/* Prints the schema for query-qmp-schema and query-commands. */
+/* Makes the answers to query-qmp-schema, query-commands and query-version from the tables of schema.h. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 
@@ -182,7 +182,8 @@ struct json_object *schema_version_to_json(void)
 {
 	struct json_object *o = json_object_new_object(), *qemu = json_object_new_object();
 
-	/* Clients decide by this version, so it is QEMU 7.2, whose dialect the daemon speaks. */
+	/* Clients derive from this version which commands they may use. It is QEMU 7.2, whose schema a VM's own socket
+	 * follows. */
 	js_put_int(qemu, "micro", 0);
 	js_put_int(qemu, "minor", 2);
 	js_put_int(qemu, "major", 7);

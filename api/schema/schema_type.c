@@ -1,4 +1,5 @@
-/* Types of arguments: their names in the schema, and the words of enumerations. */
+/* Types of arguments (enum field_type): their names in the schema, the words of enumerations, and the check of a
+ * value. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 #include "base/err.h"

@@ -40,8 +40,8 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_DUMP, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
 	{ VM_ASK_DUMP, BIT(VM_PRESERVED), VM_PRESERVED, VM_EMITS_NOTHING },
 	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
-	/* These rows check that the request is legal. Their next state applies only to a revert that the offline
-	 * process has done; otherwise the VM_SAW rows set the state. */
+	/* The next five rows only say where a request is legal: their next state applies only when the offline process
+	 * has reverted the disks. Otherwise the VM_SAW rows set the state. */
 	{ VM_ASK_PULL, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_PULL, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
@@ -60,7 +60,7 @@ static const struct vm_transition transitions[] = {
 	{ VM_SAW_TAKEN_BACK_PAUSED, OFF | LIVE, VM_PAUSED, VM_EMITS_NOTHING },
 };
 
-/* The names of the states. next: the command to suggest if a request is illegal in this state. */
+/* For each state: vm_state_name(), vm_state_word(), and the command to suggest if a request is illegal in the state. */
 static const struct {
 	const char *name, *word, *next;
 } states[VM_STATE_COUNT] = {
@@ -155,7 +155,8 @@ void vm_trigger_states(enum vm_trigger t, char *buf, unsigned size)
 				states[s].word);
 }
 
-/* Print "running, paused or in shutdown". Two states are named `crashed`; print it once. */
+/* Print the names of the states in the mask, such as "running, paused or in shutdown". VM_CRASHED and VM_PRESERVED have
+ * the same name, which is printed once; VM_PRESERVED alone is "crashed and kept". */
 static void name_states(unsigned mask, char *buf, size_t size)
 {
 	size_t n = 0;
@@ -172,7 +173,7 @@ static void name_states(unsigned mask, char *buf, size_t size)
 	}
 }
 
-/* Whether the VM already is in the requested state, so that suggesting another command would mislead. */
+/* Whether the VM already is in the requested state. Then the error suggests no other command. */
 static bool is_so(enum vm_state state, enum vm_trigger trigger)
 {
 	switch (trigger) {

@@ -15,8 +15,8 @@ static const struct definition_interface *mac_in(const struct definition *def, c
 	return NULL;
 }
 
-/* Return the VM, other than `but`, that has the address. A VM that was redefined while it runs holds the addresses of
- * both definitions. */
+/* Return a VM other than `but` that has the address; NULL: none. A VM that was redefined while it runs has the
+ * addresses of both definitions. */
 static const struct vm *mac_holder(const struct vm_host *host, const uint8_t *mac, const struct vm *but)
 {
 	for (size_t i = 0; i < host->nvms; i++)

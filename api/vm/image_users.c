@@ -46,8 +46,8 @@ const struct vm *image_user(const struct vm *vm, const char *path)
 	return NULL;
 }
 
-/* Whether the definition has a backing file of that path. A layer that is read at a pin does not count, because its
- * image may be written. */
+/* Whether a disk of the definition has a backing file, or a backing file's data file, of that path. A backing file that
+ * is read at a pin does not count, because that file may be written. */
 static bool definition_stands_on(const struct vm_host *host, const struct definition *def, const char *path)
 {
 	for (uint32_t i = 0; def && i < def->ndisks; i++) {
@@ -104,7 +104,7 @@ int template_check(const struct vm *vm, const char *what, struct err *e)
 		"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
 }
 
-/* Return another VM that is a template and uses the image. */
+/* Return a template other than `vm` that uses the image; NULL: none. */
 static const struct vm *template_with(const struct vm *vm, const char *path)
 {
 	struct vm_host *host = vm->host;
@@ -115,7 +115,8 @@ static const struct vm *template_with(const struct vm *vm, const char *path)
 	return NULL;
 }
 
-/* Return a template that uses an image which `vm` writes to; *ret_disk is the disk's id. NULL: none. */
+/* Return a template other than `vm` that uses an image to which `vm` writes; NULL: none. *ret_disk: the id of vm's
+ * disk. */
 static const struct vm *template_written(const struct vm *vm, const char **ret_disk)
 {
 	const struct vm *t = NULL;

@@ -24,7 +24,7 @@
 /* Time limit for the end of a process that an earlier daemon started: its current request may take a while. */
 #define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
 
-/* A request that is queued or not answered yet. */
+/* A request, from offline_request_fds() until done() was called. */
 struct wanted {
 	struct wanted *next; /* next in the queue, while queued */
 	struct offline_process *offline;
@@ -50,15 +50,16 @@ struct offline_process {
 	struct vm_process *proc; /* NULL: not started, or it could not be started */
 	bool configured;	 /* the process accepts requests */
 	bool ending;		 /* the process accepts no more requests: new ones wait for the next process */
-	struct open_as *opener;	 /* opens the VM's files; NULL: done */
+	struct open_as *opener;	 /* opens the VM's files for the process; NULL: not under way */
 	unsigned asked;		 /* number of requests sent and not answered */
 	struct wanted *first, **last;
 	struct waiter *waiters;
-	struct loop_task failed; /* reports from the loop that the process could not be started */
+	struct loop_task failed; /* fails the requests from the loop if the process cannot be started */
 	struct err e;
 };
 
-/* The name cannot collide with a VM's, because a VM's name does not begin with a dot. */
+/* Print the name of the offline process's socket: the VM's name after a dot. No VM's name begins with a dot, so no VM
+ * has a socket of that name. */
 static void socket_name(const struct vm *vm, char buf[VM_NAME_MAX + 2])
 {
 	snprintf(buf, VM_NAME_MAX + 2, ".%s", vm->def->name);
@@ -153,7 +154,7 @@ static void request_answered(void *opaque, int r, const struct vm_answer *a, con
 	w->done(w->opaque, r, a, e); /* may queue another request */
 	wanted_free(w);
 	i->asked--;
-	/* If the process is gone, offline_ended() follows. */
+	/* If the process has ended, do not ask it to quit: offline_ended() follows. */
 	if (r != -ESRCH && r != -EPIPE)
 		process_settle(i);
 }
@@ -292,7 +293,7 @@ static void offline_opened(void *opaque, int r, struct config *c, const struct e
 
 static void offline_start(struct offline_process *i)
 {
-	/* Linked clones have a frozen image open too, so open it read-only. */
+	/* Linked clones may have a frozen image open, too, so open it read-only. */
 	open_as_open(i->vm->host->loop, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_IMAGES_READ : OPEN_AS_IMAGES,
 		offline_opened, i, &i->opener);
 }
@@ -304,7 +305,7 @@ static struct offline_process *offline_new(struct vm *vm)
 	struct offline_process *i = calloc(1, sizeof(*i));
 
 	if (!i)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise done() of the request would never be called */
 	i->vm = vm;
 	i->last = &i->first;
 	return i;
@@ -325,7 +326,8 @@ void offline_start_copiers(struct vm *vm, unsigned copiers)
 	offline_of(vm);
 }
 
-/* If a descriptor cannot be duplicated, the request lacks it, and the process rejects the request. */
+/* Duplicate the descriptors for the queued request. One that cannot be duplicated is missing in the request, and the
+ * process rejects the request. */
 static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
 {
 	w->fds = must_alloc(calloc(nfds + 1, sizeof(*w->fds)));

@@ -12,14 +12,14 @@
 #define READ BIT(VM_CLAIM_READ)
 #define JOB BIT(VM_CLAIM_JOB)
 #define CONTROL BIT(VM_CLAIM_CONTROL)
-/* If a job owns the VM, it alone decides these claims, whatever step it runs: the error then names the job's id, which
- * helps more than the step. */
+/* If a job owns the VM, only the job's row decides about these claims, not the rows of a start or stop that the job
+ * runs as a step. So the error names the job's id, which helps the user more than the step. */
 #define OF_JOBS (BIT(VM_CLAIM_SNAPSHOTS) | READ | JOB)
 
 #define STARTS " is being started"
 
-/* For each operation, the claims that it excludes and the text behind the VM's name in the error. NULL: the error names
- * the job. */
+/* For each operation, the claims that it excludes, and the text that follows the VM's name in the error; NULL: the
+ * error names the job. */
 static const struct {
 	unsigned excludes; /* mask of BIT(enum vm_claim) */
 	const char *says;
@@ -102,7 +102,7 @@ static int refuse(const struct vm *vm, enum vm_operation_kind kind, const char *
 		op->id, op->type, what, op->id);
 }
 
-/* Return the mask of excluded claims. *ret_first: the operation that the error names. */
+/* Return the mask of claims that the operations under way exclude. *ret_first: the first of these operations. */
 static unsigned excluded_by(const struct vm *vm, enum vm_operation_kind *ret_first)
 {
 	unsigned excluded = 0;

@@ -33,7 +33,7 @@ struct overlay {
 	char *path, *image; /* owned */
 };
 
-/* What a process found out about one overlay: a row of the file that it hands over. */
+/* What a process found out about one overlay. The process passes an array of these to the daemon in a memfd. */
 struct finding {
 	uint8_t kind; /* enum finding_kind */
 	uint8_t id[VM_PIN_ID_BYTES];
@@ -41,7 +41,7 @@ struct finding {
 
 enum finding_kind { FINDING_NONE, FINDING_PIN, FINDING_UNREAD };
 
-/* The overlays that are read with one user's rights, by one process. */
+/* The overlays that one process reads with one user's rights. */
 struct group {
 	struct group *next;
 	struct vm_host *host;
@@ -75,7 +75,8 @@ static int part_read(int fd, void *buf, size_t n, off_t at)
 	return got < 0 ? -errno : (size_t)got == n ? 0 : -EINVAL;
 }
 
-/* Read the name of the image's backing file. Returns 0; -EINVAL: it has none; -errno. */
+/* Read the name of the image's backing file. Returns 0; -EINVAL: the file is no qcow2 image with a backing file;
+ * -errno. */
 static int backing_name_read(int fd, char name[NAME_MAX_BYTES + 1])
 {
 	uint8_t head[HEAD_BYTES];
@@ -229,7 +230,7 @@ static void groups_end(struct group *list, struct pin_scan_result *ret)
 	}
 }
 
-/* Each process ends in time (fork_as.h), and with it the wait. */
+/* Each process ends after PIN_SCAN_TIMEOUT_NS at the latest (fork_as.h), so the wait for them ends, too. */
 void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret)
 {
 	struct group *list = NULL;

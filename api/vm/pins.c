@@ -27,7 +27,7 @@ struct rows {
 
 struct pins {
 	struct rows used; /* sorted by overlay */
-	struct rows due;
+	struct rows due;  /* pins to delete */
 	bool incomplete; /* the list was lost or damaged, and overlays may be missing */
 };
 
@@ -128,7 +128,8 @@ void pins_store(struct vm_host *host)
 		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
 }
 
-/* Load the valid rows. Returns whether all are valid. */
+/* Load the valid rows of a JSON array. due: the rows are about pins to delete, and have no overlay. Returns whether the
+ * array exists and all rows are valid. */
 static bool rows_load(struct json_object *all, bool due, struct rows *l)
 {
 	size_t n = all ? json_object_array_length(all) : 0;
@@ -144,7 +145,7 @@ static bool rows_load(struct json_object *all, bool due, struct rows *l)
 	return all && l->n == n;
 }
 
-/* Remove pins that an overlay reads from the list of pins to delete. */
+/* Of the pins that are due for deletion, drop those that an overlay reads. */
 static void due_check(struct pins *p)
 {
 	for (size_t i = p->due.n; i--;)
@@ -166,7 +167,7 @@ static void rows_clear(struct rows *l)
 		row_done(&l->list[--l->n]);
 }
 
-/* Mark all pins as never to be deleted: a row that is missing may have been about any of them. */
+/* Mark all pins as never to be deleted, and forget those that are due: overlays of missing rows may read any pin. */
 static void keep_all(struct pins *p)
 {
 	rows_clear(&p->due);

@@ -14,7 +14,7 @@ static const char *image_at(const struct vm *vm, size_t i)
 	return image ? image : "";
 }
 
-/* Return the index of the image's mark; the number of marks: none. */
+/* Return the index of the image's mark; the number of marks, if the image has none. */
 static size_t mark_find(const struct vm *vm, const char *image)
 {
 	size_t i = 0, n = json_object_array_length(vm->pulling);

@@ -17,7 +17,7 @@
 
 /* ---- the registry of VMs ---- */
 
-/* Index of the first name that is not below `name`. */
+/* Return the index of the first VM whose name does not sort before `name`. */
 static size_t lower_bound(struct vm_host *host, const char *name)
 {
 	size_t lo = 0, hi = host->nvms;
@@ -170,7 +170,8 @@ void vm_save(struct vm *vm)
 	js_put_int(o, "id", vm->id);
 	js_put_int(o, "exit_status", vm->exit.status);
 	js_put_int(o, "exit_signal", vm->exit.signal);
-	/* Do not count a start whose VM process has not answered yet: the state above is from before that start. */
+	/* Do not count a start whose VM process has not answered yet, because the state that is stored with this number
+	 * is from before that start. */
 	js_put_uint(o, "run", vm->run - (vm->start.kind == VM_OP_START));
 	js_put_uint(o, "since_ns", vm->since_ns);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
@@ -221,7 +222,7 @@ static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
 	vm_emit(vm, EVENT_SHUTDOWN, data);
 }
 
-/* Emit the QMP event of the transition, with the reasons that QEMU uses. */
+/* Emit the transition's event besides VM_STATE_CHANGE. SHUTDOWN gets the reasons that QEMU uses. */
 static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 {
 	bool guest = strcmp(vm->reason, "destroyed") && strcmp(vm->reason, "saved");

@@ -7,8 +7,8 @@
 
 #include <errno.h>
 
-/* The requests of version 1 with the lengths of their bodies. A daemon of version 2 sends no VM_MSG_CONFIG to such a
- * process. Version 1 is that of release 823e769 and of its successors until version 2. */
+/* The requests of version 1 with the lengths of their bodies. VM_MSG_CONFIG is not among them, because a process of
+ * version 1 has its configuration from an earlier daemon. */
 static const struct {
 	bool known;
 	uint16_t bytes;

@@ -16,13 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Check name and uuid against the existing VMs, and generate a missing uuid. */
+/* Check that the definition may be stored beside those of the existing VMs, and complete its uuid and MAC addresses.
+ * *ret_old: the VM of that name; NULL: none. */
 static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
 {
 	struct vm *old = vm_find(host, def->name), *holder;
 
 	if (old && strcmp(old->def->name, def->name))
-		old = NULL; /* the name equals another VM's uuid */
+		old = NULL; /* vm_find() took the name for a uuid */
 	*ret_old = old;
 	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)
 		return -EBUSY;
@@ -49,7 +50,7 @@ struct define {
 	struct definition *def; /* owned until the VM takes it */
 	uint8_t uuid[16];
 	enum vm_define_mode mode;
-	struct json_object *was; /* owned; expected old definition; NULL: any */
+	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
 	bool created, outdates;
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
@@ -104,7 +105,7 @@ static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
 		json_object_object_del(o, keys[i]);
 }
 
-/* Return the definition without the parts that no guest sees. */
+/* Return the definition without the keys that do not change what the guest sees; the caller owns it. */
 static struct json_object *machine_of(const struct definition *def)
 {
 	static const char *const own[] = { "title", "description", "hugepages", "on_poweroff", "on_reboot", "on_crash",
@@ -141,7 +142,7 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	vm_notify(vm, redefined);
 	if (!vm->live)
 		return;
-	/* The guest does not see these texts, so they apply at once. */
+	/* These texts have no effect on the process, so they apply at once. */
 	text_copy(&vm->live->title, def->title);
 	text_copy(&vm->live->description, def->description);
 }
@@ -194,7 +195,7 @@ static void define_drafted(struct store_work *work)
 	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
 }
 
-/* Continue after the definition's files were checked. */
+/* Continue after the definition's files were checked: answer with the result of the checks, or begin to store. */
 static void define_go(struct define *w)
 {
 	CLEANUP_JS struct json_object *o = NULL;

@@ -31,8 +31,8 @@ static void handover_end(struct vm *vm, int r, const struct vm_info *info, const
 	free(vm->handover);
 	vm->handover = NULL;
 	if (h.successor) {
-		/* It ends by itself when the VM's process closes the socket pair, but it must not stay if that
-		 * process never had the request. */
+		/* The successor ends by itself when the VM's process closes the socket pair. Kill it nevertheless: the
+		 * VM's process may not have received the request. */
 		vm_process_kill(h.successor);
 		vm_process_disown(h.successor);
 	}
@@ -47,7 +47,8 @@ static void successor_event(void *opaque, const struct vm_event *ev)
 	(void)ev;
 }
 
-/* The successor has ended before the VM was handed over. The VM's process notices, and reports the failure. */
+/* Free the successor, which has ended before the VM was handed over. The VM's process notices that the socket pair is
+ * closed, and reports the failure. */
 static void successor_gone(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;
@@ -59,7 +60,7 @@ static void successor_gone(void *opaque, const struct vm_process_end *end)
 
 static const struct vm_process_ops successor_ops = { .event = successor_event, .gone = successor_gone };
 
-/* Start the successor. *ret_pair: the other end of its socket pair; owned. */
+/* Start the successor. *ret_pair: the end of its socket pair for the VM's process; owned. */
 static int successor_start(struct vm *vm, int *ret_pair, struct err *e)
 {
 	struct vm_host *host = vm->host;
@@ -80,7 +81,7 @@ static void handover_answered(void *opaque, int r, const struct vm_answer *a, co
 	struct vm *vm = opaque;
 
 	(void)a;
-	/* When the process has ended, life_ended() decides. Success has no answer. */
+	/* On success the process ends without an answer, and vm_handover_follow() continues. */
 	if (!vm->handover || r != -EREMOTEIO)
 		return;
 	handover_end(vm, e->cls == ERR_UNSUPPORTED ? -ENOTSUP : -EREMOTEIO, NULL, e);
@@ -131,7 +132,7 @@ void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque
 
 /* ---- the end of the old process ---- */
 
-/* A destroy went to the old process, which did not carry it out. */
+/* Repeat the request of vm_destroy() to the new process, because the old process has not carried it out. */
 static void quit_again(struct vm *vm)
 {
 	vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
@@ -170,7 +171,8 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 		return false;
 	vm_set(vm, VM_FACT_HANDS_OVER, false); /* once for each handover */
 	if (next && end->signaled) {
-		/* Whether the VM was handed over before the signal is not known: end it, and wait for that. */
+		/* It is not known whether the VM was handed over before the signal: kill the new process, and wait for
+		 * its end. */
 		vm_process_kill(next);
 		r = 0;
 	} else if (next) {

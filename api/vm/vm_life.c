@@ -154,7 +154,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 		[VM_PHASE_RUNNING] = VM_SAW_RUNNING, [VM_PHASE_CRASHED] = VM_SAW_PRESERVED };
 	bool ours = ev->reason == VM_REASON_USER && vm->asked.reason && ev->phase == vm->asked.phase;
 
-	/* Until the process has answered the start, the answer decides the state. */
+	/* While a start awaits the process's answer, ignore phases: start_done() sets the state. */
 	if (vm->start.kind == VM_OP_START || ev->phase < VM_PHASE_PAUSED || ev->phase > VM_PHASE_CRASHED)
 		return;
 	vm_set(vm, VM_FACT_HANDS_OVER, ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_HANDOVER);
@@ -204,7 +204,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
-		/* The guest has reset itself: no start is needed. */
+		/* The guest has carried out the requested reboot by a reset, so no start has to follow. */
 		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) {
 			vm_set(vm, VM_FACT_REBOOTS, false);
 			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
@@ -274,7 +274,8 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 		detail, 0);
 }
 
-/* Keep the reason of the crash: the process was kept only for the memory dump, so how it ended does not matter. */
+/* Move to VM_CRASHED with the reason of the crash. How the process ended does not matter, because it was only kept for
+ * the memory dump. */
 static void crash_done(struct vm *vm)
 {
 	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
@@ -306,7 +307,7 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 		vm_move(vm, VM_SAW_CRASHED, vm_reason_name(ev->reason), ev->detail, ev->value);
 }
 
-/* Answer all calls that wait for the end of the process. e: NULL for success. */
+/* Answer all calls that wait for the end of the VM's process. e: NULL: success. */
 static void vm_answer_gone(struct vm *vm, const struct err *e)
 {
 	while (vm->stop.calls) {

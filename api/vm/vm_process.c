@@ -137,7 +137,7 @@ static void requests_expire(void *opaque)
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 				"the VM's process (pid %d) did not answer in time", (int)p->pid);
 		request_finish(p, r, r->send_error ? r->send_error : -ETIMEDOUT, NULL, &e);
-		next = p->freed ? NULL : p->first; /* the callback may have changed the list */
+		next = p->freed ? NULL : p->first; /* begin again, because the callback may have changed the list */
 	}
 	if (!p->freed)
 		timer_update(p);
@@ -152,7 +152,7 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	struct vm_request *r = calloc(1, sizeof(*r));
 
 	if (!r)
-		abort(); /* otherwise the call would never be answered */
+		abort(); /* otherwise done() would never be called */
 	r->seq = ++p->seq;
 	r->type = type;
 	r->deadline_ns = timeout_ns == VM_PROCESS_NO_TIMEOUT ? UINT64_MAX : loop_now_ns() + timeout_ns;
@@ -233,7 +233,7 @@ static void snapshots_clean(struct vm_snapshots *s)
 	}
 }
 
-/* Returns false if the count exceeds the array. */
+/* Terminate and clean the names. Returns false if the count exceeds the array. */
 static bool addresses_clean(struct vm_addresses *all)
 {
 	if (all->n > VM_ADDRESSES_MAX)
@@ -245,8 +245,8 @@ static bool addresses_clean(struct vm_addresses *all)
 	return true;
 }
 
-/* Point *a to the message's body after cleaning its texts. *ret_r: the error in the message, or 0. Returns false if the
- * message's length contradicts its count. */
+/* Point the message's member of *a to the message's body. Terminate and clean the body's texts, except those of struct
+ * vm_info. *ret_r: the error in the message, or 0. Returns false if a count in the message is wrong. */
 static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
 {
 	struct vm_snapshots *s = m->body;
@@ -293,7 +293,7 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 	}
 }
 
-/* The message that answers each request when it succeeds; 0: VM_MSG_REPLY. */
+/* For each request, the type of the message that reports success; 0: VM_MSG_REPLY. */
 static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_QUERY] = VM_MSG_INFO,
 	[VM_MSG_SNAPSHOT_LIST] = VM_MSG_SNAPSHOTS,
@@ -383,8 +383,8 @@ static void channel_lost(struct vm_process *p, bool protocol)
 	}
 }
 
-/* An unknown version of cairnd started the process; only its first message shows that. Leave it running: the daemon
- * closes the channel, fails the requests and will only see the process's end. */
+/* Handle the first message of an adopted process in an unknown version: close the channel and fail the requests, but
+ * leave the process running. From here on the daemon only sees the process's end. */
 static void channel_not_ours(struct vm_process *p, unsigned version)
 {
 	struct err e;
@@ -423,7 +423,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			return false;
 		}
 		p->heard = true;
-		/* An older process sends a shorter struct. */
+		/* An older process sends a shorter struct: clear the rest. */
 		if (m.head.type == VM_MSG_INFO || m.head.type == VM_MSG_SNAPSHOT_DONE)
 			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
 		if (m.head.type == VM_MSG_EVENT) {
@@ -531,7 +531,7 @@ pid_t vm_process_pid(const struct vm_process *p)
 	return p->pidfd >= 0 ? p->pid : -1;
 }
 
-/* Return the protocol version of the run, from its end file. */
+/* Return the protocol version of the run, from its end file; 1 if the file names none. */
 static uint64_t end_version(int end_fd)
 {
 	uint64_t version;
@@ -660,7 +660,7 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 		r = child_spawn(p, paths, VM_PROCESS_LISTEN, listening, e);
 	if (r < 0)
 		return r;
-	/* The configuration waits in the socket until the program has loaded. */
+	/* The configuration waits in the socket until the process reads it. */
 	req = request_add(p, VM_MSG_CONFIG, CONFIG_TIMEOUT_NS, done, done_opaque);
 	r = config_send(c, p->sock, req->seq);
 	if (!r)
@@ -683,7 +683,7 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 
 	if (r < 0)
 		return err_set_errno(e, r, "VM process");
-	/* An unknown version is reported when the process answers the query in it. */
+	/* With an unknown version, channel_not_ours() reports it when the process answers the query in that version. */
 	if (p->end_fd >= 0 && version_is_known(end_version(p->end_fd)))
 		p->version = (uint16_t)end_version(p->end_fd);
 	r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);

@@ -16,7 +16,7 @@
 
 #define NAME_IN_ADDRESS_MAX 72 /* "/proc/self/fd/2147483647/" and ".vm" fit beside it */
 
-/* FNV-1a. It need not resist attacks, because the owner of the folder chooses the names. */
+/* Return the 64-bit FNV-1a hash of a name. */
 static uint64_t name_hash(const char *name)
 {
 	uint64_t h = 0xcbf29ce484222325ULL;
@@ -72,8 +72,8 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	struct sockaddr_un sa;
 
-	/* Do not check whether a process listens: the io_urings of a killed process hold its socket for a moment after
-	 * its end. */
+	/* Do not check whether a process still listens on the old socket: the io_urings of a killed process hold its
+	 * socket open for a moment after the process's end. */
 	vm_socket_remove(run_dir, name);
 	socket_address(run_dir, name, &sa);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)

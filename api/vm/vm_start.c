@@ -43,7 +43,7 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 
 /* Check that no other active VM uses the image, unless both only read it: two writers would destroy it. The image's
  * lock would refuse it as well, but cannot name the other VM.
- * st: of the image of disk i. */
+ * st: fstat() of disk i's image. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
 {
 	struct vm_host *host = vm->host;
@@ -139,8 +139,8 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	return 0;
 }
 
-/* Remove the used managed save, or give it its name back if the start failed. The removal needs no sync of its own: the
- * VM's state is written to the same folder afterwards, which syncs the folder. */
+/* Remove the managed save that the start has used or dropped; if the start failed, give the file its name back. The
+ * removal needs no sync of its own: the VM's state is written to the same folder afterwards, which syncs the folder. */
 static void managed_release(struct vm *vm, bool used)
 {
 	struct store *s = vm->host->store;
@@ -201,7 +201,7 @@ static void run_forget(struct vm *vm)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* Whether the VM was started and state.json does not report it. */
+/* Whether the end file records a later start than state.json. Then vm->run becomes the number of that start. */
 static bool run_missed(struct vm *vm, int end_fd)
 {
 	uint64_t run;
@@ -227,14 +227,14 @@ static void start_fail(struct vm *vm, const struct err *e)
 	start_answer(vm, -EREMOTEIO, e);
 }
 
-/* End the process of a failed start. The start is answered after that, so that whoever tries again, or undefines the
- * VM, finds neither the process nor its locks. */
+/* End the process of a failed start. vm_start_over() answers the start after the process has ended, so that a client
+ * that then starts or undefines the VM finds neither the process nor its locks. */
 static void start_undo(struct vm *vm, int r, const struct err *e)
 {
 	vm->start.failed = must_alloc(malloc(sizeof(*e)));
 	*vm->start.failed = *e;
-	run_forget(vm); /* now, because this daemon may be killed while the process ends */
-	/* After it rejected its configuration, the process ends by itself; a process that does not answer is killed. */
+	run_forget(vm); /* not only in start_fail(), because this daemon may be killed while the process ends */
+	/* A process that has rejected its configuration ends by itself. */
 	if (r == -EREMOTEIO)
 		vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
 	else
@@ -420,7 +420,7 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 }
 
 /* Queue the start if --max-starting starts are under way: too many concurrent starts take longer than sequential
- * ones. */
+ * ones. Returns whether the start was queued. */
 static bool start_has_to_wait(struct vm *vm)
 {
 	const struct vm_host *host = vm->host;
@@ -429,8 +429,8 @@ static bool start_has_to_wait(struct vm *vm)
 
 	for (size_t i = 0; i < host->nvms; i++)
 		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS;
-	/* Forks limit their clones' starts themselves, and a failed fork removes its clones without asking whether they
-	 * are queued. */
+	/* Do not queue clones of a fork. The fork limits their starts itself; if it fails, it removes its clones and
+	 * does not check whether their starts are queued. */
 	if (under_way < host->paths->limits.starting || vm->start.opts.forked)
 		return false;
 	while (*end)
@@ -454,7 +454,7 @@ static void start_now(struct vm *vm)
 	vm->start.kind = VM_OP_START_OPENS;
 }
 
-/* Continue the first queued start. */
+/* Continue the first queued start, if there is one. */
 static void start_next(struct vm_host *host)
 {
 	struct vm *vm = host->starts_wait;
@@ -570,7 +570,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		reason = VM_ASLEEP;
 	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
 	vm_notify(vm, adopted, info);
-	/* Keep a state that is more precise than the process's phase. */
+	/* If the state agrees with the process's phase, keep it, because it may be more precise. */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
 		vm->state != VM_IN_SHUTDOWN)
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, reason, NULL, 0);
@@ -617,7 +617,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		taken_back(vm, &copy);
 		return;
 	}
-	if (r == -ESRCH) { /* the process was ending; life_ended() follows */
+	if (r == -ESRCH) { /* the process has ended; life_ended() follows */
 		start_made_known(vm);
 		return;
 	}
