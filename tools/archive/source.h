@@ -40,7 +40,7 @@ static inline void source_free(struct source *s)
 		s->free(s);
 }
 
-/* For implementations: add a data extent. Returns 0 or -ENOMEM. */
+/* Add a data extent; for implementations of a source. Calls come in ascending order. Returns 0 or -ENOMEM. */
 int source_add_extent(struct source *s, uint64_t off, uint64_t len);
 
 #endif

@@ -20,7 +20,7 @@ struct host_check {
 
 #define HOST_CHECKS_MAX 16
 
-/* Check everything. Returns the number of checks. */
+/* Run all checks. Returns their number. */
 size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX]);
 
 struct host_cpu {

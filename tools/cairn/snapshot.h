@@ -1,4 +1,4 @@
-/* snapshot: helpers of the snapshot verbs. */
+/* snapshot: fetch the list of a VM's snapshots and search it, for the snapshot verbs. */
 #ifndef CAIRN_TOOLS_SNAPSHOT_H
 #define CAIRN_TOOLS_SNAPSHOT_H
 
@@ -8,7 +8,7 @@
 int snapshots_fetch_all(struct cli *c, const char *vm, struct json_object **ret_all, struct err *e);
 /* Find a snapshot by name, or else by id. Borrowed from all; NULL: none. */
 struct json_object *snapshot_find(struct json_object *all, const char *name);
-/* Set the error for a missing snapshot. name: NULL: there is no current snapshot. Returns -ENOENT. */
+/* Set the error for a missing snapshot. name: NULL: the current snapshot is missing. Returns -ENOENT. */
 int snapshot_missing(const char *vm, const char *name, struct err *e);
 /* Returns the current snapshot. Borrowed from all; NULL: none. */
 struct json_object *snapshot_current(struct json_object *all);

@@ -1,5 +1,5 @@
-/* pack: copy a disk for `convert`: to another disk, to a stream, or as compressed clusters. Each function returns when
- * its threads have ended. */
+/* pack: copy a disk for `convert`: to another disk, to a stream, or as compressed clusters. A copy returns when its
+ * threads have ended. */
 #ifndef CAIRN_TOOLS_IMG_PACK_H
 #define CAIRN_TOOLS_IMG_PACK_H
 

@@ -103,8 +103,8 @@ static struct client *client_seen_as(struct udp_forward *f, const struct place *
 	return NULL;
 }
 
-/* Choose the address and port under which the guest sees a client. If another client of the gateway's address has the
- * same port, take the next free one. */
+/* Choose the address and port under which the guest sees a client. If another client already has this address and port,
+ * take the next free port. */
 static void client_name(struct udp *u, struct udp_forward *f, struct client *c)
 {
 	uint32_t ip = load_be32(c->real.ip), mask = ntohl(u->options->mask.s_addr);

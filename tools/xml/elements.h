@@ -26,7 +26,7 @@ struct element {
 extern const struct element elements[];
 
 /* Check the whole document below <domain>, with warnings for ignored and unknown elements. Returns 0; -EINVAL for the
- * first refused or duplicate element. */
+ * first element that is refused, QEMU's, or duplicate. */
 int elements_check(struct reading *r, struct _xmlNode *domain);
 
 #endif

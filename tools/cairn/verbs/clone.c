@@ -184,7 +184,7 @@ static int clone_off(struct cli *c, struct json_object *args)
 	return option_flag(c, "dry-run") ? dry_run(c, args) : clone_run(c, "vm-clone", args);
 }
 
-/* Refuse options for live clones without --live, and options for other clones with --live. */
+/* Refuse options that do not fit together, such as --paused without --live, or --linked with --live. */
 static int options_check(struct cli *c)
 {
 	static const char *const off[] = { "full", "linked", "name-pattern", "snapshots", "file", "mac", "uuid",

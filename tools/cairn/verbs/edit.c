@@ -23,7 +23,7 @@ struct edit {
 	const char *vm;
 	bool xml;
 	char *text;			/* text at the start of the editor */
-	struct json_object *was;	/* definition that the daemon had last */
+	struct json_object *was;	/* the daemon's definition when it was last read */
 	struct json_object *now;	/* edited definition, as canonical JSON */
 	struct definition_file file;	/* edited file */
 	char path[PATH_MAX];
