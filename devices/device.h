@@ -30,7 +30,7 @@ struct device_ops {
 	/* Load a section of `version` (≤ state_version), with every field checked. Called on a paused device
 	 * that is new or was reset. Returns 0 or -EINVAL. */
 	int (*load)(struct device *d, struct state_reader *r, uint16_t version, struct err *e);
-	/* Free the device. vCPUs are gone and nothing is in flight. */
+	/* Free the device. The vCPUs no longer exist, and nothing is in flight. */
 	void (*free)(struct device *d);
 };
 

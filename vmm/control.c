@@ -39,10 +39,10 @@ struct control {
 	struct worker *worker;
 	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
 	uint64_t config_seq, work_seq;
-	bool handing_over; /* vm_handover() is under way */
+	bool handing_over; /* vm_handover() is in progress */
 	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
 	bool forking; /* the work in progress is a fork, of use only to the daemon that asked for it */
-	struct { /* pins to delete: the request under way and the next one */
+	struct { /* requests to delete pins: the one in progress and the next one */
 		bool under_way, waits;
 		uint64_t seq, next_seq;
 		struct vm_pins next;
@@ -485,7 +485,8 @@ static void pins_deleted(void *opaque, int r, const struct err *e)
 	pins_delete(c);
 }
 
-/* Delete the pins if no work is under way; otherwise the end of the work calls this function again. */
+/* Delete the pins of the next request if no work is in progress; otherwise the end of the work calls this function
+ * again. */
 static void pins_delete(struct control *c)
 {
 	struct err e;

@@ -81,8 +81,8 @@ enum vm_msg_type {
 	 * if it has one. VM_EVENT_PROGRESS meanwhile, with the key in device. Several at a time,
 	 * answered as they complete; images_only. */
 	VM_MSG_CLONE_DISK = 26,
-	/* struct vm_disk_pull: give a disk's image its own copy of what it reads from its backing files,
-	 * and drop these. VM_EVENT_PROGRESS meanwhile. Since version 2. */
+	/* struct vm_disk_pull: copy what a disk reads from its backing files into its image, and drop the backing
+	 * files. VM_EVENT_PROGRESS meanwhile. Since version 2. */
 	VM_MSG_DISK_PULL = 31,
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */

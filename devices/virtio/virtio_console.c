@@ -133,8 +133,8 @@ static void port_receive(struct virtio_console *c, unsigned port)
 	virtio_queue_interrupt(&c->v, qi);
 }
 
-/* Write a request's data to the console. Returns its cost in bytes: of a long segment only the part
- * that the history keeps counts. */
+/* Write a request's data to the console. Returns the cost in bytes: the length of the data, but at most
+ * CONSOLE_HISTORY_BYTES for each segment. */
 static size_t port_write(struct port *p, const struct virtqueue_elem *el)
 {
 	size_t cost = 0;

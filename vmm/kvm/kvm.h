@@ -30,7 +30,7 @@ struct kvm {
 	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */
 	struct cpuid *own;	 /* owned: the processor's own answers; only with CPU_KIND_PROCESSOR */
 	uint64_t xcr0;		 /* XCR0 of the host; only with CPU_KIND_PROCESSOR */
-	struct probe *probe;	 /* a probe under way (vmm/kvm/cpu_probe.c), or NULL */
+	struct probe *probe;	 /* a probe in progress (vmm/kvm/cpu_probe.c), or NULL */
 	uint32_t host_tsc_khz;	 /* TSC frequency of a new vCPU; 0: unknown */
 	uint32_t set_tsc_khz;	 /* TSC frequency to which the vCPUs were set; 0: they have the host's */
 	uint32_t saved_tsc_khz;	 /* TSC frequency recorded in the loaded state; 0: none */

@@ -54,7 +54,7 @@ static void exit_mmio(struct vcpu *v)
 	unsigned len = MIN(run->mmio.len, 8u);
 	uint64_t value;
 
-	/* KVM passes up to 8 bytes of any count; the bus takes powers of two. */
+	/* KVM passes accesses of 1 to 8 bytes. Split them, because the bus takes powers of two. */
 	for (unsigned done = 0; done < len;) {
 		unsigned size = 8;
 

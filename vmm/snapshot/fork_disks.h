@@ -9,7 +9,8 @@
  *   freeze  qcow2 on other file systems: freeze the content in the pause by an internal snapshot
  *   that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
  *   vmsnap_recover() deletes the snapshot
- *   stand   raw images, and qcow2 whose refcounts are too narrow for a snapshot: copy in the pause
+ *   stand   raw images, and qcow2 images that cannot hold a snapshot (narrow refcounts, an external data file): copy
+ *   in the pause
  *
  * Threading: the worker's thread, except fork_disks_check(). */
 #ifndef CAIRN_VMM_SNAPSHOT_FORK_DISKS_H

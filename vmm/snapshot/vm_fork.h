@@ -1,6 +1,6 @@
 /* vm_fork: captures the state from which clones of a running VM start. The VM is paused for a
  * moment, as for a snapshot, and its state at that moment is written into a memfd
- * (snapshot/vmstate.h) while it runs on. Clones map this file privately as their RAM
+ * (snapshot/vmstate.h) while the VM continues. Clones map this file privately as their RAM
  * (vmm/kvm/memory.h), so pages that no clone writes exist once.
  *
  * Threading: main thread; done() runs on it, unless the function fails. */

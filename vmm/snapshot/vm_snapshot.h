@@ -32,8 +32,8 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
 /* Complete or undo operations on several disks that a crash has interrupted. Call before the guest
- * runs, when the disks' threads exist; waits for the disks. Sends an event for each recovery. Fails
- * when the disks do not belong together. */
+ * runs, when the disks' threads exist; waits for the disks. Sends an event for each recovery. Returns 0; -EBUSY if an
+ * interrupted revert has to be completed, which a start from a saved state cannot do; -errno. */
 int vm_snapshot_recover(struct vm *vm, struct err *e);
 /* List one page of snapshots, starting at index `from`. */
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);

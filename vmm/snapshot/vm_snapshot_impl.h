@@ -78,7 +78,7 @@ int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct
 int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
 	struct err *e);
 /* Delete snapshot n of the first disk's tree t from all disks. As soon as n is marked, the snapshot
- * is gone for users; after a later failure, the next vmsnap_recover() completes the deletion. */
+ * is hidden from users; after a later failure, the next vmsnap_recover() completes the deletion. */
 int vmsnap_delete(struct machine *m, struct machine_disk *first, struct tree *t, struct tree_node *n,
 	struct err *e);
 /* Begin and end the revert of several disks. vmsnap_revert_mark() marks n, then the caller reverts
@@ -89,7 +89,7 @@ int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct 
 int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e);
 /* Complete or undo interrupted operations, and log each.
- * may_revert: the guest has not run since the disks were opened.
+ * may_revert: an interrupted revert may be completed, because no guest has run on the disks' content; false: -EBUSY.
  * tell: called for each recovery; may be NULL. */
 typedef void vmsnap_recovered_fn(void *opaque, enum vm_recovery what, const char *disk, const char *name);
 int vmsnap_recover(struct machine *m, bool may_revert, vmsnap_recovered_fn *tell, void *opaque,
