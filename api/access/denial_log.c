@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Number of slots. A user gets a slot of its own, except the last one. Users for whom no slot is free share the
+/* Number of slots. Each slot but the last belongs to one user. The users for whom no other slot is free share the
  * last. */
 #define USERS 64
 #define OTHERS (USERS - 1)

@@ -127,8 +127,8 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 
 /* ---- changing ids ---- */
 
-/* Use raw system calls: libc's functions change the ids of all threads and wait for these, but the forked process has
- * only a copy of the daemon's list of threads. */
+/* Use raw system calls: libc's functions change the ids of all threads and take locks for that. The forked process has
+ * one thread and must take no lock. */
 int rights_assume(const struct rights *r)
 {
 	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||

@@ -7,7 +7,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* The greatest number of fds in a spawn_spec. */
+/* Greatest number of fds in a spawn_spec, and smallest number of their duplicates in fds_place(). */
 #define FD_ASIDE 512
 
 /* Give the fds their numbers, and close all others. First duplicate each fd to FD_ASIDE or above, because its present

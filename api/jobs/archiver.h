@@ -33,7 +33,7 @@ struct archiver_ops {
 int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e);
-/* Let an import that has called ready() give its folder the final name. */
+/* Tell an import, after ready() was called for it, to give its folder the final name. */
 void archiver_keep(struct archiver *a);
 /* Make the process stop and remove its files: send SIGTERM, and SIGKILL some seconds later. done() follows. */
 void archiver_cancel(struct archiver *a);

@@ -23,7 +23,7 @@ struct batch *batch_new(struct vm_host *host);
 void batch_plan(struct batch *b, const struct definition *def);
 /* Write the batch's file. Returns 0: the file is in place, even if the daemon is killed then; -errno. */
 int batch_begin(struct batch *b, struct err *e);
-/* Define a planned VM, which is off and owned by the job. def: takes it on success.
+/* Define a planned VM, which is off; the job becomes its owner. def: taken on success.
  * Returns 0; -EEXIST: another VM has taken the name, the uuid or a MAC address meanwhile; -errno. */
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e);
 /* Store an added VM's definition again, after the job changed it. Returns 0; -errno. */

@@ -63,7 +63,7 @@ struct fork {
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 	struct fork_files files;      /* for each writable disk: its image, then one file for each clone */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
-	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the running state */
+	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	bool paused, hint_hostname, isolated, going_on;
 	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
 	unsigned nmade;

@@ -47,8 +47,8 @@ struct job {
 	char id[JOB_ID_MAX + 1];
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
 	char vm_name[VM_NAME_MAX + 1];
-	const char *type; /* "save", "snapshot-create", …: borrowed, static */
-	const char *unit; /* unit of done and total: "bytes", "snapshots" */
+	const char *type; /* "save", "snapshot-create", …; static */
+	const char *unit; /* unit of done and total: "bytes", "snapshots" or "clones"; static */
 	enum job_status status;
 	uint64_t done, total;
 	uint64_t begun_ns, ended_ns; /* monotonic */

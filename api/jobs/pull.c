@@ -25,7 +25,7 @@
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct pull {
-	struct store_work work; /* until the mark is on stable storage */
+	struct store_work work; /* done when the mark is on stable storage */
 	struct job *job;
 	struct vm *vm;
 	struct vm_disk_pull body;

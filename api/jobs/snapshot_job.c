@@ -23,14 +23,14 @@ struct work {
 	char name[VM_SNAPSHOT_NAME_MAX + 1];
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	struct json_object *result;
-	/* delete */
+	/* only for a job that deletes */
 	enum snapshot_victims mode;
 	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: name and mode choose */
 	void *choose_opaque;
 	struct victim *victims;
 	size_t nvictims, at;
 	bool look_only;
-	/* revert */
+	/* only for a job that reverts */
 	struct snapshot_revert revert;
 	struct vm_snapshot_revert body;
 	bool has_memory, stopped;

@@ -9,7 +9,7 @@ struct definition;
 struct err;
 
 /* Create a tap for each interface of type bridge whose link is up, and add its fd to c, which config_prepare() made
- * from d. A tap takes half a millisecond, short enough for the daemon's loop.
+ * from d. The daemon's loop can do this itself, because it waits for no disk, no network and no other process.
  * allowed:  comma-separated bridges for VMs that other users defined (d->rights); NULL: none.
  * Returns 0; -errno, and c keeps the taps made so far. */
 int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e);

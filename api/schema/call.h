@@ -1,7 +1,7 @@
 /* call: a client's command under execution. The handlers in api/commands/ answer calls, or pass them to another module
  * that answers them. Threading: the daemon's loop.
  *
- * A call is answered exactly once, at once or later, by one of the call_ functions, which free the call. While a call
+ * A call is answered exactly once, at once or later, by one of the call_ functions, which take the call. While a call
  * is open, its connection handles no other command, so replies keep their order. If a client disconnects, its call
  * continues, and the answer is dropped. */
 #ifndef CAIRN_API_SCHEMA_CALL_H

@@ -33,14 +33,14 @@ enum vm_trigger {
 	VM_ASK_UNDEFINE,
 	VM_ASK_RENAME,
 	VM_ASK_PULL,
-	VM_ASK_RESTART_PROCESS, /* ends with VM_SAW_SAVED and VM_ASK_START */
+	VM_ASK_RESTART_PROCESS, /* without a handover: ends with VM_SAW_SAVED and VM_ASK_START */
 	VM_ASK_SAVE,	 /* ends with VM_SAW_SAVED or VM_SAW_ENDED */
 	VM_ASK_DROP_SAVED,
 	VM_ASK_FORK,
 	VM_ASK_FORK_SNAPSHOT, /* live clones of a snapshot */
 	VM_ASK_DUMP,
 	VM_ASK_TEMPLATE,
-	VM_ASK_SNAPSHOT, /* create, delete or change one */
+	VM_ASK_SNAPSHOT, /* create, delete or change a snapshot */
 	VM_ASK_REVERT,
 	VM_ASK_COUNT,
 	/* Observations are never refused. In a state without a row for the observation, it changes nothing. */

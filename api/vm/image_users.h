@@ -1,5 +1,6 @@
 /* image_users: finds the VMs whose definitions name an image file. The module opens no image for that, and compares
- * paths as text. That suffices for linked clones, because a clone's definition copies its source's paths verbatim. */
+ * paths as text. That suffices for linked clones, because a clone's definition copies its source's paths verbatim.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_IMAGE_USERS_H
 #define CAIRN_API_VM_IMAGE_USERS_H
 

@@ -21,7 +21,8 @@
 #include <unistd.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
-/* Time limit for the end of a process that an earlier daemon started: its current request may take a while. */
+/* Time limit for the end of an offline process that an earlier daemon started. It is longer, because that process may
+ * be working on a request. */
 #define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
 
 /* A request, from offline_request_fds() until done() was called. */
@@ -47,7 +48,7 @@ struct waiter {
 
 struct offline_process {
 	struct vm *vm;
-	struct vm_process *proc; /* NULL: not started, or it could not be started */
+	struct vm_process *proc; /* NULL: not started yet, could not be started, or has ended */
 	bool configured;	 /* the process accepts requests */
 	bool ending;		 /* the process accepts no more requests: new ones wait for the next process */
 	struct open_as *opener;	 /* opens the VM's files for the process; NULL: not under way */

@@ -1,6 +1,6 @@
 /* offline_process: a short-lived process that works on the disks of a VM that is off, such as on the snapshots in them.
- * It is a cairn-vm without a machine (vm_config.images_only), in the same sandbox. The daemon ends it when no request
- * is left. */
+ * The process is a cairn-vm without a machine (vm_config.images_only), in the same sandbox. The daemon ends it when no
+ * request is left. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_OFFLINE_PROCESS_H
 #define CAIRN_API_VM_OFFLINE_PROCESS_H
 

@@ -230,7 +230,7 @@ static void groups_end(struct group *list, struct pin_scan_result *ret)
 	}
 }
 
-/* Each process ends after PIN_SCAN_TIMEOUT_NS at the latest (fork_as.h), so the wait for them ends, too. */
+/* fork_as.h calls group_read() for each process after PIN_SCAN_TIMEOUT_NS at the latest, so the wait below ends. */
 void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret)
 {
 	struct group *list = NULL;

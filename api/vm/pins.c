@@ -16,7 +16,7 @@ struct row {
 	char *overlay; /* owned; NULL: none, the pin is due for deletion */
 	char *image;   /* owned */
 	uint8_t id[VM_PIN_ID_BYTES];
-	bool kept; /* an overlay that the list does not have may read the pin, so it is never deleted */
+	bool kept; /* the pin is never deleted, because an overlay that the list does not have may read it */
 	const struct vm *asked; /* VM whose process was asked to delete the pin; only compared. NULL: none */
 };
 

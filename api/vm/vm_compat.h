@@ -1,5 +1,6 @@
 /* vm_compat: VM processes that an older version of Cairn started and that speak an older message version
- * (vmm/vm_msg.h). The daemon manages them with the requests and fields that they know and refuses the rest. */
+ * (vmm/vm_msg.h). The daemon manages them with the requests and fields that they know, and refuses other requests.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_COMPAT_H
 #define CAIRN_API_VM_VM_COMPAT_H
 

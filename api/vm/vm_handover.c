@@ -19,7 +19,7 @@
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
 
 struct vm_handover {
-	struct vm_process *successor; /* NULL: not started yet, ended, or the VM's process now */
+	struct vm_process *successor; /* the new process; NULL: not started yet, ended, or it is vm->proc now */
 	const struct vm_handover_ops *ops;
 	void *opaque;
 };
@@ -169,7 +169,7 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 
 	if (!vm_has(vm, VM_FACT_HANDS_OVER) || end->said || end->protocol)
 		return false;
-	vm_set(vm, VM_FACT_HANDS_OVER, false); /* once for each handover */
+	vm_set(vm, VM_FACT_HANDS_OVER, false); /* do this only once for each handover */
 	if (next && end->signaled) {
 		/* It is not known whether the VM was handed over before the signal: kill the new process, and wait for
 		 * its end. */

@@ -34,7 +34,7 @@ struct vm_request {
 	enum vm_msg_type type;
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 	void *opaque;
-	int send_error; /* 0: sent */
+	int send_error; /* why the request could not be sent, as -errno; 0: sent */
 };
 
 struct vm_process {
@@ -45,7 +45,7 @@ struct vm_process {
 	pid_t pid;
 	int pidfd, sock, end_fd;
 	struct loop_watch *pid_watch, *sock_watch;
-	struct loop_timer *timer;      /* earliest deadline of a request */
+	struct loop_timer *timer;      /* armed for the earliest deadline of a request */
 	struct loop_timer *kill_timer;
 	struct vm_request *first, **last;
 	uint64_t seq; /* number of the last request */

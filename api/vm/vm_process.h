@@ -74,8 +74,8 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
-/* Start the process that is to take over a running VM (api/vm/vm_handover.h). It has no channel to the daemon before
- * vm_process_connect().
+/* Start the process that is to take over a running VM (api/vm/vm_handover.h). The daemon has no channel to the process
+ * before vm_process_connect().
  * *ret_pair: the other end of its socket pair; owned.
  * Returns 0; -errno, and then no callback comes. */
 int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,
@@ -99,7 +99,7 @@ void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void 
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* The same with several file descriptors. */
+/* Send a request like vm_process_request(), with several file descriptors. fds: borrowed. */
 void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
 	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
