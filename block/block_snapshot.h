@@ -39,7 +39,7 @@ struct block_snapshot_info {
 /* ---- create ---- */
 
 /* Freeze the disk's content: it belongs to the snapshot, and later writes go elsewhere. No request
- * may be in flight. The file does not show the snapshot yet; a crash leaks clusters at most. The
+ * may be in flight. The file's snapshot table does not have the snapshot yet; a crash leaks clusters at most. The
  * call does no I/O, so its time does not depend on the amount of data.
  * ret_s: ended by block_snapshot_commit() or block_snapshot_abort().
  * Returns 0; -EBUSY if another operation runs; -errno with a sentence. */

@@ -17,7 +17,7 @@ struct err;
 
 /* Check whether the disk can be pulled: a writable qcow2 image with a backing file and without
  * internal snapshots, because snapshots read the backing file, too.
- * ret_bytes: the number of bytes, from the disk's start, that the backing file may show.
+ * ret_bytes: the number of bytes, from the disk's start, that may read from the backing file.
  * Returns 0; -ENOTSUP, -EROFS or -EIO with a sentence. */
 int block_pull_check(const struct block *b, uint64_t *ret_bytes, struct err *e);
 /* Submit a read of the backing file, of a range below ret_bytes. */

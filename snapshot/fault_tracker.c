@@ -29,8 +29,8 @@
 /* Bytes that arming protects per call. Short calls let the guest's faults take the address space's
  * lock in between. */
 #define ARM_PIECE_BYTES (32 * MIB)
-/* Each round leaves the blocks that the guest dirtied during it, about a tenth of the previous
- * round's. */
+/* Maximum number of rounds of fault_tracker_preprotect(). A round leaves the blocks that the guest dirtied during it,
+ * about a tenth of what the previous round left. */
 #define PREPROTECT_ROUNDS 4
 
 /* The old content of a block that is about to be overwritten; kept until save_next() returns it. */

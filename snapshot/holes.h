@@ -1,4 +1,4 @@
-/* holes: finds the untouched parts of a memfd. Reading them through a mapping would allocate them. */
+/* holes: finds the holes of a memfd or another file. Reading a memfd's through a mapping would allocate them. */
 #ifndef CAIRN_SNAPSHOT_HOLES_H
 #define CAIRN_SNAPSHOT_HOLES_H
 

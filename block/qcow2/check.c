@@ -284,8 +284,9 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
 	return true;
 }
 
-/* Replace an invalid entry by zeros, so that no backing file shows there. With a raw data file, the
- * entry names the cluster at its guest offset instead. */
+/* Replace an invalid entry by one that reads as zeros, also if there is a backing file (but version 2, which has
+ * no zero flag, then reads from the backing file). With a raw data file, the entry names the cluster at its guest
+ * offset instead. */
 static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64_t guest)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;

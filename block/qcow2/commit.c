@@ -319,7 +319,7 @@ static void commit_next(struct qcow2 *q)
 
 /* ---- starting commits ---- */
 
-/* Runs from the loop, never inside a transaction, because a commit must see complete changes. */
+/* Begin a commit. Runs from the loop, never inside a transaction, because a commit must see complete changes. */
 static void commit_begin(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, commit.start_op);

@@ -165,7 +165,7 @@ static void ext_bitmaps(const uint8_t *data, struct qcow2_header *h)
 	h->bitmaps_offset = load_be64(data + 16);
 }
 
-/* Extensions end at type 0, at the backing file's name, or at the end of the first cluster. */
+/* Parse the header extensions. They end at type 0, at the backing file's name, or at the end of the first cluster. */
 static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h, struct err *e)
 {
 	uint64_t end = MIN(len, 1ULL << h->cluster_bits), pos = h->header_length;
@@ -198,8 +198,8 @@ static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h
 	return 0;
 }
 
-/* The backing file's name decides whether there is a pin: with another name, the extension is a
- * remnant that another program has preserved. */
+/* Check the pin extension against the backing file's name, which decides whether the image is an overlay on a pin: with
+ * another name, the extension is a remnant that another program has preserved, and is ignored. */
 static int pin_check(struct qcow2_header *h, struct err *e)
 {
 	uint8_t id[BLOCK_PIN_ID_BYTES];

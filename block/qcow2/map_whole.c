@@ -1,5 +1,5 @@
-/* Changes of the whole map. Preallocation gives every cluster a place before the guest writes to
- * it. Emptying unmaps all clusters, so that the backing file shows everywhere. */
+/* Changes of the whole map. Preallocation allocates a host cluster for every guest cluster
+ * before the guest writes to it. Emptying unmaps all clusters, so that the disk reads from the backing file. */
 #include "base/err.h"
 #include "base/util.h"
 #include "block/qcow2/sync.h"
@@ -24,7 +24,7 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		return 0;
 	}
 	r = data_alloc(q, c, (uint32_t)left, w, &run);
-	/* A reused cluster's old content must not show. */
+	/* The old content of a reused cluster must not become readable. */
 	if (!r && !run.fresh && !q->ext && !q->data.raw) {
 		flag = QCOW2_ZERO;
 		if (q->h.version < 3) {

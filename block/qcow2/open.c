@@ -332,7 +332,7 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 				     : DIV_ROUND_UP(file_bytes, (uint64_t)q->cluster_bytes);
 }
 
-/* Show the snapshot as the disk. snapshot: its id, else its name. */
+/* Set the L1 and the size in q->h to a snapshot's. snapshot: its id, else its name. */
 static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
 {
 	struct qcow2_snapshot_info *list, *s = NULL;

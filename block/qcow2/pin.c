@@ -103,7 +103,7 @@ int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, s
 
 /* ---- the pin in the source image ---- */
 
-/* The checksum of an L1 does not depend on COPIED, which a repair may set. */
+/* Add an L1 entry to a checksum, without COPIED, which a repair may set. */
 static uint32_t l1_crc_add(uint32_t crc, uint64_t entry)
 {
 	uint8_t be[8];

@@ -76,14 +76,14 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
 /* Check the options without changing a file. Returns 0 or -EINVAL. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 
-/* Allocate a host cluster for every unmapped cluster from byte `from` on; the clusters read as zeros. No
- * backing file may show there. Runs the loop.
+/* Allocate a host cluster for every unmapped cluster from byte `from` on; the clusters read as zeros. The
+ * backing file must have no content there. Runs the loop.
  * progress: in bytes, called occasionally; NULL: not wanted.
  * Returns 0 or -errno with a sentence. */
 int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
 	void *opaque, struct err *e);
 
-/* Unmap all clusters of the disk, so that the backing file shows everywhere. Snapshots keep their
+/* Unmap all clusters of the disk, so that all of it reads from the backing file. Snapshots keep their
  * clusters. Runs the loop. Returns 0 or -errno with a sentence. */
 int qcow2_make_empty(struct block *b, struct err *e);
 /* Free the file's space that no table uses: punch holes and cut the file's end.
@@ -105,7 +105,7 @@ int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struc
 int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e);
 int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
 /* Set the version, 2 or 3. A downgrade requires that no feature of v3 is in use. It unmaps zero
- * clusters without a place, if no backing file would show there. Returns 0 or -errno. */
+ * clusters that have no host cluster, if the image has no backing file. Returns 0 or -errno. */
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);
 
 struct qcow2_snapshot_info {

@@ -246,7 +246,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	r = qcow2_sync_gate(q);
 	if (!r)
 		r = b->ops->flush_all(b);
-	/* The part of a longer data file behind the old end must not show. */
+	/* A longer data file's content behind the old end must not become readable, so cut it off first. */
 	if (!r && size > old)
 		r = data_truncate(q, old);
 	if (!r && size > old)

@@ -1,5 +1,6 @@
-/* Creates a snapshot. freeze is one instant. A task counts in the background, and waits for
- * commit or abort. begin is open and freeze at once.
+/* Creates a snapshot. qcow2_snapshot_freeze() does no I/O: later writes of the guest do not change the snapshot. A task
+ * increments refcounts in the background and then waits for commit or abort. qcow2_snapshot_begin() is open and freeze
+ * in one call.
  *
  *    open     the VM state may be written; the disk is not frozen yet
  *    freeze   copy the L1, clear COPIED in the active L1 (in memory only)
