@@ -15,7 +15,7 @@
 
 /* Device-specific configuration registers, each the low bytes of a dword. */
 #define CONFIG_WDT 0x60
-#define WDT_NO_OUTPUT 0x20 /* the end of the second stage has no effect */
+#define WDT_NO_OUTPUT 0x20 /* the end of the second stage sends no event */
 #define WDT_1MHZ 0x04
 #define WDT_WRITABLE 0x27
 #define CONFIG_LOCK 0x68

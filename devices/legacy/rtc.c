@@ -527,8 +527,7 @@ static void rtc_resume(struct device *d)
 		rtc_post_rearm(t);
 }
 
-/* Save the offset to the host's clock, not the time, so that the clock is right however long the state lay in a
- * file. */
+/* Save the offset to the host's clock, not the time, so that the clock is right at any later time of a restore. */
 static void rtc_save(struct device *d, struct state_writer *w)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);

@@ -125,7 +125,7 @@ void pci_function_bar(struct pci_function *f, unsigned i, uint64_t bytes, bool i
 /* Append a capability of len bytes; the content after its two header bytes is zero. Returns its
  * offset; 0 when there is no room. */
 unsigned pci_function_capability(struct pci_function *f, uint8_t id, unsigned len);
-/* Add MSI-X with its table and PBA in BAR i (32-bit). Returns 0 or -errno. */
+/* Add MSI-X with its table and pending bits in a 32-bit BAR of its own. bar: its number. Returns 0 or -EINVAL. */
 int pci_function_msix(struct pci_function *f, unsigned bar, unsigned nvectors);
 /* Add the function to the bus and assign addresses to its BARs and a line to its INTx.
  * f: borrowed until pci_host_remove(). slot: -1: first free.

@@ -170,7 +170,7 @@ static void name_begin(struct agent *a)
 	sync_send(a);
 }
 
-/* Set the host name until the next boot and in /etc. The shell command needs no quotes, because the
+/* Set the host name, both of the running system and in /etc/hostname. The shell command needs no quotes, because the
  * name has only letters, digits and hyphens. */
 static void name_send(struct agent *a)
 {

@@ -207,9 +207,8 @@ static void guest_frozen(void *opaque)
 	event_send(vm, &ev);
 }
 
-/* Run the machine. After a restore, thaw file systems that were frozen in the saved state, then set
- * the guest's clock: kvm-clock and the TSC continue from their saved values, so monotonic time has
- * no gap, but only the guest can correct its time of day. */
+/* After a restore or a revert, set the guest's clock: kvm-clock and the TSC continue from their saved values, so
+ * monotonic time has no gap, but only the guest can correct its time of day. */
 void vm_guest_run(struct vm *vm)
 {
 	machine_resume(vm->m);

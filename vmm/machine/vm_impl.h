@@ -70,8 +70,8 @@ struct vm {
 
 /* Set the phase and send the event. detail: NULL: none. */
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);
-/* Run the machine. After a restore, thaw file systems that were frozen in the saved state, then set the
- * guest's clock. */
+/* Run the machine. After a restore or a revert, thaw file systems that were frozen in the saved state, then set the
+ * guest's clock. In a new clone, also set the guest's host name (vm_config.hint_hostname). */
 void vm_guest_run(struct vm *vm);
 /* Discard the events that are queued. */
 void vm_generation_next(struct vm *vm);

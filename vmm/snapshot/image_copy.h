@@ -7,7 +7,7 @@
 
 struct err;
 
-/* Copy source into copy. Creates a second thread for the time of the copy. Does not flush.
+/* Copy source into copy. May create a second thread for the time of the copy. Does not flush.
  * source: a file or block device that nobody writes to meanwhile; -EIO when the file gets shorter.
  * copy: open for writing; its previous content is dropped.
  * step: called after each piece, on the caller's thread, with bytes of the file; non-zero cancels.

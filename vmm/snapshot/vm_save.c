@@ -78,7 +78,7 @@ static void save_run(struct work *w)
 	if (s->r < 0)
 		return;
 	memcpy(h.uuid, s->m->cfg.uuid, sizeof(h.uuid));
-	h.vm_clock_ns = machine_clock_ns(s->m); /* paused */
+	h.vm_clock_ns = machine_clock_ns(s->m); /* does not advance: the VM is paused */
 	vmstate_file_init(&f, s->state_fd);
 	vmstate_file_direct(&f, true);
 	s->r = vmstate_write(&f.store, &h, &src, &progress, &s->result, &s->e);
