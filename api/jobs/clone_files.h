@@ -15,11 +15,10 @@ struct loop;
 struct clone_files {
 	struct definition *const *defs; /* the clones' definitions, all with the same rights */
 	unsigned n;
-	/* These two are only for clone_files_remove().
-	 * Per clone: remove the files of only so many of its writable disks; NULL: of all. */
+	/* Only for clone_files_remove(). Per clone: number of its writable disks whose files are removed; NULL: all. */
 	const unsigned *made;
-	/* Per clone: keep files created before this time, in ns since 1970; 0: keep none. NULL: keep none of any
-	 * clone. */
+	/* Only for clone_files_remove(). Per clone: files created before this time, in ns since 1970, are kept; 0: none
+	 * is kept. NULL: none of any clone is kept. */
 	const uint64_t *born_after_ns;
 };
 
@@ -32,7 +31,7 @@ void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_d
  * also on failure (0 if the process did not answer). */
 void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
 	struct fork_as **ret);
-/* Remove the files. */
+/* Remove the files that `made` and `born_after_ns` select. A file that is missing is no error. */
 void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret);
 

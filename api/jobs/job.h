@@ -36,7 +36,7 @@ enum job_status {
 
 /* Names of a job, chosen by a client. */
 struct job_name {
-	const char *id;	    /* NULL: one is made */
+	const char *id;	    /* NULL: generated */
 	const char *qmp_id; /* unique on the VM's QMP socket; NULL: same as id; "": hidden there */
 };
 

@@ -65,7 +65,7 @@ struct vm_start_op {
 
 /* Flags that do not depend on the operations under way. Those marked "saved" are part of state.json. */
 enum vm_fact {
-	VM_FACT_INCOMPLETE = 1 << 0,   /* being created or removed: the definition says which files to remove */
+	VM_FACT_INCOMPLETE = 1 << 0,   /* a job is creating the VM, or a failed creation is being undone */
 	VM_FACT_TEMPLATE = 1 << 1,     /* the images are never written: linked clones use them as backing files */
 	VM_FACT_AUTOSTART = 1 << 2,    /* autostart is on for this VM (api/policy/autostart.c) */
 	VM_FACT_REBOOTS = 1 << 3,      /* saved: a reboot was requested, so start the VM again if it powers off */
@@ -94,10 +94,10 @@ struct vm {
 	enum vm_state state;
 	char reason[32];	 /* "booted", "I/O error", … */
 	char detail[VM_DETAIL_MAX];
-	int64_t value;		 /* byte written to the debug exit port, or pvpanic's bits */
+	int64_t value;		 /* byte written to the debug exit port, pvpanic's bits, or the watchdog's action */
 	int id;			 /* -1: not running */
 	struct {
-		int status; /* -1: unknown or none yet */
+		int status; /* -1: killed by a signal, unknown, or none yet */
 		int signal; /* 0: none */
 	} exit; /* how the last process ended */
 	uint64_t run;		 /* number of starts, including the one under way */
