@@ -81,8 +81,7 @@ static void peer_lost(struct control *c)
 		vm_end(c->vm, VM_REASON_USER, 0, NULL);
 }
 
-/* Send a message; drop a peer that does not read. A daemon that is stuck reconnects by the socket
- * later. */
+/* Send a message; drop a peer that does not read. The daemon can connect again through the listening socket. */
 static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
 	size_t len)
 {

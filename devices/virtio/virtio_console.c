@@ -112,7 +112,7 @@ static void port_receive(struct virtio_console *c, unsigned port)
 	struct virtqueue_elem el;
 	int got;
 
-	/* Hold back a named port's input until a program in the guest opens the port. */
+	/* With F_MULTIPORT, hold back a port's input until the guest opens the port. */
 	if (multiport_is_on(c) && !c->ports[port].guest_open)
 		return;
 	/* Leave doorbells off: the driver always provides buffers, and a doorbell matters only

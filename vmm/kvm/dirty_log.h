@@ -37,7 +37,7 @@ int dirty_log_init(struct dirty_log *l, struct kvm *k, struct memory *mem, struc
 void dirty_log_done(struct dirty_log *l);
 /* Note that this process wrote to [off, off + len) of RAM, after the write. Does nothing while the log is off. */
 void dirty_log_mark(struct dirty_log *l, uint64_t off, uint64_t len);
-/* Turn the log on, unless it is on. Afterwards all blocks count as written. Returns 0 or -errno. */
+/* Turn the log on; then all blocks count as written. Does nothing if the log is on. Returns 0 or -errno. */
 int dirty_log_start(struct dirty_log *l, struct err *e);
 /* Turn the log off. Returns 0 or -errno. */
 int dirty_log_stop(struct dirty_log *l, struct err *e);

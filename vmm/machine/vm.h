@@ -101,7 +101,8 @@ void vm_work_set_live(struct vm *vm, bool on_disks);
  * vm_reverted(): the machine has the new state: set the phase and, if `on`, run the VM. */
 void vm_revert_begin(struct vm *vm);
 void vm_reverted(struct vm *vm, bool on);
-/* Write into note which processor features the guest sees since the last load and did not see before; empty: none. */
+/* Write into note a sentence with the processor features that the guest sees since the last load and did not see
+ * before; empty if there are none. */
 void vm_processor_note(const struct vm *vm, char *note, size_t size);
 
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */
