@@ -1,5 +1,5 @@
-/* CPUID of the guest: the leaves that KVM supports on this host, with the topology of the VM's
- * definition (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). */
+/* CPUID of the guest: the leaves of the guest's processor (guest_cpu.h) or, by default, those that KVM supports on
+ * this host, with the VM's topology (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E). */
 #include "base/cpuid.h"
 #include "base/err.h"
 #include "vmm/kvm/kvm.h"

@@ -1,4 +1,4 @@
-/* Two threads write pieces directly from a mapping of the source: direct I/O then needs no copy by
+/* Up to two threads write pieces directly from a mapping of the source: direct I/O then needs no copy by
  * the CPU, buffered I/O one. Only the kernel reads the mapping, so a source that shrinks or has a
  * read error yields an errno, not a signal. */
 #include "vmm/snapshot/image_copy.h"
