@@ -82,16 +82,17 @@ void fault_tracker_stop(struct fault_tracker *t);
 void fault_tracker_free(struct fault_tracker *t);
 
 int fault_tracker_arm(struct fault_tracker *t, struct err *e);
-/* Protect dirty blocks until at most `leave` of them are unprotected, or the guest writes as fast
- * as this call protects. Returns 0 or -errno with a sentence. */
+/* Protect dirty blocks until at most `leave` of them are unprotected, in at most 4 rounds, because the
+ * guest may write as fast as this call protects. Returns 0 or -errno with a sentence. */
 int fault_tracker_preprotect(struct fault_tracker *t, uint64_t leave, struct err *e);
 /* Clear the dirty bits and protect their blocks.
  * ret_dirty: gets a bit for each block written since the last reset; overwritten; room for all
- * blocks. The first time it covers the time since the beginning with a RAM reader; otherwise only since
- * arming, so treat all blocks as dirty. NULL: not wanted.
+ * blocks. With a RAM reader, the first call covers all writes so far. Without one, it covers only those
+ * since arming, so treat all blocks as dirty. NULL: not wanted.
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty, struct err *e);
-/* Like fault_tracker_reset_dirty(), for a save that is no base: blocks are protected but stay dirty.
+/* Like fault_tracker_reset_dirty(), for a save on which no incremental save will be based: blocks are
+ * protected but stay dirty.
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_hold(struct fault_tracker *t, struct err *e);
 /* Drop the blocks written since the last reset and those in `changed`; rd supplies them again on access. All other

@@ -3,7 +3,7 @@
  * checksums on demand, too, so the time before the guest runs does not grow with its memory.
  *
  * Threading: the fault tracker's thread answers the faults, requests blocks here and puts them in place.
- * It reads all other blocks in the background. */
+ * The same thread reads all other blocks in the background. */
 #ifndef CAIRN_SNAPSHOT_RAM_READER_H
 #define CAIRN_SNAPSHOT_RAM_READER_H
 
@@ -41,7 +41,7 @@ int ram_reader_new(const struct ram_reader_config *c, struct ram_reader **ret_rd
 void ram_reader_free(struct ram_reader *rd);
 /* Mark the blocks that are in place already, from the previous state. Call it before the tracker
  * gets the RAM reader.
- * from: the previous RAM reader; NULL: all its blocks are in place.
+ * from: the previous RAM reader, whose requested blocks are in place; NULL: all blocks are in place.
  * dropped: a bit for each block that is not in place nevertheless. */
 void ram_reader_inherit(struct ram_reader *rd, const struct ram_reader *from, const struct bitmap *dropped);
 

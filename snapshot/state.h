@@ -46,7 +46,7 @@ void state_put_bytes(struct state_writer *w, const void *p, size_t n);
 struct state_reader {
 	const uint8_t *buf; /* borrowed */
 	size_t pos, len;
-	bool failed; /* read past the end */
+	bool failed; /* a read past the end, or the caller found the content malformed */
 };
 
 uint8_t state_u8(struct state_reader *r);

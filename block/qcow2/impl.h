@@ -313,7 +313,7 @@ struct qcow2 {
 
 	/* The state of snapshot_impl.h: */
 	struct block_snapshot *creating; /* the snapshot that is being created */
-	bool snapshot_busy;		     /* an operation that changes the snapshot table runs */
+	bool snapshot_busy;		     /* an operation that changes the snapshot table runs, or block_pull_finish() */
 	unsigned snapshot_changes;	     /* number of operations so far that change refcounts, too */
 	struct qcow2_snapshot_info *snapshots; /* NULL: not read yet */
 	size_t nsnapshots;

@@ -55,10 +55,9 @@ void contig_release(struct qcow2 *q, struct contig *c);
 int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k);
 
 /* Wait for the right to write the header. Between hold and release no commit runs. Returns 0;
- * -EINPROGRESS. */
+ * -EINPROGRESS: w runs later, then call again. */
 int header_hold(struct qcow2 *q, struct wait *w);
 void header_release(struct qcow2 *q);
-/* Write the first piece of the file and sync. The caller holds the header. */
 struct header_update {
 	struct io io;
 	struct iovec iov;
@@ -66,6 +65,7 @@ struct header_update {
 	struct qcow2 *q;
 	struct wait *w;
 };
+/* Write q->header_piece to the file and sync. The caller holds the header. Returns -EINPROGRESS; w runs at the end. */
 int header_put(struct qcow2 *q, struct header_update *h, struct wait *w);
 
 /* ---- snapshot_mark.c ---- */
@@ -76,7 +76,7 @@ struct snapshot_mark {
 };
 /* Set or clear the dirty bit: set it before the first refcount changes, clear it when the
  * operation's whole work is durable. Call it like a task's step().
- * Returns 0 when the file has the bit. After an error, call snapshot_mark_failed(). */
+ * Returns 0 when the file has the new value. After an error, call snapshot_mark_failed(). */
 int snapshot_mark_put(struct snapshot_mark *m, struct task *t, bool dirty);
 /* Call this after a failure, also of an operation that t->wait waited for. The file's state is then
  * unknown, so the image counts as marked. */
@@ -161,7 +161,8 @@ int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const u
 void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
 /* Returns the number of L1 entries for the snapshot's disk. The further entries hold VM state. */
 uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
-/* Check n entries of a snapshot's L1 as the file has them, and get the tables' offsets. Returns 0; -EINVAL. */
+/* Check n entries of a snapshot's L1 as the file has them, get the tables' offsets, and mark tables that have no
+ * mark yet META_INACTIVE_L2. Returns 0; -EINVAL. */
 int snapshot_l1_take(struct qcow2 *q, const uint8_t *buf, uint32_t n, uint64_t *ret_entries, struct err *e);
 
 /* Replaces the whole snapshot table. */
@@ -223,7 +224,7 @@ struct snapshot_op {
 	struct err err;
 	unsigned phase;
 };
-/* Call op->done() with the error in the loop's next round. */
+/* Call op->done() with the error in the loop's next round; at once with -ENOMEM if memory is lacking. */
 void block_snapshot_op_fail(struct block *b, struct block_snapshot_op *op, int res, const struct err *e);
 void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e);
 void snapshot_op_finish(struct snapshot_op *o, int res);
@@ -242,11 +243,12 @@ void qcow2_snapshot_refuse(struct block_snapshot *s, struct block_snapshot_op *o
 	const struct err *e);
 /* Abort an unfinished snapshot at close. Runs the loop. */
 void qcow2_snapshot_close(struct qcow2 *q);
-/* Called by table_own(): count the table before it is copied. */
+/* Count table `index` for the snapshot that is being created, before table_own() copies the table. Returns 0: the
+ * table may be copied; -EINPROGRESS: w runs later. */
 int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
 struct map *qcow2_snapshot_vmstate_map(struct block_snapshot *s);
 struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s);
-/* info: copied; NULL: leave the extra data. */
+/* Apply snapshot `id`. info: copied; its extra data becomes the snapshot's; NULL: leave the extra data. */
 void qcow2_snapshot_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 void qcow2_snapshot_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
@@ -254,14 +256,15 @@ void qcow2_snapshot_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, st
 void qcow2_snapshot_update(struct qcow2 *q, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
 
-/* Start a request to a VM state. m: the state's map. */
+/* Start a request to a VM state. m: the state's map. user: the reference to release at the end; NULL: none. Returns 0;
+ * -errno: nothing was started or released. */
 int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, bool write,
 	struct snapshot_vmstate *user);
 void qcow2_vmstate_read(struct qcow2 *q, const char *id, struct block_vmstate_req *r);
 void qcow2_vmstate_share(struct block_snapshot *s, const char *id, struct block_vmstate_req *r);
 void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map *ret,
 	struct block_snapshot_op *op);
-/* Call r->done() with the error in the loop's next round. */
+/* Call r->done() with the error in the loop's next round; at once with -ENOMEM if memory is lacking. */
 void vmstate_fail(struct qcow2 *q, struct block_vmstate_req *r, int res);
 
 #endif
