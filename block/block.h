@@ -155,7 +155,7 @@ int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_exten
 /* Returns the fd of the file that x->host is an offset of; borrowed from b. */
 int block_extent_fd(const struct block *b, const struct block_extent *x);
 
-/* Allocate space for [host, host + len) in the disk's file (or its data file). Synchronous.
+/* Allocate space for [host, host + len) in the disk's file (or its data file); do nothing on a device. Synchronous.
  * host: offset in the file, as in block_extent.
  * len: UINT64_MAX: up to the end of the file.
  * Returns 0 or -errno. */

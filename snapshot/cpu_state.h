@@ -4,7 +4,8 @@
  *   u32  sockets, u32 cores, u32 threads: the topology
  *   u32  frequency of the TSC in kHz; 0: unknown
  *   u64  XCR0: the states that XSAVE may handle
- *   u32  n, n leaves: CPUID as KVM_SET_CPUID2 got it for vCPU 0, before topology and APIC id
+ *   u32  n, n leaves: the guest's CPUID, to which topology, APIC id and other values of each vCPU are added
+ *        before KVM_SET_CPUID2
  *   u32  n, n leaves: the processor's own answers (CPU_KIND_PROCESSOR; otherwise n is 0)
  *
  * A leaf is u32 function, index, flags, eax, ebx, ecx, edx. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Minimum number of slices, more than one transaction uses at once. */
+/* Minimum number of slices of a cache; a transaction uses fewer at once. */
 #define CACHE_SLICES_MIN 16u
 #define CACHE_AHEAD_SLICES 64u
 /* Memory is allocated for this many slices at a time, and freed when the cache is freed. */

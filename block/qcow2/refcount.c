@@ -133,7 +133,7 @@ static int ref_slice(struct qcow2 *q, uint64_t cluster, struct wait *w, struct s
 		w, ret_s);
 }
 
-/* For walks in ascending order: read the rest of the refcount block ahead. */
+/* Start reading the rest of the refcount block from a cluster's refcount on, for walks in ascending order. */
 static void refs_ahead(struct qcow2 *q, uint64_t cluster)
 {
 	uint64_t block = cluster >> q->refblock_bits, off;
@@ -147,7 +147,7 @@ static void refs_ahead(struct qcow2 *q, uint64_t cluster)
 			off + q->cluster_bytes);
 }
 
-/* Before a change: check that the slice lies in a refcount block and in nothing else. */
+/* Check before a change that the slice lies in a refcount block, and that no other table claims its cluster. */
 static int ref_slice_writable(struct qcow2 *q, const struct slice *s)
 {
 	enum meta_kind k = meta_find(&q->meta, s->offset >> q->cluster_bits);
