@@ -337,7 +337,7 @@ static int space_check(struct importer *x, struct json_object *spec, struct err 
 	struct statvfs v;
 
 	for (unsigned i = 0; i < x->manifest.nfiles; i++)
-		sum += x->manifest.files[i].data_bytes;
+		sum = MIN(sum + x->manifest.files[i].data_bytes, (uint64_t)INT64_MAX); /* each is at most 2^60 (manifest.c) */
 	x->progress.total = sum;
 	if (sum > bound)
 		return err_set(e, -EFBIG, ERR_INVALID,

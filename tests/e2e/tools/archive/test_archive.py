@@ -339,6 +339,7 @@ BAD = {
     "deep": ([entry("manifest.json", b"[" * 5000)], "not JSON"),
     "large manifest": ([entry("manifest.json", b" " * (2 * MIB))], "too large"),
     "bomb": ([manifest([(f"a{i}", 1 << 59, 1 << 59) for i in range(100)])], "MiB free"),
+    "bomb of 2^64 bytes": ([manifest([(f"a{i}", 1 << 60, 1 << 60) for i in range(16)])], "MiB free"),
     "many files": ([manifest([(f"a{i}", 0, 0) for i in range(1025)])], "list of files"),
 }
 
