@@ -88,7 +88,7 @@ struct tree_node *tree_find_part(const struct tree *t, const struct tree_node *n
 /* Returns true while the snapshot is being made or deleted. */
 bool tree_is_hidden(const struct tree_node *n);
 bool tree_has_set(const struct tree_node *n);
-/* Returns the current snapshot; NULL if there are no snapshots with tree data. */
+/* Returns the current snapshot: the visible one with the highest serial. NULL: no visible one has tree data. */
 struct tree_node *tree_current(const struct tree *t);
 uint64_t tree_next_serial(const struct tree *t);
 uint64_t tree_id(const struct tree_node *n);

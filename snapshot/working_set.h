@@ -1,4 +1,4 @@
-/* working_set: the blocks that a VM touched first after it was last restored from a saved state, in order.
+/* working_set: the blocks that a VM touched soon after it was restored from a saved state, earlier restores included.
  * A RAM reader reads them first at the next restore. The sets of a few states are kept, in memory and in a small
  * file. They are a hint: a lost or wrong set only costs time.
  *

@@ -303,7 +303,7 @@ static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64
 	k->changed = true;
 }
 
-/* Clear stray flags, and keep the entry's cluster. */
+/* Clear stray flags and bits of the bitmap, and keep the entry's cluster. */
 static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;

@@ -1,9 +1,10 @@
 /* Commits: write changed tables to the file in ordered groups.
  *
- *    1 refcount slices                     3 sync (makes data, refcounts and blocks durable)
- *    2 only if the refcount table          4 L2 slices and pieces of the L1
- *      changed: sync, its pieces (or, if    5 sync, if a guest waits for it or clusters
- *      it moved, all of it, sync, header)     are to be freed; then free these
+ *    1 refcount slices
+ *    2 if the refcount table changed: sync, then its changed pieces; if it moved: sync, the whole table, sync, header
+ *    3 if maps changed, and step 2 wrote something or a map entry depends on new data or refcounts: sync
+ *    4 L2 slices and pieces of the L1
+ *    5 if a request waits for a flush, or clusters are to be freed: sync; then free these clusters
  *
  * The commit copies all content when it begins, so that no group contains a later change.
  * A crash between any two steps leaks clusters; it never leaves a used cluster uncounted. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Slices with more runs are not kept, because the runs would save little. */
+/* Maximum number of runs of a slice that is kept: they take some 300 bytes. */
 #define RUNS_MAX 16u
 
 /* A run of entries: from `first` up to the next run's `first`. Each entry names the cluster behind the

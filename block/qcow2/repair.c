@@ -196,7 +196,7 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 	/* If tables cannot be read, clusters that look unused may be in use. */
 	if (!r && scratch.errors)
 		r = err_set(e, -EIO, ERR_IO, "tables cannot be read; nothing was repaired");
-	else if (!r && !scratch.corruptions) { /* with corruptions, damaged entries may name clusters as well */
+	else if (!r && !scratch.corruptions) { /* a damaged entry may name a cluster that looks leaked */
 		r = leaks_fix(&k);
 		if (!r && only_leaks(&k))
 			r = copied_walk(&k, true);
