@@ -8,9 +8,12 @@ static bool disk_is_open;
 
 static const char *cmd_open(const struct args *a)
 {
-	const char *wrong = vblk_find((unsigned)a->v[0]);
+	const char *wrong;
 
+	if (disk_is_open)
+		vblk_stop(); /* each disk uses the same memory for its rings */
 	disk_is_open = false;
+	wrong = vblk_find((unsigned)a->v[0]);
 	if (!wrong)
 		wrong = vblk_open((uint16_t)a->v[1], (uint16_t)a->v[2], a->v[3]);
 	disk_is_open = !wrong;

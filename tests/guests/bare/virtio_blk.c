@@ -149,12 +149,17 @@ static const char *size_choose(uint16_t queue_size, uint16_t queues)
 	return NULL;
 }
 
+void vblk_stop(void)
+{
+	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
+}
+
 const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without)
 {
 	struct patience p = {0};
 	const char *wrong;
 
-	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
+	vblk_stop();
 	while (vblk_status())
 		if (patience_is_over(&p))
 			return "the disk does not reset";

@@ -100,6 +100,8 @@ extern uint8_t vblk_data[VBLK_DATA_BYTES];
 
 /* Functions return NULL, or the error's text. */
 const char *vblk_find(unsigned index);
+/* Reset the device that vblk_find() has found. */
+void vblk_stop(void);
 /* Reset the device, negotiate all features except `without`, set up the queues and start. For a
  * size below VBLK_QUEUE_SIZE the event fields move as virtio requires. */
 const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without);
