@@ -132,21 +132,20 @@ $(BUILD)/vmm/boot/acpi.o: $(BUILD)/gen/dsdt.h
 
 # Fixtures lie in the top folder of their tests.
 unit_top = tests/unit/$(firstword $(subst /, ,$*))
-$(BUILD)/unit/%: tests/unit/%.c $(TEST_LIBS)
+fixtures = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(unit_top)/fixture*.c))
+.SECONDEXPANSION:
+.SECONDARY: # keep objects that only a rule with a pattern names
+$(BUILD)/unit/%: tests/unit/%.c $$(fixtures) $(TEST_LIBS)
 	$(call say,TEST,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< -I$(unit_top) $(wildcard $(unit_top)/fixture*.c) $(UNIT_MORE) $(TEST_LIBS) $(TEST_SYSLIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) $(UNIT_LDFLAGS) -pie -o $@ $< -I$(unit_top) $(filter %.o,$^) $(TEST_LIBS) $(TEST_SYSLIBS)
 
 # What fuzzers share with the tests that replay them, and a tool for inputs: see tests/fuzz/fuzz_image.h.
-FUZZ_IMAGE := $(addprefix tests/fuzz/image_,run.c seed.c mutate.c finds.c)
-$(BUILD)/unit/block/qcow2/test_fuzz: UNIT_MORE = $(FUZZ_IMAGE)
-$(BUILD)/unit/block/qcow2/test_fuzz: $(FUZZ_IMAGE) tests/fuzz/fuzz_image.h
-FUZZ_STATE := $(addprefix tests/fuzz/state_,run.c seed.c)
-$(BUILD)/unit/snapshot/test_state_fuzz: UNIT_MORE = $(FUZZ_STATE)
-$(BUILD)/unit/snapshot/test_state_fuzz: $(FUZZ_STATE) tests/fuzz/fuzz_state.h
-FUZZ_API := tests/fuzz/wire_run.c tests/fuzz/config_run.c $(addprefix tests/fuzz/script_,run.c vm.c mutate.c)
-$(BUILD)/unit/api/test_api_fuzz: UNIT_MORE = $(FUZZ_API) -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
-$(BUILD)/unit/api/test_api_fuzz: $(FUZZ_API) tests/fuzz/fuzz_api.h tests/fuzz/script_vm.h
+FUZZ_OBJ := $(BUILD)/tests/fuzz/
+$(BUILD)/unit/block/qcow2/test_fuzz: $(addprefix $(FUZZ_OBJ)image_,run.o seed.o mutate.o finds.o)
+$(BUILD)/unit/snapshot/test_state_fuzz: $(addprefix $(FUZZ_OBJ)state_,run.o seed.o)
+$(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
+$(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o script_run.o script_vm.o script_mutate.o)
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
