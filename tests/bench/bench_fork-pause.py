@@ -34,7 +34,6 @@ def pauses(folder, mib):
         for _ in range(ROUNDS + 1):
             ms.append(clones(daemon, q, "c", 1)["pause"] / 1e6)
             forget(q, "c", 1)
-            (folder / "c-vda.qcow2").unlink()
         console.close()
         return ms[1:]
     finally:
