@@ -1,5 +1,5 @@
 #include "vmm/snapshot/vm_dump.h"
-#include "base/bitmap.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -87,14 +87,6 @@ static int head_make(struct dump_job *x, struct err *e)
 
 /* ---- writing memory; on the worker's thread ---- */
 
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	uint64_t first;
-
-	memcpy(&first, p, sizeof(first));
-	return !first && !memcmp(p, p + sizeof(first), len - sizeof(first));
-}
-
 /* Write up to one block of RAM without its zero pages, which are holes of the file. After a round the file may have
  * other content in their place, so write them, too. RAM is a multiple of a page. */
 static int piece_write(struct dump_job *x, uint64_t off, const uint8_t *data, size_t len)
@@ -104,11 +96,11 @@ static int piece_write(struct dump_job *x, uint64_t off, const uint8_t *data, si
 	int r = 0;
 
 	while (from < len && !r) {
-		if (holes && is_zero(data + from, PAGE)) {
+		if (holes && bytes_are_zero(data + from, PAGE)) {
 			from += PAGE;
 			continue;
 		}
-		for (to = from + PAGE; to < len && !(holes && is_zero(data + to, PAGE)); to += PAGE)
+		for (to = from + PAGE; to < len && !(holes && bytes_are_zero(data + to, PAGE)); to += PAGE)
 			;
 		r = pwrite_full(x->fd, data + from, to - from, (off_t)(x->head_bytes + off + from));
 		x->j.result.ram_bytes_written += r < 0 ? 0 : to - from;
@@ -161,21 +153,14 @@ static int view_write_standing(struct dump_job *x, const struct ram_view *view)
 	return r;
 }
 
-static int block_next(struct dump_job *x, uint64_t *ret_block, uint8_t *buf)
-{
-	return x->way == RAM_LOG ? ram_save_next(&x->save, ret_block, buf)
-		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
-}
-
-/* Write the blocks that block_next() returns: all blocks with content, then, in later rounds and after the pause, the
- * blocks that were written since. */
+/* Write all blocks with content; in later rounds and after the pause, the blocks that were written since. */
 static int write_live(struct dump_job *x)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
 	uint64_t block;
 	int r = data ? 0 : -ENOMEM;
 
-	while (!r && (r = block_next(x, &block, data)) > 0) {
+	while (!r && (r = vmsnap_job_block_next(&x->j, x->way, &x->save, &block, data)) > 0) {
 		uint64_t off = block * VMSTATE_BLOCK_BYTES;
 		size_t len = MIN(x->j.m->mem.bytes - off, (uint64_t)VMSTATE_BLOCK_BYTES);
 
@@ -261,24 +246,6 @@ static void dump_done(struct work *w)
 	dump_free(x);
 }
 
-/* Have the tracker save all of memory, including blocks that an earlier snapshot has saved. */
-static int memory_hold(struct dump_job *x)
-{
-	struct fault_tracker *t = x->j.m->tracker;
-	uint64_t blocks = (x->j.m->mem.bytes + VMSTATE_BLOCK_BYTES - 1) / VMSTATE_BLOCK_BYTES;
-	struct bitmap all;
-	int r = bitmap_init(&all, blocks);
-
-	if (r < 0)
-		return err_set_errno(&x->j.e, r, "dump");
-	bitmap_set_all(&all);
-	r = fault_tracker_hold(t, &x->j.e);
-	if (!r)
-		fault_tracker_save_begin(t, &all);
-	bitmap_done(&all);
-	return r;
-}
-
 static void vm_stop_for_dump(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
@@ -290,7 +257,7 @@ static void vm_stop_for_dump(struct work *w)
 	if (!j->r)
 		j->r = head_make(x, &j->e);
 	if (!j->r && x->way == RAM_FAULTS)
-		j->r = memory_hold(x);
+		j->r = vmsnap_job_hold_memory(j);
 	if (!j->r && x->way == RAM_LOG) {
 		j->r = ram_save_freeze(&x->save, &j->e);
 		vmsnap_job_tell_rounds(j, &x->save);

@@ -153,21 +153,14 @@ static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 	return !r && fork_progress_step(&x->progress, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;
 }
 
-static int block_next(struct fork_job *x, uint64_t *ret_block, uint8_t *buf)
-{
-	return x->way == RAM_LOG ? ram_save_next(&x->save, ret_block, buf)
-		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
-}
-
-/* Write the blocks that block_next() returns: all blocks with content, then, in later rounds and after the pause, the
- * blocks that were written since. */
+/* Write all blocks with content; in later rounds and after the pause, the blocks that were written since. */
 static int blocks_write(struct fork_job *x)
 {
 	CLEANUP_FREE uint8_t *data = malloc(VMSTATE_BLOCK_BYTES);
 	uint64_t block;
 	int r = data ? 0 : -ENOMEM;
 
-	while (!r && (r = block_next(x, &block, data)) > 0)
+	while (!r && (r = vmsnap_job_block_next(&x->j, x->way, &x->save, &block, data)) > 0)
 		r = block_write(x, block, data);
 	return r;
 }
@@ -215,30 +208,14 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
-/* Have the tracker save all of memory, including blocks that an earlier snapshot has saved. */
-static int memory_hold(struct fork_job *x)
-{
-	struct fault_tracker *t = x->j.m->tracker;
-	struct bitmap all;
-	int r = bitmap_init(&all, x->h.layout.blocks);
-
-	if (r < 0)
-		return err_set_errno(&x->j.e, r, "fork");
-	bitmap_set_all(&all);
-	r = fault_tracker_hold(t, &x->j.e);
-	if (!r)
-		fault_tracker_save_begin(t, &all);
-	x->held = r == 0;
-	bitmap_done(&all);
-	return r;
-}
-
 static void vm_freeze(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	if (!x->j.r && x->way == RAM_FAULTS)
-		x->j.r = memory_hold(x);
+	if (!x->j.r && x->way == RAM_FAULTS) {
+		x->j.r = vmsnap_job_hold_memory(&x->j);
+		x->held = !x->j.r;
+	}
 	if (!x->j.r && x->way == RAM_LOG) {
 		x->bytes_done = 0; /* the current part of the progress is a disk */
 		x->j.r = ram_save_freeze(&x->save, &x->j.e);

@@ -4,6 +4,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
@@ -84,6 +85,28 @@ void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
 {
 	return vm_work_begin_crashed(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
+}
+
+int vmsnap_job_hold_memory(struct vmsnap_job *j)
+{
+	struct fault_tracker *t = j->m->tracker;
+	struct bitmap all;
+	int r = bitmap_init(&all, (j->m->mem.bytes + VMSTATE_BLOCK_BYTES - 1) / VMSTATE_BLOCK_BYTES);
+
+	if (r < 0)
+		return err_set_errno(&j->e, r, "memory");
+	bitmap_set_all(&all);
+	r = fault_tracker_hold(t, &j->e);
+	if (!r)
+		fault_tracker_save_begin(t, &all);
+	bitmap_done(&all);
+	return r;
+}
+
+int vmsnap_job_block_next(struct vmsnap_job *j, enum ram_way way, struct ram_save *s, uint64_t *ret_block, uint8_t *buf)
+{
+	return way == RAM_LOG ? ram_save_next(s, ret_block, buf)
+		: fault_tracker_save_next(j->m->tracker, ret_block, buf);
 }
 
 void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s)

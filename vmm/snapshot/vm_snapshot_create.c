@@ -539,20 +539,14 @@ static int block_step(struct create_job *x)
 	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
 }
 
-static int block_next(struct create_job *x, uint64_t *ret_block, uint8_t *buf)
-{
-	return x->way == RAM_LOG ? ram_save_next(&x->save, ret_block, buf)
-		: fault_tracker_save_next(x->j.m->tracker, ret_block, buf);
-}
-
-/* Write the blocks that block_next() returns. blocks: their number. */
+/* Write the blocks that vmsnap_job_block_next() returns. blocks: their number. */
 static int blocks_write(struct create_job *x, struct disk_store *st, uint64_t blocks)
 {
 	uint64_t block;
 	int r, r2;
 
 	x->bytes_total = x->bytes_done + blocks * VMSTATE_BLOCK_BYTES;
-	while ((r = block_next(x, &block, run_end(x))) > 0) {
+	while ((r = vmsnap_job_block_next(&x->j, x->way, &x->save, &block, run_end(x))) > 0) {
 		r = block_add(x, st, block);
 		if (!r)
 			r = block_step(x);

@@ -52,6 +52,11 @@ void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Note in the result how memory is copied or loaded and, unless that is RAM_FAULTS, why. */
 void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way);
+/* Have the tracker save all of memory, including blocks that an earlier snapshot has saved. In the pause, on the main
+ * thread. Returns 0, and the caller has to call fault_tracker_save_end(); -errno with an error. */
+int vmsnap_job_hold_memory(struct vmsnap_job *j);
+/* Get the next block to write: from the tracker, or from s with RAM_LOG. Returns as ram_save_next(). */
+int vmsnap_job_block_next(struct vmsnap_job *j, enum ram_way way, struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
 /* Note in the result how a copy in rounds went. */
 void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s);
 /* Pause the VM if it runs and the job has not failed; note the time in stopped_ns. On the main thread. */
