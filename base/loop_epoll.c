@@ -28,7 +28,7 @@ struct loop_epoll {
 	bool defer_threads;
 	struct loop_watch *due, **due_tail; /* watches whose ready() is to be called */
 	struct running *running;
-	unsigned nalways; /* watches with constant events */
+	unsigned nalways; /* watches that are always ready, because epoll refuses their fds (regular files) */
 	unsigned turn;	  /* counts the turns; it may wrap */
 
 	struct file_pool *pool; /* NULL before the first use */

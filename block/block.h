@@ -84,7 +84,7 @@ struct block_open {
 	/* Ignore backing layers if the disk's header names none: a pull (block/pull.h) has ended, and
 	 * the caller does not know yet. */
 	bool may_stand_alone;
-	bool buffered;	 /* for tools: use the page cache */
+	bool buffered;	 /* use the page cache: for tools and for copies of disks */
 	bool keep_flags; /* use direct I/O only for fds that have O_DIRECT; false: for all files that allow it */
 	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */

@@ -83,7 +83,7 @@ static void view_holes_pass(struct ram_job *j)
 		j->crcs[j->next] = vmstate_zero_crc(j->l, j->next);
 }
 
-/* Skip holes. For memory that was mostly never touched, this loop is the whole work. */
+/* Skip holes, and set their checksums to that of zeros. */
 static void holes_pass(struct ram_job *j)
 {
 	const struct vmstate_layout *l = j->l;

@@ -48,7 +48,7 @@ int sysprep_check(struct err *e)
 			"omit --reset-identity and let the guest's cloud-init do the work");
 }
 
-/* Make a valid host name from a VM's name: letters, digits, dots, dashes. */
+/* Make a host name from a VM's name: everything except letters, digits and dots becomes a dash. */
 static void hostname_make(const char *name, char ret[HOSTNAME_MAX + 1])
 {
 	size_t n = 0;

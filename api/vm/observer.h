@@ -54,9 +54,10 @@ struct vm_observer {
 	/* The VM process or the offline process reports progress of a job. */
 	void (*progress)(struct vm *vm, const struct vm_event *ev);
 
-	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended, or a daemon found
-	 * none at its start. process_saved: the process reported that it saved the VM, and one observer moves the
-	 * state. run_ended: the state has moved. run_over: the calls that waited for the end were answered. */
+	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended. process_saved: the
+	 * process reported that it saved the VM, and one observer moves the state. run_ended: the state has moved.
+	 * run_over: the calls that waited for the end were answered. A daemon that finds no process at its start
+	 * calls process_saved, if the VM was saved, and then process_gone. */
 	void (*process_gone)(struct vm *vm);
 	void (*process_saved)(struct vm *vm);
 	void (*run_ended)(struct vm *vm);

@@ -56,7 +56,7 @@ struct define {
 	void *opaque;
 };
 
-/* Report the result to the caller and free w. what: NULL when r < 0. */
+/* Report the result to the caller and free w. what: ignored and may be NULL when r < 0. */
 static void define_end(struct define *w, int r, const struct vm_defined *what, const struct err *e)
 {
 	w->done(w->opaque, r, what, e);

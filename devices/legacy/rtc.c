@@ -238,7 +238,7 @@ static bool rtc_alarm_matches(const struct rtc *t, int64_t second)
 			hours_from_register(t, c[REG_HOURS_ALARM]) == day_s / 3600);
 }
 
-/* Return whether the alarm's second and minute exist. Each value of the hour does: hours_from_register(). */
+/* Return whether the alarm's second and minute are valid. hours_from_register() makes each hour valid. */
 static bool rtc_alarm_exists(const struct rtc *t)
 {
 	const uint8_t *c = t->cmos;

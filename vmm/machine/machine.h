@@ -119,8 +119,9 @@ int machine_wake_disks(struct machine *m, struct err *e);
 /* Clear memory if it may have been written to, load ACPI tables and kernel, and set the registers for a fresh start.
  * vCPUs are parked. Returns 0 or -errno. */
 int machine_boot(struct machine *m, struct err *e);
-/* Reset devices, vCPUs and interrupt controllers to power-on state, then call machine_boot(). vCPUs
- * are parked and devices paused. Returns 0 or -errno. */
+/* Reset devices and interrupt controllers to power-on state, drop the saved state from which memory is still loaded,
+ * and call machine_boot(), which resets memory and vCPUs. vCPUs are parked and devices paused. Returns 0 or
+ * -errno. */
 int machine_reset(struct machine *m, struct err *e);
 
 /* Do the part of machine_pause() that follows the stop of the vCPUs: stop the guest's clock and pause the devices.

@@ -51,7 +51,7 @@ static void event_send(struct vm *vm, const struct vm_event *ev)
 		vm->sink.event(vm->sink.opaque, ev);
 }
 
-/* Return whether the VM's owner did not ask for this end or pause. Such reasons are logged as
+/* Return whether the reason is a fault, a deadline that passed or a kill. Such reasons are logged as
  * warnings, because `cairn run` reports by its log and exit status only. */
 static bool reason_is_bad(enum vm_reason r)
 {

@@ -35,7 +35,7 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
-/* Refuse dumps: only the daemon has a folder for them and writes them. */
+/* Refuse actions that dump memory: only the daemon has a folder for dumps. */
 static int dumps_refuse(const struct definition *d, struct err *e)
 {
 	const char *key = d->on_crash > VM_ACTION_PRESERVE ? "on_crash: coredump-destroy or coredump-restart" :

@@ -43,7 +43,7 @@ static void left_out_print(struct json_object *result)
 	printf("\n");
 }
 
-/* Returns the words of all --tag options; commas also separate words. */
+/* Return the tags of all --tag options. Commas separate the tags of one option. */
 static struct json_object *tags_arg(struct cli *c)
 {
 	struct json_object *list = json_object_new_array();
