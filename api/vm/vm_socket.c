@@ -8,58 +8,113 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
-#define NAME_IN_ADDRESS_MAX 72 /* "/proc/self/fd/2147483647/" and ".vm" fit beside it */
+#define PART_MAX 72 /* "/proc/self/fd/2147483647/" and ".sock" fit beside it */
+#define FILE_BYTES (PART_MAX + 8)
 
-/* Return the 64-bit FNV-1a hash of a name. */
-static uint64_t name_hash(const char *name)
+/* ---- names of files ---- */
+
+/* Each PART_MAX bytes of a longer name are a folder, and the rest is the file, so two names never share a file. The
+ * suffixes differ, so no file takes the name of a folder. */
+static bool is_split(const char *name)
 {
-	uint64_t h = 0xcbf29ce484222325ULL;
+	return strlen(name) > PART_MAX;
+}
 
+/* Print the name of the socket, or, if `name` is split, of its first folder. */
+static void part_name(const char *name, char buf[FILE_BYTES])
+{
+	snprintf(buf, FILE_BYTES, is_split(name) ? "%.*s.d" : "%.*s.sock", PART_MAX, name);
+}
+
+/* Print the name that older daemons gave the socket of a VM. Another VM's name could lead to the same file, so this
+ * daemon creates no such socket; it finds the VMs that an older daemon started. */
+static void old_file_name(const char *name, char buf[FILE_BYTES])
+{
+	uint64_t h = 0xcbf29ce484222325ULL; /* 64-bit FNV-1a */
+
+	if (!is_split(name)) {
+		snprintf(buf, FILE_BYTES, "%s.vm", name);
+		return;
+	}
 	for (; *name; name++)
 		h = (h ^ (unsigned char)*name) * 0x100000001b3ULL;
-	return h;
+	snprintf(buf, FILE_BYTES, "%016llx.vm", (unsigned long long)h);
 }
 
-static void file_name(const char *name, char buf[NAME_IN_ADDRESS_MAX + 8])
+/* Open the folder of a VM's socket.
+ * make:  create missing folders.
+ * *name: moves to the part of the name that is left for the file.
+ * Returns the fd, which the caller owns; -errno. */
+static int folder_open(int run_dir, bool make, const char **name)
 {
-	if (strlen(name) <= NAME_IN_ADDRESS_MAX)
-		snprintf(buf, NAME_IN_ADDRESS_MAX + 8, "%s.vm", name);
-	else
-		snprintf(buf, NAME_IN_ADDRESS_MAX + 8, "%016llx.vm",
-			(unsigned long long)name_hash(name));
+	CLEANUP_CLOSE int dir = fcntl(run_dir, F_DUPFD_CLOEXEC, 3);
+	char folder[FILE_BYTES];
+
+	for (; dir >= 0 && is_split(*name); *name += PART_MAX) {
+		int next;
+
+		part_name(*name, folder);
+		if (make && mkdirat(dir, folder, 0700) < 0 && errno != EEXIST)
+			return -errno;
+		next = openat(dir, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (next < 0)
+			return -errno;
+		close(dir);
+		dir = next;
+	}
+	return dir < 0 ? -errno : steal_fd(&dir);
 }
 
-static void socket_address(int run_dir, const char *name, struct sockaddr_un *sa)
+/* Remove the socket, and the folders of its name that no other socket needs. */
+static void socket_remove(int dir, const char *name)
 {
-	char file[NAME_IN_ADDRESS_MAX + 8];
+	CLEANUP_CLOSE int next = -1;
+	char part[FILE_BYTES];
 
-	file_name(name, file);
-	memset(sa, 0, sizeof(*sa));
-	sa->sun_family = AF_UNIX;
-	snprintf(sa->sun_path, sizeof(sa->sun_path), "/proc/self/fd/%d/%.79s", run_dir, file);
+	part_name(name, part);
+	if (!is_split(name)) {
+		unlinkat(dir, part, 0);
+		return;
+	}
+	next = openat(dir, part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (next >= 0)
+		socket_remove(next, name + PART_MAX);
+	unlinkat(dir, part, AT_REMOVEDIR);
 }
 
 void vm_socket_remove(int run_dir, const char *name)
 {
-	char file[NAME_IN_ADDRESS_MAX + 8];
+	char old[FILE_BYTES];
 
-	file_name(name, file);
-	unlinkat(run_dir, file, 0);
+	socket_remove(run_dir, name);
+	old_file_name(name, old);
+	unlinkat(run_dir, old, 0);
 }
 
-int vm_socket_connect(int run_dir, const char *name, int *ret_fd)
+/* ---- sockets ---- */
+
+static void socket_address(int dir, const char *file, struct sockaddr_un *sa)
+{
+	memset(sa, 0, sizeof(*sa));
+	sa->sun_family = AF_UNIX;
+	snprintf(sa->sun_path, sizeof(sa->sun_path), "/proc/self/fd/%d/%.79s", dir, file);
+}
+
+static int file_connect(int dir, const char *file, int *ret_fd)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un sa;
 	int on = 1;
 
-	socket_address(run_dir, name, &sa);
+	socket_address(dir, file, &sa);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
 		connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return -errno;
@@ -67,15 +122,39 @@ int vm_socket_connect(int run_dir, const char *name, int *ret_fd)
 	return 0;
 }
 
+int vm_socket_connect(int run_dir, const char *name, int *ret_fd)
+{
+	char file[FILE_BYTES];
+	const char *rest = name;
+	CLEANUP_CLOSE int dir = folder_open(run_dir, false, &rest);
+	int r = dir;
+
+	if (dir >= 0) {
+		part_name(rest, file);
+		r = file_connect(dir, file, ret_fd);
+	}
+	if (r != -ENOENT)
+		return r;
+	old_file_name(name, file);
+	return file_connect(run_dir, file, ret_fd);
+}
+
 int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	CLEANUP_CLOSE int dir = -1;
+	const char *rest = name;
+	char file[FILE_BYTES];
 	struct sockaddr_un sa;
 
 	/* Do not check whether a process still listens on the old socket: the io_urings of a killed process hold its
 	 * socket open for a moment after the process's end. */
 	vm_socket_remove(run_dir, name);
-	socket_address(run_dir, name, &sa);
+	dir = folder_open(run_dir, true, &rest);
+	if (dir < 0)
+		return err_set_errno(e, dir, "cannot create the socket of VM '%s'", name);
+	part_name(rest, file);
+	socket_address(dir, file, &sa);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
 		return err_set_errno(e, -errno, "cannot create the socket of VM '%s'", name);
 	*ret_fd = steal_fd(&fd);

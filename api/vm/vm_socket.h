@@ -1,7 +1,8 @@
 /* vm_socket: spawns VM processes and makes their sockets in the run folder.
  *
  * The daemon addresses the sockets through /proc/self/fd, so that the length of the folder's path does not count
- * against the 107 bytes of a Unix address. If a VM's name is still too long, the socket's name is a hash of it.
+ * against the 107 bytes of a Unix address. If a VM's name is still too long, parts of it become folders. Sockets of VMs
+ * that an older daemon started are found by their old names.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_SOCKET_H
 #define CAIRN_API_VM_VM_SOCKET_H

@@ -409,6 +409,44 @@ def test_long_vm_names_and_deep_folders_work(tmp_path):
         d.close()
 
 
+def old_socket_name(name):
+    """Return the name that older daemons gave the socket of a VM with a long name: its 64-bit FNV-1a hash."""
+    h = 0xcbf29ce484222325
+    for c in name.encode():
+        h = (h ^ c) * 0x100000001b3 & (1 << 64) - 1
+    return f"{h:016x}"
+
+
+def test_no_vm_gets_socket_of_another(fake):
+    """A VM may have the hash of a long name as its name, or a part of the long name."""
+    long = "n" * 200
+    names = [long, old_socket_name(long), long[:72], long[:73], long[:144], long[72:] + "m"]
+    for n in names:
+        fake.define(n)
+    fake.cairn("start", *names)
+    pids = [pid_of(fake, n) for n in names]
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert [pid_of(fake, n) for n in names] == pids and len(set(pids)) == len(pids)
+    fake.cairn("destroy", *names)
+    assert list((fake.state / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["vm1", "n" * 100, "n" * 255], ids=len)
+def test_vms_of_older_daemon_are_found_by_old_socket_name(fake, name):
+    fake.define(name)
+    fake.cairn("start", name)
+    pid = pid_of(fake, name)
+    fake.stop(signal.SIGKILL)
+    run = fake.state / "run"
+    found, = [p for p in run.rglob("*") if p.is_socket()]
+    found.rename(run / ((name if len(name) <= 72 else old_socket_name(name)) + ".vm"))
+    fake.start()
+    assert pid_of(fake, name) == pid
+    fake.cairn("destroy", name)
+    assert not [p for p in run.rglob("*") if p.is_socket()]
+
+
 def test_damaged_files_are_quarantined(fake):
     for n in ("good", "bad", "worse", "odd"):
         fake.define(n)
@@ -479,7 +517,7 @@ def test_vm_process_answers_with_its_version(daemon, guest, kvm):
     daemon.stop(signal.SIGKILL)
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     s.settimeout(20)
-    s.connect(str(daemon.state / "run/vm1.vm"))
+    s.connect(str(daemon.state / "run/vm1.sock"))
     s.send(struct.pack("<HHIQ", 3, 17, 0, 5))
     version, _, _, seq = struct.unpack("<HHIQ", s.recv(65536)[:16])
     assert (version, seq) == (2, 5) and s.recv(65536) == b""
