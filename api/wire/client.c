@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,10 +15,12 @@
 #include <time.h>
 
 #define READ_BYTES 16384
-/* Longest wait for an answer or for the greeting. */
-#define ANSWER_TIMEOUT_NS (60 * 1000000000ULL)
+/* Longest wait for a greeting; after this time without an answer, find out whether the daemon still works. */
+#define GREETING_TIMEOUT_S 60
+#define GREETING_TIMEOUT_NS (GREETING_TIMEOUT_S * 1000000000ULL)
 
 struct client {
+	char *path; /* of the daemon's socket */
 	int sock;
 	struct wire wire;
 	char buf[READ_BYTES];
@@ -201,16 +204,32 @@ static int command_send(struct client *c, const char *command, struct json_objec
 	return client_send(c, o, fd, e);
 }
 
+/* Does the daemon greet or refuse a new client? */
+static bool daemon_works(const struct client *c)
+{
+	CLEANUP_CLOSE int fd = -1;
+	struct timespec limit = { GREETING_TIMEOUT_S, 0 };
+
+	return socket_connect(c->path, &fd, NULL) == 0 &&
+		ppoll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, &limit, NULL) != 0;
+}
+
+/* Wait for an answer. The daemon limits how long each command takes, so wait until the daemon no longer works. */
 static int answer_await(struct client *c, uint64_t id, struct json_object **ret_v, struct err *e)
 {
-	uint64_t deadline = clock_monotonic_ns() + ANSWER_TIMEOUT_NS;
+	uint64_t deadline = clock_monotonic_ns() + GREETING_TIMEOUT_NS;
 
 	for (;;) {
 		CLEANUP_JS struct json_object *o = NULL;
 		int r = client_next(c, deadline, &o, e);
 
+		if (r == -ETIMEDOUT && daemon_works(c)) {
+			deadline = clock_monotonic_ns() + GREETING_TIMEOUT_NS;
+			continue;
+		}
 		if (r == -ETIMEDOUT)
-			return err_set(e, r, ERR_TIMEOUT, "the daemon does not answer");
+			return err_set(e, r, ERR_TIMEOUT, "the daemon answers neither this command nor new clients; check "
+				"whether cairnd is stopped and what its log says; it may still carry out the command");
 		if (r < 0)
 			return r;
 		if (js_get(o, "event"))
@@ -275,10 +294,11 @@ struct json_object *client_version(struct client *c)
 static int greeting_take(struct client *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	int r = client_next(c, clock_monotonic_ns() + ANSWER_TIMEOUT_NS, &o, e);
+	int r = client_next(c, clock_monotonic_ns() + GREETING_TIMEOUT_NS, &o, e);
 
 	if (r == -ETIMEDOUT)
-		return err_set(e, r, ERR_TIMEOUT, "the daemon does not answer");
+		return err_set(e, r, ERR_TIMEOUT, "the daemon did not greet this client within %d s; check whether cairnd is "
+			"stopped and what its log says", GREETING_TIMEOUT_S);
 	if (r < 0)
 		return r;
 	if (js_get(o, "error"))
@@ -293,8 +313,10 @@ int client_connect(const char *socket, struct client **ret_c, struct err *e)
 	struct client *c = calloc(1, sizeof(*c));
 	int r;
 
-	if (!c)
+	if (!c || !(c->path = strdup(socket))) {
+		free(c);
 		return err_set_errno(e, -ENOMEM, "client");
+	}
 	c->sock = c->fd = -1;
 	wire_init(&c->wire);
 	c->events = json_object_new_array();
@@ -322,5 +344,6 @@ void client_free(struct client *c)
 	wire_done(&c->wire);
 	json_object_put(c->version);
 	json_object_put(c->events);
+	free(c->path);
 	free(c);
 }

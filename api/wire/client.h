@@ -16,11 +16,12 @@ int client_connect(const char *socket, struct client **ret_c, struct err *e);
 /* Disconnect and free the client. NULL allowed. */
 void client_free(struct client *c);
 
-/* Run one command and wait for its answer. Events that arrive meanwhile are queued.
+/* Run one command and wait for its answer, as long as the daemon greets new clients: some commands take minutes. Events
+ * that arrive meanwhile are queued.
  * args: taken; NULL: none.
  * ret_v:   the result, owned by the caller; NULL allowed.
  * ret_fd:  the fd that came with the answer, owned by the caller, or -1; NULL allowed.
- * Returns 0; -EREMOTEIO with the daemon's error; -errno. */
+ * Returns 0; -EREMOTEIO with the daemon's error; -ETIMEDOUT: the daemon no longer works; -errno. */
 int client_execute(struct client *c, const char *command, struct json_object *args,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
 
