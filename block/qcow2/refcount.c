@@ -593,6 +593,17 @@ static int deferred_free_run_step(struct qcow2 *q, struct free_run *run)
 	return 0;
 }
 
+/* Let the remaining clusters of the round leak. */
+static void deferred_free_give_up(struct qcow2 *q, int r)
+{
+	struct deferred_free *f = &q->deferred_free;
+	uint64_t clusters = 0;
+
+	for (; f->pos < f->list.n; f->pos++)
+		clusters += f->list.runs[f->pos].n;
+	log_warn(q->base.name, "cannot free %llu clusters (%s): they leak", (unsigned long long)clusters, strerror(-r));
+}
+
 static void deferred_free_run(struct qcow2 *q)
 {
 	struct deferred_free *f = &q->deferred_free;
@@ -607,10 +618,8 @@ static void deferred_free_run(struct qcow2 *q)
 			r = deferred_free_run_step(q, run);
 		if (r == -EINPROGRESS)
 			return;
-		if (r < 0) {
-			log_warn(q->base.name, "cannot free clusters (%s): they leak", strerror(-r));
-			break;
-		}
+		if (r < 0)
+			deferred_free_give_up(q, r);
 	}
 	deferred_free_end(q);
 }
@@ -620,8 +629,7 @@ static void deferred_free_wait(struct wait *w, int res)
 	struct qcow2 *q = container_of(w, struct qcow2, deferred_free.wait);
 
 	if (res < 0)
-		/* the slice cannot be read: the remaining clusters leak */
-		q->deferred_free.pos = q->deferred_free.list.n;
+		deferred_free_give_up(q, res);
 	deferred_free_run(q);
 }
 

@@ -3,6 +3,7 @@
  * content. */
 #include "fixture_block.h"
 
+#include "base/log.h"
 #include "base/util.h"
 #include "block/qcow2/qcow2.h"
 
@@ -292,6 +293,49 @@ static void test_full_disk_fails_writes_and_recovers(void **state)
 	(void)state;
 }
 
+static bool reads_fail;
+
+void __real_loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov, uint64_t off);
+void __wrap_loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov, uint64_t off);
+
+void __wrap_loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov, uint64_t off)
+{
+	__real_loop_readv(l, op, reads_fail ? -1 : fd, iov, niov, off);
+}
+
+/* Clusters that cannot be freed, since their refcounts cannot be read, leak, and the log says so. */
+static void test_leak_is_logged(void **state)
+{
+	struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 16, .refcount_order = 4, .version = 3 };
+	int log = memfd_create("log", MFD_CLOEXEC);
+	uint8_t buf[4096] = { 1 };
+	char text[2048] = "";
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 23);
+	fixture_create(&f, "img", &c);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+	assert_int_equal(block_close(b), 0);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf)), 0); /* reads the L2 table */
+	log_set_fd(log);
+	log_set_level(LOG_LEVEL_WARN);
+	reads_fail = true;
+	assert_int_equal(fixture_op(b, BLOCK_DISCARD, 0, 0, DISK_BYTES), 0);
+	assert_int_equal(block_close(b), 0);
+	reads_fail = false;
+	log_set_level(LOG_LEVEL_ERROR);
+	log_set_fd(2);
+	assert_true(pread(log, text, sizeof(text) - 1, 0) > 0);
+	assert_non_null(strstr(text, ": cannot free 1 clusters (Bad file descriptor): they leak\n"));
+	close(log);
+	fixture_check_leaks_only(&f, "img");
+	fixture_end(&f);
+	(void)state;
+}
+
 struct told {
 	struct block_listener listener;
 	unsigned times;
@@ -395,7 +439,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_new_image_takes_three_pages),
 		cmocka_unit_test(test_read_only_image_is_not_written),
-		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_unwritable_tables_are_reported),
+		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_leak_is_logged),
+		cmocka_unit_test(test_unwritable_tables_are_reported),
 		cmocka_unit_test(test_random_operations_with_each_set_of_options),
 		cmocka_unit_test(test_snapshot_keeps_its_content),
 		cmocka_unit_test(test_compressed_clusters_are_read_and_rewritten),
