@@ -13,6 +13,7 @@
 #define PINNED "Cairn leaves vCPU placement and shares to the host's scheduler"
 #define NO_FIRMWARE "Cairn boots the kernel directly, without firmware"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
+#define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
 #define IMAGE_IO "the block engine chooses how it reads and writes an image"
 
 const struct element elements[] = {
@@ -126,8 +127,8 @@ const struct element elements[] = {
 	{ "devices/disk/source/dataStore", ELEMENT_READ, "type", "data_file" },
 	{ "devices/disk/source/dataStore/format", ELEMENT_READ, "type", NULL },
 	{ "devices/disk/source/dataStore/source", ELEMENT_READ, "file dev", NULL },
-	{ "devices/disk/source/*", ELEMENT_NONE, "",
-		"Cairn opens an image with the rights of the user who defined the VM" },
+	{ "devices/disk/source/seclabel", ELEMENT_NONE, "", IMAGE_RIGHTS },
+	{ "devices/disk/source/reservations", ELEMENT_NONE, "", "disks accept no SCSI commands" },
 	{ "devices/disk/backingStore", ELEMENT_READ, "type index", "backing" },
 	{ "devices/disk/backingStore/format", ELEMENT_READ, "type", NULL },
 	{ "devices/disk/backingStore/source", ELEMENT_READ, "file dev index", NULL },
@@ -135,6 +136,7 @@ const struct element elements[] = {
 		"encrypted images are not supported; decrypt the image with qemu-img convert" },
 	{ "devices/disk/backingStore/source/slices", ELEMENT_REFUSED, "",
 		"a part of a file cannot be a disk; use a loop device" },
+	{ "devices/disk/backingStore/source/seclabel", ELEMENT_NONE, "", IMAGE_RIGHTS },
 	{ "devices/disk/backingStore/source/dataStore", ELEMENT_READ, "type", "backing.data_file" },
 	{ "devices/disk/backingStore/source/dataStore/format", ELEMENT_READ, "type", NULL },
 	{ "devices/disk/backingStore/source/dataStore/source", ELEMENT_READ, "file dev", NULL },

@@ -244,6 +244,16 @@ def test_ignored_elements_produce_warnings(more, devices, path):
     assert ["line 1", f"/domain/{path}"] in [w.split(": ", 2)[:2] for w in got["warnings"]]
 
 
+@pytest.mark.parametrize("child, why", [
+    ("<seclabel model='dac'/>", "Cairn opens an image with the rights of the user who defined the VM"),
+    ("<reservations managed='yes'/>", "disks accept no SCSI commands"), ("<nonsense/>", "Cairn does not know it"),
+])
+def test_warning_for_child_of_source_fits_it(child, why):
+    name = child.strip("</>").split()[0]
+    got = read(domain(devices=disk(source=f"<source file='/d'>{child}</source>")))
+    assert got["warnings"] == [f"line 1: /domain/devices/disk/source/{name}: has no effect: {why}"]
+
+
 def test_each_warning_is_printed_once():
     got = read(domain("<features><hap/><kvm/></features>", "<video/>" * 3 + disk(
         driver="<driver type='raw' cache='none' io='native'/>")))
