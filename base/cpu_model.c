@@ -151,20 +151,24 @@ static struct cpuid *model_leaves(const struct cpu_model *m)
 }
 
 /* Build leaves that have the wanted features: those of the model (model "host": all leaves of the host), then the
- * text's additions and removals. */
-static int wanted_make(const char *text, const struct cpuid *supported, struct cpuid **want)
+ * text's additions and removals.
+ * *want: owned by the caller, also after a failure.
+ * Returns 0; -EINVAL: the text is wrong; -ENOMEM. */
+static int wanted_make(const char *text, const struct cpuid *supported, struct cpuid **want, struct err *e)
 {
-	const struct cpu_model *m = model_of(text);
-	int r = 0;
+	const struct cpu_model *m;
+	int r = cpu_model_check(text, e);
 
+	if (r < 0)
+		return r;
+	m = model_of(text);
 	*want = m->features ? model_leaves(m) : cpuid_copy(supported);
-	if (!*want)
-		return -ENOMEM;
+	r = *want ? 0 : -ENOMEM;
 	for (const char *at = strchr(text, ','); at && !r; at = strchr(at, ',')) {
 		at++;
 		r = feature_set(want, at + 1, strcspn(at, ",") - 1, *at == '+');
 	}
-	return r;
+	return r < 0 ? err_set_errno(e, r, "CPUID") : 0;
 }
 
 /* Remove the XSAVE states whose features the guest does not have, and set the size of the area (Intel SDM vol. 1,
@@ -282,20 +286,16 @@ static void identity_set(struct cpuid *c, const struct cpu_model *m)
 int cpu_model_features(const char *text, const struct cpuid *supported, char *features, size_t size)
 {
 	CLEANUP_FREE struct cpuid *want = NULL;
-	int r = cpu_model_check(text, NULL);
+	int r = wanted_make(text, supported, &want, NULL);
 
-	if (!r)
-		r = wanted_make(text, supported, &want);
 	return r < 0 ? r : (int)cpuid_list_features(want, NULL, features, size);
 }
 
 int cpu_model_missing(const char *text, const struct cpuid *supported, char *missing, size_t size)
 {
 	CLEANUP_FREE struct cpuid *want = NULL;
-	int r = cpu_model_check(text, NULL);
+	int r = wanted_make(text, supported, &want, NULL);
 
-	if (!r)
-		r = wanted_make(text, supported, &want);
 	return r < 0 ? r : (int)cpuid_list_more(want, supported, missing, size);
 }
 
@@ -305,7 +305,7 @@ const char *cpu_model_nearest(const char *text, const struct cpuid *supported)
 	const char *nearest = NULL;
 	unsigned most = 0;
 
-	if (cpu_model_check(text, NULL) < 0 || wanted_make(text, supported, &want) < 0)
+	if (wanted_make(text, supported, &want, NULL) < 0)
 		return NULL;
 	for (size_t i = 0; i < cpu_models_n; i++) {
 		CLEANUP_FREE struct cpuid *has = cpu_models[i].features ? model_leaves(&cpu_models[i]) : NULL;
@@ -336,16 +336,17 @@ int cpu_model_make(const char *text, const struct cpuid *supported, struct cpuid
 {
 	CLEANUP_FREE struct cpuid *want = NULL, *made = NULL;
 	char missing[MISSING_BYTES];
-	int r = cpu_model_check(text, e);
+	int r;
 
 	*ret = NULL;
-	if (r < 0 || cpu_model_is_host(text))
-		return r;
-	r = wanted_make(text, supported, &want);
-	if (!r && !(made = cpuid_copy(supported)))
-		r = -ENOMEM;
+	if (cpu_model_is_host(text))
+		return 0;
+	r = wanted_make(text, supported, &want, e);
 	if (r < 0)
-		return err_set_errno(e, r, "CPUID");
+		return r;
+	made = cpuid_copy(supported);
+	if (!made)
+		return err_set_errno(e, -ENOMEM, "CPUID");
 	if (cpuid_list_more(want, supported, missing, sizeof(missing)))
 		return missing_error(text, supported, missing, e);
 	cpuid_keep_features(made, want);
