@@ -41,12 +41,6 @@ static void handover_end(struct vm *vm, int r, const struct vm_info *info, const
 
 /* ---- the successor ---- */
 
-static void successor_event(void *opaque, const struct vm_event *ev)
-{
-	(void)opaque;
-	(void)ev;
-}
-
 /* Free the successor, which has ended before the VM was handed over. The VM's process notices that the socket pair is
  * closed, and reports the failure. */
 static void successor_gone(void *opaque, const struct vm_process_end *end)
@@ -58,7 +52,7 @@ static void successor_gone(void *opaque, const struct vm_process_end *end)
 	vm->handover->successor = NULL;
 }
 
-static const struct vm_process_ops successor_ops = { .event = successor_event, .gone = successor_gone };
+static const struct vm_process_ops successor_ops = { .gone = successor_gone };
 
 /* Start the successor. *ret_pair: the end of its socket pair for the VM's process; owned. */
 static int successor_start(struct vm *vm, int *ret_pair, struct err *e)

@@ -347,7 +347,8 @@ static void event_take(struct vm_process *p, struct vm_event *ev)
 		vm_process_kill_after(p, END_TIMEOUT_NS);
 		return; /* gone() reports the event later, because the process holds its disks until it has ended */
 	}
-	p->ops->event(p->opaque, ev);
+	if (p->ops->event)
+		p->ops->event(p->opaque, ev);
 }
 
 static void pid_ready(void *opaque, unsigned revents);
@@ -751,12 +752,6 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
 	return 0;
 }
 
-static void disowned_event(void *opaque, const struct vm_event *ev)
-{
-	(void)opaque;
-	(void)ev;
-}
-
 static void disowned_gone(void *opaque, const struct vm_process_end *end)
 {
 	(void)end;
@@ -765,7 +760,7 @@ static void disowned_gone(void *opaque, const struct vm_process_end *end)
 
 void vm_process_disown(struct vm_process *p)
 {
-	static const struct vm_process_ops ops = { .event = disowned_event, .gone = disowned_gone };
+	static const struct vm_process_ops ops = { .gone = disowned_gone };
 
 	vm_process_set_ops(p, &ops, p);
 }

@@ -27,6 +27,7 @@ struct vm_process_end {
 };
 
 struct vm_process_ops {
+	/* The process reports an event. May be NULL. */
 	void (*event)(void *opaque, const struct vm_event *ev);
 	/* The process has ended. Last callback: outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
