@@ -13,6 +13,7 @@ import uuid
 import pytest
 
 from conftest import BUILD, Console, QmpError, until
+from mountlib import tmpfs
 from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 from test_undefine import disk, image, names
@@ -350,11 +351,7 @@ def made(tmp_path):
 
 
 def test_clone_leaves_nothing_when_disk_is_full(daemon, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", small], stderr=subprocess.PIPE).returncode:
-        pytest.skip("cannot mount a tmpfs here")
-    try:
+    with tmpfs(tmp_path / "small", "6m") as small:
         a = image(small, "src.raw", "raw")
         os.truncate(a, 4 << 20)
         fill(a, 3, "raw", "0 4M")
@@ -363,9 +360,6 @@ def test_clone_leaves_nothing_when_disk_is_full(daemon, tmp_path):
             r = daemon.cairn("clone", "src", *args, ok=None)
             assert "No space left" in r.stderr and r.returncode == 1, r
             assert os.listdir(small) == ["src.raw"] and names(daemon) == ["src"]
-    finally:
-        daemon.cairn("undefine", "src")
-        subprocess.run(["umount", small], check=True)
 
 
 @pytest.fixture

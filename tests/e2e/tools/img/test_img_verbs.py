@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+from mountlib import tmpfs
 from test_img import IMG, MIB, OPTION_SETS, TIMEOUT, be64, box, pattern, poke, run  # noqa: F401
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
@@ -644,11 +645,7 @@ def test_writing_verbs_refuse_read_only_file(box):
 
 def test_convert_on_full_disk_leaves_nothing(box):
     """A target that does not fit: one sentence, nothing left behind, and the space is free again."""
-    (box.path / "full").mkdir()
-    p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "full"], cwd=box.path, capture_output=True, text=True)
-    if p.returncode:
-        pytest.skip("no mount: " + p.stderr.strip())
-    try:
+    with tmpfs(box.path / "full", "4m"):
         (box.path / "src").write_bytes(os.urandom(8 * MIB))
         for args in (["-O", "qcow2"], ["-O", "raw"], ["-c", "-O", "qcow2"]):
             assert "No space" in box.fails("convert", "-f", "raw", *args, "src", "full/a")
@@ -658,5 +655,3 @@ def test_convert_on_full_disk_leaves_nothing(box):
         box.img("create", "-q", "-f", "qcow2", "full/a", "8M")
         assert "No space" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "full/a")
         box.qemu("check", "-q", "-r", "leaks", "full/a")
-    finally:
-        run("umount", "full", cwd=box.path)

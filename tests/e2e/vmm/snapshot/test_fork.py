@@ -14,6 +14,7 @@ import time
 import pytest
 
 from conftest import BUILD, Console, QmpError, until
+from mountlib import mounted, tmpfs
 
 MIB = 1 << 20
 FILL = 8 << 20
@@ -487,13 +488,9 @@ def test_copies_share_blocks_on_capable_file_system(vm, daemon, tmp_path):
     """On a file system that shares blocks, ten copies of 100 MiB fit into 400 MiB."""
     if not shutil.which("mkfs.xfs"):
         pytest.skip("mkfs.xfs is missing: make deps")
-    (tmp_path / "xfs").mkdir()
     subprocess.run(["truncate", "-s", "400M", tmp_path / "xfs.img"], check=True)
     subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", tmp_path / "xfs.img"], check=True)
-    if subprocess.run(["mount", "-o", "loop", tmp_path / "xfs.img", tmp_path / "xfs"],
-                      stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("may not mount a file system of its own")
-    try:
+    with mounted(tmp_path / "xfs", "-o", "loop", tmp_path / "xfs.img"):
         path = tmp_path / "xfs/a.qcow2"
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=full", path, "100M"],
                        check=True)
@@ -505,26 +502,17 @@ def test_copies_share_blocks_on_capable_file_system(vm, daemon, tmp_path):
         disk_holds(vm, "c-8", 0, 0, 1)
         daemon.cairn("destroy", "src", *(f"c-{i}" for i in range(1, 11)))
         check(*(path.parent / f"c-{i}-vda.qcow2" for i in range(1, 11)))
-    finally:
-        subprocess.run(["umount", "-l", tmp_path / "xfs"], check=True)
 
 
 def test_fork_on_full_file_system_leaves_nothing(vm, daemon, tmp_path):
     """No space for a copy: nothing is left, and the source runs on."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", small],
-                      stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("may not mount a file system of its own")
-    try:
+    with tmpfs(tmp_path / "small", "24M") as small:
         vm.start(disks=[image(small / "a.raw", "raw", "-o", "preallocation=full")])
         disk_write(vm, "src", 0, 0, 1)
         assert "No space left" in vm.clone("c", "--count", "2", ok=False).stderr
         assert names(daemon) == ["src"] and os.listdir(small) == ["a.raw"]
         disk_holds(vm, "src", 0, 0, 1)
         daemon.cairn("destroy", "src")
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 # ---- failures, with fake_vm ----

@@ -14,6 +14,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, ROOT, Console, Qmp, is_vm, open_files, until
+from mountlib import tmpfs
 from statelib import crc32c
 
 BLOCK = 65536
@@ -484,11 +485,7 @@ def test_failed_snapshot_is_no_base(vm):
 
 def test_snapshot_on_full_file_system_names_the_disk(vm, tmp_path):
     """The snapshot is not listed. With more space the next one succeeds, and the guest goes on."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M", "none", small], stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("may not mount a file system of its own")
-    try:
+    with tmpfs(tmp_path / "small", "16M") as small:
         vm.disks = [small / "vda.qcow2"]
         vm.daemon.cairn("undefine", "vm1")
         vm.define()
@@ -508,8 +505,6 @@ def test_snapshot_on_full_file_system_names_the_disk(vm, tmp_path):
         vm.run("verify 0 8 1")
         vm.stop()
         check(vm.disks[0])
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])

@@ -1,0 +1,24 @@
+"""mountlib: file systems of a test's own. Needs root; without it the test is skipped."""
+
+import contextlib
+import subprocess
+
+import pytest
+
+
+@contextlib.contextmanager
+def mounted(folder, *what):
+    """Make the folder and mount a file system there. what: mount's options and the source."""
+    folder.mkdir()
+    p = subprocess.run(["mount", *what, folder], stderr=subprocess.PIPE, text=True)
+    if p.returncode:
+        pytest.skip("may not mount a file system of its own: " + p.stderr.strip())
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def tmpfs(folder, size):
+    """Mount a tmpfs of that size at a new folder."""
+    return mounted(folder, "-t", "tmpfs", "-o", "size=" + size, "none")
