@@ -51,7 +51,7 @@ static inline bool bytes_are_zero(const uint8_t *p, size_t len)
 }
 
 struct cursor {
-	uint8_t *base; /* borrowed; only the put functions write to it */
+	uint8_t *base; /* borrowed; the functions that read do not write to it */
 	size_t pos;
 	size_t len;
 	bool failed;

@@ -236,8 +236,8 @@ static bool leaf_belongs(struct cpuid *c, const struct cpuid_leaf *l)
 	}
 }
 
-/* Remove the leaves that do not belong to the guest, and set the highest leaf of each range and the highest sub-leaf of
- * leaf 7. The leaves from which leaf_belongs() reads features always stay. */
+/* Remove the leaves that do not belong to the guest, and set the highest basic leaf, the highest extended leaf and the
+ * highest sub-leaf of leaf 7. The leaves from which leaf_belongs() reads features always stay. */
 static void leaves_limit(struct cpuid *c)
 {
 	uint32_t basic = 0, extended = 0, structured = 0, n = 0;

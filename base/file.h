@@ -15,7 +15,7 @@ int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
 /* Write a line: the text and a newline.
  * fd: opened with O_APPEND; -1 returns -EBADF.
- * ret_bytes: number of bytes written; 0 on error.
+ * ret_bytes: number of bytes written; 0 if the write failed; not set with -ENOMEM.
  * Returns 0 or -errno. */
 int line_append(int fd, const char *text, size_t *ret_bytes);
 

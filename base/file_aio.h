@@ -12,7 +12,7 @@ struct file_aio;
 
 /* Create a context for io_submit().
  * event_fd: an eventfd, borrowed, signalled when jobs are done.
- * entries: the most jobs at a time.
+ * entries: number of jobs that must fit in at a time.
  * Returns NULL if the kernel refuses or memory is short. */
 struct file_aio *file_aio_new(int event_fd, unsigned entries);
 /* Wait until no job runs, then free the object. */

@@ -17,11 +17,11 @@ struct job_list {
 
 struct file_pool {
 	int event_fd;
-	pthread_t threads[FILE_POOL_THREADS_MAX]; /* the loop's thread creates and joins them */
+	pthread_t threads[FILE_POOL_THREADS_MAX]; /* the loop's thread creates, and joins or detaches, them */
 	unsigned nthreads;
 
 	pthread_mutex_t lock; /* protects all fields below */
-	pthread_cond_t work;  /* signalled when a job is queued, and to stop the threads */
+	pthread_cond_t work;  /* signalled when a job is queued for an idle thread, and to stop the threads */
 	struct job_list queued, done;
 	unsigned idle;	/* threads that wait for `work` */
 	unsigned woken; /* signals for which no idle thread has woken up yet */

@@ -30,7 +30,7 @@ struct file_pool;
 
 /* Create a pool without threads; jobs create them.
  * event_fd: an eventfd, signalled when jobs are done; the pool duplicates it.
- * Returns NULL if memory is short. */
+ * Returns NULL if memory or fds are short. */
 struct file_pool *file_pool_new(int event_fd);
 /* End the threads and free the pool. If a job still runs, such as a write to a stopped terminal, the threads are
  * detached, and the last of them frees the pool. Queued jobs are dropped. */

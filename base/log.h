@@ -16,7 +16,7 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBU
 void log_set_level(enum log_level level);
 /* Set the fd for log lines: borrowed; initially 2. */
 void log_set_fd(int fd);
-/* Set the name before the device's: the VM's name or "cairnd". The function copies up to 63 bytes. */
+/* Set the name before the device's: the VM's name, or a program's, such as "cairnd". Copies up to 63 bytes. */
 void log_set_owner(const char *name);
 
 /* Private to log_enabled(). */

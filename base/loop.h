@@ -1,8 +1,8 @@
 /* loop: an event loop on io_uring, or on epoll and threads where io_uring is refused.
  *
- * One thread runs the loop. All functions except loop_post() and loop_stop() belong to that thread (or to the time
- * before loop_run()). Callbacks run on it and nest only if a callback itself runs the loop. There are no periodic
- * wake-ups: an idle loop sleeps in the kernel. */
+ * One thread runs the loop. All functions except loop_post(), loop_stop() and loop_now_ns() belong to that thread, or to
+ * any one thread while the loop does not run. Callbacks run on the loop's thread and nest only if a callback itself runs
+ * the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. */
 #ifndef CAIRN_BASE_LOOP_H
 #define CAIRN_BASE_LOOP_H
 
@@ -23,9 +23,9 @@ int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);
 enum loop_kind { LOOP_IO_URING, LOOP_EPOLL };
 /* Returns the loop's back end. A sandbox must allow its system calls: see lockdown_allow_loop(). */
 enum loop_kind loop_kind(const struct loop *l);
-/* With defer true, create no threads until a call with false. Meanwhile, file operations run inside the submitting
- * call, and done() still runs later. A thread that exists before lockdown_drop() would keep its capabilities. No effect
- * with io_uring. */
+/* With defer true, create no threads until a call with false. Meanwhile, a file operation that needs a thread runs
+ * inside the submitting call, and done() still runs later. A thread that exists before lockdown_drop() would keep its
+ * capabilities. No effect with io_uring. */
 void loop_defer_threads(struct loop *l, bool defer);
 /* Free the loop and its remaining watches. Timers belong to their creators, who free them before or
  * after. No operation may be in flight, except when the process is about to end: then the operation's memory must
@@ -72,6 +72,7 @@ int loop_timer_new(struct loop *l, void (*fire)(void *opaque), void *opaque,
 void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns);
 void loop_timer_disarm(struct loop_timer *t);
 void loop_timer_free(struct loop_timer *t);
+/* Returns the time of CLOCK_MONOTONIC. Any thread. */
 uint64_t loop_now_ns(void);
 
 /* ---- asynchronous operations ---- */
@@ -99,7 +100,7 @@ void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64
 	uint64_t len);
 /* Let the loop call op's done() with 0, to answer asynchronously without I/O. */
 void loop_nop(struct loop *l, struct loop_op *op);
-/* Observe all file operations; tests use this to simulate power cuts. The calls come from the
+/* Observe all operations; tests use this to simulate power cuts. The calls come from the
  * loop's thread: submit() before the operation can have an effect, complete() before its done().
  * t: borrowed; NULL ends the observation. */
 enum loop_op_kind { LOOP_OP_READ, LOOP_OP_WRITE, LOOP_OP_SYNC, LOOP_OP_FALLOCATE, LOOP_OP_NOP };

@@ -28,7 +28,7 @@ struct loop_epoll {
 	bool defer_threads;
 	struct loop_watch *due, **due_tail; /* watches whose ready() is to be called */
 	struct running *running;
-	unsigned nalways; /* watches that are always ready, because epoll refuses their fds (regular files) */
+	unsigned nalways; /* watches that are always ready, because epoll refuses their fds (such as regular files) */
 	unsigned turn;	  /* counts the turns; it may wrap */
 
 	struct file_pool *pool; /* NULL before the first use */
@@ -296,8 +296,9 @@ static bool read_now(struct loop *l, struct loop_op *op, int fd, const struct io
 	return true;
 }
 
-/* Read from the page cache. Returns false if some of the bytes are not in the cache. A read at the file's current
- * position also returns false: it would move the position even if it is short, and could not be repeated. */
+/* Read from the page cache. Returns false if some of the bytes are not in the cache, or the read is large. A read at the
+ * file's current position also returns false: it would move the position even if it is short, and could not be
+ * repeated. */
 static bool read_cached(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {

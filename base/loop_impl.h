@@ -28,7 +28,7 @@ struct loop_watch {
 			struct loop_watch **link, *next;
 			unsigned revents; /* the event, while in that list */
 			unsigned served;  /* number of the turn in which ready() last ran */
-			unsigned always;  /* constant events of a file that epoll refuses; 0: none */
+			unsigned always;  /* events to report in every turn, because epoll refuses the fd; 0: none */
 			int dup;	  /* a duplicate of fd, watched instead, because another watch has fd; -1: none */
 			bool added;	  /* the fd (or its duplicate) is in the epoll set */
 			bool running;	  /* ready() runs */
@@ -81,8 +81,7 @@ struct loop {
 	struct loop_trace *trace;
 };
 
-/* Create a loop without wake_fd. The back end's free() frees it.
- * Returns 0; -errno: the kernel refuses. */
+/* Create a loop without wake_fd. The back end's free() frees it. Returns 0 or -errno. */
 int loop_uring_new(unsigned entries, struct loop **ret_loop);
 int loop_epoll_new(unsigned entries, struct loop **ret_loop);
 
@@ -96,10 +95,9 @@ void loop_op_tell(struct loop *l, struct loop_op *op, int res);
 bool loop_fd_in_memory(const struct loop *l, int fd);
 
 /* Largest operation that the loop's thread performs itself: a write to a file on tmpfs, and on epoll also a read from
- * such a file or from the page cache. Measured with `cairn-img bench -w` on tmpfs, CPU time per write, by the thread
- * and
- * by the ring: 4 KiB 0.9 and 6.5 us, 64 KiB 7 and 22 us, 256 KiB 26 and 51 us, with less elapsed time as well. From
- * 1 MiB on there is little difference. */
+ * such a file or from the page cache. Measured with `cairn-img bench -w` on tmpfs, CPU time per write by the thread and
+ * by the ring: 4 KiB 0.9 and 6.5 us, 64 KiB 7 and 22 us, 256 KiB 26 and 51 us; the thread takes less elapsed time, too.
+ * From 1 MiB on there is little difference. */
 #define LOOP_NOW_BYTES_MAX (256 * 1024u)
 /* Whether the iovecs have at most LOOP_NOW_BYTES_MAX bytes together. */
 bool loop_iov_is_small(const struct iovec *iov, unsigned niov);

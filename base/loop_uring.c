@@ -77,7 +77,7 @@ static void watch_completed(struct loop_watch *w, int res)
 		w->uring.running = false;
 	}
 	if (w->uring.dead) {
-		/* The watch's own callback freed it. Its last completion is still to come. */
+		/* ready() has called loop_unwatch(). The watch's last completion is still to come. */
 		if (w->uring.armed)
 			return;
 		loop_watch_free(w);
