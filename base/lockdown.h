@@ -50,8 +50,8 @@ int lockdown_allow_ioctls(scmp_filter_ctx ctx, const scmp_datum_t *ioctls, size_
 int lockdown_allow_memory(scmp_filter_ctx ctx);
 /* Allow new threads, but no new processes. */
 int lockdown_allow_threads(scmp_filter_ctx ctx);
-/* Allow the system calls that an existing loop needs besides common ones (read(), write(), fdatasync() and others, which
- * the caller allows itself), except those that create threads. */
+/* Allow the system calls that an existing loop needs besides common ones (read(), write(), fdatasync() and others,
+ * which the caller allows itself), except those that create threads. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it.

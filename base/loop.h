@@ -1,8 +1,8 @@
 /* loop: an event loop on io_uring, or on epoll and threads where io_uring is refused.
  *
- * One thread runs the loop. All functions except loop_post(), loop_stop() and loop_now_ns() belong to that thread, or to
- * any one thread while the loop does not run. Callbacks run on the loop's thread and nest only if a callback itself runs
- * the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. */
+ * One thread runs the loop. All functions except loop_post(), loop_stop() and loop_now_ns() belong to that thread, or
+ * to any one thread while the loop does not run. Callbacks run on the loop's thread and nest only if a callback itself
+ * runs the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. */
 #ifndef CAIRN_BASE_LOOP_H
 #define CAIRN_BASE_LOOP_H
 

@@ -296,8 +296,8 @@ static bool read_now(struct loop *l, struct loop_op *op, int fd, const struct io
 	return true;
 }
 
-/* Read from the page cache. Returns false if some of the bytes are not in the cache, or the read is large. A read at the
- * file's current position also returns false: it would move the position even if it is short, and could not be
+/* Read from the page cache. Returns false if some of the bytes are not in the cache, or the read is large. A read at
+ * the file's current position also returns false: it would move the position even if it is short, and could not be
  * repeated. */
 static bool read_cached(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
