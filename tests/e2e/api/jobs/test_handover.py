@@ -11,6 +11,7 @@ import pytest
 
 from conftest import BUILD, Console, Daemon, is_vm, open_files, until
 from test_daemon import gone
+from test_snapshot import wait_released
 
 SECTORS = range(0, 16384, 512)
 
@@ -229,6 +230,7 @@ def test_killed_vm_ends_as_by_crash(held):
     assert held.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed)\n"
     assert gone(new)
     (held.tmp / "go").touch()
+    wait_released(held.tmp / "disk.qcow2")
     checked(held)
     held.cairn("start", "vm1")
 

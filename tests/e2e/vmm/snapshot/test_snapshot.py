@@ -90,7 +90,7 @@ def check(image, leaks_allowed=False):
 
 
 def wait_released(image):
-    """A killed process's io_uring releases its files a moment after the process."""
+    """A killed process's io_uring, or its asynchronous I/O on epoll, releases its files a moment after the process."""
     while subprocess.run(["qemu-img", "info", image], capture_output=True).returncode:
         time.sleep(0.02)
 
