@@ -1,18 +1,23 @@
 #!/bin/sh
-# Run the tests that take too long for every change: long.sh BUILD. Runs
-# - LONG_OPS operations of the oracle on each kind of image (10000)
-# - LONG_CUTS power cuts (100000)
-# - LONG_STORM snapshots and reverts of a running guest, bare and Linux (1000)
-# - LONG_KILLS kills of a VM with three disks or of its daemon (300)
-# - LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
-# - LONG_COPIES kills during an export, an import, a clone or an undefine (200)
-# - LONG_FORKS steps with clones (1000)
-# - LONG_POLICIES rounds with policies (300)
-# - an upgrade with VMs of an older commit, which is built from git's history
-# - all unit and end-to-end tests with the loop on epoll
-# - a build and check on a fresh machine (fresh.sh)
-# LONG_SEED seeds their random choices (the date). Prints a line after each part. A failed test keeps its folder
-# below TMPDIR. Exit status 1 when a part failed.
+# Run the tests that take too long for every change: long.sh BUILD. The parts, in this order:
+# - oracle-KIND: LONG_OPS operations of the oracle on each kind of image (10000)
+# - power-cuts: LONG_CUTS power cuts (100000)
+# - disk-set-cuts: a power cut at every write of a snapshot of three disks
+# - storm: LONG_STORM snapshots and reverts of a running guest (1000)
+# - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200)
+# - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
+# - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
+# - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
+# - forks: LONG_FORKS steps with clones (1000)
+# - policies: LONG_POLICIES rounds with policies (300)
+# - upgrade: an upgrade with VMs of an older commit, which is built from git's history
+# - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
+# - fresh: a build and check on a fresh machine (fresh.sh)
+# LONG_SEED seeds their random choices (the date). LONG_PARTS names the parts to run (all of them). A part without an
+# end after LONG_SECONDS (30000) has failed, and so has a part without a sum of its tests.
+#
+# Prints the result of each part, and at the end the sum of all tests: "N passed, N failed, N skipped". A failed part
+# keeps its folders in BUILD/failed-PART. Exit status 1 when a part failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -20,67 +25,92 @@ build=$(cd "${1:?usage: long.sh BUILD}" && pwd) || exit 1
 ops=${LONG_OPS:-10000}
 cuts=${LONG_CUTS:-100000}
 storm=${LONG_STORM:-1000}
+linux=${LONG_LINUX:-200}
 kills=${LONG_KILLS:-300}
 daemon_kills=${LONG_DAEMON_KILLS:-500}
 copies=${LONG_COPIES:-200}
 forks=${LONG_FORKS:-1000}
 policies=${LONG_POLICIES:-300}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
+seconds=${LONG_SECONDS:-30000}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-bad=0
-export TEST_KEEP=1
+ran=0 bad=0 passed=0 failed=0 skipped=0
 
-part() { # NAME COMMAND...
-	name=$1
-	shift
-	begin=$(date +%s)
-	if env "$@" >"$tmp/out" 2>&1; then
-		how=passed
-	else
-		how=FAILED
-		bad=$((bad + 1))
+# End the last part: print its result and its sum, and keep what it left.
+part_end() { # NAME EXIT-STATUS SECONDS
+	sum=$(grep -xE '[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$tmp/out" | tail -n 1)
+	how=passed
+	case $2:$sum in
+	124:* | 137:*) how="FAILED (no end within $seconds s)" ;;
+	*:) how="FAILED (exit status $2, and no sum of its tests)" ;;
+	0:0\ passed,*0\ skipped) how="FAILED (it ran no test)" ;;
+	0:*) ;;
+	*) how=FAILED ;;
+	esac
+	echo "  $1: $how in $3 s: ${sum:=0 passed, 1 failed, 0 skipped}"
+	# shellcheck disable=SC2046 # three numbers
+	set -- "$1" $(echo "$sum" | tr -dc '0-9 ')
+	passed=$((passed + $2)) failed=$((failed + $3)) skipped=$((skipped + $4))
+	if [ "$how" = passed ]; then
+		grep -E '# SKIP|^SKIPPED' "$tmp/out" | sed 's/^ */    /'
+		return
 	fi
-	echo "  $name: $how in $(($(date +%s) - begin)) s"
-	if [ $how = FAILED ]; then
-		tail -n 60 "$tmp/out" | sed 's/^/    /'
-	else
-		grep 'cuts\|calls were done\|skipped' "$tmp/out" | tail -n 1 | sed 's/^/    /'
-	fi
+	bad=$((bad + 1))
+	tail -n 60 "$tmp/out" | sed 's/^/    /'
+	rm -rf "$build/failed-$1"
+	[ ! -e "$build/failed" ] || mv "$build/failed" "$build/failed-$1"
 }
 
-echo "Seed $seed: $ops operations on each kind of image, $cuts power cuts"
-for set in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
-	part "oracle $set" ORACLE_SET="$set" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS=3600 \
-		"$build/unit/block/qcow2/test_oracle"
+part() { # NAME VARIABLE=VALUE... COMMAND...
+	name=$1
+	shift
+	case " ${LONG_PARTS:-$name} " in
+	*" $name "*) ;;
+	*) return ;;
+	esac
+	ran=$((ran + 1))
+	begin=$(date +%s)
+	# Runners that know the limit have a minute to say which test did not end.
+	timeout -k 60 $((seconds + 60)) env CAIRN_BUILD="$build" UNIT_SECONDS="$seconds" E2E_SECONDS="$seconds" "$@" >"$tmp/out" 2>&1
+	part_end "$name" $? $(($(date +%s) - begin))
+}
+
+unit() { # NAME PROGRAM VARIABLE=VALUE...
+	name=$1 program=$2
+	shift 2
+	part "$name" TEST_KEEP=1 UNIT_ARGS="$program" "$@" tests/run.sh "$build" unit
+}
+
+e2e() { # NAME TESTS VARIABLE=VALUE...
+	name=$1 tests=tests/e2e/$2
+	shift 2
+	part "$name" TEST_JOBS=1 E2E_ARGS="$tests" "$@" tests/run.sh "$build" e2e
+}
+
+echo "Seed $seed"
+for kind in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
+	unit "oracle-$kind" block/qcow2/test_oracle ORACLE_SET="$kind" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS="$seconds"
 done
-part "power cuts" POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS=7200 \
-	"$build/unit/block/qcow2/test_powercut_random"
-part "storm of $storm" CAIRN_BUILD="$build" CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_storm.py
-part "$storm rounds with Linux" CAIRN_BUILD="$build" CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/vmm/test_linux.py -k middle_of_work
-part "$storm rounds with Linux, SVM" CAIRN_BUILD="$build" tests/svmhost/svmhost --smp 1 --timeout 40000 -- \
-	env CAIRN_LINUX_ROUNDS="$storm" CAIRN_STORM_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/vmm/test_linux.py -k middle_of_work
-part "cuts between disks" SET_CUTS="$seed" "$build/unit/vmm/snapshot/test_snapshot_set"
-part "$kills kills" CAIRN_BUILD="$build" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_snapshot_set.py -k killed
-part "$daemon_kills kills of the daemon" CAIRN_BUILD="$build" CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q -s tests/e2e/api/vm/test_killed.py
-part "$copies kills over copies" CAIRN_BUILD="$build" CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q -s tests/e2e/api/jobs/test_killed_copies.py
-part "$forks steps with clones" CAIRN_BUILD="$build" CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q tests/e2e/vmm/snapshot/test_fork_random.py
-part "$policies rounds with policies" CAIRN_BUILD="$build" CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed" \
-	/usr/bin/python3 -m pytest -q -s tests/e2e/api/policy/test_policy_random.py
-part "upgrade with running VMs" CAIRN_BUILD="$build" \
-	/usr/bin/python3 -m pytest -q -rs tests/e2e/api/vm/long_upgrade.py
-part "unit tests on epoll" -u TEST_KEEP CAIRN_LOOP=epoll tests/run.sh "$build" unit
-part "end-to-end tests on epoll" -u TEST_KEEP CAIRN_LOOP=epoll tests/run.sh "$build" e2e
+unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS="$seconds"
+unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
+e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
+e2e storm-linux "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
+e2e storm-linux-svm "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed" CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
+e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"
+e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed"
+e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
+e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
+e2e upgrade api/vm/long_upgrade.py
+part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
+part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then
-	part "make demo and make check on a fresh machine" tests/fresh.sh
+	part fresh tests/fresh.sh
 else
-	echo "  make demo and make check on a fresh machine: skipped, needs root"
+	echo "  fresh: skipped, needs root"
 fi
-[ "$bad" = 0 ]
+[ "$ran" != 0 ] || echo "No part is called: $LONG_PARTS"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$bad" = 0 ] && [ "$ran" != 0 ]

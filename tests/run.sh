@@ -2,11 +2,12 @@
 # Run the tests: run.sh BUILD [unit|e2e|style|all]. The last line is the sum of all tests:
 # "N passed, N failed, N skipped". Exit status 1 when something failed.
 #
-# TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). A test that leaves no result has
-# failed. A part of the tests runs a second time with the loop on epoll (base/loop.h); CAIRN_LOOP=epoll runs all of them
-# so, once. A part runs again without userfaultfd (snapshot/uffd_open.h). Each run has one temporary folder; the run
-# fails when the folder holds more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left.
-# Folders of failed tests are kept in BUILD/failed.
+# TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). UNIT_ARGS names the unit programs to run,
+# E2E_ARGS the end-to-end tests (all of them). A test that leaves no result has failed. A part of the tests runs a
+# second time with the loop on epoll (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A part runs again
+# without userfaultfd (snapshot/uffd_open.h). Each run has one temporary folder; the run fails when the folder holds
+# more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left. Folders of failed tests are
+# kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -59,8 +60,13 @@ fault() { # WHAT
 run_unit() {
 	echo "Unit tests"
 	mkdir "$tmp/unit"
-	find tests/unit -name 'test_*.c' | sed 's,^tests/unit/,,; s,\.c$,,' | sort >"$results/units"
-	if [ -z "${CAIRN_LOOP:-}" ]; then
+	# shellcheck disable=SC2086 # one word a program
+	if [ -n "${UNIT_ARGS:-}" ]; then
+		printf '%s\n' $UNIT_ARGS
+	else
+		find tests/unit -name 'test_*.c' | sed 's,^tests/unit/,,; s,\.c$,,' | sort
+	fi >"$results/units"
+	if [ -z "${UNIT_ARGS:-}${CAIRN_LOOP:-}" ]; then
 		for name in $EPOLL_UNITS; do
 			[ ! -f "tests/unit/$name.c" ] || echo "$name@epoll"
 		done >>"$results/units"
@@ -183,12 +189,14 @@ tmp_check() {
 	echo "Temporary files: at most $peak MiB"
 	[ "$peak" -le "$TEST_TMP_MIB" ] || fault "more than $TEST_TMP_MIB MiB of temporary files"
 	expected="$tmp/([np]?[0-9]+|unit)"
-	[ "$failed" = 0 ] || expected="$expected|$tmp/[np]?[0-9]+/e(/.*)?"
+	# With TEST_KEEP, a failed unit program leaves its folder.
+	[ "$failed" = 0 ] || expected="$expected|$tmp/[np]?[0-9]+/e(/.*)?${TEST_KEEP:+|$tmp/unit/.*|$shm/.*}"
 	left=$(find "$tmp" ${shm:+"$shm"} -mindepth 1 -maxdepth 3 | grep -vxE "$expected" | head -n 20)
 	[ -z "$left" ] || fault "temporary files are left:
 $left"
 	processes_end
 	rm -rf "$build/failed"
+	[ "$failed" = 0 ] || [ -z "$(ls "$shm" 2>/dev/null)" ] || mv "$shm" "$tmp/shm"
 	if [ "$failed" != 0 ] && [ -n "$(ls "$tmp")" ] && mv "$tmp" "$build/failed"; then
 		echo "Folders of failed tests: $build/failed"
 	fi

@@ -42,7 +42,8 @@ fi
 	[ "$skip" = 0 ] || printf ', %s skipped' "$skip"
 	echo
 	if [ "$bad" != 0 ]; then
-		grep '^not ok ' "$base.out" | grep -v '# SKIP' | sed 's/^/    /'
+		# With it, the places of failed checks and the seeds.
+		grep -v -e '^ok ' -e '^1\.\.' -e '# SKIP' "$base.out" | tail -n 40 | sed 's/^/    /'
 		grep -v '^ok ' "$base.err" | tail -n 40 | sed 's/^/    /'
 	fi
 	if [ "$skip" != 0 ]; then

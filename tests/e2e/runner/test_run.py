@@ -1,4 +1,5 @@
-"""tests/run.sh, unit.sh and e2e_sum.py: a test that leaves no result has failed, and so has a run that leaves files.
+"""tests/run.sh, unit.sh, e2e_sum.py and long.sh: a test that leaves no result has failed, and so has a run that leaves
+files.
 
 Each test here runs the runner in a small tree of its own, on programs and tests made up for it."""
 
@@ -33,12 +34,13 @@ class Tree:
         self.path, self.build, self.env = path, path / "build", {}
         for folder in ("tests/unit/x", "tests/e2e", "build/unit/x", "tmp"):
             (path / folder).mkdir(parents=True)
-        for name in ("run.sh", "unit.sh", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py"):
+        for name in ("run.sh", "unit.sh", "long.sh", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py"):
             shutil.copy(os.path.join(ROOT, "tests", name), path / "tests" / name)
 
-    def unit(self, name, script):
+    def unit(self, name, script, folder="x"):
         (self.path / f"tests/unit/x/{name}.c").touch()
-        program = self.build / "unit/x" / name
+        program = self.build / "unit" / folder / name
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/sh\n" + script)
         program.chmod(0o755)
 
@@ -52,9 +54,12 @@ class Tree:
         self.env["PYTEST"] = str(program)
 
     def run(self, what, within=()):
+        return self.script([*within, self.path / "tests/run.sh", self.build, what])
+
+    def script(self, argv):
         """(exit status, passed, failed, skipped, output)"""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("TEST_", "E2E_", "UNIT_", "CAIRN_"))}
-        done = subprocess.run([*within, self.path / "tests/run.sh", self.build, what], text=True, timeout=50,
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("TEST_", "E2E_", "UNIT_", "CAIRN_", "LONG_"))}
+        done = subprocess.run(argv, text=True, timeout=50,
                               env=env | {"TMPDIR": str(self.path / "tmp")} | self.env, capture_output=True)
         sums = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) skipped", done.stdout.splitlines()[-1])
         assert sums, done.stdout + done.stderr
@@ -250,6 +255,49 @@ def test_run_fails_when_tests_write_too_much(tree):
         """)
     status, passed, failed, _, out = tree.run("e2e")
     assert (status, passed, failed) == (1, 1, 1) and "more than 3 MiB" in out
+
+
+# ---- long tests ----
+
+def long_run(tree, cuts, storm, **env):
+    """Run two parts of long.sh, each with one test."""
+    tree.unit("test_oracle", "exit 0", folder="block/qcow2")
+    tree.unit("test_snapshot_set", cuts, folder="vmm/snapshot")
+    (tree.path / "tests/e2e/vmm/snapshot").mkdir(parents=True, exist_ok=True)
+    tree.e2e("vmm/snapshot/test_storm", storm)
+    tree.env = {"LONG_PARTS": "disk-set-cuts storm", **env}
+    return tree.script([tree.path / "tests/long.sh", tree.build])
+
+
+OK = "echo 1..1; echo ok 1 - a"
+
+
+def test_long_tests_sum_their_parts(tree):
+    status, passed, failed, skipped, out = long_run(tree, OK, PASSES + "def test_skips():\n    import pytest\n    pytest.skip('why')\n")
+    assert (status, passed, failed, skipped) == (0, 2, 0, 1), out
+    assert re.search(r"^  disk-set-cuts: passed in \d+ s: 1 passed, 0 failed, 0 skipped$", out, re.M), out
+    assert re.search(r"^  storm: passed in \d+ s: 1 passed, 0 failed, 1 skipped$", out, re.M), out
+    assert "why" in out
+
+
+FAILS = "def test_fails(tmp_path):\n    (tmp_path / 'trace').touch()\n    assert False\n"
+
+
+@pytest.mark.parametrize("cuts, storm, bad, says", [
+    (OK, FAILS, "storm", "FAILED"), ("echo 1..1; echo not ok 1 - a; exit 1", PASSES, "disk-set-cuts", "FAILED"),
+    ("exec sleep 1000", PASSES, "disk-set-cuts", "no end within 1 s"), (OK, "", "storm", "FAILED")])
+def test_long_tests_fail_when_a_part_fails(tree, cuts, storm, bad, says):
+    # pytest may take longer than a second
+    env = {"LONG_SECONDS": "1", "LONG_PARTS": "disk-set-cuts"} if "sleep" in cuts else {}
+    status, _, failed, _, out = long_run(tree, cuts, storm, **env)
+    assert status == 1 and failed == 1, out
+    assert re.search(rf"^  {bad}: FAILED in \d+ s: ", out, re.M) and says in out, out
+    assert len(re.findall(r": passed in", out)) == (0 if env else 1), out
+    assert (tree.build / "failed-storm").exists() == (storm == FAILS)
+
+
+def test_unknown_part_of_long_tests_is_refused(tree):
+    assert long_run(tree, OK, PASSES, LONG_PARTS="storms")[:4] == (1, 0, 0, 0)
 
 
 def test_each_benchmark_loads():
