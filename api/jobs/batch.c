@@ -173,9 +173,10 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files)
 
 /* ---- removing the VMs of a failed batch ---- */
 
-static int file_remove(struct batch *b, struct err *e)
+/* w: NULL, or as for store_remove_file(); set only if the file exists. */
+static int file_remove(struct batch *b, struct store_work *w, struct err *e)
 {
-	int r = b->file[0] ? store_remove_file(b->host->store, NULL, b->file, STORE_SOON, NULL, e) : 0;
+	int r = b->file[0] ? store_remove_file(b->host->store, NULL, b->file, STORE_SOON, w, e) : 0;
 
 	if (!r)
 		b->file[0] = 0;
@@ -195,14 +196,9 @@ static void batch_stored(struct store_work *w)
 
 static int batch_keep(struct batch *b, void (*done)(struct batch *b), struct err *e)
 {
-	int r = file_remove(b, e);
-
-	if (r < 0)
-		return r;
 	b->done = done;
 	b->work = (struct store_work){ .loop = b->host->loop, .done = batch_stored };
-	store_after(b->host->store, &b->work);
-	return 0;
+	return file_remove(b, &b->work, e);
 }
 
 static bool vm_forget(struct vm *vm)
@@ -254,7 +250,7 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	if (pins)
 		pin_release_due(b->host);
 	/* If a VM could not be undefined, keep the batch's file, so that the next daemon tries again. */
-	if (all && file_remove(b, &own) < 0)
+	if (all && file_remove(b, NULL, &own) < 0)
 		log_error("batch", "%s", own.msg);
 	b->done(b);
 }

@@ -595,10 +595,11 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 		return store_file_remove(path, e);
 	if (unlink(path) < 0 && errno != ENOENT)
 		return err_set_errno(e, -errno, "%s", path);
-	if (d == STORE_SOON) {
-		*strrchr(path, '/') = 0;
+	*strrchr(path, '/') = 0;
+	if (d == STORE_SOON && w)
+		store_writer_work_ahead(&s->writer, PENDING_SYNC, path, NULL, w);
+	else if (d == STORE_SOON)
 		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
-	}
 	return 0;
 }
 

@@ -127,7 +127,10 @@ int store_put(struct store *s, const char *vm, const char *file, struct json_obj
 /* Load a JSON file. vm: as for store_put(). The caller owns the object. Returns NULL if there is no such file,
  * if it is damaged, or if a newer Cairn wrote it. */
 struct json_object *store_load_file(struct store *s, const char *vm, const char *file);
-/* Remove a file. vm, d, w: as for store_put(). Returns 0, also if there is no such file; -errno. */
+/* Remove a file. vm, d: as for store_put().
+ * w: for STORE_WITH_WORK; may be set for STORE_SOON: w is done when the removal and all earlier changes, except
+ * STORE_EVENTUALLY ones, are on stable storage.
+ * Returns 0, also if there is no such file; -errno: w stays the caller's. */
 int store_remove_file(struct store *s, const char *vm, const char *file, enum store_durability d,
 	struct store_work *w, struct err *e);
 /* Rename a file in a VM's folder. d: not STORE_EVENTUALLY. w: as for store_put(). Returns 0 or -errno. */

@@ -152,8 +152,8 @@ void store_writer_put(struct store_writer *w, enum pending_kind kind, const char
 	pending_put(w, pending_new(kind, path, text, NULL));
 }
 
-void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
-	struct store_work *work)
+static struct pending *work_new(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
+	char *text, struct store_work *work)
 {
 	struct pending *p = pending_new(kind, path, text, work);
 
@@ -163,7 +163,28 @@ void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const 
 	work->writer = w;
 	work->task.run = work_run;
 	w->owed++;
-	pending_put(w, p);
+	return p;
+}
+
+void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
+	struct store_work *work)
+{
+	pending_put(w, work_new(w, kind, path, to, text, work));
+}
+
+void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
+	struct store_work *work)
+{
+	struct pending *p = work_new(w, kind, path, to, NULL, work), **at = &w->first;
+	LOCK_GUARD(&w->mutex);
+
+	for (struct pending **k = &w->first; *k; k = &(*k)->next)
+		if ((*k)->kind != PENDING_WRITE || (*k)->work)
+			at = &(*k)->next;
+	p->next = *at;
+	*at = p;
+	w->leaving += is_leaving(kind);
+	pthread_cond_broadcast(&w->changed);
 }
 
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,

@@ -52,6 +52,10 @@ void store_writer_work(struct store_writer *w, enum pending_kind kind, const cha
 	struct store_work *work);
 void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
+/* As store_writer_work_to(), but run the operation before the last queued ones if these are PENDING_WRITE without
+ * completion. */
+void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
+	struct store_work *work);
 
 /* Wait until all operations are done; with _path, those on the path; with _leaving, each PENDING_CLEAR and
  * PENDING_RENAME, after which the names of removed and renamed VMs are free. */
