@@ -41,7 +41,7 @@ int block_format_from_name(const char *name)
 
 static void bounce_done(struct block_req *r, int res);
 
-/* Log one line at a request's submission and one at its completion, with --log-level trace. */
+/* Log a line about a request that is submitted or complete. The callers do so only with --log-level trace. */
 static void __attribute__((noinline, cold)) req_trace(const struct block_req *r, bool submitted, int res)
 {
 	static const char *const names[] = { [BLOCK_READ] = "read", [BLOCK_WRITE] = "write",

@@ -73,7 +73,7 @@ struct block_open {
 	const struct block_layer *layers; /* [0] is the disk, [1] its backing file, and so on */
 	unsigned nlayers;
 	bool read_only;	 /* applies to the disk; backing layers are always read-only */
-	bool no_lock;	 /* for tools that only look, as qemu-img -U */
+	bool no_lock;	 /* take no locks, as qemu-img -U; for readers that accept changes by another process */
 	/* The fds are duplicates of those of another process, which had the disk open and settled it
 	 * (block_settle()). Take no lock, as that process's locks belong to the fds, and write nothing at open; an
 	 * image that needs a repair is refused. */
@@ -124,7 +124,8 @@ unsigned block_in_flight(const struct block *b);
 /* Gets errors in addition to the results of requests, in two cases. First, the image is corrupt: from then on every
  * change fails with -EIO, and this is reported once. Second, the engine could not write its tables while no request
  * waited for them: it retries each second, and reports the next failure only after a success. The loop calls
- * on_error(), never inside another call. error: -errno. */
+ * on_error(), so it runs inside a function of this module only if that one runs the loop, as block_settle() does.
+ * error: -errno. */
 struct block_listener {
 	void (*on_error)(struct block_listener *l, int error, const char *why);
 };
@@ -149,7 +150,7 @@ struct block_extent {
 	unsigned layer;	 /* the layer's number; 0 is the disk */
 	uint64_t host;	 /* if has_host: the offset in the layer's file, or in its data file */
 };
-/* Look up the extent at off. Runs the loop to read tables, so it is for tools, not for callbacks.
+/* Look up the extent at off. Runs the loop to read tables, so do not call it from a callback of the loop.
  * Returns 0 or -errno. */
 int block_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
 /* Returns the fd of the file that x->host is an offset of; borrowed from b. */
@@ -165,8 +166,8 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len);
  * Returns 0 or -errno with a sentence. */
 int block_resize(struct block *b, uint64_t size_bytes, struct err *e);
 
-/* Submit a request and run the loop until it completes; for tools and tests, not for callbacks. The
- * caller sets op, flags, offset, len and iov; the function sets done.
+/* Submit a request and run the loop until it completes. Do not call it from a callback of the loop. The caller sets op,
+ * flags, offset, len, iov and niov; the function sets done.
  * Returns the request's result. */
 int block_run(struct block *b, struct block_req *r);
 

@@ -45,8 +45,8 @@ struct block_snapshot_info {
  * Returns 0; -EBUSY if another operation runs; -errno with a sentence. */
 int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct err *e);
 /* Do block_snapshot_begin() in two calls: the VM state may be written in between, while the guest still changes the
- * disk. Only block_snapshot_freeze() needs a disk without requests in flight. block_snapshot_abort() may be called
- * without it. */
+ * disk. Only block_snapshot_freeze() needs a disk without requests in flight. block_snapshot_abort() may also end a
+ * snapshot that was not frozen. */
 int block_snapshot_open(struct block *b, struct block_snapshot **ret_s, struct err *e);
 int block_snapshot_freeze(struct block_snapshot *s, struct err *e);
 

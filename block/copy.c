@@ -16,8 +16,8 @@
 /* Small enough that a chunk is still in the CPU cache when it is written. */
 #define CHUNK_BYTES (256 * KIB)
 #define CHUNKS 12
-/* Maximum number of chunks that one thread holds. Files in memory complete all chunks together, so
- * a thread that held all of them would stall the other thread. */
+/* Maximum number of chunks that are read at the same time, and of those that are written. Files in memory complete all
+ * requests together, so a thread that had all chunks in flight would stall the other thread. */
 #define AT_A_TIME 4
 /* CHUNKS and AT_A_TIME for targets that bypass the page cache, because their writes take as long as a disk's. */
 #define CHUNKS_DIRECT 16
@@ -224,7 +224,7 @@ static bool chunk_map(struct chunk *k, const struct block_extent *x)
 	return true;
 }
 
-/* Start the next chunk: a hole of known length, or data up to a chunk's size. */
+/* Start the next chunk: a hole of known length, mapped data, or data up to a chunk's size. */
 static int chunk_start(struct copy *c)
 {
 	struct block_extent x;

@@ -21,7 +21,7 @@ struct io {
 	unsigned niov;
 	uint64_t offset, left, submitted;
 	uint64_t ended_at; /* for a read: the offset of the file's end; UINT64_MAX: the read ended before it */
-	struct iovec *rest; /* owned; the remainder after a short count */
+	struct iovec *rest; /* owned; the remainder after a short count, or the split entries of a huge request */
 	void (*done)(struct io *io, int res); /* res: 0 or -errno; never called inside io_read() or io_write() */
 };
 

@@ -135,7 +135,7 @@ void bus_remove(struct bus *b, uint64_t base, void *dev)
 	pthread_rwlock_unlock(&b->lock);
 	if (!r)
 		return;
-	/* Spin: this is rare and short, as handlers do not block for long. */
+	/* Spin: removals are rare, and few handlers block. */
 	while (!handler_depth && atomic_load_explicit(&r->refs, memory_order_acquire) > 1)
 		sched_yield();
 	range_unref(r);

@@ -2,11 +2,11 @@
  * it to up to 64 readers, and queues their input for the device.
  *
  * A reader that lags by more than 64 KiB loses the oldest bytes and gets a note; the guest never
- * waits. Input is bounded: while the device does not take it, the console does not read from its
- * readers.
+ * waits. Input is bounded: while CONSOLE_INPUT_BYTES wait for the device, the console does not read
+ * from its readers.
  *
  * Threading: console_write(), console_read() and console_written() from any thread. All others on
- * the loop's thread, or before the loop runs. */
+ * the loop's thread, or while the loop does not run. */
 #ifndef CAIRN_DEVICES_CONSOLE_H
 #define CAIRN_DEVICES_CONSOLE_H
 

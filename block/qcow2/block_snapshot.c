@@ -1,4 +1,4 @@
-/* The entry point of all snapshot calls: checks every call and passes it to qcow2. */
+/* The functions of block_snapshot.h: they check format, state and arguments, and call those of qcow2. */
 #include "block/block_snapshot.h"
 #include "base/err.h"
 #include "base/util.h"

@@ -250,7 +250,7 @@ static void slice_read_done(struct slice *s, int res)
 
 	s->loading = false;
 	q->internal--;
-	slice_pin(s); /* keep it for the first waiter */
+	slice_pin(s); /* keep it while the waiters run */
 	if (res < 0 && !s->dropped) {
 		slice_unhash(s);
 		s->dropped = true;

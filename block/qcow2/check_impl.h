@@ -28,7 +28,7 @@ struct checker {
 	bool external; /* data lies in an external data file, which has no refcounts */
 	bool raw;      /* data_file_raw: the data file alone has the content of the disk */
 	bool raw_lost; /* data_file_raw must be cleared, because the repair has dropped an L2 table */
-	bool fix;     /* replace invalid entries in the file by zeros */
+	bool fix;     /* correct or clear invalid entries in the file */
 	bool changed; /* the current table must be written back */
 	uint64_t *table; /* buffer for the current L2 table */
 };
@@ -40,8 +40,8 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 void checker_done(struct checker *k);
 /* Prepare a check, read the refcounts, and count the references. Parameters and result: checker_init(). */
 int checker_run(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e);
-/* Count the references of header, maps, snapshots and bitmaps, but not those of the refcount
- * blocks. Returns 0 or -errno. */
+/* Count the references of header, maps, snapshots and bitmaps, but not those of the refcount table and its
+ * blocks. With k->fix, also repair the maps' entries. Returns 0 or -errno. */
 int checker_walk(struct checker *k, struct err *e);
 /* Read the image's refcounts and count the clusters of their table and blocks. */
 void checker_refcounts(struct checker *k);

@@ -242,7 +242,7 @@ static bool step_start(struct qcow2 *q)
 	return false;
 }
 
-/* Mark everything dirty again that the failed commit did not write. */
+/* After a failure, mark all slices of the commit, the whole L1 and the whole refcount table dirty again. */
 static void commit_undo(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;

@@ -81,7 +81,7 @@ static int range_add(struct copier *k, uint64_t off, uint64_t len)
 		return source_damaged(k, "past the end of the file:", off);
 	if (!k->copying) {
 		k->total += len;
-		/* Only sectors of compressed clusters may overlap, so a larger total shows damage. */
+		/* Only sectors of compressed clusters may overlap, so a total of twice the file shows damage. */
 		return k->total / 2 > ROUND_UP(k->file_bytes, k->cluster_bytes) ? source_damaged(k, "used twice:", off) : 0;
 	}
 	if (off != k->run_to || k->run_to - k->run_from >= PIECE_BYTES) {

@@ -180,7 +180,7 @@ int data_zero_step(struct qcow2_req *req)
 	return data_op_start(req, off, len, punch, zero_done) ? -EINPROGRESS : -ENOMEM;
 }
 
-/* ---- functions for tools ---- */
+/* ---- changing the whole file ---- */
 
 int data_truncate(struct qcow2 *q, uint64_t size)
 {

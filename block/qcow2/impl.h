@@ -133,7 +133,8 @@ enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
 /* Returns the first cluster of [cluster, end) in the set; `end` if there is none. */
 uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end);
 void meta_done(struct meta_set *m);
-/* Fill the set with all metadata clusters of the image. Returns 0 or -errno. */
+/* Fill the set with the image's metadata clusters. Bitmaps are left out, and so are L2 tables of snapshots whose L1
+ * tables are damaged or too large to read at open. Returns 0 or -errno. */
 int qcow2_meta_load(struct qcow2 *q, struct err *e);
 
 /* ---- tables that are in memory as a whole: L1 and refcount table ---- */
@@ -168,7 +169,7 @@ struct l2meta {
 
 /* The map of one address space: the disk's, or a snapshot's VM state. */
 struct map {
-	struct table l1; /* the disk's is also in the file; a VM state's only in memory */
+	struct table l1; /* a VM state's: the entries behind those of the disk in its snapshot's L1 */
 	struct l2meta *l2metas;
 	struct l2_make *l2_makes;
 	bool vm; /* a VM state: it has no backing, and its L1 is not the active one */
@@ -297,7 +298,7 @@ struct qcow2 {
 	 * they began. */
 	unsigned epoch, epoch_io[2];
 
-	/* The first write must wait until the unknown autoclear bits are cleared. */
+	/* The first write must wait until all autoclear bits but that of data_file_raw are cleared. */
 	bool gate_shut, gate_running;
 	struct wait_list gate; /* writes that wait until the bits are cleared */
 	struct io gate_io;
@@ -314,7 +315,7 @@ struct qcow2 {
 	/* The state of snapshot_impl.h: */
 	struct block_snapshot *creating; /* the snapshot that is being created */
 	bool snapshot_busy;		     /* an operation that changes the snapshot table runs, or block_pull_finish() */
-	unsigned snapshot_changes;	     /* number of operations so far that change refcounts, too */
+	unsigned snapshot_changes;	     /* number of snapshot operations so far that change refcounts */
 	struct qcow2_snapshot_info *snapshots; /* NULL: not read yet */
 	size_t nsnapshots;
 	struct snapshot_vmstate *snapshot_vmstates;
@@ -329,11 +330,11 @@ static inline struct qcow2 *qcow2_of(struct block *b)
 	return (struct qcow2 *)b;
 }
 
-/* Read len bytes synchronously, for opening and for tools. Bytes past the end of the file read as
+/* Read len bytes synchronously, without the loop. Bytes past the end of the file read as
  * zeros. buf and len suit O_DIRECT (4 KiB). Returns 0 or -errno. */
 int qcow2_pread(int fd, void *buf, size_t len, uint64_t off);
 
-/* Handle an inconsistency of the image that was found before a change: log it, report it to the listener, stop all
+/* Handle an inconsistency of the image, or of its tables in memory: log it, report it to the listener, stop all
  * writes, and set the corrupt bit in the file (version 3, open for writing).
  * Returns -EIO. */
 int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -344,10 +345,9 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
 /* ---- snapshot_mark.c: repair of a marked image at open ---- */
 
-/* Repair an image with the dirty bit before it is opened for writing, if it only has leaks; h is
- * updated. An image with other errors, or with too many
- * clusters to check at open, keeps the bit. Synchronous. Returns 0 or -errno with a
- * sentence. */
+/* Repair an image with the dirty bit before it is opened for writing, if it only has leaks; h is updated. An image
+ * with other errors, or with too many clusters to check at open, keeps the bit. Synchronous.
+ * Returns 0 or -errno with a sentence. */
 int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
 
 /* ---- pin.c ---- */
@@ -355,8 +355,8 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 /* Read the header of fd, with the L1 and the size of the pin. Returns as qcow2_pin_read(). */
 int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
 	struct err *e);
-/* Describe the pin that a snapshot's entry is. l1: big-endian, as in the file. Returns false if the entry has no mark
- * of a pin. */
+/* Describe the pin of an entry of the snapshot table. l1: the pin's, big-endian, as in the file. Returns false if the
+ * entry has no mark of a pin. */
 bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
 	struct qcow2_pin *ret);
 /* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */

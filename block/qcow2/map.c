@@ -110,7 +110,7 @@ void l2_release(struct qcow2 *q, struct l2_entry v)
 
 /* ---- looking up guest offsets ---- */
 
-/* Set the kind of the entry at guest offset off. */
+/* Get the extent of the entry at guest offset off, without its length. */
 static void entry_classify(const struct qcow2 *q, struct l2_entry v, uint64_t off, bool l1_copied,
 	struct extent *x)
 {

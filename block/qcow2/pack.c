@@ -18,7 +18,7 @@
 
 /* ---- writing the file ---- */
 
-/* The free end of a cluster with streams, behind which a whole cluster was written. */
+/* The free end of a cluster with streams, after the file has continued in the next cluster. */
 struct pack_hole {
 	uint64_t at;
 	uint64_t left;

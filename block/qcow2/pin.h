@@ -37,7 +37,7 @@ struct qcow2_pin {
 void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN_ID_BYTES]);
 /* Read a committed pin from the file, beside the process that has the image open for writing.
  * fd: the source image, open for reading. name: for errors.
- * Returns 0; -ENOENT: the image has no such pin; -EINVAL, -EIO: damaged. Any thread. */
+ * Returns 0; -ENOENT: the image has no such pin; -EINVAL: its tables are damaged; -errno. Any thread. */
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES],
 	struct qcow2_pin *ret, struct err *e);
 /* Make a pin with the disk's content of the existing snapshot `snapshot`, which may be deleted afterwards. See

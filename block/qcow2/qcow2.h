@@ -1,4 +1,4 @@
-/* qcow2: the header, new images and checks, for tools. Reads and writes: block.h. Format:
+/* qcow2: the header, new images, copies, checks and repairs. Reads and writes: block.h. Format:
  * block/qcow2/format.h, docs/qcow2.md. */
 #ifndef CAIRN_BLOCK_QCOW2_QCOW2_H
 #define CAIRN_BLOCK_QCOW2_QCOW2_H
@@ -13,7 +13,7 @@
 struct block;
 struct err;
 
-/* A parsed header; every field is within the format and the limits. */
+/* A header that qcow2_header_parse() has checked, except for the place of bitmaps. */
 struct qcow2_header {
 	uint32_t version;
 	uint32_t cluster_bits;
@@ -104,8 +104,9 @@ int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struc
  * false only. h is updated. Returns 0 or -errno. */
 int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e);
 int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
-/* Set the version, 2 or 3. A downgrade requires that no feature of v3 is in use. It unmaps zero
- * clusters that have no host cluster, if the image has no backing file. Returns 0 or -errno. */
+/* Set the version, 2 or 3; clears the compatible features. A downgrade unmaps zero clusters that have no host cluster,
+ * if the image has no backing file. It fails if other zero clusters are left, if an incompatible feature is in use, or
+ * if refcounts have other than 16 bits. Returns 0 or -errno. */
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);
 
 struct qcow2_snapshot_info {
@@ -153,8 +154,9 @@ enum qcow2_repair {
 	QCOW2_REPAIR_LEAKS = 1, /* lower refcounts that are too high */
 	QCOW2_REPAIR_ALL = 2,	/* count references anew; invalid entries become zeros */
 };
-/* Repair the image and check it again into *c. Clear the dirty and corrupt bits if no corruption is
- * left, even if leaks are. A power cut at any point leaves the image no worse than before. Synchronous. h is updated.
+/* Repair the image and check it again into *c. Clear the dirty and corrupt bits if this check finds no corruption and
+ * has no error, even if leaks are left. A power cut at any point leaves the image no worse than before. Synchronous.
+ * h is updated.
  * fd: open for writing, locked by the caller.
  * Returns 0 if the repair ran (*c has the remaining faults); -errno. */
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,

@@ -2,13 +2,14 @@
  *
  * Order, each group durable before the next. A power cut in between leaves the image no worse than
  * before:
- *    1 clear stray flags, replace entries that point outside the file by zeros, clear COPIED
- *      where a cluster has several users
- *    2 count references, write new refcounts (table and blocks) to unused clusters
+ *    1 walk the maps and count references: clear stray flags and replace invalid entries by zeros; then clear COPIED
+ *      where a cluster has not exactly one user
+ *    2 write new refcounts (table and blocks) to unused clusters
  *    3 set the new table's offset in the header: one sector
  *    4 set COPIED where a cluster has one user
  *    5 clear the dirty and corrupt bits, if a check finds nothing but leaks
- * Leaks alone are repaired in place, by lowering refcounts. */
+ * Leaks alone are repaired in place, by lowering refcounts, unless the image has the dirty bit and all is to be
+ * repaired. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"

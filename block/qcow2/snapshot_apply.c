@@ -39,7 +39,7 @@ struct apply {
 	struct snapshot_op o;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	uint64_t l1_offset, disk_bytes;
-	uint32_t from; /* number of entries of the snapshot's L1 that map the disk; entries behind them are not read */
+	uint32_t from; /* number of entries of the snapshot's L1 that map the disk; those behind them are not used */
 	uint8_t *buf;
 	uint64_t buf_bytes;
 	struct counter count;

@@ -1,4 +1,4 @@
-/* Creates a snapshot. qcow2_snapshot_freeze() does no I/O: later writes of the guest do not change the snapshot. A task
+/* Creates a snapshot. qcow2_snapshot_freeze() does no I/O; the guest's later writes do not change the snapshot. A task
  * increments refcounts in the background and then waits for commit or abort. qcow2_snapshot_begin() is open and freeze
  * in one call.
  *

@@ -1,6 +1,6 @@
-/* The mark: the dirty bit is set while a snapshot is created, deleted or applied. Opening a marked
- * image for writing after a crash repairs it before anything is written: refcounts that are too high are
- * lowered, and the bit is cleared. QEMU does the same. Images of version 2 have no dirty bit. */
+/* The mark: the dirty bit is set while a snapshot is created, changed, deleted or applied. Opening a marked
+ * image for writing after a crash repairs it before anything else is written, if it has only leaks: refcounts that are
+ * too high are lowered, and the bit is cleared. QEMU repairs it, too. Images of version 2 have no dirty bit. */
 #include "base/err.h"
 #include "base/log.h"
 #include "block/qcow2/snapshot_impl.h"

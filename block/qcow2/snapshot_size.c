@@ -148,7 +148,7 @@ static int own_slice(struct own *o, uint64_t table)
 	return r;
 }
 
-/* Returns the offset of table `index`; 0: there is none. */
+/* Returns the offset of the current table; 0: there is none, or its offset is invalid. */
 static uint64_t own_table(const struct own *o)
 {
 	const struct qcow2 *q = o->o.task.q;

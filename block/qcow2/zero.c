@@ -1,5 +1,5 @@
-/* Discard and write-zeroes. For whole clusters, only their map entries change. Freed clusters lose their
- * reference after the next commit. */
+/* Discard and write-zeroes. For whole clusters, only their map entries change, except with a raw data file, and for
+ * zeros in an image of version 2 with a backing file. Freed clusters lose their reference after the next commit. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -53,8 +53,8 @@ static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	return r;
 }
 
-/* Handle a part of a cluster, or an image without zero flags: skip what reads as zeros already, and
- * write zeros to the other bytes. */
+/* Handle a part of a cluster, or a range that no map entry can zero: ignore a discard; else skip what reads as zeros
+ * already, and write zeros to the other bytes. */
 static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct extent x;

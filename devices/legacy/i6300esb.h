@@ -3,9 +3,9 @@
  * behaviour that the datasheet leaves open, QEMU's hw/watchdog/wdt_i6300esb.c.
  *
  * Two stages count down one after the other. The end of the first does not interrupt the guest (as
- * in QEMU); the end of the second sends DEV_EVENT_WATCHDOG and stops the watchdog until the guest
- * enables it again. Only time in which the VM runs counts, not time in which it is paused, nor the
- * time between a snapshot and a revert to it. */
+ * in QEMU); the end of the second sends DEV_EVENT_WATCHDOG, if the guest has not disabled the output,
+ * and stops the watchdog until the guest enables it again. Only time in which the VM runs counts, not
+ * time in which it is paused, nor the time between a snapshot and a revert to it. */
 #ifndef CAIRN_DEVICES_LEGACY_I6300ESB_H
 #define CAIRN_DEVICES_LEGACY_I6300ESB_H
 

@@ -15,7 +15,7 @@ struct pci_host {
 	struct pci_host_config config;
 	uint64_t next32, next64; /* first free byte of each window */
 
-	pthread_mutex_t lock; /* protects the configuration space of all functions */
+	pthread_mutex_t lock; /* the config lock; protects address, reset_control and all configuration spaces */
 	uint32_t address;     /* port 0xCF8 */
 	uint8_t reset_control;
 	struct pci_function *functions[PCI_SLOTS];

@@ -278,8 +278,8 @@ static bool status_is_possible(const struct virtio_dev *v)
 	return !(v->status & VIRTIO_STATUS_FEATURES_OK) || features_are_acceptable(v);
 }
 
-/* Load the registers. Refuse a state of a device that offered other features than this one (another block size,
- * another version). Only configuration bytes that the driver can write come from the state; the others come from the
+/* Load the registers. Refuse a state of a device that offered other features than this one (for example a read-only
+ * disk). Only configuration bytes that the driver can write come from the state; the others come from the
  * machine. */
 static int load_registers(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {

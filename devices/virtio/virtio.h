@@ -3,8 +3,8 @@
  * the guest; a device (virtio_blk, …) implements it.
  *
  * Threading: v->lock guards everything. Registers are handled on vCPU threads, doorbells on
- * v->loop. queue_run, quiesce and the config hooks are called with the lock held; quiesce may wait
- * on a condition variable with it. Lock order: PCI config → v->lock → msix, INTx. DEV_EVENTs are
+ * v->loop. The functions of virtio_ops are called with the lock held; quiesce may wait on a condition
+ * variable with it. Lock order: PCI config → v->lock → msix, INTx. DEV_EVENTs are
  * sent with the lock held. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_H
@@ -42,7 +42,8 @@ struct virtio_ops {
 	uint16_t id; /* virtio device type */
 	uint32_t class_code; /* PCI class code */
 	/* Serve queue q, after its doorbell or a pause. The queue may be empty. Never called on a stopped or paused
-	 * device. Handles at most about two rings full per call, then calls virtio_queue_kick() for the rest. */
+	 * device. Does a bounded amount of work per call; the rest is served later, for example after
+	 * virtio_queue_kick(). */
 	void (*queue_run)(struct virtio_dev *v, unsigned q);
 	/* Wait until nothing is in flight. NULL: nothing is in flight between calls. */
 	void (*quiesce)(struct virtio_dev *v);
@@ -115,8 +116,8 @@ void virtio_queue_interrupt(struct virtio_dev *v, unsigned q);
 /* Make the loop call queue_run. Any thread; needs no lock. */
 void virtio_queue_kick(struct virtio_dev *v, unsigned q);
 void virtio_kick_all(struct virtio_dev *v);
-/* Report a protocol violation by the driver: set NEEDS_RESET, send a config interrupt and one
- * event. sentence: a constant. */
+/* Report a protocol violation by the driver: set NEEDS_RESET, send a config interrupt (if DRIVER_OK is set) and an
+ * event. Does nothing if the device has reported one since its reset. sentence: a constant. */
 void virtio_fault(struct virtio_dev *v, const char *sentence);
 
 /* ---- for transports (lock held) ---- */

@@ -165,7 +165,7 @@ static bool request_error(struct blk_request *r, int error, uint8_t *ret_status)
 	return true;
 }
 
-/* Report an error that belongs to no request of the guest. */
+/* Report an error that the block layer reports in addition to the results of requests. */
 static void disk_on_error(struct block_listener *l, int error, const char *why)
 {
 	struct virtio_blk *b = container_of(l, struct virtio_blk, listener);
@@ -473,7 +473,8 @@ static void blk_features_set(struct virtio_dev *v)
 	blk_update_write_through(container_of(v, struct virtio_blk, v));
 }
 
-/* Save held requests by their descriptor index. All other requests are still in the ring. */
+/* Save held requests by their descriptor index. All other requests that the guest waits for are still in
+ * the ring. */
 static void blk_save(struct virtio_dev *v, struct state_writer *w)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);

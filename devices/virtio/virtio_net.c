@@ -21,8 +21,7 @@
 
 #define QUEUE_SIZE 256
 #define MTU_DEFAULT 1500
-/* Largest frame: 64 KiB of IP that a tap or user network segments later, with Ethernet and VLAN
- * headers. */
+/* Largest frame: 64 KiB of IP that is not segmented, with Ethernet and VLAN headers. */
 #define FRAME_MAX (65536 + 18)
 
 enum { RX = 0, TX = 1 };
@@ -50,7 +49,7 @@ struct virtio_net {
 	_Atomic bool link_up;
 	bool user; /* tap_fd is a socket, not a tap */
 
-	/* used on the loop only: */
+	/* used on the loop only, with v.lock held (a reset clears tx_blocked on any thread): */
 	int tap_fd; /* -1: none, or lost */
 	struct loop_watch *watch; /* watch of the tap */
 	bool rx_wanted;	 /* the guest has buffers, so wait for frames */

@@ -3,9 +3,9 @@
  *
  * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES, so checksum and segmentation requests pass through
  * unchanged. A SOCK_SEQPACKET socket with the same header in each packet may replace the tap; the process at its other
- * end then completes checksums and segments TCP over IPv4. The device sends that process packets of 4 bytes with the
- * flags of TUNSETOFFLOAD: the offloads that the process may leave to the guest in the frames that it sends (none
- * before the first such packet). Without tap or socket the link is down, and frames from the guest are dropped.
+ * end then completes checksums and accepts unsegmented TCP over IPv4. The device sends that process packets of 4 bytes
+ * with the flags of TUNSETOFFLOAD: the offloads that the process may leave to the guest in the frames that it sends
+ * (none before the first such packet). Without tap or socket the link is down, and frames from the guest are dropped.
  *
  * Threading: the interface's loop serves rings and tap. Call virtio_net_new() before that loop's
  * thread starts and the device's free() after it has ended. */

@@ -32,7 +32,7 @@
 #define NET_F_STATUS (1ULL << 16)
 
 /* Check a header that a guest with these features sent before a frame of frame_bytes, and write to
- * ret the part that the host's kernel may see. Returns false when the frame must be dropped. */
+ * ret the part that the tap or socket gets. Returns false when the frame must be dropped. */
 bool net_header_parse(const uint8_t raw[NET_HEADER_BYTES], uint64_t frame_bytes, uint64_t features,
 	uint8_t ret[NET_HEADER_BYTES]);
 

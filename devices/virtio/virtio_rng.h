@@ -8,7 +8,7 @@ struct err;
 struct pci_host;
 
 /* Create the device.
- * name: "rng0"; copied. slot: -1: first free.
+ * name: "rng0"; copied. slot: 0 or -1: first free.
  * Free it through its ops. Returns 0 or -errno. */
 int virtio_rng_new(struct dev_host *h, struct pci_host *p, const char *name, int slot,
 	struct device **ret_dev, struct err *e);

@@ -82,7 +82,7 @@ bool virtqueue_notify_enable(struct virtqueue *q);
 bool virtqueue_notify_enable_beyond(struct virtqueue *q, uint16_t known);
 
 void virtqueue_save(const struct virtqueue *q, struct state_writer *w);
-/* Load the fields and check all that does not depend on features; q stays disabled.
+/* Load the fields and check the queue's size; q stays disabled.
  * *ret_enabled: the caller has to call virtqueue_resume() with the features.
  * Returns 0 or -EINVAL. */
 int virtqueue_load(struct virtqueue *q, struct state_reader *r, bool *ret_enabled);
