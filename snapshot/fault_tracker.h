@@ -16,7 +16,7 @@
  *  rewind        in a pause, with drained devices: drops what was written since the last reset; a RAM reader
  *                supplies it again on access. Its time depends on what is dropped.
  *
- * A write causes a fault the first time after a reset, and none afterwards. I/O that began before
+ * A write causes a fault the first time after its block was protected, and none afterwards. I/O that began before
  * arming may write without a fault; therefore devices are drained for a reset. (I/O that begins
  * before preprotect has made its blocks dirty already, and they stay dirty.)
  *
@@ -30,7 +30,7 @@
  *
  * Threads: the tracker's own thread answers faults. arm, preprotect, save_next and save_end run on
  * one worker thread; reset_dirty, hold, save_begin, rewind and stop on the main thread; free on the main thread, or
- * on the worker thread if arm failed. */
+ * on the worker thread if arm or the first preprotect failed. */
 #ifndef CAIRN_SNAPSHOT_FAULT_TRACKER_H
 #define CAIRN_SNAPSHOT_FAULT_TRACKER_H
 
@@ -55,7 +55,7 @@ struct fault_tracker_config {
 	const struct ram_view *view; /* ram is this private view; borrowed; NULL: ram is a shared mapping of ram_fd */
 	struct ram_reader *ram_reader; /* borrowed; NULL: missing memory is zeros */
 	/* Limit for the old content that waits for save_next(). Above it, threads for which may_wait() is true (vCPUs)
-	 * wait. Other threads never wait; a disk's thread must not, because the caller of save_next() may wait for
+	 * wait. Other threads do not wait; a disk's thread must not, because the caller of save_next() may wait for
 	 * it. */
 	uint64_t aside_max_bytes;
 	bool (*may_wait)(void *opaque, int tid);
@@ -106,12 +106,12 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
 /* Returns true if the tracker may still read blocks from its RAM reader. Any thread. */
 bool fault_tracker_loads(const struct fault_tracker *t);
 
-/* Start a save right after fault_tracker_reset_dirty() or fault_tracker_hold(), in the same pause. It first
- * protects again what late answers to faults have made writable.
+/* Start a save right after fault_tracker_reset_dirty() or fault_tracker_hold(), in the same pause. Also protects
+ * again what late answers to faults have made writable.
  * wanted: the blocks to save; copied. */
 void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *wanted);
 /* Get the next block. Blocks whose old content was copied aside come first. Untouched blocks, which are zeros, are
- * skipped.
+ * skipped (not in a view).
  * buf: VMSTATE_BLOCK_BYTES for its content.
  * Returns 1; 0 at the end; -errno if a block's old content is lost and the save is void. */
 int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf);

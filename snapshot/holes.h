@@ -1,11 +1,13 @@
-/* holes: finds the holes of a memfd or another file. Reading a memfd's through a mapping would allocate them. */
+/* holes: finds the holes of a memfd or another file. Reading a memfd's holes through a mapping would allocate pages for
+ * them. */
 #ifndef CAIRN_SNAPSHOT_HOLES_H
 #define CAIRN_SNAPSHOT_HOLES_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* State of an ascending walk. An offset below the last one starts a new walk. */
+/* State of a walk with ascending offsets. To go back to a lower offset, begin a new walk: set data_from and data_to
+ * to 0. */
 struct holes {
 	int fd; /* borrowed; -1: everything is data */
 	uint64_t bytes;

@@ -13,7 +13,7 @@
 /* Number of blocks that a fault reads at once: at first, and at most. */
 #define RUN_MIN_BLOCKS 2u
 #define RUN_MAX_BLOCKS 16u
-/* Number of blocks per background read; a fault waits for such a read. */
+/* Maximum number of blocks per background read outside the working set; a fault waits for such a read. */
 #define RUN_BACKGROUND_BLOCKS 8u
 /* The working set is sorted in groups of this many blocks, which are needed at about the same time.
  * Ascending blocks allow larger reads. */
@@ -27,11 +27,11 @@ struct ram_reader {
 	/* pieces of crcs that were read; a piece is read when one of its blocks is needed */
 	struct bitmap known;
 	struct bitmap loaded;
-	/* room for WORKING_SET_BLOCKS_MAX: first the nfirst known blocks, then the faulting ones */
+	/* room for WORKING_SET_BLOCKS_MAX: first the nfirst blocks of config.first, then the faulting ones */
 	uint32_t *working_set;
-	uint32_t nworking_set, nfirst, at; /* at: the background reader's position among the known blocks */
+	uint32_t nworking_set, nfirst, at; /* at: the background reader's position among the nfirst blocks */
 	struct bitmap noted;	       /* blocks in working_set */
-	uint64_t next;		   /* the background reader's position behind the known blocks */
+	uint64_t next;		   /* the background reader's position in RAM, once it has read those blocks */
 	uint64_t expected, window; /* the next block if faults ascend, and the number of blocks to read then */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;

@@ -24,8 +24,9 @@ struct ram_reader_config {
 	/* Called once, on the tracker's thread, when a block cannot be read or put in place. It must
 	 * stop all vCPUs and prevent their resume, because the block is then filled with zeros. */
 	void (*failed)(void *opaque, const struct err *e);
-	/* Called once, on the tracker's thread, when every block is in place or nobody needs the
-	 * rest; the store is not read again. NULL: not wanted. */
+	/* Called at most once, on the tracker's thread, when every block is in place or the tracker ends; the
+	 * store is not read again. Not called if fault_tracker_rewind() replaces the RAM reader before. NULL: not
+	 * wanted. */
 	void (*complete)(void *opaque);
 	void *opaque;
 };

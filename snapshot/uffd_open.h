@@ -1,4 +1,4 @@
-/* uffd: a userfaultfd that is opened before privileges are dropped. One instance serves a VM's
+/* uffd_open: opens a userfaultfd before privileges are dropped. One instance serves a VM's
  * memory for the process's life; the tracker registers memory with it. */
 #ifndef CAIRN_SNAPSHOT_UFFD_OPEN_H
 #define CAIRN_SNAPSHOT_UFFD_OPEN_H

@@ -1,7 +1,8 @@
 /* disk_call: runs a function on a disk's own thread, where its struct block lives, while the caller
  * waits.
  *
- * Threading: any thread except a disk's own; the thread blocks until the result is there. */
+ * Threading: any thread except a disk's own; the thread blocks until the result is there, except in the functions
+ * whose names end in _start. disk_call_return() is for the disk's thread. */
 #ifndef CAIRN_VMM_MACHINE_DISK_CALL_H
 #define CAIRN_VMM_MACHINE_DISK_CALL_H
 

@@ -127,8 +127,8 @@ int machine_reset(struct machine *m, struct err *e);
 /* Do the part of machine_pause() that follows the stop of the vCPUs: stop the guest's clock and pause the devices.
  * Called alone before the vCPUs' threads exist. */
 void machine_hold(struct machine *m);
-/* Free the RAM reader and the fault tracker, and close the saved state that memory is paged in from: its content no
- * longer matches guest memory. */
+/* Free the RAM reader and the fault tracker, close the saved state that memory is paged in from, and clear base_id:
+ * guest memory is about to be cleared, replaced or freed. */
 void machine_forget_memory(struct machine *m);
 /* Reset every device to power-on state; vCPUs and memory are unchanged. */
 void machine_reset_devices(struct machine *m);

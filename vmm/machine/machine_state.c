@@ -247,7 +247,7 @@ static int device_load(struct device *d, struct state_section *s, struct err *e)
 
 /* ---- saving the whole state ---- */
 
-/* Present only when the guest's file systems are frozen by its agent. The restoring side has to
+/* Present only if the guest's file systems may be frozen by its agent (agent_owes_thaw()). The restoring side has to
  * thaw them. */
 #define FROZEN_SECTION "frozen"
 

@@ -1,6 +1,6 @@
 /* machine_state: the state of a paused machine except RAM and disks, as sections of the VM state:
- * "machine", "cpu", "vcpu" × n, "irqchip" × 3, "pit", "clock", one for each device, and "frozen" when the
- * guest's file systems are frozen.
+ * "machine", "cpu", "vcpu" × n, "irqchip" × 3, "pit", "clock", one for each device, and "frozen" if the
+ * guest's file systems may be frozen.
  *
  * Threading: main thread, while the machine is paused (machine_pause()), except machine_state_check(). */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_STATE_H

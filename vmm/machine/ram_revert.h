@@ -38,7 +38,7 @@ int ram_revert_look(struct ram_revert *v, struct machine *m, struct vmstate_stor
  * devices. Returns as ram_revert_look(). */
 int ram_revert_settle(struct ram_revert *v, struct err *e);
 /* Replace the blocks. If these are all blocks, clear all of memory first. The log then counts from this state. Returns
- * 0 or -errno; then memory is inconsistent. */
+ * 0; -errno: memory is inconsistent. */
 int ram_revert_apply(struct ram_revert *v, struct err *e);
 void ram_revert_done(struct ram_revert *v);
 

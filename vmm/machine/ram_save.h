@@ -1,8 +1,8 @@
 /* ram_save: copies memory while the guest runs, for VM processes without userfaultfd. The copy goes in rounds: each
  * round copies the blocks that were written since they were copied last (vmm/kvm/dirty_log.h). When few are left, or
  * after RAM_SAVE_ROUNDS_MAX rounds, the caller pauses the VM: the copy has the memory as of that pause. The
- * remaining blocks are copied last. A guest that writes faster than the rounds copy is slowed down
- * (vmm/kvm/throttle.h).
+ * remaining blocks are copied last. If the guest writes more than half as many blocks as a round copies, it is slowed
+ * down (vmm/kvm/throttle.h).
  *
  *     ram_save_begin()
  *     do copy what ram_save_next() returns

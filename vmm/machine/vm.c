@@ -22,9 +22,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Bound of the queue from other threads to the main thread. Events that stop the VM come at most
- * once per stop and vCPU, so half of the queue is reserved for them. A guest can repeat the other
- * events at any rate; those are dropped when the other half is full. */
+/* Bound of the queue from other threads to the main thread. Half of the queue is reserved for faults, for events that
+ * may stop the VM, and for the watchdog's. A guest can repeat the other events at any rate; those are dropped when the
+ * other half is full. */
 #define QUEUE_MAX 256
 #define QUEUE_KEPT_FOR_STOPS 128
 /* Minimum interval between two progress events of long-running work. */
@@ -577,7 +577,7 @@ void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const 
 	event_send(vm, &ev);
 }
 
-/* Pause the VM permanently: the RAM reader could not read a block. */
+/* Pause the VM until a reset or a revert: the RAM reader could not read a block. */
 static void memory_loss_handle(struct vm *vm, const struct queued *q)
 {
 	vm->memory_lost = true;

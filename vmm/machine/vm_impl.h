@@ -43,7 +43,7 @@ struct vm {
 	int restore_fd; /* -1 once machine_restore() has taken it */
 	bool hint_hostname; /* set the guest's host name when the VM runs */
 	bool time_passed; /* time has passed since the state was saved: set the guest's clock when the VM runs */
-	bool memory_lost; /* part of the saved memory could not be read: the VM must not run again */
+	bool memory_lost; /* part of the saved memory could not be read: the VM must not run before a reset or a revert */
 	pthread_mutex_t lock; /* protects the queue and generation */
 	struct queued *queue;
 	unsigned nqueued, generation;
@@ -52,14 +52,14 @@ struct vm {
 	/* Long-running work and its progress. */
 	const char *work;
 	unsigned work_live; /* 0: requests are refused meanwhile; 1: the guest may run; 2: and may be reset */
-	bool reset_pending; /* the guest asked for a reset during the work */
+	bool reset_pending; /* a reset that the guest or the watchdog asked for waits for the work's end */
 	/* Back-off for a guest that resets again and again. */
 	struct backoff resets;
 	struct loop_timer *reset_timer;
 	unsigned reset_generation;
 	bool reset_delayed;
-	/* A user asked for a shutdown, by button or agent: poweroff then ends the VM, whatever
-	 * on_poweroff says. */
+	/* A user asked for a shutdown, by button or agent: a poweroff then ends the VM, even if on_poweroff is
+	 * restart. */
 	bool off_asked;
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
@@ -70,8 +70,9 @@ struct vm {
 
 /* Set the phase and send the event. detail: NULL: none. */
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);
-/* Run the machine. After a restore or a revert, thaw file systems that were frozen in the saved state, then set the
- * guest's clock. In a new clone, also set the guest's host name (vm_config.hint_hostname). */
+/* Run the machine. For the first time after a restore, a revert or a handover, thaw file systems that were frozen in
+ * the loaded state, then set the guest's clock. In a new clone, also set the guest's host name
+ * (vm_config.hint_hostname). */
 void vm_guest_run(struct vm *vm);
 /* Discard the events that are queued. */
 void vm_generation_next(struct vm *vm);

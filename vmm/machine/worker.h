@@ -1,4 +1,4 @@
-/* worker: one thread for long or blocking work: saving, restoring, dumping. Created before the
+/* worker: one thread for long or blocking work, such as saves, snapshots and dumps. Created before the
  * sandbox is sealed; sleeps until work is submitted. */
 #ifndef CAIRN_VMM_MACHINE_WORKER_H
 #define CAIRN_VMM_MACHINE_WORKER_H

@@ -15,7 +15,7 @@ struct err;
 struct loop;
 
 struct clone_disks_ops {
-	/* Called once for the request that was begun with seq. */
+	/* Called once for the request that was begun with seq, unless clone_disks_free() is called before. */
 	void (*done)(void *opaque, uint64_t seq, int r, const struct err *e);
 	/* Reports progress in bytes from time to time. key: as in the request. */
 	void (*progress)(void *opaque, uint32_t key, uint64_t done, uint64_t total);

@@ -6,13 +6,13 @@
  *
  * Otherwise the disk is copied. The first copy is made in one of three ways, the further copies from the first:
  *   share   the file system shares blocks between files: clone the file in the pause, at no cost
- *   freeze  qcow2 on other file systems: freeze the content in the pause by an internal snapshot
- *   that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
+ *   freeze  qcow2 on other file systems, and each flat copy (fork_disk.flat): freeze the content in the pause by an
+ *   internal snapshot that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
  *   vmsnap_recover() deletes the snapshot
  *   stand   raw images, and qcow2 images that cannot hold a snapshot (narrow refcounts, an external data file): copy
  *   in the pause
  *
- * Threading: the worker's thread, except fork_disks_check(). */
+ * Threading: the worker's thread, except fork_disks_check() and fork_disks_done(), which run on the main thread. */
 #ifndef CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
 #define CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
 
@@ -68,18 +68,18 @@ struct fork_disks {
 	struct fork_progress *progress;
 };
 
-/* Check that the fds belong to the machine's disks, and fill in the list. Main thread. Returns 0 or
- * -EINVAL. */
+/* Check that the fds belong to the machine's disks, and fill in the list. Returns 0 or -errno. */
 int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e);
 /* Choose how each disk is copied (enum fork_disk_way), open the snapshots that freeze disks, and add each disk's part
  * to d->progress. The guest runs. Returns 0 or -errno. */
 int fork_disks_prepare(struct fork_disks *d, struct err *e);
 /* Freeze or copy each disk's content. The guest is paused. Returns 0 or -errno. */
 int fork_disks_freeze(struct fork_disks *d, struct err *e);
-/* Start to commit the pins, so that the disks' threads write while the caller copies memory. The guest runs again. */
+/* Start to commit the pins, so that the disks' threads write while the caller copies memory. The guest may run
+ * again. */
 void fork_disks_commit(struct fork_disks *d);
 /* Complete all copies and overlays, flush them to stable storage, and delete the hidden snapshots; after an error,
- * delete the pins, too. The guest runs again. Call after fork_disks_freeze() in every case.
+ * delete the pins, too. The guest may run again. Call after fork_disks_freeze() in every case.
  * r: the result so far. Returns r, or -errno. */
 int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
 /* Fill in how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */

@@ -10,8 +10,8 @@
  *   2 pauses the VM, saves the machine's state
  *   3 stops the disks' threads and settles the
  *     images: from here on it writes nothing
- *   4 sends VM_MSG_CONFIG with all fds: images,  -->  builds the machine on the fds, opens the
- *     memory, taps, log, listening socket             images without a write, loads the state
+ *   4 sends VM_MSG_CONFIG with the fds: images,  -->  builds the machine on the fds, opens the
+ *     memory, state, taps, listening socket, …        images without a write, loads the state
  *   5                                            <--  answers: ready, or an error
  *   6 sends VM_MSG_GO and calls _exit()          -->  7 accepts on the listening socket, runs the guest
  *

@@ -2,12 +2,12 @@
  * devices at one instant. The first qcow2 disk holds the VM state and the snapshot tree.
  *
  * Snapshot of a running VM: while the guest runs, memory is write-protected: all of it for the first snapshot, later
- * the pages dirtied since the last one. In the pause the devices are drained and saved, each disk's content is frozen,
- * and pages dirtied since are protected again. Then the guest runs on, and the worker writes memory as of the pause.
- * Without userfaultfd, the worker copies memory in rounds while the guest runs (vmm/machine/ram_save.h), and the pause
- * ends the last round.
+ * the pages dirtied since the last one. In the pause the devices are drained and saved, pages dirtied meanwhile are
+ * protected again, and each disk's content is frozen. Then the guest runs on, and the worker writes memory as of the
+ * pause. Without userfaultfd, the worker copies memory in rounds while the guest runs (vmm/machine/ram_save.h), and the
+ * pause follows the last round.
  * The next snapshot shares all memory that was not dirtied since with this one; after a revert, with the snapshot that
- * was reverted to, whether its memory is loaded yet or not.
+ * was reverted to, whether its memory is loaded yet or not. With huge pages, nothing is shared.
  *
  * Threading: main thread; done() runs on it, unless the function fails. One operation at a time;
  * others get -EBUSY. Functions return 0 or -errno. */

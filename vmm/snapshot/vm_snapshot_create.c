@@ -439,7 +439,7 @@ static void vm_freeze(struct work *w)
 	worker_submit(j->worker, j->m->host.loop, &j->work);
 }
 
-/* ---- write: on the worker's thread; the guest runs ---- */
+/* ---- write: on the worker's thread; the guest runs unless x->stands is set ---- */
 
 /* Sleep as the rate limit requires, in short steps, to notice a cancellation. */
 static void rate_wait(const struct create_job *x)

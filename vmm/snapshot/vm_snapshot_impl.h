@@ -38,7 +38,7 @@ bool vmsnap_disk_has_parts(const struct machine *m, unsigned i);
 int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e);
 /* Open the first disk and its tree. Returns 0 or -errno. */
 int vmsnap_open(struct machine *m, struct machine_disk **ret_d, struct tree *ret_t, struct err *e);
-/* Find a node of a tree by name or id. Returns 0 or -ENOENT. */
+/* Find a visible node of a tree. name: its name or id; "": the current snapshot. Returns 0 or -ENOENT. */
 int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, struct err *e);
 /* Fill in the information for clients; own_bytes is unknown. */
 void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_info *i);
@@ -46,7 +46,7 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 /* Begin a long-running job (vm_work_begin()).
  * bytes: size of the struct, zeroed, that begins with its vmsnap_job; the caller sets done and
  * opaque.
- * Returns NULL with an error when other work is in progress or memory is short. */
+ * Returns NULL with an error if vm_work_begin() refuses or memory is short. */
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Begin a job that is also possible on a crashed VM that was kept. */
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
