@@ -67,8 +67,9 @@ static int name_check(const struct vm *source, const char *name, struct err *e)
 
 /* ---- the clones' files ---- */
 
-/* Choose a path beside the source's image. If the image's name begins with the source's name, that part is replaced:
- * web1-data.qcow2 of web1 becomes NEW-data.qcow2. Any other name becomes NEW-vda.qcow2. */
+/* Choose a path beside the source's image. If the image's name begins with the source's name, and no letter or digit
+ * follows, that part is replaced: web1-data.qcow2 of web1 becomes NEW-data.qcow2. Any other name becomes the disk's id
+ * and format behind NEW, such as NEW-vda.qcow2. */
 static int path_beside(const struct definition_disk *d, const char *old, const char *new, const char *ext,
 	char ret[PATH_MAX], struct err *e)
 {

@@ -2,8 +2,9 @@
  * process writes the VM's state into a memfd. The clones start from that state and share its pages until they write to
  * them.
  *
- * A clone's disk is an overlay where that is possible: it reads the source's image as of the instant of the fork or of
- * the snapshot (vmm/snapshot/fork_disks.h, api/vm/pins.h). Other disks are copied.
+ * A clone's writable disk is an overlay where that is possible: it reads the source's image as of the instant of the
+ * fork or of the snapshot (vmm/snapshot/fork_disks.h, api/vm/pins.h). Other writable disks are copied. Clones share the
+ * source's read-only disks.
  *
  * The clones are a batch (api/jobs/batch.h): the job makes all of them or none. Each is defined before its process
  * starts. Threading: the daemon's loop. */
@@ -22,13 +23,13 @@ struct fork_opts {
 	const char *name;
 	unsigned count; /* 0: one clone with the given name; else that many, named NAME-1, NAME-2, … */
 	bool paused, hint_hostname;
-	bool isolated; /* copy all disks, so that the clones' processes get no writable image of another VM */
+	bool isolated; /* copy all writable disks, so that the clones' processes get no writable image of another VM */
 	const char *snapshot; /* name or id; the VM may be off. NULL: clone the VM's present state */
 };
 
 /* Start the job. Its result: count, first, last (names), pause, total (both in ns), ram-bytes-written, the members of
- * job_put_tracking(), forwards-left-out, and disks: for each writable disk its id and whether the clones got an overlay
- * or a copy.
+ * job_put_tracking(), forwards-left-out (if there are any), and disks: for each writable disk id, made ("overlay" or
+ * "copy"), the reason for a copy, and the bytes that the first clone's file occupies.
  * Returns 0; -errno, and then nothing was created: a name is in use, or the VM cannot be cloned. */
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);

@@ -128,7 +128,7 @@ static const char *any_file(const struct definition *def)
 	return def->kernel ? def->kernel : def->initrd;
 }
 
-/* Return the folder of the VM's files; NULL: it has none. */
+/* Return the content of IMPORTED_FILE: the folder of the VM's files. The caller owns it. NULL: the VM has no files. */
 static struct json_object *folder_of(const struct definition *def)
 {
 	const char *file = any_file(def);

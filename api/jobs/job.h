@@ -1,5 +1,5 @@
-/* job: long-running work on a VM. A command starts it and returns its id, events report its progress, and its result
- * stays until a client dismisses it, within bounds of number and age.
+/* job: long-running work on a VM. A command, which returns the job's id, or a policy starts it, events report its
+ * progress, and its result stays until a client dismisses it, within bounds of number and age.
  *
  * The status words are those of QMP's jobs. A job that succeeds passes through created, running, waiting, pending and
  * concluded; a job that fails through created, running, aborting and concluded. Dismissing makes it null. A job owns
@@ -59,7 +59,8 @@ struct job {
 	bool failed;
 	struct err e;
 	struct json_object *result; /* NULL: none */
-	/* Ask the work to stop; the implementation then calls job_fail(). NULL: the job cannot be cancelled now. */
+	/* Ask the work to stop; the implementation then calls job_fail(), unless the work is done first. NULL: the job
+	 * cannot be cancelled now. */
 	void (*cancel)(struct job *j);
 	/* Handle a progress event of the VM's process or offline process. NULL: if unit is "bytes", the event's values
 	 * become the job's progress. */
@@ -114,17 +115,18 @@ struct job *job_find(struct vm_host *host, const char *id);
 int job_cancel(struct job *j, struct err *e);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
-/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`; the event log tells them. No new
- * job gets the id of a job in the event log. Call it after jobs_load(). */
+/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`; the event log tells them. No
+ * generated id will be that of a job in the event log. Call it after jobs_load(). */
 void jobs_recover(struct vm_host *host);
 /* Make the VM's lost job of that type its owner again, under the old id, because its work continues. Without such a
  * job, create a new one. Returns as job_new(). */
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
-/* Fail the jobs that are still `lost`. Call it when all VMs are adopted. */
+/* Fail the jobs that are still `lost` and not concluded, and emit the event of the end for each `lost` job. Call it
+ * when all VMs are adopted. */
 void jobs_settle(struct vm_host *host);
 /* Drop concluded jobs that are too old or too many. */
 void jobs_trim(struct vm_host *host);
-/* Free all jobs at the daemon's end; running ones continue in the VMs' processes. */
+/* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues. */
 void jobs_free(struct vm_host *host);
 /* Load the jobs that earlier daemons concluded. file: the content of jobs.json; borrowed; NULL: none. */
 void jobs_load(struct vm_host *host, struct json_object *file);

@@ -153,7 +153,7 @@ static void rename_find(void *opaque, const char *folder)
 
 	if (store_check_vm(host->store, folder, NULL) < 0)
 		return; /* written by a newer Cairn */
-	store_settle(host->store); /* an upgrade of older files may still be writing into the old folder */
+	store_settle(host->store); /* an upgrade of the files loaded above may still be writing into the folder */
 	if (old && name && !strcmp(name, folder))
 		r = rename_step(host, old, name, &e);
 	else

@@ -12,7 +12,8 @@ struct vm_observer;
 
 extern const struct vm_observer restart_process_observer;
 
-/* Begin the job. call: answered with the job's id once the request for the handover or the save was sent.
+/* Begin the job. call: answered with the job's id once the request for the handover or the save was sent, or the job
+ * has failed before that.
  * Returns 0; -errno, and then the caller keeps call. */
 int restart_process(struct vm *vm, const char *job_id, struct call *call, struct err *e);
 /* Start the VM, because the job's managed save is on stable storage. If a client's start already waits for the save,

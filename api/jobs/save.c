@@ -169,8 +169,8 @@ int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, 
 	return r;
 }
 
-/* Answer the call, if there is one, with the job's id: the request to save was sent, so the save continues even if this
- * daemon dies. */
+/* Answer the call, if there is one, with the job's id. If the job goes on, the request to save was sent before, so the
+ * save continues even if this daemon dies. */
 static void begin_answer(const struct save_wait *w)
 {
 	struct json_object *o;

@@ -1,8 +1,9 @@
 /* save: the job that saves a VM's state into a file: one that the caller opened, or the managed save in the VM's
  * folder, from which the next start continues.
  *
- * The VM's process writes managed.save.tmp. When the process has ended with its state on disk, this daemon or the next
- * renames the file to managed.save. A start renames it to managed.save.used, and removes it once the VM runs.
+ * For a managed save, the VM's process writes managed.save.tmp. When the process has ended with its state on disk, this
+ * daemon or the next renames the file to managed.save. A start renames that file to managed.save.used, and removes it
+ * once the VM runs.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SAVE_H
 #define CAIRN_API_JOBS_SAVE_H
@@ -26,7 +27,8 @@ enum save_then {
 
 /* Save into a file. fd: borrowed; a regular, empty file opened O_RDWR. job_id: NULL: generated. Returns 0 or -errno. */
 int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
-/* Save into the VM's folder. call: answered with the job's id once the request to save was sent; NULL allowed.
+/* Save into the VM's folder. call: answered with the job's id once the request to save was sent, or the job has ended
+ * before that; NULL allowed.
  * Returns 0; -errno, and then the caller keeps call. */
 int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct call *call,
 	struct job **ret_j, struct err *e);

@@ -26,7 +26,7 @@ int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims v
 	const struct job_name *name, struct job **ret_j, struct err *e);
 
 /* Delete the snapshots that choose() marks, children first. The job owns the VM from before choose() is called, so no
- * other operation changes the snapshots. Type and result as for snapshot_delete().
+ * other operation changes the snapshots. Type and result as for snapshot_delete(), but the result has no name.
  * opaque: borrowed until the job concludes. */
 int snapshot_delete_where(struct vm *vm,
 	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
@@ -44,8 +44,8 @@ struct snapshot_revert {
 /* Revert to a snapshot. If the snapshot has memory, an active VM reverts in its process, and a VM that is off is
  * started; a VM whose process is preserved after a crash or is being stopped gets a new process.
  * If the snapshot has no memory, or with disks_only, the job stops the VM first and leaves it off, unless `then`
- * requests a start. The job's result: name, id, stopped, state. With look_only, the expected values of these, and
- * memory-lost and disks-lost (ids). */
+ * requests a start. The job's result: name, id, stopped, state; pause (in ns) and the members of job_put_tracking(), if
+ * memory was loaded. With look_only: the expected name, id, stopped and state; memory-lost; disks-lost (ids). */
 int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,
 	struct job **ret_j, struct err *e);
 

@@ -48,7 +48,8 @@ int sysprep_check(struct err *e)
 			"omit --reset-identity and let the guest's cloud-init do the work");
 }
 
-/* Make a host name from a VM's name: everything except letters, digits and dots becomes a dash. */
+/* Make a host name from a VM's name: everything except letters, digits and dots becomes a dash. It is cut to
+ * HOSTNAME_MAX characters, begins with x instead of a dash or dot, and does not end with either. */
 static void hostname_make(const char *name, char ret[HOSTNAME_MAX + 1])
 {
 	size_t n = 0;

@@ -100,7 +100,7 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	}
 }
 
-/* Release the pins that the removed images read. Pins that remaining images read stay. */
+/* Release the pins that the listed images read, except read-only ones. A pin that another image reads stays. */
 static void overlays_forget(const struct undefine *u)
 {
 	bool any = false;

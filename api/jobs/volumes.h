@@ -1,7 +1,8 @@
 /* volumes: the files of a VM that undefine with --storage or --remove-all-storage may delete: the disks' top images and
- * their data files, if the VM writes to them and no other VM uses them, and only regular files; never backing files,
- * kernel or initrd. With --remove-all-storage for an imported VM: also every file in the import's folder that the
- * definition names and no other VM uses, then the folder. Threading: the daemon's loop. */
+ * their data files, if the VM writes to them and no other VM uses them, and only regular files. Backing files, kernel
+ * and initrd stay, except with --remove-all-storage for an imported VM: then every regular file in the import's folder
+ * that the definition names and no other VM uses is deleted, too, and then the folder.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_VOLUMES_H
 #define CAIRN_API_JOBS_VOLUMES_H
 
@@ -38,7 +39,8 @@ struct volumes {
 /* List a VM's volumes.
  * wanted:  array of disk ids or paths; NULL: all disks and everything in `folder`.
  * folder:  the import's folder; NULL: the VM was not imported.
- * Returns 0; -ENOENT: a wanted disk does not exist; -EBUSY: another VM, named in the error, uses a file. */
+ * Returns 0; -ENOENT: a wanted disk does not exist; -EBUSY: another VM uses a file. The error names that VM if all
+ * users who see `vm` also see it. */
 int volumes_of(const struct vm *vm, struct json_object *wanted, const char *folder, struct volumes *ret_v,
 	struct err *e);
 /* Free what the list owns, and empty it. */

@@ -40,8 +40,8 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_DUMP, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
 	{ VM_ASK_DUMP, BIT(VM_PRESERVED), VM_PRESERVED, VM_EMITS_NOTHING },
 	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
-	/* The next five rows only say where a request is legal: their next state applies only when the offline process
-	 * has reverted the disks. Otherwise the VM_SAW rows set the state. */
+	/* The next five rows say where a request is legal. vm_move() uses only the last one, when the offline process
+	 * has reverted the disks; otherwise the VM_SAW rows set the state. */
 	{ VM_ASK_PULL, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },
 	{ VM_ASK_PULL, LIVE, VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_SNAPSHOT, OFF, VM_SHUT_OFF, VM_EMITS_NOTHING },

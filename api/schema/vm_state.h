@@ -18,8 +18,8 @@ enum vm_state {
 	VM_STATE_COUNT,
 };
 
-/* Triggers of transitions. VM_ASK: a command's request. VM_SAW: the VM's process reports it, or the daemon observes
- * it. */
+/* Triggers of transitions. VM_ASK: a request, by a command, a policy or (VM_ASK_RESET) the guest. VM_SAW: the VM's
+ * process reports it, or the daemon observes it. */
 enum vm_trigger {
 	VM_ASK_START,
 	VM_ASK_START_PAUSED,
@@ -33,8 +33,8 @@ enum vm_trigger {
 	VM_ASK_UNDEFINE,
 	VM_ASK_RENAME,
 	VM_ASK_PULL,
-	VM_ASK_RESTART_PROCESS, /* without a handover: ends with VM_SAW_SAVED and VM_ASK_START */
-	VM_ASK_SAVE,	 /* ends with VM_SAW_SAVED or VM_SAW_ENDED */
+	VM_ASK_RESTART_PROCESS, /* without a handover: on success, VM_SAW_SAVED and then a start follow */
+	VM_ASK_SAVE,	 /* on success, VM_SAW_SAVED (a managed save) or VM_SAW_ENDED follows */
 	VM_ASK_DROP_SAVED,
 	VM_ASK_FORK,
 	VM_ASK_FORK_SNAPSHOT, /* live clones of a snapshot */
@@ -50,7 +50,8 @@ enum vm_trigger {
 	VM_SAW_ENDED,	  /* the VM ended in an orderly way, such as a shutdown of the guest */
 	VM_SAW_SAVED,	  /* the VM has a managed save, and its process has ended */
 	VM_SAW_CRASHED,	  /* the process ended in another way */
-	VM_SAW_TAKEN_BACK_RUNNING, /* a new daemon adopted the process, or learned of a start that state.json lacks */
+	/* a new daemon adopted the process or cannot query it, or learned of a start that state.json lacks */
+	VM_SAW_TAKEN_BACK_RUNNING,
 	VM_SAW_TAKEN_BACK_PAUSED,
 	VM_TRIGGER_COUNT,
 };

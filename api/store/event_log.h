@@ -1,6 +1,6 @@
 /* event_log: keeps the last events with their sequence numbers, in memory and on disk, so that a client that was
- * disconnected can read the events it missed. The log never assigns a number twice: after a kill it continues with the
- * next number, and after a boot of the host, which may follow a power cut, it skips numbers.
+ * disconnected can read the events it missed. So that no number is assigned twice, the log continues with the next
+ * number after a kill of the daemon, and skips numbers after a boot of the host, which may follow a power cut.
  *
  * events.jsonl has one event per line, as clients get it. A line {"boot":…} names the host's boot for the lines behind
  * it. A full file is renamed to events.old.jsonl. The log writes a line before clients see the event, but does not sync

@@ -158,7 +158,7 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 		r = store_lock(s->dir, &s->lock_fd, e);
 	if (!r) {
 		if (vm_path(s, "", "", path, NULL) == 0)
-			store_files_drop(path, DRAFT); /* drafts whose daemon ended before it reported them as stored */
+			store_files_drop(path, DRAFT); /* drafts whose daemon ended before it kept or dropped them */
 		r = store_writer_start(&s->writer, e);
 	}
 	if (r < 0) {
@@ -238,8 +238,8 @@ static int path_lift(struct store *s, const char *name, const char *path, struct
 	return 0;
 }
 
-/* Load and upgrade a file. name: as for store_unread_note(). Returns NULL if the file does not exist, is damaged, or
- * was written by a newer Cairn. */
+/* Load and upgrade a file. name: as for store_unread_note(). Returns NULL if the file does not exist, is damaged or
+ * unreadable, or was written by a newer Cairn. */
 static struct json_object *path_load(struct store *s, const char *name, const char *path)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -327,7 +327,8 @@ static void damaged_still(struct store *s, const char *name)
 		store_unread_note(&s->unread, name, path, false, "found at an earlier start");
 }
 
-/* Remove a folder without a definition: an earlier daemon ended while it created or removed the VM. */
+/* Remove a folder without a definition, unless it has a damaged one: an earlier daemon ended while it created or
+ * removed the VM. */
 static void leftovers_remove(struct store *s, const char *name)
 {
 	struct err e;
@@ -436,8 +437,8 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	store_writer_work(&s->writer, PENDING_SETTLE, path, NULL, w);
 }
 
-/* Write the marker, then the definition, so that a crash never leaves the definition without its marker. marker: NULL:
- * none. */
+/* Write the marker, then the definition, so that a killed daemon does not leave the definition without its marker.
+ * marker: NULL: none. */
 static int definition_put(struct store *s, const char *name, const char *text, const char *marker,
 	char definition[PATH_MAX], struct err *e)
 {

@@ -1,9 +1,10 @@
 /* store: reads and writes the state folder. Each VM has a folder with definition.json, state.json, log and end. Every
  * JSON file has a "version" and is replaced atomically. Formats: docs/state.md.
  *
- * A thread writes, in the order of the requests, because the daemon's loop must not wait for a disk. VMs' states are
- * written without completion; a newer state replaces a queued one of the same VM. Definitions, their removal and the
- * permissions are on stable storage before a client's call is answered; a struct store_work reports the completion.
+ * A thread writes most files, in the order of the requests, because the daemon's loop must not wait for a disk. VMs'
+ * states are written without completion; a newer state replaces a queued one of the same VM. When a client defines or
+ * undefines a VM or sets a permission, this is on stable storage before the call is answered; a struct store_work
+ * reports the completion.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_STORE_STORE_H
@@ -26,7 +27,7 @@ struct store_work {
 	void (*done)(struct store_work *w);
 	int r; /* 0; -errno, and then e is set */
 	struct err e;
-	/* Used by the store. */
+	/* Used by the store; the caller sets only loop. */
 	struct store_writer *writer;
 	struct loop *loop;
 	struct loop_task task;
@@ -54,8 +55,8 @@ void store_close(struct store *s);
  * A damaged file is renamed to *.damaged and logged; the other files are loaded. A file of an older version is upgraded
  * (store_version.h) and written again soon after; the old file is kept as *.vN. If a newer Cairn wrote one of a VM's
  * files, found() is not called for that VM, and the store does not change its files. A folder without a definition,
- * which a daemon left that ended while it created or removed a VM, is removed.
- * found: borrows the objects. state NULL: there is none, or it is damaged. */
+ * which a daemon left that ended while it created or removed a VM, is removed, unless it has a damaged definition.
+ * found: borrows the objects. state NULL: there is none, or it is damaged or unreadable. */
 void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 	struct json_object *definition, struct json_object *state), void *opaque);
 /* Call found() for each VM that could not be loaded because its definition is damaged or a newer Cairn wrote a file.
@@ -64,15 +65,16 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 	void *opaque);
 /* Check that a newer Cairn wrote no file of the VM. Returns 0; -ENOTSUP. */
 int store_check_vm(struct store *s, const char *name, struct err *e);
-/* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. Writing it then
- * fails. */
+/* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. store_put() then does
+ * not change the file, except with STORE_SOON, which does not check this. */
 bool store_is_newer(struct store *s, const char *file);
 /* Read a file beside the VMs' folder if a newer Cairn wrote the file. The caller owns the object, which is not
  * converted to this version. e: set with the object: why this Cairn does not change the file. Returns NULL if no newer
  * Cairn wrote the file. */
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
-/* Leave a loaded VM's files unchanged, as if a newer Cairn had written one of them, because a newer Cairn wrote `file`,
- * which lies beside the VMs' folder and names the VM. why: the reason, for errors. */
+/* Let store_check_vm() and store_each_unread() treat a loaded VM as if a newer Cairn had written one of its files,
+ * because a newer Cairn wrote `file`, which lies beside the VMs' folder and names the VM. The caller then removes the
+ * VM from the registry. why: the reason, for errors. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Rename to *.damaged a definition that is JSON but invalid. */
 void store_quarantine(struct store *s, const char *name, const char *why);
@@ -125,7 +127,7 @@ int store_remove(struct store *s, const char *name, struct store_work *w, struct
 int store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,
 	struct store_work *w, struct err *e);
 /* Load a JSON file. vm: as for store_put(). The caller owns the object. Returns NULL if there is no such file,
- * if it is damaged, or if a newer Cairn wrote it. */
+ * if it is damaged or unreadable, or if a newer Cairn wrote it. */
 struct json_object *store_load_file(struct store *s, const char *vm, const char *file);
 /* Remove a file. vm, d: as for store_put().
  * w: for STORE_WITH_WORK; may be set for STORE_SOON: w is done when the removal and all earlier changes, except

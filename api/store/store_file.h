@@ -12,7 +12,7 @@ struct err;
 
 /* Name of the folder, in a VM's folder, that holds the memory dumps. */
 #define DUMPS_FOLDER "dumps"
-/* Limit for a JSON file. The largest file is the table of permissions: 4096 entries, each with a name. */
+/* Limit for a JSON file. For example, the table of permissions may have 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 
 /* Lock the state folder by its file "lock", and write the daemon's pid to that file. *ret_fd: owned; closing it

@@ -48,7 +48,7 @@ static const struct kind {
 	{ "pins.json", 1, false, { NULL } },
 };
 
-/* Return the kind of the file. A file that is not in the table, such as a draft, has version 1. */
+/* Return the kind of the file. A file that is not in the table, such as a batch's (api/jobs/batch.h), has version 1. */
 static const struct kind *kind_of(const char *path)
 {
 	static const struct kind first = { "", 1, false, { NULL } };

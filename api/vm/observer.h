@@ -65,9 +65,9 @@ struct vm_observer {
 	/* A managed save is on stable storage or has failed. outcome: "saved" or the error. */
 	void (*save_over)(struct vm *vm, const char *outcome);
 
-	/* Hooks at the daemon's start. adopted: the daemon adopted the VM's process. start_lost: the adopted process
-	 * has no configuration, because the earlier daemon ended before it sent one. found_off: the daemon found no
-	 * process. */
+	/* Hooks at the daemon's start. adopted: the VM's process answered, and the daemon adopted it. start_lost: the
+	 * adopted process has no configuration, because the earlier daemon ended before it sent one. found_off: the
+	 * daemon found no process, or cannot connect to it. */
 	void (*adopted)(struct vm *vm, const struct vm_info *info);
 	void (*start_lost)(struct vm *vm);
 	void (*found_off)(struct vm *vm);

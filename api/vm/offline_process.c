@@ -213,7 +213,7 @@ static void waiters_run(struct waiter *list)
 	}
 }
 
-/* Continue without a process: start the next one if requests are queued, else free the object. */
+/* Continue without a process: start the next one if requests are queued, else free the object. Then run the waiters. */
 static void offline_next(struct offline_process *i)
 {
 	struct waiter *waiters = i->waiters;

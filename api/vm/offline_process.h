@@ -26,8 +26,8 @@ void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body,
 /* Start the offline process, able to copy `copiers` disks concurrently. While vm->operation.copiers is set, so can the
  * processes that replace it. The VM must have no offline process. */
 void offline_start_copiers(struct vm *vm, unsigned copiers);
-/* Have run() called when the offline process has ended and released the images. By then the VM may be gone or have
- * another offline process. run() is not called if the daemon ends first.
+/* Have run() called when the offline process has ended, or could not be started, and holds no image. By then the VM may
+ * be gone or have another offline process. run() is not called if the daemon ends first.
  * Returns false if there is no offline process; run is not called then. */
 bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
 /* Free the object and close its channel; the process then ends by itself. No callback follows. NULL allowed. */

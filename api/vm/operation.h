@@ -28,7 +28,8 @@ enum vm_operation_kind {
 	VM_OP_START,	    /* the VM process was spawned and has not answered, or is ending after a failed start */
 	/* The stop: struct vm_stop_op. */
 	VM_OP_STOP,
-	VM_OP_END, /* derived: the VM is off, but its process has not ended: a stuck one, or an earlier daemon's */
+	/* derived: the VM is off, but has a process: a start's (VM_OP_START), a stuck one, or an earlier daemon's */
+	VM_OP_END,
 	/* The owner: struct vm_operation. */
 	VM_OP_JOB,
 	VM_OP_SAVE,	    /* a save job */

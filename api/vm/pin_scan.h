@@ -1,6 +1,6 @@
 /* pin_scan: completes the list of pins (pins.h) from the disks of the VMs. The header of an overlay on a pin names the
  * pin, so a list that was lost or damaged can be built again from the overlays. Processes with the rights of the VMs'
- * definers (fork_as.h) read the headers, and of these no more than the name of the backing file.
+ * definers (fork_as.h) read the headers as far as the name of the backing file, and report only the pin.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PIN_SCAN_H
@@ -13,8 +13,8 @@ struct pin_scan_result {
 	unsigned unread; /* number of images that could not be read; then the next daemon scans again */
 };
 
-/* Read the images of all VMs and complete the list. Runs the loop for up to PIN_SCAN_TIMEOUT_NS. Stores a list
- * that has changed. */
+/* Read the images of all VMs, complete the list, and set whether it is complete. Runs the loop for about
+ * PIN_SCAN_TIMEOUT_NS at most. Stores the list if overlays were added or images could not be read. */
 #define PIN_SCAN_TIMEOUT_NS (10 * 1000000000ULL)
 void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret);
 

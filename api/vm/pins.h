@@ -25,14 +25,14 @@ struct vm_host;
 
 /* Load the list into host->pins. A damaged file is put aside. */
 void pins_load(struct vm_host *host);
-/* Whether overlays may be missing in the list: its file was missing or damaged, and no daemon has read all overlays
- * since (pin_scan.h). */
+/* Whether overlays may be missing in the list: its file was missing or damaged, or an earlier daemon stored it as
+ * incomplete, and this daemon has not read all overlays since (pin_scan.h). */
 bool pins_are_incomplete(const struct vm_host *host);
 /* Set whether the list has all overlays of this daemon's VMs. */
 void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
-/* Store the list. At return the file is in place, even if the daemon is killed then; on stable storage it is before any
- * work that is queued in the store afterwards is done. A failure is logged. */
+/* Store the list, unless a newer Cairn wrote the file. At return the file is in place, even if the daemon is killed
+ * then; it is on stable storage before any work that is queued in the store afterwards is done. A failure is logged. */
 void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */

@@ -46,7 +46,7 @@ struct vm_start_opts {
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
-	int state_fd;	 /* saved state to resume; taken. -1: none, but a managed save is still used */
+	int state_fd;	 /* saved state to resume; taken. -1: none; a managed save is used unless force_boot */
 	/* Called at once or from the loop. The VM may have ended again by then. May be NULL. */
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
@@ -57,7 +57,7 @@ struct vm_start_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE, or a VM_OP_START… */
 	struct vm_start_opts opts;
 	bool from_state;	 /* the VM resumes a saved state */
-	bool holds_save;	 /* the start uses or drops the managed save, now called SAVE_MANAGED_USED */
+	bool holds_save;	 /* the start uses or drops the managed save, and renames it to SAVE_MANAGED_USED */
 	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
 	struct err *failed;	 /* the error of a failed start whose process has not ended; else NULL */
 	struct vm *next;	 /* next VM in host->starts_wait */
@@ -173,7 +173,7 @@ void vm_save(struct vm *vm);
 void vm_load_state(struct vm *vm, struct json_object *state);
 
 struct vm_defined {
-	const struct definition *def; /* borrowed; completed with uuid and MAC addresses */
+	const struct definition *def; /* borrowed; on success completed with uuid and MAC addresses */
 	struct vm *vm; /* NULL: VM_VALIDATE of a new VM */
 	bool created; /* the VM did not exist before */
 	bool outdates; /* the VM has a managed save, which may not fit the new definition */
@@ -202,17 +202,19 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 
 /* ---- start and stop (vm_start.c, vm_life.c) ---- */
 
-/* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. */
+/* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. opts: copied;
+ * opts->state_fd: taken, also on errors. */
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_goes_on(struct vm *vm);
-/* Answer a failed start whose process has ended or is stuck; else do nothing. The answer may free the VM. */
+/* Answer a failed start, because its process has ended or is stuck. Does nothing without a failed start. The answer may
+ * free the VM. */
 void vm_start_over(struct vm *vm);
 /* Stop the VM's process without a guest shutdown. call: answered when the process has ended; NULL: none. */
 void vm_destroy(struct vm *vm, struct call *call);
 /* Call gone() once when the process has ended. Only the VM's owner operation may wait, so there is one callback. */
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void *opaque);
-/* Adopt the process that an earlier daemon started, if it still runs; else settle the state. */
+/* Begin to adopt the process that an earlier daemon started, if it still runs; else settle the state. */
 void vm_take_back(struct vm *vm);
 
 #endif

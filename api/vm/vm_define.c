@@ -105,7 +105,7 @@ static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
 		json_object_object_del(o, keys[i]);
 }
 
-/* Return the definition without the keys that do not change what the guest sees; the caller owns it. */
+/* Return the definition without the keys that a managed save does not depend on; the caller owns it. */
 static struct json_object *machine_of(const struct definition *def)
 {
 	static const char *const own[] = { "title", "description", "hugepages", "on_poweroff", "on_reboot", "on_crash",

@@ -41,8 +41,8 @@ static void handover_end(struct vm *vm, int r, const struct vm_info *info, const
 
 /* ---- the successor ---- */
 
-/* Free the successor, which has ended before the VM was handed over. The VM's process notices that the socket pair is
- * closed, and reports the failure. */
+/* Free the successor, which has ended before the daemon learned that the VM was handed over. If the VM's process still
+ * has the VM, it notices that the socket pair is closed, and reports the failure. */
 static void successor_gone(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;

@@ -1,10 +1,11 @@
 /* vm_handover: gives a running VM a new process, to which the present one hands the VM over
  * (vmm/snapshot/vm_handover.h).
  *
- * The daemon starts the new process and sends the VM's process VM_MSG_HANDOVER. When that process ends after it
+ * The daemon starts the new process and sends the VM's process VM_MSG_HANDOVER. When that process exits after it
  * reported VM_REASON_HANDOVER, and did not report an end of the VM, the daemon connects to the VM's socket again. If
  * the new process serves the socket, it runs the VM; otherwise the daemon treats the VM as crashed. A daemon that
- * adopted the VM during the handover does the same. Threading: the daemon's loop. */
+ * adopted the VM during the handover does the same. (If a signal ends the VM's process meanwhile, the daemon that began
+ * the handover kills the new one.) Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_HANDOVER_H
 #define CAIRN_API_VM_VM_HANDOVER_H
 

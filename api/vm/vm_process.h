@@ -29,7 +29,7 @@ struct vm_process_end {
 struct vm_process_ops {
 	/* The process reports an event. May be NULL. */
 	void (*event)(void *opaque, const struct vm_event *ev);
-	/* The process has ended. Last callback: outstanding requests have failed before. */
+	/* The process has ended. This is the last callback; the outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
 	/* The process has not ended 5 s after vm_process_kill(), for example because it waits in the kernel for a disk
 	 * that does not answer. May be NULL. */
@@ -46,7 +46,8 @@ struct vm_process_paths {
 
 /* Answer to a request; borrowed. At most one member is set: the one for the request's type. On an error, only
  * `snapshot` may be set. The process is not trusted: vm_process has checked the counts of `snapshots` and `addresses`,
- * and has terminated and cleaned all texts except those of `info`. It has checked no other value. */
+ * and has terminated and cleaned all texts except those of `info` and the `msg` of `snapshot`. It has checked no other
+ * value. */
 struct vm_answer {
 	const char *note; /* text in a VM_MSG_REPLY that reports success, such as to VM_MSG_CONFIG; NULL: none */
 	const struct vm_info *info;		  /* answer to VM_MSG_QUERY */
@@ -60,7 +61,8 @@ struct vm_answer {
 #define VM_PROCESS_NO_TIMEOUT UINT64_MAX
 
 /* Spawn the program, connect to it and send the configuration.
- * c: borrowed, with its fds. done: gets the process's answer to the configuration, or a timeout after 30 s.
+ * c: borrowed, with its fds. done: gets the process's answer to the configuration, or an error as for
+ * vm_process_request(); the time limit is 30 s.
  * Returns 0; -errno, and then no callback comes. */
 int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct config *c,
 	const struct vm_process_ops *ops, void *opaque,
@@ -68,7 +70,8 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *p, const str
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
 /* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY in the message version that its end
- * file names. done: gets the answer.
+ * file names, or in VM_MSG_VERSION if there is no such file or this daemon does not know that version. done: gets the
+ * answer or an error.
  * Returns 0; -ENOENT: there is no process (a stale socket is removed); -errno. On errors no callback comes. */
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	const struct vm_process_ops *ops, void *opaque,
@@ -83,7 +86,8 @@ int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p,
 	struct vm_process **ret_p, int *ret_pair, struct err *e);
 /* Replace the callbacks for the events and the end of the process. */
 void vm_process_set_ops(struct vm_process *p, const struct vm_process_ops *ops, void *opaque);
-/* The successor has taken the VM over: connect to the VM's socket, and send VM_MSG_QUERY. done: gets the answer.
+/* The successor has taken the VM over: connect to the VM's socket, and send VM_MSG_QUERY. done: gets the answer or an
+ * error.
  * Returns 0; -errno, and then nothing has changed. */
 int vm_process_connect(struct vm_process *p, const struct vm_process_paths *paths,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -106,11 +110,11 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* Send SIGKILL. gone() follows; if it is late, stuck() comes first. */
+/* Send SIGKILL, if the pid is known. gone() follows; if it is late, stuck() comes first. */
 void vm_process_kill(struct vm_process *p);
 /* Send SIGKILL unless the process ends within that time. */
 void vm_process_kill_after(struct vm_process *p, uint64_t ns);
-/* Return the process id; -1: unknown, because an adopted process has sent no message yet. */
+/* Return the process id; -1: unknown, as long as an adopted process has sent no message. */
 pid_t vm_process_pid(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);

@@ -41,8 +41,8 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 		by->def->name);
 }
 
-/* Check that no other active VM uses the image, unless both only read it: two writers would destroy it. The image's
- * lock would refuse it as well, but cannot name the other VM.
+/* Check that no other active VM of the daemon's own user uses the image, unless both only read it: two writers would
+ * destroy it. The image's lock would refuse it as well, but cannot name the other VM.
  * st: fstat() of disk i's image. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
 {
@@ -94,8 +94,8 @@ struct start_hold {
 
 static void start_held(struct store_work *work);
 
-/* Rename the managed save to SAVE_MANAGED_USED before the VM resumes from it. The resumed guest changes its disks, so
- * the state must not be used a second time, even after a crash of the daemon or the host.
+/* Rename the managed save to SAVE_MANAGED_USED before the VM resumes from it or boots without it. The guest then
+ * changes its disks, so the state must not be used later, even after a crash of the daemon or the host.
  * Returns 1: c was taken, and start_held() continues the start; -errno. */
 static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 {
@@ -116,7 +116,7 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 
 /* Find out whether the start uses a managed save.
  * *ret_hold: the start resumes or drops the managed save. *ret_fd: set if the start resumes it; owned.
- * Returns 0; -ENOENT: the VM is saved, but the file is gone; -errno. */
+ * Returns 0; -ENOENT: the VM is saved, the file is gone, and the start is not to drop it; -errno. */
 static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
 {
 	struct store *s = vm->host->store;
@@ -139,8 +139,9 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	return 0;
 }
 
-/* Remove the managed save that the start has used or dropped; if the start failed, give the file its name back. The
- * removal needs no sync of its own: the VM's state is written to the same folder afterwards, which syncs the folder. */
+/* Remove the managed save that the start has used or dropped; if the start failed or has to wait again (used is false),
+ * give the file its name back. The removal needs no sync of its own: the VM's state is written to the same folder
+ * afterwards, which syncs the folder. */
 static void managed_release(struct vm *vm, bool used)
 {
 	struct store *s = vm->host->store;
@@ -218,7 +219,7 @@ static void start_fail(struct vm *vm, const struct err *e)
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
 	run_forget(vm);
-	/* A VM that sleeps stays asleep, and the next client wakes it. */
+	/* A VM that sleeps stays asleep, so that a client can wake it later. */
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
 	if (!vm_sleeps(vm))
 		snprintf(vm->reason, sizeof(vm->reason), "failed");
@@ -227,8 +228,8 @@ static void start_fail(struct vm *vm, const struct err *e)
 	start_answer(vm, -EREMOTEIO, e);
 }
 
-/* End the process of a failed start. vm_start_over() answers the start after the process has ended, so that a client
- * that then starts or undefines the VM finds neither the process nor its locks. */
+/* End the process of a failed start. vm_start_over() answers the start when the process has ended or is stuck, so that
+ * a client that then starts or undefines the VM normally finds neither the process nor its locks. */
 static void start_undo(struct vm *vm, int r, const struct err *e)
 {
 	vm->start.failed = must_alloc(malloc(sizeof(*e)));
