@@ -21,7 +21,7 @@
 
 #define LOOP_ENTRIES 64
 
-/* Objects that main() creates in this order and frees in the reverse order. */
+/* Objects that the process creates in this order. process_done() frees them. */
 struct process {
 	struct control *control;
 	struct vm_config cfg;
@@ -157,7 +157,7 @@ int main(int argc, char **argv)
 		return usage();
 	signal(SIGPIPE, SIG_IGN);
 	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
-	 * CPUs when two threads allocate at once. The data path does not allocate. */
+	 * CPUs when two threads allocate at once. The data path rarely allocates. */
 	mallopt(M_ARENA_MAX, 1);
 	if (!strcmp(argv[1], "--listen"))
 		status = control_new(fd, -1, false, &p.control, &p.cfg, p.fds, &p.nfds, &e);

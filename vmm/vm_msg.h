@@ -3,18 +3,18 @@
  * Transport: a SOCK_SEQPACKET Unix socket; base/channel.h frames and checks. Bodies are the structs
  * below: same machine, same architecture, fixed layout, no pointers. Strings are NUL-terminated
  * (the receiver forces the last byte).
- * A VM process outlives its daemon's upgrade, so VM_MSG_VERSION changes with any incompatible
- * change and with any new request, and a struct only grows at its end. A message of another version
- * is answered by a VM_MSG_REPLY of the receiver's version, whose header shows that version; then
- * the connection is dropped. cairnd speaks the versions from VM_MSG_VERSION_OLDEST on to the
- * processes that earlier daemons started (api/vm/vm_compat.h); a VM process speaks only its own.
+ * A VM process outlives its daemon's upgrade, so a release changes VM_MSG_VERSION for an incompatible change or a
+ * new request (unless vm_info announces it, as with hands_over), and a struct only grows at its end. A message of
+ * another version is answered by a VM_MSG_REPLY of the receiver's version, whose header shows that version; then the
+ * connection is dropped. cairnd speaks the versions from VM_MSG_VERSION_OLDEST on to the processes that earlier
+ * daemons started (api/vm/vm_compat.h); a VM process speaks only its own.
  *
  * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
  * one). The first request is VM_MSG_CONFIG, exactly once per process; a process that takes a VM over
  * gets it from the process that hands the VM over (vmm/snapshot/vm_handover.h). A later connection replaces
- * the earlier one and begins with VM_MSG_QUERY. Each request is answered with the same seq, by VM_MSG_REPLY or by the
- * type that is named below. Requests begin in order; one that takes long is answered when it is complete, possibly
- * after later ones. */
+ * the earlier one and begins with VM_MSG_QUERY. Unless its comment says otherwise, each request is answered with the
+ * same seq, by VM_MSG_REPLY or by the type that is named below. Requests begin in order; one that takes long is
+ * answered when it is complete, possibly after later ones. */
 #ifndef CAIRN_VMM_VM_MSG_H
 #define CAIRN_VMM_VM_MSG_H
 
@@ -103,7 +103,7 @@ enum vm_msg_type {
 	 * continues in its previous phase. ERR_UNSUPPORTED: this VM cannot be handed over, and was not paused. Only to
 	 * processes whose vm_info has hands_over. */
 	VM_MSG_HANDOVER = 34,
-	/* from the process that hands a VM over to the process that takes it over: no body; run the VM */
+	/* from the process that hands a VM over to the process that takes it over: no body; run the VM; not answered */
 	VM_MSG_GO = 35,
 	VM_MSG_TYPE_COUNT,
 };
@@ -147,7 +147,7 @@ enum vm_reason {
 enum vm_event_kind {
 	VM_EVENT_PHASE = 1,	 /* phase, reason, value, detail */
 	VM_EVENT_POWERDOWN,	 /* the power button was pressed */
-	VM_EVENT_RESET,		 /* value: 1 by the guest, 0 by request */
+	VM_EVENT_RESET,		 /* value: 1 by the guest or the watchdog, 0 by request */
 	VM_EVENT_GUEST_PANICKED, /* value: pvpanic's bits */
 	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, image_corrupt, detail: action */
 	VM_EVENT_NEEDS_RESET,	 /* device */
@@ -155,7 +155,7 @@ enum vm_event_kind {
 	VM_EVENT_SNAPSHOT_RECOVERED, /* value: enum vm_recovery; device: disk; detail: the snapshot's name */
 	VM_EVENT_GUEST_FROZEN, /* the VM was saved with frozen file systems, and no agent confirmed a thaw */
 	VM_EVENT_WATCHDOG,	 /* value: enum vm_watchdog_action, carried out next */
-	/* The guest resets in a loop: next reset in value ns; total: number of resets so far. */
+	/* The guest resets in a loop: next reset in value ns; total: number of resets in the back-off's window. */
 	VM_EVENT_RESET_DELAYED,
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
@@ -199,7 +199,7 @@ enum vm_exit {
 	VM_EXIT_PANICKED = 10,
 	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure, the watchdog's poweroff */
 	VM_EXIT_TIMEOUT = 12,	/* the guest did not shut down within the deadline */
-	VM_EXIT_KILLED = 13,	/* second SIGTERM or SIGINT */
+	VM_EXIT_KILLED = 13,	/* second SIGTERM, SIGINT or SIGHUP */
 };
 
 #define VM_NO_FD 0xffffu
@@ -573,8 +573,8 @@ extern const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT];
 /* Return a reason's name, such as "booted" or "guest panicked"; never NULL. */
 const char *vm_reason_name(enum vm_reason r);
 
-/* Check every field of a received configuration before anything is built from it, and force the
- * last byte of strings.
+/* Check a received configuration before anything is built from it, and set the last byte of strings
+ * to 0.
  * nfds: number of fds that came along.
  * Returns 0 or -EINVAL. */
 struct err;

@@ -32,7 +32,8 @@ static const struct {
 	{ { 0x48, 0x0f, 0x07 }, 3, ASSIST_SYSRET },
 };
 
-/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand. */
+/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand, or if ModRM does not
+ * extend the opcode by /1. */
 static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i)
 {
 	uint8_t modrm = cursor_u8(c), mod = modrm >> 6, rm = modrm & 7;

@@ -45,7 +45,7 @@ int dirty_log_stop(struct dirty_log *l, struct err *e);
 bool dirty_log_stays(const struct dirty_log *l);
 /* Add what was written since the last call to l->written.
  * more: gets a bit for each of these blocks as well; NULL: not wanted.
- * Returns 0; after an error, all blocks count as written. */
+ * Returns 0; -errno: all blocks count as written. */
 int dirty_log_collect(struct dirty_log *l, struct bitmap *more, struct err *e);
 /* Forget what was written. */
 void dirty_log_reset(struct dirty_log *l);
