@@ -5,8 +5,7 @@
  * of the user who imports. Archives are untrusted.
  *
  * Threading: struct queue connects two threads, a producer and a consumer. A struct sum belongs to one thread at a
- * time.
- * All other functions are for the main thread. */
+ * time. All other functions are for the main thread. */
 #ifndef CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 #define CAIRN_TOOLS_ARCHIVE_ARCHIVE_H
 
@@ -98,7 +97,7 @@ struct manifest {
 };
 
 void manifest_done(struct manifest *m);
-/* May a file in an archive have this name? */
+/* Return whether a file in an archive may have this name. */
 bool manifest_name_ok(const char *name);
 /* Returns the text of manifest.json; the caller frees it. */
 char *manifest_print(const struct manifest *m);

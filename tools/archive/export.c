@@ -1,4 +1,5 @@
-/* Export: one thread reads the files and computes checksums; the main thread compresses and writes. */
+/* Export: one thread reads the files and computes checksums; the main thread packs them. With zstd and gzip, further
+ * threads compress. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -294,8 +295,8 @@ static la_ssize_t gzip_take(struct archive *a, void *opaque, const void *buf, si
 	return -1;
 }
 
-/* Open the archive for writing. zstd compresses with libzstd's threads, gzip with those of gzip.c, on all
- * processors. */
+/* Open the archive for writing. zstd compresses with libzstd's threads, one for each processor; gzip with those of
+ * gzip.c. */
 static int output_open(struct exporter *x, int fd, const char *compress, int level)
 {
 	char text[48];

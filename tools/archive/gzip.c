@@ -1,7 +1,7 @@
-/* Parallel gzip: each MiB is a gzip member of its own, and readers treat all members as one stream (RFC 1952, 2.2). All
- * processors compress with libdeflate, which needs its whole input at once. At level 6 on one processor: 117 MB/s of
- * Debian's static libraries to 29.2 %, against 43 MB/s and 29.5 % with zlib and pigz; random bytes 123 against 65
- * MB/s. */
+/* Parallel gzip: each MiB is a gzip member of its own, and readers treat all members as one stream (RFC 1952, 2.2). Up
+ * to THREADS_MAX threads compress with libdeflate, which needs its whole input at once. At level 6 on one processor:
+ * 117 MB/s of Debian's static libraries to 29.2 %, against 43 MB/s and 29.5 % with zlib and pigz; random bytes 123
+ * against 65 MB/s. */
 #include "tools/archive/gzip.h"
 #include "base/cleanup.h"
 #include "base/file.h"

@@ -1,4 +1,4 @@
-/* gzip: compress a stream to an fd on all processors. */
+/* gzip: compress a stream to an fd on up to 16 processors. */
 #ifndef CAIRN_TOOLS_ARCHIVE_GZIP_H
 #define CAIRN_TOOLS_ARCHIVE_GZIP_H
 

@@ -34,7 +34,7 @@ static const int allowed[] = {
 	SCMP_SYS(sysinfo),
 };
 
-/* BLKGETSIZE64 and BLKSSZGET return the size of a block device; isatty() uses TCGETS. */
+/* BLKGETSIZE64 and BLKSSZGET return the sizes of a block device and of its sectors; isatty() uses TCGETS. */
 static const scmp_datum_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
 
 static const int in_folder[] = {

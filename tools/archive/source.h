@@ -28,8 +28,8 @@ struct source {
  * with a sentence. */
 int source_of_file(int fd, const char *name, struct source **ret, struct err *e);
 /* Open a snapshot, with its backing files merged into one image.
- * l: outlives the source; the thread that calls read() runs it. layers: their fds are taken on success. The snapshot
- * must not be deleted meanwhile; a VM may write to the disk.
+ * l: outlives the source; the thread that calls read() runs it. layers: their fds are taken on success, and may be
+ * closed on an error too. The snapshot must not be deleted meanwhile; a VM may write to the disk.
  * Returns 0; -errno with a sentence. */
 int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, const char *snapshot,
 	const char *name, struct source **ret, struct err *e);

@@ -7,7 +7,7 @@ struct cli;
 struct err;
 struct json_object;
 
-/* Options of all verbs that change a definition. */
+/* Options of the verbs that use change_make(). */
 #define CHANGE_OPTIONS                                                                              \
 	{ "config", NULL, "change the next start of the VM [default]" },                                    \
 	{ "live", NULL, "refused: the definition of a running VM does not change" },                                  \

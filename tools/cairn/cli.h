@@ -62,7 +62,7 @@ struct cli {
 struct verb {
 	const char *name, *group, *args;
 	const char *summary; /* NULL: the description of the first command in the schema */
-	const struct verb_option *options; /* the last element has a NULL name */
+	const struct verb_option *options; /* the last element has a NULL name; NULL: no options */
 	size_t min, max;		   /* number of positionals */
 	bool prints;			   /* accepts --format */
 	const char *completes;		   /* kind of words to complete: "vm", "file", "verb", ... or NULL */

@@ -45,7 +45,7 @@ struct multi_vm {
 	unsigned parallel;
 };
 
-/* Does the command line ask for several VMs or a dry run? For verbs that handle one VM themselves.
+/* Return whether the command line asks for several VMs or a dry run. For verbs that handle one VM themselves.
  * first: only the first positional names VMs. */
 bool multi_vm_is_meant(const struct cli *c, bool first);
 /* Choose the VMs that the command line names. Changes nothing.

@@ -20,7 +20,7 @@ void table_init(struct table *t, const char *const *heads, size_t columns);
 /* Add a row of as many strings as the table has columns. */
 void table_add(struct table *t, const char *const *cells);
 /* Print the table and free it. Each cell is a space, the text padded to the widest, and two spaces; the last cell is
- * not padded. A ruler follows the heads, and an empty line the rows. Widths are columns of a terminal, not bytes. */
+ * not padded. A ruler follows the heads, and an empty line the rows. Widths count code points, not bytes. */
 void table_finish(struct table *t, FILE *f);
 
 #define TIME_TEXT_BYTES 40
@@ -35,7 +35,7 @@ void label_print(FILE *f, const char *label, const char *fmt, ...)
 
 /* Returns the format; -1: unknown. */
 int output_format_parse(const char *name);
-/* Print an object in a format other than CLI_TABLE. In CSV, an array of objects becomes rows. */
+/* Print an object; CLI_TABLE prints JSON. In CSV, an array of objects becomes rows, and an object one row. */
 void output_print(FILE *f, enum cli_format format, struct json_object *o);
 /* Print CSV row by row.
  * columns: an object whose keys are the columns, in order. */

@@ -29,7 +29,7 @@ struct legal_vms {
 
 /* Read the rules of a command from the schema. Returns 0; -errno with a sentence. */
 int legal_vms_ask(struct cli *c, const char *command, struct legal_vms *ret, struct err *e);
-/* Is the state `word` in the list `states`, or the list empty? */
+/* Return whether the state `word` is in the list `states`, or the list is empty. */
 bool legal_states_have(const char *states, const char *word);
 
 #endif

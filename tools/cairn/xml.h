@@ -11,7 +11,7 @@ struct json_object;
 /* Maximum size of an XML file. */
 #define XML_FILE_MAX (1024 * 1024)
 
-/* Does this text look like XML? */
+/* Return whether this text looks like XML. */
 bool xml_is(const char *text, size_t len);
 
 /* Convert XML to a definition.

@@ -149,7 +149,7 @@ void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_
 /* Refuse a verb such as rebase or commit if the image has pins (docs/qcow2.md): a pin reads the clusters that it lacks
  * from the backing file, so its content would change. Returns 0 if the image has no pins; -EBUSY; -errno. */
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
-/* Is the name a URL such as "nbd://..." or "json:{...}" instead of a path? */
+/* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path. */
 bool img_has_protocol(const char *name);
 /* Open the image as a disk, run work() on it, and close it.
  * work: returns 0; -errno with a sentence.

@@ -9,7 +9,7 @@
 struct img_rate {
 	uint64_t bytes_per_second, begin_ns;
 };
-/* May the next bytes be copied now, after `done` bytes? */
+/* Return whether the next bytes may be copied now, after `done` bytes. */
 bool img_rate_allows(struct img_rate *r, uint64_t done);
 /* Returns how long the loop may sleep, in ns; UINT64_MAX: without limit. */
 uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
@@ -30,7 +30,7 @@ struct img_pack {
 	struct img_rate *rate;
 	struct img_progress *progress;
 };
-/* Compress a disk on all processors; the caller's thread reads and writes. Returns 0; -errno with a sentence. */
+/* Compress a disk on up to 64 processors; the caller's thread reads and writes. Returns 0; -errno with a sentence. */
 int img_pack(const struct img_pack *o, struct err *e);
 
 struct img_copy {

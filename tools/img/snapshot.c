@@ -1,4 +1,4 @@
-/* snapshot: manage the internal snapshots of an image that is not in use. */
+/* snapshot: manage the internal snapshots of an image. */
 #include "img.h"
 
 #include "base/cleanup.h"

@@ -35,7 +35,7 @@ bool frames_at_end(const struct frames *f); /* the VM has closed its end */
 const uint8_t *frames_read(struct frames *f, size_t *ret_len);
 
 /* Send a frame to the guest, at the latest by the next frames_push(): following TCP segments may be combined with it.
- * Up to 1000 packets or 4 MiB wait while the guest does not read; further packets are dropped. */
+ * At most 1000 packets and 4 MiB wait while the guest does not read; further packets are dropped. */
 void frames_write(struct frames *f, const void *frame, size_t len);
 void frames_push(struct frames *f);
 /* Send waiting frames, when the socket has room. */

@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Whether libslirp may get the frame. frame: begins with its Ethernet header; as in libslirp, it has no VLAN tag, so IP
- * begins at byte 14. */
+/* Return whether libslirp may get the frame. frame: begins with its Ethernet header; as in libslirp, it has no VLAN
+ * tag, so IP begins at byte 14. */
 bool loopback_filter_passes(const uint8_t *frame, size_t len);
 
 #endif

@@ -5,7 +5,8 @@
 
 struct err;
 
-/* Call after all files are open. Root becomes the user nobody. Returns 0; -errno with a sentence. */
+/* Call after all files are open. Root becomes the user nobody, unless its user namespace lacks that
+ * user. Returns 0; -errno with a sentence. */
 int slirp_sandbox(struct err *e);
 
 #endif

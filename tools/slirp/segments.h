@@ -16,7 +16,8 @@ struct segments {
 	uint8_t packet[PACKET_BYTES_MAX];
 };
 
-/* Append a segment. Returns false if the frame is no TCP segment with data, or does not follow the previous one. */
+/* Append a segment. Returns false if the frame is no TCP segment with data over IPv4 that can be combined, or does not
+ * follow the previous one. */
 bool segments_add(struct segments *s, const uint8_t *frame, size_t len);
 /* Take all segments. Returns one packet with its header, valid until the next segments_add(); NULL: none. */
 const uint8_t *segments_end(struct segments *s, size_t *ret_len);

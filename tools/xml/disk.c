@@ -1,6 +1,5 @@
 /* Read the disks and sort them like libvirt: by bus, in the order in which the buses appear in the text, then by
- * target.
- * The guest numbers the disks in this order. */
+ * target. The guest numbers the disks in this order. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

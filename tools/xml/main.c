@@ -1,9 +1,9 @@
 /* cairn-xml: convert libvirt's domain XML to a definition and back. `cairn` is linked statically and runs this program.
- * It reads standard input and writes standard output, and enters its sandbox before it reads a byte.
+ * It reads standard input, except for `elements`, after entering its sandbox, and writes standard output.
  *
  *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
  *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}
- *   elements   → all known elements and their treatment: path, tab, word, tab, why
+ *   elements   → all known elements and their treatment: path, word, attributes, why; separated by tabs
  *
  * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. */
 #include "tools/xml/domain.h"

@@ -167,8 +167,8 @@ static void print_source(struct writer *w, const char *path, bool block)
 		writer_leaf(w, "source", block ? "dev" : "file", path, NULL);
 }
 
-/* Print each backing file inside the one above; an empty element ends the chain. libvirt has no element for a backing
- * file with an external data file: then <metadata> holds the whole chain. */
+/* Print each backing file inside the one above; an empty element ends the chain. If a backing file has an external
+ * data file, prints nothing: then <metadata> holds the whole chain. */
 static void print_backing(struct writer *w, struct json_object *list)
 {
 	size_t n = list ? json_object_array_length(list) : 0;
