@@ -4,9 +4,11 @@
 #include "api/access/rights.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/dump.h"
+#include "api/jobs/flatten.h"
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
 #include "api/jobs/pin_release.h"
+#include "api/jobs/pull.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
@@ -92,7 +94,8 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, NULL };
+	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
+	&flatten_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 

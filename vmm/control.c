@@ -41,7 +41,7 @@ struct control {
 	uint64_t config_seq, work_seq;
 	bool handing_over; /* vm_handover() is in progress */
 	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
-	bool forking; /* the work in progress is a fork, of use only to the daemon that asked for it */
+	bool for_daemon; /* the work in progress is of use only to the daemon that asked for it: a fork or a pull */
 	struct { /* requests to delete pins: the one in progress and the next one */
 		bool under_way, waits;
 		uint64_t seq, next_seq;
@@ -75,7 +75,7 @@ static void peer_lost(struct control *c)
 	if (c->awaits_go)
 		_exit(VM_EXIT_FAILURE);
 	peer_drop(c);
-	if (c->forking)
+	if (c->for_daemon)
 		vm_work_cancel(c->vm, NULL);
 	if (c->vm && vm_machine(c->vm)->cfg.images_only)
 		vm_end(c->vm, VM_REASON_USER, 0, NULL);
@@ -275,15 +275,17 @@ static void create_done(void *opaque, const struct vm_snapshot_done *d)
 {
 	struct control *c = opaque;
 
-	c->forking = false;
+	c->for_daemon = false;
 	peer_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
 	pins_delete(c);
 }
 
 static void snapshot_done(void *opaque, const struct vm_snapshot_done *d)
 {
+	struct control *c = opaque;
 	struct err e = { .cls = d->cls };
 
+	c->for_daemon = false;
 	snprintf(e.msg, sizeof(e.msg), "%s", d->msg);
 	save_done(opaque, d->error, &e);
 }
@@ -419,9 +421,13 @@ static int snapshot_delete_request(struct control *c, struct channel_msg *m, str
 static int disk_pull_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_disk_pull *what = m->body;
+	int r;
 
 	TERMINATE(what->disk);
-	return vm_disk_pull(c->vm, c->worker, what, snapshot_done, c, e);
+	r = vm_disk_pull(c->vm, c->worker, what, snapshot_done, c, e);
+	/* The next daemon begins the pull again, because only a daemon can change the definition afterwards. */
+	c->for_daemon = c->for_daemon || !r;
+	return r;
 }
 
 /* ---- disks of clones; forks, pins and dumps ---- */
@@ -470,7 +476,7 @@ static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 		err_set(e, -EINVAL, ERR_INVALID, "a fork needs a file");
 	if (!r) {
 		m->nfds = 0; /* vm_fork() has taken the fds */
-		c->forking = true;
+		c->for_daemon = true;
 	}
 	return r;
 }

@@ -3,6 +3,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/batch.h"
+#include "api/jobs/flatten.h"
 #include "api/jobs/fork_files.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
@@ -36,9 +37,6 @@
 #define AT_ONCE_MAX 4
 #define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
-/* A disk with this many layers is copied: reads become slower with each layer, and a chain ends at
- * VM_DISK_LAYERS_MAX. */
-#define LAYERS_MAX 12
 
 struct clone {
 	struct fork *fork;
@@ -104,7 +102,7 @@ static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts
 		return "raw image";
 	if (opts->isolated)
 		return "isolated";
-	if (d->nlayers >= LAYERS_MAX)
+	if (d->nlayers >= VM_DISK_LAYERS_MAX)
 		return "too many layers";
 	if (strlen(d->layers[0].path) > VM_PIN_PATH_MAX)
 		return "path too long";
@@ -449,6 +447,8 @@ static struct json_object *disks_to_json(const struct fork *f)
 		o = json_object_new_object();
 		js_put_str(o, "id", f->clones[0].vm->def->disks[i].id);
 		js_put_str(o, "made", f->pinned[i] ? "overlay" : "copy");
+		if (f->pinned[i] && f->clones[0].vm->def->disks[i].nlayers > FLATTEN_LAYERS)
+			js_put_uint(o, "flattened-layers", f->clones[0].vm->def->disks[i].nlayers);
 		js_put_str(o, "reason", f->why_copied[i]);
 		js_put_uint(o, "bytes", f->made_bytes[w++]);
 		json_object_array_add(all, o);

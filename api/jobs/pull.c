@@ -6,6 +6,7 @@
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
+#include "api/vm/observer.h"
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
@@ -15,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -23,6 +25,7 @@
 #include <string.h>
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+#define AGAIN_NS 100000000ULL
 
 struct pull {
 	struct store_work work; /* done when the mark is on stable storage */
@@ -30,11 +33,13 @@ struct pull {
 	struct vm *vm;
 	struct vm_disk_pull body;
 	char *image; /* path of the disk's image; owned */
+	struct loop_timer *again; /* for a pull of an earlier daemon, which the process may still be ending; else NULL */
 	bool was_pending; /* the running definition differed from the next start's before the pull changed the latter */
 };
 
 static void pull_free(struct pull *p)
 {
+	loop_timer_free(p->again);
 	free(p->image);
 	free(p);
 }
@@ -138,6 +143,12 @@ static void pull_fail(struct pull *p, bool unchanged, const struct err *e)
 	pull_free(p);
 }
 
+/* Do nothing: the pull has not begun, and pull_begin() checks for the cancel. */
+static void pull_cancel_early(struct job *j)
+{
+	(void)j;
+}
+
 static void pull_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct pull *p = opaque;
@@ -145,6 +156,11 @@ static void pull_done(void *opaque, int r, const struct vm_answer *a, const stru
 	(void)a;
 	if (!r) {
 		definition_settle(p);
+		return;
+	}
+	if (p->again && r == -EREMOTEIO && e->cls == ERR_BUSY) {
+		p->job->cancel = pull_cancel_early;
+		loop_timer_arm(p->again, loop_now_ns() + AGAIN_NS);
 		return;
 	}
 	pull_fail(p, image_is_unchanged(r, e), e);
@@ -163,24 +179,21 @@ static void pull_cancel(struct job *j)
 	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancel_ignore, NULL);
 }
 
-/* Do nothing: the pull has not begun, and pull_begin() checks for the cancel. */
-static void pull_cancel_early(struct job *j)
+static void pull_begin(void *opaque)
 {
-	(void)j;
-}
-
-static void pull_begin(struct store_work *work)
-{
-	struct pull *p = container_of(work, struct pull, work);
+	struct pull *p = opaque;
 	struct err e;
 
-	if (p->job->cancelling) {
+	if (p->job->cancelling && !p->again) {
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s keeps its backing file", p->body.disk);
 		pull_fail(p, true, &e);
 		return;
 	}
 	p->job->cancel = pull_cancel;
 	snapshots_request(p->vm, VM_MSG_DISK_PULL, &p->body, sizeof(p->body), VM_PROCESS_NO_TIMEOUT, pull_done, p);
+	/* The job ends when the process has ended the pull of the earlier daemon. */
+	if (p->job->cancelling)
+		pull_cancel(p->job);
 }
 
 static int pull_check(const struct vm *vm, const char *disk, const struct definition_disk **ret, struct err *e)
@@ -204,24 +217,56 @@ static int pull_check(const struct vm *vm, const char *disk, const struct defini
 	return 0;
 }
 
+static void mark_stored(struct store_work *work)
+{
+	pull_begin(container_of(work, struct pull, work));
+}
+
+/* Begin the pull as job j, which owns the VM. */
+static struct pull *pull_start(struct vm *vm, const struct definition_disk *d, uint64_t rate, struct job *j)
+{
+	struct pull *p = must_alloc(calloc(1, sizeof(*p)));
+
+	*p = (struct pull){ .work = { .done = mark_stored, .loop = vm->host->loop }, .job = j, .vm = vm,
+		.body.rate_bytes_per_s = rate, .image = must_alloc(strdup(d->layers[0].path)) };
+	snprintf(p->body.disk, sizeof(p->body.disk), "%s", d->id);
+	j->cancel = pull_cancel_early;
+	/* The daemon may end during the pull, so the mark has to be stored before the process begins. */
+	pull_mark(vm, p->image, rate);
+	store_after(vm->host->store, &p->work);
+	return p;
+}
+
 int disk_pull(struct vm *vm, const char *disk, uint64_t rate, const struct job_name *name, struct job **ret_j,
 	struct err *e)
 {
 	const struct definition_disk *d = NULL;
-	struct pull *p;
 	int r = pull_check(vm, disk, &d, e);
 
 	if (!r)
 		r = job_new_named(vm, "blockpull", name, ret_j, e);
-	if (r < 0)
-		return r;
-	p = must_alloc(calloc(1, sizeof(*p)));
-	*p = (struct pull){ .work = { .done = pull_begin, .loop = vm->host->loop }, .job = *ret_j, .vm = vm,
-		.body.rate_bytes_per_s = rate, .image = must_alloc(strdup(d->layers[0].path)) };
-	snprintf(p->body.disk, sizeof(p->body.disk), "%s", d->id);
-	p->job->cancel = pull_cancel_early;
-	/* The pull may outlive this daemon, so the mark has to be stored before the process begins. */
-	pull_mark(vm, p->image);
-	store_after(vm->host->store, &p->work);
-	return 0;
+	if (!r)
+		pull_start(vm, d, rate, *ret_j);
+	return r;
 }
+
+/* Begin the pull of an earlier daemon again, as the same job. The process has ended it early, or finished it. */
+static void pull_resume(struct vm *vm, const struct vm_info *info)
+{
+	const char *image = pull_marked(vm);
+	const struct definition_disk *d = image ? disk_find(vm_live(vm), image) : NULL;
+	struct pull *p;
+	struct job *j;
+	struct err e;
+
+	(void)info;
+	if (!d || pull_check(vm, image, &d, &e) < 0 || job_take_back(vm, "blockpull", &j, &e) < 0)
+		return;
+	log_info("pull", "VM '%s': the pull of disk %s begins again as %s, because the daemon ended", vm->def->name, d->id,
+		j->id);
+	p = pull_start(vm, d, vm->pull_rate, j);
+	if (loop_timer_new(vm->host->loop, pull_begin, p, &p->again) < 0)
+		p->again = NULL;
+}
+
+const struct vm_observer pull_observer = { .adopted = pull_resume };

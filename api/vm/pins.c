@@ -291,6 +291,20 @@ bool pins_has_overlay(const struct vm_host *host, const char *path)
 	return host->pins && row_find(&host->pins->used, path);
 }
 
+static bool rows_have_image(const struct rows *l, const char *image)
+{
+	size_t i = 0;
+
+	while (i < l->n && strcmp(l->list[i].image, image))
+		i++;
+	return i < l->n;
+}
+
+bool pins_has_image(const struct vm_host *host, const char *path)
+{
+	return rows_have_image(&host->pins->used, path) || rows_have_image(&host->pins->due, path);
+}
+
 /* ---- pins to delete ---- */
 
 bool pins_are_due(const struct vm_host *host)

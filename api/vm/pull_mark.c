@@ -3,6 +3,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/util.h"
 #include "vmm/vm_msg.h"
 
 #include <string.h>
@@ -37,11 +38,17 @@ static bool has_backing(const struct definition *def, const char *image)
 	return false;
 }
 
-void pull_mark(struct vm *vm, const char *image)
+void pull_mark(struct vm *vm, const char *image, uint64_t rate_bytes_per_s)
 {
+	vm->pull_rate = rate_bytes_per_s;
 	if (has_backing(vm->def, image) && !is_marked(vm, image))
 		json_object_array_add(vm->pulling, json_object_new_string(image));
 	vm_save(vm);
+}
+
+const char *pull_marked(const struct vm *vm)
+{
+	return json_object_array_length(vm->pulling) ? image_at(vm, 0) : NULL;
 }
 
 void pull_unmark(struct vm *vm, const char *image)
@@ -83,8 +90,11 @@ static void mark_redefined(struct vm *vm)
 
 static void mark_put(const struct vm *vm, struct json_object *state)
 {
-	if (json_object_array_length(vm->pulling))
-		js_put(state, "pulling", json_object_get(vm->pulling));
+	if (!json_object_array_length(vm->pulling))
+		return;
+	js_put(state, "pulling", json_object_get(vm->pulling));
+	if (vm->pull_rate)
+		js_put_uint(state, "pull_rate", vm->pull_rate);
 }
 
 static void mark_load(struct vm *vm, struct json_object *state)
@@ -95,6 +105,7 @@ static void mark_load(struct vm *vm, struct json_object *state)
 		return;
 	json_object_put(vm->pulling);
 	vm->pulling = json_object_get(all);
+	vm->pull_rate = (uint64_t)MAX(js_get_int(state, "pull_rate", 0), 0);
 }
 
 const struct vm_observer pull_mark_observer = { .added = mark_added, .removed = mark_removed, .redefined = mark_redefined,

@@ -5,14 +5,19 @@
 #ifndef CAIRN_API_VM_PULL_MARK_H
 #define CAIRN_API_VM_PULL_MARK_H
 
+#include <stdint.h>
+
 struct vm;
 struct vm_config;
 struct vm_observer;
 
 /* Mark the disk of that image, if the definition names its backing files, and save. The mark is on stable storage when
  * work that is queued in the store afterwards is done. A definition that names no backing file for the image ends the
- * mark. */
-void pull_mark(struct vm *vm, const char *image);
+ * mark.
+ * rate_bytes_per_s: of the pull, 0: no limit; saved, too. */
+void pull_mark(struct vm *vm, const char *image, uint64_t rate_bytes_per_s);
+/* Return the path of a marked image; NULL: none. Borrowed until the marks change. */
+const char *pull_marked(const struct vm *vm);
 /* Remove the mark, because the image still has its backing files, and save. */
 void pull_unmark(struct vm *vm, const char *image);
 /* Set may_stand_alone of the marked disks in c, which was made from vm->def, and clear it for the others. */

@@ -77,6 +77,7 @@ enum vm_fact {
 	VM_FACT_FALLS_ASLEEP = 1 << 10, /* saved: the VM is being suspended or saved because it is idle */
 	VM_FACT_CONTINUES = 1 << 11, /* saved: the VM is being saved to be started at once (restart-process) */
 	VM_FACT_HANDS_OVER = 1 << 12, /* proc has reported VM_REASON_HANDOVER, and no other phase since */
+	VM_FACT_FLATTEN_TRIED = 1 << 13, /* a pull by api/jobs/flatten.c runs, or failed in this run of the VM */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM is over, and its process was told to end */
 };
 
@@ -114,6 +115,7 @@ struct vm {
 	struct vm_stop_op stop;
 	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
 	struct json_object *pulling;		 /* paths of the images with a mark (api/vm/pull_mark.h) */
+	uint64_t pull_rate;			 /* of the last pull, in bytes/s; 0: no limit */
 	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;

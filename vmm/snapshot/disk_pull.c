@@ -18,6 +18,7 @@ struct pull_job {
 	struct vmsnap_job j;
 	struct machine_disk *disk;
 	uint64_t rate_bytes_per_s;
+	bool had_backing; /* when the VM's process began */
 	uint8_t *buf;
 };
 
@@ -28,7 +29,7 @@ struct pull_call {
 	struct block_req req;
 	struct iovec iov;
 	uint64_t bytes;
-	bool write;
+	bool write, alone;
 };
 
 static void request_done(struct block_req *r, int res)
@@ -58,7 +59,9 @@ static int request(struct pull_job *p, bool write, uint64_t off, uint8_t *buf, u
 static void check_run(struct disk_call *c, struct block *b)
 {
 	struct pull_call *x = container_of(c, struct pull_call, c);
+	struct block_layer layers[BLOCK_LAYERS_MAX];
 
+	x->alone = block_layers(b, layers) == 1;
 	disk_call_return(c, block_pull_check(b, &x->bytes, &c->e), NULL);
 }
 
@@ -114,6 +117,9 @@ static int pull_all(struct pull_job *p, struct err *e)
 	uint64_t begun_ns = loop_now_ns();
 	int r = disk_call(p->disk, &check.c, e);
 
+	/* An earlier pull has finished, but the daemon ended before it learned of that. */
+	if (check.alone && p->had_backing)
+		return 0;
 	for (uint64_t off = 0; off < check.bytes && !r; off += CHUNK_BYTES) {
 		uint64_t len = MIN(CHUNK_BYTES, check.bytes - off);
 
@@ -161,6 +167,7 @@ int vm_disk_pull(struct vm *vm, struct worker *w, const struct vm_disk_pull *wha
 		return -EBUSY;
 	vm_work_set_live(vm, true);
 	p->disk = &m->disks[i];
+	p->had_backing = m->cfg.disks[i].nlayers > 1;
 	p->rate_bytes_per_s = what->rate_bytes_per_s;
 	p->j.done = done;
 	p->j.opaque = opaque;

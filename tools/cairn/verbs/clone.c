@@ -47,6 +47,19 @@ static void copies_print(struct json_object *list)
 	}
 }
 
+/* Print which disks the daemon flattens: until then, that job keeps the clone's snapshots and forks waiting. */
+static void flattened_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *d = json_object_array_get_idx(list, i);
+		int layers = (int)js_get_int(d, "flattened-layers", 0);
+
+		if (layers)
+			printf("flattened in the background: disk %s, which has %d layers; cairn jobs shows the progress\n",
+				js_get_str_or(d, "id", "?"), layers);
+	}
+}
+
 /* Print how the disks of live clones were made: "disks: vda overlay 192.0 KiB, vdb copy 2.0 MiB (raw image)". */
 static void disks_print(struct json_object *list)
 {
@@ -93,6 +106,8 @@ static int result_print(struct cli *c, struct json_object *o)
 		forwards_print(js_get_array(o, "forwards-left-out"));
 	if (c->format == CLI_TABLE && !option_flag(c, "verbose"))
 		copies_print(js_get_array(o, "disks"));
+	if (c->format == CLI_TABLE)
+		flattened_print(js_get_array(o, "disks"));
 	return CLI_OK;
 }
 

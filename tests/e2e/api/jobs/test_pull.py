@@ -158,15 +158,53 @@ def test_snapshots_prevent_pull(vm):
     vm.cairn("blockpull", "vm1", "vda")
 
 
-def test_killed_daemon_leaves_a_vm_that_starts(vm):
-    """The process ends the pull without the daemon, whose definition then has one backing file too many."""
+def pull_under_way(vm, bandwidth):
+    """Begin a pull, and wait until it has copied something. Return the job's id."""
+    id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", bandwidth, "--no-wait").stdout.strip()
+    vm.qmp().event("JOB_PROGRESS", id=id)
+    assert vm.kept("vm1")["pulling"] == [str(vm.tmp / "disk.qcow2")]
+    return id
+
+
+def test_next_daemon_begins_the_pull_again(vm):
+    """It is the same job, with the same rate."""
+    pid = vm.info("vm1")["pid"]
+    id = pull_under_way(vm, "8")
+    vm.stop(signal.SIGKILL)
+    assert vm.kept("vm1")["pull_rate"] == 8 * MIB
+    vm.start()
+    assert vm.info("vm1")["pid"] == pid
+    job, = vm.qmp().jobs()
+    assert (job["id"], job["type"], job["status"]) == (id, "blockpull", "running")
+    until(lambda: vm.qmp().jobs()[0]["status"] == "concluded")
+    assert "error" not in vm.qmp().jobs()[0]
+    stands_alone(vm)
+    until(lambda: vm.kept("vm1").keys().isdisjoint({"pulling", "pull_rate"}))
+    vm.cairn("destroy", "vm1")
+    same_content(vm)
+
+
+def test_pull_that_began_again_is_cancelled(vm):
+    id = pull_under_way(vm, "1")
+    vm.stop(signal.SIGKILL)
+    vm.start()
+    q = vm.qmp()
+    q.run("job-cancel", id=id)
+    until(lambda: q.jobs()[0]["status"] == "concluded")
+    assert "disk vda keeps its backing file" in q.jobs()[0]["error"]
+    until(lambda: "pulling" not in vm.kept("vm1"))
+    vm.cairn("blockpull", "vm1", "vda")
+    stands_alone(vm)
+
+
+@pytest.mark.parametrize("process", ["lives", "has ended"])
+def test_killed_daemon_leaves_a_vm_that_starts(vm, process):
+    """The process has finished the pull, but the daemon's definition has one backing file too many."""
     pid = vm.info("vm1")["pid"]
     files = [vm.state / "vms/vm1" / name for name in ("definition.json", "state.json")]
-    id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", "1", "--no-wait").stdout.strip()
-    q = vm.qmp()
-    q.event("JOB_PROGRESS", id=id)
-    assert vm.kept("vm1")["pulling"] == [str(vm.tmp / "disk.qcow2")]
+    id = pull_under_way(vm, "1")
     during_pull = [f.read_text() for f in files]
+    q = vm.qmp()
     q.run("job-cancel", id=id)
     q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
     until(lambda: "pulling" not in vm.kept("vm1"))
@@ -175,9 +213,14 @@ def test_killed_daemon_leaves_a_vm_that_starts(vm):
     vm.stop(signal.SIGKILL)
     for f, text in zip(files, during_pull):
         f.write_text(text)
+    if process == "lives":
+        vm.start()
+        assert vm.info("vm1")["pid"] == pid
+        until(lambda: "pulling" not in vm.kept("vm1"))
+        stands_alone(vm)
+        return
+    os.kill(pid, signal.SIGKILL)
     vm.start()
-    assert vm.info("vm1")["pid"] == pid
-    vm.cairn("destroy", "vm1")
     vm.cairn("snapshot-create-as", "vm1", "s1")
     vm.cairn("start", "vm1")
     assert str(vm.tmp / "base.raw") not in open_files(vm.info("vm1")["pid"])

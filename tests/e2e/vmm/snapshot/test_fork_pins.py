@@ -98,6 +98,11 @@ def img(*args, ok=0):
     return r
 
 
+def pins_in(path):
+    """Return the pins in the image of a running VM, also of an overlay on a pin, which QEMU cannot open."""
+    return [s["pin"] for s in json.loads(img("info", "-U", "--output", "json", path).stdout).get("snapshots", []) if "pin" in s]
+
+
 def test_clones_and_source_keep_their_own_content(vms, daemon, tmp_path):
     vms.start(vms.image("a.qcow2"), vms.image("b.qcow2"))
     for disk in (0, 1):
@@ -318,26 +323,126 @@ def test_four_generations_keep_their_content(vms, daemon, tmp_path):
     vms.holds("src", 0, 51)
 
 
-def test_deep_chain_is_copied(vms, daemon, tmp_path):
+# ---- long chains ----
+
+def chain(vms, n):
+    """Make a chain of n images with data in the lowest one. Return the disk of a definition."""
     below = []
-    for i in range(11):
+    for i in range(n):
         args = ["-F", "qcow2", "-b", below[0]["path"]] if below else []
         below.insert(0, vms.image(f"l{i}.qcow2", "64M", *args))
-    vms.start({**below[0], "backing": below[1:]})
+    subprocess.run(["qemu-io", "-c", "write -q -P 7 16M 32M", below[-1]["path"]], check=True)
+    return {**below[0], "backing": below[1:]}
+
+
+def layers(daemon, name):
+    (disk,) = json.loads(daemon.cairn("dumpjson", name).stdout)["disks"]
+    return 1 + len(disk.get("backing", []))
+
+
+def pulls(q, name):
+    return [j for j in q.run("query-jobs") if (j["type"], j["vm"]) == ("blockpull", name)]
+
+
+def stands_alone(vms, daemon, name):
+    """Check that a VM's process reads one image only, and that QEMU reads that image."""
+    pid = daemon.info(name)["pid"]
+    files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    assert [f for f in files if f.endswith(".qcow2")] == [str(vms.path(name))]
+    off(vms, daemon, name)
+    subprocess.run(["qemu-img", "check", "-q", vms.path(name)], check=True)
+    subprocess.run(["qemu-io", "-r", "-c", "read -q -P 7 16M 32M", vms.path(name)], check=True)
+    vms.boot(name)
+
+
+def test_clone_with_many_layers_is_flattened_in_the_background(vms, daemon, tmp_path):
+    disk = chain(vms, 11)
+    vms.start(disk)
     vms.write("src", 0, 1)
-    assert vms.made(vms.fork("c")) == {"vda": "overlay"}
+    assert vms.fork("c")["disks"][0].keys() == {"id", "made", "bytes"}
     vms.write("c", 8192, 2)
-    assert vms.made(vms.fork("d", source="c")) == {"vda": "copy"}
+    q = daemon.qmp()
+    said = daemon.cairn("clone", "--live", "c", "d", "--count", "2").stdout
+    assert said == ("Domain 'c' cloned 2 times, as 'd-1' to 'd-2'\n"
+                    "flattened in the background: disk vda, which has 13 layers; cairn jobs shows the progress\n")
     vms.write("c", 8192, 3)
-    vms.holds("d", 8192, 2)
-    vms.holds("d", 0, 1)
-    # The copy of an overlay reads the overlay's pin, too.
+    for name in ("d-1", "d-2"):
+        until(lambda: layers(daemon, name) == 1)
+        until(lambda: [j["status"] for j in pulls(q, name)] == ["concluded"])
+        assert "error" not in pulls(q, name)[0]
+    assert layers(daemon, "c") == 12 and not pulls(q, "c")
+    assert [r["overlay"] for r in json.loads((daemon.state / "pins.json").read_text())["used"]] == [str(vms.path("c"))]
+    until(lambda: not pins_in(vms.path("c")))
     vms.end("c")
     vms.write("src", 0, 4)
-    vms.holds("d", 0, 1)
-    assert len(snapshots(below[0]["path"])) == 1
-    vms.end("d")
-    until(lambda: not snapshots(below[0]["path"]))
+    for name in ("d-1", "d-2"):
+        vms.holds(name, 8192, 2)
+        vms.holds(name, 0, 1)
+        stands_alone(vms, daemon, name)
+        vms.holds(name, 8192, 2)
+    until(lambda: not snapshots(disk["path"]))
+
+
+def test_killed_daemon_flattens_afterwards(vms, daemon, tmp_path):
+    vms.start(chain(vms, 12))
+    vms.write("src", 0, 1)
+    vms.close()
+    q = daemon.qmp()
+    q.run("vm-fork", vm="src", name="c")
+    while True:
+        e = q.events.pop(0) if q.events else q.read()
+        if e.get("data", {}).get("type") == "blockpull":
+            break
+    pid = daemon.info("c")["pid"]
+    os.kill(pid, signal.SIGSTOP)  # before the pull ends, unless the machine is slow
+    daemon.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGCONT)
+    daemon.start()
+    until(lambda: layers(daemon, "c") == 1)
+    assert daemon.info("c")["pid"] == pid
+    until(lambda: pulls(daemon.qmp(), "c")[-1]["status"] == "concluded")
+    assert "error" not in pulls(daemon.qmp(), "c")[-1]
+    vms.holds("c", 0, 1)
+    stands_alone(vms, daemon, "c")
+    vms.holds("c", 0, 1)
+
+
+def test_chain_of_16_layers_is_copied(vms, daemon, tmp_path):
+    disk = chain(vms, 16)
+    vms.start(disk)
+    vms.write("src", 0, 1)
+    (d,) = vms.fork("c")["disks"]
+    assert (d["made"], d["reason"]) == ("copy", "too many layers")
+    vms.write("src", 0, 2)
+    vms.holds("c", 0, 1)
+    # Cairn merges no chain that it has not made.
+    assert layers(daemon, "c") == layers(daemon, "src") == 16 and not pulls(daemon.qmp(), "c")
+
+
+def test_failed_flatten_is_tried_at_the_next_start(vms, daemon, tmp_path):
+    """A snapshot in the clone's image needs the backing files."""
+    vms.start(chain(vms, 12))
+    vms.write("src", 0, 1)
+    vms.close()
+    q = daemon.qmp()
+    # Until a pull of another VM ends, the daemon begins no other.
+    slow = vms.image("slow.qcow2", "64M", "-F", "qcow2", "-b", vms.image("base.qcow2")["path"])
+    daemon.define("slow", memory="32M", disks=[{**slow, "backing": [vms.image("base.qcow2")]}],
+                  boot={"kernel": vms.guest("interp.elf")})
+    daemon.cairn("start", "slow")
+    job = daemon.cairn("blockpull", "slow", "vda", "--bandwidth", "1", "--no-wait").stdout.strip()
+    vms.fork("c")
+    daemon.cairn("snapshot-create-as", "c", "s1")
+    assert not pulls(q, "c")
+    daemon.cairn("job-cancel", job)
+    until(lambda: [j["status"] for j in pulls(q, "c")] == ["concluded"])
+    assert "has internal snapshots" in pulls(q, "c")[0]["error"]
+    daemon.cairn("snapshot-delete", "c", "s1")
+    assert len(pulls(q, "c")) == 1 and layers(daemon, "c") == 13
+    daemon.cairn("destroy", "c")
+    daemon.cairn("start", "c")
+    until(lambda: layers(daemon, "c") == 1)
+    vms.holds("c", 0, 1)
 
 
 def test_copies_of_a_clone_that_is_off_outlive_it(vms, daemon, tmp_path):
