@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "vmm/control.h"
 #include "vmm/foreground.h"
+#include "vmm/kvm/cpu_probe.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
@@ -82,12 +83,15 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
-/* Drop the privileges before the VM's threads exist (only a probe's short-lived thread may exist, cpu_probe.h). Seal
- * the sandbox when all threads exist and all files are open. See lockdown_drop() and sandbox_seal(). */
+/* Drop the privileges before the VM's threads exist (only a probe's short-lived thread may exist, which has dropped
+ * them itself; cpu_probe.h). Seal the sandbox when all threads exist and all files are open. See lockdown_drop() and
+ * sandbox_seal(). */
 static int process_confine(struct process *p, struct err *e)
 {
+	struct kvm *k = &vm_machine(p->vm)->kvm;
 	int r = p->cfg.no_sandbox ? 0 : lockdown_drop(e);
 
+	k->confined = !r;
 	if (p->cfg.no_sandbox)
 		log_warn(NULL, "the sandbox is off: for debugging only");
 	if (!r)
@@ -99,6 +103,7 @@ static int process_confine(struct process *p, struct err *e)
 	control_set_worker(p->control, p->worker);
 	if (!r && p->cfg.images_only)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
+	cpu_probe_end(k); /* its thread may make no call that the sandbox forbids */
 	if (!r && !p->cfg.no_sandbox)
 		r = sandbox_seal(p->loop, e);
 	return r;

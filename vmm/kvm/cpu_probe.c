@@ -1,5 +1,7 @@
 #include "vmm/kvm/cpu_probe.h"
 #include "base/cpuid.h"
+#include "base/err.h"
+#include "base/lockdown.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "snapshot/cpu_state.h"
@@ -9,11 +11,13 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct probe {
 	sem_t known;
+	bool drops; /* the thread drops its privileges */
 	int sys_fd; /* borrowed */
 	const struct cpuid *supported; /* borrowed */
 	uint32_t kind;
@@ -23,8 +27,12 @@ static void *probe_run(void *opaque)
 {
 	struct probe *p = opaque;
 	struct kvm_cpuid_guest g;
-	int r = kvm_cpuid_guest_run(&g, p->sys_fd, p->supported);
+	struct err e;
+	int r;
 
+	if (p->drops && lockdown_drop(&e) < 0)
+		log_warn(NULL, "%s", e.msg);
+	r = kvm_cpuid_guest_run(&g, p->sys_fd, p->supported);
 	if (r >= 0)
 		p->kind = r ? CPU_KIND_VIRTUAL : CPU_KIND_PROCESSOR;
 	else
@@ -61,8 +69,11 @@ void cpu_probe_begin(struct kvm *k)
 	sem_init(&p->known, 0, 0);
 	p->sys_fd = k->sys_fd;
 	p->supported = k->supported;
-	if (thread_begin(p) < 0)
+	p->drops = !k->confined;
+	if (thread_begin(p) < 0) {
+		p->drops = false;
 		probe_run(p);
+	}
 	k->probe = p;
 }
 

@@ -3,6 +3,7 @@
 #include "vmm/kvm/guest_cpu.h"
 #include "base/cpuid.h"
 #include "base/err.h"
+#include "base/kvm_host.h"
 #include "base/util.h"
 #include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -122,6 +124,35 @@ static void test_host_with_vmx_or_svm_virtualises_cpuid(void **state)
 	assert_int_equal(f->kvm.own != NULL, f->kvm.cpu_kind == CPU_KIND_PROCESSOR);
 	print_message("this host's KVM %s CPUID\n", f->kvm.own ? "does not virtualise" : "virtualises");
 	fixture_free(f);
+}
+
+static int probes, probe_is_confined; /* counts of probes; whether the last one's thread can gain no privileges */
+
+int __real_kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
+int __wrap_kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
+
+int __wrap_kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported)
+{
+	probes++;
+	probe_is_confined = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+	return __real_kvm_cpuid_guest_run(g, kvm_fd, supported);
+}
+
+/* A probe may begin before the process drops its privileges. */
+static void test_probe_drops_privileges_of_its_thread(void **state)
+{
+	struct kvm k;
+	struct err e;
+
+	if (kvm_init(&k, NULL, &e) < 0)
+		skip();
+	probes = 0;
+	cpu_probe_learn(&k);
+	assert_int_equal(probes, 1);
+	assert_int_equal(probe_is_confined, 1);
+	assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 0);
+	kvm_done(&k);
+	(void)state;
 }
 
 static void test_own_state_is_accepted(void **state)
@@ -323,6 +354,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_host_with_vmx_or_svm_virtualises_cpuid),
+		cmocka_unit_test(test_probe_drops_privileges_of_its_thread),
 		cmocka_unit_test(test_own_state_is_accepted),
 		cmocka_unit_test(test_missing_features_are_named),
 		cmocka_unit_test(test_features_that_kvm_does_not_support_are_named),
