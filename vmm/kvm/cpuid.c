@@ -88,16 +88,49 @@ static void entry_adjust(struct kvm_cpuid_entry2 *c, const struct vcpus_config *
 	}
 }
 
+/* Make the leaves that a vCPU gets. Returns NULL without memory. */
+static struct kvm_cpuid2 *leaves_make(const struct cpuid *from, const struct vcpus_config *t, unsigned apic_id)
+{
+	struct kvm_cpuid2 *c = kvm_cpuid_new(from);
+
+	for (unsigned i = 0; c && i < c->nent; i++)
+		entry_adjust(&c->entries[i], t, apic_id);
+	return c;
+}
+
+static bool leaves_have(const struct kvm_cpuid2 *c, const struct kvm_cpuid_entry2 *e)
+{
+	for (unsigned i = 0; i < c->nent; i++)
+		if (!memcmp(&c->entries[i], e, sizeof(*e)))
+			return true;
+	return false;
+}
+
+bool vcpu_cpuid_is_same(const struct vcpus_config *t, const struct cpuid *a, const struct cpuid *b)
+{
+	struct kvm_cpuid2 *x, *y;
+	bool same;
+
+	if (cpuid_equal(a, b))
+		return true;
+	x = leaves_make(a, t, 0);
+	y = leaves_make(b, t, 0);
+	same = x && y && x->nent == y->nent;
+	for (unsigned i = 0; same && i < x->nent; i++)
+		same = leaves_have(y, &x->entries[i]);
+	free(x);
+	free(y);
+	return same;
+}
+
 int vcpu_cpuid_set(struct vcpu *v, struct err *e)
 {
 	const struct vcpus_config *t = &v->set->cfg;
-	struct kvm_cpuid2 *c = kvm_cpuid_new(t->kvm->guest ? t->kvm->guest : t->kvm->supported);
+	struct kvm_cpuid2 *c = leaves_make(t->kvm->guest ? t->kvm->guest : t->kvm->supported, t, v->index);
 	int r;
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "CPUID");
-	for (unsigned i = 0; i < c->nent; i++)
-		entry_adjust(&c->entries[i], t, v->index);
 	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, c);
 	free(c);
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_CPUID2: %s", strerror(-r)) : 0;

@@ -150,7 +150,7 @@ static bool has_topology(const struct vcpus *s, const struct cpu_state *c)
 
 static bool is_as_recorded(const struct vcpus *s, const struct cpu_state *c)
 {
-	return has_topology(s, c) && cpuid_equal(c->guest, guest_leaves(s->cfg.kvm));
+	return has_topology(s, c) && vcpu_cpuid_is_same(&s->cfg, c->guest, guest_leaves(s->cfg.kvm));
 }
 
 static bool has_run(struct vcpus *s)
