@@ -513,8 +513,7 @@ static int pins_delete_request(struct control *c, struct channel_msg *m, struct 
 
 	if (pins->n > VM_PINS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d pins", VM_PINS_MAX);
-	/* Only a restarted daemon sends a request before the previous one is answered, and nobody waits for that
-	 * answer any more. */
+	/* A newer request replaces one that still waits; the replaced one gets no answer. */
 	c->pins.next = *pins;
 	c->pins.next_seq = m->head.seq;
 	c->pins.waits = true;

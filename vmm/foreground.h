@@ -1,5 +1,5 @@
-/* foreground: a VM process without a daemon, as a child of `cairn run`: console on stdin and
- * stdout, shutdown on SIGTERM, sd_notify.
+/* foreground: a VM process without a daemon, which `cairn run` becomes by exec(): console on stdin
+ * and stdout, shutdown on SIGTERM, sd_notify.
  *
  * First SIGTERM (or SIGINT, SIGHUP): press the ACPI power button and start the deadline. Second:
  * stop at once. While the VM exists, a terminal is in raw mode; Ctrl-] sends SIGINT.

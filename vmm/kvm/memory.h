@@ -1,7 +1,7 @@
 /* memory: the guest-physical layout and guest RAM.
  *
  *   0          .. 0xa0000      RAM (EBDA at 0x9fc00)
- *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000; backed by RAM, not in e820
+ *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000; backed by RAM, but no RAM in e820
  *   0x100000   .. low end      RAM, up to 3 GiB
  *   0xc0000000 .. 0xe0000000   PCI BARs
  *   0xe0000000 .. 0xe0100000   ECAM, bus 0
