@@ -109,8 +109,8 @@ int lockdown_allow_threads(scmp_filter_ctx ctx)
 }
 
 /* io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c). A
- * context of io_setup() only reads and writes open files. PR_SET_NAME is allowed because the threads of a loop on epoll
- * set their names. */
+ * context of io_setup() works only on open files. PR_SET_NAME is allowed because the threads of a loop on epoll set
+ * their names. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
 {
 	static const int uring[] = { SCMP_SYS(io_uring_enter) };

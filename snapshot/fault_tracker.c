@@ -26,7 +26,7 @@
 
 #define FAULTS_AT_ONCE 16
 #define PAGE_BYTES 4096u
-/* Bytes that arming protects per call. Short calls let the guest's faults take the address space's
+/* Maximum number of bytes that one call protects. Short calls let the guest's faults take the address space's
  * lock in between. */
 #define ARM_PIECE_BYTES (32 * MIB)
 /* Maximum number of rounds of fault_tracker_preprotect(). A round leaves the blocks that the guest dirtied during it,
@@ -62,7 +62,7 @@ struct fault_tracker {
 	struct bitmap bare;   /* dirty blocks that are not protected now */
 	struct bitmap unsaved;
 	bool saving;
-	int save_error; /* a block's old content is lost */
+	int save_error; /* -errno: the save has failed, for example because a block's old content is lost */
 	uint64_t next; /* position in unsaved */
 	struct holes holes;
 	struct aside *aside, **aside_tail;

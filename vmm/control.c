@@ -425,7 +425,8 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 
 	TERMINATE(what->disk);
 	r = vm_disk_pull(c->vm, c->worker, what, snapshot_done, c, e);
-	/* The next daemon begins the pull again, because only a daemon can change the definition afterwards. */
+	/* If the daemon ends, peer_lost() cancels the pull: the next daemon begins it again, because only a daemon can
+	 * change the definition afterwards. */
 	c->for_daemon = c->for_daemon || !r;
 	return r;
 }

@@ -83,8 +83,8 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
-/* Drop the privileges before the VM's threads exist (only a probe's short-lived thread may exist, which has dropped
- * them itself; cpu_probe.h). Seal the sandbox when all threads exist and all files are open. See lockdown_drop() and
+/* Drop the privileges before the VM's threads exist (only a probe's short-lived thread may exist, which drops its own;
+ * cpu_probe.h). Seal the sandbox when these threads exist and all files are open. See lockdown_drop() and
  * sandbox_seal(). */
 static int process_confine(struct process *p, struct err *e)
 {
@@ -103,7 +103,7 @@ static int process_confine(struct process *p, struct err *e)
 	control_set_worker(p->control, p->worker);
 	if (!r && p->cfg.images_only)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
-	cpu_probe_end(k); /* its thread may make no call that the sandbox forbids */
+	cpu_probe_end(k); /* until a probe's result is known, its thread makes calls that the sandbox forbids */
 	if (!r && !p->cfg.no_sandbox)
 		r = sandbox_seal(p->loop, e);
 	return r;

@@ -30,7 +30,7 @@ struct kvm {
 	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */
 	struct cpuid *own;	 /* owned: the processor's own answers; only with CPU_KIND_PROCESSOR */
 	uint64_t xcr0;		 /* XCR0 of the host; only with CPU_KIND_PROCESSOR */
-	bool confined;		 /* the process has dropped its privileges (base/lockdown.h) */
+	bool confined;		 /* the main thread has dropped its privileges (base/lockdown.h), or is to keep them */
 	struct probe *probe;	 /* a probe in progress (vmm/kvm/cpu_probe.c), or NULL */
 	uint32_t host_tsc_khz;	 /* TSC frequency of a new vCPU; 0: unknown */
 	uint32_t set_tsc_khz;	 /* TSC frequency to which the vCPUs were set; 0: they have the host's */

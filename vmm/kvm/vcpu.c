@@ -121,7 +121,7 @@ static void vcpu_run_until_stop(struct vcpu *v)
 			return;
 		if (r == EINTR || r == EAGAIN) {
 			vcpu_nap(v->set);
-			/* A stop request that was withdrawn early has left immediate_exit set, and
+			/* A nap, or a stop request that was withdrawn early, has left immediate_exit set, and
 			 * KVM_RUN would never enter the guest. */
 			immediate_exit_clear(v);
 			continue;

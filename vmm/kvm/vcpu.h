@@ -154,8 +154,8 @@ int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct e
 /* Set the CPUID of v for the guest: kvm->guest or kvm->supported, with the set's topology
  * (vmm/kvm/cpuid.c). v has not run yet. Returns 0 or -errno. */
 int vcpu_cpuid_set(struct vcpu *v, struct err *e);
-/* Do vCPUs with this topology get the same CPUID from a and from b? The leaves that KVM offers hold counts of the
- * host's processors, which vcpu_cpuid_set() replaces. Returns false also without memory. */
+/* Return whether vCPUs with this topology get the same CPUID from a as from b; false also if memory is short. a and b
+ * may differ in counts of the host's processors, because vcpu_cpuid_set() replaces these counts. */
 bool vcpu_cpuid_is_same(const struct vcpus_config *t, const struct cpuid *a, const struct cpuid *b);
 
 #endif

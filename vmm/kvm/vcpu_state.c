@@ -27,7 +27,7 @@ struct msr_list {
 	char refused[40]; /* names the MSR whose value the host refused */
 };
 
-/* All state that KVM keeps for a vCPU. */
+/* The state of a vCPU that its section has. */
 struct vcpu_image {
 	struct kvm_mp_state mp;
 	struct kvm_regs regs;

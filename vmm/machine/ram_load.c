@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Memory for the old content of blocks that the guest overwrites. */
+/* Limit of the old content that the tracker keeps during a save (fault_tracker_config.aside_max_bytes). */
 #define ASIDE_MAX_BYTES (64 * MIB)
 #define PAGE_BYTES 4096u
 /* Blocks that may be left to write-protect during the pause: 32 MiB take about 1 ms. */
@@ -35,9 +35,9 @@ static void *file_close(void *fd)
 	return NULL;
 }
 
-/* Runs on the tracker's thread when all memory is loaded. The saved state's file uses disk space
- * while it is open, so close it, on another thread: closing takes the kernel a while, and faults
- * would wait. */
+/* Runs on the tracker's thread when all memory is loaded or the tracker ends. The saved state's file uses disk
+ * space while it is open, so close it, on another thread: closing takes the kernel a while, and faults would
+ * wait. */
 static void ram_reader_completed(void *opaque)
 {
 	struct machine *m = opaque;

@@ -7,7 +7,8 @@
 
 #include "vmm/snapshot/vm_snapshot.h"
 
-/* Begin to pull a disk. One operation of the VM at a time. A reset of the VM does not wait for the pull.
+/* Begin to pull a disk. One operation of the VM at a time. A reset of the VM does not wait for the pull. If an earlier
+ * pull has dropped the backing files, the pull succeeds at once.
  * Returns 0; -EBUSY; -ENOENT: no such disk; -errno. */
 int vm_disk_pull(struct vm *vm, struct worker *w, const struct vm_disk_pull *what, vm_snapshot_done_fn *done,
 	void *opaque, struct err *e);

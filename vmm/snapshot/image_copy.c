@@ -62,7 +62,7 @@ static void room_make(struct copy *c, uint64_t from, uint64_t to)
 		c->r = -ENOSPC;
 }
 
-/* Return the length of the next stretch of data; 0: none is left. */
+/* Return the length of the next piece of data; 0: none is left, or the copy has failed. */
 static size_t piece_next(struct copy *c, uint64_t *ret_from)
 {
 	struct holes *h = &c->holes;

@@ -17,10 +17,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Stages: wait (worker; the guest runs), stop (main thread), stand (worker: work that needs the
- * pause), freeze (main thread: save state, protect memory, resume the guest), write (worker: memory
- * as of the pause, copies of disks). With the dirty log, `wait` writes memory in rounds (ram_save.h), and
- * `write` only the blocks that are left. Without tracking, `stand` writes all memory. */
+/* Stages: wait (worker; the guest runs), stop (main thread: pause the VM, save the machine's state), stand (worker:
+ * work that needs the pause), freeze (main thread: protect memory, resume the guest), write (worker: memory as of the
+ * pause, copies of disks). With the dirty log, `wait` writes memory in rounds (ram_save.h), and `write` only the blocks
+ * that are left. Without tracking, `stand` writes all memory. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;

@@ -539,7 +539,7 @@ static int block_step(struct create_job *x)
 	return vm_work_step(x->j.vm, x->bytes_done, x->bytes_total) ? -ECANCELED : 0;
 }
 
-/* Write the blocks that vmsnap_job_block_next() returns. blocks: their number. */
+/* Write the blocks that vmsnap_job_block_next() returns. blocks: their number, at most; for the progress. */
 static int blocks_write(struct create_job *x, struct disk_store *st, uint64_t blocks)
 {
 	uint64_t block;
