@@ -3,7 +3,8 @@
  *
  * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked; omitted when long),
  * outcome ("ok" or the error's class), error, duration (ns). When a user's denials exceed the rate limit
- * (api/access/denial_log.h), one line counts the omitted ones: time, uid, outcome, left-out, since (ns, the first).
+ * (api/access/denial_log.h), one line counts the omitted ones: time, uid (missing if it counts several users), outcome,
+ * left-out, since (ns, the first).
  *
  * A place in the log is an offset into all bytes ever written. The first line of each file states the file's own
  * offset, so places stay valid when files are rotated. */
@@ -38,7 +39,7 @@ struct audit_query {
  * page may have no lines although more follow. */
 struct json_object *audit_page(struct audit *a, const struct audit_query *q);
 
-/* Return a copy of a command's arguments in which values that look like secrets are masked. */
+/* Return a copy of a command's arguments in which the values of keys that look like secrets are masked. */
 struct json_object *audit_mask(struct json_object *args);
 
 #endif

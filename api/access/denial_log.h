@@ -1,5 +1,6 @@
 /* denial_log: limits how many denials of one user are reported: RATELIMIT_BURST within RATELIMIT_WINDOW_NS
- * (base/ratelimit.h). After the window has ended, one event and one audit line count the omitted ones.
+ * (base/ratelimit.h). After the window has ended, one event and, if audit lines were omitted, one audit line count the
+ * omitted ones.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_DENIAL_LOG_H
 #define CAIRN_API_ACCESS_DENIAL_LOG_H

@@ -20,15 +20,16 @@ struct rights;
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;
-	/* count and notes: run() and done() agree on their meaning. They arrive also when run() fails. */
+	/* count and notes: run() and done() agree on their meaning. They also arrive when run() fails, but are 0 when
+	 * the process was killed. */
 	unsigned count;
 	uint8_t notes[CHANNEL_FDS_MAX];
 };
 
 struct fork_as_spec {
 	const struct rights *rights; /* NULL: the daemon's own; borrowed for the call */
-	/* Runs in the forked process, which has a copy of the daemon's memory but none of its threads and files. So it
-	 * may make system calls but take no lock. Returns 0 or -errno with an error. */
+	/* Runs in the forked process, which has a copy of the daemon's memory and its fds 0 to 2, but no other fd and
+	 * thread of the daemon. So it may make system calls but take no lock. Returns 0 or -errno with an error. */
 	int (*run)(const void *arg, struct fork_as_result *out, struct err *e);
 	const void *arg; /* borrowed for the call */
 	const char *what; /* static text for errors: "opening its files" */

@@ -184,7 +184,7 @@ static int template_unset_check(const struct vm *vm, struct err *e)
 }
 
 /* The offline process has opened the images and thereby completed repairs after a crash. This must happen before the
- * mark is stored, because a template's images are never written again. */
+ * mark is stored, because the images are not written as long as the VM is a template. */
 static void offline_opened(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;

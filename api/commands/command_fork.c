@@ -40,7 +40,7 @@ static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
 	return 0;
 }
 
-/* Check that the VM can be cloned now: a snapshot in any state of the VM, else only a VM in a suitable state. */
+/* Check that the VM can be cloned now. Without a snapshot, fewer states are legal than the command's trigger allows. */
 static int state_check(const struct vm *vm, const struct fork_opts *opts, struct err *e)
 {
 	int r = opts->snapshot ? 0 : vm_state_check(vm->def->name, vm->state, VM_ASK_FORK, e);

@@ -173,7 +173,8 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files)
 
 /* ---- removing the VMs of a failed batch ---- */
 
-/* w: NULL, or as for store_remove_file(); set only if the file exists. */
+/* Remove the batch's file, if it was written. w: as for store_remove_file(), or NULL; used only if the file was
+ * written. */
 static int file_remove(struct batch *b, struct store_work *w, struct err *e)
 {
 	int r = b->file[0] ? store_remove_file(b->host->store, NULL, b->file, STORE_SOON, w, e) : 0;

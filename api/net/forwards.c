@@ -67,14 +67,14 @@ struct forwards {
 struct usernet {
 	struct usernet *next;
 	struct vm_host *host;
-	struct vm *vm; /* NULL: the VM's run has ended */
+	struct vm *vm; /* NULL: since that run, the VM was started again or removed */
 	unsigned at;   /* index of the interface */
 	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` shows its end */
 	int pidfd;
 	int control;
 	bool asked;    /* forwards_hold() asked the process, and it has not answered */
 	struct loop_watch *gone, *watch;
-	struct loop_timer *end_timer; /* armed since the VM's end; NULL: the VM uses the process */
+	struct loop_timer *end_timer; /* armed at the end of the VM's process; NULL: not armed yet, or pidfd is -1 */
 	bool killed;
 };
 

@@ -25,7 +25,7 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
 /* Read the VMs' marks and the boot id. Call it after the VMs are loaded and before they are adopted. */
 void autostart_load(struct vm_host *host);
-/* Begin to start the marked VMs, unless a daemon has done so in this boot. */
+/* Begin to start the marked VMs, unless a daemon has completed that in this boot. */
 void autostart_go(struct vm_host *host);
 /* Free the object at the daemon's end. NULL allowed. */
 void autostart_free(struct autostart *a);

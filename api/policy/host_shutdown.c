@@ -162,7 +162,7 @@ static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel,
 	return q;
 }
 
-/* Whether the VM's restart is cancelled. A VM that is left running keeps its pending restart. */
+/* Whether the shutdown cancels the VM's pending restart. A VM with the action `leave` keeps it. */
 static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 {
 	return restart_is_pending(vm) && vm->start.kind != VM_OP_START && action_of(s, vm) != DEFINITION_LEAVE;

@@ -20,7 +20,7 @@ extern const struct vm_observer host_shutdown_observer;
 /* Stop all VMs.
  * action:    enum definition_then: leave, shutdown or save; -1: each definition's stop_action.
  * then_end:  end the daemon afterwards.
- * c:         takes it on success; answered at the end.
+ * c:         taken on success; answered at the end.
  * Returns 0; -EBUSY: a shutdown is under way. */
 int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e);
 /* Return what host_shutdown_all() would do, as the array "vms" of its answer; owned by the caller. */

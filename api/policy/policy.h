@@ -56,7 +56,7 @@ struct policy_idle {
 };
 
 /* Record a sample. Returns whether the VM has been idle for as long as the rule says. Counting restarts after a gap
- * between samples, such as a pause of the VM or the host's sleep. */
+ * between samples of more than three intervals, such as a pause of the VM. */
 bool policy_idle_look(const struct policy_idle_rule *r, struct policy_idle *i,
 	const struct policy_sample *s);
 /* Return the interval between samples: a tenth of after_s, at least 1 s, at most 1 min. */

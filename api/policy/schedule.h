@@ -3,7 +3,8 @@
  *
  * Time is UTC, divided into intervals of `every` seconds that start at a Monday's midnight. Each interval gets one
  * snapshot. A retention rule `WINDOW:PERIOD` keeps the first snapshot of each period (`all`: every snapshot) while it
- * is younger than the window. Snapshots that no rule keeps are deleted, except the newest. */
+ * is younger than the window. Snapshots that no rule keeps are deleted, except the newest of the past and those with a
+ * time in the future. */
 #ifndef CAIRN_API_POLICY_SCHEDULE_H
 #define CAIRN_API_POLICY_SCHEDULE_H
 

@@ -351,8 +351,8 @@ static bool space_is_short(const struct vm *vm, const struct vm_spaces *s, char 
 	return false;
 }
 
-/* The VM's process has reported the free space. The daemon asks that process, because it has the files open and may
- * block on a hanging file system. */
+/* Handle the VM process's report of the free space. The daemon asks that process, because the process has the files
+ * open, and a hanging file system must not block the daemon. */
 static void space_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;

@@ -1,5 +1,5 @@
 /* staged_run: starts or stops VMs in stages, by their order, with delays and a limit of parallel steps;
- * api/policy/policy.h chooses the next step. A failed step does not stop the run. Runs on the daemon's loop. */
+ * api/policy/policy.h chooses the next step. A failed step does not stop the run. Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_STAGED_RUN_H
 #define CAIRN_API_POLICY_STAGED_RUN_H
 
@@ -14,7 +14,7 @@ struct staged_run_ops {
 	/* Begin a VM's step. The callee calls staged_run_over() at once or from the loop. VMs undefined meanwhile are
 	 * skipped. */
 	void (*begin)(void *opaque, struct vm *vm, size_t i);
-	/* Called from the loop or from staged_run_go() when all steps have ended; may free the run. */
+	/* Called when all steps have ended, from the loop, staged_run_go() or staged_run_over(); may free the run. */
 	void (*over)(void *opaque);
 };
 

@@ -1,8 +1,7 @@
 /* qmp: a VM's own socket with QEMU's commands, events and job semantics, for programs that were written for QEMU.
  *
- * The socket exists while the VM has a process, as QEMU's does, and clients see the end of the
- * stream when the VM ends. The socket's file is named after the VM's uuid: everybody may search the
- * folder, and must not learn the VM's name.
+ * The socket exists while the VM is on, as QEMU's does, and clients see the end of the stream when the VM ends. The
+ * socket's file is named after the VM's uuid: everybody may search the folder, and must not learn the VM's name.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_QMP_QMP_H

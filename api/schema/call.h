@@ -29,7 +29,7 @@ struct call {
 	enum dialect dialect;
 	const struct command *command;
 	struct json_object *args; /* an object, possibly empty; checked against the schema */
-	struct json_object *id;   /* NULL: none given */
+	struct json_object *id;   /* NULL: none given, or, with has_id, the JSON value null */
 	bool has_id;
 	bool is_text; /* the answer is text of QEMU's human monitor, also for errors */
 	bool on_images;		     /* send the answer after the VM's offline process has ended */

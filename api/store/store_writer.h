@@ -52,8 +52,8 @@ void store_writer_work(struct store_writer *w, enum pending_kind kind, const cha
 	struct store_work *work);
 void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
-/* As store_writer_work_to(), but run the operation before the last queued ones if these are PENDING_WRITE without
- * completion. */
+/* As store_writer_work_to(), but queue the operation before the PENDING_WRITE operations without completion that are at
+ * the end of the queue. */
 void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
 	struct store_work *work);
 

@@ -35,7 +35,7 @@ static void part_name(const char *name, char buf[FILE_BYTES])
 }
 
 /* Print the name that older daemons gave the socket of a VM. Another VM's name could lead to the same file, so this
- * daemon creates no such socket; it finds the VMs that an older daemon started. */
+ * daemon creates no such socket, and only connects to those that an older daemon's VMs have, and removes them. */
 static void old_file_name(const char *name, char buf[FILE_BYTES])
 {
 	uint64_t h = 0xcbf29ce484222325ULL; /* 64-bit FNV-1a */

@@ -204,7 +204,7 @@ static int command_send(struct client *c, const char *command, struct json_objec
 	return client_send(c, o, fd, e);
 }
 
-/* Does the daemon greet or refuse a new client? */
+/* Whether the daemon greets or refuses a new client within GREETING_TIMEOUT_S. */
 static bool daemon_works(const struct client *c)
 {
 	CLEANUP_CLOSE int fd = -1;
@@ -214,7 +214,7 @@ static bool daemon_works(const struct client *c)
 		ppoll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, &limit, NULL) != 0;
 }
 
-/* Wait for an answer. The daemon limits how long each command takes, so wait until the daemon no longer works. */
+/* Wait for an answer. Some commands take long, so give up only when the daemon no longer works. */
 static int answer_await(struct client *c, uint64_t id, struct json_object **ret_v, struct err *e)
 {
 	uint64_t deadline = clock_monotonic_ns() + GREETING_TIMEOUT_NS;

@@ -12,7 +12,7 @@
 /* Most fds in one message: the kernel's SCM_MAX_FD. */
 #define CLOSE_ASYNC_FDS_MAX 253
 
-/* Close n fds. fds: takes them, not the array. */
+/* Close n fds. fds: the fds are taken; the array is borrowed. */
 void close_async_fds(const int *fds, size_t n);
 /* Close a connected Unix socket (taken). The shutdown is immediate. */
 void close_async_socket(int sock);

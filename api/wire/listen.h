@@ -1,4 +1,5 @@
-/* listen: creates the daemon's own socket, replaces a stale one, and sets its permissions. */
+/* listen: creates the daemon's own socket and the VMs' QMP sockets, replaces stale ones, and sets their permissions;
+ * takes the socket that a service manager passed. */
 #ifndef CAIRN_API_WIRE_LISTEN_H
 #define CAIRN_API_WIRE_LISTEN_H
 
