@@ -29,10 +29,6 @@
 
 _Static_assert(VM_PIN_ID_BYTES == PIN_NAME_ID_BYTES, "the list has the ids of overlays' names");
 
-struct overlay {
-	char *path, *image; /* owned */
-};
-
 /* What a process found out about one overlay. The process passes an array of these to the daemon in a memfd. */
 struct finding {
 	uint8_t kind; /* enum finding_kind */
@@ -41,15 +37,26 @@ struct finding {
 
 enum finding_kind { FINDING_NONE, FINDING_PIN, FINDING_UNREAD };
 
+struct overlay {
+	char *path, *image; /* owned */
+	struct finding found;
+};
+
 /* The overlays that one process reads with one user's rights. */
 struct group {
 	struct group *next;
-	struct vm_host *host;
-	const struct rights *rights; /* a VM's, borrowed until the process has begun */
+	const struct rights *rights; /* a definition's, borrowed until the process has begun */
 	struct overlay *list;
 	size_t n, cap;
 	struct fork_as *process; /* NULL: not running */
-	struct pin_scan_result result;
+	struct pin_scan *scan;
+};
+
+struct pin_scan {
+	struct vm_host *host;
+	struct group *groups;
+	void (*done)(void *opaque);
+	void *opaque;
 };
 
 /* ---- in the forked process ---- */
@@ -128,31 +135,30 @@ static int overlays_look(const void *arg, struct fork_as_result *out, struct err
 
 /* ---- in the daemon ---- */
 
-static void finding_take(struct group *g, const struct overlay *o, const struct finding *f)
+static bool any_runs(const struct group *list)
 {
-	if (f->kind == FINDING_PIN) {
-		g->result.added += pins_add_found(g->host, o->path, o->image, f->id);
-	} else if (f->kind != FINDING_NONE) {
-		g->result.unread++;
-		log_warn("pins", "%s: cannot be read, so it is unknown whether it is the disk of a live clone", o->path);
-	}
+	while (list && !list->process)
+		list = list->next;
+	return list != NULL;
 }
 
 static void group_read(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct group *g = opaque;
-	struct finding f;
 
 	g->process = NULL;
 	if (r < 0)
 		log_warn("pins", "%s", e->msg);
 	for (size_t i = 0; i < g->n; i++) {
-		if (r < 0 || res->nfds != 1 || pread_full(res->fds[0], &f, sizeof(f), (off_t)(i * sizeof(f))) < 0)
-			f.kind = FINDING_UNREAD;
-		finding_take(g, &g->list[i], &f);
+		struct finding *f = &g->list[i].found;
+
+		if (r < 0 || res->nfds != 1 || pread_full(res->fds[0], f, sizeof(*f), (off_t)(i * sizeof(*f))) < 0)
+			f->kind = FINDING_UNREAD;
 	}
 	for (unsigned i = 0; i < res->nfds; i++)
 		close(res->fds[i]);
+	if (g->scan->done && !any_runs(g->scan->groups))
+		g->scan->done(g->scan->opaque);
 }
 
 static void group_begin(struct group *g)
@@ -161,7 +167,7 @@ static void group_begin(struct group *g)
 		.timeout_ns = PIN_SCAN_TIMEOUT_NS, .done = group_read, .opaque = g };
 	struct fork_as_result none = { 0 };
 	struct err e;
-	int r = fork_as_begin(g->host->loop, &s, &g->process, &e);
+	int r = fork_as_begin(g->scan->host->loop, &s, &g->process, &e);
 
 	if (r < 0)
 		group_read(g, r, &none, &e);
@@ -173,17 +179,17 @@ static bool rights_are_same(const struct rights *a, const struct rights *b)
 				 !memcmp(a->groups, b->groups, a->ngroups * sizeof(*a->groups)));
 }
 
-static struct group *group_of(struct vm_host *host, struct group **list, const struct rights *rights)
+static struct group *group_of(struct pin_scan *s, const struct rights *rights)
 {
-	struct group *g = *list;
+	struct group *g = s->groups;
 
 	while (g && !rights_are_same(g->rights, rights))
 		g = g->next;
 	if (g)
 		return g;
 	g = must_alloc(calloc(1, sizeof(*g)));
-	*g = (struct group){ .next = *list, .host = host, .rights = rights };
-	*list = g;
+	*g = (struct group){ .next = s->groups, .scan = s, .rights = rights };
+	s->groups = g;
 	return g;
 }
 
@@ -193,34 +199,44 @@ static void overlay_add(struct group *g, const char *path, const char *image)
 		g->cap = MAX(2 * g->cap, 16u);
 		g->list = must_alloc(realloc(g->list, g->cap * sizeof(*g->list)));
 	}
-	g->list[g->n++] = (struct overlay){ must_alloc(strdup(path)), must_alloc(strdup(image)) };
+	g->list[g->n++] = (struct overlay){ .path = must_alloc(strdup(path)), .image = must_alloc(strdup(image)) };
 }
 
-/* Add the layers that may be overlays on a pin: qcow2 above qcow2. */
-static void definition_add(struct vm_host *host, struct group **list, const struct definition *def)
+/* Add the layers that may be overlays on a pin, and that the list of pins lacks: qcow2 above qcow2. */
+static void definition_add(struct pin_scan *s, const struct definition *def)
 {
 	for (uint32_t i = 0; i < def->ndisks; i++) {
 		const struct definition_layer *l = def->disks[i].layers;
 
 		for (unsigned k = 0; k + 1 < def->disks[i].nlayers; k++)
-			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2)
-				overlay_add(group_of(host, list, def->rights), l[k].path, l[k + 1].path);
+			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2 &&
+				!pins_has_overlay(s->host, l[k].path))
+				overlay_add(group_of(s, def->rights), l[k].path, l[k + 1].path);
 	}
 }
 
-static bool any_runs(const struct group *list)
+void pin_scan_take(struct pin_scan *s, struct pin_scan_result *ret)
 {
-	while (list && !list->process)
-		list = list->next;
-	return list != NULL;
+	*ret = (struct pin_scan_result){ 0 };
+	for (const struct group *g = s->groups; g; g = g->next)
+		for (size_t i = 0; i < g->n; i++) {
+			const struct overlay *o = &g->list[i];
+
+			if (o->found.kind == FINDING_PIN) {
+				ret->added += pins_add_found(s->host, o->path, o->image, o->found.id);
+			} else if (o->found.kind != FINDING_NONE) {
+				ret->unread++;
+				log_warn("pins", "%s: cannot be read, so it is unknown whether it is the disk of a live clone",
+					o->path);
+			}
+		}
 }
 
-static void groups_end(struct group *list, struct pin_scan_result *ret)
+void pin_scan_free(struct pin_scan *s)
 {
-	for (struct group *g; (g = list);) {
-		list = g->next;
-		ret->added += g->result.added;
-		ret->unread += g->result.unread;
+	for (struct group *g; s && (g = s->groups);) {
+		s->groups = g->next;
+		fork_as_free(g->process);
 		for (size_t i = 0; i < g->n; i++) {
 			free(g->list[i].path);
 			free(g->list[i].image);
@@ -228,24 +244,50 @@ static void groups_end(struct group *list, struct pin_scan_result *ret)
 		free(g->list);
 		free(g);
 	}
+	free(s);
+}
+
+static struct pin_scan *scan_new(struct vm_host *host)
+{
+	struct pin_scan *s = must_alloc(calloc(1, sizeof(*s)));
+
+	s->host = host;
+	return s;
+}
+
+struct pin_scan *pin_scan_begin(struct vm_host *host, const struct definition *def, void (*done)(void *opaque),
+	void *opaque)
+{
+	struct pin_scan *s = scan_new(host);
+
+	definition_add(s, def);
+	if (s->groups)
+		group_begin(s->groups);
+	if (!any_runs(s->groups)) {
+		pin_scan_free(s);
+		return NULL;
+	}
+	s->done = done;
+	s->opaque = opaque;
+	return s;
 }
 
 /* fork_as.h calls group_read() for each process after PIN_SCAN_TIMEOUT_NS at the latest, so the wait below ends. */
 void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret)
 {
-	struct group *list = NULL;
+	struct pin_scan *s = scan_new(host);
 
-	*ret = (struct pin_scan_result){ 0 };
 	for (size_t i = 0; i < host->nvms; i++) {
-		definition_add(host, &list, host->vms[i]->def);
+		definition_add(s, host->vms[i]->def);
 		if (host->vms[i]->live)
-			definition_add(host, &list, host->vms[i]->live);
+			definition_add(s, host->vms[i]->live);
 	}
-	for (struct group *g = list; g; g = g->next)
+	for (struct group *g = s->groups; g; g = g->next)
 		group_begin(g);
-	while (any_runs(list))
+	while (any_runs(s->groups))
 		loop_run_once(host->loop, PIN_SCAN_TIMEOUT_NS);
-	groups_end(list, ret);
+	pin_scan_take(s, ret);
+	pin_scan_free(s);
 	pins_set_complete(host, !ret->unread);
 	if (ret->added || ret->unread)
 		pins_store(host);

@@ -245,11 +245,14 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES])
 {
-	struct rows *l = &host->pins->used;
+	struct rows *l = &host->pins->used, *due = &host->pins->due;
+	size_t at = id_find(l, id);
+	bool kept = at < l->n ? l->list[at].kept : id_find(due, id) == due->n;
 
 	if (row_find(l, overlay))
 		return false;
-	row_insert(l, place_of(l, overlay), overlay, image, id)->kept = true;
+	row_insert(l, place_of(l, overlay), overlay, image, id)->kept = kept || host->pins->incomplete;
+	due_remove(host->pins, id);
 	return true;
 }
 

@@ -37,7 +37,8 @@ void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
-/* Note an overlay that an incomplete list may lack. Returns whether the list did not have it. */
+/* Note an overlay that the list may lack. If no other row has the pin, others may be lost with this one, so the pin is
+ * kept for ever. Returns whether the list did not have it. */
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
 /* Note that the file `copy` is a copy of `overlay`; does nothing if that is no overlay on a pin. */
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);

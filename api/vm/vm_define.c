@@ -7,6 +7,8 @@
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
+#include "api/vm/pin_scan.h"
+#include "api/vm/pins.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -52,6 +54,7 @@ struct define {
 	enum vm_define_mode mode;
 	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
 	bool created, outdates;
+	struct pin_scan *scan; /* finished; NULL: no image is an unknown overlay */
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
 };
@@ -62,6 +65,7 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 	w->done(w->opaque, r, what, e);
 	definition_free(w->def);
 	json_object_put(w->was);
+	pin_scan_free(w->scan);
 	free(w);
 }
 
@@ -176,6 +180,17 @@ static int define_keep(struct define *w, struct err *e)
 	return 0;
 }
 
+/* The pins of overlays that the list lacks are in use from now on. */
+static void pins_complete(struct define *w)
+{
+	struct pin_scan_result found = { 0 };
+
+	if (w->scan)
+		pin_scan_take(w->scan, &found);
+	if (found.added)
+		pins_store(w->host);
+}
+
 static void define_drafted(struct store_work *work)
 {
 	struct define *w = container_of(work, struct define, work);
@@ -190,14 +205,16 @@ static void define_drafted(struct store_work *work)
 		define_end(w, r, NULL, &e);
 		return;
 	}
+	pins_complete(w);
 	work->done = define_synced;
 	store_sync_definition(w->host->store, work, name);
 	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
 }
 
 /* Continue after the definition's files were checked: answer with the result of the checks, or begin to store. */
-static void define_go(struct define *w)
+static void define_go(void *opaque)
 {
+	struct define *w = opaque;
 	CLEANUP_JS struct json_object *o = NULL;
 	struct vm_defined what;
 	struct vm *old = NULL;
@@ -222,9 +239,13 @@ static void define_go(struct define *w)
 
 static void define_finish(struct define *w, int r, const struct err *e)
 {
-	if (r < 0)
+	if (r < 0) {
 		define_end(w, r, NULL, e);
-	else
+		return;
+	}
+	if (w->mode != VM_VALIDATE)
+		w->scan = pin_scan_begin(w->host, w->def, define_go, w);
+	if (!w->scan)
 		define_go(w);
 }
 

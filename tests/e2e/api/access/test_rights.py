@@ -248,6 +248,7 @@ def test_lost_list_of_pins_is_read_with_the_definers_rights(shared, files):  # n
     os.chmod(files / "b.qcow2", 0o600)
     (files / "c.qcow2").write_bytes(b"QFI\xfb")
     shared.stop()
+    (shared.state / "pins.json").unlink()
     shared.start()
     pins = json.loads((shared.state / "pins.json").read_text())
     row, = pins["used"]

@@ -4,6 +4,7 @@ has its own content, whatever happens to the others."""
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -752,6 +753,130 @@ def test_cancelled_and_failed_forks_leave_no_pin(vms, daemon, tmp_path):
     assert not json.loads((daemon.state / "pins.json").read_text())["used"]
 
 
+# ---- images copied, moved and removed by hand ----
+
+def copy_by_hand(vms, daemon):
+    """Copy the disk of the clone c. Return the keys of a definition with the copy."""
+    off(vms, daemon, "c")
+    shutil.copy(vms.path("c"), vms.path("copy"))
+    d = json.loads(daemon.cairn("dumpjson", "c").stdout)
+    d["disks"][0]["path"] = str(vms.path("copy"))
+    return {k: v for k, v in d.items() if k not in ("name", "uuid", "interfaces")}
+
+
+@pytest.mark.parametrize("source", ["running", "off"])
+def test_overlay_that_was_copied_by_hand_keeps_its_pin(vms, daemon, tmp_path, source):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    vms.write("c", 8192, 2)
+    definition = copy_by_hand(vms, daemon)
+    if source == "running":
+        daemon.define("copy", **definition)
+        vms.end("c")
+    else:
+        # The pin is due for deletion at the source's next start.
+        off(vms, daemon)
+        vms.end("c")
+        daemon.define("copy", **definition)
+        vms.boot("src")
+    assert pins_known(daemon) == ["copy"]
+    vms.write("src", 0, 3)
+    vms.boot("copy")
+    vms.holds("copy", 0, 1)
+    vms.holds("copy", 8192, 2)
+    # The source starts beside the copy.
+    off(vms, daemon)
+    vms.boot("src")
+    assert len(snapshots(a)) == 1
+    vms.end("copy")
+    until(lambda: not snapshots(a))
+
+
+def test_overlay_whose_pin_is_gone_is_refused_by_name(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    definition = copy_by_hand(vms, daemon)
+    vms.end("c")
+    until(lambda: not snapshots(tmp_path / "a.qcow2"))
+    daemon.define("copy", **definition)
+    assert "somebody deleted its pin (a hidden snapshot), so the disk cannot be read" in \
+        daemon.cairn("start", "copy", ok=False).stderr
+
+
+def test_source_image_that_is_removed_or_moved_is_named(vms, daemon, tmp_path):
+    """A clone that runs has it open. Its next start names the image."""
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    off(vms, daemon)
+    daemon.cairn("domrename", "src", "renamed")
+    vms.boot("renamed")
+    vms.write("renamed", 0, 2)
+    vms.holds("c", 0, 1)
+    off(vms, daemon, "renamed")
+    away = a.with_name("away.qcow2")
+    a.rename(away)
+    vms.holds("c", 0, 1)
+    off(vms, daemon, "c")
+    assert f"{a}: No such file or directory" in daemon.cairn("start", "c", ok=False).stderr
+    # Another image of that name is not read.
+    vms.image("a.qcow2")
+    assert "somebody deleted its pin" in daemon.cairn("start", "c", ok=False).stderr
+    away.rename(a)
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+
+
+def test_pin_that_qemu_img_deletes_is_refused_by_name(vms, daemon, tmp_path):
+    a = tmp_path / "a.qcow2"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    off(vms, daemon, "c")
+    off(vms, daemon)
+    pin = json.loads((daemon.state / "pins.json").read_text())["used"][0]["pin"].replace("-", "")
+    subprocess.run(["qemu-img", "snapshot", "-d", f"cairn-pin-{pin}", a], check=True)
+    assert "somebody deleted its pin" in daemon.cairn("start", "c", ok=False).stderr
+    vms.boot("src")
+    vms.holds("src", 0, 1)
+
+
+# ---- disks of other kinds ----
+
+def test_disk_with_a_data_file_is_refused_in_words(vms, daemon, tmp_path):
+    disk = vms.image("a.qcow2", "64M", "-o", f"data_file={tmp_path}/a.data")
+    vms.start({**disk, "data_file": str(tmp_path / "a.data")})
+    error = daemon.cairn("clone", "--live", "src", "c", ok=False).stderr
+    assert "disks[0]: has an external data file; live clones cannot copy it" in error
+    assert daemon.cairn("list", "--all", "--name").stdout.split() == ["src"]
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_backing_files_below_the_source_are_read(vms, daemon, tmp_path, fmt):
+    """The source is an overlay itself: on a raw file, and on a chain of two."""
+    base = tmp_path / "base"
+    subprocess.run(["qemu-img", "create", "-q", "-f", fmt, base, "64M"], check=True)
+    subprocess.run(["qemu-io", "-f", fmt, "-c", "write -q -P 7 16M 1M", base], check=True)
+    middle = vms.image("middle.qcow2", "64M", "-F", fmt, "-b", base)
+    vms.start({**vms.image("a.qcow2", "64M", "-F", "qcow2", "-b", middle["path"]),
+               "backing": [middle, {"path": str(base), "format": fmt}]})
+    vms.write("src", 0, 1)
+    assert vms.made(vms.fork("c")) == {"vda": "overlay"}
+    vms.write("src", 0, 2)
+    vms.write("src", 32768, 3)  # at 16 MiB
+    vms.holds("c", 0, 1)
+    off(vms, daemon, "c")
+    off(vms, daemon)
+    img("convert", "-O", "raw", vms.path("c"), tmp_path / "c.raw")
+    subprocess.run(["qemu-io", "-r", "-f", "raw", "-c", "read -q -P 7 16M 1M", tmp_path / "c.raw"], check=True)
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+
+
 # ---- other programs ----
 
 def test_qemu_refuses_the_overlay(vms, daemon, tmp_path):
@@ -762,8 +887,22 @@ def test_qemu_refuses_the_overlay(vms, daemon, tmp_path):
     daemon.cairn("destroy", "src", "c")
     for command in (["qemu-img", "convert", "-O", "raw", vms.path("c"), tmp_path / "raw"],
                     ["qemu-img", "compare", vms.path("c"), tmp_path / "a.qcow2"],
-                    ["qemu-io", "-r", "-c", "read 0 64k", vms.path("c")]):
+                    ["qemu-io", "-r", "-c", "read 0 64k", vms.path("c")],
+                    ["qemu-nbd", "-r", "-f", "qcow2", "-k", tmp_path / "nbd.sock", vms.path("c")]):
         r = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert r.returncode and "cairn-fork" in r.stdout, command
     info = img("info", vms.path("c")).stdout
     assert "cairn-fork:" in info
+
+
+@pytest.mark.skipif(shutil.which("virt-cat") is None, reason="virt-cat (package guestfs-tools) is missing")
+def test_libguestfs_refuses_the_overlay(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.fork("c")
+    vms.close()
+    daemon.cairn("destroy", "src", "c")
+    env = {**os.environ, "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_DEBUG": "1", "LIBGUESTFS_CACHEDIR": str(tmp_path),
+           "TMPDIR": str(tmp_path)}
+    r = subprocess.run(["virt-cat", "-a", vms.path("c"), "/etc/hostname"], env=env, text=True, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert r.returncode and not r.stdout and "Unknown protocol 'cairn-fork'" in r.stderr
