@@ -101,7 +101,8 @@ int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e)
 
 /* ---- checking a recorded processor ---- */
 
-/* A guest of one kind of host cannot be given the processor of the other kind. */
+/* Check that the state comes from the same kind of host: a guest of one kind cannot be given the processor of the
+ * other. */
 static int kind_check(const struct kvm *k, const struct cpu_state *c, struct err *e)
 {
 	char more[FEATURES_BYTES];
@@ -162,7 +163,8 @@ static bool has_run(struct vcpus *s)
 	return ran;
 }
 
-/* KVM changes the CPUID of a vCPU only before the first KVM_RUN. */
+/* Check that the vCPUs have the recorded CPUID or have not run: KVM changes a vCPU's CPUID only before its first
+ * KVM_RUN. */
 static int change_check(struct vcpus *s, const struct cpu_state *c, struct err *e)
 {
 	const struct cpuid *now = guest_leaves(s->cfg.kvm);

@@ -91,7 +91,7 @@ static int supported_cpuid(struct kvm *k, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r)) : 0;
 }
 
-/* A CPU that shows neither VMX nor SVM means that KVM runs the PVM backend. */
+/* Return the kind of host (enum vm_host_kind). If the CPU shows neither VMX nor SVM, KVM runs the PVM backend. */
 static uint8_t host_kind_detect(void)
 {
 	unsigned a, b, c, d;

@@ -55,7 +55,7 @@ static void immediate_exit_clear(struct vcpu *v)
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
-/* KVM_RUN with a signal pending processes the vCPU's pending requests but does not enter the guest.
+/* Call KVM_RUN with a signal pending: it processes the vCPU's pending requests but does not enter the guest.
  * A wait for an async page fault is such a request, and only KVM_RUN clears it. Ignore the result:
  * all vCPU state is replaced afterwards. */
 static void vcpu_drain(struct vcpu *v)

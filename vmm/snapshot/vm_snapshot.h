@@ -9,8 +9,8 @@
  * The next snapshot shares all memory that was not dirtied since with this one; after a revert, with the snapshot that
  * was reverted to, whether its memory is loaded yet or not. With huge pages, nothing is shared.
  *
- * Threading: main thread; done() runs on it, unless the function fails. One operation at a time;
- * others get -EBUSY. Functions return 0 or -errno. */
+ * Threading: main thread; done() runs on it, unless the function fails. A create, a delete and a revert
+ * get -EBUSY while other work of the VM is in progress (vm_work_begin()). Functions return 0 or -errno. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_SNAPSHOT_H
 #define CAIRN_VMM_SNAPSHOT_VM_SNAPSHOT_H
 
