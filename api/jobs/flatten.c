@@ -60,7 +60,8 @@ static void flatten_next(struct vm_host *host)
 		struct job *j;
 		struct err e;
 
-		/* A VM that another operation holds is looked at again when that operation's job concludes. */
+		/* If another operation owns the VM, try again when a job concludes, or a VM starts or changes its
+		 * phase. */
 		if (!d || disk_pull(vm, d->id, 0, NULL, &j, &e) < 0)
 			continue;
 		log_info("flatten", "VM '%s': disk %s has %u layers; %s makes it independent of its backing files",

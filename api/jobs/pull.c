@@ -250,7 +250,8 @@ int disk_pull(struct vm *vm, const char *disk, uint64_t rate, const struct job_n
 	return r;
 }
 
-/* Begin the pull of an earlier daemon again, as the same job. The process has ended it early, or finished it. */
+/* Begin the pull of an earlier daemon again, as the same job. The VM's process has completed the earlier pull, or
+ * cancels it because the earlier daemon's connection is gone. */
 static void pull_resume(struct vm *vm, const struct vm_info *info)
 {
 	const char *image = pull_marked(vm);

@@ -47,7 +47,7 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 bool pins_forget(struct vm_host *host, const char *overlay);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
-/* Whether the image has a pin, that an overlay reads or that is due for deletion. */
+/* Whether the list has a pin of the image: one that an overlay reads, or one that is due for deletion. */
 bool pins_has_image(const struct vm_host *host, const char *path);
 
 /* Whether the list has a pin that is due for deletion and that no VM's process was asked to delete. */
