@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run the tests that take too long for every change: long.sh BUILD. The parts, in this order:
 # - oracle-KIND: LONG_OPS operations of the oracle on each kind of image (10000)
+# - oracle-forks: LONG_OPS operations on each image of a chain of four forks, each time it grows
 # - power-cuts: LONG_CUTS power cuts (100000)
 # - disk-set-cuts: a power cut at every write of a snapshot of three disks
 # - storm: LONG_STORM snapshots and reverts of a running guest (1000)
@@ -92,6 +93,7 @@ echo "Seed $seed"
 for kind in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
 	unit "oracle-$kind" block/qcow2/test_oracle ORACLE_SET="$kind" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS="$seconds"
 done
+unit oracle-forks block/qcow2/test_pin FORKS_OPS="$ops" FORKS_SEED="$seed" FORKS_SECONDS="$seconds"
 unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS="$seconds"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"

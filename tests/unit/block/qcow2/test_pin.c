@@ -1,5 +1,8 @@
 /* Pins: the content of an image as other VMs' disks read it while its owner writes. Oracle: a copy
- * of the content, and QEMU, which has to refuse an overlay on a pin. */
+ * of the content, and QEMU, which has to refuse an overlay on a pin.
+ *
+ * Environment: FORKS_OPS operations on each image of a chain of forks, each time the chain grows (30), from FORKS_SEED
+ * (20); FORKS_SECONDS is the program's time limit. */
 #include "fixture_block.h"
 
 #include "base/pin_name.h"
@@ -311,15 +314,23 @@ static void test_damaged_snapshot_gives_no_pin(void **state)
 	(void)state;
 }
 
+static unsigned from_environment(const char *name, unsigned otherwise)
+{
+	const char *v = getenv(name);
+
+	return v ? (unsigned)strtoul(v, NULL, 10) : otherwise;
+}
+
 /* Forks of forks, all open for writing at once: each is the source of the next. */
 static void test_chain_of_forks_keeps_every_content(void **state)
 {
 	static const char *const names[] = { "f4", "f3", "f2", "f1", "img", NULL };
+	unsigned ops = from_environment("FORKS_OPS", 30);
 	uint8_t *content[DEPTH + 1];
 	struct block *b[DEPTH + 1];
 	struct fixture f;
 
-	b[0] = source_begin(&f, 20, CREATE);
+	b[0] = source_begin(&f, from_environment("FORKS_SEED", 20), CREATE);
 	content[0] = f.shadow;
 	for (unsigned i = 1; i <= DEPTH; i++) {
 		uint8_t id[BLOCK_PIN_ID_BYTES] = { (uint8_t)i };
@@ -331,7 +342,7 @@ static void test_chain_of_forks_keeps_every_content(void **state)
 		overlay(&f, names[DEPTH - i], names[DEPTH - i + 1], id);
 		assert_int_equal(chain_open(&f, names + DEPTH - i, &b[i]), 0);
 		for (unsigned k = 0; k <= i; k++)
-			load(&f, b[k], content[k], 30);
+			load(&f, b[k], content[k], ops);
 	}
 	for (unsigned i = 0; i <= DEPTH; i++) {
 		content_is(&f, b[i], content[i]);
@@ -712,6 +723,6 @@ int main(void)
 		cmocka_unit_test(test_fork_is_refused_beside_a_writer_that_may_delete_the_pin),
 	};
 
-	alarm(120 * TEST_SLOW);
+	alarm(from_environment("FORKS_SECONDS", 120 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
