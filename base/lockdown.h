@@ -22,8 +22,8 @@ struct err;
 #define LOCKDOWN_SANITIZED false
 #endif
 
-/* Drop every capability and set no_new_privs. Call it before the first thread is created, because
- * capabilities belong to threads.
+/* Drop every capability of the calling thread, and set its no_new_privs. Threads that it creates later start in the
+ * same state; others are unchanged, so call this function before the first thread is created, or on each thread.
  * Returns 0; -EPERM with a sentence. */
 int lockdown_drop(struct err *e);
 

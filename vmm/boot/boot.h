@@ -25,8 +25,8 @@ struct boot_source {
 /* Load kernel and initrd, and fill *ret. Guest memory must be all zeros, because the loader does
  * not clear bss.
  * Returns 0; -EINVAL for a file that is no kernel for this machine (truncated, another
- * architecture); -E2BIG when kernel or initrd do not fit into memory; -EIO. The error says what kind of
- * kernel or how much memory is needed. */
+ * architecture); -E2BIG when kernel or initrd do not fit into memory; -errno of a read. With -EINVAL and -E2BIG,
+ * the error says what is wrong with the file, or how much memory is needed. */
 int boot_load(struct memory *m, const struct boot_source *s, struct boot_entry *ret, struct err *e);
 
 #endif

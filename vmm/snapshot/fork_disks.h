@@ -9,8 +9,8 @@
  *   freeze  qcow2 on other file systems, and each flat copy (fork_disk.flat): freeze the content in the pause by an
  *   internal snapshot that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
  *   vmsnap_recover() deletes the snapshot
- *   stand   raw images, and qcow2 images that cannot hold a snapshot (narrow refcounts, an external data file): copy
- *   in the pause
+ *   stand   on other file systems, raw images, and qcow2 images that cannot hold a snapshot (narrow refcounts, an
+ *   external data file): copy in the pause
  *
  * Threading: the worker's thread, except fork_disks_check() and fork_disks_done(), which run on the main thread. */
 #ifndef CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
