@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "snapshot/state.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +18,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define READERS_MAX 64
 #define STDIO_CHUNK_BYTES 4096
 #define SOCKET_CHUNK_BYTES 16384
 
@@ -37,7 +37,7 @@ struct reader {
 	bool writing, dead;
 	char *chunk; /* STDIO_CHUNK_BYTES copied from the history for write_op */
 	size_t note_len, note_pos;
-	char note[80]; /* note about lost output, sent before further output */
+	char note[CONSOLE_NOTE_BYTES]; /* note about lost output, sent before further output */
 };
 
 struct console {
@@ -45,7 +45,7 @@ struct console {
 	char name[32];
 	struct reader *readers; /* used on the loop only */
 	unsigned nreaders;
-	bool input_paused; /* used on the loop only */
+	bool input_paused, held; /* used on the loop only */
 
 	pthread_mutex_t lock; /* protects all fields below */
 	uint64_t head;	      /* bytes ever written */
@@ -381,7 +381,7 @@ static struct reader *reader_new(struct console *c, int in_fd, int out_fd, struc
 {
 	struct reader *r;
 
-	if (c->nreaders >= READERS_MAX) {
+	if (c->nreaders >= CONSOLE_READERS_MAX) {
 		err_set(e, -EMFILE, ERR_BUSY, "console %s: %u clients are attached, the limit; detach "
 			"one first", c->name,
 			c->nreaders);
@@ -399,13 +399,14 @@ static struct reader *reader_new(struct console *c, int in_fd, int out_fd, struc
 	return r;
 }
 
-int console_attach(struct console *c, int fd, bool history, struct err *e)
+/* Attach a socket. Returns its reader, which has sent nothing; NULL with *e set. */
+static struct reader *socket_attach(struct console *c, int fd, bool history, struct err *e)
 {
 	struct reader *r = reader_new(c, fd, fd, e);
 	int fl = fcntl(fd, F_GETFL), ret;
 
 	if (!r)
-		return c->nreaders >= READERS_MAX ? -EMFILE : -ENOMEM;
+		return NULL;
 	if (fl < 0 || fcntl(fd, F_SETFL, fl | O_NONBLOCK) < 0)
 		ret = -errno;
 	else
@@ -413,10 +414,20 @@ int console_attach(struct console *c, int fd, bool history, struct err *e)
 			&r->watch);
 	if (ret) {
 		free(r);
-		return err_set_errno(e, ret, "console %s", c->name);
+		err_set_errno(e, ret, "console %s", c->name);
+		return NULL;
 	}
 	r->is_socket = true;
 	console_link(c, r, history);
+	return r;
+}
+
+int console_attach(struct console *c, int fd, bool history, struct err *e)
+{
+	struct reader *r = socket_attach(c, fd, history, e);
+
+	if (!r)
+		return c->nreaders >= CONSOLE_READERS_MAX ? -EMFILE : -ENOMEM;
 	socket_flush(r);
 	return 0;
 }
@@ -427,7 +438,7 @@ int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e
 	int ret = 0;
 
 	if (!r)
-		return c->nreaders >= READERS_MAX ? -EMFILE : -ENOMEM;
+		return c->nreaders >= CONSOLE_READERS_MAX ? -EMFILE : -ENOMEM;
 	r->chunk = malloc(STDIO_CHUNK_BYTES);
 	if (!r->chunk)
 		ret = -ENOMEM;
@@ -440,6 +451,96 @@ int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e
 	}
 	console_link(c, r, true);
 	stdio_flush(r);
+	return 0;
+}
+
+/* ---- a console that another process continues ---- */
+
+void console_hold(struct console *c)
+{
+	if (!c)
+		return;
+	c->held = true;
+	for (struct reader *r = c->readers; r; r = r->next) {
+		loop_unwatch(r->watch);
+		r->watch = NULL;
+	}
+}
+
+void console_release(struct console *c)
+{
+	struct reader *r, *next;
+
+	if (!c || !c->held)
+		return;
+	c->held = false;
+	for (r = c->readers; r; r = next) {
+		next = r->next;
+		if (loop_watch(c->loop, r->in_fd, reader_events(r), reader_ready, r, &r->watch) < 0)
+			reader_detach(r);
+	}
+}
+
+void console_save(struct console *c, struct state_writer *w)
+{
+	LOCK_GUARD(&c->lock);
+	uint64_t from = c->head - MIN(c->head, (uint64_t)CONSOLE_HISTORY_BYTES);
+
+	state_put_u64(w, c->head);
+	for (uint64_t i = from; i < c->head; i++)
+		state_put_u8(w, (uint8_t)c->history[i % CONSOLE_HISTORY_BYTES]);
+	state_put_u32(w, c->in_len);
+	for (unsigned i = 0; i < c->in_len; i++)
+		state_put_u8(w, (uint8_t)c->input[(c->in_start + i) % CONSOLE_INPUT_BYTES]);
+}
+
+void console_load(struct console *c, struct state_reader *r)
+{
+	uint64_t head = state_u64(r);
+	char input[CONSOLE_INPUT_BYTES];
+	uint32_t n;
+
+	pthread_mutex_lock(&c->lock);
+	c->head = head;
+	for (uint64_t i = head - MIN(head, (uint64_t)CONSOLE_HISTORY_BYTES); i < head; i++)
+		c->history[i % CONSOLE_HISTORY_BYTES] = (char)state_u8(r);
+	pthread_mutex_unlock(&c->lock);
+	n = state_u32(r);
+	if (n > sizeof(input))
+		r->failed = true;
+	else
+		state_bytes(r, input, n);
+	if (!r->failed)
+		input_push(c, input, n);
+}
+
+unsigned console_clients(struct console *c, struct console_client *ret)
+{
+	unsigned n = 0;
+
+	for (struct reader *r = c->readers; r; r = r->next) {
+		if (!r->is_socket)
+			continue;
+		ret[n] = (struct console_client){ .fd = r->out_fd, .sent = r->pos };
+		memcpy(ret[n++].note, r->note + r->note_pos, r->note_len - r->note_pos);
+	}
+	return n;
+}
+
+int console_attach_client(struct console *c, const struct console_client *client, struct err *e)
+{
+	size_t len = strnlen(client->note, sizeof(client->note));
+	struct reader *r;
+
+	if (client->sent > console_written(c) || len == sizeof(client->note))
+		return err_set(e, -EINVAL, ERR_INVALID, "console %s: a client's position is malformed", c->name);
+	r = socket_attach(c, client->fd, false, e);
+	if (!r)
+		return c->nreaders >= CONSOLE_READERS_MAX ? -EMFILE : -ENOMEM;
+	r->pos = client->sent;
+	r->note_len = len;
+	memcpy(r->note, client->note, len);
+	socket_flush(r);
 	return 0;
 }
 

@@ -12,11 +12,17 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct console;
 struct err;
 struct loop;
 
+struct state_reader;
+struct state_writer;
+
+#define CONSOLE_READERS_MAX 64
+#define CONSOLE_NOTE_BYTES 80
 #define CONSOLE_HISTORY_BYTES (64 * 1024)
 #define CONSOLE_INPUT_BYTES 4096
 
@@ -41,6 +47,26 @@ void console_drain(struct console *c, unsigned long long timeout_ns);
 unsigned console_readers(struct console *c);
 /* Return the number of bytes of output so far. Any thread. */
 unsigned long long console_written(struct console *c);
+
+/* ---- a console that another process continues ----
+ *
+ * console_hold(): read nothing more from the readers, until console_release(). NULL allowed.
+ * console_save(), console_load(): the output that is kept, and the input that the device has not taken. The loading
+ * console is new, and its device is loaded; console_load() fails the reader if the content is malformed.
+ * console_clients(): fill in the attached sockets, at most CONSOLE_READERS_MAX; borrowed. Returns their number.
+ * console_attach_client(): attach a socket that was attached to the saved console, which continues where that console
+ * stopped. fd: taken on success only. Returns as console_attach(), and -EINVAL. */
+struct console_client {
+	int fd;
+	uint64_t sent; /* position in the output */
+	char note[CONSOLE_NOTE_BYTES]; /* to send first; NUL-terminated */
+};
+void console_hold(struct console *c);
+void console_release(struct console *c);
+void console_save(struct console *c, struct state_writer *w);
+void console_load(struct console *c, struct state_reader *r);
+unsigned console_clients(struct console *c, struct console_client *ret);
+int console_attach_client(struct console *c, const struct console_client *client, struct err *e);
 
 /* ---- functions for the device ---- */
 /* Append output. Never waits for a reader, and wakes the loop only when necessary. */

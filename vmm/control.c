@@ -8,6 +8,7 @@
 #include "devices/console.h"
 #include "vmm/agent/agent.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_carry.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/snapshot/clone_disk.h"
@@ -258,10 +259,14 @@ static int listen_begin(struct control *c);
 
 static int go_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	(void)m;
+	struct vm_go clients = { 0 };
+
 	if (!c->awaits_go)
 		return err_set(e, -EINVAL, ERR_WRONG_STATE, "no VM is being handed over to this process");
 	c->awaits_go = false;
+	memcpy(&clients, m->body, m->head.body_bytes);
+	machine_carry_attach(vm_machine(c->vm), &clients, m->fds, m->nfds);
+	m->nfds = 0; /* taken */
 	vm_handover_done(c->vm);
 	/* Without the watch, the VM would run unmanaged. */
 	if (listen_begin(c) < 0)

@@ -40,7 +40,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
 	[VM_MSG_HANDOVER] = { .fds_max = 2, .known = true },
-	[VM_MSG_GO] = ROW_EMPTY,
+	/* A process of an earlier build sends no body. */
+	[VM_MSG_GO] = { .body_max = sizeof(struct vm_go), .fds_max = CHANNEL_FDS_MAX, .known = true },
 };
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {

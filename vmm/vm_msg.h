@@ -103,7 +103,8 @@ enum vm_msg_type {
 	 * continues in its previous phase. ERR_UNSUPPORTED: this VM cannot be handed over, and was not paused. Only to
 	 * processes whose vm_info has hands_over. */
 	VM_MSG_HANDOVER = 34,
-	/* from the process that hands a VM over to the process that takes it over: no body; run the VM; not answered */
+	/* from the process that hands a VM over to the process that takes it over: struct vm_go, truncated after its
+	 * last client, with a socket for each; run the VM; not answered */
 	VM_MSG_GO = 35,
 	VM_MSG_TYPE_COUNT,
 };
@@ -328,6 +329,17 @@ struct vm_addresses {
 struct vm_console {
 	uint32_t kind;	  /* enum vm_console_kind */
 	uint32_t history; /* first send this many bytes of retained output (at most 64 KiB) */
+};
+
+/* The clients that are attached to the consoles of a VM that is handed over. */
+struct vm_go {
+	uint32_t n, reserved;
+	struct vm_go_client {
+		uint64_t sent;	  /* the client has received the console's output up to here */
+		uint32_t console; /* enum vm_console_kind */
+		uint32_t reserved;
+		char note[80]; /* text to send to the client first; NUL-terminated */
+	} clients[CHANNEL_FDS_MAX];
 };
 
 struct vm_event {

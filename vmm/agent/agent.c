@@ -564,6 +564,12 @@ void agent_restored(struct agent *a, bool frozen)
 		a->owes_thaw = frozen;
 }
 
+void agent_carried(struct agent *a)
+{
+	if (a)
+		a->answers = true;
+}
+
 void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *opaque)
 {
 	if (!agent_owes_thaw(a))

@@ -72,6 +72,8 @@ bool agent_owes_thaw(const struct agent *a);
 /* Report that the guest's state was replaced by a saved one.
  * frozen: the guest's file systems were frozen in that state. NULL agent allowed. */
 void agent_restored(struct agent *a, bool frozen);
+/* Report that the agent answered another process, which handed the VM over. NULL agent allowed. */
+void agent_carried(struct agent *a);
 /* Thaw a guest that was restored frozen, after the command in progress and before its clock is set.
  * failed: called when the agent does not confirm the thaw; NULL allowed. NULL agent allowed. */
 void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *opaque);

@@ -1,4 +1,5 @@
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_carry.h"
 #include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -676,6 +677,8 @@ void machine_pause(struct machine *m)
 
 void machine_resume(struct machine *m)
 {
+	/* The disks repeat the requests that failed. */
+	memset(m->carried.disk_faults, 0, sizeof(m->carried.disk_faults));
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->resume)
 			m->devices[i]->ops->resume(m->devices[i]);
@@ -758,4 +761,5 @@ void machine_info(struct machine *m, struct vm_info *i)
 	i->ninterfaces = m->nnics;
 	for (unsigned n = 0; n < m->nnics; n++)
 		nic_info(&m->nics[n], &i->interfaces[n]);
+	machine_carry_figures(m, i);
 }

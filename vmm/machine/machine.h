@@ -93,6 +93,7 @@ struct machine {
 	 * blocks that the tracker or the dirty log has noted as dirty since; empty: none. Set by a snapshot and by a
 	 * revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
+	struct vm_info carried; /* figures of the processes that had the VM before (machine_carry.h) */
 	/* Processor features that the guest sees and did not see where the loaded state was saved
 	 * (guest_cpu_more()); empty: none. */
 	char cpu_more[256];

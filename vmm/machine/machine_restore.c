@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 
@@ -58,21 +59,28 @@ static int fork_restore(struct machine *m, int fd, struct err *e)
 
 /* ---- the state of a VM that another process hands over ---- */
 
-/* Load the state of a VM that another process hands over. fd: taken; a file of the sections alone. */
+/* Load the state of a VM that another process hands over. fd: taken; a file of the sections of
+ * machine_save() and machine_carry_save(). */
 static int take_over(struct machine *m, int fd, struct err *e)
 {
 	CLEANUP_CLOSE int owned = fd;
 	CLEANUP_FREE char *sections = NULL;
-	size_t len;
+	const uint8_t *buf;
+	size_t len, own;
 	int r = file_read_fd(owned, "state", VMSTATE_SECTIONS_MAX_BYTES, &sections, &len, e);
 
-	if (!r)
-		r = machine_state_check(m, (const uint8_t *)sections, len, e);
+	if (r < 0)
+		return r;
+	buf = (const uint8_t *)sections;
+	own = machine_carry_find(buf, len);
+	r = machine_state_check(m, buf, own, e);
 	if (r < 0)
 		return r;
 	machine_hold(m);
 	m->run_ns = m->cfg.taken.vm_clock_ns;
-	r = machine_load(m, (const uint8_t *)sections, len, e);
+	r = machine_load(m, buf, own, e);
+	if (!r)
+		r = machine_carry_load(m, buf + own, len - own, e);
 	m->cfg.taken_over = false; /* a state that is loaded later is not the handed-over one */
 	return r;
 }

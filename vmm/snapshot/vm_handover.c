@@ -10,6 +10,7 @@
 #include "vmm/kvm/memory.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/machine/vm.h"
@@ -18,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,6 +69,7 @@ static void handover_fail(struct handover *h)
 	log_warn(NULL, "cannot hand the VM over: %s", h->e.msg);
 	close(h->pair);
 	h->pair = -1;
+	machine_carry_release(h->m);
 	if (h->paused && machine_wake_disks(h->m, &e) < 0) {
 		vm_work_end(h->vm);
 		vm_end(h->vm, VM_REASON_HOST_ERROR, 0, e.msg);
@@ -135,8 +138,12 @@ static int successor_ended(struct handover *h)
 
 static void go(struct handover *h)
 {
+	struct vm_go clients;
+
+	machine_carry_clients(h->m, &clients, h->fds);
 	log_info(NULL, "the VM goes on in another process");
-	h->r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_GO, 0, NULL, 0, NULL, 0);
+	h->r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_GO, 0, &clients,
+		offsetof(struct vm_go, clients) + clients.n * sizeof(clients.clients[0]), h->fds, clients.n);
 	/* From here on the images, the memory and the sockets are the successor's. */
 	if (!h->r)
 		_exit(0);
@@ -248,6 +255,11 @@ static void prepared(struct work *w)
 	}
 	if (!h->r)
 		h->r = machine_save(h->m, &h->sections, &h->e);
+	if (!h->r) {
+		machine_carry_save(h->m, &h->sections);
+		if (h->sections.failed)
+			h->r = err_set_errno(&h->e, -ENOMEM, "VM state");
+	}
 	if (h->r < 0) {
 		handover_fail(h);
 		return;

@@ -8,12 +8,14 @@
  *   1 loads the rest of a saved memory and            waits for VM_MSG_CONFIG
  *     flushes the disks, while the guest runs
  *   2 pauses the VM, saves the machine's state
+ *     and what machine_carry.h has
  *   3 stops the disks' threads and settles the
  *     images: from here on it writes nothing
  *   4 sends VM_MSG_CONFIG with the fds: images,  -->  builds the machine on the fds, opens the
  *     memory, state, taps, listening socket, …        images without a write, loads the state
  *   5                                            <--  answers: ready, or an error
- *   6 sends VM_MSG_GO and calls _exit()          -->  7 accepts on the listening socket, runs the guest
+ *   6 sends VM_MSG_GO with the sockets of the   -->  7 attaches these clients, accepts on the listening
+ *     consoles' clients, and calls _exit()             socket, runs the guest
  *
  * VM_MSG_GO is the point of no return. Before it, the successor neither writes to an image nor touches a lock. If it
  * fails or ends, or does not answer in time, the old process closes the socket pair and keeps the VM. If the old

@@ -1,9 +1,11 @@
 /* The UART and the console behind it. */
 #include "fixture.h"
 
+#include "base/err.h"
 #include "base/util.h"
 #include "devices/console.h"
 #include "devices/legacy/serial.h"
+#include "snapshot/state.h"
 #include "tests/unit/tmp.h"
 
 #include <errno.h>
@@ -476,6 +478,97 @@ static void foreground_writes_files_from_their_start(void **state)
 	close(fd);
 }
 
+/* ---- a console that another process continues ---- */
+
+static void load(struct serial_test *t, const struct state_writer *w, size_t cut, bool ok)
+{
+	size_t pos = 0;
+	struct state_section s;
+
+	assert_int_equal(state_section_next(w->buf, w->len, &pos, &s, NULL), 1);
+	s.content.len -= cut;
+	console_load(t->console, &s.content);
+	assert_int_equal(state_reader_complete(&s.content), ok);
+}
+
+/* The history, the input that nobody has taken and a client with a half-sent note are the second console's. */
+static void console_goes_on_elsewhere(void **state)
+{
+	struct serial_test t, next;
+	struct console_client c[CONSOLE_READERS_MAX];
+	struct state_writer w;
+	struct err e;
+	char in[64];
+
+	(void)state;
+	serial_begin(&t, true);
+	serial_begin(&next, false);
+	console_write(t.console, "before\n", 7);
+	expect_output(&t, t.peer, "before\n");
+	console_set_device(t.console, NULL, NULL); /* leave the input in the console */
+	type(&t, "taken", 5);
+	console_hold(t.console);
+	type(&t, "later", 5); /* stays in the socket */
+	state_writer_init(&w);
+	state_section_begin(&w, "console", "", 1);
+	console_save(t.console, &w);
+	state_section_end(&w);
+	console_set_device(next.console, NULL, NULL);
+	load(&next, &w, 0, true);
+	assert_int_equal(console_written(next.console), 7);
+	assert_int_equal(console_clients(t.console, c), 1);
+	assert_int_equal(c[0].sent, 7);
+	c[0].sent = 3;
+	strcpy(c[0].note, "note ");
+	c[0].fd = dup(c[0].fd);
+	assert_int_equal(console_attach_client(next.console, &c[0], &e), 0);
+	expect_output(&t, t.peer, "note ore\n");
+	fx_run(&next.f, 5);
+	assert_int_equal(console_read(next.console, in, sizeof(in)), 10);
+	assert_memory_equal(in, "takenlater", 10);
+	console_release(t.console); /* as if the next process had failed */
+	type(&t, "again", 5);
+	assert_int_equal(console_read(t.console, in, sizeof(in)), 10);
+	assert_memory_equal(in, "takenagain", 10);
+	state_writer_done(&w);
+	serial_end(&next);
+	serial_end(&t);
+}
+
+static void malformed_console_is_refused(void **state)
+{
+	struct serial_test t;
+	struct console_client c = { .fd = -1, .sent = 8 };
+	struct state_writer w;
+	struct err e;
+
+	(void)state;
+	serial_begin(&t, true);
+	console_write(t.console, "before\n", 7);
+	assert_int_equal(console_attach_client(t.console, &c, &e), -EINVAL); /* ahead of the output */
+	c.sent = 7;
+	memset(c.note, 'x', sizeof(c.note));
+	assert_int_equal(console_attach_client(t.console, &c, &e), -EINVAL);
+	state_writer_init(&w);
+	state_section_begin(&w, "console", "", 1);
+	console_save(t.console, &w);
+	state_put_u32(&w, 0);
+	state_section_end(&w);
+	load(&t, &w, 0, false); /* too long */
+	for (size_t cut = 5; cut < 19; cut++)
+		load(&t, &w, cut, false);
+	w.len = 0;
+	state_section_begin(&w, "console", "", 1);
+	state_put_u64(&w, 0);
+	state_put_u32(&w, CONSOLE_INPUT_BYTES + 1);
+	for (unsigned i = 0; i <= CONSOLE_INPUT_BYTES; i++)
+		state_put_u8(&w, 0);
+	state_section_end(&w);
+	load(&t, &w, 0, false);
+	state_writer_done(&w);
+	serial_end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -493,6 +586,8 @@ int main(void)
 		cmocka_unit_test(closed_reader_is_removed),
 		cmocka_unit_test(unread_input_is_bounded),
 		cmocka_unit_test(too_many_readers),
+		cmocka_unit_test(console_goes_on_elsewhere),
+		cmocka_unit_test(malformed_console_is_refused),
 		cmocka_unit_test(foreground_uses_pipes),
 		cmocka_unit_test(foreground_writes_files_from_their_start),
 	};

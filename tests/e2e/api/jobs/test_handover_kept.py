@@ -1,0 +1,113 @@
+"""What a handover (cairn restart-process) keeps besides the guest: the consoles' output and clients, and figures."""
+
+import socket
+
+from conftest import Console
+from test_handover import begin, goes_on, hold, held, job_of, restart, vm  # noqa: F401 (held, vm are fixtures)
+
+
+def figures(d):
+    """Return all figures of `cairn domstats` that only grow."""
+    r = d.cairn("domstats", "--cpu-total", "--vcpu", "--block", "--interface", "vm1").stdout
+    pairs = [line.strip().split("=") for line in r.splitlines() if "=" in line]
+    return {key: int(value) for key, value in pairs if not key.endswith(".name")}
+
+
+def console(d, history=False):
+    q = d.qmp()
+    q.run("vm-console", vm="vm1", history=history)
+    c = Console(d, "vm1", q.fds.pop())
+    q.close()
+    return c
+
+
+def history(d):
+    """Return the output that a new client gets. The guest is idle, so it ends with the last answer."""
+    c = console(d, history=True)
+    c.sock.sendall(b"echo end-of-history\n")
+    text = ""
+    while not text.endswith("end-of-history\nok\n"):
+        text += c.sock.recv(65536).decode().replace("\r", "")
+    c.close()
+    return text
+
+
+def test_output_of_console_is_kept(vm):  # noqa: F811
+    c = console(vm)
+    for i in range(3):
+        c.run(f"echo before-{i}")
+    c.close()
+    was = history(vm)
+    assert "interp" in was and "before-2" in was
+    assert restart(vm)["way"] == "handover"
+    assert history(vm).startswith(was)
+    assert restart(vm)["way"] == "handover"
+    assert history(vm).startswith(was)
+
+
+def test_full_history_is_kept(vm):  # noqa: F811
+    """The guest has written more than the console keeps."""
+    c = console(vm)
+    for i in range(350):
+        c.run("echo " + f"{i:04d}" * 50)
+    was = history(vm)
+    assert 65536 <= len(was) < 65600 and "interp" not in was
+    assert restart(vm)["way"] == "handover"
+    assert was[100:] in history(vm)
+    c.close()
+
+
+def test_client_of_console_stays_attached(vm):  # noqa: F811
+    clients = [console(vm) for _ in range(3)]
+    clients[1].sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for n in range(2):
+        assert restart(vm)["way"] == "handover"
+        clients[n].run(f"echo from-{n}")
+        for i in {0, 1, 2} - {n}:
+            while clients[i].line() != f"from-{n}":
+                pass
+            assert clients[i].line() == "ok"
+    for c in clients:
+        c.close()
+
+
+def test_input_during_handover_reaches_guest(held):  # noqa: F811
+    """Clients type while the VM is handed over: one stays, the other one hangs up."""
+    stays, leaves = console(held), console(held)
+    id, old, new = hold(held)
+    leaves.sock.sendall(b"echo typed-by-the-one-who-left\n")
+    leaves.close()
+    (held.tmp / "go").touch()
+    assert "error" not in job_of(held, id)
+    while stays.line() != "typed-by-the-one-who-left":
+        pass
+    assert stays.line() == "ok"
+    stays.run("echo typed-afterwards")
+    stays.close()
+
+
+def test_input_during_failed_handover_reaches_guest(held):  # noqa: F811
+    stays = console(held)
+    id, old, new = hold(held)
+    stays.sock.sendall(b"echo typed-meanwhile\n")
+    held.qmp().run("job-cancel", id=id)
+    (held.tmp / "go").touch()
+    assert job_of(held, id)["error-class"] == "Cancelled"
+    while stays.line() != "typed-meanwhile":
+        pass
+    assert stays.line() == "ok"
+    stays.close()
+
+
+def test_figures_are_kept(vm):  # noqa: F811
+    vm.figures("vm1")
+    before = figures(vm)
+    assert before["block.0.wr.reqs"] >= 32 and before["block.0.fl.reqs"] and before["cpu.time"]
+    for _ in range(2):
+        assert restart(vm)["way"] == "handover"
+        vm.figures("vm1")
+        after = figures(vm)
+        assert after.keys() == before.keys()
+        assert not {key: (before[key], after[key]) for key in before if after[key] < before[key]}
+        goes_on(vm)
+        before = figures(vm)

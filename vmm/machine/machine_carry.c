@@ -1,0 +1,203 @@
+#include "vmm/machine/machine_carry.h"
+#include "base/channel.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "devices/console.h"
+#include "snapshot/state.h"
+#include "vmm/agent/agent.h"
+#include "vmm/machine/machine.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FIGURES_SECTION "figures" /* struct vm_info, which only grows at its end */
+#define FIGURES_VERSION 1
+#define CONSOLE_SECTION "console"
+#define CONSOLE_VERSION 1
+
+static const char *const console_names[] = { [VM_CONSOLE_SERIAL] = "serial", [VM_CONSOLE_VIRTIO] = "virtio" };
+
+_Static_assert(ARRAY_SIZE(console_names) * CONSOLE_READERS_MAX <= CHANNEL_FDS_MAX &&
+	ARRAY_SIZE(((struct vm_go *)0)->clients) == CHANNEL_FDS_MAX, "one message holds the clients of all consoles");
+
+/* ---- figures ---- */
+
+static void disk_figures_add(struct vm_disk_info *d, const struct vm_disk_info *from)
+{
+	d->rd_reqs += from->rd_reqs;
+	d->rd_bytes += from->rd_bytes;
+	d->rd_ns += from->rd_ns;
+	d->wr_reqs += from->wr_reqs;
+	d->wr_bytes += from->wr_bytes;
+	d->wr_ns += from->wr_ns;
+	d->fl_reqs += from->fl_reqs;
+	d->fl_ns += from->fl_ns;
+	d->errors += from->errors;
+}
+
+static void interface_figures_add(struct vm_interface_info *i, const struct vm_interface_info *from)
+{
+	i->rx_bytes += from->rx_bytes;
+	i->rx_packets += from->rx_packets;
+	i->rx_errors += from->rx_errors;
+	i->rx_drops += from->rx_drops;
+	i->tx_bytes += from->tx_bytes;
+	i->tx_packets += from->tx_packets;
+	i->tx_errors += from->tx_errors;
+	i->tx_drops += from->tx_drops;
+}
+
+void machine_carry_figures(const struct machine *m, struct vm_info *i)
+{
+	const struct vm_info *from = &m->carried;
+
+	i->exits_io += from->exits_io;
+	i->exits_mmio += from->exits_mmio;
+	i->exits_other += from->exits_other;
+	i->assist_syscalls += from->assist_syscalls;
+	i->assist_instructions += from->assist_instructions;
+	for (unsigned n = 0; n < i->vcpus; n++)
+		i->vcpu_ns[n] += from->vcpu_ns[n];
+	for (unsigned n = 0; n < i->ninterfaces; n++)
+		interface_figures_add(&i->interfaces[n], &from->interfaces[n]);
+	for (unsigned n = 0; n < i->ndisks; n++) {
+		disk_figures_add(&i->disks[n], &from->disks[n]);
+		if (i->disk_faults[n] == VM_DISK_FINE)
+			i->disk_faults[n] = from->disk_faults[n];
+	}
+}
+
+static void figures_put(struct machine *m, struct state_writer *w)
+{
+	struct vm_info i = { 0 };
+
+	machine_info(m, &i);
+	state_section_begin(w, FIGURES_SECTION, "", FIGURES_VERSION);
+	state_put_bytes(w, &i, sizeof(i));
+	state_section_end(w);
+}
+
+static void figures_load(struct machine *m, struct state_reader *r)
+{
+	state_bytes(r, &m->carried, MIN(r->len, sizeof(m->carried)));
+	r->pos = r->len; /* a newer process knows more figures */
+	if (m->carried.agent == VM_AGENT_ANSWERS)
+		agent_carried(m->agent);
+}
+
+/* ---- sections ---- */
+
+void machine_carry_save(struct machine *m, struct state_writer *w)
+{
+	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
+		console_hold(m->consoles[i]);
+	figures_put(m, w);
+	for (unsigned i = 0; i < ARRAY_SIZE(console_names); i++) {
+		if (!m->consoles[i])
+			continue;
+		state_section_begin(w, CONSOLE_SECTION, console_names[i], CONSOLE_VERSION);
+		console_save(m->consoles[i], w);
+		state_section_end(w);
+	}
+}
+
+void machine_carry_release(struct machine *m)
+{
+	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
+		console_release(m->consoles[i]);
+}
+
+size_t machine_carry_find(const uint8_t *buf, size_t len)
+{
+	struct state_section s;
+	size_t pos = 0, at = 0;
+
+	while (state_section_next(buf, len, &pos, &s, NULL) > 0) {
+		if (!strcmp(s.name, FIGURES_SECTION))
+			return at;
+		at = pos;
+	}
+	return len;
+}
+
+static struct console *console_find(struct machine *m, const char *name)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(console_names); i++)
+		if (!strcmp(name, console_names[i]))
+			return m->consoles[i];
+	return NULL;
+}
+
+static int section_load(struct machine *m, struct state_section *s, struct err *e)
+{
+	struct console *c = strcmp(s->name, CONSOLE_SECTION) ? NULL : console_find(m, s->instance);
+
+	if (s->version != 1 || (!c && strcmp(s->name, FIGURES_SECTION)))
+		return err_set(e, -EINVAL, ERR_UNSUPPORTED, "the other process carries a section %s '%s' of version %u, "
+			"which this Cairn does not know", s->name, s->instance, s->version);
+	if (c)
+		console_load(c, &s->content);
+	else
+		figures_load(m, &s->content);
+	return state_reader_complete(&s->content) ? 0 :
+		err_set(e, -EINVAL, ERR_CORRUPT, "the other process's section %s '%s' is malformed", s->name, s->instance);
+}
+
+int machine_carry_load(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
+{
+	struct state_section s;
+	size_t pos = 0;
+	int r;
+
+	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
+		r = section_load(m, &s, e);
+		if (r < 0)
+			return r;
+	}
+	return r;
+}
+
+/* ---- clients of the consoles ---- */
+
+void machine_carry_clients(struct machine *m, struct vm_go *go, int *fds)
+{
+	struct console_client clients[CONSOLE_READERS_MAX];
+
+	*go = (struct vm_go){ 0 };
+	for (unsigned i = 0; i < ARRAY_SIZE(console_names); i++) {
+		unsigned n = m->consoles[i] ? console_clients(m->consoles[i], clients) : 0;
+
+		for (unsigned k = 0; k < n; k++) {
+			struct vm_go_client *to = &go->clients[go->n];
+
+			to->console = i;
+			to->sent = clients[k].sent;
+			memcpy(to->note, clients[k].note, sizeof(to->note));
+			fds[go->n++] = clients[k].fd;
+		}
+	}
+}
+
+static int client_attach(struct machine *m, const struct vm_go_client *from, int fd, struct err *e)
+{
+	struct console_client client = { .fd = fd, .sent = from->sent };
+	struct console *c = from->console < ARRAY_SIZE(console_names) ? m->consoles[from->console] : NULL;
+
+	_Static_assert(sizeof(client.note) == sizeof(from->note), "a note is copied whole");
+	memcpy(client.note, from->note, sizeof(client.note));
+	return c ? console_attach_client(c, &client, e) : err_set(e, -EINVAL, ERR_INVALID, "no such console");
+}
+
+void machine_carry_attach(struct machine *m, const struct vm_go *go, const int *fds, unsigned nfds)
+{
+	struct err e;
+
+	for (unsigned i = 0; i < nfds; i++) {
+		if (client_attach(m, &go->clients[i], fds[i], &e) < 0) {
+			log_warn(NULL, "a client of a console is detached: %s", e.msg);
+			close(fds[i]);
+		}
+	}
+}

@@ -1,0 +1,37 @@
+/* machine_carry: what a handover (vmm/snapshot/vm_handover.h) gives to the successor besides the guest's state: the
+ * machine's figures, and the consoles with their clients. A save and a snapshot lack all of this.
+ *
+ * The sections follow those of machine_save() in the same file: "figures", then "console" for each console that has
+ * clients of its own. A process of an earlier build writes none of them.
+ * Threading: main thread, while the machine is paused, except machine_carry_figures(). */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_CARRY_H
+#define CAIRN_VMM_MACHINE_MACHINE_CARRY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct machine;
+struct state_writer;
+struct vm_go;
+struct vm_info;
+
+/* Write the sections. From here on the consoles take no input from their clients, until machine_carry_release(). */
+void machine_carry_save(struct machine *m, struct state_writer *w);
+void machine_carry_release(struct machine *m);
+/* Return the length of the machine's own sections in a file of len bytes, which may be malformed. The rest is for
+ * machine_carry_load(). */
+size_t machine_carry_find(const uint8_t *buf, size_t len);
+/* Load the sections, after machine_load(). Returns 0; -EINVAL: malformed, or of a newer version. */
+int machine_carry_load(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
+
+/* Add the figures of the processes that had the VM before. Main thread. */
+void machine_carry_figures(const struct machine *m, struct vm_info *i);
+
+/* Fill in *go with the clients of the consoles, and fds (CHANNEL_FDS_MAX) with their sockets, which stay the
+ * consoles'. */
+void machine_carry_clients(struct machine *m, struct vm_go *go, int *fds);
+/* Attach the clients that another process's machine_carry_clients() has returned. fds: taken. */
+void machine_carry_attach(struct machine *m, const struct vm_go *go, const int *fds, unsigned nfds);
+
+#endif
