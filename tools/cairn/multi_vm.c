@@ -279,7 +279,10 @@ static void multi_vm_table_print(const struct multi_vm *f)
 		char took[24], why[JOB_TRACKING_TEXT] = "-";
 
 		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
-		job_tracking_text(t->answer, "copied", why, sizeof(why));
+		if (js_get_str(t->answer, "why")) /* of restart-process */
+			snprintf(why, sizeof(why), "saved and started: %s", js_get_str(t->answer, "why"));
+		else
+			job_tracking_text(t->answer, "copied", why, sizeof(why));
 		table_add(&table, (const char *const[]){ t->name, outcome_word(t), took, t->r < 0 ? t->e.msg : why });
 	}
 	table_finish(&table, stdout);
@@ -288,7 +291,7 @@ static void multi_vm_table_print(const struct multi_vm *f)
 static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 {
 	static const char *const passed_on[] = { "volumes", "pause", "memory-tracking", "memory-tracking-reason",
-		"memory-rounds", "memory-throttle", "memory-stopped" };
+		"memory-rounds", "memory-throttle", "memory-stopped", "way", "why" };
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 
 	for (size_t i = 0; i < f->n; i++) {

@@ -53,6 +53,20 @@ def test_only_running_vms_get_new_processes(fake):
     assert fake.info("vm2")["memory"] == 32 << 20 and fake.info("vm2")["state"] == "running"
 
 
+def test_all_running_vms_get_new_processes(fake):
+    for name in "vm1", "vm2", "vm3":
+        fake.define(name)
+    fake.cairn("start", "vm1", "vm2")
+    pids = [fake.info(name)["pid"] for name in ("vm1", "vm2")]
+    out = json.loads(fake.cairn("restart-process", "--all", "--format", "json").stdout)
+    assert [(x["name"], x["outcome"], x.get("way")) for x in out] == [
+        ("vm1", "done", "save"), ("vm2", "done", "save"), ("vm3", "skipped", None)]
+    assert not {fake.info(name)["pid"] for name in ("vm1", "vm2")} & set(pids)
+    out = fake.cairn("restart-process", "--all").stdout
+    assert out.count("saved and started: an older version of Cairn started the VM's process") == 2
+    assert "VM 'vm3' is shut off" in out
+
+
 def test_failed_save_leaves_vm_running(fake):
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
