@@ -1,5 +1,6 @@
-/* permissions: a table that gives users and groups (by number) a role, for all VMs or for one. Root and the daemon's
- * own user may do everything; users without an entry may do nothing. Stored in permissions.json.
+/* permissions: a table that gives users and groups (by number) a role, for all VMs or for one. Without an entry, root
+ * and the daemon's own user may do everything, members of the socket's group (api/wire/listen.h) are operators, and all
+ * others have no role (api/wire/conn.c). Stored in permissions.json.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_PERMISSIONS_H
 #define CAIRN_API_ACCESS_PERMISSIONS_H

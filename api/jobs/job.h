@@ -126,7 +126,8 @@ int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct er
 void jobs_settle(struct vm_host *host);
 /* Drop concluded jobs that are too old or too many. */
 void jobs_trim(struct vm_host *host);
-/* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues. */
+/* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues, except forks and
+ * pulls. */
 void jobs_free(struct vm_host *host);
 /* Load the jobs that earlier daemons concluded. file: the content of jobs.json; borrowed; NULL: none. */
 void jobs_load(struct vm_host *host, struct json_object *file);

@@ -45,7 +45,7 @@ void pin_release_due(struct vm_host *host)
 		vm_release(host->vms[i]);
 }
 
-/* Ask again after a job: the VM's process deletes no pin while a job works on its images. */
+/* Ask again after a job, because an earlier request may have failed, for example during a handover. */
 static void job_vm_release(struct vm_host *host, const char *name)
 {
 	struct vm *vm = vm_find(host, name);

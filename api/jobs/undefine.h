@@ -14,10 +14,10 @@ struct vm_host;
 #define UNDEFINE_FILE "undefine.json"
 
 /* storage:             borrowed during undefine_begin(); array of disk ids or paths whose images to remove; NULL: none.
- * remove_all_storage:  remove the images of all disks.
+ * remove_all_storage:  remove all files that volumes.h selects.
  * managed_save:        drop a managed save; otherwise a managed save is an error.
  * snapshots_metadata:  do not look for snapshots in the images; otherwise snapshots there are an error.
- * dry_run:             change nothing, only answer with the images that would be removed. */
+ * dry_run:             change nothing, only answer with the listed images and whether each would be removed. */
 struct undefine_opts {
 	struct json_object *storage;
 	bool remove_all_storage, managed_save, snapshots_metadata, dry_run;

@@ -37,7 +37,7 @@ struct volumes {
 };
 
 /* List a VM's volumes.
- * wanted:  array of disk ids or paths; NULL: all disks and everything in `folder`.
+ * wanted:  array of disk ids or paths; NULL: all disks, and the definition's other files in `folder`.
  * folder:  the import's folder; NULL: the VM was not imported.
  * Returns 0; -ENOENT: a wanted disk does not exist; -EBUSY: another VM uses a file. The error names that VM if all
  * users who see `vm` also see it. */

@@ -73,7 +73,8 @@ struct vm_observer {
 	void (*found_off)(struct vm *vm);
 
 	/* A client connects to a forward of a VM that may be asleep.
-	 * forward: the forward in words, for the VM's detail. done: called once if the observer wakes the VM. */
+	 * forward: the forward in words, for the VM's detail. done: called once if the observer begins to wake the VM
+	 * in this call; otherwise never. */
 	void (*client_waits)(struct vm *vm, const char *forward, void (*done)(void *opaque, int r, const struct err *e),
 		void *opaque);
 	/* The VM's cairn-slirp processes accept no more clients (forwards_hold()). */

@@ -66,7 +66,7 @@ struct vm_start_op {
 /* Flags that do not depend on the operations under way. Those marked "saved" are part of state.json. */
 enum vm_fact {
 	VM_FACT_INCOMPLETE = 1 << 0,   /* a job is creating the VM, or a failed creation is being undone */
-	VM_FACT_TEMPLATE = 1 << 1,     /* the images are never written: linked clones use them as backing files */
+	VM_FACT_TEMPLATE = 1 << 1,     /* the images are not written: linked clones may use them as backing files */
 	VM_FACT_AUTOSTART = 1 << 2,    /* autostart is on for this VM (api/policy/autostart.c) */
 	VM_FACT_REBOOTS = 1 << 3,      /* saved: a reboot was requested, so start the VM again if it powers off */
 	VM_FACT_OFF_ASKED = 1 << 4,    /* saved: a user requested this shutdown, so the VM stays off */

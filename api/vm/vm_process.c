@@ -312,7 +312,7 @@ static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
 {
 	unsigned want = answer_types[r->type] ? answer_types[r->type] : VM_MSG_REPLY;
 
-	/* An older process and a process without a guest answer a revert by VM_MSG_REPLY. */
+	/* An older process answers a revert by VM_MSG_REPLY. */
 	return m->head.type == want || (r->type == VM_MSG_SNAPSHOT_REVERT && m->head.type == VM_MSG_REPLY);
 }
 

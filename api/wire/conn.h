@@ -50,7 +50,8 @@ int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, co
 /* Disconnect all clients and stop listening. NULL allowed. */
 void server_free(struct server *s);
 /* Listen on a VM's QMP socket. Its clients speak QEMU's dialect and see only that VM.
- * vm: borrowed; conn_vm() returns it. name: the VM's; copied. path: borrowed. listening: taken, also on errors.
+ * vm: borrowed until listener_free(); conn_vm() returns it. name: the VM's; copied. path: borrowed until
+ * listener_free(). listening: taken, also on errors.
  * Returns 0; -errno. */
 int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
 	struct listener **ret_l, struct err *e);
