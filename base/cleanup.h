@@ -1,5 +1,5 @@
-/* cleanup: attributes that release a local variable at the end of its scope. Each accepts the empty
- * value (NULL, -1). */
+/* cleanup: attributes that release a local variable at the end of its scope. CLEANUP_FREE accepts NULL, CLEANUP_CLOSE
+ * accepts -1. */
 #ifndef CAIRN_BASE_CLEANUP_H
 #define CAIRN_BASE_CLEANUP_H
 

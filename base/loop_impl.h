@@ -56,7 +56,7 @@ struct loop_backend {
 		uint64_t offset);
 	void (*fdatasync)(struct loop *l, struct loop_op *op, int fd);
 	void (*fallocate)(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset, uint64_t len);
-	/* Wait for an event, at most timeout_ns (UINT64_MAX: no limit), and handle all events. */
+	/* Wait for an event, at most timeout_ns (UINT64_MAX: no limit), and handle a bounded number of events. */
 	void (*turn)(struct loop *l, uint64_t timeout_ns);
 	/* See loop_defer_threads(); may be NULL. */
 	void (*defer_threads)(struct loop *l, bool defer);

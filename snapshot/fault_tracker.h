@@ -77,8 +77,8 @@ int fault_tracker_start(struct fault_tracker *t, struct err *e);
  * take as long as freeing it. NULL allowed. */
 void fault_tracker_stop(struct fault_tracker *t);
 /* Unprotect and unregister the memory that is still mapped, and free the tracker. No save may be
- * running. Memory that the RAM reader has not supplied is zeros from now on; so call this at the end or
- * before a reset. NULL allowed. */
+ * running. Memory that the RAM reader has not supplied is zeros from now on; so call this at the end, or before
+ * all memory is cleared. NULL allowed. */
 void fault_tracker_free(struct fault_tracker *t);
 
 int fault_tracker_arm(struct fault_tracker *t, struct err *e);

@@ -53,8 +53,9 @@ enum vm_msg_type {
 	 * VM_REASON_SAVED. On failure the VM continues in its previous phase. */
 	VM_MSG_SAVE = 10,
 	VM_MSG_CANCEL = 11,    /* cancel the work in progress, or all requests for clones' disks */
-	/* Snapshots inside the first qcow2 disk, covering all writable disks. A process with
-	 * `images_only` serves them, too: then no VM runs, and a snapshot holds disks only. */
+	/* Snapshots of all writable disks, each inside its disk; the first writable qcow2 disk
+	 * also holds the VM state. A process with `images_only` serves these requests, too: then
+	 * no VM runs, and a snapshot holds disks only. */
 	VM_MSG_SNAPSHOT_CREATE = 12, /* struct vm_snapshot_create; VM_EVENT_PROGRESS meanwhile */
 	VM_MSG_SNAPSHOT_LIST = 13,   /* struct vm_snapshot_list; answered by VM_MSG_SNAPSHOTS */
 	VM_MSG_SNAPSHOT_REVERT = 14, /* struct vm_snapshot_revert */

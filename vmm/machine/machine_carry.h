@@ -1,9 +1,9 @@
 /* machine_carry: what a handover (vmm/snapshot/vm_handover.h) gives to the successor besides the guest's state: the
  * machine's figures, and the consoles with their clients. A save and a snapshot lack all of this.
  *
- * The sections follow those of machine_save() in the same file: "figures", then "console" for each console that has
- * clients of its own. A process of an earlier build writes none of them.
- * Threading: main thread, while the machine is paused, except machine_carry_figures(). */
+ * The sections follow those of machine_save() in the same file: "figures", then "console" for each console of the
+ * guest, but not for the agent's. A process of an earlier build writes none of them.
+ * Threading: main thread; save, load and the clients' functions while the machine is paused. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_CARRY_H
 #define CAIRN_VMM_MACHINE_MACHINE_CARRY_H
 
@@ -22,10 +22,10 @@ void machine_carry_release(struct machine *m);
 /* Return the length of the machine's own sections in a file of len bytes, which may be malformed. The rest is for
  * machine_carry_load(). */
 size_t machine_carry_find(const uint8_t *buf, size_t len);
-/* Load the sections, after machine_load(). Returns 0; -EINVAL: malformed, or of a newer version. */
+/* Load the sections, after machine_load(). Returns 0; -EINVAL: malformed, of a newer version, or unknown. */
 int machine_carry_load(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
 
-/* Add the figures of the processes that had the VM before. Main thread. */
+/* Add the figures of the processes that had the VM before. */
 void machine_carry_figures(const struct machine *m, struct vm_info *i);
 
 /* Fill in *go with the clients of the consoles, and fds (CHANNEL_FDS_MAX) with their sockets, which stay the

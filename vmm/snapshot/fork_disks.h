@@ -79,7 +79,7 @@ int fork_disks_freeze(struct fork_disks *d, struct err *e);
  * again. */
 void fork_disks_commit(struct fork_disks *d);
 /* Complete all copies and overlays, flush them to stable storage, and delete the hidden snapshots; after an error,
- * delete the pins, too. The guest may run again. Call after fork_disks_freeze() in every case.
+ * delete the pins, too. The guest may run again. Call in every case, also after an error of an earlier function.
  * r: the result so far. Returns r, or -errno. */
 int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
 /* Fill in how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */

@@ -14,7 +14,7 @@
  *   4 sends VM_MSG_CONFIG with the fds: images,  -->  builds the machine on the fds, opens the
  *     memory, state, taps, listening socket, …        images without a write, loads the state
  *   5                                            <--  answers: ready, or an error
- *   6 sends VM_MSG_GO with the sockets of the   -->  7 attaches these clients, accepts on the listening
+ *   6 sends VM_MSG_GO with the sockets of the    -->  7 attaches these clients, accepts on the listening
  *     consoles' clients, and calls _exit()             socket, runs the guest
  *
  * VM_MSG_GO is the point of no return. Before it, the successor neither writes to an image nor touches a lock. If it

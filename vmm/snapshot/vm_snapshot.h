@@ -1,5 +1,5 @@
 /* vm_snapshot: snapshots of a VM inside its qcow2 disks: all writable disks, memory, vCPUs and
- * devices at one instant. The first qcow2 disk holds the VM state and the snapshot tree.
+ * devices at one instant. The first writable qcow2 disk holds the VM state and the snapshot tree.
  *
  * Snapshot of a running VM: while the guest runs, memory is write-protected: all of it for the first snapshot, later
  * the pages dirtied since the last one. In the pause the devices are drained and saved, pages dirtied meanwhile are
