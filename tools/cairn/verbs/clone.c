@@ -47,7 +47,7 @@ static void copies_print(struct json_object *list)
 	}
 }
 
-/* Print which disks the daemon flattens: until then, that job keeps the clone's snapshots and forks waiting. */
+/* Print which disks the daemon flattens: until that job has ended, the clone's other jobs are refused. */
 static void flattened_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
