@@ -10,7 +10,7 @@
  *
  * After a power cut, the stored list may be older than the images, because the daemon does not wait for the disk:
  * - A pin may be in its image although the list lacks it: the fork was under way. The job of a fork succeeds only when
- *   everything that the store was given before is on stable storage, so the clone is gone, too, and the pin costs space.
+ *   everything that the store was given before is on stable storage, so the clone is gone, too; the pin costs space.
  * - The list may have an overlay that is gone, and whose pin was deleted. The reverse, an overlay whose pin was deleted
  *   too early, cannot happen: before the daemon asks a process to delete a pin, the overlay's header without backing
  *   file is on stable storage (block/pull.h), or the plan to remove the overlay is, which the next daemon completes.
