@@ -111,7 +111,12 @@ static void reply_send(struct control *c, uint64_t seq, int r, const struct err 
 
 void control_event(void *opaque, const struct vm_event *ev)
 {
-	peer_send(opaque, VM_MSG_EVENT, 0, ev, sizeof(*ev));
+	struct control *c = opaque;
+
+	/* The process that hands the VM over ignores events, and may have ended: its VM_MSG_GO may still be unread. A
+	 * daemon that connects queries the VM. */
+	if (!c->awaits_go)
+		peer_send(c, VM_MSG_EVENT, 0, ev, sizeof(*ev));
 }
 
 void control_configured(struct control *c, int r, const struct err *e)
