@@ -1,4 +1,4 @@
-"""A handover (cairn restart-process) of VMs with networks, huge pages, disks of several kinds, and a watchdog."""
+"""A handover (cairn restart-process) of VMs with networks, huge pages, many disks, a watchdog, and a Linux."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from guestlib import fields
 from plainlib import PlainDaemon, plain_folder, qcow2
 from test_handover import SECTORS, begin, checked, console, goes_on, image, vm  # noqa: F401
 from test_host import huge_pages, needs_root  # noqa: F401
+from test_linux import begin as linux_begin
+from test_linux import image as linux_image  # noqa: F401
 from test_net import figures, gone_through, goes_through, host, lan, opened, start  # noqa: F401
 from test_usernet import answers, connect, free_port, libexec, slirps, user  # noqa: F401
 from test_usernet import host as user_host  # noqa: F401
@@ -169,6 +171,37 @@ def test_watchdog_bites_after_handover(daemon, guest):
     restart_of(daemon, "vm1")
     assert c.run("watchdog show") == shows
     c.close()
+
+
+# ---- Linux ----
+
+@pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
+def test_linux_goes_on_during_disk_io(daemon, linux_image):  # noqa: F811
+    path = daemon.tmp / "vda.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", linux_image, path], check=True)
+    c = linux_begin(daemon, disks=[{"path": str(path), "format": "qcow2"}, qcow2(daemon.tmp / "vdb.qcow2", "64M")],
+                    guest_agent=True)
+    c.run("mount /dev/vda /mnt ext2")
+    c.run("fill-ram 2 7")
+    c.run("agent work")
+    daemon.cairn("wait", "linux", "--for", "agent", "--timeout", "50")
+    q = daemon.qmp()
+    for n in range(2):
+        c.sock.sendall(f"fill /dev/vdb 0 8M {n + 5} direct\n".encode())
+        restart_of(daemon, "linux")
+        while c.line() != "ok":
+            pass
+        c.run(f"verify /dev/vdb 0 8M {n + 5} direct")
+        c.run(f"write /mnt/round{n} kept")
+        c.run("verify-ram")
+    assert daemon.info("linux")["agent"] == "connected"
+    log = c.run("dmesg 60")
+    assert not [line for line in log if any(w in line for w in ("BUG", "Oops", "stall", "I/O error", "lockup"))], log
+    # The clock was set after the handover, so a lost answer would have been reported by now.
+    assert not [e for e in q.run("query-events")["events"] if e["event"] == "AGENT" and not e["data"]["connected"]]
+    daemon.cairn("shutdown", "--mode", "agent", "linux", "--wait")
+    c.close()
+    subprocess.run(["qemu-img", "check", "-q", path], check=True)
 
 
 # ---- another user ----
