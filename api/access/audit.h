@@ -1,5 +1,6 @@
-/* audit: an append-only log with one JSON line for each mutating call, including denied ones. A full audit.log is
- * rotated: audit.log.1 is the newest rotated file, audit.log.4 the oldest. Threading: the daemon's loop.
+/* audit: an append-only log with one JSON line for each mutating call, including denied ones. A line whose command
+ * is in parentheses is about an act of the daemon itself. A full audit.log is rotated: audit.log.1 is the newest
+ * rotated file, audit.log.4 the oldest. Threading: the daemon's loop.
  *
  * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked; omitted when long),
  * outcome ("ok" or the error's class), error, duration (ns). When a user's denials exceed the rate limit

@@ -1,5 +1,5 @@
-/* job: long-running work on a VM. A command, which returns the job's id, or a policy starts it, events report its
- * progress, and its result stays until a client dismisses it, within bounds of number and age.
+/* job: long-running work on a VM. A command or a policy of the daemon starts the job; a command returns the job's id.
+ * Events report the progress, and the result stays until a client dismisses it, within bounds of number and age.
  *
  * The status words are those of QMP's jobs. A job that succeeds passes through created, running, waiting, pending and
  * concluded; a job that fails through created, running, aborting and concluded. Dismissing makes it null. A job owns

@@ -4,8 +4,9 @@
  * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp accepts the
  * client and reports it to the daemon over a control socket in the run folder, which a later daemon can connect to,
  * too. While the VM is saved, the daemon itself holds the listening sockets, and passes them with the waiting clients
- * to the cairn-slirp of the next start. If the VM's idle policy is to save it, the daemon holds the sockets from the
- * VM's start on, so that no client is refused while the VM is being saved. Threading: the daemon's loop. */
+ * to the cairn-slirp of the next start. If the VM's idle policy is to save it, the daemon that starts the VM holds the
+ * sockets from the start on, so that no client is refused while the VM is being saved. (A daemon that adopts the VM
+ * does not have them.) Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_FORWARDS_H
 #define CAIRN_API_NET_FORWARDS_H
 

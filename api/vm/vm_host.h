@@ -35,7 +35,7 @@ struct vm_host {
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;
 	int next_id;		/* the last id given to a running VM; users see these ids, as in virsh */
-	bool new_boot;		/* the host has booted since the last daemon ran, so no VM process is left */
+	bool new_boot;		/* boot.json names no or another boot of the host: assume that no VM process is left */
 	unsigned adopting;	/* number of adopted VM processes that have not answered the first query yet */
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
