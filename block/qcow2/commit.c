@@ -264,6 +264,15 @@ static void commit_undo(struct qcow2 *q)
 	c->frees = (struct free_list){ 0 };
 }
 
+/* Will a request get the error of a failed commit? A failed task tells only its owner, which does not stop the VM. */
+static bool has_request(const struct wait_list *l)
+{
+	for (const struct wait *w = l->head; w; w = w->next)
+		if (!task_owns(w))
+			return true;
+	return false;
+}
+
 static void commit_end(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
@@ -278,7 +287,7 @@ static void commit_end(struct qcow2 *q)
 		log_guest(q->base.name, "cannot write the image's tables: %s", strerror(-res));
 		commit_undo(q);
 	}
-	if (res < 0 && !flushes.head && !throttled.head && !c->failing)
+	if (res < 0 && !has_request(&flushes) && !has_request(&throttled) && !c->failing)
 		block_report_error(&q->base, res, false, "the image's tables cannot be written");
 	c->failing = res < 0;
 	for (size_t i = 0; i < c->nslices; i++)

@@ -490,6 +490,8 @@ int commit_init(struct qcow2 *q);
 void commit_done(struct qcow2 *q);
 /* Let w run when all changes until now are durable. */
 void commit_flush(struct qcow2 *q, struct wait *w);
+/* Does a task wait here, and not a request? (task.c) */
+bool task_owns(const struct wait *w);
 /* Note a change of a table: start a commit if too many changes wait, else arm the timer for one. */
 void commit_note_dirty(struct qcow2 *q);
 /* Returns true if too many slices are dirty or too many frees are queued; w then runs at the commit's end. */

@@ -591,7 +591,7 @@ static void create_end(struct task *t, int res)
 
 	if (s->res && (s->commit || s->refused))
 		res = s->res;
-	else if (res < 0 && !*e.msg)
+	else if (res < 0 && (!*e.msg || !s->commit))
 		err_set_errno(&e, res, "disk %s: snapshot", q->base.name);
 	q->creating = NULL;
 	q->snapshot_busy = false;

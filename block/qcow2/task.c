@@ -48,6 +48,11 @@ static void task_waited(struct wait *w, int res)
 		task_run(t);
 }
 
+bool task_owns(const struct wait *w)
+{
+	return w->run == task_waited;
+}
+
 static void task_turn(struct loop_op *op, int res)
 {
 	(void)res;

@@ -399,6 +399,44 @@ static void test_unwritable_tables_are_reported(void **state)
 	(void)state;
 }
 
+/* Tables cannot be written, and only an aborted snapshot waits for them: the listener is notified. After there is space
+ * again, the tables are written. */
+static void test_unwritable_tables_at_abort_are_reported(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct told told = { .listener.on_error = told_trouble };
+	struct sync_op o = { .op.done = sync_done };
+	struct block_snapshot *s;
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 24);
+	signal(SIGXFSZ, SIG_IGN);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	block_set_listener(b, &told.listener);
+	log_silence(true);
+	assert_int_equal(block_snapshot_open(b, &s, &f.err), 0);
+	while (!(fixture_peek_be(&f, "img", 72, 8) & 1))
+		loop_run_once(f.loop, UINT64_MAX);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, MIB, buf, sizeof(buf)), 0);
+	file_limit(4096);
+	block_snapshot_abort(s, &o.op);
+	assert_int_equal(sync_wait(&f, &o), -EFBIG);
+	assert_non_null(strstr(o.err.msg, "File too large"));
+	run_until(&f, &told, 1);
+	assert_int_equal(told.error, -EFBIG);
+	assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), -EFBIG);
+	assert_int_equal(told.times, 1);
+	file_limit(RLIM_INFINITY);
+	assert_int_equal(fixture_op(b, BLOCK_FLUSH, 0, 0, 0), 0);
+	log_silence(false);
+	assert_int_equal(block_close(b), 0);
+	fixture_check_leaks_only(&f, "img");
+	fixture_end(&f);
+	(void)state;
+}
+
 /* Each clone of a VM has such an image. */
 static void test_new_image_takes_three_pages(void **state)
 {
@@ -440,6 +478,7 @@ int main(void)
 		cmocka_unit_test(test_new_image_takes_three_pages),
 		cmocka_unit_test(test_read_only_image_is_not_written),
 		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_leak_is_logged),
+		cmocka_unit_test(test_unwritable_tables_at_abort_are_reported),
 		cmocka_unit_test(test_unwritable_tables_are_reported),
 		cmocka_unit_test(test_random_operations_with_each_set_of_options),
 		cmocka_unit_test(test_snapshot_keeps_its_content),
