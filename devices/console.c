@@ -481,14 +481,32 @@ void console_release(struct console *c)
 	}
 }
 
+/* Return how many bytes the kept output has from `from` on that lie together in the history, and set *at to the first
+ * of them. */
+static size_t history_part(struct console *c, uint64_t from, char **at)
+{
+	size_t offset = from % CONSOLE_HISTORY_BYTES;
+
+	*at = c->history + offset;
+	return (size_t)MIN(c->head - from, (uint64_t)(CONSOLE_HISTORY_BYTES - offset));
+}
+
+static uint64_t history_start(const struct console *c)
+{
+	return c->head - MIN(c->head, (uint64_t)CONSOLE_HISTORY_BYTES);
+}
+
 void console_save(struct console *c, struct state_writer *w)
 {
 	LOCK_GUARD(&c->lock);
-	uint64_t from = c->head - MIN(c->head, (uint64_t)CONSOLE_HISTORY_BYTES);
+	size_t n;
+	char *at;
 
 	state_put_u64(w, c->head);
-	for (uint64_t i = from; i < c->head; i++)
-		state_put_u8(w, (uint8_t)c->history[i % CONSOLE_HISTORY_BYTES]);
+	for (uint64_t from = history_start(c); from < c->head; from += n) {
+		n = history_part(c, from, &at);
+		state_put_bytes(w, at, n);
+	}
 	state_put_u32(w, c->in_len);
 	for (unsigned i = 0; i < c->in_len; i++)
 		state_put_u8(w, (uint8_t)c->input[(c->in_start + i) % CONSOLE_INPUT_BYTES]);
@@ -496,14 +514,15 @@ void console_save(struct console *c, struct state_writer *w)
 
 void console_load(struct console *c, struct state_reader *r)
 {
-	uint64_t head = state_u64(r);
-	char input[CONSOLE_INPUT_BYTES];
-	uint32_t n;
+	char input[CONSOLE_INPUT_BYTES], *at;
+	size_t n;
 
 	pthread_mutex_lock(&c->lock);
-	c->head = head;
-	for (uint64_t i = head - MIN(head, (uint64_t)CONSOLE_HISTORY_BYTES); i < head; i++)
-		c->history[i % CONSOLE_HISTORY_BYTES] = (char)state_u8(r);
+	c->head = state_u64(r);
+	for (uint64_t from = history_start(c); from < c->head; from += n) {
+		n = history_part(c, from, &at);
+		state_bytes(r, at, n);
+	}
 	pthread_mutex_unlock(&c->lock);
 	n = state_u32(r);
 	if (n > sizeof(input))
