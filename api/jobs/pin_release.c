@@ -11,6 +11,8 @@
 /* Deleting a pin may take long on slow storage. */
 #define DELETE_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
 
+static void vm_release(struct vm *vm);
+
 static void release_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -21,6 +23,8 @@ static void release_answered(void *opaque, int r, const struct vm_answer *a, con
 	if (r < 0)
 		log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
 	pins_answered(vm->host, vm, r == 0);
+	if (!r)
+		vm_release(vm); /* pins that have become due meanwhile */
 }
 
 static void vm_release(struct vm *vm)
@@ -29,6 +33,9 @@ static void vm_release(struct vm *vm)
 	struct vm_pins pins = { 0 };
 
 	if (!pins_are_due(vm->host) || !vm->proc || !vm_state_is_active(vm->state) || vm_compat_is_old(vm))
+		return;
+	/* One request at a time: an answer is for all pins that this process was asked to delete. */
+	if (pins_are_asked(vm->host, vm))
 		return;
 	for (uint32_t i = 0; i < def->ndisks; i++)
 		if (!def->disks[i].read_only && def->disks[i].layers[0].format == DEFINITION_FORMAT_QCOW2)

@@ -320,6 +320,16 @@ bool pins_are_due(const struct vm_host *host)
 	return i < l->n;
 }
 
+bool pins_are_asked(const struct vm_host *host, const struct vm *by)
+{
+	const struct rows *l = &host->pins->due;
+	size_t i = 0;
+
+	while (i < l->n && l->list[i].asked != by)
+		i++;
+	return i < l->n;
+}
+
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
 	unsigned max)
 {

@@ -59,6 +59,8 @@ bool pins_has_image(const struct vm_host *host, const char *path);
 
 /* Whether the list has a pin that is due for deletion and that no VM's process was asked to delete. */
 bool pins_are_due(const struct vm_host *host);
+/* Whether `by`'s process was asked to delete pins and has not answered. */
+bool pins_are_asked(const struct vm_host *host, const struct vm *by);
 /* Get up to `max` ids of the image's pins that are due for deletion, and note that `by`'s process is asked to delete
  * them: pins_answered() has to follow. Returns their number. */
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],

@@ -175,6 +175,22 @@ def test_pin_goes_with_the_last_clone(vms, daemon, tmp_path):
     subprocess.run(["qemu-img", "check", "-q", a], check=True)
 
 
+def test_all_pins_of_clones_that_end_at_once_are_deleted(vms, daemon, tmp_path):
+    """The source's process cannot answer until all three pins are due."""
+    vms.start(vms.image("a.qcow2"))
+    for n in range(3):
+        vms.write("src", 0, n)
+        vms.fork(f"c{n}")
+    pid = json.loads(daemon.cairn("dominfo", "src", "--format", "json").stdout)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    for n in range(3):
+        vms.end(f"c{n}")
+    assert len(pins_in(tmp_path / "a.qcow2")) == 3
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: not pins_in(tmp_path / "a.qcow2"))
+    until(lambda: not json.loads((daemon.state / "pins.json").read_text())["due"])
+
+
 def test_clone_that_is_undefined_without_its_image_keeps_the_pin(vms, daemon, tmp_path):
     a = tmp_path / "a.qcow2"
     vms.start(vms.image("a.qcow2"))
