@@ -11,9 +11,10 @@
  * After a power cut, the stored list may be older than the images, because the daemon does not wait for the disk:
  * - A pin may be in its image although the list lacks it: the fork was under way. The job of a fork succeeds only when
  *   everything that the store was given before is on stable storage, so the clone is gone, too; the pin costs space.
- * - The list may have an overlay that is gone, and whose pin was deleted. The reverse, an overlay whose pin was deleted
- *   too early, cannot happen: before the daemon asks a process to delete a pin, the overlay's header without backing
- *   file is on stable storage (block/pull.h), or the plan to remove the overlay is, which the next daemon completes.
+ * - The list may have an overlay that is gone, and whose pin was deleted. No pin of a VM's listed overlay is deleted
+ *   too early: before the daemon asks a process to delete it, the overlay's header without backing file is on stable
+ *   storage (block/pull.h), or the store has a plan to remove the overlay, which the next daemon completes. Undefine
+ *   waits until its plan is on stable storage; a batch gives its plan to the store before the VMs' definitions.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PINS_H
@@ -44,8 +45,8 @@ void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
-/* Note an overlay that the list may lack. If no other row has the pin, others may be lost with this one, so the pin is
- * kept for ever. Returns whether the list did not have it. */
+/* Note an overlay that the list may lack. If the list is incomplete or does not have the pin, further overlays of the
+ * pin may be missing, so it is kept for ever. Returns whether the list did not have the overlay. */
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
 /* Note that the file `copy` is a copy of `overlay`; does nothing if that is no overlay on a pin. */
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);

@@ -54,7 +54,7 @@ struct define {
 	enum vm_define_mode mode;
 	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
 	bool created, outdates;
-	struct pin_scan *scan; /* finished; NULL: no image is an unknown overlay */
+	struct pin_scan *scan; /* finished when define_go() runs; NULL: none was begun */
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
 };
@@ -180,7 +180,7 @@ static int define_keep(struct define *w, struct err *e)
 	return 0;
 }
 
-/* The pins of overlays that the list lacks are in use from now on. */
+/* Add the overlays that the scan has found to the list of pins, so that their pins are in use. */
 static void pins_complete(struct define *w)
 {
 	struct pin_scan_result found = { 0 };
@@ -211,7 +211,8 @@ static void define_drafted(struct store_work *work)
 	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
 }
 
-/* Continue after the definition's files were checked: answer with the result of the checks, or begin to store. */
+/* Continue after the definition's files were checked and the scan for overlays has ended: answer with the result of the
+ * checks, or begin to store. */
 static void define_go(void *opaque)
 {
 	struct define *w = opaque;
