@@ -61,7 +61,8 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_REVERT = 14, /* struct vm_snapshot_revert */
 	VM_MSG_SNAPSHOT_DELETE = 15, /* struct vm_snapshot_name; children move to its parent */
 	VM_MSG_SNAPSHOT_SET = 18,    /* struct vm_snapshot_set: rename, describe, tag */
-	/* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS with that snapshot and its own_bytes. */
+	/* struct vm_snapshot_name; answered by VM_MSG_SNAPSHOTS with that snapshot and its own_bytes. The name of a pin
+	 * is allowed. */
 	VM_MSG_SNAPSHOT_SIZE = 21,
 	/* struct vm_fork: capture the state from which clones start: that of the running VM, which
 	 * continues, or of one of its snapshots; then the VM may be off (`images_only`). Answered by

@@ -80,6 +80,7 @@ void command_snapshot_revert(struct call *c);
 void command_snapshot_delete(struct call *c);
 void command_snapshot_set(struct call *c);
 void command_snapshot_size(struct call *c);
+void command_vm_pins(struct call *c);
 void command_schedule_set(struct call *c);
 void command_schedule_remove(struct call *c);
 void command_query_schedules(struct call *c);

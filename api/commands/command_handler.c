@@ -43,6 +43,7 @@ const struct command_handler command_handlers[] = {
 	{ "snapshot-delete", command_snapshot_delete },
 	{ "snapshot-set", command_snapshot_set },
 	{ "snapshot-size", command_snapshot_size },
+	{ "vm-pins", command_vm_pins },
 	{ "snapshot-schedule-set", command_schedule_set },
 	{ "snapshot-schedule-remove", command_schedule_remove },
 	{ "query-snapshot-schedules", command_query_schedules },

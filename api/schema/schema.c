@@ -234,6 +234,10 @@ static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
 	END };
+static const struct field pins_returns[] = {
+	{ "pins", FIELD_ARRAY, REQUIRED, "for each pin: disk; pin, its id; clones, the number of disks of clones that read "
+		"it, 0 if it is about to be deleted; own-size, the bytes that only it uses, if the VM's process tells them" },
+	END };
 static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 	{ "new-name", FIELD_STRING, OPTIONAL, "new name of the snapshot" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
@@ -401,6 +405,8 @@ static const struct command commands[] = {
 	{ "snapshot-set", "change name, description or tags of a snapshot", snapshot_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_SNAPSHOT },
 	{ "snapshot-size", "show the space that only this snapshot uses", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
+		COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-pins", "list what live clones keep in the VM's images", vm_only, pins_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "snapshot-schedule-set", "create snapshots automatically, and delete old automatic ones",
 		schedule_set_args, schedule_set_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },

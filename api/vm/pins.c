@@ -294,6 +294,33 @@ bool pins_has_overlay(const struct vm_host *host, const char *path)
 	return host->pins && row_find(&host->pins->used, path);
 }
 
+static void use_add(struct pin_use *all, size_t *n, const struct row *r)
+{
+	size_t i = 0;
+
+	while (i < *n && memcmp(all[i].id, r->id, sizeof(r->id)))
+		i++;
+	if (i == *n) {
+		all[i] = (struct pin_use){ .overlays = 0 };
+		memcpy(all[i].id, r->id, sizeof(r->id));
+		(*n)++;
+	}
+	all[i].overlays += r->overlay != NULL;
+}
+
+size_t pins_of_image(const struct vm_host *host, const char *image, struct pin_use **ret)
+{
+	const struct rows *lists[] = { &host->pins->used, &host->pins->due };
+	size_t n = 0;
+
+	*ret = must_alloc(calloc(lists[0]->n + lists[1]->n + 1, sizeof(**ret)));
+	for (size_t l = 0; l < ARRAY_SIZE(lists); l++)
+		for (size_t i = 0; i < lists[l]->n; i++)
+			if (!strcmp(lists[l]->list[i].image, image))
+				use_add(*ret, &n, &lists[l]->list[i]);
+	return n;
+}
+
 static bool rows_have_image(const struct rows *l, const char *image)
 {
 	size_t i = 0;

@@ -23,6 +23,7 @@
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct pins;
@@ -55,6 +56,13 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 bool pins_forget(struct vm_host *host, const char *overlay);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
+/* The number of overlays that read a pin; 0: the pin is due for deletion. */
+struct pin_use {
+	uint8_t id[VM_PIN_ID_BYTES];
+	unsigned overlays;
+};
+/* List the image's pins. *ret: owned by the caller (free()). Returns their number. */
+size_t pins_of_image(const struct vm_host *host, const char *image, struct pin_use **ret);
 /* Whether the list has a pin of the image: one that an overlay reads, or one that is due for deletion. */
 bool pins_has_image(const struct vm_host *host, const char *path);
 

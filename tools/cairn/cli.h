@@ -166,6 +166,7 @@ int verb_attach_disk(struct cli *c);
 int verb_detach_disk(struct cli *c);
 int verb_change_media(struct cli *c);
 int verb_domblklist(struct cli *c);
+int verb_domblkinfo(struct cli *c);
 int verb_attach_interface(struct cli *c);
 int verb_detach_interface(struct cli *c);
 int verb_domiflist(struct cli *c);

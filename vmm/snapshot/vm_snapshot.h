@@ -37,8 +37,8 @@ int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *
 int vm_snapshot_recover(struct vm *vm, struct err *e);
 /* List one page of snapshots, starting at index `from`. */
 int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, struct err *e);
-/* Compute own_bytes of one snapshot. May run at any time and several times at once; it does not
- * count as work (vm_work_begin()). Fails with -EBUSY or -ECANCELED when the snapshots change
+/* Compute own_bytes of one snapshot, or of the pin of that name. May run at any time and several times at once;
+ * it does not count as work (vm_work_begin()). Fails with -EBUSY or -ECANCELED when the snapshots change
  * meanwhile. */
 typedef void vm_snapshot_size_fn(void *opaque, int r, const struct vm_snapshot_info *info,
 	const struct err *e);

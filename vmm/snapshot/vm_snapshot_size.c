@@ -7,8 +7,11 @@
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define PIN_PREFIX "cairn-pin-" /* qcow2_pin_mark() */
 
 struct size_job {
 	struct machine *m;
@@ -17,6 +20,7 @@ struct size_job {
 	vm_snapshot_size_fn *done;
 	void *opaque;
 	unsigned disk; /* index of the current disk */
+	char pin[BLOCK_SNAPSHOT_NAME_MAX + 1]; /* name of a pin to measure instead of node; "": none */
 	char part_id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	bool first;    /* the disk with the tree: find the part by id */
 	uint64_t bytes, sum;
@@ -59,6 +63,17 @@ static void own_done(struct block_snapshot_op *op, int res, const struct err *e)
 	loop_post(j->m->host.loop, &j->task);
 }
 
+static bool pin_find(struct size_job *j, const struct block_snapshot_info *list, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n && (!list[i].pinned || strcmp(list[i].name, j->pin)))
+		i++;
+	if (i < n)
+		memcpy(j->part_id, list[i].id, sizeof(j->part_id));
+	return i < n;
+}
+
 /* Find the disk's part of the snapshot and copy its id. Returns false when the disk has none. */
 static bool part_find(struct size_job *j, const struct block_snapshot_info *list, size_t n)
 {
@@ -83,7 +98,7 @@ static void disk_look(struct loop_task *t)
 	int r = block_snapshot_list(b, &list, &n, &j->e);
 
 	j->bytes = 0;
-	if (!r && part_find(j, list, n))
+	if (!r && (j->pin[0] ? pin_find(j, list, n) : part_find(j, list, n)))
 		block_snapshot_own(b, j->part_id, &j->bytes, &j->op);
 	else
 		own_done(&j->op, r, &j->e);
@@ -104,6 +119,19 @@ static void disk_next(struct size_job *j)
 	loop_post(j->m->disks[j->disk].loop, &j->task);
 }
 
+/* A pin is a snapshot of one disk, which is no part of the tree. */
+static int pin_size(struct machine *m, const char *name, vm_snapshot_size_fn *done, void *opaque, struct err *e)
+{
+	struct size_job *j = calloc(1, sizeof(*j));
+
+	if (!j)
+		return err_set_errno(e, -ENOMEM, "pin");
+	*j = (struct size_job){ .m = m, .done = done, .opaque = opaque, .op.done = own_done };
+	snprintf(j->pin, sizeof(j->pin), "%s", name);
+	disk_next(j);
+	return 0;
+}
+
 int vm_snapshot_size(
 	struct vm *vm, const char *name, vm_snapshot_size_fn *done, void *opaque, struct err *e)
 {
@@ -112,8 +140,11 @@ int vm_snapshot_size(
 	struct tree_node *n;
 	struct size_job *j;
 	struct tree t;
-	int r = vmsnap_open(m, &d, &t, e);
+	int r;
 
+	if (!strncmp(name, PIN_PREFIX, strlen(PIN_PREFIX)))
+		return pin_size(m, name, done, opaque, e);
+	r = vmsnap_open(m, &d, &t, e);
 	if (r < 0)
 		return r;
 	r = vmsnap_find(&t, name, &n, e);

@@ -231,6 +231,9 @@ cairn domstate web1 --reason
 cairn domblklist web1 --details
     given: defined web1
     then: shows 'file *disk *vda *.*web1.qcow2'
+cairn domblkinfo web1
+    given: defined web1
+    then: shows 'vda .* 0 .*0 B'
 cairn domiflist web1
     given: defined web1; cairn attach-interface web1 user
     then: shows 'net0 .*user'

@@ -376,6 +376,8 @@ const struct verb verbs[] = {
 	{ "domname", "Monitoring", "VM", "print the name of a VM", NULL, 1, 1, false, "vm", "vm-info", verb_domname },
 	{ "domblklist", "Monitoring", "VM", "list the disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
 		verb_domblklist },
+	{ "domblkinfo", "Monitoring", "VM", "show the space that a VM's disks take, and what live clones keep in them", NULL, 1,
+		1, true, "vm", "vm-dump-definition vm-pins", verb_domblkinfo },
 	{ "domiflist", "Monitoring", "VM", "list the network interfaces of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition", verb_domiflist },
 	{ "domifstat", "Monitoring", "VM INTERFACE", "show the traffic of a network interface", NULL, 2, 2, true, "vm", "vm-info",

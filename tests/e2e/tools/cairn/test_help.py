@@ -192,6 +192,7 @@ change-media vm1 cd --eject
 attach-interface vm1 user
 detach-interface vm1 user
 domblklist vm1
+domblkinfo vm1
 domiflist vm1
 domifstat vm1 net0
 domifaddr vm1

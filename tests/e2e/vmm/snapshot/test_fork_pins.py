@@ -340,6 +340,40 @@ def test_four_generations_keep_their_content(vms, daemon, tmp_path):
     vms.holds("src", 0, 51)
 
 
+def blocks(daemon, name):
+    """Return what `cairn domblkinfo` says of a VM's disks, by id."""
+    return {d["id"]: d for d in json.loads(daemon.cairn("domblkinfo", name, "--format", "json").stdout)}
+
+
+@pytest.mark.parametrize("state", ["running", "off"])
+def test_space_of_clones_and_pins_is_shown(vms, daemon, tmp_path, state):
+    vms.start(vms.image("a.qcow2"), vms.image("b.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c", "--count", "2")
+    first = blocks(daemon, "src")["vda"]
+    assert (first["pins"], first["clones"]) == (1, 2) and "source" not in first
+    # The source's write goes to another cluster, and the old one stays for the clones.
+    vms.write("src", 0, 2)
+    vms.write("c-1", 65536, 3)
+    if state == "off":
+        off(vms, daemon)
+    kept = blocks(daemon, "src")
+    assert kept["vda"]["pins-own-size"] >= first["pins-own-size"] + 65536
+    assert kept["vdb"]["clones"] == 2 and kept["vdb"]["pins-own-size"] < 65536 * 8
+    clone = blocks(daemon, "c-1")["vda"]
+    assert clone["source"] == str(tmp_path / "a.qcow2") and (clone["pins"], clone["clones"]) == (0, 0)
+    assert clone["allocation"] == vms.path("c-1").stat().st_blocks * 512 > blocks(daemon, "c-2")["vda"]["allocation"]
+    head, _, *rows = daemon.cairn("domblkinfo", "src").stdout.splitlines()
+    assert head.split() == ["Target", "Allocation", "Reads", "Clones", "Kept", "for", "clones"]
+    assert rows[0].split()[0] == "vda" and rows[0].split()[3:5] == ["-", "2"]
+    for name in ("c-1", "c-2"):
+        vms.end(name)
+    if state == "running":
+        until(lambda: blocks(daemon, "src")["vda"]["pins"] == 0)
+    else:
+        assert (blocks(daemon, "src")["vda"]["pins"], blocks(daemon, "src")["vda"]["clones"]) == (1, 0)
+
+
 # ---- long chains ----
 
 def chain(vms, n):
