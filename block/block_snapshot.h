@@ -76,6 +76,9 @@ struct block_snapshot_op {
 	/* Called by the commit of a pin when the pin's place is known, so that overlays on it can be written while the
 	 * commit continues: the pin is not in the file yet, and done() may report an error. NULL: not wanted. */
 	void (*placed)(struct block_snapshot_op *op, const struct qcow2_pin *pin);
+	/* Called by a commit when the file names the snapshot, on stable storage. The commit cannot fail any more, but
+	 * goes on until done(). NULL: not wanted. */
+	void (*stands)(struct block_snapshot_op *op);
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* the commit sets the new snapshot's id */
 	bool unknown; /* the commit failed, but the file may have the snapshot, until another change succeeds */
 	void *engine;

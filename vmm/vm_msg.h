@@ -66,7 +66,8 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_SIZE = 21,
 	/* struct vm_fork: capture the state from which clones start: that of the running VM, which
 	 * continues, or of one of its snapshots; then the VM may be off (`images_only`). Answered by
-	 * VM_MSG_SNAPSHOT_DONE. fds: an empty memfd for a state as of VM_MSG_SAVE; then for each
+	 * VM_MSG_SNAPSHOT_DONE when everything is on stable storage. If the disks became what the request asks for,
+	 * VM_EVENT_FORK_READY may come before. fds: an empty memfd for a state as of VM_MSG_SAVE; then for each
 	 * writable disk, in order, its image for reading and `copies` empty files, which become overlays
 	 * on a pin of the image, or copies. */
 	VM_MSG_FORK = 22,
@@ -162,6 +163,7 @@ enum vm_event_kind {
 	VM_EVENT_RESET_DELAYED,
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
+	VM_EVENT_FORK_READY,	 /* the clones of the fork under way may start; its disks are not on stable storage yet */
 	VM_EVENT_KIND_COUNT,
 };
 

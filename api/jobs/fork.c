@@ -63,6 +63,7 @@ struct fork {
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	bool paused, hint_hostname, isolated, going_on;
+	bool asked, answered; /* the source's process has the request; has answered */
 	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
 	unsigned nmade;
 	uint64_t made_bytes[VM_DISKS_MAX]; /* space that these files occupied when the source had answered */
@@ -232,6 +233,8 @@ static int disks_settle(struct fork *f, struct err *e)
 		if (f->flat[i] && f->taken.disks_made[w] != VM_MADE_FLAT)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%s' is run by a process of an older Cairn, which cannot make "
 				"isolated clones of this VM; use cairn restart-process first", f->source->def->name);
+		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY && f->next)
+			return err_set(e, -EPROTO, ERR_GENERIC, "the VM's process copied a disk after it let the clones start");
 		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY) {
 			disk_set_copied(f, i);
 			changed = true;
@@ -515,24 +518,39 @@ static void clones_start_next(struct fork *f)
 	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX)
 		clone_start(&f->clones[f->next++]);
 	f->going_on = false;
-	if (f->begun)
-		return;
-	fork_end(f);
+	if (!f->begun && f->answered)
+		fork_end(f);
 }
 
 /* ---- beginning and cancelling the job ---- */
+
+/* Seal the memfd, so that neither the source nor a clone can change the state, and start the clones. Returns 0 or
+ * -errno. */
+static int clones_begin(struct fork *f, struct err *e)
+{
+	if (!f->next && fcntl(f->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_set_errno(e, -errno, "cannot seal the VM's state");
+	f->job->unit = "clones";
+	clones_start_next(f);
+	return 0;
+}
+
+/* Start the clones while the source's process flushes their disks. The job succeeds when it has answered, too. */
+static void fork_ready(struct job *j)
+{
+	struct fork *f = j->opaque;
+	struct err e;
+
+	if (f->asked && !f->answered && !f->next && clones_begin(f, &e) < 0)
+		batch_fail(f->batch, &e);
+}
 
 static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct fork *f = opaque;
 	struct err why;
 
-	/* Seal the memfd, so that neither the source nor a clone can change the state. */
-	if (!r && fcntl(f->state_fd, F_ADD_SEALS,
-			  F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-		r = err_set_errno(&why, -errno, "cannot seal the VM's state");
-		e = &why;
-	}
+	f->answered = true;
 	if (!r && a->snapshot)
 		f->taken = *a->snapshot;
 	made_measure(f);
@@ -540,13 +558,12 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		r = disks_settle(f, &why);
 		e = &why;
 	}
+	if (!r)
+		r = clones_begin(f, &why);
 	if (r < 0) {
 		batch_fail(f->batch, e);
-		fork_end(f);
-		return;
+		clones_start_next(f);
 	}
-	f->job->unit = "clones";
-	clones_start_next(f);
 }
 
 static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -604,6 +621,7 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 	}
 	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
+	f->asked = true;
 	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 }
@@ -693,6 +711,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	f->job->opaque = f; /* job_new() has set the unit to bytes; fork_answered() changes it to clones */
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
+	f->job->fork_ready = fork_ready;
 	f->begun_ns = loop_now_ns();
 	if (f->rights && f->files.n)
 		files_do(f, f->rights, &f->files, fork_files_check, files_checked, f, &f->errand);

@@ -640,6 +640,11 @@ static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 {
 	struct job *j = vm->operation.job;
 
+	if (ev->kind == VM_EVENT_FORK_READY) {
+		if (j && j->fork_ready)
+			j->fork_ready(j);
+		return;
+	}
 	if (j && j->progress)
 		j->progress(j, ev);
 	else if (j && ev->value >= 0 && ev->total >= ev->value && !strcmp(j->unit, "bytes"))

@@ -51,7 +51,7 @@ struct vm_observer {
 	 * also for an adopted process. */
 	void (*phase_seen)(struct vm *vm, const struct vm_event *ev);
 	void (*phase_known)(struct vm *vm);
-	/* The VM process or the offline process reports progress of a job. */
+	/* The VM process or the offline process reports progress of a job, by VM_EVENT_PROGRESS or _FORK_READY. */
 	void (*progress)(struct vm *vm, const struct vm_event *ev);
 
 	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended. process_saved: the

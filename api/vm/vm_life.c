@@ -223,6 +223,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		emit_io_error(vm, ev);
 		break;
 	case VM_EVENT_PROGRESS:
+	case VM_EVENT_FORK_READY:
 		vm_notify(vm, progress, ev);
 		break;
 	case VM_EVENT_RESET_DELAYED:

@@ -426,6 +426,8 @@ static int step_table(struct block_snapshot *s)
 		return r;
 	vm_tables_given(s);
 	s->stands = true;
+	if (s->op->stands)
+		s->op->stands(s->op);
 	s->phase = CREATE_RELEASE_FLUSH;
 	return s->q->h.version < 3 ? TASK_DONE : 0;
 }

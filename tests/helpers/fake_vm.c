@@ -13,7 +13,7 @@
  *   config-until=FILE (read nothing before FILE exists)  boot-until=FILE (the same, not for images_only)
  *   lingers-until=FILE (with refuse: end only once FILE exists)  clone-dies=NAME (that clone dies at its start)
  *   clone-until=FILE:NAME (the clone of that name waits at its start for FILE)
- *   work-takes=MS (duration of saves and snapshots; with progress)  work-fails  work-until=FILE
+ *   work-takes=MS (duration of saves and snapshots; with progress)  work-fails  work-until=FILE  fork-ready
  * A save is a valid state file with empty memory. Snapshots are kept at the start of the first disk, as an array of
  * struct vm_snapshot_info: a tree without disk content.
  * FAKE_VM=die-at-start in the environment: end before accepting a connection. */
@@ -521,10 +521,8 @@ static void size_send(struct fake *f, const struct vm_snapshot_name *n, uint64_t
 
 	tree_load(f, &t);
 	info = tree_find(&t, n->name);
-	if (!info) {
-		reply(f, seq, -ENOENT, ERR_NOT_FOUND, "there is no such snapshot");
-		return;
-	}
+	if (!info)
+		return reply(f, seq, -ENOENT, ERR_NOT_FOUND, "there is no such snapshot");
 	s = (struct vm_snapshots){ .total = 1, .n = 1 };
 	s.list[0] = *info;
 	s.list[0].own_bytes = 65536;
@@ -590,7 +588,7 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 		return write(w->fds[0], "core", 4) == 4 ? 0 : err_set_errno(e, -errno, "dump");
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
-		return save_write(f, w, e);
+		return word(f, "fork-ready") ? 0 : save_write(f, w, e);
 	case VM_MSG_SNAPSHOT_CREATE:
 		return snapshot_create(f, (const void *)w->body, id, e);
 	case VM_MSG_SNAPSHOT_DELETE:
@@ -644,6 +642,8 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 	f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
 	if (m->head.type == VM_MSG_SAVE)
 		phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
+	if (m->head.type == VM_MSG_FORK && word(f, "fork-ready") && !save_write(f, &f->work, &e))
+		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY });
 	if (!ms)
 		work_finish(f, 0, &e);
 }

@@ -567,6 +567,13 @@ static void agent_changed(void *opaque, bool open, bool answers)
 	event_send(opaque, &ev);
 }
 
+void vm_fork_ready(struct vm *vm)
+{
+	struct vm_event ev = event_new(vm, VM_EVENT_FORK_READY);
+
+	event_send(vm, &ev);
+}
+
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_SNAPSHOT_RECOVERED);

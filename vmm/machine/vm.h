@@ -105,6 +105,8 @@ void vm_reverted(struct vm *vm, bool on);
  * before; empty if there are none. */
 void vm_processor_note(const struct vm *vm, char *note, size_t size);
 
+/* Send VM_EVENT_FORK_READY. */
+void vm_fork_ready(struct vm *vm);
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);
 

@@ -231,7 +231,7 @@ void fork_disks_commit(struct fork_disks *d)
 	}
 }
 
-/* Wait until the pins are on stable storage. Returns r, or -errno. */
+/* Wait for the end of the pins' commits. Returns r, or -errno. */
 static int pins_wait(struct fork_disks *d, int r, struct err *e)
 {
 	struct err own;
@@ -334,9 +334,16 @@ static void *sync_main(void *opaque)
 	return NULL;
 }
 
-/* Flush the clones' files to stable storage. Start writing all of them first, so that one commit of the file system's
- * journal serves them all. Threads wait for several files at a time, because each wait ends with a flush of the
- * device's cache, and the kernel merges flushes that wait. */
+/* Start writing the clones' files to stable storage, all of them before copies_sync() waits for the first, so that one
+ * commit of the file system's journal serves them all. */
+static void copies_sync_start(const struct fork_disks *d, const struct fork_disk *x)
+{
+	for (unsigned k = 0; k < d->copies; k++)
+		(void)sync_file_range(x->copies[k], 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
+/* Flush the clones' files to stable storage. Threads wait for several files at a time, because each wait ends with a
+ * flush of the device's cache, and the kernel merges flushes that wait. */
 static int copies_sync(const struct fork_disks *d, const struct fork_disk *x, struct err *e)
 {
 	struct syncing s = { .fds = x->copies, .n = d->copies };
@@ -344,8 +351,6 @@ static int copies_sync(const struct fork_disks *d, const struct fork_disk *x, st
 	unsigned n = 0;
 	int r;
 
-	for (unsigned k = 0; k < d->copies; k++)
-		(void)sync_file_range(x->copies[k], 0, 0, SYNC_FILE_RANGE_WRITE);
 	while (n < MIN(d->copies / SYNC_FILES_EACH, SYNC_THREADS) && !pthread_create(&threads[n], NULL, sync_main, &s))
 		n++;
 	sync_main(&s);
@@ -361,7 +366,7 @@ static int overlays_write(struct fork_disks *d, struct fork_disk *x, const struc
 
 	for (unsigned k = 0; k < d->copies && !r; k++)
 		r = qcow2_pin_overlay(x->copies[k], pin, x->pin->path, e);
-	return r < 0 ? r : copies_sync(d, x, e);
+	return r;
 }
 
 static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *e)
@@ -374,10 +379,10 @@ static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *
 			r = file_copy(d, x->copies[0], x->copies[k], e);
 		}
 	}
-	return r < 0 ? r : copies_sync(d, x, e);
+	return r;
 }
 
-static int disk_finish(struct fork_disks *d, struct fork_disk *x, struct err *e)
+static int disk_make(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	struct qcow2_pin pin;
 	int r;
@@ -393,18 +398,38 @@ static int disk_finish(struct fork_disks *d, struct fork_disk *x, struct err *e)
 	return r < 0 ? r : copies_spread(d, x, e);
 }
 
-int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e)
+int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e)
 {
-	bool frozen = false;
+	bool frozen = false, stand = true;
+	int r = 0;
 
 	for (unsigned i = 0; i < d->n; i++)
 		frozen |= d->list[i].frozen != NULL;
-	if (!r && frozen)
+	if (frozen)
 		r = frozen_commit(d, m, e);
+	for (unsigned i = 0; i < d->n && !r; i++) {
+		r = disk_make(d, &d->list[i], e);
+		copies_sync_start(d, &d->list[i]);
+	}
+	for (unsigned i = 0; i < d->n; i++)
+		stand = (!d->list[i].committing || disk_commit_stands(&d->list[i].commit)) && stand;
+	return r < 0 || stand ? r : pins_wait(d, 0, e);
+}
+
+bool fork_disks_are_as_asked(const struct fork_disks *d)
+{
+	for (unsigned i = 0; i < d->n; i++)
+		if (d->list[i].pin->path[0] && d->list[i].way != FORK_DISK_PIN)
+			return false;
+	return true;
+}
+
+int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e)
+{
 	for (unsigned i = 0; i < d->n && !r; i++)
-		r = disk_finish(d, &d->list[i], e);
+		r = copies_sync(d, &d->list[i], e);
 	r = pins_wait(d, r, e);
-	frozen_release(d, r < 0);
+	frozen_release(d, r < 0 && !used);
 	return r;
 }
 
@@ -471,8 +496,14 @@ int fork_disks_of_snapshot(struct fork_disks *d, struct err *e)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < d->n && !r; i++)
-		r = d->list[i].way == FORK_DISK_PIN ? snapshot_pin(d, &d->list[i], e) : snapshot_copy(d, &d->list[i], e);
+	for (unsigned i = 0; i < d->n && !r; i++) {
+		struct fork_disk *x = &d->list[i];
+
+		r = x->way == FORK_DISK_PIN ? snapshot_pin(d, x, e) : snapshot_copy(d, x, e);
+		copies_sync_start(d, x);
+		if (!r)
+			r = copies_sync(d, x, e);
+	}
 	if (r < 0)
 		snapshot_pins_drop(d);
 	return r;

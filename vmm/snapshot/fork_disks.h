@@ -50,7 +50,7 @@ struct fork_disk {
 	enum fork_disk_way way;
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
-	bool committing; /* a pin, between fork_disks_commit() and fork_disks_finish() */
+	bool committing; /* a pin, between fork_disks_commit() and the end of its commit */
 	struct disk_commit commit;
 	struct block_snapshot_info info;
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot to copy or of the pin; empty: none */
@@ -78,15 +78,21 @@ int fork_disks_freeze(struct fork_disks *d, struct err *e);
 /* Start to commit the pins, so that the disks' threads write while the caller copies memory. The guest may run
  * again. */
 void fork_disks_commit(struct fork_disks *d);
-/* Complete all copies and overlays, flush them to stable storage, and delete the hidden snapshots; after an error,
- * delete the pins, too. The guest may run again. Call in every case, also after an error of an earlier function.
- * r: the result so far. Returns r, or -errno. */
-int fork_disks_finish(struct fork_disks *d, struct machine *m, int r, struct err *e);
+/* Make all copies and overlays, and wait until the pins are in the images, so that clones can start. The guest may
+ * run again. Returns 0 or -errno. */
+int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e);
+/* Whether each disk for which the daemon asks for a pin has one. */
+bool fork_disks_are_as_asked(const struct fork_disks *d);
+/* Flush the copies and overlays to stable storage, and delete the hidden snapshots; after an error, delete the pins,
+ * too, unless clones already use them. The guest may run again. Call in every case, also after
+ * an error of an earlier function.
+ * used: the clones may run. r: the result so far. Returns r, or -errno. */
+int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e);
 /* Fill in how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */
 void fork_disks_tell(const struct fork_disks *d, uint8_t *made);
 /* Make the disks from existing snapshots, whose ids are in list[]: pin the snapshots, or copy them. Call these two
- * functions instead of fork_disks_prepare(), _freeze(), _commit() and _finish(). The guest may run. Each returns 0 or
- * -errno. */
+ * functions instead of fork_disks_prepare(), _freeze(), _commit(), _make() and _finish(). The guest may run. Each
+ * returns 0 or -errno. */
 int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e);
 int fork_disks_of_snapshot(struct fork_disks *d, struct err *e);
 void fork_disks_done(struct fork_disks *d);

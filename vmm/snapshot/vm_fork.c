@@ -19,14 +19,16 @@
 
 /* Stages: wait (worker; the guest runs), stop (main thread: pause the VM, save the machine's state), stand (worker:
  * work that needs the pause), freeze (main thread: protect memory, resume the guest), write (worker: memory as of the
- * pause, copies of disks). With the dirty log, `wait` writes memory in rounds (ram_save.h), and `write` only the blocks
- * that are left. Without tracking, `stand` writes all memory. */
+ * pause, copies of disks), tell (main thread: the clones may start), finish (worker: flush the disks). With the dirty
+ * log, `wait` writes memory in rounds (ram_save.h), and `write` only the blocks that are left. Without tracking,
+ * `stand` writes all memory. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
 	enum ram_way way;
 	struct ram_save save; /* used with RAM_LOG */
 	bool held;    /* the tracker holds memory as of the pause */
+	bool told;    /* the daemon knows that the clones may start */
 	struct state_writer sections;
 	struct fork_disks disks;
 	struct fork_progress progress;
@@ -189,7 +191,15 @@ static void write_run(struct work *w)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (!x->j.r)
 		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
-	x->j.r = fork_disks_finish(&x->disks, x->j.m, x->j.r, &x->j.e);
+	if (!x->j.r)
+		x->j.r = fork_disks_make(&x->disks, x->j.m, &x->j.e);
+}
+
+static void finish_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	x->j.r = fork_disks_finish(&x->disks, x->told, x->j.r, &x->j.e);
 	fork_disks_tell(&x->disks, x->j.result.disks_made);
 }
 
@@ -206,6 +216,18 @@ static void fork_done(struct work *w)
 			(unsigned long long)j->result.ram_bytes_written / 1024);
 	vmsnap_job_finish(j);
 	fork_free(x);
+}
+
+static void clones_tell(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	vmsnap_job_resume_vm(&x->j);
+	/* Otherwise the daemon has to change the clones' definitions before they start. */
+	x->told = !x->j.r && fork_disks_are_as_asked(&x->disks);
+	if (x->told)
+		vm_fork_ready(x->j.vm);
+	fork_stage(x, finish_run, fork_done);
 }
 
 static void vm_freeze(struct work *w)
@@ -228,7 +250,7 @@ static void vm_freeze(struct work *w)
 		return;
 	}
 	vm_work_set_live(x->j.vm, false);
-	fork_stage(x, write_run, fork_done);
+	fork_stage(x, write_run, clones_tell);
 }
 
 static void vm_stop_for_fork(struct work *w)

@@ -576,6 +576,49 @@ def test_fork_fails_when_source_dies(fake):
     assert left(fake) == ALONE and processes(fake) == []
 
 
+@pytest.fixture
+def ready(fake):
+    """A fork whose clones run, while the source has not answered yet: (client, job)."""
+    fake.define("src", cmdline=f"fork-ready work-until={fake.tmp}/go")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=6)["job"]
+    running = set()
+    while len(running) < 6:
+        data = q.event("VM_STATE_CHANGE", state="running")["data"]
+        running.add(data["vm"])
+    return q, job
+
+
+def test_fork_succeeds_when_source_has_answered(fake, ready):
+    q, job = ready
+    (j,) = q.run("query-jobs", id=job)
+    assert j["status"] == "running" and len(list(fake.state.glob("batches/*.json"))) == 1
+    for args in (("clone", "--live", "src", "d"), ("undefine", "c-6")):
+        assert fake.cairn(*args, ok=None).returncode in (4, 6)
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    assert "error" not in j
+    assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 7
+
+
+def test_source_that_dies_ends_clones_that_run(fake, ready):
+    q, job = ready
+    os.kill(fake.info("src")["pid"], signal.SIGKILL)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
+    assert left(fake) == ALONE and processes(fake) == []
+
+
+def test_cancel_ends_clones_that_run(fake, ready):
+    q, job = ready
+    q.run("job-cancel", id=job)
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert left(fake) == ALONE and len(processes(fake)) == 1
+
+
 def test_clones_in_progress_refuse_other_operations(fake):
     """No other operation touches the clones before the fork is complete."""
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")

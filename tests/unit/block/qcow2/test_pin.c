@@ -7,6 +7,7 @@
 
 #include "base/pin_name.h"
 #include "base/util.h"
+#include "block/block_impl.h"
 #include "block/qcow2/qcow2.h"
 
 #include <pthread.h>
@@ -29,15 +30,34 @@ static int file_open(struct fixture *f, const char *name, int flags)
 	return fd;
 }
 
-static void pin_commit(struct fixture *f, struct block_snapshot *s, const uint8_t *id)
+struct pin_op {
+	struct sync_op sync;
+	struct fixture *f;
+	const struct block *b;
+	const uint8_t *id;
+	bool stood;
+};
+
+/* Anybody can read the pin before the commit is over. */
+static void pin_stands(struct block_snapshot_op *op)
 {
-	struct sync_op o = { .op.done = sync_done };
+	struct pin_op *o = container_of(container_of(op, struct sync_op, op), struct pin_op, sync);
+	struct qcow2_pin pin;
+
+	assert_int_equal(qcow2_pin_read(o->b->fd, "img", o->id, &pin, &o->f->err), 0);
+	o->stood = true;
+}
+
+static void pin_commit(struct fixture *f, struct block *b, struct block_snapshot *s, const uint8_t *id)
+{
+	struct pin_op o = { .sync.op = { .done = sync_done, .stands = pin_stands }, .f = f, .b = b, .id = id };
 	struct block_snapshot_info info = { .sec = 1700000000 };
 
 	qcow2_pin_mark(&info, id);
-	block_snapshot_commit(s, &info, &o.op);
-	if (sync_wait(f, &o) < 0)
-		fail_msg("commit: %s", o.err.msg);
+	block_snapshot_commit(s, &info, &o.sync.op);
+	if (sync_wait(f, &o.sync) < 0)
+		fail_msg("commit: %s", o.sync.err.msg);
+	assert_true(o.stood);
 }
 
 static struct block_snapshot *pin_begin(struct fixture *f, struct block *b)
@@ -51,7 +71,7 @@ static struct block_snapshot *pin_begin(struct fixture *f, struct block *b)
 
 static void pin(struct fixture *f, struct block *b, const uint8_t *id)
 {
-	pin_commit(f, pin_begin(f, b), id);
+	pin_commit(f, b, pin_begin(f, b), id);
 }
 
 static int pin_delete(struct fixture *f, struct block *b, const uint8_t *id)
@@ -184,7 +204,7 @@ static void source_and_fork_write_at_once(struct fixture *f, unsigned seed, cons
 	uint8_t *frozen = shadow_copy(f);
 
 	shadow_run(f, b, 100, 4); /* while the pin is being made */
-	pin_commit(f, s, id_a);
+	pin_commit(f, b, s, id_a);
 	overlay(f, "fork", "img", id_a);
 	fork = fork_open(f);
 	content_is(f, fork, frozen);
