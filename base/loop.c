@@ -299,6 +299,13 @@ bool loop_iov_is_small(const struct iovec *iov, unsigned niov)
 	return bytes <= LOOP_NOW_BYTES_MAX;
 }
 
+static int read_now(int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
+{
+	ssize_t n = preadv(fd, iov, (int)niov, (off_t)offset);
+
+	return n < 0 ? -errno : (int)n;
+}
+
 static int write_now(int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
 {
 	ssize_t n = pwritev(fd, iov, (int)niov, (off_t)offset);
@@ -312,7 +319,10 @@ void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_READ, fd, iov, niov, offset, 0, 0);
 	l->in_flight++;
-	l->backend->readv(l, op, fd, iov, niov, offset);
+	if (loop_fd_in_memory(l, fd) && loop_iov_is_small(iov, niov))
+		loop_op_completed(l, op, read_now(fd, iov, niov, offset));
+	else
+		l->backend->readv(l, op, fd, iov, niov, offset);
 }
 
 void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,

@@ -90,9 +90,9 @@ void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *
 	uint64_t offset);
 void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,
 	unsigned niov, uint64_t offset);
-/* Tell the loop that fd is a file in memory (tmpfs). io_uring passes every write to such a file to
- * a kernel thread, which costs more than a small write, so loop_writev() performs small writes
- * itself; on epoll, loop_readv() also performs small reads. Call it again with false before fd is closed. */
+/* Tell the loop that fd is a file in memory (tmpfs). io_uring may pass a read or write of such a file to a kernel
+ * thread, which costs more than a small transfer, so loop_readv() and loop_writev() perform small transfers
+ * themselves. Call it again with false before fd is closed. */
 void loop_file_in_memory(struct loop *l, int fd, bool in_memory);
 void loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
 /* mode: FALLOC_FL_* */

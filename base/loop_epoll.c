@@ -284,18 +284,6 @@ static void job_transfer(struct loop_epoll *p, struct loop_op *op, enum file_job
 		job_to_thread(p, job);
 }
 
-static bool read_now(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
-	uint64_t offset)
-{
-	ssize_t n;
-
-	if (!loop_fd_in_memory(l, fd) || !loop_iov_is_small(iov, niov))
-		return false;
-	n = preadv(fd, iov, (int)niov, (off_t)offset);
-	loop_op_completed(l, op, n < 0 ? -errno : (int)n);
-	return true;
-}
-
 /* Read from the page cache. Returns false if some of the bytes are not in the cache, or the read is large. A read at
  * the file's current position also returns false: it would move the position even if it is short, and could not be
  * repeated. */
@@ -319,11 +307,8 @@ static bool read_cached(struct loop *l, struct loop_op *op, int fd, const struct
 static void epoll_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {
-	int flags;
+	int flags = fcntl(fd, F_GETFL);
 
-	if (read_now(l, op, fd, iov, niov, offset))
-		return;
-	flags = fcntl(fd, F_GETFL);
 	/* A direct read waits for the device even with RWF_NOWAIT. */
 	if (flags >= 0 && !(flags & O_DIRECT) && read_cached(l, op, fd, iov, niov, offset))
 		return;

@@ -94,10 +94,10 @@ void loop_op_tell(struct loop *l, struct loop_op *op, int res);
 /* Whether loop_file_in_memory() said that fd is a file in memory. */
 bool loop_fd_in_memory(const struct loop *l, int fd);
 
-/* Largest operation that the loop's thread performs itself: a write to a file on tmpfs, and on epoll also a read from
- * such a file or from the page cache. Measured with `cairn-img bench -w` on tmpfs, CPU time per write by the thread and
- * by the ring: 4 KiB 0.9 and 6.5 us, 64 KiB 7 and 22 us, 256 KiB 26 and 51 us; the thread takes less elapsed time, too.
- * From 1 MiB on there is little difference. */
+/* Largest operation that the loop's thread performs itself: on tmpfs, and on epoll also a read from the page cache.
+ * Measured with `cairn-img bench -w` on tmpfs, CPU time per write by the thread and by the ring: 4 KiB 0.9 and 6.5 us,
+ * 64 KiB 7 and 22 us, 256 KiB 26 and 51 us; the thread takes less elapsed time, too. From 1 MiB on there is little
+ * difference. */
 #define LOOP_NOW_BYTES_MAX (256 * 1024u)
 /* Whether the iovecs have at most LOOP_NOW_BYTES_MAX bytes together. */
 bool loop_iov_is_small(const struct iovec *iov, unsigned niov);

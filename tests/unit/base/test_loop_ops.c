@@ -225,6 +225,26 @@ static void test_memory_file_is_written_at_once(void **state)
 	loop_trace(b->loop, NULL);
 }
 
+/* A small read takes its data at once, and completes in the next iteration. */
+static void test_memory_file_is_read_at_once(void **state)
+{
+	struct bench *b = *state;
+	char back[32] = { 0 };
+	struct op op = op_over(back, 13);
+
+	loop_file_in_memory(b->loop, b->fd, true);
+	assert_int_equal(pwrite(b->fd, "hello, memory", 13, 100), 13);
+	loop_readv(b->loop, &op.op, b->fd, op.iov, 1, 100);
+	assert_string_equal(back, "hello, memory");
+	assert_int_equal(waited(b, &op), 13);
+	op = op_over((void *)8, 8);
+	loop_readv(b->loop, &op.op, b->fd, op.iov, 1, 100);
+	assert_int_equal(waited(b, &op), -EFAULT);
+	op = op_over(back, sizeof(back));
+	loop_readv(b->loop, &op.op, b->fd, op.iov, 1, 100);
+	assert_int_equal(waited(b, &op), 13); /* the end of the file */
+}
+
 static void test_memory_file_errors_and_large_writes(void **state)
 {
 	enum { LARGE = 8 << 20 };
@@ -623,6 +643,7 @@ int main(void)
 		OPS_TEST(test_errors_come_as_results),
 		OPS_TEST(test_pipe_waits_for_its_writer),
 		OPS_TEST(test_memory_file_is_written_at_once),
+		OPS_TEST(test_memory_file_is_read_at_once),
 		OPS_TEST(test_memory_file_errors_and_large_writes),
 		OPS_TEST(test_more_than_the_ring_holds),
 		OPS_TEST(test_burst_from_a_completion),
