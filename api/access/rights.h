@@ -31,8 +31,8 @@ void rights_put(struct json_object *definition, const struct rights *r);
  * Returns 0; -EINVAL: it is malformed; -ENOMEM. */
 int rights_take(struct json_object *definition, struct rights **ret, struct err *e);
 
-/* Change the calling process's ids permanently; also make it undumpable and set no_new_privs. Takes no lock, so a
- * forked process may call it. Returns 0 or -errno. */
+/* Change the ids of the calling process, which must have only one thread, permanently; also make it undumpable and set
+ * no_new_privs. Takes no lock, so a forked process may call it. Returns 0 or -errno. */
 int rights_assume(const struct rights *r);
 
 #endif

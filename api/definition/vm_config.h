@@ -1,5 +1,5 @@
 /* vm_config: converts a definition to the configuration that a VM process receives: struct vm_config and
- * the opened files. The VM process opens no path itself. */
+ * the opened files. The VM process itself opens no path that the definition names. */
 #ifndef CAIRN_API_DEFINITION_VM_CONFIG_H
 #define CAIRN_API_DEFINITION_VM_CONFIG_H
 

@@ -78,7 +78,7 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 }
 
 /* Return a copy of the definition for the next start without the disk's backing files; the caller owns it. NULL: the
- * definition has no backing files for this disk, or copying failed. */
+ * definition has no backing files for a disk of this id and path, or copying failed. */
 static struct definition *definition_without(const struct vm *vm, const char *disk, const char *path)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm->def), *its = json_object_new_object();

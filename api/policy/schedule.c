@@ -246,8 +246,8 @@ static int point_compare(const void *a, const void *b)
 	return x->i < y->i ? -1 : x->i > y->i;
 }
 
-/* Mark the snapshots that a rule keeps. points: sorted by time. The first snapshot of each period is kept, because it
- * stays the first when others are deleted: repeated runs keep the same snapshots. */
+/* Mark the snapshots in the rule's window that the rule keeps. points: sorted by time. The first snapshot of each
+ * period is kept, because it stays the first when others are deleted: repeated runs keep the same snapshots. */
 static void rule_apply(const struct schedule_rule *rule, int64_t now_s, const struct point *points,
 	size_t n, bool *keep)
 {
