@@ -468,7 +468,7 @@ static void refusal_tell(int r)
 		remedy = "set the sysctl kernel.io_uring_disabled to 0";
 	else
 		remedy = "in a container, allow io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile";
-	log_info(NULL, "io_uring is refused (%s), so disk I/O goes through threads, which is slower; %s", strerror(-r),
+	log_info(NULL, "io_uring is refused (%s), so disk I/O uses epoll, kernel AIO and threads; %s", strerror(-r),
 		remedy);
 }
 

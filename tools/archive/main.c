@@ -170,7 +170,7 @@ int main(int argc, char **argv)
 	while (v < ARRAY_SIZE(verbs) && (argc != 2 || strcmp(argv[1], verbs[v].name)))
 		v++;
 	if (v == ARRAY_SIZE(verbs)) {
-		fprintf(stderr, "usage: cairn-archive export|import|clear (only cairnd runs this program)\n");
+		fprintf(stderr, "usage: cairn-archive export|import|clear (cairnd and `cairn import --dry-run` run this program)\n");
 		return 2;
 	}
 	r = file_read_fd(SPEC_FD, "the specification", ARCHIVE_JSON_MAX, &text, &len, &e);

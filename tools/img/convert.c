@@ -310,7 +310,7 @@ static int args_check(struct convert *v, int argc, char **argv)
 	if (!strcmp(v->path, "-") && (v->ic.format != BLOCK_FORMAT_RAW || v->existing))
 		return img_usage("convert", "only the format raw can be written to standard output");
 	if (v->target_is_zero && !v->existing)
-		return img_usage("convert", "--target-is-zero requires -n: a new target is always zeros");
+		return img_usage("convert", "--target-is-zero requires -n: it is about a TARGET that exists");
 	return 0;
 }
 

@@ -60,13 +60,13 @@ static const struct img_verb verbs[] = {
 		"         [-U] SOURCE TARGET|-", OPEN_HELP
 		"  -O FMT         set the format of the target: raw or qcow2 [raw]\n"
 		"  -o OPTIONS     set options of the target, see `cairn-img help create`\n"
-		"  -c             compress, on all processors (see -o compression_type)\n"
+		"  -c             compress, on up to 64 processors (see -o compression_type)\n"
 		"  -l SNAPSHOT    copy an internal snapshot, given by id or name\n"
 		"  -r RATE        limit the copy to RATE bytes a second [no limit]\n"
 		"  -n             write into the existing TARGET\n"
 		"  --target-is-zero  with -n: assume that TARGET reads as zeros\n" PROGRESS_HELP
-		"Zeros are not stored. A new TARGET appears when it is complete; a failure or Ctrl-C\n"
-		"changes nothing. TARGET '-' writes a raw image to standard output.\n",
+		"Zeros are not stored. A new TARGET file appears when it is complete, and not at all after\n"
+		"a failure or Ctrl-C. TARGET '-' writes a raw image to standard output.\n",
 		img_convert_main },
 	{ "compare", "compare the content of two images",
 		"compare [-p] [-q] [-s] [-f FMT] [-F FMT] [-U] FILE FILE", OPEN_HELP

@@ -36,7 +36,7 @@ int img_check_interrupted(struct err *e)
 {
 	if (!img_interrupted())
 		return 0;
-	return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; nothing has changed");
+	return err_set(e, -EINTR, ERR_CANCELLED, "interrupted");
 }
 
 static void json_line(const struct img_progress *p, const char *event)
