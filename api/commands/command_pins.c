@@ -15,7 +15,7 @@
 
 #define SIZE_TIMEOUT_NS (300 * 1000000000ULL)
 
-/* The query asks the VM's process for the size of one pin after the other. */
+/* The query asks the VM's process, or its offline process, for the size of one pin after the other. */
 struct query {
 	struct call *call;
 	struct json_object *all;
@@ -42,7 +42,7 @@ static void pin_sized(void *opaque, int r, const struct vm_answer *a, const stru
 	if (!r && s && s->n == 1 && s->list[0].own_bytes <= INT64_MAX)
 		js_put_uint(json_object_array_get_idx(q->all, q->next), "own-size", s->list[0].own_bytes);
 	q->next++;
-	/* After another error the process has ended, and the other sizes stay unknown. */
+	/* After another error, such as a timeout or the end of the process, the other sizes stay unknown. */
 	if (!r || r == -EREMOTEIO)
 		query_next(q);
 	else

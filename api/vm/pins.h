@@ -61,7 +61,7 @@ struct pin_use {
 	uint8_t id[VM_PIN_ID_BYTES];
 	unsigned overlays;
 };
-/* List the image's pins. *ret: owned by the caller (free()). Returns their number. */
+/* List the image's pins that pins_has_image() means. *ret: owned by the caller (free()). Returns their number. */
 size_t pins_of_image(const struct vm_host *host, const char *image, struct pin_use **ret);
 /* Whether the list has a pin of the image: one that an overlay reads, or one that is due for deletion. */
 bool pins_has_image(const struct vm_host *host, const char *path);
