@@ -7,6 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A read of bytes that are copied around the guest's. */
+struct side_read {
+	struct alloc_write *a;
+	struct block_req req;
+	struct iovec iov;
+	char *buf; /* owned */
+};
+
 /* An allocating write. Its l2meta keeps other requests from changing the entries of its guest clusters. */
 struct alloc_write {
 	struct l2meta l2meta;
@@ -19,8 +27,8 @@ struct alloc_write {
 	bool whole;		 /* extended L2: all subclusters become allocated */
 	unsigned reads;
 	int res;
-	struct block_req head, tail; /* reads of the bytes around the guest's */
-	struct iovec head_iov, tail_iov, read_iov[2];
+	struct side_read side_reads[2];
+	struct iovec head, tail; /* copies of the bytes around the guest's, in the buffers of side_reads; NULL: zeros */
 	struct io io;
 	struct iovec *iov;
 };
@@ -123,8 +131,8 @@ static void alloc_write_end(struct alloc_write *a, int res)
 	l2meta_unlink(&a->l2meta);
 	wait_list_init(&waiters);
 	wait_list_move(&waiters, &a->l2meta.waiters);
-	free(a->head_iov.iov_base);
-	free(a->tail_iov.iov_base);
+	free(a->side_reads[0].buf);
+	free(a->side_reads[1].buf);
 	free(a->iov);
 	free(a);
 	/* The waiting requests start again from the lookup. They do not inherit this failure. */
@@ -165,9 +173,9 @@ static void alloc_write_data(struct alloc_write *a)
 		alloc_write_end(a, -ENOMEM);
 		return;
 	}
-	n += iov_add_side(a->iov, &a->head_iov, head);
+	n += iov_add_side(a->iov, &a->head, head);
 	n += iov_slice(r->iov, r->niov, a->off - r->offset, a->len, a->iov + n);
-	n += iov_add_side(a->iov + n, &a->tail_iov, tail);
+	n += iov_add_side(a->iov + n, &a->tail, tail);
 	a->io.done = alloc_write_written;
 	io_write(&a->io, q->base.loop, q->data_fd, a->iov, n, host, a->end - a->begin);
 }
@@ -184,32 +192,43 @@ static void side_done(struct alloc_write *a, int res)
 		alloc_write_data(a);
 }
 
-static void head_read(struct block_req *r, int res)
+static void side_read_done(struct block_req *r, int res)
 {
-	side_done(container_of(r, struct alloc_write, head), res);
+	side_done(container_of(r, struct side_read, req)->a, res);
 }
 
-static void tail_read(struct block_req *r, int res)
+static uint64_t disk_end(const struct alloc_write *a)
 {
-	side_done(container_of(r, struct alloc_write, tail), res);
+	return a->req->map->vm ? UINT64_MAX : a->req->q->base.info.size_bytes;
 }
 
-/* Start the read of the bytes before or after the guest's in the cluster. Only read_len of the len bytes lie on
- * the disk, which may end inside the cluster. The rest becomes zeros, or a later resize would show its old
- * content. */
-static int side_start(struct alloc_write *a, struct block_req *r, struct iovec *iov, uint64_t off,
-	uint64_t len, uint64_t read_len, void (*done)(struct block_req *, int))
+/* Start to read len bytes. If the disk ends inside, the rest becomes zeros, or a later resize would show the cluster's
+ * old content. */
+static int side_read_start(struct side_read *s, uint64_t off, uint64_t len)
 {
-	char *buf = io_buffer_new(len);
+	uint64_t read_len = MIN(len, disk_end(s->a) - off);
 
-	*iov = (struct iovec){ buf, len };
-	if (!buf)
+	s->buf = io_buffer_new(len);
+	if (!s->buf)
 		return -ENOMEM;
-	memset(buf + read_len, 0, len - read_len);
-	a->read_iov[r == &a->tail] = (struct iovec){ buf, read_len };
-	*r = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = read_len,
-		.iov = &a->read_iov[r == &a->tail], .niov = 1, .done = done };
-	return qcow2_req_start(a->req->q, a->req->map, r);
+	memset(s->buf + read_len, 0, len - read_len);
+	s->iov = (struct iovec){ s->buf, read_len };
+	s->req = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = read_len, .iov = &s->iov, .niov = 1,
+		.done = side_read_done };
+	return qcow2_req_start(s->a->req->q, s->a->req->map, &s->req);
+}
+
+/* Return the buffer into which the bytes are read; after an error a->res is set. */
+static char *side_read_begin(struct alloc_write *a, struct side_read *s, uint64_t off, uint64_t len)
+{
+	if (a->res)
+		return NULL;
+	s->a = a;
+	a->reads++;
+	a->res = side_read_start(s, off, len);
+	if (a->res < 0)
+		a->reads--;
+	return s->buf;
 }
 
 /* Returns true if the cluster at guest offset c reads as zeros around the write. */
@@ -227,19 +246,6 @@ static bool side_is_zero(const struct qcow2_req *req, struct l2_entry v, uint64_
 	return !l2_has_host(q, v) && no_backing;
 }
 
-static void side_begin(struct alloc_write *a, struct block_req *r, struct iovec *iov, uint64_t off,
-	uint64_t len, void (*done)(struct block_req *, int))
-{
-	uint64_t disk = a->req->map->vm ? UINT64_MAX : a->req->q->base.info.size_bytes;
-
-	if (a->res || !len || off >= disk)
-		return;
-	a->reads++;
-	a->res = side_start(a, r, iov, off, len, MIN(len, disk - off), done);
-	if (a->res < 0)
-		a->reads--;
-}
-
 /* Read both sides as needed. Zeros in a fresh cluster need not be written. */
 static void alloc_write_sides(struct alloc_write *a)
 {
@@ -247,18 +253,30 @@ static void alloc_write_sides(struct alloc_write *a)
 	uint64_t first = a->l2meta.first << q->cluster_bits, last = a->l2meta.last << q->cluster_bits;
 	bool head_zero = side_is_zero(a->req, l2_get(q, a->slice, first), first);
 	bool tail_zero = side_is_zero(a->req, l2_get(q, a->slice, last), last);
-	bool fresh = !a->reuse && a->run.fresh;
+	bool fresh = !a->reuse && a->run.fresh, head, tail;
 	uint64_t data_end = a->off + a->len;
+	char *buf;
 
 	if (head_zero && fresh)
 		a->begin = a->off;
 	if (tail_zero && fresh)
 		a->end = data_end;
+	head = !head_zero && a->begin < a->off;
+	tail = !tail_zero && data_end < MIN(a->end, disk_end(a));
 	a->reads = 1;
-	if (!head_zero)
-		side_begin(a, &a->head, &a->head_iov, a->begin, a->off - a->begin, head_read);
-	if (!tail_zero)
-		side_begin(a, &a->tail, &a->tail_iov, data_end, a->end - data_end, tail_read);
+	if (head && tail && first == last) {
+		/* One read of the cluster costs less than two of its parts; the bytes between them are not used. */
+		buf = side_read_begin(a, &a->side_reads[0], a->begin, a->end - a->begin);
+		a->head.iov_base = buf;
+		a->tail.iov_base = buf ? buf + (data_end - a->begin) : NULL;
+	} else {
+		if (head)
+			a->head.iov_base = side_read_begin(a, &a->side_reads[0], a->begin, a->off - a->begin);
+		if (tail)
+			a->tail.iov_base = side_read_begin(a, &a->side_reads[1], data_end, a->end - data_end);
+	}
+	a->head.iov_len = a->off - a->begin;
+	a->tail.iov_len = a->end - data_end;
 	side_done(a, 0);
 }
 
