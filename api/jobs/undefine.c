@@ -100,14 +100,18 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	}
 }
 
-/* Release the pins that the listed images read, except read-only ones. A pin that another image reads stays. */
+/* Release the pins that the removed images read. A pin that another image reads stays, and so does that of an image
+ * that is not removed, such as one behind a symbolic link. */
 static void overlays_forget(const struct undefine *u)
 {
 	bool any = false;
 
-	for (unsigned i = 0; i < u->volumes.n; i++)
-		if (!u->volumes.list[i].read_only)
-			any = pins_forget(u->host, u->volumes.list[i].path) || any;
+	for (unsigned i = 0; i < u->volumes.n; i++) {
+		const struct volume *v = &u->volumes.list[i];
+
+		if (v->kind == VOLUME_FILE || v->kind == VOLUME_MISSING)
+			any = pins_forget(u->host, v->path) || any;
+	}
 	if (any)
 		pin_release_due(u->host);
 }

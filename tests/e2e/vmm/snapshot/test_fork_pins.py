@@ -211,6 +211,24 @@ def test_clone_that_is_undefined_without_its_image_keeps_the_pin(vms, daemon, tm
     until(lambda: not snapshots(a))
 
 
+def test_overlay_behind_a_symbolic_link_keeps_its_pin(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    definition = daemon.cairn("dumpjson", "c").stdout
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    moved = tmp_path / "moved.qcow2"
+    vms.path("c").rename(moved)
+    vms.path("c").symlink_to(moved)
+    assert "symbolic link" in daemon.cairn("undefine", "c", "--remove-all-storage").stdout
+    vms.write("src", 0, 2)
+    (tmp_path / "c.json").write_text(definition)
+    daemon.cairn("define", tmp_path / "c.json")
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+
+
 def off(vms, daemon, name="src"):
     vms.leave(name)
     daemon.cairn("destroy", name)
