@@ -65,7 +65,7 @@ static int level_parse(const char *name)
 	return -1;
 }
 
-static int number_parse(const char *option, const char *text, unsigned min, unsigned *ret)
+static int option_number(const char *option, const char *text, unsigned min, unsigned *ret)
 {
 	char *end;
 	long n = strtol(text, &end, 10);
@@ -79,7 +79,7 @@ static int number_parse(const char *option, const char *text, unsigned min, unsi
 	return 0;
 }
 
-static int memory_parse(const char *text, uint64_t *ret_bytes)
+static int option_memory(const char *text, uint64_t *ret_bytes)
 {
 	if (size_parse(text, 0, ret_bytes) < 0 || !*ret_bytes) {
 		fprintf(stderr, "error: --max-memory takes a size such as 512M, 24G or 1T, not \"%s\"\n"
@@ -120,15 +120,15 @@ static int options_parse(int argc, char **argv, struct options *o)
 				return EXIT_USAGE;
 			break;
 		case 'S':
-			if (number_parse("--max-starting", optarg, 1, &o->limits.starting) < 0)
+			if (option_number("--max-starting", optarg, 1, &o->limits.starting) < 0)
 				return EXIT_USAGE;
 			break;
 		case 'R':
-			if (number_parse("--max-running", optarg, 0, &o->limits.running) < 0)
+			if (option_number("--max-running", optarg, 0, &o->limits.running) < 0)
 				return EXIT_USAGE;
 			break;
 		case 'M':
-			if (memory_parse(optarg, &o->limits.memory_bytes) < 0)
+			if (option_memory(optarg, &o->limits.memory_bytes) < 0)
 				return EXIT_USAGE;
 			break;
 		case 'B':

@@ -222,7 +222,7 @@ static void watches_serve(struct loop_epoll *p)
 
 /* ---- operations ---- */
 
-static struct file_job *job_new(struct loop_epoll *p, struct loop_op *op, enum file_job_kind kind, int fd)
+static struct file_job *file_job_new(struct loop_epoll *p, struct loop_op *op, enum file_job_kind kind, int fd)
 {
 	struct file_job *job = p->free_jobs;
 
@@ -271,7 +271,7 @@ static int job_to_kernel(struct loop_epoll *p, struct file_job *job)
 static void job_transfer(struct loop_epoll *p, struct loop_op *op, enum file_job_kind kind, int fd,
 	const struct iovec *iov, unsigned niov, uint64_t offset, int flags)
 {
-	struct file_job *job = job_new(p, op, kind, fd);
+	struct file_job *job = file_job_new(p, op, kind, fd);
 
 	job->iov = iov;
 	if (niov == 1) {
@@ -328,13 +328,13 @@ static void epoll_fdatasync(struct loop *l, struct loop_op *op, int fd)
 	if (loop_fd_in_memory(l, fd)) /* tmpfs has nothing to sync */
 		loop_op_completed(l, op, 0);
 	else
-		job_to_thread(p, job_new(p, op, FILE_JOB_SYNC, fd));
+		job_to_thread(p, file_job_new(p, op, FILE_JOB_SYNC, fd));
 }
 
 static void epoll_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset, uint64_t len)
 {
 	struct loop_epoll *p = epoll_of(l);
-	struct file_job *job = job_new(p, op, FILE_JOB_FALLOCATE, fd);
+	struct file_job *job = file_job_new(p, op, FILE_JOB_FALLOCATE, fd);
 
 	job->mode = mode;
 	job->offset = offset;

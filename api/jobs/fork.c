@@ -154,7 +154,7 @@ static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err 
 }
 
 /* Make each pinned disk's image the first backing file of the clones' disks. Drop the backing files of flat disks. */
-static void backing_put(const struct fork *f, struct json_object *o)
+static void overlay_source_put(const struct fork *f, struct json_object *o)
 {
 	struct json_object *disks = js_get_array(o, "disks");
 
@@ -327,7 +327,7 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 	json_object_object_del(source, "uuid");
 	macs_drop(source);
 	identity_drop_forwards(source);
-	backing_put(f, source);
+	overlay_source_put(f, source);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
 		if (opts->count)

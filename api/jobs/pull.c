@@ -265,7 +265,7 @@ static void pull_resume(struct vm *vm, const struct vm_info *info)
 		return;
 	log_info("pull", "VM '%s': the pull of disk %s begins again as %s, because the daemon ended", vm->def->name, d->id,
 		j->id);
-	p = pull_start(vm, d, vm->pull_rate, j);
+	p = pull_start(vm, d, vm->pull.rate, j);
 	if (loop_timer_new(vm->host->loop, pull_begin, p, &p->again) < 0)
 		p->again = NULL;
 }

@@ -42,7 +42,7 @@ struct save_wait {
 
 /* Write the definition with which the VM runs into a memfd. The VM's process adds it to the saved state, so that the
  * state can be restored without the VM's definition. */
-static int definition_file(const struct vm *vm, int *ret_fd, struct err *e)
+static int definition_open(const struct vm *vm, int *ret_fd, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
 	const char *text = json_object_to_json_string_ext(o,
@@ -159,7 +159,7 @@ int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, 
 	if (!r)
 		r = outfile_check(fd, O_RDWR, "the state", e);
 	if (!r)
-		r = definition_file(vm, &definition, e);
+		r = definition_open(vm, &definition, e);
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* left by a managed save that failed while no daemon ran */
@@ -203,7 +203,7 @@ static void managed_begin(struct store_work *work)
 
 static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct err *e)
 {
-	int r = definition_file(vm, ret_definition, e);
+	int r = definition_open(vm, ret_definition, e);
 
 	if (r < 0)
 		return r;

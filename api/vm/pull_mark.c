@@ -10,7 +10,7 @@
 
 static const char *image_at(const struct vm *vm, size_t i)
 {
-	const char *image = js_plain_string(json_object_array_get_idx(vm->pulling, i));
+	const char *image = js_plain_string(json_object_array_get_idx(vm->pull.images, i));
 
 	return image ? image : "";
 }
@@ -18,7 +18,7 @@ static const char *image_at(const struct vm *vm, size_t i)
 /* Return the index of the image's mark; the number of marks, if the image has none. */
 static size_t mark_find(const struct vm *vm, const char *image)
 {
-	size_t i = 0, n = json_object_array_length(vm->pulling);
+	size_t i = 0, n = json_object_array_length(vm->pull.images);
 
 	while (i < n && strcmp(image_at(vm, i), image))
 		i++;
@@ -27,7 +27,7 @@ static size_t mark_find(const struct vm *vm, const char *image)
 
 static bool is_marked(const struct vm *vm, const char *image)
 {
-	return vm->pulling && mark_find(vm, image) < json_object_array_length(vm->pulling);
+	return vm->pull.images && mark_find(vm, image) < json_object_array_length(vm->pull.images);
 }
 
 static bool has_backing(const struct definition *def, const char *image)
@@ -40,22 +40,22 @@ static bool has_backing(const struct definition *def, const char *image)
 
 void pull_mark(struct vm *vm, const char *image, uint64_t rate_bytes_per_s)
 {
-	vm->pull_rate = rate_bytes_per_s;
+	vm->pull.rate = rate_bytes_per_s;
 	if (has_backing(vm->def, image) && !is_marked(vm, image))
-		json_object_array_add(vm->pulling, json_object_new_string(image));
+		json_object_array_add(vm->pull.images, json_object_new_string(image));
 	vm_save(vm);
 }
 
 const char *pull_marked(const struct vm *vm)
 {
-	return json_object_array_length(vm->pulling) ? image_at(vm, 0) : NULL;
+	return json_object_array_length(vm->pull.images) ? image_at(vm, 0) : NULL;
 }
 
 void pull_unmark(struct vm *vm, const char *image)
 {
 	if (!is_marked(vm, image))
 		return;
-	json_object_array_del_idx(vm->pulling, mark_find(vm, image), 1);
+	json_object_array_del_idx(vm->pull.images, mark_find(vm, image), 1);
 	vm_save(vm);
 }
 
@@ -69,32 +69,32 @@ void pull_mark_add(const struct vm *vm, struct vm_config *c)
 
 static void mark_added(struct vm *vm)
 {
-	vm->pulling = json_object_new_array();
+	vm->pull.images = json_object_new_array();
 }
 
 static void mark_removed(struct vm *vm)
 {
-	json_object_put(vm->pulling);
+	json_object_put(vm->pull.images);
 }
 
 static void mark_redefined(struct vm *vm)
 {
-	size_t n = json_object_array_length(vm->pulling);
+	size_t n = json_object_array_length(vm->pull.images);
 
 	for (size_t i = n; i--;)
 		if (!has_backing(vm->def, image_at(vm, i)))
-			json_object_array_del_idx(vm->pulling, i, 1);
-	if (json_object_array_length(vm->pulling) < n)
+			json_object_array_del_idx(vm->pull.images, i, 1);
+	if (json_object_array_length(vm->pull.images) < n)
 		vm_save(vm);
 }
 
 static void mark_put(const struct vm *vm, struct json_object *state)
 {
-	if (!json_object_array_length(vm->pulling))
+	if (!json_object_array_length(vm->pull.images))
 		return;
-	js_put(state, "pulling", json_object_get(vm->pulling));
-	if (vm->pull_rate)
-		js_put_uint(state, "pull_rate", vm->pull_rate);
+	js_put(state, "pulling", json_object_get(vm->pull.images));
+	if (vm->pull.rate)
+		js_put_uint(state, "pull_rate", vm->pull.rate);
 }
 
 static void mark_load(struct vm *vm, struct json_object *state)
@@ -103,9 +103,9 @@ static void mark_load(struct vm *vm, struct json_object *state)
 
 	if (!all)
 		return;
-	json_object_put(vm->pulling);
-	vm->pulling = json_object_get(all);
-	vm->pull_rate = (uint64_t)MAX(js_get_int(state, "pull_rate", 0), 0);
+	json_object_put(vm->pull.images);
+	vm->pull.images = json_object_get(all);
+	vm->pull.rate = (uint64_t)MAX(js_get_int(state, "pull_rate", 0), 0);
 }
 
 const struct vm_observer pull_mark_observer = { .added = mark_added, .removed = mark_removed, .redefined = mark_redefined,

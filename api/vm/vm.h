@@ -114,8 +114,10 @@ struct vm {
 	} asked; /* the phase that the daemon requested from the process */
 	struct vm_stop_op stop;
 	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
-	struct json_object *pulling;		 /* paths of the images with a mark (api/vm/pull_mark.h) */
-	uint64_t pull_rate;			 /* of the last pull, in bytes/s; 0: no limit */
+	struct {
+		struct json_object *images; /* paths of the images with a mark */
+		uint64_t rate; /* of the last pull, in bytes/s; 0: no limit */
+	} pull; /* see api/vm/pull_mark.h */
 	struct vm_agent_port agent;
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;

@@ -160,7 +160,7 @@ int block_snapshot_begin(struct block *b, struct block_snapshot **ret_s, struct 
 	return r < 0 ? r : qcow2_snapshot_begin(qcow2_of(b), ret_s, e);
 }
 
-static void vm_start(struct block_snapshot *s, struct block_vmstate_req *r, bool write)
+static void vm_transfer(struct block_snapshot *s, struct block_vmstate_req *r, bool write)
 {
 	struct qcow2 *q = qcow2_snapshot_q(s);
 	int res = vm_req_check(r, true);
@@ -173,12 +173,12 @@ static void vm_start(struct block_snapshot *s, struct block_vmstate_req *r, bool
 
 void block_snapshot_vmstate_write(struct block_snapshot *s, struct block_vmstate_req *r)
 {
-	vm_start(s, r, true);
+	vm_transfer(s, r, true);
 }
 
 void block_snapshot_vmstate_read(struct block_snapshot *s, struct block_vmstate_req *r)
 {
-	vm_start(s, r, false);
+	vm_transfer(s, r, false);
 }
 
 void block_snapshot_vmstate_share(struct block_snapshot *s, const char *id,

@@ -12,7 +12,7 @@
 /* Number of entries after which a job yields to other work. */
 #define COUNT_TURN_ENTRIES 8192u
 
-static void job_run(struct count_job *j);
+static void count_job_run(struct count_job *j);
 
 int counter_init(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n)
 {
@@ -243,7 +243,7 @@ static void job_end(struct count_job *j, int res)
 	wait_list_wake(&waiters, 0);
 }
 
-static void job_run(struct count_job *j)
+static void count_job_run(struct count_job *j)
 {
 	int r = job_step(j);
 
@@ -260,13 +260,13 @@ static void job_waited(struct wait *w, int res)
 	if (res < 0)
 		job_end(j, res);
 	else
-		job_run(j);
+		count_job_run(j);
 }
 
 static void job_turn(struct loop_op *op, int res)
 {
 	(void)res;
-	job_run(container_of(op, struct count_job, nop));
+	count_job_run(container_of(op, struct count_job, nop));
 }
 
 int counter_count(struct counter *c, uint32_t index, struct wait *w)

@@ -112,10 +112,10 @@ int manifest_parse_sums(const char *text, size_t len, struct manifest *m, struct
 /* ---- operations ---- */
 
 /* Progress as lines of JSON on stdout, {"done":N,"total":N}, at most five a second. */
-struct progress {
+struct archive_progress {
 	uint64_t done, total, next_ns;
 };
-void progress_add(struct progress *p, uint64_t bytes);
+void archive_progress_add(struct archive_progress *p, uint64_t bytes);
 /* Returns 0; -ECANCELED after SIGTERM. */
 int archive_cancelled(struct err *e);
 

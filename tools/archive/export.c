@@ -35,7 +35,7 @@ struct exporter {
 	const void *zeros;
 	struct queue *queue;
 	struct loop *loop; /* loop for the images of a snapshot */
-	struct progress progress;
+	struct archive_progress progress;
 	time_t now;
 };
 
@@ -257,7 +257,7 @@ static int file_write(struct exporter *x, unsigned i, struct err *e)
 			r = archive_cancelled(e);
 		at = c->off + c->len;
 		left -= c->len;
-		progress_add(&x->progress, c->len);
+		archive_progress_add(&x->progress, c->len);
 		queue_took(x->queue);
 	}
 	return r < 0 ? r : zeros_write(x, f->name, f->size_bytes - at, e);

@@ -30,7 +30,7 @@ struct importer {
 	struct sum *sums;    /* checksums of the received data */
 	uint64_t *came;	     /* received bytes, one for each file */
 	struct queue *queue;
-	struct progress progress;
+	struct archive_progress progress;
 };
 
 static int archive_corrupt(struct err *e, const char *name, const char *why)
@@ -161,7 +161,7 @@ static int data_put(struct importer *x, unsigned file, uint64_t off, const uint8
 		*c = (struct chunk){ .file = file, .off = off, .len = n, .buf = c->buf };
 		memcpy(c->buf, p, n);
 		queue_put(x->queue);
-		progress_add(&x->progress, n);
+		archive_progress_add(&x->progress, n);
 		off += n;
 		p += n;
 		len -= n;

@@ -37,7 +37,7 @@ int archive_cancelled(struct err *e)
 	return terminated ? err_set(e, -ECANCELED, ERR_CANCELLED, "cancelled") : 0;
 }
 
-void progress_add(struct progress *p, uint64_t bytes)
+void archive_progress_add(struct archive_progress *p, uint64_t bytes)
 {
 	uint64_t now = loop_now_ns();
 

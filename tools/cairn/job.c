@@ -16,7 +16,7 @@
 #define BAR "=============================="
 #define BAR_CELLS (sizeof(BAR) - 1)
 
-struct wait {
+struct job_wait {
 	struct cli *c;
 	const char *what, *id;
 	int signals;
@@ -37,7 +37,7 @@ void bytes_print(uint64_t bytes, char buf[24])
 	snprintf(buf, 24, u ? "%.1f %s" : "%.0f %s", v, units[u]);
 }
 
-static void bar_draw(struct wait *w, struct json_object *data)
+static void bar_draw(struct job_wait *w, struct json_object *data)
 {
 	uint64_t done = (uint64_t)js_get_int(data, "done", 0),
 		 total = (uint64_t)js_get_int(data, "total", 0);
@@ -56,13 +56,13 @@ static void bar_draw(struct wait *w, struct json_object *data)
 }
 
 /* Draw a full bar: the last progress event may be far from the end. */
-static void bar_fill(struct wait *w)
+static void bar_fill(struct job_wait *w)
 {
 	if (w->drawn)
 		fprintf(stderr, "\r%s: [%s] 100 %%%16s", w->what, BAR, "");
 }
 
-static void bar_end(struct wait *w)
+static void bar_end(struct job_wait *w)
 {
 	if (w->drawn)
 		fputc('\n', stderr);
@@ -72,7 +72,7 @@ static void bar_end(struct wait *w)
 /* ---- waiting for a job ---- */
 
 /* Returns true if the job has concluded. */
-static bool event_take(struct wait *w, struct json_object *ev)
+static bool event_take(struct job_wait *w, struct json_object *ev)
 {
 	struct json_object *data = js_get(ev, "data");
 	const char *name = js_get_str(ev, "event"), *id = js_get_str(data, "id"),
@@ -86,7 +86,7 @@ static bool event_take(struct wait *w, struct json_object *ev)
 }
 
 /* Handle Ctrl-C: cancel the job and wait for its result. On a second Ctrl-C, leave the job running. */
-static int wait_interrupted(struct wait *w, struct err *e)
+static int wait_interrupted(struct job_wait *w, struct err *e)
 {
 	struct signalfd_siginfo si;
 	struct json_object *args;
@@ -107,7 +107,7 @@ static int wait_interrupted(struct wait *w, struct err *e)
 	return 0;
 }
 
-static int wait_end(struct wait *w, struct err *e)
+static int wait_end(struct job_wait *w, struct err *e)
 {
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
@@ -136,7 +136,7 @@ static struct json_object *job_of_list(struct json_object *list)
 		json_object_array_get_idx(list, 0) : NULL;
 }
 
-static int result_take(struct wait *w, struct json_object **ret_result, struct err *e)
+static int result_take(struct job_wait *w, struct json_object **ret_result, struct err *e)
 {
 	CLEANUP_JS struct json_object *list = NULL;
 	struct json_object *args = json_object_new_object(), *job;
@@ -175,7 +175,7 @@ int job_signals_open(int *ret_fd, sigset_t *before)
 
 int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e)
 {
-	struct wait w = { .c = c, .what = "", .id = id, .signals = signals, .shared = true };
+	struct job_wait w = { .c = c, .what = "", .id = id, .signals = signals, .shared = true };
 	int r = wait_end(&w, e);
 
 	return r < 0 ? r : result_take(&w, ret_result, e);
@@ -186,7 +186,7 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	CLEANUP_CLOSE int signals = -1;
-	struct wait w = { .c = c, .what = what, .bar = isatty(2) && c->format == CLI_TABLE };
+	struct job_wait w = { .c = c, .what = what, .bar = isatty(2) && c->format == CLI_TABLE };
 	sigset_t before;
 	int r = cli_execute_with_fd(c, command, args, fd, &answer, NULL, e);
 

@@ -411,7 +411,7 @@ static void store_move_start(struct disk_store *st, struct vmstate_call *x, uint
 	call_start(st->disk, &x->c);
 }
 
-static int store_move(struct disk_store *st, uint64_t off, void *buf, size_t len, bool write)
+static int store_transfer(struct disk_store *st, uint64_t off, void *buf, size_t len, bool write)
 {
 	struct vmstate_call x;
 
@@ -431,12 +431,12 @@ int disk_store_write_wait(struct vmstate_call *x)
 
 static int store_read(struct vmstate_store *s, uint64_t off, void *buf, size_t len)
 {
-	return store_move(container_of(s, struct disk_store, store), off, buf, len, false);
+	return store_transfer(container_of(s, struct disk_store, store), off, buf, len, false);
 }
 
 static int store_write(struct vmstate_store *s, uint64_t off, const void *buf, size_t len)
 {
-	return store_move(container_of(s, struct disk_store, store), off, (void *)(uintptr_t)buf, len,
+	return store_transfer(container_of(s, struct disk_store, store), off, (void *)(uintptr_t)buf, len,
 		true);
 }
 

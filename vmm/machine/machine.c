@@ -112,7 +112,7 @@ static void host_event(struct dev_host *h, const struct dev_event *ev)
 
 static void host_ram_fetch(struct dev_host *h, const struct iovec *iov, unsigned niov, bool write)
 {
-	ram_fetch(machine_of(h), iov, niov, write);
+	ram_load_iov(machine_of(h), iov, niov, write);
 }
 
 /* dirty_log_mark() does nothing while the dirty log is off. */

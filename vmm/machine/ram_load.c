@@ -82,7 +82,7 @@ static void page_touch(uint8_t *p, bool write)
 		__atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
-void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write)
+void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, bool write)
 {
 	if (!m->tracker || !fault_tracker_loads(m->tracker))
 		return;

@@ -38,7 +38,7 @@ void ram_working_sets_done(struct machine *m);
 /* Fault in the guest memory of an I/O request while the tracker still reads from a file, so that
  * the disk's thread does not fault later. On the disk's thread.
  * write: the request writes to the memory; false: it only reads. */
-void ram_fetch(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
+void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs
  * why a clone's RAM cannot be tracked. */
 bool ram_can_watch(struct machine *m);

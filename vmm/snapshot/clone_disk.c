@@ -161,7 +161,7 @@ static int target_create(struct copying *k, uint64_t size_bytes)
 	return qcow2_create(k->fd, &c, &k->e);
 }
 
-static int target_open(struct copying *k, struct block **ret_b)
+static int copy_open(struct copying *k, struct block **ret_b)
 {
 	struct block_layer layer = { .fd = fcntl(k->fd, F_DUPFD_CLOEXEC, 3),
 		.format = (enum block_format)k->what.format[0] };
@@ -195,7 +195,7 @@ static int content_copy(struct copying *k)
 	if (!r)
 		r = source_open(k, &from);
 	if (!r)
-		r = target_open(k, &to);
+		r = copy_open(k, &to);
 	if (!r)
 		r = blocks_copy(k, from, to);
 	block_close(from);

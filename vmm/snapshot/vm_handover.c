@@ -39,7 +39,7 @@ struct handover {
 	bool paused;
 	struct loop_watch *watch;
 	struct loop_timer *timer;
-	struct vm_config config; /* for the successor */
+	struct vm_config cfg; /* for the successor */
 	int fds[CHANNEL_FDS_MAX]; /* files for the successor; borrowed */
 	unsigned nfds;
 	struct state_writer sections;
@@ -105,10 +105,10 @@ static void disk_add(struct handover *h, struct vm_disk *d, const struct block *
 	}
 }
 
-/* Fill in the fds of h->config. Returns 0; -ENOTSUP: too many for one message. */
+/* Fill in the fds of h->cfg. Returns 0; -ENOTSUP: too many for one message. */
 static int files_add(struct handover *h, struct err *e)
 {
-	struct vm_config *c = &h->config;
+	struct vm_config *c = &h->cfg;
 	struct machine *m = h->m;
 
 	h->nfds = 0;
@@ -216,7 +216,7 @@ static void settle_run(struct work *w)
 		err_set_errno(&h->e, h->r, "cannot write the VM's state");
 }
 
-static int config_send(struct handover *h)
+static int successor_configure(struct handover *h)
 {
 	int r = files_add(h, &h->e); /* again: a pull may have ended, and dropped layers */
 
@@ -224,7 +224,7 @@ static int config_send(struct handover *h)
 		return r;
 	r = loop_watch(h->loop, h->pair, POLLIN, pair_ready, h, &h->watch);
 	if (!r)
-		r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_CONFIG, 1, &h->config, sizeof(h->config), h->fds, h->nfds);
+		r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_CONFIG, 1, &h->cfg, sizeof(h->cfg), h->fds, h->nfds);
 	if (r == -EPIPE)
 		return successor_ended(h);
 	if (r < 0)
@@ -238,7 +238,7 @@ static void settled(struct work *w)
 	struct handover *h = container_of(w, struct handover, work);
 
 	if (!h->r)
-		h->r = config_send(h);
+		h->r = successor_configure(h);
 	if (h->r < 0)
 		handover_fail(h);
 }
@@ -250,7 +250,7 @@ static void prepared(struct work *w)
 	if (!h->r && vm_work_cancelled(h->vm))
 		h->r = err_set(&h->e, -ECANCELED, ERR_CANCELLED, "the restart was cancelled");
 	if (!h->r) {
-		h->r = vm_handover_pause(h->vm, &h->config, &h->e);
+		h->r = vm_handover_pause(h->vm, &h->cfg, &h->e);
 		h->paused = !h->r;
 	}
 	if (!h->r)
