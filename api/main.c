@@ -28,7 +28,7 @@ static const char usage[] =
 	"(LISTEN_FDS) and reports to it when it is ready (NOTIFY_SOCKET).\n"
 	"\n"
 	"  --state-dir DIR     keep definitions and states in DIR [root: /var/lib/cairn; others:\n"
-	"                      $XDG_STATE_HOME/cairn]\n"
+	"                      $XDG_STATE_HOME/cairn, else ~/.local/state/cairn]\n"
 	"  --socket PATH       listen on the control socket PATH [CAIRN_SOCKET; else for root\n"
 	"                      /run/cairn/cairn.sock, for others $XDG_RUNTIME_DIR/cairn/cairn.sock]\n"
 	"  --vm-program PATH   run PATH as the VM process [CAIRN_VM; else cairn-vm beside cairnd\n"

@@ -136,7 +136,7 @@ static const struct field daemon_stop_args[] = {
 	{ "vms-only", FIELD_BOOL, OPTIONAL, "keep the daemon running" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would happen, in order, and change nothing" }, END };
 static const struct field daemon_stop_returns[] = {
-	{ "vms", FIELD_ARRAY, REQUIRED, "VMs that ran: vm, action, outcome" }, END };
+	{ "vms", FIELD_ARRAY, REQUIRED, "VMs that ran or were about to be restarted: vm, action, outcome" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field addresses_returns[] = {
@@ -180,7 +180,7 @@ static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 		"continue from this snapshot (name or id) [the present state of a running or paused VM]" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agent to set the host name to the clone's name [true]" },
-	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all disks, so that no clone can read the images of its source [false]" },
+	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "name of the clone" },
@@ -219,7 +219,7 @@ static const struct field snapshot_list_returns[] = {
 static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "name or id of the snapshot [the current one]" },
 	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused [as in the snapshot]" },
-	{ "disks-only", FIELD_BOOL, OPTIONAL, "revert the disks without memory; leaves the VM off" },
+	{ "disks-only", FIELD_BOOL, OPTIONAL, "revert the disks without memory; the VM is off then, except with `then`" },
 	{ "disk", FIELD_STRING, OPTIONAL, "with disks-only: revert only the disk with this id" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" },
 	{ "verify", FIELD_BOOL, OPTIONAL, "check all memory before the revert changes anything" },
@@ -255,7 +255,7 @@ static const struct field query_jobs_returns[] = {
 	{ "total-progress", FIELD_INT, REQUIRED, "units in all" },
 	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
 	{ "duration", FIELD_INT, OPTIONAL, "duration of a concluded job, ns" },
-	{ "unit", FIELD_STRING, OPTIONAL, "unit of the progress: bytes or snapshots" },
+	{ "unit", FIELD_STRING, OPTIONAL, "unit of the progress: bytes, snapshots or clones" },
 	{ "rate", FIELD_INT, OPTIONAL, "units a second" },
 	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" },
@@ -514,7 +514,7 @@ static const struct field job_progress_data[] = { FIELD_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "done", FIELD_INT, REQUIRED, "units done" },
 	{ "total", FIELD_INT, REQUIRED, "units in all" },
-	{ "unit", FIELD_STRING, REQUIRED, "bytes or snapshots" },
+	{ "unit", FIELD_STRING, REQUIRED, "bytes, snapshots or clones" },
 	{ "rate", FIELD_INT, REQUIRED, "units a second" },
 	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" }, END };
 

@@ -42,7 +42,7 @@ static const struct field block_returns[] = {
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "qdev", FIELD_STRING, OPTIONAL, "the same" },
 	{ "type", FIELD_STRING, REQUIRED, "always unknown, as in QEMU" },
-	{ "removable", FIELD_BOOL, REQUIRED, "always false" },
+	{ "removable", FIELD_BOOL, REQUIRED, "true: a CD drive" },
 	{ "locked", FIELD_BOOL, REQUIRED, "always false" },
 	{ "inserted", FIELD_OBJECT, OPTIONAL, "the image, as in query-named-block-nodes" },
 	{ "io-status", FIELD_STRING, OPTIONAL, "ok, failed, nospace" }, END };
@@ -196,7 +196,7 @@ static const struct field io_error_data[] = {
 	{ "node-name", FIELD_STRING, OPTIONAL, "the same" },
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
-	{ "nospace", FIELD_BOOL, OPTIONAL, "true: the host's file system is full" },
+	{ "nospace", FIELD_BOOL, OPTIONAL, "true: the host's file system is full, or a quota is reached" },
 	{ "reason", FIELD_STRING, REQUIRED, "error message" }, END };
 static const struct field job_data[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },

@@ -64,7 +64,7 @@ static void pending_finish(struct store_writer *w, struct pending *p)
 	int r = pending_do(w, p, &e);
 
 	if (r < 0)
-		log_error("store", "cannot write %s: %s", p->path, e.msg);
+		log_error("store", "cannot change %s: %s", p->path, e.msg);
 	if (!p->work)
 		return;
 	p->work->r = r;

@@ -261,8 +261,8 @@ static void kept_tell(const char *image, const uint8_t *id)
 	char text[2 * VM_PIN_ID_BYTES + 1];
 
 	hex_print(id, VM_PIN_ID_BYTES, text);
-	log_warn("pins", "%s: the pin cairn-pin-%s stays, because " PINS_FILE " was lost or damaged once and the disk of an "
-		"unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
+	log_warn("pins", "%s: the pin cairn-pin-%s stays, because " PINS_FILE " was lost or damaged once, or somebody copied "
+		"a clone's image, and the disk of an unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
 		text);
 }
 
