@@ -1,5 +1,6 @@
 """Missing features of a host, and that the message says what to do about them."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -44,19 +45,22 @@ def test_missing_permission_on_dev_kvm_is_reported(tmp_path):
 
 @pytest.fixture
 def huge_pages():
-    """Reserve 64 MiB of huge pages; release them afterwards."""
+    """Reserve 64 MiB of huge pages; release them afterwards. The host has one number of them, so one test at a time may
+    change it and count them, of all runs on the host."""
     path = "/proc/sys/vm/nr_hugepages"
-    before = open(path).read()
-    try:
+    with open(path) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = open(path).read()
+        try:
+            with open(path, "w") as f:
+                f.write(str(int(before) + 32))
+        except OSError as e:
+            pytest.skip(f"cannot reserve huge pages: {e.strerror}")
+        if int(open(path).read()) < int(before) + 32:
+            pytest.skip("the host has no 64 MiB of huge pages to spare")
+        yield
         with open(path, "w") as f:
-            f.write(str(int(before) + 32))
-    except OSError as e:
-        pytest.skip(f"cannot reserve huge pages: {e.strerror}")
-    if int(open(path).read()) < int(before) + 32:
-        pytest.skip("the host has no 64 MiB of huge pages to spare")
-    yield
-    with open(path, "w") as f:
-        f.write(before)
+            f.write(before)
 
 
 def meminfo(key):
