@@ -11,6 +11,8 @@
 #define PIN_NAME_PATH_AT (sizeof(PIN_NAME_PROTOCOL) - 1)
 #define PIN_NAME_SNAPSHOT "?snapshot="
 #define PIN_NAME_ID_BYTES 16
+/* A pin is a snapshot of its image, with this and the id in hexadecimal as its name. */
+#define PIN_NAME_IN_IMAGE "cairn-pin-"
 
 /* Parse a name.
  * ret_path_bytes: the length of PATH, which begins at PIN_NAME_PATH_AT.

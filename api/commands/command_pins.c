@@ -7,6 +7,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/hex.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -57,7 +58,7 @@ static void query_next(struct query *q)
 		query_end(q);
 		return;
 	}
-	snprintf(body.name, sizeof(body.name), "cairn-pin-%s",
+	snprintf(body.name, sizeof(body.name), PIN_NAME_IN_IMAGE "%s",
 		js_get_str_or(json_object_array_get_idx(q->all, q->next), "pin", ""));
 	snapshots_request(q->call->vm, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, pin_sized, q);
 }

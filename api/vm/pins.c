@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/hex.h"
 #include "base/log.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -261,7 +262,7 @@ static void kept_tell(const char *image, const uint8_t *id)
 	char text[2 * VM_PIN_ID_BYTES + 1];
 
 	hex_print(id, VM_PIN_ID_BYTES, text);
-	log_warn("pins", "%s: the pin cairn-pin-%s stays, because " PINS_FILE " was lost or damaged once, or somebody copied "
+	log_warn("pins", "%s: the pin " PIN_NAME_IN_IMAGE "%s stays, because " PINS_FILE " was lost or damaged once, or somebody copied "
 		"a clone's image, and the disk of an unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
 		text);
 }
@@ -337,16 +338,6 @@ bool pins_has_image(const struct vm_host *host, const char *path)
 
 /* ---- pins to delete ---- */
 
-bool pins_are_due(const struct vm_host *host)
-{
-	const struct rows *l = &host->pins->due;
-	size_t i = 0;
-
-	while (i < l->n && l->list[i].asked)
-		i++;
-	return i < l->n;
-}
-
 bool pins_are_asked(const struct vm_host *host, const struct vm *by)
 {
 	const struct rows *l = &host->pins->due;
@@ -355,6 +346,11 @@ bool pins_are_asked(const struct vm_host *host, const struct vm *by)
 	while (i < l->n && l->list[i].asked != by)
 		i++;
 	return i < l->n;
+}
+
+bool pins_are_due(const struct vm_host *host)
+{
+	return pins_are_asked(host, NULL);
 }
 
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],

@@ -32,7 +32,7 @@ void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN
 	char text[ID_TEXT + 1];
 
 	hex_print(id, BLOCK_PIN_ID_BYTES, text);
-	snprintf(info->name, sizeof(info->name), "cairn-pin-%s", text);
+	snprintf(info->name, sizeof(info->name), PIN_NAME_IN_IMAGE "%s", text);
 	info->vm_state_bytes = 0;
 	store_be32(info->extra, MARK_MAGIC);
 	memcpy(info->extra + 4, id, BLOCK_PIN_ID_BYTES);

@@ -13,9 +13,8 @@
 #include <unistd.h>
 
 #define FIGURES_SECTION "figures" /* struct vm_info, which only grows at its end */
-#define FIGURES_VERSION 1
 #define CONSOLE_SECTION "console"
-#define CONSOLE_VERSION 1
+#define SECTIONS_VERSION 1 /* of both */
 
 static const char *const console_names[] = { [VM_CONSOLE_SERIAL] = "serial", [VM_CONSOLE_VIRTIO] = "virtio" };
 
@@ -74,7 +73,7 @@ static void figures_put(struct machine *m, struct state_writer *w)
 	struct vm_info i = { 0 };
 
 	machine_info(m, &i);
-	state_section_begin(w, FIGURES_SECTION, "", FIGURES_VERSION);
+	state_section_begin(w, FIGURES_SECTION, "", SECTIONS_VERSION);
 	state_put_bytes(w, &i, sizeof(i));
 	state_section_end(w);
 }
@@ -97,7 +96,7 @@ void machine_carry_save(struct machine *m, struct state_writer *w)
 	for (unsigned i = 0; i < ARRAY_SIZE(console_names); i++) {
 		if (!m->consoles[i])
 			continue;
-		state_section_begin(w, CONSOLE_SECTION, console_names[i], CONSOLE_VERSION);
+		state_section_begin(w, CONSOLE_SECTION, console_names[i], SECTIONS_VERSION);
 		console_save(m->consoles[i], w);
 		state_section_end(w);
 	}
@@ -134,7 +133,7 @@ static int section_load(struct machine *m, struct state_section *s, struct err *
 {
 	struct console *c = strcmp(s->name, CONSOLE_SECTION) ? NULL : console_find(m, s->instance);
 
-	if (s->version != 1 || (!c && strcmp(s->name, FIGURES_SECTION)))
+	if (s->version != SECTIONS_VERSION || (!c && strcmp(s->name, FIGURES_SECTION)))
 		return err_set(e, -EINVAL, ERR_UNSUPPORTED, "the other process carries a section %s '%s' of version %u, "
 			"which this Cairn does not know", s->name, s->instance, s->version);
 	if (c)

@@ -2,6 +2,7 @@
  * disk's own thread counts its disk, one disk after the other, while the guest runs and the main thread serves
  * requests. */
 #include "base/cleanup.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 #include "vmm/snapshot/vm_snapshot.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -10,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define PIN_PREFIX "cairn-pin-" /* qcow2_pin_mark() */
 
 struct size_job {
 	struct machine *m;
@@ -142,7 +141,7 @@ int vm_snapshot_size(
 	struct tree t;
 	int r;
 
-	if (!strncmp(name, PIN_PREFIX, strlen(PIN_PREFIX)))
+	if (!strncmp(name, PIN_NAME_IN_IMAGE, strlen(PIN_NAME_IN_IMAGE)))
 		return pin_size(m, name, done, opaque, e);
 	r = vmsnap_open(m, &d, &t, e);
 	if (r < 0)
