@@ -35,6 +35,10 @@ def console(d):
 def begin(d, guest, **keys):
     """Start a VM whose memory and disk are a function of address and seed."""
     d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, **{"disks": [image(d)], **keys})
+    start_and_fill(d)
+
+
+def start_and_fill(d):
     d.cairn("start", "vm1")
     c = Console(d, "vm1")
     while c.line() != "interp":

@@ -11,7 +11,7 @@ import pytest
 from conftest import BUILD, Console, Daemon, until
 from guestlib import fields
 from plainlib import PlainDaemon, plain_folder, qcow2
-from test_handover import SECTORS, begin, checked, console, goes_on, image, vm  # noqa: F401
+from test_handover import SECTORS, begin, checked, console, goes_on, image, start_and_fill, vm  # noqa: F401
 from test_host import huge_pages, needs_root  # noqa: F401
 from test_linux import begin as linux_begin
 from test_linux import image as linux_image  # noqa: F401
@@ -212,13 +212,7 @@ def test_vm_of_plain_user(guest):
         d = PlainDaemon(folder, folder / "denied")
         try:
             d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[qcow2(folder / "disk.qcow2", "64M")])
-            d.cairn("start", "vm1")
-            c = Console(d, "vm1")
-            while c.line() != "interp":
-                pass
-            for command in ["fill 0x800000 0x300000 1", "open 0"] + [f"write {s} 8 {s}" for s in SECTORS] + ["flush"]:
-                c.run(command)
-            c.close()
+            start_and_fill(d)
             d.cairn("snapshot-create-as", "vm1", "s1")
             for _ in range(2):
                 restart_of(d, "vm1")

@@ -2,6 +2,7 @@
  * ppoll() reports as many timeouts as a test wants. */
 #include "api/wire/client.h"
 #include "api/wire/json.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -34,7 +35,7 @@ int __wrap_ppoll(struct pollfd *p, nfds_t n, const struct timespec *limit, const
 }
 
 struct daemon {
-	char dir[32], path[64];
+	char dir[80], path[96];
 	int listening;
 	const char *second; /* sent to the second client; only then the first one gets its answer. NULL: no answer */
 	pthread_t thread;
@@ -83,7 +84,7 @@ static struct client *daemon_start(struct daemon *d)
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	struct client *c;
 
-	snprintf(d->dir, sizeof(d->dir), "/tmp/client-XXXXXX");
+	snprintf(d->dir, sizeof(d->dir), "%.60s/client-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(d->dir));
 	snprintf(d->path, sizeof(d->path), "%s/socket", d->dir);
 	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", d->path);
