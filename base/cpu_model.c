@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MISSING_BYTES 240 /* size of the list of missing features in an error */
+#define LIST_BYTES 240 /* size of a list in an error */
 #define XSAVE_LEGACY_BYTES 576u /* the x87 and SSE states and the header (Intel SDM vol. 1, 13.4) */
 #define KVM_LEAF 0x40000000u
 #define EXTENDED_LEAF 0x80000000u
@@ -49,15 +49,47 @@ static int feature_check(const char *at, size_t len, struct err *e)
 	return 0;
 }
 
+/* List the versions of the base that this name with a version has, as in "EPYC-v1 (EPYC), EPYC-v2 (EPYC-IBPB)".
+ * len: length of the name. Leaves the list empty if the name has no version, or if no version of its base is known. */
+static void versions_list(const char *name, size_t len, char *list, size_t size)
+{
+	size_t base = len, used = 0;
+
+	list[0] = 0;
+	while (base && name[base - 1] >= '0' && name[base - 1] <= '9')
+		base--;
+	if (base == len || base < 2 || memcmp(name + base - 2, "-v", 2))
+		return;
+	for (size_t i = 0; i < cpu_model_versions_n && used < size; i++) {
+		const struct cpu_model_version *v = &cpu_model_versions[i];
+
+		if (!strncmp(v->name, name, base))
+			used += (size_t)snprintf(list + used, size - used, "%s%s (%s)", used ? ", " : "", v->name, v->model);
+	}
+}
+
+static int model_check(const char *text, struct err *e)
+{
+	size_t len = strcspn(text, ",");
+	char versions[LIST_BYTES];
+
+	if (cpu_model_find(text, len))
+		return 0;
+	versions_list(text, len, versions, sizeof(versions));
+	if (versions[0])
+		return err_set(e, -EINVAL, ERR_INVALID, "\"%.*s\" is a version that Cairn lacks; it has %s", (int)MIN(len, 40u), text,
+			versions);
+	return err_set(e, -EINVAL, ERR_INVALID, "\"%.*s\" is not a processor model; `cairn cpu-models` lists the models",
+		(int)MIN(len, 40u), text);
+}
+
 int cpu_model_check(const char *text, struct err *e)
 {
-	int r = 0;
+	int r;
 
 	if (strlen(text) > CPU_MODEL_TEXT_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "is longer than %d bytes", CPU_MODEL_TEXT_MAX);
-	if (!model_of(text))
-		return err_set(e, -EINVAL, ERR_INVALID, "\"%.*s\" is not a processor model; `cairn cpu-models` lists the models",
-			(int)MIN(strcspn(text, ","), 40u), text);
+	r = model_check(text, e);
 	for (const char *at = strchr(text, ','); at && !r; at = strchr(at, ',')) {
 		at++;
 		r = feature_check(at, strcspn(at, ","), e);
@@ -335,7 +367,7 @@ static int missing_error(const char *text, const struct cpuid *supported, const 
 int cpu_model_make(const char *text, const struct cpuid *supported, struct cpuid **ret, struct err *e)
 {
 	CLEANUP_FREE struct cpuid *want = NULL, *made = NULL;
-	char missing[MISSING_BYTES];
+	char missing[LIST_BYTES];
 	int r;
 
 	*ret = NULL;

@@ -1,6 +1,7 @@
 #include "base/cpu_model_table.h"
 #include "base/util.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 /* Features that every x86-64 processor has under KVM. */
@@ -100,10 +101,45 @@ const struct cpu_model cpu_models[] = {
 
 const size_t cpu_models_n = ARRAY_SIZE(cpu_models);
 
+const struct cpu_model_version cpu_model_versions[] = {
+	{ "qemu64-v1", "qemu64" }, { "kvm64-v1", "kvm64" }, { "Conroe-v1", "Conroe" }, { "Penryn-v1", "Penryn" },
+	{ "Nehalem-v1", "Nehalem" }, { "Nehalem-v2", "Nehalem-IBRS" },
+	{ "Westmere-v1", "Westmere" }, { "Westmere-v2", "Westmere-IBRS" },
+	{ "SandyBridge-v1", "SandyBridge" }, { "SandyBridge-v2", "SandyBridge-IBRS" },
+	{ "IvyBridge-v1", "IvyBridge" }, { "IvyBridge-v2", "IvyBridge-IBRS" },
+	{ "Haswell-v1", "Haswell" }, { "Haswell-v2", "Haswell-noTSX" }, { "Haswell-v3", "Haswell-IBRS" },
+	{ "Haswell-v4", "Haswell-noTSX-IBRS" },
+	{ "Broadwell-v1", "Broadwell" }, { "Broadwell-v2", "Broadwell-noTSX" },
+	{ "Broadwell-v3", "Broadwell-IBRS" }, { "Broadwell-v4", "Broadwell-noTSX-IBRS" },
+	{ "Skylake-Client-v1", "Skylake-Client" }, { "Skylake-Client-v2", "Skylake-Client-IBRS" },
+	{ "Skylake-Client-v3", "Skylake-Client-noTSX-IBRS" },
+	{ "Skylake-Server-v1", "Skylake-Server" }, { "Skylake-Server-v2", "Skylake-Server-IBRS" },
+	{ "Skylake-Server-v3", "Skylake-Server-noTSX-IBRS" }, { "Skylake-Server-v4", "Skylake-Server-noTSX-IBRS" },
+	{ "Cascadelake-Server-v1", "Cascadelake-Server" }, { "Cascadelake-Server-v2", "Cascadelake-Server" },
+	{ "Cascadelake-Server-v3", "Cascadelake-Server-noTSX" },
+	{ "Cascadelake-Server-v4", "Cascadelake-Server-noTSX" }, { "Cooperlake-v1", "Cooperlake" },
+	{ "Icelake-Server-v1", "Icelake-Server" }, { "Icelake-Server-v2", "Icelake-Server-noTSX" },
+	{ "Icelake-Server-v3", "Icelake-Server-noTSX" }, { "Opteron_G1-v1", "Opteron_G1" },
+	{ "Opteron_G2-v1", "Opteron_G2" }, { "Opteron_G3-v1", "Opteron_G3" }, { "Opteron_G4-v1", "Opteron_G4" },
+	{ "Opteron_G5-v1", "Opteron_G5" },
+	{ "EPYC-v1", "EPYC" }, { "EPYC-v2", "EPYC-IBPB" },
+	{ "EPYC-Rome-v1", "EPYC-Rome" }, { "EPYC-Milan-v1", "EPYC-Milan" }, { "EPYC-Genoa-v1", "EPYC-Genoa" },
+};
+
+const size_t cpu_model_versions_n = ARRAY_SIZE(cpu_model_versions);
+
+static bool is_name(const char *name, const char *text, size_t len)
+{
+	return strlen(name) == len && !memcmp(name, text, len);
+}
+
 const struct cpu_model *cpu_model_find(const char *name, size_t len)
 {
+	for (size_t i = 0; i < cpu_model_versions_n; i++)
+		if (is_name(cpu_model_versions[i].name, name, len))
+			return cpu_model_find(cpu_model_versions[i].model, strlen(cpu_model_versions[i].model));
 	for (size_t i = 0; i < cpu_models_n; i++)
-		if (strlen(cpu_models[i].name) == len && !memcmp(cpu_models[i].name, name, len))
+		if (is_name(cpu_models[i].name, name, len))
 			return &cpu_models[i];
 	return NULL;
 }

@@ -22,7 +22,16 @@ struct cpu_model {
 extern const struct cpu_model cpu_models[];
 extern const size_t cpu_models_n;
 
-/* Find the model of a name of length len. Returns NULL if there is none. */
+/* QEMU's and libvirt's name of a version of a model: BASE-vN. The versions in the table differ from their model at most
+ * in arch_capabilities and in features of VMX. */
+struct cpu_model_version {
+	const char *name, *model;
+};
+
+extern const struct cpu_model_version cpu_model_versions[];
+extern const size_t cpu_model_versions_n;
+
+/* Find the model of a name of length len, which may be a name with a version. Returns NULL if there is none. */
 const struct cpu_model *cpu_model_find(const char *name, size_t len);
 
 #endif

@@ -256,11 +256,12 @@ static void processor_read(struct reading *r, struct _xmlNode *n)
 	struct _xmlNode *named = node_child(n, "model");
 	CLEANUP_FREE char *model = named ? node_text(named) : NULL, *mode = node_attr(n, "mode");
 	char text[CPU_MODEL_TEXT_MAX + 1] = CPU_MODEL_HOST;
+	struct err e = { .msg = "there is no <model> with the name of one model" };
 
 	if (node_attr_is(n, "mode", "custom") || (model && !mode)) {
-		if (!model || strchr(model, ',') || cpu_model_check(model, NULL) < 0) {
+		if (!model || strchr(model, ',') || cpu_model_check(model, &e) < 0) {
 			reading_warn(r, mode ? n : named, mode ? "mode" : NULL,
-				"has no effect: the guest sees the host's processor; `cairn cpu-models` lists Cairn's models");
+				"has no effect, and the guest sees the host's processor: %s", e.msg);
 			return;
 		}
 		snprintf(text, sizeof(text), "%s", model);

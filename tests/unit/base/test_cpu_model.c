@@ -83,13 +83,19 @@ static bool has(const struct cpuid *c, const char *name)
 static void test_text_is_checked(void **state)
 {
 	static const char *const good[] = { "host", "baseline", "x86-64-v2", "x86-64-v3", "host,-avx2", "Skylake-Client", "EPYC-Rome,-xsaves",
-		"kvm64,+pni,+PCLMULDQ", "baseline,+aes,-rdrand,+SSE4.1,+sha-ni" };
+		"kvm64,+pni,+PCLMULDQ", "baseline,+aes,-rdrand,+SSE4.1,+sha-ni", "EPYC-v2", "Skylake-Server-v4,-pku" };
 	static const struct {
 		const char *text, *says;
 	} bad[] = { { "", "\"\" is not a processor model; `cairn cpu-models` lists the models" },
 		{ "Skylake", "\"Skylake\" is not a processor model" }, { "hos", "is not a processor model" },
 		{ "host,avx", "is not a feature to add or remove; write +NAME or -NAME" }, { "host,", "is not a feature" },
 		{ "host,+", "\"\" is not a processor feature" }, { "host,+avx2000", "\"avx2000\" is not a processor feature" },
+		{ "EPYC-v3", "\"EPYC-v3\" is a version that Cairn lacks; it has EPYC-v1 (EPYC), EPYC-v2 (EPYC-IBPB)" },
+		{ "Nehalem-v10,+avx", "\"Nehalem-v10\" is a version that Cairn lacks; it has Nehalem-v1 (Nehalem), Nehalem-v2 (Nehalem-IBRS)" },
+		{ "Skylake-Server-v5", "Skylake-Server-v4 (Skylake-Server-noTSX-IBRS)" },
+		{ "EPYC-v", "is not a processor model" }, { "EPYC-v02", "is a version that Cairn lacks" },
+		{ "-v1", "is not a processor model" }, { "v1", "is not a processor model" }, { "1", "is not a processor model" },
+		{ "Nehalem-IBRS-v1", "is not a processor model" }, { "baseline-v1", "is not a processor model" },
 		{ "host,-kvm_clocksource", "is not a processor feature" }, { "host,+xcr0_avx", "is not a processor feature" } };
 	char lengthy[CPU_MODEL_TEXT_MAX + 10];
 
@@ -106,6 +112,25 @@ static void test_text_is_checked(void **state)
 	memset(lengthy, 'a', sizeof(lengthy) - 1);
 	lengthy[sizeof(lengthy) - 1] = 0;
 	assert_int_equal(cpu_model_check(lengthy, NULL), -EINVAL);
+}
+
+static void test_name_with_a_version_is_its_model(void **state)
+{
+	struct cpuid *host = host_new();
+	char model[4096], version[4096];
+
+	(void)state;
+	for (size_t i = 0; i < cpu_model_versions_n; i++) {
+		const struct cpu_model_version *v = &cpu_model_versions[i];
+		const struct cpu_model *m = cpu_model_find(v->name, strlen(v->name));
+
+		assert_non_null(m);
+		assert_string_equal(m->name, v->model);
+		assert_true(cpu_model_features(v->model, host, model, sizeof(model)) > 0);
+		assert_true(cpu_model_features(v->name, host, version, sizeof(version)) > 0);
+		assert_string_equal(version, model);
+	}
+	free(host);
 }
 
 static void test_host_is_all_that_kvm_offers(void **state)
@@ -360,6 +385,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_text_is_checked),
+		cmocka_unit_test(test_name_with_a_version_is_its_model),
 		cmocka_unit_test(test_host_is_all_that_kvm_offers),
 		cmocka_unit_test(test_model_has_its_features_and_no_others),
 		cmocka_unit_test(test_missing_features_are_named),

@@ -29,19 +29,31 @@ static void lacks_list(const struct cpu_model *m, const struct host_cpu *host, c
 		cpu_model_missing(m->name, host->supported, text, size);
 }
 
+/* List the names with a version that the model has, as in "Haswell-v1". */
+static void versions_list(const struct cpu_model *m, char *text, size_t size)
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (size_t i = 0; i < cpu_model_versions_n && used < size; i++)
+		if (!strcmp(cpu_model_versions[i].model, m->name))
+			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", cpu_model_versions[i].name);
+}
+
 static void models_print(const struct host_cpu *host)
 {
-	static const char *const heads[] = { "Model", "Vendor", "Usable", "Lacks" };
+	static const char *const heads[] = { "Model", "Versions", "Vendor", "Usable", "Lacks" };
 	struct table t;
 
 	table_init(&t, heads, ARRAY_SIZE(heads));
 	for (size_t i = 0; i < cpu_models_n; i++) {
 		const struct cpu_model *m = &cpu_models[i];
-		char lacks[SHOWN_BYTES];
+		char lacks[SHOWN_BYTES], versions[SHOWN_BYTES];
 
 		lacks_list(m, host, lacks, sizeof(lacks));
-		table_add(&t, (const char *const[]){ m->name, m->vendor ? m->vendor : "any", lacks[0] ? "no" : "yes",
-			lacks[0] ? lacks : "-" });
+		versions_list(m, versions, sizeof(versions));
+		table_add(&t, (const char *const[]){ m->name, versions[0] ? versions : "-", m->vendor ? m->vendor : "any",
+			lacks[0] ? "no" : "yes", lacks[0] ? lacks : "-" });
 	}
 	table_finish(&t, stdout);
 }
@@ -76,6 +88,8 @@ static struct json_object *models_to_json(const struct host_cpu *host)
 			js_put_int(o, "signature", m->signature);
 		if (m->brand)
 			js_put_str(o, "name", m->brand);
+		versions_list(m, text, sizeof(text));
+		json_object_object_add(o, "versions", list_to_json(text));
 		lacks_list(m, host, text, sizeof(text));
 		js_put_bool(o, "usable", !text[0]);
 		json_object_object_add(o, "lacks", list_to_json(text));

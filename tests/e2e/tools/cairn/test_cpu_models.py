@@ -17,7 +17,7 @@ NAMES = {"pni": "sse3", "pclmuldq": "pclmulqdq", "xd": "nx", "i64": "lm", "ffxsr
 # Features in which the models differ on purpose (docs/definition.md), and settings of QEMU that are no features.
 OTHER = {"x2apic", "arat", "hypervisor", "tsc_deadline",
          # with KVM, QEMU switches these off, or (vme) on
-         "svm", "npt", "nrip_save", "svme_addr_chk", "monitor", "vme",
+         "svm", "npt", "nrip_save", "svme_addr_chk", "vnmi", "monitor", "vme",
          # bits of the MSR of arch_capabilities
          "arch_capabilities", "rdctl_no", "ibrs_all", "skip_l1dfl_vmentry", "mds_no", "pschange_mc_no", "taa_no"}
 
@@ -36,11 +36,12 @@ def models(kvm, cairn_path):
 
 
 def test_table_says_what_the_host_lacks(models, cairn_path):
-    rows = [line.split(None, 3) for line in cpu_models(cairn_path, "x86_64").splitlines()[2:] if line]
+    rows = [re.split(" {2,}", line.strip()) for line in cpu_models(cairn_path, "x86_64").splitlines()[2:] if line]
     assert [r[0] for r in rows] == list(models)
-    assert rows[0] == ["host", "any", "yes", "-"]
-    for name, vendor, usable, lacks in rows:
+    assert rows[0] == ["host", "-", "any", "yes", "-"]
+    for name, versions, vendor, usable, lacks in rows:
         m = models[name]
+        assert versions == (", ".join(m["versions"]) or "-")
         assert vendor == m.get("vendor", "any") and (usable == "yes") == m["usable"] == (not m["lacks"])
         assert lacks == "-" if m["usable"] else lacks.startswith(m["lacks"][0])
     assert "Model" in cpu_models(cairn_path)
@@ -70,6 +71,18 @@ def test_vm_starts_with_usable_models_only(models, daemon, guest, name):
         assert models[nearest[1]]["usable"] and set(models[nearest[1]]["features"]) < set(models[name]["features"])
     else:
         assert not any(m["usable"] and set(m["features"]) < set(models[name]["features"]) for m in models.values())
+
+
+def test_name_with_a_version(daemon, guest):
+    def define(cpu, ok):
+        return daemon.cairn("define", "-", input=json.dumps({"name": "vm1", "memory": "16M", "cpu": cpu,
+                                                             "boot": {"kernel": guest("interp.elf")}}), stdin=None, ok=ok)
+    define("EPYC-v2,-topoext", True)
+    assert json.loads(daemon.cairn("dumpjson", "vm1").stdout)["cpu"] == "EPYC-v2,-topoext"
+    assert ('cpu: "EPYC-v3" is a version that Cairn lacks; it has EPYC-v1 (EPYC), EPYC-v2 (EPYC-IBPB)'
+            in define("EPYC-v3,-topoext", 2).stderr)
+    error = daemon.cairn("start", "vm1", ok=None).stderr
+    assert not error or '"EPYC-v2,-topoext"' in error
 
 
 @functools.lru_cache(maxsize=None)
@@ -112,6 +125,21 @@ def test_each_model_of_the_table_is_compared(models):
     assert list(models) == [*OURS, *COMPARED]
 
 
+def processor_of_qemu(name):
+    """Return (features, name, signature, vendor) of QEMU's model."""
+    theirs = qemu_models()[1]
+    their = theirs[name]
+    # What QEMU's empty model has, too, is a setting and no feature.
+    features = {n for n, value in their.items() if value is True and theirs["base"].get(n) is not True}
+    family, model, stepping = their["family"], their["model"], their["stepping"]
+    signature = max(family - 15, 0) << 20 | model >> 4 << 16 | min(family, 15) << 8 | (model & 15) << 4 | stepping
+    return normal(features) - OTHER, their["model-id"].rstrip(), signature, their["vendor"]
+
+
+def processor_of(m, vendor):
+    return set(m["features"]) - OTHER, m["name"], m["signature"], m.get("vendor", vendor)
+
+
 @pytest.mark.parametrize("name", COMPARED)
 def test_model_is_as_qemus(models, name):
     if not shutil.which(QEMU):
@@ -119,11 +147,21 @@ def test_model_is_as_qemus(models, name):
     version, theirs = qemu_models()
     if name not in theirs:
         pytest.skip(f"QEMU {version} has no model {name}")
-    ours, their = models[name], theirs[name]
-    # What QEMU's empty model has, too, is a setting and no feature.
-    features = {n for n, value in their.items() if value is True and theirs["base"].get(n) is not True}
-    assert set(ours["features"]) - OTHER == normal(features) - OTHER
-    assert ours["name"] == their["model-id"].rstrip()
-    family, model, stepping = their["family"], their["model"], their["stepping"]
-    assert ours["signature"] == max(family - 15, 0) << 20 | model >> 4 << 16 | min(family, 15) << 8 | (model & 15) << 4 | stepping
-    assert ours.get("vendor", their["vendor"]) == their["vendor"]
+    their = processor_of_qemu(name)
+    assert processor_of(models[name], their[3]) == their
+
+
+def test_version_is_accepted_if_a_model_equals_it(models):
+    """Of QEMU's versions of our models, just those that equal a model are names of that model."""
+    if not shutil.which(QEMU):
+        pytest.skip("no QEMU")
+    versions = {v: m for m in models.values() for v in m["versions"]}
+    assert versions["EPYC-v2"]["model"] == "EPYC-IBPB" and versions["Haswell-v4"]["model"] == "Haswell-noTSX-IBRS"
+    bases = {v.rpartition("-v")[0] for v in versions}
+    assert bases <= set(models)
+    theirs = [n for n in qemu_models()[1] if n.rpartition("-v")[0] in bases]
+    assert len(theirs) > len(bases)
+    for name in theirs:
+        their = processor_of_qemu(name)
+        same = [m["model"] for m in models.values() if "name" in m and processor_of(m, their[3]) == their]
+        assert ([versions[name]["model"]] if name in versions else []) == same, name

@@ -100,6 +100,8 @@ def test_invalid_memory_is_refused():
      "<feature policy='require' name='stibp'/><feature policy='require' name='amd-stibp'/></cpu>", "cpu",
      "Haswell-noTSX,+sse3,+intel_stibp,+stibp"),
     ("<cpu match='exact'><model>core2duo</model><feature policy='disable' name='lahf_lm'/></cpu>", "cpu", None),
+    ("<cpu mode='custom'><model fallback='forbid'>Skylake-Server-v3</model><feature policy='disable' name='pku'/></cpu>", "cpu",
+     "Skylake-Server-v3,-pku"),
     ("<clock offset='utc'/>", "clock", None), ("<clock offset='localtime'/>", "clock", "localtime"),
     ("<clock offset='variable' adjustment='0' basis='localtime'/>", "clock", "localtime"),
     *[(f"<on_{when}>{what}</on_{when}>", f"on_{when}", kept or what)
@@ -252,6 +254,20 @@ def test_warning_for_child_of_source_fits_it(child, why):
     name = child.strip("</>").split()[0]
     got = read(domain(devices=disk(source=f"<source file='/d'>{child}</source>")))
     assert got["warnings"] == [f"line 1: /domain/devices/disk/source/{name}: has no effect: {why}"]
+
+
+def test_unknown_version_of_model_is_told_with_the_known_ones():
+    got = read(domain("<cpu mode='custom'><model>EPYC-v4</model></cpu>"))
+    assert "cpu" not in got["definition"]
+    assert got["warnings"] == [
+        'line 1: /domain/cpu/@mode: has no effect, and the guest sees the host\'s processor: "EPYC-v4" is a version that Cairn '
+        "lacks; it has EPYC-v1 (EPYC), EPYC-v2 (EPYC-IBPB)"]
+
+
+def test_version_of_model_is_printed(fake):
+    fake.define("v", cpu="EPYC-v2,-topoext")
+    xml = round_trip(fake, "v")
+    assert "<model fallback='forbid'>EPYC-v2</model>" in xml and "<feature policy='disable' name='topoext'/>" in xml
 
 
 def test_each_warning_is_printed_once():
