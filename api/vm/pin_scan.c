@@ -289,6 +289,5 @@ void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret)
 	pin_scan_take(s, ret);
 	pin_scan_free(s);
 	pins_set_complete(host, !ret->unread);
-	if (ret->added || ret->unread)
-		pins_store(host);
+	pins_store(host);
 }

@@ -17,8 +17,7 @@ struct pin_scan_result {
 };
 
 /* Read the images of all VMs that may be overlays and that the list lacks, complete the list, and set whether it is
- * complete. Runs the loop for about PIN_SCAN_TIMEOUT_NS at most. Stores the list if overlays were added or images could
- * not be read. */
+ * complete. Runs the loop for about PIN_SCAN_TIMEOUT_NS at most. Stores the list. */
 #define PIN_SCAN_TIMEOUT_NS (10 * 1000000000ULL)
 void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret);
 

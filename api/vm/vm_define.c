@@ -180,17 +180,6 @@ static int define_keep(struct define *w, struct err *e)
 	return 0;
 }
 
-/* Add the overlays that the scan has found to the list of pins, so that their pins are in use. */
-static void pins_complete(struct define *w)
-{
-	struct pin_scan_result found = { 0 };
-
-	if (w->scan)
-		pin_scan_take(w->scan, &found);
-	if (found.added)
-		pins_store(w->host);
-}
-
 static void define_drafted(struct store_work *work)
 {
 	struct define *w = container_of(work, struct define, work);
@@ -205,10 +194,22 @@ static void define_drafted(struct store_work *work)
 		define_end(w, r, NULL, &e);
 		return;
 	}
-	pins_complete(w);
 	work->done = define_synced;
 	store_sync_definition(w->host->store, work, name);
 	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
+}
+
+/* Add the overlays that the scan has found to the list of pins, so that their pins are in use. The list is on stable
+ * storage before any work that is queued in the store afterwards. If the definition is not kept in the end, the rows
+ * stay, as after an undefine without images. */
+static void pins_complete(struct define *w)
+{
+	struct pin_scan_result found = { 0 };
+
+	if (w->scan)
+		pin_scan_take(w->scan, &found);
+	if (found.added)
+		pins_store(w->host);
 }
 
 /* Continue after the definition's files were checked and the scan for overlays has ended: answer with the result of the
@@ -235,6 +236,7 @@ static void define_go(void *opaque)
 		rights_put(o, w->def->rights);
 	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;
+	pins_complete(w); /* before the draft, so that no power cut leaves a VM whose pin may be deleted */
 	store_write_draft(w->host->store, &w->work, o);
 }
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import pinlib
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
 
 SYNC_MS = 150
@@ -67,6 +68,33 @@ def test_query_is_answered_before_waiting_request(slow):
     q.sock.settimeout(20)
     go.touch()
     assert q.answer()["return"]["created"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_pin_of_a_new_vm_is_stored_before_its_definition(slow, killed):
+    """Otherwise a power cut might leave the VM, but not its row in the list, and the pin might be deleted."""
+    d = definition(slow, "a")
+    d["disks"] = [{"path": str(slow.tmp / "overlay"), "format": "qcow2",
+                   "backing": [{"path": str(slow.tmp / "source"), "format": "qcow2"}]}]
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    (slow.tmp / "source").write_bytes(bytes(512))
+    pinlib.header_write(slow.tmp / "overlay", slow.tmp / "source", 32 * "a")
+    go = hold(slow, "/pins.json")
+    q, other = slow.qmp(), slow.qmp()
+    q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": d}}).encode())
+    until(lambda: [r["overlay"] for r in json.loads((slow.state / "pins.json").read_text())["used"]] == [d["disks"][0]["path"]])
+    assert other.run("vm-list")["vms"] == []
+    assert list((slow.state / "vms").iterdir()) == []
+    if killed:
+        slow.stop(signal.SIGKILL)
+        go.touch()
+        slow.start()
+        assert slow.qmp().run("vm-list")["vms"] == []
+        assert slow.qmp().run("vm-define", definition=d)["created"]
+    else:
+        go.touch()
+        assert q.answer()["return"]["created"]
+    assert len(json.loads((slow.state / "pins.json").read_text())["used"]) == 1
 
 
 def test_failed_import_does_not_block_loop(slow):
