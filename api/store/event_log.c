@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,11 +104,12 @@ static void boot_id(char buf[64])
 		snprintf(buf, 64, "%.*s", (int)strcspn(text, "\n"), text);
 }
 
+/* Write the host's boot and the last number, so that numbers are skipped although no event follows. */
 static void boot_write(struct event_log *l, const char *id)
 {
-	char line[96];
+	char line[128];
 
-	snprintf(line, sizeof(line), "{\"boot\":\"%.60s\"}", id);
+	snprintf(line, sizeof(line), "{\"boot\":\"%.60s\",\"seq\":%" PRIu64 "}", id, l->last);
 	line_write(l, line);
 }
 
@@ -138,13 +140,15 @@ static void line_load(struct event_log *l, const char *line, size_t len, char bo
 	if (id)
 		snprintf(boot, 64, "%s", id);
 	seq = (uint64_t)js_get_int(o, "seq", 0);
-	if (seq <= l->last || seq > INT64_MAX || !js_get_str(o, "event"))
+	if (seq <= l->last || seq > INT64_MAX || !(id || js_get_str(o, "event")))
 		return;
 	l->last = seq;
-	ring_add(l, seq, strdup(line));
+	if (!id)
+		ring_add(l, seq, strdup(line));
 }
 
-static void file_load(struct event_log *l, const char *name, char boot[64], unsigned *lines)
+/* Load the file's events. Returns whether the file exists. */
+static bool file_load(struct event_log *l, const char *name, char boot[64], unsigned *lines)
 {
 	CLEANUP_CLOSE int fd = openat(l->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	FILE *f = fd < 0 ? NULL : fdopen(dup(fd), "re");
@@ -162,12 +166,14 @@ static void file_load(struct event_log *l, const char *name, char boot[64], unsi
 	free(line);
 	if (f)
 		fclose(f);
+	return fd >= 0;
 }
 
 int event_log_open(const char *dir, struct event_log **ret_l, struct err *e)
 {
 	struct event_log *l = calloc(1, sizeof(*l));
 	char before[64] = "", now[64];
+	bool existed = false, is_first;
 	unsigned unused = 0;
 	int r = 0;
 
@@ -176,8 +182,8 @@ int event_log_open(const char *dir, struct event_log **ret_l, struct err *e)
 	l->fd = -1;
 	l->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (l->dir_fd >= 0) {
-		file_load(l, OLD_NAME, before, &unused);
-		file_load(l, FILE_NAME, before, &l->lines);
+		existed = file_load(l, OLD_NAME, before, &unused);
+		existed = file_load(l, FILE_NAME, before, &l->lines) || existed;
 		r = file_open(l, 0);
 	}
 	if (l->dir_fd < 0 || r < 0) {
@@ -186,12 +192,17 @@ int event_log_open(const char *dir, struct event_log **ret_l, struct err *e)
 		return r;
 	}
 	boot_id(now);
-	/* A power cut may have left a truncated line: write a line break, so that the next event begins a new line. */
-	if (l->lines && strcmp(before, now)) {
+	is_first = !existed || strcmp(before, now) != 0;
+	/* A power cut may have left an empty file, or a truncated line: write a line break, so that the next event
+	 * begins a new line. */
+	if (existed && is_first) {
 		l->last += POWER_CUT_GAP;
 		line_write(l, "");
 	}
 	boot_write(l, now);
+	/* Otherwise the start after another power cut would skip the same numbers again. */
+	if (is_first && (fsync(l->fd) < 0 || fsync(l->dir_fd) < 0))
+		log_error("events", "cannot sync %s: %s", FILE_NAME, strerror(errno));
 	*ret_l = l;
 	return 0;
 }
@@ -215,11 +226,11 @@ void event_log_add(struct event_log *l, struct json_object *o)
 {
 	char *line;
 
+	if (l->lines >= EVENT_LOG_MAX)
+		file_turn(l);
 	js_put_uint(o, "seq", ++l->last);
 	line = must_alloc(strdup(json_object_to_json_string_ext(o,
 		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)));
-	if (l->lines >= EVENT_LOG_MAX)
-		file_turn(l);
 	line_write(l, line);
 	ring_add(l, l->last, line);
 }

@@ -2,9 +2,10 @@
  * disconnected can read the events it missed. So that no number is assigned twice, the log continues with the next
  * number after a kill of the daemon, and skips numbers after a boot of the host, which may follow a power cut.
  *
- * events.jsonl has one event per line, as clients get it. A line {"boot":…} names the host's boot for the lines behind
- * it. A full file is renamed to events.old.jsonl. The log writes a line before clients see the event, but does not sync
- * it: lines survive the daemon's end, not a crash of the host.
+ * events.jsonl has one event per line, as clients get it. A line {"boot":…,"seq":…} names the host's boot for the lines
+ * behind it, and the last number before them. A full file is renamed to events.old.jsonl. The log writes a line before
+ * clients see the event, but does not sync it: lines survive the daemon's end, not a crash of the host. Only the first
+ * boot line after a boot is synced, so that no two boots skip the same numbers.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_STORE_EVENT_LOG_H

@@ -155,12 +155,81 @@ static void test_oldest_events_are_dropped(void **state)
 	assert_int_equal(add(f, "last"), EVENT_LOG_MAX + 51);
 }
 
+/* What a power cut may leave of the log. Each file's boot is another one then, or unknown. */
+static void files_write(struct fixture *f, const char *old, const char *new)
+{
+	const char *const names[] = { "events.old.jsonl", "events.jsonl" }, *const texts[] = { old, new };
+	char path[128];
+
+	for (unsigned i = 0; i < 2; i++) {
+		FILE *file;
+
+		path_of(f, names[i], path);
+		unlink(path);
+		file = texts[i] ? fopen(path, "w") : NULL;
+		assert_true(!texts[i] || file);
+		if (file) {
+			fputs(texts[i], file);
+			fclose(file);
+		}
+	}
+}
+
+#define GAP (1 << 20)
+#define OLD_LINES "{\"boot\":\"other\",\"seq\":5}\n{\"seq\":7,\"event\":\"A\"}\n"
+
+static void test_boot_of_the_host_skips_numbers_whatever_is_left(void **state)
+{
+	static const struct {
+		const char *old, *new;
+		int next;
+	} cuts[] = {
+		{ NULL, OLD_LINES, GAP + 8 },
+		{ OLD_LINES, "", GAP + 8 }, /* the new file's lines are lost */
+		{ OLD_LINES, NULL, GAP + 8 },
+		{ "", "", GAP + 1 },
+		{ NULL, "", GAP + 1 },
+		{ NULL, "{\"boot\":\"other\"}\n", GAP + 1 }, /* of an older Cairn */
+		{ NULL, "{\"boot\":\"other\",\"seq\":9}\n{\"seq\":10,\"ev", GAP + 10 },
+		{ NULL, NULL, 1 },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(cuts) / sizeof(*cuts); i++) {
+		files_write(f, cuts[i].old, cuts[i].new);
+		reopen(f);
+		assert_int_equal(add(f, "B"), cuts[i].next);
+		reopen(f);
+		assert_int_equal(add(f, "C"), cuts[i].next + 1);
+	}
+}
+
+/* No event was added between two boots of the host, or all were lost. */
+static void test_each_boot_skips_other_numbers(void **state)
+{
+	struct fixture *f = *state;
+	char path[128], command[300];
+
+	files_write(f, NULL, OLD_LINES);
+	path_of(f, "events.jsonl", path);
+	snprintf(command, sizeof(command), "sed -i 's/\"boot\":\"/&another/' %s", path);
+	for (int i = 1; i <= 3; i++) {
+		reopen(f);
+		assert_int_equal(count(f, 0, all, NULL), 1);
+		assert_int_equal(system(command), 0);
+	}
+	reopen(f);
+	assert_int_equal(add(f, "B"), 4 * GAP + 8);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_event_numbers_continue_after_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_boot_of_the_host_skips_numbers_whatever_is_left, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_each_boot_skips_other_numbers, setup, teardown),
 	};
 
 	alarm(30 * TEST_SLOW);
