@@ -1,4 +1,4 @@
-/* file_pool: threads that perform file operations for the loop on epoll.
+/* file_pool: threads that perform file operations for the loop on epoll. (The loop on io_uring uses file_job_run().)
  *
  * All functions belong to the loop's thread, except file_job_run(). */
 #ifndef CAIRN_BASE_FILE_POOL_H

@@ -113,8 +113,10 @@ int lockdown_allow_threads(scmp_filter_ctx ctx)
  * their names. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
 {
-	/* The loop itself reads and writes files in memory (loop_file_in_memory()). */
-	static const int uring[] = { SCMP_SYS(io_uring_enter), SCMP_SYS(preadv), SCMP_SYS(pwritev) };
+	/* The loop itself reads and writes files in memory (loop_file_in_memory()), and repeats what the kernel gives
+	 * back (op_repeat() in loop_uring.c). */
+	static const int uring[] = { SCMP_SYS(io_uring_enter), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(fdatasync),
+		SCMP_SYS(fallocate) };
 	static const int with_epoll[] = { SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2),
 		SCMP_SYS(epoll_ctl), SCMP_SYS(ppoll), SCMP_SYS(eventfd2), SCMP_SYS(io_setup), SCMP_SYS(io_destroy),
 		SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv), SCMP_SYS(preadv2), SCMP_SYS(pwritev),

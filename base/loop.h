@@ -76,6 +76,7 @@ void loop_timer_free(struct loop_timer *t);
 uint64_t loop_now_ns(void);
 
 /* ---- asynchronous operations ---- */
+enum loop_op_kind { LOOP_OP_READ, LOOP_OP_WRITE, LOOP_OP_SYNC, LOOP_OP_FALLOCATE, LOOP_OP_NOP };
 /* An operation, embedded in the caller's request; it must not move until done() runs. The same holds for
  * the iovecs. Operations in flight at the same time take effect in any order. done() runs
  * exactly once, from the loop, never inside the submitting call. res: the system call's result, or
@@ -85,6 +86,12 @@ struct loop_op {
 	/* the loop's own */
 	struct loop_op *next;
 	int res;
+	/* the arguments, because io_uring may give an operation back (op_repeat() in loop_uring.c) */
+	enum loop_op_kind kind;
+	int fd, mode;
+	unsigned niov;
+	const struct iovec *iov;
+	uint64_t offset, len;
 };
 void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset);
@@ -103,7 +110,6 @@ void loop_nop(struct loop *l, struct loop_op *op);
 /* Observe all operations; tests use this to simulate power cuts. The calls come from the
  * loop's thread: submit() before the operation can have an effect, complete() before its done().
  * t: borrowed; NULL ends the observation. */
-enum loop_op_kind { LOOP_OP_READ, LOOP_OP_WRITE, LOOP_OP_SYNC, LOOP_OP_FALLOCATE, LOOP_OP_NOP };
 struct loop_trace {
 	/* iov: for READ and WRITE; mode and len: for FALLOCATE. */
 	void (*submit)(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd,

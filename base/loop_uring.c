@@ -1,3 +1,4 @@
+#include "base/file_pool.h"
 #include "base/loop_impl.h"
 #include "base/util.h"
 
@@ -122,16 +123,22 @@ static void uring_unwatch(struct loop_watch *w)
 
 /* ---- operations ---- */
 
-static struct io_uring_sqe *data_sqe(struct loop *l, int fd)
+static struct io_uring_sqe *data_sqe(struct loop *l, struct loop_op *op, enum loop_op_kind kind, int fd,
+	const struct iovec *iov, unsigned niov, uint64_t offset)
 {
 	uring_of(l)->held += !loop_fd_in_memory(l, fd);
+	op->kind = kind;
+	op->fd = fd;
+	op->iov = iov;
+	op->niov = niov;
+	op->offset = offset;
 	return get_sqe(l);
 }
 
 static void uring_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {
-	struct io_uring_sqe *sqe = data_sqe(l, fd);
+	struct io_uring_sqe *sqe = data_sqe(l, op, LOOP_OP_READ, fd, iov, niov, offset);
 
 	if (niov == 1)
 		io_uring_prep_read(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
@@ -143,7 +150,7 @@ static void uring_readv(struct loop *l, struct loop_op *op, int fd, const struct
 static void uring_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {
-	struct io_uring_sqe *sqe = data_sqe(l, fd);
+	struct io_uring_sqe *sqe = data_sqe(l, op, LOOP_OP_WRITE, fd, iov, niov, offset);
 
 	if (niov == 1)
 		io_uring_prep_write(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
@@ -156,6 +163,9 @@ static void uring_fdatasync(struct loop *l, struct loop_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = get_sqe(l);
 
+	op->kind = LOOP_OP_SYNC;
+	op->fd = fd;
+	op->offset = 0;
 	io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
 	io_uring_sqe_set_data(sqe, op);
 }
@@ -164,8 +174,33 @@ static void uring_fallocate(struct loop *l, struct loop_op *op, int fd, int mode
 {
 	struct io_uring_sqe *sqe = get_sqe(l);
 
+	op->kind = LOOP_OP_FALLOCATE;
+	op->fd = fd;
+	op->mode = mode;
+	op->offset = offset;
+	op->len = len;
 	io_uring_prep_fallocate(sqe, fd, mode, (off_t)offset, (off_t)len);
 	io_uring_sqe_set_data(sqe, op);
+}
+
+_Static_assert((int)LOOP_OP_READ == FILE_JOB_READ && (int)LOOP_OP_WRITE == FILE_JOB_WRITE &&
+	(int)LOOP_OP_SYNC == FILE_JOB_SYNC && (int)LOOP_OP_FALLOCATE == FILE_JOB_FALLOCATE, "both enums agree");
+
+/* Perform an operation that the kernel has cancelled. The loop itself cancels none; the kernel does when it cannot
+ * create the thread for an operation, because signals interrupt that, or because of a limit of processes. The kernel
+ * has not begun the operation. The loop's thread performs it, because the kernel could cancel it again. */
+static int op_repeat(const struct loop_op *op)
+{
+	struct file_job job = { .kind = (enum file_job_kind)op->kind, .fd = op->fd, .mode = op->mode, .iov = op->iov,
+		.niov = op->niov, .offset = op->offset, .len = op->len };
+
+	/* An operation at the file's current position may wait for a reader or a writer: its caller repeats it. */
+	if (op->offset == UINT64_MAX)
+		return -EINTR;
+	do {
+		file_job_run(&job);
+	} while (job.res == -EINTR);
+	return job.res;
 }
 
 /* ---- waiting for completions; creating and freeing the loop ---- */
@@ -176,7 +211,7 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
 
 	switch (data & KIND_MASK) {
 	case KIND_OP:
-		loop_op_tell(l, p, res);
+		loop_op_tell(l, p, res == -ECANCELED ? op_repeat(p) : res);
 		break;
 	case KIND_WATCH:
 		watch_completed(p, res);

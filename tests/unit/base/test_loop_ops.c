@@ -17,8 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -634,6 +636,85 @@ static void test_ring_refuses_files_and_sockets(void **state)
 	assert_int_equal(ring_ask(&ring), -EACCES);
 }
 
+/* ---- operations that the kernel cancels ---- */
+
+/* From here on the kernel can create no thread for io_uring in this process, as where a user's limit of processes is
+ * reached. root has no such limit. */
+static void threads_forbid(void)
+{
+	if (!geteuid() && setresuid(65534, 65534, 65534) < 0)
+		_exit(100);
+	if (setrlimit(RLIMIT_NPROC, &(struct rlimit){ 0, 0 }) < 0)
+		_exit(101);
+}
+
+/* The ring passes an operation on a memfd to a thread. */
+static void cancelled_run(void)
+{
+	char text[] = "abcdefgh", back[8] = { 0 };
+	struct op op = op_over(text, 8);
+	int ends[2], fd = memfd_create("cairn-test", MFD_CLOEXEC);
+	struct io_uring ring;
+	struct stat st;
+	struct loop *l;
+	struct err e;
+
+	threads_forbid();
+	assert_int_equal(io_uring_queue_init(8, &ring, 0), 0);
+	io_uring_prep_fsync(io_uring_get_sqe(&ring), fd, 0);
+	assert_int_equal(ring_ask(&ring), -ECANCELED); /* otherwise the rest proves nothing */
+	io_uring_queue_exit(&ring);
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	op.iov[0].iov_len = 3;
+	op.iov[1] = (struct iovec){ text + 3, 5 };
+	loop_writev(l, &op.op, fd, op.iov, 2, 4096);
+	wait_all(l);
+	assert_int_equal(op.res, 8);
+	loop_fdatasync(l, &op.op, fd);
+	wait_all(l);
+	assert_int_equal(op.res, 0);
+	loop_fallocate(l, &op.op, fd, 0, 0, 1 << 20);
+	wait_all(l);
+	assert_int_equal(op.res, 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, 1 << 20);
+	op.iov[0] = (struct iovec){ back, 8 };
+	loop_readv(l, &op.op, fd, op.iov, 1, 4096);
+	wait_all(l);
+	assert_int_equal(op.res, 8);
+	assert_memory_equal(back, text, 8);
+	/* An error is the operation's own. */
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	loop_fdatasync(l, &op.op, ends[0]);
+	wait_all(l);
+	assert_int_equal(op.res, -EINVAL);
+	/* The caller repeats an operation at the file's position. */
+	loop_writev(l, &op.op, fd, op.iov, 1, UINT64_MAX);
+	wait_all(l);
+	assert_int_equal(op.res, -EINTR);
+	assert_int_equal(op.done, 6);
+	loop_free(l);
+}
+
+/* The limit stays, so a child process runs the test. */
+static void test_operations_cancelled_by_the_kernel_are_repeated(void **state)
+{
+	pid_t pid;
+	int status;
+
+	(void)state;
+	fflush(NULL);
+	pid = fork();
+	if (!pid) {
+		setenv("CMOCKA_TEST_ABORT", "1", 1); /* a failed assertion ends this process */
+		cancelled_run();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 int main(void)
 {
 #define OPS_TEST(t) cmocka_unit_test_setup_teardown(t, bench_setup, bench_teardown)
@@ -654,6 +735,7 @@ int main(void)
 	};
 	const struct CMUnitTest of_io_uring[] = {
 		OPS_TEST(test_ring_refuses_files_and_sockets),
+		cmocka_unit_test(test_operations_cancelled_by_the_kernel_are_repeated),
 	};
 	const struct CMUnitTest of_epoll[] = {
 		OPS_TEST(test_threads_are_few_and_get_no_signal),
