@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -452,14 +453,10 @@ static bool sysctl_disables_io_uring(void)
 	return fd >= 0 && read(fd, &c, 1) == 1 && c != '0';
 }
 
-/* Log the refusal once per process: each disk has a loop. */
 static void refusal_tell(int r)
 {
-	static atomic_flag told = ATOMIC_FLAG_INIT;
 	const char *remedy;
 
-	if (atomic_flag_test_and_set(&told))
-		return;
 	if (r == -EINVAL)
 		remedy = "a kernel from 5.10 on has the io_uring that Cairn needs";
 	else if (r == -ENOMEM)
@@ -472,24 +469,56 @@ static void refusal_tell(int r)
 		remedy);
 }
 
-/* Try io_uring first, unless the environment variable CAIRN_LOOP names the back end. */
+static int uring_new(unsigned entries, struct loop **ret_loop, struct err *e)
+{
+	int r = loop_uring_new(entries, ret_loop);
+
+	return r < 0 ? err_set(e, r, ERR_HOST, "the kernel refuses io_uring (%s)%s", strerror(-r),
+		r == -ENOMEM ? "; raise the limit of locked memory (ulimit -l), or set CAIRN_LOOP=epoll" : "") : 0;
+}
+
+static int epoll_new(unsigned entries, struct loop **ret_loop, struct err *e)
+{
+	int r = loop_epoll_new(entries, ret_loop);
+
+	return r < 0 ? err_set(e, r, ERR_HOST, "event loop on epoll: %s", strerror(-r)) : 0;
+}
+
+/* Create the process's first loop, and set *kind, which is the back end of all later loops: a sandbox allows the system
+ * calls of one back end. */
+static int first_new(unsigned entries, int *kind, struct loop **ret_loop, struct err *e)
+{
+	int r = uring_new(entries, ret_loop, e);
+
+	if (r < 0 && !refusal_is_of_io_uring(r))
+		return r;
+	*kind = r < 0 ? LOOP_EPOLL : LOOP_IO_URING;
+	if (!r)
+		return 0;
+	refusal_tell(r);
+	return epoll_new(entries, ret_loop, e);
+}
+
 static int backend_new(unsigned entries, struct loop **ret_loop, struct err *e)
 {
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static int kind = -1; /* -1: the process has created no loop */
 	const char *choice = getenv("CAIRN_LOOP");
 	int r;
 
-	if (choice && strcmp(choice, "epoll") && strcmp(choice, "io_uring"))
+	if (choice && !strcmp(choice, "epoll"))
+		return epoll_new(entries, ret_loop, e);
+	if (choice && !strcmp(choice, "io_uring"))
+		return uring_new(entries, ret_loop, e);
+	if (choice)
 		return err_set(e, -EINVAL, ERR_INVALID, "CAIRN_LOOP is '%.40s'; it can be epoll or io_uring", choice);
-	if (!choice || strcmp(choice, "epoll")) {
-		r = loop_uring_new(entries, ret_loop);
-		if (!r)
-			return 0;
-		if (choice || !refusal_is_of_io_uring(r))
-			return err_set(e, r, ERR_HOST, "the kernel refuses io_uring (%s)", strerror(-r));
-		refusal_tell(r);
-	}
-	r = loop_epoll_new(entries, ret_loop);
-	return r < 0 ? err_set(e, r, ERR_HOST, "event loop on epoll: %s", strerror(-r)) : 0;
+	pthread_mutex_lock(&lock);
+	if (kind < 0)
+		r = first_new(entries, &kind, ret_loop, e);
+	else
+		r = kind == LOOP_EPOLL ? epoll_new(entries, ret_loop, e) : uring_new(entries, ret_loop, e);
+	pthread_mutex_unlock(&lock);
+	return r;
 }
 
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e)

@@ -1,8 +1,8 @@
 /* loop: an event loop on io_uring, or on epoll and threads where io_uring is refused.
  *
- * One thread runs the loop. All functions except loop_post(), loop_stop() and loop_now_ns() belong to that thread, or
- * to any one thread while the loop does not run. Callbacks run on the loop's thread and nest only if a callback itself
- * runs the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. */
+ * One thread runs the loop. All functions except loop_new(), loop_post(), loop_stop() and loop_now_ns() belong to
+ * that thread, or to any one thread while the loop does not run. Callbacks run on the loop's thread and nest only if a
+ * callback itself runs the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. */
 #ifndef CAIRN_BASE_LOOP_H
 #define CAIRN_BASE_LOOP_H
 
@@ -15,8 +15,9 @@ struct err;
 struct loop;
 
 /* Create a loop on io_uring. If io_uring is refused, as in most containers, create one on epoll, in which up to four
- * threads perform the file operations that would block; the first such loop of a process logs one line. The environment
- * variable CAIRN_LOOP, epoll or io_uring, overrides the choice.
+ * threads perform the file operations that would block, and log one line. The first loop of a process decides; later
+ * ones have the same back end, or fail. The environment variable CAIRN_LOOP, epoll or io_uring, overrides the choice.
+ * Any thread.
  * entries: submission queue size, e.g. 64 for control, 256 for a disk.
  * Returns 0; -errno with a sentence (ERR_HOST if the kernel refuses, ERR_INVALID if CAIRN_LOOP is unknown). */
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);

@@ -8,7 +8,7 @@ struct loop;
 
 /* Restrict all threads to an allow-list of system calls; any other kills the process. Call after
  * all files are open; threads may be created later.
- * l: a loop of this process; all of them must have its back end, whose system calls stay allowed.
+ * l: a loop of this process; all of them have its back end, whose system calls stay allowed.
  * Returns 0 or -errno. */
 int sandbox_seal(struct loop *l, struct err *e);
 

@@ -102,6 +102,44 @@ static void test_refused_io_uring_leaves_epoll_and_one_line(void **state)
 	}
 }
 
+/* io_uring refuses a later loop. */
+static int second_loop_refused(int error)
+{
+	struct err e = { 0 };
+
+	unsetenv("CAIRN_LOOP");
+	if (kind_of_new(&e) != LOOP_IO_URING)
+		return 1;
+	io_uring_refuse(error);
+	return kind_of_new(&e) == 99 && e.cls == ERR_HOST && strstr(e.msg, "raise the limit of locked memory") ? 0 : 2;
+}
+
+/* io_uring refuses the first loop. A later one would be killed if it tried io_uring. */
+static int first_loop_refused(int error)
+{
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
+	struct err e;
+
+	unsetenv("CAIRN_LOOP");
+	io_uring_refuse(error);
+	if (kind_of_new(&e) != LOOP_EPOLL)
+		return 1;
+	if (seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(io_uring_setup), 0) || seccomp_load(ctx))
+		return 2;
+	return kind_of_new(&e) == LOOP_EPOLL ? 0 : 3;
+}
+
+static void test_first_loop_decides_for_the_process(void **state)
+{
+	char text[4096];
+
+	(void)state;
+	assert_int_equal(run_child(second_loop_refused, ENOMEM, text, sizeof(text)), 0);
+	assert_string_equal(text, "");
+	assert_int_equal(run_child(first_loop_refused, ENOMEM, text, sizeof(text)), 0);
+	assert_non_null(strstr(text, "raise the limit of locked memory"));
+}
+
 static int ring_wanted(int error)
 {
 	struct err e = { 0 };
@@ -235,6 +273,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refused_io_uring_leaves_epoll_and_one_line),
+		cmocka_unit_test(test_first_loop_decides_for_the_process),
 		cmocka_unit_test(test_choice_and_other_errors_do_not_fall_back),
 		cmocka_unit_test(test_variable_chooses),
 		cmocka_unit_test(test_timers_without_epoll_pwait2),
