@@ -526,6 +526,8 @@ struct vm_snapshots {
 	struct vm_snapshot_info list[VM_SNAPSHOTS_PER_MESSAGE];
 };
 
+/* After a handover, machine_carry.c adds the counters: rd_reqs to errors here, rx_bytes to tx_drops and exits_io to
+ * assist_instructions below. */
 struct vm_disk_info {
 	char id[16];
 	uint64_t size_bytes;

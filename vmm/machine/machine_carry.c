@@ -9,6 +9,7 @@
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,46 +24,27 @@ _Static_assert(ARRAY_SIZE(console_names) * CONSOLE_READERS_MAX <= CHANNEL_FDS_MA
 
 /* ---- figures ---- */
 
-static void disk_figures_add(struct vm_disk_info *d, const struct vm_disk_info *from)
+static void counters_add(void *to, const void *from, size_t first, size_t last)
 {
-	d->rd_reqs += from->rd_reqs;
-	d->rd_bytes += from->rd_bytes;
-	d->rd_ns += from->rd_ns;
-	d->wr_reqs += from->wr_reqs;
-	d->wr_bytes += from->wr_bytes;
-	d->wr_ns += from->wr_ns;
-	d->fl_reqs += from->fl_reqs;
-	d->fl_ns += from->fl_ns;
-	d->errors += from->errors;
+	for (size_t at = first; at <= last; at += sizeof(uint64_t))
+		*(uint64_t *)((char *)to + at) += *(const uint64_t *)((const char *)from + at);
 }
 
-static void interface_figures_add(struct vm_interface_info *i, const struct vm_interface_info *from)
-{
-	i->rx_bytes += from->rx_bytes;
-	i->rx_packets += from->rx_packets;
-	i->rx_errors += from->rx_errors;
-	i->rx_drops += from->rx_drops;
-	i->tx_bytes += from->tx_bytes;
-	i->tx_packets += from->tx_packets;
-	i->tx_errors += from->tx_errors;
-	i->tx_drops += from->tx_drops;
-}
+/* Add the members of *from from `first` to `last`, all of them uint64_t, to those of *to. */
+#define COUNTERS_ADD(to, from, first, last) \
+	counters_add(to, from, offsetof(__typeof__(*(to)), first), offsetof(__typeof__(*(to)), last))
 
 void machine_carry_figures(const struct machine *m, struct vm_info *i)
 {
 	const struct vm_info *from = &m->carried;
 
-	i->exits_io += from->exits_io;
-	i->exits_mmio += from->exits_mmio;
-	i->exits_other += from->exits_other;
-	i->assist_syscalls += from->assist_syscalls;
-	i->assist_instructions += from->assist_instructions;
+	COUNTERS_ADD(i, from, exits_io, assist_instructions);
 	for (unsigned n = 0; n < i->vcpus; n++)
 		i->vcpu_ns[n] += from->vcpu_ns[n];
 	for (unsigned n = 0; n < i->ninterfaces; n++)
-		interface_figures_add(&i->interfaces[n], &from->interfaces[n]);
+		COUNTERS_ADD(&i->interfaces[n], &from->interfaces[n], rx_bytes, tx_drops);
 	for (unsigned n = 0; n < i->ndisks; n++) {
-		disk_figures_add(&i->disks[n], &from->disks[n]);
+		COUNTERS_ADD(&i->disks[n], &from->disks[n], rd_reqs, errors);
 		if (i->disk_faults[n] == VM_DISK_FINE)
 			i->disk_faults[n] = from->disk_faults[n];
 	}
