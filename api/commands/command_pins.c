@@ -14,8 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define SIZE_TIMEOUT_NS (300 * 1000000000ULL)
-
 /* The query asks the VM's process, or its offline process, for the size of one pin after the other. */
 struct query {
 	struct call *call;
@@ -60,7 +58,7 @@ static void query_next(struct query *q)
 	}
 	snprintf(body.name, sizeof(body.name), PIN_NAME_IN_IMAGE "%s",
 		js_get_str_or(json_object_array_get_idx(q->all, q->next), "pin", ""));
-	snapshots_request(q->call->vm, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, pin_sized, q);
+	snapshots_request(q->call->vm, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SNAPSHOT_SIZE_TIMEOUT_NS, pin_sized, q);
 }
 
 static void pins_add_disk(const struct vm *vm, const struct definition_disk *d, struct json_object *all)

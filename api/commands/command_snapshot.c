@@ -17,7 +17,6 @@
 
 #define PAGE_BYTES (40 * 1024)
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
-#define SIZE_TIMEOUT_NS (600 * 1000000000ULL) /* long enough for a large disk with many changed clusters */
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
 /* Check that the VM is free for an operation that changes its images. */
 static int free_check(const struct vm *vm, const char *what, struct err *e)
@@ -249,7 +248,7 @@ void command_snapshot_size(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		snapshots_ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SIZE_TIMEOUT_NS, size_done);
+		snapshots_ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SNAPSHOT_SIZE_TIMEOUT_NS, size_done);
 }
 
 static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

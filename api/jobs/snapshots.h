@@ -15,6 +15,8 @@ struct vm;
 #define SNAPSHOTS_MAX 4096
 #define SNAPSHOT_TAG_KEEP "keep"
 #define SNAPSHOT_NO_PARENT ((size_t)-1)
+/* For VM_MSG_SNAPSHOT_SIZE: long enough for a large disk with many changed clusters. */
+#define SNAPSHOT_SIZE_TIMEOUT_NS (600 * 1000000000ULL)
 
 struct snapshots {
 	struct vm_snapshot_info *list; /* its texts are terminated and cleaned by utf8_clean() */

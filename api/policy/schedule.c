@@ -34,7 +34,7 @@ int schedule_set_every(struct schedule_plan *p, const char *text, struct err *e)
 
 	if (duration_parse_units(text, strlen(text), UNITS, SCHEDULE_EVERY_MAX_S, &s) < 0 || s < SCHEDULE_EVERY_MIN_S)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"every: \"%.40s\" is not a duration from 1m to 52w, such as 15m, 1h or 1d",
+			"every: \"%.40s\" is not a duration from 1m to 366d, such as 15m, 1h or 1d",
 			text);
 	p->every_s = s;
 	return 0;
@@ -58,10 +58,8 @@ static int rule_parse(const char *text, size_t len, struct schedule_rule *ret, s
 		!ret->window_s ||
 		!period_parse(colon + 1, len - (size_t)(colon + 1 - text), &ret->period))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"keep: \"%.*s\" is not WINDOW:PERIOD, such as 24h:all or 7d:daily; a "
-			"window is a "
-			"number with m, h, d, w or y, a period all, hourly, daily, weekly, monthly "
-			"or yearly",
+			"keep: \"%.*s\" is not WINDOW:PERIOD, such as 24h:all or 7d:daily; a window is a number with m, h, d, w "
+			"or y, at most 100y, a period all, hourly, daily, weekly, monthly or yearly",
 			(int)MIN(len, (size_t)40), text);
 	return 0;
 }

@@ -196,7 +196,7 @@ static const struct verb_option domifaddr_options[] = {
 	{ "full", NULL, "repeat name and MAC address in each line" }, END };
 static const struct verb_option top_options[] = {
 	{ "sort", "cpu|memory|disk|net|name", "set the order [cpu]" },
-	{ "every", "SECONDS", "set the interval [2, with --once 1]" },
+	{ "every", "SECONDS", "set the interval [2, for one sample 1]" },
 	{ "once", NULL, "print one sample and exit [default without a terminal]" }, END };
 static const struct verb_option console_options[] = {
 	{ "force", NULL, "no effect: several clients can attach" },

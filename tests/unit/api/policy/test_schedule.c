@@ -43,8 +43,8 @@ static struct schedule_plan plan(const char *every, const char *keep)
 static void test_schedule_text_is_parsed(void **state)
 {
 	static const char *const good[][2] = {{"1m", "1m"}, {"60m", "1h"}, {"90m", "90m"},
-		{"24h", "1d"}, {"14d", "2w"}, {"52w", "52w"}, {"1y", "1y"}};
-	static const char *const bad[] = {"", "h", "0h", "1", "1s", "-1h", "1 h", "1hh", "53w",
+		{"24h", "1d"}, {"14d", "2w"}, {"52w", "52w"}, {"1y", "1y"}, {"366d", "366d"}};
+	static const char *const bad[] = {"", "h", "0h", "1", "1s", "-1h", "1 h", "1hh", "53w", "367d", "2y",
 		"99999999999999999999h", "1.5h", "all"};
 	struct schedule_plan p = {0}, before;
 	char buf[SCHEDULE_TEXT_MAX];
