@@ -68,7 +68,7 @@ NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-long check-asan check-tsan check-asan-e2e check-tsan-e2e style bench fuzz install uninstall clean help units
+.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench fuzz install uninstall clean help units
 all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
 units: $(UNITS)
 
@@ -176,6 +176,9 @@ check-e2e: all helpers guests
 # The oracle, the power cuts and the storm of snapshots at length.
 check-long: all units helpers guests
 	$(Q)tests/long.sh $(BUILD)
+# QEMU's own tests of its image tool, with cairn-img in its place.
+check-iotests: $(BUILD)/cairn-img
+	$(Q)tests/iotests/run.py $(BUILD)
 ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g"
 TSAN := BUILD=build-tsan SAN=thread CFLAGS="-O1 -g"
 check-asan:
@@ -254,6 +257,7 @@ help:
 	@echo "check-unit   run unit tests; units: build them"
 	@echo "check-e2e    run end-to-end tests; helpers, guests: build the programs and guests that they need"
 	@echo "check-long   run tests that take too long for every change: power cuts, kills, storms of snapshots"
+	@echo "check-iotests  run QEMU's tests of qcow2 with qemu-img and with cairn-img; ONLY=\"042 061\", SETS=extended_l2"
 	@echo "check-asan   run unit tests with the address and undefined behaviour sanitizers"
 	@echo "check-tsan   run unit tests with the thread sanitizer"
 	@echo "check-asan-e2e, check-tsan-e2e   run end-to-end tests with programs built with these sanitizers"

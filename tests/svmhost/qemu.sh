@@ -4,6 +4,7 @@
 # installs nothing. Prints the installed QEMU when it is new enough, when the fetch fails,
 # or when CAIRN_SVMHOST_QEMU is "installed".
 set -eu
+. "$(dirname "$0")/../apt.sh"
 
 base=${1:?usage: qemu.sh CACHE-FOLDER}
 good=10 # the lowest major version known to emulate SVM well
@@ -17,33 +18,11 @@ newest() { # sets $found: the newest one in the cache
 	found=$(find "$base" -maxdepth 2 -path "$base/svmhost-qemu-*/$name" | sort -V | tail -n 1)
 }
 
-# Print the sources of the suite and of its backports, which every mirror of the suite has, too. Sets $suite.
-sources() {
-	. /etc/os-release
-	key=/usr/share/keyrings/debian-archive-keyring.gpg
-	[ ! -f $key ] || option="[signed-by=$key] "
-	# shellcheck disable=SC2016 # apt's own variables
-	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
-		awk -v suite="$VERSION_CODENAME" -v option="${option-}" '
-			$3 == "main" && index($2, suite) == 1 { print "deb " option $1, $2, $3 }
-			$3 == "main" && $2 == suite { print "deb " option $1, suite "-backports", $3 }' | sort -u
-	suite=$VERSION_CODENAME-backports
-}
-
-# Run an apt command with separate lists and sources, as any user. Few retries and short time limits, because
-# without a network apt would try for minutes.
-apt() { # COMMAND ARGUMENT...
-	command=$1
-	shift
-	"$command" -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$work/lists" \
-		-o Dir::Cache="$work" -o APT::Sandbox::User=root -o Debug::NoLocking=1 -o Acquire::Retries=1 \
-		-o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 "$@"
-}
-
 # Make $work/root with QEMU and the packages it needs that are missing or too old on this machine.
 fetch() {
 	mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/root"
-	sources >"$work/sources.list"
+	apt_sources deb -backports >"$work/sources.list"
+	suite=$VERSION_CODENAME-backports # every mirror of the release has it, too
 	apt apt-get -qq update
 	packages=$(apt apt-get -qq -s --no-install-recommends -t "$suite" install qemu-system-x86 |
 		sed -n 's/^Inst \([^ ]*\) .*(\([^ ]*\) .*/\1=\2/p')

@@ -124,7 +124,8 @@ static int check_layer(struct check_args *a, struct img_layer *y)
 
 	if (y->format != BLOCK_FORMAT_QCOW2) {
 		if (!a->common.quiet)
-			fprintf(stderr, "cairn-img: %s is raw: it has no tables to check\n", a->common.o.path);
+			fprintf(stderr, "%s: %s is raw: it has no tables to check\n", program_invocation_short_name,
+				a->common.o.path);
 		return CHECK_NO_TABLES;
 	}
 	r = check_run(a, y, &c, &e);

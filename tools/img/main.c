@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/util.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -174,7 +175,7 @@ static void img_verb_help(const struct img_verb *v)
 
 int img_fail(const struct err *e)
 {
-	fprintf(stderr, "cairn-img: %s\n", e->msg);
+	fprintf(stderr, "%s: %s\n", program_invocation_short_name, e->msg);
 	return 1;
 }
 
@@ -182,7 +183,7 @@ int img_usage(const char *verb, const char *fmt, ...)
 {
 	va_list ap;
 
-	fputs("cairn-img: ", stderr);
+	fprintf(stderr, "%s: ", program_invocation_short_name);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
