@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "block/qcow2/bitmap.h"
 #include "block/qcow2/check_impl.h"
 
 #include <errno.h>
@@ -17,7 +18,6 @@
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
 #define CHECK_LINES_MAX 64u
 #define CHECK_PROGRESS_TABLES 64u
-#define CHECK_BITMAP_DIRECTORY_MAX (64 * MIB)
 
 static void fault_report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void fault_report(struct checker *k, const char *fmt, ...)
@@ -442,52 +442,66 @@ static int check_snapshots(struct checker *k, struct err *e)
 	return 0;
 }
 
-static void check_bitmap(struct checker *k, uint64_t table, uint32_t n)
+/* Count a reference to clusters of bitmaps, which nothing else may use. */
+static bool bitmap_use(struct checker *k, uint64_t off, uint64_t len, const char *what)
 {
-	CLEANUP_FREE uint64_t *t = NULL;
+	bool ok = cluster_use(k, off, len, what);
 
-	if (!offset_is_aligned(k, table) || n > QCOW2_L1_BYTES_MAX / 8) {
-		BAD(k, "a bitmap's table is misplaced (0x%llx)", (unsigned long long)table);
-		return;
-	}
-	if (cluster_use(k, table, n * 8ULL, "a bitmap's table"))
-		t = table_load(k, table, n);
-	for (uint32_t i = 0; t && i < n; i++)
-		if (t[i] & QCOW2_OFFSET_MASK)
-			cluster_use(k, t[i] & QCOW2_OFFSET_MASK, k->cluster_bytes, "a bitmap's data");
+	for (uint64_t c = off >> k->cluster_bits; ok && c <= (off + len - 1) >> k->cluster_bits; c++)
+		bitmap_set(&k->bitmaps, c);
+	return ok;
 }
 
+/* Are all the clusters used once so far? Tables of hostile images may overlap, which would make their walk endless. */
+static bool used_once(const struct checker *k, uint64_t off, uint64_t len)
+{
+	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
+		if (k->used[c] != 1)
+			return false;
+	return true;
+}
+
+/* Count the references of one bitmap. Returns false if its table is damaged. */
+static bool check_bitmap(struct checker *k, const struct qcow2_bitmap_info *b)
+{
+	CLEANUP_FREE uint64_t *t = NULL;
+	uint64_t bytes = b->table_entries * 8ULL;
+	bool ok = bitmap_use(k, b->table_offset, bytes, "a bitmap's table");
+
+	if (ok && used_once(k, b->table_offset, bytes))
+		t = table_load(k, b->table_offset, b->table_entries);
+	for (uint32_t i = 0; t && i < b->table_entries; i++) {
+		uint64_t off = t[i] & QCOW2_OFFSET_MASK;
+
+		if ((t[i] & QCOW2_BITMAP_TABLE_RESERVED) || !offset_is_aligned(k, off) ||
+			(off && (t[i] & QCOW2_BITMAP_ALL_ONES))) {
+			BAD(k, "an entry of a bitmap's table is invalid (0x%016llx)", (unsigned long long)t[i]);
+			ok = false;
+		} else if (off) {
+			ok &= bitmap_use(k, off, k->cluster_bytes, "a bitmap's data");
+		}
+	}
+	return ok;
+}
+
+/* If the autoclear bit is clear, the bitmap extension is stale, and its clusters may have other users. */
 static void check_bitmaps(struct checker *k)
 {
-	CLEANUP_FREE uint8_t *buf = NULL;
-	struct cursor cur;
+	struct qcow2_bitmap_info *list;
+	struct err why;
+	size_t n;
+	int r = qcow2_bitmaps_read(k->fd, k->h, &list, &n, &why);
 
-	/* If the autoclear bit is clear, the bitmap extension is stale, and its clusters may have
-	 * other users. */
-	if (!k->h->has_bitmaps || !k->h->nb_bitmaps || !(k->h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		return;
-	if (!offset_is_aligned(k, k->h->bitmaps_offset) || k->h->bitmaps_bytes > CHECK_BITMAP_DIRECTORY_MAX) {
-		BAD(k, "the bitmap directory is misplaced");
-		return;
-	}
-	cluster_use(k, k->h->bitmaps_offset, k->h->bitmaps_bytes, "the bitmap directory");
-	buf = io_buffer_new(ROUND_UP(k->h->bitmaps_bytes, 4096) + 4096);
-	if (!buf || qcow2_pread(k->fd, buf, ROUND_UP(k->h->bitmaps_bytes, 4096), k->h->bitmaps_offset)) {
+	if (r < 0 && r != -EINVAL)
 		k->c->errors++;
-		return;
-	}
-	cur = cursor_over(buf, k->h->bitmaps_bytes);
-	for (uint32_t i = 0; i < k->h->nb_bitmaps && cursor_ok(&cur); i++) {
-		uint64_t table = cursor_be64(&cur);
-		uint32_t n = cursor_be32(&cur), name, extra;
-
-		cursor_skip(&cur, 6);
-		name = cursor_be16(&cur);
-		extra = cursor_be32(&cur);
-		cursor_skip(&cur, ROUND_UP(name + (size_t)extra, 8));
-		if (cursor_ok(&cur))
-			check_bitmap(k, table, n);
-	}
+	else if (r < 0)
+		BAD(k, "the bitmaps cannot be read: %s", why.msg);
+	k->c->bitmaps_damaged = r == -EINVAL;
+	if (!r && n)
+		bitmap_use(k, k->h->bitmaps_offset, k->h->bitmaps_bytes, "the bitmap directory");
+	for (size_t i = 0; !r && i < n; i++)
+		k->c->bitmaps_damaged |= !check_bitmap(k, &list[i]);
+	qcow2_bitmaps_free(list, r ? 0 : n);
 }
 
 /* ---- comparing references with refcounts ---- */
@@ -506,6 +520,10 @@ static void counts_compare(struct checker *k)
 		 * overwrites the other. */
 		if (k->used[c] > 1 && bitmap_test(&k->counts, c))
 			BAD(k, "cluster %llu holds refcounts and something else", (unsigned long long)c);
+		if (k->used[c] > 1 && bitmap_test(&k->bitmaps, c)) {
+			BAD(k, "cluster %llu holds a bitmap and something else", (unsigned long long)c);
+			k->c->bitmaps_damaged = true;
+		}
 		if (k->refs[c] == k->used[c])
 			continue;
 		if (k->refs[c] < k->used[c]) {
@@ -540,7 +558,7 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 	k->l2_refs = calloc(k->n + 1, sizeof(*k->l2_refs));
 	k->table = io_buffer_new(k->cluster_bytes);
 	if (!k->used || !k->refs || !k->l2_refs || !k->table || bitmap_init(&k->suspects, k->n + 1) < 0 ||
-		bitmap_init(&k->counts, k->n + 1) < 0)
+		bitmap_init(&k->counts, k->n + 1) < 0 || bitmap_init(&k->bitmaps, k->n + 1) < 0)
 		return err_set_errno(e, -ENOMEM, "check");
 	return 0;
 }
@@ -554,6 +572,7 @@ void checker_done(struct checker *k)
 	free(k->table);
 	bitmap_done(&k->suspects);
 	bitmap_done(&k->counts);
+	bitmap_done(&k->bitmaps);
 }
 
 int checker_walk(struct checker *k, struct err *e)

@@ -23,6 +23,7 @@ struct checker {
 	size_t nl2, l2_room;
 	struct bitmap suspects; /* clusters with COPIED whose refcount is not 1: wrong if they have several references */
 	struct bitmap counts;	/* clusters of the refcount table and of refcount blocks */
+	struct bitmap bitmaps;	/* clusters of persistent bitmaps, their tables and their directory */
 	uint64_t next_data; /* the next data cluster's offset if the file is unfragmented */
 	unsigned lines;
 	bool external; /* data lies in an external data file, which has no refcounts */
@@ -50,6 +51,10 @@ void checker_refcounts(struct checker *k);
  * the bits of features that it does not update. Durable on success; h is updated. Returns 0 or
  * -errno. */
 int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop);
+
+/* Remove the bitmaps from an image with the extension: clear the autoclear bit, then retire the extension, one sector
+ * each. Their clusters leak. h is updated. Returns 0; -errno with a sentence. */
+int qcow2_drop_bitmaps(int fd, struct qcow2_header *h, struct err *e);
 
 /* Read or write n big-endian u64 at off, from or to host byte order.
  * t: aligned to 4 KiB, with ROUND_UP(n * 8, 4096) bytes.

@@ -7,7 +7,7 @@
  *  16  u32  backing name's length           Types: 0xe2792aca backing format, 0x6803f857
  *  20  u32  cluster_bits                      feature names, 0x23852875 bitmaps, 0x0537be77
  *  24  u64  size in bytes                     encryption, 0x44415441 data file's name,
- *  32  u32  encryption method                 0x43524e50 pin (Cairn's, see below)
+ *  32  u32  encryption method                 0x43524e50 pin, 0x43524e55 unused: its bitmaps
  *  36  u32  L1 entries                      Refcount table: u64 each, bits 9..63 the offset of
  *  40  u64  L1 offset                         a block, 0 absent. Block: one cluster of refcounts
  *  48  u64  refcount table's offset           of 2^order bits; below 8 bits the lowest first.
@@ -27,6 +27,12 @@
  *
  * Extra data: 0 u64 VM state bytes, 8 u64 disk bytes, 16 u64 icount, then Cairn's. A pin's:
  * 0 u32 "CRP1", 4 u8[16] id, 20 u32 CRC32C of the 20 bytes.
+ *
+ * Extension "bitmaps": 0 u32 number of bitmaps, 4 u32 0, 8 u64 bytes of the directory, 16 u64 its offset.
+ * Directory entry, 8-aligned: 0 u64 table offset, 8 u32 table entries, 12 u32 flags (0 in use, 1 auto), 16 u8 type,
+ * 17 u8 log2 of the granularity, 18 u16 name length, 20 u32 extra length, then extra, name.
+ * Bitmap table: u64 each, bits 9..55 the offset of a cluster of bits, lowest first; without an offset, bit 0 says
+ * whether all its bits are set.
  *
  * Extension "pin": 0 u32 version 1, 4 u32 cluster_bits of the source, 8 u8[16] the pin's id, 24 u64
  * disk bytes, 32 u64 L1 offset, 40 u32 L1 entries, 44 u32 CRC32C of the L1 with COPIED cleared,
@@ -80,6 +86,7 @@ enum qcow2_header_at {
 #define QCOW2_EXT_CRYPTO 0x0537be77u
 #define QCOW2_EXT_DATA_FILE 0x44415441u
 #define QCOW2_EXT_PIN 0x43524e50u
+#define QCOW2_EXT_UNUSED 0x43524e55u
 #define QCOW2_PIN_EXT_BYTES 56u
 
 #define QCOW2_COMPRESSION_ZLIB 0
@@ -108,6 +115,21 @@ enum qcow2_header_at {
 #define QCOW2_SNAPSHOT_AT_EXTRA_LEN 36u
 #define QCOW2_SNAPSHOT_QEMU_BYTES 24u /* QEMU's part of the extra data */
 #define QCOW2_BACKING_NAME_MAX 1023u
+#define QCOW2_BITMAPS_EXT_BYTES 24u
+#define QCOW2_BITMAPS_MAX 65535u
+#define QCOW2_BITMAP_DIRECTORY_BYTES_MAX (1024 * QCOW2_BITMAPS_MAX)
+#define QCOW2_BITMAP_ENTRY_BYTES 24u
+#define QCOW2_BITMAP_AT_FLAGS 12u
+#define QCOW2_BITMAP_NAME_MAX 1023u
+#define QCOW2_BITMAP_BYTES_MAX (512u << 20) /* of one bitmap's clusters */
+#define QCOW2_BITMAP_GRANULARITY_BITS_MIN 9u
+#define QCOW2_BITMAP_GRANULARITY_BITS_MAX 31u
+#define QCOW2_BITMAP_IN_USE (1u << 0) /* a program has not stored the bitmap's content: it is unknown */
+#define QCOW2_BITMAP_AUTO (1u << 1)   /* the bitmap is enabled: it records all writes */
+#define QCOW2_BITMAP_FLAGS_KNOWN 3u
+#define QCOW2_BITMAP_TYPE_DIRTY 1u
+#define QCOW2_BITMAP_TABLE_RESERVED 0xff000000000001feULL
+#define QCOW2_BITMAP_ALL_ONES (1ULL << 0)
 #define QCOW2_SUBCLUSTERS 32u
 /* All clusters lie below this offset. */
 #define QCOW2_OFFSET_END (1ULL << 56)

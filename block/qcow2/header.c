@@ -157,9 +157,15 @@ static void ext_string(const uint8_t *data, uint32_t len, char *dst, size_t cap)
 	dst[n] = 0;
 }
 
-static void ext_bitmaps(const uint8_t *data, struct qcow2_header *h)
+static void ext_bitmaps(const uint8_t *data, uint64_t pos, uint32_t len, struct qcow2_header *h)
 {
 	h->has_bitmaps = true;
+	h->bitmaps_at = (uint32_t)pos;
+	h->bitmaps_ext_bytes = len;
+	if (len < QCOW2_BITMAPS_EXT_BYTES)
+		return;
+	data += pos;
+	h->bitmaps_reserved = load_be32(data + 4);
 	h->nb_bitmaps = load_be32(data);
 	h->bitmaps_bytes = load_be64(data + 8);
 	h->bitmaps_offset = load_be64(data + 16);
@@ -189,8 +195,8 @@ static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h
 			return CORRUPT(e, "the data file's name has %u bytes or a NUL in it", n);
 		else if (type == QCOW2_EXT_DATA_FILE)
 			ext_string(p + pos, n, h->data_file, sizeof(h->data_file));
-		else if (type == QCOW2_EXT_BITMAPS && n >= 24)
-			ext_bitmaps(p + pos, h);
+		else if (type == QCOW2_EXT_BITMAPS)
+			ext_bitmaps(p, pos, n, h);
 		else if (type == QCOW2_EXT_PIN)
 			h->has_pin = qcow2_pin_ext_get(p + pos, n, &h->pin);
 		pos += ROUND_UP((uint64_t)n, 8);

@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/pin_name.h"
 #include "base/util.h"
-#include "block/qcow2/impl.h"
+#include "block/qcow2/check_impl.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ static void put_extension(struct cursor *cur, uint32_t type, const void *data, u
 	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
 }
 
-/* Copy all extensions except the backing format, the data file's name and, if !pin, the pin. */
+/* Copy all extensions except the backing format, the data file's name, unused ones and, if !pin, the pin. */
 static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool pin)
 {
 	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);
@@ -42,7 +42,8 @@ static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool p
 		pos += 8;
 		if (type == QCOW2_EXT_END || n > end - pos)
 			break;
-		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE && (pin || type != QCOW2_EXT_PIN))
+		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE && type != QCOW2_EXT_UNUSED &&
+			(pin || type != QCOW2_EXT_PIN))
 			put_extension(&d->to, type, d->old + pos, n);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
@@ -143,6 +144,26 @@ int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const ch
 	if (!r)
 		*h = new;
 	return r;
+}
+
+int qcow2_drop_bitmaps(int fd, struct qcow2_header *h, struct err *e)
+{
+	uint32_t at = h->bitmaps_at - 8, sector = ROUND_DOWN(at, 512u);
+	uint8_t p[512];
+	int r = qcow2_autoclear_drop(fd, h, QCOW2_AUTOCLEAR_BITMAPS);
+
+	if (!r)
+		r = pread_full(fd, p, sizeof(p), sector);
+	/* QEMU checks the extension's length even without the autoclear bit. */
+	store_be32(p + at - sector, QCOW2_EXT_UNUSED);
+	if (!r)
+		r = pwrite_full(fd, p, sizeof(p), sector);
+	if (!r && fdatasync(fd) < 0)
+		r = -errno;
+	if (r < 0)
+		return err_set_errno(e, r, "cannot write the header");
+	h->has_bitmaps = false;
+	return 0;
 }
 
 int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struct err *e)

@@ -30,7 +30,9 @@ struct qcow2_header {
 	uint32_t header_length;
 	uint8_t compression; /* QCOW2_COMPRESSION_* */
 	bool has_backing;
-	bool has_bitmaps;
+	bool has_bitmaps; /* the extension is there; see qcow2_bitmaps_valid() */
+	uint32_t bitmaps_at; /* offset of the extension's data in the file */
+	uint32_t bitmaps_ext_bytes, bitmaps_reserved;
 	uint32_t nb_bitmaps;
 	uint64_t bitmaps_offset, bitmaps_bytes; /* offset and length of the bitmap directory */
 	char backing_name[QCOW2_BACKING_NAME_MAX + 1];
@@ -139,6 +141,7 @@ struct qcow2_check {
 	uint64_t corruptions_fixed, leaks_fixed; /* numbers of repaired faults; set by qcow2_repair() */
 	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
 	uint64_t image_end_offset;
+	bool bitmaps_damaged; /* the repair of everything removes all bitmaps */
 	/* Gets one line for each of the first faults; NULL: not wanted. */
 	void (*report)(void *opaque, const char *line);
 	/* Gets the number of checked tables and of all tables; restarts when a repair checks again.

@@ -2,6 +2,7 @@
  *
  * Order, each group durable before the next. A power cut in between leaves the image no worse than
  * before:
+ *    0 if the bitmaps are damaged, clear their autoclear bit, which removes them all
  *    1 walk the maps and count references: clear stray flags and replace invalid entries by zeros; then clear COPIED
  *      where a cluster has not exactly one user
  *    2 write new refcounts (table and blocks) to unused clusters
@@ -457,6 +458,8 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 	if (r < 0)
 		return err_set_errno(e, r, "cannot write the header");
 	r = qcow2_check(fd, h, &before, e);
+	if (!r && how == QCOW2_REPAIR_ALL && before.bitmaps_damaged)
+		r = qcow2_drop_bitmaps(fd, h, e);
 	if (!r && how == QCOW2_REPAIR_ALL &&
 		(before.corruptions || (h->incompatible & QCOW2_INCOMPAT_DIRTY)))
 		r = qcow2_refcounts_rebuild(fd, h, h->refcount_order, e);

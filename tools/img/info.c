@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/lock.h"
+#include "block/qcow2/bitmap.h"
 
 #include <errno.h>
 #include <json-c/json.h>
@@ -19,6 +20,8 @@ struct info_layer {
 	uint64_t size_bytes, actual_bytes;
 	struct qcow2_snapshot_info *snapshots;
 	size_t nsnapshots;
+	struct qcow2_bitmap_info *bitmaps;
+	size_t nbitmaps;
 };
 
 static bool feature_name(const struct info_layer *i, uint64_t bit)
@@ -61,6 +64,28 @@ void img_snapshot_line(const struct qcow2_snapshot_info *s)
 		img_printable(s->name, name, sizeof(name)), size, date, clock, icount);
 }
 
+/* Names of a bitmap's flags, by bit. */
+static const char *const bitmap_flags[] = { "in-use", "auto" };
+
+static void human_bitmaps(const struct info_layer *i)
+{
+	char name[QCOW2_BITMAP_NAME_MAX + 1];
+
+	if (i->nbitmaps)
+		puts("    bitmaps:");
+	for (size_t k = 0; k < i->nbitmaps; k++) {
+		const struct qcow2_bitmap_info *b = &i->bitmaps[k];
+		unsigned n = 0;
+
+		printf("        [%zu]:\n            flags:\n", k);
+		for (size_t f = 0; f < ARRAY_SIZE(bitmap_flags); f++)
+			if (b->flags >> f & 1)
+				printf("                [%u]: %s\n", n++, bitmap_flags[f]);
+		printf("            name: %s\n            granularity: %u\n", img_printable(b->name, name, sizeof(name)),
+			1u << b->granularity_bits);
+	}
+}
+
 static void human_qcow2(const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
@@ -86,6 +111,7 @@ static void human_qcow2(const struct info_layer *i)
 	if (h->version >= 3) {
 		printf("    lazy refcounts: %s\n",
 			h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS ? "true" : "false");
+		human_bitmaps(i);
 		printf("    refcount bits: %u\n", 1u << h->refcount_order);
 		if (feature_name(i, QCOW2_INCOMPAT_DATA_FILE))
 			printf("    data file: %s\n    data file raw: %s\n",
@@ -150,6 +176,24 @@ struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s)
 	return o;
 }
 
+static struct json_object *json_bitmaps(const struct info_layer *i)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t k = 0; k < i->nbitmaps; k++) {
+		struct json_object *o = json_object_new_object(), *flags = json_object_new_array();
+
+		for (size_t f = 0; f < ARRAY_SIZE(bitmap_flags); f++)
+			if (i->bitmaps[k].flags >> f & 1)
+				json_object_array_add(flags, json_object_new_string(bitmap_flags[f]));
+		info_add(o, "flags", flags);
+		info_add(o, "name", json_object_new_string(i->bitmaps[k].name));
+		info_add(o, "granularity", json_object_new_int64(1LL << i->bitmaps[k].granularity_bits));
+		json_object_array_add(list, o);
+	}
+	return list;
+}
+
 static struct json_object *json_specific(const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
@@ -160,6 +204,8 @@ static struct json_object *json_specific(const struct info_layer *i)
 	if (h->version >= 3) {
 		info_add(d, "lazy-refcounts",
 			json_object_new_boolean(!!(h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)));
+		if (i->nbitmaps)
+			info_add(d, "bitmaps", json_bitmaps(i));
 		info_add(d, "corrupt", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_CORRUPT)));
 		info_add(d, "extended-l2", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_EXTENDED_L2)));
 	}
@@ -230,15 +276,21 @@ static int layer_fill(struct info_layer *i, struct err *e)
 {
 	struct stat st;
 	off_t end = lseek(i->y->fd, 0, SEEK_END);
+	int r;
 
 	if (end < 0 || fstat(i->y->fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", i->path);
 	i->actual_bytes = (uint64_t)st.st_blocks * 512;
 	i->size_bytes = i->y->format == BLOCK_FORMAT_QCOW2 ? ROUND_DOWN(i->y->header.size_bytes, 512)
 							    : ROUND_UP((uint64_t)end, 512);
-	if (i->y->format != BLOCK_FORMAT_QCOW2 || !i->y->header.nb_snapshots)
+	if (i->y->format != BLOCK_FORMAT_QCOW2)
 		return 0;
-	return qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snapshots, &i->nsnapshots, e);
+	r = qcow2_bitmaps_read(i->y->fd, &i->y->header, &i->bitmaps, &i->nbitmaps, e);
+	if (!r && i->y->header.nb_snapshots)
+		r = qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snapshots, &i->nsnapshots, e);
+	if (r < 0)
+		err_prefix(e, "%s", i->path);
+	return r;
 }
 
 static int info_run(const struct img_open *o, bool as_json, bool chain, struct err *e)
@@ -262,6 +314,7 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 			info_print(&info);
 		}
 		qcow2_snapshots_free(info.snapshots, info.nsnapshots);
+		qcow2_bitmaps_free(info.bitmaps, info.nbitmaps);
 	}
 	if (!r && as_json)
 		puts(json_object_to_json_string_ext(chain ? list : json_object_array_get_idx(list, 0),

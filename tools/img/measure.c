@@ -3,14 +3,17 @@
 #include "img.h"
 
 #include "base/util.h"
+#include "block/qcow2/bitmap.h"
 
 #include <stdio.h>
+#include <string.h>
 
 struct measure {
 	struct img_common common;
 	struct img_create target;
 	const char *size;
-	uint64_t size_bytes, data_bytes;
+	uint64_t size_bytes, data_bytes, bitmaps_bytes;
+	bool has_bitmaps; /* the image's format can have bitmaps */
 };
 
 static uint64_t refcount_bytes(uint64_t clusters, const struct qcow2_create *q)
@@ -61,14 +64,47 @@ static int data_count(struct measure *m, struct block *b, struct err *e)
 	return 0;
 }
 
+/* Add the bytes that the source's bitmaps take in the new image. */
+static int bitmaps_count(struct measure *m, struct block *b, struct err *e)
+{
+	uint32_t bits = m->target.qcow2.cluster_bits;
+	uint64_t cluster = 1ULL << bits, directory = 0;
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+	struct qcow2_bitmap_info *list;
+	struct qcow2_header h;
+	size_t n;
+	int r;
+
+	block_layers(b, layers);
+	if (m->target.format != BLOCK_FORMAT_QCOW2 || layers[0].format != BLOCK_FORMAT_QCOW2)
+		return 0;
+	r = qcow2_header_read(layers[0].fd, m->common.o.path, &h, e);
+	if (!r)
+		r = qcow2_bitmaps_read(layers[0].fd, &h, &list, &n, e);
+	if (r < 0)
+		return r;
+	m->has_bitmaps = h.version >= 3;
+	for (size_t i = 0; i < n; i++) {
+		uint64_t entries = qcow2_bitmap_table_entries(m->size_bytes, list[i].granularity_bits, bits);
+
+		m->bitmaps_bytes += entries * cluster + ROUND_UP(entries * 8, cluster);
+		directory += qcow2_bitmap_entry_bytes(strlen(list[i].name));
+	}
+	m->bitmaps_bytes += ROUND_UP(directory, cluster);
+	qcow2_bitmaps_free(list, n);
+	return 0;
+}
+
 static int image_measure(struct block *b, void *opaque, struct err *e)
 {
 	struct measure *m = opaque;
 	struct block_info info;
+	int r;
 
 	block_info(b, &info);
 	m->size_bytes = info.size_bytes;
-	return data_count(m, b, e);
+	r = bitmaps_count(m, b, e);
+	return r ? r : data_count(m, b, e);
 }
 
 static void size_print(const struct measure *m)
@@ -81,12 +117,18 @@ static void size_print(const struct measure *m)
 		full = meta + ROUND_UP(m->size_bytes, 1ULL << m->target.qcow2.cluster_bits);
 		required = meta + m->data_bytes;
 	}
-	if (m->common.json)
-		printf("{\n    \"required\": %llu,\n    \"fully-allocated\": %llu\n}\n",
+	if (m->common.json) {
+		puts("{");
+		if (m->has_bitmaps)
+			printf("    \"bitmaps\": %llu,\n", (unsigned long long)m->bitmaps_bytes);
+		printf("    \"required\": %llu,\n    \"fully-allocated\": %llu\n}\n",
 			(unsigned long long)required, (unsigned long long)full);
-	else
-		printf("required size: %llu\nfully allocated size: %llu\n", (unsigned long long)required,
-			(unsigned long long)full);
+		return;
+	}
+	printf("required size: %llu\nfully allocated size: %llu\n", (unsigned long long)required,
+		(unsigned long long)full);
+	if (m->has_bitmaps)
+		printf("bitmaps size: %llu\n", (unsigned long long)m->bitmaps_bytes);
 }
 
 static int measure_run(struct measure *m, char *opts, struct err *e)
