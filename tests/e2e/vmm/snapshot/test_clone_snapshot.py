@@ -2,13 +2,13 @@
 stays one. Each VM has its own content, and stands still only for as long as a job reports."""
 
 import json
+import mmap
 import os
 import signal
 import time
 
 import pytest
 
-import guestlib
 from clonelib import Clock, own_kib
 from conftest import Qmp
 from test_fork import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
@@ -212,7 +212,15 @@ def test_clone_killed_during_its_snapshot_harms_nobody(vm, daemon, tmp_path):
 
 GAP_FILL = 384 * MIB
 TRIES = 6
-SLACK_MS = 10 * guestlib.SLOW  # copying GAP_FILL takes many times as long
+
+
+def copying_ms():
+    """Return for how long a copy of GAP_FILL takes here and now: on a busy host all that is measured takes longer."""
+    block, began = b"x" * MIB, time.monotonic()
+    with mmap.mmap(-1, GAP_FILL) as copy:
+        while copy.tell() < GAP_FILL:
+            copy.write(block)
+    return (time.monotonic() - began) * 1e3
 
 
 @pytest.mark.parametrize("depth", [1, DEPTH])
@@ -228,6 +236,7 @@ def test_clone_stands_still_only_for_the_reported_pause(vm, daemon, tmp_path, jo
         source = f"c{i}"
     daemon.cairn("suspend", source)
     for i in range(TRIES):  # each with a fresh clone: what matters is its first job
+        slack = copying_ms() / 3
         name = f"t{i}"
         daemon.cairn("clone", "--live", source, name, "--paused")
         daemon.cairn("resume", name)
@@ -236,8 +245,8 @@ def test_clone_stands_still_only_for_the_reported_pause(vm, daemon, tmp_path, jo
             "snapshot": lambda: snapshot(daemon, name, "s1"),
             "fork": lambda: json.loads(daemon.cairn("clone", "--live", name, f"{name}-c", "--paused", "--format",
                                                     "json").stdout)}[job])
-        seen.append([round(ms, 2) for ms in (stood, waited, slept, reported)])
-        if stood <= reported + waited + SLACK_MS and slept <= reported + SLACK_MS and reported <= SLACK_MS:
+        seen.append([round(ms, 2) for ms in (stood, waited, slept, reported, slack)])
+        if stood <= reported + waited + slack and slept <= reported + slack and reported <= slack:
             return
         end(vm, daemon, name)
-    raise AssertionError(f"stood still, waited for a processor, slept, reported: {seen} ms")
+    raise AssertionError(f"stood still, waited for a processor, slept, reported, slack: {seen} ms")
