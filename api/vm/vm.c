@@ -3,7 +3,7 @@
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
-#include "api/vm/vm_process.h"
+#include "api/vm/vm_life.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -113,6 +113,7 @@ static void vm_free(struct vm *vm)
 {
 	vm_notify(vm, removed);
 	open_as_free(vm->start.opener);
+	start_process_free(vm->start.ahead);
 	offline_free(vm->offline);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);

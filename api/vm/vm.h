@@ -24,6 +24,7 @@ struct restart;
 struct schedule;
 struct schedule_past;
 struct shutdown;
+struct start_process;
 struct vm_handover;
 struct vm_process;
 
@@ -61,6 +62,7 @@ struct vm_start_op {
 	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
 	struct err *failed;	 /* the error of a failed start whose process has not ended; else NULL */
 	struct vm *next;	 /* next VM in host->starts_wait */
+	struct start_process *ahead; /* the process that vm_start_ahead() has spawned and no start uses yet; NULL: none */
 };
 
 /* Flags that do not depend on the operations under way. Those marked "saved" are part of state.json. */
@@ -209,6 +211,12 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 /* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. opts: copied;
  * opts->state_fd: taken, also on errors. */
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
+/* Spawn the process of a VM that a job is going to start, so that the process loads its program meanwhile. It gets no
+ * file of the VM but its log. If it cannot be spawned, or ends before the start, the start spawns one. */
+void vm_start_ahead(struct vm *vm);
+/* Kill the process of vm_start_ahead() that no start uses. Returns whether there is one; then the function of
+ * vm_when_gone() is called after its end. */
+bool vm_start_ahead_kill(struct vm *vm);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_goes_on(struct vm *vm);
 /* Answer a failed start, because its process has ended or is stuck. Does nothing without a failed start. The answer may

@@ -328,6 +328,15 @@ void vm_when_gone(struct vm *vm, void (*gone)(struct vm *v, void *opaque), void 
 	vm->stop.when_gone_opaque = opaque;
 }
 
+void vm_tell_gone(struct vm *vm)
+{
+	void (*gone)(struct vm *v, void *o) = vm->stop.when_gone;
+
+	vm->stop.when_gone = NULL;
+	if (gone)
+		gone(vm, vm->stop.when_gone_opaque);
+}
+
 static void life_ended(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;
@@ -349,12 +358,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_handover_abandon(vm);
 	vm_notify(vm, run_ended);
 	vm_answer_gone(vm, NULL);
-	if (vm->stop.when_gone) {
-		void (*gone)(struct vm *v, void *o) = vm->stop.when_gone;
-
-		vm->stop.when_gone = NULL;
-		gone(vm, vm->stop.when_gone_opaque);
-	}
+	vm_tell_gone(vm);
 	vm_notify(vm, run_over, was_active, rebooting);
 	vm_start_over(vm);
 }

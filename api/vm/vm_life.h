@@ -5,6 +5,7 @@
 
 #include "api/vm/vm_process.h"
 
+struct start_process;
 struct vm;
 struct vm_event;
 struct vm_info;
@@ -16,6 +17,10 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end);
 /* Handle the phase and the agent's state in a process's answer to VM_MSG_QUERY, as if events had reported them.
  * info: `detail` is terminated and cleaned in place. */
 void vm_report_phase(struct vm *vm, struct vm_info *info);
+/* Call the function of vm_when_gone(), if there is one. It may free the VM. */
+void vm_tell_gone(struct vm *vm);
+/* Free the object of vm_start_ahead(). The process ends by itself, because its channel closes. NULL allowed. */
+void start_process_free(struct start_process *s);
 /* Emit EVENT_SNAPSHOT_RECOVERED. ev: of kind VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
 

@@ -642,14 +642,11 @@ static int process_watch(struct vm_process *p)
 	return r;
 }
 
-int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const struct config *c,
-	const struct vm_process_ops *ops, void *opaque,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *done_opaque, struct vm_process **ret_p, struct err *e)
+int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const struct vm_process_ops *ops, void *opaque,
+	struct vm_process **ret_p, struct err *e)
 {
 	struct vm_process *p CLEANUP(process_free_p) = NULL;
 	CLEANUP_CLOSE int listening = -1;
-	struct vm_request *req;
 	int r = process_new(l, paths, ops, opaque, &p);
 
 	if (r < 0)
@@ -661,17 +658,20 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 		r = child_spawn(p, paths, VM_PROCESS_LISTEN, listening, e);
 	if (r < 0)
 		return r;
-	/* The configuration waits in the socket until the process reads it. */
-	req = request_add(p, VM_MSG_CONFIG, CONFIG_TIMEOUT_NS, done, done_opaque);
-	r = config_send(c, p->sock, req->seq);
-	if (!r)
-		r = process_watch(p);
+	r = process_watch(p);
 	if (r < 0) {
 		child_kill(p);
-		return err_set_errno(e, r, "cannot configure the VM process");
+		return err_set_errno(e, r, "cannot watch the VM process");
 	}
 	*ret_p = STEAL_PTR(p);
 	return 0;
+}
+
+void vm_process_configure(struct vm_process *p, const struct config *c,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
+{
+	/* The configuration waits in the socket until the process reads it. */
+	vm_process_request_fds(p, VM_MSG_CONFIG, &c->vm, sizeof(c->vm), c->fds, c->nfds, CONFIG_TIMEOUT_NS, done, opaque);
 }
 
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,

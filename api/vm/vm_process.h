@@ -60,14 +60,16 @@ struct vm_answer {
 
 #define VM_PROCESS_NO_TIMEOUT UINT64_MAX
 
-/* Spawn the program, connect to it and send the configuration.
- * c: borrowed, with its fds. done: gets the process's answer to the configuration, or an error as for
- * vm_process_request(); the time limit is 30 s.
+/* Spawn the program and connect to it. The process waits for vm_process_configure(), and ends if the channel closes
+ * before.
  * Returns 0; -errno, and then no callback comes. */
-int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct config *c,
-	const struct vm_process_ops *ops, void *opaque,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *done_opaque, struct vm_process **ret_p, struct err *e);
+int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,
+	struct vm_process **ret_p, struct err *e);
+/* Send the configuration, once.
+ * c: borrowed, with its fds. done: gets the process's answer to the configuration, or an error, as for
+ * vm_process_request(); the time limit is 30 s. */
+void vm_process_configure(struct vm_process *p, const struct config *c,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
 
 /* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY in the message version that its end
  * file names, or in VM_MSG_VERSION if there is no such file or this daemon does not know that version. done: gets the

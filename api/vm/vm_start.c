@@ -9,6 +9,7 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm_life.h"
+#include "api/vm/vm_socket.h"
 #include "api/wire/utf8.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -300,37 +301,102 @@ static int check_host_shutdown(const struct vm *vm, struct err *e)
 	return vm->host->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
 }
 
+/* A process that waits for its configuration, and the files that it is to receive. */
+struct start_process {
+	struct vm_process *proc;
+	int log_fd, end_fd; /* owned; -1: none */
+};
+
+void start_process_free(struct start_process *s)
+{
+	if (!s)
+		return;
+	vm_process_free(s->proc);
+	if (s->log_fd >= 0)
+		close(s->log_fd);
+	if (s->end_fd >= 0)
+		close(s->end_fd);
+	free(s);
+}
+
+/* Spawn the process. Returns 0, and *ret is the caller's; -errno. */
+static int process_spawn(struct vm *vm, const struct vm_process_ops *ops, struct start_process **ret, struct err *e)
+{
+	struct vm_host *host = vm->host;
+	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
+		.name = vm->def->name };
+	struct start_process *s = must_alloc(malloc(sizeof(*s)));
+	int r;
+
+	*s = (struct start_process){ NULL, -1, -1 };
+	r = s->log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	if (r >= 0)
+		r = s->end_fd = store_open_file(host->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
+	if (r >= 0)
+		r = run_note(vm, s->end_fd, e);
+	p.log_fd = s->log_fd;
+	p.end_fd = s->end_fd;
+	if (!r)
+		r = vm_process_start(host->loop, &p, ops, vm, &s->proc, e);
+	if (r < 0)
+		start_process_free(s);
+	else
+		*ret = s;
+	return r;
+}
+
+static void ahead_gone(void *opaque, const struct vm_process_end *end)
+{
+	struct vm *vm = opaque;
+
+	(void)end;
+	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
+	start_process_free(STEAL_PTR(vm->start.ahead));
+	vm_tell_gone(vm);
+}
+
+void vm_start_ahead(struct vm *vm)
+{
+	static const struct vm_process_ops ops = { .gone = ahead_gone };
+	struct err e;
+
+	if (process_spawn(vm, &ops, &vm->start.ahead, &e) < 0)
+		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+bool vm_start_ahead_kill(struct vm *vm)
+{
+	if (vm->start.ahead)
+		vm_process_kill(vm->start.ahead->proc);
+	return vm->start.ahead != NULL;
+}
+
 static int process_start(struct vm *vm, struct config *c, struct err *e)
 {
 	struct vm_host *host = vm->host;
-	CLEANUP_CLOSE int log_fd = -1;
-	CLEANUP_CLOSE int end_fd = -1;
-	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
-		.name = vm->def->name };
+	struct start_process *s = NULL;
 	int r = check_host_shutdown(vm, e); /* a stop of all VMs may have begun while the start waited */
 
+	if (!r)
+		s = STEAL_PTR(vm->start.ahead);
+	if (s)
+		vm_process_set_ops(s->proc, &vm_life_ops, vm);
+	else if (!r)
+		r = process_spawn(vm, &vm_life_ops, &s, e);
 	if (r < 0)
 		return r;
-	log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
-	if (log_fd < 0)
-		return log_fd;
-	end_fd = store_open_file(host->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
-	if (end_fd < 0)
-		return end_fd;
-	r = run_note(vm, end_fd, e);
-	if (r < 0)
-		return r;
-	p.log_fd = log_fd;
-	p.end_fd = end_fd;
-	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
-	c->vm.end_fd = (uint16_t)config_add_fd(c, fcntl(end_fd, F_DUPFD_CLOEXEC, 3));
+	c->vm.log_fd = (uint16_t)config_add_fd(c, steal_fd(&s->log_fd));
+	c->vm.end_fd = (uint16_t)config_add_fd(c, steal_fd(&s->end_fd));
 	working_sets_add(vm, c);
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.start_paused = vm->start.opts.paused;
 	c->vm.eager = vm->start.opts.eager;
 	c->vm.forked = vm->start.opts.forked;
 	c->vm.hint_hostname = vm->start.opts.hint_hostname;
-	return vm_process_start(host->loop, &p, c, &vm_life_ops, vm, start_done, vm, &vm->proc, e);
+	vm->proc = STEAL_PTR(s->proc);
+	vm_process_configure(vm->proc, c, start_done, vm);
+	start_process_free(s);
+	return 0;
 }
 
 /* Add the saved state that the VM resumes, if any, to the configuration. *ret_hold: as for managed_look(). */

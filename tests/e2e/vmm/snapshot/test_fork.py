@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -526,10 +527,10 @@ def processes(fake):
     return [p for p in os.listdir("/proc") if p.isdigit() and _environ(p, fake.socket)]
 
 
-def _environ(pid, socket):
+def _environ(pid, path):
     try:
         with open(f"/proc/{pid}/environ", "rb") as f, open(f"/proc/{pid}/comm") as c:
-            return socket.encode() in f.read() and c.read().strip() in ("fake_vm", "cairn-vm")
+            return path.encode() in f.read() and c.read().strip() in ("fake_vm", "cairn-vm")
     except OSError:
         return False
 
@@ -574,6 +575,64 @@ def test_fork_fails_when_source_dies(fake):
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
     assert left(fake) == ALONE and processes(fake) == []
+
+
+def first_process(fake, source):
+    """Wait for the process that the daemon spawns for the first clone before the source has answered."""
+    until(lambda: len(processes(fake)) == 2)
+    (pid,) = set(processes(fake)) - {str(source)}
+    return int(pid)
+
+
+def test_first_clone_uses_the_process_spawned_ahead(fake):
+    fake.define("src", cmdline=f"work-until={fake.tmp}/go")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
+    pid = first_process(fake, fake.info("src")["pid"])
+    assert fake.info("c-1")["state"] == "shut off"
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert fake.info("c-1")["pid"] == pid and len(processes(fake)) == 4
+
+
+def test_clone_starts_when_its_process_ended_ahead(fake):
+    fake.define("src", cmdline=f"work-until={fake.tmp}/go")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c")["job"]
+    pid = first_process(fake, fake.info("src")["pid"])
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(processes(fake)) == 1)
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "error" not in q.run("query-jobs", id=job)[0]
+    assert fake.info("c")["pid"] != pid and len(processes(fake)) == 2
+
+
+def test_killed_daemon_leaves_no_process_spawned_ahead(fake):
+    fake.define("src", cmdline=f"work-until={fake.tmp}/go")
+    fake.cairn("start", "src")
+    fake.qmp().run("vm-fork", vm="src", name="c")
+    first_process(fake, fake.info("src")["pid"])
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    until(lambda: left(fake) == ALONE)
+    until(lambda: len(processes(fake)) == 1)
+
+
+def test_process_without_configuration_ends_with_its_client(tmp_path):
+    path = str(tmp_path / "vm.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(path)
+        listening.listen()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.connect(path)
+            fd = listening.fileno()
+            p = subprocess.Popen([os.path.join(BUILD, "cairn-vm"), "--listen", str(fd)], pass_fds=[fd],
+                                 stderr=subprocess.PIPE, text=True)
+            os.unlink(path)
+        assert "the client sent no configuration" in p.communicate(timeout=60)[1] and p.returncode == 2
 
 
 @pytest.fixture
