@@ -18,6 +18,7 @@
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
 #define CHECK_LINES_MAX 64u
 #define CHECK_PROGRESS_TABLES 64u
+#define ALL_ZERO 0xffffffff00000000ULL /* the bitmap of an extended L2 entry */
 
 static void fault_report(struct checker *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void fault_report(struct checker *k, const char *fmt, ...)
@@ -289,15 +290,15 @@ static bool plain_ok(struct checker *k, uint64_t e, uint64_t bitmap, uint64_t gu
  * offset instead. */
 static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64_t guest)
 {
-	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2, packed = *e & QCOW2_COMPRESSED;
 
 	*e = 0;
 	if (k->raw) {
 		*e = guest | QCOW2_COPIED;
 		if (bitmap)
 			*bitmap = 0xffffffff;
-	} else if (bitmap)
-		*bitmap = k->h->has_backing ? 0xffffffff00000000ULL : 0;
+	} else if (bitmap) /* subclusters without data in the cluster keep their meaning */
+		*bitmap = !k->h->has_backing ? 0 : packed ? ALL_ZERO : (*bitmap | *bitmap << 32) & ALL_ZERO;
 	else if (!ext && k->h->has_backing && k->h->version >= 3)
 		*e = QCOW2_ZERO;
 	k->changed = true;

@@ -102,7 +102,7 @@ static void layout_plan(const struct qcow2_create *c, struct layout *l)
 	refs_per_block = (uint64_t)l->cluster_bytes * 8 >> c->refcount_order;
 	l->l1_entries = qcow2_l1_entries(ROUND_UP(c->size_bytes, 512), c->cluster_bits,
 		c->extended_l2);
-	l->l1_clusters = MAX(DIV_ROUND_UP(l->l1_entries * 8, (uint64_t)l->cluster_bytes), 1u);
+	l->l1_clusters = DIV_ROUND_UP(l->l1_entries * 8, (uint64_t)l->cluster_bytes);
 	l->reftable_clusters = reftable_wanted(c, l);
 	l->refblocks = 1;
 	do {
@@ -145,7 +145,7 @@ static void put_fixed(uint8_t *p, const struct qcow2_create *c, const struct lay
 	store_be64(p + QCOW2_AT_SIZE, ROUND_UP(c->size_bytes, 512));
 	store_be32(p + QCOW2_AT_L1_SIZE, (uint32_t)l->l1_entries);
 	store_be64(p + QCOW2_AT_L1_OFFSET,
-		(1 + l->reftable_clusters + l->refblocks) * l->cluster_bytes);
+		l->l1_entries ? (1 + l->reftable_clusters + l->refblocks) * l->cluster_bytes : 0);
 	store_be64(p + QCOW2_AT_REFTABLE_OFFSET, l->cluster_bytes);
 	store_be32(p + QCOW2_AT_REFTABLE_CLUSTERS, (uint32_t)l->reftable_clusters);
 	if (c->version < 3)

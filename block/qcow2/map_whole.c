@@ -6,6 +6,11 @@
 
 #include <unistd.h>
 
+static bool has_cluster(const struct qcow2 *q, struct l2_entry v)
+{
+	return (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
+}
+
 /* Map one run of clusters from guest cluster c on. ret_n: its length. */
 static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, uint32_t *ret_n)
 {
@@ -19,7 +24,7 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		return r;
 	left = MIN(left, end - c);
 	*ret_n = 1;
-	if (l2_get(q, s, off).e) { /* already mapped */
+	if (has_cluster(q, l2_get(q, s, off))) {
 		slice_unpin(s);
 		return 0;
 	}
@@ -34,12 +39,14 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 	}
 	for (uint32_t i = 0; !r && i < run.n; i++) {
 		uint64_t at = (c + i) << q->cluster_bits;
+		struct l2_entry v = l2_get(q, s, at);
 
-		if (l2_get(q, s, at).e)
+		/* Zeros stay zeros, because they may hide a backing file. */
+		if (has_cluster(q, v))
 			data_release(q, run.first + i, 1);
 		else
-			l2_put(q, s, at, (struct l2_entry){
-				(run.first + i) << q->cluster_bits | QCOW2_COPIED | flag, 0 });
+			l2_put(q, s, at, (struct l2_entry){ (run.first + i) << q->cluster_bits | QCOW2_COPIED | flag |
+				(v.e & QCOW2_ZERO), v.bitmap });
 	}
 	slice_unpin(s);
 	if (!r) {

@@ -78,8 +78,8 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
 /* Check the options without changing a file. Returns 0 or -EINVAL. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 
-/* Allocate a host cluster for every unmapped cluster from byte `from` on; the clusters read as zeros. The
- * backing file must have no content there. Runs the loop.
+/* Allocate a host cluster for every cluster from byte `from` on that has none. Zeros stay zeros. Unless the image has
+ * subclusters, the backing file must have no content where the image has no entry. Runs the loop.
  * progress: in bytes, called occasionally; NULL: not wanted.
  * Returns 0 or -errno with a sentence. */
 int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
@@ -155,7 +155,8 @@ int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, str
 
 enum qcow2_repair {
 	QCOW2_REPAIR_LEAKS = 1, /* lower refcounts that are too high */
-	QCOW2_REPAIR_ALL = 2,	/* count references anew; invalid entries become zeros */
+	/* count references anew, with wider refcounts if a cluster has too many users; invalid entries become zeros */
+	QCOW2_REPAIR_ALL = 2,
 };
 /* Repair the image and check it again into *c. Clear the dirty and corrupt bits if this check finds no corruption and
  * has no error, even if leaks are left. A power cut at any point leaves the image no worse than before. Synchronous.

@@ -19,6 +19,7 @@
 #include "block/qcow2/check_impl.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -331,8 +332,7 @@ static int block_build(struct rebuild *b, uint64_t at, struct err *e)
 			v = 1;
 		if (v > max)
 			return err_set(e, -ERANGE, ERR_UNSUPPORTED, "cluster %llu is used %llu times, which "
-				"refcounts of %u bits cannot hold; widen them with `cairn-img "
-				"amend -o refcount_bits=16`", (unsigned long long)c, (unsigned long long)v,
+				"refcounts of %u bits cannot hold; convert the image into a new one", (unsigned long long)c, (unsigned long long)v,
 				1u << b->order);
 		if (v)
 			checker_ref_set(b->order, buf, i, v);
@@ -449,6 +449,22 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 
 /* ---- repairing everything ---- */
 
+/* Rebuild the refcounts, with more bits if a cluster has more users than the present ones can count. */
+static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_check *c, struct err *e)
+{
+	uint32_t old = h->refcount_order, order = old;
+	char line[80];
+	int r = qcow2_refcounts_rebuild(fd, h, order, e);
+
+	while (r == -ERANGE && h->version >= 3 && order < 6)
+		r = qcow2_refcounts_rebuild(fd, h, ++order, e);
+	if (!r && order > old && c->report) {
+		snprintf(line, sizeof(line), "Widened the refcounts from %u to %u bits", 1u << old, 1u << order);
+		c->report(c->opaque, line);
+	}
+	return r;
+}
+
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e)
 {
@@ -462,7 +478,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 		r = qcow2_drop_bitmaps(fd, h, e);
 	if (!r && how == QCOW2_REPAIR_ALL &&
 		(before.corruptions || (h->incompatible & QCOW2_INCOMPAT_DIRTY)))
-		r = qcow2_refcounts_rebuild(fd, h, h->refcount_order, e);
+		r = rebuild_wide_enough(fd, h, c, e);
 	else if (!r && before.leaks)
 		r = repair_leaks(fd, h, e);
 	if (!r)

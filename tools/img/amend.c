@@ -81,6 +81,9 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 		q->data_file_raw = false;
 	if (q->version < 3 && !a->lazy)
 		q->lazy_refcounts = false;
+	if (q->size_bytes < h->size_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
+			"--shrink` instead");
 	return qcow2_create_check(q, e);
 }
 
@@ -88,12 +91,7 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 static int size_apply(struct block *b, void *opaque, struct err *e)
 {
 	const uint64_t *size = opaque;
-	struct block_info info;
 
-	block_info(b, &info);
-	if (*size < info.size_bytes)
-		return err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
-			"--shrink` instead");
 	return block_resize(b, ROUND_UP(*size, 512), e);
 }
 
@@ -147,6 +145,24 @@ static int zeros_to_data(struct block *b, void *opaque, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot write %s", a->common.o.path) : img_check_interrupted(e);
 }
 
+/* compat 0.10 does not keep the sizes of snapshots: refuse a downgrade if one has another size than the disk. */
+static int downgrade_sizes(const struct img_layer *y, const struct qcow2_create *q, struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	size_t n, i = 0;
+	int r = q->version < y->header.version ? qcow2_snapshots_read(y->fd, &y->header, &list, &n, e) : 1;
+
+	if (r)
+		return r < 0 ? r : 0;
+	while (i < n && list[i].disk_bytes == ROUND_UP(q->size_bytes, 512))
+		i++;
+	if (i < n)
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the disk would have another size than its snapshot %s, which "
+			"compat=0.10 does not support; delete the snapshot first", list[i].id);
+	qcow2_snapshots_free(list, n);
+	return r;
+}
+
 /* Open and lock the image and plan the changes. On error, nothing stays open. */
 static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *n, struct plan *p,
 	struct err *e)
@@ -156,6 +172,8 @@ static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *
 	if (r < 0)
 		return r;
 	r = plan_make(a, &layers[0].header, p, e);
+	if (!r)
+		r = downgrade_sizes(&layers[0], &p->c.qcow2, e);
 	if (!r)
 		r = image_is_faultless(layers[0].fd, &layers[0].header, e);
 	if (r < 0)

@@ -204,7 +204,7 @@ int img_rebase_main(int argc, char **argv)
 	int c, r, st = 0;
 
 	img_common_init(&z.common, "rebase");
-	while (!st && (c = getopt_long(argc, argv, "f:b:F:t:T:upqU", img_common_longs, NULL)) != -1) {
+	while (!st && (c = getopt_long(argc, argv, "f:b:F:t:T:upq", img_common_longs, NULL)) != -1) {
 		if (c == 'b')
 			z.base = optarg;
 		else if (c == 'F')
@@ -219,7 +219,6 @@ int img_rebase_main(int argc, char **argv)
 	if (argc - optind != 1 || !z.base)
 		return img_usage("rebase", "-b with the new backing file (\"\" for none) and one IMAGE are "
 			"required");
-	z.common.o.no_lock = false;
 	z.common.o.path = argv[optind];
 	img_common_progress(&z.common);
 	img_signals_catch();
@@ -387,7 +386,6 @@ int img_commit_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("commit", "one FILE is required");
-	k.common.o.no_lock = false;
 	k.common.o.path = argv[optind];
 	img_common_progress(&k.common);
 	img_signals_catch();

@@ -236,6 +236,7 @@ static void formatting_say(const struct create_args *a)
 
 static int space_make(struct create_args *a, int fd, const struct img_data *d, struct err *e)
 {
+	enum img_prealloc how = img_create_prealloc(&a->c);
 	/* The header names the backing file, but preallocation must not open it: nothing is copied from it. */
 	struct block_layer layers[2] = { { .fd = dup(fd), .format = a->c.format,
 						 .data_fd = d->fd ? dup(d->fd) : 0 },
@@ -247,13 +248,15 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 	int closed, r = loop_new(64, &l, e);
 
 	if (!r && a->c.qcow2.backing_name) {
+		if (how == IMG_PREALLOC_FULL) /* zeros as data would hide the backing file: only reserve the space */
+			how = IMG_PREALLOC_FALLOC;
 		layers[1].fd = memfd_create("nothing", MFD_CLOEXEC);
 		bo.nlayers = 2;
 	}
 	if (!r)
 		r = block_open(l, &bo, &b, e);
 	if (!r) {
-		r = img_preallocate(b, img_create_prealloc(&a->c), 0, NULL, e);
+		r = img_preallocate(b, how, 0, NULL, e);
 		closed = block_close(b);
 		if (!r && closed < 0)
 			r = err_set_errno(e, closed, "cannot write");

@@ -82,7 +82,7 @@ struct img_open {
 	const char *path;
 	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw */
 	bool writable;
-	bool no_lock;
+	bool no_lock; /* for reading only */
 	bool no_backing; /* open neither backing files nor the data file */
 	bool direct;	 /* use O_DIRECT */
 	const char *snapshot;  /* open this snapshot; NULL: the disk */

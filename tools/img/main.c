@@ -100,7 +100,7 @@ static const struct img_verb verbs[] = {
 		"  --size SIZE    measure an empty disk of this size\n",
 		img_measure_main },
 	{ "rebase", "change the backing file of an image",
-		"rebase [-p] [-q] [-f FMT] [-u] -b FILE [-F FMT] IMAGE", OPEN_HELP
+		"rebase [-p] [-q] [-f FMT] [-u] -b FILE [-F FMT] IMAGE", FORMAT_HELP ALLOW_HELP
 		"  -b FILE        set the new backing file; \"\" for none\n"
 		"  -F FMT         set the format of the new backing file; required with -b\n"
 		"  -u             only change the name: for a backing file that has moved\n" PROGRESS_HELP

@@ -276,6 +276,8 @@ int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned
 		layers[i].fd = -1;
 	if (snprintf(path, sizeof(path), "%s", o->path) >= (int)sizeof(path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", o->path);
+	if (o->writable && o->no_lock)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: -U (--force-share) is for reading; a change needs the lock", o->path);
 	do {
 		char next[PATH_MAX];
 

@@ -91,7 +91,6 @@ int img_resize_main(int argc, char **argv)
 		return st;
 	if (!z.size || argc - optind != 1)
 		return img_usage("resize", "FILE and SIZE are required");
-	z.common.o.no_lock = false;
 	z.common.o.path = argv[optind];
 	img_common_progress(&z.common);
 	img_signals_catch();

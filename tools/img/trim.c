@@ -166,7 +166,6 @@ int img_trim_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("trim", "one FILE is required");
-	t.common.o.no_lock = false;
 	t.common.o.path = argv[optind];
 	img_common_progress(&t.common);
 	img_signals_catch();

@@ -1,9 +1,11 @@
 """cairn-img in qemu-img's place: what QEMU's own tests (tests/iotests) found to be wrong or different."""
+import json
+import os
 import shutil
 import subprocess
 
 import pytest
-from test_img import IMG, TIMEOUT, box  # noqa: F401
+from test_img import IMG, MIB, TIMEOUT, be64, box, poke  # noqa: F401
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
 
@@ -13,3 +15,115 @@ def test_messages_begin_with_the_name_that_the_tool_is_called_by(box):
     for args in (["info", "none"], ["nonsense"], ["check", "/dev/null"]):
         done = subprocess.run([box.path / "qemu-img", *args], capture_output=True, text=True, timeout=TIMEOUT)
         assert done.returncode != 0 and done.stderr.startswith("qemu-img: ")
+
+
+def l2_entry(path, index, words=1):
+    """Return the place of an entry in the first L2 table, and its value."""
+    at = (be64(path, be64(path, 40)) & 0xfffffffffffe00) + 8 * words * index
+    return at, be64(path, at)
+
+
+def backed(box, options, size="512k"):
+    """Make image `a` over `base`, a raw file of 1 MiB."""
+    (box.path / "base").write_bytes(bytes(range(1, 129)) * (MIB // 128))
+    box.img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "-o", options, "a", size)
+    box.img("convert", "-O", "raw", "base", "want")
+    os.truncate(box.path / "want", 512 << 10)
+
+
+# ---- -U ----
+
+
+@pytest.mark.parametrize("args", [["snapshot", "-c", "new"], ["snapshot", "-a", "old"], ["snapshot", "-d", "old"], ["bench", "-w", "-c", "1"],
+                                  ["resize"], ["rebase", "-b", ""], ["commit"], ["trim"]])
+def test_share_option_is_refused_by_verbs_that_write(box, args):
+    backed(box, "cluster_size=64k")
+    box.img("snapshot", "-c", "old", "a")
+    before = (box.path / "a").read_bytes()
+    size = ["1M"] if args[0] == "resize" else []
+    assert "-U (--force-share) is for reading" in box.fails(args[0], "--force-share", *args[1:], "a", *size)
+    assert (box.path / "a").read_bytes() == before
+
+
+# ---- sizes and preallocation ----
+
+
+@pytest.mark.parametrize("options", ["cluster_size=64k", "compat=0.10", "extended_l2=on", "cluster_size=512"])
+def test_image_of_size_0_has_no_leak_and_grows(box, options):
+    box.img("create", "-q", "-f", "qcow2", "-o", options, "a", "0")
+    for tool in (box.img, box.qemu):
+        assert "No errors" in tool("check", "a").stdout
+    shutil.copy(box.path / "a", box.path / "b")
+    for name, tool in (("a", box.img), ("b", box.qemu)):
+        tool("resize", "-q", name, "1M")
+        box.io(name, "write -P 7 0 1M")
+        box.qemu("check", name)
+        box.img("check", name)
+        box.img("bench", "-w", "-c", "10", name)
+
+
+@pytest.mark.parametrize("how", ["off", "metadata", "falloc", "full"])
+@pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on", "compat=0.10,cluster_size=4k"])
+def test_space_added_over_a_backing_file_is_zeros_and_is_allocated(box, options, how):
+    backed(box, options)
+    box.img("resize", "-q", f"--preallocation={how}", "a", "1M")
+    box.qemu("convert", "-O", "raw", "a", "got")
+    assert (box.path / "got").read_bytes() == (box.path / "want").read_bytes() + bytes(512 << 10)
+    box.qemu("check", "a")
+    box.img("check", "a")
+    extents = json.loads(box.qemu("map", "--output", "json", "a").stdout)
+    if how != "off":
+        assert all("offset" in x for x in extents if x["start"] >= 512 << 10)
+
+
+@pytest.mark.parametrize("how", ["metadata", "falloc", "full"])
+def test_preallocated_overlay_shows_its_backing_file(box, how):
+    backed(box, f"extended_l2=on,preallocation={how}", "1M")
+    box.qemu("compare", "-f", "raw", "-F", "qcow2", "base", "a")
+    box.qemu("check", "a")
+    if how != "metadata":
+        assert (box.path / "a").stat().st_blocks * 512 > MIB
+
+
+# ---- check and amend ----
+
+
+def test_repair_of_a_misaligned_entry_keeps_what_the_backing_file_shows(box):
+    backed(box, "extended_l2=on", "1M")
+    box.io("a", "write -P 3 0 2k", "write -z 4k 2k")
+    at, entry = l2_entry(box.path / "a", 0, words=2)
+    poke(box.path / "a", at, (entry + 512).to_bytes(8, "big"))
+    box.img("check", "-r", "all", "a")
+    box.qemu("check", "a")
+    box.qemu("convert", "-O", "raw", "a", "got")
+    base = (box.path / "base").read_bytes()
+    assert (box.path / "got").read_bytes() == bytes(2048) + base[2048:4096] + bytes(2048) + base[6144:]
+
+
+@pytest.mark.parametrize("users", [2, 5])
+def test_repair_widens_refcounts_that_cannot_count_the_users(box, users):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "refcount_bits=1", "a", "1M")
+    box.io("a", "write -P 1 0 64k", f"write -P 2 64k {64 * (users - 1)}k")
+    at, entry = l2_entry(box.path / "a", 0)
+    for i in range(1, users):
+        poke(box.path / "a", at + 8 * i, entry.to_bytes(8, "big"))
+    out = box.img("check", "-r", "all", "a").stdout
+    assert f"Widened the refcounts from 1 to {2 if users == 2 else 4} bits" in out
+    box.qemu("check", "a")
+    box.io("a", "write -P 5 0 64k", f"read -P 1 64k {64 * (users - 1)}k")
+
+
+def test_downgrade_is_refused_when_a_snapshot_would_lose_its_size(box):
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    box.img("snapshot", "-c", "s", "a")
+    before = (box.path / "a").read_bytes()
+    assert "another size than its snapshot 1" in box.fails("amend", "-o", "compat=0.10,size=2M", "a")
+    assert "use `cairn-img resize --shrink`" in box.fails("amend", "-o", "lazy_refcounts=on,size=512k", "a")
+    assert (box.path / "a").read_bytes() == before
+    box.img("resize", "-q", "a", "2M")
+    before = (box.path / "a").read_bytes()
+    assert "another size than its snapshot 1" in box.fails("amend", "-o", "compat=0.10", "a")
+    assert (box.path / "a").read_bytes() == before
+    box.img("snapshot", "-d", "s", "a")
+    box.img("amend", "-o", "compat=0.10,size=4M", "a")
+    box.qemu("check", "a")
