@@ -551,6 +551,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	(*ret_b)->locked = locked;
 	(*ret_b)->data_locked = data_locked;
 	(*ret_b)->backing = backing;
+	(*ret_b)->info.backing_bytes = backing ? backing->info.size_bytes : 0;
 	return 0;
 }
 

@@ -55,6 +55,7 @@ struct block_req {
 struct block_info {
 	enum block_format format;
 	uint64_t size_bytes;
+	uint64_t backing_bytes; /* size of the layer below; 0: none */
 	uint32_t logical_block_bytes; /* 512 to 4096, a power of two; offsets and lengths of requests are multiples */
 	uint32_t buffer_align;	      /* memory alignment for O_DIRECT; other memory is bounced */
 	uint32_t discard_granularity; /* in bytes: a qcow2 image's cluster; raw: st_blksize of the file */

@@ -43,6 +43,7 @@ struct chunk {
 	uint8_t *map; /* mapping of len bytes, used instead of buf; NULL: none */
 	uint64_t off, len;
 	bool hole;      /* len bytes of zeros, of any length; buf is unused */
+	bool skip;	/* len bytes that the target's backing file has; buf is unused */
 	uint64_t zeros; /* a bit for each piece of SPARSE_BYTES that is all zeros */
 	uint64_t done;  /* bytes that are written or skipped */
 };
@@ -50,6 +51,8 @@ struct chunk {
 struct copy {
 	const struct block_copy *o;
 	uint64_t size_bytes;
+	uint64_t below_from, below_to; /* sizes of the backing files of both disks */
+	uint32_t block_bytes; /* the source's logical block */
 	bool direct; /* the write bypasses the page cache */
 	struct chunk chunks[MAX(CHUNKS, CHUNKS_DIRECT)];
 	unsigned nchunks, at_a_time;
@@ -97,7 +100,7 @@ static uint64_t extent_stretch(const struct chunk *k, bool *ret_zero)
 	uint64_t i = k->done / SPARSE_BYTES, bits, n;
 
 	*ret_zero = k->hole;
-	if (k->hole || k->map)
+	if (k->hole || k->skip || k->map)
 		return k->len - k->done;
 	bits = k->zeros >> i;
 	*ret_zero = bits & 1;
@@ -122,6 +125,18 @@ static void chunk_written(struct block_req *r, int res)
 	write_waiting(c);
 }
 
+/* Return whether the target reads as zeros already at off; limit *n to the stretch for which this holds. */
+static bool zeros_are_there(const struct copy *c, uint64_t off, uint64_t *n)
+{
+	if (!c->o->to_is_zero)
+		return false;
+	if (off < c->below_to) {
+		*n = MIN(*n, c->below_to - off);
+		return false;
+	}
+	return true;
+}
+
 /* Write the rest of the chunk: data and zeros alternately, one stretch at a time. */
 static void chunk_next(struct chunk *k)
 {
@@ -131,7 +146,7 @@ static void chunk_next(struct chunk *k)
 		bool zero;
 		uint64_t n = extent_stretch(k, &zero);
 
-		if (zero && c->o->to_is_zero) {
+		if (k->skip || (zero && zeros_are_there(c, k->off + k->done, &n))) {
 			k->done += n;
 			continue;
 		}
@@ -186,20 +201,66 @@ static void chunk_send(struct chunk *k)
 	loop_post(k->c->o->loop, &k->task);
 }
 
+/* Find the pieces of zeros. Runs that are shorter than the copy's limit count as data. */
+static void zeros_find(struct chunk *k)
+{
+	const struct block_copy *o = k->c->o;
+	uint64_t run = 0, pieces = DIV_ROUND_UP(k->len, SPARSE_BYTES);
+	uint64_t least = MIN(MAX(DIV_ROUND_UP(o->sparse_bytes, SPARSE_BYTES), 1u), 64u);
+
+	k->zeros = 0;
+	if (o->dense)
+		return;
+	for (uint64_t i = 0; i < pieces; i++)
+		if (bytes_are_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
+			k->zeros |= 1ULL << i;
+	for (uint64_t i = 0; i <= pieces && least > 1; i++) {
+		if (i < pieces && (k->zeros >> i & 1)) {
+			run++;
+			continue;
+		}
+		while (run < least && run)
+			k->zeros &= ~(1ULL << (i - run--));
+		run = 0;
+	}
+}
+
+static void chunk_read(struct block_req *r, int res);
+
+/* Read [k->done, k->done + len) of the chunk into its buffer. */
+static void piece_read(struct chunk *k, uint64_t len)
+{
+	k->iov = (struct iovec){ k->buf + k->done, len };
+	k->req = (struct block_req){ .op = BLOCK_READ, .offset = k->off + k->done, .len = len, .iov = &k->iov,
+		.niov = 1, .done = chunk_read };
+	k->c->reading++;
+	block_submit(k->c->o->from, &k->req);
+}
+
+/* With o->unreadable, a chunk that cannot be read is read again block by block. */
 static void chunk_read(struct block_req *r, int res)
 {
 	struct chunk *k = container_of(r, struct chunk, req);
+	struct copy *c = k->c;
 
-	k->c->reading--;
-	if (res < 0) {
-		copy_failed(k->c, &k->c->read_res, res);
+	c->reading--;
+	if (res < 0 && !c->o->unreadable) {
+		copy_failed(c, &c->read_res, res);
 		chunk_return(&k->task);
 		return;
 	}
-	k->zeros = 0;
-	for (uint64_t i = 0; i * SPARSE_BYTES < k->len; i++)
-		if (bytes_are_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
-			k->zeros |= 1ULL << i;
+	if (res < 0 && r->len == c->block_bytes) {
+		c->o->unreadable(c->o->opaque, r->offset, res);
+		memset(k->buf + k->done, 0, r->len);
+		res = 0;
+	}
+	if (!res)
+		k->done += r->len;
+	if (k->done < k->len) {
+		piece_read(k, c->block_bytes);
+		return;
+	}
+	zeros_find(k);
 	chunk_send(k);
 }
 
@@ -224,12 +285,27 @@ static bool chunk_map(struct chunk *k, const struct block_extent *x)
 	return true;
 }
 
-/* Start the next chunk: a hole of known length, mapped data, or data up to a chunk's size. */
+/* Describe the next stretch. With o->unreadable, a stretch whose tables cannot be read counts as data, so its
+ * blocks fail one by one. */
+static int extent_next(const struct copy *c, struct block_extent *x)
+{
+	int r = block_extent(c->o->from, c->pos, c->size_bytes - c->pos, x); /* runs the loop */
+
+	if (r < 0 && c->o->unreadable) {
+		*x = (struct block_extent){ .present = true, .len = MIN(CHUNK_BYTES, c->size_bytes - c->pos) };
+		r = 0;
+	}
+	return r;
+}
+
+/* Start the next chunk: a hole of known length, a stretch that the target's backing file has, mapped data, or data
+ * up to a chunk's size. */
 static int chunk_start(struct copy *c)
 {
+	bool over = c->o->over_backing;
 	struct block_extent x;
 	struct chunk *k;
-	int r = block_extent(c->o->from, c->pos, c->size_bytes - c->pos, &x); /* runs the loop */
+	int r = extent_next(c, &x);
 
 	if (r < 0)
 		return r;
@@ -237,19 +313,20 @@ static int chunk_start(struct copy *c)
 	c->spare = k->next;
 	c->nspare--;
 	k->off = c->pos;
-	k->hole = x.zero;
-	if (!chunk_map(k, &x))
-		k->len = x.zero ? x.len : MIN(CHUNK_BYTES, c->size_bytes - c->pos);
+	k->done = 0;
+	k->skip = over && c->pos < c->below_from && (!x.present || x.layer);
+	k->hole = !k->skip && x.zero && !c->o->dense;
+	if (k->skip)
+		k->len = MIN(x.len, c->below_from - c->pos);
+	else if (k->hole)
+		k->len = x.len;
+	else if (!chunk_map(k, &x))
+		k->len = MIN(CHUNK_BYTES, over ? x.len : c->size_bytes - c->pos);
 	c->pos += k->len;
-	if (k->hole || k->map) {
+	if (k->skip || k->hole || k->map)
 		chunk_send(k);
-		return 0;
-	}
-	k->iov = (struct iovec){ k->buf, k->len };
-	k->req = (struct block_req){ .op = BLOCK_READ, .offset = k->off, .len = k->len, .iov = &k->iov,
-		.niov = 1, .done = chunk_read };
-	c->reading++;
-	block_submit(c->o->from, &k->req);
+	else
+		piece_read(k, k->len);
 	return 0;
 }
 
@@ -324,6 +401,9 @@ int block_copy(const struct block_copy *o, struct err *e)
 	block_info(o->from, &info);
 	block_info(o->to, &to);
 	c.size_bytes = info.size_bytes;
+	c.below_from = info.backing_bytes;
+	c.below_to = to.backing_bytes;
+	c.block_bytes = info.logical_block_bytes;
 	c.direct = to.direct;
 	c.nchunks = to.direct ? CHUNKS_DIRECT : CHUNKS;
 	c.at_a_time = to.direct ? AT_A_TIME_DIRECT : AT_A_TIME;

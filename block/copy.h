@@ -16,14 +16,24 @@ struct loop;
 struct block_copy {
 	struct block *from, *to; /* `to` is at least as large as `from` */
 	struct loop *from_loop, *loop; /* the loops of `from` and `to` */
-	bool to_is_zero; /* the target reads as zeros where nothing is written */
+	bool to_is_zero; /* the target reads as zeros where nothing is written and its backing file has nothing */
+	/* The target's backing file has the content of the source's backing files: copy only what the source's own
+	 * layer has. */
+	bool over_backing;
+	bool dense; /* write zeros as data */
+	/* Shortest run of zeros within data that is not written as data; rounded up to 4 KiB, at most 256 KiB;
+	 * 0: 4 KiB. */
+	uint32_t sparse_bytes;
 	/* Callbacks; each may be NULL.
 	 * stop: returns true to end with -ECANCELED; called on both threads.
 	 * hold: returns the ns to wait before reading at pos; 0: none; the reader's thread.
-	 * progress: in bytes; the caller's thread. */
+	 * progress: in bytes; the caller's thread.
+	 * unreadable: a block at `off` cannot be read; the copy stores zeros instead and goes on. NULL: the copy fails.
+	 * The reader's thread. */
 	bool (*stop)(void *opaque);
 	uint64_t (*hold)(void *opaque, uint64_t pos);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void (*unreadable)(void *opaque, uint64_t off, int error);
 	void *opaque;
 };
 

@@ -29,10 +29,9 @@ static int option_take(struct amend *a, char *key, char *value)
 
 static int options_take(struct amend *a, char *opts)
 {
-	char *save = NULL;
 	int st = 0;
 
-	for (char *o = strtok_r(opts, ",", &save); o && !st; o = strtok_r(NULL, ",", &save)) {
+	for (char *o; !st && (o = img_option_next(&opts));) {
 		char *eq = strchr(o, '=');
 
 		if (!eq)
@@ -208,21 +207,26 @@ static int image_amend(struct amend *a, struct err *e)
 int img_amend_main(int argc, char **argv)
 {
 	struct amend a = { .common.o.writable = true };
-	bool any = false;
+	struct img_options opts = { 0 };
 	struct err e;
 	int c, st = 0;
 
 	img_common_init(&a.common, "amend");
 	while (!st && (c = getopt_long(argc, argv, "f:o:t:pq", img_common_longs, NULL)) != -1) {
-		if (c == 'o') {
-			any = true;
-			st = options_take(&a, optarg);
-		} else if (c != 't')
+		if (c == 'o')
+			st = img_options_add(&opts, "amend", optarg);
+		else if (c != 't')
 			st = img_common_option(&a.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
+	if (!st && img_options_ask_help(&opts)) {
+		img_options_help(BLOCK_FORMAT_QCOW2, true);
+		return 0;
+	}
+	for (unsigned i = 0; i < opts.n && !st; i++)
+		st = options_take(&a, opts.list[i]);
 	if (st)
 		return st;
-	if (argc - optind != 1 || !any)
+	if (argc - optind != 1 || !opts.n)
 		return img_usage("amend", "-o OPTIONS and one FILE are required");
 	a.common.o.path = argv[optind];
 	img_signals_catch();

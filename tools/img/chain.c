@@ -118,12 +118,10 @@ static int new_open(struct rebase *z, struct err *e)
 {
 	struct img_open o = { .format = z->base_format, .no_lock = z->common.o.no_lock, .allow = { "/" },
 		.nallow = 1 };
-	const char *slash = strrchr(z->common.o.path, '/');
 	char path[2 * PATH_MAX];
 	struct stat a, b;
 
-	snprintf(path, sizeof(path), "%.*s%s", slash && *z->base != '/' ? (int)(slash + 1 - z->common.o.path) : 0,
-		z->common.o.path, z->base);
+	img_path_beside(z->common.o.path, z->base, path, sizeof(path));
 	o.path = path;
 	if (!stat(path, &a) && !stat(z->common.o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->common.o.path);
@@ -174,13 +172,16 @@ static int image_rebase(struct rebase *z, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	bool none = !z->base || !*z->base;
+	enum block_format base_format;
 	unsigned n;
 	int r;
 
-	if (!none && (!z->base_format || block_format_from_name(z->base_format) < 0))
+	if (!none && !z->base_format)
 		return err_set(e, -EINVAL, ERR_INVALID, "no format of the backing file given; add -F raw "
 			"or -F qcow2");
-	r = rebase_check(z, e);
+	r = none ? 0 : img_format_parse(z->base_format, &base_format, e);
+	if (!r)
+		r = rebase_check(z, e);
 	if (!r && !z->unsafe)
 		r = rebase_content(z, e);
 	if (!r)
@@ -211,7 +212,9 @@ int img_rebase_main(int argc, char **argv)
 			z.base_format = optarg;
 		else if (c == 'u')
 			z.unsafe = true;
-		else if (c != 't' && c != 'T')
+		else if (c == 't' || c == 'T')
+			st = img_cache_option("rebase", optarg);
+		else
 			st = img_common_option(&z.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
 	if (st)
@@ -379,7 +382,9 @@ int img_commit_main(int argc, char **argv)
 	while (!st && (c = getopt_long(argc, argv, "f:t:dpq", img_common_longs, NULL)) != -1) {
 		if (c == 'd')
 			k.keep = true;
-		else if (c != 't')
+		else if (c == 't')
+			st = img_cache_option("commit", optarg);
+		else
 			st = img_common_option(&k.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
 	if (st)

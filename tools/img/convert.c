@@ -1,9 +1,10 @@
 /* convert: copy a disk to another format or place. */
-#include "pack.h"
+#include "convert.h"
 
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "block/lock.h"
+#include "block/parts.h"
 #include "block/qcow2/pack.h"
 
 #include <errno.h>
@@ -12,18 +13,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-
-struct convert {
-	struct img_common common;
-	struct img_open src;
-	struct img_create ic;
-	const char *path; /* "-": standard output */
-	bool compress, existing, target_is_zero;
-	struct img_rate rate;
-	struct loop *from_loop, *loop;
-	struct block *from, *to;
-	uint64_t size_bytes;
-};
 
 /* ---- opening the target ---- */
 
@@ -36,9 +25,21 @@ struct target {
 	struct img_data data;
 };
 
-static int target_prepare(struct target *t, const struct img_open *src, struct err *e)
+/* Refuse to copy an image to itself. st: the target. */
+static int target_is_new(const struct img_convert *v, const struct stat *st, struct err *e)
 {
-	struct stat st, from;
+	struct stat from;
+
+	for (unsigned i = 0; i < v->npaths; i++)
+		if (!stat(v->paths[i], &from) && st->st_dev == from.st_dev && st->st_ino == from.st_ino)
+			return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
+	return 0;
+}
+
+static int target_prepare(struct target *t, const struct img_convert *v, struct err *e)
+{
+	struct stat st;
+	int r;
 
 	t->old_fd = open(t->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (t->old_fd < 0 && errno != ENOENT)
@@ -46,8 +47,9 @@ static int target_prepare(struct target *t, const struct img_open *src, struct e
 	if (t->old_fd >= 0) {
 		if (fstat(t->old_fd, &st) < 0)
 			return err_set_errno(e, -errno, "%s", t->path);
-		if (!stat(src->path, &from) && st.st_dev == from.st_dev && st.st_ino == from.st_ino)
-			return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
+		r = target_is_new(v, &st, e);
+		if (r < 0)
+			return r;
 		t->is_device = S_ISBLK(st.st_mode);
 		if (lock_acquire(t->old_fd, LOCK_AS_WRITER, t->path, e) < 0)
 			return -EBUSY;
@@ -58,29 +60,58 @@ static int target_prepare(struct target *t, const struct img_open *src, struct e
 	return 0;
 }
 
-static int target_open(struct target *t, struct loop *l, const struct img_create *ic,
+/* Open the new image for writing.
+ * fd: the image's file; taken on success. */
+static int image_open(struct target *t, struct loop *l, const struct img_create *ic, int fd, struct block **ret_b, struct err *e)
+{
+	struct block_layer layer = { .format = ic->format, .fd = fd, .data_fd = t->data.fd ? dup(t->data.fd) : 0 };
+	struct block_open bo = { .layers = &layer, .nlayers = 1, .buffered = true, .name = t->path };
+	int r = block_open(l, &bo, ret_b, e);
+
+	if (r < 0 && layer.data_fd)
+		close(layer.data_fd);
+	return r;
+}
+
+/* Open the new image and its backing files. The user named the first backing file, so its folder is allowed. */
+static int overlay_open(struct target *t, struct loop *l, const struct img_create *ic, const struct img_common *x,
 	struct block **ret_b, struct err *e)
+{
+	struct img_open o = { .path = t->is_device ? t->path : t->tmp, .format = "qcow2", .writable = true };
+	char path[2 * PATH_MAX], real[PATH_MAX], *slash;
+
+	img_common_open(x, &o);
+	o.no_lock = false;
+	img_path_beside(t->path, ic->qcow2.backing_name, path, sizeof(path));
+	if (!realpath(path, real))
+		return err_set_errno(e, -errno, "backing file %s", path);
+	slash = strrchr(real, '/');
+	slash[slash == real] = 0;
+	o.allow[o.nallow++] = real;
+	return img_block_open(l, &o, ret_b, e);
+}
+
+static int target_open(struct target *t, const struct img_convert *v, struct block **ret_b, struct err *e)
 {
 	const char *path = t->is_device ? t->path : t->tmp;
 	CLEANUP_CLOSE int fd = t->is_device ? steal_fd(&t->old_fd)
 		: open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-	struct block_layer layer = { .format = ic->format };
-	struct block_open bo = { .layers = &layer, .nlayers = 1, .buffered = true, .name = t->path };
 	int r;
 
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", path);
-	r = img_data_make(&t->data, t->path, &ic->qcow2, e);
+	r = img_data_make(&t->data, t->path, &v->ic.qcow2, e);
 	if (!r)
-		r = img_create_fd(fd, ic, e);
-	layer.fd = fd;
-	layer.data_fd = t->data.fd ? dup(t->data.fd) : 0;
-	if (!r)
-		r = block_open(l, &bo, ret_b, e);
+		r = img_create_fd(fd, &v->ic, e);
+	if (r < 0)
+		return r;
+	if (v->ic.qcow2.backing_name) {
+		close(steal_fd(&fd)); /* a device's lock, too */
+		return overlay_open(t, v->loop, &v->ic, &v->common, ret_b, e);
+	}
+	r = image_open(t, v->loop, &v->ic, fd, ret_b, e);
 	if (!r)
 		(void)steal_fd(&fd);
-	else if (layer.data_fd)
-		close(layer.data_fd);
 	return r;
 }
 
@@ -102,7 +133,7 @@ static int target_finish(struct target *t, struct block *to, int r, struct err *
 	return r;
 }
 
-static int target_fits(const struct convert *v, struct err *e)
+static int target_fits(const struct img_convert *v, struct err *e)
 {
 	struct block_info info;
 
@@ -113,32 +144,62 @@ static int target_fits(const struct convert *v, struct err *e)
 		(unsigned long long)info.size_bytes, (unsigned long long)v->size_bytes);
 }
 
-static int source_open(struct convert *v, struct err *e)
+static int sources_open(struct img_convert *v, struct block_part *parts, unsigned *n, struct err *e)
 {
-	struct block_info info;
-	int r = img_block_open(v->from_loop, &v->src, &v->from, e);
+	int r = 0;
 
-	if (r < 0)
+	for (*n = 0; *n < v->npaths && !r; *n += !r) {
+		struct img_open o = v->src;
+		struct block_info info;
+
+		o.path = v->paths[*n];
+		r = img_block_open(v->from_loop, &o, &parts[*n].b, e);
+		if (r < 0)
+			break;
+		block_info(parts[*n].b, &info);
+		parts[*n].offset = MIN(v->skip_bytes, info.size_bytes);
+		parts[*n].len = MIN(v->end_bytes, info.size_bytes);
+		parts[*n].len -= MIN(parts[*n].len, parts[*n].offset);
+	}
+	return r;
+}
+
+static int source_open(struct img_convert *v, struct err *e)
+{
+	bool whole = v->npaths == 1 && !v->skip_bytes && v->end_bytes == UINT64_MAX;
+	CLEANUP_FREE struct block_part *parts = calloc(v->npaths, sizeof(*parts));
+	struct block_info info;
+	unsigned n = 0;
+	int r = parts ? sources_open(v, parts, &n, e) : err_set_errno(e, -ENOMEM, "convert");
+
+	if (!r && !whole)
+		r = block_parts_open(v->from_loop, parts, n, &v->from, e);
+	else if (!r)
+		v->from = parts[0].b;
+	if (r < 0) {
+		while (n)
+			block_close(parts[--n].b);
 		return r;
+	}
 	block_info(v->from, &info);
 	v->size_bytes = v->ic.qcow2.size_bytes = info.size_bytes;
 	return v->ic.format == BLOCK_FORMAT_QCOW2 ? qcow2_create_check(&v->ic.qcow2, e) : 0;
 }
 
-static int image_copy(struct convert *v, bool to_is_zero, struct err *e)
+static int image_copy(struct img_convert *v, bool to_is_zero, struct err *e)
 {
 	struct img_copy c = { .from = v->from, .to = v->to, .from_loop = v->from_loop, .loop = v->loop, .to_is_zero = to_is_zero,
-		.rate = &v->rate, .progress = &v->common.progress };
+		.how = &v->how, .rate = &v->rate, .progress = &v->common.progress };
 
 	return img_copy(&c, e);
 }
 
 /* ---- writing compressed images; the verb convert ---- */
 
-static int compressed_copy(struct convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
+static int compressed_copy(struct img_convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
 {
 	struct img_pack p = { .from = v->from, .loop = v->from_loop, .to = to,
-		.cluster_bytes = 1u << like->cluster_bits, .compression = like->compression, .rate = &v->rate,
+		.cluster_bytes = 1u << like->cluster_bits, .compression = like->compression, .how = &v->how, .rate = &v->rate,
 		.progress = &v->common.progress };
 
 	return img_pack(&p, e);
@@ -158,7 +219,7 @@ static int new_add(struct img_sink *s, uint64_t off, const void *data, size_t le
 struct old_image {
 	struct img_sink sink;
 	struct block *b;
-	uint64_t size_bytes;
+	uint64_t size_bytes, zeros_from; /* from zeros_from on, the image reads as zeros where nothing is written */
 	struct qcow2_streams *streams;
 };
 
@@ -173,27 +234,34 @@ static int old_add(struct img_sink *s, uint64_t off, const void *data, size_t le
 
 static int old_zero(struct img_sink *s, uint64_t off, uint64_t len)
 {
-	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off, .len = len };
+	struct old_image *o = container_of(s, struct old_image, sink);
+	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off };
 
-	return block_run(container_of(s, struct old_image, sink)->b, &z);
+	z.len = off < o->zeros_from ? MIN(len, o->zeros_from - off) : 0;
+	return z.len ? block_run(o->b, &z) : 0;
 }
 
-static int pack_existing(struct convert *v, struct err *e)
+/* is_zero: the image reads as zeros where neither it nor its backing file has data. */
+static int pack_existing(struct img_convert *v, bool is_zero, struct err *e)
 {
-	struct old_image o = { .sink = { .add = old_add, .zero = v->target_is_zero ? NULL : old_zero }, .b = v->to,
-		.size_bytes = v->size_bytes };
+	struct old_image o = { .sink = { .add = old_add, .zero = old_zero }, .b = v->to, .size_bytes = v->size_bytes,
+		.zeros_from = UINT64_MAX };
 	struct qcow2_create like;
+	struct block_info info;
 	int over, r = qcow2_streams_new(v->to, &o.streams, &like, e);
 
 	if (r < 0)
 		return r;
+	block_info(v->to, &info);
+	if (is_zero)
+		o.zeros_from = ROUND_UP(info.backing_bytes, 1ULL << like.cluster_bits);
 	r = compressed_copy(v, &o.sink, &like, e);
 	over = qcow2_streams_free(o.streams);
 	return !r && over < 0 ? err_set_errno(e, over, "cannot write %s", v->path) : r;
 }
 
 /* Write into an existing image (-n). A failure leaves the image incomplete. */
-static int convert_existing(struct convert *v, struct err *e)
+static int convert_existing(struct img_convert *v, struct err *e)
 {
 	struct img_open o = { .path = v->path, .format = block_format_name(v->ic.format),
 		.writable = true };
@@ -205,14 +273,14 @@ static int convert_existing(struct convert *v, struct err *e)
 	if (!r)
 		r = target_fits(v, e);
 	if (!r)
-		r = v->compress ? pack_existing(v, e) : image_copy(v, v->target_is_zero, e);
+		r = v->compress ? pack_existing(v, v->target_is_zero, e) : image_copy(v, v->target_is_zero, e);
 	closed = block_close(v->to);
 	if (!r && closed < 0)
 		r = err_set_errno(e, closed, "cannot write %s", v->path);
 	return r;
 }
 
-static int pack_new(struct convert *v, struct target *t, struct err *e)
+static int pack_new(struct img_convert *v, struct target *t, struct err *e)
 {
 	struct new_image n = { .sink.add = new_add };
 	CLEANUP_CLOSE int fd = -1;
@@ -236,37 +304,38 @@ static int pack_new(struct convert *v, struct target *t, struct err *e)
 
 /* Does a new target read as zeros? A device does not, because it keeps its old content. A qcow2 image with a device as
  * its raw data file does not either, because all of such a file is mapped. */
-static bool new_is_zero(const struct convert *v, const struct target *t)
+static bool new_is_zero(const struct img_convert *v, const struct target *t)
 {
 	if (v->ic.format == BLOCK_FORMAT_RAW)
 		return !t->is_device;
 	return !(v->ic.qcow2.data_file_raw && t->data.is_device);
 }
 
-static int copy_new(struct convert *v, struct target *t, struct err *e)
+static int copy_new(struct img_convert *v, struct target *t, struct err *e)
 {
-	int r = target_open(t, v->loop, &v->ic, &v->to, e);
+	bool is_zero = v->target_is_zero || new_is_zero(v, t);
+	int r = target_open(t, v, &v->to, e);
 
 	if (!r && t->is_device)
 		r = target_fits(v, e);
 	if (!r)
 		r = img_preallocate(v->to, img_create_prealloc(&v->ic), 0, NULL, e);
 	if (!r)
-		r = image_copy(v, v->target_is_zero || new_is_zero(v, t), e);
+		r = v->compress ? pack_existing(v, is_zero, e) : image_copy(v, is_zero, e);
 	return r;
 }
 
-static int convert_new(struct convert *v, struct target *t, struct err *e)
+static int convert_new(struct img_convert *v, struct target *t, struct err *e)
 {
 	int r;
 
 	t->size_bytes = v->size_bytes;
-	r = v->compress ? pack_new(v, t, e) : copy_new(v, t, e);
-
+	/* Only the slower way of copy_new() knows backing files. */
+	r = v->compress && !v->ic.qcow2.backing_name ? pack_new(v, t, e) : copy_new(v, t, e);
 	return target_finish(t, v->to, r, e);
 }
 
-static int image_convert(struct convert *v, struct err *e)
+int img_convert_run(struct img_convert *v, struct err *e)
 {
 	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
 	bool stream = !strcmp(v->path, "-");
@@ -275,13 +344,13 @@ static int image_convert(struct convert *v, struct err *e)
 	if (!r)
 		r = loop_new(64, &v->from_loop, e);
 	if (!r && !stream && !v->existing)
-		r = target_prepare(&t, &v->src, e);
+		r = target_prepare(&t, v, e);
 	if (!r)
 		r = source_open(v, e);
 	if (r < 0)
 		target_finish(&t, NULL, r, NULL);
 	else if (stream)
-		r = img_copy_stream(v->from, 1, &v->rate, &v->common.progress, e);
+		r = img_copy_stream(v->from, 1, &v->how, &v->rate, &v->common.progress, e);
 	else
 		r = v->existing ? convert_existing(v, e) : convert_new(v, &t, e);
 	block_close(v->from);
@@ -290,14 +359,47 @@ static int image_convert(struct convert *v, struct err *e)
 	return r;
 }
 
-static int args_check(struct convert *v, int argc, char **argv)
+/* ---- the verb convert ---- */
+
+static int backing_check(struct img_convert *v)
 {
-	if (argc - optind != 2)
+	const struct qcow2_create *q = &v->ic.qcow2;
+	enum block_format f;
+	struct err e;
+
+	if (!q->backing_name)
+		return q->backing_format ? img_usage("convert", "-F requires -B") : 0;
+	if (v->ic.format != BLOCK_FORMAT_QCOW2)
+		return img_usage("convert", "a raw image cannot have a backing file; use -O qcow2");
+	if (!q->backing_format && !v->existing)
+		return img_usage("convert", "no format of the backing file given; add -F raw or -F qcow2");
+	if (q->backing_format && img_format_parse(q->backing_format, &f, &e) < 0)
+		return img_usage("convert", "%s", e.msg);
+	if (v->npaths > 1)
+		return img_usage("convert", "several SOURCEs cannot share a backing file of the target");
+	if (v->target_is_zero)
+		return img_usage("convert", "--target-is-zero and -B exclude each other");
+	if (v->ic.prealloc && !q->extended_l2)
+		return img_usage("convert", "preallocated clusters would hide the backing file; add extended_l2=on to use "
+			"both");
+	v->how.over_backing = true;
+	return 0;
+}
+
+static int args_check(struct img_convert *v, int argc, char **argv)
+{
+	int st;
+
+	if (argc - optind < 2)
 		return img_usage("convert", "SOURCE and TARGET are required");
-	v->src.path = argv[optind];
-	v->path = argv[optind + 1];
-	if (v->ic.qcow2.backing_name)
-		return img_usage("convert", "convert does not support a backing file for the target");
+	v->paths = argv + optind;
+	v->npaths = (unsigned)(argc - optind - 1);
+	v->path = argv[argc - 1];
+	st = backing_check(v);
+	if (st)
+		return st;
+	if (v->npaths > 1 && v->src.snapshot)
+		return img_usage("convert", "-l requires a single SOURCE");
 	if (v->compress && v->ic.format != BLOCK_FORMAT_QCOW2)
 		return img_usage("convert", "-c requires -O qcow2");
 	if (v->compress && v->ic.prealloc)
@@ -305,8 +407,6 @@ static int args_check(struct convert *v, int argc, char **argv)
 	if (v->compress && v->ic.qcow2.data_file)
 		return img_usage("convert", "-c and data_file exclude each other: a data file has no compressed "
 			"clusters");
-	if (v->existing && v->ic.qcow2.data_file)
-		return img_usage("convert", "-n and data_file exclude each other: only a new image gets a data file");
 	if (!strcmp(v->path, "-") && (v->ic.format != BLOCK_FORMAT_RAW || v->existing))
 		return img_usage("convert", "only the format raw can be written to standard output");
 	if (v->target_is_zero && !v->existing)
@@ -314,18 +414,58 @@ static int args_check(struct convert *v, int argc, char **argv)
 	return 0;
 }
 
-const char *img_snapshot_word(const char *arg)
+int img_snapshot_option(struct img_open *o, const char *verb, const char *arg)
 {
 	static const char *const prefixes[] = { "snapshot.name=", "snapshot.id=" };
 
+	o->snapshot = arg;
+	if (strncmp(arg, "snapshot.", 9))
+		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
 		if (!strncmp(arg, prefixes[i], strlen(prefixes[i])))
-			return arg + strlen(prefixes[i]);
-	return arg;
+			o->snapshot = arg + strlen(prefixes[i]);
+	if (o->snapshot == arg || strchr(o->snapshot, ','))
+		return img_usage(verb, "invalid snapshot '%s'; give its name or id, or snapshot.name=NAME or snapshot.id=ID", arg);
+	return 0;
 }
 
-static int option_take(struct convert *v, int c, char *arg)
+/* Options that have a meaning to qemu-img only; their values are checked. */
+static int qemu_option_check(int c, const char *arg)
 {
+	uint64_t n;
+	struct err e;
+
+	if (c == 'm' && (img_parse_size(arg, &n, &e) < 0 || n < 1 || n > 16))
+		return img_usage("convert", "-m takes a number from 1 to 16, not '%s'", arg);
+	return c == 't' || c == 'T' ? img_cache_option("convert", arg) : 0;
+}
+
+static int sparse_take(struct img_convert *v, const char *arg)
+{
+	struct err e;
+	uint64_t n;
+
+	if (img_parse_size(arg, &n, &e) < 0)
+		return img_fail(&e);
+	if (n % BLOCK_SECTOR_BYTES || n > 16 * MIB)
+		return img_usage("convert", "-S takes a multiple of 512 up to 16M, or 0 to write zeros as data");
+	v->how.sparse_bytes = (uint32_t)n;
+	v->how.dense = !n;
+	return 0;
+}
+
+struct convert_args {
+	struct img_convert v;
+	struct img_options opts; /* applied when the format is known */
+	const char *base, *base_format; /* -B and -F */
+	bool offload, sparse;	/* -C and -S were given */
+};
+
+enum { OPT_TARGET_IS_ZERO = IMG_OPT_OWN, OPT_SALVAGE };
+
+static int option_take(struct convert_args *a, int c, char *arg)
+{
+	struct img_convert *v = &a->v;
 	struct err e;
 
 	switch (c) {
@@ -334,6 +474,20 @@ static int option_take(struct convert *v, int c, char *arg)
 		return 0;
 	case 'O':
 		return img_create_format(&v->ic, "convert", arg);
+	case 'o':
+		return img_options_add(&a->opts, "convert", arg);
+	case 'B':
+		a->base = arg;
+		return 0;
+	case 'F':
+		a->base_format = arg;
+		return 0;
+	case 'S':
+		a->sparse = true;
+		return sparse_take(v, arg);
+	case 'C':
+		a->offload = true;
+		return 0;
 	case 'c':
 		v->compress = true;
 		return 0;
@@ -341,51 +495,75 @@ static int option_take(struct convert *v, int c, char *arg)
 		v->existing = true;
 		return 0;
 	case 'l':
-		v->src.snapshot = img_snapshot_word(arg);
-		return 0;
+		return img_snapshot_option(&v->src, "convert", arg);
 	case 'r':
 		return img_parse_size(arg, &v->rate.bytes_per_second, &e) < 0 ? img_fail(&e) : 0;
-	case IMG_OPT_OWN:
+	case OPT_TARGET_IS_ZERO:
 		v->target_is_zero = true;
+		return 0;
+	case OPT_SALVAGE:
+		v->how.salvage = true;
 		return 0;
 	case 't':
 	case 'T':
 	case 'm':
 	case 'W':
-		return 0; /* options of qemu-img without effect: cache modes, number and order of requests */
+		return qemu_option_check(c, arg);
 	default:
 		return img_common_option(&v->common, c, arg);
 	}
 }
 
+/* Check options that exclude each other, and apply -o, -B and -F. */
+static int options_join(struct convert_args *a)
+{
+	struct qcow2_create *q = &a->v.ic.qcow2;
+	struct err e;
+
+	if (a->v.existing && a->opts.n)
+		return img_usage("convert", "-o has no effect with -n: TARGET exists");
+	if (a->offload && (a->v.compress || a->sparse || a->v.how.salvage))
+		return img_usage("convert", "-C and %s exclude each other", a->v.compress ? "-c" : a->sparse ? "-S"
+			: "--salvage");
+	if (img_options_apply(&a->v.ic, &a->opts, &e) < 0)
+		return img_fail(&e);
+	if (a->base)
+		q->backing_name = a->base;
+	if (a->base_format)
+		q->backing_format = a->base_format;
+	return 0;
+}
+
 int img_convert_main(int argc, char **argv)
 {
 	static const struct option longs[] = { IMG_COMMON_LONGS,
-		{ "target-is-zero", no_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
-	struct convert v = { .ic = IMG_CREATE_DEFAULT };
-	char *opts = NULL;
+		{ "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
+		{ "salvage", no_argument, NULL, OPT_SALVAGE }, { NULL, 0, NULL, 0 } };
+	struct convert_args a = { .v = { .ic = IMG_CREATE_DEFAULT, .end_bytes = UINT64_MAX } };
+	struct img_convert *v = &a.v;
 	struct err e;
 	int c, r, st = 0;
 
-	img_common_init(&v.common, "convert");
-	while (!st && (c = getopt_long(argc, argv, "f:O:o:l:r:t:T:m:WpqUcn", longs, NULL)) != -1) {
-		if (c == 'o')
-			opts = optarg; /* parsed later, when the format is known */
-		else
-			st = option_take(&v, c, c == '?' ? argv[optind - 1] : optarg);
+	img_common_init(&v->common, "convert");
+	while (!st && (c = getopt_long(argc, argv, "f:O:o:B:F:S:l:r:t:T:m:WpqUcnC", longs, NULL)) != -1)
+		st = option_take(&a, c, c == '?' ? argv[optind - 1] : optarg);
+	if (!st && img_options_ask_help(&a.opts)) {
+		img_options_help(v->ic.format, false);
+		return 0;
 	}
-	if (!st && opts && img_create_options(&v.ic, opts, &e) < 0)
-		st = img_fail(&e);
 	if (!st)
-		st = args_check(&v, argc, argv);
+		st = options_join(&a);
+	if (!st)
+		st = args_check(v, argc, argv);
 	if (st)
 		return st;
-	img_common_open(&v.common, &v.src);
-	if (!strcmp(v.path, "-"))
-		v.common.progress.to = stderr;
-	img_common_progress(&v.common);
+	img_common_open(&v->common, &v->src);
+	v->how.quiet = v->common.quiet;
+	if (!strcmp(v->path, "-"))
+		v->common.progress.to = stderr;
+	img_common_progress(&v->common);
 	img_signals_catch();
-	r = image_convert(&v, &e);
-	img_progress_end(&v.common.progress, !r);
+	r = img_convert_run(v, &e);
+	img_progress_end(&v->common.progress, !r);
 	return r < 0 ? img_fail(&e) : 0;
 }

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #define PIECE_BYTES (256 * KIB)
@@ -39,6 +40,13 @@ uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done)
 	return due > now + RATE_AHEAD_NS ? due - now - RATE_AHEAD_NS : RATE_POLL_NS;
 }
 
+void img_copy_warn(const struct img_copy_how *how, uint64_t off, int error)
+{
+	if (!how->quiet)
+		fprintf(stderr, "cairn-img: warning: error while reading offset %llu: %s\n", (unsigned long long)off,
+			strerror(-error));
+}
+
 /* ---- copying to another disk ---- */
 
 static bool copy_stop(void *opaque)
@@ -61,10 +69,18 @@ static void copy_progress(void *opaque, uint64_t done, uint64_t total)
 	img_progress_set(o->progress, done, total);
 }
 
+static void copy_unreadable(void *opaque, uint64_t off, int error)
+{
+	const struct img_copy *o = opaque;
+
+	img_copy_warn(o->how, off, error);
+}
+
 int img_copy(const struct img_copy *o, struct err *e)
 {
 	struct block_copy c = { .from = o->from, .to = o->to, .from_loop = o->from_loop, .loop = o->loop,
-		.to_is_zero = o->to_is_zero, .stop = copy_stop, .hold = copy_hold, .progress = copy_progress,
+		.to_is_zero = o->to_is_zero, .over_backing = o->how->over_backing, .dense = o->how->dense,
+		.sparse_bytes = o->how->sparse_bytes, .unreadable = o->how->salvage ? copy_unreadable : NULL, .stop = copy_stop, .hold = copy_hold, .progress = copy_progress,
 		.opaque = (void *)(uintptr_t)o };
 	int r = block_copy(&c, e);
 
@@ -73,17 +89,35 @@ int img_copy(const struct img_copy *o, struct err *e)
 
 /* ---- copying to a stream ---- */
 
-static int stream_piece(struct block *from, int fd, uint8_t *buf, uint64_t off, uint64_t n)
+static int stream_read(struct block *from, uint8_t *buf, uint64_t off, uint64_t n)
 {
 	struct iovec iov = { buf, n };
 	struct block_req q = { .op = BLOCK_READ, .offset = off, .len = n, .iov = &iov, .niov = 1 };
-	int r = block_run(from, &q);
 
+	return block_run(from, &q);
+}
+
+static int stream_piece(struct block *from, int fd, const struct img_copy_how *how, uint8_t *buf, uint64_t off, uint64_t n)
+{
+	int r = stream_read(from, buf, off, n);
+	struct block_info info;
+
+	block_info(from, &info);
+	if (r < 0 && how->salvage) {
+		for (uint64_t i = 0; i < n; i += info.logical_block_bytes) {
+			r = stream_read(from, buf + i, off + i, info.logical_block_bytes);
+			if (r < 0) {
+				img_copy_warn(how, off + i, r);
+				memset(buf + i, 0, info.logical_block_bytes);
+			}
+		}
+		r = 0;
+	}
 	return r ? r : write_full(fd, buf, n);
 }
 
-int img_copy_stream(struct block *from, int fd, struct img_rate *rate, struct img_progress *progress,
-	struct err *e)
+int img_copy_stream(struct block *from, int fd, const struct img_copy_how *how, struct img_rate *rate,
+	struct img_progress *progress, struct err *e)
 {
 	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, PIECE_BYTES);
 	struct block_info info;
@@ -97,7 +131,7 @@ int img_copy_stream(struct block *from, int fd, struct img_rate *rate, struct im
 			nanosleep(&(struct timespec){ (time_t)(ns / 1000000000), (long)(ns % 1000000000) }, NULL);
 		}
 		n = MIN(PIECE_BYTES, info.size_bytes - off);
-		r = stream_piece(from, fd, buf, off, n);
+		r = stream_piece(from, fd, how, buf, off, n);
 		img_progress_set(progress, off + n, info.size_bytes);
 	}
 	return r < 0 ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);

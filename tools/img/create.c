@@ -64,6 +64,8 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 	return 0;
 }
 
+#define NO_ENCRYPTION "Cairn does not encrypt images; put the image on an encrypted device, or use qemu-img"
+
 static int option_apply(struct img_create *c, const char *key, const char *v, struct err *e)
 {
 	struct qcow2_create *q = &c->qcow2;
@@ -72,6 +74,15 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 		c->has_size = true;
 		return img_parse_size(v, &q->size_bytes, e);
 	}
+	if (!strcmp(key, "encryption") && c->format == BLOCK_FORMAT_QCOW2) {
+		bool on;
+		int r = parse_bool(key, v, &on, e);
+
+		c->names_encryption = true;
+		return r || !on ? r : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, NO_ENCRYPTION);
+	}
+	if (!strncmp(key, "encrypt.", 8))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, NO_ENCRYPTION);
 	if (c->format != BLOCK_FORMAT_QCOW2 && strcmp(key, "preallocation"))
 		return err_set(e, -EINVAL, ERR_INVALID, "the format raw does not support the option %s", key);
 	if (!strcmp(key, "cluster_size"))
@@ -86,7 +97,7 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 		return parse_bool(key, v, &q->data_file_raw, e);
 	if (!strcmp(key, "data_file"))
 		q->data_file = v;
-	else 	if (!strcmp(key, "backing_file"))
+	else if (!strcmp(key, "backing_file"))
 		q->backing_name = v;
 	else if (!strcmp(key, "backing_fmt"))
 		q->backing_format = v;
@@ -97,10 +108,9 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 
 int img_create_options(struct img_create *c, char *opts, struct err *e)
 {
-	char *save = NULL;
 	int r = 0;
 
-	for (char *o = strtok_r(opts, ",", &save); o && !r; o = strtok_r(NULL, ",", &save)) {
+	for (char *o; !r && (o = img_option_next(&opts));) {
 		char *eq = strchr(o, '=');
 
 		if (!eq)
@@ -133,12 +143,9 @@ enum img_prealloc img_create_prealloc(const struct img_create *c)
 
 int img_create_format(struct img_create *c, const char *verb, const char *name)
 {
-	int f = block_format_from_name(name);
+	struct err e;
 
-	if (f < 0)
-		return img_usage(verb, "unknown format '%s'; use raw or qcow2", name);
-	c->format = (enum block_format)f;
-	return 0;
+	return img_format_parse(name, &c->format, &e) < 0 ? img_usage(verb, "%s", e.msg) : 0;
 }
 
 /* ---- the verb create ---- */
@@ -158,12 +165,9 @@ static int backing_look(struct create_args *a, struct err *e)
 	struct loop *l = NULL;
 	struct block *b;
 	char path[8192];
-	const char *slash = strrchr(a->path, '/');
 	int r;
 
-	snprintf(path, sizeof(path), "%.*s%s",
-		slash && *q->backing_name != '/' ? (int)(slash + 1 - a->path) : 0, a->path,
-		q->backing_name);
+	img_path_beside(a->path, q->backing_name, path, sizeof(path));
 	o.path = path;
 	r = loop_new(16, &l, e);
 	if (!r)
@@ -182,6 +186,7 @@ static int backing_look(struct create_args *a, struct err *e)
 static int args_check(struct create_args *a, struct err *e)
 {
 	struct qcow2_create *q = &a->c.qcow2;
+	enum block_format backing_format;
 	int r = 0;
 
 	if (a->size) {
@@ -193,9 +198,8 @@ static int args_check(struct create_args *a, struct err *e)
 	if (!r && q->backing_name && !q->backing_format)
 		r = err_set(e, -EINVAL, ERR_INVALID, "no format of the backing file given; add -F raw or "
 			"-F qcow2");
-	if (!r && q->backing_format && block_format_from_name(q->backing_format) < 0)
-		r = err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2",
-			q->backing_format);
+	if (!r && q->backing_format)
+		r = img_format_parse(q->backing_format, &backing_format, e);
 	if (!r && q->backing_name && !a->unsafe)
 		r = backing_look(a, e);
 	if (!r && !a->c.has_size)
@@ -218,6 +222,8 @@ static void formatting_say(const struct create_args *a)
 	const struct qcow2_create *q = &a->c.qcow2;
 
 	printf("Formatting '%s', fmt=%s ", a->path, block_format_name(a->c.format));
+	if (a->c.names_encryption)
+		printf("encryption=off ");
 	if (a->c.format == BLOCK_FORMAT_QCOW2)
 		printf("cluster_size=%u extended_l2=%s compression_type=%s ", 1u << q->cluster_bits,
 			q->extended_l2 ? "on" : "off", q->compression ? "zstd" : "zlib");
@@ -303,21 +309,19 @@ static int file_make(struct create_args *a, struct err *e)
 int img_create_main(int argc, char **argv)
 {
 	struct create_args a = { .c = IMG_CREATE_DEFAULT };
-	char *opts[16];
-	unsigned nopts = 0;
+	struct img_options opts = { 0 };
 	struct err e;
-	int o, r = 0;
+	int o, r;
 
-	while ((o = getopt(argc, argv, "f:o:b:F:uq")) != -1) {
+	while ((o = getopt_long(argc, argv, "f:o:b:F:uq", img_object_longs, NULL)) != -1) {
 		switch (o) {
 		case 'f':
 			if (img_create_format(&a.c, "create", optarg))
 				return 1;
 			break;
 		case 'o':
-			if (nopts == ARRAY_SIZE(opts))
-				return img_usage("create", "-o is given too many times");
-			opts[nopts++] = optarg;
+			if (img_options_add(&opts, "create", optarg))
+				return 1;
 			break;
 		case 'b':
 			a.c.qcow2.backing_name = optarg;
@@ -331,16 +335,21 @@ int img_create_main(int argc, char **argv)
 		case 'q':
 			a.quiet = true;
 			break;
+		case IMG_OPT_OBJECT:
+			return img_object_refuse("create");
 		default:
 			return img_bad_option("create", argv[optind - 1]);
 		}
+	}
+	if (img_options_ask_help(&opts)) {
+		img_options_help(a.c.format, false);
+		return 0;
 	}
 	if (argc - optind < 1 || argc - optind > 2)
 		return img_usage("create", "FILE and SIZE are required");
 	a.path = argv[optind];
 	a.size = argv[optind + 1];
-	for (unsigned i = 0; i < nopts && !r; i++)
-		r = img_create_options(&a.c, opts[i], &e);
+	r = img_options_apply(&a.c, &opts, &e);
 	if (!r)
 		r = args_check(&a, &e);
 	if (!r && !a.quiet)

@@ -88,7 +88,7 @@ struct img_open {
 	const char *snapshot;  /* open this snapshot; NULL: the disk */
 	uint64_t cache_bytes;  /* 0: the default of the qcow2 driver */
 	/* Further folders below which backing and data files may be. */
-	const char *allow[IMG_ALLOW_MAX];
+	const char *allow[IMG_ALLOW_MAX + 1]; /* one more than --allow fills */
 	unsigned nallow;
 };
 /* Options of many verbs: -f -U -p -q --allow --format (or --output). */
@@ -99,14 +99,19 @@ struct img_common {
 	struct img_progress progress;
 };
 /* Values of long options for getopt; from IMG_OPT_OWN on, those that only one verb has. */
-enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OWN };
+enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OBJECT, IMG_OPT_OWN };
 #define IMG_COMMON_LONGS                                                                           \
 	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
 		{ "output", required_argument, NULL, IMG_OPT_OUTPUT },                             \
 		{ "format", required_argument, NULL, IMG_OPT_OUTPUT },                             \
 		{ "force-share", no_argument, NULL, 'U' },                                         \
-		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS }
+		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS },                           \
+		{ "object", required_argument, NULL, IMG_OPT_OBJECT }
 extern const struct option img_common_longs[];
+/* Only --object, for verbs without the other common options. */
+extern const struct option img_object_longs[];
+/* Refuse --object: its objects hold secrets of encrypted images and of TLS. Returns an exit status. */
+int img_object_refuse(const char *verb);
 /* Prepare x for img_common_option(). x: zeroed, except for the members of x->o that the verb has set. */
 void img_common_init(struct img_common *x, const char *verb);
 /* Handle a common option.
@@ -115,10 +120,16 @@ void img_common_init(struct img_common *x, const char *verb);
 int img_common_option(struct img_common *x, int c, const char *arg);
 /* Copy the options that hold for both images of a verb (x->o) to one image's options (o). */
 void img_common_open(const struct img_common *x, struct img_open *o);
+/* Check a cache mode of -t or -T, which have no effect here. Returns 0; an exit status after an error message. */
+int img_cache_option(const char *verb, const char *mode);
 /* Choose how to show progress, after all options are parsed. */
 void img_common_progress(struct img_common *x);
 
 /* ---- opening ---- */
+
+/* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
+ * with a sentence. */
+int img_format_parse(const char *name, enum block_format *ret, struct err *e);
 
 struct img_layer {
 	char *path;
@@ -149,6 +160,8 @@ void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_
 /* Refuse a verb such as rebase or commit if the image has pins (docs/qcow2.md): a pin reads the clusters that it lacks
  * from the backing file, so its content would change. Returns 0 if the image has no pins; -EBUSY; -errno. */
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
+/* Print the path that a name in an image has: relative names are relative to the folder of the image. */
+void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
 /* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path. */
 bool img_has_protocol(const char *name);
 /* Open the image as a disk, run work() on it, and close it.
@@ -174,7 +187,7 @@ int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struc
 struct img_create {
 	enum block_format format;
 	struct qcow2_create qcow2; /* size_bytes also counts for raw */
-	bool has_size;
+	bool has_size, names_encryption; /* -o size, -o encryption=off */
 	enum img_prealloc prealloc;
 };
 #define IMG_CREATE_DEFAULT                                                                         \
@@ -182,10 +195,29 @@ struct img_create {
 		.qcow2 = { .cluster_bits = 16, .refcount_order = 4, .version = 3 } }
 /* Set the format of -f or -O. Returns 0; an exit status after an error message. */
 int img_create_format(struct img_create *c, const char *verb, const char *name);
-/* Returns the snapshot in the argument of -l: "snapshot.name=X", "snapshot.id=X" or X. */
-const char *img_snapshot_word(const char *arg);
+/* Take the argument of -l: "snapshot.name=X", "snapshot.id=X" or X. Returns 0; an exit status after an error
+ * message. */
+int img_snapshot_option(struct img_open *o, const char *verb, const char *arg);
 /* Apply "key=value,...". Strings point into opts, which is modified. */
 int img_create_options(struct img_create *c, char *opts, struct err *e);
+
+/* All strings of -o, in the order of the command line. Only pointers to the arguments are kept. */
+struct img_options {
+	char *list[16];
+	unsigned n;
+};
+/* Add one string. Returns 0; an exit status after an error message. */
+int img_options_add(struct img_options *o, const char *verb, char *arg);
+/* Return whether one of the options is "help" or "?". */
+bool img_options_ask_help(const struct img_options *o);
+/* List the options of the format on standard output, like qemu-img. amend: only those that `amend` changes. */
+void img_options_help(enum block_format format, bool amend);
+/* Apply all options to c, see img_create_options(). */
+int img_options_apply(struct img_create *c, const struct img_options *o, struct err *e);
+/* Split options at commas; ",," stands for a comma within a value. The text is modified.
+ * at: in: the rest of the text; out: the text behind the option; NULL: the end.
+ * Returns the next option; NULL at the end. */
+char *img_option_next(char **at);
 /* The data file of a new image. A file is written under a temporary name and renamed at the end, when it replaces an
  * existing file, which is locked meanwhile. A device is written directly. */
 struct img_data {

@@ -35,9 +35,10 @@ static const struct img_verb verbs[] = {
 		"                 refcount_bits (1 to 64) [16], lazy_refcounts (on or off) [off],\n"
 		"                 extended_l2 (on or off) [off], compression_type (zlib or zstd)\n"
 		"                 [zlib], backing_file, backing_fmt, preallocation (off, metadata,\n"
-		"                 falloc or full) [off], data_file, data_file_raw (on or off) [off]\n"
-		"SIZE is in bytes or has a suffix k, M, G, T, P or E. An existing FILE is overwritten\n"
-		"unless a VM or another program has it open.\n",
+		"                 falloc or full) [off], data_file, data_file_raw (on or off) [off];\n"
+		"                 \"help\" lists the options of the format\n"
+		"SIZE is in bytes, has a suffix k, M, G, T, P or E, or is a hexadecimal number after 0x.\n"
+		"An existing FILE is overwritten unless a VM or another program has it open.\n",
 		img_create_main },
 	{ "info", "show format, size and options of an image",
 		"info [-f FMT] [-U] [--output human|json] [--backing-chain] FILE",
@@ -57,17 +58,25 @@ static const struct img_verb verbs[] = {
 		"only (wasted space, no danger), 63 the format has no tables.\n",
 		img_check_main },
 	{ "convert", "copy a disk to another image",
-		"convert [-c] [-n] [-p] [-q] [-f FMT] [-O FMT] [-o OPTIONS] [-l SNAPSHOT] [-r RATE]\n"
-		"         [-U] SOURCE TARGET|-", OPEN_HELP
+		"convert [-c] [-n] [-p] [-q] [-f FMT] [-O FMT] [-o OPTIONS] [-B FILE -F FMT] [-l SNAPSHOT]\n"
+		"         [-S SIZE] [-r RATE] [--salvage] [-U] SOURCE... TARGET|-", OPEN_HELP
 		"  -O FMT         set the format of the target: raw or qcow2 [raw]\n"
 		"  -o OPTIONS     set options of the target, see `cairn-img help create`\n"
+		"  -B FILE        make TARGET an overlay on the backing file FILE: copy only what SOURCE\n"
+		"                 itself has, not what it reads from its own backing file\n"
+		"  -F FMT         set the format of the backing file; required with -B\n"
 		"  -c             compress, on up to 64 processors (see -o compression_type)\n"
 		"  -l SNAPSHOT    copy an internal snapshot, given by id or name\n"
+		"  -S SIZE        store zeros as data if a run of them is shorter than SIZE; 0: store all\n"
+		"                 zeros [4k]\n"
 		"  -r RATE        limit the copy to RATE bytes a second [no limit]\n"
+		"  --salvage      store zeros for blocks that cannot be read, and print their offsets\n"
 		"  -n             write into the existing TARGET\n"
 		"  --target-is-zero  with -n: assume that TARGET reads as zeros\n" PROGRESS_HELP
-		"Zeros are not stored. A new TARGET file appears when it is complete, and not at all after\n"
-		"a failure or Ctrl-C. TARGET '-' writes a raw image to standard output.\n",
+		"Several SOURCEs are copied one behind the other. Zeros are not stored. A new TARGET file\n"
+		"appears when it is complete, and not at all after a failure or Ctrl-C. TARGET '-' writes a raw\n"
+		"image to standard output. The options -C, -m, -W, -t and -T of qemu-img are accepted and have no\n"
+		"effect.\n",
 		img_convert_main },
 	{ "compare", "compare the content of two images",
 		"compare [-p] [-q] [-s] [-f FMT] [-F FMT] [-U] FILE FILE", OPEN_HELP

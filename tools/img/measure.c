@@ -131,9 +131,9 @@ static void size_print(const struct measure *m)
 		printf("bitmaps size: %llu\n", (unsigned long long)m->bitmaps_bytes);
 }
 
-static int measure_run(struct measure *m, char *opts, struct err *e)
+static int measure_run(struct measure *m, const struct img_options *opts, struct err *e)
 {
-	int r = opts ? img_create_options(&m->target, opts, e) : 0;
+	int r = img_options_apply(&m->target, opts, e);
 
 	if (!r && m->size) {
 		r = img_parse_size(m->size, &m->size_bytes, e);
@@ -156,7 +156,7 @@ int img_measure_main(int argc, char **argv)
 	static const struct option longs[] = { IMG_COMMON_LONGS,
 		{ "size", required_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
 	struct measure m = { .target = IMG_CREATE_DEFAULT };
-	char *opts = NULL;
+	struct img_options opts = { 0 };
 	struct err e;
 	int c, st = 0;
 
@@ -165,9 +165,9 @@ int img_measure_main(int argc, char **argv)
 		if (c == 'O')
 			st = img_create_format(&m.target, "measure", optarg);
 		else if (c == 'o')
-			opts = optarg;
+			st = img_options_add(&opts, "measure", optarg);
 		else if (c == 'l')
-			m.common.o.snapshot = img_snapshot_word(optarg);
+			st = img_snapshot_option(&m.common.o, "measure", optarg);
 		else if (c == IMG_OPT_OWN)
 			m.size = optarg;
 		else
@@ -175,8 +175,12 @@ int img_measure_main(int argc, char **argv)
 	}
 	if (st)
 		return st;
+	if (img_options_ask_help(&opts)) {
+		img_options_help(m.target.format, false);
+		return 0;
+	}
 	if (argc - optind != (m.size ? 0 : 1))
 		return img_usage("measure", "either --size or one FILE is required");
 	m.common.o.path = argv[optind];
-	return measure_run(&m, opts, &e) < 0 ? img_fail(&e) : 0;
+	return measure_run(&m, &opts, &e) < 0 ? img_fail(&e) : 0;
 }

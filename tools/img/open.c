@@ -35,21 +35,37 @@ void img_layer_given(struct img_layer *y)
 	y->data_fd = 0;
 }
 
+int img_format_parse(const char *name, enum block_format *ret, struct err *e)
+{
+	/* Formats that QEMU reads and this program does not. */
+	static const char *const others[] = { "vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels", "bochs", "cloop", "dmg" };
+	int f = block_format_from_name(name);
+
+	/* QEMU's names of the protocols below raw, which an image's header may give as the format. */
+	if (f < 0 && (!strcmp(name, "file") || !strcmp(name, "host_device")))
+		f = BLOCK_FORMAT_RAW;
+	if (f >= 0) {
+		*ret = (enum block_format)f;
+		return 0;
+	}
+	if (!strcmp(name, "luks"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the format luks is not supported, because Cairn does not encrypt "
+			"images; `qemu-img convert` makes a qcow2 image of one");
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		if (!strcmp(name, others[i]))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "unknown format '%s'; use raw or qcow2, and "
+				"`qemu-img convert -f %s -O qcow2 OLD NEW` to make a qcow2 image of one", name, name);
+	return err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2", name);
+}
+
 /* Detect the format from the header, unless the user has given one. */
 static int format_find(const struct img_open *o, int fd, enum block_format *ret, struct err *e)
 {
 	static const char magic[4] = { 'Q', 'F', 'I', (char)0xfb };
 	char buf[4] = { 0 };
-	int f;
 
-	if (o->format) {
-		f = block_format_from_name(o->format);
-		if (f < 0)
-			return err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2",
-				o->format);
-		*ret = (enum block_format)f;
-		return 0;
-	}
+	if (o->format)
+		return img_format_parse(o->format, ret, e);
 	if (pread(fd, buf, sizeof(buf), 0) < 0)
 		return err_set_errno(e, -errno, "cannot read %s", o->path);
 	*ret = memcmp(buf, magic, 4) ? BLOCK_FORMAT_RAW : BLOCK_FORMAT_QCOW2;
@@ -129,6 +145,13 @@ bool img_has_protocol(const char *name)
 	size_t n = strcspn(name, ":/");
 
 	return name[n] == ':';
+}
+
+void img_path_beside(const char *image, const char *name, char *ret, size_t cap)
+{
+	const char *slash = *name == '/' ? NULL : strrchr(image, '/');
+
+	snprintf(ret, cap, "%.*s%s", slash ? (int)(slash + 1 - image) : 0, image, name);
 }
 
 void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_MAX + 1])
@@ -236,7 +259,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 {
 	struct img_layer *y = &layers[n];
 	char backing[QCOW2_BACKING_NAME_MAX + 1];
-	int f, r = layer_open(y, path, o->writable && !n, e);
+	int r = layer_open(y, path, o->writable && !n, e);
 
 	if (!r && !n)
 		r = format_find(o, y->fd, &y->format, e);
@@ -253,13 +276,12 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	if (n + 1 == BLOCK_LAYERS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "the backing chain of %s has more than %d layers",
 			layers[0].path, BLOCK_LAYERS_MAX);
-	f = block_format_from_name(y->header.backing_format);
-	if (f < 0)
-		return err_set(e, -EINVAL, ERR_INVALID, *y->header.backing_format
-			? "%s has a backing file of the format '%s'; only raw and qcow2 are supported"
-			: "%s does not give the format of its backing file; set it "
-			  "with `cairn-img rebase -u -F FMT -b FILE IMAGE`%s", path, y->header.backing_format);
-	layers[n + 1].format = (enum block_format)f;
+	if (!*y->header.backing_format)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s does not give the format of its backing file; set it "
+			"with `cairn-img rebase -u -F FMT -b FILE IMAGE`", path);
+	if (img_format_parse(y->header.backing_format, &layers[n + 1].format, NULL) < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has a backing file of the format '%s'; only raw and qcow2 are "
+			"supported", path, y->header.backing_format);
 	img_backing_path(&y->header, backing);
 	return file_resolve(o, path, backing, "backing", ret_next, e);
 }

@@ -25,6 +25,7 @@ struct piece {
 	struct block_req req;
 	struct iovec iov;
 	uint64_t off, len;
+	uint64_t done; /* bytes that are read */
 	uint8_t *in, *out;
 	uint32_t *sizes; /* per cluster: 0: zeros; cluster_bytes: stored plain; else length of the compressed stream */
 };
@@ -33,6 +34,7 @@ struct pack {
 	const struct img_pack *o;
 	uint32_t cluster_bytes;
 	uint64_t size, pos;
+	uint64_t data_end; /* end of the stretch from pos on that pieces may read */
 	struct piece *pieces;
 	unsigned npieces, first; /* first: the next piece to write */
 	int res;
@@ -54,7 +56,7 @@ static void piece_compress(struct piece *p, struct qcow2_compressor *z)
 		const uint8_t *in = p->in + i * n;
 		uint32_t *size = &p->sizes[i];
 
-		if (!in[0] && !memcmp(in, in + 1, n - 1)) {
+		if (!p->k->o->how->dense && !in[0] && !memcmp(in, in + 1, n - 1)) {
 			*size = 0;
 			continue;
 		}
@@ -118,13 +120,39 @@ static void queue_put(struct pack *k, struct piece *p)
 
 /* ---- reading and writing pieces ---- */
 
+static void piece_read(struct block_req *r, int res);
+
+/* Read the next len bytes of the piece. */
+static void piece_submit(struct piece *p, uint64_t len)
+{
+	p->iov = (struct iovec){ p->in + p->done, len };
+	p->req = (struct block_req){ .op = BLOCK_READ, .offset = p->off + p->done, .len = len, .iov = &p->iov,
+		.niov = 1, .done = piece_read };
+	block_submit(p->k->o->from, &p->req);
+}
+
+/* With how->salvage, a piece that cannot be read is read again block by block. */
 static void piece_read(struct block_req *r, int res)
 {
 	struct piece *p = container_of(r, struct piece, req);
+	const struct img_copy_how *how = p->k->o->how;
+	struct block_info info;
 
-	if (res < 0) {
+	if (res < 0 && !how->salvage) {
 		p->k->res = p->k->res ? p->k->res : res;
 		p->state = PIECE_IDLE;
+		return;
+	}
+	block_info(p->k->o->from, &info);
+	if (res < 0 && r->len == info.logical_block_bytes) {
+		img_copy_warn(how, r->offset, res);
+		memset(p->in + p->done, 0, r->len);
+		res = 0;
+	}
+	if (!res)
+		p->done += r->len;
+	if (p->done < p->len) {
+		piece_submit(p, info.logical_block_bytes);
 		return;
 	}
 	memset(p->in + p->len, 0, ROUND_UP(p->len, p->k->cluster_bytes) - p->len);
@@ -135,13 +163,11 @@ static void piece_start(struct pack *k, struct piece *p)
 {
 	p->k = k;
 	p->off = k->pos;
-	p->len = MIN(PIECE_BYTES, k->size - k->pos);
+	p->len = MIN(PIECE_BYTES, k->data_end - k->pos);
+	p->done = 0;
 	p->state = PIECE_READING;
-	p->iov = (struct iovec){ p->in, p->len };
-	p->req = (struct block_req){ .op = BLOCK_READ, .offset = p->off, .len = p->len, .iov = &p->iov,
-		.niov = 1, .done = piece_read };
 	k->pos += p->len;
-	block_submit(k->o->from, &p->req);
+	piece_submit(p, p->len);
 }
 
 static int zeros_put(struct pack *k, uint64_t off, uint64_t len)
@@ -168,20 +194,47 @@ static int piece_write(struct pack *k, struct piece *p)
 	return r;
 }
 
-/* Pass known zeros to the destination without reading them. Stop at a cluster boundary, where the next piece starts. */
+/* Known zeros; data; what the target's backing file has. */
+enum { STRETCH_ZERO, STRETCH_DATA, STRETCH_BELOW };
+
+/* Describe the stretch from pos on. Returns one of the values above; -errno. */
+static int stretch_next(const struct pack *k, uint64_t *ret_len)
+{
+	const struct img_copy_how *how = k->o->how;
+	struct block_extent x;
+	struct block_info info;
+	int r = block_extent(k->o->from, k->pos, k->size - k->pos, &x);
+
+	*ret_len = k->size - k->pos;
+	if (r < 0)
+		return how->salvage ? STRETCH_DATA : r;
+	block_info(k->o->from, &info);
+	if (how->over_backing && k->pos < info.backing_bytes && (!x.present || x.layer)) {
+		*ret_len = MIN(x.len, info.backing_bytes - k->pos);
+		return STRETCH_BELOW;
+	}
+	if (how->over_backing || x.zero)
+		*ret_len = x.len;
+	return x.zero && !how->dense ? STRETCH_ZERO : STRETCH_DATA;
+}
+
+/* Pass known zeros to the destination without reading them, and leave out what the target's backing file has. Stop at a
+ * cluster boundary, where the next piece starts, and set data_end. */
 static int holes_skip(struct pack *k)
 {
 	while (k->pos < k->size) {
-		struct block_extent x;
-		uint64_t next;
-		int r = block_extent(k->o->from, k->pos, k->size - k->pos, &x);
+		uint64_t len, next;
+		int kind = stretch_next(k, &len), r = 0;
 
-		if (r < 0 || !x.zero)
-			return r;
-		next = k->pos + x.len == k->size ? k->size : ROUND_DOWN(k->pos + x.len, k->cluster_bytes);
-		if (next == k->pos)
+		if (kind < 0)
+			return kind;
+		next = k->pos + len == k->size ? k->size : ROUND_DOWN(k->pos + len, k->cluster_bytes);
+		if (kind == STRETCH_DATA || next == k->pos) {
+			k->data_end = MIN(ROUND_UP(k->pos + len, k->cluster_bytes), k->size);
 			return 0;
-		r = zeros_put(k, k->pos, next - k->pos);
+		}
+		if (kind == STRETCH_ZERO)
+			r = zeros_put(k, k->pos, next - k->pos);
 		if (r < 0)
 			return r;
 		k->pos = next;

@@ -14,6 +14,15 @@ bool img_rate_allows(struct img_rate *r, uint64_t done);
 /* Returns how long the loop may sleep, in ns; UINT64_MAX: without limit. */
 uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
 
+/* What a copy stores, and what it does with blocks that it cannot read. */
+struct img_copy_how {
+	/* See struct block_copy; sparse_bytes has no effect on compressed clusters. */
+	bool over_backing, dense;
+	uint32_t sparse_bytes;
+	bool salvage; /* store zeros for each block that cannot be read, and warn on stderr */
+	bool quiet;   /* do not warn */
+};
+
 /* Destination of img_pack(), which passes on each cluster once, in ascending order. */
 struct img_sink {
 	/* Add a cluster: a compressed stream, or plain: a whole cluster, filled up with zeros behind the disk's end. */
@@ -27,6 +36,7 @@ struct img_pack {
 	struct img_sink *to;
 	uint32_t cluster_bytes;
 	uint8_t compression;
+	const struct img_copy_how *how;
 	struct img_rate *rate;
 	struct img_progress *progress;
 };
@@ -37,6 +47,7 @@ struct img_copy {
 	struct block *from, *to;
 	struct loop *from_loop, *loop; /* two loops, because a separate thread reads */
 	bool to_is_zero; /* unwritten parts of the target read as zeros */
+	const struct img_copy_how *how;
 	struct img_rate *rate;
 	struct img_progress *progress;
 };
@@ -44,7 +55,9 @@ struct img_copy {
  * -errno. */
 int img_copy(const struct img_copy *c, struct err *e);
 /* Write the disk's content to a stream. Returns 0; -errno with a sentence. */
-int img_copy_stream(struct block *from, int fd, struct img_rate *rate, struct img_progress *progress,
-	struct err *e);
+int img_copy_stream(struct block *from, int fd, const struct img_copy_how *how, struct img_rate *rate,
+	struct img_progress *progress, struct err *e);
+/* Warn that zeros replace the block at off. */
+void img_copy_warn(const struct img_copy_how *how, uint64_t off, int error);
 
 #endif

@@ -1,5 +1,7 @@
 #include "img.h"
 
+#include "base/util.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -82,6 +84,13 @@ void img_progress_end(struct img_progress *p, bool ok)
 /* ---- options of many verbs ---- */
 
 const struct option img_common_longs[] = { IMG_COMMON_LONGS, { NULL, 0, NULL, 0 } };
+const struct option img_object_longs[] = { { "object", required_argument, NULL, IMG_OPT_OBJECT }, { NULL, 0, NULL, 0 } };
+
+int img_object_refuse(const char *verb)
+{
+	return img_usage(verb, "--object is not supported: its secrets serve encrypted images and TLS, and Cairn has "
+		"neither; use qemu-img");
+}
 
 void img_common_init(struct img_common *x, const char *verb)
 {
@@ -122,9 +131,21 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 		return format_option(x, arg);
 	case IMG_OPT_IMAGE_OPTS:
 		return img_usage(x->verb, "--image-opts is not supported; give a file");
+	case IMG_OPT_OBJECT:
+		return img_object_refuse(x->verb);
 	default:
 		return img_bad_option(x->verb, arg);
 	}
+}
+
+int img_cache_option(const char *verb, const char *mode)
+{
+	static const char *const modes[] = { "none", "writeback", "writethrough", "directsync", "unsafe" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++)
+		if (!strcmp(modes[i], mode))
+			return 0;
+	return img_usage(verb, "unknown cache mode '%s'; use none, writeback, writethrough, directsync or unsafe", mode);
 }
 
 void img_common_open(const struct img_common *x, struct img_open *o)

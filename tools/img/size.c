@@ -3,16 +3,26 @@
 #include "base/size.h"
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 int img_parse_size(const char *s, uint64_t *ret, struct err *e)
 {
-	int r = size_parse(s, 1, ret);
+	char *end;
+	int r;
 
+	if (s[0] == '0' && (s[1] == 'x' || s[1] == 'X') && isxdigit((unsigned char)s[2])) {
+		errno = 0;
+		*ret = strtoull(s, &end, 16);
+		r = *end ? -EINVAL : errno ? -ERANGE : 0;
+	} else {
+		r = size_parse(s, 1, ret);
+	}
 	if (r == -EINVAL)
 		return err_set(e, r, ERR_INVALID,
-			"invalid size '%s'; give a number of bytes, or a number with a suffix k, M, G, T, P or E", s);
+			"invalid size '%s'; give a number of bytes, or a number with a suffix k, M, G, T, P or E, or 0x and a hexadecimal number", s);
 	if (r < 0 || *ret > INT64_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "the size '%s' is too large", s);
 	return 0;

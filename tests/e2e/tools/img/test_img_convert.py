@@ -1,0 +1,198 @@
+"""convert with a backing file for the target, several sources, -S and --salvage, compared with qemu-img: the same
+content, and the same ranges that the target's backing file keeps."""
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from test_img import IMG, MIB, be64, box, poke  # noqa: F401
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+
+# Each cluster of the overlay is one of: only below, written, zeros over data, nothing at all; and half of a cluster.
+OVERLAY = ("write -P 2 512k 1M", "write -z 2M 256k", "write -P 0 2560k 64k", "write -P 3 3000k 10k", "write -P 4 7M 100k")
+
+
+def below(box, image):
+    """The ranges that the image reads from its backing file."""
+    entries = json.loads(box.qemu("map", "-f", "qcow2", "--output", "json", image).stdout)
+    ranges = []
+    for e in (e for e in entries if e["depth"] == 1):
+        if ranges and ranges[-1][1] == e["start"]:
+            ranges[-1][1] += e["length"]
+        else:
+            ranges.append([e["start"], e["start"] + e["length"]])
+    return ranges
+
+
+def same(box, ours, theirs):
+    box.qemu("check", ours)
+    box.qemu("compare", "-f", "qcow2", "-F", "qcow2", ours, theirs)
+    assert below(box, ours) == below(box, theirs)
+
+
+@pytest.fixture
+def chain(box):
+    """base (raw, 4 MiB) <- top (qcow2, 8 MiB), and other (raw, 3 MiB)."""
+    box.qemu("create", "-q", "-f", "raw", "base", "4M")
+    box.io("base", "write -P 1 0 3M", fmt="raw")
+    box.qemu("create", "-q", "-f", "raw", "other", "3M")
+    box.io("other", "write -P 9 0 3M", fmt="raw")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top", "8M")
+    box.io("top", *OVERLAY)
+    return box
+
+
+@pytest.mark.parametrize("base", ["base", "other"])
+@pytest.mark.parametrize("options", [(), ("-c",), ("-o", "extended_l2=on"), ("-o", "cluster_size=4k"), ("-S", "0")])
+def test_convert_to_an_overlay(chain, base, options):
+    """Only what the source itself has is copied; with another backing file, the rest of the disk is that file's."""
+    for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
+        tool("convert", "-O", "qcow2", *options, "-B", base, "-F", "raw", "top", target)
+    same(chain, "ours", "theirs")
+    info = json.loads(chain.img("info", "--output", "json", "ours").stdout)
+    assert info["backing-filename"] == base and info["backing-filename-format"] == "raw"
+
+
+def test_convert_to_an_overlay_with_the_options_of_create(chain):
+    for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
+        tool("convert", "-O", "qcow2", "-o", "backing_file=base", "-o", "backing_fmt=raw", "top", target)
+    same(chain, "ours", "theirs")
+
+
+def test_convert_of_a_raw_disk_to_an_overlay(chain):
+    """The source has no backing file, so all of it is copied, zeros as well."""
+    chain.qemu("create", "-q", "-f", "raw", "src", "5M")
+    chain.io("src", "write -P 7 1M 1M", fmt="raw")
+    for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
+        tool("convert", "-f", "raw", "-O", "qcow2", "-B", "base", "-F", "raw", "src", target)
+    same(chain, "ours", "theirs")
+    chain.qemu("compare", "-f", "qcow2", "-F", "raw", "ours", "src")
+
+
+@pytest.mark.parametrize("compress", [(), ("-c",)])
+def test_convert_into_an_existing_overlay(chain, compress):
+    """Clusters of the target where the source has none keep their content."""
+    for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
+        chain.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", target, "8M")
+        chain.io(target, "write -P 8 64k 128k")
+        tool("convert", "-n", *compress, "-O", "qcow2", "-B", "base", "-F", "raw", "top", target)
+    same(chain, "ours", "theirs")
+    chain.io("ours", "read -P 8 64k 128k", "read -P 2 512k 1M", "read -P 0 2M 256k")
+
+
+def test_convert_to_an_overlay_in_another_folder(chain):
+    """The name of the backing file is relative to the target's folder."""
+    (chain.path / "sub").mkdir()
+    chain.img("convert", "-O", "qcow2", "-B", "../base", "-F", "raw", "top", "sub/ours")
+    chain.qemu("compare", "top", "sub/ours")
+    assert "No such file" in chain.fails("convert", "-O", "qcow2", "-B", "base", "-F", "raw", "top", "sub/x")
+    assert os.listdir(chain.path / "sub") == ["ours"]
+
+
+@pytest.mark.parametrize("compress", [(), ("-c",)])
+def test_convert_of_several_sources(chain, compress):
+    chain.qemu("create", "-q", "-f", "raw", "odd", "1000448")
+    chain.io("odd", "write -P 6 0 1000448", fmt="raw")
+    for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
+        tool("convert", "-f", "raw", "-O", "qcow2", *compress, "odd", "base", "odd", "other", target)
+    same(chain, "ours", "theirs")
+    if not compress:
+        chain.img("convert", "odd", "base", "top", "ours.raw")
+        chain.qemu("convert", "odd", "base", "top", "theirs.raw")
+        assert (chain.path / "ours.raw").read_bytes() == (chain.path / "theirs.raw").read_bytes()
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+@pytest.mark.parametrize("sparse", ["0", "4k", "64k", "512", "1M"])
+def test_shortest_run_of_zeros(box, sparse, fmt):
+    """Zeros that are not stored have at least the given length; the disk is the same."""
+    box.qemu("create", "-q", "-f", "raw", "src", "2M")
+    box.io("src", "write -P 1 0 2M", "write -P 0 64k 8k", "write -P 0 256k 128k", "write -P 0 1M 512k", fmt="raw")
+    os.truncate(box.path / "src", 3 * MIB)
+    box.img("convert", "-f", "raw", "-O", fmt, "-S", sparse, "src", "ours")
+    box.qemu("compare", "-f", "raw", "-F", fmt, "src", "ours")
+    holes = [e for e in json.loads(box.qemu("map", "-f", fmt, "--output", "json", "ours").stdout) if e["zero"]]
+    if sparse == "0":
+        assert holes == []
+    elif sparse == "64k" and fmt == "raw":
+        assert [(e["start"], e["length"]) for e in holes][:1] == [(256 << 10, 128 << 10)]
+    elif fmt == "raw" and sparse == "4k":
+        assert [(e["start"], e["length"]) for e in holes][:1] == [(64 << 10, 8 << 10)]
+    assert sparse == "0" or holes[-1]["start"] + holes[-1]["length"] == 3 * MIB
+
+
+def damaged(box):
+    """A disk of which one cluster cannot be read, as its compressed data is garbage, and one L2 table."""
+    box.qemu("create", "-q", "-f", "raw", "plain", "64M")
+    box.io("plain", "write -P 1 0 1M", "write -P 2 40M 1M", fmt="raw")
+    box.qemu("convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "cluster_size=16k", "plain", "a")
+    l1 = be64(box.path / "a", 40)
+    l2 = be64(box.path / "a", l1) & 0x00FFFFFFFFFFFE00
+    entry = be64(box.path / "a", l2 + 8 * 5) & ((1 << (62 - (14 - 8))) - 1)
+    poke(box.path / "a", entry, b"\xff" * 16)
+    poke(box.path / "a", l1 + 8, b"\x80\x00\x00\x00\x00\x00\x01\x08")
+
+
+@pytest.mark.parametrize("options", [("-O", "raw"), ("-O", "qcow2"), ("-O", "qcow2", "-c")])
+def test_salvage(box, options):
+    """What cannot be read becomes zeros and is named; all else is copied."""
+    damaged(box)
+    box.fails("convert", *options, "a", "x")
+    assert not (box.path / "x").exists()
+    err = box.img("convert", "--salvage", *options, "a", "ours").stderr
+    assert f"error while reading offset {5 * 16384}: Input/output error" in err
+    assert err.count("warning") == err.count("\n") > 0
+    fmt = options[1]
+    box.io("ours", "read -P 1 0 80k", "read -P 0 80k 16k", "read -P 1 96k 928k", fmt=fmt)
+    box.qemu("convert", "--salvage", "-O", "qcow2", "a", "theirs")
+    box.qemu("compare", "-f", fmt, "-F", "qcow2", "ours", "theirs")
+    assert box.img("convert", "-q", "--salvage", *options, "a", "ours").stderr == ""
+
+
+def test_salvage_to_standard_output(box):
+    damaged(box)
+    box.img("convert", "-q", "--salvage", "a", "ours")
+    with open(box.path / "piped", "wb") as f:
+        subprocess.run([IMG, "convert", "-q", "--salvage", "a", "-"], cwd=box.path, stdout=f, check=True, timeout=60)
+    assert (box.path / "piped").read_bytes() == (box.path / "ours").read_bytes()
+
+
+@pytest.mark.parametrize("args,what", [
+    (("-O", "qcow2", "-B", "base", "top", "x"), "add -F"),
+    (("-O", "raw", "-B", "base", "-F", "raw", "top", "x"), "raw image cannot"),
+    (("-O", "qcow2", "-F", "raw", "top", "x"), "-F requires -B"),
+    (("-O", "qcow2", "-B", "base", "-F", "vmdk", "top", "x"), "unknown format"),
+    (("-O", "qcow2", "-B", "base", "-F", "raw", "base", "top", "x"), "several SOURCEs"),
+    (("-O", "qcow2", "-B", "none", "-F", "raw", "top", "x"), "No such file"),
+    (("-O", "qcow2", "-B", "base", "-F", "raw", "-o", "preallocation=full", "top", "x"), "would hide"),
+    (("-n", "-O", "qcow2", "-o", "cluster_size=4k", "top", "x"), "-o has no effect with -n"),
+    (("-n", "--target-is-zero", "-B", "base", "-F", "raw", "-O", "qcow2", "top", "x"), "exclude each other"),
+    (("--target-is-zero", "-O", "qcow2", "top", "x"), "requires -n"),
+    (("-C", "-c", "-O", "qcow2", "top", "x"), "-C and -c"), (("-C", "-S", "4k", "top", "x"), "-C and -S"),
+    (("-C", "--salvage", "top", "x"), "-C and --salvage"), (("-S", "3", "top", "x"), "multiple of 512"),
+    (("-S", "17M", "top", "x"), "multiple of 512"), (("-m", "0", "top", "x"), "1 to 16"),
+    (("-t", "fast", "top", "x"), "cache mode"), (("-T", "fast", "top", "x"), "cache mode"),
+    (("-r", "fast", "top", "x"), "invalid size"), (("-l", "snapshot.foo=1", "top", "x"), "invalid snapshot"),
+    (("-l", "1", "top", "top", "x"), "single SOURCE"), (("-l", "nosuch", "top", "x"), "no snapshot"),
+    (("top", "nosuch", "x"), "No such file")])
+def test_convert_refuses_as_qemu_does(chain, args, what):
+    """qemu-img refuses all of them; but for --target-is-zero with -B its status is 0."""
+    assert what in chain.fails("convert", *args)
+    assert sorted(os.listdir(chain.path)) == ["base", "other", "top"]
+    assert chain.qemu("convert", *args, status=0 if what == "exclude each other" else 1).stderr
+
+
+def test_accepted_options_without_effect(chain):
+    chain.img("convert", "-C", "-W", "-m", "16", "-t", "unsafe", "-T", "none", "-O", "qcow2", "top", "ours")
+    chain.qemu("compare", "top", "ours")
+
+
+def test_snapshot_by_keyword(chain):
+    chain.qemu("snapshot", "-c", "one", "top")
+    chain.io("top", "write -P 5 0 1M")
+    for word in ("one", "1", "snapshot.name=one", "snapshot.id=1"):
+        for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
+            tool("convert", "-l", word, "-O", "qcow2", "top", target)
+        chain.qemu("compare", "ours", "theirs")

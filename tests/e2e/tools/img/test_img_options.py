@@ -1,0 +1,88 @@
+"""Options of qemu-img's command line that cairn-img has too, compared with qemu-img; what cairn-img lacks, it refuses
+with a sentence before it touches a file."""
+import json
+import os
+import shutil
+
+import pytest
+from test_img import box  # noqa: F401
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+
+
+@pytest.mark.parametrize("args", [
+    ("create", "-f", "qcow2", "-o", "help"), ("create", "-f", "qcow2", "-o", "size=1M", "-o", "?", "x", "1M"),
+    ("create", "-f", "qcow2", "-o", "cluster_size=4k,help", "x", "1M"), ("amend", "-f", "qcow2", "-o", "help"),
+    ("convert", "-O", "qcow2", "-o", "help"), ("measure", "-O", "qcow2", "-o", "help", "--size", "1M")])
+def test_help_lists_options_in_the_words_of_qemu(box, args):
+    """Each line is one that qemu-img prints; only encryption is missing."""
+    ours = box.img(*args).stdout.splitlines()
+    verb = "amend" if args[0] == "amend" else "create"
+    theirs = box.qemu(verb, "-f", "qcow2", "-o", "help").stdout.splitlines()
+    assert ours[0] == theirs[0]
+    assert set(ours) <= set(theirs)
+    lacking = [line for line in theirs if line not in ours and line.startswith("  ")]
+    assert lacking and all("encrypt" in line for line in lacking)
+    assert os.listdir(box.path) == []
+
+
+@pytest.mark.parametrize("size", ["0x100000", "0XfFe00", "0x10"])
+def test_sizes_in_hexadecimal(box, size):
+    box.img("create", "-q", "-f", "raw", "ours", size)
+    box.qemu("create", "-q", "-f", "raw", "theirs", size)
+    ours, theirs = (json.loads(box.qemu("info", "-f", "raw", "--output", "json", n).stdout)["virtual-size"]
+                    for n in ("ours", "theirs"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("size,what", [("0x", "invalid size"), ("0x1k", "invalid size"), ("0x1.8", "invalid size"),
+                                       ("0x-1", "invalid size"), ("0x10000000000000000", "too large")])
+def test_bad_sizes_in_hexadecimal(box, size, what):
+    assert what in box.fails("create", "-f", "raw", "x", size)
+    assert not (box.path / "x").exists()
+
+
+def test_encryption_off_is_as_qemu_takes_it(box):
+    ours = box.img("create", "-f", "qcow2", "-o", "encryption=off", "x", "1M").stdout
+    assert ours == box.qemu("create", "-f", "qcow2", "-o", "encryption=off", "x", "1M").stdout
+
+
+@pytest.mark.parametrize("args,what", [
+    (("create", "-f", "qcow2", "-o", "encryption=on", "x", "1M"), "does not encrypt"),
+    (("create", "-f", "qcow2", "-o", "encrypt.format=luks", "x", "1M"), "does not encrypt"),
+    (("create", "-f", "luks", "x", "1M"), "does not encrypt"),
+    (("create", "-f", "vmdk", "x", "1M"), "qemu-img convert"),
+    (("convert", "-f", "vhdx", "-O", "qcow2", "a", "x"), "qemu-img convert"),
+    (("info", "-f", "vpc", "a"), "qemu-img convert"),
+    (("convert", "-O", "vdi", "a", "x"), "qemu-img convert"),
+    (("create", "--object", "secret,id=s,data=abc", "-f", "qcow2", "x", "1M"), "--object is not supported"),
+    (("info", "--object", "secret,id=s,data=abc", "a"), "--object is not supported"),
+    (("create", "--nonsense", "x", "1M"), "unknown option"),
+    (("create", "-f", "qcow2", "-o", "nonsense=1", "x", "1M"), "unknown option"),
+    (("create", "-f", "qcow2", "-o", "size", "x"), "not key=value"),
+    (("convert", "--bitmap", "a", "x"), "unknown option"),
+])
+def test_unsupported_options_are_refused_before_anything_is_touched(box, args, what):
+    box.qemu("create", "-q", "-f", "raw", "a", "1M")
+    assert what in box.fails(*args)
+    assert os.listdir(box.path) == ["a"]
+
+
+def test_option_values_with_commas(box):
+    """Two commas are one comma of the value."""
+    for tool, image in ((box.qemu, "theirs"), (box.img, "ours")):
+        box.qemu("create", "-q", "-f", "raw", "a,b=c", "1M")
+        tool("create", "-q", "-f", "qcow2", "-o", "backing_file=a,,b=c,backing_fmt=raw,cluster_size=4k", image)
+        info = json.loads(box.qemu("info", "--output", "json", image).stdout)
+        assert info["backing-filename"] == "a,b=c" and info["cluster-size"] == 4096
+
+
+def test_host_device_as_the_format_of_a_backing_file(box):
+    box.qemu("create", "-q", "-f", "raw", "base", "1M")
+    box.io("base", "write -P 5 0 1M", fmt="raw")
+    box.img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top")
+    box.img("rebase", "-u", "-b", "base", "-F", "host_device", "top")
+    assert json.loads(box.img("info", "--output", "json", "top").stdout)["backing-filename-format"] == "host_device"
+    box.img("compare", "-f", "qcow2", "-F", "raw", "top", "base")
+    box.img("rebase", "-b", "", "top")
+    box.qemu("compare", "-F", "raw", "top", "base")
