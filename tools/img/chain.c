@@ -1,5 +1,5 @@
 /* rebase and commit: changes to a backing chain. */
-#include "img.h"
+#include "pack.h"
 
 #include "base/cleanup.h"
 #include "base/util.h"
@@ -235,8 +235,13 @@ int img_rebase_main(int argc, char **argv)
 struct commit {
 	struct img_common common;
 	bool keep; /* keep the committed data in the image */
+	const char *base_name; /* NULL: the image's backing file */
+	struct img_rate rate;
 	struct loop *loop;
 	struct block *top, *base;
+	unsigned depth; /* the number of layers above the base, which are committed */
+	uint64_t shown_bytes; /* size of the shortest layer between the image and the base; UINT64_MAX: there is none */
+	uint64_t copied_bytes;
 	uint8_t *buf;
 };
 
@@ -249,13 +254,20 @@ static int commit_step(struct commit *k, uint64_t off, uint64_t *len)
 	if (r < 0)
 		return r;
 	*len = MIN(*len, x.len);
-	if (!x.present || x.layer)
-		return 0;
+	if (!x.present || x.layer >= k->depth) {
+		/* A layer that is too short shows zeros, not what the base has there. */
+		if (off < k->shown_bytes) {
+			*len = MIN(*len, k->shown_bytes - off);
+			return 0;
+		}
+		x.zero = true;
+	}
 	if (x.zero) {
 		z.len = *len;
 		return block_run(k->base, &z);
 	}
 	*len = MIN(*len, STEP_BYTES);
+	k->copied_bytes += *len;
 	r = read_at(k->top, off, *len, k->buf);
 	return r ? r : write_at(k->base, off, *len, k->buf);
 }
@@ -274,6 +286,7 @@ static int commit_copy(struct commit *k, struct err *e)
 	if (r < 0)
 		return r;
 	for (uint64_t off = 0; off < top.size_bytes && !r; off += len) {
+		img_rate_sleep(&k->rate, k->copied_bytes);
 		if (img_interrupted())
 			return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; the disk is unchanged, commit "
 				"the rest later");
@@ -287,51 +300,89 @@ static int commit_copy(struct commit *k, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 }
 
-/* Open the backing file for writing, with the chain below it. top_open() opens the top image separately, over an empty
- * layer: otherwise both disks would have the backing file open. */
+/* Open the base for writing, with the chain below it. top_open() opens the layers above it separately, over an empty
+ * layer: otherwise both disks would have the base open. */
 static int base_open(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
 	struct block_layer fds[BLOCK_LAYERS_MAX];
-	struct block_open bo = { .layers = fds, .nlayers = n - 1, .buffered = true,
-		.name = layers[1].path };
-	int r = img_layer_reopen(&layers[1], e);
+	struct block_open bo = { .layers = fds, .nlayers = n - k->depth, .buffered = true,
+		.name = layers[k->depth].path };
+	int r = img_layer_reopen(&layers[k->depth], e);
 
 	if (r < 0)
 		return r;
-	for (unsigned i = 1; i < n; i++)
-		fds[i - 1] = img_layer_files(&layers[i]);
+	for (unsigned i = k->depth; i < n; i++)
+		fds[i - k->depth] = img_layer_files(&layers[i]);
 	r = block_open(k->loop, &bo, &k->base, e);
-	for (unsigned i = 1; !r && i < n; i++)
+	for (unsigned i = k->depth; !r && i < n; i++)
 		img_layer_given(&layers[i]);
 	return r;
 }
 
-/* Open the top image over an empty layer, because a commit reads only the image's own data. */
+/* Open the layers above the base over an empty layer, because a commit reads only their own data. */
 static int top_open(struct commit *k, struct img_layer *layers, struct err *e)
 {
-	struct block_layer fds[2] = { img_layer_files(&layers[0]),
-		{ .fd = memfd_create("nothing", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW } };
-	struct block_open bo = { .layers = fds, .nlayers = 2, .buffered = true, .name = k->common.o.path };
-	int r = block_open(k->loop, &bo, &k->top, e);
+	struct block_layer fds[BLOCK_LAYERS_MAX];
+	struct block_open bo = { .layers = fds, .nlayers = k->depth + 1, .buffered = true, .name = k->common.o.path };
+	int r;
 
+	for (unsigned i = 0; i < k->depth; i++)
+		fds[i] = img_layer_files(&layers[i]);
+	fds[k->depth] = (struct block_layer){ .fd = memfd_create("nothing", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW };
+	r = block_open(k->loop, &bo, &k->top, e);
 	if (r < 0)
-		close(fds[1].fd);
-	else
-		img_layer_given(&layers[0]);
+		close(fds[k->depth].fd);
+	for (unsigned i = 0; !r && i < k->depth; i++)
+		img_layer_given(&layers[i]);
+	return r;
+}
+
+/* Returns whether layer i is the one that the user names: as the layer above names it, or by a path. */
+static bool layer_is(const struct img_layer *layers, unsigned i, const char *name)
+{
+	char backing[QCOW2_BACKING_NAME_MAX + 1], real[PATH_MAX];
+
+	img_backing_path(&layers[i - 1].header, backing);
+	return !strcmp(backing, name) || (realpath(name, real) && !strcmp(real, layers[i].path));
+}
+
+/* Find the base. Set k->depth and k->shown_bytes. */
+static int base_find(struct commit *k, const struct img_layer *layers, unsigned n, struct err *e)
+{
+	if (n < 2)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->common.o.path);
+	k->depth = 1;
+	k->shown_bytes = UINT64_MAX;
+	while (k->base_name && k->depth < n && !layer_is(layers, k->depth, k->base_name)) {
+		/* Only the lowest layer can be raw. */
+		k->shown_bytes = MIN(k->shown_bytes, ROUND_DOWN(layers[k->depth].header.size_bytes, BLOCK_SECTOR_BYTES));
+		k->depth++;
+	}
+	return k->depth < n ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is not in the backing chain of %s", k->base_name,
+		k->common.o.path);
+}
+
+/* Refuse layers whose content hidden snapshots or other images hold. */
+static int pins_refuse(const struct commit *k, const struct img_layer *layers, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < k->depth && !r; i++) {
+		if (layers[i].header.has_pin)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is an overlay on the content that %s had when the clone "
+				"was made, and nobody may change that; make an independent image with `cairn-img rebase -b \"\" "
+				"%s`", layers[i].path, layers[i + 1].path, layers[i].path);
+		r = img_pins_refuse(&layers[i], "commit", e);
+	}
 	return r;
 }
 
 static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
-	int closed, r;
+	int closed, r = base_find(k, layers, n, e);
 
-	if (n < 2)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s has no backing file to commit to", k->common.o.path);
-	if (layers[0].header.has_pin)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is an overlay on the content that %s had when the clone was "
-			"made, and nobody may change that; make an independent image with `cairn-img rebase -b \"\" %s`",
-			k->common.o.path, layers[1].path, k->common.o.path);
-	r = img_pins_refuse(&layers[0], "commit", e);
+	if (!r)
+		r = pins_refuse(k, layers, e);
 	if (!r)
 		r = loop_new(64, &k->loop, e);
 	if (!r)
@@ -344,7 +395,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 		r = qcow2_make_empty(k->top, e);
 	closed = block_close(k->base);
 	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", layers[1].path);
+		r = err_set_errno(e, closed, "cannot write %s", layers[k->depth].path);
 	closed = block_close(k->top);
 	if (!r && closed < 0)
 		r = err_set_errno(e, closed, "cannot write %s", k->common.o.path);
@@ -379,9 +430,13 @@ int img_commit_main(int argc, char **argv)
 	int c, r, st = 0;
 
 	img_common_init(&k.common, "commit");
-	while (!st && (c = getopt_long(argc, argv, "f:t:dpq", img_common_longs, NULL)) != -1) {
-		if (c == 'd')
+	while (!st && (c = getopt_long(argc, argv, "f:t:b:r:dpq", img_common_longs, NULL)) != -1) {
+		if (c == 'b')
+			k.base_name = optarg;
+		if (c == 'b' || c == 'd')
 			k.keep = true;
+		else if (c == 'r')
+			st = img_parse_size(optarg, &k.rate.bytes_per_second, &e) < 0 ? img_fail(&e) : 0;
 		else if (c == 't')
 			st = img_cache_option("commit", optarg);
 		else

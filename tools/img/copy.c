@@ -40,6 +40,15 @@ uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done)
 	return due > now + RATE_AHEAD_NS ? due - now - RATE_AHEAD_NS : RATE_POLL_NS;
 }
 
+void img_rate_sleep(struct img_rate *r, uint64_t done)
+{
+	while (!img_rate_allows(r, done) && !img_interrupted()) {
+		uint64_t ns = img_rate_wait_ns(r, done);
+
+		nanosleep(&(struct timespec){ (time_t)(ns / 1000000000), (long)(ns % 1000000000) }, NULL);
+	}
+}
+
 void img_copy_warn(const struct img_copy_how *how, uint64_t off, int error)
 {
 	if (!how->quiet)
@@ -125,11 +134,7 @@ int img_copy_stream(struct block *from, int fd, const struct img_copy_how *how, 
 
 	block_info(from, &info);
 	for (uint64_t off = 0, n; off < info.size_bytes && !r && !img_interrupted(); off += n) {
-		while (!img_rate_allows(rate, off) && !img_interrupted()) {
-			uint64_t ns = img_rate_wait_ns(rate, off);
-
-			nanosleep(&(struct timespec){ (time_t)(ns / 1000000000), (long)(ns % 1000000000) }, NULL);
-		}
+		img_rate_sleep(rate, off);
 		n = MIN(PIECE_BYTES, info.size_bytes - off);
 		r = stream_piece(from, fd, how, buf, off, n);
 		img_progress_set(progress, off + n, info.size_bytes);

@@ -27,6 +27,7 @@ int img_create_main(int argc, char **argv);
 int img_info_main(int argc, char **argv);
 int img_check_main(int argc, char **argv);
 int img_convert_main(int argc, char **argv);
+int img_dd_main(int argc, char **argv);
 int img_compare_main(int argc, char **argv);
 int img_map_main(int argc, char **argv);
 int img_resize_main(int argc, char **argv);

@@ -78,6 +78,14 @@ static const struct img_verb verbs[] = {
 		"image to standard output. The options -C, -m, -W, -t and -T of qemu-img are accepted and have no\n"
 		"effect.\n",
 		img_convert_main },
+	{ "dd", "copy a range of a disk to another image",
+		"dd [-f FMT] [-O FMT] [-U] [bs=SIZE] [count=N] [skip=N] if=SOURCE of=TARGET", OPEN_HELP
+		"  -O FMT         set the format of the target: raw or qcow2 [raw]\n"
+		"  bs=SIZE        set the size of a block [512]\n"
+		"  skip=N         leave out the first N blocks of SOURCE [0]\n"
+		"  count=N        stop N blocks behind the start of SOURCE [at its end]\n"
+		"As in qemu-img, the blocks of `skip` are among those of `count`. TARGET is made anew.\n",
+		img_dd_main },
 	{ "compare", "compare the content of two images",
 		"compare [-p] [-q] [-s] [-f FMT] [-F FMT] [-U] FILE FILE", OPEN_HELP
 		"  -F FMT         set the format of the second image [detected]\n"
@@ -116,9 +124,12 @@ static const struct img_verb verbs[] = {
 		"The disk keeps its content: the verb first copies the differences between the old and the\n"
 		"new backing file into the image.\n",
 		img_rebase_main },
-	{ "commit", "commit an image's changes to its backing file", "commit [-d] [-p] [-q] [-f FMT] FILE",
+	{ "commit", "commit an image's changes to its backing file", "commit [-b BASE | -d] [-r RATE] [-p] [-q] [-f FMT] FILE",
 		FORMAT_HELP ALLOW_HELP
-		"  -d             do not empty the image afterwards\n" PROGRESS_HELP,
+		"  -b BASE        commit to BASE, a backing file further down, the changes of all images\n"
+		"                 above it too; implies -d\n"
+		"  -d             do not empty the image afterwards\n"
+		"  -r RATE        limit the copy to RATE bytes a second [no limit]\n" PROGRESS_HELP,
 		img_commit_main },
 	{ "amend", "change options of an image in place", "amend [-f FMT] -o OPTIONS FILE",
 		"  -f FMT         set the format of the image: raw or qcow2 [detected]\n"

@@ -13,6 +13,8 @@ struct img_rate {
 bool img_rate_allows(struct img_rate *r, uint64_t done);
 /* Returns how long the loop may sleep, in ns; UINT64_MAX: without limit. */
 uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
+/* Sleep until the next bytes may be copied, or until a signal. */
+void img_rate_sleep(struct img_rate *r, uint64_t done);
 
 /* What a copy stores, and what it does with blocks that it cannot read. */
 struct img_copy_how {

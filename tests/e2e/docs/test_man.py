@@ -314,6 +314,9 @@ cairn-img check -r leaks disk.qcow2
 cairn-img convert -p -f raw -O qcow2 disk.img disk.qcow2
     given: truncate -s 1M disk.img
     then: cairn-img compare disk.img disk.qcow2; [ ! -s out ]
+cairn-img dd -f qcow2 bs=1M skip=1 if=disk.qcow2 of=partition.img
+    given: image disk
+    then: [ $(stat -c %s partition.img) = 66060288 ]
 cairn-img compare disk.img disk.qcow2
     given: truncate -s 64M disk.img; image disk
     then: shows identical
