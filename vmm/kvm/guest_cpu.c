@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define FEATURES_BYTES 240 /* size of a list of features in an error */
+#define TSC_KHZ_MIXED UINT32_MAX /* vCPUs whose TSCs an interrupted load has left apart: the next load sets them all */
 
 static const struct cpuid *guest_leaves(const struct kvm *k)
 {
@@ -58,10 +59,13 @@ static int tsc_load(struct vcpus *s, uint32_t khz, struct err *e)
 	k->saved_tsc_khz = khz;
 	if (want == k->set_tsc_khz)
 		return 0;
-	k->set_tsc_khz = want;
 	for (unsigned i = 0; i < s->cfg.count && !r; i++)
 		r = kvm_ioctl(s->vcpu[i].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)(want ? want : k->host_tsc_khz));
-	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSC_KHZ: %s", strerror(-r)) : 0;
+	k->set_tsc_khz = r < 0 ? TSC_KHZ_MIXED : want;
+	return r < 0 ? err_set(e, r, ERR_HOST,
+		"VM state: this host's KVM does not scale its TSC of %u.%03u MHz to the guest's %u.%03u MHz: %s; load the state on "
+		"a host with that frequency", k->host_tsc_khz / 1000, k->host_tsc_khz % 1000, khz / 1000, khz % 1000,
+		strerror(-r)) : 0;
 }
 
 /* ---- choosing the processor ---- */

@@ -33,6 +33,38 @@ struct fixture {
 	struct err e;
 };
 
+/* A KVM that scales the TSC, or does not, whatever the host's KVM does. */
+static struct {
+	enum { REAL, SCALES, DOES_NOT_SCALE } kind;
+	uint32_t set[VCPUS]; /* frequency of each vCPU; 0: the host's */
+	unsigned refused;    /* the vCPU for which KVM refuses a frequency; VCPUS: none */
+} fake = { .refused = VCPUS };
+static struct fixture *faked; /* whose vCPUs these are */
+
+int __real_kvm_ioctl(int fd, unsigned long req, void *arg);
+int __wrap_kvm_ioctl(int fd, unsigned long req, void *arg);
+
+int __wrap_kvm_ioctl(int fd, unsigned long req, void *arg)
+{
+	unsigned i = 0;
+
+	if (fake.kind == REAL)
+		return __real_kvm_ioctl(fd, req, arg);
+	if (req == KVM_CHECK_EXTENSION && (uintptr_t)arg == KVM_CAP_TSC_CONTROL)
+		return fake.kind == SCALES;
+	while (faked && i < VCPUS && faked->set.vcpu[i].fd != fd)
+		i++;
+	if (req == KVM_GET_TSC_KHZ && faked && i < VCPUS && fake.set[i])
+		return (int)fake.set[i];
+	if (req != KVM_SET_TSC_KHZ)
+		return __real_kvm_ioctl(fd, req, arg);
+	assert_true(faked && i < VCPUS && fake.kind == SCALES);
+	if (i == fake.refused)
+		return -EINVAL;
+	fake.set[i] = (uint32_t)(uintptr_t)arg;
+	return 0;
+}
+
 static void must(int r, const struct err *e)
 {
 	if (r < 0)
@@ -72,6 +104,8 @@ static struct fixture *fixture_new(void)
 
 static void fixture_free(struct fixture *f)
 {
+	memset(&fake, 0, sizeof(fake));
+	faked = NULL;
 	cpu_state_done(&f->state);
 	vcpus_done(&f->set);
 	kvm_done(&f->kvm);
@@ -308,36 +342,94 @@ static void test_features_that_cannot_be_hidden_are_told(void **state)
 	fixture_free(f);
 }
 
-static void test_other_tsc_frequency_is_scaled_or_refused(void **state)
+static struct fixture *fixture_with_fake_tsc(int kind)
+{
+	fake.kind = kind;
+	fake.refused = VCPUS;
+	return faked = fixture_new();
+}
+
+static void tsc_is(struct fixture *f, uint32_t khz)
+{
+	for (unsigned i = 0; i < VCPUS; i++)
+		assert_int_equal(kvm_ioctl(f->set.vcpu[i].fd, KVM_GET_TSC_KHZ, NULL), khz);
+}
+
+static void tsc_load(struct fixture *f, uint32_t khz)
+{
+	f->state.tsc_khz = khz;
+	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
+	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
+}
+
+static void test_near_tsc_frequency_is_not_scaled(void **state)
 {
 	struct fixture *f = fixture_new();
 	uint32_t khz = f->state.tsc_khz;
-	bool scales = f->kvm.scales_tsc;
 
 	(void)state;
-	print_message("this host's KVM %s the TSC\n", scales ? "scales" : "does not scale");
-	f->state.tsc_khz = khz + khz / 5000; /* 200 ppm */
-	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
-	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
-	assert_int_equal(kvm_ioctl(f->set.vcpu[0].fd, KVM_GET_TSC_KHZ, NULL), khz);
+	print_message("this host's KVM %s the TSC\n", f->kvm.scales_tsc ? "scales" : "does not scale");
+	tsc_load(f, khz + khz / 5000); /* 200 ppm */
+	tsc_is(f, khz);
 	recorded_read(f); /* differences do not add up from load to load */
 	assert_int_equal(f->state.tsc_khz, khz + khz / 5000);
+	fixture_free(f);
+}
+
+static void test_other_tsc_frequency_is_refused_without_scaling(void **state)
+{
+	struct fixture *f = fixture_with_fake_tsc(DOES_NOT_SCALE);
+	uint32_t khz = f->state.tsc_khz;
+
+	(void)state;
 	f->state.tsc_khz = khz / 2;
-	if (!scales) {
-		assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "its KVM cannot scale it");
-		f->state.tsc_khz = 0; /* unknown */
-		must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
-	} else {
-		must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
-		must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
-		for (unsigned i = 0; i < VCPUS; i++)
-			assert_int_equal(kvm_ioctl(f->set.vcpu[i].fd, KVM_GET_TSC_KHZ, NULL), khz / 2);
-		recorded_read(f);
-		assert_int_equal(f->state.tsc_khz, khz / 2);
-		f->state.tsc_khz = khz;
-		must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
-		assert_int_equal(kvm_ioctl(f->set.vcpu[1].fd, KVM_GET_TSC_KHZ, NULL), khz);
-	}
+	assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "its KVM cannot scale it");
+	f->state.tsc_khz = khz + khz / 2000; /* 500 ppm */
+	assert_refused(f, -ENOTSUP, ERR_UNSUPPORTED, "load the state on a host with that frequency or with TSC scaling");
+	tsc_load(f, 0); /* unknown */
+	tsc_is(f, khz);
+	fixture_free(f);
+}
+
+static void test_other_tsc_frequency_is_scaled(void **state)
+{
+	struct fixture *f = fixture_with_fake_tsc(SCALES);
+	uint32_t khz = f->state.tsc_khz;
+
+	(void)state;
+	assert_true(f->kvm.scales_tsc);
+	tsc_load(f, khz / 2);
+	tsc_is(f, khz / 2);
+	recorded_read(f);
+	assert_int_equal(f->state.tsc_khz, khz / 2);
+	tsc_load(f, khz * 2);
+	tsc_is(f, khz * 2);
+	tsc_load(f, khz);
+	tsc_is(f, khz);
+	fixture_free(f);
+}
+
+/* KVM refuses a frequency for the second vCPU only: the next load sets all vCPUs, also to the first one's frequency. */
+static void test_refused_tsc_frequency_leaves_no_vcpu_behind(void **state)
+{
+	struct fixture *f = fixture_with_fake_tsc(SCALES);
+	uint32_t khz = f->state.tsc_khz;
+
+	(void)state;
+	f->state.tsc_khz = khz / 2;
+	fake.refused = 1;
+	assert_int_equal(guest_cpu_load(&f->set, &f->state, &f->e), -EINVAL);
+	assert_non_null(strstr(f->e.msg, "KVM does not scale its TSC of "));
+	assert_non_null(strstr(f->e.msg, "Invalid argument; load the state on a host with that frequency"));
+	fake.refused = VCPUS;
+	tsc_load(f, khz / 2);
+	tsc_is(f, khz / 2);
+	fake.refused = 1;
+	f->state.tsc_khz = khz;
+	assert_int_equal(guest_cpu_load(&f->set, &f->state, &f->e), -EINVAL);
+	fake.refused = VCPUS;
+	tsc_load(f, khz);
+	tsc_is(f, khz);
 	fixture_free(f);
 }
 
@@ -355,17 +447,12 @@ static void test_recorded_tsc_frequency_is_set_on_each_vcpu(void **state)
 		skip();
 	}
 	f->kvm.scales_tsc = true;
-	f->state.tsc_khz = khz * 2;
-	must(guest_cpu_check(&f->set, &f->state, &f->e), &f->e);
-	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
-	for (unsigned i = 0; i < VCPUS; i++)
-		assert_int_equal(kvm_ioctl(f->set.vcpu[i].fd, KVM_GET_TSC_KHZ, NULL), khz * 2);
+	tsc_load(f, khz * 2);
+	tsc_is(f, khz * 2);
 	recorded_read(f);
 	assert_int_equal(f->state.tsc_khz, khz * 2);
-	f->state.tsc_khz = khz;
-	must(guest_cpu_load(&f->set, &f->state, &f->e), &f->e);
-	for (unsigned i = 0; i < VCPUS; i++)
-		assert_int_equal(kvm_ioctl(f->set.vcpu[i].fd, KVM_GET_TSC_KHZ, NULL), khz);
+	tsc_load(f, khz);
+	tsc_is(f, khz);
 	fixture_free(f);
 }
 
@@ -382,7 +469,10 @@ int main(void)
 		cmocka_unit_test(test_vcpu_that_ran_keeps_its_processor),
 		cmocka_unit_test(test_state_of_other_kind_of_host_is_refused),
 		cmocka_unit_test(test_features_that_cannot_be_hidden_are_told),
-		cmocka_unit_test(test_other_tsc_frequency_is_scaled_or_refused),
+		cmocka_unit_test(test_near_tsc_frequency_is_not_scaled),
+		cmocka_unit_test(test_other_tsc_frequency_is_refused_without_scaling),
+		cmocka_unit_test(test_other_tsc_frequency_is_scaled),
+		cmocka_unit_test(test_refused_tsc_frequency_leaves_no_vcpu_behind),
 		cmocka_unit_test(test_recorded_tsc_frequency_is_set_on_each_vcpu),
 	};
 
