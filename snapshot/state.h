@@ -23,6 +23,7 @@ struct err;
 
 #define STATE_SECTION_MAX_BYTES (64u << 20)
 #define STATE_NAME_MAX 63
+#define STATE_NEWER_REMEDY "load it with the Cairn that saved it, or with a newer one" /* in errors about its version */
 
 struct state_writer {
 	uint8_t *buf; /* owned */

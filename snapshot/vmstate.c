@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "snapshot/ram_write.h"
+#include "snapshot/state.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -162,7 +163,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header is damaged (checksum)");
 	if (load_le32(b + 8) > VMSTATE_VERSION || !load_le32(b + 8))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the saved state has format %u; this Cairn reads up to %u", load_le32(b + 8),
+			"the saved state has format %u; this Cairn reads up to %u; " STATE_NEWER_REMEDY, load_le32(b + 8),
 			VMSTATE_VERSION);
 	if (!ram || ram > VMSTATE_RAM_MAX_BYTES || ram % 4096)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's memory size is impossible");

@@ -60,7 +60,7 @@ static int machine_check(struct machine *m, struct state_section *s, struct err 
 			devices, m->ndevices);
 	if (hardware != MACHINE_HARDWARE_VERSION)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"VM state: saved with machine version %u; this Cairn builds version %u; use the Cairn that saved it",
+			"VM state: saved with machine version %u; this Cairn builds version %u; " STATE_NEWER_REMEDY,
 			hardware, MACHINE_HARDWARE_VERSION);
 	return 0;
 }
@@ -332,7 +332,7 @@ static int section_check(const struct machine *m, bool has_cpu, unsigned n, cons
 			s->instance, x.name, x.instance);
 	if (s->version > x.version || !s->version)
 		return err_set(e, -EINVAL, ERR_UNSUPPORTED,
-			"VM state: section %s '%s' has version %u; this Cairn knows up to %u", s->name,
+			"VM state: section %s '%s' has version %u; this Cairn knows up to %u; " STATE_NEWER_REMEDY, s->name,
 			s->instance, s->version, x.version);
 	return 0;
 }

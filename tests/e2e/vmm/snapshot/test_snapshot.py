@@ -15,7 +15,7 @@ import pytest
 import guestlib
 from conftest import BUILD, ROOT, Console, Qmp, is_vm, open_files, until
 from mountlib import tmpfs
-from statelib import crc32c
+from statelib import State, crc32c
 
 BLOCK = 65536
 lazy = pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
@@ -1061,6 +1061,42 @@ def test_golden_state_of_baseline_is_refused_by_name(daemon, kvm, guest, tmp_pat
     assert "saved on a host whose KVM virtualises CPUID; this host's does not, and the guest would see the processor " \
         "itself (more than it knows: " in error
     assert daemon.info("golden")["word"] in ("shutoff", "crashed")
+
+
+GENERATION_ID = 0xff000  # address of the 16 bytes that each restore and each start change
+TIMES = ("machine", "cpu", "vcpu", "pit", "clock", "rtc", "acpi-pm")  # sections that depend on the host or hold a time
+
+
+def hardware(path):
+    """Return what a guest that has only written a byte sees: memory with the ACPI tables, and the state of each device."""
+    state = State(path.read_bytes())
+    at, size = (int.from_bytes(state.data[i:i + 8], "little") for i in (40, 48))
+    ram = state.data[at:at + size]
+    ram[GENERATION_ID:GENERATION_ID + 16] = bytes(16)
+    return {"memory": bytes(ram), "names": [s[:2] for s in state.sections if s[0] != "cpu"],
+            **{f"{s[0]} {s[1]}": s[2:] for s in state.sections if s[0] not in TIMES}}
+
+
+@pytest.mark.parametrize("golden", ["2", "2-devices"], indirect=True)
+def test_machine_is_that_of_golden_states_of_its_version(daemon, golden, tmp_path):
+    """A change of what the guest sees needs a new MACHINE_HARDWARE_VERSION, with golden states of its own."""
+    then = hardware(golden)
+    daemon.cairn("start", "golden")
+    assert Console(daemon, "golden").sock.recv(1) == b"A"
+    daemon.cairn("save", "golden", str(tmp_path / "new"))
+    now = hardware(tmp_path / "new")
+    assert [name for name in {**then, **now} if then.get(name) != now.get(name)] == []
+
+
+def test_restored_golden_state_is_saved_again(daemon, golden, tmp_path):
+    """Nothing of it gets lost or changed: registers, memory and devices."""
+    daemon.cairn("restore", str(golden), "--paused")
+    daemon.cairn("save", "golden", str(tmp_path / "again"))
+    then, now = hardware(golden), hardware(tmp_path / "again")
+    assert [name for name in {**then, **now} if then.get(name) != now.get(name)] == []
+    registers = 4 + 18 * 8 + 8 * 23 + 2 * 10 + 7 * 8  # up to apic_base (docs/vmstate.md)
+    vcpus = [State(p.read_bytes()).section("vcpu")[3][:registers] for p in (golden, tmp_path / "again")]
+    assert vcpus[0] == vcpus[1]
 
 
 def test_a_golden_state_is_restored(daemon, golden):
