@@ -1068,7 +1068,7 @@ TIMES = ("machine", "cpu", "vcpu", "pit", "clock", "rtc", "acpi-pm")  # sections
 
 
 def hardware(path):
-    """Return what a guest that has only written a byte sees: memory with the ACPI tables, and the state of each device."""
+    """Return what a guest sees that has only written a byte: memory with the ACPI tables, and each device's state."""
     state = State(path.read_bytes())
     at, size = (int.from_bytes(state.data[i:i + 8], "little") for i in (40, 48))
     ram = state.data[at:at + size]
