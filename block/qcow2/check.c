@@ -528,12 +528,11 @@ static void counts_compare(struct checker *k)
 		if (k->refs[c] == k->used[c])
 			continue;
 		if (k->refs[c] < k->used[c]) {
-			BAD(k, "cluster %llu: refcount %u, used %u times", (unsigned long long)c, k->refs[c],
-				k->used[c]);
+			BAD(k, "cluster %llu refcount=%u reference=%u", (unsigned long long)c, k->refs[c], k->used[c]);
 		} else {
 			k->c->leaks++;
-			fault_report(k, "Leaked cluster %llu: refcount %u, used %u times",
-				(unsigned long long)c, k->refs[c], k->used[c]);
+			fault_report(k, "Leaked cluster %llu refcount=%u reference=%u", (unsigned long long)c, k->refs[c],
+				k->used[c]);
 		}
 	}
 	k->c->image_end_offset = end << k->cluster_bits;

@@ -286,13 +286,20 @@ int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct
 	return r;
 }
 
-int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct err *e)
+int qcow2_header_features_known(const struct qcow2_header *h, struct err *e)
 {
 	uint64_t unknown = h->incompatible & ~QCOW2_INCOMPAT_KNOWN;
 
-	if (unknown)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses features (incompatible bits "
-			"0x%llx) that this version does not know", (unsigned long long)unknown);
+	return !unknown ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses features (incompatible bits "
+		"0x%llx) that this version does not know", (unsigned long long)unknown);
+}
+
+int qcow2_header_supported(const struct qcow2_header *h, bool writable, struct err *e)
+{
+	int r = qcow2_header_features_known(h, e);
+
+	if (r < 0)
+		return r;
 	if (h->crypt_method)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"the image is encrypted (%s), which is not supported; convert it with "

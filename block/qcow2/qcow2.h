@@ -42,8 +42,8 @@ struct qcow2_header {
 	struct qcow2_pin pin;
 };
 
-/* Parse and check a header. Encryption and unknown features pass here, so that `info` can show
- * them; qcow2_header_supported() rejects them.
+/* Parse and check a header. Encryption, which `info` can show, and unknown features
+ * pass here; qcow2_header_supported() rejects them.
  * buf: the beginning of the image: its first cluster or more, or the whole file if it is shorter.
  * file_bytes: the file's length, to check offsets.
  * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID if the file is not qcow2); -ENOTSUP for an unknown version. */
@@ -51,6 +51,8 @@ int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 	struct qcow2_header *ret, struct err *e);
 /* Read and parse the header of fd. Returns as qcow2_header_parse(), or the read's -errno. */
 int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e);
+/* Returns 0 if no incompatible feature is unknown; -ENOTSUP. Until then, the rest of the file may mean anything. */
+int qcow2_header_features_known(const struct qcow2_header *h, struct err *e);
 /* Check that this engine can open the image.
  * writable: for writing.
  * Returns 0; -ENOTSUP with the missing feature; -EUCLEAN for writing to an image that is marked corrupt

@@ -41,7 +41,8 @@ static void check_print(const struct qcow2_check *c)
 			(unsigned long long)c->errors);
 	if (!c->corruptions && !c->leaks && !c->errors)
 		puts("No errors were found on the image.");
-	printf("%llu/%llu = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
+	if (c->allocated_clusters)
+		printf("%llu/%llu = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
 		(unsigned long long)c->allocated_clusters, (unsigned long long)c->total_clusters,
 		percent_of(c->allocated_clusters, c->total_clusters),
 		percent_of(c->fragmented_clusters, c->allocated_clusters),

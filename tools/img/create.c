@@ -45,6 +45,7 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 	struct qcow2_create *q = &c->qcow2;
 
 	if (!strcmp(key, "compat")) {
+		c->compat = v;
 		if (!strcmp(v, "0.10") || !strcmp(v, "v2"))
 			q->version = 2;
 		else if (!strcmp(v, "1.1") || !strcmp(v, "v3"))
@@ -56,6 +57,7 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 			return BAD_VALUE(e, key, v, "zlib or zstd");
 		q->compression = !strcmp(v, "zstd");
 	} else if (!strcmp(key, "preallocation")) {
+		c->prealloc_word = v;
 		return img_prealloc_word(v, &c->prealloc, e);
 	} else {
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s'; see `cairn-img help "
@@ -189,7 +191,9 @@ static int args_check(struct create_args *a, struct err *e)
 	enum block_format backing_format;
 	int r = 0;
 
-	if (a->size) {
+	if (a->size && a->c.has_size)
+		r = err_set(e, -EINVAL, ERR_INVALID, "the size is given twice, as SIZE and in -o");
+	else if (a->size) {
 		r = img_parse_size(a->size, &q->size_bytes, e);
 		a->c.has_size = true;
 	}
@@ -225,9 +229,16 @@ static void formatting_say(const struct create_args *a)
 	if (a->c.names_encryption)
 		printf("encryption=off ");
 	if (a->c.format == BLOCK_FORMAT_QCOW2)
-		printf("cluster_size=%u extended_l2=%s compression_type=%s ", 1u << q->cluster_bits,
-			q->extended_l2 ? "on" : "off", q->compression ? "zstd" : "zlib");
-	printf("size=%llu", (unsigned long long)ROUND_UP(q->size_bytes, 512));
+		printf("cluster_size=%u extended_l2=%s ", 1u << q->cluster_bits, q->extended_l2 ? "on" : "off");
+	if (a->c.prealloc_word && a->c.format == BLOCK_FORMAT_QCOW2)
+		printf("preallocation=%s ", a->c.prealloc_word);
+	if (a->c.format == BLOCK_FORMAT_QCOW2)
+		printf("compression_type=%s ", q->compression ? "zstd" : "zlib");
+	printf("size=%llu", (unsigned long long)q->size_bytes);
+	if (a->c.prealloc_word && a->c.format != BLOCK_FORMAT_QCOW2)
+		printf(" preallocation=%s", a->c.prealloc_word);
+	if (a->c.compat)
+		printf(" compat=%s", a->c.compat);
 	if (q->backing_name)
 		printf(" backing_file=%s backing_fmt=%s", q->backing_name, q->backing_format);
 	if (q->data_file)

@@ -190,6 +190,7 @@ struct img_create {
 	struct qcow2_create qcow2; /* size_bytes also counts for raw */
 	bool has_size, names_encryption; /* -o size, -o encryption=off */
 	enum img_prealloc prealloc;
+	const char *compat, *prealloc_word; /* the values in the options; NULL: not given */
 };
 #define IMG_CREATE_DEFAULT                                                                         \
 	{ .format = BLOCK_FORMAT_RAW,                                                              \

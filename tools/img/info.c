@@ -14,6 +14,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#define FULL_MAX 8192
+
 struct info_layer {
 	const struct img_layer *y;
 	const char *path; /* as given by the user or the image */
@@ -86,14 +88,28 @@ static void human_bitmaps(const struct info_layer *i)
 	}
 }
 
+/* Get the path of the backing file as seen from the current folder. */
+static void backing_full(const struct info_layer *i, char ret[FULL_MAX])
+{
+	char backing[QCOW2_BACKING_NAME_MAX + 1];
+	const char *slash = strrchr(i->path, '/');
+
+	img_backing_path(&i->y->header, backing);
+	snprintf(ret, FULL_MAX, "%.*s%s", *backing != '/' && slash ? (int)(slash + 1 - i->path) : 0, i->path, backing);
+}
+
 static void human_qcow2(const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
-	char name[sizeof(h->data_file)], pin[2 * BLOCK_PIN_ID_BYTES + 1];
+	char name[sizeof(h->data_file)], pin[2 * BLOCK_PIN_ID_BYTES + 1], full[FULL_MAX];
 
 	printf("cluster_size: %u\n", 1u << h->cluster_bits);
 	if (h->has_backing) {
-		printf("backing file: %s\n", h->backing_name);
+		backing_full(i, full);
+		printf("backing file: %s", h->backing_name);
+		if (!h->has_pin && strcmp(full, h->backing_name))
+			printf(" (actual path: %s)", full);
+		putchar('\n');
 		if (*h->backing_format)
 			printf("backing file format: %s\n", h->backing_format);
 		if (h->has_pin) {
@@ -222,8 +238,8 @@ static struct json_object *json_specific(const struct info_layer *i)
 
 static void json_qcow2(struct json_object *o, const struct info_layer *i)
 {
-	char backing[QCOW2_BACKING_NAME_MAX + 1];
 	const struct qcow2_header *h = &i->y->header;
+	char full[FULL_MAX];
 
 	info_add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
 	if (h->crypt_method)
@@ -243,16 +259,8 @@ static void json_qcow2(struct json_object *o, const struct info_layer *i)
 		info_add(o, "backing-filename-format", json_object_new_string(h->backing_format));
 	if (h->has_pin)
 		add_pin(o, "backing-pin", h->pin.id);
-	img_backing_path(h, backing);
-	if (*backing == '/' || !strrchr(i->path, '/')) {
-		info_add(o, "full-backing-filename", json_object_new_string(backing));
-	} else {
-		char full[8192];
-
-		snprintf(full, sizeof(full), "%.*s%s", (int)(strrchr(i->path, '/') + 1 - i->path), i->path,
-			backing);
-		info_add(o, "full-backing-filename", json_object_new_string(full));
-	}
+	backing_full(i, full);
+	info_add(o, "full-backing-filename", json_object_new_string(full));
 }
 
 static struct json_object *info_to_json(const struct info_layer *i)
@@ -285,7 +293,9 @@ static int layer_fill(struct info_layer *i, struct err *e)
 							    : ROUND_UP((uint64_t)end, 512);
 	if (i->y->format != BLOCK_FORMAT_QCOW2)
 		return 0;
-	r = qcow2_bitmaps_read(i->y->fd, &i->y->header, &i->bitmaps, &i->nbitmaps, e);
+	r = qcow2_header_features_known(&i->y->header, e);
+	if (!r)
+		r = qcow2_bitmaps_read(i->y->fd, &i->y->header, &i->bitmaps, &i->nbitmaps, e);
 	if (!r && i->y->header.nb_snapshots)
 		r = qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snapshots, &i->nsnapshots, e);
 	if (r < 0)

@@ -93,6 +93,11 @@ static int snapshots_list(struct snapshot *s, struct err *e)
 	if (!r && layers[0].format != BLOCK_FORMAT_QCOW2)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is raw; internal snapshots need qcow2",
 			s->common.o.path);
+	if (!r) {
+		r = qcow2_header_features_known(&layers[0].header, e);
+		if (r < 0)
+			err_prefix(e, "%s", s->common.o.path);
+	}
 	if (!r && !s->common.o.no_lock)
 		r = lock_acquire(layers[0].fd, LOCK_AS_READER, s->common.o.path, e);
 	if (!r)

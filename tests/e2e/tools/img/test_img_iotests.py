@@ -127,3 +127,44 @@ def test_downgrade_is_refused_when_a_snapshot_would_lose_its_size(box):
     box.img("snapshot", "-d", "s", "a")
     box.img("amend", "-o", "compat=0.10,size=4M", "a")
     box.qemu("check", "a")
+
+
+# ---- words ----
+
+
+@pytest.mark.parametrize("options", ["preallocation=off", "preallocation=metadata,compat=1.1", "compat=0.10", "compat=v3,lazy_refcounts=on"])
+@pytest.mark.parametrize("size", ["1234", "1M"])
+def test_create_says_what_qemu_img_says(box, options, size):
+    said = [tool("create", "-f", "qcow2", "-o", options, "a", size).stdout for tool in (box.qemu, box.img)]
+    assert said[0] == said[1]
+
+
+def test_create_refuses_two_sizes(box):
+    assert "the size is given twice" in box.fails("create", "-f", "qcow2", "-o", "size=1M", "a", "2M")
+    assert not (box.path / "a").exists()
+
+
+def test_info_shows_where_the_backing_file_is(box):
+    (box.path / "d").mkdir()
+    box.qemu("create", "-q", "-f", "qcow2", "d/b", "1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "b", "-F", "qcow2", "d/a")
+    line = "backing file: b (actual path: d/b)\n"
+    assert line in box.qemu("info", "d/a").stdout and line in box.img("info", "d/a").stdout
+
+
+@pytest.mark.parametrize("verb", [["info"], ["snapshot", "-l"], ["check"], ["map"]])
+def test_image_with_an_unknown_incompatible_feature_is_refused(box, verb):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    poke(box.path / "a", 72, (1 << 63).to_bytes(8, "big"))
+    box.qemu(*verb, "a", status=1)
+    assert "incompatible bits 0x8000000000000000" in box.fails(*verb, "a")
+
+
+def test_check_reports_refcounts_in_the_words_of_qemu_img(box):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a", "1M")
+    box.io("a", "write 0 64k")
+    block = be64(box.path / "a", be64(box.path / "a", 48))
+    poke(box.path / "a", block + 2 * 5, (3).to_bytes(2, "big"))
+    theirs, ours = box.qemu("check", "a", status=2), box.img("check", "a", status=3)
+    line = "Leaked cluster 5 refcount=3 reference=1\n"
+    assert line in theirs.stderr and line in ours.stdout
