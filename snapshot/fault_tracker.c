@@ -56,6 +56,8 @@ struct fault_tracker {
 	/* guards ram_reader; held from reading a block from it until the block is in RAM; locked before `lock` */
 	pthread_mutex_t feed;
 	struct ram_reader *ram_reader;
+	atomic_bool arming;   /* fault_tracker_arm_begin() was called, and some memory is not protected yet */
+	uint64_t armed_to;    /* in bytes; for fault_tracker_arm_step() */
 	atomic_bool loading;  /* the RAM reader has more blocks for the background */
 	pthread_mutex_t lock; /* guards the fields below and copying out of RAM */
 	struct bitmap dirty;  /* written since the last reset */
@@ -140,15 +142,24 @@ static int view_protect(struct fault_tracker *t)
 	return r < 0 ? r : stretch_protect(t, 0, t->c.ram_bytes);
 }
 
-static int present_protect(struct fault_tracker *t)
+/* Protect present memory from *at on, at most max_bytes of it. *at: set to where to go on. */
+static int present_protect(struct fault_tracker *t, uint64_t *at, uint64_t max_bytes)
 {
 	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
+	uint64_t from;
+
+	hole_at(&h, *at, 1);
+	from = MAX(MIN(h.data_from, h.data_to), *at);
+	*at = MIN(h.data_to, ROUND_DOWN(from, VMSTATE_BLOCK_BYTES) + max_bytes);
+	return stretch_protect(t, from, *at);
+}
+
+static int all_present_protect(struct fault_tracker *t)
+{
 	int r = 0;
 
-	for (uint64_t at = 0; at < t->c.ram_bytes && !r; at = h.data_to) {
-		hole_at(&h, at, 1);
-		r = stretch_protect(t, MIN(h.data_from, h.data_to), h.data_to);
-	}
+	for (uint64_t at = 0; at < t->c.ram_bytes && !r;)
+		r = present_protect(t, &at, t->c.ram_bytes);
 	return r;
 }
 
@@ -156,9 +167,35 @@ int fault_tracker_arm(struct fault_tracker *t, struct err *e)
 {
 	/* Faults note their blocks from here on, and the next reset protects these again. Missing
 	 * memory causes a fault anyway, except in a view. */
-	int r = t->c.view ? view_protect(t) : present_protect(t);
+	int r = t->c.view ? view_protect(t) : all_present_protect(t);
 
+	if (!r)
+		atomic_store(&t->arming, false);
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory") : 0;
+}
+
+void fault_tracker_arm_begin(struct fault_tracker *t)
+{
+	t->armed_to = 0;
+	atomic_store(&t->arming, true);
+}
+
+int fault_tracker_arm_step(struct fault_tracker *t, struct err *e)
+{
+	int r = 0;
+
+	if (atomic_load(&t->arming) && t->armed_to < t->c.ram_bytes)
+		r = present_protect(t, &t->armed_to, ARM_PIECE_BYTES);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot protect the VM's memory");
+	if (t->armed_to >= t->c.ram_bytes)
+		atomic_store(&t->arming, false);
+	return atomic_load(&t->arming);
+}
+
+bool fault_tracker_is_arming(const struct fault_tracker *t)
+{
+	return atomic_load(&t->arming);
 }
 
 /* Protect the next unprotected blocks from *at on. The caller holds the lock, so a fault on one of
@@ -219,6 +256,13 @@ int fault_tracker_hold(struct fault_tracker *t, struct err *e)
 	r = bare_protect(t);
 	pthread_mutex_unlock(&t->lock);
 	return r < 0 ? err_set_errno(e, r, "cannot protect the VM's memory again") : 0;
+}
+
+void fault_tracker_dirty(struct fault_tracker *t, struct bitmap *to)
+{
+	LOCK_GUARD(&t->lock);
+
+	bitmap_or(to, &t->dirty);
 }
 
 int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty, struct err *e)
@@ -694,6 +738,7 @@ int fault_tracker_new(const struct fault_tracker_config *c, struct fault_tracker
 	t->aside_tail = &t->aside;
 	t->ram_reader = c->ram_reader;
 	atomic_init(&t->loading, c->ram_reader != NULL);
+	atomic_init(&t->arming, false);
 	pthread_mutex_init(&t->feed, NULL);
 	pthread_mutex_init(&t->lock, NULL);
 	t->stop_fd = eventfd(0, EFD_CLOEXEC);

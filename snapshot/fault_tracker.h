@@ -11,6 +11,7 @@
  *                clears their dirty bits. Its time depends on what became dirty since preprotect,
  *                not on the size of RAM.
  *  hold          like reset_dirty, but dirty blocks stay dirty.
+ *  dirty         in a pause, with drained devices: returns the dirty bits, and changes nothing.
  *  save          after reset_dirty or hold: returns each wanted block once, with its content at that moment,
  *                while the guest runs. A block that is about to be written is copied aside first.
  *  rewind        in a pause, with drained devices: drops what was written since the last reset; a RAM reader
@@ -82,6 +83,12 @@ void fault_tracker_stop(struct fault_tracker *t);
 void fault_tracker_free(struct fault_tracker *t);
 
 int fault_tracker_arm(struct fault_tracker *t, struct err *e);
+/* Arm in steps of about a millisecond, on the main thread. fault_tracker_arm() may complete the work meanwhile. Not
+ * for a view. fault_tracker_arm_step() returns 1: call it again; 0: all memory is protected; -errno with a sentence. */
+void fault_tracker_arm_begin(struct fault_tracker *t);
+int fault_tracker_arm_step(struct fault_tracker *t, struct err *e);
+/* Whether steps are left. Any thread. */
+bool fault_tracker_is_arming(const struct fault_tracker *t);
 /* Protect dirty blocks until at most `leave` of them are unprotected, in at most 4 rounds, because the
  * guest may write as fast as this call protects. Returns 0 or -errno with a sentence. */
 int fault_tracker_preprotect(struct fault_tracker *t, uint64_t leave, struct err *e);
@@ -91,6 +98,8 @@ int fault_tracker_preprotect(struct fault_tracker *t, uint64_t leave, struct err
  * since arming, so treat all blocks as dirty. NULL: not wanted.
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty, struct err *e);
+/* Set in `to` the bit of each block written since the last reset. In a pause, with drained devices. */
+void fault_tracker_dirty(struct fault_tracker *t, struct bitmap *to);
 /* Like fault_tracker_reset_dirty(), for a save on which no incremental save will be based: blocks are
  * protected but stay dirty.
  * Returns 0 or -errno with a sentence. */

@@ -291,6 +291,7 @@ struct vm_config {
 		/* The VM before it was paused for the handover. */
 		uint8_t phase, reason;
 		uint8_t off_asked; /* a user asked for a shutdown */
+		uint8_t has_base;  /* restore_fd also says which memory differs from the last snapshot's */
 		int64_t value;
 		char detail[VM_DETAIL_MAX];
 		uint64_t vm_clock_ns, started_realtime_ns;

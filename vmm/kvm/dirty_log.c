@@ -73,6 +73,11 @@ int dirty_log_stop(struct dirty_log *l, struct err *e)
 	return memory_log_dirty(l->mem, l->kvm, false, e);
 }
 
+bool dirty_log_is_on(const struct dirty_log *l)
+{
+	return atomic_load(&l->on);
+}
+
 bool dirty_log_stays(const struct dirty_log *l)
 {
 	return l->blocks && !l->mem->huge_pages;

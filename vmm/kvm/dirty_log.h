@@ -1,4 +1,5 @@
-/* dirty_log: notes which blocks of RAM are written, for VM processes without userfaultfd. KVM's dirty log has the
+/* dirty_log: notes which blocks of RAM are written, for VM processes without userfaultfd, and for those that took a VM
+ * over, from the handover to the first snapshot (vmm/machine/machine_carry.h). KVM's dirty log has the
  * guest's writes. It lacks the writes of this process, and those that the kernel makes for this process (data read from
  * a disk), so devices mark these.
  *
@@ -41,6 +42,8 @@ void dirty_log_mark(struct dirty_log *l, uint64_t off, uint64_t len);
 int dirty_log_start(struct dirty_log *l, struct err *e);
 /* Turn the log off. Returns 0 or -errno. */
 int dirty_log_stop(struct dirty_log *l, struct err *e);
+/* Return whether the log is on. */
+bool dirty_log_is_on(const struct dirty_log *l);
 /* Return whether the log is available and stays on, so that it counts writes from one snapshot to the next. */
 bool dirty_log_stays(const struct dirty_log *l);
 /* Add what was written since the last call to l->written.

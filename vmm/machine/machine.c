@@ -363,6 +363,12 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
+/* Return whether the process that hands the VM over says which memory differs from the last snapshot's. */
+static bool base_is_carried(const struct machine *m)
+{
+	return m->cfg.taken_over && m->cfg.taken.has_base && !m->cfg.huge_pages;
+}
+
 /* Choose how memory is tracked: by userfaultfd, or by KVM's dirty log where userfaultfd is not available or memory is
  * in huge pages, which are larger than the fault tracker's blocks. */
 static int tracking_open(struct machine *m, struct err *e)
@@ -378,7 +384,7 @@ static int tracking_open(struct machine *m, struct err *e)
 	uffd_reason(&m->uffd, reason);
 	if (m->uffd.can_protect) {
 		log_info(NULL, "memory is tracked by userfaultfd, opened by %s", uffd_source_name(m->uffd.source));
-		return 0;
+		return base_is_carried(m) ? dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e) : 0;
 	}
 	log_info(NULL, "memory is tracked by KVM's dirty log, since userfaultfd is not available (%s): a snapshot copies "
 		"memory in rounds%s; `cairn doctor` tells how to change that", reason,
@@ -435,6 +441,10 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 		r = tracking_open(m, e);
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
+	/* Protecting memory with userfaultfd would lengthen the pause, so the dirty log notes the writes until the
+	 * first snapshot. */
+	if (!r && base_is_carried(m))
+		r = dirty_log_start(&m->dirty_log, e);
 	if (!r)
 		r = kvm_create_irqchip(&m->kvm, e);
 	if (r < 0)
@@ -482,6 +492,8 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 void machine_forget_memory(struct machine *m)
 {
 	m->base_id[0] = 0;
+	if (dirty_log_is_on(&m->dirty_log))
+		dirty_log_reset(&m->dirty_log);
 	fault_tracker_free(m->tracker);
 	m->tracker = NULL;
 	ram_working_set_keep(m);

@@ -4,6 +4,7 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_H
 #define CAIRN_VMM_MACHINE_MACHINE_H
 
+#include "base/loop.h"
 #include "devices/dev_host.h"
 #include "snapshot/uffd_open.h"
 #include "snapshot/vmstate.h"
@@ -85,7 +86,8 @@ struct machine {
 	int working_sets_fd;		     /* file that keeps the working sets; -1: none */
 	bool working_sets_read, working_sets_changed;
 	struct fault_tracker *tracker; /* NULL: userfaultfd does not track memory */
-	struct dirty_log dirty_log;    /* tracks memory where userfaultfd cannot; zeroed: not used */
+	struct loop_task watch_task;   /* of ram_watch_early() */
+	struct dirty_log dirty_log;    /* tracks memory where userfaultfd cannot, or does not yet; zeroed: not used */
 	struct throttle throttle;      /* slows the vCPUs down during a copy of memory */
 	struct vmstate_file restored_from; /* saved state that memory is paged in from; fd -1: none */
 	struct vmstate_store *paged_from;  /* map of a snapshot's VM state, or NULL; owned, freed with free() */

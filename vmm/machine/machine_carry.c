@@ -1,9 +1,11 @@
 #include "vmm/machine/machine_carry.h"
+#include "base/bitmap.h"
 #include "base/channel.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "devices/console.h"
+#include "snapshot/fault_tracker.h"
 #include "snapshot/state.h"
 #include "vmm/agent/agent.h"
 #include "vmm/machine/machine.h"
@@ -14,8 +16,9 @@
 #include <unistd.h>
 
 #define FIGURES_SECTION "figures" /* struct vm_info, which only grows at its end */
+#define MEMORY_SECTION "memory" /* base_id, u64 number of blocks, a bit for each block that differs from the base's */
 #define CONSOLE_SECTION "console"
-#define SECTIONS_VERSION 1 /* of both */
+#define SECTIONS_VERSION 1 /* of all */
 
 static const char *const console_names[] = { [VM_CONSOLE_SERIAL] = "serial", [VM_CONSOLE_VIRTIO] = "virtio" };
 
@@ -68,6 +71,52 @@ static void figures_load(struct machine *m, struct state_reader *r)
 		agent_carried(m->agent);
 }
 
+/* ---- memory: the last snapshot, and what was written since ---- */
+
+static size_t words_bytes(const struct bitmap *b)
+{
+	return DIV_ROUND_UP(b->nbits, 64) * sizeof(b->words[0]);
+}
+
+static void memory_put(struct machine *m, struct state_writer *w)
+{
+	struct bitmap dirty;
+	struct err e;
+
+	if (!m->base_id[0] || bitmap_init(&dirty, DIV_ROUND_UP(m->mem.bytes, VMSTATE_BLOCK_BYTES)) < 0)
+		return; /* the successor's first snapshot writes all memory */
+	if (dirty_log_is_on(&m->dirty_log)) {
+		if (dirty_log_collect(&m->dirty_log, NULL, &e) < 0)
+			log_warn(NULL, "%s; the next snapshot writes all memory", e.msg);
+		bitmap_or(&dirty, &m->dirty_log.written);
+	}
+	if (m->tracker && m->uffd.can_protect)
+		fault_tracker_dirty(m->tracker, &dirty);
+	state_section_begin(w, MEMORY_SECTION, "", SECTIONS_VERSION);
+	state_put_bytes(w, m->base_id, sizeof(m->base_id));
+	state_put_u64(w, dirty.nbits);
+	state_put_bytes(w, dirty.words, words_bytes(&dirty));
+	state_section_end(w);
+	bitmap_done(&dirty);
+}
+
+/* The dirty log is on, and counts all blocks as written so far. */
+static void memory_load(struct machine *m, struct state_reader *r)
+{
+	struct bitmap *written = &m->dirty_log.written;
+	char base[sizeof(m->base_id)];
+
+	if (!dirty_log_is_on(&m->dirty_log)) {
+		r->pos = r->len;
+		return;
+	}
+	state_bytes(r, base, sizeof(base));
+	if (state_u64(r) != written->nbits || r->len - r->pos != words_bytes(written) || base[sizeof(base) - 1])
+		return; /* bytes are left, so the section is malformed */
+	state_bytes(r, written->words, words_bytes(written));
+	memcpy(m->base_id, base, sizeof(base));
+}
+
 /* ---- sections ---- */
 
 void machine_carry_save(struct machine *m, struct state_writer *w)
@@ -75,6 +124,7 @@ void machine_carry_save(struct machine *m, struct state_writer *w)
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_hold(m->consoles[i]);
 	figures_put(m, w);
+	memory_put(m, w);
 	for (unsigned i = 0; i < ARRAY_SIZE(console_names); i++) {
 		if (!m->consoles[i])
 			continue;
@@ -115,11 +165,15 @@ static int section_load(struct machine *m, struct state_section *s, struct err *
 {
 	struct console *c = strcmp(s->name, CONSOLE_SECTION) ? NULL : console_find(m, s->instance);
 
-	if (s->version != SECTIONS_VERSION || (!c && strcmp(s->name, FIGURES_SECTION)))
+	bool memory = !strcmp(s->name, MEMORY_SECTION);
+
+	if (s->version != SECTIONS_VERSION || (!c && !memory && strcmp(s->name, FIGURES_SECTION)))
 		return err_set(e, -EINVAL, ERR_UNSUPPORTED, "the other process carries a section %s '%s' of version %u, "
 			"which this Cairn does not know", s->name, s->instance, s->version);
 	if (c)
 		console_load(c, &s->content);
+	else if (memory)
+		memory_load(m, &s->content);
 	else
 		figures_load(m, &s->content);
 	return state_reader_complete(&s->content) ? 0 :

@@ -1,8 +1,15 @@
 /* machine_carry: what a handover (vmm/snapshot/vm_handover.h) gives to the successor besides the guest's state: the
- * machine's figures, and the consoles with their clients. A save and a snapshot lack all of this.
+ * machine's figures, what was written to memory since the last snapshot, and the consoles with their clients. A save
+ * and a snapshot lack all of this.
  *
- * The sections follow those of machine_save() in the same file: "figures", then "console" for each console of the
- * guest, but not for the agent's. A process of an earlier build writes none of them.
+ * The sections follow those of machine_save() in the same file: "figures"; "memory", if memory is tracked since a
+ * snapshot; then "console" for each console of the guest, but not for the agent's. A process of an earlier build writes
+ * none of them, or no "memory".
+ *
+ * Protecting memory with userfaultfd would lengthen the pause. So the successor does that while the guest runs
+ * (ram_watch_early()), and the dirty log (vmm/kvm/dirty_log.h) is on from before the guest runs until the first
+ * snapshot. That snapshot writes what the tracker, the dirty log or the section "memory" has. The dirty log also has
+ * pages that the guest only reads, until they are protected.
  * Threading: main thread; save, load and the clients' functions while the machine is paused. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_CARRY_H
 #define CAIRN_VMM_MACHINE_MACHINE_CARRY_H

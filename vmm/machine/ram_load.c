@@ -1,6 +1,7 @@
 #include "vmm/machine/ram_load.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
@@ -112,12 +113,46 @@ enum ram_way ram_way(struct machine *m)
 	return ram_can_watch(m) ? RAM_FAULTS : m->dirty_log.blocks ? RAM_LOG : RAM_STANDS;
 }
 
-int ram_watch(struct machine *m, struct err *e)
+static void watch_step(struct loop_task *task)
 {
+	struct machine *m = container_of(task, struct machine, watch_task);
+	struct err e;
 	int r;
 
+	if (!m->tracker || !fault_tracker_is_arming(m->tracker))
+		return; /* the memory was replaced, or ram_watch() has completed the work */
+	r = fault_tracker_arm_step(m->tracker, &e);
+	if (r > 0)
+		loop_post(m->host.loop, task);
+	else if (!r)
+		log_info(NULL, "userfaultfd tracks memory again");
+	else
+		log_warn(NULL, "%s; the next snapshot tries again", e.msg);
+}
+
+void ram_watch_early(struct machine *m)
+{
+	struct err e;
+
+	if (m->tracker || memory_view(&m->mem) || !m->uffd.can_protect)
+		return;
+	if (fault_tracker_begin(m, NULL, &e) < 0) {
+		log_warn(NULL, "%s; the next snapshot tries again", e.msg);
+		return;
+	}
+	fault_tracker_arm_begin(m->tracker);
+	m->watch_task.run = watch_step;
+	loop_post(m->host.loop, &m->watch_task);
+}
+
+int ram_watch(struct machine *m, struct err *e)
+{
+	int r = 0;
+
+	if (m->tracker && fault_tracker_is_arming(m->tracker))
+		r = fault_tracker_arm(m->tracker, e);
 	if (m->tracker)
-		return fault_tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
+		return r < 0 ? r : fault_tracker_preprotect(m->tracker, LEFT_BLOCKS, e);
 	r = fault_tracker_begin(m, NULL, e);
 	if (!r)
 		r = fault_tracker_arm(m->tracker, e);

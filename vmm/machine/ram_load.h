@@ -56,5 +56,8 @@ enum ram_way ram_way(struct machine *m);
  * worker; needs ram_can_watch().
  * Returns 0 or -errno. */
 int ram_watch(struct machine *m, struct err *e);
+/* Start write tracking in the background, in steps on the main thread, if userfaultfd can. Called once, while the guest
+ * runs. */
+void ram_watch_early(struct machine *m);
 
 #endif

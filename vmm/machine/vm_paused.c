@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/ram_load.h"
 #include "vmm/machine/vm_impl.h"
 
 #include <errno.h>
@@ -73,7 +74,7 @@ int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 	cfg->forked = cfg->hint_hostname = false;
 	cfg->start_paused = true;
 	cfg->taken = (struct vm_taken){ .phase = (uint8_t)vm->before_save.phase, .reason = (uint8_t)vm->before_save.reason,
-		.off_asked = vm->off_asked, .value = vm->before_save.value, .vm_clock_ns = machine_clock_ns(vm->m),
+		.off_asked = vm->off_asked, .has_base = vm->m->base_id[0] != 0, .value = vm->before_save.value, .vm_clock_ns = machine_clock_ns(vm->m),
 		.started_realtime_ns = vm->started_ns, .stopped_ns = stopped_ns };
 	memcpy(cfg->taken.detail, vm->before_save.detail, sizeof(cfg->taken.detail));
 	return 0;
@@ -103,8 +104,10 @@ void vm_handover_done(struct vm *vm)
 	const struct vm_taken *t = &vm->cfg.taken;
 
 	vm_phase_set(vm, (enum vm_phase)t->phase, (enum vm_reason)t->reason, t->value, t->detail);
-	if (t->phase != VM_PHASE_RUNNING)
-		return;
-	vm_guest_run(vm);
-	vm->handover_pause_ns = t->stopped_ns ? loop_now_ns() - t->stopped_ns : 0;
+	if (t->phase == VM_PHASE_RUNNING) {
+		vm_guest_run(vm);
+		vm->handover_pause_ns = t->stopped_ns ? loop_now_ns() - t->stopped_ns : 0;
+	}
+	if (vm->m->base_id[0])
+		ram_watch_early(vm->m);
 }

@@ -267,6 +267,9 @@ static int ram_prepare(struct create_job *x)
 		r = ram_watch(m, &x->j.e);
 	else if (!r && x->way == RAM_LOG)
 		r = rounds_begin(x);
+	/* Take most of what the log has now, so that the pause is short. */
+	if (!r && x->way == RAM_FAULTS && dirty_log_is_on(&m->dirty_log))
+		r = dirty_log_collect(&m->dirty_log, NULL, &x->j.e);
 	cpu_probe_learn(&m->kvm); /* before the pause, because it may take a millisecond */
 	return r;
 }
@@ -355,11 +358,24 @@ static int disks_begin(struct create_job *x)
 	return r;
 }
 
+/* Add what was written before the tracker was armed in a process that took the VM over (machine_carry.h). */
+static int logged_add(struct create_job *x)
+{
+	struct dirty_log *l = &x->j.m->dirty_log;
+	int r = dirty_log_is_on(l) ? dirty_log_collect(l, NULL, &x->j.e) : 0;
+
+	if (!r && dirty_log_is_on(l))
+		bitmap_or(&x->wanted, &l->written);
+	return r;
+}
+
 static int tracked_freeze(struct create_job *x)
 {
 	struct machine *m = x->j.m;
 	int r = fault_tracker_reset_dirty(m->tracker, x->incremental ? &x->wanted : NULL, &x->j.e);
 
+	if (!r && x->incremental)
+		r = logged_add(x);
 	if (!r)
 		fault_tracker_save_begin(m->tracker, &x->wanted);
 	return r;
@@ -699,6 +715,15 @@ static int disks_commit(struct create_job *x)
 	return 0;
 }
 
+/* The tracker has all writes since the snapshot, so the log that began with a handover is not needed any more. */
+static void dirty_log_end(struct machine *m)
+{
+	struct err e;
+
+	if (dirty_log_stop(&m->dirty_log, &e) < 0)
+		log_warn(NULL, "cannot turn KVM's dirty log off: %s", e.msg);
+}
+
 static void write_run(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
@@ -710,6 +735,8 @@ static void write_run(struct work *w)
 		j->r = disks_commit(x);
 	if (x->way == RAM_FAULTS && j->m->tracker)
 		fault_tracker_save_end(j->m->tracker); /* in every case, so that blocked writers continue */
+	if (x->way == RAM_FAULTS)
+		dirty_log_end(j->m);
 	if (j->r < 0)
 		disks_abort(x);
 	j->result.total_ns = loop_now_ns() - x->started_ns;

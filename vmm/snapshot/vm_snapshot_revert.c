@@ -212,8 +212,15 @@ static int memory_rewind(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
 	struct vmstate_store *old = m->paged_from;
-	int r;
+	int r = 0;
 
+	/* In a process that took the VM over, the tracker lacks what was written before it was armed. */
+	if (dirty_log_is_on(&m->dirty_log)) {
+		r = dirty_log_collect(&m->dirty_log, NULL, &x->j.e);
+		bitmap_or(&x->changed, &m->dirty_log.written);
+	}
+	if (r < 0)
+		return r;
 	m->paged_from = &x->store->store;
 	r = ram_rewind(m, m->paged_from, &x->h, &x->changed, &x->j.e);
 	if (r < 0) {
@@ -222,6 +229,8 @@ static int memory_rewind(struct revert_job *x)
 	}
 	x->store = NULL;
 	free(old);
+	if (dirty_log_is_on(&m->dirty_log))
+		dirty_log_reset(&m->dirty_log);
 	return 0;
 }
 
@@ -265,6 +274,7 @@ static int machine_revert(struct revert_job *x)
 	if (!r)
 		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
 	vmsnap_job_tell_tracking(&x->j, x->by_log ? RAM_LOG : m->uffd.fd >= 0 ? RAM_FAULTS : RAM_STANDS);
+	m->base_id[0] = 0;
 	if (!r && (x->by_log ? dirty_log_stays(&m->dirty_log) : m->uffd.can_protect))
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
 	if (!r && x->v.eager)

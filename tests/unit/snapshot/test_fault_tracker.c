@@ -68,7 +68,7 @@ static int setup(void **state)
 	return 0;
 }
 
-static void begin(struct fixture *f)
+static void begin_unarmed(struct fixture *f)
 {
 	struct err e = { 0 };
 
@@ -76,8 +76,16 @@ static void begin(struct fixture *f)
 		print_message("skipped: no write protection by userfaultfd on this host\n");
 		skip();
 	}
-	if (fault_tracker_new(&f->c, &f->t, &e) < 0 || fault_tracker_start(f->t, &e) < 0 ||
-		fault_tracker_arm(f->t, &e) < 0)
+	if (fault_tracker_new(&f->c, &f->t, &e) < 0 || fault_tracker_start(f->t, &e) < 0)
+		fail_msg("%s", e.msg);
+}
+
+static void begin(struct fixture *f)
+{
+	struct err e = { 0 };
+
+	begin_unarmed(f);
+	if (fault_tracker_arm(f->t, &e) < 0)
 		fail_msg("%s", e.msg);
 }
 
@@ -459,6 +467,53 @@ static void test_partly_present_blocks_are_tracked(void **state)
 	assert_int_equal(n, 2);
 }
 
+/* Each step protects one stretch of present memory. */
+static void test_memory_is_armed_in_steps(void **state)
+{
+	static const size_t at[] = { 2, 5, 9 };
+	struct fixture *f = *state;
+	struct err e = { 0 };
+	unsigned steps = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
+		f->c.ram[at[i] * VMSTATE_BLOCK_BYTES] = 1;
+	begin_unarmed(f);
+	assert_false(fault_tracker_is_arming(f->t));
+	fault_tracker_arm_begin(f->t);
+	assert_int_equal(fault_tracker_arm_step(f->t, &e), 1);
+	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
+		f->c.ram[at[i] * VMSTATE_BLOCK_BYTES] = 2;
+	fault_tracker_dirty(f->t, &f->dirty);
+	assert_int_equal(bitmap_count(&f->dirty), 1); /* the others are not protected yet */
+	assert_true(bitmap_test(&f->dirty, at[0]));
+	while (fault_tracker_arm_step(f->t, &e) == 1)
+		assert_true(++steps < 10);
+	assert_false(fault_tracker_is_arming(f->t));
+	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
+		f->c.ram[at[i] * VMSTATE_BLOCK_BYTES] = 3;
+	reset_dirty(f);
+	assert_int_equal(bitmap_count(&f->dirty), ARRAY_SIZE(at));
+}
+
+static void test_worker_completes_steps(void **state)
+{
+	struct fixture *f = *state;
+	struct err e = { 0 };
+
+	f->c.ram[2 * VMSTATE_BLOCK_BYTES] = f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 1;
+	begin_unarmed(f);
+	fault_tracker_arm_begin(f->t);
+	assert_int_equal(fault_tracker_arm_step(f->t, &e), 1);
+	assert_true(fault_tracker_is_arming(f->t));
+	assert_int_equal(fault_tracker_arm(f->t, &e), 0);
+	assert_false(fault_tracker_is_arming(f->t));
+	assert_int_equal(fault_tracker_arm_step(f->t, &e), 0);
+	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 2;
+	reset_dirty(f);
+	assert_int_equal(bitmap_count(&f->dirty), 1);
+	assert_true(bitmap_test(&f->dirty, 5));
+}
+
 static void *write_one(void *p)
 {
 	*(uint8_t *)p = 77;
@@ -637,6 +692,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_untouched_memory_costs_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_partly_present_blocks_are_tracked, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_memory_is_armed_in_steps, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_worker_completes_steps, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fault_after_stop_waits_for_free_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_later_mapping_is_not_touched, setup, teardown),
 		VIEW_TEST(test_written_blocks_are_dirty),
