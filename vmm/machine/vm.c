@@ -681,6 +681,15 @@ static void queue_add(struct vm *vm, const struct queued *q, bool stops)
 	loop_post(vm->loop, &vm->task);
 }
 
+/* Return whether the event must not get lost: it has stopped the vCPUs, or is the watchdog's. A guest can repeat all
+ * other events at any rate. */
+static bool event_needs_room(const struct dev_event *ev)
+{
+	if (ev->kind == DEV_EVENT_PANICKED)
+		return ev->value & PVPANIC_PANICKED; /* else its crash kernel has taken over, and it runs on */
+	return ev->kind <= DEV_EVENT_DEBUG_EXIT || ev->stop || ev->kind == DEV_EVENT_WATCHDOG;
+}
+
 static void listener_event(void *opaque, const struct dev_event *ev)
 {
 	struct queued q = { .ev = *ev };
@@ -688,7 +697,7 @@ static void listener_event(void *opaque, const struct dev_event *ev)
 	snprintf(q.device, sizeof(q.device), "%s", ev->device ? ev->device : "");
 	snprintf(q.detail, sizeof(q.detail), "%s", ev->detail ? ev->detail : "");
 	q.ev.device = q.ev.detail = NULL;
-	queue_add(opaque, &q, ev->kind <= DEV_EVENT_DEBUG_EXIT || ev->stop || ev->kind == DEV_EVENT_WATCHDOG);
+	queue_add(opaque, &q, event_needs_room(ev));
 }
 
 static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail)
