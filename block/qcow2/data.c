@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* A punch or a write of zeros in the data file. Allocating writes to the same clusters wait for its
@@ -187,6 +188,17 @@ int data_truncate(struct qcow2 *q, uint64_t size)
 	if (!q->external || q->data.is_device)
 		return 0;
 	return ftruncate(q->data_fd, (off_t)size) < 0 || fdatasync(q->data_fd) < 0 ? -errno : 0;
+}
+
+int data_extend(struct qcow2 *q, uint64_t size)
+{
+	struct stat st;
+
+	if (!q->external || q->data.is_device)
+		return 0;
+	if (fstat(q->data_fd, &st) < 0)
+		return -errno;
+	return (uint64_t)st.st_size < size ? data_truncate(q, size) : 0;
 }
 
 void data_empty(struct qcow2 *q)

@@ -551,6 +551,8 @@ int data_zero_step(struct qcow2_req *req);
  * nothing.
  * Returns 0 or -errno. */
 int data_truncate(struct qcow2 *q, uint64_t size);
+/* Like data_truncate(), but keep a data file that is longer. */
+int data_extend(struct qcow2 *q, uint64_t size);
 /* Punch the whole data file. The durable map must not name any of it. */
 void data_empty(struct qcow2 *q);
 

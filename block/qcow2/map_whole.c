@@ -79,7 +79,7 @@ int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opa
 		r = ftruncate(b->fd, (off_t)q->tail.file_bytes) < 0 ? -errno : 0;
 	}
 	if (!r)
-		r = data_truncate(q, b->info.size_bytes);
+		r = data_extend(q, b->info.size_bytes);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;
 }
 

@@ -225,10 +225,7 @@ static int disk_grow(struct qcow2 *q, uint64_t size)
 	if (r < 0)
 		return r;
 	q->base.info.size_bytes = size;
-	/* A device cannot be cut, so it still has its old content there. */
-	if (q->data.raw && q->data.is_device)
-		r = zero_range(q, old, size);
-	if (!r)
+	if (!q->data.raw)
 		r = added_zero(q, old, size);
 	if (r < 0)
 		q->base.info.size_bytes = old;
@@ -246,11 +243,12 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	r = qcow2_sync_gate(q);
 	if (!r)
 		r = b->ops->flush_all(b);
-	/* A longer data file's content behind the old end must not become readable, so cut it off first. */
-	if (!r && size > old)
+	/* A longer data file's content behind the old end must not become readable, so cut it off first. But a raw data
+	 * file's content is the disk's, also there. */
+	if (!r && size > old && !q->data.raw)
 		r = data_truncate(q, old);
 	if (!r && size > old)
-		r = data_truncate(q, size);
+		r = data_extend(q, size);
 	if (!r)
 		r = size < old ? cut_zero(q, size) : disk_grow(q, size);
 	if (r == -ENOTSUP)
