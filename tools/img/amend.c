@@ -228,7 +228,8 @@ int img_amend_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1 || !opts.n)
 		return img_usage("amend", "-o OPTIONS and one FILE are required");
-	a.common.o.path = argv[optind];
+	if (img_common_name(&a.common, &a.common.o, argv[optind]))
+		return 1;
 	img_signals_catch();
 	return image_amend(&a, &e) < 0 ? img_fail(&e) : 0;
 }

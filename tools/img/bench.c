@@ -286,7 +286,8 @@ int img_bench_main(int argc, char **argv)
 	if (!b.step)
 		b.step = b.bytes;
 	b.common.o.writable = b.write;
-	b.common.o.path = argv[optind];
+	if (img_common_name(&b.common, &b.common.o, argv[optind]))
+		return 1;
 	img_signals_catch();
 	return image_bench(&b, &e) < 0 ? img_fail(&e) : 0;
 }

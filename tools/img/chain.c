@@ -222,7 +222,8 @@ int img_rebase_main(int argc, char **argv)
 	if (argc - optind != 1 || !z.base)
 		return img_usage("rebase", "-b with the new backing file (\"\" for none) and one IMAGE are "
 			"required");
-	z.common.o.path = argv[optind];
+	if (img_common_name(&z.common, &z.common.o, argv[optind]))
+		return 1;
 	img_common_progress(&z.common);
 	img_signals_catch();
 	r = image_rebase(&z, &e);
@@ -446,7 +447,8 @@ int img_commit_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("commit", "one FILE is required");
-	k.common.o.path = argv[optind];
+	if (img_common_name(&k.common, &k.common.o, argv[optind]))
+		return 1;
 	img_common_progress(&k.common);
 	img_signals_catch();
 	r = image_commit(&k, &e);

@@ -178,9 +178,10 @@ int img_check_main(int argc, char **argv)
 		return img_usage("check", "one FILE is required");
 	if (!a.common.json) /* JSON is the result alone, without progress */
 		img_common_progress(&a.common);
+	if (img_common_name(&a.common, &a.common.o, argv[optind]))
+		return 1;
 	if (a.repair && a.common.o.no_lock)
 		return img_usage("check", "-r and -U exclude each other: a repair needs the lock");
-	a.common.o.path = argv[optind];
 	if (img_layers_open(&a.common.o, layers, &n, &e) < 0)
 		return img_fail(&e);
 	st = check_layer(&a, &layers[0]);

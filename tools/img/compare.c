@@ -157,7 +157,6 @@ static int sides_open(struct compare *c, struct err *e)
 	int r = loop_new(64, &c->loop, e);
 
 	for (int i = 0; i < 2 && !r; i++) {
-		img_common_open(&c->common, &c->s[i].o);
 		r = img_block_open(c->loop, &c->s[i].o, &c->s[i].b, e);
 		if (r < 0)
 			return r;
@@ -212,8 +211,11 @@ int img_compare_main(int argc, char **argv)
 		img_usage("compare", "two FILEs are required");
 		return COMPARE_OPEN;
 	}
-	c.s[0].o.path = argv[optind];
-	c.s[1].o.path = argv[optind + 1];
+	for (int i = 0; i < 2; i++) {
+		img_common_open(&c.common, &c.s[i].o);
+		if (img_common_name(&c.common, &c.s[i].o, argv[optind + i]))
+			return COMPARE_OPEN;
+	}
 	img_common_progress(&c.common);
 	img_signals_catch();
 	return images_compare(&c);

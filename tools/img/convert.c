@@ -30,8 +30,8 @@ static int target_is_new(const struct img_convert *v, const struct stat *st, str
 {
 	struct stat from;
 
-	for (unsigned i = 0; i < v->npaths; i++)
-		if (!stat(v->paths[i], &from) && st->st_dev == from.st_dev && st->st_ino == from.st_ino)
+	for (unsigned i = 0; i < v->nsources; i++)
+		if (!stat(v->sources[i].path, &from) && st->st_dev == from.st_dev && st->st_ino == from.st_ino)
 			return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
 	return 0;
 }
@@ -148,17 +148,16 @@ static int sources_open(struct img_convert *v, struct block_part *parts, unsigne
 {
 	int r = 0;
 
-	for (*n = 0; *n < v->npaths && !r; *n += !r) {
-		struct img_open o = v->src;
+	for (*n = 0; *n < v->nsources && !r; *n += !r) {
+		const struct img_open *o = &v->sources[*n];
 		struct block_info info;
 
-		o.path = v->paths[*n];
-		r = img_block_open(v->from_loop, &o, &parts[*n].b, e);
+		r = img_block_open(v->from_loop, o, &parts[*n].b, e);
 		if (r < 0)
 			break;
 		block_info(parts[*n].b, &info);
 		if (v->skip_bytes > MIN(v->end_bytes, info.size_bytes))
-			fprintf(stderr, "cairn-img: warning: %s: cannot skip to the offset %llu, behind its end\n", o.path,
+			fprintf(stderr, "cairn-img: warning: %s: cannot skip to the offset %llu, behind its end\n", o->path,
 				(unsigned long long)v->skip_bytes);
 		parts[*n].offset = MIN(v->skip_bytes, info.size_bytes);
 		parts[*n].len = MIN(v->end_bytes, info.size_bytes);
@@ -169,8 +168,8 @@ static int sources_open(struct img_convert *v, struct block_part *parts, unsigne
 
 static int source_open(struct img_convert *v, struct err *e)
 {
-	bool whole = v->npaths == 1 && !v->skip_bytes && v->end_bytes == UINT64_MAX;
-	CLEANUP_FREE struct block_part *parts = calloc(v->npaths, sizeof(*parts));
+	bool whole = v->nsources == 1 && !v->skip_bytes && v->end_bytes == UINT64_MAX;
+	CLEANUP_FREE struct block_part *parts = calloc(v->nsources, sizeof(*parts));
 	struct block_info info;
 	unsigned n = 0;
 	int r = parts ? sources_open(v, parts, &n, e) : err_set_errno(e, -ENOMEM, "convert");
@@ -266,12 +265,9 @@ static int pack_existing(struct img_convert *v, bool is_zero, struct err *e)
 /* Write into an existing image (-n). A failure leaves the image incomplete. */
 static int convert_existing(struct img_convert *v, struct err *e)
 {
-	struct img_open o = { .path = v->path, .format = block_format_name(v->ic.format),
-		.writable = true };
+	struct img_open o = v->target;
 	int closed, r;
 
-	img_common_open(&v->common, &o);
-	o.no_lock = false;
 	r = img_block_open(v->loop, &o, &v->to, e);
 	if (!r)
 		r = target_fits(v, e);
@@ -364,6 +360,14 @@ int img_convert_run(struct img_convert *v, struct err *e)
 
 /* ---- the verb convert ---- */
 
+struct convert_args {
+	struct img_convert v;
+	struct img_options opts; /* applied when the format is known */
+	struct img_open src; /* options of each source */
+	const char *base, *base_format; /* -B and -F */
+	bool offload, sparse, target_opts, format_given; /* -C, -S, --target-image-opts, -O */
+};
+
 static int backing_check(struct img_convert *v)
 {
 	const struct qcow2_create *q = &v->ic.qcow2;
@@ -378,7 +382,7 @@ static int backing_check(struct img_convert *v)
 		return img_usage("convert", "no format of the backing file given; add -F raw or -F qcow2");
 	if (q->backing_format && img_format_parse(q->backing_format, &f, &e) < 0)
 		return img_usage("convert", "%s", e.msg);
-	if (v->npaths > 1)
+	if (v->nsources > 1)
 		return img_usage("convert", "several SOURCEs cannot share a backing file of the target");
 	if (v->target_is_zero)
 		return img_usage("convert", "--target-is-zero and -B exclude each other");
@@ -389,19 +393,48 @@ static int backing_check(struct img_convert *v)
 	return 0;
 }
 
-static int args_check(struct img_convert *v, int argc, char **argv)
+/* Take the names of the sources and of the target, which follows them. */
+static int names_take(struct convert_args *a, char **names)
 {
+	struct img_convert *v = &a->v;
+	struct img_open *list = calloc(v->nsources, sizeof(*list));
+	char *target = names[v->nsources];
+	struct err e;
+
+	if (!list)
+		return img_usage("convert", "out of memory");
+	v->sources = list;
+	for (unsigned i = 0; i < v->nsources; i++) {
+		list[i] = a->src;
+		if (img_common_name(&v->common, &list[i], names[i]))
+			return 1;
+	}
+	v->target = (struct img_open){ .writable = true };
+	memcpy(v->target.allow, a->src.allow, sizeof(v->target.allow));
+	v->target.nallow = a->src.nallow;
+	if (a->target_opts && img_name_take(&v->target, target, true, &e) < 0)
+		return img_fail(&e);
+	v->path = a->target_opts ? v->target.path : img_name_path(target);
+	v->target.path = v->path;
+	if (!v->target.format)
+		v->target.format = block_format_name(v->ic.format);
+	return img_create_format(&v->ic, "convert", v->target.format);
+}
+
+static int args_check(struct convert_args *a, int argc, char **argv)
+{
+	struct img_convert *v = &a->v;
 	int st;
 
 	if (argc - optind < 2)
 		return img_usage("convert", "SOURCE and TARGET are required");
-	v->paths = argv + optind;
-	v->npaths = (unsigned)(argc - optind - 1);
-	v->path = argv[argc - 1];
-	st = backing_check(v);
+	v->nsources = (unsigned)(argc - optind - 1);
+	st = names_take(a, argv + optind);
+	if (!st)
+		st = backing_check(v);
 	if (st)
 		return st;
-	if (v->npaths > 1 && v->src.snapshot)
+	if (v->nsources > 1 && a->src.snapshot)
 		return img_usage("convert", "-l requires a single SOURCE");
 	if (v->compress && v->ic.format != BLOCK_FORMAT_QCOW2)
 		return img_usage("convert", "-c requires -O qcow2");
@@ -457,14 +490,7 @@ static int sparse_take(struct img_convert *v, const char *arg)
 	return 0;
 }
 
-struct convert_args {
-	struct img_convert v;
-	struct img_options opts; /* applied when the format is known */
-	const char *base, *base_format; /* -B and -F */
-	bool offload, sparse;	/* -C and -S were given */
-};
-
-enum { OPT_TARGET_IS_ZERO = IMG_OPT_OWN, OPT_SALVAGE };
+enum { OPT_TARGET_IS_ZERO = IMG_OPT_OWN, OPT_SALVAGE, OPT_TARGET_OPTS };
 
 static int option_take(struct convert_args *a, int c, char *arg)
 {
@@ -473,9 +499,10 @@ static int option_take(struct convert_args *a, int c, char *arg)
 
 	switch (c) {
 	case 'f':
-		v->src.format = arg;
+		a->src.format = arg;
 		return 0;
 	case 'O':
+		a->format_given = true;
 		return img_create_format(&v->ic, "convert", arg);
 	case 'o':
 		return img_options_add(&a->opts, "convert", arg);
@@ -498,11 +525,14 @@ static int option_take(struct convert_args *a, int c, char *arg)
 		v->existing = true;
 		return 0;
 	case 'l':
-		return img_snapshot_option(&v->src, "convert", arg);
+		return img_snapshot_option(&a->src, "convert", arg);
 	case 'r':
 		return img_parse_size(arg, &v->rate.bytes_per_second, &e) < 0 ? img_fail(&e) : 0;
 	case OPT_TARGET_IS_ZERO:
 		v->target_is_zero = true;
+		return 0;
+	case OPT_TARGET_OPTS:
+		a->target_opts = true;
 		return 0;
 	case OPT_SALVAGE:
 		v->how.salvage = true;
@@ -523,6 +553,10 @@ static int options_join(struct convert_args *a)
 	struct qcow2_create *q = &a->v.ic.qcow2;
 	struct err e;
 
+	if (a->target_opts && !a->v.existing)
+		return img_usage("convert", "--target-image-opts requires -n: only an existing TARGET has such options");
+	if (a->target_opts && a->format_given)
+		return img_usage("convert", "--target-image-opts and -O exclude each other; use driver");
 	if (a->v.existing && a->opts.n)
 		return img_usage("convert", "-o has no effect with -n: TARGET exists");
 	if (a->offload && (a->v.compress || a->sparse || a->v.how.salvage))
@@ -541,6 +575,7 @@ int img_convert_main(int argc, char **argv)
 {
 	static const struct option longs[] = { IMG_COMMON_LONGS,
 		{ "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
+		{ "target-image-opts", no_argument, NULL, OPT_TARGET_OPTS },
 		{ "salvage", no_argument, NULL, OPT_SALVAGE }, { NULL, 0, NULL, 0 } };
 	struct convert_args a = { .v = { .ic = IMG_CREATE_DEFAULT, .end_bytes = UINT64_MAX } };
 	struct img_convert *v = &a.v;
@@ -557,10 +592,11 @@ int img_convert_main(int argc, char **argv)
 	if (!st)
 		st = options_join(&a);
 	if (!st)
-		st = args_check(v, argc, argv);
+		img_common_open(&v->common, &a.src);
+	if (!st)
+		st = args_check(&a, argc, argv);
 	if (st)
-		return st;
-	img_common_open(&v->common, &v->src);
+		goto out;
 	v->how.quiet = v->common.quiet;
 	if (!strcmp(v->path, "-"))
 		v->common.progress.to = stderr;
@@ -568,5 +604,8 @@ int img_convert_main(int argc, char **argv)
 	img_signals_catch();
 	r = img_convert_run(v, &e);
 	img_progress_end(&v->common.progress, !r);
-	return r < 0 ? img_fail(&e) : 0;
+	st = r < 0 ? img_fail(&e) : 0;
+out:
+	free((void *)(uintptr_t)v->sources);
+	return st;
 }

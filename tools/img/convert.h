@@ -6,13 +6,13 @@
 
 struct img_convert {
 	struct img_common common;
-	struct img_open src;   /* the options of each source; without its path */
-	char *const *paths;    /* the sources, one behind the other */
-	unsigned npaths;
+	const struct img_open *sources; /* one behind the other */
+	unsigned nsources;
 	uint64_t skip_bytes;   /* leave out this much at the start of the source; only with one source */
 	uint64_t end_bytes;    /* stop at this offset of the source; UINT64_MAX: at its end */
 	struct img_create ic;  /* the target; its size is that of the source */
 	const char *path;      /* "-": standard output */
+	struct img_open target; /* with `existing`: how to open the target */
 	bool compress, existing, target_is_zero;
 	struct img_copy_how how;
 	struct img_rate rate;

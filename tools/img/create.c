@@ -358,7 +358,7 @@ int img_create_main(int argc, char **argv)
 	}
 	if (argc - optind < 1 || argc - optind > 2)
 		return img_usage("create", "FILE and SIZE are required");
-	a.path = argv[optind];
+	a.path = img_name_path(argv[optind]);
 	a.size = argv[optind + 1];
 	r = img_options_apply(&a.c, &opts, &e);
 	if (!r)

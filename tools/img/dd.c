@@ -10,12 +10,13 @@
 struct dd {
 	struct img_convert v;
 	uint64_t block_bytes, count, skip; /* count: UINT64_MAX: up to the end */
-	const char *from, *to;
+	struct img_open src;
+	char *from, *to;
 };
 
-static int operand_take(struct dd *d, const char *word)
+static int operand_take(struct dd *d, char *word)
 {
-	const char *value = strchr(word, '=');
+	char *value = strchr(word, '=');
 	size_t n = value ? (size_t)(value - word) : 0;
 	uint64_t *number = NULL;
 	struct err e;
@@ -52,9 +53,9 @@ static int dd_run(struct dd *d, struct err *e)
 {
 	struct img_convert *v = &d->v;
 
-	v->paths = (char *const *)(uintptr_t)&d->from;
-	v->npaths = 1;
-	v->path = d->to;
+	v->sources = &d->src;
+	v->nsources = 1;
+	v->path = img_name_path(d->to);
 	v->skip_bytes = blocks_to_bytes(d, d->skip);
 	v->end_bytes = blocks_to_bytes(d, d->count);
 	return img_convert_run(v, e);
@@ -71,7 +72,7 @@ int img_dd_main(int argc, char **argv)
 		if (c == 'O')
 			st = img_create_format(&d.v.ic, "dd", optarg);
 		else if (c == 'f')
-			d.v.src.format = optarg;
+			d.src.format = optarg;
 		else
 			st = img_common_option(&d.v.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
@@ -81,7 +82,9 @@ int img_dd_main(int argc, char **argv)
 		st = img_usage("dd", "if=SOURCE and of=TARGET are required");
 	if (st)
 		return st;
-	img_common_open(&d.v.common, &d.v.src);
+	img_common_open(&d.v.common, &d.src);
+	if (img_common_name(&d.v.common, &d.src, d.from))
+		return 1;
 	img_signals_catch();
 	return dd_run(&d, &e) < 0 ? img_fail(&e) : 0;
 }

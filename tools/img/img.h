@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 #define IMG_ALLOW_MAX 8
 
@@ -95,7 +96,7 @@ struct img_open {
 /* Options of many verbs: -f -U -p -q --allow --format (or --output). */
 struct img_common {
 	const char *verb;
-	bool bar, quiet, json;
+	bool bar, quiet, json, image_opts;
 	struct img_open o; /* a verb with two images uses these options for both */
 	struct img_progress progress;
 };
@@ -121,6 +122,12 @@ void img_common_init(struct img_common *x, const char *verb);
 int img_common_option(struct img_common *x, int c, const char *arg);
 /* Copy the options that hold for both images of a verb (x->o) to one image's options (o). */
 void img_common_open(const struct img_common *x, struct img_open *o);
+/* Take the name of an image from the command line: a path, or with --image-opts or after "json:" options of the image,
+ * which may set the format and switch off locks. Strings in o point into name, which is modified.
+ * img_common_name(): with the options of x. Returns 0; an exit status after an error message. */
+int img_common_name(struct img_common *x, struct img_open *o, char *name);
+/* Returns 0; -EINVAL or -ENOTSUP with a sentence. */
+int img_name_take(struct img_open *o, char *name, bool image_opts, struct err *e);
 /* Check a cache mode of -t or -T, which have no effect here. Returns 0; an exit status after an error message. */
 int img_cache_option(const char *verb, const char *mode);
 /* Choose how to show progress, after all options are parsed. */
@@ -163,6 +170,8 @@ void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
 /* Print the path that a name in an image has: relative names are relative to the folder of the image. */
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
+/* Returns the path in a name: what follows "file:", or the name itself. */
+#define img_name_path(name) (strncmp((name), "file:", 5) ? (name) : (name) + 5)
 /* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path. */
 bool img_has_protocol(const char *name);
 /* Open the image as a disk, run work() on it, and close it.

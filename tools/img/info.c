@@ -355,6 +355,7 @@ int img_info_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("info", "one FILE is required");
-	x.o.path = argv[optind];
+	if (img_common_name(&x, &x.o, argv[optind]))
+		return 1;
 	return info_run(&x.o, x.json, !x.o.no_backing, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -17,7 +17,8 @@
 	"                 folder of the image that names them]\n"
 #define OPEN_HELP                                                                                  \
 	FORMAT_HELP                                                                                \
-	"  -U             do not lock the image: read it while a VM uses it\n" ALLOW_HELP
+	"  -U             do not lock the image: read it while a VM uses it\n" ALLOW_HELP            \
+	"  --image-opts   take options instead of the image's name: driver=qcow2,file.filename=NAME\n"
 
 #define PROGRESS_HELP                                                                              \
 	"  -p             show a progress bar, on a terminal\n"                                    \
@@ -72,6 +73,7 @@ static const struct img_verb verbs[] = {
 		"  -r RATE        limit the copy to RATE bytes a second [no limit]\n"
 		"  --salvage      store zeros for blocks that cannot be read, and print their offsets\n"
 		"  -n             write into the existing TARGET\n"
+		"  --target-image-opts  with -n: take options instead of the name of TARGET\n"
 		"  --target-is-zero  with -n: assume that TARGET reads as zeros\n" PROGRESS_HELP
 		"Several SOURCEs are copied one behind the other. Zeros are not stored. A new TARGET file\n"
 		"appears when it is complete, and not at all after a failure or Ctrl-C. TARGET '-' writes a raw\n"

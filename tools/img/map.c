@@ -144,8 +144,9 @@ int img_map_main(int argc, char **argv)
 	if (!st && argc - optind != 1)
 		st = img_usage("map", "one FILE is required");
 	if (!st) {
-		m->common.o.path = argv[optind];
-		st = map_run(m, &e) < 0 ? img_fail(&e) : 0;
+		st = img_common_name(&m->common, &m->common.o, argv[optind]);
+		if (!st)
+			st = map_run(m, &e) < 0 ? img_fail(&e) : 0;
 	}
 	free(m);
 	return st;

@@ -181,6 +181,7 @@ int img_measure_main(int argc, char **argv)
 	}
 	if (argc - optind != (m.size ? 0 : 1))
 		return img_usage("measure", "either --size or one FILE is required");
-	m.common.o.path = argv[optind];
+	if (!m.size && img_common_name(&m.common, &m.common.o, argv[optind]))
+		return 1;
 	return measure_run(&m, &opts, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -149,8 +149,10 @@ bool img_has_protocol(const char *name)
 
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap)
 {
-	const char *slash = *name == '/' ? NULL : strrchr(image, '/');
+	const char *slash;
 
+	name = img_name_path(name);
+	slash = *name == '/' ? NULL : strrchr(image, '/');
 	snprintf(ret, cap, "%.*s%s", slash ? (int)(slash + 1 - image) : 0, image, name);
 }
 
@@ -190,7 +192,9 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	char dir[PATH_MAX], joined[2 * PATH_MAX];
 	bool ok;
 
-	if (img_has_protocol(name))
+	if (img_name_path(name) != name)
+		name = img_name_path(name);
+	else if (img_has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"%s names '%s' as its %s file; only local files are supported", image, name, what);
 	folder_of(image, dir, sizeof(dir));

@@ -130,7 +130,8 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 	case IMG_OPT_OUTPUT:
 		return format_option(x, arg);
 	case IMG_OPT_IMAGE_OPTS:
-		return img_usage(x->verb, "--image-opts is not supported; give a file");
+		x->image_opts = true;
+		return 0;
 	case IMG_OPT_OBJECT:
 		return img_object_refuse(x->verb);
 	default:

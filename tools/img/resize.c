@@ -91,7 +91,8 @@ int img_resize_main(int argc, char **argv)
 		return st;
 	if (!z.size || argc - optind != 1)
 		return img_usage("resize", "FILE and SIZE are required");
-	z.common.o.path = argv[optind];
+	if (img_common_name(&z.common, &z.common.o, argv[optind]))
+		return 1;
 	img_common_progress(&z.common);
 	img_signals_catch();
 	r = img_block_run(&z.common.o, size_change, &z, &e);

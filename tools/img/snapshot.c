@@ -283,11 +283,12 @@ int img_snapshot_main(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return img_usage("snapshot", "one FILE is required");
+	if (img_common_name(&s.common, &s.common.o, argv[optind]))
+		return 1;
 	if (!s.action)
 		s.action = 'l';
 	if (s.own_size && (s.action != 'l' || s.common.o.no_lock))
 		return img_usage("snapshot", "--own-size requires -l and excludes -U: the refcounts must not change");
-	s.common.o.path = argv[optind];
 	if (s.action != 'l') {
 		img_common_progress(&s.common);
 		img_signals_catch(); /* an operation that has started is completed, because it is short */

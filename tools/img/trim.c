@@ -166,7 +166,8 @@ int img_trim_main(int argc, char **argv)
 		return st;
 	if (argc - optind != 1)
 		return img_usage("trim", "one FILE is required");
-	t.common.o.path = argv[optind];
+	if (img_common_name(&t.common, &t.common.o, argv[optind]))
+		return 1;
 	img_common_progress(&t.common);
 	img_signals_catch();
 	st = trim_run(&t, &e);

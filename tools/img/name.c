@@ -1,0 +1,261 @@
+/* name: the names of images on the command line: paths, "file:PATH", and QEMU's options of a block device, which are
+ * "json:{...}" or, with --image-opts, "key=value,...". */
+#include "img.h"
+
+#include "api/wire/json.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Limits for options, which may come from a program that passes on what others wrote. */
+#define OPTIONS_BYTES_MAX (64 * 1024u)
+#define OPTIONS_MAX 64
+#define DEPTH_MAX 4
+#define KEY_BYTES_MAX 128
+
+struct options {
+	struct {
+		char key[KEY_BYTES_MAX];
+		const char *value;
+	} list[OPTIONS_MAX];
+	unsigned n;
+};
+
+static int option_add(struct options *o, const char *key, const char *value, struct err *e)
+{
+	if (o->n == OPTIONS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "an image has at most %d options", OPTIONS_MAX);
+	if (snprintf(o->list[o->n].key, KEY_BYTES_MAX, "%s", key) >= KEY_BYTES_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "an option's name has more than %d bytes", KEY_BYTES_MAX - 1);
+	o->list[o->n++].value = value;
+	return 0;
+}
+
+/* ---- reading the two forms ---- */
+
+/* The text, which is modified, holds the values. */
+static int words_read(char *text, struct options *o, struct err *e)
+{
+	int r = 0;
+
+	for (char *w; !r && (w = img_option_next(&text));) {
+		char *eq = strchr(w, '=');
+
+		if (!eq)
+			return err_set(e, -EINVAL, ERR_INVALID, "'%s' is not key=value; --image-opts takes options such as "
+				"driver=qcow2,file.filename=FILE", w);
+		*eq = 0;
+		r = option_add(o, w, eq + 1, e);
+	}
+	return r;
+}
+
+/* Where the values of an object go: the memory of its text, which is not needed any more. */
+struct room {
+	char *at, *end;
+};
+
+static int value_add(struct options *o, const char *key, struct json_object *v, struct room *to, struct err *e)
+{
+	const char *s = json_object_is_type(v, json_type_string) ? js_plain_string(v)
+		: json_object_is_type(v, json_type_boolean) ? (json_object_get_boolean(v) ? "on" : "off")
+		: json_object_is_type(v, json_type_int) ? json_object_get_string(v) : NULL;
+	size_t n = s ? strlen(s) + 1 : 0;
+
+	if (!s || n > (size_t)(to->end - to->at))
+		return err_set(e, -EINVAL, ERR_INVALID, "the option '%s' of an image must be a string, a number, true or false",
+			key);
+	memcpy(to->at, s, n);
+	to->at += n;
+	return option_add(o, key, to->at - n, e);
+}
+
+static int object_read(struct json_object *from, const char *prefix, unsigned depth, struct options *o, struct room *to,
+	struct err *e)
+{
+	if (depth > DEPTH_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "the options of an image are nested more than %d deep", DEPTH_MAX);
+	json_object_object_foreach(from, name, v) {
+		char key[KEY_BYTES_MAX];
+		int r;
+
+		if (snprintf(key, sizeof(key), "%s%s%s", prefix, *prefix ? "." : "", name) >= (int)sizeof(key))
+			return err_set(e, -EINVAL, ERR_INVALID, "an option's name has more than %d bytes", KEY_BYTES_MAX - 1);
+		if (json_object_is_type(v, json_type_object))
+			r = object_read(v, key, depth + 1, o, to, e);
+		else
+			r = value_add(o, key, v, to, e);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int json_read(char *text, struct options *o, struct err *e)
+{
+	struct room to = { text, text + strlen(text) };
+	struct json_object *all = NULL;
+	int r = js_parse(text, strlen(text), "json:", &all, e);
+
+	if (!r && !json_object_is_type(all, json_type_object))
+		r = err_set(e, -EINVAL, ERR_INVALID, "json: takes an object such as "
+			"{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"FILE\"}}");
+	if (!r)
+		r = object_read(all, "", 1, o, &to, e);
+	json_object_put(all);
+	return r;
+}
+
+/* ---- the meaning of the options ---- */
+
+static bool name_is(const char *const *names, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(names[i], name))
+			return true;
+	return false;
+}
+
+/* Options about speed, and names: they do not change what a disk contains. */
+static bool option_is_ignored(const char *key)
+{
+	static const char *const names[] = { "node-name", "aio", "discard", "cache.direct", "cache.no-flush", "cache.writeback",
+		"auto-read-only", "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size",
+		"cache-clean-interval", "overlap-check", "overlap-check.template", "pass-discard-request", "pass-discard-snapshot",
+		"pass-discard-other", "x-check-cache-dropped" };
+
+	return name_is(names, ARRAY_SIZE(names), strncmp(key, "file.", 5) ? key : key + 5);
+}
+
+static int flag_parse(const char *key, const char *value, bool *ret, struct err *e)
+{
+	*ret = !strcmp(value, "on");
+	return *ret || !strcmp(value, "off") ? 0 : err_set(e, -EINVAL, ERR_INVALID, "the option %s is on or off, not '%s'", key,
+		value);
+}
+
+struct meaning {
+	const char *driver, *protocol, *file; /* driver of the image; driver and name of its file */
+};
+
+static int locking_take(struct img_open *o, const char *value, struct err *e)
+{
+	if (!strcmp(value, "on") || !strcmp(value, "auto"))
+		return 0;
+	if (strcmp(value, "off"))
+		return err_set(e, -EINVAL, ERR_INVALID, "the option locking is on, off or auto, not '%s'", value);
+	if (o->writable)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "an image is not changed without its lock; leave out locking=off");
+	o->no_lock = true;
+	return 0;
+}
+
+static int option_take(struct img_open *o, struct meaning *m, const char *key, const char *value, struct err *e)
+{
+	const char *below = strncmp(key, "file.", 5) ? key : key + 5;
+	bool on;
+	int r;
+
+	if (!strcmp(key, "driver"))
+		m->driver = value;
+	else if (!strcmp(key, "file.driver"))
+		m->protocol = value;
+	else if (!strcmp(below, "filename"))
+		m->file = value;
+	else if (!strcmp(below, "locking"))
+		return locking_take(o, value, e);
+	else if (!strcmp(key, "file"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option file cannot name a node ('%s'); use file.filename=FILE",
+			value);
+	else if (!strncmp(key, "backing", 7) || !strncmp(key, "data-file", 9))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option %s is not supported: the image's header names its "
+			"other files; `cairn-img rebase -u` and `amend` change the names", key);
+	else if (!strncmp(key, "encrypt.", 8))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "encrypted images are not supported; use qemu-img");
+	else if (!strcmp(below, "read-only") || !strcmp(below, "force-share") || !strcmp(below, "detect-zeroes")) {
+		r = flag_parse(key, value, &on, e);
+		if (!r && on && (o->writable || !strcmp(below, "detect-zeroes")))
+			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option %s=on is not supported here", key);
+		o->no_lock |= on && !strcmp(below, "force-share");
+		return r;
+	} else if (!option_is_ignored(key))
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s' of an image", key);
+	return 0;
+}
+
+static bool is_file_driver(const char *name)
+{
+	return !strcmp(name, "file") || !strcmp(name, "host_device");
+}
+
+static int meaning_take(struct img_open *o, const struct meaning *m, struct err *e)
+{
+	enum block_format f;
+	int r = 0;
+
+	if (m->protocol && !is_file_driver(m->protocol))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the driver '%s' of a file is not supported; use file or "
+			"host_device", m->protocol);
+	if (m->driver && is_file_driver(m->driver))
+		o->format = "raw";
+	else if (m->driver) {
+		r = img_format_parse(m->driver, &f, e);
+		o->format = m->driver;
+	}
+	if (!r && (!m->file || !*m->file))
+		r = err_set(e, -EINVAL, ERR_INVALID, "the options of an image need file.filename, the name of its file");
+	o->path = m->file;
+	return r;
+}
+
+static int options_mean(struct img_open *o, const struct options *from, struct err *e)
+{
+	struct meaning m = { 0 };
+	int r = 0;
+
+	for (unsigned i = 0; i < from->n && !r; i++)
+		r = option_take(o, &m, from->list[i].key, from->list[i].value, e);
+	return r ? r : meaning_take(o, &m, e);
+}
+
+/* ---- names ---- */
+
+static int options_name(struct img_open *o, char *name, bool as_json, struct err *e)
+{
+	struct options *from;
+	int r;
+
+	if (o->format)
+		return err_set(e, -EINVAL, ERR_INVALID, "-f and options of the image exclude each other; use driver");
+	if (strlen(name) > OPTIONS_BYTES_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "the options of an image have more than %u bytes", OPTIONS_BYTES_MAX);
+	from = calloc(1, sizeof(*from));
+	if (!from)
+		return err_set_errno(e, -ENOMEM, "options");
+	r = as_json ? json_read(name + 5, from, e) : words_read(name, from, e);
+	if (!r)
+		r = options_mean(o, from, e);
+	free(from);
+	return r;
+}
+
+int img_name_take(struct img_open *o, char *name, bool image_opts, struct err *e)
+{
+	if (image_opts || !strncmp(name, "json:", 5))
+		return options_name(o, name, !image_opts, e);
+	o->path = img_name_path(name);
+	if (img_has_protocol(o->path) && o->path == name && access(name, F_OK) < 0)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the protocol of '%s' is not supported; give a file, or a block device "
+			"that `nbd-client` or nbdkit serves", name);
+	return 0;
+}
+
+int img_common_name(struct img_common *x, struct img_open *o, char *name)
+{
+	struct err e;
+
+	return img_name_take(o, name, x->image_opts, &e) < 0 ? img_fail(&e) : 0;
+}
