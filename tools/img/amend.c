@@ -2,6 +2,7 @@
 #include "img.h"
 
 #include "base/util.h"
+#include "block/lock.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 struct amend {
 	struct img_common common;
 	bool backing; /* the image has a backing file */
-	const char *compat, *lazy, *refcount_bits, *size, *data_file, *data_file_raw;
+	const char *compat, *lazy, *refcount_bits, *size, *data_file, *data_file_raw, *backing_file, *backing_fmt;
 };
 
 static int option_take(struct amend *a, char *key, char *value)
@@ -18,7 +19,8 @@ static int option_take(struct amend *a, char *key, char *value)
 	const char **to = !strcmp(key, "compat") ? &a->compat : !strcmp(key, "lazy_refcounts") ? &a->lazy
 		: !strcmp(key, "refcount_bits") ? &a->refcount_bits : !strcmp(key, "size") ? &a->size
 		: !strcmp(key, "data_file") ? &a->data_file
-		: !strcmp(key, "data_file_raw") ? &a->data_file_raw : NULL;
+		: !strcmp(key, "data_file_raw") ? &a->data_file_raw : !strcmp(key, "backing_file") ? &a->backing_file
+		: !strcmp(key, "backing_fmt") ? &a->backing_fmt : NULL;
 
 	if (!to)
 		return img_usage("amend", "cannot change %s in place, only compat, lazy_refcounts, "
@@ -48,6 +50,17 @@ struct plan {
 	uint32_t version;
 };
 
+/* As in qemu-img, the backing file can only be named as it is. */
+static int backing_check(const struct amend *a, const struct qcow2_header *h, struct err *e)
+{
+	bool given = a->backing_file || a->backing_fmt;
+
+	if (!given || (h->has_backing && a->backing_file && !strcmp(a->backing_file, h->backing_name) &&
+		a->backing_fmt && !strcmp(a->backing_fmt, h->backing_format)))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "amend does not change the backing file; use `cairn-img rebase`");
+}
+
 static int plan_make(const struct amend *a, const struct qcow2_header *h, struct plan *p, struct err *e)
 {
 	const char *const keys[] = { "compat", "lazy_refcounts", "refcount_bits", "size",
@@ -55,6 +68,7 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 	const char *const values[] = { a->compat, a->lazy, a->refcount_bits, a->size,
 		a->data_file_raw };
 	struct qcow2_create *q = &p->c.qcow2;
+	int r;
 
 	*p = (struct plan){ .c = { .format = BLOCK_FORMAT_QCOW2, .qcow2 = { .version = h->version,
 		.cluster_bits = h->cluster_bits, .refcount_order = h->refcount_order,
@@ -64,7 +78,6 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 		.compression = h->compression } } };
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
 		char word[64];
-		int r;
 
 		if (!values[i])
 			continue;
@@ -83,7 +96,8 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 	if (q->size_bytes < h->size_bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
 			"--shrink` instead");
-	return qcow2_create_check(q, e);
+	r = backing_check(a, h, e);
+	return r ? r : qcow2_create_check(q, e);
 }
 
 /* Grow the disk. opaque: the new size in bytes. */
@@ -162,6 +176,44 @@ static int downgrade_sizes(const struct img_layer *y, const struct qcow2_create 
 	return r;
 }
 
+/* Rebuild the refcounts of an image with lazy refcounts that was not closed. It is read anew under the lock. */
+static int dirty_mend(struct img_layer *y, struct err *e)
+{
+	struct qcow2_check c = { 0 };
+	int r = lock_acquire(y->fd, LOCK_AS_WRITER, y->path, e);
+
+	if (!r)
+		r = qcow2_header_read(y->fd, y->path, &y->header, e);
+	if (!r)
+		r = qcow2_header_supported(&y->header, false, e);
+	if (!r && (y->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+		r = qcow2_repair(y->fd, &y->header, QCOW2_REPAIR_ALL, &c, e);
+	return r;
+}
+
+/* An image that was not closed is mended first, but not for a change that is refused anyway. */
+static int dirty_look(const struct amend *a, struct err *e)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	struct img_open o = a->common.o;
+	struct plan p;
+	unsigned n;
+	int r;
+
+	o.no_backing = true;
+	r = img_layers_open(&o, layers, &n, e);
+	if (r < 0)
+		return r;
+	if (layers[0].format == BLOCK_FORMAT_QCOW2 && (layers[0].header.incompatible & QCOW2_INCOMPAT_DIRTY) &&
+		!(layers[0].header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
+		r = plan_make(a, &layers[0].header, &p, e);
+		if (!r)
+			r = dirty_mend(&layers[0], e);
+	}
+	img_layers_free(layers, n);
+	return r;
+}
+
 /* Open and lock the image and plan the changes. On error, nothing stays open. */
 static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *n, struct plan *p,
 	struct err *e)
@@ -186,8 +238,10 @@ static int image_amend(struct amend *a, struct err *e)
 	const struct qcow2_header *h = &layers[0].header;
 	struct plan p;
 	unsigned n;
-	int r = plan_open(a, layers, &n, &p, e);
+	int r = dirty_look(a, e);
 
+	if (!r)
+		r = plan_open(a, layers, &n, &p, e);
 	if (!r && p.c.qcow2.version < h->version && !h->incompatible) {
 		a->backing = h->has_backing;
 		img_layers_free(layers, n);
@@ -206,16 +260,20 @@ static int image_amend(struct amend *a, struct err *e)
 
 int img_amend_main(int argc, char **argv)
 {
+	static const struct option longs[] = { IMG_COMMON_LONGS, { "force", no_argument, NULL, IMG_OPT_OWN },
+		{ NULL, 0, NULL, 0 } };
 	struct amend a = { .common.o.writable = true };
 	struct img_options opts = { 0 };
 	struct err e;
 	int c, st = 0;
 
 	img_common_init(&a.common, "amend");
-	while (!st && (c = getopt_long(argc, argv, "f:o:t:pq", img_common_longs, NULL)) != -1) {
+	while (!st && (c = getopt_long(argc, argv, "f:o:t:pq", longs, NULL)) != -1) {
 		if (c == 'o')
 			st = img_options_add(&opts, "amend", optarg);
-		else if (c != 't')
+		else if (c == 't')
+			st = img_cache_option("amend", optarg);
+		else if (c != IMG_OPT_OWN) /* --force is about encryption */
 			st = img_common_option(&a.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}
 	if (!st && img_options_ask_help(&opts)) {

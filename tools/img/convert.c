@@ -378,12 +378,12 @@ static int backing_check(struct img_convert *v)
 		return q->backing_format ? img_usage("convert", "-F requires -B") : 0;
 	if (v->ic.format != BLOCK_FORMAT_QCOW2)
 		return img_usage("convert", "a raw image cannot have a backing file; use -O qcow2");
+	if (v->nsources > 1)
+		return img_usage("convert", "several SOURCEs cannot share a backing file of the target");
 	if (!q->backing_format && !v->existing)
 		return img_usage("convert", "no format of the backing file given; add -F raw or -F qcow2");
 	if (q->backing_format && img_format_parse(q->backing_format, &f, &e) < 0)
 		return img_usage("convert", "%s", e.msg);
-	if (v->nsources > 1)
-		return img_usage("convert", "several SOURCEs cannot share a backing file of the target");
 	if (v->target_is_zero)
 		return img_usage("convert", "--target-is-zero and -B exclude each other");
 	if (v->ic.prealloc && !q->extended_l2)

@@ -155,7 +155,7 @@ int img_create_format(struct img_create *c, const char *verb, const char *name)
 struct create_args {
 	struct img_create c;
 	bool unsafe, quiet;
-	const char *path, *size;
+	const char *name, *path, *size; /* name: as given; path: without "file:" */
 };
 
 /* Open the backing file, which gives the default size. The user gave its name, so every folder is allowed. */
@@ -225,7 +225,7 @@ static void formatting_say(const struct create_args *a)
 {
 	const struct qcow2_create *q = &a->c.qcow2;
 
-	printf("Formatting '%s', fmt=%s ", a->path, block_format_name(a->c.format));
+	printf("Formatting '%s', fmt=%s ", a->name, block_format_name(a->c.format));
 	if (a->c.names_encryption)
 		printf("encryption=off ");
 	if (a->c.format == BLOCK_FORMAT_QCOW2)
@@ -358,7 +358,8 @@ int img_create_main(int argc, char **argv)
 	}
 	if (argc - optind < 1 || argc - optind > 2)
 		return img_usage("create", "FILE and SIZE are required");
-	a.path = img_name_path(argv[optind]);
+	a.name = argv[optind];
+	a.path = img_name_path(a.name);
 	a.size = argv[optind + 1];
 	r = img_options_apply(&a.c, &opts, &e);
 	if (!r)

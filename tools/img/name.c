@@ -14,6 +14,7 @@
 #define OPTIONS_BYTES_MAX (64 * 1024u)
 #define OPTIONS_MAX 64
 #define DEPTH_MAX 4
+#define JSON_DEPTH_MAX 16
 #define KEY_BYTES_MAX 128
 
 struct options {
@@ -96,10 +97,20 @@ static int object_read(struct json_object *from, const char *prefix, unsigned de
 
 static int json_read(char *text, struct options *o, struct err *e)
 {
+	struct json_tokener *t = json_tokener_new_ex(JSON_DEPTH_MAX);
 	struct room to = { text, text + strlen(text) };
 	struct json_object *all = NULL;
-	int r = js_parse(text, strlen(text), "json:", &all, e);
+	int r = t ? 0 : err_set_errno(e, -ENOMEM, "json:");
 
+	/* Like QEMU, accept strings in single quotes, which need no escape in a shell; js_parse() does not. */
+	if (t) {
+		json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8);
+		all = json_tokener_parse_ex(t, text, (int)strlen(text) + 1);
+		if (json_tokener_get_error(t) != json_tokener_success || text[json_tokener_get_parse_end(t)])
+			r = err_set(e, -EINVAL, ERR_INVALID, "the text behind json: is not JSON: %s",
+				json_tokener_error_desc(json_tokener_get_error(t)));
+		json_tokener_free(t);
+	}
 	if (!r && !json_object_is_type(all, json_type_object))
 		r = err_set(e, -EINVAL, ERR_INVALID, "json: takes an object such as "
 			"{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"FILE\"}}");

@@ -25,7 +25,7 @@ def disk(box):
 
 @pytest.mark.parametrize("name", [
     ("--image-opts", DISK), ("--image-opts", "driver=raw,file.driver=file,file.filename=r"), ("json:" + NESTED,),
-    ("--image-opts", "driver=file,filename=r"), ("json:" + DOTTED,), ("file:a",), ("--image-opts", SPEED),
+    ("--image-opts", "driver=file,filename=r"), ("json:" + DOTTED,), ("file:a",), ("json:" + NESTED.replace('"', "'"),), ("--image-opts", SPEED),
     ("--image-opts", DISK + ",force-share=on"), ("--image-opts", DISK + ",read-only=on"),
     ('json:{"driver": "qcow2", "read-only": true, "l2-cache-size": 65536, "file": {"driver": "file", "filename": "a"}}',)])
 def test_names_are_taken_as_qemu_takes_them(disk, name):
@@ -88,7 +88,7 @@ def test_names_with_commas_and_colons(disk):
     (("--image-opts", DISK + ",encrypt.key-secret=s"), "encrypted"), (("--image-opts", "driver=vmdk,file.filename=a"), "qemu-img"),
     (("--image-opts", "driver=qcow2,file.driver=http,file.filename=a"), "not supported"),
     (("--image-opts", DISK + ",read-only=maybe"), "on or off"), (("--image-opts", DISK + ",file.locking=perhaps"), "locking"),
-    (("--image-opts", "-f", "qcow2", DISK), "exclude each other"), (("json:",), "json:"), (("json:{",), "json:"),
+    (("--image-opts", "-f", "qcow2", DISK), "exclude each other"), (("json:",), "json:"), (("json:{",), "json:"), (("json:" + NESTED + "x",), "json:"), (("json:{'driver'",), "json:"),
     (("json:[]",), "an object"), (("json:1",), "an object"), (('json:{"driver": null}',), "must be a string"),
     (('json:{"driver": ["qcow2"]}',), "must be a string"), (('json:{"file": {"filename": 1.5}}',), "must be a string"),
     (('json:{"driver": "qcow2", "file": {"filename": "a\\u0000b"}}',), "must be a string"),

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from test_img import box  # noqa: F401
+from test_img_verbs import kill_writer
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
 
@@ -86,3 +87,36 @@ def test_host_device_as_the_format_of_a_backing_file(box):
     box.img("compare", "-f", "qcow2", "-F", "raw", "top", "base")
     box.img("rebase", "-b", "", "top")
     box.qemu("compare", "-F", "raw", "top", "base")
+
+
+@pytest.mark.parametrize("options", ["lazy_refcounts=off", "compat=0.10", "size=64M"])
+def test_amend_repairs_an_image_that_was_not_closed(box, options):
+    for tool, image in ((box.img, "ours"), (box.qemu, "theirs")):
+        box.qemu("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "32M")
+        kill_writer(box, image, "write -P 3 0 5M", "write -P 4 20M 1M")
+        tool("amend", "-o", options, image)
+        box.qemu("check", image)
+    box.qemu("compare", "ours", "theirs")
+
+
+def test_refused_amend_does_not_repair(box):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a", "32M")
+    kill_writer(box, "a", "write -P 3 0 5M")
+    before = (box.path / "a").read_bytes()
+    for options in ("refcount_bits=3", "size=1M", "backing_file=x,backing_fmt=raw"):
+        box.fails("amend", "-o", options, "a")
+    assert (box.path / "a").read_bytes() == before
+
+
+@pytest.mark.parametrize("options,status", [
+    ("backing_file=b,backing_fmt=raw", 0), ("backing_file=c,backing_fmt=raw", 1), ("backing_file=b", 1),
+    ("backing_file=", 1), ("backing_fmt=qcow2", 1), ("backing_file=b,backing_fmt=qcow2", 1), ("cluster_size=64k", 1),
+    ("preallocation=off", 1), ("encryption=off", 1), ("compression_type=zlib", 1), ("data_file=x", 1)])
+def test_amend_takes_the_options_of_qemu(box, options, status):
+    box.qemu("create", "-q", "-f", "raw", "b", "1M")
+    box.qemu("create", "-q", "-f", "raw", "c", "1M")
+    for tool in (box.img, box.qemu):
+        box.qemu("create", "-q", "-f", "qcow2", "-b", "b", "-F", "raw", "o")
+        before = (box.path / "o").read_bytes()
+        tool("amend", "-q", "--force", "-t", "none", "-o", options, "o", status=status)
+        assert (box.path / "o").read_bytes() == before
