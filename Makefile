@@ -152,8 +152,12 @@ $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
-helpers: $(HELPERS) $(BUILD)/helpers/slow_sync.so
+helpers: $(HELPERS) $(BUILD)/helpers/slow_sync.so $(BUILD)/helpers/fake_cpuid_vm
 .PHONY: helpers
+$(BUILD)/helpers/fake_cpuid_vm: tests/helpers/vm/fake_cpuid.c $(BUILD)/vmm/main.o $(VM_LIBS)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -Wl,--wrap=kvm_cpuid_read -o $@ $< $(filter %.o %.a,$^) $(VM_SYSLIBS)
 $(BUILD)/helpers/%.so: tests/helpers/preload/%.c
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -60,11 +60,17 @@ def virtualises_cpuid():
     return any(c["check"] == "cpuid" and c["status"] == "ok" for c in _cairn_json("doctor"))
 
 
+@functools.lru_cache(maxsize=None)
+def cpu_models():
+    """Return the models of `cairn cpu-models`."""
+    return _cairn_json("cpu-models")
+
+
 def usable_cpu(model):
     """Return a value of `cpu`: the model without the features that this host lacks."""
     if not virtualises_cpuid():
         return model
-    lacks, = (m["lacks"] for m in _cairn_json("cpu-models") if m["model"] == model)
+    lacks, = (m["lacks"] for m in cpu_models() if m["model"] == model)
     return ",-".join([model, *lacks])
 
 

@@ -11,11 +11,12 @@ import pytest
 
 import guestlib
 import statelib
-from conftest import BUILD, Console
-from statelib import EAX, EBX, EDX, Cpu, State, edit_cpu
+from conftest import BUILD, Console, Daemon
+from statelib import EAX, EBX, ECX, EDX, Cpu, State, edit_cpu
 
 CX16 = 13  # leaf 1 ECX: each KVM offers it
 VIRTUALISES = guestlib.virtualises_cpuid()
+FAKE_CPUID_VM = os.path.abspath(os.path.join(BUILD, "helpers/fake_cpuid_vm"))
 
 
 class Vm:
@@ -128,7 +129,7 @@ def test_hidden_feature_stays_hidden_or_is_told(vm):
     vm.start()
     before = vm.cpuid(1)
     vm.save()
-    bit, register = (CX16, statelib.ECX) if VIRTUALISES else (26, EDX)  # sse2
+    bit, register = (CX16, ECX) if VIRTUALISES else (26, EDX)  # sse2
     edit_cpu(vm.state, lambda c: set_bit(c.user, 1, register, bit, False))
     vm.restore()
     after = vm.cpuid(1)
@@ -155,7 +156,7 @@ def test_running_vm_keeps_its_processor(vm):
     """A snapshot with another CPUID than the running VM's needs vCPUs that have not run."""
     vm.start()
     vm.save()
-    edit_cpu(vm.state, lambda c: set_bit(c.guest, 1, statelib.ECX, CX16, False))
+    edit_cpu(vm.state, lambda c: set_bit(c.guest, 1, ECX, CX16, False))
     vm.restore()
     hidden = vm.cpuid(1)
     vm.daemon.cairn("snapshot-create-as", "vm1", "s1")
@@ -210,7 +211,7 @@ def test_chosen_processor(vm):
 
 
 @pytest.mark.skipif(not VIRTUALISES, reason="this host's KVM does not virtualise CPUID")
-def test_guest_sees_its_named_model(vm, cairn_path):
+def test_guest_sees_its_named_model(vm):
     """The guest runs CPUID: identity, features and highest leaves are the model's, before and after a save."""
     host = [vm.start(), vm.cpuid(0)][1]
     vm.destroy()
@@ -228,9 +229,8 @@ def test_guest_sees_its_named_model(vm, cairn_path):
     assert seen_now[1, 0][0] == seen_now[0x80000001, 0][0] == 0x60fb1
     brand = b"".join(r.to_bytes(4, "little") for leaf in (2, 3, 4) for r in seen_now[0x80000000 + leaf, 0])
     assert brand.rstrip(b"\0") == b"QEMU Virtual CPU version 2.5+"
-    models = {m["model"]: m for m in json.loads(subprocess.run([cairn_path, "cpu-models", "--format", "json"], check=True,
-                                                                capture_output=True, text=True).stdout)}
-    wanted = set(models["qemu64"]["features"]) - set(models["qemu64"]["lacks"])
+    model, = (m for m in guestlib.cpu_models() if m["model"] == "qemu64")
+    wanted = set(model["features"]) - set(model["lacks"])
     vm.save()
     state = subprocess.run([os.path.join(BUILD, "cairn-img"), "vmstate-info", "--output", "json", vm.state], check=True,
                            capture_output=True, text=True)
@@ -241,6 +241,100 @@ def test_guest_sees_its_named_model(vm, cairn_path):
     vm.define()
     vm.restore()
     assert all_leaves() == seen_now
+
+
+# Registers that hold features, and the bits that the guest switches itself: OSXSAVE and OSPKE.
+FEATURES = {(1, 0, ECX): 1 << 27, (1, 0, EDX): 0, (7, 0, EBX): 0, (7, 0, ECX): 1 << 4, (7, 0, EDX): 0, (0xd, 1, EAX): 0,
+            (0x80000001, 0, ECX): 0, (0x80000001, 0, EDX): 0, (0x80000008, 0, EBX): 0}
+
+
+class Model:
+    """A model as `cairn cpu-models` lists it."""
+
+    def __init__(self, vm, name):
+        self.vm = vm
+        self.row, = (m for m in guestlib.cpu_models() if name in (m["model"], *m["versions"]))
+        self.lacks = self.row["lacks"]
+
+    def seen(self):
+        """Return what the guest sees of it, and check what does not depend on the host."""
+        vm, row = self.vm, self.row
+        highest, b, c, d = vm.cpuid(0)
+        # An Intel processor answers a leaf above the highest one with the highest one's content.
+        leaves = {(leaf, index): vm.cpuid(leaf, index) if leaf <= highest or leaf >= 0x80000000 else [0] * 4 for leaf, index in
+                  {*((0x80000002 + i, 0) for i in range(3)), *(key[:2] for key in FEATURES)}}
+        if "vendor" in row:
+            assert b"".join(x.to_bytes(4, "little") for x in (b, d, c)).decode() == row["vendor"]
+        if "signature" in row:
+            assert leaves[1, 0][EAX] == leaves[0x80000001, 0][EAX] == row["signature"]
+            brand = b"".join(x.to_bytes(4, "little") for i in range(3) for x in leaves[0x80000002 + i, 0])
+            assert brand.rstrip(b"\0").decode() == row["name"]
+        leaves[1, 0][EBX] &= 0xffff  # without the APIC id
+        return leaves
+
+    def check(self, *removed):
+        """The guest has the model's features without those removed, before and after a revert and a save."""
+        vm, before = self.vm, self.seen()
+        vm.daemon.cairn("snapshot-create-as", "vm1", "s1")
+        vm.daemon.cairn("snapshot-revert", "vm1", "s1")
+        assert self.seen() == before
+        vm.save()
+        state = subprocess.run([os.path.join(BUILD, "cairn-img"), "vmstate-info", "--output", "json", vm.state], check=True,
+                               capture_output=True, text=True)
+        recorded = {f for f in json.loads(state.stdout)["cpu"]["features"].split(", ") if not f.startswith(("kvm_", "xcr0_"))}
+        assert recorded == set(self.row["features"]) - set(removed)
+        guest = State(vm.state.read_bytes()).cpu.guest
+        for (leaf, index, register), switched in FEATURES.items():
+            want = next((x[3 + register] for x in guest if x[:2] == [leaf, index]), 0)
+            if (leaf, register) == (1, ECX):
+                want |= 1 << 31 | 1 << 24  # each guest has a hypervisor and the TSC deadline timer
+            if (leaf, register) == (1, EDX):
+                want |= 1 << 28  # it has several processors
+            assert before[leaf, index][register] & ~switched == want & ~switched, (leaf, index, register)
+        vm.define()  # the state's processor counts, not the definition's
+        vm.restore()
+        assert self.seen() == before
+
+
+def models(*names):
+    """Return some models, or all of the table with CAIRN_CPU_MODELS=all."""
+    return [m["model"] for m in guestlib.cpu_models() if "signature" in m] if os.environ.get("CAIRN_CPU_MODELS") == "all" else names
+
+
+@pytest.mark.skipif(not VIRTUALISES, reason="this host's KVM does not virtualise CPUID")
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("name", models("EPYC-v1", "Haswell-v4"))
+def test_model_without_what_this_host_lacks(vm, name):
+    """Features that the host lacks are named; without them, the guest has the model, if the vendor is the host's."""
+    model = Model(vm, name)
+    missing = [f for f in model.lacks if not f.startswith("a processor by ")]
+    for cpu, lacks in ((name, model.lacks), (",-".join([name, *missing]), model.lacks[:len(model.lacks) - len(missing)])):
+        vm.define(cpu=cpu)
+        if lacks:
+            error = vm.daemon.cairn("start", "vm1", ok=False).stderr
+            named = re.search(rf'the processor "{cpu[:100]}" has features that this host lacks: (.*?)(, and \d+ more)?; ', error)
+            assert named and named[1].split(", ") == lacks[:named[1].count(", ") + 1], error
+            assert named[2] or named[1].count(", ") + 1 == len(lacks), error
+    if not lacks:
+        vm.start()
+        model.check(*missing)
+
+
+@pytest.mark.skipif(not VIRTUALISES, reason="this host's KVM does not virtualise CPUID")
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("name", models("Skylake-Server-v3", "EPYC-Milan"))
+def test_guest_has_whole_model(tmp_path, kvm, guest, name):
+    """Each feature of a model reaches the guest, if the VM process believes that its host has all features of the
+    vendor's processors."""
+    model = Model(None, name)
+    d = Daemon(tmp_path, FAKE_CPUID_VM, env={"FAKE_CPUID_VENDOR": model.row.get("vendor", "GenuineIntel")})
+    try:
+        model.vm = Vm(d, guest, tmp_path)
+        model.vm.define(cpu=name)
+        model.vm.start()
+        model.check()
+    finally:
+        d.close()
 
 
 @pytest.mark.skipif(not VIRTUALISES, reason="this host's KVM does not virtualise CPUID")

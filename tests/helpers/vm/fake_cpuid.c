@@ -1,0 +1,51 @@
+/* Part of a cairn-vm that believes to be on a host whose KVM supports every feature of a processor. FAKE_CPUID_VENDOR:
+ * the vendor, the 12 characters of CPUID leaf 0. KVM gives a guest whatever leaves it is told to, so the guest sees the
+ * processor; it must not use features that the real host lacks. */
+#include "base/cpuid.h"
+#include "base/kvm_host.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ALL 0xffffffffu
+
+int __real_kvm_cpuid_read(int kvm_fd, struct cpuid **ret);
+int __wrap_kvm_cpuid_read(int kvm_fd, struct cpuid **ret);
+
+static void leaf_fake(struct cpuid_leaf *l, const char *vendor)
+{
+	switch (l->function) {
+	case 0:
+	case 0x80000000:
+		memcpy(&l->reg[CPUID_EBX], vendor, 4);
+		memcpy(&l->reg[CPUID_EDX], vendor + 4, 4);
+		memcpy(&l->reg[CPUID_ECX], vendor + 8, 4);
+		break;
+	case 1:
+	case 0x80000001:
+		l->reg[CPUID_ECX] = l->reg[CPUID_EDX] = ALL;
+		break;
+	case 7:
+		l->reg[CPUID_EBX] = l->reg[CPUID_ECX] = l->reg[CPUID_EDX] = ALL;
+		break;
+	case 0xd:
+		if (l->index == 1)
+			l->reg[CPUID_EAX] = ALL;
+		break;
+	case 0x80000008:
+		l->reg[CPUID_EBX] = ALL;
+		break;
+	default:
+		break;
+	}
+}
+
+int __wrap_kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
+{
+	const char *vendor = getenv("FAKE_CPUID_VENDOR");
+	int r = __real_kvm_cpuid_read(kvm_fd, ret);
+
+	for (uint32_t i = 0; !r && i < (*ret)->n; i++)
+		leaf_fake(&(*ret)->leaf[i], vendor);
+	return r;
+}
