@@ -3,6 +3,7 @@
 # - oracle-KIND: LONG_OPS operations of the oracle on each kind of image (10000)
 # - oracle-forks: LONG_OPS operations on each image of a chain of four forks, each time it grows
 # - power-cuts: LONG_CUTS power cuts (100000)
+# - power-cuts-forks: LONG_CHAIN_CUTS power cuts over a chain of four forks whose disks all write (20000)
 # - disk-set-cuts: a power cut at every write of a snapshot of three disks
 # - storm: LONG_STORM snapshots and reverts of a running guest (1000)
 # - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200)
@@ -26,6 +27,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=$(cd "${1:?usage: long.sh BUILD}" && pwd) || exit 1
 ops=${LONG_OPS:-10000}
 cuts=${LONG_CUTS:-100000}
+chain_cuts=${LONG_CHAIN_CUTS:-20000}
 storm=${LONG_STORM:-1000}
 linux=${LONG_LINUX:-200}
 kills=${LONG_KILLS:-300}
@@ -96,6 +98,7 @@ for kind in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
 done
 unit oracle-forks block/qcow2/test_pin FORKS_OPS="$ops" FORKS_SEED="$seed" FORKS_SECONDS="$seconds"
 unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS="$seconds"
+unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS="$seconds"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
 e2e storm-linux "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"

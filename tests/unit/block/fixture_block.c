@@ -161,6 +161,38 @@ struct block *fixture_open(struct fixture *f, const char *name, enum block_forma
 	return b;
 }
 
+int fixture_file(struct fixture *f, const char *name, int flags)
+{
+	int fd = path_open(f, name, flags);
+
+	if (fd < 0)
+		fail_msg("%s: %s", name, strerror(errno));
+	return fd;
+}
+
+int fixture_open_chain(struct fixture *f, const char *const *names, bool read_only, struct block **ret_b)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+	struct block_open o = { .layers = layers, .name = "vda", .read_only = read_only, .cache_bytes = f->cache_bytes,
+		.buffered = f->buffered, .snapshot = f->snapshot, .beside_pins = true };
+	int r;
+
+	for (unsigned i = 0; names[i]; i++)
+		layers[o.nlayers++] = (struct block_layer){ .format = BLOCK_FORMAT_QCOW2,
+			.fd = fixture_file(f, names[i], i || read_only ? O_RDONLY : O_RDWR) };
+	r = block_open(f->loop, &o, ret_b, &f->err);
+	for (unsigned i = 0; r < 0 && i < o.nlayers; i++)
+		close(layers[i].fd);
+	return r;
+}
+
+unsigned fixture_number(const char *variable, unsigned otherwise)
+{
+	const char *v = getenv(variable);
+
+	return v ? (unsigned)strtoul(v, NULL, 10) : otherwise;
+}
+
 int fixture_rw(struct block *b, enum block_op op, uint64_t off, void *buf, size_t len)
 {
 	struct iovec iov = { buf, len };

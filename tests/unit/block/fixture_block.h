@@ -51,6 +51,12 @@ int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt,
 	struct block **ret_b);
 struct block *fixture_open(struct fixture *f, const char *name, enum block_format fmt,
 	bool read_only);
+/* Open a chain of qcow2 images, the disk first. NULL: the end. Returns the result of block_open(). */
+int fixture_open_chain(struct fixture *f, const char *const *names, bool read_only, struct block **ret_b);
+/* Open a file in the folder. Returns an fd. */
+int fixture_file(struct fixture *f, const char *name, int flags);
+/* The number in an environment variable. */
+unsigned fixture_number(const char *variable, unsigned otherwise);
 int fixture_rw(struct block *b, enum block_op op, uint64_t off, void *buf, size_t len);
 int fixture_op(struct block *b, enum block_op op, unsigned flags, uint64_t off, uint64_t len);
 /* Read the VM state of a snapshot from offset 0. */

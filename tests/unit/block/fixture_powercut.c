@@ -1,7 +1,7 @@
 /* Power cuts. The fixture records the engine's file operations during random work. At points of
  * that record it builds images from everything that a sync had made durable and any subset of the
  * rest. Each such image has to open, have no faults except leaks, and contain all data flushed
- * before. */
+ * before. A cut of a chain hits all its images at the same point. */
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
 #include "fixture_pull.h"
@@ -11,6 +11,8 @@
 #define SECTORS (RECORD_DISK_MAX / 512)
 #define CUTS 100 /* per image, not counting those next to syncs */
 #define STEPS 10 /* of a random load */
+#define STEPS_OF_CHAIN 6
+#define CUTS_A_RUN 150 /* of a random load, in all lives */
 #define LIVES 3	 /* the first image, then images that a cut has left */
 
 enum snapshot_fate { FATE_NONE, FATE_MAYBE, FATE_THERE };
@@ -24,9 +26,12 @@ struct image {
 	uint64_t bytes; /* length of the file */
 };
 
+/* Of one image. */
 struct replay {
 	struct fixture *f;
 	struct recorder *rec;
+	unsigned disk; /* the image's number in the chain */
+	bool there;    /* the image is part of the chain */
 	struct image durable; /* content as of the last sync */
 	struct image image;   /* content after a cut */
 	uint64_t written;     /* zeros follow */
@@ -39,13 +44,20 @@ struct replay {
 	struct snapshot_replay snapshots[RECORD_SNAPSHOTS_MAX];
 	const struct event *applied_of; /* the disk may have become this snapshot */
 	uint64_t resized; /* the disk may have this size; 0: no other size */
-	uint64_t crowd;	  /* one in this many cuts next to a sync is checked */
 	unsigned checks, leaky;
 };
 
-static bool changes(const struct event *ev)
+/* Of all images of a chain. */
+struct cuts {
+	struct replay *of;
+	unsigned n;
+	unsigned kept; /* number of images in the files `next` */
+};
+
+static bool changes(const struct replay *p, const struct event *ev)
 {
-	return ev->kind == EV_WRITE || ev->kind == EV_PUNCH || ev->kind == EV_GROW || ev->kind == EV_CUT;
+	return ev->disk == p->disk &&
+	       (ev->kind == EV_WRITE || ev->kind == EV_PUNCH || ev->kind == EV_GROW || ev->kind == EV_CUT);
 }
 
 static void apply(struct image *im, const struct event *ev)
@@ -53,8 +65,8 @@ static void apply(struct image *im, const struct event *ev)
 	uint64_t end = ev->offset + ev->len;
 
 	if (ev->kind == EV_CUT) {
-		if (ev->offset < RECORD_IMAGE_MAX)
-			memset(im->data + ev->offset, 0, RECORD_IMAGE_MAX - ev->offset);
+		if (ev->offset < MIN(im->bytes, RECORD_IMAGE_MAX))
+			memset(im->data + ev->offset, 0, MIN(im->bytes, RECORD_IMAGE_MAX) - ev->offset);
 		im->bytes = ev->offset;
 		return;
 	}
@@ -86,6 +98,16 @@ static void apply_torn(struct fixture *f, struct image *im, const struct event *
 
 /* ---- checks after a cut ---- */
 
+/* Open the image that the cut has left. */
+static struct block *cut_open(struct replay *p, bool read_only)
+{
+	struct block *b = NULL;
+
+	if (record_chain_open(p->f, "cut", p->disk, read_only, &b) < 0)
+		fail_msg("disk %u: %s", p->disk, p->f->err.msg);
+	return b;
+}
+
 /* A sector changed since the flush holds its content at the flush or that of one of the changes,
  * never another sector's content. */
 static bool one_of(const struct replay *p, size_t k, size_t s, const uint8_t *sector)
@@ -95,7 +117,7 @@ static bool one_of(const struct replay *p, size_t k, size_t s, const uint8_t *se
 	for (size_t i = p->flushed_at; i <= k; i++) {
 		const struct event *ev = &p->rec->ev[i];
 
-		if (ev->kind != EV_TOUCH || s * 512 < ev->offset || s * 512 >= ev->offset + ev->len)
+		if (ev->kind != EV_TOUCH || ev->disk != p->disk || s * 512 < ev->offset || s * 512 >= ev->offset + ev->len)
 			continue;
 		if (!memcmp(sector, ev->data ? ev->data + s * 512 - ev->offset : zeros, 512))
 			return true;
@@ -117,12 +139,12 @@ static void cut_disk(struct replay *p, struct block *b, size_t k)
 		return;
 	}
 	if (info.size_bytes != p->flushed->len && info.size_bytes != p->resized)
-		fail_msg("cut after %zu: the disk has %llu bytes", k, (unsigned long long)info.size_bytes);
+		fail_msg("disk %u, cut after %zu: the disk has %llu bytes", p->disk, k, (unsigned long long)info.size_bytes);
 	for (size_t s = 0; s < info.size_bytes / 512; s++)
 		if (p->touched[s] && !one_of(p, k, s, disk + s * 512))
-			fail_msg("cut after %zu: sector %zu has what was never written there", k, s);
+			fail_msg("disk %u, cut after %zu: sector %zu has what was never written there", p->disk, k, s);
 		else if (!p->touched[s] && memcmp(disk + s * 512, p->flushed->data + s * 512, 512) != 0)
-			fail_msg("cut after %zu: flushed sector %zu is lost", k, s);
+			fail_msg("disk %u, cut after %zu: flushed sector %zu is lost", p->disk, k, s);
 	free(disk);
 }
 
@@ -136,13 +158,13 @@ static void cut_snapshot(struct replay *p, struct block *b, const char *id, size
 
 	if (make->vm_bytes && (fixture_vm_read(f, b, id, buf, make->vm_bytes) < 0 ||
 		memcmp(buf, make->vm, make->vm_bytes) != 0))
-		fail_msg("cut after %zu: the VM state of snapshot %s is damaged", k, id);
+		fail_msg("disk %u, cut after %zu: the VM state of snapshot %s is damaged", p->disk, k, id);
 	f->snapshot = id;
-	s = fixture_open(f, "cut", BLOCK_FORMAT_QCOW2, true);
+	s = cut_open(p, true);
 	f->snapshot = NULL;
 	assert_int_equal(fixture_rw(s, BLOCK_READ, 0, buf, make->len), 0);
 	if (memcmp(buf, make->data, make->len) != 0)
-		fail_msg("cut after %zu: snapshot %s is damaged", k, id);
+		fail_msg("disk %u, cut after %zu: snapshot %s is damaged", p->disk, k, id);
 	block_close(s);
 	free(buf);
 }
@@ -151,30 +173,26 @@ static void cut_snapshot(struct replay *p, struct block *b, const char *id, size
 static void cut_pin(struct replay *p, const struct event *make, bool there, size_t k)
 {
 	uint8_t *buf = aligned_alloc(4096, RECORD_DISK_MAX);
+	const char *names[RECORD_DISKS_MAX + 2] = { NULL };
+	char name[32], all[RECORD_DISKS_MAX][16];
 	struct fixture *f = p->f;
-	char path[128], name[32];
-	struct block_layer y[2] = { { .format = BLOCK_FORMAT_QCOW2 }, { .format = BLOCK_FORMAT_QCOW2 } };
-	struct block_open o = { .layers = y, .nlayers = 2, .read_only = true, .buffered = true, .no_lock = true,
-		.name = "fork" };
 	struct block *b = NULL;
 	int r;
 
 	snprintf(name, sizeof(name), "fork%zu", (size_t)(make - p->rec->ev));
-	fixture_path(f, name, path, sizeof(path));
-	y[0].fd = open(path, O_RDONLY | O_CLOEXEC);
-	fixture_path(f, "cut", path, sizeof(path));
-	y[1].fd = open(path, O_RDONLY | O_CLOEXEC);
-	r = block_open(f->loop, &o, &b, &f->err);
+	names[0] = name;
+	for (unsigned i = 0; i <= p->disk; i++) {
+		record_name(all[i], "cut", p->disk - i);
+		names[1 + i] = all[i];
+	}
+	r = fixture_open_chain(f, names, true, &b);
 	if (r != (there ? 0 : -ENOENT))
-		fail_msg("cut after %zu: %s: %d: %s", k, name, r, f->err.msg);
+		fail_msg("disk %u, cut after %zu: %s: %d: %s", p->disk, k, name, r, f->err.msg);
 	if (there) {
 		assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, make->len), 0);
 		if (memcmp(buf, make->data, make->len) != 0)
-			fail_msg("cut after %zu: %s reads other content", k, name);
+			fail_msg("disk %u, cut after %zu: %s reads other content", p->disk, k, name);
 		block_close(b);
-	} else {
-		close(y[0].fd);
-		close(y[1].fd);
 	}
 	free(buf);
 }
@@ -191,7 +209,7 @@ static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 
 		assert_in_range(id, 1, RECORD_SNAPSHOTS_MAX - 1);
 		if (p->snapshots[id].fate == FATE_NONE)
-			fail_msg("cut after %zu: snapshot %d should not be there", k, id);
+			fail_msg("disk %u, cut after %zu: snapshot %d should not be there", p->disk, k, id);
 		found[id] = true;
 		cut_snapshot(p, b, list[i].id, k);
 		assert_int_equal(list[i].pinned, p->snapshots[id].make->pin);
@@ -201,7 +219,7 @@ static void cut_snapshots(struct replay *p, struct block *b, size_t k)
 			cut_pin(p, p->snapshots[i].make, found[i], k);
 	for (int i = 0; i < RECORD_SNAPSHOTS_MAX; i++)
 		if (p->snapshots[i].fate == FATE_THERE && !found[i])
-			fail_msg("cut after %zu: snapshot %d is lost", k, i);
+			fail_msg("disk %u, cut after %zu: snapshot %d is lost", p->disk, k, i);
 	free(list);
 }
 
@@ -214,14 +232,20 @@ static void cut_mended(struct replay *p, size_t k)
 	char path[128];
 	int fd;
 
-	assert_int_equal(block_close(fixture_open(f, "cut", BLOCK_FORMAT_QCOW2, false)), 0);
+	assert_int_equal(block_close(cut_open(p, false)), 0);
 	fixture_path(f, "cut", path, sizeof(path));
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(qcow2_header_read(fd, "cut", &h, &f->err), 0);
 	assert_int_equal(qcow2_check(fd, &h, &c, &f->err), 0);
 	if (c.leaks || c.corruptions || c.errors || (h.incompatible & QCOW2_INCOMPAT_DIRTY))
-		fail_msg("cut after %zu: opening leaves %llu leaks", k, (unsigned long long)c.leaks);
+		fail_msg("disk %u, cut after %zu: opening leaves %llu leaks", p->disk, k, (unsigned long long)c.leaks);
 	close(fd);
+}
+
+/* Copy an image to `mend`, without the name of a pin, which QEMU refuses. */
+static void copy_for_qemu(struct fixture *f, const char *name, bool is_overlay)
+{
+	fixture_run(f, is_overlay ? "cp %s mend && qemu-img rebase -q -u -f qcow2 -b '' mend" : "cp %s mend", name);
 }
 
 static void cut_tables(struct replay *p, int fd, size_t k)
@@ -229,21 +253,25 @@ static void cut_tables(struct replay *p, int fd, size_t k)
 	struct qcow2_check c = { 0 };
 	struct qcow2_header h;
 	struct fixture *f = p->f;
+	char name[16];
 
-	if (qcow2_header_read(fd, "cut", &h, &f->err) < 0 || qcow2_check(fd, &h, &c, &f->err) < 0)
-		fail_msg("cut after %zu: %s", k, f->err.msg);
+	record_name(name, "cut", p->disk);
+	if (qcow2_header_read(fd, name, &h, &f->err) < 0 || qcow2_check(fd, &h, &c, &f->err) < 0)
+		fail_msg("disk %u, cut after %zu: %s", p->disk, k, f->err.msg);
 	if (c.corruptions || c.errors) {
-		fixture_run(f, "qemu-img check cut");
-		fail_msg("cut after %zu: corrupt", k);
+		copy_for_qemu(f, name, h.has_pin);
+		fixture_run(f, "qemu-img check mend");
+		fail_msg("disk %u, cut after %zu: corrupt", p->disk, k);
 	}
 	p->leaky += c.leaks > 0;
 	if (p->rec->quiet && c.leaks && !(h.incompatible & QCOW2_INCOMPAT_DIRTY))
-		fail_msg("cut after %zu: %llu leaks, and no mark", k, (unsigned long long)c.leaks);
+		fail_msg("disk %u, cut after %zu: %llu leaks, and no mark", p->disk, k, (unsigned long long)c.leaks);
 	/* While a snapshot is created or deleted, COPIED and a refcount cannot change in one write;
 	 * QEMU repairs this together with the leaks. */
-	if (!(p->checks++ % 40))
-		fixture_run(f, "cp cut mend && qemu-img check -q -f qcow2 -r leaks mend && "
-			"qemu-img check -q -f qcow2 mend");
+	if (p->checks++ % 40)
+		return;
+	copy_for_qemu(f, name, h.has_pin);
+	fixture_run(f, "qemu-img check -q -f qcow2 -r leaks mend && qemu-img check -q -f qcow2 mend");
 }
 
 /* ---- the cuts ---- */
@@ -259,7 +287,7 @@ static void image_make(struct replay *p, size_t k)
 	for (size_t i = p->first; i <= k && mood; i++) {
 		const struct event *ev = &p->rec->ev[i];
 
-		if (!changes(ev) || p->applied[i] || (mood > 1 && fixture_random(f) % 2))
+		if (!changes(p, ev) || p->applied[i] || (mood > 1 && fixture_random(f) % 2))
 			continue;
 		if (mood == 3 && ev->len && ev->kind != EV_GROW && !(fixture_random(f) % 4))
 			apply_torn(f, &p->image, ev);
@@ -268,40 +296,62 @@ static void image_make(struct replay *p, size_t k)
 	}
 }
 
-/* Check a power cut after event k. */
-static void cut(struct replay *p, size_t k)
+/* Write the image that a power cut after event k leaves. */
+static void cut_write(struct replay *p, size_t k)
 {
-	struct fixture *f = p->f;
-	struct block *b;
-	char path[128];
+	char name[16];
 	int fd;
 
 	image_make(p, k);
-	fixture_path(f, "cut", path, sizeof(path));
-	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600); /* what an earlier cut left behind `written` must go */
+	record_name(name, "cut", p->disk);
+	fd = fixture_file(p->f, name, O_RDWR | O_CREAT | O_TRUNC); /* what an earlier cut left behind `written` must go */
 	assert_int_equal(pwrite(fd, p->image.data, p->written, 0), p->written);
 	assert_int_equal(ftruncate(fd, (off_t)p->image.bytes), 0);
 	cut_tables(p, fd, k);
 	close(fd);
-	b = fixture_open(f, "cut", BLOCK_FORMAT_QCOW2, true);
-	cut_disk(p, b, k);
-	cut_snapshots(p, b, k);
-	block_close(b);
-	if (p->rec->quiet)
-		cut_mended(p, k);
-	if (!(fixture_random(f) % p->checks)) /* each cut with the same probability */
-		fixture_run(f, "cp cut next");
+}
+
+/* Keep the images for the next life. */
+static void cut_keep(struct cuts *c)
+{
+	char from[16], to[16];
+
+	for (c->kept = 0; c->kept < c->n && c->of[c->kept].there; c->kept++) {
+		record_name(from, "cut", c->kept);
+		record_name(to, "next", c->kept);
+		fixture_run(c->of->f, "cp %s %s", from, to);
+	}
+}
+
+/* Check a power cut after event k. */
+static void cut(struct cuts *c, size_t k)
+{
+	struct fixture *f = c->of->f;
+	struct block *b;
+
+	for (unsigned i = 0; i < c->n && c->of[i].there; i++)
+		cut_write(&c->of[i], k);
+	for (unsigned i = 0; i < c->n && c->of[i].there; i++) {
+		b = cut_open(&c->of[i], true);
+		cut_disk(&c->of[i], b, k);
+		cut_snapshots(&c->of[i], b, k);
+		block_close(b);
+	}
+	if (c->of->rec->quiet)
+		cut_mended(c->of, k);
+	if (!(fixture_random(f) % c->of->checks)) /* each cut with the same probability */
+		cut_keep(c);
 }
 
 /* A completed sync makes durable whatever was complete when it was submitted. */
 static void synced(struct replay *p, size_t sync)
 {
 	for (size_t i = p->first; i < sync; i++)
-		if (changes(&p->rec->ev[i]) && !p->applied[i] && p->complete[i] && p->complete[i] < sync) {
+		if (changes(p, &p->rec->ev[i]) && !p->applied[i] && p->complete[i] && p->complete[i] < sync) {
 			apply(&p->durable, &p->rec->ev[i]);
 			p->applied[i] = true;
 		}
-	while (p->first < sync && (!changes(&p->rec->ev[p->first]) || p->applied[p->first]))
+	while (p->first < sync && (!changes(p, &p->rec->ev[p->first]) || p->applied[p->first]))
 		p->first++;
 }
 
@@ -325,6 +375,8 @@ static void step(struct replay *p, size_t k)
 {
 	const struct event *ev = &p->rec->ev[k];
 
+	if (ev->disk != p->disk)
+		return;
 	if (ev->kind == EV_COMPLETE) {
 		p->complete[ev->of] = k;
 		if (p->rec->ev[ev->of].kind == EV_SYNC)
@@ -340,6 +392,8 @@ static void step(struct replay *p, size_t k)
 		memset(p->touched, 0, sizeof(p->touched));
 	} else if (ev->kind == EV_RESIZE) {
 		p->resized = ev->len;
+	} else if (ev->kind == EV_DISK_THERE) {
+		p->there = true;
 	} else if (ev->kind == EV_WRITE) {
 		p->written = MAX(p->written, ev->offset + ev->len);
 	} else {
@@ -362,23 +416,36 @@ static bool in_commit(const struct recorder *rec, size_t k)
 static bool header_pending(const struct replay *p, size_t k)
 {
 	for (size_t i = p->first; i <= k; i++)
-		if (p->rec->ev[i].kind == EV_WRITE && !p->rec->ev[i].offset && !p->applied[i])
+		if (p->rec->ev[i].kind == EV_WRITE && p->rec->ev[i].disk == p->disk && !p->rec->ev[i].offset &&
+			!p->applied[i])
 			return true;
 	return false;
 }
 
-static void replay_begin(struct replay *p, struct recorder *rec)
+static bool any_header_pending(const struct cuts *c, size_t k)
 {
-	char path[128];
+	unsigned i = 0;
+
+	while (i < c->n && !(c->of[i].there && header_pending(&c->of[i], k)))
+		i++;
+	return i < c->n;
+}
+
+static void replay_begin(struct replay *p, struct recorder *rec, unsigned disk)
+{
+	char name[16], path[128];
 	int fd;
 
-	*p = (struct replay){ .f = rec->f, .rec = rec, .crowd = 3 };
+	*p = (struct replay){ .f = rec->f, .rec = rec, .disk = disk };
 	p->durable.data = calloc(1, RECORD_IMAGE_MAX);
 	p->image.data = calloc(1, RECORD_IMAGE_MAX);
 	p->applied = calloc(rec->n, sizeof(bool));
 	p->complete = calloc(rec->n, sizeof(*p->complete));
-	fixture_path(rec->f, "before", path, sizeof(path));
+	record_name(name, "before", disk);
+	fixture_path(rec->f, name, path, sizeof(path));
 	fd = open(path, O_RDONLY);
+	if (fd < 0) /* an image that the load made */
+		return;
 	p->written = (uint64_t)pread(fd, p->durable.data, RECORD_IMAGE_MAX, 0);
 	p->durable.bytes = (uint64_t)lseek(fd, 0, SEEK_END);
 	while (p->written && !p->durable.data[p->written - 1])
@@ -386,35 +453,49 @@ static void replay_begin(struct replay *p, struct recorder *rec)
 	close(fd);
 }
 
-/* Check cuts anywhere, but mainly while tables and the header are written: `choices` subsets of the
- * pending writes each. */
-static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices)
+static void replay_end(struct replay *p)
 {
-	struct replay *p = malloc(sizeof(*p));
-	size_t every = rec->n / cuts + 1;
-	unsigned checks;
-
-	replay_begin(p, rec);
-	rec->f->buffered = true; /* images under test need not reach the disk */
-	for (size_t k = 0; k < rec->n; k++) {
-		step(p, k);
-		if (k < rec->start)
-			continue;
-		for (unsigned i = 0; i < choices && header_pending(p, k); i++)
-			cut(p, k);
-		if (k % every == fixture_random(rec->f) % every ||
-			(in_commit(rec, k) && !(fixture_random(rec->f) % p->crowd)))
-			cut(p, k);
-	}
-	rec->f->buffered = false;
-	checks = p->checks;
-	print_message("%zu events, %u cuts, %u with leaks\n", rec->n, checks, p->leaky);
-	assert_true(checks > cuts / 4);
 	free(p->durable.data);
 	free(p->image.data);
 	free(p->applied);
 	free(p->complete);
-	free(p);
+}
+
+/* Check cuts anywhere, but mainly while tables and the header are written: `choices` subsets of the
+ * pending writes each. *ret_kept: the number of images that were kept for the next life; NULL: not wanted. */
+static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices, unsigned *ret_kept)
+{
+	struct cuts c = { .of = calloc(rec->ndisks, sizeof(struct replay)), .n = rec->ndisks };
+	/* One in this many cuts next to a sync is checked, of a chain fewer: its images sync in turn. */
+	uint64_t crowd = rec->ndisks > 1 ? 150 : 3;
+	size_t every = rec->n / cuts + 1;
+	unsigned checks, leaky = 0;
+
+	for (unsigned i = 0; i < c.n; i++)
+		replay_begin(&c.of[i], rec, i);
+	rec->f->buffered = true; /* images under test need not reach the disk */
+	for (size_t k = 0; k < rec->n; k++) {
+		for (unsigned i = 0; i < c.n; i++)
+			step(&c.of[i], k);
+		if (k < rec->start)
+			continue;
+		for (unsigned i = 0; i < choices && any_header_pending(&c, k); i++)
+			if (rec->ndisks == 1 || !(fixture_random(rec->f) % 20))
+				cut(&c, k);
+		if (k % every == fixture_random(rec->f) % every || (in_commit(rec, k) && !(fixture_random(rec->f) % crowd)))
+			cut(&c, k);
+	}
+	rec->f->buffered = false;
+	checks = c.of->checks;
+	for (unsigned i = 0; i < c.n; i++) {
+		leaky += c.of[i].leaky;
+		replay_end(&c.of[i]);
+	}
+	print_message("%zu events, %u cuts, %u images with leaks\n", rec->n, checks, leaky);
+	assert_true(checks > cuts / 4);
+	if (ret_kept)
+		*ret_kept = c.kept;
+	free(c.of);
 	return checks;
 }
 
@@ -426,7 +507,7 @@ static void scene_begin(struct recorder *rec, struct fixture *f, const char *cre
 	fixture_begin(f, seed);
 	f->cache_bytes = 1; /* the smallest cache, so that tables are evicted and loaded */
 	fixture_run(f, "%s", create);
-	record_begin(rec, f);
+	record_begin(rec, f, 1);
 	record_open(rec);
 }
 
@@ -442,7 +523,7 @@ static void scene_cut(struct recorder *rec, unsigned choices)
 {
 	struct fixture *f = rec->f;
 
-	replay(rec, CUTS, choices);
+	replay(rec, CUTS, choices, NULL);
 	record_free(rec);
 	fixture_end(f);
 }
@@ -467,13 +548,13 @@ void powercut(const char *create, unsigned seed, bool moves, bool snapshots)
  * else. */
 static void load_zeros(struct recorder *r, uint64_t reach)
 {
-	for (uint64_t off = 0; off < r->disk_bytes; off += reach) {
+	for (uint64_t off = 0; off < r->disk->bytes; off += reach) {
 		struct event *ev = record(r, EV_TOUCH);
 
 		ev->offset = off;
 		ev->len = 4096;
-		assert_int_equal(fixture_op(r->b, BLOCK_WRITE_ZEROES, BLOCK_REQ_MAY_UNMAP, off, 4096), 0);
-		assert_int_equal(fixture_op(r->b, BLOCK_FLUSH, 0, 0, 0), 0);
+		assert_int_equal(fixture_op(r->disk->b, BLOCK_WRITE_ZEROES, BLOCK_REQ_MAY_UNMAP, off, 4096), 0);
+		assert_int_equal(fixture_op(r->disk->b, BLOCK_FLUSH, 0, 0, 0), 0);
 		record_flushed(r);
 	}
 }
@@ -486,7 +567,7 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach)
 	fixture_begin(&f, seed);
 	f.buffered = true; /* keeps the engine from preallocating the file */
 	fixture_run(&f, "%s", create);
-	record_begin(&rec, &f);
+	record_begin(&rec, &f, 1);
 	record_open(&rec);
 	load_zeros(&rec, reach);
 	scene_close(&rec);
@@ -501,7 +582,7 @@ void powercut_pull(const char *create, unsigned seed)
 
 	scene_begin(&rec, &f, create, seed);
 	load_run(&rec, 1);
-	pull_begin(&p, &f, rec.b);
+	pull_begin(&p, &f, rec.disk->b);
 	load_run(&rec, 1);
 	pull_end(&p);
 	load_run(&rec, 4);
@@ -549,56 +630,100 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 
 /* ---- life after life ---- */
 
-/* Repair the image or not, at random: leaks of the power cut may stay. */
-static void mend(struct recorder *r)
+/* Repair an image or not, at random: leaks of the power cut may stay. */
+static void mend(struct fixture *f, const char *name)
 {
-	enum qcow2_repair how = fixture_random(r->f) % 2 ? QCOW2_REPAIR_LEAKS : QCOW2_REPAIR_ALL;
+	enum qcow2_repair how = fixture_random(f) % 2 ? QCOW2_REPAIR_LEAKS : QCOW2_REPAIR_ALL;
 	struct qcow2_check c = { 0 };
 	struct qcow2_header h;
-	char path[128];
 	int fd;
 
-	if (fixture_random(r->f) % 2)
+	if (fixture_random(f) % 2)
 		return;
-	fixture_path(r->f, "img", path, sizeof(path));
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	assert_int_equal(qcow2_header_read(fd, "img", &h, &r->f->err), 0);
-	if (qcow2_repair(fd, &h, how, &c, &r->f->err) < 0)
-		fail_msg("repair: %s", r->f->err.msg);
+	fd = fixture_file(f, name, O_RDWR);
+	assert_int_equal(qcow2_header_read(fd, name, &h, &f->err), 0);
+	if (qcow2_repair(fd, &h, how, &c, &f->err) < 0)
+		fail_msg("repair: %s", f->err.msg);
 	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
 	close(fd);
 }
 
-static unsigned life(struct fixture *f, const struct powercut_kind *kind, bool again, unsigned cuts)
+static void disks_open(struct recorder *r)
 {
-	struct recorder rec;
-	unsigned n;
-
-	record_begin(&rec, f);
-	if (again)
-		mend(&rec);
-	record_open(&rec);
-	load_random(&rec, STEPS, kind->fixed_size, kind->no_snapshots);
-	record_close(&rec);
-	record_end(&rec);
-	if (!again) /* later, leaks of the power cut may be there */
-		fixture_run(f, "qemu-img check -q img");
-	n = replay(&rec, cuts, 1);
-	record_free(&rec);
-	fixture_run(f, "mv next img");
-	return n;
+	for (unsigned i = 0; i < r->ndisks; i++) {
+		r->disk = &r->disks[i];
+		record_open(r);
+	}
 }
 
-unsigned powercut_random(const struct powercut_kind *kind, unsigned seed, unsigned cuts)
+static void disks_close(struct recorder *r)
 {
+	for (unsigned i = 0; i < r->ndisks; i++) {
+		r->disk = &r->disks[i];
+		record_close(r);
+	}
+	r->disk = r->disks;
+}
+
+/* *n: the number of images in the chain; gets the number for the next life. */
+static unsigned life(struct fixture *f, const struct powercut_kind *kind, bool again, unsigned cuts, unsigned *n)
+{
+	struct recorder rec;
+	unsigned checks;
+
+	record_begin(&rec, f, *n);
+	for (unsigned i = 0; again && i < *n; i++)
+		mend(f, rec.disks[i].name);
+	disks_open(&rec);
+	if (kind->chain)
+		load_chain(&rec, STEPS_OF_CHAIN);
+	else
+		load_random(&rec, STEPS, kind->fixed_size, kind->no_snapshots);
+	disks_close(&rec);
+	record_end(&rec);
+	for (unsigned i = 0; !again && i < rec.ndisks; i++) { /* later, leaks of the power cut may be there */
+		copy_for_qemu(f, rec.disks[i].name, i > 0);
+		fixture_run(f, "qemu-img check -q mend");
+	}
+	load_overlays(&rec);
+	checks = replay(&rec, cuts, 1, n);
+	record_free(&rec);
+	fixture_run(f, "rm -f img* before* fork*");
+	for (unsigned i = 0; i < *n; i++) {
+		char from[16], to[16];
+
+		record_name(from, "next", i);
+		record_name(to, "img", i);
+		fixture_run(f, "mv %s %s", from, to);
+	}
+	return checks;
+}
+
+static unsigned powercut_lives(const struct powercut_kind *kind, unsigned seed, unsigned cuts)
+{
+	unsigned checks = 0, n = 1;
 	struct fixture f;
-	unsigned n = 0;
 
 	fixture_begin(&f, seed);
 	f.cache_bytes = 1;
+	f.beside_pins = kind->chain;
 	fixture_run(&f, "%s", kind->create);
 	for (unsigned i = 0; i < LIVES; i++)
-		n += life(&f, kind, i, cuts / LIVES);
+		checks += life(&f, kind, i, cuts / LIVES, &n);
 	fixture_end(&f);
-	return n;
+	return checks;
+}
+
+void powercut_random(const struct powercut_kind *kinds, unsigned n, unsigned otherwise)
+{
+	unsigned cuts = fixture_number("POWERCUT_CUTS", otherwise), seed = fixture_number("POWERCUT_SEED", 1);
+	unsigned checks = 0;
+
+	while (checks < cuts) {
+		const struct powercut_kind *kind = &kinds[seed % n];
+
+		print_message("POWERCUT_SEED=%u (%s)\n", seed, kind->name);
+		checks += powercut_lives(kind, seed++, CUTS_A_RUN);
+	}
+	print_message("%u cuts in all\n", checks);
 }

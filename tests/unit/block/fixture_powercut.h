@@ -26,11 +26,13 @@ void powercut_pins(const char *create, unsigned seed, bool quiet, bool of_snapsh
 struct powercut_kind {
 	const char *name, *create;
 	bool fixed_size, no_snapshots;
+	bool chain; /* fork the disk to a chain of overlays on pins */
 };
 /* Shrink the disk, grow it (with 512-byte clusters the L1 table moves), and shrink it again. */
 void powercut_resize(const struct powercut_kind *kind, unsigned seed);
-/* Random operations; then again from one of the images that a cut has left, twice. Makes at least
- * `cuts` cuts; returns their number. */
-unsigned powercut_random(const struct powercut_kind *kind, unsigned seed, unsigned cuts);
+/* Random operations; then again from one of the images that a cut has left, twice. Repeats this with each of the n
+ * kinds in turn, until at least POWERCUT_CUTS cuts were made (`otherwise`: without this variable). POWERCUT_SEED (1)
+ * chooses the operations. */
+void powercut_random(const struct powercut_kind *kinds, unsigned n, unsigned otherwise);
 
 #endif

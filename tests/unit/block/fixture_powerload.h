@@ -4,7 +4,7 @@
 
 #include "fixture_record.h"
 
-/* Run batches of requests, each ended by a flush. */
+/* Run batches of requests on all open disks at once, each ended by a flush of a disk. */
 void load_run(struct recorder *r, unsigned batches);
 /* Create a snapshot while the guest writes. parent: index of the snapshot whose VM state it shares;
  * -1: none. */
@@ -26,5 +26,8 @@ void load_pin_id(size_t number, uint8_t ret[BLOCK_PIN_ID_BYTES]);
 void load_quiet(struct recorder *r);
 /* Run `steps` random operations. fixed_size: no resize. */
 void load_random(struct recorder *r, unsigned steps, bool fixed_size, bool no_snapshots);
+/* Fork the last disk until the chain has RECORD_DISKS_MAX images, then run `steps` random operations on any of them.
+ * The guests of all disks write meanwhile. */
+void load_chain(struct recorder *r, unsigned steps);
 
 #endif

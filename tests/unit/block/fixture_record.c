@@ -3,6 +3,7 @@
 #include "block/qcow2/qcow2.h"
 
 #include <linux/falloc.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 /* The active recorder, for calls that bypass the loop. */
@@ -14,8 +15,20 @@ struct event *record(struct recorder *r, enum event_kind kind)
 		r->cap = r->cap ? 2 * r->cap : 1024;
 		r->ev = realloc(r->ev, r->cap * sizeof(*r->ev));
 	}
-	r->ev[r->n] = (struct event){ .kind = kind };
+	r->ev[r->n] = (struct event){ .kind = kind, .disk = (unsigned)(r->disk - r->disks) };
 	return &r->ev[r->n++];
+}
+
+/* Return the number of the image that fd is open on; ndisks: none of the chain. */
+static unsigned disk_of(const struct recorder *r, int fd)
+{
+	struct stat st;
+	unsigned i = 0;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	while (i < r->ndisks && r->disks[i].inode != st.st_ino)
+		i++;
+	return i;
 }
 
 /* ---- through the loop ---- */
@@ -26,12 +39,12 @@ static void on_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kin
 	struct recorder *r = container_of(t, struct recorder, trace);
 	struct event *ev;
 
-	(void)fd;
 	if (kind != LOOP_OP_WRITE && kind != LOOP_OP_SYNC && kind != LOOP_OP_FALLOCATE)
 		return;
 	ev = record(r, kind == LOOP_OP_WRITE ? EV_WRITE : kind == LOOP_OP_SYNC ? EV_SYNC
 		: mode & FALLOC_FL_PUNCH_HOLE ? EV_PUNCH : EV_GROW);
 	ev->op = op;
+	ev->disk = disk_of(r, fd);
 	ev->offset = offset;
 	ev->len = len;
 	if (kind != LOOP_OP_WRITE)
@@ -41,6 +54,14 @@ static void on_submit(struct loop_trace *t, struct loop_op *op, enum loop_op_kin
 	ev->data = malloc(ev->len);
 	for (unsigned i = 0, at = 0; i < niov; at += (unsigned)iov[i++].iov_len)
 		memcpy(ev->data + at, iov[i].iov_base, iov[i].iov_len);
+}
+
+static void complete(struct recorder *r, size_t of)
+{
+	struct event *ev = record(r, EV_COMPLETE);
+
+	ev->of = of;
+	ev->disk = r->ev[of].disk;
 }
 
 static void on_complete(struct loop_trace *t, struct loop_op *op, int res)
@@ -53,14 +74,14 @@ static void on_complete(struct loop_trace *t, struct loop_op *op, int res)
 		if (res < 0)
 			fail_msg("I/O failed: %s", strerror(-res));
 		r->ev[i].op = NULL;
-		record(r, EV_COMPLETE)->of = i;
+		complete(r, i);
 		return;
 	}
 }
 
 /* ---- calls that bypass the loop: replacements of libc's functions ---- */
 
-static void record_done(enum event_kind kind, uint64_t offset, uint64_t len, const void *data)
+static void record_done(int fd, enum event_kind kind, uint64_t offset, uint64_t len, const void *data)
 {
 	struct event *ev;
 	size_t at;
@@ -70,13 +91,14 @@ static void record_done(enum event_kind kind, uint64_t offset, uint64_t len, con
 		return;
 	at = recording->n;
 	ev = record(recording, kind);
+	ev->disk = disk_of(recording, fd);
 	ev->offset = offset;
 	ev->len = len;
 	if (data) {
 		ev->data = malloc(len);
 		memcpy(ev->data, data, len);
 	}
-	record(recording, EV_COMPLETE)->of = at;
+	complete(recording, at);
 }
 
 /* Weak, because test_repair.c replaces it. */
@@ -85,7 +107,7 @@ __attribute__((weak)) ssize_t pwrite(int fd, const void *buf, size_t len, off_t 
 	ssize_t n = syscall(SYS_pwrite64, fd, buf, len, off);
 
 	if (n > 0)
-		record_done(EV_WRITE, (uint64_t)off, (uint64_t)n, buf);
+		record_done(fd, EV_WRITE, (uint64_t)off, (uint64_t)n, buf);
 	return n;
 }
 
@@ -94,7 +116,7 @@ __attribute__((weak)) int fdatasync(int fd)
 	int r = (int)syscall(SYS_fdatasync, fd);
 
 	if (!r)
-		record_done(EV_SYNC, 0, 0, NULL);
+		record_done(fd, EV_SYNC, 0, 0, NULL);
 	return r;
 }
 
@@ -103,7 +125,7 @@ int ftruncate(int fd, off_t len)
 	int r = (int)syscall(SYS_ftruncate, fd, len);
 
 	if (!r)
-		record_done(EV_CUT, (uint64_t)len, 0, NULL);
+		record_done(fd, EV_CUT, (uint64_t)len, 0, NULL);
 	return r;
 }
 
@@ -112,7 +134,7 @@ int fallocate(int fd, int mode, off_t off, off_t len)
 	int r = (int)syscall(SYS_fallocate, fd, mode, off, len);
 
 	if (!r)
-		record_done(mode & FALLOC_FL_PUNCH_HOLE ? EV_PUNCH : EV_GROW, (uint64_t)off, (uint64_t)len, NULL);
+		record_done(fd, mode & FALLOC_FL_PUNCH_HOLE ? EV_PUNCH : EV_GROW, (uint64_t)off, (uint64_t)len, NULL);
 	return r;
 }
 
@@ -123,29 +145,104 @@ void record_flushed(struct recorder *r)
 	uint8_t *now = calloc(1, RECORD_DISK_MAX);
 	struct event *ev;
 
-	assert_int_equal(fixture_rw(r->b, BLOCK_READ, 0, now, r->disk_bytes), 0);
+	assert_int_equal(fixture_rw(r->disk->b, BLOCK_READ, 0, now, r->disk->bytes), 0);
 	ev = record(r, EV_FLUSHED);
 	ev->data = now;
-	ev->len = r->disk_bytes;
+	ev->len = r->disk->bytes;
+}
+
+/* ---- images of a chain ---- */
+
+void record_name(char ret[16], const char *kind, unsigned number)
+{
+	if (number)
+		snprintf(ret, 16, "%s%u", kind, number);
+	else
+		snprintf(ret, 16, "%s", kind);
+}
+
+int record_chain_open(struct fixture *f, const char *kind, unsigned number, bool read_only, struct block **ret_b)
+{
+	const char *names[RECORD_DISKS_MAX + 1] = { NULL };
+	char all[RECORD_DISKS_MAX][16];
+
+	for (unsigned i = 0; i <= number; i++) {
+		record_name(all[i], kind, number - i);
+		names[i] = all[i];
+	}
+	if (number)
+		return fixture_open_chain(f, names, read_only, ret_b);
+	return fixture_try_open(f, *names, BLOCK_FORMAT_QCOW2, read_only, ret_b);
+}
+
+static struct block *disk_open(struct recorder *r, bool read_only)
+{
+	struct block *b = NULL;
+
+	if (record_chain_open(r->f, "img", (unsigned)(r->disk - r->disks), read_only, &b) < 0)
+		fail_msg("%s", r->f->err.msg);
+	return b;
 }
 
 void record_open(struct recorder *r)
 {
 	struct block_info info;
 
-	r->b = fixture_open(r->f, "img", BLOCK_FORMAT_QCOW2, false);
-	block_info(r->b, &info);
-	r->disk_bytes = info.size_bytes;
+	r->disk->b = disk_open(r, false);
+	block_info(r->disk->b, &info);
+	r->disk->bytes = info.size_bytes;
 }
 
 void record_close(struct recorder *r)
 {
-	assert_int_equal(block_close(r->b), 0);
-	r->b = NULL;
+	assert_int_equal(block_close(r->disk->b), 0);
+	r->disk->b = NULL;
 }
+
+/* Add the next image. flags: for its file. Returns an fd of it. */
+static int disk_add(struct recorder *r, int flags)
+{
+	struct record_disk *d = &r->disks[r->ndisks];
+	struct stat st;
+	int fd;
+
+	assert_in_range(r->ndisks, 0, RECORD_DISKS_MAX - 1);
+	*d = (struct record_disk){ .b = NULL };
+	record_name(d->name, "img", r->ndisks++);
+	fd = fixture_file(r->f, d->name, flags);
+	assert_int_equal(fstat(fd, &st), 0);
+	d->inode = st.st_ino;
+	return fd;
+}
+
+int record_overlay(struct recorder *r, const struct qcow2_pin *pin)
+{
+	int fd = disk_add(r, O_RDWR | O_CREAT | O_EXCL);
+
+	assert_int_equal(qcow2_pin_overlay(fd, pin, "img", &r->f->err), 0);
+	return fd;
+}
+
+const struct record_pin *record_pin_note(struct recorder *r, size_t number, const uint8_t id[BLOCK_PIN_ID_BYTES])
+{
+	struct record_pin *p = &r->pins[r->npins++];
+	int fd = fixture_file(r->f, r->disk->name, O_RDONLY);
+
+	assert_true(r->npins <= RECORD_PINS_MAX);
+	p->number = number;
+	p->disk = (unsigned)(r->disk - r->disks);
+	if (qcow2_pin_read(fd, r->disk->name, id, &p->pin, &r->f->err) < 0)
+		fail_msg("%s", r->f->err.msg);
+	close(fd);
+	return p;
+}
+
+/* ---- start and end ---- */
 
 static void snapshot_known(struct recorder *r, const struct block_snapshot_info *info)
 {
+	struct record_disk *d = r->disk;
+	size_t number = r->n;
 	struct event *ev;
 	struct block *s;
 
@@ -154,36 +251,52 @@ static void snapshot_known(struct recorder *r, const struct block_snapshot_info 
 	ev->of = (size_t)atoi(info->id);
 	ev->len = info->disk_bytes;
 	ev->vm_bytes = info->vm_state_bytes;
+	ev->pin = info->pinned;
 	ev->data = calloc(1, RECORD_DISK_MAX);
 	ev->vm = aligned_alloc(4096, MAX(ev->vm_bytes, 4096u));
 	if (ev->vm_bytes)
-		assert_int_equal(fixture_vm_read(r->f, r->b, info->id, ev->vm, ev->vm_bytes), 0);
+		assert_int_equal(fixture_vm_read(r->f, d->b, info->id, ev->vm, ev->vm_bytes), 0);
 	r->f->snapshot = info->id;
-	s = fixture_open(r->f, "img", BLOCK_FORMAT_QCOW2, true);
+	s = disk_open(r, true);
 	r->f->snapshot = NULL;
 	assert_int_equal(fixture_rw(s, BLOCK_READ, 0, ev->data, ev->len), 0);
 	block_close(s);
-	r->snapshots[r->nsnapshots++] = (struct known_snapshot){ (unsigned)ev->of, ev->data, ev->vm, ev->len, ev->vm_bytes, 0 };
+	if (info->pinned)
+		record_pin_note(r, number, info->pin_id);
+	d->snapshots[d->nsnapshots++] = (struct known_snapshot){ (unsigned)ev->of, ev->data, ev->vm, ev->len, ev->vm_bytes,
+		info->pinned ? number : 0 };
 	record(r, EV_SNAPSHOT_THERE)->of = (size_t)atoi(info->id);
 }
 
-void record_begin(struct recorder *r, struct fixture *f)
+static void disk_known(struct recorder *r, unsigned number)
 {
 	struct block_snapshot_info *list;
 	struct block_info info;
+	char before[16];
 	size_t n;
 
-	*r = (struct recorder){ .trace = { on_submit, on_complete }, .f = f, .thread = pthread_self() };
-	r->b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, true);
-	block_info(r->b, &info);
-	r->disk_bytes = info.size_bytes;
+	close(disk_add(r, O_RDONLY));
+	r->disk = &r->disks[number];
+	r->disk->b = disk_open(r, true);
+	block_info(r->disk->b, &info);
+	r->disk->bytes = info.size_bytes;
 	record_flushed(r);
-	assert_int_equal(block_snapshot_list(r->b, &list, &n, &f->err), 0);
+	assert_int_equal(block_snapshot_list(r->disk->b, &list, &n, &r->f->err), 0);
 	for (size_t i = 0; i < n; i++)
 		snapshot_known(r, &list[i]);
 	free(list);
 	record_close(r);
-	fixture_run(f, "cp img before");
+	record_name(before, "before", number);
+	fixture_run(r->f, "cp %s %s", r->disk->name, before);
+	record(r, EV_DISK_THERE);
+}
+
+void record_begin(struct recorder *r, struct fixture *f, unsigned ndisks)
+{
+	*r = (struct recorder){ .trace = { on_submit, on_complete }, .f = f, .thread = pthread_self(), .disk = r->disks };
+	for (unsigned i = 0; i < ndisks; i++)
+		disk_known(r, i);
+	r->disk = r->disks;
 	r->start = r->n;
 	recording = r;
 	loop_trace(f->loop, &r->trace);

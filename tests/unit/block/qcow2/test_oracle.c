@@ -94,13 +94,6 @@ static const struct oracle_set sets[] = {
 		.cache_bytes = 16 * KIB}, /* tables are evicted, loaded, and kept as runs */
 };
 
-static unsigned long long from_environment(const char *name, unsigned long long otherwise)
-{
-	const char *v = getenv(name);
-
-	return v ? strtoull(v, NULL, 10) : otherwise;
-}
-
 static int list(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
@@ -111,8 +104,8 @@ static int list(void)
 static void test_random_operations_match_model_and_qemu(void **state)
 {
 	const struct oracle_set *set = *state;
-	unsigned ops = (unsigned)from_environment("ORACLE_OPS", 300);
-	unsigned seed = (unsigned)from_environment("ORACLE_SEED", 1);
+	unsigned ops = fixture_number("ORACLE_OPS", 300);
+	unsigned seed = fixture_number("ORACLE_SEED", 1);
 
 	/* Print this first, since a failure does not return here. */
 	print_message("ORACLE_SEED=%u ORACLE_OPS=%u ORACLE_SET=%s\n", seed, ops, set->name);
@@ -136,6 +129,6 @@ int main(void)
 		fprintf(stderr, "ORACLE_SET: no kind is called '%s'\n", only);
 		return 2;
 	}
-	alarm((unsigned)from_environment("ORACLE_SECONDS", 120 * TEST_SLOW));
+	alarm(fixture_number("ORACLE_SECONDS", 120 * TEST_SLOW));
 	return _cmocka_run_group_tests("oracle", tests, n, NULL, NULL);
 }

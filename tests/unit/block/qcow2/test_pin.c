@@ -19,17 +19,6 @@
 static const uint8_t id_a[BLOCK_PIN_ID_BYTES] = { 0xa0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff };
 static const uint8_t id_b[BLOCK_PIN_ID_BYTES] = { 0xb0 };
 
-static int file_open(struct fixture *f, const char *name, int flags)
-{
-	char path[128];
-	int fd;
-
-	fixture_path(f, name, path, sizeof(path));
-	fd = open(path, flags | O_CLOEXEC, 0600);
-	assert_true(fd >= 0);
-	return fd;
-}
-
 struct pin_op {
 	struct sync_op sync;
 	struct fixture *f;
@@ -97,7 +86,7 @@ static int snapshot_pin(struct fixture *f, struct block *b, const char *snapshot
 /* Make the overlay `name` on a pin of the image `source`. */
 static void overlay(struct fixture *f, const char *name, const char *source, const uint8_t *id)
 {
-	int from = file_open(f, source, O_RDONLY), to = file_open(f, name, O_RDWR | O_CREAT);
+	int from = fixture_file(f, source, O_RDONLY), to = fixture_file(f, name, O_RDWR | O_CREAT);
 	struct qcow2_pin p;
 
 	if (qcow2_pin_read(from, source, id, &p, &f->err) < 0 || qcow2_pin_overlay(to, &p, source, &f->err) < 0)
@@ -106,28 +95,12 @@ static void overlay(struct fixture *f, const char *name, const char *source, con
 	close(to);
 }
 
-/* Open a chain of images, the disk first. NULL: the end. Returns the result of block_open(). */
-static int chain_open(struct fixture *f, const char *const *names, struct block **ret)
-{
-	struct block_layer layers[BLOCK_LAYERS_MAX];
-	struct block_open o = { .layers = layers, .name = "vda", .beside_pins = true };
-	int r;
-
-	for (unsigned i = 0; names[i]; i++)
-		layers[o.nlayers++] = (struct block_layer){ .fd = file_open(f, names[i], i ? O_RDONLY : O_RDWR),
-			.format = BLOCK_FORMAT_QCOW2 };
-	r = block_open(f->loop, &o, ret, &f->err);
-	for (unsigned i = 0; r < 0 && i < o.nlayers; i++)
-		close(layers[i].fd);
-	return r;
-}
-
 static struct block *fork_open(struct fixture *f)
 {
 	const char *const names[] = { "fork", "img", NULL };
 	struct block *b = NULL;
 
-	if (chain_open(f, names, &b) < 0)
+	if (fixture_open_chain(f, names, false, &b) < 0)
 		fail_msg("%s", f->err.msg);
 	return b;
 }
@@ -136,7 +109,7 @@ static int fork_status(struct fixture *f)
 {
 	const char *const names[] = { "fork", "img", NULL };
 	struct block *b = NULL;
-	int r = chain_open(f, names, &b);
+	int r = fixture_open_chain(f, names, false, &b);
 
 	if (!r)
 		block_close(b);
@@ -314,7 +287,7 @@ static void test_damaged_snapshot_gives_no_pin(void **state)
 	b = source_begin(&f, 56, CREATE);
 	block_snapshot_commit(pin_begin(&f, b), &info, &made.op);
 	assert_int_equal(sync_wait(&f, &made), 0);
-	fd = file_open(&f, "img", O_RDWR);
+	fd = fixture_file(&f, "img", O_RDWR);
 	assert_int_equal(qcow2_header_read(fd, "img", &h, &f.err), 0);
 	assert_int_equal(qcow2_snapshots_read(fd, &h, &list, &n, &f.err), 0);
 	assert_int_equal(pread(fd, &was, 1, (off_t)list[0].l1_offset + 7), 1);
@@ -334,23 +307,16 @@ static void test_damaged_snapshot_gives_no_pin(void **state)
 	(void)state;
 }
 
-static unsigned from_environment(const char *name, unsigned otherwise)
-{
-	const char *v = getenv(name);
-
-	return v ? (unsigned)strtoul(v, NULL, 10) : otherwise;
-}
-
 /* Forks of forks, all open for writing at once: each is the source of the next. */
 static void test_chain_of_forks_keeps_every_content(void **state)
 {
 	static const char *const names[] = { "f4", "f3", "f2", "f1", "img", NULL };
-	unsigned ops = from_environment("FORKS_OPS", 30);
+	unsigned ops = fixture_number("FORKS_OPS", 30);
 	uint8_t *content[DEPTH + 1];
 	struct block *b[DEPTH + 1];
 	struct fixture f;
 
-	b[0] = source_begin(&f, from_environment("FORKS_SEED", 20), CREATE);
+	b[0] = source_begin(&f, fixture_number("FORKS_SEED", 20), CREATE);
 	content[0] = f.shadow;
 	for (unsigned i = 1; i <= DEPTH; i++) {
 		uint8_t id[BLOCK_PIN_ID_BYTES] = { (uint8_t)i };
@@ -360,7 +326,7 @@ static void test_chain_of_forks_keeps_every_content(void **state)
 		f.shadow = content[0];
 		pin(&f, b[i - 1], id);
 		overlay(&f, names[DEPTH - i], names[DEPTH - i + 1], id);
-		assert_int_equal(chain_open(&f, names + DEPTH - i, &b[i]), 0);
+		assert_int_equal(fixture_open_chain(&f, names + DEPTH - i, false, &b[i]), 0);
 		for (unsigned k = 0; k <= i; k++)
 			load(&f, b[k], content[k], ops);
 	}
@@ -442,7 +408,7 @@ static void test_overlay_names_the_source_and_the_pin(void **state)
 	int fd;
 
 	forked_begin(&f, 23);
-	fd = file_open(&f, "fork", O_RDWR);
+	fd = fixture_file(&f, "fork", O_RDWR);
 	assert_int_equal(qcow2_header_read(fd, "fork", &h, &f.err), 0);
 	assert_string_equal(h.backing_name, "cairn-fork:img?snapshot=a00102030405060708090a0b0c0d0eff");
 	assert_string_equal(h.backing_format, "qcow2");
@@ -517,7 +483,7 @@ static void test_every_flipped_bit_of_the_description_is_refused(void **state)
 	int fd;
 
 	forked_begin(&f, 25);
-	fd = file_open(&f, "fork", O_RDWR);
+	fd = fixture_file(&f, "fork", O_RDWR);
 	assert_int_equal(pread(fd, cluster, sizeof(cluster), 0), sizeof(cluster));
 	for (at = 104; at < sizeof(cluster) && memcmp(cluster + at, "CRNP", 4); at += 8)
 		;
@@ -567,7 +533,7 @@ static void test_flipped_bits_of_the_pin_are_refused(void **state)
 	int fd;
 
 	forked_begin(&f, 26);
-	fd = file_open(&f, "img", O_RDWR);
+	fd = fixture_file(&f, "img", O_RDWR);
 	assert_int_equal(qcow2_header_read(fd, "img", &h, &f.err), 0);
 	assert_int_equal(qcow2_snapshots_read(fd, &h, &list, &n, &f.err), 0);
 	for (unsigned bit = 0; bit < 64 * list[0].l1_size; bit++) {
@@ -610,7 +576,7 @@ static void test_fork_is_refused_on_another_file(void **state)
 	assert_int_equal(fork_status(&f), -ENOENT);
 	fixture_run(&f, "qemu-img convert -f raw -O qcow2 shadow img && qemu-img snapshot -c x img");
 	assert_int_equal(fork_status(&f), -ENOENT);
-	assert_int_equal(chain_open(&f, raw, &b), -EINVAL);
+	assert_int_equal(fixture_open_chain(&f, raw, false, &b), -EINVAL);
 	fixture_run(&f, "mv old img");
 	assert_int_equal(fork_status(&f), 0);
 	fixture_end(&f);
@@ -649,7 +615,7 @@ static void test_pin_is_found_while_the_table_is_replaced(void **state)
 
 	b = source_begin(&f, 29, CREATE);
 	pin(&f, b, id_a);
-	x.fd = file_open(&f, "img", O_RDONLY);
+	x.fd = fixture_file(&f, "img", O_RDONLY);
 	assert_int_equal(pthread_create(&thread, NULL, reader_run, &x), 0);
 	for (unsigned i = 0; i < 200; i++) {
 		pin(&f, b, id_b);
@@ -688,10 +654,10 @@ static void test_reader_of_a_pin_keeps_other_programs_from_writing(void **state)
 	f.beside_pins = true;
 	/* The source starts beside its forks, and a fork beside the source. */
 	source = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
-	assert_int_equal(chain_open(&f, chain2, &fork2), 0);
+	assert_int_equal(fixture_open_chain(&f, chain2, false, &fork2), 0);
 	block_close(fork2);
 	assert_int_equal(block_close(fork), 0);
-	assert_int_equal(chain_open(&f, chain, &fork), 0);
+	assert_int_equal(fixture_open_chain(&f, chain, false, &fork), 0);
 	assert_int_not_equal(fixture_status(&f, "qemu-io -c 'write 0 512' img | grep -q 'wrote 512'"), 0);
 	block_close(source);
 	block_close(fork);
@@ -743,6 +709,6 @@ int main(void)
 		cmocka_unit_test(test_fork_is_refused_beside_a_writer_that_may_delete_the_pin),
 	};
 
-	alarm(from_environment("FORKS_SECONDS", 120 * TEST_SLOW));
+	alarm(fixture_number("FORKS_SECONDS", 120 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

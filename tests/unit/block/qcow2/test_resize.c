@@ -36,10 +36,10 @@ static void test_growth_above_backing_file_in_version_2(void **state)
  * file's content. */
 static void test_power_cut_during_shrink_shows_no_backing_data(void **state)
 {
-	static const struct powercut_kind kind = { "backing",
+	static const struct powercut_kind kind = { .name = "backing", .create =
 		"qemu-img create -q -f raw base.img 2M && qemu-io -f raw -c 'write -P 5 0 2M' base.img && "
 		"qemu-img create -q -f qcow2 -o cluster_size=512 -b base.img -F raw img 2M && "
-		"qemu-io -c 'write -P 6 0 2M' img", false, true };
+		"qemu-io -c 'write -P 6 0 2M' img" };
 
 	(void)state;
 	powercut_resize(&kind, 7);
