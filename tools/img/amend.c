@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SNAPSHOT_SIZES_BYTES 16u /* of extra data: the sizes of the VM state and of the disk */
+
 struct amend {
 	struct img_common common;
 	bool backing; /* the image has a backing file */
@@ -158,20 +160,24 @@ static int zeros_to_data(struct block *b, void *opaque, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot write %s", a->common.o.path) : img_check_interrupted(e);
 }
 
-/* compat 0.10 does not keep the sizes of snapshots: refuse a downgrade if one has another size than the disk. */
-static int downgrade_sizes(const struct img_layer *y, const struct qcow2_create *q, struct err *e)
+/* compat 0.10 does not keep the sizes of snapshots: refuse a downgrade if one has another size than the disk. compat
+ * 1.1 needs the sizes: refuse an upgrade if an old program has left them out. */
+static int snapshots_fit(const struct img_layer *y, const struct qcow2_create *q, struct err *e)
 {
 	struct qcow2_snapshot_info *list;
-	size_t n, i = 0;
-	int r = q->version < y->header.version ? qcow2_snapshots_read(y->fd, &y->header, &list, &n, e) : 1;
+	size_t n;
+	int r = q->version != y->header.version ? qcow2_snapshots_read(y->fd, &y->header, &list, &n, e) : 1;
 
 	if (r)
 		return r < 0 ? r : 0;
-	while (i < n && list[i].disk_bytes == ROUND_UP(q->size_bytes, 512))
-		i++;
-	if (i < n)
-		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the disk would have another size than its snapshot %s, which "
-			"compat=0.10 does not support; delete the snapshot first", list[i].id);
+	for (size_t i = 0; i < n && !r; i++) {
+		if (q->version < 3 && list[i].disk_bytes != ROUND_UP(q->size_bytes, 512))
+			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the disk would have another size than its snapshot %s, "
+				"which compat=0.10 does not support; delete the snapshot first", list[i].id);
+		else if (q->version >= 3 && list[i].extra_len < SNAPSHOT_SIZES_BYTES)
+			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the entry of snapshot %s lacks the sizes that compat=1.1 "
+				"needs; delete the snapshot, or use `qemu-img amend`", list[i].id);
+	}
 	qcow2_snapshots_free(list, n);
 	return r;
 }
@@ -224,7 +230,7 @@ static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *
 		return r;
 	r = plan_make(a, &layers[0].header, p, e);
 	if (!r)
-		r = downgrade_sizes(&layers[0], &p->c.qcow2, e);
+		r = snapshots_fit(&layers[0], &p->c.qcow2, e);
 	if (!r)
 		r = image_is_faultless(layers[0].fd, &layers[0].header, e);
 	if (r < 0)

@@ -168,3 +168,20 @@ def test_check_reports_refcounts_in_the_words_of_qemu_img(box):
     theirs, ours = box.qemu("check", "a", status=2), box.img("check", "a", status=3)
     line = "Leaked cluster 5 refcount=3 reference=1\n"
     assert line in theirs.stderr and line in ours.stdout
+
+
+def test_upgrade_is_refused_when_a_snapshot_lacks_its_sizes(box):
+    a = box.path / "a"
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "compat=0.10", "a", "1M")
+    box.qemu("snapshot", "-c", "s", "a")
+    at = be64(a, 64)
+    entry = a.read_bytes()[at:at + 128]
+    extra = int.from_bytes(entry[36:40], "big")
+    poke(a, at, entry[:36] + bytes(4) + entry[40 + extra:] + bytes(extra))
+    assert json.loads(box.qemu("info", "--output", "json", "a").stdout)["snapshots"][0]["name"] == "s"
+    before = a.read_bytes()
+    assert "snapshot 1 lacks the sizes" in box.fails("amend", "-o", "compat=1.1", "a")
+    assert a.read_bytes() == before
+    box.img("snapshot", "-d", "s", "a")
+    box.img("amend", "-o", "compat=1.1", "a")
+    box.qemu("check", "a")
