@@ -1,5 +1,6 @@
 #include "block/block.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -20,6 +21,8 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+
+#define LOCK_LOOK_NS 10000000L
 
 static const char *const format_names[] = { [BLOCK_FORMAT_RAW] = "raw",
 	[BLOCK_FORMAT_QCOW2] = "qcow2" };
@@ -441,6 +444,21 @@ static int fd_check(int fd, bool read_only, const char *name, struct err *e)
 	return 0;
 }
 
+static int file_lock(int fd, const struct block_open *o, enum lock_mode mode, const char *name, struct err *e)
+{
+	uint64_t until = clock_monotonic_ns() + o->lock_wait_ns;
+	int r = lock_acquire(fd, mode, name, e);
+
+	if (r == -EBUSY && o->lock_wait_ns)
+		log_info(name, "another process has the image: waiting %llu s for its end",
+			(unsigned long long)(o->lock_wait_ns / 1000000000));
+	while (r == -EBUSY && clock_monotonic_ns() < until) {
+		nanosleep(&(struct timespec){ .tv_nsec = LOCK_LOOK_NS }, NULL);
+		r = lock_acquire(fd, mode, name, e);
+	}
+	return r;
+}
+
 /* Check one file of a layer, lock it, and probe its capabilities. */
 static int file_open(int fd, const struct block_open *o, bool read_only, enum lock_mode mode, const char *name,
 	struct block_file *ret, bool *ret_locked, struct err *e)
@@ -449,7 +467,7 @@ static int file_open(int fd, const struct block_open *o, bool read_only, enum lo
 
 	*ret_locked = false;
 	if (!r && !o->no_lock && !o->as_handed_over) {
-		r = lock_acquire(fd, mode, name, e);
+		r = file_lock(fd, o, mode, name, e);
 		*ret_locked = !r;
 	}
 	return r ? r : block_file_probe(fd, o, name, ret, e);

@@ -75,6 +75,9 @@ struct block_open {
 	unsigned nlayers;
 	bool read_only;	 /* applies to the disk; backing layers are always read-only */
 	bool no_lock;	 /* take no locks, as qemu-img -U; for readers that accept changes by another process */
+	/* Wait so long for a lock that another process holds: the kernel releases the locks of a killed process only
+	 * when its I/O has ended. 0: fail at once. */
+	uint64_t lock_wait_ns;
 	/* The fds are duplicates of those of another process, which had the disk open and settled it
 	 * (block_settle()). Take no lock, as that process's locks belong to the fds, and write nothing at open; an
 	 * image that needs a repair is refused. */

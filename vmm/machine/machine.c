@@ -41,6 +41,8 @@
 #include <unistd.h>
 
 #define DISK_LOOP_ENTRIES 256
+/* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
+#define LOCK_WAIT_NS (2 * 1000000000ULL)
 
 /* ---- dev_host: services of the machine to its devices ---- */
 
@@ -188,7 +190,7 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
-		.may_stand_alone = c->may_stand_alone,
+		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
 		.as_handed_over = m->cfg.taken_over };
 	int r;
