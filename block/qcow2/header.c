@@ -242,6 +242,10 @@ int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 	return r;
 }
 
+/* A header is nearly always shorter. So a clone's process, which reads two to four headers, need not read and fault
+ * in a cluster of 64 KiB for each. */
+#define HEADER_FIRST 4096
+
 /* Read [0, len), or less if the file is shorter. */
 static ssize_t read_begin(int fd, uint8_t *buf, size_t len)
 {
@@ -261,22 +265,35 @@ static ssize_t read_begin(int fd, uint8_t *buf, size_t len)
 	return (ssize_t)have;
 }
 
+/* Return whether the first HEADER_FIRST bytes hold the backing file's name and the extensions with their end. */
+static bool header_is_whole(const uint8_t *p)
+{
+	uint64_t backing = load_be64(p + QCOW2_AT_BACKING_OFFSET);
+	uint64_t pos = load_be32(p + QCOW2_AT_VERSION) < 3 ? QCOW2_V2_HEADER_BYTES : load_be32(p + QCOW2_AT_HEADER_LENGTH);
+
+	if (backing && !range_inside(backing, load_be32(p + QCOW2_AT_BACKING_LEN), HEADER_FIRST))
+		return false;
+	for (; pos + 8 <= HEADER_FIRST; pos += 8 + ROUND_UP((uint64_t)load_be32(p + pos + 4), 8))
+		if (load_be32(p + pos) == QCOW2_EXT_END)
+			return true;
+	return false;
+}
+
 int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e)
 {
-	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, 1u << QCOW2_CLUSTER_BITS_MAX);
-	size_t want = 4096;
-	ssize_t n;
+	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, HEADER_FIRST);
+	ssize_t n = buf ? read_begin(fd, buf, HEADER_FIRST) : -ENOMEM;
 	off_t end = lseek(fd, 0, SEEK_END);
 	int r;
 
-	if (!buf)
-		return err_set_errno(e, -ENOMEM, "%s", name);
-	n = read_begin(fd, buf, want);
-	if (n >= (ssize_t)QCOW2_V2_HEADER_BYTES && load_be32(buf) == QCOW2_MAGIC) {
+	if (n == HEADER_FIRST && load_be32(buf) == QCOW2_MAGIC && !header_is_whole(buf)) {
 		uint32_t bits = load_be32(buf + QCOW2_AT_CLUSTER_BITS);
 
-		if (bits > 12 && bits <= QCOW2_CLUSTER_BITS_MAX)
-			n = read_begin(fd, buf, (size_t)1 << bits);
+		if (bits > 12 && bits <= QCOW2_CLUSTER_BITS_MAX) {
+			free(buf);
+			buf = aligned_alloc(4096, (size_t)1 << bits);
+			n = buf ? read_begin(fd, buf, (size_t)1 << bits) : -ENOMEM;
+		}
 	}
 	if (n < 0 || end < 0)
 		return err_set_errno(e, n < 0 ? (int)n : -errno, "cannot read %s", name);
