@@ -42,7 +42,7 @@ int store_file_settle(const char *path)
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
 	int r = !up ? -ENOMEM : fd < 0 || fsync(fd) < 0 ? -errno : 0;
 
-	for (unsigned i = 0; i < 2 && !r; i++) {
+	if (!r) {
 		*strrchr(up, '/') = 0;
 		r = store_folder_sync(up);
 	}

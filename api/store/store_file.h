@@ -22,7 +22,7 @@ int store_lock(const char *dir, int *ret_fd, struct err *e);
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */
 int store_folder_settle(const char *path, struct err *e);
-/* Sync a file, then its folder, then that folder's folder. Stops and returns 0 if one of them no longer exists. */
+/* Sync a file, then its folder. Stops and returns 0 if one of them no longer exists. */
 int store_file_settle(const char *path);
 /* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/util.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,22 @@ struct pending {
 	char *path, *text, *to;
 	struct store_work *work; /* NULL: no completion */
 };
+
+/* Return the length of the path of the file's folder's folder. */
+static size_t upper_len(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return (size_t)((const char *)memrchr(path, '/', (size_t)(slash - path)) - path);
+}
+
+/* Sync the folder of the file's folder, if it still exists. */
+static int upper_settle(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strndup(path, upper_len(path));
+
+	return up ? store_folder_settle(up, e) : err_set_errno(e, -ENOMEM, "%s", path);
+}
 
 static int pending_do(struct store_writer *w, const struct pending *p, struct err *e)
 {
@@ -33,7 +50,9 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_file_put(p->path, p->text, true, e);
 	case PENDING_SETTLE:
 		r = store_file_settle(p->path);
-		return r < 0 ? err_set_errno(e, r, "%s", p->path) : 0;
+		if (r < 0)
+			return err_set_errno(e, r, "%s", p->path);
+		return p->work ? upper_settle(p->path, e) : 0;
 	case PENDING_CLEAR:
 		return store_folder_clear_for_good(p->path, e);
 	case PENDING_RENAME:
@@ -87,9 +106,23 @@ static bool is_leaving(enum pending_kind kind)
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
 }
 
+/* Whether a PENDING_SETTLE without completion was done but for the folder of its file's folder, and the next operation
+ * does not sync that folder, too: a fork settles a hundred definitions one after the other, whose folders have one
+ * folder. Called with the mutex held; the caller keeps it until it has taken the next operation. */
+static bool owes_upper(const struct store_writer *w, const struct pending *p)
+{
+	const struct pending *next = w->first;
+	size_t len = upper_len(p->path);
+
+	if (p->kind != PENDING_SETTLE || p->work)
+		return false;
+	return !next || next->kind != PENDING_SETTLE || upper_len(next->path) != len || strncmp(next->path, p->path, len);
+}
+
 static void *writer_main(void *opaque)
 {
 	struct store_writer *w = opaque;
+	struct err e;
 
 	pthread_setname_np(pthread_self(), "store");
 	pthread_mutex_lock(&w->mutex);
@@ -105,6 +138,12 @@ static void *writer_main(void *opaque)
 		pthread_mutex_unlock(&w->mutex);
 		pending_finish(w, p);
 		pthread_mutex_lock(&w->mutex);
+		if (owes_upper(w, p)) {
+			pthread_mutex_unlock(&w->mutex);
+			if (upper_settle(p->path, &e) < 0)
+				log_error("store", "cannot change %s: %s", p->path, e.msg);
+			pthread_mutex_lock(&w->mutex);
+		}
 		w->leaving -= is_leaving(p->kind);
 		pending_free(p);
 		w->writing = NULL;

@@ -1,6 +1,7 @@
 /* The store's thread runs operations in their order, but an urgent one before states that wait to be written. The
  * thread starts when all operations are queued. */
 #include "api/store/store.h"
+#include "api/store/store_file.h"
 #include "api/store/store_unread.h"
 #include "api/store/store_writer.h"
 #include "base/cleanup.h"
@@ -15,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -140,12 +143,143 @@ static void test_urgent_operation_overtakes_no_awaited_write(void **state)
 	assert_content(f->b, "text");
 }
 
+/* ---- syncs of folders ---- */
+
+/* What the store's thread has synced, in order: the last parts of the paths, each after a space. */
+static char synced[4096];
+
+/* Replaces the C library's function in this program. */
+int fsync(int fd)
+{
+	char link[64], path[4200] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	assert_true(readlink(link, path, sizeof(path) - 1) > 0);
+	*strrchr(path, '/') = ' ';
+	strcat(synced, strrchr(path, ' '));
+	return (int)syscall(SYS_fsync, fd);
+}
+
+/* Create a file with the name `name` in a folder. */
+static void file_make(const char *folder, const char *name)
+{
+	char path[4300];
+	struct err e;
+
+	assert_true(mkdir(folder, 0700) == 0 || access(folder, F_OK) == 0);
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	assert_int_equal(store_file_put(path, "text", false, &e), 0);
+}
+
+/* Queue the settling of a file of file_make(). */
+static void settle(struct fixture *f, const char *folder, const char *name, struct store_work *work)
+{
+	char path[4300];
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	if (work)
+		store_writer_work(&f->writer, PENDING_SETTLE, path, NULL, work);
+	else
+		store_writer_put(&f->writer, PENDING_SETTLE, path, NULL);
+}
+
+/* Run all, and compare what was synced. want: the fixture's folder is written as "all", and the folder that holds it as
+ * "top". */
+static void assert_synced(struct fixture *f, const char *want)
+{
+	const char *folders[] = { f->a, f->b, f->c };
+	char text[4096] = "", top[4096], *all;
+
+	snprintf(top, sizeof(top), "%s", f->dir);
+	all = strrchr(top, '/');
+	*all++ = 0;
+	synced[0] = 0;
+	f->work = (struct store_work){ .loop = f->loop, .done = work_done };
+	store_writer_work(&f->writer, PENDING_NONE, f->dir, NULL, &f->work);
+	run_all(f);
+	for (char *part = strtok(synced, " "); part; part = strtok(NULL, " "))
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), " %s",
+			!strcmp(part, all) ? "all" : !strcmp(part, strrchr(top, '/') + 1) ? "top" : part);
+	assert_string_equal(text, want);
+	for (unsigned i = 0; i < ARRAY_SIZE(folders); i++) {
+		char path[4300];
+
+		snprintf(path, sizeof(path), "%s/%c", folders[i], 'x' + (char)i);
+		unlink(path);
+		rmdir(folders[i]);
+	}
+}
+
+static void test_files_settled_in_a_row_sync_their_common_folder_once(void **state)
+{
+	struct fixture *f = *state;
+
+	file_make(f->a, "x");
+	file_make(f->b, "y");
+	file_make(f->c, "z");
+	settle(f, f->a, "x", NULL);
+	settle(f, f->b, "y", NULL);
+	settle(f, f->c, "z", NULL);
+	assert_synced(f, " x a y b z c all");
+}
+
+static void test_common_folder_is_synced_before_another_operation(void **state)
+{
+	struct fixture *f = *state;
+
+	file_make(f->a, "x");
+	file_make(f->b, "y");
+	settle(f, f->a, "x", NULL);
+	store_writer_put(&f->writer, PENDING_SYNC, f->b, NULL);
+	settle(f, f->b, "y", NULL);
+	assert_synced(f, " x a all b y b all");
+}
+
+static void test_common_folder_is_synced_before_completion(void **state)
+{
+	struct fixture *f = *state;
+	struct store_work first = { .loop = f->loop, .done = work_done };
+
+	file_make(f->a, "x");
+	file_make(f->b, "y");
+	settle(f, f->a, "x", &first);
+	settle(f, f->b, "y", NULL);
+	assert_synced(f, " x a all y b all");
+	assert_int_equal(first.r, 0);
+}
+
+/* The second file is gone: the folder that holds the first one's is synced all the same. */
+static void test_common_folder_is_synced_when_the_last_file_is_gone(void **state)
+{
+	struct fixture *f = *state;
+
+	file_make(f->a, "x");
+	settle(f, f->a, "x", NULL);
+	settle(f, f->b, "y", NULL);
+	assert_synced(f, " x a all");
+}
+
+static void test_files_of_other_folders_sync_each_folder(void **state)
+{
+	struct fixture *f = *state;
+
+	file_make(f->a, "x");
+	settle(f, f->a, "x", NULL);
+	settle(f, f->dir, "a", NULL);
+	assert_synced(f, " x a all a all top");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_states, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_nothing_else, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_no_awaited_write, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_settled_in_a_row_sync_their_common_folder_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_another_operation, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_completion, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_when_the_last_file_is_gone, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_of_other_folders_sync_each_folder, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
