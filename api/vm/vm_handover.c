@@ -156,7 +156,7 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 {
 	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1 };
-	struct vm_process *next = vm->handover ? vm->handover->successor : NULL;
+	struct vm_process *old = vm->proc, *next = vm->handover ? vm->handover->successor : NULL;
 	CLEANUP_CLOSE int end_fd = -1;
 	struct err e;
 	int r;
@@ -180,9 +180,10 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 		return false;
 	if (vm->handover)
 		vm->handover->successor = NULL;
-	vm_process_free(vm->proc);
 	vm->proc = next;
 	vm_process_set_ops(next, &vm_life_ops, vm);
+	if (!end->signaled)
+		vm_process_pass_requests(old, next);
 	return true;
 }
 

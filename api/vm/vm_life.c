@@ -337,13 +337,16 @@ void vm_tell_gone(struct vm *vm)
 		gone(vm, vm->stop.when_gone_opaque);
 }
 
+static bool life_moved(void *opaque, const struct vm_process_end *end)
+{
+	return vm_handover_follow(opaque, end);
+}
+
 static void life_ended(void *opaque, const struct vm_process_end *end)
 {
 	struct vm *vm = opaque;
 	bool was_active = vm_state_is_active(vm->state), rebooting = vm_has(vm, VM_FACT_REBOOTS);
 
-	if (vm_handover_follow(vm, end))
-		return;
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
 	definition_free(vm->live);
@@ -368,4 +371,4 @@ static void life_stuck(void *opaque)
 	vm_start_over(opaque);
 }
 
-const struct vm_process_ops vm_life_ops = { .event = life_event, .gone = life_ended, .stuck = life_stuck };
+const struct vm_process_ops vm_life_ops = { .event = life_event, .moved = life_moved, .gone = life_ended, .stuck = life_stuck };

@@ -34,6 +34,8 @@ struct vm_request {
 	enum vm_msg_type type;
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 	void *opaque;
+	void *body; /* a copy of the body, if the request may be repeated; NULL: it may not be, or it has no body */
+	size_t len;
 	int send_error; /* why the request could not be sent, as -errno; 0: sent */
 };
 
@@ -92,6 +94,7 @@ static void request_finish(struct vm_process *p, struct vm_request *r, int res,
 	timer_update(p);
 	if (r->done)
 		r->done(r->opaque, res, a ? a : &none, e);
+	free(r->body);
 	free(r);
 }
 
@@ -101,6 +104,7 @@ static void process_release(struct vm_process *p)
 		struct vm_request *r = p->first;
 
 		p->first = r->next;
+		free(r->body);
 		free(r);
 	}
 	free(p);
@@ -164,6 +168,29 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	return r;
 }
 
+/* Requests that change nothing, so that another process may get them again. */
+static bool request_only_reads(enum vm_msg_type type)
+{
+	return type == VM_MSG_QUERY || type == VM_MSG_SNAPSHOT_LIST || type == VM_MSG_SNAPSHOT_SIZE || type == VM_MSG_SPACE ||
+		type == VM_MSG_ADDRESSES;
+}
+
+static void request_send(struct vm_process *p, struct vm_request *r, const void *body, size_t len, const int *fds,
+	unsigned nfds)
+{
+	if (!vm_compat_fit(p->version, r->type, &len))
+		r->send_error = -ENOTSUP;
+	else
+		r->send_error = p->sock < 0 ? -EPIPE :
+			channel_send(p->sock, p->version, (uint16_t)r->type, r->seq, body, len, fds, nfds);
+	if (r->send_error == -EPIPE && p->sock >= 0)
+		r->send_error = 0; /* the process is ending: its end fails the request with -ESRCH */
+	if (r->send_error) {
+		r->deadline_ns = 0; /* the timer reports the error from the loop */
+		timer_update(p);
+	}
+}
+
 void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
 	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -171,17 +198,30 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 {
 	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
 
-	if (!vm_compat_fit(p->version, type, &len))
-		r->send_error = -ENOTSUP;
-	else
-		r->send_error = p->sock < 0 ? -EPIPE :
-			channel_send(p->sock, p->version, (uint16_t)type, r->seq, body, len, fds, nfds);
-	if (r->send_error == -EPIPE && p->sock >= 0)
-		r->send_error = 0; /* the process is ending: its end fails the request with -ESRCH */
-	if (r->send_error) {
-		r->deadline_ns = 0; /* the timer reports the error from the loop */
-		timer_update(p);
+	if (request_only_reads(type) && len) {
+		r->body = memcpy(must_alloc(malloc(len)), body, len);
+		r->len = len;
 	}
+	request_send(p, r, body, len, fds, nfds);
+}
+
+void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
+{
+	struct vm_request *next;
+
+	for (struct vm_request *r = from->first; r; r = next) {
+		next = r->next;
+		if (!request_only_reads(r->type))
+			continue;
+		request_remove(from, r);
+		r->next = NULL;
+		r->seq = ++p->seq;
+		*p->last = r;
+		p->last = &r->next;
+		request_send(p, r, r->body, r->len, NULL, 0);
+	}
+	timer_update(from);
+	timer_update(p);
 }
 
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
@@ -470,6 +510,7 @@ static void end_learn(struct vm_process *p)
 static void process_end(struct vm_process *p)
 {
 	struct err e;
+	bool moved;
 
 	loop_unwatch(p->pid_watch);
 	p->pid_watch = NULL;
@@ -479,13 +520,19 @@ static void process_end(struct vm_process *p)
 	if (p->freed)
 		return;
 	end_learn(p);
+	moved = p->ops->moved && p->ops->moved(p->opaque, &p->end);
 	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered",
 		p->end.signaled ? "signal" : "exit status", p->end.status);
+	if (moved && !p->end.signaled)
+		err_set(&e, -ESRCH, ERR_GENERIC, "the VM was handed over to a new process before the request was answered; it "
+			"may have been carried out: look, and repeat it if it was not");
 	if (p->end.said && p->end.event.detail[0])
 		err_set(&e, -ESRCH, ERR_GENERIC, "%s", p->end.event.detail);
 	while (p->first && !p->freed)
 		request_finish(p, p->first, -ESRCH, NULL, &e);
-	if (!p->freed)
+	if (moved)
+		vm_process_free(p);
+	else if (!p->freed)
 		p->ops->gone(p->opaque, &p->end);
 }
 

@@ -29,6 +29,10 @@ struct vm_process_end {
 struct vm_process_ops {
 	/* The process reports an event. May be NULL. */
 	void (*event)(void *opaque, const struct vm_event *ev);
+	/* The process has ended, and the outstanding requests have no answer. Return whether the VM goes on in another
+	 * process, which the owner has from now on (vm_process_pass_requests()); then this object frees itself, and
+	 * requests that are left fail with -ESRCH. May be NULL. */
+	bool (*moved)(void *opaque, const struct vm_process_end *end);
 	/* The process has ended. This is the last callback; the outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
 	/* The process has not ended 5 s after vm_process_kill(), for example because it waits in the kernel for a disk
@@ -98,13 +102,18 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
 /* Send a request.
  * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
  * done: NULL: none; called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r:
- * 0; -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended; -EPIPE: the channel is
+ * 0; -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended, or has handed the VM over
+ * and may have carried the request out; -EPIPE: the channel is
  * closed; -EPROTO: an answer of the wrong type; -EPROTONOSUPPORT: the process speaks an unknown version; -ENOTSUP: a
  * process of an older version lacks the request; other -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
+
+/* Send the outstanding requests of `from` that only read, such as VM_MSG_ADDRESSES, to p. They keep their time
+ * limits. */
+void vm_process_pass_requests(struct vm_process *from, struct vm_process *p);
 
 /* Send a request like vm_process_request(), with several file descriptors. fds: borrowed. */
 void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,

@@ -4,6 +4,7 @@
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS io-error-after=MS
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
+ *   hands-over (the agent does not answer before the VM is handed over)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
  *   ip-when=FILE (the guest has a non-link-local address only once FILE exists)  ip-many (too many)
@@ -22,8 +23,8 @@
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/vm_msg.h"
+#include "tests/helpers/fake_figures.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -62,6 +63,7 @@ struct fake {
 	uint16_t version; /* of messages; with the word version-1, it is 1 from the second connection on */
 	struct vm_config config;
 	bool configured, paused;
+	bool took_over; /* another process handed the VM over */
 	enum vm_phase phase;
 	enum vm_reason reason;
 	uint64_t start_ms, due_ms; /* 0: nothing is due */
@@ -71,14 +73,6 @@ struct fake {
 	struct work work;
 	uint8_t agent; /* enum vm_agent_state */
 };
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static const char *word(const struct fake *f, const char *name)
 {
@@ -297,30 +291,12 @@ static void configure(struct fake *f, struct channel_msg *m)
 	schedule(f);
 }
 
-/* Report load of `much` units per nanosecond: half of a vCPU's time, and as many bytes in and out. */
-static void works(struct vm_info *info, unsigned much)
-{
-	struct timespec ts;
-	uint64_t all;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	all = much * ((uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec);
-	for (unsigned i = 0; i < info->vcpus; i++)
-		info->vcpu_ns[i] = all / 2;
-	info->ndisks = info->ninterfaces = 2;
-	for (unsigned i = 0; i < 2; i++) {
-		info->disks[i].rd_bytes = all;
-		info->disks[i].wr_bytes = 2 * all;
-		info->interfaces[i].rx_bytes = 3 * all;
-		info->interfaces[i].tx_bytes = 4 * all;
-	}
-}
-
 static void answer_query(struct fake *f, uint64_t seq)
 {
 	struct vm_info info = { .phase = (uint8_t)f->phase, .reason = (uint8_t)f->reason,
 		.host_kind = VM_HOST_PVM, .agent = f->agent, .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
 
+	info.hands_over = word(f, "hands-over") != NULL;
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		info.console_readers += f->consoles[i] >= 0;
@@ -692,51 +668,68 @@ static bool agent_errand(struct fake *f, struct channel_msg *m)
 	return true;
 }
 
-static void address_add(struct vm_addresses *all, const char *name, const uint8_t *mac, const char *text, uint8_t prefix)
-{
-	struct vm_address *x = &all->list[all->n++];
-
-	snprintf(x->name, sizeof(x->name), "%s", name);
-	x->has_mac = mac != NULL;
-	if (mac)
-		memcpy(x->mac, mac, sizeof(x->mac));
-	x->prefix = prefix;
-	x->family = !text ? VM_ADDRESS_NONE : strchr(text, ':') ? VM_ADDRESS_IPV6 : VM_ADDRESS_IPV4;
-	if (text)
-		inet_pton(x->family == VM_ADDRESS_IPV6 ? AF_INET6 : AF_INET, text, x->bytes);
-}
-
 static void addresses_send(struct fake *f, uint64_t seq)
 {
-	static const uint8_t none[6], inside[6] = { 2, 0x42, 1, 2, 3, 4 };
-	const uint8_t *own = f->config.ninterfaces ? f->config.interfaces[0].mac : inside;
 	struct vm_addresses all = { 0 };
 
 	if (word(f, "no-agent")) {
 		reply(f, seq, -ETIMEDOUT, ERR_TIMEOUT, "the guest agent did not answer within 5 s");
 		return;
 	}
-	address_add(&all, "lo", none, "127.0.0.1", 8);
-	address_add(&all, "docker0", inside, "172.17.0.1", 16);
-	address_add(&all, "eth0", own, "fe80::5054:ff:fe00:1", 64);
-	if (!word(f, "ip-when=") || file_is_there(f, "ip-when=")) {
-		address_add(&all, "eth0", own, "2001:db8::7", 64);
-		address_add(&all, "eth0", own, "192.0.2.7", 24);
-	}
-	address_add(&all, "tun\n\x1b[2J", NULL, NULL, 0);
+	addresses_fill(&all, f->config.ninterfaces ? f->config.interfaces[0].mac : NULL,
+		!word(f, "ip-when=") || file_is_there(f, "ip-when="));
 	all.n = word(f, "ip-many") ? VM_ADDRESSES_MAX + 1 : all.n;
 	channel_send(f->sock, f->version, VM_MSG_ADDRESS_LIST, seq, &all, sizeof(all), NULL, 0);
+}
+
+/* Hand the VM over, as it is: a fake has no state. */
+static void hand_over(struct fake *f, const struct channel_msg *m)
+{
+	phase(f, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, "");
+	channel_send(m->fds[0], f->version, VM_MSG_CONFIG, 1, &f->config, sizeof(f->config), &f->listening, 1);
+	_exit(0);
+}
+
+static void take_over(struct fake *f)
+{
+	static char buf[CHANNEL_BODY_MAX] __attribute__((aligned(16)));
+	struct channel_msg m;
+
+	poll(&(struct pollfd){ .fd = f->sock, .events = POLLIN }, 1, -1);
+	if (channel_recv(f->sock, f->version, vm_msg_to_vm, VM_MSG_TYPE_COUNT, buf, &m) != 1)
+		exit(VM_EXIT_CONFIG);
+	memcpy(&f->config, m.body, sizeof(f->config));
+	close(f->sock);
+	f->sock = -1;
+	f->listening = m.fds[0];
+	f->configured = f->took_over = true;
+	f->phase = VM_PHASE_RUNNING;
+	f->reason = VM_REASON_BOOTED;
+}
+
+/* Return whether a process that will hand its VM over leaves a request to the guest's agent without an answer. */
+static bool agent_is_slow(const struct fake *f, const struct channel_msg *m)
+{
+	if (!word(f, "hands-over") || f->took_over || (m->head.type != VM_MSG_AGENT && m->head.type != VM_MSG_ADDRESSES))
+		return false;
+	fprintf(stderr, "the agent has request %u\n", m->head.type);
+	return true;
 }
 
 static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
 
+	if (agent_is_slow(f, m))
+		return;
 	if (f->configured && word(f, "mute"))
 		return;
 	switch (m->head.type) {
 	case VM_MSG_CONFIG:
 		configure(f, m);
+		return;
+	case VM_MSG_HANDOVER:
+		hand_over(f, m);
 		return;
 	case VM_MSG_QUERY:
 		answer_query(f, m->head.seq);
@@ -894,6 +887,8 @@ int main(int argc, char **argv)
 		f.sock = atoi(argv[2]);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		f.consoles[i] = -1;
+	if (!strcmp(argv[1], "--take-over"))
+		take_over(&f);
 	for (;;)
 		turn(&f);
 }

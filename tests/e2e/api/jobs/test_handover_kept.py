@@ -1,8 +1,12 @@
-"""What a handover (cairn restart-process) keeps besides the guest: the consoles' output and clients, and figures."""
+"""What a handover (cairn restart-process) keeps besides the guest: the consoles' output and clients, figures, and
+requests that wait."""
 
+import json
+import os
 import socket
+import subprocess
 
-from conftest import Console
+from conftest import BUILD, Console, until
 from test_handover import begin, goes_on, hold, held, job_of, restart, vm  # noqa: F401 (held, vm are fixtures)
 
 
@@ -111,3 +115,34 @@ def test_figures_are_kept(vm):  # noqa: F811
         assert not {key: (before[key], after[key]) for key in before if after[key] < before[key]}
         goes_on(vm)
         before = figures(vm)
+
+
+# ---- requests that wait for the guest's agent ----
+
+def waiting(d, *args):
+    """Begin a request, and return when the VM's process has it."""
+    log = d.state / "vms" / "vm1" / "log"
+    before = log.read_text().count("the agent has request")
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), *args], env=d.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: log.read_text().count("the agent has request") > before)
+    return p
+
+
+def test_request_that_reads_is_asked_again(fake):
+    fake.define("vm1", cmdline="hands-over agent-after=1", guest_agent=True)
+    fake.cairn("start", "vm1")
+    p = waiting(fake, "domifaddr", "vm1")
+    assert json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 0 and "192.0.2.7/24" in out, err
+
+
+def test_request_that_changes_something_says_that_it_may_be_done(fake):
+    fake.define("vm1", cmdline="hands-over agent-after=1", guest_agent=True)
+    fake.cairn("start", "vm1")
+    p = waiting(fake, "shutdown", "--mode", "agent", "vm1")
+    assert json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    out, err = p.communicate(timeout=60)
+    assert p.returncode and ("the VM was handed over to a new process before the request was answered; it may have been "
+                             "carried out") in err, err
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"

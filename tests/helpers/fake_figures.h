@@ -1,0 +1,70 @@
+/* fake_figures: the time, the load and the addresses that fake_vm works with. */
+#ifndef CAIRN_TESTS_HELPERS_FAKE_FIGURES_H
+#define CAIRN_TESTS_HELPERS_FAKE_FIGURES_H
+
+#include "vmm/vm_msg.h"
+
+#include <arpa/inet.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* Report load of `much` units per nanosecond: half of a vCPU's time, and as many bytes in and out. */
+static void works(struct vm_info *info, unsigned much)
+{
+	struct timespec ts;
+	uint64_t all;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	all = much * ((uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec);
+	for (unsigned i = 0; i < info->vcpus; i++)
+		info->vcpu_ns[i] = all / 2;
+	info->ndisks = info->ninterfaces = 2;
+	for (unsigned i = 0; i < 2; i++) {
+		info->disks[i].rd_bytes = all;
+		info->disks[i].wr_bytes = 2 * all;
+		info->interfaces[i].rx_bytes = 3 * all;
+		info->interfaces[i].tx_bytes = 4 * all;
+	}
+}
+
+static void address_add(struct vm_addresses *all, const char *name, const uint8_t *mac, const char *text, uint8_t prefix)
+{
+	struct vm_address *x = &all->list[all->n++];
+
+	snprintf(x->name, sizeof(x->name), "%s", name);
+	x->has_mac = mac != NULL;
+	if (mac)
+		memcpy(x->mac, mac, sizeof(x->mac));
+	x->prefix = prefix;
+	x->family = !text ? VM_ADDRESS_NONE : strchr(text, ':') ? VM_ADDRESS_IPV6 : VM_ADDRESS_IPV4;
+	if (text)
+		inet_pton(x->family == VM_ADDRESS_IPV6 ? AF_INET6 : AF_INET, text, x->bytes);
+}
+
+/* mac: the guest's interface; NULL: it has none of its own. */
+static void addresses_fill(struct vm_addresses *all, const uint8_t *mac, bool has_ip)
+{
+	static const uint8_t none[6], inside[6] = { 2, 0x42, 1, 2, 3, 4 };
+
+	mac = mac ? mac : inside;
+	address_add(all, "lo", none, "127.0.0.1", 8);
+	address_add(all, "docker0", inside, "172.17.0.1", 16);
+	address_add(all, "eth0", mac, "fe80::5054:ff:fe00:1", 64);
+	if (has_ip) {
+		address_add(all, "eth0", mac, "2001:db8::7", 64);
+		address_add(all, "eth0", mac, "192.0.2.7", 24);
+	}
+	address_add(all, "tun\n\x1b[2J", NULL, NULL, 0);
+}
+
+#endif
