@@ -161,7 +161,7 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 	struct err e;
 	int r;
 
-	if (!vm_has(vm, VM_FACT_HANDS_OVER) || end->said || end->protocol)
+	if (!(vm_has(vm, VM_FACT_HANDS_OVER) || end->unanswered) || end->said || end->protocol)
 		return false;
 	vm_set(vm, VM_FACT_HANDS_OVER, false); /* do this only once for each handover */
 	if (next && end->signaled) {
@@ -174,7 +174,8 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 	} else {
 		end_fd = store_open_file(vm->host->store, vm->def->name, "end", O_RDONLY, &e);
 		p.end_fd = end_fd;
-		r = vm_process_adopt(vm->host->loop, &p, &vm_life_ops, vm, followed, vm, &next, &e);
+		/* A new daemon's query that has no answer is passed on below, with its own function. */
+		r = vm_process_adopt(vm->host->loop, &p, &vm_life_ops, vm, end->unanswered ? NULL : followed, vm, &next, &e);
 	}
 	if (r < 0)
 		return false;
@@ -184,6 +185,8 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 	vm_process_set_ops(next, &vm_life_ops, vm);
 	if (!end->signaled)
 		vm_process_pass_requests(old, next);
+	if (end->unanswered && vm_is_stopping(vm))
+		quit_again(vm);
 	return true;
 }
 

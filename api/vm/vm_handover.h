@@ -28,7 +28,8 @@ struct vm_handover_ops {
 /* Begin the handover. The VM has a process, and no other handover is under way. ops, opaque: borrowed until done(). */
 void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque);
 
-/* Handle the end of the VM's process after it reported VM_REASON_HANDOVER: set vm->proc to the process that took the VM
+/* Handle the end of the VM's process after it reported VM_REASON_HANDOVER, or before it answered the query of a new
+ * daemon, which it may have read after handing the VM over: set vm->proc to the process that took the VM
  * over, connect to it, and send it the requests that only read. If a signal ended the old process, kill the new one
  * instead, and wait for its end. The caller frees the old process's object. Internal to vm/.
  * Returns true if vm->proc is the new process now; false: the VM has ended. */

@@ -54,6 +54,7 @@ struct vm_process {
 	uint16_t version; /* version of the messages that the process speaks */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
+	bool answered;	/* an answer has arrived */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */
@@ -467,6 +468,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		/* An older process sends a shorter struct: clear the rest. */
 		if (m.head.type == VM_MSG_INFO || m.head.type == VM_MSG_SNAPSHOT_DONE)
 			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
+		p->answered |= m.head.type != VM_MSG_EVENT;
 		if (m.head.type == VM_MSG_EVENT) {
 			event_take(p, m.body);
 		} else if (!reply_take(p, &m)) {
@@ -498,6 +500,7 @@ static void end_learn(struct vm_process *p)
 {
 	siginfo_t si = { 0 };
 
+	p->end.unanswered = !p->child && !p->answered;
 	if (!p->end.said && p->end_fd >= 0)
 		p->end.said = vm_process_read_end(p->end_fd, &p->end.event);
 	if (!p->child || waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)

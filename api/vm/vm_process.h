@@ -24,6 +24,7 @@ struct vm_process_end {
 	bool signaled;
 	int status;	       /* exit status, or the signal's number */
 	bool protocol;	       /* the daemon killed the process because it broke the protocol */
+	bool unanswered;       /* the process was adopted, and answered no request */
 };
 
 struct vm_process_ops {

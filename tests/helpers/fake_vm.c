@@ -5,6 +5,7 @@
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
  *   hands-over (the agent does not answer before the VM is handed over)
+ *   leaves-query=FILE (once FILE exists, hand the VM over to a child instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
  *   ip-when=FILE (the guest has a non-link-local address only once FILE exists)  ip-many (too many)
@@ -716,11 +717,24 @@ static bool agent_is_slow(const struct fake *f, const struct channel_msg *m)
 	return true;
 }
 
+/* Leave a query without an answer: a child has the VM, and this process ends. Returns true in the child. */
+static bool query_is_left(struct fake *f, const struct channel_msg *m)
+{
+	if (m->head.type != VM_MSG_QUERY || f->took_over || !word(f, "leaves-query=") || !file_is_there(f, "leaves-query="))
+		return false;
+	if (fork())
+		_exit(0);
+	close(f->sock);
+	f->sock = -1;
+	f->took_over = true;
+	return true;
+}
+
 static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
 
-	if (agent_is_slow(f, m))
+	if (agent_is_slow(f, m) || query_is_left(f, m))
 		return;
 	if (f->configured && word(f, "mute"))
 		return;

@@ -3,6 +3,7 @@ requests that wait."""
 
 import json
 import os
+import signal
 import socket
 import subprocess
 
@@ -146,3 +147,17 @@ def test_request_that_changes_something_says_that_it_may_be_done(fake):
     assert p.returncode and ("the VM was handed over to a new process before the request was answered; it may have been "
                              "carried out") in err, err
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
+
+
+def test_new_daemon_follows_a_handover_that_came_before_its_query_was_read(fake, tmp_path):
+    moves = tmp_path / "moves"
+    fake.define("vm1", cmdline=f"leaves-query={moves}")
+    fake.cairn("start", "vm1")
+    old = fake.info("vm1")["pid"]
+    fake.stop(signal.SIGKILL)
+    moves.touch()
+    fake.start()
+    info = fake.info("vm1")
+    assert info["state"] == "running" and info["pid"] != old
+    fake.cairn("destroy", "vm1")
+    assert fake.info("vm1")["state"] == "shut off"
