@@ -18,6 +18,16 @@ static uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
+/* Return the creation time that an automatic snapshot's name contains, so that tests can create old ones. */
+static uint64_t time_of(const char *name)
+{
+	struct tm tm = { 0 };
+
+	if (!strptime(name, "auto-%Y-%m-%dT%H:%MZ", &tm))
+		return 1763618897000000000ULL;
+	return (uint64_t)timegm(&tm) * 1000000000ULL;
+}
+
 /* Report load of `much` units per nanosecond: half of a vCPU's time, and as many bytes in and out. */
 static void works(struct vm_info *info, unsigned much)
 {

@@ -382,16 +382,6 @@ static int none(const char *name, struct err *e)
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no snapshot '%s'", name);
 }
 
-/* Return the creation time that an automatic snapshot's name contains, so that tests can create old ones. */
-static uint64_t time_of(const char *name)
-{
-	struct tm tm = { 0 };
-
-	if (!strptime(name, "auto-%Y-%m-%dT%H:%MZ", &tm))
-		return 1763618897000000000ULL;
-	return (uint64_t)timegm(&tm) * 1000000000ULL;
-}
-
 static int snapshot_create(struct fake *f, const struct vm_snapshot_create *c, char id[24],
 	struct err *e)
 {
