@@ -37,6 +37,31 @@ int bitmap_grow(struct bitmap *b, size_t nbits)
 	return 0;
 }
 
+int bitmap_resize(struct bitmap *b, size_t nbits)
+{
+	if (nbits >= b->nbits)
+		return bitmap_grow(b, nbits);
+	/* The words behind the end are clear, as bitmap_grow() expects. */
+	memset(b->words + DIV_ROUND_UP(nbits, 64), 0,
+		(DIV_ROUND_UP(b->nbits, 64) - DIV_ROUND_UP(nbits, 64)) * sizeof(*b->words));
+	if (nbits % 64)
+		b->words[nbits / 64] &= (1ULL << nbits % 64) - 1;
+	b->nbits = nbits;
+	return 0;
+}
+
+void bitmap_set_range(struct bitmap *b, size_t i, size_t n)
+{
+	size_t end = i + n;
+
+	for (; i < end && i % 64; i++)
+		bitmap_set(b, i);
+	for (; end - i >= 64; i += 64)
+		b->words[i / 64] = UINT64_MAX;
+	for (; i < end; i++)
+		bitmap_set(b, i);
+}
+
 void bitmap_set_all(struct bitmap *b)
 {
 	memset(b->words, 0xff, b->nbits / 64 * sizeof(*b->words));

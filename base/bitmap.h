@@ -15,6 +15,8 @@ struct bitmap {
  * Returns 0 or -ENOMEM. The caller releases it with bitmap_done(). */
 int bitmap_init(struct bitmap *b, size_t nbits);
 void bitmap_done(struct bitmap *b);
+/* Change the size: bits behind the new end are lost, new bits are clear. Returns 0 or -ENOMEM. */
+int bitmap_resize(struct bitmap *b, size_t nbits);
 /* Grow to nbits; old bits keep their value, new bits are clear. Never shrinks.
  * Returns 0 or -ENOMEM. */
 int bitmap_grow(struct bitmap *b, size_t nbits);
@@ -34,6 +36,8 @@ static inline void bitmap_clear(struct bitmap *b, size_t i)
 	b->words[i / 64] &= ~(1ULL << (i % 64));
 }
 
+/* Set n bits from i on. */
+void bitmap_set_range(struct bitmap *b, size_t i, size_t n);
 void bitmap_set_all(struct bitmap *b);
 void bitmap_clear_all(struct bitmap *b);
 /* Copy all bits. Both bitmaps have the same size. */

@@ -22,10 +22,32 @@ bool qcow2_bitmaps_valid(const struct qcow2_header *h);
 int qcow2_bitmaps_read(int fd, const struct qcow2_header *h, struct qcow2_bitmap_info **ret_list, size_t *ret_n,
 	struct err *e);
 void qcow2_bitmaps_free(struct qcow2_bitmap_info *list, size_t n);
+struct bitmap;
+/* Read a bitmap's bits. ret_bits: the caller releases it with bitmap_done(). Returns 0; -EINVAL: the table is damaged,
+ * or the bitmap is in use; -errno. */
+int qcow2_bitmap_read(int fd, const struct qcow2_header *h, const struct qcow2_bitmap_info *b, struct bitmap *ret_bits,
+	struct err *e);
 /* Returns the number of bits of a bitmap, or of the table entries that a bitmap of a disk needs. */
 uint64_t qcow2_bitmap_bits(uint64_t disk_bytes, uint32_t granularity_bits);
 uint64_t qcow2_bitmap_table_entries(uint64_t disk_bytes, uint32_t granularity_bits, uint32_t cluster_bits);
 /* Returns the length of a directory entry. */
 uint64_t qcow2_bitmap_entry_bytes(size_t name_len);
+
+/* ---- changes of an image that is open for writing and used by nobody else; they run no requests of the disk ---- */
+
+/* Returns the default granularity for the image, as QEMU's. */
+uint64_t qcow2_bitmap_granularity(const struct block *b);
+/* Each returns 0; -errno with a sentence: nothing has changed. The change is stored by qcow2_bitmaps_commit() or when
+ * the image is closed. granularity: in bytes. on: the bitmap records writes. from: a bitmap of the same image. */
+int qcow2_bitmap_add(struct block *b, const char *name, uint64_t granularity, bool on, struct err *e);
+int qcow2_bitmap_remove(struct block *b, const char *name, struct err *e);
+int qcow2_bitmap_clear(struct block *b, const char *name, struct err *e);
+int qcow2_bitmap_enable(struct block *b, const char *name, bool on, struct err *e);
+int qcow2_bitmap_merge(struct block *b, const char *name, const char *from, struct err *e);
+/* Merge bits of another image's bitmap. disk_bytes: the size of its disk. */
+int qcow2_bitmap_merge_bits(struct block *b, const char *name, const struct bitmap *from, uint32_t granularity_bits,
+	uint64_t disk_bytes, struct err *e);
+/* Store the changes. Runs the loop. Returns 0; -errno with a sentence: the file has the bitmaps that it had. */
+int qcow2_bitmaps_commit(struct block *b, struct err *e);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "block/qcow2/pack.h"
+#include "block/qcow2/bitmap_impl.h"
 #include "block/qcow2/snapshot_impl.h"
 #include "block/qcow2/sync.h"
 
@@ -124,6 +125,7 @@ int qcow2_streams_add(struct qcow2_streams *s, uint64_t off, const void *data, s
 		s->left = 0;
 		return r;
 	}
+	bitmaps_record(q, off, q->cluster_bytes);
 	s->end = end;
 	s->left = (uint32_t)(ROUND_UP(end, (uint64_t)q->cluster_bytes) - end);
 	return 0;

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/pin_name.h"
 #include "base/util.h"
+#include "block/qcow2/bitmap.h"
 #include "block/qcow2/check_impl.h"
 
 #include <errno.h>
@@ -282,6 +283,9 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 	if (h->incompatible)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses extended_l2, zstd or other "
 			"features that compat=0.10 does not support; convert it into a new image instead");
+	if (qcow2_bitmaps_valid(h))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image has persistent bitmaps (%u), which compat=0.10 does not "
+			"support; remove them with `cairn-img bitmap --remove` first", h->nb_bitmaps);
 	if (h->refcount_order != 4)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 needs refcounts of 16 bits; give "
 			"refcount_bits=16, too");

@@ -115,6 +115,7 @@ enum meta_kind {
 	META_SNAPSHOTS,
 	META_INACTIVE_L1,
 	META_INACTIVE_L2,
+	META_BITMAP, /* persistent bitmaps: their directory, tables and bits */
 	META_CONFLICT, /* two kinds claim the cluster: any write there fails */
 };
 /* A hash set: cluster number → kind. */
@@ -133,8 +134,8 @@ enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
 /* Returns the first cluster of [cluster, end) in the set; `end` if there is none. */
 uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end);
 void meta_done(struct meta_set *m);
-/* Fill the set with the image's metadata clusters. Bitmaps are left out, and so are L2 tables of snapshots whose L1
- * tables are damaged or too large to read at open. Returns 0 or -errno. */
+/* Fill the set with the image's metadata clusters. L2 tables of snapshots whose L1 tables are damaged or too large
+ * to read at open are left out, and bitmaps, which bitmaps_load() adds. Returns 0 or -errno. */
 int qcow2_meta_load(struct qcow2 *q, struct err *e);
 
 /* ---- tables that are in memory as a whole: L1 and refcount table ---- */
@@ -254,6 +255,16 @@ struct data_file {
 	uint64_t fresh_from; /* from this cluster on, the file reads as zeros */
 };
 
+/* The persistent bitmaps (bitmap_impl.h); none if the image is open for reading. */
+struct qcow2_bitmaps {
+	struct dirty_bitmap *list;
+	size_t n;
+	bool changed; /* the directory in the file is another one */
+	bool abandoned; /* a store by qcow2_bitmaps_commit() has failed: do not try again */
+	struct bitmap_place *removed; /* places to free when the directory is stored */
+	size_t nremoved;
+};
+
 #define QCOW2_REQ_POOL_MAX 256
 
 struct qcow2 {
@@ -280,6 +291,7 @@ struct qcow2 {
 	uint64_t fresh_from; /* from this cluster on, the file reads as zeros */
 
 	struct tail tail;
+	struct qcow2_bitmaps bitmaps;
 
 	int data_fd;   /* the fd for guest data: base.fd, or the external data file's */
 	/* an external data file: each data cluster lies at its guest offset and has no refcount */
@@ -298,9 +310,10 @@ struct qcow2 {
 	 * they began. */
 	unsigned epoch, epoch_io[2];
 
-	/* The first write must wait until all autoclear bits but that of data_file_raw are cleared. */
+	/* The first change must wait until the autoclear bits of unknown features are cleared, and the bitmaps that
+	 * record are marked as in use. */
 	bool gate_shut, gate_running;
-	struct wait_list gate; /* writes that wait until the bits are cleared */
+	struct wait_list gate; /* changes that wait for that */
 	struct io gate_io;
 	struct loop_op gate_op;
 	struct iovec gate_iov;

@@ -2,7 +2,8 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "block/qcow2/impl.h"
+#include "block/qcow2/bitmap_impl.h"
+
 
 #include <errno.h>
 #include <stdlib.h>
@@ -335,6 +336,8 @@ void qcow2_submit(struct block *b, struct block_req *r)
 	struct qcow2 *q = qcow2_of(b);
 	struct qcow2_req *req = qcow2_req_new(q, &q->disk, r, false);
 
+	if (q->bitmaps.n && op_changes(r->op))
+		bitmaps_record(q, r->offset, r->len);
 	if (!req) {
 		block_complete_later(r, -ENOMEM);
 	} else if (r->op != BLOCK_FLUSH) {
@@ -368,7 +371,7 @@ int qcow2_req_start(struct qcow2 *q, struct map *m, struct block_req *r)
 	return 0;
 }
 
-/* ---- the gate: the first write waits until autoclear bits are cleared ---- */
+/* ---- the gate: the first change waits until the header and the bitmap directory allow changes ---- */
 
 static void gate_open(struct qcow2 *q, int res)
 {
@@ -384,7 +387,10 @@ static void gate_open(struct qcow2 *q, int res)
 
 static void gate_synced(struct loop_op *op, int res)
 {
-	gate_open(container_of(op, struct qcow2, gate_op), res < 0 ? res : 0);
+	struct qcow2 *q = container_of(op, struct qcow2, gate_op);
+
+	/* Synchronous: this happens once, and only to images with bitmaps. */
+	gate_open(q, res < 0 ? res : bitmaps_mark(q, false));
 }
 
 static void gate_written(struct io *io, int res)
@@ -401,6 +407,8 @@ static void gate_written(struct io *io, int res)
 
 bool gate_wait(struct qcow2 *q, struct wait *w)
 {
+	uint64_t keep;
+
 	if (!q->gate_shut)
 		return false;
 	wait_list_add(&q->gate, w);
@@ -408,7 +416,14 @@ bool gate_wait(struct qcow2 *q, struct wait *w)
 		return true;
 	q->gate_running = true;
 	q->internal++;
-	store_be64(q->header_piece + QCOW2_AT_AUTOCLEAR, q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0);
+	keep = (q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0) | (qcow2_bitmaps_valid(&q->h) ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+	if (q->h.version < 3 || q->h.autoclear == keep) {
+		q->gate_op.done = gate_synced;
+		loop_nop(q->base.loop, &q->gate_op);
+		return true;
+	}
+	q->h.autoclear = keep;
+	store_be64(q->header_piece + QCOW2_AT_AUTOCLEAR, keep);
 	q->gate_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
 	q->gate_io.done = gate_written;
 	io_write(&q->gate_io, q->base.loop, q->base.fd, &q->gate_iov, 1, 0, q->header_piece_bytes);

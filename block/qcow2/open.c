@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "block/qcow2/bitmap_impl.h"
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
@@ -137,7 +138,9 @@ static int tables_load(struct qcow2 *q, struct err *e)
 	if (r < 0 || q->base.info.read_only)
 		return r;
 	r = table_load(q, &q->reftable, q->h.reftable_offset, refs, refs, "refcount table", e);
-	return r < 0 ? r : qcow2_meta_load(q, e);
+	if (!r)
+		r = qcow2_meta_load(q, e);
+	return r ? r : bitmaps_load(q, e);
 }
 
 static int header_keep(struct qcow2 *q, struct err *e)
@@ -219,6 +222,7 @@ static void qcow2_free(struct block *b)
 	bitmap_done(&q->reftable.dirty);
 	snapshot_vmstates_done(q);
 	snapshots_done(q);
+	bitmaps_done(q);
 	free(q->header_piece);
 	free(q->unpacked);
 	while (q->pool) {
@@ -285,9 +289,14 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 static int qcow2_flush_all(struct block *b)
 {
 	struct qcow2 *q = qcow2_of(b);
-	int r = 0;
+	struct err e;
+	int r = 0, stored = 0;
 
 	qcow2_snapshot_close(q);
+	if (!q->corrupt && !q->bitmaps.abandoned)
+		stored = bitmaps_store(q, &e);
+	if (stored < 0)
+		log_error(q->base.name, "%s; the bitmaps that recorded writes stay marked as in use, and are lost", e.msg);
 	while (!r && !q->corrupt && !commit_idle(q)) {
 		struct sync_wait c = { .wait.run = sync_wait_run };
 
@@ -303,7 +312,7 @@ static int qcow2_flush_all(struct block *b)
 		r = -EIO;
 	if (!r && (fdatasync(b->fd) < 0 || (q->external && fdatasync(q->data_fd) < 0)))
 		r = -errno;
-	return r;
+	return r ? r : stored;
 }
 
 static const struct block_ops qcow2_ops = { .submit = qcow2_submit, .extent = qcow2_extent,
@@ -397,6 +406,7 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 		goto fail;
 	geometry_set(q);
 	info_set(q, o);
+	/* The gate opens quickly where nothing is to be changed. */
 	q->gate_shut = (q->h.autoclear & ~(q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0)) && !o->read_only;
 	r = header_keep(q, e);
 	if (!r)

@@ -6,15 +6,13 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "block/qcow2/bitmap_impl.h"
 #include "block/qcow2/snapshot_impl.h"
 #include "block/qcow2/sync.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* Limit of steps to find adjacent clusters for an L1. */
-#define L1_TRIES 4096u
 
 /* Write header_piece to the file, durably. Returns 0 or -errno. */
 static int qcow2_header_write(struct qcow2 *q)
@@ -35,6 +33,11 @@ static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)
 			"than %u bytes", q->base.name, (unsigned long long)size, q->cluster_bytes);
 	if (q->snapshot_busy)
 		return err_set(e, -EBUSY, ERR_BUSY, "%s: a snapshot operation is running", q->base.name);
+	for (size_t i = 0; i < q->bitmaps.n; i++)
+		if (bitmap_is_lost(&q->bitmaps.list[i]))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: Bitmap '%s' is inconsistent and cannot be used; "
+				"remove it with `cairn-img bitmap --remove` first", q->base.name,
+				q->bitmaps.list[i].info.name);
 	if (q->h.version < 3 && q->h.nb_snapshots)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has snapshots in the old format (compat "
 			"0.10), which does not keep their sizes; use `cairn-img amend -o compat=1.1` first",
@@ -101,19 +104,6 @@ static int cut_tables(struct qcow2 *q, uint64_t size, uint64_t old)
 
 /* ---- growing ---- */
 
-static int l1_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
-{
-	struct contig c = { 0 };
-	int r = -EAGAIN;
-
-	for (unsigned tries = 0; r == -EAGAIN && tries < L1_TRIES; tries++)
-		r = QCOW2_SYNC(q, contig_alloc(q, n, &c, &sync.wait));
-	if (r == -EAGAIN)
-		contig_release(q, &c);
-	*ret_first = c.first;
-	return r == -EAGAIN ? -ENOTSUP : r;
-}
-
 /* Write a larger L1 to `first`; the header does not name it yet. */
 static int l1_write(struct qcow2 *q, uint64_t first, uint32_t clusters)
 {
@@ -159,7 +149,7 @@ static int l1_move(struct qcow2 *q, uint32_t n, uint64_t size)
 	uint32_t per_cluster = q->cluster_bytes / 8, clusters = DIV_ROUND_UP(n, per_cluster);
 	uint32_t old_clusters = DIV_ROUND_UP(q->disk.l1.n, per_cluster);
 	uint64_t first, old = q->disk.l1.offset;
-	int r = l1_place(q, clusters, &first);
+	int r = contig_place(q, clusters, &first);
 
 	if (r < 0)
 		return r;
@@ -240,9 +230,14 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 
 	if (r < 0)
 		return r;
-	r = qcow2_sync_gate(q);
+	r = b->ops->flush_all(b);
 	if (!r)
-		r = b->ops->flush_all(b);
+		r = qcow2_sync_gate(q);
+	if (!r) {
+		r = bitmaps_resize_begin(q, size, e);
+		if (r < 0)
+			return r;
+	}
 	/* A longer data file's content behind the old end must not become readable, so cut it off first. But a raw data
 	 * file's content is the disk's, also there. */
 	if (!r && size > old && !q->data.raw)
@@ -259,6 +254,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		header_set(q, size);
 		b->info.size_bytes = size;
 		r = qcow2_header_write(q);
+		bitmaps_resized(q);
 	}
 	if (!r && size < old)
 		r = cut_tables(q, size, old);

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "block/qcow2/bitmap_impl.h"
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
@@ -106,6 +107,8 @@ static int step_find(struct apply *a)
 		r = apply_check(a, s);
 	if (!r && a->with_info)
 		r = swap_prepare(a, s);
+	if (!r && s->disk_bytes != q->h.size_bytes)
+		r = bitmaps_resize_begin(q, ROUND_DOWN(s->disk_bytes, 512), &a->o.err);
 	if (r < 0)
 		return r;
 	a->buf_bytes = ROUND_UP(MAX(a->l1.cap * 8ULL, a->from * 8ULL), 4096);
@@ -219,6 +222,8 @@ static int step_switch(struct apply *a)
 	q->h.l1_size = q->disk.l1.n;
 	q->h.l1_offset = q->disk.l1.offset;
 	q->base.info.size_bytes = ROUND_DOWN(a->disk_bytes, 512);
+	bitmaps_resized(q);
+	bitmaps_record(q, 0, q->base.info.size_bytes);
 	q->unpacked_host = 0;
 	(void)contig_meta(q, &place, META_NONE);
 	contig_release(q, &place);

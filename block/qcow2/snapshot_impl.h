@@ -51,6 +51,8 @@ struct contig {
  * Returns 0 if it is complete; -EAGAIN: call again; -EINPROGRESS; -errno (the run is then
  * released). */
 int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w);
+/* Allocate n adjacent clusters. Runs the loop. Returns 0; -ENOTSUP: none are adjacent; -errno. */
+int contig_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first);
 void contig_release(struct qcow2 *q, struct contig *c);
 int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k);
 

@@ -1,6 +1,7 @@
 /* Long operations in steps: tasks, runs of clusters, header writes. */
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
+#include "block/qcow2/sync.h"
 
 #include <errno.h>
 
@@ -101,6 +102,9 @@ int task_flush(struct task *t)
 
 /* ---- allocating runs of clusters ---- */
 
+/* Limit of steps to find adjacent clusters. */
+#define CONTIG_TRIES 4096u
+
 void contig_release(struct qcow2 *q, struct contig *c)
 {
 	cluster_free_later(q, c->first, c->n);
@@ -130,6 +134,19 @@ int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *
 		c->first = run.first;
 	c->n += run.n;
 	return c->n == want ? 0 : -EAGAIN;
+}
+
+int contig_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
+{
+	struct contig c = { 0 };
+	int r = -EAGAIN;
+
+	for (unsigned tries = 0; r == -EAGAIN && tries < CONTIG_TRIES; tries++)
+		r = QCOW2_SYNC(q, contig_alloc(q, n, &c, &sync.wait));
+	if (r == -EAGAIN)
+		contig_release(q, &c);
+	*ret_first = c.first;
+	return r == -EAGAIN ? -ENOTSUP : r;
 }
 
 int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k)

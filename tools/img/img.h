@@ -39,6 +39,7 @@ int img_amend_main(int argc, char **argv);
 int img_bench_main(int argc, char **argv);
 int img_trim_main(int argc, char **argv);
 int img_snapshot_main(int argc, char **argv);
+int img_bitmap_main(int argc, char **argv);
 int img_vmstate_main(int argc, char **argv);
 
 /* Print "cairn-img: <sentence>" on stderr. img_usage() adds a hint to the help. Return 1. */

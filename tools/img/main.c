@@ -154,6 +154,20 @@ static const struct img_verb verbs[] = {
 		"  --output FMT   with -l: set the output format: human or json [human]\n" PROGRESS_HELP
 		"SNAPSHOT is a name, or an id if no snapshot has that name. The image must not be in use.\n",
 		img_snapshot_main },
+	{ "bitmap", "change the persistent dirty bitmaps of an image",
+		"bitmap ACTION... [-b SOURCE [-F FMT]] [-g GRANULARITY] [-f FMT] FILE BITMAP",
+		"  --add          add the bitmap, enabled: it records all writes to the disk\n"
+		"  --remove       remove the bitmap\n"
+		"  --clear        clear the bitmap: forget the recorded writes\n"
+		"  --enable       let the bitmap record writes\n"
+		"  --disable      let the bitmap keep what it has recorded\n"
+		"  --merge OTHER  add what bitmap OTHER has recorded\n"
+		"  -b SOURCE      with --merge: take OTHER from the image SOURCE [FILE]\n"
+		"  -F FMT         with -b: set the format of SOURCE [detected]\n"
+		"  -g GRANULARITY with --add: set the bytes for each bit, a power of 2 of 512 or more\n"
+		"                 [cluster size, but 4k to 64k]\n" FORMAT_HELP ALLOW_HELP
+		"Several ACTIONs are done in their order. The image must not be in use.\n",
+		img_bitmap_main },
 	{ "vmstate-info", "show the content of a saved VM state",
 		"vmstate-info [-U] [--output human|json] FILE [SNAPSHOT]",
 		"  -U             do not lock the image: read it while a VM uses it\n"

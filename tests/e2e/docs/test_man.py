@@ -346,6 +346,11 @@ cairn-img bench -c 10000 -d 32 disk.qcow2
 cairn-img snapshot -c before-upgrade disk.qcow2
     given: image disk
     then: cairn-img snapshot -l disk.qcow2 | grep before-upgrade
+cairn-img bitmap --add disk.qcow2 monday
+    given: image disk
+    then: cairn-img info disk.qcow2 | grep monday
+cairn-img bitmap --merge monday --disable disk.qcow2 week
+    given: image disk; cairn-img bitmap --add disk.qcow2 monday; cairn-img bitmap --add disk.qcow2 week
 cairn-img vmstate-info web1.state
     given: running web1; cairn save web1 web1.state
     then: shows 'virtio-blk *vda'

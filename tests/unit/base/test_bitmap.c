@@ -117,6 +117,27 @@ static void test_random_operations_match_model(void **state)
 	bitmap_done(&b);
 }
 
+static void test_set_range_and_resize(void **state)
+{
+	(void)state;
+	for (size_t from = 0; from < 200; from += 7)
+		for (size_t n = 0; n < 200 - from; n += 3) {
+			struct bitmap b;
+
+			assert_int_equal(bitmap_init(&b, 200), 0);
+			bitmap_set_range(&b, from, n);
+			assert_int_equal(bitmap_count(&b), n);
+			assert_int_equal(bitmap_next_set(&b, 0), n ? from : 200);
+			assert_int_equal(bitmap_next_clear(&b, from), from + n);
+			assert_int_equal(bitmap_resize(&b, from + n / 2), 0);
+			assert_int_equal(bitmap_count(&b), n / 2);
+			assert_int_equal(bitmap_resize(&b, 300), 0); /* the bits that were cut off do not come back */
+			assert_int_equal(b.nbits, 300);
+			assert_int_equal(bitmap_count(&b), n / 2);
+			bitmap_done(&b);
+		}
+}
+
 static void test_set_all(void **state)
 {
 	(void)state;
@@ -163,6 +184,7 @@ int main(void)
 		cmocka_unit_test(test_no_clear_bit_beyond_a_full_one),
 		cmocka_unit_test(test_growth_keeps_bits_and_adds_clear_ones),
 		cmocka_unit_test(test_random_operations_match_model),
+		cmocka_unit_test(test_set_range_and_resize),
 		cmocka_unit_test(test_set_all),
 		cmocka_unit_test(test_copy_or_and_clear_all),
 	};

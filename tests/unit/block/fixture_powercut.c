@@ -6,7 +6,7 @@
 #include "fixture_powerload.h"
 #include "fixture_pull.h"
 
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/bitmap.h"
 
 #define SECTORS (RECORD_DISK_MAX / 512)
 #define CUTS 100 /* per image, not counting those next to syncs */
@@ -43,6 +43,8 @@ struct replay {
 	bool touched[SECTORS];
 	struct snapshot_replay snapshots[RECORD_SNAPSHOTS_MAX];
 	const struct event *applied_of; /* the disk may have become this snapshot */
+	const struct event *bitmaps; /* stored last; NULL: the record has none */
+	bool touched_since; /* the disk, since they were stored */
 	uint64_t resized; /* the disk may have this size; 0: no other size */
 	unsigned checks, leaky;
 };
@@ -242,6 +244,52 @@ static void cut_mended(struct replay *p, size_t k)
 	close(fd);
 }
 
+/* Does each bitmap in `is` have the content that it has in `was`, or is in use? Counts the latter. */
+static bool bitmaps_match(const char *is, const char *was, unsigned *ret_in_use)
+{
+	*ret_in_use = 0;
+	while (*is && *was) {
+		size_t n = strcspn(is, "\n"), of = strcspn(was, "\n"), name = strcspn(is, " ");
+
+		if (n == name + 7 && !strncmp(is + name, " in-use", 7) && !strncmp(is, was, name + 1))
+			++*ret_in_use;
+		else if (n != of || strncmp(is, was, n) != 0)
+			return false;
+		is += n + 1;
+		was += of + 1;
+	}
+	return *is == *was;
+}
+
+/* The file has the bitmaps that were stored last, or those of the next store. Only the former can be in use, and if
+ * none is, but one records, the disk has not changed since. */
+static void cut_bitmaps(struct replay *p, struct block *b, size_t k)
+{
+	const char *was = (char *)p->bitmaps->vm, *next = was;
+	char *is = record_bitmaps_text(p->f, "cut");
+	struct block_info info;
+	unsigned in_use;
+	uint8_t *disk;
+
+	for (size_t i = k + 1; i < p->rec->n && next == was; i++)
+		if (p->rec->ev[i].kind == EV_BITMAPS)
+			next = (char *)p->rec->ev[i].vm;
+	if (!bitmaps_match(is, next, &in_use) || in_use) {
+		if (!bitmaps_match(is, was, &in_use))
+			fail_msg("cut after %zu: the bitmaps are neither those of before nor of after:\n%s", k, is);
+		if (in_use && !p->touched_since)
+			fail_msg("cut after %zu: bitmaps are in use without a write", k);
+		block_info(b, &info);
+		disk = aligned_alloc(4096, RECORD_DISK_MAX);
+		assert_int_equal(fixture_rw(b, BLOCK_READ, 0, disk, info.size_bytes), 0);
+		if (!in_use && strstr(is, " auto ") &&
+			(info.size_bytes != p->bitmaps->len || memcmp(disk, p->bitmaps->data, info.size_bytes) != 0))
+			fail_msg("cut after %zu: the disk has changes that no bitmap has recorded", k);
+		free(disk);
+	}
+	free(is);
+}
+
 /* Copy an image to `mend`, without the name of a pin, which QEMU refuses. */
 static void copy_for_qemu(struct fixture *f, const char *name, bool is_overlay)
 {
@@ -335,6 +383,8 @@ static void cut(struct cuts *c, size_t k)
 		b = cut_open(&c->of[i], true);
 		cut_disk(&c->of[i], b, k);
 		cut_snapshots(&c->of[i], b, k);
+		if (c->of[i].bitmaps)
+			cut_bitmaps(&c->of[i], b, k);
 		block_close(b);
 	}
 	if (c->of->rec->quiet)
@@ -377,6 +427,7 @@ static void step(struct replay *p, size_t k)
 
 	if (ev->disk != p->disk)
 		return;
+	p->touched_since |= ev->kind == EV_TOUCH || ev->kind == EV_RESIZE;
 	if (ev->kind == EV_COMPLETE) {
 		p->complete[ev->of] = k;
 		if (p->rec->ev[ev->of].kind == EV_SYNC)
@@ -394,6 +445,9 @@ static void step(struct replay *p, size_t k)
 		p->resized = ev->len;
 	} else if (ev->kind == EV_DISK_THERE) {
 		p->there = true;
+	} else if (ev->kind == EV_BITMAPS) {
+		p->bitmaps = ev;
+		p->touched_since = false;
 	} else if (ev->kind == EV_WRITE) {
 		p->written = MAX(p->written, ev->offset + ev->len);
 	} else {
@@ -625,6 +679,66 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 	load_run(&rec, 1);
 	load_resize(&rec, 512);
 	scene_close(&rec);
+	scene_cut(&rec, 6);
+}
+
+static void bitmaps_commit(struct recorder *r)
+{
+	if (qcow2_bitmaps_commit(r->disk->b, &r->f->err) < 0)
+		fail_msg("%s", r->f->err.msg);
+	record_bitmaps(r);
+}
+
+/* Store the bitmaps by closing the image. */
+static void bitmaps_reopen(struct recorder *r)
+{
+	record_close(r);
+	record_bitmaps(r);
+	record_open(r);
+}
+
+static void load_bitmaps(struct recorder *r)
+{
+	struct err *e = &r->f->err;
+
+	record_bitmaps(r);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "one", 4096, true, e), 0);
+	bitmaps_commit(r);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "two", 512, false, e), 0);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "three", 65536, true, e), 0);
+	bitmaps_commit(r);
+	load_run(r, 1);
+	bitmaps_reopen(r);
+	assert_int_equal(qcow2_bitmap_merge(r->disk->b, "two", "one", e), 0);
+	assert_int_equal(qcow2_bitmap_clear(r->disk->b, "one", e), 0);
+	assert_int_equal(qcow2_bitmap_enable(r->disk->b, "three", false, e), 0);
+	bitmaps_commit(r);
+	load_run(r, 1);
+	bitmaps_reopen(r);
+	load_resize(r, 2 * MIB);
+	bitmaps_reopen(r);
+	load_run(r, 1);
+	bitmaps_reopen(r); /* a resize stores the bitmaps first */
+	load_resize(r, 700 * KIB);
+	bitmaps_reopen(r);
+	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "two", e), 0);
+	bitmaps_commit(r);
+	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "one", e), 0);
+	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "three", e), 0);
+	bitmaps_commit(r);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "four", 4096, true, e), 0);
+	bitmaps_commit(r);
+}
+
+void powercut_bitmaps(const char *create, unsigned seed)
+{
+	struct recorder rec;
+	struct fixture f;
+
+	scene_begin(&rec, &f, create, seed);
+	load_bitmaps(&rec);
+	scene_close(&rec);
+	fixture_run(&f, "qemu-img bitmap --remove img four && qemu-img check -q img");
 	scene_cut(&rec, 6);
 }
 

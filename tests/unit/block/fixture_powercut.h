@@ -23,6 +23,9 @@ void powercut_quiet(const char *create, unsigned seed);
 /* Make and delete pins. quiet: without guest writes, as powercut_quiet(). of_snapshots: pin snapshots. */
 void powercut_pins(const char *create, unsigned seed, bool quiet, bool of_snapshots);
 
+/* Change bitmaps, write to the disk and resize it. */
+void powercut_bitmaps(const char *create, unsigned seed);
+
 struct powercut_kind {
 	const char *name, *create;
 	bool fixed_size, no_snapshots;

@@ -1,6 +1,7 @@
 #include "fixture_record.h"
 
-#include "block/qcow2/qcow2.h"
+#include "base/bitmap.h"
+#include "block/qcow2/bitmap.h"
 
 #include <linux/falloc.h>
 #include <sys/stat.h>
@@ -182,6 +183,59 @@ static struct block *disk_open(struct recorder *r, bool read_only)
 	if (record_chain_open(r->f, "img", (unsigned)(r->disk - r->disks), read_only, &b) < 0)
 		fail_msg("%s", r->f->err.msg);
 	return b;
+}
+
+char *record_bitmaps_text(struct fixture *f, const char *name)
+{
+	struct qcow2_bitmap_info *list;
+	struct qcow2_header h;
+	char path[128], *text;
+	size_t n, len;
+	FILE *out = open_memstream(&text, &len);
+	int fd;
+
+	fixture_path(f, name, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (qcow2_header_read(fd, name, &h, &f->err) < 0 || qcow2_bitmaps_read(fd, &h, &list, &n, &f->err) < 0)
+		fail_msg("%s: %s", name, f->err.msg);
+	for (size_t i = 0; i < n; i++) {
+		struct bitmap bits = { 0 };
+
+		fprintf(out, "%s", list[i].name);
+		if (list[i].flags & QCOW2_BITMAP_IN_USE) {
+			fprintf(out, " in-use\n");
+			continue;
+		}
+		if (qcow2_bitmap_read(fd, &h, &list[i], &bits, &f->err) < 0)
+			fail_msg("%s: %s", name, f->err.msg);
+		fprintf(out, " %s %u ", list[i].flags ? "auto" : "off", list[i].granularity_bits);
+		for (size_t k = 0; k < bits.nbits; k++)
+			fputc('0' + bitmap_test(&bits, k), out);
+		fputc('\n', out);
+		bitmap_done(&bits);
+	}
+	qcow2_bitmaps_free(list, n);
+	close(fd);
+	fclose(out);
+	return text;
+}
+
+void record_bitmaps(struct recorder *r)
+{
+	struct block *b = r->disk->b ? r->disk->b : fixture_open(r->f, "img", BLOCK_FORMAT_QCOW2, true);
+	struct block_info info;
+	struct event *ev;
+	uint8_t *disk = calloc(1, RECORD_DISK_MAX);
+	char *text = record_bitmaps_text(r->f, "img");
+
+	block_info(b, &info);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, disk, info.size_bytes), 0);
+	if (!r->disk->b)
+		block_close(b);
+	ev = record(r, EV_BITMAPS);
+	ev->data = disk;
+	ev->len = info.size_bytes;
+	ev->vm = (uint8_t *)text;
 }
 
 void record_open(struct recorder *r)

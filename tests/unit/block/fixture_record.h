@@ -18,6 +18,8 @@
 #define RECORD_DISKS_MAX 5 /* of a chain */
 
 enum event_kind { EV_WRITE, EV_PUNCH, EV_GROW, EV_CUT, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED, EV_RESIZE,
+	/* the bitmaps in the file are those of the list `vm`, a text; `data` is the content of the disk */
+	EV_BITMAPS,
 	/* events of snapshot number `of`: creation began, with content `data` and VM state `vm`; it
 	 * exists; deletion began; it is gone; the disk is reverting to it */
 	EV_SNAPSHOT_MAKE, EV_SNAPSHOT_THERE, EV_SNAPSHOT_DELETE, EV_SNAPSHOT_GONE, EV_SNAPSHOT_APPLY,
@@ -83,6 +85,11 @@ void record_free(struct recorder *r);
 struct event *record(struct recorder *r, enum event_kind kind);
 /* Record that the disk's current content is durable. */
 void record_flushed(struct recorder *r);
+/* Record the bitmaps in the file, and the disk's content. Nothing is in flight, and all bitmaps are stored. */
+void record_bitmaps(struct recorder *r);
+/* Returns a line for each bitmap: its name, "in-use" or the flag and the granularity, and its bits. The caller frees
+ * the text. Fails the test if the bitmaps cannot be read. */
+char *record_bitmaps_text(struct fixture *f, const char *name);
 /* Open the disk for writing and set its size. */
 void record_open(struct recorder *r);
 void record_close(struct recorder *r);
