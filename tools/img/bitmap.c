@@ -178,9 +178,10 @@ static int args_check(struct bitmap_args *a, int argc, char **argv)
 		return img_usage("bitmap", "Merge bitmap source file only supported with --merge");
 	if (a->granularity && img_parse_size(a->granularity, &a->granularity_bytes, &e) < 0)
 		return img_fail(&e);
+	if (img_common_name(&a->common, &a->common.o, argv[optind]))
+		return 1;
 	if (a->common.o.no_lock)
 		return img_usage("bitmap", "bitmap changes the image, so it needs the lock");
-	a->common.o.path = argv[optind];
 	a->name = argv[optind + 1];
 	return 0;
 }

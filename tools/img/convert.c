@@ -183,6 +183,11 @@ static int source_open(struct img_convert *v, struct err *e)
 			block_close(parts[--n].b);
 		return r;
 	}
+	if (v->bitmaps) {
+		r = img_bitmaps_check(v->from, v->skip_broken_bitmaps, e);
+		if (r < 0)
+			return r;
+	}
 	block_info(v->from, &info);
 	v->size_bytes = v->ic.qcow2.size_bytes = info.size_bytes;
 	return v->ic.format == BLOCK_FORMAT_QCOW2 ? qcow2_create_check(&v->ic.qcow2, e) : 0;
@@ -273,6 +278,8 @@ static int convert_existing(struct img_convert *v, struct err *e)
 		r = target_fits(v, e);
 	if (!r)
 		r = v->compress ? pack_existing(v, v->target_is_zero, e) : image_copy(v, v->target_is_zero, e);
+	if (!r && v->bitmaps)
+		r = img_bitmaps_copy(v->from, v->to, e);
 	closed = block_close(v->to);
 	if (!r && closed < 0)
 		r = err_set_errno(e, closed, "cannot write %s", v->path);
@@ -321,6 +328,8 @@ static int copy_new(struct img_convert *v, struct target *t, struct err *e)
 		r = img_preallocate(v->to, img_create_prealloc(&v->ic), 0, NULL, e);
 	if (!r)
 		r = v->compress ? pack_existing(v, is_zero, e) : image_copy(v, is_zero, e);
+	if (!r && v->bitmaps)
+		r = img_bitmaps_copy(v->from, v->to, e);
 	return r;
 }
 
@@ -329,8 +338,8 @@ static int convert_new(struct img_convert *v, struct target *t, struct err *e)
 	int r;
 
 	t->size_bytes = v->size_bytes;
-	/* Only the slower way of copy_new() knows backing files. */
-	r = v->compress && !v->ic.qcow2.backing_name ? pack_new(v, t, e) : copy_new(v, t, e);
+	/* Only the slower way of copy_new() knows backing files and bitmaps. */
+	r = v->compress && !v->ic.qcow2.backing_name && !v->bitmaps ? pack_new(v, t, e) : copy_new(v, t, e);
 	return target_finish(t, v->to, r, e);
 }
 
@@ -436,6 +445,14 @@ static int args_check(struct convert_args *a, int argc, char **argv)
 		return st;
 	if (v->nsources > 1 && a->src.snapshot)
 		return img_usage("convert", "-l requires a single SOURCE");
+	if (v->skip_broken_bitmaps && !v->bitmaps)
+		return img_usage("convert", "Use of --skip-broken-bitmaps requires --bitmaps");
+	if (v->bitmaps && v->nsources > 1)
+		return img_usage("convert", "Copying bitmaps only possible with single source");
+	if (v->bitmaps && v->ic.format != BLOCK_FORMAT_QCOW2)
+		return img_usage("convert", "Format driver 'raw' does not support bitmaps");
+	if (v->bitmaps && !v->existing && v->ic.qcow2.version < 3)
+		return img_usage("convert", "Format driver 'qcow2' does not support bitmaps with compat=0.10");
 	if (v->compress && v->ic.format != BLOCK_FORMAT_QCOW2)
 		return img_usage("convert", "-c requires -O qcow2");
 	if (v->compress && v->ic.prealloc)
@@ -490,7 +507,7 @@ static int sparse_take(struct img_convert *v, const char *arg)
 	return 0;
 }
 
-enum { OPT_TARGET_IS_ZERO = IMG_OPT_OWN, OPT_SALVAGE, OPT_TARGET_OPTS };
+enum { OPT_TARGET_IS_ZERO = IMG_OPT_OWN, OPT_SALVAGE, OPT_TARGET_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN_BITMAPS };
 
 static int option_take(struct convert_args *a, int c, char *arg)
 {
@@ -534,6 +551,12 @@ static int option_take(struct convert_args *a, int c, char *arg)
 	case OPT_TARGET_OPTS:
 		a->target_opts = true;
 		return 0;
+	case OPT_BITMAPS:
+		v->bitmaps = true;
+		return 0;
+	case OPT_SKIP_BROKEN_BITMAPS:
+		v->skip_broken_bitmaps = true;
+		return 0;
 	case OPT_SALVAGE:
 		v->how.salvage = true;
 		return 0;
@@ -576,6 +599,8 @@ int img_convert_main(int argc, char **argv)
 	static const struct option longs[] = { IMG_COMMON_LONGS,
 		{ "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
 		{ "target-image-opts", no_argument, NULL, OPT_TARGET_OPTS },
+		{ "bitmaps", no_argument, NULL, OPT_BITMAPS },
+		{ "skip-broken-bitmaps", no_argument, NULL, OPT_SKIP_BROKEN_BITMAPS },
 		{ "salvage", no_argument, NULL, OPT_SALVAGE }, { NULL, 0, NULL, 0 } };
 	struct convert_args a = { .v = { .ic = IMG_CREATE_DEFAULT, .end_bytes = UINT64_MAX } };
 	struct img_convert *v = &a.v;

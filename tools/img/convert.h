@@ -14,6 +14,7 @@ struct img_convert {
 	const char *path;      /* "-": standard output */
 	struct img_open target; /* with `existing`: how to open the target */
 	bool compress, existing, target_is_zero;
+	bool bitmaps, skip_broken_bitmaps; /* copy the bitmaps of a single source; leave out inconsistent ones */
 	struct img_copy_how how;
 	struct img_rate rate;
 

@@ -185,6 +185,12 @@ int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *o
  * Returns 0; -errno with a sentence. Free with img_layers_free() on success. */
 int img_header_open(const struct img_open *o, const char *has_none, struct img_layer *layers, unsigned *ret_n, struct err *e);
 
+/* Check that all bitmaps of an image can be copied. skip_broken: print a warning for each inconsistent one instead.
+ * Returns 0; -errno with a sentence. */
+int img_bitmaps_check(const struct block *from, bool skip_broken, struct err *e);
+/* Copy all bitmaps but inconsistent ones, after the last write to `to`. Returns 0; -errno with a sentence. */
+int img_bitmaps_copy(const struct block *from, struct block *to, struct err *e);
+
 /* ---- creating ---- */
 
 enum img_prealloc { IMG_PREALLOC_OFF, IMG_PREALLOC_METADATA, IMG_PREALLOC_FALLOC, IMG_PREALLOC_FULL };

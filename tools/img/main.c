@@ -60,7 +60,7 @@ static const struct img_verb verbs[] = {
 		img_check_main },
 	{ "convert", "copy a disk to another image",
 		"convert [-c] [-n] [-p] [-q] [-f FMT] [-O FMT] [-o OPTIONS] [-B FILE -F FMT] [-l SNAPSHOT]\n"
-		"         [-S SIZE] [-r RATE] [--salvage] [-U] SOURCE... TARGET|-", OPEN_HELP
+		"         [-S SIZE] [-r RATE] [--salvage] [--bitmaps] [-U] SOURCE... TARGET|-", OPEN_HELP
 		"  -O FMT         set the format of the target: raw or qcow2 [raw]\n"
 		"  -o OPTIONS     set options of the target, see `cairn-img help create`\n"
 		"  -B FILE        make TARGET an overlay on the backing file FILE: copy only what SOURCE\n"
@@ -71,6 +71,8 @@ static const struct img_verb verbs[] = {
 		"  -S SIZE        store zeros as data if a run of them is shorter than SIZE; 0: store all\n"
 		"                 zeros [4k]\n"
 		"  -r RATE        limit the copy to RATE bytes a second [no limit]\n"
+		"  --bitmaps      copy the persistent bitmaps of a single qcow2 SOURCE too\n"
+		"  --skip-broken-bitmaps  with --bitmaps: leave out inconsistent bitmaps\n"
 		"  --salvage      store zeros for blocks that cannot be read, and print their offsets\n"
 		"  -n             write into the existing TARGET\n"
 		"  --target-image-opts  with -n: take options instead of the name of TARGET\n"

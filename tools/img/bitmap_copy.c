@@ -1,0 +1,81 @@
+/* Copies the persistent bitmaps of an image to another one, for convert. */
+#include "img.h"
+
+#include "base/bitmap.h"
+#include "base/util.h"
+#include "block/qcow2/bitmap.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+struct source {
+	int fd;
+	struct qcow2_header header;
+	struct qcow2_bitmap_info *list;
+	size_t n;
+};
+
+static int source_read(const struct block *from, struct source *s, struct err *e)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+	int r;
+
+	block_layers(from, layers);
+	s->fd = layers[0].fd;
+	r = layers[0].format == BLOCK_FORMAT_QCOW2 ? qcow2_header_read(s->fd, "the source", &s->header, e) : -ENOTSUP;
+	if (r == -ENOTSUP || (!r && s->header.version < 3))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "Source lacks bitmap support");
+	return r ? r : qcow2_bitmaps_read(s->fd, &s->header, &s->list, &s->n, e);
+}
+
+int img_bitmaps_check(const struct block *from, bool skip_broken, struct err *e)
+{
+	struct source s;
+	int r = source_read(from, &s, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s.n && !r; i++) {
+		if (!(s.list[i].flags & QCOW2_BITMAP_IN_USE))
+			continue;
+		if (skip_broken)
+			fprintf(stderr, "cairn-img: warning: Skipping inconsistent bitmap '%s'\n", s.list[i].name);
+		else
+			r = err_set(e, -EINVAL, ERR_INVALID, "Cannot copy inconsistent bitmap '%s'\nTry --skip-broken-bitmaps, "
+				"or use 'cairn-img bitmap --remove' to delete it", s.list[i].name);
+	}
+	qcow2_bitmaps_free(s.list, s.n);
+	return r;
+}
+
+static int one_copy(const struct source *s, const struct qcow2_bitmap_info *i, struct block *to, struct err *e)
+{
+	struct bitmap bits = { 0 };
+	int r = qcow2_bitmap_add(to, i->name, 1ULL << i->granularity_bits, i->flags & QCOW2_BITMAP_AUTO, e);
+
+	if (r < 0) {
+		err_prefix(e, "Failed to create bitmap %.64s", i->name);
+		return r;
+	}
+	r = qcow2_bitmap_read(s->fd, &s->header, i, &bits, e);
+	if (!r)
+		r = qcow2_bitmap_merge_bits(to, i->name, &bits, i->granularity_bits, ROUND_DOWN(s->header.size_bytes, 512), e);
+	if (r < 0)
+		err_prefix(e, "Failed to populate bitmap %.64s", i->name);
+	bitmap_done(&bits);
+	return r;
+}
+
+int img_bitmaps_copy(const struct block *from, struct block *to, struct err *e)
+{
+	struct source s;
+	int r = source_read(from, &s, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s.n && !r; i++)
+		if (!(s.list[i].flags & QCOW2_BITMAP_IN_USE))
+			r = one_copy(&s, &s.list[i], to, e);
+	qcow2_bitmaps_free(s.list, s.n);
+	return r ? r : qcow2_bitmaps_commit(to, e);
+}
