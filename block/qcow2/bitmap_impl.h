@@ -12,7 +12,7 @@
 
 /* Limits on memory for an image's bitmaps: their tables, and their bits. */
 #define QCOW2_BITMAP_TABLES_MEMORY_MAX (16 * MIB)
-#define QCOW2_BITMAP_BITS_MEMORY_MAX (512 * MIB)
+#define QCOW2_BITMAP_BITS_MEMORY_MAX (1024 * MIB)
 
 /* The clusters of a bitmap. */
 struct bitmap_place {

@@ -13,7 +13,7 @@ struct measure {
 	struct img_create target;
 	const char *size;
 	uint64_t size_bytes, data_bytes, bitmaps_bytes;
-	bool has_bitmaps; /* the image's format can have bitmaps */
+	bool has_bitmaps; /* the formats of both images can have bitmaps */
 };
 
 static uint64_t refcount_bytes(uint64_t clusters, const struct qcow2_create *q)
@@ -83,7 +83,7 @@ static int bitmaps_count(struct measure *m, struct block *b, struct err *e)
 		r = qcow2_bitmaps_read(layers[0].fd, &h, &list, &n, e);
 	if (r < 0)
 		return r;
-	m->has_bitmaps = h.version >= 3;
+	m->has_bitmaps = h.version >= 3 && m->target.qcow2.version >= 3;
 	for (size_t i = 0; i < n; i++) {
 		uint64_t entries = qcow2_bitmap_table_entries(m->size_bytes, list[i].granularity_bits, bits);
 

@@ -80,7 +80,8 @@ def test_info_and_measure_show_bitmaps_as_qemu(box, options):
     assert ours == theirs and [b["name"] for b in ours["bitmaps"]] == ["one", "two", "a third one"]
     part = lambda p: p.stdout[p.stdout.index("    bitmaps:"):p.stdout.index("    refcount bits")]
     assert part(box.img("info", "a")) == part(box.qemu("info", "a"))
-    for args in (["-O", "qcow2"], ["-O", "qcow2", "-o", "cluster_size=512"], ["-O", "raw"]):
+    for args in (["-O", "qcow2"], ["-O", "qcow2", "-o", "cluster_size=512"], ["-O", "qcow2", "-o", "compat=0.10"],
+                 ["-O", "raw"]):
         last = lambda p: [line for line in p.stdout.splitlines() if "required" not in line]
         for output in ([], ["--output", "json"]):
             assert last(box.img("measure", *args, *output, "a")) == last(box.qemu("measure", *args, *output, "a"))
