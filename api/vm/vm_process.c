@@ -184,8 +184,9 @@ static void request_send(struct vm_process *p, struct vm_request *r, const void 
 	else
 		r->send_error = p->sock < 0 ? -EPIPE :
 			channel_send(p->sock, p->version, (uint16_t)r->type, r->seq, body, len, fds, nfds);
-	if (r->send_error == -EPIPE && p->sock >= 0)
-		r->send_error = 0; /* the process is ending: its end fails the request with -ESRCH */
+	/* The process is ending: its end fails the request with -ESRCH. ECONNRESET: it left messages, or the connection. */
+	if ((r->send_error == -EPIPE || r->send_error == -ECONNRESET) && p->sock >= 0)
+		r->send_error = 0;
 	if (r->send_error) {
 		r->deadline_ns = 0; /* the timer reports the error from the loop */
 		timer_update(p);

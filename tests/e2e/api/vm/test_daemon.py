@@ -119,6 +119,17 @@ def test_start_fails_when_program_is_missing_or_dies(tmp_path):
         d.close()
 
 
+def test_process_that_dies_before_its_configuration_is_sent_or_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_VM", "die-at-start")
+    d = Daemon(tmp_path, vm_program=os.path.join(BUILD, "helpers", "fake_vm"))
+    try:
+        d.define("vm1")
+        for _ in range(20):
+            assert "the VM's process ended (exit status 9)" in d.cairn("start", "vm1", ok=1).stderr
+    finally:
+        d.close()
+
+
 def test_destroy_ends_hanging_start(fake):
     fake.define("vm1", cmdline="silent-at-config")
     starter, q = fake.qmp(), fake.qmp()
