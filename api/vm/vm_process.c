@@ -184,7 +184,7 @@ static void request_send(struct vm_process *p, struct vm_request *r, const void 
 	else
 		r->send_error = p->sock < 0 ? -EPIPE :
 			channel_send(p->sock, p->version, (uint16_t)r->type, r->seq, body, len, fds, nfds);
-	/* The process is ending: its end fails the request with -ESRCH. ECONNRESET: it left messages, or the connection. */
+	/* The process is ending: its end fails the request with -ESRCH. ECONNRESET: it had not read all messages. */
 	if ((r->send_error == -EPIPE || r->send_error == -ECONNRESET) && p->sock >= 0)
 		r->send_error = 0;
 	if (r->send_error) {
