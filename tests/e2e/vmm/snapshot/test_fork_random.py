@@ -144,7 +144,7 @@ class Family:
             self.daemon.cairn("snapshot-delete", name, "settled")
         until(lambda: not list(self.daemon.state.glob("batches/*")))
         names = self.daemon.cairn("list", "--all", "--name").stdout.split()
-        clones = [n for n in names if n not in self.holds]
+        clones = sorted(n for n in names if n not in self.holds)
         assert set(names) == {*self.holds, *clones} and clones in ([], [f"{new}-1", f"{new}-2"])
         for clone in clones:
             self.add(clone, self.holds[name])
