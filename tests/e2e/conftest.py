@@ -322,6 +322,15 @@ class Console:
         self.sock.close()
 
 
+def environment(pid, program):
+    """Return a process's environment. One that runs `program` and has none yet has just called exec(); its parent may
+    have gone on, and ended, in the meantime."""
+    while not (env := pathlib.Path("/proc", pid, "environ").read_bytes()):
+        if os.readlink(f"/proc/{pid}/exe") != os.path.realpath(program):
+            break
+    return env
+
+
 class Daemon:
     """A cairnd with its own state folder and socket."""
 
@@ -438,7 +447,7 @@ class Daemon:
         mine = f"TMPDIR={self.tmp}".encode()
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                if mine in pathlib.Path("/proc", pid, "environ").read_bytes().split(b"\0"):
+                if mine in environment(pid, self.vm_program).split(b"\0"):
                     os.kill(int(pid), signal.SIGKILL)
 
     def close(self):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import FAKE_VM, Daemon, Qmp, QmpError
+from conftest import FAKE_VM, Daemon, Qmp, QmpError, environment
 
 KILLS = int(os.environ.get("CAIRN_KILLS", 8))
 SEED = int(os.environ.get("CAIRN_KILLS_SEED", 1))
@@ -58,7 +58,7 @@ def processes(tag):
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             if (os.readlink(f"/proc/{pid}/exe") == os.path.realpath(FAKE_VM) and
-                    f"{TAG}={tag}".encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\0")):
+                    f"{TAG}={tag}".encode() in environment(pid, FAKE_VM).split(b"\0")):
                 found.add(int(pid))
         except OSError:
             pass  # ended meanwhile
