@@ -71,8 +71,8 @@ static int patch_ext(struct qcow2 *q, uint32_t at, uint32_t type, uint32_t len)
 
 static int autoclear_set(struct qcow2 *q, bool bitmaps)
 {
-	uint64_t v = (q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0) | (bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
-	int r = load_be64(q->header_piece + QCOW2_AT_AUTOCLEAR) == v ? 0 : patch_be64(q, QCOW2_AT_AUTOCLEAR, v);
+	uint64_t v = autoclear_known(q, bitmaps);
+	int r = q->h.autoclear == v ? 0 : patch_be64(q, QCOW2_AT_AUTOCLEAR, v);
 
 	if (!r)
 		q->h.autoclear = v;

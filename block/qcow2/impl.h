@@ -343,6 +343,12 @@ static inline struct qcow2 *qcow2_of(struct block *b)
 	return (struct qcow2 *)b;
 }
 
+/* The autoclear bits that an image may keep when it changes; bitmaps: whether it has valid ones. */
+static inline uint64_t autoclear_known(const struct qcow2 *q, bool bitmaps)
+{
+	return (q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0) | (bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+}
+
 /* Read len bytes synchronously, without the loop. Bytes past the end of the file read as
  * zeros. buf and len suit O_DIRECT (4 KiB). Returns 0 or -errno. */
 int qcow2_pread(int fd, void *buf, size_t len, uint64_t off);

@@ -4,7 +4,6 @@
 #include "base/util.h"
 #include "block/qcow2/bitmap_impl.h"
 
-
 #include <errno.h>
 #include <stdlib.h>
 
@@ -389,6 +388,8 @@ static void gate_synced(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, gate_op);
 
+	if (res >= 0 && q->h.version >= 3)
+		q->h.autoclear = load_be64(q->header_piece + QCOW2_AT_AUTOCLEAR);
 	/* Synchronous: this happens once, and only to images with bitmaps. */
 	gate_open(q, res < 0 ? res : bitmaps_mark(q, false));
 }
@@ -416,13 +417,12 @@ bool gate_wait(struct qcow2 *q, struct wait *w)
 		return true;
 	q->gate_running = true;
 	q->internal++;
-	keep = (q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0) | (qcow2_bitmaps_valid(&q->h) ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+	keep = autoclear_known(q, qcow2_bitmaps_valid(&q->h));
 	if (q->h.version < 3 || q->h.autoclear == keep) {
 		q->gate_op.done = gate_synced;
 		loop_nop(q->base.loop, &q->gate_op);
 		return true;
 	}
-	q->h.autoclear = keep;
 	store_be64(q->header_piece + QCOW2_AT_AUTOCLEAR, keep);
 	q->gate_iov = (struct iovec){ q->header_piece, q->header_piece_bytes };
 	q->gate_io.done = gate_written;

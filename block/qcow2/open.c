@@ -407,7 +407,7 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	geometry_set(q);
 	info_set(q, o);
 	/* The gate opens quickly where nothing is to be changed. */
-	q->gate_shut = (q->h.autoclear & ~(q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0)) && !o->read_only;
+	q->gate_shut = (q->h.autoclear & ~autoclear_known(q, false)) && !o->read_only;
 	r = header_keep(q, e);
 	if (!r)
 		r = tables_load(q, e);

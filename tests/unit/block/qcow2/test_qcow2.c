@@ -399,6 +399,31 @@ static void test_unwritable_tables_are_reported(void **state)
 	(void)state;
 }
 
+/* The first write has to clear an autoclear bit that the engine does not know. If it cannot, the next one does. */
+static void test_autoclear_bit_is_cleared_at_the_next_try(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	const unsigned autoclear = 88;
+	struct fixture f;
+	struct block *b;
+
+	fixture_begin(&f, 23);
+	signal(SIGXFSZ, SIG_IGN);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	fixture_poke_be(&f, "img", autoclear, 8, 1ULL << 40);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	log_silence(true);
+	file_limit(0);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), -EFBIG);
+	file_limit(RLIM_INFINITY);
+	log_silence(false);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+	assert_int_equal(fixture_peek_be(&f, "img", autoclear, 8), 0);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
 /* Tables cannot be written, and only an aborted snapshot waits for them: the listener is notified. After there is space
  * again, the tables are written. */
 static void test_unwritable_tables_at_abort_are_reported(void **state)
@@ -480,6 +505,7 @@ int main(void)
 		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_leak_is_logged),
 		cmocka_unit_test(test_unwritable_tables_at_abort_are_reported),
 		cmocka_unit_test(test_unwritable_tables_are_reported),
+		cmocka_unit_test(test_autoclear_bit_is_cleared_at_the_next_try),
 		cmocka_unit_test(test_random_operations_with_each_set_of_options),
 		cmocka_unit_test(test_snapshot_keeps_its_content),
 		cmocka_unit_test(test_compressed_clusters_are_read_and_rewritten),
