@@ -37,8 +37,7 @@ static int table_read(int fd, const struct qcow2_header *h, const struct qcow2_b
 	for (uint32_t i = 0; i < b->table_entries; i++) {
 		uint64_t v = t[i] = be64toh(t[i]), off = v & QCOW2_OFFSET_MASK;
 
-		if ((v & QCOW2_BITMAP_TABLE_RESERVED) || (off & mask) || (off && (v & QCOW2_BITMAP_ALL_ONES)) ||
-			(off && !range_inside(off, mask + 1, limit)))
+		if (!qcow2_bitmap_entry_valid(v, mask + 1) || (off && !range_inside(off, mask + 1, limit)))
 			return CORRUPT(e, "entry %u of the table of bitmap '%s' is invalid (0x%016llx)", i, b->name,
 				(unsigned long long)v);
 	}

@@ -30,6 +30,9 @@ int qcow2_bitmap_read(int fd, const struct qcow2_header *h, const struct qcow2_b
 /* Returns the number of bits of a bitmap, or of the table entries that a bitmap of a disk needs. */
 uint64_t qcow2_bitmap_bits(uint64_t disk_bytes, uint32_t granularity_bits);
 uint64_t qcow2_bitmap_table_entries(uint64_t disk_bytes, uint32_t granularity_bits, uint32_t cluster_bits);
+/* Returns whether an entry of a bitmap's table has an aligned offset and no reserved bits. Its cluster's place is not
+ * checked. */
+bool qcow2_bitmap_entry_valid(uint64_t entry, uint64_t cluster_bytes);
 /* Returns the length of a directory entry. */
 uint64_t qcow2_bitmap_entry_bytes(size_t name_len);
 
@@ -44,9 +47,9 @@ int qcow2_bitmap_remove(struct block *b, const char *name, struct err *e);
 int qcow2_bitmap_clear(struct block *b, const char *name, struct err *e);
 int qcow2_bitmap_enable(struct block *b, const char *name, bool on, struct err *e);
 int qcow2_bitmap_merge(struct block *b, const char *name, const char *from, struct err *e);
-/* Merge bits of another image's bitmap. disk_bytes: the size of its disk. */
-int qcow2_bitmap_merge_bits(struct block *b, const char *name, const struct bitmap *from, uint32_t granularity_bits,
-	uint64_t disk_bytes, struct err *e);
+/* Merge a bitmap of another image, whose file and header these are. */
+int qcow2_bitmap_merge_image(struct block *b, const char *name, int fd, const struct qcow2_header *h,
+	const struct qcow2_bitmap_info *from, struct err *e);
 /* Store the changes. Runs the loop. Returns 0; -errno with a sentence: the file has the bitmaps that it had. */
 int qcow2_bitmaps_commit(struct block *b, struct err *e);
 

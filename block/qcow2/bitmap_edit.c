@@ -16,7 +16,7 @@ static struct dirty_bitmap *bitmap_find(struct qcow2 *q, const char *name)
 	return NULL;
 }
 
-/* Find a bitmap whose content is known. */
+/* Find a bitmap whose content is known, and load its bits. */
 static int bitmap_get(struct qcow2 *q, const char *name, struct dirty_bitmap **ret, struct err *e)
 {
 	*ret = bitmap_find(q, name);
@@ -25,7 +25,7 @@ static int bitmap_get(struct qcow2 *q, const char *name, struct dirty_bitmap **r
 	if (bitmap_is_lost(*ret))
 		return err_set(e, -EINVAL, ERR_INVALID, "Bitmap '%s' is inconsistent and cannot be used\nTry `cairn-img "
 			"bitmap --remove` to delete this bitmap from disk", name);
-	return 0;
+	return bitmap_load_bits(q, *ret, e);
 }
 
 static int add_check(struct qcow2 *q, const char *name, uint64_t granularity, struct err *e)
@@ -112,12 +112,9 @@ int qcow2_bitmap_remove(struct block *b, const char *name, struct err *e)
 
 int qcow2_bitmap_clear(struct block *b, const char *name, struct err *e)
 {
-	struct qcow2 *q = qcow2_of(b);
 	struct dirty_bitmap *d;
-	int r = bitmap_get(q, name, &d, e);
+	int r = bitmap_get(qcow2_of(b), name, &d, e);
 
-	if (!r)
-		r = bitmap_load_bits(q, d, e);
 	if (r < 0)
 		return r;
 	bitmap_clear_all(&d->bits);
@@ -131,8 +128,6 @@ int qcow2_bitmap_enable(struct block *b, const char *name, bool on, struct err *
 	struct dirty_bitmap *d;
 	int r = bitmap_get(q, name, &d, e);
 
-	if (!r)
-		r = bitmap_load_bits(q, d, e);
 	if (r < 0)
 		return r;
 	d->info.flags = on ? QCOW2_BITMAP_AUTO : 0;
@@ -141,45 +136,52 @@ int qcow2_bitmap_enable(struct block *b, const char *name, bool on, struct err *
 	return 0;
 }
 
-int qcow2_bitmap_merge_bits(struct block *b, const char *name, const struct bitmap *from, uint32_t granularity_bits,
-	uint64_t disk_bytes, struct err *e)
+/* Set the bits of d for each set bit of another bitmap of the same disk. */
+static void bits_merge(struct dirty_bitmap *d, const struct bitmap *from, uint32_t granularity_bits, uint64_t disk_bytes)
 {
-	struct qcow2 *q = qcow2_of(b);
-	uint64_t size = b->info.size_bytes;
-	struct dirty_bitmap *d;
-	int r = bitmap_get(q, name, &d, e);
+	uint32_t g = d->info.granularity_bits;
 
-	if (!r && disk_bytes != size)
-		r = err_set(e, -EINVAL, ERR_INVALID, "Bitmaps are of different sizes (destination size is %llu, source size is "
-			"%llu) and can't be merged", (unsigned long long)size, (unsigned long long)disk_bytes);
-	if (!r)
-		r = bitmap_load_bits(q, d, e);
-	if (r < 0)
-		return r;
 	for (size_t i = bitmap_next_set(from, 0), end; i < from->nbits; i = bitmap_next_set(from, end)) {
-		uint32_t g = d->info.granularity_bits;
-		uint64_t first, last;
+		uint64_t first = (uint64_t)i << granularity_bits >> g, last;
 
 		end = bitmap_next_clear(from, i);
-		first = (uint64_t)i << granularity_bits >> g;
-		last = (MIN((uint64_t)end << granularity_bits, size) - 1) >> g;
+		last = (MIN((uint64_t)end << granularity_bits, disk_bytes) - 1) >> g;
 		bitmap_set_range(&d->bits, first, last - first + 1);
 	}
 	d->changed = true;
-	return 0;
 }
 
 int qcow2_bitmap_merge(struct block *b, const char *name, const char *from, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(b);
-	struct dirty_bitmap *d;
+	struct dirty_bitmap *d, *source;
 	int r = bitmap_get(q, name, &d, e);
 
 	if (!r)
-		r = bitmap_get(q, from, &d, e);
+		r = bitmap_get(q, from, &source, e);
+	if (r < 0)
+		return r;
+	bits_merge(d, &source->bits, source->info.granularity_bits, b->info.size_bytes);
+	return 0;
+}
+
+int qcow2_bitmap_merge_image(struct block *b, const char *name, int fd, const struct qcow2_header *h,
+	const struct qcow2_bitmap_info *from, struct err *e)
+{
+	uint64_t size = b->info.size_bytes, from_size = ROUND_DOWN(h->size_bytes, 512);
+	struct bitmap bits = { 0 };
+	struct dirty_bitmap *d;
+	int r = qcow2_bitmap_read(fd, h, from, &bits, e);
+
 	if (!r)
-		r = bitmap_load_bits(q, d, e);
-	return r ? r : qcow2_bitmap_merge_bits(b, name, &d->bits, d->info.granularity_bits, b->info.size_bytes, e);
+		r = bitmap_get(qcow2_of(b), name, &d, e);
+	if (!r && from_size != size)
+		r = err_set(e, -EINVAL, ERR_INVALID, "Bitmaps are of different sizes (destination size is %llu, source size is "
+			"%llu) and can't be merged", (unsigned long long)size, (unsigned long long)from_size);
+	if (!r)
+		bits_merge(d, &bits, from->granularity_bits, size);
+	bitmap_done(&bits);
+	return r;
 }
 
 int qcow2_bitmaps_commit(struct block *b, struct err *e)

@@ -30,6 +30,14 @@ uint64_t qcow2_bitmap_table_entries(uint64_t disk_bytes, uint32_t granularity_bi
 	return DIV_ROUND_UP(words * 8, 1ULL << cluster_bits);
 }
 
+bool qcow2_bitmap_entry_valid(uint64_t entry, uint64_t cluster_bytes)
+{
+	uint64_t off = entry & QCOW2_OFFSET_MASK;
+
+	return !(entry & QCOW2_BITMAP_TABLE_RESERVED) && !(off & (cluster_bytes - 1)) &&
+	       !(off && (entry & QCOW2_BITMAP_ALL_ONES));
+}
+
 uint64_t qcow2_bitmap_entry_bytes(size_t name_len)
 {
 	return ROUND_UP(QCOW2_BITMAP_ENTRY_BYTES + (uint64_t)name_len, 8);

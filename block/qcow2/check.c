@@ -474,8 +474,7 @@ static bool check_bitmap(struct checker *k, const struct qcow2_bitmap_info *b)
 	for (uint32_t i = 0; t && i < b->table_entries; i++) {
 		uint64_t off = t[i] & QCOW2_OFFSET_MASK;
 
-		if ((t[i] & QCOW2_BITMAP_TABLE_RESERVED) || !offset_is_aligned(k, off) ||
-			(off && (t[i] & QCOW2_BITMAP_ALL_ONES))) {
+		if (!qcow2_bitmap_entry_valid(t[i], k->cluster_bytes)) {
 			BAD(k, "an entry of a bitmap's table is invalid (0x%016llx)", (unsigned long long)t[i]);
 			ok = false;
 		} else if (off) {

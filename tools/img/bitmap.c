@@ -44,20 +44,14 @@ static int merge_layer(const struct img_layer *y, struct block *b, const char *n
 {
 	const struct qcow2_bitmap_info *i;
 	struct qcow2_bitmap_info *list;
-	struct bitmap bits = { 0 };
 	size_t n;
 	int r = qcow2_bitmaps_read(y->fd, &y->header, &list, &n, e);
 
 	if (r < 0)
 		return r;
 	i = info_find(list, n, from);
-	if (!i)
-		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "Dirty bitmap '%s' not found", from);
-	if (!r)
-		r = qcow2_bitmap_read(y->fd, &y->header, i, &bits, e);
-	if (!r)
-		r = qcow2_bitmap_merge_bits(b, name, &bits, i->granularity_bits, ROUND_DOWN(y->header.size_bytes, 512), e);
-	bitmap_done(&bits);
+	r = i ? qcow2_bitmap_merge_image(b, name, y->fd, &y->header, i, e)
+		: err_set(e, -ENOENT, ERR_NOT_FOUND, "Dirty bitmap '%s' not found", from);
 	qcow2_bitmaps_free(list, n);
 	return r;
 }

@@ -50,19 +50,15 @@ int img_bitmaps_check(const struct block *from, bool skip_broken, struct err *e)
 
 static int one_copy(const struct source *s, const struct qcow2_bitmap_info *i, struct block *to, struct err *e)
 {
-	struct bitmap bits = { 0 };
 	int r = qcow2_bitmap_add(to, i->name, 1ULL << i->granularity_bits, i->flags & QCOW2_BITMAP_AUTO, e);
 
 	if (r < 0) {
 		err_prefix(e, "Failed to create bitmap %.64s", i->name);
 		return r;
 	}
-	r = qcow2_bitmap_read(s->fd, &s->header, i, &bits, e);
-	if (!r)
-		r = qcow2_bitmap_merge_bits(to, i->name, &bits, i->granularity_bits, ROUND_DOWN(s->header.size_bytes, 512), e);
+	r = qcow2_bitmap_merge_image(to, i->name, s->fd, &s->header, i, e);
 	if (r < 0)
 		err_prefix(e, "Failed to populate bitmap %.64s", i->name);
-	bitmap_done(&bits);
 	return r;
 }
 
