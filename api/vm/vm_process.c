@@ -149,6 +149,14 @@ static void requests_expire(void *opaque)
 	busy_end(p);
 }
 
+static void request_append(struct vm_process *p, struct vm_request *r)
+{
+	r->seq = ++p->seq;
+	r->next = NULL;
+	*p->last = r;
+	p->last = &r->next;
+}
+
 static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type type,
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -158,13 +166,11 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 
 	if (!r)
 		abort(); /* otherwise done() would never be called */
-	r->seq = ++p->seq;
 	r->type = type;
 	r->deadline_ns = timeout_ns == VM_PROCESS_NO_TIMEOUT ? UINT64_MAX : loop_now_ns() + timeout_ns;
 	r->done = done;
 	r->opaque = opaque;
-	*p->last = r;
-	p->last = &r->next;
+	request_append(p, r);
 	timer_update(p);
 	return r;
 }
@@ -216,10 +222,7 @@ void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
 		if (!request_only_reads(r->type))
 			continue;
 		request_remove(from, r);
-		r->next = NULL;
-		r->seq = ++p->seq;
-		*p->last = r;
-		p->last = &r->next;
+		request_append(p, r);
 		request_send(p, r, r->body, r->len, NULL, 0);
 	}
 	timer_update(from);
