@@ -146,15 +146,13 @@ static int target_fits(const struct img_convert *v, struct err *e)
 
 static int sources_open(struct img_convert *v, struct block_part *parts, unsigned *n, struct err *e)
 {
-	int r = 0;
-
-	for (*n = 0; *n < v->nsources && !r; *n += !r) {
+	for (*n = 0; *n < v->nsources; ++*n) {
 		const struct img_open *o = &v->sources[*n];
 		struct block_info info;
+		int r = img_block_open(v->from_loop, o, &parts[*n].b, e);
 
-		r = img_block_open(v->from_loop, o, &parts[*n].b, e);
 		if (r < 0)
-			break;
+			return r;
 		block_info(parts[*n].b, &info);
 		if (v->skip_bytes > MIN(v->end_bytes, info.size_bytes))
 			fprintf(stderr, "cairn-img: warning: %s: cannot skip to the offset %llu, behind its end\n", o->path,
@@ -163,7 +161,7 @@ static int sources_open(struct img_convert *v, struct block_part *parts, unsigne
 		parts[*n].len = MIN(v->end_bytes, info.size_bytes);
 		parts[*n].len -= MIN(parts[*n].len, parts[*n].offset);
 	}
-	return r;
+	return 0;
 }
 
 static int source_open(struct img_convert *v, struct err *e)
@@ -201,7 +199,7 @@ static int image_copy(struct img_convert *v, bool to_is_zero, struct err *e)
 	return img_copy(&c, e);
 }
 
-/* ---- writing compressed images; the verb convert ---- */
+/* ---- writing compressed images ---- */
 
 static int compressed_copy(struct img_convert *v, struct img_sink *to, const struct qcow2_create *like, struct err *e)
 {

@@ -18,8 +18,7 @@
 #define RECORD_DISKS_MAX 5 /* of a chain */
 
 enum event_kind { EV_WRITE, EV_PUNCH, EV_GROW, EV_CUT, EV_COMPLETE, EV_SYNC, EV_TOUCH, EV_FLUSHED, EV_RESIZE,
-	/* the bitmaps in the file are those of the list `vm`, a text; `data` is the content of the disk */
-	EV_BITMAPS,
+	EV_BITMAPS, /* from here on the file holds the bitmaps that the text `vm` lists; `data` is the disk's content */
 	/* events of snapshot number `of`: creation began, with content `data` and VM state `vm`; it
 	 * exists; deletion began; it is gone; the disk is reverting to it */
 	EV_SNAPSHOT_MAKE, EV_SNAPSHOT_THERE, EV_SNAPSHOT_DELETE, EV_SNAPSHOT_GONE, EV_SNAPSHOT_APPLY,
