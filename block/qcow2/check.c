@@ -36,7 +36,11 @@ static void fault_report(struct checker *k, const char *fmt, ...)
 	k->c->report(k->c->opaque, line);
 }
 
-#define BAD(k, ...) ((k)->c->corruptions++, fault_report(k, "ERROR " __VA_ARGS__))
+/* A fault that a repair finds again was reported before. */
+#define BAD(k, ...) ((k)->c->corruptions++, (k)->fix ? (void)0 : fault_report(k, "ERROR " __VA_ARGS__))
+/* A fault of the snapshot table. `does`: the word that a repair says. */
+#define BAD_SNAPSHOT(k, does, fmt, ...)                                                            \
+	((k)->c->corruptions++, fault_report(k, "%s " fmt, (k)->fix ? (does) : "ERROR", __VA_ARGS__))
 
 /* Add `times` references to the clusters of [off, off + len). Returns false if the range is outside
  * the file. */
@@ -165,7 +169,7 @@ void checker_refcounts(struct checker *k)
 	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
 	CLEANUP_FREE uint64_t *t = table_load(k, k->h->reftable_offset, n);
 
-	if (cluster_use(k, k->h->reftable_offset, n * 8, "the refcount table"))
+	if (n && cluster_use(k, k->h->reftable_offset, n * 8, "the refcount table"))
 		counts_mark(k, k->h->reftable_offset, n * 8);
 	for (uint64_t i = 0; t && i < n; i++) {
 		uint64_t off = t[i];
@@ -425,21 +429,41 @@ static void check_l1(struct checker *k, uint64_t off, uint32_t n, bool active)
 		table_store(k, t, off, n);
 }
 
+/* Report the faults of a table that qcow2_snapshots_read_damaged() has read. */
+static void snapshot_faults(struct checker *k)
+{
+	uint64_t over = k->h->nb_snapshots - k->nsnapshots;
+
+	for (size_t i = 0; i < k->nsnapshots; i++) {
+		const struct qcow2_snapshot_info *s = &k->snapshots[i];
+		bool too_long = s->extra_in_file > s->extra_len, too_short = s->extra_len < QCOW2_SNAPSHOT_SIZES_BYTES;
+
+		k->snapshots_rewrite |= too_long || too_short;
+		if (too_long)
+			BAD_SNAPSHOT(k, "Discarding", "too much extra metadata in snapshot table entry %zu (%u > %u)", i,
+				s->extra_in_file, QCOW2_SNAPSHOT_EXTRA_MAX);
+		else if (too_short && k->h->version >= 3)
+			BAD_SNAPSHOT(k, "Repairing", "snapshot table entry %zu is incomplete", i);
+	}
+	if (over)
+		BAD_SNAPSHOT(k, "Discarding", "%llu overhanging snapshots", (unsigned long long)over);
+	k->c->corruptions += over - !!over;
+}
+
 static int check_snapshots(struct checker *k, struct err *e)
 {
-	struct qcow2_snapshot_info *list;
-	size_t n;
 	int r;
 
 	if (!k->h->nb_snapshots)
 		return 0;
-	r = qcow2_snapshots_read(k->fd, k->h, &list, &n, e);
+	r = qcow2_snapshots_read_damaged(k->fd, k->h, &k->snapshots, &k->nsnapshots, e);
 	if (r < 0)
 		return r;
-	cluster_use(k, k->h->snapshots_offset, list[n - 1].table_bytes, "the snapshot table");
-	for (size_t i = 0; i < n; i++)
-		check_l1(k, list[i].l1_offset, list[i].l1_size, false);
-	qcow2_snapshots_free(list, n);
+	snapshot_faults(k);
+	if (k->nsnapshots && !(k->fix && k->snapshots_rewrite)) /* the old table becomes free */
+		cluster_use(k, k->h->snapshots_offset, k->snapshots[k->nsnapshots - 1].table_bytes, "the snapshot table");
+	for (size_t i = 0; i < k->nsnapshots; i++)
+		check_l1(k, k->snapshots[i].l1_offset, k->snapshots[i].l1_size, false);
 	return 0;
 }
 
@@ -568,6 +592,7 @@ void checker_done(struct checker *k)
 	free(k->refs);
 	free(k->l2_refs);
 	free(k->l2);
+	qcow2_snapshots_free(k->snapshots, k->nsnapshots);
 	free(k->table);
 	bitmap_done(&k->suspects);
 	bitmap_done(&k->counts);

@@ -32,6 +32,9 @@ struct checker {
 	bool fix;     /* correct or clear invalid entries in the file */
 	bool changed; /* the current table must be written back */
 	uint64_t *table; /* buffer for the current L2 table */
+	struct qcow2_snapshot_info *snapshots; /* see qcow2_snapshots_read_damaged() */
+	size_t nsnapshots;
+	bool snapshots_rewrite; /* the snapshot table has faults, or entries of version 2 without sizes */
 };
 
 /* Prepare a check. c: the counts are added to it. Call checker_done() in either case.
@@ -55,6 +58,19 @@ int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop);
 /* Remove the bitmaps from an image with the extension: clear the autoclear bit, then retire the extension, one sector
  * each. Their clusters leak. h is updated. Returns 0; -errno with a sentence. */
 int qcow2_drop_bitmaps(int fd, struct qcow2_header *h, struct err *e);
+
+/* Clusters that a rebuild adds to the image. */
+struct rebuild_addition {
+	const uint8_t *data; /* NULL: zeros */
+	uint64_t clusters;
+	uint64_t refs, refs_each; /* references to all of them, and to each but the last */
+};
+/* After checker_walk(): write new refcounts of 2^order bits, and the addition: if k->snapshots_rewrite, it is the new
+ * snapshot table. One write to the header switches to all of them; the old tables
+ * are free from then on. h is updated. ret_place: offset of the addition.
+ * Returns 0; -ERANGE if a count needs more bits; -errno with a sentence. */
+int checker_rebuild(struct checker *k, struct qcow2_header *h, uint32_t order, const struct rebuild_addition *add,
+	uint64_t *ret_place, struct err *e);
 
 /* Read or write n big-endian u64 at off, from or to host byte order.
  * t: aligned to 4 KiB, with ROUND_UP(n * 8, 4096) bytes.

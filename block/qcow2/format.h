@@ -114,6 +114,7 @@ enum qcow2_header_at {
 #define QCOW2_SNAPSHOT_AT_NAME_LEN 14u
 #define QCOW2_SNAPSHOT_AT_EXTRA_LEN 36u
 #define QCOW2_SNAPSHOT_QEMU_BYTES 24u /* QEMU's part of the extra data */
+#define QCOW2_SNAPSHOT_SIZES_BYTES 16u /* the sizes of the VM state and of the disk, which version 3 needs */
 #define QCOW2_BACKING_NAME_MAX 1023u
 #define QCOW2_BITMAPS_EXT_BYTES 24u
 #define QCOW2_BITMAPS_MAX 65535u

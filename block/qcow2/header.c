@@ -89,19 +89,33 @@ static int parse_v3(const uint8_t *p, size_t len, struct qcow2_header *h, struct
 	return 0;
 }
 
-static int check_tables(const struct qcow2_header *h, uint64_t file_bytes, struct err *e)
+static int check_reftable(const struct qcow2_header *h, struct err *e)
 {
 	uint64_t cluster = 1ULL << h->cluster_bits;
-	bool ext = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 
 	if (!h->reftable_clusters ||
 		h->reftable_clusters > QCOW2_REFTABLE_BYTES_MAX >> h->cluster_bits)
-		return CORRUPT(e, "the refcount table has %u clusters; it must have 1 to %u",
+		return CORRUPT(e, "the refcount table has %u clusters; it must have 1 to %u; `cairn-img check "
+			"-r all` makes a new one",
 			h->reftable_clusters, QCOW2_REFTABLE_BYTES_MAX >> h->cluster_bits);
 	if (!h->reftable_offset ||
 		!table_ok(h->reftable_offset, h->reftable_clusters * cluster, h->cluster_bits))
-		return CORRUPT(e, "the refcount table's offset 0x%llx is misaligned or out of range",
-			(unsigned long long)h->reftable_offset);
+		return CORRUPT(e, "the refcount table's offset 0x%llx is misaligned or out of range; `cairn-img check "
+			"-r all` makes a new table", (unsigned long long)h->reftable_offset);
+	return 0;
+}
+
+/* Check the places of the tables. damaged: see qcow2_header_read_damaged(). */
+static int check_tables(struct qcow2_header *h, uint64_t file_bytes, bool damaged, struct err *e)
+{
+	uint64_t cluster = 1ULL << h->cluster_bits;
+	bool ext = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+	int r = check_reftable(h, e);
+
+	if (r < 0 && !damaged)
+		return r;
+	if (r < 0)
+		h->reftable_clusters = 0;
 	if (h->size_bytes > INT64_MAX)
 		return CORRUPT(e, "the disk's size is 0x%llx bytes", (unsigned long long)h->size_bytes);
 	if (h->l1_size > QCOW2_L1_BYTES_MAX / 8)
@@ -117,9 +131,9 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_bytes, struc
 	if (h->l1_size &&
 		!range_inside(h->l1_offset, h->l1_size * 8ULL, ROUND_UP(file_bytes, cluster)))
 		return CORRUPT(e, "the L1 table lies past the end of the file");
-	if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX)
-		return CORRUPT(e, "%u snapshots; at most %u are possible", h->nb_snapshots,
-			QCOW2_SNAPSHOTS_MAX);
+	if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX && !damaged)
+		return CORRUPT(e, "%u snapshots; at most %u are possible; `cairn-img check -r all` discards the last ones",
+			h->nb_snapshots, QCOW2_SNAPSHOTS_MAX);
 	if (h->nb_snapshots && (!h->snapshots_offset ||
 		!table_ok(h->snapshots_offset, QCOW2_SNAPSHOT_HEADER_BYTES, h->cluster_bits)))
 		return CORRUPT(e, "the snapshot table's offset 0x%llx is misaligned or out of range",
@@ -221,8 +235,10 @@ static int pin_check(struct qcow2_header *h, struct err *e)
 	return 0;
 }
 
-int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
-	struct qcow2_header *ret, struct err *e)
+/* buf: the beginning of the image: its first cluster or more, or the whole file if it is shorter.
+ * file_bytes: the file's length, to check offsets. */
+static int header_parse(const void *buf, size_t len, uint64_t file_bytes, bool damaged, struct qcow2_header *ret,
+	struct err *e)
 {
 	struct qcow2_header h = { 0 };
 	int r = parse_fixed(buf, len, &h, e);
@@ -230,7 +246,7 @@ int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
 	if (!r)
 		r = parse_v3(buf, len, &h, e);
 	if (!r)
-		r = check_tables(&h, file_bytes, e);
+		r = check_tables(&h, file_bytes, damaged, e);
 	if (!r)
 		r = parse_backing(buf, len, &h, e);
 	if (!r)
@@ -279,7 +295,7 @@ static bool header_is_whole(const uint8_t *p)
 	return false;
 }
 
-int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e)
+static int header_read(int fd, const char *name, bool damaged, struct qcow2_header *ret, struct err *e)
 {
 	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, HEADER_FIRST);
 	ssize_t n = buf ? read_begin(fd, buf, HEADER_FIRST) : -ENOMEM;
@@ -297,10 +313,20 @@ int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct
 	}
 	if (n < 0 || end < 0)
 		return err_set_errno(e, n < 0 ? (int)n : -errno, "cannot read %s", name);
-	r = qcow2_header_parse(buf, (size_t)n, (uint64_t)end, ret, e);
+	r = header_parse(buf, (size_t)n, (uint64_t)end, damaged, ret, e);
 	if (r < 0)
 		err_prefix(e, "%s", name);
 	return r;
+}
+
+int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e)
+{
+	return header_read(fd, name, false, ret, e);
+}
+
+int qcow2_header_read_damaged(int fd, const char *name, struct qcow2_header *ret, struct err *e)
+{
+	return header_read(fd, name, true, ret, e);
 }
 
 int qcow2_header_features_known(const struct qcow2_header *h, struct err *e)

@@ -13,7 +13,7 @@
 struct block;
 struct err;
 
-/* A header that qcow2_header_parse() has checked, except for the place of bitmaps. */
+/* A header that qcow2_header_read() has checked, except for the place of bitmaps. */
 struct qcow2_header {
 	uint32_t version;
 	uint32_t cluster_bits;
@@ -42,15 +42,14 @@ struct qcow2_header {
 	struct qcow2_pin pin;
 };
 
-/* Parse and check a header. Encryption, which `info` can show, and unknown features
+/* Read and check the header of fd. Encryption, which `info` can show, and unknown features
  * pass here; qcow2_header_supported() rejects them.
- * buf: the beginning of the image: its first cluster or more, or the whole file if it is shorter.
- * file_bytes: the file's length, to check offsets.
- * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID if the file is not qcow2); -ENOTSUP for an unknown version. */
-int qcow2_header_parse(const void *buf, size_t len, uint64_t file_bytes,
-	struct qcow2_header *ret, struct err *e);
-/* Read and parse the header of fd. Returns as qcow2_header_parse(), or the read's -errno. */
+ * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID if the file is not qcow2); -ENOTSUP for an unknown version; the read's
+ * -errno. */
 int qcow2_header_read(int fd, const char *name, struct qcow2_header *ret, struct err *e);
+/* Like qcow2_header_read(), for qcow2_check() and qcow2_repair(): accept a refcount table whose place is invalid
+ * (reftable_clusters is 0 then) and too many snapshots. */
+int qcow2_header_read_damaged(int fd, const char *name, struct qcow2_header *ret, struct err *e);
 /* Returns 0 if no incompatible feature is unknown; -ENOTSUP. Until then, the rest of the file may mean anything. */
 int qcow2_header_features_known(const struct qcow2_header *h, struct err *e);
 /* Check that this engine can open the image.
@@ -123,12 +122,16 @@ struct qcow2_snapshot_info {
 	bool has_icount;
 	uint16_t id_len, name_len;
 	uint8_t *extra; /* the entry's bytes, including QEMU's fields */
-	uint32_t extra_len;
+	uint32_t extra_len, extra_in_file; /* of a damaged table, the file may have more */
 };
 /* Read the snapshot table. The caller frees the list with qcow2_snapshots_free(). Returns 0;
  * -EINVAL: the table is damaged; -ENOMEM; the read's -errno. */
 int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
 	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e);
+/* Like qcow2_snapshots_read(), for checks and repairs: cut extra data to the limit, and end before the first
+ * entry that is over the limit of entries or of the table's size. */
+int qcow2_snapshots_read_damaged(int fd, const struct qcow2_header *h, struct qcow2_snapshot_info **ret_list, size_t *ret_n,
+	struct err *e);
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n);
 /* Returns whether the snapshot is a pin, and its id. */
 bool qcow2_pin_marked(const struct qcow2_snapshot_info *s, uint8_t ret_id[BLOCK_PIN_ID_BYTES]);
@@ -167,8 +170,9 @@ enum qcow2_repair {
  * Returns 0 if the repair ran (*c has the remaining faults); -errno. */
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e);
-/* Write new refcounts of 2^order bits, counted from the maps, replace invalid entries by zeros, and correct COPIED
- * bits. Synchronous. h is updated. fd: as for qcow2_repair(). Returns 0; -ERANGE if a count needs more bits; -errno. */
+/* Write new refcounts of 2^order bits, counted from the maps, replace invalid entries by zeros, correct COPIED
+ * bits, and complete entries of the snapshot table that lack sizes. Synchronous. h is updated. fd: as for
+ * qcow2_repair(). Returns 0; -ERANGE if a count needs more bits; -errno. */
 int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, struct err *e);
 
 /* A copy of one snapshot's content, or of the disk's, as a new image with the same cluster size and

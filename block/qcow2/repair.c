@@ -5,8 +5,8 @@
  *    0 if the bitmaps are damaged, clear their autoclear bit, which removes them all
  *    1 walk the maps and count references: clear stray flags and replace invalid entries by zeros; then clear COPIED
  *      where a cluster has not exactly one user
- *    2 write new refcounts (table and blocks) to unused clusters
- *    3 set the new table's offset in the header: one sector
+ *    2 write new refcounts (table and blocks), and a new snapshot table if the old one has faults, to unused clusters
+ *    3 set the new tables' offsets in the header: one sector
  *    4 set COPIED where a cluster has one user
  *    5 clear the dirty and corrupt bits, if a check finds nothing but leaks
  * Leaks alone are repaired in place, by lowering refcounts, unless the image has the dirty bit and all is to be
@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "block/qcow2/check_impl.h"
+#include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -214,12 +215,19 @@ static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 
 struct rebuild {
 	struct checker *k;
-	struct bitmap old; /* clusters of the old table and blocks; in use until the switch */
+	struct bitmap old; /* clusters of the old table and blocks, and of a snapshot table to replace; in use until the switch */
 	uint32_t order;
 	uint64_t per_block;
 	uint64_t *blocks; /* numbers of the needed blocks */
+	/* The place of all new clusters begins at `start`: those of `add`, the table, the blocks. */
+	const struct rebuild_addition *add;
 	uint64_t nblocks, table_clusters, start;
 };
+
+static uint64_t table_start(const struct rebuild *b)
+{
+	return b->start + b->add->clusters;
+}
 
 static bool old_add(struct rebuild *b, uint64_t off, uint64_t n)
 {
@@ -235,7 +243,7 @@ static int old_mark(struct rebuild *b)
 {
 	struct checker *k = b->k;
 	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
-	CLEANUP_FREE uint64_t *t = io_buffer_new(ROUND_UP(n * 8, 4096));
+	CLEANUP_FREE uint64_t *t = io_buffer_new(ROUND_UP(MAX(n, 1u) * 8, 4096));
 	int r = t ? bitmap_init(&b->old, k->n + 1) : -ENOMEM;
 
 	if (!r)
@@ -246,6 +254,9 @@ static int old_mark(struct rebuild *b)
 	for (uint64_t i = 0; i < n; i++)
 		if (t[i])
 			old_add(b, t[i], 1);
+	if (k->nsnapshots)
+		old_add(b, k->h->snapshots_offset,
+			DIV_ROUND_UP(k->snapshots[k->nsnapshots - 1].table_bytes, (uint64_t)k->cluster_bytes));
 	return 0;
 }
 
@@ -286,7 +297,7 @@ static int rebuild_plan(struct rebuild *b)
 
 	b->table_clusters = 1;
 	for (unsigned tries = 0; tries < 64; tries++) {
-		uint64_t len = want + b->table_clusters, end, n = 0, max;
+		uint64_t len = b->add->clusters + want + b->table_clusters, end, n = 0, max;
 
 		b->start = place_find(b, len);
 		end = MAX(k->n, b->start + len);
@@ -313,9 +324,14 @@ static int rebuild_plan(struct rebuild *b)
 	return -EFBIG;
 }
 
-static bool cluster_own(const struct rebuild *b, uint64_t c)
+/* Returns the refcount of a new cluster; 0 for other clusters. */
+static uint64_t new_cluster_refs(const struct rebuild *b, uint64_t c)
 {
-	return c >= b->start && c < b->start + b->table_clusters + b->nblocks;
+	uint64_t i = c - b->start;
+
+	if (c < b->start || c >= table_start(b) + b->table_clusters + b->nblocks)
+		return 0;
+	return i >= b->add->clusters ? 1 : MIN(b->add->refs_each, b->add->refs - i * b->add->refs_each);
 }
 
 static int block_build(struct rebuild *b, uint64_t at, struct err *e)
@@ -326,10 +342,10 @@ static int block_build(struct rebuild *b, uint64_t at, struct err *e)
 
 	memset(buf, 0, k->cluster_bytes);
 	for (uint64_t i = 0; i < b->per_block; i++) {
-		uint64_t c = b->blocks[at] * b->per_block + i, v = c < k->n ? k->used[c] : 0;
+		uint64_t c = b->blocks[at] * b->per_block + i, v = new_cluster_refs(b, c);
 
-		if (cluster_own(b, c))
-			v = 1;
+		if (!v)
+			v = c < k->n ? k->used[c] : 0;
 		if (v > max)
 			return err_set(e, -ERANGE, ERR_UNSUPPORTED, "cluster %llu is used %llu times, which "
 				"refcounts of %u bits cannot hold; convert the image into a new one", (unsigned long long)c, (unsigned long long)v,
@@ -340,15 +356,27 @@ static int block_build(struct rebuild *b, uint64_t at, struct err *e)
 	return 0;
 }
 
+static int addition_write(const struct rebuild *b)
+{
+	struct checker *k = b->k;
+	int r = 0;
+
+	memset(k->table, 0, k->cluster_bytes);
+	for (uint64_t i = 0; i < b->add->clusters && !r; i++)
+		r = pwrite_full(k->fd, b->add->data ? b->add->data + (i << k->cluster_bits) : (uint8_t *)k->table,
+			k->cluster_bytes, (off_t)((b->start + i) << k->cluster_bits));
+	return r;
+}
+
 static int rebuild_write(struct rebuild *b, struct err *e)
 {
 	struct checker *k = b->k;
 	uint64_t n = b->table_clusters * k->cluster_bytes / 8;
 	CLEANUP_FREE uint64_t *t = calloc(n, 8);
-	int r = t ? 0 : -ENOMEM;
+	int r = t ? addition_write(b) : -ENOMEM;
 
 	for (uint64_t i = 0; i < b->nblocks && !r; i++) {
-		uint64_t at = (b->start + b->table_clusters + i) << k->cluster_bits;
+		uint64_t at = (table_start(b) + b->table_clusters + i) << k->cluster_bits;
 
 		r = block_build(b, i, e);
 		if (r < 0)
@@ -357,7 +385,7 @@ static int rebuild_write(struct rebuild *b, struct err *e)
 		r = pwrite_full(k->fd, k->table, k->cluster_bytes, (off_t)at);
 	}
 	if (!r)
-		r = checker_store(k, t, b->start << k->cluster_bits, n);
+		r = checker_store(k, t, table_start(b) << k->cluster_bits, n);
 	if (!r)
 		r = sync_now(k);
 	return r < 0 ? err_set_errno(e, r, "cannot write new refcounts") : 0;
@@ -365,34 +393,38 @@ static int rebuild_write(struct rebuild *b, struct err *e)
 
 static int rebuild_switch(struct rebuild *b, struct qcow2_header *h)
 {
+	struct checker *k = b->k;
 	uint8_t p[HEADER_SECTOR_BYTES];
-	int r = header_load(b->k->fd, p);
+	int r = header_load(k->fd, p);
 
 	if (r < 0)
 		return r;
-	store_be64(p + QCOW2_AT_REFTABLE_OFFSET, b->start << b->k->cluster_bits);
-	store_be32(p + QCOW2_AT_REFTABLE_CLUSTERS, (uint32_t)b->table_clusters);
-	if (h->version >= 3)
-		store_be32(p + QCOW2_AT_REFCOUNT_ORDER, b->order);
-	r = header_store(b->k->fd, p);
-	if (r < 0)
-		return r;
-	h->reftable_offset = b->start << b->k->cluster_bits;
+	h->reftable_offset = table_start(b) << k->cluster_bits;
 	h->reftable_clusters = (uint32_t)b->table_clusters;
 	h->refcount_order = b->order;
-	return 0;
+	h->nb_snapshots = (uint32_t)k->nsnapshots;
+	if (k->snapshots_rewrite)
+		h->snapshots_offset = b->start << k->cluster_bits;
+	store_be64(p + QCOW2_AT_REFTABLE_OFFSET, h->reftable_offset);
+	store_be32(p + QCOW2_AT_REFTABLE_CLUSTERS, h->reftable_clusters);
+	store_be32(p + QCOW2_AT_NB_SNAPSHOTS, h->nb_snapshots);
+	store_be64(p + QCOW2_AT_SNAPSHOTS_OFFSET, h->snapshots_offset);
+	if (h->version >= 3)
+		store_be32(p + QCOW2_AT_REFCOUNT_ORDER, b->order);
+	return header_store(k->fd, p);
 }
 
-static int rebuild_run(struct checker *k, struct qcow2_header *h, uint32_t order, struct err *e)
+int checker_rebuild(struct checker *k, struct qcow2_header *h, uint32_t order, const struct rebuild_addition *add,
+	uint64_t *ret_place, struct err *e)
 {
-	struct rebuild b = { .k = k, .order = order,
+	struct rebuild b = { .k = k, .order = order, .add = add,
 		.per_block = (uint64_t)k->cluster_bytes * 8 >> order };
 	struct stat st;
 	int r = fstat(k->fd, &st) < 0 ? -errno : old_mark(&b);
 
 	if (!r)
 		r = rebuild_plan(&b);
-	if (!r && S_ISBLK(st.st_mode) && b.start + b.table_clusters + b.nblocks > k->n)
+	if (!r && S_ISBLK(st.st_mode) && table_start(&b) + b.table_clusters + b.nblocks > k->n)
 		r = -ENOSPC;
 	if (r < 0) {
 		err_set_errno(e, r, "cannot find room for new refcounts");
@@ -404,14 +436,31 @@ static int rebuild_run(struct checker *k, struct qcow2_header *h, uint32_t order
 				err_set_errno(e, r, "cannot write the header");
 		}
 	}
+	*ret_place = b.start << k->cluster_bits;
 	bitmap_done(&b.old);
 	free(b.blocks);
 	return r;
 }
 
-int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, struct err *e)
+/* Rebuild the refcounts and, if it has faults, the snapshot table. */
+static int tables_rebuild(struct checker *k, struct qcow2_header *h, uint32_t order, struct err *e)
 {
-	struct qcow2_check scratch = { 0 };
+	CLEANUP_FREE uint8_t *buf = NULL;
+	struct rebuild_addition add = { .refs_each = 1 };
+	uint64_t bytes = 0, place;
+	int r = k->snapshots_rewrite ? snapshots_serialize(k->snapshots, k->nsnapshots, k->cluster_bytes, &buf, &bytes) : 0;
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot make a new snapshot table");
+	add.data = buf;
+	add.clusters = add.refs = bytes >> k->cluster_bits;
+	return checker_rebuild(k, h, order, &add, &place, e);
+}
+
+/* report: gets a line for each repaired entry of the snapshot table. */
+static int rebuild_all(int fd, struct qcow2_header *h, uint32_t order, const struct qcow2_check *report, struct err *e)
+{
+	struct qcow2_check scratch = { .report = report->report, .opaque = report->opaque };
 	struct checker k;
 	int r;
 
@@ -435,7 +484,7 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 			err_set_errno(e, r, "cannot write the maps");
 	}
 	if (!r)
-		r = rebuild_run(&k, h, order, e);
+		r = tables_rebuild(&k, h, order, e);
 	if (!r) {
 		r = copied_walk(&k, true);
 		if (r < 0)
@@ -447,6 +496,11 @@ int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, stru
 	return r;
 }
 
+int qcow2_refcounts_rebuild(int fd, struct qcow2_header *h, uint32_t order, struct err *e)
+{
+	return rebuild_all(fd, h, order, &(struct qcow2_check){ 0 }, e);
+}
+
 /* ---- repairing everything ---- */
 
 /* Rebuild the refcounts, with more bits if a cluster has more users than the present ones can count. */
@@ -454,10 +508,10 @@ static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_chec
 {
 	uint32_t old = h->refcount_order, order = old;
 	char line[80];
-	int r = qcow2_refcounts_rebuild(fd, h, order, e);
+	int r = rebuild_all(fd, h, order, c, e);
 
 	while (r == -ERANGE && h->version >= 3 && order < 6)
-		r = qcow2_refcounts_rebuild(fd, h, ++order, e);
+		r = rebuild_all(fd, h, ++order, c, e);
 	if (!r && order > old && c->report) {
 		snprintf(line, sizeof(line), "Widened the refcounts from %u to %u bits", 1u << old, 1u << order);
 		c->report(c->opaque, line);

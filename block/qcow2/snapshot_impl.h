@@ -167,6 +167,11 @@ uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapsho
  * mark yet META_INACTIVE_L2. Returns 0; -EINVAL. */
 int snapshot_l1_take(struct qcow2 *q, const uint8_t *buf, uint32_t n, uint64_t *ret_entries, struct err *e);
 
+/* Serialize the list, padded to whole clusters, and complete entries that lack QEMU's extra data; list[].table_bytes
+ * is set. ret_buf: owned by the caller; NULL for an empty list. Returns 0; -EFBIG; -ENOMEM. */
+int snapshots_serialize(struct qcow2_snapshot_info *list, size_t n, uint32_t cluster_bytes, uint8_t **ret_buf,
+	uint64_t *ret_bytes);
+
 /* Replaces the whole snapshot table. */
 struct table_swap {
 	struct qcow2_snapshot_info *list; /* owned; becomes q->snapshots on success */

@@ -3,7 +3,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "block/qcow2/impl.h"
+#include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -56,40 +56,13 @@ static void extra_parse(struct cursor *c, uint32_t len, struct qcow2_snapshot_in
 	}
 }
 
-static int entry_parse(struct cursor *c, const struct qcow2_header *h, struct qcow2_snapshot_info *s,
-	struct err *e)
-{
-	uint32_t extra, id_len, name_len;
-
-	s->l1_offset = cursor_be64(c);
-	s->l1_size = cursor_be32(c);
-	id_len = cursor_be16(c);
-	name_len = cursor_be16(c);
-	s->sec = cursor_be32(c);
-	s->nsec = cursor_be32(c);
-	s->vm_clock_ns = cursor_be64(c);
-	s->vm_state_bytes = cursor_be32(c);
-	extra = cursor_be32(c);
-	s->disk_bytes = h->size_bytes;
-	if (extra > QCOW2_SNAPSHOT_EXTRA_MAX)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "a snapshot has %u bytes of extra data; at most %u "
-			"are supported", extra, QCOW2_SNAPSHOT_EXTRA_MAX);
-	extra_parse(c, extra, s);
-	s->id = take_string(c, id_len);
-	s->name = take_string(c, name_len);
-	s->id_len = (uint16_t)id_len;
-	s->name_len = (uint16_t)name_len;
-	if (!cursor_ok(c))
-		return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
-	return s->id && s->name && s->extra ? 0 : err_set_errno(e, -ENOMEM, "snapshot table");
-}
-
 struct table_reader {
 	int fd;
 	uint64_t base, end; /* offsets in the file */
 	uint8_t *buf;
 	uint64_t buf_at;
 	size_t buf_len, next_len;
+	bool damaged; /* see qcow2_snapshots_read_damaged() */
 };
 
 /* Get a cursor over [off, off + len). len: at most ENTRY_BYTES_MAX. */
@@ -110,52 +83,88 @@ static int reader_at(struct table_reader *t, uint64_t off, size_t len, struct cu
 	return 0;
 }
 
-/* Get a cursor over the entry at off. It ends early if the file does or if the entry is longer than ENTRY_BYTES_MAX. */
-static int reader_entry(struct table_reader *t, uint64_t off, struct cursor *ret)
+/* Get a cursor over [off, off + len), which fails if the file ends before. */
+static int part_at(struct table_reader *t, uint64_t off, size_t len, struct cursor *ret, struct err *e)
 {
-	int r = reader_at(t, off, QCOW2_SNAPSHOT_HEADER_BYTES, ret);
-	const uint8_t *head;
-	uint64_t len;
+	int r = reader_at(t, off, len, ret);
 
-	if (r < 0 || cursor_left(ret) < QCOW2_SNAPSHOT_HEADER_BYTES)
-		return r;
-	head = t->buf + (off - t->buf_at);
-	len = QCOW2_SNAPSHOT_HEADER_BYTES + (uint64_t)load_be32(head + QCOW2_SNAPSHOT_AT_EXTRA_LEN) +
-		load_be16(head + QCOW2_SNAPSHOT_AT_ID_LEN) + load_be16(head + QCOW2_SNAPSHOT_AT_NAME_LEN);
-	return reader_at(t, off, (size_t)MIN(len, ENTRY_BYTES_MAX), ret);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the snapshot table");
+	return cursor_left(ret) >= len ? 0
+		: err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
 }
 
-static int table_parse(struct table_reader *t, const struct qcow2_header *h,
-	struct qcow2_snapshot_info *list, struct err *e)
+/* Parse the entry at off. Returns 0 or -errno with a sentence; s has the parts that were read. */
+static int entry_parse(struct table_reader *t, const struct qcow2_header *h, uint64_t off, struct qcow2_snapshot_info *s,
+	struct err *e)
 {
-	uint64_t off = t->base;
+	struct cursor c;
+	int r = part_at(t, off, QCOW2_SNAPSHOT_HEADER_BYTES, &c, e);
 
-	for (uint32_t i = 0; i < h->nb_snapshots; i++) {
-		struct cursor c;
-		int r;
+	if (r < 0)
+		return r;
+	s->l1_offset = cursor_be64(&c);
+	s->l1_size = cursor_be32(&c);
+	s->id_len = cursor_be16(&c);
+	s->name_len = cursor_be16(&c);
+	s->sec = cursor_be32(&c);
+	s->nsec = cursor_be32(&c);
+	s->vm_clock_ns = cursor_be64(&c);
+	s->vm_state_bytes = cursor_be32(&c);
+	s->extra_in_file = cursor_be32(&c);
+	s->disk_bytes = h->size_bytes;
+	if (s->extra_in_file > QCOW2_SNAPSHOT_EXTRA_MAX && !t->damaged)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "a snapshot has %u bytes of extra data; at most %u "
+			"are supported; `cairn-img check -r all` cuts it", s->extra_in_file, QCOW2_SNAPSHOT_EXTRA_MAX);
+	s->extra_len = MIN(s->extra_in_file, QCOW2_SNAPSHOT_EXTRA_MAX);
+	off += QCOW2_SNAPSHOT_HEADER_BYTES;
+	r = part_at(t, off, s->extra_len, &c, e);
+	if (r < 0)
+		return r;
+	extra_parse(&c, s->extra_len, s);
+	r = part_at(t, off + s->extra_in_file, (size_t)s->id_len + s->name_len, &c, e);
+	if (r < 0)
+		return r;
+	s->id = take_string(&c, s->id_len);
+	s->name = take_string(&c, s->name_len);
+	return s->id && s->name && s->extra ? 0 : err_set_errno(e, -ENOMEM, "snapshot table");
+}
 
-		if (off - t->base > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
-			return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table is larger than %u MiB",
-				QCOW2_SNAPSHOT_TABLE_BYTES_MAX >> 20);
-		r = reader_entry(t, off, &c);
-		if (r < 0)
-			return err_set_errno(e, r, "cannot read the snapshot table");
-		r = entry_parse(&c, h, &list[i], e);
+/* Returns the number of entries, which of a damaged table may be less than the header has; -errno. */
+static int table_parse(struct table_reader *t, const struct qcow2_header *h, struct qcow2_snapshot_info *list, struct err *e)
+{
+	uint64_t off = t->base, bytes = 0; /* bytes: without the extra data that is cut off */
+	uint32_t n = MIN(h->nb_snapshots, QCOW2_SNAPSHOTS_MAX);
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct qcow2_snapshot_info *s = &list[i];
+		uint64_t len;
+		int r = entry_parse(t, h, off, s, e);
+
 		if (r < 0)
 			return r;
-		list[i].table_bytes = off - t->base + c.pos;
-		off += ROUND_UP((uint64_t)c.pos, 8);
+		len = QCOW2_SNAPSHOT_HEADER_BYTES + (uint64_t)s->extra_in_file + s->id_len + s->name_len;
+		bytes += ROUND_UP(len - s->extra_in_file + s->extra_len, 8);
+		if (bytes > QCOW2_SNAPSHOT_TABLE_BYTES_MAX && t->damaged)
+			return (int)i;
+		if (bytes > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
+			return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table is larger than %u MiB; `cairn-img check -r all` "
+				"discards the last %u snapshots", QCOW2_SNAPSHOT_TABLE_BYTES_MAX >> 20, h->nb_snapshots - i);
+		s->table_bytes = off - t->base + len;
+		off += ROUND_UP(len, 8);
 	}
-	return 0;
+	return (int)n;
 }
 
-int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
-	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e)
+static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, struct qcow2_snapshot_info **ret_list,
+	size_t *ret_n, struct err *e)
 {
 	CLEANUP_FREE uint8_t *buf = io_buffer_new(BUFFER_BYTES);
 	off_t end = lseek(fd, 0, SEEK_END);
-	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf, .next_len = FIRST_READ_BYTES };
-	struct qcow2_snapshot_info *list = calloc(h->nb_snapshots + 1u, sizeof(*list));
+	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf, .next_len = FIRST_READ_BYTES,
+		.damaged = damaged };
+	uint32_t n = MIN(h->nb_snapshots, QCOW2_SNAPSHOTS_MAX);
+	struct qcow2_snapshot_info *list = calloc(n + 1u, sizeof(*list));
 	int r;
 
 	if (!list || !buf) {
@@ -165,10 +174,24 @@ int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
 	t.end = end < 0 ? 0 : (uint64_t)end;
 	r = table_parse(&t, h, list, e);
 	if (r < 0) {
-		qcow2_snapshots_free(list, h->nb_snapshots);
+		qcow2_snapshots_free(list, n);
 		return r;
 	}
+	if ((uint32_t)r < n)
+		snapshot_entry_done(&list[r]); /* it was over the limit */
 	*ret_list = list;
-	*ret_n = h->nb_snapshots;
+	*ret_n = (size_t)r;
 	return 0;
+}
+
+int qcow2_snapshots_read(int fd, const struct qcow2_header *h, struct qcow2_snapshot_info **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	return snapshots_read(fd, h, false, ret_list, ret_n, e);
+}
+
+int qcow2_snapshots_read_damaged(int fd, const struct qcow2_header *h, struct qcow2_snapshot_info **ret_list, size_t *ret_n,
+	struct err *e)
+{
+	return snapshots_read(fd, h, true, ret_list, ret_n, e);
 }

@@ -157,6 +157,35 @@ static uint64_t entry_put(const struct qcow2_snapshot_info *s, uint8_t *p, uint6
 	return ROUND_UP((uint64_t)c.pos, 8);
 }
 
+int snapshots_serialize(struct qcow2_snapshot_info *list, size_t n, uint32_t cluster_bytes, uint8_t **ret_buf,
+	uint64_t *ret_bytes)
+{
+	uint64_t bytes = 0, at = 0;
+	uint8_t *buf;
+
+	for (size_t i = 0; i < n; i++) {
+		/* QEMU, too, completes entries of version 2, where the extra data may lack sizes. */
+		if (list[i].extra_len < QCOW2_SNAPSHOT_QEMU_BYTES && snapshot_entry_extra(&list[i], UINT64_MAX, NULL, 0) < 0)
+			return -ENOMEM;
+		list[i].table_bytes = ROUND_UP(bytes, 8) + entry_bytes(&list[i]);
+		bytes = list[i].table_bytes;
+	}
+	if (bytes > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
+		return -EFBIG;
+	*ret_bytes = ROUND_UP(ROUND_UP(bytes, 8), cluster_bytes);
+	*ret_buf = NULL;
+	if (!*ret_bytes)
+		return 0;
+	buf = io_buffer_new(*ret_bytes);
+	if (!buf)
+		return -ENOMEM;
+	memset(buf, 0, *ret_bytes);
+	for (size_t i = 0; i < n; i++)
+		at += entry_put(&list[i], buf + at, *ret_bytes - at);
+	*ret_buf = buf;
+	return 0;
+}
+
 int table_swap_init(struct table_swap *s, struct qcow2 *q)
 {
 	*s = (struct table_swap){ .list = calloc(q->nsnapshots + 2, sizeof(*s->list)) };
@@ -177,29 +206,6 @@ void table_swap_done(struct table_swap *s)
 	s->list = NULL;
 	s->buf = NULL;
 	s->n = 0;
-}
-
-/* Serialize the list, padded to whole clusters. */
-static int swap_serialize(struct table_swap *s, struct qcow2 *q)
-{
-	uint64_t bytes = 0, at = 0;
-
-	for (size_t i = 0; i < s->n; i++) {
-		s->list[i].table_bytes = ROUND_UP(bytes, 8) + entry_bytes(&s->list[i]);
-		bytes = s->list[i].table_bytes;
-	}
-	if (bytes > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
-		return -EFBIG;
-	s->bytes = ROUND_UP(ROUND_UP(bytes, 8), q->cluster_bytes);
-	if (!s->bytes)
-		return 0;
-	s->buf = io_buffer_new(s->bytes);
-	if (!s->buf)
-		return -ENOMEM;
-	memset(s->buf, 0, s->bytes);
-	for (size_t i = 0; i < s->n; i++)
-		at += entry_put(&s->list[i], s->buf + at, s->bytes - at);
-	return 0;
 }
 
 void table_swap_fields(struct table_swap *s, struct qcow2 *q)
@@ -259,7 +265,7 @@ int table_swap_write(struct table_swap *s, struct task *t)
 
 	switch (s->phase) {
 	case SWAP_SERIALIZE:
-		r = swap_serialize(s, q);
+		r = snapshots_serialize(s->list, s->n, q->cluster_bytes, &s->buf, &s->bytes);
 		s->phase = SWAP_PLACE;
 		return r;
 	case SWAP_PLACE:

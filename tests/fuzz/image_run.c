@@ -350,7 +350,7 @@ static void op_repair(struct run *r, enum qcow2_repair how)
 	struct err e;
 
 	(void)image_close(r);
-	if (!qcow2_header_read(r->fd, "image", &h, NULL) && !qcow2_header_supported(&h, false, NULL) &&
+	if (!qcow2_header_read_damaged(r->fd, "image", &h, NULL) && !qcow2_header_supported(&h, false, NULL) &&
 		!qcow2_repair(r->fd, &h, how, &c, NULL) && how == QCOW2_REPAIR_ALL && !c.corruptions &&
 		!c.errors) {
 		image_open(r, false, &e);

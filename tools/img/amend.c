@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SNAPSHOT_SIZES_BYTES 16u /* of extra data: the sizes of the VM state and of the disk */
-
 struct amend {
 	struct img_common common;
 	bool backing; /* the image has a backing file */
@@ -49,7 +47,7 @@ static int options_take(struct amend *a, char *opts)
 /* All changes, parsed before anything changes. */
 struct plan {
 	struct img_create c;
-	uint32_t version;
+	bool complete_snapshots; /* entries of the snapshot table lack the sizes that version 3 needs */
 };
 
 /* As in qemu-img, the backing file can only be named as it is. */
@@ -119,6 +117,8 @@ static int header_apply(const struct plan *p, int fd, struct qcow2_header *h, st
 
 	if (q->data_file && (q->data_file_raw != raw || strcmp(q->data_file, h->data_file)))
 		r = qcow2_set_data_file(fd, h, q->data_file, q->data_file_raw, e);
+	if (!r && p->complete_snapshots)
+		r = qcow2_refcounts_rebuild(fd, h, h->refcount_order, e);
 	if (!r && q->version > h->version)
 		r = qcow2_set_version(fd, h, q->version, e);
 	if (!r && q->refcount_order != h->refcount_order)
@@ -161,9 +161,10 @@ static int zeros_to_data(struct block *b, void *opaque, struct err *e)
 }
 
 /* compat 0.10 does not keep the sizes of snapshots: refuse a downgrade if one has another size than the disk. compat
- * 1.1 needs the sizes: refuse an upgrade if an old program has left them out. */
-static int snapshots_fit(const struct img_layer *y, const struct qcow2_create *q, struct err *e)
+ * 1.1 needs the sizes, which an old program may have left out. */
+static int snapshots_fit(const struct img_layer *y, struct plan *p, struct err *e)
 {
+	const struct qcow2_create *q = &p->c.qcow2;
 	struct qcow2_snapshot_info *list;
 	size_t n;
 	int r = q->version != y->header.version ? qcow2_snapshots_read(y->fd, &y->header, &list, &n, e) : 1;
@@ -171,12 +172,10 @@ static int snapshots_fit(const struct img_layer *y, const struct qcow2_create *q
 	if (r)
 		return r < 0 ? r : 0;
 	for (size_t i = 0; i < n && !r; i++) {
+		p->complete_snapshots |= list[i].extra_len < QCOW2_SNAPSHOT_SIZES_BYTES;
 		if (q->version < 3 && list[i].disk_bytes != ROUND_UP(q->size_bytes, 512))
 			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the disk would have another size than its snapshot %s, "
 				"which compat=0.10 does not support; delete the snapshot first", list[i].id);
-		else if (q->version >= 3 && list[i].extra_len < SNAPSHOT_SIZES_BYTES)
-			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the entry of snapshot %s lacks the sizes that compat=1.1 "
-				"needs; delete the snapshot, or use `qemu-img amend`", list[i].id);
 	}
 	qcow2_snapshots_free(list, n);
 	return r;
@@ -230,7 +229,7 @@ static int plan_open(const struct amend *a, struct img_layer *layers, unsigned *
 		return r;
 	r = plan_make(a, &layers[0].header, p, e);
 	if (!r)
-		r = snapshots_fit(&layers[0], &p->c.qcow2, e);
+		r = snapshots_fit(&layers[0], p, e);
 	if (!r)
 		r = image_is_faultless(layers[0].fd, &layers[0].header, e);
 	if (r < 0)

@@ -109,7 +109,7 @@ static int check_run(const struct check_args *a, struct img_layer *y, struct qco
 	if (r < 0)
 		return r;
 	/* Read the header again under the lock: the image may have changed. */
-	r = qcow2_header_read(y->fd, a->common.o.path, &y->header, e);
+	r = qcow2_header_read_damaged(y->fd, a->common.o.path, &y->header, e);
 	if (!r)
 		r = a->repair ? qcow2_repair(y->fd, &y->header, a->repair, c, e)
 			      : qcow2_check(y->fd, &y->header, c, e);
@@ -162,7 +162,7 @@ int img_check_main(int argc, char **argv)
 {
 	static const struct option longs[] = { IMG_COMMON_LONGS, { "repair", required_argument, NULL, 'r' },
 		{ NULL, 0, NULL, 0 } };
-	struct check_args a = { .common.o.no_backing = true };
+	struct check_args a = { .common.o = { .no_backing = true, .damaged = true } };
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	unsigned n;
 	struct err e;

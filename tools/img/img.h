@@ -87,6 +87,7 @@ struct img_open {
 	bool writable;
 	bool no_lock; /* for reading only */
 	bool no_backing; /* open neither backing files nor the data file */
+	bool damaged;	 /* for check: see qcow2_header_read_damaged() */
 	bool direct;	 /* use O_DIRECT */
 	const char *snapshot;  /* open this snapshot; NULL: the disk */
 	uint64_t cache_bytes;  /* 0: the default of the qcow2 driver */

@@ -272,7 +272,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	*ret_next = 0;
 	if (r < 0 || y->format == BLOCK_FORMAT_RAW)
 		return r;
-	r = qcow2_header_read(y->fd, path, &y->header, e);
+	r = o->damaged ? qcow2_header_read_damaged(y->fd, path, &y->header, e) : qcow2_header_read(y->fd, path, &y->header, e);
 	if (!r)
 		r = data_open(o, layers, n, e);
 	if (r < 0 || !y->header.has_backing || o->no_backing)

@@ -76,7 +76,7 @@ static int repair(struct fixture *f, const char *name, enum qcow2_repair how, st
 
 	fixture_path(f, name, path, sizeof(path));
 	fd = open(path, O_RDWR);
-	assert_int_equal(qcow2_header_read(fd, name, &h, &f->err), 0);
+	assert_int_equal(qcow2_header_read_damaged(fd, name, &h, &f->err), 0);
 	*c = (struct qcow2_check){ 0 };
 	r = qcow2_repair(fd, &h, how, c, &f->err);
 	close(fd);
@@ -151,6 +151,18 @@ static void break_table_place(struct fixture *f, const char *name)
 	fixture_poke_be(f, name, QCOW2_AT_REFTABLE_OFFSET, 8, 4 * MIB);
 }
 
+static void break_table_size(struct fixture *f, const char *name)
+{
+	fixture_poke_be(f, name, QCOW2_AT_REFTABLE_CLUSTERS, 4, fixture_random(f) % 2 ? 0 : 0x80000000);
+}
+
+static void break_table_offset(struct fixture *f, const char *name)
+{
+	static const uint64_t offsets[] = { 0, 0x10001, 1ULL << 62 };
+
+	fixture_poke_be(f, name, QCOW2_AT_REFTABLE_OFFSET, 8, offsets[fixture_random(f) % ARRAY_SIZE(offsets)]);
+}
+
 static void break_copied(struct fixture *f, const char *name)
 {
 	struct qcow2_header h;
@@ -173,7 +185,7 @@ static void break_dirty(struct fixture *f, const char *name)
 }
 
 static void (*const breaks[])(struct fixture *f, const char *name) = { break_refcounts, break_blocks,
-	break_overlap, break_table_place, break_copied, break_dirty };
+	break_overlap, break_table_place, break_copied, break_dirty, break_table_size, break_table_offset };
 
 static void whole_again(struct fixture *f, const char *name, const uint8_t *was)
 {
@@ -344,6 +356,20 @@ static void cut_make(struct fixture *f, const uint8_t *base, size_t base_len, si
 	free(img);
 }
 
+/* Return whether the image has a refcount table, without which it can only be repaired. */
+static bool opens(struct fixture *f, const char *name)
+{
+	struct qcow2_header h;
+	char path[256];
+	int fd, r;
+
+	fixture_path(f, name, path, sizeof(path));
+	fd = open(path, O_RDONLY);
+	r = qcow2_header_read(fd, name, &h, &f->err);
+	close(fd);
+	return !r;
+}
+
 static void cuts_try(struct fixture *f, const uint8_t *base, size_t len, const uint8_t *was)
 {
 	size_t step = MAX(nevents * CUTS_BESIDE_SYNC / CUTS_MAX, (size_t)1);
@@ -353,11 +379,37 @@ static void cuts_try(struct fixture *f, const uint8_t *base, size_t len, const u
 			uint8_t *is;
 
 			cut_make(f, base, len, cut);
-			is = content(f, "cut");
-			assert_memory_equal(is, was, DISK_BYTES);
-			free(is);
+			if (opens(f, "cut")) {
+				is = content(f, "cut");
+				assert_memory_equal(is, was, DISK_BYTES);
+				free(is);
+			}
 			whole_again(f, "cut", was);
 		}
+}
+
+/* Repair img, and then all that power cuts during this repair leave. */
+static void repair_with_cuts(struct fixture *f)
+{
+	uint8_t *was = content(f, "whole"), *base = malloc(IMAGE_BYTES_MAX);
+	struct qcow2_check c;
+	char path[256];
+	ssize_t len;
+	int fd;
+
+	fixture_path(f, "img", path, sizeof(path));
+	fd = open(path, O_RDONLY);
+	len = read(fd, base, IMAGE_BYTES_MAX);
+	close(fd);
+	assert_true(len > 0);
+	recording = true;
+	assert_int_equal(repair(f, "img", QCOW2_REPAIR_ALL, &c), 0);
+	recording = false;
+	assert_true(nevents >= 4);
+	cuts_try(f, base, (size_t)len, was);
+	events_free();
+	free(base);
+	free(was);
 }
 
 static void test_power_cut_during_repair_keeps_data(void **state)
@@ -365,32 +417,109 @@ static void test_power_cut_during_repair_keeps_data(void **state)
 	struct fixture f;
 
 	(void)state;
-	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
-		struct qcow2_check c;
-		uint8_t *was, *base = malloc(IMAGE_BYTES_MAX);
-		char path[256];
-		ssize_t len;
-		int fd;
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		for (unsigned i = 0; i < 2; i++) {
+			fixture_begin(&f, 100 + (unsigned)k);
+			log_silence(true);
+			filled(&f, "img", &kinds[k]);
+			fixture_run(&f, "cp img whole");
+			break_copied(&f, "img");
+			breaks[i ? 6 + k % 2 : k % 2 ? 5 : 0](&f, "img");
+			repair_with_cuts(&f);
+			fixture_end(&f);
+		}
+}
 
-		fixture_begin(&f, 100 + (unsigned)k);
+/* ---- the snapshot table ---- */
+
+/* Make an entry of 24 bytes of extra data one of `extra`, with the id 1 and a name that takes the rest. */
+static void entry_shorten(struct fixture *f, const char *name, uint64_t at, uint32_t extra)
+{
+	fixture_poke_be(f, name, at + QCOW2_SNAPSHOT_AT_EXTRA_LEN, 4, extra);
+	fixture_poke_be(f, name, at + QCOW2_SNAPSHOT_AT_ID_LEN, 2, 1);
+	fixture_poke_be(f, name, at + QCOW2_SNAPSHOT_AT_NAME_LEN, 2, 25 - extra);
+	fixture_poke_be(f, name, at + QCOW2_SNAPSHOT_HEADER_BYTES + extra, 1, '1');
+	for (uint32_t i = 1; i < 26 - extra; i++)
+		fixture_poke_be(f, name, at + QCOW2_SNAPSHOT_HEADER_BYTES + extra + i, 1, 'n');
+}
+
+/* Make two snapshots, the first without the sizes and the second with too much extra data. */
+static void snapshots_break(struct fixture *f, uint32_t version)
+{
+	const struct qcow2_create c = { .size_bytes = DISK_BYTES, .cluster_bits = 12, .refcount_order = 4, .version = version };
+	struct qcow2_header h;
+
+	filled(f, "img", &c);
+	fixture_run(f, "qemu-img snapshot -c a img && qemu-io -c 'write -P 3 64k 256k' img >/dev/null && "
+		"qemu-img snapshot -c b img && qemu-io -c 'write -P 4 0 256k' img >/dev/null && cp img whole");
+	header_of(f, "img", &h);
+	entry_shorten(f, "img", h.snapshots_offset, version < 3 ? 0 : 8);
+	fixture_poke_be(f, "img", h.snapshots_offset + 72 + QCOW2_SNAPSHOT_AT_EXTRA_LEN, 4, 40000);
+}
+
+static void lines_collect(void *opaque, const char *line)
+{
+	strcat(strcat(opaque, line), "\n");
+}
+
+static void test_snapshot_table_is_repaired(void **state)
+{
+	struct qcow2_snapshot_info *list;
+	char lines[512] = "", path[256];
+	struct qcow2_check c = { .report = lines_collect, .opaque = lines };
+	struct qcow2_header h;
+	struct fixture f;
+	size_t n;
+	int fd;
+
+	(void)state;
+	fixture_begin(&f, 200);
+	snapshots_break(&f, 3);
+	fixture_path(&f, "img", path, sizeof(path));
+	fd = open(path, O_RDWR);
+	header_of(&f, "img", &h);
+	assert_int_equal(qcow2_snapshots_read(fd, &h, &list, &n, &f.err), -EINVAL);
+	assert_non_null(strstr(f.err.msg, "40000 bytes of extra data"));
+	assert_non_null(strstr(f.err.msg, "check -r all"));
+	assert_int_equal(qcow2_repair(fd, &h, QCOW2_REPAIR_LEAKS, &c, &f.err), 0);
+	assert_true(c.corruptions >= 2);
+	assert_non_null(strstr(lines, "ERROR snapshot table entry 0 is incomplete\n"
+		"ERROR too much extra metadata in snapshot table entry 1 (40000 > 1024)\n"));
+	*lines = 0;
+	c = (struct qcow2_check){ .report = lines_collect, .opaque = lines };
+	assert_int_equal(qcow2_repair(fd, &h, QCOW2_REPAIR_ALL, &c, &f.err), 0);
+	assert_int_equal(c.corruptions + c.leaks + c.errors, 0);
+	assert_true(c.corruptions_fixed >= 2);
+	assert_string_equal(lines, "Repairing snapshot table entry 0 is incomplete\n"
+		"Discarding too much extra metadata in snapshot table entry 1 (40000 > 1024)\n");
+	assert_int_equal(qcow2_snapshots_read(fd, &h, &list, &n, &f.err), 0);
+	assert_int_equal(n, 2);
+	assert_string_equal(list[0].id, "1");
+	assert_string_equal(list[0].name, "nnnnnnnnnnnnnnnnn");
+	assert_int_equal(list[0].extra_len, QCOW2_SNAPSHOT_QEMU_BYTES);
+	assert_int_equal(list[0].disk_bytes, DISK_BYTES);
+	assert_false(list[0].has_icount);
+	assert_int_equal(list[1].extra_len, QCOW2_SNAPSHOT_EXTRA_MAX);
+	qcow2_snapshots_free(list, n);
+	close(fd);
+	fixture_run(&f, "qemu-img check -q img");
+	/* the content of a snapshot is what it was */
+	fixture_run(&f, "qemu-img convert -l snapshot.id=1 -O raw img is && qemu-img convert -l snapshot.id=1 -O raw whole was && "
+		"cmp is was && qemu-img compare -q img whole");
+	fixture_end(&f);
+}
+
+static void test_power_cut_during_repair_of_snapshot_table_keeps_data(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	for (uint32_t version = 2; version <= 3; version++) {
+		fixture_begin(&f, 300 + version);
 		log_silence(true);
-		filled(&f, "img", &kinds[k]);
-		was = content(&f, "img");
-		breaks[k % 2 ? 5 : 0](&f, "img");
-		break_copied(&f, "img");
-		fixture_path(&f, "img", path, sizeof(path));
-		fd = open(path, O_RDONLY);
-		len = read(fd, base, IMAGE_BYTES_MAX);
-		close(fd);
-		assert_true(len > 0);
-		recording = true;
-		assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &c), 0);
-		recording = false;
-		assert_true(nevents >= 4);
-		cuts_try(&f, base, (size_t)len, was);
-		events_free();
-		free(base);
-		free(was);
+		snapshots_break(&f, version);
+		repair_with_cuts(&f);
+		fixture_run(&f, "qemu-img check -q img && [ $(qemu-img info img | grep -c 00:00) = 2 ]");
 		fixture_end(&f);
 	}
 }
@@ -403,6 +532,8 @@ int main(void)
 		cmocka_unit_test(test_table_loops_are_repaired),
 		cmocka_unit_test(test_leak_repair_changes_nothing_else),
 		cmocka_unit_test(test_power_cut_during_repair_keeps_data),
+		cmocka_unit_test(test_snapshot_table_is_repaired),
+		cmocka_unit_test(test_power_cut_during_repair_of_snapshot_table_keeps_data),
 	};
 
 	alarm(120 * TEST_SLOW);
