@@ -1,18 +1,18 @@
 #!/bin/sh
-# Run the tests: run.sh BUILD [unit|e2e|style|all]. The last line is the sum of all tests:
+# Run the tests: run.sh BUILD [unit|e2e|iotests|style|all]. The last line is the sum of all tests:
 # "N passed, N failed, N skipped". Exit status 1 when something failed.
 #
-# TEST_JOBS unit programs, then TEST_JOBS pytest processes, run at a time (2). UNIT_ARGS names the unit programs to run,
-# E2E_ARGS the end-to-end tests (all of them). A test that leaves no result has failed. A part of the tests runs a
-# second time with the loop on epoll (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A part runs again
-# without userfaultfd (snapshot/uffd_open.h). Each run has one temporary folder; the run fails when the folder holds
-# more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left. Folders of failed tests are
-# kept in BUILD/failed.
+# TEST_JOBS unit programs, then as many of QEMU's tests, then pytest processes, run at a time (2). UNIT_ARGS names the
+# unit programs to run, E2E_ARGS the end-to-end tests (all of them). A test that leaves no result has failed. A part
+# of the tests runs a second time with the loop on epoll (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A
+# part runs again without userfaultfd (snapshot/uffd_open.h). Each run has one temporary folder; the run fails when
+# the folder holds more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left. Folders of
+# failed tests are kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 
-build=${1:?usage: run.sh BUILD [unit|e2e|style|all]}
+build=${1:?usage: run.sh BUILD [unit|e2e|iotests|style|all]}
 what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
 export UNIT_SECONDS="${UNIT_SECONDS:-130}"
@@ -139,6 +139,20 @@ run_e2e() {
 	unset CAIRN_USERFAULTFD
 }
 
+# QEMU's tests of its image tool: tests/iotests/short. Without their source, one skip.
+run_iotests() {
+	echo "QEMU's tests of its image tool, a part of them"
+	mkdir "$tmp/q"
+	TMPDIR=$tmp/q TEST_JOBS=$TEST_JOBS timeout -k 10 "$E2E_SECONDS" tests/iotests/run.py "$build" short >"$results/iotests" 2>&1
+	rc=$?
+	sum=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$results/iotests")
+	sed 's/^/  /' "$results/iotests"
+	# shellcheck disable=SC2086
+	[ -z "$sum" ] || count $sum
+	[ -n "$sum" ] || fault "QEMU's tests have no sum, exit status $rc"
+	rmdir "$tmp/q" 2>/dev/null
+}
+
 run_style() {
 	echo "Style"
 	if tests/style.sh >"$results/style" 2>&1; then
@@ -208,14 +222,16 @@ watcher=$!
 case $what in
 unit) run_unit ;;
 e2e) run_e2e ;;
+iotests) run_iotests ;;
 style) run_style ;;
 all)
 	run_style
 	run_unit
+	run_iotests
 	run_e2e
 	;;
 *)
-	echo "run.sh: no tests named '$what': unit, e2e, style or all" >&2
+	echo "run.sh: no tests named '$what': unit, e2e, iotests, style or all" >&2
 	exit 2
 	;;
 esac

@@ -114,6 +114,29 @@ def alive(pid):
         return False
 
 
+# ---- QEMU's tests of its image tool ----
+
+
+def test_sum_of_qemus_tests_is_counted(tree):
+    program = tree.path / "tests/iotests/run.py"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho '  001: FAILED'\necho '5 passed, 1 failed, 2 skipped'\nexit 1\n")
+    program.chmod(0o755)
+    assert tree.run("iotests")[:4] == (1, 5, 1, 2)
+    program.write_text("#!/bin/sh\necho '5 passed, 0 failed, 0 skipped'\necho Traceback\nexit 1\n")
+    status, *sums, output = tree.run("iotests")
+    assert (status, *sums) == (1, 0, 1, 0) and "no sum" in output
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is missing")
+def test_qemus_tests_without_their_source_are_one_skip(tmp_path):
+    (tmp_path / "iotests-none").touch()  # a fetch has just failed
+    done = subprocess.run([os.path.join(ROOT, "tests/iotests/run.py"), tmp_path / "build", "short"], capture_output=True, text=True,
+                          env=os.environ | {"CAIRN_CACHE": str(tmp_path)}, timeout=50)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "0 passed, 0 failed, 1 skipped"
+    assert "could not be fetched within the last hour" in done.stdout or "the installed QEMU is not Debian's" in done.stdout
+
+
 # ---- end-to-end tests ----
 
 def test_two_processes_share_the_tests(tree):
