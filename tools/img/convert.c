@@ -82,6 +82,7 @@ static int overlay_open(struct target *t, struct loop *l, const struct img_creat
 
 	img_common_open(x, &o);
 	o.no_lock = false;
+	o.data_fd = t->data.fd;
 	img_path_beside(t->path, ic->qcow2.backing_name, path, sizeof(path));
 	if (!realpath(path, real))
 		return err_set_errno(e, -errno, "backing file %s", path);

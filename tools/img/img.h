@@ -89,6 +89,7 @@ struct img_open {
 	bool no_backing; /* open neither backing files nor the data file */
 	bool damaged;	 /* for check: see qcow2_header_read_damaged() */
 	bool direct;	 /* use O_DIRECT */
+	int data_fd;	 /* the image's data file, borrowed; 0: the file that the image names */
 	const char *snapshot;  /* open this snapshot; NULL: the disk */
 	uint64_t cache_bytes;  /* 0: the default of the qcow2 driver */
 	/* Further folders below which backing and data files may be. */

@@ -241,6 +241,10 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 
 	if (!(y->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) || o->no_backing)
 		return 0;
+	if (!n && o->data_fd) {
+		y->data_fd = dup(o->data_fd);
+		return y->data_fd < 0 ? err_set_errno(e, -errno, "%s", y->path) : 0;
+	}
 	if (!*y->header.data_file)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s has an external data file but does not "
 			"name it; set the name with `cairn-img amend -o data_file=FILE IMAGE`", y->path);

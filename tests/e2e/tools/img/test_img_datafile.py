@@ -199,6 +199,19 @@ def test_rebase_and_commit_with_data_files(box):
     assert "do not go together" in box.fails("rebase", "-u", "-b", "top", "-F", "qcow2", "base")
 
 
+def test_convert_makes_an_overlay_with_a_data_file(box):
+    content(box.path / "base")
+    box.img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "a")
+    box.io("a", "write -P 7 1M 1M")
+    for tool, name in ((box.img, "ours"), (box.qemu, "theirs")):
+        tool("convert", "-O", "qcow2", "-o", f"data_file={name}.data", "-B", "base", "-F", "raw", "a", name)
+        box.qemu("compare", "a", name)
+    box.qemu("check", "ours")
+    assert info(box, "ours")["backing-filename"] == "base"
+    assert same(box.path / "ours.data", box.path / "theirs.data")
+    assert not list(box.path.glob("*.part*"))
+
+
 def test_amend_of_data_file_options(box):
     box.img("create", "-q", "-f", "qcow2", "-o", "data_file=a,data_file_raw=on", "disk", "1M")
     box.io("disk", "write -P 5 0 64k")
