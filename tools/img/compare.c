@@ -25,6 +25,7 @@ struct compare {
 	struct img_common common;
 	struct side s[2];
 	struct loop *loop;
+	uint32_t block_bytes; /* the larger logical block of the two */
 	bool strict;
 };
 
@@ -119,6 +120,13 @@ static int compare_step(struct compare *c, uint64_t *off, uint64_t end, struct e
 	}
 	if (c->strict && c->s[0].x.present != c->s[1].x.present)
 		return verdict_print(c, COMPARE_DIFFERS, "Strict mode: Offset %llu allocation mismatch!\n", *off);
+	/* The data of a raw file may end within a block, which is then read. */
+	if (len % c->block_bytes && *off + len < end)
+		len = ROUND_DOWN(len, c->block_bytes);
+	if (!len) {
+		len = MIN(c->block_bytes, end - *off);
+		c->s[0].x.zero = c->s[1].x.zero = false;
+	}
 	if (!c->s[0].x.zero || !c->s[1].x.zero) {
 		len = MIN(len, STEP_BYTES);
 		if (step_read(c, *off, len, e) < 0)
@@ -162,6 +170,7 @@ static int sides_open(struct compare *c, struct err *e)
 			return r;
 		block_info(c->s[i].b, &info);
 		c->s[i].size = info.size_bytes;
+		c->block_bytes = MAX(c->block_bytes, info.logical_block_bytes);
 		c->s[i].buf = aligned_alloc(4096, STEP_BYTES);
 		if (!c->s[i].buf)
 			r = err_set_errno(e, -ENOMEM, "compare");
@@ -186,8 +195,10 @@ static int images_compare(struct compare *c)
 		free(c->s[i].buf);
 	}
 	loop_free(c->loop);
-	if (st >= COMPARE_OPEN)
+	if (st >= COMPARE_OPEN) {
+		img_check_interrupted(&e);
 		img_fail(&e);
+	}
 	return st;
 }
 

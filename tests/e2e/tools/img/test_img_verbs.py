@@ -135,6 +135,15 @@ def test_compare_sizes(box):
     box.fails("compare", "a", status=2)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1), (513, 513), (512, 513), (1, MIB), (70001, 70000)])
+def test_compare_files_that_end_within_a_sector(box, sizes):
+    for name, size in zip("ab", sizes):
+        (box.path / name).write_bytes(b"\7" * size)
+    status = int(sizes[0] != sizes[1])
+    ours, theirs = (tool("compare", "-f", "raw", "-F", "raw", "a", "b", status=status) for tool in (box.img, box.qemu))
+    assert ours.stdout.splitlines()[-1] == theirs.stdout.splitlines()[-1]
+
+
 def test_compare_what_cannot_be_read(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
     box.io("a", "write 0 1M")
