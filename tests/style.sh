@@ -72,6 +72,7 @@ archive_entry.h tools/archive/
 nettle/ tools/archive/
 libdeflate.h tools/archive/
 libxml/ tools/xml/
+libnbd.h tools/img/
 slirp/ tools/slirp/
 END
 }

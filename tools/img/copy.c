@@ -139,5 +139,5 @@ int img_copy_stream(struct block *from, int fd, const struct img_copy_how *how, 
 		r = stream_piece(from, fd, how, buf, off, n);
 		img_progress_set(progress, off + n, info.size_bytes);
 	}
-	return r < 0 ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
+	return r < 0 && r != -ECANCELED ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
 }

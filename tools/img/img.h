@@ -68,6 +68,8 @@ void img_format_size(uint64_t bytes, char *buf, size_t cap);
 /* Catch SIGINT, SIGTERM and SIGHUP; the operation then ends cleanly. */
 void img_signals_catch(void);
 bool img_interrupted(void);
+/* Returns an fd that is readable once a signal has come, for poll(); -1 without img_signals_catch(). Borrowed. */
+int img_interrupt_fd(void);
 /* Returns 0; -EINTR with a sentence after a signal. */
 int img_check_interrupted(struct err *e);
 
@@ -81,8 +83,19 @@ struct img_progress {
 void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total);
 void img_progress_end(struct img_progress *p, bool ok);
 
+/* A way to open disks that are no files. */
+struct img_protocol {
+	/* Open `url` as a raw disk, which borrows it.
+	 * format: as in struct img_open. Returns 0; -errno with a sentence. */
+	int (*open)(struct loop *l, const char *url, const char *format, bool writable, struct block **ret_b, struct err *e);
+};
+extern const struct img_protocol img_nbd;
+#define IMG_URL_BYTES 4096
+
 struct img_open {
 	const char *path;
+	const struct img_protocol *protocol; /* path is a URL that this protocol opens; NULL: path is a file */
+	char url[IMG_URL_BYTES]; /* path may point here */
 	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw */
 	bool writable;
 	bool no_lock; /* for reading only */
@@ -144,6 +157,7 @@ int img_format_parse(const char *name, enum block_format *ret, struct err *e);
 
 struct img_layer {
 	char *path;
+	const struct img_protocol *protocol; /* as in struct img_open; then fd is -1 */
 	enum block_format format;
 	int fd;
 	struct qcow2_header header; /* header of a qcow2 image */
@@ -156,6 +170,10 @@ struct img_layer {
  * the allowed folders. */
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
 	struct err *e);
+/* Like img_layers_open(), but the image may be a URL instead of a file. */
+int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n, struct err *e);
+/* Is this the beginning of a qcow2 image? buf: 4 bytes. */
+bool img_is_qcow2(const void *buf);
 void img_layers_free(struct img_layer *layers, unsigned n);
 /* Returns the layer's files for block_open(), which takes the fds on success. Then call img_layer_given(), so that
  * img_layers_free() does not close them. */

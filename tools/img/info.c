@@ -146,7 +146,10 @@ static void info_print(const struct info_layer *i)
 	char size[32], actual[32];
 
 	img_format_size(i->size_bytes, size, sizeof(size));
-	img_format_size(i->actual_bytes, actual, sizeof(actual));
+	if (i->y->protocol)
+		snprintf(actual, sizeof(actual), "unavailable");
+	else
+		img_format_size(i->actual_bytes, actual, sizeof(actual));
 	printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n", i->path,
 		block_format_name(i->y->format), size, (unsigned long long)i->size_bytes, actual);
 	if (i->y->format != BLOCK_FORMAT_QCOW2)
@@ -270,7 +273,8 @@ static struct json_object *info_to_json(const struct info_layer *i)
 	info_add(o, "filename", json_object_new_string(i->path));
 	info_add(o, "format", json_object_new_string(block_format_name(i->y->format)));
 	info_add(o, "virtual-size", json_object_new_uint64(i->size_bytes));
-	info_add(o, "actual-size", json_object_new_uint64(i->actual_bytes));
+	if (!i->y->protocol)
+		info_add(o, "actual-size", json_object_new_uint64(i->actual_bytes));
 	info_add(o, "dirty-flag", json_object_new_boolean(
 		i->y->format == BLOCK_FORMAT_QCOW2 && feature_name(i, QCOW2_INCOMPAT_DIRTY)));
 	if (i->y->format == BLOCK_FORMAT_QCOW2)
@@ -303,20 +307,39 @@ static int layer_fill(struct info_layer *i, struct err *e)
 	return r;
 }
 
+/* format: that of the image; NULL: it is found out. */
+static int url_fill(struct info_layer *i, const char *format, struct err *e)
+{
+	struct block_info info;
+	struct block *b = NULL;
+	struct loop *l = NULL;
+	int r = loop_new(64, &l, e);
+
+	if (!r)
+		r = i->y->protocol->open(l, i->path, format, false, &b, e);
+	if (!r) {
+		block_info(b, &info);
+		i->size_bytes = info.size_bytes;
+	}
+	block_close(b);
+	loop_free(l);
+	return r;
+}
+
 static int info_run(const struct img_open *o, bool as_json, bool chain, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
 	struct json_object *list = json_object_new_array();
 	unsigned n = 0;
-	int r = layers ? img_layers_open(o, layers, &n, e) : err_set_errno(e, -ENOMEM, "info");
+	int r = layers ? img_disk_layers_open(o, layers, &n, e) : err_set_errno(e, -ENOMEM, "info");
 
 	for (unsigned i = 0; i < n && !r; i++) {
 		struct info_layer info = { .y = &layers[i], .path = layers[i].path };
 
-		if (!o->no_lock)
+		if (!o->no_lock && !info.y->protocol)
 			r = lock_acquire(layers[i].fd, LOCK_AS_READER, layers[i].path, e);
 		if (!r)
-			r = layer_fill(&info, e);
+			r = info.y->protocol ? url_fill(&info, o->format, e) : layer_fill(&info, e);
 		if (!r && as_json)
 			json_object_array_add(list, info_to_json(&info));
 		else if (!r) {

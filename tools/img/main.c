@@ -247,7 +247,10 @@ static int help_print(const char *verb)
 	printf("Usage: cairn-img VERB [options]\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
 		printf("  %-12s %s\n", verbs[i].name, verbs[i].summary);
-	printf("\n`cairn-img help VERB` shows the options of a verb, man cairn-img has examples.\n");
+	printf("\nAn image is a file, a block device, or for verbs that only read and write a disk's content an\n"
+		"NBD export: nbd:HOST:PORT[:exportname=NAME], nbd:unix:PATH[:exportname=NAME],\n"
+		"nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH.\n"
+		"`cairn-img help VERB` shows the options of a verb, man cairn-img has examples.\n");
 	return 0;
 }
 

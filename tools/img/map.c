@@ -106,7 +106,7 @@ static int map_run(struct map *m, struct err *e)
 {
 	struct loop *l = NULL;
 	struct block *b = NULL;
-	int r = img_layers_open(&m->common.o, m->layers, &m->nlayers, e); /* opened for their names only */
+	int r = img_disk_layers_open(&m->common.o, m->layers, &m->nlayers, e); /* opened for their names only */
 
 	if (r < 0)
 		return r;

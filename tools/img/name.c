@@ -1,10 +1,11 @@
-/* name: the names of images on the command line: paths, "file:PATH", and QEMU's options of a block device, which are
- * "json:{...}" or, with --image-opts, "key=value,...". */
+/* name: the names of images on the command line: paths, "file:PATH", NBD exports as "nbd:..." and "nbd+unix:...",
+ * and QEMU's options of a block device, which are "json:{...}" or, with --image-opts, "key=value,...". */
 #include "img.h"
 
 #include "api/wire/json.h"
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -120,6 +121,114 @@ static int json_read(char *text, struct options *o, struct err *e)
 	return r;
 }
 
+/* ---- NBD exports ---- */
+
+/* Where an export is: at a socket, or at a host and port. */
+struct export {
+	const char *socket, *host, *port, *name; /* NULL: not given */
+};
+
+/* Append a text to a URL, with %XX for characters that have a meaning there. */
+static void url_escape(FILE *to, const char *text)
+{
+	for (; *text; text++) {
+		bool plain = isalnum((unsigned char)*text) || strchr("-._~/", *text); /* in the locale C, which no one changes */
+
+		fprintf(to, plain ? "%c" : "%%%02X", (unsigned char)*text);
+	}
+}
+
+static int export_url(struct img_open *o, const struct export *x, struct err *e)
+{
+	FILE *to = fmemopen(o->url, sizeof(o->url), "w");
+	bool named = x->name && *x->name, fits;
+
+	if (!to)
+		return err_set_errno(e, -errno, "nbd");
+	if (x->socket)
+		fputs("nbd+unix://", to);
+	else
+		fprintf(to, strchr(x->host, ':') ? "nbd://[%s]" : "nbd://%s", x->host);
+	if (x->port)
+		fprintf(to, ":%s", x->port);
+	fputs(named ? "/" : "", to);
+	url_escape(to, named ? x->name : "");
+	if (x->socket) {
+		fputs("?socket=", to);
+		url_escape(to, x->socket);
+	}
+	fputc(0, to);
+	fits = !fflush(to) && !ferror(to);
+	fclose(to);
+	if (!fits)
+		return err_set(e, -EINVAL, ERR_INVALID, "the name of an NBD export has more than %d bytes", IMG_URL_BYTES - 1);
+	o->protocol = &img_nbd;
+	o->path = o->url;
+	return 0;
+}
+
+static int export_check(const struct export *x, struct err *e)
+{
+	const char *host_chars = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-_:";
+
+	if (x->socket ? x->host || x->port || !*x->socket : !x->host || !*x->host)
+		return err_set(e, -EINVAL, ERR_INVALID, "an NBD export is at a socket or at a host; give server.type=unix,"
+			"server.path=PATH or server.type=inet,server.host=HOST,server.port=PORT");
+	if (x->host && x->host[strspn(x->host, host_chars)])
+		return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no name of a host", x->host);
+	if (x->port && (!*x->port || strlen(x->port) > 5 || x->port[strspn(x->port, "0123456789")]))
+		return err_set(e, -EINVAL, ERR_INVALID, "'%s' is no port; give a number", x->port);
+	return 0;
+}
+
+/* Take "nbd:unix:PATH" or "nbd:HOST:PORT", each with or without ":exportname=NAME". The text is modified. */
+static int export_words(struct img_open *o, char *name, struct err *e)
+{
+	static const char word[] = ":exportname=";
+	char *at = name + 4, *end = strstr(at, word);
+	struct export x = { 0 };
+	int r;
+
+	if (end) {
+		*end = 0;
+		x.name = end + strlen(word);
+	}
+	if (!strncmp(at, "unix:", 5)) {
+		x.socket = at + 5;
+	} else {
+		x.host = *at == '[' ? at + 1 : at;
+		end = *at == '[' ? strstr(at, "]:") : strchr(at, ':');
+		if (!end)
+			return err_set(e, -EINVAL, ERR_INVALID, "'%s': the port is missing; use nbd:HOST:PORT, nbd:unix:PATH or a URL",
+				name);
+		x.port = end + (*end == ']' ? 2 : 1);
+		*end = 0;
+	}
+	r = export_check(&x, e);
+	return r ? r : export_url(o, &x, e);
+}
+
+/* Take a URL of NBD. Returns 0; 1: it is none; -errno. */
+static int export_take(struct img_open *o, char *name, struct err *e)
+{
+	if (!strncmp(name, "nbds", 4) && img_has_protocol(name))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s': NBD with TLS is not supported; copy the disk with `nbdcopy`, or "
+			"let a server such as nbdkit pass it on without TLS", name);
+	if (!strncmp(name, "nbd:", 4) && strncmp(name, "nbd://", 6))
+		return export_words(o, name, e);
+	if (strncmp(name, "nbd://", 6) && strncmp(name, "nbd+unix://", 11) && strncmp(name, "nbd+tcp://", 10))
+		return 1;
+	if (strlen(name) >= sizeof(o->url))
+		return err_set(e, -EINVAL, ERR_INVALID, "the name of an NBD export has more than %d bytes", IMG_URL_BYTES - 1);
+	if (!strncmp(name, "nbd+tcp:", 8))
+		snprintf(o->url, sizeof(o->url), "nbd%s", name + 7); /* libnbd lacks the longer name */
+	else
+		snprintf(o->url, sizeof(o->url), "%s", name);
+	o->protocol = &img_nbd;
+	o->path = o->url;
+	return 0;
+}
+
 /* ---- the meaning of the options ---- */
 
 static bool name_is(const char *const *names, size_t n, const char *name)
@@ -149,8 +258,27 @@ static int flag_parse(const char *key, const char *value, bool *ret, struct err 
 }
 
 struct meaning {
-	const char *driver, *protocol, *file; /* driver of the image; driver and name of its file */
+	const char *driver, *protocol; /* of the image and of its file */
+	const char *file, *server_type;
+	const char *of_nbd; /* an option of NBD that was given */
+	struct export export;
 };
+
+/* Returns where the value of an option of an NBD export goes; NULL: it is no such option. */
+static const char **export_option(struct meaning *m, const char *key)
+{
+	const struct {
+		const char *key;
+		const char **to;
+	} list[] = { { "server.type", &m->server_type }, { "server.path", &m->export.socket }, { "server.host", &m->export.host },
+		{ "server.port", &m->export.port }, { "path", &m->export.socket }, { "host", &m->export.host },
+		{ "port", &m->export.port }, { "export", &m->export.name } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++)
+		if (!strcmp(list[i].key, key))
+			return list[i].to;
+	return NULL;
+}
 
 static int locking_take(struct img_open *o, const char *value, struct err *e)
 {
@@ -192,7 +320,12 @@ static int option_take(struct img_open *o, struct meaning *m, const char *key, c
 			r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option %s=on is not supported here", key);
 		o->no_lock |= on && !strcmp(below, "force-share");
 		return r;
-	} else if (!option_is_ignored(key))
+	} else if (export_option(m, below)) {
+		*export_option(m, below) = value;
+		m->of_nbd = key;
+	} else if (!strncmp(below, "tls-", 4))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "NBD with TLS (%s) is not supported; copy the disk with `nbdcopy`", key);
+	else if (!option_is_ignored(key))
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s' of an image", key);
 	return 0;
 }
@@ -202,21 +335,40 @@ static bool is_file_driver(const char *name)
 	return !strcmp(name, "file") || !strcmp(name, "host_device");
 }
 
+static int meaning_nbd(struct img_open *o, const struct meaning *m, struct err *e)
+{
+	const char *type = m->server_type;
+	int r;
+
+	if (m->file)
+		return err_set(e, -EINVAL, ERR_INVALID, "the driver nbd takes no filename; give server.path or server.host, and export");
+	if (type && strcmp(type, m->export.socket ? "unix" : "inet"))
+		return err_set(e, -EINVAL, ERR_INVALID, "server.type is unix, with server.path, or inet, with server.host and "
+			"server.port, not '%s'", type);
+	r = export_check(&m->export, e);
+	return r ? r : export_url(o, &m->export, e);
+}
+
 static int meaning_take(struct img_open *o, const struct meaning *m, struct err *e)
 {
+	bool nbd = !strcmp(m->protocol ? m->protocol : m->driver ? m->driver : "", "nbd");
 	enum block_format f;
 	int r = 0;
 
-	if (m->protocol && !is_file_driver(m->protocol))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the driver '%s' of a file is not supported; use file or "
-			"host_device", m->protocol);
-	if (m->driver && is_file_driver(m->driver))
+	if (m->protocol && !nbd && !is_file_driver(m->protocol))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the driver '%s' of a file is not supported; use file, "
+			"host_device or nbd", m->protocol);
+	if (m->driver && (is_file_driver(m->driver) || !strcmp(m->driver, "nbd")))
 		o->format = "raw";
 	else if (m->driver) {
 		r = img_format_parse(m->driver, &f, e);
 		o->format = m->driver;
 	}
-	if (!r && (!m->file || !*m->file))
+	if (r < 0 || nbd)
+		return r < 0 ? r : meaning_nbd(o, m, e);
+	if (m->of_nbd)
+		return err_set(e, -EINVAL, ERR_INVALID, "the option %s needs driver=nbd", m->of_nbd);
+	if (!m->file || !*m->file)
 		r = err_set(e, -EINVAL, ERR_INVALID, "the options of an image need file.filename, the name of its file");
 	o->path = m->file;
 	return r;
@@ -257,6 +409,12 @@ int img_name_take(struct img_open *o, char *name, bool image_opts, struct err *e
 {
 	if (image_opts || !strncmp(name, "json:", 5))
 		return options_name(o, name, !image_opts, e);
+	if (!strncmp(name, "nbd", 3)) {
+		int r = export_take(o, name, e);
+
+		if (r <= 0)
+			return r;
+	}
 	o->path = img_name_path(name);
 	if (img_has_protocol(o->path) && o->path == name && access(name, F_OK) < 0)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the protocol of '%s' is not supported; give a file, or a block device "

@@ -58,17 +58,21 @@ int img_format_parse(const char *name, enum block_format *ret, struct err *e)
 	return err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2", name);
 }
 
+bool img_is_qcow2(const void *buf)
+{
+	return !memcmp(buf, "QFI\xfb", 4);
+}
+
 /* Detect the format from the header, unless the user has given one. */
 static int format_find(const struct img_open *o, int fd, enum block_format *ret, struct err *e)
 {
-	static const char magic[4] = { 'Q', 'F', 'I', (char)0xfb };
 	char buf[4] = { 0 };
 
 	if (o->format)
 		return img_format_parse(o->format, ret, e);
 	if (pread(fd, buf, sizeof(buf), 0) < 0)
 		return err_set_errno(e, -errno, "cannot read %s", o->path);
-	*ret = memcmp(buf, magic, 4) ? BLOCK_FORMAT_RAW : BLOCK_FORMAT_QCOW2;
+	*ret = img_is_qcow2(buf) ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
 	return 0;
 }
 
@@ -294,8 +298,24 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	return file_resolve(o, path, backing, "backing", ret_next, e);
 }
 
-int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n,
-	struct err *e)
+int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n, struct err *e)
+{
+	if (o->protocol)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: this needs a file; copy the disk to one with `cairn-img convert`",
+			o->path);
+	return img_disk_layers_open(o, layers, ret_n, e);
+}
+
+/* The only layer of a disk that is no file; its open() finds out whether it is raw. */
+static int url_layer(const struct img_open *o, struct img_layer *y, struct err *e)
+{
+	y->protocol = o->protocol;
+	y->format = BLOCK_FORMAT_RAW;
+	y->path = strdup(o->path);
+	return y->path ? 0 : err_set_errno(e, -ENOMEM, "%s", o->path);
+}
+
+int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n, struct err *e)
 {
 	char path[PATH_MAX];
 	unsigned n = 0;
@@ -304,6 +324,10 @@ int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned
 	memset(layers, 0, BLOCK_LAYERS_MAX * sizeof(*layers));
 	for (unsigned i = 0; i < BLOCK_LAYERS_MAX; i++)
 		layers[i].fd = -1;
+	if (o->protocol) {
+		*ret_n = 1;
+		return url_layer(o, layers, e);
+	}
 	if (snprintf(path, sizeof(path), "%s", o->path) >= (int)sizeof(path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", o->path);
 	if (o->writable && o->no_lock)
@@ -321,7 +345,7 @@ int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned
 	return r;
 }
 
-int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
+static int files_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
 	struct block_layer fds[BLOCK_LAYERS_MAX];
@@ -347,6 +371,13 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 	img_layers_free(layers, n);
 	free(layers);
 	return r;
+}
+
+int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
+{
+	if (o->protocol && o->snapshot)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: only a qcow2 image has snapshots", o->path);
+	return o->protocol ? o->protocol->open(l, o->path, o->format, o->writable, ret_b, e) : files_open(l, o, ret_b, e);
 }
 
 int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,

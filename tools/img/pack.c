@@ -327,5 +327,5 @@ int img_pack(const struct img_pack *o, struct err *e)
 	pieces_free(&k);
 	if (!r)
 		r = k.res;
-	return r < 0 ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
+	return r < 0 && r != -ECANCELED ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
 }

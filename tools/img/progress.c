@@ -7,23 +7,32 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 /* Minimum interval of progress lines in JSON. */
 #define JSON_STEP_NS 200000000ULL
 
 static atomic_bool interrupted; /* read by several threads */
+static int interrupt_fd = -1;
 
 static void on_signal(int sig)
 {
+	int error = errno;
+
 	(void)sig;
 	atomic_store(&interrupted, true);
+	if (interrupt_fd >= 0)
+		(void)!eventfd_write(interrupt_fd, 1);
+	errno = error;
 }
 
 void img_signals_catch(void)
 {
 	struct sigaction sa = { .sa_handler = on_signal };
 
+	if (interrupt_fd < 0)
+		interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
@@ -32,6 +41,11 @@ void img_signals_catch(void)
 bool img_interrupted(void)
 {
 	return atomic_load(&interrupted);
+}
+
+int img_interrupt_fd(void)
+{
+	return interrupt_fd;
 }
 
 int img_check_interrupted(struct err *e)

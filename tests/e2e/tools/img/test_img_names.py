@@ -99,7 +99,7 @@ def test_names_with_commas_and_colons(disk):
     (("--image-opts", ",".join(f"k{i}=1" for i in range(65))), "at most 64"),
     (('json:{"%s": 1}' % ("k" * 200),), "more than 127"), (("--image-opts", "k" * 200 + "=1"), "more than 127"),
     (("--image-opts", "a=" + "b" * 70000), "more than 65536"),
-    (("nbd://localhost/",), "protocol"), (("http://localhost/a",), "protocol"), (("rbd:pool/a",), "protocol")])
+    (("nbd+ssh://localhost/",), "protocol"), (("http://localhost/a",), "protocol"), (("rbd:pool/a",), "protocol")])
 def test_bad_names(disk, name, what):
     before = (disk.path / "a").read_bytes()
     assert what in disk.fails("info", *name)
