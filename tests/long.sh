@@ -11,6 +11,7 @@
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
+# - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000)
 # - policies: LONG_POLICIES rounds with policies (300)
 # - cpu-models: all processor models in guests of the emulated host
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
@@ -34,6 +35,7 @@ kills=${LONG_KILLS:-300}
 daemon_kills=${LONG_DAEMON_KILLS:-500}
 copies=${LONG_COPIES:-200}
 forks=${LONG_FORKS:-1000}
+images=${LONG_IMAGES:-100000}
 policies=${LONG_POLICIES:-300}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 seconds=${LONG_SECONDS:-30000}
@@ -108,6 +110,7 @@ e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kill
 e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"
 e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed"
 e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
+e2e images tools/img/test_img_random.py CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
