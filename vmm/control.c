@@ -811,8 +811,8 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 	struct err *e)
 {
 	struct channel_msg m;
-	/* The process that hands the VM over loads saved memory first, and a daemon that forks a VM waits for its
-	 * state; both may take long. If the peer ends, the socket closes, which ends the wait. */
+	/* A process that hands its VM over loads saved memory first, and a daemon that forks a VM waits for its state.
+	 * Either may take long; if the peer ends, the socket closes, which ends the wait. */
 	int r = wait_readable(c->peer_fd, -1);
 
 	if (!r)
