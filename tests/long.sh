@@ -96,11 +96,11 @@ e2e() { # NAME TESTS VARIABLE=VALUE...
 
 echo "Seed $seed"
 for kind in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
-	unit "oracle-$kind" block/qcow2/test_oracle ORACLE_SET="$kind" ORACLE_OPS="$ops" ORACLE_SEED="$seed" ORACLE_SECONDS="$seconds"
+	unit "oracle-$kind" block/qcow2/test_oracle ORACLE_SET="$kind" ORACLE_OPS="$ops" ORACLE_SEED="$seed"
 done
-unit oracle-forks block/qcow2/test_pin FORKS_OPS="$ops" FORKS_SEED="$seed" FORKS_SECONDS="$seconds"
-unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS="$seconds"
-unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed" POWERCUT_SECONDS="$seconds"
+unit oracle-forks block/qcow2/test_pin FORKS_OPS="$ops" FORKS_SEED="$seed"
+unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed"
+unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
 e2e storm-linux "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"

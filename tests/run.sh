@@ -15,8 +15,8 @@ cd "$root" || exit 1
 build=${1:?usage: run.sh BUILD [unit|e2e|iotests|style|all]}
 what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
-export UNIT_SECONDS="${UNIT_SECONDS:-130}"
-E2E_SECONDS=${E2E_SECONDS:-3600} # each test has its own limit; a busy machine takes twice the usual time
+export UNIT_SECONDS="${UNIT_SECONDS:-300}"
+E2E_SECONDS=${E2E_SECONDS:-5400} # each test has its own limit; a busy machine takes several times the usual time
 TEST_JOBS=${TEST_JOBS:-2}
 TEST_TMP_MIB=${TEST_TMP_MIB:-2048}
 # Debian's pytest belongs to /usr/bin/python3; another python may stand first in PATH.

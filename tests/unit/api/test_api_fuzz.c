@@ -164,7 +164,6 @@ int main(void)
 	};
 	int failed;
 
-	alarm(120 * TEST_SLOW);
 	failed = cmocka_run_group_tests(wire, NULL, NULL);
 	return failed + cmocka_run_group_tests(scripts, shut_in, NULL);
 }

@@ -186,6 +186,5 @@ int main(void)
 		cmocka_unit_test(test_names_of_libvirt_are_known),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

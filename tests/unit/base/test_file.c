@@ -332,6 +332,5 @@ int main(void)
 		FILE_TEST(test_mkdir_all_over_file_fails),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,6 +57,5 @@ int main(void)
 		cmocka_unit_test(test_text_that_is_short_or_has_another_character_is_refused),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -371,6 +371,5 @@ int main(void)
 		LOOP_TEST(test_idle_loop_sleeps),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return loop_group_run(tests);
 }

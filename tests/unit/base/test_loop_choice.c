@@ -280,6 +280,5 @@ int main(void)
 		cmocka_unit_test(test_direct_io_without_io_setup),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -530,6 +530,5 @@ int main(void)
 		cmocka_unit_test(test_loop_freed_around_its_watches),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return loop_group_run(tests);
 }

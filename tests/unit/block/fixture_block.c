@@ -13,7 +13,7 @@
 #define OP_BYTES_MAX (320 * KIB)
 
 /* Start a process that removes the test's folders after this process is gone, because a failing
- * test or a test killed by its alarm does not run its cleanup. TEST_KEEP in the environment keeps
+ * test or a test killed at its time limit does not run its cleanup. TEST_KEEP in the environment keeps
  * the folders. */
 static void remove_at_death(const char *dir)
 {

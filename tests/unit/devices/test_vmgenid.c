@@ -73,6 +73,5 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_renewed_id_changes_and_notifies), cmocka_unit_test(test_tiny_memory_has_no_id) };
 
-	alarm(10 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

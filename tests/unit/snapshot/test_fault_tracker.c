@@ -712,6 +712,5 @@ int main(void)
 		VIEW_TEST(test_pages_that_the_kernel_evicts_are_saved),
 	};
 
-	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -615,6 +615,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_rewind_while_loading, setup, teardown),
 	};
 
-	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -143,6 +143,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_error_of_base_is_returned, setup, teardown),
 	};
 
-	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -555,6 +555,5 @@ int main(void)
 		cmocka_unit_test(test_ram_of_an_address_space),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -198,6 +198,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_invalid_fields_are_ignored, setup, teardown),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -292,6 +292,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cancelled_open_leaves_nothing, setup, teardown),
 	};
 
-	alarm(30);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

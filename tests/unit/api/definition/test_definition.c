@@ -611,6 +611,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_definition_becomes_vm_config, folder_setup, folder_teardown),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -158,6 +158,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_schedule_removed_while_run_waits, setup, teardown),
 	};
 
-	alarm(30);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

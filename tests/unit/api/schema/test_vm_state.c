@@ -170,6 +170,5 @@ int main(void)
 		cmocka_unit_test(test_state_words_round_trip),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -470,6 +470,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_lock_of_dying_process_is_waited_for, setup, teardown),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -311,6 +311,5 @@ int main(void)
 		TEST(test_list_of_volumes_round_trips),
 	};
 
-	alarm(30);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -287,6 +287,5 @@ int main(void)
 		TEST(test_source_of_pinned_overlay_is_writable),
 	};
 
-	alarm(30);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,6 +96,5 @@ int main(void)
 		cmocka_unit_test(test_closing_fds_of_empty_packet_does_not_block),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

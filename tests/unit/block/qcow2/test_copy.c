@@ -160,6 +160,5 @@ int main(void)
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copy_of_snapshot_has_its_content), cmocka_unit_test(test_reflinked_copy_of_snapshot_has_its_content),
 		cmocka_unit_test(test_copy_has_size_of_snapshot), cmocka_unit_test(test_malformed_sources_are_refused) };
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -556,6 +556,5 @@ int main(void)
 		cmocka_unit_test(test_snapshots_are_refused),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -177,6 +177,5 @@ int main(void)
 		cmocka_unit_test(test_random_with_small_caches),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

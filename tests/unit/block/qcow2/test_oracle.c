@@ -129,6 +129,5 @@ int main(void)
 		fprintf(stderr, "ORACLE_SET: no kind is called '%s'\n", only);
 		return 2;
 	}
-	alarm(fixture_number("ORACLE_SECONDS", 120 * TEST_SLOW));
 	return _cmocka_run_group_tests("oracle", tests, n, NULL, NULL);
 }

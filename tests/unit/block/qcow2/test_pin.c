@@ -2,7 +2,7 @@
  * of the content, and QEMU, which has to refuse an overlay on a pin.
  *
  * Environment: FORKS_OPS operations on each image of a chain of forks, each time the chain grows (30), from FORKS_SEED
- * (20); FORKS_SECONDS is the program's time limit. */
+ * (20). */
 #include "fixture_block.h"
 
 #include "base/pin_name.h"
@@ -709,6 +709,5 @@ int main(void)
 		cmocka_unit_test(test_fork_is_refused_beside_a_writer_that_may_delete_the_pin),
 	};
 
-	alarm(fixture_number("FORKS_SECONDS", 120 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,6 +62,5 @@ int main(void)
 		cmocka_unit_test(test_power_cut_while_l2_tables_are_allocated),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,6 +31,5 @@ int main(void)
 		cmocka_unit_test(test_cut_above_a_backing_file),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,6 +24,5 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_power_cuts_of_a_chain_of_forks) };
 
-	alarm(fixture_number("POWERCUT_SECONDS", 300 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,5 @@ int main(void)
 		cmocka_unit_test(test_pins_of_snapshots_leave_no_permanent_leak),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

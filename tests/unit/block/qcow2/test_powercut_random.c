@@ -29,6 +29,5 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_power_cuts_during_random_operations) };
 
-	alarm(fixture_number("POWERCUT_SECONDS", 120 * TEST_SLOW));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -54,6 +54,5 @@ int main(void)
 		cmocka_unit_test(test_snapshot_operations_leave_no_permanent_leak_512),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

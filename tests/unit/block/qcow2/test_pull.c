@@ -161,6 +161,5 @@ int main(void)
 		cmocka_unit_test(test_power_cut_during_pull),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -514,6 +514,5 @@ int main(void)
 		cmocka_unit_test(test_tables_are_written_without_flush),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -536,6 +536,5 @@ int main(void)
 		cmocka_unit_test(test_power_cut_during_repair_of_snapshot_table_keeps_data),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

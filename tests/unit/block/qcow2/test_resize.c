@@ -52,6 +52,5 @@ int main(void)
 		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
 	};
 
-	alarm(120 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

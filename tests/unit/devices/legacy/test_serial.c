@@ -592,6 +592,5 @@ int main(void)
 		cmocka_unit_test(foreground_writes_files_from_their_start),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -360,6 +360,5 @@ int main(void)
 		cmocka_unit_test(state_survives),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -451,6 +451,5 @@ int main(void)
 		cmocka_unit_test(subclusters),
 	};
 
-	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -571,6 +571,5 @@ int main(void)
 		cmocka_unit_test(configuration_access_capability),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -807,6 +807,5 @@ int main(void)
 		cmocka_unit_test(random_rings),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

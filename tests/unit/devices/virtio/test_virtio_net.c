@@ -621,6 +621,5 @@ int main(void)
 		cmocka_unit_test(state_fits_another_interface),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

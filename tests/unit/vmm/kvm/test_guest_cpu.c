@@ -476,6 +476,5 @@ int main(void)
 		cmocka_unit_test(test_recorded_tsc_frequency_is_set_on_each_vcpu),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -284,6 +284,5 @@ int main(void)
 		EXIT_TEST(test_emulation_failure_says_which_instruction),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

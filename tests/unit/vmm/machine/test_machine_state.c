@@ -572,6 +572,5 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_reset_clears_interrupt_routing, setup, teardown),
 	};
 
-	alarm(60 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -121,6 +121,5 @@ int main(void)
 		cmocka_unit_test(notes),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

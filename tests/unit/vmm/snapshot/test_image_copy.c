@@ -191,6 +191,5 @@ int main(void)
 		cmocka_unit_test(test_unwritable_target_is_an_error),
 	};
 
-	alarm(30 * TEST_SLOW);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
