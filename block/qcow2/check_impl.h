@@ -59,6 +59,11 @@ int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop);
  * each. Their clusters leak. h is updated. Returns 0; -errno with a sentence. */
 int qcow2_drop_bitmaps(int fd, struct qcow2_header *h, struct err *e);
 
+/* Replace zero clusters by unallocated ones, or over a backing file by clusters of zeros, in all tables of an image of
+ * version 3 without further features and with refcounts of 16 bits. h is updated. Returns 0; -EUCLEAN for an image
+ * with errors; -errno. */
+int qcow2_expand_zeros(int fd, struct qcow2_header *h, struct err *e);
+
 /* Clusters that a rebuild adds to the image. */
 struct rebuild_addition {
 	const uint8_t *data; /* NULL: zeros */

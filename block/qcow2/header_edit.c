@@ -220,66 +220,8 @@ int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err
 
 /* ---- changing the version ---- */
 
-/* Unmap entries with the zero flag and without a cluster. Returns true if there were any. */
-static bool zero_flags_drop(uint8_t *l2, uint32_t bytes)
+static int downgrade_prepare(int fd, struct qcow2_header *h, struct err *e)
 {
-	bool changed = false;
-
-	for (uint32_t k = 0; k < bytes; k += 8)
-		if (load_be64(l2 + k) == QCOW2_ZERO) {
-			store_be64(l2 + k, 0);
-			changed = true;
-		}
-	return changed;
-}
-
-/* Find an entry with the zero flag in the tables of an L1. drop: first unmap entries as
- * zero_flags_drop() does. */
-static int zero_flags_find(int fd, const struct qcow2_header *h, uint64_t l1, uint32_t n, bool drop,
-	bool *ret)
-{
-	uint32_t bytes = 1u << h->cluster_bits;
-	size_t l1_bytes = ROUND_UP(MAX(n, 1u) * 8ULL, 4096);
-	CLEANUP_FREE uint8_t *t = io_buffer_new(l1_bytes);
-	CLEANUP_FREE uint8_t *l2 = io_buffer_new(bytes);
-	int r = t && l2 ? qcow2_pread(fd, t, l1_bytes, l1) : -ENOMEM;
-
-	for (uint32_t i = 0; i < n && !r; i++) {
-		uint64_t off = load_be64(t + i * 8ULL) & QCOW2_OFFSET_MASK;
-
-		if (off)
-			r = qcow2_pread(fd, l2, bytes, off);
-		if (off && !r && drop && zero_flags_drop(l2, bytes))
-			r = pwrite_full(fd, l2, bytes, (off_t)off);
-		for (uint32_t k = 0; off && !r && k < bytes; k += 8) {
-			uint64_t v = load_be64(l2 + k);
-
-			*ret |= !(v & QCOW2_COMPRESSED) && (v & QCOW2_ZERO);
-		}
-	}
-	return r || !drop ? r : fdatasync(fd) < 0 ? -errno : 0;
-}
-
-static int snapshots_zero_flags(int fd, const struct qcow2_header *h, bool *ret, struct err *e)
-{
-	struct qcow2_snapshot_info *list;
-	size_t n;
-	int r = qcow2_snapshots_read(fd, h, &list, &n, e);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < n && !r; i++)
-		if (list[i].l1_size <= QCOW2_L1_BYTES_MAX / 8)
-			r = zero_flags_find(fd, h, list[i].l1_offset, list[i].l1_size, false, ret);
-	qcow2_snapshots_free(list, n);
-	return r < 0 ? err_set_errno(e, r, "cannot read a snapshot's tables") : 0;
-}
-
-static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
-{
-	bool zero = false;
-	int r;
-
 	if (h->incompatible)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image uses extended_l2, zstd or other "
 			"features that compat=0.10 does not support; convert it into a new image instead");
@@ -289,26 +231,19 @@ static int downgrade_check(int fd, const struct qcow2_header *h, struct err *e)
 	if (h->refcount_order != 4)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "compat=0.10 needs refcounts of 16 bits; give "
 			"refcount_bits=16, too");
-	/* Without a backing file, an unmapped entry reads as zeros, too. */
-	r = zero_flags_find(fd, h, h->l1_offset, h->l1_size, !h->has_backing, &zero);
-	if (r < 0)
-		return err_set_errno(e, r, "cannot read the tables");
-	r = snapshots_zero_flags(fd, h, &zero, e);
-	if (!r && zero)
-		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image has zero clusters, "
-			"which compat=0.10 does not support; convert it into a new image instead");
-	return r;
+	return qcow2_expand_zeros(fd, h, e);
 }
 
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e)
 {
-	struct qcow2_header new = *h;
+	struct qcow2_header new;
 	int r = 0;
 
 	if (version == h->version)
 		return 0;
 	if (version < h->version)
-		r = downgrade_check(fd, h, e);
+		r = downgrade_prepare(fd, h, e);
+	new = *h;
 	new.version = version;
 	new.header_length = version < 3 ? QCOW2_V2_HEADER_BYTES : QCOW2_V3_HEADER_BYTES;
 	new.compatible = 0;

@@ -107,9 +107,9 @@ int qcow2_set_pin_source(int fd, struct qcow2_header *h, const char *path, struc
  * false only. h is updated. Returns 0 or -errno. */
 int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool raw, struct err *e);
 int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
-/* Set the version, 2 or 3; clears the compatible features. A downgrade unmaps zero clusters that have no host cluster,
- * if the image has no backing file. It fails if other zero clusters are left, if an incompatible feature is in use, or
- * if refcounts have other than 16 bits. Returns 0 or -errno. */
+/* Set the version, 2 or 3; clears the compatible features. A downgrade replaces zero clusters: by unallocated ones, or
+ * over a backing file by clusters of zeros. It fails if an incompatible feature is in use, or if refcounts have other
+ * than 16 bits. Returns 0 or -errno. */
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);
 
 struct qcow2_snapshot_info {

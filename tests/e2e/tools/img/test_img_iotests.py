@@ -129,6 +129,42 @@ def test_downgrade_is_refused_when_a_snapshot_would_lose_its_size(box):
     box.qemu("check", "a")
 
 
+@pytest.mark.parametrize("backing", [False, True])
+@pytest.mark.parametrize("size", ["4k", "64k"])
+def test_downgrade_keeps_zeros_of_snapshots(box, backing, size):
+    """Tables of snapshots have zero clusters with and without space, and share tables and zeros with each other."""
+    box.img("create", "-q", "-f", "raw", "base", "2M")
+    box.io("base", "write -P 9 0 2M", fmt="raw")
+    over = ["-b", "base", "-F", "raw"] if backing else []
+    box.img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={size}", *over, "a", "2M")
+    box.io("a", "write -P 1 0 1M", "write -z 256k 256k", "write -z -u 1M 128k")
+    box.img("snapshot", "-c", "s", "a")
+    box.io("a", "write -P 2 0 64k", "write -z -u 512k 64k")
+    box.img("snapshot", "-c", "t", "a")
+    box.img("snapshot", "-c", "u", "a")
+    box.io("a", "write -P 3 1M 1M")
+    want = {}
+    for name in ("s", "t", "u"):
+        box.img("convert", "-l", name, "-O", "raw", "a", name)
+        want[name] = (box.path / name).read_bytes()
+    box.img("convert", "-O", "raw", "a", "disk")
+    box.img("amend", "-o", "compat=0.10", "a")
+    for tool in (box.img, box.qemu):
+        assert "No errors" in tool("check", "a").stdout
+        for name in want:
+            tool("convert", "-l", name, "-O", "raw", "a", "is")
+            assert (box.path / "is").read_bytes() == want[name]
+    assert "identical" in box.qemu("compare", "-f", "qcow2", "-F", "raw", "a", "disk").stdout
+    box.img("snapshot", "-a", "t", "a")
+    box.io("a", "write -P 8 0 2M")
+    for name in want:
+        box.img("convert", "-l", name, "-O", "raw", "a", "is")
+        assert (box.path / "is").read_bytes() == want[name]
+        box.img("snapshot", "-d", name, "a")
+    for tool in (box.img, box.qemu):
+        assert "No errors" in tool("check", "a").stdout
+
+
 # ---- words ----
 
 

@@ -548,18 +548,6 @@ def test_amend_to_old_with_zero_clusters(box, backing):
     assert sha(box, "a") == before
 
 
-def test_amend_to_old_leaves_zeros_of_snapshots(box):
-    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
-    box.io("a", "write -P 1 0 4M", "write -z 1M 1M")
-    box.qemu("snapshot", "-c", "s", "a")
-    before = sha(box, "a")
-    assert "has zero clusters" in box.fails("amend", "-o", "compat=0.10", "a")
-    box.qemu("check", "-q", "a")
-    assert sha(box, "a") == before
-    box.qemu("snapshot", "-a", "s", "a")
-    assert sha(box, "a") == before
-
-
 # ---- trim, bench ----
 
 

@@ -412,6 +412,46 @@ static void repair_with_cuts(struct fixture *f)
 	free(was);
 }
 
+/* Zero clusters of snapshots become unallocated, or clusters of zeros over a backing file. */
+static void test_power_cut_during_downgrade_keeps_snapshots(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	for (unsigned backing = 0; backing < 2; backing++) {
+		uint8_t *base = malloc(IMAGE_BYTES_MAX);
+		struct qcow2_header h;
+		char path[256];
+		ssize_t len;
+		int fd;
+
+		fixture_begin(&f, 400 + backing);
+		fixture_run(&f, "truncate -s 1M base && qemu-io -f raw -c 'write -P 9 0 1M' base >/dev/null");
+		fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k %s img 1M", backing ? "-b base -F raw" : "");
+		fixture_run(&f, "qemu-io -c 'write -P 1 0 512k' -c 'write -z 64k 64k' -c 'write -zu 512k 64k' img >/dev/null && "
+			"qemu-img snapshot -c s img && qemu-io -c 'write -P 2 0 1M' img >/dev/null && qemu-img snapshot -c t img && "
+			"qemu-img convert -l s -O raw img s && qemu-img convert -O raw img disk");
+		fixture_path(&f, "img", path, sizeof(path));
+		fd = open(path, O_RDWR);
+		len = read(fd, base, IMAGE_BYTES_MAX);
+		header_of(&f, "img", &h);
+		recording = true;
+		assert_int_equal(qcow2_set_version(fd, &h, 2, &f.err), 0);
+		recording = false;
+		close(fd);
+		assert_true(nevents >= 4);
+		for (size_t cut = 0; cut <= nevents; cut += MAX(nevents / 12, (size_t)1)) {
+			cut_make(&f, base, (size_t)len, cut);
+			fixture_run(&f, "r=0; qemu-img check -q cut >/dev/null 2>&1 || r=$?; [ $r = 0 -o $r = 3 ] && "
+				"qemu-img convert -l s -O raw cut is && cmp is s && qemu-img compare -q cut disk");
+		}
+		fixture_run(&f, "qemu-img check -q img && qemu-img info img | grep -q 'compat: 0.10'");
+		events_free();
+		free(base);
+		fixture_end(&f);
+	}
+}
+
 static void test_power_cut_during_repair_keeps_data(void **state)
 {
 	struct fixture f;
@@ -532,6 +572,7 @@ int main(void)
 		cmocka_unit_test(test_table_loops_are_repaired),
 		cmocka_unit_test(test_leak_repair_changes_nothing_else),
 		cmocka_unit_test(test_power_cut_during_repair_keeps_data),
+		cmocka_unit_test(test_power_cut_during_downgrade_keeps_snapshots),
 		cmocka_unit_test(test_snapshot_table_is_repaired),
 		cmocka_unit_test(test_power_cut_during_repair_of_snapshot_table_keeps_data),
 	};
