@@ -31,8 +31,9 @@ static void put_extension(struct cursor *cur, uint32_t type, const void *data, u
 	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
 }
 
-/* Copy all extensions except the backing format, the data file's name, unused ones and, if !pin, the pin. */
-static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool pin)
+/* Copy all extensions except the backing format, the data file's name, unused ones, if !pin the pin and, if !names, the
+ * names of features. */
+static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool pin, bool names)
 {
 	uint64_t backing = load_be64(d->old + QCOW2_AT_BACKING_OFFSET);
 	uint64_t pos = h->header_length, end = backing && backing < d->bytes ? backing : d->bytes;
@@ -44,7 +45,7 @@ static void extensions_copy(struct edit *d, const struct qcow2_header *h, bool p
 		if (type == QCOW2_EXT_END || n > end - pos)
 			break;
 		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE && type != QCOW2_EXT_UNUSED &&
-			(pin || type != QCOW2_EXT_PIN))
+			(pin || type != QCOW2_EXT_PIN) && (names || type != QCOW2_EXT_FEATURE_NAMES))
 			put_extension(&d->to, type, d->old + pos, n);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
@@ -68,28 +69,38 @@ static void fixed_put(struct edit *d, const struct qcow2_header *old, const stru
 	cursor_skip(&d->to, h->header_length);
 }
 
-static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
-	const struct qcow2_header *h, struct err *e)
+/* Build the new first cluster. names: with the names of features. Returns false if it does not fit. */
+static bool edit_build(struct edit *d, const struct qcow2_header *old, const struct qcow2_header *h, bool names)
 {
 	size_t name = strlen(h->backing_name);
-	int r = qcow2_pread(fd, d->old, d->bytes, 0);
 
-	if (r < 0)
-		return err_set_errno(e, r, "cannot read the header");
+	memset(d->new, 0, d->bytes);
+	d->to = cursor_over(d->new, d->bytes);
 	fixed_put(d, old, h);
 	if (h->has_backing && *h->backing_format)
 		put_extension(&d->to, QCOW2_EXT_BACKING_FORMAT, h->backing_format,
 			(uint32_t)strlen(h->backing_format));
 	if (*h->data_file)
 		put_extension(&d->to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
-	extensions_copy(d, old, h->has_pin);
+	extensions_copy(d, old, h->has_pin, names);
 	cursor_put_be64(&d->to, 0);
 	if (h->has_backing) {
 		store_be64(d->new + QCOW2_AT_BACKING_OFFSET, d->to.pos);
 		store_be32(d->new + QCOW2_AT_BACKING_LEN, (uint32_t)name);
 		cursor_put_bytes(&d->to, h->backing_name, name);
 	}
-	if (!cursor_ok(&d->to))
+	return cursor_ok(&d->to);
+}
+
+static int edit_write(int fd, struct edit *d, const struct qcow2_header *old,
+	const struct qcow2_header *h, struct err *e)
+{
+	int r = qcow2_pread(fd, d->old, d->bytes, 0);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the header");
+	/* A cluster of 512 bytes has no room for much beside the names of features, which are optional. */
+	if (!edit_build(d, old, h, true) && !edit_build(d, old, h, false))
 		return err_set(e, -EINVAL, ERR_INVALID, "the backing and data files' names do not fit into "
 			"a cluster of %u bytes", d->bytes);
 	r = pwrite_full(fd, d->new, d->bytes, 0);
@@ -109,7 +120,6 @@ static int header_rewrite(int fd, const struct qcow2_header *old, struct qcow2_h
 
 	if (!was || !is)
 		return err_set_errno(e, -ENOMEM, "header");
-	d.to = cursor_over(is, bytes);
 	/* A program that changes an image clears the autoclear bits of features that it does not
 	 * update. */
 	h->autoclear &= QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW_DATA;
