@@ -29,6 +29,7 @@ enum block_req_flags {
 	BLOCK_REQ_FUA = 1,	 /* durable before done() */
 	BLOCK_REQ_MAY_UNMAP = 2, /* a zero write may free the space */
 	BLOCK_REQ_UNALLOCATED = 4, /* write only where the image has no cluster yet; set by block_pull_write() */
+	BLOCK_REQ_MAP_ZEROES = 8, /* a zero write of whole clusters maps them, because a backing file will be set */
 };
 
 /* Largest READ or WRITE in bytes. */

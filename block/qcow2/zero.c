@@ -74,11 +74,17 @@ static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	return write_zeros(req, off, MIN(x.len, ZERO_STEP_BYTES));
 }
 
+/* Returns true if an unallocated cluster does not read as zeros, or will not when a backing file is set. */
+static bool zeros_need_entry(const struct qcow2_req *req)
+{
+	return req->q->base.backing || (req->block_req->flags & BLOCK_REQ_MAP_ZEROES);
+}
+
 /* Returns the entry's new value; if it is unchanged, there is nothing to do. */
 static struct l2_entry zero_done(const struct qcow2_req *req, struct l2_entry v)
 {
 	const struct qcow2 *q = req->q;
-	bool discard = req->block_req->op == BLOCK_DISCARD, backed = q->base.backing != NULL;
+	bool discard = req->block_req->op == BLOCK_DISCARD, backed = zeros_need_entry(req);
 	bool keep = !discard && !(req->block_req->flags & BLOCK_REQ_MAY_UNMAP) && q->h.version >= 3;
 	bool used = (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
 	struct l2_entry none = { 0, 0 }, zero = { q->ext ? 0 : QCOW2_ZERO, q->ext ? ZERO_BITMAP : 0 };
@@ -125,7 +131,7 @@ static int step_clusters(struct qcow2_req *req, uint64_t off, uint64_t end)
 	int r;
 
 	if (!(q->disk.l1.entries[l1_index(q, off)] & QCOW2_OFFSET_MASK) &&
-		(!q->base.backing || req->block_req->op == BLOCK_DISCARD)) {
+		(!zeros_need_entry(req) || req->block_req->op == BLOCK_DISCARD)) {
 		req->pos += MIN(end, ROUND_DOWN(off, table) + table) - off;
 		return 0;
 	}

@@ -1,6 +1,7 @@
 /* rebase and commit: changes to a backing chain. */
 #include "pack.h"
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/util.h"
 
@@ -13,6 +14,7 @@
 #include <sys/stat.h>
 
 #define STEP_BYTES (2 * MIB)
+#define SECTOR_BYTES 512u
 
 static int read_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
 {
@@ -58,12 +60,22 @@ static int extent_at(struct block *b, uint64_t off, uint64_t len, struct block_e
 
 struct rebase {
 	struct img_common common;
-	bool unsafe;
+	bool unsafe, has_zero_clusters;
 	const char *base, *base_format; /* "" or NULL: no backing file */
 	struct loop *loop;
 	struct block *top, *new;
 	uint8_t *a, *b;
 };
+
+/* Put the old content of a part of a cluster into the image. */
+static int rebase_put(struct rebase *z, uint64_t off, uint64_t len, bool is_whole, uint8_t *buf)
+{
+	struct block_req zeros = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAP_ZEROES, .offset = off, .len = len };
+
+	if (is_whole && z->has_zero_clusters && bytes_are_zero(buf, len))
+		return block_run(z->top, &zeros);
+	return write_at(z->top, off, len, buf);
+}
 
 /* Keep the disk's content in a stretch at off: where the image has no data and the old and the new backing chain
  * differ, copy the old content into the image. *len: most to handle; set to the length handled. */
@@ -80,16 +92,19 @@ static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t g
 	if (r < 0)
 		return r;
 	*len = MIN(*len, y.len);
-	if (x.zero && y.zero)
+	if (x.zero && y.zero && *len >= SECTOR_BYTES) {
+		*len = ROUND_DOWN(*len, SECTOR_BYTES);
 		return 0;
-	*len = MIN(*len, STEP_BYTES);
+	}
+	/* An extent of a raw file ends anywhere, a request does not. */
+	*len = MIN(ROUND_UP(*len, SECTOR_BYTES), STEP_BYTES);
 	r = read_at(z->top, off, *len, z->a);
 	if (!r)
 		r = read_at(z->new, off, *len, z->b);
 	for (uint64_t i = 0, n; i < *len && !r; i += n) {
 		n = MIN(*len - i, grain - (off + i) % grain);
 		if (memcmp(z->a + i, z->b + i, n))
-			r = write_at(z->top, off + i, n, z->a + i);
+			r = rebase_put(z, off + i, n, n == grain, z->a + i);
 	}
 	return r;
 }
@@ -163,6 +178,7 @@ static int rebase_check(struct rebase *z, struct err *e)
 	r = img_layers_open(&o, layers, &n, e);
 	if (r < 0)
 		return r;
+	z->has_zero_clusters = layers[0].header.version >= 3;
 	r = img_pins_refuse(&layers[0], "rebase", e);
 	img_layers_free(layers, n);
 	return r;

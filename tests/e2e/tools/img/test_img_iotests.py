@@ -165,6 +165,26 @@ def test_downgrade_keeps_zeros_of_snapshots(box, backing, size):
         assert "No errors" in tool("check", "a").stdout
 
 
+@pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on", "compat=0.10", "cluster_size=512"])
+@pytest.mark.parametrize("old", [True, False])
+def test_rebase_keeps_zeros_as_zero_clusters(box, options, old):
+    """The old backing file, if any, is too short or has zeros where the new one has data. The disk ends within a cluster."""
+    (box.path / "old").write_bytes(b"a" * 65536 + bytes(65536) + b"b" * 1000)
+    (box.path / "new").write_bytes(b"n" * (1 << 20))
+    over = ["-b", "old", "-F", "raw"] if old else []
+    box.img("create", "-q", "-f", "qcow2", "-o", options, *over, "a", str((1 << 20) - 1024))
+    box.io("a", "write -P 1 64k 4k", "write -P 2 640k 10k")
+    box.img("convert", "-O", "raw", "a", "want")
+    box.img("rebase", "-b", "new", "-F", "raw", "a")
+    for tool in (box.img, box.qemu):
+        tool("check", "a")
+        tool("convert", "-O", "raw", "a", "is")
+        assert (box.path / "is").read_bytes() == (box.path / "want").read_bytes()
+    extents = json.loads(box.qemu("map", "--output", "json", "a").stdout)
+    if "compat" not in options:
+        assert any(x["zero"] and x["present"] and x["depth"] == 0 and x["length"] >= 300 << 10 for x in extents)
+
+
 # ---- words ----
 
 
