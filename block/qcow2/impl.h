@@ -140,7 +140,7 @@ int qcow2_meta_load(struct qcow2 *q, struct err *e);
 
 /* ---- tables that are in memory as a whole: L1 and refcount table ---- */
 struct table {
-	uint64_t *entries; /* in host byte order */
+	uint64_t *entries; /* in host byte order; undefined from entry n on */
 	uint32_t n;	   /* number of entries in use */
 	uint32_t cap;	   /* number of entries that fit into the table's clusters */
 	uint64_t offset;

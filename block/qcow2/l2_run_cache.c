@@ -27,7 +27,7 @@ struct l2_runs {
 	struct qcow2 *q;
 	size_t bytes, bytes_max;
 	unsigned hash_bits;
-	struct l2_kept **hash;
+	struct l2_kept **hash; /* NULL until the first slice is kept: most disks never evict one */
 	struct l2_kept *oldest, *newest;
 };
 
@@ -61,6 +61,10 @@ static void kept_add(struct l2_runs *t, uint64_t offset, const struct l2_run *ru
 {
 	struct l2_kept *k, **slot;
 
+	if (!t->hash)
+		t->hash = calloc((size_t)1 << t->hash_bits, sizeof(*t->hash));
+	if (!t->hash)
+		return;
 	while (t->oldest && t->bytes + kept_bytes(n) > t->bytes_max)
 		kept_free(t, kept_slot(t, t->oldest->offset));
 	k = t->bytes + kept_bytes(n) > t->bytes_max ? NULL : malloc(kept_bytes(n));
@@ -108,7 +112,7 @@ void l2_runs_keep(struct l2_runs *t, const struct slice *s)
 	struct l2_run runs[RUNS_MAX];
 	uint32_t n;
 
-	if (!t || *kept_slot(t, s->offset))
+	if (!t || (t->oldest && *kept_slot(t, s->offset)))
 		return;
 	n = slice_to_runs(t->q, s, runs);
 	if (n)
@@ -153,11 +157,6 @@ struct l2_runs *l2_runs_new(struct qcow2 *q, size_t bytes_max)
 	*t = (struct l2_runs){ .q = q, .bytes_max = bytes_max, .hash_bits = 6 };
 	while ((kept_bytes(1) << t->hash_bits) < bytes_max && t->hash_bits < 22)
 		t->hash_bits++;
-	t->hash = calloc((size_t)1 << t->hash_bits, sizeof(struct l2_kept *));
-	if (!t->hash) {
-		free(t);
-		return NULL;
-	}
 	return t;
 }
 

@@ -7,6 +7,7 @@
 #include "block/qcow2/bitmap_impl.h"
 #include "block/qcow2/snapshot_impl.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -106,26 +107,25 @@ static void geometry_set(struct qcow2 *q)
 	q->header_piece_bytes = q->slice_bytes;
 }
 
-/* Read a table of n entries of 8 bytes at `offset`. cap: entries that fit into its clusters. */
+/* Read a table of n entries of 8 bytes at `offset`. cap: entries that fit into its clusters. Memory of entries that are
+ * not in use is not touched: most L1 tables fill a few bytes of their cluster. */
 static int table_load(struct qcow2 *q, struct table *t, uint64_t offset, uint32_t n, uint32_t cap,
 	const char *what, struct err *e)
 {
-	size_t bytes = ROUND_UP(n * 8ULL, 4096);
-	CLEANUP_FREE uint8_t *buf = io_buffer_new(MAX(bytes, (size_t)4096));
 	int r = 0;
 
-	t->entries = calloc(MAX(cap, 1u), sizeof(*t->entries));
-	if (!buf || !t->entries || bitmap_init(&t->dirty, DIV_ROUND_UP(cap * 8ULL, q->slice_bytes)) < 0)
+	t->entries = io_buffer_new(MAX(cap, 1u) * sizeof(*t->entries));
+	if (!t->entries || bitmap_init(&t->dirty, DIV_ROUND_UP(cap * 8ULL, q->slice_bytes)) < 0)
 		return err_set_errno(e, -ENOMEM, "%s: %s", q->base.name, what);
 	t->offset = offset;
 	t->n = n;
 	t->cap = cap;
 	if (n)
-		r = qcow2_pread(q->base.fd, buf, bytes, offset);
+		r = qcow2_pread(q->base.fd, t->entries, ROUND_UP(n * 8ULL, 4096), offset);
 	if (r < 0)
 		return err_set_errno(e, r, "%s: cannot read the %s", q->base.name, what);
 	for (uint32_t i = 0; i < n; i++)
-		t->entries[i] = load_be64(buf + i * 8ULL);
+		t->entries[i] = be64toh(t->entries[i]);
 	return 0;
 }
 

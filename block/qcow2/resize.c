@@ -130,13 +130,14 @@ static void header_set(struct qcow2 *q, uint64_t size)
 	q->h.l1_offset = q->disk.l1.offset;
 }
 
+/* Make room for cap entries; those behind t->n become 0. */
 static int l1_room(struct table *t, uint32_t cap, uint32_t piece_bytes)
 {
 	uint64_t *entries = reallocarray(t->entries, cap, sizeof(*entries));
 
 	if (!entries)
 		return -ENOMEM;
-	memset(entries + t->cap, 0, (cap - t->cap) * sizeof(*entries));
+	memset(entries + t->n, 0, (cap - t->n) * sizeof(*entries));
 	t->entries = entries;
 	t->cap = cap;
 	return bitmap_grow(&t->dirty, DIV_ROUND_UP(cap * 8ULL, piece_bytes));
