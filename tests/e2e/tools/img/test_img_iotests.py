@@ -168,7 +168,7 @@ def test_downgrade_keeps_zeros_of_snapshots(box, backing, size):
 @pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on", "compat=0.10", "cluster_size=512"])
 @pytest.mark.parametrize("old", [True, False])
 def test_rebase_keeps_zeros_as_zero_clusters(box, options, old):
-    """The old backing file, if any, is too short or has zeros where the new one has data. The disk ends within a cluster."""
+    """The old backing file, if any, is too short or has zeros where the new one has data."""
     (box.path / "old").write_bytes(b"a" * 65536 + bytes(65536) + b"b" * 1000)
     (box.path / "new").write_bytes(b"n" * (1 << 20))
     over = ["-b", "old", "-F", "raw"] if old else []
