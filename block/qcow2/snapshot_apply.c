@@ -374,6 +374,7 @@ static int apply_give_up(struct apply *a, int res)
 		snapshot_mark_failed(&a->mark, q);
 	if (a->with_info)
 		table_swap_failed(&a->swap, q, res);
+	snapshot_refcount_full(q, res, &a->o.err);
 	a->res = res;
 	a->o.phase = APPLY_STOP;
 	return 0;

@@ -243,11 +243,8 @@ static int create_give_up(struct block_snapshot *s, int res)
 {
 	if (!s->res) {
 		s->res = res;
-		if (!*s->err.msg && res == -ERANGE)
-			err_set(&s->err, res, ERR_UNSUPPORTED, "disk %s: a cluster's refcount is at the "
-				"maximum of %u bits; delete a snapshot first",
-				s->q->base.name, 1u << s->q->h.refcount_order);
-		else if (!*s->err.msg)
+		snapshot_refcount_full(s->q, res, &s->err);
+		if (!*s->err.msg)
 			err_set_errno(&s->err, res, "disk %s: cannot make the snapshot", s->q->base.name);
 	}
 	s->phase = CREATE_STOP;

@@ -121,6 +121,8 @@ int counter_init(struct counter *c, struct qcow2 *q, const uint64_t *entries, ui
 void counter_done(struct counter *c);
 /* Count table `index`. Returns 0 when it is counted; -EINPROGRESS; -errno. */
 int counter_count(struct counter *c, uint32_t index, struct wait *w);
+/* Set e if counting ended with res because a refcount is at its maximum, and e is not set. */
+void snapshot_refcount_full(const struct qcow2 *q, int res, struct err *e);
 /* Returns true if a job runs; w then runs at the job's end. */
 bool counter_busy(struct counter *c, struct wait *w);
 

@@ -3,6 +3,7 @@
  * waits for the job. So the job may pause for I/O between any two entries. It counts the table
  * itself first: from then on nobody can free the table, and an incomplete job can be undone. */
 #include "base/bytes.h"
+#include "base/err.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 
@@ -302,4 +303,11 @@ bool counter_busy(struct counter *c, struct wait *w)
 			return true;
 		}
 	return false;
+}
+
+void snapshot_refcount_full(const struct qcow2 *q, int res, struct err *e)
+{
+	if (res == -ERANGE && !*e->msg)
+		err_set(e, res, ERR_UNSUPPORTED, "disk %s: a cluster's refcount is at the maximum of %u bits; delete a "
+			"snapshot first", q->base.name, 1u << q->h.refcount_order);
 }

@@ -56,24 +56,24 @@ static void add_count(struct json_object *o, const char *key, uint64_t v, bool a
 		json_object_object_add(o, key, json_object_new_uint64(v));
 }
 
+/* The keys are in qemu-img's order. */
 static void check_to_json(const struct qcow2_check *c, const char *path)
 {
 	struct json_object *o = json_object_new_object();
 
 	add_count(o, "image-end-offset", c->image_end_offset, true);
+	add_count(o, "compressed-clusters", c->compressed_clusters, false);
 	add_count(o, "total-clusters", c->total_clusters, true);
-	add_count(o, "check-errors", c->errors, true);
 	add_count(o, "corruptions", c->corruptions, false);
-	add_count(o, "leaks", c->leaks, false);
 	add_count(o, "corruptions-fixed", c->corruptions_fixed, false);
+	add_count(o, "check-errors", c->errors, true);
+	add_count(o, "leaks", c->leaks, false);
 	add_count(o, "leaks-fixed", c->leaks_fixed, false);
 	add_count(o, "allocated-clusters", c->allocated_clusters, false);
-	add_count(o, "fragmented-clusters", c->fragmented_clusters, false);
-	add_count(o, "compressed-clusters", c->compressed_clusters, false);
 	json_object_object_add(o, "filename", json_object_new_string(path));
 	json_object_object_add(o, "format", json_object_new_string("qcow2"));
-	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-		JSON_C_TO_STRING_NOSLASHESCAPE));
+	add_count(o, "fragmented-clusters", c->fragmented_clusters, false);
+	img_json_print(o);
 	json_object_put(o);
 }
 

@@ -49,6 +49,7 @@ int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(prin
 /* A snapshot as in `qemu-img info`: img_snapshot_heading() and img_snapshot_line() print a table, img_snapshot_json()
  * returns an object, which the caller owns. */
 struct json_object;
+void img_json_print(struct json_object *o); /* as qemu-img prints JSON */
 void img_snapshot_heading(void);
 /* Copy a name from an image to buf, with '?' for control characters, which could steer a terminal. Returns buf. */
 const char *img_printable(const char *s, char *buf, size_t cap);

@@ -225,60 +225,63 @@ static struct json_object *json_specific(const struct info_layer *i)
 			json_object_new_boolean(!!(h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)));
 		if (i->nbitmaps)
 			info_add(d, "bitmaps", json_bitmaps(i));
-		info_add(d, "corrupt", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_CORRUPT)));
-		info_add(d, "extended-l2", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_EXTENDED_L2)));
 	}
+	info_add(d, "refcount-bits", json_object_new_int(1 << h->refcount_order));
 	if (feature_name(i, QCOW2_INCOMPAT_DATA_FILE)) {
 		info_add(d, "data-file", json_object_new_string(h->data_file));
 		info_add(d, "data-file-raw",
 			json_object_new_boolean(!!(h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA)));
 	}
-	info_add(d, "refcount-bits", json_object_new_int(1 << h->refcount_order));
+	if (h->version >= 3) {
+		info_add(d, "corrupt", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_CORRUPT)));
+		info_add(d, "extended-l2", json_object_new_boolean(feature_name(i, QCOW2_INCOMPAT_EXTENDED_L2)));
+	}
 	info_add(o, "type", json_object_new_string("qcow2"));
 	info_add(o, "data", d);
 	return o;
 }
 
-static void json_qcow2(struct json_object *o, const struct info_layer *i)
+static struct json_object *json_snapshots(const struct info_layer *i)
 {
-	const struct qcow2_header *h = &i->y->header;
-	char full[FULL_MAX];
+	struct json_object *list = json_object_new_array();
 
-	info_add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
-	if (h->crypt_method)
-		info_add(o, "encrypted", json_object_new_boolean(true));
-	if (i->nsnapshots) {
-		struct json_object *list = json_object_new_array();
-
-		for (size_t k = 0; k < i->nsnapshots; k++)
-			json_object_array_add(list, img_snapshot_json(&i->snapshots[k]));
-		info_add(o, "snapshots", list);
-	}
-	info_add(o, "format-specific", json_specific(i));
-	if (!h->has_backing)
-		return;
-	info_add(o, "backing-filename", json_object_new_string(h->backing_name));
-	if (*h->backing_format)
-		info_add(o, "backing-filename-format", json_object_new_string(h->backing_format));
-	if (h->has_pin)
-		add_pin(o, "backing-pin", h->pin.id);
-	backing_full(i, full);
-	info_add(o, "full-backing-filename", json_object_new_string(full));
+	for (size_t k = 0; k < i->nsnapshots; k++)
+		json_object_array_add(list, img_snapshot_json(&i->snapshots[k]));
+	return list;
 }
 
+/* The keys are in qemu-img's order. */
 static struct json_object *info_to_json(const struct info_layer *i)
 {
+	const struct qcow2_header *h = i->y->format == BLOCK_FORMAT_QCOW2 ? &i->y->header : NULL;
 	struct json_object *o = json_object_new_object();
+	bool backed = h && h->has_backing;
+	char full[FULL_MAX];
 
-	info_add(o, "filename", json_object_new_string(i->path));
-	info_add(o, "format", json_object_new_string(block_format_name(i->y->format)));
+	if (backed && *h->backing_format)
+		info_add(o, "backing-filename-format", json_object_new_string(h->backing_format));
+	if (i->nsnapshots)
+		info_add(o, "snapshots", json_snapshots(i));
 	info_add(o, "virtual-size", json_object_new_uint64(i->size_bytes));
+	info_add(o, "filename", json_object_new_string(i->path));
+	if (h)
+		info_add(o, "cluster-size", json_object_new_int64(1LL << h->cluster_bits));
+	if (backed && h->has_pin)
+		add_pin(o, "backing-pin", h->pin.id);
+	info_add(o, "format", json_object_new_string(block_format_name(i->y->format)));
 	if (!i->y->protocol)
 		info_add(o, "actual-size", json_object_new_uint64(i->actual_bytes));
-	info_add(o, "dirty-flag", json_object_new_boolean(
-		i->y->format == BLOCK_FORMAT_QCOW2 && feature_name(i, QCOW2_INCOMPAT_DIRTY)));
-	if (i->y->format == BLOCK_FORMAT_QCOW2)
-		json_qcow2(o, i);
+	if (h)
+		info_add(o, "format-specific", json_specific(i));
+	if (backed) {
+		backing_full(i, full);
+		info_add(o, "full-backing-filename", json_object_new_string(full));
+	}
+	if (h && h->crypt_method)
+		info_add(o, "encrypted", json_object_new_boolean(true));
+	if (backed)
+		info_add(o, "backing-filename", json_object_new_string(h->backing_name));
+	info_add(o, "dirty-flag", json_object_new_boolean(h && feature_name(i, QCOW2_INCOMPAT_DIRTY)));
 	return o;
 }
 
@@ -335,7 +338,12 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 
 	for (unsigned i = 0; i < n && !r; i++) {
 		struct info_layer info = { .y = &layers[i], .path = layers[i].path };
+		char dotted[PATH_MAX + 2];
 
+		if (!info.y->protocol && img_has_protocol(info.path)) { /* a path that qemu-img takes back */
+			snprintf(dotted, sizeof(dotted), "./%s", info.path);
+			info.path = dotted;
+		}
 		if (!o->no_lock && !info.y->protocol)
 			r = lock_acquire(layers[i].fd, LOCK_AS_READER, layers[i].path, e);
 		if (!r)
@@ -350,8 +358,7 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 		qcow2_bitmaps_free(info.bitmaps, info.nbitmaps);
 	}
 	if (!r && as_json)
-		puts(json_object_to_json_string_ext(chain ? list : json_object_array_get_idx(list, 0),
-			JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
+		img_json_print(chain ? list : json_object_array_get_idx(list, 0));
 	json_object_put(list);
 	if (layers)
 		img_layers_free(layers, n);

@@ -21,7 +21,7 @@
 	"  --image-opts   take options instead of the image's name: driver=qcow2,file.filename=NAME\n"
 
 #define PROGRESS_HELP                                                                              \
-	"  -p             show a progress bar, on a terminal\n"                                    \
+	"  -p             show a progress bar\n"                                    \
 	"  --format json  print progress and result as lines of JSON\n"
 
 static const struct img_verb verbs[] = {
@@ -53,7 +53,7 @@ static const struct img_verb verbs[] = {
 		"  -r all         repair everything: rebuild refcounts, replace invalid table entries\n"
 		"                 by zeros, clear the dirty and corrupt flags\n"
 		"  --output FMT   set the output format: human or json [human]\n"
-		"  -p             show a progress bar, on a terminal\n"
+		"  -p             show a progress bar\n"
 		"  -q             print nothing; only set the exit status\n"
 		"Exit status, after any repair: 0 no errors, 1 the check failed, 2 corrupt, 3 leaked clusters\n"
 		"only (wasted space, no danger), 63 the format has no tables.\n",

@@ -69,7 +69,10 @@ void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total)
 
 	p->done = done;
 	p->total = total;
-	if (p->mode == IMG_PROGRESS_BAR && now != p->shown) {
+	if (p->mode == IMG_PROGRESS_BAR) {
+		/* As in qemu-img: steps of one percent. */
+		if (p->shown >= 0 && now < p->shown + 10 && (now < 1000 || p->shown == 1000))
+			return;
 		fprintf(p->to, "    (%d.%02d/100%%)\r", now / 10, now % 10 * 10);
 		fflush(p->to);
 	} else if (p->mode == IMG_PROGRESS_JSON) {
@@ -85,6 +88,7 @@ void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total)
 void img_progress_end(struct img_progress *p, bool ok)
 {
 	if (p->mode == IMG_PROGRESS_BAR) {
+		p->shown = -1;
 		if (ok)
 			img_progress_set(p, 1, 1);
 		fputc('\n', p->to);
@@ -173,5 +177,5 @@ void img_common_open(const struct img_common *x, struct img_open *o)
 void img_common_progress(struct img_common *x)
 {
 	x->progress.mode = x->quiet ? IMG_PROGRESS_NONE : x->json ? IMG_PROGRESS_JSON
-		: x->bar && isatty(fileno(x->progress.to)) ? IMG_PROGRESS_BAR : IMG_PROGRESS_NONE;
+		: x->bar ? IMG_PROGRESS_BAR : IMG_PROGRESS_NONE;
 }

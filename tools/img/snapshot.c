@@ -29,12 +29,6 @@ struct snapshot {
 
 /* ---- listing snapshots ---- */
 
-static void json_print(struct json_object *o)
-{
-	puts(json_object_to_json_string_ext(o,
-		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE));
-}
-
 static struct json_object *own_json(const struct block_snapshot_info *i, uint64_t bytes)
 {
 	struct json_object *o = json_object_new_object();
@@ -74,7 +68,7 @@ static int list_print(struct snapshot *s, const struct img_layer *y, struct err 
 			img_snapshot_line(&snapshots[i]);
 	}
 	if (s->common.json)
-		json_print(list);
+		img_json_print(list);
 	json_object_put(list);
 	qcow2_snapshots_free(snapshots, n);
 	return 0;
@@ -198,7 +192,7 @@ static int own_sizes(struct snapshot *s, struct err *e)
 			own_line(&all[i], bytes);
 	}
 	if (!r && s->common.json)
-		json_print(list);
+		img_json_print(list);
 	json_object_put(list);
 	return r;
 }

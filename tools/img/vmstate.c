@@ -228,7 +228,7 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 	ram_json(o, &h, crcs);
 	r = sections_json(o, sections, h.sections_bytes, e);
 	if (!r && as_json)
-		puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED));
+		img_json_print(o);
 	else if (!r)
 		vmstate_print(o);
 	json_object_put(o);

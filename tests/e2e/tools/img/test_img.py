@@ -134,8 +134,8 @@ def test_info_as_qemu(box):
     box.qemu("snapshot", "-c", "one", "a")
     box.qemu("snapshot", "-c", "two", "a")
     assert box.img("info", "a").stdout == box.qemu("info", "a").stdout
-    ours = json.loads(box.img("info", "--output", "json", "a").stdout)
-    assert ours == json.loads(box.qemu("info", "--output", "json", "a").stdout)
+    for args in (["info"], ["check"]):
+        assert box.img(*args, "--output", "json", "a").stdout == box.qemu(*args, "--output", "json", "a").stdout
     chain = json.loads(box.img("info", "--output", "json", "--backing-chain", "a").stdout)
     assert [os.path.basename(c["filename"]) for c in chain] == ["a", "base"]
     box.qemu("create", "-q", "-f", "raw", "r", "1000k")
@@ -265,7 +265,8 @@ def said_on_terminal(box, args):
 def test_convert_progress_on_a_terminal(box):
     box.qemu("create", "-q", "-f", "raw", "src", "8M")
     assert b"(100.00/100%)" in said_on_terminal(box, ["convert", "-p", "-f", "raw", "-O", "qcow2", "src", "a"])
-    assert box.img("convert", "-p", "-f", "raw", "-O", "qcow2", "src", "b").stdout == ""
+    assert "(100.00/100%)" in box.img("convert", "-p", "-f", "raw", "-O", "qcow2", "src", "b").stdout
+    assert box.img("convert", "-p", "-q", "-f", "raw", "-O", "qcow2", "src", "b").stdout == ""
 
 
 def test_images_in_use_are_left_alone(box):
@@ -474,6 +475,19 @@ def test_impossible_snapshots_are_refused(box):
     assert len(before) <= os.stat(box.path / "a").st_size
     assert "no snapshot with a VM state" in box.fails("vmstate-info", "a")
     assert "has no VM state" in box.fails("vmstate-info", "a", "s")
+
+
+def test_snapshot_that_a_refcount_cannot_count_is_refused(box):
+    box.img("create", "-f", "qcow2", "-o", "refcount_bits=2", "a", "1M")
+    box.io("a", "write -P 1 0 1M")
+    for name in ("one", "two"):
+        box.img("snapshot", "-c", name, "a")
+    for how, name in (("-c", "three"), ("-a", "one")):
+        assert "at the maximum of 2 bits; delete a snapshot first" in box.fails("snapshot", how, name, "a")
+        box.qemu("check", "a")
+    box.img("snapshot", "-d", "two", "a")
+    box.img("snapshot", "-a", "one", "a")
+    box.qemu("check", "a")
 
 
 def test_help_and_version(box):

@@ -74,7 +74,7 @@ def test_target_options(disk):
 def test_names_with_commas_and_colons(disk):
     os.rename(disk.path / "a", disk.path / "x:y,z")
     for tool in (disk.img, disk.qemu):
-        assert "qcow2" in tool("info", "file:x:y,z").stdout
+        assert tool("info", "file:x:y,z").stdout.startswith("image: ./x:y,z\nfile format: qcow2\n")
         assert "qcow2" in tool("info", "--image-opts", "driver=qcow2,file.filename=x:y,,z").stdout
     disk.img("create", "-q", "-f", "qcow2", "-b", "file:x:y,z", "-F", "qcow2", "top")
     disk.qemu("compare", "top", "r")

@@ -54,7 +54,8 @@ def test_progress_as_json_lines(images, verb):
 def test_check_shows_progress_bar(images, args):
     said = said_on_terminal(images, [*args, "top"])
     assert b"(0.00/100%)" in said and said.index(b"(100.00/100%)") < said.index(b"No errors were found")
-    assert "%)" not in images.img(*args, "top").stdout.replace("% compressed", "")
+    assert "(100.00/100%)" in images.img(*args, "top").stdout
+    assert "%)" not in images.img(*args, "-q", "top").stdout.replace("% compressed", "")
 
 
 @pytest.mark.parametrize("verb", VERBS)
