@@ -266,7 +266,7 @@ static int pack_existing(struct img_convert *v, bool is_zero, struct err *e)
 	return !r && over < 0 ? err_set_errno(e, over, "cannot write %s", v->path) : r;
 }
 
-/* Write into an existing image (-n). A failure leaves the image incomplete. */
+/* Write into an existing image (-n), or to a disk of a server. A failure leaves the target incomplete. */
 static int convert_existing(struct img_convert *v, struct err *e)
 {
 	struct img_open o = v->target;
@@ -345,12 +345,12 @@ static int convert_new(struct img_convert *v, struct target *t, struct err *e)
 int img_convert_run(struct img_convert *v, struct err *e)
 {
 	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
-	bool stream = !strcmp(v->path, "-");
+	bool stream = !strcmp(v->path, "-"), in_place = v->existing || v->target.protocol;
 	int r = loop_new(64, &v->loop, e);
 
 	if (!r)
 		r = loop_new(64, &v->from_loop, e);
-	if (!r && !stream && !v->existing)
+	if (!r && !stream && !in_place)
 		r = target_prepare(&t, v, e);
 	if (!r)
 		r = source_open(v, e);
@@ -359,7 +359,7 @@ int img_convert_run(struct img_convert *v, struct err *e)
 	else if (stream)
 		r = img_copy_stream(v->from, 1, &v->how, &v->rate, &v->common.progress, e);
 	else
-		r = v->existing ? convert_existing(v, e) : convert_new(v, &t, e);
+		r = in_place ? convert_existing(v, e) : convert_new(v, &t, e);
 	block_close(v->from);
 	loop_free(v->from_loop);
 	loop_free(v->loop);
@@ -420,10 +420,9 @@ static int names_take(struct convert_args *a, char **names)
 	v->target = (struct img_open){ .writable = true };
 	memcpy(v->target.allow, a->src.allow, sizeof(v->target.allow));
 	v->target.nallow = a->src.nallow;
-	if (a->target_opts && img_name_take(&v->target, target, true, &e) < 0)
+	if (img_name_take(&v->target, target, a->target_opts, &e) < 0)
 		return img_fail(&e);
-	v->path = a->target_opts ? v->target.path : img_name_path(target);
-	v->target.path = v->path;
+	v->path = v->target.path;
 	if (!v->target.format)
 		v->target.format = block_format_name(v->ic.format);
 	return img_create_format(&v->ic, "convert", v->target.format);
@@ -456,6 +455,8 @@ static int args_check(struct convert_args *a, int argc, char **argv)
 		return img_usage("convert", "-c requires -O qcow2");
 	if (v->compress && v->ic.prealloc)
 		return img_usage("convert", "-c and preallocation exclude each other");
+	if (v->target.protocol && v->ic.prealloc)
+		return img_usage("convert", "a server's disk cannot be preallocated");
 	if (v->compress && v->ic.qcow2.data_file)
 		return img_usage("convert", "-c and data_file exclude each other: a data file has no compressed "
 			"clusters");

@@ -12,7 +12,7 @@ struct img_convert {
 	uint64_t end_bytes;    /* stop at this offset of the source; UINT64_MAX: at its end */
 	struct img_create ic;  /* the target; its size is that of the source */
 	const char *path;      /* "-": standard output */
-	struct img_open target; /* with `existing`: how to open the target */
+	struct img_open target; /* how to open the target, if it exists or is a URL */
 	bool compress, existing, target_is_zero;
 	bool bitmaps, skip_broken_bitmaps; /* copy the bitmaps of a single source; leave out inconsistent ones */
 	struct img_copy_how how;

@@ -55,7 +55,7 @@ static int dd_run(struct dd *d, struct err *e)
 
 	v->sources = &d->src;
 	v->nsources = 1;
-	v->path = img_name_path(d->to);
+	v->path = v->target.path;
 	v->skip_bytes = blocks_to_bytes(d, d->skip);
 	v->end_bytes = blocks_to_bytes(d, d->count);
 	return img_convert_run(v, e);
@@ -83,7 +83,14 @@ int img_dd_main(int argc, char **argv)
 	if (st)
 		return st;
 	img_common_open(&d.v.common, &d.src);
+	d.v.target.writable = true;
 	if (img_common_name(&d.v.common, &d.src, d.from))
+		return 1;
+	if (img_name_take(&d.v.target, d.to, false, &e) < 0)
+		return img_fail(&e);
+	if (!d.v.target.format)
+		d.v.target.format = block_format_name(d.v.ic.format);
+	if (img_create_format(&d.v.ic, "dd", d.v.target.format))
 		return 1;
 	img_signals_catch();
 	return dd_run(&d, &e) < 0 ? img_fail(&e) : 0;

@@ -88,7 +88,7 @@ static int server_connect(const struct nbd_calls *c, struct nbd_handle *h, const
 
 static int qcow2_refuse(const char *url, struct err *e)
 {
-	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: a qcow2 image is not read over NBD; copy the image's file with `nbdcopy`, "
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: a qcow2 image over NBD is not supported; copy the image's file with `nbdcopy`, "
 		"let the server serve the disk in it, as `qemu-nbd -f qcow2` does, or use -f raw to see it as a raw disk", url);
 }
 
