@@ -414,9 +414,10 @@ static void file_close(struct loop *l, int fd)
 	close(fd);
 }
 
-static void chain_free(struct block *b, bool close_fds)
+/* keep: the layer to stop at; NULL: none. */
+static void chain_free(struct block *b, bool close_fds, const struct block *keep)
 {
-	while (b) {
+	while (b && b != keep) {
 		struct block *backing = b->backing;
 
 		if (b->locked)
@@ -540,7 +541,13 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 		.cache_bytes = o->cache_bytes, .no_mend = o->as_handed_over };
 	int r = layer_pin(o, i, &pin, e);
 
-	if (r < 0)
+	if (!r && layer->open && (pin || backing || layer->format != BLOCK_FORMAT_RAW))
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s: a layer that is no file is raw and the lowest one", name);
+	if (!r && layer->open) {
+		layer->open->layer = i;
+		*ret_b = layer->open;
+	}
+	if (r < 0 || layer->open)
 		return r;
 	fo.pin = pin;
 	mode = pin ? LOCK_AS_PIN_READER : read_only ? LOCK_AS_READER : o->beside_pins ? LOCK_AS_WRITER_BESIDE_PINS : LOCK_AS_WRITER;
@@ -616,7 +623,7 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 		else
 			r = layer_open(l, o, i, b, &at_pin, &top, e);
 		if (r < 0) {
-			chain_free(b, false);
+			chain_free(b, false, o->layers[used - 1].open);
 			return r;
 		}
 		b = top;
@@ -706,6 +713,6 @@ int block_close(struct block *b)
 	if (!b)
 		return 0;
 	r = block_settle(b);
-	chain_free(b, true);
+	chain_free(b, true, NULL);
 	return r;
 }

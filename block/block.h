@@ -69,6 +69,8 @@ struct block_layer {
 	int fd; /* the image's file; taken on success only */
 	enum block_format format;
 	int data_fd; /* a qcow2 image's external data file; taken like fd; 0: none */
+	/* Instead of fd: a disk of another kind, open on the same loop; taken like fd. Only as the lowest layer. */
+	struct block *open;
 };
 
 struct block_open {

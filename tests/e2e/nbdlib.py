@@ -60,6 +60,7 @@ class Fake:
         self.reached = threading.Event()
         self.ended = threading.Event()
         self.log = []
+        self.clients = 0
 
     def __enter__(self):
         self.listener = socket.socket(socket.AF_UNIX)
@@ -85,6 +86,7 @@ class Fake:
                 client = self.listener.accept()[0]
             except OSError:
                 return
+            self.clients += 1
             with client:
                 try:
                     self.handshake(client)

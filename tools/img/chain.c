@@ -131,14 +131,14 @@ static int rebase_copy(struct rebase *z, struct err *e)
  * allowed. */
 static int new_open(struct rebase *z, struct err *e)
 {
-	struct img_open o = { .format = z->base_format, .no_lock = z->common.o.no_lock, .allow = { "/" },
-		.nallow = 1 };
+	struct img_open o = { .format = z->base_format, .no_lock = z->common.o.no_lock, .trust = z->common.o.trust };
 	char path[2 * PATH_MAX];
 	struct stat a, b;
+	int r = img_backing_take(&o, z->common.o.path, z->base, path, e);
 
-	img_path_beside(z->common.o.path, z->base, path, sizeof(path));
-	o.path = path;
-	if (!stat(path, &a) && !stat(z->common.o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+	if (r < 0)
+		return r;
+	if (!stat(o.path, &a) && !stat(z->common.o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->common.o.path);
 	return img_block_open(z->loop, &o, &z->new, e);
 }
@@ -321,19 +321,10 @@ static int commit_copy(struct commit *k, struct err *e)
  * layer: otherwise both disks would have the base open. */
 static int base_open(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
-	struct block_layer fds[BLOCK_LAYERS_MAX];
-	struct block_open bo = { .layers = fds, .nlayers = n - k->depth, .buffered = true,
-		.name = layers[k->depth].path };
+	struct block_open bo = { .buffered = true, .name = layers[k->depth].path };
 	int r = img_layer_reopen(&layers[k->depth], e);
 
-	if (r < 0)
-		return r;
-	for (unsigned i = k->depth; i < n; i++)
-		fds[i - k->depth] = img_layer_files(&layers[i]);
-	r = block_open(k->loop, &bo, &k->base, e);
-	for (unsigned i = k->depth; !r && i < n; i++)
-		img_layer_given(&layers[i]);
-	return r;
+	return r ? r : img_layers_join(k->loop, layers + k->depth, n - k->depth, &bo, &k->base, e);
 }
 
 /* Open the layers above the base over an empty layer, because a commit reads only their own data. */

@@ -83,6 +83,11 @@ static int overlay_open(struct target *t, struct loop *l, const struct img_creat
 	img_common_open(x, &o);
 	o.no_lock = false;
 	o.data_fd = t->data.fd;
+	if (img_is_no_path(ic->qcow2.backing_name)) {
+		if (strncmp(ic->qcow2.backing_name, "json:", 5)) /* a URL has no further backing files */
+			o.trust = img_backing_name;
+		return img_block_open(l, &o, ret_b, e);
+	}
 	img_path_beside(t->path, ic->qcow2.backing_name, path, sizeof(path));
 	if (!realpath(path, real))
 		return err_set_errno(e, -errno, "backing file %s", path);

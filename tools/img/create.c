@@ -156,22 +156,23 @@ struct create_args {
 	struct img_create c;
 	bool unsafe, quiet;
 	const char *name, *path, *size; /* name: as given; path: without "file:" */
+	int (*trust)(struct img_open *o, char *name, struct err *e); /* see struct img_open */
 };
 
 /* Open the backing file, which gives the default size. The user gave its name, so every folder is allowed. */
 static int backing_look(struct create_args *a, struct err *e)
 {
 	struct qcow2_create *q = &a->c.qcow2;
-	struct img_open o = { .format = q->backing_format, .no_lock = true, .allow = { "/" }, .nallow = 1 };
+	struct img_open o = { .format = q->backing_format, .no_lock = true, .trust = a->trust };
 	struct block_info info;
 	struct loop *l = NULL;
 	struct block *b;
-	char path[8192];
+	char path[2 * PATH_MAX];
 	int r;
 
-	img_path_beside(a->path, q->backing_name, path, sizeof(path));
-	o.path = path;
-	r = loop_new(16, &l, e);
+	r = img_backing_take(&o, a->path, q->backing_name, path, e);
+	if (!r)
+		r = loop_new(16, &l, e);
 	if (!r)
 		r = img_block_open(l, &o, &b, e);
 	if (!r) {
@@ -319,12 +320,14 @@ static int file_make(struct create_args *a, struct err *e)
 
 int img_create_main(int argc, char **argv)
 {
+	static const struct option longs[] = { { "object", required_argument, NULL, IMG_OPT_OBJECT },
+		{ "trust-backing", no_argument, NULL, IMG_OPT_TRUST }, { NULL, 0, NULL, 0 } };
 	struct create_args a = { .c = IMG_CREATE_DEFAULT };
 	struct img_options opts = { 0 };
 	struct err e;
 	int o, r;
 
-	while ((o = getopt_long(argc, argv, "f:o:b:F:uq", img_object_longs, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "f:o:b:F:uq", longs, NULL)) != -1) {
 		switch (o) {
 		case 'f':
 			if (img_create_format(&a.c, "create", optarg))
@@ -345,6 +348,9 @@ int img_create_main(int argc, char **argv)
 			break;
 		case 'q':
 			a.quiet = true;
+			break;
+		case IMG_OPT_TRUST:
+			a.trust = img_backing_name;
 			break;
 		case IMG_OPT_OBJECT:
 			return img_object_refuse("create");

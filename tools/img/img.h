@@ -86,7 +86,7 @@ void img_progress_end(struct img_progress *p, bool ok);
 
 /* A way to open disks that are no files. */
 struct img_protocol {
-	/* Open `url` as a raw disk, which borrows it.
+	/* Open `url` as a raw disk.
 	 * format: as in struct img_open. Returns 0; -errno with a sentence. */
 	int (*open)(struct loop *l, const char *url, const char *format, bool writable, struct block **ret_b, struct err *e);
 };
@@ -106,6 +106,9 @@ struct img_open {
 	int data_fd;	 /* the image's data file, borrowed; 0: the file that the image names */
 	const char *snapshot;  /* open this snapshot; NULL: the disk */
 	uint64_t cache_bytes;  /* 0: the default of the qcow2 driver */
+	/* Takes the name of a backing file that is no path, such as img_backing_name(), and lets the files of a chain
+	 * be in any folder. NULL: a chain with such a name is refused. */
+	int (*trust)(struct img_open *o, char *name, struct err *e);
 	/* Further folders below which backing and data files may be. */
 	const char *allow[IMG_ALLOW_MAX + 1]; /* one more than --allow fills */
 	unsigned nallow;
@@ -118,17 +121,16 @@ struct img_common {
 	struct img_progress progress;
 };
 /* Values of long options for getopt; from IMG_OPT_OWN on, those that only one verb has. */
-enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OBJECT, IMG_OPT_OWN };
+enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OBJECT, IMG_OPT_TRUST, IMG_OPT_OWN };
 #define IMG_COMMON_LONGS                                                                           \
 	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
 		{ "output", required_argument, NULL, IMG_OPT_OUTPUT },                             \
 		{ "format", required_argument, NULL, IMG_OPT_OUTPUT },                             \
 		{ "force-share", no_argument, NULL, 'U' },                                         \
 		{ "image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS },                           \
+		{ "trust-backing", no_argument, NULL, IMG_OPT_TRUST },                             \
 		{ "object", required_argument, NULL, IMG_OPT_OBJECT }
 extern const struct option img_common_longs[];
-/* Only --object, for verbs without the other common options. */
-extern const struct option img_object_longs[];
 /* Refuse --object: its objects hold secrets of encrypted images and of TLS. Returns an exit status. */
 int img_object_refuse(const char *verb);
 /* Prepare x for img_common_option(). x: zeroed, except for the members of x->o that the verb has set. */
@@ -145,6 +147,12 @@ void img_common_open(const struct img_common *x, struct img_open *o);
 int img_common_name(struct img_common *x, struct img_open *o, char *name);
 /* Returns 0; -EINVAL or -ENOTSUP with a sentence. */
 int img_name_take(struct img_open *o, char *name, bool image_opts, struct err *e);
+/* Like img_name_take(), for "json:..." or a URL as the name of a backing file. o->format: the format that the image
+ * gives for it, which wins over that in the name. */
+int img_backing_name(struct img_open *o, char *name, struct err *e);
+/* Let o open the backing file that the user names for an image, in any folder. A path is relative to the image's
+ * folder. path: 2 * PATH_MAX bytes, which o->path may point to. Returns 0 or -errno. */
+int img_backing_take(struct img_open *o, const char *image, const char *name, char *path, struct err *e);
 /* Check a cache mode of -t or -T, which have no effect here. Returns 0; an exit status after an error message. */
 int img_cache_option(const char *verb, const char *mode);
 /* Choose how to show progress, after all options are parsed. */
@@ -176,6 +184,10 @@ int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, uns
 /* Is this the beginning of a qcow2 image? buf: 4 bytes. */
 bool img_is_qcow2(const void *buf);
 void img_layers_free(struct img_layer *layers, unsigned n);
+/* Open n layers as a disk. bo: its other members are set. The files are taken on success. Returns 0; -errno with a
+ * sentence. */
+int img_layers_join(struct loop *l, struct img_layer *layers, unsigned n, struct block_open *bo, struct block **ret_b,
+	struct err *e);
 /* Returns the layer's files for block_open(), which takes the fds on success. Then call img_layer_given(), so that
  * img_layers_free() does not close them. */
 struct block_layer img_layer_files(const struct img_layer *y);
@@ -194,8 +206,10 @@ int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
 /* Returns the path in a name: what follows "file:", or the name itself. */
 #define img_name_path(name) (strncmp((name), "file:", 5) ? (name) : (name) + 5)
-/* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path. */
+/* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path; "file:" counts as one. */
 bool img_has_protocol(const char *name);
+/* Return whether the name is neither a path nor "file:PATH". */
+#define img_is_no_path(name) (img_name_path(name) == (name) && img_has_protocol(name))
 /* Open the image as a disk, run work() on it, and close it.
  * work: returns 0; -errno with a sentence.
  * Returns 0; -errno with a sentence, also if a writable image cannot be closed. */

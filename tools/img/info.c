@@ -95,6 +95,8 @@ static void backing_full(const struct info_layer *i, char ret[FULL_MAX])
 	const char *slash = strrchr(i->path, '/');
 
 	img_backing_path(&i->y->header, backing);
+	if (img_is_no_path(backing))
+		slash = NULL;
 	snprintf(ret, FULL_MAX, "%.*s%s", *backing != '/' && slash ? (int)(slash + 1 - i->path) : 0, i->path, backing);
 }
 
@@ -347,7 +349,7 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 		if (!o->no_lock && !info.y->protocol)
 			r = lock_acquire(layers[i].fd, LOCK_AS_READER, layers[i].path, e);
 		if (!r)
-			r = info.y->protocol ? url_fill(&info, o->format, e) : layer_fill(&info, e);
+			r = info.y->protocol ? url_fill(&info, i ? block_format_name(info.y->format) : o->format, e) : layer_fill(&info, e);
 		if (!r && as_json)
 			json_object_array_add(list, info_to_json(&info));
 		else if (!r) {

@@ -12,9 +12,11 @@
 
 #define FORMAT_HELP                                                                                \
 	"  -f FMT         set the format of the image: raw or qcow2 [detected]\n"
+#define TRUST_HELP                                                                                 \
+	"  --trust-backing  follow all names of backing and data files, also json: and nbd:\n"
 #define ALLOW_HELP                                                                                 \
 	"  --allow DIR    accept backing and data files below DIR too [only below the\n"           \
-	"                 folder of the image that names them]\n"
+	"                 folder of the image that names them]\n" TRUST_HELP
 #define OPEN_HELP                                                                                  \
 	FORMAT_HELP                                                                                \
 	"  -U             do not lock the image: read it while a VM uses it\n" ALLOW_HELP            \
@@ -30,6 +32,7 @@ static const struct img_verb verbs[] = {
 		"  -b FILE        create an overlay on the backing file FILE\n"
 		"  -F FMT         set the format of the backing file; required with -b\n"
 		"  -u             do not open the backing file; requires SIZE\n"
+		TRUST_HELP
 		"  -q             print errors only\n"
 		"  -o OPTIONS     set options, as key=value separated by commas: size,\n"
 		"                 compat (1.1 or 0.10) [1.1], cluster_size (512 to 2M) [64k],\n"

@@ -422,6 +422,32 @@ int img_name_take(struct img_open *o, char *name, bool image_opts, struct err *e
 	return 0;
 }
 
+int img_backing_name(struct img_open *o, char *name, struct err *e)
+{
+	const char *format = o->format;
+	int r;
+
+	o->format = NULL;
+	r = img_name_take(o, name, false, e);
+	if (format)
+		o->format = format;
+	return r;
+}
+
+int img_backing_take(struct img_open *o, const char *image, const char *name, char *path, struct err *e)
+{
+	o->allow[0] = "/";
+	o->nallow = 1;
+	if (!img_is_no_path(name)) {
+		img_path_beside(image, name, path, 2 * PATH_MAX);
+		o->path = path;
+		return 0;
+	}
+	if (snprintf(path, 2 * PATH_MAX, "%s", name) >= 2 * PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s", name);
+	return img_backing_name(o, path, e);
+}
+
 int img_common_name(struct img_common *x, struct img_open *o, char *name)
 {
 	struct err e;

@@ -31,7 +31,7 @@ struct nbd_disk {
 	struct block base;
 	struct nbd_calls c;
 	struct nbd_handle *h;
-	const char *url;   /* borrowed */
+	char *url;
 	int fd;		   /* a duplicate of the socket for the loop, because libnbd closes its own when the connection ends */
 	struct loop_watch *watch, *stop_watch;
 	bool dead, stopped, told;
@@ -405,6 +405,7 @@ static void disk_free(struct block *b)
 		d->c.close(d->h);
 	if (d->fd >= 0)
 		close(d->fd);
+	free(d->url);
 	free(d);
 }
 
@@ -466,10 +467,10 @@ int nbd_disk_new(struct loop *l, const struct nbd_calls *c, struct nbd_handle *h
 	block_init(&d->base, &disk_ops, &o);
 	d->c = *c;
 	d->h = h;
-	d->url = url;
+	d->url = strdup(url);
 	d->fd = -1;
 	d->finished_tail = &d->finished;
-	r = export_read(d, writable, e);
+	r = d->url ? export_read(d, writable, e) : err_set_errno(e, -ENOMEM, "%s", url);
 	if (!r)
 		r = disk_watch(d, e);
 	if (r < 0) {

@@ -93,6 +93,13 @@ static int file_open(const char *path, bool writable, int *ret_fd, struct err *e
 	return 0;
 }
 
+/* A layer that is no file is opened by img_layers_join(). */
+static int url_layer(struct img_layer *y, const char *url, struct err *e)
+{
+	y->path = strdup(url);
+	return y->path ? 0 : err_set_errno(e, -ENOMEM, "%s", url);
+}
+
 static int layer_open(struct img_layer *y, const char *path, bool writable, struct err *e)
 {
 	y->path = strdup(path);
@@ -102,8 +109,11 @@ static int layer_open(struct img_layer *y, const char *path, bool writable, stru
 int img_layer_reopen(struct img_layer *y, struct err *e)
 {
 	char checked[32]; /* the open file, because its name may point to another file by now */
-	int fd, r = file_open(y->path, true, &fd, e);
+	int fd, r;
 
+	if (y->protocol)
+		return 0;
+	r = file_open(y->path, true, &fd, e);
 	if (r < 0)
 		return r;
 	close(y->fd);
@@ -199,14 +209,14 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	if (img_name_path(name) != name)
 		name = img_name_path(name);
 	else if (img_has_protocol(name))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"%s names '%s' as its %s file; only local files are supported", image, name, what);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s names '%s' as its %s file; only local files are followed%s",
+			image, name, what, strcmp(what, "backing") ? "" : "; if you trust the image, add --trust-backing");
 	folder_of(image, dir, sizeof(dir));
 	snprintf(joined, sizeof(joined), "%s%s%s", *name == '/' ? "" : dir, *name == '/' ? "" : "/",
 		name);
 	if (!realpath(joined, ret))
 		return err_set_errno(e, -errno, "%s: %s file %s", image, what, joined);
-	ok = layer_below(ret, dir);
+	ok = o->trust || layer_below(ret, dir);
 	for (unsigned i = 0; i < o->nallow && !ok; i++)
 		ok = layer_below(ret, o->allow[i]);
 	if (!ok)
@@ -265,19 +275,43 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 	return chain_check(layers, n, y->data_fd, path, e);
 }
 
-/* Open layer n. ret_next: resolved path of the next layer, or "". */
+/* Take a name in a header that is no path, for the layer y below it. ret_next: as in chain_step(). */
+static int backing_trusted(const struct img_open *o, const struct qcow2_header *above, char *name, struct img_layer *y,
+	char *ret_next, struct err *e)
+{
+	struct img_open sub = { .format = *above->backing_format ? above->backing_format : NULL };
+	int r = o->trust(&sub, name, e);
+
+	if (!r && !sub.format)
+		r = err_set(e, -EINVAL, ERR_INVALID, "the name '%s' of a backing file gives no format", name);
+	if (!r)
+		r = img_format_parse(sub.format, &y->format, e);
+	if (r < 0)
+		return r;
+	y->protocol = sub.protocol;
+	if (sub.protocol)
+		snprintf(ret_next, PATH_MAX, "%s", sub.path);
+	else if (!realpath(sub.path, ret_next))
+		return err_set_errno(e, -errno, "backing file %s", sub.path);
+	return 0;
+}
+
+/* Open layer n. ret_next: resolved path of the next layer, or its URL, or "". */
 static int chain_step(const struct img_open *o, struct img_layer *layers, unsigned n,
 	const char *path, char *ret_next, struct err *e)
 {
 	struct img_layer *y = &layers[n];
 	char backing[QCOW2_BACKING_NAME_MAX + 1];
-	int r = layer_open(y, path, o->writable && !n, e);
+	int r;
 
+	*ret_next = 0;
+	if (y->protocol)
+		return url_layer(y, path, e);
+	r = layer_open(y, path, o->writable && !n, e);
 	if (!r && !n)
 		r = format_find(o, y->fd, &y->format, e);
 	if (!r)
 		r = chain_check(layers, n, y->fd, y->path, e);
-	*ret_next = 0;
 	if (r < 0 || y->format == BLOCK_FORMAT_RAW)
 		return r;
 	r = o->damaged ? qcow2_header_read_damaged(y->fd, path, &y->header, e) : qcow2_header_read(y->fd, path, &y->header, e);
@@ -288,13 +322,15 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	if (n + 1 == BLOCK_LAYERS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "the backing chain of %s has more than %d layers",
 			layers[0].path, BLOCK_LAYERS_MAX);
+	img_backing_path(&y->header, backing);
+	if (o->trust && img_is_no_path(backing))
+		return backing_trusted(o, &y->header, backing, &layers[n + 1], ret_next, e);
 	if (!*y->header.backing_format)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s does not give the format of its backing file; set it "
 			"with `cairn-img rebase -u -F FMT -b FILE IMAGE`", path);
 	if (img_format_parse(y->header.backing_format, &layers[n + 1].format, NULL) < 0)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has a backing file of the format '%s'; only raw and qcow2 are "
 			"supported", path, y->header.backing_format);
-	img_backing_path(&y->header, backing);
 	return file_resolve(o, path, backing, "backing", ret_next, e);
 }
 
@@ -306,15 +342,6 @@ int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned
 	return img_disk_layers_open(o, layers, ret_n, e);
 }
 
-/* The only layer of a disk that is no file; its open() finds out whether it is raw. */
-static int url_layer(const struct img_open *o, struct img_layer *y, struct err *e)
-{
-	y->protocol = o->protocol;
-	y->format = BLOCK_FORMAT_RAW;
-	y->path = strdup(o->path);
-	return y->path ? 0 : err_set_errno(e, -ENOMEM, "%s", o->path);
-}
-
 int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n, struct err *e)
 {
 	char path[PATH_MAX];
@@ -324,10 +351,8 @@ int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, uns
 	memset(layers, 0, BLOCK_LAYERS_MAX * sizeof(*layers));
 	for (unsigned i = 0; i < BLOCK_LAYERS_MAX; i++)
 		layers[i].fd = -1;
-	if (o->protocol) {
-		*ret_n = 1;
-		return url_layer(o, layers, e);
-	}
+	layers[0].protocol = o->protocol;
+	layers[0].format = BLOCK_FORMAT_RAW; /* until it is found out */
 	if (snprintf(path, sizeof(path), "%s", o->path) >= (int)sizeof(path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", o->path);
 	if (o->writable && o->no_lock)
@@ -345,13 +370,35 @@ int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, uns
 	return r;
 }
 
+int img_layers_join(struct loop *l, struct img_layer *layers, unsigned n, struct block_open *bo, struct block **ret_b,
+	struct err *e)
+{
+	struct block_layer files[BLOCK_LAYERS_MAX];
+	const struct img_layer *last = &layers[n - 1];
+	struct block *url = NULL;
+	int r = 0;
+
+	if (last->protocol)
+		r = last->protocol->open(l, last->path, block_format_name(last->format), n == 1 && !bo->read_only, &url, e);
+	for (unsigned i = 0; i < n; i++)
+		files[i] = img_layer_files(&layers[i]);
+	files[n - 1].open = url;
+	bo->layers = files;
+	bo->nlayers = n;
+	if (!r)
+		r = block_open(l, bo, ret_b, e);
+	if (r < 0)
+		block_close(url);
+	for (unsigned i = 0; !r && i < n; i++)
+		img_layer_given(&layers[i]);
+	return r;
+}
+
 static int files_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
-	struct block_layer fds[BLOCK_LAYERS_MAX];
-	struct block_open bo = { .layers = fds, .read_only = !o->writable, .no_lock = o->no_lock,
-		.buffered = !o->direct, .snapshot = o->snapshot, .cache_bytes = o->cache_bytes,
-		.name = o->path };
+	struct block_open bo = { .read_only = !o->writable, .no_lock = o->no_lock, .buffered = !o->direct,
+		.snapshot = o->snapshot, .cache_bytes = o->cache_bytes, .name = o->path };
 	unsigned n;
 	int r;
 
@@ -362,12 +409,7 @@ static int files_open(struct loop *l, const struct img_open *o, struct block **r
 		free(layers);
 		return r;
 	}
-	for (unsigned i = 0; i < n; i++)
-		fds[i] = img_layer_files(&layers[i]);
-	bo.nlayers = n;
-	r = block_open(l, &bo, ret_b, e);
-	for (unsigned i = 0; !r && i < n; i++)
-		img_layer_given(&layers[i]);
+	r = img_layers_join(l, layers, n, &bo, ret_b, e);
 	img_layers_free(layers, n);
 	free(layers);
 	return r;

@@ -102,7 +102,6 @@ void img_progress_end(struct img_progress *p, bool ok)
 /* ---- options of many verbs ---- */
 
 const struct option img_common_longs[] = { IMG_COMMON_LONGS, { NULL, 0, NULL, 0 } };
-const struct option img_object_longs[] = { { "object", required_argument, NULL, IMG_OPT_OBJECT }, { NULL, 0, NULL, 0 } };
 
 int img_object_refuse(const char *verb)
 {
@@ -150,6 +149,9 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 	case IMG_OPT_IMAGE_OPTS:
 		x->image_opts = true;
 		return 0;
+	case IMG_OPT_TRUST:
+		x->o.trust = img_backing_name;
+		return 0;
 	case IMG_OPT_OBJECT:
 		return img_object_refuse(x->verb);
 	default:
@@ -170,6 +172,7 @@ int img_cache_option(const char *verb, const char *mode)
 void img_common_open(const struct img_common *x, struct img_open *o)
 {
 	o->no_lock = x->o.no_lock;
+	o->trust = x->o.trust;
 	memcpy(o->allow, x->o.allow, sizeof(o->allow));
 	o->nallow = x->o.nallow;
 }

@@ -133,8 +133,8 @@ static int source_open(struct copying *k, struct block **ret_b)
 	int r;
 
 	for (unsigned i = 0; i < k->what.nlayers; i++)
-		layers[i] = (struct block_layer){ k->layer_fd[i], (enum block_format)k->what.format[i],
-			k->data_fd[i] < 0 ? 0 : k->data_fd[i] };
+		layers[i] = (struct block_layer){ .fd = k->layer_fd[i], .format = (enum block_format)k->what.format[i],
+			.data_fd = MAX(k->data_fd[i], 0) };
 	r = block_open(k->copier->from, &o, ret_b, &k->e);
 	for (unsigned i = 0; !r && i < k->what.nlayers; i++)
 		k->layer_fd[i] = k->data_fd[i] = -1;
