@@ -25,7 +25,6 @@ struct checker {
 	struct bitmap counts;	/* clusters of the refcount table and of refcount blocks */
 	struct bitmap bitmaps;	/* clusters of persistent bitmaps, their tables and their directory */
 	uint64_t next_data; /* the next data cluster's offset if the file is unfragmented */
-	unsigned lines;
 	bool external; /* data lies in an external data file, which has no refcounts */
 	bool raw;      /* data_file_raw: the data file alone has the content of the disk */
 	bool raw_lost; /* data_file_raw must be cleared, because the repair has dropped an L2 table */

@@ -267,3 +267,15 @@ def test_overhanging_snapshots_are_discarded_by_a_repair(box):
     assert "ERROR 4 overhanging snapshots" in box.img("check", "a", status=2).stdout
     assert "Discarding 4 overhanging snapshots" in box.img("check", "-r", "all", "a").stdout
     assert len(json.loads(box.img("info", "--output", "json", "a").stdout)["snapshots"]) == 65536
+
+
+def test_check_lists_every_fault(box):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
+    block = be64(box.path / "a", be64(box.path / "a", 48))
+    with open(box.path / "a", "r+b") as f:
+        f.seek(block + 2 * 100)
+        f.write(b"\0\1" * 300)
+        f.truncate(400 << 16)
+    leaks = [line for line in box.img("check", "a", status=3).stdout.splitlines() if line.startswith("Leaked cluster ")]
+    assert leaks == [line for line in box.qemu("check", "a", status=3).stderr.splitlines() if line.startswith("Leaked cluster ")]
+    assert len(leaks) == 300
