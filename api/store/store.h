@@ -2,9 +2,9 @@
  * JSON file has a "version" and is replaced atomically. Formats: docs/state.md.
  *
  * A thread writes most files, in the order of the requests, because the daemon's loop must not wait for a disk. VMs'
- * states are written without completion; a newer state replaces a queued one of the same VM. When a client defines or
- * undefines a VM or sets a permission, this is on stable storage before the call is answered; a struct store_work
- * reports the completion.
+ * states are written without completion, some milliseconds late if nobody waits; a newer state replaces a queued one of
+ * the same VM. When a client defines or undefines a VM or sets a permission, this is on stable storage before the call
+ * is answered; a struct store_work reports the completion.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_STORE_STORE_H

@@ -3,6 +3,7 @@
 #include "api/store/store_file.h"
 #include "api/store/store_unread.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -12,8 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* An operation with completion often follows a state within a millisecond, such as the end of a fork, and would have
+ * to wait for the state's two syncs. */
+#define WRITE_DELAY_NS 2000000u
+
 struct pending {
 	struct pending *next;
+	uint64_t due_ns; /* when a delayed operation begins; 0: it is not delayed */
 	enum pending_kind kind;
 	char *path, *text, *to;
 	struct store_work *work; /* NULL: no completion */
@@ -119,6 +125,28 @@ static bool owes_upper(const struct store_writer *w, const struct pending *p)
 	return !next || next->kind != PENDING_SETTLE || upper_len(next->path) != len || strncmp(next->path, p->path, len);
 }
 
+/* If all queued operations are delayed, return when the first one begins; else 0. Called with the mutex held. */
+static uint64_t delayed_until(const struct store_writer *w)
+{
+	if (w->stop || w->awaited)
+		return 0;
+	for (const struct pending *p = w->first; p; p = p->next)
+		if (!p->due_ns)
+			return 0;
+	return w->first ? w->first->due_ns : 0;
+}
+
+/* Wait until an operation is queued, or until due_ns if it is not 0. Called with the mutex held. */
+static void change_wait(struct store_writer *w, uint64_t due_ns)
+{
+	struct timespec at = { .tv_sec = (time_t)(due_ns / CLOCK_NS_PER_S), .tv_nsec = (long)(due_ns % CLOCK_NS_PER_S) };
+
+	if (due_ns)
+		pthread_cond_timedwait(&w->changed, &w->mutex, &at);
+	else
+		pthread_cond_wait(&w->changed, &w->mutex);
+}
+
 static void *writer_main(void *opaque)
 {
 	struct store_writer *w = opaque;
@@ -128,9 +156,10 @@ static void *writer_main(void *opaque)
 	pthread_mutex_lock(&w->mutex);
 	while (!w->stop || w->first) {
 		struct pending *p = w->first;
+		uint64_t due_ns = delayed_until(w);
 
-		if (!p) {
-			pthread_cond_wait(&w->changed, &w->mutex);
+		if (!p || due_ns > clock_monotonic_ns()) {
+			change_wait(w, due_ns);
 			continue;
 		}
 		w->first = p->next;
@@ -154,7 +183,7 @@ static void *writer_main(void *opaque)
 }
 
 /* Create an operation. path: copied; text: taken. */
-static struct pending *pending_new(enum pending_kind kind, const char *path, char *text,
+static struct pending *pending_new(const struct store_writer *w, enum pending_kind kind, const char *path, char *text,
 	struct store_work *work)
 {
 	struct pending *p = calloc(1, sizeof(*p));
@@ -162,6 +191,8 @@ static struct pending *pending_new(enum pending_kind kind, const char *path, cha
 	if (!p)
 		abort(); /* otherwise a state would be lost silently */
 	*p = (struct pending){ .kind = kind, .path = strdup(path), .text = text, .work = work };
+	if (kind == PENDING_WRITE && !work)
+		p->due_ns = clock_monotonic_ns() + w->write_delay_ns;
 	if (!p->path)
 		abort();
 	return p;
@@ -177,6 +208,7 @@ static void pending_put(struct store_writer *w, struct pending *p)
 	for (at = &w->first; *at; at = &(*at)->next)
 		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path)) {
 			p->next = (*at)->next;
+			p->due_ns = (*at)->due_ns;
 			pending_free(*at);
 			*at = p;
 			return;
@@ -188,13 +220,13 @@ static void pending_put(struct store_writer *w, struct pending *p)
 
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text)
 {
-	pending_put(w, pending_new(kind, path, text, NULL));
+	pending_put(w, pending_new(w, kind, path, text, NULL));
 }
 
 static struct pending *work_new(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
 	char *text, struct store_work *work)
 {
-	struct pending *p = pending_new(kind, path, text, work);
+	struct pending *p = pending_new(w, kind, path, text, work);
 
 	p->to = to ? strdup(to) : NULL;
 	if (to && !p->to)
@@ -234,11 +266,20 @@ void store_writer_work(struct store_writer *w, enum pending_kind kind, const cha
 
 /* ---- waiting for operations ---- */
 
+/* Begin delayed writes at once while the caller waits. Called with the mutex held. */
+static void delays_end(struct store_writer *w, bool end)
+{
+	w->awaited = end;
+	pthread_cond_broadcast(&w->changed);
+}
+
 void store_writer_settle(struct store_writer *w)
 {
 	LOCK_GUARD(&w->mutex);
+	delays_end(w, true);
 	while (w->first || w->writing)
 		pthread_cond_wait(&w->changed, &w->mutex);
+	delays_end(w, false);
 }
 
 /* Whether an operation on the path is queued or running. Called with the mutex held. */
@@ -254,8 +295,10 @@ static bool is_queued(const struct store_writer *w, const char *path)
 void store_writer_settle_path(struct store_writer *w, const char *path)
 {
 	LOCK_GUARD(&w->mutex);
+	delays_end(w, true);
 	while (is_queued(w, path))
 		pthread_cond_wait(&w->changed, &w->mutex);
+	delays_end(w, false);
 }
 
 void store_writer_settle_leaving(struct store_writer *w)
@@ -286,9 +329,14 @@ void store_writer_drop(struct store_writer *w, const char *folder)
 
 void store_writer_init(struct store_writer *w, struct store_unread *unread)
 {
-	*w = (struct store_writer){ .unread = unread };
+	pthread_condattr_t monotonic;
+
+	*w = (struct store_writer){ .unread = unread, .write_delay_ns = WRITE_DELAY_NS };
 	pthread_mutex_init(&w->mutex, NULL);
-	pthread_cond_init(&w->changed, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&w->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 }
 
 int store_writer_start(struct store_writer *w, struct err *e)

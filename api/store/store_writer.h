@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 struct err;
 struct pending;
@@ -32,7 +33,11 @@ struct store_writer {
 	pthread_cond_t changed; /* signalled when an operation is queued or done, and at the end */
 	struct pending *first;
 	const struct pending *writing;
+	/* A PENDING_WRITE without completion begins so long after it was queued, unless the thread has other work or
+	 * the loop's thread waits. */
+	uint64_t write_delay_ns;
 	bool stop;
+	bool awaited;	  /* the loop's thread waits, so no operation is delayed */
 	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };

@@ -162,7 +162,7 @@ def pull_under_way(vm, bandwidth):
     """Begin a pull, and wait until it has copied something. Return the job's id."""
     id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", bandwidth, "--no-wait").stdout.strip()
     vm.qmp().event("JOB_PROGRESS", id=id)
-    assert vm.kept("vm1")["pulling"] == [str(vm.tmp / "disk.qcow2")]
+    until(lambda: vm.kept("vm1").get("pulling") == [str(vm.tmp / "disk.qcow2")])
     return id
 
 

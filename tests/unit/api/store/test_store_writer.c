@@ -1,5 +1,5 @@
-/* The store's thread runs operations in their order, but an urgent one before states that wait to be written. The
- * thread starts when all operations are queued. */
+/* The store's thread runs operations in their order, but an urgent one before states that wait to be written. In
+ * most tests the thread starts when all operations are queued. */
 #include "api/store/store.h"
 #include "api/store/store_file.h"
 #include "api/store/store_unread.h"
@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "tests/unit/tmp.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -160,6 +161,47 @@ int fsync(int fd)
 	return (int)syscall(SYS_fsync, fd);
 }
 
+#define NEVER_NS (UINT64_MAX / 4)
+
+static void test_operation_overtakes_a_write_that_the_running_thread_has_seen(void **state)
+{
+	struct fixture *f = *state;
+	struct err e;
+
+	write_now(f->b, "moved");
+	f->writer.write_delay_ns = NEVER_NS;
+	assert_int_equal(store_writer_start(&f->writer, &e), 0);
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("text"));
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("newer"));
+	move_ahead(f, f->b, f->c);
+	while (f->work.done)
+		loop_run_once(f->loop, UINT64_MAX);
+	assert_int_equal(f->work.r, 0);
+	assert_content(f->c, "moved");
+	assert_int_equal(access(f->a, F_OK), -1);
+	store_writer_settle(&f->writer);
+	assert_content(f->a, "newer");
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("next"));
+	store_writer_settle_path(&f->writer, f->a);
+	assert_content(f->a, "next");
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("last"));
+	store_writer_done(&f->writer);
+	assert_content(f->a, "last");
+}
+
+static void test_write_begins_by_itself(void **state)
+{
+	struct fixture *f = *state;
+	struct err e;
+
+	assert_int_equal(store_writer_start(&f->writer, &e), 0);
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("text"));
+	while (access(f->a, F_OK) < 0)
+		sched_yield();
+	store_writer_done(&f->writer);
+	assert_content(f->a, "text");
+}
+
 /* Create a file with the name `name` in a folder. */
 static void file_make(const char *folder, const char *name)
 {
@@ -275,6 +317,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_states, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_nothing_else, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_no_awaited_write, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_operation_overtakes_a_write_that_the_running_thread_has_seen, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(test_write_begins_by_itself, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_settled_in_a_row_sync_their_common_folder_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_another_operation, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_completion, setup, teardown),
