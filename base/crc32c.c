@@ -2,6 +2,9 @@
 #include "base/bytes.h"
 
 #include <pthread.h>
+#ifdef __x86_64__
+#include <sys/platform/x86.h>
+#endif
 
 #define CRC32C_POLY_REFLECTED 0x82f63b78u
 
@@ -90,7 +93,9 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t len)
 {
 	crc = ~crc;
 #ifdef __x86_64__
-	if (__builtin_cpu_supports("sse4.2"))
+	/* Not __builtin_cpu_supports(): it executes some 10 CPUIDs before main(), and each traps on a host that is a
+	 * virtual machine itself. The C library has the answer already. */
+	if (CPU_FEATURE_ACTIVE(SSE4_2))
 		return ~crc32c_sse(crc, data, len);
 #endif
 	return ~crc32c_table(crc, data, len);
