@@ -21,7 +21,7 @@ struct slot {
 struct bench {
 	struct img_common common;
 	uint64_t count, depth, bytes, step, offset, flush_interval, pattern;
-	bool write, random, no_drain;
+	bool write, random, no_drain, durable;
 	struct block *block;
 	uint64_t size, started, finished, since_flush, state;
 	unsigned in_flight;
@@ -118,6 +118,7 @@ static void buffers_fill(struct bench *b)
 		b->started++;
 		b->in_flight++;
 		s->req = (struct block_req){ .op = b->write ? BLOCK_WRITE : BLOCK_READ,
+			.flags = b->write && b->durable ? BLOCK_REQ_FUA : 0,
 			.offset = offset_next(b), .len = b->bytes, .iov = &s->iov, .niov = 1,
 			.done = slot_done };
 		block_submit(b->block, &s->req);
@@ -160,9 +161,13 @@ static void say_begin(const struct bench *b)
 {
 	if (b->common.quiet || b->common.json)
 		return;
-	printf("Sending %llu %s requests, %llu bytes each, %llu in parallel (%s)\n",
+	printf("Sending %llu %s requests, %llu bytes each, %llu in parallel (",
 		(unsigned long long)b->count, b->write ? "write" : "read", (unsigned long long)b->bytes,
-		(unsigned long long)b->depth, b->random ? "random offsets" : "one after the other");
+		(unsigned long long)b->depth);
+	if (b->random)
+		puts("random offsets)");
+	else
+		printf("starting at offset %llu, step size %llu)\n", (unsigned long long)b->offset, (unsigned long long)b->step);
 	if (b->flush_interval)
 		printf("Sending flush every %llu %srequests\n", (unsigned long long)b->flush_interval,
 			b->no_drain ? "" : "(drained) ");
@@ -241,11 +246,17 @@ static int number_option(struct bench *b, int c, const char *arg)
 
 static int cache_mode(struct bench *b, const char *arg)
 {
-	if (!strcmp(arg, "none") || !strcmp(arg, "directsync"))
-		b->common.o.direct = true;
-	else if (strcmp(arg, "writeback") && strcmp(arg, "unsafe"))
-		return img_usage("bench", "unknown cache mode '%s'; use none or writeback", arg);
-	return 0;
+	b->common.o.direct = !strcmp(arg, "none") || !strcmp(arg, "directsync");
+	b->durable = !strcmp(arg, "writethrough") || !strcmp(arg, "directsync");
+	return img_cache_option("bench", arg);
+}
+
+/* QEMU's I/O methods, which have no effect here. */
+static int aio_check(const char *arg)
+{
+	if (!strcmp(arg, "threads") || !strcmp(arg, "native") || !strcmp(arg, "io_uring"))
+		return 0;
+	return img_usage("bench", "unknown I/O method '%s'; use threads, native or io_uring", arg);
 }
 
 int img_bench_main(int argc, char **argv)
@@ -266,8 +277,10 @@ int img_bench_main(int argc, char **argv)
 			b.write = true;
 		else if (c == 't')
 			st = cache_mode(&b, optarg);
-		else if (c == 'n' || c == 'i')
-			continue; /* ignored: there is only one I/O method */
+		else if (c == 'i')
+			st = aio_check(optarg);
+		else if (c == 'n') /* QEMU's name of `-i native` */
+			continue;
 		else if (c == IMG_OPT_OWN + 2)
 			b.no_drain = true;
 		else if (c == IMG_OPT_OWN + 3)

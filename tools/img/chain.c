@@ -221,7 +221,7 @@ int img_rebase_main(int argc, char **argv)
 	int c, r, st = 0;
 
 	img_common_init(&z.common, "rebase");
-	while (!st && (c = getopt_long(argc, argv, "f:b:F:t:T:upq", img_common_longs, NULL)) != -1) {
+	while (!st && (c = getopt_long(argc, argv, "f:b:F:t:T:uUpq", img_common_longs, NULL)) != -1) {
 		if (c == 'b')
 			z.base = optarg;
 		else if (c == 'F')

@@ -169,8 +169,9 @@ int img_check_main(int argc, char **argv)
 	int c, st = 0;
 
 	img_common_init(&a.common, "check");
-	while (!st && (c = getopt_long(argc, argv, "f:pr:Uq", longs, NULL)) != -1)
+	while (!st && (c = getopt_long(argc, argv, "f:pr:T:Uq", longs, NULL)) != -1)
 		st = c == 'r' ? repair_word(optarg, &a)
+			: c == 'T' ? img_cache_option("check", optarg)
 			      : img_common_option(&a.common, c, c == '?' ? argv[optind - 1] : optarg);
 	if (st)
 		return st;

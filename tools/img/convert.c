@@ -472,18 +472,23 @@ static int args_check(struct convert_args *a, int argc, char **argv)
 	return 0;
 }
 
-int img_snapshot_option(struct img_open *o, const char *verb, const char *arg)
+int img_snapshot_option(struct img_open *o, const char *verb, char *arg)
 {
-	static const char *const prefixes[] = { "snapshot.name=", "snapshot.id=" };
+	char *at = arg;
 
 	o->snapshot = arg;
+	o->snapshot_id = o->snapshot_name = NULL;
 	if (strncmp(arg, "snapshot.", 9))
 		return 0;
-	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
-		if (!strncmp(arg, prefixes[i], strlen(prefixes[i])))
-			o->snapshot = arg + strlen(prefixes[i]);
-	if (o->snapshot == arg || strchr(o->snapshot, ','))
-		return img_usage(verb, "invalid snapshot '%s'; give its name or id, or snapshot.name=NAME or snapshot.id=ID", arg);
+	for (char *word; (word = img_option_next(&at));) {
+		if (!strncmp(word, "snapshot.name=", 14))
+			o->snapshot_name = word + 14;
+		else if (!strncmp(word, "snapshot.id=", 12))
+			o->snapshot_id = word + 12;
+		else
+			return img_usage(verb, "invalid snapshot '%s'; give its name or id, or snapshot.name=NAME, snapshot.id=ID "
+				"or both with a comma", word);
+	}
 	return 0;
 }
 

@@ -66,6 +66,23 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 	return 0;
 }
 
+/* Options of files that QEMU takes with every format. */
+static int parse_nocow(struct img_create *c, const char *v, struct err *e)
+{
+	bool on;
+	int r = parse_bool("nocow", v, &on, e);
+
+	c->names_nocow = true;
+	return r || !on ? r : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "nocow=on is not supported; create the image in a folder "
+		"with the attribute of `chattr +C`");
+}
+
+static int parse_extent_hint(struct img_create *c, const char *v, struct err *e)
+{
+	c->names_extent_hint = true;
+	return img_parse_size(v, &c->extent_hint_bytes, e);
+}
+
 #define NO_ENCRYPTION "Cairn does not encrypt images; put the image on an encrypted device, or use qemu-img"
 
 static int option_apply(struct img_create *c, const char *key, const char *v, struct err *e)
@@ -83,6 +100,10 @@ static int option_apply(struct img_create *c, const char *key, const char *v, st
 		c->names_encryption = true;
 		return r || !on ? r : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, NO_ENCRYPTION);
 	}
+	if (!strcmp(key, "nocow"))
+		return parse_nocow(c, v, e);
+	if (!strcmp(key, "extent_size_hint")) /* a hint about speed, which has no effect here */
+		return parse_extent_hint(c, v, e);
 	if (!strncmp(key, "encrypt.", 8))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, NO_ENCRYPTION);
 	if (c->format != BLOCK_FORMAT_QCOW2 && strcmp(key, "preallocation"))
@@ -236,8 +257,6 @@ static void formatting_say(const struct create_args *a)
 	if (a->c.format == BLOCK_FORMAT_QCOW2)
 		printf("compression_type=%s ", q->compression ? "zstd" : "zlib");
 	printf("size=%llu", (unsigned long long)q->size_bytes);
-	if (a->c.prealloc_word && a->c.format != BLOCK_FORMAT_QCOW2)
-		printf(" preallocation=%s", a->c.prealloc_word);
 	if (a->c.compat)
 		printf(" compat=%s", a->c.compat);
 	if (q->backing_name)
@@ -249,6 +268,12 @@ static void formatting_say(const struct create_args *a)
 	if (a->c.format == BLOCK_FORMAT_QCOW2)
 		printf(" lazy_refcounts=%s refcount_bits=%u", q->lazy_refcounts ? "on" : "off",
 			1u << q->refcount_order);
+	if (a->c.names_nocow)
+		printf(" nocow=off");
+	if (a->c.prealloc_word && a->c.format != BLOCK_FORMAT_QCOW2)
+		printf(" preallocation=%s", a->c.prealloc_word);
+	if (a->c.names_extent_hint)
+		printf(" extent_size_hint=%llu", (unsigned long long)a->c.extent_hint_bytes);
 	putchar('\n');
 }
 

@@ -104,7 +104,8 @@ struct img_open {
 	bool damaged;	 /* for check: see qcow2_header_read_damaged() */
 	bool direct;	 /* use O_DIRECT */
 	int data_fd;	 /* the image's data file, borrowed; 0: the file that the image names */
-	const char *snapshot;  /* open this snapshot; NULL: the disk */
+	const char *snapshot;  /* open the snapshot with this id, else name; NULL: the disk */
+	const char *snapshot_id, *snapshot_name; /* if one is set: open the snapshot that has both instead; NULL: any */
 	uint64_t cache_bytes;  /* 0: the default of the qcow2 driver */
 	/* Takes the name of a backing file that is no path, such as img_backing_name(), and lets the files of a chain
 	 * be in any folder. NULL: a chain with such a name is refused. */
@@ -239,7 +240,8 @@ int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struc
 struct img_create {
 	enum block_format format;
 	struct qcow2_create qcow2; /* size_bytes also counts for raw */
-	bool has_size, names_encryption; /* -o size, -o encryption=off */
+	bool has_size, names_encryption, names_nocow, names_extent_hint; /* -o size, encryption=off, nocow=off, ... */
+	uint64_t extent_hint_bytes;
 	enum img_prealloc prealloc;
 	const char *compat, *prealloc_word; /* the values in the options; NULL: not given */
 };
@@ -248,9 +250,9 @@ struct img_create {
 		.qcow2 = { .cluster_bits = 16, .refcount_order = 4, .version = 3 } }
 /* Set the format of -f or -O. Returns 0; an exit status after an error message. */
 int img_create_format(struct img_create *c, const char *verb, const char *name);
-/* Take the argument of -l: "snapshot.name=X", "snapshot.id=X" or X. Returns 0; an exit status after an error
- * message. */
-int img_snapshot_option(struct img_open *o, const char *verb, const char *arg);
+/* Take the argument of -l, which is modified: "snapshot.name=X", "snapshot.id=X", both with a comma, or X.
+ * Returns 0; an exit status after an error message. */
+int img_snapshot_option(struct img_open *o, const char *verb, char *arg);
 /* Apply "key=value,...". Strings point into opts, which is modified. */
 int img_create_options(struct img_create *c, char *opts, struct err *e);
 

@@ -194,7 +194,8 @@ static const struct img_verb verbs[] = {
 		"  --pattern BYTE set the value of the written bytes [0]\n"
 		"  --flush-interval N  flush after every N writes [never]\n"
 		"  --no-drain     do not wait for the requests in flight before a flush\n"
-		"  -t CACHE       set the cache mode: writeback or none (O_DIRECT) [writeback]\n"
+		"  -t CACHE       set the cache mode: writeback, none (O_DIRECT), writethrough (each write is\n"
+		"                 durable when it ends) or directsync (both) [writeback]\n"
 		"  --cache-bytes N  limit the cache of the image's tables\n"
 		"  --format json  print the result as a line of JSON\n",
 		img_bench_main },
@@ -275,10 +276,12 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(verb, "help") || !strcmp(verb, "--help") || !strcmp(verb, "-h"))
 		return help_print(argc > 2 ? argv[2] : NULL);
+	if (!strncmp(verb, "-T", 2) || !strncmp(verb, "--trace", 7))
+		return img_usage(NULL, "%s is not supported: cairn-img has no trace events; give the verb first", verb);
 	v = img_verb_find(verb);
 	if (!v)
 		return img_usage(NULL, "unknown verb '%s'", verb);
-	if (argc > 2 && !strcmp(argv[2], "--help"))
+	if (argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h")))
 		return help_print(verb);
 	opterr = 0; /* errors are printed as one sentence */
 	return v->run(argc - 1, argv + 1);

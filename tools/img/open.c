@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/pin_name.h"
 #include "base/util.h"
+#include "block/block_snapshot.h"
 #include "block/lock.h"
 
 #include <errno.h>
@@ -394,17 +395,48 @@ int img_layers_join(struct loop *l, struct img_layer *layers, unsigned n, struct
 	return r;
 }
 
+/* Get the id of the snapshot with the id and the name in o. */
+static int snapshot_resolve(const struct img_open *o, const struct img_layer *y, char ret[BLOCK_SNAPSHOT_ID_MAX + 1],
+	struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	bool found = false;
+	size_t n;
+	int r = y->format != BLOCK_FORMAT_QCOW2 ? 1 : qcow2_snapshots_read(y->fd, &y->header, &list, &n, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n && !r && !found; i++) {
+		found = (!o->snapshot_id || !strcmp(o->snapshot_id, list[i].id)) &&
+			(!o->snapshot_name || !strcmp(o->snapshot_name, list[i].name)) &&
+			snprintf(ret, BLOCK_SNAPSHOT_ID_MAX + 1, "%s", list[i].id) <= BLOCK_SNAPSHOT_ID_MAX;
+	}
+	if (!r)
+		qcow2_snapshots_free(list, n);
+	return found ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot with %s%s%s%s%s", o->path,
+		o->snapshot_id ? "the id " : "", o->snapshot_id ? o->snapshot_id : "",
+		o->snapshot_id && o->snapshot_name ? " and " : "",
+		o->snapshot_name ? "the name " : "", o->snapshot_name ? o->snapshot_name : "");
+}
+
 static int files_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
 	struct block_open bo = { .read_only = !o->writable, .no_lock = o->no_lock, .buffered = !o->direct,
 		.snapshot = o->snapshot, .cache_bytes = o->cache_bytes, .name = o->path };
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	unsigned n;
 	int r;
 
 	if (!layers)
 		return err_set_errno(e, -ENOMEM, "%s", o->path);
 	r = img_layers_open(o, layers, &n, e);
+	if (!r && (o->snapshot_id || o->snapshot_name)) {
+		r = snapshot_resolve(o, &layers[0], id, e);
+		bo.snapshot = id;
+		if (r < 0)
+			img_layers_free(layers, n);
+	}
 	if (r < 0) {
 		free(layers);
 		return r;

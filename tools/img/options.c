@@ -49,27 +49,31 @@ bool img_options_ask_help(const struct img_options *o)
 	return false;
 }
 
+enum option_of { OF_RAW = 1, OF_QCOW2 = 2, OF_AMEND = 4 };
 struct option_help {
 	const char *key, *type, *text;
-	bool raw, amend; /* an option of raw images; an option of amend */
+	unsigned of; /* enum option_of */
 };
 static const struct option_help option_helps[] = {
-	{ "backing_file", "str", "File name of a base image", false, true },
-	{ "backing_fmt", "str", "Image format of the base image", false, true },
-	{ "cluster_size", "size", "qcow2 cluster size", false, false },
-	{ "compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])", false, true },
-	{ "compression_type", "str", "Compression method used for image cluster compression", false, false },
-	{ "data_file", "str", "File name of an external data file", false, true },
-	{ "data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image", false, true },
-	{ "extended_l2", "bool (on/off)", "Extended L2 tables", false, false },
-	{ "lazy_refcounts", "bool (on/off)", "Postpone refcount updates", false, true },
-	{ "preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)", true, false },
-	{ "refcount_bits", "num", "Width of a reference count entry in bits", false, true },
-	{ "size", "size", "Virtual disk size", true, true },
+	{ "backing_file", "str", "File name of a base image", OF_QCOW2 | OF_AMEND },
+	{ "backing_fmt", "str", "Image format of the base image", OF_QCOW2 | OF_AMEND },
+	{ "cluster_size", "size", "qcow2 cluster size", OF_QCOW2 },
+	{ "compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])", OF_QCOW2 | OF_AMEND },
+	{ "compression_type", "str", "Compression method used for image cluster compression", OF_QCOW2 },
+	{ "data_file", "str", "File name of an external data file", OF_QCOW2 | OF_AMEND },
+	{ "data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image", OF_QCOW2 | OF_AMEND },
+	{ "extended_l2", "bool (on/off)", "Extended L2 tables", OF_QCOW2 },
+	{ "lazy_refcounts", "bool (on/off)", "Postpone refcount updates", OF_QCOW2 | OF_AMEND },
+	{ "preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)", OF_QCOW2 },
+	{ "preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)", OF_RAW },
+	{ "refcount_bits", "num", "Width of a reference count entry in bits", OF_QCOW2 | OF_AMEND },
+	{ "size", "size", "Virtual disk size", OF_RAW | OF_QCOW2 | OF_AMEND },
 };
 
 void img_options_help(enum block_format format, bool amend)
 {
+	unsigned of = amend ? OF_AMEND : format == BLOCK_FORMAT_RAW ? OF_RAW : OF_QCOW2;
+
 	if (amend)
 		printf("Amend options for '%s':\n", block_format_name(format));
 	else
@@ -78,7 +82,7 @@ void img_options_help(enum block_format format, bool amend)
 		const struct option_help *h = &option_helps[i];
 		char left[64];
 
-		if ((format == BLOCK_FORMAT_RAW && !h->raw) || (amend && !h->amend))
+		if (!(h->of & of))
 			continue;
 		snprintf(left, sizeof(left), "%s=<%s>", h->key, h->type);
 		printf("  %-22s - %s\n", left, h->text);

@@ -17,6 +17,8 @@ int img_parse_size(const char *s, uint64_t *ret, struct err *e)
 		errno = 0;
 		*ret = strtoull(s, &end, 16);
 		r = *end ? -EINVAL : errno ? -ERANGE : 0;
+	} else if (s[strspn(s, "0123456789.")] && s[strspn(s, "0123456789.") + 1]) {
+		r = -EINVAL; /* as in qemu-img, a suffix is one letter: "1kb" could mean 1000 or 1024 bytes */
 	} else {
 		r = size_parse(s, 1, ret);
 	}

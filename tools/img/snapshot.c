@@ -51,9 +51,9 @@ static void own_line(const struct block_snapshot_info *i, uint64_t bytes)
 static int list_print(struct snapshot *s, const struct img_layer *y, struct err *e)
 {
 	struct json_object *list = json_object_new_array();
-	struct qcow2_snapshot_info *snapshots;
-	size_t n;
-	int r = qcow2_snapshots_read(y->fd, &y->header, &snapshots, &n, e);
+	struct qcow2_snapshot_info *snapshots = NULL;
+	size_t n = 0;
+	int r = y->format == BLOCK_FORMAT_QCOW2 ? qcow2_snapshots_read(y->fd, &y->header, &snapshots, &n, e) : 0;
 
 	if (r < 0) {
 		json_object_put(list);
@@ -84,10 +84,7 @@ static int snapshots_list(struct snapshot *s, struct err *e)
 		return err_set_errno(e, -ENOMEM, "%s", s->common.o.path);
 	s->common.o.no_backing = true;
 	r = img_layers_open(&s->common.o, layers, &n, e);
-	if (!r && layers[0].format != BLOCK_FORMAT_QCOW2)
-		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is raw; internal snapshots need qcow2",
-			s->common.o.path);
-	if (!r) {
+	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2) {
 		r = qcow2_header_features_known(&layers[0].header, e);
 		if (r < 0)
 			err_prefix(e, "%s", s->common.o.path);

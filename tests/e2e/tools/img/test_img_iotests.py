@@ -279,3 +279,90 @@ def test_check_lists_every_fault(box):
     leaks = [line for line in box.img("check", "a", status=3).stdout.splitlines() if line.startswith("Leaked cluster ")]
     assert leaks == [line for line in box.qemu("check", "a", status=3).stderr.splitlines() if line.startswith("Leaked cluster ")]
     assert len(leaks) == 300
+
+
+# ---- options ----
+
+
+@pytest.mark.parametrize("size", ["1kb", "1KiB", "1MB", "1M1", "1 M", "1Mb", "", "1e3"])
+def test_size_is_refused_where_qemu_img_refuses_it(box, size):
+    box.qemu("create", "-f", "qcow2", "theirs", size, status=1)
+    assert "invalid size" in box.fails("create", "-f", "qcow2", "a", size)
+    box.img("create", "-q", "-f", "qcow2", "b", "1M")
+    assert "invalid size" in box.fails("resize", "b", f"+{size}")
+
+
+@pytest.mark.parametrize("size,want", [("1k", 1024), ("1.5K", 1536), ("1024b", 1024), ("0x400", 1024), ("512B", 512)])
+def test_size_is_what_qemu_img_understands(box, size, want):
+    for tool in (box.qemu, box.img):
+        tool("create", "-f", "raw", "a", size)
+        assert os.path.getsize(box.path / "a") == want
+        os.unlink(box.path / "a")
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_hints_for_the_file_are_taken_and_nocow_is_refused(box, fmt):
+    options = ["-o", "nocow=off,extent_size_hint=1M,preallocation=off"]
+    said = [tool("create", "-f", fmt, *options, "a", "1M").stdout for tool in (box.qemu, box.img)]
+    assert said[0] == said[1]
+    assert "chattr +C" in box.fails("create", "-f", fmt, "-o", "nocow=on", "new", "1M")
+    assert "invalid size" in box.fails("create", "-f", fmt, "-o", "extent_size_hint=much", "new", "1M")
+    assert not (box.path / "new").exists()
+    theirs, ours = (tool("create", "-f", fmt, "-o", "help").stdout for tool in (box.qemu, box.img))
+    keys = {line.split("=")[0].strip() for line in ours.splitlines() if "=<" in line}
+    wanted = {line.split("=")[0].strip() for line in theirs.splitlines() if "=<" in line}
+    assert wanted - keys <= {k for k in wanted if k.startswith("encrypt")}
+    if fmt == "raw":
+        assert "values: off, falloc, full" in ours
+
+
+def test_check_takes_a_cache_mode(box):
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    box.img("check", "-T", "none", "a")
+    assert "unknown cache mode 'foo'" in box.fails("check", "-T", "foo", "a")
+
+
+def test_bench_takes_the_options_of_qemu_img(box):
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    args = ["bench", "-c", "8", "-d", "2", "-o", "4096", "-S", "8192"]
+    theirs, ours = (tool(*args, "a").stdout.splitlines()[0] for tool in (box.qemu, box.img))
+    assert ours == theirs
+    for method in ("threads", "native", "io_uring"):
+        box.img("bench", "-c", "1", "-n", "-i", method, "a")
+    assert "unknown I/O method 'foo'" in box.fails("bench", "-c", "1", "-i", "foo", "a")
+    for mode in ("none", "writeback", "writethrough", "directsync", "unsafe"):
+        box.img("bench", "-w", "-c", "4", "-t", mode, "--pattern", "7", "a")
+    box.io("a", "read -P 7 0 16k")
+    assert "unknown cache mode" in box.fails("bench", "-c", "1", "-t", "foo", "a")
+
+
+def test_snapshot_is_chosen_by_id_and_name_together(box):
+    box.img("create", "-q", "-f", "qcow2", "a", "64k")
+    for value, name in ((1, "two"), (2, "1")):
+        box.io("a", f"write -P {value} 0 64k")
+        box.img("snapshot", "-c", name, "a")
+    for text, value in (("snapshot.name=1", 2), ("snapshot.id=1", 1), ("1", 1), ("two", 1), ("snapshot.id=2,snapshot.name=1", 2)):
+        for tool in (box.qemu, box.img):
+            tool("convert", "-l", text, "-O", "raw", "a", "is")
+            assert (box.path / "is").read_bytes() == bytes([value]) * 65536, text
+    for text in ("snapshot.id=1,snapshot.name=1", "snapshot.name=2", "snapshot.id=two"):
+        box.qemu("convert", "-l", text, "-O", "raw", "a", "is", status=1)
+        assert "has no snapshot with the" in box.fails("convert", "-l", text, "-O", "raw", "a", "is")
+    assert "invalid snapshot 'foo=1'" in box.fails("convert", "-l", "snapshot.id=1,foo=1", "a", "is")
+
+
+def test_raw_image_has_an_empty_list_of_snapshots(box):
+    box.img("create", "-q", "-f", "raw", "a", "1M")
+    assert box.img("snapshot", "-l", "a").stdout == box.qemu("snapshot", "-l", "-U", "a").stdout == ""
+
+
+def test_resize_to_nothing_is_refused(box):
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    assert "must be above 0" in box.fails("resize", "--shrink", "a", "0")
+    box.qemu("resize", "--shrink", "a", "0", status=1)
+
+
+def test_tracing_is_refused_and_help_is_given_for_a_verb(box):
+    assert "no trace events" in box.fails("-T", "enable=*", "info", "a")
+    assert "no trace events" in box.fails("--trace", "enable=*", "info", "a")
+    assert box.img("info", "-h").stdout == box.img("help", "info").stdout
