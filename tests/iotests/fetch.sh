@@ -38,7 +38,9 @@ fetch() {
 }
 
 if [ ! -d "$dir" ]; then
-	mkdir -p "$base"
+	if ! mkdir -p "$base" 2>/dev/null || [ ! -w "$base" ]; then
+		no "the folder $base for the source of QEMU cannot be written"
+	fi
 	exec 9>"$base/iotests.lock"
 	flock 9
 	# After a failed fetch, wait an hour before the next one.
