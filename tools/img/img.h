@@ -167,6 +167,7 @@ int img_format_parse(const char *name, enum block_format *ret, struct err *e);
 
 struct img_layer {
 	char *path;
+	char *shown; /* the path as the image above names it, seen from the current folder; NULL: path */
 	const struct img_protocol *protocol; /* as in struct img_open; then fd is -1 */
 	enum block_format format;
 	int fd;
@@ -185,6 +186,11 @@ int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, uns
 /* Is this the beginning of a qcow2 image? buf: 4 bytes. */
 bool img_is_qcow2(const void *buf);
 void img_layers_free(struct img_layer *layers, unsigned n);
+/* Returns the path to print as a result. */
+static inline const char *img_layer_shown(const struct img_layer *y)
+{
+	return y->shown ? y->shown : y->path;
+}
 /* Open n layers as a disk. bo: its other members are set. The files are taken on success. Returns 0; -errno with a
  * sentence. */
 int img_layers_join(struct loop *l, struct img_layer *layers, unsigned n, struct block_open *bo, struct block **ret_b,

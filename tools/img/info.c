@@ -339,7 +339,7 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 	int r = layers ? img_disk_layers_open(o, layers, &n, e) : err_set_errno(e, -ENOMEM, "info");
 
 	for (unsigned i = 0; i < n && !r; i++) {
-		struct info_layer info = { .y = &layers[i], .path = layers[i].path };
+		struct info_layer info = { .y = &layers[i], .path = img_layer_shown(&layers[i]) };
 		char dotted[PATH_MAX + 2];
 
 		if (!info.y->protocol && img_has_protocol(info.path)) { /* a path that qemu-img takes back */

@@ -40,7 +40,7 @@ static int map_print(const struct map *m, const struct entry *n, struct err *e)
 	if (!n->x.zero && n->x.has_host)
 		printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)n->start,
 			(unsigned long long)n->len, (unsigned long long)n->x.host,
-			y->data_path ? y->data_path : y->path);
+			y->data_path ? y->data_path : img_layer_shown(y));
 	return 0;
 }
 

@@ -17,6 +17,7 @@ void img_layers_free(struct img_layer *layers, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		free(layers[i].path);
+		free(layers[i].shown);
 		free(layers[i].data_path);
 		if (layers[i].fd >= 0)
 			close(layers[i].fd);
@@ -297,6 +298,16 @@ static int backing_trusted(const struct img_open *o, const struct qcow2_header *
 	return 0;
 }
 
+/* Name layer n + 1 as qemu-img does. */
+static int layer_name(struct img_layer *layers, unsigned n, const char *backing, struct err *e)
+{
+	char path[2 * PATH_MAX];
+
+	img_path_beside(img_layer_shown(&layers[n]), backing, path, sizeof(path));
+	layers[n + 1].shown = strdup(path);
+	return layers[n + 1].shown ? 0 : err_set_errno(e, -ENOMEM, "%s", path);
+}
+
 /* Open layer n. ret_next: resolved path of the next layer, or its URL, or "". */
 static int chain_step(const struct img_open *o, struct img_layer *layers, unsigned n,
 	const char *path, char *ret_next, struct err *e)
@@ -332,7 +343,8 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	if (img_format_parse(y->header.backing_format, &layers[n + 1].format, NULL) < 0)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has a backing file of the format '%s'; only raw and qcow2 are "
 			"supported", path, y->header.backing_format);
-	return file_resolve(o, path, backing, "backing", ret_next, e);
+	r = file_resolve(o, path, backing, "backing", ret_next, e);
+	return r ? r : layer_name(layers, n, backing, e);
 }
 
 int img_layers_open(const struct img_open *o, struct img_layer *layers, unsigned *ret_n, struct err *e)

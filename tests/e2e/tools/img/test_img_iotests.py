@@ -366,3 +366,19 @@ def test_tracing_is_refused_and_help_is_given_for_a_verb(box):
     assert "no trace events" in box.fails("-T", "enable=*", "info", "a")
     assert "no trace events" in box.fails("--trace", "enable=*", "info", "a")
     assert box.img("info", "-h").stdout == box.img("help", "info").stdout
+
+
+def test_backing_files_are_named_as_qemu_img_names_them(box):
+    (box.path / "sub").mkdir()
+    box.qemu("create", "-q", "-f", "raw", "sub/base", "1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "sub/mid")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", box.path / "sub/mid", "-F", "qcow2", "sub/abs")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "sub/mid", "-F", "qcow2", "top")
+    box.io("sub/mid", "write 0 64k")
+    box.io("sub/base", "write 128k 64k", fmt="raw")
+    for top in ("top", "sub/abs"):
+        said = [tool("map", top).stdout for tool in (box.qemu, box.img)]
+        assert said[0] == said[1] and "sub/mid" in said[0]
+        chains = [json.loads(tool("info", "--backing-chain", "--output", "json", top).stdout) for tool in (box.qemu, box.img)]
+        for key in ("filename", "full-backing-filename"):
+            assert [x.get(key) for x in chains[0]] == [x.get(key) for x in chains[1]]
