@@ -64,15 +64,17 @@ struct rebase {
 	const char *base, *base_format; /* "" or NULL: no backing file */
 	struct loop *loop;
 	struct block *top, *new;
+	uint64_t old_bytes; /* size of the old backing file */
 	uint8_t *a, *b;
 };
 
-/* Put the old content of a part of a cluster into the image. */
+/* Put the old content of a part of a cluster into the image. As in qemu-img, zeros behind the old backing file become
+ * zero clusters, and zeros that it has become data. */
 static int rebase_put(struct rebase *z, uint64_t off, uint64_t len, bool is_whole, uint8_t *buf)
 {
 	struct block_req zeros = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAP_ZEROES, .offset = off, .len = len };
 
-	if (is_whole && z->has_zero_clusters && bytes_are_zero(buf, len))
+	if (is_whole && z->has_zero_clusters && off >= z->old_bytes && bytes_are_zero(buf, len))
 		return block_run(z->top, &zeros);
 	return write_at(z->top, off, len, buf);
 }
@@ -116,6 +118,7 @@ static int rebase_copy(struct rebase *z, struct err *e)
 	int r = 0;
 
 	block_info(z->top, &info);
+	z->old_bytes = info.backing_bytes;
 	for (uint64_t off = 0; off < info.size_bytes && !r; off += len) {
 		r = img_check_interrupted(e);
 		if (r < 0)
