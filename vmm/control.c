@@ -7,6 +7,7 @@
 #include "block/block.h"
 #include "devices/console.h"
 #include "vmm/agent/agent.h"
+#include "vmm/first_messages.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/vm.h"
@@ -41,6 +42,7 @@ struct control {
 	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
 	uint64_t config_seq, work_seq;
 	bool handing_over; /* vm_handover() is in progress */
+	struct memory *memory; /* from VM_MSG_MEMORY; NULL: none */
 	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
 	bool for_daemon; /* the work in progress is of use only to the daemon that asked for it: a fork or a pull */
 	struct { /* requests to delete pins: the one in progress and the next one */
@@ -698,6 +700,7 @@ static const struct {
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 	[VM_MSG_HANDOVER] = { handover_request, true },
 	[VM_MSG_GO] = { go_request, false },
+	[VM_MSG_MEMORY] = { config_request, false },
 };
 
 /* Refuse requests during a handover: the disks' threads may be stopped, and the other process would not know of a
@@ -782,24 +785,13 @@ static void listen_ready(void *opaque, unsigned revents)
 
 /* ---- creating and freeing ---- */
 
-static int wait_readable(int fd, int ms)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	int r;
-
-	do {
-		r = poll(&p, 1, ms);
-	} while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : r ? 0 : -ETIMEDOUT;
-}
-
 static int first_peer(struct control *c, struct err *e)
 {
 	int r;
 
 	if (c->peer_fd >= 0)
 		return 0;
-	r = wait_readable(c->listen_fd, CLIENT_WAIT_MS);
+	r = first_messages_wait(c->listen_fd, CLIENT_WAIT_MS);
 	if (!r) {
 		c->peer_fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 		r = c->peer_fd < 0 ? -errno : 0;
@@ -807,33 +799,21 @@ static int first_peer(struct control *c, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "no client connected to send the configuration") : 0;
 }
 
+struct memory *control_memory(struct control *c)
+{
+	return c->memory;
+}
+
 static int config_receive(struct control *c, struct vm_config *cfg, int *fds, unsigned *nfds,
 	struct err *e)
 {
-	struct channel_msg m;
-	/* A process that hands its VM over loads saved memory first, and a daemon that forks a VM waits for its state.
-	 * Either may take long; if the peer ends, the socket closes, which ends the wait. */
-	int r = wait_readable(c->peer_fd, -1);
+	struct first_messages first = { .fd = c->peer_fd, .takes_over = c->awaits_go, .buf = c->buf };
+	int r = first_messages_receive(&first, cfg, fds, nfds, e);
 
-	if (!r)
-		r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
-	if (r <= 0)
-		return err_set_errno(e, r ? r : -EPIPE, "the client sent no configuration");
-	c->config_seq = m.head.seq;
-	if (m.head.type != VM_MSG_CONFIG) {
-		channel_msg_close_fds(&m);
-		return err_set(e, -EPROTO, ERR_WRONG_STATE, "the first message has to be a configuration");
-	}
-	memset(cfg, 0, sizeof(*cfg));
-	memcpy(cfg, m.body, m.head.body_bytes);
-	memcpy(fds, m.fds, m.nfds * sizeof(*fds));
-	*nfds = m.nfds;
-	r = vm_config_check(cfg, m.nfds, e);
+	c->config_seq = first.seq;
+	c->memory = first.memory;
 	if (r < 0 || !c->awaits_go)
-		return r < 0 || !cfg->taken_over ? r :
-			err_set(e, -EINVAL, ERR_INVALID, "a VM can be handed over only to a process that was started for it");
-	if (!cfg->taken_over)
-		return err_set(e, -EINVAL, ERR_INVALID, "this process was started to take a VM over");
+		return r;
 	c->listen_fd = fds[cfg->taken.listen_fd];
 	fds[cfg->taken.listen_fd] = -1;
 	return 0;
@@ -895,5 +875,8 @@ void control_free(struct control *c)
 	loop_unwatch(c->listen_watch);
 	if (c->listen_fd >= 0)
 		close(c->listen_fd);
+	if (c->memory)
+		memory_done(c->memory);
+	free(c->memory);
 	free(c);
 }

@@ -11,6 +11,7 @@
 struct control;
 struct err;
 struct loop;
+struct memory;
 struct vm;
 struct worker;
 
@@ -23,6 +24,8 @@ int control_new(int listen_fd, int channel_fd, bool takes_over, struct control *
 	int *ret_fds, unsigned *ret_nfds, struct err *e);
 void control_free(struct control *c);
 
+/* Return the memory that came before the configuration (VM_MSG_MEMORY), to be adopted by a machine; NULL: none. */
+struct memory *control_memory(struct control *c);
 /* Answer the configuration request. */
 void control_configured(struct control *c, int r, const struct err *e);
 /* Serve requests on the loop from now on. Returns 0 or -errno. */

@@ -75,7 +75,7 @@ static int process_build(struct process *p, struct err *e)
 	int r = loop_new(LOOP_ENTRIES, &p->loop, e);
 
 	if (!r)
-		r = vm_new(&p->cfg, p->fds, p->nfds, p->loop, &sink, &p->vm, e);
+		r = vm_new(&p->cfg, p->fds, p->nfds, control_memory(p->control), p->loop, &sink, &p->vm, e);
 	if (!r)
 		r = control_serve(p->control, p->loop, p->vm, e);
 	if (!r && p->cfg.foreground)

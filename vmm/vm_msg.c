@@ -39,6 +39,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_DISK_PULL] = ROW(struct vm_disk_pull, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
+	[VM_MSG_MEMORY] = ROW(struct vm_memory, 2),
 	[VM_MSG_HANDOVER] = { .fds_max = 2, .known = true },
 	/* A process of an earlier build sends no body. */
 	[VM_MSG_GO] = { .body_max = sizeof(struct vm_go), .fds_max = CHANNEL_FDS_MAX, .known = true },
@@ -196,7 +197,9 @@ static int taken_check(struct vm_config *c, struct files *f, struct err *e)
 	t->detail[VM_DETAIL_MAX - 1] = 0;
 	if (!c->taken_over)
 		return 0;
-	if (!file_take(f, t->ram_fd) || !file_take(f, t->listen_fd) || c->restore_fd == VM_NO_FD || c->forked ||
+	if (c->taken_memory ? t->ram_fd != VM_NO_FD || c->huge_pages : !file_take(f, t->ram_fd))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM that is handed over needs one kind of memory");
+	if (!file_take(f, t->listen_fd) || c->restore_fd == VM_NO_FD || c->forked ||
 		c->images_only || c->foreground || (t->phase != VM_PHASE_RUNNING && t->phase != VM_PHASE_PAUSED) ||
 		t->reason >= VM_REASON_COUNT)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM that is handed over lacks a file, or has a "

@@ -109,6 +109,10 @@ enum vm_msg_type {
 	/* from the process that hands a VM over to the process that takes it over: struct vm_go, truncated after its
 	 * last client, with a socket for each; run the VM; not answered */
 	VM_MSG_GO = 35,
+	/* as VM_MSG_GO, but before VM_MSG_CONFIG, for a live clone: struct vm_memory, the first time with the base file
+	 * of its memory and the file of its own pages, afterwards without fds; map the memory, and read the own pages
+	 * that the file has now. The answer is a reply. */
+	VM_MSG_MEMORY = 36,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -286,7 +290,8 @@ struct vm_config {
 	 * the rest. */
 	uint8_t taken_over;
 	struct vm_taken {
-		uint16_t ram_fd;    /* the file of the VM's memory, which is mapped as it is */
+		/* the file of the VM's memory, which is mapped as it is; VM_NO_FD with taken_memory */
+		uint16_t ram_fd;
 		uint16_t listen_fd; /* the VM's listening socket */
 		/* The VM before it was paused for the handover. */
 		uint8_t phase, reason;
@@ -297,6 +302,13 @@ struct vm_config {
 		uint64_t vm_clock_ns, started_realtime_ns;
 		uint64_t stopped_ns; /* CLOCK_MONOTONIC: when the vCPUs stopped; 0: the VM was paused */
 	} taken;
+	/* VM_MSG_MEMORY has brought the VM's memory; read the own pages that its file has now. */
+	uint8_t taken_memory;
+};
+
+struct vm_memory {
+	uint64_t ram_bytes;
+	uint64_t base_offset; /* of the memory in the base file */
 };
 
 struct vm_reply {

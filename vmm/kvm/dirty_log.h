@@ -1,5 +1,6 @@
-/* dirty_log: notes which blocks of RAM are written, for VM processes without userfaultfd, and for those that took a VM
- * over, from the handover to the first snapshot (vmm/machine/machine_carry.h). KVM's dirty log has the
+/* dirty_log: notes which blocks of RAM are written: for VM processes without userfaultfd; for those that took a VM
+ * over, from the handover to the first snapshot (vmm/machine/machine_carry.h); and for those that hand a live clone
+ * over, while they copy its memory (vmm/machine/ram_carry.h). KVM's dirty log has the
  * guest's writes. It lacks the writes of this process, and those that the kernel makes for this process (data read from
  * a disk), so devices mark these.
  *

@@ -1,5 +1,6 @@
 #include "vmm/kvm/memory.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
 #include "vmm/kvm/kvm.h"
@@ -180,6 +181,37 @@ const struct ram_view *memory_view(const struct memory *m)
 	return m->view.base_fd >= 0 ? &m->view : NULL;
 }
 
+int memory_read_copy(struct memory *m, struct err *e)
+{
+	off_t from = 0, to;
+	int r = 0;
+
+	while (!r && (from = lseek(m->fd, from, SEEK_DATA)) >= 0) {
+		to = lseek(m->fd, from, SEEK_HOLE);
+		r = to < 0 ? -errno : pread_full(m->fd, m->host + from, (size_t)(to - from), from);
+		from = to;
+	}
+	if (!r && errno != ENXIO) /* ENXIO: there are no more */
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "cannot read the clone's memory") : 0;
+}
+
+int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, struct err *e)
+{
+	int r = memory_take(m, bytes, false, fd, e);
+	struct stat st;
+
+	if (!r && (fstat(base_fd, &st) < 0 || offset > (uint64_t)st.st_size || (uint64_t)st.st_size - offset < bytes))
+		r = err_set(e, -EINVAL, ERR_INVALID, "the file of the clone's shared memory is too short");
+	if (!r)
+		r = memory_map_cow(m, base_fd, offset, e);
+	if (r < 0) {
+		m->fd = -1;
+		memory_done(m);
+	}
+	return r;
+}
+
 static int view_end(struct memory *m)
 {
 	int r = ram_map(m, m->fd, 0, MAP_SHARED, NULL);
@@ -199,12 +231,22 @@ static int ram_empty(struct memory *m)
 
 void memory_clear(struct memory *m)
 {
-	if (memory_view(m) && view_end(m) == 0)
-		return;
 	/* Punching a hole frees the pages at once; when it fails, the old content is still there,
 	 * so write zeros. */
-	if (memory_view(m) || ram_empty(m) < 0)
+	if (ram_empty(m) < 0 || (memory_view(m) && view_end(m) < 0))
 		memset(m->host, 0, m->mapped_bytes);
+}
+
+void memory_drop_copy(struct memory *m)
+{
+	if (memory_view(m))
+		ram_empty(m);
+}
+
+void memory_adopt(struct memory *m, struct memory *from)
+{
+	*m = *from;
+	layout_set(from, 0, false);
 }
 
 void memory_done(struct memory *m)

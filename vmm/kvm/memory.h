@@ -11,6 +11,7 @@
  *
  * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
  * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
+ * Only during a handover the memfd of a clone has pages (vmm/machine/ram_carry.h).
  *
  * Threading: the main thread calls these functions while no vCPU runs, unless a comment says
  * otherwise. */
@@ -50,7 +51,7 @@ struct memory {
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
 	bool huge_pages;
-	/* base_fd >= 0: RAM is a private mapping of this file, and fd is empty; -1: RAM is a mapping of fd. */
+	/* base_fd >= 0: RAM is a private mapping of this file, and fd is not mapped; -1: RAM is a mapping of fd. */
 	struct ram_view view;
 };
 
@@ -63,6 +64,16 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
  * size is wrong.
  * Returns 0 or -errno. */
 int memory_take(struct memory *m, uint64_t bytes, bool huge_pages, int fd, struct err *e);
+/* Take the guest RAM of a clone that another process hands over: map it as memory_map_cow() does.
+ * fd: that process's memory.fd. base_fd: its memory.view.base_fd. Both taken on success.
+ * Returns 0 or -errno. */
+int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, struct err *e);
+/* Initialise *m with the RAM of *from, which is empty afterwards, so that memory_done() does nothing to it. */
+void memory_adopt(struct memory *m, struct memory *from);
+/* RAM is a private view: read the pages that m->fd has into it. Returns 0 or -errno. */
+int memory_read_copy(struct memory *m, struct err *e);
+/* Free all pages of m->fd, if RAM is a private view. */
+void memory_drop_copy(struct memory *m);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
 /* Turn KVM's dirty log for RAM on or off. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */

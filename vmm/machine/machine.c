@@ -386,7 +386,9 @@ static int tracking_open(struct machine *m, struct err *e)
 	uffd_reason(&m->uffd, reason);
 	if (m->uffd.can_protect) {
 		log_info(NULL, "memory is tracked by userfaultfd, opened by %s", uffd_source_name(m->uffd.source));
-		return base_is_carried(m) ? dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e) : 0;
+		/* A clone needs it for a handover (ram_carry.h). */
+		return base_is_carried(m) || m->cfg.forked || memory_view(&m->mem) ? dirty_log_init(&m->dirty_log, &m->kvm,
+			&m->mem, e) : 0;
 	}
 	log_info(NULL, "memory is tracked by KVM's dirty log, since userfaultfd is not available (%s): a snapshot copies "
 		"memory in rounds%s; `cairn doctor` tells how to change that", reason,
@@ -412,20 +414,26 @@ static int kvm_open(struct machine *m, int fork_fd, struct err *e)
 	return r;
 }
 
-static int ram_make(struct machine *m, int *fds, struct err *e)
+static int ram_make(struct machine *m, int *fds, struct memory *taken, struct err *e)
 {
 	const struct vm_config *c = &m->cfg;
 	int r;
 
 	if (!c->taken_over)
 		return memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+	if (c->taken_memory) {
+		if (!taken || taken->bytes != c->ram_bytes)
+			return err_set(e, -EINVAL, ERR_INVALID, "the process that hands the VM over has sent no memory for it");
+		memory_adopt(&m->mem, taken);
+		return memory_read_copy(&m->mem, e);
+	}
 	r = memory_take(&m->mem, c->ram_bytes, c->huge_pages, fds[c->taken.ram_fd], e);
 	if (m->mem.fd >= 0)
 		fds[c->taken.ram_fd] = -1;
 	return r;
 }
 
-static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e)
+static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory *taken, struct err *e)
 {
 	int r = files_take(m, fds, e);
 
@@ -436,7 +444,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
-		r = ram_make(m, fds, e);
+		r = ram_make(m, fds, taken, e);
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r)
@@ -466,7 +474,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct err *e
 	return r;
 }
 
-int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct loop *l,
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken, struct loop *l,
 	const struct machine_listener *listener, struct machine **ret_m, struct err *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -482,7 +490,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;
-	r = machine_build(m, fds, fork_fd, e);
+	r = machine_build(m, fds, fork_fd, taken, e);
 	if (r < 0) {
 		machine_free(m);
 		return r;

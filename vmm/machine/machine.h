@@ -104,10 +104,11 @@ struct machine {
 /* Build the machine. cfg has been checked.
  * fds: the fds that came with the configuration; each fd that is taken is replaced by -1, also on
  * failure.
+ * taken: with cfg->taken_memory, the VM's memory, which the machine adopts; NULL: none.
  * fork_fd: a clone's state file, which may have facts about the host's processor (fork_host.h); borrowed;
  * -1: none.
  * Returns 0 or -errno. */
-int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct loop *l,
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken, struct loop *l,
 	const struct machine_listener *listener, struct machine **ret_m, struct err *e);
 /* Stop all threads, flush and close the disks, free the machine. NULL allowed. */
 void machine_free(struct machine *m);

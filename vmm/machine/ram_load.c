@@ -110,7 +110,9 @@ bool ram_can_watch(struct machine *m)
 
 enum ram_way ram_way(struct machine *m)
 {
-	return ram_can_watch(m) ? RAM_FAULTS : m->dirty_log.blocks ? RAM_LOG : RAM_STANDS;
+	if (ram_can_watch(m))
+		return RAM_FAULTS;
+	return m->dirty_log.blocks && !m->uffd.can_protect ? RAM_LOG : RAM_STANDS;
 }
 
 static void watch_step(struct loop_task *task)

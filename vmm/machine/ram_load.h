@@ -48,8 +48,8 @@ enum ram_way {
 	RAM_FAULTS, /* as of one instant, while the VM runs, by userfaultfd's write protection */
 	RAM_LOG,    /* in rounds, while the VM runs, by KVM's dirty log (ram_save.h) */
 };
-/* Return how to save memory: RAM_FAULTS if ram_can_watch(), else RAM_LOG if there is a dirty log, else RAM_STANDS. Main
- * thread. */
+/* Return how to save memory: RAM_FAULTS if ram_can_watch(), else RAM_STANDS if userfaultfd cannot track this memory
+ * only, else RAM_LOG. Main thread. */
 enum ram_way ram_way(struct machine *m);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
  * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the

@@ -14,6 +14,7 @@
 struct err;
 struct loop;
 struct machine;
+struct memory;
 struct vm;
 
 /* Receives every event, in order. */
@@ -24,9 +25,9 @@ struct vm_sink {
 
 /* Create a VM: its machine, and the queue of events from other threads. The phase is PAUSED and nothing runs. Opens
  * everything that needs privileges.
- * fds: as for machine_new().
+ * fds, taken: as for machine_new().
  * Returns 0 or -errno. */
-int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct loop *l,
+int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *taken, struct loop *l,
 	const struct vm_sink *sink, struct vm **ret_vm, struct err *e);
 /* Boot, or load the saved state. Call after privileges are dropped and before the threads are
  * created. Returns 0 or -errno. */

@@ -73,6 +73,7 @@ int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 	cfg->taken_over = true;
 	cfg->forked = cfg->hint_hostname = false;
 	cfg->start_paused = true;
+	cfg->taken_memory = memory_view(&vm->m->mem) != NULL;
 	cfg->taken = (struct vm_taken){ .phase = (uint8_t)vm->before_save.phase, .reason = (uint8_t)vm->before_save.reason,
 		.off_asked = vm->off_asked, .has_base = vm->m->base_id[0] != 0, .value = vm->before_save.value, .vm_clock_ns = machine_clock_ns(vm->m),
 		.started_realtime_ns = vm->started_ns, .stopped_ns = stopped_ns };
@@ -108,6 +109,7 @@ void vm_handover_done(struct vm *vm)
 		vm_guest_run(vm);
 		vm->handover_pause_ns = t->stopped_ns ? loop_now_ns() - t->stopped_ns : 0;
 	}
+	memory_drop_copy(&vm->m->mem);
 	if (vm->m->base_id[0])
 		ram_watch_early(vm->m);
 }

@@ -12,6 +12,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/machine/ram_carry.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
@@ -36,13 +37,14 @@ struct handover {
 	struct worker *worker;
 	struct loop *loop;
 	int pair, state_fd, listen_fd; /* the first two owned */
-	bool paused;
-	struct loop_watch *watch;
+	bool paused, memory_sent;
+	struct loop_watch *watch; /* NULL: no answer is due */
 	struct loop_timer *timer;
 	struct vm_config cfg; /* for the successor */
 	int fds[CHANNEL_FDS_MAX]; /* files for the successor; borrowed */
 	unsigned nfds;
 	struct state_writer sections;
+	struct ram_carry carry; /* zeroed: the VM's memory is not a private view */
 	int r;
 	struct err e;
 	void (*done)(void *opaque, int r, const struct err *e);
@@ -70,6 +72,7 @@ static void handover_fail(struct handover *h)
 	close(h->pair);
 	h->pair = -1;
 	machine_carry_release(h->m);
+	ram_carry_done(&h->carry); /* before vm_work_end(), which may reset the VM */
 	if (h->paused && machine_wake_disks(h->m, &e) < 0) {
 		vm_work_end(h->vm);
 		vm_end(h->vm, VM_REASON_HOST_ERROR, 0, e.msg);
@@ -118,7 +121,7 @@ static int files_add(struct handover *h, struct err *e)
 	c->log_fd = VM_NO_FD; /* the daemon started the successor with the log as its stderr */
 	c->end_fd = fd_add(h, vm_end_fd(h->vm));
 	c->restore_fd = fd_add(h, h->state_fd);
-	c->taken.ram_fd = fd_add(h, m->mem.fd);
+	c->taken.ram_fd = memory_view(&m->mem) ? VM_NO_FD : fd_add(h, m->mem.fd);
 	c->taken.listen_fd = fd_add(h, h->listen_fd);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		disk_add(h, &c->disks[i], m->disks[i].block);
@@ -129,12 +132,31 @@ static int files_add(struct handover *h, struct err *e)
 			h->nfds, CHANNEL_FDS_MAX);
 }
 
-/* ---- steps 5 and 6 ---- */
+/* ---- messages to the successor ---- */
+
+static void pair_ready(void *opaque, unsigned revents);
 
 static int successor_ended(struct handover *h)
 {
 	return err_set(&h->e, -EPIPE, ERR_GENERIC, "the new process ended before it took the VM over; its log has the reason");
 }
+
+/* Send a message with h->fds, which the successor answers. Until then no work of the handover runs on the worker. */
+static int successor_ask(struct handover *h, enum vm_msg_type type, const void *body, size_t len)
+{
+	int r = loop_watch(h->loop, h->pair, POLLIN, pair_ready, h, &h->watch);
+
+	if (!r)
+		r = channel_send(h->pair, VM_MSG_VERSION, (uint16_t)type, 1, body, len, h->fds, h->nfds);
+	if (r == -EPIPE)
+		return successor_ended(h);
+	if (r < 0)
+		return err_set_errno(&h->e, r, "cannot send the VM's state to the new process");
+	loop_timer_arm(h->timer, loop_now_ns() + ANSWER_TIMEOUT_NS);
+	return 0;
+}
+
+/* ---- steps 5 and 6 ---- */
 
 static void go(struct handover *h)
 {
@@ -157,14 +179,19 @@ static void answered(struct handover *h, struct vm_reply *reply)
 	if (reply->error)
 		h->r = err_set(&h->e, -EREMOTEIO, reply->cls < ERR_CLASS_COUNT ? (enum err_class)reply->cls : ERR_GENERIC,
 			"the new process cannot take the VM over: %s", reply->msg);
-	else
+	else if (h->paused)
 		h->r = vm_handover_check(h->vm, &h->e);
 	if (!h->r && vm_work_cancelled(h->vm))
 		h->r = err_set(&h->e, -ECANCELED, ERR_CANCELLED, "the restart was cancelled");
+	loop_timer_disarm(h->timer);
+	loop_unwatch(h->watch);
+	h->watch = NULL;
 	if (h->r < 0)
 		handover_fail(h);
-	else
+	else if (h->paused)
 		go(h);
+	else
+		worker_submit(h->worker, h->loop, &h->work); /* the next piece of a clone's memory */
 }
 
 static void pair_ready(void *opaque, unsigned revents)
@@ -195,11 +222,14 @@ static void answer_late(void *opaque)
 
 /* ---- steps 1 to 4 ---- */
 
+/* Sets h->r to 1 if a piece of a clone's memory is ready for the successor. */
 static void prepare_run(struct work *w)
 {
 	struct handover *h = container_of(w, struct handover, work);
 
 	h->r = ram_wait(h->m, &h->e);
+	if (!h->r && memory_view(&h->m->mem))
+		h->r = ram_carry_next(&h->carry, h->vm, &h->e);
 	for (unsigned i = 0; i < h->m->ndisks && !h->r; i++)
 		h->r = disk_flush(&h->m->disks[i], &h->e);
 }
@@ -209,6 +239,8 @@ static void settle_run(struct work *w)
 	struct handover *h = container_of(w, struct handover, work);
 
 	h->r = machine_settle_disks(h->m, &h->e);
+	if (!h->r && h->carry.m)
+		h->r = ram_carry_finish(&h->carry, &h->e);
 	if (h->r < 0)
 		return;
 	h->r = pwrite_full(h->state_fd, h->sections.buf, h->sections.len, 0);
@@ -216,21 +248,25 @@ static void settle_run(struct work *w)
 		err_set_errno(&h->e, h->r, "cannot write the VM's state");
 }
 
+static int memory_send(struct handover *h)
+{
+	const struct memory *mem = &h->m->mem;
+	struct vm_memory body = { mem->bytes, mem->view.base_offset };
+
+	h->nfds = 0;
+	if (!h->memory_sent) {
+		fd_add(h, mem->view.base_fd);
+		fd_add(h, mem->fd);
+	}
+	h->memory_sent = true;
+	return successor_ask(h, VM_MSG_MEMORY, &body, sizeof(body));
+}
+
 static int successor_configure(struct handover *h)
 {
 	int r = files_add(h, &h->e); /* again: a pull may have ended, and dropped layers */
 
-	if (r < 0)
-		return r;
-	r = loop_watch(h->loop, h->pair, POLLIN, pair_ready, h, &h->watch);
-	if (!r)
-		r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_CONFIG, 1, &h->cfg, sizeof(h->cfg), h->fds, h->nfds);
-	if (r == -EPIPE)
-		return successor_ended(h);
-	if (r < 0)
-		return err_set_errno(&h->e, r, "cannot send the VM's state to the new process");
-	loop_timer_arm(h->timer, loop_now_ns() + ANSWER_TIMEOUT_NS);
-	return 0;
+	return r < 0 ? r : successor_ask(h, VM_MSG_CONFIG, &h->cfg, sizeof(h->cfg));
 }
 
 static void settled(struct work *w)
@@ -247,6 +283,12 @@ static void prepared(struct work *w)
 {
 	struct handover *h = container_of(w, struct handover, work);
 
+	if (h->r > 0) {
+		h->r = memory_send(h);
+		if (h->r < 0)
+			handover_fail(h);
+		return;
+	}
 	if (!h->r && vm_work_cancelled(h->vm))
 		h->r = err_set(&h->e, -ECANCELED, ERR_CANCELLED, "the restart was cancelled");
 	if (!h->r) {
@@ -255,6 +297,8 @@ static void prepared(struct work *w)
 	}
 	if (!h->r)
 		h->r = machine_save(h->m, &h->sections, &h->e);
+	if (!h->r && h->carry.m)
+		h->r = ram_carry_freeze(&h->carry, &h->e);
 	if (!h->r) {
 		machine_carry_save(h->m, &h->sections);
 		if (h->sections.failed)
@@ -275,8 +319,6 @@ static int handover_check(struct handover *h, struct err *e)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is nothing to hand over");
 	if (h->listen_fd < 0)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM's process has no listening socket");
-	if (memory_view(&h->m->mem))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM is a live clone and shares its memory with other clones");
 	return vm_check_keepable(h->vm, e);
 }
 

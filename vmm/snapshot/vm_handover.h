@@ -1,16 +1,20 @@
 /* vm_handover: hands a running VM over to another process, its successor, which may be of a newer version of Cairn. The
- * guest's memory stays where it is: both processes map the same memfd.
+ * guest's memory stays where it is: both processes map the same memfd. The pages that a live clone has for itself are
+ * copied (vmm/machine/ram_carry.h).
  *
  * The daemon starts the successor (`cairn-vm --take-over FD`) with one end of a socket pair and sends the other end to
  * the VM's process. The order of events, and what each process does to the images:
  *
  *   VM's process (the old one)                        successor
- *   1 loads the rest of a saved memory and            waits for VM_MSG_CONFIG
- *     flushes the disks, while the guest runs
+ *   1 loads the rest of a saved memory, sends    -->  maps a clone's memory and reads its own pages;
+ *     VM_MSG_MEMORY for each piece of a clone's       waits for VM_MSG_CONFIG
+ *     memory, and flushes the disks, while the
+ *     guest runs
  *   2 pauses the VM, saves the machine's state
  *     and what machine_carry.h has
- *   3 stops the disks' threads and settles the
- *     images: from here on it writes nothing
+ *   3 stops the disks' threads, settles the
+ *     images, copies what is left of a clone's
+ *     memory: from here on it writes nothing
  *   4 sends VM_MSG_CONFIG with the fds: images,  -->  builds the machine on the fds, opens the
  *     memory, state, taps, listening socket, …        images without a write, loads the state
  *   5                                            <--  answers: ready, or an error

@@ -200,6 +200,12 @@ static void test_handed_over_vm_is_checked(void **state)
 	REFUSED_HANDED_OVER(c.forked = 1);
 	REFUSED_HANDED_OVER(c.images_only = 1);
 	REFUSED_HANDED_OVER(c.foreground = 1);
+	REFUSED_HANDED_OVER(c.taken_memory = 1); /* and ram_fd */
+	REFUSED_HANDED_OVER((c.taken_memory = c.huge_pages = 1, c.taken.ram_fd = VM_NO_FD));
+	c = handed_over();
+	c.taken_memory = 1;
+	c.taken.ram_fd = VM_NO_FD;
+	assert_int_equal(check(&c), 0);
 	c = sane();
 	c.taken = (struct vm_taken){ .ram_fd = NFDS, .phase = 77 };
 	assert_int_equal(check(&c), 0); /* without taken_over: ignored */
@@ -294,7 +300,7 @@ static void test_random_bytes_do_not_crash_check(void **state)
 static void test_message_tables_have_directions(void **state)
 {
 	(void)state;
-	assert_int_equal(vm_msg_to_vm[VM_MSG_CONFIG].body_min, sizeof(struct vm_config));
+	assert_int_equal(vm_msg_to_vm[VM_MSG_CONFIG].body_min, offsetof(struct vm_config, taken_memory));
 	assert_int_equal(vm_msg_to_vm[VM_MSG_CONFIG].body_max, sizeof(struct vm_config));
 	assert_false(vm_msg_to_vm[0].known);
 	assert_false(vm_msg_to_vm[VM_MSG_REPLY].known);

@@ -1,6 +1,6 @@
-"""Clones, clones of clones to depth 4, snapshots and reverts at random, while their vCPUs and disks write and the
-processes of VMs and the daemon are killed: each VM has its own memory and disk, to the last word. CAIRN_FORK_STEPS steps
-from CAIRN_FORK_SEED."""
+"""Clones, clones of clones to depth 4, snapshots, reverts and handovers at random, while vCPUs and disks write and the
+processes of VMs and the daemon are killed: each VM has its own memory and disk, to the last word. CAIRN_FORK_STEPS
+steps from CAIRN_FORK_SEED."""
 
 import json
 import os
@@ -171,6 +171,11 @@ class Family:
             self.daemon.cairn("snapshot-revert", name, s)
             self.holds[name] = self.snapshots[name][s]
 
+    def restart(self, name):
+        """Hand the VM over to a new process."""
+        r = json.loads(self.daemon.cairn("restart-process", name, "--format", "json").stdout)
+        assert r["way"] == "handover", r
+
     def end(self, name):
         if len(self.holds) == 1:
             return
@@ -192,7 +197,8 @@ class Family:
 
     def step(self):
         what = self.rng.choice((self.memory, self.memory, self.memory, self.disk, self.write_all, self.fork, self.snapshot,
-                                self.revert, self.check, self.end, self.kill, self.kill_during_fork))
+                                self.revert, self.check, self.end, self.kill, self.kill_during_fork, self.restart,
+                                self.restart))
         what(self.rng.choice(sorted(self.holds)))
 
     def close(self):

@@ -244,6 +244,63 @@ static void test_taken_memory_is_the_same_memory(void **state)
 	memory_done(&taken);
 }
 
+/* A clone's memory in its next process: own pages from the clone's file, all others from the base file. */
+static void test_taken_view_shares_and_has_its_own_pages(void **state)
+{
+	int base = base_make();
+	struct err e = { 0 };
+	struct memory m, first, taken;
+
+	(void)state;
+	view_make(&m, base);
+	assert_int_equal(pwrite(m.fd, "\xa1", 1, 5 * MIB), 1);
+	assert_int_equal(memory_take_view(&first, VIEW_BYTES, dup(m.fd), dup(base), VIEW_OFFSET, &e), 0);
+	assert_int_equal(memory_read_copy(&first, &e), 0);
+	memory_drop_copy(&m); /* the process that hands the VM over does so, before it copies more */
+	assert_int_equal(pwrite(m.fd, "\xa2", 1, 2 * MIB), 1);
+	memory_adopt(&taken, &first);
+	memory_done(&first);
+	assert_non_null(memory_view(&taken));
+	assert_int_equal(memory_read_copy(&taken, &e), 0);
+	assert_int_equal(taken.host[MIB], 0xb1);
+	assert_int_equal(taken.host[2 * MIB], 0xa2);
+	assert_int_equal(taken.host[5 * MIB], 0xa1);
+	taken.host[MIB] = 0xa3;
+	assert_int_equal(m.host[MIB], 0xb1);
+	memory_drop_copy(&taken);
+	assert_int_equal(blocks_of(taken.fd), 0);
+	assert_int_equal(taken.host[5 * MIB], 0xa1);
+	assert_int_equal(pwrite(m.fd, "\xa4", 1, 5 * MIB), 1); /* a copy that is left over is no memory */
+	memory_clear(&m);
+	assert_int_equal(m.host[5 * MIB], 0);
+	memory_done(&m);
+	memory_done(&taken);
+	close(base);
+}
+
+static void test_view_that_does_not_fit_is_refused(void **state)
+{
+	int base = base_make(), pipes[2];
+	struct err e = { 0 };
+	struct memory m, taken;
+
+	(void)state;
+	view_make(&m, base);
+	assert_int_equal(memory_take_view(&taken, 2 * VIEW_BYTES, m.fd, base, VIEW_OFFSET, &e), -EINVAL);
+	assert_string_equal(e.msg, "the file of the VM's memory does not have 128 MiB");
+	memory_done(&taken); /* m.fd and base are still open */
+	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, m.fd, base, VIEW_OFFSET + 4096, &e), -EINVAL);
+	assert_string_equal(e.msg, "the file of the clone's shared memory is too short");
+	memory_done(&taken);
+	assert_int_equal(pipe(pipes), 0);
+	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, m.fd, pipes[0], 0, &e), -EINVAL);
+	memory_done(&taken);
+	close(pipes[0]);
+	close(pipes[1]);
+	memory_done(&m);
+	close(base);
+}
+
 static void test_impossible_size_is_an_error(void **state)
 {
 	struct err e = { 0 };
@@ -265,6 +322,8 @@ int main(void)
 		cmocka_unit_test(test_clear_zeros_and_frees_memory),
 		cmocka_unit_test(test_views_share_and_diverge),
 		cmocka_unit_test(test_taken_memory_is_the_same_memory),
+		cmocka_unit_test(test_taken_view_shares_and_has_its_own_pages),
+		cmocka_unit_test(test_view_that_does_not_fit_is_refused),
 		cmocka_unit_test(test_cleared_view_is_ordinary_memory_and_base_unchanged),
 		cmocka_unit_test(test_impossible_size_is_an_error),
 	};

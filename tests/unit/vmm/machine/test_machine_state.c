@@ -86,7 +86,7 @@ static struct machine *machine_with(struct loop *l, uint64_t ram, unsigned vcpus
 	struct machine *m = NULL;
 	struct err e = { 0 };
 
-	if (machine_new(&c, fds, 1, -1, l, &listener, &m, &e) < 0 || machine_boot(m, &e) < 0 ||
+	if (machine_new(&c, fds, 1, -1, NULL, l, &listener, &m, &e) < 0 || machine_boot(m, &e) < 0 ||
 		machine_start_threads(m, &e) < 0)
 		fail_msg("%s", e.msg);
 	return m;

@@ -1,0 +1,30 @@
+/* first_messages: receives what a VM process gets before it serves requests: its configuration and, in a process that
+ * takes a live clone over, before it the clone's memory (vmm/machine/ram_carry.h).
+ *
+ * Threading: main thread. Blocking. */
+#ifndef CAIRN_VMM_FIRST_MESSAGES_H
+#define CAIRN_VMM_FIRST_MESSAGES_H
+
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+
+struct err;
+struct memory;
+
+struct first_messages {
+	int fd;		 /* connected to the peer; borrowed */
+	bool takes_over; /* the peer is a process that hands its VM over */
+	void *buf;	 /* CHANNEL_BODY_MAX bytes, aligned to 16 */
+	uint64_t seq;	 /* of the last message */
+	struct memory *memory; /* the clone's memory; NULL: none. memory_done() and free() it, also after an error */
+};
+
+/* Receive up to the configuration, and check it. f: fd, takes_over and buf are set, the rest is zeroed.
+ * fds: CHANNEL_FDS_MAX; owned by the caller afterwards, also after an error.
+ * Returns 0 or -errno. */
+int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e);
+/* Wait until fd is readable. ms: at most; -1: without a limit. Returns 0; -ETIMEDOUT; -errno. */
+int first_messages_wait(int fd, int ms);
+
+#endif
