@@ -110,6 +110,13 @@ struct img_open {
 	/* Takes the name of a backing file that is no path, such as img_backing_name(), and lets the files of a chain
 	 * be in any folder. NULL: a chain with such a name is refused. */
 	int (*trust)(struct img_open *o, char *name, struct err *e);
+	/* From options of the image (img_name_take()): */
+	const char *backing; /* options of the backing file, for take(), as "json:..."; "": read without it; NULL: none */
+	int (*take)(struct img_open *o, char *name, struct err *e);
+	char backing_text[IMG_URL_BYTES]; /* backing may point here */
+	const char *data_path;	     /* the data file, in place of the one that the image names */
+	bool ranged;		     /* the disk is a range of a raw file; for reading only */
+	uint64_t offset, size_bytes; /* that range; size_bytes 0: up to the end */
 	/* Further folders below which backing and data files may be. */
 	const char *allow[IMG_ALLOW_MAX + 1]; /* one more than --allow fills */
 	unsigned nallow;
@@ -209,6 +216,8 @@ void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_
 /* Refuse a verb such as rebase or commit if the image has pins (docs/qcow2.md): a pin reads the clusters that it lacks
  * from the backing file, so its content would change. Returns 0 if the image has no pins; -EBUSY; -errno. */
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
+/* Get the size of the range that o selects of a disk. Returns 0; -EINVAL with a sentence. */
+int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret, struct err *e);
 /* Print the path that a name in an image has: relative names are relative to the folder of the image. */
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
 /* Returns the path in a name: what follows "file:", or the name itself. */

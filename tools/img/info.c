@@ -350,6 +350,8 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 			r = lock_acquire(layers[i].fd, LOCK_AS_READER, layers[i].path, e);
 		if (!r)
 			r = info.y->protocol ? url_fill(&info, i ? block_format_name(info.y->format) : o->format, e) : layer_fill(&info, e);
+		if (!r && !i && o->ranged)
+			r = img_range_bytes(o, info.size_bytes, &info.size_bytes, e);
 		if (!r && as_json)
 			json_object_array_add(list, info_to_json(&info));
 		else if (!r) {
@@ -389,5 +391,8 @@ int img_info_main(int argc, char **argv)
 		return img_usage("info", "one FILE is required");
 	if (img_common_name(&x, &x.o, argv[optind]))
 		return 1;
+	if (x.o.backing && !x.o.no_backing)
+		return img_usage("info", "--backing-chain shows the backing files that the images name; leave out the options of the "
+			"backing file");
 	return info_run(&x.o, x.json, !x.o.no_backing, &e) < 0 ? img_fail(&e) : 0;
 }

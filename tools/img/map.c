@@ -87,6 +87,10 @@ static int map_walk(struct map *m, struct block *b, struct err *e)
 		if (r < 0)
 			return err_set_errno(e, r, "%s: cannot look up offset %llu", m->common.o.path,
 				(unsigned long long)off);
+		if (m->common.o.ranged) { /* the file is raw */
+			x.has_host = true;
+			x.host = m->common.o.offset + off;
+		}
 		if (now.len && extents_mergeable(&now, &x)) {
 			now.len += x.len;
 		} else {

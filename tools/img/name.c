@@ -86,7 +86,9 @@ static int object_read(struct json_object *from, const char *prefix, unsigned de
 
 		if (snprintf(key, sizeof(key), "%s%s%s", prefix, *prefix ? "." : "", name) >= (int)sizeof(key))
 			return err_set(e, -EINVAL, ERR_INVALID, "an option's name has more than %d bytes", KEY_BYTES_MAX - 1);
-		if (json_object_is_type(v, json_type_object))
+		if (!v && !strcmp(key, "backing"))
+			r = option_add(o, key, "", e);
+		else if (json_object_is_type(v, json_type_object))
 			r = object_read(v, key, depth + 1, o, to, e);
 		else
 			r = value_add(o, key, v, to, e);
@@ -257,8 +259,16 @@ static int flag_parse(const char *key, const char *value, bool *ret, struct err 
 		value);
 }
 
+static bool is_file_driver(const char *name)
+{
+	return !strcmp(name, "file") || !strcmp(name, "host_device");
+}
+
 struct meaning {
 	const char *driver, *protocol; /* of the image and of its file */
+	const char *below_raw;	       /* driver of the file, if `protocol` is raw; NULL: not given */
+	bool nested;		       /* an option of the file below `protocol` was given */
+	struct json_object *backing;   /* options of the backing file; NULL: none given */
 	const char *file, *server_type;
 	const char *of_nbd; /* an option of NBD that was given */
 	struct export export;
@@ -292,14 +302,65 @@ static int locking_take(struct img_open *o, const char *value, struct err *e)
 	return 0;
 }
 
+/* Take an option of the backing file or of the data file. key: the whole key. */
+static int other_file_take(struct img_open *o, struct meaning *m, const char *key, const char *value, struct err *e)
+{
+	if (!strcmp(key, "backing") && !*value) {
+		o->backing = "";
+		return 0;
+	}
+	if (!strncmp(key, "backing.", 8)) {
+		if (!m->backing)
+			m->backing = json_object_new_object();
+		json_object_object_add(m->backing, key + 8, json_object_new_string(value));
+		return 0;
+	}
+	if (!strcmp(key, "data-file.filename") || !strcmp(key, "data-file.file.filename"))
+		o->data_path = value;
+	else if (!strcmp(key, "data-file.driver") || !strcmp(key, "data-file.file.driver")) {
+		if (!is_file_driver(value) && strcmp(value, "raw"))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the driver '%s' of a data file is not supported; use file", value);
+	} else if (!strcmp(key, "backing") || !strcmp(key, "data-file"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option %s cannot name a node ('%s'); use %s.file.filename=FILE%s", key,
+			value, key, *key == 'b' ? ", or no value for none" : "");
+	else if (!option_is_ignored(key + strlen("data-file.")))
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s' of an image", key);
+	return 0;
+}
+
+static int range_take(struct img_open *o, const char *key, const char *value, struct err *e)
+{
+	uint64_t n;
+	int r = img_parse_size(value, &n, e);
+
+	if (r < 0)
+		return r;
+	if (*key == 's' && (n % BLOCK_SECTOR_BYTES || !n))
+		return err_set(e, -EINVAL, ERR_INVALID, "the option size must be a multiple of 512, not '%s'", value);
+	o->ranged = true;
+	*(*key == 's' ? &o->size_bytes : &o->offset) = n;
+	return 0;
+}
+
 static int option_take(struct img_open *o, struct meaning *m, const char *key, const char *value, struct err *e)
 {
-	const char *below = strncmp(key, "file.", 5) ? key : key + 5;
+	const char *below;
 	bool on;
 	int r;
 
+	if (!strncmp(key, "file.file.", 10)) {
+		m->nested = true;
+		key += 5;
+		if (!strcmp(key, "file.driver")) {
+			m->below_raw = value;
+			return 0;
+		}
+	}
+	below = strncmp(key, "file.", 5) ? key : key + 5;
 	if (!strcmp(key, "driver"))
 		m->driver = value;
+	else if (!strcmp(key, "offset") || !strcmp(key, "size"))
+		return range_take(o, key, value, e);
 	else if (!strcmp(key, "file.driver"))
 		m->protocol = value;
 	else if (!strcmp(below, "filename"))
@@ -310,8 +371,7 @@ static int option_take(struct img_open *o, struct meaning *m, const char *key, c
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option file cannot name a node ('%s'); use file.filename=FILE",
 			value);
 	else if (!strncmp(key, "backing", 7) || !strncmp(key, "data-file", 9))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the option %s is not supported: the image's header names its "
-			"other files; `cairn-img rebase -u` and `amend` change the names", key);
+		return other_file_take(o, m, key, value, e);
 	else if (!strncmp(key, "encrypt.", 8))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "encrypted images are not supported; use qemu-img");
 	else if (!strcmp(below, "read-only") || !strcmp(below, "force-share") || !strcmp(below, "detect-zeroes")) {
@@ -330,11 +390,6 @@ static int option_take(struct img_open *o, struct meaning *m, const char *key, c
 	return 0;
 }
 
-static bool is_file_driver(const char *name)
-{
-	return !strcmp(name, "file") || !strcmp(name, "host_device");
-}
-
 static int meaning_nbd(struct img_open *o, const struct meaning *m, struct err *e)
 {
 	const char *type = m->server_type;
@@ -351,27 +406,50 @@ static int meaning_nbd(struct img_open *o, const struct meaning *m, struct err *
 
 static int meaning_take(struct img_open *o, const struct meaning *m, struct err *e)
 {
-	bool nbd = !strcmp(m->protocol ? m->protocol : m->driver ? m->driver : "", "nbd");
-	enum block_format f;
+	bool raw_between = m->protocol && !strcmp(m->protocol, "raw");
+	const char *protocol = raw_between ? m->below_raw : m->protocol;
+	bool nbd = !strcmp(protocol ? protocol : m->driver && !raw_between ? m->driver : "", "nbd");
+	enum block_format f = BLOCK_FORMAT_RAW;
 	int r = 0;
 
-	if (m->protocol && !nbd && !is_file_driver(m->protocol))
+	if (raw_between != m->nested)
+		return err_set(e, -EINVAL, ERR_INVALID, "options of file.file need file.driver=raw, which needs file.file.filename");
+	if (protocol && !nbd && !is_file_driver(protocol))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the driver '%s' of a file is not supported; use file, "
-			"host_device or nbd", m->protocol);
+			"host_device or nbd", protocol);
 	if (m->driver && (is_file_driver(m->driver) || !strcmp(m->driver, "nbd")))
 		o->format = "raw";
 	else if (m->driver) {
 		r = img_format_parse(m->driver, &f, e);
 		o->format = m->driver;
 	}
+	if (!r && o->ranged && (!m->driver || strcmp(m->driver, "raw")))
+		r = err_set(e, -EINVAL, ERR_INVALID, "the options offset and size need driver=raw");
+	if (!r && (o->backing || o->data_path || m->backing) && f != BLOCK_FORMAT_QCOW2)
+		r = err_set(e, -EINVAL, ERR_INVALID, "only driver=qcow2 has the options backing and data-file");
 	if (r < 0 || nbd)
 		return r < 0 ? r : meaning_nbd(o, m, e);
 	if (m->of_nbd)
 		return err_set(e, -EINVAL, ERR_INVALID, "the option %s needs driver=nbd", m->of_nbd);
+	if (o->path && !m->file)
+		return 0; /* the caller knows the file */
 	if (!m->file || !*m->file)
 		r = err_set(e, -EINVAL, ERR_INVALID, "the options of an image need file.filename, the name of its file");
 	o->path = m->file;
 	return r;
+}
+
+/* Keep the options of the backing file, which are taken when it is opened. */
+static int backing_keep(struct img_open *o, struct json_object *options, struct err *e)
+{
+	if (o->backing)
+		return err_set(e, -EINVAL, ERR_INVALID, "the option backing and options of the backing file exclude each other");
+	if (snprintf(o->backing_text, sizeof(o->backing_text), "json:%s", json_object_to_json_string_ext(options,
+		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)) >= (int)sizeof(o->backing_text))
+		return err_set(e, -EINVAL, ERR_INVALID, "the options of the backing file have more than %d bytes", IMG_URL_BYTES - 1);
+	o->backing = o->backing_text;
+	o->take = img_backing_name;
+	return 0;
 }
 
 static int options_mean(struct img_open *o, const struct options *from, struct err *e)
@@ -381,7 +459,12 @@ static int options_mean(struct img_open *o, const struct options *from, struct e
 
 	for (unsigned i = 0; i < from->n && !r; i++)
 		r = option_take(o, &m, from->list[i].key, from->list[i].value, e);
-	return r ? r : meaning_take(o, &m, e);
+	if (!r)
+		r = meaning_take(o, &m, e);
+	if (!r && m.backing)
+		r = backing_keep(o, m.backing, e);
+	json_object_put(m.backing);
+	return r;
 }
 
 /* ---- names ---- */

@@ -5,12 +5,14 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/lock.h"
+#include "block/parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 void img_layers_free(struct img_layer *layers, unsigned n)
@@ -248,6 +250,20 @@ static int chain_check(const struct img_layer *layers, unsigned n, int fd, const
 		"the backing chain of %s is a loop: %s occurs twice", layers[0].path, path);
 }
 
+/* Open the data file that the user names in place of the image's. */
+static int data_chosen(const struct img_open *o, struct img_layer *y, struct err *e)
+{
+	int r;
+
+	if (!(y->header.incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has no external data file, so data-file does not apply", y->path);
+	r = file_open(o->data_path, o->writable, &y->data_fd, e);
+	if (r < 0)
+		return r;
+	y->data_path = strdup(o->data_path);
+	return y->data_path ? 0 : err_set_errno(e, -ENOMEM, "%s", o->data_path);
+}
+
 static int data_open(const struct img_open *o, struct img_layer *layers, unsigned n, struct err *e)
 {
 	struct img_layer *y = &layers[n];
@@ -255,6 +271,10 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 	char path[PATH_MAX];
 	int r;
 
+	if (!n && o->data_path && !o->no_backing) {
+		r = data_chosen(o, y, e);
+		return r ? r : chain_check(layers, n, y->data_fd, y->data_path, e);
+	}
 	if (!(y->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) || o->no_backing)
 		return 0;
 	if (!n && o->data_fd) {
@@ -277,6 +297,28 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 	return chain_check(layers, n, y->data_fd, path, e);
 }
 
+/* Let `sub`, which options or a name describe, be the layer y. ret_next: as in chain_step(). */
+static int backing_taken(const struct img_open *sub, const char *name, struct img_layer *y, char *ret_next, struct err *e)
+{
+	int r;
+
+	if (sub->backing || sub->data_path || sub->ranged)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "options backing, data-file, offset and size of a backing file are not "
+			"supported");
+	if (!sub->format)
+		return err_set(e, -EINVAL, ERR_INVALID, "the options of the backing file '%s' give no driver, and the image gives no "
+			"format", name);
+	r = img_format_parse(sub->format, &y->format, e);
+	if (r < 0)
+		return r;
+	y->protocol = sub->protocol;
+	if (sub->protocol)
+		snprintf(ret_next, PATH_MAX, "%s", sub->path);
+	else if (sub->path != name && !realpath(sub->path, ret_next))
+		return err_set_errno(e, -errno, "backing file %s", sub->path);
+	return 0;
+}
+
 /* Take a name in a header that is no path, for the layer y below it. ret_next: as in chain_step(). */
 static int backing_trusted(const struct img_open *o, const struct qcow2_header *above, char *name, struct img_layer *y,
 	char *ret_next, struct err *e)
@@ -284,18 +326,7 @@ static int backing_trusted(const struct img_open *o, const struct qcow2_header *
 	struct img_open sub = { .format = *above->backing_format ? above->backing_format : NULL };
 	int r = o->trust(&sub, name, e);
 
-	if (!r && !sub.format)
-		r = err_set(e, -EINVAL, ERR_INVALID, "the name '%s' of a backing file gives no format", name);
-	if (!r)
-		r = img_format_parse(sub.format, &y->format, e);
-	if (r < 0)
-		return r;
-	y->protocol = sub.protocol;
-	if (sub.protocol)
-		snprintf(ret_next, PATH_MAX, "%s", sub.path);
-	else if (!realpath(sub.path, ret_next))
-		return err_set_errno(e, -errno, "backing file %s", sub.path);
-	return 0;
+	return r ? r : backing_taken(&sub, name, y, ret_next, e);
 }
 
 /* Name layer n + 1 as qemu-img does. */
@@ -306,6 +337,34 @@ static int layer_name(struct img_layer *layers, unsigned n, const char *backing,
 	img_path_beside(img_layer_shown(&layers[n]), backing, path, sizeof(path));
 	layers[n + 1].shown = strdup(path);
 	return layers[n + 1].shown ? 0 : err_set_errno(e, -ENOMEM, "%s", path);
+}
+
+/* Take the backing file that the options of the image choose, for the layer y. name: as the image names it. */
+static int backing_chosen(const struct img_open *o, const struct qcow2_header *above, char *name, struct img_layer *y,
+	char *ret_next, struct err *e)
+{
+	struct img_open sub = { .path = name };
+	char text[IMG_URL_BYTES];
+	int r;
+
+	if (!*o->backing) { /* an empty disk takes its place */
+		y->format = BLOCK_FORMAT_RAW;
+		y->fd = memfd_create("nothing", MFD_CLOEXEC);
+		y->path = strdup("nothing");
+		return y->fd < 0 || !y->path ? err_set_errno(e, -ENOMEM, "%s", o->path) : 0;
+	}
+	snprintf(text, sizeof(text), "%s", o->backing);
+	r = o->take(&sub, text, e);
+	if (r < 0)
+		return r;
+	if (!sub.format && *above->backing_format)
+		sub.format = above->backing_format;
+	r = backing_taken(&sub, name, y, ret_next, e);
+	if (r < 0 || sub.path != name)
+		return r;
+	/* The options name no other file. */
+	return o->trust && img_is_no_path(name) ? backing_trusted(o, above, name, y, ret_next, e)
+		: file_resolve(o, o->path, name, "backing", ret_next, e);
 }
 
 /* Open layer n. ret_next: resolved path of the next layer, or its URL, or "". */
@@ -335,6 +394,8 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 		return err_set(e, -EINVAL, ERR_INVALID, "the backing chain of %s has more than %d layers",
 			layers[0].path, BLOCK_LAYERS_MAX);
 	img_backing_path(&y->header, backing);
+	if (!n && o->backing)
+		return backing_chosen(o, &y->header, backing, &layers[n + 1], ret_next, e);
 	if (o->trust && img_is_no_path(backing))
 		return backing_trusted(o, &y->header, backing, &layers[n + 1], ret_next, e);
 	if (!*y->header.backing_format)
@@ -368,6 +429,9 @@ int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, uns
 	layers[0].format = BLOCK_FORMAT_RAW; /* until it is found out */
 	if (snprintf(path, sizeof(path), "%s", o->path) >= (int)sizeof(path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", o->path);
+	if (o->writable && (o->backing || o->ranged))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the options backing, offset and size are for reading; an image is not "
+			"changed with them", o->path);
 	if (o->writable && o->no_lock)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: -U (--force-share) is for reading; a change needs the lock", o->path);
 	do {
@@ -376,6 +440,8 @@ int img_disk_layers_open(const struct img_open *o, struct img_layer *layers, uns
 		r = chain_step(o, layers, n++, path, next, e);
 		memcpy(path, next, sizeof(path));
 	} while (!r && *path);
+	if (!r && n < BLOCK_LAYERS_MAX && layers[n].path) /* the empty layer of backing_chosen() */
+		n++;
 	if (r < 0)
 		img_layers_free(layers, n);
 	else
@@ -459,11 +525,46 @@ static int files_open(struct loop *l, const struct img_open *o, struct block **r
 	return r;
 }
 
+int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret, struct err *e)
+{
+	if (!range_inside(o->offset, o->size_bytes, disk_bytes))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes: the offset %llu and the size %llu lie outside", o->path,
+			(unsigned long long)disk_bytes, (unsigned long long)o->offset, (unsigned long long)o->size_bytes);
+	*ret = o->size_bytes ? o->size_bytes : disk_bytes - o->offset;
+	return 0;
+}
+
+/* Replace *b by the range of it that o selects; close it on error. */
+static int range_open(struct loop *l, const struct img_open *o, struct block **b, struct err *e)
+{
+	struct block_part part = { .b = *b, .offset = o->offset };
+	struct block_info info;
+	int r;
+
+	block_info(*b, &info);
+	r = img_range_bytes(o, info.size_bytes, &part.len, e);
+	if (!r)
+		r = block_parts_open(l, &part, 1, b, e);
+	if (r < 0)
+		block_close(part.b);
+	return r;
+}
+
 int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
 {
+	struct block *b = NULL;
+	int r;
+
 	if (o->protocol && o->snapshot)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: only a qcow2 image has snapshots", o->path);
-	return o->protocol ? o->protocol->open(l, o->path, o->format, o->writable, ret_b, e) : files_open(l, o, ret_b, e);
+	if (o->protocol && o->ranged && o->writable)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the options offset and size are for reading", o->path);
+	r = o->protocol ? o->protocol->open(l, o->path, o->format, o->writable, &b, e) : files_open(l, o, &b, e);
+	if (!r && o->ranged)
+		r = range_open(l, o, &b, e);
+	if (!r)
+		*ret_b = b;
+	return r;
 }
 
 int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
