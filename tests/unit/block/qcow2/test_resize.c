@@ -45,11 +45,27 @@ static void test_power_cut_during_shrink_shows_no_backing_data(void **state)
 	powercut_resize(&kind, 7);
 }
 
+/* 16 entries of a cluster of 64 are in use, and 128 are wanted. The cluster holds anything behind the 16. */
+static void test_l1_moves_from_a_cluster_that_is_partly_used(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=512 img 512k && qemu-io -c 'write -P 6 0 512k' img && "
+		"l1=0x$(od -An -tx1 -j40 -N8 img | tr -d ' ') && head -c 384 /dev/zero | tr '\\0' '\\245' | "
+		"dd of=img bs=1 seek=$((l1 + 128)) conv=notrunc status=none");
+	resize(&f, 4 * MIB);
+	fixture_run(&f, "qemu-io -c 'read -P 6 0 512k' -c 'read -P 0 512k 3584k' img | tee read && ! grep -q failed read");
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_growth_above_backing_file_in_version_2),
 		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
+		cmocka_unit_test(test_l1_moves_from_a_cluster_that_is_partly_used),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
