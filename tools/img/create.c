@@ -390,6 +390,9 @@ int img_create_main(int argc, char **argv)
 	if (argc - optind < 1 || argc - optind > 2)
 		return img_usage("create", "FILE and SIZE are required");
 	a.name = argv[optind];
+	if (!strncmp(a.name, "nbd:", 4) || !strncmp(a.name, "nbd+", 4) || !strncmp(a.name, "json:", 5))
+		return img_usage("create", "%s is no path; a server's disk exists already, and `cairn-img convert -n` writes to it",
+			a.name);
 	a.path = img_name_path(a.name);
 	a.size = argv[optind + 1];
 	r = img_options_apply(&a.c, &opts, &e);

@@ -54,6 +54,14 @@ def test_bench_writes(disk):
     assert (disk.path / "t").read_bytes() == b"\x09" * MIB + b"\7" * 7 * MIB
 
 
+@pytest.mark.parametrize("name", ["nbd:localhost:1", "nbd+unix:x", 'json:{"driver": "nbd"}'])
+def test_create_makes_no_file_of_that_name(box, name):
+    assert "is no path" in box.fails("create", "-f", "raw", name, "1M")
+    assert not list(box.path.iterdir())
+    box.img("create", "-q", "-f", "raw", "file:" + name, "1M")
+    assert [p.name for p in box.path.iterdir()] == [name]
+
+
 def test_targets_that_are_refused(disk):
     before = (disk.path / "t").read_bytes()
     with nbdkit(disk.path, "-r", "file", "t") as sock:
