@@ -161,6 +161,8 @@ int img_create_fd(int fd, const struct img_create *c, struct err *e)
 
 enum img_prealloc img_create_prealloc(const struct img_create *c)
 {
+	if (c->qcow2.backing_name && c->prealloc == IMG_PREALLOC_FULL)
+		return IMG_PREALLOC_FALLOC; /* zeros as data would hide the backing file: only reserve the space */
 	return c->qcow2.data_file_raw && !c->prealloc ? IMG_PREALLOC_METADATA : c->prealloc;
 }
 
@@ -291,8 +293,6 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 	int closed, r = loop_new(64, &l, e);
 
 	if (!r && a->c.qcow2.backing_name) {
-		if (how == IMG_PREALLOC_FULL) /* zeros as data would hide the backing file: only reserve the space */
-			how = IMG_PREALLOC_FALLOC;
 		layers[1].fd = memfd_create("nothing", MFD_CLOEXEC);
 		bo.nlayers = 2;
 	}

@@ -304,7 +304,8 @@ int img_data_make(struct img_data *d, const char *image, const struct qcow2_crea
 int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e);
 /* Keep or remove the data file. r: result of the work. Returns r; -errno if keeping the file failed. */
 int img_data_finish(struct img_data *d, int r, struct err *e);
-/* Returns the effective preallocation: at least metadata with a raw data file, which needs all clusters mapped. */
+/* Returns the effective preallocation: at least metadata with a raw data file, which needs all clusters mapped; at
+ * most falloc with a backing file. */
 enum img_prealloc img_create_prealloc(const struct img_create *c);
 /* Write an empty image to fd. Returns 0; -errno with a sentence. */
 int img_create_fd(int fd, const struct img_create *c, struct err *e);

@@ -196,3 +196,14 @@ def test_snapshot_by_keyword(chain):
         for tool, target in ((chain.img, "ours"), (chain.qemu, "theirs")):
             tool("convert", "-l", word, "-O", "qcow2", "top", target)
         chain.qemu("compare", "ours", "theirs")
+
+
+@pytest.mark.parametrize("how", ["metadata", "falloc", "full"])
+def test_preallocated_overlay_shows_its_backing_file(box, how):
+    box.qemu("create", "-q", "-f", "qcow2", "base", "1M")
+    box.io("base", "write -P 1 0 1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "a")
+    box.io("a", "write -P 2 100k 10k")
+    box.img("convert", "-O", "qcow2", "-o", f"extended_l2=on,preallocation={how}", "-B", "base", "-F", "qcow2", "a", "b")
+    box.qemu("compare", "a", "b")
+    box.qemu("check", "b")
