@@ -456,9 +456,10 @@ static int check_snapshots(struct checker *k, struct err *e)
 	r = qcow2_snapshots_read_damaged(k->fd, k->h, &k->snapshots, &k->nsnapshots, e);
 	if (r < 0)
 		return r;
+	k->snapshots_bytes = k->nsnapshots ? k->snapshots[k->nsnapshots - 1].table_bytes : 0;
 	snapshot_faults(k);
 	if (k->nsnapshots && !(k->fix && k->snapshots_rewrite)) /* the old table becomes free */
-		cluster_use(k, k->h->snapshots_offset, k->snapshots[k->nsnapshots - 1].table_bytes, "the snapshot table");
+		cluster_use(k, k->h->snapshots_offset, k->snapshots_bytes, "the snapshot table");
 	for (size_t i = 0; i < k->nsnapshots; i++)
 		check_l1(k, k->snapshots[i].l1_offset, k->snapshots[i].l1_size, false);
 	return 0;

@@ -33,6 +33,7 @@ struct checker {
 	uint64_t *table; /* buffer for the current L2 table */
 	struct qcow2_snapshot_info *snapshots; /* see qcow2_snapshots_read_damaged() */
 	size_t nsnapshots;
+	uint64_t snapshots_bytes; /* length of their table in the file */
 	bool snapshots_rewrite; /* the snapshot table has faults, or entries of version 2 without sizes */
 };
 

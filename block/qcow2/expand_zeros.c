@@ -8,12 +8,15 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/util.h"
 #include "block/qcow2/check_impl.h"
 
 #include <errno.h>
 #include <unistd.h>
 
 #define REFS_MAX 65535u /* of a cluster in version 2 */
+/* Fewer share a cluster of zeros, because each snapshot and each revert adds as many references again. */
+#define SHARED_MAX 256u
 
 struct expansion {
 	struct checker *k;
@@ -29,7 +32,7 @@ static uint64_t zeros_take(struct expansion *x, uint32_t refs)
 {
 	if (x->left < refs) {
 		x->clusters++;
-		x->left = REFS_MAX;
+		x->left = MAX(refs, SHARED_MAX);
 	}
 	x->left -= refs;
 	return x->place ? x->place + ((x->clusters - 1) << x->k->cluster_bits) : 0;

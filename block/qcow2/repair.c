@@ -254,9 +254,7 @@ static int old_mark(struct rebuild *b)
 	for (uint64_t i = 0; i < n; i++)
 		if (t[i])
 			old_add(b, t[i], 1);
-	if (k->nsnapshots)
-		old_add(b, k->h->snapshots_offset,
-			DIV_ROUND_UP(k->snapshots[k->nsnapshots - 1].table_bytes, (uint64_t)k->cluster_bytes));
+	old_add(b, k->h->snapshots_offset, DIV_ROUND_UP(k->snapshots_bytes, (uint64_t)k->cluster_bytes));
 	return 0;
 }
 
@@ -394,24 +392,28 @@ static int rebuild_write(struct rebuild *b, struct err *e)
 static int rebuild_switch(struct rebuild *b, struct qcow2_header *h)
 {
 	struct checker *k = b->k;
+	struct qcow2_header new = *h;
 	uint8_t p[HEADER_SECTOR_BYTES];
 	int r = header_load(k->fd, p);
 
 	if (r < 0)
 		return r;
-	h->reftable_offset = table_start(b) << k->cluster_bits;
-	h->reftable_clusters = (uint32_t)b->table_clusters;
-	h->refcount_order = b->order;
-	h->nb_snapshots = (uint32_t)k->nsnapshots;
+	new.reftable_offset = table_start(b) << k->cluster_bits;
+	new.reftable_clusters = (uint32_t)b->table_clusters;
+	new.refcount_order = b->order;
+	new.nb_snapshots = (uint32_t)k->nsnapshots;
 	if (k->snapshots_rewrite)
-		h->snapshots_offset = b->start << k->cluster_bits;
-	store_be64(p + QCOW2_AT_REFTABLE_OFFSET, h->reftable_offset);
-	store_be32(p + QCOW2_AT_REFTABLE_CLUSTERS, h->reftable_clusters);
-	store_be32(p + QCOW2_AT_NB_SNAPSHOTS, h->nb_snapshots);
-	store_be64(p + QCOW2_AT_SNAPSHOTS_OFFSET, h->snapshots_offset);
+		new.snapshots_offset = b->start << k->cluster_bits;
+	store_be64(p + QCOW2_AT_REFTABLE_OFFSET, new.reftable_offset);
+	store_be32(p + QCOW2_AT_REFTABLE_CLUSTERS, new.reftable_clusters);
+	store_be32(p + QCOW2_AT_NB_SNAPSHOTS, new.nb_snapshots);
+	store_be64(p + QCOW2_AT_SNAPSHOTS_OFFSET, new.snapshots_offset);
 	if (h->version >= 3)
 		store_be32(p + QCOW2_AT_REFCOUNT_ORDER, b->order);
-	return header_store(k->fd, p);
+	r = header_store(k->fd, p);
+	if (!r)
+		*h = new;
+	return r;
 }
 
 int checker_rebuild(struct checker *k, struct qcow2_header *h, uint32_t order, const struct rebuild_addition *add,

@@ -3,6 +3,7 @@
  * and can be repaired again. */
 #include "fixture_block.h"
 
+#include "base/bytes.h"
 #include "base/util.h"
 #include "block/qcow2/qcow2.h"
 
@@ -564,6 +565,72 @@ static void test_power_cut_during_repair_of_snapshot_table_keeps_data(void **sta
 	}
 }
 
+/* Put the snapshot table at the end of the file. Its first entry gets `extra` bytes of extra data. */
+static void table_lengthen(struct fixture *f, const char *name, uint32_t extra)
+{
+	uint8_t *table = calloc(1, IMAGE_BYTES_MAX), *p = table + QCOW2_SNAPSHOT_HEADER_BYTES;
+	struct qcow2_header h;
+	char path[256];
+	struct stat st;
+	int fd;
+
+	header_of(f, name, &h);
+	fixture_path(f, name, path, sizeof(path));
+	fd = open(path, O_RDWR);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(pread(fd, table, QCOW2_SNAPSHOT_HEADER_BYTES, (off_t)h.snapshots_offset), QCOW2_SNAPSHOT_HEADER_BYTES);
+	/* The rest follows 24 bytes of extra data. */
+	memset(p + 24, 'x', extra - 24);
+	assert_int_equal(pread(fd, p, 24, (off_t)(h.snapshots_offset + QCOW2_SNAPSHOT_HEADER_BYTES)), 24);
+	assert_true(pread(fd, p + extra, 400, (off_t)(h.snapshots_offset + QCOW2_SNAPSHOT_HEADER_BYTES + 24)) > 0);
+	store_be32(table + QCOW2_SNAPSHOT_AT_EXTRA_LEN, extra);
+	h.snapshots_offset = ROUND_UP((uint64_t)st.st_size, 1u << h.cluster_bits);
+	assert_int_equal(pwrite(fd, table, ROUND_UP(extra + 464, 1u << h.cluster_bits), (off_t)h.snapshots_offset),
+		ROUND_UP(extra + 464, 1u << h.cluster_bits));
+	close(fd);
+	free(table);
+	fixture_poke_be(f, name, QCOW2_AT_SNAPSHOTS_OFFSET, 8, h.snapshots_offset);
+}
+
+/* The new table is shorter than the old one, whose end must stay until the header names the new one. */
+static void test_power_cut_during_repair_of_long_snapshot_table_keeps_snapshots(void **state)
+{
+	uint8_t *base = malloc(IMAGE_BYTES_MAX);
+	struct qcow2_check k;
+	struct fixture f;
+	char path[256];
+	ssize_t len;
+	int fd;
+
+	(void)state;
+	fixture_begin(&f, 310);
+	log_silence(true);
+	/* Without free clusters in the middle, where the new tables would go. */
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=512 img 1M && qemu-io -c 'write -P 9 0 256k' img >/dev/null");
+	for (unsigned i = 1; i <= 3; i++)
+		fixture_run(&f, "qemu-img snapshot -c s%u img && qemu-img convert -l s%u -O raw img s%u && "
+			"qemu-io -c 'write -P %u 64k 64k' img >/dev/null", i, i, i, i);
+	table_lengthen(&f, "img", 3000);
+	fixture_path(&f, "img", path, sizeof(path));
+	fd = open(path, O_RDONLY);
+	len = read(fd, base, IMAGE_BYTES_MAX);
+	close(fd);
+	recording = true;
+	assert_int_equal(repair(&f, "img", QCOW2_REPAIR_ALL, &k), 0);
+	recording = false;
+	for (size_t cut = 0; cut <= nevents; cut++) {
+		if (cut < nevents && !events[cut].sync)
+			continue;
+		cut_make(&f, base, (size_t)len, cut);
+		assert_int_equal(repair(&f, "cut", QCOW2_REPAIR_ALL, &k), 0);
+		fixture_run(&f, "qemu-img check -q cut && for i in 1 2 3; do qemu-img convert -l s$i -O raw cut is && cmp is s$i || exit 1; "
+			"done");
+	}
+	events_free();
+	free(base);
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -575,6 +642,7 @@ int main(void)
 		cmocka_unit_test(test_power_cut_during_downgrade_keeps_snapshots),
 		cmocka_unit_test(test_snapshot_table_is_repaired),
 		cmocka_unit_test(test_power_cut_during_repair_of_snapshot_table_keeps_data),
+		cmocka_unit_test(test_power_cut_during_repair_of_long_snapshot_table_keeps_snapshots),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
