@@ -137,21 +137,25 @@ static void disk_died(struct nbd_disk *d)
 		disk_tell(d);
 }
 
-/* Act on what libnbd has done: call this after each of its functions that may send or receive. */
-static void disk_turn(struct nbd_disk *d)
+/* Watch the socket for what libnbd waits for. */
+static void socket_watch(struct nbd_disk *d)
 {
 	unsigned dir, events = 0;
 
 	if (!d->dead && (d->c.aio_is_dead(d->h) || d->c.aio_is_closed(d->h)))
 		disk_died(d);
-	if (!d->dead) {
-		dir = d->c.aio_get_direction(d->h);
-		if (dir & LIBNBD_AIO_DIRECTION_READ)
-			events |= POLLIN;
-		if (dir & LIBNBD_AIO_DIRECTION_WRITE)
-			events |= POLLOUT;
-		loop_watch_events(d->watch, events);
-	}
+	if (d->dead)
+		return;
+	dir = d->c.aio_get_direction(d->h);
+	if (dir & LIBNBD_AIO_DIRECTION_READ)
+		events |= POLLIN;
+	if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+		events |= POLLOUT;
+	loop_watch_events(d->watch, events);
+}
+
+static void commands_finished(struct nbd_disk *d)
+{
 	while (d->finished) {
 		struct nbd_cmd *q = d->finished;
 
@@ -159,6 +163,16 @@ static void disk_turn(struct nbd_disk *d)
 		if (!d->finished)
 			d->finished_tail = &d->finished;
 		cmd_finished(q);
+	}
+}
+
+/* Act on what libnbd has done: call this after each of its functions that may send or receive. */
+static void disk_turn(struct nbd_disk *d)
+{
+	socket_watch(d);
+	while (d->finished) {
+		commands_finished(d);
+		socket_watch(d); /* again, because this has sent the next commands */
 	}
 }
 

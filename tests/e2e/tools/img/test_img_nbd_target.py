@@ -120,6 +120,15 @@ def test_zeros_are_written_where_the_server_cannot(disk):
     assert bytes(memory.data) == (disk.path / "r").read_bytes()
 
 
+def test_long_zeros_are_written_in_parts(disk):
+    """Each part follows when the one before is over; the socket takes only a piece of it at once."""
+    (disk.path / "t").write_bytes(b"\7" * 64 * MIB)
+    disk.img("create", "-q", "-f", "qcow2", "empty", "64M")
+    with nbdkit(disk.path, "--filter=nozero", "file", "t") as sock:
+        disk.img("convert", "-n", "-f", "qcow2", "-O", "raw", "empty", f"nbd:unix:{sock}")
+    assert not any((disk.path / "t").read_bytes())
+
+
 def test_random_writes(disk):
     """Many small areas of data and zeros."""
     numbers = random.Random(1)
