@@ -165,6 +165,20 @@ def test_downgrade_keeps_zeros_of_snapshots(box, backing, size):
         assert "No errors" in tool("check", "a").stdout
 
 
+def test_downgrade_leaves_refcounts_for_a_revert(box):
+    """Of 65,535 entries and more that lead to zeros."""
+    box.img("create", "-q", "-f", "raw", "base", "40M")
+    box.img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "-b", "base", "-F", "raw", "a", "40M")
+    box.io("a", "write -z 0 40M")
+    box.img("snapshot", "-c", "s", "a")
+    box.io("a", "write -P 1 0 1M")
+    box.img("amend", "-o", "compat=0.10", "a")
+    box.img("snapshot", "-a", "s", "a")
+    box.qemu("snapshot", "-c", "t", "a")
+    for tool in (box.img, box.qemu):
+        assert "No errors" in tool("check", "a").stdout
+
+
 @pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on", "compat=0.10", "cluster_size=512"])
 @pytest.mark.parametrize("old", [True, False])
 def test_rebase_keeps_zeros_as_zero_clusters(box, options, old):
