@@ -70,9 +70,9 @@ struct rebuild_addition {
 	uint64_t clusters;
 	uint64_t refs, refs_each; /* references to all of them, and to each but the last */
 };
-/* After checker_walk(): write new refcounts of 2^order bits, and the addition: if k->snapshots_rewrite, it is the new
- * snapshot table. One write to the header switches to all of them; the old tables
- * are free from then on. h is updated. ret_place: offset of the addition.
+/* After checker_walk(): write new refcounts of 2^order bits, and the addition. With k->snapshots_rewrite, add->data is
+ * the new snapshot table. One write to the header switches to all of them; the old tables are free from then on. h is
+ * updated. ret_place: offset of the addition.
  * Returns 0; -ERANGE if a count needs more bits; -errno with a sentence. */
 int checker_rebuild(struct checker *k, struct qcow2_header *h, uint32_t order, const struct rebuild_addition *add,
 	uint64_t *ret_place, struct err *e);

@@ -513,7 +513,7 @@ static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_chec
 	int r = rebuild_all(fd, h, order, c, e);
 
 	while (r == -ERANGE && h->version >= 3 && order < 6)
-		r = rebuild_all(fd, h, ++order, c, e);
+		r = rebuild_all(fd, h, ++order, &(struct qcow2_check){ 0 }, e); /* without its report a second time */
 	if (!r && order > old && c->report) {
 		snprintf(line, sizeof(line), "Widened the refcounts from %u to %u bits", 1u << old, 1u << order);
 		c->report(c->opaque, line);
