@@ -133,8 +133,9 @@ class Runner:
             result = "words"
         if result == "pass":
             os.unlink(base + ".diff")
-        with open(base + ".result", "w", encoding="utf-8") as f:
-            f.write(result)
+        if self.keeps and result != "fail":  # one that fails may pass another time
+            with open(base + ".result", "w", encoding="utf-8") as f:
+                f.write(result)
         shutil.rmtree(folder, ignore_errors=True)
         return result
 

@@ -38,7 +38,7 @@ REFUSALS = re.compile("|".join((
     "the image has zero clusters, which compat=0.10|has persistent bitmaps .*, which compat=0.10",
     "another size than its snapshot .*, which compat=0.10|Refcount widths other than 16 bits require compatibility level 1.1",
     "Internal snapshots prevent downgrade of image|Cannot downgrade an image with",
-    "used [0-9]+ times, which refcounts of . bits cannot hold",
+    "used [0-9]+ times, which refcounts of . bits cannot hold|Cannot decrease refcount entry width",
     "names do not fit into a cluster of 512 bytes",
     "cannot allocate: Operation not supported|Failed to zero out new clusters: Operation not supported",  # by images of version 2, beside old content
 )))
