@@ -211,16 +211,14 @@ static int bench_run(struct bench *b, struct loop *l, struct err *e)
 static int image_bench(struct bench *b, struct err *e)
 {
 	struct loop *l;
-	int closed, r = loop_new(MAX(b->depth, 64u), &l, e);
+	int r = loop_new(MAX(b->depth, 64u), &l, e);
 
 	if (r < 0)
 		return r;
 	r = img_block_open(l, &b->common.o, &b->block, e);
 	if (!r) {
 		r = bench_run(b, l, e);
-		closed = block_close(b->block);
-		if (!r && closed < 0)
-			r = err_set_errno(e, closed, "cannot write %s", b->common.o.path);
+		r = img_block_close(b->block, b->common.o.path, r, e);
 	}
 	free(b->slots);
 	free(b->idle);

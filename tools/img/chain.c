@@ -148,7 +148,7 @@ static int new_open(struct rebase *z, struct err *e)
 
 static int rebase_content(struct rebase *z, struct err *e)
 {
-	int closed, r = loop_new(64, &z->loop, e);
+	int r = loop_new(64, &z->loop, e);
 
 	z->a = aligned_alloc(4096, STEP_BYTES);
 	z->b = aligned_alloc(4096, STEP_BYTES);
@@ -160,10 +160,8 @@ static int rebase_content(struct rebase *z, struct err *e)
 		r = new_open(z, e);
 	if (!r)
 		r = rebase_copy(z, e);
-	closed = block_close(z->top);
+	r = img_block_close(z->top, z->common.o.path, r, e);
 	block_close(z->new);
-	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", z->common.o.path);
 	free(z->a);
 	free(z->b);
 	loop_free(z->loop);
@@ -390,7 +388,7 @@ static int pins_refuse(const struct commit *k, const struct img_layer *layers, s
 
 static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, struct err *e)
 {
-	int closed, r = base_find(k, layers, n, e);
+	int r = base_find(k, layers, n, e);
 
 	if (!r)
 		r = pins_refuse(k, layers, e);
@@ -404,12 +402,8 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 		r = commit_copy(k, e);
 	if (!r && !k->keep)
 		r = qcow2_make_empty(k->top, e);
-	closed = block_close(k->base);
-	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", layers[k->depth].path);
-	closed = block_close(k->top);
-	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", k->common.o.path);
+	r = img_block_close(k->base, layers[k->depth].path, r, e);
+	r = img_block_close(k->top, k->common.o.path, r, e);
 	loop_free(k->loop);
 	return r;
 }

@@ -123,10 +123,7 @@ static int target_open(struct target *t, const struct img_convert *v, struct blo
 
 static int target_finish(struct target *t, struct block *to, int r, struct err *e)
 {
-	int closed = to ? block_close(to) : 0;
-
-	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", t->path);
+	r = img_block_close(to, t->path, r, e);
 	if (!r)
 		r = img_data_size(&t->data, t->size_bytes, e);
 	r = img_data_finish(&t->data, r, e);
@@ -275,7 +272,7 @@ static int pack_existing(struct img_convert *v, bool is_zero, struct err *e)
 static int convert_existing(struct img_convert *v, struct err *e)
 {
 	struct img_open o = v->target;
-	int closed, r;
+	int r;
 
 	r = img_block_open(v->loop, &o, &v->to, e);
 	if (!r)
@@ -284,10 +281,7 @@ static int convert_existing(struct img_convert *v, struct err *e)
 		r = v->compress ? pack_existing(v, v->target_is_zero, e) : image_copy(v, v->target_is_zero, e);
 	if (!r && v->bitmaps)
 		r = img_bitmaps_copy(v->from, v->to, e);
-	closed = block_close(v->to);
-	if (!r && closed < 0)
-		r = err_set_errno(e, closed, "cannot write %s", v->path);
-	return r;
+	return img_block_close(v->to, v->path, r, e);
 }
 
 static int pack_new(struct img_convert *v, struct target *t, struct err *e)

@@ -226,6 +226,9 @@ void img_path_beside(const char *image, const char *name, char *ret, size_t cap)
 bool img_has_protocol(const char *name);
 /* Return whether the name is neither a path nor "file:PATH". */
 #define img_is_no_path(name) (img_name_path(name) == (name) && img_has_protocol(name))
+/* Close a disk that was written; NULL: none. r: the result so far. Returns r; 0 becomes -errno with a sentence if the
+ * last writes fail. */
+int img_block_close(struct block *b, const char *path, int r, struct err *e);
 /* Open the image as a disk, run work() on it, and close it.
  * work: returns 0; -errno with a sentence.
  * Returns 0; -errno with a sentence, also if a writable image cannot be closed. */

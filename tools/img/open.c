@@ -567,20 +567,32 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 	return r;
 }
 
+int img_block_close(struct block *b, const char *path, int r, struct err *e)
+{
+	int closed = block_close(b);
+
+	if (r < 0 || closed >= 0)
+		return r;
+	if (closed == -ECANCELED) /* by a signal */
+		return err_set(e, -EINTR, ERR_CANCELLED, "interrupted");
+	return err_set_errno(e, closed, "cannot write %s", path);
+}
+
 int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
 	struct err *e)
 {
 	struct loop *l = NULL;
 	struct block *b = NULL;
-	int closed, r = loop_new(64, &l, e);
+	int r = loop_new(64, &l, e);
 
 	if (!r)
 		r = img_block_open(l, o, &b, e);
 	if (!r) {
 		r = work(b, opaque, e);
-		closed = block_close(b);
-		if (!r && closed < 0 && o->writable)
-			r = err_set_errno(e, closed, "cannot write %s", o->path);
+		if (o->writable)
+			r = img_block_close(b, o->path, r, e);
+		else
+			block_close(b);
 	}
 	loop_free(l);
 	return r;

@@ -215,7 +215,7 @@ static int change_open(struct snapshot *s, struct err *e)
 
 static int snapshot_change(struct snapshot *s, struct err *e)
 {
-	int r = loop_new(256, &s->loop, e), closed;
+	int r = loop_new(256, &s->loop, e);
 
 	if (r < 0)
 		return r;
@@ -227,9 +227,7 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 		r = change_open(s, e);
 		if (s->action != 'l')
 			img_progress_end(&s->common.progress, !r);
-		closed = block_close(s->b);
-		if (closed < 0 && !r)
-			r = err_set_errno(e, closed, "%s", s->common.o.path);
+		r = img_block_close(s->b, s->common.o.path, r, e);
 	}
 	loop_free(s->loop);
 	return r;
