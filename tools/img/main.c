@@ -23,7 +23,7 @@
 	"  --image-opts   take options instead of the image's name: driver=qcow2,file.filename=NAME\n"
 
 #define PROGRESS_HELP                                                                              \
-	"  -p             show a progress bar\n"                                    \
+	"  -p             show a progress bar\n"                                                    \
 	"  --format json  print progress and result as lines of JSON\n"
 
 static const struct img_verb verbs[] = {
@@ -110,7 +110,7 @@ static const struct img_verb verbs[] = {
 		img_map_main },
 	{ "resize", "change the size of a disk",
 		"resize [-p] [-q] [-f FMT] [--shrink] [--preallocation=MODE] FILE [+|-]SIZE",
-		"  -f FMT         set the format of the image: raw or qcow2 [detected]\n"
+		FORMAT_HELP ALLOW_HELP
 		"  --shrink       allow a smaller size, which discards the data beyond the new end\n"
 		"  --preallocation MODE  allocate the added space: off, metadata, falloc or full [off]\n"
 		PROGRESS_HELP
@@ -139,7 +139,7 @@ static const struct img_verb verbs[] = {
 		"  -r RATE        limit the copy to RATE bytes a second [no limit]\n" PROGRESS_HELP,
 		img_commit_main },
 	{ "amend", "change options of an image in place", "amend [-f FMT] -o OPTIONS FILE",
-		"  -f FMT         set the format of the image: raw or qcow2 [detected]\n"
+		FORMAT_HELP ALLOW_HELP
 		"  -o OPTIONS     change compat (1.1 or 0.10), lazy_refcounts, refcount_bits, size,\n"
 		"                 data_file or data_file_raw=off\n",
 		img_amend_main },
