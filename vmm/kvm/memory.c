@@ -181,21 +181,6 @@ const struct ram_view *memory_view(const struct memory *m)
 	return m->view.base_fd >= 0 ? &m->view : NULL;
 }
 
-int memory_read_copy(struct memory *m, struct err *e)
-{
-	off_t from = 0, to;
-	int r = 0;
-
-	while (!r && (from = lseek(m->fd, from, SEEK_DATA)) >= 0) {
-		to = lseek(m->fd, from, SEEK_HOLE);
-		r = to < 0 ? -errno : pread_full(m->fd, m->host + from, (size_t)(to - from), from);
-		from = to;
-	}
-	if (!r && errno != ENXIO) /* ENXIO: there are no more */
-		r = -errno;
-	return r < 0 ? err_set_errno(e, r, "cannot read the clone's memory") : 0;
-}
-
 int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, struct err *e)
 {
 	int r = memory_take(m, bytes, false, fd, e);
@@ -235,6 +220,55 @@ void memory_clear(struct memory *m)
 	 * so write zeros. */
 	if (ram_empty(m) < 0 || (memory_view(m) && view_end(m) < 0))
 		memset(m->host, 0, m->mapped_bytes);
+}
+
+/* Call fn for each extent of m->fd that has pages. */
+static int copy_each(struct memory *m, int (*fn)(struct memory *m, uint64_t off, uint64_t len, void *opaque), void *opaque)
+{
+	off_t from = 0, to;
+	int r = 0;
+
+	while (!r && (from = lseek(m->fd, from, SEEK_DATA)) >= 0) {
+		to = lseek(m->fd, from, SEEK_HOLE);
+		r = to < 0 ? -errno : fn(m, (uint64_t)from, (uint64_t)(to - from), opaque);
+		from = to;
+	}
+	return !r && errno != ENXIO ? -errno : r; /* ENXIO: there are no more */
+}
+
+static int extent_read(struct memory *m, uint64_t off, uint64_t len, void *opaque)
+{
+	(void)opaque;
+	return pread_full(m->fd, m->host + off, len, (off_t)off);
+}
+
+static int extent_write(struct memory *m, uint64_t off, uint64_t len, void *opaque)
+{
+	(void)opaque;
+	return pwrite_full(m->fd, m->host + off, len, (off_t)off);
+}
+
+static int extent_count(struct memory *m, uint64_t off, uint64_t len, void *opaque)
+{
+	(void)m;
+	(void)off;
+	*(uint64_t *)opaque += len;
+	return 0;
+}
+
+int memory_read_copy(struct memory *m, struct err *e)
+{
+	int r = copy_each(m, extent_read, NULL);
+
+	return r < 0 ? err_set_errno(e, r, "cannot read the clone's memory") : 0;
+}
+
+int memory_complete_copy(struct memory *m, uint64_t written)
+{
+	uint64_t bytes = 0;
+	int r = copy_each(m, extent_count, &bytes);
+
+	return r < 0 || bytes == written ? r : copy_each(m, extent_write, NULL);
 }
 
 void memory_drop_copy(struct memory *m)

@@ -72,6 +72,9 @@ int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint
 void memory_adopt(struct memory *m, struct memory *from);
 /* RAM is a private view: read the pages that m->fd has into it. Returns 0 or -errno. */
 int memory_read_copy(struct memory *m, struct err *e);
+/* RAM is a private view, and `written` bytes of it, in pages of 4 KiB, were written to m->fd. If tmpfs has larger pages
+ * (shmem_enabled), m->fd has zeros beside them: replace these by RAM. Returns 0 or -errno. */
+int memory_complete_copy(struct memory *m, uint64_t written);
 /* Free all pages of m->fd, if RAM is a private view. */
 void memory_drop_copy(struct memory *m);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */

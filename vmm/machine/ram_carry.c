@@ -102,7 +102,8 @@ int ram_carry_next(struct ram_carry *c, struct vm *vm, struct err *e)
 			return r;
 		if (c->piece_bytes || !c->handed) {
 			c->handed = true;
-			return 1;
+			r = copy_failed(memory_complete_copy(&c->m->mem, c->piece_bytes), e);
+			return r < 0 ? r : 1;
 		}
 		r = ram_save_round_end(&c->save, e);
 	} while (r > 0);
@@ -116,8 +117,9 @@ int ram_carry_freeze(struct ram_carry *c, struct err *e)
 
 int ram_carry_finish(struct ram_carry *c, struct err *e)
 {
-	int r = copy_failed(blocks_copy(c, UINT64_MAX), e);
+	int r = blocks_copy(c, UINT64_MAX);
 
+	r = copy_failed(r ? r : memory_complete_copy(&c->m->mem, c->piece_bytes), e);
 	if (!r)
 		log_info(NULL, "%llu KiB of the clone's memory copied for its new process, %llu KiB of them in the pause",
 			(unsigned long long)c->bytes / 1024, (unsigned long long)c->piece_bytes / 1024);

@@ -278,6 +278,30 @@ static void test_taken_view_shares_and_has_its_own_pages(void **state)
 	close(base);
 }
 
+/* As where tmpfs has larger pages: one page was written, and its neighbours are zeros. */
+static void test_copy_with_larger_pages_is_completed(void **state)
+{
+	static const uint8_t zeros[8192];
+	int base = base_make();
+	struct err e = { 0 };
+	struct memory m, taken;
+
+	(void)state;
+	view_make(&m, base);
+	assert_int_equal(m.host[MIB], 0xb1);
+	assert_int_equal(pwrite(m.fd, zeros, 8192, MIB), 8192);
+	m.host[MIB + 4096] = 0xa1;
+	assert_int_equal(pwrite(m.fd, m.host + MIB + 4096, 4096, MIB + 4096), 4096);
+	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, dup(m.fd), dup(base), VIEW_OFFSET, &e), 0);
+	assert_int_equal(memory_complete_copy(&m, 4096), 0);
+	assert_int_equal(memory_read_copy(&taken, &e), 0);
+	assert_int_equal(taken.host[MIB], 0xb1);
+	assert_int_equal(taken.host[MIB + 4096], 0xa1);
+	memory_done(&m);
+	memory_done(&taken);
+	close(base);
+}
+
 static void test_view_that_does_not_fit_is_refused(void **state)
 {
 	int base = base_make(), pipes[2];
@@ -323,6 +347,7 @@ int main(void)
 		cmocka_unit_test(test_views_share_and_diverge),
 		cmocka_unit_test(test_taken_memory_is_the_same_memory),
 		cmocka_unit_test(test_taken_view_shares_and_has_its_own_pages),
+		cmocka_unit_test(test_copy_with_larger_pages_is_completed),
 		cmocka_unit_test(test_view_that_does_not_fit_is_refused),
 		cmocka_unit_test(test_cleared_view_is_ordinary_memory_and_base_unchanged),
 		cmocka_unit_test(test_impossible_size_is_an_error),
