@@ -6,19 +6,13 @@ import socket
 import struct
 import subprocess
 import threading
-import time
+
+from conftest import until
 
 TIMEOUT = 60
 READ, WRITE, DISCONNECT, FLUSH, TRIM, STATUS, ZERO = 0, 1, 2, 3, 4, 7, 6
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_ZEROES = 1, 2, 4, 8, 32, 64
 NUMBERS = itertools.count()
-
-
-def wait_for(condition, process, what):
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, what
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -27,7 +21,8 @@ def serving(path, *argv):
     sock, pid = (os.path.join(path, f"{kind}-{next(NUMBERS)}") for kind in ("sock", "pid"))
     with subprocess.Popen([str(a).format(socket=sock, pid=pid) for a in argv], cwd=path) as server:
         try:
-            wait_for(lambda: os.path.exists(pid) and os.path.getsize(pid), server, argv)
+            until(lambda: server.poll() is not None or (os.path.exists(pid) and os.path.getsize(pid)))
+            assert server.poll() is None, argv
             yield sock
         finally:
             server.terminate()

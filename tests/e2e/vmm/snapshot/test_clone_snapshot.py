@@ -54,17 +54,29 @@ def generation(vm, daemon, parent, name):
     return Generation(vm, name, parent.pieces, parent.disk)
 
 
-@pytest.mark.parametrize("sources", ["live", "die"])
-def test_each_generation_has_snapshots_and_its_own_content(vm, daemon, tmp_path, sources):
+def generations(vm, daemon, tmp_path, sources, count):
+    """Make a line of `count` live clones, each of the one before, which then ends if sources is "die". Yields each with
+    its depth. Afterwards, those that still run have their content, and all images are whole."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     disk_write(vm, "src", 0, 0, 1)
     line = [Generation(vm, "src", [1] * (FILL // PIECE) + [1], 1)]
     line[0].write(FILL // PIECE, 1)  # behind the filled part, where clones have holes at first
-    for depth in range(1, DEPTH + 1):
+    for depth in range(1, count + 1):
         g = generation(vm, daemon, line[-1], f"c{depth}")
         if sources == "die":
             end(vm, daemon, line[-1].name)
             line.pop()
+        yield depth, g
+        line.append(g)
+    for g in line:
+        g.holds()
+        daemon.cairn("destroy", g.name)
+    check(*tmp_path.glob("*.qcow2"))
+
+
+@pytest.mark.parametrize("sources", ["live", "die"])
+def test_each_generation_has_snapshots_and_its_own_content(vm, daemon, tmp_path, sources):
+    for depth, g in generations(vm, daemon, tmp_path, sources, DEPTH):
         g.holds()
         g.write(depth, 10 * depth)
         first, was = snapshot(daemon, g.name, "s1"), g.content()
@@ -73,17 +85,12 @@ def test_each_generation_has_snapshots_and_its_own_content(vm, daemon, tmp_path,
         assert first["ram-bytes-written"] >= FILL
         assert PIECE <= second["ram-bytes-written"] <= 2 * PIECE
         g.write(0, 10 * depth + 2)
-        line.append(g)
         if depth % 2:  # the next generation comes from a clone that was reverted, or from one that was not
             daemon.cairn("snapshot-revert", g.name, "s1")
             g.holds(was)
             daemon.cairn("snapshot-revert", g.name, "s2")
             g.holds(then)
         g.holds()
-    for g in line:
-        g.holds()
-        daemon.cairn("destroy", g.name)
-    check(*tmp_path.glob("*.qcow2"))
 
 
 def test_last_generation_is_saved_restored_and_reverted(vm, daemon, tmp_path):

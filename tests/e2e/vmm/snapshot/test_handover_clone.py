@@ -10,7 +10,7 @@ import pytest
 
 from clonelib import Clock, own_kib
 from conftest import BUILD, Daemon, until
-from test_clone_snapshot import GAP_FILL, PIECE, Generation, copying_ms, end, generation, snapshot
+from test_clone_snapshot import GAP_FILL, PIECE, copying_ms, end, generations, snapshot
 from test_fork import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
 from test_fork_pins import snapshots
 
@@ -101,15 +101,7 @@ def test_paused_clone_stays_paused(vm, daemon, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize("sources", ["live", "die"])
 def test_each_generation_has_snapshots_and_its_own_content(vm, daemon, tmp_path, sources):  # noqa: F811
-    vm.start(disks=[image(tmp_path / "a.qcow2")])
-    disk_write(vm, "src", 0, 0, 1)
-    line = [Generation(vm, "src", [1] * (FILL // PIECE) + [1], 1)]
-    line[0].write(FILL // PIECE, 1)  # behind the filled part, where clones have holes at first
-    for depth in range(1, DEPTH + 1):
-        g = generation(vm, daemon, line[-1], f"c{depth}")
-        if sources == "die":
-            end(vm, daemon, line[-1].name)
-            line.pop()
+    for depth, g in generations(vm, daemon, tmp_path, sources, DEPTH):
         g.write(depth, 10 * depth)
         restart(daemon, g.name)
         g.holds()
@@ -124,7 +116,6 @@ def test_each_generation_has_snapshots_and_its_own_content(vm, daemon, tmp_path,
         g.write(0, 10 * depth + 3)
         third = snapshot(daemon, g.name, "s3")
         assert PIECE <= third["ram-bytes-written"] <= PIECE + OWN
-        line.append(g)
         now = g.content()
         if depth % 2:  # the next generation comes from a clone that was reverted, or from one that was not
             for name, content in (("s1", was), ("s2", then), ("s3", now)):
@@ -132,10 +123,6 @@ def test_each_generation_has_snapshots_and_its_own_content(vm, daemon, tmp_path,
                 g.holds(content)
             restart(daemon, g.name)
         g.holds()
-    for g in line:
-        g.holds()
-        daemon.cairn("destroy", g.name)
-    check(*tmp_path.glob("*.qcow2"))
 
 
 def test_memory_is_written_during_handovers(vm, daemon, tmp_path):  # noqa: F811
