@@ -33,7 +33,7 @@ static void fault_report(struct checker *k, const char *fmt, ...)
 	k->c->report(k->c->opaque, line);
 }
 
-/* A fault that a repair finds again was reported before. */
+/* A repair walks the image again, and does not report again what the check has found. */
 #define BAD(k, ...) ((k)->c->corruptions++, (k)->fix ? (void)0 : fault_report(k, "ERROR " __VA_ARGS__))
 /* A fault of the snapshot table. `does`: the word that a repair says. */
 #define BAD_SNAPSHOT(k, does, fmt, ...)                                                            \
@@ -442,9 +442,10 @@ static void snapshot_faults(struct checker *k)
 		else if (too_short && k->h->version >= 3)
 			BAD_SNAPSHOT(k, "Repairing", "snapshot table entry %zu is incomplete", i);
 	}
-	if (over)
+	if (over) {
 		BAD_SNAPSHOT(k, "Discarding", "%llu overhanging snapshots", (unsigned long long)over);
-	k->c->corruptions += over - !!over;
+		k->c->corruptions += over - 1; /* one for each */
+	}
 }
 
 static int check_snapshots(struct checker *k, struct err *e)
