@@ -66,7 +66,7 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 	return 0;
 }
 
-/* Options of files that QEMU takes with every format. */
+/* Options about the file, which QEMU takes with each format. */
 static int parse_nocow(struct img_create *c, const char *v, struct err *e)
 {
 	bool on;
@@ -290,7 +290,7 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 		.name = a->path };
 	struct loop *l = NULL;
 	struct block *b;
-	int closed, r = loop_new(64, &l, e);
+	int r = loop_new(64, &l, e);
 
 	if (!r && a->c.qcow2.backing_name) {
 		layers[1].fd = memfd_create("nothing", MFD_CLOEXEC);
@@ -300,9 +300,7 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 		r = block_open(l, &bo, &b, e);
 	if (!r) {
 		r = img_preallocate(b, how, 0, NULL, e);
-		closed = block_close(b);
-		if (!r && closed < 0)
-			r = err_set_errno(e, closed, "cannot write");
+		r = img_block_close(b, a->path, r, e);
 	} else {
 		close(layers[0].fd);
 		if (layers[0].data_fd)

@@ -312,23 +312,23 @@ static int layer_fill(struct info_layer *i, struct err *e)
 	return r;
 }
 
+static int size_take(struct block *b, void *opaque, struct err *e)
+{
+	struct info_layer *i = opaque;
+	struct block_info info;
+
+	(void)e;
+	block_info(b, &info);
+	i->size_bytes = info.size_bytes;
+	return 0;
+}
+
 /* format: that of the image; NULL: it is found out. */
 static int url_fill(struct info_layer *i, const char *format, struct err *e)
 {
-	struct block_info info;
-	struct block *b = NULL;
-	struct loop *l = NULL;
-	int r = loop_new(64, &l, e);
+	struct img_open o = { .path = i->path, .protocol = i->y->protocol, .format = format };
 
-	if (!r)
-		r = i->y->protocol->open(l, i->path, format, false, &b, e);
-	if (!r) {
-		block_info(b, &info);
-		i->size_bytes = info.size_bytes;
-	}
-	block_close(b);
-	loop_free(l);
-	return r;
+	return img_block_run(&o, size_take, i, e);
 }
 
 static int info_run(const struct img_open *o, bool as_json, bool chain, struct err *e)
