@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An operation with completion often follows a state within a millisecond, such as the end of a fork, and would have
- * to wait for the state's two syncs. */
+/* A VM's state is written this much later. An operation that somebody waits for, such as the end of a fork, is often
+ * queued within a millisecond of it, and would have to wait for the two syncs of that write. */
 #define WRITE_DELAY_NS 2000000u
 
 struct pending {

@@ -68,8 +68,8 @@ struct rebase {
 	uint8_t *a, *b;
 };
 
-/* Put the old content of a part of a cluster into the image. As in qemu-img, zeros behind the old backing file become
- * zero clusters, and zeros that it has become data. */
+/* Put the old content of a part of a cluster into the image. As in qemu-img, zeros from behind the end of the old
+ * backing file become zero clusters; zeros that this file contains are written as data. */
 static int rebase_put(struct rebase *z, uint64_t off, uint64_t len, bool is_whole, uint8_t *buf)
 {
 	struct block_req zeros = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAP_ZEROES, .offset = off, .len = len };

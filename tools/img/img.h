@@ -107,7 +107,7 @@ struct img_open {
 	const char *snapshot;  /* open the snapshot with this id, else name; NULL: the disk */
 	const char *snapshot_id, *snapshot_name; /* if one is set: open the snapshot that has both instead; NULL: any */
 	uint64_t cache_bytes;  /* 0: the default of the qcow2 driver */
-	/* Takes the name of a backing file that is no path, such as img_backing_name(), and lets the files of a chain
+	/* Takes the name of a backing file that is no path: img_backing_name(). If it is set, the files of a chain may
 	 * be in any folder. NULL: a chain with such a name is refused. */
 	int (*trust)(struct img_open *o, char *name, struct err *e);
 	/* From options of the image (img_name_take()): */

@@ -1,5 +1,5 @@
-/* nbd: disks of an NBD server, by libnbd. The library is loaded at the first use: it brings TLS and XML along, which
- * would double the time that cairn-img takes to start. */
+/* nbd: disks of an NBD server, by libnbd. The library is loaded at the first use: it links libraries for TLS and XML,
+ * which would double the time that cairn-img takes to start. */
 #ifndef CAIRN_TOOLS_IMG_NBD_H
 #define CAIRN_TOOLS_IMG_NBD_H
 

@@ -97,7 +97,7 @@ static int file_open(const char *path, bool writable, int *ret_fd, struct err *e
 	return 0;
 }
 
-/* A layer that is no file is opened by img_layers_join(). */
+/* Note the URL of a layer that is no file. img_layers_join() opens it. */
 static int url_layer(struct img_layer *y, const char *url, struct err *e)
 {
 	y->path = strdup(url);
