@@ -111,7 +111,7 @@ $(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lslirp -lseccomp -lcap-ng -luring)
 # For programs in C (api/wire/client.h): one object, in which all names but the client's are its own.
-CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o api/wire/utf8.o base/err.o base/file.o)
+CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o base/utf8.o base/err.o base/file.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)
 	$(call say,AR,$@)
 	$(Q)ld -r -o $(BUILD)/libcairn.o $^

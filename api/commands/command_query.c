@@ -12,8 +12,8 @@
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
-#include "api/wire/utf8.h"
 #include "base/err.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>

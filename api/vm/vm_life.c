@@ -5,10 +5,10 @@
 #include "api/vm/vm_handover.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"
-#include "api/wire/utf8.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -2,12 +2,12 @@
 #include "api/definition/vm_config.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_socket.h"
-#include "api/wire/utf8.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>

@@ -10,11 +10,11 @@
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
-#include "api/wire/utf8.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>

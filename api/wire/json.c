@@ -1,8 +1,8 @@
 #include "api/wire/json.h"
-#include "api/wire/utf8.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <limits.h>

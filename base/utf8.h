@@ -1,6 +1,6 @@
 /* utf8: makes strings from untrusted sources safe to store, send and print. */
-#ifndef CAIRN_API_WIRE_UTF8_H
-#define CAIRN_API_WIRE_UTF8_H
+#ifndef CAIRN_BASE_UTF8_H
+#define CAIRN_BASE_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
