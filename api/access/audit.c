@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -14,12 +15,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LINE_BYTES_MAX 8192u
+#define LINE_BYTES_MAX 4096 /* with the newline */
+#define FIELD_BYTES_MAX 255
+#define LEFT_OUT_BYTES 32 /* room for the text that counts what a list or an object lost */
+#define DEPTH_MAX 16
 #define READ_BYTES (256u * 1024)
 /* A page ends with the line that reaches this size, where each byte of the log counts as three: in the answer, \uXXXX
  * escapes may take that much. So an answer stays below 64 KiB, since some clients read no longer lines. */
 #define PAGE_BYTES (20 * 1024)
-#define MASK_DEPTH_MAX 16
 
 struct audit {
 	int dir_fd, fd;
@@ -35,6 +38,144 @@ static void file_name(unsigned i, char buf[24])
 		snprintf(buf, 24, "audit.log");
 }
 
+/* ---- making lines short and free of secrets ---- */
+
+static bool is_secret(const char *key)
+{
+	static const char *const words[] = { "password", "secret", "token", "passphrase" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (strcasestr(key, words[i]))
+			return true;
+	return false;
+}
+
+/* Copy a text of len bytes without its control characters. A copy that would be longer than FIELD_BYTES_MAX is cut
+ * between two characters, and ends with the text's length. */
+static void text_cut(const char *s, size_t len, char buf[FIELD_BYTES_MAX + 1])
+{
+	char mark[40] = "";
+	size_t n = len;
+
+	if (len > FIELD_BYTES_MAX) {
+		n = FIELD_BYTES_MAX - (size_t)snprintf(mark, sizeof(mark), "...(%zu bytes)", len);
+		while (n && ((unsigned char)s[n] & 0xc0) == 0x80)
+			n--;
+	}
+	for (size_t i = 0; i < n; i++)
+		buf[i] = s[i] ? s[i] : '?';
+	snprintf(buf + n, FIELD_BYTES_MAX + 1 - n, "%s", mark);
+	utf8_clean(buf);
+}
+
+static size_t json_bytes(struct json_object *v)
+{
+	size_t n = 0;
+
+	json_object_to_json_string_length(v, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+	return n;
+}
+
+static struct json_object *scalar_cut(struct json_object *v)
+{
+	char buf[FIELD_BYTES_MAX + 1];
+
+	if (json_object_is_type(v, json_type_string)) {
+		text_cut(json_object_get_string(v), (size_t)json_object_get_string_len(v), buf);
+		return json_object_new_string(buf);
+	}
+	/* json-c keeps a number's text as the client wrote it, with any number of digits. */
+	if (json_object_is_type(v, json_type_double))
+		return json_object_new_double(json_object_get_double(v));
+	return json_object_get(v);
+}
+
+/* Take n bytes of those that are left for the line. Returns whether there were as many. */
+static bool bytes_take(size_t *left, size_t n)
+{
+	if (*left < n)
+		return false;
+	*left -= n;
+	return true;
+}
+
+static bool value_cut(struct json_object *v, size_t *left, unsigned depth, struct json_object **ret);
+
+static struct json_object *object_cut(struct json_object *v, size_t *left, unsigned depth)
+{
+	struct json_object *o = json_object_new_object(), *copy;
+	char name[FIELD_BYTES_MAX + 1];
+	int rest = json_object_object_length(v);
+
+	json_object_object_foreach(v, key, member)
+	{
+		CLEANUP_JS struct json_object *masked = is_secret(key) ? json_object_new_string("(masked)") : NULL;
+
+		text_cut(key, strlen(key), name);
+		/* A name needs its quotes, a colon, a comma, and a backslash before each byte at worst. */
+		if (!bytes_take(left, 2 * strlen(name) + 4) || !value_cut(masked ? masked : member, left, depth, &copy))
+			break;
+		js_put(o, name, copy);
+		rest--;
+	}
+	if (rest)
+		js_put_int(o, "...", rest);
+	return o;
+}
+
+static struct json_object *array_cut(struct json_object *v, size_t *left, unsigned depth)
+{
+	struct json_object *list = json_object_new_array(), *copy;
+	size_t n = json_object_array_length(v), i;
+	char mark[LEFT_OUT_BYTES];
+
+	for (i = 0; i < n && value_cut(json_object_array_get_idx(v, i), left, depth, &copy); i++)
+		json_object_array_add(list, copy);
+	if (i < n) {
+		snprintf(mark, sizeof(mark), "...(%zu more)", n - i);
+		json_object_array_add(list, json_object_new_string(mark));
+	}
+	return list;
+}
+
+/* Copy a value for the line, cut and without secrets. A list or an object takes as many members as there is room for.
+ * left: bytes that the line has left.
+ * Returns whether there was room. */
+static bool value_cut(struct json_object *v, size_t *left, unsigned depth, struct json_object **ret)
+{
+	bool is_object = json_object_is_type(v, json_type_object);
+
+	if (depth < DEPTH_MAX && (is_object || json_object_is_type(v, json_type_array))) {
+		if (!bytes_take(left, LEFT_OUT_BYTES))
+			return false;
+		*ret = is_object ? object_cut(v, left, depth + 1) : array_cut(v, left, depth + 1);
+		return true;
+	}
+	*ret = depth < DEPTH_MAX ? scalar_cut(v) : json_object_new_string("...");
+	if (bytes_take(left, json_bytes(*ret) + 1))
+		return true;
+	json_object_put(*ret);
+	return false;
+}
+
+/* Copy a line. Its arguments get the room that its other members leave: at least 1.5 KiB, since a line has four other
+ * texts. */
+static struct json_object *line_cut(struct json_object *line)
+{
+	struct json_object *o = json_object_new_object(), *args = NULL;
+	size_t left;
+
+	json_object_object_foreach(line, key, v)
+		js_put(o, key, strcmp(key, "arguments") ? scalar_cut(v) : NULL);
+	left = LINE_BYTES_MAX - MIN(json_bytes(o) + 1, LINE_BYTES_MAX);
+	if (!js_get(line, "arguments"))
+		return o;
+	if (!value_cut(js_get(line, "arguments"), &left, 0, &args))
+		args = json_object_new_string("...");
+	js_put(o, "arguments", args);
+	return o;
+}
+
 /* ---- writing the log ---- */
 
 static void text_write(struct audit *a, const char *text)
@@ -42,9 +183,21 @@ static void text_write(struct audit *a, const char *text)
 	size_t n = 0;
 	int r = line_append(a->fd, text, &n);
 
+	/* Remove a part of the line that a full disk took: the next line would continue it. */
+	if (r < 0 && a->fd >= 0 && ftruncate(a->fd, (off_t)a->size) < 0)
+		log_error("audit", "cannot remove a part of a line: %s", strerror(errno));
 	if (r < 0)
 		log_error("audit", "cannot write this line (%s): %s", strerror(-r), text);
 	a->size += n;
+}
+
+/* End a last line of which a power cut left only a part: the next line would continue it. */
+static void torn_line_end(struct audit *a)
+{
+	char last = '\n';
+
+	if (pread(a->fd, &last, 1, (off_t)a->size - 1) == 1 && last != '\n')
+		text_write(a, "");
 }
 
 /* Read from a file's first line the offset that the file's first byte has in the whole log. Returns 0; -EINVAL: the
@@ -66,6 +219,7 @@ static int present_open(struct audit *a, uint64_t base)
 {
 	char name[24], head[48];
 	struct stat st;
+	int r;
 
 	file_name(0, name);
 	a->fd = openat(a->dir_fd, name, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -73,8 +227,12 @@ static int present_open(struct audit *a, uint64_t base)
 		return -errno;
 	a->size = (uint64_t)st.st_size;
 	a->base = base;
-	if (a->size)
-		return base_read(a->fd, &a->base);
+	if (a->size) {
+		r = base_read(a->fd, &a->base);
+		if (r == 0)
+			torn_line_end(a);
+		return r;
+	}
 	snprintf(head, sizeof(head), "{\"base\":%llu}", (unsigned long long)base);
 	text_write(a, head);
 	return 0;
@@ -82,9 +240,7 @@ static int present_open(struct audit *a, uint64_t base)
 
 static void files_turn(struct audit *a)
 {
-	uint64_t base = a->base + a->size;
 	char from[24], to[24];
-	int r;
 
 	close(a->fd);
 	a->fd = -1;
@@ -94,25 +250,29 @@ static void files_turn(struct audit *a)
 		if (renameat(a->dir_fd, from, a->dir_fd, to) < 0 && errno != ENOENT)
 			log_error("audit", "%s: %s", to, strerror(errno));
 	}
-	r = present_open(a, base);
+}
+
+/* Begin a new file when the present one is full. If that fails, the next line tries it again, without another rotation,
+ * which would remove the oldest file. */
+static void file_ready(struct audit *a)
+{
+	int r;
+
+	if (a->fd >= 0 && a->size < AUDIT_FILE_BYTES)
+		return;
+	if (a->fd >= 0)
+		files_turn(a);
+	r = present_open(a, a->base + a->size);
 	if (r < 0)
 		log_error("audit", "cannot begin a new file: %s", strerror(-r));
 }
 
 void audit_add(struct audit *a, struct json_object *line)
 {
-	const char *text = json_object_to_json_string_ext(line,
-		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	CLEANUP_JS struct json_object *cut = line_cut(line);
 
-	if (strlen(text) > LINE_BYTES_MAX) {
-		json_object_object_del(line, "arguments");
-		js_put_bool(line, "arguments-left-out", true);
-		text = json_object_to_json_string_ext(line,
-			JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
-	}
-	if (a->size >= AUDIT_FILE_BYTES)
-		files_turn(a);
-	text_write(a, text);
+	file_ready(a);
+	text_write(a, json_object_to_json_string_ext(cut, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
 /* Return the offset in the whole log at which the newest rotated file ends, the greatest of all; 1 if there is none. */
@@ -144,9 +304,8 @@ int audit_open(const char *dir, struct audit **ret_a, struct err *e)
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = a->dir_fd < 0 ? -errno : present_open(a, old_end(a));
 	if (r == -EINVAL) { /* the file is no audit log: rotate it, and begin a new one */
-		a->base = old_end(a);
 		files_turn(a);
-		r = a->fd < 0 ? -EIO : 0;
+		r = present_open(a, old_end(a));
 	}
 	if (r < 0) {
 		audit_close(a);
@@ -241,42 +400,4 @@ struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 	js_put_uint(page, "next", place);
 	js_put_bool(page, "more", n > 0 && place < end);
 	return page;
-}
-
-/* ---- masking secrets ---- */
-
-static bool is_secret(const char *key)
-{
-	static const char *const words[] = { "password", "secret", "token", "passphrase" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-		if (strcasestr(key, words[i]))
-			return true;
-	return false;
-}
-
-static struct json_object *secrets_mask(struct json_object *v, unsigned depth)
-{
-	struct json_object *o;
-
-	if (depth > MASK_DEPTH_MAX)
-		return json_object_new_string("...");
-	if (json_object_is_type(v, json_type_object)) {
-		o = json_object_new_object();
-		json_object_object_foreach(v, key, member)
-			js_put(o, key, is_secret(key) ? json_object_new_string("(masked)") :
-							secrets_mask(member, depth + 1));
-		return o;
-	}
-	if (!json_object_is_type(v, json_type_array))
-		return json_object_get(v);
-	o = json_object_new_array();
-	for (size_t i = 0; i < json_object_array_length(v); i++)
-		json_object_array_add(o, secrets_mask(json_object_array_get_idx(v, i), depth + 1));
-	return o;
-}
-
-struct json_object *audit_mask(struct json_object *args)
-{
-	return secrets_mask(args, 0);
 }

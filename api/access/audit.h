@@ -2,10 +2,12 @@
  * is in parentheses is about an act of the daemon itself. A full audit.log is rotated: audit.log.1 is the newest
  * rotated file, audit.log.4 the oldest. Threading: the daemon's loop.
  *
- * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked; omitted when long),
- * outcome ("ok" or the error's class), error, duration (ns). When a user's denials exceed the rate limit
- * (api/access/denial_log.h), one line counts the omitted ones: time, uid (missing if it counts several users), outcome,
- * left-out, since (ns, the first).
+ * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked), outcome ("ok" or the
+ * error's class), error, duration (ns). It has at most 4 KiB, and each text in it at most 255 bytes: a longer text
+ * ends with "...(N bytes)", a list of arguments with "...(N more)", an object with the member "...": N, which counts
+ * the omitted members. Control characters are replaced by '?'. When a user's denials exceed the rate limit
+ * (api/access/denial_log.h), one line counts the omitted ones: time, uid (missing if it counts several users),
+ * outcome, left-out, since (ns, the first).
  *
  * A place in the log is an offset into all bytes ever written. The first line of each file states the file's own
  * offset, so places stay valid when files are rotated. */
@@ -25,8 +27,8 @@ struct json_object;
 int audit_open(const char *dir, struct audit **ret_a, struct err *e);
 /* Close the log. NULL allowed. */
 void audit_close(struct audit *a);
-/* Append a line. line: borrowed; loses its "arguments" if the line would be too long. A write error goes to the
- * daemon's log. */
+/* Append a copy of a line, cut and without the values of keys that look like secrets. line: borrowed; only "arguments"
+ * may be a list or an object. A write error goes to the daemon's log. */
 void audit_add(struct audit *a, struct json_object *line);
 
 struct audit_query {
@@ -39,8 +41,5 @@ struct audit_query {
 /* Return one page of matching lines, owned by the caller: {lines, next (the place where the next page begins), more}. A
  * page may have no lines although more follow. */
 struct json_object *audit_page(struct audit *a, const struct audit_query *q);
-
-/* Return a copy of a command's arguments in which the values of keys that look like secrets are masked. */
-struct json_object *audit_mask(struct json_object *args);
 
 #endif
