@@ -23,6 +23,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define ID_BYTES_MAX 1024 /* of a command's id */
+
 /* ---- answering commands ---- */
 
 static void call_free(struct call *c)
@@ -136,6 +138,31 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 }
 
 /* ---- checking a command before its handler runs ---- */
+
+/* Whether v, repeated in the answer, takes at most ID_BYTES_MAX. */
+static bool id_fits(struct json_object *v)
+{
+	size_t len;
+
+	if (json_object_is_type(v, json_type_string))
+		return json_object_get_string_len(v) <= ID_BYTES_MAX;
+	/* Numbers, too: json-c keeps all digits of a fraction. */
+	return json_object_to_json_string_length(v, JSON_C_TO_STRING_PLAIN, &len) && len <= ID_BYTES_MAX;
+}
+
+/* Keep the command's id for the answer. Returns 0; -EINVAL: it is too long. */
+static int take_id(struct call *c, struct json_object *text, struct err *e)
+{
+	struct json_object *v;
+
+	if (!json_object_is_type(text, json_type_object) || !json_object_object_get_ex(text, "id", &v))
+		return 0;
+	if (!id_fits(v))
+		return err_set(e, -EINVAL, ERR_GENERIC, "QMP input member 'id' has more than %d bytes", ID_BYTES_MAX);
+	c->has_id = true;
+	c->id = json_object_get(v);
+	return 0;
+}
 
 /* Check the command's envelope, with QEMU's error texts. */
 static int check_envelope(struct json_object *text, struct err *e)
@@ -302,10 +329,6 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->started_ns = loop_now_ns();
 	c->uid = conn_uid(conn);
 	c->pid = conn_pid(conn);
-	if (json_object_is_type(text, json_type_object)) {
-		c->has_id = json_object_object_get_ex(text, "id", &v);
-		c->id = c->has_id ? json_object_get(v) : NULL;
-	}
 	v = js_get(text, "arguments");
 	c->args = v ? json_object_get(v) : json_object_new_object();
 	conn_call_begin(conn, &c->conn);
@@ -345,8 +368,10 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 	struct call *c = call_new(opaque, conn, text);
 	const char *name, *mode;
 	struct err e;
-	int r = check_envelope(text, &e);
+	int r = take_id(c, text, &e);
 
+	if (!r)
+		r = check_envelope(text, &e);
 	if (r < 0) {
 		call_fail(c, &e);
 		return;

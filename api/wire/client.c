@@ -318,7 +318,7 @@ int client_connect(const char *socket, struct client **ret_c, struct err *e)
 		return err_set_errno(e, -ENOMEM, "client");
 	}
 	c->sock = c->fd = -1;
-	wire_init(&c->wire);
+	wire_init(&c->wire, NULL);
 	c->events = json_object_new_array();
 	r = socket_connect(socket, &c->sock, e);
 	if (!r)

@@ -139,3 +139,17 @@ ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd)
 	close_async_fds(fds, n);
 	return got;
 }
+
+ssize_t close_async_recv_without_fds(int sock, void *buf, size_t size)
+{
+	struct iovec iov = { buf, size };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	/* Without room for control data, a look reports fds by MSG_CTRUNC and leaves them in the queue. */
+	ssize_t n = recvmsg(sock, &m, MSG_PEEK | MSG_DONTWAIT);
+
+	if (n >= 0 && (m.msg_flags & MSG_CTRUNC)) {
+		errno = EPERM;
+		return -1;
+	}
+	return n > 0 ? recv(sock, buf, (size_t)n, MSG_DONTWAIT) : n;
+}

@@ -23,5 +23,8 @@ void close_async_listener(int listening);
  *          received fds are closed asynchronously.
  * Returns the same as recv(). */
 ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd);
+/* recv() without blocking from a Unix stream socket. Returns the same as recv(); -1 with EPERM: fds would come with
+ * the bytes, and all of them stay in the queue. */
+ssize_t close_async_recv_without_fds(int sock, void *buf, size_t size);
 
 #endif

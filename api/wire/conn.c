@@ -20,6 +20,17 @@
 #define EVENTS_NONE POLLPRI
 #define ACCEPTS_PER_ROUND 64
 
+/* Limits of one client. A stranger is a user without a role for any VM, who can only be denied commands. */
+struct limits {
+	struct wire_limits text;
+	size_t out_bytes; /* unread; a client that exceeds them is dropped */
+	bool may_send_fds;
+};
+
+static const struct limits known_limits = { { WIRE_TEXT_MAX, CONN_NODES_MAX }, CONN_OUT_MAX, true },
+			   stranger_limits = { { CONN_STRANGER_TEXT_MAX, CONN_STRANGER_NODES_MAX },
+				   CONN_STRANGER_OUT_MAX, false };
+
 struct chunk {
 	struct chunk *next;
 	char *data;
@@ -60,6 +71,7 @@ struct conn {
 	gid_t *groups;
 	size_t ngroups;
 	enum role role;
+	const struct limits *limits;
 	bool negotiated;
 	bool running; /* conn_run() is on the stack */
 	bool eof;     /* the client has shut down its sending side */
@@ -229,7 +241,7 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 
 	if (k && !c->dead)
 		line = js_line(o, &len);
-	if (!line || c->out_bytes + len > CONN_OUT_MAX) {
+	if (!line || c->out_bytes + len > c->limits->out_bytes) {
 		if (line) {
 			log_warn("socket", "client (pid %d) does not read its answers; disconnected", (int)c->pid);
 			c->deaf = true;
@@ -292,9 +304,18 @@ struct json_object *error_to_json(const char *class_name, const char *desc)
 
 static void conn_refuse(struct conn *c, const struct err *e)
 {
-	CLEANUP_JS struct json_object *o = error_to_json("GenericError", e->msg);
+	/* QMP clients may know only QEMU's classes. */
+	const char *class_name = err_class_name(c->dialect == DIALECT_QEMU ? ERR_GENERIC : e->cls);
+	CLEANUP_JS struct json_object *o = error_to_json(class_name, e->msg);
 
 	conn_send(c, o, -1);
+}
+
+/* Send an error, and drop the client after it. */
+static void conn_hang_up(struct conn *c, const struct err *e)
+{
+	c->closing = true;
+	conn_refuse(c, e);
 }
 
 /* Handle the received bytes, up to the first command that is answered later. */
@@ -312,8 +333,7 @@ static void conn_run(struct conn *c)
 			c->server->ops->dispatch(c->server->opaque, c, text);
 			break;
 		case WIRE_FATAL:
-			c->closing = true;
-			conn_refuse(c, &e);
+			conn_hang_up(c, &e);
 			break;
 		case WIRE_ERROR:
 			conn_refuse(c, &e);
@@ -344,11 +364,16 @@ void conn_call_end(struct conn *c)
 		conn_run(c);
 }
 
-/* Receive bytes. Keep the last fd that arrives, and close the others. */
+/* Receive bytes. Keep the last fd that arrives, and close the others.
+ * Returns the same as recv(); -1 with EPERM: an fd would come with the bytes, and the client may not send fds. */
 static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
 {
 	int fd = -1;
-	ssize_t n = close_async_recv(c->fd, buf, size, &fd);
+	ssize_t n;
+
+	if (!c->limits->may_send_fds)
+		return close_async_recv_without_fds(c->fd, buf, size);
+	n = close_async_recv(c->fd, buf, size, &fd);
 
 	if (fd >= 0) {
 		close_async_fds(&c->fd_in, c->fd_in >= 0);
@@ -366,9 +391,16 @@ static void conn_read(struct conn *c)
 {
 	char buf[READ_BYTES];
 	ssize_t n = conn_receive(c, buf, sizeof(buf));
+	struct err e;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
+	if (n < 0 && errno == EPERM) {
+		err_set(&e, -EPERM, ERR_PERMISSION, "you have no role, so you cannot send open files; "
+						    "an admin can change your role with cairn grant");
+		conn_hang_up(c, &e);
+		return;
+	}
 	if (n < 0) {
 		conn_drop(c);
 		return;
@@ -456,6 +488,14 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
+/* Look up the client's role and its limits. */
+static void conn_rank(struct conn *c)
+{
+	c->role = role_look_up(c, NULL);
+	c->limits = conn_known(c) ? &known_limits : &stranger_limits;
+	c->wire.limits = &c->limits->text;
+}
+
 /* Whether the limits allow this client. Every local user may connect as soon as any permission entry exists, and
  * without limits one user could take all connections. */
 static bool has_place(const struct conn *c)
@@ -512,8 +552,8 @@ static void conn_new(struct listener *l, int fd)
 	c->uid = cred.uid;
 	c->gid = cred.gid;
 	groups_take(c);
-	c->role = role_look_up(c, NULL);
-	wire_init(&c->wire);
+	wire_init(&c->wire, NULL);
+	conn_rank(c);
 	c->next = s->conns;
 	if (c->next)
 		c->next->prev = c;
@@ -712,7 +752,7 @@ bool conn_known(const struct conn *c)
 void server_permissions_changed(struct server *s)
 {
 	for (struct conn *c = s->conns; c; c = c->next)
-		c->role = role_look_up(c, NULL);
+		conn_rank(c);
 	for (const struct listener *l = s->listeners; l; l = l->next)
 		listener_chmod(l);
 }

@@ -25,6 +25,12 @@ struct vm;
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
 /* Bytes that a client may leave unread. A client that exceeds them is dropped. */
 #define CONN_OUT_MAX (1024 * 1024)
+#define CONN_NODES_MAX 16384 /* of a command, see struct wire_limits; such a command takes some 7 MB of memory */
+/* Limits of clients without a role for any VM, instead of CONN_OUT_MAX, WIRE_TEXT_MAX and CONN_NODES_MAX. They cannot
+ * send fds. The output has room for two schemas. */
+#define CONN_STRANGER_OUT_MAX (128 * 1024)
+#define CONN_STRANGER_TEXT_MAX 4096
+#define CONN_STRANGER_NODES_MAX 64
 
 /* Callbacks to the server's owner. The server calls role() and known() only for users other than root and the daemon's
  * own user. */

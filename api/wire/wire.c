@@ -3,14 +3,17 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define WIRE_KEEP_BYTES 4096 /* largest buffer that stays allocated between two texts */
 
-void wire_init(struct wire *w)
+static const struct wire_limits no_limits = { WIRE_TEXT_MAX, SIZE_MAX };
+
+void wire_init(struct wire *w, const struct wire_limits *limits)
 {
-	memset(w, 0, sizeof(*w));
+	*w = (struct wire){ .limits = limits ? limits : &no_limits };
 }
 
 void wire_done(struct wire *w)
@@ -27,7 +30,7 @@ static void wire_reset(struct wire *w)
 		w->buf = NULL;
 		w->cap = 0;
 	}
-	w->len = w->skipped = 0;
+	w->len = w->skipped = w->nodes = 0;
 	w->depth = 0;
 	w->quote = 0;
 	w->escaped = w->discarding = w->garbage = false;
@@ -62,6 +65,7 @@ static bool text_byte(struct wire *w, char c)
 			w->quote = 0;
 		return false;
 	}
+	w->nodes += c == '{' || c == '[' || c == ',' || c == ':';
 	if (c == '"' || c == '\'')
 		w->quote = c;
 	else if (c == '{' || c == '[')
@@ -96,11 +100,27 @@ static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, 
 	return WIRE_ERROR;
 }
 
-static enum wire_result wire_fail(struct err *e, const char *what)
+static enum wire_result wire_fail(struct err *e, const char *what, size_t max)
 {
-	err_set(e, -EMSGSIZE, ERR_GENERIC, "JSON parse error, %s of more than %d bytes", what,
-		WIRE_TEXT_MAX);
+	err_set(e, -EMSGSIZE, ERR_GENERIC, "JSON parse error, %s of more than %zu bytes", what, max);
 	return WIRE_FATAL;
+}
+
+/* Refuse a text before it is parsed. Returns whether the text is refused, with the error. */
+static bool text_refuse(struct wire *w, char c, struct err *e)
+{
+	if (w->depth > JS_DEPTH_MAX)
+		err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, nested deeper than %d", JS_DEPTH_MAX);
+	else if (w->nodes > w->limits->nodes)
+		err_set(e, -E2BIG, ERR_GENERIC, "JSON parse error, more than %zu braces, brackets, commas and colons",
+			w->limits->nodes);
+	else if (c == '/' && !w->quote)
+		/* json-c skips comments, in which quotes would make this scanner take values for a string. */
+		err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, '/' outside a string");
+	else
+		return false;
+	w->discarding = true;
+	return true;
 }
 
 static enum wire_result inside_text(struct wire *w, char c, struct json_object **ret_o,
@@ -109,21 +129,17 @@ static enum wire_result inside_text(struct wire *w, char c, struct json_object *
 	bool closed;
 
 	if (wire_keep(w, c) < 0)
-		return wire_fail(e, "no memory for a JSON text");
+		return wire_fail(e, "no memory for a JSON text", w->len);
 	closed = text_byte(w, c);
 	if (w->discarding && ++w->skipped > WIRE_TEXT_MAX)
-		return wire_fail(e, "refused text");
+		return wire_fail(e, "refused text", WIRE_TEXT_MAX);
+	if (w->len > w->limits->text_bytes)
+		return wire_fail(e, "text", w->limits->text_bytes);
 	if (w->discarding && closed)
 		wire_reset(w);
 	else if (closed)
 		return text_finish(w, ret_o, e);
-	if (w->len > WIRE_TEXT_MAX)
-		return wire_fail(e, "text");
-	if (w->depth <= JS_DEPTH_MAX || w->discarding)
-		return WIRE_MORE;
-	w->discarding = true;
-	err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, nested deeper than %d", JS_DEPTH_MAX);
-	return WIRE_ERROR;
+	return !w->discarding && text_refuse(w, c, e) ? WIRE_ERROR : WIRE_MORE;
 }
 
 static enum wire_result between_texts(struct wire *w, char c, struct json_object **ret_o,
@@ -140,7 +156,7 @@ static enum wire_result between_texts(struct wire *w, char c, struct json_object
 		return WIRE_MORE;
 	}
 	if (++w->skipped > WIRE_TEXT_MAX)
-		return wire_fail(e, "garbage");
+		return wire_fail(e, "garbage", WIRE_TEXT_MAX);
 	if (w->garbage)
 		return WIRE_MORE;
 	w->garbage = true;

@@ -17,6 +17,11 @@ struct json_object;
 /* Limit in bytes of one text, and of the garbage between two texts. */
 #define WIRE_TEXT_MAX (1024 * 1024)
 
+struct wire_limits {
+	size_t text_bytes; /* of one text; at most WIRE_TEXT_MAX */
+	size_t nodes;	   /* of one text: braces, brackets, commas and colons outside strings */
+};
+
 enum wire_result {
 	WIRE_MORE,    /* all bytes used, no whole text yet */
 	WIRE_TEXT,    /* *ret_o is set */
@@ -25,9 +30,11 @@ enum wire_result {
 };
 
 struct wire {
+	const struct wire_limits *limits; /* borrowed; may be replaced between two calls of wire_feed() */
 	char *buf;
 	size_t len, cap;
 	size_t skipped;	 /* bytes of garbage or of a refused text since the last text */
+	size_t nodes;	 /* of the current text */
 	unsigned depth;
 	char quote;	 /* inside a string: its closing quote; else 0 */
 	bool escaped;
@@ -35,7 +42,8 @@ struct wire {
 	bool garbage;	 /* skipping bytes between texts; the error was reported */
 };
 
-void wire_init(struct wire *w);
+/* limits: borrowed; NULL: WIRE_TEXT_MAX bytes, any number of nodes. */
+void wire_init(struct wire *w, const struct wire_limits *limits);
 void wire_done(struct wire *w);
 
 /* Feed bytes. Stops after the first text or error.

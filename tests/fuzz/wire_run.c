@@ -84,7 +84,7 @@ static struct out run(const char *data, size_t len, size_t piece)
 	struct out out = { 0 };
 	struct wire w;
 
-	wire_init(&w);
+	wire_init(&w, NULL);
 	for (size_t at = 0, n = 0; at < len; at += n) {
 		n = piece ? piece : 1 + ((unsigned char)data[at % 2] + at) % 37;
 		n = n < len - at ? n : len - at;

@@ -20,7 +20,7 @@ def open_socket(shared):  # noqa: F811
 def test_admin_gets_event_when_request_is_denied(open_socket):
     d = open_socket
     q = d.qmp()
-    as_nobody(d, ["vm-start", {"vm": "mine"}], ["vm-info", {"vm": "x" * 5000}], ["vm-define", {}])
+    as_nobody(d, ["vm-start", {"vm": "mine"}], ["vm-info", {"vm": "x" * 3000}], ["vm-define", {}])
     got = [q.event("PERMISSION_DENIED")["data"] for _ in range(3)]
     assert [(e["command"], e.get("vm"), e["uid"]) for e in got] == [
         ("vm-start", "mine", NOBODY), ("vm-info", "x" * 255, NOBODY), ("vm-define", None, NOBODY)]

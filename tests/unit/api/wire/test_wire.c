@@ -49,7 +49,7 @@ static void expect(const char *data, size_t len, const char *log)
 		struct result res = { "" };
 		struct wire w;
 
-		wire_init(&w);
+		wire_init(&w, NULL);
 		if (cut <= len) {
 			feed(&w, &res, data, cut);
 			feed(&w, &res, data + cut, len - cut);
@@ -108,7 +108,7 @@ static void test_deep_nesting_is_refused(void **state)
 	struct wire w;
 
 	(void)state;
-	wire_init(&w);
+	wire_init(&w, NULL);
 	memset(text, '[', 10000);
 	memset(text + 10000, ']', 10000);
 	memcpy(text + 20000, "{\"a\":1}", 8);
@@ -120,6 +120,61 @@ static void test_deep_nesting_is_refused(void **state)
 	wire_done(&w);
 }
 
+/* Returns the result of a text of n empty objects in a list, which has 2n nodes. */
+static const char *list_of(struct wire *w, struct result *res, size_t n)
+{
+	char text[256] = "[{}";
+
+	for (size_t i = 1; i < n; i++)
+		strcat(text, ",{}");
+	strcat(text, "]");
+	res->log[0] = 0;
+	feed(w, res, text, strlen(text));
+	return res->log;
+}
+
+static void test_nodes_are_limited_before_parsing(void **state)
+{
+	static const struct wire_limits ten = { 100, 10 }, twelve = { 100, 12 };
+	struct result res;
+	struct wire w;
+
+	(void)state;
+	wire_init(&w, &ten);
+	assert_string_equal(list_of(&w, &res, 5), "[{},{},{},{},{}];");
+	assert_string_equal(list_of(&w, &res, 6), "!");
+	assert_string_equal(list_of(&w, &res, 20), "!");
+	assert_string_equal(list_of(&w, &res, 5), "[{},{},{},{},{}];");
+	w.limits = &twelve;
+	assert_string_equal(list_of(&w, &res, 6), "[{},{},{},{},{},{}];");
+	/* Nodes in strings do not count. */
+	EXPECT("{\"a\":\"[{,:[{,:[{,:\"}", "{\"a\":\"[{,:[{,:[{,:\"};");
+	wire_done(&w);
+}
+
+/* json-c skips comments: a quote in one would hide the nodes behind it from the count. */
+static void test_comments_are_refused(void **state)
+{
+	(void)state;
+	EXPECT("{/*\"*/\"a\":[{},{}],/*\"*/\"b\":1}\xff{\"b\":2}", "!{\"b\":2};");
+	EXPECT("{//\n}{\"b\":2}", "!{\"b\":2};");
+	EXPECT("{\"a\":\"/\"}", "{\"a\":\"\\/\"};");
+}
+
+static void test_text_has_at_most_the_limits_bytes(void **state)
+{
+	static const struct wire_limits ten = { 10, 10 };
+	struct result res = { "" };
+	struct wire w;
+
+	(void)state;
+	wire_init(&w, &ten);
+	assert_true(feed(&w, &res, "{\"a\":1234}{\"b\":1}", 17));
+	assert_false(feed(&w, &res, "{\"a\":12345}", 11));
+	assert_string_equal(res.log, "{\"a\":1234};{\"b\":1};X");
+	wire_done(&w);
+}
+
 static void flood(const char *start, char fill, const char *log)
 {
 	static char block[65536];
@@ -127,7 +182,7 @@ static void flood(const char *start, char fill, const char *log)
 	struct wire w;
 	size_t sent = 0;
 
-	wire_init(&w);
+	wire_init(&w, NULL);
 	memset(block, fill, sizeof(block));
 	feed(&w, &res, start, strlen(start));
 	while (sent < 100u * 1024 * 1024 && feed(&w, &res, block, sizeof(block)))
@@ -159,7 +214,7 @@ static void test_buffer_shrinks_after_large_text(void **state)
 	memset(big, ' ', 500000);
 	big[0] = '{';
 	big[499999] = '}';
-	wire_init(&w);
+	wire_init(&w, NULL);
 	assert_true(feed(&w, &res, big, 500000));
 	assert_string_equal(res.log, "{};");
 	assert_int_equal(w.cap, 0);
@@ -194,6 +249,9 @@ int main(void)
 		cmocka_unit_test(test_malformed_texts_yield_one_error),
 		cmocka_unit_test(test_byte_0xff_resets_parser),
 		cmocka_unit_test(test_deep_nesting_is_refused),
+		cmocka_unit_test(test_nodes_are_limited_before_parsing),
+		cmocka_unit_test(test_comments_are_refused),
+		cmocka_unit_test(test_text_has_at_most_the_limits_bytes),
 		cmocka_unit_test(test_floods_are_refused_with_bounded_memory),
 		cmocka_unit_test(test_buffer_shrinks_after_large_text),
 		cmocka_unit_test(test_output_line_is_ascii),

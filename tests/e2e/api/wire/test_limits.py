@@ -1,0 +1,153 @@
+"""Limits of clients: what one client's texts, fds and unread answers may cost the daemon."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+
+import pytest
+
+import guestlib
+from conftest import Qmp
+from otherslib import as_user, run_as_user
+from test_daemon import shared  # noqa: F401
+
+NODES_MAX = 16384
+STRANGER_TEXT_MAX, STRANGER_NODES_MAX = 4096, 64
+
+
+@pytest.fixture
+def opened(shared):  # noqa: F811
+    """A daemon to which every user may connect, since a group has a permission."""
+    shared.cairn("grant", "viewer", "--group", "4242")
+    return shared
+
+
+def peak_bytes(daemon):
+    """Return the most memory that the daemon has had."""
+    status = pathlib.Path(f"/proc/{daemon.proc.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+def answers(q, *texts):
+    """Send each text and return its answer; None where the daemon hangs up instead."""
+    got = []
+    for text in texts:
+        try:
+            q.send(text)
+            got.append(q.answer())
+        except (EOFError, ConnectionError):
+            got.append(None)
+    return got
+
+
+def nested(n):
+    """Return a command with n nodes in all, the surplus in its arguments."""
+    head = b'{"execute":"query-version","arguments":{"x":['
+    return head + b"," * (n - head.count(b":") - head.count(b"{") - head.count(b",") - 1) + b"]}}"
+
+
+def test_command_with_too_many_values_is_not_parsed(fake):
+    q = fake.qmp()
+    q.run("query-version")
+    before = peak_bytes(fake)
+    many = b"[" + b"{}," * 340000 + b"{}]"
+    for text in (b'{"execute":"query-version","id":%s}' % many, b'{"execute":"vm-define","arguments":{"x":%s}}' % many):
+        refused, = answers(q, text)
+        assert "more than 16384 braces" in refused["error"]["desc"] and "id" not in refused
+    if not guestlib.SANITIZED:
+        assert peak_bytes(fake) - before < 16 << 20
+    fits, exceeds = answers(q, nested(NODES_MAX), nested(NODES_MAX + 1))
+    assert "more than" not in fits["error"]["desc"] and "more than" in exceeds["error"]["desc"]
+    assert "qemu" in q.run("query-version")
+
+
+@pytest.mark.parametrize("kind, text", [("string", '"%s"'), ("list", '["%s"]'), ("fraction", "1.%s")])
+def test_id_is_limited(fake, kind, text):
+    q = fake.qmp()
+    longest = 1024 if kind == "string" else 1026 - len(text)
+    fits, exceeds = (text % ("1" * n) for n in (longest, longest + 1))
+    a, b = answers(q, b'{"execute":"query-version","id":%s}' % fits.encode(), b'{"execute":"query-version","id":%s}' % exceeds.encode())
+    assert a["id"] == json.loads(fits) and "return" in a
+    assert "'id' has more than 1024 bytes" in b["error"]["desc"] and "id" not in b
+    b, = answers(q, b'{"execute":"query-version","id":7}')
+    assert b["id"] == 7 and "return" in b
+
+
+def test_strangers_send_small_texts(opened):
+    """A longer text ends the connection; one with too many nodes is an error."""
+    def client(say):
+        q = Qmp(opened.socket)
+        denied = b'{"execute":"vm-start","arguments":{"vm":"%s"}}'
+        small = denied % (b"x" * (STRANGER_TEXT_MAX - len(denied) + 2))
+        assert len(small) == STRANGER_TEXT_MAX
+        say(answers(q, small, nested(STRANGER_NODES_MAX), nested(STRANGER_NODES_MAX + 1), b" " + small,
+                    b'{"x":"%s"}' % (b"x" * STRANGER_TEXT_MAX), small))
+    (fits, values, too_many, again, too_long, gone), = run_as_user(client)
+    assert fits["error"]["class"] == again["error"]["class"] == "PermissionDenied"
+    assert "unexpected" in values["error"]["desc"] and "more than 64" in too_many["error"]["desc"]
+    assert "more than 4096 bytes" in too_long["error"]["desc"] and gone is None
+
+
+def test_strangers_unfinished_texts_take_little_memory(opened):
+    opened.qmp().run("query-version")
+    before = peak_bytes(opened)
+
+    def client(say):
+        kept = []
+        for _ in range(60):
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(50)
+            s.connect(opened.socket)
+            with contextlib.suppress(OSError):  # disconnected
+                s.sendall(b'{"execute":"' + b"x" * 1000000)
+            kept.append(s)
+        say(len(kept))
+    assert run_as_user(client) == [60]
+    opened.qmp().run("query-version")
+    if not guestlib.SANITIZED:
+        assert peak_bytes(opened) - before < 8 << 20
+
+
+def answers_to_file(path):
+    """Send a file with a command. Return the answers to it and to the next command."""
+    q = Qmp(path)
+    with open("/dev/null") as f:
+        socket.send_fds(q.sock, [b'{"execute":"query-version"}'], [f.fileno()])
+    return [q.answer(), *answers(q, b'{"execute":"query-version"}')]
+
+
+def test_strangers_send_no_files(opened):
+    """The daemon never takes the file: it hangs up. Any role is enough to send files."""
+    def client(say):
+        say(answers_to_file(opened.socket))
+    (refused, gone), = run_as_user(client)
+    assert refused["error"]["class"] == "PermissionDenied" and "open files" in refused["error"]["desc"] and gone is None
+    opened.cairn("grant", "viewer", "mine", "--user", "nobody")
+    assert ["return" in a for a in run_as_user(client)[0]] == [True, True]
+
+
+def test_limits_follow_the_permissions_of_open_connections(opened):
+    """A grant or a revoke holds for the next text of a client that is connected already."""
+    long = b'{"execute":"query-version","id":1,"arguments":{"x":"%s"}}' % (b"x" * 9000)
+    granted, go = os.pipe()
+
+    def client(say):
+        q = Qmp(opened.socket)
+        say("ready")
+        os.read(granted, 1)
+        say(answers(q, long))
+        os.read(granted, 1)
+        say(answers(q, long))
+    with as_user(client) as lines:
+        assert json.loads(lines.readline()) == "ready"
+        opened.cairn("grant", "viewer", "mine", "--user", "nobody")
+        os.write(go, b"x")
+        known, = json.loads(lines.readline())
+        opened.cairn("revoke", "mine", "--user", "nobody")
+        os.write(go, b"x")
+        stranger, = json.loads(lines.readline())
+    for fd in (granted, go):
+        os.close(fd)
+    assert known["id"] == 1 and "more than 4096 bytes" in stranger["error"]["desc"]
