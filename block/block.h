@@ -153,6 +153,7 @@ struct block_extent {
 	uint64_t len;
 	bool present;	 /* a layer has it allocated; false: it reads as zeros, because no layer has it */
 	bool compressed;
+	bool preallocated; /* reads as zeros, but the layer's file has space for it, as far as known */
 	bool has_host;
 	unsigned layer;	 /* the layer's number; 0 is the disk */
 	uint64_t host;	 /* if has_host: the offset in the layer's file, or in its data file */

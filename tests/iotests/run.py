@@ -74,7 +74,7 @@ def only_words_differ(text):
     for hunk in re.split(r"^(?:[^-+].*|)\n", text[begin.end():] + "\n", flags=re.M):
         theirs = [line[1:] for line in hunk.splitlines() if line[0] == "-"]
         ours = [line[1:] for line in hunk.splitlines() if line[0] == "+"]
-        if not theirs and not ours:
+        if not theirs and all(line.startswith("Try `") for line in ours):
             continue
         if not (any(line.startswith(ERROR) for line in theirs) and any(line.startswith(ERROR) for line in ours) and
                 all(line.startswith((ERROR, "Formatting ", *MORE_OF_THEIRS)) for line in theirs) and

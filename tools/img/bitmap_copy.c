@@ -35,14 +35,14 @@ int img_bitmaps_check(const struct block *from, bool skip_broken, struct err *e)
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < s.n && !r; i++) {
+	for (size_t i = s.n; i-- && !r;) { /* like qemu-img, the last one first */
 		if (!(s.list[i].flags & QCOW2_BITMAP_IN_USE))
 			continue;
 		if (skip_broken)
-			fprintf(stderr, "cairn-img: warning: Skipping inconsistent bitmap '%s'\n", s.list[i].name);
+			img_warn("Skipping inconsistent bitmap '%s'", s.list[i].name);
 		else
 			r = err_set(e, -EINVAL, ERR_INVALID, "Cannot copy inconsistent bitmap '%s'\nTry --skip-broken-bitmaps, "
-				"or use 'cairn-img bitmap --remove' to delete it", s.list[i].name);
+				"or use '%s bitmap --remove' to delete it", s.list[i].name, program_invocation_short_name);
 	}
 	qcow2_bitmaps_free(s.list, s.n);
 	return r;

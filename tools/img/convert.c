@@ -158,8 +158,7 @@ static int sources_open(struct img_convert *v, struct block_part *parts, unsigne
 			return r;
 		block_info(parts[*n].b, &info);
 		if (v->skip_bytes > MIN(v->end_bytes, info.size_bytes))
-			fprintf(stderr, "cairn-img: warning: %s: cannot skip to the offset %llu, behind its end\n", o->path,
-				(unsigned long long)v->skip_bytes);
+			img_warn("%s: cannot skip to the offset %llu, behind its end", o->path, (unsigned long long)v->skip_bytes);
 		parts[*n].offset = MIN(v->skip_bytes, info.size_bytes);
 		parts[*n].len = MIN(v->end_bytes, info.size_bytes);
 		parts[*n].len -= MIN(parts[*n].len, parts[*n].offset);

@@ -52,8 +52,7 @@ void img_rate_sleep(struct img_rate *r, uint64_t done)
 void img_copy_warn(const struct img_copy_how *how, uint64_t off, int error)
 {
 	if (!how->quiet)
-		fprintf(stderr, "cairn-img: warning: error while reading offset %llu: %s\n", (unsigned long long)off,
-			strerror(-error));
+		img_warn("error while reading offset %llu: %s", (unsigned long long)off, strerror(-error));
 }
 
 /* ---- copying to another disk ---- */

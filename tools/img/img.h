@@ -45,6 +45,8 @@ int img_vmstate_main(int argc, char **argv);
 /* Print "cairn-img: <sentence>" on stderr. img_usage() adds a hint to the help. Return 1. */
 int img_fail(const struct err *e);
 int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Print "cairn-img: warning: <sentence>" on stderr. */
+void img_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A snapshot as in `qemu-img info`: img_snapshot_heading() and img_snapshot_line() print a table, img_snapshot_json()
  * returns an object, which the caller owns. */
@@ -87,8 +89,9 @@ void img_progress_end(struct img_progress *p, bool ok);
 /* A way to open disks that are no files. */
 struct img_protocol {
 	/* Open `url` as a raw disk.
-	 * format: as in struct img_open. Returns 0; -errno with a sentence. */
-	int (*open)(struct loop *l, const char *url, const char *format, bool writable, struct block **ret_b, struct err *e);
+	 * format, context: as in struct img_open. Returns 0; -errno with a sentence. */
+	int (*open)(struct loop *l, const char *url, const char *format, const char *context, bool writable, struct block **ret_b,
+		struct err *e);
 };
 extern const struct img_protocol img_nbd;
 #define IMG_URL_BYTES 4096
@@ -117,6 +120,8 @@ struct img_open {
 	const char *data_path;	     /* the data file, in place of the one that the image names */
 	bool ranged;		     /* the disk is a range of a raw file; for reading only */
 	uint64_t offset, size_bytes; /* that range; size_bytes 0: up to the end */
+	bool takes_context; /* the verb accepts the option of `context` */
+	const char *context; /* an NBD server's metadata context, whose flags the extents show; NULL: what the disk has */
 	/* Further folders below which backing and data files may be. */
 	const char *allow[IMG_ALLOW_MAX + 1]; /* one more than --allow fills */
 	unsigned nallow;

@@ -221,6 +221,17 @@ int img_fail(const struct err *e)
 	return 1;
 }
 
+void img_warn(const char *fmt, ...)
+{
+	va_list ap;
+
+	fprintf(stderr, "%s: warning: ", program_invocation_short_name);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
+
 int img_usage(const char *verb, const char *fmt, ...)
 {
 	va_list ap;

@@ -25,7 +25,7 @@ static bool extents_mergeable(const struct entry *a, const struct block_extent *
 {
 	const struct block_extent *y = &a->x;
 
-	return y->zero == x->zero && y->present == x->present && y->layer == x->layer &&
+	return y->zero == x->zero && y->preallocated == x->preallocated && y->present == x->present && y->layer == x->layer &&
 	       y->compressed == x->compressed && y->has_host == x->has_host &&
 	       (!x->has_host || x->host == y->host + a->len);
 }
@@ -49,7 +49,7 @@ static void map_print_json(struct map *m, const struct entry *n)
 	printf("%s{ \"start\": %llu, \"length\": %llu, \"depth\": %u, \"present\": %s, \"zero\": %s, "
 		"\"data\": %s", m->first ? "[" : ",\n", (unsigned long long)n->start,
 		(unsigned long long)n->len, n->x.layer, n->x.present ? "true" : "false",
-		n->x.zero ? "true" : "false", n->x.zero ? "false" : "true");
+		n->x.zero ? "true" : "false", n->x.present && (!n->x.zero || n->x.preallocated) ? "true" : "false");
 	if (n->x.has_host)
 		printf(", \"offset\": %llu", (unsigned long long)n->x.host);
 	printf("}");
@@ -139,6 +139,7 @@ int img_map_main(int argc, char **argv)
 	img_common_init(&m->common, "map");
 	m->max = UINT64_MAX;
 	m->first = true;
+	m->common.o.takes_context = true;
 	while (!st && (c = getopt_long(argc, argv, "f:s:l:U", longs, NULL)) != -1) {
 		if (c == 's' || c == 'l')
 			st = img_parse_size(optarg, c == 's' ? &m->from : &m->max, &e) < 0 ? img_fail(&e) : 0;

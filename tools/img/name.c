@@ -383,6 +383,12 @@ static int option_take(struct img_open *o, struct meaning *m, const char *key, c
 	} else if (export_option(m, below)) {
 		*export_option(m, below) = value;
 		m->of_nbd = key;
+	} else if (!strcmp(below, "x-dirty-bitmap")) {
+		if (!o->takes_context)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "only `map` takes the option x-dirty-bitmap, because it hides what "
+				"the disk has");
+		o->context = value;
+		m->of_nbd = key;
 	} else if (!strncmp(below, "tls-", 4))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "NBD with TLS (%s) is not supported; copy the disk with `nbdcopy`", key);
 	else if (!option_is_ignored(key))

@@ -77,9 +77,9 @@ static int connection_wait(const struct nbd_calls *c, struct nbd_handle *h, cons
 	return c->aio_is_ready(h) > 0 ? 0 : connect_failed(c, url, e);
 }
 
-static int server_connect(const struct nbd_calls *c, struct nbd_handle *h, const char *url, struct err *e)
+static int server_connect(const struct nbd_calls *c, struct nbd_handle *h, const char *url, const char *context, struct err *e)
 {
-	if (c->add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 ||
+	if (c->add_meta_context(h, context ? context : LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 ||
 		c->set_uri_allow_transports(h, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX) < 0 ||
 		c->set_uri_allow_tls(h, LIBNBD_TLS_DISABLE) < 0 || c->aio_connect_uri(h, url) < 0)
 		return connect_failed(c, url, e);
@@ -108,7 +108,8 @@ static int probe(struct block *b, const char *url, struct err *e)
 	return img_is_qcow2(buf) ? qcow2_refuse(url, e) : 0;
 }
 
-static int url_open(struct loop *l, const char *url, const char *format, bool writable, struct block **ret_b, struct err *e)
+static int url_open(struct loop *l, const char *url, const char *format, const char *context, bool writable, struct block **ret_b,
+	struct err *e)
 {
 	enum block_format f = BLOCK_FORMAT_RAW;
 	struct block *b = NULL;
@@ -125,9 +126,9 @@ static int url_open(struct loop *l, const char *url, const char *format, bool wr
 	h = c.create();
 	if (!h)
 		return err_set_errno(e, -ENOMEM, "%s", url);
-	r = server_connect(&c, h, url, e);
+	r = server_connect(&c, h, url, context, e);
 	if (!r)
-		r = nbd_disk_new(l, &c, h, url, writable, &b, e);
+		r = nbd_disk_new(l, &c, h, url, context, writable, &b, e);
 	if (r < 0) {
 		c.close(h);
 		return r;

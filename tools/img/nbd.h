@@ -31,8 +31,9 @@ const char *nbd_reason(const struct nbd_calls *c);
 
 /* Make a disk of a connection that is ready (nbd_disk.c).
  * h: taken on success.
+ * context: the metadata context that gives the extents; NULL: base:allocation, if the server has that.
  * Returns 0; -EROFS, -ENOTSUP, … with a sentence. */
-int nbd_disk_new(struct loop *l, const struct nbd_calls *c, struct nbd_handle *h, const char *url, bool writable,
-	struct block **ret_b, struct err *e);
+int nbd_disk_new(struct loop *l, const struct nbd_calls *c, struct nbd_handle *h, const char *url, const char *context,
+	bool writable, struct block **ret_b, struct err *e);
 
 #endif

@@ -21,6 +21,8 @@
 #define RANGE_BYTES_MAX (1ULL << 30)
 #define STATUS_BYTES_MAX (4 * GIB - 64 * KIB)
 #define EXTENTS_MAX 1024u
+/* QEMU's context whose flags are a number of layers, not bits. QEMU's clients show 2 and more as 2. */
+#define DEPTH_CONTEXT "qemu:allocation-depth"
 
 struct extent {
 	uint64_t end;
@@ -32,6 +34,7 @@ struct nbd_disk {
 	struct nbd_calls c;
 	struct nbd_handle *h;
 	char *url;
+	char *context;	   /* the metadata context of the extents */
 	int fd;		   /* a duplicate of the socket for the loop, because libnbd closes its own when the connection ends */
 	struct loop_watch *watch, *stop_watch;
 	bool dead, stopped, told;
@@ -39,6 +42,7 @@ struct nbd_disk {
 	uint64_t bytes;	   /* size of the export; not rounded */
 	uint64_t data_max; /* bytes of data in one command */
 	bool can_flush, can_fua, can_trim, can_zero, can_status;
+	bool shows_context; /* the user has chosen the context */
 	struct nbd_cmd *finished, **finished_tail;
 	/* The server's last answer about holes, valid until the next write: ascending, from seen_from on. */
 	uint64_t seen_from;
@@ -318,7 +322,7 @@ static int status_note(void *opaque, const char *context, uint64_t offset, uint3
 	struct nbd_disk *d = opaque;
 	uint64_t block = d->base.info.logical_block_bytes, end = offset, from = d->seen_from;
 
-	if (*error || strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) || offset != from)
+	if (*error || strcmp(context, d->context) || offset != from)
 		return 0;
 	d->nseen = 0;
 	for (size_t i = 0; i + 1 < n && d->nseen < EXTENTS_MAX && end < d->bytes; i += 2) {
@@ -374,6 +378,7 @@ static int status_ask(struct nbd_disk *d, uint64_t off)
 static int disk_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
 {
 	struct nbd_disk *d = container_of(b, struct nbd_disk, base);
+	uint32_t flags;
 	unsigned i = 0;
 	int r;
 
@@ -387,7 +392,14 @@ static int disk_extent(struct block *b, uint64_t off, uint64_t len, struct block
 	}
 	while (off >= d->seen[i].end)
 		i++;
-	ret->zero = d->seen[i].flags & LIBNBD_STATE_ZERO;
+	flags = d->seen[i].flags;
+	if (!strcmp(d->context, DEPTH_CONTEXT))
+		flags = MIN(flags, 2u);
+	ret->zero = flags & LIBNBD_STATE_ZERO;
+	ret->preallocated = ret->zero && !(flags & LIBNBD_STATE_HOLE);
+	/* A hole whose content is not known to be zeros is read, but another context only marks ranges. */
+	if (d->shows_context && !ret->zero && flags & LIBNBD_STATE_HOLE)
+		ret->present = ret->has_host = false;
 	ret->len = MIN(len, d->seen[i].end - off);
 	return 0;
 }
@@ -420,6 +432,7 @@ static void disk_free(struct block *b)
 	if (d->fd >= 0)
 		close(d->fd);
 	free(d->url);
+	free(d->context);
 	free(d);
 }
 
@@ -450,7 +463,9 @@ static int export_read(struct nbd_disk *d, bool writable, struct err *e)
 	d->can_fua = c->can_fua(d->h) > 0;
 	d->can_trim = c->can_trim(d->h) > 0;
 	d->can_zero = c->can_zero(d->h) > 0;
-	d->can_status = c->can_meta_context(d->h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
+	d->can_status = c->can_meta_context(d->h, d->context) > 0;
+	if (d->shows_context && !d->can_status)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the server has no '%s' of this export", d->url, d->context);
 	d->base.info = (struct block_info){ .format = BLOCK_FORMAT_RAW, .logical_block_bytes = block, .buffer_align = 1,
 		.discard_granularity = block, .read_only = !writable };
 	/* The last bytes of an odd size are read with zeros behind them, and are not written. */
@@ -469,8 +484,8 @@ static int disk_watch(struct nbd_disk *d, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "%s", d->url) : 0;
 }
 
-int nbd_disk_new(struct loop *l, const struct nbd_calls *c, struct nbd_handle *h, const char *url, bool writable,
-	struct block **ret_b, struct err *e)
+int nbd_disk_new(struct loop *l, const struct nbd_calls *c, struct nbd_handle *h, const char *url, const char *context,
+	bool writable, struct block **ret_b, struct err *e)
 {
 	struct block_format_open o = { .loop = l, .name = url };
 	struct nbd_disk *d = calloc(1, sizeof(*d));
@@ -482,9 +497,11 @@ int nbd_disk_new(struct loop *l, const struct nbd_calls *c, struct nbd_handle *h
 	d->c = *c;
 	d->h = h;
 	d->url = strdup(url);
+	d->context = strdup(context ? context : LIBNBD_CONTEXT_BASE_ALLOCATION);
+	d->shows_context = context;
 	d->fd = -1;
 	d->finished_tail = &d->finished;
-	r = d->url ? export_read(d, writable, e) : err_set_errno(e, -ENOMEM, "%s", url);
+	r = d->url && d->context ? export_read(d, writable, e) : err_set_errno(e, -ENOMEM, "%s", url);
 	if (!r)
 		r = disk_watch(d, e);
 	if (r < 0) {

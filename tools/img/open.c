@@ -458,7 +458,7 @@ int img_layers_join(struct loop *l, struct img_layer *layers, unsigned n, struct
 	int r = 0;
 
 	if (last->protocol)
-		r = last->protocol->open(l, last->path, block_format_name(last->format), n == 1 && !bo->read_only, &url, e);
+		r = last->protocol->open(l, last->path, block_format_name(last->format), NULL, n == 1 && !bo->read_only, &url, e);
 	for (unsigned i = 0; i < n; i++)
 		files[i] = img_layer_files(&layers[i]);
 	files[n - 1].open = url;
@@ -559,7 +559,7 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: only a qcow2 image has snapshots", o->path);
 	if (o->protocol && o->ranged && o->writable)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the options offset and size are for reading", o->path);
-	r = o->protocol ? o->protocol->open(l, o->path, o->format, o->writable, &b, e) : files_open(l, o, &b, e);
+	r = o->protocol ? o->protocol->open(l, o->path, o->format, o->context, o->writable, &b, e) : files_open(l, o, &b, e);
 	if (!r && o->ranged)
 		r = range_open(l, o, &b, e);
 	if (!r)

@@ -84,6 +84,38 @@ def test_holes_are_not_read(disk):
         assert all(kind == STATUS for kind, *_ in server.log)
 
 
+def test_map_shows_the_bitmap_that_the_user_names(box):
+    box.qemu("create", "-q", "-f", "raw", "base", "4M")
+    box.io("base", "write 0 2M", fmt="raw")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "q", "4M")
+    box.qemu("bitmap", "--add", "q", "changes")
+    box.io("q", "write 1M 1M", "write -z 3M 64k")
+    with qemu_nbd(box.path, "-r", "-A", "-B", "changes", "-f", "qcow2", "q") as sock:
+        name = f"driver=nbd,server.type=unix,server.path={sock}"
+        for context in ("qemu:allocation-depth", "qemu:dirty-bitmap:changes"):
+            for output in ("json", "human"):
+                shown = ["map", "--output", output, "--image-opts", f"{name},x-dirty-bitmap={context}"]
+                assert box.img(*shown).stdout == box.qemu(*shown).stdout
+        assert '"data": false' in box.img("map", "--output", "json", "--image-opts", f"{name},x-dirty-bitmap=qemu:dirty-bitmap:changes").stdout
+        assert "no 'qemu:dirty-bitmap:x'" in box.fails("map", "--image-opts", f"{name},x-dirty-bitmap=qemu:dirty-bitmap:x")
+        for verb in (("convert", "-O", "raw"), ("info",), ("measure",), ("bench", "-w")):
+            target = ["x"] if verb[0] == "convert" else []
+            assert "only `map`" in box.fails(*verb, "--image-opts", f"{name},x-dirty-bitmap=qemu:allocation-depth", *target)
+        assert not (box.path / "x").exists()
+    assert "needs driver=nbd" in box.fails("map", "--image-opts", "driver=qcow2,file.filename=q,x-dirty-bitmap=changes")
+
+
+def test_map_shows_zeros_with_space_as_qemu_img_does(box):
+    def answer(kind, off, n, _):
+        return [(max(MIB - off, 0), 2), (MIB, 3)][off >= MIB:] if kind == STATUS else bytes(n)
+
+    with Fake(box.path, 2 * MIB, answer) as server:
+        shown = ["map", "--output", "json", "-f", "raw", server.url]
+        ours = json.loads(box.img(*shown).stdout)
+        assert [(x["zero"], x["data"]) for x in ours] == [(True, True), (True, False)]
+        assert ours == json.loads(box.qemu("map", "--output", "json", "-f", "raw", "nbd:unix:" + server.socket).stdout)
+
+
 def test_without_block_status_all_is_read(disk):
     with nbdkit(disk.path, "--no-sr", "file", "r") as sock:
         same_as_qemu(disk, "nbd:unix:" + sock)
