@@ -129,14 +129,24 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 
 /* Use raw system calls: libc's functions change the ids of all threads and take locks for that. The forked process has
  * one thread and must take no lock. */
-int rights_assume(const struct rights *r)
+static int ids_assume(const struct rights *r, uid_t real)
 {
 	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||
 		syscall(SYS_setresgid, r->gid, r->gid, r->gid) < 0 ||
-		syscall(SYS_setresuid, r->uid, r->uid, r->uid) < 0)
+		syscall(SYS_setresuid, real, r->uid, r->uid) < 0)
 		return -errno;
 	/* The process's memory is a copy of the daemon's, so the user must not be able to read it. */
-	if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -errno;
-	return 0;
+	return prctl(PR_SET_DUMPABLE, 0) < 0 ? -errno : 0;
+}
+
+int rights_assume(const struct rights *r)
+{
+	int res = ids_assume(r, r->uid);
+
+	return !res && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : res;
+}
+
+int rights_assume_for_exec(const struct rights *r)
+{
+	return ids_assume(r, 0);
 }

@@ -35,4 +35,10 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
  * no_new_privs. Takes no lock, so a forked process may call it. Returns 0 or -errno. */
 int rights_assume(const struct rights *r);
 
+/* The same for a process that is about to execute a program. execve() makes a process dumpable again if its real and
+ * its effective user id are equal, and then the user could take its fds. So the real one stays root's until the
+ * program calls program_begin() (base/program.h), which also sets no_new_privs: with it set, execve() would turn the
+ * effective id into the real one. Returns 0 or -errno. */
+int rights_assume_for_exec(const struct rights *r);
+
 #endif

@@ -1,10 +1,11 @@
 #include "api/access/spawn.h"
 #include "api/access/rights.h"
+#include "base/program.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 /* Greatest number of fds in a spawn_spec, and smallest number of their duplicates in fds_place(). */
@@ -31,15 +32,15 @@ static int fds_place(const struct spawn_spec *p)
 
 static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 {
-	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
+	char death[64];
+	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", p->death_signal ? death : NULL, NULL };
 	sigset_t none;
 
 	sigemptyset(&none);
-	if (fds_place(p) < 0 || (p->rights && rights_assume(p->rights) < 0) || setpgid(0, 0) < 0)
+	if (fds_place(p) < 0 || (p->rights && rights_assume_for_exec(p->rights) < 0) || setpgid(0, 0) < 0)
 		_exit(1);
-	/* Set the death signal after the ids, because changing the ids clears the signal. */
-	if (p->death_signal && (prctl(PR_SET_PDEATHSIG, p->death_signal) < 0 || getppid() != parent))
-		_exit(1);
+	/* The program sets the signal itself (program_begin()), because execve() clears it when the ids differ. */
+	snprintf(death, sizeof(death), PROGRAM_DEATH "=%d:%d", p->death_signal, (int)parent);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &none, NULL);

@@ -1,4 +1,5 @@
-/* spawn: starts one of Cairn's own programs with a user's rights (rights.h) and exactly the given fds.
+/* spawn: starts one of Cairn's own programs with a user's rights (rights.h) and exactly the given fds. The program
+ * calls program_begin() (base/program.h) before anything else.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_SPAWN_H
 #define CAIRN_API_ACCESS_SPAWN_H

@@ -25,12 +25,16 @@
 /* Time for removing files after a cancel. */
 #define CANCEL_NS (5 * 1000000000ULL)
 #define ARCHIVER_FDS_MAX 400
+/* What is kept of cairn-archive's stderr. Its own errors come as messages; this is for a loader or a library. */
+#define STDERR_BYTES 256
 
 struct archiver {
 	struct loop *loop;
 	const struct archiver_ops *ops;
 	void *opaque;
-	int in, out, pidfd; /* in, out: the daemon's ends of the pipes to the process's stdin and from its stdout */
+	/* in, out, errors: the daemon's ends of the pipes to the process's stdin and from its stdout and stderr. The
+	 * daemon does not read `errors` while the process runs, so a process cannot write more than the pipe holds. */
+	int in, out, errors, pidfd;
 	pid_t pid;
 	struct loop_watch *watch, *gone;
 	struct loop_timer *timer; /* kills the process CANCEL_NS after a cancel */
@@ -51,10 +55,10 @@ struct plan {
 	size_t nfds;
 };
 
-static int program_run(const struct plan *p, int in, int out, int spec, pid_t *ret_pid)
+static int program_run(const struct plan *p, int in, int out, int errors, int spec, pid_t *ret_pid)
 {
 	char *argv[] = { (char *)p->program, (char *)p->verb, NULL };
-	int fds[ARCHIVER_FD + ARCHIVER_FDS_MAX] = { in, out, -1, spec };
+	int fds[ARCHIVER_FD + ARCHIVER_FDS_MAX] = { in, out, errors, spec };
 	struct spawn_spec program = { .path = p->program, .argv = argv, .rights = p->rights, .fds = fds,
 		.nfds = ARCHIVER_FD + p->nfds, .death_signal = p->death_signal };
 
@@ -74,6 +78,18 @@ static void archiver_fail(struct archiver *a, const struct err *e)
 	a->failed = true;
 }
 
+/* Fail with the first line that the process wrote to stderr. */
+static void ended_early(struct archiver *a)
+{
+	char line[STDERR_BYTES];
+	ssize_t n = read(a->errors, line, sizeof(line) - 1);
+
+	line[MAX(n, 0)] = 0;
+	line[strcspn(line, "\n")] = 0;
+	err_set(&a->e, -EIO, ERR_HOST, "cairn-archive ended early%s%s", line[0] ? ": " : "", line);
+	a->failed = true;
+}
+
 static void archiver_finish(struct archiver *a)
 {
 	loop_unwatch(a->gone);
@@ -84,8 +100,7 @@ static void archiver_finish(struct archiver *a)
 		err_set(&a->e, -ECANCELED, ERR_CANCELLED, "cancelled");
 		a->failed = true;
 	} else if (!a->failed && !a->result) {
-		err_set(&a->e, -EIO, ERR_HOST, "cairn-archive ended early; the daemon's log may say why");
-		a->failed = true;
+		ended_early(a);
 	}
 	a->ended = true;
 	/* done() may free a. */
@@ -238,32 +253,39 @@ static int spec_file(struct json_object *spec, int *ret_fd)
 	return r;
 }
 
+/* Make a pipe. Reads and writes of the daemon never block, because the process may belong to another user and stop.
+ * ret_read, ret_write: owned. mine: the daemon's, one of the two. */
+static int pipe_new(int *ret_read, int *ret_write, const int *mine)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	*ret_read = ends[0];
+	*ret_write = ends[1];
+	return fcntl(*mine, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+}
+
 static int process_start(struct archiver *a, struct plan *p, struct json_object *spec)
 {
-	CLEANUP_CLOSE int spec_fd = -1;
-	int r = spec_file(spec, &spec_fd), in[2], out[2];
+	CLEANUP_CLOSE int spec_fd = -1, in = -1, out = -1, errors = -1;
+	int r = spec_file(spec, &spec_fd);
 
-	if (r < 0)
-		return r;
-	if (pipe2(in, O_CLOEXEC) < 0)
-		return -errno;
-	if (pipe2(out, O_CLOEXEC) < 0) {
+	if (!r)
+		r = pipe_new(&in, &a->in, &a->in);
+	if (!r)
+		r = pipe_new(&a->out, &out, &a->out);
+	if (!r)
+		r = pipe_new(&a->errors, &errors, &a->errors);
+	/* The process does not block either if it writes more to stderr than fits. */
+	if (!r && fcntl(errors, F_SETFL, O_NONBLOCK) < 0)
 		r = -errno;
-		close(in[0]);
-		close(in[1]);
-		return r;
-	}
-	r = program_run(p, in[0], out[1], spec_fd, &a->pid);
-	close(in[0]);
-	close(out[1]);
-	a->in = in[1];
-	a->out = out[0];
+	if (!r)
+		r = program_run(p, in, out, errors, spec_fd, &a->pid);
 	if (r < 0)
 		return r;
 	a->pidfd = pidfd_open(a->pid, 0);
-	/* Use non-blocking pipes: a process of another user that stops reading must not block the daemon. */
-	return a->pidfd < 0 || fcntl(a->out, F_SETFL, O_NONBLOCK) < 0 || fcntl(a->in, F_SETFL, O_NONBLOCK) < 0 ?
-		-errno : 0;
+	return a->pidfd < 0 ? -errno : 0;
 }
 
 void archiver_free(struct archiver *a)
@@ -281,6 +303,8 @@ void archiver_free(struct archiver *a)
 		close(a->in);
 	if (a->out >= 0)
 		close(a->out);
+	if (a->errors >= 0)
+		close(a->errors);
 	if (a->pidfd >= 0)
 		close(a->pidfd);
 	free(a);
@@ -298,7 +322,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 
 	if (!a)
 		abort(); /* otherwise done() would never be called */
-	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .pidfd = -1 };
+	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .errors = -1, .pidfd = -1 };
 	r = loop_timer_new(l, process_timed_out, a, &a->timer);
 	if (!r)
 		r = process_start(a, &p, spec);

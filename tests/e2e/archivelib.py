@@ -13,13 +13,16 @@ PROGRAM = os.path.join(BUILD, "cairn-archive")
 class Archive:
     """One run. Fds keep their numbers, because the specification refers to them."""
 
-    def __init__(self, verb, spec, fds, **how):
+    def __init__(self, verb, spec, fds, before=lambda: None, **how):
+        def prepare():
+            os.dup2(memory, 3, inheritable=True)
+            before()
         memory = os.memfd_create("spec")
         os.write(memory, json.dumps(spec).encode())
         os.lseek(memory, 0, os.SEEK_SET)
         self.process = subprocess.Popen(
             [PROGRAM, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[3, *fds],
-            preexec_fn=lambda: os.dup2(memory, 3, inheritable=True), **how)
+            preexec_fn=prepare, **how)
         os.close(memory)
         for fd in fds:
             os.close(fd)

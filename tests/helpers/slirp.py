@@ -24,7 +24,7 @@ p.add_argument("--restrict", action="store_true")
 p.add_argument("--host-loopback", action="store_true")
 p.add_argument("--forward", action="append", default=[])
 a = p.parse_args()
-print("slirp:", *sys.argv[1:], f"uid={os.getuid()}", file=sys.stderr, flush=True)
+print("slirp:", *sys.argv[1:], f"uid={os.geteuid()}", file=sys.stderr, flush=True)
 frames = socket.socket(fileno=a.frames)
 control = socket.socket(fileno=a.control) if a.control else None
 if control:

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"
+#include "base/program.h"
 #include "base/util.h"
 #include "tools/archive/sandbox.h"
 #include "tools/archive/stage.h"
@@ -165,6 +166,8 @@ int main(int argc, char **argv)
 	size_t len, v = 0;
 	int r;
 
+	if (program_begin(&e) < 0)
+		return status_fail(&e);
 	signal(SIGPIPE, SIG_IGN);
 	sigaction(SIGTERM, &(struct sigaction){ .sa_handler = on_term }, NULL);
 	while (v < ARRAY_SIZE(verbs) && (argc != 2 || strcmp(argv[1], verbs[v].name)))

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/program.h"
 #include "base/util.h"
 #include "tools/slirp/control.h"
 #include "tools/slirp/frames.h"
@@ -21,9 +22,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define FRAMES_BATCH 64 /* frames of the guest in one round, so that other sockets get their turn */
+#define LOG_BYTES MIB  /* that one process may add to the VM's log */
 #define NS_PER_MS 1000000ULL
 
 struct network {
@@ -113,12 +117,27 @@ static int network_make(struct network *n, struct err *e)
 	return r ? r : slirp_sandbox(e);
 }
 
+/* Limit the growth of the log, which is a file of cairnd's: the process writes no other file. */
+static int log_limit(int fd)
+{
+	struct stat st;
+	struct rlimit l;
+
+	if (fstat(fd, &st) < 0 || getrlimit(RLIMIT_FSIZE, &l) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return 0;
+	l.rlim_cur = l.rlim_max = MIN(l.rlim_max, (rlim_t)st.st_size + LOG_BYTES);
+	signal(SIGXFSZ, SIG_IGN);
+	return setrlimit(RLIMIT_FSIZE, &l) < 0 ? -errno : 0;
+}
+
 /* Discard what libraries print to stderr: a guest could cause any number of lines. */
 static int stderr_keep(struct err *e)
 {
 	int own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	if (own < 0 || null < 0 || dup2(null, STDERR_FILENO) < 0)
+	if (own < 0 || null < 0 || dup2(null, STDERR_FILENO) < 0 || log_limit(own) < 0)
 		return err_set_errno(e, -errno, "stderr");
 	close(null);
 	log_set_fd(own);
@@ -131,6 +150,10 @@ int main(int argc, char **argv)
 	struct err e;
 	int r;
 
+	if (program_begin(&e) < 0) {
+		log_error("network", "%s", e.msg);
+		return 1;
+	}
 	clearenv(); /* libraries read variables such as SLIRP_DEBUG and G_MESSAGES_DEBUG */
 	signal(SIGPIPE, SIG_IGN);
 	log_set_owner("slirp");

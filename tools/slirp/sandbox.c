@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/lockdown.h"
+#include "base/program.h"
 #include "base/util.h"
 #include "tools/slirp/options.h"
 
@@ -62,7 +63,7 @@ static int root_leave(void)
 		return 0;
 	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
 		return errno == EINVAL || errno == EPERM ? 0 : -errno;
-	return 0;
+	return program_hide();
 }
 
 /* Open the folder that holds the real resolv.conf. Landlock needs the folder, because an update replaces the file.
