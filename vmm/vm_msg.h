@@ -304,6 +304,8 @@ struct vm_config {
 	} taken;
 	/* VM_MSG_MEMORY has brought the VM's memory; read the own pages that its file has now. */
 	uint8_t taken_memory;
+	/* How that memory was copied while the guest ran; for vm_info of the new process. */
+	uint8_t copy_rounds, copy_throttle, copy_stopped;
 };
 
 struct vm_memory {
@@ -586,6 +588,9 @@ struct vm_info {
 	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
 	uint8_t disk_direct[VM_DISKS_MAX]; /* 1: the disk bypasses the host's page cache (O_DIRECT) */
 	uint8_t hands_over; /* 1: the process knows VM_MSG_HANDOVER */
+	/* Set by a process that took a live clone over: how the clone's memory was copied, as in
+	 * vm_snapshot_done. An older process has padding here, which is 0. */
+	uint8_t handover_rounds, handover_throttle, handover_stopped;
 	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
 	 * before */
 	uint64_t handover_pause_ns;

@@ -67,6 +67,15 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, data);
 }
 
+void job_put_rounds(struct json_object *result, unsigned rounds, unsigned throttle, bool stopped)
+{
+	if (!rounds)
+		return;
+	js_put_uint(result, "memory-rounds", rounds);
+	js_put_uint(result, "memory-throttle", throttle);
+	js_put_bool(result, "memory-stopped", stopped);
+}
+
 void job_put_tracking(struct json_object *result, const struct vm_snapshot_done *d)
 {
 	static const char *const words[VM_TRACKING_COUNT] = {
@@ -83,11 +92,7 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 	js_put_str(result, "memory-tracking", word);
 	if (d->memory_tracking_reason[0])
 		js_put_str(result, "memory-tracking-reason", d->memory_tracking_reason);
-	if (!d->memory_rounds)
-		return;
-	js_put_uint(result, "memory-rounds", d->memory_rounds);
-	js_put_uint(result, "memory-throttle", d->memory_throttle);
-	js_put_bool(result, "memory-stopped", d->memory_stopped);
+	job_put_rounds(result, d->memory_rounds, d->memory_throttle, d->memory_stopped);
 }
 
 struct json_object *job_to_json(const struct job *j)

@@ -93,6 +93,8 @@ void job_progress(struct job *j, uint64_t done, uint64_t total);
 void job_succeed(struct job *j, struct json_object *result);
 /* Conclude the job with an error, like job_succeed(). */
 void job_fail(struct job *j, const struct err *e);
+/* Add memory-rounds, memory-throttle and memory-stopped to a result. Does nothing without rounds. */
+void job_put_rounds(struct json_object *result, unsigned rounds, unsigned throttle, bool stopped);
 /* Add to a result how the guest's memory was tracked: memory-tracking; memory-tracking-reason, if the VM's process gave
  * one; memory-rounds, memory-throttle and memory-stopped, if the memory was copied in rounds.
  * d: NULL, or VM_TRACKING_UNKNOWN: add nothing. */

@@ -61,16 +61,20 @@ static void save_instead(struct job *j, const struct err *why)
 static void handover_done(void *opaque, int r, const struct vm_info *info, const struct err *e)
 {
 	struct job *j = opaque;
+	struct json_object *result;
 
 	if (r == -ENOTSUP) {
 		save_instead(j, e);
 		return;
 	}
 	call_answer(j);
-	if (r < 0)
+	if (r < 0) {
 		job_fail(j, e);
-	else
-		job_succeed(j, result_new("handover", info->handover_pause_ns));
+		return;
+	}
+	result = result_new("handover", info->handover_pause_ns);
+	job_put_rounds(result, info->handover_rounds, info->handover_throttle, info->handover_stopped);
+	job_succeed(j, result);
 }
 
 static void cancel_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -223,6 +223,16 @@ static void rounds_text(struct json_object *result, double pause_ms, char *buf, 
 		js_get_bool(result, "memory-stopped", false) ? " because it wrote faster than that" : "");
 }
 
+void job_slowed_text(struct json_object *result, char buf[JOB_SLOWED_TEXT])
+{
+	int64_t throttle = js_get_int(result, "memory-throttle", 0);
+
+	buf[0] = 0;
+	if (throttle)
+		snprintf(buf, JOB_SLOWED_TEXT, "slowed down by %lld %% because it wrote its memory faster than that was copied",
+			(long long)throttle);
+}
+
 bool job_tracking_text(struct json_object *result, const char *done, char *buf, size_t size)
 {
 	const char *word = js_get_str(result, "memory-tracking"), *reason = js_get_str(result, "memory-tracking-reason");

@@ -34,6 +34,9 @@ int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* Write "slowed down by 80 % because it wrote its memory faster than that was copied"; nothing if the VM ran freely. */
+#define JOB_SLOWED_TEXT 96
+void job_slowed_text(struct json_object *result, char buf[JOB_SLOWED_TEXT]);
 /* Write a sentence that the VM was paused while its memory was copied or read, or that the copy took rounds, and why,
  * if a job's result says so.
  * done: "copied" or "read". Returns whether there is a sentence. */

@@ -281,6 +281,8 @@ static void multi_vm_table_print(const struct multi_vm *f)
 		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
 		if (js_get_str(t->answer, "why")) /* of restart-process */
 			snprintf(why, sizeof(why), "saved and started: %s", js_get_str(t->answer, "why"));
+		else if (js_get_int(t->answer, "memory-throttle", 0) && js_get_str(t->answer, "way"))
+			job_slowed_text(t->answer, why);
 		else
 			job_tracking_text(t->answer, "copied", why, sizeof(why));
 		table_add(&table, (const char *const[]){ t->name, outcome_word(t), took, t->r < 0 ? t->e.msg : why });

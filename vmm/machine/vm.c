@@ -802,6 +802,9 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->handover_pause_ns = vm->handover_pause_ns;
+	i->handover_rounds = vm->cfg.copy_rounds;
+	i->handover_throttle = vm->cfg.copy_throttle;
+	i->handover_stopped = vm->cfg.copy_stopped;
 	machine_info(vm->m, i);
 }
 

@@ -74,6 +74,7 @@ int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 	cfg->forked = cfg->hint_hostname = false;
 	cfg->start_paused = true;
 	cfg->taken_memory = memory_view(&vm->m->mem) != NULL;
+	cfg->copy_rounds = cfg->copy_throttle = cfg->copy_stopped = 0;
 	cfg->taken = (struct vm_taken){ .phase = (uint8_t)vm->before_save.phase, .reason = (uint8_t)vm->before_save.reason,
 		.off_asked = vm->off_asked, .has_base = vm->m->base_id[0] != 0, .value = vm->before_save.value, .vm_clock_ns = machine_clock_ns(vm->m),
 		.started_realtime_ns = vm->started_ns, .stopped_ns = stopped_ns };

@@ -279,6 +279,16 @@ static void settled(struct work *w)
 		handover_fail(h);
 }
 
+static int carry_freeze(struct handover *h)
+{
+	int r = ram_carry_freeze(&h->carry, &h->e);
+
+	h->cfg.copy_rounds = (uint8_t)h->carry.save.rounds;
+	h->cfg.copy_throttle = (uint8_t)h->carry.save.throttle;
+	h->cfg.copy_stopped = h->carry.save.stands;
+	return r;
+}
+
 static void prepared(struct work *w)
 {
 	struct handover *h = container_of(w, struct handover, work);
@@ -298,7 +308,7 @@ static void prepared(struct work *w)
 	if (!h->r)
 		h->r = machine_save(h->m, &h->sections, &h->e);
 	if (!h->r && h->carry.m)
-		h->r = ram_carry_freeze(&h->carry, &h->e);
+		h->r = carry_freeze(h);
 	if (!h->r) {
 		machine_carry_save(h->m, &h->sections);
 		if (h->sections.failed)

@@ -44,14 +44,20 @@ static const char *ram_check_range(uint64_t gpa, uint64_t bytes)
 	return NULL;
 }
 
+/* The distance between two words that `fill` writes and `check` reads. */
+static uint64_t ram_step(const struct args *a)
+{
+	return a->n > 3 && a->v[3] >= 8 ? a->v[3] & ~7ULL : 8;
+}
+
 static const char *cmd_fill(const struct args *a)
 {
 	const char *wrong = ram_check_range(a->v[0], a->v[1]);
-	uint64_t end = a->v[0] + a->v[1];
+	uint64_t end = a->v[0] + a->v[1], step = ram_step(a);
 
 	if (wrong)
 		return wrong;
-	for (uint64_t p = a->v[0]; p < end; p += 8)
+	for (uint64_t p = a->v[0]; p < end; p += step)
 		*(volatile uint64_t *)p = ram_word(p, a->v[2]);
 	return NULL;
 }
@@ -68,11 +74,11 @@ static const char *cmd_clear(const struct args *a)
 static const char *cmd_check(const struct args *a)
 {
 	const char *wrong = ram_check_range(a->v[0], a->v[1]);
-	uint64_t end = a->v[0] + a->v[1];
+	uint64_t end = a->v[0] + a->v[1], step = ram_step(a);
 
 	if (wrong)
 		return wrong;
-	for (uint64_t p = a->v[0]; p < end; p += 8) {
+	for (uint64_t p = a->v[0]; p < end; p += step) {
 		uint64_t v = *(volatile uint64_t *)p;
 
 		if (v == ram_word(p, a->v[2]))
@@ -371,8 +377,8 @@ static const char *cmd_echo(const struct args *a)
 }
 
 const struct command machine_commands[] = {
-	{"fill", 0, 3, "GPA BYTES SEED", cmd_fill},
-	{"check", 0, 3, "GPA BYTES SEED", cmd_check},
+	{"fill", 0, 3, "GPA BYTES SEED [STEP]", cmd_fill},
+	{"check", 0, 3, "GPA BYTES SEED [STEP]", cmd_check},
 	{"clear", 0, 2, "GPA BYTES", cmd_clear},
 	{"like-zeros", 0, 3, "GPA BYTES SEED", cmd_like_zeros},
 	{"like-zeros-check", 0, 3, "GPA BYTES SEED", cmd_like_zeros_check},

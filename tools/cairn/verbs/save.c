@@ -166,15 +166,16 @@ static void restart_describe(struct json_object *result, char *buf, size_t size)
 {
 	const char *way = js_get_str(result, "way"), *why = js_get_str(result, "why");
 	int64_t pause_ns = js_get_int(result, "pause", 0);
-	char pause[48] = "";
+	char pause[48] = "", slowed[JOB_SLOWED_TEXT];
 
 	buf[0] = 0;
 	if (!way)
 		return;
 	if (pause_ns)
 		snprintf(pause, sizeof(pause), ", paused %.3g ms", (double)pause_ns / 1e6);
-	snprintf(buf, size, " (%s%s%s%s)", strcmp(way, "save") ? "handed over" : "saved and started", pause, why ? "; " : "",
-		why ? why : "");
+	job_slowed_text(result, slowed);
+	snprintf(buf, size, " (%s%s%s%s%s%s)", strcmp(way, "save") ? "handed over" : "saved and started", pause,
+		slowed[0] ? ", " : "", slowed, why ? "; " : "", why ? why : "");
 }
 
 static int restart_process_many(struct cli *c)
