@@ -165,6 +165,13 @@ struct json_object *schema_to_json(enum dialect d)
 	return all;
 }
 
+struct json_object *schema_printed(enum dialect d)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json(d);
+
+	return js_text(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
 struct json_object *schema_commands_to_json(enum dialect d)
 {
 	struct json_object *all = json_object_new_array();

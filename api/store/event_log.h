@@ -34,8 +34,10 @@ void event_log_backwards(struct event_log *l, const char *text,
 
 /* Return one page of the events numbered above `since` for which wanted() returns true: {events, next (the `since` of
  * the next page), last (the newest number), lost (some events above `since` are no longer kept), more (another page
- * follows)}. The caller owns it. */
+ * follows)}. A page may be empty although another one follows, because it looks at a limited number of events.
+ * wanted: gets the event's name and the VM's (NULL: none).
+ * The caller owns the page. Its events are values that are printed already (js_text()). */
 struct json_object *event_log_page(struct event_log *l, uint64_t since,
-	bool (*wanted)(void *opaque, struct json_object *ev), void *opaque);
+	bool (*wanted)(void *opaque, const char *event, const char *vm), void *opaque);
 
 #endif

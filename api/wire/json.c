@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/util.h"
 #include "base/utf8.h"
 
 #include <errno.h>
@@ -175,6 +176,16 @@ const char *js_type_words(struct json_object *o)
 	}
 }
 
+struct json_object *js_text(const char *text)
+{
+	/* json-c prints a value of any type by its own function. This type is the smallest. */
+	struct json_object *o = must_alloc(json_object_new_boolean(false));
+
+	json_object_set_serializer(o, json_object_userdata_to_json_string, must_alloc(strdup(text)),
+		json_object_free_userdata);
+	return o;
+}
+
 static char *put_escape(char *p, uint32_t c)
 {
 	if (c < 0x10000)
@@ -197,7 +208,9 @@ char *js_line(struct json_object *o, size_t *ret_len)
 	if (!line)
 		return NULL;
 	p = line;
-	for (size_t i = 0, n; i < len; i += n) {
+	if (!wide)
+		p = mempcpy(p, s, len);
+	for (size_t i = 0, n; wide && i < len; i += n) {
 		n = 1;
 		if (s[i] < 0x7f)
 			*p++ = (char)s[i];

@@ -40,6 +40,10 @@ const char *js_get_str_or(struct json_object *o, const char *key, const char *fa
 int64_t js_get_int(struct json_object *o, const char *key, int64_t fallback);
 bool js_get_bool(struct json_object *o, const char *key, bool fallback);
 
+/* Return a value that prints as `text`, which is copied: JSON without white space. No function can look inside the
+ * value. The caller owns it. */
+struct json_object *js_text(const char *text);
+
 /* Return the value's type as words for an error: "a string", "an object", … */
 const char *js_type_words(struct json_object *o);
 /* Return the string if it has no NUL inside; else NULL. */

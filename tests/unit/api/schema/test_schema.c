@@ -119,12 +119,15 @@ static void check_introspection(enum dialect d)
 {
 	CLEANUP_JS struct json_object *all = schema_to_json(d);
 	CLEANUP_JS struct json_object *names = schema_commands_to_json(d);
+	CLEANUP_JS struct json_object *printed = schema_printed(d);
 	const struct command *c;
 	size_t len;
-	char *line = js_line(all, &len);
+	char *line = js_line(all, &len), *again = js_line(printed, &len);
 
 	assert_true(len < 60 * 1024); /* some clients read lines of 64 KiB */
+	assert_string_equal(line, again);
 	free(line);
+	free(again);
 	for (size_t i = 0; (c = schema_command(d, i)); i++) {
 		struct json_object *o = by_name(all, c->name), *returns;
 		const char *element;

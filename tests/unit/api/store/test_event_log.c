@@ -78,19 +78,33 @@ static void append(struct fixture *f, const char *text)
 	fclose(file);
 }
 
-static bool all(void *opaque, struct json_object *ev)
+static bool all(void *opaque, const char *event, const char *vm)
 {
 	(void)opaque;
-	(void)ev;
+	(void)event;
+	(void)vm;
 	return true;
 }
 
-static bool named(void *opaque, struct json_object *ev)
+static bool named(void *opaque, const char *event, const char *vm)
 {
-	return !strcmp(js_get_str(ev, "event"), opaque);
+	(void)vm;
+	return !strcmp(event, opaque);
 }
 
-static size_t count(struct fixture *f, uint64_t since, bool (*wanted)(void *, struct json_object *),
+static bool of_vm(void *opaque, const char *event, const char *vm)
+{
+	(void)event;
+	return vm ? !strcmp(vm, opaque) : !*(const char *)opaque;
+}
+
+static bool none(void *opaque, const char *event, const char *vm)
+{
+	++*(unsigned *)opaque;
+	return !all(NULL, event, vm);
+}
+
+static size_t count(struct fixture *f, uint64_t since, bool (*wanted)(void *, const char *, const char *),
 	void *opaque)
 {
 	size_t n = 0;
@@ -153,6 +167,58 @@ static void test_oldest_events_are_dropped(void **state)
 	reopen(f);
 	assert_int_equal(count(f, 0, all, NULL), EVENT_LOG_MAX);
 	assert_int_equal(add(f, "last"), EVENT_LOG_MAX + 51);
+}
+
+static void test_filters_get_names_of_event_and_vm(void **state)
+{
+	static const char *const vms[] = { "a", "b\xc3\xa4", "" };
+	struct fixture *f = *state;
+
+	add(f, "N"); /* about no VM */
+	for (unsigned i = 0; i < 6; i++) {
+		CLEANUP_JS struct json_object *o = json_object_new_object();
+		struct json_object *data = json_object_new_object();
+
+		js_put_str(o, "event", i % 2 ? "ODD" : "EVEN");
+		js_put_str(data, "vm", vms[i % 2]);
+		js_put(o, "data", data);
+		event_log_add(f->log, o);
+	}
+	for (unsigned restart = 0; restart < 2; restart++) {
+		assert_int_equal(count(f, 0, of_vm, "a"), 3);
+		assert_int_equal(count(f, 0, of_vm, "b\xc3\xa4"), 3);
+		assert_int_equal(count(f, 0, of_vm, ""), 1);
+		assert_int_equal(count(f, 2, named, "ODD"), 3);
+		reopen(f);
+	}
+}
+
+/* A line may have white space, and members in any order; the page has the event all the same. */
+static void test_page_prints_events_as_they_are_in_the_file(void **state)
+{
+	CLEANUP_JS struct json_object *page = NULL;
+	struct fixture *f = *state;
+
+	append(f, "{ \"data\": {\"vm\": \"a\", \"x\": \"/\"}, \"event\": \"A\", \"seq\": 4 }\n");
+	reopen(f);
+	page = event_log_page(f->log, 0, of_vm, "a");
+	assert_string_equal(json_object_to_json_string_ext(page, JSON_C_TO_STRING_PLAIN),
+		"{\"lost\":true,\"events\":[{\"data\":{\"vm\":\"a\",\"x\":\"/\"},\"event\":\"A\",\"seq\":4}],"
+		"\"next\":4,\"last\":4,\"more\":false}");
+}
+
+static void test_page_looks_at_a_limited_number_of_events(void **state)
+{
+	CLEANUP_JS struct json_object *page = NULL;
+	struct fixture *f = *state;
+	unsigned looked = 0;
+
+	for (unsigned i = 0; i < EVENT_LOG_MAX; i++)
+		add(f, "A");
+	page = event_log_page(f->log, 0, none, &looked);
+	assert_true(looked <= 500 && js_get_bool(page, "more", false));
+	assert_int_equal(js_get_int(page, "next", 0), looked);
+	assert_int_equal(count(f, 0, none, &looked), 0);
 }
 
 /* What a power cut may leave of the log. Each file's boot is another one then, or unknown. */
@@ -228,6 +294,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_event_numbers_continue_after_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_filters_get_names_of_event_and_vm, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_page_prints_events_as_they_are_in_the_file, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_page_looks_at_a_limited_number_of_events, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_boot_of_the_host_skips_numbers_whatever_is_left, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_each_boot_skips_other_numbers, setup, teardown),
 	};
