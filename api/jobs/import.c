@@ -305,35 +305,38 @@ static int identity_make(struct import *x, struct json_object *o, struct definit
 	return 0;
 }
 
-static bool file_is_there(struct json_object *files, const char *folder, const char *path)
+/* Return whether the archive has the file, with the format (NULL: any) in its manifest. */
+static bool file_is_there(struct json_object *files, const char *folder, const char *path, const char *format)
 {
 	size_t n = strlen(folder);
 
 	for (size_t i = 0; i < json_object_array_length(files); i++) {
-		const char *name = js_get_str(json_object_array_get_idx(files, i), "name");
+		struct json_object *f = json_object_array_get_idx(files, i);
+		const char *name = js_get_str(f, "name"), *of = js_get_str(f, "format");
 
 		if (name && !strncmp(path, folder, n) && path[n] == '/' && !strcmp(path + n + 1, name))
-			return true;
+			return !format || (of && !strcmp(of, format));
 	}
 	return false;
 }
 
-/* Check that the definition names only files from the archive, none of this host. */
+/* Check that the definition names only files from the archive, none of this host, and the formats of images as the
+ * manifest does: cairn-archive has checked the headers only of those that are qcow2 there. */
 static int paths_check(const struct definition *d, struct json_object *files, const char *folder,
 	struct err *e)
 {
-	bool ok = (!d->kernel || file_is_there(files, folder, d->kernel)) &&
-		(!d->initrd || file_is_there(files, folder, d->initrd));
+	bool ok = (!d->kernel || file_is_there(files, folder, d->kernel, NULL)) &&
+		(!d->initrd || file_is_there(files, folder, d->initrd, NULL));
 
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		for (unsigned k = 0; k < d->disks[i].nlayers; k++) {
 			const struct definition_layer *y = &d->disks[i].layers[k];
 
-			ok = ok && file_is_there(files, folder, y->path) &&
-				(!y->data_file || file_is_there(files, folder, y->data_file));
+			ok = ok && file_is_there(files, folder, y->path, y->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw") &&
+				(!y->data_file || file_is_there(files, folder, y->data_file, "raw"));
 		}
 	return ok ? 0 : err_set(e, -EINVAL, ERR_CORRUPT,
-		"the archive's definition names a file that is not in the archive; cairn did not write this archive");
+		"the archive's definition names a file that is not in the archive with that format; cairn did not write this archive");
 }
 
 static int name_decide(struct import *x, struct json_object *o, struct err *e)

@@ -429,6 +429,7 @@ static void result_put(const struct importer *x, struct json_object *result)
 		struct json_object *f = json_object_new_object();
 
 		js_put_str(f, "name", x->manifest.files[i].name);
+		js_put_str(f, "format", x->manifest.files[i].qcow2 ? "qcow2" : "raw");
 		js_put_uint(f, "size", x->manifest.files[i].size_bytes);
 		js_put_uint(f, "data", x->manifest.files[i].data_bytes);
 		json_object_array_add(files, f);

@@ -97,6 +97,8 @@ static int plan_make(const struct amend *a, const struct qcow2_header *h, struct
 		return err_set(e, -EINVAL, ERR_INVALID, "this would discard data; use `cairn-img resize "
 			"--shrink` instead");
 	r = backing_check(a, h, e);
+	if (!r && a->size && h->incompatible & QCOW2_INCOMPAT_DATA_FILE) /* the data file grows, too */
+		r = img_probed_refuse(&a->common.o, "data", e);
 	return r ? r : qcow2_create_check(q, e);
 }
 

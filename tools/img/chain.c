@@ -391,6 +391,8 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 	int r = base_find(k, layers, n, e);
 
 	if (!r)
+		r = img_probed_refuse(&k->common.o, "backing", e);
+	if (!r)
 		r = pins_refuse(k, layers, e);
 	if (!r)
 		r = loop_new(64, &k->loop, e);

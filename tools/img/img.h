@@ -100,8 +100,9 @@ struct img_open {
 	const char *path;
 	const struct img_protocol *protocol; /* path is a URL that this protocol opens; NULL: path is a file */
 	char url[IMG_URL_BYTES]; /* path may point here */
-	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw */
+	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw; then only the file itself is written */
 	bool writable;
+	bool keeps_data; /* the verb changes metadata only, and never the data file */
 	bool no_lock; /* for reading only */
 	bool no_backing; /* open neither backing files nor the data file */
 	bool damaged;	 /* for check: see qcow2_header_read_damaged() */
@@ -176,6 +177,10 @@ void img_common_progress(struct img_common *x);
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
  * with a sentence. */
 int img_format_parse(const char *name, enum block_format *ret, struct err *e);
+
+/* Refuse to write to files that the image names if its format was only detected: a guest may have written the header of
+ * a raw disk. what: "backing" or "data". Returns 0; -EPERM with a sentence. */
+int img_probed_refuse(const struct img_open *o, const char *what, struct err *e);
 
 struct img_layer {
 	char *path;

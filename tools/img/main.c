@@ -131,8 +131,8 @@ static const struct img_verb verbs[] = {
 		"The disk keeps its content: the verb first copies the differences between the old and the\n"
 		"new backing file into the image.\n",
 		img_rebase_main },
-	{ "commit", "commit an image's changes to its backing file", "commit [-b BASE | -d] [-r RATE] [-p] [-q] [-f FMT] FILE",
-		FORMAT_HELP ALLOW_HELP
+	{ "commit", "commit an image's changes to its backing file", "commit -f FMT [-b BASE | -d] [-r RATE] [-p] [-q] FILE",
+		"  -f FMT         set the format of the image: qcow2 (required)\n" ALLOW_HELP
 		"  -b BASE        commit to BASE, a backing file further down, the changes of all images\n"
 		"                 above it too; implies -d\n"
 		"  -d             do not empty the image afterwards\n"

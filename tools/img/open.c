@@ -250,6 +250,12 @@ static int chain_check(const struct img_layer *layers, unsigned n, int fd, const
 		"the backing chain of %s is a loop: %s occurs twice", layers[0].path, path);
 }
 
+int img_probed_refuse(const struct img_open *o, const char *what, struct err *e)
+{
+	return o->format ? 0 : err_set(e, -EPERM, ERR_PERMISSION, "%s names a %s file, which is not written unless the format is given, "
+		"because the guest of a raw disk may have written the name; if the image is qcow2, add -f qcow2", o->path, what);
+}
+
 /* Open the data file that the user names in place of the image's. */
 static int data_chosen(const struct img_open *o, struct img_layer *y, struct err *e)
 {
@@ -268,6 +274,7 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 {
 	struct img_layer *y = &layers[n];
 	const char *slash = strrchr(y->path, '/');
+	bool writable = o->writable && !n;
 	char path[PATH_MAX];
 	int r;
 
@@ -283,10 +290,12 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 	}
 	if (!*y->header.data_file)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s has an external data file but does not "
-			"name it; set the name with `cairn-img amend -o data_file=FILE IMAGE`", y->path);
-	r = file_resolve(o, y->path, y->header.data_file, "data", path, e);
+			"name it; set the name with `cairn-img amend -f qcow2 -o data_file=FILE IMAGE`", y->path);
+	r = writable && !o->keeps_data ? img_probed_refuse(o, "data", e) : 0;
 	if (!r)
-		r = file_open(path, o->writable && !n, &y->data_fd, e);
+		r = file_resolve(o, y->path, y->header.data_file, "data", path, e);
+	if (!r)
+		r = file_open(path, writable, &y->data_fd, e);
 	if (r < 0)
 		return r;
 	if (asprintf(&y->data_path, "%.*s%s", *y->header.data_file != '/' && slash

@@ -220,6 +220,7 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->common.o.writable = true;
+	s->common.o.keeps_data = true; /* the engine refuses snapshots of an image with a data file */
 	s->op.done = op_done;
 	s->op.progress = op_progress;
 	r = img_block_open(s->loop, &s->common.o, &s->b, e);

@@ -332,7 +332,7 @@ cairn-img measure -O qcow2 disk.img
 cairn-img rebase -b new.qcow2 -F qcow2 vm1.qcow2
     given: image old; image new; cairn-img create -q -f qcow2 -b old.qcow2 -F qcow2 vm1.qcow2
     then: cairn-img info vm1.qcow2 | grep new.qcow2
-cairn-img commit vm1.qcow2
+cairn-img commit -f qcow2 vm1.qcow2
     given: image old; cairn-img create -q -f qcow2 -b old.qcow2 -F qcow2 vm1.qcow2
 cairn-img amend -o compat=1.1 disk.qcow2
     given: cairn-img create -q -f qcow2 -o compat=0.10 disk.qcow2 1M

@@ -470,7 +470,7 @@ def test_import_uses_rights_of_requesting_user(shared, monkeypatch):  # noqa: F8
     assert take("x.tar", shared.tmp / "mine") == "ok"
     assert os.stat("mine/vm9/vda.raw").st_uid == NOBODY and "vm9" in names(shared)
     for key in ({"boot": {"kernel": "/etc/passwd"}}, {"disks": [{"path": "/dev/null", "format": "raw"}]},
-                {"disks": [{"path": "../../a.raw", "format": "raw"}]}):
+                {"disks": [{"path": "../../a.raw", "format": "raw"}]}, {"disks": [{"path": "vda.raw", "format": "qcow2"}]}):
         os.unlink("x.tar")
         archivelib.export("x.tar", {**definition, **key}, files).end()
         os.chmod("x.tar", 0o644)

@@ -16,7 +16,7 @@ READERS = [["info", "A"], ["check", "A"], ["map", "A"], ["measure", "-f", "qcow2
 WRITERS = [["check", "-r", "all", "A"], ["check", "-r", "leaks", "A"], ["resize", "A", "20M"],
            ["resize", "--shrink", "A", "1M"], ["trim", "A"], ["amend", "-o", "lazy_refcounts=on", "A"],
            ["rebase", "-u", "-b", "", "A"], ["snapshot", "-c", "s", "A"], ["snapshot", "-d", "old", "A"],
-           ["snapshot", "-a", "old", "A"], ["bench", "-w", "-c", "1", "A"], ["commit", "A"],
+           ["snapshot", "-a", "old", "A"], ["bench", "-w", "-c", "1", "A"], ["commit", "-f", "qcow2", "A"],
            ["convert", "-O", "qcow2", "other", "A"], ["convert", "-n", "-O", "qcow2", "other", "A"]]
 VERBS = READERS + WRITERS
 # "compare" exits with 2 when it fails.

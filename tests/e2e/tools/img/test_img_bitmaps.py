@@ -356,7 +356,7 @@ def test_commit_records_in_the_backing_file_and_not_in_the_emptied_image(box):
     box.io("top", "write -P 1 1M 64k")
     box.qemu("bitmap", "--add", "top", "t")
     box.io("top", "write -P 2 2M 64k")
-    box.img("commit", "top")
+    box.img("commit", "-f", "qcow2", "top")
     assert dirty(box, "base", "b") == [(1 << 20, 65536), (2 << 20, 65536)]
     assert dirty(box, "top", "t") == [(2 << 20, 65536)]
 

@@ -32,7 +32,7 @@ def chain(box, request):
 def test_commit_to_a_base(chain, base, options):
     before = sha(chain, "ours/top")
     for tool, folder in ((chain.img, "ours"), (chain.qemu, "theirs")):
-        assert tool("commit", "-b", base, *options, f"{folder}/top").stdout == "Image committed.\n"
+        assert tool("commit", "-f", "qcow2", "-b", base, *options, f"{folder}/top").stdout == "Image committed.\n"
     fmt = "raw" if base == "base" else "qcow2"
     assert sha(chain, f"ours/{base}", fmt) == sha(chain, f"theirs/{base}", fmt)
     assert sha(chain, "ours/top") == before
@@ -46,15 +46,15 @@ def test_commit_to_a_path(box):
     box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "sub/mid")
     box.qemu("create", "-q", "-f", "qcow2", "-b", "mid", "-F", "qcow2", "sub/top")
     box.io("sub/top", "write -P 7 0 64k")
-    box.img("commit", "-q", "-b", box.path / "sub/base", "sub/top")
+    box.img("commit", "-f", "qcow2", "-q", "-b", box.path / "sub/base", "sub/top")
     box.io("sub/base", "read -P 7 0 64k", fmt="raw")
 
 
 @pytest.mark.parametrize("base", ["nosuch", "top", ""])
 def test_commit_to_what_is_not_in_the_chain(chain, base):
     before = [(chain.path / "ours" / n).read_bytes() for n in NAMES]
-    assert "is not in the backing chain" in chain.fails("commit", "-b", base, "ours/top")
-    chain.qemu("commit", "-b", base, "theirs/top", status=1)
+    assert "is not in the backing chain" in chain.fails("commit", "-f", "qcow2", "-b", base, "ours/top")
+    chain.qemu("commit", "-f", "qcow2", "-b", base, "theirs/top", status=1)
     assert [(chain.path / "ours" / n).read_bytes() for n in NAMES] == before
 
 
@@ -64,7 +64,7 @@ def test_commit_waits_for_its_rate(box):
     box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top")
     box.io("top", "write -P 7 0 8M")
     begin = time.monotonic()
-    box.img("commit", "-q", "-r", "8M", "top")
+    box.img("commit", "-f", "qcow2", "-q", "-r", "8M", "top")
     assert time.monotonic() - begin > 0.5
     box.io("base", "read -P 7 0 8M", fmt="raw")
 
@@ -74,7 +74,7 @@ def test_commit_refuses_as_qemu_does(box, args):
     box.qemu("create", "-q", "-f", "raw", "base", "1M")
     box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top")
     box.io("top", "write -P 7 0 64k")
-    box.fails("commit", "top", *args)
-    box.qemu("commit", "top", *args, status=1)
+    box.fails("commit", "-f", "qcow2", "top", *args)
+    box.qemu("commit", "-f", "qcow2", "top", *args, status=1)
     assert not any((box.path / "base").read_bytes())
     assert sorted(os.listdir(box.path)) == ["base", "top"]

@@ -111,7 +111,7 @@ def test_resize_changes_data_file(box, kind):
         with open(box.path / "disk.raw", "ab") as f:  # data behind the end must not become visible
             f.write(b"x" * MIB)
     for size, args in ((11 * MIB, []), (3 * MIB, ["--shrink"]), (9 * MIB, ["--preallocation=metadata"])):
-        box.img("resize", *args, "disk", size)
+        box.img("resize", "-f", "qcow2", *args, "disk", size)
         with open(box.path / "src", "r+b") as f:
             f.truncate(size)
         assert (box.path / "disk.raw").stat().st_size == size
@@ -129,7 +129,7 @@ def test_growing_keeps_what_a_raw_data_file_has_behind_the_end(box, how):
     with open(box.path / "disk.raw", "ab") as f:
         f.write(b"x" * 3 * MIB)
     want = (box.path / "disk.raw").read_bytes()
-    box.img("resize", "-q", f"--preallocation={how}", "disk", "2M")
+    box.img("resize", "-f", "qcow2", "-q", f"--preallocation={how}", "disk", "2M")
     assert (box.path / "disk.raw").read_bytes() == want
     box.io("disk", "read -P 42 0 1M", f"read -P {ord('x')} 1M 1M")
     box.qemu("check", "disk")
@@ -139,7 +139,7 @@ def test_growing_keeps_what_a_raw_data_file_has_behind_the_end(box, how):
 def test_added_range_is_mapped_as_by_qemu(box, kind):
     for verb, name in ((box.img, "ours"), (box.qemu, "theirs")):
         box.qemu("create", "-q", "-f", "qcow2", "-o", options(kind, f"{name}.raw"), name, "1M")
-        verb("resize", "-q", name, "20M")
+        verb("resize", "-q", "-f", "qcow2", name, "20M")
     assert mapped(box, "ours") == mapped(box, "theirs")
     box.qemu("check", "ours")
 
@@ -163,9 +163,9 @@ def test_first_write_does_not_fill_cluster(box):
 def test_trim_includes_data_file(box):
     box.qemu("create", "-q", "-f", "qcow2", "-o", options("data_file_raw=off"), "disk", "8M")
     box.io("disk", "write -P 0 0 4M", "write -P 1 4M 1M")
-    said = json.loads(box.img("trim", "--zeros", "--format", "json", "disk").stdout.splitlines()[-1])
+    said = json.loads(box.img("trim", "-f", "qcow2", "--zeros", "--format", "json", "disk").stdout.splitlines()[-1])
     assert said["before"] - said["after"] >= 4 * MIB
-    assert "and its data file:" in box.img("trim", "--zeros", "disk").stdout
+    assert "and its data file:" in box.img("trim", "-f", "qcow2", "--zeros", "disk").stdout
 
 
 @pytest.mark.parametrize("how", ["metadata", "falloc", "full"])
@@ -186,14 +186,14 @@ def test_rebase_and_commit_with_data_files(box):
     box.qemu("convert", "-O", "raw", "top", "want")
     assert box.img("compare", "want", "top").returncode == 0
     # after a commit the base has its own data file, which stays raw
-    box.img("commit", "-q", "top")
+    box.img("commit", "-f", "qcow2", "-q", "top")
     assert same(box.path / "want", box.path / "base.data")
     assert (box.path / "top.data").stat().st_blocks == 0
     box.qemu("check", "base")
     box.qemu("check", "top")
     assert box.img("compare", "want", "top").returncode == 0
     # without a backing file in the end
-    box.img("rebase", "-b", "", "top")
+    box.img("rebase", "-f", "qcow2", "-b", "", "top")
     box.qemu("check", "top")
     assert box.img("compare", "want", "top").returncode == 0
     assert "do not go together" in box.fails("rebase", "-u", "-b", "top", "-F", "qcow2", "base")
@@ -317,7 +317,7 @@ def test_data_file_is_locked_against_other_images(box):
         while "wrote" not in line:
             line = holder.stdout.readline()
             assert line
-        says = box.fails("resize", "disk", "2M")
+        says = box.fails("resize", "-f", "qcow2", "disk", "2M")
         assert "data file" in says and "in use" in says
         assert "data file" in box.fails("convert", "-O", "raw", "disk", "x")
         assert "in use" in box.fails("create", "-f", "qcow2", "-o", "data_file=d", "third", "1M")

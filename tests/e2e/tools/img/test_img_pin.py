@@ -95,11 +95,11 @@ def test_verbs_that_would_change_a_pin_are_refused(fork):
     before = (fork.path / "src").read_bytes()
     assert f"'{NAME}' is a pin" in fork.fails("snapshot", "-d", NAME, "src")
     assert f"'{NAME}' is a pin" in fork.fails("snapshot", "-d", "1", "src")
-    for args in (["rebase", "-b", ""], ["rebase", "-u", "-b", ""], ["commit"]):
+    for args in (["rebase", "-b", ""], ["rebase", "-u", "-b", ""], ["commit", "-f", "qcow2"]):
         assert "holds the content of live clones' disks (1 pin)" in fork.fails(*args, "src")
     assert (fork.path / "src").read_bytes() == before
     before = (fork.path / "fork").read_bytes()
-    assert "rebase -b" in fork.fails("commit", "fork")
+    assert "rebase -b" in fork.fails("commit", "-f", "qcow2", "fork")
     assert (fork.path / "fork").read_bytes() == before
 
 

@@ -18,7 +18,7 @@ F_SETPIPE_SZ = 1031
 VERBS = {
     "convert": (["convert", "-f", "raw", "-O", "qcow2", "src", "new"], "done", 1),
     "compressed": (["convert", "-c", "-f", "raw", "-O", "qcow2", "src", "new"], "done", 1),
-    "commit": (["commit", "top"], "done", 1),
+    "commit": (["commit", "-f", "qcow2", "top"], "done", 1),
     "rebase": (["rebase", "-b", "", "top"], "done", 1),
     "compare": (["compare", "top", "copy"], None, 4),
     "trim": (["trim", "--zeros", "top"], "result", 1),

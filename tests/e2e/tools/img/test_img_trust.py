@@ -113,8 +113,8 @@ def test_commit_to_a_server(disk):
     with nbdkit(disk.path, "file", "base") as sock:
         disk.img("create", "-q", "-f", "qcow2", "-b", "nbd:unix:" + sock, "-F", "raw", "top")
         disk.io("top", "write -P 5 1M 1M", "write -P 6 5M 64k")
-        assert "--trust-backing" in disk.fails("commit", "top")
-        disk.img("commit", "--trust-backing", "top")
+        assert "--trust-backing" in disk.fails("commit", "-f", "qcow2", "top")
+        disk.img("commit", "-f", "qcow2", "--trust-backing", "top")
         assert "identical" in disk.img("compare", "-s", "-F", "raw", "--trust-backing", "top", "nbd:unix:" + sock).stdout
     disk.qemu("compare", "base", "r")
 
@@ -140,3 +140,42 @@ def test_server_of_a_backing_file_fails(disk):
         assert "the connection to the server ended" in disk.fails("convert", "--trust-backing", "-O", "raw", "top", "x")
         disk.fails("bench", "--trust-backing", "-c", "1", "top")
     assert not (disk.path / "x").exists()
+
+
+# ---- formats that are detected ----
+
+def test_probed_image_does_not_write_to_its_backing_file(box):
+    """The guest of a raw disk writes a qcow2 header that names the disk of another VM."""
+    (box.path / "victim").write_bytes(b"v" * MIB)
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "victim", "-F", "raw", "disk")
+    box.io("disk", "write -P 65 0 64k")
+    before = (box.path / "disk").read_bytes()
+    for args in (("disk",), ("-d", "disk"), ("-b", "victim", "disk"), ('json:{"file": {"driver": "file", "filename": "disk"}}',)):
+        assert "add -f qcow2" in box.fails("commit", *args)
+    assert "has no backing file" in box.fails("commit", "-f", "raw", "disk")
+    assert (box.path / "victim").read_bytes() == b"v" * MIB and (box.path / "disk").read_bytes() == before
+    box.img("convert", "-O", "raw", "disk", "copy")  # reads follow the header
+    assert (box.path / "copy").read_bytes() == b"A" * 65536 + b"v" * (MIB - 65536)
+    box.img("commit", 'json:{"driver": "qcow2", "file": {"driver": "file", "filename": "disk"}}')
+    assert (box.path / "victim").read_bytes() == (box.path / "copy").read_bytes()
+
+
+@pytest.mark.parametrize("raw", ["on", "off"])
+def test_probed_image_does_not_write_to_its_data_file(box, raw):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", f"data_file=victim,data_file_raw={raw}", "disk", "2M")
+    (box.path / "victim").write_bytes(b"v" * MIB)
+    box.qemu("create", "-q", "-f", "raw", "base", "1M")
+    before = (box.path / "disk").read_bytes()
+    changes = [("resize", "disk", "3M"), ("resize", "--shrink", "disk", "64k"), ("bench", "-w", "-c", "4", "--pattern=65", "disk"),
+               ("amend", "-o", "size=3M", "disk"), ("amend", "-o", "lazy_refcounts=on,size=3M", "disk"),
+               ("trim", "--zeros", "disk"), ("rebase", "-b", "base", "-F", "raw", "disk")]
+    for args in changes:
+        assert "add -f qcow2" in box.fails(*args), args
+        assert (box.path / "victim").read_bytes() == b"v" * MIB and (box.path / "disk").read_bytes() == before, args
+    assert "external data file" in box.fails("snapshot", "-c", "s", "disk")
+    box.img("bitmap", "--add", "disk", "b")  # verbs that change only the image itself
+    box.img("amend", "-o", "lazy_refcounts=on", "disk")
+    box.img("check", "-r", "all", "disk")
+    assert (box.path / "victim").read_bytes() == b"v" * MIB
+    box.img("resize", "-f", "qcow2", "disk", "3M")
+    assert (box.path / "victim").stat().st_size == 3 * MIB

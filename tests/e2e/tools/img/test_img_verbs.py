@@ -487,15 +487,15 @@ def test_rebase_unsafe_and_refused(box):
 def test_commit_writes_overlay_into_base(box, options):
     chain(box, options)
     before = sha(box, "top")
-    assert box.img("commit", "-d", "top").stdout == "Image committed.\n"
+    assert box.img("commit", "-f", "qcow2", "-d", "top").stdout == "Image committed.\n"
     assert sha(box, "top") == before == sha(box, "b1")
-    box.img("commit", "top")
+    box.img("commit", "-f", "qcow2", "top")
     assert sha(box, "top") == before
     for name in ("top", "b1"):
         box.qemu("check", "-q", name)
     entries = json.loads(box.qemu("map", "--output", "json", "top").stdout)
     assert not any(e["present"] and e["depth"] == 0 for e in entries)
-    assert "no backing file" in box.fails("commit", "b1")
+    assert "no backing file" in box.fails("commit", "-f", "qcow2", "b1")
 
 
 def test_amend_changes_options(box):
@@ -612,7 +612,7 @@ def test_writing_verbs_refuse_image_in_use(box):
         p.stdin.flush()
         while "read 512" not in p.stdout.readline():
             pass
-        for args in (["check", "-r", "all", "a"], ["resize", "a", "20M"], ["trim", "a"], ["commit", "a"],
+        for args in (["check", "-r", "all", "a"], ["resize", "a", "20M"], ["trim", "a"], ["commit", "-f", "qcow2", "a"],
                      ["amend", "-o", "lazy_refcounts=on", "a"], ["rebase", "-b", "", "a"], ["rebase", "-u", "-b", "", "a"],
                      ["convert", "-n", "-f", "raw", "-O", "qcow2", "src", "a"], ["bench", "-w", "a"],
                      ["convert", "-f", "raw", "-O", "qcow2", "src", "a"]):
