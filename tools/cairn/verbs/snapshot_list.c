@@ -1,12 +1,14 @@
 /* snapshot-list, -info, -current and -parent: the verbs that show snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/snapshot.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,50 +52,74 @@ static bool has_children(struct json_object *all, struct json_object *o)
 
 /* ---- the tree, as virsh draws it ---- */
 
+#define NO_PARENT SIZE_MAX
+
+struct branch {
+	size_t parent; /* index of its parent; NO_PARENT: it is a root */
+	bool printed;
+};
+
+/* An image may be damaged or forged: several snapshots may share an id, and parents may form a circle. Each snapshot is
+ * below the first one that has the id of its parent, and is printed once. */
 struct tree {
 	struct json_object *all;
+	struct branch *branches; /* one for each snapshot */
 	char *indent; /* prefix of the lines; grows by at most four characters a level */
 };
 
-static void branch_print(struct tree *t, struct json_object *o, bool root, bool last, size_t depth)
+/* Return the index of the child that follows the snapshot `after` in the list, or of the first child if after is
+ * NO_PARENT; NO_PARENT: there is none. */
+static size_t child_next(const struct tree *t, size_t of, size_t after)
 {
-	struct json_object *last_child = NULL;
-	size_t n = json_object_array_length(t->all), had = strlen(t->indent);
+	for (size_t i = after + 1; i < json_object_array_length(t->all); i++)
+		if (t->branches[i].parent == of && !t->branches[i].printed)
+			return i;
+	return NO_PARENT;
+}
 
-	printf("%s%s%s\n", t->indent, root ? "" : "+- ", js_get_str_or(o, "name", ""));
+static void branch_print(struct tree *t, size_t i, bool root, bool last)
+{
+	size_t had = strlen(t->indent), child, next;
+	bool leaf;
+
+	t->branches[i].printed = true;
+	printf("%s%s%s\n", t->indent, root ? "" : "+- ",
+		js_get_str_or(json_object_array_get_idx(t->all, i), "name", ""));
 	if (!root)
 		strcat(t->indent, last ? "  " : "| ");
-	for (size_t i = 0; i < n; i++)
-		if (is_child(json_object_array_get_idx(t->all, i), o))
-			last_child = json_object_array_get_idx(t->all, i);
-	if (last_child)
+	child = child_next(t, i, NO_PARENT);
+	leaf = child == NO_PARENT;
+	if (!leaf)
 		printf("%s  |\n", t->indent);
 	strcat(t->indent, "  ");
-	for (size_t i = 0; i < n && last_child && depth < n; i++) {
-		struct json_object *child = json_object_array_get_idx(t->all, i);
-
-		if (is_child(child, o))
-			branch_print(t, child, false, child == last_child, depth + 1);
+	for (; child != NO_PARENT; child = next) {
+		next = child_next(t, i, child);
+		branch_print(t, child, false, next == NO_PARENT);
 	}
 	t->indent[strlen(t->indent) - 2] = 0;
-	if (!last_child && last)
+	if (leaf && last)
 		printf("%s\n", t->indent);
 	t->indent[had] = 0;
 }
 
 static int tree_print(struct json_object *all, struct json_object *from)
 {
-	struct tree t = { .all = all };
+	size_t n = json_object_array_length(all);
+	struct tree t = { .all = all, .branches = must_alloc(calloc(n + 1, sizeof(*t.branches))),
+		.indent = must_alloc(calloc(n + 2, 4)) };
 
-	t.indent = calloc(json_object_array_length(all) + 2, 4);
-	if (!t.indent)
-		return CLI_FAILURE;
-	for (size_t i = 0; i < json_object_array_length(all); i++) {
-		struct json_object *o = json_object_array_get_idx(all, i);
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *parent = parent_of(all, json_object_array_get_idx(all, i));
 
-		if (from ? o == from : !parent_of(all, o))
-			branch_print(&t, o, true, true, 0);
+		t.branches[i].parent = NO_PARENT;
+		for (size_t k = 0; parent && k < n; k++)
+			if (json_object_array_get_idx(all, k) == parent)
+				t.branches[i].parent = k;
 	}
+	for (size_t i = 0; i < n; i++)
+		if (from ? json_object_array_get_idx(all, i) == from : t.branches[i].parent == NO_PARENT)
+			branch_print(&t, i, true, true);
+	free(t.branches);
 	free(t.indent);
 	return CLI_OK;
 }

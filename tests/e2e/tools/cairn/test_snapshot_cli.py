@@ -480,6 +480,29 @@ def test_malformed_snapshot_trees_are_listed(fake):
     assert names(fake) == []
 
 
+def test_tree_with_shared_ids_prints_each_snapshot_once(fake):
+    """24 generations of two snapshots with the same id: a snapshot has a path to the root through each of the two."""
+    define(fake)
+    fake.cairn("start", "vm1")
+    for n in range(1, 49):
+        fake.cairn("snapshot-create-as", "vm1", f"s{n}")
+    disk = fake.tmp / "vm1.raw"
+    data = bytearray(disk.read_bytes())
+    places = [data.index(b"id%d\0" % n) for n in range(1, 49)]
+    for n, place in enumerate(places):
+        data[place:place + 24] = (b"g%d" % (n // 2)).ljust(24, b"\0")
+        data[place + 24:place + 48] = (b"g%d" % (n // 2 - 1) if n > 1 else b"").ljust(24, b"\0")
+    disk.write_bytes(data)
+    shown = re.findall(r"s\d+", fake.cairn("snapshot-list", "vm1", "--tree").stdout)
+    assert sorted(shown) == sorted(f"s{n}" for n in range(1, 49))
+    # A circle of all, where each has two children.
+    for place in places[:2]:
+        data[place + 24:place + 48] = b"g23".ljust(24, b"\0")
+    disk.write_bytes(data)
+    shown = re.findall(r"s\d+", fake.cairn("snapshot-list", "vm1", "--tree", "--from", "s1").stdout)
+    assert sorted(shown) == sorted(f"s{n}" for n in range(1, 49))
+
+
 # ---- with KVM ----
 
 @pytest.mark.parametrize("command", ["snapshot-list", "vm-start"])
