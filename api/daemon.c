@@ -111,7 +111,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	int r = rights_take(definition, &rights, &e);
 
 	if (!r)
-		r = definition_parse(definition, NULL, &def, &e);
+		r = definition_parse_stored(definition, &def, &e);
 	if (!r && strcmp(def->name, name))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its name differs from that of its folder, '%s'", name);
 	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(h, def->uuid)))

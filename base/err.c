@@ -1,4 +1,5 @@
 #include "base/err.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -67,6 +68,14 @@ enum err_class err_class_of_errno(int error)
 	}
 }
 
+/* Format the sentence. Names of files and other texts of users are in sentences, and sentences
+ * reach terminals and logs, so replace control characters. */
+static void sentence_set(struct err *e, const char *fmt, va_list ap)
+{
+	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	utf8_clean(e->msg);
+}
+
 int err_set(struct err *e, int neg_errno, enum err_class cls, const char *fmt, ...)
 {
 	va_list ap;
@@ -75,7 +84,7 @@ int err_set(struct err *e, int neg_errno, enum err_class cls, const char *fmt, .
 		return neg_errno;
 	e->cls = cls;
 	va_start(ap, fmt);
-	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	sentence_set(e, fmt, ap);
 	va_end(ap);
 	return neg_errno;
 }
@@ -89,7 +98,7 @@ int err_set_errno(struct err *e, int neg_errno, const char *fmt, ...)
 		return neg_errno;
 	e->cls = err_class_of_errno(neg_errno);
 	va_start(ap, fmt);
-	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	sentence_set(e, fmt, ap);
 	va_end(ap);
 	n = strlen(e->msg);
 	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", strerror(-neg_errno));
@@ -106,7 +115,7 @@ void err_prefix(struct err *e, const char *fmt, ...)
 		return;
 	memcpy(old, e->msg, sizeof(old));
 	va_start(ap, fmt);
-	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	sentence_set(e, fmt, ap);
 	va_end(ap);
 	n = strlen(e->msg);
 	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", old);

@@ -29,7 +29,7 @@ enum err_class {
 
 struct err {
 	enum err_class cls;
-	char msg[ERR_SENTENCE_MAX]; /* sentence without a final full stop or newline */
+	char msg[ERR_SENTENCE_MAX]; /* sentence without a final full stop, and without control characters */
 };
 
 /* Set *e (e: NULL allowed) to a class and a formatted sentence.

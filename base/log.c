@@ -1,5 +1,6 @@
 #include "base/log.h"
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <inttypes.h>
@@ -31,15 +32,6 @@ void log_set_owner(const char *name)
 	snprintf(log_owner, sizeof(log_owner), "%s", name);
 }
 
-/* Guests and definitions choose parts of a message. Replace control characters, so that one message
- * stays one line. */
-static void line_sanitize(char *s, size_t n)
-{
-	for (; n--; s++)
-		if ((unsigned char)*s < 0x20 || *s == 0x7f)
-			*s = '?';
-}
-
 void log_write(enum log_level level, const char *device, const char *fmt, ...)
 {
 	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
@@ -62,8 +54,11 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 		log_owner[0] && device ? "/" : "", device ? device : "",
 		log_owner[0] || device ? ": " : "", msg);
 	n = MIN(n, (int)sizeof(line) - 1);
-	line_sanitize(line, (size_t)n - 1);
-	line[n - 1] = '\n'; /* end the line with a newline, also after a truncation */
+	/* Guests and definitions choose parts of a message. Replace control characters, so that a message stays one
+	 * line and a terminal obeys nothing in it. A truncated line loses its last byte to the newline. */
+	line[n - 1] = 0;
+	utf8_clean(line);
+	line[n - 1] = '\n';
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
 		return; /* no place is left to report the failure */
 }

@@ -22,20 +22,30 @@ uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len)
 	return c;
 }
 
+/* Whether the code point at s is valid and no control character. Sets *len to its bytes. */
+static bool is_clean(const unsigned char *s, size_t left, size_t *len)
+{
+	*len = 1;
+	if (*s < 0x80)
+		return *s >= 0x20 && *s != 0x7f;
+	return utf8_next(s, left, len) >= 0xa0 && *len > 1;
+}
+
+bool utf8_is_clean(const char *s)
+{
+	const unsigned char *p = (const unsigned char *)s;
+
+	for (size_t left = strlen(s), n; left; p += n, left -= n)
+		if (!is_clean(p, left, &n))
+			return false;
+	return true;
+}
+
 void utf8_clean(char *s)
 {
 	unsigned char *p = (unsigned char *)s;
-	size_t left = strlen(s);
 
-	while (left) {
-		size_t n = 1;
-
-		/* U+0080 to U+009F are control characters too. */
-		if (*p < 0x20 || *p == 0x7f)
-			*p = '?';
-		else if (*p >= 0x80 && (utf8_next(p, left, &n) < 0xa0 || n == 1))
+	for (size_t left = strlen(s), n; left; p += n, left -= n)
+		if (!is_clean(p, left, &n))
 			memset(p, '?', n);
-		p += n;
-		left -= n;
-	}
 }

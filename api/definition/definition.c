@@ -5,6 +5,7 @@
 #include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/size.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -43,7 +44,8 @@ static int parse_version(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-int definition_check_name(const char *name, struct err *e)
+/* Check all of a name but its characters, of which stored names may have others. */
+static int name_check_form(const char *name, struct err *e)
 {
 	size_t len = strlen(name);
 
@@ -56,10 +58,16 @@ int definition_check_name(const char *name, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "must not have a \"/\"");
 	if (name[0] == '.' || name[0] == '-')
 		return err_set(e, -EINVAL, ERR_INVALID, "must not begin with \"%c\"", name[0]);
-	for (; *name; name++)
-		if ((unsigned char)*name < 0x20 || *name == 0x7f)
-			return err_set(e, -EINVAL, ERR_INVALID, "must not have control characters");
 	return 0;
+}
+
+int definition_check_name(const char *name, struct err *e)
+{
+	int r = name_check_form(name, e);
+
+	if (!r && !utf8_is_clean(name))
+		r = err_set(e, -EINVAL, ERR_INVALID, "must not have control characters");
+	return r;
 }
 
 static int parse_name(struct parse *p, struct json_object *v, void *into)
@@ -69,7 +77,7 @@ static int parse_name(struct parse *p, struct json_object *v, void *into)
 
 	if (!s)
 		return -EINVAL;
-	if (definition_check_name(s, &why) < 0)
+	if ((p->stored ? name_check_form(s, &why) : definition_check_name(s, &why)) < 0)
 		return key_error(p, "%s", why.msg);
 	snprintf(into, VM_NAME_MAX + 1, "%s", s);
 	return 0;
@@ -196,7 +204,7 @@ static const struct key top_rows[] = {
 	{ "name", KEY_CUSTOM, .offset = DEF(name), .parse = parse_name,
 		.needed = true, .about = "name of the VM; at most 255 bytes",
 		.form = "{\"type\":\"string\",\"maxLength\":255,"
-			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f][^/\\\\u0000-\\\\u001f\\\\u007f]*$\"}" },
+			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f-\\\\u009f][^/\\\\u0000-\\\\u001f\\\\u007f-\\\\u009f]*$\"}" },
 	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = parse_uuid,
 		.about = "UUID, unique in the daemon [the existing VM's UUID, or a new one]",
 		.form = "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"},"
@@ -296,11 +304,10 @@ static void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
-int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
-	struct err *e)
+static int parse_any(struct json_object *o, const char *folder, bool stored, struct definition **ret_d, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = calloc(1, sizeof(*d));
-	struct parse p = { .d = d, .folder = folder && folder[0] == '/' ? folder : NULL, .e = e };
+	struct parse p = { .d = d, .folder = folder && folder[0] == '/' ? folder : NULL, .e = e, .stored = stored };
 	int r;
 
 	if (!d)
@@ -317,6 +324,16 @@ int definition_parse(struct json_object *o, const char *folder, struct definitio
 		return r;
 	*ret_d = STEAL_PTR(d);
 	return 0;
+}
+
+int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d, struct err *e)
+{
+	return parse_any(o, folder, false, ret_d, e);
+}
+
+int definition_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e)
+{
+	return parse_any(o, NULL, true, ret_d, e);
 }
 
 void definition_free(struct definition *d)

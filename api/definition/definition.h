@@ -124,6 +124,9 @@ struct definition {
  * Returns 0; -EINVAL; -ENOMEM. The caller frees *ret_d with definition_free(). */
 int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
 	struct err *e);
+/* Parse a definition that the daemon has accepted before. Its texts may have control characters, since older versions
+ * accepted them. Returns as definition_parse(). */
+int definition_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e);
 /* Print the key of a layer's file: "disks[0].path", "disks[0].backing[1].path". what: the last part. */
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);
 void definition_free(struct definition *d);

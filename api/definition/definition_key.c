@@ -2,6 +2,7 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -59,8 +60,9 @@ void key_quote(const char *s, char out[48])
 	size_t n = 0;
 
 	for (; *s && n < 40; s++)
-		out[n++] = (unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s;
+		out[n++] = *s;
 	snprintf(out + n, 48 - n, "%s", *s ? "..." : "");
+	utf8_clean(out);
 }
 
 /* ---- parsing values ---- */
@@ -84,6 +86,13 @@ const char *key_text(struct parse *p, struct json_object *v, size_t max)
 	return s;
 }
 
+int key_check_clean(struct parse *p, const char *s)
+{
+	if (p->stored || utf8_is_clean(s))
+		return 0;
+	return key_error(p, "must be one line without control characters");
+}
+
 static int value_keep(struct parse *p, const char *s, char **into)
 {
 	char *copy = strdup(s);
@@ -101,10 +110,7 @@ static int parse_text(struct parse *p, struct json_object *v, const struct key *
 
 	if (!s)
 		return -EINVAL;
-	for (const char *c = s; *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			return key_error(p, "must be one line without control characters");
-	return value_keep(p, s, into);
+	return key_check_clean(p, s) < 0 ? -EINVAL : value_keep(p, s, into);
 }
 
 static int parse_path(struct parse *p, struct json_object *v, char **into)
@@ -117,6 +123,8 @@ static int parse_path(struct parse *p, struct json_object *v, char **into)
 		return -EINVAL;
 	if (!*s)
 		return key_error(p, "is empty; give the path of a file");
+	if (key_check_clean(p, s) < 0)
+		return -EINVAL;
 	if (*s == '/')
 		return value_keep(p, s, into);
 	if (!p->folder)

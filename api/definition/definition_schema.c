@@ -74,10 +74,10 @@ static struct json_object *key_schema(const struct key *k)
 		choices_put(o, k->choices);
 		break;
 	case KEY_TEXT:
-		string_put(o, "^[^\\u0000-\\u001f\\u007f]*$", k->max);
+		string_put(o, "^[^\\u0000-\\u001f\\u007f-\\u009f]*$", k->max);
 		break;
 	case KEY_PATH:
-		string_put(o, "^[^\\u0000]+$", PATH_MAX - 1);
+		string_put(o, "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", PATH_MAX - 1);
 		break;
 	case KEY_OBJECT:
 		break;

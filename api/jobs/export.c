@@ -339,7 +339,7 @@ static int definition_take(struct export *x, const struct definition *d, struct 
 	int r;
 
 	x->definition = definition_to_json(d);
-	r = definition_parse(x->definition, NULL, &x->def, e);
+	r = definition_parse_stored(x->definition, &x->def, e);
 	if (!r && rights_copy(d->rights, &x->def->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "export");
 	return r;

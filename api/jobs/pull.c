@@ -95,7 +95,7 @@ static struct definition *definition_without(const struct vm *vm, const char *di
 		json_object_object_del(d, "backing");
 		any = true;
 	}
-	if (!any || definition_parse(o, NULL, &def, &e) < 0)
+	if (!any || definition_parse_stored(o, &def, &e) < 0)
 		return NULL;
 	if (vm->def->rights) {
 		rights_put(its, vm->def->rights);

@@ -112,7 +112,8 @@ int cli_exit_code(enum err_class cls);
 
 /* ---- the daemon (main.c) ---- */
 
-/* Run a command of the daemon, and connect first if necessary.
+/* Run a command of the daemon, and connect first if necessary. The texts of the result have no control characters but
+ * ends of lines and tabs.
  * args: taken. Other parameters and results: client_execute(). */
 int cli_execute(struct cli *c, const char *command, struct json_object *args,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
@@ -120,6 +121,8 @@ int cli_execute(struct cli *c, const char *command, struct json_object *args,
  * fd: borrowed; -1: none. */
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
+/* Get the next event, as client_next_event() does, with texts as cli_execute() returns them. */
+int cli_next_event(struct cli *c, uint64_t deadline_ns, struct json_object **ret_ev, struct err *e);
 /* Run a command that answers in pages, and join its pages.
  * args: taken.
  * list: member of a page that is its array. cursor: argument that gets the member `next` of the page before.

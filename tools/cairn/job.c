@@ -102,7 +102,7 @@ static int wait_interrupted(struct job_wait *w, struct err *e)
 	args = json_object_new_object();
 	js_put_str(args, "id", w->id);
 	bar_end(w);
-	if (client_execute(w->c->client, "job-cancel", args, NULL, NULL, &why) < 0)
+	if (cli_execute(w->c, "job-cancel", args, NULL, NULL, &why) < 0)
 		fprintf(stderr, "%s\n", why.msg);
 	return 0;
 }
@@ -113,7 +113,7 @@ static int wait_end(struct job_wait *w, struct err *e)
 		CLEANUP_JS struct json_object *ev = NULL;
 		struct pollfd p[2] = { { .fd = client_fd(w->c->client), .events = POLLIN },
 			{ .fd = w->signals, .events = POLLIN } };
-		int r = client_next_event(w->c->client, 0, &ev, e);
+		int r = cli_next_event(w->c, 0, &ev, e);
 
 		if (r == 0 && event_take(w, ev))
 			return 0;
@@ -144,7 +144,7 @@ static int result_take(struct job_wait *w, struct json_object **ret_result, stru
 	int r;
 
 	js_put_str(args, "id", w->id);
-	r = client_execute(w->c->client, "query-jobs", args, &list, NULL, e);
+	r = cli_execute(w->c, "query-jobs", args, &list, NULL, e);
 	if (r < 0)
 		return r;
 	job = job_of_list(list);
@@ -156,7 +156,7 @@ static int result_take(struct job_wait *w, struct json_object **ret_result, stru
 		*ret_result = json_object_get(js_get(job, "result"));
 	args = json_object_new_object();
 	js_put_str(args, "id", w->id);
-	r = client_execute(w->c->client, "job-dismiss", args, NULL, NULL, e);
+	r = cli_execute(w->c, "job-dismiss", args, NULL, NULL, e);
 	if (!error || r < 0)
 		return r;
 	return err_set(e, -EREMOTEIO, client_error_class(js_get_str(job, "error-class")), "%s", error);

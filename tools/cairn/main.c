@@ -4,6 +4,8 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/utf8.h"
+#include "base/util.h"
 
 #include <limits.h>
 #include <stdarg.h>
@@ -66,6 +68,43 @@ int cli_usage(const struct cli *c, const char *fmt, ...)
 
 /* ---- calling the daemon ---- */
 
+/* Replace the control characters of a text from the daemon, for the terminal. Keep ends of lines and tabs. */
+static void text_clean(struct json_object *o)
+{
+	CLEANUP_FREE char *copy = must_alloc(strdup(json_object_get_string(o)));
+	char *p = copy;
+
+	for (;;) {
+		char *end = p + strcspn(p, "\n\t"), had = *end;
+
+		*end = 0;
+		utf8_clean(p);
+		*end = had;
+		if (!had)
+			break;
+		p = end + 1;
+	}
+	if (strcmp(copy, json_object_get_string(o)))
+		json_object_set_string(o, copy);
+}
+
+/* Clean all texts of a value. The daemon accepts no definition with control characters, but texts of guests, images,
+ * older definitions and other users are in its answers too. */
+static void texts_clean(struct json_object *o)
+{
+	if (json_object_is_type(o, json_type_string))
+		text_clean(o);
+	if (json_object_is_type(o, json_type_object)) {
+		json_object_object_foreach(o, key, v)
+		{
+			(void)key;
+			texts_clean(v);
+		}
+	}
+	for (size_t i = 0; json_object_is_type(o, json_type_array) && i < json_object_array_length(o); i++)
+		texts_clean(json_object_array_get_idx(o, i));
+}
+
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
@@ -80,13 +119,25 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 		json_object_put(args);
 		return r;
 	}
-	return client_execute_with_fd(c->client, command, args, fd, ret_v, ret_fd, e);
+	r = client_execute_with_fd(c->client, command, args, fd, ret_v, ret_fd, e);
+	if (!r && ret_v)
+		texts_clean(*ret_v);
+	return r;
 }
 
 int cli_execute(struct cli *c, const char *command, struct json_object *args,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
 	return cli_execute_with_fd(c, command, args, -1, ret_v, ret_fd, e);
+}
+
+int cli_next_event(struct cli *c, uint64_t deadline_ns, struct json_object **ret_ev, struct err *e)
+{
+	int r = client_next_event(c->client, deadline_ns, ret_ev, e);
+
+	if (!r)
+		texts_clean(*ret_ev);
+	return r;
 }
 
 int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,

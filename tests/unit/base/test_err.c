@@ -37,6 +37,18 @@ static void test_errno_gives_class_and_reason(void **state)
 	assert_int_equal(e.cls, ERR_NOT_FOUND);
 }
 
+static void test_sentence_has_no_control_characters(void **state)
+{
+	struct err e;
+
+	(void)state;
+	err_set(&e, -EINVAL, ERR_INVALID, "%s: bad", "a\x1b]0;\x07 \xc2\x9b \xc3\xa4");
+	assert_string_equal(e.msg, "a?]0;? ?? \xc3\xa4: bad");
+	err_set_errno(&e, -ENOENT, "\x1b");
+	err_prefix(&e, "\x1b");
+	assert_string_equal(e.msg, "?: ?: No such file or directory");
+}
+
 static void test_both_signs_of_errno(void **state)
 {
 	static const struct {
@@ -102,6 +114,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_set_returns_what_it_was_given),
 		cmocka_unit_test(test_errno_gives_class_and_reason),
+		cmocka_unit_test(test_sentence_has_no_control_characters),
 		cmocka_unit_test(test_both_signs_of_errno),
 		cmocka_unit_test(test_class_names),
 		cmocka_unit_test(test_sentence_too_long_is_cut),

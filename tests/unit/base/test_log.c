@@ -112,6 +112,8 @@ static void test_no_control_characters(void **state)
 		assert_int_not_equal(*p, 0x7f);
 	}
 	assert_non_null(strstr(s, "a?b??[31mc"));
+	log_info("vda", "\xc2\x9b[31m \xc3\xa4 \x9b");
+	assert_non_null(strstr(captured(*state), "vda: ??[31m \xc3\xa4 ?\n"));
 }
 
 /* Names come from definitions, so they are untrusted as well. */

@@ -238,7 +238,7 @@ int verb_event(struct cli *c)
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 
-		r = client_next_event(c->client, deadline, &ev, &e);
+		r = cli_next_event(c, deadline, &ev, &e);
 		if (r == -ETIMEDOUT && c->format == CLI_TABLE)
 			printf("event loop timed out\nevents received: %u\n", n);
 		if (r == -ETIMEDOUT)

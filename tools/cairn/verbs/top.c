@@ -313,7 +313,7 @@ static int events_drop(struct cli *c, struct err *e)
 	do {
 		CLEANUP_JS struct json_object *ev = NULL;
 
-		r = client_next_event(c->client, 0, &ev, e);
+		r = cli_next_event(c, 0, &ev, e);
 	} while (!r);
 	return r == -ETIMEDOUT ? 0 : r;
 }

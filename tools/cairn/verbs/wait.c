@@ -96,7 +96,7 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 
-		r = client_next_event(c->client, deadline_ns, &ev, e);
+		r = cli_next_event(c, deadline_ns, &ev, e);
 		if (r == -ETIMEDOUT)
 			return wait_is_late(real, word, e);
 		if (r < 0 || event_fits(ev, real, word))
@@ -119,7 +119,7 @@ static int pause_until(struct cli *c, uint64_t until_ns, struct err *e)
 	do {
 		CLEANUP_JS struct json_object *ev = NULL;
 
-		r = client_next_event(c->client, until_ns, &ev, e);
+		r = cli_next_event(c, until_ns, &ev, e);
 	} while (!r);
 	return r == -ETIMEDOUT ? 0 : r;
 }

@@ -1,0 +1,73 @@
+"""No text of a definition, of a file or of an older daemon gives orders to the terminal that shows it."""
+
+import json
+
+import pytest
+
+from conftest import QmpError
+
+ESC, C1 = "\x1b]0;owned\x07", "\x9b31m"
+TEXTS = [ESC, C1, "\x7f", "\n"]
+
+
+def controls(text):
+    """The characters of a text that a terminal obeys, but for the ends of lines."""
+    return {c for c in text if c != "\n" and (ord(c) < 0x20 or 0x7f <= ord(c) < 0xa0)}
+
+
+def with_text(key, text):
+    definition = {"name": "a", "memory": "32M", "boot": {"kernel": "/kernel"}}
+    if key == "kernel":
+        definition["boot"]["kernel"] = "/k" + text
+    elif key == "disk":
+        definition["disks"] = [{"path": "/d" + text, "format": "raw"}]
+    else:
+        definition[key] = "t" + text
+    return definition
+
+
+@pytest.mark.parametrize("key", ["name", "title", "description", "kernel", "disk"])
+def test_definition_with_control_characters_is_refused(fake, key):
+    q = fake.qmp()
+    for text in TEXTS:
+        with pytest.raises(QmpError, match=f"{key if key != 'disk' else 'path'}: must .*control characters"):
+            q.run("vm-define", definition=with_text(key, text))
+    # A terminal shows these as they are, so only the files are missing.
+    with pytest.raises(QmpError, match="NotFound: .*kernel"):
+        q.run("vm-define", definition=with_text(key, "\xa0\xe4\u20ac\U0001f600"))
+
+
+@pytest.fixture
+def old(fake):
+    """A VM whose definition an older daemon accepted, with control characters in each text."""
+    (fake.tmp / "d").write_bytes(bytes(512))
+    fake.define("a", disks=[{"path": "d", "format": "raw", "readonly": True}])
+    fake.stop()
+    path = fake.state / "vms/a/definition.json"
+    o = json.loads(path.read_text())
+    o["title"], o["description"] = "t" + C1, "d\x85" + C1
+    o["boot"]["kernel"] = str(fake.tmp / "k") + ESC + C1
+    o["disks"][0]["path"] += ESC + C1
+    path.write_text(json.dumps(o))
+    fake.start()
+    return fake
+
+
+@pytest.mark.parametrize("args", [
+    ["list", "--all", "--title"], ["dominfo", "a"], ["domblklist", "a"], ["desc", "a", "--title"], ["desc", "a"],
+    ["dumpjson", "a"], ["dumpxml", "a"], ["dominfo", "a", "--format", "json"], ["list", "--all", "--format", "csv"],
+    ["list", "--all", "--format", "yaml"]], ids=" ".join)
+def test_stored_texts_are_shown_without_control_characters(old, args):
+    r = old.cairn(*args)
+    assert not controls(r.stdout + r.stderr) and r.stdout
+
+
+def test_errors_logs_and_events_have_no_control_characters(old):
+    r = old.cairn("start", "a", ok=False)
+    assert not controls(r.stderr) and "k?]0;owned???31m" in r.stderr
+    path = old.tmp / "forged.json"
+    path.write_text(json.dumps({"name": "b", "title" + ESC: 1}), encoding="utf-8")
+    r = old.cairn("define", str(path), ok=2)
+    assert not controls(r.stderr) and "title?]0;owned?" in r.stderr
+    assert not controls(old.cairn("audit", "--format", "json").stdout)
+    assert not controls(old.log.read_text())
