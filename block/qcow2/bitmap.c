@@ -100,6 +100,16 @@ static uint64_t bits_memory(const struct qcow2 *q, const struct dirty_bitmap *b)
 	return qcow2_bitmap_bits(q->base.info.size_bytes, b->info.granularity_bits) / 8;
 }
 
+/* Returns the memory that reading the bits touches: pages of clear bits take none. */
+static uint64_t bits_in_file(const struct qcow2 *q, const struct dirty_bitmap *b)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; b->table && i < b->info.table_entries; i++)
+		n += b->table[i] != 0;
+	return n << q->cluster_bits;
+}
+
 int bitmap_load_bits(struct qcow2 *q, struct dirty_bitmap *b, struct err *e)
 {
 	uint64_t memory = bits_memory(q, b);
@@ -113,6 +123,8 @@ int bitmap_load_bits(struct qcow2 *q, struct dirty_bitmap *b, struct err *e)
 	if (memory > QCOW2_BITMAP_BITS_MEMORY_MAX)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the bitmaps need more than %llu MiB of memory; remove some "
 			"with `cairn-img bitmap --remove`", q->base.name, QCOW2_BITMAP_BITS_MEMORY_MAX / MIB);
+	if (!budget_take(&q->memory, bits_in_file(q, b)))
+		return qcow2_memory_exceeded(q, e);
 	r = bitmap_init(&b->bits, qcow2_bitmap_bits(q->base.info.size_bytes, b->info.granularity_bits));
 	if (!r && b->table)
 		r = bits_read(q->base.fd, q->cluster_bits, b->table, b->info.table_entries, &b->bits);
@@ -154,9 +166,8 @@ static int list_load(struct qcow2 *q, struct qcow2_bitmap_info *list, size_t n, 
 
 	for (size_t i = 0; i < n; i++)
 		tables += list[i].table_entries * 8ULL;
-	if (tables > QCOW2_BITMAP_TABLES_MEMORY_MAX)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the tables of the bitmaps have more than %llu MiB",
-			QCOW2_BITMAP_TABLES_MEMORY_MAX / MIB);
+	if (!budget_take(&q->memory, tables))
+		return -EDQUOT;
 	q->bitmaps.list = calloc(n, sizeof(*q->bitmaps.list));
 	if (!q->bitmaps.list)
 		return err_set_errno(e, -ENOMEM, "bitmaps");
@@ -183,10 +194,12 @@ int bitmaps_load(struct qcow2 *q, struct err *e)
 	if (!r && n)
 		r = list_load(q, list, n, &why);
 	qcow2_bitmaps_free(list, n);
+	if (r == -EDQUOT)
+		return qcow2_memory_exceeded(q, e);
 	if (r == -EINVAL)
 		return err_set(e, -EUCLEAN, ERR_CORRUPT, "%s: the persistent bitmaps are damaged (%s); remove them with "
 			"`cairn-img check -r all`, or open the image read-only", q->base.name, why.msg);
-	if (r < 0) {
+	if (r < 0 && e) {
 		*e = why;
 		err_prefix(e, "%s", q->base.name);
 	}

@@ -10,8 +10,7 @@
 #include "block/qcow2/bitmap.h"
 #include "block/qcow2/impl.h"
 
-/* Limits on memory for an image's bitmaps: their tables, and their bits. */
-#define QCOW2_BITMAP_TABLES_MEMORY_MAX (16 * MIB)
+/* Limit on the address space for the bits of an image's bitmaps. */
 #define QCOW2_BITMAP_BITS_MEMORY_MAX (1024 * MIB)
 
 /* The clusters of a bitmap. */

@@ -364,7 +364,8 @@ static bool l2_note(struct checker *k, uint64_t off, uint64_t guest, bool active
 	}
 	if (k->nl2 == k->l2_room) {
 		size_t room = k->l2_room ? 2 * k->l2_room : 64;
-		struct checker_l2 *l2 = reallocarray(k->l2, room, sizeof(*l2));
+		uint64_t bytes = room * sizeof(*k->l2);
+		struct checker_l2 *l2 = k->c->memory_max && bytes > k->c->memory_max ? NULL : realloc(k->l2, bytes);
 
 		if (!l2)
 			return false;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CORRUPT(e, ...) err_set(e, -EINVAL, ERR_CORRUPT, __VA_ARGS__)
 
@@ -19,12 +20,20 @@ uint64_t qcow2_l1_entries(uint64_t size_bytes, uint32_t cluster_bits, bool exten
 	return (size_bytes >> shift) + ((size_bytes & ((1ULL << shift) - 1)) != 0);
 }
 
-bool qcow2_l1_is_valid(const struct qcow2_header *h, const struct qcow2_snapshot_info *s)
+bool qcow2_l1_in_file(int fd, const struct qcow2_header *h, const struct qcow2_snapshot_info *s)
 {
-	return s->l1_size <= QCOW2_L1_BYTES_MAX / 8 && s->disk_bytes <= INT64_MAX &&
+	uint64_t cluster = 1ULL << h->cluster_bits;
+	off_t end = lseek(fd, 0, SEEK_END);
+
+	return s->l1_size <= QCOW2_L1_BYTES_MAX / 8 && !(s->l1_offset & (cluster - 1)) && end >= 0 &&
+	       range_inside(s->l1_offset, s->l1_size * 8ULL, MIN(ROUND_UP((uint64_t)end, cluster), QCOW2_OFFSET_END));
+}
+
+bool qcow2_l1_is_valid(int fd, const struct qcow2_header *h, const struct qcow2_snapshot_info *s)
+{
+	return s->disk_bytes <= INT64_MAX && qcow2_l1_in_file(fd, h, s) &&
 	       s->l1_size >= qcow2_l1_entries(s->disk_bytes, h->cluster_bits,
-			h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) &&
-	       !(s->l1_offset & ((1ULL << h->cluster_bits) - 1)) && s->l1_offset < QCOW2_OFFSET_END;
+			h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2);
 }
 
 /* Returns true if a table at [off, off + len) is aligned and within the range of offsets. */

@@ -11,6 +11,7 @@
 #define CAIRN_BLOCK_QCOW2_IMPL_H
 
 #include "base/bitmap.h"
+#include "base/budget.h"
 #include "block/block_impl.h"
 #include "block/io.h"
 #include "block/qcow2/qcow2.h"
@@ -126,8 +127,11 @@ struct meta_set {
 	/* One bit per group of adjacent clusters, with the group's number modulo QCOW2_META_GROUPS.
 	 * 0: none of the group's clusters was ever in the set. */
 	uint64_t *groups;
+	struct budget *budget; /* NULL: the set may grow without limit, because each new mark stands for a cluster that
+				* the engine has allocated in the file */
 };
 #define QCOW2_META_GROUPS 65536u
+/* Returns 0; -ENOMEM; -EDQUOT: the budget does not allow it. */
 int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k);
 void meta_remove(struct meta_set *m, uint64_t cluster);
 enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
@@ -135,7 +139,7 @@ enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
 uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end);
 void meta_done(struct meta_set *m);
 /* Fill the set with the image's metadata clusters. L2 tables of snapshots whose L1 tables are damaged or too large
- * to read at open are left out, and bitmaps, which bitmaps_load() adds. Returns 0 or -errno. */
+ * to read at open are left out, and bitmaps, which bitmaps_load() adds. Returns 0 or -errno with a sentence. */
 int qcow2_meta_load(struct qcow2 *q, struct err *e);
 
 /* ---- tables that are in memory as a whole: L1 and refcount table ---- */
@@ -286,6 +290,7 @@ struct qcow2 {
 	struct table reftable;
 	struct cache l2, refs;
 	struct meta_set meta;
+	struct budget memory; /* charged while the image is opened; see qcow2_memory_max() */
 
 	uint64_t free_from; /* there is no free cluster below */
 	uint64_t fresh_from; /* from this cluster on, the file reads as zeros */
@@ -362,10 +367,15 @@ bool gate_wait(struct qcow2 *q, struct wait *w);
 /* Set or clear the dirty bit in the header in memory. The next write of the header stores it. */
 void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
+/* Returns the limit on the memory for tables of the image fd. */
+uint64_t qcow2_memory_max(int fd);
+/* Report that the tables of q need more memory than q->memory allows. Returns -EDQUOT. */
+int qcow2_memory_exceeded(const struct qcow2 *q, struct err *e);
+
 /* ---- snapshot_mark.c: repair of a marked image at open ---- */
 
 /* Repair an image with the dirty bit before it is opened for writing, if it only has leaks; h is updated. An image
- * with other errors, or with too many clusters to check at open, keeps the bit. Synchronous.
+ * with other errors, or with too many clusters for the memory that its data justifies, keeps the bit. Synchronous.
  * Returns 0 or -errno with a sentence. */
 int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
 

@@ -12,6 +12,7 @@
 
 /* Maximum total size of the snapshots' L1 tables that are read at open. */
 #define META_INACTIVE_BYTES_MAX (64 * MIB)
+#define META_READ_BYTES (64 * KIB)
 #define META_GROUP_BITS 6
 
 static size_t meta_slot(const struct meta_set *m, uint64_t cluster)
@@ -24,10 +25,17 @@ static size_t meta_slot(const struct meta_set *m, uint64_t cluster)
 	return i;
 }
 
+static uint64_t meta_bytes(const struct meta_set *m)
+{
+	return m->cap * (sizeof(*m->keys) + 1);
+}
+
 static int meta_grow(struct meta_set *m)
 {
-	struct meta_set bigger = { .cap = m->cap ? m->cap * 2 : 64, .used = m->used };
+	struct meta_set bigger = { .cap = m->cap ? m->cap * 2 : 64, .used = m->used, .budget = m->budget };
 
+	if (m->budget && !budget_take(m->budget, meta_bytes(&bigger)))
+		return -EDQUOT;
 	bigger.keys = calloc(bigger.cap, sizeof(*bigger.keys));
 	bigger.kinds = calloc(bigger.cap, 1);
 	bigger.groups = calloc(QCOW2_META_GROUPS / 64, sizeof(*bigger.groups));
@@ -46,6 +54,8 @@ static int meta_grow(struct meta_set *m)
 		bigger.keys[to] = m->keys[i];
 		bigger.kinds[to] = m->kinds[i];
 	}
+	if (m->budget)
+		budget_give(m->budget, meta_bytes(m));
 	meta_done(m);
 	*m = bigger;
 	return 0;
@@ -65,8 +75,12 @@ int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k)
 	uint64_t *group, bit;
 	size_t i;
 
-	if (m->used * 2 >= m->cap && meta_grow(m) < 0)
-		return -ENOMEM;
+	if (m->used * 2 >= m->cap) {
+		int r = meta_grow(m);
+
+		if (r < 0)
+			return r;
+	}
 	group = meta_group(m, cluster, &bit);
 	*group |= bit;
 	i = meta_slot(m, cluster);
@@ -160,56 +174,57 @@ static int meta_add_l1(struct qcow2 *q, const uint64_t *entries, uint32_t n, enu
 	return r;
 }
 
-/* Add one snapshot's L1 and its L2 tables. An L1 at an invalid place is skipped; it matters only when
- * the snapshot is used.
+/* Add one snapshot's L1 and its L2 tables. An L1 at an invalid place is skipped, because every use of such a snapshot
+ * fails.
+ * buf: META_READ_BYTES.
  * budget: bytes of L1 tables that may still be read; of a larger L1, only the L1 itself is added. */
-static int meta_load_snapshot(struct qcow2 *q, uint64_t l1_offset, uint32_t l1_size,
-	uint64_t *budget, struct err *e)
+static int meta_load_snapshot(struct qcow2 *q, const struct qcow2_snapshot_info *s, uint8_t *buf, uint64_t *budget,
+	struct err *e)
 {
-	CLEANUP_FREE uint8_t *buf = NULL;
-	uint64_t bytes = l1_size * 8ULL, padded = ROUND_UP(bytes, 4096);
+	uint64_t bytes = s->l1_size * 8ULL;
 	int r;
 
-	if (!l1_size || bytes > QCOW2_L1_BYTES_MAX || (l1_offset & (q->cluster_bytes - 1)) ||
-		!range_inside(l1_offset, bytes, QCOW2_OFFSET_END))
+	if (!s->l1_size || !qcow2_l1_in_file(q->base.fd, &q->h, s))
 		return 0;
-	r = meta_add_range(q, l1_offset, bytes, META_INACTIVE_L1);
+	r = meta_add_range(q, s->l1_offset, bytes, META_INACTIVE_L1);
 	if (r < 0 || bytes > *budget)
 		return r;
 	*budget -= bytes;
-	buf = io_buffer_new(padded);
-	if (!buf)
-		return -ENOMEM;
-	r = qcow2_pread(q->base.fd, buf, padded, l1_offset);
-	if (r < 0)
-		return err_set_errno(e, r, "%s: cannot read a snapshot's L1 table", q->base.name);
-	for (uint32_t i = 0; i < l1_size && !r; i++) {
-		uint64_t off = load_be64(buf + i * 8ULL) & QCOW2_OFFSET_MASK;
+	for (uint64_t at = 0; at < bytes && !r; at += META_READ_BYTES) {
+		uint64_t len = MIN(bytes - at, META_READ_BYTES);
 
-		if (off)
-			r = meta_add(&q->meta, off >> q->cluster_bits, META_INACTIVE_L2);
+		r = qcow2_pread(q->base.fd, buf, ROUND_UP(len, 4096), s->l1_offset + at);
+		if (r < 0)
+			return err_set_errno(e, r, "%s: cannot read a snapshot's L1 table", q->base.name);
+		for (uint64_t i = 0; i < len && !r; i += 8) {
+			uint64_t off = load_be64(buf + i) & QCOW2_OFFSET_MASK;
+
+			if (off)
+				r = meta_add(&q->meta, off >> q->cluster_bits, META_INACTIVE_L2);
+		}
 	}
 	return r;
 }
 
 static int meta_load_snapshots(struct qcow2 *q, struct err *e)
 {
+	CLEANUP_FREE uint8_t *buf = io_buffer_new(META_READ_BYTES);
 	struct qcow2_snapshot_info *list;
 	uint64_t budget = META_INACTIVE_BYTES_MAX;
 	size_t n;
-	int r = qcow2_snapshots_read(q->base.fd, &q->h, &list, &n, e);
+	int r = buf ? qcow2_snapshots_read(q->base.fd, &q->h, &list, &n, e) : -ENOMEM;
 
 	if (r < 0)
 		return r;
 	if (n)
 		r = meta_add_range(q, q->h.snapshots_offset, list[n - 1].table_bytes, META_SNAPSHOTS);
 	for (size_t i = 0; i < n && !r; i++)
-		r = meta_load_snapshot(q, list[i].l1_offset, list[i].l1_size, &budget, e);
+		r = meta_load_snapshot(q, &list[i], buf, &budget, e);
 	qcow2_snapshots_free(list, n);
 	return r;
 }
 
-int qcow2_meta_load(struct qcow2 *q, struct err *e)
+static int meta_load(struct qcow2 *q, struct err *e)
 {
 	int r = meta_add_range(q, 0, q->cluster_bytes, META_HEADER);
 
@@ -226,7 +241,19 @@ int qcow2_meta_load(struct qcow2 *q, struct err *e)
 		r = meta_add_range(q, q->disk.l1.offset, q->disk.l1.n * 8ULL, META_L1);
 	if (!r)
 		r = meta_add_l1(q, q->disk.l1.entries, q->disk.l1.n, META_L2);
-	if (!r && q->h.nb_snapshots)
-		return meta_load_snapshots(q, e);
-	return r < 0 ? err_set_errno(e, r, "%s", q->base.name) : 0;
+	return r || !q->h.nb_snapshots ? r : meta_load_snapshots(q, e);
+}
+
+int qcow2_meta_load(struct qcow2 *q, struct err *e)
+{
+	struct err why = { 0 };
+	int r = meta_load(q, &why);
+
+	if (r == -EDQUOT)
+		return qcow2_memory_exceeded(q, e);
+	if (r < 0 && !*why.msg)
+		err_set_errno(&why, r, "%s", q->base.name);
+	if (r < 0 && e)
+		*e = why;
+	return r;
 }

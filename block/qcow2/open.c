@@ -15,6 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+/* Limit on the memory for an image's tables: a fixed part, and this share of the space that the file takes. A table's
+ * cluster takes its own size in the file and some 30 bytes here, so an image needs more only if it has small clusters
+ * and is nearly empty, or is forged. A file's length says nothing, because a forged image may be sparse. */
+#define MEMORY_BYTES (64 * MIB)
+#define MEMORY_SHARE 64
 
 /* Default bound on cached tables: three quarters for L2 (24 GiB of disk at 64 KiB clusters), one
  * quarter for refcounts. */
@@ -90,6 +97,31 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty)
 	q->h.incompatible = bits;
 }
 
+/* ---- memory ---- */
+
+static uint64_t allocated_bytes(int fd)
+{
+	struct stat st;
+	off_t end;
+
+	if (!fstat(fd, &st) && S_ISREG(st.st_mode))
+		return (uint64_t)st.st_blocks * 512;
+	end = lseek(fd, 0, SEEK_END);
+	return end < 0 ? 0 : (uint64_t)end;
+}
+
+uint64_t qcow2_memory_max(int fd)
+{
+	return MEMORY_BYTES + allocated_bytes(fd) / MEMORY_SHARE;
+}
+
+int qcow2_memory_exceeded(const struct qcow2 *q, struct err *e)
+{
+	return err_set(e, -EDQUOT, ERR_UNSUPPORTED, "%s: the image's tables need more than %llu MiB of memory, but its file has "
+		"only %llu MiB of data; copy the image with `cairn-img convert`", q->base.name,
+		(unsigned long long)(q->memory.max_bytes / MIB), (unsigned long long)(allocated_bytes(q->base.fd) / MIB));
+}
+
 /* ---- opening and closing an image ---- */
 
 static void geometry_set(struct qcow2 *q)
@@ -114,6 +146,8 @@ static int table_load(struct qcow2 *q, struct table *t, uint64_t offset, uint32_
 {
 	int r = 0;
 
+	if (!budget_take(&q->memory, cap * sizeof(*t->entries)))
+		return qcow2_memory_exceeded(q, e);
 	t->entries = io_buffer_new(MAX(cap, 1u) * sizeof(*t->entries));
 	if (!t->entries || bitmap_init(&t->dirty, DIV_ROUND_UP(cap * 8ULL, q->slice_bytes)) < 0)
 		return err_set_errno(e, -ENOMEM, "%s: %s", q->base.name, what);
@@ -133,14 +167,20 @@ static int tables_load(struct qcow2 *q, struct err *e)
 {
 	uint32_t per_cluster = q->cluster_bytes / 8, l1_cap = ROUND_UP(q->h.l1_size, per_cluster);
 	uint32_t refs = q->h.reftable_clusters * per_cluster;
-	int r = table_load(q, &q->disk.l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
+	int r;
 
+	q->memory.max_bytes = qcow2_memory_max(q->base.fd);
+	r = table_load(q, &q->disk.l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
 	if (r < 0 || q->base.info.read_only)
 		return r;
 	r = table_load(q, &q->reftable, q->h.reftable_offset, refs, refs, "refcount table", e);
+	q->meta.budget = &q->memory;
 	if (!r)
 		r = qcow2_meta_load(q, e);
-	return r ? r : bitmaps_load(q, e);
+	if (!r)
+		r = bitmaps_load(q, e);
+	q->meta.budget = NULL;
+	return r;
 }
 
 static int header_keep(struct qcow2 *q, struct err *e)
@@ -356,7 +396,7 @@ static int snapshot_select(struct qcow2 *q, const char *snapshot, struct err *e)
 		s = strcmp(list[i].name, snapshot) ? NULL : &list[i];
 	if (!s) {
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", q->base.name, snapshot);
-	} else if (!qcow2_l1_is_valid(&q->h, s)) {
+	} else if (!qcow2_l1_is_valid(q->base.fd, &q->h, s)) {
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "%s: the L1 table of snapshot '%s' is "
 			"invalid", q->base.name, snapshot);
 	} else {

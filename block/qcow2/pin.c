@@ -130,10 +130,10 @@ bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bi
 	return qcow2_pin_marked(s, ret->id);
 }
 
-static int entry_take(const struct qcow2_snapshot_info *s, const char *name, struct qcow2_header *h,
+static int entry_take(int fd, const struct qcow2_snapshot_info *s, const char *name, struct qcow2_header *h,
 	struct err *e)
 {
-	if (!qcow2_l1_is_valid(h, s))
+	if (!qcow2_l1_is_valid(fd, h, s))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the entry of snapshot '%s' is damaged", name, s->name);
 	h->l1_offset = s->l1_offset;
 	h->l1_size = s->l1_size;
@@ -160,7 +160,7 @@ static int pin_look(int fd, const char *name, const uint8_t *id, struct qcow2_he
 		if (qcow2_pin_marked(&list[i], found) && !memcmp(found, id, sizeof(found)))
 			break;
 	*ret_gone = i == n;
-	r = i < n ? entry_take(&list[i], name, h, e) : -ENOENT;
+	r = i < n ? entry_take(fd, &list[i], name, h, e) : -ENOENT;
 	qcow2_snapshots_free(list, n);
 	return r;
 }

@@ -135,8 +135,10 @@ int qcow2_snapshots_read_damaged(int fd, const struct qcow2_header *h, struct qc
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n);
 /* Returns whether the snapshot is a pin, and its id. */
 bool qcow2_pin_marked(const struct qcow2_snapshot_info *s, uint8_t ret_id[BLOCK_PIN_ID_BYTES]);
-/* Returns true if the snapshot's L1 has a valid place and is large enough for its disk. */
-bool qcow2_l1_is_valid(const struct qcow2_header *h, const struct qcow2_snapshot_info *s);
+/* Returns true if the snapshot's L1 is not too large, and lies aligned inside the file fd. */
+bool qcow2_l1_in_file(int fd, const struct qcow2_header *h, const struct qcow2_snapshot_info *s);
+/* Returns true if the L1 is also large enough for the snapshot's disk. */
+bool qcow2_l1_is_valid(int fd, const struct qcow2_header *h, const struct qcow2_snapshot_info *s);
 
 struct qcow2_check {
 	/* dangerous: a cluster has more users than its refcount, or an entry is invalid */
@@ -146,6 +148,7 @@ struct qcow2_check {
 	uint64_t corruptions_fixed, leaks_fixed; /* numbers of repaired faults; set by qcow2_repair() */
 	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
 	uint64_t image_end_offset;
+	uint64_t memory_max; /* limit on the list of L2 tables in bytes; 0: none */
 	bool bitmaps_damaged; /* the repair of everything removes all bitmaps */
 	/* Gets one line for each of the first faults; NULL: not wanted. */
 	void (*report)(void *opaque, const char *line);

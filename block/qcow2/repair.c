@@ -524,7 +524,7 @@ static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_chec
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e)
 {
-	struct qcow2_check before = { .progress = c->progress, .opaque = c->opaque };
+	struct qcow2_check before = { .progress = c->progress, .opaque = c->opaque, .memory_max = c->memory_max };
 	int r = qcow2_autoclear_drop(fd, h, 0);
 
 	if (r < 0)

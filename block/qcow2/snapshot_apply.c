@@ -65,9 +65,7 @@ static int apply_check(struct apply *a, const struct qcow2_snapshot_info *s)
 	const char *name = q->base.name;
 	uint64_t n = qcow2_l1_entries(s->disk_bytes, q->cluster_bits, q->ext);
 
-	if (s->disk_bytes > INT64_MAX || n > QCOW2_L1_BYTES_MAX / 8 ||
-		s->l1_size > QCOW2_L1_BYTES_MAX / 8 || (s->l1_offset & (q->cluster_bytes - 1)) ||
-		!range_inside(s->l1_offset, s->l1_size * 8ULL, QCOW2_OFFSET_END))
+	if (s->disk_bytes > INT64_MAX || n > QCOW2_L1_BYTES_MAX / 8 || !qcow2_l1_in_file(q->base.fd, &q->h, s))
 		return err_set(&a->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the entry of snapshot %s is damaged",
 			name, a->id);
 	if (s->disk_bytes != q->h.size_bytes && q->h.version < 3)

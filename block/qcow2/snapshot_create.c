@@ -625,7 +625,7 @@ void qcow2_snapshot_copy(struct qcow2 *q, const char *id, const struct block_sna
 	from = r < 0 ? NULL : snapshot_find(q, id);
 	if (!r && !from)
 		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "disk %s has no snapshot with the id %s", q->base.name, id);
-	if (!r && !qcow2_l1_is_valid(&q->h, from))
+	if (!r && !qcow2_l1_is_valid(q->base.fd, &q->h, from))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "disk %s: the entry of snapshot %s is damaged", q->base.name, id);
 	if (!r)
 		r = qcow2_snapshot_open(q, &s, &e);

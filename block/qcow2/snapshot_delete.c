@@ -86,8 +86,7 @@ static int delete_entry(struct delete *d, size_t i)
 	struct qcow2_snapshot_info *s = &d->swap.list[i];
 	uint64_t bytes = s->l1_size * 8ULL, padded = MAX(ROUND_UP(bytes, 4096), 4096ULL);
 
-	if (bytes > QCOW2_L1_BYTES_MAX || (s->l1_offset & (q->cluster_bytes - 1)) ||
-		!range_inside(s->l1_offset, bytes, QCOW2_OFFSET_END))
+	if (!qcow2_l1_in_file(q->base.fd, &q->h, s))
 		return err_set(&d->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the entry of snapshot %s is damaged",
 			q->base.name, s->id);
 	if (snapshot_vmstate_forget(q, s->id) < 0)

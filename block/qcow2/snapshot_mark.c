@@ -39,12 +39,12 @@ void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q)
 
 /* ---- on open: repair a marked image ---- */
 
-/* Limit on the image: up to 12 bytes of memory per cluster. Larger images need `cairn-img check`. */
-#define MEND_CLUSTERS_MAX (64ULL << 20)
+/* Memory that a repair needs for each cluster of the file: three counts and three bits. */
+#define MEND_CLUSTER_BYTES 13
 
 static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
 {
-	struct qcow2_check c = { 0 };
+	struct qcow2_check c = { .memory_max = qcow2_memory_max(fd) };
 	struct err ignored;
 	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
 
@@ -62,7 +62,7 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 
 	if (o->read_only || o->no_mend || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
 		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
-		o->file->size_bytes >> h->cluster_bits > MEND_CLUSTERS_MAX)
+		(o->file->size_bytes >> h->cluster_bits) * MEND_CLUSTER_BYTES > qcow2_memory_max(o->fd))
 		return 0;
 	/* The repair reads and writes pieces that direct I/O does not accept. */
 	if (flags < 0 || ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags & ~O_DIRECT) < 0))

@@ -164,9 +164,12 @@ static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, st
 	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf, .next_len = FIRST_READ_BYTES,
 		.damaged = damaged };
 	uint32_t n = MIN(h->nb_snapshots, QCOW2_SNAPSHOTS_MAX);
-	struct qcow2_snapshot_info *list = calloc(n + 1u, sizeof(*list));
+	struct qcow2_snapshot_info *list;
 	int r;
 
+	if (end >= 0 && !range_inside(h->snapshots_offset, (uint64_t)n * QCOW2_SNAPSHOT_HEADER_BYTES, (uint64_t)end))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
+	list = calloc(n + 1u, sizeof(*list));
 	if (!list || !buf) {
 		free(list);
 		return err_set_errno(e, -ENOMEM, "snapshot table");

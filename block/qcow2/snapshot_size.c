@@ -220,8 +220,7 @@ static int step_read(struct own *o)
 			"disk %s has no snapshot with the id %s", q->base.name, o->id);
 	bytes = s->l1_size * 8ULL;
 	padded = MAX(ROUND_UP(bytes, 4096), 4096ULL);
-	if (bytes > QCOW2_L1_BYTES_MAX || (s->l1_offset & (q->cluster_bytes - 1)) ||
-		!range_inside(s->l1_offset, bytes, QCOW2_OFFSET_END))
+	if (!qcow2_l1_in_file(q->base.fd, &q->h, s))
 		return err_set(&o->o.err, -EINVAL, ERR_CORRUPT,
 			"disk %s: the entry of snapshot %s is damaged", q->base.name, s->id);
 	o->n = s->l1_size;

@@ -221,8 +221,7 @@ static int snapshot_vmstate_load(struct qcow2 *q, const struct qcow2_snapshot_in
 	uint64_t at = s->l1_offset + disk * 8ULL, begin = ROUND_DOWN(at, 4096), len;
 	struct snapshot_vmstate *v;
 
-	if ((s->l1_offset & (q->cluster_bytes - 1)) || s->l1_size > QCOW2_L1_BYTES_MAX / 8 ||
-		!range_inside(s->l1_offset, s->l1_size * 8ULL, QCOW2_OFFSET_END))
+	if (!qcow2_l1_in_file(q->base.fd, &q->h, s))
 		return -EINVAL;
 	v = calloc(1, sizeof(*v));
 	if (!v)
@@ -537,6 +536,9 @@ static int map_extent(struct map_task *m, const struct extent *x)
 		return err_set(&m->o.err, -ENOTSUP, ERR_UNSUPPORTED, "disk %s: snapshot %s has a VM state of "
 			"compressed or partial clusters", q->base.name, m->id);
 	r = block_vmstate_map_add(&m->map, m->pos, x->kind == EXTENT_DATA ? x->host : 0);
+	if (!r && m->map.nextents * sizeof(*m->map.extents) > q->memory.max_bytes)
+		return err_set(&m->o.err, -EDQUOT, ERR_CORRUPT, "disk %s: the VM state of snapshot %s is in more pieces than "
+			"the file has data for", q->base.name, m->id);
 	m->pos += x->len >> q->cluster_bits;
 	return r;
 }

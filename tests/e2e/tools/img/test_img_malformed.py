@@ -111,7 +111,7 @@ def good(tmp_path_factory):
 
 def bounded():
     if "san" not in BUILD:  # sanitizers reserve terabytes
-        resource.setrlimit(resource.RLIMIT_AS, (1024 * MIB, 1024 * MIB))
+        resource.setrlimit(resource.RLIMIT_AS, (512 * MIB, 512 * MIB))
     resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * MIB, 64 * MIB))
 

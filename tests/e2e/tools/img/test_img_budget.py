@@ -1,0 +1,157 @@
+"""The memory that an image can make cairn-img allocate: forged images with little data stay within 512 MiB of address
+space, and large real images can be opened."""
+
+import os
+import resource
+import struct
+import subprocess
+
+import pytest
+
+BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", "build"))
+IMG = os.path.join(BUILD, "cairn-img")
+MIB = 1 << 20
+MEMORY = 512 * MIB
+CLUSTER = 512
+WRITING = {
+    "create": ("snapshot", "-c", "new", "img"),
+    "apply": ("snapshot", "-a", "1", "img"),
+    "delete": ("snapshot", "-d", "1", "img"),
+    "resize": ("resize", "img", "+1G"),
+    "check": ("check", "img"),
+    "list": ("snapshot", "-l", "img"),
+}
+
+
+def bounded():
+    if "san" not in BUILD:  # sanitizers reserve terabytes
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def img(path, *args):
+    return subprocess.run([IMG, *args], cwd=path, capture_output=True, text=True, timeout=120, preexec_fn=bounded)
+
+
+def within_memory(p):
+    assert "Cannot allocate memory" not in p.stderr, p.stderr
+    return p
+
+
+def up(n):
+    return -(-n // CLUSTER)
+
+
+def forge(path, snapshots, l1_entries, *, dirty=False, far=False):
+    """Make an image of small clusters whose snapshots share one L1 table, which names one L2 table; or, with far, have
+    L1 tables of 32 MiB each behind the end of the file."""
+    size = l1_entries * 64 * CLUSTER
+    l1 = 16 * CLUSTER
+    l2 = l1 + up(l1_entries * 8) * CLUSTER
+    list_at = l2 + CLUSTER
+    table = b""
+    for i in range(snapshots):
+        name = str(i + 1).encode()
+        place = ((1 << 30) + i * 32 * MIB, 1 << 22) if far else (l1, l1_entries)
+        entry = struct.pack(">QIHHIIQIIQQ", *place, len(name), 0, 0, 0, 0, 0, 16, 0, size) + name
+        table += entry + bytes(-len(entry) % 8)
+    blocks_at = list_at + up(len(table)) * CLUSTER
+    blocks = up(up(blocks_at + up(blocks_at) * 4) * 2)
+    clusters = up(blocks_at) + blocks
+    out = bytearray(clusters * CLUSTER)
+    header = struct.pack(">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, 9, size, 0, l1_entries, l1, CLUSTER, up(blocks * 8),
+                         snapshots, list_at, int(dirty), 0, 0, 4, 104)
+    out[:len(header)] = header
+    for b in range(blocks):
+        struct.pack_into(">Q", out, CLUSTER + 8 * b, blocks_at + b * CLUSTER)
+    for c in range(clusters):
+        struct.pack_into(">H", out, blocks_at + 2 * c, 1)
+    for i in range(l1_entries):
+        struct.pack_into(">Q", out, l1 + 8 * i, l2)
+    out[list_at:list_at + len(table)] = table
+    path.write_bytes(out)
+
+
+@pytest.mark.parametrize("shape", ({"far": True}, {"far": True, "dirty": True}, {}), ids=("far", "dirty", "shared"))
+@pytest.mark.parametrize("verb", WRITING)
+def test_thousand_snapshots_take_little_memory(tmp_path, shape, verb):
+    forge(tmp_path / "img", 1000, 1000, **shape)
+    within_memory(img(tmp_path, *WRITING[verb]))
+
+
+def test_snapshot_with_l1_behind_the_file_is_not_used(tmp_path):
+    path = tmp_path / "img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "64M"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "one", path], check=True)
+    with open(path, "r+b") as f:
+        f.seek(64)
+        f.seek(int.from_bytes(f.read(8), "big"))
+        f.write((1 << 40).to_bytes(8, "big"))
+    assert img(tmp_path, "snapshot", "-c", "new", "img").returncode == 0
+    for verb in ("-a", "-d"):
+        p = img(tmp_path, "snapshot", verb, "1", "img")
+        assert p.returncode == 1 and "snapshot 1 is damaged" in p.stderr, p.stderr
+
+
+def test_sparse_snapshot_tables_are_refused_with_the_remedy(tmp_path):
+    """The file has the length, but no data, for L1 tables with many clusters."""
+    forge(tmp_path / "img", 1000, 1000, far=True)
+    os.truncate(tmp_path / "img", 40 << 30)
+    p = img(tmp_path, "snapshot", "-c", "new", "img")
+    assert p.returncode == 1
+    assert "the image's tables need more than 64 MiB of memory, but its file has only 0 MiB of data" in p.stderr
+    assert "cairn-img convert" in p.stderr
+    assert img(tmp_path, "convert", "-O", "qcow2", "img", "copy").returncode == 0
+    assert img(tmp_path, "snapshot", "-c", "new", "copy").returncode == 0
+
+
+def test_repair_of_sparse_image_is_left_to_check(tmp_path):
+    """A marked image with the refcounts of 64 Mi clusters, all in one block, and no data."""
+    path = tmp_path / "img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512,lazy_refcounts=on", path, "1M"], check=True)
+    clusters, block, table = (64 << 20) - 1, 1024, 4096
+    entries = -(-clusters // 256)
+    with open(path, "r+b") as f:
+        f.truncate(clusters * CLUSTER)
+        for at, data in ((72, struct.pack(">Q", 1)), (48, struct.pack(">QI", table * CLUSTER, up(entries * 8))),
+                         (block * CLUSTER, struct.pack(">H", 1) * 256),
+                         (table * CLUSTER, struct.pack(">Q", block * CLUSTER) * entries)):
+            f.seek(at)
+            f.write(data)
+    p = img(tmp_path, "resize", "img", "2M")
+    assert p.returncode == 1 and "repair it with `cairn-img check -r all`" in p.stderr, p.stderr
+
+
+def test_forged_bitmap_is_refused(tmp_path):
+    """A bitmap of 256 MiB whose table says that all its clusters are ones; with clear bits it takes no memory."""
+    path = tmp_path / "img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "8T"], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--add", "-g", "4k", path, "b"], check=True)
+    assert img(tmp_path, "snapshot", "-c", "one", "img").returncode == 0
+    with open(path, "r+b") as f:
+        data = f.read(4096)
+        directory = int.from_bytes(data[(at := data.index(bytes.fromhex("2385287500000018"))) + 24:at + 32], "big")
+        f.seek(directory)
+        table = int.from_bytes(f.read(8), "big")
+        f.seek(table)
+        f.write((1).to_bytes(8, "big") * 4096)
+    p = img(tmp_path, "snapshot", "-c", "two", "img")
+    assert p.returncode == 1 and "the image's tables need more than 64 MiB of memory" in p.stderr, p.stderr
+
+
+@pytest.mark.parametrize("options", ("cluster_size=64k", "cluster_size=2M,preallocation=metadata", "cluster_size=64k,extended_l2=on"))
+def test_large_image_with_many_snapshots_opens(tmp_path, options):
+    path = tmp_path / "img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path, "8T"], check=True)
+    writes = [x for i in range(50) for x in ("-c", f"write -z {i * 163}G 64k")]
+    subprocess.run(["qemu-io", *writes, path], check=True, stdout=subprocess.DEVNULL)
+    for i in range(10):
+        assert img(tmp_path, "snapshot", "-c", f"s{i}", "img").returncode == 0
+    with open(path, "r+b") as f:  # as a killed process leaves it
+        f.seek(72)
+        bits = int.from_bytes(f.read(8), "big")
+        f.seek(72)
+        f.write((bits | 1).to_bytes(8, "big"))
+    for args in (("snapshot", "-c", "last", "img"), ("snapshot", "-a", "s7", "img"), ("snapshot", "-d", "s9", "img")):
+        p = img(tmp_path, *args)
+        assert p.returncode == 0, p.stderr
+    assert img(tmp_path, "check", "img").returncode == 0
