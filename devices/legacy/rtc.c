@@ -84,9 +84,15 @@ struct rtc {
 	bool rearm_posted, paused;
 };
 
+/* The guest, or a loaded state, may have chosen an offset that leaves the range as the host's time passes. The clock
+ * then stands still at the range's end. */
 static int64_t rtc_now_ns(const struct rtc *t)
 {
-	return (int64_t)clock_realtime_ns() + t->offset_ns;
+	int64_t now;
+
+	if (__builtin_add_overflow((int64_t)clock_realtime_ns(), t->offset_ns, &now))
+		return TIME_MAX_S * NS_PER_S;
+	return MIN(now, TIME_MAX_S * NS_PER_S);
 }
 
 /* Floor division: the guest may set a time before 1970. */

@@ -1,6 +1,7 @@
 /* The small devices of a PC: i8042, RTC, ACPI PM, pvpanic, debug exit. */
 #include "fixture.h"
 
+#include "base/bytes.h"
 #include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/legacy/debug_exit.h"
@@ -8,6 +9,7 @@
 #include "devices/legacy/pvpanic.h"
 #include "devices/legacy/rtc.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -225,6 +227,24 @@ static void rtc_survives_any_value(void **state)
 	end(&f, d);
 }
 
+/* A loaded state may name any offset to the host's clock: the guest's clock ends in 2255. */
+static void rtc_stands_still_at_the_end_of_its_range(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+	struct fx_state s;
+
+	(void)state;
+	d->ops->pause(d);
+	fx_save(d, &s);
+	store_le64(s.buf + 1 + 128, 7500000000ULL * 1000000000ULL); /* behind the index and the registers */
+	assert_int_equal(fx_load(d, &s), 0);
+	d->ops->resume(d);
+	assert_int_equal(bcd(cmos(&f, RTC_CENTURY_REGISTER)) * 100 + bcd(cmos(&f, 9)), 2255);
+	free(s.buf);
+	end(&f, d);
+}
+
 static void rtc_interrupts_only_when_asked(void **state)
 {
 	uint64_t start = loop_now_ns();
@@ -420,6 +440,7 @@ int main(void)
 		cmocka_unit_test(rtc_tells_the_time),
 		cmocka_unit_test(rtc_can_be_set),
 		cmocka_unit_test(rtc_survives_any_value),
+		cmocka_unit_test(rtc_stands_still_at_the_end_of_its_range),
 		cmocka_unit_test(rtc_interrupts_only_when_asked),
 		cmocka_unit_test(rtc_alarm_and_update),
 		cmocka_unit_test(rtc_alarm_that_never_comes_costs_nothing),
