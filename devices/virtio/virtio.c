@@ -88,9 +88,19 @@ static bool features_are_acceptable(const struct virtio_dev *v)
 	return !(v->features & ~v->features_offered) && (v->features & VIRTIO_F_VERSION_1);
 }
 
+/* quiesce releases the lock while it waits. No other vCPU may set the status meanwhile: the device would run with
+ * the queues of the driver before the reset. */
+static void reset_wait(struct virtio_dev *v)
+{
+	while (v->resetting)
+		pthread_cond_wait(&v->reset_done, &v->lock);
+}
+
 /* Reset registers and queues to power-on values. Waits for requests in flight. */
 static void reset_locked(struct virtio_dev *v)
 {
+	reset_wait(v);
+	v->resetting = true;
 	v->status = 0; /* set first, so that nothing new is taken while quiesce waits */
 	if (v->ops->quiesce)
 		v->ops->quiesce(v);
@@ -102,16 +112,20 @@ static void reset_locked(struct virtio_dev *v)
 		v->ops->reset(v);
 	v->transport_ops->reset(v->transport);
 	v->transport_ops->changed(v->transport);
+	v->resetting = false;
+	pthread_cond_broadcast(&v->reset_done);
 }
 
 void virtio_set_status(struct virtio_dev *v, uint8_t status)
 {
-	uint8_t before = v->status;
+	uint8_t before;
 
 	if (!status) {
 		reset_locked(v);
 		return;
 	}
+	reset_wait(v);
+	before = v->status;
 	/* The driver can only add bits; only the device sets NEEDS_RESET. */
 	status = (uint8_t)((status & STATUS_KNOWN & ~VIRTIO_STATUS_NEEDS_RESET) | before);
 	if (!(before & VIRTIO_STATUS_FEATURES_OK) && !features_are_acceptable(v))
@@ -351,6 +365,7 @@ int virtio_init(struct virtio_dev *v, struct dev_host *h, struct loop *l, const 
 	v->ops = ops;
 	v->features_offered = VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
 	pthread_mutex_init(&v->lock, NULL);
+	pthread_cond_init(&v->reset_done, NULL);
 	if (!nqueues || nqueues > VIRTIO_QUEUES_MAX || !is_power_of_two(queue_size) ||
 		queue_size > VIRTQUEUE_SIZE_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: %u queues of %u entries", name,
@@ -371,5 +386,6 @@ void virtio_done(struct virtio_dev *v)
 			close(v->queues[i].kick_fd);
 	}
 	free(v->queues);
+	pthread_cond_destroy(&v->reset_done);
 	pthread_mutex_destroy(&v->lock);
 }

@@ -91,6 +91,8 @@ struct virtio_dev {
 	uint8_t status, generation;
 	bool paused;
 	bool faulted; /* NEEDS_RESET has been reported */
+	bool resetting; /* a reset waits for requests in flight, without the lock */
+	pthread_cond_t reset_done;
 	unsigned nqueues;
 	struct virtio_queue *queues;
 	unsigned config_bytes;

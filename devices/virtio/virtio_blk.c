@@ -232,7 +232,7 @@ static int begin_transfer(struct blk_request *r, uint64_t sector, struct iovec *
 
 	if (write && b->info.read_only)
 		return S_IOERR;
-	if (!range_is_valid(b, sector, bytes))
+	if (bytes > BLOCK_REQ_BYTES_MAX || !range_is_valid(b, sector, bytes))
 		return S_IOERR;
 	if (!bytes)
 		return S_OK;

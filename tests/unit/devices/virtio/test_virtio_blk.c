@@ -733,6 +733,89 @@ static void pause_and_reset_wait_for_what_is_in_flight(void **state)
 	loop_free(l);
 }
 
+struct status_writer {
+	struct blk_test *t;
+	const uint8_t *values;
+	unsigned n;
+};
+
+static void *cpu_main(void *opaque)
+{
+	struct status_writer *w = opaque;
+
+	for (unsigned i = 0; i < w->n; i++)
+		fx_write(&w->t->f, w->t->d.common + 20, 1, w->values[i]);
+	return NULL;
+}
+
+/* While a vCPU resets the device with a request in flight, another one sets DRIVER_OK again: the device must not run
+ * with the queues and features of the driver before. */
+static void status_of_second_vcpu_waits_for_the_reset(void **state)
+{
+	static const uint8_t zero[] = { 0 }, ok[] = { 3, 11, 15 };
+	struct virtio_blk_config c = { 0 };
+	struct release_later later;
+	struct blk_test t;
+	struct status_writer resets = { &t, zero, 1 }, sets = { &t, ok, 3 };
+	pthread_t thread, a, b;
+	struct loop *l;
+
+	(void)state;
+	disk_new(&t, &c);
+	assert_int_equal(loop_new(64, &l, NULL), 0);
+	c.loop = t.block.loop = l;
+	disk_start(&t, &c, ALL);
+	later = (struct release_later){ { .run = release_run }, &t.block };
+	t.block.hold = 1;
+	assert_int_equal(pthread_create(&thread, NULL, loop_thread, l), 0);
+	submit(&t, 0, 0, 1, 0, t.data, 512);
+	while (!__atomic_load_n(&t.block.submits, __ATOMIC_ACQUIRE))
+		usleep(100);
+	assert_int_equal(pthread_create(&a, NULL, cpu_main, &resets), 0);
+	while (drv_status(&t.d))
+		usleep(100);
+	assert_int_equal(pthread_create(&b, NULL, cpu_main, &sets), 0);
+	loop_post(l, &later.task);
+	pthread_join(a, NULL);
+	pthread_join(b, NULL);
+	assert_int_equal(drv_status(&t.d), 3); /* the reset has cleared the features, so FEATURES_OK is refused */
+	loop_stop(l);
+	pthread_join(thread, NULL);
+	disk_end(&t);
+	loop_free(l);
+}
+
+/* The block layer takes up to 1 GiB at once: larger transfers are errors of the request, not of the host. */
+static void refuses_transfers_over_one_gib(void **state)
+{
+	struct virtio_blk_config c = { 0 };
+	struct drv_sg sg[160];
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	t.block.info.size_bytes = 4ULL << 30;
+	disk_start(&t, &c, ALL);
+	for (unsigned type = 0; type <= 1; type++) {
+		unsigned submits = t.block.submits;
+		uint32_t each = FX_LOW_BYTES - 8192;
+		uint64_t n = (1ULL << 30) / each + 1;
+
+		assert_true(n + 2 <= ARRAY_SIZE(sg));
+		header_put(&t, 0, type, 0);
+		sg[0] = (struct drv_sg){ t.header, 16, false };
+		for (unsigned i = 0; i < n; i++)
+			sg[1 + i] = (struct drv_sg){ 4096, each, !type };
+		sg[n + 1] = (struct drv_sg){ t.status, 1, true };
+		drv_add(&t.d.q[0], sg, (unsigned)n + 2, true);
+		drv_kick(&t.d.q[0]);
+		drv_wait(&t.d.q[0], NULL);
+		assert_int_equal(status_get(&t, 0), 1);
+		assert_int_equal(t.block.submits, submits);
+	}
+	disk_end(&t);
+}
+
 static void state_survives(void **state)
 {
 	struct virtio_blk_config c = { .queues = 2 };
@@ -803,6 +886,8 @@ int main(void)
 		cmocka_unit_test(resume_resubmits_in_order),
 		cmocka_unit_test(queues_work_side_by_side),
 		cmocka_unit_test(pause_and_reset_wait_for_what_is_in_flight),
+		cmocka_unit_test(status_of_second_vcpu_waits_for_the_reset),
+		cmocka_unit_test(refuses_transfers_over_one_gib),
 		cmocka_unit_test(state_survives),
 		cmocka_unit_test(random_rings),
 	};
