@@ -22,9 +22,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Bound of the queue from other threads to the main thread. Half of the queue is reserved for faults, for events that
- * may stop the VM, and for the watchdog's. A guest can repeat the other events at any rate; those are dropped when the
- * other half is full. */
+/* Bound of the queue from other threads to the main thread. A guest can fill it. Half of the queue is reserved for
+ * faults, for events that may stop the VM, and for the watchdog's; when the other half is full, one of each kind is
+ * queued, and all other events are dropped. */
 #define QUEUE_MAX 256
 #define QUEUE_KEPT_FOR_STOPS 128
 /* Minimum interval between two progress events of long-running work. */
@@ -667,11 +667,24 @@ static void queue_run(struct loop_task *t)
 	free(batch);
 }
 
-static void queue_add(struct vm *vm, const struct queued *q, bool stops)
+/* Return whether the queue has an event with the same consequence. */
+static bool queue_has(const struct vm *vm, const struct queued *q)
+{
+	for (unsigned i = 0; i < vm->nqueued; i++) {
+		const struct queued *o = &vm->queue[i];
+
+		if (o->generation == vm->generation && o->is_fault == q->is_fault && o->reason == q->reason &&
+			o->ev.kind == q->ev.kind && o->stops && o->ev.corrupt == q->ev.corrupt)
+			return true;
+	}
+	return false;
+}
+
+static void queue_add(struct vm *vm, const struct queued *q)
 {
 	LOCK_GUARD(&vm->lock);
 
-	if (vm->nqueued >= (stops ? QUEUE_MAX : QUEUE_MAX - QUEUE_KEPT_FOR_STOPS))
+	if (vm->nqueued >= QUEUE_MAX - QUEUE_KEPT_FOR_STOPS && (!q->stops || vm->nqueued == QUEUE_MAX || queue_has(vm, q)))
 		return;
 	vm->queue[vm->nqueued] = *q;
 	vm->queue[vm->nqueued++].generation = vm->generation;
@@ -692,21 +705,21 @@ static bool event_needs_room(const struct dev_event *ev)
 
 static void listener_event(void *opaque, const struct dev_event *ev)
 {
-	struct queued q = { .ev = *ev };
+	struct queued q = { .ev = *ev, .stops = event_needs_room(ev) };
 
 	snprintf(q.device, sizeof(q.device), "%s", ev->device ? ev->device : "");
 	snprintf(q.detail, sizeof(q.detail), "%s", ev->detail ? ev->detail : "");
 	q.ev.device = q.ev.detail = NULL;
-	queue_add(opaque, &q, event_needs_room(ev));
+	queue_add(opaque, &q);
 }
 
 static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail)
 {
-	struct queued q = { .is_fault = true, .reason = reason };
+	struct queued q = { .is_fault = true, .stops = true, .reason = reason };
 
 	(void)vcpu;
 	snprintf(q.detail, sizeof(q.detail), "%s", detail);
-	queue_add(opaque, &q, true);
+	queue_add(opaque, &q);
 }
 
 /* ---- creation and teardown ---- */

@@ -16,6 +16,7 @@ struct machine;
 struct queued {
 	unsigned generation; /* vm.generation when the event occurred; a reset or revert discards events of an earlier one */
 	bool is_fault;
+	bool stops; /* must not get lost */
 	enum vm_reason reason;
 	struct dev_event ev;
 	char device[32];

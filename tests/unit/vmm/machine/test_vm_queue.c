@@ -41,16 +41,20 @@ static void test_flood_leaves_room_for_events_that_stop(void **state)
 		{ .kind = DEV_EVENT_PANICKED, .value = PVPANIC_PANICKED | PVPANIC_CRASH_LOADED },
 		{ .kind = DEV_EVENT_DEBUG_EXIT },
 		{ .kind = DEV_EVENT_IO_ERROR, .device = "vda", .stop = true },
+		{ .kind = DEV_EVENT_IO_ERROR, .device = "vdb", .stop = true, .corrupt = true },
 		{ .kind = DEV_EVENT_WATCHDOG },
 	};
 
 	(void)state;
-	for (size_t f = 0; f < ARRAY_SIZE(floods); f++) {
+	for (size_t f = 0; f < ARRAY_SIZE(floods) + ARRAY_SIZE(stops); f++) {
 		struct vm *vm = vm_with_queue();
+		size_t flooding = f - ARRAY_SIZE(floods); /* the stop that floods, if one does */
 
 		for (unsigned i = 0; i < 2 * QUEUE_MAX; i++)
-			listener_event(vm, &floods[f]);
+			listener_event(vm, f < ARRAY_SIZE(floods) ? &floods[f] : &stops[flooding]);
 		for (size_t i = 0; i < ARRAY_SIZE(stops); i++) {
+			if (i == flooding)
+				continue;
 			listener_event(vm, &stops[i]);
 			assert_int_equal(vm->queue[vm->nqueued - 1].ev.kind, stops[i].kind);
 			assert_int_equal(vm->queue[vm->nqueued - 1].ev.value, stops[i].value);
