@@ -7,16 +7,16 @@ import pytest
 
 
 @contextlib.contextmanager
-def mounted(folder, *what):
-    """Make the folder and mount a file system there. what: mount's options and the source."""
+def mounted(folder, *what, **kwargs):
+    """Make the folder and mount a file system there. what: mount's options and the source; kwargs: for its process."""
     folder.mkdir()
-    p = subprocess.run(["mount", *what, folder], stderr=subprocess.PIPE, text=True)
+    p = subprocess.run(["mount", *what, folder], stderr=subprocess.PIPE, text=True, **kwargs)
     if p.returncode:
         pytest.skip("may not mount a file system of its own: " + p.stderr.strip())
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-f", "-l", folder], check=True)  # -f: requests to a FUSE file system fail
 
 
 def tmpfs(folder, size):

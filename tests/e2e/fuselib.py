@@ -1,0 +1,249 @@
+"""fuselib: a FUSE file system that answers as late as a test likes. It speaks the protocol of <linux/fuse.h> itself, so
+it needs no library. Needs root; without it the test is skipped.
+
+A process of its own serves the file system: the test's process may wait for an answer while it holds Python's lock."""
+
+import contextlib
+import enum
+import errno
+import json
+import os
+import pathlib
+import select
+import socket
+import stat
+import struct
+import subprocess
+import sys
+
+ROOT = 1  # the node of the folder
+DIRECT_IO = 1
+
+
+class Op(enum.IntEnum):
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    UNLINK = 10
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    RELEASE = 18
+    FSYNC = 20
+    FLUSH = 25
+    INIT = 26
+    ACCESS = 34
+    CREATE = 35
+    INTERRUPT = 36
+    BATCH_FORGET = 42
+
+
+# ---- the test's side ----
+
+class Fuse:
+    """One folder of files. Any user may read, write, make and remove files there."""
+
+    def __init__(self, folder, control):
+        self.folder = folder
+        self.control = control.makefile("rw")
+
+    def __getitem__(self, name):
+        """Return the path of a file."""
+        return str(self.folder / name)
+
+    def ask(self, *message):
+        self.control.write(json.dumps(message) + "\n")
+        self.control.flush()
+        return json.loads(self.control.readline())
+
+    def hang(self, *operations, after=0):
+        """From now on, answer only that many requests of each of these operations. Each further one keeps the process
+        that made it in the kernel, deaf to SIGKILL."""
+        self.ask("hang", operations, after)
+
+    def release(self):
+        """Answer everything, from now on and what hangs."""
+        self.ask("release")
+
+    def hanging(self):
+        """Return the operations of the requests that hang."""
+        return self.ask("hanging")
+
+    def seen(self):
+        """Return the operations of all requests."""
+        return self.ask("seen")
+
+
+@contextlib.contextmanager
+def fuse(folder, **files):
+    """Make the folder and mount a file system with these files there. files: name and content."""
+    from mountlib import mounted
+    folder = pathlib.Path(folder)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    ours, theirs = socket.socketpair()
+    options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other"
+    with mounted(folder, "-i", "-t", "fuse", "-o", options, "none", pass_fds=[device]), ours:
+        with subprocess.Popen([sys.executable, __file__, str(device), str(theirs.fileno())],
+                              pass_fds=[device, theirs.fileno()]) as server:
+            os.close(device)  # when the server ends, whatever the reason, requests fail
+            theirs.close()
+            f = Fuse(folder, ours)
+            for name, content in files.items():
+                f.ask("add", name, content.hex())
+            try:
+                yield f
+            finally:
+                f.control.close()
+                ours.close()
+                server.wait()
+
+
+# ---- the server ----
+
+class File:
+    def __init__(self, node, content=b""):
+        self.node, self.content = node, bytearray(content)
+
+
+class Server:
+    def __init__(self, device, control):
+        self.device, self.control = device, control
+        self.files = {}
+        self.hung = {}  # operation: number of requests that are still answered
+        self.waiting = []  # requests without an answer
+        self.requests = []  # operations of all requests
+
+    def serve(self):
+        """Serve until the test hangs up. All requests fail then."""
+        text = self.control.makefile("rw")
+        while True:
+            ready, _, _ = select.select([self.device, self.control], [], [])
+            if self.control in ready:
+                line = text.readline()
+                if not line:
+                    return
+                command, *args = json.loads(line)
+                text.write(json.dumps(getattr(self, "do_" + command)(*args)) + "\n")
+                text.flush()
+            if self.device in ready:
+                self.request()
+
+    def do_add(self, name, content):
+        self.files[name] = File(self.node_new(), bytes.fromhex(content))
+
+    def do_hang(self, operations, after):
+        self.hung.update(dict.fromkeys(operations, after))
+
+    def do_release(self):
+        self.hung.clear()
+        while self.waiting:
+            self.answer(self.waiting.pop(0))
+
+    def do_hanging(self):
+        return [self.header(m)[0] for m in self.waiting]
+
+    def do_seen(self):
+        return self.requests
+
+    @staticmethod
+    def header(m):
+        """Return operation, unique number, node."""
+        return struct.unpack_from("<4xIQQ", m)
+
+    def request(self):
+        try:
+            m = os.read(self.device, 1 << 20)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # the request was interrupted
+                return
+            raise
+        op = self.header(m)[0]
+        self.requests.append(op)
+        if self.hung.get(op) == 0:
+            self.waiting.append(m)
+            return
+        if op in self.hung:
+            self.hung[op] -= 1
+        self.answer(m)
+
+    def answer(self, m):
+        op, unique, node = self.header(m)
+        body, error = b"", 0
+        if op in (Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT):
+            return
+        try:
+            body = self.body(op, node, m[40:])
+        except OSError as e:
+            error = e.errno
+        with contextlib.suppress(FileNotFoundError):  # the request was interrupted
+            os.write(self.device, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+
+    def body(self, op, node, body):
+        if op in (Op.RELEASE, Op.FLUSH, Op.FSYNC, Op.ACCESS):
+            return b""
+        function = getattr(self, "op_" + Op(op).name.lower(), None) if op in list(Op) else None
+        if not function:
+            raise OSError(errno.ENOSYS, op)
+        return function(node, body)
+
+    def node_new(self):
+        return 1 + max([ROOT, *(f.node for f in self.files.values())])
+
+    def of_node(self, node):
+        return next((f for f in self.files.values() if f.node == node), File(node))  # a removed file is empty
+
+    def attributes(self, node):
+        size, mode = len(self.of_node(node).content), stat.S_IFREG | 0o666
+        if node == ROOT:
+            mode = stat.S_IFDIR | 0o777
+        return struct.pack("<6Q10I", node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+    def entry(self, node):
+        return struct.pack("<4Q2I", node, 0, 0, 0, 0, 0) + self.attributes(node)
+
+    def op_init(self, node, body):
+        return struct.pack("<4I2H2I2H", 7, 31, 65536, 0, 16, 12, 1 << 17, 1, 32, 0).ljust(64, b"\0")
+
+    def op_lookup(self, node, body):
+        name = body.rstrip(b"\0").decode()
+        if name not in self.files:
+            raise OSError(errno.ENOENT, name)
+        return self.entry(self.files[name].node)
+
+    def op_getattr(self, node, body):
+        return struct.pack("<Q2I", 0, 0, 0) + self.attributes(node)
+
+    def op_setattr(self, node, body):
+        valid, size = struct.unpack_from("<I12xQ", body)
+        if valid & 1 << 3:
+            content = self.of_node(node).content
+            content[:] = content[:size].ljust(size, b"\0")
+        return self.op_getattr(node, body)
+
+    def op_open(self, node, body):
+        return struct.pack("<Q2I", 0, DIRECT_IO, 0)
+
+    def op_create(self, node, body):
+        name = body[16:].rstrip(b"\0").decode()
+        self.files[name] = File(self.node_new())
+        return self.entry(self.files[name].node) + self.op_open(node, b"")
+
+    def op_unlink(self, node, body):
+        del self.files[body.rstrip(b"\0").decode()]
+        return b""
+
+    def op_read(self, node, body):
+        offset, size = struct.unpack_from("<8xQI", body)
+        return bytes(self.of_node(node).content[offset:offset + size])
+
+    def op_write(self, node, body):
+        offset, size = struct.unpack_from("<8xQI", body)
+        content = self.of_node(node).content
+        content.extend(bytes(max(0, offset - len(content))))
+        content[offset:offset + size] = body[40:40 + size]
+        return struct.pack("<2I", size, 0)
+
+
+if __name__ == "__main__":
+    Server(int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))).serve()
