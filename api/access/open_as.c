@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
 
@@ -88,6 +89,47 @@ static void only_read(struct config *c, struct config_files *files)
 		files->list[i].write = false;
 	c->vm.images_read = true;
 }
+
+/* ---- checking the files of a definition ---- */
+
+struct check {
+	const struct definition *d;
+	struct config_files files;
+};
+
+/* Runs in the forked process. It closes each file itself, because close() waits for a file system, too. */
+static int files_check(const void *arg, struct fork_as_result *out, struct err *e)
+{
+	const struct check *check = arg;
+
+	(void)out;
+	if (!check->d->rights)
+		return definition_check_files(check->d, e);
+	for (unsigned i = 0; i < check->files.n; i++) {
+		int fd = config_open_file(&check->files.list[i], e);
+
+		if (fd < 0)
+			return fd;
+		close(fd);
+	}
+	return 0;
+}
+
+int open_as_check(struct loop *l, const struct definition *d,
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct err *e)
+{
+	struct check check = { .d = d };
+	struct fork_as_spec s = { .rights = d->rights, .run = files_check, .arg = &check, .what = "opening its files",
+		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
+	struct fork_as *x;
+	struct config c;
+	int r = open_prepare(d, OPEN_AS_ALL, &c, &check.files, e);
+
+	return r < 0 ? r : fork_as_begin(l, &s, &x, e);
+}
+
+/* ---- opening the files of a definition ---- */
 
 void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,

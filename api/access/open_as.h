@@ -7,6 +7,7 @@
 struct config;
 struct definition;
 struct err;
+struct fork_as_result;
 struct loop;
 struct open_as;
 
@@ -26,6 +27,12 @@ enum open_as_what {
 void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct open_as **ret_o);
+/* Check the files of a definition in a process that opens and closes them with the definer's rights; if that is root or
+ * the daemon's own user, the process only looks at them. None of the files enters the daemon.
+ * d: borrowed for the call. done: fork_as_spec's; res is empty. Returns 0; -errno, and then done() is not called. */
+int open_as_check(struct loop *l, const struct definition *d,
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
+	struct err *e);
 /* Stop opening the files and free o; done() is not called. NULL allowed. */
 void open_as_free(struct open_as *o);
 

@@ -2,7 +2,6 @@
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
-#include "api/definition/vm_config.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -252,10 +251,9 @@ static void define_finish(struct define *w, int r, const struct err *e)
 		define_go(w);
 }
 
-static void define_opened(void *opaque, int r, struct config *c, const struct err *e)
+static void define_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
-	if (!r)
-		config_done(c);
+	(void)res;
 	define_finish(opaque, r, e);
 }
 
@@ -264,15 +262,11 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	void *opaque)
 {
 	struct define *w = must_alloc(calloc(1, sizeof(*w)));
-	struct open_as *o;
 	struct err e;
 	int r;
 
 	*w = (struct define){ .host = host, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
-	if (def->rights) {
-		open_as_open(host->loop, def, OPEN_AS_ALL, define_opened, w, &o);
-		return;
-	}
-	r = definition_check_files(def, &e);
-	define_finish(w, r, &e);
+	r = open_as_check(host->loop, def, define_checked, w, &e);
+	if (r < 0)
+		define_finish(w, r, &e);
 }

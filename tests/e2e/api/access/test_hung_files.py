@@ -1,0 +1,94 @@
+"""A file system that does not answer, such as FUSE, delays only the user who names its files, never the daemon."""
+
+import contextlib
+import json
+import signal
+
+import pytest
+
+from conftest import Qmp, until
+from fuselib import Op, fuse
+from otherslib import as_user
+from test_daemon import shared  # noqa: F401
+
+
+@pytest.fixture
+def hostile(shared):  # noqa: F811
+    """A daemon and a file system. The user nobody is an owner of the VM 'mine'."""
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    with fuse(shared.tmp / "fuse", kernel=b"not a kernel\n") as f:
+        yield shared, f
+
+
+def definition(f, **keys):
+    return {"name": "mine", "memory": "32M", "boot": {"kernel": f["kernel"]}, **keys}
+
+
+@contextlib.contextmanager
+def asked(d, command, **args):
+    """Send a command as nobody, and yield a function that waits for the answer."""
+    def run(say):
+        q = Qmp(d.socket)
+        q.send(json.dumps({"execute": command, "arguments": args}).encode())
+        say(q.answer())
+    with as_user(run) as lines:
+        yield lambda: json.loads(lines.readline())
+
+
+def serves(d):
+    """The daemon serves a new client: greeting, command, answer."""
+    q = d.qmp()
+    q.run("vm-list")
+    q.close()
+    return True
+
+
+@pytest.mark.parametrize("op", [Op.OPEN, Op.FLUSH])
+def test_define_times_out_for_its_user_alone(hostile, op):
+    d, f = hostile
+    f.hang(op)
+    with asked(d, "vm-define", definition=definition(f)) as answer:
+        until(lambda: op in f.hanging())
+        assert serves(d)
+        e = answer()["error"]
+        assert e["class"] == "Timeout" and "a file system does not answer" in e["desc"]
+    # The process is still stuck, and its late answer means nothing to another define.
+    assert op in f.hanging() and serves(d)
+    d.define("mine", title="root's")
+    f.release()
+    d.define("other")
+    assert json.loads(d.cairn("dumpjson", "mine").stdout)["title"] == "root's"
+
+
+def test_daemon_closes_no_file_of_a_definition(hostile):
+    """A file system may answer the close() of the helper process, and not that of the daemon."""
+    d, f = hostile
+    f.hang(Op.FLUSH, after=1)
+    with asked(d, "vm-define", definition=definition(f)) as answer:
+        assert "return" in answer()
+    with asked(d, "vm-define", definition=definition(f), **{"validate-only": True}) as answer:
+        until(lambda: Op.FLUSH in f.hanging())
+        assert serves(d)
+
+
+@pytest.mark.parametrize("op", [Op.LOOKUP, Op.GETATTR])
+def test_hung_files_of_root_do_not_block_the_daemon(hostile, op):
+    d, f = hostile
+    f.hang(op)
+    q = d.qmp()
+    q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": definition(f)}}).encode())
+    until(lambda: op in f.hanging())
+    assert serves(d)
+    f.release()
+    q.answer()
+
+
+def test_daemon_is_replaced_beside_a_stuck_helper(hostile):
+    """A helper process that is deaf to SIGKILL keeps neither the daemon's lock nor its socket."""
+    d, f = hostile
+    f.hang(Op.OPEN)
+    with asked(d, "vm-define", definition=definition(f)):
+        until(lambda: Op.OPEN in f.hanging())
+        d.stop(signal.SIGKILL)
+        d.start()
+        assert Op.OPEN in f.hanging() and serves(d)
