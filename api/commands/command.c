@@ -32,6 +32,7 @@ static void call_free(struct call *c)
 	json_object_put(c->args);
 	json_object_put(c->id);
 	close_async_fds(&c->fd, c->fd >= 0);
+	free((void *)c->who.groups);
 	free(c);
 }
 
@@ -203,34 +204,34 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 	return NULL;
 }
 
-/* Return the name of the VM that vm-define would change. A definition names a VM by name, never by uuid. */
-static const char *vm_defined(const struct call *c)
+/* Return the VM that vm-define would change. A definition names a VM by name, never by uuid. */
+static const struct vm *vm_defined(const struct call *c)
 {
 	const char *name = js_get_str(js_get(c->args, "definition"), "name");
 	const struct vm *vm = name ? vm_find(c->host, name) : NULL;
 
-	return vm && !strcmp(vm->def->name, name) ? vm->def->name : NULL;
+	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
 }
 
-/* Return the name of the VM that the call concerns; NULL: none, or it does not exist. */
-static const char *vm_concerned(const struct call *c)
+/* Return the VM that the call concerns; NULL: none, or it does not exist. */
+static const struct vm *vm_concerned(const struct call *c)
 {
-	const char *name = js_get_str(c->args, c->command->flags & COMMAND_CONCERNS_JOB ? "id" : "vm");
-	const struct vm *vm = conn_vm(c->conn);
-	const struct job *j;
+	const char *name = js_get_str(c->args, "vm");
 
-	if (vm)
-		return vm->def->name;
+	if (conn_vm(c->conn))
+		return conn_vm(c->conn);
 	if (c->command->flags & COMMAND_DEFINES)
 		return vm_defined(c);
-	if (!name)
-		return NULL;
-	if (c->command->flags & COMMAND_CONCERNS_JOB) {
-		j = job_find(c->host, name);
-		return j ? j->vm_name : NULL;
-	}
-	vm = c->command->flags & COMMAND_CONCERNS_VM ? vm_find(c->host, name) : NULL;
-	return vm ? vm->def->name : NULL;
+	return name && (c->command->flags & COMMAND_CONCERNS_VM) ? vm_find(c->host, name) : NULL;
+}
+
+/* Return the name of the VM of the job that the call concerns, also if that VM is gone; NULL: there is none. */
+static const char *job_concerned(const struct call *c)
+{
+	const char *id = js_get_str(c->args, "id");
+	const struct job *j = id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
+
+	return j ? j->vm_name : NULL;
 }
 
 static void tell_denial(struct call *c)
@@ -250,8 +251,13 @@ static void tell_denial(struct call *c)
 /* Check the role before the arguments and the VM, so that a client without rights does not learn which VMs exist. */
 static int check_role(struct call *c, struct err *e)
 {
-	enum role role = conn_role_for(c->conn, vm_concerned(c));
+	const struct vm *vm = vm_concerned(c);
+	enum role role = conn_role_for(c->conn, vm ? vm->def->name : job_concerned(c));
 
+	if (vm) {
+		c->concerns = true;
+		memcpy(c->uuid, vm->def->uuid, sizeof(c->uuid));
+	}
 	if (role >= c->command->role ||
 		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
 		return 0;
@@ -260,6 +266,18 @@ static int check_role(struct call *c, struct err *e)
 		"%s requires the role %s, and you have %s%s; an admin can change your role with cairn grant",
 		c->command->name,
 		role_name(c->command->role), role ? "the role " : "no role", role ? role_name(role) : "");
+}
+
+/* call_check_role(): a role for all VMs covers any VM; one for a VM covers only the VM that it was checked for. */
+static int check_role_again(const struct call *c, enum role role, const struct vm *vm, struct err *e)
+{
+	const struct server *s = c->host->server;
+	bool same = vm && c->concerns && !memcmp(vm->def->uuid, c->uuid, sizeof(c->uuid));
+
+	if (server_role(s, &c->who, same ? vm->def->name : NULL) >= role)
+		return 0;
+	return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s, and you lost it, or the VM was replaced, while "
+		"the command was under way", c->command->name, role_name(role));
 }
 
 static int take_fd(struct call *c, struct err *e)
@@ -314,6 +332,15 @@ static int check_state(struct call *c, struct err *e)
 
 /* ---- dispatching commands ---- */
 
+/* Copy the client's user for check_role_again(): the client may disconnect before. */
+static struct peer peer_copy(struct peer who)
+{
+	size_t bytes = who.ngroups * sizeof(*who.groups);
+
+	who.groups = bytes ? memcpy(must_alloc(malloc(bytes)), who.groups, bytes) : NULL;
+	return who;
+}
+
 static struct call *call_new(const struct command_context *context, struct conn *conn, struct json_object *text)
 {
 	struct call *c = must_alloc(calloc(1, sizeof(*c)));
@@ -322,6 +349,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->host = context->host;
 	c->context = context;
 	c->reply = call_reply;
+	c->check_role = check_role_again;
 	c->conn = conn;
 	c->dialect = conn_dialect(conn);
 	c->vm = conn_vm(conn);
@@ -329,6 +357,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->started_ns = loop_now_ns();
 	c->uid = conn_uid(conn);
 	c->pid = conn_pid(conn);
+	c->who = peer_copy(conn_peer(conn));
 	v = js_get(text, "arguments");
 	c->args = v ? json_object_get(v) : json_object_new_object();
 	conn_call_begin(conn, &c->conn);
@@ -361,6 +390,16 @@ static void command_go(void *opaque, int r, const struct err *e)
 		call_fail(c, e);
 	else
 		call_run(c);
+}
+
+static void vm_woken(void *opaque, int r, const struct err *e)
+{
+	struct call *c = opaque;
+	struct err own;
+
+	if (!r && (r = call_check_role(c, c->command->role, c->vm, &own)) < 0)
+		e = &own;
+	command_go(c, r, e);
 }
 
 static void command_dispatch(void *opaque, struct conn *conn, struct json_object *text)
@@ -400,7 +439,7 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 	if (r < 0)
 		call_fail(c, &e);
 	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
-		idle_wake(c->vm, command_go, c);
+		idle_wake(c->vm, vm_woken, c);
 	else
 		command_go(c, 0, NULL);
 }

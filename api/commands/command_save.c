@@ -214,7 +214,7 @@ void command_vm_restore(struct call *c)
 		free(w);
 		call_fail(c, &e);
 	} else if (def) {
-		vm_define(c->host, def, VM_DEFINE, NULL, restore_defined, w);
+		vm_define(c->host, def, VM_DEFINE, c, NULL, restore_defined, w);
 	} else {
 		restore_start(w);
 	}

@@ -77,7 +77,7 @@ void command_vm_define(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_define(c->host, STEAL_PTR(def), mode, json_object_get(js_get(c->args, "was")),
+		vm_define(c->host, STEAL_PTR(def), mode, c, json_object_get(js_get(c->args, "was")),
 			define_done, c);
 }
 

@@ -481,7 +481,9 @@ static void archive_looked(void *opaque, int r, struct json_object *result, cons
 		return;
 	}
 	x->seen = definition_text(result);
-	r = x->seen ? import_define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
+	r = call_check_role(x->call, ROLE_ADMIN, NULL, &own);
+	if (!r)
+		r = x->seen ? import_define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
 	if (!r)
 		r = vm_keep(x, d, &own);
 	if (!r)

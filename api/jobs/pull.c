@@ -119,7 +119,7 @@ static void definition_settle(struct pull *p)
 		pin_release_due(vm->host);
 	p->was_pending = vm->live;
 	if (def) {
-		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_defined, p);
+		vm_define(vm->host, def, VM_REDEFINE, NULL, NULL, definition_defined, p);
 		return;
 	}
 	job_succeed(p->job, NULL);

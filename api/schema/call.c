@@ -39,6 +39,11 @@ void call_fail(struct call *c, const struct err *e)
 	call_fail_class(c, err_class_name(e->cls), e->msg);
 }
 
+int call_check_role(const struct call *c, enum role role, const struct vm *vm, struct err *e)
+{
+	return c ? c->check_role(c, role, vm, e) : 0;
+}
+
 void call_done(void *opaque, int r, const struct err *e)
 {
 	if (r < 0)

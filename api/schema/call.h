@@ -9,6 +9,8 @@
 
 #include "api/schema/schema.h"
 
+#include "api/wire/peer.h"
+
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -25,6 +27,8 @@ struct call {
 	const struct command_context *context;
 	/* Send the answer. o and fd: taken. Set by commands/command.c. */
 	void (*reply)(struct call *c, struct json_object *o, int fd);
+	/* See call_check_role(). Set by commands/command.c. */
+	int (*check_role)(const struct call *c, enum role role, const struct vm *vm, struct err *e);
 	struct conn *conn; /* NULL: the client has disconnected */
 	enum dialect dialect;
 	const struct command *command;
@@ -40,7 +44,17 @@ struct call {
 	bool untold; /* the denial is above the user's rate limit, so it is only counted (api/access/denial_log.h) */
 	uid_t uid; /* the client's, also after it has disconnected */
 	pid_t pid;
+	struct peer who; /* the same user; who.groups is owned */
+	bool concerns;	 /* the command's role was checked for the VM with this uuid; else for all VMs */
+	uint8_t uuid[16];
 };
+
+/* Check the client's role again, right before an effect that comes after something that may have taken long: meanwhile
+ * the role may have been revoked, or the VM's name given to another VM.
+ * c: NULL: the daemon itself acts. role: the one that the effect requires. vm: the VM that will be changed; NULL: the
+ * effect creates one.
+ * Returns 0; -EPERM. */
+int call_check_role(const struct call *c, enum role role, const struct vm *vm, struct err *e);
 
 /* Answer with success. v: taken; NULL: {}. */
 void call_return(struct call *c, struct json_object *v);

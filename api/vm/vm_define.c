@@ -2,6 +2,7 @@
 #include "api/vm/vm.h"
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
+#include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -17,14 +18,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Return the VM of that name, but none whose uuid the text is. */
+static struct vm *vm_of_name(struct vm_host *host, const char *name)
+{
+	struct vm *vm = vm_find(host, name);
+
+	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
+}
+
 /* Check that the definition may be stored beside those of the existing VMs, and complete its uuid and MAC addresses.
  * *ret_old: the VM of that name; NULL: none. */
 static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
 {
-	struct vm *old = vm_find(host, def->name), *holder;
+	struct vm *old = vm_of_name(host, def->name), *holder;
 
-	if (old && strcmp(old->def->name, def->name))
-		old = NULL; /* vm_find() took the name for a uuid */
 	*ret_old = old;
 	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)
 		return -EBUSY;
@@ -51,6 +58,7 @@ struct define {
 	struct definition *def; /* owned until the VM takes it */
 	uint8_t uuid[16];
 	enum vm_define_mode mode;
+	const struct call *by;
 	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
 	bool created, outdates;
 	struct pin_scan *scan; /* finished when define_go() runs; NULL: none was begun */
@@ -82,6 +90,15 @@ static int was_check(const struct define *w, struct err *e)
 	return err_set(e, -EBUSY, ERR_BUSY,
 		"VM '%s' was changed by another user meanwhile; read its definition again and repeat the change",
 		w->def->name);
+}
+
+/* Check again what may have changed while files were checked or the draft was written: first the client's role, so that
+ * the other errors tell nothing about another user's VM. */
+static int may_define(const struct define *w, struct err *e)
+{
+	int r = call_check_role(w->by, ROLE_ADMIN, vm_of_name(w->host, w->def->name), e);
+
+	return r < 0 ? r : was_check(w, e);
 }
 
 static void define_synced(struct store_work *work)
@@ -155,7 +172,7 @@ static int define_keep(struct define *w, struct err *e)
 {
 	struct vm_host *host = w->host;
 	struct vm *vm = NULL;
-	int r = was_check(w, e);
+	int r = may_define(w, e);
 
 	if (!r)
 		r = define_check(host, w->def, &vm, e);
@@ -220,7 +237,7 @@ static void define_go(void *opaque)
 	struct vm_defined what;
 	struct vm *old = NULL;
 	struct err e;
-	int r = was_check(w, &e);
+	int r = may_define(w, &e);
 
 	if (!r)
 		r = define_check(w->host, w->def, &old, &e);
@@ -257,15 +274,15 @@ static void define_checked(void *opaque, int r, const struct fork_as_result *res
 	define_finish(opaque, r, e);
 }
 
-void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct json_object *was,
-	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
+void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, const struct call *by,
+	struct json_object *was, void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque)
 {
 	struct define *w = must_alloc(calloc(1, sizeof(*w)));
 	struct err e;
 	int r;
 
-	*w = (struct define){ .host = host, .def = def, .mode = mode, .was = was, .done = done, .opaque = opaque };
+	*w = (struct define){ .host = host, .def = def, .mode = mode, .by = by, .was = was, .done = done, .opaque = opaque };
 	r = open_as_check(host->loop, def, define_checked, w, &e);
 	if (r < 0)
 		define_finish(w, r, &e);

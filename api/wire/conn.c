@@ -458,16 +458,16 @@ static void groups_take(struct conn *c)
 		c->ngroups = len / sizeof(gid_t);
 }
 
-static bool is_operator(const struct conn *c)
+static bool is_operator(const struct server *s, const struct peer *who)
 {
-	gid_t operators = c->server->operators;
+	gid_t operators = s->operators;
 
 	if (operators == (gid_t)-1)
 		return false;
-	if (c->gid == operators)
+	if (who->gid == operators)
 		return true;
-	for (size_t i = 0; i < c->ngroups; i++)
-		if (c->groups[i] == operators)
+	for (size_t i = 0; i < who->ngroups; i++)
+		if (who->groups[i] == operators)
 			return true;
 	return false;
 }
@@ -477,15 +477,21 @@ struct peer conn_peer(const struct conn *c)
 	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
 }
 
+enum role server_role(const struct server *s, const struct peer *who, const char *vm)
+{
+	enum role role;
+
+	if (is_master(who->uid))
+		return ROLE_ADMIN;
+	role = s->ops->role(s->opaque, who, vm);
+	return MAX(role, is_operator(s, who) ? ROLE_OPERATOR : ROLE_NONE);
+}
+
 static enum role role_look_up(const struct conn *c, const char *vm)
 {
 	struct peer who = conn_peer(c);
-	enum role role;
 
-	if (is_master(c->uid))
-		return ROLE_ADMIN;
-	role = c->server->ops->role(c->server->opaque, &who, vm);
-	return MAX(role, is_operator(c) ? ROLE_OPERATOR : ROLE_NONE);
+	return server_role(c->server, &who, vm);
 }
 
 /* Look up the client's role and its limits. */

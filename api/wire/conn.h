@@ -53,6 +53,8 @@ struct server_ops {
  * Returns 0; -errno. */
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
 	gid_t operators, struct server **ret_s, struct err *e);
+/* Return the role that a user has now. vm: a VM's name; NULL: for all VMs. */
+enum role server_role(const struct server *s, const struct peer *who, const char *vm);
 /* Disconnect all clients and stop listening. NULL allowed. */
 void server_free(struct server *s);
 /* Listen on a VM's QMP socket. Its clients speak QEMU's dialect and see only that VM.

@@ -92,3 +92,22 @@ def test_daemon_is_replaced_beside_a_stuck_helper(hostile):
         d.stop(signal.SIGKILL)
         d.start()
         assert Op.OPEN in f.hanging() and serves(d)
+
+
+@pytest.mark.parametrize("meanwhile", ["role revoked", "VM replaced"])
+def test_role_is_checked_again_when_a_define_takes_effect(hostile, meanwhile):
+    """A define that hangs until its user has no role, or until its VM was replaced, changes nothing."""
+    d, f = hostile
+    f.hang(Op.OPEN)
+    with asked(d, "vm-define", definition=definition(f, description="nobody's")) as answer:
+        until(lambda: Op.OPEN in f.hanging())
+        if meanwhile == "role revoked":
+            d.cairn("revoke", "mine", "--user", "nobody")
+        else:
+            d.cairn("undefine", "mine")
+            d.define("mine")
+            d.cairn("grant", "owner", "mine", "--user", "nobody")
+        f.release()
+        e = answer()["error"]
+        assert e["class"] in ("PermissionDenied", "Timeout"), e  # a slow machine may let the define time out
+    assert "description" not in json.loads(d.cairn("dumpjson", "mine").stdout)
