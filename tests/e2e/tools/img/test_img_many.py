@@ -47,6 +47,7 @@ def many(path, n):
         f.truncate(total * CLUSTER)
 
 
+@pytest.mark.seconds(300)  # three commands of QEMU and eight of Cairn, each with 65,536 entries
 def test_65536_snapshots_work(box):  # noqa: F811
     many(box.path / "a", MOST - 1)
     box.img("check", "-q", "a")
