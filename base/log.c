@@ -12,14 +12,22 @@
 
 #define GUEST_WINDOW_NS (5 * 1000000000ULL)
 #define GUEST_BURST 10
+#define LINES_WINDOW_NS (60 * 1000000000ULL)
 
 atomic_int log_level_now = LOG_LEVEL_INFO;
 static atomic_int log_fd = 2;
 static char log_owner[64];
+static unsigned lines_burst; /* lines of a kind in LINES_WINDOW_NS; 0: no limit */
+static struct ratelimit lines[2]; /* errors; warnings and information */
 
 void log_set_level(enum log_level level)
 {
 	atomic_store(&log_level_now, (int)level);
+}
+
+void log_set_limit(unsigned lines_a_minute)
+{
+	lines_burst = lines_a_minute;
 }
 
 void log_set_fd(int fd)
@@ -32,20 +40,15 @@ void log_set_owner(const char *name)
 	snprintf(log_owner, sizeof(log_owner), "%s", name);
 }
 
-void log_write(enum log_level level, const char *device, const char *fmt, ...)
+static void line_write(enum log_level level, const char *device, const char *fmt, va_list ap)
 {
 	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
 	char line[1024], msg[800];
 	struct timespec ts;
 	struct tm tm;
-	va_list ap;
 	int n;
 
-	if (!log_enabled(level))
-		return;
-	va_start(ap, fmt);
 	vsnprintf(msg, sizeof(msg), fmt, ap);
-	va_end(ap);
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s %s%s%s%s%s\n",
@@ -61,6 +64,42 @@ void log_write(enum log_level level, const char *device, const char *fmt, ...)
 	line[n - 1] = '\n';
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
 		return; /* no place is left to report the failure */
+}
+
+static void line_write_now(enum log_level level, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	line_write(level, NULL, fmt, ap);
+	va_end(ap);
+}
+
+/* Whether the process may write one more line of this level. Lines that only a request for them switches on have no
+ * limit. */
+static bool line_pass(enum log_level level)
+{
+	uint64_t left_out;
+
+	if (!lines_burst || level > LOG_LEVEL_INFO)
+		return true;
+	if (!ratelimit_take_of(&lines[level != LOG_LEVEL_ERROR], lines_burst, LINES_WINDOW_NS,
+		    clock_ns(CLOCK_MONOTONIC_COARSE), &left_out))
+		return false;
+	if (left_out)
+		line_write_now(level, "%" PRIu64 " lines left out: more than %u in a minute", left_out, lines_burst);
+	return true;
+}
+
+void log_write(enum log_level level, const char *device, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!log_enabled(level) || !line_pass(level))
+		return;
+	va_start(ap, fmt);
+	line_write(level, device, fmt, ap);
+	va_end(ap);
 }
 
 bool log_ratelimit_pass(struct ratelimit *r)

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define LOOP_ENTRIES 64
+#define LOG_LINES_A_MINUTE 200 /* some 40 MB a day, whatever a guest does */
 
 /* Objects that the process creates in this order. process_done() frees them. */
 struct process {
@@ -54,6 +55,7 @@ static void log_setup(struct process *p)
 {
 	log_set_owner(p->cfg.name);
 	log_set_level((enum log_level)p->cfg.log_level);
+	log_set_limit(LOG_LINES_A_MINUTE);
 	if (p->cfg.log_fd == VM_NO_FD)
 		return;
 	p->log_fd = p->fds[p->cfg.log_fd];

@@ -149,6 +149,7 @@ struct begun {
 	struct vm *vm;
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
+	bool presses; /* the power button, so an event is to come */
 };
 
 static void guest_asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -158,6 +159,8 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 
 	(void)a;
 	free(opaque);
+	if (r < 0 && b.presses && b.vm->event_limits.powerdowns_asked)
+		b.vm->event_limits.powerdowns_asked--;
 	if (r < 0) {
 		vm_set(b.vm, VM_FACT_REBOOTS | VM_FACT_OFF_ASKED, false);
 		if (s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE) {
@@ -179,7 +182,8 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	struct vm_agent body = { .errand = p->reboot ? VM_AGENT_REBOOT : VM_AGENT_SHUTDOWN };
 	struct begun *b = must_alloc(malloc(sizeof(*b)));
 
-	*b = (struct begun){ vm, done, opaque };
+	*b = (struct begun){ vm, done, opaque, !p->agent };
+	vm->event_limits.powerdowns_asked += b->presses;
 	shutdown_forget(vm);
 	vm->shutdown->plan = *p;
 	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before pressing the button: the guest may power off at once */

@@ -436,6 +436,7 @@ static const struct command commands[] = {
 
 #define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, \
 	"number of such events of this VM that were suppressed before this one" }
+static const struct field repeated_data[] = { FIELD_VM_NAME, FIELD_LEFT_OUT, END };
 static const struct field guest_reason[] = { FIELD_VM_NAME,
 	{ "guest", FIELD_BOOL, REQUIRED, "the guest caused the event" },
 	{ "reason", FIELD_STRING, REQUIRED, "QEMU's word for the reason" }, FIELD_LEFT_OUT, END };
@@ -451,7 +452,8 @@ static const struct field watchdog_data[] = { FIELD_VM_NAME,
 		"action taken: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
 static const struct field reset_delayed_data[] = { FIELD_VM_NAME,
 	{ "in", FIELD_INT, REQUIRED, "time until the reset, ns" },
-	{ "resets", FIELD_INT, REQUIRED, "number of resets that the guest has requested in this window" }, END };
+	{ "resets", FIELD_INT, REQUIRED, "number of resets that the guest has requested in this window" }, FIELD_LEFT_OUT,
+	END };
 static const struct field restart_data[] = { FIELD_VM_NAME,
 	{ "in", FIELD_INT, REQUIRED, "time until the restart, ns" },
 	{ "try", FIELD_INT, REQUIRED, "number of this restart in the window" },
@@ -483,7 +485,7 @@ static const struct field io_error_data[] = { FIELD_VM_NAME,
 	{ "reason", FIELD_STRING, REQUIRED, "error text of the errno, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
 static const struct field link_data[] = { FIELD_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
-	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, END };
+	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, FIELD_LEFT_OUT, END };
 static const struct field device_data[] = { FIELD_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELD_VM_NAME,
@@ -503,7 +505,7 @@ static const struct field skipped_data[] = { FIELD_VM_NAME,
 static const struct field recovered_data[] = { FIELD_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk that showed the interruption" },
-	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, END };
+	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, FIELD_LEFT_OUT, END };
 static const struct field job_status_data[] = { FIELD_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
@@ -539,7 +541,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		reset_delayed_data, false, false },
 	[EVENT_RESTART_SCHEDULED] = { "RESTART_SCHEDULED", "the VM has ended, and the daemon will restart it", restart_data,
 		false, false },
-	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", vm_name_only, false, false },
+	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", repeated_data, false, false },
 	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest reported a kernel panic", panicked_data, false, false },
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not reset its watchdog timer in time", watchdog_data, false, false },
 	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "a memory dump has completed or failed", dump_data, false, false },
@@ -564,7 +566,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "an operation on a snapshot that a crash had interrupted between two disks was completed or undone",
 		recovered_data, false, false },
 	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "the restored guest has frozen file systems, and no agent thaws them",
-		vm_name_only, false, false },
+		repeated_data, false, false },
 	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "a command was denied for lack of a role",
 		denied_data, false, true },
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "the daemon disconnected a client that did not read its answers", dropped_data, false, true },

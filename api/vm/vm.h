@@ -122,8 +122,10 @@ struct vm {
 	} pull; /* see api/vm/pull_mark.h */
 	struct vm_agent_port agent;
 	struct {
-		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent;
-	} event_limits; /* rate limits of events that a guest can trigger at will */
+		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent, powerdown, reset_delayed,
+			link_lost, recovered, frozen, unknown;
+		unsigned powerdowns_asked; /* POWERDOWN events to come that clients have asked for */
+	} event_limits; /* rate limits of events that a guest, or its process, can trigger at will */
 	/* Members of the observers (api/vm/observer.h); each observer allocates and frees its own. */
 	struct qmp *qmp; /* the VM's QMP socket; NULL: none */
 	struct schedule *schedule; /* NULL: none */

@@ -65,7 +65,7 @@ static void emit_reset_delayed(struct vm *vm, const struct vm_event *ev)
 
 	js_put_int(data, "in", ev->value);
 	js_put_int(data, "resets", ev->total);
-	vm_emit(vm, EVENT_RESET_DELAYED, data);
+	emit_of_guest(vm, &vm->event_limits.reset_delayed, EVENT_RESET_DELAYED, data);
 }
 
 static void emit_panicked(struct vm *vm, int64_t bits)
@@ -92,7 +92,18 @@ static void emit_link_lost(struct vm *vm, const struct vm_event *ev)
 
 	js_put_str(data, "device", ev->device);
 	js_put_str(data, "detail", ev->detail);
-	vm_emit(vm, EVENT_LINK_LOST, data);
+	emit_of_guest(vm, &vm->event_limits.link_lost, EVENT_LINK_LOST, data);
+}
+
+/* A guest's watchdog may press the power button at will. Each press by a client is reported. */
+static void emit_powerdown(struct vm *vm)
+{
+	if (!vm->event_limits.powerdowns_asked) {
+		emit_of_guest(vm, &vm->event_limits.powerdown, EVENT_POWERDOWN, json_object_new_object());
+		return;
+	}
+	vm->event_limits.powerdowns_asked--;
+	vm_emit(vm, EVENT_POWERDOWN, NULL);
 }
 
 static void emit_needs_reset(struct vm *vm, const struct vm_event *ev)
@@ -188,7 +199,7 @@ void vm_emit_recovered(struct vm *vm, const struct vm_event *ev)
 	js_put_str(data, "snapshot", ev->detail);
 	js_put_str(data, "device", ev->device);
 	js_put_str(data, "action", actions[ev->value]);
-	vm_emit(vm, EVENT_SNAPSHOT_RECOVERED, data);
+	emit_of_guest(vm, &vm->event_limits.recovered, EVENT_SNAPSHOT_RECOVERED, data);
 }
 
 static void life_event(void *opaque, const struct vm_event *ev)
@@ -200,7 +211,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		phase_event(vm, ev);
 		break;
 	case VM_EVENT_POWERDOWN:
-		vm_emit(vm, EVENT_POWERDOWN, NULL);
+		emit_powerdown(vm);
 		break;
 	case VM_EVENT_RESET:
 		emit_reset(vm, ev->value == 1);
@@ -239,10 +250,12 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		vm_emit_recovered(vm, ev);
 		break;
 	case VM_EVENT_GUEST_FROZEN:
-		vm_emit(vm, EVENT_GUEST_FROZEN, NULL);
+		emit_of_guest(vm, &vm->event_limits.frozen, EVENT_GUEST_FROZEN, json_object_new_object());
 		break;
 	default:
-		log_warn("process", "VM '%s': its process sent an event of unknown kind %u", vm->def->name, ev->kind);
+		if (log_ratelimit_pass(&vm->event_limits.unknown))
+			log_warn("process", "VM '%s': its process sent an event of unknown kind %u", vm->def->name,
+				ev->kind);
 	}
 }
 
@@ -357,6 +370,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 		vm_ended(vm, end);
 	vm->agent.now = vm->agent.told = VM_AGENT_NONE;
 	vm->stop.kind = VM_OP_NONE;
+	vm->event_limits.powerdowns_asked = 0;
 	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
 	vm_handover_abandon(vm);
 	vm_notify(vm, run_ended);

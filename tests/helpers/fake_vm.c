@@ -135,7 +135,8 @@ static void garbage(struct fake *f)
 static void repeat(struct fake *f)
 {
 	static const enum vm_event_kind kinds[] = { VM_EVENT_WATCHDOG, VM_EVENT_NEEDS_RESET, VM_EVENT_IO_ERROR,
-		VM_EVENT_GUEST_PANICKED, VM_EVENT_RESET };
+		VM_EVENT_GUEST_PANICKED, VM_EVENT_RESET, VM_EVENT_POWERDOWN, VM_EVENT_RESET_DELAYED, VM_EVENT_LINK_LOST,
+		VM_EVENT_SNAPSHOT_RECOVERED, VM_EVENT_GUEST_FROZEN };
 
 	for (unsigned n = 0; n < 100; n++) {
 		for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)

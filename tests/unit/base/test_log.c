@@ -125,6 +125,39 @@ static void test_no_control_characters_in_names(void **state)
 		captured(*state) + strlen("2026-11-20T06:58:19.123Z"), " info vm?1/vd?a: text\n");
 }
 
+static void test_lines_of_process_are_limited(void **state)
+{
+	const char *s;
+
+	log_set_limit(20);
+	for (unsigned i = 0; i < 100; i++) {
+		log_warn("vda", "warning %u", i);
+		log_info("net0", "note %u", i);
+		log_debug("net0", "not written");
+	}
+	s = captured(*state);
+	assert_int_equal(lines_in(s), 20);
+	assert_non_null(strstr(s, "note 9\n"));
+	/* Warnings do not hide errors. */
+	for (unsigned i = 0; i < 100; i++)
+		log_error("vda", "error %u", i);
+	assert_int_equal(lines_in(captured(*state)), 20);
+	log_set_level(LOG_LEVEL_DEBUG);
+	for (unsigned i = 0; i < 50; i++)
+		log_debug("net0", "asked for");
+	assert_int_equal(lines_in(captured(*state)), 50);
+	log_set_limit(0);
+	log_warn("vda", "no limit");
+	assert_int_equal(lines_in(captured(*state)), 1);
+	/* A limit that has room again tells how many lines it suppressed. */
+	log_set_limit(1000);
+	log_warn("vda", "room");
+	s = captured(*state);
+	assert_int_equal(lines_in(s), 2);
+	assert_non_null(strstr(s, " 180 lines left out: more than 1000 in a minute\n"));
+	log_set_limit(0);
+}
+
 static void test_long_lines_are_cut_and_end(void **state)
 {
 	char big[4000];
@@ -192,6 +225,7 @@ int main(void)
 		LOG_TEST(test_time_level_owner_device),
 		LOG_TEST(test_level_filters),
 		LOG_TEST(test_no_control_characters),
+		LOG_TEST(test_lines_of_process_are_limited),
 		LOG_TEST(test_no_control_characters_in_names),
 		LOG_TEST(test_long_lines_are_cut_and_end),
 		LOG_TEST(test_flood_is_limited_and_counted),

@@ -3,7 +3,8 @@
 from conftest import until
 
 BURST, WINDOW_S = 20, 10  # base/ratelimit.h
-REPEATED = ("WATCHDOG", "DEVICE_NEEDS_RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED", "RESET")
+REPEATED = ("WATCHDOG", "DEVICE_NEEDS_RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED", "RESET", "POWERDOWN", "RESET_DELAYED",
+            "LINK_LOST", "SNAPSHOT_RECOVERED", "GUEST_FROZEN")
 
 
 def told(q, name):
@@ -23,3 +24,14 @@ def test_repeated_guest_events_are_rate_limited(fake):
         # A daemon that was delayed for longer than a window would send some of the next.
         assert BURST <= len(events) <= BURST + 2, name
     assert q.run("query-events", vm="vm2")["events"]
+
+
+def test_client_sees_its_own_powerdown_after_a_flood(fake):
+    fake.define("vm1", cmdline="repeats-after=1 deaf", guest_agent=True)
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    until(lambda: len(told(q, "GUEST_FROZEN")) >= BURST and fake.info("vm1").get("agent") == "open")
+    for _ in range(5):
+        before = len(told(q, "POWERDOWN"))
+        q.run("vm-shutdown", vm="vm1", mode="acpi")
+        until(lambda: len(told(q, "POWERDOWN")) > before)
