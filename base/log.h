@@ -14,9 +14,9 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBU
 
 /* Set the highest level that is written. DEBUG covers the control path, TRACE the data path (one line per request). */
 void log_set_level(enum log_level level);
-/* Limit the lines of the whole process: this many errors, and as many other lines, in a minute. Lines of level DEBUG and
- * TRACE are not limited. The next line that passes is preceded by one that counts the suppressed lines. Call it before
- * there are threads. 0, the initial value: no limit. */
+/* Limit the lines of the whole process: this many errors, and as many other lines, in a minute. Lines of level DEBUG
+ * and TRACE are not limited. The next line that passes is preceded by one that counts the suppressed lines. Call it
+ * before there are threads. 0, the initial value: no limit. */
 void log_set_limit(unsigned lines_a_minute);
 /* Set the fd for log lines: borrowed; initially 2. */
 void log_set_fd(int fd);
