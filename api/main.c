@@ -21,7 +21,9 @@ enum { EXIT_USAGE = 2 };
 static const char usage[] =
 	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"
 	"              [--max-starting N] [--max-running N] [--max-memory SIZE]\n"
-	"              [--allow-bridge NAME,...]\n"
+	"              [--allow-bridge NAME,...] [--shutdown-limit SECONDS]\n"
+	"              [--max-user-delay SECONDS] [--max-user-deadline SECONDS]\n"
+	"              [--min-user-order N] [--max-user-autostart N]\n"
 	"\n"
 	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
 	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
@@ -41,6 +43,19 @@ static const char usage[] =
 	"                      further starts are refused [no limit]\n"
 	"  --allow-bridge NAME,...\n"
 	"                      allow other users' VMs to use these bridges [none]\n"
+	"  --shutdown-limit SECONDS\n"
+	"                      give guests this long, all together, to shut down with the host; then\n"
+	"                      apply each VM's shutdown.then; 0: no limit [900]\n"
+	"\n"
+	"Bounds of VMs that users other than root have defined:\n"
+	"  --max-user-delay SECONDS\n"
+	"                      use at most this start_delay [60]\n"
+	"  --max-user-deadline SECONDS\n"
+	"                      use at most this shutdown.deadline when the host shuts down [120]\n"
+	"  --min-user-order N  use at least this order [0]\n"
+	"  --max-user-autostart N\n"
+	"                      start at most N VMs of each user with the host; 0: no limit [0]\n"
+	"\n"
 	"  --foreground        has no effect; the daemon always stays in the foreground\n"
 	"  --version           print the version\n"
 	"  --help              print this help\n"
@@ -98,7 +113,12 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "log-level", required_argument, NULL, 'l' },
 		{ "max-starting", required_argument, NULL, 'S' },
 		{ "max-running", required_argument, NULL, 'R' },
-		{ "max-memory", required_argument, NULL, 'M' }, { "allow-bridge", required_argument, NULL, 'B' },
+		{ "max-memory", required_argument, NULL, 'M' },
+		{ "shutdown-limit", required_argument, NULL, 'L' },
+		{ "max-user-delay", required_argument, NULL, 'D' },
+		{ "max-user-deadline", required_argument, NULL, 'T' },
+		{ "min-user-order", required_argument, NULL, 'O' },
+		{ "max-user-autostart", required_argument, NULL, 'A' }, { "allow-bridge", required_argument, NULL, 'B' },
 		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
 	int c;
@@ -129,6 +149,26 @@ static int options_parse(int argc, char **argv, struct options *o)
 			break;
 		case 'M':
 			if (option_memory(optarg, &o->limits.memory_bytes) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'L':
+			if (option_number("--shutdown-limit", optarg, 0, &o->limits.shutdown_s) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'D':
+			if (option_number("--max-user-delay", optarg, 0, &o->limits.user_delay_s) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'T':
+			if (option_number("--max-user-deadline", optarg, 1, &o->limits.user_deadline_s) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'O':
+			if (option_number("--min-user-order", optarg, 0, &o->limits.user_order) < 0)
+				return EXIT_USAGE;
+			break;
+		case 'A':
+			if (option_number("--max-user-autostart", optarg, 0, &o->limits.user_autostarts) < 0)
 				return EXIT_USAGE;
 			break;
 		case 'B':
@@ -168,7 +208,8 @@ static void standard_fds_open(void)
 int main(int argc, char **argv)
 {
 	struct options o = { .log_level = LOG_LEVEL_INFO,
-		.limits.starting = (unsigned)MAX(8, 2 * sysconf(_SC_NPROCESSORS_ONLN)) };
+		.limits = { .starting = (unsigned)MAX(8, 2 * sysconf(_SC_NPROCESSORS_ONLN)), .user_delay_s = 60,
+			.user_deadline_s = 120, .shutdown_s = 900 } };
 	struct daemon_paths paths;
 	struct err e;
 	int r;

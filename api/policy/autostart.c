@@ -1,4 +1,5 @@
 #include "api/policy/autostart.h"
+#include "api/policy/bounds.h"
 #include "api/policy/staged_run.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
@@ -8,6 +9,7 @@
 #include "base/log.h"
 #include "base/util.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +145,25 @@ static bool is_due(const struct autostart *a, const struct vm *vm)
 		!vm_state_is_active(vm->state) && (a->host->new_boot || vm->since_ns < a->begun_ns);
 }
 
+/* Add the VM to the run, unless its definer has as many VMs in the run as the admin allows. */
+static void due_add(struct autostart *a, size_t i)
+{
+	const struct vm *vm = a->host->vms[i];
+	unsigned most = a->host->paths->limits.user_autostarts, n = 0;
+	struct err e;
+
+	for (size_t k = 0; k < i && most && vm->def->rights; k++)
+		n += bounds_same_definer(vm, a->host->vms[k]) && is_due(a, a->host->vms[k]);
+	if (!most || n < most) {
+		staged_run_add(a->sequence, vm, bounds_order(vm), bounds_start_delay_s(vm));
+		return;
+	}
+	err_set(&e, -EPERM, ERR_PERMISSION, "its definer already has %u VMs that start with the host (cairnd --max-user-autostart)",
+		most);
+	log_warn("autostart", "VM '%s' is not started: %s", vm->def->name, e.msg);
+	autostart_tell(vm, &e);
+}
+
 void autostart_go(struct vm_host *host)
 {
 	static const struct staged_run_ops ops = { autostart_turn, autostart_done };
@@ -154,8 +175,7 @@ void autostart_go(struct vm_host *host)
 	a->sequence = staged_run_new(host, host->paths->limits.starting, &ops, a);
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_due(a, host->vms[i]))
-			staged_run_add(a->sequence, host->vms[i], host->vms[i]->def->order,
-				host->vms[i]->def->start_delay_s);
+			due_add(a, i);
 	a->steps = must_alloc(calloc(staged_run_count(a->sequence) + 1, sizeof(*a->steps)));
 	if (staged_run_count(a->sequence))
 		log_info("autostart", "the host has booted: %zu VMs are started", staged_run_count(a->sequence));

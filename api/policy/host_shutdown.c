@@ -1,6 +1,7 @@
 #include "api/policy/host_shutdown.h"
 #include "api/jobs/job.h"
 #include "api/jobs/save.h"
+#include "api/policy/bounds.h"
 #include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
 #include "api/policy/staged_run.h"
@@ -8,9 +9,11 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -22,8 +25,9 @@ struct host_shutdown {
 	struct call *call;
 	struct staged_run *sequence;
 	struct json_object *outcomes;
-	bool *waits; /* for each entry of the staged run: whether the VM's end is awaited */
+	enum wait { WAITS_NOT, WAITS_FOR_END, WAITS_FOR_JOB } *waits; /* for each entry of the staged run */
 	int action;  /* -1: each VM's stop_action */
+	uint64_t begun_ns;
 	bool then_end;
 };
 
@@ -41,7 +45,7 @@ static size_t place_of(const struct vm *vm)
 	const struct host_shutdown *s = vm->host->host_shutdown;
 	size_t n = s ? staged_run_count(s->sequence) : 0, i = 0;
 
-	while (i < n && (!s->waits[i] || staged_run_vm(s->sequence, i) != vm))
+	while (i < n && (s->waits[i] == WAITS_NOT || staged_run_vm(s->sequence, i) != vm))
 		i++;
 	return i;
 }
@@ -74,7 +78,7 @@ void host_shutdown_vm_over(struct vm *vm, const char *outcome)
 
 	if (!s || i == staged_run_count(s->sequence))
 		return;
-	s->waits[i] = false;
+	s->waits[i] = WAITS_NOT;
 	outcome_put(s, vm, outcome);
 	staged_run_over(s->sequence, i);
 }
@@ -84,11 +88,27 @@ static void step_saved(struct job *j, void *opaque)
 	host_shutdown_vm_over(opaque, j->failed ? j->e.msg : "saved");
 }
 
+/* Save the VM when the job that owns it is over. Nobody can begin another job before host_shutdown_on_job_end(). A save
+ * that is under way goes on; any other job is cancelled, if it can be. */
+static void step_save_after_job(struct vm *vm)
+{
+	struct err e;
+
+	vm->host->host_shutdown->waits[place_of(vm)] = WAITS_FOR_JOB;
+	log_info("stop", "VM '%s': waits for the end of job %s (%s)", vm->def->name, vm->operation.id, vm->operation.type);
+	if (vm->operation.kind == VM_OP_JOB)
+		job_cancel(vm->operation.job, &e);
+}
+
 static void step_save(struct vm *vm)
 {
 	struct job *j;
 	struct err e;
 
+	if (vm->operation.job) {
+		step_save_after_job(vm);
+		return;
+	}
 	if (save_managed(vm, SAVE_THEN_AS_IT_WAS, NULL, NULL, &j, &e) < 0) {
 		host_shutdown_vm_over(vm, e.msg);
 		return;
@@ -97,11 +117,22 @@ static void step_save(struct vm *vm)
 	j->concluded_opaque = vm;
 }
 
+/* Fill the plan of the VM's shutdown. Neither its definer nor all VMs together keep the host from shutting down. */
+static void plan_of(const struct host_shutdown *s, const struct vm *vm, struct shutdown_plan *ret_p)
+{
+	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = (loop_now_ns() - s->begun_ns) / CLOCK_NS_PER_S;
+
+	shutdown_plan_default(vm, ret_p);
+	ret_p->deadline_s = bounds_deadline_s(vm);
+	if (limit_s)
+		ret_p->deadline_s = (uint32_t)MIN(ret_p->deadline_s, limit_s > past_s ? limit_s - past_s : 1);
+}
+
 static void shut_down(struct vm *vm)
 {
 	struct shutdown_plan p;
 
-	shutdown_plan_default(vm, &p);
+	plan_of(vm->host->host_shutdown, vm, &p);
 	shutdown_begin(vm, &p, NULL, NULL);
 }
 
@@ -125,7 +156,7 @@ static void shutdown_turn(void *opaque, struct vm *vm, size_t i)
 {
 	struct host_shutdown *s = opaque;
 
-	s->waits[i] = true;
+	s->waits[i] = WAITS_FOR_END;
 	vm_act(s, vm);
 }
 
@@ -158,7 +189,7 @@ static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel,
 
 	for (size_t i = 0; i < host->nvms; i++)
 		if (vm_state_is_active(host->vms[i]->state) || host->vms[i]->start.kind == VM_OP_START)
-			staged_run_add(q, host->vms[i], UINT32_MAX - host->vms[i]->def->order, 0);
+			staged_run_add(q, host->vms[i], UINT32_MAX - bounds_order(host->vms[i]), 0);
 	return q;
 }
 
@@ -182,6 +213,7 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 	s->call = c;
 	s->action = action;
 	s->then_end = then_end;
+	s->begun_ns = loop_now_ns();
 	s->outcomes = json_object_new_array();
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_called_off(s, host->vms[i])) {
@@ -205,7 +237,7 @@ static void would_stop(void *opaque, struct vm *vm, size_t i)
 	struct shutdown_plan p;
 	char words[80];
 
-	shutdown_plan_default(vm, &p);
+	plan_of(s, vm, &p);
 	if (action == DEFINITION_LEAVE || vm->state == VM_PRESERVED)
 		snprintf(words, sizeof(words), "would be left running");
 	else if (action == DEFINITION_SAVE)
@@ -224,7 +256,8 @@ static void shutdown_do_nothing(void *opaque)
 struct json_object *host_shutdown_look(struct vm_host *host, int action)
 {
 	static const struct staged_run_ops ops = { would_stop, shutdown_do_nothing };
-	struct host_shutdown s = { .host = host, .action = action, .outcomes = json_object_new_array() };
+	struct host_shutdown s = { .host = host, .action = action, .outcomes = json_object_new_array(),
+		.begun_ns = loop_now_ns() };
 
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_called_off(&s, host->vms[i]))
@@ -255,5 +288,18 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 		host_shutdown_vm_over(vm, vm->reason);
 }
 
+static void host_shutdown_on_job_end(struct vm_host *host, const char *name)
+{
+	struct host_shutdown *s = host->host_shutdown;
+	struct vm *vm = s ? vm_find(host, name) : NULL;
+	size_t i = vm ? place_of(vm) : 0;
+
+	if (!vm || i == staged_run_count(s->sequence) || s->waits[i] != WAITS_FOR_JOB)
+		return;
+	s->waits[i] = WAITS_FOR_END;
+	vm_act(s, vm);
+}
+
 const struct vm_observer host_shutdown_observer = { .started = host_shutdown_on_started,
+	.job_concluded = host_shutdown_on_job_end,
 	.run_over = host_shutdown_on_run_over, .save_over = host_shutdown_vm_over };

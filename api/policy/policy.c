@@ -14,36 +14,51 @@ bool policy_all_over(const struct policy_entry *e, size_t n)
 	return true;
 }
 
-size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, uint64_t now_ns,
-	uint64_t *ret_at_ns)
+/* What keeps an entry from starting. HELD: a delay of its own definer, directly or through earlier entries. */
+enum hold { HOLD_NONE, HOLD_OTHERS, HOLD_OWN_DELAY };
+
+/* Decide whether e[i] may start. ret_at_ns: with HOLD_OWN_DELAY, the time at which its delay ends; 0: unknown. */
+static enum hold entry_hold(const struct policy_entry *e, size_t i, uint64_t now_ns, uint64_t *ret_at_ns)
 {
-	uint64_t at = 0;
+	enum hold hold = HOLD_NONE;
+
+	*ret_at_ns = 0;
+	for (size_t k = 0; k < i; k++) {
+		bool own = e[k].definer == e[i].definer, later = e[k].order != e[i].order;
+
+		if (e[k].progress == POLICY_OVER && own)
+			*ret_at_ns = MAX(*ret_at_ns, e[k].over_ns + e[k].delay_s * SECOND_NS);
+		else if (e[k].progress == POLICY_UNDER_WAY && own && e[k].delay_s)
+			return HOLD_OWN_DELAY;
+		else if (e[k].progress == POLICY_WAITS && e[k].held && later && own)
+			return HOLD_OWN_DELAY;
+		else if (e[k].progress != POLICY_OVER && later && (e[k].progress == POLICY_UNDER_WAY || !e[k].held))
+			hold = HOLD_OTHERS;
+	}
+	return hold == HOLD_NONE && *ret_at_ns > now_ns ? HOLD_OWN_DELAY : hold;
+}
+
+size_t policy_next(struct policy_entry *e, size_t n, unsigned parallel, uint64_t now_ns, uint64_t *ret_at_ns)
+{
 	unsigned under_way = 0;
-	size_t next = n;
+	uint64_t at;
 
 	*ret_at_ns = UINT64_MAX;
-	for (size_t i = 0; i < n && next == n; i++) {
-		if (e[i].progress == POLICY_WAITS)
-			next = i;
-		else if (e[i].progress == POLICY_OVER)
-			at = MAX(at, e[i].over_ns + e[i].delay_s * SECOND_NS);
-		else
-			under_way++;
+	for (size_t i = 0; i < n; i++)
+		under_way += e[i].progress == POLICY_UNDER_WAY;
+	for (size_t i = 0; i < n; i++) {
+		enum hold hold;
+
+		if (e[i].progress != POLICY_WAITS)
+			continue;
+		hold = entry_hold(e, i, now_ns, &at);
+		e[i].held = hold == HOLD_OWN_DELAY;
+		if (hold == HOLD_NONE)
+			return under_way < parallel ? i : n;
+		if (hold == HOLD_OWN_DELAY && at > now_ns)
+			*ret_at_ns = MIN(*ret_at_ns, at);
 	}
-	if (next == n)
-		return n;
-	/* All entries before e[next] have started. Those with another order or with a delay must have ended, too. */
-	for (size_t i = 0; i < next; i++)
-		if (e[i].progress == POLICY_UNDER_WAY &&
-			(e[i].order != e[next].order || e[i].delay_s))
-			return n;
-	if (under_way >= parallel)
-		return n;
-	if (at > now_ns) {
-		*ret_at_ns = at;
-		return n;
-	}
-	return next;
+	return n;
 }
 
 /* ---- warnings before a planned shutdown ---- */

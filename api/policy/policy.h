@@ -13,9 +13,11 @@ enum policy_progress { POLICY_WAITS, POLICY_UNDER_WAY, POLICY_OVER };
 
 struct policy_entry {
 	uint32_t order;   /* lower orders run first, equal orders in parallel */
-	uint32_t delay_s; /* pause between the end of this entry and the next one's start */
+	uint32_t delay_s; /* pause between the end of this entry and the start of the definer's next one */
+	uint32_t definer; /* whose VM it is: a delay holds no VM of another definer */
 	enum policy_progress progress;
 	uint64_t over_ns;
+	bool held; /* private to policy_next(): it waits for a delay of its definer */
 };
 
 /* Choose the next entry to start.
@@ -23,8 +25,7 @@ struct policy_entry {
  * parallel:  most entries under way at a time; at least 1.
  * Returns the entry's index. n: none may start now; call again at *ret_at_ns (UINT64_MAX: when an entry under way
  * ends). */
-size_t policy_next(const struct policy_entry *e, size_t n, unsigned parallel, uint64_t now_ns,
-	uint64_t *ret_at_ns);
+size_t policy_next(struct policy_entry *e, size_t n, unsigned parallel, uint64_t now_ns, uint64_t *ret_at_ns);
 bool policy_all_over(const struct policy_entry *e, size_t n);
 
 /* ---- warnings before a planned shutdown ---- */

@@ -14,6 +14,12 @@ struct daemon_limits {
 	unsigned starting; /* VMs that start concurrently; at least 1 */
 	unsigned running;  /* VMs that run or start; 0: no limit */
 	uint64_t memory_bytes; /* guest memory of the VMs that run or start; 0: no limit */
+	/* Bounds of VMs whose definer is neither root nor the daemon's user (api/policy/bounds.h). */
+	unsigned user_order;	  /* least order */
+	unsigned user_delay_s;	  /* most start_delay */
+	unsigned user_deadline_s; /* most shutdown.deadline at a shutdown of the host */
+	unsigned user_autostarts; /* VMs of each definer that start at boot; 0: no limit */
+	unsigned shutdown_s;	  /* time in which guests must shut down with the host; 0: no limit */
 };
 
 struct daemon_paths {

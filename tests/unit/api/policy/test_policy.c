@@ -69,6 +69,43 @@ static void test_higher_order_waits_for_all_lower(void **state)
 	assert_int_equal(begin(e, 3, 8, 2, &at), 1);
 }
 
+static void test_start_delay_holds_only_vms_of_its_definer(void **state)
+{
+	enum { A, B };
+	struct policy_entry e[] = { { .delay_s = 86400, .definer = A }, { .definer = A }, { .definer = B },
+		{ .order = 1, .definer = A }, { .order = 2, .definer = B }, { .order = 3, .delay_s = 5, .definer = B },
+		{ .order = 4, .definer = B } };
+	uint64_t at;
+
+	(void)state;
+	/* The first start of A is still under way, and its delay holds nobody else of the same order. */
+	assert_int_equal(begin(e, 7, 8, 100 * S, &at), 2);
+	assert_int_equal(e[2].progress, POLICY_UNDER_WAY);
+	over(&e[2], 100 * S);
+	/* Another order waits for a start under way, whosever it is, but not for a delay. */
+	assert_int_equal(begin(e, 7, 8, 100 * S, &at), 0);
+	over(&e[0], 101 * S);
+	assert_int_equal(begin(e, 7, 8, 101 * S, &at), 1);
+	assert_int_equal(e[4].progress, POLICY_UNDER_WAY);
+	assert_true(at == UINT64_MAX || at == 86501 * S);
+	over(&e[4], 102 * S);
+	assert_int_equal(begin(e, 7, 8, 102 * S, &at), 1);
+	over(&e[5], 103 * S);
+	/* The delays of both run: the shorter one ends first. */
+	assert_int_equal(begin(e, 7, 8, 103 * S, &at), 0);
+	assert_true(at == 108 * S);
+	assert_int_equal(begin(e, 7, 8, 108 * S, &at), 1);
+	assert_int_equal(e[6].progress, POLICY_UNDER_WAY);
+	over(&e[6], 109 * S);
+	assert_int_equal(begin(e, 7, 8, 109 * S, &at), 0);
+	assert_true(at == 86501 * S);
+	assert_int_equal(begin(e, 7, 8, at, &at), 1);
+	over(&e[1], 86502 * S);
+	assert_int_equal(begin(e, 7, 8, 86502 * S, &at), 1);
+	over(&e[3], 86503 * S);
+	assert_true(policy_all_over(e, 7));
+}
+
 static void test_start_delay_holds_next_entry(void **state)
 {
 	struct policy_entry e[] = { { .delay_s = 10 }, { .delay_s = 0 }, { .order = 5 } };
@@ -163,6 +200,7 @@ int main(void)
 		cmocka_unit_test(test_equal_order_starts_in_parallel),
 		cmocka_unit_test(test_higher_order_waits_for_all_lower),
 		cmocka_unit_test(test_start_delay_holds_next_entry),
+		cmocka_unit_test(test_start_delay_holds_only_vms_of_its_definer),
 		cmocka_unit_test(test_warnings_are_due_before_deadline),
 		cmocka_unit_test(test_idle_after_quiet_period),
 		cmocka_unit_test(test_busy_vm_is_not_idle),

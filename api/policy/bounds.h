@@ -1,0 +1,20 @@
+/* bounds: what a VM may ask of the host's start and shutdown. The VMs of definers other than root have bounds that the
+ * admin sets by options of the daemon (struct daemon_limits). They apply when a setting is used, so a definition keeps
+ * what its definer wrote. Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_BOUNDS_H
+#define CAIRN_API_POLICY_BOUNDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vm;
+
+/* Return the definition's order, start_delay and shutdown.deadline within the bounds. */
+uint32_t bounds_order(const struct vm *vm);
+uint32_t bounds_start_delay_s(const struct vm *vm);
+uint32_t bounds_deadline_s(const struct vm *vm);
+
+/* Whether two VMs have the same definer, and thereby share the bound of starts at boot. */
+bool bounds_same_definer(const struct vm *a, const struct vm *b);
+
+#endif

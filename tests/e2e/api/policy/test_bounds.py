@@ -1,0 +1,125 @@
+"""No user's VM keeps the host from starting or stopping the VMs of others."""
+
+import contextlib
+import json
+import os
+import socket
+
+from conftest import until
+from test_daemon import as_nobody, shared  # noqa: F401
+from test_policy import boot_anew
+
+
+def options_set(d, *options):
+    """Let the next daemon have these options."""
+    plain = type(d).command(d)
+    d.command = lambda: plain + list(options)
+
+
+def restarted(d, *options):
+    options_set(d, *options)
+    d.stop()
+    d.start()
+
+
+def booted(d, *options):
+    options_set(d, *options)
+    boot_anew(d)
+    d.start()
+
+
+def define_as_nobody(d, *names, **keys):
+    """nobody defines and marks VMs. They need a role for each, and keep it."""
+    for n in names:
+        d.define(n)
+        d.cairn("grant", "owner", n, "--user", "nobody")
+    for n in names:
+        definition = {"name": n, "memory": "32M", "boot": {"kernel": str(d.tmp / "kernel")}, **keys}
+        assert "return" in as_nobody(d, ["vm-define", {"definition": definition}])[0]
+        d.cairn("autostart", n)
+
+
+def autostarts(d):
+    return [e["data"] for e in d.qmp().run("query-events", event="AUTOSTART")["events"]]
+
+
+def test_start_delay_of_a_user_holds_no_other_vms(shared):  # noqa: F811
+    d = shared
+    define_as_nobody(d, "a", "b", start_delay=86400, order=0)
+    d.cairn("autostart", "mine")
+    d.cairn("autostart", "other")
+    booted(d, "--max-user-delay", "86400")
+    until(lambda: d.info("mine")["state"] == d.info("other")["state"] == d.info("a")["state"] == "running")
+    assert d.info("b")["state"] == "shut off"
+
+
+def test_start_delay_and_order_of_a_user_are_bounded(shared):  # noqa: F811
+    d = shared
+    define_as_nobody(d, "a", "b", start_delay=86400, order=0)
+    d.define("z", order=5)
+    d.cairn("autostart", "z")
+    booted(d, "--max-user-delay", "0", "--min-user-order", "6")
+    until(lambda: len(autostarts(d)) == 3)
+    assert autostarts(d)[0]["vm"] == "z" and all(e["outcome"] == "started" for e in autostarts(d))
+
+
+def test_autostarts_of_a_user_are_bounded(shared):  # noqa: F811
+    d = shared
+    define_as_nobody(d, "a", "b", "c")
+    for n in ("mine", "other"):
+        d.cairn("autostart", n)
+    booted(d, "--max-user-autostart", "1")
+    until(lambda: d.info("mine")["state"] == d.info("other")["state"] == d.info("a")["state"] == "running")
+    events = [e for e in autostarts(d) if e["outcome"] == "failed"]
+    assert [e["vm"] for e in events] == ["b", "c"] and "--max-user-autostart" in events[0]["detail"]
+    assert d.info("b")["state"] == d.info("c")["state"] == "shut off"
+
+
+def test_deadlines_are_bounded_when_the_host_shuts_down(shared):  # noqa: F811
+    d = shared
+    define_as_nobody(d, "a", stop_action="shutdown", shutdown={"deadline": 86400, "then": "destroy"})
+    d.define("z", cmdline="deaf", stop_action="shutdown", shutdown={"deadline": 86400, "then": "destroy"})
+    d.cairn("start", "a")
+    d.cairn("start", "z")
+    said = d.cairn("daemon-stop", "--vms-only", "--dry-run").stdout
+    assert "after 120 s, destroyed" in said and "after 900 s, destroyed" in said
+    restarted(d, "--max-user-deadline", "7", "--shutdown-limit", "0")
+    said = d.cairn("daemon-stop", "--vms-only", "--dry-run").stdout
+    assert "after 7 s, destroyed" in said and "after 86400 s, destroyed" in said
+    restarted(d, "--shutdown-limit", "1")
+    assert "destroyed" in d.cairn("daemon-stop", "--vms-only").stdout
+    assert d.info("z")["state"] == d.info("a")["state"] == "shut off"
+
+
+def dump_begun(d):
+    """Begin a memory dump of the VM v that does not end by itself. Returns the job's id."""
+    q = d.qmp()
+    with contextlib.closing(os.fdopen(os.open(d.tmp / "core", os.O_RDWR | os.O_CREAT), "wb")) as f:
+        socket.send_fds(q.sock, [json.dumps({"execute": "vm-dump", "arguments": {"vm": "v"}}).encode()], [f.fileno()])
+        return q.answer()["return"]["job"]
+
+
+def test_save_at_shutdown_cancels_a_job(fake):
+    fake.define("v", cmdline=f"work-until={fake.tmp}/never", stop_action="save")
+    fake.cairn("start", "v")
+    job = dump_begun(fake)
+    q = fake.qmp()
+    stopper = fake.qmp()
+    stopper.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    # The save works as long as the dump would.
+    (fake.tmp / "never").touch()
+    assert stopper.answer()["return"]["vms"] == [{"vm": "v", "action": "save", "outcome": "saved"}]
+    assert fake.info("v")["state"] == "saved"
+
+
+def test_save_at_shutdown_outlasts_a_save(fake):
+    fake.define("v", cmdline=f"work-until={fake.tmp}/go", stop_action="save")
+    fake.cairn("start", "v")
+    q, stopper = fake.qmp(), fake.qmp()
+    q.run("vm-managed-save", vm="v")
+    stopper.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: "waits for the end of job" in fake.log.read_text())
+    (fake.tmp / "go").touch()
+    (o,) = stopper.answer()["return"]["vms"]
+    assert o["vm"] == "v" and fake.info("v")["state"] == "saved", o
