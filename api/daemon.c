@@ -1,7 +1,7 @@
 #include "api/daemon.h"
 #include "api/access/audit.h"
+#include "api/access/authors.h"
 #include "api/access/denial_log.h"
-#include "api/access/rights.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/flatten.h"
@@ -107,11 +107,11 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	struct definition *def = NULL;
 	struct vm *vm;
 	struct err e;
-	CLEANUP_FREE struct rights *rights = NULL;
-	int r = rights_take(definition, &rights, &e);
+	CLEANUP_JS struct json_object *authors = authors_cut(definition);
+	int r = definition_parse_stored(definition, &def, &e);
 
 	if (!r)
-		r = definition_parse_stored(definition, &def, &e);
+		r = authors_load(def, authors, &e);
 	if (!r && strcmp(def->name, name))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its name differs from that of its folder, '%s'", name);
 	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(h, def->uuid)))
@@ -121,7 +121,6 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		definition_free(def);
 		return;
 	}
-	def->rights = STEAL_PTR(rights);
 	if (vm_add(h, def, &vm) < 0) {
 		definition_free(def);
 		return;

@@ -45,11 +45,11 @@ struct fork_as {
 
 /* Add the uid to the error's text: the user who reads the error may have more rights than the user who defined the
  * VM. */
-static void err_append(struct err *e, uid_t uid)
+static void err_append(struct err *e, uid_t uid, const char *who)
 {
 	size_t n = strlen(e->msg);
 
-	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, who defined the VM)", uid);
+	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, %s)", uid, who ? who : "who defined the VM");
 }
 
 static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
@@ -68,7 +68,7 @@ static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_a
 	a->count = out->count;
 	memcpy(a->notes, out->notes, sizeof(a->notes));
 	if (s->rights && (a->r == -EACCES || a->r == -EPERM))
-		err_append(&a->e, s->rights->uid);
+		err_append(&a->e, s->rights->uid, s->who);
 }
 
 static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t parent)

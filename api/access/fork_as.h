@@ -32,6 +32,7 @@ struct fork_as_spec {
 	 * thread of the daemon. So it may make system calls but take no lock. Returns 0 or -errno with an error. */
 	int (*run)(const void *arg, struct fork_as_result *out, struct err *e);
 	const void *arg; /* borrowed for the call */
+	const char *who; /* static text for errors, about the user; NULL: "who defined the VM" */
 	const char *what; /* static text for errors: "opening its files" */
 	uint64_t timeout_ns; /* then the process is killed, and done() gets -ETIMEDOUT; FORK_AS_NO_TIMEOUT: none */
 	/* Called once on the loop; never after fork_as_free(). */

@@ -1,8 +1,11 @@
 #include "api/access/open_as.h"
+#include "api/access/authors.h"
 #include "api/access/fork_as.h"
+#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -10,21 +13,37 @@
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
 
+/* The files of one author, which one process opens. */
+struct part {
+	struct part *next;
+	struct open_as *all;
+	const struct rights *rights; /* borrowed from the definition until the process has begun */
+	const struct config_files *files; /* likewise */
+	unsigned at[CHANNEL_FDS_MAX], n; /* indexes of the author's files */
+	struct fork_as *errand; /* NULL: it has ended, or none was begun */
+};
+
 struct open_as {
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e);
+	/* Not NULL: the processes keep no file open, and this is called in place of done(), with no files. */
+	void (*checked)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 	struct config config; /* complete except for its fds */
+	struct part *parts; /* owned */
+	unsigned running;
+	int fds[CHANNEL_FDS_MAX]; /* owned; -1: not opened yet */
 	unsigned nfiles;
-	struct fork_as *errand; /* the process that opens the files */
+	int r; /* the first failure */
+	struct err e;
 };
 
 /* Runs in the forked process. */
 static int files_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
-	const struct config_files *files = arg;
+	const struct part *p = arg;
 
-	for (unsigned i = 0; i < files->n; i++) {
-		out->fds[i] = config_open_file(&files->list[i], e);
+	for (unsigned i = 0; i < p->n; i++) {
+		out->fds[i] = config_open_file(&p->files->list[p->at[i]], e);
 		if (out->fds[i] < 0)
 			return out->fds[i];
 		out->nfds = i + 1;
@@ -32,38 +51,123 @@ static int files_open(const void *arg, struct fork_as_result *out, struct err *e
 	return 0;
 }
 
-static void files_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+/* Runs in the forked process. It closes each file itself, because close() waits for a file system, too. */
+static int files_check(const void *arg, struct fork_as_result *out, struct err *e)
 {
-	struct open_as *o = opaque;
-	struct err own;
+	const struct part *p = arg;
 
-	config_take_fds(&o->config, res->fds, res->nfds);
-	if (!r && res->nfds != o->nfiles) {
-		r = err_set(&own, -EIO, ERR_HOST, "the helper process passed too few files");
-		e = &own;
+	(void)out;
+	for (unsigned i = 0; i < p->n; i++) {
+		int fd = config_open_file(&p->files->list[p->at[i]], e);
+
+		if (fd < 0)
+			return fd;
+		close(fd);
 	}
-	if (r < 0)
-		config_done(&o->config);
-	o->done(o->opaque, r, &o->config, e);
-	free(o);
+	return 0;
 }
 
 void open_as_free(struct open_as *o)
 {
 	if (!o)
 		return;
-	fork_as_free(o->errand);
+	for (struct part *p; (p = o->parts);) {
+		o->parts = p->next;
+		fork_as_free(p->errand);
+		free(p);
+	}
+	for (unsigned i = 0; i < o->nfiles; i++)
+		if (o->fds[i] >= 0)
+			close(o->fds[i]);
 	free(o);
 }
 
-static int open_as_start(struct open_as *o, struct loop *l, const struct config_files *files,
-	const struct rights *rights, struct err *e)
+static void open_as_end(struct open_as *o)
 {
-	struct fork_as_spec s = { .rights = rights, .run = files_open, .arg = files, .what = "opening its files",
-		.timeout_ns = TIMEOUT_NS, .done = files_opened, .opaque = o };
+	static const struct fork_as_result none;
+
+	if (o->checked) {
+		o->checked(o->opaque, o->r, &none, &o->e);
+		open_as_free(o);
+		return;
+	}
+	if (!o->r) {
+		config_take_fds(&o->config, o->fds, o->nfiles);
+		o->nfiles = 0;
+	}
+	o->done(o->opaque, o->r, &o->config, &o->e);
+	open_as_free(o);
+}
+
+static void part_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct part *p = opaque;
+	struct open_as *o = p->all;
+	struct err own;
+
+	p->errand = NULL;
+	if (!r && !o->checked && res->nfds != p->n) {
+		r = err_set(&own, -EIO, ERR_HOST, "the helper process passed too few files");
+		e = &own;
+	}
+	for (unsigned i = 0; i < res->nfds; i++) {
+		if (i < p->n)
+			o->fds[p->at[i]] = res->fds[i];
+		else
+			close(res->fds[i]);
+	}
+	if (r < 0 && !o->r) {
+		o->r = r;
+		o->e = *e;
+	}
+	if (!--o->running)
+		open_as_end(o);
+}
+
+static struct part *part_of(struct open_as *o, const struct rights *rights, const struct config_files *files)
+{
+	struct part *p = o->parts;
+
+	while (p && !rights_are_same(p->rights, rights))
+		p = p->next;
+	if (p)
+		return p;
+	p = must_alloc(calloc(1, sizeof(*p)));
+	*p = (struct part){ .next = o->parts, .all = o, .rights = rights, .files = files };
+	o->parts = p;
+	return p;
+}
+
+/* A drive without a medium has no path, and so no author. */
+static const struct rights *file_author(const struct definition *d, const struct config_file *f)
+{
+	return f->forward ? author_of_forward(d, f->forward) : f->path ? author_of(d, f->path) : d->rights;
+}
+
+/* Start one process for each author of a file. */
+static int open_as_start(struct open_as *o, struct loop *l, const struct definition *d, const struct config_files *files,
+	struct err *e)
+{
+	int r = 0;
 
 	o->nfiles = files->n;
-	return fork_as_begin(l, &s, &o->errand, e);
+	for (unsigned i = 0; i < files->n; i++) {
+		struct part *p = part_of(o, file_author(d, &files->list[i]), files);
+
+		o->fds[i] = -1;
+		p->at[p->n++] = i;
+	}
+	if (!o->parts)
+		part_of(o, d->rights, files); /* done() is called from the loop then, too */
+	for (struct part *p = o->parts; p && !r; p = p->next) {
+		struct fork_as_spec s = { .rights = p->rights, .run = o->checked ? files_check : files_open, .arg = p,
+			.who = rights_are_same(p->rights, d->rights) ? NULL : "who added the file",
+			.what = "opening its files", .timeout_ns = TIMEOUT_NS, .done = part_opened, .opaque = p };
+
+		r = fork_as_begin(l, &s, &p->errand, e);
+		o->running += !r;
+	}
+	return r;
 }
 
 static bool opens_images_only(enum open_as_what what)
@@ -92,41 +196,35 @@ static void only_read(struct config *c, struct config_files *files)
 
 /* ---- checking the files of a definition ---- */
 
-struct check {
-	const struct definition *d;
-	struct config_files files;
-};
-
-/* Runs in the forked process. It closes each file itself, because close() waits for a file system, too. */
-static int files_check(const void *arg, struct fork_as_result *out, struct err *e)
+/* Runs in the forked process. */
+static int daemons_files_check(const void *arg, struct fork_as_result *out, struct err *e)
 {
-	const struct check *check = arg;
-
 	(void)out;
-	if (!check->d->rights)
-		return definition_check_files(check->d, e);
-	for (unsigned i = 0; i < check->files.n; i++) {
-		int fd = config_open_file(&check->files.list[i], e);
-
-		if (fd < 0)
-			return fd;
-		close(fd);
-	}
-	return 0;
+	return definition_check_files(arg, e);
 }
 
 int open_as_check(struct loop *l, const struct definition *d,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e)
 {
-	struct check check = { .d = d };
-	struct fork_as_spec s = { .rights = d->rights, .run = files_check, .arg = &check, .what = "opening its files",
+	struct fork_as_spec s = { .run = daemons_files_check, .arg = d, .what = "opening its files",
 		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
+	struct config_files files;
 	struct fork_as *x;
+	struct open_as *o;
 	struct config c;
-	int r = open_prepare(d, OPEN_AS_ALL, &c, &check.files, e);
+	int r = open_prepare(d, OPEN_AS_ALL, &c, &files, e);
 
-	return r < 0 ? r : fork_as_begin(l, &s, &x, e);
+	if (r < 0)
+		return r;
+	if (authors_are_daemon(d))
+		return fork_as_begin(l, &s, &x, e);
+	o = must_alloc(calloc(1, sizeof(*o)));
+	*o = (struct open_as){ .checked = done, .opaque = opaque };
+	r = open_as_start(o, l, d, &files, e);
+	if (r < 0)
+		open_as_free(o);
+	return r;
 }
 
 /* ---- opening the files of a definition ---- */
@@ -143,9 +241,9 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 
 	if (!r && what == OPEN_AS_IMAGES_READ)
 		only_read(&c, &files);
-	if (!r && !d->rights)
+	if (!r && authors_are_daemon(d))
 		r = config_open_files(&c, &files, &e);
-	if (r < 0 || !d->rights) {
+	if (r < 0 || authors_are_daemon(d)) {
 		done(opaque, r, &c, &e);
 		return;
 	}
@@ -153,9 +251,9 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	if (!o)
 		abort(); /* otherwise done() would never be called */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
-	r = open_as_start(o, l, &files, d->rights, &e);
+	r = open_as_start(o, l, d, &files, &e);
 	if (r < 0) {
-		free(o);
+		open_as_free(o);
 		done(opaque, r, &c, &e);
 		return;
 	}

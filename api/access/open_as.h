@@ -1,6 +1,6 @@
-/* open_as: opens the files of a definition with the rights of the user who defined the VM (rights.h). If that was root
- * or the daemon's own user, the daemon opens the files itself, at once. For any other user, a process with that user's
- * ids opens the files and passes their fds to the daemon (fork_as.h). Threading: the daemon's loop. */
+/* open_as: opens the files of a definition, each with the rights of its author (authors.h). If the daemon itself is the
+ * author of all files, it opens them at once. Otherwise one process for each author, with that user's ids, opens the
+ * author's files and passes their fds to the daemon (fork_as.h). Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_OPEN_AS_H
 #define CAIRN_API_ACCESS_OPEN_AS_H
 
@@ -27,8 +27,8 @@ enum open_as_what {
 void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct open_as **ret_o);
-/* Check the files of a definition in a process that opens and closes them with the definer's rights; if that is root or
- * the daemon's own user, the process only looks at them. None of the files enters the daemon.
+/* Check the files of a definition in one process for each author, which opens and closes the author's files. If the
+ * daemon itself is the author of all, a process only looks at them. None of the files enters the daemon.
  * d: borrowed for the call. done: fork_as_spec's; res is empty. Returns 0; -errno, and then done() is not called. */
 int open_as_check(struct loop *l, const struct definition *d,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,

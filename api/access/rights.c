@@ -11,8 +11,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define KEY "definer"
-
 static struct rights *rights_new(uid_t uid, gid_t gid, size_t ngroups)
 {
 	struct rights *r = calloc(1, sizeof(*r) + ngroups * sizeof(gid_t));
@@ -55,6 +53,12 @@ int rights_copy(const struct rights *r, struct rights **ret)
 	return 0;
 }
 
+bool rights_are_same(const struct rights *a, const struct rights *b)
+{
+	return a == b || (a && b && a->uid == b->uid && a->gid == b->gid && a->ngroups == b->ngroups &&
+				 !memcmp(a->groups, b->groups, a->ngroups * sizeof(*a->groups)));
+}
+
 /* ---- JSON ---- */
 
 void rights_put(struct json_object *definition, const struct rights *r)
@@ -66,7 +70,7 @@ void rights_put(struct json_object *definition, const struct rights *r)
 	for (size_t i = 0; i < r->ngroups; i++)
 		json_object_array_add(groups, json_object_new_int64(r->groups[i]));
 	js_put(o, "groups", groups);
-	js_put(definition, KEY, o);
+	js_put(definition, RIGHTS_KEY, o);
 }
 
 static int id_check(int64_t id, struct err *e)
@@ -74,7 +78,7 @@ static int id_check(int64_t id, struct err *e)
 	/* UINT32_MAX is no id: to setresuid() it means "leave the id unchanged". */
 	if (id >= 0 && id < UINT32_MAX)
 		return 0;
-	return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": names no user or group");
+	return err_set(e, -EINVAL, ERR_CORRUPT, RIGHTS_KEY ": names no user or group");
 }
 
 static int groups_parse(struct rights *r, struct json_object *groups, struct err *e)
@@ -100,10 +104,10 @@ static int rights_parse(struct json_object *o, struct rights **ret, struct err *
 	if (id_check(user, e) < 0 || id_check(group, e) < 0)
 		return -EINVAL;
 	if (!user || !groups || n > RIGHTS_GROUPS_MAX)
-		return err_set(e, -EINVAL, ERR_CORRUPT, KEY ": makes no sense");
+		return err_set(e, -EINVAL, ERR_CORRUPT, RIGHTS_KEY ": makes no sense");
 	r = rights_new((uid_t)user, (gid_t)group, n);
 	if (!r)
-		return err_set_errno(e, -ENOMEM, KEY);
+		return err_set_errno(e, -ENOMEM, RIGHTS_KEY);
 	if (groups_parse(r, groups, e) < 0)
 		return -EINVAL;
 	*ret = STEAL_PTR(r);
@@ -117,11 +121,11 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 
 	*ret = NULL;
 	if (!json_object_is_type(definition, json_type_object) ||
-		!json_object_object_get_ex(definition, KEY, &o))
+		!json_object_object_get_ex(definition, RIGHTS_KEY, &o))
 		return 0;
 	r = rights_parse(o, ret, e);
 	if (!r)
-		json_object_object_del(definition, KEY);
+		json_object_object_del(definition, RIGHTS_KEY);
 	return r;
 }
 

@@ -1,14 +1,16 @@
-/* rights: the ids with which the files of a VM are opened: those that the VM's definer, the user who last defined it,
- * had at that moment. Stored in the definition file as "definer". */
+/* rights: the ids with which the files of a VM are opened: those of the VM's definer, the user who first defined it,
+ * and of the other authors of its definition (authors.h). Stored in the definition file as "definer". */
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct err;
 struct json_object;
 struct peer;
 
+#define RIGHTS_KEY "definer"
 #define RIGHTS_GROUPS_MAX 65536 /* the kernel's NGROUPS_MAX */
 
 struct rights {
@@ -24,6 +26,9 @@ int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e);
 
 /* Copy rights. *ret: owned; NULL for NULL. Returns 0; -ENOMEM. */
 int rights_copy(const struct rights *r, struct rights **ret);
+
+/* Whether all ids are the same. NULL allowed. */
+bool rights_are_same(const struct rights *a, const struct rights *b);
 
 /* Add "definer" to a definition that is about to be stored. */
 void rights_put(struct json_object *definition, const struct rights *r);

@@ -1,5 +1,6 @@
 /* Handlers of clones of a VM that is off, and of templates. */
 #include "api/jobs/clone.h"
+#include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
 #include "api/jobs/job.h"
@@ -43,19 +44,21 @@ static int source_check(struct call *c, struct err *e)
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }
 
-/* Check whether the client may give the argument `files`. The daemon creates these files with the rights of the user
- * who defined the source, so only that user, root and the daemon's own user may give the argument. */
+/* Check whether the client may give the argument `files`. The daemon creates these files with the rights of the author
+ * of the source's disks, so only that user, root and the daemon's own user may give the argument. */
 static int files_check(const struct call *c, struct err *e)
 {
 	CLEANUP_FREE struct rights *mine = NULL;
-	const struct rights *theirs = c->vm->def->rights;
+	const struct rights *theirs;
 	struct peer who = conn_peer(c->conn);
 	int r = js_get(c->args, "files") ? rights_of_peer(&who, &mine, e) : 0;
 
+	if (!r && mine)
+		r = authors_of_disks(c->vm->def, &theirs, e);
 	if (r < 0 || !mine || (theirs && theirs->uid == mine->uid))
 		return r;
 	return err_set(e, -EPERM, ERR_PERMISSION,
-		"files: another user defined the VM, and the copies are created with that user's rights; omit files "
+		"files: the VM's disks are another user's, and the copies are created with that user's rights; omit files "
 		"to create the copies beside the VM's disks");
 }
 

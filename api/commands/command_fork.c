@@ -1,4 +1,5 @@
 /* Handler of vm-fork: live clones of a running VM or of a snapshot. */
+#include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/commands/command.h"
 #include "api/jobs/fork.h"
@@ -12,14 +13,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Whether the client is root or the user who defined the source. A clone's process can read its source's images, also
+/* Whether the client is root or the author of the source's disks. A clone's process can read its source's images, also
  * what the source writes later, so clones that other users make get copies. */
 static bool is_owner(const struct call *c)
 {
-	const struct rights *r = c->vm->def->rights;
+	const struct rights *r;
 	uid_t uid = conn_uid(c->conn);
+	struct err e;
 
-	return uid == 0 || uid == (r ? r->uid : geteuid());
+	return uid == 0 || (authors_of_disks(c->vm->def, &r, &e) == 0 && uid == (r ? r->uid : geteuid()));
 }
 
 static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)

@@ -349,5 +349,11 @@ void definition_free(struct definition *d)
 	free(d->initrd);
 	free(d->cmdline);
 	free(d->rights);
+	while (d->nauthors) {
+		d->nauthors--;
+		free(d->authors[d->nauthors].key);
+		free(d->authors[d->nauthors].rights);
+	}
+	free(d->authors);
 	free(d);
 }

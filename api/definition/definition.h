@@ -90,6 +90,12 @@ struct definition_interface {
 	struct definition_user user; /* all zero for other types */
 };
 
+/* A user other than the definer whose rights open a file (api/access/authors.h). */
+struct definition_author {
+	char *key; /* owned */
+	struct rights *rights; /* owned; NULL: the daemon itself */
+};
+
 struct definition {
 	char name[VM_NAME_MAX + 1];
 	uint8_t uuid[16]; /* all zero: none given */
@@ -117,6 +123,8 @@ struct definition {
 	/* The user whose rights open the files; owned. NULL (the parser's result): the daemon itself. Not
 	 * part of the JSON. */
 	struct rights *rights;
+	struct definition_author *authors; /* owned; not part of the JSON */
+	uint32_t nauthors;
 };
 
 /* Parse a definition.

@@ -1,5 +1,5 @@
 #include "api/jobs/batch.h"
-#include "api/access/rights.h"
+#include "api/access/authors.h"
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
 #include "api/jobs/job.h"
@@ -133,8 +133,7 @@ static int definition_keep(struct vm_host *host, const struct definition *def, s
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(def);
 
-	if (def->rights)
-		rights_put(o, def->rights);
+	authors_put(o, def);
 	return store_save_definition_soon(host->store, def->name, o, NULL, e);
 }
 

@@ -1,6 +1,6 @@
 #include "api/jobs/clone.h"
+#include "api/access/authors.h"
 #include "api/access/open_as.h"
-#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/batch.h"
@@ -441,8 +441,8 @@ static int source_take(const struct definition *def, struct definition **ret, st
 	CLEANUP_JS struct json_object *o = definition_to_json(def);
 	int r = definition_parse(o, NULL, ret, e);
 
-	if (!r && rights_copy(def->rights, &(*ret)->rights) < 0)
-		r = err_set_errno(e, -ENOMEM, "clones");
+	if (!r)
+		authors_copy(def, *ret);
 	return r;
 }
 

@@ -1,5 +1,5 @@
 #include "api/jobs/clone_plan.h"
-#include "api/access/rights.h"
+#include "api/access/authors.h"
 #include "api/definition/definition.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -239,9 +239,9 @@ static int clone_define(const struct vm *source, const struct clone_opts *opts, 
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, ret, e);
-	/* A clone's files are opened with the rights of the user who defined the source. */
-	if (!r && rights_copy(source->def->rights, &(*ret)->rights) < 0)
-		r = err_set_errno(e, -ENOMEM, "clones");
+	/* A clone's files are opened with the rights of the author of the source's disks. */
+	if (!r)
+		r = authors_clone(source->def, *ret, e);
 	if (!r)
 		r = uuid_set(source, opts, *ret, e);
 	return r ? r : identity_complete(source->host, *ret, NULL, e);

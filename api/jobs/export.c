@@ -1,6 +1,6 @@
 #include "api/jobs/export.h"
+#include "api/access/authors.h"
 #include "api/access/open_as.h"
-#include "api/access/rights.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
@@ -340,8 +340,8 @@ static int definition_take(struct export *x, const struct definition *d, struct 
 
 	x->definition = definition_to_json(d);
 	r = definition_parse_stored(x->definition, &x->def, e);
-	if (!r && rights_copy(d->rights, &x->def->rights) < 0)
-		r = err_set_errno(e, -ENOMEM, "export");
+	if (!r)
+		authors_copy(d, x->def);
 	return r;
 }
 

@@ -1,4 +1,5 @@
 #include "api/jobs/fork.h"
+#include "api/access/authors.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
@@ -310,9 +311,9 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, &c->def, e);
-	/* A clone's files are opened with the rights of the user who defined the source. */
-	if (!r && rights_copy(c->fork->source->def->rights, &c->def->rights) < 0)
-		r = err_set_errno(e, -ENOMEM, "clones");
+	/* A clone's files are opened with the rights of the author of the source's disks. */
+	if (!r)
+		r = authors_clone(c->fork->source->def, c->def, e);
 	if (!r)
 		r = definition_make_uuid(c->def, e);
 	return r < 0 ? r : identity_complete(c->fork->host, c->def, NULL, e);
@@ -399,8 +400,12 @@ static void copy_add(struct fork_files *files, const struct definition *d, unsig
 static int files_list(struct fork *f, struct err *e)
 {
 	const struct definition *source = f->source->def;
+	const struct rights *author;
+	int r = authors_of_disks(source, &author, e);
 
-	if (rights_copy(source->rights, &f->rights) < 0)
+	if (r < 0)
+		return r;
+	if (rights_copy(author, &f->rights) < 0)
 		return err_set_errno(e, -ENOMEM, "clones");
 	for (uint32_t i = 0; i < source->ndisks; i++) {
 		if (source->disks[i].read_only)

@@ -1,4 +1,5 @@
 #include "api/jobs/import.h"
+#include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/archiver.h"
@@ -418,8 +419,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	int r;
 
-	if (d->rights)
-		rights_put(o, d->rights);
+	authors_put(o, d);
 	r = store_save_definition_soon(x->host->store, d->name, o, IMPORT_MARKER, e);
 	if (!r) {
 		r = vm_add(x->host, d, &x->vm);

@@ -81,7 +81,7 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
  * definition has no backing files for a disk of this id and path, or copying failed. */
 static struct definition *definition_without(const struct vm *vm, const char *disk, const char *path)
 {
-	CLEANUP_JS struct json_object *o = definition_to_json(vm->def), *its = json_object_new_object();
+	CLEANUP_JS struct json_object *o = definition_to_json(vm->def);
 	struct json_object *disks = js_get_array(o, "disks");
 	struct definition *def = NULL;
 	bool any = false;
@@ -97,12 +97,10 @@ static struct definition *definition_without(const struct vm *vm, const char *di
 	}
 	if (!any || definition_parse_stored(o, &def, &e) < 0)
 		return NULL;
-	if (vm->def->rights) {
-		rights_put(its, vm->def->rights);
-		if (rights_take(its, &def->rights, &e) < 0) {
-			definition_free(def);
-			return NULL;
-		}
+	/* The definer makes the change: vm_define() keeps the authors. */
+	if (rights_copy(vm->def->rights, &def->rights) < 0) {
+		definition_free(def);
+		return NULL;
 	}
 	return def;
 }

@@ -1,6 +1,6 @@
 #include "api/jobs/rename.h"
+#include "api/access/authors.h"
 #include "api/access/permissions.h"
-#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
@@ -116,8 +116,7 @@ int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e)
 	memcpy(w->old, vm->def->name, sizeof(w->old));
 	o = definition_to_json(vm->def);
 	js_put_str(o, "name", name);
-	if (vm->def->rights)
-		rights_put(o, vm->def->rights);
+	authors_put(o, vm->def);
 	r = rename_check(vm, name, e);
 	if (!r)
 		r = store_rename(vm->host->store, &w->work, w->old, name, o, e);

@@ -1,5 +1,7 @@
 #include "api/jobs/volumes.h"
+#include "api/access/authors.h"
 #include "api/access/fork_as.h"
+#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
@@ -71,10 +73,23 @@ static void volume_add(struct volumes *v, const char *id, const char *path, bool
 	x->read_only = read_only;
 }
 
-static int volume_check_free(const struct vm *vm, const struct volume *x, struct err *e)
+/* Return the rights that remove the files, which have one author: volumes_of() has checked that. */
+static const struct rights *volumes_author(const struct vm *vm, const struct volumes *v)
+{
+	for (unsigned i = 0; i < v->n; i++)
+		if (!v->list[i].read_only)
+			return author_of(vm->def, v->list[i].path);
+	return vm->def->rights;
+}
+
+static int volume_check_free(const struct vm *vm, const struct volumes *v, const struct volume *x, struct err *e)
 {
 	const struct vm *user = x->read_only ? NULL : image_user(vm, x->path);
 
+	if (!x->read_only && !rights_are_same(author_of(vm->def, x->path), volumes_author(vm, v)))
+		return err_set(e, -EPERM, ERR_PERMISSION,
+			"disk %s: another user added %s than the disks before it, and no single user's rights remove all; "
+			"name the disks of one user in storage; nothing was done", x->id, x->path);
 	if (!user)
 		return 0;
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, user->def->name))
@@ -110,10 +125,11 @@ static bool others_boot(const struct vm *vm, const char *path)
 	return false;
 }
 
-/* Add a file in the import's folder, unless another VM uses the file; then the file stays, and so does the folder. */
+/* Add a file in the import's folder, unless another VM uses the file or another user added it. Then the
+ * file stays, and so does the folder. */
 static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, struct volumes *v)
 {
-	if (!is_in(folder, path) || others_boot(vm, path) || image_user(vm, path))
+	if (!is_in(folder, path) || !rights_are_same(author_of(vm->def, path), volumes_author(vm, v)) || others_boot(vm, path) || image_user(vm, path))
 		return;
 	for (unsigned i = 0; i < v->n; i++)
 		if (!strcmp(v->list[i].path, path)) {
@@ -153,7 +169,7 @@ int volumes_of(const struct vm *vm, struct json_object *wanted, const char *fold
 			volume_add(v, d->id, d->layers[0].data_file, d->read_only);
 	}
 	for (unsigned i = 0; i < v->n && !r; i++)
-		r = volume_check_free(vm, &v->list[i], e);
+		r = volume_check_free(vm, v, &v->list[i], e);
 	if (!r && folder && !wanted)
 		all_own_add(vm, folder, v);
 	if (r < 0)
@@ -270,7 +286,7 @@ int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	struct fork_as **ret, struct err *e)
 {
 	struct removal w = { v, vm, remove };
-	struct fork_as_spec s = { .rights = vm->def->rights, .run = volumes_remove, .arg = &w,
+	struct fork_as_spec s = { .rights = volumes_author(vm, v), .run = volumes_remove, .arg = &w,
 		.what = "removing its images", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
 	return fork_as_begin(vm->host->loop, &s, ret, e);

@@ -1,4 +1,5 @@
 #include "api/net/tap.h"
+#include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
@@ -164,12 +165,13 @@ static int tap_add(struct config *c, unsigned at, const struct definition_interf
 static int bridge_check(const struct definition *d, unsigned at, const char *allowed, struct err *e)
 {
 	const char *bridge = d->interfaces[at].source;
+	const struct rights *author = author_of_interface(d, &d->interfaces[at]);
 
-	if (!d->rights || bridge_is_listed(allowed, bridge))
+	if (!author || bridge_is_listed(allowed, bridge))
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"interfaces[%u].source: user %u defined the VM and may not use bridge '%s'; let root define the VM, "
-		"or start the daemon with: cairnd --allow-bridge %s", at, (unsigned)d->rights->uid, bridge, bridge);
+		"or start the daemon with: cairnd --allow-bridge %s", at, (unsigned)author->uid, bridge, bridge);
 }
 
 int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e)

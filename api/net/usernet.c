@@ -1,4 +1,5 @@
 #include "api/net/usernet.h"
+#include "api/access/authors.h"
 #include "api/access/spawn.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
@@ -144,12 +145,13 @@ struct plug {
 	int run_dir, frames[2], control[2];
 };
 
-static int process_run(const struct plug *p, const struct definition_user *u, pid_t *ret_pid)
+static int process_run(const struct plug *p, const struct definition_interface *n, pid_t *ret_pid)
 {
+	const struct definition_user *u = &n->user;
 	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int fds[FORWARD_FD + DEFINITION_FORWARDS_MAX] = { null, null, p->log_fd, p->frames[1],
 		p->run_dir < 0 ? null : p->control[1] };
-	struct spawn_spec program = { .path = p->program, .rights = p->def->rights, .fds = fds,
+	struct spawn_spec program = { .path = p->program, .rights = author_of_interface(p->def, n), .fds = fds,
 		.nfds = FORWARD_FD + u->nforwards };
 	struct args args;
 
@@ -167,7 +169,7 @@ static int plug_in(struct plug *p, unsigned at, struct config *c, struct usernet
 	const struct definition_user *u = &p->def->interfaces[at].user;
 	struct usernet_process *process = &ret->list[ret->n];
 	unsigned fd;
-	int r = access(p->program, X_OK) < 0 ? -errno : process_run(p, u, &process->pid);
+	int r = access(p->program, X_OK) < 0 ? -errno : process_run(p, &p->def->interfaces[at], &process->pid);
 
 	if (r < 0)
 		return err_set_errno(e, r, "interfaces[%u]: cannot start %s", at, p->program);

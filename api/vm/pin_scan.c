@@ -1,4 +1,5 @@
 #include "api/vm/pin_scan.h"
+#include "api/access/authors.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
@@ -173,12 +174,6 @@ static void group_begin(struct group *g)
 		group_read(g, r, &none, &e);
 }
 
-static bool rights_are_same(const struct rights *a, const struct rights *b)
-{
-	return a == b || (a && b && a->uid == b->uid && a->gid == b->gid && a->ngroups == b->ngroups &&
-				 !memcmp(a->groups, b->groups, a->ngroups * sizeof(*a->groups)));
-}
-
 static struct group *group_of(struct pin_scan *s, const struct rights *rights)
 {
 	struct group *g = s->groups;
@@ -211,7 +206,7 @@ static void definition_add(struct pin_scan *s, const struct definition *def)
 		for (unsigned k = 0; k + 1 < def->disks[i].nlayers; k++)
 			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2 &&
 				!pins_has_overlay(s->host, l[k].path))
-				overlay_add(group_of(s, def->rights), l[k].path, l[k + 1].path);
+				overlay_add(group_of(s, author_of(def, l[k].path)), l[k].path, l[k + 1].path);
 	}
 }
 

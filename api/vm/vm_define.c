@@ -1,7 +1,7 @@
 /* Defines a new VM or redefines one: checks the definition, stores it and applies it. */
 #include "api/vm/vm.h"
+#include "api/access/authors.h"
 #include "api/access/open_as.h"
-#include "api/access/rights.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
@@ -60,6 +60,8 @@ struct define {
 	enum vm_define_mode mode;
 	const struct call *by;
 	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
+	struct json_object *owners; /* owned; definer and authors of the VM that is redefined, or of the new one */
+	bool redefines;
 	bool created, outdates;
 	struct pin_scan *scan; /* finished when define_go() runs; NULL: none was begun */
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
@@ -72,6 +74,7 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 	w->done(w->opaque, r, what, e);
 	definition_free(w->def);
 	json_object_put(w->was);
+	json_object_put(w->owners);
 	pin_scan_free(w->scan);
 	free(w);
 }
@@ -89,6 +92,37 @@ static int was_check(const struct define *w, struct err *e)
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
 		"VM '%s' was changed by another user meanwhile; read its definition again and repeat the change",
+		w->def->name);
+}
+
+static struct json_object *owners_of(const struct definition *def)
+{
+	struct json_object *o = json_object_new_object();
+
+	authors_put(o, def);
+	return o;
+}
+
+/* Let the definer of the VM that is redefined stay, and remember who that is. */
+static void owners_take(struct define *w)
+{
+	const struct vm *old = vm_of_name(w->host, w->def->name);
+
+	w->redefines = old;
+	if (old)
+		authors_inherit(w->def, old->def);
+	w->owners = owners_of(old ? old->def : w->def);
+}
+
+/* Check that the VM's definer and authors are those that owners_take() saw: the files were checked with their rights.
+ * old: NULL: there is no such VM. */
+static int owners_check(const struct define *w, const struct vm *old, struct err *e)
+{
+	CLEANUP_JS struct json_object *is = old ? owners_of(old->def) : NULL;
+
+	if (old ? json_object_equal(is, w->owners) : !w->redefines)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "VM '%s' was changed by another user meanwhile; repeat the change",
 		w->def->name);
 }
 
@@ -176,6 +210,8 @@ static int define_keep(struct define *w, struct err *e)
 
 	if (!r)
 		r = define_check(host, w->def, &vm, e);
+	if (!r)
+		r = owners_check(w, vm, e);
 	if (!r && !vm && w->mode == VM_REDEFINE)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "another user has undefined VM '%s' meanwhile", w->def->name);
 	if (!r)
@@ -241,6 +277,8 @@ static void define_go(void *opaque)
 
 	if (!r)
 		r = define_check(w->host, w->def, &old, &e);
+	if (!r)
+		r = owners_check(w, old, &e);
 	if (r < 0 || w->mode == VM_VALIDATE) {
 		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
 		define_end(w, r, &what, &e);
@@ -248,8 +286,7 @@ static void define_go(void *opaque)
 	}
 	memcpy(w->uuid, w->def->uuid, sizeof(w->uuid));
 	o = definition_to_json(w->def);
-	if (w->def->rights)
-		rights_put(o, w->def->rights);
+	authors_put(o, w->def);
 	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;
 	pins_complete(w); /* before the draft, so that no power cut leaves a VM whose pin may be deleted */
@@ -283,6 +320,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	int r;
 
 	*w = (struct define){ .host = host, .def = def, .mode = mode, .by = by, .was = was, .done = done, .opaque = opaque };
+	owners_take(w);
 	r = open_as_check(host->loop, def, define_checked, w, &e);
 	if (r < 0)
 		define_finish(w, r, &e);

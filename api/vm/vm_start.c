@@ -1,5 +1,6 @@
 /* Starts a VM, stops it by force, and adopts the process that an earlier daemon started. */
 #include "api/vm/vm.h"
+#include "api/access/authors.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
 #include "api/schema/call.h"
@@ -61,8 +62,8 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 
 			/* Do not follow another user's path with the daemon's rights, because it may lead anywhere. The
 			 * image's lock covers this case. */
-			if (vm_live(other)->rights || (disk->read_only && !ours_writes) ||
-				!disk->nlayers || stat(disk->layers[0].path, &their) < 0 ||
+			if (!disk->nlayers || author_of(vm_live(other), disk->layers[0].path) ||
+				(disk->read_only && !ours_writes) || stat(disk->layers[0].path, &their) < 0 ||
 				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
 				continue;
 			return in_use(vm, i, other, e);

@@ -279,11 +279,14 @@ def test_owner_can_redefine_own_vm_only(shared, files):  # noqa: F811
     a = define(shared, "mine", files / "mine.raw")
     assert (a["return"]["name"], a["return"]["uuid"], a["return"]["created"]) == ("mine", uuids["mine"], False)
     assert json.loads(shared.cairn("dumpjson", "mine").stdout)["disks"][0]["path"] == str(files / "mine.raw")
-    assert json.loads((shared.state / "vms/mine/definition.json").read_text())["definer"]["user"] == NOBODY
+    # Root stays the definer, and the file is the owner's.
+    kept = json.loads((shared.state / "vms/mine/definition.json").read_text())
+    assert "definer" not in kept and {a["of"]: a["definer"]["user"] for a in kept["authors"]} == {
+        str(files / "mine.raw"): NOBODY}
     assert [p for p in json.loads(shared.cairn("permissions", "--format", "json").stdout)
             if (p["role"], p["vm"]) == ("owner", "mine")]
-    assert refused(define(shared, "mine", files / "roots.raw"), "disks[0].path")
-    assert refused(define(shared, "mine", kernel="/etc/shadow"), "boot.kernel")
+    for e in (define(shared, "mine", files / "roots.raw"), define(shared, "mine", kernel="/etc/shadow")):
+        assert e["error"]["desc"].endswith("(for user 65534, who added the file)"), e
     for name in ("other", "new", uuids["mine"], uuids["other"], "", "mine ", None, ["mine"]):
         for validate in (False, True):
             e = define(shared, name, files / "mine.raw", validate=validate)["error"]
@@ -370,7 +373,8 @@ def test_owner_can_rename_own_vm(shared, files):  # noqa: F811
         assert e["error"]["class"] == cls, e
     a, = as_nobody(shared, ["vm-rename", {"vm": "mine", "name": "ours"}])
     assert a["return"] == {}
-    assert json.loads((shared.state / "vms/ours/definition.json").read_text())["definer"]["user"] == NOBODY
+    a, = json.loads((shared.state / "vms/ours/definition.json").read_text())["authors"]
+    assert (a["of"], a["definer"]["user"]) == (str(files / "mine.raw"), NOBODY)
     assert "return" in define(shared, "ours", files / "mine.raw")
     shared.define("mine")
     a, = as_nobody(shared, ["vm-info", {"vm": "mine"}])

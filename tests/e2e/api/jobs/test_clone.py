@@ -334,7 +334,7 @@ def test_clone_is_made_with_rights_of_sources_definer(shared, files):  # noqa: F
     # Another admin's path is not opened with root's rights.
     shared.cairn("define", shared.write("roots", disks=[disk(shared.tmp / "disks/roots.raw", "raw")]))
     e = as_nobody(shared, ["vm-clone", {"vm": "roots", "name": "x", "files": ["/etc/cairn-was-here"]}])[0]["error"]
-    assert e["class"] == "PermissionDenied" and "another user defined the VM" in e["desc"]
+    assert e["class"] == "PermissionDenied" and "disks are another user's" in e["desc"]
     assert not os.path.exists("/etc/cairn-was-here")
 
 

@@ -1,0 +1,301 @@
+#include "api/access/authors.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define AUTHORS "authors"
+
+/* ---- what depends on rights ---- */
+
+/* What a claim permits beyond the least. An edit that adds one of these gains something. */
+enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4 };
+
+struct claim {
+	char *key; /* owned */
+	unsigned gains;
+};
+
+struct claims {
+	struct claim *list; /* owned */
+	size_t n;
+};
+
+static void claims_done(struct claims *c)
+{
+	while (c->n)
+		free(c->list[--c->n].key);
+	free(c->list);
+}
+
+static struct claim *claim_find(const struct claims *c, const char *key)
+{
+	for (size_t i = 0; i < c->n; i++)
+		if (!strcmp(c->list[i].key, key))
+			return &c->list[i];
+	return NULL;
+}
+
+static void claim_add(struct claims *c, const char *key, unsigned gains)
+{
+	struct claim *same = key ? claim_find(c, key) : NULL;
+
+	if (same)
+		same->gains |= gains;
+	if (!key || same)
+		return;
+	c->list = must_alloc(reallocarray(c->list, c->n + 1, sizeof(*c->list)));
+	c->list[c->n++] = (struct claim){ must_alloc(strdup(key)), gains };
+}
+
+static void disk_claims(struct claims *c, const struct definition_disk *d)
+{
+	for (unsigned k = 0; k < d->nlayers; k++) {
+		unsigned gains = k || d->read_only ? 0 : GAIN_WRITE;
+
+		claim_add(c, d->layers[k].path, gains);
+		claim_add(c, d->layers[k].data_file, gains);
+	}
+}
+
+/* No path begins with a word, so these keys differ from those of files. */
+#define INTERFACE_KEY 96
+
+static void interface_key(const struct definition_interface *n, char key[INTERFACE_KEY])
+{
+	if (n->type == DEFINITION_BRIDGE)
+		snprintf(key, INTERFACE_KEY, "bridge %s", n->source);
+	else
+		snprintf(key, INTERFACE_KEY, "user %s", n->id);
+}
+
+static void interface_claims(struct claims *c, const struct definition_interface *n)
+{
+	char key[INTERFACE_KEY], forward[DEFINITION_FORWARD_TEXT];
+	unsigned gains = (n->user.host_loopback ? GAIN_HOST : 0) | (n->user.restricted ? 0 : GAIN_WORLD);
+
+	if (n->type == DEFINITION_NETWORK)
+		return;
+	interface_key(n, key);
+	claim_add(c, key, gains);
+	for (uint32_t i = 0; i < n->user.nforwards; i++) {
+		definition_forward_print(&n->user.forwards[i], forward);
+		claim_add(c, forward, 0);
+	}
+}
+
+static void claims_make(struct claims *c, const struct definition *d)
+{
+	*c = (struct claims){ 0 };
+	claim_add(c, d->kernel, 0);
+	claim_add(c, d->initrd, 0);
+	for (uint32_t i = 0; i < d->ndisks; i++)
+		disk_claims(c, &d->disks[i]);
+	for (uint32_t i = 0; i < d->ninterfaces; i++)
+		interface_claims(c, &d->interfaces[i]);
+}
+
+/* ---- looking up authors ---- */
+
+const struct rights *author_of(const struct definition *d, const char *path)
+{
+	for (uint32_t i = 0; i < d->nauthors; i++)
+		if (!strcmp(d->authors[i].key, path))
+			return d->authors[i].rights;
+	return d->rights;
+}
+
+const struct rights *author_of_forward(const struct definition *d, const struct definition_forward *f)
+{
+	char key[DEFINITION_FORWARD_TEXT];
+
+	definition_forward_print(f, key);
+	return author_of(d, key);
+}
+
+const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n)
+{
+	char key[INTERFACE_KEY];
+
+	interface_key(n, key);
+	return author_of(d, key);
+}
+
+bool authors_are_daemon(const struct definition *d)
+{
+	/* Only what differs from the definer is in the list. */
+	return !d->rights && !d->nauthors;
+}
+
+static uid_t uid_of(const struct rights *r)
+{
+	return r ? r->uid : geteuid();
+}
+
+int authors_of_disks(const struct definition *d, const struct rights **ret, struct err *e)
+{
+	const struct definition_disk *first = NULL;
+
+	*ret = d->rights;
+	for (uint32_t i = 0; i < d->ndisks; i++) {
+		const struct definition_disk *disk = &d->disks[i];
+		const struct rights *author;
+
+		if (disk->read_only)
+			continue;
+		author = author_of(d, disk->layers[0].path);
+		if (first && !rights_are_same(author, *ret))
+			return err_set(e, -EPERM, ERR_PERMISSION,
+				"disks %s and %s: users %u and %u added them, and no single user's rights create files beside "
+				"both; detach one of them first", first->id, disk->id, uid_of(*ret), uid_of(author));
+		first = disk;
+		*ret = author;
+	}
+	return 0;
+}
+
+/* ---- setting authors ---- */
+
+static struct rights *copied(const struct rights *r)
+{
+	struct rights *copy;
+
+	return rights_copy(r, &copy) < 0 ? must_alloc(NULL) : copy;
+}
+
+/* rights: copied. */
+static void author_add(struct definition *d, const char *key, const struct rights *rights)
+{
+	d->authors = must_alloc(reallocarray(d->authors, d->nauthors + 1, sizeof(*d->authors)));
+	d->authors[d->nauthors++] = (struct definition_author){ must_alloc(strdup(key)), copied(rights) };
+}
+
+/* Return the editor's rights if they are those of the same user: the groups may have changed. */
+static const struct rights *refreshed(const struct rights *r, const struct rights *editor)
+{
+	return r && editor && r->uid == editor->uid ? editor : r;
+}
+
+void authors_inherit(struct definition *d, const struct definition *old)
+{
+	CLEANUP_FREE struct rights *editor = d->rights;
+	struct claims is, was;
+
+	d->rights = copied(refreshed(old->rights, editor));
+	claims_make(&is, d);
+	claims_make(&was, old);
+	for (size_t i = 0; i < is.n; i++) {
+		const struct claim *c = &is.list[i], *before = claim_find(&was, c->key);
+		bool keeps = before && (!editor || !(c->gains & ~before->gains));
+		const struct rights *author = keeps ? refreshed(author_of(old, c->key), editor) : editor;
+
+		if (!rights_are_same(author, d->rights))
+			author_add(d, c->key, author);
+	}
+	claims_done(&is);
+	claims_done(&was);
+}
+
+int authors_clone(const struct definition *source, struct definition *clone, struct err *e)
+{
+	const struct rights *definer;
+	struct claims is, was;
+	int r = authors_of_disks(source, &definer, e);
+
+	if (r < 0)
+		return r;
+	clone->rights = copied(definer);
+	claims_make(&is, clone);
+	claims_make(&was, source);
+	for (size_t i = 0; i < is.n; i++) {
+		const struct rights *author = author_of(source, is.list[i].key);
+
+		if (claim_find(&was, is.list[i].key) && !rights_are_same(author, definer))
+			author_add(clone, is.list[i].key, author);
+	}
+	claims_done(&is);
+	claims_done(&was);
+	return 0;
+}
+
+void authors_copy(const struct definition *from, struct definition *to)
+{
+	to->rights = copied(from->rights);
+	for (uint32_t i = 0; i < from->nauthors; i++)
+		author_add(to, from->authors[i].key, from->authors[i].rights);
+}
+
+/* ---- JSON ---- */
+
+void authors_put(struct json_object *definition, const struct definition *d)
+{
+	struct json_object *list;
+
+	if (d->rights)
+		rights_put(definition, d->rights);
+	if (!d->nauthors)
+		return;
+	list = json_object_new_array();
+	for (uint32_t i = 0; i < d->nauthors; i++) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "of", d->authors[i].key);
+		if (d->authors[i].rights)
+			rights_put(o, d->authors[i].rights);
+		json_object_array_add(list, o);
+	}
+	js_put(definition, AUTHORS, list);
+}
+
+static void member_move(struct json_object *from, struct json_object *to, const char *key)
+{
+	struct json_object *o;
+
+	if (!json_object_is_type(from, json_type_object) || !json_object_object_get_ex(from, key, &o))
+		return;
+	js_put(to, key, json_object_get(o));
+	json_object_object_del(from, key);
+}
+
+struct json_object *authors_cut(struct json_object *definition)
+{
+	struct json_object *o = json_object_new_object();
+
+	member_move(definition, o, RIGHTS_KEY);
+	member_move(definition, o, AUTHORS);
+	return o;
+}
+
+static int author_load(struct definition *d, struct json_object *o, struct err *e)
+{
+	CLEANUP_FREE struct rights *rights = NULL;
+	const char *of = js_get_str(o, "of");
+	int r = rights_take(o, &rights, e);
+
+	if (r < 0)
+		return r;
+	if (!of)
+		return err_set(e, -EINVAL, ERR_CORRUPT, AUTHORS ": makes no sense");
+	author_add(d, of, rights);
+	return 0;
+}
+
+int authors_load(struct definition *d, struct json_object *cut, struct err *e)
+{
+	struct json_object *list = js_get(cut, AUTHORS);
+	int r = rights_take(cut, &d->rights, e);
+
+	if (!r && json_object_object_get_ex(cut, AUTHORS, NULL) && !json_object_is_type(list, json_type_array))
+		r = err_set(e, -EINVAL, ERR_CORRUPT, AUTHORS ": makes no sense");
+	for (size_t i = 0; !r && list && i < json_object_array_length(list); i++)
+		r = author_load(d, json_object_array_get_idx(list, i), e);
+	return r;
+}

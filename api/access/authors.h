@@ -1,0 +1,50 @@
+/* authors: whose rights open each file of a VM (rights.h). The user who first defined a VM stays its definer, and the
+ * definer's rights open what has no author of its own. What another user adds later gets that user as its author, so an
+ * edit lends nobody's rights to the paths of somebody else. Stored in the definition file as "definer" and "authors".
+ *
+ * An author is known by a key: the path of a file, or the text of a forward, a bridge or a user interface, which all
+ * depend on rights too. Threading: the daemon's loop. */
+#ifndef CAIRN_API_ACCESS_AUTHORS_H
+#define CAIRN_API_ACCESS_AUTHORS_H
+
+#include <stdbool.h>
+
+struct definition;
+struct definition_disk;
+struct definition_forward;
+struct definition_interface;
+struct err;
+struct json_object;
+struct rights;
+
+/* Return the rights for a file of the definition, borrowed from it; NULL: the daemon's own. */
+const struct rights *author_of(const struct definition *d, const char *path);
+const struct rights *author_of_forward(const struct definition *d, const struct definition_forward *f);
+/* The same for an interface of type bridge or user. */
+const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n);
+/* Whether the daemon's own rights open all. */
+bool authors_are_daemon(const struct definition *d);
+
+/* Complete a definition that is to replace `old`. Before the call, d->rights holds the rights of the user who edits the
+ * VM; afterwards it holds those of the definer, who stays the same. What the edit adds, or what it permits in addition
+ * (writing to a file that was read-only, say), has the editor as its author. Root gains nothing by such a permission,
+ * so what root changes keeps its author. */
+void authors_inherit(struct definition *d, const struct definition *old);
+/* Copy definer and authors to a definition that has none. */
+void authors_copy(const struct definition *from, struct definition *to);
+/* Get the rights that create or delete files beside the disks the guest may write to: those of the disks' one author.
+ * *ret: borrowed from d; NULL: the daemon's own. Returns 0; -EPERM: the disks have several authors. */
+int authors_of_disks(const struct definition *d, const struct rights **ret, struct err *e);
+/* Set definer and authors of a clone that has none. Its definer is the author of the source's disks; what both
+ * definitions name keeps its author. Returns 0; -EPERM: the disks have several authors. */
+int authors_clone(const struct definition *source, struct definition *clone, struct err *e);
+
+/* Add "definer" and "authors" to a definition that is about to be stored. */
+void authors_put(struct json_object *definition, const struct definition *d);
+/* Move "definer" and "authors" of a stored definition to a new object, owned by the caller. */
+struct json_object *authors_cut(struct json_object *definition);
+/* Set definer and authors of a definition that has none from what authors_cut() returned.
+ * Returns 0; -EINVAL: malformed; -ENOMEM. */
+int authors_load(struct definition *d, struct json_object *cut, struct err *e);
+
+#endif

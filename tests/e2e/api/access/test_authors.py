@@ -1,0 +1,145 @@
+"""Each file of a VM is opened with the rights of the user who added it, whoever edits the VM later."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from conftest import QmpError
+from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
+from test_rights import define, definition, files  # noqa: F401
+
+
+def kept(shared, name):  # noqa: F811
+    """The user ids of the definer and of the authors of a stored VM; 0 for the daemon itself."""
+    d = json.loads((shared.state / f"vms/{name}/definition.json").read_text())
+    uid = lambda o: o.get("definer", {"user": 0})["user"]  # noqa: E731
+    return uid(d), {a["of"]: uid(a) for a in d.get("authors", [])}
+
+
+def dumped(shared, name):  # noqa: F811
+    return json.loads(shared.cairn("dumpjson", name).stdout)
+
+
+def test_edit_by_root_lends_no_rights(shared, files):  # noqa: F811
+    link = files / "link.raw"
+    os.symlink(files / "mine.raw", link)
+    assert "return" in define(shared, "v", link)
+    link.unlink()
+    os.symlink(files / "roots.raw", link)
+    d = dumped(shared, "v")
+    d["disks"][0]["readonly"] = True
+    for edit in ({**d, "title": "by root"}, d):
+        with pytest.raises(QmpError, match=r"Permission denied.*\(for user 65534, who defined the VM\)"):
+            shared.qmp().run("vm-define", definition=edit)
+    link.unlink()
+    os.symlink(files / "mine.raw", link)
+    shared.cairn("desc", "v", "a description by root")
+    shared.qmp().run("vm-define", definition=d)
+    assert kept(shared, "v") == (NOBODY, {})
+    link.unlink()
+    os.symlink(files / "roots.raw", link)
+    for restart in (False, True):
+        if restart:
+            shared.stop(signal.SIGKILL)
+            shared.start()
+        assert f"{link}: Permission denied" in shared.cairn("start", "v", ok=5).stderr
+        out = files / f"out{restart}.tar"
+        e, = as_nobody_exports(shared, "v", out)
+        assert "Permission denied" in e and b"\0" not in out.read_bytes()
+
+
+def as_nobody_exports(shared, vm, path):  # noqa: F811
+    """Export with a file that the user made; returns the errors of the export jobs."""
+    path.touch()
+    os.chown(path, NOBODY, NOBODY)
+    q = shared.qmp()
+    with open(path, "r+b") as f:
+        socket.send_fds(q.sock, [json.dumps({"execute": "vm-export", "arguments": {
+            "vm": vm, "compress": "none"}}).encode()], [f.fileno()])
+        assert "return" in q.answer()
+    q.event("JOB_STATUS_CHANGE", status="concluded")
+    return [j["error"] for j in q.jobs() if j["type"] == "export"]
+
+
+def test_file_that_root_adds_is_opened_as_root(shared, files):  # noqa: F811
+    assert "return" in define(shared, "v", files / "mine.raw")
+    d = dumped(shared, "v")
+    d["disks"].append({"path": str(files / "roots.raw"), "format": "raw"})
+    shared.qmp().run("vm-define", definition=d)
+    assert kept(shared, "v") == (NOBODY, {str(files / "roots.raw"): 0})
+    shared.cairn("start", "v")
+    shared.cairn("destroy", "v")
+    # The definer may still edit the VM, and neither gains root's rights nor loses the disk.
+    d = dumped(shared, "v")
+    a, = as_nobody(shared, ["vm-define", {"definition": {**d, "title": "by nobody"}}])
+    assert "return" in a, a
+    assert kept(shared, "v") == (NOBODY, {str(files / "roots.raw"): 0})
+    shared.stop()
+    shared.start()
+    shared.cairn("start", "v")
+    shared.cairn("destroy", "v")
+    # A clone's files would have to be created with the rights of two users; so would their removal.
+    assert "users 65534 and 0 added them" in shared.cairn("clone", "v", "w", ok=5).stderr
+    assert "another user added" in shared.cairn("undefine", "v", "--remove-all-storage", ok=5).stderr
+    assert (files / "roots.raw").exists() and (files / "mine.raw").exists()
+    # Removing the file and adding it again makes it the file of the user who adds it.
+    gone = {**d, "disks": d["disks"][:1]}
+    a, b = as_nobody(shared, ["vm-define", {"definition": gone}], ["vm-define", {"definition": d}])
+    assert "return" in a, a
+    assert b["error"]["desc"].endswith("(for user 65534, who defined the VM)"), b
+    assert kept(shared, "v") == (NOBODY, {})
+
+
+def test_owner_gains_nothing_from_roots_vm(shared, files):  # noqa: F811
+    """The VM still reads root's file after its owner has edited the VM, and the owner cannot make the file writable."""
+    d = definition(shared, "mine", files / "roots.raw", readonly=True)
+    shared.qmp().run("vm-define", definition=d)
+    shared.cairn("revoke", "--user", "nobody")
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    more = {**d, "disks": [*d["disks"], {"path": str(files / "mine.raw"), "format": "raw"}]}
+    a, = as_nobody(shared, ["vm-define", {"definition": more}])
+    assert "return" in a, a
+    assert kept(shared, "mine") == (0, {str(files / "mine.raw"): NOBODY})
+    shared.cairn("start", "mine")
+    shared.cairn("destroy", "mine")
+    del more["disks"][0]["readonly"]
+    for bad in (more, {**d, "disks": [{"path": str(files / "inner/../roots.raw"), "format": "raw"}]},
+                {**d, "disks": [{**d["disks"][0], "readonly": True, "data_file": "/etc/shadow", "format": "qcow2"}]}):
+        a, = as_nobody(shared, ["vm-define", {"definition": bad}])
+        assert a["error"]["class"] == "PermissionDenied", a
+        assert a["error"]["desc"].endswith("(for user 65534, who added the file)"), a
+
+
+def test_owners_link_does_not_direct_root_to_remove_a_file(shared, files):  # noqa: F811
+    """The files of an owner of root's VM are removed with the owner's rights."""
+    victim = shared.tmp / "victim"
+    victim.mkdir()
+    (victim / "disk.raw").write_bytes(b"root's")
+    (files / "real").mkdir()
+    (files / "real/disk.raw").write_bytes(bytes(512))
+    for p in ("real", "real/disk.raw"):
+        os.chown(files / p, NOBODY, NOBODY)
+    os.symlink("real", files / "way")
+    shared.cairn("revoke", "--user", "nobody")
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    assert "return" in define(shared, "mine", files / "way/disk.raw")
+    (files / "way").unlink()
+    os.symlink(victim, files / "way")
+    a, = as_nobody(shared, ["vm-undefine", {"vm": "mine", "remove-all-storage": True}])
+    assert "Permission denied" in a["error"]["desc"], a
+    assert (victim / "disk.raw").read_bytes() == b"root's"
+
+
+@pytest.mark.parametrize("authors", [7, None, {}, [7], [{}], [{"of": 5}], [{"of": "/x", "definer": {"user": 0}}],
+                                     [{"of": "/x", "definer": None}]])
+def test_malformed_authors_are_no_vm(shared, files, authors):  # noqa: F811
+    assert "return" in define(shared, "v", files / "mine.raw")
+    shared.stop()
+    p = shared.state / "vms/v/definition.json"
+    p.write_text(json.dumps({**json.loads(p.read_text()), "authors": authors}))
+    shared.start()
+    assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
+    assert "makes no sense" in shared.log.read_text() or "names no user" in shared.log.read_text()

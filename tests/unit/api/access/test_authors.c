@@ -1,0 +1,171 @@
+/* authors: an edit changes the rights only of what the editor adds or gains. */
+#include "api/access/authors.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define ANN 1001
+#define BOB 1002
+
+/* uid: 0: root. */
+static struct definition *definition_of(const char *rest, unsigned uid)
+{
+	char text[1024];
+	struct json_object *o;
+	struct definition *d;
+	struct err e;
+
+	snprintf(text, sizeof(text), "{\"name\":\"a\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/k\"},%s}", rest);
+	assert_int_equal(js_parse(text, strlen(text), "text", &o, &e), 0);
+	if (definition_parse(o, NULL, &d, &e) < 0)
+		fail_msg("%s", e.msg);
+	json_object_put(o);
+	if (!uid)
+		return d;
+	snprintf(text, sizeof(text), "{\"definer\":{\"user\":%u,\"group\":%u,\"groups\":[]}}", uid, uid);
+	assert_int_equal(js_parse(text, strlen(text), "text", &o, &e), 0);
+	assert_int_equal(rights_take(o, &d->rights, &e), 0);
+	json_object_put(o);
+	return d;
+}
+
+/* Replace *d as an edit by that user would. */
+static void edit(struct definition **d, const char *rest, unsigned uid)
+{
+	struct definition *is = definition_of(rest, uid);
+
+	authors_inherit(is, *d);
+	definition_free(*d);
+	*d = is;
+}
+
+static unsigned uid_of(const struct rights *r)
+{
+	return r ? r->uid : 0;
+}
+
+#define DISK(path, more) "{\"path\":\"" path "\",\"format\":\"raw\"" more "}"
+#define RO ",\"readonly\":true"
+
+static void test_editor_is_author_of_what_the_edit_adds(void **state)
+{
+	struct definition *d = definition_of("\"disks\":[" DISK("/a", RO) "]", ANN);
+
+	(void)state;
+	edit(&d, "\"disks\":[" DISK("/a", RO) "," DISK("/b", "") "]", BOB);
+	assert_int_equal(uid_of(d->rights), ANN);
+	assert_int_equal(uid_of(author_of(d, "/k")), ANN);
+	assert_int_equal(uid_of(author_of(d, "/a")), ANN);
+	assert_int_equal(uid_of(author_of(d, "/b")), BOB);
+	/* Root changes nothing but what is new. */
+	edit(&d, "\"disks\":[" DISK("/a", "") "," DISK("/b", RO) "," DISK("/r", "") "]", 0);
+	assert_int_equal(uid_of(author_of(d, "/a")), ANN);
+	assert_int_equal(uid_of(author_of(d, "/b")), BOB);
+	assert_int_equal(uid_of(author_of(d, "/r")), 0);
+	assert_false(authors_are_daemon(d));
+	/* Whoever makes a file writable is its author; the others stay. */
+	edit(&d, "\"disks\":[" DISK("/a", "") "," DISK("/b", "") "," DISK("/r", "") "]", ANN);
+	assert_int_equal(uid_of(author_of(d, "/b")), ANN);
+	assert_int_equal(uid_of(author_of(d, "/r")), 0);
+	assert_int_equal(d->nauthors, 1);
+	definition_free(d);
+}
+
+static void test_removed_file_has_no_author_any_more(void **state)
+{
+	struct definition *d = definition_of("\"disks\":[" DISK("/a", "") "]", 0);
+
+	(void)state;
+	edit(&d, "\"disks\":[]", BOB);
+	assert_true(authors_are_daemon(d));
+	edit(&d, "\"disks\":[" DISK("/a", "") "]", BOB);
+	assert_int_equal(uid_of(author_of(d, "/a")), BOB);
+	definition_free(d);
+}
+
+#define USER(more) "\"interfaces\":[{\"type\":\"user\",\"id\":\"net0\"" more "}]"
+
+static void test_interfaces_have_authors(void **state)
+{
+	struct definition *d = definition_of(USER(",\"restrict\":true"), 0);
+
+	(void)state;
+	edit(&d, USER(",\"restrict\":true,\"forwards\":[{\"protocol\":\"tcp\",\"address\":\"127.0.0.1\",\"port\":80,\"to\":80}]"), BOB);
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), 0);
+	assert_int_equal(uid_of(author_of_forward(d, &d->interfaces[0].user.forwards[0])), BOB);
+	edit(&d, USER(""), BOB); /* the guest reaches more, so not with root's rights */
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	edit(&d, USER(",\"host_loopback\":true"), 0); /* root lends nothing */
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	edit(&d, "\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\"}]", BOB);
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	definition_free(d);
+}
+
+static void test_authors_are_stored_and_read(void **state)
+{
+	struct definition *d = definition_of("\"disks\":[" DISK("/a", "") "]", ANN), *read;
+	struct json_object *o, *cut;
+	struct err e;
+
+	(void)state;
+	edit(&d, "\"disks\":[" DISK("/a", "") "," DISK("/b", "") "]", BOB);
+	edit(&d, "\"disks\":[" DISK("/a", "") "," DISK("/b", "") "," DISK("/r", "") "]", 0);
+	o = definition_to_json(d);
+	authors_put(o, d);
+	cut = authors_cut(o);
+	assert_int_equal(definition_parse(o, NULL, &read, &e), 0);
+	assert_int_equal(authors_load(read, cut, &e), 0);
+	assert_int_equal(read->nauthors, 2);
+	assert_int_equal(uid_of(author_of(read, "/a")), ANN);
+	assert_int_equal(uid_of(author_of(read, "/b")), BOB);
+	assert_int_equal(uid_of(author_of(read, "/r")), 0);
+	definition_free(read);
+	json_object_put(o);
+	json_object_put(cut);
+	definition_free(d);
+}
+
+static void test_clone_belongs_to_author_of_disks(void **state)
+{
+	struct definition *d = definition_of("\"disks\":[" DISK("/iso", RO) "]", 0), *clone;
+	struct err e;
+
+	(void)state;
+	edit(&d, "\"disks\":[" DISK("/iso", RO) "," DISK("/b", "") "]", BOB);
+	clone = definition_of("\"disks\":[" DISK("/iso", RO) "," DISK("/new", "") "]", 0);
+	assert_int_equal(authors_clone(d, clone, &e), 0);
+	assert_int_equal(uid_of(clone->rights), BOB);
+	assert_int_equal(uid_of(author_of(clone, "/new")), BOB);
+	assert_int_equal(uid_of(author_of(clone, "/iso")), 0);
+	definition_free(clone);
+	edit(&d, "\"disks\":[" DISK("/b", "") "," DISK("/r", "") "]", 0);
+	clone = definition_of("\"disks\":[" DISK("/new", "") "," DISK("/newer", "") "]", 0);
+	assert_int_equal(authors_clone(d, clone, &e), -EPERM);
+	assert_int_equal(e.cls, ERR_PERMISSION);
+	definition_free(clone);
+	definition_free(d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_editor_is_author_of_what_the_edit_adds),
+		cmocka_unit_test(test_removed_file_has_no_author_any_more),
+		cmocka_unit_test(test_interfaces_have_authors),
+		cmocka_unit_test(test_authors_are_stored_and_read),
+		cmocka_unit_test(test_clone_belongs_to_author_of_disks),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
