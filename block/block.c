@@ -23,6 +23,9 @@
 #include <sys/vfs.h>
 
 #define LOCK_LOOK_NS 10000000L
+/* Limits on a disk's bounce buffers: in total, and for one request, which larger requests use several times. */
+#define BOUNCE_BYTES_MAX (32 * MIB)
+#define BOUNCE_PIECE_BYTES (1 * MIB)
 
 static const char *const format_names[] = { [BLOCK_FORMAT_RAW] = "raw",
 	[BLOCK_FORMAT_QCOW2] = "qcow2" };
@@ -152,16 +155,102 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 	b->fd = -1;
 	snprintf(b->name, sizeof(b->name), "%s", o->name ? o->name : "disk");
 	b->deferred_tail = &b->deferred;
+	b->bounce.max_bytes = BOUNCE_BYTES_MAX;
+	b->bounce_piece = BOUNCE_PIECE_BYTES;
+	b->bounce_tail = &b->bounce_first;
 	b->defer_op.done = deferred_run;
 	b->error_op.done = error_tell;
 }
 
-/* A request whose memory is not aligned for O_DIRECT goes through a bounce buffer. */
+/* A request whose memory is not aligned for O_DIRECT goes through a bounce buffer, one piece after the other. Each
+ * piece of a FUA write is durable by itself. */
 struct bounce {
 	struct block_req inner;
 	struct block_req *outer;
 	struct iovec iov;
+	uint64_t done, room; /* bytes of `outer` that are transferred; size of the buffer */
+	uint64_t charged;
 };
+
+/* Start the next piece. A piece ends at a multiple of the buffer's size, so that few pieces share a cluster. */
+static void bounce_next(struct bounce *n)
+{
+	struct block_req *r = n->outer;
+	struct block *b = r->block;
+	uint64_t at = r->offset + n->done, left = r->len - n->done;
+	bool outer = !b->submitting;
+
+	n->iov.iov_len = left <= n->room ? left : ROUND_DOWN(at, n->room) + n->room - at;
+	n->inner = (struct block_req){ .op = r->op, .flags = r->flags, .offset = at, .len = n->iov.iov_len, .iov = &n->iov,
+		.niov = 1, .done = bounce_done, .block = b };
+	if (r->op == BLOCK_WRITE)
+		iov_to_buf(r->iov, r->niov, n->done, n->iov.iov_base, n->iov.iov_len);
+	b->in_flight++;
+	b->submitting = true;
+	b->ops->submit(b, &n->inner);
+	if (outer)
+		b->submitting = false;
+}
+
+/* Get a request's buffer and start its first piece. Returns 0; -EAGAIN: there is no room; -ENOMEM. */
+static int bounce_begin(struct block *b, struct block_req *r)
+{
+	/* Pieces of a write to unallocated clusters would find those of the piece before. */
+	uint64_t room = r->flags & BLOCK_REQ_UNALLOCATED ? r->len : MIN(r->len, b->bounce_piece);
+	uint64_t charged = MIN(room, b->bounce.max_bytes);
+	struct bounce *n;
+
+	if (!budget_take(&b->bounce, charged))
+		return -EAGAIN;
+	n = calloc(1, sizeof(*n));
+	if (n)
+		n->iov.iov_base = io_buffer_new(room);
+	if (!n || !n->iov.iov_base) {
+		free(n);
+		budget_give(&b->bounce, charged);
+		return -ENOMEM;
+	}
+	n->outer = r;
+	n->room = room;
+	n->charged = charged;
+	bounce_next(n);
+	return 0;
+}
+
+static void bounce_start(struct block *b, struct block_req *r)
+{
+	int res = b->bounce_first ? -EAGAIN : bounce_begin(b, r);
+
+	if (res == -EAGAIN) {
+		r->next = NULL;
+		*b->bounce_tail = r;
+		b->bounce_tail = &r->next;
+	} else if (res < 0) {
+		block_complete_later(r, res);
+	}
+}
+
+/* Return the buffer's room, and start the requests that waited for it. */
+static void bounce_end(struct bounce *n)
+{
+	struct block *b = n->outer->block;
+
+	budget_give(&b->bounce, n->charged);
+	free(n->iov.iov_base);
+	free(n);
+	for (struct block_req *r; (r = b->bounce_first);) {
+		struct block_req *next = r->next; /* a request that begins uses the field */
+		int res = bounce_begin(b, r);
+
+		if (res == -EAGAIN)
+			return;
+		b->bounce_first = next;
+		if (!next)
+			b->bounce_tail = &b->bounce_first;
+		if (res < 0)
+			block_complete_later(r, res);
+	}
+}
 
 static void bounce_done(struct block_req *r, int res)
 {
@@ -169,31 +258,14 @@ static void bounce_done(struct block_req *r, int res)
 	struct block_req *outer = n->outer;
 
 	if (!res && outer->op == BLOCK_READ)
-		iov_from_buf(outer->iov, outer->niov, 0, n->iov.iov_base, outer->len);
-	free(n->iov.iov_base);
-	free(n);
-	block_complete(outer, res);
-}
-
-static int bounce_start(struct block *b, struct block_req *r)
-{
-	struct bounce *n = calloc(1, sizeof(*n));
-	void *buf = io_buffer_new(r->len);
-
-	if (!n || !buf) {
-		free(n);
-		free(buf);
-		return -ENOMEM;
+		iov_from_buf(outer->iov, outer->niov, n->done, n->iov.iov_base, n->iov.iov_len);
+	n->done += n->iov.iov_len;
+	if (!res && n->done < outer->len) {
+		bounce_next(n);
+		return;
 	}
-	n->outer = r;
-	n->iov = (struct iovec){ buf, r->len };
-	n->inner = (struct block_req){ .op = r->op, .flags = r->flags, .offset = r->offset,
-		.len = r->len, .iov = &n->iov, .niov = 1, .done = bounce_done, .block = b };
-	if (r->op == BLOCK_WRITE)
-		iov_to_buf(r->iov, r->niov, 0, buf, r->len);
-	b->in_flight++;
-	b->ops->submit(b, &n->inner);
-	return 0;
+	bounce_end(n);
+	block_complete(outer, res);
 }
 
 static bool req_needs_bounce(const struct block *b, const struct block_req *r)
@@ -245,7 +317,7 @@ void block_submit(struct block *b, struct block_req *r)
 	if (!res && !r->len && r->op != BLOCK_FLUSH)
 		block_complete_later(r, 0);
 	else if (!res && data && req_needs_bounce(b, r))
-		res = bounce_start(b, r);
+		bounce_start(b, r);
 	else if (!res)
 		b->ops->submit(b, r);
 	if (res < 0)

@@ -2,6 +2,7 @@
 #ifndef CAIRN_BLOCK_BLOCK_IMPL_H
 #define CAIRN_BLOCK_BLOCK_IMPL_H
 
+#include "base/budget.h"
 #include "base/loop.h"
 #include "block/block.h"
 
@@ -38,6 +39,10 @@ struct block {
 	int fd;
 	int data_fd; /* 0: none */
 	bool locked, data_locked;
+	/* Bounce buffers: each has at most bounce_piece bytes. Requests that find no room wait in order. */
+	struct budget bounce;
+	uint32_t bounce_piece;
+	struct block_req *bounce_first, **bounce_tail;
 	bool submitting; /* inside block_submit(): block_complete() calls done() in the loop's next round */
 	unsigned in_flight;
 	struct block_req *deferred, **deferred_tail;

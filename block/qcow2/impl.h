@@ -330,6 +330,11 @@ struct qcow2 {
 	struct qcow2_req *pool;
 	unsigned npool;
 
+	/* Limits on the parts of requests, and the requests that wait without a part in flight (io.c). */
+	unsigned parts_max;
+	uint64_t parts_bytes, parts_bytes_max;
+	struct wait_list parts_waiters;
+
 	/* The state of snapshot_impl.h: */
 	struct block_snapshot *creating; /* the snapshot that is being created */
 	bool snapshot_busy;		     /* an operation that changes the snapshot table runs, or block_pull_finish() */
@@ -540,6 +545,7 @@ struct qcow2_req {
 	uint64_t pos;	  /* bytes of the request that are handled */
 	unsigned pending; /* number of parts in flight, plus 1 while parts remain */
 	bool internal;	  /* issued by the engine itself, so block.c does not count the request */
+	bool full;	  /* has as many parts in flight as it may have; the next ones start when some have ended */
 	int res;
 	unsigned epoch; /* lowest bit of the epoch in which `io` began */
 	struct io io;	/* I/O of a request with a single extent */
@@ -547,6 +553,13 @@ struct qcow2_req {
 void qcow2_submit(struct block *b, struct block_req *r);
 /* Start a request of the engine itself. done() runs later, as for a guest's request. Returns 0 or -ENOMEM. */
 int qcow2_req_start(struct qcow2 *q, struct map *m, struct block_req *r);
+/* Count memory of a part in flight. */
+static inline void parts_take(struct qcow2 *q, uint64_t bytes)
+{
+	q->parts_bytes += bytes;
+}
+/* Return the memory of a part that has ended, and wake the requests that wait for it. */
+void parts_give(struct qcow2 *q, uint64_t bytes);
 /* Complete one part of req. */
 void qcow2_req_part_done(struct qcow2_req *req, int res);
 /* Transfer [req->pos, +len) of the request's memory from or to file offset `host`. */

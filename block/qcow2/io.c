@@ -13,6 +13,7 @@ struct part {
 	struct io io;
 	struct block_req sub; /* request to the backing layer */
 	unsigned epoch;
+	uint64_t bytes; /* counted with parts_take() */
 	/* For compressed clusters: */
 	uint8_t *packed;
 	uint64_t packed_skip, packed_len, host;
@@ -57,6 +58,7 @@ static struct qcow2_req *qcow2_req_new(struct qcow2 *q, struct map *m, struct bl
 	req->pending = 1;
 	req->res = 0;
 	req->internal = internal;
+	req->full = false;
 	return req;
 }
 
@@ -92,8 +94,13 @@ void qcow2_req_part_done(struct qcow2_req *req, int res)
 
 	if (res < 0 && !req->res)
 		req->res = res;
-	if (--req->pending)
+	if (--req->pending) {
+		if (req->full && req->pending <= req->q->parts_max / 2 + 1) {
+			req->full = false;
+			qcow2_req_step(req);
+		}
 		return;
+	}
 	if (!req->res && (r->flags & BLOCK_REQ_FUA) && r->op != BLOCK_READ && r->op != BLOCK_FLUSH) {
 		req->wait.run = qcow2_req_flushed;
 		commit_flush(req->q, &req->wait);
@@ -102,12 +109,49 @@ void qcow2_req_part_done(struct qcow2_req *req, int res)
 	qcow2_req_finish(req, req->res);
 }
 
+/* Memory of parts is limited for each disk, because a guest can make a request of many small parts, or many requests
+ * that copy whole clusters. A request waits before its next part: for its own parts in flight, or if it has none, here.
+ * Such a request holds nothing that others wait for. The engine's own requests never wait here, because parts wait for
+ * them; nor do those of a snapshot's VM state, because the guest's memory, and with it the guest, may wait for them. */
+void parts_give(struct qcow2 *q, uint64_t bytes)
+{
+	struct wait_list l;
+
+	q->parts_bytes -= bytes;
+	if (!q->parts_waiters.head || q->parts_bytes > q->parts_bytes_max / 2)
+		return;
+	wait_list_init(&l);
+	wait_list_move(&l, &q->parts_waiters);
+	wait_list_wake(&l, 0);
+}
+
+static inline bool parts_are_few(const struct qcow2_req *req)
+{
+	return req->pending <= req->q->parts_max && req->q->parts_bytes < req->q->parts_bytes_max;
+}
+
+/* Returns true if the request must not start another part now; it then continues by itself. */
+static bool __attribute__((noinline)) part_wait(struct qcow2_req *req)
+{
+	struct qcow2 *q = req->q;
+
+	if (req->internal && req->pending <= q->parts_max)
+		return false;
+	req->full = req->pending > 1;
+	if (!req->full)
+		wait_list_add(&q->parts_waiters, &req->wait);
+	return true;
+}
+
 static struct part *part_new(struct qcow2_req *req, uint64_t len)
 {
-	struct part *p = malloc(sizeof(*p) + req->block_req->niov * sizeof(struct iovec));
+	uint64_t bytes = sizeof(struct part) + req->block_req->niov * sizeof(struct iovec);
+	struct part *p = malloc(bytes);
 
 	if (!p)
 		return NULL;
+	parts_take(req->q, bytes);
+	p->bytes = bytes;
 	p->req = req;
 	p->at = req->pos;
 	p->len = len;
@@ -120,10 +164,21 @@ static struct part *part_new(struct qcow2_req *req, uint64_t len)
 static void part_done(struct part *p, int res)
 {
 	struct qcow2_req *req = p->req;
+	struct qcow2 *q = req->q;
+	uint64_t bytes = p->bytes;
 
 	free(p->packed);
 	free(p);
 	qcow2_req_part_done(req, res);
+	parts_give(q, bytes);
+}
+
+/* Drop a part that has not been started. */
+static void part_drop(struct part *p)
+{
+	p->req->pending--;
+	p->req->q->parts_bytes -= p->bytes;
+	free(p);
 }
 
 /* ---- transfers between guest memory and the file ---- */
@@ -250,16 +305,16 @@ static int read_compressed(struct qcow2_req *req, uint64_t off, const struct ext
 	p->host = x->host;
 	if (q->unpacked_host == x->host) {
 		unpacked_copy(p, q->unpacked);
-		free(p);
-		req->pending--;
+		part_drop(p);
 		return 0;
 	}
 	p->packed = io_buffer_new(end - begin);
 	if (!p->packed) {
-		free(p);
-		req->pending--;
+		part_drop(p);
 		return -ENOMEM;
 	}
+	p->bytes += end - begin;
+	parts_take(q, end - begin);
 	p->packed_skip = x->host - begin;
 	p->packed_len = x->packed;
 	p->one = (struct iovec){ p->packed, end - begin };
@@ -324,8 +379,11 @@ static void qcow2_req_step(struct qcow2_req *req)
 {
 	int r = 0;
 
-	while (!r && !req->res && req->pos < req->block_req->len)
+	while (!r && !req->res && req->pos < req->block_req->len) {
+		if (!parts_are_few(req) && part_wait(req))
+			return;
 		r = qcow2_req_step_once(req);
+	}
 	if (r != -EINPROGRESS)
 		qcow2_req_part_done(req, r);
 }

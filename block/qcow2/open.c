@@ -23,6 +23,10 @@
 #define MEMORY_BYTES (64 * MIB)
 #define MEMORY_SHARE 64
 
+/* Limits on a request's parts in flight, and on the memory of all parts. */
+#define PARTS_MAX 32
+#define PARTS_BYTES_MAX (32 * MIB)
+
 /* Default bound on cached tables: three quarters for L2 (24 GiB of disk at 64 KiB clusters), one
  * quarter for refcounts. */
 #define CACHE_BYTES_DEFAULT (4 * MIB)
@@ -433,6 +437,9 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	block_init(&q->base, &qcow2_ops, o);
 	q->base.fd = o->fd;
 	wait_list_init(&q->gate);
+	q->parts_max = PARTS_MAX;
+	q->parts_bytes_max = PARTS_BYTES_MAX;
+	wait_list_init(&q->parts_waiters);
 	r = o->pin ? qcow2_pin_open(q, o->pin, e) : qcow2_header_read(o->fd, q->base.name, &q->h, e);
 	if (!r)
 		r = supported_check(q, o, e);

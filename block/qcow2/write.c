@@ -31,6 +31,7 @@ struct alloc_write {
 	struct iovec head, tail; /* copies of the bytes around the guest's, in the buffers of side_reads; NULL: zeros */
 	struct io io;
 	struct iovec *iov;
+	uint64_t bytes; /* counted with parts_take() */
 };
 
 static int data_overlap_check(struct qcow2 *q, uint64_t off, uint64_t len)
@@ -119,6 +120,7 @@ static void alloc_write_end(struct alloc_write *a, int res)
 {
 	struct qcow2_req *req = a->req;
 	struct qcow2 *q = req->q;
+	uint64_t bytes = a->bytes;
 	struct wait_list waiters;
 
 	if (!res && q->corrupt)
@@ -138,6 +140,13 @@ static void alloc_write_end(struct alloc_write *a, int res)
 	/* The waiting requests start again from the lookup. They do not inherit this failure. */
 	wait_list_wake(&waiters, 0);
 	qcow2_req_part_done(req, res);
+	parts_give(q, bytes);
+}
+
+static void alloc_write_take(struct alloc_write *a, uint64_t bytes)
+{
+	a->bytes += bytes;
+	parts_take(a->req->q, bytes);
 }
 
 static void alloc_write_written(struct io *io, int res)
@@ -165,10 +174,11 @@ static void alloc_write_data(struct alloc_write *a)
 	uint64_t head = a->off - a->begin, tail = a->end - (a->off + a->len);
 	uint64_t host = (a->run.first << q->cluster_bits) + a->begin -
 			(a->l2meta.first << q->cluster_bits);
+	uint64_t bytes = (r->niov + head / IO_ZEROS_BYTES + tail / IO_ZEROS_BYTES + 4) * sizeof(*a->iov);
 	unsigned n = 0;
 
-	a->iov = malloc((r->niov + head / IO_ZEROS_BYTES + tail / IO_ZEROS_BYTES + 4) *
-			sizeof(*a->iov));
+	a->iov = malloc(bytes);
+	alloc_write_take(a, bytes);
 	if (!a->iov) {
 		alloc_write_end(a, -ENOMEM);
 		return;
@@ -211,6 +221,7 @@ static int side_read_start(struct side_read *s, uint64_t off, uint64_t len)
 	s->buf = io_buffer_new(len);
 	if (!s->buf)
 		return -ENOMEM;
+	alloc_write_take(s->a, len);
 	memset(s->buf + read_len, 0, len - read_len);
 	s->iov = (struct iovec){ s->buf, read_len };
 	s->req = (struct block_req){ .op = BLOCK_READ, .offset = off, .len = read_len, .iov = &s->iov, .niov = 1,
@@ -349,6 +360,7 @@ static int alloc_write_start(struct qcow2_req *req, struct slice *s, uint64_t of
 		return -ENOMEM;
 	}
 	a->req = req;
+	alloc_write_take(a, sizeof(*a));
 	a->slice = s;
 	a->run = *run;
 	a->reuse = reuse;

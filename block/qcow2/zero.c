@@ -17,13 +17,21 @@ struct zero_part {
 	struct iovec iov[ZERO_STEP_BYTES / IO_ZEROS_BYTES + 1];
 };
 
+/* The memory of a part: also that of the internal write, which may copy both ends of a cluster. */
+static uint64_t zero_part_bytes(const struct qcow2 *q)
+{
+	return sizeof(struct zero_part) + 2ULL * q->cluster_bytes;
+}
+
 static void zero_part_done(struct block_req *r, int res)
 {
 	struct zero_part *z = container_of(r, struct zero_part, sub);
 	struct qcow2_req *req = z->req;
+	struct qcow2 *q = req->q;
 
 	free(z);
 	qcow2_req_part_done(req, res);
+	parts_give(q, zero_part_bytes(q));
 }
 
 static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
@@ -49,8 +57,10 @@ static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	if (r < 0) {
 		free(z);
 		req->pending--;
+		return r;
 	}
-	return r;
+	parts_take(req->q, zero_part_bytes(req->q));
+	return 0;
 }
 
 /* Handle a part of a cluster, or a range that no map entry can zero: ignore a discard; else skip what reads as zeros

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
+#include "block/qcow2/impl.h"
 #include "block/qcow2/qcow2.h"
 #include "tests/unit/tmp.h"
 
@@ -122,6 +123,22 @@ void fixture_create(struct fixture *f, const char *name, const struct qcow2_crea
 	close(fd);
 }
 
+bool fixture_small_parts;
+
+static void parts_shrink(struct block *b)
+{
+	for (; fixture_small_parts && b; b = b->backing) {
+		b->info.direct = true;
+		b->info.buffer_align = 1u << 30; /* all memory is bounced */
+		b->bounce_piece = 4096;
+		b->bounce.max_bytes = 3 * 4096;
+		if (b->info.format == BLOCK_FORMAT_QCOW2) {
+			qcow2_of(b)->parts_max = 1;
+			qcow2_of(b)->parts_bytes_max = 1;
+		}
+	}
+}
+
 int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt, bool read_only,
 	struct block **ret_b)
 {
@@ -144,6 +161,8 @@ int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt,
 		o.nlayers = 2;
 	}
 	r = block_open(f->loop, &o, ret_b, &f->err);
+	if (!r)
+		parts_shrink(*ret_b);
 	for (unsigned i = 0; r < 0 && i < o.nlayers; i++)
 		close(layers[i].fd);
 	if (r < 0 && layers[0].data_fd)
@@ -181,6 +200,8 @@ int fixture_open_chain(struct fixture *f, const char *const *names, bool read_on
 		layers[o.nlayers++] = (struct block_layer){ .format = BLOCK_FORMAT_QCOW2,
 			.fd = fixture_file(f, names[i], i || read_only ? O_RDONLY : O_RDWR) };
 	r = block_open(f->loop, &o, ret_b, &f->err);
+	if (!r)
+		parts_shrink(*ret_b);
 	for (unsigned i = 0; r < 0 && i < o.nlayers; i++)
 		close(layers[i].fd);
 	return r;

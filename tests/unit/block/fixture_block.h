@@ -37,6 +37,10 @@ struct fixture {
 	const char *snapshot; /* used by fixture_open() */
 };
 
+/* Images opened from now on split all requests: bounce buffers of 4 KiB, one part of a request at a time, and no room
+ * for a second request's parts. */
+extern bool fixture_small_parts;
+
 /* Create the folder. fixture_end() removes it, at the latest when the process ends. */
 void fixture_begin(struct fixture *f, unsigned seed);
 void fixture_end(struct fixture *f);

@@ -15,6 +15,7 @@ struct oracle_set {
 	const char *base, *base_format; /* a command that makes base.img from the file `content` */
 	bool direct, no_snapshots, v2;
 	bool compressed; /* qemu-img compresses the image's initial content */
+	bool small_parts; /* see fixture_block.h */
 };
 
 /* Run `ops` operations that the seed determines. Fails the test at the first difference. */

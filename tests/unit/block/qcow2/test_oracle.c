@@ -92,6 +92,22 @@ static const struct oracle_set sets[] = {
 		.bytes = 2 * MIB,
 		.max_bytes = 4 * MIB,
 		.cache_bytes = 16 * KIB}, /* tables are evicted, loaded, and kept as runs */
+	{.name = "small-parts-512",
+		.options = "cluster_size=512",
+		.cluster_bytes = 512,
+		.bytes = 2 * MIB,
+		.max_bytes = 5 * MIB,
+		.cache_bytes = 1,
+		.small_parts = true},
+	{.name = "small-parts-64k",
+		.options = "cluster_size=64k",
+		.cluster_bytes = 64 * KIB,
+		.bytes = 4 * MIB,
+		.max_bytes = 8 * MIB,
+		.base_bytes = 3 * MIB,
+		.base = "qemu-img convert -c -f raw -O qcow2 content base.img",
+		.base_format = "qcow2",
+		.small_parts = true},
 };
 
 static int list(void)
@@ -109,6 +125,7 @@ static void test_random_operations_match_model_and_qemu(void **state)
 
 	/* Print this first, since a failure does not return here. */
 	print_message("ORACLE_SEED=%u ORACLE_OPS=%u ORACLE_SET=%s\n", seed, ops, set->name);
+	fixture_small_parts = set->small_parts;
 	oracle_run(set, seed, ops);
 }
 

@@ -42,6 +42,17 @@ static void test_power_cut_with_extended_l2(void **state)
 	(void)state;
 }
 
+/* Requests that wait for each other's parts, with bounce buffers that hold a part of a cluster. */
+static void test_power_cut_while_requests_are_split(void **state)
+{
+	fixture_small_parts = true;
+	powercut("qemu-img create -q -f qcow2 -o cluster_size=512 img 1M", 8, false, false);
+	powercut("qemu-img create -q -f qcow2 -o cluster_size=16k img 1M && "
+		"qemu-io -c 'write -P 3 0 1M' img && qemu-img snapshot -c one img", 9, false, true);
+	fixture_small_parts = false;
+	(void)state;
+}
+
 /* An L2 table that the L1 references is always inside the file. */
 static void test_power_cut_while_l2_tables_are_allocated(void **state)
 {
@@ -59,6 +70,7 @@ int main(void)
 		cmocka_unit_test(test_power_cut_while_refcount_table_moves),
 		cmocka_unit_test(test_power_cut_after_snapshot),
 		cmocka_unit_test(test_power_cut_with_extended_l2),
+		cmocka_unit_test(test_power_cut_while_requests_are_split),
 		cmocka_unit_test(test_power_cut_while_l2_tables_are_allocated),
 	};
 
