@@ -6,6 +6,7 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/landlock.h>
 #include <sched.h>
 #include <string.h>
@@ -14,12 +15,37 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int lockdown_drop(struct err *e)
+static int caps_keep(bool locks_memory, struct err *e)
 {
+	bool keep = locks_memory && capng_have_capability(CAPNG_EFFECTIVE, CAP_IPC_LOCK);
+
 	capng_clear(CAPNG_SELECT_BOTH);
+	if (keep)
+		capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_IPC_LOCK);
 	/* The bounding set stays as it is: clearing it takes CAP_SETPCAP, and with no_new_privs it grants nothing. */
 	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
+	return 0;
+}
+
+int lockdown_drop(struct err *e)
+{
+	return caps_keep(false, e);
+}
+
+int lockdown_drop_but_memory(struct err *e)
+{
+	return caps_keep(true, e);
+}
+
+/* Without libcap-ng, which asks the kernel more than a filter allows. */
+int lockdown_drop_rest(struct err *e)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	if (syscall(SYS_capset, &head, none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_set(e, -errno, ERR_HOST, "sandbox: cannot drop capabilities");
 	return 0;
 }
 
@@ -48,6 +74,44 @@ int lockdown_files(const struct lockdown_folder *folders, size_t n)
 	if (!r && syscall(SYS_landlock_restrict_self, rules, 0) < 0)
 		r = -errno;
 	return r;
+}
+
+/* Version 6 of struct landlock_ruleset_attr; an older kernel takes its first bytes. */
+struct ruleset {
+	uint64_t files, ports, scopes;
+};
+
+/* What each version added, and where its struct ends (Documentation/userspace-api/landlock.rst). */
+static const struct {
+	uint64_t files, ports, scopes;
+	size_t bytes;
+} landlock_versions[] = {
+	{ (1 << 13) - 1, 0, 0, 8 }, { 1 << 13, 0, 0, 8 }, { 1 << 14, 0, 0, 8 }, /* open, link between folders, truncate */
+	{ 0, 3, 0, 16 }, { 1 << 15, 0, 0, 16 }, { 0, 0, 3, 24 }, /* TCP, ioctl, abstract sockets and signals */
+};
+
+int lockdown_outside(void)
+{
+	struct ruleset all = { 0 };
+	CLEANUP_CLOSE int rules = -1;
+	size_t bytes = 0;
+	long version;
+
+	if (LOCKDOWN_SANITIZED)
+		return 0;
+	version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	if (version < 0) /* EPERM: of a container's seccomp profile */
+		return errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM ? 0 : -errno;
+	for (long i = 0; i < MIN(version, (long)ARRAY_SIZE(landlock_versions)); i++) {
+		all.files |= landlock_versions[i].files;
+		all.ports |= landlock_versions[i].ports;
+		all.scopes |= landlock_versions[i].scopes;
+		bytes = landlock_versions[i].bytes;
+	}
+	rules = (int)syscall(SYS_landlock_create_ruleset, &all, bytes, 0);
+	if (rules < 0 || syscall(SYS_landlock_restrict_self, rules, 0) < 0)
+		return -errno;
+	return (int)version;
 }
 
 int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n)
@@ -129,6 +193,15 @@ int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
 	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
 }
 
+int lockdown_allow_new_loops(scmp_filter_ctx ctx, enum loop_kind kind)
+{
+	static const int uring[] = { SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_register) };
+	static const int with_epoll[] = { SCMP_SYS(epoll_create1), SCMP_SYS(timerfd_create) };
+
+	return kind == LOOP_IO_URING ? lockdown_allow(ctx, uring, ARRAY_SIZE(uring)) :
+		lockdown_allow(ctx, with_epoll, ARRAY_SIZE(with_epoll));
+}
+
 int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
 	void *opaque, struct err *e)
 {
@@ -138,7 +211,7 @@ int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_
 	if (LOCKDOWN_SANITIZED)
 		return 0;
 	ctx = seccomp_init(otherwise);
-	r = ctx ? 0 : -ENOMEM;
+	r = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0) : -ENOMEM; /* lockdown_drop() has set no_new_privs */
 	if (!r && all_threads)
 		r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 	if (!r)

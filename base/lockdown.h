@@ -26,6 +26,10 @@ struct err;
  * same state; others are unchanged, so call this function before the first thread is created, or on each thread.
  * Returns 0; -EPERM with a sentence. */
 int lockdown_drop(struct err *e);
+/* The same, but keep CAP_IPC_LOCK, if the process has it, until lockdown_drop_rest(), which makes no system calls but
+ * capset() and prctl(). */
+int lockdown_drop_but_memory(struct err *e);
+int lockdown_drop_rest(struct err *e);
 
 /* Restrict file access to files beneath the given folders, each with its rights
  * (LANDLOCK_ACCESS_FS_*). Call lockdown_drop() before. On a kernel without landlock, lockdown_files() does
@@ -37,6 +41,12 @@ struct lockdown_folder {
 	uint64_t rights;
 };
 int lockdown_files(const struct lockdown_folder *folders, size_t n);
+
+/* Forbid with landlock to open any file, and to reach TCP ports, abstract sockets and processes outside. Call
+ * lockdown_drop() before.
+ * Returns the kernel's version of landlock, which decides what of that it forbids (version 1: files); 0: it has no
+ * landlock; -errno. */
+int lockdown_outside(void);
 
 /* The lockdown_allow functions add rules to a filter. Each returns 0 or -errno, like libseccomp. */
 
@@ -53,8 +63,11 @@ int lockdown_allow_threads(scmp_filter_ctx ctx);
 /* Allow the system calls that an existing loop needs besides common ones (read(), write(), fdatasync() and others,
  * which the caller allows itself), except those that create threads. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
+/* Allow creating loops of this kind. A ring could open files, so call lockdown_outside() before, and forbid this again
+ * when all loops exist. */
+int lockdown_allow_new_loops(scmp_filter_ctx ctx, enum loop_kind kind);
 
-/* Build a seccomp filter and install it.
+/* Build a seccomp filter and install it. Call lockdown_drop() before.
  * otherwise: the action for all other calls (SCMP_ACT_*).
  * all_threads: install it for all threads; else for the calling thread and the threads that it creates later.
  * add: adds the rules.

@@ -804,10 +804,11 @@ struct memory *control_memory(struct control *c)
 	return c->memory;
 }
 
-static int config_receive(struct control *c, struct vm_config *cfg, int *fds, unsigned *nfds,
+static int config_receive(struct control *c, int *pagemap_fd, struct vm_config *cfg, int *fds, unsigned *nfds,
 	struct err *e)
 {
-	struct first_messages first = { .fd = c->peer_fd, .takes_over = c->awaits_go, .buf = c->buf };
+	struct first_messages first = { .fd = c->peer_fd, .takes_over = c->awaits_go, .buf = c->buf,
+		.pagemap_fd = pagemap_fd };
 	int r = first_messages_receive(&first, cfg, fds, nfds, e);
 
 	c->config_seq = first.seq;
@@ -819,8 +820,8 @@ static int config_receive(struct control *c, struct vm_config *cfg, int *fds, un
 	return 0;
 }
 
-int control_new(int listen_fd, int channel_fd, bool takes_over, struct control **ret_c, struct vm_config *cfg,
-	int *fds, unsigned *nfds, struct err *e)
+int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd, struct control **ret_c,
+	struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e)
 {
 	struct control *c = malloc(sizeof(*c));
 	int r;
@@ -833,7 +834,7 @@ int control_new(int listen_fd, int channel_fd, bool takes_over, struct control *
 	c->awaits_go = takes_over;
 	r = first_peer(c, e);
 	if (!r)
-		r = config_receive(c, cfg, fds, nfds, e);
+		r = config_receive(c, pagemap_fd, cfg, fds, nfds, e);
 	if (r < 0) {
 		control_configured(c, r, e);
 		control_free(c);

@@ -47,7 +47,8 @@ static int memory_map(struct first_messages *f, struct channel_msg *m, struct er
 	f->memory = malloc(sizeof(*f->memory));
 	if (!f->memory)
 		return err_set_errno(e, -ENOMEM, "memory");
-	r = memory_take_view(f->memory, from->ram_bytes, m->fds[1], m->fds[0], from->base_offset, e);
+	r = memory_take_view(f->memory, from->ram_bytes, m->fds[1], m->fds[0], from->base_offset,
+		f->pagemap_fd, e);
 	if (!r)
 		m->nfds = 0; /* taken */
 	return r;

@@ -16,11 +16,12 @@ struct first_messages {
 	int fd;		 /* connected to the peer; borrowed */
 	bool takes_over; /* the peer is a process that hands its VM over */
 	void *buf;	 /* CHANNEL_BODY_MAX bytes, aligned to 16 */
+	int *pagemap_fd; /* /proc/self/pagemap; taken if the peer sends memory */
 	uint64_t seq;	 /* of the last message */
 	struct memory *memory; /* the clone's memory; NULL: none. memory_done() and free() it, also after an error */
 };
 
-/* Receive up to the configuration, and check it. f: fd, takes_over and buf are set, the rest is zeroed.
+/* Receive up to the configuration, and check it. f: fd, takes_over, buf and pagemap_fd are set, the rest is zeroed.
  * fds: CHANNEL_FDS_MAX; owned by the caller afterwards, also after an error.
  * Returns 0 or -errno. */
 int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e);

@@ -135,8 +135,8 @@ static void terminal_raw(struct foreground *f)
 	f->raw = tcsetattr(STDIN_FILENO, TCSANOW, &t) == 0;
 }
 
-int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct foreground **ret_f,
-	struct err *e)
+int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, int notify_fd,
+	struct foreground **ret_f, struct err *e)
 {
 	struct foreground *f = calloc(1, sizeof(*f));
 	int r;
@@ -147,7 +147,7 @@ int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct fo
 	f->vm = vm;
 	f->signal_fd = -1;
 	f->deadline_ns = (deadline_s ? deadline_s : DEADLINE_DEFAULT_S) * 1000000000ULL;
-	f->notify_fd = notify_open();
+	f->notify_fd = notify_fd;
 	r = loop_timer_new(l, deadline_fire, f, &f->deadline);
 	if (!r)
 		r = signals_setup(f);

@@ -16,8 +16,9 @@ struct loop;
 struct vm;
 
 /* Set up console, signals and notification. Call before the sandbox is sealed.
- * deadline_s: seconds from the first signal; 0: 30. Returns 0 or -errno. */
-int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, struct foreground **ret_f,
+ * deadline_s: seconds from the first signal; 0: 30.
+ * notify_fd: of notify_open(); taken on success. Returns 0 or -errno. */
+int foreground_new(struct loop *l, struct vm *vm, uint32_t deadline_s, int notify_fd, struct foreground **ret_f,
 	struct err *e);
 /* Tell the service manager that the VM runs: READY=1. */
 void foreground_started(struct foreground *f);

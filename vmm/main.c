@@ -4,9 +4,11 @@
 #include "base/lockdown.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/notify.h"
 #include "vmm/control.h"
 #include "vmm/foreground.h"
 #include "vmm/kvm/cpu_probe.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
@@ -34,12 +36,16 @@ struct process {
 	struct foreground *foreground;
 	struct worker *worker;
 	int log_fd;
+	int notify_fd; /* -1: none, or foreground has taken it */
+	struct host_files host;
+	bool unconfined; /* --no-sandbox */
+	int landlock; /* version; 0: none */
 };
 
 static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
-	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD | --version\n", stderr);
+	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--no-sandbox] | --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
 
@@ -71,31 +77,38 @@ static void rest_of_fds_close(struct process *p)
 	p->nfds = 0;
 }
 
-static int process_build(struct process *p, struct err *e)
+/* Open what the host has, and give up the rest of it before the configuration is read. */
+static int process_enter(struct process *p, struct err *e)
 {
-	struct vm_sink sink = { .event = control_event, .opaque = p->control };
 	int r = loop_new(LOOP_ENTRIES, &p->loop, e);
 
-	if (!r)
-		r = vm_new(&p->cfg, p->fds, p->nfds, control_memory(p->control), p->loop, &sink, &p->vm, e);
-	if (!r)
-		r = control_serve(p->control, p->loop, p->vm, e);
-	if (!r && p->cfg.foreground)
-		r = foreground_new(p->loop, p->vm, p->cfg.shutdown_deadline_s, &p->foreground, e);
+	host_files_open(&p->host);
+	if (!r && !p->unconfined)
+		return sandbox_enter(p->loop, &p->host, &p->landlock, e);
+	host_files_open_pagemap(&p->host);
 	return r;
 }
 
-/* Drop the privileges before the VM's threads exist (only a probe's short-lived thread may exist, which drops its own;
- * cpu_probe.h). Seal the sandbox when these threads exist and all files are open. See lockdown_drop() and
- * sandbox_seal(). */
-static int process_confine(struct process *p, struct err *e)
+static int process_build(struct process *p, struct err *e)
+{
+	struct vm_sink sink = { .event = control_event, .opaque = p->control };
+	int r = vm_new(&p->cfg, p->fds, p->nfds, control_memory(p->control), &p->host, p->loop, &sink, &p->vm, e);
+
+	host_files_done(&p->host);
+	if (!r)
+		r = control_serve(p->control, p->loop, p->vm, e);
+	if (!r && p->cfg.foreground)
+		r = foreground_new(p->loop, p->vm, p->cfg.shutdown_deadline_s, p->notify_fd, &p->foreground, e);
+	return r;
+}
+
+/* Load the VM and create its threads, and seal the sandbox when all files are open. */
+static int process_load(struct process *p, struct err *e)
 {
 	struct kvm *k = &vm_machine(p->vm)->kvm;
-	int r = p->cfg.no_sandbox ? 0 : lockdown_drop(e);
+	int r = p->unconfined ? 0 : lockdown_drop_rest(e); /* all rings exist: see sandbox_enter() */
 
 	k->confined = !r;
-	if (p->cfg.no_sandbox)
-		log_warn(NULL, "the sandbox is off: for debugging only");
 	if (!r)
 		r = vm_load(p->vm, e);
 	if (!r)
@@ -105,33 +118,38 @@ static int process_confine(struct process *p, struct err *e)
 	control_set_worker(p->control, p->worker);
 	if (!r && p->cfg.images_only)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
-	cpu_probe_end(k); /* until a probe's result is known, its thread makes calls that the sandbox forbids */
-	if (!r && !p->cfg.no_sandbox)
+	cpu_probe_end(k); /* until a probe's result is known, its thread makes calls that the sealed sandbox forbids */
+	if (!r && !p->unconfined)
 		r = sandbox_seal(p->loop, e);
 	return r;
 }
 
-static int process_run(struct process *p)
+/* r, e: of process_enter(), whose failure is reported like one of the VM. */
+static int process_run(struct process *p, int r, struct err *e)
 {
-	struct err e = { 0 };
-	int r = process_build(p, &e);
+	if (p->unconfined)
+		log_warn(NULL, "the sandbox is off: for debugging only");
+	else if (!r && !p->landlock && !LOCKDOWN_SANITIZED)
+		log_warn(NULL, "the sandbox lacks landlock: this kernel has none, or it is switched off");
+	if (!r)
+		r = process_build(p, e);
 
 	rest_of_fds_close(p);
 	if (!r)
-		r = process_confine(p, &e);
+		r = process_load(p, e);
 	/* A VM that is handed over has no interrupted snapshot to recover. */
 	if (!r)
-		r = p->cfg.images_read || p->cfg.taken_over ? 0 : vm_snapshot_recover(p->vm, &e);
+		r = p->cfg.images_read || p->cfg.taken_over ? 0 : vm_snapshot_recover(p->vm, e);
 	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
-		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, &e);
-	control_configured(p->control, r, &e);
+		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, e);
+	control_configured(p->control, r, e);
 	if (r < 0) {
-		log_error(NULL, "%s", e.msg);
+		log_error(NULL, "%s", e->msg);
 		/* The process that hands the VM over still uses the images: exit without closing the disks, which
 		 * could write to them. */
 		if (p->cfg.taken_over)
 			_exit(VM_EXIT_FAILURE);
-		return e.cls == ERR_HOST || e.cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;
+		return e->cls == ERR_HOST || e->cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;
 	}
 	if (p->foreground)
 		foreground_started(p->foreground);
@@ -150,36 +168,42 @@ static void process_done(struct process *p)
 	loop_free(p->loop);
 }
 
+static int process_receive(struct process *p, const char *how, int fd, struct err *e)
+{
+	int listen = -1, channel = -1;
+
+	*(strcmp(how, "--listen") ? &channel : &listen) = fd;
+	return control_new(listen, channel, !strcmp(how, "--take-over"), &p->host.pagemap_fd, &p->control, &p->cfg, p->fds,
+		&p->nfds, e);
+}
+
 int main(int argc, char **argv)
 {
-	struct process p = { .log_fd = -1 };
-	struct err e = { 0 };
-	int fd, status;
+	struct process p = { .log_fd = -1, .notify_fd = -1 };
+	struct err e = { 0 }, failure = { 0 };
+	int fd, r, status;
 
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
 		puts("cairn-vm " CAIRN_VERSION);
 		return 0;
 	}
-	if (argc != 3 || (fd = arg_fd(argv[2])) < 0)
+	p.unconfined = argc == 4 && !strcmp(argv[3], "--no-sandbox");
+	if ((argc != 3 && !p.unconfined) || (fd = arg_fd(argv[2])) < 0 || (strcmp(argv[1], "--listen") &&
+		strcmp(argv[1], "--take-over") && strcmp(argv[1], "--channel")))
 		return usage();
 	signal(SIGPIPE, SIG_IGN);
 	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
 	 * CPUs when two threads allocate at once. The data path rarely allocates. */
 	mallopt(M_ARENA_MAX, 1);
-	if (!strcmp(argv[1], "--listen"))
-		status = control_new(fd, -1, false, &p.control, &p.cfg, p.fds, &p.nfds, &e);
-	else if (!strcmp(argv[1], "--take-over"))
-		status = control_new(-1, fd, true, &p.control, &p.cfg, p.fds, &p.nfds, &e);
-	else if (!strcmp(argv[1], "--channel"))
-		status = control_new(-1, fd, false, &p.control, &p.cfg, p.fds, &p.nfds, &e);
-	else
-		return usage();
-	if (status < 0) {
+	if (!strcmp(argv[1], "--channel"))
+		p.notify_fd = notify_open();
+	r = process_enter(&p, &failure);
+	if (process_receive(&p, argv[1], fd, &e) < 0) {
 		fprintf(stderr, "cairn-vm: %s\n", e.msg);
 		return VM_EXIT_CONFIG;
 	}
 	log_setup(&p);
-	status = process_run(&p);
+	status = process_run(&p, r, &failure);
 	process_done(&p);
 	return status;
 }

@@ -1,18 +1,27 @@
 #include "vmm/sandbox.h"
+#include "base/err.h"
 #include "base/lockdown.h"
 #include "base/loop.h"
+#include "base/program.h"
 #include "base/util.h"
+#include "vmm/kvm/host_files.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#define FILES_MAX 4096
 
 /* Allowed with any arguments. */
 static const int allowed[] = {
@@ -40,6 +49,11 @@ static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
  * completes; of file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h). */
 static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
+/* Allowed until the VM is built: files in memory, and what `cairn run` needs of its terminal and signals. */
+static const int for_building[] = { SCMP_SYS(memfd_create), SCMP_SYS(signalfd4), SCMP_SYS(rt_sigaction),
+	SCMP_SYS(capset) };
+static const scmp_datum_t ioctls_for_building[] = { TCSETS };
+
 /* Allow creating threads, because some are created later (a snapshot's tracker), and setting their names. */
 static int thread_rules_add(scmp_filter_ctx ctx)
 {
@@ -55,17 +69,11 @@ static int thread_rules_add(scmp_filter_ctx ctx)
 	return r;
 }
 
-static int rules_add(scmp_filter_ctx ctx, void *opaque)
+/* Ioctls and other calls whose arguments decide. */
+static int arguments_check(scmp_filter_ctx ctx)
 {
-	const struct loop *l = opaque;
-	int r = thread_rules_add(ctx);
+	int r = lockdown_allow_fcntl(ctx);
 
-	if (!r)
-		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
-	if (!r)
-		r = lockdown_allow_loop(ctx, loop_kind(l));
-	if (!r)
-		r = lockdown_allow_fcntl(ctx);
 	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
@@ -78,8 +86,90 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
+static int rules_add(scmp_filter_ctx ctx, void *opaque)
+{
+	const struct loop *l = opaque;
+	int r = thread_rules_add(ctx);
+
+	if (!r)
+		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
+	if (!r)
+		r = lockdown_allow_loop(ctx, loop_kind(l));
+	return r ? r : arguments_check(ctx);
+}
+
+/* The rules until sandbox_seal(): also what building the VM takes. */
+static int first_rules_add(scmp_filter_ctx ctx, void *opaque)
+{
+	const struct loop *l = opaque;
+	int r = rules_add(ctx, opaque);
+
+	if (!r)
+		r = lockdown_allow(ctx, for_building, ARRAY_SIZE(for_building));
+	if (!r)
+		r = lockdown_allow_ioctls(ctx, ioctls_for_building, ARRAY_SIZE(ioctls_for_building));
+	if (!r) /* of the agent's port */
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
+	if (!r) /* of lockdown_drop_rest() */
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+			SCMP_A0(SCMP_CMP_EQ, PR_SET_NO_NEW_PRIVS, 0));
+	if (!r) /* of sandbox_seal() */
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 1,
+			SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER, 0));
+	return r ? r : lockdown_allow_new_loops(ctx, loop_kind(l));
+}
+
+static int limits_set(void)
+{
+	static const struct {
+		int what;
+		rlim_t most;
+	} limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
+		struct rlimit l;
+
+		if (getrlimit(limits[i].what, &l) < 0)
+			return -errno;
+		l.rlim_cur = l.rlim_max = MIN(l.rlim_max, limits[i].most);
+		if (setrlimit(limits[i].what, &l) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+/* The rings of all VMs of a user count against the limit of locked memory, unless a process has CAP_IPC_LOCK when it
+ * makes its rings. Where root may not raise the limit, for example in a container, the process keeps the capability
+ * until then; it permits nothing else that the filter does not forbid. */
+static int privileges_drop(struct err *e)
+{
+	static const struct rlimit none = { RLIM_INFINITY, RLIM_INFINITY };
+
+	return setrlimit(RLIMIT_MEMLOCK, &none) < 0 ? lockdown_drop_but_memory(e) : lockdown_drop(e);
+}
+
+int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, struct err *e)
+{
+	int r;
+
+	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
+	r = limits_set();
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: limits");
+	r = privileges_drop(e);
+	if (r < 0)
+		return r;
+	host_files_open_pagemap(host);
+	r = program_hide();
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: dumpable");
+	r = *ret_landlock = lockdown_outside();
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: landlock");
+	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, first_rules_add, l, e);
+}
+
 int sandbox_seal(struct loop *l, struct err *e)
 {
-	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
 	return lockdown_calls(SCMP_ACT_KILL_PROCESS, true, rules_add, l, e);
 }

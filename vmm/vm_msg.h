@@ -258,7 +258,7 @@ struct vm_config {
 	uint8_t debug_exit;  /* the test device at port 0xf4 */
 	uint8_t foreground;  /* console on fds 0 and 1; SIGTERM shuts the guest down (vmm/foreground.h) */
 	uint8_t log_level;   /* enum log_level */
-	uint8_t no_sandbox;  /* for debugging only; logs a warning */
+	uint8_t unused_after_log_level;
 	uint32_t shutdown_deadline_s; /* foreground; 0: 30 */
 	uint32_t ndisks;
 	struct vm_disk disks[VM_DISKS_MAX];

@@ -4,11 +4,11 @@
 #include "base/util.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/vm_msg.h"
 
 #include <cpuid.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,12 +38,9 @@ static const struct {
 	{ KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK" },
 };
 
-static int dev_kvm_open(struct err *e)
+/* Turn the -errno of opening /dev/kvm into a sentence. */
+static int dev_kvm_refused(int r, struct err *e)
 {
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), r = -errno;
-
-	if (fd >= 0)
-		return fd;
 	switch (r) {
 	case -ENOENT:
 		return err_set(e, r, ERR_HOST,
@@ -103,23 +100,6 @@ static uint8_t host_kind_detect(void)
 	return VM_HOST_PVM;
 }
 
-/* Return whether KVM shadows the guest's page tables: on PVM, and where nested paging is switched
- * off. */
-static bool shadows_detect(uint8_t kind)
-{
-	const char *path = kind == VM_HOST_VMX ? "/sys/module/kvm_intel/parameters/ept"
-					       : "/sys/module/kvm_amd/parameters/npt";
-	int fd = kind == VM_HOST_PVM ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-	char c = 'Y';
-
-	if (fd >= 0) {
-		if (read(fd, &c, 1) < 1)
-			c = 'Y';
-		close(fd);
-	}
-	return kind == VM_HOST_PVM || c == 'N' || c == '0';
-}
-
 static int vm_create(struct kvm *k, struct err *e)
 {
 	uint64_t identity = IDENTITY_MAP_ADDR;
@@ -141,7 +121,7 @@ static int vm_create(struct kvm *k, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSS_ADDR: %s", strerror(-r)) : 0;
 }
 
-int kvm_init(struct kvm *k, struct fork_host *known, struct err *e)
+int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, struct err *e)
 {
 	int r;
 
@@ -155,10 +135,14 @@ int kvm_init(struct kvm *k, struct fork_host *known, struct err *e)
 		*known = (struct fork_host){ 0 };
 	}
 	k->host_kind = host_kind_detect();
-	k->has_shadows = shadows_detect(k->host_kind);
-	k->sys_fd = r = dev_kvm_open(e);
-	if (r >= 0)
-		r = caps_check(k, e);
+	k->has_shadows = k->host_kind == VM_HOST_PVM || host->nested_paging_off;
+	if (host->kvm_fd < 0) {
+		k->sys_fd = -1;
+		return dev_kvm_refused(host->kvm_fd, e);
+	}
+	k->sys_fd = host->kvm_fd;
+	host->kvm_fd = -1;
+	r = caps_check(k, e);
 	if (!r && !k->supported)
 		r = supported_cpuid(k, e);
 	if (!r)

@@ -13,6 +13,7 @@
 struct cpuid;
 struct err;
 struct fork_host;
+struct host_files;
 struct kvm_board;
 struct probe;
 
@@ -30,7 +31,7 @@ struct kvm {
 	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */
 	struct cpuid *own;	 /* owned: the processor's own answers; only with CPU_KIND_PROCESSOR */
 	uint64_t xcr0;		 /* XCR0 of the host; only with CPU_KIND_PROCESSOR */
-	bool confined;		 /* the main thread has dropped its privileges (base/lockdown.h), or is to keep them */
+	bool confined;		 /* the main thread has dropped its last privileges (vmm/sandbox.h), or is to keep them */
 	struct probe *probe;	 /* a probe in progress (vmm/kvm/cpu_probe.c), or NULL */
 	uint32_t host_tsc_khz;	 /* TSC frequency of a new vCPU; 0: unknown */
 	uint32_t set_tsc_khz;	 /* TSC frequency to which the vCPUs were set; 0: they have the host's */
@@ -39,10 +40,10 @@ struct kvm {
 	struct kvm_board *fresh;
 };
 
-/* Open /dev/kvm, check all capabilities that Cairn needs, and create the VM.
+/* Take /dev/kvm from *host, check all capabilities that Cairn needs, and create the VM.
  * known: what a fork's source knows of this host's processor; its lists are taken; NULL: ask KVM.
  * Returns 0 or -errno; the error (ERR_HOST or ERR_PERMISSION) names the missing capability. */
-int kvm_init(struct kvm *k, struct fork_host *known, struct err *e);
+int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, struct err *e);
 void kvm_done(struct kvm *k);
 
 /* Create the in-kernel PICs, IOAPIC, LAPICs and PIT. Call after all memory slots and the MSR filter

@@ -1,4 +1,5 @@
 #include "vmm/kvm/memory.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
@@ -157,18 +158,14 @@ static int ram_map(struct memory *m, int fd, uint64_t offset, int flags, struct 
 	return 0;
 }
 
-int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e)
+int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, int *pagemap_fd, struct err *e)
 {
-	int r;
+	int r = *pagemap_fd < 0 ? err_set_errno(e, *pagemap_fd, "/proc/self/pagemap") :
+		ram_map(m, base_fd, offset, MAP_PRIVATE, e);
 
-	m->view.pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (m->view.pagemap_fd < 0)
-		return err_set_errno(e, -errno, "/proc/self/pagemap");
-	r = ram_map(m, base_fd, offset, MAP_PRIVATE, e);
-	if (r < 0) {
-		fd_drop(&m->view.pagemap_fd);
+	if (r < 0)
 		return r;
-	}
+	m->view.pagemap_fd = steal_fd(pagemap_fd);
 	m->view.ram = m->host;
 	m->view.bytes = m->bytes;
 	m->view.base_fd = base_fd;
@@ -181,7 +178,8 @@ const struct ram_view *memory_view(const struct memory *m)
 	return m->view.base_fd >= 0 ? &m->view : NULL;
 }
 
-int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, struct err *e)
+int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, int *pagemap_fd,
+	struct err *e)
 {
 	int r = memory_take(m, bytes, false, fd, e);
 	struct stat st;
@@ -189,7 +187,7 @@ int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint
 	if (!r && (fstat(base_fd, &st) < 0 || offset > (uint64_t)st.st_size || (uint64_t)st.st_size - offset < bytes))
 		r = err_set(e, -EINVAL, ERR_INVALID, "the file of the clone's shared memory is too short");
 	if (!r)
-		r = memory_map_cow(m, base_fd, offset, e);
+		r = memory_map_cow(m, base_fd, offset, pagemap_fd, e);
 	if (r < 0) {
 		m->fd = -1;
 		memory_done(m);

@@ -65,9 +65,10 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
  * Returns 0 or -errno. */
 int memory_take(struct memory *m, uint64_t bytes, bool huge_pages, int fd, struct err *e);
 /* Take the guest RAM of a clone that another process hands over: map it as memory_map_cow() does.
- * fd: that process's memory.fd. base_fd: its memory.view.base_fd. Both taken on success.
+ * fd: that process's memory.fd. base_fd: its memory.view.base_fd. Both taken on success, and *pagemap_fd.
  * Returns 0 or -errno. */
-int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, struct err *e);
+int memory_take_view(struct memory *m, uint64_t bytes, int fd, int base_fd, uint64_t offset, int *pagemap_fd,
+	struct err *e);
 /* Initialise *m with the RAM of *from, which is empty afterwards, so that memory_done() does nothing to it. */
 void memory_adopt(struct memory *m, struct memory *from);
 /* RAM is a private view: read the pages that m->fd has into it. Returns 0 or -errno. */
@@ -88,10 +89,11 @@ int memory_zap_shadow_pages(struct memory *m, struct kvm *k, struct err *e);
 void memory_describe(const struct memory *m, struct dev_host *h);
 void memory_done(struct memory *m);
 /* Map RAM, untouched so far, as a private (copy-on-write) view of [offset, offset + bytes) of
- * base_fd, at the same host addresses. Not with huge pages; call before the sandbox is sealed.
+ * base_fd, at the same host addresses. Not with huge pages.
  * base_fd: taken on success; nobody may write to the file afterwards.
+ * pagemap_fd: /proc/self/pagemap, or why it could not be opened as -errno; taken on success.
  * Returns 0 or -errno. */
-int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, struct err *e);
+int memory_map_cow(struct memory *m, int base_fd, uint64_t offset, int *pagemap_fd, struct err *e);
 /* Return how to read RAM that is a private view of a base file; NULL if RAM is a mapping of m->fd. Valid until
  * memory_clear() or memory_done(). Also on the worker's thread, and while vCPUs run. */
 const struct ram_view *memory_view(const struct memory *m);

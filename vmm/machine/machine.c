@@ -1,5 +1,6 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_carry.h"
+#include "base/cleanup.h"
 #include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -28,6 +29,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/machine/ram_load.h"
 
@@ -203,7 +205,7 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
 	if (r < 0)
 		return r;
-	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop() */
+	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop_rest() */
 	r = block_open(d->loop, &o, &d->block, e);
 	if (r < 0)
 		return r;
@@ -373,7 +375,7 @@ static bool base_is_carried(const struct machine *m)
 
 /* Choose how memory is tracked: by userfaultfd, or by KVM's dirty log where userfaultfd is not available or memory is
  * in huge pages, which are larger than the fault tracker's blocks. */
-static int tracking_open(struct machine *m, struct err *e)
+static int tracking_open(struct machine *m, struct host_files *host, struct err *e)
 {
 	char reason[UFFD_REASON_MAX];
 
@@ -382,7 +384,8 @@ static int tracking_open(struct machine *m, struct err *e)
 			"a restore reads all memory before the VM runs");
 		return dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e);
 	}
-	uffd_open(&m->uffd);
+	m->uffd = host->uffd;
+	host->uffd.fd = -1;
 	uffd_reason(&m->uffd, reason);
 	if (m->uffd.can_protect) {
 		log_info(NULL, "memory is tracked by userfaultfd, opened by %s", uffd_source_name(m->uffd.source));
@@ -397,14 +400,14 @@ static int tracking_open(struct machine *m, struct err *e)
 }
 
 /* Open KVM, and set the guest's processor if the configuration names one. fork_fd: see machine_new(). */
-static int kvm_open(struct machine *m, int fork_fd, struct err *e)
+static int kvm_open(struct machine *m, struct host_files *host, int fork_fd, struct err *e)
 {
 	struct fork_host known = { 0 };
 	int r;
 
 	if (fork_fd >= 0)
 		fork_host_read(fork_fd, &known);
-	r = kvm_init(&m->kvm, known.supported ? &known : NULL, e);
+	r = kvm_init(&m->kvm, host, known.supported ? &known : NULL, e);
 	fork_host_done(&known);
 	if (!r && m->cfg.cpu[0] && !cpu_model_is_host(m->cfg.cpu))
 		r = guest_cpu_choose(&m->kvm, m->cfg.cpu, e);
@@ -433,14 +436,15 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct er
 	return r;
 }
 
-static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory *taken, struct err *e)
+static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory *taken, struct host_files *host,
+	struct err *e)
 {
 	int r = files_take(m, fds, e);
 
 	if (!r && m->cfg.images_only)
 		return disks_new(m, fds, e);
 	if (!r)
-		r = kvm_open(m, fork_fd, e);
+		r = kvm_open(m, host, fork_fd, e);
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
@@ -448,7 +452,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r)
-		r = tracking_open(m, e);
+		r = tracking_open(m, host, e);
 	if (!r)
 		r = memory_attach(&m->mem, &m->kvm, e);
 	/* Protecting memory with userfaultfd would lengthen the pause, so the dirty log notes the writes until the
@@ -474,8 +478,8 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory
 	return r;
 }
 
-int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken, struct loop *l,
-	const struct machine_listener *listener, struct machine **ret_m, struct err *e)
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken,
+	struct host_files *host, struct loop *l, const struct machine_listener *listener, struct machine **ret_m, struct err *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
 	int r;
@@ -487,10 +491,14 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->listener = *listener;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
+	if (cfg->forked)
+		m->pagemap_fd = steal_fd(&host->pagemap_fd);
+	else
+		m->pagemap_fd = -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;
-	r = machine_build(m, fds, fork_fd, taken, e);
+	r = machine_build(m, fds, fork_fd, taken, host, e);
 	if (r < 0) {
 		machine_free(m);
 		return r;
@@ -566,6 +574,8 @@ void machine_free(struct machine *m)
 	memory_done(&m->mem);
 	ram_working_sets_done(m);
 	uffd_close(&m->uffd);
+	if (m->pagemap_fd >= 0)
+		close(m->pagemap_fd);
 	if (m->kernel_fd >= 0)
 		close(m->kernel_fd);
 	if (m->initrd_fd >= 0)

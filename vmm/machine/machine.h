@@ -27,6 +27,7 @@ struct agent;
 struct console;
 struct device;
 struct err;
+struct host_files;
 struct loop;
 struct ram_reader;
 struct pci_host;
@@ -77,6 +78,7 @@ struct machine {
 	struct nic nics[VM_INTERFACES_MAX];
 	unsigned nnics;
 	int kernel_fd, initrd_fd;
+	int pagemap_fd; /* for a clone's restore; -1: taken, or not needed; else why it could not be opened */
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */
 	bool booted; /* guest memory may have been written to, so a boot has to clear it */
@@ -105,11 +107,12 @@ struct machine {
  * fds: the fds that came with the configuration; each fd that is taken is replaced by -1, also on
  * failure.
  * taken: with cfg->taken_memory, the VM's memory, which the machine adopts; NULL: none.
+ * host: the files that the machine needs are taken from it.
  * fork_fd: a clone's state file, which may have facts about the host's processor (fork_host.h); borrowed;
  * -1: none.
  * Returns 0 or -errno. */
-int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken, struct loop *l,
-	const struct machine_listener *listener, struct machine **ret_m, struct err *e);
+int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken,
+	struct host_files *host, struct loop *l, const struct machine_listener *listener, struct machine **ret_m, struct err *e);
 /* Stop all threads, flush and close the disks, free the machine. NULL allowed. */
 void machine_free(struct machine *m);
 

@@ -40,7 +40,7 @@ static int fork_load(struct machine *m, int *fd, struct err *e)
 	if (!r)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
 	if (!r)
-		r = memory_map_cow(&m->mem, *fd, h.layout.ram_offset, e);
+		r = memory_map_cow(&m->mem, *fd, h.layout.ram_offset, &m->pagemap_fd, e);
 	if (r < 0)
 		return r;
 	*fd = -1;

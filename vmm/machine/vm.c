@@ -724,8 +724,8 @@ static void listener_fault(void *opaque, unsigned vcpu, enum vm_reason reason, c
 
 /* ---- creation and teardown ---- */
 
-int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *taken, struct loop *l,
-	const struct vm_sink *sink, struct vm **ret_vm, struct err *e)
+int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *taken, struct host_files *host,
+	struct loop *l, const struct vm_sink *sink, struct vm **ret_vm, struct err *e)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 	struct machine_listener listener = { .event = listener_event, .fault = listener_fault,
@@ -758,7 +758,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 	if (r < 0)
 		err_set_errno(e, r, "VM");
 	else
-		r = machine_new(cfg, fds, nfds, cfg->forked ? vm->restore_fd : -1, taken, l, &listener, &vm->m, e);
+		r = machine_new(cfg, fds, nfds, cfg->forked ? vm->restore_fd : -1, taken, host, l, &listener, &vm->m, e);
 	if (r < 0) {
 		vm_free(vm);
 		return r;

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 struct err;
+struct host_files;
 struct loop;
 struct machine;
 struct memory;
@@ -23,13 +24,12 @@ struct vm_sink {
 	void *opaque;
 };
 
-/* Create a VM: its machine, and the queue of events from other threads. The phase is PAUSED and nothing runs. Opens
- * everything that needs privileges.
- * fds, taken: as for machine_new().
+/* Create a VM: its machine, and the queue of events from other threads. The phase is PAUSED and nothing runs.
+ * fds, taken, host: as for machine_new().
  * Returns 0 or -errno. */
-int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *taken, struct loop *l,
-	const struct vm_sink *sink, struct vm **ret_vm, struct err *e);
-/* Boot, or load the saved state. Call after privileges are dropped and before the threads are
+int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *taken, struct host_files *host,
+	struct loop *l, const struct vm_sink *sink, struct vm **ret_vm, struct err *e);
+/* Boot, or load the saved state. Call before the threads are
  * created. Returns 0 or -errno. */
 int vm_load(struct vm *vm, struct err *e);
 void vm_free(struct vm *vm);

@@ -1,12 +1,20 @@
 """A VM process keeps only the privileges that it needs. Read from /proc for every thread."""
 
 import contextlib
+import json
 import os
+import pty
+import signal
+import socket
+import subprocess
+import termios
 
 import pytest
 
 import guestlib
-from conftest import inject_call, is_vm, open_files
+from conftest import BUILD, inject_call, is_vm, open_files, until
+from plainlib import NOBODY, plain_folder
+from test_spawn import REFUSED, steal
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -53,12 +61,128 @@ def test_vm_process_has_no_foreign_fds(tmp_path):
                 assert target in (str(disk), guestlib.bare("interp"), g.log_path), target
 
 
-FORBIDDEN = {"fork": [57], "a signal to somebody else": [234, 1, 1, 0],
-             "a file's signals to somebody else": [72, 0, 8, 1],  # F_SETOWN
-             "typing at the terminal": [16, 0, 0x5412, 0]}  # TIOCSTI
+# Ways out of the process: number, arguments, or the errno (negative) with which a call fails instead of being deadly.
+FORBIDDEN = {
+    # files
+    "open": [2, "=/etc/passwd", 0], "openat": [257, -100, "=/etc/passwd", 0], "openat2": [437, -100, "=/etc/passwd", 0, 24],
+    "creat": [85, "=/tmp/x", 0o600], "open_by_handle_at": [304, 3, 0, 0], "name_to_handle_at": [303, -100, "=/", 0, 0, 0],
+    "unlink": [87, "=/tmp/x"], "unlinkat": [263, -100, "=/tmp/x", 0], "rename": [82, "=/tmp/x", "=/tmp/y"],
+    "mkdir": [83, "=/tmp/x", 0o700], "mknod": [133, "=/tmp/x", 0o20600, 0x101], "symlink": [88, "=/etc", "=/tmp/x"],
+    "link": [86, "=/etc/passwd", "=/tmp/x"], "chmod": [90, "=/etc", 0o777], "chown": [92, "=/etc", 1, 1],
+    "truncate": [76, "=/tmp/x", 0], "readlink": [89, "=/proc/self/exe", 0, 0], "chdir": [80, "=/"],
+    "chroot": [161, "=/"], "pivot_root": [155, "=/", "=/"], "mount": [165, "=none", "=/mnt", "=tmpfs", 0, 0],
+    "umount2": [166, "=/mnt", 2], "open_tree": [428, -100, "=/", 0], "fsopen": [430, "=tmpfs", 0],
+    "inotify_init1": [294, 0], "fanotify_init": [300, 0, 0], "statx of a path": [332, -100, "=/etc/passwd", 0, 0x7ff, 0],
+    # sockets
+    "a socket": [41, 1, 1, 0], "a raw socket": [41, 2, 3, 1], "a pair of raw sockets": [53, 2, 3, 0, 0], "setsockopt": [54, 0, 1, 7, 0, 0], "connect": [42, 0, 0, 0],
+    "bind": [49, 0, 0, 0], "listen": [50, 0, 1],
+    # processes
+    "fork": [57], "vfork": [58], "clone without a thread's flags": [56, 17, 0, 0, 0, 0], "execve": [59, "=/bin/sh", 0, 0],
+    "execveat": [322, -100, "=/bin/sh", 0, 0, 0], "ptrace": [101, 16, 1, 0, 0], "process_vm_readv": [310, 1, 0, 0, 0, 0, 0],
+    "process_vm_writev": [311, 1, 0, 0, 0, 0, 0], "pidfd_open": [434, 1, 0], "pidfd_getfd": [438, 3, 0, 0],
+    "pidfd_send_signal": [424, 3, 9, 0, 0], "kill": [62, 1, 0], "tkill": [200, 1, 0], "kcmp": [312, 1, 1, 0, 0, 0],
+    "a signal to somebody else": [234, 1, 1, 0], "rt_sigqueueinfo": [129, 1, 1, 0], "setpriority": [141, 0, 0, 0],
+    "sched_setaffinity": [203, 0, 0, 0], "prlimit64": [302, 0, 7, 0, 0],
+    # memory that can be executed
+    "mmap": [9, 0, 4096, 5, 0x22, -1, 0], "mprotect": [10, 0, 4096, 5], "pkey_mprotect": [329, 0, 4096, 5, 0],
+    "personality": [135, 0x400000],
+    # privileges
+    "setuid": [105, 1], "setresuid": [117, 1, 1, 1], "setgroups": [116, 0, 0], "unshare": [272, 0x10000000],
+    "setns": [308, 0, 0], "dumpable": [157, 4, 1, 0, 0, 0], "keyctl": [250, 0, 0, 0, 0, 0], "add_key": [248, 0, 0, 0, 0, 0],
+    # the kernel
+    "bpf": [321, 0, 0, 0], "perf_event_open": [298, 0, 0, 0, 0, 0], "userfaultfd": [323, 0], "init_module": [175, 0, 0, 0],
+    "kexec_load": [246, 0, 0, 0, 0], "reboot": [169, 0, 0, 0, 0], "iopl": [172, 3], "ioperm": [173, 0, 1, 1],
+    "shmget": [29, 0, 4096, 0], "mq_open": [240, "=/x", 0, 0, 0], "splice": [275, 0, 0, 1, 0, 1, 0], "vmsplice": [278, 0, 0, 0, 0],
+    # of open files
+    "a file's signals to somebody else": [72, 0, 8, 1],  # F_SETOWN
+    "which signal a file sends": [72, 0, 10, 9],  # F_SETSIG
+    "typing at the terminal": [16, 0, 0x5412, 0],  # TIOCSTI
+    "a terminal's line discipline": [16, 0, 0x5423, 0],  # TIOCSETD
+    "a tap's owner": [16, 0, 0x400454cc, 0],  # TUNSETOWNER
+    "immutable files": [16, 0, 0x40086602, 0],  # FS_IOC_SETFLAGS
+}
+# Permitted only while the VM is built.
+FORBIDDEN_LATER = {"memfd_create": [319, "=x", 0], "io_uring_setup": [425, 8, 0], "capset": [126, 0, 0], "a filter": [317, 1, 0, 0],
+                   "signalfd4": [289, -1, 0, 8, 0], "rt_sigaction": [13, 10, 0, 0, 8], "socketpair": [53, 1, 1, 0, 0],
+                   "the terminal": [16, 0, 0x5402, 0]}  # TCSETS
+
+
+class Unconfigured:
+    """A VM's process that waits for its configuration, and has read nothing from outside."""
+
+    def __init__(self):
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen([os.path.join(BUILD, "cairn-vm"), "--channel", str(theirs.fileno())],
+                                            pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+        until(lambda: statuses(self.process.pid)[0]["Seccomp"] == "2")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.ours.close()
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_process_is_confined_before_it_reads_anything(sandbox):
+    with Unconfigured() as p:
+        s, = statuses(p.process.pid)
+        assert s["NoNewPrivs"] == "1"
+        # CAP_IPC_LOCK, until its rings exist, where root may not raise the limit of locked memory
+        assert all(int(s[caps], 16) & ~(1 << 14) == 0 for caps in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
+        with open(f"/proc/{p.process.pid}/limits") as f:
+            limits = {line[:26].strip(): line[26:47].strip() for line in f}
+        assert limits["Max core file size"] == "0" and int(limits["Max open files"]) <= 4096
+        assert os.stat(f"/proc/{p.process.pid}/environ").st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_process_of_plain_user_is_confined_before_it_reads_anything(sandbox):
+    """The user's other processes can neither read it nor take its fds."""
+    with plain_folder() as folder:
+        program = str(folder / "cairn-vm")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs, subprocess.Popen([program, "--channel", str(theirs.fileno())], pass_fds=[theirs.fileno()], user=NOBODY,
+                                            group=NOBODY, extra_groups=[], stderr=subprocess.PIPE) as p:
+            until(lambda: statuses(p.pid)[0]["Seccomp"] == "2")
+            assert int(statuses(p.pid)[0]["CapEff"], 16) == 0
+            assert steal(p.pid) == REFUSED
+            p.kill()
 
 
 @pytest.mark.parametrize("call", FORBIDDEN.values(), ids=FORBIDDEN)
+def test_no_way_out_before_configuration(sandbox, call):
+    with Unconfigured() as p:
+        assert inject_call(p.process.pid, *call) is None
+        assert p.process.wait() == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("call", [*FORBIDDEN.values(), *FORBIDDEN_LATER.values()], ids=[*FORBIDDEN, *FORBIDDEN_LATER])
+def test_no_way_out_of_running_vm(sandbox, call):
+    with guestlib.interp() as g:
+        assert inject_call(g.vm_pid(), *call) is None
+        assert g.wait() == -signal.SIGSYS
+
+
+def test_run_at_terminal_and_agent_port_are_confined(sandbox, tmp_path):
+    """What the VM's devices take while they are made."""
+    master, slave = pty.openpty()
+    definition = guestlib.definition(guest="interp", guest_agent=True, console={"virtio": True}, rng=True)
+    (tmp_path / "vm.json").write_text(json.dumps(definition))
+    p = subprocess.Popen([guestlib.CAIRN, "run", str(tmp_path / "vm.json")], stdin=slave, stdout=slave, start_new_session=True)
+    os.close(slave)
+    output = b""
+    while b"interp" not in output:
+        output += os.read(master, 1000)
+    assert not termios.tcgetattr(master)[3] & termios.ICANON
+    p.kill()
+    p.wait()
+    os.close(master)
+
+
+@pytest.mark.parametrize("call", [FORBIDDEN["fork"], FORBIDDEN["openat"]], ids=["fork", "openat"])
 def test_forbidden_system_call_kills_only_that_vm(sandbox, daemon, guest, call):
     for name in ("a", "b"):
         daemon.define(name, debug_exit=True, boot={"kernel": guest("interp.elf")})
@@ -67,6 +191,7 @@ def test_forbidden_system_call_kills_only_that_vm(sandbox, daemon, guest, call):
                   if _is_vm_of(p, daemon, "a"))
     assert inject_call(victim, *call) is None
     daemon.wait("a", "crashed")
+    assert "VM 'a': crashed (killed)" in daemon.log.read_text()
     assert daemon.cairn("domstate", "b").stdout.strip() in ("running", "idle")
 
 

@@ -6,6 +6,7 @@
 #include "vmm/kvm/memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,7 +23,7 @@
 #define OFFSET (2 * MIB)
 
 struct fixture {
-	int peer, base, own;
+	int peer, base, own, pagemap_fd;
 	struct first_messages f;
 	struct vm_config cfg;
 	int fds[CHANNEL_FDS_MAX];
@@ -50,7 +51,9 @@ static int setup(void **state)
 	x->peer = pair[1];
 	x->base = file_new(OFFSET + BYTES);
 	x->own = file_new(BYTES);
-	x->f = (struct first_messages){ .fd = pair[0], .takes_over = true, .buf = x->buf };
+	x->f = (struct first_messages){ .fd = pair[0], .takes_over = true, .buf = x->buf,
+		.pagemap_fd = &x->pagemap_fd };
+	x->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	*state = x;
 	return 0;
 }
@@ -62,6 +65,8 @@ static int teardown(void **state)
 	close(x->peer);
 	close(x->base);
 	close(x->own);
+	if (x->pagemap_fd >= 0)
+		close(x->pagemap_fd);
 	close(x->f.fd);
 	if (x->f.memory)
 		memory_done(x->f.memory);

@@ -110,7 +110,7 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 }
 
 /* Replace this process by cairn-vm. Returns only on failure. */
-static int process_become(const char *program, const struct config *config, struct err *e)
+static int process_become(const char *program, const struct config *config, bool no_sandbox, struct err *e)
 {
 	char number[16];
 	int pair[2], r;
@@ -126,7 +126,7 @@ static int process_become(const char *program, const struct config *config, stru
 		return err_set_errno(e, r, "cannot hand over the configuration");
 	}
 	snprintf(number, sizeof(number), "%d", pair[1]);
-	execl(program, "cairn-vm", "--channel", number, (char *)NULL);
+	execl(program, "cairn-vm", "--channel", number, no_sandbox ? "--no-sandbox" : NULL, (char *)NULL);
 	r = err_set_errno(e, -errno, "%s", program);
 	close(pair[0]);
 	close(pair[1]);
@@ -144,10 +144,9 @@ int verb_run(struct cli *c)
 	if (!r) {
 		config.vm.foreground = 1;
 		config.vm.log_level = level;
-		config.vm.no_sandbox = option_flag(c, "no-sandbox");
 		r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
 		if (!r)
-			r = process_become(program, &config, &e);
+			r = process_become(program, &config, option_flag(c, "no-sandbox"), &e);
 		config_done(&config);
 	}
 	cli_fail(&e, "Failed to run %s", c->pos[0]);

@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/kvm/dirty_log.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 
@@ -35,7 +36,12 @@ static void must(int r, const struct err *e)
 static struct fixture *fixture_new(void)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	int r = kvm_init(&f->kvm, NULL, &f->e);
+	struct host_files host;
+	int r;
+
+	host_files_open(&host);
+	r = kvm_init(&f->kvm, &host, NULL, &f->e);
+	host_files_done(&host);
 
 	if (r < 0) {
 		fprintf(stderr, "skip: %s\n", f->e.msg);

@@ -8,6 +8,7 @@
 #include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "vmm/kvm/cpu_probe.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 
@@ -89,7 +90,12 @@ static struct fixture *fixture_new(void)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct vcpus_config c = { .kvm = &f->kvm, .count = VCPUS, .sockets = 1, .cores = VCPUS, .threads = 1 };
-	int r = kvm_init(&f->kvm, NULL, &f->e);
+	struct host_files host;
+	int r;
+
+	host_files_open(&host);
+	r = kvm_init(&f->kvm, &host, NULL, &f->e);
+	host_files_done(&host);
 
 	if (r < 0) {
 		fprintf(stderr, "skip: %s\n", f->e.msg);
@@ -175,10 +181,15 @@ int __wrap_kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const stru
 /* A probe may begin before the process drops its privileges. */
 static void test_probe_drops_privileges_of_its_thread(void **state)
 {
+	struct host_files host;
 	struct kvm k;
 	struct err e;
+	int r;
 
-	if (kvm_init(&k, NULL, &e) < 0)
+	host_files_open(&host);
+	r = kvm_init(&k, &host, NULL, &e);
+	host_files_done(&host);
+	if (r < 0)
 		skip();
 	probes = 0;
 	cpu_probe_learn(&k);

@@ -164,12 +164,22 @@ static int base_make(void)
 	return fd;
 }
 
+/* Borrowed: a view takes the file. */
+static int *pagemap(void)
+{
+	static int fd = -1;
+
+	if (fd < 0)
+		fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	return &fd;
+}
+
 static void view_make(struct memory *m, int base)
 {
 	struct err e = { 0 };
 
 	memory_make(m, VIEW_BYTES);
-	assert_int_equal(memory_map_cow(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, &e), 0);
+	assert_int_equal(memory_map_cow(m, fcntl(base, F_DUPFD_CLOEXEC, 3), VIEW_OFFSET, pagemap(), &e), 0);
 	assert_non_null(memory_view(m));
 }
 
@@ -254,7 +264,7 @@ static void test_taken_view_shares_and_has_its_own_pages(void **state)
 	(void)state;
 	view_make(&m, base);
 	assert_int_equal(pwrite(m.fd, "\xa1", 1, 5 * MIB), 1);
-	assert_int_equal(memory_take_view(&first, VIEW_BYTES, dup(m.fd), dup(base), VIEW_OFFSET, &e), 0);
+	assert_int_equal(memory_take_view(&first, VIEW_BYTES, dup(m.fd), dup(base), VIEW_OFFSET, pagemap(), &e), 0);
 	assert_int_equal(memory_read_copy(&first, &e), 0);
 	memory_drop_copy(&m); /* the process that hands the VM over does so, before it copies more */
 	assert_int_equal(pwrite(m.fd, "\xa2", 1, 2 * MIB), 1);
@@ -292,7 +302,7 @@ static void test_copy_with_larger_pages_is_completed(void **state)
 	assert_int_equal(pwrite(m.fd, zeros, 8192, MIB), 8192);
 	m.host[MIB + 4096] = 0xa1;
 	assert_int_equal(pwrite(m.fd, m.host + MIB + 4096, 4096, MIB + 4096), 4096);
-	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, dup(m.fd), dup(base), VIEW_OFFSET, &e), 0);
+	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, dup(m.fd), dup(base), VIEW_OFFSET, pagemap(), &e), 0);
 	assert_int_equal(memory_complete_copy(&m, 4096), 0);
 	assert_int_equal(memory_read_copy(&taken, &e), 0);
 	assert_int_equal(taken.host[MIB], 0xb1);
@@ -310,14 +320,14 @@ static void test_view_that_does_not_fit_is_refused(void **state)
 
 	(void)state;
 	view_make(&m, base);
-	assert_int_equal(memory_take_view(&taken, 2 * VIEW_BYTES, m.fd, base, VIEW_OFFSET, &e), -EINVAL);
+	assert_int_equal(memory_take_view(&taken, 2 * VIEW_BYTES, m.fd, base, VIEW_OFFSET, pagemap(), &e), -EINVAL);
 	assert_string_equal(e.msg, "the file of the VM's memory does not have 128 MiB");
 	memory_done(&taken); /* m.fd and base are still open */
-	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, m.fd, base, VIEW_OFFSET + 4096, &e), -EINVAL);
+	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, m.fd, base, VIEW_OFFSET + 4096, pagemap(), &e), -EINVAL);
 	assert_string_equal(e.msg, "the file of the clone's shared memory is too short");
 	memory_done(&taken);
 	assert_int_equal(pipe(pipes), 0);
-	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, m.fd, pipes[0], 0, &e), -EINVAL);
+	assert_int_equal(memory_take_view(&taken, VIEW_BYTES, m.fd, pipes[0], 0, pagemap(), &e), -EINVAL);
 	memory_done(&taken);
 	close(pipes[0]);
 	close(pipes[1]);

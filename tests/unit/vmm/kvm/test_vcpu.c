@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "devices/bus.h"
 #include "vmm/boot/boot.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/vcpu.h"
@@ -111,7 +112,12 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 		.fault = fault,
 		.opaque = f };
 	struct err e = { 0 };
-	int r = kvm_init(&f->kvm, NULL, &e);
+	struct host_files host;
+	int r;
+
+	host_files_open(&host);
+	r = kvm_init(&f->kvm, &host, NULL, &e);
+	host_files_done(&host);
 
 	if (r < 0) {
 		fprintf(stderr, "skip: %s\n", e.msg);

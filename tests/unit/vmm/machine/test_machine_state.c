@@ -12,6 +12,7 @@
 #include "base/loop.h"
 #include "snapshot/state.h"
 #include "vmm/agent/agent.h"
+#include "vmm/kvm/host_files.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
 
@@ -83,12 +84,15 @@ static struct machine *machine_with(struct loop *l, uint64_t ram, unsigned vcpus
 		.log_fd = VM_NO_FD, .end_fd = VM_NO_FD, .restore_fd = VM_NO_FD, .working_sets_fd = VM_NO_FD, .rng = 1,
 		.virtio_console = 1, .guest_agent = 1 };
 	int fds[1] = { kernel_fd() };
+	struct host_files host;
 	struct machine *m = NULL;
 	struct err e = { 0 };
 
-	if (machine_new(&c, fds, 1, -1, NULL, l, &listener, &m, &e) < 0 || machine_boot(m, &e) < 0 ||
+	host_files_open(&host);
+	if (machine_new(&c, fds, 1, -1, NULL, &host, l, &listener, &m, &e) < 0 || machine_boot(m, &e) < 0 ||
 		machine_start_threads(m, &e) < 0)
 		fail_msg("%s", e.msg);
+	host_files_done(&host);
 	return m;
 }
 

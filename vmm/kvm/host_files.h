@@ -1,0 +1,26 @@
+/* host_files: the host's files that a VM's process needs. It opens them before it confines itself, and confines itself
+ * before it reads its configuration, so it opens them whether the VM needs them or not.
+ *
+ * Threading: main thread. */
+#ifndef CAIRN_VMM_KVM_HOST_FILES_H
+#define CAIRN_VMM_KVM_HOST_FILES_H
+
+#include "snapshot/uffd_open.h"
+
+#include <stdbool.h>
+
+struct host_files {
+	int kvm_fd; /* /dev/kvm; a failure's -errno */
+	bool nested_paging_off; /* KVM's module was loaded without EPT or NPT */
+	struct uffd uffd;
+	int pagemap_fd; /* /proc/self/pagemap; a failure's -errno */
+};
+
+/* Open all but the pagemap. No failure is an error yet: a process that works on images needs none of these files. */
+void host_files_open(struct host_files *h);
+/* Open the pagemap. Call it without capabilities: with CAP_SYS_ADMIN, the file would show physical addresses. */
+void host_files_open_pagemap(struct host_files *h);
+/* Close the files that nobody has taken. A file that is taken is replaced by -1. */
+void host_files_done(struct host_files *h);
+
+#endif
