@@ -234,7 +234,7 @@ install: all $(BUILD)/definition.schema.json
 	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 644 tools/udev/60-cairn.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
-	install -m 644 tools/completion/cairn.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/cairn
+	for p in cairn cairn-img; do install -m 644 tools/completion/$$p.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$p; done
 	install -d $(DESTDIR)$(PREFIX)/include/cairn/api $(DESTDIR)$(PREFIX)/include/cairn/base $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 644 api/wire/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
 	install -m 644 base/err.h $(DESTDIR)$(PREFIX)/include/cairn/base
@@ -244,7 +244,7 @@ install: all $(BUILD)/definition.schema.json
 	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
 # Folders that are not Cairn's own go when nothing else is in them.
 INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn lib/libcairn.a lib/pkgconfig/cairn.pc \
-             lib/nbdkit/plugins/nbdkit-cairn-plugin.so share/bash-completion/completions/cairn \
+             lib/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) \
              lib/udev/rules.d/60-cairn.rules $(addprefix lib/systemd/system/,cairnd.service cairnd.socket cairn-guests.service) \
              $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1)))
 uninstall:

@@ -434,13 +434,28 @@ def test_number_names_running_vm(fake):
 
 def completions(fake, *words):
     """Return Tab's completions of the last word."""
-    script = os.path.join(ROOT, "tools", "completion", "cairn.bash")
+    script = os.path.join(ROOT, "tools", "completion", f"{words[0]}.bash")
     code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); "
-            f"COMP_CWORD={len(words) - 1}; _cairn; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+            f"COMP_CWORD={len(words) - 1}; _{words[0].replace('-', '_')}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
     r = subprocess.run(["bash", "-c", code], text=True, timeout=20, capture_output=True, cwd=fake.tmp,
                        env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
     assert r.stderr == ""
     return r.stdout.split("\n")[:-1]
+
+
+def test_completion_of_cairn_img(fake):
+    open(os.path.join(fake.tmp, "disk 1.qcow2"), "w").close()
+
+    def complete(line):
+        return set(completions(fake, *("cairn-img " + line).split(" "))) - {""}
+
+    assert complete("re") == {"resize", "rebase"} == complete("help re")
+    assert complete("help convert ") == set() == complete("nothing --")
+    assert complete("convert --sa") == {"--salvage"} and "-f" in complete("commit -")
+    assert complete("resize --preallocation = f") == {"falloc", "full"}
+    assert complete("check -r ") == {"leaks", "all"} and complete("convert -O q") == {"qcow2"} and complete("map --output ") == {"human", "json"}
+    assert complete("create -o cluster") == {"cluster_size="}
+    assert complete("info di") == {"disk 1.qcow2"}
 
 
 def test_completion_offers_matching_words(fake):

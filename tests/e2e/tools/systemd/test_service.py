@@ -121,6 +121,7 @@ def test_installed_units(tmp_path):
     program = guests["Service"]["ExecStop"].split()
     assert subprocess.run([*program, "--help"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairn daemon-stop")
     assert (prefix / "share/bash-completion/completions/cairn").exists()
+    assert (prefix / "share/bash-completion/completions/cairn-img").exists()
     assert (prefix / "lib/udev/rules.d/60-cairn.rules").read_text().splitlines()[-1].startswith('SUBSYSTEM=="misc"')
     if shutil.which("systemd-analyze"):
         r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
