@@ -52,7 +52,7 @@ struct copy {
 	const struct block_copy *o;
 	uint64_t size_bytes;
 	uint64_t below_from, below_to; /* sizes of the backing files of both disks */
-	uint32_t block_bytes; /* the source's logical block */
+	uint32_t block_bytes, to_block_bytes; /* the logical blocks of both disks; at most SPARSE_BYTES */
 	bool direct; /* the write bypasses the page cache */
 	struct chunk chunks[MAX(CHUNKS, CHUNKS_DIRECT)];
 	unsigned nchunks, at_a_time;
@@ -286,7 +286,8 @@ static bool chunk_map(struct chunk *k, const struct block_extent *x)
 }
 
 /* Describe the next stretch. With o->unreadable, a stretch whose tables cannot be read counts as data, so its
- * blocks fail one by one. */
+ * blocks fail one by one. The stretch ends with a block of the target; a block of which only a part is a hole is
+ * data. */
 static int extent_next(const struct copy *c, struct block_extent *x)
 {
 	int r = block_extent(c->o->from, c->pos, c->size_bytes - c->pos, x); /* runs the loop */
@@ -294,6 +295,11 @@ static int extent_next(const struct copy *c, struct block_extent *x)
 	if (r < 0 && c->o->unreadable) {
 		*x = (struct block_extent){ .present = true, .len = MIN(CHUNK_BYTES, c->size_bytes - c->pos) };
 		r = 0;
+	}
+	if (!r && x->len < c->size_bytes - c->pos) {
+		x->len = ROUND_DOWN(x->len, (uint64_t)c->to_block_bytes);
+		if (!x->len)
+			*x = (struct block_extent){ .present = true, .len = c->to_block_bytes };
 	}
 	return r;
 }
@@ -404,6 +410,7 @@ int block_copy(const struct block_copy *o, struct err *e)
 	c.below_from = info.backing_bytes;
 	c.below_to = to.backing_bytes;
 	c.block_bytes = info.logical_block_bytes;
+	c.to_block_bytes = to.logical_block_bytes;
 	c.direct = to.direct;
 	c.nchunks = to.direct ? CHUNKS_DIRECT : CHUNKS;
 	c.at_a_time = to.direct ? AT_A_TIME_DIRECT : AT_A_TIME;

@@ -16,10 +16,11 @@ NUMBERS = itertools.count()
 
 
 @contextlib.contextmanager
-def serving(path, *argv):
-    """Run a server that writes a pid file once it listens. argv: {socket} and {pid} are replaced. Yields the socket."""
+def serving(path, *argv, **more):
+    """Run a server that writes a pid file once it listens. argv: {socket} and {pid} are replaced. more: for
+    Popen. Yields the socket."""
     sock, pid = (os.path.join(path, f"{kind}-{next(NUMBERS)}") for kind in ("sock", "pid"))
-    with subprocess.Popen([str(a).format(socket=sock, pid=pid) for a in argv], cwd=path) as server:
+    with subprocess.Popen([str(a).format(socket=sock, pid=pid) for a in argv], cwd=path, **more) as server:
         try:
             until(lambda: server.poll() is not None or (os.path.exists(pid) and os.path.getsize(pid)))
             assert server.poll() is None, argv

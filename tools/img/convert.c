@@ -141,6 +141,9 @@ static int target_fits(const struct img_convert *v, struct err *e)
 	struct block_info info;
 
 	block_info(v->to, &info);
+	if (v->size_bytes % info.logical_block_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID, "the target %s is written in blocks of %u bytes, and the %llu bytes of the source "
+			"do not end with one; grow the source first", v->path, info.logical_block_bytes, (unsigned long long)v->size_bytes);
 	if (info.size_bytes >= v->size_bytes)
 		return 0;
 	return err_set(e, -ENOSPC, ERR_NO_SPACE, "the target %s has %llu bytes, fewer than the %llu of the source", v->path,
@@ -390,6 +393,9 @@ static int backing_check(struct img_convert *v)
 		return img_usage("convert", "no format of the backing file given; add -F raw or -F qcow2");
 	if (q->backing_format && img_format_parse(q->backing_format, &f, &e) < 0)
 		return img_usage("convert", "%s", e.msg);
+	if (!v->existing && !strncmp(q->backing_name, "json:", 5) && !v->common.o.trust)
+		return img_usage("convert", "images with the backing file '%s' are read only with --trust-backing; add it, or give the path "
+			"of a file", q->backing_name);
 	if (v->target_is_zero)
 		return img_usage("convert", "--target-is-zero and -B exclude each other");
 	if (v->ic.prealloc && !q->extended_l2)

@@ -42,6 +42,8 @@ int img_snapshot_main(int argc, char **argv);
 int img_bitmap_main(int argc, char **argv);
 int img_vmstate_main(int argc, char **argv);
 
+/* Tell that the connection to a server ended. img_fail() then leaves out errors that are only its consequence. */
+void img_connection_ended(const char *url, const char *why);
 /* Print "cairn-img: <sentence>" on stderr. img_usage() adds a hint to the help. Return 1. */
 int img_fail(const struct err *e);
 int img_usage(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

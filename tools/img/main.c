@@ -215,9 +215,27 @@ static void img_verb_help(const struct img_verb *v)
 		v->help);
 }
 
+/* The end of a connection was told: an error that only follows from it is not. */
+static bool connection_told;
+
+void img_connection_ended(const char *url, const char *why)
+{
+	fprintf(stderr, "%s: %s: the connection to the server ended: %s\n", program_invocation_short_name, url, why);
+	connection_told = true;
+}
+
+static bool follows_from_connection(const char *msg)
+{
+	const char *end = strerror(ENOTCONN);
+	size_t n = strlen(msg), m = strlen(end);
+
+	return connection_told && n >= m && !strcmp(msg + n - m, end);
+}
+
 int img_fail(const struct err *e)
 {
-	fprintf(stderr, "%s: %s\n", program_invocation_short_name, e->msg);
+	if (!follows_from_connection(e->msg))
+		fprintf(stderr, "%s: %s\n", program_invocation_short_name, e->msg);
 	return 1;
 }
 

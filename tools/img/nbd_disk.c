@@ -127,8 +127,7 @@ static void cmd_finished(struct nbd_cmd *q)
 static void disk_tell(struct nbd_disk *d)
 {
 	if (!d->told && !d->stopped)
-		fprintf(stderr, "cairn-img: %s: the connection to the server ended: %s\n", d->url,
-			*d->why ? d->why : "the server closed it");
+		img_connection_ended(d->url, *d->why ? d->why : "the server closed it");
 	d->told = true;
 }
 

@@ -19,11 +19,6 @@ def disk(box):
     return box
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return s.getsockname()[1]
-
-
 def same_as_qemu(box, *name):
     """All verbs that read treat the disk as qemu-img does."""
     ours, theirs = (json.loads(tool("info", "--output", "json", *name).stdout) for tool in (box.img, box.qemu))
@@ -57,9 +52,12 @@ def test_unix_sockets(disk, name):
 
 
 def test_hosts_and_export_names(disk):
-    port = free_port()
-    argv = ("qemu-nbd", "-t", "-e", "8", "-f", "raw", "-b", "127.0.0.1", "-p", str(port), "-x", "a b", "--pid-file={pid}", "r")
-    with serving(disk.path, *argv):
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    # Hand over the socket as systemd does: another program could take a port that is free only now.
+    activate = f'exec 3<&{listener.fileno()} && export LISTEN_FDS=1 LISTEN_PID=$$ && exec "$@"'
+    argv = ("qemu-nbd", "-t", "-e", "8", "-f", "raw", "-x", "a b", "--pid-file={pid}", "r")
+    with listener, serving(disk.path, "bash", "-c", activate, "bash", *argv, pass_fds=[listener.fileno()]):
         for name in (f"nbd:127.0.0.1:{port}:exportname=a b", f"nbd://127.0.0.1:{port}/a%20b", f"nbd+tcp://127.0.0.1:{port}/a%20b",
                      json.dumps({"driver": "nbd", "server": {"type": "inet", "host": "127.0.0.1", "port": str(port)}, "export": "a b"})):
             same_as_qemu(disk, ("json:" if name[0] == "{" else "") + name)
@@ -253,7 +251,7 @@ def test_server_vanishes(box, when):
     with Fake(box.path, MIB, answer) as server:
         for options in ((), ("-c",)):
             words = box.fails("convert", "-f", "raw", "-O", "qcow2", *options, server.url, "x")
-            assert words.count("the connection to the server ended") == 1, words
+            assert "the connection to the server ended" in words and words.count("\n") == 1, words
         assert not list(box.path.glob("x*"))
         os.truncate(box.path / "y", MIB)
         box.img("compare", "-f", "raw", "-F", "raw", server.url, "y", status=3 if when == STATUS else 4)

@@ -142,6 +142,13 @@ def test_server_of_a_backing_file_fails(disk):
     assert not (disk.path / "x").exists()
 
 
+def test_convert_to_an_overlay_on_options_needs_trust(disk):
+    words = disk.fails("convert", "-O", "qcow2", "-B", LOCAL[0][0], "-F", "raw", "q", "x")
+    assert LOCAL[0][0] in words and "add it" in words and sorted(p.name for p in disk.path.iterdir()) == ["q", "r"]
+    disk.img("convert", "--trust-backing", "-O", "qcow2", "-B", LOCAL[0][0], "-F", "raw", "q", "x")
+    assert "identical" in disk.img("compare", "--trust-backing", "x", "q").stdout
+
+
 # ---- formats that are detected ----
 
 def test_probed_image_does_not_write_to_its_backing_file(box):
