@@ -10,7 +10,6 @@ import socket
 import stat
 import struct
 import sys
-import time
 
 TYPES = {36: "memory", 1: "config", 35: "go"}  # enum vm_msg_type; the successor answers the first two
 REPLY = 16
@@ -34,8 +33,8 @@ class Relay:
 
     def plan(self, name, act, step=None, n=0, old=None):
         """Do something to the n-th message of a kind (None: to each) in the next handover of this VM: drop, cut or hold
-        it, or kill a process (of two: old and new) before or after passing it on. enomem: the successor gets little
-        address space."""
+        it, or kill a process (of two: old and new) instead of passing it on, or afterwards: kill-new-before, kill-new-after
+        and so on. enomem: the successor gets little address space."""
         self.file(name, "plan").write_text(json.dumps({"act": act, "step": step, "n": n, "old": old}))
 
     def is_held(self, name):
@@ -81,9 +80,12 @@ class Link:
         return self.plan["act"] if planned else None
 
     def hold(self):
+        """Wait until the test releases the message, or the successor is gone."""
         open(self.held, "w").close()
-        while os.path.exists(self.held):
-            time.sleep(0.01)
+        gone = select.poll()
+        gone.register(self.new, 0)
+        while os.path.exists(self.held) and not gone.poll(10):
+            pass
 
     def kill(self, act, when):
         if act and act.startswith("kill-") and act.endswith(when):
@@ -98,7 +100,7 @@ class Link:
         self.kill(act, "before")
         if act == "hold":
             self.hold()
-        if act != "drop":
+        if act not in ("drop", "kill-old-before", "kill-new-before"):
             socket.send_fds(to, [data[:-8] if act == "cut" else data], fds)
         for fd in fds:
             os.close(fd)
