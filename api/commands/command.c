@@ -33,6 +33,7 @@ static void call_free(struct call *c)
 	json_object_put(c->id);
 	close_async_fds(&c->fd, c->fd >= 0);
 	free((void *)c->who.groups);
+	account_call_end(&c->account);
 	free(c);
 }
 
@@ -360,7 +361,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->who = peer_copy(conn_peer(conn));
 	v = js_get(text, "arguments");
 	c->args = v ? json_object_get(v) : json_object_new_object();
-	conn_call_begin(conn, &c->conn);
+	conn_call_begin(conn, &c->conn, &c->account);
 	return c;
 }
 

@@ -8,6 +8,7 @@
 #define CAIRN_API_SCHEMA_CALL_H
 
 #include "api/schema/schema.h"
+#include "api/wire/account.h"
 
 #include "api/wire/peer.h"
 
@@ -30,6 +31,7 @@ struct call {
 	/* See call_check_role(). Set by commands/command.c. */
 	int (*check_role)(const struct call *c, enum role role, const struct vm *vm, struct err *e);
 	struct conn *conn; /* NULL: the client has disconnected */
+	struct account_call account; /* the user's, also after the client has disconnected */
 	enum dialect dialect;
 	const struct command *command;
 	struct json_object *args; /* an object, possibly empty; checked against the schema */

@@ -1,4 +1,5 @@
 #include "api/wire/conn.h"
+#include "api/wire/account.h"
 #include "api/wire/close_async.h"
 #include "api/wire/json.h"
 #include "api/wire/wire.h"
@@ -19,17 +20,10 @@
 /* Events to watch while the connection neither reads nor writes: only the hang-up, which poll() always reports. */
 #define EVENTS_NONE POLLPRI
 #define ACCEPTS_PER_ROUND 64
-
-/* Limits of one client. A stranger is a user without a role for any VM, who can only be denied commands. */
-struct limits {
-	struct wire_limits text;
-	size_t out_bytes; /* unread; a client that exceeds them is dropped */
-	bool may_send_fds;
-};
-
-static const struct limits known_limits = { { WIRE_TEXT_MAX, CONN_NODES_MAX }, CONN_OUT_MAX, true },
-			   stranger_limits = { { CONN_STRANGER_TEXT_MAX, CONN_STRANGER_NODES_MAX },
-				   CONN_STRANGER_OUT_MAX, false };
+#define ANSWER_BYTES 65536 /* no answer is longer */
+/* Time for which commands run before the sockets are polled again. A client of root waits that long, and for one
+ * command more. */
+#define TURNS_NS 500000
 
 struct chunk {
 	struct chunk *next;
@@ -62,7 +56,7 @@ struct conn {
 	struct chunk *out, **out_last;
 	size_t out_bytes;
 	int fd_in; /* received, not taken by a command yet; -1: none */
-	char *in; /* received bytes; not parsed while a call is open */
+	char *in; /* received bytes; parsed in turns, but not while a call is open */
 	size_t in_len, in_at;
 	struct conn **call; /* the open call's pointer to this connection; NULL: none */
 	pid_t pid;
@@ -71,9 +65,9 @@ struct conn {
 	gid_t *groups;
 	size_t ngroups;
 	enum role role;
-	const struct limits *limits;
+	struct account_member member;
 	bool negotiated;
-	bool running; /* conn_run() is on the stack */
+	bool running; /* conn_turn() is on the stack */
 	bool eof;     /* the client has shut down its sending side */
 	bool closing; /* drop the client once all output is sent */
 	bool deaf;    /* dropped because the client left too much unread */
@@ -86,8 +80,9 @@ struct server {
 	void *opaque;
 	struct listener *listeners; /* the daemon's is the last */
 	struct conn *conns, *dead;
-	struct loop_task reap;
-	bool reaping;
+	struct accounts *accounts;
+	struct loop_task reap, turns;
+	bool reaping, turning; /* the task is posted or runs */
 	unsigned count;
 	gid_t operators;
 };
@@ -107,6 +102,7 @@ static void conn_release(struct conn *c)
 	}
 	wire_done(&c->wire);
 	close_async_fds(&c->fd_in, c->fd_in >= 0);
+	account_leave(&c->member);
 	free(c->in);
 	free(c->groups);
 	free(c);
@@ -147,6 +143,7 @@ static void conn_drop(struct conn *c)
 	c->dead = true;
 	if (c->call)
 		*c->call = NULL;
+	account_wait_end(&c->member);
 	loop_unwatch(c->watch);
 	close_async_socket(c->fd);
 	if (c->prev)
@@ -166,21 +163,34 @@ static void conn_drop(struct conn *c)
 
 /* ---- sending to clients ---- */
 
+/* Whether there is room for an answer. Without room, the client's commands wait until it has read. */
+static bool conn_has_room(const struct conn *c)
+{
+	return c->out_bytes + ANSWER_BYTES <= account_limits(&c->member)->client_out_bytes;
+}
+
+static bool conn_may_read(const struct conn *c)
+{
+	return !c->eof && c->from && !c->closing && !c->call && c->in_at == c->in_len && conn_has_room(c);
+}
+
 static void conn_update(struct conn *c)
 {
 	unsigned events = 0;
 
-	if (c->dead)
+	if (c->dead || c->running) /* conn_turn() calls this function at its end */
 		return;
+	account_set_bytes(&c->member, c->in_len + c->wire.cap, c->out_bytes);
 	if (!c->out && (c->closing || ((c->eof || !c->from) && !c->call && c->in_at == c->in_len))) {
 		conn_drop(c);
 		return;
 	}
 	if (c->out)
 		events |= POLLOUT;
-	if (!c->eof && c->from && !c->closing && !c->call && c->in_at == c->in_len)
+	if (conn_may_read(c))
 		events |= POLLIN;
-	loop_watch_events(c->watch, events ? events : EVENTS_NONE);
+	/* While the client waits for its turn, its hang-up must not be reported again and again. */
+	loop_watch_events(c->watch, events || c->member.waits ? events : EVENTS_NONE);
 }
 
 static ssize_t chunk_send(int sock, const struct chunk *k)
@@ -241,7 +251,8 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 
 	if (k && !c->dead)
 		line = js_line(o, &len);
-	if (!line || c->out_bytes + len > c->limits->out_bytes) {
+	if (!line || c->out_bytes + len > account_limits(&c->member)->client_out_bytes ||
+		(c->out && account_out_exceeded(&c->member))) {
 		if (line) {
 			log_warn("socket", "client (pid %d) does not read its answers; disconnected", (int)c->pid);
 			c->deaf = true;
@@ -318,50 +329,103 @@ static void conn_hang_up(struct conn *c, const struct err *e)
 	conn_refuse(c, e);
 }
 
-/* Handle the received bytes, up to the first command that is answered later. */
-static void conn_run(struct conn *c)
+/* Free the received bytes if no command is left in them, or let the client wait for its next turn. */
+static void conn_continue(struct conn *c)
 {
-	c->running = true;
-	while (!c->call && !c->dead && !c->closing && c->from && c->in_at < c->in_len) {
-		CLEANUP_JS struct json_object *text = NULL;
-		struct err e;
-		size_t used;
-
-		switch (wire_feed(&c->wire, c->in + c->in_at, c->in_len - c->in_at, &used, &text,
-			&e)) {
-		case WIRE_TEXT:
-			c->server->ops->dispatch(c->server->opaque, c, text);
-			break;
-		case WIRE_FATAL:
-			conn_hang_up(c, &e);
-			break;
-		case WIRE_ERROR:
-			conn_refuse(c, &e);
-			break;
-		case WIRE_MORE:
-			break;
-		}
-		c->in_at += used;
-	}
-	c->running = false;
+	if (c->dead)
+		return;
 	if (c->in_at == c->in_len || !c->from) {
+		account_wait_end(&c->member);
 		free(c->in);
 		c->in = NULL;
 		c->in_at = c->in_len = 0;
+	} else if (!c->call && !c->closing && conn_has_room(c)) {
+		account_wait(&c->member);
 	}
 	conn_update(c);
 }
 
-void conn_call_begin(struct conn *c, struct conn **back)
+/* Refuse an unfinished command for which the account has no room. */
+static void conn_check_room(struct conn *c)
+{
+	struct err e;
+
+	account_set_bytes(&c->member, c->in_len + c->wire.cap, c->out_bytes);
+	if (c->wire.cap <= WIRE_KEEP_BYTES || !account_in_exceeded(&c->member))
+		return;
+	err_set(&e, -ENOBUFS, ERR_BUSY, "the unfinished commands of your clients have more than %zu bytes; "
+					"send fewer large commands at a time",
+		account_limits(&c->member)->in_bytes);
+	conn_hang_up(c, &e);
+}
+
+/* Handle the received bytes up to the end of the first command. */
+static void conn_turn(struct conn *c)
+{
+	CLEANUP_JS struct json_object *text = NULL;
+	struct err e;
+	size_t used;
+
+	c->running = true;
+	switch (wire_feed(&c->wire, c->in + c->in_at, c->in_len - c->in_at, &used, &text, &e)) {
+	case WIRE_TEXT:
+		c->server->ops->dispatch(c->server->opaque, c, text);
+		break;
+	case WIRE_FATAL:
+		conn_hang_up(c, &e);
+		break;
+	case WIRE_ERROR:
+		conn_refuse(c, &e);
+		break;
+	case WIRE_MORE:
+		conn_check_room(c);
+		break;
+	}
+	c->in_at += used;
+	c->running = false;
+	conn_continue(c);
+}
+
+/* Give turns to clients for TURNS_NS. */
+static void turns_run(struct loop_task *t)
+{
+	struct server *s = container_of(t, struct server, turns);
+	uint64_t begin = loop_now_ns(), now = begin;
+	struct account_member *m;
+
+	while (now - begin < TURNS_NS && (m = accounts_next(s->accounts))) {
+		uint64_t before = now;
+
+		conn_turn(container_of(m, struct conn, member));
+		now = loop_now_ns();
+		account_spend(m, now - before);
+	}
+	s->turning = accounts_wait(s->accounts);
+	if (s->turning)
+		loop_post(s->loop, &s->turns);
+}
+
+static void turns_wake(void *opaque)
+{
+	struct server *s = opaque;
+
+	if (s->turning)
+		return;
+	s->turning = true;
+	loop_post(s->loop, &s->turns);
+}
+
+void conn_call_begin(struct conn *c, struct conn **back, struct account_call *account)
 {
 	c->call = back;
+	account_call_begin(&c->member, account, c->wire.cost);
 }
 
 void conn_call_end(struct conn *c)
 {
 	c->call = NULL;
 	if (!c->running)
-		conn_run(c);
+		conn_continue(c);
 }
 
 /* Receive bytes. Keep the last fd that arrives, and close the others.
@@ -371,7 +435,7 @@ static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
 	int fd = -1;
 	ssize_t n;
 
-	if (!c->limits->may_send_fds)
+	if (!account_limits(&c->member)->may_send_fds)
 		return close_async_recv_without_fds(c->fd, buf, size);
 	n = close_async_recv(c->fd, buf, size, &fd);
 
@@ -418,7 +482,11 @@ static void conn_read(struct conn *c)
 	memcpy(c->in, buf, (size_t)n);
 	c->in_len = (size_t)n;
 	c->in_at = 0;
-	conn_run(c);
+	/* The first command of root needs no turn: posting a task costs a third of a short command's time. */
+	if (account_kind(&c->member) == ACCOUNT_MASTER)
+		conn_turn(c);
+	else
+		conn_continue(c);
 }
 
 static void conn_ready(void *opaque, unsigned revents)
@@ -431,12 +499,11 @@ static void conn_ready(void *opaque, unsigned revents)
 	}
 	if (revents & POLLOUT)
 		conn_flush(c);
-	if (!c->dead && (revents & (POLLIN | POLLHUP)) && !c->call && c->in_at == c->in_len &&
-		!c->eof && c->from && !c->closing)
+	if (!c->dead && (revents & (POLLIN | POLLHUP)) && conn_may_read(c))
 		conn_read(c);
-	else if (!c->dead && (revents & POLLHUP))
+	else if (!c->dead && (revents & POLLHUP) && !c->member.waits)
 		conn_drop(c); /* both directions are closed, so nobody waits for the answer */
-	conn_update(c);
+	conn_continue(c);
 }
 
 /* ---- accepting clients ---- */
@@ -494,12 +561,16 @@ static enum role role_look_up(const struct conn *c, const char *vm)
 	return server_role(c->server, &who, vm);
 }
 
-/* Look up the client's role and its limits. */
+/* Look up the client's role and its account. */
 static void conn_rank(struct conn *c)
 {
+	enum account_kind kind = ACCOUNT_MASTER;
+
 	c->role = role_look_up(c, NULL);
-	c->limits = conn_known(c) ? &known_limits : &stranger_limits;
-	c->wire.limits = &c->limits->text;
+	if (!is_master(c->uid))
+		kind = conn_known(c) ? ACCOUNT_USER : ACCOUNT_STRANGERS;
+	account_join(c->server->accounts, &c->member, kind, c->uid);
+	c->wire.limits = &account_limits(&c->member)->text;
 }
 
 /* Whether the limits allow this client. Every local user may connect as soon as any permission entry exists, and
@@ -507,14 +578,14 @@ static void conn_rank(struct conn *c)
 static bool has_place(const struct conn *c)
 {
 	unsigned same = 0, strangers = 0, others = 0;
-	bool known = conn_known(c);
+	enum account_kind kind = account_kind(&c->member);
 
-	if (is_master(c->uid))
+	if (kind == ACCOUNT_MASTER)
 		return true;
 	for (const struct conn *o = c->server->conns; o; o = o->next) {
 		same += o->uid == c->uid;
-		strangers += !known && !conn_known(o);
-		others += !is_master(o->uid);
+		strangers += kind == ACCOUNT_STRANGERS && account_kind(&o->member) == kind;
+		others += account_kind(&o->member) != ACCOUNT_MASTER;
 	}
 	return same <= CONN_USER_MAX && strangers <= CONN_STRANGERS_MAX && others <= CONN_OTHERS_MAX;
 }
@@ -681,7 +752,7 @@ void listener_free(struct listener *l)
 			continue;
 		c->from = NULL;
 		if (!c->running)
-			conn_run(c);
+			conn_continue(c);
 	}
 	listener_close(l);
 }
@@ -702,8 +773,11 @@ int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, co
 	s->opaque = opaque;
 	s->operators = operators;
 	s->reap.run = reap_run;
+	s->turns.run = turns_run;
+	s->accounts = accounts_new(turns_wake, s);
 	r = listener_new(s, NULL, NULL, path, listening, &l, e);
 	if (r < 0) {
+		accounts_free(s->accounts);
 		free(s);
 		return r;
 	}
@@ -725,6 +799,7 @@ void server_free(struct server *s)
 		s->listeners = l->next;
 		listener_close(l);
 	}
+	accounts_free(s->accounts);
 	free(s);
 }
 

@@ -1,5 +1,6 @@
 /* conn: listens on the daemon's socket and the VMs' QMP sockets, and serves their clients: framing, negotiation, order
- * of replies, limits. The owner of the server runs the commands and knows the permissions (struct server_ops).
+ * of replies, limits. A client's commands run in turns (account.h), so that the daemon polls its sockets between the
+ * commands of one client. The owner of the server runs the commands and knows the permissions (struct server_ops).
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_WIRE_CONN_H
@@ -9,6 +10,7 @@
 
 #include <stdbool.h>
 
+struct account_call;
 struct conn;
 struct err;
 struct json_object;
@@ -23,15 +25,6 @@ struct vm;
 #define CONN_USER_MAX 500      /* clients of one user */
 #define CONN_STRANGERS_MAX 500 /* clients of all users without a role for any VM */
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
-/* Bytes that a client may leave unread. A client that exceeds them is dropped. */
-#define CONN_OUT_MAX (1024 * 1024)
-#define CONN_NODES_MAX 16384 /* of a command, see struct wire_limits; such a command takes some 7 MB of memory */
-/* Limits of clients without a role for any VM, instead of CONN_OUT_MAX, WIRE_TEXT_MAX and CONN_NODES_MAX. They cannot
- * send fds. The output has room for two schemas. */
-#define CONN_STRANGER_OUT_MAX (128 * 1024)
-#define CONN_STRANGER_TEXT_MAX 4096
-#define CONN_STRANGER_NODES_MAX 64
-
 /* Callbacks to the server's owner. The server calls role() and known() only for users other than root and the daemon's
  * own user. */
 struct server_ops {
@@ -99,8 +92,9 @@ void conn_send(struct conn *c, struct json_object *o, int fd);
  * already. */
 int conn_take_fd(struct conn *c);
 /* Begin a call that is answered later. The connection handles no other command until conn_call_end(). *back is set to
- * NULL if the client disconnects first. */
-void conn_call_begin(struct conn *c, struct conn **back);
+ * NULL if the client disconnects first.
+ * account: set; the caller ends it with account_call_end(), also if the client has disconnected. */
+void conn_call_begin(struct conn *c, struct conn **back, struct account_call *account);
 void conn_call_end(struct conn *c);
 
 /* Return {"error": {"class", "desc"}}. The caller owns it. */

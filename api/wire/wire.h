@@ -17,6 +17,8 @@ struct json_object;
 /* Limit in bytes of one text, and of the garbage between two texts. */
 #define WIRE_TEXT_MAX (1024 * 1024)
 
+#define WIRE_KEEP_BYTES 4096 /* largest buffer that stays allocated between two texts */
+
 struct wire_limits {
 	size_t text_bytes; /* of one text; at most WIRE_TEXT_MAX */
 	size_t nodes;	   /* of one text: braces, brackets, commas and colons outside strings */
@@ -35,6 +37,7 @@ struct wire {
 	size_t len, cap;
 	size_t skipped;	 /* bytes of garbage or of a refused text since the last text */
 	size_t nodes;	 /* of the current text */
+	size_t cost;	 /* bytes that the last parsed text takes, about */
 	unsigned depth;
 	char quote;	 /* inside a string: its closing quote; else 0 */
 	bool escaped;
