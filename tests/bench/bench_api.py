@@ -1,5 +1,6 @@
 """api: queries per second and their delay, a list of 1,000 VMs, the daemon's memory and its restart."""
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ SECONDS = 0.5
 DEFINED, RUNNING, CLIENTS = 1000, 100, 100
 ASKED = 3000  # queries whose delay is measured, per round
 RATE_TARGET, P99_TARGET_MS, LIST_TARGET_MS, RSS_TARGET_MIB, RESTART_TARGET_MS = 30000, 1.0, 10.0, 20.0, 1000.0
+FLOOD_TARGET_MS = 5.0
 PEER_TIMES = 3.0
 
 
@@ -149,18 +151,66 @@ while True:  # each asks about fifty times a second
 """
 
 
-def p99_ms(path):
-    """Return the 99th percentile of one client's delay while other clients send queries, too."""
-    others = subprocess.Popen([sys.executable, "-c", OTHERS, path, str(CLIENTS - 1)], stdout=subprocess.PIPE)
+FLOOD = """
+import select, socket, sys
+path, n, block = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode() * 200
+socks = []
+for _ in range(n):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path)
+    s.recv(9999)
+    s.sendall(b'{"execute":"qmp_capabilities"}')
+    s.recv(9999)
+    s.setblocking(False)
+    socks.append(s)
+print("ready", flush=True)
+while True:
+    r, w, _ = select.select(socks, socks, [])
+    for s in r:
+        if not s.recv(1 << 20):
+            sys.exit("disconnected")
+    for s in w:
+        try:
+            s.send(block)
+        except BlockingIOError:
+            pass
+"""
+VIEWERS = 4242  # a group with the role viewer
+FLOODERS = 50
+
+
+@contextlib.contextmanager
+def others(script, path, *args, **user):
+    p = subprocess.Popen([sys.executable, "-c", script, path, *map(str, args)], stdout=subprocess.PIPE, **user)
     try:
-        if others.stdout.readline() != b"ready\n":
+        if p.stdout.readline() != b"ready\n":
             raise RuntimeError("the other clients did not come up")
-        q = Qmp(path)
-        return statistics.quantiles((q.delay_ms(b"query-version") for _ in range(ASKED)), n=100)[98]
+        yield
+        if p.poll() is not None:
+            raise RuntimeError("the other clients have ended")
     finally:
-        others.kill()
-        others.wait()
-        others.stdout.close()
+        p.kill()
+        p.wait()
+        p.stdout.close()
+
+
+def delays_p99_ms(path):
+    """Return the 99th percentile of one client's delay."""
+    q = Qmp(path)
+    return statistics.quantiles((q.delay_ms(b"query-version") for _ in range(ASKED)), n=100)[98]
+
+
+def p99_ms(path):
+    """The same, while other clients send queries, too."""
+    with others(OTHERS, path, CLIENTS - 1):
+        return delays_p99_ms(path)
+
+
+def p99_flood_ms(path):
+    """The same, while viewers and users without a role send the longest queries as fast as they can."""
+    with others(FLOOD, path, FLOODERS, '{"execute":"query-events"}', user=65534, group=65534, extra_groups=[VIEWERS]), \
+            others(FLOOD, path, FLOODERS, '{"execute":"query-qmp-schema"}', user=65533, group=65533, extra_groups=[]):
+        return delays_p99_ms(path)
 
 
 class Peer:
@@ -194,6 +244,11 @@ def run(bench):
                           "target", 1.0, rate=True)
             bench.compare(f"p99 with {CLIENTS} clients", "ms", lambda: p99_ms(str(tmp / "sock")), P99_TARGET_MS,
                           "target", 1.0)
+            if os.geteuid() == 0:
+                os.chmod(tmp, 0o711)
+                daemon.qmp.run("permission-grant", group=VIEWERS, role="viewer")  # from now on every user may connect
+                bench.compare(f"p99 with {FLOODERS} viewers and {FLOODERS} strangers", "ms",
+                              lambda: p99_flood_ms(str(tmp / "sock")), FLOOD_TARGET_MS, "target", 1.0, rounds=3)
             bench.compare(f"cairn list of {DEFINED} VMs", "ms", daemon.list_ms, LIST_TARGET_MS, "target", 1.0)
             bench.compare(f"daemon's memory, {DEFINED} VMs, {RUNNING} run", "MiB", daemon.rss_mib, RSS_TARGET_MIB,
                           "target", 1.0, rounds=1)
