@@ -1,4 +1,5 @@
 #include "api/daemon.h"
+#include "api/heartbeat.h"
 #include "api/access/audit.h"
 #include "api/access/authors.h"
 #include "api/access/denial_log.h"
@@ -432,6 +433,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 {
 	struct daemon d = { .host = { .paths = p, .run_dir_fd = -1, .log_level = log_level } };
 	struct loop_watch *signals = NULL;
+	struct heartbeat *heartbeat = NULL;
 	CLEANUP_CLOSE int signal_fd = -1;
 	CLEANUP_CLOSE int notify_fd = notify_open();
 	int r;
@@ -444,6 +446,8 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
 		r = daemon_open(&d, e);
+	if (!r)
+		r = heartbeat_new(d.host.loop, d.host.store, notify_fd, &heartbeat, e);
 	if (!r) {
 		log_info("start", "Cairn %s listens on %s; %zu VMs, state in %s", CAIRN_VERSION,
 			p->socket, d.host.nvms, p->state_dir);
@@ -453,6 +457,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 		log_info("stop", "ending; running VMs keep running");
 	}
 	daemon_close(&d);
+	heartbeat_free(heartbeat);
 	loop_unwatch(signals);
 	loop_free(d.host.loop);
 	return r;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/notify.h"
+#include "base/oom.h"
 #include "vmm/control.h"
 #include "vmm/foreground.h"
 #include "vmm/kvm/cpu_probe.h"
@@ -192,6 +193,7 @@ int main(int argc, char **argv)
 		strcmp(argv[1], "--take-over") && strcmp(argv[1], "--channel")))
 		return usage();
 	signal(SIGPIPE, SIG_IGN);
+	oom_protection_drop();
 	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
 	 * CPUs when two threads allocate at once. The data path rarely allocates. */
 	mallopt(M_ARENA_MAX, 1);

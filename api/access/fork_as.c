@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/oom.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -54,6 +55,7 @@ static void err_append(struct err *e, uid_t uid, const char *who)
 
 static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
 {
+	oom_protection_drop();
 	a->r = s->rights ? rights_assume(s->rights) : 0;
 	/* Set the death signal after the ids, because changing the ids clears the signal. */
 	if (!a->r && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)

@@ -1,6 +1,7 @@
 #include "api/access/spawn.h"
 #include "api/access/rights.h"
 #include "base/program.h"
+#include "base/oom.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 	sigset_t none;
 
 	sigemptyset(&none);
+	oom_protection_drop();
 	if (fds_place(p) < 0 || (p->rights && rights_assume_for_exec(p->rights) < 0) || setpgid(0, 0) < 0)
 		_exit(1);
 	/* The program sets the signal itself (program_begin()), because execve() clears it when the ids differ. */

@@ -1,6 +1,8 @@
 """The daemon under a service manager: a passed socket, the readiness message, units."""
 
 import configparser
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -110,6 +112,11 @@ def test_installed_units(tmp_path):
     assert service["Service"]["KillMode"] == "process"  # otherwise a restart would end the VMs
     assert service["Service"]["RuntimeDirectoryPreserve"] == "yes"
     assert service["Service"]["OOMPolicy"] == "continue"  # otherwise a VM killed by the OOM killer would end the daemon
+    for key in ("WatchdogSec", "OOMScoreAdjust", "TimeoutStopSec", "ProtectKernelModules", "RestrictRealtime"):
+        assert key in service["Service"], key
+    for key in ("ProtectHome", "ProtectSystem", "PrivateTmp", "PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock",
+                "RestrictNamespaces", "ProtectControlGroups", "ProtectKernelTunables", "NoNewPrivileges"):
+        assert key not in service["Service"], key  # VMs need what these take away
     program = service["Service"]["ExecStart"]
     assert subprocess.run([program, "--version"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairnd ")
     assert "@" not in (units / "cairnd.service").read_text()
@@ -118,6 +125,7 @@ def test_installed_units(tmp_path):
     guests.read(units / "cairn-guests.service")
     assert "Requires" not in guests["Unit"]  # otherwise a restart of the daemon would stop the VMs
     assert "cairnd.service" in guests["Unit"]["After"]
+    assert guests["Service"]["TimeoutStopSec"] != "infinity"  # otherwise a VM could hold the host's shutdown
     program = guests["Service"]["ExecStop"].split()
     assert subprocess.run([*program, "--help"], stdout=subprocess.PIPE, timeout=10).stdout.startswith(b"cairn daemon-stop")
     assert (prefix / "share/bash-completion/completions/cairn").exists()
@@ -127,6 +135,109 @@ def test_installed_units(tmp_path):
         r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
                             units / "cairnd.socket", units / "cairn-guests.service"], capture_output=True, text=True, timeout=30)
         assert "cairnd" not in r.stderr, r.stderr
+
+
+def test_unit_protects_the_host(tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("needs systemd-analyze")
+    unit = tmp_path / "cairnd.service"
+    with open(os.path.join(ROOT, "tools/systemd/cairnd.service")) as f:
+        unit.write_text(f.read().replace("@SBINDIR@", os.path.abspath(BUILD)))
+    r = subprocess.run(["systemd-analyze", "--no-pager", "security", "--offline=true", unit], capture_output=True, text=True,
+                       timeout=30)
+    if "unrecognized option" in r.stderr or "Unknown" in r.stderr:
+        pytest.skip("systemd-analyze is too old to judge a unit that is not installed")
+    rows = {row.split()[1]: row.split()[0] for row in r.stdout.splitlines() if len(row.split()) > 2}
+    for name in ("ProtectKernelModules=", "ProtectKernelLogs=", "RestrictRealtime=", "RestrictSUIDSGID=", "LockPersonality=",
+                 "CapabilityBoundingSet=~CAP_SYS_BOOT", "CapabilityBoundingSet=~CAP_SYS_MODULE",
+                 "CapabilityBoundingSet=~CAP_SYS_RAWIO", "RestrictAddressFamilies=~AF_PACKET"):
+        assert rows.get(name) == "\u2713", (name, r.stdout + r.stderr)
+
+
+# ---- the watchdog ----
+
+class Watched(Service):
+    def __init__(self, tmp, env):
+        self.watchdog = env
+        super().__init__(tmp, FAKE_VM)
+
+    def start(self, **kwargs):
+        self.env |= self.watchdog
+        super().start(**kwargs)
+
+    def beat(self):
+        """Wait for the next beat."""
+        while (m := self.notify.recv(999)) != b"WATCHDOG=1":
+            assert m == b"READY=1", m
+
+
+def test_beats_follow_the_loop_and_the_writer(tmp_path):
+    """The manager's limit is 900 ms, so a beat comes each 300 ms, until the disk hangs."""
+    preload = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
+    if "asan" in BUILD:
+        pytest.skip("slow_sync.so has to come behind a sanitizer")
+    go = tmp_path / "go"
+    d = Watched(tmp_path, {"WATCHDOG_USEC": "900000", "LD_PRELOAD": preload, "SLOW_SYNC_OF": "vms/slow", "SLOW_SYNC_UNTIL": str(go)})
+    with contextlib.closing(d):
+        for _ in range(3):
+            d.beat()
+        q = Qmp(d.socket)
+        d.write("slow")
+        q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": {
+            "name": "slow", "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel")}}}}).encode())
+        d.notify.settimeout(3)  # ten beats
+        with pytest.raises(TimeoutError):
+            while True:
+                d.beat()
+        d.notify.settimeout(15)
+        assert Qmp(d.socket).run("vm-list")["vms"] is not None  # the loop works
+        go.touch()
+        assert "return" in q.answer()
+        d.beat()
+        # A daemon whose loop stands still sends none.
+        d.proc.send_signal(signal.SIGSTOP)
+        d.notify.settimeout(3)
+        with pytest.raises(TimeoutError):
+            while True:
+                d.beat()
+        d.notify.settimeout(15)
+        d.proc.send_signal(signal.SIGCONT)
+        d.beat()
+        d.cairn("start", "slow")
+        assert "WATCHDOG" not in open(f"/proc/{pid_of(d, 'slow')}/environ").read()
+
+
+def test_daemon_sends_no_beats_that_nobody_asked_for(tmp_path):
+    d = Watched(tmp_path, {"WATCHDOG_USEC": "300000", "WATCHDOG_PID": "1"})
+    with contextlib.closing(d):
+        d.define("a")
+        d.stop()
+        assert d.notify.recv(999) == b"STOPPING=1"
+
+
+def oom_score(pid):
+    with open(f"/proc/{pid}/oom_score_adj") as f:
+        return int(f.read())
+
+
+def test_processes_of_vms_give_up_the_daemons_protection(daemon, kvm, guest):
+    if os.geteuid():
+        pytest.skip("needs root, to protect the daemon")
+    daemon.stop()
+    # The daemon inherits the value from here, as it does from the service manager.
+    with open("/proc/self/oom_score_adj", "r+") as f:
+        before = f.read()
+        try:
+            os.pwrite(f.fileno(), b"-900", 0)
+            daemon.start()
+        except PermissionError:
+            pytest.skip("needs the right to lower oom_score_adj")
+        finally:
+            os.pwrite(f.fileno(), before.encode(), 0)
+    assert oom_score(daemon.proc.pid) == -900
+    daemon.define("v", boot={"kernel": guest("idle.elf")})
+    daemon.cairn("start", "v")
+    assert oom_score(pid_of(daemon, "v")) == 0
 
 
 def test_udev_rule_lets_group_kvm_open_userfaultfd():

@@ -1,0 +1,19 @@
+/* heartbeat: tells the service manager that the daemon works, as WatchdogSec= of its unit asks for. A beat is a turn of
+ * the loop and, after it, a turn of the store's writer: without the writer, no change of a VM is answered.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_HEARTBEAT_H
+#define CAIRN_API_HEARTBEAT_H
+
+struct err;
+struct heartbeat;
+struct loop;
+struct store;
+
+/* Read WATCHDOG_USEC and WATCHDOG_PID, as sd_watchdog_enabled(3) does, and remove them from the environment. If the
+ * service manager asks for beats, send them until heartbeat_free().
+ * notify_fd: borrowed (base/notify.h). *ret: NULL if nobody asks. Returns 0; -ENOMEM. */
+int heartbeat_new(struct loop *l, struct store *s, int notify_fd, struct heartbeat **ret, struct err *e);
+/* End the beats. Call it after store_close(). NULL allowed. */
+void heartbeat_free(struct heartbeat *h);
+
+#endif
