@@ -106,6 +106,7 @@ class Disk:
         self.folder, self.rng, self.serial = folder, random.Random(seed), 0
         self.log, self.counts = [f"seed {seed}"], collections.Counter()
         self.snapshots, self.bitmaps, self.layers = {}, {}, []
+        self.was_overlay = False
         self.create()
 
     # ---- processes ----
@@ -342,6 +343,8 @@ class Disk:
             how = self.rng.choice(([], [], *([f"--preallocation={p}"] for p in ("metadata", "falloc", "full"))))
             if how:  # QEMU loses a compressed last cluster, and shows old content of free ones
                 tool, size = CAIRN, max(size, old + SECTOR)
+            elif self.was_overlay and not self.layers and old % (1 << self.cluster_bits):
+                tool = CAIRN  # QEMU's rebase leaves content of the backing file behind the end, and its resize shows that
         if self.change(tool, "resize", "-q", "-f", "qcow2", *how, "a", size):
             self.want = self.want[:size] + bytes(max(0, size - old))
 
@@ -352,8 +355,8 @@ class Disk:
         if not options or rng.random() < 0.2:
             options.append(rng.choice(("lazy_refcounts=on", "lazy_refcounts=off", f"refcount_bits={1 << rng.randrange(7)}")))
         tool = self.tool()
-        if "compat=0.10" in options and self.bitmaps:
-            tool = CAIRN  # QEMU loses them, and leaks
+        if "compat=0.10" in options and (self.bitmaps or self.snapshots):
+            tool = CAIRN  # QEMU loses bitmaps, and leaks; it writes zeros into clusters that snapshots share
         if self.cluster_bits > 14 and "refcount_bits" in options[-1]:
             tool = CAIRN  # QEMU takes minutes: the square of the refcounts in a block
         self.change(tool, "amend", "-f", "qcow2", "-o", ",".join(options), "a")
@@ -362,6 +365,7 @@ class Disk:
         rng = self.rng
         if self.raw_data:
             return False
+        self.was_overlay |= bool(self.layers)
         if self.layers and rng.random() < 0.3:  # the backing file moves
             old, new = self.layers[0], self.next("base")
             os.rename(self.path(old.name), self.path(new))
@@ -429,7 +433,7 @@ class Disk:
         self.cluster_bits = 16
 
     def trim(self):
-        self.change(CAIRN, "trim", "-q", *self.rng.choice(([], ["--zeros"])), "a")
+        self.change(CAIRN, "trim", "-q", "-f", "qcow2", *self.rng.choice(([], ["--zeros"])), "a")
 
     def repair(self):
         # QEMU 7.2 repairs an image with snapshots and bitmaps, and then has lost the snapshots.
