@@ -193,15 +193,6 @@ int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
 	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
 }
 
-int lockdown_allow_new_loops(scmp_filter_ctx ctx, enum loop_kind kind)
-{
-	static const int uring[] = { SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_register) };
-	static const int with_epoll[] = { SCMP_SYS(epoll_create1), SCMP_SYS(timerfd_create) };
-
-	return kind == LOOP_IO_URING ? lockdown_allow(ctx, uring, ARRAY_SIZE(uring)) :
-		lockdown_allow(ctx, with_epoll, ARRAY_SIZE(with_epoll));
-}
-
 int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
 	void *opaque, struct err *e)
 {

@@ -63,9 +63,6 @@ int lockdown_allow_threads(scmp_filter_ctx ctx);
 /* Allow the system calls that an existing loop needs besides common ones (read(), write(), fdatasync() and others,
  * which the caller allows itself), except those that create threads. */
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
-/* Allow creating loops of this kind. A ring could open files, so call lockdown_outside() before, and forbid this again
- * when all loops exist. */
-int lockdown_allow_new_loops(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it. Call lockdown_drop() before.
  * otherwise: the action for all other calls (SCMP_ACT_*).

@@ -121,7 +121,7 @@ static int process_load(struct process *p, struct err *e)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
 	cpu_probe_end(k); /* until a probe's result is known, its thread makes calls that the sealed sandbox forbids */
 	if (!r && !p->unconfined)
-		r = sandbox_seal(p->loop, e);
+		r = sandbox_seal(e);
 	return r;
 }
 

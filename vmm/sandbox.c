@@ -49,10 +49,21 @@ static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
  * completes; of file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h). */
 static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
-/* Allowed until the VM is built: files in memory, and what `cairn run` needs of its terminal and signals. */
-static const int for_building[] = { SCMP_SYS(memfd_create), SCMP_SYS(signalfd4), SCMP_SYS(rt_sigaction),
-	SCMP_SYS(capset) };
-static const scmp_datum_t ioctls_for_building[] = { TCSETS };
+/* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what
+ * `cairn run` needs of its signals. */
+static const int for_building[] = { SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_register), SCMP_SYS(epoll_create1),
+	SCMP_SYS(memfd_create), SCMP_SYS(signalfd4), SCMP_SYS(rt_sigaction), SCMP_SYS(capset) };
+/* The same, by the first or second argument. */
+static const struct {
+	int call;
+	unsigned at;
+	scmp_datum_t argument;
+} for_building_by_argument[] = {
+	{ SCMP_SYS(socketpair), 0, AF_UNIX }, /* for the agent's port */
+	{ SCMP_SYS(ioctl), 1, TCSETS }, /* for the terminal of `cairn run` */
+	{ SCMP_SYS(prctl), 0, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop_rest() */
+	{ SCMP_SYS(seccomp), 0, SECCOMP_SET_MODE_FILTER }, /* for sandbox_seal() */
+};
 
 /* Allow creating threads, because some are created later (a snapshot's tracker), and setting their names. */
 static int thread_rules_add(scmp_filter_ctx ctx)
@@ -86,6 +97,18 @@ static int arguments_check(scmp_filter_ctx ctx)
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
+static int building_rules_add(scmp_filter_ctx ctx, uint32_t action)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(for_building) && !r; i++)
+		r = seccomp_rule_add(ctx, action, for_building[i], 0);
+	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument) && !r; i++)
+		r = seccomp_rule_add(ctx, action, for_building_by_argument[i].call, 1,
+			SCMP_CMP64(for_building_by_argument[i].at, SCMP_CMP_EQ, for_building_by_argument[i].argument));
+	return r;
+}
+
 static int rules_add(scmp_filter_ctx ctx, void *opaque)
 {
 	const struct loop *l = opaque;
@@ -95,28 +118,16 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
 	if (!r)
 		r = lockdown_allow_loop(ctx, loop_kind(l));
-	return r ? r : arguments_check(ctx);
+	if (!r)
+		r = arguments_check(ctx);
+	return r ? r : building_rules_add(ctx, SCMP_ACT_ALLOW);
 }
 
-/* The rules until sandbox_seal(): also what building the VM takes. */
-static int first_rules_add(scmp_filter_ctx ctx, void *opaque)
+/* A list of what is forbidden from now on: the first filter stays in force and is not compiled again. */
+static int seal_rules_add(scmp_filter_ctx ctx, void *opaque)
 {
-	const struct loop *l = opaque;
-	int r = rules_add(ctx, opaque);
-
-	if (!r)
-		r = lockdown_allow(ctx, for_building, ARRAY_SIZE(for_building));
-	if (!r)
-		r = lockdown_allow_ioctls(ctx, ioctls_for_building, ARRAY_SIZE(ioctls_for_building));
-	if (!r) /* of the agent's port */
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
-	if (!r) /* of lockdown_drop_rest() */
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-			SCMP_A0(SCMP_CMP_EQ, PR_SET_NO_NEW_PRIVS, 0));
-	if (!r) /* of sandbox_seal() */
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 1,
-			SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER, 0));
-	return r ? r : lockdown_allow_new_loops(ctx, loop_kind(l));
+	(void)opaque;
+	return building_rules_add(ctx, SCMP_ACT_KILL_PROCESS);
 }
 
 static int limits_set(void)
@@ -166,10 +177,10 @@ int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, st
 	r = *ret_landlock = lockdown_outside();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, first_rules_add, l, e);
+	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, l, e);
 }
 
-int sandbox_seal(struct loop *l, struct err *e)
+int sandbox_seal(struct err *e)
 {
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, true, rules_add, l, e);
+	return lockdown_calls(SCMP_ACT_ALLOW, true, seal_rules_add, NULL, e);
 }

@@ -17,6 +17,6 @@ int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, st
 
 /* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open;
  * threads may be created later. Returns 0 or -errno. */
-int sandbox_seal(struct loop *l, struct err *e);
+int sandbox_seal(struct err *e);
 
 #endif
