@@ -59,6 +59,10 @@ struct dev_host_ops {
 	 * write: the kernel will write to the memory. Called on a disk's thread; may block. NULL:
 	 * never needed. */
 	void (*ram_fetch)(struct dev_host *h, const struct iovec *iov, unsigned niov, bool write);
+	/* Ask before a request that writes to guest memory. While a snapshot saves memory, the old content has to be
+	 * copied first, for which there may be no room. Returns false then: keep the request until wake_fd (an eventfd)
+	 * is signalled, and ask again. Never blocks for room. NULL: there is always room. */
+	bool (*ram_make_room)(struct dev_host *h, const struct iovec *iov, unsigned niov, int wake_fd);
 };
 
 /* Guest RAM is one low and (above 4 GiB) one high range, each contiguous in this process's address

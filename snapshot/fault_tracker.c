@@ -46,6 +46,12 @@ struct deferred {
 	uint64_t block;
 };
 
+/* A device that waits for room. */
+struct room_waiter {
+	struct room_waiter *next;
+	int fd;
+};
+
 struct fault_tracker {
 	struct fault_tracker_config c;
 	uint64_t blocks;
@@ -63,13 +69,14 @@ struct fault_tracker {
 	struct bitmap dirty;  /* written since the last reset */
 	struct bitmap bare;   /* dirty blocks that are not protected now */
 	struct bitmap unsaved;
-	bool saving;
+	atomic_bool saving; /* changed in a pause, or by the worker; read also without the lock */
 	int save_error; /* -errno: the save has failed, for example because a block's old content is lost */
 	uint64_t next; /* position in unsaved */
 	struct holes holes;
 	struct aside *aside, **aside_tail;
 	uint64_t aside_bytes;
 	struct deferred *deferred;
+	struct room_waiter *room_waiters;
 	struct fault_tracker_stats stats;
 };
 
@@ -303,18 +310,32 @@ void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *want
 	t->save_error = bare_protect(t);
 }
 
-static void waiters_wake(struct fault_tracker *t)
+static void fd_signal(int fd)
 {
 	uint64_t one = 1;
 
-	if (write(t->wake_fd, &one, sizeof(one)) < 0)
+	if (write(fd, &one, sizeof(one)) < 0)
 		log_error("tracker", "eventfd: %s", strerror(errno));
+}
+
+static void waiters_wake(struct fault_tracker *t)
+{
+	fd_signal(t->wake_fd);
 }
 
 static void room_tell(struct fault_tracker *t)
 {
+	struct room_waiter *w;
+
 	if (t->deferred)
 		waiters_wake(t);
+	if (t->saving && t->aside_bytes > t->c.aside_max_bytes / 2)
+		return; /* let a device copy many blocks at once */
+	while ((w = t->room_waiters)) {
+		t->room_waiters = w->next;
+		fd_signal(w->fd);
+		free(w);
+	}
 }
 
 static int aside_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
@@ -371,10 +392,9 @@ int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_
 	return r;
 }
 
-void fault_tracker_save_end(struct fault_tracker *t)
+/* Drop everything that the save has kept or still wants. */
+static void save_drop(struct fault_tracker *t)
 {
-	pthread_mutex_lock(&t->lock);
-	t->saving = false;
 	bitmap_clear_all(&t->unsaved);
 	while (t->aside) {
 		struct aside *a = t->aside;
@@ -385,6 +405,13 @@ void fault_tracker_save_end(struct fault_tracker *t)
 	t->aside_tail = &t->aside;
 	t->aside_bytes = 0;
 	room_tell(t);
+}
+
+void fault_tracker_save_end(struct fault_tracker *t)
+{
+	pthread_mutex_lock(&t->lock);
+	t->saving = false;
+	save_drop(t);
 	pthread_mutex_unlock(&t->lock);
 }
 
@@ -407,6 +434,11 @@ static bool block_preserve(struct fault_tracker *t, uint64_t block, int tid)
 		return true;
 	if (tid && must_wait(t, tid))
 		return false;
+	if (t->c.aside_hard_bytes && t->aside_bytes >= t->c.aside_hard_bytes) {
+		t->save_error = -ENOBUFS;
+		save_drop(t);
+		return true;
+	}
 	a = malloc(sizeof(*a));
 	if (!a)
 		return false;
@@ -454,6 +486,56 @@ static void write_fault(struct fault_tracker *t, uint64_t block, int tid)
 		range_release(t, block);
 	else
 		fault_defer(t, block);
+}
+
+/* ---- devices that write to memory ---- */
+
+static bool room_wait(struct fault_tracker *t, int fd)
+{
+	struct room_waiter *w = t->room_waiters;
+
+	while (w && w->fd != fd)
+		w = w->next;
+	if (w)
+		return true;
+	w = malloc(sizeof(*w));
+	if (!w)
+		return false;
+	*w = (struct room_waiter){ t->room_waiters, fd };
+	t->room_waiters = w;
+	return true;
+}
+
+/* Make a block writable. Returns false if there is no room for its old content. */
+static bool block_make_room(struct fault_tracker *t, uint64_t block, int wake_fd)
+{
+	LOCK_GUARD(&t->lock);
+	if (!t->saving || !bitmap_test(&t->unsaved, block))
+		return true;
+	if (t->aside_bytes < t->c.aside_max_bytes && block_preserve(t, block, 0)) {
+		range_release(t, block);
+		return true;
+	}
+	return !room_wait(t, wake_fd); /* if nobody can wake the device, it goes on, up to aside_hard_bytes */
+}
+
+bool fault_tracker_saves(const struct fault_tracker *t)
+{
+	return atomic_load(&t->saving);
+}
+
+bool fault_tracker_make_room(struct fault_tracker *t, const struct iovec *iov, unsigned niov, int wake_fd)
+{
+	if (!fault_tracker_saves(t))
+		return true;
+	for (; niov; niov--, iov++) {
+		uint64_t at = (uint64_t)((uint8_t *)iov->iov_base - t->c.ram), end = at + iov->iov_len;
+
+		for (uint64_t b = at / VMSTATE_BLOCK_BYTES; iov->iov_len && b <= (end - 1) / VMSTATE_BLOCK_BYTES; b++)
+			if (!block_make_room(t, b, wake_fd))
+				return false;
+	}
+	return true;
 }
 
 /* ---- putting the RAM reader's blocks in place ---- */

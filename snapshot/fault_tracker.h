@@ -40,6 +40,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 struct bitmap;
 struct err;
@@ -56,9 +57,11 @@ struct fault_tracker_config {
 	const struct ram_view *view; /* ram is this private view; borrowed; NULL: ram is a shared mapping of ram_fd */
 	struct ram_reader *ram_reader; /* borrowed; NULL: missing memory is zeros */
 	/* Limit for the old content that waits for save_next(). Above it, threads for which may_wait() is true (vCPUs)
-	 * wait. Other threads do not wait; a disk's thread must not, because the caller of save_next() may wait for
-	 * it. */
-	uint64_t aside_max_bytes;
+	 * wait. Other threads do not wait: the caller of save_next() may wait for a disk's thread, and the main thread
+	 * serves both. A disk's thread makes room for a request with fault_tracker_make_room() instead. The other
+	 * threads write little: their devices use up the buffers that vCPUs gave them before they waited. If that
+	 * exceeds aside_hard_bytes (0: no limit) all the same, the save fails and frees everything. */
+	uint64_t aside_max_bytes, aside_hard_bytes;
 	bool (*may_wait)(void *opaque, int tid);
 	void *opaque;
 };
@@ -126,6 +129,15 @@ void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *want
 int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf);
 /* End the save, complete or abandoned. */
 void fault_tracker_save_end(struct fault_tracker *t);
+
+/* Returns true between save_begin and save_end. Any thread. */
+bool fault_tracker_saves(const struct fault_tracker *t);
+/* Before a device writes to guest memory: copy the old content of the blocks that a running save still needs, so that
+ * the write causes no copy.
+ * wake_fd: an eventfd, signalled when it is worth trying again; borrowed until the save ends.
+ * Returns true if the device may write now; false if there is no room for all copies. Never waits for room: the worker
+ * that makes room writes through the disk's thread. Any thread; not while devices are drained. */
+bool fault_tracker_make_room(struct fault_tracker *t, const struct iovec *iov, unsigned niov, int wake_fd);
 
 struct fault_tracker_stats {
 	uint64_t faults, copied_aside, waits;

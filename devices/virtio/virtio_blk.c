@@ -214,6 +214,18 @@ static void request_submit(struct blk_request *r)
 	block_submit(r->blk->block, &r->req);
 }
 
+/* Returns whether the memory that the request writes to may be written now. Otherwise the ring's doorbell is rung when
+ * it is time to ask again. */
+static bool request_has_room(struct blk_request *r)
+{
+	struct dev_host *h = r->blk->v.host;
+	struct virtqueue_elem *el = &r->elem;
+	int wake_fd = r->blk->v.queues[r->queue].kick_fd;
+
+	return !h->ops->ram_make_room || (h->ops->ram_make_room(h, el->iov + el->nout, el->nin - 1, wake_fd) &&
+		h->ops->ram_make_room(h, &r->last_in, 1, wake_fd));
+}
+
 static bool range_is_valid(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
 {
 	uint64_t size = b->info.size_bytes, align = b->info.logical_block_bytes;
@@ -325,13 +337,20 @@ static int request_parse(struct blk_request *r)
 	return request_begin(r, header);
 }
 
-/* Start a request. Returns false when the driver violated the protocol. */
+/* Start a request. Returns false when the driver violated the protocol, or when the request has to wait for room; it
+ * then starts again from its descriptors, as a request from a saved state. */
 static bool request_start(struct blk_request *r)
 {
 	int s = request_parse(r);
 
 	if (s == NO_REQUEST) {
 		virtio_fault(&r->blk->v, "a disk request has no header or no status byte");
+		request_put(r);
+		return false;
+	}
+	if (!request_has_room(r)) {
+		r->blk->loaded[r->blk->nloaded++] = (struct blk_loaded){ (uint16_t)r->queue, r->elem.head };
+		r->blk->no_room = true;
 		request_put(r);
 		return false;
 	}
@@ -343,30 +362,35 @@ static bool request_start(struct blk_request *r)
 }
 
 /* Resubmit the requests that an error held back, in their original order. */
-static void redo_held(struct virtio_blk *b)
+static bool redo_held(struct virtio_blk *b)
 {
-	struct blk_request *r = b->held;
+	while (b->held) {
+		struct blk_request *r = b->held;
 
-	b->held = NULL;
-	while (r) {
-		struct blk_request *next = r->next;
-
+		if (!request_has_room(r)) {
+			b->no_room = true;
+			return false;
+		}
+		b->held = r->next;
 		request_submit(r);
-		r = next;
 	}
+	return true;
 }
 
-/* Restart the requests that were held back when the state was saved. */
+/* Restart the requests that were held back when the state was saved, or that waited for room. */
 static bool redo_loaded(struct virtio_blk *b)
 {
 	struct virtio_dev *v = &b->v;
 
 	while (b->nloaded) {
-		struct blk_loaded l = b->loaded[--b->nloaded];
+		struct blk_loaded l = b->loaded[b->nloaded - 1];
 		struct blk_request *r = request_get(b);
 
-		if (!r)
+		if (!r) {
+			b->starved = true;
 			return false;
+		}
+		b->nloaded--;
 		r->queue = l.queue;
 		if (virtqueue_parse(&v->queues[l.queue].vq, l.head, &r->elem)) {
 			request_put(r);
@@ -375,6 +399,7 @@ static bool redo_loaded(struct virtio_blk *b)
 		}
 		if (!request_start(r))
 			return false;
+		virtio_queue_interrupt(v, l.queue); /* if it was refused */
 	}
 	return true;
 }
@@ -408,16 +433,19 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
 	struct virtqueue *vq = &v->queues[qi].vq;
 	unsigned budget = 2u * vq->size;
+	bool waited = b->no_room;
 
 	if (b->held_wait)
 		return; /* wait for the resume; the machine is about to pause */
-	redo_held(b);
-	if (!redo_loaded(b))
+	b->no_room = false;
+	if (!redo_held(b) || !redo_loaded(b))
 		return;
+	if (waited)
+		virtio_kick_all(v); /* doorbells that were rung meanwhile had no effect */
 	do {
 		virtqueue_notify_disable(vq);
 		blk_pop_all(b, qi, &budget);
-	} while (virtio_is_running(v) && !b->starved && budget && virtqueue_notify_enable(vq));
+	} while (virtio_is_running(v) && !b->starved && !b->no_room && budget && virtqueue_notify_enable(vq));
 	/* Interrupt for requests that completed at once (refused, GET_ID). */
 	virtio_queue_interrupt(v, qi);
 	if (!budget)
@@ -455,6 +483,7 @@ static void blk_forget(struct virtio_dev *v)
 		request_put(r);
 	}
 	b->nloaded = 0;
+	b->no_room = false;
 	b->held_wait = false;
 	b->starved = false;
 	v->config[CONFIG_WRITEBACK] = 1;

@@ -56,6 +56,7 @@ struct virtio_blk {
 	struct blk_request *free;
 	bool held_wait;		  /* take nothing from the rings until resume */
 	struct blk_request *held; /* requests whose error stopped the VM; oldest first */
+	bool no_room;		  /* a request in `loaded` waits for room to save the memory that it will write */
 	struct blk_loaded *loaded; /* newest first */
 	unsigned nloaded;
 };

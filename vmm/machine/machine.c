@@ -119,6 +119,11 @@ static void host_ram_fetch(struct dev_host *h, const struct iovec *iov, unsigned
 	ram_load_iov(machine_of(h), iov, niov, write);
 }
 
+static bool host_ram_make_room(struct dev_host *h, const struct iovec *iov, unsigned niov, int wake_fd)
+{
+	return ram_make_room(machine_of(h), iov, niov, wake_fd);
+}
+
 /* dirty_log_mark() does nothing while the dirty log is off. */
 static void host_ram_dirty(struct dev_host *h, uint64_t gpa, uint64_t len)
 {
@@ -135,6 +140,7 @@ static const struct dev_host_ops host_ops = {
 	.event = host_event,
 	.ram_dirty = host_ram_dirty,
 	.ram_fetch = host_ram_fetch,
+	.ram_make_room = host_ram_make_room,
 };
 
 /* ---- building the machine ---- */

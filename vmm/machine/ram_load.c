@@ -16,6 +16,7 @@
 
 /* Limit of the old content that the tracker keeps during a save (fault_tracker_config.aside_max_bytes). */
 #define ASIDE_MAX_BYTES (64 * MIB)
+#define ASIDE_HARD_BYTES (192 * MIB)
 #define PAGE_BYTES 4096u
 /* Blocks that may be left to write-protect during the pause: 32 MiB take about 1 ms. */
 #define LEFT_BLOCKS (32 * MIB / VMSTATE_BLOCK_BYTES)
@@ -62,6 +63,7 @@ static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct 
 {
 	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
 		.ram_fd = m->mem.fd, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
+		.aside_hard_bytes = ASIDE_HARD_BYTES,
 		.may_wait = thread_may_wait, .opaque = m };
 	int r = fault_tracker_new(&c, &m->tracker, e);
 
@@ -93,6 +95,14 @@ void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, boo
 		for (; p < end; p = (uint8_t *)ROUND_DOWN((uintptr_t)p + PAGE_BYTES, PAGE_BYTES))
 			page_touch(p, write);
 	}
+}
+
+bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, int wake_fd)
+{
+	if (!m->tracker || !fault_tracker_saves(m->tracker))
+		return true;
+	ram_load_iov(m, iov, niov, false); /* only memory that is present has content to copy */
+	return fault_tracker_make_room(m->tracker, iov, niov, wake_fd);
 }
 
 bool ram_can_watch(struct machine *m)

@@ -39,6 +39,8 @@ void ram_working_sets_done(struct machine *m);
  * the disk's thread does not fault later. On the disk's thread.
  * write: the request writes to the memory; false: it only reads. */
 void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
+/* Prepare guest memory for a device that writes to it, as fault_tracker_make_room(). */
+bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, int wake_fd);
 /* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs
  * why a clone's RAM cannot be tracked. */
 bool ram_can_watch(struct machine *m);

@@ -13,6 +13,7 @@
 #include "snapshot/ram_view.h"
 #include "snapshot/uffd_open.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -21,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -411,6 +413,97 @@ static void test_cancelled_save_releases_writers(void **state)
 	writers_stop(f);
 }
 
+static bool signalled(int fd)
+{
+	uint64_t n;
+
+	return read(fd, &n, sizeof(n)) == sizeof(n);
+}
+
+/* A device asks before it writes: the copies stay within the limit, the device is told to try again, and the save has
+ * the old content. */
+static void test_device_waits_for_room(void **state)
+{
+	struct fixture *f = *state;
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	struct iovec iov[2] = { { f->c.ram + 100, 10 }, { f->c.ram + VMSTATE_BLOCK_BYTES + 1, 9 * VMSTATE_BLOCK_BYTES } };
+	struct fault_tracker_stats s;
+	unsigned waits = 0;
+	uint64_t block, n = 0;
+
+	f->c.aside_max_bytes = 2 * VMSTATE_BLOCK_BYTES;
+	begin(f);
+	memset(f->c.ram, 1, RAM_BYTES);
+	reset_dirty(f);
+	assert_true(fault_tracker_make_room(f->t, iov, 2, fd)); /* nothing is being saved */
+	fault_tracker_save_begin(f->t, &f->all);
+	while (!fault_tracker_make_room(f->t, iov, 2, fd)) {
+		fault_tracker_stats(f->t, &s);
+		assert_in_range(s.copied_aside - n, 1, 2);
+		while (!signalled(fd)) {
+			assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 1);
+			assert_in_range(block, 0, 10);
+			assert_int_equal(f->buf[0] + f->buf[VMSTATE_BLOCK_BYTES - 1], 2);
+			n++;
+		}
+		waits++;
+	}
+	assert_in_range(waits, 4, 11);
+	for (unsigned i = 0; i < 2; i++)
+		memset(iov[i].iov_base, 2, iov[i].iov_len);
+	fault_tracker_stats(f->t, &s);
+	assert_int_equal(s.copied_aside, 11);
+	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
+		assert_int_equal(f->buf[0] + f->buf[4095], 2);
+		n++;
+	}
+	assert_int_equal(n, BLOCKS);
+	fault_tracker_save_end(f->t);
+	reset_dirty(f);
+	assert_int_equal(bitmap_count(&f->dirty), 11);
+	close(fd);
+}
+
+/* A device that waits is woken by the end of the save, too. */
+static void test_end_of_save_wakes_device(void **state)
+{
+	struct fixture *f = *state;
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	struct iovec iov = { f->c.ram, 5 * VMSTATE_BLOCK_BYTES };
+
+	f->c.aside_max_bytes = VMSTATE_BLOCK_BYTES;
+	begin(f);
+	reset_dirty(f);
+	fault_tracker_save_begin(f->t, &f->all);
+	assert_false(fault_tracker_make_room(f->t, &iov, 1, fd));
+	assert_false(fault_tracker_make_room(f->t, &iov, 1, fd));
+	assert_false(signalled(fd));
+	fault_tracker_save_end(f->t);
+	assert_true(signalled(fd));
+	assert_true(fault_tracker_make_room(f->t, &iov, 1, fd));
+	close(fd);
+}
+
+/* Threads that do not wait void the save at the second limit, and go on. */
+static void test_save_fails_at_hard_limit(void **state)
+{
+	struct fixture *f = *state;
+	struct fault_tracker_stats s;
+	uint64_t block;
+
+	f->c.aside_max_bytes = VMSTATE_BLOCK_BYTES;
+	f->c.aside_hard_bytes = 3 * VMSTATE_BLOCK_BYTES;
+	begin(f);
+	memset(f->c.ram, 1, RAM_BYTES);
+	reset_dirty(f);
+	fault_tracker_save_begin(f->t, &f->all);
+	memset(f->c.ram, 2, RAM_BYTES);
+	fault_tracker_stats(f->t, &s);
+	assert_int_equal(s.copied_aside, 3);
+	assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), -ENOBUFS);
+	fault_tracker_save_end(f->t);
+}
+
 /* Untouched memory is neither reported nor allocated. */
 static void test_untouched_memory_costs_nothing(void **state)
 {
@@ -690,6 +783,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_incremental_saves_add_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_writers_wait_when_buffer_is_full, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_device_waits_for_room, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_end_of_save_wakes_device, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_save_fails_at_hard_limit, setup, teardown),
+		VIEW_TEST(test_device_waits_for_room),
+		VIEW_TEST(test_save_fails_at_hard_limit),
 		cmocka_unit_test_setup_teardown(test_untouched_memory_costs_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_partly_present_blocks_are_tracked, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_memory_is_armed_in_steps, setup, teardown),

@@ -8,6 +8,7 @@
 #include "devices/virtio/virtio_blk.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -182,11 +183,74 @@ static void reset_under_load(void **state)
 	disk_end(&t);
 }
 
+static struct {
+	atomic_bool full;
+	atomic_uint asked;
+	atomic_int wake_fd;
+} room;
+
+static bool room_ask(struct dev_host *h, const struct iovec *iov, unsigned niov, int wake_fd)
+{
+	(void)h;
+	(void)iov;
+	if (niov)
+		room.wake_fd = wake_fd;
+	room.asked += niov;
+	return !room.full || !niov;
+}
+
+static void asked_wait(unsigned n)
+{
+	while (room.asked < n)
+		sched_yield();
+}
+
+/* While a snapshot has no room for the old content of memory, requests that write to it wait: on all queues, across a
+ * save and load of the device, and until the doorbell that room_ask() got is rung. */
+static void requests_wait_for_room(void **state)
+{
+	struct virtio_blk_stats st;
+	struct dev_host_ops ops;
+	struct disk_test t;
+	uint64_t one = 1;
+
+	(void)state;
+	disk_begin(&t);
+	ops = *t.f.host.ops;
+	ops.ram_make_room = room_ask;
+	t.f.host.ops = &ops;
+	room.full = true;
+	submit(&t, 0, false, 0);
+	asked_wait(1);
+	submit(&t, DEPTH, true, 1);
+	submit(&t, 1, true, 2);
+	asked_wait(2);
+	fx_state_test(&t.f, t.dev, 0);
+	virtio_blk_stats(t.dev, &st);
+	assert_int_equal(st.rd_reqs + st.wr_reqs, 0);
+	assert_int_equal(drv_used_idx(&t.d.q[0]) + drv_used_idx(&t.d.q[1]), 0);
+	room.full = false;
+	assert_int_equal(write(room.wake_fd, &one, sizeof(one)), sizeof(one));
+	finish_all(&t);
+	virtio_blk_stats(t.dev, &st);
+	assert_int_equal(st.rd_reqs, 1);
+	assert_int_equal(st.wr_reqs, 2);
+	/* A reset forgets a request that waits. */
+	room.full = true;
+	one = room.asked;
+	submit(&t, 0, true, 3);
+	asked_wait((unsigned)one + 1);
+	fx_write(&t.f, t.d.common + 20, 1, 0);
+	assert_int_equal(drv_used_idx(&t.d.q[0]), 2);
+	disk_end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(random_work_matches_a_model),
 		cmocka_unit_test(reset_under_load),
+		cmocka_unit_test(requests_wait_for_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
