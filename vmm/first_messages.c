@@ -71,13 +71,15 @@ static int memory_receive(struct first_messages *f, struct channel_msg *m, struc
 
 /* ---- the configuration ---- */
 
-static int config_take(struct first_messages *f, const struct channel_msg *m, struct vm_config *cfg, struct err *e)
+static int config_take(struct first_messages *f, struct channel_msg *m, struct vm_config *cfg, struct err *e)
 {
 	int r;
 
 	memset(cfg, 0, sizeof(*cfg));
 	memcpy(cfg, m->body, m->head.body_bytes);
-	r = vm_config_check(cfg, m->nfds, e);
+	r = vm_config_take_held(cfg, m, e);
+	if (!r)
+		r = vm_config_check(cfg, m->nfds, e);
 	if (r < 0)
 		return r;
 	if (cfg->taken_over && !f->takes_over)
@@ -101,7 +103,8 @@ int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int 
 		channel_msg_close_fds(&m);
 		return err_set(e, -EPROTO, ERR_WRONG_STATE, "the first message has to be a configuration");
 	}
+	r = config_take(f, &m, cfg, e);
 	memcpy(fds, m.fds, m.nfds * sizeof(*fds));
 	*nfds = m.nfds;
-	return config_take(f, &m, cfg, e);
+	return r;
 }

@@ -1,11 +1,13 @@
 #include "vmm/vm_msg.h"
 #include "base/err.h"
+#include "base/relay.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ROW(type, fds) { .body_min = sizeof(type), .body_max = sizeof(type), .fds_max = (fds), .known = true }
 #define ROW_EMPTY { .known = true }
@@ -205,6 +207,29 @@ static int taken_check(struct vm_config *c, struct files *f, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM that is handed over lacks a file, or has a "
 			"value out of range");
 	return 0;
+}
+
+int vm_config_take_held(struct vm_config *c, struct channel_msg *m, struct err *e)
+{
+	unsigned n = c->taken_over ? 0 : c->held, relays = c->taken_over ? 0 : c->relays;
+	int r = 0;
+
+	c->held = c->relays = 0;
+	if (relays > m->nfds || n + m->nfds > CHANNEL_FDS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a file is missing, or there are too many");
+	memmove(m->fds + n, m->fds, m->nfds * sizeof(*m->fds));
+	m->nfds += n;
+	for (unsigned i = 0; i < n; i++)
+		m->fds[i] = -1;
+	for (unsigned i = 0; i < relays; i++) {
+		if (!r)
+			r = relay_take(m->fds[n + i], m->fds, n);
+		close(m->fds[n + i]);
+		m->fds[n + i] = -1;
+	}
+	for (unsigned i = 0; i < n && !r; i++)
+		r = m->fds[i] < 0 ? -EPROTO : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot get the VM's files from the process that opened them") : 0;
 }
 
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)

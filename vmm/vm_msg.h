@@ -306,6 +306,9 @@ struct vm_config {
 	uint8_t taken_memory;
 	/* How that memory was copied while the guest ran; for vm_info of the new process. */
 	uint8_t copy_rounds, copy_throttle, copy_stopped;
+	/* The number of files that other processes hold. Their indices come before those of the message's files, the
+	 * first of which are the relays to take them from (base/relay.h). 0: none. Meaningless with taken_over. */
+	uint16_t held, relays;
 };
 
 struct vm_memory {
@@ -615,5 +618,9 @@ const char *vm_reason_name(enum vm_reason r);
  * Returns 0 or -EINVAL. */
 struct err;
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e);
+
+/* Take the files that other processes hold from them: m->fds then has all files in the order of the configuration's
+ * indices, and -1 in the places of the relays. Waits as long as those processes live. Returns 0; -errno. */
+int vm_config_take_held(struct vm_config *c, struct channel_msg *m, struct err *e);
 
 #endif

@@ -6,9 +6,11 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/oom.h"
+#include "base/relay.h"
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,6 +19,7 @@
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +30,8 @@ struct answer {
 	int32_t r; /* 0, or -errno */
 	uint32_t count;
 	uint8_t notes[CHANNEL_FDS_MAX];
+	uint32_t nheld;
+	struct fork_as_file files[CHANNEL_FDS_MAX];
 	struct err e;
 };
 
@@ -38,7 +43,7 @@ struct fork_as {
 	const char *what;
 	pid_t pid;
 	int sock, pidfd;
-	struct loop_watch *watch;
+	struct loop_watch *watch, *answered; /* answered: NULL without a relay */
 	struct loop_timer *timer;
 };
 
@@ -51,6 +56,19 @@ static void err_append(struct err *e, uid_t uid, const char *who)
 	size_t n = strlen(e->msg);
 
 	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, %s)", uid, who ? who : "who defined the VM");
+}
+
+static int held_identify(const struct fork_as_result *out, struct answer *a)
+{
+	a->nheld = out->nheld;
+	for (unsigned i = 0; i < out->nheld; i++) {
+		struct stat st;
+
+		if (fstat(out->held[i], &st) < 0)
+			return err_set_errno(&a->e, -errno, "fstat");
+		a->files[i] = (struct fork_as_file){ st.st_dev, st.st_ino };
+	}
+	return 0;
 }
 
 static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
@@ -67,25 +85,43 @@ static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_a
 	if (getppid() != parent)
 		_exit(0);
 	a->r = s->run(s->arg, out, &a->e);
+	if (!a->r)
+		a->r = held_identify(out, a);
 	a->count = out->count;
 	memcpy(a->notes, out->notes, sizeof(a->notes));
 	if (s->rights && (a->r == -EACCES || a->r == -EPERM))
 		err_append(&a->e, s->rights->uid, s->who);
 }
 
+/* Give the sockets their numbers, and close all other fds from there on. relay: 0: none. First move each socket out of
+ * the way, because its number may be the other's. */
+static int sockets_place(int sock, int sock_at, int relay, int relay_at)
+{
+	int s = fcntl(sock, F_DUPFD, relay_at + 1);
+	int r = relay ? fcntl(relay, F_DUPFD, relay_at + 1) : 0;
+
+	if (s < 0 || r < 0 || dup2(s, sock_at) < 0 || (relay && dup2(r, relay_at) < 0))
+		return -errno;
+	return close_range((unsigned)(relay ? relay_at : sock_at) + 1, ~0U, 0);
+}
+
 static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t parent)
 {
 	struct fork_as_result out = { 0 };
 	struct answer a = { 0 };
-	int at = 3;
+	int at = 3, relay = 4, r;
 
-	/* Keep only fds 0 to 2 and the socket, because the user whose rights this process takes may use none of the
+	/* Keep only fds 0 to 2 and the sockets, because the user whose rights this process takes may use none of the
 	 * daemon's other fds. The process gets its own process group, so that the daemon can kill it together with its
 	 * children. */
-	if (dup2(sock, at) < 0 || close_range((unsigned)at + 1, ~0U, 0) < 0 || setpgid(0, 0) < 0)
+	if (sockets_place(sock, at, s->relay, relay) < 0 || setpgid(0, 0) < 0)
 		_exit(1);
 	child_work(s, parent, &out, &a);
-	_exit(channel_send(at, VERSION, DONE, 0, &a, sizeof(a), out.fds, a.r ? 0 : out.nfds) < 0);
+	r = channel_send(at, VERSION, DONE, 0, &a, sizeof(a), out.fds, a.r ? 0 : out.nfds);
+	/* Without the daemon, the end of the relay ends this process. */
+	if (!r && !a.r && s->relay && !(r = prctl(PR_SET_PDEATHSIG, 0)))
+		r = relay_serve(relay, out.held, out.held_at, out.nheld);
+	_exit(r < 0);
 }
 
 /* ---- the end of the process ---- */
@@ -93,6 +129,7 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 static void child_release(struct fork_as *x)
 {
 	loop_unwatch(x->watch);
+	loop_unwatch(x->answered);
 	loop_timer_free(x->timer);
 	if (x->sock >= 0)
 		close(x->sock);
@@ -139,7 +176,22 @@ static void answer_tell(struct fork_as *x)
 	res.count = a.count;
 	memcpy(res.fds, m.fds, m.nfds * sizeof(*m.fds));
 	memcpy(res.notes, a.notes, sizeof(res.notes));
+	res.nheld = MIN(a.nheld, CHANNEL_FDS_MAX);
+	memcpy(res.files, a.files, sizeof(res.files));
 	result_tell(x, r, &res, &a.e);
+}
+
+/* Take the answer of a process that now serves its files. */
+static void child_answered(void *opaque, unsigned revents)
+{
+	struct fork_as *x = opaque;
+
+	(void)revents;
+	loop_unwatch(x->answered);
+	x->answered = NULL;
+	loop_timer_disarm(x->timer);
+	if (x->done)
+		answer_tell(x);
 }
 
 static void child_exited(void *opaque, unsigned revents)
@@ -221,6 +273,8 @@ int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as *
 		r = process_start(x, s);
 	if (!r)
 		r = loop_watch(l, x->pidfd, POLLIN, child_exited, x, &x->watch);
+	if (!r && s->relay)
+		r = loop_watch(l, x->sock, POLLIN, child_answered, x, &x->answered);
 	if (r < 0) {
 		child_release(x);
 		return err_set_errno(e, r, "%s: cannot start a helper process", s->what);

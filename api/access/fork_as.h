@@ -16,6 +16,10 @@ struct rights;
 
 #define FORK_AS_NO_TIMEOUT UINT64_MAX
 
+struct fork_as_file {
+	uint64_t dev, ino;
+};
+
 /* What run() passes to done(). */
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
@@ -24,6 +28,12 @@ struct fork_as_result {
 	 * the process was killed. */
 	unsigned count;
 	uint8_t notes[CHANNEL_FDS_MAX];
+	/* Files that the process holds for another process (base/relay.h), which has the other end of the spec's relay.
+	 * done() gets only their identities. */
+	int held[CHANNEL_FDS_MAX];
+	uint16_t held_at[CHANNEL_FDS_MAX];
+	unsigned nheld;
+	struct fork_as_file files[CHANNEL_FDS_MAX];
 };
 
 struct fork_as_spec {
@@ -35,6 +45,10 @@ struct fork_as_spec {
 	const char *who; /* static text for errors, about the user; NULL: "who defined the VM" */
 	const char *what; /* static text for errors: "opening its files" */
 	uint64_t timeout_ns; /* then the process is killed, and done() gets -ETIMEDOUT; FORK_AS_NO_TIMEOUT: none */
+	/* A socket, borrowed for the call, with which the process serves the held files after its answer. done() is
+	 * called at the answer then. The process lives on until it has served the files or the other end is closed,
+	 * even if the daemon ends before. 0: none */
+	int relay;
 	/* Called once on the loop; never after fork_as_free(). */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;

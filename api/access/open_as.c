@@ -4,11 +4,13 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
@@ -19,7 +21,8 @@ struct part {
 	struct open_as *all;
 	const struct rights *rights; /* borrowed from the definition until the process has begun */
 	const struct config_files *files; /* likewise */
-	unsigned at[CHANNEL_FDS_MAX], n; /* indexes of the author's files */
+	unsigned at[CHANNEL_FDS_MAX], n; /* indexes of the author's files, in rising order */
+	unsigned nheld; /* the process holds so many of them, the first ones */
 	struct fork_as *errand; /* NULL: it has ended, or none was begun */
 };
 
@@ -31,7 +34,7 @@ struct open_as {
 	struct config config; /* complete except for its fds */
 	struct part *parts; /* owned */
 	unsigned running;
-	int fds[CHANNEL_FDS_MAX]; /* owned; -1: not opened yet */
+	int fds[CHANNEL_FDS_MAX]; /* owned; -1: not opened yet, or held by a process */
 	unsigned nfiles;
 	int r; /* the first failure */
 	struct err e;
@@ -43,10 +46,17 @@ static int files_open(const void *arg, struct fork_as_result *out, struct err *e
 	const struct part *p = arg;
 
 	for (unsigned i = 0; i < p->n; i++) {
-		out->fds[i] = config_open_file(&p->files->list[p->at[i]], e);
-		if (out->fds[i] < 0)
-			return out->fds[i];
-		out->nfds = i + 1;
+		int fd = config_open_file(&p->files->list[p->at[i]], e);
+
+		if (fd < 0)
+			return fd;
+		if (i >= p->nheld) {
+			out->fds[out->nfds++] = fd;
+			continue;
+		}
+		out->held[i] = fd;
+		out->held_at[i] = (uint16_t)p->at[i];
+		out->nheld = i + 1;
 	}
 	return 0;
 }
@@ -79,6 +89,7 @@ void open_as_free(struct open_as *o)
 	for (unsigned i = 0; i < o->nfiles; i++)
 		if (o->fds[i] >= 0)
 			close(o->fds[i]);
+	config_done(&o->config);
 	free(o);
 }
 
@@ -92,10 +103,13 @@ static void open_as_end(struct open_as *o)
 		return;
 	}
 	if (!o->r) {
-		config_take_fds(&o->config, o->fds, o->nfiles);
+		config_take_fds(&o->config, o->fds + o->config.nheld, o->nfiles - o->config.nheld);
 		o->nfiles = 0;
+	} else {
+		config_done(&o->config);
 	}
 	o->done(o->opaque, o->r, &o->config, &o->e);
+	o->config = (struct config){ 0 }; /* done() has taken it */
 	open_as_free(o);
 }
 
@@ -106,13 +120,15 @@ static void part_opened(void *opaque, int r, const struct fork_as_result *res, c
 	struct err own;
 
 	p->errand = NULL;
-	if (!r && !o->checked && res->nfds != p->n) {
+	if (!r && !o->checked && (res->nheld != p->nheld || res->nheld + res->nfds != p->n)) {
 		r = err_set(&own, -EIO, ERR_HOST, "the helper process passed too few files");
 		e = &own;
 	}
+	for (unsigned i = 0; !r && i < p->nheld; i++)
+		o->config.held[p->at[i]] = (struct config_held){ res->files[i].dev, res->files[i].ino };
 	for (unsigned i = 0; i < res->nfds; i++) {
-		if (i < p->n)
-			o->fds[p->at[i]] = res->fds[i];
+		if (p->nheld + i < p->n)
+			o->fds[p->at[p->nheld + i]] = res->fds[i];
 		else
 			close(res->fds[i]);
 	}
@@ -144,27 +160,55 @@ static const struct rights *file_author(const struct definition *d, const struct
 	return f->forward ? author_of_forward(d, f->forward) : f->path ? author_of(d, f->path) : d->rights;
 }
 
-/* Start one process for each author of a file. */
+/* Give the configuration one end of a relay. *ret: the other one, for the process; owned. */
+static int relay_make(struct open_as *o, int *ret)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	*ret = pair[1];
+	if (config_add_fd(&o->config, pair[0]) == VM_NO_FD)
+		return -EMFILE;
+	o->config.vm.relays++;
+	return 0;
+}
+
+static int part_start(struct part *p, struct loop *l, const struct definition *d, struct err *e)
+{
+	struct open_as *o = p->all;
+	struct fork_as_spec s = { .rights = p->rights, .run = o->checked ? files_check : files_open, .arg = p,
+		.who = rights_are_same(p->rights, d->rights) ? NULL : "who added the file",
+		.what = "opening its files", .timeout_ns = TIMEOUT_NS, .done = part_opened, .opaque = p };
+	CLEANUP_CLOSE int relay = -1;
+	int r = p->nheld ? relay_make(o, &relay) : 0;
+
+	if (r < 0)
+		return err_set_errno(e, r, "opening its files");
+	s.relay = MAX(relay, 0);
+	return fork_as_begin(l, &s, &p->errand, e);
+}
+
+/* Start one process for each author of a file. nheld: the processes hold so many of the first files. */
 static int open_as_start(struct open_as *o, struct loop *l, const struct definition *d, const struct config_files *files,
-	struct err *e)
+	unsigned nheld, struct err *e)
 {
 	int r = 0;
 
 	o->nfiles = files->n;
+	o->config.nheld = nheld;
+	o->config.vm.held = (uint16_t)nheld;
 	for (unsigned i = 0; i < files->n; i++) {
 		struct part *p = part_of(o, file_author(d, &files->list[i]), files);
 
 		o->fds[i] = -1;
 		p->at[p->n++] = i;
+		p->nheld += i < nheld;
 	}
 	if (!o->parts)
 		part_of(o, d->rights, files); /* done() is called from the loop then, too */
 	for (struct part *p = o->parts; p && !r; p = p->next) {
-		struct fork_as_spec s = { .rights = p->rights, .run = o->checked ? files_check : files_open, .arg = p,
-			.who = rights_are_same(p->rights, d->rights) ? NULL : "who added the file",
-			.what = "opening its files", .timeout_ns = TIMEOUT_NS, .done = part_opened, .opaque = p };
-
-		r = fork_as_begin(l, &s, &p->errand, e);
+		r = part_start(p, l, d, e);
 		o->running += !r;
 	}
 	return r;
@@ -172,7 +216,7 @@ static int open_as_start(struct open_as *o, struct loop *l, const struct definit
 
 static bool opens_images_only(enum open_as_what what)
 {
-	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ;
+	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ || what == OPEN_AS_SOURCES;
 }
 
 static int open_prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
@@ -221,7 +265,7 @@ int open_as_check(struct loop *l, const struct definition *d,
 		return fork_as_begin(l, &s, &x, e);
 	o = must_alloc(calloc(1, sizeof(*o)));
 	*o = (struct open_as){ .checked = done, .opaque = opaque };
-	r = open_as_start(o, l, d, &files, e);
+	r = open_as_start(o, l, d, &files, 0, e);
 	if (r < 0)
 		open_as_free(o);
 	return r;
@@ -239,7 +283,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	struct err e;
 	int r = open_prepare(d, what, &c, &files, &e);
 
-	if (!r && what == OPEN_AS_IMAGES_READ)
+	if (!r && (what == OPEN_AS_IMAGES_READ || what == OPEN_AS_SOURCES))
 		only_read(&c, &files);
 	if (!r && authors_are_daemon(d))
 		r = config_open_files(&c, &files, &e);
@@ -251,7 +295,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	if (!o)
 		abort(); /* otherwise done() would never be called */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
-	r = open_as_start(o, l, d, &files, &e);
+	r = open_as_start(o, l, d, &files, what == OPEN_AS_SOURCES ? 0 : files.n - c.nforwards, &e);
 	if (r < 0) {
 		open_as_free(o);
 		done(opaque, r, &c, &e);

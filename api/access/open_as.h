@@ -1,6 +1,8 @@
 /* open_as: opens the files of a definition, each with the rights of its author (authors.h). If the daemon itself is the
  * author of all files, it opens them at once. Otherwise one process for each author, with that user's ids, opens the
- * author's files and passes their fds to the daemon (fork_as.h). Threading: the daemon's loop. */
+ * author's files (fork_as.h) and holds them until the process that needs them takes them (base/relay.h). The daemon
+ * neither receives nor closes them, because a user's file system may hang. It receives only the sockets of forwards.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_OPEN_AS_H
 #define CAIRN_API_ACCESS_OPEN_AS_H
 
@@ -15,6 +17,7 @@ enum open_as_what {
 	OPEN_AS_ALL,	    /* disks, kernel and initrd */
 	OPEN_AS_IMAGES,	    /* disks only */
 	OPEN_AS_IMAGES_READ, /* disks only, all read-only */
+	OPEN_AS_SOURCES,     /* the same, but the daemon receives the files, in c->fds */
 	OPEN_AS_START,	    /* as OPEN_AS_ALL, and the listening sockets of forwards */
 	OPEN_AS_FORWARDS,    /* the sockets of forwards only */
 };

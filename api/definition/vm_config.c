@@ -18,12 +18,12 @@
 
 unsigned config_add_fd(struct config *c, int fd)
 {
-	if (c->nfds == CHANNEL_FDS_MAX) {
+	if (c->nheld + c->nfds == CHANNEL_FDS_MAX) {
 		close(fd);
 		return VM_NO_FD;
 	}
 	c->fds[c->nfds] = fd;
-	return c->nfds++;
+	return c->nheld + c->nfds++;
 }
 
 static const char *kind_words(mode_t mode)
@@ -302,6 +302,20 @@ int config_open(const struct definition *d, struct config *c, struct err *e)
 	return r < 0 ? r : config_open_files(c, &files, e);
 }
 
+int config_identify(const struct config *c, unsigned index, struct config_held *ret)
+{
+	struct stat st;
+
+	if (index < c->nheld) {
+		*ret = c->held[index];
+		return 0;
+	}
+	if (fstat(c->fds[index - c->nheld], &st) < 0)
+		return -errno;
+	*ret = (struct config_held){ st.st_dev, st.st_ino };
+	return 0;
+}
+
 int config_send(const struct config *c, int sock, uint64_t seq)
 {
 	return channel_send(sock, VM_MSG_VERSION, VM_MSG_CONFIG, seq, &c->vm, sizeof(c->vm), c->fds,
@@ -312,5 +326,5 @@ void config_done(struct config *c)
 {
 	for (unsigned i = 0; i < c->nfds; i++)
 		close(c->fds[i]);
-	c->nfds = c->nforwards = 0;
+	c->nfds = c->nforwards = c->nheld = 0;
 }

@@ -11,14 +11,25 @@ struct definition;
 struct definition_forward;
 struct err;
 
+/* The identity of a file. */
+struct config_held {
+	uint64_t dev, ino;
+};
+
 struct config {
 	struct vm_config vm;
-	int fds[CHANNEL_FDS_MAX]; /* owned */
+	/* Files that other processes opened and hold (api/access/open_as.h): those of the indices 0 to nheld - 1. Then
+	 * the first fds are the relays from which the VM process takes them (base/relay.h). 0: the daemon has all
+	 * files. */
+	unsigned nheld;
+	struct config_held held[CHANNEL_FDS_MAX];
+	int fds[CHANNEL_FDS_MAX]; /* owned; fds[i] has the index nheld + i */
 	unsigned nfds;
 	unsigned nforwards; /* number of sockets of forwards at the end of fds; usernets_start() takes them */
 };
 
-/* A file to open. Its index in the list is also the index of its fd in struct config. */
+/* A file to open. Its index in the list is also its index in struct config; without relays, which come between the
+ * files and the sockets of forwards. */
 struct config_file {
 	char key[64]; /* "disks[0].path" */
 	const char *path; /* borrowed from the definition; NULL: an empty file, for a drive without a medium */
@@ -51,6 +62,8 @@ void config_take_fds(struct config *c, const int *fds, unsigned n);
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */
 unsigned config_add_fd(struct config *c, int fd);
+/* Identify one of the definition's files. Returns 0 or -errno. */
+int config_identify(const struct config *c, unsigned index, struct config_held *ret);
 /* Send the configuration as VM_MSG_CONFIG. Returns 0 or -errno. */
 int config_send(const struct config *c, int sock, uint64_t seq);
 /* Close the fds. */

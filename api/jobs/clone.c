@@ -391,7 +391,7 @@ static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	open_as_open(f->host->loop, f->def, OPEN_AS_IMAGES_READ, sources_opened, f, &f->opener);
+	open_as_open(f->host->loop, f->def, OPEN_AS_SOURCES, sources_opened, f, &f->opener);
 }
 
 static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)

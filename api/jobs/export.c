@@ -237,6 +237,10 @@ static int archive_start(struct export *x, const struct config *c, struct err *e
 	int fds[CHANNEL_FDS_MAX + 1] = { x->fd };
 
 	spec_make(x, d, &c->vm);
+	if (c->nheld) {
+		js_put_int(x->spec, "held", (int)c->nheld);
+		js_put_int(x->spec, "relays", c->vm.relays);
+	}
 	memcpy(fds + 1, c->fds, c->nfds * sizeof(*fds));
 	return archiver_start(x->vm->host->loop, x->vm->host->paths->archive_program, "export", x->spec,
 		fds, c->nfds + 1, d->rights, &export_ops, x, &x->archiver, e);

@@ -45,8 +45,8 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 
 /* Check that no other active VM of the daemon's own user uses the image, unless both only read it: two writers would
  * destroy it. The image's lock would refuse it as well, but cannot name the other VM.
- * st: fstat() of disk i's image. */
-static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, struct err *e)
+ * image: disk i's image. */
+static int disk_check_free(struct vm *vm, unsigned i, const struct config_held *image, struct err *e)
 {
 	struct vm_host *host = vm->host;
 	bool ours_writes = !vm->def->disks[i].read_only;
@@ -64,7 +64,7 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct stat *st, str
 			 * image's lock covers this case. */
 			if (!disk->nlayers || author_of(vm_live(other), disk->layers[0].path) ||
 				(disk->read_only && !ours_writes) || stat(disk->layers[0].path, &their) < 0 ||
-				their.st_ino != st->st_ino || their.st_dev != st->st_dev)
+				their.st_ino != image->ino || their.st_dev != image->dev)
 				continue;
 			return in_use(vm, i, other, e);
 		}
@@ -77,10 +77,10 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 	int r = 0;
 
 	for (unsigned i = 0; i < c->vm.ndisks && !r; i++) {
-		struct stat st;
+		struct config_held image;
 
-		if (fstat(c->fds[c->vm.disks[i].fd[0]], &st) == 0)
-			r = disk_check_free(vm, i, &st, e);
+		if (config_identify(c, c->vm.disks[i].fd[0], &image) == 0)
+			r = disk_check_free(vm, i, &image, e);
 	}
 	return r;
 }

@@ -257,7 +257,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 
 	memcpy(&f->config, m->body, sizeof(f->config));
 	f->agent = f->config.guest_agent ? VM_AGENT_CLOSED : VM_AGENT_NONE;
-	if (vm_config_check(&f->config, m->nfds, &e) < 0) {
+	if (vm_config_take_held(&f->config, m, &e) < 0 || vm_config_check(&f->config, m->nfds, &e) < 0) {
 		reply(f, m->head.seq, -EINVAL, e.cls, e.msg);
 		exit(VM_EXIT_CONFIG);
 	}

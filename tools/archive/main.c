@@ -7,11 +7,13 @@
  *   removes the folder. clear removes the files of a killed import. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
+#include "base/channel.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"
 #include "base/program.h"
+#include "base/relay.h"
 #include "base/util.h"
 #include "tools/archive/sandbox.h"
 #include "tools/archive/stage.h"
@@ -21,8 +23,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SPEC_FD 3
+#define HELD_FD 5 /* the first relay, and then the first of the held files */
 #define PROGRESS_STEP_NS 200000000ULL
 
 static volatile sig_atomic_t terminated;
@@ -158,6 +162,35 @@ static const struct {
 	int (*run)(struct json_object *spec);
 } verbs[] = { { "export", export_main }, { "import", import_main }, { "clear", clear_main } };
 
+/* Take the files that other processes hold. They get the numbers from HELD_FD on, as if they had come with the program:
+ * first move the relays out of the way, and then each file, because its number may be another one's. */
+static int held_take(struct json_object *spec, struct err *e)
+{
+	int64_t n = js_get_int(spec, "held", 0), relays = js_get_int(spec, "relays", 0);
+	int fds[CHANNEL_FDS_MAX], r = 0;
+
+	if (n < 0 || n > CHANNEL_FDS_MAX || relays < 0 || relays > CHANNEL_FDS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "held, relays: must be 0 to %d", CHANNEL_FDS_MAX);
+	for (int i = 0; i < n; i++)
+		fds[i] = -1;
+	for (int i = 0; i < relays && !r; i++) {
+		r = relay_take(HELD_FD + i, fds, (unsigned)n);
+		close(HELD_FD + i);
+	}
+	for (int i = 0; i < n && !r; i++) {
+		int fd = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, HELD_FD + CHANNEL_FDS_MAX);
+
+		r = fd < 0 ? -EBADF : 0;
+		close(fds[i]);
+		fds[i] = fd;
+	}
+	for (int i = 0; i < n && !r; i++) {
+		r = dup2(fds[i], HELD_FD + i) < 0 ? -errno : 0;
+		close(fds[i]);
+	}
+	return r < 0 ? err_set_errno(e, r, "cannot get the files from the processes that opened them") : 0;
+}
+
 int main(int argc, char **argv)
 {
 	CLEANUP_JS struct json_object *spec = NULL;
@@ -179,6 +212,8 @@ int main(int argc, char **argv)
 	r = file_read_fd(SPEC_FD, "the specification", ARCHIVE_JSON_MAX, &text, &len, &e);
 	if (!r)
 		r = js_parse(text, len, "the specification", &spec, &e);
+	if (!r)
+		r = held_take(spec, &e);
 	if (r < 0)
 		return status_fail(&e);
 	return verbs[v].run(spec);

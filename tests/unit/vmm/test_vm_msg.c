@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -73,6 +74,48 @@ static void test_valid_configuration_is_accepted(void **state)
 	REFUSED(c.forked = 1);
 	ACCEPTED(c.forked = 1; c.restore_fd = 3);
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
+}
+
+static int take_held(unsigned held, unsigned relays, bool taken_over, unsigned *nfds)
+{
+	struct vm_config c = sane();
+	struct channel_msg m = { .nfds = *nfds };
+	struct err e;
+	int r;
+
+	c.held = (uint16_t)held;
+	c.relays = (uint16_t)relays;
+	c.taken_over = taken_over;
+	memset(m.fds, 0xff, sizeof(m.fds));
+	r = vm_config_take_held(&c, &m, &e);
+	assert_true(!c.held && !c.relays);
+	*nfds = m.nfds;
+	return r;
+}
+
+static void test_numbers_of_held_files_are_checked(void **state)
+{
+	const struct {
+		unsigned held, relays, nfds;
+		int r;
+	} rows[] = {
+		{ 0, 0, 3, 0 },
+		{ 0, 4, 3, -EINVAL },
+		{ CHANNEL_FDS_MAX - 2, 1, 3, -EINVAL },
+		{ UINT16_MAX, UINT16_MAX, CHANNEL_FDS_MAX, -EINVAL },
+		{ 2, 0, 3, -EPROTO }, /* nobody has them */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		unsigned nfds = rows[i].nfds;
+
+		assert_int_equal(take_held(rows[i].held, rows[i].relays, false, &nfds), rows[i].r);
+		/* What an earlier build's process left in the struct's padding has no meaning. */
+		nfds = rows[i].nfds;
+		assert_int_equal(take_held(rows[i].held, rows[i].relays, true, &nfds), 0);
+		assert_int_equal(nfds, rows[i].nfds);
+	}
 }
 
 static void test_name_is_checked(void **state)
@@ -449,6 +492,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_valid_configuration_is_accepted),
+		cmocka_unit_test(test_numbers_of_held_files_are_checked),
 		cmocka_unit_test(test_name_is_checked),
 		cmocka_unit_test(test_strings_are_terminated),
 		cmocka_unit_test(test_memory_size_is_checked),

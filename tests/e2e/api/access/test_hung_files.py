@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import signal
+import subprocess
 
 import pytest
 
-from conftest import Qmp, until
+from conftest import BUILD, Qmp, open_files, until
 from fuselib import Op, fuse
 from otherslib import as_user
 from test_daemon import shared  # noqa: F401
@@ -16,7 +18,7 @@ from test_daemon import shared  # noqa: F401
 def hostile(shared):  # noqa: F811
     """A daemon and a file system. The user nobody is an owner of the VM 'mine'."""
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
-    with fuse(shared.tmp / "fuse", kernel=b"not a kernel\n") as f:
+    with fuse(shared.tmp / "fuse", kernel=b"not a kernel\n", disk=bytes(65536)) as f:
         yield shared, f
 
 
@@ -111,3 +113,40 @@ def test_role_is_checked_again_when_a_define_takes_effect(hostile, meanwhile):
         e = answer()["error"]
         assert e["class"] in ("PermissionDenied", "Timeout"), e  # a slow machine may let the define time out
     assert "description" not in json.loads(d.cairn("dumpjson", "mine").stdout)
+
+
+START = ["vm-start", {"vm": "mine"}]
+
+
+@pytest.mark.parametrize("command, cmdline, refused", [
+    (START, "", False),
+    (START, "refuse", True),
+    (START, "die-at-config", True),
+    (["snapshot-list", {"vm": "mine"}], "", False)], ids=["start", "refused start", "died start", "offline process"])
+def test_files_go_past_the_daemon_to_the_process_that_needs_them(hostile, command, cmdline, refused):
+    """Whatever becomes of the files, the daemon closes none of them."""
+    d, f = hostile
+    disk = {"path": f["disk"], "format": "raw"}
+    boot = {"kernel": f["kernel"], "cmdline": cmdline}
+    with asked(d, "vm-define", definition=definition(f, disks=[disk], boot=boot)) as answer:
+        assert "return" in answer()
+    f.hang(Op.FLUSH)
+    with asked(d, command[0], **command[1]) as answer:
+        until(lambda: Op.FLUSH in f.hanging())
+        assert serves(d) and not [t for t in open_files(d.proc.pid) if t.startswith(str(f.folder))]
+        f.release()
+        assert ("error" in answer()) == refused
+
+
+def test_export_gets_its_files_past_the_daemon(hostile):
+    d, f = hostile
+    with asked(d, "vm-define", definition=definition(f)) as answer:
+        assert "return" in answer()
+    f.hang(Op.FLUSH)
+    archive = d.tmp / "mine.tar"
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "export", "mine", str(archive)], env=d.env) as export:
+        until(lambda: Op.FLUSH in f.hanging())
+        assert serves(d)
+        f.release()
+        assert export.wait() == 0
+    d.cairn("import", "--dry-run", str(archive))

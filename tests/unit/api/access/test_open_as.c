@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/relay.h"
 #include "tests/unit/tmp.h"
 
 #include <errno.h>
@@ -151,7 +152,7 @@ static int teardown(void **state)
 }
 
 struct outcome {
-	bool done;
+	bool done, held;
 	int r;
 	struct err e;
 	unsigned nfds;
@@ -161,6 +162,8 @@ struct outcome {
 static void opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct outcome *o = opaque;
+	int fds[CHANNEL_FDS_MAX] = { -1, -1 };
+	struct config_held id;
 	struct stat st;
 
 	assert_false(o->done);
@@ -170,12 +173,22 @@ static void opened(void *opaque, int r, struct config *c, const struct err *e)
 		o->e = *e;
 		return;
 	}
-	o->nfds = c->nfds;
-	assert_int_equal(c->vm.disks[0].fd[0], c->nfds - 1);
-	assert_int_equal(fstat(c->fds[c->nfds - 1], &st), 0);
-	assert_int_equal(fcntl(c->fds[c->nfds - 1], F_GETFD), FD_CLOEXEC);
-	assert_int_equal(fcntl(c->fds[c->nfds - 1], F_GETFL) & (O_ACCMODE | O_NONBLOCK), O_RDWR);
+	o->held = c->nheld > 0;
+	o->nfds = o->held ? c->nheld : c->nfds;
+	assert_true(c->nheld == c->vm.held && c->vm.relays == o->held);
+	assert_int_equal(config_identify(c, o->nfds - 1, &id), 0);
+	if (o->held) /* fds[0] is the only fd that the daemon got */
+		assert_true(c->nfds == 1 && relay_take(c->fds[0], fds, o->nfds) == 0);
+	else
+		memcpy(fds, c->fds, o->nfds * sizeof(*fds));
+	assert_int_equal(c->vm.disks[0].fd[0], o->nfds - 1);
+	assert_int_equal(fstat(fds[o->nfds - 1], &st), 0);
+	assert_true(st.st_dev == id.dev && st.st_ino == id.ino);
+	assert_int_equal(fcntl(fds[o->nfds - 1], F_GETFD), FD_CLOEXEC);
+	assert_int_equal(fcntl(fds[o->nfds - 1], F_GETFL) & (O_ACCMODE | O_NONBLOCK), O_RDWR);
 	o->last = st.st_ino;
+	for (unsigned i = 0; o->held && i < o->nfds; i++)
+		close(fds[i]);
 	config_done(c);
 }
 
@@ -225,6 +238,7 @@ static void test_own_files_open_and_others_are_refused(void **state)
 	struct outcome o = open_it(f, f->link, NULL, false);
 
 	assert_int_equal(o.r, 0);
+	assert_false(o.held);
 	assert_int_equal(o.nfds, 2);
 	assert_int_equal(o.last, inode(f->own));
 }
@@ -238,6 +252,7 @@ static void test_another_users_rights_are_used(void **state)
 		skip();
 	o = open_it(f, f->theirs, &stranger, false);
 	assert_int_equal(o.r, 0);
+	assert_true(o.held);
 	assert_int_equal(o.nfds, 2);
 	assert_int_equal(o.last, inode(f->theirs));
 	o = open_it(f, f->groups, &stranger, true);
