@@ -47,14 +47,14 @@ LOOKS = [("info", "x"), ("map", "x"), ("check", "x"), ("convert", "-O", "raw", "
          ("snapshot", "-l", "x"), ("measure", "-O", "qcow2", "x")]
 CHANGES = [
     [("rebase", "-u", "-b", "base", "-F", "qcow2", "x")],
-    [("rebase", "-b", "base", "-F", "qcow2", "x"), ("rebase", "-b", "", "x")],
+    [("rebase", "-f", "qcow2", "-b", "base", "-F", "qcow2", "x"), ("rebase", "-f", "qcow2", "-b", "", "x")],
     [("amend", "-o", "lazy_refcounts=on", "x")],
     [("amend", "-o", "refcount_bits=64", "x")],
-    [("resize", "x", "200G")],
+    [("resize", "-f", "qcow2", "x", "200G")],
     [("snapshot", "-c", "s", "x"), ("snapshot", "-a", "s", "x"), ("snapshot", "-d", "s", "x")],
     [("convert", "-n", "-O", "qcow2", "base", "x")],
     [("check", "-r", "all", "x")],
-    [("trim", "--zeros", "x"), ("resize", "x", "5M")],
+    [("trim", "-f", "qcow2", "--zeros", "x"), ("resize", "-f", "qcow2", "x", "5M")],
 ]
 
 
