@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import BUILD, Qmp, open_files, until
 from fuselib import Op, fuse
 from otherslib import as_user
-from test_daemon import shared  # noqa: F401
+from test_daemon import NOBODY, shared  # noqa: F401
 
 
 @pytest.fixture
@@ -150,3 +151,32 @@ def test_export_gets_its_files_past_the_daemon(hostile):
         f.release()
         assert export.wait() == 0
     d.cairn("import", "--dry-run", str(archive))
+
+
+def test_processes_of_a_real_vm_get_its_files(shared, kvm, guest):  # noqa: F811
+    """The VM's process, the offline process and the export, with their sandboxes, take files of two users."""
+    d, folder = shared, shared.tmp / "nobodys"
+    folder.mkdir()
+    shutil.copy(guest("idle.elf"), folder / "kernel")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / "a.qcow2", "16M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", d.tmp / "roots.raw", "1M"], check=True)
+    for path in (folder, folder / "kernel", folder / "a.qcow2"):
+        os.chown(path, NOBODY, NOBODY)
+    d.stop()
+    d.vm_program = None
+    d.start()
+    keys = {"memory": "32M", "boot": {"kernel": str(folder / "kernel")},
+            "disks": [{"path": str(folder / "a.qcow2"), "format": "qcow2"}]}
+    d.cairn("grant", "owner", "mine", "--user", "nobody")
+    with asked(d, "vm-define", definition={"name": "mine", **keys}) as answer:
+        assert "return" in answer()
+    keys["disks"].append({"path": str(d.tmp / "roots.raw"), "format": "raw", "readonly": True})
+    d.cairn("define", d.write("mine", **keys))
+    d.cairn("start", "mine")
+    opened = {os.path.basename(t) for t in open_files(d.children()[0])}
+    assert {"kernel", "a.qcow2", "roots.raw"} <= opened
+    d.cairn("snapshot-create-as", "mine", "s1")
+    d.cairn("destroy", "mine")
+    assert "s1" in d.cairn("snapshot-list", "mine").stdout
+    d.cairn("export", "mine", str(d.tmp / "mine.tar"))
+    d.cairn("import", "--dry-run", str(d.tmp / "mine.tar"))
