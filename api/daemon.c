@@ -140,20 +140,30 @@ static void permissions_found(struct vm_host *h)
 	permissions_load(&h->permissions, js_get(o, "permissions"));
 }
 
-/* Whether the VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
-static bool vm_is_there(void *opaque, const char *name)
+/* Whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
+static bool vm_is_there(void *opaque, const struct permission *e)
 {
 	struct vm_host *h = opaque;
+	const struct vm *vm = vm_find(h, e->vm);
 
-	return vm_find(h, name) || store_has_file(h->store, name, "");
+	return vm_find_uuid(h, e->uuid) || ((!vm || strcmp(vm->def->name, e->vm)) && store_has_file(h->store, e->vm, ""));
+}
+
+static const uint8_t *uuid_of_vm(void *opaque, const char *name)
+{
+	const struct vm *vm = vm_find(opaque, name);
+
+	return vm && !strcmp(vm->def->name, name) ? vm->def->uuid : NULL;
 }
 
 /* Remove the permissions for VMs that do not exist: an earlier daemon may have ended after it removed a VM and before
  * it removed the VM's permissions. */
 static void permissions_mend(struct vm_host *h)
 {
-	if (permissions_prune(&h->permissions, vm_is_there, h))
-		permissions_keep(&h->permissions, h->store, NULL);
+	bool found = permissions_find_vms(&h->permissions, uuid_of_vm, h);
+
+	if (permissions_prune(&h->permissions, vm_is_there, h) || found)
+		permissions_keep(&h->permissions, h->loop, h->store, NULL);
 }
 
 static void jobs_found(struct vm_host *h)

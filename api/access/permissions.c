@@ -1,18 +1,43 @@
 #include "api/access/permissions.h"
+#include "api/definition/definition.h"
 #include "api/schema/schema.h"
 #include "api/store/store.h"
 #include "api/wire/json.h"
+#include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define UUID_KEY "vm-uuid"
+
+/* Stores the table when nobody waits for it, and again after a failure: a revoked permission must not come back with
+ * the next daemon. */
+struct permissions_writer {
+	struct store_work work;
+	struct permissions *p;
+	struct store *store;
+	struct loop_timer *retry;
+	bool busy, again; /* again: the table has changed since the write under way */
+	uint64_t wait_ns;
+};
+
+static void writer_free(struct permissions_writer *w)
+{
+	if (!w)
+		return;
+	loop_timer_free(w->retry);
+	free(w);
+}
+
 void permissions_done(struct permissions *p)
 {
 	for (size_t i = 0; i < p->n; i++)
 		free(p->list[i].vm);
 	free(p->list);
+	writer_free(p->writer);
 	*p = (struct permissions){ 0 };
 }
 
@@ -30,14 +55,27 @@ static bool is_about(const struct permission *p, const struct peer *who)
 	return false;
 }
 
-enum role permissions_role(const struct permissions *p, const struct peer *who, const char *vm)
+static bool has_uuid(const struct permission *e)
+{
+	static const uint8_t none[16];
+
+	return memcmp(e->uuid, none, sizeof(none));
+}
+
+/* uuid: NULL: all VMs. */
+static bool is_for(const struct permission *e, const uint8_t *uuid)
+{
+	return e->vm ? uuid && has_uuid(e) && !memcmp(e->uuid, uuid, sizeof(e->uuid)) : !uuid;
+}
+
+enum role permissions_role(const struct permissions *p, const struct peer *who, const uint8_t *uuid)
 {
 	enum role role = ROLE_NONE;
 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
 
-		if (e->role > role && (!e->vm || (vm && !strcmp(e->vm, vm))) && is_about(e, who))
+		if (e->role > role && (!e->vm || is_for(e, uuid)) && is_about(e, who))
 			role = e->role;
 	}
 	return role;
@@ -46,16 +84,18 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 bool permissions_know(const struct permissions *p, const struct peer *who)
 {
 	for (size_t i = 0; i < p->n; i++)
-		if (is_about(&p->list[i], who))
+		if (p->list[i].role && is_about(&p->list[i], who))
 			return true;
 	return false;
 }
 
 /* ---- changing permissions ---- */
 
-static bool same_vm(const char *a, const char *b)
+static bool is_entry_of(const struct permission *e, const struct permission_vm *vm)
 {
-	return !a || !b ? a == b : !strcmp(a, b);
+	if (!vm || vm->uuid)
+		return is_for(e, vm ? vm->uuid : NULL);
+	return e->vm && !strcmp(e->vm, vm->name);
 }
 
 static void remove_at(struct permissions *p, size_t i)
@@ -65,7 +105,7 @@ static void remove_at(struct permissions *p, size_t i)
 	memmove(&p->list[i], &p->list[i + 1], (p->n - i) * sizeof(*p->list));
 }
 
-static int permission_add(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role)
+static int permission_add(struct permissions *p, const struct permission *e, const struct permission_vm *vm)
 {
 	struct permission *more;
 	char *copy = NULL;
@@ -76,65 +116,128 @@ static int permission_add(struct permissions *p, bool is_group, uid_t id, const 
 	if (!more)
 		return -ENOMEM;
 	p->list = more;
-	if (vm && !(copy = strdup(vm)))
+	if (vm && !(copy = strdup(vm->name)))
 		return -ENOMEM;
-	p->list[p->n++] = (struct permission){ is_group, id, role, copy };
+	p->list[p->n] = *e;
+	p->list[p->n].vm = copy;
+	if (vm && vm->uuid)
+		memcpy(p->list[p->n].uuid, vm->uuid, sizeof(e->uuid));
+	p->n++;
 	return 0;
 }
 
-static bool sees_too(const struct permissions *p, const struct permission *who, const char *vm)
+static struct permission *entry_find(const struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].is_group == is_group && p->list[i].id == id && is_entry_of(&p->list[i], vm))
+			return &p->list[i];
+	return NULL;
+}
+
+static bool sees_too(const struct permissions *p, const struct permission *who, const uint8_t *uuid)
 {
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
 
-		if (e->is_group == who->is_group && e->id == who->id && (!e->vm || same_vm(e->vm, vm)))
+		if (e->is_group == who->is_group && e->id == who->id && e->role && (!e->vm || is_for(e, uuid)))
 			return true;
 	}
 	return false;
 }
 
-bool permissions_seen_together(const struct permissions *p, const char *a, const char *b)
+bool permissions_seen_together(const struct permissions *p, const uint8_t a[16], const uint8_t b[16])
 {
 	for (size_t i = 0; i < p->n; i++)
-		if (p->list[i].vm && same_vm(p->list[i].vm, a) && !sees_too(p, &p->list[i], b))
+		if (p->list[i].vm && is_for(&p->list[i], a) && !sees_too(p, &p->list[i], b))
 			return false;
 	return true;
 }
 
-int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role)
+int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
 {
-	for (size_t i = 0; i < p->n; i++) {
-		struct permission *e = &p->list[i];
+	struct permission *e = entry_find(p, is_group, id, vm);
 
-		if (e->is_group != is_group || e->id != id || !same_vm(e->vm, vm))
-			continue;
-		if (role == ROLE_NONE)
-			remove_at(p, i);
-		else
-			e->role = role;
+	if (e && role == ROLE_NONE)
+		remove_at(p, (size_t)(e - p->list));
+	else if (e)
+		e->role = e->promised = role;
+	if (e)
 		return 0;
+	return role == ROLE_NONE ? -ENOENT :
+		permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .role = role, .promised = role }, vm);
+}
+
+int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
+{
+	struct permission *e = entry_find(p, is_group, id, vm);
+	int r = 0;
+
+	if (!e)
+		r = permission_add(p, &(struct permission){ .is_group = is_group, .id = id }, vm);
+	if (r < 0)
+		return r;
+	e = e ? e : &p->list[p->n - 1];
+	e->role = MIN(e->role, role);
+	e->promised = role;
+	e->promises++;
+	return 0;
+}
+
+void permissions_promise_end(struct permissions *p, bool is_group, uid_t id, const uint8_t *uuid, enum role role, bool stored)
+{
+	struct permission_vm vm = { .uuid = uuid };
+	struct permission *e = entry_find(p, is_group, id, uuid ? &vm : NULL);
+
+	if (!e || !e->promises)
+		return;
+	e->promises--;
+	/* Another client may have lowered the role meanwhile. */
+	if (stored)
+		e->role = MAX(e->role, MIN(role, e->promised));
+	else if (!e->promises)
+		e->promised = e->role;
+	if (!e->promises && e->role == ROLE_NONE)
+		remove_at(p, (size_t)(e - p->list));
+}
+
+bool permissions_forget_vm(struct permissions *p, const uint8_t uuid[16])
+{
+	size_t had = p->n;
+
+	for (size_t i = p->n; i--;)
+		if (p->list[i].vm && is_for(&p->list[i], uuid))
+			remove_at(p, i);
+	return p->n != had;
+}
+
+bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const struct permission *e), void *opaque)
+{
+	size_t had = p->n;
+
+	for (size_t i = p->n; i--;)
+		if (p->list[i].vm && !there(opaque, &p->list[i]))
+			remove_at(p, i);
+	return p->n != had;
+}
+
+bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *opaque, const char *name), void *opaque)
+{
+	bool any = false;
+
+	for (size_t i = p->n; i--;) {
+		struct permission *e = &p->list[i];
+		const uint8_t *uuid;
+
+		if (!e->vm || has_uuid(e))
+			continue;
+		any = true;
+		uuid = find(opaque, e->vm);
+		if (uuid)
+			memcpy(e->uuid, uuid, sizeof(e->uuid));
+		else
+			remove_at(p, i);
 	}
-	return role == ROLE_NONE ? -ENOENT : permission_add(p, is_group, id, vm, role);
-}
-
-bool permissions_forget_vm(struct permissions *p, const char *vm)
-{
-	size_t had = p->n;
-
-	for (size_t i = p->n; i--;)
-		if (p->list[i].vm && !strcmp(p->list[i].vm, vm))
-			remove_at(p, i);
-	return p->n != had;
-}
-
-bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const char *vm), void *opaque)
-{
-	size_t had = p->n;
-
-	for (size_t i = p->n; i--;)
-		if (p->list[i].vm && !there(opaque, p->list[i].vm))
-			remove_at(p, i);
-	return p->n != had;
+	return any;
 }
 
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name)
@@ -146,7 +249,7 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 			continue;
 		copy = strdup(name);
 		if (!copy)
-			abort(); /* else the entry would apply to the next VM with the old name */
+			abort();
 		free(p->list[i].vm);
 		p->list[i].vm = copy;
 	}
@@ -164,20 +267,41 @@ enum role permissions_role_from_word(const char *word, bool of_vm)
 	return ROLE_NONE;
 }
 
-struct json_object *permissions_to_json(const struct permissions *p)
+/* An entry without a uuid gets an empty one, which permissions_find_vms() completes. */
+static void uuid_put(struct json_object *o, const struct permission *e)
+{
+	char text[DEFINITION_UUID_TEXT];
+
+	uuid_print(e->uuid, text);
+	js_put_str(o, UUID_KEY, has_uuid(e) ? text : "");
+}
+
+/* to_store: with the roles that are in force once the table is stored. */
+static struct json_object *table_to_json(const struct permissions *p, bool to_store)
 {
 	struct json_object *list = json_object_new_array();
 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
-		struct json_object *o = json_object_new_object();
+		enum role role = to_store ? e->promised : e->role;
+		struct json_object *o;
 
+		if (role == ROLE_NONE)
+			continue;
+		o = json_object_new_object();
 		js_put_int(o, e->is_group ? "group" : "user", e->id);
-		js_put_str(o, "role", e->vm && e->role == ROLE_ADMIN ? "owner" : role_name(e->role));
+		js_put_str(o, "role", e->vm && role == ROLE_ADMIN ? "owner" : role_name(role));
 		js_put_str(o, "vm", e->vm);
+		if (e->vm)
+			uuid_put(o, e);
 		json_object_array_add(list, o);
 	}
 	return list;
+}
+
+struct json_object *permissions_to_json(const struct permissions *p)
+{
+	return table_to_json(p, false);
 }
 
 void permissions_load(struct permissions *p, struct json_object *list)
@@ -186,7 +310,9 @@ void permissions_load(struct permissions *p, struct json_object *list)
 
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
-		const char *vm = js_get_str(o, "vm");
+		const char *vm = js_get_str(o, "vm"), *uuid = js_get_str(o, UUID_KEY);
+		struct permission_vm of = { .name = vm };
+		uint8_t bytes[16];
 		int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
 		enum role role = permissions_role_from_word(js_get_str(o, "role"), vm != NULL);
 		int64_t id = MAX(user, group);
@@ -194,19 +320,86 @@ void permissions_load(struct permissions *p, struct json_object *list)
 		/* A "vm" that is not a string must not become an entry for all VMs. */
 		if (id < 0 || id >= UINT32_MAX || role == ROLE_NONE || (js_get(o, "vm") && !vm))
 			continue;
-		permissions_set(p, group >= 0, (uid_t)id, vm, role);
+		if (uuid && *uuid) {
+			if (uuid_parse(uuid, bytes) < 0)
+				continue;
+			of.uuid = bytes;
+		} else if (vm && !uuid) {
+			continue;
+		}
+		permissions_set(p, group >= 0, (uid_t)id, vm ? &of : NULL, role);
 	}
 }
 
-void permissions_keep(struct permissions *p, struct store *s, struct store_work *w)
+/* ---- storing the table ---- */
+
+#define RETRY_FIRST_NS 1000000000ULL
+#define RETRY_LONGEST_NS (60 * 1000000000ULL)
+
+static void table_write(struct permissions *p, struct store *s, struct store_work *w)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 
-	js_put(o, "permissions", permissions_to_json(p));
+	js_put(o, "permissions", table_to_json(p, true));
+	store_put(s, NULL, PERMISSIONS_FILE, o, STORE_WITH_WORK, w, NULL);
+}
+
+static void writer_go(void *opaque)
+{
+	struct permissions_writer *w = opaque;
+
+	w->busy = true;
+	w->again = false;
+	table_write(w->p, w->store, &w->work);
+}
+
+static void writer_done(struct store_work *work)
+{
+	struct permissions_writer *w = container_of(work, struct permissions_writer, work);
+
+	w->busy = false;
+	if (!work->r) {
+		w->wait_ns = RETRY_FIRST_NS;
+		if (w->again)
+			writer_go(w);
+		return;
+	}
+	if (work->r == -ENOTSUP) /* a newer Cairn's file stays as it is */
+		return;
+	log_error("permissions", "they are not stored and the daemon tries again in %u s: %s",
+		(unsigned)(w->wait_ns / 1000000000ULL), work->e.msg);
+	loop_timer_arm(w->retry, loop_now_ns() + w->wait_ns);
+	w->wait_ns = MIN(2 * w->wait_ns, RETRY_LONGEST_NS);
+}
+static struct permissions_writer *writer_of(struct permissions *p, struct loop *l, struct store *s)
+{
+	struct permissions_writer *w = p->writer;
+
 	if (w)
-		store_put(s, NULL, PERMISSIONS_FILE, o, STORE_WITH_WORK, w, NULL);
-	else
-		store_put(s, NULL, PERMISSIONS_FILE, o, STORE_EVENTUALLY, NULL, NULL);
+		return w;
+	w = must_alloc(calloc(1, sizeof(*w)));
+	*w = (struct permissions_writer){ .work = { .loop = l, .done = writer_done }, .p = p, .store = s,
+		.wait_ns = RETRY_FIRST_NS };
+	if (loop_timer_new(l, writer_go, w, &w->retry) < 0)
+		abort();
+	p->writer = w;
+	return w;
+}
+
+void permissions_keep(struct permissions *p, struct loop *l, struct store *s, struct store_work *w)
+{
+	struct permissions_writer *own;
+
+	if (w) {
+		table_write(p, s, w);
+	} else {
+		own = writer_of(p, l, s);
+		loop_timer_disarm(own->retry);
+		if (own->busy)
+			own->again = true;
+		else
+			writer_go(own);
+	}
 	if (p->changed)
 		p->changed(p->opaque);
 }

@@ -8,9 +8,12 @@
 #include "api/wire/peer.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct json_object;
+struct loop;
+struct permissions_writer;
 struct store;
 struct store_work;
 
@@ -20,8 +23,19 @@ struct store_work;
 struct permission {
 	bool is_group;
 	uid_t id;
-	enum role role;
-	char *vm; /* name; NULL: all VMs */
+	enum role role; /* in force */
+	enum role promised; /* in force once the table is stored; equal to role while promises is 0 */
+	unsigned promises; /* roles that are being stored */
+	char *vm; /* name of the VM; NULL: all VMs */
+	/* The VM. All zero: an older Cairn stored the name only, and permissions_find_vms() was not called yet. Such an
+	 * entry gives no role. */
+	uint8_t uuid[16];
+};
+
+/* The VM of an entry. */
+struct permission_vm {
+	const char *name;
+	const uint8_t *uuid; /* NULL: the VM does not exist, and the entry is found by its name */
 };
 
 struct permissions {
@@ -30,31 +44,41 @@ struct permissions {
 	/* Called by permissions_keep(). NULL: not wanted. */
 	void (*changed)(void *opaque);
 	void *opaque;
+	struct permissions_writer *writer; /* owned; stores the table when nobody waits; NULL: not used yet */
 };
 
 /* Free the table's entries, and clear *p. */
 void permissions_done(struct permissions *p);
-/* Return the highest role that the entries give to `who`. vm: for this VM; NULL: for all VMs. */
-enum role permissions_role(const struct permissions *p, const struct peer *who, const char *vm);
+/* Return the highest role that the entries give to `who`. uuid: for this VM; NULL: for all VMs. */
+enum role permissions_role(const struct permissions *p, const struct peer *who, const uint8_t *uuid);
 /* Whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
 /* Whether every user or group with an entry for VM a also has one for VM b or for all VMs, so that a text about a may
  * name b. */
-bool permissions_seen_together(const struct permissions *p, const char *a, const char *b);
+bool permissions_seen_together(const struct permissions *p, const uint8_t a[16], const uint8_t b[16]);
 /* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the
  * entry.
  * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
-int permissions_set(struct permissions *p, bool is_group, uid_t id, const char *vm, enum role role);
-/* Remove all entries for a VM that was undefined, so that a later VM of that name does not inherit them.
- * Returns whether there were any. */
-bool permissions_forget_vm(struct permissions *p, const char *vm);
+int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
+/* As permissions_set() for a role that is not ROLE_NONE, but what the new role adds to the old one is in force only
+ * after permissions_promise_end(). Until then, the entry is stored with the new role.
+ * Returns 0; -ENOSPC; -ENOMEM. */
+int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
+/* End a promise. stored: the table is on stable storage; false: the old role stays, and the table has to be stored
+ * again. Does nothing if the entry was removed meanwhile. */
+void permissions_promise_end(struct permissions *p, bool is_group, uid_t id, const uint8_t *uuid, enum role role, bool stored);
+/* Remove all entries for a VM that was undefined. Returns whether there were any. */
+bool permissions_forget_vm(struct permissions *p, const uint8_t uuid[16]);
 /* Remove the entries of all VMs for which there() is false. Returns whether there were any. */
-bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const char *vm), void *opaque);
+bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const struct permission *e), void *opaque);
+/* Set the uuids of entries that an older Cairn stored with the name only. find: returns the uuid of the VM of that
+ * name; NULL: there is none, and the entry is removed. Returns whether there were any. */
+bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *opaque, const char *name), void *opaque);
 
 /* Change a VM's name in all entries. */
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name);
 
-/* Return [{user or group, role, vm}], owned by the caller. */
+/* Return [{user or group, role, vm, vm-uuid}], owned by the caller. */
 struct json_object *permissions_to_json(const struct permissions *p);
 /* Load entries; invalid ones are skipped. */
 void permissions_load(struct permissions *p, struct json_object *list);
@@ -63,7 +87,8 @@ void permissions_load(struct permissions *p, struct json_object *list);
 enum role permissions_role_from_word(const char *word, bool of_vm);
 
 /* Store the table and call changed(). To be called after each change of the table. w: done once the file is on stable
- * storage; NULL: nobody waits. */
-void permissions_keep(struct permissions *p, struct store *s, struct store_work *w);
+ * storage; NULL: nobody waits, and a write that fails is repeated until one succeeds. Whoever waits repeats it with
+ * permissions_keep(…, NULL). */
+void permissions_keep(struct permissions *p, struct loop *l, struct store *s, struct store_work *w);
 
 #endif

@@ -462,7 +462,9 @@ static enum role peer_role(void *opaque, const struct peer *who, const char *vm)
 {
 	const struct command_context *context = opaque;
 
-	return permissions_role(&context->host->permissions, who, vm);
+	const struct vm *found = vm ? vm_find(context->host, vm) : NULL;
+
+	return permissions_role(&context->host->permissions, who, found ? found->def->uuid : NULL);
 }
 
 static bool peer_known(void *opaque, const struct peer *who)

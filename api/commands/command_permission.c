@@ -9,26 +9,49 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+/* A grant or revoke that is being stored. */
 struct keep {
 	struct store_work work;
 	struct call *call;
+	bool is_group, of_vm;
+	uid_t id;
+	uint8_t uuid[16];
+	enum role role; /* ROLE_NONE: a revoke, which is in force */
 };
 
 static void keep_done(struct store_work *work)
 {
 	struct keep *k = container_of(work, struct keep, work);
+	struct vm_host *host = k->call->host;
+	struct permissions *p = &host->permissions;
+	struct err e;
+	int r = work->r;
 
-	call_done(k->call, work->r, &work->e);
+	if (k->role != ROLE_NONE) {
+		permissions_promise_end(p, k->is_group, k->id, k->of_vm ? k->uuid : NULL, k->role, !r);
+		if (!r && p->changed)
+			p->changed(p->opaque);
+		e = work->e;
+	} else if (r < 0) {
+		err_set(&e, r, work->e.cls, "the permission is revoked, but not on the disk yet, so a daemon that starts now would "
+			"know it again; this daemon keeps trying: %.300s", work->e.msg);
+	}
+	if (r < 0)
+		permissions_keep(p, host->loop, host->store, NULL);
+	call_done(k->call, r, &e);
 	free(k);
 }
 
-static void table_keep(struct call *c)
+static void table_keep(struct call *c, const struct keep *what)
 {
 	struct keep *k = must_alloc(calloc(1, sizeof(*k)));
 
-	*k = (struct keep){ { .done = keep_done, .loop = c->host->loop }, c };
-	permissions_keep(&c->host->permissions, c->host->store, &k->work);
+	*k = *what;
+	k->work = (struct store_work){ .done = keep_done, .loop = c->host->loop };
+	k->call = c;
+	permissions_keep(&c->host->permissions, c->host->loop, c->host->store, &k->work);
 }
 
 static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct err *e)
@@ -42,46 +65,52 @@ static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct er
 	return 0;
 }
 
-/* Read the argument `vm`. A VM that does not exist is accepted only for revoking. */
-static int arg_vm(struct call *c, bool granting, const char **ret_vm, struct err *e)
+/* Read the argument `vm`. A VM that does not exist is accepted only for revoking.
+ * *ret_vm: points to buf, or NULL: all VMs. */
+static int arg_vm(struct call *c, bool granting, struct permission_vm *buf, const struct permission_vm **ret_vm, struct err *e)
 {
 	const char *name = js_get_str(c->args, "vm");
 	struct vm *vm = name ? vm_find(c->host, name) : NULL;
 
-	*ret_vm = vm ? vm->def->name : name;
+	*buf = (struct permission_vm){ vm ? vm->def->name : name, vm ? vm->def->uuid : NULL };
+	*ret_vm = name ? buf : NULL;
 	if (name && !vm && granting)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"there is no VM '%.255s'. Next: cairn list --all", name);
 	return 0;
 }
 
-static void permission_set(struct call *c, bool granting, enum role role, const char *vm)
+static void permission_set(struct call *c, enum role role, const struct permission_vm *vm)
 {
+	struct keep k = { .role = role, .of_vm = vm };
+	struct permissions *p = &c->host->permissions;
 	struct err e;
-	bool is_group;
-	uid_t id;
-	int r = arg_subject(c, &is_group, &id, &e);
+	int r = arg_subject(c, &k.is_group, &k.id, &e);
 
+	if (vm && vm->uuid)
+		memcpy(k.uuid, vm->uuid, sizeof(k.uuid));
 	if (!r) {
-		r = permissions_set(&c->host->permissions, is_group, id, vm, role);
-		if (r == -ENOENT && !granting)
+		r = role ? permissions_promise(p, k.is_group, k.id, vm, role) : permissions_set(p, k.is_group, k.id, vm, role);
+		if (r == -ENOENT)
 			err_set(&e, r, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions",
-				is_group ? "group" : "user", (unsigned)id);
+				k.is_group ? "group" : "user", (unsigned)k.id);
 		else if (r < 0)
 			err_set(&e, r, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
 	}
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		table_keep(c);
+		table_keep(c, &k);
 }
 
 void command_permission_grant(struct call *c)
 {
-	const char *word = js_get_str(c->args, "role"), *vm;
+	const char *word = js_get_str(c->args, "role");
+	const struct permission_vm *vm;
+	struct permission_vm buf;
 	enum role role;
 	struct err e;
-	int r = arg_vm(c, true, &vm, &e);
+	int r = arg_vm(c, true, &buf, &vm, &e);
 
 	role = permissions_role_from_word(word, vm != NULL);
 	if (!r && role == ROLE_NONE)
@@ -92,18 +121,19 @@ void command_permission_grant(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		permission_set(c, true, role, vm);
+		permission_set(c, role, vm);
 }
 
 void command_permission_revoke(struct call *c)
 {
-	const char *vm;
+	const struct permission_vm *vm;
+	struct permission_vm buf;
 	struct err e;
 
-	if (arg_vm(c, false, &vm, &e) < 0)
+	if (arg_vm(c, false, &buf, &vm, &e) < 0)
 		call_fail(c, &e);
 	else
-		permission_set(c, false, ROLE_NONE, vm);
+		permission_set(c, ROLE_NONE, vm);
 }
 
 #define PAGE_ENTRIES 25 /* fit into one answer: a name has at most 255 bytes, each printed as at most six */

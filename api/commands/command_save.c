@@ -104,8 +104,8 @@ static void vm_forget(struct vm *vm)
 	memcpy(name, vm->def->name, sizeof(name));
 	if (store_remove(host->store, name, NULL, &e) < 0)
 		return;
-	vm_remove(vm);
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	vm_remove(vm);
 }
 
 static void restore_done(void *opaque, int r, const struct err *e)

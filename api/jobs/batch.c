@@ -205,18 +205,20 @@ static bool vm_forget(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
+	uint8_t uuid[16];
 	struct err e;
 
 	vm_operation_end(vm);
 	memcpy(name, vm->def->name, sizeof(name));
+	memcpy(uuid, vm->def->uuid, sizeof(uuid));
 	if (store_remove(host->store, name, NULL, &e) < 0) {
 		log_error("batch", "VM '%s' could not be removed: %s", name, e.msg);
 		return false;
 	}
-	vm_remove(vm);
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&host->permissions, name))
-		permissions_keep(&host->permissions, host->store, NULL);
+	vm_remove(vm);
+	if (permissions_forget_vm(&host->permissions, uuid))
+		permissions_keep(&host->permissions, host->loop, host->store, NULL);
 	return true;
 }
 

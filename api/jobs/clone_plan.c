@@ -115,7 +115,7 @@ static int path_check(const struct vm *source, const char *path, struct err *e)
 
 	if (!user)
 		return 0;
-	if (!permissions_seen_together(&source->host->permissions, source->def->name, user->def->name))
+	if (!permissions_seen_together(&source->host->permissions, source->def->uuid, user->def->uuid))
 		return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to another VM, so it cannot become the disk of a "
 			"clone", path);
 	return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to VM '%s', so it cannot become the disk of a clone", path,

@@ -72,12 +72,14 @@ static void vm_drop(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
+	uint8_t uuid[16];
 
 	memcpy(name, vm->def->name, sizeof(name));
-	vm_remove(vm);
+	memcpy(uuid, vm->def->uuid, sizeof(uuid));
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&host->permissions, name))
-		permissions_keep(&host->permissions, host->store, NULL);
+	vm_remove(vm);
+	if (permissions_forget_vm(&host->permissions, uuid))
+		permissions_keep(&host->permissions, host->loop, host->store, NULL);
 }
 
 /* Undefine a VM that has no job: its job could not be created, or an earlier daemon began the import. */

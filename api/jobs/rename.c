@@ -80,13 +80,13 @@ static void folder_renamed(struct store_work *work)
 
 	if (work->r < 0) {
 		take_name(w->vm, w->old);
-		permissions_keep(&w->vm->host->permissions, w->vm->host->store, NULL);
+		permissions_keep(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, NULL);
 		vm_save(w->vm); /* writes to state.json during the rename went to the new folder, which does not exist */
 		rename_end(w, work->r, &work->e);
 		return;
 	}
 	work->done = permissions_stored;
-	permissions_keep(&w->vm->host->permissions, w->vm->host->store, work);
+	permissions_keep(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, work);
 }
 
 static int rename_check(struct vm *vm, const char *name, struct err *e)

@@ -29,6 +29,7 @@ struct undefine {
 	struct vm_host *host;
 	struct vm *vm; /* with the owner VM_OP_UNDEFINE, so only this module frees it */
 	bool dry_run, snapshots_metadata; /* options of struct undefine_opts */
+	bool forgets; /* the VM had permissions */
 	struct volumes volumes;
 	struct fork_as *errand;
 	struct err why; /* the error with which plan_dropped() gives up */
@@ -65,15 +66,35 @@ static void undefine_answer(struct undefine *u)
 	call_return(u->call, o);
 }
 
-static void vm_forgotten(struct store_work *work)
+/* The VM is gone, so a failure to store the permissions is no failure of the undefine: they name a UUID that no VM has
+ * any more, and the daemon stores them again. */
+static void permissions_forgotten(struct store_work *work)
 {
 	struct undefine *u = container_of(work, struct undefine, work);
 
-	if (work->r < 0 && u->call)
-		call_fail(u->call, &work->e);
-	else
-		undefine_answer(u);
+	if (work->r < 0)
+		permissions_keep(&u->host->permissions, u->host->loop, u->host->store, NULL);
+	undefine_answer(u);
 	undefine_free(u);
+}
+
+static void vm_forgotten(struct store_work *work)
+{
+	struct undefine *u = container_of(work, struct undefine, work);
+	struct permissions *p = &u->host->permissions;
+
+	if (work->r < 0 && u->call) {
+		if (u->forgets)
+			permissions_keep(p, u->host->loop, u->host->store, NULL);
+		call_fail(u->call, &work->e);
+		undefine_free(u);
+	} else if (u->forgets) {
+		u->work.done = permissions_forgotten;
+		permissions_keep(p, u->host->loop, u->host->store, &u->work);
+	} else {
+		undefine_answer(u);
+		undefine_free(u);
+	}
 }
 
 static void plan_dropped(struct store_work *work)
@@ -119,6 +140,7 @@ static void overlays_forget(const struct undefine *u)
 static void vm_forget(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
+	uint8_t uuid[16];
 	struct undefine *u = opaque;
 	struct vm_host *host = u->host;
 	struct err e;
@@ -133,12 +155,14 @@ static void vm_forget(void *opaque)
 		return;
 	}
 	memcpy(name, u->vm->def->name, sizeof(name));
+	memcpy(uuid, u->vm->def->uuid, sizeof(uuid));
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL); /* while the VM's viewers are known */
 	vm_remove(u->vm);
 	if (u->call)
 		u->call->vm = NULL;
-	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
-	if (permissions_forget_vm(&host->permissions, name))
-		permissions_keep(&host->permissions, host->store, NULL);
+	u->forgets = permissions_forget_vm(&host->permissions, uuid);
+	if (u->forgets && host->permissions.changed)
+		host->permissions.changed(host->permissions.opaque);
 }
 
 /* ---- removing the VM's images ---- */

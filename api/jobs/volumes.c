@@ -92,7 +92,7 @@ static int volume_check_free(const struct vm *vm, const struct volumes *v, const
 			"name the disks of one user in storage; nothing was done", x->id, x->path);
 	if (!user)
 		return 0;
-	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, user->def->name))
+	if (!permissions_seen_together(&vm->host->permissions, vm->def->uuid, user->def->uuid))
 		return err_set(e, -EBUSY, ERR_BUSY, "disk %s: %s is used by another VM and cannot be removed; nothing "
 			"was done", x->id,
 			x->path);

@@ -115,7 +115,7 @@ static int forward_taken(const struct vm *vm, const struct vm *by, unsigned i, u
 	const struct vm_host *host = vm->host;
 	char text[DEFINITION_FORWARD_TEXT], who[VM_NAME_MAX + 16] = "another VM";
 
-	if (permissions_seen_together(&host->permissions, vm->def->name, by->def->name))
+	if (permissions_seen_together(&host->permissions, vm->def->uuid, by->def->uuid))
 		snprintf(who, sizeof(who), "VM '%s'", by->def->name);
 	definition_forward_print(&vm->def->interfaces[i].user.forwards[k], text);
 	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s is forwarded to %s%s; shut that VM down "

@@ -310,7 +310,7 @@ static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
 static const struct field query_permissions_args[] = {
 	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field query_permissions_returns[] = {
-	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm" },
+	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm, vm-uuid" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 

@@ -28,6 +28,22 @@ static int state_1(struct json_object *o, struct err *e)
 	return 0;
 }
 
+/* Version 1 has the name of a VM; version 2 also has its UUID, which is empty until the daemon knows the VMs
+ * (api/access/permissions.h). */
+static int permissions_1(struct json_object *o, struct err *e)
+{
+	struct json_object *list = js_get_array(o, "permissions");
+
+	(void)e;
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *entry = json_object_array_get_idx(list, i);
+
+		if (json_object_is_type(entry, json_type_object) && js_get(entry, "vm"))
+			js_put_str(entry, "vm-uuid", "");
+	}
+	return 0;
+}
+
 static const struct kind {
 	const char *file;
 	int64_t version;
@@ -42,7 +58,7 @@ static const struct kind {
 	{ "undefine.json", 1, true, { NULL } },
 	{ "imported.json", 1, true, { NULL } },
 	{ STORE_RENAMED, 1, true, { NULL } }, /* a definition */
-	{ "permissions.json", 1, false, { NULL } },
+	{ "permissions.json", 2, false, { permissions_1 } },
 	{ "jobs.json", 1, false, { NULL } },
 	{ "boot.json", 1, false, { NULL } },
 	{ "pins.json", 1, false, { NULL } },

@@ -58,7 +58,7 @@ int identity_complete(struct vm_host *host, struct definition *def, const struct
 		if (!definition_has_mac(n) && mac_make(host, def, n, e) < 0)
 			return -EIO;
 		holder = mac_holder(host, n->mac, old);
-		if (holder && !permissions_seen_together(&host->permissions, def->name, holder->def->name))
+		if (holder && !permissions_seen_together(&host->permissions, def->uuid, holder->def->uuid))
 			return err_set(e, -EEXIST, ERR_EXISTS,
 				"interfaces[%u].mac: is taken by another VM; omit it to have one generated", i);
 		if (holder)

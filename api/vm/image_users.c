@@ -88,7 +88,7 @@ unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 		n++;
 		/* A user who may not see the other VM learns that it exists, but not its name. */
 		if (named == NAMES_MAX || at >= cap ||
-			!permissions_seen_together(&host->permissions, vm->def->name, other->def->name))
+			!permissions_seen_together(&host->permissions, vm->def->uuid, other->def->uuid))
 			continue;
 		at += (size_t)snprintf(names + at, cap - at, "%s%.60s", named++ ? ", " : "", other->def->name);
 	}
@@ -144,7 +144,7 @@ static int written_check(const struct vm *vm, const char *what, struct err *e)
 
 	if (!t)
 		return 0;
-	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, t->def->name))
+	if (!permissions_seen_together(&vm->host->permissions, vm->def->uuid, t->def->uuid))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s': cannot %s: a template also uses its disk %s; give the VM a disk of its own",
 			vm->def->name,

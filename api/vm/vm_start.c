@@ -35,7 +35,7 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 
 	/* The error stays in the VM's state. So name the other VM only if every user who sees this state also sees the
 	 * other VM. */
-	if (!permissions_seen_together(&vm->host->permissions, vm->def->name, by->def->name))
+	if (!permissions_seen_together(&vm->host->permissions, vm->def->uuid, by->def->uuid))
 		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
 			path);
 	return err_set(e, -EBUSY, ERR_BUSY,

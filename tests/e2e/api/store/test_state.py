@@ -72,7 +72,9 @@ def test_state_of_each_older_version_loads(old, folder):
     schedule, = q.run("query-snapshot-schedules")["schedules"]
     assert (schedule["vm"], schedule["every"], schedule["keep"]) == ("clocked", "1h", "1w:daily")
     table = q.run("query-permissions")["permissions"]
-    assert table == [{"user": 1234, "role": "operator", "vm": "plain"}, {"group": 4242, "role": "viewer"}]
+    uuid = list_["plain"]["uuid"]
+    assert table == [{"user": 1234, "role": "operator", "vm": "plain", "vm-uuid": uuid},
+                     {"group": 4242, "role": "viewer"}]
     job, = q.run("query-jobs")
     assert (job["id"], job["type"], job["status"], job["vm"]) == ("job1", "save", "concluded", "ran")
     # Event numbers continue.
@@ -87,15 +89,17 @@ def test_state_of_each_older_version_loads(old, folder):
 
 @pytest.mark.parametrize("folder", ["state-1-early", "state-1"])
 def test_old_state_is_converted_once(old, folder):
+    """The states of all VMs, and the permissions."""
     d = old(folder)
     before = (d.state / "vms/ran/state.json.v1").read_text()
     until(lambda: {version(d.state / f"vms/{n}/state.json") for n in NAMES} == {2})
+    until(lambda: version(d.state / "permissions.json") == 2)
     assert before == (DATA / folder / "vms/ran/state.json").read_text()
-    assert d.log.read_text().count("from version 1 to 2") == len(NAMES)
+    assert d.log.read_text().count("from version 1 to 2") == len(NAMES) + 1
     d.stop()
     whole = {n: d.kept(n) for n in NAMES}
     d.start()
-    assert d.log.read_text().count("from version 1 to 2") == len(NAMES)
+    assert d.log.read_text().count("from version 1 to 2") == len(NAMES) + 1
     d.stop()
     assert {n: d.kept(n) for n in NAMES} == whole
     d.start()

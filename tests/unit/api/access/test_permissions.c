@@ -17,10 +17,21 @@ static const gid_t groups[] = { 20, 30 };
 static const struct peer alice = { 1000, 10, groups, 2 };
 static const struct peer bob = { 1001, 11, NULL, 0 };
 
-static bool is_web(void *opaque, const char *vm)
+static const uint8_t WEB[16] = { 1 }, DB[16] = { 2 }, OTHER[16] = { 3 };
+static const struct permission_vm web = { "web", WEB }, db = { "db", DB };
+
+static bool is_web(void *opaque, const struct permission *e)
 {
 	(void)opaque;
-	return !strcmp(vm, "web");
+	return !strcmp(e->vm, "web") && !memcmp(e->uuid, WEB, sizeof(WEB));
+}
+
+static void load(struct permissions *p, const char *text)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+
+	assert_int_equal(js_parse(text, strlen(text), "table", &o, NULL), 0);
+	permissions_load(p, o);
 }
 
 /* Deleting a VM deletes its entries, so that a new VM of the same name does not inherit them;
@@ -31,12 +42,12 @@ static void test_entries_of_deleted_vm_are_removed(void **state)
 
 	(void)state;
 	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
-	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_ADMIN), 0);
 	assert_false(permissions_prune(&p, is_web, NULL));
-	assert_int_equal(permissions_set(&p, false, 1000, "db", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &db, ROLE_ADMIN), 0);
 	assert_true(permissions_prune(&p, is_web, NULL));
-	assert_int_equal(permissions_role(&p, &alice, "db"), ROLE_VIEWER);
-	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_ADMIN);
+	assert_int_equal(permissions_role(&p, &alice, DB), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
 	permissions_done(&p);
 }
 
@@ -48,17 +59,17 @@ static void test_highest_matching_role_counts(void **state)
 	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
 	assert_false(permissions_know(&p, &alice));
 	assert_int_equal(permissions_set(&p, true, 30, NULL, ROLE_VIEWER), 0);
-	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_ADMIN), 0);
 	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_VIEWER);
-	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_ADMIN);
-	assert_int_equal(permissions_role(&p, &alice, "we"), ROLE_VIEWER);
-	assert_int_equal(permissions_role(&p, &bob, "web"), ROLE_NONE);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
+	assert_int_equal(permissions_role(&p, &alice, OTHER), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&p, &bob, WEB), ROLE_NONE);
 	assert_false(permissions_know(&p, &bob));
 	/* A user's number does not match a group's. */
 	assert_int_equal(permissions_set(&p, true, 1001, NULL, ROLE_ADMIN), 0);
 	assert_int_equal(permissions_role(&p, &bob, NULL), ROLE_NONE);
-	assert_int_equal(permissions_set(&p, true, 11, "db", ROLE_OPERATOR), 0);
-	assert_int_equal(permissions_role(&p, &bob, "db"), ROLE_OPERATOR);
+	assert_int_equal(permissions_set(&p, true, 11, &db, ROLE_OPERATOR), 0);
+	assert_int_equal(permissions_role(&p, &bob, DB), ROLE_OPERATOR);
 	assert_true(permissions_know(&p, &bob));
 	permissions_done(&p);
 }
@@ -68,16 +79,16 @@ static void test_vms_visible_to_same_users_are_recognized(void **state)
 	struct permissions p = { 0 };
 
 	(void)state;
-	assert_true(permissions_seen_together(&p, "web", "db"));
-	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_VIEWER), 0);
+	assert_true(permissions_seen_together(&p, WEB, DB));
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_VIEWER), 0);
 	assert_int_equal(permissions_set(&p, true, 1000, NULL, ROLE_VIEWER), 0);
-	assert_int_equal(permissions_set(&p, false, 1001, "db", ROLE_VIEWER), 0);
-	assert_false(permissions_seen_together(&p, "web", "db"));
-	assert_int_equal(permissions_set(&p, false, 1000, "db", ROLE_OPERATOR), 0);
-	assert_true(permissions_seen_together(&p, "web", "db"));
-	assert_false(permissions_seen_together(&p, "db", "web"));
+	assert_int_equal(permissions_set(&p, false, 1001, &db, ROLE_VIEWER), 0);
+	assert_false(permissions_seen_together(&p, WEB, DB));
+	assert_int_equal(permissions_set(&p, false, 1000, &db, ROLE_OPERATOR), 0);
+	assert_true(permissions_seen_together(&p, WEB, DB));
+	assert_false(permissions_seen_together(&p, DB, WEB));
 	assert_int_equal(permissions_set(&p, false, 1001, NULL, ROLE_VIEWER), 0);
-	assert_true(permissions_seen_together(&p, "db", "web"));
+	assert_true(permissions_seen_together(&p, DB, WEB));
 	permissions_done(&p);
 }
 
@@ -86,17 +97,76 @@ static void test_entries_are_replaced_and_removed(void **state)
 	struct permissions p = { 0 };
 
 	(void)state;
-	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_ADMIN), 0);
-	assert_int_equal(permissions_set(&p, false, 1000, "web", ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_VIEWER), 0);
 	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
 	assert_int_equal(p.n, 2);
-	assert_int_equal(permissions_role(&p, &alice, "web"), ROLE_VIEWER);
-	assert_int_equal(permissions_set(&p, false, 1001, "web", ROLE_NONE), -ENOENT);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
+	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_NONE), -ENOENT);
 	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), 0);
 	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
-	assert_false(permissions_forget_vm(&p, "db"));
-	assert_true(permissions_forget_vm(&p, "web"));
+	assert_false(permissions_forget_vm(&p, DB));
+	assert_true(permissions_forget_vm(&p, WEB));
 	assert_int_equal(p.n, 0);
+	permissions_done(&p);
+}
+
+/* A role that a grant adds is in force only once the table is stored; what it takes away is gone at once. */
+static void test_grant_is_in_force_once_stored(void **state)
+{
+	struct permissions p = { 0 };
+
+	(void)state;
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_OPERATOR), 0);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	permissions_promise_end(&p, false, 1000, WEB, ROLE_OPERATOR, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
+	/* The write fails, so the old role stays. */
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
+	permissions_promise_end(&p, false, 1000, WEB, ROLE_ADMIN, false);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
+	assert_int_equal(p.list[0].promised, ROLE_OPERATOR);
+	/* Two grants at once: the later one is a lower role, which the end of the first does not raise. */
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
+	permissions_promise_end(&p, false, 1000, WEB, ROLE_ADMIN, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
+	permissions_promise_end(&p, false, 1000, WEB, ROLE_VIEWER, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
+	/* A revoke meanwhile wins. */
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	permissions_promise_end(&p, false, 1000, WEB, ROLE_ADMIN, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	/* A new entry whose write fails goes away. */
+	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN), 0);
+	permissions_promise_end(&p, false, 1000, NULL, ROLE_ADMIN, false);
+	assert_int_equal(p.n, 0);
+	permissions_done(&p);
+}
+
+static const uint8_t *find_web(void *opaque, const char *name)
+{
+	(void)opaque;
+	return strcmp(name, "web") ? NULL : WEB;
+}
+
+/* Entries of version 1, which name a VM only, give a role after the VM's UUID is found. */
+static void test_entries_of_older_version_get_uuids(void **state)
+{
+	struct permissions p = { 0 };
+
+	(void)state;
+	load(&p, "[{\"user\":1000,\"role\":\"owner\",\"vm\":\"web\",\"vm-uuid\":\"\"},"
+		 "{\"user\":1000,\"role\":\"owner\",\"vm\":\"gone\",\"vm-uuid\":\"\"},{\"group\":11,\"role\":\"viewer\"}]");
+	assert_int_equal(p.n, 3);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	assert_true(permissions_find_vms(&p, find_web, NULL));
+	assert_int_equal(p.n, 2);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
+	assert_false(permissions_find_vms(&p, find_web, NULL));
 	permissions_done(&p);
 }
 
@@ -122,33 +192,27 @@ static void test_role_words_depend_on_scope(void **state)
 	assert_int_equal(permissions_role_from_word(NULL, false), ROLE_NONE);
 }
 
-static void load(struct permissions *p, const char *text)
-{
-	CLEANUP_JS struct json_object *o = NULL;
-
-	assert_int_equal(js_parse(text, strlen(text), "table", &o, NULL), 0);
-	permissions_load(p, o);
-}
-
 static void test_malformed_file_grants_nothing(void **state)
 {
 	struct permissions p = { 0 }, again = { 0 };
 	struct json_object *o;
 
 	(void)state;
-	load(&p, "[{\"user\":1000,\"role\":\"owner\",\"vm\":\"web\"},{\"group\":11,\"role\":\"viewer\"}]");
+	load(&p, "[{\"user\":1000,\"role\":\"owner\",\"vm\":\"web\","
+		 "\"vm-uuid\":\"01000000-0000-0000-0000-000000000000\"},{\"group\":11,\"role\":\"viewer\"}]");
 	assert_int_equal(p.n, 2);
 	o = permissions_to_json(&p);
 	permissions_load(&again, o);
 	json_object_put(o);
 	assert_int_equal(again.n, 2);
-	assert_int_equal(permissions_role(&again, &alice, "web"), ROLE_ADMIN);
-	assert_int_equal(permissions_role(&again, &bob, "any"), ROLE_VIEWER);
+	assert_int_equal(permissions_role(&again, &alice, WEB), ROLE_ADMIN);
+	assert_int_equal(permissions_role(&again, &bob, OTHER), ROLE_VIEWER);
 	permissions_done(&again);
 	permissions_done(&p);
 	/* An entry without a valid user or group, role and VM grants nothing. */
 	load(&p, "[{\"role\":\"admin\"},{\"user\":-1,\"role\":\"admin\"},{\"user\":1000,\"role\":\"king\"},"
 		 "{\"user\":1000,\"role\":\"owner\"},{\"user\":1000,\"role\":\"viewer\",\"vm\":5},"
+		 "{\"user\":1000,\"role\":\"viewer\",\"vm\":\"web\"},{\"user\":1000,\"role\":\"viewer\",\"vm\":\"web\",\"vm-uuid\":\"x\"},"
 		 "{\"user\":4294967296,\"role\":\"admin\"},{\"user\":4294967295,\"role\":\"admin\"},5,null]");
 	assert_int_equal(p.n, 0);
 	load(&p, "{}");
@@ -162,6 +226,8 @@ int main(void)
 		cmocka_unit_test(test_highest_matching_role_counts),
 		cmocka_unit_test(test_vms_visible_to_same_users_are_recognized),
 		cmocka_unit_test(test_entries_are_replaced_and_removed),
+		cmocka_unit_test(test_grant_is_in_force_once_stored),
+		cmocka_unit_test(test_entries_of_older_version_get_uuids),
 		cmocka_unit_test(test_number_of_entries_is_limited),
 		cmocka_unit_test(test_role_words_depend_on_scope),
 		cmocka_unit_test(test_malformed_file_grants_nothing),

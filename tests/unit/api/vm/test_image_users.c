@@ -42,6 +42,7 @@ static struct vm *vm_new(struct fixture *f, const char *name)
 
 	assert_true(i < VMS);
 	snprintf(def->name, sizeof(def->name), "%s", name);
+	def->uuid[0] = (uint8_t)(i + 1);
 	def->disks = f->disks[i];
 	f->vms[i] = (struct vm){ .host = &f->host, .def = def };
 	f->list[i] = &f->vms[i];
@@ -157,14 +158,15 @@ static void test_list_of_many_clones_is_truncated(void **state)
 static void test_invisible_clones_are_not_named(void **state)
 {
 	struct fixture *f = *state;
-	struct vm *web = f->list[0];
+	struct vm *web = f->list[0], *zoo;
 
 	disk(vm_new(f, "secret"), "/x.qcow2", "/web.qcow2");
-	assert_int_equal(permissions_set(&f->host.permissions, false, 1000, "web", ROLE_ADMIN), 0);
+	assert_int_equal(permissions_set(&f->host.permissions, false, 1000, &(struct permission_vm){ "web", web->def->uuid }, ROLE_ADMIN), 0);
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 1);
 	assert_string_equal(f->names, "1 that you may not see");
-	disk(vm_new(f, "zoo"), "/y.qcow2", "/web.qcow2");
-	assert_int_equal(permissions_set(&f->host.permissions, false, 1000, "zoo", ROLE_VIEWER), 0);
+	zoo = vm_new(f, "zoo");
+	disk(zoo, "/y.qcow2", "/web.qcow2");
+	assert_int_equal(permissions_set(&f->host.permissions, false, 1000, &(struct permission_vm){ "zoo", zoo->def->uuid }, ROLE_VIEWER), 0);
 	assert_int_equal(image_clones(web, f->names, sizeof(f->names)), 2);
 	assert_string_equal(f->names, "zoo and 1 more");
 	assert_int_equal(volumes_of(web, NULL, NULL, &f->v, &f->e), -EBUSY);
