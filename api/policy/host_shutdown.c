@@ -288,16 +288,22 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 		host_shutdown_vm_over(vm, vm->reason);
 }
 
+/* A job may own more VMs than the one that its end names, such as the clones of a fork. */
 static void host_shutdown_on_job_end(struct vm_host *host, const char *name)
 {
-	struct host_shutdown *s = host->host_shutdown;
-	struct vm *vm = s ? vm_find(host, name) : NULL;
-	size_t i = vm ? place_of(vm) : 0;
+	(void)name;
+	for (size_t i = 0; host->host_shutdown && i < staged_run_count(host->host_shutdown->sequence); i++) {
+		struct host_shutdown *s = host->host_shutdown; /* the last VM's end may free it */
+		struct vm *vm = staged_run_vm(s->sequence, i);
 
-	if (!vm || i == staged_run_count(s->sequence) || s->waits[i] != WAITS_FOR_JOB)
-		return;
-	s->waits[i] = WAITS_FOR_END;
-	vm_act(s, vm);
+		if (s->waits[i] != WAITS_FOR_JOB || (vm && vm->operation.job))
+			continue;
+		s->waits[i] = WAITS_FOR_END;
+		if (vm)
+			vm_act(s, vm);
+		else
+			staged_run_over(s->sequence, i);
+	}
 }
 
 const struct vm_observer host_shutdown_observer = { .started = host_shutdown_on_started,

@@ -121,3 +121,20 @@ def test_save_at_shutdown_outlasts_a_save(fake):
     (fake.tmp / "go").touch()
     (o,) = stopper.answer()["return"]["vms"]
     assert o["vm"] == "v" and fake.info("v")["state"] == "saved", o
+
+
+def test_save_at_shutdown_outlasts_the_fork_that_makes_the_vm(fake):
+    """The fork's job names its source, and owns the clones too."""
+    keys = {"cmdline": f"clone-until={fake.tmp}/go:c-2"}
+    fake.define("src", stop_action="save", **keys)
+    fake.cairn("start", "src")
+    q, stopper = fake.qmp(), fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
+    q.event("VM_STATE_CHANGE", vm="c-3", state="running")
+    fake.define("src", stop_action="leave", **keys)
+    stopper.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: "VM 'c-3': waits for the end of job" in fake.log.read_text())
+    (fake.tmp / "go").touch()
+    outcomes = {o["vm"]: o["outcome"] for o in stopper.answer()["return"]["vms"]}
+    assert outcomes == {"src": "left running", "c-1": "saved", "c-2": "saved", "c-3": "saved"}
+    assert q.run("query-jobs", id=job)[0]["status"] == "concluded"
