@@ -92,6 +92,19 @@ static void interface_claims(struct claims *c, const struct definition_interface
 	}
 }
 
+static void setting_key(const char *setting, uint32_t value, char key[INTERFACE_KEY])
+{
+	snprintf(key, INTERFACE_KEY, "%s %u", setting, value);
+}
+
+static void setting_claim(struct claims *c, const char *setting, uint32_t value)
+{
+	char key[INTERFACE_KEY];
+
+	setting_key(setting, value, key);
+	claim_add(c, key, 0);
+}
+
 static void claims_make(struct claims *c, const struct definition *d)
 {
 	*c = (struct claims){ 0 };
@@ -101,6 +114,9 @@ static void claims_make(struct claims *c, const struct definition *d)
 		disk_claims(c, &d->disks[i]);
 	for (uint32_t i = 0; i < d->ninterfaces; i++)
 		interface_claims(c, &d->interfaces[i]);
+	setting_claim(c, "order", d->order);
+	setting_claim(c, "start_delay", d->start_delay_s);
+	setting_claim(c, "deadline", d->shutdown_deadline_s);
 }
 
 /* ---- looking up authors ---- */
@@ -126,6 +142,14 @@ const struct rights *author_of_interface(const struct definition *d, const struc
 	char key[INTERFACE_KEY];
 
 	interface_key(n, key);
+	return author_of(d, key);
+}
+
+const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value)
+{
+	char key[INTERFACE_KEY];
+
+	setting_key(setting, value, key);
 	return author_of(d, key);
 }
 

@@ -3,11 +3,12 @@
  * edit lends nobody's rights to the paths of somebody else. Stored in the definition file as "definer" and "authors".
  *
  * An author is known by a key: the path of a file, or the text of a forward, a bridge or a user interface, which all
- * depend on rights too. Threading: the daemon's loop. */
+ * depend on rights too, or a setting with its value. Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_AUTHORS_H
 #define CAIRN_API_ACCESS_AUTHORS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct definition;
 struct definition_disk;
@@ -22,6 +23,8 @@ const struct rights *author_of(const struct definition *d, const char *path);
 const struct rights *author_of_forward(const struct definition *d, const struct definition_forward *f);
 /* The same for an interface of type bridge or user. */
 const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n);
+/* The same for the value of a setting whose bounds depend on who chose it (api/policy/bounds.h). */
+const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value);
 /* Whether the daemon's own rights open all. */
 bool authors_are_daemon(const struct definition *d);
 

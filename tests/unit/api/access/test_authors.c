@@ -112,6 +112,23 @@ static void test_interfaces_have_authors(void **state)
 	definition_free(d);
 }
 
+/* An owner of root's VM does not get root's bounds (api/policy/bounds.h) for what the owner chose. */
+static void test_settings_have_authors(void **state)
+{
+	struct definition *d = definition_of("\"start_delay\":7", 0);
+
+	(void)state;
+	edit(&d, "\"start_delay\":86400", BOB);
+	assert_int_equal(uid_of(author_of_setting(d, "start_delay", 86400)), BOB);
+	assert_int_equal(uid_of(author_of_setting(d, "order", d->order)), 0);
+	edit(&d, "\"start_delay\":86400,\"title\":\"t\"", 0); /* root changes another setting */
+	assert_int_equal(uid_of(author_of_setting(d, "start_delay", 86400)), BOB);
+	edit(&d, "\"start_delay\":60", 0);
+	assert_int_equal(uid_of(author_of_setting(d, "start_delay", 60)), 0);
+	assert_true(authors_are_daemon(d));
+	definition_free(d);
+}
+
 static void test_authors_are_stored_and_read(void **state)
 {
 	struct definition *d = definition_of("\"disks\":[" DISK("/a", "") "]", ANN), *read;
@@ -163,6 +180,7 @@ int main(void)
 		cmocka_unit_test(test_editor_is_author_of_what_the_edit_adds),
 		cmocka_unit_test(test_removed_file_has_no_author_any_more),
 		cmocka_unit_test(test_interfaces_have_authors),
+		cmocka_unit_test(test_settings_have_authors),
 		cmocka_unit_test(test_authors_are_stored_and_read),
 		cmocka_unit_test(test_clone_belongs_to_author_of_disks),
 	};
