@@ -372,6 +372,8 @@ bool gate_wait(struct qcow2 *q, struct wait *w);
 /* Set or clear the dirty bit in the header in memory. The next write of the header stores it. */
 void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
+/* Returns the space that the file takes; of a device, its size. */
+uint64_t qcow2_allocated_bytes(int fd);
 /* Returns the limit on the memory for tables of the image fd. */
 uint64_t qcow2_memory_max(int fd);
 /* Report that the tables of q need more memory than q->memory allows. Returns -EDQUOT. */

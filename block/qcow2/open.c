@@ -103,7 +103,7 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty)
 
 /* ---- memory ---- */
 
-static uint64_t allocated_bytes(int fd)
+uint64_t qcow2_allocated_bytes(int fd)
 {
 	struct stat st;
 	off_t end;
@@ -116,14 +116,14 @@ static uint64_t allocated_bytes(int fd)
 
 uint64_t qcow2_memory_max(int fd)
 {
-	return MEMORY_BYTES + allocated_bytes(fd) / MEMORY_SHARE;
+	return MEMORY_BYTES + qcow2_allocated_bytes(fd) / MEMORY_SHARE;
 }
 
 int qcow2_memory_exceeded(const struct qcow2 *q, struct err *e)
 {
 	return err_set(e, -EDQUOT, ERR_UNSUPPORTED, "%s: the image's tables need more than %llu MiB of memory, but its file has "
 		"only %llu MiB of data; copy the image with `cairn-img convert`", q->base.name,
-		(unsigned long long)(q->memory.max_bytes / MIB), (unsigned long long)(allocated_bytes(q->base.fd) / MIB));
+		(unsigned long long)(q->memory.max_bytes / MIB), (unsigned long long)(qcow2_allocated_bytes(q->base.fd) / MIB));
 }
 
 /* ---- opening and closing an image ---- */

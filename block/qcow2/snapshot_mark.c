@@ -3,6 +3,7 @@
  * too high are lowered, and the bit is cleared. QEMU repairs it, too. Images of version 2 have no dirty bit. */
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
@@ -41,10 +42,18 @@ void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q)
 
 /* Memory that a repair needs for each cluster of the file: three counts and three bits. */
 #define MEND_CLUSTER_BYTES 13
+#define MEND_MEMORY_MAX (768 * MIB)
+
+/* Preallocated metadata takes 10 bytes of the file for each cluster, so an image with whole metadata needs less than
+ * twice its space, even if the disk is empty. */
+static uint64_t mend_memory_max(int fd)
+{
+	return MIN(qcow2_memory_max(fd) + 2 * qcow2_allocated_bytes(fd), MEND_MEMORY_MAX);
+}
 
 static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
 {
-	struct qcow2_check c = { .memory_max = qcow2_memory_max(fd) };
+	struct qcow2_check c = { .memory_max = mend_memory_max(fd) };
 	struct err ignored;
 	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
 
@@ -62,7 +71,7 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 
 	if (o->read_only || o->no_mend || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
 		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
-		(o->file->size_bytes >> h->cluster_bits) * MEND_CLUSTER_BYTES > qcow2_memory_max(o->fd))
+		(o->file->size_bytes >> h->cluster_bits) * MEND_CLUSTER_BYTES > mend_memory_max(o->fd))
 		return 0;
 	/* The repair reads and writes pieces that direct I/O does not accept. */
 	if (flags < 0 || ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags & ~O_DIRECT) < 0))

@@ -126,6 +126,16 @@ def test_repair_of_sparse_image_is_left_to_check(tmp_path):
     assert p.returncode == 1 and "repair it with `cairn-img check -r all`" in p.stderr, p.stderr
 
 
+def test_marked_image_with_preallocated_metadata_is_repaired(tmp_path):
+    path = tmp_path / "img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path, "600G"], check=True)
+    with open(path, "r+b") as f:
+        f.seek(72)
+        f.write(struct.pack(">Q", 1))
+    p = img(tmp_path, "snapshot", "-c", "new", "img")
+    assert p.returncode == 0, p.stderr
+
+
 def test_forged_bitmap_is_refused(tmp_path):
     """A bitmap of 256 MiB whose table says that all its clusters are ones; with clear bits it takes no memory."""
     path = tmp_path / "img"
