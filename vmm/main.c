@@ -97,6 +97,8 @@ static int process_build(struct process *p, struct err *e)
 
 	host_files_done(&p->host);
 	if (!r)
+		vm_set_landlock(p->vm, p->landlock);
+	if (!r)
 		r = control_serve(p->control, p->loop, p->vm, e);
 	if (!r && p->cfg.foreground)
 		r = foreground_new(p->loop, p->vm, p->cfg.shutdown_deadline_s, p->notify_fd, &p->foreground, e);

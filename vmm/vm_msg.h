@@ -594,6 +594,7 @@ struct vm_info {
 	/* Set by a process that took a live clone over: how the clone's memory was copied, as in
 	 * vm_snapshot_done. An older process has padding here, which is 0. */
 	uint8_t handover_rounds, handover_throttle, handover_stopped;
+	uint8_t landlock; /* 1 + the version of landlock that confines the process; 0: an older process, which has padding here */
 	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
 	 * before */
 	uint64_t handover_pause_ns;

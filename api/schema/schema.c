@@ -144,6 +144,23 @@ static const struct field addresses_returns[] = {
 		"the guest's interfaces as its agent reports them: name; mac, if any; addresses: type (ipv4, ipv6), "
 		"address, prefix; own: the MAC address is that of an interface of the VM" },
 	{ "cut", FIELD_BOOL, OPTIONAL, "the list is truncated" }, END };
+static const struct field sandbox_returns[] = {
+	{ "pid", FIELD_INT, REQUIRED, "pid of the VM's process" },
+	{ "uids", FIELD_ARRAY, OPTIONAL, "its user ids: real, effective, saved, and that for files" },
+	{ "gids", FIELD_ARRAY, OPTIONAL, "its group ids, likewise" },
+	{ "groups", FIELD_ARRAY, OPTIONAL, "ids of its other groups" },
+	{ "cap-effective", FIELD_STRING, OPTIONAL, "effective capabilities, hexadecimal" },
+	{ "cap-permitted", FIELD_STRING, OPTIONAL, "permitted capabilities, hexadecimal" },
+	{ "no-new-privs", FIELD_BOOL, OPTIONAL, "it cannot gain privileges from programs" },
+	{ "seccomp", FIELD_STRING, OPTIONAL, "mode of seccomp: disabled, strict, filter" },
+	{ "seccomp-filters", FIELD_INT, OPTIONAL, "number of seccomp filters" },
+	{ "landlock", FIELD_INT, OPTIONAL, "version of landlock that it uses; 0: none. The kernel does not report this: the "
+		"process tells it" },
+	{ "threads", FIELD_INT, OPTIONAL, "number of threads" },
+	{ "limit-core", FIELD_ARRAY, OPTIONAL, "soft and hard limit of core files, bytes; -1: unlimited" },
+	{ "limit-nofile", FIELD_ARRAY, OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
+	{ "cgroups", FIELD_ARRAY, OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },
+	{ "namespaces", FIELD_OBJECT, OPTIONAL, "mnt, net, pid, ipc, uts, user: own, or daemon if it is the daemon's" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute path" }, END };
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "console to open [serial]" },
@@ -336,6 +353,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-sandbox", "show the privileges, limits and namespaces of the VM's process, as the kernel reports them; fields that the "
+		"daemon may not read are missing", vm_only, sandbox_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-qmp-path", "show the path of the running VM's own socket, which speaks QEMU's QMP", vm_only,
 		path_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-start", "start a VM; return when its vCPUs run", start_args, start_returns,

@@ -586,6 +586,11 @@ pid_t vm_process_pid(const struct vm_process *p)
 	return p->pidfd >= 0 ? p->pid : -1;
 }
 
+bool vm_process_has_ended(const struct vm_process *p)
+{
+	return poll(&(struct pollfd){ .fd = p->pidfd, .events = POLLIN }, 1, 0) != 0;
+}
+
 /* Return the protocol version of the run, from its end file; 1 if the file names none. */
 static uint64_t end_version(int end_fd)
 {

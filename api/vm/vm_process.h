@@ -128,6 +128,8 @@ void vm_process_kill(struct vm_process *p);
 void vm_process_kill_after(struct vm_process *p, uint64_t ns);
 /* Return the process id; -1: unknown, as long as an adopted process has sent no message. */
 pid_t vm_process_pid(const struct vm_process *p);
+/* Return whether the process has ended, even if the owner does not know it yet. vm_process_pid() must be known. */
+bool vm_process_has_ended(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the

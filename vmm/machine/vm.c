@@ -805,6 +805,11 @@ enum vm_phase vm_phase(const struct vm *vm)
 	return vm->phase;
 }
 
+void vm_set_landlock(struct vm *vm, int version)
+{
+	vm->landlock = (uint8_t)(1 + MIN(version, UINT8_MAX - 1));
+}
+
 void vm_info(struct vm *vm, struct vm_info *i)
 {
 	memset(i, 0, sizeof(*i));
@@ -818,6 +823,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->handover_rounds = vm->cfg.copy_rounds;
 	i->handover_throttle = vm->cfg.copy_throttle;
 	i->handover_stopped = vm->cfg.copy_stopped;
+	i->landlock = vm->landlock;
 	machine_info(vm->m, i);
 }
 

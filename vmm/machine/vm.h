@@ -112,6 +112,8 @@ void vm_fork_ready(struct vm *vm);
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);
 
 enum vm_phase vm_phase(const struct vm *vm);
+/* Tell vm_info() the version of landlock that confines the process; 0: none. */
+void vm_set_landlock(struct vm *vm, int version);
 void vm_info(struct vm *vm, struct vm_info *ret);
 /* Return the exit status of the process, once the VM has ended. */
 int vm_exit_status(const struct vm *vm);

@@ -39,6 +39,7 @@ struct vm {
 		char detail[VM_DETAIL_MAX];
 	} before_save;
 	uint64_t handover_pause_ns; /* see vm_info */
+	uint8_t landlock;	    /* see vm_info */
 	uint64_t started_ns;
 	int end_fd;
 	int restore_fd; /* -1 once machine_restore() has taken it */

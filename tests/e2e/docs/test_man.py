@@ -216,6 +216,9 @@ cairn list --name --can start
 cairn dominfo web1
     given: running web1
     then: shows 'Name: *web1'; shows 'State: *running'
+cairn dominfo web1 --sandbox
+    given: running web1
+    then: shows 'Process: *[0-9]'; shows 'CapEff: '; shows 'Seccomp: '
 cairn domuuid web1
     given: defined web1
     then: shows '^[0-9a-f]\{8\}-'

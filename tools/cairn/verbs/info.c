@@ -2,11 +2,15 @@
  * path of its QMP socket. version: print the versions of cairn and of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/util.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
+
+#define UNREADABLE "not readable"
 
 /* Print a time if the member exists. */
 static void time_print(struct json_object *o, const char *key, const char *label)
@@ -55,11 +59,128 @@ static void info_print(struct json_object *o)
 	printf("\n");
 }
 
+/* Print the numbers of an array in one line; a single one if all are equal. */
+static void numbers_print(struct json_object *o, const char *key, const char *label)
+{
+	struct json_object *list = js_get_array(o, key);
+	size_t n = list ? json_object_array_length(list) : 0;
+	bool same = true;
+
+	for (size_t i = 1; i < n; i++)
+		same = same && json_object_equal(json_object_array_get_idx(list, i), json_object_array_get_idx(list, 0));
+	printf("%-15s", label);
+	for (size_t i = 0; i < (same ? MIN(n, 1) : n); i++) {
+		int64_t v = json_object_get_int64(json_object_array_get_idx(list, i));
+
+		if (v < 0)
+			printf(" unlimited");
+		else
+			printf(" %lld", (long long)v);
+	}
+	printf("%s\n", !list ? " " UNREADABLE : n ? "" : " none");
+}
+
+static void capabilities_print(struct json_object *o, const char *key, const char *label)
+{
+	const char *hex = js_get_str_or(o, key, UNREADABLE);
+
+	label_print(stdout, label, "%s", hex[strspn(hex, "0")] ? hex : "none");
+}
+
+/* Print a member with words before it; zero and missing: words instead of 0 and of a missing member. */
+static void count_print(struct json_object *o, const char *key, const char *label, const char *before, const char *zero,
+	const char *missing)
+{
+	int64_t n = js_get_int(o, key, -1);
+
+	if (n > 0)
+		label_print(stdout, label, "%s%lld", before, (long long)n);
+	else
+		label_print(stdout, label, "%s", n ? missing : zero);
+}
+
+/* Print the namespaces whose word is this one. */
+static void namespaces_print(struct json_object *o, const char *word, const char *label)
+{
+	struct json_object *spaces = js_get(o, "namespaces");
+	bool any = false;
+
+	printf("%-15s", label);
+	if (json_object_is_type(spaces, json_type_object)) {
+		json_object_object_foreach(spaces, name, v)
+		{
+			if (strcmp(json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "", word))
+				continue;
+			printf(" %s", name);
+			any = true;
+		}
+		printf("%s\n", any ? "" : " none");
+	} else {
+		printf(" " UNREADABLE "\n");
+	}
+}
+
+static void cgroups_print(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "cgroups");
+
+	if (!list)
+		label_print(stdout, "Control group:", UNREADABLE);
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *line = json_object_get_string(json_object_array_get_idx(list, i));
+
+		label_print(stdout, "Control group:", "%s", line ? line : "-");
+	}
+}
+
+static void sandbox_print(struct json_object *o)
+{
+	const char *mode = js_get_str_or(o, "seccomp", UNREADABLE);
+	int64_t filters = js_get_int(o, "seccomp-filters", 0);
+
+	label_print(stdout, "Process:", "%lld", (long long)js_get_int(o, "pid", -1));
+	numbers_print(o, "uids", "User:");
+	numbers_print(o, "gids", "Group:");
+	numbers_print(o, "groups", "Other groups:");
+	capabilities_print(o, "cap-effective", "CapEff:");
+	capabilities_print(o, "cap-permitted", "CapPrm:");
+	label_print(stdout, "NoNewPrivs:", "%s",
+		!js_get(o, "no-new-privs") ? UNREADABLE : js_get_bool(o, "no-new-privs", false) ? "yes" : "no");
+	if (filters)
+		label_print(stdout, "Seccomp:", "%s, %lld filter%s", mode, (long long)filters, filters == 1 ? "" : "s");
+	else
+		label_print(stdout, "Seccomp:", "%s", mode);
+	count_print(o, "landlock", "Landlock:", "version ", "none", "not known");
+	count_print(o, "threads", "Threads:", "", "0", UNREADABLE);
+	numbers_print(o, "limit-core", "Core limit:");
+	numbers_print(o, "limit-nofile", "File limit:");
+	namespaces_print(o, "own", "Own namespaces:");
+	namespaces_print(o, "daemon", "Daemon's:");
+	cgroups_print(o);
+	printf("\n");
+}
+
+static int dominfo_sandbox(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (cli_execute(c, "vm-sandbox", cli_vm_args(c->pos[0]), &o, NULL, &e) < 0)
+		return cli_fail(&e, "failed to get the sandbox of domain '%s'", c->pos[0]);
+	if (c->format == CLI_TABLE)
+		sandbox_print(o);
+	else
+		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
 int verb_dominfo(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct err e;
 
+	if (option_flag(c, "sandbox"))
+		return dominfo_sandbox(c);
 	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
 	if (c->format == CLI_TABLE)

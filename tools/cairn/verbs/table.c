@@ -182,6 +182,8 @@ static const struct verb_option list_options[] = {
 	{ "state-shutoff", NULL, "list only VMs that are shut off" },
 	{ "state-other", NULL, "list only VMs in any other state" },
 	{ "can", "VERB", "list only VMs in a state that VERB accepts" }, END };
+static const struct verb_option dominfo_options[] = {
+	{ "sandbox", NULL, FROM_SCHEMA("vm-sandbox") }, END };
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "add the reason" }, END };
 static const struct verb_option domstats_options[] = {
@@ -369,7 +371,8 @@ const struct verb verbs[] = {
 	{ "snapshot-schedule", "Snapshots", "[VM]", NULL, snapshot_schedule_options, 0, 1, true, "vm",
 		"snapshot-schedule-set snapshot-schedule-remove query-snapshot-schedules", verb_snapshot_schedule },
 	{ "list", "Monitoring", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list", verb_list },
-	{ "dominfo", "Monitoring", "VM", "show state, resources and settings of a VM", NULL, 1, 1, true, "vm", "vm-info", verb_dominfo },
+	{ "dominfo", "Monitoring", "VM", "show state, resources and settings of a VM", dominfo_options, 1, 1, true, "vm",
+		"vm-info vm-sandbox", verb_dominfo },
 	{ "domstate", "Monitoring", "VM", "print the state of a VM", domstate_options, 1, 1, true, "vm", "vm-info", verb_domstate },
 	{ "domid", "Monitoring", "VM", "print the id of a running VM", NULL, 1, 1, false, "vm", "vm-info", verb_domid },
 	{ "domuuid", "Monitoring", "VM", "print the UUID of a VM", NULL, 1, 1, false, "vm", "vm-info", verb_domuuid },

@@ -198,6 +198,7 @@ domifstat vm1 net0
 domifaddr vm1
 domblkerror vm1
 dominfo vm1
+dominfo vm1 --sandbox
 domstate vm1
 domid vm1
 domuuid vm1

@@ -1,0 +1,203 @@
+/* Handler of vm-sandbox: what the kernel reports in /proc of the VM's process, and the version of landlock, which only
+ * the process itself tells. */
+#include "api/commands/command.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/utf8.h"
+#include "base/util.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define QUERY_TIMEOUT_NS (1000000000ULL)
+/* Some clients read lines of at most 64 KiB. A larger file, such as that of a process with 1,500 groups, counts as not
+ * readable. */
+#define PROC_BYTES (10 * 1024)
+
+/* Returns the content of a file in /proc/PID, which the caller frees; NULL: the daemon may not read the file. */
+static char *proc_read(pid_t pid, const char *name)
+{
+	char path[64], *text = NULL;
+	struct err e;
+	size_t len;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	return file_read(path, PROC_BYTES, &text, &len, &e) < 0 ? NULL : text;
+}
+
+/* Returns the text after a key, which begins with the newline before it; NULL: the kernel does not report it. */
+static const char *value_of(const char *text, const char *key)
+{
+	const char *at = strstr(text, key);
+
+	return at ? at + strlen(key) : NULL;
+}
+
+/* Add the numbers at the beginning of a value as an array, with -1 for "unlimited". */
+static void put_numbers(struct json_object *o, const char *name, const char *at)
+{
+	struct json_object *list;
+	char *end;
+
+	if (!at)
+		return;
+	list = json_object_new_array();
+	for (at += strspn(at, " \t"); isdigit((unsigned char)*at) || !strncmp(at, "unlimited", 9); at += strspn(at, " \t")) {
+		if (*at == 'u') {
+			json_object_array_add(list, json_object_new_int64(-1));
+			at += 9;
+			continue;
+		}
+		json_object_array_add(list, json_object_new_uint64(strtoull(at, &end, 10)));
+		at = end;
+	}
+	js_put(o, name, list);
+}
+
+static void put_number(struct json_object *o, const char *name, const char *at)
+{
+	if (at)
+		js_put_uint(o, name, strtoull(at, NULL, 10));
+}
+
+static void put_capabilities(struct json_object *o, const char *name, const char *at)
+{
+	char hex[17];
+
+	if (at && sscanf(at, "%16[0-9a-f]", hex) == 1)
+		js_put_str(o, name, hex);
+}
+
+static void put_status(struct json_object *o, pid_t pid)
+{
+	static const char *const modes[] = { "disabled", "strict", "filter" };
+	CLEANUP_FREE char *text = proc_read(pid, "status");
+	const char *at;
+
+	if (!text)
+		return;
+	put_numbers(o, "uids", value_of(text, "\nUid:"));
+	put_numbers(o, "gids", value_of(text, "\nGid:"));
+	put_numbers(o, "groups", value_of(text, "\nGroups:"));
+	put_capabilities(o, "cap-effective", value_of(text, "\nCapEff:\t"));
+	put_capabilities(o, "cap-permitted", value_of(text, "\nCapPrm:\t"));
+	at = value_of(text, "\nNoNewPrivs:\t");
+	if (at)
+		js_put_bool(o, "no-new-privs", *at == '1');
+	at = value_of(text, "\nSeccomp:\t");
+	if (at && *at >= '0' && *at < '0' + (int)ARRAY_SIZE(modes))
+		js_put_str(o, "seccomp", modes[*at - '0']);
+	put_number(o, "seccomp-filters", value_of(text, "\nSeccomp_filters:\t"));
+	put_number(o, "threads", value_of(text, "\nThreads:\t"));
+}
+
+static void put_limits(struct json_object *o, pid_t pid)
+{
+	CLEANUP_FREE char *text = proc_read(pid, "limits");
+
+	if (!text)
+		return;
+	put_numbers(o, "limit-core", value_of(text, "\nMax core file size "));
+	put_numbers(o, "limit-nofile", value_of(text, "\nMax open files "));
+}
+
+static void put_cgroups(struct json_object *o, pid_t pid)
+{
+	CLEANUP_FREE char *text = proc_read(pid, "cgroup");
+	struct json_object *list;
+	char *rest = NULL;
+
+	if (!text)
+		return;
+	list = json_object_new_array();
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		utf8_clean(line);
+		json_object_array_add(list, json_object_new_string(line));
+	}
+	js_put(o, "cgroups", list);
+}
+
+/* The links are readable only for who may trace the process. */
+static void put_namespaces(struct json_object *o, pid_t pid)
+{
+	static const char *const names[] = { "mnt", "net", "pid", "ipc", "uts", "user" };
+	struct json_object *spaces = json_object_new_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		struct stat its, ours;
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, names[i]);
+		if (stat(path, &its) < 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
+		if (stat(path, &ours) < 0)
+			continue;
+		js_put_str(spaces, names[i], its.st_ino == ours.st_ino && its.st_dev == ours.st_dev ? "daemon" : "own");
+	}
+	if (json_object_object_length(spaces))
+		js_put(o, "namespaces", spaces);
+	else
+		json_object_put(spaces);
+}
+
+static int sandbox_read(const struct vm *vm, const struct vm_info *info, struct json_object *o, struct err *e)
+{
+	pid_t pid = vm->proc ? vm_process_pid(vm->proc) : -1;
+
+	if (pid <= 0)
+		return err_set(e, -ESRCH, ERR_HOST, "VM '%.200s' has a process whose pid is not known, because it has not answered "
+			"this daemon yet", vm->def->name);
+	js_put_int(o, "pid", pid);
+	put_status(o, pid);
+	put_limits(o, pid);
+	put_cgroups(o, pid);
+	put_namespaces(o, pid);
+	if (info && info->landlock)
+		js_put_int(o, "landlock", info->landlock - 1);
+	/* Until the process has ended, no other one can have its pid. */
+	if (vm_process_has_ended(vm->proc))
+		return err_set(e, -ESRCH, ERR_WRONG_STATE, "the process of VM '%.200s' has ended", vm->def->name);
+	return 0;
+}
+
+/* If the VM's process does not answer, return what the kernel reports. */
+static void sandbox_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+	struct json_object *o;
+	struct err failure;
+
+	if (r == -ESRCH) {
+		call_fail(c, e);
+		return;
+	}
+	o = json_object_new_object();
+	if (sandbox_read(c->vm, r ? NULL : a->info, o, &failure) < 0) {
+		json_object_put(o);
+		call_fail(c, &failure);
+		return;
+	}
+	call_return(c, o);
+}
+
+void command_vm_sandbox(struct call *c)
+{
+	struct err e;
+
+	if (c->vm->proc && vm_state_is_active(c->vm->state)) {
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, sandbox_done, c);
+		return;
+	}
+	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s and has no process; next: cairn start %.60s", c->vm->def->name,
+		vm_state_name(c->vm->state), c->vm->def->name);
+	call_fail(c, &e);
+}

@@ -1,0 +1,131 @@
+"""vm-sandbox and `dominfo --sandbox`: what the kernel reports of a VM's process."""
+
+import ctypes
+import json
+import os
+import re
+import signal
+
+import pytest
+
+from conftest import QmpError
+from plainlib import NOBODY, PlainDaemon, plain_folder
+
+SPACES = ("mnt", "net", "pid", "ipc", "uts", "user")
+NONE = "0" * 16
+
+
+def landlock():
+    """Return the kernel's version of landlock; 0: it has none."""
+    return max(0, ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1))
+
+
+def numbers(pid, key):
+    with open(f"/proc/{pid}/status") as f:
+        return [int(n) for line in f if line.startswith(key + ":") for n in line.split()[1:]]
+
+
+def run(daemon, guest, name="vm1"):
+    daemon.define(name, debug_exit=True, boot={"kernel": guest("interp.elf")})
+    daemon.cairn("start", name)
+    return daemon.info(name)["pid"]
+
+
+def sandbox(daemon, name="vm1"):
+    return daemon.qmp().run("vm-sandbox", vm=name)
+
+
+@pytest.mark.usefixtures("kvm", "sandbox")
+def test_running_vm_is_shown_as_kernel_reports_it(daemon, guest):
+    pid = run(daemon, guest)
+    o = sandbox(daemon)
+    assert o["pid"] == pid and o["threads"] >= 2
+    assert (o["uids"], o["gids"], o["groups"]) == tuple(numbers(pid, k) for k in ("Uid", "Gid", "Groups"))
+    assert (o["cap-effective"], o["cap-permitted"], o["no-new-privs"], o["seccomp"]) == (NONE, NONE, True, "filter")
+    assert [o["seccomp-filters"]] == numbers(pid, "Seccomp_filters")
+    assert o["landlock"] == landlock()
+    assert o["limit-core"] == [0, 0] and 0 < o["limit-nofile"][0] <= o["limit-nofile"][1] <= 4096
+    with open(f"/proc/{pid}/cgroup") as f:
+        assert o["cgroups"] == f.read().splitlines()
+    if os.geteuid() == 0:
+        ours = {n: os.readlink(f"/proc/self/ns/{n}") for n in SPACES}
+        assert o["namespaces"] == {n: "daemon" if os.readlink(f"/proc/{pid}/ns/{n}") == ours[n] else "own" for n in SPACES}
+    assert sandbox(daemon, daemon.info("vm1")["uuid"])["pid"] == pid
+
+
+@pytest.mark.usefixtures("kvm", "sandbox")
+def test_dominfo_prints_sandbox(daemon, guest):
+    pid = run(daemon, guest)
+    o = json.loads(daemon.cairn("dominfo", "vm1", "--sandbox", "--format", "json").stdout)
+    assert o["pid"] == pid and o["seccomp"] == "filter"
+    text = daemon.cairn("dominfo", "vm1", "--sandbox").stdout
+    lines = dict(re.split(": *", line, maxsplit=1) for line in text.splitlines()[:-len(o["cgroups"]) - 1])
+    uids, gids = (" ".join(map(str, o[k] if len(set(o[k])) > 1 else o[k][:1])) for k in ("uids", "gids"))
+    filters, soft, hard = o["seccomp-filters"], *o["limit-nofile"]
+    spaces = o.get("namespaces")
+    assert int(lines.pop("Threads")) >= 2
+    assert lines == {
+        "Process": str(pid), "User": uids, "Group": gids, "Other groups": " ".join(map(str, o["groups"])) or "none",
+        "CapEff": "none", "CapPrm": "none", "NoNewPrivs": "yes", "Seccomp": f"filter, {filters} filter" + "s" * (filters > 1),
+        "Landlock": f"version {landlock()}" if landlock() else "none", "Core limit": "0",
+        "File limit": str(soft) if soft == hard else f"{soft} {hard}",
+        **{label: " ".join(n for n in SPACES if spaces[n] == word) or "none" if spaces else "not readable"
+           for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))}}
+    assert text.endswith("".join(f"Control group:  {g}\n" for g in o["cgroups"]) + "\n")
+
+
+@pytest.mark.usefixtures("kvm", "sandbox")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_plain_user_cannot_read_namespaces_of_undumpable_process(guest):
+    with plain_folder() as folder:
+        d = PlainDaemon(folder, folder / "denied")
+        try:
+            run(d, guest)
+            o = sandbox(d)
+            text = d.cairn("dominfo", "vm1", "--sandbox").stdout
+        finally:
+            d.close()
+    assert "namespaces" not in o and o["uids"] == [NOBODY] * 4 and o["cap-effective"] == NONE
+    assert "Own namespaces: not readable\n" in text and "Daemon's:       not readable\n" in text
+    assert f"User:           {NOBODY}\n" in text and "Seccomp:        filter" in text
+
+
+def test_process_that_does_not_tell_its_landlock(fake):
+    """A process of an older Cairn, and one that does not answer."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    assert "landlock" not in sandbox(fake)
+    assert "Landlock:       not known\n" in fake.cairn("dominfo", "vm1", "--sandbox").stdout
+    pid = fake.info("vm1")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        o = sandbox(fake)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert o["pid"] == pid and "landlock" not in o and o["threads"] >= 1
+
+
+def test_capabilities_and_limits_that_are_left(fake):
+    """The process of this test is not confined."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    o, pid = sandbox(fake), fake.info("vm1")["pid"]
+    with open(f"/proc/{pid}/status") as f:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    assert (o["cap-effective"], o["cap-permitted"]) == (status["CapEff"], status["CapPrm"])
+    assert o["no-new-privs"] == (status["NoNewPrivs"] == "1")
+    assert o["seccomp"] == ("disabled", "strict", "filter")[int(status["Seccomp"])]
+    with open(f"/proc/{pid}/limits") as f:
+        limits = {line[:26].strip(): [-1 if n == "unlimited" else int(n) for n in line[26:].split()[:2]]
+                  for line in f if line.startswith(("Max core", "Max open"))}
+    assert (o["limit-core"], o["limit-nofile"]) == (limits["Max core file size"], limits["Max open files"])
+
+
+def test_vm_that_is_off_has_no_sandbox(fake):
+    fake.define("vm1")
+    with pytest.raises(QmpError) as e:
+        sandbox(fake)
+    assert "VM 'vm1' is shut off and has no process; next: cairn start vm1" in str(e.value)
+    r = fake.cairn("dominfo", "vm1", "--sandbox", ok=4)
+    assert r.stderr == ("error: failed to get the sandbox of domain 'vm1'\n"
+                        "error: VM 'vm1' is shut off and has no process; next: cairn start vm1\n")
