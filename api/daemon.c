@@ -354,7 +354,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	r = store_open(h->paths->state_dir, &h->store, e);
 
 	if (!r)
-		r = audit_open(h->paths->state_dir, &d->commands.audit, e);
+		r = audit_open(h->loop, h->paths->state_dir, &d->commands.audit, e);
 	if (!r)
 		r = event_log_open(h->paths->state_dir, &h->events, e);
 	if (!r)

@@ -1,9 +1,12 @@
 #include "api/access/audit.h"
+#include "api/access/audit_share.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -16,6 +19,7 @@
 #include <unistd.h>
 
 #define LINE_BYTES_MAX 4096 /* with the newline */
+#define LINE_FORMAT (JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
 #define FIELD_BYTES_MAX 255
 #define LEFT_OUT_BYTES 32 /* room for the text that counts what a list or an object lost */
 #define DEPTH_MAX 16
@@ -23,11 +27,16 @@
 /* A page ends with the line that reaches this size, where each byte of the log counts as three: in the answer, \uXXXX
  * escapes may take that much. So an answer stays below 64 KiB, since some clients read no longer lines. */
 #define PAGE_BYTES (20 * 1024)
+/* Time from the first omitted line to the line that counts it. */
+#define LEFT_OUT_NS (600 * CLOCK_NS_PER_S)
 
 struct audit {
 	int dir_fd, fd;
 	uint64_t base; /* offset of the current file's first byte in the whole log */
 	uint64_t size; /* of the current file, in bytes */
+	struct loop_timer *timer; /* armed while a line was omitted that no line counts yet */
+	bool armed;
+	struct audit_share shares[AUDIT_SHARES];
 };
 
 static void file_name(unsigned i, char buf[24])
@@ -72,7 +81,7 @@ static size_t json_bytes(struct json_object *v)
 {
 	size_t n = 0;
 
-	json_object_to_json_string_length(v, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+	json_object_to_json_string_length(v, LINE_FORMAT, &n);
 	return n;
 }
 
@@ -267,12 +276,66 @@ static void file_ready(struct audit *a)
 		log_error("audit", "cannot begin a new file: %s", strerror(-r));
 }
 
+/* Return the bucket that the line is charged to; NULL: a line of root or of the daemon's user, which has no limit. */
+static struct audit_share *line_share(struct audit *a, struct json_object *line)
+{
+	int64_t uid = js_get_int(line, "uid", -1);
+
+	if (uid == 0 || uid == geteuid())
+		return NULL;
+	return audit_share_of(a->shares, uid, !strcmp(js_get_str_or(line, "outcome", ""), err_class_name(ERR_PERMISSION)),
+		loop_now_ns());
+}
+
+/* Count a line that is not written. A line that counts others itself (api/access/denial_log.h) adds its number. */
+static void left_out_note(struct audit *a, struct audit_share *s, struct json_object *line)
+{
+	if (!s->left_out)
+		s->since_ns = js_get_int(line, "since", js_get_int(line, "time", 0));
+	s->left_out += (uint64_t)js_get_int(line, "left-out", 1);
+	if (!a->armed)
+		loop_timer_arm(a->timer, loop_now_ns() + LEFT_OUT_NS);
+	a->armed = true;
+}
+
+/* Write the line that counts a bucket's omitted lines, however full the bucket is; the bucket is charged afterwards. */
+static void left_out_write(struct audit *a, struct audit_share *s)
+{
+	CLEANUP_JS struct json_object *line = json_object_new_object();
+
+	js_put_int(line, "time", (int64_t)clock_realtime_ns());
+	if (s != &a->shares[AUDIT_SHARES - 1])
+		js_put_int(line, "uid", s->uid);
+	js_put_str(line, "outcome", "any");
+	js_put_uint(line, "left-out", s->left_out);
+	js_put_int(line, "since", s->since_ns);
+	file_ready(a);
+	text_write(a, json_object_to_json_string_ext(line, LINE_FORMAT));
+	s->spent_bytes += json_bytes(line) + 1;
+	s->left_out = 0;
+}
+
+static void left_out_write_all(void *opaque)
+{
+	struct audit *a = opaque;
+
+	a->armed = false;
+	for (unsigned i = 0; i < AUDIT_SHARES; i++)
+		if (a->shares[i].left_out)
+			left_out_write(a, &a->shares[i]);
+}
+
 void audit_add(struct audit *a, struct json_object *line)
 {
 	CLEANUP_JS struct json_object *cut = line_cut(line);
+	struct audit_share *share = line_share(a, line);
 
+	if (share && !audit_share_take(share, json_bytes(cut) + 1)) {
+		left_out_note(a, share, line);
+		return;
+	}
 	file_ready(a);
-	text_write(a, json_object_to_json_string_ext(cut, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	text_write(a, json_object_to_json_string_ext(cut, LINE_FORMAT));
 }
 
 /* Return the offset in the whole log at which the newest rotated file ends, the greatest of all; 1 if there is none. */
@@ -293,13 +356,15 @@ static uint64_t old_end(struct audit *a)
 	return end;
 }
 
-int audit_open(const char *dir, struct audit **ret_a, struct err *e)
+int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e)
 {
 	struct audit *a = calloc(1, sizeof(*a));
-	int r = 0;
+	int r = a ? loop_timer_new(loop, left_out_write_all, a, &a->timer) : -ENOMEM;
 
-	if (!a)
-		return err_set_errno(e, -ENOMEM, "audit");
+	if (r < 0) {
+		free(a);
+		return err_set_errno(e, r, "audit");
+	}
 	a->fd = -1;
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = a->dir_fd < 0 ? -errno : present_open(a, old_end(a));
@@ -319,6 +384,8 @@ void audit_close(struct audit *a)
 {
 	if (!a)
 		return;
+	left_out_write_all(a);
+	loop_timer_free(a->timer);
 	if (a->fd >= 0)
 		close(a->fd);
 	if (a->dir_fd >= 0)

@@ -9,6 +9,10 @@
  * (api/access/denial_log.h), one line counts the omitted ones: time, uid (missing if it counts several users),
  * outcome, left-out, since (ns, the first).
  *
+ * Lines of users other than root and the daemon's own are limited to a share of the log (api/access/audit_share.h).
+ * Ten minutes after the first line that a user's share has no room for, and when the log is closed, one line with the
+ * outcome "any" counts the omitted ones in the same way. The shares are full when the log is opened.
+ *
  * A place in the log is an offset into all bytes ever written. The first line of each file states the file's own
  * offset, so places stay valid when files are rotated. */
 #ifndef CAIRN_API_ACCESS_AUDIT_H
@@ -19,16 +23,17 @@
 struct audit;
 struct err;
 struct json_object;
+struct loop;
 
 #define AUDIT_FILE_BYTES (8 * 1024 * 1024)
 #define AUDIT_FILES 5 /* including the one that is written to */
 
-/* Open the log in dir, the state folder. Returns 0 or -errno. */
-int audit_open(const char *dir, struct audit **ret_a, struct err *e);
-/* Close the log. NULL allowed. */
+/* Open the log in dir, the state folder. loop: borrowed until audit_close(). Returns 0 or -errno. */
+int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e);
+/* Write the counts of omitted lines and close the log. NULL allowed. */
 void audit_close(struct audit *a);
 /* Append a copy of a line, cut and without the values of keys that look like secrets. line: borrowed; only "arguments"
- * may be a list or an object. A write error goes to the daemon's log. */
+ * may be a list or an object. A line above its user's share is only counted. A write error goes to the daemon's log. */
 void audit_add(struct audit *a, struct json_object *line);
 
 struct audit_query {

@@ -296,7 +296,8 @@ static const struct field query_audit_args[] = {
 static const struct field query_audit_returns[] = {
 	{ "lines", FIELD_ARRAY, REQUIRED,
 		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns); a command in parentheses is "
-		"the daemon's own act" },
+		"the daemon's own act; a line with left-out has only time, uid (none: several users), outcome (any: of any outcome), "
+		"left-out (the number of omitted lines) and since (ns)" },
 	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
 	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
 static const struct field schedule_set_args[] = { FIELD_VM,

@@ -1,9 +1,14 @@
 """The audit log: no client erases it, and no power cut hides a line."""
 
+import json
+import os
+import socket
+
 import pytest
 
 from conftest import QmpError
-from test_daemon import audit
+from otherslib import NOBODY, run_as_user
+from test_daemon import audit, shared  # noqa: F401
 
 
 def test_refused_calls_do_not_wipe_the_log(fake):
@@ -17,6 +22,46 @@ def test_refused_calls_do_not_wipe_the_log(fake):
     assert [x["command"] for x in lines] == ["vm-define"] + ["vm-start"] * 48
     assert all(x["vm"].endswith("x...(1000000 bytes)") and len(x["vm"]) == 255 for x in lines[1:])
     assert sum(p.stat().st_size for p in fake.state.glob("audit.log*")) < 50 * 4096
+
+
+def test_user_does_not_push_out_lines_of_others(shared):  # noqa: F811
+    """Without a limit, the user's lines would take more than all files of the log. The calls above the limit run, and
+    are counted."""
+    calls = 12000
+    shared.cairn("grant", "operator", "--user", "nobody")
+    before = audit(shared)
+    os.chmod(shared.socket, 0o666)
+    assert [x["command"] for x in before] == ["vm-define", "vm-define", "permission-grant"]
+
+    def flood(say):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(shared.socket)
+        f = s.makefile()
+        f.readline()
+        request = json.dumps({"execute": "vm-start",
+                              "arguments": {"vm": "nothing", **{f"k{i}": "x" * 255 for i in range(13)}}}).encode()
+        s.sendall(b'{"execute":"qmp_capabilities"}')
+        f.readline()
+        for _ in range(calls):
+            s.sendall(request)
+            if '"error"' not in f.readline():
+                raise AssertionError
+        say(calls)
+
+    assert run_as_user(flood) == [calls]
+    shared.define("late")
+    lines = audit(shared)
+    assert lines[:3] == before and lines[-1]["vm"] == "late"
+    users = [x for x in lines if x["uid"] == NOBODY]
+    size = sum(p.stat().st_size for p in shared.state.glob("audit.log*"))
+    assert size / len(users) * calls > 40 << 20
+    assert 1 << 19 < size < 2 << 20
+    shared.stop()
+    shared.start()
+    count = audit(shared, "--user", str(NOBODY))[-1]
+    assert (count["left-out"], count["outcome"]) == (calls - len(users), "any")
+    assert users[-1]["time"] <= count["since"] < count["time"]
+    assert f"({count['left-out']} more)" in shared.cairn("audit", "--user", "nobody").stdout
 
 
 def test_line_after_torn_line_is_shown(fake):

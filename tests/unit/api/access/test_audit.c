@@ -1,9 +1,12 @@
-/* audit: no client makes a line long, and no part of a line damages the next one. */
+/* audit: no client makes a line long, no user pushes out the lines of others, and no part of a line damages the next
+ * one. */
 #include "api/access/audit.h"
+#include "api/access/audit_share.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/loop.h"
 #include "tests/unit/tmp.h"
 
 #include <fcntl.h>
@@ -21,6 +24,7 @@
 
 struct fixture {
 	char dir[96], path[128];
+	struct loop *loop;
 	struct audit *audit;
 };
 
@@ -33,7 +37,8 @@ static int fixture_open(void **state)
 	snprintf(f->dir, sizeof(f->dir), "%s/cairn-audit-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/audit.log", f->dir);
-	assert_int_equal(audit_open(f->dir, &f->audit, &e), 0);
+	assert_int_equal(loop_new(8, &f->loop, &e), 0);
+	assert_int_equal(audit_open(f->loop, f->dir, &f->audit, &e), 0);
 	*state = f;
 	return 0;
 }
@@ -43,6 +48,7 @@ static int fixture_close(void **state)
 	struct fixture *f = *state;
 
 	audit_close(f->audit);
+	loop_free(f->loop);
 	unlink(f->path);
 	rmdir(f->dir);
 	free(f);
@@ -54,7 +60,7 @@ static void reopen(struct fixture *f)
 	struct err e;
 
 	audit_close(f->audit);
-	assert_int_equal(audit_open(f->dir, &f->audit, &e), 0);
+	assert_int_equal(audit_open(f->loop, f->dir, &f->audit, &e), 0);
 }
 
 /* Take arguments, add a line with them and return the line as it is in the file. */
@@ -214,6 +220,165 @@ static void test_line_after_full_disk_is_readable(void **state)
 	assert_int_equal(lines_readable(f), 2);
 }
 
+/* Users other than the test's own. */
+#define USER 4000000000
+#define STRANGER (USER + 1)
+
+/* Add lines of a user, each of the same size, until `bytes` were offered. Returns their number. */
+static unsigned user_lines_add(struct fixture *f, int64_t uid, const char *outcome, size_t bytes)
+{
+	CLEANUP_FREE char *text = repeated("x", 200);
+	CLEANUP_JS struct json_object *line = json_object_new_object();
+	unsigned n;
+
+	js_put_int(line, "time", 7);
+	js_put_int(line, "uid", uid);
+	js_put_str(line, "vm", text);
+	js_put_str(line, "outcome", outcome);
+	n = (unsigned)(bytes / (strlen(json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN)) + 1));
+	for (unsigned i = 0; i < n; i++)
+		audit_add(f->audit, line);
+	return n;
+}
+
+struct user_lines {
+	unsigned written;
+	int64_t left_out, since; /* since: of the last line with the outcome "any" */
+};
+
+/* Read the lines of a user; uid -1: those that state no uid. */
+static struct user_lines user_lines_read(struct fixture *f, int64_t uid)
+{
+	struct audit_query q = { .uid = -1 };
+	struct user_lines found = { 0 };
+	bool more = true;
+
+	while (more) {
+		CLEANUP_JS struct json_object *page = audit_page(f->audit, &q);
+		struct json_object *lines = js_get_array(page, "lines");
+
+		for (size_t i = 0; i < json_object_array_length(lines); i++) {
+			struct json_object *o = json_object_array_get_idx(lines, i);
+
+			if (js_get_int(o, "uid", -1) != uid)
+				continue;
+			if (!js_get(o, "left-out")) {
+				found.written++;
+				continue;
+			}
+			found.left_out += js_get_int(o, "left-out", 0);
+			if (!strcmp(js_get_str(o, "outcome"), "any"))
+				found.since = js_get_int(o, "since", 0);
+		}
+		q.from = (uint64_t)js_get_int(page, "next", 0);
+		more = js_get_bool(page, "more", false);
+	}
+	return found;
+}
+
+static void test_user_lines_above_share_are_counted(void **state)
+{
+	struct fixture *f = *state;
+	unsigned n = user_lines_add(f, USER, "ok", 2 * AUDIT_SHARE_BYTES);
+	unsigned m = user_lines_add(f, 0, "ok", 2 * AUDIT_SHARE_BYTES);
+	CLEANUP_JS struct json_object *denials = parsed("{\"time\":9,\"uid\":4000000000,\"outcome\":\"PermissionDenied\","
+		"\"left-out\":1000,\"since\":8}");
+	struct user_lines found;
+
+	assert_int_equal(user_lines_read(f, USER).left_out, 0);
+	/* These lines are short: some of them fit although the others do not. */
+	for (unsigned i = 0; i < 10; i++)
+		audit_add(f->audit, denials);
+	reopen(f);
+	found = user_lines_read(f, USER);
+	assert_true(found.written >= n / 2 - 1 && found.written <= n / 2 + 1000);
+	assert_int_equal(found.left_out + found.written, n + 10000);
+	assert_int_equal(found.since, 7);
+	assert_int_equal(user_lines_read(f, 0).written, m);
+	/* The shares are full again. */
+	user_lines_add(f, USER, "ok", 1000);
+	assert_true(user_lines_read(f, USER).written > found.written);
+}
+
+static void test_denied_calls_take_no_share_of_their_own(void **state)
+{
+	struct fixture *f = *state;
+	unsigned all = 0, written = 0;
+
+	for (int64_t uid = STRANGER; uid < STRANGER + 100; uid++)
+		all += user_lines_add(f, uid, "PermissionDenied", AUDIT_SHARE_BYTES / 10);
+	user_lines_add(f, USER, "ok", AUDIT_SHARE_BYTES / 2);
+	reopen(f);
+	for (int64_t uid = STRANGER; uid < STRANGER + 100; uid++)
+		written += user_lines_read(f, uid).written;
+	assert_true(written > all / 11 && written < all / 9);
+	assert_int_equal(user_lines_read(f, -1).left_out, all - written);
+	assert_int_equal(user_lines_read(f, USER).left_out, 0);
+}
+
+#define HOUR_NS (3600 * 1000000000ULL)
+
+/* Take as many lines of a size as the user's share has room for. Returns the bytes. */
+static size_t share_empty(struct audit_share *shares, int64_t uid, size_t line_bytes, uint64_t now_ns)
+{
+	size_t n = 0;
+
+	while (audit_share_take(audit_share_of(shares, uid, false, now_ns), line_bytes))
+		n += line_bytes;
+	return n;
+}
+
+static void test_share_refills_with_time_and_not_above_its_size(void **state)
+{
+	struct audit_share shares[AUDIT_SHARES] = { 0 };
+	uint64_t now = 5 * HOUR_NS;
+	size_t bytes = 0;
+
+	(void)state;
+	assert_int_equal(share_empty(shares, 7, 1, now), AUDIT_SHARE_BYTES);
+	/* Small steps lose no part of the refill, and give no more. */
+	for (unsigned i = 0; i < 7200; i++)
+		bytes += share_empty(shares, 7, 1, now += HOUR_NS / 3600);
+	assert_in_range(bytes, 2 * AUDIT_SHARE_REFILL - 1, 2 * AUDIT_SHARE_REFILL);
+	assert_int_equal(share_empty(shares, 7, 1, now + 100 * HOUR_NS), AUDIT_SHARE_BYTES);
+	/* 100 calls a minute of 300 bytes pass for half an hour, while another user floods. */
+	memset(shares, 0, sizeof(shares));
+	for (unsigned i = 0; i < 3000; i++) {
+		now += HOUR_NS / 6000;
+		share_empty(shares, 9, 4096, now);
+		assert_true(audit_share_take(audit_share_of(shares, 7, false, now), 300));
+	}
+}
+
+static void test_many_users_together_are_limited(void **state)
+{
+	struct audit_share shares[AUDIT_SHARES] = { 0 };
+	uint64_t now = HOUR_NS, end = now + 7 * HOUR_NS;
+	size_t bytes = 0;
+
+	(void)state;
+	for (int64_t uid = 1; now < end; now += HOUR_NS / 6)
+		for (unsigned i = 0; i < 100; i++)
+			bytes += share_empty(shares, uid++, 4096, now);
+	assert_true(bytes <= AUDIT_SHARES * (AUDIT_SHARE_BYTES + 7 * AUDIT_SHARE_REFILL));
+	assert_true(bytes < (AUDIT_FILES - 1) * AUDIT_FILE_BYTES);
+}
+
+/* The user with a count that no line has told keeps the bucket, so the count is told with the user's uid. */
+static void test_share_with_count_stays_its_users(void **state)
+{
+	struct audit_share shares[AUDIT_SHARES] = { 0 };
+	struct audit_share *s = audit_share_of(shares, 7, false, HOUR_NS);
+
+	(void)state;
+	s->left_out = 1;
+	assert_ptr_equal(audit_share_of(shares, 7, true, 100 * HOUR_NS), s);
+	assert_ptr_not_equal(audit_share_of(shares, 8, false, 100 * HOUR_NS), s);
+	s->left_out = 0;
+	assert_ptr_equal(audit_share_of(shares, 8, false, 100 * HOUR_NS), s);
+	assert_ptr_equal(audit_share_of(shares, -1, false, 100 * HOUR_NS), &shares[AUDIT_SHARES - 1]);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -223,6 +388,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_secrets_are_masked, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_line_after_power_cut_is_readable, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_line_after_full_disk_is_readable, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_user_lines_above_share_are_counted, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_denied_calls_take_no_share_of_their_own, fixture_open, fixture_close),
+		cmocka_unit_test(test_share_refills_with_time_and_not_above_its_size),
+		cmocka_unit_test(test_many_users_together_are_limited),
+		cmocka_unit_test(test_share_with_count_stays_its_users),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,7 +70,7 @@ static void test_denials_are_counted_per_user(void **state)
 	snprintf(dir, sizeof(dir), "%s/cairn-denials-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(loop_new(8, &loop, &e), 0);
-	assert_int_equal(audit_open(dir, &audit, &e), 0);
+	assert_int_equal(audit_open(loop, dir, &audit, &e), 0);
 	assert_int_equal(denial_log_open(loop, &sink, audit, &denials, &e), 0);
 	for (unsigned n = 0; n < EACH; n++)
 		for (uid_t i = 0; i < USERS; i++) {
