@@ -3,6 +3,7 @@
 #include "api/access/audit.h"
 #include "api/access/authors.h"
 #include "api/access/denial_log.h"
+#include "api/access/fork_as.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/flatten.h"
@@ -453,6 +454,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
 	if (r < 0)
 		return r;
+	d.host.helpers = helpers_new(d.host.loop);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
 		r = daemon_open(&d, e);
@@ -469,6 +471,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	daemon_close(&d);
 	heartbeat_free(heartbeat);
 	loop_unwatch(signals);
+	helpers_free(d.host.helpers);
 	loop_free(d.host.loop);
 	return r;
 }

@@ -23,6 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define END_NS (10 * 1000000000ULL) /* after it, a process with nothing left to do is overdue */
+
 #define VERSION 1
 #define DONE 1 /* type of the only message, which the process sends before it ends: a struct answer and the fds */
 
@@ -35,8 +37,22 @@ struct answer {
 	struct err e;
 };
 
-struct fork_as {
+enum state {
+	WORKING,
+	ENDING,	 /* it has nothing left to do */
+	OVERDUE, /* only a file system keeps it: SIGKILL did not end it */
+};
+
+struct helpers {
 	struct loop *loop;
+	struct fork_as *list;
+};
+
+struct fork_as {
+	struct helpers *all;
+	struct fork_as *next; /* in all->list */
+	uid_t uid;
+	enum state state;
 	/* NULL: already called, or not to be called any more; only the process's end is awaited. */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
@@ -121,6 +137,8 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 	/* Without the daemon, the end of the relay ends this process. */
 	if (!r && !a.r && s->relay && !(r = prctl(PR_SET_PDEATHSIG, 0)))
 		r = relay_serve(relay, out.held, out.held_at, out.nheld);
+	/* Tell the daemon that only the files' own close, which may hang, is left to do. */
+	close(at);
 	_exit(r < 0);
 }
 
@@ -128,6 +146,12 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 
 static void child_release(struct fork_as *x)
 {
+	for (struct fork_as **at = &x->all->list; *at; at = &(*at)->next) {
+		if (*at == x) {
+			*at = x->next;
+			break;
+		}
+	}
 	loop_unwatch(x->watch);
 	loop_unwatch(x->answered);
 	loop_timer_free(x->timer);
@@ -181,17 +205,27 @@ static void answer_tell(struct fork_as *x)
 	result_tell(x, r, &res, &a.e);
 }
 
-/* Take the answer of a process that now serves its files. */
+/* The process has nothing left to do. */
+static void end_expect(struct fork_as *x)
+{
+	x->state = MAX(x->state, ENDING);
+	loop_timer_arm(x->timer, loop_now_ns() + END_NS);
+}
+
+/* Take the answer of a process that now serves its files, and then the end of its socket. */
 static void child_answered(void *opaque, unsigned revents)
 {
 	struct fork_as *x = opaque;
 
 	(void)revents;
+	if (x->done) {
+		loop_timer_disarm(x->timer);
+		answer_tell(x);
+		return;
+	}
 	loop_unwatch(x->answered);
 	x->answered = NULL;
-	loop_timer_disarm(x->timer);
-	if (x->done)
-		answer_tell(x);
+	end_expect(x);
 }
 
 static void child_exited(void *opaque, unsigned revents)
@@ -221,6 +255,7 @@ static void child_timed_out(void *opaque)
 	struct fork_as *x = opaque;
 	struct err e;
 
+	x->state = OVERDUE;
 	process_kill(x);
 	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s: timed out; a file system does not answer", x->what);
 	result_tell(x, -ETIMEDOUT, &none, &e);
@@ -238,10 +273,27 @@ void fork_as_free(struct fork_as *x)
 		return;
 	x->done = NULL;
 	process_kill(x);
+	end_expect(x);
 	/* child_exited() frees the object when the process has ended. */
 }
 
 /* ---- starting the process ---- */
+
+static int limits_check(const struct helpers *h, const struct fork_as_spec *s, uid_t uid, struct err *e)
+{
+	unsigned ending = 0, overdue = 0;
+
+	if (!uid || uid == geteuid())
+		return 0;
+	for (const struct fork_as *x = h->list; x; x = x->next) {
+		ending += x->uid == uid && x->state != WORKING;
+		overdue += x->uid == uid && x->state == OVERDUE;
+	}
+	if (overdue < HELPERS_OVERDUE_MAX && ending < HELPERS_ENDING_MAX)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "%s: %u processes with files of user %u have not ended; a file system of that "
+		"user may not answer: repair or unmount it", s->what, ending, uid);
+}
 
 static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 {
@@ -261,26 +313,47 @@ static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 	return x->pidfd < 0 ? -errno : 0;
 }
 
-int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
+int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
 {
-	struct fork_as *x = must_alloc(calloc(1, sizeof(*x)));
-	int r;
+	uid_t uid = s->rights ? s->rights->uid : geteuid();
+	struct fork_as *x;
+	int r = limits_check(h, s, uid, e);
 
-	*x = (struct fork_as){ .loop = l, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
+	if (r < 0)
+		return r;
+	x = must_alloc(calloc(1, sizeof(*x)));
+	*x = (struct fork_as){ .all = h, .uid = uid, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
 		.pidfd = -1 };
-	r = loop_timer_new(l, child_timed_out, x, &x->timer);
+	r = loop_timer_new(h->loop, child_timed_out, x, &x->timer);
 	if (!r)
 		r = process_start(x, s);
 	if (!r)
-		r = loop_watch(l, x->pidfd, POLLIN, child_exited, x, &x->watch);
+		r = loop_watch(h->loop, x->pidfd, POLLIN, child_exited, x, &x->watch);
 	if (!r && s->relay)
-		r = loop_watch(l, x->sock, POLLIN, child_answered, x, &x->answered);
+		r = loop_watch(h->loop, x->sock, POLLIN, child_answered, x, &x->answered);
 	if (r < 0) {
 		child_release(x);
 		return err_set_errno(e, r, "%s: cannot start a helper process", s->what);
 	}
 	if (s->timeout_ns != FORK_AS_NO_TIMEOUT)
 		loop_timer_arm(x->timer, loop_now_ns() + s->timeout_ns);
+	x->next = h->list;
+	h->list = x;
 	*ret = x;
 	return 0;
+}
+
+struct helpers *helpers_new(struct loop *l)
+{
+	struct helpers *h = must_alloc(calloc(1, sizeof(*h)));
+
+	h->loop = l;
+	return h;
+}
+
+void helpers_free(struct helpers *h)
+{
+	while (h && h->list)
+		child_release(h->list);
+	free(h);
 }

@@ -1,6 +1,8 @@
 /* fork_as: runs a function in a short-lived process with a user's rights (rights.h). The kernel checks every path with
  * these rights, so a symbolic link gives no access that the user lacks, even if the link changes meanwhile. A file
  * system that hangs, or a large file whose removal takes long, does not block the daemon's loop.
+ * A file system that hangs also keeps the process, which is deaf to SIGKILL then. The limits below bound how many such
+ * processes a user leaves behind. Processes that still work are bounded by the commands and jobs that wait for them.
  * Threading: the daemon's loop, except for run(). */
 #ifndef CAIRN_API_ACCESS_FORK_AS_H
 #define CAIRN_API_ACCESS_FORK_AS_H
@@ -11,10 +13,19 @@
 
 struct err;
 struct fork_as;
+struct helpers;
 struct loop;
 struct rights;
 
 #define FORK_AS_NO_TIMEOUT UINT64_MAX
+
+/* Of the processes with one user's rights, at most so many may be overdue: killed at their time limit, or not ended
+ * 10 seconds after they had nothing left to do. Then the user gets no further process. No limit applies to root and the
+ * daemon's own user. */
+#define HELPERS_OVERDUE_MAX 8
+/* The same for processes that have nothing left to do, overdue or not. All but the overdue ones end within milliseconds
+ * if their file systems answer. */
+#define HELPERS_ENDING_MAX 128
 
 struct fork_as_file {
 	uint64_t dev, ino;
@@ -54,9 +65,15 @@ struct fork_as_spec {
 	void *opaque;
 };
 
+/* The processes of a daemon, until each is reaped. l: borrowed. */
+struct helpers *helpers_new(struct loop *l);
+/* Forget the processes that have not ended; done() is not called. The caller has freed all users of a struct fork_as.
+ * NULL allowed. */
+void helpers_free(struct helpers *h);
+
 /* Start the process. *ret is valid until done() is called or fork_as_free().
- * Returns 0; -errno, and then done() is not called. */
-int fork_as_begin(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
+ * Returns 0; -EBUSY: too many processes of the user have not ended; -errno. On errors, done() is not called. */
+int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
 /* Kill the process and its process group; done() then reports a failure. NULL allowed. */
 void fork_as_kill(struct fork_as *x);
 /* Kill the process and its process group; done() is not called. NULL allowed. */

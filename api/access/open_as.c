@@ -174,7 +174,7 @@ static int relay_make(struct open_as *o, int *ret)
 	return 0;
 }
 
-static int part_start(struct part *p, struct loop *l, const struct definition *d, struct err *e)
+static int part_start(struct part *p, struct helpers *h, const struct definition *d, struct err *e)
 {
 	struct open_as *o = p->all;
 	struct fork_as_spec s = { .rights = p->rights, .run = o->checked ? files_check : files_open, .arg = p,
@@ -186,11 +186,11 @@ static int part_start(struct part *p, struct loop *l, const struct definition *d
 	if (r < 0)
 		return err_set_errno(e, r, "opening its files");
 	s.relay = MAX(relay, 0);
-	return fork_as_begin(l, &s, &p->errand, e);
+	return fork_as_begin(h, &s, &p->errand, e);
 }
 
 /* Start one process for each author of a file. nheld: the processes hold so many of the first files. */
-static int open_as_start(struct open_as *o, struct loop *l, const struct definition *d, const struct config_files *files,
+static int open_as_start(struct open_as *o, struct helpers *h, const struct definition *d, const struct config_files *files,
 	unsigned nheld, struct err *e)
 {
 	int r = 0;
@@ -208,7 +208,7 @@ static int open_as_start(struct open_as *o, struct loop *l, const struct definit
 	if (!o->parts)
 		part_of(o, d->rights, files); /* done() is called from the loop then, too */
 	for (struct part *p = o->parts; p && !r; p = p->next) {
-		r = part_start(p, l, d, e);
+		r = part_start(p, h, d, e);
 		o->running += !r;
 	}
 	return r;
@@ -247,7 +247,7 @@ static int daemons_files_check(const void *arg, struct fork_as_result *out, stru
 	return definition_check_files(arg, e);
 }
 
-int open_as_check(struct loop *l, const struct definition *d,
+int open_as_check(struct helpers *h, const struct definition *d,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e)
 {
@@ -262,10 +262,10 @@ int open_as_check(struct loop *l, const struct definition *d,
 	if (r < 0)
 		return r;
 	if (authors_are_daemon(d))
-		return fork_as_begin(l, &s, &x, e);
+		return fork_as_begin(h, &s, &x, e);
 	o = must_alloc(calloc(1, sizeof(*o)));
 	*o = (struct open_as){ .checked = done, .opaque = opaque };
-	r = open_as_start(o, l, d, &files, 0, e);
+	r = open_as_start(o, h, d, &files, 0, e);
 	if (r < 0)
 		open_as_free(o);
 	return r;
@@ -273,7 +273,7 @@ int open_as_check(struct loop *l, const struct definition *d,
 
 /* ---- opening the files of a definition ---- */
 
-void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
+void open_as_open(struct helpers *h, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct open_as **ret_o)
 {
@@ -295,7 +295,7 @@ void open_as_open(struct loop *l, const struct definition *d, enum open_as_what 
 	if (!o)
 		abort(); /* otherwise done() would never be called */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
-	r = open_as_start(o, l, d, &files, what == OPEN_AS_SOURCES ? 0 : files.n - c.nforwards, &e);
+	r = open_as_start(o, h, d, &files, what == OPEN_AS_SOURCES ? 0 : files.n - c.nforwards, &e);
 	if (r < 0) {
 		open_as_free(o);
 		done(opaque, r, &c, &e);

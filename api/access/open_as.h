@@ -10,7 +10,7 @@ struct config;
 struct definition;
 struct err;
 struct fork_as_result;
-struct loop;
+struct helpers;
 struct open_as;
 
 enum open_as_what {
@@ -27,13 +27,13 @@ enum open_as_what {
  * done:   called exactly once, before the call returns or from the loop. r is 0 and done() owns c (config_done()), or r
  *         is -errno and e is set.
  * ret_o:  set if done() was not called yet; valid until done() is called or open_as_free(). */
-void open_as_open(struct loop *l, const struct definition *d, enum open_as_what what,
+void open_as_open(struct helpers *h, const struct definition *d, enum open_as_what what,
 	void (*done)(void *opaque, int r, struct config *c, const struct err *e), void *opaque,
 	struct open_as **ret_o);
 /* Check the files of a definition in one process for each author, which opens and closes the author's files. If the
  * daemon itself is the author of all, a process only looks at them. None of the files enters the daemon.
  * d: borrowed for the call. done: fork_as_spec's; res is empty. Returns 0; -errno, and then done() is not called. */
-int open_as_check(struct loop *l, const struct definition *d,
+int open_as_check(struct helpers *h, const struct definition *d,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e);
 /* Stop opening the files and free o; done() is not called. NULL allowed. */

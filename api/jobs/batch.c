@@ -266,7 +266,7 @@ static void all_ended(struct loop_task *t)
 	for (unsigned i = 0; i < b->n; i++)
 		b->defs[i] = b->vms[i]->def;
 	if (b->n)
-		clone_files_remove(b->host->loop, &files, files_removed, b, &b->errand);
+		clone_files_remove(b->host->helpers, &files, files_removed, b, &b->errand);
 	else
 		files_removed(b, 0, &none, NULL);
 }

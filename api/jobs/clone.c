@@ -135,7 +135,7 @@ static void identities_resume_pending(struct cloning *f)
 	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
 		struct target *t = &f->targets[f->next++];
 
-		if (sysprep_begin(f->host->loop, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
+		if (sysprep_begin(f->host->helpers, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
 			batch_fail(f->batch, &e);
 		else
 			f->begun++;
@@ -317,7 +317,7 @@ static void target_start(struct target *t)
 	if (t->all->snapshots)
 		overlays_note(t);
 	vm_save(t->vm);
-	clone_files_make(t->all->host->loop, t->vm->def, files_made, t, &t->errand);
+	clone_files_make(t->all->host->helpers, t->vm->def, files_made, t, &t->errand);
 }
 
 static void copies_resume(struct cloning *f)
@@ -383,7 +383,7 @@ static void sources_opened(void *opaque, int r, struct config *c, const struct e
 	f->sources = *c;
 	for (unsigned i = 0; i < f->n; i++)
 		f->defs[i] = f->targets[i].def;
-	clone_files_look(f->host->loop, &files, files_looked_for, f, &f->errand);
+	clone_files_look(f->host->helpers, &files, files_looked_for, f, &f->errand);
 }
 
 /* Open the source's images. Called from the loop, so that the client gets the job's id before the job can end. */
@@ -391,7 +391,7 @@ static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
 
-	open_as_open(f->host->loop, f->def, OPEN_AS_SOURCES, sources_opened, f, &f->opener);
+	open_as_open(f->host->helpers, f->def, OPEN_AS_SOURCES, sources_opened, f, &f->opener);
 }
 
 static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -108,17 +108,17 @@ static void at_once(int (*run)(const void *arg, struct fork_as_result *out, stru
 	done(opaque, r, &out, &e);
 }
 
-static void as_errand(struct loop *l, const struct fork_as_spec *s, struct fork_as **ret)
+static void as_errand(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret)
 {
 	struct fork_as_result none = { 0 };
 	struct err e;
-	int r = fork_as_begin(l, s, ret, &e);
+	int r = fork_as_begin(h, s, ret, &e);
 
 	if (r < 0)
 		s->done(s->opaque, r, &none, &e);
 }
 
-static void run_with(struct loop *l, const struct rights *rights,
+static void run_with(struct helpers *h, const struct rights *rights,
 	int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
 	clone_files_done *done, void *opaque, struct fork_as **ret)
 {
@@ -126,28 +126,28 @@ static void run_with(struct loop *l, const struct rights *rights,
 		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
 
 	if (rights)
-		as_errand(l, &s, ret);
+		as_errand(h, &s, ret);
 	else
 		at_once(run, arg, done, opaque);
 }
 
-void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
+void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret)
 {
-	run_with(l, f->defs[0]->rights, files_look, f, done, opaque, ret);
+	run_with(h, f->defs[0]->rights, files_look, f, done, opaque, ret);
 }
 
-void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
+void clone_files_make(struct helpers *h, const struct definition *def, clone_files_done *done, void *opaque,
 	struct fork_as **ret)
 {
-	run_with(l, def->rights, files_make, def, done, opaque, ret);
+	run_with(h, def->rights, files_make, def, done, opaque, ret);
 }
 
-void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
+void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret)
 {
 	struct fork_as_spec s = { .rights = f->defs[0]->rights, .run = remove_all, .arg = f,
 		.what = "removing files of clones", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
-	as_errand(l, &s, ret);
+	as_errand(h, &s, ret);
 }

@@ -10,7 +10,7 @@
 
 struct definition;
 struct err;
-struct loop;
+struct helpers;
 
 struct clone_files {
 	struct definition *const *defs; /* the clones' definitions, all with the same rights */
@@ -25,14 +25,14 @@ struct clone_files {
 typedef void clone_files_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 
 /* Check that none of the files exists. *ret: as for fork_as_begin(), if a process was started. */
-void clone_files_look(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
+void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret);
 /* Create the files of one clone. res->fds: one for each writable disk. res->count: number of files that were created,
  * also on failure (0 if the process did not answer). */
-void clone_files_make(struct loop *l, const struct definition *def, clone_files_done *done, void *opaque,
+void clone_files_make(struct helpers *h, const struct definition *def, clone_files_done *done, void *opaque,
 	struct fork_as **ret);
 /* Remove the files that `made` and `born_after_ns` select. A file that is missing is no error. */
-void clone_files_remove(struct loop *l, const struct clone_files *f, clone_files_done *done, void *opaque,
+void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret);
 
 #endif

@@ -282,7 +282,7 @@ static void export_start(void *opaque)
 {
 	struct export *x = opaque;
 
-	open_as_open(x->vm->host->loop, x->def, OPEN_AS_ALL, files_opened, x, &x->opener);
+	open_as_open(x->vm->host->helpers, x->def, OPEN_AS_ALL, files_opened, x, &x->opener);
 }
 
 static void export_cancel(struct job *j)

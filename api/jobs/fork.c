@@ -434,7 +434,7 @@ static void files_do(struct fork *f, const struct rights *rights, const struct f
 	int r;
 
 	if (rights)
-		r = fork_as_begin(f->host->loop, &s, ret, &e);
+		r = fork_as_begin(f->host->helpers, &s, ret, &e);
 	else
 		r = fn(files, &res, &e);
 	if (r < 0 || !rights)

@@ -195,7 +195,7 @@ static int sysprep_run(const void *arg, struct fork_as_result *out, struct err *
 
 /* ---- starting virt-sysprep ---- */
 
-int sysprep_begin(struct loop *l, const struct definition *def,
+int sysprep_begin(struct helpers *h, const struct definition *def,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e)
 {
@@ -204,7 +204,7 @@ int sysprep_begin(struct loop *l, const struct definition *def,
 		.timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
 	hostname_make(def->name, s.hostname);
-	return fork_as_begin(l, &spec, ret, e);
+	return fork_as_begin(h, &spec, ret, e);
 }
 
 void sysprep_cancel(struct fork_as *x)

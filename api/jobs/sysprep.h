@@ -8,12 +8,12 @@ struct definition;
 struct err;
 struct fork_as;
 struct fork_as_result;
-struct loop;
+struct helpers;
 
 /* Check that virt-sysprep is in the daemon's PATH. Returns 0; -ENOENT: the error names the package to install. */
 int sysprep_check(struct err *e);
 /* Start virt-sysprep on a VM's images. Returns 0; -errno, and then done() is not called. */
-int sysprep_begin(struct loop *l, const struct definition *def,
+int sysprep_begin(struct helpers *h, const struct definition *def,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);
 /* Kill virt-sysprep; done() reports a failure. NULL allowed. */

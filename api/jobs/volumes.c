@@ -289,7 +289,7 @@ int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	struct fork_as_spec s = { .rights = volumes_author(vm, v), .run = volumes_remove, .arg = &w,
 		.what = "removing its images", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
 
-	return fork_as_begin(vm->host->loop, &s, ret, e);
+	return fork_as_begin(vm->host->helpers, &s, ret, e);
 }
 
 void volumes_take(struct volumes *v, const struct fork_as_result *res)

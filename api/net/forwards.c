@@ -338,7 +338,7 @@ static void listen_asleep(struct vm *vm)
 	if (f->n)
 		watch_all(f);
 	else if (!f->opener)
-		open_as_open(vm->host->loop, vm->def, OPEN_AS_FORWARDS, forward_listens, f, &f->opener);
+		open_as_open(vm->host->helpers, vm->def, OPEN_AS_FORWARDS, forward_listens, f, &f->opener);
 }
 
 /* Reset the back-off, because the VM runs. */

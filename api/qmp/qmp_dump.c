@@ -141,7 +141,7 @@ static void request_done(struct request *x, bool failed)
 	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
 		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
-	if (!failed || !x->made || fork_as_begin(x->host->loop, &s, &x->errand, NULL) < 0)
+	if (!failed || !x->made || fork_as_begin(x->host->helpers, &s, &x->errand, NULL) < 0)
 		request_free(x);
 }
 
@@ -223,7 +223,7 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 	if (path[0] != '/' || snprintf(x->path, sizeof(x->path), "%s", path) >= (int)sizeof(x->path))
 		return err_set(e, -EINVAL, ERR_INVALID, "protocol: file:PATH needs an absolute path");
 	s.rights = x->rights;
-	return fork_as_begin(x->host->loop, &s, &x->errand, e);
+	return fork_as_begin(x->host->helpers, &s, &x->errand, e);
 }
 
 static int begin_fd(struct request *x, const char *name, struct err *e)

@@ -168,7 +168,7 @@ static void group_begin(struct group *g)
 		.timeout_ns = PIN_SCAN_TIMEOUT_NS, .done = group_read, .opaque = g };
 	struct fork_as_result none = { 0 };
 	struct err e;
-	int r = fork_as_begin(g->scan->host->loop, &s, &g->process, &e);
+	int r = fork_as_begin(g->scan->host->helpers, &s, &g->process, &e);
 
 	if (r < 0)
 		group_read(g, r, &none, &e);

@@ -321,7 +321,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 
 	*w = (struct define){ .host = host, .def = def, .mode = mode, .by = by, .was = was, .done = done, .opaque = opaque };
 	owners_take(w);
-	r = open_as_check(host->loop, def, define_checked, w, &e);
+	r = open_as_check(host->helpers, def, define_checked, w, &e);
 	if (r < 0)
 		define_finish(w, r, &e);
 }

@@ -9,6 +9,7 @@
 
 struct autostart;
 struct event_log;
+struct helpers;
 struct host_shutdown;
 struct job;
 struct loop;
@@ -22,6 +23,7 @@ struct vm_observer;
 
 struct vm_host {
 	struct loop *loop;
+	struct helpers *helpers; /* processes with users' rights (api/access/fork_as.h) */
 	const struct daemon_paths *paths;
 	struct store *store;
 	struct permissions permissions;

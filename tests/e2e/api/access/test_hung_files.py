@@ -28,13 +28,13 @@ def definition(f, **keys):
 
 
 @contextlib.contextmanager
-def asked(d, command, **args):
-    """Send a command as nobody, and yield a function that waits for the answer."""
+def asked(d, command, uid=NOBODY, **args):
+    """Send a command as that user, and yield a function that waits for the answer."""
     def run(say):
         q = Qmp(d.socket)
         q.send(json.dumps({"execute": command, "arguments": args}).encode())
         say(q.answer())
-    with as_user(run) as lines:
+    with as_user(run, uid=uid) as lines:
         yield lambda: json.loads(lines.readline())
 
 
@@ -114,6 +114,97 @@ def test_role_is_checked_again_when_a_define_takes_effect(hostile, meanwhile):
         e = answer()["error"]
         assert e["class"] in ("PermissionDenied", "Timeout"), e  # a slow machine may let the define time out
     assert "description" not in json.loads(d.cairn("dumpjson", "mine").stdout)
+
+
+def is_refused(d, command, **args):
+    """Ask as nobody. Whether the daemon refuses a further process with nobody's rights."""
+    with asked(d, command, **args) as answer:
+        a = answer()
+    if a.get("error", {}).get("class") != "Busy":
+        return False
+    assert f"with files of user {NOBODY} have not ended; a file system of that user may not answer" in a["error"]["desc"]
+    return True
+
+
+def others_are_served(d):
+    """Root and a third user define VMs."""
+    kernel = d.tmp / "kernel"
+    kernel.write_text("not a kernel\n")
+    kernel.chmod(0o644)
+    d.define("roots")
+    d.cairn("grant", "owner", "other", "--user", str(NOBODY - 1))
+    with asked(d, "vm-define", uid=NOBODY - 1,
+               definition={"name": "other", "memory": "32M", "boot": {"kernel": str(kernel)}}) as answer:
+        return "return" in answer()
+
+
+def test_hung_processes_of_a_user_who_hangs_up_are_limited(hostile):
+    d, f = hostile
+    n = 12
+    f.hang(Op.OPEN)
+
+    def attack(say):
+        clients = [Qmp(d.socket) for _ in range(n)]
+        for q in clients:
+            q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": definition(f)}}).encode())
+        signal.pause()
+    with as_user(attack):
+        until(lambda: f.hanging().count(Op.OPEN) == n)
+    with asked(d, "vm-define", definition=definition(f)) as answer:  # the last one whose time limit comes
+        assert answer()["error"]["class"] == "Timeout"
+    for _ in range(5):
+        assert is_refused(d, "vm-define", definition=definition(f))
+    assert f.hanging().count(Op.OPEN) == n + 1
+    assert others_are_served(d)
+    f.release()
+    until(lambda: not is_refused(d, "vm-define", definition=definition(f)))
+
+
+def test_hung_processes_that_have_served_their_files_are_limited(hostile):
+    """A process that opened the files of a VM's start may hang when it closes them, while the VM runs."""
+    d, f = hostile
+    with asked(d, "vm-define", definition=definition(f)) as answer:
+        assert "return" in answer()
+    for i in range(8):
+        f.hang(Op.FLUSH)
+        with asked(d, "vm-start", vm="mine") as answer:
+            until(lambda: f.hanging().count(Op.FLUSH) == i + 1)
+            f.hang(Op.FLUSH, after=1000000)  # the VM's process, which keeps the files open, can close them
+            assert "return" in answer()
+        d.cairn("destroy", "mine")
+
+    def start_is_refused():
+        if is_refused(d, "vm-start", vm="mine"):
+            return True
+        d.cairn("destroy", "mine")
+        return False
+    until(start_is_refused)
+    assert f.hanging().count(Op.FLUSH) == 8 and others_are_served(d)
+    f.release()
+    until(lambda: not is_refused(d, "vm-start", vm="mine"))
+
+
+def test_many_files_opened_at_once_are_not_refused(shared):  # noqa: F811
+    """Only processes that do not end count towards the limits."""
+    d = shared
+    kernel = d.tmp / "kernel"
+    kernel.write_text("not a kernel\n")
+    kernel.chmod(0o644)
+    names = [f"vm{i}" for i in range(64)]
+    d.cairn("grant", "admin", "--user", "nobody")
+
+    def run(say):
+        clients = {name: Qmp(d.socket) for name in names}
+        for command, key in (("vm-define", "definition"), ("vm-start", "vm")):
+            for name, q in clients.items():
+                keys = {"name": name, "memory": "32M", "boot": {"kernel": str(kernel)}}
+                q.send(json.dumps({"execute": command, "arguments": {key: keys if key == "definition" else name}}).encode())
+            say([q.answer() for q in clients.values()])
+    with as_user(run) as lines:
+        for line in lines:
+            assert all("return" in answer for answer in json.loads(line))
+    for name in names:
+        d.cairn("destroy", name)
 
 
 START = ["vm-start", {"vm": "mine"}]

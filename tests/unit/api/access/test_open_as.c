@@ -2,6 +2,7 @@
  * others; these rights are stored with the VM. Acting as another user needs root. */
 #include "api/definition/vm_config.h"
 #include "api/access/open_as.h"
+#include "api/access/fork_as.h"
 #include "api/access/permissions.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
@@ -100,6 +101,7 @@ static void test_malformed_rights_are_refused(void **state)
 struct files {
 	char dir[96], kernel[128], own[128], theirs[128], groups[128], link[128];
 	struct loop *loop;
+	struct helpers *helpers;
 };
 
 static void put(const char *path, uid_t uid, gid_t gid, mode_t mode)
@@ -132,6 +134,7 @@ static int setup(void **state)
 	put(f->groups, 0, groups[0], 0660);
 	assert_int_equal(symlink(f->own, f->link), 0);
 	assert_int_equal(loop_new(8, &f->loop, &e), 0);
+	f->helpers = helpers_new(f->loop);
 	*state = f;
 	return 0;
 }
@@ -140,6 +143,7 @@ static int teardown(void **state)
 {
 	struct files *f = *state;
 
+	helpers_free(f->helpers);
 	loop_free(f->loop);
 	unlink(f->kernel);
 	unlink(f->own);
@@ -216,7 +220,7 @@ static struct outcome open_it(struct files *f, const char *disk, const struct pe
 
 	if (who)
 		assert_int_equal(rights_of_peer(who, &d->rights, &e), 0);
-	open_as_open(f->loop, d, images, opened, &out, &o);
+	open_as_open(f->helpers, d, images, opened, &out, &o);
 	assert_int_equal(out.done, !who);
 	definition_free(d); /* open_as no longer needs the definition */
 	while (!out.done)
@@ -287,7 +291,7 @@ static void test_cancelled_open_leaves_nothing(void **state)
 		skip();
 	d = definition_of(f, f->theirs);
 	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
-	open_as_open(f->loop, d, false, opened, &out, &o);
+	open_as_open(f->helpers, d, false, opened, &out, &o);
 	assert_non_null(o);
 	open_as_free(o);
 	definition_free(d);
