@@ -691,9 +691,10 @@ static void forwards_free(struct vm *vm)
 
 static int networks_add(struct vm *vm, struct config *c, struct err *e)
 {
-	int r = taps_add(c, vm->def, vm->host->paths->bridges_for_all, e);
+	/* First: the sockets of the forwards are the last files of c, until forwards_start() takes them out. */
+	int r = forwards_start(vm, c, e);
 
-	return r ? r : forwards_start(vm, c, e);
+	return r ? r : taps_add(c, vm->def, vm->host->paths->bridges_for_all, e);
 }
 
 static void forwards_on_start_failed(struct vm *vm)

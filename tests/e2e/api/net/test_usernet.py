@@ -22,7 +22,7 @@ from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, open_files, until
 from guestlib import fields
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
-from test_net import LanDaemon, echo, figures, lan, opened, payload  # noqa: F401
+from test_net import LanDaemon, echo, figures, goes_through, lan, opened, payload  # noqa: F401
 from test_slow_disk import PRELOAD
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -149,6 +149,20 @@ def test_forward_reaches_guest_and_survives_restart(host):
         s.send(b"x")
         s.settimeout(30)
         s.recv(1)
+
+
+def test_forward_and_bridge_are_of_one_vm(lan, libexec, tmp_path):  # noqa: F811
+    lan.ip("link", "set", "lo", "up")
+    other = "52:54:00:00:00:02"
+    d = LanDaemon(tmp_path, lan, before=["env", f"CAIRN_LIBEXEC={libexec['CAIRN_LIBEXEC']}"])
+    try:
+        c = start(d, "a", user(8080, 8081), {"type": "bridge", "source": "br0", "mac": other})
+        for seed, port in enumerate((8080, 8081)):
+            answers(c, lan.inside(lambda port=port: connect(port)), 2 * seed)
+        assert opened(c, 1)["mac"] == other
+        goes_through(c, lan.socket(), 200, 5, other)
+    finally:
+        d.close()
 
 
 def test_end_of_cairn_slirp_sets_link_down_only(host):
