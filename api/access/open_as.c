@@ -103,11 +103,11 @@ static void open_as_end(struct open_as *o)
 		return;
 	}
 	if (!o->r) {
-		config_take_fds(&o->config, o->fds + o->config.nheld, o->nfiles - o->config.nheld);
+		o->r = config_take_fds(&o->config, o->fds + o->config.nheld, o->nfiles - o->config.nheld, &o->e);
 		o->nfiles = 0;
-	} else {
-		config_done(&o->config);
 	}
+	if (o->r < 0)
+		config_done(&o->config);
 	o->done(o->opaque, o->r, &o->config, &o->e);
 	o->config = (struct config){ 0 }; /* done() has taken it */
 	open_as_free(o);
@@ -161,15 +161,15 @@ static const struct rights *file_author(const struct definition *d, const struct
 }
 
 /* Give the configuration one end of a relay. *ret: the other one, for the process; owned. */
-static int relay_make(struct open_as *o, int *ret)
+static int relay_make(struct open_as *o, int *ret, struct err *e)
 {
 	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return -errno;
+		return err_set_errno(e, -errno, "opening its files");
 	*ret = pair[1];
 	if (config_add_fd(&o->config, pair[0]) == VM_NO_FD)
-		return -EMFILE;
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
 	o->config.vm.relays++;
 	return 0;
 }
@@ -181,10 +181,10 @@ static int part_start(struct part *p, struct helpers *h, const struct definition
 		.who = rights_are_same(p->rights, d->rights) ? NULL : "who added the file",
 		.what = "opening its files", .timeout_ns = TIMEOUT_NS, .done = part_opened, .opaque = p };
 	CLEANUP_CLOSE int relay = -1;
-	int r = p->nheld ? relay_make(o, &relay) : 0;
+	int r = p->nheld ? relay_make(o, &relay, e) : 0;
 
 	if (r < 0)
-		return err_set_errno(e, r, "opening its files");
+		return r;
 	s.relay = MAX(relay, 0);
 	return fork_as_begin(h, &s, &p->errand, e);
 }

@@ -120,10 +120,13 @@ int config_open_files(struct config *c, const struct config_files *files, struct
 	return 0;
 }
 
-void config_take_fds(struct config *c, const int *fds, unsigned n)
+int config_take_fds(struct config *c, const int *fds, unsigned n, struct err *e)
 {
+	bool full = false;
+
 	for (unsigned i = 0; i < n; i++)
-		config_add_fd(c, fds[i]);
+		full |= config_add_fd(c, fds[i]) == VM_NO_FD;
+	return full ? err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files and forwards") : 0;
 }
 
 /* ---- list of the files to open ---- */

@@ -56,8 +56,9 @@ int config_prepare_forwards(const struct definition *d, struct config *c, struct
 int config_open_file(const struct config_file *f, struct err *e);
 /* Open all files of the list into c. Returns 0; -errno, and then c has no fds. */
 int config_open_files(struct config *c, const struct config_files *files, struct err *e);
-/* Add fds that another process opened, in the order of the list. fds: taken. */
-void config_take_fds(struct config *c, const int *fds, unsigned n);
+/* Add fds that another process opened, in the order of the list. fds: taken, also on failure. Returns 0; -EMFILE: some
+ * found no room beside the relays, and were closed. */
+int config_take_fds(struct config *c, const int *fds, unsigned n, struct err *e);
 /* Prepare the configuration and open all its files, without forwards. Returns 0; -errno, and then *ret_c has no fds. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -279,6 +280,64 @@ static void test_another_users_rights_are_used(void **state)
 	assert_non_null(strstr(o.e.msg, "for user 65533, who defined the VM"));
 }
 
+static void forwards_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct outcome *o = opaque;
+
+	o->done = true;
+	o->r = r;
+	if (r < 0) {
+		o->e = *e;
+		return;
+	}
+	assert_true(c->nheld == 2 && c->vm.relays == 1 && c->nfds == 1 + c->nforwards);
+	o->nfds = c->nforwards;
+	config_done(c);
+}
+
+/* Open two files and n forwards as another user, who holds the files behind one relay. */
+static struct outcome open_forwards(struct files *f, unsigned n)
+{
+	struct definition *d = definition_of(f, f->theirs);
+	struct outcome out = { 0 };
+	struct open_as *o = NULL;
+	struct err e;
+
+	/* Nobody uses the ports there, not even the process that opened the last ones and is ending. */
+	assert_int_equal(unshare(CLONE_NEWNET), 0);
+	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
+	free(d->interfaces);
+	d->interfaces = calloc(VM_INTERFACES_MAX, sizeof(*d->interfaces));
+	d->ninterfaces = VM_INTERFACES_MAX;
+	for (unsigned i = 0; i < n; i++) {
+		struct definition_interface *to = &d->interfaces[i / DEFINITION_FORWARDS_MAX];
+
+		to->type = DEFINITION_USER;
+		to->user.forwards[to->user.nforwards++] = (struct definition_forward){ .protocol = DEFINITION_UDP,
+			.address = "0.0.0.0", .port = (uint16_t)(2000 + i), .to = 53 };
+	}
+	open_as_open(f->loop, d, OPEN_AS_START, forwards_opened, &out, &o);
+	definition_free(d);
+	while (!out.done)
+		loop_run_once(f->loop, 1000000000ULL);
+	return out;
+}
+
+static void test_relays_count_as_files(void **state)
+{
+	struct files *f = *state;
+	struct outcome o;
+
+	if (geteuid() != 0 || unshare(CLONE_NEWNET) < 0)
+		skip();
+	o = open_forwards(f, CHANNEL_FDS_MAX - 3);
+	assert_int_equal(o.r, 0);
+	assert_int_equal(o.nfds, CHANNEL_FDS_MAX - 3);
+	o = open_forwards(f, CHANNEL_FDS_MAX - 2);
+	assert_int_equal(o.r, -EMFILE);
+	assert_string_equal(o.e.msg, "the VM has too many files and forwards");
+}
+
 static void test_cancelled_open_leaves_nothing(void **state)
 {
 	struct files *f = *state;
@@ -309,6 +368,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_own_files_open_and_others_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_users_rights_are_used, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_open_leaves_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_relays_count_as_files, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
