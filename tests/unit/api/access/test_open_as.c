@@ -316,7 +316,7 @@ static struct outcome open_forwards(struct files *f, unsigned n)
 		to->user.forwards[to->user.nforwards++] = (struct definition_forward){ .protocol = DEFINITION_UDP,
 			.address = "0.0.0.0", .port = (uint16_t)(2000 + i), .to = 53 };
 	}
-	open_as_open(f->loop, d, OPEN_AS_START, forwards_opened, &out, &o);
+	open_as_open(f->helpers, d, OPEN_AS_START, forwards_opened, &out, &o);
 	definition_free(d);
 	while (!out.done)
 		loop_run_once(f->loop, 1000000000ULL);
