@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "vmm/kvm/host_files.h"
 
+#include <asm/termbits.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -40,6 +41,7 @@ static const int allowed[] = {
 	SCMP_SYS(nanosleep), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(sigaltstack),
 	/* memory */
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
+	SCMP_SYS(sysinfo), /* qsort() asks for the host's memory when it sorts 1 KiB or more */
 };
 
 /* Allow ioctls by their type byte: KVM, block devices (discard, zero out), userfaultfd. */
@@ -47,7 +49,7 @@ static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
 /* Allow these ioctls one by one: of terminals, to restore the terminal of `cairn run`, but not
  * TIOCSTI, which types input; of taps, to set which checksums and segments the guest's driver
  * completes; of file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h). */
-static const scmp_datum_t ioctls[] = { TCGETS, TCSETSW, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
+static const scmp_datum_t ioctls[] = { TCGETS, TCGETS2, TCSETSW, TCSETSW2, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
 
 /* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what
  * `cairn run` needs of its signals. */
@@ -61,6 +63,7 @@ static const struct {
 } for_building_by_argument[] = {
 	{ SCMP_SYS(socketpair), 0, AF_UNIX }, /* for the agent's port */
 	{ SCMP_SYS(ioctl), 1, TCSETS }, /* for the terminal of `cairn run` */
+	{ SCMP_SYS(ioctl), 1, TCSETS2 }, /* the same, from glibc 2.42 on */
 	{ SCMP_SYS(prctl), 0, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop_rest() */
 	{ SCMP_SYS(seccomp), 0, SECCOMP_SET_MODE_FILTER }, /* for sandbox_seal() */
 };
