@@ -318,17 +318,12 @@ static void fd_signal(int fd)
 		log_error("tracker", "eventfd: %s", strerror(errno));
 }
 
-static void waiters_wake(struct fault_tracker *t)
-{
-	fd_signal(t->wake_fd);
-}
-
 static void room_tell(struct fault_tracker *t)
 {
 	struct room_waiter *w;
 
 	if (t->deferred)
-		waiters_wake(t);
+		fd_signal(t->wake_fd);
 	if (t->saving && t->aside_bytes > t->c.aside_max_bytes / 2)
 		return; /* let a device copy many blocks at once */
 	while ((w = t->room_waiters)) {
@@ -417,14 +412,18 @@ void fault_tracker_save_end(struct fault_tracker *t)
 
 /* ---- write faults; the lock is held ---- */
 
-static bool must_wait(struct fault_tracker *t, int tid)
+/* While a device waits, vCPUs leave room to it: room_tell() wakes it at half the limit. */
+static bool vcpu_has_room(const struct fault_tracker *t)
 {
-	return t->aside_bytes >= t->c.aside_max_bytes && t->c.may_wait &&
-		t->c.may_wait(t->c.opaque, tid);
+	return t->aside_bytes < (t->room_waiters ? t->c.aside_max_bytes / 2 : t->c.aside_max_bytes);
 }
 
-/* Preserve a block that is about to be written. tid: the faulting thread; 0: the fault has waited
- * already.
+static bool must_wait(struct fault_tracker *t, int tid)
+{
+	return !vcpu_has_room(t) && t->c.may_wait && t->c.may_wait(t->c.opaque, tid);
+}
+
+/* Preserve a block that is about to be written. tid: the faulting thread; 0: the fault has waited already.
  * Returns true if the block may be written now. */
 static bool block_preserve(struct fault_tracker *t, uint64_t block, int tid)
 {
@@ -673,7 +672,7 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
 	}
 	pthread_mutex_unlock(&t->lock);
 	pthread_mutex_unlock(&t->feed);
-	waiters_wake(t);
+	fd_signal(t->wake_fd);
 	return r < 0 ? err_set_errno(e, r, "cannot drop the VM's changed memory") : 0;
 }
 
@@ -715,7 +714,7 @@ static void deferred_retry(struct fault_tracker *t)
 	t->deferred = NULL;
 	while ((d = list)) {
 		list = d->next;
-		if (t->aside_bytes < t->c.aside_max_bytes && block_preserve(t, d->block, 0)) {
+		if (vcpu_has_room(t) && block_preserve(t, d->block, 0)) {
 			range_release(t, d->block);
 			free(d);
 		} else {
@@ -878,8 +877,7 @@ void fault_tracker_free(struct fault_tracker *t)
 	fault_tracker_stop(t);
 	/* Unregistering lifts the protection; a page that is still missing then reads as zeros. It wakes the waiting
 	 * threads only where missing pages are registered, which a view's are not. */
-	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram,
-		.len = ROUND_UP(t->c.ram_bytes, 4096) };
+	range = (struct uffdio_range){ .start = (uintptr_t)t->c.ram, .len = ROUND_UP(t->c.ram_bytes, 4096) };
 	ioctl(t->uffd, UFFDIO_UNREGISTER, &range);
 	ioctl(t->uffd, UFFDIO_WAKE, &range); /* for a view */
 	while (t->deferred) {

@@ -464,6 +464,38 @@ static void test_device_waits_for_room(void **state)
 	close(fd);
 }
 
+/* Writers that fault all the time do not keep a device from its room. */
+static void test_writers_leave_room_to_device(void **state)
+{
+	struct fixture *f = *state;
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	struct iovec iov = { f->c.ram + RAM_BYTES - VMSTATE_BLOCK_BYTES, 1 };
+	uint64_t block, saved = 0;
+
+	f->c.aside_max_bytes = 4 * VMSTATE_BLOCK_BYTES;
+	f->c.may_wait = everybody_waits;
+	begin(f);
+	writers_start(f);
+	writers_hold(f);
+	reset_dirty(f);
+	fault_tracker_save_begin(f->t, &f->all);
+	writers_release(f);
+	usleep(20000); /* the writers fill the buffer and wait */
+	if (!fault_tracker_make_room(f->t, &iov, 1, fd)) {
+		while (!signalled(fd) && saved < BLOCKS / 2) {
+			assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 1);
+			saved++;
+			usleep(2000); /* so that the writers take what becomes free, if they may */
+		}
+		assert_in_range(saved, 1, 8);
+	}
+	fault_tracker_save_end(f->t);
+	writers_hold(f);
+	writers_release(f);
+	writers_stop(f);
+	close(fd);
+}
+
 /* A device that waits is woken by the end of the save, too. */
 static void test_end_of_save_wakes_device(void **state)
 {
@@ -784,6 +816,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_writers_wait_when_buffer_is_full, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_waits_for_room, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_writers_leave_room_to_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_end_of_save_wakes_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_save_fails_at_hard_limit, setup, teardown),
 		VIEW_TEST(test_device_waits_for_room),
