@@ -264,7 +264,7 @@ void jobs_trim(struct vm_host *host)
 		kept += j->status == JOB_CONCLUDED;
 	for (struct job *j = host->jobs, *next; j; j = next) {
 		next = j->next;
-		if (j->status != JOB_CONCLUDED ||
+		if (j->status != JOB_CONCLUDED || j->concluding ||
 			(kept <= JOBS_KEPT_MAX && now - j->ended_ns < JOBS_KEPT_NS))
 			continue;
 		kept--;
@@ -377,6 +377,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
+	struct vm_host *host = j->host;
 	struct vm *vm = j->vm;
 	/* Read this fact now, because the callbacks below may free the VM. They do not free a VM with a pending dump,
 	 * because its process still runs. */
@@ -387,13 +388,18 @@ static void job_conclude(void *opaque)
 		vm_operation_end(j->vm);
 	j->vm = NULL;
 	job_release(j);
+	/* The callbacks may begin other jobs, which drop concluded ones. */
+	j->concluding = true;
 	status_set(j, JOB_CONCLUDED);
-	jobs_keep(j->host);
-	vm_observers_each(o, j->host)
+	jobs_keep(host);
+	vm_observers_each(o, host)
 		if ((*o)->job_concluded)
-			(*o)->job_concluded(j->host, j->vm_name);
+			(*o)->job_concluded(host, j->vm_name);
 	if (j->concluded)
 		j->concluded(j, j->concluded_opaque); /* may free j */
+	for (struct job *left = host->jobs; left; left = left->next)
+		if (left == j)
+			left->concluding = false;
 	if (dump_due)
 		dump_job_over(vm);
 }

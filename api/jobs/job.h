@@ -55,6 +55,7 @@ struct job {
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
 	bool cancelling;
+	bool concluding; /* its end is being told; jobs_trim() leaves it */
 	bool lost; /* the job of an earlier daemon, whose end no event reported (jobs_recover()) */
 	bool failed;
 	struct err e;

@@ -54,6 +54,22 @@ static void test_results_are_kept_for_a_day(void **state)
 	jobs_free(&d);
 }
 
+/* A job stays while its end is told, although it is the oldest of too many. */
+static void test_job_whose_end_is_told_stays(void **state)
+{
+	struct vm_host d = { 0 };
+
+	(void)state;
+	for (unsigned i = 0; i < JOBS_KEPT_MAX + 1; i++)
+		add(&d, i, JOB_CONCLUDED, 0);
+	d.jobs->concluding = true;
+	jobs_trim(&d);
+	assert_true(is_there(&d, 0));
+	assert_false(is_there(&d, 1));
+	d.jobs->concluding = false;
+	jobs_free(&d);
+}
+
 /* The oldest completed jobs are dropped; running jobs do not count. */
 static void test_number_of_results_is_limited(void **state)
 {
@@ -73,6 +89,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_results_are_kept_for_a_day),
+		cmocka_unit_test(test_job_whose_end_is_told_stays),
 		cmocka_unit_test(test_number_of_results_is_limited),
 	};
 
