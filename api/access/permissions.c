@@ -120,6 +120,7 @@ static int permission_add(struct permissions *p, const struct permission *e, con
 		return -ENOMEM;
 	p->list[p->n] = *e;
 	p->list[p->n].vm = copy;
+	p->list[p->n].serial = ++p->serial;
 	if (vm && vm->uuid)
 		memcpy(p->list[p->n].uuid, vm->uuid, sizeof(e->uuid));
 	p->n++;
@@ -167,7 +168,8 @@ int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct
 		permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .role = role, .promised = role }, vm);
 }
 
-int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
+int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role,
+	uint64_t *ret_serial)
 {
 	struct permission *e = entry_find(p, is_group, id, vm);
 	int r = 0;
@@ -180,15 +182,17 @@ int permissions_promise(struct permissions *p, bool is_group, uid_t id, const st
 	e->role = MIN(e->role, role);
 	e->promised = role;
 	e->promises++;
+	*ret_serial = e->serial;
 	return 0;
 }
 
-void permissions_promise_end(struct permissions *p, bool is_group, uid_t id, const uint8_t *uuid, enum role role, bool stored)
+void permissions_promise_end(struct permissions *p, uint64_t serial, enum role role, bool stored)
 {
-	struct permission_vm vm = { .uuid = uuid };
-	struct permission *e = entry_find(p, is_group, id, uuid ? &vm : NULL);
+	struct permission *e = p->list;
 
-	if (!e || !e->promises)
+	while (e < p->list + p->n && e->serial != serial)
+		e++;
+	if (e == p->list + p->n || !e->promises)
 		return;
 	e->promises--;
 	/* Another client may have lowered the role meanwhile. */
@@ -230,12 +234,11 @@ bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *op
 
 		if (!e->vm || has_uuid(e))
 			continue;
-		any = true;
 		uuid = find(opaque, e->vm);
-		if (uuid)
-			memcpy(e->uuid, uuid, sizeof(e->uuid));
-		else
-			remove_at(p, i);
+		if (!uuid)
+			continue;
+		memcpy(e->uuid, uuid, sizeof(e->uuid));
+		any = true;
 	}
 	return any;
 }
@@ -371,6 +374,7 @@ static void writer_done(struct store_work *work)
 	loop_timer_arm(w->retry, loop_now_ns() + w->wait_ns);
 	w->wait_ns = MIN(2 * w->wait_ns, RETRY_LONGEST_NS);
 }
+
 static struct permissions_writer *writer_of(struct permissions *p, struct loop *l, struct store *s)
 {
 	struct permissions_writer *w = p->writer;

@@ -26,6 +26,7 @@ struct permission {
 	enum role role; /* in force */
 	enum role promised; /* in force once the table is stored; equal to role while promises is 0 */
 	unsigned promises; /* roles that are being stored */
+	uint64_t serial;   /* of the entry; a later entry for the same user and VM has another one */
 	char *vm; /* name of the VM; NULL: all VMs */
 	/* The VM. All zero: an older Cairn stored the name only, and permissions_find_vms() was not called yet. Such an
 	 * entry gives no role. */
@@ -39,6 +40,7 @@ struct permission_vm {
 };
 
 struct permissions {
+	uint64_t serial; /* of the newest entry */
 	struct permission *list; /* owned array */
 	size_t n;
 	/* Called by permissions_keep(). NULL: not wanted. */
@@ -62,17 +64,18 @@ bool permissions_seen_together(const struct permissions *p, const uint8_t a[16],
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
 /* As permissions_set() for a role that is not ROLE_NONE, but what the new role adds to the old one is in force only
  * after permissions_promise_end(). Until then, the entry is stored with the new role.
- * Returns 0; -ENOSPC; -ENOMEM. */
-int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
+ * ret_serial: the entry's. Returns 0; -ENOSPC; -ENOMEM. */
+int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role,
+	uint64_t *ret_serial);
 /* End a promise. stored: the table is on stable storage; false: the old role stays, and the table has to be stored
  * again. Does nothing if the entry was removed meanwhile. */
-void permissions_promise_end(struct permissions *p, bool is_group, uid_t id, const uint8_t *uuid, enum role role, bool stored);
+void permissions_promise_end(struct permissions *p, uint64_t serial, enum role role, bool stored);
 /* Remove all entries for a VM that was undefined. Returns whether there were any. */
 bool permissions_forget_vm(struct permissions *p, const uint8_t uuid[16]);
 /* Remove the entries of all VMs for which there() is false. Returns whether there were any. */
 bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const struct permission *e), void *opaque);
 /* Set the uuids of entries that an older Cairn stored with the name only. find: returns the uuid of the VM of that
- * name; NULL: there is none, and the entry is removed. Returns whether there were any. */
+ * name; NULL: there is none, or it was not loaded. Returns whether any were set. */
 bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *opaque, const char *name), void *opaque);
 
 /* Change a VM's name in all entries. */

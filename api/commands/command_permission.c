@@ -15,10 +15,8 @@
 struct keep {
 	struct store_work work;
 	struct call *call;
-	bool is_group, of_vm;
-	uid_t id;
-	uint8_t uuid[16];
 	enum role role; /* ROLE_NONE: a revoke, which is in force */
+	uint64_t serial; /* of the entry with the granted role */
 };
 
 static void keep_done(struct store_work *work)
@@ -30,7 +28,7 @@ static void keep_done(struct store_work *work)
 	int r = work->r;
 
 	if (k->role != ROLE_NONE) {
-		permissions_promise_end(p, k->is_group, k->id, k->of_vm ? k->uuid : NULL, k->role, !r);
+		permissions_promise_end(p, k->serial, k->role, !r);
 		if (!r && p->changed)
 			p->changed(p->opaque);
 		e = work->e;
@@ -82,18 +80,18 @@ static int arg_vm(struct call *c, bool granting, struct permission_vm *buf, cons
 
 static void permission_set(struct call *c, enum role role, const struct permission_vm *vm)
 {
-	struct keep k = { .role = role, .of_vm = vm };
+	struct keep k = { .role = role };
 	struct permissions *p = &c->host->permissions;
+	bool is_group;
 	struct err e;
-	int r = arg_subject(c, &k.is_group, &k.id, &e);
+	uid_t id;
+	int r = arg_subject(c, &is_group, &id, &e);
 
-	if (vm && vm->uuid)
-		memcpy(k.uuid, vm->uuid, sizeof(k.uuid));
 	if (!r) {
-		r = role ? permissions_promise(p, k.is_group, k.id, vm, role) : permissions_set(p, k.is_group, k.id, vm, role);
+		r = role ? permissions_promise(p, is_group, id, vm, role, &k.serial) : permissions_set(p, is_group, id, vm, role);
 		if (r == -ENOENT)
 			err_set(&e, r, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions",
-				k.is_group ? "group" : "user", (unsigned)k.id);
+				is_group ? "group" : "user", (unsigned)id);
 		else if (r < 0)
 			err_set(&e, r, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
 	}

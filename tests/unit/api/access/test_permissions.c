@@ -115,34 +115,44 @@ static void test_entries_are_replaced_and_removed(void **state)
 static void test_grant_is_in_force_once_stored(void **state)
 {
 	struct permissions p = { 0 };
+	uint64_t first, second;
 
 	(void)state;
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_OPERATOR), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_OPERATOR, &first), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
-	permissions_promise_end(&p, false, 1000, WEB, ROLE_OPERATOR, true);
+	permissions_promise_end(&p, first, ROLE_OPERATOR, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
 	/* The write fails, so the old role stays. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
-	permissions_promise_end(&p, false, 1000, WEB, ROLE_ADMIN, false);
+	permissions_promise_end(&p, first, ROLE_ADMIN, false);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
 	assert_int_equal(p.list[0].promised, ROLE_OPERATOR);
 	/* Two grants at once: the later one is a lower role, which the end of the first does not raise. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN), 0);
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &second), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
-	permissions_promise_end(&p, false, 1000, WEB, ROLE_ADMIN, true);
+	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
-	permissions_promise_end(&p, false, 1000, WEB, ROLE_VIEWER, true);
+	permissions_promise_end(&p, second, ROLE_VIEWER, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
 	/* A revoke meanwhile wins. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
-	permissions_promise_end(&p, false, 1000, WEB, ROLE_ADMIN, true);
+	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	/* So does a grant after the revoke: the end of the first grant does not change the second one's entry. */
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &second), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
+	permissions_promise_end(&p, second, ROLE_VIEWER, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	permissions_promise_end(&p, first, ROLE_ADMIN, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
 	/* A new entry whose write fails goes away. */
-	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN), 0);
-	permissions_promise_end(&p, false, 1000, NULL, ROLE_ADMIN, false);
+	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN, &first), 0);
+	permissions_promise_end(&p, first, ROLE_ADMIN, false);
 	assert_int_equal(p.n, 0);
 	permissions_done(&p);
 }
@@ -164,7 +174,7 @@ static void test_entries_of_older_version_get_uuids(void **state)
 	assert_int_equal(p.n, 3);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
 	assert_true(permissions_find_vms(&p, find_web, NULL));
-	assert_int_equal(p.n, 2);
+	assert_int_equal(p.n, 3); /* "gone" may be loaded by a later daemon; permissions_prune() decides */
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
 	assert_false(permissions_find_vms(&p, find_web, NULL));
 	permissions_done(&p);
