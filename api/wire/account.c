@@ -33,6 +33,7 @@ struct account {
 	struct queue *queue;
 	struct account *queue_prev, *queue_next;
 	int64_t credit_ns;
+	uint64_t spent_at_ns; /* time of the last turn's end */
 };
 
 struct queue {
@@ -61,13 +62,21 @@ struct accounts *accounts_new(void (*wake)(void *opaque), void *opaque)
 	return all;
 }
 
+static bool is_unused(const struct account *a)
+{
+	return !a->members && !a->calls;
+}
+
 void accounts_free(struct accounts *all)
 {
 	if (!all)
 		return;
-	/* Accounts with open calls stay until these end. */
-	for (struct account *a = all->list; a; a = a->next)
-		a->all = NULL;
+	for (struct account *a = all->list, *next; a; a = next) {
+		next = a->next;
+		a->all = NULL; /* accounts with open calls stay until these end */
+		if (is_unused(a))
+			free(a);
+	}
 	free(all);
 }
 
@@ -78,7 +87,10 @@ static bool ring_is_empty(const struct ring *r)
 
 bool accounts_are_empty(const struct accounts *all)
 {
-	return !all->list && !accounts_wait(all);
+	for (const struct account *a = all->list; a; a = a->next)
+		if (!is_unused(a) || a->in_bytes || a->out_bytes || a->call_bytes)
+			return false;
+	return !accounts_wait(all);
 }
 
 /* ---- the ring of accounts ---- */
@@ -155,10 +167,26 @@ static struct account *ring_next(struct ring *r)
 
 /* ---- accounts and their clients ---- */
 
-static struct account *account_find(struct accounts *all, enum account_kind kind, uid_t uid)
+/* Free the unused accounts whose debt is so old that they would have paid it by waiting. */
+static void debts_forget(struct accounts *all, uint64_t now_ns)
+{
+	for (struct account **at = &all->list; *at;) {
+		struct account *a = *at;
+
+		if (!is_unused(a) || now_ns - a->spent_at_ns < DEBT_ROUNDS * ROUND_NS) {
+			at = &a->next;
+			continue;
+		}
+		*at = a->next;
+		free(a);
+	}
+}
+
+static struct account *account_find(struct accounts *all, enum account_kind kind, uid_t uid, uint64_t now_ns)
 {
 	struct account *a;
 
+	debts_forget(all, now_ns);
 	for (a = all->list; a; a = a->next)
 		if (a->kind == kind && a->uid == uid)
 			return a;
@@ -168,9 +196,11 @@ static struct account *account_find(struct accounts *all, enum account_kind kind
 	return a;
 }
 
+/* An account in debt stays for some time: else its user would get new credit by connecting again. Few do, because each
+ * has used up its credit within that time, or had a client when the last one joined. */
 static void account_free_unused(struct account *a)
 {
-	if (a->members || a->calls)
+	if (!is_unused(a) || (a->all && a->credit_ns <= 0))
 		return;
 	for (struct account **at = a->all ? &a->all->list : NULL; at; at = &(*at)->next) {
 		if (*at == a) {
@@ -200,9 +230,9 @@ static void member_remove(struct account_member *m)
 	m->waits = false;
 }
 
-void account_join(struct accounts *all, struct account_member *m, enum account_kind kind, uid_t uid)
+void account_join(struct accounts *all, struct account_member *m, enum account_kind kind, uid_t uid, uint64_t now_ns)
 {
-	struct account *a = account_find(all, kind, kind == ACCOUNT_STRANGERS ? 0 : uid);
+	struct account *a = account_find(all, kind, kind == ACCOUNT_STRANGERS ? 0 : uid, now_ns);
 	size_t in = m->in_bytes, out = m->out_bytes;
 	bool waits = m->waits;
 
@@ -306,10 +336,11 @@ struct account_member *accounts_next(struct accounts *all)
 	return m;
 }
 
-void account_spend(struct account_member *m, uint64_t ns)
+void account_spend(struct account_member *m, uint64_t ns, uint64_t now_ns)
 {
 	struct account *a = m->account;
 
+	a->spent_at_ns = now_ns;
 	a->credit_ns -= (int64_t)MIN(ns, (uint64_t)DEBT_ROUNDS * ROUND_NS);
 	a->credit_ns = MAX(a->credit_ns, -(int64_t)DEBT_ROUNDS * ROUND_NS);
 	if (!a->queue)

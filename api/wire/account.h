@@ -5,7 +5,8 @@
  * they get every second turn while they have commands.
  *
  * A turn is one command of one client. The accounts take turns; so do the clients of an account. An account also pays
- * for its turns with processor time: one whose commands take long is passed over until the others have had as much.
+ * for its turns with processor time: one whose commands take long is passed over until the others have had as much. It
+ * keeps its debt for some milliseconds when its last client leaves.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_WIRE_ACCOUNT_H
@@ -55,8 +56,8 @@ void accounts_free(struct accounts *all);
 bool accounts_are_empty(const struct accounts *all);
 
 /* Put a client into the account of its user, or into that of all strangers. A client that leaves another account for
- * this one takes its bytes along, and waits again if it waited there. */
-void account_join(struct accounts *all, struct account_member *m, enum account_kind kind, uid_t uid);
+ * this one takes its bytes along, and waits again if it waited there. now_ns: the time, which never goes back. */
+void account_join(struct accounts *all, struct account_member *m, enum account_kind kind, uid_t uid, uint64_t now_ns);
 void account_leave(struct account_member *m);
 enum account_kind account_kind(const struct account_member *m);
 const struct account_limits *account_limits(const struct account_member *m);
@@ -74,8 +75,8 @@ void account_wait_end(struct account_member *m);
 bool accounts_wait(const struct accounts *all);
 /* Return the client whose turn it is, which waits no longer. NULL: none waits that may run. */
 struct account_member *accounts_next(struct accounts *all);
-/* Charge the account for the time that a turn took. */
-void account_spend(struct account_member *m, uint64_t ns);
+/* Charge the account for the time that a turn took. now_ns: the turn's end, by the clock of account_join(). */
+void account_spend(struct account_member *m, uint64_t ns, uint64_t now_ns);
 
 /* Begin and end a command. While too many are open, the account's clients get no turn. */
 void account_call_begin(struct account_member *m, struct account_call *call, size_t bytes);

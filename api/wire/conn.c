@@ -398,7 +398,7 @@ static void turns_run(struct loop_task *t)
 
 		conn_turn(container_of(m, struct conn, member));
 		now = loop_now_ns();
-		account_spend(m, now - before);
+		account_spend(m, now - before, now);
 	}
 	s->turning = accounts_wait(s->accounts);
 	if (s->turning)
@@ -569,7 +569,7 @@ static void conn_rank(struct conn *c)
 	c->role = role_look_up(c, NULL);
 	if (!is_master(c->uid))
 		kind = conn_known(c) ? ACCOUNT_USER : ACCOUNT_STRANGERS;
-	account_join(c->server->accounts, &c->member, kind, c->uid);
+	account_join(c->server->accounts, &c->member, kind, c->uid, loop_now_ns());
 	c->wire.limits = &account_limits(&c->member)->text;
 }
 

@@ -1,5 +1,6 @@
 /* Accounts: whose command runs next, which accounts wait, and that nothing stays counted. Times are made up. */
 #include "api/wire/account.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <setjmp.h>
@@ -21,6 +22,7 @@ struct client {
 struct fixture {
 	struct accounts *all;
 	unsigned wakes;
+	uint64_t now_ns; /* the turns' cost, and what a test adds */
 };
 
 static void wake(void *opaque)
@@ -55,7 +57,7 @@ static struct client *client_new(struct fixture *f, char name, enum account_kind
 
 	c->name = name;
 	c->cost_ns = cost_ns;
-	account_join(f->all, &c->m, kind, uid);
+	account_join(f->all, &c->m, kind, uid, f->now_ns);
 	account_wait(&c->m);
 	return c;
 }
@@ -74,7 +76,8 @@ static struct client *turn(struct fixture *f)
 
 	if (!c)
 		return NULL;
-	account_spend(m, c->cost_ns);
+	f->now_ns += c->cost_ns;
+	account_spend(m, c->cost_ns, f->now_ns);
 	c->spent_ns += c->cost_ns;
 	account_wait(m);
 	return c;
@@ -173,6 +176,53 @@ static void test_long_commands_get_fewer_turns(void **state)
 	client_free(quick);
 }
 
+/* Return how many of n turns a user gets beside another one, if its client leaves after each turn and another one comes
+ * at once. */
+static unsigned turns_beside(struct fixture *f, unsigned n)
+{
+	struct client *quick = client_new(f, 'q', ACCOUNT_USER, 2, 10 * US), *slow = NULL;
+	unsigned got = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (!slow)
+			slow = client_new(f, 's', ACCOUNT_USER, 1, 5000 * US);
+		if (turn(f) != slow)
+			continue;
+		got++;
+		client_free(STEAL_PTR(slow));
+	}
+	if (slow)
+		client_free(slow);
+	client_free(quick);
+	return got;
+}
+
+/* A user whose client leaves after each command of 5 ms pays as one whose client stays. */
+static void test_account_keeps_its_debt_when_its_clients_leave(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_in_range(turns_beside(f, 5000), 5, 15);
+	assert_true(accounts_are_empty(f->all));
+}
+
+static void test_debt_is_forgotten_after_a_time(void **state)
+{
+	struct fixture *f = *state;
+	struct client *quick = client_new(f, 'q', ACCOUNT_USER, 2, US), *slow = client_new(f, 's', ACCOUNT_USER, 1, 5000 * US);
+
+	assert_string_equal(turns(f, 2), "qs");
+	client_free(slow);
+	f->now_ns += 10000 * US - 1;
+	slow = client_new(f, 's', ACCOUNT_USER, 1, 5000 * US);
+	assert_string_equal(turns(f, 3), "qqq");
+	client_free(slow);
+	slow = client_new(f, 's', ACCOUNT_USER, 1, 5000 * US);
+	assert_string_equal(turns(f, 2), "qs");
+	client_free(slow);
+	client_free(quick);
+}
+
 static void test_account_with_too_many_calls_waits(void **state)
 {
 	struct fixture *f = *state;
@@ -238,7 +288,7 @@ static void test_bytes_of_an_accounts_clients_are_summed(void **state)
 	account_set_bytes(&b->m, 1, l->out_bytes + 1);
 	assert_true(!account_in_exceeded(&b->m) && account_out_exceeded(&b->m) && !account_out_exceeded(&other->m));
 	/* A client that gets no role any more takes its bytes along, and goes on waiting. */
-	account_join(f->all, &b->m, ACCOUNT_STRANGERS, 1);
+	account_join(f->all, &b->m, ACCOUNT_STRANGERS, 1, f->now_ns);
 	assert_true(account_out_exceeded(&b->m) && !account_out_exceeded(&a->m));
 	assert_string_equal(turns(f, 3), "aob");
 	client_free(b);
@@ -281,7 +331,7 @@ static void test_nothing_stays_counted_after_random_clients(void **state)
 			client_free(*c);
 			*c = NULL;
 		} else if (what == 1) {
-			account_join(f->all, &(*c)->m, kind, uid);
+			account_join(f->all, &(*c)->m, kind, uid, f->now_ns);
 		} else if (what == 2) {
 			account_set_bytes(&(*c)->m, (size_t)rand(), (size_t)rand());
 		} else if (what == 3) {
@@ -311,6 +361,8 @@ int main(void)
 		TEST(test_strangers_share_one_account),
 		TEST(test_root_gets_every_second_turn),
 		TEST(test_long_commands_get_fewer_turns),
+		TEST(test_account_keeps_its_debt_when_its_clients_leave),
+		TEST(test_debt_is_forgotten_after_a_time),
 		TEST(test_account_with_too_many_calls_waits),
 		TEST(test_root_has_no_limits),
 		TEST(test_bytes_of_an_accounts_clients_are_summed),
