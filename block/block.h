@@ -85,6 +85,7 @@ struct block_open {
 	 * (block_settle()). Take no lock, as that process's locks belong to the fds, and write nothing at open; an
 	 * image that needs a repair is refused. */
 	bool as_handed_over;
+	bool lazy_bitmaps; /* load the bits of persistent bitmaps when they are needed, so that too large ones can be removed */
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */
 	bool beside_pins;

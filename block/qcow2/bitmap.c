@@ -95,36 +95,32 @@ bool bitmap_records(const struct dirty_bitmap *b)
 	return (b->info.flags & QCOW2_BITMAP_AUTO) && !bitmap_is_lost(b);
 }
 
-static uint64_t bits_memory(const struct qcow2 *q, const struct dirty_bitmap *b)
+/* Check that the limit allows all bits of a disk of so many bytes: of the bitmaps that record, of those that are
+ * loaded, and of `more` (NULL: none). The next open loads no others, so it does not refuse what was stored. */
+static int bits_check(const struct qcow2 *q, uint64_t disk_bytes, const struct dirty_bitmap *more, struct err *e)
 {
-	return qcow2_bitmap_bits(q->base.info.size_bytes, b->info.granularity_bits) / 8;
-}
+	uint64_t memory = more ? qcow2_bitmap_bits(disk_bytes, more->info.granularity_bits) / 8 : 0;
 
-/* Returns the memory that reading the bits touches: pages of clear bits take none. */
-static uint64_t bits_in_file(const struct qcow2 *q, const struct dirty_bitmap *b)
-{
-	uint64_t n = 0;
+	for (size_t i = 0; i < q->bitmaps.n; i++) {
+		const struct dirty_bitmap *b = &q->bitmaps.list[i];
 
-	for (uint32_t i = 0; b->table && i < b->info.table_entries; i++)
-		n += b->table[i] != 0;
-	return n << q->cluster_bits;
+		if (b != more && (bitmap_records(b) || b->bits.words))
+			memory += qcow2_bitmap_bits(disk_bytes, b->info.granularity_bits) / 8;
+	}
+	return memory <= QCOW2_BITMAP_BITS_MEMORY_MAX ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"%s: the bitmaps need more than %llu MiB of memory; remove some with `cairn-img bitmap --remove`",
+		q->base.name, QCOW2_BITMAP_BITS_MEMORY_MAX / MIB);
 }
 
 int bitmap_load_bits(struct qcow2 *q, struct dirty_bitmap *b, struct err *e)
 {
-	uint64_t memory = bits_memory(q, b);
 	int r;
 
 	if (b->bits.words)
 		return 0;
-	for (size_t i = 0; i < q->bitmaps.n; i++)
-		if (q->bitmaps.list[i].bits.words)
-			memory += bits_memory(q, &q->bitmaps.list[i]);
-	if (memory > QCOW2_BITMAP_BITS_MEMORY_MAX)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the bitmaps need more than %llu MiB of memory; remove some "
-			"with `cairn-img bitmap --remove`", q->base.name, QCOW2_BITMAP_BITS_MEMORY_MAX / MIB);
-	if (!budget_take(&q->memory, bits_in_file(q, b)))
-		return qcow2_memory_exceeded(q, e);
+	r = bits_check(q, q->base.info.size_bytes, b, e);
+	if (r < 0)
+		return r;
 	r = bitmap_init(&b->bits, qcow2_bitmap_bits(q->base.info.size_bytes, b->info.granularity_bits));
 	if (!r && b->table)
 		r = bits_read(q->base.fd, q->cluster_bits, b->table, b->info.table_entries, &b->bits);
@@ -156,7 +152,7 @@ static int bitmap_load(struct qcow2 *q, struct dirty_bitmap *b, struct err *e)
 			r = clusters_mark(q, b->table[i] & QCOW2_OFFSET_MASK, q->cluster_bytes);
 	if (r < 0)
 		return err_set_errno(e, r, "bitmaps");
-	return bitmap_records(b) ? bitmap_load_bits(q, b, e) : 0;
+	return bitmap_records(b) && !q->bitmaps.lazy ? bitmap_load_bits(q, b, e) : 0;
 }
 
 static int list_load(struct qcow2 *q, struct qcow2_bitmap_info *list, size_t n, struct err *e)
@@ -231,15 +227,18 @@ int bitmaps_mark(struct qcow2 *q, bool all)
 {
 	uint64_t padded = ROUND_UP(q->h.bitmaps_bytes, q->slice_bytes), at = 0;
 	CLEANUP_FREE uint8_t *dir = NULL;
-	int r, marks = 0;
+	int r = 0, marks = 0;
+	struct err e;
 
-	for (size_t i = 0; i < q->bitmaps.n; i++) {
+	for (size_t i = 0; i < q->bitmaps.n && !r; i++) {
 		struct dirty_bitmap *b = &q->bitmaps.list[i];
 
+		if (bitmap_records(b)) /* a lazy open has not loaded its bits */
+			r = bitmap_load_bits(q, b, &e);
 		marks += !b->marked && !bitmap_is_lost(b) && (all || bitmap_records(b));
 	}
-	if (!marks)
-		return 0;
+	if (r < 0 || !marks)
+		return r;
 	if (q->bitmaps.changed) /* the entries in the file are others: the caller has to store the bitmaps first */
 		return -EBUSY;
 	for (uint64_t c = 0; c < padded; c += q->cluster_bytes)
@@ -293,6 +292,8 @@ int bitmaps_resize_begin(struct qcow2 *q, uint64_t size, struct err *e)
 		else
 			r = bitmap_load_bits(q, b, e);
 	}
+	if (!r)
+		r = bits_check(q, size, NULL, e);
 	if (r < 0)
 		return r;
 	r = bitmaps_mark(q, true);

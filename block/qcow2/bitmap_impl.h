@@ -10,8 +10,9 @@
 #include "block/qcow2/bitmap.h"
 #include "block/qcow2/impl.h"
 
-/* Limit on the address space for the bits of an image's bitmaps. */
-#define QCOW2_BITMAP_BITS_MEMORY_MAX (1024 * MIB)
+/* Limit on the memory for the bits of an image's bitmaps: those of the largest bitmap. It does not depend on the file's
+ * data, because a guest that discards its disk sets bits without adding data. */
+#define QCOW2_BITMAP_BITS_MEMORY_MAX (512 * MIB)
 
 /* The clusters of a bitmap. */
 struct bitmap_place {
@@ -28,7 +29,8 @@ struct dirty_bitmap {
 	bool changed; /* the bits are not in the file */
 };
 
-/* Load the directory and the tables, and the bits of enabled bitmaps. Returns 0; -errno with a sentence. */
+/* Load the directory and the tables, and, unless q->bitmaps.lazy, the bits of enabled bitmaps. Returns 0; -errno with a
+ * sentence. */
 int bitmaps_load(struct qcow2 *q, struct err *e);
 void bitmaps_done(struct qcow2 *q);
 /* Does the bitmap record writes? */
@@ -40,8 +42,8 @@ static inline bool bitmap_is_lost(const struct dirty_bitmap *b)
 }
 /* Load the bits if they are not loaded. Synchronous. Returns 0; -errno with a sentence. */
 int bitmap_load_bits(struct qcow2 *q, struct dirty_bitmap *b, struct err *e);
-/* Set IN_USE in the file for all bitmaps that record, or for all that are not lost. Synchronous; durable on success.
- * Returns 0 or -errno. */
+/* Set IN_USE in the file for all bitmaps that record, or for all that are not lost. Loads the bits of those that
+ * record, if a lazy open has not. Synchronous; durable on success. Returns 0 or -errno. */
 int bitmaps_mark(struct qcow2 *q, bool all);
 /* Record a change of [off, off + len) of the disk. Bits behind the end of a bitmap are ignored. */
 void bitmaps_record(struct qcow2 *q, uint64_t off, uint64_t len);

@@ -264,6 +264,7 @@ struct qcow2_bitmaps {
 	struct dirty_bitmap *list;
 	size_t n;
 	bool changed; /* the directory in the file is another one */
+	bool lazy; /* bits are loaded when they are needed */
 	bool abandoned; /* a store by qcow2_bitmaps_commit() has failed: do not try again */
 	struct bitmap_place *removed; /* places to free when the directory is stored */
 	size_t nremoved;

@@ -436,6 +436,7 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 		return err_set_errno(e, -ENOMEM, "%s", o->name);
 	block_init(&q->base, &qcow2_ops, o);
 	q->base.fd = o->fd;
+	q->bitmaps.lazy = o->lazy_bitmaps;
 	wait_list_init(&q->gate);
 	q->parts_max = PARTS_MAX;
 	q->parts_bytes_max = PARTS_BYTES_MAX;

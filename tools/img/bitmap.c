@@ -188,7 +188,7 @@ int img_bitmap_main(int argc, char **argv)
 		{ "merge", required_argument, NULL, ACTION_MERGE }, { "source-file", required_argument, NULL, 'b' },
 		{ "source-format", required_argument, NULL, 'F' }, { "granularity", required_argument, NULL, 'g' },
 		{ NULL, 0, NULL, 0 } };
-	struct bitmap_args a = { .common.o = { .writable = true, .keeps_data = true } };
+	struct bitmap_args a = { .common.o = { .writable = true, .keeps_data = true, .lazy_bitmaps = true } };
 	struct err e;
 	int c, st = 0;
 

@@ -105,6 +105,7 @@ struct img_open {
 	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw; then only the file itself is written */
 	bool writable;
 	bool keeps_data; /* the verb changes metadata only, and never the data file */
+	bool lazy_bitmaps; /* as in struct block_open */
 	bool no_lock; /* for reading only */
 	bool no_backing; /* open neither backing files nor the data file */
 	bool damaged;	 /* for check: see qcow2_header_read_damaged() */

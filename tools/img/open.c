@@ -509,7 +509,7 @@ static int snapshot_resolve(const struct img_open *o, const struct img_layer *y,
 static int files_open(struct loop *l, const struct img_open *o, struct block **ret_b, struct err *e)
 {
 	struct img_layer *layers = calloc(BLOCK_LAYERS_MAX, sizeof(*layers));
-	struct block_open bo = { .read_only = !o->writable, .no_lock = o->no_lock, .buffered = !o->direct,
+	struct block_open bo = { .read_only = !o->writable, .no_lock = o->no_lock, .lazy_bitmaps = o->lazy_bitmaps, .buffered = !o->direct,
 		.snapshot = o->snapshot, .cache_bytes = o->cache_bytes, .name = o->path };
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	unsigned n;

@@ -136,21 +136,56 @@ def test_marked_image_with_preallocated_metadata_is_repaired(tmp_path):
     assert p.returncode == 0, p.stderr
 
 
+BITMAPS_REFUSED = "the bitmaps need more than 512 MiB of memory; remove some with `cairn-img bitmap --remove`"
+
+
+def with_bitmaps(path, size, n):
+    """Make an image whose bitmaps have granules of 4 KiB: 32 MiB of bits for each TiB."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path / "img", size], check=True)
+    for i in range(n):
+        subprocess.run(["qemu-img", "bitmap", "--add", "-g", "4k", path / "img", f"b{i}"], check=True)
+
+
 def test_forged_bitmap_is_refused(tmp_path):
-    """A bitmap of 256 MiB whose table says that all its clusters are ones; with clear bits it takes no memory."""
-    path = tmp_path / "img"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "8T"], check=True)
-    subprocess.run(["qemu-img", "bitmap", "--add", "-g", "4k", path, "b"], check=True)
-    assert img(tmp_path, "snapshot", "-c", "one", "img").returncode == 0
-    with open(path, "r+b") as f:
+    """Three bitmaps of 256 MiB whose tables say that all their clusters are ones."""
+    with_bitmaps(tmp_path, "8T", 3)
+    with open(tmp_path / "img", "r+b") as f:
         data = f.read(4096)
         directory = int.from_bytes(data[(at := data.index(bytes.fromhex("2385287500000018"))) + 24:at + 32], "big")
         f.seek(directory)
-        table = int.from_bytes(f.read(8), "big")
-        f.seek(table)
-        f.write((1).to_bytes(8, "big") * 4096)
-    p = img(tmp_path, "snapshot", "-c", "two", "img")
-    assert p.returncode == 1 and "the image's tables need more than 64 MiB of memory" in p.stderr, p.stderr
+        entries = f.read(3 * 32)
+        for i in range(3):
+            f.seek(int.from_bytes(entries[i * 32:i * 32 + 8], "big"))
+            f.write((1).to_bytes(8, "big") * 4096)
+    p = img(tmp_path, "snapshot", "-c", "one", "img")
+    assert p.returncode == 1 and BITMAPS_REFUSED in p.stderr, p.stderr
+    p = img(tmp_path, "bitmap", "--add", "-g", "1M", "img", "more")
+    assert p.returncode == 1 and BITMAPS_REFUSED in p.stderr, p.stderr
+    for name in ("b0", "b1"):
+        p = img(tmp_path, "bitmap", "--remove", "img", name)
+        assert p.returncode == 0, p.stderr
+    p = img(tmp_path, "snapshot", "-c", "one", "img")
+    assert p.returncode == 0, p.stderr
+
+
+def test_full_bitmap_of_thin_image_opens_again(tmp_path):
+    """A revert sets all bits, which are then most of the file's data."""
+    with_bitmaps(tmp_path, "4T", 1)
+    for args in (("snapshot", "-c", "one", "img"), ("snapshot", "-a", "one", "img"), ("snapshot", "-c", "two", "img"),
+                 ("bitmap", "--remove", "img", "b0")):
+        p = img(tmp_path, *args)
+        assert p.returncode == 0, (args, p.stderr)
+    assert img(tmp_path, "check", "img").returncode == 0
+
+
+def test_resize_keeps_bitmaps_within_the_limit(tmp_path):
+    """Three bitmaps of 96 MiB, which would have 192 MiB each."""
+    with_bitmaps(tmp_path, "3T", 3)
+    p = img(tmp_path, "resize", "img", "6T")
+    assert p.returncode == 1 and BITMAPS_REFUSED in p.stderr, p.stderr
+    for args in (("bitmap", "--remove", "img", "b1"), ("resize", "img", "6T"), ("snapshot", "-c", "one", "img")):
+        p = img(tmp_path, *args)
+        assert p.returncode == 0, (args, p.stderr)
 
 
 @pytest.mark.parametrize("options", ("cluster_size=64k", "cluster_size=2M,preallocation=metadata", "cluster_size=64k,extended_l2=on"))
