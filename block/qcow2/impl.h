@@ -375,8 +375,8 @@ void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
 /* Returns the space that the file takes; of a device, its size. */
 uint64_t qcow2_allocated_bytes(int fd);
-/* Returns the limit on the memory for tables of the image fd. */
-uint64_t qcow2_memory_max(int fd);
+/* Returns the limit on the memory for tables of the image fd with the header h. */
+uint64_t qcow2_memory_max(int fd, const struct qcow2_header *h);
 /* Report that the tables of q need more memory than q->memory allows. Returns -EDQUOT. */
 int qcow2_memory_exceeded(const struct qcow2 *q, struct err *e);
 

@@ -17,11 +17,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Limit on the memory for an image's tables: a fixed part, and this share of the space that the file takes. A table's
- * cluster takes its own size in the file and some 30 bytes here, so an image needs more only if it has small clusters
- * and is nearly empty, or is forged. A file's length says nothing, because a forged image may be sparse. */
+/* Limit on the memory for an image's tables: a fixed part, and for each piece of the space that the file takes as
+ * many bytes. A cluster of an L2 table takes at least a piece of 4 KiB or, if it is smaller, itself in the file, and up
+ * to 62 bytes here: 8 of the L1 table and, while the set of metadata clusters grows, 54 of it. So an image needs more
+ * only if it is forged. A file's length says nothing, because a forged image may be sparse. */
 #define MEMORY_BYTES (64 * MIB)
-#define MEMORY_SHARE 64
+#define MEMORY_PIECE_BYTES 64
 
 /* Limits on a request's parts in flight, and on the memory of all parts. */
 #define PARTS_MAX 32
@@ -114,9 +115,9 @@ uint64_t qcow2_allocated_bytes(int fd)
 	return end < 0 ? 0 : (uint64_t)end;
 }
 
-uint64_t qcow2_memory_max(int fd)
+uint64_t qcow2_memory_max(int fd, const struct qcow2_header *h)
 {
-	return MEMORY_BYTES + qcow2_allocated_bytes(fd) / MEMORY_SHARE;
+	return MEMORY_BYTES + (qcow2_allocated_bytes(fd) >> MIN(h->cluster_bits, 12u)) * MEMORY_PIECE_BYTES;
 }
 
 int qcow2_memory_exceeded(const struct qcow2 *q, struct err *e)
@@ -173,7 +174,7 @@ static int tables_load(struct qcow2 *q, struct err *e)
 	uint32_t refs = q->h.reftable_clusters * per_cluster;
 	int r;
 
-	q->memory.max_bytes = qcow2_memory_max(q->base.fd);
+	q->memory.max_bytes = qcow2_memory_max(q->base.fd, &q->h);
 	r = table_load(q, &q->disk.l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
 	if (r < 0 || q->base.info.read_only)
 		return r;

@@ -191,9 +191,9 @@ static bool only_leaks(const struct checker *k)
 	return true;
 }
 
-static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
+static int repair_leaks(int fd, struct qcow2_header *h, uint64_t memory_max, struct err *e)
 {
-	struct qcow2_check scratch = { 0 };
+	struct qcow2_check scratch = { .memory_max = memory_max };
 	struct checker k;
 	int r = checker_run(&k, fd, h, &scratch, e);
 
@@ -536,7 +536,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 		(before.corruptions || (h->incompatible & QCOW2_INCOMPAT_DIRTY)))
 		r = rebuild_wide_enough(fd, h, c, e);
 	else if (!r && before.leaks)
-		r = repair_leaks(fd, h, e);
+		r = repair_leaks(fd, h, c->memory_max, e);
 	if (!r)
 		r = qcow2_check(fd, h, c, e);
 	if (r < 0)

@@ -46,14 +46,14 @@ void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q)
 
 /* Preallocated metadata takes 10 bytes of the file for each cluster, so an image with whole metadata needs less than
  * twice its space, even if the disk is empty. */
-static uint64_t mend_memory_max(int fd)
+static uint64_t mend_memory_max(int fd, const struct qcow2_header *h)
 {
-	return MIN(qcow2_memory_max(fd) + 2 * qcow2_allocated_bytes(fd), MEND_MEMORY_MAX);
+	return MIN(qcow2_memory_max(fd, h) + 2 * qcow2_allocated_bytes(fd), MEND_MEMORY_MAX);
 }
 
 static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
 {
-	struct qcow2_check c = { .memory_max = mend_memory_max(fd) };
+	struct qcow2_check c = { .memory_max = mend_memory_max(fd, h) };
 	struct err ignored;
 	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
 
@@ -71,7 +71,7 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 
 	if (o->read_only || o->no_mend || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
 		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
-		(o->file->size_bytes >> h->cluster_bits) * MEND_CLUSTER_BYTES > mend_memory_max(o->fd))
+		(o->file->size_bytes >> h->cluster_bits) * MEND_CLUSTER_BYTES > mend_memory_max(o->fd, h))
 		return 0;
 	/* The repair reads and writes pieces that direct I/O does not accept. */
 	if (flags < 0 || ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags & ~O_DIRECT) < 0))

@@ -136,6 +136,39 @@ def test_marked_image_with_preallocated_metadata_is_repaired(tmp_path):
     assert p.returncode == 0, p.stderr
 
 
+def scattered(path, *, sparse):
+    """Make an image of 128 GiB with clusters of 512 bytes, as a guest leaves it that writes a sector of every 32 KiB of
+    the first 32 GiB, but without the sectors. sparse: the L2 tables take no space."""
+    tables, l1_bytes = (1 << 20) + 64, 32 * MIB
+    blocks = 8192
+    block, l1 = 1 + up(blocks * 8), 1 + up(blocks * 8) + blocks
+    l2 = l1 + up(l1_bytes)
+    end = l2 + tables
+    with open(path, "wb") as f:
+        f.write(struct.pack(">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, 9, 128 << 30, 0, l1_bytes // 8, l1 * CLUSTER, CLUSTER,
+                            up(blocks * 8), 0, 0, 0, 0, 0, 4, 104))
+        f.seek(CLUSTER)
+        f.write(b"".join(struct.pack(">Q", (block + i) * CLUSTER) for i in range(blocks)))
+        f.write(struct.pack(">H", 1) * end)
+        f.seek(l1 * CLUSTER)
+        f.write(b"".join(struct.pack(">Q", 1 << 63 | (l2 + i) * CLUSTER) for i in range(tables)))
+        f.truncate(end * CLUSTER)
+        if not sparse:
+            os.posix_fallocate(f.fileno(), l2 * CLUSTER, tables * CLUSTER)
+
+
+def test_scattered_image_of_small_clusters_opens(tmp_path):
+    scattered(tmp_path / "img", sparse=False)
+    p = img(tmp_path, "bitmap", "--add", "-g", "1M", "img", "b")
+    assert p.returncode == 0, p.stderr
+
+
+def test_sparse_image_of_small_clusters_is_refused(tmp_path):
+    scattered(tmp_path / "img", sparse=True)
+    p = img(tmp_path, "bitmap", "--add", "-g", "1M", "img", "b")
+    assert p.returncode == 1 and "the image's tables need more than" in p.stderr, p.stderr
+
+
 BITMAPS_REFUSED = "the bitmaps need more than 512 MiB of memory; remove some with `cairn-img bitmap --remove`"
 
 
