@@ -1,6 +1,7 @@
 #include "api/heartbeat.h"
 #include "api/store/store.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "base/notify.h"
 #include "base/util.h"
@@ -9,27 +10,50 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#define WITHOUT_MANAGER_NS (20 * 1000000000ULL)
+
 struct heartbeat {
 	struct store *store;
 	struct loop_timer *timer;
-	struct store_work work;
-	int notify_fd;
-	uint64_t period_ns;
+	struct store_work work; /* owed since asked_ns; 0: not owed */
+	uint64_t asked_ns, period_ns;
+	int notify_fd; /* -1: nobody asks for beats */
+	bool stalled;
 };
 
-static void beat_done(struct store_work *w)
+static void writer_done(struct store_work *w)
 {
 	struct heartbeat *h = container_of(w, struct heartbeat, work);
 
-	notify_send(h->notify_fd, "WATCHDOG=1");
-	loop_timer_arm(h->timer, loop_now_ns() + h->period_ns);
+	if (h->stalled)
+		log_warn("store", "the disk of the state folder works again, after %llu s",
+			(unsigned long long)((loop_now_ns() - h->asked_ns) / 1000000000));
+	h->stalled = false;
+	h->asked_ns = 0;
+}
+
+static void writer_watch(struct heartbeat *h)
+{
+	uint64_t now_ns = loop_now_ns();
+
+	if (!h->asked_ns) {
+		h->asked_ns = now_ns;
+		store_after(h->store, &h->work);
+	} else if (!h->stalled && now_ns - h->asked_ns >= 2 * h->period_ns) {
+		h->stalled = true;
+		log_error("store", "writes to the state folder have not ended for %llu s; changes of VMs wait for its disk",
+			(unsigned long long)((now_ns - h->asked_ns) / 1000000000));
+	}
 }
 
 static void timer_fire(void *opaque)
 {
 	struct heartbeat *h = opaque;
 
-	store_after(h->store, &h->work);
+	if (h->notify_fd >= 0)
+		notify_send(h->notify_fd, "WATCHDOG=1");
+	writer_watch(h);
+	loop_timer_arm(h->timer, loop_now_ns() + h->period_ns);
 }
 
 /* Return the time between two beats: a third of the manager's limit, so that a late one does no harm. 0: none asked. */
@@ -51,18 +75,16 @@ int heartbeat_new(struct loop *l, struct store *s, int notify_fd, struct heartbe
 	struct heartbeat *h;
 
 	*ret = NULL;
-	if (!period_ns || notify_fd < 0)
-		return 0;
 	h = calloc(1, sizeof(*h));
 	if (!h || loop_timer_new(l, timer_fire, h, &h->timer) < 0) {
 		free(h);
 		return err_set_errno(e, -ENOMEM, "heartbeat");
 	}
 	h->store = s;
-	h->work = (struct store_work){ .done = beat_done, .loop = l };
-	h->notify_fd = notify_fd;
-	h->period_ns = period_ns;
-	timer_fire(h);
+	h->work = (struct store_work){ .done = writer_done, .loop = l };
+	h->notify_fd = period_ns ? notify_fd : -1;
+	h->period_ns = period_ns ? period_ns : WITHOUT_MANAGER_NS;
+	loop_timer_arm(h->timer, loop_now_ns() + h->period_ns); /* not before READY=1 */
 	*ret = h;
 	return 0;
 }

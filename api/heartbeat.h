@@ -1,5 +1,6 @@
 /* heartbeat: tells the service manager that the daemon works, as WatchdogSec= of its unit asks for. A beat is a turn of
- * the loop and, after it, a turn of the store's writer: without the writer, no change of a VM is answered.
+ * the loop. A stalled disk of the state folder keeps none back: a daemon that is killed then could not end, so no other
+ * could start, and the queued writes would be lost. The log names the stall and its end.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_HEARTBEAT_H
 #define CAIRN_API_HEARTBEAT_H
@@ -10,10 +11,10 @@ struct loop;
 struct store;
 
 /* Read WATCHDOG_USEC and WATCHDOG_PID, as sd_watchdog_enabled(3) does, and remove them from the environment. If the
- * service manager asks for beats, send them until heartbeat_free().
- * notify_fd: borrowed (base/notify.h). *ret: NULL if nobody asks. Returns 0; -ENOMEM. */
+ * service manager asks for beats, send them until heartbeat_free(). Watch the store's writer in any case.
+ * notify_fd: borrowed (base/notify.h); may be -1. Returns 0; -ENOMEM. */
 int heartbeat_new(struct loop *l, struct store *s, int notify_fd, struct heartbeat **ret, struct err *e);
-/* End the beats. Call it after store_close(). NULL allowed. */
+/* End the beats and the watch. Call it after store_close(). NULL allowed. */
 void heartbeat_free(struct heartbeat *h);
 
 #endif
