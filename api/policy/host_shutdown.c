@@ -20,12 +20,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* With --shutdown-limit 0: the longest wait for a VM, beside its deadline. */
+#define UNLIMITED_WAIT_S 3600
+/* The shortest wait for a VM whose turn comes late. */
+#define LATE_WAIT_S 5
+
+struct wait {
+	enum { WAITS_NOT, WAITS_FOR_END, WAITS_FOR_JOB } kind;
+	uint64_t due_ns, done; /* done: the progress of the VM's job when due_ns was set */
+};
+
 struct host_shutdown {
 	struct vm_host *host;
 	struct call *call;
 	struct staged_run *sequence;
 	struct json_object *outcomes;
-	enum wait { WAITS_NOT, WAITS_FOR_END, WAITS_FOR_JOB } *waits; /* for each entry of the staged run */
+	struct wait *waits; /* for each entry of the staged run */
+	struct loop_timer *timer;
 	int action;  /* -1: each VM's stop_action */
 	uint64_t begun_ns;
 	bool then_end;
@@ -45,7 +56,7 @@ static size_t place_of(const struct vm *vm)
 	const struct host_shutdown *s = vm->host->host_shutdown;
 	size_t n = s ? staged_run_count(s->sequence) : 0, i = 0;
 
-	while (i < n && (s->waits[i] == WAITS_NOT || staged_run_vm(s->sequence, i) != vm))
+	while (i < n && (s->waits[i].kind == WAITS_NOT || staged_run_vm(s->sequence, i) != vm))
 		i++;
 	return i;
 }
@@ -78,7 +89,7 @@ void host_shutdown_vm_over(struct vm *vm, const char *outcome)
 
 	if (!s || i == staged_run_count(s->sequence))
 		return;
-	s->waits[i] = WAITS_NOT;
+	s->waits[i].kind = WAITS_NOT;
 	outcome_put(s, vm, outcome);
 	staged_run_over(s->sequence, i);
 }
@@ -94,7 +105,7 @@ static void step_save_after_job(struct vm *vm)
 {
 	struct err e;
 
-	vm->host->host_shutdown->waits[place_of(vm)] = WAITS_FOR_JOB;
+	vm->host->host_shutdown->waits[place_of(vm)].kind = WAITS_FOR_JOB;
 	log_info("stop", "VM '%s': waits for the end of job %s (%s)", vm->def->name, vm->operation.id, vm->operation.type);
 	if (vm->operation.kind == VM_OP_JOB)
 		job_cancel(vm->operation.job, &e);
@@ -152,18 +163,89 @@ static void vm_act(struct host_shutdown *s, struct vm *vm)
 		shut_down(vm);
 }
 
+/* ---- the bound of each wait ---- */
+
+static uint64_t job_progress_of(const struct vm *vm)
+{
+	return vm->operation.job ? vm->operation.job->done : 0;
+}
+
+/* Return how long the shutdown waits for a VM beside its deadline, from now. The VMs of definers other than root and
+ * the daemon's user have two thirds of the limit, all together, so that time remains for the others. */
+static uint64_t wait_s(const struct host_shutdown *s, const struct vm *vm)
+{
+	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = (loop_now_ns() - s->begun_ns) / CLOCK_NS_PER_S;
+	uint64_t users_s = limit_s * 2 / 3;
+
+	if (!limit_s)
+		return UNLIMITED_WAIT_S;
+	return vm->def->rights ? MAX(users_s > past_s ? users_s - past_s : 0, LATE_WAIT_S) : MAX(limit_s, LATE_WAIT_S);
+}
+
+static void wait_begin(struct host_shutdown *s, const struct vm *vm, struct wait *w)
+{
+	struct shutdown_plan p = { .deadline_s = 0 };
+
+	if (action_of(s, vm) == DEFINITION_SHUTDOWN)
+		plan_of(s, vm, &p);
+	*w = (struct wait){ WAITS_FOR_END, loop_now_ns() + (p.deadline_s + wait_s(s, vm)) * CLOCK_NS_PER_S, job_progress_of(vm) };
+}
+
+/* Whether the wait is over. A save that makes progress is awaited for as long as it lasts, unless such a
+ * definer's VM makes it. */
+static bool wait_is_due(struct host_shutdown *s, struct vm *vm, struct wait *w)
+{
+	uint64_t done = job_progress_of(vm);
+
+	if (w->kind == WAITS_NOT || loop_now_ns() < w->due_ns)
+		return false;
+	if (vm->def->rights || done <= w->done)
+		return true;
+	log_info("stop", "VM '%s': job %s makes progress, so it is awaited", vm->def->name, vm->operation.id);
+	w->done = done;
+	w->due_ns = loop_now_ns() + wait_s(s, vm) * CLOCK_NS_PER_S;
+	return false;
+}
+
+static void waits_arm(struct host_shutdown *s)
+{
+	uint64_t at = UINT64_MAX;
+
+	for (size_t i = 0; i < staged_run_count(s->sequence); i++)
+		if (s->waits[i].kind != WAITS_NOT && staged_run_vm(s->sequence, i))
+			at = MIN(at, s->waits[i].due_ns);
+	if (at != UINT64_MAX)
+		loop_timer_arm(s->timer, at);
+}
+
+static void waits_fire(void *opaque)
+{
+	struct vm_host *host = opaque;
+
+	for (size_t i = 0; host->host_shutdown && i < staged_run_count(host->host_shutdown->sequence); i++) {
+		struct host_shutdown *s = host->host_shutdown; /* the last VM's end frees it */
+		struct vm *vm = staged_run_vm(s->sequence, i);
+
+		if (vm && wait_is_due(s, vm, &s->waits[i]))
+			host_shutdown_vm_over(vm, action_of(s, vm) == DEFINITION_SAVE ? "not saved in time" : "not ended in time");
+	}
+	if (host->host_shutdown)
+		waits_arm(host->host_shutdown);
+}
+
 static void shutdown_turn(void *opaque, struct vm *vm, size_t i)
 {
 	struct host_shutdown *s = opaque;
 
-	s->waits[i] = WAITS_FOR_END;
+	wait_begin(s, vm, &s->waits[i]);
+	waits_arm(s);
 	vm_act(s, vm);
 }
 
 static void host_shutdown_on_started(struct vm *vm)
 {
 	if (host_shutdown_waits_for(vm))
-		vm_act(vm->host->host_shutdown, vm);
+		shutdown_turn(vm->host->host_shutdown, vm, place_of(vm));
 }
 
 static void shutdown_done(void *opaque)
@@ -208,6 +290,8 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 		return err_set(e, -EBUSY, ERR_BUSY, "another cairn daemon-stop is already stopping the VMs");
 	s = calloc(1, sizeof(*s));
 	if (!s || !(s->waits = calloc(host->nvms + 1, sizeof(*s->waits))))
+		abort();
+	if (loop_timer_new(host->loop, waits_fire, host, &s->timer) < 0)
 		abort();
 	s->host = host;
 	s->call = c;
@@ -274,6 +358,7 @@ void host_shutdown_free(struct host_shutdown *s)
 	if (!s)
 		return;
 	staged_run_free(s->sequence);
+	loop_timer_free(s->timer);
 	json_object_put(s->outcomes);
 	free(s->waits);
 	free(s);
@@ -288,6 +373,11 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 		host_shutdown_vm_over(vm, vm->reason);
 }
 
+static void host_shutdown_on_stuck(struct vm *vm)
+{
+	host_shutdown_vm_over(vm, "its process was killed, but has not ended");
+}
+
 /* A job may own more VMs than the one that its end names, such as the clones of a fork. */
 static void host_shutdown_on_job_end(struct vm_host *host, const char *name)
 {
@@ -296,11 +386,11 @@ static void host_shutdown_on_job_end(struct vm_host *host, const char *name)
 		struct host_shutdown *s = host->host_shutdown; /* the last VM's end may free it */
 		struct vm *vm = staged_run_vm(s->sequence, i);
 
-		if (s->waits[i] != WAITS_FOR_JOB || (vm && vm->operation.job))
+		if (s->waits[i].kind != WAITS_FOR_JOB || (vm && vm->operation.job))
 			continue;
-		s->waits[i] = WAITS_FOR_END;
+		s->waits[i].kind = WAITS_NOT;
 		if (vm)
-			vm_act(s, vm);
+			shutdown_turn(s, vm, i);
 		else
 			staged_run_over(s->sequence, i);
 	}
@@ -308,4 +398,4 @@ static void host_shutdown_on_job_end(struct vm_host *host, const char *name)
 
 const struct vm_observer host_shutdown_observer = { .started = host_shutdown_on_started,
 	.job_concluded = host_shutdown_on_job_end,
-	.run_over = host_shutdown_on_run_over, .save_over = host_shutdown_vm_over };
+	.process_stuck = host_shutdown_on_stuck, .run_over = host_shutdown_on_run_over, .save_over = host_shutdown_vm_over };

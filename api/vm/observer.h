@@ -62,6 +62,8 @@ struct vm_observer {
 	void (*process_saved)(struct vm *vm);
 	void (*run_ended)(struct vm *vm);
 	void (*run_over)(struct vm *vm, bool was_active, bool rebooting);
+	/* The process was killed, but has not ended, as when it waits for a disk. The hooks above follow if it ends. */
+	void (*process_stuck)(struct vm *vm);
 	/* A managed save is on stable storage or has failed. outcome: "saved" or the error. */
 	void (*save_over)(struct vm *vm, const char *outcome);
 

@@ -382,7 +382,10 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 
 static void life_stuck(void *opaque)
 {
-	vm_start_over(opaque);
+	struct vm *vm = opaque;
+
+	vm_notify(vm, process_stuck);
+	vm_start_over(vm);
 }
 
 const struct vm_process_ops vm_life_ops = { .event = life_event, .moved = life_moved, .gone = life_ended, .stuck = life_stuck };

@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 
+import pytest
+
 from conftest import until
-from test_daemon import as_nobody, shared  # noqa: F401
+from test_daemon import as_nobody, held_at_exit, pid_of, shared  # noqa: F401
 from test_policy import boot_anew
 
 
@@ -138,3 +141,58 @@ def test_save_at_shutdown_outlasts_the_fork_that_makes_the_vm(fake):
     outcomes = {o["vm"]: o["outcome"] for o in stopper.answer()["return"]["vms"]}
     assert outcomes == {"src": "left running", "c-1": "saved", "c-2": "saved", "c-3": "saved"}
     assert q.run("query-jobs", id=job)[0]["status"] == "concluded"
+
+
+def outcomes(answer):
+    return {o["vm"]: o["outcome"] for o in answer["vms"]}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_save_of_a_user_that_does_not_end_holds_no_other_vms(shared, begun):  # noqa: F811
+    """The user's VM stops first. It makes progress, which a hostile one can always claim."""
+    d = shared
+    define_as_nobody(d, "a", stop_action="save", order=5,
+                     boot={"kernel": str(d.tmp / "kernel"), "cmdline": f"work-until={d.tmp}/never"})
+    d.define("z", stop_action="save")
+    restarted(d, "--shutdown-limit", "1")
+    d.cairn("start", "a", "z")
+    q = d.qmp()
+    if begun:
+        q.run("vm-managed-save", vm="a")
+    assert outcomes(q.run("daemon-stop", **{"vms-only": True})) == {"a": "not saved in time", "z": "saved"}
+    (d.tmp / "never").touch()
+    q.event("VM_STATE_CHANGE", vm="a", state="saved")  # the save went on
+
+
+def test_save_on_a_hung_disk_holds_no_other_vms(fake):
+    fake.define("a", stop_action="save", order=5)
+    fake.define("z", stop_action="save")
+    restarted(fake, "--shutdown-limit", "1")
+    fake.cairn("start", "a", "z")
+    pid = pid_of(fake, "a")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert outcomes(fake.qmp().run("daemon-stop", **{"vms-only": True})) == {"a": "not saved in time", "z": "saved"}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_slow_save_of_the_admin_is_awaited(fake):
+    fake.define("v", cmdline=f"work-until={fake.tmp}/go", stop_action="save")
+    restarted(fake, "--shutdown-limit", "1")
+    fake.cairn("start", "v")
+    stopper = fake.qmp()
+    stopper.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: "makes progress, so it is awaited" in fake.log.read_text())
+    (fake.tmp / "go").touch()
+    assert outcomes(stopper.answer()["return"]) == {"v": "saved"}
+
+
+def test_process_that_does_not_end_holds_no_other_vms(fake):
+    fake.define("a", cmdline=f"deaf lingers-until={fake.tmp}/never", stop_action="shutdown", order=5,
+                shutdown={"deadline": 1, "then": "destroy"})
+    fake.define("z", stop_action="save")
+    fake.cairn("start", "a", "z")
+    with held_at_exit(pid_of(fake, "a")):
+        assert outcomes(fake.qmp().run("daemon-stop", **{"vms-only": True})) == {
+            "a": "its process was killed, but has not ended", "z": "saved"}
