@@ -1,6 +1,7 @@
 #include "tests/fuzz/fuzz_api.h"
 #include "tests/fuzz/script_vm.h"
 
+#include "api/access/fork_as.h"
 #include "api/daemon.h"
 #include "api/jobs/job.h"
 #include "api/qmp/qmp.h"
@@ -362,6 +363,7 @@ static bool daemon_begin(struct script *s)
 
 	s->daemon = (struct daemon){ .host = { .paths = &paths, .run_dir_fd = -1, .log_level = LOG_LEVEL_ERROR } };
 	must(loop_new(64, &s->daemon.host.loop, &e) == 0);
+	s->daemon.host.helpers = helpers_new(s->daemon.host.loop);
 	return daemon_open(&s->daemon, &e) == 0;
 }
 
@@ -417,6 +419,7 @@ static void daemon_end(struct script *s)
 	settle(s);
 	clients_close(s);
 	daemon_close(&s->daemon);
+	helpers_free(s->daemon.host.helpers);
 	loop_free(s->daemon.host.loop);
 }
 
