@@ -1,5 +1,5 @@
 """fuselib: a FUSE file system that answers as late as a test likes. It speaks the protocol of <linux/fuse.h> itself, so
-it needs no library. Needs root; without it the test is skipped.
+it needs no library. Needs root and /dev/fuse; without them the test is skipped.
 
 A process of its own serves the file system: the test's process may wait for an answer while it holds Python's lock."""
 
@@ -78,9 +78,13 @@ class Fuse:
 @contextlib.contextmanager
 def fuse(folder, **files):
     """Make the folder and mount a file system with these files there. files: name and content."""
+    import pytest  # the server, which runs this file by itself, needs neither
     from mountlib import mounted
     folder = pathlib.Path(folder)
-    device = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as e:
+        pytest.skip(f"needs /dev/fuse: {e.strerror}")
     ours, theirs = socket.socketpair()
     options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other"
     with mounted(folder, "-i", "-t", "fuse", "-o", options, "none", pass_fds=[device]), ours:
