@@ -1,6 +1,7 @@
 #include "tools/cairn/host_probe.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/kvm_host.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -12,7 +13,10 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
+#include <mntent.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +24,8 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- helpers of the checks ---- */
@@ -121,15 +127,24 @@ static bool is_off(const char *parameter)
 	return word[0] == 'N' || word[0] == '0';
 }
 
+/* Returns "vmx" or "svm" for a CPU that shows this extension; NULL: the CPU shows neither. */
+static const char *cpu_virtualization(void)
+{
+	unsigned a, b, c, d;
+
+	if (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5))
+		return "vmx";
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2) ? "svm" : NULL;
+}
+
 /* Check for nested paging. If the CPU shows neither VMX nor SVM but there is a KVM, this KVM emulates kernel mode. */
 static void paging_probe(struct host_check *c)
 {
-	unsigned a, b, v, d;
-	bool vmx = __get_cpuid(1, &a, &b, &v, &d) && (v & 1u << 5);
-	bool svm = !vmx && __get_cpuid(0x80000001, &a, &b, &v, &d) && (v & 1u << 2);
+	const char *kind = cpu_virtualization();
+	bool vmx = kind && !strcmp(kind, "vmx");
 	const char *parameter = vmx ? "kvm_intel ept" : "kvm_amd npt";
 
-	if (!vmx && !svm) {
+	if (!kind) {
 		bool pvm = !access("/dev/kvm", F_OK);
 
 		found(c, pvm ? HOST_SLOW : HOST_MISSING, "the CPU shows neither VMX nor SVM%s",
@@ -311,6 +326,196 @@ static void tun_probe(struct host_check *c)
 		: "as root: modprobe tun; interfaces of type user need no tap");
 }
 
+/* ---- user namespaces ---- */
+
+/* Ask a child to enter a user namespace and use its privileges: AppArmor may allow the former and deny the latter.
+ * Returns 0, or the errno of what failed. */
+static int user_namespace_try(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return errno;
+	if (!pid)
+		_exit(unshare(CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNS) < 0 ? errno : 0);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM; /* a seccomp filter may kill */
+}
+
+static void user_namespaces_probe(struct host_check *c)
+{
+	char word[32];
+	int error = user_namespace_try();
+
+	if (!error) {
+		found(c, HOST_OK, "this user may create them");
+		return;
+	}
+	found(c, HOST_MISSING, "this user may not create them: %s", strerror(error));
+	if (error == EINVAL)
+		remedy(c, "use a kernel with CONFIG_USER_NS");
+	else if (error == ENOSPC)
+		remedy(c, "as root: raise the sysctl user.max_user_namespaces, which is %s",
+			word_read("/proc/sys/user/max_user_namespaces", word));
+	else if (!strcmp(word_read("/proc/sys/kernel/unprivileged_userns_clone", word), "0"))
+		remedy(c, "as root: sysctl kernel.unprivileged_userns_clone=1");
+	else if (!strcmp(word_read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", word), "1"))
+		remedy(c, "as root: give the programs an AppArmor profile with the rule userns, or set the sysctl "
+			"kernel.apparmor_restrict_unprivileged_userns=0");
+	else
+		remedy(c, "in a container or chroot: allow the system calls clone and unshare with CLONE_NEWUSER, or run outside");
+}
+
+/* ---- control groups ---- */
+
+/* Find the mount of control groups version 2. Returns buf, or NULL if there is none. */
+static const char *cgroup_mount(char buf[192])
+{
+	FILE *f = setmntent("/proc/self/mounts", "re");
+	const char *found_at = NULL;
+	struct mntent *m;
+	struct statfs fs;
+
+	while (f && !found_at && (m = getmntent(f)))
+		if (!strcmp(m->mnt_type, "cgroup2") && strlen(m->mnt_dir) < 192 && !statfs(m->mnt_dir, &fs) &&
+			fs.f_type == CGROUP2_SUPER_MAGIC)
+			found_at = strcpy(buf, m->mnt_dir);
+	if (f)
+		endmntent(f);
+	return found_at;
+}
+
+/* Get the folder of this process's group below the mount. The group may lie outside a container's mount: then the
+ * mount stands for it. */
+static void cgroup_folder(const char *mount, char *buf, size_t size)
+{
+	CLEANUP_FREE char *text = NULL;
+	const char *line;
+	struct err e;
+	size_t len;
+
+	if (!file_read("/proc/self/cgroup", 64 * KIB, &text, &len, &e)) {
+		line = strncmp(text, "0::", 3) ? strstr(text, "\n0::") : text;
+		line = line ? strchr(line, '/') : NULL;
+		if (line && snprintf(buf, size, "%s%.*s", mount, (int)strcspn(line, "\n"), line) < (int)size && !access(buf, F_OK))
+			return;
+	}
+	snprintf(buf, size, "%s", mount);
+}
+
+/* List those of the controllers that the group has, or those that it lacks. */
+static void controllers_list(const char *group, bool present, char *buf, size_t size)
+{
+	static const char *const wanted[] = { "cpu", "memory", "pids" };
+	CLEANUP_FREE char *text = NULL;
+	char path[512], *save, *word;
+	bool has[ARRAY_SIZE(wanted)] = { false };
+	struct err e;
+	size_t len, n = 0;
+
+	snprintf(path, sizeof(path), "%s/cgroup.controllers", group);
+	if (!file_read(path, 4 * KIB, &text, &len, &e))
+		for (word = strtok_r(text, " \n", &save); word; word = strtok_r(NULL, " \n", &save))
+			for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+				has[i] |= !strcmp(word, wanted[i]);
+	buf[0] = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(wanted) && n < size; i++)
+		if (has[i] == present)
+			n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? ", " : "", wanted[i]);
+}
+
+/* May this user make groups below this one, and give them controllers and processes? */
+static bool cgroup_is_delegated(const char *group)
+{
+	static const char *const files[] = { "", "/cgroup.procs", "/cgroup.subtree_control" };
+	char path[512];
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		snprintf(path, sizeof(path), "%s%s", group, files[i]);
+		if (access(path, W_OK) < 0)
+			return false;
+	}
+	return true;
+}
+
+static void cgroups_probe(struct host_check *c)
+{
+	char mount[192], group[448], has[32], lacks[32];
+
+	if (!cgroup_mount(mount)) {
+		found(c, HOST_MISSING, "version 2 is not mounted");
+		remedy(c, "boot with systemd.unified_cgroup_hierarchy=1 or, without systemd, mount -t cgroup2 none /sys/fs/cgroup");
+		return;
+	}
+	cgroup_folder(mount, group, sizeof(group));
+	controllers_list(group, true, has, sizeof(has));
+	controllers_list(group, false, lacks, sizeof(lacks));
+	if (lacks[0]) {
+		found(c, HOST_MISSING, "version 2, without %s%s%s", lacks, has[0] ? ", with " : "", has);
+		remedy(c, "add Delegate=cpu memory pids to the unit (for a user's session: to user@.service); on a host with version 1, boot "
+			"with systemd.unified_cgroup_hierarchy=1");
+	} else if (!cgroup_is_delegated(group)) {
+		found(c, HOST_MISSING, "version 2, with %s, not delegated to this user", has);
+		remedy(c, "run the program in a unit with Delegate=cpu memory pids (systemd-run --user --scope -p Delegate=yes COMMAND)");
+	} else {
+		found(c, HOST_OK, "version 2, with %s, delegated to this user", has);
+	}
+}
+
+/* ---- modules ---- */
+
+/* Is the module loaded or part of the kernel? A part without parameters has no folder in /sys/module. */
+static bool module_is_there(const char *name)
+{
+	static const char *const folders[] = { "/sys/module", "/sys/class/misc" };
+	char path[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
+		snprintf(path, sizeof(path), "%s/%s", folders[i], name);
+		if (!access(path, F_OK))
+			return true;
+	}
+	return false;
+}
+
+/* Get the module that KVM needs beside `kvm` on this host. */
+static const char *kvm_vendor_module(void)
+{
+	const char *kind = cpu_virtualization();
+
+	if (kind)
+		return !strcmp(kind, "vmx") ? "kvm_intel" : "kvm_amd";
+	return module_is_there("kvm_pvm") ? "kvm_pvm" : NULL;
+}
+
+static void modules_probe(struct host_check *c)
+{
+	const char *vendor = kvm_vendor_module();
+	const char *const names[] = { "kvm", vendor ? vendor : "kvm_intel or kvm_amd", "tun" };
+	char there[64] = "", absent[64] = "";
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		char *list = module_is_there(names[i]) ? there : absent;
+		size_t n = strlen(list);
+
+		snprintf(list + n, 64 - n, "%s%s", n ? ", " : "", names[i]);
+	}
+	if (!absent[0]) {
+		found(c, HOST_OK, "%s", there);
+		return;
+	}
+	found(c, HOST_MISSING, "%s%snot loaded: %s", there, there[0] ? "; " : "", absent);
+	if (!vendor)
+		remedy(c, "see the check nested-paging");
+	else if (!access("/proc/modules", F_OK))
+		remedy(c, "as root: modprobe each of them; a file in /etc/modules-load.d loads them at boot");
+	else
+		remedy(c, "this kernel loads no modules: use one that has them");
+}
+
 size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 {
 	static const struct {
@@ -325,6 +530,9 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "cpuid", "processor models (\"cpu\")", false, cpuid_probe },
 		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
 		{ "landlock", "confine the programs for archives and user networks", false, landlock_probe },
+		{ "user-namespaces", "namespaces around programs of users other than root", false, user_namespaces_probe },
+		{ "cgroups", "limits on memory, processes and processor time", false, cgroups_probe },
+		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
 	};

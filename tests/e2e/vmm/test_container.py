@@ -159,11 +159,15 @@ def test_clone_and_export_in_a_container(daemon):
     console.close()
 
 
-def test_doctor_says_that_io_uring_is_refused(container):
-    check, = (c for c in json.loads(container.run("cairn", "doctor", "--format", "json").stdout) if c["check"] == "io-uring")
+def test_doctor_says_what_is_refused(container):
+    found = {c["check"]: c for c in json.loads(container.run("cairn", "doctor", "--format", "json").stdout)}
+    check = found["io-uring"]
     assert (check["status"], check["required"]) == ("slow", True)
     assert check["found"] == "the kernel refuses io_uring (Operation not permitted), so programs use epoll"
     assert "io_uring" in check["remedy"]
+    check = found["user-namespaces"]
+    assert (check["status"], check["found"]) == ("missing", "this user may not create them: Operation not permitted")
+    assert check["remedy"].startswith("in a container")
 
 
 def test_images_in_a_container(container):

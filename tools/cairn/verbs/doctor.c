@@ -11,9 +11,9 @@ static const char *const status_words[] = { [HOST_OK] = "ok", [HOST_SLOW] = "slo
 static void checks_print(const struct host_check *all, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
-		printf("%-8s %-14s %s: %s\n", status_words[all[i].status], all[i].name, all[i].purpose, all[i].found);
+		printf("%-8s %-15s %s: %s\n", status_words[all[i].status], all[i].name, all[i].purpose, all[i].found);
 		if (all[i].remedy[0])
-			printf("%24s%s\n", "", all[i].remedy);
+			printf("%25s%s\n", "", all[i].remedy);
 	}
 }
 

@@ -3,15 +3,23 @@ away."""
 
 import json
 import os
+import pathlib
 import subprocess
+import time
 
 import pytest
 
-from plainlib import DEVICE, as_plain_user
+from plainlib import DEVICE, NOBODY, as_plain_user
 from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
-NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "tun", "huge-pages"]
+NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "user-namespaces",
+         "cgroups", "modules", "tun", "huge-pages"]
+
+
+def in_namespace(script, *flags):
+    """Return a command prefix: run the script in a new mount namespace, then the command."""
+    return ["unshare", "-m", *flags, "sh", "-e", "-c", f'{script}\nexec "$@"', "sh"]
 
 
 def doctor(program, *args, before=(), status=0):
@@ -55,7 +63,7 @@ def test_plain_user_learns_about_userfaultfd(kvm, folder, device, status, found,
     assert (c["status"], c["found"]) == (status, found)
     assert remedy is None or remedy in c["remedy"]
     lines = doctor(folder / "cairn", before=before).splitlines()
-    at = lines.index(f"{status:<8} userfaultfd    {c['for']}: {found}")
+    at = lines.index(f"{status:<8} userfaultfd     {c['for']}: {found}")
     assert remedy is None or lines[at + 1].strip() == c["remedy"]
 
 
@@ -73,9 +81,113 @@ def test_user_outside_group_is_told_to_join(kvm, folder):  # noqa: F811
 
 @needs_root
 def test_host_without_kvm_fails(cairn_path):
-    found = checks(cairn_path, before=["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh"], status=1)
+    found = checks(cairn_path, before=in_namespace("mount -t tmpfs none /dev"), status=1)
     assert (found["kvm"]["status"], found["kvm"]["found"]) == ("missing", "/dev/kvm: No such file or directory")
     assert "kvm_intel or kvm_amd" in found["kvm"]["remedy"]
     assert found["tun"]["status"] == "missing" and not found["tun"]["required"]
     # Root needs no device for userfaultfd.
     assert (found["userfaultfd"]["status"], found["userfaultfd"]["found"]) == ("ok", "opened by the system call")
+
+
+def test_user_without_user_namespaces_is_told_the_sysctl(cairn_path):
+    """The sysctl belongs to the user namespace: the host's stays as it is."""
+    if subprocess.run(["unshare", "-Ur", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this host refuses user namespaces, or the test runs in a chroot")
+    script = "echo {} > /proc/sys/user/max_user_namespaces"
+    c = checks(cairn_path, before=in_namespace(script.format(0), "-Ur"))["user-namespaces"]
+    assert (c["status"], c["found"]) == ("missing", "this user may not create them: No space left on device")
+    assert c["remedy"] == "as root: raise the sysctl user.max_user_namespaces, which is 0"
+    c = checks(cairn_path, before=in_namespace(script.format(8), "-Ur"))["user-namespaces"]
+    assert (c["status"], c["found"]) == ("ok", "this user may create them")
+
+
+def cgroup_mount():
+    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
+        if line.split()[2] == "cgroup2":
+            return pathlib.Path(line.split()[1])
+    pytest.skip("no control groups of version 2 are mounted here")
+
+
+@pytest.fixture
+def cgroup(tmp_path):
+    """Make a control group for a process that the test starts. A file of the test replaces the list of its
+    controllers, because a host may have all of them in version 1."""
+    group = cgroup_mount() / f"cairn-doctor-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as e:
+        pytest.skip(f"cannot make a control group: {e}")
+    yield group
+    deadline = time.monotonic() + 20
+    while group.exists():  # busy until the kernel has freed the process
+        try:
+            group.rmdir()
+        except OSError:
+            assert time.monotonic() < deadline, (group / "cgroup.procs").read_text()
+            time.sleep(0.01)
+
+
+def in_cgroup(group, controllers, tmp_path, *user):
+    (tmp_path / "controllers").write_text(controllers + "\n")
+    script = f"echo $$ > {group}/cgroup.procs; mount --bind {tmp_path}/controllers {group}/cgroup.controllers"
+    return [*in_namespace(script), *user]
+
+
+@needs_root
+def test_host_without_cgroups_version_2_is_told(cairn_path):
+    c = checks(cairn_path, before=in_namespace("mount -t tmpfs none /sys/fs/cgroup"))["cgroups"]
+    assert (c["status"], c["found"]) == ("missing", "version 2 is not mounted")
+    assert "systemd.unified_cgroup_hierarchy=1" in c["remedy"] and "mount -t cgroup2" in c["remedy"]
+
+
+@needs_root
+@pytest.mark.parametrize("controllers, found", [
+    ("cpuset io", "version 2, without cpu, memory, pids"),
+    ("cpuset cpu memory", "version 2, without pids, with cpu, memory"),
+])
+def test_missing_controllers_are_named(cairn_path, cgroup, tmp_path, controllers, found):
+    c = checks(cairn_path, before=in_cgroup(cgroup, controllers, tmp_path))["cgroups"]
+    assert (c["status"], c["found"]) == ("missing", found)
+    assert "Delegate=cpu memory pids" in c["remedy"]
+
+
+@needs_root
+@pytest.mark.parametrize("owned, status, found", [
+    ([], "missing", "not delegated"),
+    (["."], "missing", "not delegated"),
+    ([".", "cgroup.procs"], "missing", "not delegated"),
+    ([".", "cgroup.procs", "cgroup.subtree_control"], "ok", "delegated"),
+])
+def test_cgroup_is_delegated_if_its_files_are_the_users(kvm, folder, cgroup, tmp_path, owned, status, found):  # noqa: F811
+    for name in owned:
+        os.chown(cgroup / name, NOBODY, NOBODY)
+    before = in_cgroup(cgroup, "cpu memory pids", tmp_path, *as_plain_user(folder / "permitted"))
+    c = checks(folder / "cairn", before=before)["cgroups"]
+    assert (c["status"], c["found"]) == (status, f"version 2, with cpu, memory, pids, {found} to this user")
+    assert ("Delegate=" in c.get("remedy", "")) == (status != "ok")
+
+
+def vendor_module():
+    flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    return "kvm_intel" if "vmx" in flags else "kvm_amd" if "svm" in flags else "kvm_pvm"
+
+
+@needs_root
+@pytest.mark.parametrize("names, modular, status, remedy", [
+    (("kvm", "VENDOR", "tun"), True, "ok", None),
+    (("kvm", "VENDOR"), True, "missing", "modprobe each of them"),
+    (("kvm", "VENDOR"), False, "missing", "this kernel loads no modules"),
+    ((), True, "missing", "modprobe each of them"),
+])
+def test_modules_that_are_not_loaded_are_named(cairn_path, names, modular, status, remedy):
+    names = [n.replace("VENDOR", vendor_module()) for n in names]
+    script = "mount -t tmpfs none /sys/class/misc; mount -t tmpfs none /sys/module\n" + \
+        "".join(f"mkdir /sys/module/{n}\n" for n in names) + "mount -t tmpfs none /proc\n" + "> /proc/modules\n" * modular
+    c = checks(cairn_path, before=in_namespace(script))["modules"]
+    absent = [n for n in ("kvm", vendor_module(), "tun") if n not in names]
+    if "kvm_pvm" in absent:  # the processor alone does not tell that KVM is of this kind
+        absent[absent.index("kvm_pvm")] = "kvm_intel or kvm_amd"
+        remedy = "see the check nested-paging"
+    assert c["status"] == status
+    assert c["found"] == "; ".join(filter(None, [", ".join(names), absent and f"not loaded: {', '.join(absent)}"]))
+    assert (remedy or "") in c.get("remedy", "")
