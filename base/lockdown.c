@@ -49,6 +49,20 @@ int lockdown_drop_rest(struct err *e)
 	return 0;
 }
 
+int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct rlimit l;
+
+		if (getrlimit(limits[i].what, &l) < 0)
+			return err_set_errno(e, -errno, "sandbox: limits");
+		l.rlim_cur = l.rlim_max = MIN(l.rlim_max, limits[i].most);
+		if (setrlimit(limits[i].what, &l) < 0)
+			return err_set_errno(e, -errno, "sandbox: limits");
+	}
+	return 0;
+}
+
 static int folder_allow(int rules, const struct lockdown_folder *f)
 {
 	const struct landlock_path_beneath_attr rule = { .allowed_access = f->rights, .parent_fd = f->fd };

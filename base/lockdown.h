@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 
 struct err;
 
@@ -30,6 +31,14 @@ int lockdown_drop(struct err *e);
  * capset() and prctl(). */
 int lockdown_drop_but_memory(struct err *e);
 int lockdown_drop_rest(struct err *e);
+
+/* Lower resource limits of the process, the soft and the hard ones. A lower limit stays. Returns 0; -errno with a
+ * sentence. */
+struct lockdown_limit {
+	int what; /* RLIMIT_* */
+	rlim_t most;
+};
+int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e);
 
 /* Restrict file access to files beneath the given folders, each with its rights
  * (LANDLOCK_ACCESS_FS_*). Call lockdown_drop() before. On a kernel without landlock, lockdown_files() does

@@ -133,25 +133,6 @@ static int seal_rules_add(scmp_filter_ctx ctx, void *opaque)
 	return building_rules_add(ctx, SCMP_ACT_KILL_PROCESS);
 }
 
-static int limits_set(void)
-{
-	static const struct {
-		int what;
-		rlim_t most;
-	} limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX } };
-
-	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
-		struct rlimit l;
-
-		if (getrlimit(limits[i].what, &l) < 0)
-			return -errno;
-		l.rlim_cur = l.rlim_max = MIN(l.rlim_max, limits[i].most);
-		if (setrlimit(limits[i].what, &l) < 0)
-			return -errno;
-	}
-	return 0;
-}
-
 /* The rings of all VMs of a user count against the limit of locked memory, unless a process has CAP_IPC_LOCK when it
  * makes its rings. Where root may not raise the limit, for example in a container, the process keeps the capability
  * until then; it permits nothing else that the filter does not forbid. */
@@ -164,13 +145,13 @@ static int privileges_drop(struct err *e)
 
 int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, struct err *e)
 {
+	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX } };
 	int r;
 
 	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
-	r = limits_set();
-	if (r < 0)
-		return err_set_errno(e, r, "sandbox: limits");
-	r = privileges_drop(e);
+	r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	if (!r)
+		r = privileges_drop(e);
 	if (r < 0)
 		return r;
 	host_files_open_pagemap(host);

@@ -6,6 +6,7 @@
  *
  * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr after an error. */
 #include "base/err.h"
+#include "base/lockdown.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/program.h"
@@ -22,7 +23,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -118,18 +118,18 @@ static int network_make(struct network *n, struct err *e)
 }
 
 /* Limit the growth of the log, which is a file of cairnd's: the process writes no other file. */
-static int log_limit(int fd)
+static int log_limit(int fd, struct err *e)
 {
+	struct lockdown_limit limit = { .what = RLIMIT_FSIZE };
 	struct stat st;
-	struct rlimit l;
 
-	if (fstat(fd, &st) < 0 || getrlimit(RLIMIT_FSIZE, &l) < 0)
-		return -errno;
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "stderr");
 	if (!S_ISREG(st.st_mode))
 		return 0;
-	l.rlim_cur = l.rlim_max = MIN(l.rlim_max, (rlim_t)st.st_size + LOG_BYTES);
+	limit.most = (rlim_t)st.st_size + LOG_BYTES;
 	signal(SIGXFSZ, SIG_IGN);
-	return setrlimit(RLIMIT_FSIZE, &l) < 0 ? -errno : 0;
+	return lockdown_limits(&limit, 1, e);
 }
 
 /* Discard what libraries print to stderr: a guest could cause any number of lines. */
@@ -137,11 +137,11 @@ static int stderr_keep(struct err *e)
 {
 	int own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	if (own < 0 || null < 0 || dup2(null, STDERR_FILENO) < 0 || log_limit(own) < 0)
+	if (own < 0 || null < 0 || dup2(null, STDERR_FILENO) < 0)
 		return err_set_errno(e, -errno, "stderr");
 	close(null);
 	log_set_fd(own);
-	return 0;
+	return log_limit(own, e);
 }
 
 int main(int argc, char **argv)

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -34,26 +33,6 @@ static const int allowed[] = {
 	SCMP_SYS(getrandom), SCMP_SYS(clock_gettime), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(restart_syscall),
 };
-
-static int limits_set(void)
-{
-	const struct {
-		int what;
-		rlim_t most;
-	} limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
-		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
-
-	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
-		struct rlimit l;
-
-		if (getrlimit(limits[i].what, &l) < 0)
-			return -errno;
-		l.rlim_cur = l.rlim_max = MIN(l.rlim_max, limits[i].most);
-		if (setrlimit(limits[i].what, &l) < 0)
-			return -errno;
-	}
-	return 0;
-}
 
 /* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root
  * stays, and landlock and seccomp remain. */
@@ -135,10 +114,12 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 
 int slirp_sandbox(struct err *e)
 {
-	int r = limits_set();
+	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
+		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
+	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
-		return err_set_errno(e, r, "sandbox: limits");
+		return r;
 	tzset(); /* otherwise a log line would open /etc/localtime */
 	r = root_leave();
 	if (r < 0)

@@ -4,7 +4,6 @@
 #include "base/util.h"
 
 #include <errno.h>
-#include <sys/resource.h>
 
 /* The largest input needs a fraction of each limit. */
 #define CPU_SECONDS 10
@@ -24,29 +23,14 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
-static int limits_set(void)
-{
-	const struct {
-		int what;
-		rlim_t most;
-	} limits[] = { { RLIMIT_CPU, CPU_SECONDS }, { RLIMIT_CORE, 0 },
-		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
-
-	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
-		const struct rlimit l = { limits[i].most, limits[i].most };
-
-		if (setrlimit(limits[i].what, &l) < 0 && limits[i].most != RLIM_INFINITY)
-			return -errno;
-	}
-	return 0;
-}
-
 int xml_sandbox(struct err *e)
 {
-	int r = limits_set();
+	const struct lockdown_limit limits[] = { { RLIMIT_CPU, CPU_SECONDS }, { RLIMIT_CORE, 0 },
+		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
+	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
-		return err_set_errno(e, r, "sandbox: limits");
+		return r;
 	r = lockdown_drop(e);
 	if (r)
 		return r;
