@@ -145,16 +145,15 @@ static void permissions_found(struct vm_host *h)
 static bool vm_is_there(void *opaque, const struct permission *e)
 {
 	struct vm_host *h = opaque;
-	const struct vm *vm = vm_find(h, e->vm);
 
-	return vm_find_uuid(h, e->uuid) || ((!vm || strcmp(vm->def->name, e->vm)) && store_has_file(h->store, e->vm, ""));
+	return vm_find_uuid(h, e->uuid) || (!vm_find_name(h, e->vm) && store_has_file(h->store, e->vm, ""));
 }
 
 static const uint8_t *uuid_of_vm(void *opaque, const char *name)
 {
-	const struct vm *vm = vm_find(opaque, name);
+	const struct vm *vm = vm_find_name(opaque, name);
 
-	return vm && !strcmp(vm->def->name, name) ? vm->def->uuid : NULL;
+	return vm ? vm->def->uuid : NULL;
 }
 
 /* Remove the permissions for VMs that do not exist: an earlier daemon may have ended after it removed a VM and before

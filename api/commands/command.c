@@ -205,13 +205,12 @@ static const char *check_mode(const struct conn *conn, const struct command *com
 	return NULL;
 }
 
-/* Return the VM that vm-define would change. A definition names a VM by name, never by uuid. */
+/* Return the VM that vm-define would change. */
 static const struct vm *vm_defined(const struct call *c)
 {
 	const char *name = js_get_str(js_get(c->args, "definition"), "name");
-	const struct vm *vm = name ? vm_find(c->host, name) : NULL;
 
-	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
+	return name ? vm_find_name(c->host, name) : NULL;
 }
 
 /* Return the VM that the call concerns; NULL: none, or it does not exist. */
@@ -461,7 +460,6 @@ static struct json_object *greeting_make(void *opaque)
 static enum role peer_role(void *opaque, const struct peer *who, const char *vm)
 {
 	const struct command_context *context = opaque;
-
 	const struct vm *found = vm ? vm_find(context->host, vm) : NULL;
 
 	return permissions_role(&context->host->permissions, who, found ? found->def->uuid : NULL);

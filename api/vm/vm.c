@@ -48,14 +48,19 @@ struct vm *vm_find_uuid(struct vm_host *host, const uint8_t uuid[16])
 	return NULL;
 }
 
-struct vm *vm_find(struct vm_host *host, const char *name)
+struct vm *vm_find_name(struct vm_host *host, const char *name)
 {
 	size_t i = lower_bound(host, name);
+
+	return i < host->nvms && !strcmp(host->vms[i]->def->name, name) ? host->vms[i] : NULL;
+}
+
+struct vm *vm_find(struct vm_host *host, const char *name)
+{
+	struct vm *vm = vm_find_name(host, name);
 	uint8_t uuid[16];
 
-	if (i < host->nvms && !strcmp(host->vms[i]->def->name, name))
-		return host->vms[i];
-	return uuid_parse(name, uuid) == 0 ? vm_find_uuid(host, uuid) : NULL;
+	return !vm && uuid_parse(name, uuid) == 0 ? vm_find_uuid(host, uuid) : vm;
 }
 
 int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)

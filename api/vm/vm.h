@@ -151,6 +151,8 @@ static inline void vm_set(struct vm *vm, unsigned facts, bool on)
 
 /* Find a VM by name, else by uuid. NULL: none. */
 struct vm *vm_find(struct vm_host *host, const char *name_or_uuid);
+/* The same by name only, as a definition names its VM. */
+struct vm *vm_find_name(struct vm_host *host, const char *name);
 struct vm *vm_find_uuid(struct vm_host *host, const uint8_t uuid[16]);
 /* Return the index of the first VM whose name sorts behind `after`; host->nvms if there is none. after: "": begin with
  * the first VM. */

@@ -18,19 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Return the VM of that name, but none whose uuid the text is. */
-static struct vm *vm_of_name(struct vm_host *host, const char *name)
-{
-	struct vm *vm = vm_find(host, name);
-
-	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
-}
-
 /* Check that the definition may be stored beside those of the existing VMs, and complete its uuid and MAC addresses.
  * *ret_old: the VM of that name; NULL: none. */
 static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
 {
-	struct vm *old = vm_of_name(host, def->name), *holder;
+	struct vm *old = vm_find_name(host, def->name), *holder;
 
 	*ret_old = old;
 	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)
@@ -106,7 +98,7 @@ static struct json_object *owners_of(const struct definition *def)
 /* Let the definer of the VM that is redefined stay, and remember who that is. */
 static void owners_take(struct define *w)
 {
-	const struct vm *old = vm_of_name(w->host, w->def->name);
+	const struct vm *old = vm_find_name(w->host, w->def->name);
 
 	w->redefines = old;
 	if (old)
@@ -130,7 +122,7 @@ static int owners_check(const struct define *w, const struct vm *old, struct err
  * the other errors tell nothing about another user's VM. */
 static int may_define(const struct define *w, struct err *e)
 {
-	int r = call_check_role(w->by, ROLE_ADMIN, vm_of_name(w->host, w->def->name), e);
+	int r = call_check_role(w->by, ROLE_ADMIN, vm_find_name(w->host, w->def->name), e);
 
 	return r < 0 ? r : was_check(w, e);
 }
