@@ -193,3 +193,13 @@ int mkdir_all(const char *path, mode_t mode, struct err *e)
 	}
 	return r < 0 ? r : folder_make(dir, mode, e);
 }
+
+int file_identify(int fd, struct file_id *ret)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	*ret = (struct file_id){ st.st_dev, st.st_ino };
+	return 0;
+}

@@ -3,9 +3,15 @@
 #define CAIRN_BASE_FILE_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct err;
+
+/* The identity of a file. */
+struct file_id {
+	uint64_t dev, ino;
+};
 
 /* Transfer all len bytes; retry after short counts and EINTR.
  * Return 0; -EIO if the file ends before len bytes are read; -errno. */
@@ -32,6 +38,9 @@ int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *r
  * at any point, the file has either the old or the new content.
  * Returns 0 or -errno with a sentence. */
 int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode, struct err *e);
+
+/* Returns 0 or -errno. */
+int file_identify(int fd, struct file_id *ret);
 
 /* Create a folder and its missing parents, like mkdir -p.
  * Returns 0 or -errno. */

@@ -19,7 +19,6 @@
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,7 +32,7 @@ struct answer {
 	uint32_t count;
 	uint8_t notes[CHANNEL_FDS_MAX];
 	uint32_t nheld;
-	struct fork_as_file files[CHANNEL_FDS_MAX];
+	struct file_id files[CHANNEL_FDS_MAX];
 	struct err e;
 };
 
@@ -78,11 +77,10 @@ static int held_identify(const struct fork_as_result *out, struct answer *a)
 {
 	a->nheld = out->nheld;
 	for (unsigned i = 0; i < out->nheld; i++) {
-		struct stat st;
+		int r = file_identify(out->held[i], &a->files[i]);
 
-		if (fstat(out->held[i], &st) < 0)
-			return err_set_errno(&a->e, -errno, "fstat");
-		a->files[i] = (struct fork_as_file){ st.st_dev, st.st_ino };
+		if (r < 0)
+			return err_set_errno(&a->e, r, "fstat");
 	}
 	return 0;
 }

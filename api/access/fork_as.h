@@ -8,6 +8,7 @@
 #define CAIRN_API_ACCESS_FORK_AS_H
 
 #include "base/channel.h"
+#include "base/file.h"
 
 #include <stdint.h>
 
@@ -27,10 +28,6 @@ struct rights;
  * if their file systems answer. */
 #define HELPERS_ENDING_MAX 128
 
-struct fork_as_file {
-	uint64_t dev, ino;
-};
-
 /* What run() passes to done(). */
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
@@ -44,7 +41,7 @@ struct fork_as_result {
 	int held[CHANNEL_FDS_MAX];
 	uint16_t held_at[CHANNEL_FDS_MAX];
 	unsigned nheld;
-	struct fork_as_file files[CHANNEL_FDS_MAX];
+	struct file_id files[CHANNEL_FDS_MAX];
 };
 
 struct fork_as_spec {
@@ -65,7 +62,7 @@ struct fork_as_spec {
 	void *opaque;
 };
 
-/* The processes of a daemon, until each is reaped. l: borrowed. */
+/* Create the list of the daemon's helper processes. l: borrowed. */
 struct helpers *helpers_new(struct loop *l);
 /* Forget the processes that have not ended; done() is not called. The caller has freed all users of a struct fork_as.
  * NULL allowed. */

@@ -305,17 +305,11 @@ int config_open(const struct definition *d, struct config *c, struct err *e)
 	return r < 0 ? r : config_open_files(c, &files, e);
 }
 
-int config_identify(const struct config *c, unsigned index, struct config_held *ret)
+int config_identify(const struct config *c, unsigned index, struct file_id *ret)
 {
-	struct stat st;
-
-	if (index < c->nheld) {
-		*ret = c->held[index];
-		return 0;
-	}
-	if (fstat(c->fds[index - c->nheld], &st) < 0)
-		return -errno;
-	*ret = (struct config_held){ st.st_dev, st.st_ino };
+	if (index >= c->nheld)
+		return file_identify(c->fds[index - c->nheld], ret);
+	*ret = c->held[index];
 	return 0;
 }
 

@@ -3,6 +3,7 @@
 #ifndef CAIRN_API_DEFINITION_VM_CONFIG_H
 #define CAIRN_API_DEFINITION_VM_CONFIG_H
 
+#include "base/file.h"
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
@@ -11,18 +12,13 @@ struct definition;
 struct definition_forward;
 struct err;
 
-/* The identity of a file. */
-struct config_held {
-	uint64_t dev, ino;
-};
-
 struct config {
 	struct vm_config vm;
 	/* Files that other processes opened and hold (api/access/open_as.h): those of the indices 0 to nheld - 1. Then
 	 * the first fds are the relays from which the VM process takes them (base/relay.h). 0: the daemon has all
 	 * files. */
 	unsigned nheld;
-	struct config_held held[CHANNEL_FDS_MAX];
+	struct file_id held[CHANNEL_FDS_MAX];
 	int fds[CHANNEL_FDS_MAX]; /* owned; fds[i] has the index nheld + i */
 	unsigned nfds;
 	unsigned nforwards; /* number of sockets of forwards at the end of fds; usernets_start() takes them */
@@ -64,7 +60,7 @@ int config_open(const struct definition *d, struct config *ret_c, struct err *e)
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */
 unsigned config_add_fd(struct config *c, int fd);
 /* Identify one of the definition's files. Returns 0 or -errno. */
-int config_identify(const struct config *c, unsigned index, struct config_held *ret);
+int config_identify(const struct config *c, unsigned index, struct file_id *ret);
 /* Send the configuration as VM_MSG_CONFIG. Returns 0 or -errno. */
 int config_send(const struct config *c, int sock, uint64_t seq);
 /* Close the fds. */

@@ -46,7 +46,7 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 /* Check that no other active VM of the daemon's own user uses the image, unless both only read it: two writers would
  * destroy it. The image's lock would refuse it as well, but cannot name the other VM.
  * image: disk i's image. */
-static int disk_check_free(struct vm *vm, unsigned i, const struct config_held *image, struct err *e)
+static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *image, struct err *e)
 {
 	struct vm_host *host = vm->host;
 	bool ours_writes = !vm->def->disks[i].read_only;
@@ -77,7 +77,7 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 	int r = 0;
 
 	for (unsigned i = 0; i < c->vm.ndisks && !r; i++) {
-		struct config_held image;
+		struct file_id image;
 
 		if (config_identify(c, c->vm.disks[i].fd[0], &image) == 0)
 			r = disk_check_free(vm, i, &image, e);

@@ -168,7 +168,7 @@ static void opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct outcome *o = opaque;
 	int fds[CHANNEL_FDS_MAX] = { -1, -1 };
-	struct config_held id;
+	struct file_id id;
 	struct stat st;
 
 	assert_false(o->done);
