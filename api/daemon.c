@@ -345,8 +345,6 @@ int daemon_open(struct daemon *d, struct err *e)
 	d->commands.host = h;
 	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
 	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
-	for (unsigned i = 0; i < ARRAY_SIZE(d->commands.schemas); i++)
-		d->commands.schemas[i] = schema_printed(i);
 	h->sink = (struct event_sink){ daemon_emit, h };
 	h->observers = observers;
 	h->permissions.changed = permissions_changed;
@@ -428,8 +426,6 @@ void daemon_close(struct daemon *d)
 	forwards_processes_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);
-	for (unsigned i = 0; i < ARRAY_SIZE(d->commands.schemas); i++)
-		json_object_put(d->commands.schemas[i]);
 	denial_log_close(d->commands.denials);
 	audit_close(d->commands.audit);
 	event_log_close(h->events);

@@ -20,9 +20,6 @@ struct command_context {
 	struct audit *audit;
 	struct denial_log *denials;
 	const struct command_handler *handlers[2]; /* tables of handlers, indexed by enum dialect */
-	/* The answers to query-qmp-schema, indexed by enum dialect. Every user may ask for them, and making one takes
-	 * longer than any other query. */
-	struct json_object *schemas[2];
 };
 
 /* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */

@@ -57,7 +57,7 @@ void command_query_commands(struct call *c)
 
 void command_query_schema(struct call *c)
 {
-	call_return(c, json_object_get(c->context->schemas[c->dialect]));
+	call_return(c, schema_printed(c->dialect));
 }
 
 void command_query_audit(struct call *c)

@@ -139,7 +139,8 @@ int schema_check_args(const struct command *c, struct json_object *args, struct 
 /* Return the answers to query-qmp-schema, in QEMU's format, and to query-commands. The caller owns them. */
 struct json_object *schema_to_json(enum dialect d);
 struct json_object *schema_commands_to_json(enum dialect d);
-/* Return schema_to_json() as a value that is printed already (js_text()). */
+/* The same as schema_to_json(), printed once and kept (js_text()): every user may ask for it often, and making it takes
+ * longer than any other query. */
 struct json_object *schema_printed(enum dialect d);
 /* Return the version for the greeting and query-version. The caller owns it. */
 struct json_object *schema_version_to_json(void);

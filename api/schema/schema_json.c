@@ -167,9 +167,14 @@ struct json_object *schema_to_json(enum dialect d)
 
 struct json_object *schema_printed(enum dialect d)
 {
-	CLEANUP_JS struct json_object *all = schema_to_json(d);
+	static struct json_object *printed[2];
 
-	return js_text(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	if (!printed[d]) {
+		CLEANUP_JS struct json_object *all = schema_to_json(d);
+
+		printed[d] = js_text(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	}
+	return json_object_get(printed[d]);
 }
 
 struct json_object *schema_commands_to_json(enum dialect d)
