@@ -195,7 +195,8 @@ static void bounce_next(struct bounce *n)
 /* Get a request's buffer and start its first piece. Returns 0; -EAGAIN: there is no room; -ENOMEM. */
 static int bounce_begin(struct block *b, struct block_req *r)
 {
-	/* Pieces of a write to unallocated clusters would find those of the piece before. */
+	/* Do not split a write to unallocated clusters: the first piece would allocate a cluster that the next must
+	 * find unallocated. */
 	uint64_t room = r->flags & BLOCK_REQ_UNALLOCATED ? r->len : MIN(r->len, b->bounce_piece);
 	uint64_t charged = MIN(room, b->bounce.max_bytes);
 	struct bounce *n;

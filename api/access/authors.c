@@ -67,19 +67,19 @@ static void disk_claims(struct claims *c, const struct definition_disk *d)
 }
 
 /* No path begins with a word, so these keys differ from those of files. */
-#define INTERFACE_KEY 96
+#define KEY_BYTES 96
 
-static void interface_key(const struct definition_interface *n, char key[INTERFACE_KEY])
+static void interface_key(const struct definition_interface *n, char key[KEY_BYTES])
 {
 	if (n->type == DEFINITION_BRIDGE)
-		snprintf(key, INTERFACE_KEY, "bridge %s", n->source);
+		snprintf(key, KEY_BYTES, "bridge %s", n->source);
 	else
-		snprintf(key, INTERFACE_KEY, "user %s", n->id);
+		snprintf(key, KEY_BYTES, "user %s", n->id);
 }
 
 static void interface_claims(struct claims *c, const struct definition_interface *n)
 {
-	char key[INTERFACE_KEY], forward[DEFINITION_FORWARD_TEXT];
+	char key[KEY_BYTES], forward[DEFINITION_FORWARD_TEXT];
 	unsigned gains = (n->user.host_loopback ? GAIN_HOST : 0) | (n->user.restricted ? 0 : GAIN_WORLD);
 
 	if (n->type == DEFINITION_NETWORK)
@@ -92,14 +92,14 @@ static void interface_claims(struct claims *c, const struct definition_interface
 	}
 }
 
-static void setting_key(const char *setting, uint32_t value, char key[INTERFACE_KEY])
+static void setting_key(const char *setting, uint32_t value, char key[KEY_BYTES])
 {
-	snprintf(key, INTERFACE_KEY, "%s %u", setting, value);
+	snprintf(key, KEY_BYTES, "%s %u", setting, value);
 }
 
 static void setting_claim(struct claims *c, const char *setting, uint32_t value)
 {
-	char key[INTERFACE_KEY];
+	char key[KEY_BYTES];
 
 	setting_key(setting, value, key);
 	claim_add(c, key, 0);
@@ -139,7 +139,7 @@ const struct rights *author_of_forward(const struct definition *d, const struct 
 
 const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n)
 {
-	char key[INTERFACE_KEY];
+	char key[KEY_BYTES];
 
 	interface_key(n, key);
 	return author_of(d, key);
@@ -147,7 +147,7 @@ const struct rights *author_of_interface(const struct definition *d, const struc
 
 const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value)
 {
-	char key[INTERFACE_KEY];
+	char key[KEY_BYTES];
 
 	setting_key(setting, value, key);
 	return author_of(d, key);

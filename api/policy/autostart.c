@@ -153,7 +153,7 @@ static void due_add(struct autostart *a, size_t i)
 	struct err e;
 
 	for (size_t k = 0; k < i && most && vm->def->rights; k++)
-		n += bounds_same_definer(vm, a->host->vms[k]) && is_due(a, a->host->vms[k]);
+		n += bounds_definer(vm) == bounds_definer(a->host->vms[k]) && is_due(a, a->host->vms[k]);
 	if (!most || n < most) {
 		staged_run_add(a->sequence, vm, bounds_order(vm), bounds_start_delay_s(vm));
 		return;

@@ -4,8 +4,8 @@
 #ifndef CAIRN_API_POLICY_BOUNDS_H
 #define CAIRN_API_POLICY_BOUNDS_H
 
-#include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct vm;
 
@@ -14,7 +14,7 @@ uint32_t bounds_order(const struct vm *vm);
 uint32_t bounds_start_delay_s(const struct vm *vm);
 uint32_t bounds_deadline_s(const struct vm *vm);
 
-/* Whether two VMs have the same definer, and thereby share the bound of starts at boot. */
-bool bounds_same_definer(const struct vm *a, const struct vm *b);
+/* Return the user whose VMs share bounds with this one: its definer; 0 for root and the daemon's own user. */
+uid_t bounds_definer(const struct vm *vm);
 
 #endif

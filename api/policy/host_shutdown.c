@@ -128,10 +128,15 @@ static void step_save(struct vm *vm)
 	j->concluded_opaque = vm;
 }
 
+static uint64_t seconds_past(const struct host_shutdown *s)
+{
+	return (loop_now_ns() - s->begun_ns) / CLOCK_NS_PER_S;
+}
+
 /* Fill the plan of the VM's shutdown. Neither its definer nor all VMs together keep the host from shutting down. */
 static void plan_of(const struct host_shutdown *s, const struct vm *vm, struct shutdown_plan *ret_p)
 {
-	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = (loop_now_ns() - s->begun_ns) / CLOCK_NS_PER_S;
+	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = seconds_past(s);
 
 	shutdown_plan_default(vm, ret_p);
 	ret_p->deadline_s = bounds_deadline_s(vm);
@@ -174,7 +179,7 @@ static uint64_t job_progress_of(const struct vm *vm)
  * the daemon's user have two thirds of the limit, all together, so that time remains for the others. */
 static uint64_t wait_s(const struct host_shutdown *s, const struct vm *vm)
 {
-	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = (loop_now_ns() - s->begun_ns) / CLOCK_NS_PER_S;
+	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = seconds_past(s);
 	uint64_t users_s = limit_s * 2 / 3;
 
 	if (!limit_s)

@@ -14,7 +14,8 @@ bool policy_all_over(const struct policy_entry *e, size_t n)
 	return true;
 }
 
-/* What keeps an entry from starting. HELD: a delay of its own definer, directly or through earlier entries. */
+/* What keeps an entry from starting.
+ * HOLD_OWN_DELAY: a delay of its own definer, directly or through earlier entries. */
 enum hold { HOLD_NONE, HOLD_OTHERS, HOLD_OWN_DELAY };
 
 /* Decide whether e[i] may start. ret_at_ns: with HOLD_OWN_DELAY, the time at which its delay ends; 0: unknown. */

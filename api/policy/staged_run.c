@@ -1,5 +1,5 @@
 #include "api/policy/staged_run.h"
-#include "api/access/rights.h"
+#include "api/policy/bounds.h"
 #include "api/policy/policy.h"
 #include "api/vm/vm.h"
 #include "base/loop.h"
@@ -62,7 +62,7 @@ void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, u
 	memmove(&s->entries[i + 1], &s->entries[i], (s->n - i) * sizeof(*s->entries));
 	memmove(&s->names[i + 1], &s->names[i], (s->n - i) * sizeof(*s->names));
 	s->entries[i] = (struct policy_entry){ .order = order, .delay_s = delay_s,
-		.definer = vm->def->rights ? vm->def->rights->uid : 0 };
+		.definer = bounds_definer(vm) };
 	memcpy(s->names[i], vm->def->name, sizeof(s->names[i]));
 	s->n++;
 }

@@ -497,10 +497,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->listener = *listener;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
-	if (cfg->forked)
-		m->pagemap_fd = steal_fd(&host->pagemap_fd);
-	else
-		m->pagemap_fd = -1;
+	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;

@@ -22,17 +22,24 @@ static const char *state_word(struct json_object *o)
 	return s ? s : "-";
 }
 
-static struct json_object *parent_of(struct json_object *all, struct json_object *o)
+#define NO_PARENT SIZE_MAX
+
+/* Return the index of o's parent; NO_PARENT: it has none in the list. */
+static size_t parent_index(struct json_object *all, struct json_object *o)
 {
 	const char *id = js_get_str(o, "parent");
 
-	for (size_t i = 0; id && i < json_object_array_length(all); i++) {
-		struct json_object *p = json_object_array_get_idx(all, i);
+	for (size_t i = 0; id && i < json_object_array_length(all); i++)
+		if (!strcmp(js_get_str_or(json_object_array_get_idx(all, i), "id", ""), id))
+			return i;
+	return NO_PARENT;
+}
 
-		if (!strcmp(js_get_str_or(p, "id", ""), id))
-			return p;
-	}
-	return NULL;
+static struct json_object *parent_of(struct json_object *all, struct json_object *o)
+{
+	size_t i = parent_index(all, o);
+
+	return i == NO_PARENT ? NULL : json_object_array_get_idx(all, i);
 }
 
 static bool is_child(struct json_object *o, struct json_object *above)
@@ -51,8 +58,6 @@ static bool has_children(struct json_object *all, struct json_object *o)
 }
 
 /* ---- the tree, as virsh draws it ---- */
-
-#define NO_PARENT SIZE_MAX
 
 struct branch {
 	size_t parent; /* index of its parent; NO_PARENT: it is a root */
@@ -108,14 +113,8 @@ static int tree_print(struct json_object *all, struct json_object *from)
 	struct tree t = { .all = all, .branches = must_alloc(calloc(n + 1, sizeof(*t.branches))),
 		.indent = must_alloc(calloc(n + 2, 4)) };
 
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *parent = parent_of(all, json_object_array_get_idx(all, i));
-
-		t.branches[i].parent = NO_PARENT;
-		for (size_t k = 0; parent && k < n; k++)
-			if (json_object_array_get_idx(all, k) == parent)
-				t.branches[i].parent = k;
-	}
+	for (size_t i = 0; i < n; i++)
+		t.branches[i].parent = parent_index(all, json_object_array_get_idx(all, i));
 	for (size_t i = 0; i < n; i++)
 		if (from ? json_object_array_get_idx(all, i) == from : t.branches[i].parent == NO_PARENT)
 			branch_print(&t, i, true, true);
