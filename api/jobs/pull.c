@@ -26,6 +26,7 @@
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 #define AGAIN_NS 100000000ULL
+#define SETTLE_TRIES 100 /* 10 seconds; then the next start ignores the backing files that the definition still names */
 
 struct pull {
 	struct store_work work; /* done when the mark is on stable storage */
@@ -35,11 +36,16 @@ struct pull {
 	char *image; /* path of the disk's image; owned */
 	struct loop_timer *again; /* for a pull of an earlier daemon, which the process may still be ending; else NULL */
 	bool was_pending; /* the running definition differed from the next start's before the pull changed the latter */
+	struct json_object *settled; /* the definition that the pull stores; owned; NULL: none yet */
+	struct loop_timer *settle; /* NULL: none */
+	unsigned settle_tries;
 };
 
 static void pull_free(struct pull *p)
 {
 	loop_timer_free(p->again);
+	loop_timer_free(p->settle);
+	json_object_put(p->settled);
 	free(p->image);
 	free(p);
 }
@@ -54,6 +60,26 @@ static const struct definition_disk *disk_find(const struct definition *def, con
 
 /* ---- the definition ---- */
 
+static void definition_settle(void *opaque);
+
+/* Settle the definition again, since it was changed meanwhile or cannot be changed now. */
+static bool settle_later(struct pull *p)
+{
+	if (p->settle_tries++ == SETTLE_TRIES)
+		return false;
+	if (!p->settle && loop_timer_new(p->vm->host->loop, definition_settle, p, &p->settle) < 0)
+		return false;
+	loop_timer_arm(p->settle, loop_now_ns() + AGAIN_NS);
+	return true;
+}
+
+static bool is_settled(const struct pull *p)
+{
+	CLEANUP_JS struct json_object *is = definition_to_json(p->vm->def);
+
+	return json_object_equal(is, p->settled);
+}
+
 static void definition_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
 {
 	struct pull *p = opaque;
@@ -61,14 +87,16 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 	struct err why;
 
 	(void)what;
+	if (r == -EBUSY && settle_later(p))
+		return;
 	if (r < 0) {
 		err_set(&why, r, e->cls, "the disk's image has no backing file any more, but the definition still names one, "
 			"which the next start ignores: %.300s", e->msg);
 		job_fail(p->job, &why);
 	} else {
-		/* The VM's process does not read the backing files any more. If vm->def was not changed before, it
-		 * describes the running VM again. */
-		if (!p->was_pending) {
+		/* The VM's process does not read the backing files any more. If no user has changed vm->def before or
+		 * since, it describes the running VM again. */
+		if (!p->was_pending && is_settled(p)) {
 			definition_free(vm->live);
 			vm->live = NULL;
 		}
@@ -107,8 +135,9 @@ static struct definition *definition_without(const struct vm *vm, const char *di
 
 /* Remove the backing files from the definition, which ends the disk's mark. If the daemon dies before that, the next
  * start ignores the backing files of the marked disk. */
-static void definition_settle(struct pull *p)
+static void definition_settle(void *opaque)
 {
+	struct pull *p = opaque;
 	struct vm *vm = p->vm;
 	const struct definition_disk *d = disk_find(vm_live(vm), p->body.disk);
 	struct definition *def = d ? definition_without(vm, p->body.disk, d->layers[0].path) : NULL;
@@ -117,7 +146,9 @@ static void definition_settle(struct pull *p)
 		pin_release_due(vm->host);
 	p->was_pending = vm->live;
 	if (def) {
-		vm_define(vm->host, def, VM_REDEFINE, NULL, NULL, definition_defined, p);
+		json_object_put(p->settled);
+		p->settled = definition_to_json(def);
+		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, p);
 		return;
 	}
 	job_succeed(p->job, NULL);

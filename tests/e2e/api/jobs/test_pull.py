@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, Console, Qmp, QmpError, open_files, until
+from test_slow_disk import PRELOAD
 
 MIB = 1 << 20
 
@@ -238,6 +239,32 @@ def test_image_that_lost_its_backing_file_without_a_pull_is_refused(vm):
     img(vm, "create", "-f", "qcow2", "disk.qcow2", "24M")
     for args in ("start", "vm1"), ("snapshot-list", "vm1"):
         assert "no backing file" in vm.cairn(*args, ok=False).stderr
+
+
+def test_edit_that_is_stored_while_a_pull_ends_is_kept(vm):
+    """The user's draft waits for the disk while the pull ends and changes the definition, too."""
+    vm.cairn("destroy", "vm1")
+    vm.stop()
+    go = vm.tmp / "go"
+    vm.env |= {"LD_PRELOAD": PRELOAD, "SLOW_SYNC_OF": ".draft-", "SLOW_SYNC_UNTIL": str(go)}
+    vm.start()
+    vm.cairn("start", "vm1")
+    pid = vm.info("vm1")["pid"]
+    q, other = vm.qmp(), vm.qmp()
+    definition = q.run("vm-dump-definition", vm="vm1")["definition"]
+    os.kill(pid, signal.SIGSTOP)
+    id = vm.cairn("blockpull", "vm1", "vda", "--no-wait").stdout.strip()
+    q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": {**definition, "memory": "48M"}}}).encode())
+    until(lambda: any(p.name.startswith(".draft-") for p in (vm.state / "vms").iterdir()))
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: str(vm.tmp / "base.raw") not in open_files(pid))
+    assert other.run("query-jobs", id=id)[0]["status"] == "running"
+    go.touch()
+    assert "return" in q.answer()
+    until(lambda: other.run("query-jobs", id=id)[0]["status"] == "concluded")
+    now = other.run("vm-dump-definition", vm="vm1", inactive=True)
+    assert now["definition"] == {**definition, "memory": "48M", "disks": now["definition"]["disks"]}
+    assert "backing" not in now["definition"]["disks"][0] and now["pending"]
 
 
 def test_refusals_of_pull(vm):
