@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Limit of one system call: io_uring has 32-bit lengths, and Linux truncates at 2 GiB. */
 #define IO_STEP_BYTES (1ULL << 30)
@@ -15,6 +16,21 @@ const uint8_t io_zeros[IO_ZEROS_BYTES] __attribute__((aligned(4096)));
 void *io_buffer_new(size_t len)
 {
 	return aligned_alloc(4096, ROUND_UP(len, 4096));
+}
+
+bool io_hole_find(struct io_holes *h, int fd, uint64_t off, uint64_t *len)
+{
+	off_t data, end;
+
+	if (off < h->from || off >= h->end) {
+		data = lseek(fd, (off_t)off, SEEK_DATA);
+		if (data < 0 && errno != ENXIO) /* ENXIO: a hole up to the end */
+			return false;
+		end = data == (off_t)off ? lseek(fd, data, SEEK_HOLE) : data;
+		*h = (struct io_holes){ off, end > (off_t)off ? (uint64_t)end : UINT64_MAX, data != (off_t)off };
+	}
+	*len = MIN(*len, h->end - off);
+	return h->is_hole;
 }
 
 uint64_t iov_bytes(const struct iovec *iov, unsigned niov)

@@ -1,5 +1,5 @@
 /* io: one complete read or write on one fd. After a short count, it transfers the rest. Bytes past the end of a file
- * read as zeros.
+ * read as zeros. Also the holes of a file.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_BLOCK_IO_H
@@ -36,6 +36,18 @@ int io_read_result(const struct io *io, int res, uint64_t bytes);
 
 /* Returns true if the error says that the host or its file system does not have the operation. */
 bool io_host_cannot(int res);
+
+/* ---- holes ---- */
+
+/* The file system's last answer, for [from, end). The query is slow: some file systems scan up to the end of the hole
+ * or the data each time. Zeros: no answer; the owner clears it before a write. */
+struct io_holes {
+	uint64_t from, end;
+	bool is_hole;
+};
+/* Look up the stretch of fd from off on. *len: its most bytes; set to those that are all hole or all data.
+ * Returns true for a hole, also past the end of the file; false for data, or if the file system cannot tell. */
+bool io_hole_find(struct io_holes *h, int fd, uint64_t off, uint64_t *len);
 
 /* ---- iovec arithmetic ---- */
 

@@ -21,10 +21,7 @@ struct raw {
 	bool is_device;
 	/* Permanently false once the host reports the operation as unsupported. */
 	bool can_punch, can_zero_range;
-	/* The file system's last answer about holes, valid until the next write. The query is slow:
-	 * some file systems scan up to the end of the hole or the data each time. */
-	uint64_t seen_from, seen_end;
-	bool seen_zero;
+	struct io_holes holes; /* until the next write */
 	struct raw_req *pool;
 	unsigned npool;
 };
@@ -76,7 +73,7 @@ static void sync_done(struct loop_op *op, int res)
 static void raw_data_done(struct raw_req *q, int res)
 {
 	if (q->req->op != BLOCK_READ)
-		q->raw->seen_end = 0;
+		q->raw->holes.end = 0;
 	if (res < 0 || !(q->req->flags & BLOCK_REQ_FUA) || q->req->op == BLOCK_READ) {
 		raw_finish(q, res);
 		return;
@@ -190,7 +187,7 @@ static void raw_submit(struct block *b, struct block_req *r)
 		return;
 	}
 	if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH)
-		w->seen_end = 0;
+		w->holes.end = 0;
 	q->raw = w;
 	q->req = r;
 	q->done_bytes = 0;
@@ -214,30 +211,12 @@ static void raw_submit(struct block *b, struct block_req *r)
 	}
 }
 
-static void seen_set(struct raw *w, uint64_t from, off_t end, bool zero)
-{
-	w->seen_from = from;
-	w->seen_end = end > (off_t)from ? (uint64_t)end : w->base.info.size_bytes;
-	w->seen_zero = zero;
-}
-
 static int raw_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
 {
 	struct raw *w = container_of(b, struct raw, base);
-	off_t data;
 
 	*ret = (struct block_extent){ .len = len, .present = true, .has_host = true, .host = off };
-	if (off < w->seen_from || off >= w->seen_end) {
-		data = lseek(b->fd, (off_t)off, SEEK_DATA);
-		if (data == (off_t)off)
-			seen_set(w, off, lseek(b->fd, (off_t)off, SEEK_HOLE), false);
-		else if (data > (off_t)off || errno == ENXIO)
-			seen_set(w, off, data, true); /* ENXIO: a hole up to the end */
-		else
-			return 0; /* the file system cannot tell */
-	}
-	ret->zero = w->seen_zero;
-	ret->len = MIN(len, w->seen_end - off);
+	ret->zero = io_hole_find(&w->holes, b->fd, off, &ret->len);
 	return 0;
 }
 
@@ -256,7 +235,7 @@ static int raw_resize(struct block *b, uint64_t size, struct err *e)
 	if (ftruncate(b->fd, (off_t)size) < 0 || fdatasync(b->fd) < 0)
 		return err_set_errno(e, -errno, "%s: cannot change the size", b->name);
 	b->info.size_bytes = w->file_bytes = size;
-	w->seen_end = 0;
+	w->holes.end = 0;
 	return 0;
 }
 

@@ -303,6 +303,10 @@ struct qcow2 {
 	/* an external data file: each data cluster lies at its guest offset and has no refcount */
 	bool external;
 	struct data_file data;
+	struct { /* see extent_is_hole() */
+		bool known, preallocated;
+		struct io_holes found;
+	} holes;
 
 	struct free_list pending_free; /* freed since the last commit began */
 	struct commit commit;
@@ -464,7 +468,7 @@ int tail_trim_step(struct qcow2 *q, struct tail_trim *t, struct wait *w);
 /* Cut the unused end of the file. No request is in flight. */
 void tail_cut(struct qcow2 *q);
 
-/* ---- map.c ---- */
+/* ---- map.c, holes.c ---- */
 
 enum extent_kind { EXTENT_UNALLOCATED, EXTENT_ZERO, EXTENT_DATA, EXTENT_COMPRESSED };
 struct extent {
@@ -481,6 +485,12 @@ struct extent {
  * an invalid entry. */
 int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len, struct wait *w,
 	struct extent *ret);
+
+/* Look up the data at `host` in the file of an image that is open for reading.
+ * *len: its most bytes; set to those that are all hole or all data.
+ * Returns true for a hole of an image with preallocated clusters. Other images' holes are not looked up, because that
+ * takes time and finds no more than parts of clusters. */
+bool extent_is_hole(struct qcow2 *q, uint64_t host, uint64_t *len);
 
 /* Get the slice with off's entry from a table that may be changed; the table is copied if it is
  * shared. The slice is pinned. Returns 0; -EINPROGRESS; -errno. */

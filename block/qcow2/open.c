@@ -320,6 +320,8 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 	*ret = (struct block_extent){ .zero = x.kind == EXTENT_ZERO, .len = x.len,
 		.present = x.kind != EXTENT_UNALLOCATED, .compressed = x.kind == EXTENT_COMPRESSED,
 		.has_host = x.has_host, .host = x.has_host ? x.host : 0 };
+	if (x.kind == EXTENT_DATA)
+		ret->zero = ret->preallocated = extent_is_hole(q, x.host, &ret->len);
 	if (ret->present)
 		return 0;
 	ret->zero = true;

@@ -76,6 +76,34 @@ def test_space_added_over_a_backing_file_is_zeros_and_is_allocated(box, options,
         assert all("offset" in x for x in extents if x["start"] >= 512 << 10)
 
 
+@pytest.mark.parametrize("how", ["off", "metadata", "falloc", "full"])
+@pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on", "compat=0.10,cluster_size=4k", "cluster_size=512,refcount_bits=1",
+                                     "cluster_size=2M,refcount_bits=64"])
+def test_holes_of_preallocated_clusters_are_zeros_as_for_qemu(box, options, how):
+    box.img("create", "-q", "-f", "qcow2", "-o", f"{options},preallocation={how}", "a", "24M")
+    box.io("a", "write -P 1 2M 2M", "write -P 2 7M 64k", "discard 10M 2M", "write -z 16M 64k")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "a", "-F", "qcow2", "top")
+    box.io("top", "write -P 3 3M 64k")
+    for image in ("a", "top"):
+        for args in (["map"], ["map", "--output", "json"], ["measure", "-O", "qcow2"]):
+            assert box.img(*args, image).stdout == box.qemu(*args, image).stdout, args
+        box.img("convert", "-O", "raw", image, "copy")
+        box.qemu("compare", "-f", "raw", "-F", "qcow2", "copy", image)
+
+
+def test_refcount_blocks_without_space_are_not_read_for_holes(box):
+    """A forged refcount table has entries for 2 TiB of a sparse file."""
+    box.img("create", "-q", "-f", "qcow2", "-o", "cluster_size=64k", "a", "1M")
+    box.io("a", "write -P 1 0 64k")
+    os.truncate(box.path / "a", 2 << 40)
+    with open(box.path / "a", "r+b") as f:
+        f.seek(be64(box.path / "a", 48))
+        entries = f.read(8) + (1 << 30).to_bytes(8, "big") * 1023
+        f.seek(-8, os.SEEK_CUR)
+        f.write(entries)
+    assert box.img("map", "a").stdout == box.qemu("map", "a").stdout
+
+
 @pytest.mark.parametrize("how", ["metadata", "falloc", "full"])
 def test_preallocated_overlay_shows_its_backing_file(box, how):
     backed(box, f"extended_l2=on,preallocation={how}", "1M")
