@@ -30,6 +30,7 @@
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -440,6 +441,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	struct daemon d = { .host = { .paths = p, .run_dir_fd = -1, .log_level = log_level } };
 	struct loop_watch *signals = NULL;
 	struct heartbeat *heartbeat = NULL;
+	struct vm_sandbox sandbox;
 	CLEANUP_CLOSE int signal_fd = -1;
 	CLEANUP_CLOSE int notify_fd = notify_open();
 	int r;
@@ -449,6 +451,8 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
 	if (r < 0)
 		return r;
+	vm_sandbox_prepare(&sandbox);
+	d.host.sandbox = &sandbox;
 	d.host.helpers = helpers_new(d.host.loop);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
@@ -467,6 +471,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	heartbeat_free(heartbeat);
 	loop_unwatch(signals);
 	helpers_free(d.host.helpers);
+	vm_sandbox_done(&sandbox);
 	loop_free(d.host.loop);
 	return r;
 }

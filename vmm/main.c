@@ -40,13 +40,15 @@ struct process {
 	int notify_fd; /* -1: none, or foreground has taken it */
 	struct host_files host;
 	bool unconfined; /* --no-sandbox */
-	int landlock; /* version; 0: none */
+	struct sandbox_options options;
+	struct sandbox_report sandbox;
 };
 
 static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
-	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--no-sandbox] | --version\n", stderr);
+	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--no-sandbox]\n"
+	      "       cairn-vm --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
 
@@ -56,6 +58,22 @@ static int arg_fd(const char *s)
 	long v = strtol(s, &end, 10);
 
 	return *s && !*end && v >= 0 && v < 1 << 20 ? (int)v : -1;
+}
+
+/* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. Returns false for any other
+ * argument. */
+static bool options_parse(struct process *p, int argc, char **argv, int fd)
+{
+	for (int i = 3; i < argc; i++) {
+		if (!strcmp(argv[i], "--no-sandbox")) {
+			p->unconfined = true;
+			continue;
+		}
+		if (strcmp(argv[i], "--namespaces") || i + 1 == argc || arg_fd(argv[i + 1]) < 0)
+			return false;
+		p->options = (struct sandbox_options){ .spaces_fd = fd + 1, .spaces = (unsigned)arg_fd(argv[++i]), .own_spaces = true };
+	}
+	return true;
 }
 
 static void log_setup(struct process *p)
@@ -85,7 +103,7 @@ static int process_enter(struct process *p, struct err *e)
 
 	host_files_open(&p->host);
 	if (!r && !p->unconfined)
-		return sandbox_enter(p->loop, &p->host, &p->landlock, e);
+		return sandbox_enter(p->loop, &p->host, &p->options, &p->sandbox, e);
 	host_files_open_pagemap(&p->host);
 	return r;
 }
@@ -97,7 +115,7 @@ static int process_build(struct process *p, struct err *e)
 
 	host_files_done(&p->host);
 	if (!r)
-		vm_set_landlock(p->vm, p->landlock);
+		vm_set_landlock(p->vm, p->sandbox.landlock);
 	if (!r)
 		r = control_serve(p->control, p->loop, p->vm, e);
 	if (!r && p->cfg.foreground)
@@ -132,8 +150,10 @@ static int process_run(struct process *p, int r, struct err *e)
 {
 	if (p->unconfined)
 		log_warn(NULL, "the sandbox is off: for debugging only");
-	else if (!r && !p->landlock && !LOCKDOWN_SANITIZED)
+	else if (!r && !p->sandbox.landlock && !LOCKDOWN_SANITIZED)
 		log_warn(NULL, "the sandbox lacks landlock: this kernel has none, or it is switched off");
+	if (p->sandbox.lacks[0])
+		log_warn(NULL, "the sandbox lacks namespaces: %s", p->sandbox.lacks);
 	if (!r)
 		r = process_build(p, e);
 
@@ -190,9 +210,8 @@ int main(int argc, char **argv)
 		puts("cairn-vm " CAIRN_VERSION);
 		return 0;
 	}
-	p.unconfined = argc == 4 && !strcmp(argv[3], "--no-sandbox");
-	if ((argc != 3 && !p.unconfined) || (fd = arg_fd(argv[2])) < 0 || (strcmp(argv[1], "--listen") &&
-		strcmp(argv[1], "--take-over") && strcmp(argv[1], "--channel")))
+	if (argc < 3 || (fd = arg_fd(argv[2])) < 0 || (strcmp(argv[1], "--listen") && strcmp(argv[1], "--take-over") &&
+		strcmp(argv[1], "--channel")) || !options_parse(&p, argc, argv, fd))
 		return usage();
 	signal(SIGPIPE, SIG_IGN);
 	oom_protection_drop();

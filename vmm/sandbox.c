@@ -14,7 +14,10 @@
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <seccomp.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -143,12 +146,40 @@ static int privileges_drop(struct err *e)
 	return setrlimit(RLIMIT_MEMLOCK, &none) < 0 ? lockdown_drop_but_memory(e) : lockdown_drop(e);
 }
 
-int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, struct err *e)
+static void lack_add(struct sandbox_report *report, const char *what)
+{
+	size_t at = strlen(report->lacks);
+
+	snprintf(report->lacks + at, sizeof(report->lacks) - at, "%s%s: %s", at ? "; " : "", what, strerror(errno));
+}
+
+/* Leave the host's file systems and network, which takes capabilities. A host may reach a limit of namespaces at any
+ * time (user.max_ipc_namespaces); the process goes on without the namespace. */
+static void spaces_change(const struct sandbox_options *o, struct sandbox_report *report)
+{
+	static const struct {
+		int flag;
+		const char *name;
+	} own[] = { { CLONE_NEWIPC, "own IPC namespace" }, { CLONE_NEWUTS, "own UTS namespace" } };
+
+	for (unsigned i = 0; i < o->spaces; i++) {
+		if (!LOCKDOWN_SANITIZED && setns(o->spaces_fd + (int)i, 0) < 0)
+			lack_add(report, "the daemon's namespace");
+		close(o->spaces_fd + (int)i);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(own) && o->own_spaces && !LOCKDOWN_SANITIZED; i++)
+		if (unshare(own[i].flag) < 0)
+			lack_add(report, own[i].name);
+}
+
+int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
+	struct err *e)
 {
 	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX } };
 	int r;
 
 	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
+	spaces_change(o, ret);
 	r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
 	if (!r)
 		r = privileges_drop(e);
@@ -158,7 +189,7 @@ int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, st
 	r = program_hide();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: dumpable");
-	r = *ret_landlock = lockdown_outside();
+	r = ret->landlock = lockdown_outside();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
 	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, l, e);

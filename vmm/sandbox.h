@@ -3,17 +3,34 @@
 #ifndef CAIRN_VMM_SANDBOX_H
 #define CAIRN_VMM_SANDBOX_H
 
+#include <stdbool.h>
+
 struct err;
 struct host_files;
 struct loop;
+
+/* What the daemon asks for, on the command line. */
+struct sandbox_options {
+	int spaces_fd;	 /* the first of the fds of namespaces to enter; they follow one another */
+	unsigned spaces; /* their number */
+	bool own_spaces; /* make own namespaces of IPC and UTS */
+};
+
+/* What became of the parts that some hosts lack. */
+struct sandbox_report {
+	int landlock; /* see lockdown_outside() */
+	char lacks[160]; /* the namespaces that the process could not enter or make, with the reasons; "": none */
+};
 
 /* Give up all capabilities, new files, and all system calls that building a VM does not need; any other kills
  * the process. Call it before the process creates threads and reads anything from outside.
  * l: a loop of this process; all of them have its back end.
  * host: host_files_open() has opened it; gets the pagemap.
- * ret_landlock: see lockdown_outside().
+ * o: its fds are closed.
+ * ret: zero; set on errors, too.
  * Returns 0 or -errno. */
-int sandbox_enter(struct loop *l, struct host_files *host, int *ret_landlock, struct err *e);
+int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
+	struct err *e);
 
 /* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open;
  * threads may be created later. Returns 0 or -errno. */

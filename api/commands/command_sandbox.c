@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
+#include "api/vm/vm_sandbox.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -21,16 +22,18 @@
 /* Some clients read lines of at most 64 KiB. A larger file, such as that of a process with 1,500 groups, counts as not
  * readable. */
 #define PROC_BYTES (10 * 1024)
+/* Of files that this handler only counts. */
+#define TABLE_BYTES (1024 * 1024)
 
 /* Returns the content of a file in /proc/PID, which the caller frees; NULL: the daemon may not read the file. */
-static char *proc_read(pid_t pid, const char *name)
+static char *proc_read(pid_t pid, const char *name, size_t max)
 {
 	char path[64], *text = NULL;
 	struct err e;
 	size_t len;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-	return file_read(path, PROC_BYTES, &text, &len, &e) < 0 ? NULL : text;
+	return file_read(path, max, &text, &len, &e) < 0 ? NULL : text;
 }
 
 /* Returns the text after a key, which begins with the newline before it; NULL: the kernel does not report it. */
@@ -79,7 +82,7 @@ static void put_capabilities(struct json_object *o, const char *name, const char
 static void put_status(struct json_object *o, pid_t pid)
 {
 	static const char *const modes[] = { "disabled", "strict", "filter" };
-	CLEANUP_FREE char *text = proc_read(pid, "status");
+	CLEANUP_FREE char *text = proc_read(pid, "status", PROC_BYTES);
 	const char *at;
 
 	if (!text)
@@ -101,7 +104,7 @@ static void put_status(struct json_object *o, pid_t pid)
 
 static void put_limits(struct json_object *o, pid_t pid)
 {
-	CLEANUP_FREE char *text = proc_read(pid, "limits");
+	CLEANUP_FREE char *text = proc_read(pid, "limits", PROC_BYTES);
 
 	if (!text)
 		return;
@@ -111,7 +114,7 @@ static void put_limits(struct json_object *o, pid_t pid)
 
 static void put_cgroups(struct json_object *o, pid_t pid)
 {
-	CLEANUP_FREE char *text = proc_read(pid, "cgroup");
+	CLEANUP_FREE char *text = proc_read(pid, "cgroup", PROC_BYTES);
 	struct json_object *list;
 	char *rest = NULL;
 
@@ -149,6 +152,68 @@ static void put_namespaces(struct json_object *o, pid_t pid)
 		json_object_put(spaces);
 }
 
+/* The number of file systems below the process's root, that of the root included. */
+static void put_mounts(struct json_object *o, pid_t pid)
+{
+	CLEANUP_FREE char *text = proc_read(pid, "mountinfo", TABLE_BYTES);
+	unsigned n = 0;
+
+	for (const char *at = text; at && (at = strchr(at, '\n')); at++)
+		n++;
+	if (text)
+		js_put_uint(o, "mounts", n);
+}
+
+/* The table has two lines of titles; the name of an interface ends at a colon. */
+static void put_interfaces(struct json_object *o, pid_t pid)
+{
+	CLEANUP_FREE char *text = proc_read(pid, "net/dev", PROC_BYTES);
+	struct json_object *list;
+	char *rest = NULL;
+
+	if (!text)
+		return;
+	list = json_object_new_array();
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		size_t blanks = strspn(line, " "), len = strcspn(line + blanks, ":");
+
+		if (!line[blanks + len])
+			continue;
+		line[blanks + len] = 0;
+		utf8_clean(line + blanks);
+		json_object_array_add(list, json_object_new_string(line + blanks));
+	}
+	js_put(o, "interfaces", list);
+}
+
+static void lack_add(struct json_object *list, const char *what, const char *why)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "%s: %s", what, why);
+	json_object_array_add(list, json_object_new_string(text));
+}
+
+/* What other hosts have, or other processes of this one. */
+static void put_lacks(struct json_object *o, const struct vm_sandbox *s)
+{
+	struct json_object *list = json_object_new_array(), *spaces = js_get(o, "namespaces");
+
+	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++) {
+		const char *name = vm_sandbox_space_name(i), *whose = js_get_str(spaces, name);
+		char what[32];
+
+		snprintf(what, sizeof(what), "%s namespace", name);
+		if (whose ? strcmp(whose, "daemon") : s && !s->errors[i])
+			continue;
+		lack_add(list, what, s && s->errors[i] ? strerror(-s->errors[i]) :
+			"see the VM's log; an older version of Cairn may have started the process");
+	}
+	if (!js_get_int(o, "landlock", 1))
+		lack_add(list, "landlock", "the kernel has none, or it is switched off");
+	js_put(o, "lacks", list);
+}
+
 static int sandbox_read(const struct vm *vm, const struct vm_info *info, struct json_object *o, struct err *e)
 {
 	pid_t pid = vm->proc ? vm_process_pid(vm->proc) : -1;
@@ -161,8 +226,11 @@ static int sandbox_read(const struct vm *vm, const struct vm_info *info, struct 
 	put_limits(o, pid);
 	put_cgroups(o, pid);
 	put_namespaces(o, pid);
+	put_mounts(o, pid);
+	put_interfaces(o, pid);
 	if (info && info->landlock)
 		js_put_int(o, "landlock", info->landlock - 1);
+	put_lacks(o, vm->host->sandbox);
 	/* Until the process has ended, no other one can have its pid. */
 	if (vm_process_has_ended(vm->proc))
 		return err_set(e, -ESRCH, ERR_WRONG_STATE, "the process of VM '%.200s' has ended", vm->def->name);

@@ -160,7 +160,11 @@ static const struct field sandbox_returns[] = {
 	{ "limit-core", FIELD_ARRAY, OPTIONAL, "soft and hard limit of core files, bytes; -1: unlimited" },
 	{ "limit-nofile", FIELD_ARRAY, OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
 	{ "cgroups", FIELD_ARRAY, OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },
-	{ "namespaces", FIELD_OBJECT, OPTIONAL, "mnt, net, pid, ipc, uts, user: own, or daemon if it is the daemon's" }, END };
+	{ "namespaces", FIELD_OBJECT, OPTIONAL, "mnt, net, pid, ipc, uts, user: own, or daemon if it is the daemon's. All VMs that "
+		"a daemon of root has started share own mnt and net" },
+	{ "mounts", FIELD_INT, OPTIONAL, "number of file systems that it could see; 1: only the empty root of its sandbox" },
+	{ "interfaces", FIELD_ARRAY, OPTIONAL, "network interfaces of its namespace; those of the VM are open files instead" },
+	{ "lacks", FIELD_ARRAY, OPTIONAL, "parts of the sandbox that are missing, each with the reason" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute path" }, END };
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "console to open [serial]" },

@@ -252,8 +252,8 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	struct vm_host *host = i->vm->host;
 	CLEANUP_CLOSE int log_fd = -1;
 	char name[VM_NAME_MAX + 2];
-	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
-		.name = name, .end_fd = -1 };
+	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
+		.run_dir = host->run_dir_fd, .name = name, .end_fd = -1 };
 	int r;
 
 	socket_name(i->vm, name);

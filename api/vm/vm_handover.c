@@ -60,8 +60,8 @@ static int successor_start(struct vm *vm, int *ret_pair, struct err *e)
 	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	CLEANUP_CLOSE int end_fd = log_fd < 0 ? -1 : store_open_file(host->store, vm->def->name, "end", O_RDONLY, e);
-	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
-		.name = vm->def->name, .log_fd = log_fd, .end_fd = end_fd };
+	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
+		.run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = log_fd, .end_fd = end_fd };
 
 	if (log_fd < 0 || end_fd < 0)
 		return log_fd < 0 ? log_fd : end_fd;

@@ -20,11 +20,13 @@ struct store;
 struct usernet;
 struct vm;
 struct vm_observer;
+struct vm_sandbox;
 
 struct vm_host {
 	struct loop *loop;
 	struct helpers *helpers; /* processes with users' rights (api/access/fork_as.h) */
 	const struct daemon_paths *paths;
+	const struct vm_sandbox *sandbox; /* of VM processes; NULL: nothing is prepared for them */
 	struct store *store;
 	struct permissions permissions;
 	struct event_sink sink;	  /* takes every event */

@@ -679,7 +679,7 @@ static void child_kill(struct vm_process *p)
 
 static int child_spawn(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int fd, struct err *e)
 {
-	int r = vm_process_spawn(paths->program, option, fd, paths->log_fd, &p->pid, e);
+	int r = vm_process_spawn(paths, option, fd, &p->pid, e);
 
 	if (r < 0)
 		return r;

@@ -16,6 +16,7 @@ struct config;
 struct err;
 struct loop;
 struct vm_process;
+struct vm_sandbox;
 
 struct vm_process_end {
 	bool said;	       /* the process reported the reason, by message or in its end file: event is set */
@@ -43,6 +44,7 @@ struct vm_process_ops {
 
 struct vm_process_paths {
 	const char *program;
+	const struct vm_sandbox *sandbox; /* NULL: nothing is prepared */
 	int run_dir;	  /* folder of the sockets */
 	const char *name; /* name of the VM */
 	int log_fd;	  /* the process's stdout and stderr; borrowed */

@@ -1,5 +1,7 @@
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/vm/vm_sandbox.h"
 #include "api/wire/listen.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -18,6 +20,7 @@
 
 #define PART_MAX 72 /* "/proc/self/fd/2147483647/" and ".sock" fit beside it */
 #define FILE_BYTES (PART_MAX + 8)
+#define CHANNEL_FD 3 /* of a VM process; fds of namespaces follow */
 
 /* ---- names of files ---- */
 
@@ -186,7 +189,17 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid)
 	return 0;
 }
 
-static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, int sock, int log_fd)
+/* *n: the number of fds of namespaces, so far. */
+static int space_add(posix_spawn_file_actions_t *fa, int fd, unsigned *n)
+{
+	int r = fd < 0 ? 0 : posix_spawn_file_actions_adddup2(fa, fd, CHANNEL_FD + 1 + (int)*n);
+
+	*n += fd >= 0;
+	return r;
+}
+
+static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, const struct vm_process_paths *paths, int sock,
+	unsigned *ret_spaces)
 {
 	sigset_t none, all;
 	int r = posix_spawn_file_actions_addopen(fa, 0, "/dev/null", O_RDWR, 0);
@@ -194,11 +207,14 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	sigemptyset(&none);
 	sigfillset(&all);
 	if (!r)
-		r = posix_spawn_file_actions_adddup2(fa, log_fd, 1);
+		r = posix_spawn_file_actions_adddup2(fa, paths->log_fd, 1);
 	if (!r)
-		r = posix_spawn_file_actions_adddup2(fa, log_fd, 2);
+		r = posix_spawn_file_actions_adddup2(fa, paths->log_fd, 2);
 	if (!r)
-		r = posix_spawn_file_actions_adddup2(fa, sock, 3);
+		r = posix_spawn_file_actions_adddup2(fa, sock, CHANNEL_FD);
+	*ret_spaces = 0;
+	for (unsigned i = 0; i < VM_SANDBOX_SHARED && paths->sandbox && !r; i++)
+		r = space_add(fa, paths->sandbox->fds[i], ret_spaces);
 	if (!r)
 		r = posix_spawnattr_setsigmask(attr, &none);
 	if (!r)
@@ -209,26 +225,32 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	return r;
 }
 
-int vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid, struct err *e)
+int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
 {
-	char *argv[] = { (char *)"cairn-vm", (char *)option, (char *)"3", NULL };
+	char channel[16], number[16];
+	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, number, NULL };
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
 	extern char **environ;
+	unsigned n;
 	int r;
 
 	if (posix_spawn_file_actions_init(&fa))
-		return err_set_errno(e, -ENOMEM, "cannot start %s", program);
+		return err_set_errno(e, -ENOMEM, "cannot start %s", paths->program);
 	if (posix_spawnattr_init(&attr)) {
 		posix_spawn_file_actions_destroy(&fa);
-		return err_set_errno(e, -ENOMEM, "cannot start %s", program);
+		return err_set_errno(e, -ENOMEM, "cannot start %s", paths->program);
 	}
-	r = spawn_setup(&fa, &attr, sock, log_fd);
+	r = spawn_setup(&fa, &attr, paths, sock, &n);
+	snprintf(channel, sizeof(channel), "%d", CHANNEL_FD);
+	if (paths->sandbox && vm_sandbox_has_spaces(paths->sandbox))
+		argv[3] = (char *)"--namespaces";
+	snprintf(number, sizeof(number), "%u", n);
 	if (!r)
-		r = posix_spawn(ret_pid, program, &fa, &attr, argv, environ);
+		r = posix_spawn(ret_pid, paths->program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
-	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", program, strerror(r)) : 0;
+	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", paths->program, strerror(r)) : 0;
 }
 
 /* ---- the VM's QMP socket ---- */

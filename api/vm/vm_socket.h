@@ -11,6 +11,7 @@
 
 struct err;
 struct vm;
+struct vm_process_paths;
 
 /* Create the listening socket of VM `name` in run_dir. Replaces an existing socket, so the caller has to know that no
  * process of that VM runs.
@@ -28,11 +29,11 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid);
 #define VM_PROCESS_LISTEN "--listen"
 #define VM_PROCESS_TAKE_OVER "--take-over"
 /* Spawn `program OPTION 3` in a new session, with no signal blocked or ignored. Its fd 0 is /dev/null, 1 and 2 are
- * log_fd, 3 is `sock`; the daemon's other fds are close-on-exec.
+ * log_fd, 3 is `sock`, and the namespaces of the sandbox follow; the daemon's other fds are close-on-exec.
+ * paths: its program, sandbox and log_fd.
  * option: VM_PROCESS_LISTEN: sock listens; VM_PROCESS_TAKE_OVER: sock is one end of a socket pair.
  * Returns 0; -errno. */
-int vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid,
-	struct err *e);
+int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e);
 
 /* The name of a VM's own QMP socket is the VM's uuid in base64url: a VM's name could be too long for a socket's path,
  * which has at most 107 bytes. */

@@ -324,8 +324,8 @@ void start_process_free(struct start_process *s)
 static int process_spawn(struct vm *vm, const struct vm_process_ops *ops, struct start_process **ret, struct err *e)
 {
 	struct vm_host *host = vm->host;
-	struct vm_process_paths p = { .program = host->paths->vm_program, .run_dir = host->run_dir_fd,
-		.name = vm->def->name };
+	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
+		.run_dir = host->run_dir_fd, .name = vm->def->name };
 	struct start_process *s = must_alloc(malloc(sizeof(*s)));
 	int r;
 

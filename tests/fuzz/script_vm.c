@@ -36,7 +36,7 @@ static _Alignas(64) char stacks[VMS_MAX][STACK_BYTES];
 static const char *answers[ANSWERS_MAX];
 static unsigned first_answer, nanswers;
 
-int __wrap_vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid, struct err *e);
+int __wrap_vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e);
 void __real_loop_run_once(struct loop *l, uint64_t timeout_ns);
 void __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 int __real_vm_socket_peek_pid(int sock, pid_t *ret_pid);
@@ -71,11 +71,11 @@ static void vm_kill(struct pretended *v)
 	pidfd_send_signal(v->pidfd, SIGKILL, NULL, 0);
 }
 
-int __wrap_vm_process_spawn(const char *program, const char *option, int sock, int log_fd, pid_t *ret_pid, struct err *e)
+int __wrap_vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
 {
 	struct pretended *v = vms;
 
-	(void)program, (void)log_fd, (void)e;
+	(void)paths, (void)e;
 	while (v < vms + VMS_MAX && v->pid)
 		v++;
 	if (v == vms + VMS_MAX)

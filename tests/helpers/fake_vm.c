@@ -884,7 +884,7 @@ int main(int argc, char **argv)
 
 	if (!strcmp(getenv("FAKE_VM") ?: "", "die-at-start"))
 		return 9;
-	if (argc != 3)
+	if (argc < 3)
 		return VM_EXIT_CONFIG;
 	if (!strcmp(argv[1], "--listen"))
 		f.listening = atoi(argv[2]);

@@ -30,13 +30,18 @@ static bool nested_paging_is_off(void)
 void host_files_open(struct host_files *h)
 {
 	*h = (struct host_files){ .kvm_fd = file_open("/dev/kvm", O_RDWR), .nested_paging_off = nested_paging_is_off(),
-		.pagemap_fd = -1 };
+		.self_fd = file_open("/proc/self", O_PATH | O_DIRECTORY), .pagemap_fd = -1 };
 	uffd_open(&h->uffd);
 }
 
 void host_files_open_pagemap(struct host_files *h)
 {
-	h->pagemap_fd = file_open("/proc/self/pagemap", O_RDONLY);
+	h->pagemap_fd = h->self_fd < 0 ? h->self_fd : openat(h->self_fd, "pagemap", O_RDONLY | O_CLOEXEC);
+	if (h->self_fd < 0)
+		return;
+	h->pagemap_fd = h->pagemap_fd < 0 ? -errno : h->pagemap_fd;
+	close(h->self_fd);
+	h->self_fd = -1;
 }
 
 void host_files_done(struct host_files *h)

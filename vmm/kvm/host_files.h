@@ -13,12 +13,14 @@ struct host_files {
 	int kvm_fd; /* /dev/kvm; a failure's -errno */
 	bool nested_paging_off; /* KVM's module was loaded without EPT or NPT */
 	struct uffd uffd;
+	int self_fd; /* the folder /proc/self, until the pagemap is open; a failure's -errno */
 	int pagemap_fd; /* /proc/self/pagemap; a failure's -errno */
 };
 
 /* Open all but the pagemap. No failure is an error yet: a process that works on images needs none of these files. */
 void host_files_open(struct host_files *h);
-/* Open the pagemap. Call it without capabilities: with CAP_SYS_ADMIN, the file would show physical addresses. */
+/* Open the pagemap, in a mount namespace without /proc, too. Call it without capabilities: with CAP_SYS_ADMIN, the file
+ * would show physical addresses. */
 void host_files_open_pagemap(struct host_files *h);
 /* Close the files that nobody has taken. A file that is taken is replaced by -1. */
 void host_files_done(struct host_files *h);

@@ -120,17 +120,32 @@ static void namespaces_print(struct json_object *o, const char *word, const char
 	}
 }
 
-static void cgroups_print(struct json_object *o)
+/* Print each text of an array in a line of its own. none: instead of an empty array; NULL: no line. */
+static void lines_print(struct json_object *o, const char *key, const char *label, const char *none)
 {
-	struct json_object *list = js_get_array(o, "cgroups");
+	struct json_object *list = js_get_array(o, key);
+	size_t n = list ? json_object_array_length(list) : 0;
 
 	if (!list)
-		label_print(stdout, "Control group:", UNREADABLE);
-	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		label_print(stdout, label, UNREADABLE);
+	else if (!n && none)
+		label_print(stdout, label, "%s", none);
+	for (size_t i = 0; i < n; i++) {
 		const char *line = json_object_get_string(json_object_array_get_idx(list, i));
 
-		label_print(stdout, "Control group:", "%s", line ? line : "-");
+		label_print(stdout, label, "%s", line ? line : "-");
 	}
+}
+
+static void interfaces_print(struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	printf("%-15s", "Interfaces:");
+	for (size_t i = 0; i < n; i++)
+		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
+	printf("%s\n", !list ? " " UNREADABLE : n ? "" : " none");
 }
 
 static void sandbox_print(struct json_object *o)
@@ -156,7 +171,10 @@ static void sandbox_print(struct json_object *o)
 	numbers_print(o, "limit-nofile", "File limit:");
 	namespaces_print(o, "own", "Own namespaces:");
 	namespaces_print(o, "daemon", "Daemon's:");
-	cgroups_print(o);
+	count_print(o, "mounts", "Mounts:", "", "0", UNREADABLE);
+	interfaces_print(o);
+	lines_print(o, "lacks", "Lacks:", "none");
+	lines_print(o, "cgroups", "Control group:", NULL);
 	printf("\n");
 }
 

@@ -25,6 +25,11 @@ def numbers(pid, key):
         return [int(n) for line in f if line.startswith(key + ":") for n in line.split()[1:]]
 
 
+def interfaces(pid):
+    with open(f"/proc/{pid}/net/dev") as f:
+        return [line.split(":")[0].strip() for line in f.readlines()[2:]]
+
+
 def run(daemon, guest, name="vm1"):
     daemon.define(name, debug_exit=True, boot={"kernel": guest("interp.elf")})
     daemon.cairn("start", name)
@@ -50,6 +55,9 @@ def test_running_vm_is_shown_as_kernel_reports_it(daemon, guest):
     if os.geteuid() == 0:
         ours = {n: os.readlink(f"/proc/self/ns/{n}") for n in SPACES}
         assert o["namespaces"] == {n: "daemon" if os.readlink(f"/proc/{pid}/ns/{n}") == ours[n] else "own" for n in SPACES}
+    with open(f"/proc/{pid}/mountinfo") as f:
+        assert o["mounts"] == len(f.readlines())
+    assert o["interfaces"] == interfaces(pid)
     assert sandbox(daemon, daemon.info("vm1")["uuid"])["pid"] == pid
 
 
@@ -59,7 +67,7 @@ def test_dominfo_prints_sandbox(daemon, guest):
     o = json.loads(daemon.cairn("dominfo", "vm1", "--sandbox", "--format", "json").stdout)
     assert o["pid"] == pid and o["seccomp"] == "filter"
     text = daemon.cairn("dominfo", "vm1", "--sandbox").stdout
-    lines = dict(re.split(": *", line, maxsplit=1) for line in text.splitlines()[:-len(o["cgroups"]) - 1])
+    lines = dict(re.split(": *", line, maxsplit=1) for line in text.splitlines()[:-len(o["cgroups"]) - 1] if not line.startswith("Lacks:"))
     uids, gids = (" ".join(map(str, o[k] if len(set(o[k])) > 1 else o[k][:1])) for k in ("uids", "gids"))
     filters, soft, hard = o["seccomp-filters"], *o["limit-nofile"]
     spaces = o.get("namespaces")
@@ -70,7 +78,9 @@ def test_dominfo_prints_sandbox(daemon, guest):
         "Landlock": f"version {landlock()}" if landlock() else "none", "Core limit": "0",
         "File limit": str(soft) if soft == hard else f"{soft} {hard}",
         **{label: " ".join(n for n in SPACES if spaces[n] == word) or "none" if spaces else "not readable"
-           for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))}}
+           for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))},
+        "Mounts": str(o["mounts"]), "Interfaces": " ".join(o["interfaces"]) or "none"}
+    assert "".join(f"Lacks:          {lack}\n" for lack in o["lacks"] or ["none"]) in text
     assert text.endswith("".join(f"Control group:  {g}\n" for g in o["cgroups"]) + "\n")
 
 
@@ -83,9 +93,11 @@ def test_plain_user_cannot_read_namespaces_of_undumpable_process(guest):
             run(d, guest)
             o = sandbox(d)
             text = d.cairn("dominfo", "vm1", "--sandbox").stdout
+            assert "sandbox" not in (d.state / "vms" / "vm1" / "log").read_text()
         finally:
             d.close()
     assert "namespaces" not in o and o["uids"] == [NOBODY] * 4 and o["cap-effective"] == NONE
+    assert o["lacks"][:4] == [f"{n} namespace: Operation not permitted" for n in ("mnt", "net", "ipc", "uts")]
     assert "Own namespaces: not readable\n" in text and "Daemon's:       not readable\n" in text
     assert f"User:           {NOBODY}\n" in text and "Seccomp:        filter" in text
 

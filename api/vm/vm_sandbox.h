@@ -1,0 +1,30 @@
+/* vm_sandbox: what the daemon prepares for the sandboxes of its VM processes, once for all of them: a mount namespace
+ * whose root is an empty, read-only file system, and a network namespace whose only interface is a loopback device that
+ * is down. A process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_VM_SANDBOX_H
+#define CAIRN_API_VM_VM_SANDBOX_H
+
+#include <stdbool.h>
+
+enum vm_sandbox_space { VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDBOX_UTS, VM_SANDBOX_SPACES };
+#define VM_SANDBOX_SHARED (VM_SANDBOX_NET + 1) /* the number of those that the daemon prepares */
+
+struct vm_sandbox {
+	int fds[VM_SANDBOX_SHARED]; /* -1: the host lacks the namespace */
+	int errors[VM_SANDBOX_SPACES]; /* why the host lacks it, as -errno; 0: it does not */
+};
+
+/* The name of a namespace in /proc/PID/ns. */
+const char *vm_sandbox_space_name(enum vm_sandbox_space space);
+
+/* Whether there is a namespace that processes can enter or make. */
+bool vm_sandbox_has_spaces(const struct vm_sandbox *s);
+
+/* Prepare the namespaces. What the host, or the daemon's rights, do not allow is logged, and processes do without it.
+ * ret: the caller passes it to vm_sandbox_done(). */
+void vm_sandbox_prepare(struct vm_sandbox *ret);
+/* Processes in the namespaces stay there. */
+void vm_sandbox_done(struct vm_sandbox *s);
+
+#endif
