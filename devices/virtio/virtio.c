@@ -1,5 +1,6 @@
 #include "devices/virtio/virtio.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -27,11 +28,35 @@ bool virtio_is_running(const struct virtio_dev *v)
 		!v->paused;
 }
 
+static void doorbells_watch(struct virtio_dev *v, unsigned events)
+{
+	for (unsigned q = 0; q < v->nqueues; q++)
+		loop_watch_events(v->queues[q].watch, events);
+}
+
+/* A doorbell that rang meanwhile is in its eventfd. */
+static void rest_end(void *opaque)
+{
+	doorbells_watch(opaque, POLLIN);
+}
+
+static void share_charge(struct virtio_dev *v, uint64_t used_ns)
+{
+	uint64_t now_ns = loop_now_ns(), rest_ns = cpu_share_charge(&v->share, v->ops->cpu_percent, now_ns, used_ns);
+
+	if (!rest_ns)
+		return;
+	log_guest(v->dev.name, "its doorbells rest, because serving them takes more than %u %% of a processor",
+		v->ops->cpu_percent);
+	doorbells_watch(v, 0);
+	loop_timer_arm(v->rest, now_ns + rest_ns);
+}
+
 static void queue_kicked(void *opaque, unsigned revents)
 {
 	struct virtio_queue *q = opaque;
 	struct virtio_dev *v = q->dev;
-	uint64_t n;
+	uint64_t n, began_ns = v->rest ? clock_thread_ns() : 0;
 
 	(void)revents;
 	if (read(q->kick_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
@@ -39,6 +64,8 @@ static void queue_kicked(void *opaque, unsigned revents)
 	LOCK_GUARD(&v->lock);
 	if (virtio_is_running(v) && q->vq.enabled)
 		v->ops->queue_run(v, q->index);
+	if (v->rest)
+		share_charge(v, clock_thread_ns() - began_ns);
 }
 
 void virtio_queue_kick(struct virtio_dev *v, unsigned q)
@@ -375,11 +402,14 @@ int virtio_init(struct virtio_dev *v, struct dev_host *h, struct loop *l, const 
 		r = -ENOMEM;
 	for (unsigned i = 0; i < nqueues && !r; i++)
 		r = queue_init(v, i, queue_size);
+	if (!r && ops->cpu_percent)
+		r = loop_timer_new(l, rest_end, v, &v->rest);
 	return r ? err_set_errno(e, r, "%s: queues", name) : 0;
 }
 
 void virtio_done(struct virtio_dev *v)
 {
+	loop_timer_free(v->rest);
 	for (unsigned i = 0; i < v->nqueues; i++) {
 		loop_unwatch(v->queues[i].watch);
 		if (v->queues[i].kick_fd >= 0)

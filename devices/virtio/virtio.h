@@ -9,6 +9,7 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_H
 
+#include "base/cpu_share.h"
 #include "devices/device.h"
 #include "devices/virtio/virtqueue.h"
 
@@ -19,6 +20,7 @@
 struct dev_host;
 struct err;
 struct loop;
+struct loop_timer;
 struct loop_watch;
 struct state_reader;
 struct state_writer;
@@ -41,6 +43,9 @@ struct virtio_dev;
 struct virtio_ops {
 	uint16_t id; /* virtio device type */
 	uint32_t class_code; /* PCI class code */
+	/* The share of one processor that queue_run may use; 0: no limit. While the share is used up, the doorbells
+	 * rest, so that a guest that rings them all the time takes little more than its vCPUs' time from the host. */
+	unsigned cpu_percent;
 	/* Serve queue q, after its doorbell or a pause. The queue may be empty. Never called on a stopped or paused
 	 * device. Does a bounded amount of work per call; the rest is served later, for example after
 	 * virtio_queue_kick(). */
@@ -85,6 +90,8 @@ struct virtio_dev {
 	const struct virtio_ops *ops;
 	const struct virtio_transport_ops *transport_ops;
 	void *transport;
+	struct cpu_share share; /* used on the loop only */
+	struct loop_timer *rest; /* ends the doorbells' rest; NULL: the ops have no cpu_percent */
 
 	pthread_mutex_t lock; /* protects all fields below */
 	uint64_t features_offered, features; /* features: those that the driver accepted */

@@ -346,6 +346,7 @@ static int ports_load(struct virtio_dev *v, struct state_reader *r, struct err *
 static const struct virtio_ops console_virtio_ops = {
 	.id = 3,
 	.class_code = 0x078000, /* communication, other */
+	.cpu_percent = 25,
 	.queue_run = console_run,
 	.reset = console_forget,
 	.save = ports_save,

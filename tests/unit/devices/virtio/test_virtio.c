@@ -2,6 +2,7 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
+#include "base/util.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_rng.h"
 
@@ -540,6 +541,37 @@ static void configuration_access_capability(void **state)
 	rng_end(&t);
 }
 
+/* The device serves the request that uses up its share. Return the time until its doorbells ring again. */
+static uint64_t share_use_up(struct rng_test *t, uint64_t spent_ns)
+{
+	struct virtio_dev *v = container_of(t->dev, struct virtio_dev, dev);
+
+	v->share = (struct cpu_share){ spent_ns, loop_now_ns() };
+	ask(t, false);
+	fx_run(&t->f, 1);
+	return v->share.at_ns + (v->share.spent_ns - CPU_SHARE_BURST_NS / 2) / 25 * 100;
+}
+
+static void doorbells_rest_when_share_is_used_up(void **state)
+{
+	struct drv_sg sg = { 0, 64, true };
+	uint64_t until_ns;
+	struct rng_test t;
+
+	(void)state;
+	rng_begin(&t, BOTH, true);
+	until_ns = share_use_up(&t, CPU_SHARE_BURST_NS + 100000000);
+	ask(&t, false); /* waits for the end of the rest */
+	assert_true(loop_now_ns() >= until_ns);
+	share_use_up(&t, 1000 * CPU_SHARE_BURST_NS);
+	sg.gpa = t.buf;
+	drv_add(&t.d.q[0], &sg, 1, false);
+	drv_kick(&t.d.q[0]);
+	fx_run(&t.f, 20);
+	assert_int_equal(drv_used_idx(&t.d.q[0]), t.d.q[0].last_used);
+	rng_end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -567,6 +599,7 @@ int main(void)
 		cmocka_unit_test(queue_set_up_outside_of_ram),
 		cmocka_unit_test(features_are_checked),
 		cmocka_unit_test(pause_holds_requests_until_resume),
+		cmocka_unit_test(doorbells_rest_when_share_is_used_up),
 		cmocka_unit_test(state_survives),
 		cmocka_unit_test(configuration_access_capability),
 	};
