@@ -3,6 +3,9 @@
 #include "api/schema/schema.h"
 
 #include <stdio.h>
+#include <string.h>
+
+#define TYPE_NAME_BYTES 80
 
 static struct json_object *entry_put(const char *name, const char *meta)
 {
@@ -68,12 +71,42 @@ static struct json_object *members_put(enum dialect d, const struct field *f)
 	return list;
 }
 
-/* Add an object type, named after its command or event. */
-static void add_object(enum dialect d, struct json_object *all, const char *name,
-	const struct field *f)
+/* Whether the command returns a string, or a list of values of any type. */
+static bool returns_builtin(const struct command *c)
 {
-	struct json_object *o = entry_put(name, "object");
+	return (c->flags & COMMAND_RETURNS_STRING) || (!c->returns && (c->flags & COMMAND_RETURNS_LIST));
+}
 
+/* Find the first command or event with these members, and print the name of their type, which is named after it.
+ * f: of a row of the dialect. */
+static void type_name(enum dialect d, const struct field *f, char name[TYPE_NAME_BYTES])
+{
+	const struct command *c;
+	unsigned id = 0;
+
+	for (size_t i = 0; (c = schema_command(d, i)); i++)
+		if (c->args == f || (c->returns == f && !returns_builtin(c))) {
+			snprintf(name, TYPE_NAME_BYTES, "%s-%s", c->name, c->args == f ? "arg" : "ret");
+			return;
+		}
+	while (!schema_event(d, id) || schema_event(d, id)->data != f)
+		id++;
+	snprintf(name, TYPE_NAME_BYTES, "%s-arg", schema_event(d, id)->name);
+}
+
+/* Print the name of the object type with these members. Add the type to `all`, unless an earlier row has it: the line
+ * with the schema must stay short. */
+static void add_object(enum dialect d, struct json_object *all, const char *of, const char *end, const struct field *f,
+	char name[TYPE_NAME_BYTES])
+{
+	char own[TYPE_NAME_BYTES];
+	struct json_object *o;
+
+	snprintf(own, sizeof(own), "%s-%s", of, end);
+	type_name(d, f, name);
+	if (strcmp(name, own))
+		return;
+	o = entry_put(name, "object");
 	js_put(o, "members", members_put(d, f));
 	json_object_array_add(all, o);
 }
@@ -90,17 +123,16 @@ static void add_list(struct json_object *all, const char *name, const char *elem
 static void add_returns(enum dialect d, struct json_object *all, struct json_object *o,
 	const struct command *c)
 {
-	char element[80], list[84];
+	char element[TYPE_NAME_BYTES], list[TYPE_NAME_BYTES + 4];
 
-	snprintf(element, sizeof(element), "%s-ret", c->name);
 	if (c->flags & COMMAND_RETURNS_STRING) {
 		js_put_str(o, "ret-type", field_type_name(FIELD_STRING));
 		return;
 	}
-	if (c->returns || !(c->flags & COMMAND_RETURNS_LIST))
-		add_object(d, all, element, c->returns);
-	else
+	if (returns_builtin(c))
 		snprintf(element, sizeof(element), "%s", field_type_name(FIELD_ANY));
+	else
+		add_object(d, all, c->name, "ret", c->returns, element);
 	snprintf(list, sizeof(list), "[%s]", element);
 	js_put_str(o, "ret-type", c->flags & COMMAND_RETURNS_LIST ? list : element);
 	if (c->flags & COMMAND_RETURNS_LIST)
@@ -125,11 +157,10 @@ static void put_rules(struct json_object *o, const struct command *c)
 static void add_command(enum dialect d, struct json_object *all, const struct command *c)
 {
 	struct json_object *o = entry_put(c->name, "command");
-	char name[80];
+	char name[TYPE_NAME_BYTES];
 
-	snprintf(name, sizeof(name), "%s-arg", c->name);
+	add_object(d, all, c->name, "arg", c->args, name);
 	js_put_str(o, "arg-type", name);
-	add_object(d, all, name, c->args);
 	add_returns(d, all, o, c);
 	put_doc(d, o, c->doc);
 	if (d == DIALECT_DAEMON)
@@ -141,11 +172,10 @@ static void add_command(enum dialect d, struct json_object *all, const struct co
 static void add_event(enum dialect d, struct json_object *all, const struct event_spec *ev)
 {
 	struct json_object *o = entry_put(ev->name, "event");
-	char name[80];
+	char name[TYPE_NAME_BYTES];
 
-	snprintf(name, sizeof(name), "%s-arg", ev->name);
+	add_object(d, all, ev->name, "arg", ev->data, name);
 	js_put_str(o, "arg-type", name);
-	add_object(d, all, name, ev->data);
 	put_doc(d, o, ev->doc);
 	json_object_array_add(all, o);
 }

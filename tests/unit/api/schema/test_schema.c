@@ -114,6 +114,26 @@ static struct json_object *by_name(struct json_object *all, const char *name)
 	return NULL;
 }
 
+static void check_names_are_unique(struct json_object *all)
+{
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		assert_ptr_equal(by_name(all, js_get_str(o, "name")), o);
+	}
+}
+
+/* The type has these members, whichever row it is named after. */
+static void check_members(struct json_object *all, const char *type, const struct field *f)
+{
+	struct json_object *members = js_get_array(by_name(all, type), "members");
+	size_t n = 0;
+
+	for (; f && f->name; f++, n++)
+		assert_string_equal(js_get_str(json_object_array_get_idx(members, n), "name"), f->name);
+	assert_int_equal(json_object_array_length(members), n);
+}
+
 /* The schema that clients get is consistent and fits into a line that every client can read. */
 static void check_introspection(enum dialect d)
 {
@@ -133,14 +153,21 @@ static void check_introspection(enum dialect d)
 		const char *element;
 
 		assert_string_equal(js_get_str(o, "meta-type"), "command");
-		assert_non_null(by_name(all, js_get_str(o, "arg-type")));
+		check_members(all, js_get_str(o, "arg-type"), c->args);
 		returns = by_name(all, js_get_str(o, "ret-type"));
 		assert_non_null(returns);
 		element = js_get_str(returns, "element-type");
 		assert_true(!element == !(c->flags & COMMAND_RETURNS_LIST));
 		assert_true(!element || by_name(all, element));
+		if (c->returns)
+			check_members(all, element ? element : js_get_str(o, "ret-type"), c->returns);
 		assert_non_null(by_name(names, c->name));
 	}
+	for (unsigned id = 0; id < EVENT_ID_COUNT; id++)
+		if (schema_event(d, id))
+			check_members(all, js_get_str(by_name(all, schema_event(d, id)->name), "arg-type"),
+				schema_event(d, id)->data);
+	check_names_are_unique(all);
 	assert_string_equal(js_get_str(by_name(all, "STOP"), "meta-type"), "event");
 }
 
