@@ -57,11 +57,12 @@
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
-static void daemon_emit(void *opaque, enum event_id id, const char *vm, struct json_object *data)
+static void daemon_emit(void *opaque, enum event_id id, const char *vm, const uint8_t *uuid, struct json_object *data)
 {
 	struct vm_host *h = opaque;
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct json_object *time = json_object_new_object();
+	char text[DEFINITION_UUID_TEXT];
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -72,15 +73,19 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, struct j
 	if (!data)
 		data = json_object_new_object();
 	js_put_str(data, "vm", vm);
+	if (uuid) {
+		uuid_print(uuid, text);
+		js_put_str(data, VM_UUID_KEY, text);
+	}
 	js_put(o, "data", data);
 	if (h->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(h->events, o);
 	if (h->server && schema_event(DIALECT_DAEMON, id)->admins)
 		server_tell_admins(h->server, o);
 	else if (h->server)
-		server_broadcast(h->server, o, vm);
-	if (vm)
-		qmp_emit(h, id, vm, o);
+		server_broadcast(h->server, o, uuid);
+	if (uuid)
+		qmp_emit(h, id, vm, uuid, o);
 }
 
 static void permissions_changed(void *opaque)

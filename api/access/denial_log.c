@@ -76,7 +76,7 @@ static void left_out_tell(struct denial_log *r, struct user *u)
 		js_put_int(data, "uid", u->uid);
 	js_put_uint(data, "left-out", u->limit.left_out);
 	js_put_int(data, "since", u->since_ns);
-	event_emit(r->sink, EVENT_REFUSALS_LEFT_OUT, NULL, data);
+	event_emit(r->sink, EVENT_REFUSALS_LEFT_OUT, NULL, NULL, data);
 	if (u->unaudited)
 		audit_left_out(r, u);
 	u->limit.left_out = 0;
@@ -155,7 +155,7 @@ bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pi
 	}
 	js_put_int(data, "uid", uid);
 	js_put_int(data, "pid", pid);
-	event_emit(r->sink, id, NULL, data);
+	event_emit(r->sink, id, NULL, NULL, data);
 	return true;
 }
 

@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UUID_KEY "vm-uuid"
-
 /* Stores the table when nobody waits for it, and again after a failure: a revoked permission must not come back with
  * the next daemon. */
 struct permissions_writer {
@@ -55,17 +53,10 @@ static bool is_about(const struct permission *p, const struct peer *who)
 	return false;
 }
 
-static bool has_uuid(const struct permission *e)
-{
-	static const uint8_t none[16];
-
-	return memcmp(e->uuid, none, sizeof(none));
-}
-
 /* uuid: NULL: all VMs. */
 static bool is_for(const struct permission *e, const uint8_t *uuid)
 {
-	return e->vm ? uuid && has_uuid(e) && !memcmp(e->uuid, uuid, sizeof(e->uuid)) : !uuid;
+	return e->vm ? uuid && uuid_is_set(e->uuid) && !memcmp(e->uuid, uuid, sizeof(e->uuid)) : !uuid;
 }
 
 enum role permissions_role(const struct permissions *p, const struct peer *who, const uint8_t *uuid)
@@ -232,7 +223,7 @@ bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *op
 		struct permission *e = &p->list[i];
 		const uint8_t *uuid;
 
-		if (!e->vm || has_uuid(e))
+		if (!e->vm || uuid_is_set(e->uuid))
 			continue;
 		uuid = find(opaque, e->vm);
 		if (!uuid)
@@ -276,7 +267,7 @@ static void uuid_put(struct json_object *o, const struct permission *e)
 	char text[DEFINITION_UUID_TEXT];
 
 	uuid_print(e->uuid, text);
-	js_put_str(o, UUID_KEY, has_uuid(e) ? text : "");
+	js_put_str(o, VM_UUID_KEY, uuid_is_set(e->uuid) ? text : "");
 }
 
 /* to_store: with the roles that are in force once the table is stored. */
@@ -313,7 +304,7 @@ void permissions_load(struct permissions *p, struct json_object *list)
 
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
-		const char *vm = js_get_str(o, "vm"), *uuid = js_get_str(o, UUID_KEY);
+		const char *vm = js_get_str(o, "vm"), *uuid = js_get_str(o, VM_UUID_KEY);
 		struct permission_vm of = { .name = vm };
 		uint8_t bytes[16];
 		int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);

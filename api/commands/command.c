@@ -225,13 +225,13 @@ static const struct vm *vm_concerned(const struct call *c)
 	return name && (c->command->flags & COMMAND_CONCERNS_VM) ? vm_find(c->host, name) : NULL;
 }
 
-/* Return the name of the VM of the job that the call concerns, also if that VM is gone; NULL: there is none. */
-static const char *job_concerned(const struct call *c)
+/* Return the UUID of the VM of the job that the call concerns, also if that VM is gone; NULL: there is none. */
+static const uint8_t *job_concerned(const struct call *c)
 {
 	const char *id = js_get_str(c->args, "id");
 	const struct job *j = id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
 
-	return j ? j->vm_name : NULL;
+	return j ? job_vm_uuid(j) : NULL;
 }
 
 static void tell_denial(struct call *c)
@@ -252,7 +252,7 @@ static void tell_denial(struct call *c)
 static int check_role(struct call *c, struct err *e)
 {
 	const struct vm *vm = vm_concerned(c);
-	enum role role = conn_role_for(c->conn, vm ? vm->def->name : job_concerned(c));
+	enum role role = conn_role_for(c->conn, vm ? vm->def->uuid : job_concerned(c));
 
 	if (vm) {
 		c->concerns = true;
@@ -274,7 +274,7 @@ static int check_role_again(const struct call *c, enum role role, const struct v
 	const struct server *s = c->host->server;
 	bool same = vm && c->concerns && !memcmp(vm->def->uuid, c->uuid, sizeof(c->uuid));
 
-	if (server_role(s, &c->who, same ? vm->def->name : NULL) >= role)
+	if (server_role(s, &c->who, same ? c->uuid : NULL) >= role)
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s, and you lost it, or the VM was replaced, while "
 		"the command was under way", c->command->name, role_name(role));
@@ -457,12 +457,11 @@ static struct json_object *greeting_make(void *opaque)
 	return o;
 }
 
-static enum role peer_role(void *opaque, const struct peer *who, const char *vm)
+static enum role peer_role(void *opaque, const struct peer *who, const uint8_t *uuid)
 {
 	const struct command_context *context = opaque;
-	const struct vm *found = vm ? vm_find(context->host, vm) : NULL;
 
-	return permissions_role(&context->host->permissions, who, found ? found->def->uuid : NULL);
+	return permissions_role(&context->host->permissions, who, uuid);
 }
 
 static bool peer_known(void *opaque, const struct peer *who)

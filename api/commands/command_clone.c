@@ -146,7 +146,7 @@ static void template_done(struct call *c, int r, const struct err *e)
 		return;
 	}
 	vm_set(c->vm, VM_FACT_TEMPLATE, !js_get_bool(c->args, "disable", false));
-	event_emit(&c->host->sink, EVENT_VM_DEFINED, c->vm->def->name, NULL);
+	vm_emit(c->vm, EVENT_VM_DEFINED, NULL);
 	call_return(c, NULL);
 }
 

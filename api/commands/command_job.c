@@ -21,7 +21,7 @@ void command_query_jobs(struct call *c)
 	for (j = j ? j->next : after ? NULL : c->host->jobs; j; j = j->next) {
 		struct json_object *o;
 
-		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, j->vm_name) < ROLE_VIEWER)
+		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, job_vm_uuid(j)) < ROLE_VIEWER)
 			continue;
 		o = job_to_json(j);
 		bytes += js_line_bytes(o);

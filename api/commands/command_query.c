@@ -77,24 +77,49 @@ static bool is_for_admins(const char *event)
 	return s && s->admins;
 }
 
-/* The cheap checks come first: a page may look at many events, and roles come from a table of permissions. */
-static bool event_wanted(void *opaque, const char *event, const char *its)
-{
-	struct call *c = opaque;
-	const char *vm = js_get_str(c->args, "vm"), *kind = js_get_str(c->args, "event");
+/* What a client wants to see of the event log. */
+struct event_filter {
+	const struct conn *conn;
+	const char *event; /* its name; NULL: any */
+	const char *vm;	   /* NULL: any */
+	char uuid[DEFINITION_UUID_TEXT]; /* vm as the log prints a UUID; empty: vm is no UUID */
+};
 
-	if ((vm && (!its || strcmp(its, vm))) || (kind && strcmp(event, kind)) ||
-		(is_for_admins(event) && conn_role(c->conn) < ROLE_ADMIN))
+static struct event_filter filter_of(const struct call *c)
+{
+	struct event_filter f = { c->conn, js_get_str(c->args, "event"), js_get_str(c->args, "vm"), "" };
+	uint8_t uuid[16];
+
+	if (f.vm && uuid_parse(f.vm, uuid) == 0)
+		uuid_print(uuid, f.uuid);
+	return f;
+}
+
+static bool is_about(const struct event_log_subject *s, const struct event_filter *f)
+{
+	return !f->vm || (s->vm && !strcmp(s->vm, f->vm)) || (s->uuid && !strcmp(s->uuid, f->uuid));
+}
+
+/* The cheap checks come first: a page may look at many events, and roles come from a table of permissions. A name may
+ * belong to another VM now, so events without a UUID, which an older daemon wrote, need a role for all VMs. */
+static bool event_wanted(void *opaque, const struct event_log_subject *s)
+{
+	const struct event_filter *f = opaque;
+	uint8_t uuid[16];
+
+	if (!is_about(s, f) || (f->event && strcmp(s->event, f->event)) ||
+		(is_for_admins(s->event) && conn_role(f->conn) < ROLE_ADMIN))
 		return false;
-	return conn_role(c->conn) >= ROLE_VIEWER || conn_role_for(c->conn, its) >= ROLE_VIEWER;
+	return conn_role(f->conn) >= ROLE_VIEWER ||
+		(s->uuid && uuid_parse(s->uuid, uuid) == 0 && conn_role_for(f->conn, uuid) >= ROLE_VIEWER);
 }
 
 void command_query_events(struct call *c)
 {
 	int64_t since = js_get_int(c->args, "since", 0);
+	struct event_filter f = filter_of(c);
 
-	call_return(c, event_log_page(c->host->events, since > 0 ? (uint64_t)since : 0, event_wanted,
-			       c));
+	call_return(c, event_log_page(c->host->events, since > 0 ? (uint64_t)since : 0, event_wanted, &f));
 }
 
 void command_vm_qmp_path(struct call *c)
@@ -179,7 +204,7 @@ static void unloaded_put(void *opaque, const char *name, const char *sentence)
 	struct json_object *o;
 
 	/* The VM may have been defined again since its definition was found damaged. */
-	if (vm_find(u->call->host, name) || conn_role_for(u->call->conn, name) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
+	if (vm_find(u->call->host, name) || conn_role(u->call->conn) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
 		return;
 	o = json_object_new_object();
 	js_put_str(o, "name", name);
@@ -223,7 +248,7 @@ void command_vm_list(struct call *c)
 	for (; i < host->nvms && limit && bytes < LIST_BYTES; i++) {
 		struct json_object *entry;
 
-		if (conn_role_for(c->conn, host->vms[i]->def->name) < ROLE_VIEWER)
+		if (conn_role_for(c->conn, host->vms[i]->def->uuid) < ROLE_VIEWER)
 			continue;
 		entry = json_object_new_object();
 		put_identity(entry, host->vms[i], brief);

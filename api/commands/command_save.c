@@ -99,12 +99,14 @@ static void vm_forget(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
+	uint8_t uuid[16];
 	struct err e;
 
 	memcpy(name, vm->def->name, sizeof(name));
+	memcpy(uuid, vm->def->uuid, sizeof(uuid));
 	if (store_remove(host->store, name, NULL, &e) < 0)
 		return;
-	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL);
 	vm_remove(vm);
 }
 

@@ -156,7 +156,7 @@ void command_schedule_remove(struct call *c)
 
 static bool may_see(const struct call *c, const struct vm *vm)
 {
-	return conn_role_for(c->conn, vm->def->name) >= ROLE_VIEWER;
+	return conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
 }
 
 void command_query_schedules(struct call *c)

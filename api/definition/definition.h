@@ -166,6 +166,8 @@ bool definition_forwards_meet(const struct definition_forward *a, const struct d
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
 bool definition_has_uuid(const struct definition *d);
+/* Whether any bit is set: all zero stands for no UUID. */
+bool uuid_is_set(const uint8_t uuid[16]);
 /* Set a random UUID (RFC 4122, section 4.4). Returns 0 or -errno. */
 int definition_make_uuid(struct definition *d, struct err *e);
 void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);

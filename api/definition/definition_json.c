@@ -211,11 +211,16 @@ struct json_object *definition_warnings(const struct definition *d)
 
 /* ---- parsing and printing a UUID ---- */
 
-bool definition_has_uuid(const struct definition *d)
+bool uuid_is_set(const uint8_t uuid[16])
 {
 	static const uint8_t none[16];
 
-	return memcmp(d->uuid, none, 16) != 0;
+	return memcmp(uuid, none, 16) != 0;
+}
+
+bool definition_has_uuid(const struct definition *d)
+{
+	return uuid_is_set(d->uuid);
 }
 
 int definition_make_uuid(struct definition *d, struct err *e)

@@ -159,7 +159,7 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 	b->vms[b->n++] = *ret_vm;
 	vm_set(*ret_vm, VM_FACT_INCOMPLETE, true);
 	job_own(j, *ret_vm, VM_OP_MAKE);
-	event_emit(&host->sink, EVENT_VM_DEFINED, def->name, NULL);
+	vm_emit(*ret_vm, EVENT_VM_DEFINED, NULL);
 	return 0;
 }
 
@@ -215,7 +215,7 @@ static bool vm_forget(struct vm *vm)
 		log_error("batch", "VM '%s' could not be removed: %s", name, e.msg);
 		return false;
 	}
-	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL);
 	vm_remove(vm);
 	if (permissions_forget_vm(&host->permissions, uuid))
 		permissions_keep(&host->permissions, host->loop, host->store, NULL);

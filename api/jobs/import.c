@@ -76,7 +76,7 @@ static void vm_drop(struct vm *vm)
 
 	memcpy(name, vm->def->name, sizeof(name));
 	memcpy(uuid, vm->def->uuid, sizeof(uuid));
-	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL);
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL);
 	vm_remove(vm);
 	if (permissions_forget_vm(&host->permissions, uuid))
 		permissions_keep(&host->permissions, host->loop, host->store, NULL);
@@ -435,7 +435,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 		return r;
 	}
 	vm_save(x->vm);
-	event_emit(&x->host->sink, EVENT_VM_DEFINED, x->vm->def->name, NULL);
+	vm_emit(x->vm, EVENT_VM_DEFINED, NULL);
 	return 0;
 }
 

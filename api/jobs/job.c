@@ -22,6 +22,28 @@
 static const char *const status_names[] = { "created", "running", "aborting", "waiting", "pending",
 	"concluded", "null" };
 
+/* ---- the job's VM ---- */
+
+const uint8_t *job_vm_uuid(const struct job *j)
+{
+	return uuid_is_set(j->vm_uuid) ? j->vm_uuid : NULL;
+}
+
+bool job_is_of(const struct job *j, const struct vm *vm)
+{
+	return job_vm_uuid(j) ? !memcmp(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid)) :
+				!strcmp(j->vm_name, vm->def->name);
+}
+
+/* Parse the member "vm-uuid" of a stored job or event. */
+static void uuid_load(struct job *j, struct json_object *o)
+{
+	const char *text = js_get_str(o, VM_UUID_KEY);
+
+	if (text)
+		uuid_parse(text, j->vm_uuid);
+}
+
 /* ---- status, progress and results ---- */
 
 static void status_set(struct job *j, enum job_status s)
@@ -34,7 +56,7 @@ static void status_set(struct job *j, enum job_status s)
 		js_put_str(data, "qmp-id", j->qmp_id);
 	js_put_str(data, "status", status_names[s]);
 	js_put_str(data, "type", j->type);
-	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, data);
+	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, job_vm_uuid(j), data);
 }
 
 /* Add the job's unit, the average rate so far in units per second, and the remaining time in ns at that rate. */
@@ -64,7 +86,7 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 	js_put_uint(data, "done", done);
 	js_put_uint(data, "total", total);
 	put_progress(data, j, now);
-	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, data);
+	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, job_vm_uuid(j), data);
 }
 
 void job_put_rounds(struct json_object *result, unsigned rounds, unsigned throttle, bool stopped)
@@ -98,6 +120,7 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 struct json_object *job_to_json(const struct job *j)
 {
 	struct json_object *o = json_object_new_object();
+	char uuid[DEFINITION_UUID_TEXT];
 
 	js_put_str(o, "id", j->id);
 	if (j->qmp_id[0])
@@ -107,6 +130,10 @@ struct json_object *job_to_json(const struct job *j)
 	js_put_uint(o, "current-progress", j->done);
 	js_put_uint(o, "total-progress", j->total);
 	js_put_str(o, "vm", j->vm_name);
+	if (job_vm_uuid(j)) {
+		uuid_print(j->vm_uuid, uuid);
+		js_put_str(o, VM_UUID_KEY, uuid);
+	}
 	js_put_uint(o, "started", j->begun_realtime_ns);
 	if (j->status == JOB_CONCLUDED)
 		js_put_uint(o, "duration", j->ended_ns - j->begun_ns);
@@ -176,7 +203,7 @@ struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
 {
 	struct job *j = vm->host->jobs;
 
-	while (j && (!j->qmp_id[0] || strcmp(j->qmp_id, qmp_id) || strcmp(j->vm_name, vm->def->name)))
+	while (j && (!j->qmp_id[0] || strcmp(j->qmp_id, qmp_id) || !job_is_of(j, vm)))
 		j = j->next;
 	return j;
 }
@@ -236,7 +263,7 @@ void jobs_forget_qmp(const struct vm *vm)
 	bool any = false;
 
 	for (struct job *j = vm->host->jobs; j; j = j->next)
-		if (j->qmp_id[0] && !strcmp(j->vm_name, vm->def->name)) {
+		if (j->qmp_id[0] && job_is_of(j, vm)) {
 			j->qmp_id[0] = 0;
 			any = true;
 		}
@@ -361,6 +388,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	j->host = host;
 	j->vm = vm;
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
+	memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
 	j->type = type;
 	name_set(j, vm, name);
 	j->unit = "bytes";
@@ -506,6 +534,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 	if (qmp_id && id_check(qmp_id, false, NULL) == 0)
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	uuid_load(j, o);
 	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
 	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
 	j->begun_realtime_ns = (uint64_t)started;
@@ -547,6 +576,7 @@ static void lost_add(struct vm_host *host, struct json_object *ev, const char *i
 	if (qmp_id && id_check(qmp_id, false, NULL) == 0)
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	uuid_load(j, data);
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL +
 		(uint64_t)js_get_int(time, "microseconds", 0) * 1000;
@@ -601,10 +631,11 @@ void jobs_recover(struct vm_host *host)
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
 {
 	for (struct job *j = vm->host->jobs; j && !vm->operation.kind; j = j->next) {
-		if (!j->lost || j->status != JOB_RUNNING || strcmp(j->vm_name, vm->def->name) || strcmp(j->type, type))
+		if (!j->lost || j->status != JOB_RUNNING || !job_is_of(j, vm) || strcmp(j->type, type))
 			continue;
 		j->lost = false;
 		j->vm = vm;
+		memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
 		job_own(j, vm, type_find(type)->kind);
 		*ret_j = j;
 		return 0;

@@ -46,7 +46,8 @@ struct job {
 	struct vm *vm; /* NULL once concluded, and while `lost` */
 	char id[JOB_ID_MAX + 1];
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
-	char vm_name[VM_NAME_MAX + 1];
+	char vm_name[VM_NAME_MAX + 1]; /* when the job began; may belong to another VM now */
+	uint8_t vm_uuid[16]; /* all zero: an older daemon stored the job */
 	const char *type; /* "save", "snapshot-create", …; static */
 	const char *unit; /* unit of done and total: "bytes", "snapshots" or "clones"; static */
 	enum job_status status;
@@ -100,6 +101,11 @@ void job_put_rounds(struct json_object *result, unsigned rounds, unsigned thrott
  * one; memory-rounds, memory-throttle and memory-stopped, if the memory was copied in rounds.
  * d: NULL, or VM_TRACKING_UNKNOWN: add nothing. */
 void job_put_tracking(struct json_object *result, const struct vm_snapshot_done *d);
+/* Return the UUID of the job's VM, which decides who may see the job; NULL: not known, so only roles for all VMs
+ * count. */
+const uint8_t *job_vm_uuid(const struct job *j);
+/* Whether the job is the VM's. If its UUID is not known, the name decides. */
+bool job_is_of(const struct job *j, const struct vm *vm);
 /* Return the job for clients; owned by the caller. */
 struct json_object *job_to_json(const struct job *j);
 

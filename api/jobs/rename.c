@@ -49,8 +49,8 @@ static void rename_tell(struct rename *w)
 
 	js_put_str(from, "renamed-to", name);
 	js_put_str(to, "renamed-from", w->old);
-	event_emit(&w->vm->host->sink, EVENT_VM_UNDEFINED, w->old, from);
-	event_emit(&w->vm->host->sink, EVENT_VM_DEFINED, name, to);
+	event_emit(&w->vm->host->sink, EVENT_VM_UNDEFINED, w->old, w->vm->def->uuid, from);
+	event_emit(&w->vm->host->sink, EVENT_VM_DEFINED, name, w->vm->def->uuid, to);
 }
 
 static void in_force(struct store_work *work)

@@ -156,7 +156,7 @@ static void vm_forget(void *opaque)
 	}
 	memcpy(name, u->vm->def->name, sizeof(name));
 	memcpy(uuid, u->vm->def->uuid, sizeof(uuid));
-	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, NULL); /* while the VM's viewers are known */
+	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL); /* while the VM's viewers are known */
 	vm_remove(u->vm);
 	if (u->call)
 		u->call->vm = NULL;

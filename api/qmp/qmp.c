@@ -42,7 +42,7 @@ static int qmp_open(struct vm *vm, struct err *e)
 	if (!r)
 		r = listen_open(q->path, host->paths->system, &fd, &group, e);
 	if (!r)
-		r = listener_new(host->server, vm, vm->def->name, q->path, fd, &q->listener, e);
+		r = listener_new(host->server, vm, vm->def->uuid, q->path, fd, &q->listener, e);
 	if (r < 0) {
 		free(q);
 		return r;
@@ -160,12 +160,12 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 	return out;
 }
 
-void qmp_emit(struct vm_host *host, enum event_id id, const char *name, struct json_object *o)
+void qmp_emit(struct vm_host *host, enum event_id id, const char *name, const uint8_t uuid[16], struct json_object *o)
 {
 	const struct vm *vm = vm_find(host, name);
 	struct json_object *data, *out;
 
-	data = vm && vm->qmp ? event_data(id, js_get(o, "data")) : NULL;
+	data = vm && vm->qmp && !memcmp(vm->def->uuid, uuid, sizeof(vm->def->uuid)) ? event_data(id, js_get(o, "data")) : NULL;
 	if (!data)
 		return;
 	out = json_object_new_object();

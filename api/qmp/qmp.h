@@ -9,6 +9,8 @@
 
 #include "api/schema/schema.h"
 
+#include <stdint.h>
+
 struct call;
 struct err;
 struct json_object;
@@ -26,7 +28,7 @@ void qmp_close_all(struct vm_host *host);
 /* Opens a VM's socket when its process runs and closes it when the VM is off. Failures go to the log. */
 extern const struct vm_observer qmp_observer;
 /* Send a daemon's event to the clients of the VM's socket if QEMU has such an event. Borrows o. */
-void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, struct json_object *o);
+void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, const uint8_t uuid[16], struct json_object *o);
 
 /* Return the VM's stored fds; NULL while it has no socket. */
 struct qmp_fds *qmp_fds(struct vm *vm);

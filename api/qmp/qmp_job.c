@@ -197,7 +197,7 @@ void qmp_query_jobs(struct call *c)
 
 	jobs_trim(c->host);
 	for (struct job *j = c->host->jobs; j; j = j->next)
-		if (j->qmp_id[0] && !strcmp(j->vm_name, c->vm->def->name))
+		if (j->qmp_id[0] && job_is_of(j, c->vm))
 			json_object_array_add(list, as_qemu(j));
 	list_shorten(list);
 	call_return(c, list);

@@ -5,12 +5,17 @@
 
 #include "api/schema/schema.h"
 
+#include <stdint.h>
+
 struct event_sink {
-	void (*emit)(void *opaque, enum event_id id, const char *vm, struct json_object *data);
+	void (*emit)(void *opaque, enum event_id id, const char *vm, const uint8_t *uuid, struct json_object *data);
 	void *opaque;
 };
 
-/* Emit an event. vm: the VM's name, put into data as "vm"; NULL: the event is about no VM. data: taken; NULL: {}. */
-void event_emit(const struct event_sink *s, enum event_id id, const char *vm, struct json_object *data);
+/* Emit an event.
+ * vm: the VM's name, put into data as "vm"; NULL: the event is about no VM. uuid: the VM's, put into data as "vm-uuid":
+ * it decides which clients get the event. NULL: not known, so only roles for all VMs count. data: taken; NULL: {}. */
+void event_emit(const struct event_sink *s, enum event_id id, const char *vm, const uint8_t *uuid,
+	struct json_object *data);
 
 #endif

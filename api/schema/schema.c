@@ -13,11 +13,14 @@
 #define END { NULL, FIELD_ANY, false, NULL }
 #define ANY_STATE VM_TRIGGER_COUNT
 #define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or UUID of the VM" }
-#define FIELD_VM_NAME { "vm", FIELD_STRING, REQUIRED, "name of the VM" }
+/* Of events and jobs. */
+#define FIELDS_VM_NAME \
+	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" }, \
+	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM, if known" }
 
 static const struct field no_fields[] = { END };
 static const struct field vm_only[] = { FIELD_VM, END };
-static const struct field vm_name_only[] = { FIELD_VM_NAME, END };
+static const struct field vm_name_only[] = { FIELDS_VM_NAME, END };
 
 static const struct field capabilities_args[] = {
 	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
@@ -271,7 +274,7 @@ static const struct field query_jobs_returns[] = {
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
-	FIELD_VM_NAME,
+	FIELDS_VM_NAME,
 	{ "current-progress", FIELD_INT, REQUIRED, "units done" },
 	{ "total-progress", FIELD_INT, REQUIRED, "units in all" },
 	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
@@ -284,7 +287,7 @@ static const struct field query_jobs_returns[] = {
 	{ "result", FIELD_OBJECT, OPTIONAL, "result; its members depend on the type" }, END };
 static const struct field query_events_args[] = {
 	{ "since", FIELD_INT, OPTIONAL, "number of the last event seen [0]" },
-	{ "vm", FIELD_STRING, OPTIONAL, "return only events of the VM with this name" },
+	{ "vm", FIELD_STRING, OPTIONAL, "return only events of VMs that had this name, or of the VM with this UUID" },
 	{ "event", FIELD_STRING, OPTIONAL, "return only events of this name" }, END };
 static const struct field query_events_returns[] = {
 	{ "events", FIELD_ARRAY, REQUIRED, "events as sent, each with its number as seq" },
@@ -460,83 +463,83 @@ static const struct command commands[] = {
 
 #define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, \
 	"number of such events of this VM that were suppressed before this one" }
-static const struct field repeated_data[] = { FIELD_VM_NAME, FIELD_LEFT_OUT, END };
-static const struct field guest_reason[] = { FIELD_VM_NAME,
+static const struct field repeated_data[] = { FIELDS_VM_NAME, FIELD_LEFT_OUT, END };
+static const struct field guest_reason[] = { FIELDS_VM_NAME,
 	{ "guest", FIELD_BOOL, REQUIRED, "the guest caused the event" },
 	{ "reason", FIELD_STRING, REQUIRED, "QEMU's word for the reason" }, FIELD_LEFT_OUT, END };
-static const struct field defined_data[] = { FIELD_VM_NAME,
+static const struct field defined_data[] = { FIELDS_VM_NAME,
 	{ "renamed-from", FIELD_STRING, OPTIONAL, "previous name, after a rename" }, END };
-static const struct field undefined_data[] = { FIELD_VM_NAME,
+static const struct field undefined_data[] = { FIELDS_VM_NAME,
 	{ "renamed-to", FIELD_STRING, OPTIONAL, "new name, after a rename" }, END };
-static const struct field panicked_data[] = { FIELD_VM_NAME,
+static const struct field panicked_data[] = { FIELDS_VM_NAME,
 	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
 	{ "bits", FIELD_INT, REQUIRED, "bits that the guest wrote to pvpanic" }, FIELD_LEFT_OUT, END };
-static const struct field watchdog_data[] = { FIELD_VM_NAME,
+static const struct field watchdog_data[] = { FIELDS_VM_NAME,
 	{ "action", FIELD_STRING, REQUIRED,
 		"action taken: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
-static const struct field reset_delayed_data[] = { FIELD_VM_NAME,
+static const struct field reset_delayed_data[] = { FIELDS_VM_NAME,
 	{ "in", FIELD_INT, REQUIRED, "time until the reset, ns" },
 	{ "resets", FIELD_INT, REQUIRED, "number of resets that the guest has requested in this window" }, FIELD_LEFT_OUT,
 	END };
-static const struct field restart_data[] = { FIELD_VM_NAME,
+static const struct field restart_data[] = { FIELDS_VM_NAME,
 	{ "in", FIELD_INT, REQUIRED, "time until the restart, ns" },
 	{ "try", FIELD_INT, REQUIRED, "number of this restart in the window" },
 	{ "tries", FIELD_INT, REQUIRED, "maximum number of restarts; 0: no limit" }, END };
-static const struct field plan_data[] = { FIELD_VM_NAME,
+static const struct field plan_data[] = { FIELDS_VM_NAME,
 	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue (the deadline has passed) or failed" },
 	{ "reboot", FIELD_BOOL, REQUIRED, "true: reboot; false: shutdown" },
 	{ "at", FIELD_INT, OPTIONAL, "time of a planned shutdown or reboot: realtime, ns" },
 	{ "then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field autostart_data[] = { FIELD_VM_NAME,
+static const struct field autostart_data[] = { FIELDS_VM_NAME,
 	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field dump_data[] = { FIELD_VM_NAME,
+static const struct field dump_data[] = { FIELDS_VM_NAME,
 	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
 	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if the daemon chose it" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field agent_data[] = { FIELD_VM_NAME,
+static const struct field agent_data[] = { FIELDS_VM_NAME,
 	{ "connected", FIELD_BOOL, REQUIRED, "true: the agent answers; false: it no longer answers" }, END };
-static const struct field port_data[] = { FIELD_VM_NAME,
+static const struct field port_data[] = { FIELDS_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the port" },
 	{ "open", FIELD_BOOL, REQUIRED, "true: a program in the guest has opened the port" }, END };
-static const struct field io_error_data[] = { FIELD_VM_NAME,
+static const struct field io_error_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "node-name", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, REQUIRED, "the cause is a lack of space" },
 	{ "reason", FIELD_STRING, REQUIRED, "error text of the errno, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
-static const struct field link_data[] = { FIELD_VM_NAME,
+static const struct field link_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, FIELD_LEFT_OUT, END };
-static const struct field device_data[] = { FIELD_VM_NAME,
+static const struct field device_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
-static const struct field change_data[] = { FIELD_VM_NAME,
+static const struct field change_data[] = { FIELDS_VM_NAME,
 	{ "from", FIELD_STRING, REQUIRED, "previous state, as vm-info's word" },
 	{ "state", FIELD_STRING, REQUIRED, "new state, as vm-info's word" },
 	{ "reason", FIELD_STRING, REQUIRED, "reason of the new state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" }, END };
 
-static const struct field snapshot_data[] = { FIELD_VM_NAME,
+static const struct field snapshot_data[] = { FIELDS_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
 	{ "job", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "disk", FIELD_STRING, OPTIONAL, "id of the disk, after a revert of one disk" }, END };
-static const struct field skipped_data[] = { FIELD_VM_NAME,
+static const struct field skipped_data[] = { FIELDS_VM_NAME,
 	{ "reason", FIELD_STRING, REQUIRED, "off (the VM is off), space (too little free space) or failed" },
 	{ "detail", FIELD_STRING, REQUIRED, "details of the reason" }, END };
-static const struct field recovered_data[] = { FIELD_VM_NAME,
+static const struct field recovered_data[] = { FIELDS_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk that showed the interruption" },
 	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, FIELD_LEFT_OUT, END };
-static const struct field job_status_data[] = { FIELD_VM_NAME,
+static const struct field job_status_data[] = { FIELDS_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, aborting, waiting, pending, concluded, null" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
-static const struct field job_progress_data[] = { FIELD_VM_NAME,
+static const struct field job_progress_data[] = { FIELDS_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "done", FIELD_INT, REQUIRED, "units done" },
 	{ "total", FIELD_INT, REQUIRED, "units in all" },

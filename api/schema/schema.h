@@ -14,6 +14,9 @@
 struct err;
 struct json_object;
 
+/* Member of events, jobs and permissions, beside "vm": a name may belong to another VM later. */
+#define VM_UUID_KEY "vm-uuid"
+
 /* Defaults of snapshot-schedule-set. */
 #define SCHEDULE_KEEP_DEFAULT "24h:all,7d:daily,4w:weekly"
 #define SCHEDULE_MIN_FREE_DEFAULT "10%"

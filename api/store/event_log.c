@@ -1,4 +1,5 @@
 #include "api/store/event_log.h"
+#include "api/schema/schema.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -26,8 +27,8 @@
 
 struct entry {
 	uint64_t seq;
-	char *line; /* JSON without white space; owned; the two names follow it in the same memory */
-	const char *event, *vm; /* for filters, which parse no line; vm NULL: the event is about no VM */
+	char *line; /* JSON without white space; owned; the texts of about follow it in the same memory */
+	struct event_log_subject about; /* for filters, which parse no line */
 };
 
 struct event_log {
@@ -41,17 +42,35 @@ struct event_log {
 
 /* ---- events in memory ---- */
 
-/* Print an event, with the names behind its line. */
+/* Copy a text to *at, and move *at behind it. Returns the copy; NULL for NULL. */
+static const char *text_put(char **at, const char *text)
+{
+	char *copy = *at;
+
+	if (!text)
+		return NULL;
+	*at = stpcpy(copy, text) + 1;
+	return copy;
+}
+
+static size_t text_bytes(const char *text)
+{
+	return text ? strlen(text) + 1 : 0;
+}
+
+/* Print an event, with the texts of its subject behind its line. */
 static struct entry entry_make(uint64_t seq, struct json_object *o)
 {
+	struct json_object *data = js_get(o, "data");
 	size_t len;
 	const char *line = must_alloc((void *)json_object_to_json_string_length(o,
 		JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)),
-		   *event = js_get_str_or(o, "event", ""), *vm = js_get_str(js_get(o, "data"), "vm");
-	char *copy = must_alloc(malloc(len + strlen(event) + (vm ? strlen(vm) : 0) + 3)),
-	     *event_copy = (char *)mempcpy(copy, line, len + 1), *vm_copy = stpcpy(event_copy, event) + 1;
+		   *event = js_get_str_or(o, "event", ""), *vm = js_get_str(data, "vm"), *uuid = js_get_str(data, VM_UUID_KEY);
+	char *copy = must_alloc(malloc(len + 1 + text_bytes(event) + text_bytes(vm) + text_bytes(uuid))),
+	     *at = (char *)mempcpy(copy, line, len + 1);
 
-	return (struct entry){ seq, copy, event_copy, vm ? strcpy(vm_copy, vm) : NULL };
+	return (struct entry){ seq, copy,
+		{ .event = text_put(&at, event), .vm = text_put(&at, vm), .uuid = text_put(&at, uuid) } };
 }
 
 static void ring_add(struct event_log *l, const struct entry *entry)
@@ -266,7 +285,7 @@ void event_log_backwards(struct event_log *l, const char *text,
 }
 
 struct json_object *event_log_page(struct event_log *l, uint64_t since,
-	bool (*wanted)(void *opaque, const char *event, const char *vm), void *opaque)
+	bool (*wanted)(void *opaque, const struct event_log_subject *s), void *opaque)
 {
 	struct json_object *page = json_object_new_object(), *list = json_object_new_array();
 	unsigned i = ring_after(l, since), looked = 0;
@@ -277,7 +296,7 @@ struct json_object *event_log_page(struct event_log *l, uint64_t since,
 		const struct entry *entry = ring_at(l, i);
 
 		since = entry->seq;
-		if (!wanted(opaque, entry->event, entry->vm))
+		if (!wanted(opaque, &entry->about))
 			continue;
 		json_object_array_add(list, js_text(entry->line));
 		/* JSON escapes may triple the size: \u00e4 for two bytes of UTF-8. */

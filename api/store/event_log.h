@@ -20,6 +20,13 @@ struct json_object;
 
 #define EVENT_LOG_MAX 10000
 
+/* What an event is about. Borrowed. */
+struct event_log_subject {
+	const char *event; /* its name */
+	const char *vm;    /* name of the VM when the event happened; NULL: none */
+	const char *uuid;  /* the VM's, as text; NULL: none, or an older daemon wrote the event */
+};
+
 /* Open the log and load its events. dir: the state folder. Returns 0; -errno. */
 int event_log_open(const char *dir, struct event_log **ret_l, struct err *e);
 /* Close the log and free it. NULL allowed. */
@@ -35,9 +42,8 @@ void event_log_backwards(struct event_log *l, const char *text,
 /* Return one page of the events numbered above `since` for which wanted() returns true: {events, next (the `since` of
  * the next page), last (the newest number), lost (some events above `since` are no longer kept), more (another page
  * follows)}. A page may be empty although another one follows, because it looks at a limited number of events.
- * wanted: gets the event's name and the VM's (NULL: none).
  * The caller owns the page. Its events are values that are printed already (js_text()). */
 struct json_object *event_log_page(struct event_log *l, uint64_t since,
-	bool (*wanted)(void *opaque, const char *event, const char *vm), void *opaque);
+	bool (*wanted)(void *opaque, const struct event_log_subject *s), void *opaque);
 
 #endif

@@ -255,7 +255,7 @@ static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data)
 {
-	event_emit(&vm->host->sink, id, vm->def->name, data);
+	event_emit(&vm->host->sink, id, vm->def->name, vm->def->uuid, data);
 }
 
 void vm_emit_change(struct vm *vm, enum vm_state from)

@@ -227,7 +227,7 @@ static int define_keep(struct define *w, struct err *e)
 static void define_drafted(struct store_work *work)
 {
 	struct define *w = container_of(work, struct define, work);
-	const char *name = w->def->name;
+	const struct definition *def = w->def; /* the VM takes it */
 	struct err e = work->e;
 	int r = work->r;
 
@@ -239,8 +239,8 @@ static void define_drafted(struct store_work *work)
 		return;
 	}
 	work->done = define_synced;
-	store_sync_definition(w->host->store, work, name);
-	event_emit(&w->host->sink, EVENT_VM_DEFINED, name, NULL);
+	store_sync_definition(w->host->store, work, def->name);
+	event_emit(&w->host->sink, EVENT_VM_DEFINED, def->name, def->uuid, NULL);
 }
 
 /* Add the overlays that the scan has found to the list of pins, so that their pins are in use. The list is on stable

@@ -37,7 +37,7 @@ struct listener {
 	struct listener *next;
 	struct server *server;
 	struct vm *vm; /* NULL: the daemon's socket */
-	char *name;    /* the VM's; owned */
+	uint8_t uuid[16]; /* the VM's */
 	const char *path;
 	int fd;
 	struct loop_watch *watch;
@@ -272,12 +272,12 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 	conn_update(c);
 }
 
-void server_broadcast(struct server *s, struct json_object *o, const char *vm)
+void server_broadcast(struct server *s, struct json_object *o, const uint8_t *uuid)
 {
 	for (struct conn *c = s->conns, *next; c; c = next) {
 		next = c->next;
 		if (c->negotiated && c->from && !c->from->vm &&
-			(c->role >= ROLE_VIEWER || (vm && conn_role_for(c, vm) >= ROLE_VIEWER)))
+			(c->role >= ROLE_VIEWER || (uuid && conn_role_for(c, uuid) >= ROLE_VIEWER)))
 			conn_send(c, o, -1);
 	}
 }
@@ -287,7 +287,7 @@ void listener_broadcast(struct listener *l, struct json_object *o)
 	for (struct conn *c = l->server->conns, *next; c; c = next) {
 		next = c->next;
 		if (c->negotiated && c->from == l &&
-			conn_role_for(c, l->name) >= ROLE_VIEWER)
+			conn_role_for(c, l->uuid) >= ROLE_VIEWER)
 			conn_send(c, o, -1);
 	}
 }
@@ -544,21 +544,21 @@ struct peer conn_peer(const struct conn *c)
 	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
 }
 
-enum role server_role(const struct server *s, const struct peer *who, const char *vm)
+enum role server_role(const struct server *s, const struct peer *who, const uint8_t *uuid)
 {
 	enum role role;
 
 	if (is_master(who->uid))
 		return ROLE_ADMIN;
-	role = s->ops->role(s->opaque, who, vm);
+	role = s->ops->role(s->opaque, who, uuid);
 	return MAX(role, is_operator(s, who) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
-static enum role role_look_up(const struct conn *c, const char *vm)
+static enum role role_look_up(const struct conn *c, const uint8_t *uuid)
 {
 	struct peer who = conn_peer(c);
 
-	return server_role(c->server, &who, vm);
+	return server_role(c->server, &who, uuid);
 }
 
 /* Look up the client's role and its account. */
@@ -704,11 +704,10 @@ static void listener_close(struct listener *l)
 		close_async_listener(l->fd);
 	else
 		close(l->fd); /* no shutdown(): the service manager may pass the same socket to the next daemon */
-	free(l->name);
 	free(l);
 }
 
-int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
+int listener_new(struct server *s, struct vm *vm, const uint8_t uuid[16], const char *path, int listening,
 	struct listener **ret_l, struct err *e)
 {
 	struct listener *l = calloc(1, sizeof(*l));
@@ -719,9 +718,9 @@ int listener_new(struct server *s, struct vm *vm, const char *name, const char *
 		return err_set_errno(e, -ENOMEM, "socket");
 	}
 	*l = (struct listener){ .server = s, .vm = vm, .path = path, .fd = listening };
-	r = name && !(l->name = strdup(name)) ? -ENOMEM : 0;
-	if (!r)
-		r = loop_timer_new(s->loop, listener_retry, l, &l->retry);
+	if (vm)
+		memcpy(l->uuid, uuid, sizeof(l->uuid));
+	r = loop_timer_new(s->loop, listener_retry, l, &l->retry);
 	if (!r)
 		r = loop_watch(s->loop, listening, POLLIN, listener_ready, l, &l->watch);
 	if (r < 0) {
@@ -818,9 +817,9 @@ enum role conn_role(const struct conn *c)
 	return c->role;
 }
 
-enum role conn_role_for(const struct conn *c, const char *vm)
+enum role conn_role_for(const struct conn *c, const uint8_t *uuid)
 {
-	return c->role == ROLE_ADMIN || !vm ? c->role : role_look_up(c, vm);
+	return c->role == ROLE_ADMIN || !uuid ? c->role : role_look_up(c, uuid);
 }
 
 bool conn_known(const struct conn *c)

@@ -9,6 +9,7 @@
 #include "api/wire/peer.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct account_call;
 struct conn;
@@ -32,8 +33,8 @@ struct server_ops {
 	void (*dispatch)(void *opaque, struct conn *c, struct json_object *text);
 	/* Return the first line for a new client; the server owns it. */
 	struct json_object *(*greeting)(void *opaque);
-	/* Return the role that permissions give. vm: a VM's name; NULL: for all VMs. */
-	enum role (*role)(void *opaque, const struct peer *who, const char *vm);
+	/* Return the role that permissions give. uuid: a VM's; NULL: for all VMs. */
+	enum role (*role)(void *opaque, const struct peer *who, const uint8_t *uuid);
 	/* Return whether a permission entry names the user or one of the groups. who NULL: whether any entry exists. */
 	bool (*known)(void *opaque, const struct peer *who);
 	/* Called after a client was dropped because it left too much unread. */
@@ -46,22 +47,22 @@ struct server_ops {
  * Returns 0; -errno. */
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
 	gid_t operators, struct server **ret_s, struct err *e);
-/* Return the role that a user has now. vm: a VM's name; NULL: for all VMs. */
-enum role server_role(const struct server *s, const struct peer *who, const char *vm);
+/* Return the role that a user has now. uuid: a VM's; NULL: for all VMs. */
+enum role server_role(const struct server *s, const struct peer *who, const uint8_t *uuid);
 /* Disconnect all clients and stop listening. NULL allowed. */
 void server_free(struct server *s);
 /* Listen on a VM's QMP socket. Its clients speak QEMU's dialect and see only that VM.
- * vm: borrowed until listener_free(); conn_vm() returns it. name: the VM's; copied. path: borrowed until
+ * vm: borrowed until listener_free(); conn_vm() returns it. uuid: the VM's; copied. path: borrowed until
  * listener_free(). listening: taken, also on errors.
  * Returns 0; -errno. */
-int listener_new(struct server *s, struct vm *vm, const char *name, const char *path, int listening,
+int listener_new(struct server *s, struct vm *vm, const uint8_t uuid[16], const char *path, int listening,
 	struct listener **ret_l, struct err *e);
 /* Stop listening. Connected clients get their outstanding answers, then the end of the stream. NULL allowed. */
 void listener_free(struct listener *l);
 
 /* Send a line to all negotiated clients of the daemon's socket with at least the role viewer.
- * o: borrowed. vm: name of the VM that the line is about: viewers of that VM get it, too; NULL: none. */
-void server_broadcast(struct server *s, struct json_object *o, const char *vm);
+ * o: borrowed. uuid: the VM that the line is about: viewers of that VM get it, too; NULL: none. */
+void server_broadcast(struct server *s, struct json_object *o, const uint8_t *uuid);
 /* Send a line to all negotiated clients of a VM's socket with at least the role viewer for the VM. o: borrowed. */
 void listener_broadcast(struct listener *l, struct json_object *o);
 /* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
@@ -75,8 +76,8 @@ struct vm *conn_vm(const struct conn *c);
 enum dialect conn_dialect(const struct conn *c);
 /* Return the client's role for all VMs. */
 enum role conn_role(const struct conn *c);
-/* Return the client's role for one VM. vm: its name; NULL: for all VMs. */
-enum role conn_role_for(const struct conn *c, const char *vm);
+/* Return the client's role for one VM. uuid: NULL: for all VMs. */
+enum role conn_role_for(const struct conn *c, const uint8_t *uuid);
 /* Whether the client has a role for any VM. */
 bool conn_known(const struct conn *c);
 /* Return the client's credentials. The array of groups is borrowed from c. */

@@ -51,7 +51,8 @@ def test_watchdog_resets_guest(daemon, begin):
     q, vm, console = begin()
     assert shown(console)["reload"] == "0x0"
     bitten(console)
-    assert q.event("WATCHDOG", vm="vm1")["data"] == {"vm": "vm1", "action": "reset"}
+    assert q.event("WATCHDOG", vm="vm1")["data"] == {
+        "vm": "vm1", "vm-uuid": daemon.info("vm1")["uuid"], "action": "reset"}
     assert q.event("RESET", vm="vm1")["data"]["guest"]
     assert vm.event("WATCHDOG")["data"] == {"action": "reset"}
     vm.event("RESET")

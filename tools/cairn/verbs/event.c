@@ -1,5 +1,6 @@
 /* event: wait for events of the daemon and print them. */
 #include "tools/cairn/cli.h"
+#include "api/schema/schema.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 static void time_print(struct json_object *ev)
@@ -75,7 +77,7 @@ static void event_print(struct cli *c, struct json_object *ev)
 		printf("event '%s' for domain '%s'", js_get_str(ev, "event"), vm ? vm : "-");
 		json_object_object_foreach(data, key, v)
 		{
-			if (!strcmp(key, "vm"))
+			if (!strcmp(key, "vm") || !strcmp(key, VM_UUID_KEY))
 				continue;
 			printf("%s %s=%s", sep, key, json_object_get_string(v));
 			sep = ",";
@@ -87,12 +89,13 @@ static void event_print(struct cli *c, struct json_object *ev)
 
 static bool event_wanted(struct cli *c, struct json_object *ev)
 {
-	const char *kind = option_value(c, "event"), *name = js_get_str(ev, "event"),
-		   *vm = js_get_str(js_get(ev, "data"), "vm");
+	struct json_object *data = js_get(ev, "data");
+	const char *kind = option_value(c, "event"), *name = js_get_str(ev, "event"), *vm = js_get_str(data, "vm"),
+		   *uuid = js_get_str(data, VM_UUID_KEY);
 
 	if (kind && (!name || strcmp(kind, name)))
 		return false;
-	return !c->npos || (vm && !strcmp(vm, c->pos[0]));
+	return !c->npos || (vm && !strcmp(vm, c->pos[0])) || (uuid && !strcasecmp(uuid, c->pos[0]));
 }
 
 static bool event_seen(struct json_object *ev, int64_t last)
@@ -171,18 +174,20 @@ static int kind_check(const struct cli *c)
 	return cli_usage(c, "unknown event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
 }
 
-/* Replace a UUID by the name, because events carry names. The daemon may still hold events of a VM that no longer
- * exists. */
+/* Check that the VM exists, and replace an id by the UUID, because events carry names and UUIDs. The daemon may still
+ * hold events of a VM that no longer exists. */
 static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
 {
 	struct err e;
 
 	if (!c->npos)
 		return 0;
-	if (!cli_vm_info(c, c->pos[0], ret_info, &e))
-		c->pos[0] = js_get_str(*ret_info, "name");
-	else if (e.cls != ERR_NOT_FOUND || !kept)
+	if (!cli_vm_info(c, c->pos[0], ret_info, &e)) {
+		if (strcmp(c->pos[0], js_get_str_or(*ret_info, "name", "")))
+			c->pos[0] = js_get_str_or(*ret_info, "uuid", c->pos[0]);
+	} else if (e.cls != ERR_NOT_FOUND || !kept) {
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
+	}
 	return 0;
 }
 

@@ -342,8 +342,8 @@ def test_rename_keeps_schedule_permissions_and_saved_state(fake):
     fake.cairn("domrename", "none", "web", ok=3)
     events = fake.qmp()
     assert fake.cairn("domrename", "vm1", "web").stdout == "Domain successfully renamed\n"
-    assert events.event("VM_UNDEFINED")["data"] == {"vm": "vm1", "renamed-to": "web"}
-    assert events.event("VM_DEFINED")["data"] == {"vm": "web", "renamed-from": "vm1"}
+    assert events.event("VM_UNDEFINED")["data"] == {"vm": "vm1", "vm-uuid": uuid, "renamed-to": "web"}
+    assert events.event("VM_DEFINED")["data"] == {"vm": "web", "vm-uuid": uuid, "renamed-from": "vm1"}
     for _ in range(2):
         assert folders(fake) == ["vm2", "web"]
         info = fake.info("web")

@@ -172,7 +172,7 @@ def test_end_of_cairn_slirp_sets_link_down_only(host):
     pid, = slirps(host)
     os.kill(pid, signal.SIGKILL)
     assert q.event("LINK_LOST", vm="a")["data"] == {
-        "vm": "a", "device": "net0", "detail": "the process of its network has ended"}
+        "vm": "a", "vm-uuid": host.info("a")["uuid"], "device": "net0", "detail": "the process of its network has ended"}
     assert fields(c.run("net show")[-1])["link"] == 0
     until(lambda: gone(pid))
     assert figures(host, "a")["link"] == "down" and not listens(port)

@@ -231,7 +231,7 @@ def test_no_snapshot_is_taken_when_space_is_short(vm):
     assert re.fullmatch(r"\d+ MiB of \d+ MiB are free where .*/vm1.raw is", s["detail"])
     events = [e["data"] for e in vm.qmp().run("query-events")["events"]
               if e["event"] == "SNAPSHOT_SKIPPED"]
-    assert events == [{"vm": "vm1", "reason": "space", "detail": s["detail"]}]
+    assert events == [{"vm": "vm1", "vm-uuid": vm.info("vm1")["uuid"], "reason": "space", "detail": s["detail"]}]
     until(lambda: names(vm) == [old[2]])
 
 

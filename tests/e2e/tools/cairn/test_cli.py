@@ -343,7 +343,7 @@ def test_event_verb_prints_events(fake):
     lines = list(itertools.islice(told, 5))
     assert [x["event"] for x in lines] == ["VM_STATE_CHANGE", "STOP", "VM_STATE_CHANGE", "SHUTDOWN",
                                            "VM_STATE_CHANGE"]
-    assert lines[3]["data"] == {"guest": False, "reason": "host-qmp-quit", "vm": "vm1"}
+    assert lines[3]["data"] == {"guest": False, "reason": "host-qmp-quit", "vm": "vm1", "vm-uuid": fake.info("vm1")["uuid"]}
     p.terminate()
     p.wait()
     timed_out = "event loop timed out\nevents received: 0\n"
@@ -353,9 +353,10 @@ def test_event_verb_prints_events(fake):
     since = ["event", "--since", "0", "--event", "SHUTDOWN", "--format", "json"]
     shutdown = fake.cairn(*since, "vm1").stdout
     assert json.loads(shutdown)["data"]["vm"] == "vm1"
-    assert fake.cairn(*since, fake.info("vm1")["uuid"]).stdout == shutdown
+    uuid = fake.info("vm1")["uuid"]
+    assert fake.cairn(*since, uuid).stdout == shutdown
     fake.cairn("undefine", "vm1")
-    assert fake.cairn(*since, "vm1").stdout == shutdown
+    assert fake.cairn(*since, "vm1").stdout == fake.cairn(*since, uuid).stdout == shutdown
     assert "there is no VM 'vm1'" in fake.cairn("event", "--timeout", "0", "vm1", ok=3).stderr
     assert 'unknown event "SHUTDWON"; did you mean SHUTDOWN?' in fake.cairn("event", "--event", "SHUTDWON", ok=2).stderr
 

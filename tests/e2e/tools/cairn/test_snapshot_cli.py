@@ -119,7 +119,7 @@ def test_events(vm):
         ("SNAPSHOT_REVERTED", "s1"), ("SNAPSHOT_CREATED", "s4"), ("SNAPSHOT_DELETED", "s3"),
         ("SNAPSHOT_DELETED", "s2")]
     assert told[-1][1]["job"] == told[-2][1]["job"] != told[0][1]["job"]
-    assert all(set(d) == {"vm", "snapshot", "job"} for _, d in told)
+    assert all(set(d) == {"vm", "vm-uuid", "snapshot", "job"} for _, d in told)
 
 
 def test_list(vm, monkeypatch):

@@ -14,8 +14,9 @@ def test_agent_state_changes_are_reported(fake):
     own = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
     (fake.tmp / "go").touch()
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
-    assert q.event("VSERPORT_CHANGE", vm="vm1")["data"] == {"vm": "vm1", "id": "guest-agent0", "open": True}
-    assert q.event("AGENT", vm="vm1")["data"] == {"vm": "vm1", "connected": True}
+    vm = {"vm": "vm1", "vm-uuid": fake.info("vm1")["uuid"]}
+    assert q.event("VSERPORT_CHANGE", vm="vm1")["data"] == {**vm, "id": "guest-agent0", "open": True}
+    assert q.event("AGENT", vm="vm1")["data"] == {**vm, "connected": True}
     assert own.event("VSERPORT_CHANGE")["data"] == {"id": "guest-agent0", "open": True}
     assert fake.info("vm1")["agent"] == "connected"
     fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "0")

@@ -1,6 +1,7 @@
 /* Event numbers continue after a restart; truncated and malformed lines are skipped; pages are
  * bounded and filtered. */
 #include "api/store/event_log.h"
+#include "api/schema/schema.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "tests/unit/tmp.h"
@@ -78,33 +79,35 @@ static void append(struct fixture *f, const char *text)
 	fclose(file);
 }
 
-static bool all(void *opaque, const char *event, const char *vm)
+static bool all(void *opaque, const struct event_log_subject *s)
 {
 	(void)opaque;
-	(void)event;
-	(void)vm;
+	(void)s;
 	return true;
 }
 
-static bool named(void *opaque, const char *event, const char *vm)
+static bool named(void *opaque, const struct event_log_subject *s)
 {
-	(void)vm;
-	return !strcmp(event, opaque);
+	return !strcmp(s->event, opaque);
 }
 
-static bool of_vm(void *opaque, const char *event, const char *vm)
+static bool of_vm(void *opaque, const struct event_log_subject *s)
 {
-	(void)event;
-	return vm ? !strcmp(vm, opaque) : !*(const char *)opaque;
+	return s->vm ? !strcmp(s->vm, opaque) : !*(const char *)opaque;
 }
 
-static bool none(void *opaque, const char *event, const char *vm)
+static bool of_uuid(void *opaque, const struct event_log_subject *s)
+{
+	return s->uuid && !strcmp(s->uuid, opaque);
+}
+
+static bool none(void *opaque, const struct event_log_subject *s)
 {
 	++*(unsigned *)opaque;
-	return !all(NULL, event, vm);
+	return !all(NULL, s);
 }
 
-static size_t count(struct fixture *f, uint64_t since, bool (*wanted)(void *, const char *, const char *),
+static size_t count(struct fixture *f, uint64_t since, bool (*wanted)(void *, const struct event_log_subject *),
 	void *opaque)
 {
 	size_t n = 0;
@@ -169,7 +172,7 @@ static void test_oldest_events_are_dropped(void **state)
 	assert_int_equal(add(f, "last"), EVENT_LOG_MAX + 51);
 }
 
-static void test_filters_get_names_of_event_and_vm(void **state)
+static void test_filters_get_event_and_vm(void **state)
 {
 	static const char *const vms[] = { "a", "b\xc3\xa4", "" };
 	struct fixture *f = *state;
@@ -181,6 +184,8 @@ static void test_filters_get_names_of_event_and_vm(void **state)
 
 		js_put_str(o, "event", i % 2 ? "ODD" : "EVEN");
 		js_put_str(data, "vm", vms[i % 2]);
+		if (i < 4)
+			js_put_str(data, VM_UUID_KEY, i < 3 ? "u" : "v");
 		js_put(o, "data", data);
 		event_log_add(f->log, o);
 	}
@@ -188,6 +193,8 @@ static void test_filters_get_names_of_event_and_vm(void **state)
 		assert_int_equal(count(f, 0, of_vm, "a"), 3);
 		assert_int_equal(count(f, 0, of_vm, "b\xc3\xa4"), 3);
 		assert_int_equal(count(f, 0, of_vm, ""), 1);
+		assert_int_equal(count(f, 0, of_uuid, "u"), 3);
+		assert_int_equal(count(f, 0, of_uuid, "v"), 1);
 		assert_int_equal(count(f, 2, named, "ODD"), 3);
 		reopen(f);
 	}
@@ -294,7 +301,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_event_numbers_continue_after_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_filters_get_names_of_event_and_vm, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_filters_get_event_and_vm, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_prints_events_as_they_are_in_the_file, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_looks_at_a_limited_number_of_events, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_boot_of_the_host_skips_numbers_whatever_is_left, setup, teardown),

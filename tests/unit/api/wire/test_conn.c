@@ -84,11 +84,11 @@ static struct json_object *greeting(void *opaque)
 	return json_object_new_object();
 }
 
-static enum role no_role(void *opaque, const struct peer *who, const char *vm)
+static enum role no_role(void *opaque, const struct peer *who, const uint8_t *uuid)
 {
 	(void)opaque;
 	(void)who;
-	(void)vm;
+	(void)uuid;
 	return ROLE_NONE;
 }
 
