@@ -24,13 +24,11 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-#define FOLDER "batches"
-
 struct batch {
 	struct vm_host *host;
 	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
 	/* path of the batch's file, relative to the state folder; empty: not written, or removed */
-	char file[sizeof(FOLDER) + DEFINITION_UUID_TEXT + 8];
+	char file[sizeof(STORE_BATCHES) + DEFINITION_UUID_TEXT + 8];
 	/* The n added VMs; made and born_after_ns as in struct clone_files. There is room for all planned VMs. */
 	struct vm **vms;
 	unsigned *made;
@@ -108,7 +106,7 @@ int batch_begin(struct batch *b, struct err *e)
 	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
 		return err_set_errno(e, -errno, "cannot name a batch");
 	uuid_print(own, text);
-	snprintf(file, sizeof(file), FOLDER "/%s.json", text);
+	snprintf(file, sizeof(file), STORE_BATCHES "/%s.json", text);
 	r = store_put(b->host->store, NULL, file, o, STORE_SOON, NULL, e);
 	if (!r)
 		memcpy(b->file, file, sizeof(file));
@@ -406,10 +404,10 @@ static void newer_found(void *opaque, const char *file_name)
 	struct vm_host *host = opaque;
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *planned;
-	char file[NAME_MAX + sizeof(FOLDER) + 1];
+	char file[NAME_MAX + sizeof(STORE_BATCHES) + 1];
 	struct err e;
 
-	snprintf(file, sizeof(file), FOLDER "/%s", file_name);
+	snprintf(file, sizeof(file), STORE_BATCHES "/%s", file_name);
 	o = store_read_newer(host->store, file, &e);
 	planned = js_get_array(o, "vms");
 	for (size_t i = 0; planned && i < json_object_array_length(planned); i++) {
@@ -424,7 +422,7 @@ static void newer_found(void *opaque, const char *file_name)
 
 void batch_leave_newer(struct vm_host *host)
 {
-	store_each_file(host->store, FOLDER, newer_found, host);
+	store_each_file(host->store, STORE_BATCHES, newer_found, host);
 }
 
 static void file_found(void *opaque, const char *name)
@@ -433,7 +431,7 @@ static void file_found(void *opaque, const char *name)
 	CLEANUP_JS struct json_object *o = NULL;
 	struct batch *b = batch_new(host);
 
-	if (snprintf(b->file, sizeof(b->file), FOLDER "/%s", name) < (int)sizeof(b->file))
+	if (snprintf(b->file, sizeof(b->file), STORE_BATCHES "/%s", name) < (int)sizeof(b->file))
 		o = store_load_file(host->store, NULL, b->file);
 	if (!js_get_array(o, "vms")) {
 		batch_free(b);
@@ -456,7 +454,7 @@ static bool is_marked(struct vm_host *host, const struct vm *vm)
 
 void batch_clear_up(struct vm_host *host)
 {
-	store_each_file(host->store, FOLDER, file_found, host);
+	store_each_file(host->store, STORE_BATCHES, file_found, host);
 	for (size_t i = 0; i < host->nvms; i++) {
 		struct batch *b;
 

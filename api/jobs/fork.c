@@ -662,9 +662,11 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 /* Define the clones, and open and create the disks' files. An error fails the job. */
 static void fork_go(struct fork *f)
 {
+	struct store *store = f->host->store;
 	struct err e;
 	int r;
 
+	store_hold(store);
 	for (unsigned i = 0; i < f->n; i++)
 		batch_plan(f->batch, f->clones[i].def);
 	r = batch_begin(f->batch, &e);
@@ -676,6 +678,7 @@ static void fork_go(struct fork *f)
 	} else {
 		begin_fail(f, &e);
 	}
+	store_release(store);
 }
 
 static void files_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)

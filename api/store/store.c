@@ -125,6 +125,16 @@ void store_after(struct store *s, struct store_work *w)
 	store_writer_work(&s->writer, PENDING_NONE, s->dir, NULL, w);
 }
 
+void store_hold(struct store *s)
+{
+	store_writer_hold(&s->writer);
+}
+
+void store_release(struct store *s)
+{
+	store_writer_release(&s->writer);
+}
+
 void store_settle(struct store *s)
 {
 	store_writer_settle(&s->writer);
@@ -132,13 +142,19 @@ void store_settle(struct store *s)
 
 /* ---- open and close ---- */
 
-static int folder_make(struct store *s, struct err *e)
+/* Make the folders, and sync the state folder, so that only a VM's own folder can be missing after a power cut. */
+static int folders_make(struct store *s, struct err *e)
 {
+	static const char *const names[] = { "vms", STORE_BATCHES };
 	char path[PATH_MAX];
+	int r = 0;
 
-	if (snprintf(path, sizeof(path), "%s/vms", s->dir) >= (int)sizeof(path))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", s->dir);
-	return mkdir_all(path, 0700, e);
+	for (size_t i = 0; i < ARRAY_SIZE(names) && !r; i++) {
+		r = side_path(s, names[i], path, e);
+		if (!r)
+			r = mkdir_all(path, 0700, e);
+	}
+	return r < 0 ? r : store_folder_settle(s->dir, e);
 }
 
 int store_open(const char *dir, struct store **ret_s, struct err *e)
@@ -153,7 +169,7 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 	store_unread_init(&s->unread);
 	store_writer_init(&s->writer, &s->unread);
 	s->dir = strdup(dir);
-	r = s->dir ? folder_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
+	r = s->dir ? folders_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
 	if (!r)
 		r = store_lock(s->dir, &s->lock_fd, e);
 	if (!r) {
@@ -434,7 +450,7 @@ void store_sync_definition(struct store *s, struct store_work *w, const char *na
 	char path[PATH_MAX];
 
 	vm_path(s, name, "definition.json", path, NULL);
-	store_writer_work(&s->writer, PENDING_SETTLE, path, NULL, w);
+	store_writer_work(&s->writer, PENDING_SETTLE_NEW, path, NULL, w);
 }
 
 /* Write the marker, then the definition, so that a killed daemon does not leave the definition without its marker.
@@ -474,7 +490,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 		store_remove(s, name, NULL, NULL);
 		return r;
 	}
-	store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+	store_writer_put(&s->writer, PENDING_SETTLE_NEW, path, NULL);
 	return 0;
 }
 
@@ -488,7 +504,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 	if (!r)
 		r = vm_path(s, name, "definition.json", path, e);
 	if (!r)
-		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+		store_writer_put(&s->writer, PENDING_SETTLE_NEW, path, NULL);
 	return r;
 }
 

@@ -69,8 +69,8 @@ int store_file_switch(const char *path, const char *text, struct err *e)
 	if (r < 0)
 		return r;
 	*strrchr(up, '/') = 0;
-	r = mkdir_all(up, 0700, e);
-	if (!r)
+	r = store_file_put(tmp, text, false, e);
+	if (r == -ENOENT && !(r = mkdir_all(up, 0700, e)))
 		r = store_file_put(tmp, text, false, e);
 	if (!r && rename(tmp, path) < 0)
 		r = err_set_errno(e, -errno, "%s", path);

@@ -55,10 +55,11 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 	case PENDING_DRAFT:
 		return store_file_put(p->path, p->text, true, e);
 	case PENDING_SETTLE:
+	case PENDING_SETTLE_NEW:
 		r = store_file_settle(p->path);
 		if (r < 0)
 			return err_set_errno(e, r, "%s", p->path);
-		return p->work ? upper_settle(p->path, e) : 0;
+		return p->work && p->kind == PENDING_SETTLE_NEW ? upper_settle(p->path, e) : 0;
 	case PENDING_CLEAR:
 		return store_folder_clear_for_good(p->path, e);
 	case PENDING_RENAME:
@@ -112,7 +113,7 @@ static bool is_leaving(enum pending_kind kind)
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
 }
 
-/* Whether a PENDING_SETTLE without completion was done but for the folder of its file's folder, and the next operation
+/* Whether a PENDING_SETTLE_NEW without completion was done but for the folder of its file's folder, and the next operation
  * does not sync that folder, too: a fork settles a hundred definitions one after the other, whose folders have one
  * folder. Called with the mutex held; the caller keeps it until it has taken the next operation. */
 static bool owes_upper(const struct store_writer *w, const struct pending *p)
@@ -120,9 +121,9 @@ static bool owes_upper(const struct store_writer *w, const struct pending *p)
 	const struct pending *next = w->first;
 	size_t len = upper_len(p->path);
 
-	if (p->kind != PENDING_SETTLE || p->work)
+	if (p->kind != PENDING_SETTLE_NEW || p->work)
 		return false;
-	return !next || next->kind != PENDING_SETTLE || upper_len(next->path) != len || strncmp(next->path, p->path, len);
+	return !next || next->kind != PENDING_SETTLE_NEW || upper_len(next->path) != len || strncmp(next->path, p->path, len);
 }
 
 /* If all queued operations are delayed, return when the first one begins; else 0. Called with the mutex held. */
@@ -158,8 +159,8 @@ static void *writer_main(void *opaque)
 		struct pending *p = w->first;
 		uint64_t due_ns = delayed_until(w);
 
-		if (!p || due_ns > clock_monotonic_ns()) {
-			change_wait(w, due_ns);
+		if (!p || due_ns > clock_monotonic_ns() || (w->held && !w->awaited && !w->stop)) {
+			change_wait(w, w->held ? 0 : due_ns);
 			continue;
 		}
 		w->first = p->next;
@@ -198,6 +199,13 @@ static struct pending *pending_new(const struct store_writer *w, enum pending_ki
 	return p;
 }
 
+/* Wake the thread after an operation was queued. Called with the mutex held. */
+static void change_tell(struct store_writer *w)
+{
+	if (!w->held)
+		pthread_cond_broadcast(&w->changed);
+}
+
 /* Queue p (taken); see store_writer_put(). */
 static void pending_put(struct store_writer *w, struct pending *p)
 {
@@ -215,7 +223,7 @@ static void pending_put(struct store_writer *w, struct pending *p)
 		}
 	*at = p;
 	w->leaving += is_leaving(kind);
-	pthread_cond_broadcast(&w->changed);
+	change_tell(w);
 }
 
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text)
@@ -255,7 +263,7 @@ void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, con
 	p->next = *at;
 	*at = p;
 	w->leaving += is_leaving(kind);
-	pthread_cond_broadcast(&w->changed);
+	change_tell(w);
 }
 
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,
@@ -265,6 +273,19 @@ void store_writer_work(struct store_writer *w, enum pending_kind kind, const cha
 }
 
 /* ---- waiting for operations ---- */
+
+void store_writer_hold(struct store_writer *w)
+{
+	LOCK_GUARD(&w->mutex);
+	w->held = true;
+}
+
+void store_writer_release(struct store_writer *w)
+{
+	LOCK_GUARD(&w->mutex);
+	w->held = false;
+	pthread_cond_broadcast(&w->changed);
+}
 
 /* Begin delayed writes at once while the caller waits. Called with the mutex held. */
 static void delays_end(struct store_writer *w, bool end)
@@ -304,8 +325,12 @@ void store_writer_settle_path(struct store_writer *w, const char *path)
 void store_writer_settle_leaving(struct store_writer *w)
 {
 	LOCK_GUARD(&w->mutex);
+	if (!w->leaving)
+		return;
+	delays_end(w, true);
 	while (w->leaving)
 		pthread_cond_wait(&w->changed, &w->mutex);
+	delays_end(w, false);
 }
 
 void store_writer_drop(struct store_writer *w, const char *folder)

@@ -16,7 +16,8 @@ struct store_work;
 enum pending_kind {
 	PENDING_WRITE,	/* replace the file atomically with text */
 	PENDING_DRAFT,	/* write text to the file and sync the file, not its folder */
-	PENDING_SETTLE, /* sync the file, its folder and that folder's folder */
+	PENDING_SETTLE, /* sync the file and its folder */
+	PENDING_SETTLE_NEW, /* the same, and that folder's folder, because the file's folder may be new */
 	PENDING_CLEAR,	/* remove a VM's folder */
 	PENDING_RENAME, /* write text as STORE_RENAMED into a VM's folder, then rename the folder to `to` */
 	PENDING_MOVE,	/* rename a file or folder to `to`, in the same folder */
@@ -38,6 +39,7 @@ struct store_writer {
 	uint64_t write_delay_ns;
 	bool stop;
 	bool awaited;	  /* the loop's thread waits, so no operation is delayed */
+	bool held;	  /* store_writer_hold() */
 	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };
@@ -62,6 +64,10 @@ void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const 
 void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
 	struct store_work *work);
 
+/* Begin no operation until store_writer_release(), unless a function below waits for one: file operations of the loop's
+ * thread would wait in the kernel for a sync of the same folder or file system. */
+void store_writer_hold(struct store_writer *w);
+void store_writer_release(struct store_writer *w);
 /* Wait until all operations are done; with _path, those on the path; with _leaving, each PENDING_CLEAR and
  * PENDING_RENAME, after which the names of removed and renamed VMs are free. */
 void store_writer_settle(struct store_writer *w);

@@ -220,9 +220,9 @@ static void settle(struct fixture *f, const char *folder, const char *name, stru
 
 	snprintf(path, sizeof(path), "%s/%s", folder, name);
 	if (work)
-		store_writer_work(&f->writer, PENDING_SETTLE, path, NULL, work);
+		store_writer_work(&f->writer, PENDING_SETTLE_NEW, path, NULL, work);
 	else
-		store_writer_put(&f->writer, PENDING_SETTLE, path, NULL);
+		store_writer_put(&f->writer, PENDING_SETTLE_NEW, path, NULL);
 }
 
 /* Run all, and compare what was synced. want: the fixture's folder is written as "all", and the folder that holds it as
@@ -301,6 +301,17 @@ static void test_common_folder_is_synced_when_the_last_file_is_gone(void **state
 	assert_synced(f, " x a all");
 }
 
+static void test_file_in_an_old_folder_syncs_that_folder_only(void **state)
+{
+	struct fixture *f = *state;
+	char path[4300];
+
+	file_make(f->a, "x");
+	snprintf(path, sizeof(path), "%s/x", f->a);
+	store_writer_put(&f->writer, PENDING_SETTLE, path, NULL);
+	assert_synced(f, " x a");
+}
+
 static void test_files_of_other_folders_sync_each_folder(void **state)
 {
 	struct fixture *f = *state;
@@ -309,6 +320,52 @@ static void test_files_of_other_folders_sync_each_folder(void **state)
 	settle(f, f->a, "x", NULL);
 	settle(f, f->dir, "a", NULL);
 	assert_synced(f, " x a all a all top");
+}
+
+/* ---- holding ---- */
+
+/* Otherwise the thread would begin the first operation while the later ones are queued. */
+static void test_held_operations_begin_at_release(void **state)
+{
+	struct fixture *f = *state;
+	struct err e;
+
+	synced[0] = 0;
+	assert_int_equal(store_writer_start(&f->writer, &e), 0);
+	for (unsigned i = 0; i < 1000; i++) {
+		store_writer_hold(&f->writer);
+		store_writer_put(&f->writer, PENDING_SYNC, f->dir, NULL);
+		sched_yield();
+		store_writer_drop(&f->writer, f->dir); /* all that has not begun */
+		store_writer_release(&f->writer);
+	}
+	assert_string_equal(synced, "");
+	store_writer_hold(&f->writer);
+	store_writer_put(&f->writer, PENDING_SYNC, f->dir, NULL);
+	store_writer_release(&f->writer);
+	store_writer_settle(&f->writer);
+	assert_non_null(strstr(synced, strrchr(f->dir, '/') + 1));
+	store_writer_done(&f->writer);
+}
+
+static void test_held_operations_begin_when_the_loop_waits(void **state)
+{
+	struct fixture *f = *state;
+	struct err e;
+
+	assert_int_equal(store_writer_start(&f->writer, &e), 0);
+	store_writer_hold(&f->writer);
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("one"));
+	store_writer_settle_path(&f->writer, f->a);
+	assert_content(f->a, "one");
+	store_writer_put(&f->writer, PENDING_WRITE, f->b, strdup("two"));
+	store_writer_settle(&f->writer);
+	assert_content(f->b, "two");
+	store_writer_put(&f->writer, PENDING_CLEAR, f->c, NULL);
+	store_writer_settle_leaving(&f->writer);
+	store_writer_put(&f->writer, PENDING_WRITE, f->c, strdup("three"));
+	store_writer_done(&f->writer);
+	assert_content(f->c, "three");
 }
 
 int main(void)
@@ -324,7 +381,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_another_operation, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_completion, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_when_the_last_file_is_gone, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_in_an_old_folder_syncs_that_folder_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_of_other_folders_sync_each_folder, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_held_operations_begin_at_release, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_held_operations_begin_when_the_loop_waits, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
