@@ -99,8 +99,9 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 	const char *marker, struct err *e);
 /* Remove the marker, with the durability of store_save_definition_soon(). Returns 0; -errno. */
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);
-/* Let the thread begin nothing until store_release(). Between the two, the loop's thread creates and renames files: each
- * of these operations could wait in the kernel for a sync. The functions that wait for the thread may be called. */
+/* Let the thread begin nothing until store_release(). Between the two, the loop's thread creates and renames files:
+ * each of these operations could wait in the kernel for a sync. The functions that wait for the thread may be called.
+ */
 void store_hold(struct store *s);
 void store_release(struct store *s);
 /* Wait until the thread has done all queued work. */

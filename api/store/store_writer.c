@@ -113,9 +113,9 @@ static bool is_leaving(enum pending_kind kind)
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
 }
 
-/* Whether a PENDING_SETTLE_NEW without completion was done but for the folder of its file's folder, and the next operation
- * does not sync that folder, too: a fork settles a hundred definitions one after the other, whose folders have one
- * folder. Called with the mutex held; the caller keeps it until it has taken the next operation. */
+/* Whether a PENDING_SETTLE_NEW without completion was done but for the folder of its file's folder, and the next
+ * operation does not sync that folder, too: a fork settles a hundred definitions one after the other, whose folders
+ * have one folder. Called with the mutex held; the caller keeps it until it has taken the next operation. */
 static bool owes_upper(const struct store_writer *w, const struct pending *p)
 {
 	const struct pending *next = w->first;
