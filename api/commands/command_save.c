@@ -114,11 +114,13 @@ static void restore_done(void *opaque, int r, const struct err *e)
 {
 	struct restore *w = opaque;
 	struct json_object *o;
+	struct err ignored;
 
 	if (r < 0) {
-		/* If this restore defined the VM, remove it again, unless the VM's process is stuck: then the VM stays
-		 * until the user undefines it. */
-		if (w->created && !w->vm->proc)
+		/* If this restore defined the VM, remove it again, unless something else uses the VM by now, such as a
+		 * job that another client has begun, or its process is stuck: then the VM stays until a user undefines
+		 * it. */
+		if (w->created && !w->vm->proc && vm_check_claim(w->vm, VM_CLAIM_ALL, "undefine it", &ignored) == 0)
 			vm_forget(w->vm);
 		call_fail(w->call, e);
 	} else {

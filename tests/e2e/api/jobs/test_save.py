@@ -1,5 +1,6 @@
 """save, restore, managed save, and their jobs."""
 
+import contextlib
 import json
 import os
 import pty
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, QmpError, open_files, until
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, open_files, until
 
 
 def run_with_fd(q, command, fd, **args):
@@ -93,6 +94,46 @@ def test_restore_defines_missing_vm(fake, tmp_path):
     (tmp_path / "kernel").unlink()
     fake.cairn("restore", f, ok=3)
     assert fake.cairn("list", "--all", "--name").stdout == ""
+
+
+class OneStart(Daemon):
+    def command(self):
+        return super().command() + ["--max-starting", "1"]
+
+
+def test_restore_that_fails_keeps_a_vm_that_a_job_uses(tmp_path):
+    """Another client exports a snapshot of the VM while the VM's start waits."""
+    image = tmp_path / "d.qcow2"
+    subprocess.run([f"{BUILD}/cairn-img", "create", "-q", "-f", "qcow2", image, "4M"], check=True)
+    (tmp_path / "random").write_bytes(os.urandom(1 << 20))
+    subprocess.run([f"{BUILD}/cairn-img", "convert", "-q", "-n", "-f", "raw", "-O", "qcow2", tmp_path / "random", image],
+                   check=True)
+    subprocess.run([f"{BUILD}/cairn-img", "snapshot", "-c", "s1", image], check=True)
+    with contextlib.closing(OneStart(tmp_path, vm_program=FAKE_VM)) as d:
+        d.define("vm1", disks=[{"path": str(image), "format": "qcow2"}])
+        d.cairn("start", "vm1")
+        f = str(tmp_path / "saved.vm")
+        d.cairn("save", "vm1", f)
+        d.cairn("undefine", "vm1")
+        d.define("slow", cmdline="silent-at-config")
+        first, q = d.qmp(), d.qmp()
+        first.send(b'{"execute":"vm-start","arguments":{"vm":"slow"}}')
+        until(lambda: len(d.children()) == 1)
+        slow = d.children()[0]
+        restore = subprocess.Popen([f"{BUILD}/cairn", "restore", f], env=d.env, stderr=subprocess.PIPE, text=True)
+        until(lambda: "vm1" in d.cairn("list", "--all", "--name").stdout.split())
+        out, into = os.pipe()  # nobody reads, so the export cannot end
+        job = run_with_fd(q, "vm-export", into, vm="vm1", snapshot="s1")["job"]
+        os.close(into)
+        (tmp_path / "kernel").unlink()
+        os.kill(slow, signal.SIGKILL)
+        assert "kernel" in restore.communicate(timeout=60)[1] and "error" in first.answer()
+        assert q.run("query-jobs", id=job)[0]["status"] == "running"
+        with open(out, "rb") as stream:
+            stream.read()
+        until(lambda: q.run("query-jobs", id=job)[0]["status"] == "concluded")
+        assert d.cairn("domstate", "vm1").stdout == "shut off\n"
+        d.cairn("undefine", "vm1")
 
 
 @pytest.mark.parametrize("keys, word", [
