@@ -29,6 +29,7 @@
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
@@ -101,7 +102,7 @@ static void permissions_changed(void *opaque)
  * - state.json has schedule, restart and shutdown in this order;
  * - save continues an adopted VM's save job before idle looks for that job;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
-static const struct vm_observer *const observers[] = { &host_shutdown_observer, &scheduler_observer, &restart_observer,
+static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
 	&flatten_observer, NULL };
@@ -370,6 +371,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (r < 0)
 		return r;
 	permissions_found(h);
+	quotas_load(&h->quotas, h->store);
 	pins_load(h);
 	rename_resume_pending(h);
 	store_load(h->store, vm_found, h);
@@ -432,6 +434,7 @@ void daemon_close(struct daemon *d)
 	forwards_processes_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);
+	quotas_done(&h->quotas);
 	denial_log_close(d->commands.denials);
 	audit_close(d->commands.audit);
 	event_log_close(h->events);

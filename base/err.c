@@ -20,6 +20,7 @@ static const char *const class_names[ERR_CLASS_COUNT] = {
 	[ERR_UNSUPPORTED] = "Unsupported",
 	[ERR_TIMEOUT] = "Timeout",
 	[ERR_CANCELLED] = "Cancelled",
+	[ERR_QUOTA] = "QuotaExceeded",
 };
 
 const char *err_class_name(enum err_class cls)

@@ -22,6 +22,7 @@ enum err_class {
 	ERR_UNSUPPORTED, /* well-formed, but Cairn does not support it */
 	ERR_TIMEOUT,
 	ERR_CANCELLED,
+	ERR_QUOTA,	/* the quota of the user or group leaves no room (api/access/quotas.h) */
 	ERR_CLASS_COUNT,
 };
 

@@ -6,6 +6,7 @@
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
 #include "api/store/store.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -198,6 +199,8 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 		return err_set(e, -EPERM, ERR_PERMISSION,
 			"the VM of the saved state is not defined here, and defining a VM requires the role admin");
 	r = rights_of_peer(&who, &def->rights, e);
+	if (!r)
+		r = quota_check_define(c->host, def, 1, true, e);
 	if (!r)
 		*ret_def = STEAL_PTR(def);
 	return r;

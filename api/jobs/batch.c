@@ -7,6 +7,7 @@
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/pins.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -145,6 +146,8 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 	struct vm_host *host = b->host;
 	int r = taken_check(host, def, e);
 
+	if (!r)
+		r = quota_check_define(host, def, 1, false, e);
 	if (!r)
 		r = definition_keep(host, def, e);
 	if (r < 0)

@@ -3,6 +3,7 @@
 #include "api/definition/definition.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -278,6 +279,8 @@ int clone_plan_make(const struct vm *source, const struct clone_opts *opts, stru
 		for (unsigned k = 0; k < i && !r; k++)
 			r = identity_differ(source->host, p->defs[i], p->defs[k], e);
 	}
+	if (!r)
+		r = quota_check_define(source->host, p->defs[0], p->n, false, e);
 	if (r < 0)
 		clone_plan_done(p);
 	return r;

@@ -13,6 +13,7 @@
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -702,6 +703,8 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 		r = pins_choose(f, opts, e);
 	if (!r)
 		r = clones_define(f, opts, e);
+	if (!r)
+		r = quota_check_define(f->host, f->clones[0].def, f->n, true, e);
 	if (r < 0)
 		return r;
 	r = files_list(f, e);

@@ -7,6 +7,7 @@
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -410,6 +411,8 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		r = identity_complete(x->host, d, NULL, e);
 	if (!r && rights_copy(x->rights, &d->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "import");
+	if (!r)
+		r = quota_check_define(x->host, d, 1, false, e);
 	if (!r)
 		*ret_d = STEAL_PTR(d);
 	return r;

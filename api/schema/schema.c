@@ -337,6 +337,23 @@ static const struct field query_permissions_args[] = {
 static const struct field query_permissions_returns[] = {
 	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm, vm-uuid" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
+#define FIELDS_SUBJECT                                                                             \
+	{ "user", FIELD_INT, OPTIONAL, "uid; give user, group or default" },                       \
+	{ "group", FIELD_INT, OPTIONAL, "gid; give user, group or default" },                      \
+	{ "default", FIELD_BOOL, OPTIONAL, "true: the quota of each user without a quota of its own" }
+static const struct field quota_set_args[] = { FIELDS_SUBJECT,
+	{ "vms", FIELD_INT, OPTIONAL, "defined VMs [as now]; in each limit, -1: no limit" },
+	{ "running", FIELD_INT, OPTIONAL, "running VMs [as now]" },
+	{ "memory", FIELD_INT, OPTIONAL, "bytes of memory of the running VMs [as now]" },
+	{ "vcpus", FIELD_INT, OPTIONAL, "vCPUs of the running VMs [as now]" }, END };
+static const struct field quota_remove_args[] = { FIELDS_SUBJECT, END };
+static const struct field query_quotas_args[] = {
+	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+static const struct field query_quotas_returns[] = {
+	{ "quotas", FIELD_ARRAY, REQUIRED,
+		"user, group or default (with user: the user has no quota of its own); limits and used: vms, running, memory, "
+		"vcpus; a missing limit: none. Users who are not admins see the default, their own entry and their groups" },
+	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 
 static const struct command commands[] = {
@@ -451,6 +468,12 @@ static const struct command commands[] = {
 		ANY_STATE },
 	{ "query-permissions", "list the roles of all users and groups", query_permissions_args,
 		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE },
+	{ "quota-set", "limit what the VMs of a user or of a group's members take; only for root and the daemon's own user",
+		quota_set_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "quota-remove", "remove a quota; only for root and the daemon's own user", quota_remove_args, NULL, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "query-quotas", "list quotas, and what is used of them", query_quotas_args, query_quotas_returns, ROLE_VIEWER,
+		COMMAND_FILTERS, ANY_STATE },
 	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,
 		query_jobs_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR,

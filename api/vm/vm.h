@@ -90,6 +90,12 @@ struct vm_agent_port {
 	struct loop_timer *timer; /* armed: emits the event that the rate limit delayed. NULL: not created yet */
 };
 
+/* What a run takes; 0: no run. The definition may change meanwhile. */
+struct vm_run_size {
+	uint64_t ram_bytes;
+	uint32_t vcpus;
+};
+
 struct vm {
 	struct vm_host *host;
 	struct definition *def;	 /* the definition for the next start */
@@ -134,6 +140,7 @@ struct vm {
 	struct restart *restart;
 	struct shutdown *shutdown;
 	struct idle *idle;
+	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };
 

@@ -9,6 +9,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
+#include "api/vm/quota_use.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -41,6 +42,8 @@ static int define_check(struct vm_host *host, struct definition *def, struct vm 
 	if (holder && holder != old)
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name);
+	if (!old && quota_check_define(host, def, 1, false, e) < 0)
+		return -EDQUOT;
 	return identity_complete(host, def, old, e);
 }
 

@@ -4,6 +4,7 @@
 #define CAIRN_API_VM_VM_HOST_H
 
 #include "api/access/permissions.h"
+#include "api/access/quotas.h"
 #include "api/schema/event.h"
 #include "api/store/paths.h"
 
@@ -29,6 +30,7 @@ struct vm_host {
 	const struct vm_sandbox *sandbox; /* of VM processes; NULL: nothing is prepared for them */
 	struct store *store;
 	struct permissions permissions;
+	struct quotas quotas;
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
 	const struct vm_observer *const *observers; /* NULL-terminated, in the order of calls; NULL: none */

@@ -222,6 +222,7 @@ int verb_snapshot_schedule(struct cli *c);
 int verb_grant(struct cli *c);
 int verb_revoke(struct cli *c);
 int verb_permissions(struct cli *c);
+int verb_quota(struct cli *c);
 int verb_audit(struct cli *c);
 int verb_jobs(struct cli *c);
 int verb_job_cancel(struct cli *c);

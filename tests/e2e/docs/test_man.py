@@ -289,6 +289,13 @@ cairn revoke web1 --user alice
 cairn permissions
     given: defined web1; cairn grant viewer web1 --user nobody
     then: shows 'nobody.*viewer\|viewer.*nobody'
+cairn quota --default --vms 10 --running 4 --memory 8G
+    then: cairn quota --default | grep '10.* 4 .*8 GiB'
+cairn quota --user alice --memory 32G --vcpus none
+    then: shows 'Quota of user .* set'
+cairn quota
+    given: cairn quota --user nobody --vms 3
+    then: shows 'nobody.*0 of 3'
 cairn audit --since 2h --vm web1
     given: running web1
     then: shows vm-start

@@ -219,6 +219,15 @@ static const struct verb_option event_options[] = {
 static const struct verb_option permission_options[] = {
 	{ "user", "USER", "select a user, by name or uid" },
 	{ "group", "GROUP", "select a group, by name or gid" }, END };
+static const struct verb_option quota_options[] = {
+	{ "user", "USER", "select a user, by name or uid" },
+	{ "group", "GROUP", "select a group, by name or gid" },
+	{ "default", NULL, "select the quota of each user without a quota of its own" },
+	{ "vms", "N", "limit the number of defined VMs; none: no limit [as now]" },
+	{ "running", "N", "limit the number of running VMs [as now]" },
+	{ "memory", "SIZE", "limit the memory of the running VMs, such as 8G [as now]" },
+	{ "vcpus", "N", "limit the number of vCPUs of the running VMs [as now]" },
+	{ "remove", NULL, "remove the quota" }, END };
 static const struct verb_option audit_options[] = {
 	{ "since", "TIME", "show only calls since TIME: 90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM[:SS]]" },
 	{ "user", "USER", FROM_SCHEMA("uid") },
@@ -414,6 +423,8 @@ const struct verb verbs[] = {
 		"permission-revoke", verb_revoke },
 	{ "permissions", "Administration", "", NULL, NULL, 0, 0, true, NULL, "query-permissions",
 		verb_permissions },
+	{ "quota", "Administration", "", "list, set or remove limits on what the VMs of a user or a group take", quota_options, 0, 0,
+		true, NULL, "query-quotas quota-set quota-remove", verb_quota },
 	{ "audit", "Administration", "", NULL, audit_options, 0, 0, true, NULL, "query-audit", verb_audit },
 	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, then stop the daemon",
 		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },

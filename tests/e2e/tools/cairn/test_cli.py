@@ -25,7 +25,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domblkinfo", "domiflist", "domifstat", "domifaddr", "domblkerror", "domstats", "top", "qmp-path", "console", "wait", "event",
-         "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions",
+         "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions", "quota",
          "audit",
          "daemon-stop", "doctor", "cpu-models", "version", "help"]
 

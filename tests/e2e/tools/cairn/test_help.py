@@ -260,6 +260,9 @@ job-cancel none
 job-dismiss none
 grant viewer --user 12345
 permissions
+quota --user 12345 --vms 3
+quota
+quota --user 12345 --remove
 revoke --user 12345
 audit
 version

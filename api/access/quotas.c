@@ -1,0 +1,261 @@
+#include "api/access/quotas.h"
+#include "api/access/rights.h"
+#include "api/store/store.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ITEMS_ALL ((1u << QUOTA_ITEM_COUNT) - 1)
+
+/* A change of the table that waits or is being stored. */
+struct quota_change {
+	struct store_work work;
+	struct quota_change *next;
+	struct quotas *quotas;
+	struct store *store;
+	struct quota what;
+	unsigned given;
+	struct quotas table; /* the changed table, while it is being stored */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void change_free(struct quota_change *c)
+{
+	free(c->table.list);
+	free(c);
+}
+
+void quotas_done(struct quotas *q)
+{
+	struct quota_change *c;
+
+	while ((c = q->changes)) {
+		q->changes = c->next;
+		change_free(c);
+	}
+	free(q->list);
+	*q = (struct quotas){ 0 };
+}
+
+/* ---- looking up quotas ---- */
+
+const char *quota_item_name(enum quota_item i)
+{
+	static const char *const names[QUOTA_ITEM_COUNT] = { "vms", "running", "memory", "vcpus" };
+
+	return names[i];
+}
+
+static struct quota *find(const struct quotas *q, enum quota_kind kind, uint32_t id)
+{
+	for (size_t i = 0; i < q->n; i++)
+		if (q->list[i].kind == kind && q->list[i].id == id)
+			return &q->list[i];
+	return NULL;
+}
+
+const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, uint32_t id)
+{
+	return find(q, kind, id);
+}
+
+bool quotas_is_member(const struct rights *definer, gid_t group)
+{
+	if (definer->gid == group)
+		return true;
+	for (size_t i = 0; i < definer->ngroups; i++)
+		if (definer->groups[i] == group)
+			return true;
+	return false;
+}
+
+bool quotas_bind(const struct quotas *q, const struct quota *one, const struct rights *definer)
+{
+	if (!definer)
+		return false;
+	switch (one->kind) {
+	case QUOTA_USER:
+		return one->id == definer->uid;
+	case QUOTA_GROUP:
+		return quotas_is_member(definer, one->id);
+	case QUOTA_DEFAULT:
+		return !find(q, QUOTA_USER, definer->uid);
+	}
+	return false;
+}
+
+/* ---- JSON ---- */
+
+void quota_put_subject(struct json_object *o, const struct quota *q)
+{
+	if (q->kind == QUOTA_DEFAULT)
+		js_put_bool(o, "default", true);
+	else
+		js_put_int(o, q->kind == QUOTA_USER ? "user" : "group", q->id);
+}
+
+struct json_object *quota_values_to_json(const uint64_t values[QUOTA_ITEM_COUNT])
+{
+	struct json_object *o = json_object_new_object();
+
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		if (values[i] != QUOTA_NO_LIMIT)
+			js_put_uint(o, quota_item_name(i), values[i]);
+	return o;
+}
+
+static struct json_object *table_to_json(const struct quotas *q)
+{
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+
+	for (size_t i = 0; i < q->n; i++) {
+		struct json_object *row = json_object_new_object();
+
+		quota_put_subject(row, &q->list[i]);
+		js_put(row, "limits", quota_values_to_json(q->list[i].limits));
+		json_object_array_add(list, row);
+	}
+	js_put(o, "quotas", list);
+	return o;
+}
+
+/* ---- changing the table ---- */
+
+/* Return the entry, which is added if it is missing; NULL: the table is full. The list has room for one more. */
+static struct quota *entry_of(struct quotas *q, const struct quota *like)
+{
+	struct quota *one = find(q, like->kind, like->id);
+
+	if (one || q->n == QUOTAS_MAX)
+		return one;
+	one = &q->list[q->n++];
+	*one = (struct quota){ .kind = like->kind, .id = like->id };
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		one->limits[i] = QUOTA_NO_LIMIT;
+	return one;
+}
+
+static int table_change(struct quotas *q, const struct quota *what, unsigned given, struct err *e)
+{
+	struct quota *one = given ? entry_of(q, what) : find(q, what->kind, what->id);
+
+	if (!one && given)
+		return err_set(e, -ENOSPC, ERR_GENERIC, "the table of quotas is full: %d entries", QUOTAS_MAX);
+	if (!one)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no such quota. Next: cairn quota");
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		if (given & 1u << i)
+			one->limits[i] = what->limits[i];
+	if (!given)
+		*one = q->list[--q->n];
+	return 0;
+}
+
+/* Copy the table, with room for one more entry. */
+static void table_copy(struct quotas *to, const struct quotas *from)
+{
+	to->list = must_alloc(calloc(from->n + 1, sizeof(*to->list)));
+	to->n = from->n;
+	if (from->n)
+		memcpy(to->list, from->list, from->n * sizeof(*to->list));
+}
+
+static void change_stored(struct store_work *work);
+
+/* Begin to store the first change. Each change starts from the table that is in force, so a change that is not stored
+ * has no effect on those behind it. */
+static void change_begin(struct quotas *q)
+{
+	struct quota_change *c = q->changes;
+	CLEANUP_JS struct json_object *o = NULL;
+	int r;
+
+	table_copy(&c->table, q);
+	r = table_change(&c->table, &c->what, c->given, &c->work.e);
+	if (!r) {
+		o = table_to_json(&c->table);
+		r = store_put(c->store, NULL, QUOTAS_FILE, o, STORE_WITH_WORK, &c->work, &c->work.e);
+	}
+	if (r < 0) {
+		c->work.r = r;
+		change_stored(&c->work);
+	}
+}
+
+static void change_stored(struct store_work *work)
+{
+	struct quota_change *c = container_of(work, struct quota_change, work);
+	struct quotas *q = c->quotas;
+
+	if (!work->r) {
+		free(q->list);
+		q->list = STEAL_PTR(c->table.list);
+		q->n = c->table.n;
+	}
+	q->changes = c->next;
+	if (q->changes)
+		change_begin(q);
+	c->done(c->opaque, work->r, &work->e);
+	change_free(c);
+}
+
+void quotas_change(struct quotas *q, struct loop *l, struct store *s, const struct quota *change, unsigned given,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	struct quota_change *c = must_alloc(calloc(1, sizeof(*c))), **end = &q->changes;
+
+	*c = (struct quota_change){ .work = { .done = change_stored, .loop = l }, .quotas = q, .store = s,
+		.what = *change, .given = given, .done = done, .opaque = opaque };
+	while (*end)
+		end = &(*end)->next;
+	*end = c;
+	if (q->changes == c)
+		change_begin(q);
+}
+
+/* ---- loading the table ---- */
+
+static bool id_of(struct json_object *o, struct quota *ret)
+{
+	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1), id = MAX(user, group);
+
+	*ret = (struct quota){ .kind = user >= 0 ? QUOTA_USER : group >= 0 ? QUOTA_GROUP : QUOTA_DEFAULT };
+	if (ret->kind == QUOTA_DEFAULT)
+		return js_get_bool(o, "default", false);
+	ret->id = (uint32_t)id;
+	return id < UINT32_MAX && (user < 0 || group < 0);
+}
+
+/* Load an entry into a table that has room for it. Limits that are not numbers, or missing, are no limits. */
+static void entry_load(struct quotas *q, struct json_object *o)
+{
+	struct json_object *limits = js_get(o, "limits");
+	struct quota one;
+	int64_t v;
+
+	if (!id_of(o, &one) || !limits)
+		return;
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++) {
+		v = js_get_int(limits, quota_item_name(i), -1);
+		one.limits[i] = v < 0 ? QUOTA_NO_LIMIT : (uint64_t)v;
+	}
+	table_change(q, &one, ITEMS_ALL, NULL);
+}
+
+void quotas_load(struct quotas *q, struct store *s)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(s, NULL, QUOTAS_FILE);
+	struct json_object *list = js_get_array(o, "quotas");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	q->unread = store_is_newer(s, QUOTAS_FILE);
+	q->list = must_alloc(calloc(MIN(n, QUOTAS_MAX) + 1, sizeof(*q->list)));
+	for (size_t i = 0; i < n; i++)
+		entry_load(q, json_object_array_get_idx(list, i));
+}

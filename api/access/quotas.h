@@ -1,0 +1,80 @@
+/* quotas: limits on what the VMs of one user, or of the members of one group, take together. The default quota is for
+ * each user without a quota of its own. Stored in quotas.json. What the VMs take, and the checks, are in
+ * api/vm/quota_use.h. Root and the daemon's own user have no quota.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_ACCESS_QUOTAS_H
+#define CAIRN_API_ACCESS_QUOTAS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct err;
+struct json_object;
+struct loop;
+struct peer;
+struct quota_change;
+struct rights;
+struct store;
+
+#define QUOTAS_MAX 4096
+#define QUOTAS_FILE "quotas.json"
+#define QUOTA_NO_LIMIT UINT64_MAX
+
+enum quota_kind {
+	QUOTA_DEFAULT,
+	QUOTA_USER,
+	QUOTA_GROUP,
+};
+
+/* What a quota limits. */
+enum quota_item {
+	QUOTA_VMS,     /* defined VMs */
+	QUOTA_RUNNING, /* VMs that are active or starting */
+	QUOTA_MEMORY,  /* bytes of RAM of these */
+	QUOTA_VCPUS,   /* vCPUs of these */
+	QUOTA_ITEM_COUNT,
+};
+
+struct quota {
+	enum quota_kind kind;
+	uint32_t id; /* uid or gid; 0 for the default */
+	uint64_t limits[QUOTA_ITEM_COUNT]; /* QUOTA_NO_LIMIT: none */
+};
+
+struct quotas {
+	struct quota *list; /* owned array */
+	size_t n;
+	bool unread; /* a newer Cairn wrote the file, so the limits are not known */
+	struct quota_change *changes; /* owned list: the first is being stored, the others wait */
+};
+
+/* Free the table and the changes that are not stored. */
+void quotas_done(struct quotas *q);
+/* Load the table at the daemon's start. */
+void quotas_load(struct quotas *q, struct store *s);
+
+/* Return an item's name in JSON: "vms", "memory". */
+const char *quota_item_name(enum quota_item i);
+/* Return the quota of that user or group, or the default; NULL: there is none. */
+const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, uint32_t id);
+/* Whether the quota binds the VMs of a definer. The default binds definers without a quota of their own.
+ * definer: NULL: root or the daemon's own user, whom no quota binds. */
+bool quotas_bind(const struct quotas *q, const struct quota *one, const struct rights *definer);
+/* Whether a definer is in the group. */
+bool quotas_is_member(const struct rights *definer, gid_t group);
+
+/* Change, add or remove a quota. The change is in force once the table is stored; changes are stored one by one.
+ * change: the limits of items in the mask `given` replace the present ones. given 0: remove the quota.
+ * done: called once, at once or from the loop, unless quotas_done() comes first.
+ *   r: 0; -ENOENT: there is no quota to remove; -ENOSPC: the table is full; -errno of the store. */
+void quotas_change(struct quotas *q, struct loop *l, struct store *s, const struct quota *change, unsigned given,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque);
+
+/* Add "user": N, "group": N or "default": true to an object. */
+void quota_put_subject(struct json_object *o, const struct quota *q);
+/* Return {"vms": N, …} without the items whose value is QUOTA_NO_LIMIT; owned by the caller. */
+struct json_object *quota_values_to_json(const uint64_t values[QUOTA_ITEM_COUNT]);
+
+#endif

@@ -1,0 +1,189 @@
+#include "api/vm/quota_use.h"
+#include "api/access/rights.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SIZE_TEXT_BYTES 32
+
+/* ---- what VMs take ---- */
+
+/* A VM between the two processes of restart-process keeps its room. */
+static bool takes_memory(const struct vm *vm)
+{
+	return vm_state_is_active(vm->state) || vm_is_starting(vm) || vm_has(vm, VM_FACT_CONTINUES);
+}
+
+/* Add what one VM takes. A run counts with the size that it began with, whatever its definition says now. */
+static void vm_add_use(const struct vm *vm, uint64_t sum[QUOTA_ITEM_COUNT])
+{
+	const struct definition *d = vm_live(vm);
+
+	sum[QUOTA_VMS]++;
+	if (!takes_memory(vm))
+		return;
+	sum[QUOTA_RUNNING]++;
+	sum[QUOTA_MEMORY] += vm->run_size.ram_bytes ? vm->run_size.ram_bytes : d->ram_bytes;
+	sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : d->vcpus;
+}
+
+void quota_use_sum(const struct vm_host *host, const struct quota *q, const struct vm *except,
+	uint64_t ret[QUOTA_ITEM_COUNT])
+{
+	memset(ret, 0, QUOTA_ITEM_COUNT * sizeof(*ret));
+	for (size_t i = 0; q->kind != QUOTA_DEFAULT && i < host->nvms; i++)
+		if (host->vms[i] != except && quotas_bind(&host->quotas, q, host->vms[i]->def->rights))
+			vm_add_use(host->vms[i], ret);
+}
+
+/* ---- checks ---- */
+
+static const struct {
+	const char *noun, *option;
+	bool is_size;
+} items[QUOTA_ITEM_COUNT] = {
+	[QUOTA_VMS] = { "defined VMs", "--vms N", false },
+	[QUOTA_RUNNING] = { "running VMs", "--running N", false },
+	[QUOTA_MEMORY] = { "memory of running VMs", "--memory SIZE", true },
+	[QUOTA_VCPUS] = { "vCPUs of running VMs", "--vcpus N", false },
+};
+
+static const char *value_text(unsigned item, uint64_t v, char buf[SIZE_TEXT_BYTES])
+{
+	uint64_t mib = v / 1048576 + (v % 1048576 != 0);
+
+	snprintf(buf, SIZE_TEXT_BYTES, items[item].is_size ? "%llu MiB" : "%llu",
+		(unsigned long long)(items[item].is_size ? mib : v));
+	return buf;
+}
+
+static int too_much(const struct quota *q, bool is_default, unsigned i, uint64_t used, uint64_t add, struct err *e)
+{
+	const char *kind = q->kind == QUOTA_GROUP ? "group" : "user";
+	char limit_text[SIZE_TEXT_BYTES], used_text[SIZE_TEXT_BYTES], add_text[SIZE_TEXT_BYTES];
+
+	return err_set(e, -EDQUOT, ERR_QUOTA, "%s %u has %s quota of %s %s, takes %s and needs %s more; root can raise it with: "
+		"cairn quota --%s %u %s", kind, q->id, is_default ? "the default" : "a", value_text(i, q->limits[i], limit_text),
+		items[i].noun, value_text(i, used, used_text), value_text(i, add, add_text), kind, q->id, items[i].option);
+}
+
+/* What somebody wants to take. */
+struct request {
+	const struct vm_host *host;
+	const struct rights *definer;
+	const struct vm *except; /* the VM that is to start, whose present use does not count; NULL: none */
+	uint64_t add[QUOTA_ITEM_COUNT];
+};
+
+/* q: the quota of a user or group. is_default: its limits are those of the default. */
+static int check_one(const struct request *want, const struct quota *q, bool is_default, struct err *e)
+{
+	uint64_t used[QUOTA_ITEM_COUNT];
+
+	quota_use_sum(want->host, q, want->except, used);
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		if (want->add[i] && (used[i] > q->limits[i] || want->add[i] > q->limits[i] - used[i]))
+			return too_much(q, is_default, i, used[i], want->add[i], e);
+	return 0;
+}
+
+static int check_all(const struct request *want, struct err *e)
+{
+	const struct quotas *table = &want->host->quotas;
+	int r = 0;
+
+	if (want->definer && table->unread)
+		return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: a newer Cairn wrote " QUOTAS_FILE "; root can use "
+			"that Cairn, or remove the file and restart cairnd");
+	for (size_t i = 0; i < table->n && !r; i++) {
+		struct quota q = table->list[i];
+		bool is_default = q.kind == QUOTA_DEFAULT;
+
+		if (!quotas_bind(table, &q, want->definer))
+			continue;
+		if (is_default) {
+			q.kind = QUOTA_USER;
+			q.id = want->definer->uid;
+		}
+		r = check_one(want, &q, is_default, e);
+	}
+	return r;
+}
+
+static void runs_add(struct request *want, const struct definition *d, size_t n)
+{
+	want->add[QUOTA_RUNNING] = n;
+	want->add[QUOTA_MEMORY] = n * d->ram_bytes;
+	want->add[QUOTA_VCPUS] = n * d->vcpus;
+}
+
+int quota_check_define(const struct vm_host *host, const struct definition *def, size_t n, bool runs, struct err *e)
+{
+	struct request want = { .host = host, .definer = def->rights, .add = { [QUOTA_VMS] = n } };
+
+	if (runs)
+		runs_add(&want, def, n);
+	return check_all(&want, e);
+}
+
+/* ---- the observer ---- */
+
+/* Whether restart-process continues the VM with no more than it had: a quota that was lowered must not stop it. */
+static bool only_continues(const struct vm *vm)
+{
+	return vm_has(vm, VM_FACT_CONTINUES) && vm->def->ram_bytes <= vm->run_size.ram_bytes &&
+		vm->def->vcpus <= vm->run_size.vcpus;
+}
+
+static int start_check(const struct vm *vm, struct err *e)
+{
+	struct request want = { .host = vm->host, .definer = vm->def->rights, .except = vm };
+
+	if (only_continues(vm))
+		return 0;
+	runs_add(&want, vm->def, 1);
+	return check_all(&want, e);
+}
+
+/* Check again, because a start may wait, and the VM may be redefined meanwhile. */
+static int start_add(struct vm *vm, struct config *c, struct err *e)
+{
+	(void)c;
+	return start_check(vm, e);
+}
+
+static void state_changed(struct vm *vm, enum vm_trigger t)
+{
+	const struct definition *d = vm_live(vm);
+	bool begins = t == VM_ASK_START || t == VM_ASK_START_PAUSED || !vm->run_size.ram_bytes;
+
+	if (vm_state_is_active(vm->state) && begins)
+		vm->run_size = (struct vm_run_size){ d->ram_bytes, d->vcpus };
+	else if (!takes_memory(vm))
+		vm->run_size = (struct vm_run_size){ 0 };
+}
+
+static void state_put(const struct vm *vm, struct json_object *state)
+{
+	if (!vm->run_size.ram_bytes)
+		return;
+	js_put_uint(state, "run_memory", vm->run_size.ram_bytes);
+	js_put_uint(state, "run_vcpus", vm->run_size.vcpus);
+}
+
+static void state_load(struct vm *vm, struct json_object *state)
+{
+	int64_t bytes = js_get_int(state, "run_memory", 0), vcpus = js_get_int(state, "run_vcpus", 0);
+
+	if (bytes > 0 && vcpus > 0)
+		vm->run_size = (struct vm_run_size){ (uint64_t)bytes, (uint32_t)vcpus };
+}
+
+const struct vm_observer quota_observer = { .state_put = state_put, .state_load = state_load,
+	.state_changed = state_changed, .start_check = start_check, .start_add = start_add };
