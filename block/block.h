@@ -63,6 +63,7 @@ struct block_info {
 	bool read_only;
 	bool direct; /* O_DIRECT is in use */
 	bool data_file; /* a qcow2 image with a data file; it has no internal snapshots */
+	uint8_t refcount_order; /* of a qcow2 image, whose refcounts have 1 << refcount_order bits */
 };
 
 struct block_layer {

@@ -377,7 +377,7 @@ static void info_set(struct qcow2 *q, const struct block_format_open *o)
 	q->base.info = (struct block_info){ .format = BLOCK_FORMAT_QCOW2,
 		.size_bytes = ROUND_DOWN(q->h.size_bytes, 512),
 		.logical_block_bytes = data->is_device ? data->offset_align : 512,
-		.data_file = q->external,
+		.data_file = q->external, .refcount_order = (uint8_t)q->h.refcount_order,
 		.discard_granularity = q->cluster_bytes, .read_only = o->read_only };
 	direct_decide(q, o);
 	q->is_device = o->file->is_device;

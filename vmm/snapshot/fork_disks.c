@@ -110,39 +110,48 @@ static bool is_frozen(const struct fork_disk *x)
 
 _Static_assert(VM_DISKS_MAX < 32, "the highest bit is no disk's");
 
-/* Find out whether the image can hold a hidden snapshot (*ret). Fails if the clones must be isolated and the disk
- * reads another VM's image, but the daemon did not ask for a flat copy. */
-static int can_freeze_look(const struct fork_disks *d, const struct fork_disk *x, bool *ret, struct err *e)
+/* Whether the image can hold a hidden snapshot. The engine tells, because reading the header from the file takes as
+ * long as the fork's pause: the page cache has no part of a file that is open with O_DIRECT. */
+static bool can_freeze(const struct fork_disk *x)
+{
+	struct block_info info;
+
+	block_info(x->disk->block, &info);
+	return x->is_qcow2 && info.refcount_order >= REFCOUNT_ORDER_MIN && !info.data_file;
+}
+
+/* Fail if the clones must be isolated and the disk reads another VM's image, but the daemon did not ask for a flat
+ * copy. A pull may have changed the file's header since the engine opened the image. */
+static int isolation_check(const struct fork_disks *d, const struct fork_disk *x, struct err *e)
 {
 	struct qcow2_header h = { 0 };
-	int r = x->is_qcow2 ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
+	int r = x->is_qcow2 && (d->flatten & VM_FORK_ISOLATED) ? qcow2_header_read(x->image, x->disk->id, &h, e) : 0;
 
 	/* The daemon asks for flat copies of the overlays in its list of pins. */
-	if (!r && (d->flatten & VM_FORK_ISOLATED) && h.has_pin && !x->flat)
+	if (!r && h.has_pin && !x->flat)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads the image of another VM, and the daemon's list of pins "
 			"lacks it, so its clones cannot be isolated; shut the VM down and use cairn clone --full", x->disk->id);
-	*ret = x->is_qcow2 && h.refcount_order >= REFCOUNT_ORDER_MIN && !(h.incompatible & QCOW2_INCOMPAT_DATA_FILE);
 	return r;
 }
 
 static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
-	bool can_freeze = false;
-	int r = can_freeze_look(d, x, &can_freeze, e);
+	bool freezes = can_freeze(x);
+	int r = isolation_check(d, x, e);
 
-	if (!r && x->flat && !can_freeze)
+	if (!r && x->flat && !freezes)
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads the image of another VM, and its image can hold no "
 			"hidden snapshot, so its clones cannot be isolated; use cairn blockpull first", x->disk->id);
 	if (r < 0)
 		return r;
 	if (x->flat)
 		x->way = FORK_DISK_FREEZE;
-	else if (x->pin->path[0] && can_freeze)
+	else if (x->pin->path[0] && freezes)
 		x->way = FORK_DISK_PIN;
 	else if (can_share(x))
 		x->way = FORK_DISK_SHARE;
 	else
-		x->way = can_freeze ? FORK_DISK_FREEZE : FORK_DISK_STAND;
+		x->way = freezes ? FORK_DISK_FREEZE : FORK_DISK_STAND;
 	if (x->way == FORK_DISK_SHARE || x->way == FORK_DISK_PIN)
 		x->bytes = 0;
 	d->progress->total += x->bytes * d->copies;
@@ -447,10 +456,9 @@ int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e)
 
 	for (unsigned i = 0; i < d->n && !r; i++) {
 		struct fork_disk *x = &d->list[i];
-		bool can_pin = false;
 
-		r = can_freeze_look(d, x, &can_pin, e);
-		x->way = x->pin->path[0] && can_pin ? FORK_DISK_PIN : FORK_DISK_SHARE;
+		r = isolation_check(d, x, e);
+		x->way = x->pin->path[0] && can_freeze(x) ? FORK_DISK_PIN : FORK_DISK_SHARE;
 		if (x->way == FORK_DISK_PIN)
 			x->bytes = 0;
 		d->progress->total += x->bytes * d->copies;
