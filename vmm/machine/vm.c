@@ -177,6 +177,11 @@ void vm_work_set_live(struct vm *vm, bool on_disks)
 	vm->work_live = on_disks ? 2 : 1;
 }
 
+void vm_work_set_alone(struct vm *vm)
+{
+	vm->work_live = 0;
+}
+
 /* Refuse while exclusive work is in progress, or in a process that only works on images. */
 static int vm_check_busy(const struct vm *vm, struct err *e)
 {

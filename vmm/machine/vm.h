@@ -98,6 +98,8 @@ void vm_work_end(struct vm *vm);
  * if the work concerns only the disks' images (on_disks); else a user's reset is refused, and the guest's own reset
  * waits for the work's end. */
 void vm_work_set_live(struct vm *vm, bool on_disks);
+/* End vm_work_set_live(): from now on the VM has to stand. */
+void vm_work_set_alone(struct vm *vm);
 /* vm_revert_begin(): the machine, which is paused, is about to get another state: discard its queued events.
  * vm_reverted(): the machine has the new state: set the phase and, if `on`, run the VM. */
 void vm_revert_begin(struct vm *vm);

@@ -218,11 +218,18 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
+/* The memory is in the state's file, or held: nothing reads it where the guest writes it. */
+static void vm_go_on(struct fork_job *x)
+{
+	vmsnap_job_resume_vm(&x->j);
+	vm_work_set_live(x->j.vm, false);
+}
+
 static void clones_tell(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	vmsnap_job_resume_vm(&x->j);
+	vm_go_on(x);
 	/* Otherwise the daemon has to change the clones' definitions before they start. */
 	x->told = !x->j.r && fork_disks_are_as_asked(&x->disks);
 	if (x->told)
@@ -244,12 +251,11 @@ static void vm_freeze(struct work *w)
 		vmsnap_job_tell_rounds(&x->j, &x->save);
 	}
 	if (x->j.r < 0 || !x->save.stands)
-		vmsnap_job_resume_vm(&x->j);
+		vm_go_on(x);
 	if (x->j.r < 0 && !x->disks.n) {
 		fork_done(w);
 		return;
 	}
-	vm_work_set_live(x->j.vm, false);
 	fork_stage(x, write_run, clones_tell);
 }
 

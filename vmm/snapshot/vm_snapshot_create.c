@@ -444,10 +444,11 @@ static void vm_freeze(struct work *w)
 	if (!j->r)
 		j->r = disks_begin(x);
 	x->stands = x->stands && !j->r;
-	if (!x->stands)
+	if (x->stands)
+		vm_work_set_alone(j->vm); /* a resume would change the memory that the worker reads */
+	else
 		vmsnap_job_resume_vm(j);
 	agent_thaw(j->m->agent);
-	vm_work_set_live(j->vm, false);
 	if (!x->started_ns)
 		x->started_ns = j->stopped_ns;
 	j->work.run = write_run;

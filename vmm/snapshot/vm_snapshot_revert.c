@@ -340,6 +340,8 @@ static void look_done(struct work *w)
 	struct revert_job *x = container_of(w, struct revert_job, j.work);
 	struct vmsnap_job *j = &x->j;
 
+	if (!j->r && !x->v.look_only && vm_phase(j->vm) == VM_PHASE_ENDED)
+		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
 	if (!j->r && !x->v.look_only)
 		j->r = revert_run(x);
 	if (!j->r && !x->v.look_only) {
