@@ -12,6 +12,7 @@
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
+#include "vmm/send_queue.h"
 #include "vmm/snapshot/clone_disk.h"
 #include "vmm/snapshot/disk_pull.h"
 #include "vmm/snapshot/vm_dump.h"
@@ -37,6 +38,7 @@ struct control {
 	int listen_fd, peer_fd;
 	struct loop *loop;
 	struct loop_watch *listen_watch, *peer_watch;
+	struct send_queue waiting; /* messages for the peer */
 	struct vm *vm;
 	struct worker *worker;
 	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
@@ -66,6 +68,7 @@ static void peer_drop(struct control *c)
 	if (c->peer_fd >= 0)
 		close(c->peer_fd);
 	c->peer_fd = -1;
+	send_queue_clear(&c->waiting);
 	c->looks.n = 0;
 }
 
@@ -84,20 +87,25 @@ static void peer_lost(struct control *c)
 		vm_end(c->vm, VM_REASON_USER, 0, NULL);
 }
 
-/* Send a message; drop a peer that does not read. The daemon can connect again through the listening socket. */
-static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
-	size_t len)
+/* After sending: watch for room in the socket while messages wait, and read no request while too many answers do. */
+static void peer_sent(struct control *c, int r)
 {
-	int r;
-
-	if (c->peer_fd < 0)
-		return;
-	r = channel_send(c->peer_fd, VM_MSG_VERSION, (uint16_t)type, seq, body, len, NULL, 0);
 	if (r < 0) {
 		if (r != -EPIPE)
 			log_warn(NULL, "control: %s; closing the connection", strerror(-r));
 		peer_lost(c);
+	} else if (c->peer_watch) {
+		loop_watch_events(c->peer_watch,
+			(send_queue_full(&c->waiting) ? 0 : POLLIN) | (send_queue_waits(&c->waiting) ? POLLOUT : 0));
 	}
+}
+
+/* Send a message, at once or when the daemon has read earlier ones. */
+static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
+	size_t len)
+{
+	if (c->peer_fd >= 0)
+		peer_sent(c, send_queue_send(&c->waiting, c->peer_fd, type, seq, body, len));
 }
 
 static void reply_send(struct control *c, uint64_t seq, int r, const struct err *e)
@@ -741,6 +749,10 @@ static void peer_ready(void *opaque, unsigned revents)
 	int r;
 
 	(void)revents;
+	if (send_queue_waits(&c->waiting))
+		peer_sent(c, send_queue_flush(&c->waiting, c->peer_fd));
+	if (c->peer_fd < 0 || send_queue_full(&c->waiting))
+		return;
 	r = channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m);
 	if (r == -EAGAIN)
 		return;
@@ -872,6 +884,7 @@ void control_free(struct control *c)
 	if (!c)
 		return;
 	clone_disks_free(c->clones);
+	send_queue_finish(&c->waiting, c->peer_fd);
 	peer_drop(c);
 	loop_unwatch(c->listen_watch);
 	if (c->listen_fd >= 0)

@@ -154,7 +154,7 @@ enum vm_reason {
 
 enum vm_event_kind {
 	VM_EVENT_PHASE = 1,	 /* phase, reason, value, detail */
-	VM_EVENT_POWERDOWN,	 /* the power button was pressed */
+	VM_EVENT_POWERDOWN,	 /* the power button was pressed; value: 1 by request, 0 by the watchdog */
 	VM_EVENT_RESET,		 /* value: 1 by the guest or the watchdog, 0 by request */
 	VM_EVENT_GUEST_PANICKED, /* value: pvpanic's bits */
 	VM_EVENT_IO_ERROR,	 /* device, value: errno, is_write, image_corrupt, detail: action */

@@ -271,8 +271,8 @@ int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
 	return 0;
 }
 
-/* Press the power button, for a user or for the watchdog. */
-static int button_press(struct vm *vm, struct err *e)
+/* Press the power button, for a user (asked) or for the watchdog. */
+static int button_press(struct vm *vm, bool asked, struct err *e)
 {
 	struct vm_event ev;
 
@@ -281,6 +281,7 @@ static int button_press(struct vm *vm, struct err *e)
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return vm_wrong_phase(vm, "press the power button", e);
 	ev = event_new(vm, VM_EVENT_POWERDOWN);
+	ev.value = asked;
 	event_send(vm, &ev);
 	acpi_pm_press_power_button(vm->m->acpi_pm);
 	return 0;
@@ -288,7 +289,7 @@ static int button_press(struct vm *vm, struct err *e)
 
 int vm_powerdown(struct vm *vm, struct err *e)
 {
-	int r = button_press(vm, e);
+	int r = button_press(vm, true, e);
 
 	if (!r)
 		vm->off_asked = true;
@@ -485,7 +486,7 @@ static void watchdog_bit(struct vm *vm)
 		guest_reset(vm);
 		break;
 	case VM_WATCHDOG_SHUTDOWN:
-		button_press(vm, NULL);
+		button_press(vm, false, NULL);
 		break;
 	case VM_WATCHDOG_POWEROFF:
 		vm_end(vm, VM_REASON_WATCHDOG, 0, NULL);

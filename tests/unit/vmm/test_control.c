@@ -1,4 +1,5 @@
-/* control: the table of requests has a handler for each type of message that a daemon may send. */
+/* control: the table of requests has a handler for each type of message that a daemon may send; a daemon that does not
+ * read loses no answer and no change of state. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,8 @@
 #include <cmocka.h>
 
 #include "vmm/control.c" /* for the table, which is static */
+
+#include <pthread.h>
 
 static void test_each_request_has_a_handler(void **state)
 {
@@ -55,12 +58,185 @@ static void test_event_does_not_overtake_go(void **state)
 	control_free(c);
 }
 
+/* ---- a daemon that does not read ---- */
+
+#define FLOOD 5000 /* events of the guest, many times what the socket holds */
+#define PHASE_EACH 50
+#define REPLY_EACH 100
+
+/* What the daemon's side has received. */
+struct received {
+	unsigned phases, replies, errors;
+	int64_t newest; /* value of the last event of the disk */
+	bool in_order;
+};
+
+static struct control *control_of_daemon(struct loop *l, int *ret_daemon)
+{
+	struct control *c = calloc(1, sizeof(*c));
+	int pair[2];
+
+	assert_non_null(c);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	c->loop = l;
+	c->listen_fd = -1;
+	c->peer_fd = pair[0];
+	assert_int_equal(peer_watch_begin(c), 0);
+	*ret_daemon = pair[1];
+	return c;
+}
+
+static void flood(struct control *c)
+{
+	for (int i = 0; i < FLOOD; i++) {
+		control_event(c, &(struct vm_event){ .kind = VM_EVENT_IO_ERROR, .device = "vda", .value = i });
+		if (i % PHASE_EACH == 0)
+			control_event(c, &(struct vm_event){ .kind = VM_EVENT_PHASE, .value = i / PHASE_EACH });
+		if (i % REPLY_EACH == 0)
+			reply_send(c, (uint64_t)i / REPLY_EACH, 0, NULL);
+	}
+}
+
+/* Receive one message; check its order and that of the reply after its change of phase. Returns what channel_recv()
+ * returns. */
+static int message_take(int fd, void *buf, struct received *got)
+{
+	struct channel_msg m;
+	int r = channel_recv(fd, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, buf, &m);
+	const struct vm_event *ev = m.body;
+
+	if (r <= 0)
+		return r;
+	if (m.head.type == VM_MSG_REPLY) {
+		got->in_order &= m.head.seq == got->replies++ && got->phases == 2 * got->replies - 1;
+	} else if (ev->kind == VM_EVENT_PHASE) {
+		got->in_order &= ev->value == got->phases++;
+	} else {
+		got->in_order &= ev->value >= got->newest;
+		got->newest = ev->value;
+		got->errors++;
+	}
+	return r;
+}
+
+static void test_daemon_that_does_not_read_loses_no_answer_and_no_phase(void **state)
+{
+	struct received got = { .in_order = true };
+	struct loop *l;
+	struct control *c;
+	int daemon;
+
+	(void)state;
+	assert_int_equal(loop_new(8, &l, NULL), 0);
+	c = control_of_daemon(l, &daemon);
+	flood(c);
+	assert_true(c->peer_fd >= 0); /* it used to be closed, and the daemon then killed the VM */
+	assert_true(send_queue_waits(&c->waiting));
+	do {
+		while (message_take(daemon, c->buf, &got) > 0)
+			;
+		loop_run_once(l, 0);
+	} while (send_queue_waits(&c->waiting) || message_take(daemon, c->buf, &got) > 0);
+	assert_true(got.in_order);
+	assert_int_equal(got.phases, FLOOD / PHASE_EACH);
+	assert_int_equal(got.replies, FLOOD / REPLY_EACH);
+	assert_int_equal(got.newest, FLOOD - 1);
+	assert_in_range(got.errors, 1, FLOOD / 2);
+	close(daemon);
+	control_free(c);
+	loop_free(l);
+}
+
+static void test_requests_wait_while_too_many_answers_do(void **state)
+{
+	struct loop *l;
+	struct control *c;
+	struct channel_msg m;
+	int daemon;
+
+	(void)state;
+	assert_int_equal(loop_new(8, &l, NULL), 0);
+	c = control_of_daemon(l, &daemon);
+	while (!send_queue_full(&c->waiting))
+		reply_send(c, 1, 0, NULL);
+	assert_int_equal(channel_send(daemon, VM_MSG_VERSION, VM_MSG_GO, 2, NULL, 0, NULL, 0), 0);
+	loop_run_once(l, 0);
+	assert_int_equal(recv(c->peer_fd, c->buf, 1, MSG_PEEK), 1); /* the request was not read */
+	do {
+		while (channel_recv(daemon, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, c->buf, &m) < 0)
+			loop_run_once(l, UINT64_MAX);
+	} while (m.head.seq != 2);
+	assert_int_equal(((struct vm_reply *)m.body)->error, -EINVAL); /* no VM is being handed over */
+	close(daemon);
+	control_free(c);
+	loop_free(l);
+}
+
+struct reader {
+	int fd;
+	struct received got;
+	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
+};
+
+static void *read_to_the_end(void *opaque)
+{
+	struct reader *r = opaque;
+
+	while (message_take(r->fd, r->buf, &r->got) > 0)
+		;
+	return NULL;
+}
+
+static void test_process_ends_when_its_last_messages_are_sent(void **state)
+{
+	struct reader *r = calloc(1, sizeof(*r));
+	struct loop *l;
+	struct control *c;
+	pthread_t thread;
+
+	(void)state;
+	assert_non_null(r);
+	r->got.in_order = true;
+	assert_int_equal(loop_new(8, &l, NULL), 0);
+	c = control_of_daemon(l, &r->fd);
+	flood(c);
+	assert_int_equal(fcntl(r->fd, F_SETFL, 0), 0); /* the reader waits */
+	assert_int_equal(pthread_create(&thread, NULL, read_to_the_end, r), 0);
+	control_free(c);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_true(r->got.in_order);
+	assert_int_equal(r->got.phases, FLOOD / PHASE_EACH);
+	assert_int_equal(r->got.replies, FLOOD / REPLY_EACH);
+	close(r->fd);
+	free(r);
+	loop_free(l);
+}
+
+static void test_process_ends_without_its_daemon(void **state)
+{
+	struct loop *l;
+	struct control *c;
+	int daemon;
+
+	(void)state;
+	assert_int_equal(loop_new(8, &l, NULL), 0);
+	c = control_of_daemon(l, &daemon);
+	flood(c);
+	close(daemon);
+	control_free(c);
+	loop_free(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_each_request_has_a_handler),
 		cmocka_unit_test(test_each_type_has_one_direction),
 		cmocka_unit_test(test_event_does_not_overtake_go),
+		cmocka_unit_test(test_daemon_that_does_not_read_loses_no_answer_and_no_phase),
+		cmocka_unit_test(test_requests_wait_while_too_many_answers_do),
+		cmocka_unit_test(test_process_ends_when_its_last_messages_are_sent),
+		cmocka_unit_test(test_process_ends_without_its_daemon),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

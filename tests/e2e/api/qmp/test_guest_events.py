@@ -1,6 +1,8 @@
-"""Events that a guest can repeat at will: a burst is sent, then a count."""
+"""Events that a guest can repeat at will: a burst is sent, then a count. A flood of them harms nobody."""
 
-from conftest import until
+import signal
+
+from conftest import Console, until
 
 BURST, WINDOW_S = 20, 10  # base/ratelimit.h
 REPEATED = ("WATCHDOG", "DEVICE_NEEDS_RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED", "RESET", "POWERDOWN", "RESET_DELAYED",
@@ -35,3 +37,27 @@ def test_client_sees_its_own_powerdown_after_a_flood(fake):
         before = len(told(q, "POWERDOWN"))
         q.run("vm-shutdown", vm="vm1", mode="acpi")
         until(lambda: len(told(q, "POWERDOWN")) > before)
+
+
+def test_flood_of_events_at_a_stopped_daemon_harms_no_vm(daemon, guest, kvm):
+    """The socket between VM and daemon holds some 170 events. The VM used to close the full socket, and the daemon then
+    killed the VM."""
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, on_poweroff="preserve")
+    daemon.cairn("start", "vm1")
+    console, pid = Console(daemon, "vm1"), daemon.info("vm1")["pid"]
+    until(lambda: console.line() == "interp")
+    daemon.proc.send_signal(signal.SIGSTOP)
+    for _ in range(400):
+        console.run("outb 0x505 2")  # pvpanic: a crash kernel takes over
+    daemon.proc.send_signal(signal.SIGCONT)
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("resume", "vm1")
+    daemon.proc.send_signal(signal.SIGSTOP)
+    for _ in range(400):
+        console.run("outb 0x505 2")
+    console.sock.sendall(b"poweroff\n")
+    daemon.proc.send_signal(signal.SIGCONT)
+    until(lambda: daemon.info("vm1")["state"] == "paused")
+    assert daemon.info("vm1")["reason"] == "shutdown"
+    assert daemon.info("vm1")["pid"] == pid
+    daemon.cairn("destroy", "vm1")
