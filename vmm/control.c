@@ -789,7 +789,9 @@ static void listen_ready(void *opaque, unsigned revents)
 	fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
-	peer_drop(c);
+	/* The end of the earlier connection may be unread yet. */
+	if (c->peer_fd >= 0)
+		peer_lost(c);
 	c->peer_fd = fd;
 	if (peer_watch_begin(c) < 0)
 		peer_drop(c);

@@ -8,8 +8,10 @@
 #include <cmocka.h>
 
 #include "vmm/control.c" /* for the table, which is static */
+#include "vmm/machine/vm_impl.h"
 
 #include <pthread.h>
+#include <sys/un.h>
 
 static void test_each_request_has_a_handler(void **state)
 {
@@ -227,6 +229,43 @@ static void test_process_ends_without_its_daemon(void **state)
 	loop_free(l);
 }
 
+/* ---- the next daemon ---- */
+
+/* The next daemon connects before the process has read that the earlier one has ended: the same happens as after that
+ * end. */
+static void test_next_daemon_ends_the_work_for_the_earlier_one(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX }; /* the kernel chooses the name */
+	socklen_t len = sizeof(addr.sun_family);
+	struct machine *m = calloc(1, sizeof(*m));
+	struct vm vm = { .m = m, .phase = VM_PHASE_RUNNING, .work = "fork" };
+	struct loop *l;
+	struct control *c;
+	int daemon, next = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	assert_non_null(m);
+	assert_int_equal(loop_new(8, &l, NULL), 0);
+	c = control_of_daemon(l, &daemon);
+	c->vm = &vm;
+	c->for_daemon = true;
+	c->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(c->listen_fd, (struct sockaddr *)&addr, len), 0);
+	assert_int_equal(listen(c->listen_fd, 1), 0);
+	len = sizeof(addr);
+	assert_int_equal(getsockname(c->listen_fd, (struct sockaddr *)&addr, &len), 0);
+	assert_int_equal(connect(next, (struct sockaddr *)&addr, len), 0);
+	close(daemon);
+	listen_ready(c, POLLIN);
+	assert_true(vm_work_cancelled(&vm));
+	reply_send(c, 1, 0, NULL);
+	assert_true(recv(next, c->buf, sizeof(c->buf), 0) > 0);
+	close(next);
+	control_free(c);
+	loop_free(l);
+	free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -237,6 +276,7 @@ int main(void)
 		cmocka_unit_test(test_requests_wait_while_too_many_answers_do),
 		cmocka_unit_test(test_process_ends_when_its_last_messages_are_sent),
 		cmocka_unit_test(test_process_ends_without_its_daemon),
+		cmocka_unit_test(test_next_daemon_ends_the_work_for_the_earlier_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
