@@ -16,6 +16,13 @@
 
 /* Limit on the image's size: 12 bytes of address space per cluster; untouched pages take no memory. */
 #define CHECK_CLUSTERS_MAX (1ULL << 28)
+/* The counts are charged by pages of this many clusters. */
+#define PAGE_CLUSTERS 1024u
+#define PAGE_BYTES (PAGE_CLUSTERS * sizeof(uint32_t))
+/* The memory for counts that a file may have for each byte of its space. Clusters with a count come with at least 4 KiB
+ * of the file for a page of each of three counts, and for pages of bitmaps: a cluster of data, or 10 bytes of
+ * preallocated metadata for each. */
+#define MEMORY_FACTOR 4
 #define CHECK_PROGRESS_TABLES 64u
 #define ALL_ZERO 0xffffffff00000000ULL /* the bitmap of an extended L2 entry */
 
@@ -39,6 +46,34 @@ static void fault_report(struct checker *k, const char *fmt, ...)
 #define BAD_SNAPSHOT(k, does, fmt, ...)                                                            \
 	((k)->c->corruptions++, fault_report(k, "%s " fmt, (k)->fix ? (does) : "ERROR", __VA_ARGS__))
 
+/* ---- memory ---- */
+
+enum count_kind { COUNT_USED, COUNT_REFS, COUNT_L2_REFS, COUNT_KINDS };
+
+/* Charge the page of a count before it becomes other than 0. Returns false if that exceeds the budget. */
+static bool count_charge(struct checker *k, enum count_kind kind, uint64_t c)
+{
+	uint64_t page = c / PAGE_CLUSTERS * COUNT_KINDS + kind;
+
+	if (bitmap_test(&k->touched, page))
+		return true;
+	if (!budget_take(&k->memory, PAGE_BYTES)) {
+		k->exceeded = true;
+		return false;
+	}
+	bitmap_set(&k->touched, page);
+	return true;
+}
+
+static int memory_exceeded(const struct checker *k, struct err *e)
+{
+	return err_set(e, -EDQUOT, ERR_UNSUPPORTED, "a check of the image needs more than %llu MiB of memory, but its file has only "
+		"%llu MiB of data; copy the image with `cairn-img convert`", (unsigned long long)(k->memory.max_bytes / MIB),
+		(unsigned long long)(qcow2_allocated_bytes(k->fd) / MIB));
+}
+
+/* ---- counting references ---- */
+
 /* Add `times` references to the clusters of [off, off + len). Returns false if the range is outside
  * the file. */
 static bool cluster_use_times(struct checker *k, uint64_t off, uint64_t len, uint32_t times, const char *what)
@@ -50,7 +85,8 @@ static bool cluster_use_times(struct checker *k, uint64_t off, uint64_t len, uin
 		return false;
 	}
 	for (uint64_t c = off >> k->cluster_bits; c <= (off + len - 1) >> k->cluster_bits; c++)
-		k->used[c] += MIN(times, UINT32_MAX - k->used[c]);
+		if (count_charge(k, COUNT_USED, c))
+			k->used[c] += MIN(times, UINT32_MAX - k->used[c]);
 	return true;
 }
 
@@ -148,10 +184,12 @@ static void block_load(struct checker *k, uint64_t block, uint64_t off)
 	for (uint64_t i = 0; i < per_block; i++) {
 		uint64_t c = block * per_block + i, v = checker_ref(k->h->refcount_order, buf, i);
 
-		if (c < k->n)
-			k->refs[c] = (uint32_t)MIN(v, UINT32_MAX);
-		else if (v)
+		if (!v)
+			continue;
+		if (c >= k->n)
 			k->c->leaks++; /* beyond the end of the file */
+		else if (count_charge(k, COUNT_REFS, c))
+			k->refs[c] = (uint32_t)MIN(v, UINT32_MAX);
 	}
 }
 
@@ -168,7 +206,7 @@ void checker_refcounts(struct checker *k)
 
 	if (n && cluster_use(k, k->h->reftable_offset, n * 8, "the refcount table"))
 		counts_mark(k, k->h->reftable_offset, n * 8);
-	for (uint64_t i = 0; t && i < n; i++) {
+	for (uint64_t i = 0; t && i < n && !k->exceeded; i++) {
 		uint64_t off = t[i];
 
 		if (!off)
@@ -362,11 +400,17 @@ static bool l2_note(struct checker *k, uint64_t off, uint64_t guest, bool active
 		*refs += *refs != UINT32_MAX;
 		return true;
 	}
+	if (!count_charge(k, COUNT_L2_REFS, off >> k->cluster_bits))
+		return true;
 	if (k->nl2 == k->l2_room) {
 		size_t room = k->l2_room ? 2 * k->l2_room : 64;
-		uint64_t bytes = room * sizeof(*k->l2);
-		struct checker_l2 *l2 = k->c->memory_max && bytes > k->c->memory_max ? NULL : realloc(k->l2, bytes);
+		struct checker_l2 *l2;
 
+		if (!budget_take(&k->memory, (room - k->l2_room) * sizeof(*l2))) {
+			k->exceeded = true;
+			return true;
+		}
+		l2 = realloc(k->l2, room * sizeof(*l2));
 		if (!l2)
 			return false;
 		k->l2 = l2;
@@ -581,8 +625,10 @@ int checker_init(struct checker *k, int fd, const struct qcow2_header *h, struct
 	k->l2_refs = calloc(k->n + 1, sizeof(*k->l2_refs));
 	k->table = io_buffer_new(k->cluster_bytes);
 	if (!k->used || !k->refs || !k->l2_refs || !k->table || bitmap_init(&k->suspects, k->n + 1) < 0 ||
-		bitmap_init(&k->counts, k->n + 1) < 0 || bitmap_init(&k->bitmaps, k->n + 1) < 0)
+		bitmap_init(&k->counts, k->n + 1) < 0 || bitmap_init(&k->bitmaps, k->n + 1) < 0 ||
+		bitmap_init(&k->touched, (k->n / PAGE_CLUSTERS + 1) * COUNT_KINDS) < 0)
 		return err_set_errno(e, -ENOMEM, "check");
+	k->memory.max_bytes = qcow2_memory_max(fd, h) + MEMORY_FACTOR * qcow2_allocated_bytes(fd);
 	return 0;
 }
 
@@ -597,6 +643,7 @@ void checker_done(struct checker *k)
 	bitmap_done(&k->suspects);
 	bitmap_done(&k->counts);
 	bitmap_done(&k->bitmaps);
+	bitmap_done(&k->touched);
 }
 
 int checker_walk(struct checker *k, struct err *e)
@@ -607,12 +654,12 @@ int checker_walk(struct checker *k, struct err *e)
 	check_l1(k, k->h->l1_offset, k->h->l1_size, true);
 	check_bitmaps(k);
 	r = check_snapshots(k, e);
-	for (size_t i = 0; !r && i < k->nl2; i++) {
+	for (size_t i = 0; !r && !k->exceeded && i < k->nl2; i++) {
 		if (k->c->progress && i % CHECK_PROGRESS_TABLES == 0)
 			k->c->progress(k->c->opaque, i, k->nl2);
 		check_l2(k, &k->l2[i]);
 	}
-	return r;
+	return r || !k->exceeded ? r : memory_exceeded(k, e);
 }
 
 int checker_run(struct checker *k, int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e)

@@ -19,6 +19,9 @@ struct checker {
 	uint32_t *refs; /* the image's refcounts */
 	uint64_t n;	/* number of clusters of the file */
 	uint32_t *l2_refs; /* per cluster: number of L1 entries that name it as an L2 table */
+	struct budget memory;
+	struct bitmap touched; /* pages of used, refs and l2_refs that are charged */
+	bool exceeded; /* something was not counted, because it would exceed the budget */
 	struct checker_l2 *l2;
 	size_t nl2, l2_room;
 	struct bitmap suspects; /* clusters with COPIED whose refcount is not 1: wrong if they have several references */

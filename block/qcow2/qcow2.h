@@ -148,7 +148,6 @@ struct qcow2_check {
 	uint64_t corruptions_fixed, leaks_fixed; /* numbers of repaired faults; set by qcow2_repair() */
 	uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
 	uint64_t image_end_offset;
-	uint64_t memory_max; /* limit on the list of L2 tables in bytes; 0: none */
 	bool bitmaps_damaged; /* the repair of everything removes all bitmaps */
 	/* Gets one line for each of the first faults; NULL: not wanted. */
 	void (*report)(void *opaque, const char *line);
@@ -158,7 +157,8 @@ struct qcow2_check {
 	void *opaque;
 };
 /* Count every reference and compare the counts with the refcounts. Reads only. Synchronous.
- * Returns 0 if the check ran (*c has the faults); -errno if it could not. */
+ * Returns 0 if the check ran (*c has the faults); -EDQUOT if it needs more memory than an image with as much
+ * data in its file may have; -errno if it could not run. */
 int qcow2_check(int fd, const struct qcow2_header *h, struct qcow2_check *c, struct err *e);
 
 enum qcow2_repair {

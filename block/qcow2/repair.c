@@ -191,9 +191,9 @@ static bool only_leaks(const struct checker *k)
 	return true;
 }
 
-static int repair_leaks(int fd, struct qcow2_header *h, uint64_t memory_max, struct err *e)
+static int repair_leaks(int fd, struct qcow2_header *h, struct err *e)
 {
-	struct qcow2_check scratch = { .memory_max = memory_max };
+	struct qcow2_check scratch = { 0 };
 	struct checker k;
 	int r = checker_run(&k, fd, h, &scratch, e);
 
@@ -524,7 +524,7 @@ static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_chec
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e)
 {
-	struct qcow2_check before = { .progress = c->progress, .opaque = c->opaque, .memory_max = c->memory_max };
+	struct qcow2_check before = { .progress = c->progress, .opaque = c->opaque };
 	int r = qcow2_autoclear_drop(fd, h, 0);
 
 	if (r < 0)
@@ -536,7 +536,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 		(before.corruptions || (h->incompatible & QCOW2_INCOMPAT_DIRTY)))
 		r = rebuild_wide_enough(fd, h, c, e);
 	else if (!r && before.leaks)
-		r = repair_leaks(fd, h, c->memory_max, e);
+		r = repair_leaks(fd, h, e);
 	if (!r)
 		r = qcow2_check(fd, h, c, e);
 	if (r < 0)

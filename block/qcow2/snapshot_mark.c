@@ -53,7 +53,7 @@ static uint64_t mend_memory_max(int fd, const struct qcow2_header *h)
 
 static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
 {
-	struct qcow2_check c = { .memory_max = mend_memory_max(fd, h) };
+	struct qcow2_check c = { 0 };
 	struct err ignored;
 	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
 

@@ -109,11 +109,10 @@ def test_sparse_snapshot_tables_are_refused_with_the_remedy(tmp_path):
     assert img(tmp_path, "snapshot", "-c", "new", "copy").returncode == 0
 
 
-def test_repair_of_sparse_image_is_left_to_check(tmp_path):
-    """A marked image with the refcounts of 64 Mi clusters, all in one block, and no data."""
-    path = tmp_path / "img"
+def one_refcount_block(path, clusters):
+    """Make a marked image with the refcounts of many clusters, all in one block, and no data."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512,lazy_refcounts=on", path, "1M"], check=True)
-    clusters, block, table = (64 << 20) - 1, 1024, 4096
+    block, table = 1024, 4096
     entries = -(-clusters // 256)
     with open(path, "r+b") as f:
         f.truncate(clusters * CLUSTER)
@@ -122,8 +121,39 @@ def test_repair_of_sparse_image_is_left_to_check(tmp_path):
                          (table * CLUSTER, struct.pack(">Q", block * CLUSTER) * entries)):
             f.seek(at)
             f.write(data)
+
+
+def test_repair_of_sparse_image_is_left_to_check(tmp_path):
+    one_refcount_block(tmp_path / "img", (64 << 20) - 1)
     p = img(tmp_path, "resize", "img", "2M")
     assert p.returncode == 1 and "repair it with `cairn-img check -r all`" in p.stderr, p.stderr
+
+
+CHECK_REFUSED = "a check of the image needs more than"
+
+
+@pytest.mark.parametrize("verb", (("check", "img"), ("check", "-r", "all", "img"), ("amend", "-o", "refcount_bits=8", "img")))
+def test_check_of_sparse_image_is_refused_with_the_remedy(tmp_path, verb):
+    """32 Mi clusters have a refcount: their counts would take 128 MiB, and the file has 2 MiB of data."""
+    one_refcount_block(tmp_path / "img", (32 << 20) - 1)
+    before = (tmp_path / "img").stat().st_mtime_ns
+    p = img(tmp_path, *verb)
+    assert p.returncode == 1 and CHECK_REFUSED in p.stderr and "cairn-img convert" in p.stderr, p.stderr
+    assert "san" in BUILD or peak_bytes(tmp_path, *verb) < 128 * MIB
+    assert (tmp_path / "img").stat().st_mtime_ns == before
+    assert img(tmp_path, "convert", "-O", "qcow2", "img", "copy").returncode == 0
+    assert img(tmp_path, "check", "copy").returncode == 0
+
+
+@pytest.mark.seconds(180)
+@pytest.mark.parametrize("options", ("cluster_size=4k,refcount_bits=1", "cluster_size=64k,refcount_bits=1,extended_l2=on", "cluster_size=2M"))
+def test_check_of_preallocated_metadata_is_done(tmp_path, options):
+    """Metadata are all of the file's data."""
+    size = "32G" if "4k" in options else "900G"
+    assert img(tmp_path, "create", "-q", "-f", "qcow2", "-o", f"{options},preallocation=metadata", "img", size).returncode == 0
+    for verb in (("check", "img"), ("check", "-r", "all", "img")):
+        p = img(tmp_path, *verb)
+        assert p.returncode == 0, p.stderr
 
 
 def test_marked_image_with_preallocated_metadata_is_repaired(tmp_path):

@@ -395,7 +395,10 @@ class Disk:
         if len(self.layers) > 1 and self.rng.random() < 0.3:
             into = self.rng.choice(self.layers[1:])
             how = ["-b", into.name]
-        if self.change(self.tool(), "commit", "-q", "-f", "qcow2", *how, "a"):
+        tool = self.tool()
+        if len(into.content) < len(self.want) and into.fmt == "qcow2" and read_header(self.path(into.name))["extended"]:
+            tool = CAIRN  # QEMU cannot grow an image with subclusters whose last cluster is compressed
+        if self.change(tool, "commit", "-q", "-f", "qcow2", *how, "a"):
             into.content[:len(self.want)] = self.want
             for layer in self.layers[:self.layers.index(into)]:  # what they lack shows the new content below
                 layer.content = self.read(QEMU, "-f", layer.fmt, layer.name)
