@@ -18,12 +18,16 @@
 
 enum { EXIT_USAGE = 2 };
 
+/* systemd's list of user ids leaves this range unused (systemd.io/UIDS-GIDS). */
+#define UIDS_DEFAULT "1879048192-2147352575"
+
 static const char usage[] =
 	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"
 	"              [--max-starting N] [--max-running N] [--max-memory SIZE]\n"
 	"              [--allow-bridge NAME,...] [--shutdown-limit SECONDS]\n"
 	"              [--max-user-delay SECONDS] [--max-user-deadline SECONDS]\n"
 	"              [--min-user-order N] [--max-user-autostart N]\n"
+	"              [--uid-range FIRST-LAST]\n"
 	"\n"
 	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
 	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
@@ -47,6 +51,10 @@ static const char usage[] =
 	"                      give guests this long, all together, to shut down with the host; then\n"
 	"                      apply each VM's shutdown.then; 0: no limit [900]\n"
 	"\n"
+	"  --uid-range FIRST-LAST\n"
+	"                      root: run each VM's process as a user id of its own from this range,\n"
+	"                      which no account may use; none: as root [" UIDS_DEFAULT "]\n"
+	"\n"
 	"Bounds of VMs that users other than root have defined:\n"
 	"  --max-user-delay SECONDS\n"
 	"                      use at most this start_delay [60]\n"
@@ -66,6 +74,7 @@ struct options {
 	const char *state_dir, *socket, *vm_program, *bridges_for_all;
 	int log_level;
 	struct daemon_limits limits;
+	uid_t uid_first, uid_last;
 };
 
 static int level_parse(const char *name)
@@ -104,6 +113,23 @@ static int option_memory(const char *text, uint64_t *ret_bytes)
 	return 0;
 }
 
+/* "none", or two numbers from 1 to the greatest user id. */
+static int option_uids(const char *text, struct options *o)
+{
+	unsigned long first = 0, last = 0;
+	int end = 0;
+
+	if (strcmp(text, "none") && (sscanf(text, "%10lu-%10lu%n", &first, &last, &end) != 2 || text[end] || text[0] == '-' ||
+		!first || first > last || last >= UINT32_MAX)) {
+		fprintf(stderr, "error: --uid-range takes two user ids such as " UIDS_DEFAULT ", or none, not \"%s\"\n"
+				"error: see cairnd --help\n", text);
+		return -1;
+	}
+	o->uid_first = (uid_t)first;
+	o->uid_last = (uid_t)last;
+	return 0;
+}
+
 /* Parse the command line. Returns -1 to continue, or an exit status. */
 static int options_parse(int argc, char **argv, struct options *o)
 {
@@ -118,6 +144,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "max-user-delay", required_argument, NULL, 'D' },
 		{ "max-user-deadline", required_argument, NULL, 'T' },
 		{ "min-user-order", required_argument, NULL, 'O' },
+		{ "uid-range", required_argument, NULL, 'U' },
 		{ "max-user-autostart", required_argument, NULL, 'A' }, { "allow-bridge", required_argument, NULL, 'B' },
 		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
@@ -171,6 +198,10 @@ static int options_parse(int argc, char **argv, struct options *o)
 			if (option_number("--max-user-autostart", optarg, 0, &o->limits.user_autostarts) < 0)
 				return EXIT_USAGE;
 			break;
+		case 'U':
+			if (option_uids(optarg, o) < 0)
+				return EXIT_USAGE;
+			break;
 		case 'B':
 			o->bridges_for_all = optarg;
 			break;
@@ -215,6 +246,8 @@ int main(int argc, char **argv)
 	int r;
 
 	standard_fds_open();
+	if (!geteuid())
+		option_uids(UIDS_DEFAULT, &o);
 	r = options_parse(argc, argv, &o);
 	if (r >= 0)
 		return r;
@@ -223,6 +256,8 @@ int main(int argc, char **argv)
 	log_set_owner("cairnd");
 	r = paths_for_daemon(o.state_dir, o.socket, o.vm_program, &paths, &e);
 	paths.limits = o.limits;
+	paths.uid_first = o.uid_first;
+	paths.uid_last = o.uid_last;
 	paths.bridges_for_all = o.bridges_for_all;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
 		r = -EINVAL;

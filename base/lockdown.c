@@ -6,6 +6,7 @@
 #include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
 #include <sched.h>
@@ -17,7 +18,7 @@
 
 static int caps_keep(bool locks_memory, struct err *e)
 {
-	bool keep = locks_memory && capng_have_capability(CAPNG_EFFECTIVE, CAP_IPC_LOCK);
+	bool keep = locks_memory && capng_have_capability(CAPNG_PERMITTED, CAP_IPC_LOCK);
 
 	capng_clear(CAPNG_SELECT_BOTH);
 	if (keep)
@@ -36,6 +37,26 @@ int lockdown_drop(struct err *e)
 int lockdown_drop_but_memory(struct err *e)
 {
 	return caps_keep(true, e);
+}
+
+int lockdown_effective(bool on)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &head, caps) < 0)
+		return -errno;
+	for (size_t i = 0; i < ARRAY_SIZE(caps); i++)
+		caps[i].effective = on ? caps[i].permitted : 0;
+	return syscall(SYS_capset, &head, caps) < 0 ? -errno : 0;
+}
+
+int lockdown_become(uid_t uid, struct err *e)
+{
+	if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 ||
+		setresuid(uid, uid, uid) < 0 || prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) < 0)
+		return err_set_errno(e, -errno, "sandbox: cannot become user %u", (unsigned)uid);
+	return 0;
 }
 
 /* Without libcap-ng, which asks the kernel more than a filter allows. */

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/resource.h>
 
 struct err;
@@ -39,6 +40,12 @@ struct lockdown_limit {
 	rlim_t most;
 };
 int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e);
+
+/* Turn the calling thread's effective capabilities off, or on again: all that are permitted. Returns 0; -errno. */
+int lockdown_effective(bool on);
+/* Become the user and the group of that number, without other groups. The permitted capabilities stay, and none is
+ * effective: call one of the functions above next. Returns 0; -errno with a sentence. */
+int lockdown_become(uid_t uid, struct err *e);
 
 /* Restrict file access to files beneath the given folders, each with its rights
  * (LANDLOCK_ACCESS_FS_*). Call lockdown_drop() before. On a kernel without landlock, lockdown_files() does

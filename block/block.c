@@ -458,6 +458,10 @@ static int block_file_probe(int fd, const struct block_open *o, const char *name
 	bool sure = false;
 	int r = 0;
 
+	/* FUSE refuses other users than that of the mount, even for an open file. */
+	if (fstat(fd, &st) < 0 && errno == EACCES)
+		return err_set(e, -EACCES, ERR_PERMISSION, "%s: its file system refuses this process's user, although the file is open; "
+			"mount FUSE with the option allow_other", name);
 	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", name);
 	f.size_bytes = (uint64_t)st.st_size;

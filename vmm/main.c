@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define LOOP_ENTRIES 64
+#define SPACES_MAX 16
 #define LOG_LINES_A_MINUTE 200 /* some 40 MB a day, whatever a guest does */
 
 /* Objects that the process creates in this order. process_done() frees them. */
@@ -47,31 +48,51 @@ struct process {
 static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
-	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--no-sandbox]\n"
+	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--user N]\n"
+	      "                [--no-sandbox]\n"
 	      "       cairn-vm --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
 
-static int arg_fd(const char *s)
+/* Returns -1 unless the text is the number of an fd or of a user. */
+static long arg_number(const char *s)
 {
 	char *end;
 	long v = strtol(s, &end, 10);
 
-	return *s && !*end && v >= 0 && v < 1 << 20 ? (int)v : -1;
+	return *s && !*end && v >= 0 && v < UINT32_MAX ? v : -1;
 }
 
-/* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. Returns false for any other
- * argument. */
+static int arg_fd(const char *s)
+{
+	long v = arg_number(s);
+
+	return v < 1 << 20 ? (int)v : -1;
+}
+
+/* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. --user N: become user and group
+ * N. Returns false for any other argument. */
 static bool options_parse(struct process *p, int argc, char **argv, int fd)
 {
+	long n;
+
 	for (int i = 3; i < argc; i++) {
 		if (!strcmp(argv[i], "--no-sandbox")) {
 			p->unconfined = true;
 			continue;
 		}
-		if (strcmp(argv[i], "--namespaces") || i + 1 == argc || arg_fd(argv[i + 1]) < 0)
+		if (i + 1 == argc || (n = arg_number(argv[i + 1])) < 0)
 			return false;
-		p->options = (struct sandbox_options){ .spaces_fd = fd + 1, .spaces = (unsigned)arg_fd(argv[++i]), .own_spaces = true };
+		if (!strcmp(argv[i], "--namespaces") && n < SPACES_MAX) {
+			p->options.spaces_fd = fd + 1;
+			p->options.spaces = (unsigned)n;
+			p->options.own_spaces = true;
+		} else if (!strcmp(argv[i], "--user")) {
+			p->options.uid = (uid_t)n;
+		} else {
+			return false;
+		}
+		i++;
 	}
 	return true;
 }

@@ -136,14 +136,30 @@ static int seal_rules_add(scmp_filter_ctx ctx, void *opaque)
 	return building_rules_add(ctx, SCMP_ACT_KILL_PROCESS);
 }
 
+/* Open the pagemap before, and without capabilities: after the change, the process's files in /proc belong to root. */
+static int user_change(uid_t uid, struct host_files *host, struct err *e)
+{
+	int r = lockdown_effective(false);
+
+	host_files_open_pagemap(host);
+	if (!r)
+		r = lockdown_effective(true);
+	return r < 0 ? err_set_errno(e, r, "sandbox: capabilities") : lockdown_become(uid, e);
+}
+
 /* The rings of all VMs of a user count against the limit of locked memory, unless a process has CAP_IPC_LOCK when it
  * makes its rings. Where root may not raise the limit, for example in a container, the process keeps the capability
  * until then; it permits nothing else that the filter does not forbid. */
-static int privileges_drop(struct err *e)
+static int privileges_drop(const struct sandbox_options *o, struct host_files *host, struct err *e)
 {
 	static const struct rlimit none = { RLIM_INFINITY, RLIM_INFINITY };
+	bool limited = setrlimit(RLIMIT_MEMLOCK, &none) < 0;
+	int r = o->uid ? user_change(o->uid, host, e) : 0;
+	int dropped = limited ? lockdown_drop_but_memory(e) : lockdown_drop(e);
 
-	return setrlimit(RLIMIT_MEMLOCK, &none) < 0 ? lockdown_drop_but_memory(e) : lockdown_drop(e);
+	if (!o->uid)
+		host_files_open_pagemap(host);
+	return r ? r : dropped;
 }
 
 static void lack_add(struct sandbox_report *report, const char *what)
@@ -182,10 +198,9 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	spaces_change(o, ret);
 	r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
 	if (!r)
-		r = privileges_drop(e);
+		r = privileges_drop(o, host, e);
 	if (r < 0)
 		return r;
-	host_files_open_pagemap(host);
 	r = program_hide();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: dumpable");

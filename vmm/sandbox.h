@@ -4,6 +4,7 @@
 #define CAIRN_VMM_SANDBOX_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 struct err;
 struct host_files;
@@ -14,6 +15,7 @@ struct sandbox_options {
 	int spaces_fd;	 /* the first of the fds of namespaces to enter; they follow one another */
 	unsigned spaces; /* their number */
 	bool own_spaces; /* make own namespaces of IPC and UTS */
+	uid_t uid; /* user and group to become; 0: none */
 };
 
 /* What became of the parts that some hosts lack. */

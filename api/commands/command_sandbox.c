@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 /* Some clients read lines of at most 64 KiB. A larger file, such as that of a process with 1,500 groups, counts as not
@@ -197,7 +198,7 @@ static void lack_add(struct json_object *list, const char *what, const char *why
 /* What other hosts have, or other processes of this one. */
 static void put_lacks(struct json_object *o, const struct vm_sandbox *s)
 {
-	struct json_object *list = json_object_new_array(), *spaces = js_get(o, "namespaces");
+	struct json_object *list = json_object_new_array(), *spaces = js_get(o, "namespaces"), *uid;
 
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++) {
 		const char *name = vm_sandbox_space_name(i), *whose = js_get_str(spaces, name);
@@ -209,6 +210,10 @@ static void put_lacks(struct json_object *o, const struct vm_sandbox *s)
 		lack_add(list, what, s && s->errors[i] ? strerror(-s->errors[i]) :
 			"see the VM's log; an older version of Cairn may have started the process");
 	}
+	uid = js_get_array(o, "uids");
+	if (uid && json_object_get_int64(json_object_array_get_idx(uid, 0)) == geteuid())
+		lack_add(list, "own user id", !s || (!s->uid_error && !s->uid_first) ? "cairnd runs without --uid-range" :
+			s->uid_error ? strerror(-s->uid_error) : "an older version of Cairn started the process");
 	if (!js_get_int(o, "landlock", 1))
 		lack_add(list, "landlock", "the kernel has none, or it is switched off");
 	js_put(o, "lacks", list);

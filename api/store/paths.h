@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct err;
 
@@ -29,6 +30,7 @@ struct daemon_paths {
 	char qmp_dir[PATH_MAX]; /* folder of the VMs' QMP sockets, beside `socket` */
 	char vm_program[PATH_MAX];
 	struct daemon_limits limits;
+	uid_t uid_first, uid_last; /* user ids for VMs' processes (api/vm/vm_uid.h); 0: none */
 	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], slirp_program[PATH_MAX];
 	bool system; /* root's daemon with the default state folder; a group may use its socket */

@@ -8,6 +8,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -265,7 +266,10 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.clone_copiers = i->vm->operation.copiers;
 	pull_mark_add(i->vm, &c->vm);
-	r = vm_process_start(host->loop, &p, &images_ops, i, &i->proc, e);
+	r = vm_uid_choose(i->vm, e);
+	p.uid = i->vm->uid;
+	if (!r)
+		r = vm_process_start(host->loop, &p, &images_ops, i, &i->proc, e);
 	if (!r)
 		vm_process_configure(i->proc, c, config_answered, i);
 	return r;

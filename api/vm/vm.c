@@ -180,6 +180,8 @@ void vm_save(struct vm *vm)
 	 * is from before that start. */
 	js_put_uint(o, "run", vm->run - (vm->start.kind == VM_OP_START));
 	js_put_uint(o, "since_ns", vm->since_ns);
+	if (vm->uid)
+		js_put_uint(o, "uid", vm->uid);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
 	vm_notify(vm, state_put, o);
 	if (vm_has(vm, VM_FACT_OFF_ASKED))
@@ -211,6 +213,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->exit.signal = (int)js_get_int(o, "exit_signal", 0);
 	vm->run = (uint64_t)js_get_int(o, "run", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
+	vm->uid = (uid_t)js_get_int(o, "uid", 0);
 	vm_set(vm, VM_FACT_SAVED_PAUSED, js_get_bool(o, "saved_paused", false));
 	vm_notify(vm, state_load, o);
 	vm_set(vm, VM_FACT_OFF_ASKED, js_get_bool(o, "off_asked", false));

@@ -109,6 +109,7 @@ struct vm {
 		int status; /* -1: killed by a signal, unknown, or none yet */
 		int signal; /* 0: none */
 	} exit; /* how the last process ended */
+	uid_t uid;		 /* saved: user id of its last process (vm_uid.h); 0: the daemon's */
 	uint64_t run;		 /* number of starts, including the one under way */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */

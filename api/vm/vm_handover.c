@@ -4,6 +4,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_life.h"
+#include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -63,9 +64,13 @@ static int successor_start(struct vm *vm, int *ret_pair, struct err *e)
 	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
 		.run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = log_fd, .end_fd = end_fd };
 
+	int r;
+
 	if (log_fd < 0 || end_fd < 0)
 		return log_fd < 0 ? log_fd : end_fd;
-	return vm_process_start_successor(host->loop, &p, &successor_ops, vm, &vm->handover->successor, ret_pair, e);
+	r = vm_uid_choose(vm, e);
+	p.uid = vm->uid;
+	return r ? r : vm_process_start_successor(host->loop, &p, &successor_ops, vm, &vm->handover->successor, ret_pair, e);
 }
 
 /* ---- the request ---- */

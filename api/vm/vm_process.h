@@ -45,6 +45,7 @@ struct vm_process_ops {
 struct vm_process_paths {
 	const char *program;
 	const struct vm_sandbox *sandbox; /* NULL: nothing is prepared */
+	uid_t uid;	  /* the process's user; 0: the daemon's */
 	int run_dir;	  /* folder of the sockets */
 	const char *name; /* name of the VM */
 	int log_fd;	  /* the process's stdout and stderr; borrowed */

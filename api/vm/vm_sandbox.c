@@ -6,7 +6,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -60,18 +62,26 @@ static int root_replace(void)
 	return root.st_dev == empty.st_dev ? 0 : -EXDEV;
 }
 
-static _Noreturn void child_main(int sock)
+/* Take the ids at both ends of the range: those between them have a meaning, too, unless somebody made a user namespace
+ * with a hole. */
+static int user_change(uid_t first, uid_t last)
 {
-	int errors[VM_SANDBOX_SPACES];
-	char end;
+	return setgroups(0, NULL) < 0 || setresgid(first, last, last) < 0 || setresuid(first, last, last) < 0 ? -errno : 0;
+}
+
+static _Noreturn void child_main(int sock, uid_t first, uid_t last)
+{
+	int errors[VM_SANDBOX_SPACES], r;
+	char next;
 
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
 		errors[i] = unshare(spaces[i].flag) < 0 ? -errno : 0;
 	if (!errors[VM_SANDBOX_MNT])
 		errors[VM_SANDBOX_MNT] = root_replace();
-	if (!write_full(sock, errors, sizeof(errors)) && read(sock, &end, 1) < 0)
+	if (write_full(sock, errors, sizeof(errors)) < 0 || read(sock, &next, 1) != 1)
 		_exit(1);
-	_exit(0);
+	r = first ? user_change(first, last) : 0;
+	_exit(write_full(sock, &r, sizeof(r)) < 0 || read(sock, &next, 1) < 0);
 }
 
 /* ---- the daemon ---- */
@@ -99,7 +109,22 @@ static void spaces_take(struct vm_sandbox *s, int sock, pid_t child)
 			space_open(s, i, child);
 }
 
-static int spaces_make(struct vm_sandbox *s)
+/* The daemon must also be able to end processes of these users, which takes CAP_KILL. The child changes its ids last,
+ * because the daemon opens its namespaces without a capability before. */
+static void uids_try(struct vm_sandbox *s, int sock, pid_t child, uid_t first, uid_t last)
+{
+	int r = -ECHILD;
+
+	if (write_full(sock, "", 1) < 0 || recv(sock, &r, sizeof(r), MSG_WAITALL) != sizeof(r))
+		r = -ECHILD;
+	if (!r && first && kill(child, 0) < 0)
+		r = -errno;
+	s->uid_error = r;
+	s->uid_first = r ? 0 : first;
+	s->uid_last = r ? 0 : last;
+}
+
+static int processes_try(struct vm_sandbox *s, uid_t first, uid_t last)
 {
 	CLEANUP_CLOSE int ours = -1;
 	int pair[2];
@@ -110,26 +135,29 @@ static int spaces_make(struct vm_sandbox *s)
 	child = fork();
 	if (child == 0) {
 		close(pair[0]);
-		child_main(pair[1]);
+		child_main(pair[1], first, last);
 	}
 	ours = pair[0];
 	close(pair[1]);
 	if (child < 0)
 		return -errno;
 	spaces_take(s, ours, child);
+	uids_try(s, ours, child, first, last);
 	shutdown(ours, SHUT_RDWR);
 	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
 		;
 	return 0;
 }
 
-void vm_sandbox_prepare(struct vm_sandbox *ret)
+void vm_sandbox_prepare(uid_t first, uid_t last, struct vm_sandbox *ret)
 {
 	char text[VM_SANDBOX_SPACES * 80];
 	int r, n = 0;
 
 	*ret = (struct vm_sandbox){ .fds = { -1, -1 } };
-	r = spaces_make(ret);
+	r = processes_try(ret, first, last);
+	if (r < 0)
+		ret->uid_error = r;
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++) {
 		if (r < 0)
 			ret->errors[i] = r;
@@ -137,6 +165,9 @@ void vm_sandbox_prepare(struct vm_sandbox *ret)
 			n += snprintf(text + n, sizeof(text) - (size_t)n, "%s%s (%s)", n ? ", " : "", spaces[i].name,
 				strerror(-ret->errors[i]));
 	}
+	if (ret->uid_error)
+		log_warn("sandbox", "VM processes run as root: the daemon cannot use the user ids of --uid-range, %u to %u: %s",
+			(unsigned)first, (unsigned)last, strerror(-ret->uid_error));
 	/* A plain user may make no namespaces, and nothing is wrong with that host. */
 	if (n)
 		log_write(geteuid() ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "sandbox", "VM processes keep these namespaces of the host: %s",

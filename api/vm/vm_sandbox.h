@@ -6,6 +6,7 @@
 #define CAIRN_API_VM_VM_SANDBOX_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 enum vm_sandbox_space { VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDBOX_UTS, VM_SANDBOX_SPACES };
 #define VM_SANDBOX_SHARED (VM_SANDBOX_NET + 1) /* the number of those that the daemon prepares */
@@ -13,6 +14,8 @@ enum vm_sandbox_space { VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDB
 struct vm_sandbox {
 	int fds[VM_SANDBOX_SHARED]; /* -1: the host lacks the namespace */
 	int errors[VM_SANDBOX_SPACES]; /* why the host lacks it, as -errno; 0: it does not */
+	uid_t uid_first, uid_last; /* the range of the VMs' user ids; 0: processes run as the daemon's user */
+	int uid_error; /* why there is no such range, as -errno; 0: nobody wants one */
 };
 
 /* The name of a namespace in /proc/PID/ns. */
@@ -21,9 +24,10 @@ const char *vm_sandbox_space_name(enum vm_sandbox_space space);
 /* Whether there is a namespace that processes can enter or make. */
 bool vm_sandbox_has_spaces(const struct vm_sandbox *s);
 
-/* Prepare the namespaces. What the host, or the daemon's rights, do not allow is logged, and processes do without it.
+/* Prepare the namespaces, and try the user ids (first 0: none). What the host, or the daemon's rights, do not allow is
+ * logged, and processes do without it.
  * ret: the caller passes it to vm_sandbox_done(). */
-void vm_sandbox_prepare(struct vm_sandbox *ret);
+void vm_sandbox_prepare(uid_t first, uid_t last, struct vm_sandbox *ret);
 /* Processes in the namespaces stay there. */
 void vm_sandbox_done(struct vm_sandbox *s);
 

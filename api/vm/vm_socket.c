@@ -225,10 +225,18 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	return r;
 }
 
+static void arg_add(char **argv, unsigned *nargs, const char *name, char number[16], unsigned n)
+{
+	snprintf(number, 16, "%u", n);
+	argv[(*nargs)++] = (char *)name;
+	argv[(*nargs)++] = number;
+}
+
 int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
 {
-	char channel[16], number[16];
-	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, number, NULL };
+	char channel[16], number[16], uid[16];
+	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL };
+	unsigned nargs = 3;
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
 	extern char **environ;
@@ -244,8 +252,9 @@ int vm_process_spawn(const struct vm_process_paths *paths, const char *option, i
 	r = spawn_setup(&fa, &attr, paths, sock, &n);
 	snprintf(channel, sizeof(channel), "%d", CHANNEL_FD);
 	if (paths->sandbox && vm_sandbox_has_spaces(paths->sandbox))
-		argv[3] = (char *)"--namespaces";
-	snprintf(number, sizeof(number), "%u", n);
+		arg_add(argv, &nargs, "--namespaces", number, n);
+	if (paths->uid)
+		arg_add(argv, &nargs, "--user", uid, (unsigned)paths->uid);
 	if (!r)
 		r = posix_spawn(ret_pid, paths->program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);

@@ -11,6 +11,7 @@
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -337,6 +338,9 @@ static int process_spawn(struct vm *vm, const struct vm_process_ops *ops, struct
 		r = run_note(vm, s->end_fd, e);
 	p.log_fd = s->log_fd;
 	p.end_fd = s->end_fd;
+	if (!r)
+		r = vm_uid_choose(vm, e);
+	p.uid = vm->uid;
 	if (!r)
 		r = vm_process_start(host->loop, &p, ops, vm, &s->proc, e);
 	if (r < 0)

@@ -72,11 +72,16 @@ class Fuse:
 
     def seen(self):
         """Return the operations of all requests."""
-        return self.ask("seen")
+        return [op for op, _, _ in self.ask("seen")]
+
+    def users(self, name, operation):
+        """Return the ids of the users whose processes made such requests of a file."""
+        node = self.ask("node", name)
+        return {uid for op, of, uid in self.ask("seen") if (op, of) == (operation, node)}
 
 
 @contextlib.contextmanager
-def fuse(folder, **files):
+def fuse(folder, allow_other=True, **files):
     """Make the folder and mount a file system with these files there. files: name and content."""
     import pytest  # the server, which runs this file by itself, needs neither
     from mountlib import mounted
@@ -86,7 +91,7 @@ def fuse(folder, **files):
     except OSError as e:
         pytest.skip(f"needs /dev/fuse: {e.strerror}")
     ours, theirs = socket.socketpair()
-    options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other"
+    options = f"fd={device},rootmode=40755,user_id=0,group_id=0" + ",allow_other" * allow_other
     with mounted(folder, "-i", "-t", "fuse", "-o", options, "none", pass_fds=[device]), ours:
         with subprocess.Popen([sys.executable, __file__, str(device), str(theirs.fileno())],
                               pass_fds=[device, theirs.fileno()]) as server:
@@ -116,7 +121,7 @@ class Server:
         self.files = {}
         self.hung = {}  # operation: number of requests that are still answered
         self.waiting = []  # requests without an answer
-        self.requests = []  # operations of all requests
+        self.requests = []  # operations, nodes and users of all requests
 
     def serve(self):
         """Serve until the test hangs up. All requests fail then."""
@@ -150,6 +155,9 @@ class Server:
     def do_seen(self):
         return self.requests
 
+    def do_node(self, name):
+        return self.files[name].node
+
     @staticmethod
     def header(m):
         """Return operation, unique number, node."""
@@ -162,8 +170,8 @@ class Server:
             if e.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # the request was interrupted
                 return
             raise
-        op = self.header(m)[0]
-        self.requests.append(op)
+        op, _, node = self.header(m)
+        self.requests.append((op, node, struct.unpack_from("<24xI", m)[0]))
         if self.hung.get(op) == 0:
             self.waiting.append(m)
             return

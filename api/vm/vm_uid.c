@@ -1,0 +1,61 @@
+#include "api/vm/vm_uid.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_sandbox.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* Whether a process on the host has this user id. For an id without processes, which is the rule, the kernel knows at
+ * once. Other daemons may use the same range. */
+static bool uid_has_processes(uid_t uid)
+{
+	errno = 0;
+	return getpriority(PRIO_USER, uid) != -1 || errno != ESRCH;
+}
+
+static bool has_process(const struct vm *vm)
+{
+	return vm->proc || vm->offline || vm->start.ahead;
+}
+
+/* A process becomes its user some time after it was spawned, so look at the VMs, too. A VM that is off lends its id. */
+static bool uid_is_free(const struct vm *vm, uid_t uid)
+{
+	for (size_t i = 0; i < vm->host->nvms; i++)
+		if (vm->host->vms[i] != vm && vm->host->vms[i]->uid == uid && has_process(vm->host->vms[i]))
+			return false;
+	/* A process that takes the VM over runs beside the one that has it. */
+	return (uid == vm->uid && has_process(vm)) || !uid_has_processes(uid);
+}
+
+/* Where the search begins: a number from the VM's UUID, so that the VMs of several daemons rarely meet. */
+static uint64_t uid_start(const struct vm *vm)
+{
+	uint64_t n;
+
+	memcpy(&n, vm->def->uuid, sizeof(n));
+	return n;
+}
+
+int vm_uid_choose(struct vm *vm, struct err *e)
+{
+	const struct vm_sandbox *s = vm->host->sandbox;
+	uid_t first = s ? s->uid_first : 0;
+	uint64_t n = first ? (uint64_t)s->uid_last - first + 1 : 0, start = n ? uid_start(vm) % n : 0;
+
+	if (first && vm->uid >= first && vm->uid <= s->uid_last && uid_is_free(vm, vm->uid))
+		return 0;
+	for (uint64_t i = 0; i < n; i++) {
+		uid_t uid = first + (uid_t)((start + i) % n);
+
+		if (!uid_is_free(vm, uid))
+			continue;
+		vm->uid = uid;
+		return 0;
+	}
+	vm->uid = 0;
+	return n ? err_set(e, -EAGAIN, ERR_HOST, "all user ids from %u to %u are in use by other VMs or processes; next: start cairnd "
+		"with a larger --uid-range", (unsigned)first, (unsigned)s->uid_last) : 0;
+}

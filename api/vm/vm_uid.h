@@ -1,0 +1,15 @@
+/* vm_uid: the user ids of VMs' processes, each VM with one of its own from the range of cairnd --uid-range, so that the
+ * kernel itself keeps a process that escaped its sandbox from other VMs' processes and from root's files.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_VM_UID_H
+#define CAIRN_API_VM_VM_UID_H
+
+struct err;
+struct vm;
+
+/* Set vm->uid for a process of the VM that is about to be spawned: the same as before, if no other VM and no process on
+ * the host but the VM's own has it. 0: the daemon's user, as there is no range.
+ * Returns 0; -EAGAIN: all ids of the range are in use. */
+int vm_uid_choose(struct vm *vm, struct err *e);
+
+#endif
