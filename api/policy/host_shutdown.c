@@ -66,6 +66,11 @@ bool host_shutdown_waits_for(const struct vm *vm)
 	return vm->host->host_shutdown && place_of(vm) < staged_run_count(vm->host->host_shutdown->sequence);
 }
 
+bool host_shutdown_leaves(const struct vm *vm)
+{
+	return vm->host->host_shutdown && action_of(vm->host->host_shutdown, vm) == DEFINITION_LEAVE;
+}
+
 static void outcome_add(struct json_object *all, const struct vm *vm, uint8_t action, const char *outcome)
 {
 	struct json_object *o = json_object_new_object();

@@ -29,6 +29,8 @@ struct json_object *host_shutdown_look(struct vm_host *host, int action);
 void host_shutdown_free(struct host_shutdown *s);
 /* Whether the shutdown awaits this VM's end. */
 bool host_shutdown_waits_for(const struct vm *vm);
+/* Whether a shutdown is under way that leaves this VM as it is. */
+bool host_shutdown_leaves(const struct vm *vm);
 /* Report that a VM has ended or will not end. outcome: text for the answer. Does nothing if the shutdown does not await
  * the VM. */
 void host_shutdown_vm_over(struct vm *vm, const char *outcome);

@@ -1,4 +1,5 @@
 #include "api/policy/restart.h"
+#include "api/policy/host_shutdown.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -69,8 +70,9 @@ static void restart_want(struct vm *vm)
 	struct json_object *data;
 	uint64_t now = loop_now_ns(), wait;
 
-	if (vm->host->host_shutdown)
-		return; /* all VMs are being stopped */
+	/* Without the action `leave`, the VM is being stopped with the others. */
+	if (vm->host->host_shutdown && !host_shutdown_leaves(vm))
+		return;
 	if (!backoff_again(rule, &vm->restart->tries, now, &wait)) {
 		give_up(vm);
 		return;

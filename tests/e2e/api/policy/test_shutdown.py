@@ -273,6 +273,22 @@ def test_daemon_stop_leaves_preserved_crash(fake):
     assert "pid" in fake.info("kept")
 
 
+def test_daemon_stop_restarts_a_crashed_vm_that_it_leaves(fake):
+    """A VM with the action `leave` that crashes while others are stopped starts again afterwards."""
+    fake.define("left", on_crash="restart", restart={"delay": 0})
+    fake.define("deaf", stop_action="shutdown", shutdown={"deadline": 600}, **DEAF)
+    fake.cairn("start", "left", "deaf")
+    pid, q = fake.info("left")["pid"], fake.qmp()
+    q.send(b'{"execute":"daemon-stop","arguments":{"vms-only":true}}')
+    until(lambda: fake.info("deaf")["state"] == "in shutdown")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: fake.info("left")["state"] == "crashed")
+    assert "restart-in" in fake.info("left")
+    fake.cairn("destroy", "deaf")
+    assert "return" in q.answer()
+    until(lambda: fake.info("left")["state"] == "running")
+
+
 def test_daemon_stop_refuses_queued_starts(tmp_path):
     """A start in progress continues, and then the VM is stopped; a queued start is refused; a pending restart is
     called off, unless the VM is to be left as it is."""
