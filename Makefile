@@ -153,7 +153,8 @@ $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o
 
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
-helpers: $(HELPERS) $(BUILD)/helpers/slow_sync.so $(BUILD)/helpers/fake_cpuid_vm
+PRELOADS := $(patsubst tests/helpers/preload/%.c,$(BUILD)/helpers/%.so,$(sort $(wildcard tests/helpers/preload/*.c)))
+helpers: $(HELPERS) $(PRELOADS) $(BUILD)/helpers/fake_cpuid_vm
 .PHONY: helpers
 $(BUILD)/helpers/fake_cpuid_vm: tests/helpers/vm/fake_cpuid.c $(BUILD)/vmm/main.o $(VM_LIBS)
 	$(call say,LINK,$@)

@@ -20,7 +20,7 @@
 
 #define NS 1000000000LL
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
-/* The wall clock may be set, so check it at this interval. */
+/* The wall clock may be set, so check a planned time at this interval. */
 #define LOOK_S 60
 
 static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
@@ -60,18 +60,25 @@ static void shutdown_forget(struct vm *vm)
 
 static void timer_fire(void *opaque);
 
-/* Arm the timer for the earliest due time, but soon enough to notice a clock that was set. */
+/* Return when to look at the plan next: at its time or the next warning, but soon enough to notice a clock that was
+ * set. */
+static uint64_t planned_look_ns(const struct shutdown *s)
+{
+	int64_t now = (int64_t)clock_realtime_ns(), at = s->plan.at_s;
+
+	if (s->warn_s && s->warn_s < at)
+		at = s->warn_s;
+	at = MAX(MIN(at - now / NS, LOOK_S), 0);
+	return loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0);
+}
+
 static void timer_arm(struct vm *vm)
 {
 	struct shutdown *s = vm->shutdown;
-	int64_t now = (int64_t)clock_realtime_ns(), at = s->stage == SHUTDOWN_BEGUN ? s->due_s : s->plan.at_s;
 
-	if (s->stage == SHUTDOWN_PLANNED && s->warn_s && s->warn_s < at)
-		at = s->warn_s;
-	at = MAX(MIN(at - now / NS, LOOK_S), 0);
 	if (!s->timer && loop_timer_new(vm->host->loop, timer_fire, vm, &s->timer) < 0)
 		abort();
-	loop_timer_arm(s->timer, loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0));
+	loop_timer_arm(s->timer, s->stage == SHUTDOWN_BEGUN ? s->due_ns : planned_look_ns(s));
 }
 
 /* ---- warning the guest ---- */
@@ -190,8 +197,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
 	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
 		vm->shutdown->stage = SHUTDOWN_BEGUN;
-		/* Round up, so that the deadline is never earlier than requested. */
-		vm->shutdown->due_s = ((int64_t)clock_realtime_ns() + NS - 1) / NS + p->deadline_s;
+		vm->shutdown->due_ns = loop_now_ns() + p->deadline_s * CLOCK_NS_PER_S;
 		timer_arm(vm);
 	}
 	if (p->agent)
@@ -221,7 +227,7 @@ static void timer_fire(void *opaque)
 	struct shutdown *s = vm->shutdown;
 	int64_t now = now_s();
 
-	if (s->stage == SHUTDOWN_BEGUN && now >= s->due_s) {
+	if (s->stage == SHUTDOWN_BEGUN && loop_now_ns() >= s->due_ns) {
 		shutdown_overdue(vm);
 		return;
 	}
@@ -263,6 +269,15 @@ int shutdown_cancel(struct vm *vm, struct err *e)
 
 /* ---- the plan as JSON ---- */
 
+/* Return the deadline in seconds of the wall clock, rounded up, so that it is never earlier than requested; 0: no
+ * shutdown is under way. */
+static int64_t deadline_wall_s(const struct shutdown *s)
+{
+	uint64_t now = loop_now_ns(), left = s->due_ns > now ? s->due_ns - now : 0;
+
+	return s->stage == SHUTDOWN_BEGUN ? ((int64_t)(clock_realtime_ns() + left) + NS - 1) / NS : 0;
+}
+
 void shutdown_put(const struct vm *vm, struct json_object *o)
 {
 	const struct shutdown *s = vm->shutdown;
@@ -272,7 +287,7 @@ void shutdown_put(const struct vm *vm, struct json_object *o)
 	if (s->stage == SHUTDOWN_PLANNED)
 		js_put_int(o, s->plan.reboot ? "reboot-at" : "shutdown-at", s->plan.at_s * NS);
 	else
-		js_put_int(o, "shutdown-deadline", s->due_s * NS);
+		js_put_int(o, "shutdown-deadline", deadline_wall_s(s) * NS);
 	if (!s->plan.reboot)
 		js_put_str(o, "shutdown-then", thens[s->plan.then]);
 }
@@ -291,7 +306,7 @@ static struct json_object *shutdown_to_json(const struct vm *vm)
 	js_put_str(o, "then", thens[s->plan.then]);
 	js_put_int(o, "deadline_s", s->plan.deadline_s);
 	js_put_int(o, "at_s", s->plan.at_s);
-	js_put_int(o, "due_s", s->due_s);
+	js_put_int(o, "due_s", deadline_wall_s(s));
 	js_put_str(o, "message", s->plan.message);
 	return o;
 }
@@ -300,7 +315,7 @@ static void shutdown_load(struct vm *vm, struct json_object *state)
 {
 	struct json_object *o = js_get(state, "shutdown");
 	struct shutdown *s = vm->shutdown;
-	int64_t deadline = js_get_int(o, "deadline_s", 0);
+	int64_t deadline = js_get_int(o, "deadline_s", 0), due = js_get_int(o, "due_s", 0), now = now_s();
 	const char *message = js_get_str(o, "message"), *word = js_get_str(o, "then");
 	size_t then = 0;
 
@@ -313,7 +328,8 @@ static void shutdown_load(struct vm *vm, struct json_object *state)
 		.agent = js_get_bool(o, "agent", false), .then = (uint8_t)then, .deadline_s = (uint32_t)deadline,
 		.at_s = js_get_int(o, "at_s", 0) };
 	snprintf(s->plan.message, sizeof(s->plan.message), "%s", message ? message : "");
-	s->due_s = js_get_int(o, "due_s", 0);
+	/* If the clock was set back meanwhile, give the guest no more time than at the beginning. */
+	s->due_ns = loop_now_ns() + (due > now ? (uint64_t)MIN(due - now, deadline) : 0) * CLOCK_NS_PER_S;
 }
 
 void shutdown_take_up(struct vm *vm)

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from conftest import FAKE_VM, Console, QmpError, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, until
+from guestlib import SLOW
 from test_policy import bounded, ready, scheduled
 
 DEAF = {"cmdline": "deaf"}
@@ -50,6 +51,26 @@ def test_deadline_never_fires_early(fake):
     q.run("vm-shutdown", vm="vm1", then="destroy", timeout=1)
     at = q.event("SHUTDOWN_PLAN", what="overdue")["timestamp"]
     assert at["seconds"] + at["microseconds"] / 1e6 >= asked + 1
+
+
+@pytest.mark.parametrize("step", [-10**8, 10**8])
+def test_set_clock_moves_no_deadline(tmp_path, step):
+    """The clock is set while the guest shuts down, and again while no daemon runs."""
+    clock = {"LD_PRELOAD": os.path.join(BUILD, "helpers/set_clock.so"), "SET_CLOCK": str(tmp_path / "clock")}
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM, clock)) as d:
+        for vm, timeout in ("soon", 2), ("late", 3600):
+            d.define(vm, **DEAF)
+            d.cairn("start", vm)
+            d.cairn("shutdown", "--then", "destroy", "--timeout", str(timeout), vm)
+        (tmp_path / "clock").write_text(str(step))
+        d.wait("soon", "shutoff")
+        assert abs(d.info("late")["shutdown-deadline"] / 1e9 - time.time() - step - 3600) < 60 * SLOW
+        d.stop(signal.SIGKILL)
+        kept = d.kept("late")
+        kept["shutdown"].update(due_s=int(time.time()) + step + 10**8, deadline_s=1)
+        (d.state / "vms/late/state.json").write_text(json.dumps(kept))
+        d.start()
+        d.wait("late", "shutoff")
 
 
 def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
