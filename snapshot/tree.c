@@ -99,7 +99,7 @@ bool tree_decode(const struct block_snapshot_info *info, struct tree_data *ret)
 	text = cursor_le16(&c);
 	if (!cursor_ok(&c) || tags > TREE_TAGS_MAX || text > TREE_DESCRIPTION_MAX ||
 		bytes != TREE_FIXED_BYTES + tags + text + 4 || bytes > info->extra_bytes ||
-		d.state > TREE_PAUSED)
+		d.state > TREE_PAUSED || d.serial > TREE_SERIAL_MAX)
 		return false;
 	cursor_bytes(&c, d.tags, tags);
 	cursor_bytes(&c, d.description, text);

@@ -30,6 +30,7 @@
 struct err;
 
 #define TREE_TAGS_MAX 127
+#define TREE_SERIAL_MAX INT64_MAX /* so that the next one never overflows */
 #define TREE_DESCRIPTION_MAX 511
 
 enum tree_state { TREE_SHUTOFF = 0, TREE_RUNNING = 1, TREE_PAUSED = 2 };

@@ -119,10 +119,11 @@ static bool is_leaving(enum pending_kind kind)
 static bool owes_upper(const struct store_writer *w, const struct pending *p)
 {
 	const struct pending *next = w->first;
-	size_t len = upper_len(p->path);
+	size_t len;
 
 	if (p->kind != PENDING_SETTLE_NEW || p->work)
 		return false;
+	len = upper_len(p->path);
 	return !next || next->kind != PENDING_SETTLE_NEW || upper_len(next->path) != len || strncmp(next->path, p->path, len);
 }
 
@@ -206,21 +207,34 @@ static void change_tell(struct store_writer *w)
 		pthread_cond_broadcast(&w->changed);
 }
 
+/* Whether p has to stay behind the queued operation: a state that says `saved` must not be stored before the save has
+ * its name. */
+static bool stays_behind(const struct pending *queued, const struct pending *p)
+{
+	size_t folder = (size_t)(strrchr(p->path, '/') - p->path) + 1;
+
+	return (queued->kind == PENDING_MOVE || queued->kind == PENDING_REMOVE) && !strncmp(queued->path, p->path, folder);
+}
+
 /* Queue p (taken); see store_writer_put(). */
 static void pending_put(struct store_writer *w, struct pending *p)
 {
 	enum pending_kind kind = p->kind;
-	struct pending **at;
+	struct pending **at, **same = NULL;
 
 	LOCK_GUARD(&w->mutex);
 	for (at = &w->first; *at; at = &(*at)->next)
-		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path)) {
-			p->next = (*at)->next;
-			p->due_ns = (*at)->due_ns;
-			pending_free(*at);
-			*at = p;
-			return;
-		}
+		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path))
+			same = at;
+		else if (same && stays_behind(*at, p))
+			same = NULL;
+	if (same) {
+		p->next = (*same)->next;
+		p->due_ns = (*same)->due_ns;
+		pending_free(*same);
+		*same = p;
+		return;
+	}
 	*at = p;
 	w->leaving += is_leaving(kind);
 	change_tell(w);

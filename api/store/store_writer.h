@@ -52,7 +52,8 @@ int store_writer_start(struct store_writer *w, struct err *e);
 void store_writer_done(struct store_writer *w);
 
 /* Queue an operation without completion. The new operation replaces a queued one of the same kind, on the same path and
- * without completion, because only the newest content matters. path: copied; text: taken. */
+ * without completion, because only the newest content matters. But a PENDING_WRITE stays behind each renaming and
+ * removal in its folder. path: copied; text: taken. */
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text);
 /* Queue an operation and report its completion: work->done() is called on work->loop. path, to: copied; text: taken. */
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,

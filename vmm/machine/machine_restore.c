@@ -104,7 +104,7 @@ int machine_restore(struct machine *m, int fd, struct err *e)
 {
 	struct vmstate_store *s = &m->restored_from.store;
 	CLEANUP_FREE uint8_t *sections = NULL;
-	struct vmstate_header h;
+	struct vmstate_header h = { 0 };
 	int r;
 
 	if (m->cfg.taken_over)

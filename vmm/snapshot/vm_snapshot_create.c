@@ -736,8 +736,8 @@ static void write_run(struct work *w)
 		j->r = disks_commit(x);
 	if (x->way == RAM_FAULTS && j->m->tracker)
 		fault_tracker_save_end(j->m->tracker); /* in every case, so that blocked writers continue */
-	if (x->way == RAM_FAULTS)
-		dirty_log_end(j->m);
+	if (x->way == RAM_FAULTS && !j->m->base_id[0])
+		dirty_log_end(j->m); /* until ram_freeze() gives the base up, the log belongs to it */
 	if (j->r < 0)
 		disks_abort(x);
 	j->result.total_ns = loop_now_ns() - x->started_ns;

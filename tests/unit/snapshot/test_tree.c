@@ -79,7 +79,7 @@ static void test_live_disk_only_snapshot_is_marked(void **state)
 static void test_longest_texts_fit(void **state)
 {
 	struct block_snapshot_info info = { 0 };
-	struct tree_data d = { .serial = UINT64_MAX, .parent = UINT64_MAX }, got;
+	struct tree_data d = { .serial = TREE_SERIAL_MAX, .parent = UINT64_MAX }, got;
 
 	(void)state;
 	memset(d.tags, 't', TREE_TAGS_MAX);
@@ -88,6 +88,17 @@ static void test_longest_texts_fit(void **state)
 	assert_true(info.extra_bytes <= BLOCK_SNAPSHOT_EXTRA_MAX);
 	assert_true(tree_decode(&info, &got));
 	assert_memory_equal(&d, &got, sizeof(d));
+}
+
+static void test_serial_without_a_next_one_is_ignored(void **state)
+{
+	struct block_snapshot_info info = { 0 };
+	struct tree_data d = { .serial = TREE_SERIAL_MAX + 1ULL }, got;
+
+	(void)state;
+	tree_encode(&d, &info);
+	assert_false(tree_decode(&info, &got));
+	assert_int_equal(got.serial, 0);
 }
 
 static void test_damaged_tree_data_is_ignored(void **state)
@@ -281,6 +292,7 @@ int main(void)
 		cmocka_unit_test(test_layout_on_disk),
 		cmocka_unit_test(test_live_disk_only_snapshot_is_marked),
 		cmocka_unit_test(test_longest_texts_fit),
+		cmocka_unit_test(test_serial_without_a_next_one_is_ignored),
 		cmocka_unit_test(test_damaged_tree_data_is_ignored),
 		cmocka_unit_test(test_set_data_round_trips),
 		cmocka_unit_test(test_parts_are_found_by_set_id),

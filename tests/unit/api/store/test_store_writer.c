@@ -118,6 +118,21 @@ static void test_urgent_operation_overtakes_states(void **state)
 	assert_content(f->c, "other");
 }
 
+/* A state that says `saved` is not stored before the save has its name, although an older state was queued first. */
+static void test_newer_state_stays_behind_a_renaming(void **state)
+{
+	struct fixture *f = *state;
+
+	f->work = (struct store_work){ .loop = f->loop, .done = work_done };
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("old"));
+	store_writer_work_to(&f->writer, PENDING_MOVE, f->a, f->b, NULL, &f->work);
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("new"));
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("newest"));
+	run_all(f);
+	assert_content(f->b, "old");
+	assert_content(f->a, "newest");
+}
+
 static void test_urgent_operation_overtakes_nothing_else(void **state)
 {
 	struct fixture *f = *state;
@@ -372,6 +387,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_states, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_newer_state_stays_behind_a_renaming, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_nothing_else, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_no_awaited_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_operation_overtakes_a_write_that_the_running_thread_has_seen, setup,
