@@ -26,6 +26,7 @@
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/consoles.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
@@ -95,6 +96,7 @@ static void permissions_changed(void *opaque)
 
 	if (h->server)
 		server_permissions_changed(h->server);
+	consoles_check_all(h);
 }
 
 /* The order of this list determines the order of events, of members in state.json and of lines in the log:
@@ -393,8 +395,10 @@ int daemon_open(struct daemon *d, struct err *e)
 		r = listen_adopt(h->paths->socket, h->paths->system, &operators, e);
 	if (!r)
 		r = server_new(h->loop, &command_server_ops, &d->commands, h->paths->socket, fd, operators, &h->server, e);
-	if (!r)
+	if (!r) {
+		consoles_begin(h);
 		r = qmp_open_all(h, e);
+	}
 	if (!r)
 		r = scheduler_new(h, &h->scheduler, e);
 	if (!r)
@@ -430,6 +434,7 @@ void daemon_close(struct daemon *d)
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
 	vm_free_all(h);
+	loop_timer_free(h->consoles_retry);
 	pins_free(h->pins);
 	forwards_processes_free(h);
 	jobs_free(h);

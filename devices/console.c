@@ -29,6 +29,7 @@ struct reader {
 	uint64_t pos; /* next byte to send */
 	int in_fd, out_fd; /* both are the same fd for a socket */
 	bool is_socket;	   /* the reader is a socket, and the console owns its fd */
+	struct console_user who; /* of a socket */
 	struct loop_watch *watch;    /* socket: input and output; stdio: input */
 	bool wants_out;		     /* wait for POLLOUT: the socket was full, or output is left */
 	/* Output to stdio is an operation of the loop, because write(2) on a terminal may block. */
@@ -422,14 +423,26 @@ static struct reader *socket_attach(struct console *c, int fd, bool history, str
 	return r;
 }
 
-int console_attach(struct console *c, int fd, bool history, struct err *e)
+int console_attach(struct console *c, int fd, bool history, struct console_user who, struct err *e)
 {
 	struct reader *r = socket_attach(c, fd, history, e);
 
 	if (!r)
 		return c->nreaders >= CONSOLE_READERS_MAX ? -EMFILE : -ENOMEM;
+	r->who = who;
 	socket_flush(r);
 	return 0;
+}
+
+void console_end(struct console *c, bool (*stays)(const void *opaque, struct console_user who), const void *opaque)
+{
+	struct reader *next;
+
+	for (struct reader *r = c ? c->readers : NULL; r; r = next) {
+		next = r->next;
+		if (r->is_socket && !stays(opaque, r->who))
+			reader_detach(r);
+	}
 }
 
 int console_attach_stdio(struct console *c, int in_fd, int out_fd, struct err *e)
@@ -540,7 +553,7 @@ unsigned console_clients(struct console *c, struct console_client *ret)
 	for (struct reader *r = c->readers; r; r = r->next) {
 		if (!r->is_socket)
 			continue;
-		ret[n] = (struct console_client){ .fd = r->out_fd, .sent = r->pos };
+		ret[n] = (struct console_client){ .fd = r->out_fd, .sent = r->pos, .who = r->who };
 		memcpy(ret[n++].note, r->note + r->note_pos, r->note_len - r->note_pos);
 	}
 	return n;
@@ -556,6 +569,7 @@ int console_attach_client(struct console *c, const struct console_client *client
 	r = socket_attach(c, client->fd, false, e);
 	if (!r)
 		return c->nreaders >= CONSOLE_READERS_MAX ? -EMFILE : -ENOMEM;
+	r->who = client->who;
 	r->pos = client->sent;
 	r->note_len = len;
 	memcpy(r->note, client->note, len);

@@ -22,7 +22,7 @@ struct state_reader;
 struct state_writer;
 
 #define CONSOLE_READERS_MAX 64
-#define CONSOLE_NOTE_BYTES 80
+#define CONSOLE_NOTE_BYTES 72
 #define CONSOLE_HISTORY_BYTES (64 * 1024)
 #define CONSOLE_INPUT_BYTES 4096
 
@@ -32,11 +32,19 @@ int console_new(struct loop *l, const char *name, struct console **ret_c, struct
  * has no posted task of this console. NULL allowed. */
 void console_free(struct console *c);
 
+/* Whose socket it is; the console only keeps this. */
+struct console_user {
+	uint32_t user;	/* 1 + uid; 0: unknown */
+	uint32_t group; /* 1 + gid; 0: none */
+};
+
 /* Attach a connected stream socket and make it non-blocking.
  * fd: taken on success only; closed when the peer hangs up.
- * history: first send the retained output.
+ * history: first send the retained output. who: copied.
  * Returns 0; -EMFILE at the limit of 64 readers; -errno. */
-int console_attach(struct console *c, int fd, bool history, struct err *e);
+int console_attach(struct console *c, int fd, bool history, struct console_user who, struct err *e);
+/* Detach the sockets for which stays() is false, and close them. NULL allowed. */
+void console_end(struct console *c, bool (*stays)(const void *opaque, struct console_user who), const void *opaque);
 /* Attach the foreground's terminal: input from in_fd (-1: none), output to out_fd (-1: none). Both
  * may be any kind of file, blocking or not; borrowed. End of file on in_fd ends only the input.
  * Returns 0 or -errno. */
@@ -59,6 +67,7 @@ unsigned long long console_written(struct console *c);
 struct console_client {
 	int fd;
 	uint64_t sent; /* position in the output */
+	struct console_user who;
 	char note[CONSOLE_NOTE_BYTES]; /* to send first; NUL-terminated */
 };
 void console_hold(struct console *c);

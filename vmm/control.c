@@ -5,11 +5,11 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "block/block.h"
-#include "devices/console.h"
 #include "vmm/agent/agent.h"
 #include "vmm/first_messages.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_carry.h"
+#include "vmm/machine/machine_consoles.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/send_queue.h"
@@ -193,21 +193,21 @@ static int config_request(struct control *c, struct channel_msg *m, struct err *
 
 static int console_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	const struct vm_console *want = m->body;
-	struct machine *machine = vm_machine(c->vm);
-	struct console *con;
+	struct vm_console *want = m->body;
 	int r;
 
-	if (m->nfds != 1 || want->kind > VM_CONSOLE_VIRTIO)
-		return err_set(e, -EINVAL, ERR_INVALID, "a console request needs a kind and a socket");
-	con = machine->consoles[want->kind];
-	if (!con)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"the VM has no virtio console; set \"console\": {\"virtio\": true}");
-	r = console_attach(con, m->fds[0], want->history, e);
+	if (m->nfds != 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "a console request needs a socket");
+	memset((char *)want + m->head.body_bytes, 0, sizeof(*want) - m->head.body_bytes);
+	r = machine_console_attach(vm_machine(c->vm), want, m->fds[0], e);
 	if (!r)
-		m->nfds = 0; /* console_attach() has taken the fd */
+		m->nfds = 0; /* the console has taken the fd */
 	return r;
+}
+
+static int console_end_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	return machine_consoles_end(vm_machine(c->vm), m->body, m->head.body_bytes, e);
 }
 
 static int query_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -579,17 +579,6 @@ static void errand_done(void *opaque, int r, const struct err *e)
 	reply_send(s.control, s.seq, r, e);
 }
 
-/* Write a line to all attached consoles, in brackets because it does not come from the guest. */
-static void consoles_tell(const struct machine *m, const char *text)
-{
-	char line[sizeof(((struct vm_agent *)NULL)->text) + 8];
-	int n = snprintf(line, sizeof(line), "\r\n[%s]\r\n", text);
-
-	for (unsigned kind = VM_CONSOLE_SERIAL; kind <= VM_CONSOLE_VIRTIO; kind++)
-		if (m->consoles[kind])
-			console_write(m->consoles[kind], line, (size_t)n);
-}
-
 static int agent_check(const struct control *c, struct err *e)
 {
 	if (!vm_machine(c->vm)->agent)
@@ -608,7 +597,7 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 	int r;
 
 	if (want->errand == VM_AGENT_TELL)
-		consoles_tell(vm_machine(c->vm), want->text);
+		machine_consoles_tell(vm_machine(c->vm), want->text);
 	r = agent_check(c, e);
 	if (r < 0)
 		return r;
@@ -688,6 +677,7 @@ static const struct {
 	[VM_MSG_QUIT] = { quit_request, false },
 	[VM_MSG_QUERY] = { query_request, false },
 	[VM_MSG_CONSOLE] = { console_request, false },
+	[VM_MSG_CONSOLE_END] = { console_end_request, false },
 	[VM_MSG_NMI] = { nmi_request, false },
 	[VM_MSG_AGENT] = { agent_request, false },
 	[VM_MSG_SAVE] = { save_request, true },
@@ -717,7 +707,8 @@ static int handover_refuse(const struct control *c, unsigned type, struct err *e
 {
 	if (c->awaits_go && type != VM_MSG_GO)
 		return err_set(e, -EBUSY, ERR_BUSY, "another process still has the VM");
-	if (c->handing_over && type != VM_MSG_QUERY && type != VM_MSG_QUIT && type != VM_MSG_CANCEL)
+	/* VM_MSG_GO has the clients that are still attached. */
+	if (c->handing_over && type != VM_MSG_QUERY && type != VM_MSG_QUIT && type != VM_MSG_CANCEL && type != VM_MSG_CONSOLE_END)
 		return err_set(e, -EBUSY, ERR_BUSY, "the VM is being handed over to a new process; try again in a moment");
 	return 0;
 }

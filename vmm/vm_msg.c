@@ -22,7 +22,11 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_RESET] = ROW_EMPTY,
 	[VM_MSG_QUIT] = ROW_EMPTY,
 	[VM_MSG_QUERY] = ROW_EMPTY,
-	[VM_MSG_CONSOLE] = ROW(struct vm_console, 1),
+	/* An older daemon sends a shorter struct; the receiver zeroes the rest. */
+	[VM_MSG_CONSOLE] = { .body_min = offsetof(struct vm_console, user), .body_max = sizeof(struct vm_console), .fds_max = 1,
+		.known = true },
+	[VM_MSG_CONSOLE_END] = { .body_min = offsetof(struct vm_console_end, ids), .body_max = sizeof(struct vm_console_end),
+		.known = true },
 	[VM_MSG_NMI] = ROW_EMPTY,
 	[VM_MSG_AGENT] = ROW(struct vm_agent, 0),
 	[VM_MSG_SAVE] = { .fds_max = 2, .known = true },

@@ -113,6 +113,9 @@ enum vm_msg_type {
 	 * of its memory and the file of its own pages, afterwards without fds; map the memory, and read the own pages
 	 * that the file has now. The answer is a reply. */
 	VM_MSG_MEMORY = 36,
+	/* a request: struct vm_console_end, truncated after its last id: detach the clients of the consoles whose user
+	 * and group are not among the ids. Only to processes whose vm_info has ends_consoles. */
+	VM_MSG_CONSOLE_END = 37,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -351,6 +354,15 @@ struct vm_addresses {
 struct vm_console {
 	uint32_t kind;	  /* enum vm_console_kind */
 	uint32_t history; /* first send this many bytes of retained output (at most 64 KiB) */
+	/* Only to processes whose vm_info has ends_consoles; others expect a shorter message. */
+	uint32_t user;	/* 1 + the client's uid; 0: unknown */
+	uint32_t group; /* 1 + the gid of that of the client's groups by which it may use the console; 0: none */
+};
+
+#define VM_CONSOLE_IDS_MAX 4200 /* the entries of the table of permissions, and root, the daemon's user and its group */
+struct vm_console_end {
+	uint32_t nusers, ngroups;
+	uint32_t ids[VM_CONSOLE_IDS_MAX]; /* first the uids, then the gids */
 };
 
 /* The clients that are attached to the consoles of a VM that is handed over. */
@@ -359,8 +371,10 @@ struct vm_go {
 	struct vm_go_client {
 		uint64_t sent;	  /* the client has received the console's output up to here */
 		uint32_t console; /* enum vm_console_kind */
+		uint32_t user;	  /* as in struct vm_console; an older process sends 0 */
+		char note[72];	  /* text to send to the client first; NUL-terminated */
+		uint32_t group;	  /* as in struct vm_console; an older process sends 0 */
 		uint32_t reserved;
-		char note[80]; /* text to send to the client first; NUL-terminated */
 	} clients[CHANNEL_FDS_MAX];
 };
 
@@ -595,6 +609,7 @@ struct vm_info {
 	 * vm_snapshot_done. An older process has padding here, which is 0. */
 	uint8_t handover_rounds, handover_throttle, handover_stopped;
 	uint8_t landlock; /* 1 + the version of landlock that confines the process; 0: an older process, which has padding here */
+	uint8_t ends_consoles; /* 1: the process knows VM_MSG_CONSOLE_END; 0: an older process, which has padding here */
 	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
 	 * before */
 	uint64_t handover_pause_ns;

@@ -72,6 +72,19 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 	return role;
 }
 
+size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum role role, bool groups, uint32_t *ids)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < p->n; i++) {
+		const struct permission *e = &p->list[i];
+
+		if (e->is_group == groups && e->role >= role && (!e->vm || is_for(e, uuid)))
+			ids[n++] = e->id;
+	}
+	return n;
+}
+
 bool permissions_know(const struct permissions *p, const struct peer *who)
 {
 	for (size_t i = 0; i < p->n; i++)

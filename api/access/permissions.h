@@ -53,6 +53,9 @@ struct permissions {
 void permissions_done(struct permissions *p);
 /* Return the highest role that the entries give to `who`. uuid: for this VM; NULL: for all VMs. */
 enum role permissions_role(const struct permissions *p, const struct peer *who, const uint8_t *uuid);
+/* List the users (or the groups) to whom the entries give at least this role for a VM; an id may come twice.
+ * ids: PERMISSIONS_MAX. Returns their number. */
+size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum role role, bool groups, uint32_t *ids);
 /* Whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
 /* Whether every user or group with an entry for VM a also has one for VM b or for all VMs, so that a text about a may

@@ -2,6 +2,7 @@
 #include "api/commands/command.h"
 #include "api/access/permissions.h"
 #include "api/store/store.h"
+#include "api/vm/consoles.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -17,7 +18,19 @@ struct keep {
 	struct call *call;
 	enum role role; /* ROLE_NONE: a revoke, which is in force */
 	uint64_t serial; /* of the entry with the granted role */
+	bool of_vm;      /* for the VM with this uuid; false: for all VMs */
+	uint8_t uuid[16];
 };
+
+static void keep_return(const struct keep *k)
+{
+	struct json_object *o = json_object_new_object(), *left =
+		k->role < ROLE_OPERATOR ? consoles_left(k->call->host, k->of_vm ? k->uuid : NULL) : NULL;
+
+	if (left)
+		js_put(o, "warnings", left);
+	call_return(k->call, o);
+}
 
 static void keep_done(struct store_work *work)
 {
@@ -38,7 +51,10 @@ static void keep_done(struct store_work *work)
 	}
 	if (r < 0)
 		permissions_keep(p, host->loop, host->store, NULL);
-	call_done(k->call, r, &e);
+	if (r < 0)
+		call_fail(k->call, &e);
+	else
+		keep_return(k);
 	free(k);
 }
 
@@ -80,13 +96,15 @@ static int arg_vm(struct call *c, bool granting, struct permission_vm *buf, cons
 
 static void permission_set(struct call *c, enum role role, const struct permission_vm *vm)
 {
-	struct keep k = { .role = role };
+	struct keep k = { .role = role, .of_vm = vm };
 	struct permissions *p = &c->host->permissions;
 	bool is_group;
 	struct err e;
 	uid_t id;
 	int r = arg_subject(c, &is_group, &id, &e);
 
+	if (vm && vm->uuid)
+		memcpy(k.uuid, vm->uuid, sizeof(k.uuid));
 	if (!r) {
 		r = role ? permissions_promise(p, is_group, id, vm, role, &k.serial) : permissions_set(p, is_group, id, vm, role);
 		if (r == -ENOENT)

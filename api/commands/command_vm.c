@@ -4,6 +4,7 @@
 #include "api/jobs/rename.h"
 #include "api/jobs/undefine.h"
 #include "api/policy/restart.h"
+#include "api/vm/consoles.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
@@ -252,6 +253,7 @@ static uint8_t console_kind(const struct call *c)
 void command_vm_console(struct call *c)
 {
 	struct console_wait *w = NULL;
+	size_t len;
 	struct vm_console body = { .kind = console_kind(c), .history = js_get_bool(c->args, "history", true) };
 	struct err e;
 	int pair[2];
@@ -263,7 +265,8 @@ void command_vm_console(struct call *c)
 	}
 	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct console_wait){ .call = c, .fd = pair[0] };
-	vm_process_request(c->vm->proc, VM_MSG_CONSOLE, &body, sizeof(body), pair[1],
+	len = consoles_give(c->vm, &c->who, &body);
+	vm_process_request(c->vm->proc, VM_MSG_CONSOLE, &body, len, pair[1],
 		REQUEST_TIMEOUT_NS, console_done, w);
 	close(pair[1]);
 }

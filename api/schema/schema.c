@@ -329,6 +329,8 @@ static const struct field query_schedules_returns[] = {
 static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, operator or owner" },
 	{ "vm", FIELD_STRING, OPTIONAL, "give the role for this VM only [all VMs]" }, END };
+static const struct field grant_returns[] = {
+	{ "warnings", FIELD_ARRAY, OPTIONAL, "sentences about consoles that could not be closed" }, END };
 static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "vm", FIELD_STRING, OPTIONAL, "remove the role for this VM [the role for all VMs]" },
 	END };
@@ -462,9 +464,9 @@ static const struct command commands[] = {
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-audit", "show the audit log: calls that change something, including denied ones", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE },
-	{ "permission-grant", "give a user or a group a role", grant_args, NULL, ROLE_ADMIN,
+	{ "permission-grant", "give a user or a group a role", grant_args, grant_returns, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
-	{ "permission-revoke", "remove a role of a user or a group", revoke_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
+	{ "permission-revoke", "remove a role of a user or a group", revoke_args, grant_returns, ROLE_ADMIN, COMMAND_MUTATES,
 		ANY_STATE },
 	{ "query-permissions", "list the roles of all users and groups", query_permissions_args,
 		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE },

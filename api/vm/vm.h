@@ -129,6 +129,11 @@ struct vm {
 	} pull; /* see api/vm/pull_mark.h */
 	struct vm_agent_port agent;
 	struct {
+		bool given; /* users other than root, or clients of an earlier daemon, may have consoles */
+		bool asked; /* VM_MSG_CONSOLE_END has no answer yet */
+		bool due;   /* send VM_MSG_CONSOLE_END again */
+	} consoles; /* see api/vm/consoles.h */
+	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent, powerdown, reset_delayed,
 			link_lost, recovered, frozen, unknown;
 		unsigned powerdowns_asked; /* POWERDOWN events to come that clients have asked for */

@@ -1,5 +1,6 @@
 #include "api/vm/vm_handover.h"
 #include "api/store/store.h"
+#include "api/vm/consoles.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -154,6 +155,7 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 	}
 	if (vm_is_stopping(vm))
 		quit_again(vm);
+	consoles_handed_over(vm);
 	if (vm->handover)
 		handover_end(vm, r, r < 0 ? NULL : a->info, e);
 }

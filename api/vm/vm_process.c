@@ -55,6 +55,7 @@ struct vm_process {
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
 	bool answered;	/* an answer has arrived */
+	bool ends_consoles; /* see vm_process_ends_consoles() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */
@@ -175,11 +176,11 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	return r;
 }
 
-/* Requests that change nothing, so that another process may get them again. */
-static bool request_only_reads(enum vm_msg_type type)
+/* Requests that change nothing, or the same each time, so that another process may get them again. */
+static bool request_may_repeat(enum vm_msg_type type)
 {
 	return type == VM_MSG_QUERY || type == VM_MSG_SNAPSHOT_LIST || type == VM_MSG_SNAPSHOT_SIZE || type == VM_MSG_SPACE ||
-		type == VM_MSG_ADDRESSES;
+		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END;
 }
 
 static void request_send(struct vm_process *p, struct vm_request *r, const void *body, size_t len, const int *fds,
@@ -206,7 +207,7 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 {
 	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
 
-	if (request_only_reads(type) && len) {
+	if (request_may_repeat(type) && len) {
 		r->body = memcpy(must_alloc(malloc(len)), body, len);
 		r->len = len;
 	}
@@ -219,7 +220,7 @@ void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
 
 	for (struct vm_request *r = from->first; r; r = next) {
 		next = r->next;
-		if (!request_only_reads(r->type))
+		if (!request_may_repeat(r->type))
 			continue;
 		request_remove(from, r);
 		request_append(p, r);
@@ -473,6 +474,8 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		if (m.head.type == VM_MSG_INFO || m.head.type == VM_MSG_SNAPSHOT_DONE)
 			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
 		p->answered |= m.head.type != VM_MSG_EVENT;
+		if (m.head.type == VM_MSG_INFO)
+			p->ends_consoles = ((const struct vm_info *)m.body)->ends_consoles;
 		if (m.head.type == VM_MSG_EVENT) {
 			event_take(p, m.body);
 		} else if (!reply_take(p, &m)) {
@@ -618,6 +621,11 @@ unsigned vm_process_version(const struct vm_process *p)
 	return p->version;
 }
 
+bool vm_process_ends_consoles(const struct vm_process *p)
+{
+	return p->ends_consoles;
+}
+
 /* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
@@ -683,7 +691,7 @@ static int child_spawn(struct vm_process *p, const struct vm_process_paths *path
 
 	if (r < 0)
 		return r;
-	p->child = true;
+	p->child = p->ends_consoles = true;
 	p->pidfd = pidfd_open(p->pid, 0);
 	if (p->pidfd >= 0)
 		return 0;

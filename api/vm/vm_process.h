@@ -115,7 +115,7 @@ void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void 
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* Send the outstanding requests of `from` that only read, such as VM_MSG_ADDRESSES, to p. They keep their time
+/* Send the outstanding requests of `from` that may be repeated, such as VM_MSG_ADDRESSES, to p. They keep their time
  * limits. */
 void vm_process_pass_requests(struct vm_process *from, struct vm_process *p);
 
@@ -135,6 +135,8 @@ pid_t vm_process_pid(const struct vm_process *p);
 bool vm_process_has_ended(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
+/* Whether the process knows VM_MSG_CONSOLE_END. False as long as an adopted process has not answered VM_MSG_QUERY. */
+bool vm_process_ends_consoles(const struct vm_process *p);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
  * process, or knows that it ends by itself. */
 void vm_process_disown(struct vm_process *p);

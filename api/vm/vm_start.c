@@ -5,6 +5,7 @@
 #include "api/definition/vm_config.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
+#include "api/vm/consoles.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
@@ -641,6 +642,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	if (info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_USER && vm_has(vm, VM_FACT_FALLS_ASLEEP))
 		reason = VM_ASLEEP;
 	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
+	consoles_adopted(vm, info);
 	vm_notify(vm, adopted, info);
 	/* If the state agrees with the process's phase, keep it, because it may be more precise. */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&

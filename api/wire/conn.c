@@ -544,6 +544,11 @@ struct peer conn_peer(const struct conn *c)
 	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
 }
 
+gid_t server_operators(const struct server *s)
+{
+	return s->operators;
+}
+
 enum role server_role(const struct server *s, const struct peer *who, const uint8_t *uuid)
 {
 	enum role role;

@@ -47,6 +47,8 @@ struct server_ops {
  * Returns 0; -errno. */
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
 	gid_t operators, struct server **ret_s, struct err *e);
+/* Return the group whose members are operators; -1: none. */
+gid_t server_operators(const struct server *s);
 /* Return the role that a user has now. uuid: a VM's; NULL: for all VMs. */
 enum role server_role(const struct server *s, const struct peer *who, const uint8_t *uuid);
 /* Disconnect all clients and stop listening. NULL allowed. */

@@ -24,6 +24,7 @@
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/vm_msg.h"
+#include "tests/helpers/fake_consoles.h"
 #include "tests/helpers/fake_figures.h"
 
 #include <errno.h>
@@ -38,12 +39,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define CONSOLES_MAX 8
 #define SNAPSHOTS_MAX 256
 #define PROGRESS_MS 20
 #define LOOK_MS 5
 #define UNTIL_MS 60000
-static const char banner[] = "fake guest\r\n";
 
 /* A save, or work on snapshots. */
 struct work {
@@ -69,7 +68,7 @@ struct fake {
 	enum vm_reason reason;
 	uint64_t start_ms, due_ms; /* 0: nothing is due */
 	const char *due;
-	int consoles[CONSOLES_MAX];
+	struct fake_console consoles[CONSOLES_MAX];
 	int disk; /* first disk; -1: none */
 	struct work work;
 	uint8_t agent; /* enum vm_agent_state */
@@ -299,27 +298,16 @@ static void answer_query(struct fake *f, uint64_t seq)
 		.host_kind = VM_HOST_PVM, .agent = f->agent, .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
 
 	info.hands_over = word(f, "hands-over") != NULL;
+	info.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION;
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
-		info.console_readers += f->consoles[i] >= 0;
+		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
 	if (word(f, "works="))
 		works(&info, (unsigned)atoi(word(f, "works=")));
 	f->version += word(f, "other-version") ? 1 : 0;
 	channel_send(f->sock, f->version, VM_MSG_INFO, seq, &info, sizeof(info), NULL, 0);
-}
-
-static void attach(struct fake *f, struct channel_msg *m)
-{
-	for (unsigned i = 0; i < CONSOLES_MAX && m->nfds; i++)
-		if (f->consoles[i] < 0) {
-			f->consoles[i] = m->fds[0];
-			if (send(m->fds[0], banner, sizeof(banner) - 1, MSG_NOSIGNAL) < 0)
-				perror("console");
-			return;
-		}
-	channel_msg_close_fds(m);
 }
 
 /* ---- work ---- */
@@ -801,7 +789,10 @@ static void handle(struct fake *f, struct channel_msg *m)
 		event(f, (struct vm_event){ .kind = VM_EVENT_RESET, .value = 0 });
 		break;
 	case VM_MSG_CONSOLE:
-		attach(f, m);
+		consoles_attach(f->consoles, m);
+		break;
+	case VM_MSG_CONSOLE_END:
+		consoles_end(f->consoles, m->body);
 		break;
 	case VM_MSG_QUIT:
 		if (word(f, "stubborn"))
@@ -832,18 +823,6 @@ static void receive(struct fake *f)
 		exit(VM_EXIT_OK); /* `cairn run` sends one message and closes the socket */
 }
 
-/* Echo console input, as the guest. */
-static void echo(struct fake *f, unsigned i)
-{
-	char buf[512];
-	ssize_t n = read(f->consoles[i], buf, sizeof(buf));
-
-	if (n <= 0 || send(f->consoles[i], buf, (size_t)n, MSG_NOSIGNAL) < 0) {
-		close(f->consoles[i]);
-		f->consoles[i] = -1;
-	}
-}
-
 static void turn(struct fake *f)
 {
 	struct pollfd p[2 + CONSOLES_MAX] = { { .fd = f->listening, .events = POLLIN },
@@ -854,7 +833,7 @@ static void turn(struct fake *f)
 	if (f->work.due_ms)
 		left = left < 0 ? PROGRESS_MS : MIN(left, PROGRESS_MS);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
-		p[2 + i] = (struct pollfd){ .fd = f->consoles[i], .events = POLLIN };
+		p[2 + i] = (struct pollfd){ .fd = f->consoles[i].fd, .events = POLLIN };
 	if (poll(p, 2 + CONSOLES_MAX, left) < 0)
 		exit(VM_EXIT_FAILURE);
 	if (f->due_ms && now_ms() >= f->due_ms)
@@ -875,7 +854,7 @@ static void turn(struct fake *f)
 		receive(f);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		if (p[2 + i].revents)
-			echo(f, i);
+			console_echo(&f->consoles[i]);
 }
 
 int main(int argc, char **argv)
@@ -891,7 +870,7 @@ int main(int argc, char **argv)
 	else
 		f.sock = atoi(argv[2]);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
-		f.consoles[i] = -1;
+		f.consoles[i].fd = -1;
 	if (!strcmp(argv[1], "--take-over"))
 		take_over(&f);
 	for (;;)

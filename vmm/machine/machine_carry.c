@@ -209,6 +209,8 @@ void machine_carry_clients(struct machine *m, struct vm_go *go, int *fds)
 
 			to->console = i;
 			to->sent = clients[k].sent;
+			to->user = clients[k].who.user;
+			to->group = clients[k].who.group;
 			memcpy(to->note, clients[k].note, sizeof(to->note));
 			fds[go->n++] = clients[k].fd;
 		}
@@ -217,7 +219,7 @@ void machine_carry_clients(struct machine *m, struct vm_go *go, int *fds)
 
 static int client_attach(struct machine *m, const struct vm_go_client *from, int fd, struct err *e)
 {
-	struct console_client client = { .fd = fd, .sent = from->sent };
+	struct console_client client = { .fd = fd, .sent = from->sent, .who = { from->user, from->group } };
 	struct console *c = from->console < ARRAY_SIZE(console_names) ? m->consoles[from->console] : NULL;
 
 	_Static_assert(sizeof(client.note) == sizeof(from->note), "a note is copied whole");

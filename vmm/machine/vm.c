@@ -830,6 +830,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->handover_throttle = vm->cfg.copy_throttle;
 	i->handover_stopped = vm->cfg.copy_stopped;
 	i->landlock = vm->landlock;
+	i->ends_consoles = true;
 	machine_info(vm->m, i);
 }
 

@@ -422,7 +422,8 @@ static void test_vm_msg_layout(void **state)
 		AT(vm_info, console_readers, 3312), AT(vm_info, agent, 3316), AT(vm_info, ninterfaces, 3320),
 		AT(vm_info, interfaces, 3328),
 		/* of version 2, whose padding got new fields */
-		AT(vm_info, hands_over, 4184), AT(vm_info, landlock, 4188), AT(vm_info, handover_pause_ns, 4192),
+		AT(vm_info, hands_over, 4184), AT(vm_info, landlock, 4188),
+		AT(vm_info, ends_consoles, 4189), AT(vm_info, handover_pause_ns, 4192),
 	};
 #undef AT
 	/* requests; vm_compat_fit() cuts a longer body */

@@ -2,6 +2,7 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
+#include "tools/cairn/definition_file.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/user.h"
 
@@ -25,6 +26,7 @@ static int subject_put(struct cli *c, struct json_object *args, char who[96])
 
 static int permission_act(struct cli *c, const char *command, const char *role, const char *vm)
 {
+	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = json_object_new_object();
 	char who[96];
 	struct err e;
@@ -36,8 +38,9 @@ static int permission_act(struct cli *c, const char *command, const char *role, 
 	}
 	js_put_str(args, "role", role);
 	js_put_str(args, "vm", vm);
-	if (cli_execute(c, command, args, NULL, NULL, &e) < 0)
+	if (cli_execute(c, command, args, &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to change the permissions of %s", who);
+	warnings_print(js_get_array(answer, "warnings"));
 	if (role)
 		printf("%s is now %s of %s\n", who, role, vm ? vm : "all domains");
 	else

@@ -40,7 +40,7 @@ static void serial_begin(struct serial_test *t, bool attach)
 	if (!attach)
 		return;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-	assert_int_equal(console_attach(t->console, sv[0], true, NULL), 0);
+	assert_int_equal(console_attach(t->console, sv[0], true, (struct console_user){ 0 }, NULL), 0);
 	t->peer = sv[1];
 }
 
@@ -291,7 +291,7 @@ static void late_attach_gets_the_history(void **state)
 	console_write(t.console, big, sizeof(big));
 	put(&t, 0, '!');
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-	assert_int_equal(console_attach(t.console, sv[0], true, NULL), 0);
+	assert_int_equal(console_attach(t.console, sv[0], true, (struct console_user){ 0 }, NULL), 0);
 	while (n < CONSOLE_HISTORY_BYTES) {
 		ssize_t r = recv(sv[1], got + n, sizeof(big) - n, MSG_DONTWAIT);
 
@@ -306,7 +306,7 @@ static void late_attach_gets_the_history(void **state)
 	close(sv[1]);
 	/* A reader without history sees only new output. */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-	assert_int_equal(console_attach(t.console, sv[0], false, NULL), 0);
+	assert_int_equal(console_attach(t.console, sv[0], false, (struct console_user){ 0 }, NULL), 0);
 	put(&t, 0, '?');
 	expect_output(&t, sv[1], "?");
 	close(sv[1]);
@@ -326,7 +326,7 @@ static void slow_reader_never_stalls_the_guest(void **state)
 	(void)state;
 	serial_begin(&t, true); /* this reader does not read until the end */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-	assert_int_equal(console_attach(t.console, sv[0], false, NULL), 0);
+	assert_int_equal(console_attach(t.console, sv[0], false, (struct console_user){ 0 }, NULL), 0);
 	fcntl(sv[1], F_SETFL, O_NONBLOCK);
 	for (unsigned i = 0; i < 40000; i++) {
 		snprintf(line, sizeof(line), "line %05u of a guest that talks\n", i);
@@ -406,10 +406,10 @@ static void too_many_readers(void **state)
 	serial_begin(&t, false);
 	for (unsigned i = 0; i < 64; i++) {
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds[i]), 0);
-		assert_int_equal(console_attach(t.console, fds[i][0], false, NULL), 0);
+		assert_int_equal(console_attach(t.console, fds[i][0], false, (struct console_user){ 0 }, NULL), 0);
 	}
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-	assert_int_equal(console_attach(t.console, sv[0], false, &e), -EMFILE);
+	assert_int_equal(console_attach(t.console, sv[0], false, (struct console_user){ 0 }, &e), -EMFILE);
 	assert_true(e.msg[0]);
 	close(sv[0]);
 	close(sv[1]);

@@ -61,7 +61,7 @@ static void con_begin(struct con_test *t, unsigned nports, uint64_t features)
 
 		assert_int_equal(console_new(t->f.host.loop, "hvc", &t->consoles[i], NULL), 0);
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-		assert_int_equal(console_attach(t->consoles[i], sv[0], true, NULL), 0);
+		assert_int_equal(console_attach(t->consoles[i], sv[0], true, (struct console_user){ 0 }, NULL), 0);
 		t->peers[i] = sv[1];
 		ports[i].console = t->consoles[i];
 	}

@@ -1,0 +1,188 @@
+#include "api/vm/consoles.h"
+#include "api/schema/schema.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ANSWER_TIMEOUT_NS (10 * 1000000000ULL)
+#define RETRY_NS (5 * 1000000000ULL)
+
+_Static_assert(VM_CONSOLE_IDS_MAX >= PERMISSIONS_MAX + 3, "all users and groups with a role fit");
+
+static enum role role_needed(void)
+{
+	return schema_find(DIALECT_DAEMON, "vm-console")->role;
+}
+
+/* List the users and groups that may use the VM's consoles. */
+static void allowed_list(const struct vm *vm, struct vm_console_end *ret)
+{
+	const struct vm_host *host = vm->host;
+	gid_t operators = server_operators(host->server);
+	size_t n = 0;
+
+	ret->ids[n++] = 0;
+	ret->ids[n++] = geteuid();
+	n += permissions_ids(&host->permissions, vm->def->uuid, role_needed(), false, ret->ids + n);
+	ret->nusers = (uint32_t)n;
+	if (operators != (gid_t)-1)
+		ret->ids[n++] = operators;
+	n += permissions_ids(&host->permissions, vm->def->uuid, role_needed(), true, ret->ids + n);
+	ret->ngroups = (uint32_t)n - ret->nusers;
+}
+
+/* ---- opening a console ---- */
+
+static bool is_in_group(const struct peer *who, gid_t group)
+{
+	bool in = who->gid == group;
+
+	for (size_t i = 0; i < who->ngroups && !in; i++)
+		in = who->groups[i] == group;
+	return in;
+}
+
+/* Return 1 + the gid of one of the user's groups that may use the VM's consoles; 0: none. */
+static uint32_t group_of(const struct vm *vm, const struct peer *who)
+{
+	struct vm_console_end allowed;
+
+	allowed_list(vm, &allowed);
+	for (uint32_t i = 0; i < allowed.ngroups; i++)
+		if (is_in_group(who, allowed.ids[allowed.nusers + i]))
+			return allowed.ids[allowed.nusers + i] + 1;
+	return 0;
+}
+
+size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body)
+{
+	vm->consoles.given |= who->uid != 0 && who->uid != geteuid();
+	body->user = who->uid + 1;
+	body->group = group_of(vm, who);
+	return vm_process_ends_consoles(vm->proc) ? sizeof(*body) : offsetof(struct vm_console, user);
+}
+
+/* ---- ending consoles ---- */
+
+static void end_send(struct vm *vm);
+
+static void retry_run(void *opaque)
+{
+	struct vm_host *host = opaque;
+
+	for (size_t i = 0; i < host->nvms; i++)
+		end_send(host->vms[i]);
+}
+
+static void retry_arm(struct vm_host *host)
+{
+	if (!host->consoles_retry && loop_timer_new(host->loop, retry_run, host, &host->consoles_retry) < 0)
+		abort();
+	loop_timer_arm(host->consoles_retry, loop_now_ns() + RETRY_NS);
+}
+
+static void end_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)a;
+	vm->consoles.asked = false;
+	if (r == -ESRCH) {
+		vm->consoles.due = false; /* the process has ended, and the consoles with it */
+	} else if (r < 0) {
+		log_warn("consoles", "VM '%s': clients without a role may still use its consoles; trying again: %s",
+			vm->def->name, e->msg);
+		vm->consoles.due = true;
+		retry_arm(vm->host);
+	} else {
+		end_send(vm);
+	}
+}
+
+/* Tell the VM's process who may use its consoles, if that is due. */
+static void end_send(struct vm *vm)
+{
+	struct vm_console_end body;
+
+	if (!vm->consoles.due || vm->consoles.asked || !vm->proc || !vm_process_ends_consoles(vm->proc))
+		return;
+	vm->consoles.due = false;
+	vm->consoles.asked = true;
+	allowed_list(vm, &body);
+	vm_process_request(vm->proc, VM_MSG_CONSOLE_END, &body,
+		offsetof(struct vm_console_end, ids) + (body.nusers + body.ngroups) * sizeof(body.ids[0]), -1, ANSWER_TIMEOUT_NS,
+		end_done, vm);
+}
+
+static bool cannot_end(const struct vm *vm)
+{
+	return vm->proc && vm->consoles.given && !vm_process_ends_consoles(vm->proc);
+}
+
+void consoles_check_all(struct vm_host *host)
+{
+	for (size_t i = 0; i < host->nvms && host->server; i++) {
+		struct vm *vm = host->vms[i];
+
+		if (!vm->proc || !vm->consoles.given)
+			continue;
+		vm->consoles.due = true;
+		end_send(vm);
+	}
+}
+
+/* An earlier daemon may have ended right after it revoked a role. An older process cannot have been told, so wait for
+ * the next change. */
+void consoles_begin(struct vm_host *host)
+{
+	for (size_t i = 0; i < host->nvms; i++) {
+		struct vm *vm = host->vms[i];
+
+		vm->consoles.due = vm->consoles.given && !cannot_end(vm);
+		end_send(vm);
+	}
+}
+
+void consoles_adopted(struct vm *vm, const struct vm_info *info)
+{
+	vm->consoles.given = info->console_readers;
+	if (!vm->host->server)
+		return; /* consoles_begin() follows */
+	vm->consoles.due = vm->consoles.given && !cannot_end(vm);
+	end_send(vm);
+}
+
+void consoles_handed_over(struct vm *vm)
+{
+	end_send(vm);
+}
+
+struct json_object *consoles_left(const struct vm_host *host, const uint8_t *uuid)
+{
+	struct json_object *list = NULL;
+	char text[VM_NAME_MAX * 2 + 300];
+
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct vm *vm = host->vms[i];
+
+		if (!cannot_end(vm) || (uuid && memcmp(vm->def->uuid, uuid, sizeof(vm->def->uuid))))
+			continue;
+		snprintf(text, sizeof(text), "consoles of VM '%s' that are open stay open, because an older version of Cairn "
+			"started its process; to end them, bring it up to date: cairn restart-process %s", vm->def->name, vm->def->name);
+		list = list ? list : json_object_new_array();
+		json_object_array_add(list, json_object_new_string(text));
+	}
+	return list;
+}
