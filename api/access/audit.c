@@ -1,4 +1,5 @@
 #include "api/access/audit.h"
+#include "api/access/audit_file.h"
 #include "api/access/audit_share.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -30,22 +31,22 @@
 /* Time from the first omitted line to the line that counts it. */
 #define LEFT_OUT_NS (600 * CLOCK_NS_PER_S)
 
+/* The classes of lines, each with files of its own, so that no user's lines push out root's. */
+enum class {
+	CLASS_ROOT, /* root, the daemon's user and the daemon's own acts */
+	CLASS_USERS,
+	CLASSES,
+};
+
+static const char *const names[CLASSES] = { "audit.log", "audit-users.log" };
+
 struct audit {
-	int dir_fd, fd;
-	uint64_t base; /* offset of the current file's first byte in the whole log */
-	uint64_t size; /* of the current file, in bytes */
+	int dir_fd;
+	struct audit_file files[CLASSES];
 	struct loop_timer *timer; /* armed while a line was omitted that no line counts yet */
 	bool armed;
 	struct audit_share shares[AUDIT_SHARES];
 };
-
-static void file_name(unsigned i, char buf[24])
-{
-	if (i)
-		snprintf(buf, 24, "audit.log.%u", i);
-	else
-		snprintf(buf, 24, "audit.log");
-}
 
 /* ---- making lines short and free of secrets ---- */
 
@@ -187,95 +188,6 @@ static struct json_object *line_cut(struct json_object *line)
 
 /* ---- writing the log ---- */
 
-static void text_write(struct audit *a, const char *text)
-{
-	size_t n = 0;
-	int r = line_append(a->fd, text, &n);
-
-	/* Remove a part of the line that a full disk took: the next line would continue it. */
-	if (r < 0 && a->fd >= 0 && ftruncate(a->fd, (off_t)a->size) < 0)
-		log_error("audit", "cannot remove a part of a line: %s", strerror(errno));
-	if (r < 0)
-		log_error("audit", "cannot write this line (%s): %s", strerror(-r), text);
-	a->size += n;
-}
-
-/* End a last line of which a power cut left only a part: the next line would continue it. */
-static void torn_line_end(struct audit *a)
-{
-	char last = '\n';
-
-	if (pread(a->fd, &last, 1, (off_t)a->size - 1) == 1 && last != '\n')
-		text_write(a, "");
-}
-
-/* Read from a file's first line the offset that the file's first byte has in the whole log. Returns 0; -EINVAL: the
- * file is no audit log; -errno. */
-static int base_read(int fd, uint64_t *ret)
-{
-	char head[64] = "";
-	unsigned long long base;
-
-	if (pread(fd, head, sizeof(head) - 1, 0) < 0)
-		return -errno;
-	if (sscanf(head, "{\"base\":%llu}\n", &base) != 1)
-		return -EINVAL;
-	*ret = base;
-	return 0;
-}
-
-static int present_open(struct audit *a, uint64_t base)
-{
-	char name[24], head[48];
-	struct stat st;
-	int r;
-
-	file_name(0, name);
-	a->fd = openat(a->dir_fd, name, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (a->fd < 0 || fstat(a->fd, &st) < 0)
-		return -errno;
-	a->size = (uint64_t)st.st_size;
-	a->base = base;
-	if (a->size) {
-		r = base_read(a->fd, &a->base);
-		if (r == 0)
-			torn_line_end(a);
-		return r;
-	}
-	snprintf(head, sizeof(head), "{\"base\":%llu}", (unsigned long long)base);
-	text_write(a, head);
-	return 0;
-}
-
-static void files_turn(struct audit *a)
-{
-	char from[24], to[24];
-
-	close(a->fd);
-	a->fd = -1;
-	for (unsigned i = AUDIT_FILES - 1; i; i--) {
-		file_name(i - 1, from);
-		file_name(i, to);
-		if (renameat(a->dir_fd, from, a->dir_fd, to) < 0 && errno != ENOENT)
-			log_error("audit", "%s: %s", to, strerror(errno));
-	}
-}
-
-/* Begin a new file when the present one is full. If that fails, the next line tries it again, without another rotation,
- * which would remove the oldest file. */
-static void file_ready(struct audit *a)
-{
-	int r;
-
-	if (a->fd >= 0 && a->size < AUDIT_FILE_BYTES)
-		return;
-	if (a->fd >= 0)
-		files_turn(a);
-	r = present_open(a, a->base + a->size);
-	if (r < 0)
-		log_error("audit", "cannot begin a new file: %s", strerror(-r));
-}
-
 /* Return the bucket that the line is charged to; NULL: a line of root or of the daemon's user, which has no limit. */
 static struct audit_share *line_share(struct audit *a, struct json_object *line)
 {
@@ -302,6 +214,8 @@ static void left_out_note(struct audit *a, struct audit_share *s, struct json_ob
 static void left_out_write(struct audit *a, struct audit_share *s)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();
+	const char *text;
+	size_t len;
 
 	js_put_int(line, "time", (int64_t)clock_realtime_ns());
 	if (s != &a->shares[AUDIT_SHARES - 1])
@@ -309,9 +223,9 @@ static void left_out_write(struct audit *a, struct audit_share *s)
 	js_put_str(line, "outcome", "any");
 	js_put_uint(line, "left-out", s->left_out);
 	js_put_int(line, "since", s->since_ns);
-	file_ready(a);
-	text_write(a, json_object_to_json_string_ext(line, LINE_FORMAT));
-	s->spent_bytes += json_bytes(line) + 1;
+	text = json_object_to_json_string_length(line, LINE_FORMAT, &len);
+	audit_file_append(&a->files[CLASS_USERS], text);
+	s->spent_bytes += len + 1;
 	s->left_out = 0;
 }
 
@@ -329,31 +243,13 @@ void audit_add(struct audit *a, struct json_object *line)
 {
 	CLEANUP_JS struct json_object *cut = line_cut(line);
 	struct audit_share *share = line_share(a, line);
+	size_t len;
+	const char *text = json_object_to_json_string_length(cut, LINE_FORMAT, &len);
 
-	if (share && !audit_share_take(share, json_bytes(cut) + 1)) {
+	if (share && !audit_share_take(share, len + 1))
 		left_out_note(a, share, line);
-		return;
-	}
-	file_ready(a);
-	text_write(a, json_object_to_json_string_ext(cut, LINE_FORMAT));
-}
-
-/* Return the offset in the whole log at which the newest rotated file ends, the greatest of all; 1 if there is none. */
-static uint64_t old_end(struct audit *a)
-{
-	uint64_t end = 1, base;
-
-	for (unsigned i = 1; i < AUDIT_FILES; i++) {
-		CLEANUP_CLOSE int fd = -1;
-		char name[24];
-		struct stat st;
-
-		file_name(i, name);
-		fd = openat(a->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-		if (fd >= 0 && fstat(fd, &st) == 0 && base_read(fd, &base) == 0)
-			end = MAX(end, base + (uint64_t)st.st_size);
-	}
-	return end;
+	else
+		audit_file_append(&a->files[share ? CLASS_USERS : CLASS_ROOT], text);
 }
 
 int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e)
@@ -365,16 +261,19 @@ int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct 
 		free(a);
 		return err_set_errno(e, r, "audit");
 	}
-	a->fd = -1;
+	for (unsigned i = 0; i < CLASSES; i++)
+		a->files[i].fd = -1;
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = a->dir_fd < 0 ? -errno : present_open(a, old_end(a));
-	if (r == -EINVAL) { /* the file is no audit log: rotate it, and begin a new one */
-		files_turn(a);
-		r = present_open(a, old_end(a));
+	if (a->dir_fd < 0)
+		r = err_set_errno(e, -errno, "%s", dir);
+	for (unsigned i = 0; i < CLASSES && !r; i++) {
+		r = audit_file_open(&a->files[i], a->dir_fd, names[i]);
+		if (r < 0)
+			err_set_errno(e, r, "%s/%s", dir, names[i]);
 	}
 	if (r < 0) {
 		audit_close(a);
-		return err_set_errno(e, r, "%s/audit.log", dir);
+		return r;
 	}
 	*ret_a = a;
 	return 0;
@@ -386,8 +285,8 @@ void audit_close(struct audit *a)
 		return;
 	left_out_write_all(a);
 	loop_timer_free(a->timer);
-	if (a->fd >= 0)
-		close(a->fd);
+	for (unsigned i = 0; i < CLASSES; i++)
+		audit_file_close(&a->files[i]);
 	if (a->dir_fd >= 0)
 		close(a->dir_fd);
 	free(a);
@@ -395,24 +294,41 @@ void audit_close(struct audit *a)
 
 /* ---- reading the log ---- */
 
-/* Open the file that holds the byte at *place. If that file is gone, open the next newer one, and set *place to its
- * first byte. Returns an owned fd; -ENOENT: *place is at or behind the end of the log. */
-static int file_at(struct audit *a, uint64_t *place, uint64_t *ret_base)
-{
-	for (unsigned i = AUDIT_FILES; i--;) {
-		CLEANUP_CLOSE int fd = -1;
-		char name[24];
-		struct stat st;
+/* A cursor is the lower bits of each class's place, and CURSOR_MARK. They are enough to find the place: the files of a
+ * class hold less than 2^PLACE_BITS bytes. */
+#define PLACE_BITS 31
+#define PLACE_MASK ((UINT64_C(1) << PLACE_BITS) - 1)
+#define CURSOR_MARK (UINT64_C(1) << 2 * PLACE_BITS)
 
-		file_name(i, name);
-		fd = openat(a->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-		if (fd < 0 || fstat(fd, &st) < 0 || base_read(fd, ret_base) < 0 ||
-			*place >= *ret_base + (uint64_t)st.st_size)
-			continue;
-		*place = MAX(*place, *ret_base);
-		return steal_fd(&fd);
-	}
-	return -ENOENT;
+/* Reads the matching lines of one class, in the order of the file. */
+struct reader {
+	const struct audit_query *query;
+	uint64_t place, end; /* of buf's first byte that was not taken; of the class */
+	char *buf;
+	size_t at, len;
+	struct json_object *line; /* owned; the next line; NULL: none in the rest of buf */
+	size_t bytes; /* of that line */
+};
+
+static uint64_t cursor_make(const struct reader r[CLASSES])
+{
+	return CURSOR_MARK | (r[CLASS_ROOT].place & PLACE_MASK) << PLACE_BITS | (r[CLASS_USERS].place & PLACE_MASK);
+}
+
+/* Return the greatest place up to `end` with these lower bits. */
+static uint64_t place_of(uint64_t lower, uint64_t end)
+{
+	uint64_t place = (end & ~PLACE_MASK) | lower;
+
+	return place <= end ? place : place > PLACE_MASK ? place - PLACE_MASK - 1 : 0;
+}
+
+/* A cursor of an older Cairn is a place in root's class, which had the lines of all users. */
+static uint64_t cursor_place(uint64_t cursor, enum class c, uint64_t end)
+{
+	if (!(cursor & CURSOR_MARK))
+		return c == CLASS_ROOT ? cursor : 0;
+	return place_of(cursor >> (c == CLASS_ROOT ? PLACE_BITS : 0) & PLACE_MASK, end);
 }
 
 static bool line_wanted(struct json_object *o, const struct audit_query *q)
@@ -424,47 +340,87 @@ static bool line_wanted(struct json_object *o, const struct audit_query *q)
 		(!q->vm || (vm && !strcmp(vm, q->vm)));
 }
 
-/* Add the matching whole lines of buf to list, until the page is full. Returns the number of bytes consumed. */
-static size_t lines_take(char *buf, size_t len, const struct audit_query *q, struct json_object *list)
+static void reader_skip(struct reader *r, size_t n)
 {
-	size_t at = 0, bytes = 0;
+	r->at += n;
+	r->place += n;
+}
+
+/* Find the next matching line in the buffer. */
+static void reader_next(struct reader *r)
+{
 	char *end;
 
-	while (bytes < PAGE_BYTES && (end = memchr(buf + at, '\n', len - at))) {
-		size_t n = (size_t)(end - (buf + at));
-		struct json_object *o = NULL;
-
+	while (!r->line && (end = memchr(r->buf + r->at, '\n', r->len - r->at))) {
+		r->bytes = (size_t)(end - (r->buf + r->at)) + 1;
 		*end = 0;
-		if (js_parse(buf + at, n, "audit.log", &o, NULL) == 0 && line_wanted(o, q)) {
-			json_object_array_add(list, json_object_get(o));
-			bytes += 3 * n;
-		}
-		json_object_put(o);
-		at += n + 1;
+		if (js_parse(r->buf + r->at, r->bytes - 1, "audit.log", &r->line, NULL) == 0 && line_wanted(r->line, r->query))
+			return;
+		json_object_put(r->line);
+		r->line = NULL;
+		reader_skip(r, r->bytes);
 	}
-	return at;
+	/* A buffer without a whole line is skipped: otherwise clients would ask for the same place again and again. */
+	if (!r->line && !r->at)
+		reader_skip(r, r->len);
+}
+
+static void reader_open(struct reader *r, const struct audit *a, enum class c, const struct audit_query *q)
+{
+	ssize_t n;
+
+	*r = (struct reader){ .query = q, .end = audit_file_end(&a->files[c]), .buf = must_alloc(malloc(READ_BYTES + 1)) };
+	r->place = cursor_place(q->from, c, r->end);
+	n = audit_file_read(&a->files[c], &r->place, r->buf, READ_BYTES);
+	if (n <= 0)
+		r->end = r->place;
+	r->len = n > 0 ? (size_t)n : 0;
+	reader_next(r);
+}
+
+static void reader_close(struct reader *r)
+{
+	json_object_put(r->line);
+	free(r->buf);
+}
+
+/* Whether lines follow that are not in the buffer. */
+static bool reader_has_more(const struct reader *r)
+{
+	return !r->line && r->place < r->end;
+}
+
+/* Return the reader with the older line; NULL: none has a line, or an older one may follow that is not in a buffer. */
+static struct reader *reader_choose(struct reader r[CLASSES])
+{
+	struct reader *root = &r[CLASS_ROOT], *users = &r[CLASS_USERS];
+
+	if (reader_has_more(root) || reader_has_more(users))
+		return NULL;
+	if (root->line && users->line)
+		return js_get_int(users->line, "time", 0) < js_get_int(root->line, "time", 0) ? users : root;
+	return root->line ? root : users->line ? users : NULL;
 }
 
 struct json_object *audit_page(struct audit *a, const struct audit_query *q)
 {
 	struct json_object *page = json_object_new_object(), *list = json_object_new_array();
-	CLEANUP_FREE char *buf = malloc(READ_BYTES + 1);
-	CLEANUP_CLOSE int fd = -1;
-	uint64_t place = q->from, base, end = a->base + a->size;
-	size_t used = 0;
-	ssize_t n = 0;
+	struct reader readers[CLASSES], *r;
+	size_t bytes = 0;
 
-	fd = file_at(a, &place, &base);
-	if (fd >= 0 && buf)
-		n = pread(fd, buf, READ_BYTES, (off_t)(place - base));
-	if (n > 0) {
-		used = lines_take(buf, (size_t)n, q, list);
-		/* If buf has no whole line, skip its bytes: otherwise clients would ask for the same place again and
-		 * again. */
-		place += used ? used : (size_t)n;
+	for (unsigned i = 0; i < CLASSES; i++)
+		reader_open(&readers[i], a, i, q);
+	while (bytes < PAGE_BYTES && (r = reader_choose(readers))) {
+		json_object_array_add(list, STEAL_PTR(r->line));
+		bytes += 3 * r->bytes;
+		reader_skip(r, r->bytes);
+		reader_next(r);
 	}
 	js_put(page, "lines", list);
-	js_put_uint(page, "next", place);
-	js_put_bool(page, "more", n > 0 && place < end);
+	js_put_uint(page, "next", cursor_make(readers));
+	js_put_bool(page, "more", readers[CLASS_ROOT].place < readers[CLASS_ROOT].end ||
+		readers[CLASS_USERS].place < readers[CLASS_USERS].end);
+	for (unsigned i = 0; i < CLASSES; i++)
+		reader_close(&readers[i]);
 	return page;
 }

@@ -1,9 +1,10 @@
-/* audit_share: limits how many bytes of the audit log the lines of one user may take. Without it, a user could push all
- * other lines out of the log's files.
+/* audit_share: limits how many bytes of audit-users.log the lines of one user may take. Without a limit, one user could
+ * push the lines of all other users out of the log's files.
  *
- * Each user has a token bucket: AUDIT_SHARE_BYTES, refilled with AUDIT_SHARE_REFILL bytes an hour. A user has a bucket
- * of its own until it is full again. Users for whom no bucket is free share the last one, so do users whose first call
- * is denied: users without a role cannot take the buckets of those with a role. All buckets together let
+ * Each user's lines are charged to a token bucket. It holds AUDIT_SHARE_BYTES, and AUDIT_SHARE_REFILL bytes flow back
+ * each hour. There are AUDIT_SHARES buckets: a user gets one for itself with its first line, and gives it back when it
+ * is full again. The last bucket is shared: it pays for users who find no other bucket free, and for users whose first
+ * call is denied, so that users without a role cannot take the buckets of users with a role. All buckets together let
  * AUDIT_SHARES * AUDIT_SHARE_BYTES and then AUDIT_SHARES * AUDIT_SHARE_REFILL bytes an hour pass. */
 #ifndef CAIRN_API_ACCESS_AUDIT_SHARE_H
 #define CAIRN_API_ACCESS_AUDIT_SHARE_H
@@ -13,8 +14,8 @@
 #include <stdint.h>
 
 #define AUDIT_SHARES 16
-#define AUDIT_SHARE_BYTES (1024 * 1024)
-#define AUDIT_SHARE_REFILL (128 * 1024) /* an hour */
+#define AUDIT_SHARE_BYTES (2 * 1024 * 1024)
+#define AUDIT_SHARE_REFILL (1024 * 1024) /* an hour */
 
 /* The initial state is all zeros: a full bucket. */
 struct audit_share {

@@ -136,7 +136,8 @@ static bool may_run(const struct account *a)
 	return a->first && a->calls < l->calls && a->call_bytes < l->call_bytes;
 }
 
-/* Put the account into the ring, or take it out, as its clients and calls are now. */
+/* Put the account into the ring when a client of it has a command to run and the account is below its limits of calls;
+ * take it out when it has no such client, or has reached a limit. */
 static void account_update(struct account *a)
 {
 	if (!a->all || may_run(a) == !!a->queue)

@@ -436,7 +436,7 @@ static void daemon_again(struct script *s)
 /* Return whether the path is a state file that a power cut or a manual edit may have damaged. */
 static bool is_state_file(const char *path)
 {
-	static const char *const known[] = { "events.jsonl", "events.old.jsonl", "audit.log", "audit.log.1", "jobs.json",
+	static const char *const known[] = { "events.jsonl", "events.old.jsonl", "audit.log", "audit.log.1", "audit-users.log", "jobs.json",
 		"permissions.json", "boot.json", "vms/a/definition.json", "vms/a/state.json", "vms/a/schedule.json",
 		"vms/a/autostart.json", "vms/a/undefine.json", "vms/a/renamed.json", "vms/a/end", "vms/b/state.json",
 		"vms/b/definition.json" };

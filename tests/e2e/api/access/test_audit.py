@@ -8,7 +8,7 @@ import pytest
 
 from conftest import QmpError
 from otherslib import NOBODY, run_as_user
-from test_daemon import audit, shared  # noqa: F401
+from test_daemon import as_nobody, audit, shared  # noqa: F401
 
 
 def test_refused_calls_do_not_wipe_the_log(fake):
@@ -53,15 +53,29 @@ def test_user_does_not_push_out_lines_of_others(shared):  # noqa: F811
     lines = audit(shared)
     assert lines[:3] == before and lines[-1]["vm"] == "late"
     users = [x for x in lines if x["uid"] == NOBODY]
-    size = sum(p.stat().st_size for p in shared.state.glob("audit.log*"))
+    size = sum(p.stat().st_size for p in shared.state.glob("audit-users.log*"))
     assert size / len(users) * calls > 40 << 20
-    assert 1 << 19 < size < 2 << 20
+    assert 1 << 20 < size < 3 << 20
+    assert f'"uid":{NOBODY}' not in (shared.state / "audit.log").read_text()
     shared.stop()
     shared.start()
     count = audit(shared, "--user", str(NOBODY))[-1]
     assert (count["left-out"], count["outcome"]) == (calls - len(users), "any")
     assert users[-1]["time"] <= count["since"] < count["time"]
     assert f"({count['left-out']} more)" in shared.cairn("audit", "--user", "nobody").stdout
+
+
+def test_lines_of_root_and_users_are_shown_by_time(shared):  # noqa: F811
+    """They are in different files."""
+    shared.cairn("grant", "operator", "--user", "nobody")
+    for _ in range(3):
+        shared.cairn("start", "mine")
+        as_nobody(shared, ["vm-destroy", {"vm": "mine"}])
+    assert [(x["command"], x["uid"]) for x in audit(shared)][3:] == [("vm-start", 0), ("vm-destroy", NOBODY)] * 3
+    assert [x["command"] for x in audit(shared, "--user", str(NOBODY))] == ["vm-destroy"] * 3
+    for name, uid in (("audit.log", 0), ("audit-users.log", NOBODY)):
+        lines = [json.loads(line) for line in (shared.state / name).read_text().splitlines()[1:]]
+        assert lines and {x["uid"] for x in lines} == {uid}
 
 
 def test_line_after_torn_line_is_shown(fake):

@@ -1,6 +1,7 @@
 /* audit: no client makes a line long, no user pushes out the lines of others, and no part of a line damages the next
  * one. */
 #include "api/access/audit.h"
+#include "api/access/audit_file.h"
 #include "api/access/audit_share.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -49,8 +50,11 @@ static int fixture_close(void **state)
 
 	audit_close(f->audit);
 	loop_free(f->loop);
-	unlink(f->path);
-	rmdir(f->dir);
+	for (unsigned i = 0; i < 2 * AUDIT_FILES; i++) {
+		snprintf(f->path, sizeof(f->path), i / 2 ? "%s/%s.%u" : "%s/%s", f->dir, i % 2 ? "audit.log" : "audit-users.log", i / 2);
+		unlink(f->path);
+	}
+	assert_int_equal(rmdir(f->dir), 0);
 	free(f);
 	return 0;
 }
@@ -71,6 +75,7 @@ static char *line_add(struct fixture *f, const char *vm, struct json_object *arg
 	size_t len;
 
 	js_put_int(line, "time", 1);
+	js_put_int(line, "uid", 0);
 	js_put_str(line, "command", "vm-start");
 	js_put_str(line, "vm", vm);
 	js_put(line, "arguments", arguments);
@@ -205,7 +210,7 @@ static void test_line_after_power_cut_is_readable(void **state)
 static void test_line_after_full_disk_is_readable(void **state)
 {
 	struct fixture *f = *state;
-	CLEANUP_JS struct json_object *line = parsed("{\"command\":\"vm-start\",\"vm\":\"lost\",\"outcome\":\"ok\"}");
+	CLEANUP_JS struct json_object *line = parsed("{\"uid\":0,\"command\":\"vm-start\",\"vm\":\"lost\",\"outcome\":\"ok\"}");
 	struct rlimit had, low;
 
 	free(line_add(f, "a", NULL));
@@ -316,6 +321,89 @@ static void test_denied_calls_take_no_share_of_their_own(void **state)
 	assert_int_equal(user_lines_read(f, USER).left_out, 0);
 }
 
+/* Read the times of all lines, page by page, and check that each page goes on. Returns their number. */
+static size_t times_read(struct fixture *f, int64_t *times, size_t max)
+{
+	struct audit_query q = { .uid = -1 };
+	bool more = true;
+	size_t n = 0;
+
+	while (more) {
+		CLEANUP_JS struct json_object *page = audit_page(f->audit, &q);
+		struct json_object *lines = js_get_array(page, "lines");
+		uint64_t next = (uint64_t)js_get_int(page, "next", 0);
+
+		for (size_t i = 0; i < json_object_array_length(lines) && n < max; i++)
+			times[n++] = js_get_int(json_object_array_get_idx(lines, i), "time", 0);
+		more = js_get_bool(page, "more", false);
+		assert_true(!more || next != q.from);
+		q.from = next;
+	}
+	return n;
+}
+
+static void line_of(struct fixture *f, int64_t uid, int64_t time)
+{
+	CLEANUP_FREE char *text = repeated("x", 200);
+	CLEANUP_JS struct json_object *line = json_object_new_object();
+
+	js_put_int(line, "time", time);
+	js_put_int(line, "uid", uid);
+	js_put_str(line, "vm", text);
+	js_put_str(line, "outcome", "ok");
+	audit_add(f->audit, line);
+}
+
+#define TIMES 3000
+
+/* Long runs of one class, which are longer than what one page reads, and lines that alternate. */
+static void test_lines_of_both_classes_are_read_by_time(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP_FREE int64_t *times = calloc(TIMES + 1, sizeof(*times));
+
+	assert_non_null(times);
+	for (int64_t i = 0; i < TIMES; i++) {
+		line_of(f, i < 1000 ? 0 : i < 2200 ? USER : i % 3 ? USER : 0, i + 1);
+		if (i % 700 == 0)
+			reopen(f);
+	}
+	assert_int_equal(times_read(f, times, TIMES + 1), TIMES);
+	for (int64_t i = 0; i < TIMES; i++)
+		assert_int_equal(times[i], i + 1);
+}
+
+/* Users fill all files of their class. */
+static void test_users_push_out_no_line_of_root(void **state)
+{
+	struct fixture *f = *state;
+	char oldest[160];
+
+	line_of(f, 0, 1);
+	for (int64_t uid = USER; uid < USER + 22; uid++) {
+		user_lines_add(f, uid, "ok", AUDIT_SHARE_BYTES);
+		if (uid == USER + 10)
+			reopen(f); /* the shares are full again */
+	}
+	line_of(f, 0, 2);
+	snprintf(oldest, sizeof(oldest), "%s/audit-users.log.%d", f->dir, AUDIT_FILES - 1);
+	assert_int_equal(access(oldest, F_OK), 0);
+	assert_int_equal(user_lines_read(f, 0).written, 2);
+}
+
+/* A client may keep a cursor while an older Cairn is replaced, whose log had one class. */
+static void test_cursor_of_older_cairn_goes_on(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP_FREE char *first = line_add(f, "a", NULL), *second = line_add(f, "b", NULL);
+	struct audit_query q = { .uid = -1, .from = 1 + strlen("{\"base\":1}\n") + strlen(first) + 1 };
+	CLEANUP_JS struct json_object *page = audit_page(f->audit, &q);
+	struct json_object *lines = js_get_array(page, "lines");
+
+	assert_int_equal(json_object_array_length(lines), 1);
+	assert_string_equal(js_get_str(json_object_array_get_idx(lines, 0), "vm"), "b");
+}
+
 #define HOUR_NS (3600 * 1000000000ULL)
 
 /* Take as many lines of a size as the user's share has room for. Returns the bytes. */
@@ -361,7 +449,6 @@ static void test_many_users_together_are_limited(void **state)
 		for (unsigned i = 0; i < 100; i++)
 			bytes += share_empty(shares, uid++, 4096, now);
 	assert_true(bytes <= AUDIT_SHARES * (AUDIT_SHARE_BYTES + 7 * AUDIT_SHARE_REFILL));
-	assert_true(bytes < (AUDIT_FILES - 1) * AUDIT_FILE_BYTES);
 }
 
 /* The user with a count that no line has told keeps the bucket, so the count is told with the user's uid. */
@@ -390,6 +477,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_line_after_full_disk_is_readable, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_user_lines_above_share_are_counted, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_denied_calls_take_no_share_of_their_own, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_lines_of_both_classes_are_read_by_time, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_users_push_out_no_line_of_root, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_cursor_of_older_cairn_goes_on, fixture_open, fixture_close),
 		cmocka_unit_test(test_share_refills_with_time_and_not_above_its_size),
 		cmocka_unit_test(test_many_users_together_are_limited),
 		cmocka_unit_test(test_share_with_count_stays_its_users),
