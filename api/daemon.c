@@ -464,7 +464,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
 	if (r < 0)
 		return r;
-	vm_sandbox_prepare(p->uid_first, p->uid_last, &sandbox);
+	vm_sandbox_prepare(p, &sandbox);
 	d.host.sandbox = &sandbox;
 	d.host.helpers = helpers_new(d.host.loop);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);

@@ -27,7 +27,7 @@ static const char usage[] =
 	"              [--allow-bridge NAME,...] [--shutdown-limit SECONDS]\n"
 	"              [--max-user-delay SECONDS] [--max-user-deadline SECONDS]\n"
 	"              [--min-user-order N] [--max-user-autostart N]\n"
-	"              [--uid-range FIRST-LAST]\n"
+	"              [--uid-range FIRST-LAST] [--require-sandbox]\n"
 	"\n"
 	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
 	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
@@ -54,6 +54,7 @@ static const char usage[] =
 	"  --uid-range FIRST-LAST\n"
 	"                      root: run each VM's process as a user id of its own from this range,\n"
 	"                      which no account may use; none: as root [" UIDS_DEFAULT "]\n"
+	"  --require-sandbox   refuse to start a VM if a part of its sandbox is missing\n"
 	"\n"
 	"Bounds of VMs that users other than root have defined:\n"
 	"  --max-user-delay SECONDS\n"
@@ -75,6 +76,7 @@ struct options {
 	int log_level;
 	struct daemon_limits limits;
 	uid_t uid_first, uid_last;
+	bool require_sandbox;
 };
 
 static int level_parse(const char *name)
@@ -144,7 +146,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "max-user-delay", required_argument, NULL, 'D' },
 		{ "max-user-deadline", required_argument, NULL, 'T' },
 		{ "min-user-order", required_argument, NULL, 'O' },
-		{ "uid-range", required_argument, NULL, 'U' },
+		{ "uid-range", required_argument, NULL, 'U' }, { "require-sandbox", no_argument, NULL, 'Q' },
 		{ "max-user-autostart", required_argument, NULL, 'A' }, { "allow-bridge", required_argument, NULL, 'B' },
 		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
@@ -202,6 +204,9 @@ static int options_parse(int argc, char **argv, struct options *o)
 			if (option_uids(optarg, o) < 0)
 				return EXIT_USAGE;
 			break;
+		case 'Q':
+			o->require_sandbox = true;
+			break;
 		case 'B':
 			o->bridges_for_all = optarg;
 			break;
@@ -258,6 +263,7 @@ int main(int argc, char **argv)
 	paths.limits = o.limits;
 	paths.uid_first = o.uid_first;
 	paths.uid_last = o.uid_last;
+	paths.require_sandbox = o.require_sandbox;
 	paths.bridges_for_all = o.bridges_for_all;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
 		r = -EINVAL;

@@ -16,6 +16,7 @@
 #include "vmm/sandbox.h"
 #include "vmm/snapshot/vm_snapshot.h"
 
+#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -49,7 +50,7 @@ static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
 	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--user N]\n"
-	      "                [--no-sandbox]\n"
+	      "                [--require-sandbox] [--no-sandbox]\n"
 	      "       cairn-vm --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
@@ -71,7 +72,7 @@ static int arg_fd(const char *s)
 }
 
 /* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. --user N: become user and group
- * N. Returns false for any other argument. */
+ * N. --require-sandbox: fail if a part of the sandbox lacks. Returns false for any other argument. */
 static bool options_parse(struct process *p, int argc, char **argv, int fd)
 {
 	long n;
@@ -79,6 +80,10 @@ static bool options_parse(struct process *p, int argc, char **argv, int fd)
 	for (int i = 3; i < argc; i++) {
 		if (!strcmp(argv[i], "--no-sandbox")) {
 			p->unconfined = true;
+			continue;
+		}
+		if (!strcmp(argv[i], "--require-sandbox")) {
+			p->options.required = true;
 			continue;
 		}
 		if (i + 1 == argc || (n = arg_number(argv[i + 1])) < 0)
@@ -166,15 +171,23 @@ static int process_load(struct process *p, struct err *e)
 	return r;
 }
 
+static int part_lacks(struct process *p, const char *what, struct err *e)
+{
+	if (p->options.required)
+		return err_set(e, -ENOTSUP, ERR_HOST, "cairnd runs with --require-sandbox, and the sandbox lacks %s", what);
+	log_warn(NULL, "the sandbox lacks %s", what);
+	return 0;
+}
+
 /* r, e: of process_enter(), whose failure is reported like one of the VM. */
 static int process_run(struct process *p, int r, struct err *e)
 {
 	if (p->unconfined)
 		log_warn(NULL, "the sandbox is off: for debugging only");
 	else if (!r && !p->sandbox.landlock && !LOCKDOWN_SANITIZED)
-		log_warn(NULL, "the sandbox lacks landlock: this kernel has none, or it is switched off");
-	if (p->sandbox.lacks[0])
-		log_warn(NULL, "the sandbox lacks namespaces: %s", p->sandbox.lacks);
+		r = part_lacks(p, "landlock: this kernel has none, or it is switched off", e);
+	if (!r && p->sandbox.lacks[0])
+		r = part_lacks(p, p->sandbox.lacks, e);
 	if (!r)
 		r = process_build(p, e);
 

@@ -16,6 +16,7 @@ struct sandbox_options {
 	unsigned spaces; /* their number */
 	bool own_spaces; /* make own namespaces of IPC and UTS */
 	uid_t uid; /* user and group to become; 0: none */
+	bool required; /* main() fails if a part lacks */
 };
 
 /* What became of the parts that some hosts lack. */

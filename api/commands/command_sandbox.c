@@ -199,21 +199,22 @@ static void lack_add(struct json_object *list, const char *what, const char *why
 static void put_lacks(struct json_object *o, const struct vm_sandbox *s)
 {
 	struct json_object *list = json_object_new_array(), *spaces = js_get(o, "namespaces"), *uid;
+	const char *why;
 
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++) {
 		const char *name = vm_sandbox_space_name(i), *whose = js_get_str(spaces, name);
 		char what[32];
 
 		snprintf(what, sizeof(what), "%s namespace", name);
-		if (whose ? strcmp(whose, "daemon") : s && !s->errors[i])
+		if (whose ? strcmp(whose, "daemon") : s && !vm_sandbox_space_lack(s, i))
 			continue;
-		lack_add(list, what, s && s->errors[i] ? strerror(-s->errors[i]) :
-			"see the VM's log; an older version of Cairn may have started the process");
+		why = s ? vm_sandbox_space_lack(s, i) : NULL;
+		lack_add(list, what, why ? why : "see the VM's log; an older version of Cairn may have started the process");
 	}
 	uid = js_get_array(o, "uids");
+	why = s ? vm_sandbox_uid_lack(s) : NULL;
 	if (uid && json_object_get_int64(json_object_array_get_idx(uid, 0)) == geteuid())
-		lack_add(list, "own user id", !s || (!s->uid_error && !s->uid_first) ? "cairnd runs without --uid-range" :
-			s->uid_error ? strerror(-s->uid_error) : "an older version of Cairn started the process");
+		lack_add(list, "own user id", why ? why : "an older version of Cairn started the process");
 	if (!js_get_int(o, "landlock", 1))
 		lack_add(list, "landlock", "the kernel has none, or it is switched off");
 	js_put(o, "lacks", list);

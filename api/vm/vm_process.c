@@ -1,6 +1,7 @@
 #include "api/vm/vm_process.h"
 #include "api/definition/vm_config.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -687,8 +688,10 @@ static void child_kill(struct vm_process *p)
 
 static int child_spawn(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int fd, struct err *e)
 {
-	int r = vm_process_spawn(paths, option, fd, &p->pid, e);
+	int r = paths->sandbox ? vm_sandbox_check(paths->sandbox, e) : 0;
 
+	if (!r)
+		r = vm_process_spawn(paths, option, fd, &p->pid, e);
 	if (r < 0)
 		return r;
 	p->child = p->ends_consoles = true;

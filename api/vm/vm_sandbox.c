@@ -1,5 +1,7 @@
 #include "api/vm/vm_sandbox.h"
+#include "api/store/paths.h"
 #include "base/cleanup.h"
+#include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -20,6 +22,7 @@
 
 /* Above the fds that vm_process_spawn() gives its processes. */
 #define SPACE_FD 16
+#define LACKS_BYTES 400
 
 static const struct {
 	const char *name;
@@ -42,6 +45,18 @@ bool vm_sandbox_has_spaces(const struct vm_sandbox *s)
 		if (!s->errors[i])
 			return true;
 	return false;
+}
+
+const char *vm_sandbox_space_lack(const struct vm_sandbox *s, enum vm_sandbox_space space)
+{
+	return s->errors[space] ? strerror(-s->errors[space]) : NULL;
+}
+
+const char *vm_sandbox_uid_lack(const struct vm_sandbox *s)
+{
+	if (s->uid_error)
+		return strerror(-s->uid_error);
+	return s->uid_first ? NULL : "cairnd runs with --uid-range none";
 }
 
 /* ---- the process that makes the namespaces ---- */
@@ -149,29 +164,46 @@ static int processes_try(struct vm_sandbox *s, uid_t first, uid_t last)
 	return 0;
 }
 
-void vm_sandbox_prepare(uid_t first, uid_t last, struct vm_sandbox *ret)
+/* Print what is lacking, as a list with the reasons. Returns whether there is anything. */
+static bool lacks_print(const struct vm_sandbox *s, char *buf, size_t size)
 {
-	char text[VM_SANDBOX_SPACES * 80];
-	int r, n = 0;
+	const char *why = vm_sandbox_uid_lack(s);
+	size_t n = 0;
 
-	*ret = (struct vm_sandbox){ .fds = { -1, -1 } };
-	r = processes_try(ret, first, last);
-	if (r < 0)
-		ret->uid_error = r;
-	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++) {
-		if (r < 0)
-			ret->errors[i] = r;
-		if (ret->errors[i])
-			n += snprintf(text + n, sizeof(text) - (size_t)n, "%s%s (%s)", n ? ", " : "", spaces[i].name,
-				strerror(-ret->errors[i]));
-	}
-	if (ret->uid_error)
-		log_warn("sandbox", "VM processes run as root: the daemon cannot use the user ids of --uid-range, %u to %u: %s",
-			(unsigned)first, (unsigned)last, strerror(-ret->uid_error));
+	buf[0] = 0;
+	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
+		if (s->errors[i] && n < size)
+			n += (size_t)snprintf(buf + n, size - n, "%s%s namespace (%s)", n ? ", " : "", spaces[i].name,
+				strerror(-s->errors[i]));
+	if (why && n < size)
+		snprintf(buf + n, size - n, "%sown user id (%s)", n ? ", " : "", why);
+	return buf[0];
+}
+
+void vm_sandbox_prepare(const struct daemon_paths *p, struct vm_sandbox *ret)
+{
+	char text[LACKS_BYTES];
+	int r;
+
+	*ret = (struct vm_sandbox){ .fds = { -1, -1 }, .required = p->require_sandbox };
+	r = processes_try(ret, p->uid_first, p->uid_last);
+	for (unsigned i = 0; i < VM_SANDBOX_SPACES && r < 0; i++)
+		ret->errors[i] = r;
+	if (r < 0 || geteuid())
+		ret->uid_error = r < 0 ? r : -EPERM;
 	/* A plain user may make no namespaces, and nothing is wrong with that host. */
-	if (n)
-		log_write(geteuid() ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "sandbox", "VM processes keep these namespaces of the host: %s",
-			text);
+	if (lacks_print(ret, text, sizeof(text)))
+		log_write(ret->required ? LOG_LEVEL_ERROR : geteuid() ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "sandbox",
+			"the sandboxes of VMs lack %s%s", text, ret->required ? "; no VM starts, because of --require-sandbox" : "");
+}
+
+int vm_sandbox_check(const struct vm_sandbox *s, struct err *e)
+{
+	char text[LACKS_BYTES];
+
+	if (!s->required || !lacks_print(s, text, sizeof(text)))
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_HOST, "cairnd runs with --require-sandbox, and the sandbox would lack %s", text);
 }
 
 void vm_sandbox_done(struct vm_sandbox *s)

@@ -15,8 +15,12 @@ struct vm_sandbox {
 	int fds[VM_SANDBOX_SHARED]; /* -1: the host lacks the namespace */
 	int errors[VM_SANDBOX_SPACES]; /* why the host lacks it, as -errno; 0: it does not */
 	uid_t uid_first, uid_last; /* the range of the VMs' user ids; 0: processes run as the daemon's user */
-	int uid_error; /* why there is no such range, as -errno; 0: nobody wants one */
+	int uid_error; /* why there is no such range, as -errno; 0: --uid-range none */
+	bool required; /* VMs do not run without a part of the sandbox */
 };
+
+struct daemon_paths;
+struct err;
 
 /* The name of a namespace in /proc/PID/ns. */
 const char *vm_sandbox_space_name(enum vm_sandbox_space space);
@@ -24,10 +28,17 @@ const char *vm_sandbox_space_name(enum vm_sandbox_space space);
 /* Whether there is a namespace that processes can enter or make. */
 bool vm_sandbox_has_spaces(const struct vm_sandbox *s);
 
-/* Prepare the namespaces, and try the user ids (first 0: none). What the host, or the daemon's rights, do not allow is
- * logged, and processes do without it.
+/* Why the host, or the daemon's rights, lack a namespace, or the user ids. NULL: they do not. */
+const char *vm_sandbox_space_lack(const struct vm_sandbox *s, enum vm_sandbox_space space);
+const char *vm_sandbox_uid_lack(const struct vm_sandbox *s);
+
+/* Prepare the namespaces, and try the user ids. What is lacking is logged; processes do without it, unless p has
+ * require_sandbox.
  * ret: the caller passes it to vm_sandbox_done(). */
-void vm_sandbox_prepare(uid_t first, uid_t last, struct vm_sandbox *ret);
+void vm_sandbox_prepare(const struct daemon_paths *p, struct vm_sandbox *ret);
+/* Returns 0; -ENOTSUP with a sentence that names what is lacking, if the sandbox is required. What only a VM's process
+ * can know, it checks itself (--require-sandbox of cairn-vm). */
+int vm_sandbox_check(const struct vm_sandbox *s, struct err *e);
 /* Processes in the namespaces stay there. */
 void vm_sandbox_done(struct vm_sandbox *s);
 

@@ -235,7 +235,7 @@ static void arg_add(char **argv, unsigned *nargs, const char *name, char number[
 int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
 {
 	char channel[16], number[16], uid[16];
-	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL };
+	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL, NULL };
 	unsigned nargs = 3;
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
@@ -255,6 +255,8 @@ int vm_process_spawn(const struct vm_process_paths *paths, const char *option, i
 		arg_add(argv, &nargs, "--namespaces", number, n);
 	if (paths->uid)
 		arg_add(argv, &nargs, "--user", uid, (unsigned)paths->uid);
+	if (paths->sandbox && paths->sandbox->required)
+		argv[nargs] = (char *)"--require-sandbox";
 	if (!r)
 		r = posix_spawn(ret_pid, paths->program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);

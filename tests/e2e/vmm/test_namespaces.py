@@ -1,8 +1,10 @@
 """The processes of root's daemon leave the host's file systems, network, IPC objects and host name before they read
 anything."""
 
+import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -51,7 +53,7 @@ def test_processes_have_an_empty_root_and_no_interfaces(daemon, guest):
     first, second = spaces(a), spaces(b)
     assert {n for n in first if first[n] == second[n]} == {*SHARED, *KEPT}
     assert daemon.qmp().run("vm-sandbox", vm="a")["lacks"] == []
-    assert "keep these namespaces" not in daemon.log.read_text()
+    assert "the sandboxes" not in daemon.log.read_text()
 
 
 def test_restarted_process_and_clone_are_caged(daemon, guest, tmp_path):
@@ -87,12 +89,37 @@ def test_next_daemon_makes_its_own(daemon, guest):
 class Without(Daemon):
     """A daemon whose host lacks something."""
 
-    def __init__(self, tmp, *wrapper):
-        self.wrapper = wrapper
+    def __init__(self, tmp, *wrapper, options=()):
+        self.wrapper, self.options = wrapper, options
         super().__init__(tmp)
 
     def command(self):
-        return [*self.wrapper, *super().command()]
+        return [*self.wrapper, *super().command(), *self.options]
+
+
+# Answers landlock_create_ruleset() with EOPNOTSUPP, as a kernel does in which landlock is switched off.
+NO_LANDLOCK = """
+import ctypes, os, struct, sys
+code = b"".join(struct.pack("HBBI", *x) for x in ((0x20, 0, 0, 0), (0x15, 0, 1, 444), (6, 0, 0, 0x50000 | 95), (6, 0, 0, 0x7fff0000)))
+buffer = ctypes.create_string_buffer(code)
+assert ctypes.CDLL(None).prctl(22, 2, struct.pack("HxxxxxxQ", 4, ctypes.addressof(buffer))) == 0
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+# A user namespace in which all ids have a meaning: its root may do what root may, and its limits are its own.
+ALL_IDS = """
+(while [ /proc/$$/ns/user -ef /proc/self/ns/user ]; do :; done
+for m in gid_map uid_map; do echo 0 0 4294967295 >/proc/$$/$m; done) &
+exec unshare --user sh -c 'until grep -q . /proc/self/uid_map; do :; done; exec "$@"' sh "$@"
+"""
+REFUSED = "Operation not permitted"
+LACKING = {
+    "no right to make namespaces": (["setpriv", "--bounding-set", "-sys_admin", "--"], [], ", ".join(
+        f"{n} namespace ({REFUSED})" for n in ("mnt", "net", "ipc", "uts"))),
+    "no right to end other users' processes": (["setpriv", "--bounding-set", "-kill", "--"], [], f"own user id ({REFUSED})"),
+    "no range of ids": ([], ["--uid-range", "none"], "own user id (cairnd runs with --uid-range none)"),
+    "no landlock": ([sys.executable, "-c", NO_LANDLOCK], [], "landlock: this kernel has none, or it is switched off"),
+    "a limit": (["sh", "-c", ALL_IDS, "sh"], [], "own IPC namespace: No space left on device"),
+}
 
 
 def lacks_of(daemon, guest):
@@ -109,8 +136,8 @@ def test_lacking_right_to_make_namespaces_is_said(guest, tmp_path):
     refused = "Operation not permitted"
     assert [x for x in o["lacks"] if "namespace" in x] == [f"{n} namespace: {refused}" for n in ("mnt", "net", "ipc", "uts")]
     assert o["mounts"] > 1
-    assert "warning cairnd/sandbox: VM processes keep these namespaces of the host: " + ", ".join(
-        f"{n} ({refused})" for n in ("mnt", "net", "ipc", "uts")) in log
+    assert "warning cairnd/sandbox: the sandboxes of VMs lack " + ", ".join(
+        f"{n} namespace ({refused})" for n in ("mnt", "net", "ipc", "uts")) in log
 
 
 def test_lacking_namespace_is_said_and_others_are_used(guest, tmp_path):
@@ -123,7 +150,7 @@ def test_lacking_namespace_is_said_and_others_are_used(guest, tmp_path):
     assert {n: w for n, w in o["namespaces"].items() if n in (*SHARED, *OWN)} == {
         "mnt": "own", "net": "daemon", "ipc": "own", "uts": "own"}
     assert o["mounts"] == 1
-    assert "VM processes keep these namespaces of the host: net (No space left on device)" in log
+    assert "the sandboxes of VMs lack net namespace (No space left on device)" in log
 
 
 def test_process_that_reaches_a_limit_goes_on_and_says_so(guest, tmp_path):
@@ -132,7 +159,54 @@ def test_process_that_reaches_a_limit_goes_on_and_says_so(guest, tmp_path):
     subprocess.run(["nsenter", "--user", "--target", str(d.proc.pid), "sh", "-c", "echo 0 >/proc/sys/user/max_ipc_namespaces"],
                    check=True, timeout=60)
     _, o, log = lacks_of(d, guest)
-    assert "keep these namespaces" not in log
+    assert "ipc" not in log
     assert o["lacks"][0] == "ipc namespace: see the VM's log; an older version of Cairn may have started the process"
     vm_log = (d.state / "vms" / "a" / "log").read_text()
-    assert "warning a: the sandbox lacks namespaces: own IPC namespace: No space left on device" in vm_log
+    assert "warning a: the sandbox lacks own IPC namespace: No space left on device" in vm_log
+
+
+@pytest.mark.parametrize("wrapper, options, what", LACKING.values(), ids=LACKING)
+def test_required_sandbox_that_lacks_a_part_starts_no_vm(guest, tmp_path, wrapper, options, what):
+    """Nor a process on the images of a VM that is off. The sentence names the part."""
+    d = Without(tmp_path, *wrapper, options=["--require-sandbox", *options])
+    try:
+        if "IPC" in what:
+            subprocess.run(["nsenter", "--user", "--target", str(d.proc.pid), "sh", "-c", "echo 0 >/proc/sys/user/max_ipc_namespaces"],
+                           check=True, timeout=60)
+        d.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")}, disks=[qcow2(tmp_path / "a.qcow2", "16M")])
+        for command in (["start", "a"], ["snapshot-list", "a"]):
+            r = d.cairn(*command, ok=7)
+            assert f"cairnd runs with --require-sandbox, and the sandbox {'would lack' if '(' in what else 'lacks'} {what}" in r.stderr
+        assert d.cairn("domstate", "a").stdout == "shut off\n"
+        said = f"error cairnd/sandbox: the sandboxes of VMs lack {what}; no VM starts, because of --require-sandbox"
+        assert (said in d.log.read_text()) == ("(" in what)
+    finally:
+        d.close()
+
+
+def test_required_sandbox_that_is_complete(guest, tmp_path):
+    d = Without(tmp_path, options=["--require-sandbox"])
+    try:
+        pid = start(d, guest, "a", disks=[qcow2(tmp_path / "a.qcow2", "16M")])
+        d.cairn("restart-process", "a")
+        assert d.info("a")["pid"] != pid and d.qmp().run("vm-sandbox", vm="a")["lacks"] == []
+        assert "sandbox" not in d.log.read_text()
+    finally:
+        d.close()
+
+
+def test_running_vm_stays_in_its_process_if_the_new_one_lacks_a_part(guest, tmp_path):
+    d = Without(tmp_path, sys.executable, "-c", NO_LANDLOCK)
+    try:
+        pid = start(d, guest, "a")
+        assert "the sandbox lacks landlock: this kernel has none" in (d.state / "vms" / "a" / "log").read_text()
+        assert d.qmp().run("vm-sandbox", vm="a")["lacks"] == ["landlock: the kernel has none, or it is switched off"]
+        d.stop()
+        d.options = ["--require-sandbox"]
+        d.start()
+        r = d.cairn("restart-process", "a", ok=False)
+        assert "--require-sandbox" in r.stdout + r.stderr
+        assert d.info("a")["pid"] == pid and d.info("a")["state"] == "running"
+        assert json.loads(d.cairn("dominfo", "a", "--sandbox", "--format", "json").stdout)["pid"] == pid
+    finally:
+        d.close()
