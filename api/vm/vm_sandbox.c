@@ -54,6 +54,8 @@ const char *vm_sandbox_space_lack(const struct vm_sandbox *s, enum vm_sandbox_sp
 
 const char *vm_sandbox_uid_lack(const struct vm_sandbox *s)
 {
+	if (s->uid_error == -EINVAL)
+		return "the daemon's user namespace lacks these ids; see --uid-range";
 	if (s->uid_error)
 		return strerror(-s->uid_error);
 	return s->uid_first ? NULL : "cairnd runs with --uid-range none";

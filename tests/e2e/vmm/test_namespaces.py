@@ -105,10 +105,10 @@ buffer = ctypes.create_string_buffer(code)
 assert ctypes.CDLL(None).prctl(22, 2, struct.pack("HxxxxxxQ", 4, ctypes.addressof(buffer))) == 0
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-# A user namespace in which all ids have a meaning: its root may do what root may, and its limits are its own.
-ALL_IDS = """
+# A user namespace with the first $0 ids of the host: its root may do what root may, and its limits are its own.
+IDS = """
 (while [ /proc/$$/ns/user -ef /proc/self/ns/user ]; do :; done
-for m in gid_map uid_map; do echo 0 0 4294967295 >/proc/$$/$m; done) &
+for m in gid_map uid_map; do echo 0 0 $0 >/proc/$$/$m; done) &
 exec unshare --user sh -c 'until grep -q . /proc/self/uid_map; do :; done; exec "$@"' sh "$@"
 """
 REFUSED = "Operation not permitted"
@@ -118,7 +118,9 @@ LACKING = {
     "no right to end other users' processes": (["setpriv", "--bounding-set", "-kill", "--"], [], f"own user id ({REFUSED})"),
     "no range of ids": ([], ["--uid-range", "none"], "own user id (cairnd runs with --uid-range none)"),
     "no landlock": ([sys.executable, "-c", NO_LANDLOCK], [], "landlock: this kernel has none, or it is switched off"),
-    "a limit": (["sh", "-c", ALL_IDS, "sh"], [], "own IPC namespace: No space left on device"),
+    "a user namespace without these ids": (["sh", "-c", IDS, "65536"], [],
+                                           "own user id (the daemon's user namespace lacks these ids; see --uid-range)"),
+    "a limit": (["sh", "-c", IDS, "4294967295"], [], "own IPC namespace: No space left on device"),
 }
 
 

@@ -166,6 +166,22 @@ def test_without_range_processes_run_as_root(ranged, guest):
     assert d.qmp().run("vm-sandbox", vm="a")["lacks"] == ["own user id: cairnd runs with --uid-range none"]
 
 
+def test_vm_that_runs_as_root_gets_an_id_with_its_next_process(ranged, guest):
+    """As one that an older version of Cairn started."""
+    d = ranged("none")
+    assert uid_of(start(d, guest, "a")) == 0
+    console = console_of(d, "a")
+    console.run("fill 0x1000000 1048576 1")
+    d.stop()
+    d.uids = f"{MINE}-{MINE + 9}"
+    d.start()
+    assert d.qmp().run("vm-sandbox", vm="a")["lacks"] == ["own user id: an older version of Cairn started the process"]
+    d.cairn("restart-process", "a")
+    assert MINE <= uid_of(d.info("a")["pid"]) <= MINE + 9
+    console.run("check 0x1000000 1048576 1")
+    console.close()
+
+
 @pytest.mark.parametrize("right", ["setuid", "setgid", "kill"])
 def test_lacking_right_is_said(ranged, guest, right):
     """Without CAP_KILL the daemon could not end processes of other users."""
