@@ -190,8 +190,24 @@ static void unread_found(void *opaque, const char *name, const char *sentence)
 	struct vm_host *h = opaque;
 	CLEANUP_CLOSE int sock = -1;
 
-	if (!vm_find(h, name) && vm_socket_connect(h->run_dir_fd, name, &sock) == 0)
+	if (!vm_find(h, name) && vm_socket_connect(h->run_dir_fd, name, false, &sock) == 0)
 		log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
+}
+
+/* Whether the socket of the VM's old name can only be the VM's, as the stored states tell: a VM that runs and has no
+ * socket of today's name has one of the old name. */
+static bool old_socket_is_of(const struct vm_host *h, const struct vm *vm)
+{
+	for (size_t i = 0; i < h->nvms && vm_socket_old_name_is_hash(vm->def->name); i++) {
+		const struct vm *other = h->vms[i];
+
+		if (other == vm || !vm_socket_old_names_meet(other->def->name, vm->def->name))
+			continue;
+		if (!vm_state_is_active(vm->state) ||
+			(vm_state_is_active(other->state) && !vm_socket_exists(h->run_dir_fd, other->def->name)))
+			return false;
+	}
+	return true;
 }
 
 /* Adopt the processes of all VMs. Waits for their answers, up to 10 s, so that clients see the true states. */
@@ -199,6 +215,9 @@ static void take_back_all(struct vm_host *h)
 {
 	uint64_t until = loop_now_ns() + ADOPT_TIMEOUT_NS, now;
 
+	/* Before any VM's state changes. */
+	for (size_t i = 0; i < h->nvms; i++)
+		vm_set(h->vms[i], VM_FACT_OWNS_HASH, old_socket_is_of(h, h->vms[i]));
 	for (size_t i = 0; i < h->nvms; i++)
 		vm_take_back(h->vms[i]);
 	while (h->adopting && (now = loop_now_ns()) < until)

@@ -45,7 +45,7 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 	char name[SOCKET_NAME_MAX];
 
 	socket_name(vm, at, name);
-	return vm_socket_connect(run_dir, name, ret_fd);
+	return vm_socket_connect(run_dir, name, false, ret_fd);
 }
 
 /* For a connected socket, the kernel reports the process that last called listen() on the listening socket: the daemon
@@ -83,7 +83,7 @@ static int control_make(int run_dir, const char *vm, unsigned at, int control[2]
 	r = vm_socket_listen(run_dir, name, &control[1], e);
 	if (r < 0)
 		return r;
-	r = vm_socket_connect(run_dir, name, &control[0]);
+	r = vm_socket_connect(run_dir, name, false, &control[0]);
 	return r < 0 ? err_set_errno(e, r, "interfaces[%u]", at) : 0;
 }
 

@@ -162,7 +162,8 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 
 bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 {
-	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1 };
+	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1,
+		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
 	struct vm_process *old = vm->proc, *next = vm->handover ? vm->handover->successor : NULL;
 	CLEANUP_CLOSE int end_fd = -1;
 	struct err e;

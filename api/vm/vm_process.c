@@ -723,7 +723,7 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 		return err_set_errno(e, r, "cannot start a VM process");
 	r = vm_socket_listen(paths->run_dir, paths->name, &listening, e);
 	if (!r)
-		r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
+		r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
 	if (!r)
 		r = child_spawn(p, paths, VM_PROCESS_LISTEN, listening, e);
 	if (r < 0)
@@ -757,7 +757,7 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 	/* With an unknown version, channel_not_ours() reports it when the process answers the query in that version. */
 	if (p->end_fd >= 0 && version_is_known(end_version(p->end_fd)))
 		p->version = (uint16_t)end_version(p->end_fd);
-	r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
+	r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
 	if (r == -ECONNREFUSED) {
 		vm_socket_remove(paths->run_dir, paths->name);
 		r = -ENOENT;
@@ -808,7 +808,7 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct err *e)
 {
-	int r = vm_socket_connect(paths->run_dir, paths->name, &p->sock);
+	int r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
 
 	if (!r)
 		r = process_watch(p);

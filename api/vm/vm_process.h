@@ -48,6 +48,7 @@ struct vm_process_paths {
 	uid_t uid;	  /* the process's user; 0: the daemon's */
 	int run_dir;	  /* folder of the sockets */
 	const char *name; /* name of the VM */
+	bool owns_hash;	  /* see vm_socket_connect() */
 	int log_fd;	  /* the process's stdout and stderr; borrowed */
 	int end_fd;	  /* the end file, see vm_config.end_fd; borrowed. -1: none */
 };

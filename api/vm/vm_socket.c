@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define PART_MAX 72 /* "/proc/self/fd/2147483647/" and ".sock" fit beside it */
 #define FILE_BYTES (PART_MAX + 8)
@@ -37,8 +38,7 @@ static void part_name(const char *name, char buf[FILE_BYTES])
 	snprintf(buf, FILE_BYTES, is_split(name) ? "%.*s.d" : "%.*s.sock", PART_MAX, name);
 }
 
-/* Print the name that older daemons gave the socket of a VM. Another VM's name could lead to the same file, so this
- * daemon creates no such socket, and only connects to those that an older daemon's VMs have, and removes them. */
+/* Print the name that older daemons gave the socket of a VM. */
 static void old_file_name(const char *name, char buf[FILE_BYTES])
 {
 	uint64_t h = 0xcbf29ce484222325ULL; /* 64-bit FNV-1a */
@@ -50,6 +50,20 @@ static void old_file_name(const char *name, char buf[FILE_BYTES])
 	for (; *name; name++)
 		h = (h ^ (unsigned char)*name) * 0x100000001b3ULL;
 	snprintf(buf, FILE_BYTES, "%016llx.vm", (unsigned long long)h);
+}
+
+bool vm_socket_old_name_is_hash(const char *name)
+{
+	return is_split(name) || (strlen(name) == 16 && strspn(name, "0123456789abcdef") == 16);
+}
+
+bool vm_socket_old_names_meet(const char *a, const char *b)
+{
+	char old_a[FILE_BYTES], old_b[FILE_BYTES];
+
+	old_file_name(a, old_a);
+	old_file_name(b, old_b);
+	return !strcmp(old_a, old_b);
 }
 
 /* Open the folder of a VM's socket.
@@ -98,6 +112,8 @@ void vm_socket_remove(int run_dir, const char *name)
 	char old[FILE_BYTES];
 
 	socket_remove(run_dir, name);
+	if (vm_socket_old_name_is_hash(name))
+		return; /* it may be the socket of another VM that runs */
 	old_file_name(name, old);
 	unlinkat(run_dir, old, 0);
 }
@@ -125,7 +141,19 @@ static int file_connect(int dir, const char *file, int *ret_fd)
 	return 0;
 }
 
-int vm_socket_connect(int run_dir, const char *name, int *ret_fd)
+bool vm_socket_exists(int run_dir, const char *name)
+{
+	char file[FILE_BYTES];
+	const char *rest = name;
+	CLEANUP_CLOSE int dir = folder_open(run_dir, false, &rest);
+
+	if (dir < 0)
+		return false;
+	part_name(rest, file);
+	return faccessat(dir, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int vm_socket_connect(int run_dir, const char *name, bool owns_hash, int *ret_fd)
 {
 	char file[FILE_BYTES];
 	const char *rest = name;
@@ -136,7 +164,7 @@ int vm_socket_connect(int run_dir, const char *name, int *ret_fd)
 		part_name(rest, file);
 		r = file_connect(dir, file, ret_fd);
 	}
-	if (r != -ENOENT)
+	if (r != -ENOENT || (vm_socket_old_name_is_hash(name) && !owns_hash))
 		return r;
 	old_file_name(name, file);
 	return file_connect(run_dir, file, ret_fd);

@@ -7,6 +7,7 @@
 #ifndef CAIRN_API_VM_VM_SOCKET_H
 #define CAIRN_API_VM_VM_SOCKET_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct err;
@@ -17,11 +18,20 @@ struct vm_process_paths;
  * process of that VM runs.
  * *ret_fd: owned, close-on-exec. Returns 0; -errno. */
 int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e);
+/* Whether the socket of VM `name` has been created, by this daemon or one that gave it the same name. */
+bool vm_socket_exists(int run_dir, const char *name);
+/* Whether an older daemon gave the VM's socket a name that may be another VM's, too: of a long name it took a hash, and
+ * another VM's name may be that hash. */
+bool vm_socket_old_name_is_hash(const char *name);
+/* Whether an older daemon gave the sockets of two VMs the same name. */
+bool vm_socket_old_names_meet(const char *a, const char *b);
 /* Connect to the socket of VM `name`.
+ * owns_hash: if it has no socket of today's name, connect to that of the old name, although this is a hash; false: only
+ * to an old name that no other VM can have.
  * *ret_fd: owned, non-blocking; receives credentials.
  * Returns 0; -ENOENT: there is no socket; -ECONNREFUSED: nobody listens; -errno. */
-int vm_socket_connect(int run_dir, const char *name, int *ret_fd);
-/* Remove the socket of VM `name`, if there is one. */
+int vm_socket_connect(int run_dir, const char *name, bool owns_hash, int *ret_fd);
+/* Remove the socket of VM `name`, if there is one, but not one whose old name another VM may have, too. */
 void vm_socket_remove(int run_dir, const char *name);
 /* Get the sender's pid of the first message in sock, without receiving it. Returns 0; -EAGAIN: no message; -errno. */
 int vm_socket_peek_pid(int sock, pid_t *ret_pid);

@@ -718,8 +718,8 @@ void vm_take_back(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int end_fd = -1;
-	struct vm_process_paths p = { .run_dir = host->run_dir_fd, .name = vm->def->name,
-		.log_fd = -1 };
+	struct vm_process_paths p = { .run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = -1,
+		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
 	struct err e;
 	int r;
 

@@ -443,6 +443,10 @@ def test_no_vm_gets_socket_of_another(fake):
     assert list((fake.state / "run").iterdir()) == []
 
 
+def sockets(fake):
+    return [p for p in (fake.state / "run").rglob("*") if p.is_socket()]
+
+
 @pytest.mark.parametrize("name", ["vm1", "n" * 100, "n" * 255], ids=len)
 def test_vms_of_older_daemon_are_found_by_old_socket_name(fake, name):
     fake.define(name)
@@ -450,12 +454,64 @@ def test_vms_of_older_daemon_are_found_by_old_socket_name(fake, name):
     pid = pid_of(fake, name)
     fake.stop(signal.SIGKILL)
     run = fake.state / "run"
-    found, = [p for p in run.rglob("*") if p.is_socket()]
+    found, = sockets(fake)
     found.rename(run / ((name if len(name) <= 72 else old_socket_name(name)) + ".vm"))
     fake.start()
     assert pid_of(fake, name) == pid
     fake.cairn("destroy", name)
-    assert not [p for p in run.rglob("*") if p.is_socket()]
+    # That of a hash stays: another VM may have it.
+    assert len(sockets(fake)) == (len(name) > 72)
+    fake.cairn("start", name)
+    pid = pid_of(fake, name)
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert pid_of(fake, name) == pid
+
+
+def test_socket_of_older_daemons_vm_is_no_other_vms(fake):
+    """A VM whose name is the hash of a long name neither adopts the process with that socket nor removes the socket."""
+    long = "n" * 200
+    short = old_socket_name(long)
+    fake.define(long)
+    fake.define(short)
+    fake.cairn("start", long)
+    pid = pid_of(fake, long)
+    fake.stop()
+    old, = sockets(fake)
+    old = old.rename(fake.state / "run" / (short + ".vm"))
+    for _ in range(2):
+        fake.start()
+        assert pid_of(fake, long) == pid
+        assert fake.info(short)["state"] == "shut off"
+        fake.cairn("start", short)
+        assert pid_of(fake, short) != pid
+        fake.cairn("destroy", short)
+        assert old.exists()
+        fake.cairn("start", short)
+        own = pid_of(fake, short)
+        fake.stop()
+        fake.start()
+        assert (pid_of(fake, long), pid_of(fake, short)) == (pid, own)
+        fake.cairn("destroy", short)
+        fake.stop()
+    fake.start()
+
+
+def test_socket_that_two_vms_may_have_is_neither_ones(fake):
+    """Both ran under an older daemon, which gave both sockets the same name."""
+    long = "n" * 200
+    names = [long, old_socket_name(long)]
+    for name in names:
+        fake.define(name)
+    fake.cairn("start", *names)
+    pids = [pid_of(fake, name) for name in names]
+    fake.stop()
+    for socket in sockets(fake):
+        socket.rename(fake.state / "run" / (names[1] + ".vm"))
+    fake.start()
+    assert [fake.info(name).get("pid") for name in names] == [None, None]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_damaged_files_are_quarantined(fake):
