@@ -130,9 +130,10 @@ static void spaces_take(struct vm_sandbox *s, int sock, pid_t child)
  * because the daemon opens its namespaces without a capability before. */
 static void uids_try(struct vm_sandbox *s, int sock, pid_t child, uid_t first, uid_t last)
 {
-	int r = -ECHILD;
+	int r;
 
-	if (write_full(sock, "", 1) < 0 || recv(sock, &r, sizeof(r), MSG_WAITALL) != sizeof(r))
+	/* Without a signal: if somebody killed the child, the daemon goes on. */
+	if (send(sock, "", 1, MSG_NOSIGNAL) < 0 || recv(sock, &r, sizeof(r), MSG_WAITALL) != sizeof(r))
 		r = -ECHILD;
 	if (!r && first && kill(child, 0) < 0)
 		r = -errno;
@@ -144,7 +145,7 @@ static void uids_try(struct vm_sandbox *s, int sock, pid_t child, uid_t first, u
 static int processes_try(struct vm_sandbox *s, uid_t first, uid_t last)
 {
 	CLEANUP_CLOSE int ours = -1;
-	int pair[2];
+	int pair[2], r;
 	pid_t child;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -154,10 +155,11 @@ static int processes_try(struct vm_sandbox *s, uid_t first, uid_t last)
 		close(pair[0]);
 		child_main(pair[1], first, last);
 	}
+	r = child < 0 ? -errno : 0;
 	ours = pair[0];
 	close(pair[1]);
-	if (child < 0)
-		return -errno;
+	if (r < 0)
+		return r;
 	spaces_take(s, ours, child);
 	uids_try(s, ours, child, first, last);
 	shutdown(ours, SHUT_RDWR);
