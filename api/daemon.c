@@ -382,6 +382,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = audit_open(h->loop, h->paths->state_dir, &d->commands.audit, e);
 	if (!r)
+		audit_copy_to_journal(d->commands.audit, h->paths->journal);
+	if (!r)
 		r = event_log_open(h->paths->state_dir, &h->events, e);
 	if (!r)
 		r = denial_log_open(h->loop, &h->sink, d->commands.audit, &d->commands.denials, e);

@@ -1,4 +1,5 @@
 /* cairnd: parses the options and runs the daemon. */
+#include "api/access/journal.h"
 #include "api/daemon.h"
 #include "api/store/paths.h"
 #include "api/wire/listen.h"
@@ -265,6 +266,7 @@ int main(int argc, char **argv)
 	paths.uid_last = o.uid_last;
 	paths.require_sandbox = o.require_sandbox;
 	paths.bridges_for_all = o.bridges_for_all;
+	paths.journal = getenv("CAIRN_JOURNAL") ? getenv("CAIRN_JOURNAL") : JOURNAL_SOCKET;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
 		r = -EINVAL;
 	if (!r)

@@ -1,6 +1,7 @@
 #include "api/access/audit.h"
 #include "api/access/audit_file.h"
 #include "api/access/audit_share.h"
+#include "api/access/journal.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -43,6 +44,7 @@ static const char *const names[CLASSES] = { "audit.log", "audit-users.log" };
 struct audit {
 	int dir_fd;
 	struct audit_file files[CLASSES];
+	struct journal journal;
 	struct loop_timer *timer; /* armed while a line was omitted that no line counts yet */
 	bool armed;
 	struct audit_share shares[AUDIT_SHARES];
@@ -188,6 +190,12 @@ static struct json_object *line_cut(struct json_object *line)
 
 /* ---- writing the log ---- */
 
+static void line_write(struct audit *a, enum class c, const char *text, int64_t uid)
+{
+	audit_file_append(&a->files[c], text);
+	journal_send(&a->journal, text, uid);
+}
+
 /* Return the bucket that the line is charged to; NULL: a line of root or of the daemon's user, which has no limit. */
 static struct audit_share *line_share(struct audit *a, struct json_object *line)
 {
@@ -224,7 +232,7 @@ static void left_out_write(struct audit *a, struct audit_share *s)
 	js_put_uint(line, "left-out", s->left_out);
 	js_put_int(line, "since", s->since_ns);
 	text = json_object_to_json_string_length(line, LINE_FORMAT, &len);
-	audit_file_append(&a->files[CLASS_USERS], text);
+	line_write(a, CLASS_USERS, text, js_get_int(line, "uid", -1));
 	s->spent_bytes += len + 1;
 	s->left_out = 0;
 }
@@ -249,7 +257,7 @@ void audit_add(struct audit *a, struct json_object *line)
 	if (share && !audit_share_take(share, len + 1))
 		left_out_note(a, share, line);
 	else
-		audit_file_append(&a->files[share ? CLASS_USERS : CLASS_ROOT], text);
+		line_write(a, share ? CLASS_USERS : CLASS_ROOT, text, js_get_int(line, "uid", -1));
 }
 
 int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e)
@@ -263,6 +271,7 @@ int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct 
 	}
 	for (unsigned i = 0; i < CLASSES; i++)
 		a->files[i].fd = -1;
+	journal_open(&a->journal, NULL);
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (a->dir_fd < 0)
 		r = err_set_errno(e, -errno, "%s", dir);
@@ -279,6 +288,12 @@ int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct 
 	return 0;
 }
 
+void audit_copy_to_journal(struct audit *a, const char *path)
+{
+	journal_close(&a->journal);
+	journal_open(&a->journal, path);
+}
+
 void audit_close(struct audit *a)
 {
 	if (!a)
@@ -287,6 +302,7 @@ void audit_close(struct audit *a)
 	loop_timer_free(a->timer);
 	for (unsigned i = 0; i < CLASSES; i++)
 		audit_file_close(&a->files[i]);
+	journal_close(&a->journal);
 	if (a->dir_fd >= 0)
 		close(a->dir_fd);
 	free(a);

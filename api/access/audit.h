@@ -25,6 +25,8 @@ struct loop;
 
 /* Open the log in dir, the state folder. loop: borrowed until audit_close(). Returns 0 or -errno. */
 int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e);
+/* Send a copy of each line that is written from now on to the systemd journal. path: as for journal_open(). */
+void audit_copy_to_journal(struct audit *a, const char *path);
 /* Write the counts of omitted lines and close the log. NULL allowed. */
 void audit_close(struct audit *a);
 /* Append a copy of a line, cut and without the values of keys that look like secrets. line: borrowed; only "arguments"

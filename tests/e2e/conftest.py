@@ -339,7 +339,8 @@ class Daemon:
         self.state = tmp / "state"
         self.socket = str(tmp / "cairn.sock")
         self.vm_program = vm_program
-        self.env = {**os.environ, "TMPDIR": str(tmp), "CAIRN_SOCKET": self.socket, **(env or {})}
+        self.env = {**os.environ, "TMPDIR": str(tmp), "CAIRN_SOCKET": self.socket,
+                    "CAIRN_JOURNAL": "", **(env or {})}
         self.log = tmp / "cairnd.log"
         self.proc = None
         self.clients = []

@@ -78,6 +78,49 @@ def test_lines_of_root_and_users_are_shown_by_time(shared):  # noqa: F811
         assert lines and {x["uid"] for x in lines} == {uid}
 
 
+@pytest.fixture
+def journal(fake):
+    """A journal's socket, to which the daemon sends."""
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(str(fake.tmp / "journal"))
+    s.settimeout(20)
+    fake.stop()
+    fake.env["CAIRN_JOURNAL"] = str(fake.tmp / "journal")
+    fake.start()
+    yield s
+    s.close()
+
+
+def test_journal_gets_copy_of_each_line(fake, journal):
+    fake.define("a")
+    with pytest.raises(QmpError, match="NotFound"):
+        fake.qmp().run("vm-start", vm="x\nPRIORITY=0\n")
+    for line in audit(fake):
+        fields = dict(x.split("=", 1) for x in journal.recv(65536).decode().splitlines())
+        assert json.loads(fields.pop("MESSAGE")) == line
+        assert fields == {"PRIORITY": "5", "SYSLOG_FACILITY": "10", "SYSLOG_IDENTIFIER": "cairnd-audit", "CAIRN_AUDIT_UID": str(os.geteuid())}
+
+
+def test_journal_that_reads_nothing_delays_nothing(fake, journal):
+    """Also one that ends and begins anew. The files have all lines."""
+    calls = 2000
+    q = fake.qmp()
+    for _ in range(calls):
+        with pytest.raises(QmpError, match="NotFound"):
+            q.run("vm-start", vm="none")
+    assert len(audit(fake)) == calls
+    assert fake.log.read_text().count("the journal takes no copies of audit lines") == 1
+    journal.close()
+    os.unlink(fake.tmp / "journal")
+    fake.define("a")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
+        again.bind(str(fake.tmp / "journal"))
+        again.settimeout(20)
+        fake.define("b")
+        assert b'"name":"b"' in again.recv(65536)
+    assert "are not there" in fake.log.read_text()
+
+
 def test_line_after_torn_line_is_shown(fake):
     fake.define("a")
     fake.stop()
