@@ -95,14 +95,13 @@ static void room_make(struct batch *b, size_t n)
 		abort(); /* otherwise the call that started the job would never be answered */
 }
 
-int batch_begin(struct batch *b, struct err *e)
+static int file_put(struct batch *b, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	char file[sizeof(b->file)], text[DEFINITION_UUID_TEXT];
 	uint8_t own[16]; /* random file name; a planned VM's UUID could be in another batch, too */
 	int r;
 
-	room_make(b, json_object_array_length(b->planned));
 	js_put(o, "vms", json_object_get(b->planned));
 	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
 		return err_set_errno(e, -errno, "cannot name a batch");
@@ -112,6 +111,12 @@ int batch_begin(struct batch *b, struct err *e)
 	if (!r)
 		memcpy(b->file, file, sizeof(file));
 	return r;
+}
+
+int batch_begin(struct batch *b, struct err *e)
+{
+	room_make(b, json_object_array_length(b->planned));
+	return file_put(b, e);
 }
 
 /* Check that no other VM has taken the name, the uuid or a MAC address meanwhile. */
@@ -184,10 +189,29 @@ static int file_remove(struct batch *b, struct store_work *w, struct err *e)
 	return r;
 }
 
+static void batch_undo(struct batch *b, void (*done)(struct batch *b));
+static void batch_undone(struct batch *b);
+
+/* If it is unknown whether a power cut brings the batch's file back, the batch fails, because the next daemon would
+ * remove its VMs. While they are removed, the file is there again. */
+static void file_removal_failed(struct batch *b, const struct err *why)
+{
+	struct err e;
+
+	batch_fail(b, why);
+	if (file_put(b, &e) < 0)
+		log_error("batch", "%s", e.msg);
+	batch_undo(b, batch_undone);
+}
+
 static void batch_stored(struct store_work *w)
 {
 	struct batch *b = container_of(w, struct batch, work);
 
+	if (w->r < 0) {
+		file_removal_failed(b, &w->e);
+		return;
+	}
 	for (unsigned i = 0; i < b->n; i++) {
 		vm_operation_end(b->vms[i]);
 		vm_set(b->vms[i], VM_FACT_INCOMPLETE, false);

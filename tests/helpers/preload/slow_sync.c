@@ -1,9 +1,10 @@
-/* An LD_PRELOAD library that simulates a slow disk. SLOW_SYNC_MS: milliseconds to add to each
- * fsync. SLOW_SYNC_UNTIL: no fsync ends before this file exists. SLOW_SYNC_OF: only for files whose
- * path contains this text. SLOW_SYNC_FIRST: file that gets a line with the pid for each fsync on a
- * process's first thread. */
+/* An LD_PRELOAD library that simulates a slow or failing disk. SLOW_SYNC_MS: milliseconds to add to
+ * each fsync. SLOW_SYNC_UNTIL: no fsync ends before this file exists. SLOW_SYNC_FAIL: each fsync fails
+ * with this errno. SLOW_SYNC_OF: only for files whose path contains this text. SLOW_SYNC_FIRST: file
+ * that gets a line with the pid for each fsync on a process's first thread. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,12 +38,16 @@ static int is_slow(int fd)
 int fsync(int fd)
 {
 	int (*real)(int fd) = dlsym(RTLD_NEXT, "fsync");
-	const char *ms = getenv("SLOW_SYNC_MS"), *until = getenv("SLOW_SYNC_UNTIL");
+	const char *ms = getenv("SLOW_SYNC_MS"), *until = getenv("SLOW_SYNC_UNTIL"), *fail = getenv("SLOW_SYNC_FAIL");
 
 	tell(getenv("SLOW_SYNC_FIRST"));
 	if (ms && is_slow(fd))
 		usleep((useconds_t)atoi(ms) * 1000);
 	while (until && is_slow(fd) && access(until, F_OK))
 		usleep(5000);
+	if (fail && is_slow(fd)) {
+		errno = atoi(fail);
+		return -1;
+	}
 	return real ? real(fd) : -1;
 }

@@ -1,5 +1,6 @@
 """A slow disk: only a client whose request is stored there waits for it."""
 
+import errno
 import json
 import os
 import signal
@@ -348,3 +349,21 @@ def test_clones_are_stored_before_answer(slow, how):
     assert [j["status"] for j in slow.qmp().run("query-jobs") if j["id"] == job] == ["running"]
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert q.run("vm-info", vm="b")["state"] == ("running" if how == "vm-fork" else "shut off")
+
+
+@pytest.mark.parametrize("how", ["vm-clone", "vm-fork"])
+def test_clones_are_removed_if_their_batch_may_come_back(slow, how):
+    """After a power cut the next daemon would remove them with their disks, so the job must not succeed."""
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    slow.qmp().run("vm-define", definition=definition(slow, "a"))
+    slow.stop()
+    slow.env |= {"SLOW_SYNC_FAIL": str(errno.EIO), "SLOW_SYNC_OF": "/batches"}
+    slow.start()
+    q = slow.qmp()
+    if how == "vm-fork":
+        q.run("vm-start", vm="a")
+    job = q.run(how, vm="a", name="b")["job"]
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (job,) = [j for j in q.run("query-jobs") if j["id"] == job]
+    assert job["error-class"] == "IOError" and "Input/output error" in job["error"]
+    assert [v["name"] for v in q.run("vm-list")["vms"]] == ["a"] and not list((slow.state / "batches").glob("*"))
