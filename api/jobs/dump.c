@@ -156,16 +156,38 @@ static int core_open(struct work *w, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "%s", w->path) : fd;
 }
 
+/* A dump that has its name, until that is on stable storage. */
+struct kept {
+	struct store_work work;
+	int folder;
+};
+
+static void core_stored(struct store_work *w)
+{
+	struct kept *k = container_of(w, struct kept, work);
+
+	if (!w->r)
+		files_remove(k->folder, CORE, DUMPS_KEPT);
+	close(k->folder);
+	free(k);
+}
+
+/* Give a dump by policy its name. The older ones go later: until then a power cut could take the new one back. */
 static int core_keep(struct work *w, struct err *e)
 {
-	char tmp[sizeof(w->file) + sizeof(TMP)];
+	char tmp[sizeof(w->file) + sizeof(TMP)], file[sizeof(DUMPS_FOLDER) + sizeof(w->file)];
+	struct vm_host *host = w->vm->host;
+	struct kept *k;
 
 	if (w->folder < 0)
 		return 0;
 	snprintf(tmp, sizeof(tmp), "%s" TMP, w->file);
 	if (renameat(w->folder, tmp, w->folder, w->file) < 0)
 		return err_set_errno(e, -errno, "%s", w->path);
-	files_remove(w->folder, CORE, DUMPS_KEPT);
+	k = must_alloc(malloc(sizeof(*k)));
+	*k = (struct kept){ { .loop = host->loop, .done = core_stored }, steal_fd(&w->folder) };
+	snprintf(file, sizeof(file), DUMPS_FOLDER "/%s", w->file);
+	store_sync_file(host->store, &k->work, w->vm->def->name, file);
 	return 0;
 }
 

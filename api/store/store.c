@@ -445,11 +445,11 @@ void store_drop_draft(struct store *s, const struct store_work *w)
 		log_warn("store", "%s is left: %s", path, strerror(errno));
 }
 
-void store_sync_definition(struct store *s, struct store_work *w, const char *name)
+void store_sync_file(struct store *s, struct store_work *w, const char *name, const char *file)
 {
 	char path[PATH_MAX];
 
-	vm_path(s, name, "definition.json", path, NULL);
+	vm_path(s, name, file, path, NULL);
 	store_writer_work(&s->writer, PENDING_SETTLE_NEW, path, NULL, w);
 }
 

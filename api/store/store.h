@@ -83,11 +83,12 @@ void store_set_aside(struct store *s, const char *file, const char *why);
 
 /* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so
  * that it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition
- * until store_sync_definition() is done. */
+ * until store_sync_file() is done. */
 void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition);
 int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
 void store_drop_draft(struct store *s, const struct store_work *w);
-void store_sync_definition(struct store *s, struct store_work *w, const char *name);
+/* Sync a file of a VM, its folder and that folder's folder. A file that is gone is no failure. */
+void store_sync_file(struct store *s, struct store_work *w, const char *name, const char *file);
 /* Whether the done() of some work is still to be called. If so, the caller runs the loop and asks again. NULL
  * allowed. */
 bool store_owes(const struct store *s);

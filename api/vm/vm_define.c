@@ -242,7 +242,7 @@ static void define_drafted(struct store_work *work)
 		return;
 	}
 	work->done = define_synced;
-	store_sync_definition(w->host->store, work, def->name);
+	store_sync_file(w->host->store, work, def->name, "definition.json");
 	event_emit(&w->host->sink, EVENT_VM_DEFINED, def->name, def->uuid, NULL);
 }
 

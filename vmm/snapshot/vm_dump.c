@@ -24,7 +24,8 @@
 
 /* Stages: wait (worker; the guest runs), stop (main thread: save registers, protect memory, resume
  * the guest), write (worker). With the dirty log, `wait` writes memory in rounds (ram_save.h), and `write` only
- * the blocks that are left. Without tracking, the guest resumes after `write`. */
+ * the blocks that are left. Without tracking, the guest resumes after `write`. Last stage: sync (worker; the guest
+ * runs). */
 struct dump_job {
 	struct vmsnap_job j;
 	int fd;
@@ -213,6 +214,14 @@ static void write_run(struct work *w)
 	x->j.r = write_failed(x, r);
 }
 
+/* Whoever learns of the dump may remove an older one. */
+static void sync_run(struct work *w)
+{
+	struct dump_job *x = container_of(w, struct dump_job, j.work);
+
+	x->j.r = write_failed(x, fdatasync(x->fd) < 0 ? -errno : 0);
+}
+
 /* ---- stages of the dump ---- */
 
 /* Wait until all memory is loaded. Then protect it, or write it in rounds. */
@@ -246,6 +255,17 @@ static void dump_done(struct work *w)
 	dump_free(x);
 }
 
+static void dump_written(struct work *w)
+{
+	struct dump_job *x = container_of(w, struct dump_job, j.work);
+
+	vmsnap_job_resume_vm(&x->j);
+	if (x->j.r < 0)
+		dump_done(w);
+	else
+		dump_stage(x, sync_run, dump_done);
+}
+
 static void vm_stop_for_dump(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
@@ -270,7 +290,7 @@ static void vm_stop_for_dump(struct work *w)
 		vmsnap_job_resume_vm(j);
 		vm_work_set_live(j->vm, false);
 	}
-	dump_stage(x, write_run, dump_done);
+	dump_stage(x, write_run, dump_written);
 }
 
 static int file_check(int fd, struct err *e)

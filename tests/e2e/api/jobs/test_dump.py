@@ -13,6 +13,8 @@ import time
 import pytest
 
 from conftest import BUILD, Console, Qmp, QmpError, until
+from fuselib import Op, fuse
+from guestlib import SANITIZED
 
 AT = 0x2000000
 MARK = 0x1122334455667788
@@ -288,7 +290,44 @@ def test_coredump_restart_keeps_two_dumps(daemon, guest, kvm):
         while console.line() != "interp":
             pass
         until(lambda: int(time.time()) != int(os.stat(paths[-1]).st_mtime))  # so that the next one has another name
-    assert cores(daemon) == sorted(os.path.basename(p) for p in paths[1:])
+    until(lambda: cores(daemon) == sorted(os.path.basename(p) for p in paths[1:]))
+    console.close()
+
+
+def test_older_dumps_stay_until_the_new_one_is_stored(fake):
+    """Nothing below the folder of dumps is stored before the file `go` exists."""
+    if SANITIZED:
+        pytest.skip("slow_sync.so has to come behind a sanitizer")
+    go, dumps = fake.tmp / "go", fake.state / "vms/vm1/dumps"
+    fake.stop()
+    fake.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/dumps", "SLOW_SYNC_UNTIL": str(go)}
+    fake.start()
+    fake.define("vm1", cmdline="crash-after=1", on_crash="coredump-destroy")
+    dumps.mkdir()
+    for n in range(2):
+        (dumps / f"vm1-{n}.core").touch()
+        os.utime(dumps / f"vm1-{n}.core", (n, n))
+    q = fake.qmp()
+    fake.cairn("start", "vm1")
+    new = os.path.basename(q.event("DUMP_COMPLETED", vm="vm1")["data"]["path"])
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+    assert sorted(cores(fake)) == sorted(["vm1-0.core", "vm1-1.core", new])
+    go.touch()
+    until(lambda: sorted(cores(fake)) == sorted(["vm1-1.core", new]))
+
+
+def test_dump_is_stored_before_its_job_ends(daemon, guest, kvm, tmp_path):
+    console, q = begin(daemon, guest), daemon.qmp()
+    with fuse(tmp_path / "fuse", core=b"") as f:
+        f.hang(Op.FSYNC)
+        with open(f["core"], "r+b", buffering=0) as core:
+            socket.send_fds(q.sock, [b'{"execute":"vm-dump","arguments":{"vm":"vm1"}}'], [core.fileno()])
+        until(lambda: f.hanging())
+        assert [j["status"] for j in daemon.qmp().run("query-jobs")] == ["running"]
+        console.run(f"wr64 {AT} {MARK}")  # the guest runs meanwhile
+        f.release()
+        q.event("JOB_STATUS_CHANGE", status="concluded")
+        assert "error" not in q.run("query-jobs")[0]
     console.close()
 
 

@@ -112,7 +112,7 @@ static void define(struct store *s, const char *name)
 	assert_int_equal(finish(s, &w), 0);
 	assert_int_equal(store_keep_draft(s, &w, name, &e), 0);
 	begin(&w, l);
-	store_sync_definition(s, &w, name);
+	store_sync_file(s, &w, name, "definition.json");
 	assert_int_equal(finish(s, &w), 0);
 	loop_free(l);
 }
