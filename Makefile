@@ -144,6 +144,7 @@ $(BUILD)/unit/%: tests/unit/%.c $$(fixtures) $(TEST_LIBS)
 FUZZ_OBJ := $(BUILD)/tests/fuzz/
 $(BUILD)/unit/block/qcow2/test_fuzz: $(addprefix $(FUZZ_OBJ)image_,run.o seed.o mutate.o finds.o)
 $(BUILD)/unit/snapshot/test_state_fuzz: $(addprefix $(FUZZ_OBJ)state_,run.o seed.o)
+$(BUILD)/unit/devices/test_device_fuzz: $(FUZZ_OBJ)device_run.o
 $(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
 $(BUILD)/unit/block/qcow2/test_qcow2: UNIT_LDFLAGS = -Wl,--wrap=loop_readv
 $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_run,--wrap=kvm_ioctl
@@ -203,7 +204,7 @@ check-tsan-e2e:
 FUZZ ?= 60
 fuzz: deps
 	$(Q)$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
-		build-fuzz/libsnapshot.a build-fuzz/libblock.a build-fuzz/libapi.a build-fuzz/libbase.a build-fuzz/vmm/vm_msg.o
+		$(foreach f,$(FOLDERS),build-fuzz/lib$(f).a) build-fuzz/vmm/vm_msg.o
 	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
 
 guests:

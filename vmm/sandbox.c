@@ -111,7 +111,8 @@ static int building_rules_add(scmp_filter_ctx ctx, uint32_t action)
 		r = seccomp_rule_add(ctx, action, for_building[i], 0);
 	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument) && !r; i++)
 		r = seccomp_rule_add(ctx, action, for_building_by_argument[i].call, 1,
-			SCMP_CMP64(for_building_by_argument[i].at, SCMP_CMP_EQ, for_building_by_argument[i].argument));
+			(struct scmp_arg_cmp){ .arg = for_building_by_argument[i].at, .op = SCMP_CMP_EQ,
+				.datum_a = for_building_by_argument[i].argument });
 	return r;
 }
 

@@ -1,5 +1,6 @@
 #!/bin/sh
 # run.sh BUILD SECONDS: build each fuzzer of this folder on top of BUILD's libraries and run it.
+# FUZZ_ONLY="NAME NAME" builds and runs only those.
 # Its corpus stays in BUILD/fuzz/NAME, its finds in BUILD/fuzz/finds-NAME; `BUILD/fuzz/image_tool text FIND`
 # turns a find into a row for image_finds.c. Exit status 1 when something was found.
 set -eu
@@ -7,6 +8,7 @@ cd "$(dirname "$0")/../.."
 build=$(realpath "$1") seconds=$2
 flags="-std=gnu11 -D_GNU_SOURCE -I. -O1 -g -Wall -Wextra -Wshadow -Werror -fno-sanitize-recover=all"
 shared="tests/fuzz/image_run.c tests/fuzz/image_seed.c tests/fuzz/image_mutate.c tests/fuzz/image_finds.c"
+state="tests/fuzz/state_run.c tests/fuzz/state_seed.c"
 libs="$build/libsnapshot.a $build/libblock.a $build/libbase.a -luring -lzstd -lz"
 # Freed memory is kept for less time, which the many large buffers want.
 export ASAN_OPTIONS=quarantine_size_mb=32
@@ -14,46 +16,67 @@ mkdir -p "$build/fuzz"
 
 # shellcheck disable=SC2086
 clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/image_tool" tests/fuzz/image_tool.c $shared $libs
+# shellcheck disable=SC2086
+clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c $state $libs
 
+# target: NAME SOURCE LONGEST-INPUT MORE-SOURCES-AND-LIBRARIES...
 found=0
-for source in tests/fuzz/fuzz_*.c; do
-	name=$(basename "$source" .c)
-	name=${name#fuzz_}
-	corpus=$build/fuzz/$name finds=$build/fuzz/finds-$name more= longest=524288
+target() {
+	name=$1 source=$2 longest=$3
+	shift 3
+	corpus=$build/fuzz/$name finds=$build/fuzz/finds-$name log=$build/fuzz/$name.log
+	case " ${FUZZ_ONLY:-$name} " in *" $name "*) ;; *) return ;; esac
 	mkdir -p "$corpus" "$finds"
-	if [ "$name" = qcow2 ]; then
-		more=$shared
-		"$build/fuzz/image_tool" seeds "$corpus"
-	elif [ "$name" = state ]; then
-		more="tests/fuzz/state_run.c tests/fuzz/state_seed.c"
-		# shellcheck disable=SC2086
-		clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c $more $libs
-		"$build/fuzz/state_tool" "$corpus"
-	elif [ "$name" = xml ]; then
-		more="$(ls tools/xml/*.c | grep -v /main.c) $(pkg-config --cflags libxml-2.0)"
-		more="$more $build/libapi.a $build/libbase.a -lxml2 -ljson-c -lseccomp"
-		cp tests/data/xml/*.xml "$corpus"
-	elif [ "$name" = wire ]; then
-		longest=4096
-		more="tests/fuzz/wire_run.c $build/libapi.a $build/libbase.a -ljson-c"
-		cp tests/data/wire/* "$corpus"
-	elif [ "$name" = config ]; then
-		longest=193
-		more="tests/fuzz/config_run.c $build/vmm/vm_msg.o"
-	elif [ "$name" = script ]; then
-		longest=8192
-		more="tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c"
-		more="$more -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once"
-		more="$more $build/vmm/vm_msg.o $build/libapi.a $build/libbase.a -ljson-c"
-		cp tests/data/script/* "$corpus"
-	fi
 	# shellcheck disable=SC2086
-	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" $more $libs
+	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" "$@" $libs
 	FUZZ_KEEP=$build TMPDIR=$build "$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 \
 		-print_funcs=0 -max_len="$longest" -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10 -max_total_time="$seconds" \
-		-artifact_prefix="$finds/" "$corpus" || true
+		-artifact_prefix="$finds/" "$corpus" 2>&1 | tee "$log" >&2 || true
 	n=$(find "$finds" -type f | wc -l)
-	echo "fuzz_$name: $n finds in $finds"
+	# libFuzzer's last line of progress has the edges (cov) and the sum of all runs (#).
+	awk -v name="$name" -v n="$n" -v s="$seconds" '/cov: / { line = $0 } END {
+		match(line, /#[0-9]+/); runs = substr(line, RSTART + 1, RLENGTH - 1)
+		match(line, /cov: [0-9]+/); edges = substr(line, RSTART + 5, RLENGTH - 5)
+		printf "fuzz_%s: %d finds, %d runs, %d a second, %d edges\n", name, n, runs, runs / s, edges }' "$log"
 	[ "$n" = 0 ] || found=1
+}
+
+corpus_of() { # NAME: print the folder of its corpus, which exists afterwards
+	mkdir -p "$build/fuzz/$1" && echo "$build/fuzz/$1"
+}
+
+"$build/fuzz/image_tool" seeds "$(corpus_of qcow2)"
+"$build/fuzz/state_tool" "$(corpus_of state)"
+cp tests/data/xml/*.xml "$(corpus_of xml)"
+cp tests/data/wire/* "$(corpus_of wire)"
+cp tests/data/script/* "$(corpus_of script)"
+cp tests/data/manifest/* "$(corpus_of manifest)"
+# The first byte is the size of RAM in MiB. The fields of a bzImage: setup_sects, boot_flag, jump, header, version.
+for elf in build/guests/*.elf; do
+	[ ! -f "$elf" ] || { printf '\077' && cat "$elf"; } >"$(corpus_of boot)/$(basename "$elf")"
 done
+{
+	printf '\077' && head -c 497 /dev/zero && printf '\004' && head -c 12 /dev/zero
+	printf '\125\252\353\146HdrS\017\002' && head -c 6000 /dev/zero
+} >"$(corpus_of boot)/bzimage"
+
+# shellcheck disable=SC2086
+target qcow2 tests/fuzz/fuzz_qcow2.c 524288 $shared
+# shellcheck disable=SC2086
+target state tests/fuzz/fuzz_state.c 524288 $state
+# shellcheck disable=SC2046
+target xml tests/fuzz/fuzz_xml.c 524288 $(find tools/xml -name '*.c' ! -name main.c) $(pkg-config --cflags libxml-2.0) \
+	"$build/libapi.a" -lxml2 -ljson-c -lseccomp
+target wire tests/fuzz/fuzz_wire.c 4096 tests/fuzz/wire_run.c "$build/libapi.a" -ljson-c
+target config tests/fuzz/fuzz_config.c 193 tests/fuzz/config_run.c "$build/vmm/vm_msg.o"
+target script tests/fuzz/fuzz_script.c 8192 tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c \
+	-Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once "$build/vmm/vm_msg.o" "$build/libapi.a" -ljson-c
+for device in blk net console rng pci serial rtc i8042 i6300esb acpi_pm; do
+	target "$device" tests/fuzz/fuzz_device.c 2048 "-DDEVICE=DEVICE_$(echo "$device" | tr a-z A-Z)" -DTEST_SLOW=1 \
+		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka
+done
+target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.a" -ljson-c -lseccomp -lcap-ng
+target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a" -lseccomp -lcap-ng
+target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
+target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/sum.c tools/slirp/udp.c
 exit $found

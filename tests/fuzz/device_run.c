@@ -1,0 +1,356 @@
+#include "tests/fuzz/fuzz_device.h"
+#include "tests/fuzz/fuzz_api.h"
+#include "tests/unit/devices/fixture.h"
+
+#include "base/bytes.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "devices/acpi_pm.h"
+#include "devices/console.h"
+#include "devices/legacy/i6300esb.h"
+#include "devices/legacy/i8042.h"
+#include "devices/legacy/rtc.h"
+#include "devices/legacy/serial.h"
+#include "devices/virtio/virtio_blk.h"
+#include "devices/virtio/virtio_console.h"
+#include "devices/virtio/virtio_net.h"
+#include "devices/virtio/virtio_rng.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SLOT 3
+#define DISK_BYTES (1u << 20)
+#define RING_SIZE 8u
+#define STEPS_MAX 400u
+#define PORTS 2u
+
+struct run {
+	const uint8_t *at;
+	size_t left;
+	struct fixture f;
+	struct device *devs[2];
+	unsigned ndevs;
+	struct drv d;
+	unsigned nqueues; /* that the machine's firmware, so to speak, has set up; 0: the program has to */
+	struct block *block; /* NULL: none */
+	struct console *consoles[PORTS];
+	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */
+};
+
+/* ---- the program's bytes: zeros after its end ---- */
+
+static uint64_t take(struct run *x, unsigned bytes)
+{
+	uint64_t v = 0;
+
+	for (unsigned i = 0; i < bytes && x->left; i++, x->left--)
+		v |= (uint64_t)*x->at++ << 8 * i;
+	return v;
+}
+
+static uint8_t take8(struct run *x)
+{
+	return (uint8_t)take(x, 1);
+}
+
+static size_t take_some(struct run *x, uint8_t *buf, size_t max)
+{
+	size_t want = take8(x), n = MIN(want, MIN(max, x->left));
+
+	memcpy(buf, x->at, n);
+	x->at += n;
+	x->left -= n;
+	return n;
+}
+
+/* ---- the machine ---- */
+
+static void peers_make(struct run *x, unsigned n, int type, int ours[PORTS])
+{
+	for (unsigned i = 0; i < n; i++) {
+		int pair[2];
+
+		must(!socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair));
+		ours[i] = pair[0];
+		x->peers[i] = pair[1];
+	}
+}
+
+static void consoles_make(struct run *x, unsigned n)
+{
+	int ours[PORTS];
+
+	peers_make(x, n, SOCK_STREAM, ours);
+	for (unsigned i = 0; i < n; i++) {
+		must(!console_new(x->f.host.loop, "hvc", &x->consoles[i], NULL));
+		must(!console_attach(x->consoles[i], ours[i], true, NULL));
+	}
+}
+
+static int blk_make(struct run *x, struct device **ret)
+{
+	struct block_layer layer = { .fd = memfd_create("disk", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW };
+	struct block_open o = { .layers = &layer, .nlayers = 1, .no_lock = true };
+	struct virtio_blk_config c = { .name = "vda", .loop = x->f.host.loop, .serial = "CAIRN-0001", .queues = 2,
+		.queue_size = 16, .slot = SLOT, .errors = take8(x) % 3 };
+
+	must(layer.fd >= 0 && !ftruncate(layer.fd, DISK_BYTES));
+	must(!block_open(x->f.host.loop, &o, &x->block, NULL));
+	c.block = x->block;
+	return virtio_blk_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
+static int net_make(struct run *x, struct device **ret)
+{
+	struct virtio_net_config c = { .name = "net0", .loop = x->f.host.loop, .mac = { 2, 0, 0, 0, 0, 1 }, .user = true,
+		.slot = SLOT };
+	int ours[PORTS];
+
+	peers_make(x, 1, SOCK_SEQPACKET, ours);
+	c.tap_fd = ours[0];
+	return virtio_net_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
+static int console_make(struct run *x, struct device **ret)
+{
+	struct virtio_console_port_config ports[PORTS] = { { 0 }, { .name = "org.cairn.test" } };
+	struct virtio_console_config c = { .name = "virtio-console0", .ports = ports, .nports = PORTS, .slot = SLOT };
+
+	consoles_make(x, PORTS);
+	for (unsigned i = 0; i < PORTS; i++)
+		ports[i].console = x->consoles[i];
+	return virtio_console_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
+static int serial_make(struct run *x, struct device **ret)
+{
+	struct serial_config c = { .name = "serial0" };
+
+	consoles_make(x, 1);
+	c.console = x->consoles[0];
+	return serial_new(&x->f.host, x->f.pio, &c, ret, NULL);
+}
+
+static int device_make(struct run *x, enum device_kind kind, struct device **ret)
+{
+	struct dev_host *h = &x->f.host;
+
+	switch (kind) {
+	case DEVICE_BLK:
+		return blk_make(x, ret);
+	case DEVICE_NET:
+		return net_make(x, ret);
+	case DEVICE_CONSOLE:
+		return console_make(x, ret);
+	case DEVICE_PCI:
+	case DEVICE_RNG:
+		return virtio_rng_new(h, x->f.pci, "rng0", SLOT, ret, NULL);
+	case DEVICE_SERIAL:
+		return serial_make(x, ret);
+	case DEVICE_RTC:
+		return rtc_new(h, x->f.pio, ret, NULL);
+	case DEVICE_I8042:
+		return i8042_new(h, x->f.pio, ret, NULL);
+	case DEVICE_I6300ESB:
+		return i6300esb_new(h, x->f.pci, SLOT, ret, NULL);
+	default:
+		return acpi_pm_new(h, x->f.pio, ret, NULL);
+	}
+}
+
+/* Let the driver's program begin where a driver has set up the device, unless the input wants to do that itself. */
+static void driver_start(struct run *x)
+{
+	uint8_t how = take8(x);
+	uint64_t features = take(x, 8);
+
+	if (how & 1)
+		return;
+	drv_init(&x->d, &x->f, SLOT, ~features, !(how & 2));
+	x->nqueues = MIN((unsigned)fx_read(&x->f, x->d.common + 18, 2), (unsigned)ARRAY_SIZE(x->d.q));
+	for (unsigned q = 0; q < x->nqueues; q++)
+		drv_queue_setup(&x->d, q, RING_SIZE);
+	drv_ok(&x->d);
+}
+
+static void machine_make(struct run *x, enum device_kind kind)
+{
+	fx_init(&x->f);
+	for (unsigned i = 0; i < PORTS; i++)
+		x->peers[i] = -1;
+	if (kind == DEVICE_PCI)
+		must(!i6300esb_new(&x->f.host, x->f.pci, SLOT + 1, &x->devs[x->ndevs++], NULL));
+	must(!device_make(x, kind, &x->devs[x->ndevs]));
+	x->ndevs++;
+	if (kind <= DEVICE_RNG)
+		driver_start(x);
+}
+
+static void machine_free(struct run *x)
+{
+	for (unsigned i = 0; i < x->ndevs; i++)
+		x->devs[i]->ops->free(x->devs[i]);
+	for (unsigned i = 0; i < PORTS; i++) {
+		console_free(x->consoles[i]);
+		if (x->peers[i] >= 0)
+			close(x->peers[i]);
+	}
+	if (x->block)
+		block_close(x->block);
+	fx_done(&x->f);
+}
+
+/* Finish the disk's requests: in a VM its own thread does so while another one resets or pauses the device. */
+static void disk_drain(struct run *x)
+{
+	while (x->block && block_in_flight(x->block))
+		loop_run_once(x->f.host.loop, 1000000);
+}
+
+/* ---- steps ---- */
+
+static uint64_t register_take(struct run *x)
+{
+	const uint64_t bases[] = { x->d.common, x->d.notify, x->d.isr, x->d.device, x->d.msix, FX_MMIO32, FX_ECAM };
+	uint8_t which = take8(x);
+
+	if (which % 8 == 7)
+		return take(x, 8);
+	return bases[which % 8] + (take(x, 2) & (which % 8 >= 5 ? 0xffff : 0x7f));
+}
+
+static void descriptor_put(struct run *x)
+{
+	struct drv_queue *q = &x->d.q[take8(x) % MAX(x->nqueues, 1u)];
+	unsigned i = take8(x) % RING_SIZE;
+	uint64_t gpa = take8(x) % 16 ? take(x, 2) << 4 : take(x, 8);
+	uint32_t bytes = take8(x) % 4 ? (uint32_t)take(x, 1) : (uint32_t)take(x, 4);
+	uint16_t flags = take8(x) & 7, next = take8(x) % (RING_SIZE + 1);
+
+	if (x->nqueues)
+		drv_desc(q, i, gpa, bytes, flags, next);
+}
+
+static void publish(struct run *x)
+{
+	struct drv_queue *q = &x->d.q[take8(x) % MAX(x->nqueues, 1u)];
+	unsigned head = take8(x) % (RING_SIZE + 1);
+
+	if (!x->nqueues)
+		return;
+	drv_publish(q, head);
+	drv_kick(q);
+}
+
+static void memory_write(struct run *x)
+{
+	uint64_t gpa = take8(x) % 4 ? take(x, 2) << 2 : take(x, 3) % (FX_LOW_BYTES - 256);
+	uint8_t bytes[256];
+	size_t n = take_some(x, bytes, sizeof(bytes));
+
+	memcpy(fx_ram(&x->f, gpa), bytes, n);
+}
+
+static void peer_act(struct run *x)
+{
+	int fd = x->peers[take8(x) % PORTS];
+	uint8_t bytes[4096] = { 0 };
+	size_t n = take_some(x, bytes, sizeof(bytes)), more = take(x, 2) % (sizeof(bytes) - n);
+
+	if (fd < 0)
+		return;
+	while (recv(fd, bytes + n, sizeof(bytes) - n, MSG_DONTWAIT) > 0)
+		;
+	(void)!send(fd, bytes, n + more, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void state_check(struct run *x, struct device *d)
+{
+	struct fx_state first, second;
+
+	if (d->ops->pause)
+		d->ops->pause(d);
+	fx_save(d, &first);
+	must(!fx_load(d, &first));
+	fx_save(d, &second);
+	must(first.len == second.len && !memcmp(first.buf, second.buf, first.len));
+	if (d->ops->resume)
+		d->ops->resume(d);
+	free(first.buf);
+	free(second.buf);
+	fx_run(&x->f, 1);
+}
+
+static void step(struct run *x)
+{
+	unsigned what = take8(x) % 12, size = 1u << (take8(x) & 3);
+	uint64_t at;
+
+	switch (what) {
+	case 0:
+	case 1:
+		at = register_take(x);
+		disk_drain(x);
+		if (what)
+			fx_read(&x->f, at, size);
+		else
+			fx_write(&x->f, at, size, take(x, size));
+		return;
+	case 2:
+		at = take(x, 2);
+		fx_out(&x->f, (uint16_t)at, MIN(size, 4u), (uint32_t)take(x, MIN(size, 4u)));
+		return;
+	case 3:
+		fx_in(&x->f, (uint16_t)take(x, 2), MIN(size, 4u));
+		return;
+	case 4:
+		at = take(x, 2);
+		disk_drain(x);
+		fx_cfg_write(&x->f, SLOT + (at >> 8) % 2, at & 0xfc, MIN(size, 4u), (uint32_t)take(x, MIN(size, 4u)));
+		return;
+	case 5:
+		memory_write(x);
+		return;
+	case 6:
+		descriptor_put(x);
+		return;
+	case 7:
+		publish(x);
+		return;
+	case 8:
+		peer_act(x);
+		return;
+	case 9:
+		disk_drain(x);
+		if (size == 8)
+			state_check(x, x->devs[x->ndevs - 1]);
+		else if (size == 4)
+			x->devs[x->ndevs - 1]->ops->reset(x->devs[x->ndevs - 1]);
+		return;
+	default:
+		fx_run(&x->f, size);
+		return;
+	}
+}
+
+unsigned device_run(enum device_kind kind, const uint8_t *input, size_t len)
+{
+	struct run x = { .at = input, .left = len };
+	unsigned answered = 0;
+
+	machine_make(&x, kind);
+	for (unsigned i = 0; i < STEPS_MAX && x.left; i++)
+		step(&x);
+	fx_run(&x.f, 2);
+	disk_drain(&x);
+	for (unsigned q = 0; q < x.nqueues; q++)
+		answered += drv_used_idx(&x.d.q[q]);
+	for (unsigned i = 0; i < x.ndevs; i++)
+		state_check(&x, x.devs[i]);
+	disk_drain(&x);
+	machine_free(&x);
+	return answered;
+}

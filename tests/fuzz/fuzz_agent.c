@@ -1,0 +1,116 @@
+/* fuzz_agent: libFuzzer target for what a guest's agent, or whatever is in its place, sends to the host. An input is a
+ * sequence of steps: an answer's bytes, a request of the host, a change of the port. The parsers also get the whole
+ * input as one line. */
+#include "tests/fuzz/fuzz_api.h"
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "vmm/agent/agent.h"
+#include "vmm/vm_msg.h"
+
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+/* What the requests under way refer to; each done() is called at most once. */
+struct asked {
+	struct vm_addresses addresses;
+	unsigned open;
+};
+
+static void answered(void *opaque, int r, const struct err *e)
+{
+	struct asked *x = opaque;
+
+	must(x->open && (!r || e->msg[0]));
+	x->open--;
+}
+
+static void request(struct agent *a, unsigned which, struct asked *x)
+{
+	struct err e;
+	int r = -1;
+
+	switch (which) {
+	case 0:
+		r = agent_freeze(a, answered, x, &e);
+		break;
+	case 1:
+		agent_thaw(a);
+		break;
+	case 2:
+		r = agent_addresses(a, &x->addresses, answered, x, &e);
+		break;
+	case 3:
+		r = agent_shutdown(a, false, answered, x, &e);
+		break;
+	case 4:
+		r = agent_tell(a, "the host says so", answered, x, &e);
+		break;
+	case 5:
+		agent_set_time(a);
+		break;
+	case 6:
+		agent_port(a, true, false);
+		break;
+	default:
+		agent_port(a, false, false);
+		break;
+	}
+	x->open += !r;
+}
+
+static void talk(const uint8_t *data, size_t len)
+{
+	struct asked x = { .open = 0 };
+	struct loop *l;
+	struct agent *a;
+	char said[4096];
+	int pair[2];
+
+	must(!loop_new(16, &l, NULL));
+	must(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
+	must(!agent_new(l, pair[0], NULL, &a, NULL));
+	agent_port(a, true, false);
+	while (len) {
+		size_t n = data[0] < 8 ? 0 : MIN((size_t)data[0] - 7, len - 1);
+
+		if (!n)
+			request(a, data[0], &x);
+		else if (write(pair[1], data + 1, n) < 0)
+			break;
+		data += n + 1;
+		len -= n + 1;
+		loop_run_once(l, 0);
+		while (read(pair[1], said, sizeof(said)) > 0)
+			;
+	}
+	close(pair[1]);
+	for (unsigned i = 0; i < 4; i++)
+		loop_run_once(l, 0);
+	agent_free(a);
+	loop_free(l);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+	struct vm_addresses addresses;
+	struct agent_answer answer;
+	char name[AGENT_HOSTNAME_MAX + 1], text[64];
+	size_t n = MIN(len, sizeof(text) - 1);
+
+	log_set_level(LOG_LEVEL_ERROR);
+	agent_answer_parse((const char *)data, len, &answer);
+	must(memchr(answer.desc, 0, sizeof(answer.desc)));
+	agent_addresses_parse((const char *)data, len, &addresses);
+	memcpy(text, data, n);
+	text[n] = 0;
+	agent_hostname(text, name);
+	must(memchr(name, 0, sizeof(name)));
+	talk(data, len);
+	return 0;
+}
