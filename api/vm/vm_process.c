@@ -3,6 +3,7 @@
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm_spawn.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -47,7 +48,10 @@ struct vm_process {
 	char name[64]; /* the VM's name for the daemon's log */
 	pid_t pid;
 	int pidfd, sock, end_fd;
-	struct loop_watch *pid_watch, *sock_watch;
+	/* Until it is NULL, the process is being spawned, and pid is unknown. */
+	struct vm_spawn *spawn;
+	struct err *spawn_error; /* NULL: none */
+	struct loop_watch *pid_watch, *sock_watch, *spawn_watch;
 	struct loop_timer *timer;      /* armed for the earliest deadline of a request */
 	struct loop_timer *kill_timer;
 	struct vm_request *first, **last;
@@ -110,6 +114,7 @@ static void process_release(struct vm_process *p)
 		free(r->body);
 		free(r);
 	}
+	free(p->spawn_error);
 	free(p);
 }
 
@@ -488,6 +493,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 }
 
 static void process_end(struct vm_process *p);
+static void spawn_settle(struct vm_process *p);
 
 static void sock_ready(void *opaque, unsigned revents)
 {
@@ -495,9 +501,11 @@ static void sock_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	p->busy++;
-	messages_take(p, MESSAGES_PER_ROUND);
+	spawn_settle(p); /* its first message may be handled before spawn_ready() */
+	if (!p->spawn_error)
+		messages_take(p, MESSAGES_PER_ROUND);
 	/* Without a watch on the pid, the end of the channel is the only sign of the process's end. */
-	if (!p->freed && p->sock < 0 && !p->pid_watch)
+	if (!p->freed && (p->spawn_error || (p->sock < 0 && !p->pid_watch)))
 		process_end(p);
 	busy_end(p);
 }
@@ -539,6 +547,8 @@ static void process_end(struct vm_process *p)
 			"may have been carried out: look, and repeat it if it was not");
 	if (p->end.said && p->end.event.detail[0])
 		err_set(&e, -ESRCH, ERR_GENERIC, "%s", p->end.event.detail);
+	if (p->spawn_error)
+		e = *p->spawn_error;
 	while (p->first && !p->freed)
 		request_finish(p, p->first, -ESRCH, NULL, &e);
 	if (moved)
@@ -554,6 +564,56 @@ static void pid_ready(void *opaque, unsigned revents)
 	(void)revents;
 	p->busy++;
 	process_end(p);
+	busy_end(p);
+}
+
+/* ---- the process that is being spawned ---- */
+
+/* Learn the pid of the child and watch it. The child that cannot be watched is killed. */
+static int child_found(struct vm_process *p, struct err *e)
+{
+	int r;
+
+	p->pidfd = pidfd_open(p->pid, 0);
+	r = p->pidfd < 0 ? -errno : loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch);
+	if (!r) {
+		if (p->killed)
+			pidfd_send_signal(p->pidfd, SIGKILL, NULL, 0);
+		return 0;
+	}
+	kill(p->pid, SIGKILL);
+	waitpid(p->pid, NULL, 0);
+	return err_set_errno(e, r, "cannot watch the VM process");
+}
+
+/* Wait until the process is spawned, if it is not. Sets spawn_error if there is no process. */
+static void spawn_settle(struct vm_process *p)
+{
+	struct err e;
+	int r;
+
+	if (!p->spawn)
+		return;
+	loop_unwatch(p->spawn_watch);
+	p->spawn_watch = NULL;
+	r = vm_spawn_end(STEAL_PTR(p->spawn), &p->pid, &e);
+	if (!r)
+		r = child_found(p, &e);
+	if (!r)
+		return;
+	p->spawn_error = must_alloc(malloc(sizeof(e)));
+	*p->spawn_error = e;
+}
+
+static void spawn_ready(void *opaque, unsigned revents)
+{
+	struct vm_process *p = opaque;
+
+	(void)revents;
+	p->busy++;
+	spawn_settle(p);
+	if (p->spawn_error)
+		process_end(p);
 	busy_end(p);
 }
 
@@ -660,6 +720,7 @@ void vm_process_free(struct vm_process *p)
 {
 	if (!p || p->freed)
 		return;
+	spawn_settle(p);
 	loop_unwatch(p->pid_watch);
 	loop_unwatch(p->sock_watch);
 	loop_timer_free(p->timer);
@@ -680,27 +741,14 @@ static void process_free_p(struct vm_process **p)
 	vm_process_free(*p);
 }
 
+/* End the child and reap it, after an error. */
 static void child_kill(struct vm_process *p)
 {
+	spawn_settle(p);
+	if (p->spawn_error)
+		return;
 	kill(p->pid, SIGKILL);
 	waitpid(p->pid, NULL, 0);
-}
-
-static int child_spawn(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int fd, struct err *e)
-{
-	int r = paths->sandbox ? vm_sandbox_check(paths->sandbox, e) : 0;
-
-	if (!r)
-		r = vm_process_spawn(paths, option, fd, &p->pid, e);
-	if (r < 0)
-		return r;
-	p->child = p->ends_consoles = true;
-	p->pidfd = pidfd_open(p->pid, 0);
-	if (p->pidfd >= 0)
-		return 0;
-	r = -errno;
-	child_kill(p);
-	return err_set_errno(e, r, "cannot watch the VM process");
 }
 
 static int process_watch(struct vm_process *p)
@@ -712,29 +760,47 @@ static int process_watch(struct vm_process *p)
 	return r;
 }
 
+/* Begin to spawn the process, and watch what there is. sock: taken. */
+static int child_begin(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int sock, struct err *e)
+{
+	int r = paths->sandbox ? vm_sandbox_check(paths->sandbox, e) : 0;
+
+	if (r < 0)
+		close(sock);
+	else
+		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
+	if (r < 0)
+		return r;
+	p->child = p->ends_consoles = true;
+	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
+	if (!r)
+		r = process_watch(p);
+	if (!r)
+		return 0;
+	child_kill(p);
+	return err_set_errno(e, r, "cannot watch the VM process");
+}
+
 int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const struct vm_process_ops *ops, void *opaque,
 	struct vm_process **ret_p, struct err *e)
 {
 	struct vm_process *p CLEANUP(process_free_p) = NULL;
-	CLEANUP_CLOSE int listening = -1;
-	int r = process_new(l, paths, ops, opaque, &p);
+	int listening = -1, r = process_new(l, paths, ops, opaque, &p);
 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot start a VM process");
 	r = vm_socket_listen(paths->run_dir, paths->name, &listening, e);
-	if (!r)
-		r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
-	if (!r)
-		r = child_spawn(p, paths, VM_PROCESS_LISTEN, listening, e);
 	if (r < 0)
 		return r;
-	r = process_watch(p);
+	r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
 	if (r < 0) {
-		child_kill(p);
-		return err_set_errno(e, r, "cannot watch the VM process");
+		close(listening);
+		return err_set_errno(e, r, "cannot connect to the VM process's socket");
 	}
-	*ret_p = STEAL_PTR(p);
-	return 0;
+	r = child_begin(p, paths, VM_PROCESS_LISTEN, listening, e);
+	if (!r)
+		*ret_p = STEAL_PTR(p);
+	return r;
 }
 
 void vm_process_configure(struct vm_process *p, const struct config *c,
@@ -776,7 +842,6 @@ int vm_process_start_successor(struct loop *l, const struct vm_process_paths *pa
 {
 	struct vm_process *p CLEANUP(process_free_p) = NULL;
 	CLEANUP_CLOSE int ours = -1;
-	CLEANUP_CLOSE int theirs = -1;
 	int pair[2], r = process_new(l, paths, ops, opaque, &p);
 
 	if (r < 0)
@@ -784,14 +849,13 @@ int vm_process_start_successor(struct loop *l, const struct vm_process_paths *pa
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "cannot start a VM process");
 	ours = pair[0];
-	theirs = pair[1];
-	r = child_spawn(p, paths, VM_PROCESS_TAKE_OVER, theirs, e);
+	r = child_begin(p, paths, VM_PROCESS_TAKE_OVER, pair[1], e);
 	if (r < 0)
 		return r;
-	r = process_watch(p);
-	if (r < 0) {
-		child_kill(p);
-		return err_set_errno(e, r, "cannot watch the VM process");
+	spawn_settle(p); /* the handover begins at once */
+	if (p->spawn_error) {
+		*e = *p->spawn_error;
+		return -ECHILD;
 	}
 	*ret_pair = steal_fd(&ours);
 	*ret_p = STEAL_PTR(p);

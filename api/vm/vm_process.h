@@ -69,8 +69,8 @@ struct vm_answer {
 
 #define VM_PROCESS_NO_TIMEOUT UINT64_MAX
 
-/* Spawn the program and connect to it. The process waits for vm_process_configure(), and ends if the channel closes
- * before.
+/* Spawn the program, on a thread, and connect to it. The process waits for vm_process_configure(), and ends if the
+ * channel closes before. If it cannot be spawned, the requests fail with the reason, and gone() is called.
  * Returns 0; -errno, and then no callback comes. */
 int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,
 	struct vm_process **ret_p, struct err *e);

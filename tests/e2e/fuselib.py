@@ -42,7 +42,7 @@ class Op(enum.IntEnum):
 # ---- the test's side ----
 
 class Fuse:
-    """One folder of files. Any user may read, write, make and remove files there."""
+    """One folder of files. Any user may read, write, execute, make and remove files there."""
 
     def __init__(self, folder, control):
         self.folder = folder
@@ -141,6 +141,9 @@ class Server:
     def do_add(self, name, content):
         self.files[name] = File(self.node_new(), bytes.fromhex(content))
 
+    def do_forget(self, name):
+        del self.files[name]
+
     def do_hang(self, operations, after):
         self.hung.update(dict.fromkeys(operations, after))
 
@@ -206,7 +209,7 @@ class Server:
         return next((f for f in self.files.values() if f.node == node), File(node))  # a removed file is empty
 
     def attributes(self, node):
-        size, mode = len(self.of_node(node).content), stat.S_IFREG | 0o666
+        size, mode = len(self.of_node(node).content), stat.S_IFREG | 0o777
         if node == ROOT:
             mode = stat.S_IFDIR | 0o777
         return struct.pack("<6Q10I", node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)

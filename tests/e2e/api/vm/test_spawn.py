@@ -1,0 +1,62 @@
+"""VM processes are spawned on threads: the daemon answers while the host loads their program."""
+
+import pytest
+
+from conftest import BUILD, Daemon, QmpError, until
+from fuselib import Op, fuse
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A daemon whose VM program lies on a file system that may stop answering."""
+    program = f'#!/bin/sh\nexec "{BUILD}/helpers/fake_vm" "$@"\n'.encode()
+    with fuse(tmp_path / "programs", vm=program) as files:
+        d = Daemon(tmp_path, vm_program=files["vm"])
+        d.files = files
+        d.define("vm1")
+        try:
+            yield d
+        finally:
+            files.release()
+            d.close()
+
+
+def start_hangs(slow):
+    """Begin a start whose process does not get as far as its program. Return the client."""
+    slow.files.hang(Op.LOOKUP)
+    q = slow.qmp()
+    q.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
+    until(lambda: Op.LOOKUP in slow.files.hanging())
+    return q
+
+
+def test_daemon_answers_while_a_program_is_loaded(slow):
+    q = start_hangs(slow)
+    slow.define("vm2")
+    assert slow.info("vm1")["state"] == "shut off"
+    with pytest.raises(QmpError, match="is being started"):
+        slow.qmp().run("vm-undefine", vm="vm1")
+    slow.files.release()
+    assert "return" in q.answer()
+    assert slow.info("vm1")["state"] == "running" and len(slow.children()) == 1
+
+
+def test_vm_can_be_destroyed_while_its_program_is_loaded(slow):
+    start, q = start_hangs(slow), slow.qmp()
+    q.send(b'{"execute":"vm-destroy","arguments":{"vm":"vm1"}}')
+    for _ in range(2):  # the daemon has read what came before
+        assert slow.info("vm1")["state"] == "shut off"
+    slow.files.release()
+    assert "return" in q.answer()
+    start.answer()  # a success, if the process was ready before it was killed
+    assert slow.info("vm1")["state"] == "shut off" and not slow.children()
+
+
+def test_program_that_cannot_be_loaded_fails_the_start(slow):
+    q = start_hangs(slow)
+    slow.files.ask("forget", "vm")
+    slow.files.release()
+    error = q.answer()["error"]["desc"]
+    assert "programs/vm: No such file or directory" in error
+    assert slow.info("vm1")["state"] == "shut off" and not slow.children()
+    slow.qmp().run("vm-undefine", vm="vm1")
