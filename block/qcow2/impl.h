@@ -134,6 +134,8 @@ struct meta_set {
 /* Returns 0; -ENOMEM; -EDQUOT: the budget does not allow it. */
 int meta_add(struct meta_set *m, uint64_t cluster, enum meta_kind k);
 void meta_remove(struct meta_set *m, uint64_t cluster);
+/* Returns the most memory that the set takes while n clusters are added. */
+uint64_t meta_bytes_after(const struct meta_set *m, uint64_t n);
 enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
 /* Returns the first cluster of [cluster, end) in the set; `end` if there is none. */
 uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end);

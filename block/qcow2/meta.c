@@ -25,9 +25,23 @@ static size_t meta_slot(const struct meta_set *m, uint64_t cluster)
 	return i;
 }
 
+static uint64_t cap_bytes(uint64_t cap)
+{
+	return cap * (sizeof(*((struct meta_set *)NULL)->keys) + 1);
+}
+
 static uint64_t meta_bytes(const struct meta_set *m)
 {
-	return m->cap * (sizeof(*m->keys) + 1);
+	return cap_bytes(m->cap);
+}
+
+uint64_t meta_bytes_after(const struct meta_set *m, uint64_t n)
+{
+	uint64_t cap = MAX(m->cap, 64u), before = 0;
+
+	for (; (m->used + n) * 2 > cap; cap *= 2)
+		before = cap;
+	return cap_bytes(cap) + cap_bytes(before);
 }
 
 static int meta_grow(struct meta_set *m)

@@ -178,8 +178,7 @@ int qcow2_pack_add(struct qcow2_pack *p, uint64_t off, const void *data, size_t 
 
 int qcow2_pack_finish(struct qcow2_pack *p, struct err *e)
 {
-	CLEANUP_FREE uint8_t *l1 = malloc(MAX(p->h.l1_size, 1u) * 8ULL);
-	int r = l1 ? l2_flush(p) : -ENOMEM;
+	int r = l2_flush(p);
 
 	if (!r)
 		r = stream_align(p);
@@ -187,10 +186,11 @@ int qcow2_pack_finish(struct qcow2_pack *p, struct err *e)
 		r = buffer_write(p);
 	if (!r && ftruncate(p->fd, (off_t)p->at) < 0)
 		r = -errno;
-	for (uint32_t i = 0; i < p->h.l1_size && !r; i++)
-		store_be64(l1 + i * 8ULL, p->l1[i]);
-	if (!r)
-		r = pwrite_full(p->fd, l1, p->h.l1_size * 8ULL, (off_t)p->h.l1_offset);
+	if (!r) {
+		for (uint32_t i = 0; i < p->h.l1_size; i++)
+			p->l1[i] = htobe64(p->l1[i]);
+		r = pwrite_full(p->fd, p->l1, p->h.l1_size * 8ULL, (off_t)p->h.l1_offset);
+	}
 	if (r < 0)
 		return err_set_errno(e, r, "cannot write the image");
 	r = qcow2_refcounts_rebuild(p->fd, &p->h, p->h.refcount_order, e);

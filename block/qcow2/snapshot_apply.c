@@ -41,8 +41,7 @@ struct apply {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	uint64_t l1_offset, disk_bytes;
 	uint32_t from; /* number of entries of the snapshot's L1 that map the disk; those behind them are not used */
-	uint8_t *buf;
-	uint64_t buf_bytes;
+	uint8_t *buf; /* the new L1 as the file gets it */
 	struct counter count;
 	uint32_t next;
 	struct table l1; /* the new L1; after the switch, the old one */
@@ -96,6 +95,7 @@ static int step_find(struct apply *a)
 	struct qcow2 *q = a->o.task.q;
 	const struct qcow2_snapshot_info *s;
 	int r = snapshots_load(q, &a->o.err);
+	uint64_t bytes;
 
 	s = r < 0 ? NULL : snapshot_find(q, a->id);
 	if (!r && !s)
@@ -109,28 +109,25 @@ static int step_find(struct apply *a)
 		r = bitmaps_resize_begin(q, ROUND_DOWN(s->disk_bytes, 512), &a->o.err);
 	if (r < 0)
 		return r;
-	a->buf_bytes = ROUND_UP(MAX(a->l1.cap * 8ULL, a->from * 8ULL), 4096);
-	a->buf = io_buffer_new(a->buf_bytes);
-	a->l1.entries = calloc(a->l1.cap, sizeof(uint64_t));
-	if (!a->buf || !a->l1.entries ||
-		bitmap_init(&a->l1.dirty, DIV_ROUND_UP(a->l1.cap * 8ULL, q->slice_bytes)) < 0)
+	bytes = ROUND_UP(MAX(a->l1.cap, a->from) * 8ULL, 4096);
+	a->l1.entries = io_buffer_new(bytes);
+	if (!a->l1.entries || bitmap_init(&a->l1.dirty, DIV_ROUND_UP(a->l1.cap * 8ULL, q->slice_bytes)) < 0)
 		return -ENOMEM;
 	a->o.phase = APPLY_LOADED;
-	return task_read(&a->o.task, a->buf, a->buf_bytes, a->l1_offset);
+	return task_read(&a->o.task, a->l1.entries, bytes, a->l1_offset);
 }
 
 static int step_loaded(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
-	int r = snapshot_l1_take(q, a->buf, a->from, a->l1.entries, &a->o.err);
+	int r = snapshot_l1_take(q, a->l1.entries, a->from, &a->o.err);
 
 	if (r < 0)
 		return r;
-	memset(a->buf, 0, a->buf_bytes);
-	for (uint32_t i = 0; i < a->l1.n; i++)
-		store_be64(a->buf + i * 8ULL, a->l1.entries[i]);
+	for (uint32_t i = a->from; i < a->l1.cap; i++)
+		a->l1.entries[i] = 0;
 	a->o.phase = APPLY_MARK;
-	return counter_init(&a->count, q, a->l1.entries, a->l1.n);
+	return counter_borrow(&a->count, q, a->l1.entries, a->l1.n);
 }
 
 static int step_mark(struct apply *a)
@@ -169,6 +166,17 @@ static int step_place(struct apply *a)
 	a->l1.offset = a->place.first << q->cluster_bits;
 	a->o.phase = APPLY_WRITE;
 	return 0;
+}
+
+static int step_write(struct apply *a)
+{
+	a->buf = io_buffer_new(a->l1.cap * 8ULL);
+	if (!a->buf)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < a->l1.cap; i++)
+		store_be64(a->buf + i * 8ULL, a->l1.entries[i]);
+	a->o.phase = a->with_info ? APPLY_TABLE : APPLY_FLUSH;
+	return task_write(&a->o.task, a->buf, a->l1.cap * 8ULL, a->l1.offset);
 }
 
 static int step_hold(struct apply *a)
@@ -307,8 +315,7 @@ static int apply_phase_step(struct apply *a)
 	case APPLY_PLACE:
 		return step_place(a);
 	case APPLY_WRITE:
-		a->o.phase = a->with_info ? APPLY_TABLE : APPLY_FLUSH;
-		return task_write(t, a->buf, a->l1.cap * 8ULL, a->l1.offset);
+		return step_write(a);
 	case APPLY_TABLE:
 		r = table_swap_write(&a->swap, t);
 		if (r != TASK_DONE)

@@ -227,14 +227,17 @@ static int step_load(struct block_snapshot *s)
 
 static int step_loaded(struct block_snapshot *s)
 {
-	CLEANUP_FREE uint64_t *entries = calloc(s->from_n + 1u, sizeof(*entries));
-	CLEANUP_FREE uint8_t *buf = STEAL_PTR(s->l1_buf);
-	int r = entries ? snapshot_l1_take(s->q, buf, s->from_n, entries, &s->err) : -ENOMEM;
+	uint64_t *entries = (uint64_t *)(void *)s->l1_buf;
+	int r = snapshot_l1_take(s->q, entries, s->from_n, &s->err);
 
 	if (!r)
-		r = counter_init(&s->frozen, s->q, entries, s->from_n);
-	if (r < 0)
+		r = counter_borrow(&s->frozen, s->q, entries, s->from_n);
+	if (r < 0) {
 		s->frozen.n = 0;
+	} else {
+		s->frozen.own = entries;
+		s->l1_buf = NULL;
+	}
 	s->phase = CREATE_COUNT;
 	return r;
 }

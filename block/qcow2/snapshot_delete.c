@@ -31,9 +31,8 @@ struct delete {
 	struct block_snapshot_info info;
 	struct table_swap swap;
 	struct contig l1;
-	uint64_t *entries;
+	uint64_t *entries; /* of the snapshot's L1: as in the file, then offsets */
 	uint32_t n;
-	uint8_t *buf;
 	struct release release;
 	struct recopy recopy;
 	struct tail_trim trim;
@@ -98,14 +97,13 @@ static int delete_entry(struct delete *d, size_t i)
 	for (uint32_t c = 0; c < d->l1.n; c++)
 		if (meta_find(&q->meta, d->l1.first + c) == META_CONFLICT)
 			return qcow2_corrupt(q, "the L1 table of snapshot %s is also used as another table", s->id);
-	d->buf = io_buffer_new(padded);
-	d->entries = calloc(d->n + 1u, sizeof(*d->entries));
-	if (!d->buf || !d->entries)
+	d->entries = io_buffer_new(padded);
+	if (!d->entries)
 		return -ENOMEM;
 	snapshot_entry_done(s);
 	memmove(s, s + 1, (d->swap.n - i - 1) * sizeof(*s));
 	d->swap.n--;
-	return task_read(&d->o.task, d->buf, padded, d->l1.first << q->cluster_bits);
+	return task_read(&d->o.task, d->entries, padded, d->l1.first << q->cluster_bits);
 }
 
 static int step_find(struct delete *d)
@@ -130,7 +128,7 @@ static void release_begin(struct delete *d)
 	struct qcow2 *q = d->o.task.q;
 
 	for (uint32_t i = 0; i < d->n; i++) {
-		uint64_t e = load_be64(d->buf + i * 8ULL);
+		uint64_t e = be64toh(d->entries[i]);
 
 		/* An invalid entry names nothing that could be freed. */
 		d->entries[i] = e & QCOW2_L1_RESERVED ? 0 : e & QCOW2_OFFSET_MASK;
@@ -285,7 +283,6 @@ static void delete_end(struct task *t, int res)
 	t->q->snapshot_busy = false;
 	table_swap_done(&d->swap);
 	free(d->entries);
-	free(d->buf);
 	snapshot_op_finish(&d->o, res);
 	free(d);
 }

@@ -110,7 +110,8 @@ struct count_job {
 };
 struct counter {
 	struct qcow2 *q;
-	uint64_t *entries; /* offsets of the L1's entries; owned */
+	const uint64_t *entries; /* offsets of the L1's entries */
+	uint64_t *own; /* NULL: the entries are borrowed */
 	uint8_t *state;
 	uint32_t n, done;
 	struct count_job *jobs;
@@ -118,6 +119,8 @@ struct counter {
 };
 /* Prepare to count the tables of an L1. entries: copied. Returns 0 or -ENOMEM. */
 int counter_init(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n);
+/* Like counter_init(). entries: offsets; borrowed until counter_done(). */
+int counter_borrow(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n);
 void counter_done(struct counter *c);
 /* Count table `index`. Returns 0 when it is counted; -EINPROGRESS; -errno. */
 int counter_count(struct counter *c, uint32_t index, struct wait *w);
@@ -165,9 +168,10 @@ int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const u
 void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
 /* Returns the number of L1 entries for the snapshot's disk. The further entries hold VM state. */
 uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
-/* Check n entries of a snapshot's L1 as the file has them, get the tables' offsets, and mark tables that have no
- * mark yet META_INACTIVE_L2. Returns 0; -EINVAL. */
-int snapshot_l1_take(struct qcow2 *q, const uint8_t *buf, uint32_t n, uint64_t *ret_entries, struct err *e);
+/* Check n entries of a snapshot's L1 as the file has them, replace them by the tables' offsets, and mark tables that
+ * have no mark yet META_INACTIVE_L2.
+ * Returns 0; -EINVAL; -EDQUOT if the marks need more memory than the image may have. */
+int snapshot_l1_take(struct qcow2 *q, uint64_t *entries, uint32_t n, struct err *e);
 
 /* Serialize the list, padded to whole clusters, and complete entries that lack QEMU's extra data; list[].table_bytes
  * is set. ret_buf: owned by the caller; NULL for an empty list. Returns 0; -EFBIG; -ENOMEM. */

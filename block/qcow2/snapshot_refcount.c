@@ -15,18 +15,30 @@
 
 static void count_job_run(struct count_job *j);
 
-int counter_init(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n)
+int counter_borrow(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n)
 {
-	*c = (struct counter){ .q = q, .n = n };
-	c->entries = calloc(n + 1u, sizeof(*c->entries));
+	*c = (struct counter){ .q = q, .n = n, .entries = entries };
 	c->state = calloc(n + 1u, 1);
-	if (!c->entries || !c->state) {
+	if (!c->state) {
 		counter_done(c);
 		return -ENOMEM;
 	}
-	for (uint32_t i = 0; i < n; i++)
-		c->entries[i] = entries[i] & QCOW2_OFFSET_MASK;
 	return 0;
+}
+
+int counter_init(struct counter *c, struct qcow2 *q, const uint64_t *entries, uint32_t n)
+{
+	uint64_t *own = calloc(n + 1u, sizeof(*own));
+	int r;
+
+	for (uint32_t i = 0; own && i < n; i++)
+		own[i] = entries[i] & QCOW2_OFFSET_MASK;
+	r = own ? counter_borrow(c, q, own, n) : -ENOMEM;
+	if (r < 0)
+		free(own);
+	else
+		c->own = own;
+	return r;
 }
 
 void counter_done(struct counter *c)
@@ -37,8 +49,9 @@ void counter_done(struct counter *c)
 		c->jobs = j->next;
 		free(j);
 	}
-	free(c->entries);
+	free(c->own);
 	free(c->state);
+	c->own = NULL;
 	c->entries = NULL;
 	c->state = NULL;
 }

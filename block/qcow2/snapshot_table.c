@@ -114,19 +114,26 @@ uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapsho
 	return (uint32_t)MIN(qcow2_l1_entries(s->disk_bytes, q->cluster_bits, q->ext), s->l1_size);
 }
 
-int snapshot_l1_take(struct qcow2 *q, const uint8_t *buf, uint32_t n, uint64_t *ret_entries, struct err *e)
+int snapshot_l1_take(struct qcow2 *q, uint64_t *entries, uint32_t n, struct err *e)
 {
+	uint64_t new = 0;
+
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t entry = load_be64(buf + i * 8ULL), t = entry & QCOW2_OFFSET_MASK;
+		uint64_t entry = be64toh(entries[i]), t = entry & QCOW2_OFFSET_MASK;
 
 		if ((entry & QCOW2_L1_RESERVED) || (t & (q->cluster_bytes - 1)))
 			return err_set(e, -EINVAL, ERR_CORRUPT, "disk %s: the L1 table of the snapshot is invalid",
 				q->base.name);
-		ret_entries[i] = t;
-		/* A snapshot whose tables were not read at open has no metadata marks yet. */
-		if (t && meta_find(&q->meta, t >> q->cluster_bits) == META_NONE)
-			(void)meta_add(&q->meta, t >> q->cluster_bits, META_INACTIVE_L2);
+		entries[i] = t;
+		new += t && meta_find(&q->meta, t >> q->cluster_bits) == META_NONE;
 	}
+	q->memory.max_bytes = qcow2_memory_max(q->base.fd, &q->h);
+	if (new && meta_bytes_after(&q->meta, new) > q->memory.max_bytes)
+		return qcow2_memory_exceeded(q, e);
+	/* A snapshot whose tables were not read at open has no metadata marks yet. */
+	for (uint32_t i = 0; i < n; i++)
+		if (entries[i] && meta_find(&q->meta, entries[i] >> q->cluster_bits) == META_NONE)
+			(void)meta_add(&q->meta, entries[i] >> q->cluster_bits, META_INACTIVE_L2);
 	return 0;
 }
 
