@@ -181,7 +181,7 @@ static void jobs_found(struct vm_host *h)
 
 	if (o)
 		jobs_load(h, o);
-	jobs_recover(h);
+	jobs_recover(h, o);
 }
 
 /* Report a VM that was not loaded, but whose process still runs with its images. */

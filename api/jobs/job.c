@@ -559,15 +559,32 @@ void jobs_load(struct vm_host *host, struct json_object *file)
 
 /* ---- unfinished jobs of an earlier daemon ---- */
 
-static void lost_add(struct vm_host *host, struct json_object *ev, const char *id, const char *type)
+struct recover {
+	struct vm_host *host;
+	struct json_object *file; /* jobs.json; NULL: none. Its jobs may have expired */
+	struct job **at; /* where the list continues after the jobs of jobs.json; the events come newest first */
+	/* By id. Only the last event of each job counts, unless that is the end of an unknown job: then that event is
+	 * here, and the one before shows whether the job has succeeded. */
+	struct json_object *seen;
+};
+
+static uint64_t time_of(struct json_object *ev)
 {
-	struct json_object *data = js_get(ev, "data"), *time = js_get(ev, "timestamp");
+	struct json_object *time = js_get(ev, "timestamp");
+
+	return (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL + (uint64_t)js_get_int(time, "microseconds", 0) * 1000;
+}
+
+/* Add the job of an event. Returns NULL if the event is not complete. */
+static struct job *lost_add(struct recover *r, struct json_object *ev, const char *id, const char *type)
+{
+	struct json_object *data = js_get(ev, "data");
 	const char *vm = js_get_str(data, "vm"), *qmp_id = js_get_str(data, "qmp-id");
 	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
 
 	if (!j)
-		return;
-	j->host = host;
+		return NULL;
+	j->host = r->host;
 	j->lost = true;
 	j->type = type;
 	j->unit = "bytes";
@@ -578,9 +595,27 @@ static void lost_add(struct vm_host *host, struct json_object *ev, const char *i
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
 	uuid_load(j, data);
 	j->begun_ns = loop_now_ns();
-	j->begun_realtime_ns = (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL +
-		(uint64_t)js_get_int(time, "microseconds", 0) * 1000;
-	job_append(host, j);
+	j->begun_realtime_ns = time_of(ev);
+	j->next = *r->at;
+	*r->at = j;
+	return j;
+}
+
+/* Add a job whose end the earlier daemon told its clients and did not store. end: the event of that end. before: the
+ * status before it. */
+static void ended_add(struct recover *r, struct json_object *end, const char *id, const char *type, const char *before)
+{
+	uint64_t now = clock_realtime_ns(), at = time_of(end), age = at < now ? now - at : 0;
+	struct job *j = age < JOBS_KEPT_NS && at < now + JOBS_KEPT_NS ? lost_add(r, end, id, type) : NULL;
+
+	if (!j)
+		return;
+	j->lost = false;
+	j->status = JOB_CONCLUDED;
+	j->begun_ns = j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
+	j->failed = strcmp(before, status_names[JOB_PENDING]) != 0;
+	if (j->failed)
+		err_set(&j->e, -EIO, ERR_GENERIC, "the job failed, and the daemon ended before it had stored the reason");
 }
 
 static void number_note(struct vm_host *host, const char *id)
@@ -592,10 +627,30 @@ static void number_note(struct vm_host *host, const char *id)
 		host->next_job = MAX(host->next_job, n);
 }
 
-struct recover {
-	struct vm_host *host;
-	struct json_object *seen; /* set of ids: only the last event of each job counts */
-};
+static bool is_stored(struct json_object *file, const char *id)
+{
+	struct json_object *list = js_get_array(file, "jobs");
+	size_t n = list ? json_object_array_length(list) : 0, i = 0;
+
+	for (const char *own; i < n; i++)
+		if ((own = js_get_str(json_object_array_get_idx(list, i), "id")) && !strcmp(own, id))
+			break;
+	return i < n;
+}
+
+/* Whether the event is the first look at a job; if not, complete a job whose end was seen. */
+static bool is_last_event(struct recover *r, const char *id, const char *type, const char *status)
+{
+	struct json_object *end;
+
+	if (!json_object_object_get_ex(r->seen, id, &end))
+		return true;
+	if (type && json_object_is_type(end, json_type_object)) {
+		ended_add(r, end, id, type, status);
+		js_put_bool(r->seen, id, true);
+	}
+	return false;
+}
 
 static bool recover_look(void *opaque, struct json_object *ev)
 {
@@ -605,26 +660,32 @@ static bool recover_look(void *opaque, struct json_object *ev)
 	const char *id = js_get_str(data, "id"), *status = js_get_str(data, "status"),
 		   *type = type_known(js_get_str(data, "type"));
 
-	if (!id || !status || id_check(id, json_object_object_get_ex(r->seen, id, NULL), NULL) < 0)
+	if (!id || !status || id_check(id, false, NULL) < 0 || !is_last_event(r, id, type, status))
 		return true;
 	js_put_bool(r->seen, id, true);
 	number_note(r->host, id);
-	if (!type || !strcmp(status, status_names[JOB_CONCLUDED]) ||
-		!strcmp(status, status_names[JOB_NULL]))
-		return true;
 	j = job_find(r->host, id);
+	if (!type || !strcmp(status, status_names[JOB_NULL]))
+		return true;
+	if (!strcmp(status, status_names[JOB_CONCLUDED])) {
+		if (!j && !is_stored(r->file, id) && !store_is_newer(r->host->store, "jobs.json"))
+			js_put(r->seen, id, json_object_get(ev));
+		return true;
+	}
 	if (j)
 		j->lost = true; /* jobs.json has the job's end, but the earlier daemon emitted no event for it */
 	else
-		lost_add(r->host, ev, id, type);
+		lost_add(r, ev, id, type);
 	return true;
 }
 
-void jobs_recover(struct vm_host *host)
+void jobs_recover(struct vm_host *host, struct json_object *file)
 {
 	CLEANUP_JS struct json_object *seen = json_object_new_object();
-	struct recover r = { host, seen };
+	struct recover r = { host, file, &host->jobs, seen };
 
+	while (*r.at)
+		r.at = &(*r.at)->next;
 	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
 }
 
@@ -664,8 +725,8 @@ void jobs_settle(struct vm_host *host)
 	}
 	if (!any)
 		return;
-	/* Store these failures before emitting their events: after its event, jobs_recover() of a later daemon ignores
-	 * a job. */
+	/* Store these failures before emitting their events: from the events alone, a later daemon does not know the
+	 * reason. */
 	file = jobs_to_file(host);
 	if (store_put(host->store, NULL, "jobs.json", file, STORE_NOW, NULL, &e) < 0)
 		log_warn("job", "%s", e.msg);

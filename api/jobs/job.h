@@ -125,9 +125,10 @@ struct job *job_find(struct vm_host *host, const char *id);
 int job_cancel(struct job *j, struct err *e);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
-/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`; the event log tells them. No
- * generated id will be that of a job in the event log. Call it after jobs_load(). */
-void jobs_recover(struct vm_host *host);
+/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`, and those whose end is missing in
+ * the file of jobs_load(); the event log tells them. No generated id will be that of a job in the event log. Call it
+ * after jobs_load(). file: NULL: there is none. */
+void jobs_recover(struct vm_host *host, struct json_object *file);
 /* Make the VM's lost job of that type its owner again, under the old id, because its work continues. Without such a
  * job, create a new one. Returns as job_new(). */
 int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);

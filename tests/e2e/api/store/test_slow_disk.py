@@ -367,3 +367,22 @@ def test_clones_are_removed_if_their_batch_may_come_back(slow, how):
     (job,) = [j for j in q.run("query-jobs") if j["id"] == job]
     assert job["error-class"] == "IOError" and "Input/output error" in job["error"]
     assert [v["name"] for v in q.run("vm-list")["vms"]] == ["a"] and not list((slow.state / "batches").glob("*"))
+
+
+def test_killed_daemon_forgets_no_job_whose_end_it_told(slow):
+    """The event is in the log at once; jobs.json is stored later."""
+    for name, words in ("good", ""), ("bad", "work-fails"):
+        slow.define(name, cmdline=words)
+        slow.cairn("start", name)
+    go = hold(slow, "jobs.json")
+    q = slow.qmp()
+    for n, vm in enumerate(("good", "bad", "good")):
+        slow.cairn("dump", vm, str(slow.tmp / f"core{n}"), "--no-wait")
+        until(lambda: all(j["status"] == "concluded" for j in q.run("query-jobs")))
+    q.run("job-dismiss", id=q.run("query-jobs")[2]["id"])
+    slow.stop(signal.SIGKILL)
+    go.touch()
+    slow.start()
+    good, bad = slow.qmp().run("query-jobs")
+    assert [good["vm"], bad["vm"]] == ["good", "bad"] and good["status"] == bad["status"] == "concluded"
+    assert "error" not in good and "had stored the reason" in bad["error"]
