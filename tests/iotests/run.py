@@ -33,7 +33,7 @@ OPTION_SETS = {
 STARTS_VM = re.compile(r"_launch_qemu|\$QEMU\b|_qemu_proc|\bVM\(|\$QEMU_PROG|QSD|QemuStorageDaemon")
 USES_TOOL = re.compile(r"QEMU_IMG|qemu_img|_make_test_img|_img_info")
 ERROR = "qemu-img: "
-MORE_OF_THEIRS = ("Could not open backing image.", "Optional suffix k, M", "and exabytes, ")  # second lines of sentences
+MORE_OF_THEIRS = ("Could not open backing image.", "Optional suffix k, M", "and exabytes, ", "Try --skip-broken-bitmaps")  # second lines of sentences
 SECONDS = 600  # for one test; a busy machine takes many times the usual one
 
 

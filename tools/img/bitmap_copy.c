@@ -41,7 +41,7 @@ int img_bitmaps_check(const struct block *from, bool skip_broken, struct err *e)
 		if (skip_broken)
 			img_warn("Skipping inconsistent bitmap '%s'", s.list[i].name);
 		else
-			r = err_set(e, -EINVAL, ERR_INVALID, "Cannot copy inconsistent bitmap '%s'\nTry --skip-broken-bitmaps, "
+			r = err_set(e, -EINVAL, ERR_INVALID, "Cannot copy inconsistent bitmap '%s'; try --skip-broken-bitmaps, "
 				"or use '%s bitmap --remove' to delete it", s.list[i].name, program_invocation_short_name);
 	}
 	qcow2_bitmaps_free(s.list, s.n);
