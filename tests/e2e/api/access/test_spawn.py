@@ -124,8 +124,8 @@ def test_user_cannot_take_fds_of_cairn_archive(spawnable):
         archive, kernel = os.path.join(folder, "x.tar"), guestlib.bare("interp")
         assert archivelib.export(archive, definition, [("kernel", kernel, {})]).end()[1] == 0
         os.chmod(folder, 0o777)
-        job = archivelib.Archive("import", {"input": 20, "name": "new", "folder": folder}, [archivelib.high(archive)],
-                                 before=as_spawned)
+        fd = archivelib.high(archive)
+        job = archivelib.Archive("import", {"input": fd, "name": "new", "folder": folder}, [fd], before=as_spawned)
         assert "ready" in job.until("ready", "error")
         check_confined(job.process.pid)
         job.end(b"keep\n")
