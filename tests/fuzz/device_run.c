@@ -86,7 +86,7 @@ static void consoles_make(struct run *x, unsigned n)
 	peers_make(x, n, SOCK_STREAM, ours);
 	for (unsigned i = 0; i < n; i++) {
 		must(!console_new(x->f.host.loop, "hvc", &x->consoles[i], NULL));
-		must(!console_attach(x->consoles[i], ours[i], true, NULL));
+		must(!console_attach(x->consoles[i], ours[i], true, (struct console_user){ 0 }, NULL));
 	}
 }
 
