@@ -29,6 +29,8 @@ static void dir_remove(const char *dir)
 
 	snprintf(path, sizeof(path), "%s/audit.log", dir);
 	unlink(path);
+	snprintf(path, sizeof(path), "%s/audit-users.log", dir);
+	unlink(path);
 	rmdir(dir);
 }
 
