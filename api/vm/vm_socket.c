@@ -243,6 +243,9 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	*ret_spaces = 0;
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED && paths->sandbox && !r; i++)
 		r = space_add(fa, paths->sandbox->fds[i], ret_spaces);
+	/* Close-on-exec alone would keep clients' sockets and the daemon's locks open while the program is loaded. */
+	if (!r)
+		r = posix_spawn_file_actions_addclosefrom_np(fa, CHANNEL_FD + 1 + (int)*ret_spaces);
 	if (!r)
 		r = posix_spawnattr_setsigmask(attr, &none);
 	if (!r)

@@ -1,5 +1,8 @@
 """VM processes are spawned on threads: the daemon answers while the host loads their program."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from conftest import BUILD, Daemon, QmpError, until
@@ -39,6 +42,18 @@ def test_daemon_answers_while_a_program_is_loaded(slow):
     slow.files.release()
     assert "return" in q.answer()
     assert slow.info("vm1")["state"] == "running" and len(slow.children()) == 1
+
+
+def test_process_that_loads_its_program_keeps_no_file_of_the_daemon(slow):
+    """Otherwise clients' sockets and the locks of images would stay until the program is loaded."""
+    start = start_hangs(slow)
+    pids = [pid for task in os.listdir(f"/proc/{slow.proc.pid}/task")
+            for pid in Path(f"/proc/{slow.proc.pid}/task/{task}/children").read_text().split()]
+    targets = [os.readlink(fd) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    assert len([t for t in targets if t.startswith("socket:")]) == 1  # the channel to the daemon
+    assert not [t for t in targets if t.startswith("anon_inode:") or t == f"{slow.state}/lock"], targets
+    slow.files.release()
+    assert "return" in start.answer()
 
 
 def test_vm_can_be_destroyed_while_its_program_is_loaded(slow):
