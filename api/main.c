@@ -20,7 +20,7 @@
 enum { EXIT_USAGE = 2 };
 
 /* systemd's list of user ids leaves this range unused (systemd.io/UIDS-GIDS). */
-#define UIDS_DEFAULT "1879048192-2147352575"
+#define UIDS_DEFAULT "2000200001-2147352575"
 
 static const char usage[] =
 	"usage: cairnd [--state-dir DIR] [--socket PATH] [--vm-program PATH] [--log-level LEVEL]\n"

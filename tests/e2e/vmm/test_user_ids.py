@@ -14,7 +14,7 @@ from plainlib import qcow2
 pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
               pytest.mark.skipif(os.geteuid() != 0, reason="a plain user's VMs run as that user")]
 
-FIRST, LAST = 1879048192, 2147352575
+FIRST, LAST = 2000200001, 2147352575
 # Ids that no other run of these tests uses at the same time.
 MINE = 1000000000 + 100 * os.getpid()
 
@@ -194,4 +194,4 @@ def test_lacking_right_is_said(ranged, guest, right):
 @pytest.mark.parametrize("uids", ["", "0-5", "5", "7-6", "1-4294967295", "-1-5", "1-5x", "1--5"])
 def test_wrong_range_is_refused(uids):
     r = subprocess.run([os.path.join(BUILD, "cairnd"), "--uid-range", uids], capture_output=True, text=True, timeout=60)
-    assert r.returncode == 2 and f'--uid-range takes two user ids such as 1879048192-2147352575, or none, not "{uids}"' in r.stderr
+    assert r.returncode == 2 and f'--uid-range takes two user ids such as 2000200001-2147352575, or none, not "{uids}"' in r.stderr
