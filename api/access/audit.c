@@ -311,8 +311,9 @@ void audit_close(struct audit *a)
 /* ---- reading the log ---- */
 
 /* A cursor is the lower bits of each class's place, and CURSOR_MARK. They are enough to find the place: the files of a
- * class hold less than 2^PLACE_BITS bytes. */
-#define PLACE_BITS 31
+ * class hold less than 2^PLACE_BITS bytes. A cursor is below 2^53, since many clients keep numbers as doubles. */
+#define PLACE_BITS 26
+_Static_assert(AUDIT_FILES * (AUDIT_FILE_BYTES + 2 * LINE_BYTES_MAX) < 1 << PLACE_BITS, "a cursor finds its place");
 #define PLACE_MASK ((UINT64_C(1) << PLACE_BITS) - 1)
 #define CURSOR_MARK (UINT64_C(1) << 2 * PLACE_BITS)
 

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"
+#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <fcntl.h>
@@ -337,6 +338,7 @@ static size_t times_read(struct fixture *f, int64_t *times, size_t max)
 			times[n++] = js_get_int(json_object_array_get_idx(lines, i), "time", 0);
 		more = js_get_bool(page, "more", false);
 		assert_true(!more || next != q.from);
+		assert_true(next < UINT64_C(1) << 53);
 		q.from = next;
 	}
 	return n;
@@ -371,6 +373,38 @@ static void test_lines_of_both_classes_are_read_by_time(void **state)
 	assert_int_equal(times_read(f, times, TIMES + 1), TIMES);
 	for (int64_t i = 0; i < TIMES; i++)
 		assert_int_equal(times[i], i + 1);
+}
+
+/* Let a class begin at a place, as if as many bytes had been written to it and were gone. */
+static void class_begin(struct fixture *f, const char *name, uint64_t base)
+{
+	char path[160], head[48];
+	int n = snprintf(head, sizeof(head), "{\"base\":%llu}\n", (unsigned long long)base);
+
+	snprintf(path, sizeof(path), "%s/%s", f->dir, name);
+	assert_int_equal(file_write_atomic(path, head, (size_t)n, 0600, NULL), 0);
+}
+
+/* A client that keeps numbers as doubles gets the same number back, however much was written: the classes pass a place
+ * whose lower bits are all 0, or begin with them all 1. */
+static void test_cursor_is_exact_as_a_double(void **state)
+{
+	static const uint64_t bases[][2] = { { (UINT64_C(1) << 40) - 100000, (UINT64_C(3) << 26) - 200000 },
+		{ (UINT64_C(1) << 26) - 1, (UINT64_C(1) << 50) - 1 }, { (UINT64_C(1) << 26) - 300000, 1 } };
+	struct fixture *f = *state;
+	CLEANUP_FREE int64_t *times = calloc(TIMES + 1, sizeof(*times));
+
+	assert_non_null(times);
+	for (unsigned k = 0; k < ARRAY_SIZE(bases); k++) {
+		class_begin(f, "audit.log", bases[k][0]);
+		class_begin(f, "audit-users.log", bases[k][1]);
+		reopen(f);
+		for (int64_t i = 0; i < TIMES; i++)
+			line_of(f, i % 3 ? USER : 0, i + 1);
+		assert_int_equal(times_read(f, times, TIMES + 1), TIMES);
+		for (int64_t i = 0; i < TIMES; i++)
+			assert_int_equal(times[i], i + 1);
+	}
 }
 
 /* Users fill all files of their class. */
@@ -478,6 +512,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_user_lines_above_share_are_counted, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_denied_calls_take_no_share_of_their_own, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_lines_of_both_classes_are_read_by_time, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_cursor_is_exact_as_a_double, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_users_push_out_no_line_of_root, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_cursor_of_older_cairn_goes_on, fixture_open, fixture_close),
 		cmocka_unit_test(test_share_refills_with_time_and_not_above_its_size),
