@@ -177,7 +177,8 @@ static void change_begin(struct quotas *q)
 	int r;
 
 	table_copy(&c->table, q);
-	r = table_change(&c->table, &c->what, c->given, &c->work.e);
+	r = q->keeps_file ? err_set(&c->work.e, -EIO, ERR_HOST, "%s", q->unknown) :
+		table_change(&c->table, &c->what, c->given, &c->work.e);
 	if (!r) {
 		o = table_to_json(&c->table);
 		r = store_put(c->store, NULL, QUOTAS_FILE, o, STORE_WITH_WORK, &c->work, &c->work.e);
@@ -197,6 +198,7 @@ static void change_stored(struct store_work *work)
 		free(q->list);
 		q->list = STEAL_PTR(c->table.list);
 		q->n = c->table.n;
+		q->unknown = NULL;
 	}
 	q->changes = c->next;
 	if (q->changes)
@@ -232,30 +234,56 @@ static bool id_of(struct json_object *o, struct quota *ret)
 	return id < UINT32_MAX && (user < 0 || group < 0);
 }
 
-/* Load an entry into a table that has room for it. Limits that are not numbers, or missing, are no limits. */
-static void entry_load(struct quotas *q, struct json_object *o)
+/* Load limits; a missing one is no limit. Returns whether they are valid. */
+static bool limits_load(struct json_object *limits, struct quota *one)
 {
-	struct json_object *limits = js_get(o, "limits");
-	struct quota one;
-	int64_t v;
-
-	if (!id_of(o, &one) || !limits)
-		return;
+	if (!json_object_is_type(limits, json_type_object))
+		return false;
 	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++) {
-		v = js_get_int(limits, quota_item_name(i), -1);
-		one.limits[i] = v < 0 ? QUOTA_NO_LIMIT : (uint64_t)v;
+		const char *name = quota_item_name(i);
+		int64_t v = js_get_int(limits, name, -1);
+
+		if (v < 0 && json_object_object_get_ex(limits, name, NULL))
+			return false;
+		one->limits[i] = v < 0 ? QUOTA_NO_LIMIT : (uint64_t)v;
 	}
-	table_change(q, &one, ITEMS_ALL, NULL);
+	return true;
+}
+
+/* Returns whether the whole table is valid. */
+static bool table_load(struct quotas *q, struct json_object *list)
+{
+	size_t n = list ? json_object_array_length(list) : 0;
+	struct quota one;
+
+	if (!list || n > QUOTAS_MAX)
+		return false;
+	q->list = must_alloc(calloc(n + 1, sizeof(*q->list)));
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		if (!id_of(o, &one) || !limits_load(js_get(o, "limits"), &one) || table_change(q, &one, ITEMS_ALL, NULL) < 0)
+			return false;
+	}
+	return true;
 }
 
 void quotas_load(struct quotas *q, struct store *s)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(s, NULL, QUOTAS_FILE);
-	struct json_object *list = js_get_array(o, "quotas");
-	size_t n = list ? json_object_array_length(list) : 0;
 
-	q->unread = store_is_newer(s, QUOTAS_FILE);
-	q->list = must_alloc(calloc(MIN(n, QUOTAS_MAX) + 1, sizeof(*q->list)));
-	for (size_t i = 0; i < n; i++)
-		entry_load(q, json_object_array_get_idx(list, i));
+	if (o && table_load(q, js_get_array(o, "quotas")))
+		return;
+	q->n = 0;
+	if (o)
+		store_set_aside(s, QUOTAS_FILE, "an entry is not a quota");
+	if (store_is_newer(s, QUOTAS_FILE)) {
+		q->unknown = "a newer Cairn wrote " QUOTAS_FILE "; root can use that Cairn, or remove the file and restart cairnd";
+	} else if (store_has_side_file(s, QUOTAS_FILE)) {
+		q->unknown = QUOTAS_FILE " cannot be read; root can repair or remove it, and restart cairnd";
+		q->keeps_file = true;
+	} else if (store_has_side_file(s, QUOTAS_FILE ".damaged")) {
+		q->unknown = QUOTAS_FILE " was damaged; root can set the quotas again, or repair " QUOTAS_FILE
+			".damaged, restore its name and restart cairnd";
+	}
 }

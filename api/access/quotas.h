@@ -46,7 +46,8 @@ struct quota {
 struct quotas {
 	struct quota *list; /* owned array */
 	size_t n;
-	bool unread; /* a newer Cairn wrote the file, so the limits are not known */
+	const char *unknown; /* static: why the limits are not known, and what root can do; NULL: they are known */
+	bool keeps_file; /* the file could not be read, and must not be overwritten */
 	struct quota_change *changes; /* owned list: the first is being stored, the others wait */
 };
 
@@ -68,7 +69,8 @@ bool quotas_is_member(const struct rights *definer, gid_t group);
 /* Change, add or remove a quota. The change is in force once the table is stored; changes are stored one by one.
  * change: the limits of items in the mask `given` replace the present ones. given 0: remove the quota.
  * done: called once, at once or from the loop, unless quotas_done() comes first.
- *   r: 0; -ENOENT: there is no quota to remove; -ENOSPC: the table is full; -errno of the store. */
+ *   r: 0; -ENOENT: there is no quota to remove; -ENOSPC: the table is full; -EIO: the daemon could not read the file;
+ *      -errno of the store. */
 void quotas_change(struct quotas *q, struct loop *l, struct store *s, const struct quota *change, unsigned given,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 

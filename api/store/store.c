@@ -287,6 +287,14 @@ bool store_is_newer(struct store *s, const char *file)
 	return side_path(s, file, path, NULL) == 0 && store_unread_check(&s->unread, NULL, path, NULL) < 0;
 }
 
+bool store_has_side_file(struct store *s, const char *file)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	return side_path(s, file, path, NULL) < 0 || lstat(path, &st) == 0 || errno != ENOENT;
+}
+
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;

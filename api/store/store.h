@@ -68,6 +68,8 @@ int store_check_vm(struct store *s, const char *name, struct err *e);
 /* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. store_put() then does
  * not change the file, except with STORE_SOON, which does not check this. */
 bool store_is_newer(struct store *s, const char *file);
+/* Whether there is a file of this name beside the VMs' folder, readable or not, or the daemon cannot know it. */
+bool store_has_side_file(struct store *s, const char *file);
 /* Read a file beside the VMs' folder if a newer Cairn wrote the file. The caller owns the object, which is not
  * converted to this version. e: set with the object: why this Cairn does not change the file. Returns NULL if no newer
  * Cairn wrote the file. */

@@ -98,9 +98,8 @@ static int check_all(const struct request *want, struct err *e)
 	const struct quotas *table = &want->host->quotas;
 	int r = 0;
 
-	if (want->definer && table->unread)
-		return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: a newer Cairn wrote " QUOTAS_FILE "; root can use "
-			"that Cairn, or remove the file and restart cairnd");
+	if (want->definer && table->unknown)
+		return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: %s", table->unknown);
 	for (size_t i = 0; i < table->n && !r; i++) {
 		struct quota q = table->list[i];
 		bool is_default = q.kind == QUOTA_DEFAULT;

@@ -121,6 +121,50 @@ def test_quotas_of_newer_cairn_refuse_new_vms_of_users(host):
     assert "newer Cairn" in host.cairn("quota", "--default", "--vms", "1", ok=False).stderr
 
 
+DAMAGED = ["", '{"version":1', "[]", '{"version":1}', '{"version":1,"quotas":{}}', '{"version":1,"quotas":[{"user":65534}]}',
+           '{"version":1,"quotas":[{"user":"nobody","limits":{}}]}',
+           *('{"version":1,"quotas":[{"user":1,"limits":{"vms":9}},{"default":true,"limits":{"vms":%s}}]}' % limit
+             for limit in ('-1', '"9"', '1.5', 'null'))]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_quotas_refuse_new_vms_and_starts_of_users(host, text):
+    assert define(host, "old") == ""
+    host.stop()
+    (host.state / "quotas.json").write_text(text)
+    for _ in range(2):  # the second daemon finds only the file that the first one has put aside
+        host.start()
+        assert "the quotas are not known: quotas.json was damaged" in define(host, "a")
+        assert "the quotas are not known" in host.cairn("start", "old", ok=6).stderr
+        assert not any(q["limits"] for q in quotas(host))
+        host.stop()
+    host.start()
+    host.define("roots")
+    host.cairn("quota", "--default", "--vms", "2")
+    assert define(host, "a") == ""
+    host.stop()
+    host.start()
+    assert "2 defined VMs" in define(host, "b")
+    assert (host.state / "quotas.json.damaged").read_text() == text
+
+
+def test_unreadable_quotas_refuse_users_and_changes(host):
+    host.cairn("quota", "--user", "nobody", "--vms", "1")
+    host.stop()
+    kept = host.state / "kept.json"
+    (host.state / "quotas.json").rename(kept)
+    (host.state / "quotas.json").symlink_to("quotas.json")
+    host.start()
+    assert "the quotas are not known: quotas.json cannot be read" in define(host, "a")
+    host.define("roots")
+    for change in (["--vms", "1"], ["--remove"]):
+        assert "quotas.json cannot be read" in host.cairn("quota", "--user", "nobody", *change, ok=False).stderr
+    host.stop()
+    kept.rename(host.state / "quotas.json")
+    host.start()
+    assert define(host, "a") == "" and "1 defined VMs" in define(host, "b")
+
+
 def test_many_quotas_are_listed_in_pages(host):
     q = host.qmp()
     for i in range(1, 121):
