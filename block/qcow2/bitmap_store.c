@@ -19,7 +19,7 @@
 
 static void clusters_free(struct qcow2 *q, uint64_t off, uint64_t bytes)
 {
-	struct contig c = { off >> q->cluster_bits, (uint32_t)DIV_ROUND_UP(bytes, (uint64_t)q->cluster_bytes) };
+	struct contig c = { .first = off >> q->cluster_bits, .n = (uint32_t)DIV_ROUND_UP(bytes, (uint64_t)q->cluster_bytes) };
 
 	if (!off || !bytes)
 		return;

@@ -214,8 +214,8 @@ static int step_switch(struct apply *a)
 {
 	struct qcow2 *q = a->o.task.q;
 	struct table old = q->disk.l1;
-	struct contig place = { old.offset >> q->cluster_bits,
-		(uint32_t)DIV_ROUND_UP(old.n * 8ULL, (uint64_t)q->cluster_bytes) };
+	struct contig place = { .first = old.offset >> q->cluster_bits,
+		.n = (uint32_t)DIV_ROUND_UP(old.n * 8ULL, (uint64_t)q->cluster_bytes) };
 
 	header_release(q);
 	if (a->with_info)

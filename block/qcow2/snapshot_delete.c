@@ -92,8 +92,8 @@ static int delete_entry(struct delete *d, size_t i)
 		return err_set(&d->o.err, -EBUSY, ERR_BUSY, "disk %s: the VM state of snapshot %s is being read",
 			q->base.name, s->id);
 	d->n = s->l1_size;
-	d->l1 = (struct contig){ s->l1_offset >> q->cluster_bits,
-		(uint32_t)DIV_ROUND_UP(bytes, (uint64_t)q->cluster_bytes) };
+	d->l1 = (struct contig){ .first = s->l1_offset >> q->cluster_bits,
+		.n = (uint32_t)DIV_ROUND_UP(bytes, (uint64_t)q->cluster_bytes) };
 	for (uint32_t c = 0; c < d->l1.n; c++)
 		if (meta_find(&q->meta, d->l1.first + c) == META_CONFLICT)
 			return qcow2_corrupt(q, "the L1 table of snapshot %s is also used as another table", s->id);

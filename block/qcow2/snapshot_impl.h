@@ -46,10 +46,11 @@ int task_flush(struct task *t);
 struct contig {
 	uint64_t first;
 	uint32_t n;
+	unsigned breaks; /* shorter runs that were found and released before this one */
 };
 /* Extend the run towards `want` clusters.
- * Returns 0 if it is complete; -EAGAIN: call again; -EINPROGRESS; -errno (the run is then
- * released). */
+ * Returns 0 if it is complete; -EAGAIN: call again; -EINPROGRESS; -EFBIG: the free clusters are too scattered; -errno.
+ * After an error the run is released. */
 int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w);
 /* Allocate n adjacent clusters. Runs the loop. Returns 0; -ENOTSUP: none are adjacent; -errno. */
 int contig_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first);

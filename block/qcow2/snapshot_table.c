@@ -228,7 +228,7 @@ void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
 	struct contig old = { 0 };
 
 	if (q->nsnapshots)
-		old = (struct contig){ q->h.snapshots_offset >> q->cluster_bits, (uint32_t)DIV_ROUND_UP(
+		old = (struct contig){ .first = q->h.snapshots_offset >> q->cluster_bits, .n = (uint32_t)DIV_ROUND_UP(
 			q->snapshots[q->nsnapshots - 1].table_bytes, (uint64_t)q->cluster_bytes) };
 	(void)contig_meta(q, &old, META_NONE);
 	contig_release(q, &old);

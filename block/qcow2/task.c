@@ -104,6 +104,8 @@ int task_flush(struct task *t)
 
 /* Limit of steps to find adjacent clusters. */
 #define CONTIG_TRIES 4096u
+/* Limit of runs that end at a cluster in use. */
+#define CONTIG_BREAKS 4096u
 
 void contig_release(struct qcow2 *q, struct contig *c)
 {
@@ -128,8 +130,16 @@ int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *
 		contig_release(q, c);
 		return r;
 	}
-	if (c->n && run.first != c->first + c->n)
+	if (c->n && run.first != c->first + c->n) {
+		unsigned breaks = c->breaks + 1;
+
 		contig_release(q, c);
+		if (breaks == CONTIG_BREAKS) {
+			cluster_free_later(q, run.first, run.n);
+			return -EFBIG;
+		}
+		c->breaks = breaks;
+	}
 	if (!c->n)
 		c->first = run.first;
 	c->n += run.n;
