@@ -121,7 +121,7 @@ def test_restore_that_fails_keeps_a_vm_that_a_job_uses(tmp_path):
         until(lambda: len(d.children()) == 1)
         slow = d.children()[0]
         restore = subprocess.Popen([f"{BUILD}/cairn", "restore", f], env=d.env, stderr=subprocess.PIPE, text=True)
-        until(lambda: "vm1" in d.cairn("list", "--all", "--name").stdout.split())
+        until(lambda: "VM 'vm1' is being started" in d.cairn("snapshot-list", "vm1", ok=None).stderr)
         out, into = os.pipe()  # nobody reads, so the export cannot end
         job = run_with_fd(q, "vm-export", into, vm="vm1", snapshot="s1")["job"]
         os.close(into)
