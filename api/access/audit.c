@@ -3,6 +3,7 @@
 #include "api/access/audit_share.h"
 #include "api/access/journal.h"
 #include "api/wire/json.h"
+#include "api/wire/peer.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -201,7 +202,7 @@ static struct audit_share *line_share(struct audit *a, struct json_object *line)
 {
 	int64_t uid = js_get_int(line, "uid", -1);
 
-	if (uid == 0 || uid == geteuid())
+	if (uid >= 0 && uid_is_root_or_own((uid_t)uid))
 		return NULL;
 	return audit_share_of(a->shares, uid, !strcmp(js_get_str_or(line, "outcome", ""), err_class_name(ERR_PERMISSION)),
 		loop_now_ns());

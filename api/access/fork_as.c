@@ -1,5 +1,6 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
+#include "api/wire/peer.h"
 #include "base/channel.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -281,7 +282,7 @@ static int limits_check(const struct helpers *h, const struct fork_as_spec *s, u
 {
 	unsigned ending = 0, overdue = 0;
 
-	if (!uid || uid == geteuid())
+	if (uid_is_root_or_own(uid))
 		return 0;
 	for (const struct fork_as *x = h->list; x; x = x->next) {
 		ending += x->uid == uid && x->state != WORKING;

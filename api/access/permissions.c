@@ -43,14 +43,7 @@ void permissions_done(struct permissions *p)
 
 static bool is_about(const struct permission *p, const struct peer *who)
 {
-	if (!p->is_group)
-		return p->id == who->uid;
-	if (p->id == who->gid)
-		return true;
-	for (size_t i = 0; i < who->ngroups; i++)
-		if (p->id == who->groups[i])
-			return true;
-	return false;
+	return p->is_group ? peer_is_in_group(who, p->id) : p->id == who->uid;
 }
 
 /* uuid: NULL: all VMs. */

@@ -2,6 +2,7 @@
 #include "api/access/rights.h"
 #include "api/store/store.h"
 #include "api/wire/json.h"
+#include "api/wire/peer.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -67,12 +68,9 @@ const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, ui
 
 bool quotas_is_member(const struct rights *definer, gid_t group)
 {
-	if (definer->gid == group)
-		return true;
-	for (size_t i = 0; i < definer->ngroups; i++)
-		if (definer->groups[i] == group)
-			return true;
-	return false;
+	struct peer who = { definer->uid, definer->gid, definer->groups, definer->ngroups };
+
+	return peer_is_in_group(&who, group);
 }
 
 bool quotas_bind(const struct quotas *q, const struct quota *one, const struct rights *definer)

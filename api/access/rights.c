@@ -28,7 +28,7 @@ int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e)
 	struct rights *r;
 
 	*ret = NULL;
-	if (who->uid == 0 || who->uid == geteuid())
+	if (uid_is_root_or_own(who->uid))
 		return 0;
 	if (geteuid() != 0)
 		return err_set(e, -EPERM, ERR_PERMISSION,

@@ -19,7 +19,7 @@
 /* The role admin is not enough: quotas bind users with that role, too. */
 static int check_root(const struct call *c, struct err *e)
 {
-	if (c->uid == 0 || c->uid == geteuid())
+	if (uid_is_root_or_own(c->uid))
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION, "only root changes quotas, because they bind users with the role admin, too");
 }
@@ -31,7 +31,7 @@ static int arg_subject(struct call *c, struct quota *ret, struct err *e)
 
 	if ((user >= 0) + (group >= 0) + is_default != 1 || id >= UINT32_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "give the number of a user, the number of a group, or default");
-	if (user == 0 || (user >= 0 && (uid_t)user == geteuid()))
+	if (user >= 0 && uid_is_root_or_own((uid_t)user))
 		return err_set(e, -EINVAL, ERR_INVALID, "root and the daemon's own user have no quota");
 	*ret = (struct quota){ .kind = is_default ? QUOTA_DEFAULT : user >= 0 ? QUOTA_USER : QUOTA_GROUP,
 		.id = is_default ? 0 : (uint32_t)id };
@@ -103,12 +103,7 @@ static bool sees(const struct call *c, const struct quota *q)
 
 	if (conn_role(c->conn) >= ROLE_ADMIN || q->kind == QUOTA_DEFAULT)
 		return true;
-	if (q->kind == QUOTA_USER)
-		return q->id == who.uid;
-	for (size_t i = 0; i < who.ngroups; i++)
-		if (who.groups[i] == q->id)
-			return true;
-	return who.gid == q->id;
+	return q->kind == QUOTA_USER ? q->id == who.uid : peer_is_in_group(&who, q->id);
 }
 
 /* limits: those in force. is_default: they are those of the default. */

@@ -45,15 +45,6 @@ static void allowed_list(const struct vm *vm, struct vm_console_end *ret)
 
 /* ---- opening a console ---- */
 
-static bool is_in_group(const struct peer *who, gid_t group)
-{
-	bool in = who->gid == group;
-
-	for (size_t i = 0; i < who->ngroups && !in; i++)
-		in = who->groups[i] == group;
-	return in;
-}
-
 /* Return 1 + the gid of one of the user's groups that may use the VM's consoles; 0: none. */
 static uint32_t group_of(const struct vm *vm, const struct peer *who)
 {
@@ -61,14 +52,14 @@ static uint32_t group_of(const struct vm *vm, const struct peer *who)
 
 	allowed_list(vm, &allowed);
 	for (uint32_t i = 0; i < allowed.ngroups; i++)
-		if (is_in_group(who, allowed.ids[allowed.nusers + i]))
+		if (peer_is_in_group(who, allowed.ids[allowed.nusers + i]))
 			return allowed.ids[allowed.nusers + i] + 1;
 	return 0;
 }
 
 size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body)
 {
-	vm->consoles.given |= who->uid != 0 && who->uid != geteuid();
+	vm->consoles.given |= !uid_is_root_or_own(who->uid);
 	body->user = who->uid + 1;
 	body->group = group_of(vm, who);
 	return vm_process_ends_consoles(vm->proc) ? sizeof(*body) : offsetof(struct vm_console, user);
@@ -145,23 +136,23 @@ void consoles_check_all(struct vm_host *host)
 
 /* An earlier daemon may have ended right after it revoked a role. An older process cannot have been told, so wait for
  * the next change. */
+static void check_adopted(struct vm *vm)
+{
+	vm->consoles.due = vm->consoles.given && !cannot_end(vm);
+	end_send(vm);
+}
+
 void consoles_begin(struct vm_host *host)
 {
-	for (size_t i = 0; i < host->nvms; i++) {
-		struct vm *vm = host->vms[i];
-
-		vm->consoles.due = vm->consoles.given && !cannot_end(vm);
-		end_send(vm);
-	}
+	for (size_t i = 0; i < host->nvms; i++)
+		check_adopted(host->vms[i]);
 }
 
 void consoles_adopted(struct vm *vm, const struct vm_info *info)
 {
 	vm->consoles.given = info->console_readers;
-	if (!vm->host->server)
-		return; /* consoles_begin() follows */
-	vm->consoles.due = vm->consoles.given && !cannot_end(vm);
-	end_send(vm);
+	if (vm->host->server) /* otherwise consoles_begin() follows */
+		check_adopted(vm);
 }
 
 void consoles_handed_over(struct vm *vm)

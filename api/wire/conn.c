@@ -508,11 +508,6 @@ static void conn_ready(void *opaque, unsigned revents)
 
 /* ---- accepting clients ---- */
 
-static bool is_master(uid_t uid)
-{
-	return uid == 0 || uid == geteuid();
-}
-
 static void groups_take(struct conn *c)
 {
 	socklen_t len = 0;
@@ -527,16 +522,7 @@ static void groups_take(struct conn *c)
 
 static bool is_operator(const struct server *s, const struct peer *who)
 {
-	gid_t operators = s->operators;
-
-	if (operators == (gid_t)-1)
-		return false;
-	if (who->gid == operators)
-		return true;
-	for (size_t i = 0; i < who->ngroups; i++)
-		if (who->groups[i] == operators)
-			return true;
-	return false;
+	return s->operators != (gid_t)-1 && peer_is_in_group(who, s->operators);
 }
 
 struct peer conn_peer(const struct conn *c)
@@ -553,7 +539,7 @@ enum role server_role(const struct server *s, const struct peer *who, const uint
 {
 	enum role role;
 
-	if (is_master(who->uid))
+	if (uid_is_root_or_own(who->uid))
 		return ROLE_ADMIN;
 	role = s->ops->role(s->opaque, who, uuid);
 	return MAX(role, is_operator(s, who) ? ROLE_OPERATOR : ROLE_NONE);
@@ -572,7 +558,7 @@ static void conn_rank(struct conn *c)
 	enum account_kind kind = ACCOUNT_MASTER;
 
 	c->role = role_look_up(c, NULL);
-	if (!is_master(c->uid))
+	if (!uid_is_root_or_own(c->uid))
 		kind = conn_known(c) ? ACCOUNT_USER : ACCOUNT_STRANGERS;
 	account_join(c->server->accounts, &c->member, kind, c->uid, loop_now_ns());
 	c->wire.limits = &account_limits(&c->member)->text;

@@ -2,8 +2,10 @@
 #ifndef CAIRN_API_WIRE_PEER_H
 #define CAIRN_API_WIRE_PEER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 /* QMP dialect of a socket: the daemon's, or QEMU's on a VM's own socket. */
 enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
@@ -18,5 +20,19 @@ struct peer {
 	const gid_t *groups; /* supplementary groups */
 	size_t ngroups;
 };
+
+/* Whether this is root or the daemon's own user, whom no role and no limit binds. */
+static inline bool uid_is_root_or_own(uid_t uid)
+{
+	return uid == 0 || uid == geteuid();
+}
+
+static inline bool peer_is_in_group(const struct peer *who, gid_t group)
+{
+	for (size_t i = 0; i < who->ngroups; i++)
+		if (who->groups[i] == group)
+			return true;
+	return who->gid == group;
+}
 
 #endif
