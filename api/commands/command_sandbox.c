@@ -113,9 +113,10 @@ static void put_limits(struct json_object *o, pid_t pid)
 	put_numbers(o, "limit-nofile", value_of(text, "\nMax open files "));
 }
 
-static void put_cgroups(struct json_object *o, pid_t pid)
+/* Put what take() returns for each line of a file of the process. take: NULL leaves the line out. */
+static void put_lines(struct json_object *o, const char *key, pid_t pid, const char *file, char *(*take)(char *line))
 {
-	CLEANUP_FREE char *text = proc_read(pid, "cgroup", PROC_BYTES);
+	CLEANUP_FREE char *text = proc_read(pid, file, PROC_BYTES);
 	struct json_object *list;
 	char *rest = NULL;
 
@@ -123,10 +124,29 @@ static void put_cgroups(struct json_object *o, pid_t pid)
 		return;
 	list = json_object_new_array();
 	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		utf8_clean(line);
-		json_object_array_add(list, json_object_new_string(line));
+		char *taken = take(line);
+
+		if (!taken)
+			continue;
+		utf8_clean(taken);
+		json_object_array_add(list, json_object_new_string(taken));
 	}
-	js_put(o, "cgroups", list);
+	js_put(o, key, list);
+}
+
+static char *whole_line(char *line)
+{
+	return line;
+}
+
+/* The table has two lines of titles; the name of an interface ends at a colon. */
+static char *interface_name(char *line)
+{
+	char *name = line + strspn(line, " "), *end = strchr(name, ':');
+
+	if (end)
+		*end = 0;
+	return end ? name : NULL;
 }
 
 /* The links are readable only for who may trace the process. */
@@ -163,28 +183,6 @@ static void put_mounts(struct json_object *o, pid_t pid)
 		n++;
 	if (text)
 		js_put_uint(o, "mounts", n);
-}
-
-/* The table has two lines of titles; the name of an interface ends at a colon. */
-static void put_interfaces(struct json_object *o, pid_t pid)
-{
-	CLEANUP_FREE char *text = proc_read(pid, "net/dev", PROC_BYTES);
-	struct json_object *list;
-	char *rest = NULL;
-
-	if (!text)
-		return;
-	list = json_object_new_array();
-	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		size_t blanks = strspn(line, " "), len = strcspn(line + blanks, ":");
-
-		if (!line[blanks + len])
-			continue;
-		line[blanks + len] = 0;
-		utf8_clean(line + blanks);
-		json_object_array_add(list, json_object_new_string(line + blanks));
-	}
-	js_put(o, "interfaces", list);
 }
 
 static void lack_add(struct json_object *list, const char *what, const char *why)
@@ -230,10 +228,10 @@ static int sandbox_read(const struct vm *vm, const struct vm_info *info, struct 
 	js_put_int(o, "pid", pid);
 	put_status(o, pid);
 	put_limits(o, pid);
-	put_cgroups(o, pid);
+	put_lines(o, "cgroups", pid, "cgroup", whole_line);
 	put_namespaces(o, pid);
 	put_mounts(o, pid);
-	put_interfaces(o, pid);
+	put_lines(o, "interfaces", pid, "net/dev", interface_name);
 	if (info && info->landlock)
 		js_put_int(o, "landlock", info->landlock - 1);
 	put_lacks(o, vm->host->sandbox);
