@@ -73,12 +73,15 @@ struct received {
 	bool in_order;
 };
 
-static struct control *control_of_daemon(struct loop *l, int *ret_daemon)
+/* Create a control with a loop of its own and a daemon's end of its connection. */
+static struct control *control_begin(int *ret_daemon)
 {
 	struct control *c = calloc(1, sizeof(*c));
+	struct loop *l;
 	int pair[2];
 
 	assert_non_null(c);
+	assert_int_equal(loop_new(8, &l, NULL), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	c->loop = l;
 	c->listen_fd = -1;
@@ -86,6 +89,14 @@ static struct control *control_of_daemon(struct loop *l, int *ret_daemon)
 	assert_int_equal(peer_watch_begin(c), 0);
 	*ret_daemon = pair[1];
 	return c;
+}
+
+static void control_end(struct control *c)
+{
+	struct loop *l = c->loop;
+
+	control_free(c);
+	loop_free(l);
 }
 
 static void flood(struct control *c)
@@ -124,20 +135,18 @@ static int message_take(int fd, void *buf, struct received *got)
 static void test_daemon_that_does_not_read_loses_no_answer_and_no_phase(void **state)
 {
 	struct received got = { .in_order = true };
-	struct loop *l;
 	struct control *c;
 	int daemon;
 
 	(void)state;
-	assert_int_equal(loop_new(8, &l, NULL), 0);
-	c = control_of_daemon(l, &daemon);
+	c = control_begin(&daemon);
 	flood(c);
 	assert_true(c->peer_fd >= 0); /* it used to be closed, and the daemon then killed the VM */
 	assert_true(send_queue_waits(&c->waiting));
 	do {
 		while (message_take(daemon, c->buf, &got) > 0)
 			;
-		loop_run_once(l, 0);
+		loop_run_once(c->loop, 0);
 	} while (send_queue_waits(&c->waiting) || message_take(daemon, c->buf, &got) > 0);
 	assert_true(got.in_order);
 	assert_int_equal(got.phases, FLOOD / PHASE_EACH);
@@ -145,33 +154,29 @@ static void test_daemon_that_does_not_read_loses_no_answer_and_no_phase(void **s
 	assert_int_equal(got.newest, FLOOD - 1);
 	assert_in_range(got.errors, 1, FLOOD / 2);
 	close(daemon);
-	control_free(c);
-	loop_free(l);
+	control_end(c);
 }
 
 static void test_requests_wait_while_too_many_answers_do(void **state)
 {
-	struct loop *l;
 	struct control *c;
 	struct channel_msg m;
 	int daemon;
 
 	(void)state;
-	assert_int_equal(loop_new(8, &l, NULL), 0);
-	c = control_of_daemon(l, &daemon);
+	c = control_begin(&daemon);
 	while (!send_queue_full(&c->waiting))
 		reply_send(c, 1, 0, NULL);
 	assert_int_equal(channel_send(daemon, VM_MSG_VERSION, VM_MSG_GO, 2, NULL, 0, NULL, 0), 0);
-	loop_run_once(l, 0);
+	loop_run_once(c->loop, 0);
 	assert_int_equal(recv(c->peer_fd, c->buf, 1, MSG_PEEK), 1); /* the request was not read */
 	do {
 		while (channel_recv(daemon, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, c->buf, &m) < 0)
-			loop_run_once(l, UINT64_MAX);
+			loop_run_once(c->loop, UINT64_MAX);
 	} while (m.head.seq != 2);
 	assert_int_equal(((struct vm_reply *)m.body)->error, -EINVAL); /* no VM is being handed over */
 	close(daemon);
-	control_free(c);
-	loop_free(l);
+	control_end(c);
 }
 
 struct reader {
@@ -192,41 +197,35 @@ static void *read_to_the_end(void *opaque)
 static void test_process_ends_when_its_last_messages_are_sent(void **state)
 {
 	struct reader *r = calloc(1, sizeof(*r));
-	struct loop *l;
 	struct control *c;
 	pthread_t thread;
 
 	(void)state;
 	assert_non_null(r);
 	r->got.in_order = true;
-	assert_int_equal(loop_new(8, &l, NULL), 0);
-	c = control_of_daemon(l, &r->fd);
+	c = control_begin(&r->fd);
 	flood(c);
 	assert_int_equal(fcntl(r->fd, F_SETFL, 0), 0); /* the reader waits */
 	assert_int_equal(pthread_create(&thread, NULL, read_to_the_end, r), 0);
-	control_free(c);
+	control_end(c);
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_true(r->got.in_order);
 	assert_int_equal(r->got.phases, FLOOD / PHASE_EACH);
 	assert_int_equal(r->got.replies, FLOOD / REPLY_EACH);
 	close(r->fd);
 	free(r);
-	loop_free(l);
 }
 
 static void test_process_ends_without_its_daemon(void **state)
 {
-	struct loop *l;
 	struct control *c;
 	int daemon;
 
 	(void)state;
-	assert_int_equal(loop_new(8, &l, NULL), 0);
-	c = control_of_daemon(l, &daemon);
+	c = control_begin(&daemon);
 	flood(c);
 	close(daemon);
-	control_free(c);
-	loop_free(l);
+	control_end(c);
 }
 
 /* ---- the next daemon ---- */
@@ -239,14 +238,12 @@ static void test_next_daemon_ends_the_work_for_the_earlier_one(void **state)
 	socklen_t len = sizeof(addr.sun_family);
 	struct machine *m = calloc(1, sizeof(*m));
 	struct vm vm = { .m = m, .phase = VM_PHASE_RUNNING, .work = "fork" };
-	struct loop *l;
 	struct control *c;
 	int daemon, next = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	(void)state;
 	assert_non_null(m);
-	assert_int_equal(loop_new(8, &l, NULL), 0);
-	c = control_of_daemon(l, &daemon);
+	c = control_begin(&daemon);
 	c->vm = &vm;
 	c->for_daemon = true;
 	c->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -261,8 +258,7 @@ static void test_next_daemon_ends_the_work_for_the_earlier_one(void **state)
 	reply_send(c, 1, 0, NULL);
 	assert_true(recv(next, c->buf, sizeof(c->buf), 0) > 0);
 	close(next);
-	control_free(c);
-	loop_free(l);
+	control_end(c);
 	free(m);
 }
 

@@ -41,6 +41,13 @@ def ended(lines):
     return json.loads(lines.readline()) is False
 
 
+def echoes(console):
+    """The console is open: fake_vm repeats what is typed."""
+    console.sock.sendall(b"typed\n")
+    assert console.line() == "typed"
+    console.close()
+
+
 def works(console):
     """The guest carries out a command."""
     console.run("fill 0x800000 0x1000 1")
@@ -82,9 +89,7 @@ def test_console_ends_with_the_role(shared, how):  # noqa: F811
         roots.line()
         lose(shared, how, "--user", "nobody")
         assert ended(lines)
-    roots.sock.sendall(b"typed\n")
-    assert roots.line() == "typed"
-    roots.close()
+    echoes(roots)
 
 
 def test_console_stays_while_a_role_for_all_vms_allows_it(shared):  # noqa: F811
@@ -112,9 +117,7 @@ def test_next_daemon_ends_consoles_without_a_role(shared):  # noqa: F811
         file.write_text(json.dumps(table))
         shared.start()
         assert ended(lines)
-    roots.sock.sendall(b"typed\n")
-    assert roots.line() == "typed"
-    roots.close()
+    echoes(roots)
 
 
 def test_console_ends_when_a_stopped_process_goes_on(shared):  # noqa: F811
