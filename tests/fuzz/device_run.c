@@ -34,7 +34,7 @@ struct run {
 	struct device *devs[2];
 	unsigned ndevs;
 	struct drv d;
-	unsigned nqueues; /* that the machine's firmware, so to speak, has set up; 0: the program has to */
+	unsigned nqueues; /* queues that driver_start() has set up; 0: the program has to set them up */
 	struct block *block; /* NULL: none */
 	struct console *consoles[PORTS];
 	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */

@@ -1,5 +1,5 @@
-/* fuzz_manifest: libFuzzer target for the manifest and the checksums of an archive to be imported. An accepted manifest
- * is within its limits, and reads the same after it was printed. */
+/* fuzz_manifest: libFuzzer target for the manifest and the checksums of an archive to be imported. The names
+ * of files in an accepted manifest have no folders, and the manifest can be read again after it was printed. */
 #include "tests/fuzz/fuzz_api.h"
 
 #include "base/cleanup.h"

@@ -218,7 +218,7 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
-/* The memory is in the state's file, or held: nothing reads it where the guest writes it. */
+/* Resume the VM. Its memory is in the state's file by now, or the tracker keeps what the guest overwrites. */
 static void vm_go_on(struct fork_job *x)
 {
 	vmsnap_job_resume_vm(&x->j);
