@@ -145,7 +145,7 @@ FUZZ_OBJ := $(BUILD)/tests/fuzz/
 $(BUILD)/unit/block/qcow2/test_fuzz: $(addprefix $(FUZZ_OBJ)image_,run.o seed.o mutate.o finds.o)
 $(BUILD)/unit/snapshot/test_state_fuzz: $(addprefix $(FUZZ_OBJ)state_,run.o seed.o)
 $(BUILD)/unit/devices/test_device_fuzz: $(FUZZ_OBJ)device_run.o
-$(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_process_spawn,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
+$(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_spawn_begin,--wrap=vm_spawn_fd,--wrap=vm_spawn_end,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
 $(BUILD)/unit/block/qcow2/test_qcow2: UNIT_LDFLAGS = -Wl,--wrap=loop_readv
 $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_run,--wrap=kvm_ioctl
 $(BUILD)/unit/api/wire/test_conn: UNIT_LDFLAGS = -Wl,--wrap=accounts_new

@@ -43,7 +43,7 @@ bool config_run(const uint8_t *input, size_t len);
  *   a WORDS    answer to the next request to a VM process: 0 to 99: message type; -: no answer;
  *   AT:HEX: bytes at offset AT (decimal; beyond the end: makes it longer); cut=N: N bytes
  *   e WORDS    the first VM process sends an unasked event, with the same words
- *   x          that process dies
+ *   x          that process dies, and unless there was a line a or e, the daemon has done what follows
  *   r          the daemon ends and the next one starts
  *   f PATH TEXT  as r, but in between PATH in the state folder is written; | in TEXT is a newline
  *

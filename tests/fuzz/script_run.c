@@ -7,6 +7,7 @@
 #include "api/qmp/qmp.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -414,6 +415,26 @@ static void settle(struct script *s)
 	}
 }
 
+static bool is_of_a_vm(const struct script *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->daemon.host.nvms; i++)
+		if (s->daemon.host.vms[i]->proc && vm_process_pid(s->daemon.host.vms[i]->proc) == pid)
+			return true;
+	return false;
+}
+
+/* Kill a VM process. Unless VM processes may send malformed messages, the daemon has done what follows, such as a
+ * restart, before the next line, whose answer depends on it. */
+static void vm_dies(struct script *s)
+{
+	uint64_t until = loop_now_ns() + SETTLE_NS;
+	pid_t pid = script_vms_kill_one();
+
+	do
+		turn(s);
+	while (pid && !s->strange && (is_of_a_vm(s, pid) || is_busy(s)) && loop_now_ns() < until);
+}
+
 static void daemon_end(struct script *s)
 {
 	settle(s);
@@ -569,8 +590,7 @@ static void line_do(struct script *s, char *line, size_t len)
 		turn(s);
 		break;
 	case 'x':
-		script_vms_kill_one();
-		turn(s);
+		vm_dies(s);
 		break;
 	case 'f':
 		file_put(words);

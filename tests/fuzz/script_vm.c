@@ -1,6 +1,8 @@
+#include "tests/fuzz/fuzz_api.h"
 #include "tests/fuzz/script_vm.h"
 
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm_spawn.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
@@ -11,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -31,12 +34,19 @@ struct pretended {
 	enum vm_phase phase;
 };
 
+struct vm_spawn {
+	pid_t pid;
+	int done_fd; /* readable from the beginning */
+};
+
 static struct pretended vms[VMS_MAX];
 static _Alignas(64) char stacks[VMS_MAX][STACK_BYTES];
 static const char *answers[ANSWERS_MAX];
 static unsigned first_answer, nanswers;
 
-int __wrap_vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e);
+int __wrap_vm_spawn_begin(const struct vm_process_paths *paths, const char *option, int sock, struct vm_spawn **ret, struct err *e);
+int __wrap_vm_spawn_fd(const struct vm_spawn *s);
+int __wrap_vm_spawn_end(struct vm_spawn *s, pid_t *ret_pid, struct err *e);
 void __real_loop_run_once(struct loop *l, uint64_t timeout_ns);
 void __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 int __real_vm_socket_peek_pid(int sock, pid_t *ret_pid);
@@ -71,21 +81,44 @@ static void vm_kill(struct pretended *v)
 	pidfd_send_signal(v->pidfd, SIGKILL, NULL, 0);
 }
 
-int __wrap_vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
+/* Spawn on this thread: the kernel would kill the child when another thread that spawned it ends (PR_SET_PDEATHSIG), and
+ * the table of VMs has no lock. A process that is to take a VM over only waits. */
+int __wrap_vm_spawn_begin(const struct vm_process_paths *paths, const char *option, int sock, struct vm_spawn **ret, struct err *e)
 {
 	struct pretended *v = vms;
 
 	(void)paths, (void)e;
 	while (v < vms + VMS_MAX && v->pid)
 		v++;
-	if (v == vms + VMS_MAX)
+	if (v == vms + VMS_MAX) {
+		close(sock);
 		return -EAGAIN;
-	/* A process that is to take a VM over only waits. */
-	*v = (struct pretended){ .sock = -1, .listening = strcmp(option, "--listen") ? -1 : fcntl(sock, F_DUPFD_CLOEXEC, 3) };
+	}
+	*v = (struct pretended){ .sock = -1, .listening = -1 };
 	v->pid = clone(child_main, stacks[v - vms] + STACK_BYTES, CLONE_VM | CLONE_FILES | CLONE_PIDFD | SIGCHLD, NULL, &v->pidfd);
-	if (v->pid < 0)
-		abort();
-	*ret_pid = v->pid;
+	must(v->pid > 0);
+	if (strcmp(option, "--listen"))
+		close(sock);
+	else
+		v->listening = sock;
+	*ret = malloc(sizeof(**ret));
+	must(*ret != NULL);
+	**ret = (struct vm_spawn){ .pid = v->pid, .done_fd = eventfd(1, EFD_CLOEXEC) };
+	must((*ret)->done_fd >= 0);
+	return 0;
+}
+
+int __wrap_vm_spawn_fd(const struct vm_spawn *s)
+{
+	return s->done_fd;
+}
+
+int __wrap_vm_spawn_end(struct vm_spawn *s, pid_t *ret_pid, struct err *e)
+{
+	(void)e;
+	*ret_pid = s->pid;
+	close(s->done_fd);
+	free(s);
 	return 0;
 }
 
@@ -118,23 +151,20 @@ bool script_vms_is_one(pid_t pid)
 	return false;
 }
 
-static void vms_kill(unsigned most)
+pid_t script_vms_kill_one(void)
 {
-	for (unsigned i = 0; i < VMS_MAX && most; i++)
+	for (unsigned i = 0; i < VMS_MAX; i++)
 		if (vms[i].pid && vms[i].listening >= 0) {
 			vm_kill(&vms[i]);
-			most--;
+			return vms[i].pid;
 		}
-}
-
-void script_vms_kill_one(void)
-{
-	vms_kill(1);
+	return 0;
 }
 
 void script_vms_kill_all(void)
 {
-	vms_kill(VMS_MAX);
+	while (script_vms_kill_one()) {
+	}
 }
 
 void script_vms_end(void)
