@@ -81,8 +81,8 @@ static void vm_kill(struct pretended *v)
 	pidfd_send_signal(v->pidfd, SIGKILL, NULL, 0);
 }
 
-/* Spawn on this thread: the kernel would kill the child when another thread that spawned it ends (PR_SET_PDEATHSIG), and
- * the table of VMs has no lock. A process that is to take a VM over only waits. */
+/* Spawn on this thread: the kernel would kill the child when another thread that spawned it ends
+ * (PR_SET_PDEATHSIG), and the table of VMs has no lock. A process that is to take a VM over only waits. */
 int __wrap_vm_spawn_begin(const struct vm_process_paths *paths, const char *option, int sock, struct vm_spawn **ret, struct err *e)
 {
 	struct pretended *v = vms;
