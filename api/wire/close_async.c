@@ -97,6 +97,24 @@ void close_async_fds(const int *fds, size_t n)
 		batch_start(-1, fds, n);
 }
 
+/* Let reads and looks see fds that came with an out-of-band byte. Only Unix streams have such bytes. */
+static void oob_inline(int sock)
+{
+	int on = 1;
+
+	if (setsockopt(sock, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)) < 0)
+		log_warn("socket", "SO_OOBINLINE: %s", strerror(errno));
+}
+
+int close_async_accept(int listening, int flags)
+{
+	int fd = accept4(listening, NULL, NULL, flags);
+
+	if (fd >= 0)
+		oob_inline(fd);
+	return fd;
+}
+
 /* Whether fds may be queued in the socket. On other sockets than streams, always assume so: a packet of zero bytes
  * looks like the end of the stream, but may carry fds. */
 static bool may_hold_fds(int sock)
@@ -112,6 +130,7 @@ static bool may_hold_fds(int sock)
 void close_async_socket(int sock)
 {
 	shutdown(sock, SHUT_RDWR); /* nothing can be queued from here on */
+	oob_inline(sock);
 	if (may_hold_fds(sock))
 		batch_start(sock, NULL, 0);
 	else

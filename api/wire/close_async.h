@@ -1,6 +1,7 @@
 /* close_async: closes fds that clients sent, on a thread of its own, because close() may block the loop: on a TCP
  * socket for as long as the client has set with SO_LINGER, on a file for as long as its file system takes. Closing a
- * Unix socket, or reading from it without room for fds, also closes the fds that are still queued in it.
+ * Unix socket, or reading from it without room for fds, also closes the fds that are still queued in it. Reading also
+ * closes the fds of an out-of-band byte, unless SO_OOBINLINE makes it a byte like others.
  * Threading: called on the loop. Where a close may block, the call starts a thread that ends when the closing is
  * done. */
 #ifndef CAIRN_API_WIRE_CLOSE_ASYNC_H
@@ -12,6 +13,8 @@
 /* Most fds in one message: the kernel's SCM_MAX_FD. */
 #define CLOSE_ASYNC_FDS_MAX 253
 
+/* accept4() from a listening Unix stream socket, with SO_OOBINLINE. */
+int close_async_accept(int listening, int flags);
 /* Close n fds. fds: the fds are taken; the array is borrowed. */
 void close_async_fds(const int *fds, size_t n);
 /* Close a connected Unix socket (taken). The shutdown is immediate. */

@@ -656,7 +656,7 @@ static void listener_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	for (unsigned i = 0; i < ACCEPTS_PER_ROUND; i++) {
-		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = close_async_accept(l->fd, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
 			log_warn("socket", "cannot accept clients: %s; trying again in a second",

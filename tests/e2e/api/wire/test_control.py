@@ -1,6 +1,7 @@
 """The control plane with many clients, with clients that stay connected while permissions change, and with a client
 in C."""
 
+import array
 import contextlib
 import json
 import os
@@ -96,7 +97,7 @@ def waits_for_events(pid):
         return f.read().startswith(("426 ", "232 ", "441 "))  # io_uring_enter, epoll_wait, epoll_pwait2
 
 
-@pytest.mark.parametrize("way", ["no command takes it", "a command refuses it", "left behind", "many"])
+@pytest.mark.parametrize("way", ["no command takes it", "a command refuses it", "left behind", "many", "out of band"])
 def test_blocking_fd_from_client_does_not_block_daemon(fake, way):
     """close() of a client's fd may block for as long as the client likes."""
     fake.define("vm1")
@@ -113,7 +114,12 @@ def test_blocking_fd_from_client_does_not_block_daemon(fake, way):
             until(lambda: waits_for_events(pid))
             fake.proc.send_signal(signal.SIGSTOP)
             q.send(b"  ")
-        socket.send_fds(q.sock, [text], [s.fileno() for s in sent])
+        fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno() for s in sent]))]
+        if way == "out of band":
+            q.sock.sendmsg([text[:1]], fds, socket.MSG_OOB)
+            q.send(text[1:])
+        else:
+            q.sock.sendmsg([text], fds)
         for s in sent:
             s.close()
         fake.proc.send_signal(signal.SIGCONT)

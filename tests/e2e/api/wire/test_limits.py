@@ -1,5 +1,6 @@
 """Limits of clients: what one client's texts, fds and unread answers may cost the daemon."""
 
+import array
 import contextlib
 import json
 import os
@@ -110,18 +111,21 @@ def test_strangers_unfinished_texts_take_little_memory(opened):
         assert peak_bytes(opened) - before < 8 << 20
 
 
-def answers_to_file(path):
-    """Send a file with a command. Return the answers to it and to the next command."""
+def answers_to_file(path, flags):
+    """Send a file with the first byte of a command. Return the answers to it and to the next command."""
     q = Qmp(path)
     with open("/dev/null") as f:
-        socket.send_fds(q.sock, [b'{"execute":"query-version"}'], [f.fileno()])
+        q.sock.sendmsg([b"{"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [f.fileno()]))], flags)
+    with contextlib.suppress(ConnectionError):  # the daemon has hung up
+        q.send(b'"execute":"query-version"}')
     return [q.answer(), *answers(q, b'{"execute":"query-version"}')]
 
 
-def test_strangers_send_no_files(opened):
+@pytest.mark.parametrize("flags", [0, socket.MSG_OOB], ids=["in band", "out of band"])
+def test_strangers_send_no_files(opened, flags):
     """The daemon never takes the file: it hangs up. Any role is enough to send files."""
     def client(say):
-        say(answers_to_file(opened.socket))
+        say(answers_to_file(opened.socket, flags))
     (refused, gone), = run_as_user(client)
     assert refused["error"]["class"] == "PermissionDenied" and "open files" in refused["error"]["desc"] and gone is None
     opened.cairn("grant", "viewer", "mine", "--user", "nobody")

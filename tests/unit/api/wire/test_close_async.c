@@ -2,6 +2,7 @@
  * empty packet. */
 #include "api/wire/close_async.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,6 +13,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include <cmocka.h>
 
@@ -40,7 +42,7 @@ static int lingering(int *ret_peer)
 }
 
 /* s: taken. */
-static void fd_send(int sock, int s, size_t bytes)
+static void fd_send(int sock, int s, size_t bytes, int flags)
 {
 	union {
 		struct cmsghdr align;
@@ -54,39 +56,75 @@ static void fd_send(int sock, int s, size_t bytes)
 	h->cmsg_type = SCM_RIGHTS;
 	h->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(h), &s, sizeof(s));
-	assert_int_equal(sendmsg(sock, &m, 0), bytes);
+	assert_int_equal(sendmsg(sock, &m, flags), bytes);
 	close(s);
 }
 
 /* Wait until the peer of the TCP connection sees its end: the fd has been closed. */
-static void let_go(int type, size_t bytes)
+static void wait_for_end(int peer)
 {
 	static char buf[65536];
-	int pair[2], peer;
 	ssize_t n;
 
-	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
-	fd_send(pair[1], lingering(&peer), bytes);
-	close_async_socket(pair[0]);
 	do
 		n = recv(peer, buf, sizeof(buf), 0);
 	while (n > 0);
 	assert_int_equal(n, 0);
 	close(peer);
+}
+
+static void let_go(int type, size_t bytes, int flags)
+{
+	int pair[2], peer;
+
+	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
+	fd_send(pair[1], lingering(&peer), bytes, flags);
+	close_async_socket(pair[0]);
+	wait_for_end(peer);
 	close(pair[1]);
 }
 
 static void test_closing_socket_with_data_does_not_block(void **state)
 {
 	(void)state;
-	let_go(SOCK_STREAM, 1);
-	let_go(SOCK_SEQPACKET, 1);
+	let_go(SOCK_STREAM, 1, 0);
+	let_go(SOCK_STREAM, 1, MSG_OOB);
+	let_go(SOCK_SEQPACKET, 1, 0);
 }
 
 static void test_closing_fds_of_empty_packet_does_not_block(void **state)
 {
 	(void)state;
-	let_go(SOCK_SEQPACKET, 0);
+	let_go(SOCK_SEQPACKET, 0, 0);
+}
+
+/* A client cannot get an fd past the daemon's looks by sending it with an out-of-band byte. */
+static void test_fds_of_an_out_of_band_byte_are_seen(void **state)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int listening = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0), s, peer, fd = -1;
+	socklen_t len = sizeof(sa_family_t); /* the kernel makes an abstract name */
+	char byte;
+
+	(void)state;
+	assert_int_equal(bind(listening, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(listen(listening, 1), 0);
+	len = sizeof(at);
+	assert_int_equal(getsockname(listening, (struct sockaddr *)&at, &len), 0);
+	assert_int_equal(connect(client, (struct sockaddr *)&at, len), 0);
+	fd_send(client, lingering(&peer), 1, MSG_OOB);
+	s = close_async_accept(listening, SOCK_CLOEXEC);
+	assert_true(s >= 0);
+	assert_int_equal(close_async_recv_without_fds(s, &byte, 1), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(close_async_recv(s, &byte, 1, &fd), 1);
+	assert_int_equal(byte, 'x');
+	assert_true(fd >= 0);
+	close_async_fds(&fd, 1);
+	wait_for_end(peer);
+	close_async_socket(s);
+	close_async_listener(listening);
+	close(client);
 }
 
 int main(void)
@@ -94,6 +132,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_closing_socket_with_data_does_not_block),
 		cmocka_unit_test(test_closing_fds_of_empty_packet_does_not_block),
+		cmocka_unit_test(test_fds_of_an_out_of_band_byte_are_seen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
