@@ -117,24 +117,30 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
 /* ---- deleting from all disks ---- */
 
 /* Move the children of a snapshot that is being deleted to its parent. If that snapshot is the current one, the parent
- * becomes current. */
+ * becomes current; without a parent, none is current: the VM's state comes from no snapshot that is left. */
 static int children_move(struct machine_disk *first, struct tree *t, struct tree_node *gone,
 	struct err *e)
 {
 	struct tree_node *heir = tree_find_id(t, gone->data.parent);
 	bool was_current = gone->data.serial && gone->data.serial + 1 == tree_next_serial(t);
+	bool has_heir = heir && heir != gone && heir->ours;
 	int r = 0;
 
 	for (size_t i = 0; i < t->n && !r; i++) {
 		struct tree_node *n = &t->nodes[i];
+		bool moves = n->data.parent == tree_id(gone);
+		bool ages = was_current && !has_heir && n->data.serial;
 
-		if (n == gone || !n->ours || n->data.parent != tree_id(gone))
+		if (n == gone || !n->ours || !(moves || ages))
 			continue;
-		n->data.parent = gone->data.parent;
+		if (moves)
+			n->data.parent = gone->data.parent;
+		if (ages)
+			n->data.serial = 0;
 		tree_encode(&n->data, &n->info);
 		r = disk_snapshot_update(first, &n->info, e);
 	}
-	if (!r && was_current && heir && heir != gone && heir->ours) {
+	if (!r && was_current && has_heir) {
 		heir->data.serial = tree_next_serial(t);
 		tree_encode(&heir->data, &heir->info);
 		r = disk_snapshot_update(first, &heir->info, e);

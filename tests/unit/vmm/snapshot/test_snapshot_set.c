@@ -577,6 +577,7 @@ struct act {
 	const char *back; /* a snapshot of the tree `after`, and its content */
 	unsigned back_content;
 	unsigned seen; /* recoveries that must have happened at some point: bits of enum vm_recovery */
+	const char *from; /* a snapshot to revert to before the act; NULL: none. Its content is content_after */
 };
 
 static void record_act(const struct act *a)
@@ -584,6 +585,11 @@ static void record_act(const struct act *a)
 	struct loop_trace trace = { on_submit, on_complete };
 	struct process p;
 
+	if (a->from) {
+		process_begin(&p);
+		revert(&p, a->from);
+		process_end(&p);
+	}
 	for (unsigned i = 0; i < DISKS; i++)
 		image_read(i);
 	process_begin(&p);
@@ -622,7 +628,7 @@ static unsigned cut(const struct act *a, size_t at, bool power)
 	after = !strcmp(tree, a->after);
 	if (!after)
 		assert_string_equal(tree, a->before);
-	assert_int_equal(content(&p), after ? a->content_after : 3);
+	assert_int_equal(content(&p), after || a->from ? a->content_after : 3);
 	if (after && a->back) {
 		revert(&p, a->back);
 		assert_int_equal(content(&p), a->back_content);
@@ -656,7 +662,7 @@ static void run_take(struct process *p)
 static void test_interrupted_create_is_whole_or_absent(void **state)
 {
 	static const struct act a = { run_take, "s1 s1/s2*", "s1 s1/s2 s2/s3*", 3, "s3", 3,
-		1u << VM_RECOVERY_MADE | 1u << VM_RECOVERY_UNMADE };
+		1u << VM_RECOVERY_MADE | 1u << VM_RECOVERY_UNMADE, NULL };
 
 	(void)state;
 	all_cuts(&a);
@@ -670,7 +676,7 @@ static void run_delete_current(struct process *p)
 static void test_interrupted_delete_of_current_is_completed(void **state)
 {
 	static const struct act a = { run_delete_current, "s1 s1/s2*", "s1*", 3, "s1", 1,
-		1u << VM_RECOVERY_DELETED };
+		1u << VM_RECOVERY_DELETED, NULL };
 
 	(void)state;
 	all_cuts(&a);
@@ -684,7 +690,17 @@ static void run_delete_parent(struct process *p)
 static void test_interrupted_delete_of_parent_is_completed(void **state)
 {
 	static const struct act a = { run_delete_parent, "s1 s1/s2*", "s2*", 3, "s2", 2,
-		1u << VM_RECOVERY_DELETED };
+		1u << VM_RECOVERY_DELETED, NULL };
+
+	(void)state;
+	all_cuts(&a);
+}
+
+/* No snapshot is current then: the VM goes on from none of those that are left. */
+static void test_interrupted_delete_of_current_root_is_completed(void **state)
+{
+	static const struct act a = { run_delete_parent, "s1* s1/s2", "s2", 1, "s2", 2,
+		1u << VM_RECOVERY_DELETED, .from = "s1" };
 
 	(void)state;
 	all_cuts(&a);
@@ -698,7 +714,7 @@ static void run_revert(struct process *p)
 static void test_interrupted_revert_is_completed(void **state)
 {
 	static const struct act a = { run_revert, "s1 s1/s2*", "s1* s1/s2", 1, "s2", 2,
-		1u << VM_RECOVERY_REVERTED };
+		1u << VM_RECOVERY_REVERTED, NULL };
 
 	(void)state;
 	all_cuts(&a);
@@ -715,7 +731,7 @@ static void run_rename(struct process *p)
 
 static void test_interrupted_rename_is_harmless(void **state)
 {
-	static const struct act a = { run_rename, "s1 s1/s2*", "t1 t1/s2*", 3, "t1", 1, 0 };
+	static const struct act a = { run_rename, "s1 s1/s2*", "t1 t1/s2*", 3, "t1", 1, 0, NULL };
 
 	(void)state;
 	all_cuts(&a);
@@ -864,6 +880,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_interrupted_create_is_whole_or_absent),
 		cmocka_unit_test(test_interrupted_delete_of_current_is_completed),
+		cmocka_unit_test(test_interrupted_delete_of_current_root_is_completed),
 		cmocka_unit_test(test_interrupted_delete_of_parent_is_completed),
 		cmocka_unit_test(test_interrupted_revert_is_completed),
 		cmocka_unit_test(test_interrupted_rename_is_harmless),
