@@ -1,4 +1,4 @@
-/* block_impl: the interface between block.c and the formats. Not for users of block.h. */
+/* block_impl: the interface between block.c, open.c and the formats. Not for users of block.h. */
 #ifndef CAIRN_BLOCK_BLOCK_IMPL_H
 #define CAIRN_BLOCK_BLOCK_IMPL_H
 
@@ -93,6 +93,9 @@ int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err
 /* Returns whether the header of the qcow2 image fd names a backing file; true if the header cannot be read. */
 bool qcow2_stands_on_backing(int fd);
 
+/* Free a disk and the layers below it, down to `keep`, which stays; NULL: all of them. close_fds: also close their
+ * files; otherwise only their locks are released. */
+void block_chain_free(struct block *b, bool close_fds, const struct block *keep);
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o);
 /* Complete a request: call done(), or inside block_submit() leave the call to the loop's next round. */
 void block_complete(struct block_req *r, int res);

@@ -344,6 +344,9 @@ struct qcow2 {
 
 	/* The state of snapshot_impl.h: */
 	struct block_snapshot *creating; /* the snapshot that is being created */
+	/* Count table `index` for that snapshot, before table_own() copies the table. Returns 0: the table may be
+	 * copied; -EINPROGRESS: w runs later. NULL: no snapshot is being created. */
+	int (*before_own)(struct qcow2 *q, uint32_t index, struct wait *w);
 	bool snapshot_busy;		     /* an operation that changes the snapshot table runs, or block_pull_finish() */
 	unsigned snapshot_changes;	     /* number of snapshot operations so far that change refcounts */
 	struct qcow2_snapshot_info *snapshots; /* NULL: not read yet */
@@ -366,6 +369,8 @@ static inline uint64_t autoclear_known(const struct qcow2 *q, bool bitmaps)
 	return (q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0) | (bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
 }
 
+/* ---- image.c ---- */
+
 /* Read len bytes synchronously, without the loop. Bytes past the end of the file read as
  * zeros. buf and len suit O_DIRECT (4 KiB). Returns 0 or -errno. */
 int qcow2_pread(int fd, void *buf, size_t len, uint64_t off);
@@ -374,8 +379,6 @@ int qcow2_pread(int fd, void *buf, size_t len, uint64_t off);
  * writes, and set the corrupt bit in the file (version 3, open for writing).
  * Returns -EIO. */
 int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Let a changing request wait until the header allows changes. Returns true if w was queued. */
-bool gate_wait(struct qcow2 *q, struct wait *w);
 /* Set or clear the dirty bit in the header in memory. The next write of the header stores it. */
 void qcow2_mark_dirty(struct qcow2 *q, bool dirty);
 
@@ -550,6 +553,8 @@ void commit_start(struct qcow2 *q);
 
 /* ---- io.c, write.c, zero.c ---- */
 
+/* Let a changing request wait until the header allows changes. Returns true if w was queued. */
+bool gate_wait(struct qcow2 *q, struct wait *w);
 /* A request in progress, handled extent by extent. */
 struct qcow2_req {
 	struct qcow2 *q;

@@ -382,8 +382,8 @@ static int table_own(struct qcow2 *q, struct map *map, uint32_t index, struct wa
 	}
 	if (table_made(map, index, w))
 		return -EINPROGRESS;
-	if (map == &q->disk && q->creating && table) {
-		int r = qcow2_snapshot_before_own(q, index, w);
+	if (map == &q->disk && q->before_own && table) {
+		int r = q->before_own(q, index, w);
 
 		if (r < 0)
 			return r;

@@ -113,6 +113,7 @@ static void frozen_uncopy(struct qcow2 *q, uint32_t n)
 			table_set(q, l1, i, l1->entries[i] & ~QCOW2_COPIED);
 }
 
+static int count_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
 static int create_step(struct task *t);
 static int create_failed(struct task *t, int res);
 static void create_end(struct task *t, int res);
@@ -131,9 +132,10 @@ int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct e
 	s->vm.vm = true;
 	s->entry.disk_bytes = q->h.size_bytes;
 	q->creating = s;
+	q->before_own = count_before_own;
 	q->snapshot_busy = true;
 	q->snapshot_changes++;
-	/* From here on, sharing VM state increments refcounts, and so does qcow2_snapshot_before_own() once the disk
+	/* From here on, sharing VM state increments refcounts, and so does count_before_own() once the disk
 	 * is frozen. The file may contain these refcounts only once it has the dirty bit, so commit.c must not
 	 * write tables before. */
 	q->commit.held = q->h.version >= 3;
@@ -181,7 +183,8 @@ int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct 
 	return 0;
 }
 
-int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
+/* Count a table before the guest's write copies it; see struct qcow2. */
+static int count_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 {
 	struct counter *c = &q->creating->frozen;
 
@@ -596,6 +599,7 @@ static void create_end(struct task *t, int res)
 	else if (res < 0 && (!*e.msg || !s->commit))
 		err_set_errno(&e, res, "disk %s: snapshot", q->base.name);
 	q->creating = NULL;
+	q->before_own = NULL;
 	q->snapshot_busy = false;
 	op->unknown = s->swap.unknown;
 	create_free(s);

@@ -156,16 +156,23 @@ struct recopy {
 /* Handle the next part. Returns as release_step(). */
 int recopy_step(struct qcow2 *q, struct recopy *r, struct wait *w);
 
+/* ---- snapshot_entries.c ---- */
+
+void snapshot_entry_done(struct qcow2_snapshot_info *s);
+/* Set an entry's extra data: QEMU's fields, then Cairn's. */
+int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra,
+	size_t n);
+/* Serialize the list, padded to whole clusters, and complete entries that lack QEMU's extra data; list[].table_bytes
+ * is set. ret_buf: owned by the caller; NULL for an empty list. Returns 0; -EFBIG; -ENOMEM. */
+int snapshots_serialize(struct qcow2_snapshot_info *list, size_t n, uint32_t cluster_bytes, uint8_t **ret_buf,
+	uint64_t *ret_bytes);
+
 /* ---- snapshot_table.c ---- */
 
 /* Fill q->snapshots and q->nsnapshots; read the table on the first call. Returns 0 or -errno. */
 int snapshots_load(struct qcow2 *q, struct err *e);
 void snapshots_done(struct qcow2 *q);
 struct qcow2_snapshot_info *snapshot_find(struct qcow2 *q, const char *id);
-void snapshot_entry_done(struct qcow2_snapshot_info *s);
-/* Set an entry's extra data: QEMU's fields, then Cairn's. */
-int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra,
-	size_t n);
 void snapshot_entry_info(const struct qcow2_snapshot_info *s, struct block_snapshot_info *ret);
 /* Returns the number of L1 entries for the snapshot's disk. The further entries hold VM state. */
 uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapshot_info *s);
@@ -173,11 +180,6 @@ uint32_t snapshot_disk_entries(const struct qcow2 *q, const struct qcow2_snapsho
  * have no mark yet META_INACTIVE_L2.
  * Returns 0; -EINVAL; -EDQUOT if the marks need more memory than the image may have. */
 int snapshot_l1_take(struct qcow2 *q, uint64_t *entries, uint32_t n, struct err *e);
-
-/* Serialize the list, padded to whole clusters, and complete entries that lack QEMU's extra data; list[].table_bytes
- * is set. ret_buf: owned by the caller; NULL for an empty list. Returns 0; -EFBIG; -ENOMEM. */
-int snapshots_serialize(struct qcow2_snapshot_info *list, size_t n, uint32_t cluster_bytes, uint8_t **ret_buf,
-	uint64_t *ret_bytes);
 
 /* Replaces the whole snapshot table. */
 struct table_swap {
@@ -257,9 +259,6 @@ void qcow2_snapshot_refuse(struct block_snapshot *s, struct block_snapshot_op *o
 	const struct err *e);
 /* Abort an unfinished snapshot at close. Runs the loop. */
 void qcow2_snapshot_close(struct qcow2 *q);
-/* Count table `index` for the snapshot that is being created, before table_own() copies the table. Returns 0: the
- * table may be copied; -EINPROGRESS: w runs later. */
-int qcow2_snapshot_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
 struct map *qcow2_snapshot_vmstate_map(struct block_snapshot *s);
 struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s);
 /* Apply snapshot `id`. info: copied; its extra data becomes the snapshot's; NULL: leave the extra data. */

@@ -41,14 +41,6 @@ struct qcow2_snapshot_info *snapshot_find(struct qcow2 *q, const char *id)
 	return NULL;
 }
 
-void snapshot_entry_done(struct qcow2_snapshot_info *s)
-{
-	free(s->id);
-	free(s->name);
-	free(s->extra);
-	*s = (struct qcow2_snapshot_info){ 0 };
-}
-
 static void *bytes_copy(const void *p, size_t n)
 {
 	uint8_t *c = malloc(n + 1);
@@ -72,23 +64,6 @@ static int snapshot_entry_copy(const struct qcow2_snapshot_info *s, struct qcow2
 		return -ENOMEM;
 	}
 	*ret = c;
-	return 0;
-}
-
-int snapshot_entry_extra(struct qcow2_snapshot_info *s, uint64_t icount, const uint8_t *extra, size_t n)
-{
-	uint8_t *p = malloc(QCOW2_SNAPSHOT_QEMU_BYTES + n);
-
-	if (!p)
-		return -ENOMEM;
-	store_be64(p, s->vm_state_bytes);
-	store_be64(p + 8, s->disk_bytes);
-	store_be64(p + 16, icount);
-	if (n)
-		memcpy(p + QCOW2_SNAPSHOT_QEMU_BYTES, extra, n);
-	free(s->extra);
-	s->extra = p;
-	s->extra_len = (uint32_t)(QCOW2_SNAPSHOT_QEMU_BYTES + n);
 	return 0;
 }
 
@@ -138,60 +113,6 @@ int snapshot_l1_take(struct qcow2 *q, uint64_t *entries, uint32_t n, struct err 
 }
 
 /* ---- writing the table ---- */
-
-static uint64_t entry_bytes(const struct qcow2_snapshot_info *s)
-{
-	return QCOW2_SNAPSHOT_HEADER_BYTES + s->extra_len + s->id_len + s->name_len;
-}
-
-static uint64_t entry_put(const struct qcow2_snapshot_info *s, uint8_t *p, uint64_t cap)
-{
-	struct cursor c = cursor_over(p, cap);
-
-	cursor_put_be64(&c, s->l1_offset);
-	cursor_put_be32(&c, s->l1_size);
-	cursor_put_be16(&c, s->id_len);
-	cursor_put_be16(&c, s->name_len);
-	cursor_put_be32(&c, s->sec);
-	cursor_put_be32(&c, s->nsec);
-	cursor_put_be64(&c, s->vm_clock_ns);
-	/* Above 4 GiB, this field is 0 and the extra data has the size. */
-	cursor_put_be32(&c, s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
-	cursor_put_be32(&c, s->extra_len);
-	cursor_put_bytes(&c, s->extra, s->extra_len);
-	cursor_put_bytes(&c, s->id, s->id_len);
-	cursor_put_bytes(&c, s->name, s->name_len);
-	return ROUND_UP((uint64_t)c.pos, 8);
-}
-
-int snapshots_serialize(struct qcow2_snapshot_info *list, size_t n, uint32_t cluster_bytes, uint8_t **ret_buf,
-	uint64_t *ret_bytes)
-{
-	uint64_t bytes = 0, at = 0;
-	uint8_t *buf;
-
-	for (size_t i = 0; i < n; i++) {
-		/* QEMU, too, completes entries of version 2, where the extra data may lack sizes. */
-		if (list[i].extra_len < QCOW2_SNAPSHOT_QEMU_BYTES && snapshot_entry_extra(&list[i], UINT64_MAX, NULL, 0) < 0)
-			return -ENOMEM;
-		list[i].table_bytes = ROUND_UP(bytes, 8) + entry_bytes(&list[i]);
-		bytes = list[i].table_bytes;
-	}
-	if (bytes > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
-		return -EFBIG;
-	*ret_bytes = ROUND_UP(ROUND_UP(bytes, 8), cluster_bytes);
-	*ret_buf = NULL;
-	if (!*ret_bytes)
-		return 0;
-	buf = io_buffer_new(*ret_bytes);
-	if (!buf)
-		return -ENOMEM;
-	memset(buf, 0, *ret_bytes);
-	for (size_t i = 0; i < n; i++)
-		at += entry_put(&list[i], buf + at, *ret_bytes - at);
-	*ret_buf = buf;
-	return 0;
-}
 
 int table_swap_init(struct table_swap *s, struct qcow2 *q)
 {
