@@ -61,7 +61,8 @@ def test_user_does_not_push_out_lines_of_others(shared):  # noqa: F811
     shared.start()
     count = audit(shared, "--user", str(NOBODY))[-1]
     assert (count["left-out"], count["outcome"]) == (calls - len(users), "any")
-    assert users[-1]["time"] <= count["since"] < count["time"]
+    # Lines may be left out before the last one that is written: the user's share grows meanwhile.
+    assert users[0]["time"] < count["since"] < count["time"]
     assert f"({count['left-out']} more)" in shared.cairn("audit", "--user", "nobody").stdout
 
 
