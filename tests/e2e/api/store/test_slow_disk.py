@@ -305,13 +305,22 @@ def test_kill_between_writes_loses_no_save(slow, when):
 
 def test_start_waits_for_managed_save_to_be_stored(slow):
     """Its save may still be on its way to the disk; the start waits for it."""
-    slow.define("a")
+    go, saves = hold(slow, "/vms/a"), slow.tmp / "saves"
+    go.touch()
+    slow.define("a", cmdline=f"work-until={saves}")
     slow.cairn("start", "a")
     q, other = slow.qmp(), slow.qmp()
     q.run("vm-managed-save", vm="a", job_id="j")
+    q.event("VM_STATE_CHANGE", vm="a", state="paused")  # the VM's process has begun
+    go.unlink()
+    saves.touch()
     q.event("VM_STATE_CHANGE", vm="a", state="saved")
-    assert other.run("query-jobs", id="j")[0]["status"] == "running"
-    q.run("vm-start", vm="a")
+    q.send(b'{"execute":"vm-start","arguments":{"vm":"a"}}')
+    for _ in range(2):  # the daemon has read what came before
+        assert other.run("query-jobs", id="j")[0]["status"] == "running"
+    assert other.run("vm-info", vm="a")["state"] == "saved"
+    go.touch()
+    assert "return" in q.answer()
     assert slow.info("a")["state"] == "running" and slow.info("a")["reason"] == "restored"
     assert other.run("query-jobs", id="j")[0]["status"] == "concluded"
 
