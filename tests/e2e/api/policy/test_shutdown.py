@@ -67,6 +67,7 @@ def test_set_clock_moves_no_deadline(tmp_path, step):
         (tmp_path / "clock").write_text(str(step))
         d.wait("soon", "shutoff")
         assert abs(d.info("late")["shutdown-deadline"] / 1e9 - time.time() - step - 3600) < 60 * SLOW
+        until(lambda: "shutdown" in d.kept("late"))
         d.stop(signal.SIGKILL)
         kept = d.kept("late")
         kept["shutdown"].update(due_s=int(time.time()) + step + 10**8, deadline_s=1)
