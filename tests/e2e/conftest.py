@@ -408,16 +408,21 @@ class Daemon:
 
     def children(self):
         """Return the pids of the daemon's living children: VM processes and jobs on images."""
-        pids = []
-        with open(f"/proc/{self.proc.pid}/task/{self.proc.pid}/children") as f:
-            for pid in f.read().split():
-                try:
-                    with open(f"/proc/{pid}/comm") as comm:
-                        # A child named cairnd is the daemon's own helper, which opens files.
-                        pids += [int(pid)] if comm.read() != "cairnd\n" else []
-                except OSError:
-                    pass  # it is gone
-        return pids
+        tasks, first, pids = f"/proc/{self.proc.pid}/task", str(self.proc.pid), []
+        # A thread that ends leaves the processes that it spawned to the first thread, so look at that one last.
+        for task in [t for t in os.listdir(tasks) if t != first] + [first]:
+            with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as f:  # the thread has ended
+                pids += map(int, f.read().split())
+        return [pid for pid in dict.fromkeys(pids) if self.is_vm_process(pid)]
+
+    @staticmethod
+    def is_vm_process(pid):
+        """Return whether a child is no helper of the daemon that opens files: those are called cairnd, too."""
+        try:
+            with open(f"/proc/{pid}/comm") as comm:
+                return comm.read() != "cairnd\n"
+        except OSError:
+            return False  # it is gone
 
     def kept(self, name):
         """Return a VM's state.json, {} when there is none. The daemon writes it a moment after a change."""
