@@ -116,13 +116,19 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
 
 /* ---- deleting from all disks ---- */
 
+/* Whether no snapshot has a higher serial. With a serial of 0, a snapshot is not current even when all others have 0. */
+static bool is_newest(const struct tree *t, const struct tree_node *n)
+{
+	return n->data.serial && n->data.serial + 1 == tree_next_serial(t);
+}
+
 /* Move the children of a snapshot that is being deleted to its parent. If that snapshot is the current one, the parent
  * becomes current; without a parent, none is current: the VM's state comes from no snapshot that is left. */
 static int children_move(struct machine_disk *first, struct tree *t, struct tree_node *gone,
 	struct err *e)
 {
 	struct tree_node *heir = tree_find_id(t, gone->data.parent);
-	bool was_current = gone->data.serial && gone->data.serial + 1 == tree_next_serial(t);
+	bool was_current = is_newest(t, gone);
 	bool has_heir = heir && heir != gone && heir->ours;
 	int r = 0;
 
@@ -185,7 +191,7 @@ int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct
 {
 	if (!n->ours)
 		return disk_snapshot_apply(first, n->info.id, e);
-	if (n->data.serial + 1 != tree_next_serial(t))
+	if (!is_newest(t, n))
 		n->data.serial = tree_next_serial(t);
 	n->data.set.mark = TREE_WHOLE;
 	tree_encode(&n->data, &n->info);

@@ -236,6 +236,22 @@ def test_snapshot_after_revert_writes_changed_memory_only(vm):
     check(vm.disks[0])
 
 
+def test_deleted_current_root_leaves_no_current_snapshot(vm):
+    def current():
+        r = vm.daemon.cairn("snapshot-current", "vm1", "--name", ok=None)
+        return r.stdout.strip() if r.returncode == 0 else None
+
+    vm.snapshot("s1")
+    vm.snapshot("s2")
+    vm.revert("s1")
+    vm.daemon.cairn("snapshot-delete", "vm1", "s1")
+    assert current() is None
+    vm.revert("s2")
+    assert current() == "s2"
+    vm.snapshot("s3")
+    assert current() == "s3" and vm.daemon.cairn("snapshot-parent", "vm1", "s3").stdout == "s2\n"
+
+
 def test_snapshot_after_deleted_base_writes_all_memory(vm):
     """The id of the deleted base may be another snapshot's name by then."""
     vm.start()
