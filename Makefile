@@ -68,7 +68,7 @@ NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench fuzz install uninstall clean help units
+.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench soak fuzz install uninstall clean help units
 all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
 units: $(UNITS)
 
@@ -215,6 +215,10 @@ style:
 	$(Q)tests/style.sh
 bench: all helpers guests
 	$(Q)tests/bench/run.py --build $(BUILD) $(if $(ONLY),--only $(ONLY))
+# Random requests of several users against a model: SEED repeats a run.
+TIME ?= 600
+soak: all guests
+	$(Q)tests/soak/run.py --build $(BUILD) --time $(TIME) $(if $(SEED),--seed $(SEED))
 demo: deps
 	$(Q)$(MAKE) --no-print-directory all guests
 	$(Q)tests/demo.sh $(BUILD)
@@ -271,6 +275,7 @@ help:
 	@echo "fuzz         run each fuzzer for FUZZ=60 seconds"
 	@echo "style        check the rules of the house style that a machine can check"
 	@echo "bench        run benchmarks, also of peers; ONLY=NAME for one of them"
+	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run"
 	@echo "install      install into PREFIX=/usr/local, below DESTDIR="
 	@echo "uninstall    remove the files that install has put there"
 	@echo "clean        remove the build folders"

@@ -13,6 +13,7 @@
 # - forks: LONG_FORKS steps with clones (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000)
 # - policies: LONG_POLICIES rounds with policies (300)
+# - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
@@ -37,6 +38,7 @@ copies=${LONG_COPIES:-200}
 forks=${LONG_FORKS:-1000}
 images=${LONG_IMAGES:-100000}
 policies=${LONG_POLICIES:-300}
+soak=${LONG_SOAK:-3000}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 seconds=${LONG_SECONDS:-30000}
 tmp=$(mktemp -d)
@@ -112,6 +114,7 @@ e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_
 e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
 e2e images tools/img/test_img_random.py CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
+e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed"
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e upgrade api/vm/long_upgrade.py

@@ -1,0 +1,28 @@
+"""A short form of `make soak` (tests/soak): the daemon answers random requests of several users as the model says,
+their VMs have the model's data, and a daemon without VMs has the files, threads and processes of the begin.
+CAIRN_SOAK_STEPS steps of each user from CAIRN_SOAK_SEED."""
+
+import os
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+sys.path.insert(1, os.path.join(ROOT, "tests", "soak"))
+
+from soak import Run  # noqa: E402
+
+STEPS = int(os.environ.get("CAIRN_SOAK_STEPS", 24))
+SEED = int(os.environ.get("CAIRN_SOAK_SEED", 1))
+
+
+@pytest.mark.seconds(300 + 3 * STEPS)
+def test_random_requests_of_several_users_have_the_results_of_the_model(kvm, guest):
+    guest("interp.elf")
+    run = Run(SEED)
+    try:
+        run.go(lambda steps: steps < STEPS)
+        print(f"{run.done} operations, {run.refused} of them refused")
+    finally:
+        run.close()

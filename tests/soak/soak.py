@@ -1,0 +1,171 @@
+"""soak: several users of one daemon at once, each with random requests and a model. Between rounds, the daemon's
+figures must be flat."""
+
+import contextlib
+import json
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import traceback
+
+import guestlib
+from conftest import BUILD, Daemon
+from figures import Figures
+from user import Difference, User
+
+ROUND = 12  # steps of each user
+ROUNDS = 20  # before the users undefine all their VMs, and the daemon must be as at the begin
+PROGRAMS = ("cairn", "cairn-img")
+FLAT_SECONDS = 60 * guestlib.SLOW  # helper threads and processes of the last request end a moment after it
+
+
+class Failure(Exception):
+    """The run has failed; the text is the report."""
+
+
+class Link:
+    """JSON lines between the run and a user's process."""
+
+    def __init__(self, sock):
+        self.file = sock.makefile("rw", buffering=1)
+        sock.close()
+
+    def say(self, value):
+        print(json.dumps(value), file=self.file)
+
+    def hear(self):
+        line = self.file.readline()
+        return json.loads(line) if line else None
+
+
+def serve(user, link):
+    """Do what the run orders, until it hangs up."""
+    while order := link.hear():
+        try:
+            for _ in range(order.get("steps", 0)):
+                user.step()
+            if "sweep" in order:
+                user.sweep()
+            link.say({"done": user.done, "refused": user.refused})
+        except Exception as e:
+            text = str(e) if isinstance(e, Difference) else traceback.format_exc()
+            link.say({"failure": text, "done": user.done, "last": list(user.last)})
+
+
+class Process:
+    """A user's process."""
+
+    def __init__(self, run, account):
+        self.name, (ours, theirs) = account, socket.socketpair()
+        entry = pwd.getpwnam(account)
+        folder = run.folder / account
+        folder.mkdir(mode=0o755)
+        for program in PROGRAMS:
+            shutil.copy(os.path.join(BUILD, program), folder)
+        shutil.copy(guestlib.bare("interp"), folder)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        self.pid = os.fork()
+        if self.pid == 0:
+            ours.close()
+            self.become(entry, theirs, run, folder)
+        theirs.close()
+        self.link = Link(ours)
+
+    def become(self, entry, sock, run, folder):
+        try:
+            signal.alarm(0)
+            if entry.pw_uid != os.geteuid():
+                os.setgroups([])
+                os.setgid(entry.pw_gid)
+                os.setuid(entry.pw_uid)
+            link = Link(sock)
+
+            def ask(what):
+                link.say({"ask": what})
+                link.hear()
+            serve(User(self.name, run.seed, folder, run.daemon.socket, ask), link)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+
+    def answer(self):
+        """Return the process's report, after doing what it asks for."""
+        while (said := self.link.hear()) and "ask" in said:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(said["ask"]["kill"], signal.SIGKILL)
+            self.link.say({"ok": True})
+        return said or {"failure": "the user's process has ended", "done": 0, "last": []}
+
+    def end(self):
+        self.link.file.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+class Run:
+    """A daemon of the caller with some users: the caller, and as root two others, who get the role admin."""
+
+    def __init__(self, seed):
+        accounts = [pwd.getpwuid(os.geteuid()).pw_name] + ([] if os.geteuid() else ["nobody", "daemon"])
+        self.seed, self.stack, self.done, self.refused = seed, contextlib.ExitStack(), 0, 0
+        self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-soak-")))
+        os.chmod(self.folder, 0o711)
+        libexec = self.folder / "libexec"
+        libexec.mkdir()
+        shutil.copy(os.path.join(BUILD, "cairn-archive"), libexec)
+        self.daemon = Daemon(self.folder, env={"CAIRN_LIBEXEC": str(libexec)})
+        self.stack.callback(self.daemon.close)
+        for account in accounts[1:]:
+            self.daemon.cairn("grant", "--user", account, "admin")
+        self.first, self.users = Figures(self.daemon), []
+        for account in accounts:
+            self.users.append(Process(self, account))
+            self.stack.callback(self.users[-1].end)
+
+    def order(self, **what):
+        """Have all users do this at once, and wait for them."""
+        for user in self.users:
+            user.link.say(what)
+        said = {user.name: user.answer() for user in self.users}
+        bad = {name: s for name, s in said.items() if "failure" in s}
+        if bad:
+            raise Failure("\n".join(self.report(name, s) for name, s in bad.items()))
+        self.done, self.refused = (sum(s[k] for s in said.values()) for k in ("done", "refused"))
+
+    def sweep(self):
+        """Have all users undefine their VMs. Then the daemon has what it had at the begin."""
+        self.order(sweep=True)
+        end = time.monotonic() + FLAT_SECONDS
+        while growth := Figures(self.daemon).growth(self.first):
+            if time.monotonic() > end:
+                raise Failure(f"seed {self.seed}, after {self.done} operations and without VMs:\n" + "\n".join(growth))
+            time.sleep(0.05)
+
+    def go(self, goes_on, say=print):
+        """Make rounds while goes_on(steps of each user)."""
+        steps, rounds = 0, 0
+        while goes_on(steps):
+            self.order(steps=ROUND)
+            steps, rounds = steps + ROUND, rounds + 1
+            if rounds % ROUNDS == 0:
+                self.sweep()
+                say(f"{self.done} operations, {self.refused} of them refused as the model says")
+            elif rounds % 2 == 1:
+                self.kill_daemon()
+        self.sweep()
+
+    def kill_daemon(self):
+        self.daemon.stop(signal.SIGKILL)
+        self.daemon.start()
+
+    def report(self, name, said):
+        last = "\n".join("  " + line for line in said["last"])
+        return f"seed {self.seed}, user {name}, operation {said['done']}; the last ones:\n{last}\n{said['failure']}"
+
+    def close(self):
+        self.stack.close()
