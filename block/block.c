@@ -127,6 +127,21 @@ void block_report_error(struct block *b, int error, bool corrupt, const char *wh
 	loop_nop(b->loop, &b->error_op);
 }
 
+int block_synced(struct block *b, int fd, int res)
+{
+	if (res < 0 && !b->sync_error && !(fcntl(fd, F_GETFL) & O_DIRECT)) {
+		b->sync_error = res;
+		log_error(b->name, "cannot sync the disk (%s), and the host may have dropped what was written last; all "
+			"flushes fail until the disk is opened anew", strerror(-res));
+	}
+	return b->sync_error ? b->sync_error : MIN(res, 0);
+}
+
+int block_sync(struct block *b, int fd)
+{
+	return block_synced(b, fd, fdatasync(fd) < 0 ? -errno : 0);
+}
+
 void block_set_listener(struct block *b, struct block_listener *l)
 {
 	b->listener = l;

@@ -55,6 +55,7 @@ struct block {
 	bool error_armed;
 	int error_code;
 	char error_why[256];
+	int sync_error; /* 0: none; see block_synced() */
 };
 
 /* A file's capabilities, probed once. */
@@ -101,6 +102,11 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 void block_complete(struct block_req *r, int res);
 /* Complete a request in the loop's next round. */
 void block_complete_later(struct block_req *r, int res);
+/* Every sync of an open disk's files passes its result through block_synced(), or is a block_sync(). If a sync fails,
+ * the kernel drops what it could not write from its page cache, and the next sync of the file succeeds. So without
+ * direct I/O all later syncs of the disk fail with the same error. Returns 0 or -errno. */
+int block_synced(struct block *b, int fd, int res);
+int block_sync(struct block *b, int fd);
 /* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 

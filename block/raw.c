@@ -66,7 +66,7 @@ static void sync_done(struct loop_op *op, int res)
 {
 	struct raw_req *q = container_of(op, struct raw_req, op);
 
-	raw_finish(q, res < 0 ? res : 0);
+	raw_finish(q, block_synced(&q->raw->base, q->raw->base.fd, res));
 }
 
 /* Complete a transfer: after a sync if it is a change with FUA, else at once. */
@@ -222,18 +222,20 @@ static int raw_extent(struct block *b, uint64_t off, uint64_t len, struct block_
 
 static int raw_flush_all(struct block *b)
 {
-	return fdatasync(b->fd) < 0 ? -errno : 0;
+	return block_sync(b, b->fd);
 }
 
 static int raw_resize(struct block *b, uint64_t size, struct err *e)
 {
 	struct raw *w = container_of(b, struct raw, base);
+	int r;
 
 	if (w->is_device)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device and cannot be resized here; resize the device",
 			b->name);
-	if (ftruncate(b->fd, (off_t)size) < 0 || fdatasync(b->fd) < 0)
-		return err_set_errno(e, -errno, "%s: cannot change the size", b->name);
+	r = ftruncate(b->fd, (off_t)size) < 0 ? -errno : block_sync(b, b->fd);
+	if (r < 0)
+		return err_set_errno(e, r, "%s: cannot change the size", b->name);
 	b->info.size_bytes = w->file_bytes = size;
 	w->holes.end = 0;
 	return 0;

@@ -258,7 +258,7 @@ int bitmaps_mark(struct qcow2 *q, bool all)
 		at += qcow2_bitmap_entry_bytes(strlen(b->info.name));
 	}
 	r = pwrite_full(q->base.fd, dir, padded, (off_t)q->h.bitmaps_offset);
-	return r < 0 ? r : fdatasync(q->base.fd) < 0 ? -errno : 0;
+	return r < 0 ? r : block_sync(&q->base, q->base.fd);
 }
 
 void bitmaps_record(struct qcow2 *q, uint64_t off, uint64_t len)

@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define EXT_HEADER_BYTES 8u
 #define EXT_BYTES (EXT_HEADER_BYTES + QCOW2_BITMAPS_EXT_BYTES)
@@ -40,8 +39,8 @@ static int header_patch(struct qcow2 *q, uint32_t at, const void *data, uint32_t
 		memcpy(buf, q->header_piece, piece);
 	memcpy(buf + at - from, data, len);
 	r = pwrite_full(q->base.fd, buf, end - from, from);
-	if (!r && fdatasync(q->base.fd) < 0)
-		r = -errno;
+	if (!r)
+		r = block_sync(&q->base, q->base.fd);
 	if (!r && !from)
 		memcpy(q->header_piece, buf, piece);
 	return r;

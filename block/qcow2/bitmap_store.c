@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static void clusters_free(struct qcow2 *q, uint64_t off, uint64_t bytes)
 {
@@ -153,7 +152,7 @@ static int all_write(struct qcow2 *q, struct bitmap_place *places, uint64_t byte
 		r = directory_write(q, places, bytes, ret_off);
 	if (!r)
 		r = qcow2_sync_flush(q);
-	return r ? r : fdatasync(q->base.fd) < 0 ? -errno : 0;
+	return r ? r : block_sync(&q->base, q->base.fd);
 }
 
 /* The header names the new directory: free the old one, and the old places of the bitmaps. */

@@ -168,12 +168,16 @@ static bool group_write(struct qcow2 *q, size_t from, size_t to)
 
 static void sync_done(struct loop_op *op, int res)
 {
-	op_done(container_of(op, struct qcow2, commit.op), res < 0 ? res : 0);
+	struct qcow2 *q = container_of(op, struct qcow2, commit.op);
+
+	op_done(q, block_synced(&q->base, q->base.fd, res));
 }
 
 static void data_sync_done(struct loop_op *op, int res)
 {
-	op_done(container_of(op, struct qcow2, commit.data_op), res < 0 ? res : 0);
+	struct qcow2 *q = container_of(op, struct qcow2, commit.data_op);
+
+	op_done(q, block_synced(&q->base, q->data_fd, res));
 }
 
 /* Start a sync. data: also sync guest data. The data file needs one sync per commit: all data that

@@ -187,7 +187,7 @@ int data_truncate(struct qcow2 *q, uint64_t size)
 {
 	if (!q->external || q->data.is_device)
 		return 0;
-	return ftruncate(q->data_fd, (off_t)size) < 0 || fdatasync(q->data_fd) < 0 ? -errno : 0;
+	return ftruncate(q->data_fd, (off_t)size) < 0 ? -errno : block_sync(&q->base, q->data_fd);
 }
 
 int data_extend(struct qcow2 *q, uint64_t size)

@@ -446,6 +446,7 @@ static void gate_synced(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, gate_op);
 
+	res = block_synced(&q->base, q->base.fd, res);
 	if (res >= 0 && q->h.version >= 3)
 		q->h.autoclear = load_be64(q->header_piece + QCOW2_AT_AUTOCLEAR);
 	/* Synchronous: this happens once, and only to images with bitmaps. */

@@ -253,8 +253,10 @@ static int qcow2_flush_all(struct block *b)
 	tail_cut(q);
 	if (!r && q->corrupt)
 		r = -EIO;
-	if (!r && (fdatasync(b->fd) < 0 || (q->external && fdatasync(q->data_fd) < 0)))
-		r = -errno;
+	if (!r)
+		r = block_sync(b, b->fd);
+	if (!r && q->external)
+		r = block_sync(b, q->data_fd);
 	return r ? r : stored;
 }
 

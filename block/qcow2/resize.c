@@ -12,14 +12,13 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Write header_piece to the file, durably. Returns 0 or -errno. */
 static int qcow2_header_write(struct qcow2 *q)
 {
 	int r = pwrite_full(q->base.fd, q->header_piece, q->header_piece_bytes, 0);
 
-	return r < 0 ? r : fdatasync(q->base.fd) < 0 ? -errno : 0;
+	return r < 0 ? r : block_sync(&q->base, q->base.fd);
 }
 
 static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)

@@ -197,7 +197,7 @@ static void header_synced(struct loop_op *op, int res)
 {
 	struct header_update *h = container_of(op, struct header_update, op);
 
-	h->w->run(h->w, res < 0 ? res : 0);
+	h->w->run(h->w, block_synced(&h->q->base, h->q->base.fd, res));
 }
 
 static void header_written(struct io *io, int res)

@@ -1,0 +1,119 @@
+/* After a failed sync, a disk in the page cache fails all syncs, because the kernel reports the loss of written data
+ * only once. With direct I/O, the sync after a failed one may succeed. */
+#include "fixture_block.h"
+
+#include "base/util.h"
+#include "block/qcow2/qcow2.h"
+
+#include <linux/magic.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+
+static unsigned syncs_left; /* until the one that fails */
+static bool armed;
+
+int fdatasync(int fd);
+
+/* Replaces libc's, which the loop on epoll calls in a thread that is not running when the test sets the variables. */
+int fdatasync(int fd)
+{
+	if (armed && !syncs_left--) {
+		armed = false;
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+static void fail_sync(unsigned after)
+{
+	syncs_left = after;
+	armed = true;
+}
+
+static int flush(struct block *b)
+{
+	return fixture_op(b, BLOCK_FLUSH, 0, 0, 0);
+}
+
+static bool begin(struct fixture *f, bool buffered)
+{
+	struct statfs fs;
+
+	fixture_begin(f, 1);
+	f->buffered = buffered;
+	assert_int_equal(statfs(f->dir, &fs), 0);
+	return fs.f_type != TMPFS_MAGIC; /* the loop does not sync files there */
+}
+
+/* Write, fail one sync of the flush, and check the following ones. */
+static void check_disk(struct fixture *f, const char *name, enum block_format fmt, unsigned good_syncs)
+{
+	struct block *b = fixture_open(f, name, fmt, false);
+	static uint8_t buf[4096];
+	struct block_info info;
+	int later;
+
+	block_info(b, &info);
+	later = info.direct ? 0 : -EIO;
+	memset(buf, 'x', sizeof(buf));
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
+	fail_sync(good_syncs);
+	log_silence(true);
+	assert_int_equal(flush(b), -EIO);
+	log_silence(false);
+	assert_false(armed);
+	log_silence(true);
+	assert_int_equal(flush(b), later);
+	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 4096, buf, sizeof(buf)), 0);
+	assert_int_equal(flush(b), later);
+	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf)), 0);
+	assert_int_equal(block_settle(b), later);
+	assert_int_equal(block_close(b), later);
+	log_silence(false);
+	b = fixture_open(f, name, fmt, false); /* a new beginning */
+	assert_int_equal(flush(b), 0);
+	assert_int_equal(block_close(b), 0);
+}
+
+static void check_disks(bool buffered)
+{
+	static const struct qcow2_create plain = { .size_bytes = MIB, .cluster_bits = 16, .refcount_order = 4, .version = 3 };
+	struct fixture f;
+
+	if (begin(&f, buffered)) {
+		fixture_run(&f, "truncate -s 1M raw; qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=on ext 1M");
+		check_disk(&f, "raw", BLOCK_FORMAT_RAW, 0);
+		/* the first sync of a flush with new clusters, and the last one */
+		fixture_create(&f, "first", &plain);
+		check_disk(&f, "first", BLOCK_FORMAT_QCOW2, 0);
+		fixture_create(&f, "last", &plain);
+		check_disk(&f, "last", BLOCK_FORMAT_QCOW2, 1);
+		for (unsigned i = 0; i < 3; i++)
+			check_disk(&f, "ext", BLOCK_FORMAT_QCOW2, 0);
+	}
+	fixture_end(&f);
+}
+
+static void test_buffered_disk_remembers_failed_sync(void **state)
+{
+	check_disks(true);
+	(void)state;
+}
+
+static void test_direct_disk_recovers_from_failed_sync(void **state)
+{
+	check_disks(false);
+	(void)state;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_buffered_disk_remembers_failed_sync),
+		cmocka_unit_test(test_direct_disk_recovers_from_failed_sync),
+	};
+
+	setenv("CAIRN_LOOP", "epoll", 1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
