@@ -38,7 +38,7 @@ def _sanitized():
 
 SANITIZED = _sanitized()
 # Time limits are for plain builds on a real host.
-SLOW = 5 if SANITIZED else 3 if "CAIRN_IN_SVMHOST" in os.environ else 1
+SLOW = 5 if SANITIZED else 10 if "CAIRN_IN_SVMHOST" in os.environ else 1
 # A KVM that emulates kernel mode, or a host that is itself emulated, is slow.
 PATIENCE = 60.0 * SLOW
 
