@@ -349,7 +349,7 @@ def test_shutdown_by_agent_is_not_restarted(daemon):
 
 
 def agent_did(console):
-    """Return what the guest's agent did. A thaw that the guest has not answered in 5 s is sent again, and then fails."""
+    """Return what the guest's agent did, without the repeated thaws of a guest that answered later than in 5 s."""
     return [word for word in console.run("agent-log") if word != "thaw failed"]
 
 
