@@ -1,5 +1,6 @@
 #include "api/vm/vm_process.h"
 #include "api/definition/vm_config.h"
+#include "api/vm/vm_answer.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
@@ -9,13 +10,11 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -27,8 +26,6 @@
 #define QUERY_TIMEOUT_NS (10 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
 #define MESSAGES_PER_ROUND 32
-/* Maximum per VM, because a qcow2 image has at most 65536 snapshots. */
-#define VM_PROCESS_SNAPSHOTS_MAX 65536
 
 struct vm_request {
 	struct vm_request *next;
@@ -246,128 +243,6 @@ void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void 
 
 /* ---- messages ---- */
 
-static void event_clean(struct vm_event *ev)
-{
-	ev->device[sizeof(ev->device) - 1] = 0;
-	ev->detail[sizeof(ev->detail) - 1] = 0;
-	utf8_clean(ev->device);
-	utf8_clean(ev->detail);
-}
-
-/* Take the error from a reply and clean its text. Returns 0: no error; -EREMOTEIO. */
-static int fault_take(int32_t error, uint32_t cls, char msg[480], struct err *e)
-{
-	if (!error)
-		return 0;
-	msg[479] = 0;
-	e->cls = cls < ERR_CLASS_COUNT ? cls : ERR_GENERIC;
-	snprintf(e->msg, sizeof(e->msg), "%s", msg[0] ? msg : "the VM's process gave no reason");
-	utf8_clean(e->msg);
-	return -EREMOTEIO;
-}
-
-static void snapshots_clean(struct vm_snapshots *s)
-{
-	for (uint32_t i = 0; i < s->n; i++) {
-		struct vm_snapshot_info *info = &s->list[i];
-		struct {
-			char *text;
-			size_t size;
-		} texts[] = { { info->id, sizeof(info->id) }, { info->parent, sizeof(info->parent) },
-			{ info->name, sizeof(info->name) },
-			{ info->description, sizeof(info->description) },
-			{ info->tags, sizeof(info->tags) } };
-
-		for (size_t k = 0; k < ARRAY_SIZE(texts); k++) {
-			texts[k].text[texts[k].size - 1] = 0;
-			utf8_clean(texts[k].text);
-		}
-	}
-}
-
-/* Terminate and clean the names. Returns false if the count exceeds the array. */
-static bool addresses_clean(struct vm_addresses *all)
-{
-	if (all->n > VM_ADDRESSES_MAX)
-		return false;
-	for (uint32_t i = 0; i < all->n; i++) {
-		all->list[i].name[sizeof(all->list[i].name) - 1] = 0;
-		utf8_clean(all->list[i].name);
-	}
-	return true;
-}
-
-/* Point the message's member of *a to the message's body. Terminate and clean the body's texts, except those of struct
- * vm_info. *ret_r: the error in the message, or 0. Returns false if a count in the message is wrong. */
-static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
-{
-	struct vm_snapshots *s = m->body;
-	struct vm_snapshot_done *d = m->body;
-	struct vm_reply *reply = m->body;
-
-	*ret_r = 0;
-	switch (m->head.type) {
-	case VM_MSG_INFO:
-		a->info = m->body;
-		return true;
-	case VM_MSG_SNAPSHOTS:
-		if (s->n > VM_SNAPSHOTS_PER_MESSAGE || s->total > VM_PROCESS_SNAPSHOTS_MAX ||
-			m->head.body_bytes != offsetof(struct vm_snapshots, list) +
-				s->n * sizeof(s->list[0]))
-			return false;
-		snapshots_clean(s);
-		a->snapshots = s;
-		return true;
-	case VM_MSG_SPACES:
-		a->spaces = m->body;
-		return true;
-	case VM_MSG_ADDRESS_LIST:
-		a->addresses = m->body;
-		return addresses_clean(m->body);
-	case VM_MSG_SNAPSHOT_DONE:
-		d->id[sizeof(d->id) - 1] = 0;
-		utf8_clean(d->id);
-		d->left_out[sizeof(d->left_out) - 1] = 0;
-		utf8_clean(d->left_out);
-		d->memory_tracking_reason[sizeof(d->memory_tracking_reason) - 1] = 0;
-		utf8_clean(d->memory_tracking_reason);
-		a->snapshot = d;
-		*ret_r = fault_take(d->error, d->cls, d->msg, e);
-		return true;
-	default:
-		*ret_r = fault_take(reply->error, reply->cls, reply->msg, e);
-		reply->msg[sizeof(reply->msg) - 1] = 0;
-		if (!*ret_r && reply->msg[0]) {
-			utf8_clean(reply->msg);
-			a->note = reply->msg;
-		}
-		return true;
-	}
-}
-
-/* For each request, the type of the message that reports success; 0: VM_MSG_REPLY. */
-static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
-	[VM_MSG_QUERY] = VM_MSG_INFO,
-	[VM_MSG_SNAPSHOT_LIST] = VM_MSG_SNAPSHOTS,
-	[VM_MSG_SNAPSHOT_SIZE] = VM_MSG_SNAPSHOTS,
-	[VM_MSG_SPACE] = VM_MSG_SPACES,
-	[VM_MSG_ADDRESSES] = VM_MSG_ADDRESS_LIST,
-	[VM_MSG_SNAPSHOT_CREATE] = VM_MSG_SNAPSHOT_DONE,
-	[VM_MSG_SNAPSHOT_REVERT] = VM_MSG_SNAPSHOT_DONE,
-	[VM_MSG_FORK] = VM_MSG_SNAPSHOT_DONE,
-	[VM_MSG_DUMP] = VM_MSG_SNAPSHOT_DONE,
-};
-
-/* Whether a message that reports success has the type that the request expects. (An error may come as VM_MSG_REPLY to
- * any request.) */
-static bool answer_fits(const struct vm_request *r, const struct channel_msg *m)
-{
-	unsigned want = answer_types[r->type] ? answer_types[r->type] : VM_MSG_REPLY;
-
-	/* An older process answers a revert by VM_MSG_REPLY. */
-	return m->head.type == want || (r->type == VM_MSG_SNAPSHOT_REVERT && m->head.type == VM_MSG_REPLY);
-}
-
 /* Handle a reply. Returns false if it breaks the protocol. */
 static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 {
@@ -380,19 +255,15 @@ static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 		r = r->next;
 	if (!r)
 		return true; /* the request has timed out */
-	if (!answer_fill(m, &a, &res, &e))
+	if (!vm_answer_take(m, r->type, &a, &res, &e))
 		return false;
-	if (!res && !answer_fits(r, m)) {
-		memset(&a, 0, sizeof(a));
-		res = err_set(&e, -EPROTO, ERR_GENERIC, "the VM's process sent an unexpected answer");
-	}
 	request_finish(p, r, res, &a, &e);
 	return true;
 }
 
 static void event_take(struct vm_process *p, struct vm_event *ev)
 {
-	event_clean(ev);
+	vm_event_clean(ev);
 	if (ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED) {
 		p->end.said = true;
 		p->end.event = *ev;
@@ -673,7 +544,7 @@ bool vm_process_read_end(int end_fd, struct vm_event *ev)
 	/* Every known version has the same struct vm_event. */
 	if (!version_is_known(end_version(end_fd)) || pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
 		return false;
-	event_clean(ev);
+	vm_event_clean(ev);
 	return ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED;
 }
 
