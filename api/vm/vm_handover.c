@@ -82,9 +82,9 @@ static void handover_answered(void *opaque, int r, const struct vm_answer *a, co
 
 	(void)a;
 	/* On success the process ends without an answer, and vm_handover_follow() continues. */
-	if (!vm->handover || r != -EREMOTEIO)
+	if (!vm->handover || !r || r == -ESRCH)
 		return;
-	handover_end(vm, e->cls == ERR_UNSUPPORTED ? -ENOTSUP : -EREMOTEIO, NULL, e);
+	handover_end(vm, r == -EREMOTEIO && e->cls == ERR_UNSUPPORTED ? -ENOTSUP : -EREMOTEIO, NULL, e);
 }
 
 static int handover_ask(struct vm *vm, struct err *e)

@@ -380,6 +380,47 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_start_over(vm);
 }
 
+/* ---- a lost connection ---- */
+
+static bool phase_is_known(const struct vm *vm, const struct vm_info *info)
+{
+	if (info->phase == VM_PHASE_PAUSED)
+		return vm->state == VM_PAUSED; /* its reason may say more than the process knows */
+	return vm->state == (info->phase == VM_PHASE_CRASHED ? VM_PRESERVED : VM_RUNNING);
+}
+
+static void life_connected(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct vm_info info;
+
+	if (r == -ESRCH)
+		return; /* life_ended() follows */
+	if (r < 0) {
+		log_error("process", "VM '%s': its process does not answer on a new connection; killing it: %s", vm->def->name,
+			e->msg);
+		vm_process_kill(vm->proc);
+		return;
+	}
+	log_info("process", "VM '%s': connected to its process again", vm->def->name);
+	info = *a->info;
+	if (!phase_is_known(vm, &info))
+		vm_report_phase(vm, &info);
+	else
+		agent_event(vm, info.agent);
+}
+
+static int life_lost(void *opaque, struct err *e)
+{
+	struct vm *vm = opaque;
+	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1,
+		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
+
+	log_warn("process", "VM '%s': the connection to its process (pid %d) is lost; connecting again", vm->def->name,
+		(int)vm_process_pid(vm->proc));
+	return vm_process_connect(vm->proc, &p, life_connected, vm, e);
+}
+
 static void life_stuck(void *opaque)
 {
 	struct vm *vm = opaque;
@@ -388,4 +429,5 @@ static void life_stuck(void *opaque)
 	vm_start_over(vm);
 }
 
-const struct vm_process_ops vm_life_ops = { .event = life_event, .moved = life_moved, .gone = life_ended, .stuck = life_stuck };
+const struct vm_process_ops vm_life_ops = { .event = life_event, .moved = life_moved, .gone = life_ended, .lost = life_lost,
+	.stuck = life_stuck };

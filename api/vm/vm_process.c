@@ -25,6 +25,9 @@
 #define CONFIG_TIMEOUT_NS (30 * SECOND_NS)
 #define QUERY_TIMEOUT_NS (10 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
+#define CANCEL_TIMEOUT_NS (10 * SECOND_NS)
+/* Between two connections to one process: one that loses each at once must not keep the loop busy. */
+#define CONNECT_INTERVAL_NS SECOND_NS
 #define MESSAGES_PER_ROUND 32
 
 struct vm_request {
@@ -51,12 +54,17 @@ struct vm_process {
 	struct loop_watch *pid_watch, *sock_watch, *spawn_watch;
 	struct loop_timer *timer;      /* armed for the earliest deadline of a request */
 	struct loop_timer *kill_timer;
+	struct loop_timer *lost_timer; /* armed while the connection is lost: calls lost() */
 	struct vm_request *first, **last;
 	uint64_t seq; /* number of the last request */
+	uint64_t connected_ns; /* time of the last vm_process_connect() */
+	uint64_t lost_seq; /* number of the last request before that */
 	uint16_t version; /* version of the messages that the process speaks */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
 	bool answered;	/* an answer has arrived */
+	bool lost;	/* the connection is lost: requests wait for the next one, or for the process's end */
+	bool unproven;	/* no message has arrived since vm_process_connect() */
 	bool ends_consoles; /* see vm_process_ends_consoles() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
@@ -179,16 +187,18 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	return r;
 }
 
-/* Requests that change nothing, or the same each time, so that another process may get them again. */
+/* Requests that change nothing, or the same each time, so that the process or its successor may get them again. */
 static bool request_may_repeat(enum vm_msg_type type)
 {
 	return type == VM_MSG_QUERY || type == VM_MSG_SNAPSHOT_LIST || type == VM_MSG_SNAPSHOT_SIZE || type == VM_MSG_SPACE ||
-		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END;
+		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END || type == VM_MSG_QUIT;
 }
 
 static void request_send(struct vm_process *p, struct vm_request *r, const void *body, size_t len, const int *fds,
 	unsigned nfds)
 {
+	if (p->lost && request_may_repeat(r->type))
+		return; /* requests_resume() sends it */
 	if (!vm_compat_fit(p->version, r->type, &len))
 		r->send_error = -ENOTSUP;
 	else
@@ -217,6 +227,13 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	request_send(p, r, body, len, fds, nfds);
 }
 
+/* Send a request with its copy of the body, under a new number. */
+static void request_repeat(struct vm_process *p, struct vm_request *r)
+{
+	request_append(p, r);
+	request_send(p, r, r->body, r->len, NULL, 0);
+}
+
 void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
 {
 	struct vm_request *next;
@@ -226,11 +243,69 @@ void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
 		if (!request_may_repeat(r->type))
 			continue;
 		request_remove(from, r);
-		request_append(p, r);
-		request_send(p, r, r->body, r->len, NULL, 0);
+		request_repeat(p, r);
 	}
 	timer_update(from);
 	timer_update(p);
+}
+
+/* Fail a request whose answer was lost with the connection. */
+static void request_lose(struct vm_process *p, struct vm_request *r)
+{
+	struct err e;
+
+	err_set(&e, -ECONNRESET, ERR_GENERIC, "the connection to the VM's process was lost before the request was answered; "
+		"it may have been carried out: look, and repeat it if it was not");
+	request_finish(p, r, -ECONNRESET, NULL, &e);
+}
+
+/* Work has no time limit, and its end is its answer. */
+static bool request_is_work(const struct vm_request *r)
+{
+	return r->deadline_ns == UINT64_MAX && !request_may_repeat(r->type);
+}
+
+static void work_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm_process *p = opaque;
+
+	(void)a;
+	(void)e;
+	/* On success the work's own answer follows. */
+	if (r != -EREMOTEIO)
+		return;
+	for (struct vm_request *w = p->first, *next; w && !p->freed; w = next) {
+		next = w->next;
+		if (w->seq > p->lost_seq || !request_is_work(w))
+			continue;
+		request_lose(p, w);
+		next = p->freed ? NULL : p->first; /* as in requests_expire() */
+	}
+}
+
+/* On a new connection, repeat the requests of the earlier one that may be repeated, and fail the others. Work may still
+ * be under way, or its answer was lost: cancel it, which makes the process send the answer, or say that there is no
+ * work. */
+static void requests_resume(struct vm_process *p)
+{
+	bool works = false;
+
+	for (struct vm_request *r = p->first, *next; r && !p->freed; r = next) {
+		next = r->next;
+		if (r->seq > p->lost_seq || r->send_error)
+			continue;
+		if (request_may_repeat(r->type)) {
+			request_remove(p, r);
+			request_repeat(p, r);
+		} else if (request_is_work(r)) {
+			works = true;
+		} else {
+			request_lose(p, r);
+			next = p->freed ? NULL : p->first; /* as in requests_expire() */
+		}
+	}
+	if (works && !p->freed)
+		vm_process_request(p, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, work_cancelled, p);
 }
 
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
@@ -291,20 +366,79 @@ static void adopt_sender(struct vm_process *p)
 		p->pid_watch = NULL; /* the end of the channel reports the process's end instead, somewhat later */
 }
 
-static void channel_lost(struct vm_process *p, bool protocol)
+static void channel_close(struct vm_process *p)
 {
 	loop_unwatch(p->sock_watch);
 	p->sock_watch = NULL;
-	close(p->sock);
+	if (p->sock >= 0)
+		close(p->sock);
 	p->sock = -1;
+}
+
+static void connect_later(struct vm_process *p)
+{
+	p->lost = true;
+	loop_timer_arm(p->lost_timer, MAX(loop_now_ns(), p->connected_ns + CONNECT_INTERVAL_NS));
+}
+
+static bool process_ends(const struct vm_process *p)
+{
+	return p->killed || p->end.said || p->pidfd < 0 || vm_process_has_ended(p);
+}
+
+/* Connect again to a process that goes on without its connection, as one of an older version does whose guest causes
+ * many events while the daemon stands still. */
+static void lost_fire(void *opaque)
+{
+	struct vm_process *p = opaque;
+	struct err e;
+	int r;
+
+	if (process_ends(p) || !p->ops->lost)
+		return;
+	p->busy++;
+	r = p->ops->lost(p->opaque, &e);
+	if (r < 0)
+		log_warn("process", "VM '%s': %s", p->name, e.msg);
+	if (r == -ENOENT || r == -ECONNREFUSED)
+		vm_process_kill_after(p, END_TIMEOUT_NS);
+	else if (r < 0)
+		connect_later(p); /* the daemon has no fd left, or the like */
+	busy_end(p);
+}
+
+static void channel_lost(struct vm_process *p, bool protocol)
+{
+	channel_close(p);
 	if (protocol) {
 		log_error("process", "VM '%s': its process (pid %d) violated the protocol; killing it",
 			p->name, (int)p->pid);
 		p->end.protocol = true;
 		vm_process_kill(p);
+	} else if (p->ops->lost && p->answered && !process_ends(p)) {
+		connect_later(p);
 	} else {
 		vm_process_kill_after(p, END_TIMEOUT_NS);
 	}
+}
+
+/* Look at the first message on a new connection. Returns false and closes the connection if another process sent it: the
+ * VM was handed over, and the process of p ends. */
+static bool sender_prove(struct vm_process *p)
+{
+	pid_t pid;
+
+	if (!p->unproven || vm_socket_peek_pid(p->sock, &pid) < 0)
+		return true;
+	if (pid == p->pid) {
+		p->unproven = false;
+		requests_resume(p);
+		return true;
+	}
+	channel_close(p);
+	p->lost = true;
+	vm_process_kill_after(p, END_TIMEOUT_NS);
+	return false;
 }
 
 /* Handle the first message of an adopted process in an unknown version: close the channel and fail the requests, but
@@ -317,10 +451,7 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 		"its process (pid %d) speaks version %u of the protocol, this cairnd versions %d to %d; the process keeps "
 		"running unmanaged. Next: shut the guest down from within, or run the cairnd that started the VM",
 		(int)p->pid, version, VM_MSG_VERSION_OLDEST, VM_MSG_VERSION);
-	loop_unwatch(p->sock_watch);
-	p->sock_watch = NULL;
-	close(p->sock);
-	p->sock = -1;
+	channel_close(p);
 	while (p->first && !p->freed)
 		request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
 }
@@ -335,6 +466,10 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		int r;
 
 		adopt_sender(p);
+		if (!sender_prove(p))
+			return false;
+		if (p->freed)
+			return true;
 		r = channel_recv(p->sock, p->version, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
 		if (r == -EAGAIN)
 			return true;
@@ -579,7 +714,7 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	p->last = &p->first;
 	snprintf(p->name, sizeof(p->name), "%s", paths->name);
 	if (loop_timer_new(l, requests_expire, p, &p->timer) < 0 ||
-		loop_timer_new(l, kill_fire, p, &p->kill_timer) < 0) {
+		loop_timer_new(l, kill_fire, p, &p->kill_timer) < 0 || loop_timer_new(l, lost_fire, p, &p->lost_timer) < 0) {
 		vm_process_free(p);
 		return -ENOMEM;
 	}
@@ -596,6 +731,7 @@ void vm_process_free(struct vm_process *p)
 	loop_unwatch(p->sock_watch);
 	loop_timer_free(p->timer);
 	loop_timer_free(p->kill_timer);
+	loop_timer_free(p->lost_timer);
 	if (p->sock >= 0)
 		close(p->sock);
 	if (p->pidfd >= 0)
@@ -747,12 +883,14 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
 
 	if (!r)
 		r = process_watch(p);
+	p->connected_ns = loop_now_ns();
 	if (r < 0) {
-		if (p->sock >= 0)
-			close(p->sock);
-		p->sock = -1;
+		channel_close(p);
 		return err_set_errno(e, r, "cannot reach the VM's process");
 	}
+	p->lost = false;
+	p->unproven = true;
+	p->lost_seq = p->seq;
 	vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, done_opaque);
 	return 0;
 }

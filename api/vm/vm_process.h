@@ -37,6 +37,10 @@ struct vm_process_ops {
 	bool (*moved)(void *opaque, const struct vm_process_end *end);
 	/* The process has ended. This is the last callback; the outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
+	/* The connection is lost, and the process lives and has answered before: call vm_process_connect(). Returns its
+	 * result. If the process does not listen, it is killed unless it ends within 5 s; after another error, this is
+	 * called again. May be NULL: then the process is killed unless it ends within 5 s. */
+	int (*lost)(void *opaque, struct err *e);
 	/* The process has not ended 5 s after vm_process_kill(), for example because it waits in the kernel for a disk
 	 * that does not answer. May be NULL. */
 	void (*stuck)(void *opaque);
@@ -97,9 +101,10 @@ int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p,
 	struct vm_process **ret_p, int *ret_pair, struct err *e);
 /* Replace the callbacks for the events and the end of the process. */
 void vm_process_set_ops(struct vm_process *p, const struct vm_process_ops *ops, void *opaque);
-/* The successor has taken the VM over: connect to the VM's socket, and send VM_MSG_QUERY. done: gets the answer or an
- * error.
- * Returns 0; -errno, and then nothing has changed. */
+/* Connect to the VM's socket, and send VM_MSG_QUERY: the successor has taken the VM over, or the connection was lost.
+ * When the process answers, of the requests that were sent before, those that may be repeated are sent again, work is
+ * cancelled, and the others fail with -ECONNRESET; so does work that has ended. done: gets the answer or an error.
+ * Returns 0; -ENOENT, -ECONNREFUSED: nobody listens; -errno. On errors nothing has changed. */
 int vm_process_connect(struct vm_process *p, const struct vm_process_paths *paths,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct err *e);
@@ -108,8 +113,8 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
  * fd: borrowed; -1: none. timeout_ns: VM_PROCESS_NO_TIMEOUT: none.
  * done: NULL: none; called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r:
  * 0; -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended, or has handed the VM over
- * and may have carried the request out; -EPIPE: the channel is
- * closed; -EPROTO: an answer of the wrong type; -EPROTONOSUPPORT: the process speaks an unknown version; -ENOTSUP: a
+ * and may have carried the request out; -ECONNRESET: the connection was lost, and the process may have carried the
+ * request out; -EPIPE: the channel is closed; -EPROTO: an answer of the wrong type; -EPROTONOSUPPORT: the process speaks an unknown version; -ENOTSUP: a
  * process of an older version lacks the request; other -errno. *e is set when r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,

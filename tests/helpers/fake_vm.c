@@ -10,6 +10,8 @@
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
  *   ip-when=FILE (the guest has a non-link-local address only once FILE exists)  ip-many (too many)
  *   deaf (ignore the power button)  stubborn (ignore quit)  quits-in=MS (end this long after quit)
+ *   stops-listening (with close-after: accept no other connection)
+ *   loses-answer (close the connection in place of the answer to the first work)
  *   mute (answer nothing once the VM runs)  stops-quietly (stop without an event, with a log line)
  *   event-last (send the reply before the event)  works=N (report N times the load of works=1)
  *   config-until=FILE (read nothing before FILE exists)  boot-until=FILE (the same, not for images_only)
@@ -64,6 +66,7 @@ struct fake {
 	struct vm_config config;
 	bool configured, paused;
 	bool took_over; /* another process handed the VM over */
+	bool lost_answer;
 	enum vm_phase phase;
 	enum vm_reason reason;
 	uint64_t start_ms, due_ms; /* 0: nothing is due */
@@ -147,6 +150,16 @@ static void repeat(struct fake *f)
 	event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = f->agent });
 }
 
+static void connection_close(struct fake *f)
+{
+	if (word(f, "stops-listening")) {
+		close(f->listening);
+		f->listening = -1;
+	}
+	close(f->sock);
+	f->sock = -1;
+}
+
 /* Run the action of the command line that is due. */
 static void due(struct fake *f)
 {
@@ -162,7 +175,7 @@ static void due(struct fake *f)
 	else if (!strcmp(what, "garbage-after="))
 		garbage(f);
 	else if (!strcmp(what, "close-after="))
-		close(f->sock), f->sock = -1;
+		connection_close(f);
 	else if (!strcmp(what, "off-after="))
 		end(f, VM_REASON_GUEST_SHUTDOWN, 0, "", VM_EXIT_OK);
 	else if (!strcmp(what, "panic-after="))
@@ -519,6 +532,11 @@ static void work_reply(struct fake *f, const struct work *w, const char *id, int
 	struct vm_snapshot_done d = { .error = r, .pause_ns = 1500000, .total_ns = 20000000,
 		.ram_bytes_written = 3 << 20, .ram_bytes_shared = 5 << 20 };
 
+	if (word(f, "loses-answer") && !f->lost_answer) {
+		f->lost_answer = true;
+		connection_close(f);
+		return;
+	}
 	if (w->type != VM_MSG_SNAPSHOT_CREATE && w->type != VM_MSG_FORK && w->type != VM_MSG_DUMP) {
 		reply(f, w->seq, r, r ? e->cls : 0, r ? e->msg : "");
 		return;

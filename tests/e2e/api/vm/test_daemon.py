@@ -165,16 +165,6 @@ def test_garbage_from_vm_process_ends_vm(fake):
     assert "violated the protocol" in fake.log.read_text()
 
 
-@pytest.mark.seconds(30)
-def test_vm_process_that_closes_its_socket_is_killed(fake):
-    fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go")
-    fake.cairn("start", "vm1")
-    pid = pid_of(fake, "vm1")
-    (fake.tmp / "go").touch()
-    fake.wait("vm1", "crashed")
-    assert gone(pid)
-
-
 def test_destroy_kills_process_that_ignores_quit(fake):
     fake.define("vm1", cmdline="stubborn")
     fake.cairn("start", "vm1")
