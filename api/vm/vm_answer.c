@@ -1,6 +1,7 @@
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_process.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -143,4 +144,24 @@ bool vm_answer_take(const struct channel_msg *m, enum vm_msg_type request, struc
 		*ret_r = err_set(e, -EPROTO, ERR_GENERIC, "the VM's process sent an unexpected answer");
 	}
 	return true;
+}
+
+/* ---- the end file ---- */
+
+unsigned vm_end_version(int end_fd)
+{
+	uint64_t version;
+
+	if (pread_full(end_fd, &version, sizeof(version), VM_END_VERSION) < 0)
+		version = 1;
+	return version >= VM_MSG_VERSION_OLDEST && version <= VM_MSG_VERSION ? (unsigned)version : 0;
+}
+
+bool vm_end_read(int end_fd, struct vm_event *ret_ev)
+{
+	/* Every known version has the same struct vm_event. */
+	if (!vm_end_version(end_fd) || pread_full(end_fd, ret_ev, sizeof(*ret_ev), 0) < 0)
+		return false;
+	vm_event_clean(ret_ev);
+	return ret_ev->kind == VM_EVENT_PHASE && ret_ev->phase == VM_PHASE_ENDED;
 }

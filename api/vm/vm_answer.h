@@ -1,4 +1,4 @@
-/* vm_answer: checks and cleans what a VM's process sends. The process is not trusted.
+/* vm_answer: checks and cleans what a VM's process sends, or writes into its end file. The process is not trusted.
  *
  * Threading: any thread; no state. */
 #ifndef CAIRN_API_VM_VM_ANSWER_H
@@ -19,5 +19,17 @@ void vm_event_clean(struct vm_event *ev);
  * -EPROTO: the message does not answer such a request. *e is set if *ret_r < 0.
  * Returns false if a count in the message is wrong. */
 bool vm_answer_take(const struct channel_msg *m, enum vm_msg_type request, struct vm_answer *ret_a, int *ret_r, struct err *e);
+
+/* Layout of a run's end file. Before the start, the daemon writes the number of the run (u64) at VM_END_RUN and its
+ * protocol version (u64) at VM_END_VERSION. When the run ends, the VM process writes a struct vm_event of that version
+ * at offset 0; the event says how the run ended. Daemons that wrote no version used version 1. */
+#define VM_END_RUN 4096
+#define VM_END_VERSION 4104
+/* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in a protocol version that
+ * this daemon does not know. */
+bool vm_end_read(int end_fd, struct vm_event *ret_ev);
+/* Return the protocol version of the run, from its end file, or 1 if the file names none; 0: this daemon does not know
+ * the version. */
+unsigned vm_end_version(int end_fd);
 
 #endif

@@ -7,7 +7,6 @@
 #include "api/vm/vm_spawn.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -422,8 +421,8 @@ static void channel_lost(struct vm_process *p, bool protocol)
 	}
 }
 
-/* Look at the first message on a new connection. Returns false and closes the connection if another process sent it: the
- * VM was handed over, and the process of p ends. */
+/* Look at the first message on a new connection. If another process sent it, the VM was handed over, and the process of
+ * p ends: close the connection and return false. */
 static bool sender_prove(struct vm_process *p)
 {
 	pid_t pid;
@@ -524,7 +523,7 @@ static void end_learn(struct vm_process *p)
 
 	p->end.unanswered = !p->child && !p->answered;
 	if (!p->end.said && p->end_fd >= 0)
-		p->end.said = vm_process_read_end(p->end_fd, &p->end.event);
+		p->end.said = vm_end_read(p->end_fd, &p->end.event);
 	if (!p->child || waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)
 		return;
 	p->end.status_known = true;
@@ -659,28 +658,6 @@ pid_t vm_process_pid(const struct vm_process *p)
 bool vm_process_has_ended(const struct vm_process *p)
 {
 	return poll(&(struct pollfd){ .fd = p->pidfd, .events = POLLIN }, 1, 0) != 0;
-}
-
-/* Return the protocol version of the run, from its end file; 1 if the file names none. */
-static uint64_t end_version(int end_fd)
-{
-	uint64_t version;
-
-	return pread_full(end_fd, &version, sizeof(version), VM_PROCESS_END_VERSION) < 0 ? 1 : version;
-}
-
-static bool version_is_known(uint64_t version)
-{
-	return version >= VM_MSG_VERSION_OLDEST && version <= VM_MSG_VERSION;
-}
-
-bool vm_process_read_end(int end_fd, struct vm_event *ev)
-{
-	/* Every known version has the same struct vm_event. */
-	if (!version_is_known(end_version(end_fd)) || pread_full(end_fd, ev, sizeof(*ev), 0) < 0)
-		return false;
-	vm_event_clean(ev);
-	return ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED;
 }
 
 unsigned vm_process_version(const struct vm_process *p)
@@ -828,8 +805,8 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 	if (r < 0)
 		return err_set_errno(e, r, "VM process");
 	/* With an unknown version, channel_not_ours() reports it when the process answers the query in that version. */
-	if (p->end_fd >= 0 && version_is_known(end_version(p->end_fd)))
-		p->version = (uint16_t)end_version(p->end_fd);
+	if (p->end_fd >= 0 && vm_end_version(p->end_fd))
+		p->version = (uint16_t)vm_end_version(p->end_fd);
 	r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
 	if (r == -ECONNREFUSED) {
 		vm_socket_remove(paths->run_dir, paths->name);

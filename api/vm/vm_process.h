@@ -114,8 +114,9 @@ int vm_process_connect(struct vm_process *p, const struct vm_process_paths *path
  * done: NULL: none; called exactly once, also if the request cannot be sent, unless vm_process_free() comes first. r:
  * 0; -EREMOTEIO: the process reports an error; -ETIMEDOUT; -ESRCH: the process has ended, or has handed the VM over
  * and may have carried the request out; -ECONNRESET: the connection was lost, and the process may have carried the
- * request out; -EPIPE: the channel is closed; -EPROTO: an answer of the wrong type; -EPROTONOSUPPORT: the process speaks an unknown version; -ENOTSUP: a
- * process of an older version lacks the request; other -errno. *e is set when r < 0. */
+ * request out; -EPIPE: the channel is closed; -EPROTO: an answer of the wrong type; -EPROTONOSUPPORT: the process
+ * speaks an unknown version; -ENOTSUP: a process of an older version lacks the request; other -errno. *e is set when
+ * r < 0. */
 void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
 	int fd, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -148,14 +149,5 @@ bool vm_process_ends_consoles(const struct vm_process *p);
 void vm_process_disown(struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
-
-/* Layout of a run's end file. Before the start, the daemon writes the number of the run (u64) at VM_PROCESS_END_RUN and
- * its protocol version (u64) at VM_PROCESS_END_VERSION. When the run ends, the VM process writes a struct vm_event of
- * that version at offset 0; the event says how the run ended. Daemons that wrote no version used version 1. */
-#define VM_PROCESS_END_RUN 4096
-#define VM_PROCESS_END_VERSION 4104
-/* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in a protocol version that
- * this daemon does not know. */
-bool vm_process_read_end(int end_fd, struct vm_event *ret_ev);
 
 #endif

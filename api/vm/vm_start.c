@@ -10,6 +10,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pull_mark.h"
+#include "api/vm/vm_answer.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_uid.h"
@@ -184,9 +185,9 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 static int run_note(struct vm *vm, int end_fd, struct err *e)
 {
 	const uint64_t note[] = { vm->run + 1, VM_MSG_VERSION };
-	int r = pwrite_full(end_fd, note, sizeof(note), VM_PROCESS_END_RUN);
+	int r = pwrite_full(end_fd, note, sizeof(note), VM_END_RUN);
 
-	_Static_assert(VM_PROCESS_END_VERSION == VM_PROCESS_END_RUN + sizeof(note[0]), "one behind the other");
+	_Static_assert(VM_END_VERSION == VM_END_RUN + sizeof(note[0]), "one behind the other");
 	if (r < 0)
 		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\", so the VM "
 			"was not started", vm->def->name);
@@ -211,7 +212,7 @@ static bool run_missed(struct vm *vm, int end_fd)
 {
 	uint64_t run;
 
-	if (end_fd < 0 || pread_full(end_fd, &run, sizeof(run), VM_PROCESS_END_RUN) < 0 ||
+	if (end_fd < 0 || pread_full(end_fd, &run, sizeof(run), VM_END_RUN) < 0 ||
 		run <= vm->run)
 		return false;
 	vm->run = run;
@@ -705,7 +706,7 @@ static void ended_unseen(struct vm *vm, int end_fd)
 {
 	struct vm_process_end end = { 0 };
 
-	end.said = end_fd >= 0 && vm_process_read_end(end_fd, &end.event);
+	end.said = end_fd >= 0 && vm_end_read(end_fd, &end.event);
 	vm_ended(vm, &end);
 	if (!end.said)
 		snprintf(vm->detail, sizeof(vm->detail), "%s", vm->host->new_boot ?

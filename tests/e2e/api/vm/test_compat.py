@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Console, until
 
-END_VERSION = 4104  # VM_PROCESS_END_VERSION
+END_VERSION = 4104  # VM_END_VERSION
 
 
 def grow_old(fake, name):
