@@ -79,16 +79,16 @@ static void handover_done(void *opaque, int r, const struct vm_info *info, const
 
 static void cancel_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	(void)opaque;
 	(void)a;
-	if (r == -EREMOTEIO)
+	/* The VM's process knows of no handover before it is asked. */
+	if (r == -EREMOTEIO && !vm_handover_cancel(opaque))
 		log_info("restart-process", "cannot cancel the handover: %s", e->msg);
 }
 
 static void handover_cancel(struct job *j)
 {
 	if (j->vm->proc)
-		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, cancel_answered, NULL);
+		vm_process_request(j->vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, cancel_answered, j->vm);
 }
 
 int restart_process(struct vm *vm, const char *job_id, struct call *call, struct err *e)

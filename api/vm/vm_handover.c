@@ -22,6 +22,7 @@
 
 struct vm_handover {
 	struct vm_process *successor; /* the new process; NULL: not started yet, ended, or it is vm->proc now */
+	int pair; /* while the new process is spawned: the end of its socket pair for the VM's process; owned. -1: none */
 	const struct vm_handover_ops *ops;
 	void *opaque;
 };
@@ -32,6 +33,8 @@ static void handover_end(struct vm *vm, int r, const struct vm_info *info, const
 
 	free(vm->handover);
 	vm->handover = NULL;
+	if (h.pair >= 0)
+		close(h.pair);
 	if (h.successor) {
 		/* The successor ends by itself when the VM's process closes the socket pair. Kill it nevertheless: the
 		 * VM's process may not have received the request. */
@@ -54,10 +57,11 @@ static void successor_gone(void *opaque, const struct vm_process_end *end)
 	vm->handover->successor = NULL;
 }
 
-static const struct vm_process_ops successor_ops = { .gone = successor_gone };
+static void successor_spawned(void *opaque, int r, const struct err *e);
 
-/* Start the successor. *ret_pair: the end of its socket pair for the VM's process; owned. */
-static int successor_start(struct vm *vm, int *ret_pair, struct err *e)
+static const struct vm_process_ops successor_ops = { .spawned = successor_spawned, .gone = successor_gone };
+
+static int successor_start(struct vm *vm, struct err *e)
 {
 	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
@@ -71,7 +75,8 @@ static int successor_start(struct vm *vm, int *ret_pair, struct err *e)
 		return log_fd < 0 ? log_fd : end_fd;
 	r = vm_uid_choose(vm, e);
 	p.uid = vm->uid;
-	return r ? r : vm_process_start_successor(host->loop, &p, &successor_ops, vm, &vm->handover->successor, ret_pair, e);
+	return r ? r :
+		vm_process_start_successor(host->loop, &p, &successor_ops, vm, &vm->handover->successor, &vm->handover->pair, e);
 }
 
 /* ---- the request ---- */
@@ -90,18 +95,28 @@ static void handover_answered(void *opaque, int r, const struct vm_answer *a, co
 static int handover_ask(struct vm *vm, struct err *e)
 {
 	CLEANUP_CLOSE int state = memfd_create("state", MFD_CLOEXEC);
-	CLEANUP_CLOSE int pair = -1;
-	int r;
+	CLEANUP_CLOSE int pair = steal_fd(&vm->handover->pair);
 
 	if (state < 0)
 		return err_set_errno(e, -errno, "cannot create a file in memory for the VM's state");
-	r = successor_start(vm, &pair, e);
-	if (r < 0)
-		return r;
 	vm_process_request_fds(vm->proc, VM_MSG_HANDOVER, NULL, 0, (const int[]){ pair, state }, 2, VM_PROCESS_NO_TIMEOUT,
 		handover_answered, vm);
 	vm->handover->ops->asked(vm->handover->opaque);
 	return 0;
+}
+
+/* Only now is the VM's process asked: it pauses the VM, and must not wait for a program that the host still loads. */
+static void successor_spawned(void *opaque, int r, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct err own;
+
+	if (!r) {
+		r = handover_ask(vm, &own);
+		e = &own;
+	}
+	if (r < 0)
+		handover_end(vm, r, NULL, e);
 }
 
 static void handover_queried(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -116,17 +131,28 @@ static void handover_queried(void *opaque, int r, const struct vm_answer *a, con
 		e = &own;
 	}
 	if (!r) {
-		r = handover_ask(vm, &own);
+		r = successor_start(vm, &own);
 		e = &own;
 	}
 	if (r < 0)
 		handover_end(vm, r, NULL, e);
 }
 
+bool vm_handover_cancel(struct vm *vm)
+{
+	struct err e;
+
+	if (!vm->handover || vm->handover->pair < 0)
+		return false;
+	err_set(&e, -ECANCELED, ERR_CANCELLED, "the restart was cancelled");
+	handover_end(vm, -ECANCELED, NULL, &e);
+	return true;
+}
+
 void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque)
 {
 	vm->handover = must_alloc(calloc(1, sizeof(*vm->handover)));
-	*vm->handover = (struct vm_handover){ NULL, ops, opaque };
+	*vm->handover = (struct vm_handover){ NULL, -1, ops, opaque };
 	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, handover_queried, vm);
 }
 
@@ -171,6 +197,8 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 
 	if (!(vm_has(vm, VM_FACT_HANDS_OVER) || end->unanswered) || end->said || end->protocol)
 		return false;
+	if (vm->handover && vm->handover->pair >= 0)
+		return false; /* the process was not asked yet */
 	vm_set(vm, VM_FACT_HANDS_OVER, false); /* do this only once for each handover */
 	if (next && end->signaled) {
 		/* It is not known whether the VM was handed over before the signal: kill the new process, and wait for

@@ -1,7 +1,7 @@
 /* vm_handover: gives a running VM a new process, to which the present one hands the VM over
  * (vmm/snapshot/vm_handover.h).
  *
- * The daemon starts the new process and sends the VM's process VM_MSG_HANDOVER. When that process exits after it
+ * The daemon spawns the new process, and then sends the VM's process VM_MSG_HANDOVER. When that process exits after it
  * reported VM_REASON_HANDOVER, and did not report an end of the VM, the daemon connects to the VM's socket again. If
  * the new process serves the socket, it runs the VM; otherwise the daemon treats the VM as crashed. A daemon that
  * adopted the VM during the handover does the same. (If a signal ends the VM's process meanwhile, the daemon that began
@@ -27,6 +27,10 @@ struct vm_handover_ops {
 
 /* Begin the handover. The VM has a process, and no other handover is under way. ops, opaque: borrowed until done(). */
 void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque);
+
+/* Cancel the handover if its new process is still being spawned: done() is called with -ECANCELED. Returns false if the
+ * VM's process was asked already. */
+bool vm_handover_cancel(struct vm *vm);
 
 /* Handle the end of the VM's process after it reported VM_REASON_HANDOVER, or before it answered the query of a new
  * daemon, which it may have read after handing the VM over: set vm->proc to the process that took the VM

@@ -617,7 +617,9 @@ static void spawn_ready(void *opaque, unsigned revents)
 	(void)revents;
 	p->busy++;
 	spawn_settle(p);
-	if (p->spawn_error)
+	if (p->ops->spawned)
+		p->ops->spawned(p->opaque, p->spawn_error ? -ECHILD : 0, p->spawn_error);
+	if (p->spawn_error && !p->freed)
 		process_end(p);
 	busy_end(p);
 }
@@ -836,11 +838,6 @@ int vm_process_start_successor(struct loop *l, const struct vm_process_paths *pa
 	r = child_begin(p, paths, VM_PROCESS_TAKE_OVER, pair[1], e);
 	if (r < 0)
 		return r;
-	spawn_settle(p); /* the handover begins at once */
-	if (p->spawn_error) {
-		*e = *p->spawn_error;
-		return -ECHILD;
-	}
 	*ret_pair = steal_fd(&ours);
 	*ret_p = STEAL_PTR(p);
 	return 0;

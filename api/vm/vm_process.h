@@ -29,6 +29,9 @@ struct vm_process_end {
 };
 
 struct vm_process_ops {
+	/* The process is spawned; r < 0: it could not be, and gone() follows. Only for vm_process_start_successor().
+	 * May be NULL. */
+	void (*spawned)(void *opaque, int r, const struct err *e);
 	/* The process reports an event. May be NULL. */
 	void (*event)(void *opaque, const struct vm_event *ev);
 	/* The process has ended, and the outstanding requests have no answer. Return whether the VM goes on in another
@@ -93,8 +96,8 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct vm_process **ret_p, struct err *e);
 
-/* Start the process that is to take over a running VM (api/vm/vm_handover.h). The daemon has no channel to the process
- * before vm_process_connect().
+/* Spawn the process that is to take over a running VM (api/vm/vm_handover.h), on a thread; spawned() follows. The
+ * daemon has no channel to the process before vm_process_connect().
  * *ret_pair: the other end of its socket pair; owned.
  * Returns 0; -errno, and then no callback comes. */
 int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,

@@ -1,6 +1,7 @@
 """VM processes are spawned on threads: the daemon answers while the host loads their program."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def slow(tmp_path):
         finally:
             files.release()
             d.close()
+
+
+def restart_hangs(slow):
+    """Begin a restart-process whose new process does not get as far as its program. Return the client."""
+    slow.define("vm1", cmdline="hands-over")
+    slow.cairn("start", "vm1")
+    slow.files.hang(Op.LOOKUP)
+    q = slow.qmp()
+    q.send(b'{"execute":"vm-restart-process","arguments":{"vm":"vm1"}}')
+    until(lambda: Op.LOOKUP in slow.files.hanging())
+    return q
 
 
 def start_hangs(slow):
@@ -84,3 +96,56 @@ def test_program_that_cannot_be_loaded_fails_the_start(slow):
     assert "programs/vm: No such file or directory" in error
     assert slow.info("vm1")["state"] == "shut off" and not slow.children()
     slow.qmp().run("vm-undefine", vm="vm1")
+
+
+def ended(q, job):
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    return q.run("query-jobs", id=job)[0]
+
+
+def test_daemon_answers_and_vm_runs_while_the_program_of_a_successor_is_loaded(slow):
+    q = restart_hangs(slow)
+    pid = slow.info("vm1")["pid"]
+    slow.define("vm2")
+    assert slow.info("vm1")["state"] == "running"
+    slow.files.release()
+    assert "error" not in ended(q, q.answer()["return"]["job"])
+    assert slow.info("vm1")["state"] == "running" and slow.info("vm1")["pid"] != pid
+
+
+def test_successor_that_cannot_be_loaded_fails_the_restart_alone(slow):
+    q = restart_hangs(slow)
+    pid = slow.info("vm1")["pid"]
+    slow.files.ask("forget", "vm")
+    slow.files.release()
+    assert "programs/vm: No such file or directory" in ended(q, q.answer()["return"]["job"])["error"]
+    slow.cairn("suspend", "vm1")
+    assert slow.info("vm1")["pid"] == pid and slow.children() == [pid]
+
+
+def test_restart_is_cancelled_while_the_program_is_loaded(slow):
+    q, other = restart_hangs(slow), slow.qmp()
+    pid = slow.info("vm1")["pid"]
+    job = slow.info("vm1")["job"]
+    other.run("job-cancel", id=job)
+    assert "cancelled" in ended(other, job)["error"]
+    slow.files.release()
+    assert q.answer()["return"]["job"] == job
+    until(lambda: slow.children() == [pid])
+    slow.cairn("restart-process", "vm1")
+    assert slow.info("vm1")["pid"] != pid
+
+
+@pytest.mark.parametrize("how", ["destroyed", "killed"])
+def test_vm_ends_while_the_program_of_its_successor_is_loaded(slow, how):
+    q, other = restart_hangs(slow), slow.qmp()
+    job = slow.info("vm1")["job"]
+    if how == "destroyed":
+        slow.cairn("destroy", "vm1")
+    else:
+        os.kill(slow.info("vm1")["pid"], signal.SIGKILL)
+    assert "the VM ended" in ended(other, job)["error"]
+    slow.files.release()
+    assert q.answer()["return"]["job"] == job
+    until(lambda: not slow.children())
+    slow.cairn("start", "vm1")
