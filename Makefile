@@ -155,12 +155,16 @@ $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o
 # Programs that only tests use: a VM process that fails on demand.
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
 PRELOADS := $(patsubst tests/helpers/preload/%.c,$(BUILD)/helpers/%.so,$(sort $(wildcard tests/helpers/preload/*.c)))
-helpers: $(HELPERS) $(PRELOADS) $(BUILD)/helpers/fake_cpuid_vm
+VM_HELPERS := $(patsubst tests/helpers/vm/%.c,$(BUILD)/helpers/%_vm,$(sort $(wildcard tests/helpers/vm/*.c)))
+helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS)
 .PHONY: helpers
-$(BUILD)/helpers/fake_cpuid_vm: tests/helpers/vm/fake_cpuid.c $(BUILD)/vmm/main.o $(VM_LIBS)
+# Each is a cairn-vm in which a test's functions take the place of these.
+WRAP_fake_cpuid := kvm_cpuid_read
+WRAP_fail_io    := read pread pwrite
+$(BUILD)/helpers/%_vm: tests/helpers/vm/%.c $(BUILD)/vmm/main.o $(VM_LIBS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -Wl,--wrap=kvm_cpuid_read -o $@ $< $(filter %.o %.a,$^) $(VM_SYSLIBS)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie $(WRAP_$*:%=-Wl,--wrap=%) -o $@ $< $(filter %.o %.a,$^) $(VM_SYSLIBS)
 $(BUILD)/helpers/%.so: tests/helpers/preload/%.c
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
