@@ -14,7 +14,7 @@ import time
 import traceback
 
 import guestlib
-from conftest import BUILD, Daemon
+from conftest import BUILD, Daemon, until
 from figures import Figures
 from user import Difference, User
 
@@ -159,7 +159,15 @@ class Run:
                 self.kill_daemon()
         self.sweep()
 
+    def states_are_stored(self):
+        q = self.daemon.qmp()
+        vms = q.run("vm-list")["vms"]
+        q.close()
+        return all(self.daemon.kept(vm["name"]).get("state", "shutoff") == vm["word"] for vm in vms)
+
     def kill_daemon(self):
+        # The daemon answers a shutdown before it has stored the VM's state, and no VM process can tell the next daemon.
+        until(self.states_are_stored)
         self.daemon.stop(signal.SIGKILL)
         self.daemon.start()
 
