@@ -158,7 +158,7 @@ def test_check_of_preallocated_metadata_is_done(tmp_path, options):
 
 def test_marked_image_with_preallocated_metadata_is_repaired(tmp_path):
     path = tmp_path / "img"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path, "600G"], check=True)
+    assert img(tmp_path, "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "img", "600G").returncode == 0
     with open(path, "r+b") as f:
         f.seek(72)
         f.write(struct.pack(">Q", 1))
