@@ -383,6 +383,8 @@ int daemon_open(struct daemon *d, struct err *e)
 		r = audit_open(h->loop, h->paths->state_dir, &d->commands.audit, e);
 	if (!r)
 		audit_copy_to_journal(d->commands.audit, h->paths->journal);
+	if (!r && h->paths->audit_required)
+		audit_require(d->commands.audit);
 	if (!r)
 		r = event_log_open(h->paths->state_dir, &h->events, e);
 	if (!r)
@@ -429,11 +431,12 @@ int daemon_open(struct daemon *d, struct err *e)
 
 /* Answer the clients that wait for writes. The time limit keeps clients that send further commands from delaying the
  * end. */
-static void answers_finish(struct vm_host *h)
+static void answers_finish(struct daemon *d)
 {
+	struct vm_host *h = &d->host;
 	uint64_t until = loop_now_ns() + FINISH_TIMEOUT_NS, now;
 
-	while (store_owes(h->store) && (now = loop_now_ns()) < until)
+	while ((store_owes(h->store) || audit_owes(d->commands.audit)) && (now = loop_now_ns()) < until)
 		loop_run_once(h->loop, until - now);
 }
 
@@ -441,7 +444,7 @@ void daemon_close(struct daemon *d)
 {
 	struct vm_host *h = &d->host;
 
-	answers_finish(h);
+	answers_finish(d);
 	if (h->store)
 		store_settle(h->store); /* jobs own the store_work of their writes, and are freed below */
 	if (h->server && h->paths->listening < 0)

@@ -28,7 +28,7 @@ static const char usage[] =
 	"              [--allow-bridge NAME,...] [--shutdown-limit SECONDS]\n"
 	"              [--max-user-delay SECONDS] [--max-user-deadline SECONDS]\n"
 	"              [--min-user-order N] [--max-user-autostart N]\n"
-	"              [--uid-range FIRST-LAST] [--require-sandbox]\n"
+	"              [--uid-range FIRST-LAST] [--require-sandbox] [--audit-required]\n"
 	"\n"
 	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
 	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
@@ -56,6 +56,8 @@ static const char usage[] =
 	"                      root: run each VM's process as a user id of its own from this range,\n"
 	"                      which no account may use; none: as root [" UIDS_DEFAULT "]\n"
 	"  --require-sandbox   refuse to start a VM if a part of its sandbox is missing\n"
+	"  --audit-required    refuse commands that change something while the audit log cannot be\n"
+	"                      written\n"
 	"\n"
 	"Bounds of VMs that users other than root have defined:\n"
 	"  --max-user-delay SECONDS\n"
@@ -77,7 +79,7 @@ struct options {
 	int log_level;
 	struct daemon_limits limits;
 	uid_t uid_first, uid_last;
-	bool require_sandbox;
+	bool require_sandbox, audit_required;
 };
 
 static int level_parse(const char *name)
@@ -148,6 +150,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "max-user-deadline", required_argument, NULL, 'T' },
 		{ "min-user-order", required_argument, NULL, 'O' },
 		{ "uid-range", required_argument, NULL, 'U' }, { "require-sandbox", no_argument, NULL, 'Q' },
+		{ "audit-required", no_argument, NULL, 'q' },
 		{ "max-user-autostart", required_argument, NULL, 'A' }, { "allow-bridge", required_argument, NULL, 'B' },
 		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
@@ -208,6 +211,9 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'Q':
 			o->require_sandbox = true;
 			break;
+		case 'q':
+			o->audit_required = true;
+			break;
 		case 'B':
 			o->bridges_for_all = optarg;
 			break;
@@ -265,6 +271,7 @@ int main(int argc, char **argv)
 	paths.uid_first = o.uid_first;
 	paths.uid_last = o.uid_last;
 	paths.require_sandbox = o.require_sandbox;
+	paths.audit_required = o.audit_required;
 	paths.bridges_for_all = o.bridges_for_all;
 	paths.journal = getenv("CAIRN_JOURNAL") ? getenv("CAIRN_JOURNAL") : JOURNAL_SOCKET;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)

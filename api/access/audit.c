@@ -1,6 +1,7 @@
 #include "api/access/audit.h"
 #include "api/access/audit_file.h"
 #include "api/access/audit_share.h"
+#include "api/access/audit_sync.h"
 #include "api/access/journal.h"
 #include "api/wire/json.h"
 #include "api/wire/peer.h"
@@ -39,13 +40,16 @@ enum class {
 	CLASS_USERS,
 	CLASSES,
 };
+_Static_assert(CLASSES == AUDIT_CLASSES, "each class has a file");
 
 static const char *const names[CLASSES] = { "audit.log", "audit-users.log" };
 
 struct audit {
 	int dir_fd;
 	struct audit_file files[CLASSES];
+	struct audit_sync sync;
 	struct journal journal;
+	bool required; /* refuse calls that cannot be recorded */
 	struct loop_timer *timer; /* armed while a line was omitted that no line counts yet */
 	bool armed;
 	struct audit_share shares[AUDIT_SHARES];
@@ -191,10 +195,11 @@ static struct json_object *line_cut(struct json_object *line)
 
 /* ---- writing the log ---- */
 
-static void line_write(struct audit *a, enum class c, const char *text, int64_t uid)
+static int line_write(struct audit *a, enum class c, const char *text, int64_t uid, void (*stored)(void *opaque, int r),
+	void *opaque)
 {
-	audit_file_append(&a->files[c], text);
 	journal_send(&a->journal, text, uid);
+	return audit_sync_append(&a->sync, c, text, stored, opaque);
 }
 
 /* Return the bucket that the line is charged to; NULL: a line of root or of the daemon's user, which has no limit. */
@@ -233,7 +238,7 @@ static void left_out_write(struct audit *a, struct audit_share *s)
 	js_put_uint(line, "left-out", s->left_out);
 	js_put_int(line, "since", s->since_ns);
 	text = json_object_to_json_string_length(line, LINE_FORMAT, &len);
-	line_write(a, CLASS_USERS, text, js_get_int(line, "uid", -1));
+	line_write(a, CLASS_USERS, text, js_get_int(line, "uid", -1), NULL, NULL);
 	s->spent_bytes += len + 1;
 	s->left_out = 0;
 }
@@ -248,17 +253,48 @@ static void left_out_write_all(void *opaque)
 			left_out_write(a, &a->shares[i]);
 }
 
-void audit_add(struct audit *a, struct json_object *line)
+int audit_add_call(struct audit *a, struct json_object *line, bool promised, void (*stored)(void *opaque, int r),
+	void *opaque)
 {
 	CLEANUP_JS struct json_object *cut = line_cut(line);
 	struct audit_share *share = line_share(a, line);
 	size_t len;
 	const char *text = json_object_to_json_string_length(cut, LINE_FORMAT, &len);
+	int r;
 
-	if (share && !audit_share_take(share, len + 1))
-		left_out_note(a, share, line);
-	else
-		line_write(a, share ? CLASS_USERS : CLASS_ROOT, text, js_get_int(line, "uid", -1));
+	if (share && !audit_share_take(share, len + 1)) {
+		if (!promised) {
+			left_out_note(a, share, line);
+			return 0;
+		}
+		share->spent_bytes += len + 1;
+	}
+	r = line_write(a, share ? CLASS_USERS : CLASS_ROOT, text, js_get_int(line, "uid", -1), stored, opaque);
+	return r < 0 ? r : 1;
+}
+
+void audit_add(struct audit *a, struct json_object *line)
+{
+	audit_add_call(a, line, false, NULL, NULL);
+}
+
+int audit_check(struct audit *a, uid_t uid, struct err *e)
+{
+	const struct audit_share *share;
+	int r = a->required ? audit_sync_check(&a->sync) : 0;
+
+	if (r < 0)
+		return err_set(e, r, err_class_of_errno(r), "the audit log cannot be written (%s), and cairnd runs with "
+			"--audit-required. Next: make room on the file system of the state folder, or repair it; the daemon tries "
+			"again each second", strerror(-r));
+	if (!a->required || uid_is_root_or_own(uid))
+		return 0;
+	share = audit_share_of(a->shares, uid, false, loop_now_ns());
+	/* Others use up the last share, which is nobody's own: its users' lines are written nevertheless. */
+	if (share == &a->shares[AUDIT_SHARES - 1] || share->spent_bytes + LINE_BYTES_MAX <= AUDIT_SHARE_BYTES)
+		return 0;
+	return err_set(e, -EDQUOT, ERR_QUOTA, "your share of the audit log is used up, and cairnd runs with "
+		"--audit-required; try again in a minute");
 }
 
 int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e)
@@ -281,12 +317,34 @@ int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct 
 		if (r < 0)
 			err_set_errno(e, r, "%s/%s", dir, names[i]);
 	}
+	if (!r)
+		r = audit_sync_open(&a->sync, loop, a->files, a->dir_fd, e);
 	if (r < 0) {
 		audit_close(a);
 		return r;
 	}
 	*ret_a = a;
 	return 0;
+}
+
+void audit_require(struct audit *a)
+{
+	struct err e;
+
+	a->required = true;
+	for (unsigned i = 0; i < CLASSES; i++)
+		a->files[i].wants_room = true;
+	audit_check(a, 0, &e); /* make the room now */
+}
+
+bool audit_is_required(const struct audit *a)
+{
+	return a->required;
+}
+
+bool audit_owes(const struct audit *a)
+{
+	return a && audit_sync_owes(&a->sync);
 }
 
 void audit_copy_to_journal(struct audit *a, const char *path)
@@ -299,7 +357,9 @@ void audit_close(struct audit *a)
 {
 	if (!a)
 		return;
-	left_out_write_all(a);
+	if (a->sync.files)
+		left_out_write_all(a);
+	audit_sync_close(&a->sync);
 	loop_timer_free(a->timer);
 	for (unsigned i = 0; i < CLASSES; i++)
 		audit_file_close(&a->files[i]);

@@ -1,7 +1,8 @@
 /* audit: an append-only log with one JSON line for each mutating call, including denied ones. A line whose command
  * is in parentheses is about an act of the daemon itself. The lines of root, of the daemon's own user and of the daemon
  * are in audit.log, those of other users in audit-users.log; audit_page() returns both in the order of time. Full files
- * are rotated (api/access/audit_file.h). Threading: the daemon's loop.
+ * are rotated (api/access/audit_file.h). A thread brings the lines to stable storage (api/access/audit_sync.h), and a
+ * call is answered after that. Threading: the daemon's loop.
  *
  * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked), outcome ("ok" or the
  * error's class), error, duration (ns). It has at most 4 KiB, and each text in it at most 255 bytes: a longer text
@@ -16,7 +17,9 @@
 #ifndef CAIRN_API_ACCESS_AUDIT_H
 #define CAIRN_API_ACCESS_AUDIT_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct audit;
 struct err;
@@ -27,11 +30,26 @@ struct loop;
 int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct err *e);
 /* Send a copy of each line that is written from now on to the systemd journal. path: as for journal_open(). */
 void audit_copy_to_journal(struct audit *a, const char *path);
-/* Write the counts of omitted lines and close the log. NULL allowed. */
+/* From now on, let audit_check() refuse calls that cannot be recorded, and allocate the blocks of the files
+ * beforehand. */
+void audit_require(struct audit *a);
+bool audit_is_required(const struct audit *a);
+/* Whether lines are not on stable storage yet. If so, the caller runs the loop and asks again. NULL allowed. */
+bool audit_owes(const struct audit *a);
+/* Write the counts of omitted lines, bring all lines to stable storage and close the log. NULL allowed. */
 void audit_close(struct audit *a);
 /* Append a copy of a line, cut and without the values of keys that look like secrets. line: borrowed; only "arguments"
  * may be a list or an object. A line above its user's share is only counted. A write error goes to the daemon's log. */
 void audit_add(struct audit *a, struct json_object *line);
+/* Append the line of a call, and have stored() called when the line is on stable storage (r: 0), or when that has
+ * failed (r: -errno); not from inside this function.
+ * promised: audit_check() has allowed the call, so the line is written whatever the user's share is.
+ * Returns 1; 0: the line is only counted; -errno: it is lost. With the latter two, stored() is not called. */
+int audit_add_call(struct audit *a, struct json_object *line, bool promised, void (*stored)(void *opaque, int r),
+	void *opaque);
+/* With audit_require(): check that the line of a call by this user can be written. Returns 0; -errno: refuse the
+ * call. */
+int audit_check(struct audit *a, uid_t uid, struct err *e);
 
 struct audit_query {
 	uint64_t from;	   /* `next` of the page before; 0: the oldest line */

@@ -24,7 +24,7 @@ static void file_name(const struct audit_file *f, unsigned i, char buf[NAME_BYTE
 
 /* ---- writing ---- */
 
-static void text_write(struct audit_file *f, const char *text)
+static int text_write(struct audit_file *f, const char *text)
 {
 	size_t n = 0;
 	int r = line_append(f->fd, text, &n);
@@ -32,18 +32,18 @@ static void text_write(struct audit_file *f, const char *text)
 	/* Remove a part of the line that a full disk took: the next line would continue it. */
 	if (r < 0 && f->fd >= 0 && ftruncate(f->fd, (off_t)f->size) < 0)
 		log_error("audit", "cannot remove a part of a line: %s", strerror(errno));
-	if (r < 0)
-		log_error("audit", "cannot write this line (%s): %s", strerror(-r), text);
 	f->size += n;
+	return r;
 }
 
 /* End a last line of which a power cut left only a part: the next line would continue it. */
-static void torn_line_end(struct audit_file *f)
+static int torn_line_end(struct audit_file *f)
 {
 	char last = '\n';
 
 	if (pread(f->fd, &last, 1, (off_t)f->size - 1) == 1 && last != '\n')
-		text_write(f, "");
+		return text_write(f, "");
+	return 0;
 }
 
 /* Read from a file's first line the offset that the file's first byte has in the whole log. Returns 0; -EINVAL: the
@@ -61,6 +61,7 @@ static int base_read(int fd, uint64_t *ret)
 	return 0;
 }
 
+/* Open the present file, and create it if it is missing. On errors, the caller calls fd_leave(). */
 static int present_open(struct audit_file *f, uint64_t base)
 {
 	char name[NAME_BYTES], head[48];
@@ -71,25 +72,33 @@ static int present_open(struct audit_file *f, uint64_t base)
 	f->fd = openat(f->dir_fd, name, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (f->fd < 0 || fstat(f->fd, &st) < 0)
 		return -errno;
+	f->dev = st.st_dev;
+	f->ino = st.st_ino;
 	f->size = (uint64_t)st.st_size;
 	f->base = base;
+	f->has_room = false;
+	f->is_new = true;
 	if (f->size) {
 		r = base_read(f->fd, &f->base);
-		if (r == 0)
-			torn_line_end(f);
-		return r;
+		return r < 0 ? r : torn_line_end(f);
 	}
 	snprintf(head, sizeof(head), "{\"base\":%llu}", (unsigned long long)base);
-	text_write(f, head);
-	return 0;
+	return text_write(f, head);
 }
 
-static void files_turn(struct audit_file *f)
+/* Close the present file, unless it is being synced: then the end of the sync closes it. */
+static void fd_leave(struct audit_file *f)
+{
+	if (f->fd >= 0 && f->fd != f->sync_fd)
+		close(f->fd);
+	f->fd = -1;
+}
+
+void audit_file_turn(struct audit_file *f)
 {
 	char from[NAME_BYTES], to[NAME_BYTES];
 
-	close(f->fd);
-	f->fd = -1;
+	fd_leave(f);
 	for (unsigned i = AUDIT_FILES - 1; i; i--) {
 		file_name(f, i - 1, from);
 		file_name(f, i, to);
@@ -98,25 +107,63 @@ static void files_turn(struct audit_file *f)
 	}
 }
 
-/* Begin a new file when the present one is full. If that fails, the next line tries it again, without another rotation,
- * which would remove the oldest file. */
-static void file_ready(struct audit_file *f)
+/* Open the present file, or begin a new one if it is no audit log. */
+static int present_begin(struct audit_file *f, uint64_t base)
+{
+	int r = present_open(f, base);
+
+	if (r == -EINVAL) {
+		audit_file_turn(f);
+		r = present_open(f, base);
+	}
+	if (r < 0)
+		fd_leave(f);
+	return r;
+}
+
+/* Whether the open file is the one that readers find. */
+static bool is_in_place(const struct audit_file *f)
+{
+	char name[NAME_BYTES];
+	struct stat st;
+
+	file_name(f, 0, name);
+	return fstatat(f->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == f->dev && st.st_ino == f->ino;
+}
+
+/* Allocate all blocks of the file, so that its lines fit on a disk that becomes full. */
+static int room_make(struct audit_file *f)
+{
+	if (f->has_room || !f->wants_room)
+		return 0;
+	if (fallocate(f->fd, FALLOC_FL_KEEP_SIZE, 0, AUDIT_FILE_BYTES + AUDIT_FILE_BYTES / 8) < 0 && errno != EOPNOTSUPP)
+		return -errno;
+	f->has_room = true;
+	return 0;
+}
+
+int audit_file_ready(struct audit_file *f)
 {
 	int r;
 
-	if (f->fd >= 0 && f->size < AUDIT_FILE_BYTES)
-		return;
-	if (f->fd >= 0)
-		files_turn(f);
-	r = present_open(f, f->base + f->size);
-	if (r < 0)
-		log_error("audit", "cannot begin a new file: %s", strerror(-r));
+	if (f->fd >= 0 && !is_in_place(f)) {
+		log_warn("audit", "%s was removed or replaced; the daemon begins a new one", f->name);
+		fd_leave(f);
+	}
+	if (f->fd >= 0 && f->size >= AUDIT_FILE_BYTES && f->sync_fd < 0 && !f->unsynced) /* an earlier daemon filled it */
+		audit_file_turn(f);
+	if (f->fd < 0 && (r = present_begin(f, f->base + f->size)) < 0)
+		return r;
+	return room_make(f);
 }
 
-void audit_file_append(struct audit_file *f, const char *text)
+int audit_file_append(struct audit_file *f, const char *text)
 {
-	file_ready(f);
-	text_write(f, text);
+	int ready = audit_file_ready(f);
+	int r = f->fd < 0 ? ready : text_write(f, text);
+
+	f->unsynced += !r;
+	return r;
 }
 
 uint64_t audit_file_end(const struct audit_file *f)
@@ -148,20 +195,16 @@ int audit_file_open(struct audit_file *f, int dir_fd, const char *name)
 {
 	int r;
 
-	*f = (struct audit_file){ .dir_fd = dir_fd, .name = name, .fd = -1 };
-	r = present_open(f, old_end(f));
-	if (r == -EINVAL) { /* the file is no audit log: rotate it, and begin a new one */
-		files_turn(f);
-		r = present_open(f, old_end(f));
-	}
-	return r;
+	*f = (struct audit_file){ .dir_fd = dir_fd, .name = name, .fd = -1, .sync_fd = -1 };
+	f->base = old_end(f);
+	r = present_begin(f, f->base);
+	f->error = r == -ENOSPC || r == -EDQUOT || r == -EIO ? r : 0;
+	return f->error ? 0 : r;
 }
 
 void audit_file_close(struct audit_file *f)
 {
-	if (f->fd >= 0)
-		close(f->fd);
-	f->fd = -1;
+	fd_leave(f);
 }
 
 /* ---- reading ---- */

@@ -5,6 +5,7 @@
 #ifndef CAIRN_API_ACCESS_AUDIT_FILE_H
 #define CAIRN_API_ACCESS_AUDIT_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -15,17 +16,35 @@
 struct audit_file {
 	int dir_fd; /* borrowed */
 	const char *name; /* static: "audit.log" */
-	int fd;
+	int fd; /* -1: the file could not be opened; the next line tries it again */
+	dev_t dev; /* of fd */
+	ino_t ino;
 	uint64_t base; /* place of the present file's first byte */
 	uint64_t size; /* of the present file, in bytes */
+	bool wants_room; /* allocate the blocks of each file before its lines come */
+	bool has_room;
+	/* For api/access/audit_sync.h: */
+	uint64_t unsynced; /* lines that no sync has begun for */
+	bool is_new; /* no sync has begun for the file's name */
+	int sync_fd; /* the fd that is being synced; its end closes it if it is no longer `fd`; -1: none */
+	int error; /* 0; -errno: why the newest line, or the next one, cannot be written */
+	uint64_t lost; /* lines that are not on stable storage because of errors, and that no line there counts */
+	int64_t lost_since_ns; /* realtime of the first of them */
+	bool told; /* the line that counts them is written; the error ends when that line is on stable storage */
 };
 
 /* Open the present file, and end its last line if a power cut left only a part. dir_fd: the state folder; name: static;
- * both are borrowed until audit_file_close(). Returns 0 or -errno; call audit_file_close() in both cases. */
+ * both are borrowed until audit_file_close(). Returns 0, also, with f->error set, if the disk is full or fails; or
+ * -errno. Call audit_file_close() in all cases. */
 int audit_file_open(struct audit_file *f, int dir_fd, const char *name);
 void audit_file_close(struct audit_file *f);
-/* Append a line, without its newline. A write error goes to the daemon's log. */
-void audit_file_append(struct audit_file *f, const char *text);
+/* Prepare the file for the next line: open it again if it is gone, and make room if it wants room. Returns 0;
+ * -errno. */
+int audit_file_ready(struct audit_file *f);
+/* Append a line, without its newline. Returns 0; -errno: nothing was written. */
+int audit_file_append(struct audit_file *f, const char *text);
+/* Rename the present file to NAME.1, and the older ones likewise. The next line begins a new file. */
+void audit_file_turn(struct audit_file *f);
 /* Return the place behind the last line. */
 uint64_t audit_file_end(const struct audit_file *f);
 /* Read from *place on. If that place is in no file any more, *place becomes the next place that is. Returns the number

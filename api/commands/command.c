@@ -46,18 +46,19 @@ static const char *vm_named(const struct call *c)
 }
 
 /* Write an audit line for a mutating call, also for a denied one. A denial above the rate limit of reports
- * (api/access/denial_log.h) is only counted. */
-static void call_audit(struct call *c, struct json_object *answer)
+ * (api/access/denial_log.h) is only counted.
+ * Returns as audit_add_call(). */
+static int call_audit(struct call *c, struct json_object *answer, void (*stored)(void *opaque, int r))
 {
 	CLEANUP_JS struct json_object *line = NULL;
 	struct json_object *error = js_get(answer, "error");
 	const char *vm = vm_named(c);
 
 	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
-		return;
+		return 0;
 	if (c->untold) {
 		denial_log_unaudited(c->context->denials, c->uid);
-		return;
+		return 0;
 	}
 	line = json_object_new_object();
 	js_put_int(line, "time", (int64_t)clock_realtime_ns());
@@ -70,7 +71,7 @@ static void call_audit(struct call *c, struct json_object *answer)
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
 	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
-	audit_add(c->context->audit, line);
+	return audit_add_call(c->context->audit, line, c->promised, stored, c);
 }
 
 /* Replace an error class that QEMU does not have by GenericError, because QMP clients may know only QEMU's classes. */
@@ -95,22 +96,20 @@ static void call_trace(const struct call *c, const char *outcome)
 		vm ? vm : "-", outcome);
 }
 
-/* Send an answer and free the call. o, fd: taken. */
-static void answer_send(struct call *c, struct json_object *o, int fd)
+/* Send the answer and free the call. */
+static void answer_send(struct call *c)
 {
-	struct json_object *error = js_get(o, "error");
+	struct json_object *o = STEAL_PTR(c->answer);
 	struct conn *conn = c->conn;
 
-	if (log_traces() && c->command)
-		call_trace(c, error ? js_get_str(error, "class") : "ok");
 	if (c->dialect == DIALECT_QEMU)
 		class_as_qemu(o);
 	if (c->has_id)
 		js_put(o, "id", json_object_get(c->id));
 	if (conn)
-		conn_send(conn, o, fd);
-	else if (fd >= 0)
-		close(fd);
+		conn_answer(conn, o, c->answer_fd);
+	else if (c->answer_fd >= 0)
+		close(c->answer_fd);
 	json_object_put(o);
 	conn = c->conn; /* may be NULL: sending may drop the connection */
 	call_free(c);
@@ -118,25 +117,64 @@ static void answer_send(struct call *c, struct json_object *o, int fd)
 		conn_call_end(conn);
 }
 
-static void answer_send_pending(void *opaque)
+static void answer_wait_end(void *opaque)
 {
 	struct call *c = opaque;
 
-	answer_send(c, STEAL_PTR(c->answer), -1);
+	if (!--c->waits)
+		answer_send(c);
 }
 
-/* Audit the call and answer it, now or when the VM's offline process has released the images. o, fd: taken. */
+/* The call's audit line is lost. Where the audit is required, the client learns that, and gets no fd. */
+static void answer_unrecorded(struct call *c, int r)
+{
+	struct err e;
+
+	if (!audit_is_required(c->context->audit) || js_get(c->answer, "error"))
+		return;
+	err_set(&e, r, err_class_of_errno(r), "%s was carried out, but the audit log could not record it (%s); see the "
+		"daemon's log", c->command->name, strerror(-r));
+	json_object_put(c->answer);
+	c->answer = error_to_json(err_class_name(e.cls), e.msg);
+	if (c->answer_fd >= 0)
+		close(c->answer_fd);
+	c->answer_fd = -1;
+}
+
+static void call_stored(void *opaque, int r)
+{
+	struct call *c = opaque;
+
+	if (r < 0)
+		answer_unrecorded(c, r);
+	answer_wait_end(c);
+}
+
+/* Audit the call, and answer it when its line is on stable storage and the VM's offline process has released the
+ * images. o, fd: taken. */
 static void call_reply(struct call *c, struct json_object *o, int fd)
 {
-	call_audit(c, o);
+	struct json_object *error = js_get(o, "error");
+	int r;
+
+	if (log_traces() && c->command)
+		call_trace(c, error ? js_get_str(error, "class") : "ok");
+	c->answer = o;
+	c->answer_fd = fd;
+	c->waits = 1;
+	r = call_audit(c, o, call_stored);
+	if (r < 0)
+		answer_unrecorded(c, r);
+	if (r > 0) {
+		c->waits++;
+		if (c->conn)
+			conn_hold(c->conn);
+	}
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not
 	 * wait for a job, because a job holds the images for long. */
-	if (c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_send_pending, c)) {
-		c->answer = o;
-		c->vm = NULL;
-	} else {
-		answer_send(c, o, fd);
-	}
+	c->waits += c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_wait_end, c);
+	c->vm = NULL; /* may be gone when the wait ends */
+	answer_wait_end(c);
 }
 
 /* ---- checking a command before its handler runs ---- */
@@ -330,6 +368,19 @@ static int check_state(struct call *c, struct err *e)
 	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
 }
 
+/* Whether the audit log can record the call. */
+static int check_audit(struct call *c, struct err *e)
+{
+	if (!(c->command->flags & COMMAND_MUTATES))
+		return 0;
+	if (audit_check(c->context->audit, c->uid, e) < 0) {
+		err_prefix(e, "%s is refused", c->command->name);
+		return -EPERM;
+	}
+	c->promised = audit_is_required(c->context->audit);
+	return 0;
+}
+
 /* ---- dispatching commands ---- */
 
 /* Copy the client's user for check_role_again(): the client may disconnect before. */
@@ -354,6 +405,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->dialect = conn_dialect(conn);
 	c->vm = conn_vm(conn);
 	c->fd = -1;
+	c->answer_fd = -1;
 	c->started_ns = loop_now_ns();
 	c->uid = conn_uid(conn);
 	c->pid = conn_pid(conn);
@@ -436,6 +488,8 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 		r = take_fd(c, &e);
 	if (!r)
 		r = find_vm(c, &e);
+	if (!r)
+		r = check_audit(c, &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))

@@ -39,7 +39,10 @@ struct call {
 	bool has_id;
 	bool is_text; /* the answer is text of QEMU's human monitor, also for errors */
 	bool on_images;		     /* send the answer after the VM's offline process has ended */
-	struct json_object *answer;  /* with on_images: the answer that waits for that process */
+	struct json_object *answer;  /* waits for that process and for the audit log */
+	int answer_fd;		     /* goes with the answer; -1: none */
+	unsigned waits;		     /* number of things that the answer waits for */
+	bool promised;		     /* the audit log has promised to record the call (api/access/audit.h) */
 	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket; NULL once the VM may be gone */
 	int fd; /* the fd that came with the command (COMMAND_TAKES_FD); owned; a handler that keeps it sets -1 */
 	uint64_t started_ns;

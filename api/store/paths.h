@@ -31,6 +31,7 @@ struct daemon_paths {
 	char vm_program[PATH_MAX];
 	struct daemon_limits limits;
 	uid_t uid_first, uid_last; /* user ids for VMs' processes (api/vm/vm_uid.h); 0: none */
+	bool audit_required; /* refuse commands that the audit log cannot record (api/access/audit.h) */
 	bool require_sandbox; /* no VM runs without a part of its sandbox (api/vm/vm_sandbox.h) */
 	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], slirp_program[PATH_MAX];

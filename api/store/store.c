@@ -167,7 +167,7 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 		return err_set_errno(e, -ENOMEM, "%s", dir);
 	s->lock_fd = -1;
 	store_unread_init(&s->unread);
-	store_writer_init(&s->writer, &s->unread);
+	store_writer_init(&s->writer, "store", &s->unread);
 	s->dir = strdup(dir);
 	r = s->dir ? folders_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
 	if (!r)

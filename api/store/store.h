@@ -25,6 +25,7 @@ struct store_writer;
 struct store_work {
 	/* Called once, from the loop. */
 	void (*done)(struct store_work *w);
+	void (*run)(struct store_work *w); /* for PENDING_RUN (store_writer.h): called once, from the thread */
 	int r; /* 0; -errno, and then e is set */
 	struct err e;
 	/* Used by the store; the caller sets only loop. */

@@ -72,6 +72,9 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_folder_settle(p->path, e);
 	case PENDING_NONE:
 		return 0;
+	case PENDING_RUN:
+		p->work->run(p->work);
+		return 0;
 	}
 	return 0;
 }
@@ -154,7 +157,7 @@ static void *writer_main(void *opaque)
 	struct store_writer *w = opaque;
 	struct err e;
 
-	pthread_setname_np(pthread_self(), "store");
+	pthread_setname_np(pthread_self(), w->name);
 	pthread_mutex_lock(&w->mutex);
 	while (!w->stop || w->first) {
 		struct pending *p = w->first;
@@ -366,11 +369,11 @@ void store_writer_drop(struct store_writer *w, const char *folder)
 
 /* ---- start and end of the thread ---- */
 
-void store_writer_init(struct store_writer *w, struct store_unread *unread)
+void store_writer_init(struct store_writer *w, const char *name, struct store_unread *unread)
 {
 	pthread_condattr_t monotonic;
 
-	*w = (struct store_writer){ .unread = unread, .write_delay_ns = WRITE_DELAY_NS };
+	*w = (struct store_writer){ .name = name, .unread = unread, .write_delay_ns = WRITE_DELAY_NS };
 	pthread_mutex_init(&w->mutex, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

@@ -1,4 +1,4 @@
-/* store_writer: the store's thread, which runs queued file operations in order.
+/* store_writer: a thread that runs queued file operations in order: the store's, and that of the audit log.
  *
  * Threading: all functions are for the loop's thread. */
 #ifndef CAIRN_API_STORE_STORE_WRITER_H
@@ -24,10 +24,12 @@ enum pending_kind {
 	PENDING_REMOVE, /* remove the file, if it exists */
 	PENDING_SYNC,	/* sync a folder, if it still exists */
 	PENDING_NONE,	/* do nothing; completes after all earlier operations */
+	PENDING_RUN,	/* call work->run() */
 };
 
 struct store_writer {
 	struct store_unread *unread;
+	const char *name;
 	pthread_t thread;
 	bool runs;
 	pthread_mutex_t mutex;
@@ -44,8 +46,9 @@ struct store_writer {
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };
 
-/* Initialize w. unread: borrowed; the writer does not overwrite files that this list calls a newer Cairn's. */
-void store_writer_init(struct store_writer *w, struct store_unread *unread);
+/* Initialize w. name: the thread's; static. unread: borrowed; the writer does not overwrite files that this list calls
+ * a newer Cairn's; NULL: PENDING_WRITE is not used. */
+void store_writer_init(struct store_writer *w, const char *name, struct store_unread *unread);
 /* Start the thread. Returns 0; -errno. */
 int store_writer_start(struct store_writer *w, struct err *e);
 /* Finish all queued operations, then end the thread. */

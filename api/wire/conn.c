@@ -54,7 +54,9 @@ struct conn {
 	struct loop_watch *watch;
 	struct wire wire;
 	struct chunk *out, **out_last;
-	size_t out_bytes;
+	size_t out_bytes; /* of out and held */
+	bool holds; /* conn_hold(): lines go to `held`, behind the answer */
+	struct chunk *held, **held_last;
 	int fd_in; /* received, not taken by a command yet; -1: none */
 	char *in; /* received bytes; parsed in turns, but not while a call is open */
 	size_t in_len, in_at;
@@ -89,17 +91,23 @@ struct server {
 
 /* ---- the end of a connection ---- */
 
-static void conn_release(struct conn *c)
+static void chunks_free(struct chunk *list)
 {
-	while (c->out) {
-		struct chunk *k = c->out;
+	while (list) {
+		struct chunk *k = list;
 
-		c->out = k->next;
+		list = k->next;
 		if (k->fd >= 0)
 			close(k->fd);
 		free(k->data);
 		free(k);
 	}
+}
+
+static void conn_release(struct conn *c)
+{
+	chunks_free(c->out);
+	chunks_free(c->held);
 	wire_done(&c->wire);
 	close_async_fds(&c->fd_in, c->fd_in >= 0);
 	account_leave(&c->member);
@@ -265,9 +273,35 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 		return;
 	}
 	*k = (struct chunk){ .data = line, .len = len, .fd = fd };
+	c->out_bytes += len;
+	if (c->holds) {
+		*c->held_last = k;
+		c->held_last = &k->next;
+		conn_update(c);
+		return;
+	}
 	*c->out_last = k;
 	c->out_last = &k->next;
-	c->out_bytes += len;
+	conn_flush(c);
+	conn_update(c);
+}
+
+void conn_hold(struct conn *c)
+{
+	c->holds = true;
+	c->held_last = &c->held;
+}
+
+void conn_answer(struct conn *c, struct json_object *o, int fd)
+{
+	bool held = c->holds;
+
+	c->holds = false;
+	conn_send(c, o, fd);
+	if (!held || c->dead || !c->held)
+		return;
+	*c->out_last = STEAL_PTR(c->held);
+	c->out_last = c->held_last;
 	conn_flush(c);
 	conn_update(c);
 }

@@ -91,6 +91,11 @@ void conn_set_negotiated(struct conn *c);
 /* Send a line, and an fd with it. Drops a client that leaves too much unread.
  * o: borrowed. fd: taken; -1: none. */
 void conn_send(struct conn *c, struct json_object *o, int fd);
+/* Keep the lines that are sent from now on until conn_answer(): the answer is known, but is sent later, and events that
+ * come after it must not overtake it. */
+void conn_hold(struct conn *c);
+/* Send the answer of the open call as conn_send() does, then the lines that conn_hold() has kept. */
+void conn_answer(struct conn *c, struct json_object *o, int fd);
 /* Take the fd that came with this or an earlier command. Returns an owned fd; -1: none came, or it was taken
  * already. */
 int conn_take_fd(struct conn *c);

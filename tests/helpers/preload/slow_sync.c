@@ -1,7 +1,8 @@
 /* An LD_PRELOAD library that simulates a slow or failing disk. SLOW_SYNC_MS: milliseconds to add to
  * each fsync. SLOW_SYNC_UNTIL: no fsync ends before this file exists. SLOW_SYNC_FAIL: each fsync fails
- * with this errno. SLOW_SYNC_OF: only for files whose path contains this text. SLOW_SYNC_FIRST: file
- * that gets a line with the pid for each fsync on a process's first thread. */
+ * with this errno; SLOW_SYNC_FAIL_IF: only while this file exists. SLOW_SYNC_OF: only for files whose
+ * path contains this text. SLOW_SYNC_COUNT: file that gets a line with the pid for each fsync of such a
+ * file; SLOW_SYNC_FIRST: for each fsync on a process's first thread. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,7 +14,7 @@
 
 static void tell(const char *path)
 {
-	int fd = path && gettid() == getpid() ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
+	int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
 
 	if (fd < 0)
 		return;
@@ -39,13 +40,17 @@ int fsync(int fd)
 {
 	int (*real)(int fd) = dlsym(RTLD_NEXT, "fsync");
 	const char *ms = getenv("SLOW_SYNC_MS"), *until = getenv("SLOW_SYNC_UNTIL"), *fail = getenv("SLOW_SYNC_FAIL");
+	const char *fails = getenv("SLOW_SYNC_FAIL_IF");
 
-	tell(getenv("SLOW_SYNC_FIRST"));
+	if (gettid() == getpid())
+		tell(getenv("SLOW_SYNC_FIRST"));
+	if (is_slow(fd))
+		tell(getenv("SLOW_SYNC_COUNT"));
 	if (ms && is_slow(fd))
 		usleep((useconds_t)atoi(ms) * 1000);
 	while (until && is_slow(fd) && access(until, F_OK))
 		usleep(5000);
-	if (fail && is_slow(fd)) {
+	if (fail && is_slow(fd) && (!fails || !access(fails, F_OK))) {
 		errno = atoi(fail);
 		return -1;
 	}

@@ -262,7 +262,7 @@ def test_slow_commands_are_answered_in_order(fake):
 
 
 def test_socket_sends_own_vms_events_in_qemu_format(fake):
-    one, two = Vm(fake, "one"), Vm(fake, "two")
+    one, two = Vm(fake, "one", boot={"kernel": "kernel", "cmdline": "deaf"}), Vm(fake, "two")
     q, watch = one.qmp(), fake.qmp()
     two.qmp().run("stop")
     fake.cairn("snapshot-create-as", "two", "s")

@@ -39,7 +39,7 @@ def undefining(tmp_path):
     assert os.path.exists(PRELOAD), "slow_sync.so is not built: make helpers"
     go = tmp_path / "go"
     go.touch()
-    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"LD_PRELOAD": PRELOAD, "SLOW_SYNC_UNTIL": str(go)})
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"LD_PRELOAD": PRELOAD, "SLOW_SYNC_UNTIL": str(go), "SLOW_SYNC_OF": "/vms"})
     daemon, a, b = with_vm(d, cmdline=f"config-until={go}")
 
     def begin(how):

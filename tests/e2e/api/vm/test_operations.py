@@ -573,7 +573,7 @@ class Held(Daemon):
         self.slow = tmp / "slow.go"
         self.slow.touch()
         self.args = ["--max-starting", "1"] if row is start_queued else []
-        env = {"LD_PRELOAD": PRELOAD, "SLOW_SYNC_UNTIL": str(self.slow)} if row in SLOW else None
+        env = {"LD_PRELOAD": PRELOAD, "SLOW_SYNC_UNTIL": str(self.slow), "SLOW_SYNC_OF": "/vms"} if row in SLOW else None
         super().__init__(tmp, vm_program=FAKE_VM, env=env)
         self.q = Qmp(self.socket)
         (tmp / "kernel").write_bytes(b"not a kernel\n")

@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "tests/unit/tmp.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -45,10 +46,18 @@ static int fixture_open(void **state)
 	return 0;
 }
 
+/* Wait until all lines are on stable storage. */
+static void settle(struct fixture *f)
+{
+	while (audit_owes(f->audit))
+		loop_run_once(f->loop, UINT64_MAX);
+}
+
 static int fixture_close(void **state)
 {
 	struct fixture *f = *state;
 
+	settle(f);
 	audit_close(f->audit);
 	loop_free(f->loop);
 	for (unsigned i = 0; i < 2 * AUDIT_FILES; i++) {
@@ -64,6 +73,7 @@ static void reopen(struct fixture *f)
 {
 	struct err e;
 
+	settle(f);
 	audit_close(f->audit);
 	assert_int_equal(audit_open(f->loop, f->dir, &f->audit, &e), 0);
 }
@@ -242,8 +252,11 @@ static unsigned user_lines_add(struct fixture *f, int64_t uid, const char *outco
 	js_put_str(line, "vm", text);
 	js_put_str(line, "outcome", outcome);
 	n = (unsigned)(bytes / (strlen(json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN)) + 1));
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++) {
 		audit_add(f->audit, line);
+		if (i % 500 == 0)
+			settle(f);
+	}
 	return n;
 }
 
@@ -438,6 +451,69 @@ static void test_cursor_of_older_cairn_goes_on(void **state)
 	assert_string_equal(js_get_str(json_object_array_get_idx(lines, 0), "vm"), "b");
 }
 
+static void stored_note(void *opaque, int r)
+{
+	*(int *)opaque = r;
+}
+
+static void test_required_log_refuses_users_without_share(void **state)
+{
+	struct fixture *f = *state;
+	CLEANUP_JS struct json_object *line = parsed("{\"time\":1,\"uid\":4000000000,\"vm\":\"promised\",\"outcome\":\"ok\"}");
+	struct err e;
+	int stored = 1;
+	unsigned n;
+
+	user_lines_add(f, USER, "ok", 2 * AUDIT_SHARE_BYTES);
+	assert_int_equal(audit_check(f->audit, (uid_t)USER, &e), 0);
+	audit_require(f->audit);
+	assert_int_equal(audit_check(f->audit, (uid_t)USER, &e), -EDQUOT);
+	assert_int_equal(e.cls, ERR_QUOTA);
+	assert_int_equal(audit_check(f->audit, (uid_t)STRANGER, &e), 0);
+	assert_int_equal(audit_check(f->audit, geteuid(), &e), 0);
+	/* Calls that were allowed before are recorded. */
+	n = user_lines_read(f, USER).written;
+	for (unsigned i = 0; i < 100; i++)
+		assert_int_equal(audit_add_call(f->audit, line, true, stored_note, &stored), 1);
+	assert_int_equal(audit_add_call(f->audit, line, false, stored_note, NULL), 0);
+	assert_int_equal(stored, 1);
+	settle(f);
+	assert_int_equal(stored, 0);
+	assert_int_equal(user_lines_read(f, USER).written, n + 100);
+}
+
+static unsigned open_fds(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* Lines come while a file that is no longer the present one is synced. */
+static void test_file_is_replaced_during_sync(void **state)
+{
+	struct fixture *f = *state;
+	unsigned before;
+
+	line_of(f, 0, 1);
+	settle(f);
+	before = open_fds();
+	for (int64_t i = 0; i < 5; i++) {
+		line_of(f, 0, i);
+		assert_int_equal(unlink(f->path), 0);
+		line_of(f, 0, i);
+		assert_int_equal(unlink(f->path), 0);
+		line_of(f, 0, i);
+		if (i % 2)
+			settle(f);
+	}
+	settle(f);
+	assert_int_equal(lines_readable(f), 1);
+	assert_int_equal(open_fds(), before);
+}
+
 #define HOUR_NS (3600 * 1000000000ULL)
 
 /* Take as many lines of a size as the user's share has room for. Returns the bytes. */
@@ -515,6 +591,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cursor_is_exact_as_a_double, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_users_push_out_no_line_of_root, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_cursor_of_older_cairn_goes_on, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_required_log_refuses_users_without_share, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_file_is_replaced_during_sync, fixture_open, fixture_close),
 		cmocka_unit_test(test_share_refills_with_time_and_not_above_its_size),
 		cmocka_unit_test(test_many_users_together_are_limited),
 		cmocka_unit_test(test_share_with_count_stays_its_users),

@@ -44,7 +44,7 @@ static int setup(void **state)
 	snprintf(f->c, sizeof(f->c), "%s/c", f->dir);
 	assert_int_equal(loop_new(8, &f->loop, &e), 0);
 	store_unread_init(&f->unread);
-	store_writer_init(&f->writer, &f->unread);
+	store_writer_init(&f->writer, "store", &f->unread);
 	*state = f;
 	return 0;
 }
