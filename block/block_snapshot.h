@@ -80,7 +80,9 @@ struct block_snapshot_op {
 	 * goes on until done(). NULL: not wanted. */
 	void (*stands)(struct block_snapshot_op *op);
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* the commit sets the new snapshot's id */
-	bool unknown; /* the commit failed, but the file may have the snapshot, until another change succeeds */
+	/* The operation failed, but the file may have its outcome: a commit's snapshot, until another change succeeds;
+	 * the content of the snapshot that is applied; an entry's update. */
+	bool unknown;
 	void *engine;
 };
 /* Make the snapshot visible and durable. Frees s. If it fails, the snapshot is aborted.

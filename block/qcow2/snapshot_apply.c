@@ -218,6 +218,7 @@ static int step_switch(struct apply *a)
 		.n = (uint32_t)DIV_ROUND_UP(old.n * 8ULL, (uint64_t)q->cluster_bytes) };
 
 	header_release(q);
+	a->o.op->unknown = true; /* if what is left to do fails */
 	if (a->with_info)
 		table_swap_adopt(&a->swap, q);
 	tables_mark(q, &old, META_INACTIVE_L2);
@@ -365,6 +366,7 @@ static int apply_give_up(struct apply *a, int res)
 		 * not name would be lost, so refuse all writes. */
 		memcpy(q->header_piece, a->old_fields, sizeof(a->old_fields));
 		header_release(q);
+		a->o.op->unknown = true;
 		q->corrupt = true;
 		log_error(q->base.name, "cannot write the header (%s): nothing more is written to the image",
 			strerror(-res));

@@ -160,6 +160,7 @@ static int table_failed(struct delete *d, int res)
 	d->res = table_swap_failed(&d->swap, d->o.task.q, res);
 	d->n = 0;
 	d->o.phase = DELETE_L1;
+	d->o.op->unknown = d->swap.unknown;
 	return d->swap.unknown ? d->res : 0;
 }
 
@@ -171,6 +172,7 @@ static int step_table(struct delete *d)
 		return table_failed(d, r);
 	if (r != TASK_DONE)
 		return r;
+	d->o.op->unknown = true; /* if what is left to do fails */
 	if (d->update)
 		d->o.phase = DELETE_L1; /* frees the old table */
 	else

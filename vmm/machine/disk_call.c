@@ -158,6 +158,13 @@ static int change_done(struct machine_disk *d, int r)
 	return r;
 }
 
+/* Like change_done(), and note whether the file may have changed. */
+static int change_note(struct machine_disk *d, const struct disk_call *c, int r)
+{
+	d->changed |= !r || c->op.unknown;
+	return change_done(d, r);
+}
+
 static void commit_run(struct disk_call *c, struct block *b)
 {
 	struct disk_commit *x = container_of(c, struct disk_commit, c);
@@ -281,7 +288,7 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = apply_run, .op.done = op_done }, .id = id };
 
-	return change_done(d, disk_call(d, &x.c, e));
+	return change_note(d, &x.c, disk_call(d, &x.c, e));
 }
 
 static void apply_with_run(struct disk_call *c, struct block *b)
@@ -294,7 +301,7 @@ int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot
 {
 	struct end_call x = { .c = { .run = apply_with_run, .op.done = op_done }, .info = info };
 
-	return change_done(d, disk_call(d, &x.c, e));
+	return change_note(d, &x.c, disk_call(d, &x.c, e));
 }
 
 static void delete_run(struct disk_call *c, struct block *b)
@@ -353,7 +360,7 @@ int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_inf
 {
 	struct end_call x = { .c = { .run = update_run, .op.done = op_done }, .info = info };
 
-	return change_done(d, disk_call(d, &x.c, e));
+	return change_note(d, &x.c, disk_call(d, &x.c, e));
 }
 
 static void map_run(struct disk_call *c, struct block *b)

@@ -50,6 +50,9 @@ struct machine_disk {
 	struct block *block;
 	/* The file may have a snapshot that the block engine does not know of (disk_call.c). */
 	bool snapshot_unknown;
+	/* A snapshot was applied or an entry updated, or that failed and the file may have the change; cleared by the
+	 * caller that wants to know. */
+	bool changed;
 	struct loop *loop;
 	struct device *dev;
 	pthread_t thread;

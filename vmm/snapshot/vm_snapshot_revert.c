@@ -196,6 +196,8 @@ static int disks_apply(struct revert_job *x)
 	unsigned n = 0;
 	int r = 0;
 
+	for (unsigned i = 0; i < m->ndisks; i++)
+		m->disks[i].changed = false;
 	if (x->v.disk[0])
 		return disk_apply(x);
 	for (unsigned i = 0; i < m->ndisks; i++)
@@ -206,6 +208,15 @@ static int disks_apply(struct revert_job *x)
 		if (x->id[i][0] && &m->disks[i] != x->first)
 			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
 	return r < 0 ? r : vmsnap_revert_first(x->first, &x->tree, x->node, &x->j.e);
+}
+
+/* Returns whether disks_apply() failed and every disk is as before. */
+static bool disks_stand(const struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (m->disks[i].changed)
+			return false;
+	return true;
 }
 
 static int memory_rewind(struct revert_job *x)
@@ -302,6 +313,7 @@ static int revert_run(struct revert_job *x)
 {
 	struct vmsnap_job *j = &x->j;
 	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING, ran = j->m->resumed_ns != 0;
+	bool stands;
 	int r;
 
 	if (!x->with_ram && !x->v.disks_only && !j->m->cfg.images_only)
@@ -312,14 +324,19 @@ static int revert_run(struct revert_job *x)
 	if (was_running)
 		machine_pause(j->m);
 	r = x->with_ram && x->by_log ? ram_revert_settle(&x->ram, &j->e) : 0;
-	if (r < 0) {
+	stands = r < 0;
+	if (stands) {
 		err_prefix(&j->e, "snapshot '%s'", x->node->info.name);
+	} else {
+		r = disks_apply(x);
+		stands = r < 0 && disks_stand(j->m);
+	}
+	if (stands) {
 		if (ran)
 			machine_resume(j->m);
 		return r;
 	}
 	vm_revert_begin(j->vm);
-	r = disks_apply(x);
 	if (!r && x->with_ram)
 		r = machine_revert(x);
 	else if (!r && !j->m->cfg.images_only)

@@ -29,11 +29,11 @@ def img(*args, **kwargs):
 class Vm:
     """The interpreter under a daemon, with one disk."""
 
-    def __init__(self, daemon, guest, path, fmt="qcow2", errors="stop"):
+    def __init__(self, daemon, guest, path, fmt="qcow2", errors="stop", more=()):
         self.daemon = daemon
         self.path = str(path)
         daemon.define("vm1", boot={"kernel": guest("interp.elf")},
-                      disks=[{"path": self.path, "format": fmt, "errors": errors}])
+                      disks=[{"path": str(path), "format": fmt, "errors": errors} for path in (path, *more)])
         self.q = daemon.qmp()
         self.start()
 
@@ -316,6 +316,32 @@ def test_snapshot_on_full_file_system_leaves_nothing(daemon, kvm, guest, small):
     vm.run(f"check {8 * MIB:#x} {16 * MIB:#x} 1")
     vm.off()
     run("qemu-img", "check", "-q", vm.path)
+
+
+@pytest.mark.parametrize("ndisks", [1, 2])
+def test_revert_on_full_file_system_changes_nothing(daemon, kvm, guest, small, ndisks):
+    """It fails with a message, and the VM runs on with its memory and its disks."""
+    more = [image_with(small.path / f"img{i}", "qcow2") for i in range(1, ndisks)]
+    vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"), more=more)
+    vm.run("write 0 2048 1")
+    daemon.cairn("snapshot-create-as", "vm1", "one")
+    vm.run("write 0 2048 2")
+    vm.run("flush")
+    vm.run(f"fill {8 * MIB:#x} {MIB:#x} 2")
+    small.fill()
+    for _ in range(2):
+        assert "vda: snapshot: No space" in daemon.cairn("snapshot-revert", "vm1", "one", ok=1).stderr
+        vm.run("verify 0 2048 2")
+        vm.run(f"check {8 * MIB:#x} {MIB:#x} 2")
+    vm.run("write 0 2048 3")
+    vm.run("flush")
+    small.empty()
+    vm.run("verify 0 2048 3")
+    daemon.cairn("snapshot-revert", "vm1", "one", "--running")
+    vm.run("verify 0 2048 1")
+    vm.off()
+    for path in [vm.path, *more]:
+        run("qemu-img", "check", "-q", str(path))
 
 
 # ---- truncated by a program that ignores the lock ----
