@@ -324,6 +324,7 @@ def test_revert_on_full_file_system_changes_nothing(daemon, kvm, guest, small, n
     more = [image_with(small.path / f"img{i}", "qcow2") for i in range(1, ndisks)]
     vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"), more=more)
     vm.run("write 0 2048 1")
+    vm.run(f"fill {8 * MIB:#x} {MIB:#x} 1")
     daemon.cairn("snapshot-create-as", "vm1", "one")
     vm.run("write 0 2048 2")
     vm.run("flush")
@@ -339,6 +340,7 @@ def test_revert_on_full_file_system_changes_nothing(daemon, kvm, guest, small, n
     vm.run("verify 0 2048 3")
     daemon.cairn("snapshot-revert", "vm1", "one", "--running")
     vm.run("verify 0 2048 1")
+    vm.run(f"check {8 * MIB:#x} {MIB:#x} 1")
     vm.off()
     for path in [vm.path, *more]:
         run("qemu-img", "check", "-q", str(path))
