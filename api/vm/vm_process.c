@@ -37,7 +37,8 @@ struct vm_request {
 	void *opaque;
 	void *body; /* a copy of the body, if the request may be repeated; NULL: it may not be, or it has no body */
 	size_t len;
-	int send_error; /* why the request could not be sent, as -errno; 0: sent */
+	int send_error; /* why the request could not be sent, as -errno; 0: none */
+	bool unsent; /* the connection was lost before */
 };
 
 struct vm_process {
@@ -196,8 +197,9 @@ static bool request_may_repeat(enum vm_msg_type type)
 static void request_send(struct vm_process *p, struct vm_request *r, const void *body, size_t len, const int *fds,
 	unsigned nfds)
 {
-	if (p->lost && request_may_repeat(r->type))
-		return; /* requests_resume() sends it */
+	r->unsent = p->lost;
+	if (p->lost)
+		return; /* requests_resume() or process_end() follows */
 	if (!vm_compat_fit(p->version, r->type, &len))
 		r->send_error = -ENOTSUP;
 	else
@@ -296,7 +298,7 @@ static void requests_resume(struct vm_process *p)
 		if (request_may_repeat(r->type)) {
 			request_remove(p, r);
 			request_repeat(p, r);
-		} else if (request_is_work(r)) {
+		} else if (request_is_work(r) && !r->unsent) {
 			works = true;
 		} else {
 			request_lose(p, r);
@@ -376,7 +378,6 @@ static void channel_close(struct vm_process *p)
 
 static void connect_later(struct vm_process *p)
 {
-	p->lost = true;
 	loop_timer_arm(p->lost_timer, MAX(loop_now_ns(), p->connected_ns + CONNECT_INTERVAL_NS));
 }
 
@@ -409,6 +410,7 @@ static void lost_fire(void *opaque)
 static void channel_lost(struct vm_process *p, bool protocol)
 {
 	channel_close(p);
+	p->lost = true;
 	if (protocol) {
 		log_error("process", "VM '%s': its process (pid %d) violated the protocol; killing it",
 			p->name, (int)p->pid);

@@ -105,9 +105,9 @@ int vm_process_start_successor(struct loop *l, const struct vm_process_paths *p,
 /* Replace the callbacks for the events and the end of the process. */
 void vm_process_set_ops(struct vm_process *p, const struct vm_process_ops *ops, void *opaque);
 /* Connect to the VM's socket, and send VM_MSG_QUERY: the successor has taken the VM over, or the connection was lost.
- * When the process answers, of the requests that were sent before, those that may be repeated are sent again, work is
- * cancelled, and the others fail with -ECONNRESET; so does work that has ended. done: gets the answer or an error.
- * Returns 0; -ENOENT, -ECONNREFUSED: nobody listens; -errno. On errors nothing has changed. */
+ * When the process answers, of the requests that were made before, those that may be repeated are sent again, work is
+ * cancelled, and the others fail with -ECONNRESET; so does work that has ended or was not sent. done: gets the answer
+ * or an error. Returns 0; -ENOENT, -ECONNREFUSED: nobody listens; -errno. On errors nothing has changed. */
 int vm_process_connect(struct vm_process *p, const struct vm_process_paths *paths,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *done_opaque, struct err *e);

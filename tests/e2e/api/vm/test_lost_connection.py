@@ -76,6 +76,16 @@ def test_destroy_reaches_a_process_without_a_connection(fake):
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (destroyed)\n"
 
 
+def test_request_without_a_connection_fails_with_the_end_of_the_process(fake):
+    fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go stops-listening")
+    fake.cairn("start", "vm1")
+    (fake.tmp / "go").touch()
+    until(lambda: "connecting again" in fake.log.read_text())
+    error = fake.cairn("suspend", "vm1", ok=1).stderr
+    # The second one only if this test stood still for 5 s.
+    assert "ended (signal 9) before it answered" in error or "crashed" in error
+
+
 @pytest.mark.seconds(60)
 @pytest.mark.parametrize("then", ["stops-listening", "mute"])
 def test_process_that_does_not_answer_on_a_new_connection_is_killed(fake, then):
