@@ -147,6 +147,7 @@ static void header_encode(const struct vmstate_header *h, uint8_t b[VMSTATE_HEAD
 	store_le64(b + 80, h->layout.definition_offset);
 	store_le64(b + 88, h->definition_bytes);
 	store_le32(b + 96, h->definition_crc);
+	store_le32(b + 100, h->paused);
 	store_le64(b + 104, h->vm_clock_ns);
 	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
 }
@@ -181,6 +182,7 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the saved state's header contradicts itself");
 	memcpy(h->uuid, b + 56, sizeof(h->uuid));
 	h->realtime_ns = load_le64(b + 72);
+	h->paused = load_le32(b + 100) & 1;
 	h->vm_clock_ns = load_le64(b + 104);
 	return 0;
 }

@@ -15,6 +15,7 @@
  *                 80  u64    offset of the definition
  *                 88  u64    bytes of the definition (JSON; 0: none)
  *                 96  u32    CRC32C of the definition; 0: unknown (old writers)
+ *                100  u32    1: the VM was paused when it was saved; 0: it ran, or unknown (old writers)
  *                104  u64    time that the guest has run, ns; 0: unknown (old writers)
  *               4092  u32    CRC32C of bytes 0..4091
  *   4 KiB        sections (snapshot/state.h), at most 12 MiB
@@ -85,6 +86,7 @@ struct vmstate_header {
 	uint8_t uuid[16];
 	uint64_t realtime_ns;
 	uint64_t vm_clock_ns; /* time that the guest has run; 0: unknown */
+	bool paused; /* the VM was paused when it was saved; false: it ran, or unknown */
 };
 
 struct vmstate_progress {

@@ -81,6 +81,8 @@ static struct json_object *header_json(const struct vmstate_header *h)
 	section_add(o, "taken-ns", h->realtime_ns);
 	section_add(o, "sections-bytes", h->sections_bytes);
 	section_add(o, "definition-bytes", h->definition_bytes);
+	if (h->definition_bytes) /* a saved file: a snapshot has this in its tree data */
+		json_object_object_add(o, "paused", json_object_new_boolean(h->paused));
 	section_add(o, "ram-bytes", h->layout.ram_bytes);
 	section_add(o, "ram-offset", h->layout.ram_offset);
 	section_add(o, "total-bytes", h->layout.total_bytes);

@@ -69,7 +69,7 @@ static void save_run(struct work *w)
 		.definition = s->definition, .ram = s->m->mem.host, .ram_bytes = s->m->mem.bytes,
 		.ram_fd = s->m->mem.fd, .view = memory_view(&s->m->mem), .unmap = true };
 	struct vmstate_progress progress = { .step = save_step, .opaque = s };
-	struct vmstate_header h = { .realtime_ns = clock_realtime_ns() };
+	struct vmstate_header h = { .realtime_ns = clock_realtime_ns(), .paused = s->was_paused };
 	struct vmstate_file f;
 
 	s->r = ram_wait(s->m, &s->e);

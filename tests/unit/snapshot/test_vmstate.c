@@ -72,6 +72,7 @@ static int save(struct fixture *f, const struct vmstate_progress *p, struct err 
 	memset(f->h.uuid, 0x42, sizeof(f->h.uuid));
 	f->h.realtime_ns = 123456789;
 	f->h.vm_clock_ns = 20 * 1000000000ULL;
+	f->h.paused = true;
 	return vmstate_write(&f->file.store, &f->h, &src, p, &f->result, e);
 }
 
@@ -89,6 +90,7 @@ static void test_saved_state_reads_back(void **state)
 	assert_int_equal(h.layout.ram_bytes, RAM_BYTES);
 	assert_int_equal(h.realtime_ns, 123456789);
 	assert_int_equal(h.vm_clock_ns, 20 * 1000000000ULL);
+	assert_true(h.paused);
 	assert_int_equal(h.uuid[15], 0x42);
 	assert_int_equal(vmstate_read_sections(&f->file.store, &h, &sections, &e), 0);
 	assert_string_equal((char *)sections, SECTIONS);

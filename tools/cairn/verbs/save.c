@@ -34,8 +34,8 @@ int verb_save(struct cli *c)
 
 /* ---- restore ---- */
 
-/* Read the definition in a saved state. */
-static int state_definition(int fd, const char *path, struct json_object **ret_o, struct err *e)
+/* Read the definition in a saved state, and whether the VM was paused. */
+static int state_read(int fd, const char *path, struct json_object **ret_o, bool *ret_paused, struct err *e)
 {
 	CLEANUP_FREE char *text = NULL;
 	struct vmstate_header h;
@@ -52,6 +52,7 @@ static int state_definition(int fd, const char *path, struct json_object **ret_o
 		r = js_parse(text, strlen(text), path, ret_o, e);
 	else
 		err_prefix(e, "%s", path);
+	*ret_paused = !r && h.paused;
 	return r;
 }
 
@@ -73,15 +74,19 @@ int verb_restore(struct cli *c)
 {
 	struct json_object *definition = NULL, *args;
 	CLEANUP_CLOSE int fd = -1;
+	bool was_paused;
 	struct err e;
-	int r = state_open(c->pos[0], &fd, &e);
+	int r;
 
+	if (option_flag(c, "running") && option_flag(c, "paused"))
+		return cli_usage(c, "--running and --paused exclude each other");
+	r = state_open(c->pos[0], &fd, &e);
 	if (!r)
-		r = state_definition(fd, c->pos[0], &definition, &e);
+		r = state_read(fd, c->pos[0], &definition, &was_paused, &e);
 	if (!r) {
 		args = json_object_new_object();
 		js_put(args, "definition", definition);
-		js_put_bool(args, "paused", option_flag(c, "paused"));
+		js_put_bool(args, "paused", option_flag(c, "paused") || (was_paused && !option_flag(c, "running")));
 		js_put_bool(args, "eager", option_flag(c, "eager"));
 		r = cli_execute_with_fd(c, "vm-restore", args, fd, NULL, NULL, &e);
 	}

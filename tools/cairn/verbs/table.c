@@ -95,7 +95,8 @@ static const struct verb_option snapshot_schedule_options[] = {
 	{ "min-free", "SIZE", FROM_SCHEMA("min-free") },
 	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, DRY_RUN, END };
 static const struct verb_option restore_options[] = {
-	{ "paused", NULL, FROM_SCHEMA("paused") },
+	{ "running", NULL, "resume the VM [as at the save]" },
+	{ "paused", NULL, "leave the VM paused [as at the save]" },
 	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, END };
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },

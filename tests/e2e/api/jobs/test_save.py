@@ -705,6 +705,19 @@ def test_restored_vm_has_its_memory(daemon, filled, tmp_path):
         daemon.cairn("destroy", "vm1")
 
 
+def test_vm_that_was_saved_paused_is_restored_paused(daemon, filled, tmp_path):
+    f = str(tmp_path / "saved.vm")
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("save", "vm1", f)
+    daemon.cairn("restore", f)
+    assert daemon.cairn("domstate", "--reason", "vm1").stdout == "paused (restored)\n"
+    daemon.cairn("destroy", "vm1")
+    assert "exclude each other" in daemon.cairn("restore", "--running", "--paused", f, ok=2).stderr
+    daemon.cairn("restore", "--running", f)
+    assert daemon.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+    check(filled)
+
+
 def test_managed_save_of_a_real_vm_outlives_the_daemon(daemon, filled):
     daemon.cairn("managedsave", "vm1")
     daemon.stop(signal.SIGKILL)
