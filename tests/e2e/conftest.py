@@ -43,7 +43,6 @@ REPORTS = tempfile.mkdtemp(prefix="cairn-reports-") if guestlib.SANITIZED else N
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): time limit of a test, instead of 60")
-    config.addinivalue_line("markers", "alone: no other test runs at the same time")
     share = os.environ.pop("CAIRN_TESTS_SHARE", None)
     if share:
         config.pluginmanager.register(sharelib.Share(config, share, int(os.environ.pop("CAIRN_TESTS_LINES"))))

@@ -1,24 +1,20 @@
 """Share one suite among the pytest processes that tests/run.sh starts.
 
 CAIRN_TESTS_SHARE is a folder that the processes share. Each process collects the whole suite and
-claims one file of tests after another, the longest first. A test that is marked `alone` runs last, while no
-other test runs. Each process writes the tests it has collected to `collected-<pid>` in that folder, named as
-in its JUnit result: tests/run.sh compares both. CAIRN_TESTS_LINES is an open fd that gets a line for each test
-file."""
+claims one file of tests after another, the longest first. Each process writes the tests it has collected to
+`collected-<pid>` in that folder, named as in its JUnit result: tests/run.sh compares both. CAIRN_TESTS_LINES is an
+open fd that gets a line for each test file."""
 
 import contextlib
-import fcntl
 import os
 
 import pytest
 from _pytest.junitxml import mangle_test_address
 
-ALONE = "tests that run alone"
 
-
-def group(item):
-    """Return the name of the group that one process claims as a whole: the test's file, or ALONE."""
-    return ALONE if item.get_closest_marker("alone") else os.path.relpath(item.path, os.path.dirname(__file__))
+def file_of(item):
+    """Return the name of a test's file, which one process claims as a whole."""
+    return os.path.relpath(item.path, os.path.dirname(__file__))
 
 
 def longest(item):
@@ -31,26 +27,22 @@ class Share:
     def __init__(self, config, folder, lines):
         self.config, self.folder, self.lines = config, folder, lines
         self.counts = {}
-        self.gate, self.running = (self.open(name) for name in ("gate", "running"))
-
-    def open(self, name):
-        return os.open(os.path.join(self.folder, name), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def claim(self, name):
-        """Claim a group for this process. Return False when another process has it."""
+        """Claim a file for this process. Return False when another process has it."""
         with contextlib.suppress(FileExistsError):
             os.close(os.open(os.path.join(self.folder, "claim-" + name.replace("/", "-")), os.O_CREAT | os.O_EXCL, 0o600))
             return True
         return False
 
     def claimed(self, items):
-        """Yield the tests of this process. Claims a group only when its first test is requested."""
-        groups = {}
+        """Yield the tests of this process. Claims a file only when its first test is requested."""
+        files = {}
         for item in items:
-            groups.setdefault(group(item), []).append(item)
-        for name in sorted(groups, key=lambda name: (name == ALONE, -sum(map(longest, groups[name])))):
+            files.setdefault(file_of(item), []).append(item)
+        for name in sorted(files, key=lambda name: -sum(map(longest, files[name]))):
             if self.claim(name):
-                yield from groups[name]
+                yield from files[name]
 
     def pytest_collection_finish(self, session):
         addresses = (mangle_test_address(item.nodeid) for item in session.items)
@@ -66,25 +58,14 @@ class Share:
         while item:
             following = next(ours, None)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if not following or group(following) != group(item):
-                self.tell(group(item))
+            if not following or file_of(following) != file_of(item):
+                self.tell(file_of(item))
             if session.shouldfail:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:
                 raise session.Interrupted(session.shouldstop)
             item = following
         return True
-
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_protocol(self, item):
-        """Let no other test run beside one that is `alone`. The gate keeps later tests from overtaking it."""
-        fcntl.flock(self.gate, fcntl.LOCK_EX)
-        fcntl.flock(self.running, fcntl.LOCK_EX if group(item) == ALONE else fcntl.LOCK_SH)
-        fcntl.flock(self.gate, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.running, fcntl.LOCK_UN)
 
     def pytest_runtest_logreport(self, report):
         if report.failed:

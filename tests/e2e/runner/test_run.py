@@ -147,7 +147,6 @@ def test_two_processes_share_the_tests(tree):
         def test_fails(tmp_path):
             (tmp_path / "trace").write_text("x")
             assert False
-        @pytest.mark.alone
         def test_skips():
             pytest.skip("not here")
         """)
