@@ -2,10 +2,11 @@
 # Run the tests: run.sh BUILD [unit|e2e|iotests|style|all]. The last line is the sum of all tests:
 # "N passed, N failed, N skipped". Exit status 1 when something failed.
 #
-# TEST_JOBS unit programs, then as many of QEMU's tests, then pytest processes, run at a time (2). UNIT_ARGS names the
-# unit programs to run, E2E_ARGS the end-to-end tests (all of them). A test that leaves no result has failed. A part
-# of the tests runs a second time with the loop on epoll (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A
-# part runs again without userfaultfd (snapshot/uffd_open.h). Each run has one temporary folder; the run fails when
+# TEST_JOBS unit programs, then as many of QEMU's tests, then pytest processes, run at a time (4: most tests wait more
+# than they compute). UNIT_ARGS names the unit programs to run, E2E_ARGS the end-to-end tests (all of them). A test
+# that leaves no result has failed. A part of the tests, @epoll, runs a second time with the loop on epoll
+# (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A part, @nouffd, runs again without userfaultfd
+# (snapshot/uffd_open.h). Each run has one temporary folder; the run fails when
 # the folder holds more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left. Folders of
 # failed tests are kept in BUILD/failed.
 set -u
@@ -17,7 +18,7 @@ what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
 export UNIT_SECONDS="${UNIT_SECONDS:-300}"
 E2E_SECONDS=${E2E_SECONDS:-5400} # each test has its own limit; a busy machine takes several times the usual time
-TEST_JOBS=${TEST_JOBS:-2}
+TEST_JOBS=${TEST_JOBS:-4}
 TEST_TMP_MIB=${TEST_TMP_MIB:-2048}
 # Debian's pytest belongs to /usr/bin/python3; another python may stand first in PATH.
 PYTEST=${PYTEST:-/usr/bin/python3 -m pytest}
@@ -33,7 +34,7 @@ EPOLL_E2E="tests/e2e/vmm/test_sandbox.py tests/e2e/vmm/snapshot/test_snapshot.py
 NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_clone_snapshot.py
 	tests/e2e/vmm/snapshot/test_storm.py"
 
-passed=0 failed=0 skipped=0 watcher='' pytests=''
+passed=0 failed=0 skipped=0 watcher='' workers=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
 mkdir "$results" "$tmp" && chmod 755 "$work" "$tmp" || exit 1
@@ -42,7 +43,7 @@ shm=$(mktemp -d /dev/shm/cairn-XXXXXX 2>/dev/null)
 
 finish() {
 	# shellcheck disable=SC2086
-	[ -z "$watcher$pytests" ] || kill $watcher $pytests 2>/dev/null
+	[ -z "$watcher$workers" ] || kill $watcher $workers 2>/dev/null
 	rm -rf "$work" ${shm:+"$shm"}
 }
 trap finish EXIT
@@ -83,39 +84,51 @@ run_unit() {
 	rmdir "$tmp/unit" 2>/dev/null
 }
 
-# Become one of the processes that share the end-to-end tests (tests/e2e/sharelib.py). Its fd 3 is this script's stdout.
-pytest_become() { # NUMBER FOLDER-OF-RESULTS TESTS TEMPORARY-FOLDER
-	mkdir -m 755 "$4"
+# Run the end-to-end tests of PART as one of the processes that share them (tests/e2e/sharelib.py).
+pytest_run() { # NUMBER PART
+	tests=${E2E_ARGS:-tests/e2e}
+	# A variable before a function's name may stay set.
+	case $2 in
+	epoll) tests=$EPOLL_E2E && export CAIRN_LOOP=epoll ;;
+	nouffd) tests=$NOUFFD_E2E && export CAIRN_USERFAULTFD=refuse ;;
+	esac
+	# A part must not begin in folders that failed tests of another one left.
+	own=$tmp/$(printf %.1s "$2")$1 # short: m1, e1, n1
+	mkdir -m 755 "$own"
 	# shellcheck disable=SC2086
-	CAIRN_BUILD=$build CAIRN_TESTS_SHARE=$2/share CAIRN_TESTS_LINES=3 TMPDIR=$4 exec timeout -k 10 "$E2E_SECONDS" \
-		$PYTEST -q -rs --tb=short --no-header -p no:cacheprovider --durations=5 \
-		--basetemp="$4/e" --junitxml="$2/e2e-$1.xml" $3 3>&1 >"$2/e2e-$1.out" 2>&1
+	CAIRN_BUILD=$build CAIRN_TESTS_SHARE=$results/$2/share CAIRN_TESTS_PART=$2 CAIRN_TESTS_LINES=3 TMPDIR=$own \
+		exec timeout -k 10 "$E2E_SECONDS" $PYTEST -q -rs --tb=short --no-header -p no:cacheprovider --durations=5 \
+		--basetemp="$own/e" --junitxml="$results/$2/e2e-$1.xml" $tests 3>&1 >"$results/$2/e2e-$1.out" 2>&1
 }
 
-# Run TESTS in TEST_JOBS processes. The temporary folder of each is $tmp/PREFIX and its number: a second run must not
-# begin in folders that failed tests of the first one left.
-run_pytests() { # FOLDER-OF-RESULTS TESTS PREFIX
-	mkdir -p "$1/share"
-	for i in $(seq "$TEST_JOBS"); do
-		pytest_become "$i" "$1" "$2" "$tmp/$3$i" &
-		pytests="$pytests $!"
+# Take a share of each part of the end-to-end tests. No process waits for another one between two parts.
+worker_run() { # NUMBER
+	child=
+	trap '[ -z "$child" ] || kill "$child"; exit 143' TERM
+	for part in $parts; do
+		pytest_run "$1" "$part" &
+		child=$!
+		wait "$child"
+		echo $? >"$results/$part/status-$1"
 	done
-	i=0
-	for pid in $pytests; do
-		i=$((i + 1))
-		wait "$pid"
-		rc=$?
+}
+
+# Count the results of a part's processes, and print what they said.
+part_end() { # PART
+	echo "End-to-end tests, $1"
+	for i in $(seq "$TEST_JOBS"); do
+		rc=$(cat "$results/$1/status-$i" 2>/dev/null)
 		# Drop pytest's rows of dots: sharelib.py has printed a line for each file.
-		grep -v '^[.sFExX]* *\(\[ *[0-9]*%\]\)\?$' "$1/e2e-$i.out"
+		grep -v '^[.sFExX]* *\(\[ *[0-9]*%\]\)\?$' "$results/$1/e2e-$i.out"
 		case $rc in
 		0 | 1 | 5) ;; # all passed; some failed; other processes had claimed all tests
 		124 | 137) fault "pytest $i: no end within $E2E_SECONDS s" ;;
-		*) fault "pytest $i: exit status $rc" ;;
+		*) fault "pytest $i: exit status ${rc:-missing}" ;;
 		esac
-		rmdir "$tmp/$3$i/e" "$tmp/$3$i" 2>/dev/null
+		own=$tmp/$(printf %.1s "$1")$i
+		rmdir "$own/e" "$own" 2>/dev/null
 	done
-	pytests=
-	if sum=$(/usr/bin/python3 tests/e2e_sum.py "$1" "$i"); then
+	if sum=$(/usr/bin/python3 tests/e2e_sum.py "$results/$1" "$TEST_JOBS"); then
 		# shellcheck disable=SC2086
 		count $sum
 	else
@@ -123,20 +136,27 @@ run_pytests() { # FOLDER-OF-RESULTS TESTS PREFIX
 	fi
 }
 
+# The small parts come first: at the end, the other processes would wait for those that have test_snapshot.py.
 run_e2e() {
 	echo "End-to-end tests"
-	run_pytests "$results" "${E2E_ARGS:-tests/e2e}" ""
-	[ -z "${E2E_ARGS:-}${CAIRN_LOOP:-}" ] && [ -d tests/e2e/block ] || return 0
-	echo "End-to-end tests, a part of them on epoll"
-	# A variable before a function's name may stay set.
-	export CAIRN_LOOP=epoll
-	run_pytests "$results/epoll" "$EPOLL_E2E" p
-	unset CAIRN_LOOP
-	[ -f tests/e2e/vmm/snapshot/test_storm.py ] || return 0
-	echo "End-to-end tests, a part of them without userfaultfd"
-	export CAIRN_USERFAULTFD=refuse
-	run_pytests "$results/nouffd" "$NOUFFD_E2E" n
-	unset CAIRN_USERFAULTFD
+	parts=main
+	if [ -z "${E2E_ARGS:-}${CAIRN_LOOP:-}" ] && [ -d tests/e2e/block ]; then
+		[ ! -f tests/e2e/vmm/snapshot/test_storm.py ] || parts="nouffd $parts"
+		parts="epoll $parts"
+	fi
+	for part in $parts; do
+		mkdir -p "$results/$part/share"
+	done
+	for i in $(seq "$TEST_JOBS"); do
+		worker_run "$i" &
+		workers="$workers $!"
+	done
+	# shellcheck disable=SC2086
+	wait $workers
+	workers=
+	for part in $parts; do
+		part_end "$part"
+	done
 }
 
 # QEMU's tests of its image tool: tests/iotests/short. Without their source, one skip.
@@ -202,9 +222,9 @@ tmp_check() {
 	peak=$((${peak:-0} / 1024))
 	echo "Temporary files: at most $peak MiB"
 	[ "$peak" -le "$TEST_TMP_MIB" ] || fault "more than $TEST_TMP_MIB MiB of temporary files"
-	expected="$tmp/([np]?[0-9]+|unit)"
+	expected="$tmp/([emn][0-9]+|unit)"
 	# With TEST_KEEP, a failed unit program leaves its folder.
-	[ "$failed" = 0 ] || expected="$expected|$tmp/[np]?[0-9]+/e(/.*)?${TEST_KEEP:+|$tmp/unit/.*|$shm/.*}"
+	[ "$failed" = 0 ] || expected="$expected|$tmp/[emn][0-9]+/e(/.*)?${TEST_KEEP:+|$tmp/unit/.*|$shm/.*}"
 	left=$(find "$tmp" ${shm:+"$shm"} -mindepth 1 -maxdepth 3 | grep -vxE "$expected" | head -n 20)
 	[ -z "$left" ] || fault "temporary files are left:
 $left"

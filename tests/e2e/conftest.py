@@ -45,7 +45,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): time limit of a test, instead of 60")
     share = os.environ.pop("CAIRN_TESTS_SHARE", None)
     if share:
-        config.pluginmanager.register(sharelib.Share(config, share, int(os.environ.pop("CAIRN_TESTS_LINES"))))
+        lines, part = (os.environ.pop("CAIRN_TESTS_" + name) for name in ("LINES", "PART"))
+        config.pluginmanager.register(sharelib.Share(config, share, int(lines), "" if part == "main" else "@" + part))
     if REPORTS:
         os.chmod(REPORTS, 0o1777)
         for which in ("ASAN", "TSAN", "UBSAN"):

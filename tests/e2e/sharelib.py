@@ -3,7 +3,7 @@
 CAIRN_TESTS_SHARE is a folder that the processes share. Each process collects the whole suite and
 claims one file of tests after another, the longest first. Each process writes the tests it has collected to
 `collected-<pid>` in that folder, named as in its JUnit result: tests/run.sh compares both. CAIRN_TESTS_LINES is an
-open fd that gets a line for each test file."""
+open fd that gets a line for each test file, with its part (CAIRN_TESTS_PART)."""
 
 import contextlib
 import os
@@ -24,8 +24,8 @@ def longest(item):
 
 
 class Share:
-    def __init__(self, config, folder, lines):
-        self.config, self.folder, self.lines = config, folder, lines
+    def __init__(self, config, folder, lines, suffix):
+        self.config, self.folder, self.lines, self.suffix = config, folder, lines, suffix
         self.counts = {}
 
     def claim(self, name):
@@ -79,5 +79,5 @@ class Share:
         kinds = list(self.counts.values())
         words = [f"{kinds.count(kind)} {kind}" for kind in ("passed", "FAILED", "skipped")
                  if kinds.count(kind) or kind == "passed"]
-        os.write(self.lines, f"  {name:<44} {', '.join(words)}\n".encode())
+        os.write(self.lines, f"  {name + self.suffix:<44} {', '.join(words)}\n".encode())
         self.counts = {}

@@ -60,7 +60,7 @@ class Tree:
         """(exit status, passed, failed, skipped, output)"""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TEST_", "E2E_", "UNIT_", "CAIRN_", "LONG_"))}
         done = subprocess.run(argv, text=True, timeout=50,
-                              env=env | {"TMPDIR": str(self.path / "tmp")} | self.env, capture_output=True)
+                              env=env | {"TMPDIR": str(self.path / "tmp"), "TEST_JOBS": "2"} | self.env, capture_output=True)
         sums = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) skipped", done.stdout.splitlines()[-1])
         assert sums, done.stdout + done.stderr
         return done.returncode, *map(int, sums.groups()), done.stdout + done.stderr
@@ -173,6 +173,7 @@ def test_part_on_epoll_keeps_folders_of_failed_tests(tree):
         """)
     status, passed, failed, _, out = tree.run("e2e")
     assert (status, passed, failed) == (1, 0, 2), out
+    assert re.search(r"^  block/test_a.py@epoll +0 passed, 1 FAILED$", out, re.M), out
     assert {p.name for p in (tree.build / "failed").rglob("*") if p.is_file()} == {"uring", "epoll"}
 
 
