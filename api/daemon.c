@@ -9,6 +9,7 @@
 #include "api/jobs/flatten.h"
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_owner.h"
 #include "api/jobs/pin_release.h"
 #include "api/jobs/pull.h"
 #include "api/jobs/rename.h"
@@ -97,17 +98,20 @@ static void permissions_changed(void *opaque)
 	if (h->server)
 		server_permissions_changed(h->server);
 	consoles_check_all(h);
+	if (h->server)
+		job_owners_check(h);
 }
 
 /* The order of this list determines the order of events, of members in state.json and of lines in the log:
  * - when a VM ends, host_shutdown is called before restart, which may schedule a start;
  * - state.json has schedule, restart and shutdown in this order;
  * - save continues an adopted VM's save job before idle looks for that job;
+ * - job_owner looks for the jobs that all others have continued, or ended with the VM's process;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
-	&flatten_observer, NULL };
+	&flatten_observer, &job_owner_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 
@@ -381,6 +385,7 @@ int daemon_open(struct daemon *d, struct err *e)
 
 	if (!r)
 		r = audit_open(h->loop, h->paths->state_dir, &d->commands.audit, e);
+	h->audit = d->commands.audit;
 	if (!r)
 		audit_copy_to_journal(d->commands.audit, h->paths->journal);
 	if (!r && h->paths->audit_required)
@@ -420,6 +425,7 @@ int daemon_open(struct daemon *d, struct err *e)
 		r = server_new(h->loop, &command_server_ops, &d->commands, h->paths->socket, fd, operators, &h->server, e);
 	if (!r) {
 		consoles_begin(h);
+		job_owners_check(h);
 		r = qmp_open_all(h, e);
 	}
 	if (!r)

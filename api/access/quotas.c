@@ -68,7 +68,7 @@ const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, ui
 
 bool quotas_is_member(const struct rights *definer, gid_t group)
 {
-	struct peer who = { definer->uid, definer->gid, definer->groups, definer->ngroups };
+	struct peer who = rights_peer(definer);
 
 	return peer_is_in_group(&who, group);
 }

@@ -23,10 +23,22 @@ static struct rights *rights_new(uid_t uid, gid_t gid, size_t ngroups)
 	return r;
 }
 
+struct rights *rights_of_ids(const struct peer *who)
+{
+	struct rights *r = rights_new(who->uid, who->gid, who->ngroups);
+
+	if (r && who->ngroups)
+		memcpy(r->groups, who->groups, who->ngroups * sizeof(gid_t));
+	return r;
+}
+
+struct peer rights_peer(const struct rights *r)
+{
+	return (struct peer){ r->uid, r->gid, r->groups, r->ngroups };
+}
+
 int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e)
 {
-	struct rights *r;
-
 	*ret = NULL;
 	if (uid_is_root_or_own(who->uid))
 		return 0;
@@ -35,13 +47,8 @@ int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e)
 			"this daemon runs as user %u and cannot open files as user %u; let user %u define the VM, or "
 			"use root's daemon",
 			geteuid(), who->uid, geteuid());
-	r = rights_new(who->uid, who->gid, who->ngroups);
-	if (!r)
-		return err_set_errno(e, -ENOMEM, "definition");
-	if (who->ngroups)
-		memcpy(r->groups, who->groups, who->ngroups * sizeof(gid_t));
-	*ret = r;
-	return 0;
+	*ret = rights_of_ids(who);
+	return *ret ? 0 : err_set_errno(e, -ENOMEM, "definition");
 }
 
 int rights_copy(const struct rights *r, struct rights **ret)
@@ -61,7 +68,7 @@ bool rights_are_same(const struct rights *a, const struct rights *b)
 
 /* ---- JSON ---- */
 
-void rights_put(struct json_object *definition, const struct rights *r)
+struct json_object *rights_to_json(const struct rights *r)
 {
 	struct json_object *o = json_object_new_object(), *groups = json_object_new_array();
 
@@ -70,7 +77,12 @@ void rights_put(struct json_object *definition, const struct rights *r)
 	for (size_t i = 0; i < r->ngroups; i++)
 		json_object_array_add(groups, json_object_new_int64(r->groups[i]));
 	js_put(o, "groups", groups);
-	js_put(definition, RIGHTS_KEY, o);
+	return o;
+}
+
+void rights_put(struct json_object *definition, const struct rights *r)
+{
+	js_put(definition, RIGHTS_KEY, rights_to_json(r));
 }
 
 static int id_check(int64_t id, struct err *e)
@@ -94,7 +106,7 @@ static int groups_parse(struct rights *r, struct json_object *groups, struct err
 	return 0;
 }
 
-static int rights_parse(struct json_object *o, struct rights **ret, struct err *e)
+int rights_parse(struct json_object *o, struct rights **ret, struct err *e)
 {
 	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
 	struct json_object *groups = js_get_array(o, "groups");

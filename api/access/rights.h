@@ -24,12 +24,21 @@ struct rights {
  * daemon opens with its own rights. Returns 0; -EPERM: the daemon is not root and cannot change its ids; -ENOMEM. */
 int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e);
 
+/* Return a client's ids, owned by the caller; NULL: no memory. */
+struct rights *rights_of_ids(const struct peer *who);
+/* Return the ids as a peer that borrows the groups of r. */
+struct peer rights_peer(const struct rights *r);
+
 /* Copy rights. *ret: owned; NULL for NULL. Returns 0; -ENOMEM. */
 int rights_copy(const struct rights *r, struct rights **ret);
 
 /* Whether all ids are the same. NULL allowed. */
 bool rights_are_same(const struct rights *a, const struct rights *b);
 
+/* Return {"user", "group", "groups"}, owned by the caller. */
+struct json_object *rights_to_json(const struct rights *r);
+/* Parse that object. *ret: owned. Returns 0; -EINVAL: it is malformed, or the user is root; -ENOMEM. */
+int rights_parse(struct json_object *o, struct rights **ret, struct err *e);
 /* Add "definer" to a definition that is about to be stored. */
 void rights_put(struct json_object *definition, const struct rights *r);
 /* Parse "definer" in a stored definition, and remove it there. *ret: owned; NULL if there was none.

@@ -103,7 +103,7 @@ static int arg_disk(struct call *c, struct snapshot_revert *opts, struct err *e)
 
 /* ---- jobs ---- */
 
-static void job_answer(struct call *c, int r, const struct job *j, const struct err *e)
+static void job_answer(struct call *c, int r, struct job *j, const struct err *e)
 {
 	if (r < 0)
 		call_fail(c, e);

@@ -1,5 +1,6 @@
 #include "api/jobs/job.h"
 #include "api/jobs/dump.h"
+#include "api/jobs/job_owner.h"
 #include "api/schema/call.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
@@ -148,10 +149,11 @@ struct json_object *job_to_json(const struct job *j)
 	return o;
 }
 
-void call_return_job(struct call *c, const struct job *j)
+void call_return_job(struct call *c, struct job *j)
 {
 	struct json_object *o = json_object_new_object();
 
+	job_owner_set(j, c);
 	js_put_str(o, "job", j->id);
 	call_return(c, o);
 }
@@ -172,11 +174,21 @@ struct job *job_find(struct vm_host *host, const char *id)
 static const struct job_type {
 	const char *type, *qmp;
 	enum vm_operation_kind kind;
-} types[] = { { "save", NULL, VM_OP_SAVE }, { "managed-save", NULL, VM_OP_SAVE },
-	{ "restart-process", NULL, VM_OP_SAVE }, { "blockpull", "stream", VM_OP_JOB },
-	{ "snapshot-create", "snapshot-save", VM_OP_JOB }, { "snapshot-revert", "snapshot-load", VM_OP_JOB },
-	{ "snapshot-delete", "snapshot-delete", VM_OP_JOB }, { "fork", NULL, VM_OP_JOB }, { "dump", NULL, VM_OP_JOB },
-	{ "export", NULL, VM_OP_JOB }, { "import", NULL, VM_OP_MAKE }, { "clone", NULL, VM_OP_JOB } };
+	bool makes_vms;
+} types[] = {
+	{ .type = "save", .kind = VM_OP_SAVE },
+	{ .type = "managed-save", .kind = VM_OP_SAVE },
+	{ .type = "restart-process", .kind = VM_OP_SAVE },
+	{ .type = "blockpull", .qmp = "stream", .kind = VM_OP_JOB },
+	{ .type = "snapshot-create", .qmp = "snapshot-save", .kind = VM_OP_JOB },
+	{ .type = "snapshot-revert", .qmp = "snapshot-load", .kind = VM_OP_JOB },
+	{ .type = "snapshot-delete", .qmp = "snapshot-delete", .kind = VM_OP_JOB },
+	{ .type = "fork", .kind = VM_OP_JOB, .makes_vms = true },
+	{ .type = "dump", .kind = VM_OP_JOB },
+	{ .type = "export", .kind = VM_OP_JOB },
+	{ .type = "import", .kind = VM_OP_MAKE, .makes_vms = true },
+	{ .type = "clone", .kind = VM_OP_JOB, .makes_vms = true },
+};
 
 /* Find the row of a job type; NULL: unknown, or type is NULL. */
 static const struct job_type *type_find(const char *type)
@@ -197,6 +209,13 @@ static const char *qmp_type(const char *type)
 const char *job_qmp_type(const struct job *j)
 {
 	return qmp_type(j->type);
+}
+
+bool job_makes_vms(const struct job *j)
+{
+	const struct job_type *t = type_find(j->type);
+
+	return t && t->makes_vms;
 }
 
 struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
@@ -385,6 +404,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	if (!j)
 		return err_set_errno(e, -ENOMEM, "job");
 	jobs_trim(host);
+	job_owner_end(vm); /* of an earlier daemon's job, whose work is over */
 	j->host = host;
 	j->vm = vm;
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
@@ -412,8 +432,10 @@ static void job_conclude(void *opaque)
 	bool dump_due = vm && vm_has(vm, VM_FACT_DUMP_DUE);
 
 	j->ended_ns = loop_now_ns();
-	if (j->vm)
+	if (j->vm) {
+		job_owner_end(j->vm);
 		vm_operation_end(j->vm);
+	}
 	j->vm = NULL;
 	job_release(j);
 	/* The callbacks may begin other jobs, which drop concluded ones. */
@@ -455,8 +477,10 @@ void job_fail(struct job *j, const struct err *e)
 	j->failed = true;
 	j->e = *e;
 	if (j->cancelling)
-		j->e.cls = ERR_CANCELLED;
-	log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, e->msg);
+		j->e.cls = j->denied[0] ? ERR_PERMISSION : ERR_CANCELLED;
+	if (j->denied[0])
+		err_prefix(&j->e, "%s", j->denied);
+	log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, j->e.msg);
 	if (j->status != JOB_ABORTING)
 		status_set(j, JOB_ABORTING);
 	job_end(j);
@@ -475,6 +499,14 @@ int job_cancel(struct job *j, struct err *e)
 		j->cancel(j);
 	}
 	return 0;
+}
+
+int job_deny(struct job *j, const char *why, struct err *e)
+{
+	/* The work may end in j->cancel(). */
+	if (j->cancel && !j->cancelling)
+		snprintf(j->denied, sizeof(j->denied), "%s", why);
+	return job_cancel(j, e);
 }
 
 int job_dismiss(struct job *j, struct err *e)

@@ -56,6 +56,7 @@ struct job {
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
 	bool cancelling;
+	char denied[160]; /* why the daemon cancels the job: its user has lost the role (job_deny()); "": not so */
 	bool concluding; /* its end is being told; jobs_trim() leaves it */
 	bool lost; /* the job of an earlier daemon, whose end no event reported (jobs_recover()) */
 	bool failed;
@@ -117,12 +118,17 @@ struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
  * has ended. */
 void jobs_forget_qmp(const struct vm *vm);
 
-/* Answer a call with {"job": its id}. */
-void call_return_job(struct call *c, const struct job *j);
+/* Answer a call with {"job": its id}. The call's user owns the job (job_owner.h). */
+void call_return_job(struct call *c, struct job *j);
 /* Find a job by id. NULL: none. */
 struct job *job_find(struct vm_host *host, const char *id);
 /* Ask a job to stop; it concludes later. Returns 0; -EPERM: it is concluded; -ENOTSUP: it cannot be cancelled. */
 int job_cancel(struct job *j, struct err *e);
+/* Cancel a job because its user lost the role for it; `why` becomes part of its error. Returns as job_cancel(). The job
+ * may be freed. */
+int job_deny(struct job *j, const char *why, struct err *e);
+/* Whether jobs of this type create VMs. */
+bool job_makes_vms(const struct job *j);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
 /* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`, and those whose end is missing in

@@ -1,6 +1,7 @@
 #include "api/jobs/restart_process.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_owner.h"
 #include "api/jobs/save.h"
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
@@ -107,6 +108,8 @@ int restart_process(struct vm *vm, const char *job_id, struct call *call, struct
 	vm->operation.kind = VM_OP_JOB; /* job_new() has set VM_OP_SAVE, but the job begins with a handover */
 	j->cancel = handover_cancel;
 	j->opaque = call;
+	if (call)
+		job_owner_set(j, call);
 	vm_hand_over(vm, &ops, j);
 	return 0;
 }

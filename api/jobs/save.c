@@ -1,6 +1,7 @@
 #include "api/jobs/save.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_owner.h"
 #include "api/jobs/outfile.h"
 #include "api/jobs/restart_process.h"
 #include "api/schema/call.h"
@@ -240,6 +241,8 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 		return r;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, then == SAVE_THEN_PAUSED || (then != SAVE_THEN_RUNNING && vm->state == VM_PAUSED));
 	vm_set(vm, VM_FACT_CONTINUES, false);
+	if (call)
+		job_owner_set(*ret_j, call);
 	managed_save(*ret_j, steal_fd(&fd), steal_fd(&definition), call);
 	return 0;
 }

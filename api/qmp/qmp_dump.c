@@ -4,6 +4,7 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/jobs/dump.h"
+#include "api/jobs/job_owner.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
@@ -161,13 +162,20 @@ static void dump_start(struct request *x, int fd)
 {
 	struct dump_request q = { .fd = fd, .over = dump_over, .opaque = x };
 	struct vm *vm = vm_find_uuid(x->host, x->uuid);
+	struct job *j;
 	struct err e;
-	int r = vm ? dump_begin(vm, &q, NULL, &e) : err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM is gone");
+	/* Opening the file may have taken long. */
+	int r = vm ? call_check_role(x->call, x->call->command->role, vm, &e) : err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM is gone");
 
+	if (!r)
+		r = dump_begin(vm, &q, &j, &e);
 	if (r < 0) {
 		request_fail(x, &e);
 		request_done(x, true);
-	} else if (x->detach) {
+		return;
+	}
+	job_owner_set(j, x->call);
+	if (x->detach) {
 		call_return(x->call, NULL);
 		x->call = NULL;
 	}

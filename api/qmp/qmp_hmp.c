@@ -1,6 +1,7 @@
 /* human-monitor-command: the lines of QEMU's human monitor that programs use. As in QEMU, output lines end with CRLF
  * and errors are text in a successful answer. */
 #include "api/jobs/job.h"
+#include "api/jobs/job_owner.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
@@ -88,6 +89,7 @@ static void wait_for(struct call *c, int r, struct job *j, const struct err *e)
 		call_fail(c, e);
 		return;
 	}
+	job_owner_set(j, c);
 	j->concluded = work_done;
 	j->concluded_opaque = c;
 }

@@ -1,5 +1,6 @@
 /* QMP handlers for snapshot jobs, and for jobs in general. */
 #include "api/jobs/job.h"
+#include "api/jobs/job_owner.h"
 #include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp_handler.h"
@@ -98,8 +99,10 @@ static int check_args(struct call *c, bool vmstate, char tag[VM_SNAPSHOT_NAME_MA
 
 /* ---- snapshots ---- */
 
-static void job_begun(struct call *c, int r, const struct err *e)
+static void job_begun(struct call *c, int r, struct job *j, const struct err *e)
 {
+	if (!r)
+		job_owner_set(j, c);
 	call_done(c, r, e);
 }
 
@@ -107,13 +110,13 @@ void qmp_snapshot_save(struct call *c)
 {
 	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
 	struct vm_snapshot_create body = { .disks_only = false };
-	struct job *j;
+	struct job *j = NULL;
 	struct err e;
 	int r = check_args(c, true, body.name, &e);
 
 	if (!r)
 		r = snapshot_create(c->vm, &body, &name, &j, &e);
-	job_begun(c, r, &e);
+	job_begun(c, r, j, &e);
 }
 
 /* Handler of snapshot-load. As in QEMU, the VM runs afterwards if it ran before. */
@@ -123,26 +126,26 @@ void qmp_snapshot_load(struct call *c)
 	struct snapshot_revert opts = { .with_memory = true,
 		.then = c->vm->state == VM_PAUSED || c->vm->state == VM_PRESERVED ? SAVE_THEN_PAUSED :
 										     SAVE_THEN_RUNNING };
-	struct job *j;
+	struct job *j = NULL;
 	struct err e;
 	int r = check_args(c, true, opts.name, &e);
 
 	if (!r)
 		r = snapshot_revert(c->vm, &opts, &name, &j, &e);
-	job_begun(c, r, &e);
+	job_begun(c, r, j, &e);
 }
 
 void qmp_snapshot_delete(struct call *c)
 {
 	struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
 	char tag[VM_SNAPSHOT_NAME_MAX + 1];
-	struct job *j;
+	struct job *j = NULL;
 	struct err e;
 	int r = check_args(c, false, tag, &e);
 
 	if (!r)
 		r = snapshot_delete(c->vm, tag, SNAPSHOT_ALONE, false, &name, &j, &e);
-	job_begun(c, r, &e);
+	job_begun(c, r, j, &e);
 }
 
 /* Handler of block-stream. Without a job-id, QEMU names the job after the device. */
@@ -151,7 +154,7 @@ void qmp_block_stream(struct call *c)
 	const char *device = js_get_str(c->args, "device"), *id = js_get_str(c->args, "job-id");
 	struct job_name name = { .qmp_id = id ? id : device };
 	int64_t speed = js_get_int(c->args, "speed", 0);
-	struct job *j;
+	struct job *j = NULL;
 	struct err e;
 	int r = id && !*id ? err_set(&e, -EINVAL, ERR_INVALID, "job-id: must not be empty") : 0;
 
@@ -161,7 +164,7 @@ void qmp_block_stream(struct call *c)
 		r = vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", &e);
 	if (!r)
 		r = disk_pull(c->vm, device, (uint64_t)speed, &name, &j, &e);
-	job_begun(c, r, &e);
+	job_begun(c, r, j, &e);
 }
 
 /* ---- jobs ---- */

@@ -15,6 +15,7 @@ struct call;
 struct dump_state;
 struct forwards;
 struct idle;
+struct job_owner;
 struct json_object;
 struct loop_timer;
 struct offline_process;
@@ -148,6 +149,7 @@ struct vm {
 	struct shutdown *shutdown;
 	struct idle *idle;
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
+	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };
 

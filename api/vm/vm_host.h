@@ -8,6 +8,7 @@
 #include "api/schema/event.h"
 #include "api/store/paths.h"
 
+struct audit;
 struct autostart;
 struct event_log;
 struct helpers;
@@ -33,6 +34,7 @@ struct vm_host {
 	struct quotas quotas;
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
+	struct audit *audit;	  /* NULL until it is open */
 	const struct vm_observer *const *observers; /* NULL-terminated, in the order of calls; NULL: none */
 	struct server *server;	  /* NULL until the daemon listens */
 	int run_dir_fd;
