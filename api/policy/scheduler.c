@@ -176,6 +176,29 @@ static void run_end(struct vm *vm)
 	scheduler_soon(vm->host->scheduler);
 }
 
+/* ---- the clock ---- */
+
+static void schedule_hold(struct scheduler *s)
+{
+	s->hold_until_s = clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S;
+	log_warn("schedule",
+		"the clock jumped forward; deleting no automatic snapshot for an hour");
+}
+
+/* Notice a clock that somebody has set, also before the timer reports it. Returns whether the clock is good enough for
+ * the deletion of snapshots by their age. s: NULL: the daemon ends. */
+static bool clock_is_steady(struct scheduler *s)
+{
+	int64_t now = clock_s(CLOCK_BOOTTIME), offset = clock_s(CLOCK_REALTIME) - now;
+
+	if (!s)
+		return false;
+	if (offset - s->offset_s > LEAP_S)
+		schedule_hold(s);
+	s->offset_s = offset;
+	return now >= s->hold_until_s;
+}
+
 /* ---- deleting snapshots that no rule keeps ---- */
 
 static bool is_automatic(const struct vm_snapshot_info *i)
@@ -213,8 +236,12 @@ static void victims_choose(void *opaque, const struct snapshots *s, bool *victim
 {
 	struct vm *vm = opaque;
 
-	if (vm->schedule)
-		scheduler_victims(&vm->schedule->plan, s, false, victims);
+	if (!vm->schedule)
+		return;
+	scheduler_victims(&vm->schedule->plan, s, false, victims);
+	/* Look at the clock afterwards: somebody may have set it just before the ages were computed. */
+	if (!clock_is_steady(vm->host->scheduler))
+		memset(victims, 0, s->n * sizeof(*victims));
 }
 
 static bool any_victim(struct vm *vm, const struct snapshots *s)
@@ -267,9 +294,7 @@ static void thin_fetched(void *opaque, int r, const struct snapshots *s, const s
 
 static void snapshots_thin(struct vm *vm)
 {
-	struct scheduler *s = vm->host->scheduler;
-
-	if (vm_state_is_active(vm->state) && s && clock_s(CLOCK_BOOTTIME) >= s->hold_until_s)
+	if (vm_state_is_active(vm->state) && clock_is_steady(vm->host->scheduler))
 		snapshots_fetch(vm, thin_fetched, vm);
 	else
 		run_end(vm);
@@ -417,14 +442,7 @@ static void look_at(struct vm *vm, int64_t now)
 	}
 }
 
-/* ---- the clock and the timer ---- */
-
-static void schedule_hold(struct scheduler *s)
-{
-	s->hold_until_s = clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S;
-	log_warn("schedule",
-		"the clock jumped forward; deleting no automatic snapshot for an hour");
-}
+/* ---- the timer ---- */
 
 static void timer_arm(struct scheduler *s, int64_t now)
 {
@@ -447,15 +465,13 @@ static void timer_arm(struct scheduler *s, int64_t now)
 static void timer_ready(void *opaque, unsigned revents)
 {
 	struct scheduler *s = opaque;
-	int64_t now = clock_s(CLOCK_REALTIME), offset = now - clock_s(CLOCK_BOOTTIME);
+	int64_t now = clock_s(CLOCK_REALTIME);
 	uint64_t times;
 
 	(void)revents;
 	if (read(s->fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
 		return;
-	if (offset - s->offset_s > LEAP_S)
-		schedule_hold(s);
-	s->offset_s = offset;
+	clock_is_steady(s);
 	for (size_t i = 0; i < s->host->nvms; i++)
 		look_at(s->host->vms[i], now);
 	timer_arm(s, now);

@@ -1,10 +1,13 @@
-/* The scheduler with a VM that is busy, then off: cases that test_schedule.py could arrange only by
- * waiting for the clock. */
+/* The scheduler with a VM that is busy, then off, and with a clock that is set at a bad moment: cases that
+ * test_schedule.py could arrange only by waiting for the clock. */
 #include "api/jobs/job.h"
+#include "api/jobs/snapshot_job.h"
+#include "api/jobs/snapshots.h"
 #include "api/policy/scheduler.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -22,7 +25,9 @@
 
 #include <cmocka.h>
 
-#define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}}"
+#define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}," \
+	"\"disks\":[{\"path\":\"/vda.qcow2\",\"format\":\"qcow2\"}]}"
+#define DAY_S (24 * 3600LL)
 
 static const struct vm_observer *const observers[] = { &scheduler_observer, NULL };
 
@@ -150,12 +155,152 @@ static void test_schedule_removed_while_run_waits(void **state)
 	jobs_free(&f->d);
 }
 
+/* ---- a clock that is set while old snapshots are looked for ----
+ * The VM's process reports a full disk, so a run takes no snapshot and only deletes. */
+
+static int64_t clock_ahead_s; /* how far the wall clock is set ahead of the host's */
+static int64_t set_at_fetch_s; /* the wall clock is set ahead by this when the snapshots have been read */
+static struct vm_snapshot_info infos[2];
+static size_t parents[] = { SNAPSHOT_NO_PARENT, SNAPSHOT_NO_PARENT };
+static const struct snapshots list = { .list = infos, .n = 2, .parent = parents };
+
+/* What the last run asked for: the snapshots that are to be deleted; NULL: nothing. */
+static void (*chosen_by)(void *opaque, const struct snapshots *s, bool *victims);
+static void *chosen_by_opaque;
+
+int __real_clock_gettime(clockid_t id, struct timespec *ts);
+int __wrap_clock_gettime(clockid_t id, struct timespec *ts);
+void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, int fd,
+	uint64_t timeout_ns, void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque);
+void __wrap_snapshots_fetch(struct vm *vm,
+	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e), void *opaque);
+int __wrap_snapshot_delete_where(struct vm *vm,
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque, struct job **ret_j,
+	struct err *e);
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *ts)
+{
+	int r = __real_clock_gettime(id, ts);
+
+	if (id == CLOCK_REALTIME)
+		ts->tv_sec += clock_ahead_s;
+	return r;
+}
+
+void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, int fd,
+	uint64_t timeout_ns, void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	static const struct vm_spaces full = { .disks[0] = { .free_bytes = 0, .total_bytes = 1 } };
+	const struct vm_answer a = { .spaces = &full };
+
+	(void)p;
+	(void)body;
+	(void)len;
+	(void)fd;
+	(void)timeout_ns;
+	assert_int_equal(type, VM_MSG_SPACE);
+	done(opaque, 0, &a, NULL);
+}
+
+void __wrap_snapshots_fetch(struct vm *vm,
+	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e), void *opaque)
+{
+	(void)vm;
+	clock_ahead_s += set_at_fetch_s;
+	done(opaque, 0, &list, NULL);
+}
+
+int __wrap_snapshot_delete_where(struct vm *vm,
+	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque, struct job **ret_j,
+	struct err *e)
+{
+	chosen_by = choose;
+	chosen_by_opaque = opaque;
+	return job_new(vm, "snapshot-delete", NULL, ret_j, e);
+}
+
+/* Make two automatic snapshots: one of now, and one that is older_s older. */
+static void snapshots_make(int64_t older_s)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		infos[i] = (struct vm_snapshot_info){ .tags = SCHEDULE_TAG,
+			.realtime_ns = (uint64_t)(time(NULL) - (i ? 0 : older_s)) * 1000000000ULL };
+		schedule_name(time(NULL), i + 1, infos[i].name);
+	}
+}
+
+/* Do a run with a plan that keeps all snapshots of a day. */
+static void run_with_full_disk(struct fixture *f, int64_t older_s, int64_t clock_set_s)
+{
+	struct err e;
+
+	snapshots_make(older_s);
+	clock_ahead_s = 0;
+	set_at_fetch_s = clock_set_s;
+	chosen_by = NULL;
+	assert_int_equal(schedule_set_min_free(&f->plan, "1", &e), 0);
+	scheduler_set(f->vm, &f->plan);
+	f->vm->state = VM_RUNNING;
+	ring(f);
+	set_at_fetch_s = 0;
+}
+
+static void run_over(struct fixture *f)
+{
+	clock_ahead_s = 0;
+	f->vm->state = VM_SHUT_OFF;
+	jobs_free(&f->d);
+	vm_operation_end(f->vm);
+}
+
+static void test_old_snapshot_is_deleted(void **state)
+{
+	struct fixture *f = *state;
+	bool victims[2] = { false, false };
+
+	run_with_full_disk(f, 2 * DAY_S, 0);
+	assert_non_null(chosen_by);
+	chosen_by(chosen_by_opaque, &list, victims);
+	assert_true(victims[0]);
+	assert_false(victims[1]);
+	run_over(f);
+}
+
+static void test_nothing_is_deleted_when_clock_is_set_before_job(void **state)
+{
+	struct fixture *f = *state;
+
+	run_with_full_disk(f, 3600, 10 * DAY_S);
+	assert_null(chosen_by);
+	assert_false(f->vm->schedule->working);
+	run_over(f);
+}
+
+static void test_nothing_is_deleted_when_clock_is_set_in_job(void **state)
+{
+	struct fixture *f = *state;
+	bool victims[2] = { false, false };
+
+	run_with_full_disk(f, 2 * DAY_S, 0);
+	assert_non_null(chosen_by);
+	clock_ahead_s = 10 * DAY_S;
+	chosen_by(chosen_by_opaque, &list, victims);
+	assert_false(victims[0]);
+	assert_false(victims[1]);
+	run_over(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_run_waits_for_end_of_job, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_run_waits_for_end_of_start, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_schedule_removed_while_run_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_old_snapshot_is_deleted, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nothing_is_deleted_when_clock_is_set_before_job, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nothing_is_deleted_when_clock_is_set_in_job, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
