@@ -3,21 +3,28 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <termios.h>
 
 #define ESCAPE 0x1d /* Ctrl-] */
+/* More than anybody pastes: while there is room, the terminal is read, and Ctrl-] is seen. */
+#define INPUT_BYTES (4 * MIB)
 
 struct console {
 	int sock;
 	bool terminal, input_open;
 	struct termios saved;
+	char *input; /* INPUT_BYTES: input that the guest has not taken yet */
+	size_t len;
 };
 
 static void terminal_raw(struct console *k)
@@ -38,11 +45,23 @@ static void terminal_restore(struct console *k)
 		tcsetattr(0, TCSANOW, &k->saved);
 }
 
-/* Move input to the guest. Returns 1 to detach; 0; -errno. */
-static int input_move(struct console *k)
+/* Send as much input as the guest's side takes now: a guest may stop reading for any time. Returns 0; 1: it is gone. */
+static int input_send(struct console *k)
 {
-	char buf[4096], *escape;
-	ssize_t n = read(0, buf, sizeof(buf));
+	ssize_t n = k->len ? send(k->sock, k->input, k->len, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+
+	if (n < 0)
+		return errno != EINTR && errno != EAGAIN;
+	k->len -= (size_t)n;
+	memmove(k->input, k->input + n, k->len);
+	return 0;
+}
+
+/* Read input for the guest. Returns 1 to detach; 0; -errno. */
+static int input_read(struct console *k)
+{
+	char *at = k->input + k->len, *escape;
+	ssize_t n = read(0, at, MIN(INPUT_BYTES - k->len, (size_t)4096));
 
 	if (n < 0)
 		return errno == EINTR || errno == EAGAIN ? 0 : -errno;
@@ -51,12 +70,9 @@ static int input_move(struct console *k)
 		k->input_open = false;
 		return k->terminal ? 1 : 0;
 	}
-	escape = k->terminal ? memchr(buf, ESCAPE, (size_t)n) : NULL;
-	if (escape)
-		n = escape - buf;
-	if (write_full(k->sock, buf, (size_t)n) < 0)
-		return 1;
-	return escape != NULL;
+	escape = k->terminal ? memchr(at, ESCAPE, (size_t)n) : NULL;
+	k->len += (size_t)(escape ? escape - at : n);
+	return input_send(k) || escape;
 }
 
 static int output_move(struct console *k)
@@ -74,16 +90,19 @@ static int console_loop(struct console *k, int signals)
 	int r = 0;
 
 	while (!r) {
-		struct pollfd p[3] = { { .fd = k->sock, .events = POLLIN },
-			{ .fd = k->input_open ? 0 : -1, .events = POLLIN },
+		bool reads = k->input_open && k->len < INPUT_BYTES;
+		struct pollfd p[3] = { { .fd = k->sock, .events = k->len ? POLLIN | POLLOUT : POLLIN },
+			{ .fd = reads ? 0 : -1, .events = POLLIN },
 			{ .fd = signals, .events = POLLIN } };
 
 		if (poll(p, 3, -1) < 0 && errno != EINTR)
 			return -errno;
-		if (p[0].revents)
+		if (p[0].revents & ~POLLOUT)
 			r = output_move(k);
+		if (!r && p[0].revents & POLLOUT)
+			r = input_send(k);
 		if (!r && p[1].revents)
-			r = input_move(k);
+			r = input_read(k);
 		if (!r && p[2].revents)
 			r = 1; /* end in order, to restore the terminal */
 	}
@@ -117,6 +136,7 @@ int console_attach(struct cli *c, const char *name, const char *kind)
 						cli_fail(&e, "Failed to open the console of domain '%s'",
 							name);
 	k.sock = sock;
+	k.input = must_alloc(malloc(INPUT_BYTES));
 	printf("Connected to domain '%s'\nEscape character is ^] (Ctrl + ])\n", name);
 	fflush(stdout);
 	sigemptyset(&set);
@@ -129,6 +149,7 @@ int console_attach(struct cli *c, const char *name, const char *kind)
 	terminal_raw(&k);
 	r = console_loop(&k, signals);
 	terminal_restore(&k);
+	free(k.input);
 	if (k.terminal)
 		printf("\n");
 	if (r == 0)

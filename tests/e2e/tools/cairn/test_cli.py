@@ -670,6 +670,56 @@ def test_console_connects_terminal_to_guest(fake):
     assert fake.info("vm1")["state"] == "running"
 
 
+def write_all(fd, data, seconds=50):
+    """Write to a terminal or pipe, and fail when its reader takes nothing for so long."""
+    os.set_blocking(fd, False)
+    while data:
+        assert select.select([], [fd], [], seconds)[1], f"{len(data)} bytes are not read"
+        try:
+            data = data[os.write(fd, data):]
+        except BlockingIOError:
+            pass
+    os.set_blocking(fd, True)
+
+
+# More than fits into the sockets and pipes between a terminal and a guest.
+PASTED = b"x" * 1023 * 1024
+
+
+def test_console_detaches_from_guest_that_does_not_read(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    vm = fake.info("vm1")["pid"]
+    pid, fd = console(fake, "console", "vm1")
+    read_until(fd, b"fake guest")
+    os.kill(vm, signal.SIGSTOP)
+    try:
+        write_all(fd, PASTED)
+        os.write(fd, b"\x1d")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        os.kill(vm, signal.SIGCONT)
+        os.close(fd)
+
+
+def test_console_ends_by_signal_while_guest_does_not_read(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    vm = fake.info("vm1")["pid"]
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "console", "vm1"], env=fake.env, stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE)
+    try:
+        read_until(p.stdout.fileno(), b"fake guest")
+        os.kill(vm, signal.SIGSTOP)
+        write_all(p.stdin.fileno(), PASTED)
+        p.terminate()
+        assert p.wait(50) == 0
+    finally:
+        os.kill(vm, signal.SIGCONT)
+        p.kill()
+        p.communicate()
+
+
 def test_console_ends_with_the_vm(fake):
     fake.define("vm1", cmdline=f"off-after=1 when={fake.tmp}/go")
     pid, fd = console(fake, "start", "--console", "vm1")
