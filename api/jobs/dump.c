@@ -125,8 +125,10 @@ static void files_remove(int folder, const char *end, unsigned keep)
 	char name[NAME_MAX + 1];
 
 	while (files_count(folder, end, name) > keep) {
-		if (unlinkat(folder, name, 0) < 0) {
-			log_warn("dump", "%s: %s", name, strerror(errno));
+		int r = store_file_unlink(folder, name);
+
+		if (r < 0) {
+			log_warn("dump", "%s: %s", name, strerror(-r));
 			break;
 		}
 	}

@@ -618,8 +618,9 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 	}
 	if (d == STORE_NOW)
 		return store_file_remove(path, e);
-	if (unlink(path) < 0 && errno != ENOENT)
-		return err_set_errno(e, -errno, "%s", path);
+	r = store_file_unlink(AT_FDCWD, path);
+	if (r < 0 && r != -ENOENT)
+		return err_set_errno(e, r, "%s", path);
 	*strrchr(path, '/') = 0;
 	if (d == STORE_SOON && w)
 		store_writer_work_ahead(&s->writer, PENDING_SYNC, path, NULL, w);
@@ -644,8 +645,9 @@ int store_rename_file(struct store *s, const char *name, const char *from, const
 		store_writer_work_to(&s->writer, PENDING_MOVE, old, new, NULL, w);
 		return 0;
 	}
-	if (rename(old, new) < 0)
-		return err_set_errno(e, -errno, "%s", new);
+	r = store_file_rename(old, new);
+	if (r < 0)
+		return err_set_errno(e, r, "%s", new);
 	if (d == STORE_NOW)
 		return vm_folder_sync(s, name, e);
 	store_writer_put(&s->writer, PENDING_SYNC, folder, NULL);

@@ -1,5 +1,6 @@
 #include "api/store/store_file.h"
 #include "api/store/store.h"
+#include "api/wire/close_async.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -15,11 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TMP ".tmp"
 #define LOCK_TRIES 300
 #define LOCK_TRY_US 10000
+#define LARGE_SECTORS 2048 /* 1 MiB, in the unit of st_blocks */
 
 int store_folder_sync(const char *path)
 {
@@ -108,13 +111,37 @@ void store_files_drop(const char *folder, const char *prefix)
 		closedir(dir);
 }
 
+/* Open a large file that is about to lose its name. Returns its fd; -1: a small file, or none. */
+static int large_open(int dir, const char *path)
+{
+	struct stat st;
+
+	if (fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) || st.st_blocks < LARGE_SECTORS)
+		return -1;
+	return openat(dir, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+}
+
+int store_file_unlink(int dir, const char *path)
+{
+	int fd = large_open(dir, path), r = unlinkat(dir, path, 0) < 0 ? -errno : 0;
+
+	close_async_fds(&fd, fd >= 0);
+	return r;
+}
+
+int store_file_rename(const char *from, const char *to)
+{
+	int fd = large_open(AT_FDCWD, to), r = rename(from, to) < 0 ? -errno : 0;
+
+	close_async_fds(&fd, fd >= 0);
+	return r;
+}
+
 int store_file_remove(const char *path, struct err *e)
 {
 	CLEANUP_FREE char *up = strdup(path);
-	int r = up ? 0 : -ENOMEM;
+	int r = up ? store_file_unlink(AT_FDCWD, path) : -ENOMEM;
 
-	if (!r && unlink(path) < 0)
-		r = -errno;
 	if (!r) {
 		*strrchr(up, '/') = 0;
 		r = store_folder_sync(up);
@@ -185,7 +212,7 @@ static void files_clear(const char *path, const char *folder)
 		return;
 	while ((de = readdir(at)))
 		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
-			unlinkat(dirfd(at), de->d_name, 0);
+			store_file_unlink(dirfd(at), de->d_name);
 	closedir(at);
 	rmdir(sub);
 }
@@ -194,13 +221,15 @@ int store_folder_clear(const char *path, struct err *e)
 {
 	static const char *const suffixes[] = { "", ".tmp", ".damaged", ".v1" };
 	char file[PATH_MAX];
+	int r;
 
 	for (size_t i = 0; i < ARRAY_SIZE(vm_files) * ARRAY_SIZE(suffixes); i++) {
 		if (snprintf(file, sizeof(file), "%s/%s%s", path, vm_files[i / ARRAY_SIZE(suffixes)],
 			    suffixes[i % ARRAY_SIZE(suffixes)]) >= (int)sizeof(file))
 			return err_set_errno(e, -ENAMETOOLONG, "%s", path);
-		if (unlink(file) < 0 && errno != ENOENT)
-			return err_set_errno(e, -errno, "%s", file);
+		r = store_file_unlink(AT_FDCWD, file);
+		if (r < 0 && r != -ENOENT)
+			return err_set_errno(e, r, "%s", file);
 	}
 	files_clear(path, DUMPS_FOLDER);
 	if (rmdir(path) < 0 && errno != ENOENT)
@@ -226,10 +255,8 @@ int store_folder_clear_for_good(const char *path, struct err *e)
 int store_move(const char *path, const char *to, struct err *e)
 {
 	CLEANUP_FREE char *up = strdup(to);
-	int r = up ? 0 : -ENOMEM;
+	int r = up ? store_file_rename(path, to) : -ENOMEM;
 
-	if (!r && rename(path, to) < 0)
-		r = -errno;
 	if (!r) {
 		*strrchr(up, '/') = 0;
 		r = store_folder_sync(up);

@@ -38,6 +38,11 @@ int store_size_check(const char *path, const char *text, struct err *e);
 void store_put_aside(const char *path, const char *why);
 /* Hard-link an older Cairn's file as *.vN before it is overwritten, so that users can go back to that Cairn. */
 void store_keep_old(const char *path, int64_t version);
+/* unlinkat() and rename() for files that may be large, such as saved memory. To free the blocks of such a file takes
+ * seconds when it has many extents, so the last reference to it is closed on a thread of its own.
+ * dir: as for unlinkat(). Return 0; -errno. */
+int store_file_unlink(int dir, const char *path);
+int store_file_rename(const char *from, const char *to);
 /* Remove a file and sync its folder. Returns 0 also if the file does not exist. */
 int store_file_remove(const char *path, struct err *e);
 /* Remove the known files in a VM's folder and all memory dumps, then the folder, unless it has other files. */

@@ -88,7 +88,7 @@ static void batch_start(int sock, const int *fds, size_t n)
 	if (!r)
 		return;
 	free(b);
-	log_warn("socket", "cannot close the fds that a client sent: %s", strerror(r));
+	log_warn("socket", "cannot close files or sockets: %s", strerror(r));
 }
 
 void close_async_fds(const int *fds, size_t n)

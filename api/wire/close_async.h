@@ -1,9 +1,9 @@
-/* close_async: closes fds that clients sent, on a thread of its own, because close() may block the loop: on a TCP
- * socket for as long as the client has set with SO_LINGER, on a file for as long as its file system takes. Closing a
+/* close_async: closes fds that clients sent, and large files, on a thread of its own, because close() may block the
+ * loop: on a TCP socket for as long as the client has set with SO_LINGER, on a file for as long as its file system
+ * takes. Closing a
  * Unix socket, or reading from it without room for fds, also closes the fds that are still queued in it. Reading also
  * closes the fds of an out-of-band byte, unless SO_OOBINLINE makes it a byte like others.
- * Threading: called on the loop. Where a close may block, the call starts a thread that ends when the closing is
- * done. */
+ * Threading: any thread. Where a close may block, the call starts a thread that ends when the closing is done. */
 #ifndef CAIRN_API_WIRE_CLOSE_ASYNC_H
 #define CAIRN_API_WIRE_CLOSE_ASYNC_H
 

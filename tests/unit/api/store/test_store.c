@@ -1,11 +1,14 @@
 /* The state folder: saved data is loaded again, damaged files are quarantined without harm to
  * others, and a second daemon is refused. */
+#include "api/wire/close_async.h"
 #include "api/wire/json.h"
 #include "api/store/store.h"
+#include "api/store/store_file.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <errno.h>
@@ -454,6 +457,114 @@ static void test_lock_of_dying_process_is_waited_for(void **state)
 	close(gone[0]);
 }
 
+/* ---- large files ---- */
+
+/* The files that the store gives to the threads that close them. */
+static struct stat given[4];
+static size_t ngiven;
+
+void __real_close_async_fds(const int *fds, size_t n);
+void __wrap_close_async_fds(const int *fds, size_t n);
+
+void __wrap_close_async_fds(const int *fds, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		assert_true(ngiven < sizeof(given) / sizeof(*given));
+		assert_int_equal(fstat(fds[i], &given[ngiven++]), 0);
+	}
+	__real_close_async_fds(fds, n);
+}
+
+/* Create a file of this size in a folder. Returns its inode. */
+static ino_t file_make(const char *folder, const char *name, size_t bytes)
+{
+	char path[PATH_MAX], *content = malloc(bytes);
+	struct stat st;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+	assert_true(fd >= 0);
+	for (size_t i = 0; i < bytes; i++)
+		content[i] = (char)rand(); /* nothing that a file system could compress */
+	assert_int_equal(write_full(fd, content, bytes), 0);
+	assert_int_equal(fsync(fd), 0); /* some file systems count blocks only then */
+	assert_int_equal(fstat(fd, &st), 0);
+	close(fd);
+	free(content);
+	return st.st_ino;
+}
+
+/* Check that the last file that was given is this one, without a name, and forget all of them. */
+static void assert_given(ino_t file)
+{
+	assert_int_equal(ngiven, 1);
+	assert_int_equal(given[0].st_ino, file);
+	assert_int_equal(given[0].st_nlink, 0);
+	ngiven = 0;
+}
+
+#define LARGE (2 * MIB)
+
+/* Freeing saved memory with many extents takes a file system seconds. */
+static void test_large_files_are_closed_beside_the_loop(void **state)
+{
+	char vm[PATH_MAX], old[PATH_MAX + 16], new[PATH_MAX + 16];
+	struct store *s = opened(*state);
+	struct err e;
+	ino_t file;
+
+	ngiven = 0;
+	snprintf(vm, sizeof(vm), "%s/vms/vm1", (char *)*state);
+	assert_int_equal(mkdir(vm, 0700), 0);
+	file = file_make(vm, "managed.save", LARGE);
+	assert_int_equal(store_remove_file(s, "vm1", "managed.save", STORE_EVENTUALLY, NULL, &e), 0);
+	assert_given(file);
+	file = file_make(vm, "managed.save", LARGE);
+	assert_int_equal(store_remove_file(s, "vm1", "managed.save", STORE_NOW, NULL, &e), 0);
+	assert_given(file);
+
+	/* replaced by another file */
+	file_make(vm, "managed.save", LARGE);
+	file = file_make(vm, "managed.save.used", LARGE);
+	assert_int_equal(store_rename_file(s, "vm1", "managed.save", "managed.save.used", STORE_NOW, NULL, &e), 0);
+	assert_given(file);
+	snprintf(old, sizeof(old), "%s/%s", vm, "old");
+	snprintf(new, sizeof(new), "%s/%s", vm, "managed.save");
+	file_make(vm, "old", LARGE);
+	file = file_make(vm, "managed.save", LARGE);
+	assert_int_equal(store_move(old, new, &e), 0);
+	assert_given(file);
+
+	/* with the whole VM: two saves and a dump */
+	snprintf(old, sizeof(old), "%s/%s", vm, DUMPS_FOLDER);
+	assert_int_equal(mkdir(old, 0700), 0);
+	file_make(old, "vm1.core", LARGE);
+	assert_int_equal(store_folder_clear(vm, &e), 0);
+	assert_int_equal(ngiven, 3);
+	assert_int_equal(access(vm, F_OK), -1);
+	ngiven = 0;
+	store_close(s);
+}
+
+static void test_small_file_is_removed_at_once(void **state)
+{
+	struct store *s = opened(*state);
+	char vm[PATH_MAX];
+	struct err e;
+
+	ngiven = 0;
+	snprintf(vm, sizeof(vm), "%s/vms/vm1", (char *)*state);
+	assert_int_equal(mkdir(vm, 0700), 0);
+	file_make(vm, "managed.save", 4096);
+	assert_int_equal(store_remove_file(s, "vm1", "managed.save", STORE_EVENTUALLY, NULL, &e), 0);
+	assert_int_equal(store_remove_file(s, "vm1", "managed.save", STORE_EVENTUALLY, NULL, &e), 0);
+	assert_int_equal(ngiven, 0);
+	assert_false(store_has_file(s, "vm1", "managed.save"));
+	assert_int_equal(rmdir(vm), 0);
+	store_close(s);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -468,6 +579,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_damaged_files_are_quarantined, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_partial_temporary_file_is_ignored, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_second_daemon_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_large_files_are_closed_beside_the_loop, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_small_file_is_removed_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lock_of_dying_process_is_waited_for, setup, teardown),
 	};
 
