@@ -732,6 +732,8 @@ static void *fault_tracker_thread(void *opaque)
 		{ .fd = t->stop_fd, .events = POLLIN }, { .fd = t->wake_fd, .events = POLLIN } };
 
 	pthread_setname_np(pthread_self(), "tracker");
+	if (t->c.begin)
+		t->c.begin(t->c.opaque);
 	for (;;) {
 		/* Faults come before background work, because threads wait for them. */
 		int n = poll(fds, 3, atomic_load(&t->loading) ? 0 : -1);

@@ -63,6 +63,7 @@ struct fault_tracker_config {
 	 * exceeds aside_hard_bytes (0: no limit) all the same, the save fails and frees everything. */
 	uint64_t aside_max_bytes, aside_hard_bytes;
 	bool (*may_wait)(void *opaque, int tid);
+	void (*begin)(void *opaque); /* the tracker's thread calls it first */
 	void *opaque;
 };
 

@@ -482,7 +482,7 @@ int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
 {
 	static const struct clone_disks_ops ops = { clone_disk_done, clone_disk_progress };
 
-	return clone_disks_new(c->loop, copiers, &ops, c, &c->clones, e);
+	return clone_disks_new(c->loop, &vm_machine(c->vm)->kvm, copiers, &ops, c, &c->clones, e);
 }
 
 static int fork_request(struct control *c, struct channel_msg *m, struct err *e)

@@ -149,25 +149,28 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
-/* Load the VM and create its threads, and seal the sandbox when all files are open. */
+/* Seal the sandbox, now that all loops exist. Then load the VM, and create its threads, which install filters of their
+ * own. */
 static int process_load(struct process *p, struct err *e)
 {
 	struct kvm *k = &vm_machine(p->vm)->kvm;
 	int r = p->unconfined ? 0 : lockdown_drop_rest(e); /* all rings exist: see sandbox_enter() */
 
 	k->confined = !r;
+	k->filters_threads = !p->unconfined;
+	if (!r && p->cfg.images_only)
+		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
+	cpu_probe_confined(k);
+	if (!r && !p->unconfined)
+		r = sandbox_seal(e);
 	if (!r)
 		r = vm_load(p->vm, e);
 	if (!r)
-		r = worker_new(&p->worker, e);
+		r = worker_new(k, &p->worker, e);
 	if (!r)
 		r = machine_start_threads(vm_machine(p->vm), e);
 	control_set_worker(p->control, p->worker);
-	if (!r && p->cfg.images_only)
-		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
-	cpu_probe_end(k); /* until a probe's result is known, its thread makes calls that the sealed sandbox forbids */
-	if (!r && !p->unconfined)
-		r = sandbox_seal(e);
+	cpu_probe_end(k);
 	return r;
 }
 

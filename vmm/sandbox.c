@@ -1,4 +1,5 @@
 #include "vmm/sandbox.h"
+#include "base/call_filter.h"
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/loop.h"
@@ -26,20 +27,23 @@
 #include <unistd.h>
 
 #define FILES_MAX 4096
+/* The first pthread_create() of glibc installs a handler for this signal. */
+#define LIBC_SETXID_SIGNAL 33
 
-/* Allowed with any arguments. */
+/* Allowed with any arguments; ioctls_filter() checks those of ioctl(). Threads other than the main one need a row in
+ * vmm/kvm/thread_filter.c as well. */
 static const int allowed[] = {
 	/* files that are already open */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
-	SCMP_SYS(newfstatat), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
+	SCMP_SYS(newfstatat), SCMP_SYS(ioctl), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
 	SCMP_SYS(fdatasync), SCMP_SYS(sync_file_range), SCMP_SYS(fadvise64), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll),
 	/* open sockets, and fds received over them */
 	SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(accept4),
 	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
 	/* threads and time */
 	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(exit), SCMP_SYS(exit_group),
-	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),
+	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(restart_syscall), SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep),
 	SCMP_SYS(nanosleep), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(sigaltstack),
 	/* memory */
@@ -47,17 +51,26 @@ static const int allowed[] = {
 	SCMP_SYS(sysinfo), /* qsort() asks for the host's memory when it sorts 1 KiB or more */
 };
 
-/* Allow ioctls by their type byte: KVM, block devices (discard, zero out), userfaultfd. */
-static const unsigned ioctl_types[] = { KVMIO, 0x12, UFFDIO };
-/* Allow these ioctls one by one: of terminals, to restore the terminal of `cairn run`, but not
- * TIOCSTI, which types input; of taps, to set which checksums and segments the guest's driver
- * completes; of file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h). */
-static const scmp_datum_t ioctls[] = { TCGETS, TCGETS2, TCSETSW, TCSETSW2, TUNSETOFFLOAD, FICLONE, FICLONERANGE };
+/* The ioctls of this process, the most frequent first: of KVM and userfaultfd; of block devices, for their sizes; of
+ * taps, to set which checksums and segments the guest's driver completes; of file systems, to clone files for a clone's
+ * disk (vmm/snapshot/fork_disks.h); of terminals, for `cairn run`, but not TIOCSTI, which types input. */
+static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO_COPY, UFFDIO_WRITEPROTECT, UFFDIO_WAKE,
+	UFFDIO_ZEROPAGE, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_API, USERFAULTFD_IOC_NEW,
+	KVM_GET_API_VERSION, KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE,
+	KVM_GET_SUPPORTED_CPUID, KVM_GET_MSR_INDEX_LIST, KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR,
+	KVM_SET_USER_MEMORY_REGION, KVM_X86_SET_MSR_FILTER, KVM_CREATE_IRQCHIP, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP,
+	KVM_CREATE_PIT2, KVM_GET_PIT2, KVM_SET_PIT2, KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_IOEVENTFD, KVM_GET_DIRTY_LOG,
+	KVM_CLEAR_DIRTY_LOG, KVM_CREATE_VCPU, KVM_SET_CPUID2, KVM_GET_STATS_FD, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ,
+	KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_FPU,
+	KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS,
+	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
+	KVM_SET_SIGNAL_MASK, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE, BLKGETSIZE64, BLKSSZGET, TUNSETOFFLOAD, FICLONE,
+	FICLONERANGE, TCGETS, TCGETS2, TCSETS, TCSETS2, TCSETSW, TCSETSW2 };
 
 /* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what
  * `cairn run` needs of its signals. */
 static const int for_building[] = { SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_register), SCMP_SYS(epoll_create1),
-	SCMP_SYS(memfd_create), SCMP_SYS(signalfd4), SCMP_SYS(rt_sigaction), SCMP_SYS(capset) };
+	SCMP_SYS(memfd_create), SCMP_SYS(signalfd4), SCMP_SYS(capset) };
 /* The same, by the first or second argument. */
 static const struct {
 	int call;
@@ -65,11 +78,11 @@ static const struct {
 	scmp_datum_t argument;
 } for_building_by_argument[] = {
 	{ SCMP_SYS(socketpair), 0, AF_UNIX }, /* for the agent's port */
-	{ SCMP_SYS(ioctl), 1, TCSETS }, /* for the terminal of `cairn run` */
-	{ SCMP_SYS(ioctl), 1, TCSETS2 }, /* the same, from glibc 2.42 on */
 	{ SCMP_SYS(prctl), 0, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop_rest() */
-	{ SCMP_SYS(seccomp), 0, SECCOMP_SET_MODE_FILTER }, /* for sandbox_seal() */
 };
+
+/* Of the terminal of `cairn run`, while the VM is built; TCSETS2 is glibc's from 2.42 on. */
+static const scmp_datum_t terminal_ioctls[] = { TCSETS, TCSETS2 };
 
 /* Allow creating threads, because some are created later (a snapshot's tracker), and setting their names. */
 static int thread_rules_add(scmp_filter_ctx ctx)
@@ -86,16 +99,11 @@ static int thread_rules_add(scmp_filter_ctx ctx)
 	return r;
 }
 
-/* Ioctls and other calls whose arguments decide. */
+/* Calls whose arguments decide, except ioctl(). */
 static int arguments_check(scmp_filter_ctx ctx)
 {
 	int r = lockdown_allow_fcntl(ctx);
 
-	for (size_t i = 0; i < ARRAY_SIZE(ioctl_types) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, ioctl_types[i] << 8));
-	if (!r)
-		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
 	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
 	 * later (vmm/snapshot/clone_disk.h). */
 	if (!r)
@@ -127,14 +135,27 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 		r = lockdown_allow_loop(ctx, loop_kind(l));
 	if (!r)
 		r = arguments_check(ctx);
+	if (!r) /* for sandbox_seal() and the filters of threads (vmm/kvm/thread_filter.h) */
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 1,
+			SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER, 0));
 	return r ? r : building_rules_add(ctx, SCMP_ACT_ALLOW);
 }
 
 /* A list of what is forbidden from now on: the first filter stays in force and is not compiled again. */
 static int seal_rules_add(scmp_filter_ctx ctx, void *opaque)
 {
+	int r = building_rules_add(ctx, SCMP_ACT_KILL_PROCESS);
+
 	(void)opaque;
-	return building_rules_add(ctx, SCMP_ACT_KILL_PROCESS);
+	for (size_t i = 0; i < ARRAY_SIZE(terminal_ioctls) && !r; i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_EQ, terminal_ioctls[i], 0));
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(rt_sigaction), 1,
+			SCMP_A0(SCMP_CMP_NE, LIBC_SETXID_SIGNAL, 0));
+	/* A thread may install a filter for itself, which can only forbid more; not for others, and none that somebody
+	 * else answers. */
+	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(seccomp), 1, SCMP_A1(SCMP_CMP_NE, 0, 0));
 }
 
 /* Open the pagemap before, and without capabilities: after the change, the process's files in /proc belong to root. */
@@ -189,6 +210,19 @@ static void spaces_change(const struct sandbox_options *o, struct sandbox_report
 			lack_add(report, own[i].name);
 }
 
+/* Check ioctls in a filter of their own: libseccomp would compare the requests in an order of its own, and each exit of
+ * a vCPU is an ioctl. */
+static int ioctls_filter(void)
+{
+	struct call_filter f;
+
+	if (LOCKDOWN_SANITIZED)
+		return 0;
+	call_filter_init(&f);
+	call_filter_ioctls(&f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
+	return call_filter_install(&f, true);
+}
+
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e)
 {
@@ -208,6 +242,9 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	r = ret->landlock = lockdown_outside();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
+	r = ioctls_filter();
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: seccomp");
 	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, l, e);
 }
 

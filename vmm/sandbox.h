@@ -35,8 +35,8 @@ struct sandbox_report {
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e);
 
-/* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open;
- * threads may be created later. Returns 0 or -errno. */
+/* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open, and
+ * before a thread installs a filter of its own (vmm/kvm/thread_filter.h). Returns 0 or -errno. */
 int sandbox_seal(struct err *e);
 
 #endif

@@ -16,7 +16,7 @@
 #include <string.h>
 
 struct probe {
-	sem_t known;
+	sem_t dropped, known;
 	bool drops; /* the thread drops its privileges */
 	int sys_fd; /* borrowed */
 	const struct cpuid *supported; /* borrowed */
@@ -32,6 +32,7 @@ static void *probe_run(void *opaque)
 
 	if (p->drops && lockdown_drop_rest(&e) < 0)
 		log_warn(NULL, "%s", e.msg);
+	sem_post(&p->dropped);
 	r = kvm_cpuid_guest_run(&g, p->sys_fd, p->supported);
 	if (r >= 0)
 		p->kind = r ? CPU_KIND_VIRTUAL : CPU_KIND_PROCESSOR;
@@ -66,6 +67,7 @@ void cpu_probe_begin(struct kvm *k)
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return;
+	sem_init(&p->dropped, 0, 0);
 	sem_init(&p->known, 0, 0);
 	p->sys_fd = k->sys_fd;
 	p->supported = k->supported;
@@ -77,13 +79,25 @@ void cpu_probe_begin(struct kvm *k)
 	k->probe = p;
 }
 
+static void sem_await(sem_t *s)
+{
+	while (sem_wait(s) < 0 && errno == EINTR)
+		;
+}
+
+void cpu_probe_confined(struct kvm *k)
+{
+	if (k->probe)
+		sem_await(&k->probe->dropped);
+}
+
 void cpu_probe_end(struct kvm *k)
 {
 	if (!k->probe)
 		return;
-	while (sem_wait(&k->probe->known) < 0 && errno == EINTR)
-		;
+	sem_await(&k->probe->known);
 	k->cpu_kind = (uint8_t)k->probe->kind;
+	sem_destroy(&k->probe->dropped);
 	sem_destroy(&k->probe->known);
 	free(k->probe);
 	k->probe = NULL;

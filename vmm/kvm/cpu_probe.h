@@ -14,6 +14,8 @@ struct kvm;
 /* Begin the probe on a thread, if its result is not known yet. Privileges belong to a thread: unless k->confined is
  * set, the probe's thread drops its own first. */
 void cpu_probe_begin(struct kvm *k);
+/* If a probe is in progress, wait until its thread has dropped its privileges. */
+void cpu_probe_confined(struct kvm *k);
 /* Wait for the result, or probe now, and keep it in k: cpu_kind and, with CPU_KIND_PROCESSOR, own and
  * xcr0. Any thread, but one at a time. Call it before a pause, which would otherwise get longer. Returns the kind. */
 uint32_t cpu_probe_learn(struct kvm *k);

@@ -1,5 +1,6 @@
 #include "vmm/kvm/throttle.h"
 #include "base/loop.h"
+#include "vmm/kvm/thread_filter.h"
 #include "vmm/kvm/vcpu.h"
 
 #include <signal.h>
@@ -13,6 +14,7 @@ static void *throttle_thread(void *opaque)
 	struct throttle *t = opaque;
 
 	pthread_setname_np(pthread_self(), "throttle");
+	thread_filter_enter(t->vcpus->cfg.kvm, THREAD_THROTTLE, NULL, -1);
 	pthread_mutex_lock(&t->lock);
 	while (t->percent) {
 		uint64_t now = loop_now_ns(), end = now + PERIOD_NS;

@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/thread_filter.h"
 
 #include <asm/kvm_para.h>
 #include <errno.h>
@@ -142,6 +143,7 @@ static void *vcpu_thread(void *opaque)
 
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	pthread_setname_np(pthread_self(), name);
+	thread_filter_enter(v->set->cfg.kvm, THREAD_VCPU, NULL, v->fd);
 	atomic_store(&v->tid, gettid());
 	while (vcpu_park(v)) {
 		v->ran = true;
@@ -180,9 +182,6 @@ static void wait_all_parked(struct vcpus *s)
 
 int vcpus_start_threads(struct vcpus *s, struct err *e)
 {
-	struct sigaction sa = { .sa_handler = kick_handler };
-
-	sigaction(KICK_SIGNAL, &sa, NULL);
 	for (unsigned i = 0; i < s->cfg.count; i++) {
 		int r = vcpu_thread_make(&s->vcpu[i]);
 
@@ -330,6 +329,7 @@ static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
 
 int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e)
 {
+	struct sigaction sa = { .sa_handler = kick_handler };
 	int r = 0;
 
 	memset(s, 0, sizeof(*s));
@@ -343,6 +343,7 @@ int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e)
 		return err_set_errno(e, -ENOMEM, "vCPUs");
 	for (unsigned i = 0; i < c->count; i++)
 		s->vcpu[i].fd = s->vcpu[i].stats_fd = -1;
+	sigaction(KICK_SIGNAL, &sa, NULL);
 	for (unsigned i = 0; i < c->count && !r; i++)
 		r = vcpu_make(s, i, e);
 	return r;

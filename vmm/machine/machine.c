@@ -31,6 +31,7 @@
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/guest_cpu.h"
+#include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -596,6 +597,7 @@ static void *disk_thread(void *opaque)
 	strncpy(name, d->id, sizeof(name) - 1);
 	name[sizeof(name) - 1] = 0;
 	pthread_setname_np(pthread_self(), name);
+	thread_filter_enter(d->kvm, THREAD_DISK, d->loop, -1);
 	loop_defer_threads(d->loop, false);
 	loop_run(d->loop);
 	return NULL;
@@ -608,6 +610,7 @@ static int disk_threads_start(struct machine *m, struct err *e)
 	for (unsigned i = 0; i < m->ndisks && !r; i++) {
 		if (m->disks[i].thread_made)
 			continue;
+		m->disks[i].kvm = &m->kvm;
 		r = -pthread_create(&m->disks[i].thread, NULL, disk_thread, &m->disks[i]);
 		m->disks[i].thread_made = !r;
 	}
@@ -638,7 +641,7 @@ static int io_threads_start(struct machine *m, bool nics, struct err *e)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = disk_threads_start(m, e);
 	for (unsigned i = 0; nics && i < m->nnics && !r; i++)
-		r = nic_start(&m->nics[i], e);
+		r = nic_start(&m->nics[i], &m->kvm, e);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r;
 }

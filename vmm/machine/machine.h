@@ -54,6 +54,7 @@ struct machine_disk {
 	 * caller that wants to know. */
 	bool changed;
 	struct loop *loop;
+	const struct kvm *kvm; /* for the thread's filter */
 	struct device *dev;
 	pthread_t thread;
 	bool thread_made;

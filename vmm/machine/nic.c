@@ -3,6 +3,7 @@
 #include "base/loop.h"
 #include "devices/dev_host.h"
 #include "devices/virtio/virtio_net.h"
+#include "vmm/kvm/thread_filter.h"
 #include "vmm/vm_msg.h"
 
 #include <errno.h>
@@ -51,13 +52,17 @@ static void *nic_thread(void *opaque)
 	struct nic *n = opaque;
 
 	pthread_setname_np(pthread_self(), n->cfg->id);
+	thread_filter_enter(n->kvm, THREAD_NET, n->loop, -1);
 	loop_run(n->loop);
 	return NULL;
 }
 
-int nic_start(struct nic *n, struct err *e)
+int nic_start(struct nic *n, const struct kvm *k, struct err *e)
 {
-	int r = n->loop ? -pthread_create(&n->thread, NULL, nic_thread, n) : 0;
+	int r;
+
+	n->kvm = k;
+	r = n->loop ? -pthread_create(&n->thread, NULL, nic_thread, n) : 0;
 
 	n->thread_made = n->loop && !r;
 	return r < 0 ? err_set_errno(e, r, "cannot start the thread of interface %s", n->cfg->id) : 0;

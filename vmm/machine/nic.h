@@ -11,6 +11,7 @@
 struct dev_host;
 struct device;
 struct err;
+struct kvm;
 struct loop;
 struct pci_host;
 struct vm_interface;
@@ -19,6 +20,7 @@ struct vm_interface_info;
 struct nic {
 	const struct vm_interface *cfg; /* borrowed */
 	int tap_fd;	   /* owned; -1: none */
+	const struct kvm *kvm; /* borrowed; set by nic_start() */
 	struct loop *loop; /* NULL: neither a tap nor a socket; the device runs on the main loop */
 	struct device *dev; /* borrowed from the machine */
 	pthread_t thread;
@@ -32,7 +34,7 @@ struct nic {
  * Returns 0 or -errno; call nic_done() in either case. */
 int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
 	int *fds, struct device **ret_dev, struct err *e);
-int nic_start(struct nic *n, struct err *e);
+int nic_start(struct nic *n, const struct kvm *k, struct err *e);
 void nic_stop(struct nic *n);
 void nic_done(struct nic *n);
 void nic_info(struct nic *n, struct vm_interface_info *ret);

@@ -6,6 +6,7 @@
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
 #include "snapshot/working_set.h"
+#include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
@@ -59,12 +60,19 @@ static bool thread_may_wait(void *opaque, int tid)
 	return vcpus_has_tid(&m->vcpus, tid);
 }
 
+static void tracker_thread_begin(void *opaque)
+{
+	struct machine *m = opaque;
+
+	thread_filter_enter(&m->kvm, THREAD_TRACKER, NULL, -1);
+}
+
 static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct err *e)
 {
 	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
 		.ram_fd = m->mem.fd, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
 		.aside_hard_bytes = ASIDE_HARD_BYTES,
-		.may_wait = thread_may_wait, .opaque = m };
+		.may_wait = thread_may_wait, .begin = tracker_thread_begin, .opaque = m };
 	int r = fault_tracker_new(&c, &m->tracker, e);
 
 	if (!r)

@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "vmm/kvm/thread_filter.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -11,6 +12,7 @@
 #define WORKER_STACK_BYTES (256 * 1024)
 
 struct worker {
+	const struct kvm *kvm;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -50,6 +52,7 @@ static void *worker_thread(void *opaque)
 	bool stop;
 
 	pthread_setname_np(pthread_self(), "worker");
+	thread_filter_enter(w->kvm, THREAD_WORKER, NULL, -1);
 	while ((work = work_take(w, &stop))) {
 		work->run(work);
 		if (stop)
@@ -60,7 +63,7 @@ static void *worker_thread(void *opaque)
 	return NULL;
 }
 
-int worker_new(struct worker **ret_w, struct err *e)
+int worker_new(const struct kvm *k, struct worker **ret_w, struct err *e)
 {
 	struct worker *w = calloc(1, sizeof(*w));
 	pthread_attr_t attr;
@@ -69,6 +72,7 @@ int worker_new(struct worker **ret_w, struct err *e)
 
 	if (!w)
 		return err_set_errno(e, -ENOMEM, "worker");
+	w->kvm = k;
 	w->tail = &w->head;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);

@@ -1,11 +1,12 @@
-/* worker: one thread for long or blocking work, such as saves, snapshots and dumps. Created before the
- * sandbox is sealed; sleeps until work is submitted. */
+/* worker: one thread for long or blocking work, such as saves, snapshots and dumps. It sleeps until
+ * work is submitted. */
 #ifndef CAIRN_VMM_MACHINE_WORKER_H
 #define CAIRN_VMM_MACHINE_WORKER_H
 
 #include "base/loop.h"
 
 struct err;
+struct kvm;
 struct worker;
 
 /* A unit of work, embedded in the job; borrowed until done() runs. */
@@ -17,7 +18,8 @@ struct work {
 	struct loop_task task;
 };
 
-int worker_new(struct worker **ret_w, struct err *e);
+/* k: borrowed; says whether the thread installs a filter (vmm/kvm/thread_filter.h). Returns 0 or -errno. */
+int worker_new(const struct kvm *k, struct worker **ret_w, struct err *e);
 /* Queue work; the worker runs one after the other, in order. */
 void worker_submit(struct worker *w, struct loop *home, struct work *work);
 /* Wait for running and queued work, then end the thread. For work that was still queued, done() is not called. NULL

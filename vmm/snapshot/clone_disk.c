@@ -5,6 +5,7 @@
 #include "block/block.h"
 #include "block/copy.h"
 #include "block/qcow2/qcow2.h"
+#include "vmm/kvm/thread_filter.h"
 #include "vmm/snapshot/image_copy.h"
 
 #include <errno.h>
@@ -28,6 +29,7 @@ struct copier {
 
 struct clone_disks {
 	struct loop *home;
+	const struct kvm *kvm;
 	const struct clone_disks_ops *ops;
 	void *opaque;
 	struct copier copiers[COPIERS_MAX];
@@ -228,6 +230,7 @@ static void *thread_main(void *opaque)
 {
 	struct copying *k = opaque;
 
+	thread_filter_enter(k->all->kvm, THREAD_WORKER, NULL, -1);
 	k->r = is_stopped(k) ? err_set(&k->e, -ECANCELED, ERR_CANCELLED, "the copy was cancelled") : copying_run(k);
 	if (!k->r && fdatasync(k->fd) < 0)
 		k->r = err_set_errno(&k->e, -errno, "cannot write the clone's disk");
@@ -364,14 +367,14 @@ bool clone_disks_cancel(struct clone_disks *c)
 	return c->n > 0;
 }
 
-int clone_disks_new(struct loop *home, unsigned copiers, const struct clone_disks_ops *ops, void *opaque,
+int clone_disks_new(struct loop *home, const struct kvm *kvm, unsigned copiers, const struct clone_disks_ops *ops, void *opaque,
 	struct clone_disks **ret_c, struct err *e)
 {
 	struct clone_disks *c = calloc(1, sizeof(*c));
 	int r = c ? 0 : err_set_errno(e, -ENOMEM, "clones");
 
 	if (c)
-		*c = (struct clone_disks){ .home = home, .ops = ops, .opaque = opaque };
+		*c = (struct clone_disks){ .home = home, .kvm = kvm, .ops = ops, .opaque = opaque };
 	for (; !r && c->ncopiers < MIN(copiers, COPIERS_MAX); c->ncopiers++) {
 		struct copier *k = &c->copiers[c->ncopiers];
 

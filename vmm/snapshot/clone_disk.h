@@ -12,6 +12,7 @@
 
 struct clone_disks;
 struct err;
+struct kvm;
 struct loop;
 
 struct clone_disks_ops {
@@ -22,9 +23,10 @@ struct clone_disks_ops {
 };
 
 /* Create the set. Call before the sandbox is sealed.
+ * kvm: borrowed; says whether threads install filters (vmm/kvm/thread_filter.h).
  * copiers: how many disks may be read through the block layer at a time (VM_CLONE_CONTENT).
  * Returns 0 or -errno. */
-int clone_disks_new(struct loop *home, unsigned copiers, const struct clone_disks_ops *ops, void *opaque,
+int clone_disks_new(struct loop *home, const struct kvm *kvm, unsigned copiers, const struct clone_disks_ops *ops, void *opaque,
 	struct clone_disks **ret_c, struct err *e);
 /* Begin to make a disk.
  * fds: taken; the empty file, then for each layer its file and, if it has one, its data file.

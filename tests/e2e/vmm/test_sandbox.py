@@ -14,7 +14,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, inject_call, is_vm, open_files, until
-from plainlib import NOBODY, plain_folder
+from plainlib import NOBODY, plain_folder, qcow2
 from test_spawn import REFUSED, steal
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -103,10 +103,18 @@ FORBIDDEN = {
     "immutable files": [16, 0, 0x40086602, 0],  # FS_IOC_SETFLAGS
 }
 # Permitted only while the VM is built.
-FORBIDDEN_LATER = {"memfd_create": [319, "=x", 0], "io_uring_setup": [425, 8, 0], "capset": [126, 0, 0], "a filter": [317, 1, 0, 0],
+FORBIDDEN_LATER = {"memfd_create": [319, "=x", 0], "io_uring_setup": [425, 8, 0], "capset": [126, 0, 0], "a filter for all threads": [317, 1, 1, 0], "a filter that another process answers": [317, 1, 8, 0],
                    "signalfd4": [289, -1, 0, 8, 0], "rt_sigaction": [13, 10, 0, 0, 8], "socketpair": [53, 1, 1, 0, 0],
                    "the terminal": [16, 0, 0x5402, 0]}  # TCSETS
 SYSINFO = 99
+
+# Calls that the main thread may make, and those of each other kind of thread may not. None has an open file.
+ACCEPT, SENDMSG, RECVMSG, PREAD, FCNTL = [288, -1, 0, 0, 0], [46, -1, 0, 0], [47, -1, 0, 0], [17, -1, 0, 0, 0], [72, -1, 1]
+RUN_OTHER, NEW_VM = [16, -1, 0xae80, 0], [16, -1, 0xae01, 0]  # KVM_RUN, KVM_CREATE_VM
+FORBIDDEN_IN_THREAD = [("vcpu1", ACCEPT), ("vcpu1", RECVMSG), ("vcpu1", PREAD), ("vcpu1", FCNTL), ("vcpu1", RUN_OTHER),
+                       ("vcpu1", NEW_VM), ("vda", ACCEPT), ("vda", SENDMSG), ("vda", RUN_OTHER), ("net0", ACCEPT),
+                       ("net0", PREAD), ("net0", RUN_OTHER), ("tracker", ACCEPT), ("tracker", SENDMSG), ("tracker", RUN_OTHER),
+                       ("worker", ACCEPT)]
 
 
 class Unconfigured:
@@ -203,6 +211,31 @@ def test_forbidden_system_call_kills_only_that_vm(sandbox, daemon, guest, call):
     daemon.wait("a", "crashed")
     assert "VM 'a': crashed (killed)" in daemon.log.read_text()
     assert daemon.cairn("domstate", "b").stdout.strip() in ("running", "idle")
+
+
+@pytest.fixture
+def threads(daemon, guest, tmp_path):
+    """Return the ids of the threads of a VM that has one of each kind, by name. Its snapshot made the tracker."""
+    daemon.define("vm1", vcpus=2, boot={"kernel": guest("interp.elf")}, interfaces=[{"type": "user"}],
+                  disks=[qcow2(tmp_path / "vda.qcow2", "64M")])
+    daemon.cairn("start", "vm1")
+    daemon.cairn("snapshot-create-as", "vm1", "one")
+    pid = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_vm_of(p, daemon, "vm1"))
+    ids = {}
+    until(lambda: ids.update(thread_ids(pid)) or {"vcpu1", "vda", "net0", "tracker", "worker"} <= ids.keys())
+    return ids
+
+
+def thread_ids(pid):
+    return {s["Name"]: int(s["Pid"]) for s in statuses(pid)}
+
+
+@pytest.mark.parametrize("name,call", FORBIDDEN_IN_THREAD)
+def test_threads_have_filters_of_their_own(sandbox, daemon, threads, name, call):
+    assert inject_call(threads["cairn-vm"], *call) == -errno.EBADF
+    assert inject_call(threads[name], *call) is None
+    daemon.wait("vm1", "crashed")
+    assert "VM 'vm1': crashed (killed)" in daemon.log.read_text()
 
 
 def _is_vm_of(pid, daemon, name):

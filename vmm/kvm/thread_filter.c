@@ -1,0 +1,118 @@
+#include "vmm/kvm/thread_filter.h"
+#include "base/call_filter.h"
+#include "base/lockdown.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "vmm/kvm/kvm.h"
+
+#include <linux/fs.h>
+#include <linux/if_tun.h>
+#include <linux/kvm.h>
+#include <linux/userfaultfd.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#define KIND(k) (1u << (k))
+#define EACH_KIND (~0u)
+
+/* What each thread may call: eventfds and the log; locks, time and its own end; memory; abort(). The process's filters
+ * check the arguments: no executable memory, no signals to others. */
+static const int common[] = { SYS_write, SYS_futex, SYS_read, SYS_close, SYS_writev, SYS_exit, SYS_exit_group,
+	SYS_gettid, SYS_getpid, SYS_tgkill, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_sigaltstack, SYS_restart_syscall,
+	SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_sched_yield, SYS_rseq, SYS_set_robust_list,
+	SYS_prctl, SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk, SYS_sysinfo, SYS_getrandom };
+static const int files[] = { SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_readv, SYS_fdatasync,
+	SYS_fallocate, SYS_ftruncate, SYS_fsync, SYS_sync_file_range, SYS_fadvise64, SYS_lseek, SYS_fstat, SYS_newfstatat,
+	SYS_fstatfs, SYS_statx, SYS_fcntl };
+static const int waits[] = { SYS_poll, SYS_ppoll };
+/* The tracker has a thread close the saved state's file; the worker starts several to write and sync files. */
+static const int threads[] = { SYS_clone, SYS_clone3 };
+/* The worker sends a VM's state to the process that takes it over, and starts threads of other kinds, which install
+ * their filters. */
+static const int hands_over[] = { SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom, SYS_shutdown, SYS_eventfd2,
+	SYS_seccomp };
+static const int uring_loop[] = { SYS_io_uring_enter };
+/* The threads of a loop on epoll, which make its calls on files, inherit the filter. */
+static const int epoll_loop[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_ppoll,
+	SYS_eventfd2, SYS_io_setup, SYS_io_destroy, SYS_io_submit, SYS_io_getevents, SYS_readv, SYS_preadv, SYS_preadv2,
+	SYS_pwritev, SYS_fdatasync, SYS_fallocate, SYS_fcntl, SYS_clone, SYS_clone3 };
+
+static const struct {
+	unsigned kinds;
+	const int *calls;
+	size_t n;
+} allowed[] = {
+	{ EACH_KIND, common, ARRAY_SIZE(common) },
+	{ KIND(THREAD_DISK) | KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), files, ARRAY_SIZE(files) },
+	{ KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), waits, ARRAY_SIZE(waits) },
+	{ KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), threads, ARRAY_SIZE(threads) },
+	{ KIND(THREAD_WORKER), hands_over, ARRAY_SIZE(hands_over) },
+	/* The worker runs the loops of disks whose threads are stopped. The process's filter forbids one of the two. */
+	{ KIND(THREAD_WORKER), uring_loop, ARRAY_SIZE(uring_loop) },
+	{ KIND(THREAD_WORKER), epoll_loop, ARRAY_SIZE(epoll_loop) },
+};
+
+static const unsigned vcpu_ioctls[] = { KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS,
+	KVM_SET_MSRS, KVM_TRANSLATE, KVM_SET_GUEST_DEBUG, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_SET_SIGNAL_MASK };
+static const unsigned device_ioctls[] = { KVM_SIGNAL_MSI, KVM_IRQ_LINE, KVM_IOEVENTFD };
+static const unsigned tap_ioctls[] = { TUNSETOFFLOAD };
+/* A disk's thread makes room for a request during a snapshot: fault_tracker_make_room(). */
+static const unsigned disk_ioctls[] = { UFFDIO_WRITEPROTECT, BLKGETSIZE64, BLKSSZGET };
+static const unsigned tracker_ioctls[] = { UFFDIO_COPY, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE, UFFDIO_WAKE };
+
+enum { VCPU_FD = -3, VM_FD = -2, ANY_FD = -1 };
+
+static const struct {
+	unsigned kinds;
+	struct call_filter_ioctls of;
+} allowed_ioctls[] = {
+	{ KIND(THREAD_VCPU), { VCPU_FD, vcpu_ioctls, ARRAY_SIZE(vcpu_ioctls) } },
+	{ KIND(THREAD_VCPU) | KIND(THREAD_DISK) | KIND(THREAD_NET),
+		{ VM_FD, device_ioctls, ARRAY_SIZE(device_ioctls) } },
+	{ KIND(THREAD_NET), { ANY_FD, tap_ioctls, ARRAY_SIZE(tap_ioctls) } },
+	{ KIND(THREAD_DISK), { ANY_FD, disk_ioctls, ARRAY_SIZE(disk_ioctls) } },
+	{ KIND(THREAD_TRACKER), { ANY_FD, tracker_ioctls, ARRAY_SIZE(tracker_ioctls) } },
+};
+
+static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_kind kind, int vcpu_fd)
+{
+	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls)];
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(allowed_ioctls); i++) {
+		if (!(allowed_ioctls[i].kinds & KIND(kind)))
+			continue;
+		groups[n] = allowed_ioctls[i].of;
+		if (groups[n].fd != ANY_FD)
+			groups[n].fd = groups[n].fd == VM_FD ? k->vm_fd : vcpu_fd;
+		n++;
+	}
+	call_filter_ioctls(f, groups, n);
+}
+
+void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struct loop *l, int vcpu_fd)
+{
+	static const int all_ioctls[] = { SYS_ioctl };
+	struct call_filter f;
+	int r;
+
+	if (!k->filters_threads || LOCKDOWN_SANITIZED)
+		return;
+	call_filter_init(&f);
+	/* The worker may do whatever the main thread does with KVM, memory and images (vmm/sandbox.c). */
+	if (kind == THREAD_WORKER)
+		call_filter_calls(&f, all_ioctls, ARRAY_SIZE(all_ioctls));
+	else
+		ioctls_add(&f, k, kind, vcpu_fd);
+	if (l && loop_kind(l) == LOOP_IO_URING)
+		call_filter_calls(&f, uring_loop, ARRAY_SIZE(uring_loop));
+	else if (l)
+		call_filter_calls(&f, epoll_loop, ARRAY_SIZE(epoll_loop));
+	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++)
+		if (allowed[i].kinds & KIND(kind))
+			call_filter_calls(&f, allowed[i].calls, allowed[i].n);
+	r = call_filter_install(&f, false);
+	if (r < 0)
+		log_error(NULL, "this thread has no filter but those of the process: %s", strerror(-r));
+}
