@@ -141,6 +141,7 @@ static int result_take(struct job_wait *w, struct json_object **ret_result, stru
 	CLEANUP_JS struct json_object *list = NULL;
 	struct json_object *args = json_object_new_object(), *job;
 	const char *error;
+	struct err why;
 	int r;
 
 	js_put_str(args, "id", w->id);
@@ -154,11 +155,12 @@ static int result_take(struct job_wait *w, struct json_object **ret_result, stru
 	error = js_get_str(job, "error");
 	if (ret_result)
 		*ret_result = json_object_get(js_get(job, "result"));
+	/* The daemon, or another client, may have removed the job from the list meanwhile. */
 	args = json_object_new_object();
 	js_put_str(args, "id", w->id);
-	r = cli_execute(w->c, "job-dismiss", args, NULL, NULL, e);
-	if (!error || r < 0)
-		return r;
+	cli_execute(w->c, "job-dismiss", args, NULL, NULL, &why);
+	if (!error)
+		return 0;
 	return err_set(e, -EREMOTEIO, client_error_class(js_get_str(job, "error-class")), "%s", error);
 }
 

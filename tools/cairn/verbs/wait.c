@@ -54,6 +54,19 @@ static bool event_fits(struct json_object *ev, const char *name, const char *goa
 	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
 }
 
+/* Fail if this event says that the VM is gone: no event will have its name any more. */
+static int gone_check(struct json_object *ev, const char *name, struct err *e)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *event = js_get_str(ev, "event"), *vm = js_get_str(data, "vm"), *to = js_get_str(data, "renamed-to");
+
+	if (!event || strcmp(event, "VM_UNDEFINED") || !vm || strcmp(vm, name))
+		return 0;
+	if (to)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM was renamed meanwhile; wait for '%s'", to);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM was undefined meanwhile");
+}
+
 static int wait_is_late(const char *name, const char *goal, struct err *e)
 {
 	if (!strcmp(goal, "agent"))
@@ -99,6 +112,8 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 		r = cli_next_event(c, deadline_ns, &ev, e);
 		if (r == -ETIMEDOUT)
 			return wait_is_late(real, word, e);
+		if (!r)
+			r = gone_check(ev, real, e);
 		if (r < 0 || event_fits(ev, real, word))
 			return r;
 	}

@@ -10,9 +10,11 @@ import pty
 import select
 import shlex
 import signal
+import socket
 import struct
 import subprocess
 import termios
+import threading
 import time
 
 import pytest
@@ -309,6 +311,53 @@ def test_wait_returns_at_requested_state(fake):
     assert "Domain 'deaf' is still running" in r.stderr and "cairn destroy deaf" in r.stderr
     assert fake.cairn("domstate", "--reason", "deaf").stdout == "in shutdown (user)\n"
     fake.cairn("wait", "nope", "--for", "running", ok=3)
+
+
+class Script:
+    """A daemon for one client that answers each command from a table and then sends the events in it."""
+
+    def __init__(self, tmp, answers):
+        """answers: for each command, its answer and a list of events."""
+        self.path, self.answers = str(tmp / "s"), answers
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(self.path)
+        self.listening.listen()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with self.listening, self.listening.accept()[0].makefile("rw") as client:
+            self.say(client, {"QMP": {"version": {}}})
+            for line in client:
+                command = json.loads(line)
+                answer, events = self.answers.get(command["execute"], ({"return": {}}, []))
+                self.say(client, {**answer, "id": command["id"]})
+                for event, data in events:
+                    self.say(client, {"event": event, "data": data})
+
+    def say(self, client, what):
+        client.write(json.dumps(what) + "\n")
+        client.flush()
+
+
+@pytest.mark.parametrize("how, says", [({}, "the VM was undefined meanwhile"),
+                                       ({"renamed-to": "vm2"}, "the VM was renamed meanwhile; wait for 'vm2'")])
+def test_wait_ends_when_the_vm_is_gone(tmp_path, how, says):
+    off = {"return": {"name": "vm1", "word": "shutoff"}}
+    s = Script(tmp_path, {"vm-info": (off, [("VM_UNDEFINED", {"vm": "vm3"}), ("VM_UNDEFINED", {"vm": "vm1", **how})])})
+    r = cairn("-c", s.path, "wait", "vm1", "--for", "running")
+    assert (r.returncode, r.stderr) == (3, f"error: failed to get domain 'vm1'\nerror: {says}\n")
+
+
+@pytest.mark.parametrize("error, code", [({}, 0), ({"error": "no space", "error-class": "NoSpace"}, 1)])
+def test_result_of_job_that_cannot_be_dismissed_is_told(tmp_path, error, code):
+    job = {"id": "job1", "status": "concluded", "result": {"name": "s1"}, **error}
+    s = Script(tmp_path, {"snapshot-create": ({"return": {"job": "job1"}},
+                                              [("JOB_STATUS_CHANGE", {"id": "job1", "status": "concluded"})]),
+                          "query-jobs": ({"return": [job]}, []),
+                          "job-dismiss": ({"error": {"class": "NotFound", "desc": "no job 'job1'"}}, [])})
+    r = cairn("-c", s.path, "snapshot-create-as", "vm1", "s1")
+    assert r.returncode == code and "no job" not in r.stderr
+    assert "no space" in r.stderr if error else "s1" in r.stdout
 
 
 def test_start_paused_does_not_run(fake):
