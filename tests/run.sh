@@ -36,6 +36,9 @@ NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_
 
 passed=0 failed=0 skipped=0 watcher='' workers=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
+# The pytest processes share their compiled tests: compiling all takes 5 s.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX="$work/pycache"
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
 mkdir "$results" "$tmp" && chmod 755 "$work" "$tmp" || exit 1
 # Unit tests of images also write to /dev/shm, a file system in memory.
