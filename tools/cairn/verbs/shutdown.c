@@ -14,7 +14,6 @@
 #include <time.h>
 
 #define NS 1000000000LL
-#define DAY_S (24 * 3600)
 
 /* Wait until the VMs are off, except those that were skipped or whose shutdown failed. Returns an exit code. */
 static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeout_ns)
@@ -41,6 +40,18 @@ static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeou
 
 /* ---- shutdown and reboot ---- */
 
+/* Return when the clocks show this time, some days later; a day need not have 24 hours. -1: there is no such date, and
+ * mktime() would take it for one in the next month. */
+static int64_t local_time(struct tm tm, int days)
+{
+	int day = tm.tm_mday += days;
+	int64_t s;
+
+	tm.tm_isdst = -1;
+	s = mktime(&tm);
+	return !days && tm.tm_mday != day ? -1 : s;
+}
+
 /* Parse "23:30" (the next such time) or "2026-11-20 23:30", in local time. */
 static int at_parse(const char *text, int64_t *ret_s)
 {
@@ -51,20 +62,19 @@ static int at_parse(const char *text, int64_t *ret_s)
 
 	localtime_r(&now, &tm);
 	tm.tm_sec = 0;
-	tm.tm_isdst = -1;
 	rest = strptime(text, "%H:%M", &tm);
 	if (rest && !*rest) {
-		*ret_s = mktime(&tm);
+		*ret_s = local_time(tm, 0);
 		if (*ret_s <= now)
-			*ret_s += DAY_S;
+			*ret_s = local_time(tm, 1);
 		return 0;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(dates); i++) {
-		tm = (struct tm){ .tm_isdst = -1 };
+		tm = (struct tm){ 0 };
 		rest = strptime(text, dates[i], &tm);
 		if (rest && !*rest) {
-			*ret_s = mktime(&tm);
-			return 0;
+			*ret_s = local_time(tm, 0);
+			return *ret_s < 0 ? -EINVAL : 0;
 		}
 	}
 	return -EINVAL;

@@ -140,6 +140,19 @@ def test_scheduled_shutdown_warns_on_console(kvm, daemon, guest):
     console.close()
 
 
+def test_time_of_tomorrow_is_right_when_the_clocks_change(fake):
+    """In 12 hours, this time zone goes from UTC to an hour more."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    now = int(time.time())
+    change, back = time.gmtime(now + 12 * 3600), time.gmtime(now + 90 * 24 * 3600)
+    fake.env["TZ"] = time.strftime(f"AAA0BBB-1,{change.tm_yday - 1}/%H:%M:%S,{back.tm_yday - 1}/2", change)
+    passed = now // 60 * 60 - 120
+    fake.cairn("shutdown", "--at", time.strftime("%H:%M", time.gmtime(passed)), "vm1")
+    assert fake.info("vm1")["shutdown-at"] == (passed + 23 * 3600) * 10**9
+    fake.cairn("shutdown", "--cancel", "vm1")
+
+
 def test_scheduled_shutdown_survives_daemon_and_can_be_cancelled(fake):
     fake.define("vm1", guest_agent=True)
     fake.cairn("start", "vm1")
@@ -241,7 +254,7 @@ def test_invalid_schedules_of_shutdown_are_refused(fake):
                         ({"message": "x" * 161}, "161 bytes long")]:
         with pytest.raises(QmpError, match=words):
             q.run("vm-shutdown", vm="vm1", **args)
-    for args in (["--at", "noon"], ["--in", "5"], ["--in", "1m", "--at", "12:00"]):
+    for args in (["--at", "noon"], ["--at", "2047-02-31 10:00"], ["--in", "5"], ["--in", "1m", "--at", "12:00"]):
         assert fake.cairn("shutdown", *args, "vm1", ok=2).stderr.startswith("error: ")
     assert fake.info("vm1")["state"] == "running" and "shutdown-at" not in fake.info("vm1")
 
