@@ -60,12 +60,10 @@
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
-static void daemon_emit(void *opaque, enum event_id id, const char *vm, const uint8_t *uuid, struct json_object *data)
+/* Return an event, owned by the caller. data: taken. */
+static struct json_object *event_make(enum event_id id, struct json_object *data)
 {
-	struct vm_host *h = opaque;
-	CLEANUP_JS struct json_object *o = json_object_new_object();
-	struct json_object *time = json_object_new_object();
-	char text[DEFINITION_UUID_TEXT];
+	struct json_object *o = json_object_new_object(), *time = json_object_new_object();
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -73,14 +71,22 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 	js_put_int(time, "microseconds", ts.tv_nsec / 1000);
 	js_put(o, "timestamp", time);
 	js_put_str(o, "event", schema_event(DIALECT_DAEMON, id)->name);
-	if (!data)
-		data = json_object_new_object();
+	js_put(o, "data", data);
+	return o;
+}
+
+static void daemon_emit(void *opaque, enum event_id id, const char *vm, const uint8_t *uuid, struct json_object *data)
+{
+	struct vm_host *h = opaque;
+	CLEANUP_JS struct json_object *o = event_make(id, data ? data : json_object_new_object());
+	char text[DEFINITION_UUID_TEXT];
+
+	data = js_get(o, "data");
 	js_put_str(data, "vm", vm);
 	if (uuid) {
 		uuid_print(uuid, text);
 		js_put_str(data, VM_UUID_KEY, text);
 	}
-	js_put(o, "data", data);
 	if (h->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(h->events, o);
 	if (h->server && schema_event(DIALECT_DAEMON, id)->admins)
@@ -94,9 +100,10 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 static void permissions_changed(void *opaque)
 {
 	struct vm_host *h = opaque;
+	CLEANUP_JS struct json_object *told = event_make(EVENT_ROLES_CHANGED, json_object_new_object());
 
 	if (h->server)
-		server_permissions_changed(h->server);
+		server_permissions_changed(h->server, told);
 	consoles_check_all(h);
 	if (h->server)
 		job_owners_check(h);

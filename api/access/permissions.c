@@ -86,6 +86,24 @@ bool permissions_know(const struct permissions *p, const struct peer *who)
 	return false;
 }
 
+/* Mix the bits of a number (splitmix64, https://prng.di.unimi.it/splitmix64.c). */
+static uint64_t bits_mix(uint64_t x)
+{
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
+	return x ^ x >> 31;
+}
+
+uint64_t permissions_mark(const struct permissions *p, const struct peer *who)
+{
+	uint64_t mark = 0;
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].role && is_about(&p->list[i], who))
+			mark += bits_mix(p->list[i].serial * (ROLE_ADMIN + 1) + p->list[i].role);
+	return mark;
+}
+
 /* ---- changing permissions ---- */
 
 static bool is_entry_of(const struct permission *e, const struct permission_vm *vm)

@@ -58,6 +58,8 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum role role, bool groups, uint32_t *ids);
 /* Whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
+/* Return a number that changes when the roles of the user and the groups change. */
+uint64_t permissions_mark(const struct permissions *p, const struct peer *who);
 /* Whether every user or group with an entry for VM a also has one for VM b or for all VMs, so that a text about a may
  * name b. */
 bool permissions_seen_together(const struct permissions *p, const uint8_t a[16], const uint8_t b[16]);

@@ -518,6 +518,11 @@ static enum role peer_role(void *opaque, const struct peer *who, const uint8_t *
 	return permissions_role(&context->host->permissions, who, uuid);
 }
 
+static uint64_t peer_mark(void *opaque, const struct peer *who)
+{
+	return permissions_mark(&((const struct command_context *)opaque)->host->permissions, who);
+}
+
 static bool peer_known(void *opaque, const struct peer *who)
 {
 	const struct permissions *p = &((const struct command_context *)opaque)->host->permissions;
@@ -534,4 +539,4 @@ static void client_dropped(void *opaque, const struct conn *conn, size_t unread_
 	denial_log_tell(context->denials, EVENT_CLIENT_DROPPED, conn_uid(conn), conn_pid(conn), data);
 }
 
-const struct server_ops command_server_ops = { command_dispatch, greeting_make, peer_role, peer_known, client_dropped };
+const struct server_ops command_server_ops = { command_dispatch, greeting_make, peer_role, peer_mark, peer_known, client_dropped };

@@ -621,6 +621,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		repeated_data, false, false },
 	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "a command was denied for lack of a role",
 		denied_data, false, true },
+	[EVENT_ROLES_CHANGED] = { "ROLES_CHANGED", "your roles have changed, and with them the VMs and jobs that you may see; only you get this event",
+		no_fields, true, false },
 	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "the daemon disconnected a client that did not read its answers", dropped_data, false, true },
 	[EVENT_REFUSALS_LEFT_OUT] = { "REFUSALS_LEFT_OUT",
 		"number of PERMISSION_DENIED and CLIENT_DROPPED events of a user that were suppressed",

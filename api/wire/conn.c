@@ -67,6 +67,7 @@ struct conn {
 	gid_t *groups;
 	size_t ngroups;
 	enum role role;
+	uint64_t roles_mark; /* of server_ops.mark() */
 	struct account_member member;
 	bool negotiated;
 	bool running; /* conn_turn() is on the stack */
@@ -592,8 +593,12 @@ static void conn_rank(struct conn *c)
 	enum account_kind kind = ACCOUNT_MASTER;
 
 	c->role = role_look_up(c, NULL);
-	if (!uid_is_root_or_own(c->uid))
+	if (!uid_is_root_or_own(c->uid)) {
+		struct peer who = conn_peer(c);
+
+		c->roles_mark = c->server->ops->mark(c->server->opaque, &who);
 		kind = conn_known(c) ? ACCOUNT_USER : ACCOUNT_STRANGERS;
+	}
 	account_join(c->server->accounts, &c->member, kind, c->uid, loop_now_ns());
 	c->wire.limits = &account_limits(&c->member)->text;
 }
@@ -854,10 +859,16 @@ bool conn_known(const struct conn *c)
 	return c->role > ROLE_NONE || c->server->ops->known(c->server->opaque, &who);
 }
 
-void server_permissions_changed(struct server *s)
+void server_permissions_changed(struct server *s, struct json_object *o)
 {
-	for (struct conn *c = s->conns; c; c = c->next)
+	for (struct conn *c = s->conns, *next; c; c = next) {
+		uint64_t mark = c->roles_mark;
+
+		next = c->next;
 		conn_rank(c);
+		if (mark != c->roles_mark && c->negotiated && c->from && !c->from->vm)
+			conn_send(c, o, -1);
+	}
 	for (const struct listener *l = s->listeners; l; l = l->next)
 		listener_chmod(l);
 }

@@ -26,8 +26,8 @@ struct vm;
 #define CONN_USER_MAX 500      /* clients of one user */
 #define CONN_STRANGERS_MAX 500 /* clients of all users without a role for any VM */
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
-/* Callbacks to the server's owner. The server calls role() and known() only for users other than root and the daemon's
- * own user. */
+/* Callbacks to the server's owner. The server calls role(), mark() and known() only for users other than root and the
+ * daemon's own user. */
 struct server_ops {
 	/* Run a client's command. Borrows text. */
 	void (*dispatch)(void *opaque, struct conn *c, struct json_object *text);
@@ -35,6 +35,8 @@ struct server_ops {
 	struct json_object *(*greeting)(void *opaque);
 	/* Return the role that permissions give. uuid: a VM's; NULL: for all VMs. */
 	enum role (*role)(void *opaque, const struct peer *who, const uint8_t *uuid);
+	/* Return a number that changes when the user's roles change. */
+	uint64_t (*mark)(void *opaque, const struct peer *who);
 	/* Return whether a permission entry names the user or one of the groups. who NULL: whether any entry exists. */
 	bool (*known)(void *opaque, const struct peer *who);
 	/* Called after a client was dropped because it left too much unread. */
@@ -69,9 +71,9 @@ void server_broadcast(struct server *s, struct json_object *o, const uint8_t *uu
 void listener_broadcast(struct listener *l, struct json_object *o);
 /* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
 void server_tell_admins(struct server *s, struct json_object *o);
-/* Look up the roles of all clients again, and set the modes of the sockets. Call this function after permissions have
- * changed. */
-void server_permissions_changed(struct server *s);
+/* Look up the roles of all clients again, set the modes of the sockets, and send a line to the negotiated clients of
+ * the daemon's socket whose roles have changed. Call this function after permissions have changed. o: borrowed. */
+void server_permissions_changed(struct server *s, struct json_object *o);
 
 /* Return the VM of a client on a VM's socket. NULL: a client of the daemon's socket, or the VM's socket was closed. */
 struct vm *conn_vm(const struct conn *c);

@@ -107,6 +107,34 @@ static int wait_interrupted(struct job_wait *w, struct err *e)
 	return 0;
 }
 
+static struct json_object *job_of_list(struct json_object *list)
+{
+	return json_object_is_type(list, json_type_array) && json_object_array_length(list) ?
+		json_object_array_get_idx(list, 0) : NULL;
+}
+
+static int job_fetch(struct job_wait *w, struct json_object **ret_list, struct err *e)
+{
+	struct json_object *args = json_object_new_object();
+
+	js_put_str(args, "id", w->id);
+	return cli_execute(w->c, "query-jobs", args, ret_list, NULL, e);
+}
+
+/* Look at the job after the user's roles have changed. Returns 1: it has concluded; 0; -errno. */
+static int wait_check(struct job_wait *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *list = NULL;
+	int r = job_fetch(w, &list, e);
+	struct json_object *job = r < 0 ? NULL : job_of_list(list);
+
+	if (r < 0 && e->cls != ERR_PERMISSION)
+		return r;
+	if (job)
+		return !strcmp(js_get_str_or(job, "status", ""), "concluded");
+	return err_set(e, -EPERM, ERR_PERMISSION, "your role was revoked, so the daemon cancels job %s, or the job ends by itself", w->id);
+}
+
 static int wait_end(struct job_wait *w, struct err *e)
 {
 	for (;;) {
@@ -117,6 +145,8 @@ static int wait_end(struct job_wait *w, struct err *e)
 
 		if (r == 0 && event_take(w, ev))
 			return 0;
+		if (r == 0 && cli_roles_changed(ev) && (r = wait_check(w, e)) != 0)
+			return MIN(r, 0);
 		if (r == 0)
 			continue;
 		if (r != -ETIMEDOUT)
@@ -130,22 +160,14 @@ static int wait_end(struct job_wait *w, struct err *e)
 
 /* ---- getting and printing the result ---- */
 
-static struct json_object *job_of_list(struct json_object *list)
-{
-	return json_object_is_type(list, json_type_array) && json_object_array_length(list) ?
-		json_object_array_get_idx(list, 0) : NULL;
-}
-
 static int result_take(struct job_wait *w, struct json_object **ret_result, struct err *e)
 {
 	CLEANUP_JS struct json_object *list = NULL;
-	struct json_object *args = json_object_new_object(), *job;
+	struct json_object *args, *job;
 	const char *error;
 	struct err why;
-	int r;
+	int r = job_fetch(w, &list, e);
 
-	js_put_str(args, "id", w->id);
-	r = cli_execute(w->c, "query-jobs", args, &list, NULL, e);
 	if (r < 0)
 		return r;
 	job = job_of_list(list);

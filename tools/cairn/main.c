@@ -141,6 +141,11 @@ int cli_next_event(struct cli *c, uint64_t deadline_ns, struct json_object **ret
 	return r;
 }
 
+bool cli_roles_changed(struct json_object *ev)
+{
+	return !strcmp(js_get_str_or(ev, "event", ""), "ROLES_CHANGED");
+}
+
 int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,
 	struct json_object **ret_all, struct json_object **ret_first, struct err *e)
 {

@@ -241,7 +241,7 @@ int verb_event(struct cli *c)
 	if (n && !loop)
 		return CLI_OK;
 	for (;;) {
-		CLEANUP_JS struct json_object *ev = NULL;
+		CLEANUP_JS struct json_object *ev = NULL, *now = NULL;
 
 		r = cli_next_event(c, deadline, &ev, &e);
 		if (r == -ETIMEDOUT && c->format == CLI_TABLE)
@@ -250,6 +250,8 @@ int verb_event(struct cli *c)
 			return n ? CLI_OK : CLI_FAILURE;
 		if (r < 0)
 			return cli_fail(&e, "Failed to listen for events");
+		if (cli_roles_changed(ev) && (r = whose_find(c, last >= 0, &now)))
+			return r;
 		if (!event_wanted(c, ev) || event_seen(ev, last))
 			continue;
 		event_print(c, ev);

@@ -89,8 +89,8 @@ static int agent_possible(struct json_object *info, const char *name, struct err
 		"the VM has no port for a guest agent; set \"guest_agent\": true and restart %s", name);
 }
 
-int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
-	struct err *e)
+/* Returns 1: the user's roles have changed, so look again; 0; -errno. */
+static int wait_round(struct cli *c, const char *name, const char *word, uint64_t deadline_ns, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;
 	bool agent = !strcmp(word, "agent");
@@ -116,7 +116,20 @@ int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t d
 			r = gone_check(ev, real, e);
 		if (r < 0 || event_fits(ev, real, word))
 			return r;
+		if (cli_roles_changed(ev))
+			return 1;
 	}
+}
+
+int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
+	struct err *e)
+{
+	int r;
+
+	do
+		r = wait_round(c, name, word, deadline_ns, e);
+	while (r > 0);
+	return r;
 }
 
 /* ---- waiting for an address ---- */

@@ -4,13 +4,15 @@ disks to somebody who may not ask for that any more."""
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 
 import pytest
 
-from conftest import Qmp, open_files, until
+from conftest import BUILD, Qmp, open_files, until
 from otherslib import NOBODY, as_user
 from test_daemon import audit, shared  # noqa: F401
 
@@ -22,6 +24,7 @@ def host(shared):  # noqa: F811
     """A daemon that others reach. The VM `mine` runs, and work on it goes on until the file `go` exists."""
     shared.define("mine", cmdline=f"work-until={shared.tmp}/go")
     shared.cairn("start", "mine")
+    shutil.copy(os.path.join(BUILD, "cairn"), shared.tmp)  # the build folder may be closed to others
     return shared
 
 
@@ -167,6 +170,87 @@ def test_job_that_cannot_be_cancelled_at_once_ends_later(host, core):
         assert outcome(host, id)[1] == "PermissionDenied"
     assert len(denials(host)) == 1
 
+
+# ---- clients that wait ----
+
+@contextlib.contextmanager
+def waiting(d, *args):
+    """Run the command line as nobody. Yield the process."""
+    with subprocess.Popen([d.tmp / "cairn", *args], user=NOBODY, group=NOBODY, extra_groups=[], env=d.env, cwd="/", text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        try:
+            yield p
+        finally:
+            p.kill()
+
+
+def is_connected(p):
+    return any(f.startswith("socket:") for f in open_files(p.pid))
+
+
+@pytest.fixture
+def place(host):
+    """A folder of nobody."""
+    (host.tmp / "place").mkdir()
+    os.chown(host.tmp / "place", NOBODY, NOBODY)
+    return host.tmp / "place"
+
+
+@pytest.mark.parametrize("left,error", [([], "your role was revoked"), (["viewer", "other"], "your role was revoked"),
+                                        (["viewer", "mine"], "has lost the role operator")])
+def test_client_that_waits_for_its_job_is_told(host, place, left, error):
+    """Nothing of the user's role is left, a role for another VM, or one that sees the job."""
+    host.cairn("grant", "operator", "mine", "--user", "nobody")
+    if left[1:] == ["other"]:
+        host.cairn("grant", *left, "--user", "nobody")
+    q = host.qmp()
+    with waiting(host, "dump", "mine", str(place / "core")) as p:
+        id = q.event("JOB_STATUS_CHANGE", status="running", type="dump")["data"]["id"]
+        lose(host, "lower" if left[1:] == ["mine"] else "revoke", "--user", "nobody")
+        assert error in p.stderr.read() and p.wait() == 5
+        assert outcome(host, id)[1] == "PermissionDenied"
+    assert not [f for f in place.iterdir() if f.stat().st_size]
+
+
+def test_client_that_waits_for_a_state_is_told(host):
+    host.cairn("grant", "viewer", "mine", "--user", "nobody")
+    with waiting(host, "wait", "mine", "--for", "shutoff") as p, waiting(host, "event", "mine", "--event", "SHUTDOWN") as other:
+        until(lambda: is_connected(p) and is_connected(other))
+        host.cairn("revoke", "mine", "--user", "nobody")
+        assert all("requires the role viewer, and you have no role" in x.stderr.read() and x.wait() == 5 for x in (p, other))
+
+
+def test_role_that_comes_back_keeps_a_client_waiting(host):
+    """The client learns what happened while it had no role."""
+    host.cairn("grant", "viewer", "mine", "--user", "nobody")
+    with waiting(host, "wait", "mine", "--for", "shutoff") as p:
+        until(lambda: is_connected(p))
+        p.send_signal(signal.SIGSTOP)
+        host.cairn("revoke", "mine", "--user", "nobody")
+        host.cairn("destroy", "mine")
+        host.cairn("grant", "viewer", "mine", "--user", "nobody")
+        p.send_signal(signal.SIGCONT)
+        assert p.wait() == 0
+
+
+def test_only_whose_roles_change_gets_the_event(host):
+    host.cairn("grant", "viewer", "mine", "--user", "nobody")
+    def ask(say):
+        q = Qmp(host.socket)
+        say(True)
+        say(q.event("ROLES_CHANGED")["data"])
+        say([vm["name"] for vm in q.run("vm-list")["vms"]])
+    with as_user(ask) as lines:
+        assert json.loads(lines.readline()) is True
+        roots = host.qmp()
+        host.cairn("grant", "operator", "mine", "--user", "4243")
+        host.cairn("grant", "viewer", "other", "--user", "nobody")
+        assert json.loads(lines.readline()) == {} and json.loads(lines.readline()) == ["mine", "other"]
+        host.cairn("undefine", "other")
+        assert "ROLES_CHANGED" not in iter(lambda: roots.read()["event"], "VM_UNDEFINED")
+
+
+# ---- the next daemon ----
 
 def next_daemon(d, id, permissions=()):
     """Let the next daemon begin as if this one had ended between the revoke and the cancel."""

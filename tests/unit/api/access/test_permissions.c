@@ -51,6 +51,32 @@ static void test_entries_of_deleted_vm_are_removed(void **state)
 	permissions_done(&p);
 }
 
+/* The mark changes with the roles of that user, and with nobody else's. */
+static void test_mark_changes_with_the_roles(void **state)
+{
+	struct permissions p = { 0 };
+	uint64_t none = permissions_mark(&p, &alice), one, serial;
+
+	(void)state;
+	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_VIEWER), 0);
+	assert_true(permissions_mark(&p, &alice) == none);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &serial), 0);
+	assert_true(permissions_mark(&p, &alice) == none);
+	permissions_promise_end(&p, serial, ROLE_VIEWER, true);
+	one = permissions_mark(&p, &alice);
+	assert_true(one != none);
+	assert_int_equal(permissions_set(&p, true, 30, &db, ROLE_VIEWER), 0);
+	assert_true(permissions_mark(&p, &alice) != one && permissions_mark(&p, &alice) != none);
+	assert_int_equal(permissions_set(&p, true, 30, &db, ROLE_NONE), 0);
+	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_NONE), 0);
+	assert_true(permissions_mark(&p, &alice) == one);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_ADMIN), 0);
+	assert_true(permissions_mark(&p, &alice) != one);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	assert_true(permissions_mark(&p, &alice) == none);
+	permissions_done(&p);
+}
+
 static void test_highest_matching_role_counts(void **state)
 {
 	struct permissions p = { 0 };
@@ -233,6 +259,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_entries_of_deleted_vm_are_removed),
+		cmocka_unit_test(test_mark_changes_with_the_roles),
 		cmocka_unit_test(test_highest_matching_role_counts),
 		cmocka_unit_test(test_vms_visible_to_same_users_are_recognized),
 		cmocka_unit_test(test_entries_are_replaced_and_removed),

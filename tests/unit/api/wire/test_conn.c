@@ -92,6 +92,13 @@ static enum role no_role(void *opaque, const struct peer *who, const uint8_t *uu
 	return ROLE_NONE;
 }
 
+static uint64_t no_mark(void *opaque, const struct peer *who)
+{
+	(void)opaque;
+	(void)who;
+	return 0;
+}
+
 static bool is_known(void *opaque, const struct peer *who)
 {
 	return !who || who->uid < ((struct fixture *)opaque)->known;
@@ -106,7 +113,7 @@ static void dropped(void *opaque, const struct conn *c, size_t unread_bytes)
 
 static int setup(void **state)
 {
-	static const struct server_ops ops = { dispatch, greeting, no_role, is_known, dropped };
+	static const struct server_ops ops = { dispatch, greeting, no_role, no_mark, is_known, dropped };
 	struct fixture *f = calloc(1, sizeof(*f));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -207,7 +214,7 @@ static void test_nothing_stays_counted_after_random_clients(void **state)
 			call_end(call);
 		if (rand() % 500 == 0) {
 			f->known = 1000 + (unsigned)rand() % 6;
-			server_permissions_changed(f->server);
+			server_permissions_changed(f->server, NULL);
 		}
 		if (rand() % 3 == 0)
 			loop_run_once(f->loop, 0);
