@@ -182,6 +182,9 @@ int mkdir_all(const char *path, mode_t mode, struct err *e)
 
 	if (!path[0])
 		return err_set_errno(e, -ENOENT, "cannot create a folder without a name");
+	/* Mostly, only the last folder is missing. */
+	if (!mkdir(path, mode))
+		return 0;
 	if (snprintf(dir, sizeof(dir), "%s", path) >= (int)sizeof(dir))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
 	for (char *p = dir + 1; *p && !r; p++) {
