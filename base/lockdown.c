@@ -3,7 +3,6 @@
 #include "base/err.h"
 #include "base/util.h"
 
-#include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -16,27 +15,35 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int caps_keep(bool locks_memory, struct err *e)
+/* The bounding set stays as it is: clearing it takes CAP_SETPCAP, and with no_new_privs it grants nothing. */
+static int caps_set(const struct __user_cap_data_struct *caps, struct err *e)
 {
-	bool keep = locks_memory && capng_have_capability(CAPNG_PERMITTED, CAP_IPC_LOCK);
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 
-	capng_clear(CAPNG_SELECT_BOTH);
-	if (keep)
-		capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_IPC_LOCK);
-	/* The bounding set stays as it is: clearing it takes CAP_SETPCAP, and with no_new_privs it grants nothing. */
-	if (capng_apply(CAPNG_SELECT_CAPS) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+	if (syscall(SYS_capset, &head, caps) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot drop capabilities");
 	return 0;
 }
 
 int lockdown_drop(struct err *e)
 {
-	return caps_keep(false, e);
+	const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	return caps_set(none, e);
 }
 
 int lockdown_drop_but_memory(struct err *e)
 {
-	return caps_keep(true, e);
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
+	uint32_t keep;
+
+	if (syscall(SYS_capget, &head, caps) < 0)
+		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot read capabilities");
+	keep = caps[CAP_TO_INDEX(CAP_IPC_LOCK)].permitted & CAP_TO_MASK(CAP_IPC_LOCK);
+	memset(caps, 0, sizeof(caps));
+	caps[CAP_TO_INDEX(CAP_IPC_LOCK)] = (struct __user_cap_data_struct){ .effective = keep, .permitted = keep };
+	return caps_set(caps, e);
 }
 
 int lockdown_effective(bool on)
@@ -56,17 +63,6 @@ int lockdown_become(uid_t uid, struct err *e)
 	if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 ||
 		setresuid(uid, uid, uid) < 0 || prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) < 0)
 		return err_set_errno(e, -errno, "sandbox: cannot become user %u", (unsigned)uid);
-	return 0;
-}
-
-/* Without libcap-ng, which asks the kernel more than a filter allows. */
-int lockdown_drop_rest(struct err *e)
-{
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
-
-	if (syscall(SYS_capset, &head, none) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_set(e, -errno, ERR_HOST, "sandbox: cannot drop capabilities");
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /* lockdown: the common part of the programs' sandboxes. Each program's own sandbox.c (in vmm,
  * tools/archive, tools/slirp, tools/xml) lists its allowed system calls. A user of this header
- * links libseccomp and libcap-ng. */
+ * links libseccomp. */
 #ifndef CAIRN_BASE_LOCKDOWN_H
 #define CAIRN_BASE_LOCKDOWN_H
 
@@ -25,13 +25,12 @@ struct err;
 #endif
 
 /* Drop every capability of the calling thread, and set its no_new_privs. Threads that it creates later start in the
- * same state; others are unchanged, so call this function before the first thread is created, or on each thread.
+ * same state; others are unchanged, so call this function before the first thread is created, or on each thread. The
+ * only system calls are capset() and prctl().
  * Returns 0; -EPERM with a sentence. */
 int lockdown_drop(struct err *e);
-/* The same, but keep CAP_IPC_LOCK, if the process has it, until lockdown_drop_rest(), which makes no system calls but
- * capset() and prctl(). */
+/* The same, but keep CAP_IPC_LOCK, if the process has it, until lockdown_drop(). */
 int lockdown_drop_but_memory(struct err *e);
-int lockdown_drop_rest(struct err *e);
 
 /* Lower resource limits of the process, the soft and the hard ones. A lower limit stays. Returns 0; -errno with a
  * sentence. */

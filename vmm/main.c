@@ -154,7 +154,7 @@ static int process_build(struct process *p, struct err *e)
 static int process_load(struct process *p, struct err *e)
 {
 	struct kvm *k = &vm_machine(p->vm)->kvm;
-	int r = p->unconfined ? 0 : lockdown_drop_rest(e); /* all rings exist: see sandbox_enter() */
+	int r = p->unconfined ? 0 : lockdown_drop(e); /* all rings exist: see sandbox_enter() */
 
 	k->confined = !r;
 	k->filters_threads = !p->unconfined;

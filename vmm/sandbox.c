@@ -78,7 +78,7 @@ static const struct {
 	scmp_datum_t argument;
 } for_building_by_argument[] = {
 	{ SCMP_SYS(socketpair), 0, AF_UNIX }, /* for the agent's port */
-	{ SCMP_SYS(prctl), 0, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop_rest() */
+	{ SCMP_SYS(prctl), 0, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop() */
 };
 
 /* Of the terminal of `cairn run`, while the VM is built; TCSETS2 is glibc's from 2.42 on. */

@@ -75,8 +75,8 @@ for device in blk net console rng pci serial rtc i8042 i6300esb acpi_pm; do
 	target "$device" tests/fuzz/fuzz_device.c 2048 "-DDEVICE=DEVICE_$(echo "$device" | tr a-z A-Z)" -DTEST_SLOW=1 \
 		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka
 done
-target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.a" -ljson-c -lseccomp -lcap-ng
-target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a" -lseccomp -lcap-ng
+target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.a" -ljson-c -lseccomp
+target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a" -lseccomp
 target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
 target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/sum.c tools/slirp/udp.c
 exit $found

@@ -30,7 +30,7 @@ static void *probe_run(void *opaque)
 	struct err e;
 	int r;
 
-	if (p->drops && lockdown_drop_rest(&e) < 0)
+	if (p->drops && lockdown_drop(&e) < 0)
 		log_warn(NULL, "%s", e.msg);
 	sem_post(&p->dropped);
 	r = kvm_cpuid_guest_run(&g, p->sys_fd, p->supported);

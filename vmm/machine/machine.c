@@ -212,7 +212,7 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
 	if (r < 0)
 		return r;
-	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop_rest() */
+	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop() */
 	r = block_open(d->loop, &o, &d->block, e);
 	if (r < 0)
 		return r;
