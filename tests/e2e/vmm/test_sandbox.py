@@ -117,6 +117,11 @@ FORBIDDEN_IN_THREAD = [("vcpu1", ACCEPT), ("vcpu1", RECVMSG), ("vcpu1", PREAD), 
                        ("worker", ACCEPT)]
 
 
+def confined(pid):
+    """Whether the process has both filters, that of its ioctls and that of its other system calls."""
+    return statuses(pid)[0]["Seccomp_filters"] == "2"
+
+
 class Unconfigured:
     """A VM's process that waits for its configuration, and has read nothing from outside."""
 
@@ -125,7 +130,7 @@ class Unconfigured:
         with theirs:
             self.process = subprocess.Popen([os.path.join(BUILD, "cairn-vm"), "--channel", str(theirs.fileno())],
                                             pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
-        until(lambda: statuses(self.process.pid)[0]["Seccomp"] == "2")
+        until(lambda: confined(self.process.pid))
 
     def __enter__(self):
         return self
@@ -156,7 +161,7 @@ def test_process_of_plain_user_is_confined_before_it_reads_anything(sandbox):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs, subprocess.Popen([program, "--channel", str(theirs.fileno())], pass_fds=[theirs.fileno()], user=NOBODY,
                                             group=NOBODY, extra_groups=[], stderr=subprocess.PIPE) as p:
-            until(lambda: statuses(p.pid)[0]["Seccomp"] == "2")
+            until(lambda: confined(p.pid))
             assert int(statuses(p.pid)[0]["CapEff"], 16) == 0
             assert steal(p.pid) == REFUSED
             p.kill()
