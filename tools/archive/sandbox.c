@@ -39,7 +39,7 @@ static const scmp_datum_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
 
 static const int in_folder[] = {
 	SCMP_SYS(openat), SCMP_SYS(mkdirat), SCMP_SYS(unlinkat),
-	SCMP_SYS(renameat2), SCMP_SYS(getdents64),
+	SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(getdents64),
 };
 
 struct needs {

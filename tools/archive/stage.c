@@ -163,12 +163,23 @@ int stage_create(struct stage *s, const char *name, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "cannot create %s", name) : fd;
 }
 
+/* Give the folder its name. On file systems without RENAME_NOREPLACE, such as NFS, an empty folder of that name is
+ * replaced; a folder with files is an error there, too. */
+static int name_give(const struct stage *s)
+{
+	if (renameat2(s->parent, s->tmp, s->parent, s->name, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL)
+		return -errno;
+	return renameat(s->parent, s->tmp, s->parent, s->name) < 0 ? -errno : 0;
+}
+
 int stage_keep(struct stage *s, struct err *e)
 {
-	if (fsync(s->fd) < 0)
-		return err_set_errno(e, -errno, "the folder %s", s->name);
-	if (renameat2(s->parent, s->tmp, s->parent, s->name, RENAME_NOREPLACE) < 0)
-		return err_set_errno(e, -errno, "the folder %s", s->name);
+	int r = fsync(s->fd) < 0 ? -errno : name_give(s);
+
+	if (r < 0)
+		return err_set_errno(e, r, "the folder %s", s->name);
 	s->kept = true;
 	return fsync(s->parent) < 0 ? err_set_errno(e, -errno, "the folder of %s", s->name) : 0;
 }

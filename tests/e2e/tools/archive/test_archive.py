@@ -16,11 +16,12 @@ import pytest
 
 import archivelib
 import pinlib
-from conftest import inject_call, until
+from conftest import BUILD, inject_call, until
 from test_daemon import NOBODY
 from test_img import IMG
 
 MIB = 1024 * 1024
+NO_REPLACE = os.path.abspath(os.path.join(BUILD, "helpers/no_replace.so"))
 
 
 def run(*command):
@@ -162,6 +163,24 @@ def test_export_of_snapshot_beside_a_writer(disks):
     assert "identical" in run("qemu-img", "compare", "new/vda.qcow2", "s2.raw")
     assert "No errors" in run("qemu-img", "check", "new/vda.qcow2")
     assert "Snapshot list" not in run("qemu-img", "info", "new/vda.qcow2")
+
+
+@pytest.mark.parametrize("there", (None, "file"))
+def test_import_into_file_system_without_noreplace(tmp_path, monkeypatch, there):
+    """On NFS, renameat2() refuses the flag. A folder that somebody has filled meanwhile is not replaced."""
+    monkeypatch.chdir(tmp_path)
+    with open("a.raw", "wb") as f:
+        f.write(os.urandom(MIB))
+    archivelib.export("x.tar", {"name": "vm"}, [("a.raw", "a.raw", {})], compress="none").end()
+    job = archivelib.take("x.tar", ".", "new", how={"env": {**os.environ, "LD_PRELOAD": NO_REPLACE}})
+    assert "ready" in job.until("ready", "error")
+    if there:
+        os.mkdir("new")
+        open("new/file", "w").close()
+    last, status = job.end(b"keep\n")
+    assert (status, "result" in last) == ((1, False) if there else (0, True))
+    assert os.listdir("new") == ([there] if there else ["a.raw"])
+    assert not os.path.exists(".new.importing")
 
 
 def test_import_without_keep_leaves_nothing(disks):
