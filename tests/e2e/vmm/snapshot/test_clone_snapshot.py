@@ -137,7 +137,7 @@ def test_paused_clone_is_saved_and_dumped(vm, daemon, tmp_path):
         assert own_kib(daemon, name) < 1024
         vm.consoles.pop(name).close()
         daemon.cairn("save", name, str(tmp_path / f"{name}.save"))
-        daemon.cairn("restore", str(tmp_path / f"{name}.save"))
+        daemon.cairn("restore", str(tmp_path / f"{name}.save"), "--running")
         vm.holds(name, AT, 4096, 1)
         vm.holds(name, AT + 4096, 4096, 7)
         vm.holds(name, AT + 8192, FILL - 8192, 1)
