@@ -27,6 +27,9 @@
 #include <unistd.h>
 
 #define FILES_MAX 4096
+/* Threads of a user id of its own: VM_DISKS_MAX loops have up to 256 threads of the kernel each, and a process that
+ * takes the VM over has the same id. Without an id of its own, the VM's threads would count with those of others. */
+#define THREADS_MAX 16384
 /* The first pthread_create() of glibc installs a handler for this signal. */
 #define LIBC_SETXID_SIGNAL 33
 
@@ -226,12 +229,13 @@ static int ioctls_filter(void)
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e)
 {
-	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX } };
+	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX },
+		{ RLIMIT_NPROC, THREADS_MAX } };
 	int r;
 
 	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
 	spaces_change(o, ret);
-	r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	r = lockdown_limits(limits, o->uid ? ARRAY_SIZE(limits) : ARRAY_SIZE(limits) - 1, e);
 	if (!r)
 		r = privileges_drop(o, host, e);
 	if (r < 0)

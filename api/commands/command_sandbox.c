@@ -111,6 +111,7 @@ static void put_limits(struct json_object *o, pid_t pid)
 		return;
 	put_numbers(o, "limit-core", value_of(text, "\nMax core file size "));
 	put_numbers(o, "limit-nofile", value_of(text, "\nMax open files "));
+	put_numbers(o, "limit-nproc", value_of(text, "\nMax processes "));
 }
 
 /* Put what take() returns for each line of a file of the process. take: NULL leaves the line out. */

@@ -169,6 +169,7 @@ static void sandbox_print(struct json_object *o)
 	count_print(o, "threads", "Threads:", "", "0", UNREADABLE);
 	numbers_print(o, "limit-core", "Core limit:");
 	numbers_print(o, "limit-nofile", "File limit:");
+	numbers_print(o, "limit-nproc", "Thread limit:");
 	namespaces_print(o, "own", "Own namespaces:");
 	namespaces_print(o, "daemon", "Daemon's:");
 	count_print(o, "mounts", "Mounts:", "", "0", UNREADABLE);

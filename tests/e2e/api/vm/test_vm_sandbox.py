@@ -50,6 +50,8 @@ def test_running_vm_is_shown_as_kernel_reports_it(daemon, guest):
     assert [o["seccomp-filters"]] == numbers(pid, "Seccomp_filters")
     assert o["landlock"] == landlock()
     assert o["limit-core"] == [0, 0] and 0 < o["limit-nofile"][0] <= o["limit-nofile"][1] <= 4096
+    # Root's daemon gives each VM a user id of its own.
+    assert os.geteuid() != 0 or 0 < o["limit-nproc"][0] <= o["limit-nproc"][1] <= 16384
     with open(f"/proc/{pid}/cgroup") as f:
         assert o["cgroups"] == f.read().splitlines()
     if os.geteuid() == 0:
@@ -61,6 +63,12 @@ def test_running_vm_is_shown_as_kernel_reports_it(daemon, guest):
     assert sandbox(daemon, daemon.info("vm1")["uuid"])["pid"] == pid
 
 
+def limit(numbers):
+    """Return a soft and a hard limit as `cairn` prints them."""
+    words = ["unlimited" if n == -1 else str(n) for n in numbers]
+    return " ".join(words if len(set(words)) > 1 else words[:1])
+
+
 @pytest.mark.usefixtures("kvm", "sandbox")
 def test_dominfo_prints_sandbox(daemon, guest):
     pid = run(daemon, guest)
@@ -69,14 +77,14 @@ def test_dominfo_prints_sandbox(daemon, guest):
     text = daemon.cairn("dominfo", "vm1", "--sandbox").stdout
     lines = dict(re.split(": *", line, maxsplit=1) for line in text.splitlines()[:-len(o["cgroups"]) - 1] if not line.startswith("Lacks:"))
     uids, gids = (" ".join(map(str, o[k] if len(set(o[k])) > 1 else o[k][:1])) for k in ("uids", "gids"))
-    filters, soft, hard = o["seccomp-filters"], *o["limit-nofile"]
+    filters = o["seccomp-filters"]
     spaces = o.get("namespaces")
     assert int(lines.pop("Threads")) >= 2
     assert lines == {
         "Process": str(pid), "User": uids, "Group": gids, "Other groups": " ".join(map(str, o["groups"])) or "none",
         "CapEff": "none", "CapPrm": "none", "NoNewPrivs": "yes", "Seccomp": f"filter, {filters} filter" + "s" * (filters > 1),
         "Landlock": f"version {landlock()}" if landlock() else "none", "Core limit": "0",
-        "File limit": str(soft) if soft == hard else f"{soft} {hard}",
+        "File limit": limit(o["limit-nofile"]), "Thread limit": limit(o["limit-nproc"]),
         **{label: " ".join(n for n in SPACES if spaces[n] == word) or "none" if spaces else "not readable"
            for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))},
         "Mounts": str(o["mounts"]), "Interfaces": " ".join(o["interfaces"]) or "none"}
@@ -129,8 +137,9 @@ def test_capabilities_and_limits_that_are_left(fake):
     assert o["seccomp"] == ("disabled", "strict", "filter")[int(status["Seccomp"])]
     with open(f"/proc/{pid}/limits") as f:
         limits = {line[:26].strip(): [-1 if n == "unlimited" else int(n) for n in line[26:].split()[:2]]
-                  for line in f if line.startswith(("Max core", "Max open"))}
-    assert (o["limit-core"], o["limit-nofile"]) == (limits["Max core file size"], limits["Max open files"])
+                  for line in f if line.startswith(("Max core", "Max open", "Max proc"))}
+    assert [o["limit-core"], o["limit-nofile"], o["limit-nproc"]] == [
+        limits[f"Max {what}"] for what in ("core file size", "open files", "processes")]
 
 
 def test_vm_that_is_off_has_no_sandbox(fake):
