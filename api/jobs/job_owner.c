@@ -116,11 +116,11 @@ static void owner_deny(struct vm *vm, enum role role, bool all)
 	char why[160];
 	struct err e;
 
-	snprintf(why, sizeof(why), "user %u, who began the job, has lost the role %s for %s", (unsigned)o->who->uid,
-		role_name(role), all ? "all VMs" : "the VM");
 	o->denied = true;
 	if (j && strcmp(j->id, o->job))
 		return; /* the owner's job ended with an earlier daemon */
+	snprintf(why, sizeof(why), "user %u, who began the job, has lost the role %s for %s%s", (unsigned)o->who->uid,
+		role_name(role), all ? "all VMs" : "the VM", j && !j->cancel ? "; the job cannot be cancelled and ends by itself" : "");
 	denial_audit(vm, why);
 	if (j && job_deny(j, why, &e) < 0)
 		log_info("job", "%s: %s", why, e.msg);

@@ -156,6 +156,25 @@ def test_job_of_root_goes_on(host):
     assert outcome(host, id) == (None, None) and not denials(host)
 
 
+def test_job_that_cannot_be_cancelled_ends_by_itself(shared):  # noqa: F811
+    """The VM is saved, and its next process is not ready yet."""
+    go = shared.tmp / "go"
+    go.touch()
+    shared.define("mine", cmdline=f"boot-until={go}")
+    shared.cairn("start", "mine")
+    shared.cairn("grant", "operator", "mine", "--user", "nobody")
+    go.unlink()
+    q = shared.qmp()
+    with begun(shared, "vm-restart-process") as id:
+        q.event("VM_STATE_CHANGE", vm="mine", state="saved")
+        until(lambda: shared.children())
+        shared.cairn("revoke", "mine", "--user", "nobody")
+        assert job_of(shared, id)["status"] == "running"
+        go.touch()
+        assert outcome(shared, id) == (None, None) and shared.info("mine")["state"] == "running"
+    assert "the job cannot be cancelled and ends by itself" in denials(shared)[0]["error"]
+
+
 def test_job_that_cannot_be_cancelled_at_once_ends_later(host, core):
     """The VM's process stands still meanwhile. A role that comes back does not save the job."""
     host.cairn("grant", "operator", "mine", "--user", "nobody")
@@ -213,6 +232,7 @@ def test_client_that_waits_for_its_job_is_told(host, place, left, error):
 
 
 def test_client_that_waits_for_a_state_is_told(host):
+    host.cairn("grant", "viewer", "mine", "--user", "4243")  # so that nobody may connect at any time
     host.cairn("grant", "viewer", "mine", "--user", "nobody")
     with waiting(host, "wait", "mine", "--for", "shutoff") as p, waiting(host, "event", "mine", "--event", "SHUTDOWN") as other:
         until(lambda: is_connected(p) and is_connected(other))
