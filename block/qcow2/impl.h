@@ -295,7 +295,10 @@ struct qcow2 {
 	struct meta_set meta;
 	struct budget memory; /* charged while the image is opened; see qcow2_memory_max() */
 
-	uint64_t free_from; /* there is no free cluster below */
+	uint64_t free_from; /* there is no free cluster below, except in `reserved` */
+	struct {
+		uint64_t first, end;
+	} reserved; /* clusters for a run of adjacent ones; cluster_alloc() takes none of them */
 	uint64_t fresh_from; /* from this cluster on, the file reads as zeros */
 
 	struct tail tail;
@@ -430,9 +433,19 @@ struct cluster_run {
 /* Allocate 1 to `want` adjacent free clusters, each with refcount 1. Returns 0; -EINPROGRESS;
  * -EFBIG: the format has no further offsets; -EIO: the image is corrupt; -errno. */
 int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster_run *ret);
-/* Create the refcount blocks that the next n allocated clusters need, so that no block lies among
- * these clusters. Returns 0; -EINPROGRESS; -errno. */
-int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w);
+/* Allocate 1 to `want` adjacent clusters from `cluster` on, whose refcount block exists. Returns 0; -EEXIST: `cluster`
+ * is in use; -EINPROGRESS; -errno. */
+int clusters_take(struct qcow2 *q, uint64_t cluster, uint32_t want, struct wait *w, uint32_t *ret_n);
+/* Reserve [first, end) in place of the range that was reserved before. 0, 0: reserve nothing. */
+void clusters_reserve(struct qcow2 *q, uint64_t first, uint64_t end);
+/* Grow the refcount table if it cannot describe all clusters below `end`. The table's new place lies behind `end`.
+ * Returns 0; -EFBIG; -errno. */
+int reftable_reach(struct qcow2 *q, uint64_t end);
+/* Returns the number of refcount blocks that [first, first + n) lacks. */
+uint64_t refblocks_missing(const struct qcow2 *q, uint64_t first, uint64_t n);
+/* Make cluster `first` the first refcount block that [first, first + n) lacks; the refcount table reaches its end.
+ * Returns 1; 0: no block is missing; -EEXIST: the cluster is in use; -EINPROGRESS; -errno. */
+int refblock_take(struct qcow2 *q, uint64_t first, uint64_t n, struct wait *w);
 /* Decrement the refcounts of n clusters after the next commit is durable. */
 void cluster_free_later(struct qcow2 *q, uint64_t cluster, uint32_t n);
 void deferred_free_start(struct qcow2 *q, struct free_list *l);

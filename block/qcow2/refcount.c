@@ -183,7 +183,7 @@ int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 	refs_ahead(q, cluster);
 	r = ref_slice(q, cluster, w, &s, &i);
 	*ret = 0;
-	*ret_n = 1;
+	*ret_n = (uint32_t)MIN(n, (1ULL << q->refblock_bits) - (cluster & ((1ULL << q->refblock_bits) - 1)));
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
 	*ret = ref_read(q, s->data, i);
@@ -201,8 +201,10 @@ static int refblock_blank(struct qcow2 *q, uint64_t c)
 	for (uint32_t o = 0; o < q->cluster_bytes; o += q->slice_bytes) {
 		struct slice *s = cache_new_slice(&q->refs, off + o);
 
-		if (!s)
+		if (!s) {
+			cache_drop(&q->refs, off, q->cluster_bytes);
 			return -ENOMEM;
+		}
 		slice_set_dirty(s); /* a dirty slice is not evicted by the next one */
 	}
 	return meta_add(&q->meta, c, META_REFBLOCK);
@@ -282,50 +284,65 @@ static int reftable_grow(struct qcow2 *q, uint64_t block)
 	return r < 0 ? qcow2_corrupt(q, "out of memory while growing the refcount table") : 0;
 }
 
-/* Create the refcount block of a range that has none. No cluster of the range is used, so the block
- * takes the range's first cluster and counts itself. */
-static int refblock_make(struct qcow2 *q, uint64_t block)
+/* Make cluster c the refcount block number `block`. The cluster is counted, or counts itself in the block. */
+static int refblock_put(struct qcow2 *q, uint64_t block, uint64_t c)
 {
-	uint64_t first = block << q->refblock_bits;
-	int r;
+	int r = refblock_blank(q, c);
 
-	if (first >= QCOW2_OFFSET_END >> q->cluster_bits)
-		return -EFBIG;
-	if (block >= q->reftable.n)
-		return reftable_grow(q, block);
-	r = clusters_unclaimed(q, first, 1);
-	if (!r)
-		r = refblock_blank(q, first);
 	if (r < 0)
 		return r;
-	table_set(q, &q->reftable, (uint32_t)block, first << q->cluster_bits);
-	fresh_passed(q, first + 1);
-	return refblock_set_one(q, first);
+	table_set(q, &q->reftable, (uint32_t)block, c << q->cluster_bits);
+	if (c >> q->refblock_bits != block)
+		return 0;
+	fresh_passed(q, c + 1);
+	return refblock_set_one(q, c);
 }
 
-int refblocks_ahead(struct qcow2 *q, uint32_t n, struct wait *w)
+/* Create the refcount block of the range with free_from, which has none. No cluster from free_from on is used, so the
+ * block takes that one and counts itself. */
+static int refblock_make(struct qcow2 *q)
 {
-	uint64_t last = (q->free_from + n) >> q->refblock_bits;
+	uint64_t block = q->free_from >> q->refblock_bits;
+	int r;
 
-	for (uint64_t b = q->free_from >> q->refblock_bits; b <= last && b < q->reftable.n; b++) {
-		struct cluster_run run;
-		int r;
+	if (block >= q->reftable.n)
+		return reftable_grow(q, block);
+	r = clusters_unclaimed(q, q->free_from, 1);
+	return r < 0 ? r : refblock_put(q, block, q->free_from);
+}
 
-		if (q->reftable.entries[b])
-			continue;
-		r = cluster_alloc(q, 1, w, &run);
-		if (r < 0)
-			return r;
-		if (q->reftable.entries[b]) { /* the allocation created it */
-			cluster_free_later(q, run.first, 1);
-			continue;
-		}
-		r = refblock_blank(q, run.first);
-		if (r < 0)
-			return r;
-		table_set(q, &q->reftable, (uint32_t)b, run.first << q->cluster_bits);
-	}
-	return 0;
+int reftable_reach(struct qcow2 *q, uint64_t end)
+{
+	uint64_t block = (end - 1) >> q->refblock_bits;
+
+	return block < q->reftable.n ? 0 : reftable_grow(q, block + 1);
+}
+
+uint64_t refblocks_missing(const struct qcow2 *q, uint64_t first, uint64_t n)
+{
+	uint64_t missing = 0;
+
+	for (uint64_t b = first >> q->refblock_bits; b <= (first + n - 1) >> q->refblock_bits; b++)
+		missing += b >= q->reftable.n || !q->reftable.entries[b];
+	return missing;
+}
+
+int refblock_take(struct qcow2 *q, uint64_t first, uint64_t n, struct wait *w)
+{
+	uint64_t b = first >> q->refblock_bits;
+	uint32_t one;
+	int r;
+
+	while (q->reftable.entries[b])
+		if (++b > (first + n - 1) >> q->refblock_bits)
+			return 0;
+	if (first >> q->refblock_bits == b)
+		r = clusters_unclaimed(q, first, 1);
+	else
+		r = clusters_take(q, first, 1, w, &one);
+	if (!r)
+		r = refblock_put(q, b, first);
+	return r < 0 ? r : 1;
 }
 
 int refcount_add(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, uint32_t *ret_n)
@@ -379,9 +396,41 @@ static int run_take(struct qcow2 *q, struct slice *s, uint32_t i, uint64_t clust
 	slice_set_dirty(s);
 	*ret = (struct cluster_run){ cluster, n, cluster >= q->fresh_from };
 	fresh_passed(q, cluster + n);
-	q->free_from = cluster + n;
+	if (q->free_from == cluster)
+		q->free_from = cluster + n;
 	commit_note_dirty(q);
 	return 0;
+}
+
+int clusters_take(struct qcow2 *q, uint64_t cluster, uint32_t want, struct wait *w, uint32_t *ret_n)
+{
+	struct cluster_run run;
+	struct slice *s;
+	uint32_t i;
+	int r = ref_slice(q, cluster, w, &s, &i);
+
+	if (!r)
+		r = ref_read(q, s->data, i) ? -EEXIST : run_take(q, s, i, cluster, want, &run);
+	if (!r)
+		*ret_n = run.n;
+	return r;
+}
+
+void clusters_reserve(struct qcow2 *q, uint64_t first, uint64_t end)
+{
+	/* Allocations may have passed the previous range although clusters in it are free. */
+	if (q->reserved.end)
+		q->free_from = MIN(q->free_from, q->reserved.first);
+	q->reserved.first = first;
+	q->reserved.end = end;
+}
+
+/* Returns how many of `want` clusters from free_from on lie before the reserved range; 0 within it. */
+static uint32_t unreserved(const struct qcow2 *q, uint32_t want)
+{
+	if (q->free_from >= q->reserved.end)
+		return want;
+	return q->free_from < q->reserved.first ? (uint32_t)MIN(want, q->reserved.first - q->free_from) : 0;
 }
 
 int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster_run *ret)
@@ -393,17 +442,22 @@ int cluster_alloc(struct qcow2 *q, uint32_t want, struct wait *w, struct cluster
 	while (q->free_from < QCOW2_OFFSET_END >> q->cluster_bits) {
 		struct slice *s;
 		uint32_t i;
-		int r = ref_slice(q, q->free_from, w, &s, &i);
+		int r;
+
+		if (!unreserved(q, 1))
+			q->free_from = q->reserved.end;
+		r = ref_slice(q, q->free_from, w, &s, &i);
 
 		if (r == -ENOENT)
-			r = refblock_make(q, q->free_from >> q->refblock_bits);
+			r = refblock_make(q);
 		else if (!r) {
-			uint32_t used = ref_used(q, s->data, i, slice_refs - i);
+			uint32_t used = ref_used(q, s->data, i, slice_refs - i), n;
 
 			i += used;
 			q->free_from += used;
-			if (i < slice_refs)
-				return run_take(q, s, i, q->free_from, want, ret);
+			n = unreserved(q, want);
+			if (i < slice_refs && n)
+				return run_take(q, s, i, q->free_from, n, ret);
 		}
 		if (r < 0)
 			return r;

@@ -246,7 +246,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		r = data_extend(q, size);
 	if (!r)
 		r = size < old ? cut_zero(q, size) : disk_grow(q, size);
-	if (r == -ENOTSUP)
+	if (r == -EFBIG)
 		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
 			"clusters of %u bytes; convert the image into one with larger clusters", b->name,
 			q->cluster_bytes);

@@ -46,13 +46,15 @@ int task_flush(struct task *t);
 struct contig {
 	uint64_t first;
 	uint32_t n;
-	unsigned breaks; /* shorter runs that were found and released before this one */
+	uint64_t found; /* clusters from `first` on that the search knows as free */
+	uint64_t counted; /* number (from 1) of a durable refcount block, which may count new blocks; 0: none */
+	bool searching, placed; /* placed: all are found, and are now allocated */
 };
 /* Extend the run towards `want` clusters.
- * Returns 0 if it is complete; -EAGAIN: call again; -EINPROGRESS; -EFBIG: the free clusters are too scattered; -errno.
+ * Returns 0 if it is complete; -EAGAIN: call again; -EINPROGRESS; -EFBIG; -errno.
  * After an error the run is released. */
 int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w);
-/* Allocate n adjacent clusters. Runs the loop. Returns 0; -ENOTSUP: none are adjacent; -errno. */
+/* Allocate n adjacent clusters. Runs the loop. Returns 0 or -errno. */
 int contig_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first);
 void contig_release(struct qcow2 *q, struct contig *c);
 int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k);

@@ -102,61 +102,123 @@ int task_flush(struct task *t)
 
 /* ---- allocating runs of clusters ---- */
 
-/* Limit of steps to find adjacent clusters. */
-#define CONTIG_TRIES 4096u
-/* Limit of runs that end at a cluster in use. */
-#define CONTIG_BREAKS 4096u
-
 void contig_release(struct qcow2 *q, struct contig *c)
 {
+	if (c->searching)
+		clusters_reserve(q, 0, 0);
 	cluster_free_later(q, c->first, c->n);
 	*c = (struct contig){ 0 };
 }
 
+/* Search from `first` on. Other allocations keep out of the range, which has room for the refcount blocks that may be
+ * missing; a block has at least 64 refcounts. */
+static void contig_search_from(struct qcow2 *q, uint32_t want, struct contig *c, uint64_t first)
+{
+	*c = (struct contig){ .first = first, .searching = true };
+	clusters_reserve(q, first, first + want + want / 32 + 2);
+}
+
+/* Find `want` adjacent free clusters and, before them, one for each refcount block that they lack. */
+static int contig_search(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w)
+{
+	uint64_t at = c->first + c->found, refs, need = want;
+	uint32_t n;
+	int r;
+
+	if (c->found >= want)
+		need += refblocks_missing(q, c->first, c->found);
+	if (c->found >= need) {
+		r = reftable_reach(q, at);
+		c->placed = !r;
+		return r < 0 ? r : -EAGAIN;
+	}
+	if (at >= QCOW2_OFFSET_END >> q->cluster_bits)
+		return -EFBIG;
+	r = refcount_run(q, at, UINT32_MAX, w, &refs, &n);
+	if (r < 0)
+		return r;
+	if (!refs) {
+		c->found += MIN(n, need - c->found);
+		return -EAGAIN;
+	}
+	contig_search_from(q, want, c, at + n);
+	if (q->free_from == at)
+		q->free_from = at + n;
+	return -EAGAIN;
+}
+
+/* Take the next of the missing refcount blocks, in front of the run. The file's refcount table must not name it before
+ * the block that counts it: the table's sectors reach the disk in any order, so that one is durable first.
+ * Returns as refblock_take(). */
+static int contig_take_block(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w)
+{
+	uint64_t range = c->first >> q->refblock_bits;
+
+	if (c->counted != range + 1 && q->reftable.entries[range] && refblocks_missing(q, c->first, want)) {
+		c->counted = range + 1;
+		commit_flush(q, w);
+		return -EINPROGRESS;
+	}
+	return refblock_take(q, c->first, want, w);
+}
+
+static int contig_take(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w)
+{
+	uint32_t n;
+	int r = c->n ? 0 : contig_take_block(q, want, c, w);
+
+	if (r == 1) {
+		c->first++;
+		return -EAGAIN;
+	}
+	if (!r)
+		r = clusters_take(q, c->first + c->n, want - c->n, w, &n);
+	if (r == -EEXIST) { /* the refcount table has grown into the range meanwhile */
+		uint64_t used = c->first + c->n;
+
+		contig_release(q, c);
+		contig_search_from(q, want, c, used);
+		return -EAGAIN;
+	}
+	if (r < 0)
+		return r;
+	c->n += n;
+	if (c->n < want)
+		return -EAGAIN;
+	c->searching = false;
+	clusters_reserve(q, 0, 0);
+	return 0;
+}
+
 int contig_alloc(struct qcow2 *q, uint32_t want, struct contig *c, struct wait *w)
 {
-	struct cluster_run run;
 	int r;
 
 	if (c->n == want)
 		return 0;
-	/* Otherwise a new refcount block could take a cluster in the middle of the run. */
-	r = refblocks_ahead(q, want - c->n, w);
-	if (!r)
-		r = cluster_alloc(q, want - c->n, w, &run);
-	if (r == -EINPROGRESS)
-		return r;
-	if (r < 0) {
+	if (!c->searching)
+		contig_search_from(q, want, c, q->free_from);
+	if (q->corrupt)
+		r = -EIO;
+	else
+		r = c->placed ? contig_take(q, want, c, w) : contig_search(q, want, c, w);
+	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
 		contig_release(q, c);
-		return r;
-	}
-	if (c->n && run.first != c->first + c->n) {
-		unsigned breaks = c->breaks + 1;
-
-		contig_release(q, c);
-		if (breaks == CONTIG_BREAKS) {
-			cluster_free_later(q, run.first, run.n);
-			return -EFBIG;
-		}
-		c->breaks = breaks;
-	}
-	if (!c->n)
-		c->first = run.first;
-	c->n += run.n;
-	return c->n == want ? 0 : -EAGAIN;
+	return r;
 }
 
 int contig_place(struct qcow2 *q, uint32_t n, uint64_t *ret_first)
 {
 	struct contig c = { 0 };
-	int r = -EAGAIN;
+	int r;
 
-	for (unsigned tries = 0; r == -EAGAIN && tries < CONTIG_TRIES; tries++)
+	do
 		r = QCOW2_SYNC(q, contig_alloc(q, n, &c, &sync.wait));
-	if (r == -EAGAIN)
+	while (r == -EAGAIN);
+	if (r < 0)
 		contig_release(q, &c);
 	*ret_first = c.first;
-	return r == -EAGAIN ? -ENOTSUP : r;
+	return r;
 }
 
 int contig_meta(struct qcow2 *q, const struct contig *c, enum meta_kind k)
