@@ -17,6 +17,10 @@ void powercut_tables(const char *create, unsigned seed, uint64_t reach);
  * base.img. */
 void powercut_pull(const char *create, unsigned seed);
 
+/* Without guest writes, grow a disk to 9 GiB, so that its L1 table moves, then copy that table twice into snapshots and
+ * delete one. create: a command that makes "img" of 1 MiB. The refcount table has to grow for the runs of clusters. */
+void powercut_long_runs(const char *create, unsigned seed);
+
 /* Without guest writes, a cut leaves no leaks, or a mark, and opening completes the operation. */
 void powercut_quiet(const char *create, unsigned seed);
 

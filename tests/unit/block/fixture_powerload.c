@@ -384,10 +384,10 @@ void load_resize(struct recorder *r, uint64_t bytes)
 		ev->offset = bytes;
 		ev->len = r->disk->bytes - bytes;
 	}
-	record(r, EV_RESIZE)->len = bytes;
+	record(r, EV_RESIZE)->len = MIN(bytes, RECORD_DISK_MAX);
 	if (block_resize(r->disk->b, bytes, &r->f->err) < 0)
 		fail_msg("%s", r->f->err.msg);
-	r->disk->bytes = bytes;
+	r->disk->bytes = MIN(bytes, RECORD_DISK_MAX);
 	record_flushed(r);
 }
 

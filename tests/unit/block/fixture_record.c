@@ -244,7 +244,7 @@ void record_open(struct recorder *r)
 
 	r->disk->b = disk_open(r, false);
 	block_info(r->disk->b, &info);
-	r->disk->bytes = info.size_bytes;
+	r->disk->bytes = MIN(info.size_bytes, RECORD_DISK_MAX);
 }
 
 void record_close(struct recorder *r)
@@ -333,7 +333,7 @@ static void disk_known(struct recorder *r, unsigned number)
 	r->disk = &r->disks[number];
 	r->disk->b = disk_open(r, true);
 	block_info(r->disk->b, &info);
-	r->disk->bytes = info.size_bytes;
+	r->disk->bytes = MIN(info.size_bytes, RECORD_DISK_MAX);
 	record_flushed(r);
 	assert_int_equal(block_snapshot_list(r->disk->b, &list, &n, &r->f->err), 0);
 	for (size_t i = 0; i < n; i++)

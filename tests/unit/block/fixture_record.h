@@ -11,7 +11,8 @@
 
 #include <pthread.h>
 
-#define RECORD_DISK_MAX (3 * MIB) /* with clusters of 512 bytes, the L1 table moves before that */
+/* Content behind this is neither written nor looked at. With clusters of 512 bytes, the L1 table moves before that. */
+#define RECORD_DISK_MAX (3 * MIB)
 #define RECORD_IMAGE_MAX (32 * MIB)
 #define RECORD_SNAPSHOTS_MAX 64 /* ids are below this */
 #define RECORD_PINS_MAX 64

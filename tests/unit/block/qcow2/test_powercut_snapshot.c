@@ -26,6 +26,14 @@ static void test_snapshots_extended(void **state)
 	(void)state;
 }
 
+/* An L1 table of 4,608 clusters, 64 refcounts in a block, 64 blocks in a sector of the refcount table. */
+static void test_runs_longer_than_a_sector_of_the_refcount_table_describes(void **state)
+{
+	powercut_long_runs("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64 img 1M && "
+		"qemu-io -c 'write -q -P 3 0 100k' img", 18);
+	(void)state;
+}
+
 /* Snapshots created, aborted, renamed, applied, deleted: none leaves a permanent leak. */
 static void test_snapshot_operations_leave_no_permanent_leak(void **state)
 {
@@ -50,6 +58,7 @@ int main(void)
 		cmocka_unit_test(test_snapshots_4k),
 		cmocka_unit_test(test_snapshots_512),
 		cmocka_unit_test(test_snapshots_extended),
+		cmocka_unit_test(test_runs_longer_than_a_sector_of_the_refcount_table_describes),
 		cmocka_unit_test(test_snapshot_operations_leave_no_permanent_leak),
 		cmocka_unit_test(test_snapshot_operations_leave_no_permanent_leak_512),
 	};
