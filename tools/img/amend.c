@@ -154,12 +154,12 @@ static int zeros_to_data(struct block *b, void *opaque, struct err *e)
 	int r = 0;
 
 	block_info(b, &info);
-	for (uint64_t off = 0; off < info.size_bytes && !r && !img_interrupted(); off += x.len) {
+	for (uint64_t off = 0; off < info.size_bytes && !r; off += x.len) {
 		r = block_extent(b, off, info.size_bytes - off, &x);
 		if (!r && x.zero && x.present && !x.layer && (a->backing || x.has_host))
 			r = img_zeros_write(b, off, off + x.len, NULL);
 	}
-	return r < 0 ? err_set_errno(e, r, "cannot write %s", a->common.o.path) : img_check_interrupted(e);
+	return r < 0 ? err_set_errno(e, r, "cannot write %s", a->common.o.path) : 0;
 }
 
 /* compat 0.10 does not keep the sizes of snapshots: refuse a downgrade if one has another size than the disk. compat
@@ -295,6 +295,6 @@ int img_amend_main(int argc, char **argv)
 		return img_usage("amend", "-o OPTIONS and one FILE are required");
 	if (img_common_name(&a.common, &a.common.o, argv[optind]))
 		return 1;
-	img_signals_catch();
+	img_signals_end();
 	return image_amend(&a, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -299,8 +299,11 @@ static int commit_copy(struct commit *k, struct err *e)
 
 	block_info(k->top, &top);
 	block_info(k->base, &base);
-	if (top.size_bytes > base.size_bytes)
+	if (top.size_bytes > base.size_bytes) {
+		img_signals_end();
 		r = block_resize(k->base, top.size_bytes, e);
+		img_signals_catch();
+	}
 	if (r < 0)
 		return r;
 	for (uint64_t off = 0; off < top.size_bytes && !r; off += len) {
@@ -402,8 +405,11 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 		r = top_open(k, layers, e);
 	if (!r)
 		r = commit_copy(k, e);
-	if (!r && !k->keep)
+	if (!r && !k->keep) {
+		img_signals_end();
 		r = qcow2_make_empty(k->top, e);
+		img_signals_catch();
+	}
 	r = img_block_close(k->base, layers[k->depth].path, r, e);
 	r = img_block_close(k->top, k->common.o.path, r, e);
 	loop_free(k->loop);

@@ -183,6 +183,7 @@ int img_check_main(int argc, char **argv)
 		return 1;
 	if (a.repair && a.common.o.no_lock)
 		return img_usage("check", "-r and -U exclude each other: a repair needs the lock");
+	img_signals_end();
 	if (img_layers_open(&a.common.o, layers, &n, &e) < 0)
 		return img_fail(&e);
 	st = check_layer(&a, &layers[0]);

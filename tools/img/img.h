@@ -72,6 +72,9 @@ void img_format_size(uint64_t bytes, char *buf, size_t cap);
 
 /* Catch SIGINT, SIGTERM and SIGHUP; the operation then ends cleanly. */
 void img_signals_catch(void);
+/* Let these signals end the process at once, with the message "interrupted" and exit status 1. For steps of the engine
+ * that survive a crash at any point, and a process without temporary files. Until img_signals_catch(). */
+void img_signals_end(void);
 bool img_interrupted(void);
 /* Returns an fd that is readable once a signal has come, for poll(); -1 without img_signals_catch(). Borrowed. */
 int img_interrupt_fd(void);

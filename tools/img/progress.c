@@ -27,15 +27,39 @@ static void on_signal(int sig)
 	errno = error;
 }
 
-void img_signals_catch(void)
+/* Says what img_fail() says after img_check_interrupted(); may run in a signal handler. */
+static void on_signal_end(int sig)
 {
-	struct sigaction sa = { .sa_handler = on_signal };
+	static const char words[] = ": interrupted\n";
+	const char *name = program_invocation_short_name;
 
-	if (interrupt_fd < 0)
-		interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	(void)sig;
+	(void)!write(STDERR_FILENO, name, strlen(name));
+	(void)!write(STDERR_FILENO, words, sizeof(words) - 1);
+	_exit(1);
+}
+
+static void signals_handle(void (*handler)(int))
+{
+	struct sigaction sa = { .sa_handler = handler };
+
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
+}
+
+void img_signals_catch(void)
+{
+	if (interrupt_fd < 0)
+		interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	signals_handle(on_signal);
+}
+
+void img_signals_end(void)
+{
+	signals_handle(on_signal_end);
+	if (img_interrupted()) /* between the last look and here */
+		on_signal_end(0);
 }
 
 bool img_interrupted(void)

@@ -36,6 +36,7 @@ static int image_grow(struct resize *z, struct block *b, uint64_t from, uint64_t
 	struct err ignored;
 	int r = block_resize(b, size, e);
 
+	img_signals_catch();
 	if (r < 0 || !z->prealloc)
 		return r;
 	r = img_preallocate(b, z->prealloc, from, &z->common.progress, e);
@@ -96,7 +97,7 @@ int img_resize_main(int argc, char **argv)
 	if (img_common_name(&z.common, &z.common.o, argv[optind]))
 		return 1;
 	img_common_progress(&z.common);
-	img_signals_catch();
+	img_signals_end();
 	r = img_block_run(&z.common.o, size_change, &z, &e);
 	img_progress_end(&z.common.progress, !r);
 	if (!r && !z.common.quiet && !z.common.json)

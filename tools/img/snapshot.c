@@ -226,6 +226,7 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 	r = img_block_open(s->loop, &s->common.o, &s->b, e);
 	if (!r) {
 		r = change_open(s, e);
+		img_signals_catch(); /* it is complete */
 		if (s->action != 'l')
 			img_progress_end(&s->common.progress, !r);
 		r = img_block_close(s->b, s->common.o.path, r, e);
@@ -281,7 +282,7 @@ int img_snapshot_main(int argc, char **argv)
 		return img_usage("snapshot", "--own-size requires -l and excludes -U: the refcounts must not change");
 	if (s.action != 'l') {
 		img_common_progress(&s.common);
-		img_signals_catch(); /* an operation that has started is completed, because it is short */
+		img_signals_end(); /* when the image is opened next, the engine completes the operation or undoes it */
 	}
 	return (s.action == 'l' && !s.own_size ? snapshots_list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }

@@ -130,10 +130,10 @@ static int trim_run(struct trim *t, struct err *e)
 
 	if (!r && t->zeros)
 		r = img_block_run(&t->common.o, zeros_free, t, e);
-	if (!r)
-		r = img_check_interrupted(e);
-	if (!r)
+	if (!r) {
+		img_signals_end();
 		r = tables_trim(t, e);
+	}
 	if (r < 0)
 		return r;
 	after = space_of(t);
