@@ -35,6 +35,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
+#include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "api/wire/listen.h"
@@ -429,7 +430,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	else
 		r = listen_adopt(h->paths->socket, h->paths->system, &operators, e);
 	if (!r)
-		r = server_new(h->loop, &command_server_ops, &d->commands, h->paths->socket, fd, operators, &h->server, e);
+		r = server_new(h->loop, &command_server_ops, &d->commands, h->paths->socket, fd, operators, h->closer,
+			&h->server, e);
 	if (!r) {
 		consoles_begin(h);
 		job_owners_check(h);
@@ -503,7 +505,8 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 		return r;
 	vm_sandbox_prepare(p, &sandbox);
 	d.host.sandbox = &sandbox;
-	d.host.helpers = helpers_new(d.host.loop);
+	d.host.closer = closer_new();
+	d.host.helpers = helpers_new(d.host.loop, d.host.closer);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
 		r = daemon_open(&d, e);
@@ -521,6 +524,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	heartbeat_free(heartbeat);
 	loop_unwatch(signals);
 	helpers_free(d.host.helpers);
+	closer_free(d.host.closer);
 	vm_sandbox_done(&sandbox);
 	loop_free(d.host.loop);
 	return r;

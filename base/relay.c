@@ -1,5 +1,6 @@
 #include "base/relay.h"
 #include "base/channel.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -7,33 +8,84 @@
 
 #define VERSION 1
 
-enum { ASK = 1, FILES = 2 };
+enum { ASK = 1, FILES = 2, SEND = 3, SENT = 4 };
+
+/* Body of SEND: the header of the message to send, and the message's body. The first fd is the socket. */
+struct send {
+	struct channel_header head;
+	char body[];
+};
+
+static const struct channel_type types[] = {
+	[ASK] = { .known = true },
+	[FILES] = { .body_max = CHANNEL_FDS_MAX * sizeof(uint16_t), .fds_max = CHANNEL_FDS_MAX, .known = true },
+	[SEND] = { .body_min = sizeof(struct send), .body_max = CHANNEL_BODY_MAX, .fds_max = CHANNEL_FDS_MAX, .known = true },
+	[SENT] = { .body_min = sizeof(int32_t), .body_max = sizeof(int32_t), .known = true },
+};
+
+static int socket_wait(int sock, short events)
+{
+	struct pollfd p = { .fd = sock, .events = events };
+
+	return poll(&p, 1, -1) < 0 ? -errno : 0;
+}
 
 /* Wait for a message; the socket may be non-blocking. buf: of CHANNEL_BODY_MAX bytes. Returns as channel_recv(), but
  * -EPIPE at the end of the stream. */
 static int message_wait(int sock, char *buf, struct channel_msg *m)
 {
-	static const struct channel_type types[] = { [ASK] = { .known = true },
-		[FILES] = { .body_max = CHANNEL_FDS_MAX * sizeof(uint16_t), .fds_max = CHANNEL_FDS_MAX, .known = true } };
-	struct pollfd p = { .fd = sock, .events = POLLIN };
 	int r;
 
 	do {
-		r = poll(&p, 1, -1) < 0 ? -errno : channel_recv(sock, VERSION, types, FILES + 1, buf, m);
+		r = socket_wait(sock, POLLIN);
+		if (!r)
+			r = channel_recv(sock, VERSION, types, ARRAY_SIZE(types), buf, m);
 	} while (r == -EINTR || r == -EAGAIN);
 	return r ? r : -EPIPE;
 }
 
-int relay_serve(int sock, const int *fds, const uint16_t *at, unsigned n)
+/* Send the message that the other end asks for, with the held files and then with the files that came. */
+static int message_send(const struct channel_msg *m, const int *fds, unsigned n)
+{
+	const struct send *s = m->body;
+	size_t len = m->head.body_bytes - sizeof(*s);
+	int all[CHANNEL_FDS_MAX], r;
+
+	if (!m->nfds || n + m->nfds - 1 > CHANNEL_FDS_MAX)
+		return -EPROTO;
+	memcpy(all, fds, n * sizeof(*fds));
+	memcpy(all + n, m->fds + 1, (m->nfds - 1) * sizeof(*fds));
+	do {
+		r = channel_send(m->fds[0], s->head.version, s->head.type, s->head.seq, s->body, len, all, n + m->nfds - 1);
+		if (r == -EAGAIN && (r = socket_wait(m->fds[0], POLLOUT)) == 0)
+			r = -EAGAIN;
+	} while (r == -EINTR || r == -EAGAIN);
+	return r;
+}
+
+int relay_serve(int sock, const int *fds, const uint16_t *at, unsigned n, bool again)
 {
 	_Alignas(16) char buf[CHANNEL_BODY_MAX];
 	struct channel_msg m;
-	int r = message_wait(sock, buf, &m);
+	int r;
 
-	if (r < 0)
-		return r;
-	channel_msg_close_fds(&m);
-	return m.head.type == ASK ? channel_send(sock, VERSION, FILES, 0, at, n * sizeof(*at), fds, n) : -EPROTO;
+	do {
+		int32_t sent;
+
+		r = message_wait(sock, buf, &m);
+		if (r < 0)
+			return r;
+		sent = m.head.type == SEND ? message_send(&m, fds, n) : 0;
+
+		channel_msg_close_fds(&m);
+		if (m.head.type == ASK)
+			r = channel_send(sock, VERSION, FILES, 0, at, n * sizeof(*at), fds, n);
+		else if (m.head.type == SEND)
+			r = channel_send(sock, VERSION, SENT, 0, &sent, sizeof(sent), NULL, 0);
+		else
+			r = -EPROTO;
+	} while (!r && again);
+	return r;
 }
 
 int relay_take(int sock, int *fds, unsigned n)
@@ -60,4 +112,36 @@ int relay_take(int sock, int *fds, unsigned n)
 	}
 	channel_msg_close_fds(&m);
 	return r;
+}
+
+int relay_send_begin(int sock, const struct relay_message *x)
+{
+	_Alignas(16) char buf[CHANNEL_BODY_MAX];
+	struct send *s = (struct send *)buf;
+	int fds[CHANNEL_FDS_MAX] = { x->to };
+
+	if (x->len > sizeof(buf) - sizeof(*s) || x->nfds >= CHANNEL_FDS_MAX)
+		return -EINVAL;
+	s->head = (struct channel_header){ .version = x->version, .type = x->type, .body_bytes = (uint32_t)x->len, .seq = x->seq };
+	if (x->len)
+		memcpy(s->body, x->body, x->len);
+	if (x->nfds)
+		memcpy(fds + 1, x->fds, x->nfds * sizeof(*fds));
+	return channel_send(sock, VERSION, SEND, 0, s, sizeof(*s) + x->len, fds, x->nfds + 1);
+}
+
+int relay_send_end(int sock)
+{
+	_Alignas(16) char buf[CHANNEL_BODY_MAX];
+	struct channel_msg m;
+	int32_t sent;
+	int r = channel_recv(sock, VERSION, types, ARRAY_SIZE(types), buf, &m);
+
+	if (r <= 0)
+		return r == -EAGAIN ? r : -EIO;
+	channel_msg_close_fds(&m);
+	if (m.head.type != SENT)
+		return -EPROTO;
+	memcpy(&sent, m.body, sizeof(sent));
+	return MIN(sent, 0);
 }

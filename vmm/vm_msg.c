@@ -213,12 +213,26 @@ static int taken_check(struct vm_config *c, struct files *f, struct err *e)
 	return 0;
 }
 
+/* Replace the relay by the saved state. n: number of files before those of the message. */
+static int state_take(const struct vm_config *c, struct channel_msg *m, unsigned n)
+{
+	int fd = -1, r;
+
+	if (c->restore_fd < n || c->restore_fd >= m->nfds || m->fds[c->restore_fd] < 0)
+		return -EINVAL;
+	r = relay_take(m->fds[c->restore_fd], &fd, 1);
+	close(m->fds[c->restore_fd]);
+	m->fds[c->restore_fd] = fd;
+	return r ? r : fd < 0 ? -EPROTO : 0;
+}
+
 int vm_config_take_held(struct vm_config *c, struct channel_msg *m, struct err *e)
 {
 	unsigned n = c->taken_over ? 0 : c->held, relays = c->taken_over ? 0 : c->relays;
+	bool restore_held = !c->taken_over && c->restore_held;
 	int r = 0;
 
-	c->held = c->relays = 0;
+	c->held = c->relays = c->restore_held = 0;
 	if (relays > m->nfds || n + m->nfds > CHANNEL_FDS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a file is missing, or there are too many");
 	memmove(m->fds + n, m->fds, m->nfds * sizeof(*m->fds));
@@ -233,6 +247,8 @@ int vm_config_take_held(struct vm_config *c, struct channel_msg *m, struct err *
 	}
 	for (unsigned i = 0; i < n && !r; i++)
 		r = m->fds[i] < 0 ? -EPROTO : 0;
+	if (!r && restore_held)
+		r = state_take(c, m, n);
 	return r < 0 ? err_set_errno(e, r, "cannot get the VM's files from the process that opened them") : 0;
 }
 

@@ -312,6 +312,8 @@ struct vm_config {
 	/* The number of files that other processes hold. Their indices come before those of the message's files, the
 	 * first of which are the relays to take them from (base/relay.h). 0: none. Meaningless with taken_over. */
 	uint16_t held, relays;
+	/* restore_fd is the relay of a process that holds the saved state (base/relay.h). */
+	uint8_t restore_held;
 };
 
 struct vm_memory {

@@ -14,12 +14,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,18 +35,21 @@ struct answer {
 	uint32_t count;
 	uint8_t notes[CHANNEL_FDS_MAX];
 	uint32_t nheld;
-	struct file_id files[CHANNEL_FDS_MAX];
+	struct fork_as_file files[CHANNEL_FDS_MAX];
 	struct err e;
+	char data[FORK_AS_DATA_MAX]; /* the message ends behind the used part */
 };
 
 enum state {
 	WORKING,
+	SERVING, /* it has answered, and holds files for others */
 	ENDING,	 /* it has nothing left to do */
 	OVERDUE, /* only a file system keeps it: SIGKILL did not end it */
 };
 
 struct helpers {
 	struct loop *loop;
+	struct closer *closer;
 	struct fork_as *list;
 };
 
@@ -53,13 +58,16 @@ struct fork_as {
 	struct fork_as *next; /* in all->list */
 	uid_t uid;
 	enum state state;
+	bool keep; /* fork_as_free() has not been called for a process with spec->keep */
+	bool reaped; /* its pid may be another process's */
+	bool ended;
 	/* NULL: already called, or not to be called any more; only the process's end is awaited. */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 	const char *what;
 	pid_t pid;
 	int sock, pidfd;
-	struct loop_watch *watch, *answered; /* answered: NULL without a relay */
+	struct loop_watch *watch, *answered; /* answered: NULL without a relay. Both: NULL once the process has ended */
 	struct loop_timer *timer;
 };
 
@@ -78,10 +86,12 @@ static int held_identify(const struct fork_as_result *out, struct answer *a)
 {
 	a->nheld = out->nheld;
 	for (unsigned i = 0; i < out->nheld; i++) {
-		int r = file_identify(out->held[i], &a->files[i]);
+		int flags = fcntl(out->held[i], F_GETFL);
+		struct stat st;
 
-		if (r < 0)
-			return err_set_errno(&a->e, r, "fstat");
+		if (flags < 0 || fstat(out->held[i], &st) < 0)
+			return err_set_errno(&a->e, -errno, "the file");
+		a->files[i] = (struct fork_as_file){ { st.st_dev, st.st_ino }, (uint64_t)st.st_size, st.st_mode, flags };
 	}
 	return 0;
 }
@@ -108,34 +118,43 @@ static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_a
 		err_append(&a->e, s->rights->uid, s->who);
 }
 
-/* Give the sockets their numbers, and close all other fds from there on. relay: 0: none. First move each socket out of
- * the way, because its number may be the other's. */
-static int sockets_place(int sock, int sock_at, int relay, int relay_at)
+/* Give the sockets the numbers from 3 on, and close all other fds behind them. 0: no socket has that number. First move
+ * each socket out of the way, because its number may be another one's. */
+static int sockets_place(int *socks, int n)
 {
-	int s = fcntl(sock, F_DUPFD, relay_at + 1);
-	int r = relay ? fcntl(relay, F_DUPFD, relay_at + 1) : 0;
-
-	if (s < 0 || r < 0 || dup2(s, sock_at) < 0 || (relay && dup2(r, relay_at) < 0))
-		return -errno;
-	return close_range((unsigned)(relay ? relay_at : sock_at) + 1, ~0U, 0);
+	for (int i = 0; i < n; i++)
+		if (socks[i] && (socks[i] = fcntl(socks[i], F_DUPFD, 3 + n)) < 0)
+			return -errno;
+	for (int i = 0; i < n; i++) {
+		if (!socks[i])
+			close(3 + i);
+		else if (dup2(socks[i], 3 + i) < 0)
+			return -errno;
+	}
+	return close_range((unsigned)(3 + n), ~0U, 0);
 }
 
 static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t parent)
 {
+	int at = 3, relay = 4, r, socks[] = { sock, s->relay, s->input };
 	struct fork_as_result out = { 0 };
 	struct answer a = { 0 };
-	int at = 3, relay = 4, r;
+	size_t n;
 
+	_Static_assert(FORK_AS_INPUT == 5, "behind the others");
 	/* Keep only fds 0 to 2 and the sockets, because the user whose rights this process takes may use none of the
 	 * daemon's other fds. The process gets its own process group, so that the daemon can kill it together with its
 	 * children. */
-	if (sockets_place(sock, at, s->relay, relay) < 0 || setpgid(0, 0) < 0)
+	if (sockets_place(socks, ARRAY_SIZE(socks)) < 0 || setpgid(0, 0) < 0)
 		_exit(1);
 	child_work(s, parent, &out, &a);
-	r = channel_send(at, VERSION, DONE, 0, &a, sizeof(a), out.fds, a.r ? 0 : out.nfds);
+	n = a.r ? 0 : out.ndata;
+	if (n)
+		memcpy(a.data, out.data, n);
+	r = channel_send(at, VERSION, DONE, 0, &a, offsetof(struct answer, data) + n, out.fds, a.r ? 0 : out.nfds);
 	/* Without the daemon, the end of the relay ends this process. */
 	if (!r && !a.r && s->relay && !(r = prctl(PR_SET_PDEATHSIG, 0)))
-		r = relay_serve(relay, out.held, out.held_at, out.nheld);
+		r = relay_serve(relay, out.held, out.held_at, out.nheld, s->keep);
 	/* Tell the daemon that only the files' own close, which may hang, is left to do. */
 	close(at);
 	_exit(r < 0);
@@ -174,13 +193,15 @@ static void result_tell(struct fork_as *x, int r, const struct fork_as_result *r
 static int answer_take(struct fork_as *x, char *buf, struct channel_msg *m, struct answer *a)
 {
 	static const struct channel_type types[] = {
-		[DONE] = { sizeof(struct answer), sizeof(struct answer), CHANNEL_FDS_MAX, true } };
+		[DONE] = { offsetof(struct answer, data), sizeof(struct answer), CHANNEL_FDS_MAX, true } };
 
 	m->nfds = 0;
-	*a = (struct answer){ 0 };
-	if (channel_recv(x->sock, VERSION, types, ARRAY_SIZE(types), buf, m) != 1)
+	memset(a, 0, offsetof(struct answer, data));
+	if (channel_recv(x->sock, VERSION, types, ARRAY_SIZE(types), buf, m) != 1) {
+		m->head.body_bytes = offsetof(struct answer, data);
 		return err_set(&a->e, -EIO, ERR_HOST, "%s: the helper process ended without an answer", x->what);
-	memcpy(a, m->body, sizeof(*a));
+	}
+	memcpy(a, m->body, m->head.body_bytes);
 	return a->r;
 }
 
@@ -201,6 +222,8 @@ static void answer_tell(struct fork_as *x)
 	memcpy(res.notes, a.notes, sizeof(res.notes));
 	res.nheld = MIN(a.nheld, CHANNEL_FDS_MAX);
 	memcpy(res.files, a.files, sizeof(res.files));
+	res.data = a.data;
+	res.ndata = m.head.body_bytes - offsetof(struct answer, data);
 	result_tell(x, r, &res, &a.e);
 }
 
@@ -219,6 +242,7 @@ static void child_answered(void *opaque, unsigned revents)
 	(void)revents;
 	if (x->done) {
 		loop_timer_disarm(x->timer);
+		x->state = MAX(x->state, SERVING);
 		answer_tell(x);
 		return;
 	}
@@ -235,15 +259,26 @@ static void child_exited(void *opaque, unsigned revents)
 	(void)revents;
 	if (waitid(P_PIDFD, (id_t)x->pidfd, &si, WEXITED | WNOHANG) < 0)
 		log_warn("errand", "%s: %s", x->what, strerror(errno));
+	x->reaped = true;
+	x->state = MAX(x->state, SERVING); /* with a relay, it may have sent files */
 	if (x->done)
 		answer_tell(x);
-	child_release(x);
+	x->ended = true;
+	if (!x->keep) {
+		child_release(x);
+		return;
+	}
+	loop_timer_disarm(x->timer);
+	loop_unwatch(STEAL_PTR(x->watch));
+	loop_unwatch(STEAL_PTR(x->answered));
 }
 
 /* Kill the process and its process group. The kernel does not reuse the pid before child_exited() has reaped the
  * process. */
 static void process_kill(struct fork_as *x)
 {
+	if (x->reaped)
+		return;
 	kill(-x->pid, SIGKILL);
 	pidfd_send_signal(x->pidfd, SIGKILL, NULL, 0); /* the child may not have created its process group yet */
 }
@@ -271,6 +306,11 @@ void fork_as_free(struct fork_as *x)
 	if (!x)
 		return;
 	x->done = NULL;
+	x->keep = false;
+	if (x->ended) {
+		child_release(x);
+		return;
+	}
 	process_kill(x);
 	end_expect(x);
 	/* child_exited() frees the object when the process has ended. */
@@ -285,7 +325,7 @@ static int limits_check(const struct helpers *h, const struct fork_as_spec *s, u
 	if (uid_is_root_or_own(uid))
 		return 0;
 	for (const struct fork_as *x = h->list; x; x = x->next) {
-		ending += x->uid == uid && x->state != WORKING;
+		ending += x->uid == uid && (x->state > SERVING || (x->state == SERVING && x->keep));
 		overdue += x->uid == uid && x->state == OVERDUE;
 	}
 	if (overdue < HELPERS_OVERDUE_MAX && ending < HELPERS_ENDING_MAX)
@@ -322,7 +362,7 @@ int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_a
 		return r;
 	x = must_alloc(calloc(1, sizeof(*x)));
 	*x = (struct fork_as){ .all = h, .uid = uid, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
-		.pidfd = -1 };
+		.pidfd = -1, .keep = s->keep };
 	r = loop_timer_new(h->loop, child_timed_out, x, &x->timer);
 	if (!r)
 		r = process_start(x, s);
@@ -342,11 +382,30 @@ int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_a
 	return 0;
 }
 
-struct helpers *helpers_new(struct loop *l)
+struct loop *helpers_loop(const struct helpers *h)
+{
+	return h->loop;
+}
+
+struct closer *helpers_closer(const struct helpers *h)
+{
+	return h->closer;
+}
+
+bool helpers_are_busy(const struct helpers *h)
+{
+	for (const struct fork_as *x = h->list; x; x = x->next)
+		if (x->state != SERVING)
+			return true;
+	return false;
+}
+
+struct helpers *helpers_new(struct loop *l, struct closer *closer)
 {
 	struct helpers *h = must_alloc(calloc(1, sizeof(*h)));
 
 	h->loop = l;
+	h->closer = closer;
 	return h;
 }
 

@@ -10,8 +10,11 @@
 #include "base/channel.h"
 #include "base/file.h"
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+struct closer;
 struct err;
 struct fork_as;
 struct helpers;
@@ -24,9 +27,20 @@ struct rights;
  * 10 seconds after they had nothing left to do. Then the user gets no further process. No limit applies to root and the
  * daemon's own user. */
 #define HELPERS_OVERDUE_MAX 8
-/* The same for processes that have nothing left to do, overdue or not. All but the overdue ones end within milliseconds
- * if their file systems answer. */
+/* The same for processes that have answered, overdue or not. Most of them hold no file for others, and end within
+ * milliseconds if their file systems answer. */
 #define HELPERS_ENDING_MAX 128
+
+/* The number of spec->input in the process. */
+#define FORK_AS_INPUT 5
+#define FORK_AS_DATA_MAX 16384
+
+struct fork_as_file {
+	struct file_id id;
+	uint64_t bytes;
+	uint32_t mode; /* st_mode */
+	int32_t flags; /* of the open file: O_RDWR … */
+};
 
 /* What run() passes to done(). */
 struct fork_as_result {
@@ -41,7 +55,9 @@ struct fork_as_result {
 	int held[CHANNEL_FDS_MAX];
 	uint16_t held_at[CHANNEL_FDS_MAX];
 	unsigned nheld;
-	struct file_id files[CHANNEL_FDS_MAX];
+	struct fork_as_file files[CHANNEL_FDS_MAX];
+	const void *data; /* bytes for done(), at most FORK_AS_DATA_MAX; borrowed */
+	size_t ndata;
 };
 
 struct fork_as_spec {
@@ -57,18 +73,26 @@ struct fork_as_spec {
 	 * called at the answer then. The process lives on until it has served the files or the other end is closed,
 	 * even if the daemon ends before. 0: none */
 	int relay;
+	/* A further socket, borrowed for the call, which run() finds as FORK_AS_INPUT and closes. 0: none */
+	int input;
+	/* *ret stays valid until fork_as_free(). With a relay: the process serves the files more than once. */
+	bool keep;
 	/* Called once on the loop; never after fork_as_free(). */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 };
 
-/* Create the list of the daemon's helper processes. l: borrowed. */
-struct helpers *helpers_new(struct loop *l);
+/* Create the list of the daemon's helper processes. l, closer: borrowed. */
+struct helpers *helpers_new(struct loop *l, struct closer *closer);
 /* Forget the processes that have not ended; done() is not called. The caller has freed all users of a struct fork_as.
  * NULL allowed. */
 void helpers_free(struct helpers *h);
+struct loop *helpers_loop(const struct helpers *h);
+struct closer *helpers_closer(const struct helpers *h);
+/* Whether a process works or is about to end. One that only holds files does neither. */
+bool helpers_are_busy(const struct helpers *h);
 
-/* Start the process. *ret is valid until done() is called or fork_as_free().
+/* Start the process. *ret is valid until done() is called or fork_as_free(); with spec->keep, until fork_as_free().
  * Returns 0; -EBUSY: too many processes of the user have not ended; -errno. On errors, done() is not called. */
 int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
 /* Kill the process and its process group; done() then reports a failure. NULL allowed. */

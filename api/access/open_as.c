@@ -125,7 +125,7 @@ static void part_opened(void *opaque, int r, const struct fork_as_result *res, c
 		e = &own;
 	}
 	for (unsigned i = 0; !r && i < p->nheld; i++)
-		o->config.held[p->at[i]] = res->files[i];
+		o->config.held[p->at[i]] = res->files[i].id;
 	for (unsigned i = 0; i < res->nfds; i++) {
 		if (p->nheld + i < p->n)
 			o->fds[p->at[p->nheld + i]] = res->fds[i];

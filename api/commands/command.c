@@ -1,13 +1,14 @@
 #include "api/commands/command.h"
 #include "api/access/audit.h"
+#include "api/access/client_file.h"
 #include "api/access/denial_log.h"
+#include "api/access/fork_as.h"
 #include "api/jobs/job.h"
 #include "api/policy/idle.h"
 #include "api/policy/restart.h"
 #include "api/store/store.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
-#include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -31,7 +32,7 @@ static void call_free(struct call *c)
 {
 	json_object_put(c->args);
 	json_object_put(c->id);
-	close_async_fds(&c->fd, c->fd >= 0);
+	client_file_free(c->file);
 	free((void *)c->who.groups);
 	account_call_end(&c->account);
 	free(c);
@@ -318,12 +319,12 @@ static int check_role_again(const struct call *c, enum role role, const struct v
 		"the command was under way", c->command->name, role_name(role));
 }
 
-static int take_fd(struct call *c, struct err *e)
+static int take_file(struct call *c, struct err *e)
 {
 	if (!(c->command->flags & COMMAND_TAKES_FD))
 		return 0;
-	c->fd = conn_take_fd(c->conn);
-	if (c->fd >= 0)
+	c->file = conn_take_file(c->conn);
+	if (c->file)
 		return 0;
 	return err_set(e, -EBADF, ERR_INVALID,
 		"%s needs a file: pass its fd with the command (SCM_RIGHTS)",
@@ -404,7 +405,6 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->conn = conn;
 	c->dialect = conn_dialect(conn);
 	c->vm = conn_vm(conn);
-	c->fd = -1;
 	c->answer_fd = -1;
 	c->started_ns = loop_now_ns();
 	c->uid = conn_uid(conn);
@@ -485,7 +485,7 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 	if (!r)
 		r = schema_check_args(c->command, c->args, &e);
 	if (!r)
-		r = take_fd(c, &e);
+		r = take_file(c, &e);
 	if (!r)
 		r = find_vm(c, &e);
 	if (!r)
@@ -539,4 +539,18 @@ static void client_dropped(void *opaque, const struct conn *conn, size_t unread_
 	denial_log_tell(context->denials, EVENT_CLIENT_DROPPED, conn_uid(conn), conn_pid(conn), data);
 }
 
-const struct server_ops command_server_ops = { command_dispatch, greeting_make, peer_role, peer_mark, peer_known, client_dropped };
+static void file_received(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	conn_received(opaque, r, res->data, res->ndata, res->nheld, e);
+}
+
+static int file_receive(void *opaque, struct conn *conn, int sock, struct client_file **ret, struct err *e)
+{
+	const struct command_context *context = opaque;
+	struct peer who = conn_peer(conn);
+
+	return client_file_receive(context->host->helpers, sock, &who, file_received, conn, ret, e);
+}
+
+const struct server_ops command_server_ops = { command_dispatch, greeting_make, peer_role, peer_mark, peer_known,
+	file_receive, client_file_free, client_dropped };

@@ -1,5 +1,7 @@
 /* Handlers of export and import. */
 #include "api/commands/command.h"
+#include "api/access/client_file.h"
+#include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/export.h"
@@ -22,7 +24,7 @@ void command_vm_export(struct call *c)
 	struct job *j;
 	struct err e;
 
-	if (export_begin(c->vm, c->fd, &opts, js_get_str(c->args, "job-id"), &j, &e) < 0)
+	if (export_begin(c->vm, &c->file, &opts, js_get_str(c->args, "job-id"), &j, &e) < 0)
 		call_fail(c, &e);
 	else
 		call_return_job(c, j);
@@ -32,7 +34,6 @@ void command_vm_export(struct call *c)
 static int import_opts_take(struct call *c, struct import_opts *opts, struct rights **ret_rights, struct err *e)
 {
 	struct peer who = conn_peer(c->conn);
-	struct stat st;
 
 	opts->folder = js_get_str(c->args, "folder");
 	opts->name = js_get_str(c->args, "name");
@@ -40,7 +41,7 @@ static int import_opts_take(struct call *c, struct import_opts *opts, struct rig
 	opts->job_id = js_get_str(c->args, "job-id");
 	if (!opts->folder || *opts->folder != '/' || strlen(opts->folder) >= PATH_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
-	if (fstat(c->fd, &st) < 0 || !S_ISREG(st.st_mode))
+	if (!S_ISREG(client_file_facts(c->file)->mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "an archive is a regular file");
 	if (opts->name && definition_check_name(opts->name, e) < 0) {
 		err_prefix(e, "name");
@@ -59,7 +60,7 @@ void command_vm_import(struct call *c)
 	int r = import_opts_take(c, &opts, &rights, &e);
 
 	if (!r)
-		r = import_begin(c->host, &opts, steal_fd(&c->fd), rights, c, &e);
+		r = import_begin(c->host, &opts, STEAL_PTR(c->file), rights, c, &e);
 	if (r < 0)
 		call_fail(c, &e);
 }

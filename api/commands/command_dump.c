@@ -16,7 +16,7 @@ static enum dump_then arg_then(struct call *c)
 
 void command_vm_dump(struct call *c)
 {
-	struct dump_request q = { .fd = c->fd, .then = arg_then(c), .job_id = js_get_str(c->args, "job-id") };
+	struct dump_request q = { .file = &c->file, .then = arg_then(c), .job_id = js_get_str(c->args, "job-id") };
 	struct job *j;
 	struct err e;
 

@@ -1,5 +1,7 @@
 /* Handlers of save, managed save, restart-process and restore. */
 #include "api/commands/command.h"
+#include "api/access/client_file.h"
+#include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
@@ -24,7 +26,7 @@ void command_vm_save(struct call *c)
 	struct job *j;
 	struct err e;
 
-	if (save_to_file(c->vm, c->fd, js_get_str(c->args, "job-id"), &j, &e) < 0)
+	if (save_to_file(c->vm, &c->file, js_get_str(c->args, "job-id"), &j, &e) < 0)
 		call_fail(c, &e);
 	else
 		call_return_job(c, j);
@@ -133,13 +135,9 @@ static void restore_done(void *opaque, int r, const struct err *e)
 	free(w);
 }
 
-static int state_file_check(int fd, struct err *e)
+static int state_file_check(const struct client_file *file, struct err *e)
 {
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return err_set_errno(e, -errno, "the file");
-	if (!S_ISREG(st.st_mode))
+	if (!S_ISREG(client_file_facts(file)->mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "the file is not a regular file, so it is no saved state");
 	return 0;
 }
@@ -160,7 +158,7 @@ static int existing_check(struct vm *vm, const struct definition *def, struct er
 static void restore_start(struct restore *w)
 {
 	struct call *c = w->call;
-	struct vm_start_opts opts = { .state_fd = steal_fd(&c->fd),
+	struct vm_start_opts opts = { .state_fd = -1, .state_file = STEAL_PTR(c->file),
 		.paused = js_get_bool(c->args, "paused", false),
 		.eager = js_get_bool(c->args, "eager", false), .done = restore_done, .opaque = w };
 
@@ -214,7 +212,7 @@ void command_vm_restore(struct call *c)
 	int r;
 
 	w->call = c;
-	r = state_file_check(c->fd, &e);
+	r = state_file_check(c->file, &e);
 	if (!r)
 		r = restore_find(c, &w->vm, &def, &e);
 	if (r < 0) {

@@ -30,6 +30,8 @@ struct archiver_ops {
  * fds:   borrowed; fds[i] becomes number ARCHIVER_FD + i in the process.
  * Returns 0 or -errno. */
 #define ARCHIVER_FD 4
+/* Key of a spec: true: ARCHIVER_FD is a relay from which the process takes its archive (base/relay.h). */
+#define ARCHIVER_RELAYED "relayed"
 int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e);

@@ -329,8 +329,9 @@ static void work_cancel(struct job *j)
 
 /* ---- starting a dump ---- */
 
-/* Start the job and send the request for the dump. w: taken. fd: borrowed. */
-static int work_start(struct work *w, int fd, const struct job_name *name, struct job **ret_j, struct err *e)
+/* Start the job and send the request for the dump, into a file of the state folder (fd; borrowed) or of a client (file;
+ * NULL: none; taken on success, and then NULL). w: taken. */
+static int work_start(struct work *w, int fd, struct client_file **file, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET };
 	int r = job_new_named(w->vm, "dump", name, &w->job, e);
@@ -348,7 +349,11 @@ static int work_start(struct work *w, int fd, const struct job_name *name, struc
 	job_progress(w->job, 0, w->vm->dump->total);
 	if (ret_j)
 		*ret_j = w->job;
-	vm_process_request(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), fd, VM_PROCESS_NO_TIMEOUT, dump_done, w);
+	if (file)
+		vm_process_request_with(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), STEAL_PTR(*file), NULL, 0,
+			VM_PROCESS_NO_TIMEOUT, dump_done, w);
+	else
+		vm_process_request(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), fd, VM_PROCESS_NO_TIMEOUT, dump_done, w);
 	return 0;
 }
 
@@ -369,7 +374,7 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 	struct work *w;
 
 	if (!r)
-		r = outfile_check(q->fd, O_WRONLY, "a dump", e);
+		r = outfile_check(*q->file, O_WRONLY, "a dump", e);
 	if (!r && !vm->proc)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off: it has no memory to dump", vm->def->name);
 	if (r < 0)
@@ -378,7 +383,7 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 	snprintf(w->path, sizeof(w->path), "%s", q->path ? q->path : "");
 	w->over = q->over;
 	w->opaque = q->opaque;
-	return work_start(w, q->fd, &name, ret_j, e);
+	return work_start(w, -1, q->file, &name, ret_j, e);
 }
 
 /* ---- dumps by policy ---- */
@@ -396,7 +401,7 @@ static void policy_begin(struct vm *vm, enum dump_then then)
 		work_release(&(struct job){ .opaque = w });
 		r = fd;
 	} else {
-		r = work_start(w, fd, &name, NULL, &e);
+		r = work_start(w, fd, NULL, &name, NULL, &e);
 	}
 	if (r == 0)
 		return;

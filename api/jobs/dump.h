@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+struct client_file;
 struct err;
 struct job;
 struct json_object;
@@ -33,11 +34,11 @@ struct dump_state {
 };
 
 /* A request for a dump.
- * fd:    borrowed; an empty regular file open for writing.
+ * file:  an empty regular file open for writing; taken on success, and then NULL.
  * path:  the file's path, for events; NULL: unknown.
  * over:  called once when the job has ended, unless dump_begin() fails; NULL allowed. */
 struct dump_request {
-	int fd;
+	struct client_file **file;
 	const char *path;
 	enum dump_then then;
 	const char *job_id; /* NULL: generated */

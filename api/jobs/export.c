@@ -1,5 +1,7 @@
 #include "api/jobs/export.h"
 #include "api/access/authors.h"
+#include "api/access/client_file.h"
+#include "api/access/fork_as.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/archiver.h"
@@ -26,7 +28,7 @@ struct export {
 	struct vm *vm;
 	struct definition *def; /* a copy, since the VM may be redefined meanwhile */
 	struct job *job;
-	int fd;
+	struct client_file *file;
 	char snapshot[256], compress[8];
 	int64_t level;
 	struct open_as *opener;
@@ -45,8 +47,7 @@ static void export_release(struct job *j)
 	archiver_free(x->archiver);
 	json_object_put(x->definition);
 	json_object_put(x->spec);
-	if (x->fd >= 0)
-		close(x->fd);
+	client_file_free(x->file);
 	free(x);
 }
 
@@ -182,6 +183,7 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 	x->spec = json_object_new_object();
 	x->files = json_object_new_array();
 	js_put_int(x->spec, "output", ARCHIVER_FD);
+	js_put_bool(x->spec, ARCHIVER_RELAYED, true);
 	js_put_str(x->spec, "compress", x->compress);
 	if (x->level)
 		js_put_int(x->spec, "level", x->level);
@@ -234,7 +236,7 @@ static const struct archiver_ops export_ops = { .progress = export_progress, .do
 static int archive_start(struct export *x, const struct config *c, struct err *e)
 {
 	const struct definition *d = x->def;
-	int fds[CHANNEL_FDS_MAX + 1] = { x->fd };
+	int fds[CHANNEL_FDS_MAX + 1] = { client_file_relay(x->file) };
 
 	spec_make(x, d, &c->vm);
 	if (c->nheld) {
@@ -313,18 +315,15 @@ static int state_check(const struct vm *vm, const struct export_opts *opts, stru
 
 /* Check that the file is open for writing, and is a pipe, a socket, a character device or an empty regular file. A file
  * with content may be one of the VM's own disks. */
-static int file_check(int fd, struct err *e)
+static int file_check(const struct client_file *file, struct err *e)
 {
-	int flags = fcntl(fd, F_GETFL);
-	struct stat st;
+	const struct fork_as_file *is = client_file_facts(file);
 
-	if (flags < 0 || fstat(fd, &st) < 0)
-		return err_set_errno(e, -errno, "the file");
-	if ((flags & O_ACCMODE) == O_RDONLY)
+	if ((is->flags & O_ACCMODE) == O_RDONLY)
 		return err_set(e, -EINVAL, ERR_INVALID, "the file must be open for writing");
-	if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
+	if (!S_ISREG(is->mode) && !S_ISFIFO(is->mode) && !S_ISSOCK(is->mode) && !S_ISCHR(is->mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "the file must be a regular file or a pipe");
-	if (S_ISREG(st.st_mode) && st.st_size)
+	if (S_ISREG(is->mode) && is->bytes)
 		return err_set(e, -EEXIST, ERR_EXISTS, "the file is not empty");
 	return 0;
 }
@@ -358,14 +357,14 @@ static void export_go(struct export *x)
 		export_start(x);
 }
 
-int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const char *job_id,
+int export_begin(struct vm *vm, struct client_file **file, const struct export_opts *opts, const char *job_id,
 	struct job **ret_j, struct err *e)
 {
 	struct export *x;
 	int r = vm_check_claim(vm, opts->snapshot ? VM_CLAIM_JOB : VM_CLAIM_SNAPSHOTS, "export it", e);
 
 	if (!r)
-		r = file_check(fd, e);
+		r = file_check(*file, e);
 	if (!r)
 		r = opts_check(opts, e);
 	if (!r)
@@ -375,8 +374,7 @@ int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const ch
 	if (r < 0)
 		return r;
 	x = must_alloc(calloc(1, sizeof(*x)));
-	*x = (struct export){ .vm = vm, .job = *ret_j, .level = opts->level,
-		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3) };
+	*x = (struct export){ .vm = vm, .job = *ret_j, .level = opts->level, .file = STEAL_PTR(*file) };
 	snprintf(x->snapshot, sizeof(x->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
 	snprintf(x->compress, sizeof(x->compress), "%s", opts->compress ? opts->compress : "zstd");
 	x->job->opaque = x;

@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+struct client_file;
 struct err;
 struct job;
 struct vm;
@@ -16,8 +17,9 @@ struct export_opts {
 	const char *snapshot; /* name or id; NULL: export the current content with all snapshots */
 };
 
-/* Start the job. fd: borrowed; open for writing. job_id: NULL: generated. Returns 0 or -errno. */
-int export_begin(struct vm *vm, int fd, const struct export_opts *opts, const char *job_id,
+/* Start the job. file: open for writing; taken on success, and then NULL. job_id: NULL: generated.
+ * Returns 0 or -errno. */
+int export_begin(struct vm *vm, struct client_file **file, const struct export_opts *opts, const char *job_id,
 	struct job **ret_j, struct err *e);
 
 #endif

@@ -1,5 +1,6 @@
 #include "api/jobs/import.h"
 #include "api/access/authors.h"
+#include "api/access/client_file.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/archiver.h"
@@ -27,7 +28,7 @@ struct import {
 	const char *job_id; /* borrowed until the call is answered; NULL: generated */
 	struct vm *vm;	   /* the new VM; NULL before it is defined */
 	struct job *job;
-	int fd;
+	struct client_file *file;
 	struct rights *rights;
 	struct archiver *archiver;
 	struct store_work work;
@@ -45,7 +46,7 @@ static void import_free(struct import *x)
 	json_object_put(x->warnings);
 	free(x->rights);
 	free(x->seen);
-	close(x->fd);
+	client_file_free(x->file);
 	free(x);
 }
 
@@ -57,8 +58,11 @@ static void definition_free_p(struct definition **d)
 static int archiver_run(struct import *x, struct json_object *spec, const struct archiver_ops *ops,
 	struct err *e)
 {
+	int relay = client_file_relay(x->file);
+
 	js_put_int(spec, "input", ARCHIVER_FD);
-	return archiver_start(x->host->loop, x->host->paths->archive_program, "import", spec, &x->fd, 1,
+	js_put_bool(spec, ARCHIVER_RELAYED, true);
+	return archiver_start(x->host->loop, x->host->paths->archive_program, "import", spec, &relay, 1,
 		x->rights, ops, x, &x->archiver, e);
 }
 
@@ -504,14 +508,14 @@ static void archive_looked(void *opaque, int r, struct json_object *result, cons
 
 static const struct archiver_ops look_ops = { .done = archive_looked };
 
-int import_begin(struct vm_host *host, const struct import_opts *opts, int fd, struct rights *rights, struct call *c,
+int import_begin(struct vm_host *host, const struct import_opts *opts, struct client_file *file, struct rights *rights, struct call *c,
 	struct err *e)
 {
 	CLEANUP_JS struct json_object *spec = json_object_new_object();
 	struct import *x = must_alloc(calloc(1, sizeof(*x)));
 	int r;
 
-	*x = (struct import){ .host = host, .call = c, .job_id = opts->job_id, .fd = fd, .rights = rights,
+	*x = (struct import){ .host = host, .call = c, .job_id = opts->job_id, .file = file, .rights = rights,
 		.max_bytes = opts->max_bytes };
 	snprintf(x->folder, sizeof(x->folder), "%s", opts->folder);
 	snprintf(x->name, sizeof(x->name), "%s", opts->name ? opts->name : "");

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 struct call;
+struct client_file;
 struct err;
 struct rights;
 struct vm_host;
@@ -29,11 +30,11 @@ struct import_opts {
 };
 
 /* Start to read an archive.
- * fd:      the archive, a regular file; taken, also on errors.
+ * file:    the archive, a regular file; taken, also on errors.
  * rights:  of the user who imports; taken, also on errors; NULL: the daemon's.
  * c:       taken on success; answered with the job's id once the VM is defined, or with an error.
  * Returns 0 or -errno. */
-int import_begin(struct vm_host *host, const struct import_opts *opts, int fd, struct rights *rights, struct call *c,
+int import_begin(struct vm_host *host, const struct import_opts *opts, struct client_file *file, struct rights *rights, struct call *c,
 	struct err *e);
 /* Finish, or begin to remove, the imports that an earlier daemon left. */
 void import_clear_up(struct vm_host *host);

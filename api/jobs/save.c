@@ -101,7 +101,8 @@ static void save_cancel(struct job *j)
 			cancel_done, j->vm);
 }
 
-/* Ask the VM's process to save. fds: the file for the state, and the definition's file; borrowed. */
+/* Ask the VM's process to save into a file of the state folder. fds: the file for the state, and the definition's file;
+ * borrowed. */
 static void save_ask(struct vm *vm, const int fds[2])
 {
 	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
@@ -152,13 +153,13 @@ static struct job *wait_free(struct save_wait *w)
 	return j;
 }
 
-int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e)
+int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, struct job **ret_j, struct err *e)
 {
 	CLEANUP_CLOSE int definition = -1;
 	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
 	if (!r)
-		r = outfile_check(fd, O_RDWR, "the state", e);
+		r = outfile_check(*file, O_RDWR, "the state", e);
 	if (!r)
 		r = definition_open(vm, &definition, e);
 	if (r < 0)
@@ -166,7 +167,8 @@ int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, 
 	tmp_remove(vm); /* left by a managed save that failed while no daemon ran */
 	r = save_job(vm, "save", job_id, ret_j, e);
 	if (!r)
-		save_ask(vm, (const int[]){ fd, definition });
+		vm_process_request_with(vm->proc, VM_MSG_SAVE, NULL, 0, STEAL_PTR(*file), &definition, 1, VM_PROCESS_NO_TIMEOUT,
+			save_done, vm);
 	return r;
 }
 

@@ -9,6 +9,7 @@
 #define CAIRN_API_JOBS_SAVE_H
 
 struct call;
+struct client_file;
 struct definition;
 struct err;
 struct job;
@@ -25,8 +26,9 @@ enum save_then {
 	SAVE_THEN_PAUSED,
 };
 
-/* Save into a file. fd: borrowed; a regular, empty file opened O_RDWR. job_id: NULL: generated. Returns 0 or -errno. */
-int save_to_file(struct vm *vm, int fd, const char *job_id, struct job **ret_j, struct err *e);
+/* Save into a file. file: a regular, empty file opened O_RDWR; taken on success, and then NULL. job_id: NULL:
+ * generated. Returns 0 or -errno. */
+int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, struct job **ret_j, struct err *e);
 /* Save into the VM's folder. call: answered with the job's id once the request to save was sent, or the job has ended
  * before that; NULL allowed.
  * Returns 0; -errno, and then the caller keeps call. */

@@ -416,8 +416,11 @@ static void usernet_free(struct usernet *u)
 	loop_unwatch(u->gone);
 	loop_unwatch(u->watch);
 	loop_timer_free(u->end_timer);
-	if (u->control >= 0)
-		close_async_socket(u->control);
+	if (u->control >= 0) {
+		shutdown(u->control, SHUT_RDWR);
+		if (closer_take(u->host->closer, u->control) < 0)
+			log_warn("usernet", "cannot close the socket of a cairn-slirp that sent open files");
+	}
 	if (u->pidfd >= 0)
 		close(u->pidfd);
 	free(u);
@@ -486,7 +489,7 @@ static void control_ready(void *opaque, unsigned revents)
 	for (unsigned i = 0; i < MESSAGES_PER_ROUND; i++) {
 		CLEANUP_JS struct json_object *o = NULL;
 
-		got = close_async_recv(u->control, text, MESSAGE_MAX, NULL);
+		got = close_async_recv(u->control, text, MESSAGE_MAX);
 		if (got <= 0)
 			break;
 		text[got] = 0;

@@ -43,9 +43,17 @@ static void socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
 int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 {
 	char name[SOCKET_NAME_MAX];
+	int off = 0, r;
 
 	socket_name(vm, at, name);
-	return vm_socket_connect(run_dir, name, false, ret_fd);
+	r = vm_socket_connect(run_dir, name, false, ret_fd);
+	/* With the credentials that a VM's socket asks for, close_async_recv() would take each message for one with
+	 * fds. */
+	if (!r && setsockopt(*ret_fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off)) < 0) {
+		r = -errno;
+		close(steal_fd(ret_fd));
+	}
+	return r;
 }
 
 /* For a connected socket, the kernel reports the process that last called listen() on the listening socket: the daemon
@@ -83,7 +91,7 @@ static int control_make(int run_dir, const char *vm, unsigned at, int control[2]
 	r = vm_socket_listen(run_dir, name, &control[1], e);
 	if (r < 0)
 		return r;
-	r = vm_socket_connect(run_dir, name, false, &control[0]);
+	r = usernet_connect(run_dir, vm, at, &control[0]);
 	return r < 0 ? err_set_errno(e, r, "interfaces[%u]", at) : 0;
 }
 

@@ -1,6 +1,7 @@
 /* QMP handlers for dump-guest-memory, into a file that the client opened (getfd, fd:NAME) or that the daemon opens with
  * the client's rights (file:PATH). */
 #include "api/qmp/qmp_dump.h"
+#include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/jobs/dump.h"
@@ -8,7 +9,6 @@
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
-#include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -24,7 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define OPEN_TIMEOUT_NS (10 * 1000000000ULL)
+#define REMOVE_TIMEOUT_NS (10 * 1000000000ULL)
 
 /* ---- fds by name ---- */
 
@@ -32,27 +32,25 @@ void qmp_fds_close(struct qmp_fds *f)
 {
 	for (unsigned i = 0; i < QMP_FDS_MAX; i++)
 		if (f->list[i].name[0])
-			close_async_fds(&f->list[i].fd, 1);
+			client_file_free(f->list[i].file);
 	memset(f, 0, sizeof(*f));
 }
 
-/* Take an fd out of the list. Returns an owned fd, or -1. */
-static int fd_take(struct qmp_fds *f, const char *name)
+/* Take a file out of the list. The caller owns it. NULL: there is none of that name. */
+static struct client_file *file_take(struct qmp_fds *f, const char *name)
 {
 	for (unsigned i = 0; f && *name && i < QMP_FDS_MAX; i++) {
 		if (strcmp(f->list[i].name, name))
 			continue;
 		f->list[i].name[0] = 0;
-		return f->list[i].fd;
+		return f->list[i].file;
 	}
-	return -1;
+	return NULL;
 }
 
-static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
+static int file_store(struct qmp_fds *f, const char *name, struct client_file *file, struct err *e)
 {
-	int old = fd_take(f, name);
-
-	close_async_fds(&old, old >= 0);
+	client_file_free(file_take(f, name));
 	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"fdname: must have 1 to %zu bytes and not begin with a digit", sizeof(f->list[0].name) - 1);
@@ -60,7 +58,7 @@ static int fd_keep(struct qmp_fds *f, const char *name, int fd, struct err *e)
 		if (f->list[i].name[0])
 			continue;
 		snprintf(f->list[i].name, sizeof(f->list[i].name), "%s", name);
-		f->list[i].fd = fd;
+		f->list[i].file = file;
 		return 0;
 	}
 	return err_set(e, -EMFILE, ERR_BUSY, "getfd has stored %d fds, the maximum; close one with closefd",
@@ -71,20 +69,21 @@ void qmp_getfd(struct call *c)
 {
 	struct err e;
 
-	if (fd_keep(qmp_fds(c->vm), js_get_str(c->args, "fdname"), c->fd, &e) < 0) {
+	if (file_store(qmp_fds(c->vm), js_get_str(c->args, "fdname"), c->file, &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}
-	c->fd = -1;
+	c->file = NULL;
 	call_return(c, NULL);
 }
 
 void qmp_closefd(struct call *c)
 {
-	CLEANUP_CLOSE int fd = fd_take(qmp_fds(c->vm), js_get_str(c->args, "fdname"));
+	struct client_file *file = file_take(qmp_fds(c->vm), js_get_str(c->args, "fdname"));
 	struct err e;
 
-	if (fd >= 0) {
+	if (file) {
+		client_file_free(file);
 		call_return(c, NULL);
 		return;
 	}
@@ -102,12 +101,14 @@ struct request {
 	bool made; /* the file was created; remove it when the dump fails */
 	char path[PATH_MAX];
 	struct rights *rights;
-	struct fork_as *errand;
+	struct client_file *file; /* to dump into; NULL: the dump has it, or there is none yet */
+	struct fork_as *errand; /* removes the file; NULL: none */
 };
 
 static void request_free(struct request *x)
 {
 	fork_as_free(x->errand);
+	client_file_free(x->file);
 	free(x->rights);
 	free(x);
 }
@@ -140,7 +141,7 @@ static void file_removed(void *opaque, int r, const struct fork_as_result *res, 
 static void request_done(struct request *x, bool failed)
 {
 	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
-		.what = "removing the file", .timeout_ns = OPEN_TIMEOUT_NS, .done = file_removed, .opaque = x };
+		.what = "removing the file", .timeout_ns = REMOVE_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
 	if (!failed || !x->made || fork_as_begin(x->host->helpers, &s, &x->errand, NULL) < 0)
 		request_free(x);
@@ -158,9 +159,9 @@ static void dump_over(void *opaque, int r, const struct err *e)
 	request_done(x, r < 0);
 }
 
-static void dump_start(struct request *x, int fd)
+static void dump_start(struct request *x)
 {
-	struct dump_request q = { .fd = fd, .over = dump_over, .opaque = x };
+	struct dump_request q = { .file = &x->file, .over = dump_over, .opaque = x };
 	struct vm *vm = vm_find_uuid(x->host, x->uuid);
 	struct job *j;
 	struct err e;
@@ -199,8 +200,8 @@ static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists and is not an empty regular file", path);
 	if (fcntl(fd, F_SETFL, 0) < 0)
 		return err_set_errno(e, -errno, "%s", path);
-	out->fds[0] = fd;
-	out->nfds = 1;
+	out->held[0] = fd;
+	out->nheld = 1;
 	return 0;
 }
 
@@ -208,21 +209,19 @@ static void file_opened(void *opaque, int r, const struct fork_as_result *res, c
 {
 	struct request *x = opaque;
 
-	x->errand = NULL;
 	x->made = res->count;
-	if (r < 0 || !res->nfds) {
+	if (r < 0) {
 		request_fail(x, e);
 		request_done(x, true);
 		return;
 	}
-	dump_start(x, res->fds[0]);
-	close(res->fds[0]);
+	dump_start(x);
 }
 
 static int begin_file(struct request *x, const char *path, struct err *e)
 {
-	struct fork_as_spec s = { .run = file_open, .arg = x->path, .what = "opening the file",
-		.timeout_ns = OPEN_TIMEOUT_NS, .done = file_opened, .opaque = x };
+	struct client_file_spec s = { .run = file_open, .arg = x->path, .what = "opening the file", .done = file_opened,
+		.opaque = x };
 	struct peer who = conn_peer(x->call->conn);
 	int r = rights_of_peer(&who, &x->rights, e);
 
@@ -231,16 +230,15 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 	if (path[0] != '/' || snprintf(x->path, sizeof(x->path), "%s", path) >= (int)sizeof(x->path))
 		return err_set(e, -EINVAL, ERR_INVALID, "protocol: file:PATH needs an absolute path");
 	s.rights = x->rights;
-	return fork_as_begin(x->host->helpers, &s, &x->errand, e);
+	return client_file_new(x->host->helpers, &s, &x->file, e);
 }
 
 static int begin_fd(struct request *x, const char *name, struct err *e)
 {
-	CLEANUP_CLOSE int fd = fd_take(qmp_fds(x->call->vm), name);
-
-	if (fd < 0)
+	x->file = file_take(qmp_fds(x->call->vm), name);
+	if (!x->file)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "File descriptor named '%.60s' not found", name);
-	dump_start(x, fd);
+	dump_start(x);
 	return 0;
 }
 

@@ -2,13 +2,15 @@
 #ifndef CAIRN_API_QMP_QMP_DUMP_H
 #define CAIRN_API_QMP_QMP_DUMP_H
 
+struct client_file;
+
 /* Maximum number of stored fds of one VM, from all its clients together. */
 #define QMP_FDS_MAX 16
 
 struct qmp_fds {
 	struct {
 		char name[64]; /* "": free */
-		int fd;
+		struct client_file *file;
 	} list[QMP_FDS_MAX];
 };
 

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct client_file;
 struct command_context;
 struct conn;
 struct err;
@@ -44,7 +45,9 @@ struct call {
 	unsigned waits;		     /* number of things that the answer waits for */
 	bool promised;		     /* the audit log has promised to record the call (api/access/audit.h) */
 	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket; NULL once the VM may be gone */
-	int fd; /* the fd that came with the command (COMMAND_TAKES_FD); owned; a handler that keeps it sets -1 */
+	/* The file that came with the command (COMMAND_TAKES_FD; api/access/client_file.h); owned; a handler that keeps
+	 * it sets NULL. */
+	struct client_file *file;
 	uint64_t started_ns;
 	bool untold; /* the denial is above the user's rate limit, so it is only counted (api/access/denial_log.h) */
 	uid_t uid; /* the client's, also after it has disconnected */

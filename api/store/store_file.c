@@ -1,6 +1,6 @@
 #include "api/store/store_file.h"
+#include "api/store/file_close.h"
 #include "api/store/store.h"
-#include "api/wire/close_async.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -125,7 +125,7 @@ int store_file_unlink(int dir, const char *path)
 {
 	int fd = large_open(dir, path), r = unlinkat(dir, path, 0) < 0 ? -errno : 0;
 
-	close_async_fds(&fd, fd >= 0);
+	file_close_async(fd);
 	return r;
 }
 
@@ -133,7 +133,7 @@ int store_file_rename(const char *from, const char *to)
 {
 	int fd = large_open(AT_FDCWD, to), r = rename(from, to) < 0 ? -errno : 0;
 
-	close_async_fds(&fd, fd >= 0);
+	file_close_async(fd);
 	return r;
 }
 

@@ -1,4 +1,5 @@
 #include "api/vm/vm.h"
+#include "api/access/client_file.h"
 #include "api/access/open_as.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
@@ -122,6 +123,7 @@ static void vm_free(struct vm *vm)
 	offline_free(vm->offline);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);
+	client_file_free(vm->start.opts.state_file);
 	free(vm->start.failed);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent.timer);

@@ -48,6 +48,8 @@ struct vm_start_opts {
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
+	/* Holds the saved state to resume, in place of state_fd; taken. NULL: none */
+	struct client_file *state_file;
 	int state_fd;	 /* saved state to resume; taken. -1: none; a managed save is used unless force_boot */
 	/* Called at once or from the loop. The VM may have ended again by then. May be NULL. */
 	void (*done)(void *opaque, int r, const struct err *e);
@@ -230,7 +232,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 /* ---- start and stop (vm_start.c, vm_life.c) ---- */
 
 /* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. opts: copied;
- * opts->state_fd: taken, also on errors. */
+ * opts->state_fd, opts->state_file: taken, also on errors. */
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
 /* Spawn the process of a VM that a job is going to start, so that the process loads its program meanwhile. It gets no
  * file of the VM but its log. If it cannot be spawned, or ends before the start, the start spawns one. */

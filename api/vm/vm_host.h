@@ -10,6 +10,7 @@
 
 struct audit;
 struct autostart;
+struct closer;
 struct event_log;
 struct helpers;
 struct host_shutdown;
@@ -27,6 +28,7 @@ struct vm_sandbox;
 struct vm_host {
 	struct loop *loop;
 	struct helpers *helpers; /* processes with users' rights (api/access/fork_as.h) */
+	struct closer *closer;	 /* closes sockets in which files may be queued (api/wire/close_async.h) */
 	const struct daemon_paths *paths;
 	const struct vm_sandbox *sandbox; /* of VM processes; NULL: nothing is prepared for them */
 	struct store *store;

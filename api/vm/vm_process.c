@@ -2,6 +2,7 @@
 #include "api/definition/vm_config.h"
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_request.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_spawn.h"
@@ -24,101 +25,15 @@
 #define CONFIG_TIMEOUT_NS (30 * SECOND_NS)
 #define QUERY_TIMEOUT_NS (10 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
-#define CANCEL_TIMEOUT_NS (10 * SECOND_NS)
 /* Between two connections to one process: one that loses each at once must not keep the loop busy. */
 #define CONNECT_INTERVAL_NS SECOND_NS
 #define MESSAGES_PER_ROUND 32
 
-struct vm_request {
-	struct vm_request *next;
-	uint64_t seq, deadline_ns;
-	enum vm_msg_type type;
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
-	void *opaque;
-	void *body; /* a copy of the body, if the request may be repeated; NULL: it may not be, or it has no body */
-	size_t len;
-	int send_error; /* why the request could not be sent, as -errno; 0: none */
-	bool unsent; /* the connection was lost before */
-};
-
-struct vm_process {
-	struct loop *loop;
-	const struct vm_process_ops *ops;
-	void *opaque;
-	char name[64]; /* the VM's name for the daemon's log */
-	pid_t pid;
-	int pidfd, sock, end_fd;
-	/* Until it is NULL, the process is being spawned, and pid is unknown. */
-	struct vm_spawn *spawn;
-	struct err *spawn_error; /* NULL: none */
-	struct loop_watch *pid_watch, *sock_watch, *spawn_watch;
-	struct loop_timer *timer;      /* armed for the earliest deadline of a request */
-	struct loop_timer *kill_timer;
-	struct loop_timer *lost_timer; /* armed while the connection is lost: calls lost() */
-	struct vm_request *first, **last;
-	uint64_t seq; /* number of the last request */
-	uint64_t connected_ns; /* time of the last vm_process_connect() */
-	uint64_t lost_seq; /* number of the last request before that */
-	uint16_t version; /* version of the messages that the process speaks */
-	bool child;	/* this daemon started the process and has to reap it */
-	bool heard;	/* a valid message has arrived */
-	bool answered;	/* an answer has arrived */
-	bool lost;	/* the connection is lost: requests wait for the next one, or for the process's end */
-	bool unproven;	/* no message has arrived since vm_process_connect() */
-	bool ends_consoles; /* see vm_process_ends_consoles() */
-	bool killed;	/* vm_process_kill() was called */
-	bool freed;	/* vm_process_free() was called */
-	unsigned busy;	/* number of callbacks that are on the stack */
-	struct vm_process_end end;
-};
-
 /* ---- requests ---- */
-
-static void timer_update(struct vm_process *p)
-{
-	uint64_t first = UINT64_MAX;
-
-	for (struct vm_request *r = p->first; r; r = r->next)
-		first = MIN(first, r->deadline_ns);
-	if (first == UINT64_MAX)
-		loop_timer_disarm(p->timer);
-	else
-		loop_timer_arm(p->timer, first);
-}
-
-static void request_remove(struct vm_process *p, struct vm_request *r)
-{
-	struct vm_request **at = &p->first;
-
-	while (*at != r)
-		at = &(*at)->next;
-	*at = r->next;
-	if (!r->next)
-		p->last = at;
-}
-
-static void request_finish(struct vm_process *p, struct vm_request *r, int res,
-	const struct vm_answer *a, const struct err *e)
-{
-	static const struct vm_answer none;
-
-	request_remove(p, r);
-	timer_update(p);
-	if (r->done)
-		r->done(r->opaque, res, a ? a : &none, e);
-	free(r->body);
-	free(r);
-}
 
 static void process_release(struct vm_process *p)
 {
-	while (p->first) {
-		struct vm_request *r = p->first;
-
-		p->first = r->next;
-		free(r->body);
-		free(r);
-	}
+	vm_requests_free(p);
 	free(p->spawn_error);
 	free(p);
 }
@@ -153,168 +68,12 @@ static void requests_expire(void *opaque)
 		else
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 				"the VM's process (pid %d) did not answer in time", (int)p->pid);
-		request_finish(p, r, r->send_error ? r->send_error : -ETIMEDOUT, NULL, &e);
+		vm_request_finish(p, r, r->send_error ? r->send_error : -ETIMEDOUT, NULL, &e);
 		next = p->freed ? NULL : p->first; /* begin again, because the callback may have changed the list */
 	}
 	if (!p->freed)
-		timer_update(p);
+		vm_requests_timer(p);
 	busy_end(p);
-}
-
-static void request_append(struct vm_process *p, struct vm_request *r)
-{
-	r->seq = ++p->seq;
-	r->next = NULL;
-	*p->last = r;
-	p->last = &r->next;
-}
-
-static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type type,
-	uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *opaque)
-{
-	struct vm_request *r = calloc(1, sizeof(*r));
-
-	if (!r)
-		abort(); /* otherwise done() would never be called */
-	r->type = type;
-	r->deadline_ns = timeout_ns == VM_PROCESS_NO_TIMEOUT ? UINT64_MAX : loop_now_ns() + timeout_ns;
-	r->done = done;
-	r->opaque = opaque;
-	request_append(p, r);
-	timer_update(p);
-	return r;
-}
-
-/* Requests that change nothing, or the same each time, so that the process or its successor may get them again. */
-static bool request_may_repeat(enum vm_msg_type type)
-{
-	return type == VM_MSG_QUERY || type == VM_MSG_SNAPSHOT_LIST || type == VM_MSG_SNAPSHOT_SIZE || type == VM_MSG_SPACE ||
-		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END || type == VM_MSG_QUIT;
-}
-
-static void request_send(struct vm_process *p, struct vm_request *r, const void *body, size_t len, const int *fds,
-	unsigned nfds)
-{
-	r->unsent = p->lost;
-	if (p->lost)
-		return; /* requests_resume() or process_end() follows */
-	if (!vm_compat_fit(p->version, r->type, &len))
-		r->send_error = -ENOTSUP;
-	else
-		r->send_error = p->sock < 0 ? -EPIPE :
-			channel_send(p->sock, p->version, (uint16_t)r->type, r->seq, body, len, fds, nfds);
-	/* The process is ending: its end fails the request with -ESRCH. ECONNRESET: it had not read all messages. */
-	if ((r->send_error == -EPIPE || r->send_error == -ECONNRESET) && p->sock >= 0)
-		r->send_error = 0;
-	if (r->send_error) {
-		r->deadline_ns = 0; /* the timer reports the error from the loop */
-		timer_update(p);
-	}
-}
-
-void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const void *body,
-	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *opaque)
-{
-	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
-
-	if (request_may_repeat(type) && len) {
-		r->body = memcpy(must_alloc(malloc(len)), body, len);
-		r->len = len;
-	}
-	request_send(p, r, body, len, fds, nfds);
-}
-
-/* Send a request with its copy of the body, under a new number. */
-static void request_repeat(struct vm_process *p, struct vm_request *r)
-{
-	request_append(p, r);
-	request_send(p, r, r->body, r->len, NULL, 0);
-}
-
-void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
-{
-	struct vm_request *next;
-
-	for (struct vm_request *r = from->first; r; r = next) {
-		next = r->next;
-		if (!request_may_repeat(r->type))
-			continue;
-		request_remove(from, r);
-		request_repeat(p, r);
-	}
-	timer_update(from);
-	timer_update(p);
-}
-
-/* Fail a request whose answer was lost with the connection. */
-static void request_lose(struct vm_process *p, struct vm_request *r)
-{
-	struct err e;
-
-	err_set(&e, -ECONNRESET, ERR_GENERIC, "the connection to the VM's process was lost before the request was answered; "
-		"it may have been carried out: look, and repeat it if it was not");
-	request_finish(p, r, -ECONNRESET, NULL, &e);
-}
-
-/* Work has no time limit, and its end is its answer. */
-static bool request_is_work(const struct vm_request *r)
-{
-	return r->deadline_ns == UINT64_MAX && !request_may_repeat(r->type);
-}
-
-static void work_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	struct vm_process *p = opaque;
-
-	(void)a;
-	(void)e;
-	/* On success the work's own answer follows. */
-	if (r != -EREMOTEIO)
-		return;
-	for (struct vm_request *w = p->first, *next; w && !p->freed; w = next) {
-		next = w->next;
-		if (w->seq > p->lost_seq || !request_is_work(w))
-			continue;
-		request_lose(p, w);
-		next = p->freed ? NULL : p->first; /* as in requests_expire() */
-	}
-}
-
-/* On a new connection, repeat the requests of the earlier one that may be repeated, and fail the others. Work may still
- * be under way, or its answer was lost: cancel it, which makes the process send the answer, or say that there is no
- * work. */
-static void requests_resume(struct vm_process *p)
-{
-	bool works = false;
-
-	for (struct vm_request *r = p->first, *next; r && !p->freed; r = next) {
-		next = r->next;
-		if (r->seq > p->lost_seq || r->send_error)
-			continue;
-		if (request_may_repeat(r->type)) {
-			request_remove(p, r);
-			request_repeat(p, r);
-		} else if (request_is_work(r) && !r->unsent) {
-			works = true;
-		} else {
-			request_lose(p, r);
-			next = p->freed ? NULL : p->first; /* as in requests_expire() */
-		}
-	}
-	if (works && !p->freed)
-		vm_process_request(p, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, work_cancelled, p);
-}
-
-void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len,
-	int fd, uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *opaque)
-{
-	vm_process_request_fds(p, type, body, len, &fd, fd >= 0, timeout_ns, done, opaque);
 }
 
 /* ---- messages ---- */
@@ -333,7 +92,7 @@ static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 		return true; /* the request has timed out */
 	if (!vm_answer_take(m, r->type, &a, &res, &e))
 		return false;
-	request_finish(p, r, res, &a, &e);
+	vm_request_finish(p, r, res, &a, &e);
 	return true;
 }
 
@@ -433,7 +192,7 @@ static bool sender_prove(struct vm_process *p)
 		return true;
 	if (pid == p->pid) {
 		p->unproven = false;
-		requests_resume(p);
+		vm_requests_resume(p);
 		return true;
 	}
 	channel_close(p);
@@ -454,7 +213,7 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 		(int)p->pid, version, VM_MSG_VERSION_OLDEST, VM_MSG_VERSION);
 	channel_close(p);
 	while (p->first && !p->freed)
-		request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
+		vm_request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -557,7 +316,7 @@ static void process_end(struct vm_process *p)
 	if (p->spawn_error)
 		e = *p->spawn_error;
 	while (p->first && !p->freed)
-		request_finish(p, p->first, -ESRCH, NULL, &e);
+		vm_request_finish(p, p->first, -ESRCH, NULL, &e);
 	if (moved)
 		vm_process_free(p);
 	else if (!p->freed)

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct client_file;
 struct config;
 struct err;
 struct loop;
@@ -134,6 +135,12 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	size_t len, const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
+
+/* Send a request like vm_process_request_fds(), with a client's file (api/access/client_file.h) before the other fds.
+ * file: taken. */
+void vm_process_request_with(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
 
 /* Send SIGKILL, if the pid is known. gone() follows; if it is late, stuck() comes first. */
 void vm_process_kill(struct vm_process *p);

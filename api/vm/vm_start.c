@@ -1,6 +1,7 @@
 /* Starts a VM, stops it by force, and adopts the process that an earlier daemon started. */
 #include "api/vm/vm.h"
 #include "api/access/authors.h"
+#include "api/access/client_file.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
 #include "api/schema/call.h"
@@ -127,7 +128,7 @@ static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 	struct store *s = vm->host->store;
 
 	*ret_hold = false;
-	if (vm->state != VM_SAVED || vm->start.opts.state_fd >= 0)
+	if (vm->state != VM_SAVED)
 		return 0;
 	if (!store_has_file(s, vm->def->name, SAVE_MANAGED))
 		return vm->start.opts.force_boot ? 0 :
@@ -173,6 +174,7 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 	vm->start.opts.state_fd = -1;
 	if (opts.state_fd >= 0)
 		close(opts.state_fd);
+	client_file_free(opts.state_file);
 	if (opts.done)
 		opts.done(opts.opaque, r, e);
 	start_next(host);
@@ -409,15 +411,18 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 /* Add the saved state that the VM resumes, if any, to the configuration. *ret_hold: as for managed_look(). */
 static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
-	int fd = steal_fd(&vm->start.opts.state_fd);
-	int r = 0;
+	const struct client_file *held = vm->start.opts.state_file;
+	/* The file is held until the start is over. */
+	int fd = held ? fcntl(client_file_relay(held), F_DUPFD_CLOEXEC, 3) : steal_fd(&vm->start.opts.state_fd);
+	int r = held && fd < 0 ? err_set_errno(e, -errno, "the saved state") : 0;
 
 	*ret_hold = false;
-	if (fd < 0)
+	if (fd < 0 && !r)
 		r = managed_look(vm, ret_hold, &fd, e);
 	vm->start.from_state = !r && fd >= 0;
 	if (fd < 0 || r < 0)
 		return r;
+	c->vm.restore_held = held != NULL;
 	c->vm.restore_fd = (uint16_t)config_add_fd(c, fd);
 	if (c->vm.restore_fd == VM_NO_FD)
 		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
@@ -584,6 +589,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 	if (r < 0) {
 		if (opts->state_fd >= 0)
 			close(opts->state_fd);
+		client_file_free(opts->state_file);
 		if (opts->done)
 			opts->done(opts->opaque, r, &e);
 		return;

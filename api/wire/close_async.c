@@ -1,100 +1,152 @@
 #include "api/wire/close_async.h"
+#include "base/channel.h"
 #include "base/log.h"
+#include "base/oom.h"
+#include "base/util.h"
 
 #include <errno.h>
-#include <pthread.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#define STACK_BYTES (128 * 1024)
+#define CHANNEL 3 /* the process's socket */
+#define VERSION 1
+#define CLOSE 1 /* type of the only message */
+/* Its fds. Whoever has a copy of the socket closes it before PIPE_WRITE, so the end of the pipe says that no other copy
+ * is left. */
+enum { SOCKET, PIPE_READ, PIPE_WRITE, CLOSE_FDS };
+/* Most closes that may hang at a time. Further sockets wait in the daemon. */
+#define HANGING_MAX 64
+/* Bytes to throw away in the daemon; the kernel's default for a queue is 208 KiB. */
+#define DRAIN_ROUNDS 64
+#define DRAIN_BYTES 4096
 
-struct batch {
-	int sock; /* a Unix socket to close after the fds that are queued in it; -1: none */
-	size_t n;
-	int fds[];
+struct closer {
+	int sock; /* -1: the process has not been started */
+	pid_t pid;
 };
 
-/* Receive without blocking, and return the received fds, too. Returns the same as recv(). */
-static ssize_t packet_receive(int sock, void *buf, size_t size, int fds[CLOSE_ASYNC_FDS_MAX], size_t *ret_n)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(CLOSE_ASYNC_FDS_MAX * sizeof(int))];
-	} control;
-	struct iovec iov = { buf, size };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-		.msg_controllen = sizeof(control) };
-	ssize_t got = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+/* ---- the process ---- */
 
-	*ret_n = 0;
-	for (struct cmsghdr *h = got < 0 ? NULL : CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
-		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+/* Close the socket in a process of its own, which is the last one to have it. Without a process, it leaks: that does
+ * less harm than a closer that hangs. Returns whether there is a process. */
+static bool close_apart(const int *fds)
+{
+	char byte;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		close(CHANNEL); /* so that the daemon sees the end of the parent */
+		close(fds[PIPE_WRITE]);
+		_exit(read(fds[PIPE_READ], &byte, 1) != 0);
+	}
+	if (pid > 0)
+		close(fds[SOCKET]);
+	close(fds[PIPE_READ]);
+	close(fds[PIPE_WRITE]);
+	return pid > 0;
+}
+
+/* Block SIGCHLD, and report it on an fd instead. Returns the fd; -1. */
+static int children_watch(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	return sigprocmask(SIG_BLOCK, &set, NULL) < 0 ? -1 : signalfd(-1, &set, 0);
+}
+
+/* Returns how many processes have ended. */
+static unsigned children_reap(int watch)
+{
+	struct signalfd_siginfo si;
+	unsigned n = 0;
+
+	if (read(watch, &si, sizeof(si)) < 0)
+		_exit(1);
+	while (waitpid(-1, NULL, WNOHANG) > 0)
+		n++;
+	return n;
+}
+
+static _Noreturn void closer_main(int sock)
+{
+	static const struct channel_type types[] = { [CLOSE] = { .fds_max = CLOSE_FDS, .known = true } };
+	static _Alignas(16) char buf[CHANNEL_BODY_MAX];
+	struct pollfd p[2] = { { .fd = CHANNEL }, { .events = POLLIN } };
+	struct channel_msg m;
+	unsigned hanging = 0;
+
+	oom_protection_drop();
+	if (dup2(sock, CHANNEL) < 0 || close_range(CHANNEL + 1, ~0U, 0) < 0 || setpgid(0, 0) < 0 ||
+		prctl(PR_SET_DUMPABLE, 0) < 0 || (p[1].fd = children_watch()) < 0)
+		_exit(1);
+	for (;;) {
+		p[0].events = hanging < HANGING_MAX ? POLLIN : 0; /* the daemon's end is reported always */
+		if (poll(p, ARRAY_SIZE(p), -1) < 0)
+			_exit(1);
+		if (p[1].revents)
+			hanging -= children_reap(p[1].fd);
+		if (!p[0].revents)
 			continue;
-		*ret_n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		memcpy(fds, CMSG_DATA(h), *ret_n * sizeof(int));
-	}
-	return got;
-}
-
-/* Clear SO_LINGER first, so that most sockets close at once. */
-static void all_close(const int *fds, size_t n)
-{
-	static const struct linger none;
-
-	for (size_t i = 0; i < n; i++) {
-		if (setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &none, sizeof(none)) < 0 && errno != ENOTSOCK)
-			log_debug("socket", "SO_LINGER: %s", strerror(errno));
-		close(fds[i]);
+		if (channel_recv(CHANNEL, VERSION, types, ARRAY_SIZE(types), buf, &m) != 1 || m.nfds != CLOSE_FDS)
+			_exit(0);
+		hanging += close_apart(m.fds);
 	}
 }
 
-static void *batch_close(void *opaque)
+static int closer_start(struct closer *c)
 {
-	struct batch *b = opaque;
-	int fds[CLOSE_ASYNC_FDS_MAX];
-	char buf[4096];
-	size_t n;
+	int pair[2];
+	pid_t pid;
 
-	while (b->sock >= 0 && (packet_receive(b->sock, buf, sizeof(buf), fds, &n) > 0 || n))
-		all_close(fds, n);
-	all_close(b->fds, b->n);
-	if (b->sock >= 0)
-		close(b->sock);
-	free(b);
-	return NULL;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	pid = fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0 ? -1 : fork();
+	if (pid == 0)
+		closer_main(pair[1]);
+	close(pair[1]);
+	if (pid < 0) {
+		close(pair[0]);
+		return -EAGAIN;
+	}
+	*c = (struct closer){ pair[0], pid };
+	return 0;
 }
 
-/* Start a thread that closes the fds. If memory or threads run out, the fds leak, because a leak does less harm than a
- * blocked loop. */
-static void batch_start(int sock, const int *fds, size_t n)
+static void closer_forget(struct closer *c)
 {
-	struct batch *b = malloc(sizeof(*b) + n * sizeof(*fds));
-	pthread_attr_t attr;
-	pthread_t thread;
-	int r = ENOMEM;
-
-	if (b && !(r = pthread_attr_init(&attr))) {
-		*b = (struct batch){ .sock = sock, .n = n };
-		if (n)
-			memcpy(b->fds, fds, n * sizeof(*fds));
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		pthread_attr_setstacksize(&attr, STACK_BYTES);
-		r = pthread_create(&thread, &attr, batch_close, b);
-		pthread_attr_destroy(&attr);
-	}
-	if (!r)
+	if (c->sock < 0)
 		return;
-	free(b);
-	log_warn("socket", "cannot close files or sockets: %s", strerror(r));
+	close(c->sock);
+	c->sock = -1;
+	waitpid(c->pid, NULL, WNOHANG);
 }
 
-void close_async_fds(const int *fds, size_t n)
+/* ---- the daemon ---- */
+
+struct closer *closer_new(void)
 {
-	if (n)
-		batch_start(-1, fds, n);
+	struct closer *c = must_alloc(malloc(sizeof(*c)));
+
+	c->sock = -1;
+	return c;
+}
+
+void closer_free(struct closer *c)
+{
+	if (c)
+		closer_forget(c);
+	free(c);
 }
 
 /* Let reads and looks see fds that came with an out-of-band byte. Only Unix streams have such bytes. */
@@ -115,51 +167,67 @@ int close_async_accept(int listening, int flags)
 	return fd;
 }
 
-/* Whether fds may be queued in the socket. On other sockets than streams, always assume so: a packet of zero bytes
- * looks like the end of the stream, but may carry fds. */
-static bool may_hold_fds(int sock)
+/* Whether nothing is left in a socket of which recv() has returned 0. On other sockets than streams, a packet of zero
+ * bytes looks like the end, and others may be behind it. With SO_PASSCRED, control data come with each packet. */
+static bool is_at_end(int sock)
 {
-	int type = 0;
-	socklen_t len = sizeof(type);
+	socklen_t len = sizeof(int);
+	int type = 0, on = 1;
 	char byte;
 
-	return recv(sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0 ||
-		getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM;
+	if (getsockopt(sock, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return false;
+	return type == SOCK_STREAM || (setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) == 0 &&
+		close_async_recv(sock, &byte, 1) == 0);
 }
 
-void close_async_socket(int sock)
+/* Throw away what is queued in the socket. Returns whether no fds are left in it. */
+static bool socket_drain(int sock)
 {
-	shutdown(sock, SHUT_RDWR); /* nothing can be queued from here on */
+	char buf[DRAIN_BYTES];
+	ssize_t n;
+
 	oob_inline(sock);
-	if (may_hold_fds(sock))
-		batch_start(sock, NULL, 0);
-	else
+	for (int i = 0; i < DRAIN_ROUNDS; i++) {
+		n = close_async_recv(sock, buf, sizeof(buf));
+		if (n == 0)
+			return is_at_end(sock);
+		if (n < 0 && errno != ECONNRESET && errno != EINTR)
+			return errno == EAGAIN;
+	}
+	return false;
+}
+
+/* fds: the first is closed on success, the others always. */
+static int fds_send(struct closer *c, const int *fds)
+{
+	int r = c->sock < 0 ? -EPIPE : channel_send(c->sock, VERSION, CLOSE, 0, NULL, 0, fds, CLOSE_FDS);
+
+	if (r == -EPIPE || r == -ECONNRESET) { /* there is no process, or somebody killed it */
+		closer_forget(c);
+		r = closer_start(c);
+		if (!r)
+			r = channel_send(c->sock, VERSION, CLOSE, 0, NULL, 0, fds, CLOSE_FDS);
+	}
+	if (!r)
+		close(fds[SOCKET]);
+	close(fds[PIPE_READ]);
+	close(fds[PIPE_WRITE]);
+	return r;
+}
+
+int closer_take(struct closer *c, int sock)
+{
+	int fds[CLOSE_FDS] = { sock };
+
+	if (socket_drain(sock)) {
 		close(sock);
+		return 0;
+	}
+	return pipe2(fds + PIPE_READ, O_CLOEXEC) < 0 ? -errno : fds_send(c, fds);
 }
 
-void close_async_listener(int listening)
-{
-	int fd;
-
-	shutdown(listening, SHUT_RDWR);
-	while ((fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC)) >= 0)
-		close_async_socket(fd);
-	close(listening);
-}
-
-ssize_t close_async_recv(int sock, void *buf, size_t size, int *ret_fd)
-{
-	int fds[CLOSE_ASYNC_FDS_MAX];
-	size_t n;
-	ssize_t got = packet_receive(sock, buf, size, fds, &n);
-
-	if (n && ret_fd)
-		*ret_fd = fds[--n];
-	close_async_fds(fds, n);
-	return got;
-}
-
-ssize_t close_async_recv_without_fds(int sock, void *buf, size_t size)
+ssize_t close_async_recv(int sock, void *buf, size_t size)
 {
 	struct iovec iov = { buf, size };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };

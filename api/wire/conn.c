@@ -2,6 +2,7 @@
 #include "api/wire/account.h"
 #include "api/wire/close_async.h"
 #include "api/wire/json.h"
+#include "api/wire/out_queue.h"
 #include "api/wire/wire.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -20,17 +21,11 @@
 /* Events to watch while the connection neither reads nor writes: only the hang-up, which poll() always reports. */
 #define EVENTS_NONE POLLPRI
 #define ACCEPTS_PER_ROUND 64
+#define RETRY_NS 1000000000ULL
 #define ANSWER_BYTES 65536 /* no answer is longer */
 /* Time for which commands run before the sockets are polled again. A client of root waits that long, and for one
  * command more. */
 #define TURNS_NS 500000
-
-struct chunk {
-	struct chunk *next;
-	char *data;
-	size_t len, sent;
-	int fd; /* sent with the first byte; owned. -1: none, or sent */
-};
 
 /* A listening socket. */
 struct listener {
@@ -53,11 +48,13 @@ struct conn {
 	int fd;
 	struct loop_watch *watch;
 	struct wire wire;
-	struct chunk *out, **out_last;
-	size_t out_bytes; /* of out and held */
+	struct out_queue out;
 	bool holds; /* conn_hold(): lines go to `held`, behind the answer */
-	struct chunk *held, **held_last;
-	int fd_in; /* received, not taken by a command yet; -1: none */
+	struct out_queue held;
+	struct client_file *file_in; /* received, not taken by a command yet; NULL: none */
+	bool files_wait; /* files are queued in the socket; another process receives them in the client's next turn */
+	struct client_file *receiving; /* that process is at work; NULL: none */
+	struct account_call receiving_call; /* bounds the number of such processes of an account */
 	char *in; /* received bytes; parsed in turns, but not while a call is open */
 	size_t in_len, in_at;
 	struct conn **call; /* the open call's pointer to this connection; NULL: none */
@@ -75,6 +72,7 @@ struct conn {
 	bool closing; /* drop the client once all output is sent */
 	bool deaf;    /* dropped because the client left too much unread */
 	bool dead;
+	bool unclosed; /* dead, but the closer had no room for the socket */
 };
 
 struct server {
@@ -84,45 +82,50 @@ struct server {
 	struct listener *listeners; /* the daemon's is the last */
 	struct conn *conns, *dead;
 	struct accounts *accounts;
+	struct closer *closer;
+	struct loop_timer *close_retry; /* closes sockets again, a second after the closer had too many */
 	struct loop_task reap, turns;
 	bool reaping, turning; /* the task is posted or runs */
 	unsigned count;
 	gid_t operators;
 };
 
-/* ---- the end of a connection ---- */
-
-static void chunks_free(struct chunk *list)
+static size_t unsent_bytes(const struct conn *c)
 {
-	while (list) {
-		struct chunk *k = list;
-
-		list = k->next;
-		if (k->fd >= 0)
-			close(k->fd);
-		free(k->data);
-		free(k);
-	}
+	return c->out.bytes + c->held.bytes;
 }
+
+/* ---- the end of a connection ---- */
 
 static void conn_release(struct conn *c)
 {
-	chunks_free(c->out);
-	chunks_free(c->held);
+	out_queue_done(&c->out);
+	out_queue_done(&c->held);
 	wire_done(&c->wire);
-	close_async_fds(&c->fd_in, c->fd_in >= 0);
+	c->server->ops->file_free(c->file_in);
 	account_leave(&c->member);
 	free(c->in);
 	free(c->groups);
 	free(c);
 }
 
-static void dead_release(struct conn *list)
+/* A client whose socket cannot be closed yet keeps its place, so that one user cannot take all fds. */
+static void dead_release(struct server *s, struct conn *list)
 {
 	while (list) {
 		struct conn *c = list;
 
 		list = c->next;
+		if (closer_take(s->closer, c->fd) < 0) {
+			c->deaf = false; /* it has been told */
+			s->count += !c->unclosed;
+			c->unclosed = true;
+			c->next = s->dead;
+			s->dead = c;
+			loop_timer_arm(s->close_retry, loop_now_ns() + RETRY_NS);
+			continue;
+		}
+		s->count -= c->unclosed;
 		conn_release(c);
 	}
 }
@@ -130,7 +133,6 @@ static void dead_release(struct conn *list)
 static void reap_run(struct loop_task *t)
 {
 	struct server *s = container_of(t, struct server, reap);
-
 	struct conn *list = s->dead;
 
 	s->dead = NULL;
@@ -138,8 +140,24 @@ static void reap_run(struct loop_task *t)
 	/* conn_drop() does not call dropped(): it may run inside a broadcast, and dropped() may broadcast, too. */
 	for (struct conn *c = list; c; c = c->next)
 		if (c->deaf)
-			s->ops->dropped(s->opaque, c, c->out_bytes);
-	dead_release(list);
+			s->ops->dropped(s->opaque, c, unsent_bytes(c));
+	dead_release(s, list);
+}
+
+static void reap_soon(void *opaque)
+{
+	struct server *s = opaque;
+
+	if (s->reaping)
+		return;
+	s->reaping = true;
+	loop_post(s->loop, &s->reap);
+}
+
+static void receiving_end(struct conn *c)
+{
+	c->server->ops->file_free(STEAL_PTR(c->receiving));
+	account_call_end(&c->receiving_call);
 }
 
 /* Close the connection. Its memory stays until the loop's next iteration, because callers up the stack still use it. */
@@ -153,8 +171,10 @@ static void conn_drop(struct conn *c)
 	if (c->call)
 		*c->call = NULL;
 	account_wait_end(&c->member);
+	if (c->receiving)
+		receiving_end(c);
 	loop_unwatch(c->watch);
-	close_async_socket(c->fd);
+	shutdown(c->fd, SHUT_RDWR); /* nothing can be queued from here on */
 	if (c->prev)
 		c->prev->next = c->next;
 	else
@@ -164,10 +184,7 @@ static void conn_drop(struct conn *c)
 	s->count--;
 	c->next = s->dead;
 	s->dead = c;
-	if (!s->reaping) {
-		s->reaping = true;
-		loop_post(s->loop, &s->reap);
-	}
+	reap_soon(s);
 }
 
 /* ---- sending to clients ---- */
@@ -175,12 +192,19 @@ static void conn_drop(struct conn *c)
 /* Whether there is room for an answer. Without room, the client's commands wait until it has read. */
 static bool conn_has_room(const struct conn *c)
 {
-	return c->out_bytes + ANSWER_BYTES <= account_limits(&c->member)->client_out_bytes;
+	return unsent_bytes(c) + ANSWER_BYTES <= account_limits(&c->member)->client_out_bytes;
 }
 
 static bool conn_may_read(const struct conn *c)
 {
-	return !c->eof && c->from && !c->closing && !c->call && c->in_at == c->in_len && conn_has_room(c);
+	return !c->eof && c->from && !c->closing && !c->call && !c->files_wait && !c->receiving && c->in_at == c->in_len &&
+		conn_has_room(c);
+}
+
+/* Whether nothing of what was received is left to do. */
+static bool conn_is_done(const struct conn *c)
+{
+	return !c->call && !c->receiving && !c->files_wait && c->in_at == c->in_len;
 }
 
 static void conn_update(struct conn *c)
@@ -189,79 +213,34 @@ static void conn_update(struct conn *c)
 
 	if (c->dead || c->running) /* conn_turn() calls this function at its end */
 		return;
-	account_set_bytes(&c->member, c->in_len + c->wire.cap, c->out_bytes);
-	if (!c->out && (c->closing || ((c->eof || !c->from) && !c->call && c->in_at == c->in_len))) {
+	account_set_bytes(&c->member, c->in_len + c->wire.cap, unsent_bytes(c));
+	if (!c->out.first && (c->closing || ((c->eof || !c->from) && conn_is_done(c)))) {
 		conn_drop(c);
 		return;
 	}
-	if (c->out)
+	if (c->out.first)
 		events |= POLLOUT;
 	if (conn_may_read(c))
 		events |= POLLIN;
-	/* While the client waits for its turn, its hang-up must not be reported again and again. */
-	loop_watch_events(c->watch, events || c->member.waits ? events : EVENTS_NONE);
-}
-
-static ssize_t chunk_send(int sock, const struct chunk *k)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = { k->data + k->sent, k->len - k->sent };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (k->fd >= 0) {
-		memset(&control, 0, sizeof(control));
-		control.align.cmsg_level = SOL_SOCKET;
-		control.align.cmsg_type = SCM_RIGHTS;
-		control.align.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.align), &k->fd, sizeof(int));
-		m.msg_control = &control;
-		m.msg_controllen = sizeof(control.buf);
-	}
-	return sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	/* While the client waits for its turn or its files, its hang-up must not be reported again and again. */
+	loop_watch_events(c->watch, events || c->member.waits || c->receiving ? events : EVENTS_NONE);
 }
 
 static void conn_flush(struct conn *c)
 {
-	while (c->out && !c->dead) {
-		struct chunk *k = c->out;
-		ssize_t n = chunk_send(c->fd, k);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN)
-			return;
-		if (n < 0) {
-			conn_drop(c);
-			return;
-		}
-		if (k->fd >= 0)
-			close(k->fd);
-		k->fd = -1;
-		k->sent += (size_t)n;
-		c->out_bytes -= (size_t)n;
-		if (k->sent < k->len)
-			continue;
-		c->out = k->next;
-		if (!c->out)
-			c->out_last = &c->out;
-		free(k->data);
-		free(k);
-	}
+	if (!c->dead && out_queue_flush(&c->out, c->fd) < 0)
+		conn_drop(c);
 }
 
 void conn_send(struct conn *c, struct json_object *o, int fd)
 {
-	struct chunk *k = calloc(1, sizeof(*k));
 	char *line = NULL;
 	size_t len = 0;
 
-	if (k && !c->dead)
+	if (!c->dead)
 		line = js_line(o, &len);
-	if (!line || c->out_bytes + len > account_limits(&c->member)->client_out_bytes ||
-		(c->out && account_out_exceeded(&c->member))) {
+	if (!line || unsent_bytes(c) + len > account_limits(&c->member)->client_out_bytes ||
+		(c->out.first && account_out_exceeded(&c->member))) {
 		if (line) {
 			log_warn("socket", "client (pid %d) does not read its answers; disconnected", (int)c->pid);
 			c->deaf = true;
@@ -269,40 +248,27 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 		if (fd >= 0)
 			close(fd);
 		free(line);
-		free(k);
 		conn_drop(c);
 		return;
 	}
-	*k = (struct chunk){ .data = line, .len = len, .fd = fd };
-	c->out_bytes += len;
-	if (c->holds) {
-		*c->held_last = k;
-		c->held_last = &k->next;
-		conn_update(c);
-		return;
-	}
-	*c->out_last = k;
-	c->out_last = &k->next;
-	conn_flush(c);
+	out_queue_add(c->holds ? &c->held : &c->out, line, len, fd);
+	if (!c->holds)
+		conn_flush(c);
 	conn_update(c);
 }
 
 void conn_hold(struct conn *c)
 {
 	c->holds = true;
-	c->held_last = &c->held;
 }
 
 void conn_answer(struct conn *c, struct json_object *o, int fd)
 {
-	bool held = c->holds;
-
 	c->holds = false;
 	conn_send(c, o, fd);
-	if (!held || c->dead || !c->held)
+	if (!c->held.first)
 		return;
-	*c->out_last = STEAL_PTR(c->held);
-	c->out_last = c->held_last;
+	out_queue_append(&c->out, &c->held);
 	conn_flush(c);
 	conn_update(c);
 }
@@ -369,11 +335,12 @@ static void conn_continue(struct conn *c)
 {
 	if (c->dead)
 		return;
-	if (c->in_at == c->in_len || !c->from) {
+	if ((c->in_at == c->in_len && !c->files_wait) || !c->from) {
 		account_wait_end(&c->member);
 		free(c->in);
 		c->in = NULL;
 		c->in_at = c->in_len = 0;
+		c->files_wait = false;
 	} else if (!c->call && !c->closing && conn_has_room(c)) {
 		account_wait(&c->member);
 	}
@@ -385,7 +352,7 @@ static void conn_check_room(struct conn *c)
 {
 	struct err e;
 
-	account_set_bytes(&c->member, c->in_len + c->wire.cap, c->out_bytes);
+	account_set_bytes(&c->member, c->in_len + c->wire.cap, unsent_bytes(c));
 	if (c->wire.cap <= WIRE_KEEP_BYTES || !account_in_exceeded(&c->member))
 		return;
 	err_set(&e, -ENOBUFS, ERR_BUSY, "the unfinished commands of your clients have more than %zu bytes; "
@@ -394,14 +361,35 @@ static void conn_check_room(struct conn *c)
 	conn_hang_up(c, &e);
 }
 
+/* Let another process receive the files that are queued in the socket. */
+static void files_receive(struct conn *c)
+{
+	struct server *s = c->server;
+	struct err e;
+	int r;
+
+	c->files_wait = false;
+	r = s->ops->file_receive(s->opaque, c, c->fd, &c->receiving, &e);
+	if (r < 0)
+		conn_hang_up(c, &e);
+	else
+		account_call_begin(&c->member, &c->receiving_call, READ_BYTES);
+}
+
 /* Handle the received bytes up to the end of the first command. */
 static void conn_turn(struct conn *c)
 {
 	CLEANUP_JS struct json_object *text = NULL;
 	struct err e;
-	size_t used;
+	size_t used = 0;
 
 	c->running = true;
+	if (c->files_wait) {
+		files_receive(c);
+		c->running = false;
+		conn_continue(c);
+		return;
+	}
 	switch (wire_feed(&c->wire, c->in + c->in_at, c->in_len - c->in_at, &used, &text, &e)) {
 	case WIRE_TEXT:
 		c->server->ops->dispatch(c->server->opaque, c, text);
@@ -463,65 +451,74 @@ void conn_call_end(struct conn *c)
 		conn_continue(c);
 }
 
-/* Receive bytes. Keep the last fd that arrives, and close the others.
- * Returns the same as recv(); -1 with EPERM: an fd would come with the bytes, and the client may not send fds. */
-static ssize_t conn_receive(struct conn *c, char *buf, size_t size)
+struct client_file *conn_take_file(struct conn *c)
 {
-	int fd = -1;
-	ssize_t n;
-
-	if (!account_limits(&c->member)->may_send_fds)
-		return close_async_recv_without_fds(c->fd, buf, size);
-	n = close_async_recv(c->fd, buf, size, &fd);
-
-	if (fd >= 0) {
-		close_async_fds(&c->fd_in, c->fd_in >= 0);
-		c->fd_in = fd;
-	}
-	return n;
+	return STEAL_PTR(c->file_in);
 }
 
-int conn_take_fd(struct conn *c)
+/* The first turn comes at once if the client is root: posting a task costs a third of a short command's time. */
+static void turn_begin(struct conn *c)
 {
-	return steal_fd(&c->fd_in);
+	if (account_kind(&c->member) == ACCOUNT_MASTER)
+		conn_turn(c);
+	else
+		conn_continue(c);
+}
+
+/* bytes: copied. */
+static void input_take(struct conn *c, const void *bytes, size_t n)
+{
+	if (!n || !c->from) {
+		c->eof = true;
+		conn_continue(c);
+		return;
+	}
+	c->in = malloc(n);
+	if (!c->in) {
+		conn_drop(c);
+		return;
+	}
+	memcpy(c->in, bytes, n);
+	c->in_len = n; /* in_at is 0 */
+	turn_begin(c);
+}
+
+void conn_received(struct conn *c, int r, const void *bytes, size_t n, bool has_file, const struct err *e)
+{
+	if (!r && has_file) {
+		c->server->ops->file_free(c->file_in);
+		c->file_in = STEAL_PTR(c->receiving);
+	}
+	receiving_end(c);
+	if (r < 0)
+		conn_hang_up(c, e);
+	else
+		input_take(c, bytes, n);
 }
 
 static void conn_read(struct conn *c)
 {
 	char buf[READ_BYTES];
-	ssize_t n = conn_receive(c, buf, sizeof(buf));
+	ssize_t n = close_async_recv(c->fd, buf, sizeof(buf));
 	struct err e;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
+	if (n < 0 && errno == EPERM && account_limits(&c->member)->may_send_fds) {
+		c->files_wait = true;
+		turn_begin(c);
+		return;
+	}
 	if (n < 0 && errno == EPERM) {
 		err_set(&e, -EPERM, ERR_PERMISSION, "you have no role, so you cannot send open files; "
 						    "an admin can change your role with cairn grant");
 		conn_hang_up(c, &e);
 		return;
 	}
-	if (n < 0) {
+	if (n < 0)
 		conn_drop(c);
-		return;
-	}
-	if (!n) {
-		c->eof = true;
-		conn_update(c);
-		return;
-	}
-	c->in = malloc((size_t)n);
-	if (!c->in) {
-		conn_drop(c);
-		return;
-	}
-	memcpy(c->in, buf, (size_t)n);
-	c->in_len = (size_t)n;
-	c->in_at = 0;
-	/* The first command of root needs no turn: posting a task costs a third of a short command's time. */
-	if (account_kind(&c->member) == ACCOUNT_MASTER)
-		conn_turn(c);
 	else
-		conn_continue(c);
+		input_take(c, buf, (size_t)n);
 }
 
 static void conn_ready(void *opaque, unsigned revents)
@@ -536,7 +533,7 @@ static void conn_ready(void *opaque, unsigned revents)
 		conn_flush(c);
 	if (!c->dead && (revents & (POLLIN | POLLHUP)) && conn_may_read(c))
 		conn_read(c);
-	else if (!c->dead && (revents & POLLHUP) && !c->member.waits)
+	else if (!c->dead && (revents & POLLHUP) && !c->member.waits && !c->receiving)
 		conn_drop(c); /* both directions are closed, so nobody waits for the answer */
 	conn_continue(c);
 }
@@ -612,10 +609,14 @@ static bool has_place(const struct conn *c)
 
 	if (kind == ACCOUNT_MASTER)
 		return true;
-	for (const struct conn *o = c->server->conns; o; o = o->next) {
-		same += o->uid == c->uid;
-		strangers += kind == ACCOUNT_STRANGERS && account_kind(&o->member) == kind;
-		others += account_kind(&o->member) != ACCOUNT_MASTER;
+	for (unsigned dead = 0; dead < 2; dead++) {
+		for (const struct conn *o = dead ? c->server->dead : c->server->conns; o; o = o->next) {
+			if (o->dead && !o->unclosed)
+				continue;
+			same += o->uid == c->uid;
+			strangers += kind == ACCOUNT_STRANGERS && account_kind(&o->member) == kind;
+			others += account_kind(&o->member) != ACCOUNT_MASTER;
+		}
 	}
 	return same <= CONN_USER_MAX && strangers <= CONN_STRANGERS_MAX && others <= CONN_OTHERS_MAX;
 }
@@ -635,6 +636,15 @@ static void greeting_send(struct conn *c)
 	conn_send(c, o, -1);
 }
 
+/* Close the socket of a client without a connection. If too many closes hang, it leaks, because a leak does less harm
+ * than a blocked loop. */
+static void socket_close(struct server *s, int fd)
+{
+	shutdown(fd, SHUT_RDWR);
+	if (closer_take(s->closer, fd) < 0)
+		log_warn("socket", "cannot close the socket of a client that sent open files");
+}
+
 /* Create the connection of an accepted client. fd: taken. */
 static void conn_new(struct listener *l, int fd)
 {
@@ -646,15 +656,15 @@ static void conn_new(struct listener *l, int fd)
 	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
 		loop_watch(s->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
 		free(c);
-		close_async_socket(fd);
+		socket_close(s, fd);
 		return;
 	}
 	c->server = s;
 	c->from = l;
 	c->dialect = l->vm ? DIALECT_QEMU : DIALECT_DAEMON;
 	c->fd = fd;
-	c->fd_in = -1;
-	c->out_last = &c->out;
+	out_queue_init(&c->out);
+	out_queue_init(&c->held);
 	c->pid = cred.pid;
 	c->uid = cred.uid;
 	c->gid = cred.gid;
@@ -672,14 +682,14 @@ static void conn_new(struct listener *l, int fd)
 		place_refuse(c);
 }
 
-static void conn_too_many(int fd)
+static void conn_too_many(struct server *s, int fd)
 {
 	static const char line[] = "{\"error\": {\"class\": \"Busy\", \"desc\": "
 				   "\"too many clients; close some connections\"}}\r\n";
 
 	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("socket", "a refused client had already disconnected");
-	close_async_socket(fd);
+	socket_close(s, fd);
 }
 
 static void listener_retry(void *opaque)
@@ -701,13 +711,13 @@ static void listener_ready(void *opaque, unsigned revents)
 			log_warn("socket", "cannot accept clients: %s; trying again in a second",
 				strerror(errno));
 			loop_watch_events(l->watch, 0);
-			loop_timer_arm(l->retry, loop_now_ns() + 1000000000ULL);
+			loop_timer_arm(l->retry, loop_now_ns() + RETRY_NS);
 			return;
 		}
 		if (fd < 0)
 			return;
 		if (l->server->count >= CONN_MAX)
-			conn_too_many(fd);
+			conn_too_many(l->server, fd);
 		else
 			conn_new(l, fd);
 	}
@@ -726,14 +736,23 @@ static void listener_chmod(const struct listener *l)
 		log_warn("socket", "%s: %s", l->path, strerror(errno));
 }
 
+/* Close the connections in the listening socket's queue. Further connects fail at once. */
+static void queue_close(const struct listener *l)
+{
+	int fd;
+
+	shutdown(l->fd, SHUT_RDWR);
+	while ((fd = close_async_accept(l->fd, SOCK_CLOEXEC)) >= 0)
+		socket_close(l->server, fd);
+}
+
 static void listener_close(struct listener *l)
 {
 	loop_unwatch(l->watch);
 	loop_timer_free(l->retry);
-	if (l->vm)
-		close_async_listener(l->fd);
-	else
-		close(l->fd); /* no shutdown(): the service manager may pass the same socket to the next daemon */
+	if (l->vm) /* otherwise the service manager may pass the same socket to the next daemon */
+		queue_close(l);
+	close(l->fd);
 	free(l);
 }
 
@@ -787,16 +806,18 @@ void listener_free(struct listener *l)
 }
 
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
-	gid_t operators, struct server **ret_s, struct err *e)
+	gid_t operators, struct closer *closer, struct server **ret_s, struct err *e)
 {
 	struct server *s = calloc(1, sizeof(*s));
 	struct listener *l;
 	int r;
 
-	if (!s) {
+	if (!s || loop_timer_new(loop, reap_soon, s, &s->close_retry) < 0) {
+		free(s);
 		close(listening);
 		return err_set_errno(e, -ENOMEM, "socket");
 	}
+	s->closer = closer;
 	s->loop = loop;
 	s->ops = ops;
 	s->opaque = opaque;
@@ -807,6 +828,7 @@ int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, co
 	r = listener_new(s, NULL, NULL, path, listening, &l, e);
 	if (r < 0) {
 		accounts_free(s->accounts);
+		loop_timer_free(s->close_retry);
 		free(s);
 		return r;
 	}
@@ -821,7 +843,13 @@ void server_free(struct server *s)
 	while (s->conns)
 		conn_drop(s->conns);
 	/* The loop does not run any more, so free the dropped connections here. */
-	dead_release(s->dead);
+	dead_release(s, STEAL_PTR(s->dead));
+	while (s->dead) { /* the kernel closes these at the daemon's end */
+		struct conn *c = s->dead;
+
+		s->dead = c->next;
+		conn_release(c);
+	}
 	while (s->listeners) {
 		struct listener *l = s->listeners;
 
@@ -829,6 +857,7 @@ void server_free(struct server *s)
 		listener_close(l);
 	}
 	accounts_free(s->accounts);
+	loop_timer_free(s->close_retry);
 	free(s);
 }
 

@@ -12,6 +12,8 @@
 #include <stdint.h>
 
 struct account_call;
+struct client_file;
+struct closer;
 struct conn;
 struct err;
 struct json_object;
@@ -39,16 +41,21 @@ struct server_ops {
 	uint64_t (*mark)(void *opaque, const struct peer *who);
 	/* Return whether a permission entry names the user or one of the groups. who NULL: whether any entry exists. */
 	bool (*known)(void *opaque, const struct peer *who);
+	/* Receive from the client's socket in another process, because files come with the bytes; then call
+	 * conn_received() once from the loop, unless file_free() comes first. Returns 0 and the file, which the server
+	 * owns; -errno. */
+	int (*file_receive)(void *opaque, struct conn *c, int sock, struct client_file **ret, struct err *e);
+	void (*file_free)(struct client_file *f);
 	/* Called after a client was dropped because it left too much unread. */
 	void (*dropped)(void *opaque, const struct conn *c, size_t unread_bytes);
 };
 
 /* Listen for clients of the daemon.
  * ops, opaque, path (of the daemon's socket): borrowed until server_free(). listening: taken, also on errors.
- * operators: the group whose members are operators; -1: none.
+ * operators: the group whose members are operators; -1: none. closer: borrowed.
  * Returns 0; -errno. */
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
-	gid_t operators, struct server **ret_s, struct err *e);
+	gid_t operators, struct closer *closer, struct server **ret_s, struct err *e);
 /* Return the group whose members are operators; -1: none. */
 gid_t server_operators(const struct server *s);
 /* Return the role that a user has now. uuid: a VM's; NULL: for all VMs. */
@@ -98,9 +105,12 @@ void conn_send(struct conn *c, struct json_object *o, int fd);
 void conn_hold(struct conn *c);
 /* Send the answer of the open call as conn_send() does, then the lines that conn_hold() has kept. */
 void conn_answer(struct conn *c, struct json_object *o, int fd);
-/* Take the fd that came with this or an earlier command. Returns an owned fd; -1: none came, or it was taken
- * already. */
-int conn_take_fd(struct conn *c);
+/* Take the file that came with this or an earlier command (api/access/client_file.h). Returns an owned file; NULL: none
+ * came, or it was taken already. */
+struct client_file *conn_take_file(struct conn *c);
+/* Receive what another process has received for the client: n bytes and perhaps the file. has_file: false: no file
+ * came. r: -errno, and e is set: the client is disconnected. */
+void conn_received(struct conn *c, int r, const void *bytes, size_t n, bool has_file, const struct err *e);
 /* Begin a call that is answered later. The connection handles no other command until conn_call_end(). *back is set to
  * NULL if the client disconnects first.
  * account: set; the caller ends it with account_call_end(), also if the client has disconnected. */

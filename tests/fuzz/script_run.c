@@ -9,6 +9,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_socket.h"
+#include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -30,6 +31,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -364,7 +366,8 @@ static bool daemon_begin(struct script *s)
 
 	s->daemon = (struct daemon){ .host = { .paths = &paths, .run_dir_fd = -1, .log_level = LOG_LEVEL_ERROR } };
 	must(loop_new(64, &s->daemon.host.loop, &e) == 0);
-	s->daemon.host.helpers = helpers_new(s->daemon.host.loop);
+	s->daemon.host.closer = closer_new();
+	s->daemon.host.helpers = helpers_new(s->daemon.host.loop, s->daemon.host.closer);
 	return daemon_open(&s->daemon, &e) == 0;
 }
 
@@ -374,7 +377,21 @@ static bool vm_is_busy(const struct vm *vm, bool strange)
 		vm_has(vm, VM_FACT_INCOMPLETE);
 }
 
-/* Return whether an errand or an archive process runs that belongs to no VM. */
+/* Return whether a child is a process that the daemon forked without another program: a helper, or the one that closes
+ * sockets. */
+static bool is_forked(pid_t pid)
+{
+	char path[64], own[32] = "";
+	CLEANUP_FREE char *name = NULL;
+	size_t len;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	prctl(PR_GET_NAME, own);
+	return file_read(path, sizeof(own), &name, &len, NULL) == 0 && len > 0 && len - 1 == strlen(own) &&
+		!memcmp(name, own, len - 1);
+}
+
+/* Return whether an archive process runs. */
 static bool others_run(void)
 {
 	char path[64];
@@ -386,14 +403,14 @@ static bool others_run(void)
 	if (file_read(path, 4096, &text, &len, NULL) < 0)
 		return false;
 	for (char *p = text, *end; !any && strtol(p, &end, 10) > 0; p = end)
-		any = !script_vms_is_one((pid_t)strtol(p, NULL, 10));
+		any = !script_vms_is_one((pid_t)strtol(p, NULL, 10)) && !is_forked((pid_t)strtol(p, NULL, 10));
 	return any;
 }
 
 static bool is_busy(const struct script *s)
 {
 	const struct job *j = s->daemon.host.jobs;
-	bool busy = store_owes(s->daemon.host.store) || others_run();
+	bool busy = store_owes(s->daemon.host.store) || helpers_are_busy(s->daemon.host.helpers) || others_run();
 
 	while (j && j->status == JOB_CONCLUDED)
 		j = j->next;
@@ -441,6 +458,7 @@ static void daemon_end(struct script *s)
 	clients_close(s);
 	daemon_close(&s->daemon);
 	helpers_free(s->daemon.host.helpers);
+	closer_free(s->daemon.host.closer);
 	loop_free(s->daemon.host.loop);
 }
 

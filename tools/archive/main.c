@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define SPEC_FD 3
+#define ARCHIVE_FD 4
 #define HELD_FD 5 /* the first relay, and then the first of the held files */
 #define PROGRESS_STEP_NS 200000000ULL
 
@@ -162,6 +163,20 @@ static const struct {
 	int (*run)(struct json_object *spec);
 } verbs[] = { { "export", export_main }, { "import", import_main }, { "clear", clear_main } };
 
+/* Take the archive, if another process holds it: fd ARCHIVE_FD is its relay then. */
+static int archive_take(struct json_object *spec, struct err *e)
+{
+	int fd = -1, r = 0;
+
+	if (js_get_bool(spec, "relayed", false))
+		r = relay_take(ARCHIVE_FD, &fd, 1);
+	if (fd >= 0) {
+		r = dup2(fd, ARCHIVE_FD) < 0 ? -errno : r;
+		close(fd);
+	}
+	return r < 0 ? err_set_errno(e, r, "cannot get the archive from the process that holds it") : 0;
+}
+
 /* Take the files that other processes hold. They get the numbers from HELD_FD on, as if they had come with the program:
  * first move the relays out of the way, and then each file, because its number may be another one's. */
 static int held_take(struct json_object *spec, struct err *e)
@@ -212,6 +227,8 @@ int main(int argc, char **argv)
 	r = file_read_fd(SPEC_FD, "the specification", ARCHIVE_JSON_MAX, &text, &len, &e);
 	if (!r)
 		r = js_parse(text, len, "the specification", &spec, &e);
+	if (!r)
+		r = archive_take(spec, &e);
 	if (!r)
 		r = held_take(spec, &e);
 	if (r < 0)

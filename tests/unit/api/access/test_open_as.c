@@ -135,7 +135,7 @@ static int setup(void **state)
 	put(f->groups, 0, groups[0], 0660);
 	assert_int_equal(symlink(f->own, f->link), 0);
 	assert_int_equal(loop_new(8, &f->loop, &e), 0);
-	f->helpers = helpers_new(f->loop);
+	f->helpers = helpers_new(f->loop, NULL);
 	*state = f;
 	return 0;
 }

@@ -1,6 +1,6 @@
 /* The state folder: saved data is loaded again, damaged files are quarantined without harm to
  * others, and a second daemon is refused. */
-#include "api/wire/close_async.h"
+#include "api/store/file_close.h"
 #include "api/wire/json.h"
 #include "api/store/store.h"
 #include "api/store/store_file.h"
@@ -463,16 +463,16 @@ static void test_lock_of_dying_process_is_waited_for(void **state)
 static struct stat given[4];
 static size_t ngiven;
 
-void __real_close_async_fds(const int *fds, size_t n);
-void __wrap_close_async_fds(const int *fds, size_t n);
+void __real_file_close_async(int fd);
+void __wrap_file_close_async(int fd);
 
-void __wrap_close_async_fds(const int *fds, size_t n)
+void __wrap_file_close_async(int fd)
 {
-	for (size_t i = 0; i < n; i++) {
+	if (fd >= 0) {
 		assert_true(ngiven < sizeof(given) / sizeof(*given));
-		assert_int_equal(fstat(fds[i], &given[ngiven++]), 0);
+		assert_int_equal(fstat(fd, &given[ngiven++]), 0);
 	}
-	__real_close_async_fds(fds, n);
+	__real_file_close_async(fd);
 }
 
 /* Create a file of this size in a folder. Returns its inode. */

@@ -1,12 +1,19 @@
-/* close_async: closing a client's socket never blocks the loop, not even for fds that came with an
- * empty packet. */
+/* close_async: closing a client's socket never blocks the loop, nor keeps a thread of it, not even for fds that came
+ * with an empty packet. */
 #include "api/wire/close_async.h"
+#include "base/util.h"
+#include "tests/unit/lingering.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,99 +21,87 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include <cmocka.h>
 
-#define HOUR_S 3600
-
-/* Create a TCP socket whose last close() blocks for an hour, because its peer does not read. */
-static int lingering(int *ret_peer)
+static unsigned threads(void)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	struct linger hour = { .l_onoff = 1, .l_linger = HOUR_S };
-	int listening = socket(AF_INET, SOCK_STREAM, 0), s = socket(AF_INET, SOCK_STREAM, 0);
-	static char bytes[65536];
-	socklen_t len = sizeof(at);
+	DIR *d = opendir("/proc/self/task");
+	unsigned n = 0;
 
-	assert_int_equal(bind(listening, (struct sockaddr *)&at, sizeof(at)), 0);
-	assert_int_equal(listen(listening, 1), 0);
-	assert_int_equal(getsockname(listening, (struct sockaddr *)&at, &len), 0);
-	assert_int_equal(connect(s, (struct sockaddr *)&at, sizeof(at)), 0);
-	*ret_peer = accept(listening, NULL, NULL);
-	assert_true(*ret_peer >= 0);
-	close(listening);
-	while (send(s, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
-		;
-	assert_int_equal(setsockopt(s, SOL_SOCKET, SO_LINGER, &hour, sizeof(hour)), 0);
-	return s;
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 2;
 }
 
-/* s: taken. */
-static void fd_send(int sock, int s, size_t bytes, int flags)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	struct iovec iov = { "x", bytes };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
-	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-
-	h->cmsg_level = SOL_SOCKET;
-	h->cmsg_type = SCM_RIGHTS;
-	h->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(h), &s, sizeof(s));
-	assert_int_equal(sendmsg(sock, &m, flags), bytes);
-	close(s);
-}
-
-/* Wait until the peer of the TCP connection sees its end: the fd has been closed. */
-static void wait_for_end(int peer)
-{
-	static char buf[65536];
-	ssize_t n;
-
-	do
-		n = recv(peer, buf, sizeof(buf), 0);
-	while (n > 0);
-	assert_int_equal(n, 0);
-	close(peer);
-}
-
-static void let_go(int type, size_t bytes, int flags)
+static void let_go(struct closer *c, int type, size_t bytes, int flags)
 {
 	int pair[2], peer;
 
 	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
 	fd_send(pair[1], lingering(&peer), bytes, flags);
-	close_async_socket(pair[0]);
-	wait_for_end(peer);
+	shutdown(pair[0], SHUT_RDWR);
+	assert_int_equal(closer_take(c, pair[0]), 0);
+	assert_int_equal(threads(), 1);
+	end_await(peer);
 	close(pair[1]);
+}
+
+static int setup(void **state)
+{
+	*state = closer_new();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	closer_free(*state);
+	return 0;
 }
 
 static void test_closing_socket_with_data_does_not_block(void **state)
 {
-	(void)state;
-	let_go(SOCK_STREAM, 1, 0);
-	let_go(SOCK_STREAM, 1, MSG_OOB);
-	let_go(SOCK_SEQPACKET, 1, 0);
+	let_go(*state, SOCK_STREAM, 1, 0);
+	let_go(*state, SOCK_STREAM, 1, MSG_OOB);
+	let_go(*state, SOCK_SEQPACKET, 1, 0);
 }
 
 static void test_closing_fds_of_empty_packet_does_not_block(void **state)
 {
+	let_go(*state, SOCK_SEQPACKET, 0, 0);
+}
+
+static void test_socket_without_fds_needs_no_process(void **state)
+{
+	const int types[] = { SOCK_STREAM, SOCK_SEQPACKET };
+	struct closer *c = closer_new();
+	unsigned before, after;
+	int pair[2];
+
 	(void)state;
-	let_go(SOCK_SEQPACKET, 0, 0);
+	last_child(&before);
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		assert_int_equal(socketpair(AF_UNIX, types[i], 0, pair), 0);
+		assert_int_equal(send(pair[1], "text", 4, 0), 4);
+		shutdown(pair[0], SHUT_RDWR);
+		assert_int_equal(closer_take(c, pair[0]), 0);
+		close(pair[1]);
+	}
+	last_child(&after);
+	assert_int_equal(after, before);
+	closer_free(c);
 }
 
 /* A client cannot get an fd past the daemon's looks by sending it with an out-of-band byte. */
 static void test_fds_of_an_out_of_band_byte_are_seen(void **state)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	int listening = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0), s, peer, fd = -1;
+	int listening = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0), s, peer;
 	socklen_t len = sizeof(sa_family_t); /* the kernel makes an abstract name */
 	char byte;
 
-	(void)state;
 	assert_int_equal(bind(listening, (struct sockaddr *)&at, len), 0);
 	assert_int_equal(listen(listening, 1), 0);
 	len = sizeof(at);
@@ -115,24 +110,71 @@ static void test_fds_of_an_out_of_band_byte_are_seen(void **state)
 	fd_send(client, lingering(&peer), 1, MSG_OOB);
 	s = close_async_accept(listening, SOCK_CLOEXEC);
 	assert_true(s >= 0);
-	assert_int_equal(close_async_recv_without_fds(s, &byte, 1), -1);
+	assert_int_equal(close_async_recv(s, &byte, 1), -1);
 	assert_int_equal(errno, EPERM);
-	assert_int_equal(close_async_recv(s, &byte, 1, &fd), 1);
-	assert_int_equal(byte, 'x');
-	assert_true(fd >= 0);
-	close_async_fds(&fd, 1);
-	wait_for_end(peer);
-	close_async_socket(s);
-	close_async_listener(listening);
+	shutdown(s, SHUT_RDWR);
+	assert_int_equal(closer_take(*state, s), 0);
+	end_await(peer);
+	close(listening);
 	close(client);
+}
+
+/* Return a socket with a queued fd. */
+static int socket_new(int *ret_peer)
+{
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	fd_send(pair[1], lingering(ret_peer), 1, 0);
+	close(pair[1]);
+	shutdown(pair[0], SHUT_RDWR);
+	return pair[0];
+}
+
+/* A process that does not get on, as if too many closes hung. */
+static void test_full_queue_of_the_process_is_told(void **state)
+{
+	static int peers[1000];
+	int n = 1, sock = 0, r = closer_take(*state, socket_new(&peers[0]));
+	unsigned children;
+	pid_t closer = last_child(&children);
+
+	assert_int_equal(kill(closer, SIGSTOP), 0);
+	while (!r && n < 1000)
+		r = closer_take(*state, sock = socket_new(&peers[n++]));
+	assert_int_equal(r, -EAGAIN);
+	assert_int_equal(kill(closer, SIGCONT), 0);
+	while ((r = closer_take(*state, sock)) == -EAGAIN)
+		sched_yield();
+	assert_int_equal(r, 0);
+	while (n--)
+		end_await(peers[n]);
+}
+
+static void test_killed_process_is_replaced(void **state)
+{
+	unsigned children;
+	int peers[2];
+	pid_t closer;
+
+	assert_int_equal(closer_take(*state, socket_new(&peers[0])), 0);
+	closer = last_child(&children);
+	end_await(peers[0]);
+	assert_int_equal(kill(closer, SIGKILL), 0);
+	assert_int_equal(waitid(P_PID, (id_t)closer, &(siginfo_t){ 0 }, WEXITED | WNOWAIT), 0);
+	assert_int_equal(closer_take(*state, socket_new(&peers[1])), 0);
+	end_await(peers[1]);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_closing_socket_with_data_does_not_block),
-		cmocka_unit_test(test_closing_fds_of_empty_packet_does_not_block),
-		cmocka_unit_test(test_fds_of_an_out_of_band_byte_are_seen),
+		cmocka_unit_test_setup_teardown(test_closing_socket_with_data_does_not_block, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_closing_fds_of_empty_packet_does_not_block, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_socket_without_fds_needs_no_process, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fds_of_an_out_of_band_byte_are_seen, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_queue_of_the_process_is_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_killed_process_is_replaced, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* Many random clients of a server: nothing stays counted in their accounts when they and their calls have ended. */
 #include "api/wire/account.h"
+#include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -7,6 +8,7 @@
 #include "base/util.h"
 #include "tests/unit/tmp.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -30,6 +32,7 @@ struct open_call {
 struct fixture {
 	struct loop *loop;
 	struct server *server;
+	struct closer *closer;
 	struct accounts *accounts; /* the server's */
 	char path[96];
 	struct open_call calls[CALLS];
@@ -104,6 +107,20 @@ static bool is_known(void *opaque, const struct peer *who)
 	return !who || who->uid < ((struct fixture *)opaque)->known;
 }
 
+static int no_files(void *opaque, struct conn *c, int sock, struct client_file **ret, struct err *e)
+{
+	(void)opaque;
+	(void)c;
+	(void)sock;
+	(void)ret;
+	return err_set(e, -EBUSY, ERR_BUSY, "no");
+}
+
+static void file_free(struct client_file *f)
+{
+	assert_null(f);
+}
+
 static void dropped(void *opaque, const struct conn *c, size_t unread_bytes)
 {
 	(void)opaque;
@@ -113,7 +130,7 @@ static void dropped(void *opaque, const struct conn *c, size_t unread_bytes)
 
 static int setup(void **state)
 {
-	static const struct server_ops ops = { dispatch, greeting, no_role, no_mark, is_known, dropped };
+	static const struct server_ops ops = { dispatch, greeting, no_role, no_mark, is_known, no_files, file_free, dropped };
 	struct fixture *f = calloc(1, sizeof(*f));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -123,9 +140,10 @@ static int setup(void **state)
 	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", f->path);
 	unlink(f->path);
 	f->known = 1003;
+	f->closer = closer_new();
 	*state = f;
 	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, CLIENTS) < 0 || loop_new(64, &f->loop, &e) < 0 ||
-		server_new(f->loop, &ops, f, f->path, fd, (gid_t)-1, &f->server, &e) < 0)
+		server_new(f->loop, &ops, f, f->path, fd, (gid_t)-1, f->closer, &f->server, &e) < 0)
 		return -1;
 	f->accounts = last_accounts;
 	return 0;
@@ -136,6 +154,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	server_free(f->server);
+	closer_free(f->closer);
 	loop_free(f->loop);
 	unlink(f->path);
 	free(f);

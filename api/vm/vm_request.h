@@ -1,0 +1,80 @@
+/* vm_request: the requests to a VM process that are not answered yet: in which order they are sent, which wait, and
+ * which are repeated on another connection. Inner header of vm_process.c.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_VM_REQUEST_H
+#define CAIRN_API_VM_VM_REQUEST_H
+
+#include "api/vm/vm_process.h"
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct client_file;
+struct loop;
+struct loop_timer;
+struct loop_watch;
+struct vm_spawn;
+
+struct vm_request {
+	struct vm_request *next;
+	uint64_t seq, deadline_ns;
+	enum vm_msg_type type;
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+	void *opaque;
+	void *body; /* a copy of the body, if the request may be repeated or waits; NULL: otherwise, or it has no body */
+	size_t len;
+	struct vm_process *process;
+	struct client_file *file; /* its process sends the request; owned. NULL: none, or it was sent */
+	bool waits; /* to be sent behind a request with a file */
+	int *fds; /* of a request that waits; owned */
+	unsigned nfds;
+	int send_error; /* why the request could not be sent, as -errno; 0: none */
+	bool unsent; /* it waits, or the connection was lost before it could be sent */
+};
+
+struct vm_process {
+	struct loop *loop;
+	const struct vm_process_ops *ops;
+	void *opaque;
+	char name[64]; /* the VM's name for the daemon's log */
+	pid_t pid;
+	int pidfd, sock, end_fd;
+	/* Until it is NULL, the process is being spawned, and pid is unknown. */
+	struct vm_spawn *spawn;
+	struct err *spawn_error; /* NULL: none */
+	struct loop_watch *pid_watch, *sock_watch, *spawn_watch;
+	struct loop_timer *timer;      /* armed for the earliest deadline of a request */
+	struct loop_timer *kill_timer;
+	struct loop_timer *lost_timer; /* armed while the connection is lost: calls lost() */
+	struct vm_request *first, **last;
+	uint64_t seq; /* number of the last request */
+	uint64_t connected_ns; /* time of the last vm_process_connect() */
+	uint64_t lost_seq; /* number of the last request before that */
+	uint16_t version; /* version of the messages that the process speaks */
+	bool child;	/* this daemon started the process and has to reap it */
+	bool heard;	/* a valid message has arrived */
+	bool answered;	/* an answer has arrived */
+	bool lost;	/* the connection is lost: requests wait for the next one, or for the process's end */
+	bool unproven;	/* no message has arrived since vm_process_connect() */
+	bool ends_consoles; /* see vm_process_ends_consoles() */
+	bool killed;	/* vm_process_kill() was called */
+	bool freed;	/* vm_process_free() was called */
+	unsigned busy;	/* number of callbacks that are on the stack */
+	struct vm_process_end end;
+};
+
+/* Arm the timer for the earliest deadline. */
+void vm_requests_timer(struct vm_process *p);
+/* Report the answer, and free the request. a: NULL: none. e: set if res < 0. */
+void vm_request_finish(struct vm_process *p, struct vm_request *r, int res, const struct vm_answer *a, const struct err *e);
+/* On a new connection, repeat the requests of the earlier one that may be repeated, and fail the others. Work may still
+ * be under way, or its answer was lost: cancel it, which makes the process send the answer, or say that there is no
+ * work. */
+void vm_requests_resume(struct vm_process *p);
+/* Free all requests; done() is not called. */
+void vm_requests_free(struct vm_process *p);
+
+#endif

@@ -1,0 +1,101 @@
+#include "api/wire/out_queue.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct chunk {
+	struct chunk *next;
+	char *data;
+	size_t len, sent;
+	int fd; /* sent with the first byte; owned. -1: none, or sent */
+};
+
+void out_queue_init(struct out_queue *q)
+{
+	*q = (struct out_queue){ .last = &q->first };
+}
+
+static void first_free(struct out_queue *q)
+{
+	struct chunk *k = q->first;
+
+	q->first = k->next;
+	if (!q->first)
+		q->last = &q->first;
+	if (k->fd >= 0)
+		close(k->fd);
+	free(k->data);
+	free(k);
+}
+
+void out_queue_done(struct out_queue *q)
+{
+	while (q->first)
+		first_free(q);
+}
+
+void out_queue_add(struct out_queue *q, char *data, size_t len, int fd)
+{
+	struct chunk *k = must_alloc(malloc(sizeof(*k)));
+
+	*k = (struct chunk){ .data = data, .len = len, .fd = fd };
+	*q->last = k;
+	q->last = &k->next;
+	q->bytes += len;
+}
+
+void out_queue_append(struct out_queue *q, struct out_queue *from)
+{
+	if (!from->first)
+		return;
+	*q->last = from->first;
+	q->last = from->last;
+	q->bytes += from->bytes;
+	out_queue_init(from);
+}
+
+static ssize_t chunk_send(int sock, const struct chunk *k)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { k->data + k->sent, k->len - k->sent };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (k->fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		control.align.cmsg_level = SOL_SOCKET;
+		control.align.cmsg_type = SCM_RIGHTS;
+		control.align.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.align), &k->fd, sizeof(int));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control.buf);
+	}
+	return sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+int out_queue_flush(struct out_queue *q, int sock)
+{
+	while (q->first) {
+		struct chunk *k = q->first;
+		ssize_t n = chunk_send(sock, k);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? 0 : -errno;
+		if (k->fd >= 0)
+			close(k->fd);
+		k->fd = -1;
+		k->sent += (size_t)n;
+		q->bytes -= (size_t)n;
+		if (k->sent == k->len)
+			first_free(q);
+	}
+	return 0;
+}
