@@ -136,7 +136,7 @@ static void answer_unrecorded(struct call *c, int r)
 	err_set(&e, r, err_class_of_errno(r), "%s was carried out, but the audit log could not record it (%s); see the "
 		"daemon's log", c->command->name, strerror(-r));
 	json_object_put(c->answer);
-	c->answer = error_to_json(err_class_name(e.cls), e.msg);
+	c->answer = js_error(err_class_name(e.cls), e.msg);
 	if (c->answer_fd >= 0)
 		close(c->answer_fd);
 	c->answer_fd = -1;

@@ -416,11 +416,8 @@ static void usernet_free(struct usernet *u)
 	loop_unwatch(u->gone);
 	loop_unwatch(u->watch);
 	loop_timer_free(u->end_timer);
-	if (u->control >= 0) {
-		shutdown(u->control, SHUT_RDWR);
-		if (closer_take(u->host->closer, u->control) < 0)
-			log_warn("usernet", "cannot close the socket of a cairn-slirp that sent open files");
-	}
+	if (u->control >= 0)
+		closer_drop(u->host->closer, u->control);
 	if (u->pidfd >= 0)
 		close(u->pidfd);
 	free(u);

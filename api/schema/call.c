@@ -1,5 +1,4 @@
 #include "api/schema/call.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -23,7 +22,7 @@ void call_return(struct call *c, struct json_object *v)
 
 void call_fail_class(struct call *c, const char *class_name, const char *desc)
 {
-	c->reply(c, error_to_json(class_name, desc), -1);
+	c->reply(c, js_error(class_name, desc), -1);
 }
 
 void call_fail(struct call *c, const struct err *e)

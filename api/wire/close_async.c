@@ -227,6 +227,13 @@ int closer_take(struct closer *c, int sock)
 	return pipe2(fds + PIPE_READ, O_CLOEXEC) < 0 ? -errno : fds_send(c, fds);
 }
 
+void closer_drop(struct closer *c, int sock)
+{
+	shutdown(sock, SHUT_RDWR);
+	if (closer_take(c, sock) < 0)
+		log_warn("socket", "cannot close a socket that open files were sent to");
+}
+
 ssize_t close_async_recv(int sock, void *buf, size_t size)
 {
 	struct iovec iov = { buf, size };

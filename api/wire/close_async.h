@@ -22,6 +22,9 @@ int close_async_accept(int listening, int flags);
 /* Close a connected Unix socket, which nobody can send to any more (shutdown()).
  * Returns 0, and the socket is taken; -EAGAIN: too many closes hang, so try again later; -errno. */
 int closer_take(struct closer *c, int sock);
+/* Shut a connected Unix socket down and close it. If too many closes hang, it leaks, because a leak does less harm than
+ * a blocked loop. */
+void closer_drop(struct closer *c, int sock);
 
 /* recv() without blocking from a Unix socket without SO_PASSCRED. Returns the same as recv(); -1 with EPERM: fds would
  * come with the bytes, and all of them stay in the queue. */

@@ -304,21 +304,11 @@ void server_tell_admins(struct server *s, struct json_object *o)
 
 /* ---- receiving from clients ---- */
 
-struct json_object *error_to_json(const char *class_name, const char *desc)
-{
-	struct json_object *o = json_object_new_object(), *error = json_object_new_object();
-
-	js_put_str(error, "class", class_name);
-	js_put_str(error, "desc", desc);
-	js_put(o, "error", error);
-	return o;
-}
-
 static void conn_refuse(struct conn *c, const struct err *e)
 {
 	/* QMP clients may know only QEMU's classes. */
 	const char *class_name = err_class_name(c->dialect == DIALECT_QEMU ? ERR_GENERIC : e->cls);
-	CLEANUP_JS struct json_object *o = error_to_json(class_name, e->msg);
+	CLEANUP_JS struct json_object *o = js_error(class_name, e->msg);
 
 	conn_send(c, o, -1);
 }
@@ -552,11 +542,6 @@ static void groups_take(struct conn *c)
 		c->ngroups = len / sizeof(gid_t);
 }
 
-static bool is_operator(const struct server *s, const struct peer *who)
-{
-	return s->operators != (gid_t)-1 && peer_is_in_group(who, s->operators);
-}
-
 struct peer conn_peer(const struct conn *c)
 {
 	return (struct peer){ c->uid, c->gid, c->groups, c->ngroups };
@@ -574,7 +559,7 @@ enum role server_role(const struct server *s, const struct peer *who, const uint
 	if (uid_is_root_or_own(who->uid))
 		return ROLE_ADMIN;
 	role = s->ops->role(s->opaque, who, uuid);
-	return MAX(role, is_operator(s, who) ? ROLE_OPERATOR : ROLE_NONE);
+	return MAX(role, s->operators != (gid_t)-1 && peer_is_in_group(who, s->operators) ? ROLE_OPERATOR : ROLE_NONE);
 }
 
 static enum role role_look_up(const struct conn *c, const uint8_t *uuid)
@@ -623,7 +608,7 @@ static bool has_place(const struct conn *c)
 
 static void place_refuse(struct conn *c)
 {
-	CLEANUP_JS struct json_object *o = error_to_json("Busy", "too many clients of your user; close some connections");
+	CLEANUP_JS struct json_object *o = js_error("Busy", "too many clients of your user; close some connections");
 
 	c->closing = true;
 	conn_send(c, o, -1);
@@ -634,15 +619,6 @@ static void greeting_send(struct conn *c)
 	CLEANUP_JS struct json_object *o = c->server->ops->greeting(c->server->opaque);
 
 	conn_send(c, o, -1);
-}
-
-/* Close the socket of a client without a connection. If too many closes hang, it leaks, because a leak does less harm
- * than a blocked loop. */
-static void socket_close(struct server *s, int fd)
-{
-	shutdown(fd, SHUT_RDWR);
-	if (closer_take(s->closer, fd) < 0)
-		log_warn("socket", "cannot close the socket of a client that sent open files");
 }
 
 /* Create the connection of an accepted client. fd: taken. */
@@ -656,7 +632,7 @@ static void conn_new(struct listener *l, int fd)
 	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
 		loop_watch(s->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
 		free(c);
-		socket_close(s, fd);
+		closer_drop(s->closer, fd);
 		return;
 	}
 	c->server = s;
@@ -689,7 +665,7 @@ static void conn_too_many(struct server *s, int fd)
 
 	if (send(fd, line, sizeof(line) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("socket", "a refused client had already disconnected");
-	socket_close(s, fd);
+	closer_drop(s->closer, fd);
 }
 
 static void listener_retry(void *opaque)
@@ -743,7 +719,7 @@ static void queue_close(const struct listener *l)
 
 	shutdown(l->fd, SHUT_RDWR);
 	while ((fd = close_async_accept(l->fd, SOCK_CLOEXEC)) >= 0)
-		socket_close(l->server, fd);
+		closer_drop(l->server->closer, fd);
 }
 
 static void listener_close(struct listener *l)

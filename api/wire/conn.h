@@ -117,7 +117,4 @@ void conn_received(struct conn *c, int r, const void *bytes, size_t n, bool has_
 void conn_call_begin(struct conn *c, struct conn **back, struct account_call *account);
 void conn_call_end(struct conn *c);
 
-/* Return {"error": {"class", "desc"}}. The caller owns it. */
-struct json_object *error_to_json(const char *class_name, const char *desc);
-
 #endif

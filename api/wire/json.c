@@ -104,6 +104,16 @@ void js_put_bool(struct json_object *o, const char *key, bool v)
 	json_object_object_add(o, key, json_object_new_boolean(v));
 }
 
+struct json_object *js_error(const char *class_name, const char *desc)
+{
+	struct json_object *o = json_object_new_object(), *error = json_object_new_object();
+
+	js_put_str(error, "class", class_name);
+	js_put_str(error, "desc", desc);
+	js_put(o, "error", error);
+	return o;
+}
+
 struct json_object *js_get(struct json_object *o, const char *key)
 {
 	struct json_object *v = NULL;

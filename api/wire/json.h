@@ -31,6 +31,9 @@ void js_put_int(struct json_object *o, const char *key, int64_t v);
 void js_put_uint(struct json_object *o, const char *key, uint64_t v);
 void js_put_bool(struct json_object *o, const char *key, bool v);
 
+/* Return {"error": {"class", "desc"}}. The caller owns it. */
+struct json_object *js_error(const char *class_name, const char *desc);
+
 /* Get a member of o; o may be NULL or no object. If the member is absent, or has another type than the function's name
  * says: NULL, or the fallback. */
 struct json_object *js_get(struct json_object *o, const char *key);
