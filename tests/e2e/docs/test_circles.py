@@ -12,13 +12,16 @@ FILES_MAX = 8
 
 def calls():
     """Map each source to the sources whose functions or data it names, by the symbols of the built objects."""
-    home, named = {}, {}
-    for folder in FOLDERS:
-        for source in sorted(Path(ROOT, folder).rglob("*.c")):
-            name = str(source.relative_to(ROOT))
-            symbols = subprocess.check_output(["nm", Path(BUILD, name).with_suffix(".o")], text=True).splitlines()
-            named[name] = {line.split()[-1] for line in symbols if line.split()[-2] == "U"}
-            home.update((line.split()[-1], name) for line in symbols if line.split()[-2].isupper() and line.split()[-2] != "U")
+    sources = [str(s.relative_to(ROOT)) for folder in FOLDERS for s in sorted(Path(ROOT, folder).rglob("*.c"))]
+    objects = {str(Path(BUILD, name).with_suffix(".o")): name for name in sources}
+    home, named = {}, {name: set() for name in sources}
+    for line in subprocess.check_output(["nm", "--print-file-name", *objects], text=True).splitlines():
+        path, symbol = line.split(":", 1)
+        *_, kind, symbol = symbol.split()
+        if kind == "U":
+            named[objects[path]].add(symbol)
+        elif kind.isupper():
+            home[symbol] = objects[path]
     return {name: {home[symbol] for symbol in symbols if symbol in home} for name, symbols in named.items()}
 
 
