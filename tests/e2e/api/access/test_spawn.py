@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import archivelib
 import guestlib
 import slirplib
-from conftest import until
+from conftest import BUILD, until
 from test_daemon import NOBODY, shared  # noqa: F401
 
 THIEF = """
@@ -114,8 +115,12 @@ def check_confined(pid):
 
 @pytest.fixture
 def spawnable(sandbox):
+    """Return a function that copies a program to where others reach it: the build folder may be closed to them."""
     if os.geteuid():
         pytest.skip("needs root, to be somebody else")
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield lambda name: shutil.copy(os.path.join(BUILD, name), folder)
 
 
 def test_user_cannot_take_fds_of_cairn_archive(spawnable):
@@ -125,7 +130,8 @@ def test_user_cannot_take_fds_of_cairn_archive(spawnable):
         assert archivelib.export(archive, definition, [("kernel", kernel, {})]).end()[1] == 0
         os.chmod(folder, 0o777)
         fd = archivelib.high(archive)
-        job = archivelib.Archive("import", {"input": fd, "name": "new", "folder": folder}, [fd], before=as_spawned)
+        job = archivelib.Archive("import", {"input": fd, "name": "new", "folder": folder}, [fd], before=as_spawned,
+                                 executable=spawnable("cairn-archive"))
         assert "ready" in job.until("ready", "error")
         check_confined(job.process.pid)
         job.end(b"keep\n")
@@ -139,7 +145,7 @@ def test_user_cannot_take_fds_of_cairn_slirp(spawnable, tmp_path):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with open(log, "ab") as out, ours, theirs, subprocess.Popen(
             [slirplib.PROGRAM, "--frames", str(theirs.fileno())], pass_fds=[theirs.fileno()], stderr=out,
-            preexec_fn=as_spawned) as p:
+            preexec_fn=as_spawned, executable=spawnable("cairn-slirp")) as p:
         check_confined(p.pid)
         until(lambda: "Seccomp:\t2" in open(f"/proc/{p.pid}/status").read())
         with open(f"/proc/{p.pid}/limits") as f:
