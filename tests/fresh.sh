@@ -47,7 +47,10 @@ mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$root/dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount --rbind /sys "$root/sys"
 mount -t proc proc "$root/proc"
-exec chroot "$root" env -i HOME=/root USER=root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+cd "$root" # a chroot instead would refuse user namespaces, and mounts for VMs
+pivot_root . .
+umount -l .
+exec env -i HOME=/root USER=root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
 	sh -c 'cd /root/cairn && eval "$1"' sh "$command"
 END_START
 rc=0
