@@ -632,7 +632,10 @@ def test_top_redraws_on_terminal(fake):
     fake.cairn("start", "b-idle", "a-busy")
     pid, fd = console(fake, "top", "--every", "0.1", "--sort", "cpu")
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    before = termios.tcgetattr(fd)
+    unused = pty.openpty()
+    before = termios.tcgetattr(unused[0])  # cairn may have changed its own terminal by now
+    for end in unused:
+        os.close(end)
     got = read_until(fd, b"\x1b[J")
     assert got.startswith(b"\x1b[?1049h") and b"c: cpu" in got
 
