@@ -151,6 +151,28 @@ static void call_stored(void *opaque, int r)
 	answer_wait_end(c);
 }
 
+struct state_wait {
+	struct store_work work;
+	struct call *call;
+};
+
+static void state_stored(struct store_work *work)
+{
+	struct state_wait *w = container_of(work, struct state_wait, work);
+
+	answer_wait_end(w->call);
+	free(w);
+}
+
+static void state_wait(struct call *c)
+{
+	struct state_wait *w = must_alloc(calloc(1, sizeof(*w)));
+
+	*w = (struct state_wait){ { .done = state_stored, .loop = c->host->loop }, c };
+	c->waits++;
+	store_after(c->host->store, &w->work);
+}
+
 /* Audit the call, and answer it when its line is on stable storage and the VM's offline process has released the
  * images. o, fd: taken. */
 static void call_reply(struct call *c, struct json_object *o, int fd)
@@ -171,6 +193,8 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 		if (c->conn)
 			conn_hold(c->conn);
 	}
+	if (c->when_stored)
+		state_wait(c);
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not
 	 * wait for a job, because a job holds the images for long. */
 	c->waits += c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_wait_end, c);

@@ -137,7 +137,11 @@ static void shutdown_ask(struct call *c, bool reboot)
 		r = time_parse(c, &p, &e);
 	if (r < 0) {
 		call_fail(c, &e);
-	} else if (p.at_s) {
+		return;
+	}
+	/* A daemon that is killed after the answer must not forget the plan or the deadline. */
+	c->when_stored = p.at_s || (!reboot && p.then != DEFINITION_LEAVE);
+	if (p.at_s) {
 		shutdown_plan(c->vm, &p);
 		call_return(c, NULL);
 	} else {
@@ -159,10 +163,12 @@ void command_vm_shutdown_cancel(struct call *c)
 {
 	struct err e;
 
-	if (stop_check(c, &e) < 0 || shutdown_cancel(c->vm, &e) < 0)
+	if (stop_check(c, &e) < 0 || shutdown_cancel(c->vm, &e) < 0) {
 		call_fail(c, &e);
-	else
-		call_return(c, NULL);
+		return;
+	}
+	c->when_stored = true;
+	call_return(c, NULL);
 }
 
 /* ---- the host's shutdown ---- */

@@ -39,8 +39,9 @@ struct call {
 	struct json_object *id;   /* NULL: none given, or, with has_id, the JSON value null */
 	bool has_id;
 	bool is_text; /* the answer is text of QEMU's human monitor, also for errors */
+	bool when_stored;	     /* send the answer when all changes of state are on stable storage */
 	bool on_images;		     /* send the answer after the VM's offline process has ended */
-	struct json_object *answer;  /* waits for that process and for the audit log */
+	struct json_object *answer;  /* waits for that, for that process and for the audit log */
 	int answer_fd;		     /* goes with the answer; -1: none */
 	unsigned waits;		     /* number of things that the answer waits for */
 	bool promised;		     /* the audit log has promised to record the call (api/access/audit.h) */

@@ -256,6 +256,32 @@ def test_other_files_are_answered_when_stored(slow):
     assert loop_syncs(slow) == before
 
 
+@pytest.mark.parametrize("command, how", [
+    ("vm-shutdown", {"at": 10**9 * int(time.time() + 36000)}),
+    ("vm-shutdown", {"then": "destroy", "timeout": 3600}),
+    ("vm-shutdown-cancel", {})])
+def test_shutdown_is_answered_when_its_deadline_is_stored(slow, command, how):
+    slow.define("a")
+    slow.cairn("start", "a")
+    if command == "vm-shutdown-cancel":
+        slow.cairn("shutdown", "--in", "10h", "a")
+    go = hold(slow, "/vms")
+    q, other = slow.qmp(), slow.qmp()
+    q.send(json.dumps({"execute": command, "arguments": {"vm": "a", **how}}).encode())
+    try:
+        until(lambda: ("shutdown-then" in other.run("vm-info", vm="a")) == (command == "vm-shutdown"))
+        # When this is answered, the first command's audit line is stored, too.
+        other.run("vm-suspend", vm="a")
+        q.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while b'"return"' not in q.sock.recv(65536):
+                pass  # events
+    finally:
+        go.touch()
+    q.sock.settimeout(20)
+    assert q.answer()["return"] == {}
+
+
 def test_start_during_removal_of_managed_save_is_refused(slow):
     slow.define("a")
     slow.cairn("start", "a")
