@@ -42,8 +42,7 @@ def box(tmp_path):
 
         def io(self, image, *commands, fmt="qcow2"):
             args = [a for c in commands for a in ("-c", c)]
-            # QEMU's file is the same without a sync after each write, which would take most of the time.
-            return run("qemu-io", "-t", "unsafe", "-f", fmt, *args, image, cwd=tmp_path)
+            return run("qemu-io", "-f", fmt, *args, image, cwd=tmp_path)
 
         def fails(self, *args, status=1):
             """Check for one sentence and the right exit status."""
