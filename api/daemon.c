@@ -258,7 +258,7 @@ static void pins_complete(struct daemon *d)
 	js_put_str(line, "command", "(pins found)");
 	js_put_str(line, "outcome", err_class_name(ERR_CORRUPT));
 	js_put_str(line, "error", e.msg);
-	audit_add(d->commands.audit, line);
+	audit_add(d->host.audit, line);
 }
 
 /* ---- correcting reported states ---- */
@@ -392,16 +392,15 @@ int daemon_open(struct daemon *d, struct err *e)
 	r = store_open(h->paths->state_dir, &h->store, e);
 
 	if (!r)
-		r = audit_open(h->loop, h->paths->state_dir, &d->commands.audit, e);
-	h->audit = d->commands.audit;
+		r = audit_open(h->loop, h->paths->state_dir, &h->audit, e);
 	if (!r)
-		audit_copy_to_journal(d->commands.audit, h->paths->journal);
+		audit_copy_to_journal(h->audit, h->paths->journal);
 	if (!r && h->paths->audit_required)
-		audit_require(d->commands.audit);
+		audit_require(h->audit);
 	if (!r)
 		r = event_log_open(h->paths->state_dir, &h->events, e);
 	if (!r)
-		r = denial_log_open(h->loop, &h->sink, d->commands.audit, &d->commands.denials, e);
+		r = denial_log_open(h->loop, &h->sink, h->audit, &d->commands.denials, e);
 	if (!r && h->paths->listening < 0)
 		r = listen_prepare(h->paths->socket, e);
 	if (!r)
@@ -451,7 +450,7 @@ static void answers_finish(struct daemon *d)
 	struct vm_host *h = &d->host;
 	uint64_t until = loop_now_ns() + FINISH_TIMEOUT_NS, now;
 
-	while ((store_owes(h->store) || audit_owes(d->commands.audit)) && (now = loop_now_ns()) < until)
+	while ((store_owes(h->store) || audit_owes(h->audit)) && (now = loop_now_ns()) < until)
 		loop_run_once(h->loop, until - now);
 }
 
@@ -480,7 +479,7 @@ void daemon_close(struct daemon *d)
 	permissions_done(&h->permissions);
 	quotas_done(&h->quotas);
 	denial_log_close(d->commands.denials);
-	audit_close(d->commands.audit);
+	audit_close(h->audit);
 	event_log_close(h->events);
 	h->events = NULL;
 	store_close(h->store);

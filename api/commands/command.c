@@ -72,7 +72,7 @@ static int call_audit(struct call *c, struct json_object *answer, void (*stored)
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
 	js_put_uint(line, "duration", loop_now_ns() - c->started_ns);
-	return audit_add_call(c->context->audit, line, c->promised, stored, c);
+	return audit_add_call(c->context->host->audit, line, c->promised, stored, c);
 }
 
 /* Replace an error class that QEMU does not have by GenericError, because QMP clients may know only QEMU's classes. */
@@ -131,7 +131,7 @@ static void answer_unrecorded(struct call *c, int r)
 {
 	struct err e;
 
-	if (!audit_is_required(c->context->audit) || js_get(c->answer, "error"))
+	if (!audit_is_required(c->context->host->audit) || js_get(c->answer, "error"))
 		return;
 	err_set(&e, r, err_class_of_errno(r), "%s was carried out, but the audit log could not record it (%s); see the "
 		"daemon's log", c->command->name, strerror(-r));
@@ -398,11 +398,11 @@ static int check_audit(struct call *c, struct err *e)
 {
 	if (!(c->command->flags & COMMAND_MUTATES))
 		return 0;
-	if (audit_check(c->context->audit, c->uid, e) < 0) {
+	if (audit_check(c->context->host->audit, c->uid, e) < 0) {
 		err_prefix(e, "%s is refused", c->command->name);
 		return -EPERM;
 	}
-	c->promised = audit_is_required(c->context->audit);
+	c->promised = audit_is_required(c->context->host->audit);
 	return 0;
 }
 

@@ -8,7 +8,6 @@
 #include "api/jobs/save.h"
 #include "api/schema/call.h"
 
-struct audit;
 struct command_handler;
 struct denial_log;
 struct server_ops;
@@ -17,7 +16,6 @@ struct vm_host;
 /* The objects that commands use besides the VMs. All are borrowed. */
 struct command_context {
 	struct vm_host *host;
-	struct audit *audit;
 	struct denial_log *denials;
 	const struct command_handler *handlers[2]; /* tables of handlers, indexed by enum dialect */
 };

@@ -67,7 +67,7 @@ void command_query_audit(struct call *c)
 		.since_ns = js_get_int(c->args, "since", 0), .uid = js_get_int(c->args, "uid", -1),
 		.vm = js_get_str(c->args, "vm") };
 
-	call_return(c, audit_page(c->context->audit, &q));
+	call_return(c, audit_page(c->context->host->audit, &q));
 }
 
 static bool is_for_admins(const char *event)
