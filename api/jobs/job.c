@@ -262,9 +262,15 @@ static struct json_object *jobs_to_file(struct vm_host *host)
 {
 	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
 
-	for (struct job *j = host->jobs; j; j = j->next)
-		if (j->status == JOB_CONCLUDED)
-			json_object_array_add(list, job_to_json(j));
+	for (struct job *j = host->jobs; j; j = j->next) {
+		struct json_object *o;
+
+		if (j->status != JOB_CONCLUDED)
+			continue;
+		o = job_to_json(j);
+		js_put_uint(o, "uid", j->uid);
+		json_object_array_add(list, o);
+	}
 	js_put_uint(file, "next", host->next_job);
 	js_put(file, "jobs", list);
 	return file;
@@ -301,21 +307,46 @@ static void job_remove(struct job *j)
 	job_free(j);
 }
 
+/* Whether jobs_trim() may drop the job. */
+static bool is_droppable(const struct job *j)
+{
+	return j->status == JOB_CONCLUDED && !j->concluding;
+}
+
+/* Return the oldest job of the user who has the most, so that no user pushes out the results of others. NULL: none. */
+static struct job *surplus_find(const struct vm_host *host)
+{
+	struct job *most = NULL;
+	unsigned max = 0;
+
+	for (struct job *j = host->jobs; j; j = j->next) {
+		unsigned n = 0;
+
+		for (struct job *same = j; is_droppable(j) && same; same = same->next)
+			n += same->uid == j->uid && is_droppable(same);
+		if (n > max) {
+			max = n;
+			most = j;
+		}
+	}
+	return most;
+}
+
 void jobs_trim(struct vm_host *host)
 {
 	uint64_t now = loop_now_ns();
 	unsigned kept = 0;
+	struct job *surplus;
 
-	for (struct job *j = host->jobs; j; j = j->next)
-		kept += j->status == JOB_CONCLUDED;
 	for (struct job *j = host->jobs, *next; j; j = next) {
 		next = j->next;
-		if (j->status != JOB_CONCLUDED || j->concluding ||
-			(kept <= JOBS_KEPT_MAX && now - j->ended_ns < JOBS_KEPT_NS))
-			continue;
-		kept--;
-		job_remove(j);
+		if (is_droppable(j) && now - j->ended_ns >= JOBS_KEPT_NS)
+			job_remove(j);
+		else
+			kept += j->status == JOB_CONCLUDED;
 	}
+	for (; kept > JOBS_KEPT_MAX && (surplus = surplus_find(host)); kept--)
+		job_remove(surplus);
 }
 
 void jobs_free(struct vm_host *host)
@@ -567,6 +598,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
 	uuid_load(j, o);
+	j->uid = (uid_t)js_get_int(o, "uid", 0);
 	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
 	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
 	j->begun_realtime_ns = (uint64_t)started;

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct call;
 struct json_object;
@@ -20,7 +21,7 @@ struct vm;
 struct vm_host;
 
 #define JOB_ID_MAX 63
-/* Bounds of the list of concluded jobs: number and age. jobs_trim() drops the oldest. */
+/* Bounds of the list of concluded jobs: number and age. */
 #define JOBS_KEPT_MAX 64
 #define JOBS_KEPT_NS (24 * 3600 * 1000000000ULL)
 
@@ -48,6 +49,7 @@ struct job {
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
 	char vm_name[VM_NAME_MAX + 1]; /* when the job began; may belong to another VM now */
 	uint8_t vm_uuid[16]; /* all zero: an older daemon stored the job */
+	uid_t uid; /* of the user who began the job; 0: also the daemon's policies */
 	const char *type; /* "save", "snapshot-create", …; static */
 	const char *unit; /* unit of done and total: "bytes", "snapshots" or "clones"; static */
 	enum job_status status;
@@ -141,7 +143,7 @@ int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct er
 /* Fail the jobs that are still `lost` and not concluded, and emit the event of the end for each `lost` job. Call it
  * when all VMs are adopted. */
 void jobs_settle(struct vm_host *host);
-/* Drop concluded jobs that are too old or too many. */
+/* Drop concluded jobs that are too old or too many: of too many, the oldest one of the user who has the most. */
 void jobs_trim(struct vm_host *host);
 /* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues, except forks and
  * pulls. */

@@ -51,6 +51,7 @@ void job_owner_set(struct job *j, const struct call *c)
 {
 	struct job_owner *o;
 
+	j->uid = c->uid;
 	if (!j->vm || uid_is_root_or_own(c->uid) || (j->vm->job_owner && !strcmp(j->vm->job_owner->job, j->id)))
 		return;
 	o = must_alloc(calloc(1, sizeof(*o)));

@@ -190,6 +190,32 @@ def test_job_that_cannot_be_cancelled_at_once_ends_later(host, core):
     assert len(denials(host)) == 1
 
 
+def test_results_count_for_the_user_who_began_the_job(host, core):
+    """Root's result is the oldest. Of 66, two of nobody's are dropped instead."""
+    (host.tmp / "go").touch()
+    oldest = host.qmp().run("vm-managed-save", vm="mine")["job"]
+    assert outcome(host, oldest) == (None, None)
+    host.cairn("start", "mine")
+    host.cairn("grant", "operator", "mine", "--user", "nobody")
+    with begun(host, "vm-dump", fd=core.fileno()) as id:
+        assert outcome(host, id) == (None, None)
+    host.stop()
+    path = host.state / "jobs.json"
+    file = json.loads(path.read_text())
+    root, other = file["jobs"]
+    assert (root["id"], root["uid"], other["id"], other["uid"]) == (oldest, 0, id, NOBODY)
+    file["jobs"] += [{**other, "id": f"of-nobody-{n}"} for n in range(62)]
+    path.write_text(json.dumps(file))
+    host.start()
+    os.chmod(host.socket, 0o666)
+    for _ in range(2):
+        core.truncate(0)
+        with begun(host, "vm-dump", fd=core.fileno()) as id:
+            assert outcome(host, id) == (None, None)
+    ids = [j["id"] for j in host.qmp().jobs()]
+    assert len(ids) == 64 and ids[:2] == [oldest, "of-nobody-1"] and ids[-1] == id
+
+
 # ---- clients that wait ----
 
 @contextlib.contextmanager

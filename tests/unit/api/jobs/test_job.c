@@ -31,12 +31,17 @@ static void add(struct vm_host *d, unsigned number, enum job_status status, uint
 	*at = j;
 }
 
-static bool is_there(struct vm_host *d, unsigned number)
+static struct job *job_find_number(struct vm_host *d, unsigned number)
 {
 	char id[16];
 
 	snprintf(id, sizeof(id), "job%u", number);
-	return job_find(d, id) != NULL;
+	return job_find(d, id);
+}
+
+static bool is_there(struct vm_host *d, unsigned number)
+{
+	return job_find_number(d, number) != NULL;
 }
 
 static void test_results_are_kept_for_a_day(void **state)
@@ -70,6 +75,23 @@ static void test_job_whose_end_is_told_stays(void **state)
 	jobs_free(&d);
 }
 
+/* One user's jobs push out his own results, not those of another user, which are older. */
+static void test_no_user_pushes_out_results_of_others(void **state)
+{
+	struct vm_host d = { 0 };
+
+	(void)state;
+	for (unsigned i = 0; i < JOBS_KEPT_MAX + 10; i++) {
+		add(&d, i, JOB_CONCLUDED, 0);
+		if (i >= 4)
+			job_find_number(&d, i)->uid = 1000;
+	}
+	jobs_trim(&d);
+	for (unsigned i = 0; i < JOBS_KEPT_MAX + 10; i++)
+		assert_int_equal(is_there(&d, i), i < 4 || i >= 14);
+	jobs_free(&d);
+}
+
 /* The oldest completed jobs are dropped; running jobs do not count. */
 static void test_number_of_results_is_limited(void **state)
 {
@@ -91,6 +113,7 @@ int main(void)
 		cmocka_unit_test(test_results_are_kept_for_a_day),
 		cmocka_unit_test(test_job_whose_end_is_told_stays),
 		cmocka_unit_test(test_number_of_results_is_limited),
+		cmocka_unit_test(test_no_user_pushes_out_results_of_others),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
