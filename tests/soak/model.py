@@ -175,11 +175,11 @@ class Model:
         self.states[vm.uuid] = self.guest(vm)
         self.off(vm)
 
-    def restore(self, name):
+    def restore(self, name, state=None):
         vm = self.vms[name]
         need(vm, "shutoff", "crashed")
         self.load(vm, self.states.pop(vm.uuid))
-        vm.state = "running"
+        vm.state = state or vm.state
 
     def dump(self, name):
         need(self.vms[name], *LIVE)

@@ -267,8 +267,8 @@ class User:
 
     def restore(self, name):
         if self.model.vms[name].uuid in self.model.states:
-            path = self.state_file(name)
-            self.do(["restore", path], lambda m: m.restore(name), name)
+            path, state = self.state_file(name), self.rng.choice((None, "running", "paused"))
+            self.do(["restore", path, *([f"--{state}"] if state else [])], lambda m: m.restore(name, state), name)
             if self.model.vms[name].uuid not in self.model.states:
                 os.unlink(path)
 
