@@ -66,8 +66,8 @@ def test_query_is_answered_before_waiting_request(slow):
     q.sock.setblocking(False)
     with pytest.raises(BlockingIOError):
         q.sock.recv(1)
-    q.sock.settimeout(20)
     go.touch()
+    q.sock.setblocking(True)
     assert q.answer()["return"]["created"]
 
 
@@ -261,7 +261,7 @@ def test_other_files_are_answered_when_stored(slow):
     ("vm-shutdown", {"then": "destroy", "timeout": 3600}),
     ("vm-shutdown-cancel", {})])
 def test_shutdown_is_answered_when_its_deadline_is_stored(slow, command, how):
-    slow.define("a")
+    slow.define("a", cmdline="deaf")
     slow.cairn("start", "a")
     if command == "vm-shutdown-cancel":
         slow.cairn("shutdown", "--in", "10h", "a")
@@ -278,7 +278,7 @@ def test_shutdown_is_answered_when_its_deadline_is_stored(slow, command, how):
                 pass  # events
     finally:
         go.touch()
-    q.sock.settimeout(20)
+    q.sock.setblocking(True)
     assert q.answer()["return"] == {}
 
 
