@@ -58,6 +58,12 @@ void checker_refcounts(struct checker *k);
  * -errno. */
 int qcow2_autoclear_drop(int fd, struct qcow2_header *h, uint64_t drop);
 
+/* Replace the header by h, with the same further extensions. A power cut leaves the old header or the new one. h gets
+ * the places of the extensions.
+ * old: the header in the file. check_only: write nothing.
+ * Returns 0; -EINVAL if the names do not fit into the first cluster, and nothing was written; -errno. */
+int qcow2_header_rewrite(int fd, const struct qcow2_header *old, struct qcow2_header *h, bool check_only, struct err *e);
+
 /* Remove the bitmaps from an image with the extension: clear the autoclear bit, then retire the extension, one sector
  * each. Their clusters leak. h is updated. Returns 0; -errno with a sentence. */
 int qcow2_drop_bitmaps(int fd, struct qcow2_header *h, struct err *e);

@@ -94,10 +94,13 @@ int qcow2_make_empty(struct block *b, struct err *e);
  * Returns 0; -EUCLEAN for an image with errors; -errno. */
 int qcow2_trim(int fd, const struct qcow2_header *h, struct err *e);
 
-/* ---- header changes of an image that nobody has open; fd is open for writing ---- */
+/* ---- header changes of an image that nobody has open; fd is open for writing. A power cut leaves the old header or
+ * the new one. ---- */
 
+/* Check the conditions of qcow2_set_backing() without a change. Returns as qcow2_set_backing(). */
+int qcow2_backing_check(int fd, const struct qcow2_header *h, const char *name, const char *format, struct err *e);
 /* Set the backing file. name NULL: none. h is updated.
- * Returns 0; -EINVAL if the name does not fit; -errno. */
+ * Returns 0; -EINVAL if the name does not fit, in a small cluster beside the present one; -errno. */
 int qcow2_set_backing(int fd, struct qcow2_header *h, const char *name, const char *format,
 	struct err *e);
 /* Set the path of the source image of a disk that is an overlay on a pin; the pin stays the same. h is updated. Returns

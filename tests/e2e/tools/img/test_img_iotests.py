@@ -227,6 +227,26 @@ def test_rebase_keeps_zeros_as_zero_clusters(box, options, old):
         assert any(x["zero"] and x["present"] and x["depth"] == 0 and x["length"] >= 300 << 10 for x in extents)
 
 
+def test_names_that_do_not_fit_side_by_side_are_refused_before_a_change(box):
+    """The first sector of the header has room for neither name, and a power cut must leave one of them."""
+    names = []
+    for letter in "on":
+        folder = "/".join([letter * 200] * 3)
+        os.makedirs(box.path / folder)
+        names.append(folder + "/base")
+        (box.path / names[-1]).write_bytes(letter.encode() * 65536)
+    box.img("create", "-q", "-f", "qcow2", "-o", "cluster_size=1k", "-b", names[0], "-F", "raw", "a")
+    before = (box.path / "a").read_bytes()
+    for how in ([], ["-u"]):
+        said = box.fails("rebase", *how, "-b", names[1], "-F", "raw", "a")
+        assert "do not fit into a cluster of 1024 bytes together" in said and "cairn-img convert" in said
+        assert (box.path / "a").read_bytes() == before
+    box.img("convert", "-f", "qcow2", "-O", "qcow2", "-B", names[0], "-F", "raw", "a", "b")
+    box.img("rebase", "-b", names[1], "-F", "raw", "b")
+    assert json.loads(box.qemu("info", "--output", "json", "b").stdout)["backing-filename"] == names[1]
+    assert box.img("compare", "-f", "raw", names[0], "b").returncode == 0
+
+
 # ---- words ----
 
 
