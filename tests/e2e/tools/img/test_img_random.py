@@ -323,7 +323,9 @@ class Disk:
         if not self.snapshots:
             return False
         name = self.rng.choice(sorted(self.snapshots))
-        if self.change(self.tool(), "snapshot", "-a", name, "a"):
+        # QEMU finds only halfway that a refcount of 1 bit cannot count a second user, and leaves a damaged image.
+        tool = CAIRN if read_header(self.path("a"))["refcount_bits"] == 1 else self.tool()
+        if self.change(tool, "snapshot", "-a", name, "a"):
             self.want = bytearray(self.snapshots[name])
 
     def snapshot_delete(self):
