@@ -33,6 +33,7 @@
 struct answer {
 	int32_t r; /* 0, or -errno */
 	uint32_t count;
+	uint64_t bytes;
 	uint8_t notes[CHANNEL_FDS_MAX];
 	uint32_t nheld;
 	struct fork_as_file files[CHANNEL_FDS_MAX];
@@ -113,6 +114,7 @@ static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_a
 	if (!a->r)
 		a->r = held_identify(out, a);
 	a->count = out->count;
+	a->bytes = out->bytes;
 	memcpy(a->notes, out->notes, sizeof(a->notes));
 	if (s->rights && (a->r == -EACCES || a->r == -EPERM))
 		err_append(&a->e, s->rights->uid, s->who);
@@ -218,6 +220,7 @@ static void answer_tell(struct fork_as *x)
 	r = answer_take(x, buf, &m, &a);
 	res.nfds = m.nfds;
 	res.count = a.count;
+	res.bytes = a.bytes;
 	memcpy(res.fds, m.fds, m.nfds * sizeof(*m.fds));
 	memcpy(res.notes, a.notes, sizeof(res.notes));
 	res.nheld = MIN(a.nheld, CHANNEL_FDS_MAX);

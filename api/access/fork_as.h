@@ -46,9 +46,10 @@ struct fork_as_file {
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;
-	/* count and notes: run() and done() agree on their meaning. They also arrive when run() fails, but are 0 when
-	 * the process was killed. */
+	/* count, bytes and notes: run() and done() agree on their meaning. They also arrive when run() fails, but are 0
+	 * when the process was killed. */
 	unsigned count;
+	uint64_t bytes;
 	uint8_t notes[CHANNEL_FDS_MAX];
 	/* Files that the process holds for another process (base/relay.h), which has the other end of the spec's relay.
 	 * done() gets only their identities. */

@@ -48,7 +48,7 @@ void quotas_done(struct quotas *q)
 
 const char *quota_item_name(enum quota_item i)
 {
-	static const char *const names[QUOTA_ITEM_COUNT] = { "vms", "running", "memory", "vcpus" };
+	static const char *const names[QUOTA_ITEM_COUNT] = { "vms", "running", "memory", "vcpus", "disk", "snapshots" };
 
 	return names[i];
 }

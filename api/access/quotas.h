@@ -34,6 +34,8 @@ enum quota_item {
 	QUOTA_RUNNING, /* VMs that are active or starting */
 	QUOTA_MEMORY,  /* bytes of RAM of these */
 	QUOTA_VCPUS,   /* vCPUs of these */
+	QUOTA_DISK,    /* bytes of the images that Cairn made for the VMs */
+	QUOTA_SNAPSHOTS, /* snapshots of the VMs */
 	QUOTA_ITEM_COUNT,
 };
 

@@ -198,7 +198,7 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 			"the VM of the saved state is not defined here, and defining a VM requires the role admin");
 	r = rights_of_peer(&who, &def->rights, e);
 	if (!r)
-		r = quota_check_define(c->host, def, 1, true, e);
+		r = quota_check_new(c->host, def, &(struct quota_new){ .n = 1, .runs = true }, e);
 	if (!r)
 		*ret_def = STEAL_PTR(def);
 	return r;

@@ -5,6 +5,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/snapshots.h"
 #include "api/vm/image_users.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -263,6 +264,8 @@ static void list_done(void *opaque, int r, const struct vm_answer *a, const stru
 		call_fail(c, e);
 		return;
 	}
+	if (c->vm)
+		quota_snapshots_set(c->vm, s->total);
 	o = json_object_new_object();
 	list = json_object_new_array();
 	for (; i < s->n && bytes < PAGE_BYTES; i++) {

@@ -28,6 +28,7 @@
 struct batch {
 	struct vm_host *host;
 	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
+	struct quota_claim *claim; /* owned; NULL: not claimed yet, or an earlier daemon began the batch */
 	/* path of the batch's file, relative to the state folder; empty: not written, or removed */
 	char file[sizeof(STORE_BATCHES) + DEFINITION_UUID_TEXT + 8];
 	/* The n added VMs; made and born_after_ns as in struct clone_files. There is room for all planned VMs. */
@@ -64,6 +65,7 @@ void batch_free(struct batch *b)
 	if (!b)
 		return;
 	fork_as_free(b->errand);
+	quota_claim_free(b->claim);
 	json_object_put(b->planned);
 	free(b->vms);
 	free(b->made);
@@ -83,6 +85,16 @@ void batch_plan(struct batch *b, const struct definition *def)
 	js_put_str(o, "name", def->name);
 	js_put_str(o, "uuid", uuid);
 	json_object_array_add(b->planned, o);
+}
+
+int batch_claim(struct batch *b, const struct definition *def, const struct quota_new *what, struct err *e)
+{
+	return quota_claim_new(b->host, def, what, &b->claim, e);
+}
+
+int batch_claim_change(struct batch *b, uint64_t image_bytes, uint64_t snapshots, struct err *e)
+{
+	return quota_claim_change(b->claim, image_bytes, snapshots, e);
 }
 
 static void room_make(struct batch *b, size_t n)
@@ -152,8 +164,6 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 	int r = taken_check(host, def, e);
 
 	if (!r)
-		r = quota_check_define(host, def, 1, false, e);
-	if (!r)
 		r = definition_keep(host, def, e);
 	if (r < 0)
 		return r;
@@ -163,6 +173,7 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 		return err_set_errno(e, r, "VM '%s'", def->name);
 	}
 	b->vms[b->n++] = *ret_vm;
+	quota_claim_take(b->claim, *ret_vm);
 	vm_set(*ret_vm, VM_FACT_INCOMPLETE, true);
 	job_own(j, *ret_vm, VM_OP_MAKE);
 	vm_emit(*ret_vm, EVENT_VM_DEFINED, NULL);
@@ -286,7 +297,8 @@ static void all_ended(struct loop_task *t)
 {
 	static const struct fork_as_result none;
 	struct batch *b = container_of(t, struct batch, task);
-	struct clone_files files = { b->defs, b->n, b->made, b->born_after_ns };
+	struct clone_files files = { .defs = b->defs, .n = b->n, .made = b->made,
+		.born_after_ns = b->born_after_ns };
 
 	for (unsigned i = 0; i < b->n; i++)
 		b->defs[i] = b->vms[i]->def;

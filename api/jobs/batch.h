@@ -7,12 +7,14 @@
 #define CAIRN_API_JOBS_BATCH_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct batch;
 struct definition;
 struct err;
 struct job;
 struct json_object;
+struct quota_new;
 struct vm;
 struct vm_host;
 
@@ -21,9 +23,14 @@ struct batch *batch_new(struct vm_host *host);
 /* Add a VM to the plan, before batch_begin(). def: complete, with its uuid; only read. All VMs of a batch have the same
  * rights. */
 void batch_plan(struct batch *b, const struct definition *def);
+/* Claim room in the quotas for all VMs of the batch, whose definer is that of `def`. Returns 0; -EDQUOT. */
+int batch_claim(struct batch *b, const struct definition *def, const struct quota_new *what, struct err *e);
+/* Change what each VM gets that is not added yet. Returns 0; -EDQUOT: nothing has changed. */
+int batch_claim_change(struct batch *b, uint64_t image_bytes, uint64_t snapshots, struct err *e);
 /* Write the batch's file. Returns 0: the file is in place, even if the daemon is killed then; -errno. */
 int batch_begin(struct batch *b, struct err *e);
-/* Define a planned VM, which is off; the job becomes its owner. def: taken on success.
+/* Define a planned VM, which is off and takes its share of the claim; the job becomes its owner. def: taken on
+ * success.
  * Returns 0; -EEXIST: another VM has taken the name, the uuid or a MAC address meanwhile; -errno. */
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e);
 /* Store an added VM's definition again, after the job changed it. Returns 0; -errno. */

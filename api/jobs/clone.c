@@ -6,10 +6,12 @@
 #include "api/jobs/batch.h"
 #include "api/jobs/clone_files.h"
 #include "api/jobs/job.h"
+#include "api/jobs/snapshots.h"
 #include "api/jobs/sysprep.h"
 #include "api/vm/identity.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -51,6 +53,7 @@ struct cloning {
 	unsigned n, next, begun, made;
 	unsigned copies; /* writable disks of one clone */
 	uint64_t copied; /* bytes of all disks whose copies are complete */
+	uint64_t image_bytes; /* what the images of one clone count with in quotas */
 	struct config sources; /* the source's open images */
 	struct open_as *opener;
 	struct fork_as *errand;
@@ -358,22 +361,38 @@ static void end_early(struct cloning *f, const struct err *e)
 	job_fail(f->job, e);
 }
 
+/* Claim what the copies take, now that the size of the source's images and the number of its snapshots are known. */
+static void clone_claim(void *opaque)
+{
+	struct cloning *f = opaque;
+	struct err e;
+
+	if (batch_claim_change(f->batch, f->image_bytes, f->snapshots ? f->source->counts.snapshots : 0, &e) < 0)
+		end_early(f, &e);
+	else
+		clone_start(f);
+}
+
 static void files_looked_for(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct cloning *f = opaque;
 
-	(void)res;
 	f->errand = NULL;
+	if (!f->linked)
+		f->image_bytes = quota_sum(res->bytes, 0);
 	if (r < 0)
 		end_early(f, e);
+	else if (f->snapshots && quota_limits(f->host, f->targets[0].def, QUOTA_SNAPSHOTS))
+		snapshots_count(f->source, clone_claim, f);
 	else
-		clone_start(f);
+		clone_claim(f);
 }
 
 static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct cloning *f = opaque;
-	struct clone_files files = { .defs = f->defs, .n = f->n };
+	struct clone_files files = { .defs = f->defs, .n = f->n, .source = f->linked ? NULL : f->def,
+		.layers = !f->snapshots };
 
 	f->opener = NULL;
 	if (r < 0) {
@@ -463,7 +482,11 @@ int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan 
 	clone_plan_done(plan);
 	for (uint32_t i = 0; i < vm->def->ndisks; i++)
 		f->copies += !vm->def->disks[i].read_only;
+	f->image_bytes = f->copies * QUOTA_IMAGE_MIN_BYTES; /* at least */
 	r = source_take(vm->def, &f->def, e);
+	if (!r)
+		r = batch_claim(f->batch, f->targets[0].def, &(struct quota_new){ .n = f->n, .image_bytes = f->image_bytes,
+			.snapshots = f->snapshots ? vm->counts.snapshots : 0 }, e);
 	if (!r)
 		r = job_new(vm, "clone", job_id, &f->job, e);
 	if (r < 0) {

@@ -1,7 +1,9 @@
 #include "api/jobs/clone_files.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/vm/quota_use.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,12 +14,43 @@
 
 /* ---- functions that run in the forked process, or in the daemon ---- */
 
+/* Return the bytes that a file occupies, or the size of a block device; 0: unknown. */
+static uint64_t file_bytes(const char *path)
+{
+	struct stat st;
+	off_t end;
+	int fd;
+
+	if (!path || stat(path, &st) < 0)
+		return 0;
+	if (!S_ISBLK(st.st_mode))
+		return (uint64_t)st.st_blocks * 512;
+	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+	if (fd >= 0)
+		close(fd);
+	return (uint64_t)MAX(end, 0);
+}
+
+uint64_t clone_disk_bytes(const struct definition_disk *d, bool layers)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < (layers ? d->nlayers : 1u); i++) {
+		bytes = quota_sum(bytes, file_bytes(d->layers[i].path));
+		bytes = quota_sum(bytes, file_bytes(d->layers[i].data_file));
+	}
+	return MAX(bytes, QUOTA_IMAGE_MIN_BYTES);
+}
+
 static int files_look(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct clone_files *f = arg;
 	struct stat st;
 
-	(void)out;
+	for (uint32_t i = 0; f->source && i < f->source->ndisks; i++)
+		if (!f->source->disks[i].read_only)
+			out->bytes = quota_sum(out->bytes, clone_disk_bytes(&f->source->disks[i], f->layers));
 	for (unsigned i = 0; i < f->n; i++)
 		for (uint32_t k = 0; k < f->defs[i]->ndisks; k++) {
 			const struct definition_disk *d = &f->defs[i]->disks[k];

@@ -280,7 +280,7 @@ int clone_plan_make(const struct vm *source, const struct clone_opts *opts, stru
 			r = identity_differ(source->host, p->defs[i], p->defs[k], e);
 	}
 	if (!r)
-		r = quota_check_define(source->host, p->defs[0], p->n, false, e);
+		r = quota_check_new(source->host, p->defs[0], &(struct quota_new){ .n = p->n }, e);
 	if (r < 0)
 		clone_plan_done(p);
 	return r;

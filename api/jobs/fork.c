@@ -69,6 +69,7 @@ struct fork {
 	bool asked, answered; /* the source's process has the request; has answered */
 	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
 	unsigned nmade;
+	uint64_t image_bytes; /* what the images of one clone count with in quotas */
 	uint64_t made_bytes[VM_DISKS_MAX]; /* space that these files occupied when the source had answered */
 	uint64_t begun_ns;
 	struct vm_snapshot_done taken; /* the source's answer */
@@ -223,6 +224,25 @@ static void disk_set_copied(struct fork *f, unsigned i)
 		pins_forget(f->host, d->layers[0].path);
 		pins_copy(f->host, f->images[i], d->layers[0].path);
 	}
+}
+
+/* Let the clones count with what the first one's files take, if that is more than the job has claimed: the source's
+ * process has copied a disk that was to be pinned, or a copy is larger than its source. */
+static int bytes_settle(struct fork *f, struct err *e)
+{
+	uint64_t bytes = 0;
+	int r;
+
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		bytes = quota_sum(bytes, f->made_bytes[i] ? MAX(f->made_bytes[i], QUOTA_IMAGE_MIN_BYTES) : 0);
+	if (bytes <= f->image_bytes)
+		return 0;
+	r = quota_check_more(f->clones[0].vm, QUOTA_DISK, quota_product(f->n, bytes - f->image_bytes), e);
+	for (unsigned i = 0; i < f->n && !r; i++) {
+		f->clones[i].vm->counts.made_bytes = bytes;
+		vm_save(f->clones[i].vm);
+	}
+	return r;
 }
 
 static int disks_settle(struct fork *f, struct err *e)
@@ -416,6 +436,11 @@ static int files_list(struct fork *f, struct err *e)
 		if (!f->images[i])
 			return err_set_errno(e, -ENOMEM, "clones");
 		f->files.list[f->files.n++] = (struct fork_file){ f->images[i], false };
+		f->image_bytes += QUOTA_IMAGE_MIN_BYTES;
+		if (!f->pinned[i]) {
+			f->files.copied[f->files.ncopied].disk = &source->disks[i];
+			f->files.copied[f->files.ncopied++].layers = f->flat[i];
+		}
 		for (unsigned k = 0; k < f->n; k++)
 			copy_add(&f->files, f->clones[k].def, i);
 	}
@@ -575,6 +600,8 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		e = &why;
 	}
 	if (!r)
+		r = bytes_settle(f, &why);
+	if (!r)
 		r = clones_begin(f, &why);
 	if (r < 0) {
 		batch_fail(f->batch, e);
@@ -692,12 +719,27 @@ static void fork_go(struct fork *f)
 	store_release(store);
 }
 
+/* Claim what the clones' images take, now that the size of the source's images is known. */
+static int copies_claim(struct fork *f, const struct fork_as_result *checked, struct err *e)
+{
+	uint64_t overlays = f->image_bytes - f->files.ncopied * QUOTA_IMAGE_MIN_BYTES;
+
+	if (!f->files.ncopied)
+		return 0;
+	f->image_bytes = quota_sum(overlays, checked->bytes);
+	return batch_claim_change(f->batch, f->image_bytes, 0, e);
+}
+
 static void files_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct fork *f = opaque;
+	struct err own;
 
-	(void)res;
 	f->errand = NULL;
+	if (!r) {
+		r = copies_claim(f, res, &own);
+		e = &own;
+	}
 	if (r < 0)
 		begin_fail(f, e);
 	else
@@ -706,7 +748,7 @@ static void files_checked(void *opaque, int r, const struct fork_as_result *res,
 
 static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
-	struct fork_as_result none = { 0 };
+	struct fork_as_result checked = { 0 };
 	int r = source_check(f->source, f->n, e);
 
 	if (!r)
@@ -714,12 +756,14 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 	if (!r)
 		r = clones_define(f, opts, e);
 	if (!r)
-		r = quota_check_define(f->host, f->clones[0].def, f->n, true, e);
-	if (r < 0)
-		return r;
-	r = files_list(f, e);
+		r = files_list(f, e);
+	if (!r)
+		r = batch_claim(f->batch, f->clones[0].def,
+			&(struct quota_new){ .n = f->n, .runs = true, .image_bytes = f->image_bytes }, e);
 	if (!r && !f->rights)
-		r = fork_files_check(&f->files, &none, e);
+		r = fork_files_check(&f->files, &checked, e);
+	if (!r && !f->rights)
+		r = copies_claim(f, &checked, e);
 	if (r < 0)
 		return r;
 	f->state_fd = memfd_create("cairn-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -1,5 +1,7 @@
 #include "api/jobs/fork_files.h"
 #include "api/access/fork_as.h"
+#include "api/jobs/clone_files.h"
+#include "api/vm/quota_use.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -32,7 +34,8 @@ int fork_files_check(const void *files, struct fork_as_result *out, struct err *
 	const struct fork_files *f = files;
 	int r = 0;
 
-	(void)out;
+	for (unsigned i = 0; i < f->ncopied; i++)
+		out->bytes = quota_sum(out->bytes, clone_disk_bytes(f->copied[i].disk, f->copied[i].layers));
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = f->list[i].copy ? copy_check(f->list[i].path, e) : image_check(f->list[i].path, e);
 	return r;

@@ -5,9 +5,11 @@
 #define CAIRN_API_JOBS_FORK_FILES_H
 
 #include "base/channel.h"
+#include "vmm/vm_msg.h"
 
 #include <stdbool.h>
 
+struct definition_disk;
 struct err;
 struct fork_as_result;
 
@@ -19,9 +21,16 @@ struct fork_file {
 struct fork_files {
 	struct fork_file list[CHANNEL_FDS_MAX];
 	unsigned n;
+	/* For fork_files_check(): the disks that are copied, and how (clone_disk_bytes()). */
+	struct {
+		const struct definition_disk *disk; /* borrowed until the check has begun */
+		bool layers;
+	} copied[VM_DISKS_MAX];
+	unsigned ncopied;
 };
 
-/* Check that each image is a regular file, and that no clone's file exists yet. files: struct fork_files.
+/* Check that each image is a regular file, and that no clone's file exists yet. files: struct fork_files. out->bytes:
+ * what a clone's copies of disks count with in quotas.
  * Returns 0; -EEXIST: a clone's file exists; -ENOTSUP: an image is no regular file; -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
 /* Open the images for reading and create the clones' files; out gets the fds. On failure, the created files are

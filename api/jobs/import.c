@@ -35,6 +35,7 @@ struct import {
 	char folder[PATH_MAX];	      /* parent of the VM's folder */
 	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
 	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
+	uint64_t image_bytes;	      /* what the VM's files count with in quotas */
 	char *seen;		      /* the archive's definition as read before unpacking, for import_ready() */
 	struct json_object *warnings; /* definition_warnings() */
 	struct err why; /* reason of the failure */
@@ -289,8 +290,8 @@ static int take_start(struct import *x, struct err *e)
 
 	js_put_str(spec, "folder", x->folder);
 	js_put_str(spec, "name", x->vm->def->name);
-	if (x->max_bytes)
-		js_put_int(spec, "max_bytes", x->max_bytes);
+	/* The archive may have changed since its manifest was read. */
+	js_put_uint(spec, "max_bytes", x->max_bytes ? MIN((uint64_t)x->max_bytes, x->image_bytes) : x->image_bytes);
 	return archiver_run(x, spec, &take_ops, e);
 }
 
@@ -381,6 +382,16 @@ static void loopback_close(struct import *x, struct definition *d)
 	}
 }
 
+/* Return what the archive's files take on the disk, as its manifest says. */
+static uint64_t files_bytes(struct json_object *files)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < json_object_array_length(files); i++)
+		bytes = quota_sum(bytes, (uint64_t)MAX(js_get_int(json_object_array_get_idx(files, i), "data", 0), 0));
+	return bytes;
+}
+
 static int import_define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = NULL;
@@ -415,8 +426,9 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		r = identity_complete(x->host, d, NULL, e);
 	if (!r && rights_copy(x->rights, &d->rights) < 0)
 		r = err_set_errno(e, -ENOMEM, "import");
+	x->image_bytes = files_bytes(files);
 	if (!r)
-		r = quota_check_define(x->host, d, 1, false, e);
+		r = quota_check_new(x->host, d, &(struct quota_new){ .n = 1, .image_bytes = x->image_bytes }, e);
 	if (!r)
 		*ret_d = STEAL_PTR(d);
 	return r;
@@ -441,6 +453,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 		definition_free(d);
 		return r;
 	}
+	x->vm->counts.made_bytes = x->image_bytes;
 	vm_save(x->vm);
 	vm_emit(x->vm, EVENT_VM_DEFINED, NULL);
 	return 0;

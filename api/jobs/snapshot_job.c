@@ -1,6 +1,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -104,6 +105,15 @@ static void work_cancel(struct job *j)
 
 /* ---- creating a snapshot ---- */
 
+/* Note the end of the creation in the VM's counts. more: 1: there is a new snapshot. */
+static void create_over(struct work *w, unsigned more)
+{
+	w->vm->counts.snapshot_coming = w->vm->counts.snapshot_begun = false;
+	w->vm->counts.snapshots += more;
+	if (more)
+		vm_save(w->vm);
+}
+
 static void vm_halted(struct vm *vm, void *opaque)
 {
 	(void)vm;
@@ -131,6 +141,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 	struct work *w = opaque;
 	const struct vm_snapshot_done *d = a->snapshot;
 
+	create_over(w, r >= 0);
 	if (r < 0) {
 		job_fail(w->job, e);
 		return;
@@ -152,19 +163,57 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		work_succeed(w);
 }
 
+static void create_begin(struct work *w)
+{
+	w->vm->counts.snapshot_begun = true;
+	w->job->cancel = work_cancel;
+	snapshots_request(w->vm, VM_MSG_SNAPSHOT_CREATE, &w->create, sizeof(w->create), VM_PROCESS_NO_TIMEOUT,
+		create_done, w);
+}
+
+/* Check the quota again: the images may have more snapshots than the daemon knew. */
+static void create_counted(void *opaque)
+{
+	struct work *w = opaque;
+	struct err e;
+	int r;
+
+	w->vm->counts.snapshot_coming = false;
+	r = quota_check_more(w->vm, QUOTA_SNAPSHOTS, 1, &e);
+	if (!r && w->job->cancelling)
+		r = err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; there is no snapshot");
+	if (r < 0) {
+		job_fail(w->job, &e);
+		return;
+	}
+	w->vm->counts.snapshot_coming = true;
+	create_begin(w);
+}
+
+/* Do nothing: create_counted() checks for the cancel. */
+static void create_cancel_early(struct job *j)
+{
+	(void)j;
+}
+
 int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const struct job_name *name,
 	struct job **ret_j, struct err *e)
 {
 	struct work *w;
-	int r = work_begin(vm, "snapshot-create", name, &w, e);
+	int r = quota_check_more(vm, QUOTA_SNAPSHOTS, 1, e);
 
+	if (!r)
+		r = work_begin(vm, "snapshot-create", name, &w, e);
 	if (r < 0)
 		return r;
 	w->create = *c;
-	w->job->cancel = work_cancel;
-	snapshots_request(vm, VM_MSG_SNAPSHOT_CREATE, c, sizeof(*c), VM_PROCESS_NO_TIMEOUT,
-		create_done, w);
+	w->job->cancel = create_cancel_early;
 	*ret_j = w->job;
+	vm->counts.snapshot_coming = true;
+	if (quota_limits(vm->host, vm->def, QUOTA_SNAPSHOTS))
+		snapshots_count(vm, create_counted, w);
+	else
+		create_begin(w);
 	return 0;
 }
 
@@ -261,6 +310,8 @@ static void delete_done(void *opaque, int r, const struct vm_answer *a, const st
 		job_fail(w->job, e);
 		return;
 	}
+	if (w->vm->counts.snapshots)
+		quota_snapshots_set(w->vm, w->vm->counts.snapshots - 1);
 	snapshot_tell(w, EVENT_SNAPSHOT_DELETED, w->victims[w->at].name);
 	if (w->at < NAMES_TOLD_MAX)
 		json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));

@@ -1,5 +1,6 @@
 #include "api/jobs/snapshots.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -166,6 +167,8 @@ static void page_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct err why;
 
 	if (!r)
+		quota_snapshots_set(f->vm, a->snapshots->total);
+	if (!r)
 		r = page_add(f, a->snapshots, &why);
 	else
 		why = *e;
@@ -193,6 +196,32 @@ void snapshots_fetch(struct vm *vm,
 	f->done = done;
 	f->opaque = opaque;
 	page_want(f);
+}
+
+struct count {
+	struct vm *vm;
+	void (*done)(void *opaque);
+	void *opaque;
+};
+
+static void count_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct count *c = opaque;
+
+	(void)e;
+	if (!r)
+		quota_snapshots_set(c->vm, a->snapshots->total);
+	c->done(c->opaque);
+	free(c);
+}
+
+void snapshots_count(struct vm *vm, void (*done)(void *opaque), void *opaque)
+{
+	static const struct vm_snapshot_list first = { 0 };
+	struct count *c = must_alloc(calloc(1, sizeof(*c)));
+
+	*c = (struct count){ vm, done, opaque };
+	snapshots_request(vm, VM_MSG_SNAPSHOT_LIST, &first, sizeof(first), LIST_TIMEOUT_NS, count_done, c);
 }
 
 /* ---- the tree ---- */

@@ -41,6 +41,10 @@ void snapshots_fetch(struct vm *vm,
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e),
 	void *opaque);
 
+/* Bring vm->counts up to date with the images. done: called once, also if the number stays unknown. The caller's job
+ * owns the VM. */
+void snapshots_count(struct vm *vm, void (*done)(void *opaque), void *opaque);
+
 /* Find a snapshot by name, else by id; "": the current snapshot. vm: the VM's name, for the error. Returns 0 and
  * *ret_i; -ENOENT. */
 int snapshots_find(const struct snapshots *s, const char *vm, const char *name, size_t *ret_i,

@@ -8,6 +8,7 @@
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -246,6 +247,8 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 	struct undefine *u = opaque;
 	struct err own;
 
+	if (r >= 0)
+		quota_snapshots_set(u->vm, a->snapshots->total);
 	(void)e; /* images whose snapshots cannot be listed do not keep the VM from being undefined */
 	if (r < 0 || !a->snapshots->total) {
 		volumes_look(u);

@@ -144,14 +144,14 @@ static void run_note(struct vm *vm, const char *outcome, const char *detail)
 	vm_save(vm);
 }
 
-/* Report that a run took no snapshot. reason: off, space, failed. */
+/* Report that a run took no snapshot. reason: off, space, quota, failed. */
 static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 {
-	bool failed = !strcmp(reason, "failed");
+	bool failed = !strcmp(reason, "failed"), lasts = !strcmp(reason, "off") || !strcmp(reason, "quota");
 	struct json_object *data;
 
-	/* A VM may be off for months: emit the event once. */
-	if (!strcmp(reason, "off") && !strcmp(vm->schedule_past->detail, detail)) {
+	/* A VM may be off, or a quota full, for months: emit the event once. */
+	if (lasts && !strncmp(vm->schedule_past->detail, detail, sizeof(vm->schedule_past->detail) - 1)) {
 		run_note(vm, "skipped", detail);
 		return;
 	}
@@ -310,6 +310,11 @@ static void snapshot_taken(struct job *j, void *opaque)
 		job_dismiss(j, NULL);
 		return;
 	}
+	if (j->failed && j->e.cls == ERR_QUOTA) {
+		note_skipped(vm, "quota", j->e.msg);
+		snapshots_thin(vm);
+		return;
+	}
 	if (j->failed) {
 		note_skipped(vm, "failed", j->e.msg);
 		run_end(vm);
@@ -332,6 +337,39 @@ static void name_choose(const struct snapshots *s, char name[SCHEDULE_NAME_MAX])
 	}
 }
 
+static void list_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e);
+
+static void room_made(struct job *j, void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (!schedule_is_working(vm))
+		return;
+	if (j->failed) {
+		note_skipped(vm, "failed", j->e.msg);
+		run_end(vm);
+		return;
+	}
+	job_dismiss(j, NULL);
+	snapshots_fetch(vm, list_fetched, vm);
+}
+
+/* The quota of the VM's definer leaves no room: delete the snapshots that no rule keeps before the new one is made, not
+ * after it. If there are none, this run takes no snapshot. */
+static void room_make(struct vm *vm, const struct snapshots *s, const struct err *full)
+{
+	struct job *j = NULL;
+	struct err e;
+
+	if (any_victim(vm, s) && snapshot_delete_where(vm, victims_choose, vm, &j, &e) == 0) {
+		j->concluded = room_made;
+		j->concluded_opaque = vm;
+		return;
+	}
+	note_skipped(vm, "quota", full->msg);
+	run_end(vm);
+}
+
 static void list_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct vm_snapshot_create body = {.tags = SCHEDULE_TAG};
@@ -349,6 +387,10 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 	if (j) {
 		j->concluded = snapshot_taken;
 		j->concluded_opaque = vm;
+		return;
+	}
+	if (r == -EDQUOT) {
+		room_make(vm, s, e);
 		return;
 	}
 	if (r == -EBUSY) /* another operation came first: make the run due again, for a retry after that operation */

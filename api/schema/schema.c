@@ -348,14 +348,16 @@ static const struct field quota_set_args[] = { FIELDS_SUBJECT,
 	{ "vms", FIELD_INT, OPTIONAL, "defined VMs [as now]; in each limit, -1: no limit" },
 	{ "running", FIELD_INT, OPTIONAL, "running VMs [as now]" },
 	{ "memory", FIELD_INT, OPTIONAL, "bytes of memory of the running VMs [as now]" },
-	{ "vcpus", FIELD_INT, OPTIONAL, "vCPUs of the running VMs [as now]" }, END };
+	{ "vcpus", FIELD_INT, OPTIONAL, "vCPUs of the running VMs [as now]" },
+	{ "disk", FIELD_INT, OPTIONAL, "bytes of the images that Cairn made for the VMs [as now]" },
+	{ "snapshots", FIELD_INT, OPTIONAL, "snapshots of the VMs [as now]" }, END };
 static const struct field quota_remove_args[] = { FIELDS_SUBJECT, END };
 static const struct field query_quotas_args[] = {
 	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field query_quotas_returns[] = {
 	{ "quotas", FIELD_ARRAY, REQUIRED,
 		"user, group or default (with user: the user has no quota of its own); limits and used: vms, running, memory, "
-		"vcpus; a missing limit: none. Users who are not admins see the default, their own entry and their groups" },
+		"vcpus, disk, snapshots; a missing limit: none. Users who are not admins see the default, their own entry and their groups" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 
@@ -553,7 +555,7 @@ static const struct field snapshot_data[] = { FIELDS_VM_NAME,
 	{ "job", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "disk", FIELD_STRING, OPTIONAL, "id of the disk, after a revert of one disk" }, END };
 static const struct field skipped_data[] = { FIELDS_VM_NAME,
-	{ "reason", FIELD_STRING, REQUIRED, "off (the VM is off), space (too little free space) or failed" },
+	{ "reason", FIELD_STRING, REQUIRED, "off (the VM is off), space (too little free space), quota or failed" },
 	{ "detail", FIELD_STRING, REQUIRED, "details of the reason" }, END };
 static const struct field recovered_data[] = { FIELDS_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },

@@ -8,11 +8,26 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SIZE_TEXT_BYTES 32
 
 /* ---- what VMs take ---- */
+
+uint64_t quota_sum(uint64_t a, uint64_t b)
+{
+	uint64_t sum;
+
+	return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : MIN(sum, (uint64_t)INT64_MAX);
+}
+
+uint64_t quota_product(uint64_t a, uint64_t b)
+{
+	uint64_t r;
+
+	return __builtin_mul_overflow(a, b, &r) ? INT64_MAX : MIN(r, (uint64_t)INT64_MAX);
+}
 
 /* A VM between the two processes of restart-process keeps its room. */
 static bool takes_memory(const struct vm *vm)
@@ -26,6 +41,8 @@ static void vm_add_use(const struct vm *vm, uint64_t sum[QUOTA_ITEM_COUNT])
 	const struct definition *d = vm_live(vm);
 
 	sum[QUOTA_VMS]++;
+	sum[QUOTA_DISK] = quota_sum(sum[QUOTA_DISK], vm->counts.made_bytes);
+	sum[QUOTA_SNAPSHOTS] = quota_sum(sum[QUOTA_SNAPSHOTS], vm->counts.snapshots + vm->counts.snapshot_coming);
 	if (!takes_memory(vm))
 		return;
 	sum[QUOTA_RUNNING]++;
@@ -33,13 +50,33 @@ static void vm_add_use(const struct vm *vm, uint64_t sum[QUOTA_ITEM_COUNT])
 	sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : d->vcpus;
 }
 
+/* Add what new VMs take, except their runs. */
+static void new_add_use(const struct quota_new *what, uint64_t sum[QUOTA_ITEM_COUNT])
+{
+	sum[QUOTA_VMS] = quota_sum(sum[QUOTA_VMS], what->n);
+	sum[QUOTA_DISK] = quota_sum(sum[QUOTA_DISK], quota_product(what->n, what->image_bytes));
+	sum[QUOTA_SNAPSHOTS] = quota_sum(sum[QUOTA_SNAPSHOTS], quota_product(what->n, what->snapshots));
+}
+
+/* except, except_claim: leave these out; NULL: none. */
+static void use_sum(const struct vm_host *host, const struct quota *q, const struct vm *except,
+	const struct quota_claim *except_claim, uint64_t ret[QUOTA_ITEM_COUNT])
+{
+	memset(ret, 0, QUOTA_ITEM_COUNT * sizeof(*ret));
+	if (q->kind == QUOTA_DEFAULT)
+		return;
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != except && quotas_bind(&host->quotas, q, host->vms[i]->def->rights))
+			vm_add_use(host->vms[i], ret);
+	for (const struct quota_claim *c = host->claims; c; c = c->next)
+		if (c != except_claim && quotas_bind(&host->quotas, q, c->definer))
+			new_add_use(&c->what, ret);
+}
+
 void quota_use_sum(const struct vm_host *host, const struct quota *q, const struct vm *except,
 	uint64_t ret[QUOTA_ITEM_COUNT])
 {
-	memset(ret, 0, QUOTA_ITEM_COUNT * sizeof(*ret));
-	for (size_t i = 0; q->kind != QUOTA_DEFAULT && i < host->nvms; i++)
-		if (host->vms[i] != except && quotas_bind(&host->quotas, q, host->vms[i]->def->rights))
-			vm_add_use(host->vms[i], ret);
+	use_sum(host, q, except, NULL, ret);
 }
 
 /* ---- checks ---- */
@@ -47,11 +84,14 @@ void quota_use_sum(const struct vm_host *host, const struct quota *q, const stru
 static const struct {
 	const char *noun, *option;
 	bool is_size;
+	const char *first; /* what the user can do instead; "": nothing that this table knows */
 } items[QUOTA_ITEM_COUNT] = {
-	[QUOTA_VMS] = { "defined VMs", "--vms N", false },
-	[QUOTA_RUNNING] = { "running VMs", "--running N", false },
-	[QUOTA_MEMORY] = { "memory of running VMs", "--memory SIZE", true },
-	[QUOTA_VCPUS] = { "vCPUs of running VMs", "--vcpus N", false },
+	[QUOTA_VMS] = { "defined VMs", "--vms N", false, "" },
+	[QUOTA_RUNNING] = { "running VMs", "--running N", false, "" },
+	[QUOTA_MEMORY] = { "memory of running VMs", "--memory SIZE", true, "" },
+	[QUOTA_VCPUS] = { "vCPUs of running VMs", "--vcpus N", false, "" },
+	[QUOTA_DISK] = { "images that Cairn made", "--disk SIZE", true, "undefine a clone with --remove-all-storage, or " },
+	[QUOTA_SNAPSHOTS] = { "snapshots", "--snapshots N", false, "delete some with cairn snapshot-delete, or " },
 };
 
 static const char *value_text(unsigned item, uint64_t v, char buf[SIZE_TEXT_BYTES])
@@ -68,9 +108,10 @@ static int too_much(const struct quota *q, bool is_default, unsigned i, uint64_t
 	const char *kind = q->kind == QUOTA_GROUP ? "group" : "user";
 	char limit_text[SIZE_TEXT_BYTES], used_text[SIZE_TEXT_BYTES], add_text[SIZE_TEXT_BYTES];
 
-	return err_set(e, -EDQUOT, ERR_QUOTA, "%s %u has %s quota of %s %s, takes %s and needs %s more; root can raise it with: "
-		"cairn quota --%s %u %s", kind, q->id, is_default ? "the default" : "a", value_text(i, q->limits[i], limit_text),
-		items[i].noun, value_text(i, used, used_text), value_text(i, add, add_text), kind, q->id, items[i].option);
+	return err_set(e, -EDQUOT, ERR_QUOTA, "%s %u has %s quota of %s %s, takes %s and needs %s more; %sroot can raise it "
+		"with: cairn quota --%s %u %s", kind, q->id, is_default ? "the default" : "a", value_text(i, q->limits[i], limit_text),
+		items[i].noun, value_text(i, used, used_text), value_text(i, add, add_text), items[i].first, kind, q->id,
+		items[i].option);
 }
 
 /* What somebody wants to take. */
@@ -78,6 +119,7 @@ struct request {
 	const struct vm_host *host;
 	const struct rights *definer;
 	const struct vm *except; /* the VM that is to start, whose present use does not count; NULL: none */
+	const struct quota_claim *except_claim; /* the claim that is to change; NULL: none */
 	uint64_t add[QUOTA_ITEM_COUNT];
 };
 
@@ -86,7 +128,7 @@ static int check_one(const struct request *want, const struct quota *q, bool is_
 {
 	uint64_t used[QUOTA_ITEM_COUNT];
 
-	quota_use_sum(want->host, q, want->except, used);
+	use_sum(want->host, q, want->except, want->except_claim, used);
 	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
 		if (want->add[i] && (used[i] > q->limits[i] || want->add[i] > q->limits[i] - used[i]))
 			return too_much(q, is_default, i, used[i], want->add[i], e);
@@ -122,13 +164,95 @@ static void runs_add(struct request *want, const struct definition *d, size_t n)
 	want->add[QUOTA_VCPUS] = n * d->vcpus;
 }
 
-int quota_check_define(const struct vm_host *host, const struct definition *def, size_t n, bool runs, struct err *e)
+int quota_check_new(const struct vm_host *host, const struct definition *def, const struct quota_new *what,
+	struct err *e)
 {
-	struct request want = { .host = host, .definer = def->rights, .add = { [QUOTA_VMS] = n } };
+	struct request want = { .host = host, .definer = def->rights };
 
-	if (runs)
-		runs_add(&want, def, n);
+	new_add_use(what, want.add);
+	if (what->runs)
+		runs_add(&want, def, what->n);
 	return check_all(&want, e);
+}
+
+int quota_check_more(const struct vm *vm, enum quota_item item, uint64_t more, struct err *e)
+{
+	struct request want = { .host = vm->host, .definer = vm->def->rights };
+
+	want.add[item] = more;
+	return check_all(&want, e);
+}
+
+bool quota_limits(const struct vm_host *host, const struct definition *def, enum quota_item item)
+{
+	const struct quotas *table = &host->quotas;
+
+	for (size_t i = 0; i < table->n; i++)
+		if (table->list[i].limits[item] != QUOTA_NO_LIMIT && quotas_bind(table, &table->list[i], def->rights))
+			return true;
+	return false;
+}
+
+/* ---- claims ---- */
+
+int quota_claim_new(struct vm_host *host, const struct definition *def, const struct quota_new *what,
+	struct quota_claim **ret, struct err *e)
+{
+	struct quota_claim *c;
+	int r = quota_check_new(host, def, what, e);
+
+	if (r < 0)
+		return r;
+	c = must_alloc(calloc(1, sizeof(*c)));
+	*c = (struct quota_claim){ .next = host->claims, .host = host, .what = *what };
+	if (rights_copy(def->rights, &c->definer) < 0)
+		abort(); /* otherwise the VMs would count for nobody until they are defined */
+	host->claims = c;
+	*ret = c;
+	return 0;
+}
+
+int quota_claim_change(struct quota_claim *c, uint64_t image_bytes, uint64_t snapshots, struct err *e)
+{
+	struct request want = { .host = c->host, .definer = c->definer, .except_claim = c };
+	struct quota_new what = { .n = c->what.n, .image_bytes = image_bytes, .snapshots = snapshots };
+	int r;
+
+	new_add_use(&what, want.add);
+	r = check_all(&want, e);
+	if (!r)
+		c->what = what;
+	return r;
+}
+
+void quota_claim_take(struct quota_claim *c, struct vm *vm)
+{
+	c->what.n--;
+	vm->counts.made_bytes = c->what.image_bytes;
+	vm->counts.snapshots = c->what.snapshots;
+}
+
+void quota_claim_free(struct quota_claim *c)
+{
+	struct quota_claim **at;
+
+	if (!c)
+		return;
+	for (at = &c->host->claims; *at != c; at = &(*at)->next)
+		;
+	*at = c->next;
+	free(c->definer);
+	free(c);
+}
+
+/* ---- snapshots ---- */
+
+void quota_snapshots_set(struct vm *vm, uint64_t n)
+{
+	if (vm->counts.snapshot_begun || vm->counts.snapshots == n)
+		return;
+	vm->counts.snapshots = n;
+	vm_save(vm);
 }
 
 /* ---- the observer ---- */
@@ -170,6 +294,10 @@ static void state_changed(struct vm *vm, enum vm_trigger t)
 
 static void state_put(const struct vm *vm, struct json_object *state)
 {
+	if (vm->counts.made_bytes)
+		js_put_uint(state, "made_bytes", vm->counts.made_bytes);
+	if (vm->counts.snapshots)
+		js_put_uint(state, "snapshots", vm->counts.snapshots);
 	if (!vm->run_size.ram_bytes)
 		return;
 	js_put_uint(state, "run_memory", vm->run_size.ram_bytes);
@@ -180,6 +308,8 @@ static void state_load(struct vm *vm, struct json_object *state)
 {
 	int64_t bytes = js_get_int(state, "run_memory", 0), vcpus = js_get_int(state, "run_vcpus", 0);
 
+	vm->counts.made_bytes = (uint64_t)MAX(js_get_int(state, "made_bytes", 0), 0);
+	vm->counts.snapshots = (uint64_t)MIN(MAX(js_get_int(state, "snapshots", 0), 0), UINT32_MAX);
 	if (bytes > 0 && vcpus > 0)
 		vm->run_size = (struct vm_run_size){ (uint64_t)bytes, (uint32_t)vcpus };
 }

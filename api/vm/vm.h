@@ -100,6 +100,14 @@ struct vm_run_size {
 	uint32_t vcpus;
 };
 
+/* What counts for the quotas of the VM's definer, besides its run. */
+struct vm_counts {
+	uint64_t made_bytes; /* saved: of the images that Cairn made for the VM, when they were made; at most INT64_MAX */
+	uint64_t snapshots;  /* saved: their last known number */
+	bool snapshot_coming;  /* a job is going to create one more, */
+	bool snapshot_begun;   /* and the VM's process works on that */
+};
+
 struct vm {
 	struct vm_host *host;
 	struct definition *def;	 /* the definition for the next start */
@@ -151,6 +159,7 @@ struct vm {
 	struct shutdown *shutdown;
 	struct idle *idle;
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
+	struct vm_counts counts; /* likewise */
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };

@@ -42,7 +42,7 @@ static int define_check(struct vm_host *host, struct definition *def, struct vm 
 	if (holder && holder != old)
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name);
-	if (!old && quota_check_define(host, def, 1, false, e) < 0)
+	if (!old && quota_check_new(host, def, &(struct quota_new){ .n = 1 }, e) < 0)
 		return -EDQUOT;
 	return identity_complete(host, def, old, e);
 }

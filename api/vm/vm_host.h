@@ -17,6 +17,7 @@ struct host_shutdown;
 struct job;
 struct loop;
 struct pins;
+struct quota_claim;
 struct scheduler;
 struct server;
 struct store;
@@ -34,6 +35,7 @@ struct vm_host {
 	struct store *store;
 	struct permissions permissions;
 	struct quotas quotas;
+	struct quota_claim *claims; /* first of the claims of jobs (api/vm/quota_use.h) */
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
 	struct audit *audit;	  /* NULL until it is open */

@@ -291,7 +291,7 @@ cairn permissions
     then: shows 'nobody.*viewer\|viewer.*nobody'
 cairn quota --default --vms 10 --running 4 --memory 8G
     then: cairn quota --default | grep '10.* 4 .*8 GiB'
-cairn quota --user alice --memory 32G --vcpus none
+cairn quota --user alice --memory 32G --vcpus none --disk 100G --snapshots 50
     then: shows 'Quota of user .* set'
 cairn quota
     given: cairn quota --user nobody --vms 3

@@ -15,7 +15,7 @@ static const struct {
 	const char *name, *head;
 	bool is_size;
 } items[] = { { "vms", "VMs", false }, { "running", "Running", false }, { "memory", "Memory", true },
-	{ "vcpus", "vCPUs", false } };
+	{ "vcpus", "vCPUs", false }, { "disk", "Disk", true }, { "snapshots", "Snapshots", false } };
 
 /* Add --user, --group or --default. *ret_given: whether any was given. Returns 0; CLI_USAGE after an error message. */
 static int subject_put(struct cli *c, struct json_object *args, char who[96], bool *ret_given)
@@ -45,7 +45,7 @@ static int limit_parse(const char *text, bool is_size, int64_t *ret)
 	*ret = -1;
 	if (!strcmp(text, "none"))
 		return 0;
-	if (is_size) {
+	if (is_size && strcmp(text, "0")) {
 		if (size_parse(text, 0, &bytes) < 0 || bytes > INT64_MAX)
 			return -EINVAL;
 		*ret = (int64_t)bytes;
@@ -124,7 +124,7 @@ static bool is_wanted(struct json_object *o, struct json_object *args)
 
 static int quotas_show(struct cli *c, struct json_object *args)
 {
-	static const char *const heads[] = { "Kind", "Name", "Quota", "VMs", "Running", "Memory", "vCPUs" };
+	const char *heads[3 + ARRAY_SIZE(items)] = { "Kind", "Name", "Quota" };
 	CLEANUP_JS struct json_object *all = NULL, *wanted = json_object_new_array();
 	struct table t;
 	struct err e;
@@ -138,6 +138,8 @@ static int quotas_show(struct cli *c, struct json_object *args)
 		output_print(stdout, c->format, wanted);
 		return CLI_OK;
 	}
+	for (size_t i = 0; i < ARRAY_SIZE(items); i++)
+		heads[3 + i] = items[i].head;
 	table_init(&t, heads, ARRAY_SIZE(heads));
 	for (size_t i = 0; i < json_object_array_length(wanted); i++)
 		row_add(&t, json_object_array_get_idx(wanted, i));

@@ -228,6 +228,8 @@ static const struct verb_option quota_options[] = {
 	{ "running", "N", "limit the number of running VMs [as now]" },
 	{ "memory", "SIZE", "limit the memory of the running VMs, such as 8G [as now]" },
 	{ "vcpus", "N", "limit the number of vCPUs of the running VMs [as now]" },
+	{ "disk", "SIZE", "limit the bytes of the images that Cairn makes for the VMs [as now]" },
+	{ "snapshots", "N", "limit the number of snapshots of the VMs [as now]" },
 	{ "remove", NULL, "remove the quota" }, END };
 static const struct verb_option audit_options[] = {
 	{ "since", "TIME", "show only calls since TIME: 90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM[:SS]]" },

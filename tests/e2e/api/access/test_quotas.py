@@ -12,6 +12,7 @@ from otherslib import NOBODY, run_as_user
 from test_daemon import as_nobody, audit, shared  # noqa: F401
 
 GROUP = 4711
+ITEMS = ["vms", "running", "memory", "vcpus", "disk", "snapshots"]
 
 
 @pytest.fixture
@@ -43,6 +44,11 @@ def quotas(d, *args):
     return json.loads(d.cairn("quota", "--format", "json", *args).stdout)
 
 
+def takes(**some):
+    """Return what `used` is if the VMs take only these."""
+    return {**dict.fromkeys(ITEMS, 0), **some}
+
+
 def used(d):
     return next(q["used"] for q in quotas(d) if q.get("user") == NOBODY)
 
@@ -56,16 +62,16 @@ def test_quotas_are_set_listed_and_removed(host):
     host.cairn("quota", "--user", "nobody", "--vms", "4", "--running", "1")
     host.cairn("quota", "--user", "nobody", "--running", "none")
     define(host, "a")
-    nothing = {"vms": 0, "running": 0, "memory": 0, "vcpus": 0}
+    nothing = dict.fromkeys(ITEMS, 0)
     table = [{"user": NOBODY, "limits": {"vms": 4, "memory": 1 << 30}, "used": {**nothing, "vms": 1}},
              {"group": GROUP, "limits": {"vcpus": 8}, "used": nothing}, {"default": True, "limits": {"running": 2}}]
     assert quotas(host) == table and quotas(host, "--user", "nobody") == table[:1] and quotas(host, "--default") == table[2:]
     assert host.cairn("quota").stdout == (
-        " Kind      Name     Quota     VMs      Running   Memory           vCPUs\n"
-        "--------------------------------------------------------------------------\n"
-        " user      nobody   own       1 of 4   0 of -    0 MiB of 1 GiB   0 of -\n"
-        " group     4711     own       0 of -   0 of -    0 MiB of -       0 of 8\n"
-        " default   -        default   -        2         -                -\n\n")
+        " Kind      Name     Quota     VMs      Running   Memory           vCPUs    Disk         Snapshots\n"
+        "---------------------------------------------------------------------------------------------------\n"
+        " user      nobody   own       1 of 4   0 of -    0 MiB of 1 GiB   0 of -   0 MiB of -   0 of -\n"
+        " group     4711     own       0 of -   0 of -    0 MiB of -       0 of 8   0 MiB of -   0 of -\n"
+        " default   -        default   -        2         -                -        -            -\n\n")
     host.stop(signal.SIGKILL)
     host.start()
     assert quotas(host) == table
@@ -78,7 +84,8 @@ def test_quotas_are_set_listed_and_removed(host):
 
 
 @pytest.mark.parametrize("args", [["--user", "nobody", "--group", "4"], ["--vms", "3"], ["--user", "nobody", "--vms", "-2"],
-                                  ["--user", "nobody", "--memory", "5"], ["--user", "root", "--vms", "3"], ["--remove"],
+                                  ["--user", "nobody", "--memory", "5"], ["--user", "nobody", "--disk", "5"],
+                                  ["--user", "nobody", "--snapshots", "1M"], ["--user", "root", "--vms", "3"], ["--remove"],
                                   ["--default", "--remove", "--vms", "1"]])
 def test_wrong_arguments_are_refused(host, args):
     host.cairn("quota", *args, ok=2)
@@ -196,11 +203,11 @@ def test_running_vms_and_their_sizes_are_limited(host):
         host.cairn("start", "b", "--paused")
         assert text in host.cairn("start", "c", ok=6).stderr  # also root's start: the VM is nobody's
         host.cairn("start", "mine")
-        assert used(host) == {"vms": 3, "running": 2, "memory": 64 << 20, "vcpus": 4}
+        assert used(host) == takes(vms=3, running=2, memory=64 << 20, vcpus=4)
         host.cairn("destroy", "a")
         host.cairn("start", "c")
         host.cairn("destroy", "--all")
-        assert used(host) == {"vms": 3, "running": 0, "memory": 0, "vcpus": 0}
+        assert used(host) == takes(vms=3)
         host.cairn("quota", "--user", "nobody", "--remove")
 
 
@@ -339,7 +346,7 @@ def test_clones_beyond_the_quota_are_not_begun(host):
         assert "3 defined VMs, takes 1 and needs 3 more" in r.stderr
         assert sorted(p.name for p in host.state.iterdir()) == before and host.qmp().jobs() == []
     host.cairn("clone", "a", "n", "--count", "2")
-    assert used(host) == {"vms": 3, "running": 0, "memory": 0, "vcpus": 0}
+    assert used(host) == takes(vms=3)
     host.cairn("quota", "--user", "nobody", "--vms", "9", "--running", "2")
     host.cairn("start", "a")
     assert "2 running VMs, takes 1 and needs 2 more" in host.cairn("clone", "--live", "a", "m", "--count", "2", ok=6).stderr
@@ -358,7 +365,7 @@ def test_failed_work_keeps_no_charge(host):
     host.cairn("destroy", "b")
     for _ in range(3):
         host.cairn("clone", "--live", "b", "n", "--count", "2", ok=False)
-    assert used(host) == {"vms": 2, "running": 0, "memory": 0, "vcpus": 0}
+    assert used(host) == takes(vms=2)
     host.stop(signal.SIGKILL)
     host.start()
-    assert used(host) == {"vms": 2, "running": 0, "memory": 0, "vcpus": 0}
+    assert used(host) == takes(vms=2)
