@@ -163,6 +163,7 @@ helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS)
 # Each is a cairn-vm in which a test's functions take the place of these.
 WRAP_fake_cpuid := kvm_cpuid_read
 WRAP_fail_io    := read pread pwrite
+WRAP_traitor    := thread_filter_enter loop_run vcpu_exit_handle channel_send
 $(BUILD)/helpers/%_vm: tests/helpers/vm/%.c $(BUILD)/vmm/main.o $(VM_LIBS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -75,7 +75,7 @@ void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *
 
 	for (size_t i = 0; i < n; i++)
 		group_put(f, &groups[i]);
-	put_answer(f, SECCOMP_RET_KILL_PROCESS);
+	put_answer(f, SECCOMP_RET_TRAP);
 	put_target(f, other_call);
 }
 
@@ -89,7 +89,7 @@ int call_filter_install(struct call_filter *f, bool others)
 {
 	struct sock_fprog program = { .filter = f->insn };
 
-	put_answer(f, others ? SECCOMP_RET_ALLOW : SECCOMP_RET_KILL_PROCESS);
+	put_answer(f, others ? SECCOMP_RET_ALLOW : SECCOMP_RET_TRAP);
 	program.len = f->n;
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? -errno : 0;
 }

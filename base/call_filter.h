@@ -25,13 +25,14 @@ struct call_filter_ioctls {
 };
 
 void call_filter_init(struct call_filter *f);
-/* Allow these ioctls, the first ones at the lowest cost; all others kill the process. Call it once. */
+/* Allow these ioctls, the first ones at the lowest cost; all others raise SIGSYS. Call it once. */
 void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *groups, size_t n);
 /* Allow these system calls (SYS_*) with any arguments. */
 void call_filter_calls(struct call_filter *f, const int *calls, size_t n);
 
 /* Install the filter for the calling thread, and for the threads that it creates later. The process has no_new_privs.
- * others: allow system calls that are not in the filter; else they kill the process.
+ * others: allow system calls that are not in the filter; else the kernel raises SIGSYS instead of making them, which
+ * kills the process unless it handles the signal.
  * Returns 0 or -errno. */
 int call_filter_install(struct call_filter *f, bool others);
 

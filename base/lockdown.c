@@ -234,6 +234,9 @@ int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_
 		return 0;
 	ctx = seccomp_init(otherwise);
 	r = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0) : -ENOMEM; /* lockdown_drop() has set no_new_privs */
+	/* A system call of another processor mode (int 0x80, x32) would end only the calling thread. */
+	if (!r)
+		r = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (!r && all_threads)
 		r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 	if (!r)

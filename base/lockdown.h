@@ -80,7 +80,8 @@ int lockdown_allow_threads(scmp_filter_ctx ctx);
 int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
 
 /* Build a seccomp filter and install it. Call lockdown_drop() before.
- * otherwise: the action for all other calls (SCMP_ACT_*).
+ * otherwise: the action for all other calls (SCMP_ACT_*). A call of another processor mode (int 0x80, x32) always kills
+ * the process.
  * all_threads: install it for all threads; else for the calling thread and the threads that it creates later.
  * add: adds the rules.
  * Returns 0; -errno with a sentence. */

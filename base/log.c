@@ -66,6 +66,15 @@ static void line_write(enum log_level level, const char *device, const char *fmt
 		return; /* no place is left to report the failure */
 }
 
+void log_line(const char *text)
+{
+	char line[1024];
+	int n = snprintf(line, sizeof(line), "%s%s%s\n", log_owner, log_owner[0] ? ": " : "", text);
+
+	if (write(atomic_load(&log_fd), line, MIN((size_t)n, sizeof(line) - 1)) < 0)
+		return;
+}
+
 static void line_write_now(enum log_level level, const char *fmt, ...)
 {
 	va_list ap;

@@ -36,6 +36,9 @@ static inline bool log_enabled(enum log_level level)
 void log_write(enum log_level level, const char *device, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* Write one line without time and level. It takes no lock: for signal handlers. text: without control characters. */
+void log_line(const char *text);
+
 #define log_error(dev, ...) log_write(LOG_LEVEL_ERROR, dev, __VA_ARGS__)
 #define log_warn(dev, ...) log_write(LOG_LEVEL_WARN, dev, __VA_ARGS__)
 #define log_info(dev, ...) log_write(LOG_LEVEL_INFO, dev, __VA_ARGS__)

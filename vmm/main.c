@@ -107,6 +107,8 @@ static void log_setup(struct process *p)
 	log_set_owner(p->cfg.name);
 	log_set_level((enum log_level)p->cfg.log_level);
 	log_set_limit(LOG_LINES_A_MINUTE);
+	if (p->cfg.end_fd != VM_NO_FD)
+		sandbox_say_violations(p->fds[p->cfg.end_fd]);
 	if (p->cfg.log_fd == VM_NO_FD)
 		return;
 	p->log_fd = p->fds[p->cfg.log_fd];

@@ -1,11 +1,15 @@
 #include "vmm/sandbox.h"
 #include "base/call_filter.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/lockdown.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "base/program.h"
+#include "base/utf8.h"
 #include "base/util.h"
 #include "vmm/kvm/host_files.h"
+#include "vmm/vm_msg.h"
 
 #include <asm/termbits.h>
 #include <errno.h>
@@ -17,13 +21,16 @@
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define FILES_MAX 4096
@@ -46,7 +53,7 @@ static const int allowed[] = {
 	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
 	/* threads and time */
 	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(exit), SCMP_SYS(exit_group),
-	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),
+	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(restart_syscall), SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep),
 	SCMP_SYS(nanosleep), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(sigaltstack),
 	/* memory */
@@ -95,6 +102,10 @@ static int thread_rules_add(scmp_filter_ctx ctx)
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 			SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
+	/* For violation_say(). */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+			SCMP_A0(SCMP_CMP_EQ, PR_GET_NAME, 0));
 	/* Allow signals to threads of this process only. */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
@@ -111,6 +122,9 @@ static int arguments_check(scmp_filter_ctx ctx)
 	 * later (vmm/snapshot/clone_disk.h). */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(statx), 1, SCMP_A2(SCMP_CMP_EQ, AT_EMPTY_PATH, 0));
+	/* Nobody replaces the handler of violations. */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(rt_sigaction), 1, SCMP_A0(SCMP_CMP_NE, SIGSYS, 0));
 	return r ? r : lockdown_allow_memory(ctx);
 }
 
@@ -147,18 +161,18 @@ static int rules_add(scmp_filter_ctx ctx, void *opaque)
 /* A list of what is forbidden from now on: the first filter stays in force and is not compiled again. */
 static int seal_rules_add(scmp_filter_ctx ctx, void *opaque)
 {
-	int r = building_rules_add(ctx, SCMP_ACT_KILL_PROCESS);
+	int r = building_rules_add(ctx, SCMP_ACT_TRAP);
 
 	(void)opaque;
 	for (size_t i = 0; i < ARRAY_SIZE(terminal_ioctls) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(ioctl), 1,
+		r = seccomp_rule_add(ctx, SCMP_ACT_TRAP, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_EQ, terminal_ioctls[i], 0));
 	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(rt_sigaction), 1,
+		r = seccomp_rule_add(ctx, SCMP_ACT_TRAP, SCMP_SYS(rt_sigaction), 1,
 			SCMP_A0(SCMP_CMP_NE, LIBC_SETXID_SIGNAL, 0));
 	/* A thread may install a filter for itself, which can only forbid more; not for others, and none that somebody
 	 * else answers. */
-	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, SCMP_SYS(seccomp), 1, SCMP_A1(SCMP_CMP_NE, 0, 0));
+	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_TRAP, SCMP_SYS(seccomp), 1, SCMP_A1(SCMP_CMP_NE, 0, 0));
 }
 
 /* Open the pagemap before, and without capabilities: after the change, the process's files in /proc belong to root. */
@@ -226,6 +240,53 @@ static int ioctls_filter(void)
 	return call_filter_install(&f, true);
 }
 
+/* ---- violations ---- */
+
+/* Where a process says which forbidden system call it has made. Global, because a signal handler uses it. */
+static volatile int violation_end_fd = -1;
+
+void sandbox_say_violations(int end_fd)
+{
+	violation_end_fd = end_fd;
+}
+
+/* Handle SIGSYS, which a filter raises instead of making a forbidden system call: say which it was, in the end
+ * file and in the log, and end the process. The kernel has withdrawn the handler (SA_RESETHAND), so the next
+ * forbidden call kills the process, whatever its memory contains. Each thread's filter allows prctl(PR_GET_NAME) and
+ * write(). The functions called here take no locks. */
+static void violation_say(int sig, siginfo_t *si, void *context)
+{
+	static const char forbidden[] = "made a forbidden system call";
+	const ucontext_t *at = context;
+	struct vm_event ev = { .kind = VM_EVENT_PHASE, .phase = VM_PHASE_ENDED, .reason = VM_REASON_KILLED };
+	char thread[16] = "";
+
+	(void)sig;
+	prctl(PR_GET_NAME, thread);
+	utf8_clean(thread); /* a definition names threads of disks and interfaces */
+	if (si->si_syscall == SYS_ioctl)
+		snprintf(ev.detail, sizeof(ev.detail), "its thread '%s' %s: %d (ioctl 0x%x)", thread, forbidden,
+			si->si_syscall, (unsigned)at->uc_mcontext.gregs[REG_RSI]);
+	else
+		snprintf(ev.detail, sizeof(ev.detail), "its thread '%s' %s: %d", thread, forbidden, si->si_syscall);
+	ev.realtime_ns = clock_realtime_ns();
+	/* Not every thread may call pwrite(). Nobody else uses the file's position, so it is 0. */
+	if (violation_end_fd >= 0 && write(violation_end_fd, &ev, sizeof(ev)) < 0)
+		log_line("error: cannot write the reason into the end file");
+	log_line(ev.detail);
+	for (;;)
+		syscall(SYS_tkill, 0, 0);
+}
+
+static int violations_catch(void)
+{
+	struct sigaction act = { .sa_sigaction = violation_say, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND };
+
+	if (LOCKDOWN_SANITIZED)
+		return 0;
+	return sigaction(SIGSYS, &act, NULL) < 0 ? -errno : 0;
+}
+
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e)
 {
@@ -246,10 +307,12 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	r = ret->landlock = lockdown_outside();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
-	r = ioctls_filter();
+	r = violations_catch();
+	if (!r)
+		r = ioctls_filter();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: seccomp");
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, l, e);
+	return lockdown_calls(SCMP_ACT_TRAP, false, rules_add, l, e);
 }
 
 int sandbox_seal(struct err *e)

@@ -25,8 +25,9 @@ struct sandbox_report {
 	char lacks[160]; /* the namespaces that the process could not enter or make, with the reasons; "": none */
 };
 
-/* Give up all capabilities, new files, and all system calls that building a VM does not need; any other kills
- * the process. Call it before the process creates threads and reads anything from outside.
+/* Give up all capabilities, new files, and all system calls that building a VM does not need; any other ends
+ * the process with SIGSYS, and the log names it. Call it before the process creates threads and reads anything
+ * from outside.
  * l: a loop of this process; all of them have its back end.
  * host: host_files_open() has opened it; gets the pagemap.
  * o: its fds are closed.
@@ -34,6 +35,10 @@ struct sandbox_report {
  * Returns 0 or -errno. */
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e);
+
+/* Write the report of a forbidden system call also into this file: a struct vm_event at offset 0.
+ * end_fd: borrowed; -1: none. */
+void sandbox_say_violations(int end_fd);
 
 /* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open, and
  * before a thread installs a filter of its own (vmm/kvm/thread_filter.h). Returns 0 or -errno. */

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,18 @@ static bool is_stopped(pid_t pid)
 static bool runs_until_call(pid_t pid)
 {
 	return !trace(PTRACE_SYSCALL, pid, NULL) && is_stopped(pid);
+}
+
+/* Let the process handle the SIGSYS for which it stopped, and end. Returns false if it did not stop for that signal. */
+static bool is_trapped(pid_t pid)
+{
+	siginfo_t si;
+
+	if (trace(PTRACE_GETSIGINFO, pid, &si) || si.si_signo != SIGSYS)
+		return false;
+	while (!trace(PTRACE_CONT, pid, (void *)SIGSYS) && is_stopped(pid))
+		;
+	return true;
 }
 
 /* Write strings below the stack and return the registers of the call. */
@@ -98,7 +111,8 @@ int main(int argc, char **argv)
 	own.rip -= SYSCALL_INSN_BYTES;
 	if (trace(PTRACE_SETREGS, pid, &own))
 		fail("cannot write registers");
-	if (!runs_until_call(pid)) { /* a seccomp filter's signal ends the process after the call */
+	/* A seccomp filter's signal ends the process after the call, at once or when the process has handled it. */
+	if (!runs_until_call(pid) || is_trapped(pid)) {
 		printf("killed\n");
 		return 0;
 	}

@@ -10,6 +10,8 @@
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 
@@ -91,6 +93,16 @@ static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_k
 	call_filter_ioctls(f, groups, n);
 }
 
+/* Threads are made with all signals blocked. The kernel kills the process without a report if SIGSYS is. */
+static void violations_unblock(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGSYS);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struct loop *l, int vcpu_fd)
 {
 	static const int all_ioctls[] = { SYS_ioctl };
@@ -99,6 +111,7 @@ void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struc
 
 	if (!k->filters_threads || LOCKDOWN_SANITIZED)
 		return;
+	violations_unblock();
 	call_filter_init(&f);
 	/* The worker may do whatever the main thread does with KVM, memory and images (vmm/sandbox.c). */
 	if (kind == THREAD_WORKER)

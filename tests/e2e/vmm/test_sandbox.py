@@ -89,7 +89,7 @@ FORBIDDEN = {
     "personality": [135, 0x400000],
     # privileges
     "setuid": [105, 1], "setresuid": [117, 1, 1, 1], "setgroups": [116, 0, 0], "unshare": [272, 0x10000000],
-    "setns": [308, 0, 0], "dumpable": [157, 4, 1, 0, 0, 0], "keyctl": [250, 0, 0, 0, 0, 0], "add_key": [248, 0, 0, 0, 0, 0],
+    "setns": [308, 0, 0], "dumpable": [157, 4, 1, 0, 0, 0], "the handler of forbidden calls": [13, 31, 0, 0, 8], "keyctl": [250, 0, 0, 0, 0, 0], "add_key": [248, 0, 0, 0, 0, 0],
     # the kernel
     "bpf": [321, 0, 0, 0], "perf_event_open": [298, 0, 0, 0, 0, 0], "userfaultfd": [323, 0], "init_module": [175, 0, 0, 0],
     "kexec_load": [246, 0, 0, 0, 0], "reboot": [169, 0, 0, 0, 0], "iopl": [172, 3], "ioperm": [173, 0, 1, 1],
