@@ -2,8 +2,9 @@
 # Run the tests: run.sh BUILD [unit|e2e|iotests|style|all]. The last line is the sum of all tests:
 # "N passed, N failed, N skipped". Exit status 1 when something failed.
 #
-# TEST_JOBS unit programs, then as many of QEMU's tests, then pytest processes, run at a time (4: most tests wait more
-# than they compute). UNIT_ARGS names the unit programs to run, E2E_ARGS the end-to-end tests (all of them). A test
+# Six pytest processes share the end-to-end tests: most of them wait more than they compute. Unit programs and QEMU's
+# tests compute: "all" runs two of them at a time, beside pytest; alone, four run at a time. TEST_JOBS is another
+# number, for each kind. UNIT_ARGS names the unit programs to run, E2E_ARGS the end-to-end tests (all of them). A test
 # that leaves no result has failed. A part of the tests, @epoll, runs a second time with the loop on epoll
 # (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A part, @nouffd, runs again without userfaultfd
 # (snapshot/uffd_open.h). Each run has one temporary folder; the run fails when
@@ -18,7 +19,12 @@ what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
 export UNIT_SECONDS="${UNIT_SECONDS:-300}"
 E2E_SECONDS=${E2E_SECONDS:-5400} # each test has its own limit; a busy machine takes several times the usual time
-TEST_JOBS=${TEST_JOBS:-4}
+E2E_JOBS=${TEST_JOBS:-6}
+if [ "$what" = all ]; then
+	TEST_JOBS=${TEST_JOBS:-2}
+else
+	TEST_JOBS=${TEST_JOBS:-4}
+fi
 TEST_TMP_MIB=${TEST_TMP_MIB:-2048}
 # Debian's pytest belongs to /usr/bin/python3; another python may stand first in PATH.
 PYTEST=${PYTEST:-/usr/bin/python3 -m pytest}
@@ -34,11 +40,17 @@ EPOLL_E2E="tests/e2e/vmm/test_sandbox.py tests/e2e/vmm/snapshot/test_snapshot.py
 NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_clone_snapshot.py
 	tests/e2e/vmm/snapshot/test_storm.py"
 
-passed=0 failed=0 skipped=0 watcher='' workers=''
+# Unit programs of 10 s or more, the longest first: at the end, no process waits for one of them.
+LONG_UNITS="block/qcow2/test_powercut_snapshot block/qcow2/test_powercut block/qcow2/test_powercut_pin
+	block/qcow2/test_snapshot api/test_api_fuzz block/qcow2/test_powercut_chain block/qcow2/test_qcow2
+	block/qcow2/test_powercut_random block/qcow2/test_repair block/qcow2/test_oracle api/access/test_audit
+	block/qcow2/test_powercut_bitmap vmm/snapshot/test_snapshot_set block/qcow2/test_powercut_pin_snapshot"
+
+passed=0 failed=0 skipped=0 watcher='' workers='' others=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
-# The pytest processes share their compiled tests: compiling all takes 5 s.
+# The pytest processes share their compiled tests: compiling all takes 5 s. So does a run inside a test.
 unset PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX="$work/pycache"
+export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$work/pycache}"
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
 mkdir "$results" "$tmp" && chmod 755 "$work" "$tmp" || exit 1
 # Unit tests of images also write to /dev/shm, a file system in memory.
@@ -46,7 +58,7 @@ shm=$(mktemp -d /dev/shm/cairn-XXXXXX 2>/dev/null)
 
 finish() {
 	# shellcheck disable=SC2086
-	[ -z "$watcher$workers" ] || kill $watcher $workers 2>/dev/null
+	[ -z "$watcher$workers$others" ] || kill $watcher $workers $others 2>/dev/null
 	rm -rf "$work" ${shm:+"$shm"}
 }
 trap finish EXIT
@@ -61,23 +73,37 @@ fault() { # WHAT
 	count 0 1 0
 }
 
-run_unit() {
-	echo "Unit tests"
-	mkdir "$tmp/unit"
-	# shellcheck disable=SC2086 # one word a program
+# Each kind of test has two functions: KIND_run writes results to files, and ends in the program that a signal must
+# reach; KIND_end counts and prints them.
+
+unit_names() {
 	if [ -n "${UNIT_ARGS:-}" ]; then
+		# shellcheck disable=SC2086 # one word a program
 		printf '%s\n' $UNIT_ARGS
-	else
-		find tests/unit -name 'test_*.c' | sed 's,^tests/unit/,,; s,\.c$,,' | sort
-	fi >"$results/units"
-	if [ -z "${UNIT_ARGS:-}${CAIRN_LOOP:-}" ]; then
-		for name in $EPOLL_UNITS; do
-			[ ! -f "tests/unit/$name.c" ] || echo "$name@epoll"
-		done >>"$results/units"
+		return
 	fi
-	TMPDIR=$tmp/unit TEST_SHM=$shm xargs -P "$TEST_JOBS" -n 1 tests/unit.sh "$build" "$results" <"$results/units"
+	for name in $LONG_UNITS; do
+		[ ! -f "tests/unit/$name.c" ] || echo "$name"
+	done
+	[ -n "${CAIRN_LOOP:-}" ] || for name in $EPOLL_UNITS; do
+		[ ! -f "tests/unit/$name.c" ] || echo "$name@epoll"
+	done
+	find tests/unit -name 'test_*.c' | sed 's,^tests/unit/,,; s,\.c$,,' | sort
+}
+
+unit_run() {
+	mkdir "$tmp/unit"
+	unit_names | awk '!seen[$0]++' >"$results/units"
+	TMPDIR=$tmp/unit TEST_SHM=$shm exec timeout 0 \
+		xargs -P "$TEST_JOBS" -n 1 tests/unit.sh "$build" "$results" <"$results/units"
+}
+
+unit_end() {
+	echo "Unit tests"
+	[ -s "$results/units" ] || fault "there is no unit program"
 	while read -r name; do
-		sum=$(cat "$results/$(echo "$name" | tr / -).sum" 2>/dev/null)
+		base=$results/$(echo "$name" | tr / -)
+		sum=$(cat "$base.sum" 2>/dev/null)
 		# shellcheck disable=SC2086
 		case $sum in
 		*[0-9]" "*[0-9]" "*[0-9]) count $sum ;;
@@ -105,21 +131,23 @@ pytest_run() { # NUMBER PART
 }
 
 # Take a share of each part of the end-to-end tests. No process waits for another one between two parts.
-worker_run() { # NUMBER
+worker_run() { # NUMBER PART...
+	number=$1
+	shift
 	child=
 	trap '[ -z "$child" ] || kill "$child"; exit 143' TERM
-	for part in $parts; do
-		pytest_run "$1" "$part" &
+	for part; do
+		pytest_run "$number" "$part" &
 		child=$!
 		wait "$child"
-		echo $? >"$results/$part/status-$1"
+		echo $? >"$results/$part/status-$number"
 	done
 }
 
 # Count the results of a part's processes, and print what they said.
 part_end() { # PART
 	echo "End-to-end tests, $1"
-	for i in $(seq "$TEST_JOBS"); do
+	for i in $(seq "$E2E_JOBS"); do
 		rc=$(cat "$results/$1/status-$i" 2>/dev/null)
 		# Drop pytest's rows of dots: sharelib.py has printed a line for each file.
 		grep -v '^[.sFExX]* *\(\[ *[0-9]*%\]\)\?$' "$results/$1/e2e-$i.out"
@@ -131,7 +159,7 @@ part_end() { # PART
 		own=$tmp/$(printf %.1s "$1")$i
 		rmdir "$own/e" "$own" 2>/dev/null
 	done
-	if sum=$(/usr/bin/python3 tests/e2e_sum.py "$results/$1" "$TEST_JOBS"); then
+	if sum=$(/usr/bin/python3 tests/e2e_sum.py "$results/$1" "$E2E_JOBS"); then
 		# shellcheck disable=SC2086
 		count $sum
 	else
@@ -139,51 +167,96 @@ part_end() { # PART
 	fi
 }
 
-# The small parts come first: at the end, the other processes would wait for those that have test_snapshot.py.
-run_e2e() {
-	echo "End-to-end tests"
-	parts=main
+# The small parts come first: at the end, the other processes would wait for those that have test_snapshot.py. One
+# process begins with the longest file of all, that of the emulated SVM hosts, which compute from the begin so.
+e2e_begin() {
+	small=
 	if [ -z "${E2E_ARGS:-}${CAIRN_LOOP:-}" ] && [ -d tests/e2e/block ]; then
-		[ ! -f tests/e2e/vmm/snapshot/test_storm.py ] || parts="nouffd $parts"
-		parts="epoll $parts"
+		[ ! -f tests/e2e/vmm/snapshot/test_storm.py ] || small="nouffd"
+		small="epoll $small"
 	fi
-	for part in $parts; do
+	for part in $small main; do
 		mkdir -p "$results/$part/share"
 	done
-	for i in $(seq "$TEST_JOBS"); do
-		worker_run "$i" &
+	for i in $(seq "$E2E_JOBS"); do
+		# shellcheck disable=SC2086 # one word a part
+		if [ "$i" = 1 ]; then
+			worker_run "$i" main $small &
+		else
+			worker_run "$i" $small main &
+		fi
 		workers="$workers $!"
-	done
-	# shellcheck disable=SC2086
-	wait $workers
-	workers=
-	for part in $parts; do
-		part_end "$part"
 	done
 }
 
+e2e_end() {
+	# shellcheck disable=SC2086
+	wait $workers
+	workers=
+	for part in $small main; do
+		part_end "$part"
+	done
+	{
+		sed -n '/^#/p' tests/e2e/durations
+		sort -rn "$results"/main/share/durations-* | awk '$1 >= 2'
+	} >"$build/e2e-durations" 2>/dev/null
+}
+
 # QEMU's tests of its image tool: tests/iotests/short. Without their source, one skip.
-run_iotests() {
-	echo "QEMU's tests of its image tool, a part of them"
+iotests_run() {
 	mkdir "$tmp/q"
-	TMPDIR=$tmp/q TEST_JOBS=$TEST_JOBS timeout -k 10 "$E2E_SECONDS" tests/iotests/run.py "$build" short >"$results/iotests" 2>&1
-	rc=$?
+	TMPDIR=$tmp/q TEST_JOBS=$TEST_JOBS exec timeout -k 10 "$E2E_SECONDS" tests/iotests/run.py "$build" short >"$results/iotests" 2>&1
+}
+
+iotests_end() {
+	echo "QEMU's tests of its image tool, a part of them"
+	rc=$(cat "$results/iotests-status" 2>/dev/null)
 	sum=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$results/iotests")
 	sed 's/^/  /' "$results/iotests"
 	# shellcheck disable=SC2086
 	[ -z "$sum" ] || count $sum
-	[ -n "$sum" ] || fault "QEMU's tests have no sum, exit status $rc"
+	[ -n "$sum" ] || fault "QEMU's tests have no sum, exit status ${rc:-missing}"
 	rmdir "$tmp/q" 2>/dev/null
 }
 
-run_style() {
+style_run() {
+	exec tests/style.sh >"$results/style" 2>&1
+}
+
+style_end() {
 	echo "Style"
-	if tests/style.sh >"$results/style" 2>&1; then
+	if [ "$(cat "$results/style-status" 2>/dev/null)" = 0 ]; then
 		count 1 0 0
 	else
 		count 0 1 0
 	fi
 	sed 's/^/  /' "$results/style"
+}
+
+# Run these kinds of test one after another.
+kinds_run() { # KIND...
+	child=
+	trap '[ -z "$child" ] || kill "$child"; exit 143' TERM
+	for kind; do
+		"${kind}_run" &
+		child=$!
+		wait "$child"
+		echo $? >"$results/$kind-status"
+	done
+}
+
+kinds_begin() { # KIND...
+	kinds=$*
+	kinds_run "$@" &
+	others=$!
+}
+
+kinds_end() {
+	wait "$others"
+	others=
+	for kind in $kinds; do
+		"${kind}_end"
+	done
 }
 
 tmp_size() { # in KiB
@@ -243,15 +316,19 @@ echo "Host: $(tests/hostkind.sh) (vmx, svm, pvm, or none without a usable /dev/k
 tmp_watch &
 watcher=$!
 case $what in
-unit) run_unit ;;
-e2e) run_e2e ;;
-iotests) run_iotests ;;
-style) run_style ;;
+unit | iotests | style)
+	kinds_begin "$what"
+	kinds_end
+	;;
+e2e)
+	e2e_begin
+	e2e_end
+	;;
 all)
-	run_style
-	run_unit
-	run_iotests
-	run_e2e
+	e2e_begin
+	kinds_begin unit iotests style
+	kinds_end
+	e2e_end
 	;;
 *)
 	echo "run.sh: no tests named '$what': unit, e2e, iotests, style or all" >&2

@@ -1,9 +1,10 @@
 """Share one suite among the pytest processes that tests/run.sh starts.
 
 CAIRN_TESTS_SHARE is a folder that the processes share. Each process collects the whole suite and
-claims one file of tests after another, the longest first. Each process writes the tests it has collected to
-`collected-<pid>` in that folder, named as in its JUnit result: tests/run.sh compares both. CAIRN_TESTS_LINES is an
-open fd that gets a line for each test file, with its part (CAIRN_TESTS_PART)."""
+claims one file of tests after another, the longest first (`durations` beside this file), so that no process works on a
+long one when the others have ended. Each process writes the tests it has collected to `collected-<pid>` in that folder,
+named as in its JUnit result: tests/run.sh compares both. `durations-<pid>` gets the seconds of each file that the process
+claimed. CAIRN_TESTS_LINES is an open fd that gets a line for each test file, with its part (CAIRN_TESTS_PART)."""
 
 import contextlib
 import os
@@ -17,16 +18,23 @@ def file_of(item):
     return os.path.relpath(item.path, os.path.dirname(__file__))
 
 
-def longest(item):
-    """Return the test's time limit in seconds: before the first run it is the best guess of the duration."""
-    mark = item.get_closest_marker("seconds")
-    return mark.args[0] if mark else 60
+def durations():
+    """Return a dict from the name of each long file of tests to its seconds in an earlier run."""
+    try:
+        with open(os.path.join(os.path.dirname(__file__), "durations")) as f:
+            rows = [line.split() for line in f if not line.startswith("#")]
+    except FileNotFoundError:
+        return {}
+    return {name: float(seconds) for seconds, name in rows}
+
+
+SECONDS = 0.1  # of one test of a short file
 
 
 class Share:
     def __init__(self, config, folder, lines, suffix):
         self.config, self.folder, self.lines, self.suffix = config, folder, lines, suffix
-        self.counts = {}
+        self.counts, self.seconds = {}, 0
 
     def claim(self, name):
         """Claim a file for this process. Return False when another process has it."""
@@ -40,7 +48,8 @@ class Share:
         files = {}
         for item in items:
             files.setdefault(file_of(item), []).append(item)
-        for name in sorted(files, key=lambda name: -sum(map(longest, files[name]))):
+        known = durations()
+        for name in sorted(files, key=lambda name: -known.get(name, SECONDS * len(files[name]))):
             if self.claim(name):
                 yield from files[name]
 
@@ -68,6 +77,7 @@ class Share:
         return True
 
     def pytest_runtest_logreport(self, report):
+        self.seconds += report.duration
         if report.failed:
             self.counts[report.nodeid] = "FAILED"
         elif report.skipped:
@@ -80,4 +90,6 @@ class Share:
         words = [f"{kinds.count(kind)} {kind}" for kind in ("passed", "FAILED", "skipped")
                  if kinds.count(kind) or kind == "passed"]
         os.write(self.lines, f"  {name + self.suffix:<44} {', '.join(words)}\n".encode())
-        self.counts = {}
+        with open(os.path.join(self.folder, f"durations-{os.getpid()}"), "a") as f:
+            f.write(f"{self.seconds:.0f} {name}\n")
+        self.counts, self.seconds = {}, 0

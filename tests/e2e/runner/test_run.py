@@ -137,6 +137,21 @@ def test_qemus_tests_without_their_source_are_one_skip(tmp_path):
     assert "could not be fetched within the last hour" in done.stdout or "the installed QEMU is not Debian's" in done.stdout
 
 
+# ---- all kinds of tests, side by side ----
+
+@pytest.mark.parametrize("bad", [None, "style", "unit", "iotests", "e2e"])
+def test_each_kind_counts_in_run_of_all(tree, bad):
+    (tree.path / "tests/iotests").mkdir()
+    for name, text in (("style.sh", f"exit {int(bad == 'style')}"),
+                       ("iotests/run.py", f"echo 5 passed, {int(bad == 'iotests')} failed, 2 skipped; exit {int(bad == 'iotests')}")):
+        (tree.path / "tests" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tree.path / "tests" / name).chmod(0o755)
+    tree.unit("test_a", "echo 1..2; echo ok 1 - a; echo ok 2 - b" + ("; exit 1" if bad == "unit" else ""))
+    tree.e2e("test_a", PASSES + ("def test_fails():\n    assert False\n" if bad == "e2e" else ""))
+    status, passed, failed, skipped, out = tree.run("all")
+    assert (status, passed, failed, skipped) == (int(bool(bad)), 9 - (bad == "style"), int(bool(bad)), 2), out
+
+
 # ---- end-to-end tests ----
 
 def test_two_processes_share_the_tests(tree):
@@ -154,6 +169,15 @@ def test_two_processes_share_the_tests(tree):
     assert (status, passed, failed, skipped) == (1, 3, 1, 1), out
     assert [p.name for p in (tree.build / "failed").rglob("*") if p.is_file()] == ["trace"]
     assert not list((tree.path / "tmp").iterdir())
+
+
+def test_longest_file_comes_first(tree):
+    for name in ("test_a", "test_b", "test_c"):
+        tree.e2e(name, PASSES)
+    (tree.path / "tests/e2e/durations").write_text("# Seconds\n7 test_b.py\n40 test_c.py\n")
+    tree.env["TEST_JOBS"] = "1"
+    status, *_, out = tree.run("e2e")
+    assert status == 0 and re.findall(r"^  (test_.)\.py", out, re.M) == ["test_c", "test_b", "test_a"], out
 
 
 def test_part_on_epoll_keeps_folders_of_failed_tests(tree):
