@@ -4,10 +4,10 @@
  *    1 the bytes behind the first sector that the new header uses; the present header does not use them, or has the
  *      same values there
  *    2 the first sector, which switches to the new header
- * The backing file's name may lie anywhere behind the extensions. The extensions begin behind the fixed part; if they
- * would overwrite present ones, an unused extension in the first sector leads to a place behind these, and another step
- * moves them back. In a small cluster, the names of features make room, because they are optional. All steps are
- * planned before the first write. */
+ * The extensions lie behind the fixed part, and the backing file's name behind them. If the name is in the way of the
+ * present one, it lies farther behind for one step. If the extensions are in the way of the present ones, an unused
+ * extension in the first sector leads to a place behind these for one step. In a small cluster, the names of features
+ * make room, because they are optional; version 2 has no features. All steps are planned before the first write. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -22,7 +22,7 @@
 
 #define SECTOR_BYTES 512u
 #define EXT_HEADER_BYTES 8u
-#define STEPS_MAX 4u
+#define STEPS_MAX 6u
 
 /* A content of the first cluster. */
 struct layout {
@@ -166,7 +166,7 @@ static bool layout_build(const struct rewrite *w, struct layout *l, const struct
 		put_extension(&to, QCOW2_EXT_BACKING_FORMAT, h->backing_format, (uint32_t)strlen(h->backing_format));
 	if (*h->data_file)
 		put_extension(&to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
-	extensions_copy(w, &to, h->has_pin, at->names);
+	extensions_copy(w, &to, h->has_pin, at->names && h->version >= 3);
 	cursor_put_be64(&to, 0);
 	if (h->has_backing) {
 		if (at->name && at->name < to.pos)
@@ -212,23 +212,31 @@ static bool plan_add(struct rewrite *w, const struct qcow2_header *h, struct pla
 	return true;
 }
 
-/* Plan one step that leaves the extensions behind the fixed part. */
-static bool plan_near(struct rewrite *w, const struct qcow2_header *h, bool names)
+/* Plan one step to extensions behind the fixed part. behind: where the backing file's name is out of the way. */
+static bool plan_near(struct rewrite *w, const struct qcow2_header *h, bool names, uint32_t behind)
 {
 	const struct layout *is = plan_end(w);
 	uint64_t present = load_be64(is->bytes + QCOW2_AT_BACKING_OFFSET);
 
-	return plan_add(w, h, (struct places){ names, 0, 0 }) || plan_add(w, h, (struct places){ names, 0, present }) ||
+	return plan_add(w, h, (struct places){ names, 0, 0 }) || plan_add(w, h, (struct places){ names, 0, behind }) ||
+	       plan_add(w, h, (struct places){ names, 0, present }) ||
 	       plan_add(w, h, (struct places){ names, 0, ROUND_UP(is->end, 8) });
 }
 
+/* Plan steps that put all to the usual places, or in a small cluster elsewhere. */
 static bool plan_steps(struct rewrite *w, const struct qcow2_header *h, bool names)
 {
-	if (plan_near(w, h, names))
-		return true;
-	if (!plan_add(w, h, (struct places){ names, ROUND_UP(plan_end(w)->end, 8), 0 }))
-		return false;
-	plan_near(w, h, names);
+	uint32_t end = plan_end(w)->end, behind;
+
+	layout_build(w, &w->steps[w->n], h, &(struct places){ names, 0, 0 });
+	behind = ROUND_UP(MAX(end, w->steps[w->n].end), 8);
+	if (!plan_near(w, h, names, behind)) {
+		if (!plan_add(w, h, (struct places){ names, behind, 0 }) &&
+			!plan_add(w, h, (struct places){ names, ROUND_UP(end, 8), 0 }))
+			return false;
+		plan_near(w, h, names, behind);
+	}
+	plan_add(w, h, (struct places){ names, 0, 0 });
 	return true;
 }
 

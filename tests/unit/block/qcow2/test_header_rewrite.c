@@ -254,6 +254,16 @@ static bool has_feature_names(struct fixture *f)
 	return !fixture_status(f, "head -c 65536 img | grep -qa 'lazy refcounts'");
 }
 
+static void name_is_behind_the_extensions(struct fixture *f, const struct qcow2_header *h)
+{
+	uint64_t pos = h->header_length;
+
+	while (fixture_peek_be(f, "img", pos, 4))
+		pos += 8 + ROUND_UP(fixture_peek_be(f, "img", pos + 4, 4), 8);
+	if (h->has_backing)
+		assert_int_equal(fixture_peek_be(f, "img", QCOW2_AT_BACKING_OFFSET, 8), pos + 8);
+}
+
 /* ---- tests ---- */
 
 static void test_cut_leaves_the_old_or_the_new_backing_file(void **state)
@@ -277,6 +287,7 @@ static void test_cut_leaves_the_old_or_the_new_backing_file(void **state)
 				assert_int_equal(change_with_cuts(&f, change_backing, &b, &h), 0);
 				assert_string_equal(h.backing_name, b.name ? b.name : "");
 				assert_string_equal(h.backing_format, b.name ? b.format : "");
+				name_is_behind_the_extensions(&f, &h);
 			}
 			assert_int_equal(has_feature_names(&f), version > 2);
 			fixture_end(&f);
@@ -324,6 +335,7 @@ static void test_cut_while_the_version_changes(void **state)
 			for (unsigned i = 0; i < 4; i++) {
 				assert_int_equal(change_with_cuts(&f, change_version, &versions[i % 2], &h), 0);
 				assert_int_equal(h.version, versions[i % 2]);
+				assert_false(has_feature_names(&f)); /* version 2 takes them away, as in QEMU */
 				assert_string_equal(h.backing_name, name);
 			}
 			fixture_end(&f);
