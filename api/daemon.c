@@ -505,7 +505,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	vm_sandbox_prepare(p, &sandbox);
 	d.host.sandbox = &sandbox;
 	d.host.closer = closer_new();
-	d.host.helpers = helpers_new(d.host.loop, d.host.closer);
+	d.host.helpers = helpers_new(d.host.loop, d.host.closer, p->groups_program);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
 		r = daemon_open(&d, e);

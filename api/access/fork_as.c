@@ -1,4 +1,5 @@
 #include "api/access/fork_as.h"
+#include "api/access/groups.h"
 #include "api/access/rights.h"
 #include "api/wire/peer.h"
 #include "base/channel.h"
@@ -28,7 +29,9 @@
 #define END_NS (10 * 1000000000ULL) /* after it, a process with nothing left to do is overdue */
 
 #define VERSION 1
-#define DONE 1 /* type of the only message, which the process sends before it ends: a struct answer and the fds */
+/* Types of messages. */
+#define DONE 1 /* from the process, once: a struct answer and the fds */
+#define RIGHTS 2 /* to a process that waits for the user's groups: a struct rights_message */
 
 struct answer {
 	int32_t r; /* 0, or -errno */
@@ -41,6 +44,12 @@ struct answer {
 	char data[FORK_AS_DATA_MAX]; /* the message ends behind the used part */
 };
 
+struct rights_message {
+	uint32_t gid;
+	char note[GROUPS_NOTE_BYTES];
+	gid_t groups[GROUPS_MAX]; /* the message ends behind the used part */
+};
+
 enum state {
 	WORKING,
 	SERVING, /* it has answered, and holds files for others */
@@ -51,7 +60,14 @@ enum state {
 struct helpers {
 	struct loop *loop;
 	struct closer *closer;
+	struct groups *groups;
 	struct fork_as *list;
+};
+
+/* Rights that are known when the process is started. */
+struct known {
+	struct rights *rights; /* owned */
+	char note[GROUPS_NOTE_BYTES];
 };
 
 struct fork_as {
@@ -66,6 +82,9 @@ struct fork_as {
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 	void *opaque;
 	const char *what;
+	struct groups_ask *ask; /* NULL: the process does not wait for groups */
+	struct known *known;	/* borrowed; NULL unless rights_found() runs before the process is started */
+	uint64_t timeout_ns;
 	pid_t pid;
 	int sock, pidfd;
 	struct loop_watch *watch, *answered; /* answered: NULL without a relay. Both: NULL once the process has ended */
@@ -74,13 +93,45 @@ struct fork_as {
 
 /* ---- functions that run in the forked process ---- */
 
+/* The rights of the process. */
+struct ids {
+	const struct rights *rights; /* NULL: the daemon's own */
+	const char *note; /* groups_ask()'s */
+};
+
 /* Add the uid to the error's text: the user who reads the error may have more rights than the user who defined the
  * VM. */
-static void err_append(struct err *e, uid_t uid, const char *who)
+static void err_append(struct err *e, const struct ids *ids, const char *who)
 {
 	size_t n = strlen(e->msg);
 
-	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, %s)", uid, who ? who : "who defined the VM");
+	snprintf(e->msg + n, sizeof(e->msg) - n, " (for user %u, %s%s)", ids->rights->uid, who ? who : "who defined the VM",
+		ids->note);
+}
+
+/* Wait for the user's groups. The memory is static because the process may take no lock. uid: the user's. */
+static int rights_await(int sock, uid_t uid, struct ids *ret)
+{
+	static const struct channel_type types[] = {
+		[RIGHTS] = { offsetof(struct rights_message, groups), sizeof(struct rights_message), 0, true } };
+	static _Alignas(struct rights_message) char buf[CHANNEL_BODY_MAX];
+	static _Alignas(struct rights) char rights[sizeof(struct rights) + GROUPS_MAX * sizeof(gid_t)];
+	const struct rights_message *got = (const void *)buf;
+	struct rights *r = (void *)rights;
+	struct pollfd p = { .fd = sock, .events = POLLIN };
+	struct channel_msg m;
+
+	while (poll(&p, 1, -1) < 0)
+		if (errno != EINTR)
+			return -errno;
+	if (channel_recv(sock, VERSION, types, ARRAY_SIZE(types), buf, &m) != 1)
+		_exit(0); /* the daemon has ended */
+	r->uid = uid;
+	r->gid = got->gid;
+	r->ngroups = (m.head.body_bytes - offsetof(struct rights_message, groups)) / sizeof(gid_t);
+	memcpy(r->groups, got->groups, r->ngroups * sizeof(gid_t));
+	*ret = (struct ids){ r, got->note };
+	return 0;
 }
 
 static int held_identify(const struct fork_as_result *out, struct answer *a)
@@ -97,15 +148,16 @@ static int held_identify(const struct fork_as_result *out, struct answer *a)
 	return 0;
 }
 
-static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_as_result *out, struct answer *a)
+static void child_work(const struct fork_as_spec *s, const struct ids *ids, pid_t parent, struct fork_as_result *out,
+	struct answer *a)
 {
 	oom_protection_drop();
-	a->r = s->rights ? rights_assume(s->rights) : 0;
+	a->r = ids->rights ? rights_assume(ids->rights) : 0;
 	/* Set the death signal after the ids, because changing the ids clears the signal. */
 	if (!a->r && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		a->r = -errno;
 	if (a->r < 0) {
-		err_set_errno(&a->e, a->r, "%s as user %u", s->what, s->rights ? s->rights->uid : geteuid());
+		err_set_errno(&a->e, a->r, "%s as user %u", s->what, ids->rights ? ids->rights->uid : geteuid());
 		return;
 	}
 	if (getppid() != parent)
@@ -116,8 +168,8 @@ static void child_work(const struct fork_as_spec *s, pid_t parent, struct fork_a
 	a->count = out->count;
 	a->bytes = out->bytes;
 	memcpy(a->notes, out->notes, sizeof(a->notes));
-	if (s->rights && (a->r == -EACCES || a->r == -EPERM))
-		err_append(&a->e, s->rights->uid, s->who);
+	if (ids->rights && (a->r == -EACCES || a->r == -EPERM))
+		err_append(&a->e, ids, s->who);
 }
 
 /* Give the sockets the numbers from 3 on, and close all other fds behind them. 0: no socket has that number. First move
@@ -136,10 +188,12 @@ static int sockets_place(int *socks, int n)
 	return close_range((unsigned)(3 + n), ~0U, 0);
 }
 
-static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t parent)
+/* ids: NULL: the process waits for them. */
+static _Noreturn void process_main(int sock, const struct fork_as_spec *s, const struct ids *ids, pid_t parent)
 {
 	int at = 3, relay = 4, r, socks[] = { sock, s->relay, s->input };
 	struct fork_as_result out = { 0 };
+	struct ids later;
 	struct answer a = { 0 };
 	size_t n;
 
@@ -149,7 +203,9 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, pid_t
 	 * children. */
 	if (sockets_place(socks, ARRAY_SIZE(socks)) < 0 || setpgid(0, 0) < 0)
 		_exit(1);
-	child_work(s, parent, &out, &a);
+	if (!ids && rights_await(at, s->rights->uid, &later) < 0)
+		_exit(1);
+	child_work(s, ids ? ids : &later, parent, &out, &a);
 	n = a.r ? 0 : out.ndata;
 	if (n)
 		memcpy(a.data, out.data, n);
@@ -172,6 +228,7 @@ static void child_release(struct fork_as *x)
 			break;
 		}
 	}
+	groups_ask_free(x->ask);
 	loop_unwatch(x->watch);
 	loop_unwatch(x->answered);
 	loop_timer_free(x->timer);
@@ -271,6 +328,7 @@ static void child_exited(void *opaque, unsigned revents)
 		child_release(x);
 		return;
 	}
+	groups_ask_free(STEAL_PTR(x->ask));
 	loop_timer_disarm(x->timer);
 	loop_unwatch(STEAL_PTR(x->watch));
 	loop_unwatch(STEAL_PTR(x->answered));
@@ -314,6 +372,7 @@ void fork_as_free(struct fork_as *x)
 		child_release(x);
 		return;
 	}
+	groups_ask_free(STEAL_PTR(x->ask));
 	process_kill(x);
 	end_expect(x);
 	/* child_exited() frees the object when the process has ended. */
@@ -337,7 +396,7 @@ static int limits_check(const struct helpers *h, const struct fork_as_spec *s, u
 		"user may not answer: repair or unmount it", s->what, ending, uid);
 }
 
-static int process_start(struct fork_as *x, const struct fork_as_spec *s)
+static int process_start(struct fork_as *x, const struct fork_as_spec *s, const struct ids *ids)
 {
 	pid_t parent = getpid();
 	int pair[2];
@@ -347,12 +406,67 @@ static int process_start(struct fork_as *x, const struct fork_as_spec *s)
 	x->sock = pair[0];
 	x->pid = fork();
 	if (x->pid == 0)
-		process_main(pair[1], s, parent);
+		process_main(pair[1], s, ids, parent);
 	close(pair[1]);
 	if (x->pid < 0)
 		return -errno;
 	x->pidfd = pidfd_open(x->pid, 0);
 	return x->pidfd < 0 ? -errno : 0;
+}
+
+static void timeout_begin(struct fork_as *x)
+{
+	if (x->timeout_ns != FORK_AS_NO_TIMEOUT)
+		loop_timer_arm(x->timer, loop_now_ns() + x->timeout_ns);
+}
+
+/* Send the rights to the process that waits for them. */
+static int rights_send(const struct fork_as *x, const struct rights *now, const char *note)
+{
+	CLEANUP_FREE struct rights_message *m = must_alloc(calloc(1, sizeof(*m)));
+	size_t n = now->ngroups * sizeof(gid_t);
+
+	m->gid = now->gid;
+	snprintf(m->note, sizeof(m->note), "%s", note);
+	memcpy(m->groups, now->groups, n);
+	return channel_send(x->sock, VERSION, RIGHTS, 0, m, offsetof(struct rights_message, groups) + n, NULL, 0);
+}
+
+static void rights_found(void *opaque, const struct rights *now, const char *note)
+{
+	struct fork_as *x = opaque;
+
+	x->ask = NULL;
+	if (x->known) { /* the process has not been started yet */
+		snprintf(x->known->note, sizeof(x->known->note), "%s", note);
+		if (rights_copy(now, &x->known->rights) < 0)
+			abort(); /* the process must not go on with the daemon's rights */
+		return;
+	}
+	if (rights_send(x, now, note) < 0)
+		process_kill(x); /* done() is called when it has ended */
+	timeout_begin(x);
+}
+
+/* Find the rights of the process, start it, and let it wait if they are not known yet. */
+static int process_begin(struct fork_as *x, const struct fork_as_spec *s)
+{
+	struct known known = { 0 };
+	struct ids ids = { s->rights, "" };
+	bool asks = s->rights && !s->of_client;
+	int r;
+
+	x->known = &known;
+	if (asks)
+		groups_ask(x->all->groups, s->rights, rights_found, x, &x->ask);
+	x->known = NULL;
+	if (asks)
+		ids = (struct ids){ known.rights, known.note };
+	r = process_start(x, s, x->ask ? NULL : &ids);
+	free(known.rights);
+	if (!r && !x->ask)
+		timeout_begin(x);
+	return r;
 }
 
 int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
@@ -365,10 +479,10 @@ int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_a
 		return r;
 	x = must_alloc(calloc(1, sizeof(*x)));
 	*x = (struct fork_as){ .all = h, .uid = uid, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
-		.pidfd = -1, .keep = s->keep };
+		.pidfd = -1, .keep = s->keep, .timeout_ns = s->timeout_ns };
 	r = loop_timer_new(h->loop, child_timed_out, x, &x->timer);
 	if (!r)
-		r = process_start(x, s);
+		r = process_begin(x, s);
 	if (!r)
 		r = loop_watch(h->loop, x->pidfd, POLLIN, child_exited, x, &x->watch);
 	if (!r && s->relay)
@@ -377,8 +491,6 @@ int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_a
 		child_release(x);
 		return err_set_errno(e, r, "%s: cannot start a helper process", s->what);
 	}
-	if (s->timeout_ns != FORK_AS_NO_TIMEOUT)
-		loop_timer_arm(x->timer, loop_now_ns() + s->timeout_ns);
 	x->next = h->list;
 	h->list = x;
 	*ret = x;
@@ -403,12 +515,18 @@ bool helpers_are_busy(const struct helpers *h)
 	return false;
 }
 
-struct helpers *helpers_new(struct loop *l, struct closer *closer)
+struct groups *helpers_groups(const struct helpers *h)
+{
+	return h->groups;
+}
+
+struct helpers *helpers_new(struct loop *l, struct closer *closer, const char *groups_program)
 {
 	struct helpers *h = must_alloc(calloc(1, sizeof(*h)));
 
 	h->loop = l;
 	h->closer = closer;
+	h->groups = groups_new(l, groups_program);
 	return h;
 }
 
@@ -416,5 +534,7 @@ void helpers_free(struct helpers *h)
 {
 	while (h && h->list)
 		child_release(h->list);
+	if (h)
+		groups_free(h->groups);
 	free(h);
 }

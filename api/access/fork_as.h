@@ -17,6 +17,7 @@
 struct closer;
 struct err;
 struct fork_as;
+struct groups;
 struct helpers;
 struct loop;
 struct rights;
@@ -63,13 +64,16 @@ struct fork_as_result {
 
 struct fork_as_spec {
 	const struct rights *rights; /* NULL: the daemon's own; borrowed for the call */
+	/* The rights are those of a client's process, which has their groups itself. Otherwise the process gets the
+	 * groups that the user has now (groups.h), and waits for them if they have to be looked up. */
+	bool of_client;
 	/* Runs in the forked process, which has a copy of the daemon's memory and its fds 0 to 2, but no other fd and
 	 * thread of the daemon. So it may make system calls but take no lock. Returns 0 or -errno with an error. */
 	int (*run)(const void *arg, struct fork_as_result *out, struct err *e);
 	const void *arg; /* borrowed for the call */
 	const char *who; /* static text for errors, about the user; NULL: "who defined the VM" */
 	const char *what; /* static text for errors: "opening its files" */
-	uint64_t timeout_ns; /* then the process is killed, and done() gets -ETIMEDOUT; FORK_AS_NO_TIMEOUT: none */
+	uint64_t timeout_ns; /* of run(): then the process is killed, and done() gets -ETIMEDOUT; FORK_AS_NO_TIMEOUT: none */
 	/* A socket, borrowed for the call, with which the process serves the held files after its answer. done() is
 	 * called at the answer then. The process lives on until it has served the files or the other end is closed,
 	 * even if the daemon ends before. 0: none */
@@ -83,13 +87,15 @@ struct fork_as_spec {
 	void *opaque;
 };
 
-/* Create the list of the daemon's helper processes. l, closer: borrowed. */
-struct helpers *helpers_new(struct loop *l, struct closer *closer);
+/* Create the list of the daemon's helper processes. l, closer: borrowed. groups_program: the path of cairn-groups
+ * (groups.h); borrowed. */
+struct helpers *helpers_new(struct loop *l, struct closer *closer, const char *groups_program);
 /* Forget the processes that have not ended; done() is not called. The caller has freed all users of a struct fork_as.
  * NULL allowed. */
 void helpers_free(struct helpers *h);
 struct loop *helpers_loop(const struct helpers *h);
 struct closer *helpers_closer(const struct helpers *h);
+struct groups *helpers_groups(const struct helpers *h);
 /* Whether a process works or is about to end. One that only holds files does neither. */
 bool helpers_are_busy(const struct helpers *h);
 

@@ -33,6 +33,7 @@ struct open_as {
 	void *opaque;
 	struct config config; /* complete except for its fds */
 	struct part *parts; /* owned */
+	uid_t client; /* open_as_check()'s */
 	unsigned running;
 	int fds[CHANNEL_FDS_MAX]; /* owned; -1: not opened yet, or held by a process */
 	unsigned nfiles;
@@ -177,7 +178,8 @@ static int relay_make(struct open_as *o, int *ret, struct err *e)
 static int part_start(struct part *p, struct helpers *h, const struct definition *d, struct err *e)
 {
 	struct open_as *o = p->all;
-	struct fork_as_spec s = { .rights = p->rights, .run = o->checked ? files_check : files_open, .arg = p,
+	struct fork_as_spec s = { .rights = p->rights, .of_client = p->rights && p->rights->uid == o->client,
+		.run = o->checked ? files_check : files_open, .arg = p,
 		.who = rights_are_same(p->rights, d->rights) ? NULL : "who added the file",
 		.what = "opening its files", .timeout_ns = TIMEOUT_NS, .done = part_opened, .opaque = p };
 	CLEANUP_CLOSE int relay = -1;
@@ -247,7 +249,7 @@ static int daemons_files_check(const void *arg, struct fork_as_result *out, stru
 	return definition_check_files(arg, e);
 }
 
-int open_as_check(struct helpers *h, const struct definition *d,
+int open_as_check(struct helpers *h, const struct definition *d, uid_t client,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e)
 {
@@ -264,7 +266,7 @@ int open_as_check(struct helpers *h, const struct definition *d,
 	if (authors_are_daemon(d))
 		return fork_as_begin(h, &s, &x, e);
 	o = must_alloc(calloc(1, sizeof(*o)));
-	*o = (struct open_as){ .checked = done, .opaque = opaque };
+	*o = (struct open_as){ .checked = done, .opaque = opaque, .client = client };
 	r = open_as_start(o, h, d, &files, 0, e);
 	if (r < 0)
 		open_as_free(o);

@@ -6,6 +6,8 @@
 #ifndef CAIRN_API_ACCESS_OPEN_AS_H
 #define CAIRN_API_ACCESS_OPEN_AS_H
 
+#include <sys/types.h>
+
 struct config;
 struct definition;
 struct err;
@@ -32,8 +34,9 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	struct open_as **ret_o);
 /* Check the files of a definition in one process for each author, which opens and closes the author's files. If the
  * daemon itself is the author of all, a process only looks at them. None of the files enters the daemon.
- * d: borrowed for the call. done: fork_as_spec's; res is empty. Returns 0; -errno, and then done() is not called. */
-int open_as_check(struct helpers *h, const struct definition *d,
+ * d: borrowed for the call. client: the user who sent the definition, and whose rights in it have the groups of the
+ * client's process; 0: none. done: fork_as_spec's; res is empty. Returns 0; -errno, and then done() is not called. */
+int open_as_check(struct helpers *h, const struct definition *d, uid_t client,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e);
 /* Stop opening the files and free o; done() is not called. NULL allowed. */

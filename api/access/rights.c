@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static struct rights *rights_new(uid_t uid, gid_t gid, size_t ngroups)
+struct rights *rights_new(uid_t uid, gid_t gid, size_t ngroups)
 {
 	struct rights *r = calloc(1, sizeof(*r) + ngroups * sizeof(gid_t));
 
@@ -145,9 +145,9 @@ int rights_take(struct json_object *definition, struct rights **ret, struct err 
 
 /* Use raw system calls: libc's functions change the ids of all threads and take locks for that. The forked process has
  * one thread and must take no lock. */
-static int ids_assume(const struct rights *r, uid_t real)
+static int ids_assume(const struct rights *r, uid_t real, bool with_groups)
 {
-	if (syscall(SYS_setgroups, r->ngroups, r->groups) < 0 ||
+	if (syscall(SYS_setgroups, with_groups ? r->ngroups : 0, r->groups) < 0 ||
 		syscall(SYS_setresgid, r->gid, r->gid, r->gid) < 0 ||
 		syscall(SYS_setresuid, real, r->uid, r->uid) < 0)
 		return -errno;
@@ -157,12 +157,12 @@ static int ids_assume(const struct rights *r, uid_t real)
 
 int rights_assume(const struct rights *r)
 {
-	int res = ids_assume(r, r->uid);
+	int res = ids_assume(r, r->uid, true);
 
 	return !res && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : res;
 }
 
-int rights_assume_for_exec(const struct rights *r)
+int rights_assume_for_exec(const struct rights *r, bool with_groups)
 {
-	return ids_assume(r, 0);
+	return ids_assume(r, 0, with_groups);
 }

@@ -1,5 +1,6 @@
 /* rights: the ids with which the files of a VM are opened: those of the VM's definer, the user who first defined it,
- * and of the other authors of its definition (authors.h). Stored in the definition file as "definer". */
+ * and of the other authors of its definition (authors.h). Stored in the definition file as "definer". The groups are
+ * those of the client's process at that time; groups_ask() (groups.h) has those that the user is in now. */
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 
@@ -19,6 +20,9 @@ struct rights {
 	size_t ngroups;
 	gid_t groups[]; /* supplementary groups */
 };
+
+/* Return rights with room for so many groups, owned by the caller; NULL: no memory. */
+struct rights *rights_new(uid_t uid, gid_t gid, size_t ngroups);
 
 /* Get the rights of a client. *ret: owned, free with free(); NULL for root and the daemon's own user, whose files the
  * daemon opens with its own rights. Returns 0; -EPERM: the daemon is not root and cannot change its ids; -ENOMEM. */
@@ -52,7 +56,7 @@ int rights_assume(const struct rights *r);
 /* The same for a process that is about to execute a program. execve() makes a process dumpable again if its real and
  * its effective user id are equal, and then the user could take its fds. So the real one stays root's until the
  * program calls program_begin() (base/program.h), which also sets no_new_privs: with it set, execve() would turn the
- * effective id into the real one. Returns 0 or -errno. */
-int rights_assume_for_exec(const struct rights *r);
+ * effective id into the real one. with_groups: with the supplementary groups. Returns 0 or -errno. */
+int rights_assume_for_exec(const struct rights *r, bool with_groups);
 
 #endif

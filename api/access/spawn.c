@@ -39,7 +39,7 @@ static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 
 	sigemptyset(&none);
 	oom_protection_drop();
-	if (fds_place(p) < 0 || (p->rights && rights_assume_for_exec(p->rights) < 0) || setpgid(0, 0) < 0)
+	if (fds_place(p) < 0 || (p->rights && rights_assume_for_exec(p->rights, p->with_groups) < 0) || setpgid(0, 0) < 0)
 		_exit(1);
 	/* The program sets the signal itself (program_begin()), because execve() clears it when the ids differ. */
 	snprintf(death, sizeof(death), PROGRAM_DEATH "=%d:%d", p->death_signal, (int)parent);
@@ -47,7 +47,7 @@ static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 	signal(SIGPIPE, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execve(p->path, p->argv, envp);
-	_exit(127);
+	_exit(SPAWN_NO_PROGRAM);
 }
 
 int spawn_program(const struct spawn_spec *p, pid_t *ret_pid)

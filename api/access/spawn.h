@@ -4,15 +4,21 @@
 #ifndef CAIRN_API_ACCESS_SPAWN_H
 #define CAIRN_API_ACCESS_SPAWN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
 struct rights;
 
+#define SPAWN_NO_PROGRAM 127 /* the exit status when execve() failed */
+
 struct spawn_spec {
 	const char *path;
 	char *const *argv;
 	const struct rights *rights; /* NULL: the daemon's own */
+	/* With the supplementary groups of these rights, which are then the present ones (groups.h). Programs that open
+	 * no file of the user by its name need none. */
+	bool with_groups;
 	/* fds[i] becomes fd i of the process; -1: fd i stays as it is in the daemon. At least 3 entries. Borrowed. */
 	const int *fds;
 	size_t nfds;
@@ -20,7 +26,7 @@ struct spawn_spec {
 };
 
 /* Start the program in a process group of its own; the caller reaps the process. A failure after fork() shows in the
- * exit status: 127 if execve() failed, else 1. Returns 0; -errno of fork(). */
+ * exit status: SPAWN_NO_PROGRAM if execve() failed, else 1. Returns 0; -errno of fork(). */
 int spawn_program(const struct spawn_spec *p, pid_t *ret_pid);
 
 #endif

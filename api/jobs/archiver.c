@@ -51,6 +51,7 @@ struct plan {
 	const char *program, *verb;
 	int death_signal; /* sent when the daemon dies */
 	const struct rights *rights;
+	bool with_groups;
 	const int *fds;
 	size_t nfds;
 };
@@ -59,7 +60,7 @@ static int program_run(const struct plan *p, int in, int out, int errors, int sp
 {
 	char *argv[] = { (char *)p->program, (char *)p->verb, NULL };
 	int fds[ARCHIVER_FD + ARCHIVER_FDS_MAX] = { in, out, errors, spec };
-	struct spawn_spec program = { .path = p->program, .argv = argv, .rights = p->rights, .fds = fds,
+	struct spawn_spec program = { .path = p->program, .argv = argv, .rights = p->rights, .with_groups = p->with_groups, .fds = fds,
 		.nfds = ARCHIVER_FD + p->nfds, .death_signal = p->death_signal };
 
 	if (p->nfds > ARCHIVER_FDS_MAX)
@@ -314,9 +315,10 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e)
 {
-	/* SIGTERM lets an import remove its folder. An export has nothing to remove and may block on its pipe. */
-	struct plan p = { .program = program, .verb = verb, .rights = rights, .fds = fds, .nfds = nfds,
-		.death_signal = strcmp(verb, "import") ? SIGKILL : SIGTERM };
+	/* SIGTERM lets an import remove its folder. An export has nothing to remove and may block on its pipe; it opens
+	 * no file by its name. */
+	struct plan p = { .program = program, .verb = verb, .rights = rights, .with_groups = strcmp(verb, "export") != 0,
+		.fds = fds, .nfds = nfds, .death_signal = strcmp(verb, "import") ? SIGKILL : SIGTERM };
 	struct archiver *a = calloc(1, sizeof(*a));
 	int r;
 

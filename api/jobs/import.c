@@ -1,6 +1,8 @@
 #include "api/jobs/import.h"
 #include "api/access/authors.h"
 #include "api/access/client_file.h"
+#include "api/access/fork_as.h"
+#include "api/access/groups.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/archiver.h"
@@ -220,16 +222,16 @@ static void import_ready(void *opaque, struct json_object *o)
 }
 
 /* Start cairn-archive to remove .NAME.importing, the folder of an import that was not completed. folder: its parent.
- * name: NAME. */
-static int clear_start(const struct vm *vm, const char *folder, const char *name, const struct archiver_ops *ops, void *opaque,
-	struct archiver **ret, struct err *e)
+ * name: NAME. rights: of the user who imported. */
+static int clear_start(const struct vm *vm, const struct rights *rights, const char *folder, const char *name,
+	const struct archiver_ops *ops, void *opaque, struct archiver **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *spec = json_object_new_object();
 	const struct vm_host *host = vm->host;
 
 	js_put_str(spec, "folder", folder);
 	js_put_str(spec, "name", name);
-	return archiver_start(host->loop, host->paths->archive_program, "clear", spec, NULL, 0, vm->def->rights, ops, opaque, ret, e);
+	return archiver_start(host->loop, host->paths->archive_program, "clear", spec, NULL, 0, rights, ops, opaque, ret, e);
 }
 
 static void leftovers_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
@@ -254,7 +256,7 @@ static void not_taken(struct import *x, const struct err *e)
 	x->job->cancel = NULL;
 	archiver_free(x->archiver);
 	x->archiver = NULL;
-	r = clear_start(x->vm, x->folder, x->vm->def->name, &clear_ops, x, &x->archiver, &own);
+	r = clear_start(x->vm, x->rights, x->folder, x->vm->def->name, &clear_ops, x, &x->archiver, &own);
 	if (r < 0)
 		leftovers_cleared(x, r, NULL, &own);
 }
@@ -565,7 +567,9 @@ static void keep_at_start(struct vm *vm)
  * definition names them. */
 struct clearing {
 	struct vm *vm; /* VM_FACT_INCOMPLETE is set, so nobody else removes the VM */
-	struct archiver *archiver; /* NULL: the start failed */
+	struct archiver *archiver; /* NULL: the start failed, or has to wait for the user's groups */
+	struct groups_ask *ask;
+	char parent[PATH_MAX], name[VM_NAME_MAX + 1]; /* of the folder */
 };
 
 /* Keep the VM if all its files exist now. The old daemon may have called archiver_keep() before it died; then the old
@@ -591,22 +595,33 @@ static void found_cleared(void *opaque, int r, struct json_object *result, const
 
 static const struct archiver_ops found_ops = { .done = found_cleared };
 
+/* note: of no use, because cairn-archive's errors do not name the user. */
+static void clear_with(void *opaque, const struct rights *rights, const char *note)
+{
+	struct clearing *x = opaque;
+	struct err e;
+	int r = clear_start(x->vm, rights, x->parent, x->name, &found_ops, x, &x->archiver, &e);
+
+	(void)note;
+	if (r < 0)
+		found_cleared(x, r, NULL, &e);
+}
+
 static void found_clear(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *own = folder_of(vm->def);
 	const char *folder = js_get_str(own, "folder"), *name = folder ? strrchr(folder, '/') : NULL;
 	struct clearing *x = must_alloc(calloc(1, sizeof(*x)));
-	char parent[PATH_MAX] = "";
-	struct err e;
-	int r;
 
 	x->vm = vm;
 	vm_set(vm, VM_FACT_INCOMPLETE, true);
 	if (name)
-		snprintf(parent, sizeof(parent), "%.*s", (int)MAX(name - folder, 1), folder);
-	r = clear_start(vm, parent, name ? name + 1 : "", &found_ops, x, &x->archiver, &e);
-	if (r < 0)
-		found_cleared(x, r, NULL, &e);
+		snprintf(x->parent, sizeof(x->parent), "%.*s", (int)MAX(name - folder, 1), folder);
+	snprintf(x->name, sizeof(x->name), "%s", name ? name + 1 : "");
+	if (vm->def->rights)
+		groups_ask(helpers_groups(vm->host->helpers), vm->def->rights, clear_with, x, &x->ask);
+	else
+		clear_with(x, NULL, "");
 }
 
 void import_clear_up(struct vm_host *host)

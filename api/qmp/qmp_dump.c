@@ -140,7 +140,7 @@ static void file_removed(void *opaque, int r, const struct fork_as_result *res, 
 /* Free the request; after a failure, remove the file that was created. */
 static void request_done(struct request *x, bool failed)
 {
-	struct fork_as_spec s = { .rights = x->rights, .run = file_remove, .arg = x->path,
+	struct fork_as_spec s = { .rights = x->rights, .of_client = true, .run = file_remove, .arg = x->path,
 		.what = "removing the file", .timeout_ns = REMOVE_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
 	if (!failed || !x->made || fork_as_begin(x->host->helpers, &s, &x->errand, NULL) < 0)

@@ -417,10 +417,10 @@ class Daemon:
 
     @staticmethod
     def is_vm_process(pid):
-        """Return whether a child is no helper of the daemon that opens files: those are called cairnd, too."""
+        """Return whether a child is no helper of the daemon: those that open files are called cairnd, too."""
         try:
             with open(f"/proc/{pid}/comm") as comm:
-                return comm.read() != "cairnd\n"
+                return comm.read() not in ("cairnd\n", "cairn-groups\n")
         except OSError:
             return False  # it is gone
 

@@ -70,7 +70,7 @@ struct script {
 };
 
 static struct daemon_paths paths = { .state_dir = STATE, .run_dir = FOLDER "/run", .socket = FOLDER "/socket",
-	.qmp_dir = FOLDER "/qmp", .vm_program = "/bin/false", .archive_program = "/bin/false", .listening = -1,
+	.qmp_dir = FOLDER "/qmp", .vm_program = "/bin/false", .archive_program = "/bin/false", .groups_program = "/bin/false", .listening = -1,
 	.limits = { .starting = 4 } };
 
 static bool plays_both; /* this process plays admin and stranger */
@@ -367,7 +367,7 @@ static bool daemon_begin(struct script *s)
 	s->daemon = (struct daemon){ .host = { .paths = &paths, .run_dir_fd = -1, .log_level = LOG_LEVEL_ERROR } };
 	must(loop_new(64, &s->daemon.host.loop, &e) == 0);
 	s->daemon.host.closer = closer_new();
-	s->daemon.host.helpers = helpers_new(s->daemon.host.loop, s->daemon.host.closer);
+	s->daemon.host.helpers = helpers_new(s->daemon.host.loop, s->daemon.host.closer, paths.groups_program);
 	return daemon_open(&s->daemon, &e) == 0;
 }
 

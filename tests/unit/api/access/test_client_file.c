@@ -56,7 +56,7 @@ static int setup(void **state)
 	f = (struct fixture){ .sent = 1 };
 	assert_int_equal(loop_new(8, &f.loop, &e), 0);
 	f.closer = closer_new();
-	f.helpers = helpers_new(f.loop, f.closer);
+	f.helpers = helpers_new(f.loop, f.closer, "/bin/false");
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	fd_send(pair[1], lingering(&f.peer), 1, 0);
 	assert_int_equal(client_file_receive(f.helpers, pair[0], &who, file_received, &f, &f.file, &e), 0);

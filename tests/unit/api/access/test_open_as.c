@@ -8,6 +8,7 @@
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/loop.h"
 #include "base/relay.h"
 #include "tests/unit/tmp.h"
@@ -100,7 +101,7 @@ static void test_malformed_rights_are_refused(void **state)
 /* ---- opening ---- */
 
 struct files {
-	char dir[96], kernel[128], own[128], theirs[128], groups[128], link[128];
+	char dir[96], kernel[128], own[128], theirs[128], groups[128], link[128], program[128];
 	struct loop *loop;
 	struct helpers *helpers;
 };
@@ -114,6 +115,15 @@ static void put(const char *path, uid_t uid, gid_t gid, mode_t mode)
 		assert_int_equal(fchown(fd, uid, gid), 0);
 	assert_int_equal(fchmod(fd, mode), 0);
 	close(fd);
+}
+
+/* Let the program that looks up groups (api/access/groups.h) print this. */
+static void groups_are(const struct files *f, const char *answer)
+{
+	char script[128];
+	int n = snprintf(script, sizeof(script), "#!/bin/sh\necho %s\n", answer);
+
+	assert_int_equal(file_write_atomic(f->program, script, (size_t)n, 0700, NULL), 0);
 }
 
 static int setup(void **state)
@@ -135,7 +145,9 @@ static int setup(void **state)
 	put(f->groups, 0, groups[0], 0660);
 	assert_int_equal(symlink(f->own, f->link), 0);
 	assert_int_equal(loop_new(8, &f->loop, &e), 0);
-	f->helpers = helpers_new(f->loop, NULL);
+	snprintf(f->program, sizeof(f->program), "%s/program", f->dir);
+	groups_are(f, "groups 65533 4242");
+	f->helpers = helpers_new(f->loop, NULL, f->program);
 	*state = f;
 	return 0;
 }
@@ -151,6 +163,7 @@ static int teardown(void **state)
 	unlink(f->theirs);
 	unlink(f->groups);
 	unlink(f->link);
+	unlink(f->program);
 	rmdir(f->dir);
 	free(f);
 	return 0;
@@ -280,6 +293,83 @@ static void test_another_users_rights_are_used(void **state)
 	assert_non_null(strstr(o.e.msg, "for user 65533, who defined the VM"));
 }
 
+/* Ask for a file of group 4242 with rights that have this group. */
+static struct outcome open_with_groups(struct files *f, const char *answer)
+{
+	groups_are(f, answer);
+	return open_it(f, f->groups, &stranger, true);
+}
+
+static void test_present_groups_are_used(void **state)
+{
+	struct files *f = *state;
+	struct outcome o;
+
+	if (geteuid() != 0)
+		skip();
+	o = open_with_groups(f, "groups 65533 7");
+	assert_int_equal(o.r, -EACCES);
+	assert_non_null(strstr(o.e.msg, "(for user 65533, who defined the VM and was in group 4242 then, but is not now; "
+		"let root add the user to the group again)"));
+	/* The answer is used again, until it is stale. */
+	assert_int_equal(open_with_groups(f, "groups 65533 4242").r, -EACCES);
+}
+
+static void test_failed_look_up_of_groups_is_named(void **state)
+{
+	struct files *f = *state;
+	struct outcome o;
+
+	if (geteuid() != 0)
+		skip();
+	o = open_with_groups(f, "error no network");
+	assert_int_equal(o.r, -EACCES);
+	assert_non_null(strstr(o.e.msg, "could not be looked up: no network; try again"));
+	assert_int_equal(open_it(f, f->theirs, &stranger, true).r, 0);
+}
+
+struct checked {
+	bool done;
+	int r;
+};
+
+static void was_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct checked *c = opaque;
+
+	(void)res;
+	(void)e;
+	*c = (struct checked){ true, r };
+}
+
+/* Check the files of a definition that `client` sent. */
+static int check_it(struct files *f, uid_t client)
+{
+	struct definition *d = definition_of(f, f->groups);
+	struct checked c = { 0 };
+	struct err e;
+
+	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
+	assert_int_equal(open_as_check(f->helpers, d, client, was_checked, &c, &e), 0);
+	definition_free(d);
+	while (!c.done)
+		loop_run_once(f->loop, 1000000000ULL);
+	return c.r;
+}
+
+/* A client's process has its groups itself, whatever the database says. */
+static void test_definition_is_checked_with_the_clients_own_groups(void **state)
+{
+	struct files *f = *state;
+
+	if (geteuid() != 0)
+		skip();
+	groups_are(f, "groups 65533");
+	assert_int_equal(check_it(f, STRANGER), 0);
+	assert_int_equal(check_it(f, 0), -EACCES);
+	assert_int_equal(check_it(f, STRANGER - 1), -EACCES);
+}
+
 static void forwards_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct outcome *o = opaque;
@@ -352,7 +442,7 @@ static void test_cancelled_open_leaves_nothing(void **state)
 	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
 	open_as_open(f->helpers, d, false, opened, &out, &o);
 	assert_non_null(o);
-	open_as_free(o);
+	open_as_free(o); /* its process waits for the user's groups */
 	definition_free(d);
 	for (int i = 0; i < 20; i++)
 		loop_run_once(f->loop, 20000000ULL);
@@ -367,6 +457,9 @@ int main(void)
 		cmocka_unit_test(test_malformed_rights_are_refused),
 		cmocka_unit_test_setup_teardown(test_own_files_open_and_others_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_users_rights_are_used, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_present_groups_are_used, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_failed_look_up_of_groups_is_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_definition_is_checked_with_the_clients_own_groups, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_open_leaves_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_relays_count_as_files, setup, teardown),
 	};
