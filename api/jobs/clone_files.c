@@ -32,11 +32,11 @@ static uint64_t file_bytes(const char *path)
 	return (uint64_t)MAX(end, 0);
 }
 
-uint64_t clone_disk_bytes(const struct definition_disk *d, bool layers)
+uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsigned to)
 {
 	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < (layers ? d->nlayers : 1u); i++) {
+	for (unsigned i = from; i < to; i++) {
 		bytes = quota_sum(bytes, file_bytes(d->layers[i].path));
 		bytes = quota_sum(bytes, file_bytes(d->layers[i].data_file));
 	}
@@ -50,7 +50,7 @@ static int files_look(const void *arg, struct fork_as_result *out, struct err *e
 
 	for (uint32_t i = 0; f->source && i < f->source->ndisks; i++)
 		if (!f->source->disks[i].read_only)
-			out->bytes = quota_sum(out->bytes, clone_disk_bytes(&f->source->disks[i], f->layers));
+			out->bytes = quota_sum(out->bytes, clone_disk_bytes(&f->source->disks[i], 0, f->layers ? f->source->disks[i].nlayers : 1));
 	for (unsigned i = 0; i < f->n; i++)
 		for (uint32_t k = 0; k < f->defs[i]->ndisks; k++) {
 			const struct definition_disk *d = &f->defs[i]->disks[k];

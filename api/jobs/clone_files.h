@@ -17,8 +17,8 @@ struct helpers;
 struct clone_files {
 	struct definition *const *defs; /* the clones' definitions, all with the same rights */
 	unsigned n;
-	/* Only for clone_files_look(). The VM whose writable disks are copied; NULL: none is copied. layers: see
-	 * clone_disk_bytes(). */
+	/* Only for clone_files_look(). The VM whose writable disks are copied; NULL: none is copied. layers: a
+	 * copy gets the content of all layers, not only the first one's file. */
 	const struct definition *source;
 	bool layers;
 	/* Only for clone_files_remove(). Per clone: number of its writable disks whose files are removed; NULL: all. */
@@ -30,9 +30,9 @@ struct clone_files {
 
 typedef void clone_files_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 
-/* Return what a copy of the disk counts with (api/vm/quota_use.h): the bytes that its files occupy now. Runs in the
- * forked process. layers: a copy gets the content of all layers, not only the first one's file. */
-uint64_t clone_disk_bytes(const struct definition_disk *d, bool layers);
+/* Return what a copy of the disk's layers from `from` to before `to` counts with (api/vm/quota_use.h): the bytes that
+ * their files occupy now. Runs in the forked process. */
+uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsigned to);
 /* Check that none of the files exists. res->bytes: what the images of one clone count with (api/vm/quota_use.h).
  * *ret: as for fork_as_begin(), if a process was started. */
 void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,

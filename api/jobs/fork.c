@@ -439,7 +439,7 @@ static int files_list(struct fork *f, struct err *e)
 		f->image_bytes += QUOTA_IMAGE_MIN_BYTES;
 		if (!f->pinned[i]) {
 			f->files.copied[f->files.ncopied].disk = &source->disks[i];
-			f->files.copied[f->files.ncopied++].layers = f->flat[i];
+			f->files.copied[f->files.ncopied++].nlayers = f->flat[i] ? source->disks[i].nlayers : 1;
 		}
 		for (unsigned k = 0; k < f->n; k++)
 			copy_add(&f->files, f->clones[k].def, i);

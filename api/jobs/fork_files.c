@@ -35,7 +35,7 @@ int fork_files_check(const void *files, struct fork_as_result *out, struct err *
 	int r = 0;
 
 	for (unsigned i = 0; i < f->ncopied; i++)
-		out->bytes = quota_sum(out->bytes, clone_disk_bytes(f->copied[i].disk, f->copied[i].layers));
+		out->bytes = quota_sum(out->bytes, clone_disk_bytes(f->copied[i].disk, 0, f->copied[i].nlayers));
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = f->list[i].copy ? copy_check(f->list[i].path, e) : image_check(f->list[i].path, e);
 	return r;

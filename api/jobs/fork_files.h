@@ -21,10 +21,10 @@ struct fork_file {
 struct fork_files {
 	struct fork_file list[CHANNEL_FDS_MAX];
 	unsigned n;
-	/* For fork_files_check(): the disks that are copied, and how (clone_disk_bytes()). */
+	/* For fork_files_check(): the disks that are copied. */
 	struct {
 		const struct definition_disk *disk; /* borrowed until the check has begun */
-		bool layers;
+		unsigned nlayers; /* the copy gets the content of so many layers */
 	} copied[VM_DISKS_MAX];
 	unsigned ncopied;
 };

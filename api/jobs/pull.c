@@ -1,6 +1,9 @@
 #include "api/jobs/pull.h"
+#include "api/access/authors.h"
+#include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/jobs/clone_files.h"
 #include "api/jobs/job.h"
 #include "api/jobs/pin_release.h"
 #include "api/jobs/snapshots.h"
@@ -9,6 +12,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
+#include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -25,6 +29,7 @@
 #include <string.h>
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+#define MEASURE_TIMEOUT_NS (10 * 1000000000ULL)
 #define AGAIN_NS 100000000ULL
 #define SETTLE_TRIES 100 /* 10 seconds; then the next start ignores the backing files that the definition still names */
 
@@ -35,6 +40,8 @@ struct pull {
 	struct vm_disk_pull body;
 	char *image; /* path of the disk's image; owned */
 	struct loop_timer *again; /* for a pull of an earlier daemon, which the process may still be ending; else NULL */
+	uint64_t charged; /* bytes by which this pull has raised vm->counts.made_bytes */
+	bool resumed; /* an earlier daemon began the pull */
 	bool was_pending; /* the running definition differed from the next start's before the pull changed the latter */
 	struct json_object *settled; /* the definition that the pull stores; owned; NULL: none yet */
 	struct loop_timer *settle; /* NULL: none */
@@ -166,6 +173,9 @@ static bool image_is_unchanged(int r, const struct err *e)
 
 static void pull_fail(struct pull *p, bool unchanged, const struct err *e)
 {
+	p->vm->counts.made_bytes -= MIN(p->charged, p->vm->counts.made_bytes);
+	if (p->charged)
+		vm_save(p->vm);
 	if (unchanged)
 		pull_unmark(p->vm, p->image);
 	job_fail(p->job, e);
@@ -246,9 +256,54 @@ static int pull_check(const struct vm *vm, const char *disk, const struct defini
 	return 0;
 }
 
+/* ---- the quota of the VM's definer ---- */
+
+/* Runs in the forked process. */
+static int backing_measure(const void *arg, struct fork_as_result *out, struct err *e)
+{
+	const struct definition_disk *d = arg;
+
+	(void)e;
+	out->bytes = clone_disk_bytes(d, 1, d->nlayers);
+	return 0;
+}
+
+/* Let the pulled bytes count before the pull begins, as if the image had been made as a copy. */
+static void backing_measured(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct pull *p = opaque;
+	uint64_t bytes = r ? QUOTA_IMAGE_MIN_BYTES : quota_sum(res->bytes, 0);
+	struct err own;
+
+	if (r < 0)
+		log_info("pull", "VM '%s': the size of the backing files is not known: %s", p->vm->def->name, e->msg);
+	if (quota_check_more(p->vm, QUOTA_DISK, bytes, &own) < 0) {
+		pull_fail(p, true, &own);
+		return;
+	}
+	p->charged = quota_sum(p->vm->counts.made_bytes, bytes) - p->vm->counts.made_bytes;
+	p->vm->counts.made_bytes += p->charged;
+	vm_save(p->vm);
+	pull_begin(p);
+}
+
 static void mark_stored(struct store_work *work)
 {
-	pull_begin(container_of(work, struct pull, work));
+	struct pull *p = container_of(work, struct pull, work);
+	const struct definition_disk *d = disk_find(vm_live(p->vm), p->body.disk);
+	struct fork_as_spec s = { .run = backing_measure, .arg = d, .what = "measuring the backing files",
+		.timeout_ns = MEASURE_TIMEOUT_NS, .done = backing_measured, .opaque = p };
+	struct fork_as *x;
+	struct err e;
+
+	/* The pull of an earlier daemon counts already. Root and the daemon's own user have no quota. */
+	if (p->resumed || !p->vm->def->rights || !d) {
+		pull_begin(p);
+		return;
+	}
+	s.rights = author_of(p->vm->def, d->layers[0].path);
+	if (fork_as_begin(p->vm->host->helpers, &s, &x, &e) < 0)
+		pull_fail(p, true, &e);
 }
 
 /* Begin the pull as job j, which owns the VM. */
@@ -273,6 +328,8 @@ int disk_pull(struct vm *vm, const char *disk, uint64_t rate, const struct job_n
 	int r = pull_check(vm, disk, &d, e);
 
 	if (!r)
+		r = quota_check_more(vm, QUOTA_DISK, QUOTA_IMAGE_MIN_BYTES, e);
+	if (!r)
 		r = job_new_named(vm, "blockpull", name, ret_j, e);
 	if (!r)
 		pull_start(vm, d, rate, *ret_j);
@@ -295,6 +352,7 @@ static void pull_resume(struct vm *vm, const struct vm_info *info)
 	log_info("pull", "VM '%s': the pull of disk %s begins again as %s, because the daemon ended", vm->def->name, d->id,
 		j->id);
 	p = pull_start(vm, d, vm->pull.rate, j);
+	p->resumed = true;
 	if (loop_timer_new(vm->host->loop, pull_begin, p, &p->again) < 0)
 		p->again = NULL;
 }

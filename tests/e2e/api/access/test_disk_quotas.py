@@ -193,7 +193,8 @@ def test_schedule_reports_full_quota_once(host):
     assert host.log.read_text().count("no automatic snapshot: user") == 1
     limit(host, "--snapshots", "2")
     miss(host, LATE)
-    assert set(names(host)) == {"own", until_run(host, "taken")["detail"]}
+    new = until_run(host, "taken")["detail"]
+    assert set(names(host)) == {"own", new}
 
 
 def test_schedule_makes_room_at_the_limit(host):
@@ -285,6 +286,18 @@ def test_backing_files_count_with_a_full_copy(maker):
     limit(maker, "--disk", "4M")
     maker.cairn("clone", "a", "c")
     assert 3 * MIB < used(maker)["disk"] <= 4 * MIB
+
+
+def test_pulled_data_counts(maker):
+    define(maker, "a", disks=[raw(maker, "a.raw")])
+    maker.cairn("clone", "a", "l", "--linked")
+    for limited, needs in (("1M", "takes 1 MiB and needs 1 MiB more"), ("3M", "takes 1 MiB and needs 3 MiB more")):  # the call, the job
+        limit(maker, "--disk", limited)
+        assert needs in maker.cairn("blockpull", "l", "vda", ok=6).stderr
+        assert used(maker)["disk"] == MIB and (maker.disks / "l.qcow2").stat().st_blocks * 512 < MIB
+    limit(maker, "--disk", "4M")
+    maker.cairn("blockpull", "l", "vda")
+    assert used(maker)["disk"] == 4 * MIB
 
 
 def test_clones_count_with_the_snapshots_that_they_get(maker):
