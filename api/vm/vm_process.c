@@ -28,6 +28,10 @@
 /* Between two connections to one process: one that loses each at once must not keep the loop busy. */
 #define CONNECT_INTERVAL_NS SECOND_NS
 #define MESSAGES_PER_ROUND 32
+/* A guest changes its VM's phase a few times by itself, and so does each request. Each change is stored, logged and
+ * told to clients, so a process that a guest has taken over must not report them without end. */
+#define PHASES_MAX 64
+#define PHASES_PER_REQUEST 4
 
 /* ---- requests ---- */
 
@@ -96,17 +100,28 @@ static bool reply_take(struct vm_process *p, const struct channel_msg *m)
 	return true;
 }
 
-static void event_take(struct vm_process *p, struct vm_event *ev)
+static bool phase_permitted(struct vm_process *p)
 {
+	p->phases_left = (unsigned)MIN((uint64_t)PHASES_MAX, p->phases_left + PHASES_PER_REQUEST * (p->seq - p->phase_seq));
+	p->phase_seq = p->seq;
+	return p->phases_left && p->phases_left--;
+}
+
+/* Handle an event. Returns false if it breaks the protocol. */
+static bool event_take(struct vm_process *p, struct vm_event *ev)
+{
+	if (ev->kind == VM_EVENT_PHASE && !phase_permitted(p))
+		return false;
 	vm_event_clean(ev);
 	if (ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED) {
 		p->end.said = true;
 		p->end.event = *ev;
 		vm_process_kill_after(p, END_TIMEOUT_NS);
-		return; /* gone() reports the event later, because the process holds its disks until it has ended */
+		return true; /* gone() reports the event later, because the process holds its disks until it has ended */
 	}
 	if (p->ops->event)
 		p->ops->event(p->opaque, ev);
+	return true;
 }
 
 static void pid_ready(void *opaque, unsigned revents);
@@ -248,9 +263,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		p->answered |= m.head.type != VM_MSG_EVENT;
 		if (m.head.type == VM_MSG_INFO)
 			p->ends_consoles = ((const struct vm_info *)m.body)->ends_consoles;
-		if (m.head.type == VM_MSG_EVENT) {
-			event_take(p, m.body);
-		} else if (!reply_take(p, &m)) {
+		if (m.head.type == VM_MSG_EVENT ? !event_take(p, m.body) : !reply_take(p, &m)) {
 			channel_lost(p, true);
 			return false;
 		}
@@ -445,7 +458,8 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	p->loop = l;
 	/* The process may still answer a request of an earlier daemon, so do not reuse that daemon's sequence
 	 * numbers. */
-	p->seq = loop_now_ns();
+	p->seq = p->phase_seq = loop_now_ns();
+	p->phases_left = PHASES_MAX;
 	p->version = VM_MSG_VERSION;
 	p->ops = ops;
 	p->opaque = opaque;

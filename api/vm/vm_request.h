@@ -53,6 +53,8 @@ struct vm_process {
 	uint64_t seq; /* number of the last request */
 	uint64_t connected_ns; /* time of the last vm_process_connect() */
 	uint64_t lost_seq; /* number of the last request before that */
+	uint64_t phase_seq; /* number of the last request before the last report of a phase */
+	unsigned phases_left; /* number of phases that the process may report before the next request */
 	uint16_t version; /* version of the messages that the process speaks */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */

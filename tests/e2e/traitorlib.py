@@ -55,7 +55,7 @@ class Traitor:
     def arm(self, thread):
         """Let the next process that starts obey, with this thread."""
         self._put(0, "IIII", 1, thread, 0, 0)
-        self._put(40, "IIQ", 0, 0, 0)
+        self._put(40, "IIQq", 0, 0, 0, -1)
 
     def order(self, *calls, rounds=1, repeat=1, act=CALLS, keep=False):
         """Let the thread make system calls, each a number and its arguments; text and bytes stand for their address.
@@ -80,6 +80,10 @@ class Traitor:
     def taken(self):
         """Whether a process has taken the orders."""
         return not self._get(0, "I")
+
+    def control_fd(self):
+        """Return the process's number of the socket to the daemon."""
+        return self._get(56, "q")
 
     def done(self):
         return self._get(12, "I") == 1

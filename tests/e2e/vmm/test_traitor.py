@@ -4,13 +4,14 @@ the daemon says which call of which thread it was."""
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import struct
 
 import pytest
 
 from conftest import Console, Daemon, until
-from plainlib import NOBODY, PlainDaemon, plain_folder, qcow2
+from plainlib import PlainDaemon, plain_folder, qcow2
 from test_sandbox import FORBIDDEN, FORBIDDEN_IN_THREAD, FORBIDDEN_LATER
 from traitorlib import CONTROL_FD, DISK, MAIN, NET, NEW_THREADS, OTHER_MODE, PROGRAM, RING, TRACKER, VCPU, WORKER, Traitor
 
@@ -55,10 +56,10 @@ class Victims:
         elif thread == VCPU:
             self.kick.sock.sendall(b"echo x\n")
 
-    def ends(self):
-        """Return why the process of "a" ended. It must not complete its orders."""
-        until(lambda: self.traitor.done() or self.q.run("vm-info", vm="a")["state"] == "crashed")
-        assert not self.traitor.done(), self.traitor.results(1)
+    def ends(self, may_go_on=False):
+        """Return why the process of "a" ended. may_go_on: it may have completed its orders before."""
+        until(lambda: (self.traitor.done() and not may_go_on) or self.q.run("vm-info", vm="a")["state"] == "crashed")
+        assert may_go_on or not self.traitor.done(), self.traitor.results(1)
         e = self.q.event("VM_STATE_CHANGE", vm="a", state="crashed")["data"]
         if self.kick:
             self.kick.close()
@@ -84,12 +85,15 @@ class Victims:
 
 
 @contextlib.contextmanager
-def victims(tmp_path, guest, make=Daemon):
-    os.symlink(PROGRAM, tmp_path / "cairn-vm")
-    with Traitor(tmp_path / "orders") as t, contextlib.closing(make(tmp_path, str(tmp_path / "cairn-vm"), t.env)) as d:
-        v = Victims(d, t, guest)
-        yield v
-        v.console.close()
+def victims(tmp_path, guest, make=Daemon, copies=False):
+    """copies: the daemon's user reaches neither the build folder nor files of this one."""
+    (shutil.copy if copies else os.symlink)(PROGRAM, tmp_path / "cairn-vm")
+    with Traitor(tmp_path / "orders") as t:
+        os.chmod(t.path, 0o666)
+        with contextlib.closing(make(tmp_path, str(tmp_path / "cairn-vm"), t.env)) as d:
+            v = Victims(d, t, guest)
+            yield v
+            v.console.close()
 
 
 @pytest.fixture
@@ -230,6 +234,28 @@ def test_files_cannot_be_written_that_are_open_for_reading(taken, tmp_path):
     d.cairn("clone", "--live", "--isolated", "source", "b")
     st = os.stat(image)
     assert (st.st_dev, st.st_ino) not in {f for _, f in files_of(d.info("b")["pid"])}
+
+
+class PlainTraitors(PlainDaemon):
+    def __init__(self, folder, vm_program, env):
+        self.orders = env
+        super().__init__(folder, folder / "permitted")
+
+    def start(self):
+        self.env.update(self.orders)
+        super().start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_no_way_out_of_a_plain_users_vm(guest):
+    """Its process has neither a user id nor namespaces of its own."""
+    with plain_folder() as folder:
+        os.remove(folder / "cairn-vm")
+        with victims(folder, guest, PlainTraitors, copies=True) as v:
+            v.define()
+            for name in SOME:
+                v.dies_of(VCPU, FORBIDDEN[name])
+            v.check()
 
 
 # ---- exhaustion ----

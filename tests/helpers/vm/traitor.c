@@ -54,7 +54,7 @@ struct orders {
 	uint64_t rounds_done;
 	uint32_t lie_type, lie_len; /* messages of this type get this body; 0: none */
 	uint64_t lie_at;
-	uint64_t unused;
+	int64_t control_fd; /* -1: unknown yet */
 	int64_t results[CALLS_MAX]; /* of each call's last repetition */
 	uint64_t counts[CALLS_MAX]; /* of each call's successes */
 	struct call calls[CALLS_MAX];
@@ -62,7 +62,6 @@ struct orders {
 };
 
 static struct orders *orders; /* NULL: this process is an ordinary one */
-static int control_fd = -1;
 static _Thread_local uint32_t own_thread; /* OBEYS_* */
 
 void __real_thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struct loop *l, int vcpu_fd);
@@ -117,7 +116,7 @@ static int64_t call_make(const struct call *c, uint64_t *count)
 	int64_t r = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(args); i++)
-		args[i] = c->args[i] == CONTROL_FD ? (uint64_t)control_fd : c->args[i];
+		args[i] = c->args[i] == CONTROL_FD ? (uint64_t)orders->control_fd : c->args[i];
 	for (uint64_t i = 0; i < c->repeat && (r >= 0 || r == -EAGAIN); i++) {
 		r = orders->act == ACT_OTHER_MODE ? raw_call_32(c->number, args) : raw_call(c->number, args);
 		*count += r >= 0;
@@ -251,7 +250,8 @@ bool __wrap_vcpu_exit_handle(struct vcpu *v)
 int __wrap_channel_send(int sock, uint16_t version, uint16_t type, uint64_t seq, const void *body, size_t body_bytes,
 	const int *fds, unsigned nfds)
 {
-	control_fd = sock;
+	if (orders)
+		orders->control_fd = sock;
 	if (orders && type && orders->lie_type == type)
 		return __real_channel_send(sock, version, type, seq, orders->data + orders->lie_at, orders->lie_len, fds, nfds);
 	return __real_channel_send(sock, version, type, seq, body, body_bytes, fds, nfds);
