@@ -48,12 +48,12 @@ def test_restarts_stop_at_the_limit_with_an_event(fake):
 
 
 def test_pending_restart_survives_daemon_and_can_be_cancelled(fake):
-    fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 60})
+    fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 3600, "max_delay": 3600})
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
     for _ in range(2):
         q.event("RESTART_SCHEDULED", vm="vm1")
-    assert 50e9 < fake.info("vm1")["restart-in"] <= 60e9
+    assert 3000e9 < fake.info("vm1")["restart-in"] <= 3600e9
     assert "Restarts in:" in fake.cairn("dominfo", "vm1").stdout
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed, restarting)\n"
     # Kill the daemon only when state.json has the second restart; with the first, which is due, the next daemon would
@@ -61,7 +61,7 @@ def test_pending_restart_survives_daemon_and_can_be_cancelled(fake):
     until(lambda: counted(fake, 2))
     fake.stop(signal.SIGKILL)
     fake.start()
-    assert 40e9 < fake.info("vm1")["restart-in"] <= 60e9
+    assert 3000e9 < fake.info("vm1")["restart-in"] <= 3600e9
     assert len(scheduled(fake)) == 2  # nor was it started meanwhile
     assert "cairn destroy vm1" in fake.cairn("shutdown", "vm1", ok=4).stderr  # a restart would follow
     fake.cairn("destroy", "vm1")
@@ -325,5 +325,5 @@ def test_clone_beyond_the_limit_is_refused_and_removed(tmp_path):
                                   ["--max-memory", "0G"]])
 def test_invalid_limits_are_refused(args, tmp_path):
     r = subprocess.run([os.path.join(BUILD, "cairnd"), "--state-dir", str(tmp_path), *args], capture_output=True,
-                       text=True, timeout=10)
+                       text=True)
     assert r.returncode == 2 and args[0] in r.stderr
