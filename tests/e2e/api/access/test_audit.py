@@ -84,7 +84,6 @@ def journal(fake):
     """A journal's socket, to which the daemon sends."""
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     s.bind(str(fake.tmp / "journal"))
-    s.settimeout(20)
     fake.stop()
     fake.env["CAIRN_JOURNAL"] = str(fake.tmp / "journal")
     fake.start()
@@ -116,7 +115,6 @@ def test_journal_that_reads_nothing_delays_nothing(fake, journal):
     fake.define("a")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
         again.bind(str(fake.tmp / "journal"))
-        again.settimeout(20)
         fake.define("b")
         assert b'"name":"b"' in again.recv(65536)
     assert "are not there" in fake.log.read_text()

@@ -22,7 +22,7 @@ PARSER_ALONE = re.compile(
 
 
 def cairn(*args, **kwargs):
-    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True, timeout=30,
+    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True,
                           capture_output=True, **kwargs)
 
 

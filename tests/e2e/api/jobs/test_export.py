@@ -284,7 +284,6 @@ def left():
 def test_cancelled_export_leaves_no_file(large):
     q = large.qmp()
     with open("y.tar", "w+b") as f:
-        q.sock.settimeout(20)
         for command, args in (("vm-export", {"vm": "vm1", "compress": "gzip", "level": 9}),
                               ("vm-import", {"folder": os.getcwd(), "name": "vm2"})):
             with open("x.tar", "rb") as x:
@@ -448,7 +447,7 @@ def test_import_uses_rights_of_requesting_user(shared, monkeypatch):  # noqa: F8
 
     def take(path, folder, **args):
         script = ("import json, socket, sys\n"
-                  f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20)\n"
+                  f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r})\n"
                   "f = s.makefile(); f.readline()\n"
                   "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); f.readline()\n"
                   "x = open(sys.argv[1], 'rb')\n"

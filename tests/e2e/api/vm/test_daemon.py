@@ -232,19 +232,25 @@ def test_hanging_vm_process_times_out(fake):
     fake.define("silent", cmdline="silent-at-config")
     fake.define("mute", cmdline="mute")
     q, starter, suspender = fake.qmp(timeout=45), fake.qmp(timeout=45), fake.qmp(timeout=45)
+
+    def reported_soon():
+        """The daemon reports its own knowledge, without the process's answer."""
+        asked = time.monotonic()
+        assert q.run("vm-info", vm="mute")["state"] == "running"
+        return time.monotonic() - asked < 9
+
     begin = time.monotonic()
     starter.send(b'{"execute":"vm-start","arguments":{"vm":"silent"}}')
     q.run("vm-start", vm="mute")
     suspender.send(b'{"execute":"vm-suspend","arguments":{"vm":"mute"}}')
-    # The daemon's own knowledge is reported soon.
-    assert q.run("vm-info", vm="mute")["state"] == "running"
-    assert 0.5 < time.monotonic() - begin < 9
+    until(reported_soon)  # at once, unless the machine stands still
     e = suspender.answer()["error"]
     assert e["class"] == "Timeout" and "did not answer in time" in e["desc"]
-    assert 9 < time.monotonic() - begin < 29
+    suspended = time.monotonic()
+    assert 9 < suspended - begin
     e = starter.answer()["error"]
     assert e["class"] == "Timeout"
-    assert 29 < time.monotonic() - begin
+    assert 29 < time.monotonic() - begin and suspended < time.monotonic() - 9
     assert q.run("vm-info", vm="silent")["reason"] == "failed"
     assert q.run("vm-info", vm="mute")["state"] == "running"
     q.run("vm-destroy", vm="mute")
@@ -332,11 +338,11 @@ def test_a_second_daemon_is_refused(fake, tmp_path):
     cairnd = os.path.join(BUILD, "cairnd")
     # Refused: the same state folder with another socket.
     r = subprocess.run([cairnd, "--state-dir", str(fake.state), "--socket", str(tmp_path / "o.sock")],
-                       capture_output=True, text=True, timeout=20)
+                       capture_output=True, text=True)
     assert r.returncode == 6 and f"another cairnd (pid {fake.proc.pid})" in r.stderr
     # Refused: another state folder with the same socket.
     r = subprocess.run([cairnd, "--state-dir", str(tmp_path / "other"), "--socket", fake.socket],
-                       capture_output=True, text=True, timeout=20)
+                       capture_output=True, text=True)
     assert r.returncode == 6 and "another daemon listens" in r.stderr
     assert fake.qmp().run("query-version")
 
@@ -347,7 +353,7 @@ def test_stale_socket_is_replaced_but_no_other_file(fake, tmp_path):
     fake.start()
     fake.stop()
     open(fake.socket, "w").close()
-    r = subprocess.run(fake.command(), env=fake.env, capture_output=True, text=True, timeout=20)
+    r = subprocess.run(fake.command(), env=fake.env, capture_output=True, text=True)
     assert r.returncode != 0 and "is not a socket" in r.stderr
     os.unlink(fake.socket)
     fake.start()
@@ -365,7 +371,7 @@ def test_user_without_role_learns_nothing(shared):
     os.chmod(shared.socket, 0o666)
     script = (
         "import socket, sys\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20); s.recv(9999)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.recv(9999)\n"
         "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); s.recv(9999)\n"
         "for c in sys.argv[1:]:\n"
         "    s.sendall(b'{\"execute\":\"' + c.encode() + b'\",\"arguments\":{\"vm\":\"secret\"}}')\n"
@@ -373,7 +379,7 @@ def test_user_without_role_learns_nothing(shared):
     names = [c["name"] for c in shared.qmp().run("query-commands") if c["name"].startswith("vm-")]
     names.remove("vm-list")
     r = subprocess.run(["/usr/bin/python3", "-c", script, *names], user=65534,
-                       group=65534, extra_groups=[], capture_output=True, text=True, timeout=20)
+                       group=65534, extra_groups=[], capture_output=True, text=True)
     lines = r.stdout.splitlines()
     assert len(lines) == len(names), r.stderr
     for name, line in zip(names, lines):
@@ -385,8 +391,7 @@ def test_too_long_socket_path_is_refused(tmp_path):
     path = str(tmp_path / ("x" * 120))
     for program, args in (("cairnd", ["--state-dir", str(tmp_path / "s"), "--socket", path]),
                           ("cairn", ["-c", path, "list"])):
-        r = subprocess.run([os.path.join(BUILD, program), *args], capture_output=True, text=True,
-                           timeout=20)
+        r = subprocess.run([os.path.join(BUILD, program), *args], capture_output=True, text=True)
         assert r.returncode != 0 and "at most 107 bytes" in r.stderr
 
 
@@ -573,7 +578,6 @@ def test_vm_process_answers_with_its_version(daemon, guest, kvm):
     until(lambda: daemon.kept("vm1").get("state") == "running")
     daemon.stop(signal.SIGKILL)
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.settimeout(20)
     s.connect(str(daemon.state / "run/vm1.sock"))
     s.send(struct.pack("<HHIQ", 3, 17, 0, 5))
     version, _, _, seq = struct.unpack("<HHIQ", s.recv(65536)[:16])
@@ -908,7 +912,7 @@ def as_nobody(fake, *commands, group=NOBODY, groups=()):
     """Return that user's answers to [command, args], and the events that come meanwhile."""
     script = (
         "import json, socket, sys\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r}); s.settimeout(20)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({fake.socket!r})\n"
         "f = s.makefile(); f.readline()\n"
         "for c, a in [['qmp_capabilities', {}]] + json.loads(sys.argv[1]):\n"
         "    s.sendall(json.dumps({'execute': c, 'arguments': a}).encode())\n"
@@ -1033,7 +1037,7 @@ def test_user_gets_events_of_visible_vms_only(shared):
     shared.cairn("grant", "viewer", "mine", "--user", "nobody")
     script = (
         "import socket\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r}); s.settimeout(20)\n"
+        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r})\n"
         "f = s.makefile(); f.readline()\n"
         "s.sendall(b'{\"execute\":\"qmp_capabilities\"}')\n"
         "print(f.readline(), flush=True)\n"

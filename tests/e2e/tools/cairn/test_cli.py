@@ -33,7 +33,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
 
 
 def cairn(*args, **kwargs):
-    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True, timeout=30,
+    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True,
                           stdin=subprocess.DEVNULL, capture_output=True, **kwargs)
 
 
@@ -454,7 +454,7 @@ def test_help_lists_verbs():
 def test_unwritable_output_is_an_error(fake):
     with open("/dev/full", "w") as full:
         r = subprocess.run([os.path.join(BUILD, "cairn"), "list"], env=fake.env, stdout=full,
-                           stderr=subprocess.PIPE, text=True, timeout=20)
+                           stderr=subprocess.PIPE, text=True)
     assert r.returncode == 1 and "cannot write the output" in r.stderr
 
 
@@ -487,7 +487,7 @@ def completions(fake, *words):
     script = os.path.join(ROOT, "tools", "completion", f"{words[0]}.bash")
     code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); "
             f"COMP_CWORD={len(words) - 1}; _{words[0].replace('-', '_')}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
-    r = subprocess.run(["bash", "-c", code], text=True, timeout=20, capture_output=True, cwd=fake.tmp,
+    r = subprocess.run(["bash", "-c", code], text=True, capture_output=True, cwd=fake.tmp,
                        env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
     assert r.stderr == ""
     return r.stdout.split("\n")[:-1]

@@ -112,7 +112,7 @@ def test_jobs_option_limits_parallel_vms(farm):
         farm.wait(n, "running")
     farm.cairn("destroy", "db1", "web1", "web2")
     farm.cairn("destroy", "slow1", "slow2")
-    out, err = p.communicate(timeout=20)
+    out, err = p.communicate()
     assert p.returncode == 1 and out == "".join(f"Domain '{n}' started\n" for n in ("db1", "web1", "web2"))
     assert err.count("the VM was destroyed while starting") == 2
     until(lambda: not farm.children())
@@ -121,7 +121,7 @@ def test_jobs_option_limits_parallel_vms(farm):
     for _ in range(200):  # a third could begin meanwhile
         assert states(farm)["db1"] == "shut off"
     farm.cairn("destroy", "slow1", "slow2")
-    out, err = p.communicate(timeout=20)
+    out, err = p.communicate()
     assert out.count("started") == 3
 
 
@@ -186,7 +186,7 @@ def test_ctrl_c_cancels_jobs(fake):
         q.event("JOB_STATUS_CHANGE", status="running")
     until(lambda: len(q.run("query-jobs")) == 2)
     p.send_signal(signal.SIGINT)
-    out, _ = p.communicate(timeout=20)
+    out, _ = p.communicate()
     assert p.returncode == 1 and out.count("cancel") == 2 and out.count("not started: interrupted by Ctrl-C") == 2, out
     assert set(states(fake).values()) == {"running"}
 

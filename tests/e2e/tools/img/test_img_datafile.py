@@ -323,7 +323,7 @@ def test_data_file_is_locked_against_other_images(box):
         assert "in use" in box.fails("create", "-f", "qcow2", "-o", "data_file=d", "third", "1M")
         holder.stdin.close()
         holder.stdout.read()
-        assert holder.wait(timeout=30) == 0
+        assert holder.wait() == 0
 
 
 def test_repair_of_image_with_data_file(box):

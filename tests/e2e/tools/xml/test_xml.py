@@ -26,7 +26,7 @@ OS = "<os><type>hvm</type><kernel>/k</kernel></os>"
 
 
 def helper(mode, text):
-    return subprocess.run([CAIRN_XML, mode], input=text, capture_output=True, timeout=30)
+    return subprocess.run([CAIRN_XML, mode], input=text, capture_output=True)
 
 
 def read(text):
