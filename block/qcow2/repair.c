@@ -521,10 +521,41 @@ static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_chec
 	return r;
 }
 
+/* What the check before a repair reports to. */
+struct repair_report {
+	const struct qcow2_check *c;
+	enum qcow2_repair how;
+};
+
+/* Report a wrong refcount that is going to be repaired. Other faults are counted. */
+static void repair_say(void *opaque, const char *line)
+{
+	static const char leaked[] = "Leaked cluster ", error[] = "ERROR cluster ";
+	const struct repair_report *r = opaque;
+	size_t skip = !strncmp(line, leaked, strlen(leaked)) ? strlen("Leaked")
+		: r->how == QCOW2_REPAIR_ALL && !strncmp(line, error, strlen(error)) && strstr(line, " refcount=")
+		? strlen("ERROR") : 0;
+	char text[80];
+
+	if (!skip)
+		return;
+	snprintf(text, sizeof(text), "Repairing%s", line + skip);
+	r->c->report(r->c->opaque, text);
+}
+
+static void repair_progress(void *opaque, uint64_t done, uint64_t total)
+{
+	const struct repair_report *r = opaque;
+
+	r->c->progress(r->c->opaque, done, total);
+}
+
 int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct qcow2_check *c,
 	struct err *e)
 {
-	struct qcow2_check before = { .progress = c->progress, .opaque = c->opaque };
+	struct repair_report report = { c, how };
+	struct qcow2_check before = { .report = c->report ? repair_say : NULL,
+		.progress = c->progress ? repair_progress : NULL, .opaque = &report };
 	int r = qcow2_autoclear_drop(fd, h, 0);
 
 	if (r < 0)

@@ -288,6 +288,24 @@ def test_check_reports_refcounts_in_the_words_of_qemu_img(box):
     assert line in theirs.stderr and line in ours.stdout
 
 
+@pytest.mark.parametrize("how", ["leaks", "all"])
+def test_repair_reports_refcounts_in_the_words_of_qemu_img(box, how):
+    """Cluster 5 has data; of the two refcounts that are wrong, one is too high."""
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    box.io("a", "write 0 128k")
+    block = be64(box.path / "a", be64(box.path / "a", 48))
+    poke(box.path / "a", block + 2 * 5, (3).to_bytes(2, "big"))
+    shutil.copy(box.path / "a", box.path / "b")
+    theirs, ours = box.qemu("check", "-r", how, "a"), box.img("check", "-r", how, "b")
+    line = "Repairing cluster 5 refcount=3 reference=1\n"
+    assert line in theirs.stderr and ours.stdout.startswith(line + "The following inconsistencies were found and repaired:\n")
+    poke(box.path / "b", be64(box.path / "b", be64(box.path / "b", 48)) + 2 * 6, bytes(2))
+    line = "cluster 6 refcount=0 reference=1\n"
+    repaired = box.img("check", "-r", how, "b", status=2 if how == "leaks" else 0).stdout
+    assert ("ERROR " if how == "leaks" else "Repairing ") + line in repaired
+    assert "Repairing" not in box.img("check", "-q", "-r", how, "b", status=2 if how == "leaks" else 0).stdout
+
+
 def test_upgrade_completes_snapshots_that_lack_their_sizes(box):
     a = box.path / "a"
     box.qemu("create", "-q", "-f", "qcow2", "-o", "compat=0.10", "a", "1M")
