@@ -258,6 +258,16 @@ def test_clones_at_once_share_the_quota(maker):
         assert used(maker)["disk"] == 0
 
 
+def test_clones_that_are_not_made_yet_count(maker):
+    """A job defines at most four clones at a time; the others count from its begin."""
+    for name in "ab":
+        define(maker, name, disks=[raw(maker, f"{name}.raw")])
+    limit(maker, "--disk", "10M")
+    answers = ask_at_once(maker, "vm-clone", *({"vm": name, "name": f"{name}-clone", "kind": "linked", "count": 6} for name in "ab"))
+    assert sorted(bool(e) for e in ended(maker, answers)) == [False, True]
+    assert used(maker) == takes(vms=8, disk=6 * MIB)
+
+
 def test_failed_clones_keep_no_charge(maker):
     define(maker, "a", disks=[raw(maker, "a.raw")])
     limit(maker, "--disk", "9M", "--vms", "4")
