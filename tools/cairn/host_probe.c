@@ -1,4 +1,5 @@
 #include "tools/cairn/host_probe.h"
+#include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -13,9 +14,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
-#include <linux/magic.h>
 #include <linux/seccomp.h>
-#include <mntent.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,7 +23,6 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -371,62 +369,6 @@ static void user_namespaces_probe(struct host_check *c)
 
 /* ---- control groups ---- */
 
-/* Find the mount of control groups version 2. Returns buf, or NULL if there is none. */
-static const char *cgroup_mount(char buf[192])
-{
-	FILE *f = setmntent("/proc/self/mounts", "re");
-	const char *found_at = NULL;
-	struct mntent *m;
-	struct statfs fs;
-
-	while (f && !found_at && (m = getmntent(f)))
-		if (!strcmp(m->mnt_type, "cgroup2") && strlen(m->mnt_dir) < 192 && !statfs(m->mnt_dir, &fs) &&
-			fs.f_type == CGROUP2_SUPER_MAGIC)
-			found_at = strcpy(buf, m->mnt_dir);
-	if (f)
-		endmntent(f);
-	return found_at;
-}
-
-/* Get the folder of this process's group below the mount. The group may lie outside a container's mount: then the
- * mount stands for it. */
-static void cgroup_folder(const char *mount, char *buf, size_t size)
-{
-	CLEANUP_FREE char *text = NULL;
-	const char *line;
-	struct err e;
-	size_t len;
-
-	if (!file_read("/proc/self/cgroup", 64 * KIB, &text, &len, &e)) {
-		line = strncmp(text, "0::", 3) ? strstr(text, "\n0::") : text;
-		line = line ? strchr(line, '/') : NULL;
-		if (line && snprintf(buf, size, "%s%.*s", mount, (int)strcspn(line, "\n"), line) < (int)size && !access(buf, F_OK))
-			return;
-	}
-	snprintf(buf, size, "%s", mount);
-}
-
-/* List those of the controllers that the group has, or those that it lacks. */
-static void controllers_list(const char *group, bool present, char *buf, size_t size)
-{
-	static const char *const wanted[] = { "cpu", "memory", "pids" };
-	CLEANUP_FREE char *text = NULL;
-	char path[512], *save, *word;
-	bool has[ARRAY_SIZE(wanted)] = { false };
-	struct err e;
-	size_t len, n = 0;
-
-	snprintf(path, sizeof(path), "%s/cgroup.controllers", group);
-	if (!file_read(path, 4 * KIB, &text, &len, &e))
-		for (word = strtok_r(text, " \n", &save); word; word = strtok_r(NULL, " \n", &save))
-			for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
-				has[i] |= !strcmp(word, wanted[i]);
-	buf[0] = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(wanted) && n < size; i++)
-		if (has[i] == present)
-			n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? ", " : "", wanted[i]);
-}
-
 /* May this user make groups below this one, and give them controllers and processes? */
 static bool cgroup_is_delegated(const char *group)
 {
@@ -444,15 +386,17 @@ static bool cgroup_is_delegated(const char *group)
 static void cgroups_probe(struct host_check *c)
 {
 	char mount[192], group[448], has[32], lacks[32];
+	bool there[CGROUP_CONTROLLERS];
 
-	if (!cgroup_mount(mount)) {
+	if (!cgroup_mount(mount, sizeof(mount))) {
 		found(c, HOST_MISSING, "version 2 is not mounted");
 		remedy(c, "boot with systemd.unified_cgroup_hierarchy=1 or, without systemd, mount -t cgroup2 none /sys/fs/cgroup");
 		return;
 	}
-	cgroup_folder(mount, group, sizeof(group));
-	controllers_list(group, true, has, sizeof(has));
-	controllers_list(group, false, lacks, sizeof(lacks));
+	cgroup_folder(mount, 0, group, sizeof(group));
+	cgroup_controllers_read(group, "cgroup.controllers", there);
+	cgroup_controllers_list(there, true, has, sizeof(has));
+	cgroup_controllers_list(there, false, lacks, sizeof(lacks));
 	if (lacks[0]) {
 		found(c, HOST_MISSING, "version 2, without %s%s%s", lacks, has[0] ? ", with " : "", has);
 		remedy(c, "add Delegate=cpu memory pids to the unit (for a user's session: to user@.service); on a host with version 1, boot "
@@ -531,7 +475,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
 		{ "landlock", "confine VM processes, and the programs for archives and user networks", false, landlock_probe },
 		{ "user-namespaces", "not used by this version: namespaces around programs of users other than root", false, user_namespaces_probe },
-		{ "cgroups", "not used by this version: limits on memory, processes and processor time", false, cgroups_probe },
+		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
