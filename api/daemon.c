@@ -33,6 +33,7 @@
 #include "api/vm/pull_mark.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/close_async.h"
@@ -417,6 +418,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	jobs_found(h);
 	store_each_unread(h->store, unread_found, h);
 	take_back_all(h);
+	vm_cgroups_sweep(h);
 	pins_complete(d);
 	batch_clear_up(h);
 	import_clear_up(h);
@@ -473,6 +475,7 @@ void daemon_close(struct daemon *d)
 	h->scheduler = NULL;
 	vm_free_all(h);
 	loop_timer_free(h->consoles_retry);
+	loop_timer_free(h->cgroup_sweep);
 	pins_free(h->pins);
 	forwards_processes_free(h);
 	jobs_free(h);
@@ -502,7 +505,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
 	if (r < 0)
 		return r;
-	vm_sandbox_prepare(p, &sandbox);
+	vm_sandbox_prepare(p, notify_fd >= 0, &sandbox);
 	d.host.sandbox = &sandbox;
 	d.host.closer = closer_new();
 	d.host.helpers = helpers_new(d.host.loop, d.host.closer, p->groups_program);

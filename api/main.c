@@ -28,7 +28,8 @@ static const char usage[] =
 	"              [--allow-bridge NAME,...] [--shutdown-limit SECONDS]\n"
 	"              [--max-user-delay SECONDS] [--max-user-deadline SECONDS]\n"
 	"              [--min-user-order N] [--max-user-autostart N]\n"
-	"              [--uid-range FIRST-LAST] [--require-sandbox] [--audit-required]\n"
+	"              [--uid-range FIRST-LAST] [--cgroup DIR] [--require-sandbox]\n"
+	"              [--audit-required]\n"
 	"\n"
 	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
 	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
@@ -55,6 +56,9 @@ static const char usage[] =
 	"  --uid-range FIRST-LAST\n"
 	"                      root: run each VM's process as a user id of its own from this range,\n"
 	"                      which no account may use; none: as root [" UIDS_DEFAULT "]\n"
+	"  --cgroup DIR        create the VMs' control groups in the group DIR, which has no processes;\n"
+	"                      none: create none [a scope of systemd, if it has started cairnd; else,\n"
+	"                      without systemd, a group below that of cairnd]\n"
 	"  --require-sandbox   refuse to start a VM if a part of its sandbox is missing\n"
 	"  --audit-required    refuse commands that change something while the audit log cannot be\n"
 	"                      written\n"
@@ -79,6 +83,7 @@ struct options {
 	int log_level;
 	struct daemon_limits limits;
 	uid_t uid_first, uid_last;
+	const char *cgroup;
 	bool require_sandbox, audit_required;
 };
 
@@ -135,6 +140,15 @@ static int option_uids(const char *text, struct options *o)
 	return 0;
 }
 
+static int option_cgroup(const char *text)
+{
+	if (text[0] == '/' || !strcmp(text, "none"))
+		return 0;
+	fprintf(stderr, "error: --cgroup takes the absolute path of a control group, or none, not \"%s\"\n"
+			"error: see cairnd --help\n", text);
+	return -1;
+}
+
 /* Parse the command line. Returns -1 to continue, or an exit status. */
 static int options_parse(int argc, char **argv, struct options *o)
 {
@@ -150,6 +164,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "max-user-deadline", required_argument, NULL, 'T' },
 		{ "min-user-order", required_argument, NULL, 'O' },
 		{ "uid-range", required_argument, NULL, 'U' }, { "require-sandbox", no_argument, NULL, 'Q' },
+		{ "cgroup", required_argument, NULL, 'G' },
 		{ "audit-required", no_argument, NULL, 'q' },
 		{ "max-user-autostart", required_argument, NULL, 'A' }, { "allow-bridge", required_argument, NULL, 'B' },
 		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
@@ -207,6 +222,11 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'U':
 			if (option_uids(optarg, o) < 0)
 				return EXIT_USAGE;
+			break;
+		case 'G':
+			if (option_cgroup(optarg) < 0)
+				return EXIT_USAGE;
+			o->cgroup = optarg;
 			break;
 		case 'Q':
 			o->require_sandbox = true;
@@ -270,6 +290,7 @@ int main(int argc, char **argv)
 	paths.limits = o.limits;
 	paths.uid_first = o.uid_first;
 	paths.uid_last = o.uid_last;
+	paths.cgroup = o.cgroup;
 	paths.require_sandbox = o.require_sandbox;
 	paths.audit_required = o.audit_required;
 	paths.bridges_for_all = o.bridges_for_all;

@@ -7,7 +7,10 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 int write_full(int fd, const void *buf, size_t len)
@@ -197,12 +200,20 @@ int mkdir_all(const char *path, mode_t mode, struct err *e)
 	return r < 0 ? r : folder_make(dir, mode, e);
 }
 
+bool file_is_in_memory(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC);
+}
+
 int file_identify(int fd, struct file_id *ret)
 {
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	*ret = (struct file_id){ st.st_dev, st.st_ino };
+	/* File systems on a disk have the disk's numbers. */
+	*ret = (struct file_id){ st.st_dev, st.st_ino, !major(st.st_dev) && S_ISREG(st.st_mode) && file_is_in_memory(fd) };
 	return 0;
 }

@@ -2,6 +2,7 @@
 #ifndef CAIRN_BASE_FILE_H
 #define CAIRN_BASE_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -11,6 +12,7 @@ struct err;
 /* The identity of a file. */
 struct file_id {
 	uint64_t dev, ino;
+	bool in_memory; /* its file system keeps data in memory (tmpfs), or may (overlayfs) */
 };
 
 /* Transfer all len bytes; retry after short counts and EINTR.
@@ -39,6 +41,8 @@ int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *r
  * Returns 0 or -errno with a sentence. */
 int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode, struct err *e);
 
+/* Whether the file system of a file or a folder keeps data in memory (tmpfs), or may (overlayfs). */
+bool file_is_in_memory(int fd);
 /* Returns 0 or -errno. */
 int file_identify(int fd, struct file_id *ret);
 

@@ -117,6 +117,8 @@ static void claims_make(struct claims *c, const struct definition *d)
 	setting_claim(c, "order", d->order);
 	setting_claim(c, "start_delay", d->start_delay_s);
 	setting_claim(c, "deadline", d->shutdown_deadline_s);
+	if (d->cpu_shares)
+		setting_claim(c, "cpu_shares", d->cpu_shares);
 }
 
 /* ---- looking up authors ---- */

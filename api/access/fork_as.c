@@ -139,11 +139,12 @@ static int held_identify(const struct fork_as_result *out, struct answer *a)
 	a->nheld = out->nheld;
 	for (unsigned i = 0; i < out->nheld; i++) {
 		int flags = fcntl(out->held[i], F_GETFL);
+		struct file_id id;
 		struct stat st;
 
-		if (flags < 0 || fstat(out->held[i], &st) < 0)
+		if (flags < 0 || fstat(out->held[i], &st) < 0 || file_identify(out->held[i], &id) < 0)
 			return err_set_errno(&a->e, -errno, "the file");
-		a->files[i] = (struct fork_as_file){ { st.st_dev, st.st_ino }, (uint64_t)st.st_size, st.st_mode, flags };
+		a->files[i] = (struct fork_as_file){ id, (uint64_t)st.st_size, st.st_mode, flags };
 	}
 	return 0;
 }

@@ -188,15 +188,60 @@ static void put_mounts(struct json_object *o, pid_t pid)
 
 static void lack_add(struct json_object *list, const char *what, const char *why)
 {
-	char text[200];
+	char text[300];
 
 	snprintf(text, sizeof(text), "%s: %s", what, why);
 	json_object_array_add(list, json_object_new_string(text));
 }
 
-/* What other hosts have, or other processes of this one. */
-static void put_lacks(struct json_object *o, const struct vm_sandbox *s)
+/* Whether the process is in the group of its VM, whose folder has the name of the uuid. */
+static bool is_in_own_group(struct json_object *o, const char *uuid)
 {
+	struct json_object *list = js_get_array(o, "cgroups");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *line = json_object_get_string(json_object_array_get_idx(list, i)), *last = strrchr(line, '/');
+
+		if (!strncmp(line, "0::/", 4) && !strcmp(last + 1, uuid))
+			return true;
+	}
+	return false;
+}
+
+static void put_group_limits(struct json_object *o, const struct vm_sandbox *s, const char *uuid)
+{
+	static const char *const files[] = { "memory.max", "pids.max", "cpu.weight", "cpu.max" };
+	struct json_object *limits = json_object_new_object();
+	char text[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		if (cgroup_tree_read_text(&s->cgroups, uuid, files[i], text, sizeof(text)) < 0)
+			continue;
+		text[strcspn(text, "\n")] = 0;
+		js_put_str(limits, files[i], text);
+	}
+	js_put(o, "cgroup-limits", limits);
+}
+
+static void put_group(struct json_object *o, const struct vm *vm, struct json_object *lacks)
+{
+	const struct vm_sandbox *s = vm->host->sandbox;
+	const char *why = s ? vm_sandbox_cgroup_lack(s) : NULL;
+	char uuid[DEFINITION_UUID_TEXT];
+	bool own;
+
+	uuid_print(vm->def->uuid, uuid);
+	own = is_in_own_group(o, uuid);
+	if (own && s && s->cgroups.fd >= 0)
+		put_group_limits(o, s, uuid);
+	if (!own || why)
+		lack_add(lacks, "control group", why ? why : "see the daemon's log; an older version of Cairn may have started the process");
+}
+
+/* What other hosts have, or other processes of this one. */
+static void put_lacks(struct json_object *o, const struct vm *vm)
+{
+	const struct vm_sandbox *s = vm->host->sandbox;
 	struct json_object *list = json_object_new_array(), *spaces = js_get(o, "namespaces"), *uid;
 	const char *why;
 
@@ -214,6 +259,7 @@ static void put_lacks(struct json_object *o, const struct vm_sandbox *s)
 	why = s ? vm_sandbox_uid_lack(s) : NULL;
 	if (uid && json_object_get_int64(json_object_array_get_idx(uid, 0)) == geteuid())
 		lack_add(list, "own user id", why ? why : "an older version of Cairn started the process");
+	put_group(o, vm, list);
 	if (!js_get_int(o, "landlock", 1))
 		lack_add(list, "landlock", "the kernel has none, or it is switched off");
 	js_put(o, "lacks", list);
@@ -235,7 +281,7 @@ static int sandbox_read(const struct vm *vm, const struct vm_info *info, struct 
 	put_lines(o, "interfaces", pid, "net/dev", interface_name);
 	if (info && info->landlock)
 		js_put_int(o, "landlock", info->landlock - 1);
-	put_lacks(o, vm->host->sandbox);
+	put_lacks(o, vm);
 	/* Until the process has ended, no other one can have its pid. */
 	if (vm_process_has_ended(vm->proc))
 		return err_set(e, -ESRCH, ERR_WRONG_STATE, "the process of VM '%.200s' has ended", vm->def->name);

@@ -229,6 +229,10 @@ static const struct key top_rows[] = {
 		.initial = "\"host\"",
 		.form = "{\"type\":\"string\",\"maxLength\":511,"
 			"\"pattern\":\"^(host|baseline|x86-64-v2|x86-64-v3)(,[-+][A-Za-z0-9_.-]+)*$\"}" },
+	{ "cpu_shares", KEY_NUMBER, .offset = DEF(cpu_shares), .min = 2, .max = 262144,
+		.about = "processor time, against other VMs that want it at the same time; a VM without this key has 1024" },
+	{ "cpu_quota", KEY_NUMBER, .offset = DEF(cpu_quota), .min = 1, .max = 25600,
+		.about = "most processor time, in percent of one processor: 150 is one and a half" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.needed = true, .about = "kernel, initrd and command line that the VM boots" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,

@@ -117,6 +117,8 @@ struct definition {
 	uint32_t idle_cpu_percent; /* percent of one CPU; usage up to this value counts as idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
+	uint32_t cpu_shares; /* 0: none given */
+	uint32_t cpu_quota; /* percent of one CPU; 0: no limit */
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* enums in vm_msg.h */
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */

@@ -6,6 +6,7 @@
 #include "api/store/store_file.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -349,6 +350,7 @@ static int work_start(struct work *w, int fd, struct client_file **file, const s
 	job_progress(w->job, 0, w->vm->dump->total);
 	if (ret_j)
 		*ret_j = w->job;
+	vm_cgroup_make_room(w->vm);
 	if (file)
 		vm_process_request_with(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), STEAL_PTR(*file), NULL, 0,
 			VM_PROCESS_NO_TIMEOUT, dump_done, w);

@@ -15,6 +15,7 @@
 #include "api/vm/pins.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -665,6 +666,7 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	f->asked = true;
+	vm_cgroup_make_room(f->source);
 	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do

@@ -8,6 +8,7 @@
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -105,6 +106,7 @@ static void save_cancel(struct job *j)
  * borrowed. */
 static void save_ask(struct vm *vm, const int fds[2])
 {
+	vm_cgroup_make_room(vm);
 	vm_process_request_fds(vm->proc, VM_MSG_SAVE, NULL, 0, fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
 }
 
@@ -166,10 +168,12 @@ int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, s
 		return r;
 	tmp_remove(vm); /* left by a managed save that failed while no daemon ran */
 	r = save_job(vm, "save", job_id, ret_j, e);
-	if (!r)
-		vm_process_request_with(vm->proc, VM_MSG_SAVE, NULL, 0, STEAL_PTR(*file), &definition, 1, VM_PROCESS_NO_TIMEOUT,
-			save_done, vm);
-	return r;
+	if (r < 0)
+		return r;
+	vm_cgroup_make_room(vm);
+	vm_process_request_with(vm->proc, VM_MSG_SAVE, NULL, 0, STEAL_PTR(*file), &definition, 1, VM_PROCESS_NO_TIMEOUT, save_done,
+		vm);
+	return 0;
 }
 
 /* Answer the call, if there is one, with the job's id. If the job goes on, the request to save was sent before, so the

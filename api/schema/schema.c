@@ -164,6 +164,7 @@ static const struct field sandbox_returns[] = {
 	{ "limit-nofile", FIELD_ARRAY, OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
 	{ "limit-nproc", FIELD_ARRAY, OPTIONAL, "soft and hard limit of threads of its user id; -1: unlimited" },
 	{ "cgroups", FIELD_ARRAY, OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },
+	{ "cgroup-limits", FIELD_OBJECT, OPTIONAL, "limits of its own control group, by the kernel's file" },
 	{ "namespaces", FIELD_OBJECT, OPTIONAL, "mnt, net, pid, ipc, uts, user: own, or daemon if it is the daemon's. All VMs that "
 		"a daemon of root has started share own mnt and net" },
 	{ "mounts", FIELD_INT, OPTIONAL, "number of file systems that it could see; 1: only the empty root of its sandbox" },

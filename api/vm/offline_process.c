@@ -6,6 +6,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_uid.h"
@@ -243,6 +244,7 @@ static void offline_ended(void *opaque, const struct vm_process_end *end)
 	vm_process_free(i->proc);
 	i->proc = NULL;
 	i->configured = i->ending = false;
+	vm_cgroups_sweep(vm->host);
 	offline_next(i);
 }
 
@@ -268,6 +270,8 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	pull_mark_add(i->vm, &c->vm);
 	r = vm_uid_choose(i->vm, e);
 	p.uid = i->vm->uid;
+	/* Clones' files may be in memory. */
+	vm_cgroup_place(i->vm, !i->vm->operation.copiers && vm_cgroup_may_limit_memory(c), false, &p.place);
 	if (!r)
 		r = vm_process_start(host->loop, &p, &images_ops, i, &i->proc, e);
 	if (!r)

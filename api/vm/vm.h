@@ -65,6 +65,8 @@ struct vm_start_op {
 	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
 	struct err *failed;	 /* the error of a failed start whose process has not ended; else NULL */
 	struct vm *next;	 /* next VM in host->starts_wait */
+	bool limits_memory;	 /* see vm_cgroup_may_limit_memory() */
+	bool was_ahead;		 /* vm_start_ahead() has spawned the process, so it has no limit of memory yet */
 	struct start_process *ahead; /* the process that vm_start_ahead() has spawned and no start uses yet; NULL: none */
 };
 

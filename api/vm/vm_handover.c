@@ -3,6 +3,7 @@
 #include "api/vm/consoles.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_uid.h"
@@ -75,6 +76,7 @@ static int successor_start(struct vm *vm, struct err *e)
 		return log_fd < 0 ? log_fd : end_fd;
 	r = vm_uid_choose(vm, e);
 	p.uid = vm->uid;
+	vm_cgroup_place(vm, false, true, &p.place);
 	return r ? r :
 		vm_process_start_successor(host->loop, &p, &successor_ops, vm, &vm->handover->successor, &vm->handover->pair, e);
 }

@@ -51,6 +51,7 @@ struct vm_host {
 	unsigned adopting;	/* number of adopted VM processes that have not answered the first query yet */
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct loop_timer *consoles_retry; /* api/vm/consoles.h; NULL: not used yet */
+	struct loop_timer *cgroup_sweep; /* api/vm/vm_cgroup.h; NULL: not used yet */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
 	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */

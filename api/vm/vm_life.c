@@ -2,6 +2,7 @@
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_handover.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"
@@ -272,7 +273,9 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 {
 	char detail[96] = "";
 
-	if (end->protocol)
+	if (vm_cgroup_was_killed(vm))
+		snprintf(detail, sizeof(detail), "the kernel killed its process at the memory limit of its control group");
+	else if (end->protocol)
 		snprintf(detail, sizeof(detail), "its process violated the protocol and was killed");
 	else if (end->status_known && end->signaled)
 		snprintf(detail, sizeof(detail), "its process was killed by signal %d (%s)",
@@ -366,6 +369,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm->live = NULL;
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	vm_notify(vm, process_gone);
+	vm_cgroups_sweep(vm->host);
 	if (was_active)
 		vm_ended(vm, end);
 	vm->agent.now = vm->agent.told = VM_AGENT_NONE;

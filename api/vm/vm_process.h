@@ -6,6 +6,7 @@
 #ifndef CAIRN_API_VM_VM_PROCESS_H
 #define CAIRN_API_VM_VM_PROCESS_H
 
+#include "api/vm/cgroup_tree.h"
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
@@ -53,6 +54,7 @@ struct vm_process_ops {
 struct vm_process_paths {
 	const char *program;
 	const struct vm_sandbox *sandbox; /* NULL: nothing is prepared */
+	struct cgroup_place place; /* the process's control group */
 	uid_t uid;	  /* the process's user; 0: the daemon's */
 	int run_dir;	  /* folder of the sockets */
 	const char *name; /* name of the VM */

@@ -22,7 +22,7 @@
 
 /* Above the fds that vm_process_spawn() gives its processes. */
 #define SPACE_FD 16
-#define LACKS_BYTES 400
+#define LACKS_BYTES 700
 
 static const struct {
 	const char *name;
@@ -59,6 +59,11 @@ const char *vm_sandbox_uid_lack(const struct vm_sandbox *s)
 	if (s->uid_error)
 		return strerror(-s->uid_error);
 	return s->uid_first ? NULL : "cairnd runs with --uid-range none";
+}
+
+const char *vm_sandbox_cgroup_lack(const struct vm_sandbox *s)
+{
+	return s->cgroups.lack[0] ? s->cgroups.lack : NULL;
 }
 
 /* ---- the process that makes the namespaces ---- */
@@ -180,16 +185,19 @@ static bool lacks_print(const struct vm_sandbox *s, char *buf, size_t size)
 			n += (size_t)snprintf(buf + n, size - n, "%s%s namespace (%s)", n ? ", " : "", spaces[i].name,
 				strerror(-s->errors[i]));
 	if (why && n < size)
-		snprintf(buf + n, size - n, "%sown user id (%s)", n ? ", " : "", why);
+		n += (size_t)snprintf(buf + n, size - n, "%sown user id (%s)", n ? ", " : "", why);
+	if (s->cgroups.lack[0] && n < size)
+		snprintf(buf + n, size - n, "%scontrol group (%s)", n ? ", " : "", s->cgroups.lack);
 	return buf[0];
 }
 
-void vm_sandbox_prepare(const struct daemon_paths *p, struct vm_sandbox *ret)
+void vm_sandbox_prepare(const struct daemon_paths *p, bool managed, struct vm_sandbox *ret)
 {
 	char text[LACKS_BYTES];
 	int r;
 
 	*ret = (struct vm_sandbox){ .fds = { -1, -1 }, .required = p->require_sandbox };
+	cgroup_tree_open(p, managed, &ret->cgroups);
 	r = processes_try(ret, p->uid_first, p->uid_last);
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES && r < 0; i++)
 		ret->errors[i] = r;
@@ -207,7 +215,7 @@ int vm_sandbox_check(const struct vm_sandbox *s, struct err *e)
 
 	if (!s->required || !lacks_print(s, text, sizeof(text)))
 		return 0;
-	return err_set(e, -ENOTSUP, ERR_HOST, "cairnd runs with --require-sandbox, and the sandbox would lack %s", text);
+	return err_set(e, -EPERM, ERR_HOST, "cairnd runs with --require-sandbox, and the sandbox would lack %s", text);
 }
 
 void vm_sandbox_done(struct vm_sandbox *s)
@@ -215,4 +223,5 @@ void vm_sandbox_done(struct vm_sandbox *s)
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
 		if (s->fds[i] >= 0)
 			close(s->fds[i]);
+	cgroup_tree_close(&s->cgroups);
 }

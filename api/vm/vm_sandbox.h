@@ -5,6 +5,8 @@
 #ifndef CAIRN_API_VM_VM_SANDBOX_H
 #define CAIRN_API_VM_VM_SANDBOX_H
 
+#include "api/vm/cgroup_tree.h"
+
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -16,6 +18,7 @@ struct vm_sandbox {
 	int errors[VM_SANDBOX_SPACES]; /* why the host lacks it, as -errno; 0: it does not */
 	uid_t uid_first, uid_last; /* the range of the VMs' user ids; 0: processes run as the daemon's user */
 	int uid_error; /* why there is no such range, as -errno; 0: --uid-range none */
+	struct cgroup_tree cgroups; /* of the VMs */
 	bool required; /* VMs do not run without a part of the sandbox */
 };
 
@@ -32,11 +35,15 @@ bool vm_sandbox_has_spaces(const struct vm_sandbox *s);
 const char *vm_sandbox_space_lack(const struct vm_sandbox *s, enum vm_sandbox_space space);
 const char *vm_sandbox_uid_lack(const struct vm_sandbox *s);
 
-/* Prepare the namespaces, and try the user ids. What is lacking is logged; processes do without it, unless p has
- * require_sandbox.
+/* Why VMs lack a control group, or a limit of it. NULL: they do not. */
+const char *vm_sandbox_cgroup_lack(const struct vm_sandbox *s);
+
+/* Prepare the namespaces and the control group, and try the user ids. What is lacking is logged; processes do without
+ * it, unless p has require_sandbox.
+ * managed: a service manager has started the daemon.
  * ret: the caller passes it to vm_sandbox_done(). */
-void vm_sandbox_prepare(const struct daemon_paths *p, struct vm_sandbox *ret);
-/* Returns 0; -ENOTSUP with a sentence that names what is lacking, if the sandbox is required. What only a VM's process
+void vm_sandbox_prepare(const struct daemon_paths *p, bool managed, struct vm_sandbox *ret);
+/* Returns 0; -EPERM with a sentence that names what is lacking, if the sandbox is required. What only a VM's process
  * can know, it checks itself (--require-sandbox of cairn-vm). */
 int vm_sandbox_check(const struct vm_sandbox *s, struct err *e);
 /* Processes in the namespaces stay there. */

@@ -1,10 +1,12 @@
 #include "api/vm/vm_socket.h"
+#include "api/vm/cgroup_spawn.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/wire/listen.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -226,10 +228,19 @@ static int space_add(posix_spawn_file_actions_t *fa, int fd, unsigned *n)
 	return r;
 }
 
-static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, const struct vm_process_paths *paths, int sock,
-	unsigned *ret_spaces)
+static unsigned spaces_count(const struct vm_sandbox *s)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
+		n += s->fds[i] >= 0;
+	return n;
+}
+
+static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, const struct vm_process_paths *paths, int sock)
 {
 	sigset_t none, all;
+	unsigned spaces = 0;
 	int r = posix_spawn_file_actions_addopen(fa, 0, "/dev/null", O_RDWR, 0);
 
 	sigemptyset(&none);
@@ -240,12 +251,11 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 		r = posix_spawn_file_actions_adddup2(fa, paths->log_fd, 2);
 	if (!r)
 		r = posix_spawn_file_actions_adddup2(fa, sock, CHANNEL_FD);
-	*ret_spaces = 0;
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED && paths->sandbox && !r; i++)
-		r = space_add(fa, paths->sandbox->fds[i], ret_spaces);
+		r = space_add(fa, paths->sandbox->fds[i], &spaces);
 	/* Close-on-exec alone would keep clients' sockets and the daemon's locks open while the program is loaded. */
 	if (!r)
-		r = posix_spawn_file_actions_addclosefrom_np(fa, CHANNEL_FD + 1 + (int)*ret_spaces);
+		r = posix_spawn_file_actions_addclosefrom_np(fa, CHANNEL_FD + 1 + (int)spaces);
 	if (!r)
 		r = posix_spawnattr_setsigmask(attr, &none);
 	if (!r)
@@ -256,6 +266,23 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	return r;
 }
 
+/* Spawn the process in its control group. Returns 0; -errno with a sentence. */
+static int spawn_in_group(const struct vm_process_paths *paths, char *const *argv, int sock, pid_t *ret_pid, struct err *e)
+{
+	int files[CHANNEL_FD + 1 + VM_SANDBOX_SHARED] = { -1, paths->log_fd, paths->log_fd, sock };
+	CLEANUP_CLOSE int group = cgroup_tree_enter(&paths->sandbox->cgroups, &paths->place, e);
+	struct cgroup_spawn s = { group, paths->program, argv, files, CHANNEL_FD + 1 };
+	int r;
+
+	if (group < 0)
+		return group;
+	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
+		if (paths->sandbox->fds[i] >= 0)
+			files[s.nfiles++] = paths->sandbox->fds[i];
+	r = cgroup_spawn(&s, ret_pid);
+	return r < 0 ? err_set(e, r, ERR_HOST, "cannot start %s in the VM's control group: %s", paths->program, strerror(-r)) : 0;
+}
+
 static void arg_add(char **argv, unsigned *nargs, const char *name, char number[16], unsigned n)
 {
 	snprintf(number, 16, "%u", n);
@@ -263,15 +290,11 @@ static void arg_add(char **argv, unsigned *nargs, const char *name, char number[
 	argv[(*nargs)++] = number;
 }
 
-int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
+static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, int sock, pid_t *ret_pid, struct err *e)
 {
-	char channel[16], number[16], uid[16];
-	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL, NULL };
-	unsigned nargs = 3;
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
 	extern char **environ;
-	unsigned n;
 	int r;
 
 	if (posix_spawn_file_actions_init(&fa))
@@ -280,19 +303,35 @@ int vm_process_spawn(const struct vm_process_paths *paths, const char *option, i
 		posix_spawn_file_actions_destroy(&fa);
 		return err_set_errno(e, -ENOMEM, "cannot start %s", paths->program);
 	}
-	r = spawn_setup(&fa, &attr, paths, sock, &n);
-	snprintf(channel, sizeof(channel), "%d", CHANNEL_FD);
-	if (paths->sandbox && vm_sandbox_has_spaces(paths->sandbox))
-		arg_add(argv, &nargs, "--namespaces", number, n);
-	if (paths->uid)
-		arg_add(argv, &nargs, "--user", uid, (unsigned)paths->uid);
-	if (paths->sandbox && paths->sandbox->required)
-		argv[nargs] = (char *)"--require-sandbox";
+	r = spawn_setup(&fa, &attr, paths, sock);
 	if (!r)
 		r = posix_spawn(ret_pid, paths->program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
 	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", paths->program, strerror(r)) : 0;
+}
+
+int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
+{
+	char channel[16], number[16], uid[16];
+	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL, NULL };
+	unsigned nargs = 3;
+	int r;
+
+	snprintf(channel, sizeof(channel), "%d", CHANNEL_FD);
+	if (paths->sandbox && vm_sandbox_has_spaces(paths->sandbox))
+		arg_add(argv, &nargs, "--namespaces", number, spaces_count(paths->sandbox));
+	if (paths->uid)
+		arg_add(argv, &nargs, "--user", uid, (unsigned)paths->uid);
+	if (paths->sandbox && paths->sandbox->required)
+		argv[nargs] = (char *)"--require-sandbox";
+	if (!paths->place.name[0])
+		return spawn_plain(paths, argv, sock, ret_pid, e);
+	r = spawn_in_group(paths, argv, sock, ret_pid, e);
+	if (r == 0 || paths->sandbox->required)
+		return r;
+	log_warn("sandbox", "VM %s runs without limits: %s", paths->place.name, e->msg);
+	return spawn_plain(paths, argv, sock, ret_pid, e);
 }
 
 /* ---- the VM's QMP socket ---- */

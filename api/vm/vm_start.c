@@ -12,6 +12,7 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm_answer.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_uid.h"
@@ -279,6 +280,8 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 	vm->start.kind = VM_OP_NONE;
 	vm->id = ++vm->host->next_id;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, false);
+	if (vm->start.was_ahead && vm->start.limits_memory)
+		vm_cgroup_limit_memory(vm);
 	managed_release(vm, true);
 	if (vm->start.opts.paused)
 		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : "user", a->note, 0);
@@ -325,8 +328,8 @@ void start_process_free(struct start_process *s)
 	free(s);
 }
 
-/* Spawn the process. Returns 0, and *ret is the caller's; -errno. */
-static int process_spawn(struct vm *vm, const struct vm_process_ops *ops, struct start_process **ret, struct err *e)
+/* Spawn the process. limits_memory: as for vm_cgroup_place(). Returns 0, and *ret is the caller's; -errno. */
+static int process_spawn(struct vm *vm, bool limits_memory, const struct vm_process_ops *ops, struct start_process **ret, struct err *e)
 {
 	struct vm_host *host = vm->host;
 	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
@@ -345,6 +348,7 @@ static int process_spawn(struct vm *vm, const struct vm_process_ops *ops, struct
 	if (!r)
 		r = vm_uid_choose(vm, e);
 	p.uid = vm->uid;
+	vm_cgroup_place(vm, limits_memory, false, &p.place);
 	if (!r)
 		r = vm_process_start(host->loop, &p, ops, vm, &s->proc, e);
 	if (r < 0)
@@ -361,6 +365,7 @@ static void ahead_gone(void *opaque, const struct vm_process_end *end)
 	(void)end;
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	start_process_free(STEAL_PTR(vm->start.ahead));
+	vm_cgroups_sweep(vm->host);
 	vm_tell_gone(vm);
 }
 
@@ -369,7 +374,8 @@ void vm_start_ahead(struct vm *vm)
 	static const struct vm_process_ops ops = { .gone = ahead_gone };
 	struct err e;
 
-	if (process_spawn(vm, &ops, &vm->start.ahead, &e) < 0)
+	/* The files of the VM are not known yet. */
+	if (process_spawn(vm, false, &ops, &vm->start.ahead, &e) < 0)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
 
@@ -388,10 +394,12 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 
 	if (!r)
 		s = STEAL_PTR(vm->start.ahead);
+	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);
+	vm->start.was_ahead = s != NULL;
 	if (s)
 		vm_process_set_ops(s->proc, &vm_life_ops, vm);
 	else if (!r)
-		r = process_spawn(vm, &vm_life_ops, &s, e);
+		r = process_spawn(vm, vm->start.limits_memory, &vm_life_ops, &s, e);
 	if (r < 0)
 		return r;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, steal_fd(&s->log_fd));

@@ -213,6 +213,25 @@ def is_vm(pid):
         return False
 
 
+def lacks_here(o):
+    """Return what a sandbox lacks (vm-sandbox), but for the control group, which hosts with version 1 lack."""
+    return [lack for lack in o["lacks"] if not lack.startswith("control group")]
+
+
+def has_cgroups():
+    """Whether version 2 of control groups has the controllers that Cairn uses."""
+    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
+        if line.split()[2] == "cgroup2":
+            return {"cpu", "memory", "pids"} <= set(pathlib.Path(line.split()[1], "cgroup.controllers").read_text().split())
+    return False
+
+
+def said_to_lack(log):
+    """Return the lists of lacking parts in a daemon's log, without control groups, and without empty lists."""
+    found = re.findall("the sandboxes of VMs lack (.*)", log)
+    return [line for line in (re.sub(r"(, )?control group \([^)]*\)", "", text) for text in found) if line]
+
+
 class QmpError(Exception):
     def __init__(self, error):
         super().__init__(f"{error['class']}: {error['desc']}")

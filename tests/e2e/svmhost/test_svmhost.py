@@ -23,7 +23,8 @@ HOSTS = (
      "test_fork_snapshot.py": ("test_clone_of_snapshot_while_source_writes",),
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",
                            "test_hidden_feature_stays_hidden_or_is_told"),
-     "test_tracking.py": ("test_system_call_follows_the_device",)},
+     "test_tracking.py": ("test_system_call_follows_the_device",), "test_cgroups.py": ALL,
+     "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
 )
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
 SECONDS = 2400  # on an idle machine each host takes 2 minutes; beside a dozen busy processes, more than 20

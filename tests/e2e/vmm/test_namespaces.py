@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from conftest import Console, Daemon, open_files, until
+from conftest import Console, Daemon, has_cgroups, lacks_here, open_files, said_to_lack, until
 from plainlib import qcow2
 
 pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
@@ -50,8 +50,8 @@ def test_processes_have_an_empty_root_and_no_interfaces(daemon, guest):
     assert_caged(b)
     first, second = spaces(a), spaces(b)
     assert {n for n in first if first[n] == second[n]} == {*SHARED, *KEPT}
-    assert daemon.qmp().run("vm-sandbox", vm="a")["lacks"] == []
-    assert "the sandboxes" not in daemon.log.read_text()
+    assert lacks_here(daemon.qmp().run("vm-sandbox", vm="a")) == []
+    assert said_to_lack(daemon.log.read_text()) == []
 
 
 def test_restarted_process_and_clone_are_caged(daemon, guest, tmp_path):
@@ -168,6 +168,8 @@ def test_process_that_reaches_a_limit_goes_on_and_says_so(guest, tmp_path):
 @pytest.mark.parametrize("wrapper, options, what", LACKING.values(), ids=LACKING)
 def test_required_sandbox_that_lacks_a_part_starts_no_vm(guest, tmp_path, wrapper, options, what):
     """Nor a process on the images of a VM that is off. The sentence names the part."""
+    if "(" not in what and not has_cgroups():
+        pytest.skip("the daemon starts no process, because of the missing control group; the SVM host has one")
     d = Without(tmp_path, *wrapper, options=["--require-sandbox", *options])
     try:
         if "IPC" in what:
@@ -178,12 +180,13 @@ def test_required_sandbox_that_lacks_a_part_starts_no_vm(guest, tmp_path, wrappe
             r = d.cairn(*command, ok=7)
             assert f"cairnd runs with --require-sandbox, and the sandbox {'would lack' if '(' in what else 'lacks'} {what}" in r.stderr
         assert d.cairn("domstate", "a").stdout == "shut off\n"
-        said = f"error cairnd/sandbox: the sandboxes of VMs lack {what}; no VM starts, because of --require-sandbox"
-        assert (said in d.log.read_text()) == ("(" in what)
+        said = f"{what}; no VM starts, because of --require-sandbox"
+        assert (said in said_to_lack(d.log.read_text())) == ("(" in what)
     finally:
         d.close()
 
 
+@pytest.mark.skipif(not has_cgroups(), reason="control groups are missing; the SVM host has them")
 def test_required_sandbox_that_is_complete(guest, tmp_path):
     d = Without(tmp_path, options=["--require-sandbox"])
     try:
@@ -200,7 +203,7 @@ def test_running_vm_stays_in_its_process_if_the_new_one_lacks_a_part(guest, tmp_
     try:
         pid = start(d, guest, "a")
         assert "the sandbox lacks landlock: this kernel has none" in (d.state / "vms" / "a" / "log").read_text()
-        assert d.qmp().run("vm-sandbox", vm="a")["lacks"] == ["landlock: the kernel has none, or it is switched off"]
+        assert lacks_here(d.qmp().run("vm-sandbox", vm="a")) == ["landlock: the kernel has none, or it is switched off"]
         d.stop()
         d.options = ["--require-sandbox"]
         d.start()

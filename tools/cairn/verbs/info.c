@@ -148,6 +148,14 @@ static void interfaces_print(struct json_object *o)
 	printf("%s\n", !list ? " " UNREADABLE : n ? "" : " none");
 }
 
+static void group_limits_print(struct json_object *o)
+{
+	if (!o)
+		return;
+	json_object_object_foreach(o, file, text)
+		label_print(stdout, "Group limit:", "%s %s", file, json_object_get_string(text));
+}
+
 static void sandbox_print(struct json_object *o)
 {
 	const char *mode = js_get_str_or(o, "seccomp", UNREADABLE);
@@ -176,6 +184,7 @@ static void sandbox_print(struct json_object *o)
 	interfaces_print(o);
 	lines_print(o, "lacks", "Lacks:", "none");
 	lines_print(o, "cgroups", "Control group:", NULL);
+	group_limits_print(js_get(o, "cgroup-limits"));
 	printf("\n");
 }
 

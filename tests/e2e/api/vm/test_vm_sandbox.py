@@ -75,7 +75,8 @@ def test_dominfo_prints_sandbox(daemon, guest):
     o = json.loads(daemon.cairn("dominfo", "vm1", "--sandbox", "--format", "json").stdout)
     assert o["pid"] == pid and o["seccomp"] == "filter"
     text = daemon.cairn("dominfo", "vm1", "--sandbox").stdout
-    lines = dict(re.split(": *", line, maxsplit=1) for line in text.splitlines()[:-len(o["cgroups"]) - 1] if not line.startswith("Lacks:"))
+    lines = dict(re.split(": *", line, maxsplit=1) for line in text.splitlines()
+                 if line and not line.startswith(("Lacks:", "Control group:", "Group limit:")))
     uids, gids = (" ".join(map(str, o[k] if len(set(o[k])) > 1 else o[k][:1])) for k in ("uids", "gids"))
     filters = o["seccomp-filters"]
     spaces = o.get("namespaces")
@@ -89,7 +90,8 @@ def test_dominfo_prints_sandbox(daemon, guest):
            for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))},
         "Mounts": str(o["mounts"]), "Interfaces": " ".join(o["interfaces"]) or "none"}
     assert "".join(f"Lacks:          {lack}\n" for lack in o["lacks"] or ["none"]) in text
-    assert text.endswith("".join(f"Control group:  {g}\n" for g in o["cgroups"]) + "\n")
+    assert text.endswith("".join(f"Control group:  {g}\n" for g in o["cgroups"]) +
+                         "".join(f"Group limit:    {f} {v}\n" for f, v in o.get("cgroup-limits", {}).items()) + "\n")
 
 
 @pytest.mark.usefixtures("kvm", "sandbox")

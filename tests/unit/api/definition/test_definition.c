@@ -174,6 +174,8 @@ static void test_cpus_and_topology_are_checked(void **state)
 	refuse_key("\"vcpus\":0", "vcpus: 0 is out of range; give 1 to 64");
 	refuse_key("\"vcpus\":10000", "vcpus: 10000 is out of range; give 1 to 64");
 	refuse_key("\"vcpus\":-1", "out of range");
+	refuse_key("\"cpu_shares\":1", "cpu_shares: 1 is out of range; give 2 to 262144");
+	refuse_key("\"cpu_quota\":0", "cpu_quota: 0 is out of range; give 1 to 25600");
 	refuse_key("\"vcpus\":\"2\"", "vcpus: must be a whole number from 1 to 64, not a string");
 	refuse_key("\"vcpus\":1.5", "not a number with a fraction");
 	refuse_key("\"vcpus\":4294967297", "out of range");
@@ -436,7 +438,7 @@ static void test_canonical_json_round_trips(void **state)
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
 		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"data_file\":\"/a.data\","
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
-		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\","
+		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,"
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
 		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}]}],"
 		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
@@ -481,6 +483,8 @@ static void test_canonical_json_round_trips(void **state)
 	assert_int_equal(d->idle_after_s, 5400);
 	assert_string_equal(js_get_str(js_get(o, "idle"), "action"), "save");
 	assert_int_equal(d->start_delay_s, 4);
+	assert_int_equal(js_get_int(o, "cpu_shares", 0), 2);
+	assert_int_equal(js_get_int(o, "cpu_quota", 0), 150);
 	assert_string_equal(js_get_str(o, "stop_action"), "shutdown");
 	definition_free(d);
 	definition_free(d2);

@@ -1,0 +1,128 @@
+#include "api/vm/cgroup_spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The child's, of which execvpe() needs the most: a path and a copy of the arguments. */
+#define CHILD_STACK_BYTES (32 * 1024)
+
+/* The child shares the caller's memory, and a sanitizer's runtime would take it for the calling thread. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__x86_64__)
+#define CAN_SPAWN false
+#else
+#define CAN_SPAWN true
+#endif
+
+struct child {
+	const struct cgroup_spawn *s; /* NULL: end at once */
+	int error; /* why the child could not run the program, as -errno; 0: it did */
+};
+
+/* Runs in the child. The calling thread stands still meanwhile. Returns only on errors. */
+static int child_run(void *opaque)
+{
+	struct child *c = opaque;
+	const struct cgroup_spawn *s = c->s;
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	extern char **environ;
+	sigset_t none;
+
+	if (!s)
+		return 0;
+	for (int sig = 1; sig < NSIG; sig++)
+		sigaction(sig, &dfl, NULL); /* fails for SIGKILL, SIGSTOP and those of the C library */
+	setsid();
+	for (int i = 0; i < (int)s->nfiles; i++) {
+		int file = s->files[i] >= 0 ? s->files[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
+
+		if (file < 0 || (file == i ? fcntl(i, F_SETFD, 0) : dup2(file, i)) < 0)
+			goto failed;
+	}
+	/* Close-on-exec alone would keep clients' sockets and the daemon's locks open while the program is loaded. */
+	if (syscall(SYS_close_range, s->nfiles, ~0U, 0) < 0)
+		goto failed;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (strchr(s->program, '/'))
+		execve(s->program, s->argv, environ); /* execvpe() would run a text as a script */
+	else
+		execvpe(s->program, s->argv, environ);
+failed:
+	c->error = -errno;
+	return 127;
+}
+
+/* As vfork(), with clone3()'s arguments: run the function in a child with a stack of its own, and return when it has
+ * ended or has run a program. Returns the pid; -errno. */
+static long child_create(struct clone_args *args, struct child *c)
+{
+	long ret = -ENOSYS;
+
+#if CAN_SPAWN
+	__asm__ volatile("syscall\n\t"
+			 "test %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "mov %[c], %%rdi\n\t"
+			 "call *%[run]\n\t"
+			 "mov %%eax, %%edi\n\t"
+			 "mov %[exit], %%eax\n\t"
+			 "syscall\n\t"
+			 "hlt\n"
+			 "1:"
+			 : "=a"(ret)
+			 : "0"((long)SYS_clone3), "D"(args), "S"(sizeof(*args)), [c] "r"(c), [run] "r"(child_run), [exit] "i"(SYS_exit)
+			 : "rcx", "r11", "memory", "cc");
+#else
+	(void)args;
+	(void)c;
+	(void)child_run;
+#endif
+	return ret;
+}
+
+static int spawn(int cgroup, const struct cgroup_spawn *s, pid_t *ret_pid)
+{
+	_Alignas(16) char stack[CHILD_STACK_BYTES];
+	struct child c = { .s = s };
+	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP, .exit_signal = SIGCHLD,
+		.stack = (uintptr_t)stack, .stack_size = sizeof(stack), .cgroup = (unsigned)cgroup };
+	sigset_t all, was;
+	long pid;
+
+	/* A handler of the caller's would run in the child, too. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &was);
+	pid = child_create(&args, &c);
+	pthread_sigmask(SIG_SETMASK, &was, NULL);
+	if (pid < 0)
+		return (int)pid;
+	if (c.error) {
+		waitpid((pid_t)pid, NULL, 0);
+		return c.error;
+	}
+	*ret_pid = (pid_t)pid;
+	return 0;
+}
+
+int cgroup_spawn(const struct cgroup_spawn *s, pid_t *ret_pid)
+{
+	return spawn(s->cgroup, s, ret_pid);
+}
+
+int cgroup_spawn_try(int cgroup)
+{
+	pid_t pid;
+	int r = spawn(cgroup, NULL, &pid);
+
+	if (!r)
+		waitpid(pid, NULL, 0);
+	return r;
+}

@@ -1,0 +1,193 @@
+#include "api/vm/vm_cgroup.h"
+#include "api/access/authors.h"
+#include "api/definition/vm_config.h"
+#include "api/vm/cgroup_tree.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_sandbox.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+/* That of RLIMIT_NPROC (vmm/sandbox.c), which holds only for processes with a user id of their own. */
+#define THREADS_MAX 16384
+#define PROGRAM_BYTES (1 * GIB)
+#define DISK_BYTES (512 * MIB)
+#define SHARES_DEFAULT 1024
+/* A VM that is started again within this time has its group still. */
+#define SWEEP_NS (1000000000ULL)
+/* The kernel needs some 50 us for each removal, and the loop serves clients between two turns. */
+#define SWEEP_TURN_NS (10 * 1000000ULL)
+#define SWEEP_AT_ONCE 8
+
+static const struct cgroup_tree *tree_of(const struct vm_host *host)
+{
+	return host->sandbox && host->sandbox->cgroups.fd >= 0 ? &host->sandbox->cgroups : NULL;
+}
+
+static uint64_t memory_max(const struct definition *d)
+{
+	return 2 * d->ram_bytes + d->ram_bytes / 8 + PROGRAM_BYTES + d->ndisks * DISK_BYTES;
+}
+
+/* Users other than root get no greater share than a VM without the setting. */
+static uint32_t shares_of(const struct definition *d)
+{
+	uint32_t shares = d->cpu_shares ? d->cpu_shares : SHARES_DEFAULT;
+
+	return author_of_setting(d, "cpu_shares", d->cpu_shares) ? MIN(shares, SHARES_DEFAULT) : shares;
+}
+
+void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret)
+{
+	uint32_t weight = (uint32_t)((uint64_t)shares_of(d) * CGROUP_WEIGHT / SHARES_DEFAULT);
+
+	*ret = (struct cgroup_limits){ .memory_bytes = memory_max(d), .pids = THREADS_MAX, .cpu_weight = MIN(MAX(weight, 1), 10000),
+		.cpu_percent = d->cpu_quota };
+}
+
+static void place_name(const struct vm *vm, char name[DEFINITION_UUID_TEXT])
+{
+	uuid_print(vm->def->uuid, name);
+}
+
+void vm_cgroup_place(const struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret)
+{
+	*ret = (struct cgroup_place){ .keeps = keeps };
+	if (!tree_of(vm->host))
+		return;
+	_Static_assert(sizeof(ret->name) >= DEFINITION_UUID_TEXT, "a uuid fits");
+	place_name(vm, ret->name);
+	vm_cgroup_limits(vm->def, &ret->limits);
+	if (!limits_memory)
+		ret->limits.memory_bytes = 0;
+}
+
+bool vm_cgroup_may_limit_memory(const struct config *c)
+{
+	for (unsigned i = 0; i < c->vm.ndisks; i++) {
+		const struct vm_disk *d = &c->vm.disks[i];
+		struct file_id id;
+
+		if (d->read_only)
+			continue;
+		if (config_identify(c, d->fd[0], &id) < 0 || id.in_memory)
+			return false;
+		if (d->data_fd[0] != VM_NO_FD && (config_identify(c, d->data_fd[0], &id) < 0 || id.in_memory))
+			return false;
+	}
+	return true;
+}
+
+static void memory_set(const struct vm *vm, const struct cgroup_tree *t, uint64_t bytes)
+{
+	char name[DEFINITION_UUID_TEXT];
+	int r;
+
+	place_name(vm, name);
+	r = cgroup_tree_limit_memory(t, name, bytes);
+	if (r < 0 && r != -ENOENT) /* an older Cairn may have started the process */
+		log_warn("sandbox", "VM '%s': cannot set the memory limit of its control group: %s", vm->def->name, strerror(-r));
+}
+
+void vm_cgroup_limit_memory(const struct vm *vm)
+{
+	const struct cgroup_tree *t = tree_of(vm->host);
+
+	if (t && t->has[CGROUP_MEMORY])
+		memory_set(vm, t, memory_max(vm_live(vm)));
+}
+
+void vm_cgroup_make_room(const struct vm *vm)
+{
+	const struct cgroup_tree *t = tree_of(vm->host);
+	char name[DEFINITION_UUID_TEXT];
+	uint64_t now, limit;
+
+	if (!t || !t->has[CGROUP_MEMORY])
+		return;
+	place_name(vm, name);
+	/* Without a limit, memory.max is "max". */
+	if (cgroup_tree_read(t, name, "memory.current", &now) < 0 || cgroup_tree_read(t, name, "memory.max", &limit) < 0)
+		return;
+	if (now + memory_max(vm_live(vm)) > limit)
+		memory_set(vm, t, now + memory_max(vm_live(vm)));
+}
+
+bool vm_cgroup_was_killed(const struct vm *vm)
+{
+	const struct cgroup_tree *t = tree_of(vm->host);
+	char name[DEFINITION_UUID_TEXT], text[256];
+	const char *at;
+
+	if (!t || !t->has[CGROUP_MEMORY])
+		return false;
+	place_name(vm, name);
+	if (cgroup_tree_read_text(t, name, "memory.events", text, sizeof(text)) < 0)
+		return false;
+	at = strstr(text, "\noom_kill ");
+	if (!at || !strtoull(at + strlen("\noom_kill "), NULL, 10))
+		return false;
+	cgroup_tree_remove(t, name); /* so that the next run counts from 0 */
+	return true;
+}
+
+/* ---- removing groups ---- */
+
+static bool has_process(const struct vm *vm)
+{
+	return vm->proc || vm->offline || vm->start.ahead;
+}
+
+static void sweep_later(struct vm_host *host, uint64_t ns);
+
+/* Remove up to SWEEP_AT_ONCE groups. Folders with other names are not ours. */
+static void sweep(void *opaque)
+{
+	struct vm_host *host = opaque;
+	const struct cgroup_tree *t = tree_of(host);
+	int fd = openat(t->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	unsigned n = 0;
+
+	for (struct dirent *d; dir && n < SWEEP_AT_ONCE && (d = readdir(dir));) {
+		const struct vm *vm;
+		uint8_t uuid[16];
+		int r;
+
+		if (uuid_parse(d->d_name, uuid) < 0)
+			continue;
+		vm = vm_find_uuid(host, uuid);
+		if (vm && has_process(vm))
+			continue;
+		r = cgroup_tree_remove(t, d->d_name);
+		n += !r;
+		if (r < 0)
+			log_debug("sandbox", "control group %s: %s", d->d_name, strerror(-r));
+	}
+	if (dir)
+		closedir(dir);
+	else if (fd >= 0)
+		close(fd);
+	if (n == SWEEP_AT_ONCE)
+		sweep_later(host, SWEEP_TURN_NS);
+}
+
+static void sweep_later(struct vm_host *host, uint64_t ns)
+{
+	if (!host->cgroup_sweep && loop_timer_new(host->loop, sweep, host, &host->cgroup_sweep) < 0)
+		host->cgroup_sweep = NULL; /* the next end of a VM, or the next daemon, tries again */
+	if (host->cgroup_sweep)
+		loop_timer_arm(host->cgroup_sweep, loop_now_ns() + ns);
+}
+
+void vm_cgroups_sweep(struct vm_host *host)
+{
+	if (tree_of(host))
+		sweep_later(host, SWEEP_NS);
+}

@@ -1,0 +1,44 @@
+/* vm_cgroup: the control group of each VM, which limits the memory, threads and processor time of its process. The
+ * group is a folder with the VM's uuid in the daemon's tree (cgroup_tree.h). It is made when a process is spawned, and
+ * removed some time after the process has ended.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_VM_CGROUP_H
+#define CAIRN_API_VM_VM_CGROUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct cgroup_limits;
+struct cgroup_place;
+struct config;
+struct definition;
+struct vm;
+struct vm_host;
+
+/* Compute the limits of a definition's VM. memory_bytes is the VM's memory and a budget for what the product takes:
+ *   - the memory once more: the file of a live fork, the state of a save or a dump that is written to a file system in
+ *     memory, or, in a clone, holes of the base file that it reads first;
+ *   - an eighth of the memory: page tables of the process and of KVM, bitmaps of tracked blocks;
+ *   - 1 GiB: the program, its stacks and rings, bounce buffers, old contents that a snapshot keeps (192 MiB at most);
+ *   - 512 MiB for each disk: tables of its images.
+ * The page cache of images counts, too, but the kernel drops it when the limit is reached. */
+void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret);
+
+/* Fill in the group of a process that is about to be spawned. There is none if the host has no tree.
+ * limits_memory: set the limit of memory, too. keeps: see struct cgroup_place. */
+void vm_cgroup_place(const struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret);
+/* Whether the process may have a limit of memory: not if it writes to an image in memory (tmpfs), which counts as its
+ * memory and which the kernel cannot drop. */
+bool vm_cgroup_may_limit_memory(const struct config *c);
+/* Set the limit of a VM that runs, if its process was spawned without one. */
+void vm_cgroup_limit_memory(const struct vm *vm);
+/* Let the VM take so much more memory than it has now, for work that writes the VM's memory to a file that may be in
+ * memory. The limit stays until the VM's next start. */
+void vm_cgroup_make_room(const struct vm *vm);
+/* Return whether the kernel has killed the VM's process, which has ended, because of the limit of memory. */
+bool vm_cgroup_was_killed(const struct vm *vm);
+
+/* Remove the groups without processes, soon: those of VMs that have ended, and those that an earlier daemon left. */
+void vm_cgroups_sweep(struct vm_host *host);
+
+#endif
