@@ -286,6 +286,60 @@ static int cpu_read(struct reading *r, struct _xmlNode *domain)
 	return topology ? topology_read(r, topology, all, now) : 0;
 }
 
+/* ---- cputune ---- */
+
+/* Read a number of <cputune>; a negative one, which libvirt takes for "no limit", and a missing one leave *ret_v. */
+static int tune_read(struct reading *r, struct _xmlNode *tune, const char *name, uint64_t *ret_v)
+{
+	struct _xmlNode *n = node_child(tune, name);
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+
+	if (!n)
+		return 0;
+	if (!text)
+		return out_of_memory(r);
+	if (text[0] == '-' || !number_parse(text, UINT32_MAX, ret_v))
+		return 0;
+	return reading_error(r, n, NULL, ERR_INVALID, "\"%.40s\" is not a number", text);
+}
+
+/* Read a quota in percent of one processor, for so many vCPUs. *ret_percent stays without a quota. */
+static int quota_read(struct reading *r, struct _xmlNode *tune, const char *quota, const char *period, uint64_t vcpus,
+	uint64_t *ret_percent)
+{
+	uint64_t us = 0, of = 100000;
+	int ret = tune_read(r, tune, quota, &us);
+
+	if (!ret)
+		ret = tune_read(r, tune, period, &of);
+	if (!ret && us && of)
+		*ret_percent = DIV_ROUND_UP(us * 100 * vcpus, of);
+	return ret;
+}
+
+static int cputune_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(domain, "cputune");
+	uint64_t shares = 0, percent = 0, vcpus = (uint64_t)js_get_int(r->definition, "vcpus", 1);
+	int ret = n ? tune_read(r, n, "shares", &shares) : 0;
+
+	if (n && !ret)
+		ret = quota_read(r, n, "quota", "period", vcpus, &percent);
+	if (n && !ret)
+		ret = quota_read(r, n, "global_quota", "global_period", 1, &percent);
+	if (ret < 0)
+		return ret;
+	if (shares) {
+		js_put_uint(r->definition, "cpu_shares", shares);
+		reading_origin(r, node_child(n, "shares"), "cpu_shares");
+	}
+	if (percent) {
+		js_put_uint(r->definition, "cpu_quota", percent);
+		reading_origin(r, n, "cpu_quota");
+	}
+	return 0;
+}
+
 /* ---- os, clock, lifecycle actions ---- */
 
 static int os_type_check(struct reading *r, struct _xmlNode *os)
@@ -418,7 +472,7 @@ static int root_check(struct reading *r, struct _xmlNode *root)
 int domain_read(struct reading *r, struct _xmlDoc *doc)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { root_check, type_check,
-		elements_check, texts_read, memory_read, cpu_read, os_read, clock_read, disks_read,
+		elements_check, texts_read, memory_read, cpu_read, cputune_read, os_read, clock_read, disks_read,
 		devices_read };
 	static const char *const actions[] = { "on_poweroff", "on_reboot", "on_crash" };
 	struct _xmlNode *domain = xmlDocGetRootElement(doc);

@@ -10,7 +10,7 @@
 
 #define PATH_LENGTH_MAX 160
 
-#define PINNED "Cairn leaves vCPU placement and shares to the host's scheduler"
+#define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
 #define NO_FIRMWARE "Cairn boots the kernel directly, without firmware"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
@@ -45,8 +45,15 @@ const struct element elements[] = {
 	{ "iothreads", ELEMENT_NONE, "", "each disk has a thread of its own" },
 	{ "iothreadids", ELEMENT_NONE, "", "each disk has a thread of its own" },
 	{ "defaultiothread", ELEMENT_NONE, "", "each disk has a thread of its own" },
-	{ "cputune", ELEMENT_NONE, "", PINNED },
-	{ "resource", ELEMENT_NONE, "", "a VM runs in the daemon's control group" },
+	{ "cputune", ELEMENT_READ, "", NULL },
+	{ "cputune/shares", ELEMENT_READ, "", "cpu_shares" },
+	{ "cputune/global_quota", ELEMENT_READ, "", "cpu_quota, in percent of global_period; rounded up" },
+	{ "cputune/global_period", ELEMENT_READ, "", "see global_quota; 100000 by default" },
+	{ "cputune/quota", ELEMENT_READ, "",
+		"cpu_quota, in percent of period, for all vCPUs together; without effect beside global_quota" },
+	{ "cputune/period", ELEMENT_READ, "", "see quota; 100000 by default" },
+	{ "cputune/*", ELEMENT_NONE, "", PINNED },
+	{ "resource", ELEMENT_NONE, "", "a VM's control group is the daemon's matter" },
 	{ "sysinfo", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
 	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },

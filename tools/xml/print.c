@@ -142,6 +142,24 @@ static void print_cpu(struct writer *w, struct json_object *o)
 	writer_close(w, "cpu");
 }
 
+static void print_cputune(struct writer *w, struct json_object *o)
+{
+	int64_t shares = js_get_int(o, "cpu_shares", 0), percent = js_get_int(o, "cpu_quota", 0);
+	char text[24];
+
+	if (!shares && !percent)
+		return;
+	writer_open(w, "cputune", NULL);
+	if (shares)
+		writer_text(w, "shares", number_text(o, "cpu_shares", text), NULL);
+	if (percent) {
+		snprintf(text, sizeof(text), "%lld", (long long)percent * 1000);
+		writer_text(w, "global_period", "100000", NULL);
+		writer_text(w, "global_quota", text, NULL);
+	}
+	writer_close(w, "cputune");
+}
+
 static void print_policies(struct writer *w, struct json_object *o)
 {
 	const char *clock = js_get_str(o, "clock");
@@ -322,6 +340,7 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	print_metadata(&w, extra);
 	print_memory(&w, o, ram_bytes);
 	writer_text(&w, "vcpu", number_text(o, "vcpus", vcpus), "placement", "static", NULL);
+	print_cputune(&w, o);
 	print_os(&w, o);
 	print_cpu(&w, o);
 	print_policies(&w, o);

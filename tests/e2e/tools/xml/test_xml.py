@@ -86,6 +86,10 @@ def test_invalid_memory_is_refused():
     ("<title>it&apos;s &lt;web&gt;</title>", "title", "it's <web>"),
     ("<description>a\n\n  b  c</description>", "description", "a b  c"),
     ("<memoryBacking><hugepages/></memoryBacking>", "hugepages", True),
+    ("<cputune><shares>2048</shares></cputune>", "cpu_shares", 2048),
+    ("<cputune><global_period>50000</global_period><global_quota>75001</global_quota></cputune>", "cpu_quota", 151),
+    ("<vcpu>4</vcpu><cputune><quota>50000</quota></cputune>", "cpu_quota", 200),
+    ("<vcpu>4</vcpu><cputune><quota>-1</quota><shares>7</shares></cputune>", "cpu_shares", 7),
     ("<vcpu>4</vcpu>", "vcpus", 4), ("<vcpu current='2'>4</vcpu>", "vcpus", 2), ("", "vcpus", 1),
     ("<vcpu>8</vcpu><cpu><topology sockets='2' cores='2' threads='2'/></cpu>", "topology",
      {"sockets": 2, "cores": 2, "threads": 2}),
@@ -215,7 +219,7 @@ def test_boot_order():
 # ---- ignored and refused elements ----
 
 @pytest.mark.parametrize("more, devices, path", [
-    ("<genid/>", "", "genid"), ("<cputune><shares>1</shares></cputune>", "", "cputune"),
+    ("<genid/>", "", "genid"), ("<cputune><vcpupin vcpu='0' cpuset='1'/></cputune>", "", "cputune/vcpupin"),
     ("<features><hyperv/></features>", "", "features/hyperv"),
     ("<features><apic eoi='on'/></features>", "", "features/apic/@eoi"),
     ("<cpu mode='custom'><model>core2duo</model></cpu>", "", "cpu/@mode"),
