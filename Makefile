@@ -48,13 +48,13 @@ CLI_LIBS   := $(foreach f,api snapshot block base,$(call lib,$(f)))
 IMG_LIBS   := $(foreach f,snapshot block base,$(call lib,$(f)))
 TEST_LIBS  := $(foreach f,api vmm devices snapshot block base,$(call lib,$(f)))
 
-VM_SYSLIBS     := -lseccomp -luring -lzstd -lz
+VM_SYSLIBS     := -luring -lzstd -lz
 DAEMON_SYSLIBS := -ljson-c -luring
 CLI_SYSLIBS    := -ljson-c -luring
 IMG_SYSLIBS    := -ljson-c -luring -lzstd -lz
 XML_CFLAGS     := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libxml-2.0 2>/dev/null))
-XML_SYSLIBS    := -lxml2 -lseccomp -ljson-c -luring
-TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lcmocka
+XML_SYSLIBS    := -lxml2 -ljson-c -luring
+TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 
 # cairn-vm is linked statically: its start is on the path of every VM start,
 # and the dynamic linker is not free (0.3 ms of `cairn run`). Sanitizers need
@@ -101,18 +101,18 @@ $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(call lib,api) $(IMG_LIBS)
 	$(call link,-pie,$(IMG_SYSLIBS))
 $(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(IMG_LIBS)
 	$(call say,LINK,$@)
-	$(call link,-pie,-larchive -ldeflate -lnettle -lseccomp $(IMG_SYSLIBS))
+	$(call link,-pie,-larchive -ldeflate -lnettle $(IMG_SYSLIBS))
 # libxml2 is in a program of its own: it is not in the static one, and the daemon has none of it.
 $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(XML_SYSLIBS))
 $(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
 	$(call say,LINK,$@)
-	$(call link,-pie,-lslirp -lseccomp -luring)
+	$(call link,-pie,-lslirp -luring)
 # Dynamic: the system's user databases are libraries that the C library loads.
 $(BUILD)/cairn-groups: $(call prog_objs,tools/groups) $(call lib,base)
 	$(call say,LINK,$@)
-	$(call link,-pie,-lseccomp -luring)
+	$(call link,-pie,-luring)
 # For programs in C (api/wire/client.h): one object, in which all names but the client's are its own.
 CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o base/utf8.o base/err.o base/file.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)

@@ -2,14 +2,16 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/audit.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The kernel takes the lower halves of an ioctl's fd and request (the processor is little-endian). */
-#define CALL_OFFSET offsetof(struct seccomp_data, nr)
+#define X32_CALLS 0x40000000u /* the first number of the x32 mode's system calls */
+/* The lower half of an argument; all that is compared, and the kernel takes of an int, is there (the processor is
+ * little-endian). */
 #define ARGUMENT_OFFSET(n) (offsetof(struct seccomp_data, args) + (n) * sizeof(uint64_t))
 
 static void put(struct call_filter *f, unsigned code, uint32_t k, unsigned on_equal, unsigned otherwise)
@@ -21,6 +23,11 @@ static void put(struct call_filter *f, unsigned code, uint32_t k, unsigned on_eq
 static void put_load(struct call_filter *f, size_t offset)
 {
 	put(f, BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset, 0, 0);
+}
+
+static void put_load_call(struct call_filter *f)
+{
+	put_load(f, offsetof(struct seccomp_data, nr));
 }
 
 static void put_answer(struct call_filter *f, uint32_t answer)
@@ -52,7 +59,11 @@ static void put_target(struct call_filter *f, unsigned jump)
 void call_filter_init(struct call_filter *f)
 {
 	f->n = 0;
-	put_load(f, CALL_OFFSET);
+	put_load(f, offsetof(struct seccomp_data, arch));
+	put(f, BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 2);
+	put_load_call(f);
+	put(f, BPF_JMP | BPF_JGE | BPF_K, X32_CALLS, 0, 1);
+	put_answer(f, SECCOMP_RET_KILL_PROCESS);
 }
 
 static void group_put(struct call_filter *f, const struct call_filter_ioctls *g)
@@ -71,8 +82,10 @@ static void group_put(struct call_filter *f, const struct call_filter_ioctls *g)
 
 void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *groups, size_t n)
 {
-	unsigned other_call = put_unless(f, SYS_ioctl);
+	unsigned other_call;
 
+	put_load_call(f);
+	other_call = put_unless(f, SYS_ioctl);
 	for (size_t i = 0; i < n; i++)
 		group_put(f, &groups[i]);
 	put_answer(f, SECCOMP_RET_TRAP);
@@ -81,15 +94,42 @@ void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *
 
 void call_filter_calls(struct call_filter *f, const int *calls, size_t n)
 {
+	put_load_call(f);
 	for (size_t i = 0; i < n; i++)
 		put_allowed(f, &(unsigned){ (unsigned)calls[i] }, 1);
 }
 
-int call_filter_install(struct call_filter *f, bool others)
+/* Number of instructions that check a condition: load, mask and compare. */
+static unsigned argument_insns(const struct call_filter_argument *a)
+{
+	return a->mask == UINT32_MAX ? 2 : 3;
+}
+
+void call_filter_rule(struct call_filter *f, int call, uint32_t answer, const struct call_filter_argument *args, size_t n)
+{
+	unsigned left = 1; /* instructions up to the rule's end */
+
+	for (size_t i = 0; i < n; i++)
+		left += argument_insns(&args[i]);
+	put_load_call(f);
+	put(f, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, left);
+	for (size_t i = 0; i < n; i++) {
+		put_load(f, ARGUMENT_OFFSET(args[i].at));
+		if (args[i].mask != UINT32_MAX)
+			put(f, BPF_ALU | BPF_AND | BPF_K, args[i].mask, 0, 0);
+		left -= argument_insns(&args[i]);
+		put(f, BPF_JMP | BPF_JEQ | BPF_K, args[i].value, 0, left);
+	}
+	put_answer(f, answer);
+}
+
+int call_filter_install(struct call_filter *f, uint32_t otherwise, bool all_threads)
 {
 	struct sock_fprog program = { .filter = f->insn };
+	long r;
 
-	put_answer(f, others ? SECCOMP_RET_ALLOW : SECCOMP_RET_TRAP);
+	put_answer(f, otherwise);
 	program.len = f->n;
-	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? -errno : 0;
+	r = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, all_threads ? SECCOMP_FILTER_FLAG_TSYNC : 0, &program);
+	return r < 0 ? -errno : r > 0 ? -ESRCH : 0; /* r > 0: the thread whose filters differ */
 }

@@ -145,47 +145,37 @@ int lockdown_outside(void)
 	return (int)version;
 }
 
-int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n)
+/* Allow the call if this argument has one of the values. */
+static void values_allow(struct call_filter *f, int call, unsigned at, const uint32_t *values, size_t n)
 {
-	int r = 0;
+	for (size_t i = 0; i < n; i++) {
+		const struct call_filter_argument value = CALL_FILTER_IS(at, values[i]);
 
-	for (size_t i = 0; i < n && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
-	return r;
+		call_filter_rule(f, call, SECCOMP_RET_ALLOW, &value, 1);
+	}
 }
 
 /* F_SETOWN and F_SETSIG stay forbidden: with them, the kernel would send any signal to any process
  * of the same user. */
-int lockdown_allow_fcntl(scmp_filter_ctx ctx)
+void lockdown_allow_fcntl(struct call_filter *f)
 {
-	static const int commands[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK,
+	static const uint32_t commands[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK,
 		F_OFD_SETLK, F_GET_SEALS, F_ADD_SEALS };
-	int r = 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(commands) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
-			SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)commands[i], 0));
-	return r;
+	values_allow(f, SYS_fcntl, 1, commands, ARRAY_SIZE(commands));
 }
 
-int lockdown_allow_ioctls(scmp_filter_ctx ctx, const scmp_datum_t *ioctls, size_t n)
+void lockdown_allow_ioctls(struct call_filter *f, const uint32_t *ioctls, size_t n)
 {
-	int r = 0;
-
-	for (size_t i = 0; i < n && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
-	return r;
+	values_allow(f, SYS_ioctl, 1, ioctls, n);
 }
 
-int lockdown_allow_memory(scmp_filter_ctx ctx)
+void lockdown_allow_memory(struct call_filter *f)
 {
-	int r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-		SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	static const struct call_filter_argument not_executable = { 2, PROT_EXEC, 0 };
 
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	return r;
+	call_filter_rule(f, SYS_mmap, SECCOMP_RET_ALLOW, &not_executable, 1);
+	call_filter_rule(f, SYS_mprotect, SECCOMP_RET_ALLOW, &not_executable, 1);
 }
 
 /* pthread_create() sets these flags of clone(). Without them, clone() would create a process. */
@@ -193,56 +183,38 @@ int lockdown_allow_memory(scmp_filter_ctx ctx)
 
 /* clone3() has its flags in memory, which a filter cannot read. So the filter answers ENOSYS, and
  * glibc falls back to clone(). */
-int lockdown_allow_threads(scmp_filter_ctx ctx)
+void lockdown_allow_threads(struct call_filter *f)
 {
-	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	static const struct call_filter_argument is_thread = { 0, THREAD_FLAGS, THREAD_FLAGS };
 
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-			SCMP_A0(SCMP_CMP_MASKED_EQ, THREAD_FLAGS, THREAD_FLAGS));
-	return r;
+	call_filter_rule(f, SYS_clone3, SECCOMP_RET_ERRNO | ENOSYS, NULL, 0);
+	call_filter_rule(f, SYS_clone, SECCOMP_RET_ALLOW, &is_thread, 1);
 }
 
 /* io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c). A
  * context of io_setup() works only on open files. PR_SET_NAME is allowed because the threads of a loop on epoll set
  * their names. */
-int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind)
+void lockdown_allow_loop(struct call_filter *f, enum loop_kind kind)
 {
 	/* The loop itself reads and writes files in memory (loop_file_in_memory()), and repeats what the kernel gives
 	 * back (op_repeat() in loop_uring.c). */
-	static const int uring[] = { SCMP_SYS(io_uring_enter), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(fdatasync),
-		SCMP_SYS(fallocate) };
-	static const int with_epoll[] = { SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2),
-		SCMP_SYS(epoll_ctl), SCMP_SYS(ppoll), SCMP_SYS(eventfd2), SCMP_SYS(io_setup), SCMP_SYS(io_destroy),
-		SCMP_SYS(io_submit), SCMP_SYS(io_getevents), SCMP_SYS(preadv), SCMP_SYS(preadv2), SCMP_SYS(pwritev),
-		SCMP_SYS(fallocate) };
-	int r;
+	static const int uring[] = { SYS_io_uring_enter, SYS_preadv, SYS_pwritev, SYS_fdatasync, SYS_fallocate };
+	static const int with_epoll[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_ppoll,
+		SYS_eventfd2, SYS_io_setup, SYS_io_destroy, SYS_io_submit, SYS_io_getevents, SYS_preadv, SYS_preadv2,
+		SYS_pwritev, SYS_fallocate };
+	static const struct call_filter_argument set_name = CALL_FILTER_IS(0, PR_SET_NAME);
 
-	if (kind == LOOP_IO_URING)
-		return lockdown_allow(ctx, uring, ARRAY_SIZE(uring));
-	r = lockdown_allow(ctx, with_epoll, ARRAY_SIZE(with_epoll));
-	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
+	if (kind == LOOP_IO_URING) {
+		call_filter_calls(f, uring, ARRAY_SIZE(uring));
+		return;
+	}
+	call_filter_calls(f, with_epoll, ARRAY_SIZE(with_epoll));
+	call_filter_rule(f, SYS_prctl, SECCOMP_RET_ALLOW, &set_name, 1);
 }
 
-int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
-	void *opaque, struct err *e)
+int lockdown_calls(struct call_filter *f, uint32_t otherwise, bool all_threads, struct err *e)
 {
-	scmp_filter_ctx ctx;
-	int r;
+	int r = LOCKDOWN_SANITIZED ? 0 : call_filter_install(f, otherwise, all_threads);
 
-	if (LOCKDOWN_SANITIZED)
-		return 0;
-	ctx = seccomp_init(otherwise);
-	r = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0) : -ENOMEM; /* lockdown_drop() has set no_new_privs */
-	/* A system call of another processor mode (int 0x80, x32) would end only the calling thread. */
-	if (!r)
-		r = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
-	if (!r && all_threads)
-		r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
-	if (!r)
-		r = add(ctx, opaque);
-	if (!r)
-		r = seccomp_load(ctx);
-	seccomp_release(ctx);
 	return r < 0 ? err_set(e, r, ERR_HOST, "sandbox: seccomp: %s", strerror(-r)) : 0;
 }

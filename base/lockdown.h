@@ -1,12 +1,12 @@
 /* lockdown: the common part of the programs' sandboxes. Each program's own sandbox.c (in vmm,
- * tools/archive, tools/slirp, tools/xml) lists its allowed system calls. A user of this header
- * links libseccomp. */
+ * tools/archive, tools/slirp, tools/xml) lists its allowed system calls. */
 #ifndef CAIRN_BASE_LOCKDOWN_H
 #define CAIRN_BASE_LOCKDOWN_H
 
+#include "base/call_filter.h"
 #include "base/loop.h"
 
-#include <seccomp.h>
+#include <linux/seccomp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -63,29 +63,19 @@ int lockdown_files(const struct lockdown_folder *folders, size_t n);
  * landlock; -errno. */
 int lockdown_outside(void);
 
-/* The lockdown_allow functions add rules to a filter. Each returns 0 or -errno, like libseccomp. */
-
-/* Allow the given system calls with any arguments. */
-int lockdown_allow(scmp_filter_ctx ctx, const int *calls, size_t n);
 /* Allow fcntl() on open files: flags, locks, seals, duplication. */
-int lockdown_allow_fcntl(scmp_filter_ctx ctx);
+void lockdown_allow_fcntl(struct call_filter *f);
 /* Allow these ioctls. */
-int lockdown_allow_ioctls(scmp_filter_ctx ctx, const scmp_datum_t *ioctls, size_t n);
+void lockdown_allow_ioctls(struct call_filter *f, const uint32_t *ioctls, size_t n);
 /* Allow memory mappings that are not executable. */
-int lockdown_allow_memory(scmp_filter_ctx ctx);
+void lockdown_allow_memory(struct call_filter *f);
 /* Allow new threads, but no new processes. */
-int lockdown_allow_threads(scmp_filter_ctx ctx);
+void lockdown_allow_threads(struct call_filter *f);
 /* Allow the system calls that an existing loop needs besides common ones (read(), write(), fdatasync() and others,
  * which the caller allows itself), except those that create threads. */
-int lockdown_allow_loop(scmp_filter_ctx ctx, enum loop_kind kind);
+void lockdown_allow_loop(struct call_filter *f, enum loop_kind kind);
 
-/* Build a seccomp filter and install it. Call lockdown_drop() before.
- * otherwise: the action for all other calls (SCMP_ACT_*). A call of another processor mode (int 0x80, x32) always kills
- * the process.
- * all_threads: install it for all threads; else for the calling thread and the threads that it creates later.
- * add: adds the rules.
- * Returns 0; -errno with a sentence. */
-int lockdown_calls(uint32_t otherwise, bool all_threads, int (*add)(scmp_filter_ctx ctx, void *opaque),
-	void *opaque, struct err *e);
+/* Install the filter (call_filter_install()). Call lockdown_drop() before. Returns 0; -errno with a sentence. */
+int lockdown_calls(struct call_filter *f, uint32_t otherwise, bool all_threads, struct err *e);
 
 #endif

@@ -61,7 +61,6 @@ libraries() {
 liburing.h base/loop_uring.c
 json-c/ api/ tools/
 json.h api/ tools/
-seccomp.h base/lockdown.h vmm/sandbox.c tools/archive/sandbox.c tools/slirp/sandbox.c
 zlib.h block/
 zstd.h block/
 linux/kvm.h vmm/ base/kvm_host.c tools/cairn/host_probe.c

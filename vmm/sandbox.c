@@ -1,5 +1,4 @@
 #include "vmm/sandbox.h"
-#include "base/call_filter.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/lockdown.h"
@@ -20,7 +19,6 @@
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,25 +38,21 @@
 /* The first pthread_create() of glibc installs a handler for this signal. */
 #define LIBC_SETXID_SIGNAL 33
 
-/* Allowed with any arguments; ioctls_filter() checks those of ioctl(). Threads other than the main one need a row in
- * vmm/kvm/thread_filter.c as well. */
+/* Allowed with any arguments. Threads other than the main one need a row in vmm/kvm/thread_filter.c as well. */
 static const int allowed[] = {
 	/* files that are already open */
-	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
-	SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fstatfs),
-	SCMP_SYS(newfstatat), SCMP_SYS(ioctl), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fsync),
-	SCMP_SYS(fdatasync), SCMP_SYS(sync_file_range), SCMP_SYS(fadvise64), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll),
+	SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_lseek, SYS_fstat,
+	SYS_fstatfs, SYS_newfstatat, SYS_fallocate, SYS_ftruncate, SYS_fsync, SYS_fdatasync, SYS_sync_file_range,
+	SYS_fadvise64, SYS_close, SYS_poll, SYS_ppoll,
 	/* open sockets, and fds received over them */
-	SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(accept4),
-	SCMP_SYS(shutdown), SCMP_SYS(eventfd2),
+	SYS_recvmsg, SYS_sendmsg, SYS_recvfrom, SYS_sendto, SYS_accept4, SYS_shutdown, SYS_eventfd2,
 	/* threads and time */
-	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(exit), SCMP_SYS(exit_group),
-	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),
-	SCMP_SYS(restart_syscall), SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep),
-	SCMP_SYS(nanosleep), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(sigaltstack),
+	SYS_futex, SYS_sched_yield, SYS_exit, SYS_exit_group, SYS_gettid, SYS_getpid, SYS_rt_sigreturn, SYS_rt_sigprocmask,
+	SYS_restart_syscall, SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_rseq, SYS_set_robust_list,
+	SYS_sigaltstack,
 	/* memory */
-	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
-	SCMP_SYS(sysinfo), /* qsort() asks for the host's memory when it sorts 1 KiB or more */
+	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_getrandom,
+	SYS_sysinfo, /* qsort() asks for the host's memory when it sorts 1 KiB or more */
 };
 
 /* The ioctls of this process, the most frequent first: of KVM and userfaultfd; of block devices, for their sizes; of
@@ -79,100 +73,70 @@ static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO
 
 /* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what
  * `cairn run` needs of its signals. */
-static const int for_building[] = { SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_register), SCMP_SYS(epoll_create1),
-	SCMP_SYS(memfd_create), SCMP_SYS(signalfd4), SCMP_SYS(capset) };
-/* The same, by the first or second argument. */
+static const int for_building[] = { SYS_io_uring_setup, SYS_io_uring_register, SYS_epoll_create1,
+	SYS_memfd_create, SYS_signalfd4, SYS_capset };
+/* The same, by the first argument. */
 static const struct {
 	int call;
-	unsigned at;
-	scmp_datum_t argument;
+	uint32_t argument;
 } for_building_by_argument[] = {
-	{ SCMP_SYS(socketpair), 0, AF_UNIX }, /* for the agent's port */
-	{ SCMP_SYS(prctl), 0, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop() */
+	{ SYS_socketpair, AF_UNIX }, /* for the agent's port */
+	{ SYS_prctl, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop() */
 };
 
 /* Of the terminal of `cairn run`, while the VM is built; TCSETS2 is glibc's from 2.42 on. */
-static const scmp_datum_t terminal_ioctls[] = { TCSETS, TCSETS2 };
+static const uint32_t terminal_ioctls[] = { TCSETS, TCSETS2 };
 
-/* Allow creating threads, because some are created later (a snapshot's tracker), and setting their names. */
-static int thread_rules_add(scmp_filter_ctx ctx)
+/* Answer a call with this argument. */
+static void rule_add(struct call_filter *f, int call, uint32_t answer, unsigned at, uint32_t value)
 {
-	int r = lockdown_allow_threads(ctx);
+	const struct call_filter_argument a = CALL_FILTER_IS(at, value);
 
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-			SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
-	/* For violation_say(). */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-			SCMP_A0(SCMP_CMP_EQ, PR_GET_NAME, 0));
-	/* Allow signals to threads of this process only. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-			SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
-	return r;
+	call_filter_rule(f, call, answer, &a, 1);
 }
 
-/* Calls whose arguments decide, except ioctl(). */
-static int arguments_check(scmp_filter_ctx ctx)
+static void building_rules_add(struct call_filter *f, uint32_t answer)
 {
-	int r = lockdown_allow_fcntl(ctx);
+	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument); i++)
+		rule_add(f, for_building_by_argument[i].call, answer, 0, for_building_by_argument[i].argument);
+	for (size_t i = 0; i < ARRAY_SIZE(for_building); i++)
+		call_filter_rule(f, for_building[i], answer, NULL, 0);
+}
 
+static void rules_add(struct call_filter *f, const struct loop *l)
+{
+	call_filter_ioctls(f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
+	/* Some threads are created later (a snapshot's tracker), and set their names. */
+	lockdown_allow_threads(f);
+	rule_add(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
+	rule_add(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_GET_NAME); /* for violation_say() */
+	rule_add(f, SYS_tgkill, SECCOMP_RET_ALLOW, 0, (uint32_t)getpid()); /* signals to threads of this process only */
+	lockdown_allow_fcntl(f);
 	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
 	 * later (vmm/snapshot/clone_disk.h). */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(statx), 1, SCMP_A2(SCMP_CMP_EQ, AT_EMPTY_PATH, 0));
-	/* Nobody replaces the handler of violations. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(rt_sigaction), 1, SCMP_A0(SCMP_CMP_NE, SIGSYS, 0));
-	return r ? r : lockdown_allow_memory(ctx);
+	rule_add(f, SYS_statx, SECCOMP_RET_ALLOW, 2, AT_EMPTY_PATH);
+	lockdown_allow_memory(f);
+	rule_add(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, 0, SIGSYS); /* nobody replaces the handler of violations */
+	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, NULL, 0);
+	/* for sandbox_seal() and the filters of threads (vmm/kvm/thread_filter.h) */
+	rule_add(f, SYS_seccomp, SECCOMP_RET_ALLOW, 0, SECCOMP_SET_MODE_FILTER);
+	building_rules_add(f, SECCOMP_RET_ALLOW);
+	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
+	lockdown_allow_loop(f, loop_kind(l));
 }
 
-static int building_rules_add(scmp_filter_ctx ctx, uint32_t action)
+/* Forbid what the first filter, which stays in force, allows until now. */
+static void seal_rules_add(struct call_filter *f)
 {
-	int r = 0;
-
-	for (size_t i = 0; i < ARRAY_SIZE(for_building) && !r; i++)
-		r = seccomp_rule_add(ctx, action, for_building[i], 0);
-	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument) && !r; i++)
-		r = seccomp_rule_add(ctx, action, for_building_by_argument[i].call, 1,
-			(struct scmp_arg_cmp){ .arg = for_building_by_argument[i].at, .op = SCMP_CMP_EQ,
-				.datum_a = for_building_by_argument[i].argument });
-	return r;
-}
-
-static int rules_add(scmp_filter_ctx ctx, void *opaque)
-{
-	const struct loop *l = opaque;
-	int r = thread_rules_add(ctx);
-
-	if (!r)
-		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
-	if (!r)
-		r = lockdown_allow_loop(ctx, loop_kind(l));
-	if (!r)
-		r = arguments_check(ctx);
-	if (!r) /* for sandbox_seal() and the filters of threads (vmm/kvm/thread_filter.h) */
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 1,
-			SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER, 0));
-	return r ? r : building_rules_add(ctx, SCMP_ACT_ALLOW);
-}
-
-/* A list of what is forbidden from now on: the first filter stays in force and is not compiled again. */
-static int seal_rules_add(scmp_filter_ctx ctx, void *opaque)
-{
-	int r = building_rules_add(ctx, SCMP_ACT_TRAP);
-
-	(void)opaque;
-	for (size_t i = 0; i < ARRAY_SIZE(terminal_ioctls) && !r; i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_TRAP, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_EQ, terminal_ioctls[i], 0));
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_TRAP, SCMP_SYS(rt_sigaction), 1,
-			SCMP_A0(SCMP_CMP_NE, LIBC_SETXID_SIGNAL, 0));
+	for (size_t i = 0; i < ARRAY_SIZE(terminal_ioctls); i++)
+		rule_add(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls[i]);
+	rule_add(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, 0, LIBC_SETXID_SIGNAL);
+	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, NULL, 0);
 	/* A thread may install a filter for itself, which can only forbid more; not for others, and none that somebody
 	 * else answers. */
-	return r ? r : seccomp_rule_add(ctx, SCMP_ACT_TRAP, SCMP_SYS(seccomp), 1, SCMP_A1(SCMP_CMP_NE, 0, 0));
+	rule_add(f, SYS_seccomp, SECCOMP_RET_ALLOW, 1, 0);
+	call_filter_rule(f, SYS_seccomp, SECCOMP_RET_TRAP, NULL, 0);
+	building_rules_add(f, SECCOMP_RET_TRAP);
 }
 
 /* Open the pagemap before, and without capabilities: after the change, the process's files in /proc belong to root. */
@@ -227,19 +191,6 @@ static void spaces_change(const struct sandbox_options *o, struct sandbox_report
 			lack_add(report, own[i].name);
 }
 
-/* Check ioctls in a filter of their own: libseccomp would compare the requests in an order of its own, and each exit of
- * a vCPU is an ioctl. */
-static int ioctls_filter(void)
-{
-	struct call_filter f;
-
-	if (LOCKDOWN_SANITIZED)
-		return 0;
-	call_filter_init(&f);
-	call_filter_ioctls(&f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
-	return call_filter_install(&f, true);
-}
-
 /* ---- violations ---- */
 
 /* Where a process says which forbidden system call it has made. Global, because a signal handler uses it. */
@@ -292,6 +243,7 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 {
 	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX },
 		{ RLIMIT_NPROC, THREADS_MAX } };
+	struct call_filter f;
 	int r;
 
 	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
@@ -308,14 +260,18 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
 	r = violations_catch();
-	if (!r)
-		r = ioctls_filter();
 	if (r < 0)
-		return err_set_errno(e, r, "sandbox: seccomp");
-	return lockdown_calls(SCMP_ACT_TRAP, false, rules_add, l, e);
+		return err_set_errno(e, r, "sandbox: SIGSYS");
+	call_filter_init(&f);
+	rules_add(&f, l);
+	return lockdown_calls(&f, SECCOMP_RET_TRAP, false, e);
 }
 
 int sandbox_seal(struct err *e)
 {
-	return lockdown_calls(SCMP_ACT_ALLOW, true, seal_rules_add, NULL, e);
+	struct call_filter f;
+
+	call_filter_init(&f);
+	seal_rules_add(&f);
+	return lockdown_calls(&f, SECCOMP_RET_ALLOW, true, e);
 }

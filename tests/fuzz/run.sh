@@ -66,7 +66,7 @@ target qcow2 tests/fuzz/fuzz_qcow2.c 524288 $shared
 target state tests/fuzz/fuzz_state.c 524288 $state
 # shellcheck disable=SC2046
 target xml tests/fuzz/fuzz_xml.c 524288 $(find tools/xml -name '*.c' ! -name main.c) $(pkg-config --cflags libxml-2.0) \
-	"$build/libapi.a" -lxml2 -ljson-c -lseccomp
+	"$build/libapi.a" -lxml2 -ljson-c
 target wire tests/fuzz/fuzz_wire.c 4096 tests/fuzz/wire_run.c "$build/libapi.a" -ljson-c
 target config tests/fuzz/fuzz_config.c 193 tests/fuzz/config_run.c "$build/vmm/vm_msg.o"
 target script tests/fuzz/fuzz_script.c 8192 tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c \
@@ -75,8 +75,8 @@ for device in blk net console rng pci serial rtc i8042 i6300esb acpi_pm; do
 	target "$device" tests/fuzz/fuzz_device.c 2048 "-DDEVICE=DEVICE_$(echo "$device" | tr a-z A-Z)" -DTEST_SLOW=1 \
 		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka
 done
-target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.a" -ljson-c -lseccomp
-target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a" -lseccomp
+target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.a" -ljson-c
+target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a"
 target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
 target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/sum.c tools/slirp/udp.c
 exit $found

@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <linux/fs.h>
 #include <linux/landlock.h>
-#include <seccomp.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define IN_FOLDER                                                                                  \
@@ -18,56 +18,48 @@
 
 static const int allowed[] = {
 	/* open files */
-	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
-	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(fstatfs), SCMP_SYS(ftruncate),
-	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(close), SCMP_SYS(flock),
-	SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(memfd_create),
+	SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64,
+	SYS_pwrite64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_fstatfs, SYS_ftruncate,
+	SYS_fsync, SYS_fdatasync, SYS_close, SYS_flock,
+	SYS_poll, SYS_ppoll, SYS_memfd_create,
 	/* threads and time */
-	SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(exit),
-	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(geteuid),
-	SCMP_SYS(rt_sigreturn),
-	SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(restart_syscall),
-	SCMP_SYS(clock_gettime), SCMP_SYS(nanosleep), SCMP_SYS(clock_nanosleep), SCMP_SYS(rseq),
-	SCMP_SYS(set_robust_list),
+	SYS_futex, SYS_sched_yield, SYS_sched_getaffinity, SYS_exit,
+	SYS_exit_group, SYS_gettid, SYS_getpid, SYS_geteuid,
+	SYS_rt_sigreturn,
+	SYS_rt_sigprocmask, SYS_rt_sigaction, SYS_restart_syscall,
+	SYS_clock_gettime, SYS_nanosleep, SYS_clock_nanosleep, SYS_rseq,
+	SYS_set_robust_list,
 	/* memory */
-	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(getrandom),
-	SCMP_SYS(sysinfo),
+	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_getrandom,
+	SYS_sysinfo,
 };
 
 /* BLKGETSIZE64 and BLKSSZGET return the sizes of a block device and of its sectors; isatty() uses TCGETS. */
-static const scmp_datum_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
+static const uint32_t ioctls[] = { BLKGETSIZE64, BLKSSZGET, TCGETS };
 
 static const int in_folder[] = {
-	SCMP_SYS(openat), SCMP_SYS(mkdirat), SCMP_SYS(unlinkat),
-	SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(getdents64),
+	SYS_openat, SYS_mkdirat, SYS_unlinkat,
+	SYS_renameat, SYS_renameat2, SYS_getdents64,
 };
 
-struct needs {
-	bool folder; /* files may be created in the folder of an import */
-	const struct loop *loop; /* the loop that reads qcow2 images; NULL: none */
-};
-
-static int rules_add(scmp_filter_ctx ctx, void *opaque)
+/* folder: files may be created in the folder of an import. l: the loop that reads qcow2 images; NULL: none. */
+static void rules_add(struct call_filter *f, bool folder, const struct loop *l)
 {
-	const struct needs *n = opaque;
-	int r = lockdown_allow_threads(ctx);
+	static const struct call_filter_argument own = CALL_FILTER_IS(0, 0);
 
-	if (!r)
-		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
-	if (!r && n->loop)
-		r = lockdown_allow_loop(ctx, loop_kind(n->loop));
-	if (!r)
-		r = lockdown_allow_fcntl(ctx);
-	if (!r)
-		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
-	if (!r) /* allow only limits of this process itself */
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A0(SCMP_CMP_EQ, 0, 0));
-	if (!r && n->folder)
-		r = lockdown_allow(ctx, in_folder, ARRAY_SIZE(in_folder));
-	if (!r && !n->folder) /* openat() fails instead of ending the process: the C library looks for tables that it
-	                       * can do without */
-		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
-	return r ? r : lockdown_allow_memory(ctx);
+	lockdown_allow_ioctls(f, ioctls, ARRAY_SIZE(ioctls));
+	lockdown_allow_threads(f);
+	lockdown_allow_fcntl(f);
+	/* allow only limits of this process itself */
+	call_filter_rule(f, SYS_prlimit64, SECCOMP_RET_ALLOW, &own, 1);
+	lockdown_allow_memory(f);
+	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
+	if (l)
+		lockdown_allow_loop(f, loop_kind(l));
+	if (folder)
+		call_filter_calls(f, in_folder, ARRAY_SIZE(in_folder));
+	else /* openat() fails instead of ending the process: the C library looks for tables that it can do without */
+		call_filter_rule(f, SYS_openat, SECCOMP_RET_ERRNO | EACCES, NULL, 0);
 }
 
 /* If root runs this process, chroot into the folder, because without landlock root could open any path. File
@@ -81,8 +73,8 @@ static int root_lock_in(int folder)
 
 int archive_sandbox(int folder, const struct loop *l, struct err *e)
 {
-	struct needs needs = { folder >= 0, l };
 	const struct lockdown_folder files = { folder, IN_FOLDER };
+	struct call_filter f;
 	int r = root_lock_in(folder);
 
 	if (r < 0)
@@ -93,5 +85,7 @@ int archive_sandbox(int folder, const struct loop *l, struct err *e)
 	r = lockdown_files(&files, 1);
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, &needs, e);
+	call_filter_init(&f);
+	rules_add(&f, folder >= 0, l);
+	return lockdown_calls(&f, SECCOMP_RET_KILL_PROCESS, false, e);
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #define NOBODY 65534
@@ -24,14 +25,14 @@
 
 /* System calls with any arguments. No bind() and listen(): the daemon has made all listening sockets. */
 static const int allowed[] = {
-	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(poll),
-	SCMP_SYS(ppoll), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
-	SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(sendto),
-	SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(getsockname),
-	SCMP_SYS(getpeername), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
-	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex),
-	SCMP_SYS(getrandom), SCMP_SYS(clock_gettime), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn),
-	SCMP_SYS(restart_syscall),
+	SYS_read, SYS_write, SYS_close, SYS_poll,
+	SYS_ppoll, SYS_lseek, SYS_fstat, SYS_newfstatat,
+	SYS_connect, SYS_accept, SYS_accept4, SYS_shutdown, SYS_sendto,
+	SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_getsockname,
+	SYS_getpeername, SYS_getsockopt, SYS_setsockopt,
+	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex,
+	SYS_getrandom, SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn,
+	SYS_restart_syscall,
 };
 
 /* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root
@@ -71,51 +72,43 @@ static int files_lock(void)
 
 /* Allow TCP and UDP sockets. Raw and Unix sockets fail with an errno instead of ending the process: libslirp tries raw
  * ones if ping sockets are not allowed, and the C library a Unix one to find the number of an interface. */
-static int socket_rules_add(scmp_filter_ctx ctx)
+static void socket_rules_add(struct call_filter *f)
 {
 	static const int families[] = { AF_INET, AF_INET6 };
-	static const int types[] = { SOCK_STREAM, SOCK_DGRAM };
-	int r = 0;
+	static const struct {
+		uint32_t type, answer;
+	} types[] = { { SOCK_STREAM, SECCOMP_RET_ALLOW }, { SOCK_DGRAM, SECCOMP_RET_ALLOW },
+		{ SOCK_RAW, SECCOMP_RET_ERRNO | EACCES } };
+	static const struct call_filter_argument is_unix = CALL_FILTER_IS(0, AF_UNIX);
 
-	for (size_t i = 0; i < ARRAY_SIZE(families) && !r; i++) {
-		for (size_t j = 0; j < ARRAY_SIZE(types) && !r; j++)
-			r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
-				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0),
-				SCMP_A1(SCMP_CMP_MASKED_EQ, 15, (scmp_datum_t)types[j]));
-		if (!r)
-			r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 2,
-				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0),
-				SCMP_A1(SCMP_CMP_MASKED_EQ, 15, SOCK_RAW));
-	}
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 1,
-			SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
-	return r;
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(types); j++) {
+			const struct call_filter_argument args[] = { CALL_FILTER_IS(0, families[i]), { 1, 15, types[j].type } };
+
+			call_filter_rule(f, SYS_socket, types[j].answer, args, ARRAY_SIZE(args));
+		}
+	call_filter_rule(f, SYS_socket, SECCOMP_RET_ERRNO | EACCES, &is_unix, 1);
 }
 
-static int rules_add(scmp_filter_ctx ctx, void *opaque)
+static void rules_add(struct call_filter *f)
 {
-	static const scmp_datum_t ioctls[] = { FIONREAD, SIOCGIFINDEX };
-	int r = socket_rules_add(ctx);
-
-	(void)opaque;
-	if (!r)
-		r = lockdown_allow(ctx, allowed, ARRAY_SIZE(allowed));
-	if (!r)
-		r = lockdown_allow_fcntl(ctx);
-	if (!r)
-		r = lockdown_allow_ioctls(ctx, ioctls, ARRAY_SIZE(ioctls));
+	static const uint32_t ioctls[] = { FIONREAD, SIOCGIFINDEX };
 	/* Files may be opened for reading only. */
-	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE, O_RDONLY));
-	return r ? r : lockdown_allow_memory(ctx);
+	static const struct call_filter_argument reads = { 2, O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE, O_RDONLY };
+
+	lockdown_allow_ioctls(f, ioctls, ARRAY_SIZE(ioctls));
+	socket_rules_add(f);
+	lockdown_allow_fcntl(f);
+	call_filter_rule(f, SYS_openat, SECCOMP_RET_ALLOW, &reads, 1);
+	lockdown_allow_memory(f);
+	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
 }
 
 int slirp_sandbox(struct err *e)
 {
 	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
+	struct call_filter f;
 	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
@@ -130,5 +123,7 @@ int slirp_sandbox(struct err *e)
 	r = files_lock();
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
-	return lockdown_calls(SCMP_ACT_KILL_PROCESS, false, rules_add, NULL, e);
+	call_filter_init(&f);
+	rules_add(&f);
+	return lockdown_calls(&f, SECCOMP_RET_KILL_PROCESS, false, e);
 }

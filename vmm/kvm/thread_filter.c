@@ -125,7 +125,7 @@ void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struc
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++)
 		if (allowed[i].kinds & KIND(kind))
 			call_filter_calls(&f, allowed[i].calls, allowed[i].n);
-	r = call_filter_install(&f, false);
+	r = call_filter_install(&f, SECCOMP_RET_TRAP, false);
 	if (r < 0)
 		log_error(NULL, "this thread has no filter but those of the process: %s", strerror(-r));
 }

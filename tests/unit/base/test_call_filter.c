@@ -3,6 +3,8 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -39,26 +41,37 @@ static void filter_write(struct call_filter *f)
 	call_filter_calls(f, calls, ARRAY_SIZE(calls));
 }
 
-/* Returns the errno of the call under the filter, 0 or KILLED. */
-static int call(bool others, long number, long a, long b)
+/* Returns what run() returns in a child with the filter, or KILLED. */
+static int under(struct call_filter *f, uint32_t otherwise, bool all_threads, int (*run)(const long *args), const long *args)
 {
-	struct call_filter f;
 	int status;
-	pid_t pid;
+	pid_t pid = fork();
 
-	filter_write(&f);
-	pid = fork();
 	if (!pid) {
 		signal(SIGSYS, SIG_DFL); /* cmocka handles it */
-		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || call_filter_install(&f, others) < 0)
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || call_filter_install(f, otherwise, all_threads) < 0)
 			_exit(255);
-		syscall(SYS_exit_group, syscall(number, a, b, 0) < 0 ? errno : 0);
+		syscall(SYS_exit_group, run(args));
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS)
 		return KILLED;
 	assert_true(WIFEXITED(status));
 	return WEXITSTATUS(status);
+}
+
+static int one_call(const long *a)
+{
+	return syscall(a[0], a[1], a[2], a[3]) < 0 ? errno : 0;
+}
+
+/* Returns the errno of the call under the filter, 0 or KILLED. */
+static int call(bool others, long number, long a, long b)
+{
+	struct call_filter f;
+
+	filter_write(&f);
+	return under(&f, others ? SECCOMP_RET_ALLOW : SECCOMP_RET_TRAP, false, one_call, (const long[]){ number, a, b, 0 });
 }
 
 static void test_calls_of_the_list_are_allowed(void **state)
@@ -94,12 +107,135 @@ static void test_upper_halves_of_ioctl_arguments_do_not_count(void **state)
 	assert_int_equal(call(false, SYS_ioctl, FD_ONE, REQUEST_TWO | 1L << 32), EBADF);
 }
 
+/* Rules for close(), of which the first that fits decides: a first argument of 1 with a second that has bit 4, but not
+ * bit 5; then 1; then 2. */
+static int close_under_rules(long a, long b)
+{
+	static const struct call_filter_argument both[] = { CALL_FILTER_IS(0, 1), { 1, 0x30, 0x10 } };
+	static const struct call_filter_argument one[] = { CALL_FILTER_IS(0, 1) }, two[] = { CALL_FILTER_IS(0, 2) };
+	static const int calls[] = { SYS_exit_group };
+	struct call_filter f;
+
+	call_filter_init(&f);
+	call_filter_rule(&f, SYS_close, SECCOMP_RET_ERRNO | EXDEV, both, ARRAY_SIZE(both));
+	call_filter_rule(&f, SYS_close, SECCOMP_RET_ERRNO | EDOM, one, 1);
+	call_filter_rule(&f, SYS_close, SECCOMP_RET_ALLOW, two, 1);
+	call_filter_calls(&f, calls, ARRAY_SIZE(calls));
+	return under(&f, SECCOMP_RET_KILL_PROCESS, false, one_call, (const long[]){ SYS_close, a, b, 0 });
+}
+
+static void test_first_rule_whose_conditions_hold_decides(void **state)
+{
+	(void)state;
+	assert_int_equal(close_under_rules(1, 0x10), EXDEV);
+	assert_int_equal(close_under_rules(1, 0x1f), EXDEV);
+	assert_int_equal(close_under_rules(1, 0x30), EDOM);
+	assert_int_equal(close_under_rules(1, 0), EDOM);
+	assert_int_equal(close_under_rules(2, 0x10), 0);
+	assert_int_equal(close_under_rules(3, 0x10), KILLED);
+}
+
+static void test_rule_without_conditions_fits_each_call(void **state)
+{
+	struct call_filter f;
+
+	(void)state;
+	call_filter_init(&f);
+	call_filter_rule(&f, SYS_getppid, SECCOMP_RET_ERRNO | EDOM, NULL, 0);
+	assert_int_equal(under(&f, SECCOMP_RET_ALLOW, false, one_call, (const long[]){ SYS_getppid, 0, 0, 0 }), EDOM);
+}
+
+/* 20 is getpid() for 32-bit programs, and writev() for others. */
+static int call_of_32_bits(const long *args)
+{
+	long r;
+
+	(void)args;
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(20L) : "memory", "r8", "r9", "r10", "r11");
+	return r <= 0;
+}
+
+/* A kernel without 32-bit calls ends the child with SIGSEGV. */
+static bool host_has_32_bits(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(call_of_32_bits(NULL));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+static void test_calls_of_another_processor_mode_kill(void **state)
+{
+	static const int calls[] = { SYS_writev, SYS_exit_group };
+	struct call_filter f;
+
+	(void)state;
+	call_filter_init(&f);
+	call_filter_calls(&f, calls, ARRAY_SIZE(calls));
+	/* x32: getppid() of that mode */
+	assert_int_equal(under(&f, SECCOMP_RET_ALLOW, false, one_call, (const long[]){ 0x40000000 + SYS_getppid, 0, 0, 0 }), KILLED);
+	if (host_has_32_bits())
+		assert_int_equal(under(&f, SECCOMP_RET_ALLOW, false, call_of_32_bits, NULL), KILLED);
+}
+
+static void *thread_call(void *opaque)
+{
+	volatile int *state = opaque;
+
+	*state = 1;
+	while (*state == 1)
+		;
+	*state = syscall(SYS_getppid) < 0 ? errno : 3;
+	return NULL;
+}
+
+/* Returns the result of the call in a thread that is older than the filter. */
+static int older_thread(bool all_threads)
+{
+	static volatile int state;
+	struct call_filter f;
+	pthread_t thread;
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		if (pthread_create(&thread, NULL, thread_call, (void *)&state))
+			_exit(255);
+		while (!state)
+			;
+		call_filter_init(&f);
+		call_filter_rule(&f, SYS_getppid, SECCOMP_RET_ERRNO | EDOM, NULL, 0);
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || call_filter_install(&f, SECCOMP_RET_ALLOW, all_threads) < 0)
+			_exit(255);
+		state = 2;
+		pthread_join(thread, NULL);
+		_exit(state);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void test_older_threads_get_the_filter_if_asked(void **state)
+{
+	(void)state;
+	assert_int_equal(older_thread(true), EDOM);
+	assert_int_equal(older_thread(false), 3);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_calls_of_the_list_are_allowed),
 		cmocka_unit_test(test_ioctls_go_by_request_and_fd),
 		cmocka_unit_test(test_upper_halves_of_ioctl_arguments_do_not_count),
+		cmocka_unit_test(test_first_rule_whose_conditions_hold_decides),
+		cmocka_unit_test(test_rule_without_conditions_fits_each_call),
+		cmocka_unit_test(test_calls_of_another_processor_mode_kill),
+		cmocka_unit_test(test_older_threads_get_the_filter_if_asked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
