@@ -67,15 +67,47 @@ bool img_is_qcow2(const void *buf)
 	return !memcmp(buf, "QFI\xfb", 4);
 }
 
+/* Return the name of the format, other than raw and qcow2, whose files begin so; NULL: none. buf: 512 bytes. */
+static const char *other_format(const char *buf)
+{
+	static const struct {
+		const char *format;
+		unsigned at, bytes;
+		const char *magic;
+	} all[] = {
+		{ "vmdk", 0, 4, "KDMV" },
+		{ "vmdk", 0, 4, "COWD" },
+		{ "vmdk", 0, 21, "# Disk DescriptorFile" },
+		{ "vdi", 64, 4, "\x7f\x10\xda\xbe" },
+		{ "vhdx", 0, 8, "vhdxfile" },
+		{ "vpc", 0, 8, "conectix" },
+		{ "qed", 0, 4, "QED" },
+		{ "parallels", 0, 16, "WithoutFreeSpace" },
+		{ "parallels", 0, 16, "WithouFreSpacExt" },
+		{ "bochs", 0, 22, "Bochs Virtual HD Image" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (!memcmp(buf + all[i].at, all[i].magic, all[i].bytes))
+			return all[i].format;
+	return NULL;
+}
+
 /* Detect the format from the header, unless the user has given one. */
 static int format_find(const struct img_open *o, int fd, enum block_format *ret, struct err *e)
 {
-	char buf[4] = { 0 };
+	char buf[512] = { 0 };
+	const char *other;
 
 	if (o->format)
 		return img_format_parse(o->format, ret, e);
 	if (pread(fd, buf, sizeof(buf), 0) < 0)
 		return err_set_errno(e, -errno, "cannot read %s", o->path);
+	other = other_format(buf);
+	if (other)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s begins like an image of the format %s, which is not supported; "
+			"`qemu-img convert -f %s -O qcow2 OLD NEW` makes a qcow2 image of one, and -f raw takes it as a raw disk",
+			o->path, other, other);
 	*ret = img_is_qcow2(buf) ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
 	return 0;
 }

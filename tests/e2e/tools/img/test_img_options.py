@@ -78,6 +78,22 @@ def test_option_values_with_commas(box):
         assert info["backing-filename"] == "a,b=c" and info["cluster-size"] == 4096
 
 
+@pytest.mark.parametrize("name", ["vmdk", "vmdk,subformat=monolithicFlat", "vdi", "vhdx", "vpc", "qed", "parallels", "bochs"])
+def test_other_formats_are_refused_and_never_taken_as_raw(box, name):
+    fmt, _, option = name.partition(",")
+    if fmt == "bochs":
+        (box.path / "a").write_bytes(b"Bochs Virtual HD Image".ljust(4096, b"\0"))
+    else:
+        box.qemu("create", "-q", "-f", fmt, *(["-o", option] if option else []), "a", "8M")
+    before = (box.path / "a").read_bytes()
+    for verb in (["info", "a"], ["convert", "-O", "qcow2", "a", "b"], ["map", "a"], ["measure", "-O", "qcow2", "a"], ["compare", "a", "a"],
+                 ["check", "a"], ["resize", "a", "16M"], ["dd", "if=a", "of=b"], ["create", "-f", "qcow2", "-b", "a", "-F", fmt, "b"],
+                 ["bench", "-w", "-c", "1", "a"]):
+        assert f"`qemu-img convert -f {fmt} -O qcow2 OLD NEW`" in box.fails(*verb, status=2 if verb[0] == "compare" else 1)
+        assert not (box.path / "b").exists() and (box.path / "a").read_bytes() == before
+    assert "file format: raw" in box.img("info", "-f", "raw", "a").stdout
+
+
 def test_host_device_as_the_format_of_a_backing_file(box):
     box.qemu("create", "-q", "-f", "raw", "base", "1M")
     box.io("base", "write -P 5 0 1M", fmt="raw")
