@@ -15,10 +15,12 @@ esac
 
 # A package counts as present only when it is configured: "rc" is not enough.
 missing() {
-	awk -v want="$want" '/^#/ || !NF {next} /^\[/ {on = want == "all" || $0 == "[" want "]"; next} on' packages.txt |
-		while read -r p; do
-			[ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null)" = "ii " ] || echo "$p"
-		done
+	names=$(awk -v want="$want" '/^#/ || !NF {next} /^\[/ {on = want == "all" || $0 == "[" want "]"; next} on' packages.txt)
+	# shellcheck disable=SC2086 # one word a package
+	present=" $(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' $names 2>/dev/null | sed -n 's/^ii //p' | tr '\n' ' ')"
+	for p in $names; do
+		case $present in *" $p "*) ;; *) echo "$p" ;; esac
+	done
 }
 
 list=$(missing | tr '\n' ' ')
