@@ -18,9 +18,9 @@ import guestlib
 ALL = None
 # For each host, the test files and the tests of each file that run there. Other tests would take too long.
 HOSTS = (
-    {"test_bare.py": ALL, "test_linux.py": ALL},
-    {"test_snapshot.py": ALL, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",),
-     "test_fork_snapshot.py": ("test_clone_of_snapshot_while_source_writes",),
+    {"test_bare.py": ALL, "test_linux.py": ALL, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",),
+     "test_fork_snapshot.py": ("test_clone_of_snapshot_while_source_writes",)},
+    {"test_snapshot.py": ALL,
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",
                            "test_hidden_feature_stays_hidden_or_is_told"),
      "test_tracking.py": ("test_system_call_follows_the_device",), "test_cgroups.py": ALL,
