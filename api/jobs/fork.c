@@ -66,7 +66,6 @@ struct fork {
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	bool paused, hint_hostname, isolated, going_on;
-	bool deferring; /* store_defer() */
 	bool asked, answered; /* the source's process has the request; has answered */
 	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
 	unsigned nmade;
@@ -506,13 +505,7 @@ static void result_put(void *opaque, struct json_object *o)
 
 static void fork_end(struct fork *f)
 {
-	struct store *store = f->host->store;
-	bool deferring = f->deferring;
-
 	batch_end(f->batch, f->job, result_put, f);
-	/* Not earlier, so that the batch's end does not wait for the clones' states. */
-	if (deferring)
-		store_defer(store, false);
 }
 
 /* ---- starting the clones ---- */
@@ -570,9 +563,6 @@ static int clones_begin(struct fork *f, struct err *e)
 	if (!f->next && fcntl(f->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return err_set_errno(e, -errno, "cannot seal the VM's state");
 	f->job->unit = "clones";
-	if (!f->deferring)
-		store_defer(f->host->store, true);
-	f->deferring = true;
 	clones_start_next(f);
 	return 0;
 }

@@ -135,11 +135,6 @@ void store_release(struct store *s)
 	store_writer_release(&s->writer);
 }
 
-void store_defer(struct store *s, bool on)
-{
-	store_writer_defer(&s->writer, on);
-}
-
 void store_settle(struct store *s)
 {
 	store_writer_settle(&s->writer);

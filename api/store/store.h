@@ -108,9 +108,6 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
  */
 void store_hold(struct store *s);
 void store_release(struct store *s);
-/* Begin writes with STORE_EVENTUALLY up to a second later, until the call with false: the clones of a fork start
- * meanwhile, and the thread's syncs would take disk and processor from them. Calls nest. */
-void store_defer(struct store *s, bool on);
 /* Wait until the thread has done all queued work. */
 void store_settle(struct store *s);
 #define STORE_BATCHES "batches" /* a folder beside the VMs' folder */

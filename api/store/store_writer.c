@@ -16,7 +16,6 @@
 /* A VM's state is written this much later. An operation that somebody waits for, such as the end of a fork, is often
  * queued within a millisecond of it, and would have to wait for the two syncs of that write. */
 #define WRITE_DELAY_NS 2000000u
-#define DEFERRAL_NS 1000000000u
 
 struct pending {
 	struct pending *next;
@@ -139,7 +138,7 @@ static uint64_t delayed_until(const struct store_writer *w)
 	for (const struct pending *p = w->first; p; p = p->next)
 		if (!p->due_ns)
 			return 0;
-	return w->first ? w->first->due_ns + (w->deferrals ? w->deferral_ns : 0) : 0;
+	return w->first ? w->first->due_ns : 0;
 }
 
 /* Wait until an operation is queued, or until due_ns if it is not 0. Called with the mutex held. */
@@ -305,13 +304,6 @@ void store_writer_release(struct store_writer *w)
 	pthread_cond_broadcast(&w->changed);
 }
 
-void store_writer_defer(struct store_writer *w, bool on)
-{
-	LOCK_GUARD(&w->mutex);
-	w->deferrals = on ? w->deferrals + 1 : w->deferrals - 1;
-	pthread_cond_broadcast(&w->changed);
-}
-
 /* Begin delayed writes at once while the caller waits. Called with the mutex held. */
 static void delays_end(struct store_writer *w, bool end)
 {
@@ -381,8 +373,7 @@ void store_writer_init(struct store_writer *w, const char *name, struct store_un
 {
 	pthread_condattr_t monotonic;
 
-	*w = (struct store_writer){ .name = name, .unread = unread, .write_delay_ns = WRITE_DELAY_NS,
-		.deferral_ns = DEFERRAL_NS };
+	*w = (struct store_writer){ .name = name, .unread = unread, .write_delay_ns = WRITE_DELAY_NS };
 	pthread_mutex_init(&w->mutex, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

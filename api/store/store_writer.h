@@ -39,11 +39,9 @@ struct store_writer {
 	/* A PENDING_WRITE without completion begins so long after it was queued, unless the thread has other work or
 	 * the loop's thread waits. */
 	uint64_t write_delay_ns;
-	uint64_t deferral_ns; /* the same, in addition, while `deferrals` is not 0 */
 	bool stop;
 	bool awaited;	  /* the loop's thread waits, so no operation is delayed */
 	bool held;	  /* store_writer_hold() */
-	unsigned deferrals; /* store_writer_defer() */
 	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };
@@ -74,8 +72,6 @@ void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, con
  * thread would wait in the kernel for a sync of the same folder or file system. */
 void store_writer_hold(struct store_writer *w);
 void store_writer_release(struct store_writer *w);
-/* Begin delayed writes up to a second later, until the call with false. Calls nest. */
-void store_writer_defer(struct store_writer *w, bool on);
 /* Wait until all operations are done; with _path, those on the path; with _leaving, each PENDING_CLEAR and
  * PENDING_RENAME, after which the names of removed and renamed VMs are free. */
 void store_writer_settle(struct store_writer *w);

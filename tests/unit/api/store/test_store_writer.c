@@ -204,36 +204,6 @@ static void test_operation_overtakes_a_write_that_the_running_thread_has_seen(vo
 	assert_content(f->a, "last");
 }
 
-static void test_deferred_writes_begin_when_the_last_deferral_ends(void **state)
-{
-	struct fixture *f = *state;
-	struct err e;
-
-	f->writer.write_delay_ns = 0;
-	f->writer.deferral_ns = NEVER_NS;
-	assert_int_equal(store_writer_start(&f->writer, &e), 0);
-	store_writer_defer(&f->writer, true);
-	store_writer_defer(&f->writer, true);
-	store_writer_defer(&f->writer, false);
-	for (unsigned i = 0; i < 1000; i++) {
-		store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("text"));
-		sched_yield();
-		store_writer_drop(&f->writer, f->dir); /* unless it has begun */
-	}
-	assert_int_equal(access(f->a, F_OK), -1);
-	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("text"));
-	write_now(f->b, "moved");
-	move_ahead(f, f->b, f->c);
-	while (f->work.done)
-		loop_run_once(f->loop, UINT64_MAX);
-	assert_int_equal(access(f->a, F_OK), -1);
-	store_writer_defer(&f->writer, false);
-	while (access(f->a, F_OK) < 0)
-		sched_yield();
-	store_writer_done(&f->writer);
-	assert_content(f->a, "text");
-}
-
 static void test_write_begins_by_itself(void **state)
 {
 	struct fixture *f = *state;
@@ -422,7 +392,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_no_awaited_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_operation_overtakes_a_write_that_the_running_thread_has_seen, setup,
 			teardown),
-		cmocka_unit_test_setup_teardown(test_deferred_writes_begin_when_the_last_deferral_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_write_begins_by_itself, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_settled_in_a_row_sync_their_common_folder_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_another_operation, setup, teardown),
