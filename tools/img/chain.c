@@ -181,6 +181,8 @@ static int rebase_check(struct rebase *z, struct err *e)
 		return r;
 	z->has_zero_clusters = layers[0].header.version >= 3;
 	r = img_pins_refuse(&layers[0], "rebase", e);
+	if (!r && !z->unsafe && (layers[0].header.incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		r = img_probed_refuse(&o, "data", e);
 	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2) {
 		r = qcow2_backing_check(layers[0].fd, &layers[0].header, *z->base ? z->base : NULL, z->base_format, e);
 		if (r < 0)
