@@ -7,6 +7,7 @@
 # - disk-set-cuts: a power cut at every write of a snapshot of three disks
 # - storm: LONG_STORM snapshots and reverts of a running guest (1000)
 # - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200)
+# - snapshots-svm: all tests of snapshots on the emulated host; make check runs a part of them there
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
@@ -107,6 +108,8 @@ unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
 e2e storm-linux "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
 e2e storm-linux-svm "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed" CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e snapshots-svm vmm/snapshot/test_snapshot.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
 e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"

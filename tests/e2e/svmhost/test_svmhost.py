@@ -16,14 +16,30 @@ import pytest
 import guestlib
 
 ALL = None
+# Tests in which the host's KVM or userfaultfd matters. The part snapshots-svm of make check-long runs all.
+SNAPSHOT = (
+    "test_vm_clock_counts_the_time_that_the_guest_ran", "test_revert_restores_page_tables",
+    "test_second_snapshot_writes_changed_memory_only", "test_snapshot_while_memory_is_loading",
+    "test_disk_write_from_unloaded_memory_does_not_deadlock", "test_reset_while_vcpu_waits_for_memory",
+    "test_end_while_memory_is_loaded", "test_guest_reset_waits_for_snapshot", "test_snapshot_of_several_vcpus",
+    "test_each_revert_has_new_generation_id", "test_clocks_after_revert",
+    "test_many_reverts_keep_memory_and_disk_consistent", "test_managed_save_keeps_memory_and_disk",
+    "test_golden_state_of_baseline_is_refused_by_name", "test_machine_is_that_of_golden_states_of_its_version",
+    "test_restored_golden_state_is_saved_again", "test_a_golden_state_is_restored",
+    "test_working_set_is_kept_for_next_process")
+# Tests that need all controllers of control groups.
+CGROUPS = (
+    "test_limits_follow_the_definition", "test_image_in_memory_leaves_memory_without_limit",
+    "test_process_beyond_its_memory_is_killed_alone", "test_full_vm_is_forked_and_its_clone_takes_a_snapshot",
+    "test_daemon_without_systemd_makes_a_tree", "test_daemon_of_systemd_asks_for_a_scope")
 # For each host, the test files and the tests of each file that run there. Other tests would take too long.
 HOSTS = (
     {"test_bare.py": ALL, "test_linux.py": ALL, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",),
      "test_fork_snapshot.py": ("test_clone_of_snapshot_while_source_writes",)},
-    {"test_snapshot.py": ALL,
+    {"test_snapshot.py": SNAPSHOT,
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",
                            "test_hidden_feature_stays_hidden_or_is_told"),
-     "test_tracking.py": ("test_system_call_follows_the_device",), "test_cgroups.py": ALL,
+     "test_tracking.py": ("test_system_call_follows_the_device",), "test_cgroups.py": CGROUPS,
      "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
 )
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
