@@ -123,6 +123,13 @@ void call_filter_rule(struct call_filter *f, int call, uint32_t answer, const st
 	put_answer(f, answer);
 }
 
+void call_filter_value(struct call_filter *f, int call, uint32_t answer, unsigned at, uint32_t value)
+{
+	const struct call_filter_argument a = CALL_FILTER_IS(at, value);
+
+	call_filter_rule(f, call, answer, &a, 1);
+}
+
 int call_filter_install(struct call_filter *f, uint32_t otherwise, bool all_threads)
 {
 	struct sock_fprog program = { .filter = f->insn };

@@ -41,6 +41,8 @@ void call_filter_calls(struct call_filter *f, const int *calls, size_t n);
 
 /* Answer a system call (SYS_*) whose arguments meet all n conditions with a SECCOMP_RET_* value. */
 void call_filter_rule(struct call_filter *f, int call, uint32_t answer, const struct call_filter_argument *args, size_t n);
+/* Answer a system call of which argument `at` has this value. */
+void call_filter_value(struct call_filter *f, int call, uint32_t answer, unsigned at, uint32_t value);
 
 /* Install the filter for the calling thread, and for the threads that it creates later. The process has no_new_privs.
  * otherwise: the answer to calls that fit no rule (SECCOMP_RET_*). SECCOMP_RET_TRAP: the kernel raises SIGSYS instead

@@ -148,11 +148,8 @@ int lockdown_outside(void)
 /* Allow the call if this argument has one of the values. */
 static void values_allow(struct call_filter *f, int call, unsigned at, const uint32_t *values, size_t n)
 {
-	for (size_t i = 0; i < n; i++) {
-		const struct call_filter_argument value = CALL_FILTER_IS(at, values[i]);
-
-		call_filter_rule(f, call, SECCOMP_RET_ALLOW, &value, 1);
-	}
+	for (size_t i = 0; i < n; i++)
+		call_filter_value(f, call, SECCOMP_RET_ALLOW, at, values[i]);
 }
 
 /* F_SETOWN and F_SETSIG stay forbidden: with them, the kernel would send any signal to any process
@@ -202,14 +199,13 @@ void lockdown_allow_loop(struct call_filter *f, enum loop_kind kind)
 	static const int with_epoll[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_ppoll,
 		SYS_eventfd2, SYS_io_setup, SYS_io_destroy, SYS_io_submit, SYS_io_getevents, SYS_preadv, SYS_preadv2,
 		SYS_pwritev, SYS_fallocate };
-	static const struct call_filter_argument set_name = CALL_FILTER_IS(0, PR_SET_NAME);
 
 	if (kind == LOOP_IO_URING) {
 		call_filter_calls(f, uring, ARRAY_SIZE(uring));
 		return;
 	}
 	call_filter_calls(f, with_epoll, ARRAY_SIZE(with_epoll));
-	call_filter_rule(f, SYS_prctl, SECCOMP_RET_ALLOW, &set_name, 1);
+	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
 }
 
 int lockdown_calls(struct call_filter *f, uint32_t otherwise, bool all_threads, struct err *e)

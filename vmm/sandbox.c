@@ -87,18 +87,10 @@ static const struct {
 /* Of the terminal of `cairn run`, while the VM is built; TCSETS2 is glibc's from 2.42 on. */
 static const uint32_t terminal_ioctls[] = { TCSETS, TCSETS2 };
 
-/* Answer a call with this argument. */
-static void rule_add(struct call_filter *f, int call, uint32_t answer, unsigned at, uint32_t value)
-{
-	const struct call_filter_argument a = CALL_FILTER_IS(at, value);
-
-	call_filter_rule(f, call, answer, &a, 1);
-}
-
 static void building_rules_add(struct call_filter *f, uint32_t answer)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument); i++)
-		rule_add(f, for_building_by_argument[i].call, answer, 0, for_building_by_argument[i].argument);
+		call_filter_value(f, for_building_by_argument[i].call, answer, 0, for_building_by_argument[i].argument);
 	for (size_t i = 0; i < ARRAY_SIZE(for_building); i++)
 		call_filter_rule(f, for_building[i], answer, NULL, 0);
 }
@@ -108,18 +100,18 @@ static void rules_add(struct call_filter *f, const struct loop *l)
 	call_filter_ioctls(f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
 	/* Some threads are created later (a snapshot's tracker), and set their names. */
 	lockdown_allow_threads(f);
-	rule_add(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
-	rule_add(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_GET_NAME); /* for violation_say() */
-	rule_add(f, SYS_tgkill, SECCOMP_RET_ALLOW, 0, (uint32_t)getpid()); /* signals to threads of this process only */
+	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
+	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_GET_NAME); /* for violation_say() */
+	call_filter_value(f, SYS_tgkill, SECCOMP_RET_ALLOW, 0, (uint32_t)getpid()); /* signals to threads of this process only */
 	lockdown_allow_fcntl(f);
 	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
 	 * later (vmm/snapshot/clone_disk.h). */
-	rule_add(f, SYS_statx, SECCOMP_RET_ALLOW, 2, AT_EMPTY_PATH);
+	call_filter_value(f, SYS_statx, SECCOMP_RET_ALLOW, 2, AT_EMPTY_PATH);
 	lockdown_allow_memory(f);
-	rule_add(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, 0, SIGSYS); /* nobody replaces the handler of violations */
+	call_filter_value(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, 0, SIGSYS); /* nobody replaces the handler of violations */
 	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, NULL, 0);
 	/* for sandbox_seal() and the filters of threads (vmm/kvm/thread_filter.h) */
-	rule_add(f, SYS_seccomp, SECCOMP_RET_ALLOW, 0, SECCOMP_SET_MODE_FILTER);
+	call_filter_value(f, SYS_seccomp, SECCOMP_RET_ALLOW, 0, SECCOMP_SET_MODE_FILTER);
 	building_rules_add(f, SECCOMP_RET_ALLOW);
 	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
 	lockdown_allow_loop(f, loop_kind(l));
@@ -129,12 +121,12 @@ static void rules_add(struct call_filter *f, const struct loop *l)
 static void seal_rules_add(struct call_filter *f)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(terminal_ioctls); i++)
-		rule_add(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls[i]);
-	rule_add(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, 0, LIBC_SETXID_SIGNAL);
+		call_filter_value(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls[i]);
+	call_filter_value(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, 0, LIBC_SETXID_SIGNAL);
 	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, NULL, 0);
 	/* A thread may install a filter for itself, which can only forbid more; not for others, and none that somebody
 	 * else answers. */
-	rule_add(f, SYS_seccomp, SECCOMP_RET_ALLOW, 1, 0);
+	call_filter_value(f, SYS_seccomp, SECCOMP_RET_ALLOW, 1, 0);
 	call_filter_rule(f, SYS_seccomp, SECCOMP_RET_TRAP, NULL, 0);
 	building_rules_add(f, SECCOMP_RET_TRAP);
 }

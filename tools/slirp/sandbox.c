@@ -79,7 +79,6 @@ static void socket_rules_add(struct call_filter *f)
 		uint32_t type, answer;
 	} types[] = { { SOCK_STREAM, SECCOMP_RET_ALLOW }, { SOCK_DGRAM, SECCOMP_RET_ALLOW },
 		{ SOCK_RAW, SECCOMP_RET_ERRNO | EACCES } };
-	static const struct call_filter_argument is_unix = CALL_FILTER_IS(0, AF_UNIX);
 
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
 		for (size_t j = 0; j < ARRAY_SIZE(types); j++) {
@@ -87,7 +86,7 @@ static void socket_rules_add(struct call_filter *f)
 
 			call_filter_rule(f, SYS_socket, types[j].answer, args, ARRAY_SIZE(args));
 		}
-	call_filter_rule(f, SYS_socket, SECCOMP_RET_ERRNO | EACCES, &is_unix, 1);
+	call_filter_value(f, SYS_socket, SECCOMP_RET_ERRNO | EACCES, 0, AF_UNIX);
 }
 
 static void rules_add(struct call_filter *f)
