@@ -1,4 +1,5 @@
 #include "base/bytes.h"
+#include "base/util.h"
 
 uint64_t load_le(const void *p, unsigned size)
 {
@@ -102,4 +103,12 @@ void cursor_put_bytes(struct cursor *c, const void *src, size_t n)
 
 	if (p)
 		memcpy(p, src, n);
+}
+
+void cursor_put_padded(struct cursor *c, const void *src, size_t n)
+{
+	static const uint8_t pad[8];
+
+	cursor_put_bytes(c, src, n);
+	cursor_put_bytes(c, pad, ROUND_UP(n, 8) - n);
 }

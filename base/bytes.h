@@ -95,5 +95,7 @@ void cursor_put_le16(struct cursor *c, uint16_t v);
 void cursor_put_le32(struct cursor *c, uint32_t v);
 void cursor_put_le64(struct cursor *c, uint64_t v);
 void cursor_put_bytes(struct cursor *c, const void *src, size_t n);
+/* Put n bytes, and zeros up to a multiple of 8. */
+void cursor_put_padded(struct cursor *c, const void *src, size_t n);
 
 #endif

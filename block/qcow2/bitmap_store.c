@@ -110,7 +110,6 @@ static uint64_t directory_bytes(const struct qcow2 *q)
 
 static void entry_put(struct cursor *c, const struct qcow2_bitmap_info *b, const struct bitmap_place *p)
 {
-	static const uint8_t pad[8];
 	size_t name = strlen(b->name);
 
 	cursor_put_be64(c, p->table ? p->offset : b->table_offset);
@@ -120,8 +119,7 @@ static void entry_put(struct cursor *c, const struct qcow2_bitmap_info *b, const
 	cursor_put_u8(c, (uint8_t)b->granularity_bits);
 	cursor_put_be16(c, (uint16_t)name);
 	cursor_put_be32(c, 0);
-	cursor_put_bytes(c, b->name, name);
-	cursor_put_bytes(c, pad, ROUND_UP(name, 8) - name);
+	cursor_put_padded(c, b->name, name);
 }
 
 static int directory_write(struct qcow2 *q, const struct bitmap_place *places, uint64_t bytes, uint64_t *ret_off)

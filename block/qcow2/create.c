@@ -113,16 +113,6 @@ static void layout_plan(const struct qcow2_create *c, struct layout *l)
 	} while (1);
 }
 
-static void put_extension(struct cursor *cur, uint32_t type, const void *data, uint32_t len)
-{
-	static const uint8_t pad[8];
-
-	cursor_put_be32(cur, type);
-	cursor_put_be32(cur, len);
-	cursor_put_bytes(cur, data, len);
-	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
-}
-
 static void put_features(struct cursor *cur)
 {
 	uint8_t table[ARRAY_SIZE(features) * FEATURE_BYTES] = { 0 };
@@ -134,7 +124,7 @@ static void put_features(struct cursor *cur)
 		p[1] = features[i].bit;
 		memcpy(p + 2, features[i].name, strlen(features[i].name));
 	}
-	put_extension(cur, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
+	qcow2_put_extension(cur, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }
 
 static void put_fixed(uint8_t *p, const struct qcow2_create *c, const struct layout *l)
@@ -171,16 +161,16 @@ static int put_header(uint8_t *p, const struct qcow2_create *c, const struct lay
 	put_fixed(p, c, l);
 	cursor_skip(&cur, c->version < 3 ? QCOW2_V2_HEADER_BYTES : QCOW2_V3_HEADER_BYTES);
 	if (c->backing_name && c->backing_format)
-		put_extension(&cur, QCOW2_EXT_BACKING_FORMAT, c->backing_format,
+		qcow2_put_extension(&cur, QCOW2_EXT_BACKING_FORMAT, c->backing_format,
 			(uint32_t)strlen(c->backing_format));
 	if (c->pin) {
 		uint8_t ext[QCOW2_PIN_EXT_BYTES];
 
 		qcow2_pin_ext_put(ext, c->pin);
-		put_extension(&cur, QCOW2_EXT_PIN, ext, sizeof(ext));
+		qcow2_put_extension(&cur, QCOW2_EXT_PIN, ext, sizeof(ext));
 	}
 	if (c->data_file)
-		put_extension(&cur, QCOW2_EXT_DATA_FILE, c->data_file, (uint32_t)strlen(c->data_file));
+		qcow2_put_extension(&cur, QCOW2_EXT_DATA_FILE, c->data_file, (uint32_t)strlen(c->data_file));
 	if (c->version >= 3 &&
 		cursor_left(&cur) >= 16 + ARRAY_SIZE(features) * FEATURE_BYTES + name_len)
 		put_features(&cur);

@@ -227,6 +227,13 @@ static int parse_extensions(const uint8_t *p, size_t len, struct qcow2_header *h
 	return 0;
 }
 
+void qcow2_put_extension(struct cursor *cur, uint32_t type, const void *data, uint32_t len)
+{
+	cursor_put_be32(cur, type);
+	cursor_put_be32(cur, len);
+	cursor_put_padded(cur, data, len);
+}
+
 /* Check the pin extension against the backing file's name, which decides whether the image is an overlay on a pin: with
  * another name, the extension is a remnant that another program has preserved, and is ignored. */
 static int pin_check(struct qcow2_header *h, struct err *e)

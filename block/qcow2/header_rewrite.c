@@ -91,16 +91,6 @@ static void layout_mark(const struct rewrite *w, struct layout *l)
 		used_add(w, l, backing, load_be32(p + QCOW2_AT_BACKING_LEN));
 }
 
-static void put_extension(struct cursor *cur, uint32_t type, const void *data, uint32_t len)
-{
-	static const uint8_t pad[8];
-
-	cursor_put_be32(cur, type);
-	cursor_put_be32(cur, len);
-	cursor_put_bytes(cur, data, len);
-	cursor_put_bytes(cur, pad, ROUND_UP(len, 8) - len);
-}
-
 static void fixed_put(const struct rewrite *w, struct cursor *to, const struct qcow2_header *h)
 {
 	uint8_t *p = to->base;
@@ -119,8 +109,8 @@ static void fixed_put(const struct rewrite *w, struct cursor *to, const struct q
 	cursor_skip(to, h->header_length);
 }
 
-/* Copy all of the file's extensions except the backing format, the data file's name, unused ones, if !pin the pin and,
- * if !names, the names of features. */
+/* Copy the file's extensions, without the backing format, the data file's name and unused ones.
+ * pin, names: also copy the pin, and the names of features. */
 static void extensions_copy(const struct rewrite *w, struct cursor *to, bool pin, bool names)
 {
 	const uint8_t *p = w->is.bytes;
@@ -135,7 +125,7 @@ static void extensions_copy(const struct rewrite *w, struct cursor *to, bool pin
 			break;
 		if (type != QCOW2_EXT_BACKING_FORMAT && type != QCOW2_EXT_DATA_FILE && type != QCOW2_EXT_UNUSED &&
 			(pin || type != QCOW2_EXT_PIN) && (names || type != QCOW2_EXT_FEATURE_NAMES))
-			put_extension(to, type, p + pos, n);
+			qcow2_put_extension(to, type, p + pos, n);
 		pos += ROUND_UP((uint64_t)n, 8);
 	}
 }
@@ -163,9 +153,9 @@ static bool layout_build(const struct rewrite *w, struct layout *l, const struct
 		cursor_skip(&to, at->list - to.pos);
 	}
 	if (h->has_backing && *h->backing_format)
-		put_extension(&to, QCOW2_EXT_BACKING_FORMAT, h->backing_format, (uint32_t)strlen(h->backing_format));
+		qcow2_put_extension(&to, QCOW2_EXT_BACKING_FORMAT, h->backing_format, (uint32_t)strlen(h->backing_format));
 	if (*h->data_file)
-		put_extension(&to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
+		qcow2_put_extension(&to, QCOW2_EXT_DATA_FILE, h->data_file, (uint32_t)strlen(h->data_file));
 	extensions_copy(w, &to, h->has_pin, at->names && h->version >= 3);
 	cursor_put_be64(&to, 0);
 	if (h->has_backing) {

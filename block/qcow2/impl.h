@@ -16,6 +16,7 @@
 #include "block/io.h"
 #include "block/qcow2/qcow2.h"
 
+struct cursor;
 struct qcow2;
 
 /* A continuation: runs after a slice was read, an allocation published, and so on. */
@@ -371,6 +372,11 @@ static inline uint64_t autoclear_known(const struct qcow2 *q, bool bitmaps)
 {
 	return (q->data.raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0) | (bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
 }
+
+/* ---- header.c ---- */
+
+/* Put a header extension. type: QCOW2_EXT_*. */
+void qcow2_put_extension(struct cursor *cur, uint32_t type, const void *data, uint32_t len);
 
 /* ---- image.c ---- */
 
