@@ -205,7 +205,7 @@ static int answer_parse(struct user *u, int status)
 		return -ENOENT;
 	if (!strncmp(text, "error ", 6))
 		return look_up_failed(u, -EIO, text + 6);
-	return strncmp(text, "groups ", 7) ? list_parse(u, "") : list_parse(u, text + 7);
+	return list_parse(u, strncmp(text, "groups ", 7) ? "" : text + 7);
 }
 
 static void process_forget(struct user *u)
@@ -263,9 +263,6 @@ static int look_up_start(struct user *u)
 	int r = loop_timer_new(l, process_timed_out, u, &u->timer);
 
 	u->asked_ns = loop_now_ns();
-	u->known = false;
-	free(STEAL_PTR(u->list));
-	u->n = 0;
 	if (!r)
 		r = process_start(u, &pid);
 	if (r < 0)

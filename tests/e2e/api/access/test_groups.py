@@ -149,13 +149,18 @@ def test_definer_who_joined_a_group_has_it(host, disk):
     assert start_fails(host) == ""
 
 
-def test_unknown_user_keeps_own_files_only(host, disk):
+def define_two(host, disk):
+    """Let nobody define two VMs: v on a disk of the group, own on a disk of nobody's."""
     own = host.tmp / "own.raw"
     own.write_bytes(bytes(65536))
     os.chown(own, NOBODY, NOBODY)
     os.chmod(own, 0o600)
     host.define_as_nobody("v", disk)
     host.define_as_nobody("own", own)
+
+
+def test_unknown_user_keeps_own_files_only(host, disk):
+    define_two(host, disk)
     lines = (host.tmp / "passwd").read_text().splitlines(keepends=True)
     (host.tmp / "passwd").write_text("".join(x for x in lines if x.split(":")[2] != str(NOBODY)))
     host.restart()
@@ -175,12 +180,7 @@ def looking_up(host):
 
 
 def test_database_that_hangs_does_not_stop_the_daemon(host, disk):
-    own = host.tmp / "own.raw"
-    own.write_bytes(bytes(65536))
-    os.chown(own, NOBODY, NOBODY)
-    os.chmod(own, 0o600)
-    host.define_as_nobody("v", disk)
-    host.define_as_nobody("own", own)
+    define_two(host, disk)
     host.define("roots")
     host.restart()
     os.mkfifo(host.tmp / "fifo")
