@@ -64,8 +64,8 @@ struct fork_as_result {
 
 struct fork_as_spec {
 	const struct rights *rights; /* NULL: the daemon's own; borrowed for the call */
-	/* The rights are those of a client's process, which has their groups itself. Otherwise the process gets the
-	 * groups that the user has now (groups.h), and waits for them if they have to be looked up. */
+	/* The rights were read from a client's connection just now, so their groups are used. If false, the process
+	 * gets the groups that the user has now (groups.h), and waits for them if they have to be looked up. */
 	bool of_client;
 	/* Runs in the forked process, which has a copy of the daemon's memory and its fds 0 to 2, but no other fd and
 	 * thread of the daemon. So it may make system calls but take no lock. Returns 0 or -errno with an error. */

@@ -48,7 +48,7 @@ void quota_use_sum(const struct vm_host *host, const struct quota *q, const stru
 /* Check that the definer of `def` may define such VMs like `def`. Returns 0; -EDQUOT. */
 int quota_check_new(const struct vm_host *host, const struct definition *def, const struct quota_new *what,
 	struct err *e);
-/* Check that the VM's definer may have `more` of an item for the VM. Returns 0; -EDQUOT. */
+/* Check that no quota of the VM's definer is exceeded when the VM takes `more` of an item. Returns 0; -EDQUOT. */
 int quota_check_more(const struct vm *vm, enum quota_item item, uint64_t more, struct err *e);
 /* Whether a quota that binds the definer of `def` limits the item. */
 bool quota_limits(const struct vm_host *host, const struct definition *def, enum quota_item item);
