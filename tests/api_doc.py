@@ -5,6 +5,7 @@ api_doc.py BUILD          print the differences; exit status 1 if there are any
 api_doc.py BUILD --write  write the sections"""
 
 import difflib
+import itertools
 import os
 import pathlib
 import sys
@@ -76,6 +77,16 @@ def chapter(title, schema, short):
     return lines
 
 
+def schema_with_docs(q):
+    """Return the daemon's schema with the descriptions of members, which comes in pages."""
+    schema = []
+    for n in itertools.count():
+        page = q.run("query-qmp-schema", page=n)
+        if not page:
+            return schema
+        schema += page
+
+
 def generate(build):
     os.environ["CAIRN_BUILD"] = str(build)
     sys.path.insert(0, str(ROOT / "tests" / "e2e"))
@@ -87,7 +98,7 @@ def generate(build):
             d.define("vm1")
             d.cairn("start", "vm1")
             own = Qmp(d.qmp().run("vm-qmp-path", vm="vm1")["path"])
-            lines = chapter("The daemon's socket", d.qmp().run("query-qmp-schema"), False)
+            lines = chapter("The daemon's socket", schema_with_docs(d.qmp()), False)
             lines += chapter("A VM's own socket", own.run("query-qmp-schema"), True)
             own.close()
         finally:

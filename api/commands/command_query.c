@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -57,7 +58,15 @@ void command_query_commands(struct call *c)
 
 void command_query_schema(struct call *c)
 {
-	call_return(c, schema_printed(c->dialect));
+	int64_t page = js_get_int(c->args, "page", -1);
+	struct err e;
+
+	if (js_get(c->args, "page") && (page < 0 || page > INT_MAX)) {
+		err_set(&e, -EINVAL, ERR_INVALID, "page: %lld is no page; give 0 for the first one", (long long)page);
+		call_fail(c, &e);
+		return;
+	}
+	call_return(c, page < 0 ? schema_printed(c->dialect) : schema_page_printed((unsigned)page));
 }
 
 void command_query_audit(struct call *c)

@@ -30,6 +30,9 @@ static const struct field version_fields[] = {
 	{ "package", FIELD_STRING, REQUIRED, "program and version" },
 	{ "cairn", FIELD_STRING, REQUIRED, "version of the daemon" }, END };
 
+static const struct field schema_args[] = {
+	{ "page", FIELD_INT, OPTIONAL, "show one page of the schema, from 0, in which arguments and other members have their "
+		"descriptions; an empty page follows the last [all without these]" }, END };
 static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of a command" }, END };
 
 static const struct field define_args[] = {
@@ -369,7 +372,7 @@ static const struct command commands[] = {
 		ROLE_NONE, 0, ANY_STATE },
 	{ "query-commands", "list the names of all commands", no_fields, commands_returns, ROLE_NONE,
 		COMMAND_RETURNS_LIST, ANY_STATE },
-	{ "query-qmp-schema", "show all commands, events and types", no_fields, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE },
+	{ "query-qmp-schema", "show all commands, events and types", schema_args, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE },
 	{ "vm-define", "define a VM, or redefine an existing one (an owner may only redefine)", define_args,
 		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
 	{ "vm-rename", "rename a VM that is off; its state, permissions and snapshots stay", rename_args,

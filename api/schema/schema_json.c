@@ -1,11 +1,14 @@
 /* Makes the answers to query-qmp-schema, query-commands and query-version from the tables of schema.h. */
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
+#include "base/util.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define TYPE_NAME_BYTES 80
+#define PAGE_BYTES (48 * 1024)
+#define PAGES_MAX 8 /* the last one is empty: a unit test checks that */
 
 static struct json_object *entry_put(const char *name, const char *meta)
 {
@@ -195,6 +198,21 @@ struct json_object *schema_to_json(enum dialect d)
 	return all;
 }
 
+static struct json_object *schema_print(struct json_object *o)
+{
+	return js_text(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+static void members_drop_docs(struct json_object *all)
+{
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i), *members = js_get_array(o, "members");
+
+		for (size_t k = 0; members && k < json_object_array_length(members); k++)
+			json_object_object_del(json_object_array_get_idx(members, k), "doc");
+	}
+}
+
 struct json_object *schema_printed(enum dialect d)
 {
 	static struct json_object *printed[2];
@@ -202,9 +220,42 @@ struct json_object *schema_printed(enum dialect d)
 	if (!printed[d]) {
 		CLEANUP_JS struct json_object *all = schema_to_json(d);
 
-		printed[d] = js_text(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+		members_drop_docs(all);
+		printed[d] = schema_print(all);
 	}
 	return json_object_get(printed[d]);
+}
+
+/* Print the entries from *at on that fit into one page, and advance *at. */
+static struct json_object *page_print(struct json_object *all, size_t *at)
+{
+	CLEANUP_JS struct json_object *page = json_object_new_array();
+	size_t bytes = 0, len;
+
+	for (; *at < json_object_array_length(all); ++*at) {
+		struct json_object *o = json_object_array_get_idx(all, *at);
+
+		json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
+		bytes += len + 1;
+		if (bytes > PAGE_BYTES)
+			break;
+		json_object_array_add(page, json_object_get(o));
+	}
+	return schema_print(page);
+}
+
+struct json_object *schema_page_printed(unsigned page)
+{
+	static struct json_object *pages[PAGES_MAX];
+	CLEANUP_JS struct json_object *all = NULL;
+	size_t at = 0;
+
+	if (!pages[0]) {
+		all = schema_to_json(DIALECT_DAEMON);
+		for (unsigned i = 0; i < PAGES_MAX; i++)
+			pages[i] = page_print(all, &at);
+	}
+	return json_object_get(pages[MIN(page, PAGES_MAX - 1u)]);
 }
 
 struct json_object *schema_commands_to_json(enum dialect d)

@@ -134,20 +134,69 @@ static void check_members(struct json_object *all, const char *type, const struc
 	assert_int_equal(json_object_array_length(members), n);
 }
 
-/* The schema that clients get is consistent and fits into a line that every client can read. */
+#define LINE_MAX_BYTES (60 * 1024) /* some clients read lines of 64 KiB */
+
+static struct json_object *line_parse(struct json_object *printed)
+{
+	struct json_object *o;
+	size_t len;
+	char *line = js_line(printed, &len);
+
+	assert_true(len < LINE_MAX_BYTES);
+	o = json_tokener_parse(line);
+	assert_non_null(o);
+	free(line);
+	return o;
+}
+
+/* Compare two entries. docs: whether the members of `is` have descriptions. */
+static void check_entry(struct json_object *is, struct json_object *full, bool docs)
+{
+	struct json_object *members = js_get_array(full, "members");
+
+	for (size_t i = 0; members && !docs && i < json_object_array_length(members); i++)
+		json_object_object_del(json_object_array_get_idx(members, i), "doc");
+	assert_true(json_object_equal(is, full));
+}
+
+/* What clients get is the whole schema, in lines that each client can read. */
+static void check_printed(enum dialect d, struct json_object *all)
+{
+	CLEANUP_JS struct json_object *copy = schema_to_json(d), *printed = schema_printed(d), *is = line_parse(printed);
+
+	assert_int_equal(json_object_array_length(is), json_object_array_length(all));
+	for (size_t i = 0; i < json_object_array_length(is); i++)
+		check_entry(json_object_array_get_idx(is, i), json_object_array_get_idx(copy, i), d == DIALECT_QEMU);
+}
+
+static void test_pages_join_to_the_schema_with_descriptions(void **state)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON);
+	size_t at = 0, n = 1;
+	unsigned pages = 0;
+
+	(void)state;
+	for (; n; pages++) {
+		CLEANUP_JS struct json_object *printed = schema_page_printed(pages), *page = line_parse(printed);
+
+		n = json_object_array_length(page);
+		for (size_t i = 0; i < n; i++)
+			check_entry(json_object_array_get_idx(page, i), json_object_array_get_idx(all, at++), true);
+	}
+	assert_int_equal(at, json_object_array_length(all));
+	assert_true(pages > 2); /* more than one, and the empty one */
+	CLEANUP_JS struct json_object *last = schema_page_printed(~0u), *empty = line_parse(last);
+	assert_int_equal(json_object_array_length(empty), 0);
+}
+
+/* The schema that clients get is consistent. */
 static void check_introspection(enum dialect d)
 {
 	CLEANUP_JS struct json_object *all = schema_to_json(d);
 	CLEANUP_JS struct json_object *names = schema_commands_to_json(d);
-	CLEANUP_JS struct json_object *printed = schema_printed(d);
 	const struct command *c;
-	size_t len;
-	char *line = js_line(all, &len), *again = js_line(printed, &len);
 
-	assert_true(len < 60 * 1024); /* some clients read lines of 64 KiB */
-	assert_string_equal(line, again);
-	free(line);
-	free(again);
+	check_printed(d, all);
 	for (size_t i = 0; (c = schema_command(d, i)); i++) {
 		struct json_object *o = by_name(all, c->name), *returns;
 		const char *element;
@@ -202,6 +251,7 @@ int main(void)
 		cmocka_unit_test(test_argument_words_are_checked),
 		cmocka_unit_test(test_every_command_row_is_complete),
 		cmocka_unit_test(test_introspection_is_consistent_and_short),
+		cmocka_unit_test(test_pages_join_to_the_schema_with_descriptions),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
