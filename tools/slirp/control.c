@@ -4,18 +4,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define HOLD "{\"hold\": true}"
 #define HELD "{\"held\": true}"
+#define ADD "{\"add\": \""
+#define REMOVE "{\"remove\": "
 #define MESSAGE_MAX 64
 #define BACKLOG 4
 
 int control_init(struct control *c, int listening)
 {
-	*c = (struct control){ .listening = listening, .fd = -1 };
+	*c = (struct control){ .listening = listening, .fd = -1, .order.fd = -1 };
 	if (listening < 0)
 		return 0;
 	/* The daemon already listens on the socket. Calling listen() again makes the kernel report this process as the
@@ -26,10 +29,18 @@ int control_init(struct control *c, int listening)
 	return fcntl(listening, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
+static void order_drop(struct control *c)
+{
+	if (c->order.fd >= 0)
+		close(c->order.fd);
+	c->order = (struct control_order){ .fd = -1 };
+}
+
 static void daemon_forget(struct control *c)
 {
 	if (c->fd >= 0)
 		close(c->fd);
+	order_drop(c);
 	c->fd = -1;
 	c->holds = c->owes = false;
 }
@@ -117,15 +128,86 @@ unsigned control_poll_add(const struct control *c, struct pollfd *fds)
 	return n;
 }
 
+/* Receive a message of the daemon and the fd that came with it; the kernel closes further ones. *ret_fd: owned, or -1.
+ * Returns the length of the text, which ends with 0; 0: end of file; -errno. */
+static ssize_t message_receive(int sock, char text[MESSAGE_MAX], int *ret_fd)
+{
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} room;
+	struct iovec iov = { text, MESSAGE_MAX - 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room,
+		.msg_controllen = CMSG_LEN(sizeof(int)) }; /* CMSG_SPACE() would have room for two */
+	ssize_t got = recvmsg(sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *with = got < 0 ? NULL : CMSG_FIRSTHDR(&m);
+
+	*ret_fd = -1;
+	if (got < 0)
+		return -errno;
+	if (with && with->cmsg_level == SOL_SOCKET && with->cmsg_type == SCM_RIGHTS)
+		memcpy(ret_fd, CMSG_DATA(with), sizeof(*ret_fd));
+	text[got] = 0;
+	return got;
+}
+
+/* Note a change that the daemon wants. Returns false if the message is something else. */
+static bool order_note(struct control *c, const char *text, int fd)
+{
+	unsigned long at;
+	size_t len;
+
+	order_drop(c);
+	if (!strncmp(text, REMOVE, strlen(REMOVE)) && fd < 0) {
+		at = strtoul(text + strlen(REMOVE), NULL, 10);
+		c->order.kind = CONTROL_REMOVE;
+		c->order.at = (unsigned)MIN(at, FORWARDS_MAX);
+		return true;
+	}
+	if (fd < 0 || strncmp(text, ADD, strlen(ADD)))
+		return false;
+	text += strlen(ADD);
+	len = strcspn(text, "\"");
+	if (len >= sizeof(c->order.text))
+		return false;
+	c->order = (struct control_order){ .kind = CONTROL_ADD, .fd = fd };
+	memcpy(c->order.text, text, len);
+	return true;
+}
+
 static void daemon_hear(struct control *c)
 {
 	char text[MESSAGE_MAX];
-	ssize_t got = recv(c->fd, text, sizeof(text), MSG_DONTWAIT);
+	int fd;
+	ssize_t got = message_receive(c->fd, text, &fd);
 
-	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR)) {
 		daemon_forget(c);
-	else if (got > 0)
-		c->holds = c->owes = (size_t)got == strlen(HOLD) && !memcmp(text, HOLD, (size_t)got);
+	} else if (got > 0 && !order_note(c, text, fd)) {
+		c->holds = c->owes = !strcmp(text, HOLD);
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+struct control_order control_order(struct control *c)
+{
+	struct control_order order = c->order;
+
+	c->order = (struct control_order){ .fd = -1 };
+	return order;
+}
+
+void control_answer(struct control *c, bool done)
+{
+	if (c->fd >= 0)
+		message_send(c, done ? "{\"done\": true}" : "{\"done\": false}");
+}
+
+void control_remove_forward(struct control *c, unsigned at)
+{
+	memmove(&c->forwards[at], &c->forwards[at + 1], (ARRAY_SIZE(c->forwards) - at - 1) * sizeof(c->forwards[0]));
+	memset(&c->forwards[ARRAY_SIZE(c->forwards) - 1], 0, sizeof(c->forwards[0]));
 }
 
 static void daemon_take(struct control *c)

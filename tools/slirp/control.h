@@ -7,7 +7,9 @@
  * next daemon unless the guest has sent a packet since. {"held": true}: no more connections are accepted, and all
  * earlier ones are reported, if need be before CONTROL_INTERVAL_NS is over.
  *
- * From the daemon: {"hold": true} and {"hold": false}. */
+ * From the daemon: {"hold": true} and {"hold": false}; {"add": "tcp:-:22"} with a bound socket, and {"remove": N}. The
+ * caller takes these two with control_order(), and control_answer() answers {"done": true} or {"done": false}. A
+ * removed forward's number goes to the forward behind it. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
 #define CAIRN_TOOLS_SLIRP_CONTROL_H
 
@@ -18,6 +20,15 @@
 
 #define CONTROL_INTERVAL_NS 500000000ULL
 #define CONTROL_FDS 2
+#define CONTROL_FORWARD_TEXT 32 /* "udp:255.255.255.255:65535" */
+
+/* A change of the forwards that the daemon wants. */
+struct control_order {
+	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE } kind;
+	char text[CONTROL_FORWARD_TEXT]; /* CONTROL_ADD: for options_add_forward() */
+	int fd;		    /* CONTROL_ADD: the socket, owned; otherwise -1 */
+	unsigned at;	    /* CONTROL_REMOVE */
+};
 
 struct control {
 	int listening; /* borrowed; -1: none */
@@ -25,6 +36,7 @@ struct control {
 	bool holds;    /* accept no connections; ends when the daemon disconnects */
 	bool owes;     /* {"held": true} is still to be sent */
 	bool told;     /* a {"forward": N} was sent since the guest's last packet */
+	struct control_order order; /* waits for control_order() */
 	struct {
 		bool pending, told;
 		uint64_t next_ns;
@@ -43,5 +55,11 @@ uint64_t control_run(struct control *c, uint64_t now_ns);
 /* Add up to CONTROL_FDS entries for poll(). Returns their number. */
 unsigned control_poll_add(const struct control *c, struct pollfd *fds);
 void control_poll_done(struct control *c, const struct pollfd *fds, unsigned n, uint64_t now_ns);
+/* Take the change that the daemon has asked for. The caller makes it, closes the order's fd if it is not used, and
+ * calls control_answer(). */
+struct control_order control_order(struct control *c);
+void control_answer(struct control *c, bool done);
+/* Note that the forward `at` is removed, and that those behind it moved up. */
+void control_remove_forward(struct control *c, unsigned at);
 
 #endif

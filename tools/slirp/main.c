@@ -62,6 +62,48 @@ static void datagrams_read(struct network *n, const struct pollfd *fds, uint64_t
 	}
 }
 
+static bool forward_add(struct network *n, struct control_order *order)
+{
+	unsigned at = n->options.nforwards;
+	struct err e;
+	int r = options_add_forward(&n->options, order->text, order->fd, &e);
+
+	if (!r && n->options.forwards[at].udp)
+		r = udp_add_forward(n->udp, at);
+	else if (!r)
+		r = stack_add_forward(n->stack, at, &e);
+	if (!r)
+		return true;
+	if (n->options.nforwards > at)
+		options_remove_forward(&n->options, at);
+	close(order->fd);
+	return false;
+}
+
+static bool forward_remove(struct network *n, unsigned at)
+{
+	if (at >= n->options.nforwards)
+		return false;
+	if (n->options.forwards[at].udp)
+		close(n->options.forwards[at].fd);
+	else
+		stack_remove_forward(n->stack, at);
+	udp_remove_forward(n->udp, at);
+	control_remove_forward(&n->control, at);
+	options_remove_forward(&n->options, at);
+	return true;
+}
+
+static void order_obey(struct network *n)
+{
+	struct control_order order = control_order(&n->control);
+
+	if (order.kind == CONTROL_ADD)
+		control_answer(&n->control, forward_add(n, &order));
+	else if (order.kind == CONTROL_REMOVE)
+		control_answer(&n->control, forward_remove(n, order.at));
+}
+
 /* Run one round. The poll set holds this program's own sockets first, then libslirp's. */
 static int round_run(struct network *n)
 {
@@ -99,6 +141,7 @@ static int round_run(struct network *n)
 	/* Last, because {"held": true} must follow the reports of all accepted connections. */
 	if (r > 0)
 		control_poll_done(&n->control, set->fds + 1, ncontrol, now_ns);
+	order_obey(n);
 	return 0;
 }
 

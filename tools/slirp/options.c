@@ -162,25 +162,23 @@ static int forward_socket(const struct forward *f, struct err *e)
 	return 0;
 }
 
-/* Parse "tcp|udp:FD:ADDRESS|-:PORT". text is split in place. */
-static int forward_parse(struct options *o, char *text, struct err *e)
+int options_add_forward(struct options *o, char *text, int fd, struct err *e)
 {
 	char *rest = text;
-	const char *protocol = part_next(&rest), *fd = part_next(&rest), *address = part_next(&rest);
-	const char *port = part_next(&rest);
+	const char *protocol = part_next(&rest), *number = fd < 0 ? part_next(&rest) : NULL;
+	const char *address = part_next(&rest), *port = part_next(&rest);
 	struct forward *f = &o->forwards[o->nforwards];
-	unsigned number;
+	unsigned to;
 	int r;
 
 	if (o->nforwards == FORWARDS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d forwards", FORWARDS_MAX);
 	if (!port || rest || (strcmp(protocol, "tcp") && strcmp(protocol, "udp")))
 		return option_invalid(e, "forward", text, "must be like tcp:4:-:22 or udp:5:10.0.2.15:53");
-	if (!number_parse(port, 1, UINT16_MAX, &number))
+	if (!number_parse(port, 1, UINT16_MAX, &to))
 		return option_invalid(e, "forward", port, "a port is a number from 1 to 65535");
-	f->udp = !strcmp(protocol, "udp");
-	f->port = (uint16_t)number;
-	r = fd_parse("forward", fd, &f->fd, e);
+	*f = (struct forward){ .fd = fd, .udp = !strcmp(protocol, "udp"), .port = (uint16_t)to };
+	r = number ? fd_parse("forward", number, &f->fd, e) : 0;
 	if (!r)
 		r = forward_socket(f, e);
 	if (!r)
@@ -188,6 +186,12 @@ static int forward_parse(struct options *o, char *text, struct err *e)
 	if (!r)
 		o->nforwards++;
 	return r;
+}
+
+void options_remove_forward(struct options *o, unsigned at)
+{
+	o->nforwards--;
+	memmove(&o->forwards[at], &o->forwards[at + 1], (o->nforwards - at) * sizeof(o->forwards[0]));
 }
 
 static int option_take(struct options *o, int c, char *text, struct err *e)
@@ -237,6 +241,6 @@ int options_parse(int argc, char **argv, struct options *ret_o, struct err *e)
 		r = err_set(e, -EINVAL, ERR_INVALID, "--frames is missing");
 	/* Parse forwards last, because their addresses are checked against the network. */
 	for (unsigned i = 0; i < n && !r; i++)
-		r = forward_parse(ret_o, forwards[i], e);
+		r = options_add_forward(ret_o, forwards[i], -1, e);
 	return r;
 }

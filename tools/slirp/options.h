@@ -35,5 +35,10 @@ struct options {
 
 /* Parse the command line. The caller keeps the fds. Returns 0; -EINVAL with a sentence. */
 int options_parse(int argc, char **argv, struct options *ret_o, struct err *e);
+/* Add a forward. text: "tcp|udp:FD:ADDRESS|-:PORT", or without "FD:" if fd is not -1; split in place. fd: the bound
+ * socket, which the forward keeps on success. Returns 0; -EINVAL with a sentence. */
+int options_add_forward(struct options *o, char *text, int fd, struct err *e);
+/* Remove the forward `at`; those behind it move up. Does not close its fd. */
+void options_remove_forward(struct options *o, unsigned at);
 
 #endif

@@ -29,7 +29,7 @@ static const int allowed[] = {
 	SYS_ppoll, SYS_lseek, SYS_fstat, SYS_newfstatat,
 	SYS_connect, SYS_accept, SYS_accept4, SYS_shutdown, SYS_sendto,
 	SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_getsockname,
-	SYS_getpeername, SYS_getsockopt, SYS_setsockopt,
+	SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_dup3,
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex,
 	SYS_getrandom, SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn,
 	SYS_restart_syscall,

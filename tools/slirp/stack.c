@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define CONFIG_VERSION 4
 /* MTU of TCP segments with headers, in both directions. libslirp announces that its window of 64 KiB has opened only if
@@ -157,46 +158,72 @@ static const SlirpCb callbacks = {
 
 /* ---- forwards ---- */
 
-/* State of newcomer_look(), which finds the listening socket that libslirp has just created. */
-struct newcomer {
-	const struct stack *s;
-	int fd;
-};
+/* libslirp accepts connections only on sockets that it has created. So let it create a useless one, and replace its fd
+ * by ours. A relay would copy all data once more and hide the client's address from the guest.
+ *
+ * libslirp binds that socket and listens on it, which the sandbox forbids. So the dynamic linker gives libslirp these
+ * two functions, which only note the socket, in place of libc's. */
+static bool placing; /* stack_add_forward() waits for listen() */
+static int placed;   /* the socket that libslirp has created; -1: none yet */
 
-static int newcomer_look(int fd, int events, void *opaque)
+__attribute__((visibility("default"))) int bind(int fd, const struct sockaddr *address, socklen_t size)
 {
-	struct newcomer *n = opaque;
-
-	(void)events;
-	if (fd >= 0 && fd < FDS_MAX && !n->s->fds[fd].listens)
-		n->fd = fd;
-	return -1;
+	return placing ? 0 : (int)syscall(SYS_bind, fd, address, size);
 }
 
-/* libslirp accepts connections only on sockets that it has created. So let it create a useless one on an address chosen
- * by the kernel, and replace its fd by ours. A relay would copy all data once more and hide the client's address from
- * the guest. */
-static int listener_adopt(struct stack *s, unsigned at, struct err *e)
+__attribute__((visibility("default"))) int listen(int fd, int backlog)
+{
+	if (!placing)
+		return (int)syscall(SYS_listen, fd, backlog);
+	placed = fd;
+	return 0;
+}
+
+int stack_add_forward(struct stack *s, unsigned at, struct err *e)
 {
 	const struct forward *f = &s->options->forwards[at];
-	const struct sockaddr_un nowhere = { .sun_family = AF_UNIX };
+	const struct sockaddr_in nowhere = { .sin_family = AF_INET };
 	const struct sockaddr_in guest = { .sin_family = AF_INET, .sin_port = htons(f->port), .sin_addr = f->guest };
-	struct newcomer n = { .s = s, .fd = -1 };
-	uint32_t timeout = 0;
+	int r;
 
-	if (slirp_add_hostxfwd(s->slirp, (const struct sockaddr *)&nowhere, sizeof(nowhere.sun_family),
-		    (const struct sockaddr *)&guest, sizeof(guest), 0) < 0)
+	placing = true;
+	placed = -1;
+	r = slirp_add_hostxfwd(s->slirp, (const struct sockaddr *)&nowhere, sizeof(nowhere),
+		(const struct sockaddr *)&guest, sizeof(guest), 0);
+	placing = false;
+	if (r < 0)
 		return err_set_errno(e, -errno, "forward %u", at);
-	slirp_pollfds_fill(s->slirp, &timeout, newcomer_look, &n);
-	if (n.fd < 0)
+	if (placed < 0 || placed >= FDS_MAX)
 		return err_set(e, -ENFILE, ERR_HOST, "forward %u: libslirp does not listen", at);
 	/* The client may have disconnected before accept(), which must not block then. */
-	if (fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 || dup3(f->fd, n.fd, O_CLOEXEC) < 0)
+	if (fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 || dup3(f->fd, placed, O_CLOEXEC) < 0)
 		return err_set_errno(e, -errno, "forward %u", at);
 	close(f->fd);
-	s->fds[n.fd].listens = true;
-	s->fds[n.fd].forward = (uint8_t)(at + 1);
+	s->fds[placed].listens = true;
+	s->fds[placed].forward = (uint8_t)(at + 1);
 	return 0;
+}
+
+static void listener_remove(struct stack *s, int fd)
+{
+	struct sockaddr_in ours;
+	socklen_t size = sizeof(ours);
+
+	s->fds[fd].listens = false;
+	if (getsockname(fd, (struct sockaddr *)&ours, &size) == 0)
+		slirp_remove_hostxfwd(s->slirp, (const struct sockaddr *)&ours, size, 0);
+}
+
+void stack_remove_forward(struct stack *s, unsigned at)
+{
+	for (int fd = 0; fd < FDS_MAX; fd++) {
+		if (s->fds[fd].listens && s->fds[fd].forward == at + 1)
+			listener_remove(s, fd);
+		if (s->fds[fd].forward == at + 1)
+			s->fds[fd].forward = 0;
+		else if (s->fds[fd].forward > at + 1)
+			s->fds[fd].forward--;
+	}
 }
 
 /* ---- creation and release ---- */
@@ -226,7 +253,7 @@ int stack_new(const struct options *o, struct frames *f, struct control *c, stru
 		r = err_set(e, -EINVAL, ERR_HOST, "libslirp refuses this network");
 	for (unsigned i = 0; i < o->nforwards && !r; i++)
 		if (!o->forwards[i].udp)
-			r = listener_adopt(s, i, e);
+			r = stack_add_forward(s, i, e);
 	if (r < 0) {
 		stack_free(s);
 		return r;

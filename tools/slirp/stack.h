@@ -28,6 +28,13 @@ int stack_new(const struct options *o, struct frames *f, struct control *c, stru
 	struct err *e);
 void stack_free(struct stack *s);
 
+/* Begin to accept connections of the TCP forward `at` of the options; takes the forward's socket. Returns 0; -errno
+ * with a sentence. */
+int stack_add_forward(struct stack *s, unsigned at, struct err *e);
+/* Close the socket of the forward `at`, if it is a TCP forward. Open connections continue. The forwards behind it move
+ * up. */
+void stack_remove_forward(struct stack *s, unsigned at);
+
 /* Handle a frame of the guest; call stack_input_done() after a batch. Call both only after stack_poll_done(), which
  * updates libslirp's time. */
 void stack_input(struct stack *s, const uint8_t *frame, size_t len);

@@ -61,18 +61,29 @@ int udp_new(const struct options *o, struct frames *f, struct udp **ret_u, struc
 	u->gateway_mac[0] = 0x52;
 	u->gateway_mac[1] = 0x55;
 	memcpy(u->gateway_mac + 2, &o->gateway, 4);
-	for (unsigned i = 0; i < o->nforwards; i++) {
-		if (!o->forwards[i].udp)
-			continue;
-		u->forwards[i] = calloc(1, sizeof(*u->forwards[i]));
-		if (!u->forwards[i]) {
+	for (unsigned i = 0; i < o->nforwards; i++)
+		if (o->forwards[i].udp && udp_add_forward(u, i) < 0) {
 			udp_free(u);
 			return err_set_errno(e, -ENOMEM, "UDP");
 		}
-		memset(u->forwards[i]->mac, 0xff, MAC_BYTES);
-	}
 	*ret_u = u;
 	return 0;
+}
+
+int udp_add_forward(struct udp *u, unsigned at)
+{
+	u->forwards[at] = calloc(1, sizeof(*u->forwards[at]));
+	if (!u->forwards[at])
+		return -ENOMEM;
+	memset(u->forwards[at]->mac, 0xff, MAC_BYTES);
+	return 0;
+}
+
+void udp_remove_forward(struct udp *u, unsigned at)
+{
+	free(u->forwards[at]);
+	memmove(&u->forwards[at], &u->forwards[at + 1], (FORWARDS_MAX - at - 1) * sizeof(u->forwards[0]));
+	u->forwards[FORWARDS_MAX - 1] = NULL;
 }
 
 void udp_free(struct udp *u)

@@ -1,5 +1,6 @@
 """cairn-slirp by itself: a network for one guest, made of sockets (docs/slirp.md)."""
 
+import array
 import errno
 import json
 import os
@@ -519,6 +520,67 @@ def test_connections_wait_while_vm_is_saved():
             g.silent()
             while readable(g.control):
                 g.told()
+
+
+def ordered(g, what, s=None):
+    """Have cairn-slirp change its forwards, as the daemon does; return whether it did."""
+    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno()]))] if s else []
+    g.control.sendmsg([json.dumps(what).encode()], fds)
+    while "done" not in (message := g.told()):
+        assert "forward" in message
+    return message["done"]
+
+
+def test_forwards_change_while_connections_are_open():
+    with listener() as first, listener() as second, datagrams() as d, datagrams() as client, \
+            Guest(("tcp", first, "-", 80), control=True) as g, \
+            socket.create_connection(first.getsockname()) as early:
+        of_early = g.accepted()
+        assert ordered(g, {"add": "tcp:-:81"}, second) and ordered(g, {"add": "udp:-:53"}, d)
+        with socket.create_connection(second.getsockname()) as late:
+            of_late = g.accepted()
+            assert (of_early.port, of_late.port) == (80, 81)
+            client.sendto(b"?", d.getsockname())
+            assert g.wait(lambda p: p.protocol == UDP).data == b"?"
+            assert ordered(g, {"remove": 0})
+            where = first.getsockname()
+            first.close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(where)
+            for at_host, at_guest in ((early, of_early), (late, of_late)):  # open connections continue
+                at_host.sendall(b"hello")
+                assert at_guest.read(5) == b"hello"
+        g.daemon()
+        with socket.create_connection(second.getsockname()):  # the others' numbers are one less
+            while (message := g.told()) != {"forward": 0}:
+                assert message == {"forward": 1}
+            assert g.accepted().port == 81
+        assert ordered(g, {"remove": 1})
+        client.sendto(b"!", d.getsockname())
+        assert not [p for p in g.silent() if p.protocol == UDP]
+        assert ordered(g, {"add": "udp:10.0.2.99:54"}, d)  # in the slot of another forward
+        g.arp(1, slirplib.ALL, "10.0.2.2")
+        assert ordered(g, {"remove": 1}) and ordered(g, {"remove": 0})
+
+
+def test_wrong_orders_change_no_forward():
+    with listener() as s, listener() as other, datagrams() as d, \
+            Guest(("tcp", s, "-", 80), control=True) as g:
+        for what, socket_ in (({"add": "tcp:-:81"}, d), ({"add": "udp:-:81"}, other), ({"add": "tcp:10.9.9.9:81"}, other),
+                              ({"add": "tcp:-:65536"}, other), ({"add": "tcp:3:-:81"}, other), ({"remove": 1}, None)):
+            assert not ordered(g, what, socket_), what
+        for text in ('{"add": "tcp:-:81"}', '{"add": "' + "x" * 40 + '"}', '{"add": "', '{"remove": 4294967296}'):
+            g.control.send(text.encode())
+        fds = array.array("i", [other.fileno()] * 5)
+        g.control.sendmsg([b'{"add": "tcp:-:82"}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        assert g.told() == {"done": False}  # of remove
+        assert g.told() == {"done": True} and ordered(g, {"remove": 1})
+        before = len(os.listdir(f"/proc/{g.process.pid}/fd"))
+        for _ in range(3):
+            assert not ordered(g, {"add": "tcp:-:0"}, other)
+        assert len(os.listdir(f"/proc/{g.process.pid}/fd")) == before
+        with socket.create_connection(s.getsockname()):
+            assert g.accepted().port == 80
 
 
 def test_frames_for_stopped_guest_are_bounded():
