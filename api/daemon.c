@@ -201,10 +201,12 @@ static void jobs_found(struct vm_host *h)
 static void unread_found(void *opaque, const char *name, const char *sentence)
 {
 	struct vm_host *h = opaque;
-	CLEANUP_CLOSE int sock = -1;
+	int sock;
 
-	if (!vm_find(h, name) && vm_socket_connect(h->run_dir_fd, name, false, &sock) == 0)
-		log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
+	if (vm_find(h, name) || vm_socket_connect(h->run_dir_fd, name, false, &sock) < 0)
+		return;
+	log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
+	vm_socket_close(sock, h->closer);
 }
 
 /* Whether the socket of the VM's old name can only be the VM's, as the stored states tell: a VM that runs and has no

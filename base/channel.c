@@ -108,6 +108,39 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 	return 1;
 }
 
+/* Returns 1: fds come with the next message; 0: none; -errno. */
+static int fds_look(int sock)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	unsigned reset = 0;
+	ssize_t n;
+
+	/* The credentials fill the room for control data, so the look reports fds by MSG_CTRUNC and leaves them in the
+	 * queue. */
+	do {
+		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+			.msg_controllen = sizeof(control) };
+
+		n = recvmsg(sock, &msg, MSG_PEEK);
+		if (n >= 0)
+			return !!(msg.msg_flags & MSG_CTRUNC);
+	} while (errno == EINTR || (errno == ECONNRESET && !reset++));
+	return -errno;
+}
+
+int channel_recv_no_fds(int sock, uint16_t version, const struct channel_type *types, size_t ntypes, void *buf,
+	struct channel_msg *m)
+{
+	int r = fds_look(sock);
+
+	return r < 0 ? r : r > 0 ? -EPERM : channel_recv(sock, version, types, ntypes, buf, m);
+}
+
 void channel_msg_close_fds(struct channel_msg *m)
 {
 	for (unsigned i = 0; i < m->nfds; i++)

@@ -46,6 +46,12 @@ int channel_send(int sock, uint16_t version, uint16_t type, uint64_t seq, const 
 int channel_recv(int sock, uint16_t version, const struct channel_type *types, size_t ntypes,
 	void *buf, struct channel_msg *ret_msg);
 
+/* Receive one message from a peer that may send no fds, and whose fds must not enter this process, because close() may
+ * hang. sock: with SO_PASSCRED, without SO_PASSPIDFD and SO_PASSSEC.
+ * Returns as channel_recv(); -EPERM: fds come with the message, which stays in the socket. */
+int channel_recv_no_fds(int sock, uint16_t version, const struct channel_type *types, size_t ntypes, void *buf,
+	struct channel_msg *ret_msg);
+
 void channel_msg_close_fds(struct channel_msg *m);
 
 #endif

@@ -255,8 +255,8 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	struct vm_host *host = i->vm->host;
 	CLEANUP_CLOSE int log_fd = -1;
 	char name[VM_NAME_MAX + 2];
-	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
-		.run_dir = host->run_dir_fd, .name = name, .end_fd = -1 };
+	struct vm_process_paths p = { .program = host->paths->vm_program, .closer = host->closer,
+		.sandbox = host->sandbox, .run_dir = host->run_dir_fd, .name = name, .end_fd = -1 };
 	int r;
 
 	socket_name(i->vm, name);
@@ -411,7 +411,7 @@ void offline_end_old(struct vm *vm)
 {
 	struct offline_process *i = offline_new(vm);
 	char name[VM_NAME_MAX + 2];
-	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = name, .log_fd = -1,
+	struct vm_process_paths p = { .closer = vm->host->closer, .run_dir = vm->host->run_dir_fd, .name = name, .log_fd = -1,
 		.end_fd = -1 };
 	struct err e;
 

@@ -67,7 +67,7 @@ static int successor_start(struct vm *vm, struct err *e)
 	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
 	CLEANUP_CLOSE int end_fd = log_fd < 0 ? -1 : store_open_file(host->store, vm->def->name, "end", O_RDONLY, e);
-	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
+	struct vm_process_paths p = { .program = host->paths->vm_program, .closer = host->closer, .sandbox = host->sandbox,
 		.run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = log_fd, .end_fd = end_fd };
 
 	int r;
@@ -190,7 +190,7 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 
 bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 {
-	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1,
+	struct vm_process_paths p = { .closer = vm->host->closer, .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1,
 		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
 	struct vm_process *old = vm->proc, *next = vm->handover ? vm->handover->successor : NULL;
 	CLEANUP_CLOSE int end_fd = -1;

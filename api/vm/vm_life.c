@@ -417,7 +417,7 @@ static void life_connected(void *opaque, int r, const struct vm_answer *a, const
 static int life_lost(void *opaque, struct err *e)
 {
 	struct vm *vm = opaque;
-	struct vm_process_paths p = { .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1,
+	struct vm_process_paths p = { .closer = vm->host->closer, .run_dir = vm->host->run_dir_fd, .name = vm->def->name, .log_fd = -1, .end_fd = -1,
 		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
 
 	log_warn("process", "VM '%s': the connection to its process (pid %d) is lost; connecting again", vm->def->name,

@@ -146,7 +146,7 @@ static void channel_close(struct vm_process *p)
 	loop_unwatch(p->sock_watch);
 	p->sock_watch = NULL;
 	if (p->sock >= 0)
-		close(p->sock);
+		vm_socket_close(p->sock, p->closer);
 	p->sock = -1;
 }
 
@@ -245,7 +245,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			return false;
 		if (p->freed)
 			return true;
-		r = channel_recv(p->sock, p->version, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
+		r = channel_recv_no_fds(p->sock, p->version, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);
 		if (r == -EAGAIN)
 			return true;
 		if (r == -EPROTONOSUPPORT && !p->child && !p->heard) {
@@ -253,7 +253,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			return false;
 		}
 		if (r <= 0) {
-			channel_lost(p, r == -EPROTO || r == -EPROTONOSUPPORT);
+			channel_lost(p, r == -EPROTO || r == -EPROTONOSUPPORT || r == -EPERM);
 			return false;
 		}
 		p->heard = true;
@@ -461,6 +461,7 @@ static int process_new(struct loop *l, const struct vm_process_paths *paths,
 	p->seq = p->phase_seq = loop_now_ns();
 	p->phases_left = PHASES_MAX;
 	p->version = VM_MSG_VERSION;
+	p->closer = paths->closer;
 	p->ops = ops;
 	p->opaque = opaque;
 	p->pid = p->pidfd = p->sock = -1;
@@ -482,12 +483,10 @@ void vm_process_free(struct vm_process *p)
 		return;
 	spawn_settle(p);
 	loop_unwatch(p->pid_watch);
-	loop_unwatch(p->sock_watch);
 	loop_timer_free(p->timer);
 	loop_timer_free(p->kill_timer);
 	loop_timer_free(p->lost_timer);
-	if (p->sock >= 0)
-		close(p->sock);
+	channel_close(p);
 	if (p->pidfd >= 0)
 		close(p->pidfd);
 	if (p->end_fd >= 0)

@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 struct client_file;
+struct closer;
 struct config;
 struct err;
 struct loop;
@@ -53,6 +54,7 @@ struct vm_process_ops {
 
 struct vm_process_paths {
 	const char *program;
+	struct closer *closer; /* closes the connection (api/wire/close_async.h) */
 	const struct vm_sandbox *sandbox; /* NULL: nothing is prepared */
 	struct cgroup_place place; /* the process's control group */
 	uid_t uid;	  /* the process's user; 0: the daemon's */

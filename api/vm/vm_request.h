@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 struct client_file;
+struct closer;
 struct loop;
 struct loop_timer;
 struct loop_watch;
@@ -37,6 +38,7 @@ struct vm_request {
 
 struct vm_process {
 	struct loop *loop;
+	struct closer *closer; /* borrowed */
 	const struct vm_process_ops *ops;
 	void *opaque;
 	char name[64]; /* the VM's name for the daemon's log */

@@ -3,6 +3,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_sandbox.h"
+#include "api/wire/close_async.h"
 #include "api/wire/listen.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -170,6 +171,16 @@ int vm_socket_connect(int run_dir, const char *name, bool owns_hash, int *ret_fd
 		return r;
 	old_file_name(name, file);
 	return file_connect(run_dir, file, ret_fd);
+}
+
+void vm_socket_close(int sock, struct closer *c)
+{
+	int off = 0;
+
+	/* closer_drop() takes credentials for files. */
+	if (setsockopt(sock, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off)) < 0)
+		log_warn("process", "SO_PASSCRED: %s", strerror(errno));
+	closer_drop(c, sock);
 }
 
 int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+struct closer;
 struct err;
 struct vm;
 struct vm_process_paths;
@@ -31,6 +32,9 @@ bool vm_socket_old_names_meet(const char *a, const char *b);
  * *ret_fd: owned, non-blocking; receives credentials.
  * Returns 0; -ENOENT: there is no socket; -ECONNREFUSED: nobody listens; -errno. */
 int vm_socket_connect(int run_dir, const char *name, bool owns_hash, int *ret_fd);
+/* Close a connection: a VM's process that a guest has taken over may have sent files, which the kernel closes with the
+ * socket. c: closes it beside the loop then (api/wire/close_async.h). */
+void vm_socket_close(int sock, struct closer *c);
 /* Remove the socket of VM `name`, if there is one, but not one whose old name another VM may have, too. */
 void vm_socket_remove(int run_dir, const char *name);
 /* Get the sender's pid of the first message in sock, without receiving it. Returns 0; -EAGAIN: no message; -errno. */

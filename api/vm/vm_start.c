@@ -332,8 +332,8 @@ void start_process_free(struct start_process *s)
 static int process_spawn(struct vm *vm, bool limits_memory, const struct vm_process_ops *ops, struct start_process **ret, struct err *e)
 {
 	struct vm_host *host = vm->host;
-	struct vm_process_paths p = { .program = host->paths->vm_program, .sandbox = host->sandbox,
-		.run_dir = host->run_dir_fd, .name = vm->def->name };
+	struct vm_process_paths p = { .program = host->paths->vm_program, .closer = host->closer,
+		.sandbox = host->sandbox, .run_dir = host->run_dir_fd, .name = vm->def->name };
 	struct start_process *s = must_alloc(malloc(sizeof(*s)));
 	int r;
 
@@ -733,7 +733,7 @@ void vm_take_back(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	CLEANUP_CLOSE int end_fd = -1;
-	struct vm_process_paths p = { .run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = -1,
+	struct vm_process_paths p = { .closer = host->closer, .run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = -1,
 		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
 	struct err e;
 	int r;

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from conftest import until
+from fuselib import Op, fuse
 from plainlib import qcow2
 from test_traitor import MAIN, POLL, SENDMSG, SENDTO, taken  # noqa: F401
 from traitorlib import CONTROL_FD
@@ -77,13 +78,37 @@ def test_message_with_files_ends_that_vm_only(taken, blob, count):  # noqa: F811
     """The daemon keeps none of the files."""
     taken.define()
     daemon = taken.daemon.proc.pid
-    files = len(os.listdir(f"/proc/{daemon}/fd"))
-    taken.start(MAIN)
-    t = taken.traitor
-    t.used = 0
-    t.order(send_files(t, blob, [0] * count), keep=True)
-    assert taken.ends(may_go_on=True) == PROTOCOL
-    until(lambda: len(os.listdir(f"/proc/{daemon}/fd")) <= files)
+    numbers = []
+    for _ in range(2):  # the first time, the daemon starts the process that closes sockets
+        taken.start(MAIN)
+        t = taken.traitor
+        t.used = 0
+        t.order(send_files(t, blob, [0] * count), keep=True)
+        assert taken.ends(may_go_on=True) == PROTOCOL
+        until(lambda: not numbers or len(os.listdir(f"/proc/{daemon}/fd")) <= numbers[0])
+        numbers.append(len(os.listdir(f"/proc/{daemon}/fd")))
+
+
+def fd_of(pid, path):
+    """Return the process's number of an open file."""
+    return next(int(fd) for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}") == path)
+
+
+@pytest.mark.parametrize("first", [b"", event(255)], ids=["first", "behind another message"])
+def test_file_whose_close_hangs_stops_nobody(taken, tmp_path, first):  # noqa: F811
+    """The file system of the VM's image does not answer when the daemon closes its copy of the image."""
+    with fuse(tmp_path / "fuse", disk=bytes(65536)) as f:
+        taken.define(disks=[{"path": f["disk"], "format": "raw"}])
+        taken.start(MAIN)
+        fd = fd_of(taken.q.run("vm-info", vm="a")["pid"], f["disk"])
+        f.hang(Op.FLUSH)
+        t = taken.traitor
+        t.used = 0
+        t.order(*[send(first)] * bool(first), send_files(t, event(255), [fd] * 3), keep=True)
+        until(lambda: "violated the protocol" in taken.daemon.log.read_text())
+        assert taken.daemon.info("honest")["state"] == "running"
+        f.release()
+        assert taken.ends(may_go_on=True) == PROTOCOL
 
 
 # Answers that lie: their type and length, and the commands that ask for them.

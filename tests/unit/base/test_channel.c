@@ -269,6 +269,73 @@ static void test_fds_without_a_message(void **state)
 	assert_int_equal(open_fds(), p->fds_before);
 }
 
+static int receive_no_fds(struct pair *p)
+{
+	return channel_recv_no_fds(p->b, VERSION, types, TYPE_COUNT, p->buf, &p->msg);
+}
+
+/* Let b's messages come with credentials, as channel_recv_no_fds() needs it. */
+static void credentials_on(struct pair *p)
+{
+	int on = 1;
+
+	assert_int_equal(setsockopt(p->b, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)), 0);
+}
+
+/* Whether nobody has the other end of the pipe. */
+static bool is_closed(int fd)
+{
+	char byte;
+
+	return read(fd, &byte, 1) == 0;
+}
+
+static void test_fds_that_nobody_wants_stay_in_the_socket(void **state)
+{
+	struct pair *p = *state;
+	int pipe_fds[2];
+
+	credentials_on(p);
+	for (unsigned n = 1; n < CHANNEL_FDS_MAX; n *= 2) {
+		struct channel_header head = { .version = VERSION, .type = TYPE_FDS };
+
+		assert_int_equal(pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK), 0);
+		assert_int_equal(dup2(pipe_fds[1], 100), 100);
+		assert_int_equal(channel_send(p->a, VERSION, TYPE_FDS, 1, NULL, 0, &(int){ 100 }, 1), 0);
+		raw_send(p, n % 2 ? "" : (void *)&head, n % 2 ? 0 : sizeof(head), n);
+		close(100);
+		close(pipe_fds[1]);
+		for (int i = 0; i < 3; i++)
+			assert_int_equal(receive_no_fds(p), -EPERM);
+		assert_false(is_closed(pipe_fds[0]));
+		assert_int_equal(receive(p), 1);
+		channel_msg_close_fds(&p->msg);
+		assert_true(is_closed(pipe_fds[0]));
+		assert_int_equal(receive_no_fds(p), -EPERM);
+		assert_int_equal(receive(p), n % 2 ? -EPROTO : 1);
+		channel_msg_close_fds(&p->msg);
+		close(pipe_fds[0]);
+	}
+}
+
+static void test_messages_without_fds_are_received(void **state)
+{
+	struct pair *p = *state;
+
+	credentials_on(p);
+	assert_int_equal(receive_no_fds(p), -EAGAIN);
+	assert_int_equal(channel_send(p->a, VERSION, TYPE_FIXED, 7, "0123456789abcdef", 16, NULL, 0), 0);
+	assert_int_equal(channel_send(p->a, VERSION, TYPE_UNKNOWN, 8, NULL, 0, NULL, 0), 0);
+	assert_int_equal(channel_send(p->b, VERSION, TYPE_EMPTY, 9, NULL, 0, NULL, 0), 0);
+	close(p->a); /* with unread data */
+	p->a = -1;
+	assert_int_equal(receive_no_fds(p), 1);
+	assert_int_equal(p->msg.head.seq, 7);
+	assert_memory_equal(p->msg.body, "0123456789abcdef", 16);
+	assert_int_equal(receive_no_fds(p), -EPROTO);
+	assert_int_equal(receive_no_fds(p), 0);
+}
+
 static void test_closed_peer_ends_channel(void **state)
 {
 	struct pair *p = *state;
@@ -340,6 +407,8 @@ int main(void)
 		PAIR_TEST(test_fds_arrive_and_close_on_exec),
 		PAIR_TEST(test_too_many_fds_are_refused_and_closed),
 		PAIR_TEST(test_fds_without_a_message),
+		PAIR_TEST(test_fds_that_nobody_wants_stay_in_the_socket),
+		PAIR_TEST(test_messages_without_fds_are_received),
 		PAIR_TEST(test_closed_peer_ends_channel),
 		PAIR_TEST(test_last_message_arrives_despite_unread_data),
 		PAIR_TEST(test_send_to_full_socket_fails),
