@@ -3,13 +3,13 @@ read in comparison with the VM's, reads with depth 32, and the VM's writes of 4 
 clone in comparison with copying clusters."""
 
 import pathlib
-import tempfile
 
+import freshfs
 import guestlib
 from bench_fork import clones, forget
 from benchlib import need_kvm
 from conftest import Console, Daemon
-from imgbench import COPYING, Box, copying_seconds, need_fio
+from imgbench import COPYING, PLACES, Box, copying_seconds, need_fio
 
 DISK_MIB = 1024
 SECTORS = DISK_MIB << 11
@@ -111,8 +111,8 @@ def writes(src, box):
 def run(bench):
     need_kvm()
     need_fio()
-    with Box(bench, "disk", 2 * DISK_MIB) as box, tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        src = Source(pathlib.Path(folder), box.path(box.create("a.qcow2", f"{DISK_MIB}M", fill=True)))
+    with freshfs.folder(bench, 3 * DISK_MIB, PLACES["disk"]) as place, Box(bench, "disk", 2 * DISK_MIB, place) as box:
+        src = Source(place, box.path(box.create("a.qcow2", f"{DISK_MIB}M", fill=True)))
         try:
             bench.pairs(f"written for each of {BATCH}", "KiB", [(written(src), WRITTEN_KIB) for _ in range(ROUNDS)],
                         "target", 1.0)

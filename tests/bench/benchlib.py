@@ -20,10 +20,12 @@ class Unfit(Exception):
 
 
 class Bench:
-    """The rows of one benchmark. user: the plain user whose daemons are measured; None: the caller's are."""
+    """The rows of one benchmark. user: the plain user whose daemons are measured; None: the caller's are. on: the file
+    system that the figures depend on (freshfs); empty: none that matters."""
 
     def __init__(self, name, build, user=None):
         self.name, self.build, self.user, self.rows = name, build, user, []
+        self.on = ""
         self.uid = pwd.getpwnam(user).pw_uid if user else None
 
     def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS):
@@ -40,7 +42,7 @@ class Bench:
         ratio = above / below if below else 1000.0
         if self.user:
             case += f", as {self.user}"
-        self.rows.append({"name": self.name, "case": case, "unit": unit, "ours": round(ours, 6),
+        self.rows.append({"name": self.name, "case": case, "on": self.on, "unit": unit, "ours": round(ours, 6),
                           "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
                           "goal": round(goal, 3), "holds": ratio >= goal})
 

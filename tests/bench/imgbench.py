@@ -20,12 +20,12 @@ PLACES = {"shm": "/dev/shm", "disk": os.environ.get("CAIRN_BENCH_DISK", "/var/tm
 
 
 class Box:
-    """A temporary folder on one of the places."""
+    """A temporary folder on one of the places. parent: in this folder, on a disk, instead."""
 
-    def __init__(self, bench, place, need_mib):
+    def __init__(self, bench, place, need_mib, parent=None):
         if shutil.which("qemu-img") is None:
             raise Unfit("the peer is missing: qemu-img")
-        parent = PLACES[place]
+        parent = parent or PLACES[place]
         if shutil.disk_usage(parent).free < 2 * need_mib * MIB:
             raise Unfit(f"{parent} has less than {2 * need_mib} MiB free")
         self.ours, self.place = os.path.join(bench.build, "cairn-img"), place

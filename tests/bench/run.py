@@ -66,9 +66,9 @@ def measure(name, user, build):
 
 
 def table(rows):
-    head = ["name", "case", "ours", "peer", "unit", "peer is", "ratio", "goal", "holds"]
+    head = ["name", "case", "ours", "peer", "unit", "peer is", "ratio", "goal", "holds", "on"]
     cells = [head] + [[r["name"], r["case"], f"{r['ours']:.4g}", f"{r['peer']:.4g}", r["unit"], r["peer_name"],
-                       f"{r['ratio']:.2f}", f"{r['goal']:.2f}", "yes" if r["holds"] else "NO"] for r in rows]
+                       f"{r['ratio']:.2f}", f"{r['goal']:.2f}", "yes" if r["holds"] else "NO", r["on"]] for r in rows]
     width = [max(len(c[i]) for c in cells) for i in range(len(head))]
     for c in cells:
         print("  ".join(t.ljust(w) for t, w in zip(c, width)).rstrip())

@@ -347,6 +347,36 @@ def test_unknown_part_of_long_tests_is_refused(tree):
     assert long_run(tree, OK, PASSES, LONG_PARTS="storms")[:4] == (1, 0, 0, 0)
 
 
+FRESH = """if True:
+    import os, pathlib, sys, types
+    place = sys.argv[1]
+    sys.path[:0] = sys.argv[2:]
+    import freshfs
+    bench = types.SimpleNamespace(on="")
+    with freshfs.folder(bench, 64, place) as at:
+        (at / "file").write_text("x")
+        print(os.stat(at).st_dev != os.stat(place).st_dev, bench.on, sep=";")
+        print(place in pathlib.Path("/proc/%d/mounts" % os.getppid()).read_text())
+    print(os.listdir(place), bench.on)"""
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_benchmark_gets_a_new_file_system_where_it_may_mount_one(tmp_path, permitted):
+    if permitted and subprocess.run(["unshare", "-m", "losetup", "--find"], capture_output=True).returncode:
+        pytest.skip("may not mount a file system of its own")
+    folders = [os.path.join(ROOT, "tests", name) for name in ("bench", "e2e")]
+    drop = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-all"] if not permitted and os.geteuid() == 0 else []
+    r = subprocess.run([*drop, "/usr/bin/python3", "-c", FRESH, tmp_path, *folders], text=True, capture_output=True)
+    assert r.returncode == 0, r.stderr
+    own, seen_outside, left = r.stdout.splitlines()
+    if permitted:
+        assert own == "True;new ext4 on a loop device"
+    else:
+        assert re.fullmatch("False;[a-z0-9.]+ in use", own)
+    assert seen_outside == "False"
+    assert left == "[] "  # nothing is left, and later rows do not name it
+
+
 def test_each_benchmark_loads():
     bench = os.path.join(ROOT, "tests", "bench")
     files = [f for f in os.listdir(bench) if f.startswith("bench_")]
