@@ -1,4 +1,5 @@
 #include "base/call_filter.h"
+#include "base/util.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define REACH 255 /* greatest number of instructions that a conditional jump skips */
 #define X32_CALLS 0x40000000u /* the first number of the x32 mode's system calls */
 /* The lower half of an argument; all that is compared, and the kernel takes of an int, is there (the processor is
  * little-endian). */
@@ -35,11 +37,19 @@ static void put_answer(struct call_filter *f, uint32_t answer)
 	put(f, BPF_RET | BPF_K, answer, 0, 0);
 }
 
-static void put_allowed(struct call_filter *f, const unsigned *values, size_t n)
+/* Give the answer if the loaded value is one of these: one instruction for each value, because the kernel's work for a
+ * filter grows with its length. */
+static void put_any(struct call_filter *f, const unsigned *values, size_t n, uint32_t answer)
 {
-	for (size_t i = 0; i < n; i++) {
-		put(f, BPF_JMP | BPF_JEQ | BPF_K, values[i], 0, 1);
-		put_answer(f, SECCOMP_RET_ALLOW);
+	while (n) {
+		size_t part = MIN(n, (size_t)REACH);
+
+		for (size_t i = 0; i + 1 < part; i++)
+			put(f, BPF_JMP | BPF_JEQ | BPF_K, values[i], (unsigned)(part - 1 - i), 0);
+		put(f, BPF_JMP | BPF_JEQ | BPF_K, values[part - 1], 0, 1);
+		put_answer(f, answer);
+		values += part;
+		n -= part;
 	}
 }
 
@@ -75,7 +85,7 @@ static void group_put(struct call_filter *f, const struct call_filter_ioctls *g)
 		other_fd = put_unless(f, (uint32_t)g->fd);
 	}
 	put_load(f, ARGUMENT_OFFSET(1));
-	put_allowed(f, g->requests, g->n);
+	put_any(f, g->requests, g->n, SECCOMP_RET_ALLOW);
 	if (other_fd)
 		put_target(f, other_fd);
 }
@@ -92,11 +102,10 @@ void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *
 	put_target(f, other_call);
 }
 
-void call_filter_calls(struct call_filter *f, const int *calls, size_t n)
+void call_filter_calls(struct call_filter *f, uint32_t answer, const int *calls, size_t n)
 {
 	put_load_call(f);
-	for (size_t i = 0; i < n; i++)
-		put_allowed(f, &(unsigned){ (unsigned)calls[i] }, 1);
+	put_any(f, (const unsigned *)calls, n, answer);
 }
 
 /* Number of instructions that check a condition: load, mask and compare. */
@@ -121,6 +130,17 @@ void call_filter_rule(struct call_filter *f, int call, uint32_t answer, const st
 		put(f, BPF_JMP | BPF_JEQ | BPF_K, args[i].value, 0, left);
 	}
 	put_answer(f, answer);
+}
+
+void call_filter_values(struct call_filter *f, int call, uint32_t answer, unsigned at, const uint32_t *values, size_t n)
+{
+	unsigned other_call;
+
+	put_load_call(f);
+	other_call = put_unless(f, (uint32_t)call);
+	put_load(f, ARGUMENT_OFFSET(at));
+	put_any(f, values, n, answer);
+	put_target(f, other_call);
 }
 
 void call_filter_value(struct call_filter *f, int call, uint32_t answer, unsigned at, uint32_t value)

@@ -36,11 +36,13 @@ struct call_filter_argument {
 void call_filter_init(struct call_filter *f);
 /* Allow these ioctls, the first ones at the lowest cost; all others raise SIGSYS. */
 void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *groups, size_t n);
-/* Allow these system calls (SYS_*) with any arguments. */
-void call_filter_calls(struct call_filter *f, const int *calls, size_t n);
+/* Answer these system calls (SYS_*) with a SECCOMP_RET_* value, whatever their arguments are. */
+void call_filter_calls(struct call_filter *f, uint32_t answer, const int *calls, size_t n);
 
 /* Answer a system call (SYS_*) whose arguments meet all n conditions with a SECCOMP_RET_* value. */
 void call_filter_rule(struct call_filter *f, int call, uint32_t answer, const struct call_filter_argument *args, size_t n);
+/* Answer a system call of which argument `at` has one of these values. */
+void call_filter_values(struct call_filter *f, int call, uint32_t answer, unsigned at, const uint32_t *values, size_t n);
 /* Answer a system call of which argument `at` has this value. */
 void call_filter_value(struct call_filter *f, int call, uint32_t answer, unsigned at, uint32_t value);
 

@@ -145,13 +145,6 @@ int lockdown_outside(void)
 	return (int)version;
 }
 
-/* Allow the call if this argument has one of the values. */
-static void values_allow(struct call_filter *f, int call, unsigned at, const uint32_t *values, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		call_filter_value(f, call, SECCOMP_RET_ALLOW, at, values[i]);
-}
-
 /* F_SETOWN and F_SETSIG stay forbidden: with them, the kernel would send any signal to any process
  * of the same user. */
 void lockdown_allow_fcntl(struct call_filter *f)
@@ -159,12 +152,12 @@ void lockdown_allow_fcntl(struct call_filter *f)
 	static const uint32_t commands[] = { F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK,
 		F_OFD_SETLK, F_GET_SEALS, F_ADD_SEALS };
 
-	values_allow(f, SYS_fcntl, 1, commands, ARRAY_SIZE(commands));
+	call_filter_values(f, SYS_fcntl, SECCOMP_RET_ALLOW, 1, commands, ARRAY_SIZE(commands));
 }
 
 void lockdown_allow_ioctls(struct call_filter *f, const uint32_t *ioctls, size_t n)
 {
-	values_allow(f, SYS_ioctl, 1, ioctls, n);
+	call_filter_values(f, SYS_ioctl, SECCOMP_RET_ALLOW, 1, ioctls, n);
 }
 
 void lockdown_allow_memory(struct call_filter *f)
@@ -201,10 +194,10 @@ void lockdown_allow_loop(struct call_filter *f, enum loop_kind kind)
 		SYS_pwritev, SYS_fallocate };
 
 	if (kind == LOOP_IO_URING) {
-		call_filter_calls(f, uring, ARRAY_SIZE(uring));
+		call_filter_calls(f, SECCOMP_RET_ALLOW, uring, ARRAY_SIZE(uring));
 		return;
 	}
-	call_filter_calls(f, with_epoll, ARRAY_SIZE(with_epoll));
+	call_filter_calls(f, SECCOMP_RET_ALLOW, with_epoll, ARRAY_SIZE(with_epoll));
 	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
 }
 

@@ -91,17 +91,17 @@ static void building_rules_add(struct call_filter *f, uint32_t answer)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument); i++)
 		call_filter_value(f, for_building_by_argument[i].call, answer, 0, for_building_by_argument[i].argument);
-	for (size_t i = 0; i < ARRAY_SIZE(for_building); i++)
-		call_filter_rule(f, for_building[i], answer, NULL, 0);
+	call_filter_calls(f, answer, for_building, ARRAY_SIZE(for_building));
 }
 
 static void rules_add(struct call_filter *f, const struct loop *l)
 {
+	static const uint32_t names[] = { PR_SET_NAME, PR_GET_NAME /* for violation_say() */ };
+
 	call_filter_ioctls(f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
 	/* Some threads are created later (a snapshot's tracker), and set their names. */
 	lockdown_allow_threads(f);
-	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
-	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_GET_NAME); /* for violation_say() */
+	call_filter_values(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, names, ARRAY_SIZE(names));
 	call_filter_value(f, SYS_tgkill, SECCOMP_RET_ALLOW, 0, (uint32_t)getpid()); /* signals to threads of this process only */
 	lockdown_allow_fcntl(f);
 	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
@@ -113,15 +113,14 @@ static void rules_add(struct call_filter *f, const struct loop *l)
 	/* for sandbox_seal() and the filters of threads (vmm/kvm/thread_filter.h) */
 	call_filter_value(f, SYS_seccomp, SECCOMP_RET_ALLOW, 0, SECCOMP_SET_MODE_FILTER);
 	building_rules_add(f, SECCOMP_RET_ALLOW);
-	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
+	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 	lockdown_allow_loop(f, loop_kind(l));
 }
 
 /* Forbid what the first filter, which stays in force, allows until now. */
 static void seal_rules_add(struct call_filter *f)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(terminal_ioctls); i++)
-		call_filter_value(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls[i]);
+	call_filter_values(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls, ARRAY_SIZE(terminal_ioctls));
 	call_filter_value(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, 0, LIBC_SETXID_SIGNAL);
 	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, NULL, 0);
 	/* A thread may install a filter for itself, which can only forbid more; not for others, and none that somebody

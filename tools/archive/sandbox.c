@@ -51,11 +51,11 @@ static void rules_add(struct call_filter *f, bool folder, const struct loop *l)
 	/* allow only limits of this process itself */
 	call_filter_value(f, SYS_prlimit64, SECCOMP_RET_ALLOW, 0, 0);
 	lockdown_allow_memory(f);
-	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
+	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 	if (l)
 		lockdown_allow_loop(f, loop_kind(l));
 	if (folder)
-		call_filter_calls(f, in_folder, ARRAY_SIZE(in_folder));
+		call_filter_calls(f, SECCOMP_RET_ALLOW, in_folder, ARRAY_SIZE(in_folder));
 	else /* openat() fails instead of ending the process: the C library looks for tables that it can do without */
 		call_filter_rule(f, SYS_openat, SECCOMP_RET_ERRNO | EACCES, NULL, 0);
 }

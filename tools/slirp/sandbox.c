@@ -100,7 +100,7 @@ static void rules_add(struct call_filter *f)
 	lockdown_allow_fcntl(f);
 	call_filter_rule(f, SYS_openat, SECCOMP_RET_ALLOW, &reads, 1);
 	lockdown_allow_memory(f);
-	call_filter_calls(f, allowed, ARRAY_SIZE(allowed));
+	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 }
 
 int slirp_sandbox(struct err *e)

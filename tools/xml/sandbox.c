@@ -32,6 +32,6 @@ int xml_sandbox(struct err *e)
 	 * and continues. */
 	call_filter_init(&f);
 	lockdown_allow_memory(&f);
-	call_filter_calls(&f, allowed, ARRAY_SIZE(allowed));
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 	return lockdown_calls(&f, SECCOMP_RET_ERRNO | EPERM, false, e);
 }

@@ -115,16 +115,16 @@ void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struc
 	call_filter_init(&f);
 	/* The worker may do whatever the main thread does with KVM, memory and images (vmm/sandbox.c). */
 	if (kind == THREAD_WORKER)
-		call_filter_calls(&f, all_ioctls, ARRAY_SIZE(all_ioctls));
+		call_filter_calls(&f, SECCOMP_RET_ALLOW, all_ioctls, ARRAY_SIZE(all_ioctls));
 	else
 		ioctls_add(&f, k, kind, vcpu_fd);
 	if (l && loop_kind(l) == LOOP_IO_URING)
-		call_filter_calls(&f, uring_loop, ARRAY_SIZE(uring_loop));
+		call_filter_calls(&f, SECCOMP_RET_ALLOW, uring_loop, ARRAY_SIZE(uring_loop));
 	else if (l)
-		call_filter_calls(&f, epoll_loop, ARRAY_SIZE(epoll_loop));
+		call_filter_calls(&f, SECCOMP_RET_ALLOW, epoll_loop, ARRAY_SIZE(epoll_loop));
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++)
 		if (allowed[i].kinds & KIND(kind))
-			call_filter_calls(&f, allowed[i].calls, allowed[i].n);
+			call_filter_calls(&f, SECCOMP_RET_ALLOW, allowed[i].calls, allowed[i].n);
 	r = call_filter_install(&f, SECCOMP_RET_TRAP, false);
 	if (r < 0)
 		log_error(NULL, "this thread has no filter but those of the process: %s", strerror(-r));

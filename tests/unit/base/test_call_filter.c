@@ -21,7 +21,7 @@
 #define REQUEST_ONE 0x5401u
 #define REQUEST_TWO 0xae80u
 #define REQUEST_LAST 0xc028aa03u
-#define REQUESTS 150 /* more than a conditional jump can skip */
+#define REQUESTS 300 /* more than a conditional jump can skip */
 #define KILLED (-1)
 
 static unsigned requests[REQUESTS];
@@ -38,7 +38,7 @@ static void filter_write(struct call_filter *f)
 	requests[REQUESTS - 1] = REQUEST_LAST;
 	call_filter_init(f);
 	call_filter_ioctls(f, groups, ARRAY_SIZE(groups));
-	call_filter_calls(f, calls, ARRAY_SIZE(calls));
+	call_filter_calls(f, SECCOMP_RET_ALLOW, calls, ARRAY_SIZE(calls));
 }
 
 /* Returns what run() returns in a child with the filter, or KILLED. */
@@ -120,7 +120,7 @@ static int close_under_rules(long a, long b)
 	call_filter_rule(&f, SYS_close, SECCOMP_RET_ERRNO | EXDEV, both, ARRAY_SIZE(both));
 	call_filter_rule(&f, SYS_close, SECCOMP_RET_ERRNO | EDOM, one, 1);
 	call_filter_rule(&f, SYS_close, SECCOMP_RET_ALLOW, two, 1);
-	call_filter_calls(&f, calls, ARRAY_SIZE(calls));
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, calls, ARRAY_SIZE(calls));
 	return under(&f, SECCOMP_RET_KILL_PROCESS, false, one_call, (const long[]){ SYS_close, a, b, 0 });
 }
 
@@ -133,6 +133,55 @@ static void test_first_rule_whose_conditions_hold_decides(void **state)
 	assert_int_equal(close_under_rules(1, 0), EDOM);
 	assert_int_equal(close_under_rules(2, 0x10), 0);
 	assert_int_equal(close_under_rules(3, 0x10), KILLED);
+}
+
+/* Returns the result of the call under rules for close() with a first argument of 1, 3 or 0x100, and of getppid(). */
+static int call_under_values(long number, long a)
+{
+	static const uint32_t values[] = { 1, 3, 0x100 };
+	static const int allowed[] = { SYS_exit_group, SYS_dup }, refused[] = { SYS_getppid };
+	struct call_filter f;
+
+	call_filter_init(&f);
+	call_filter_values(&f, SYS_close, SECCOMP_RET_ERRNO | EDOM, 0, values, ARRAY_SIZE(values));
+	call_filter_calls(&f, SECCOMP_RET_ERRNO | EXDEV, refused, ARRAY_SIZE(refused));
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
+	return under(&f, SECCOMP_RET_KILL_PROCESS, false, one_call, (const long[]){ number, a, 0, 0 });
+}
+
+static void test_values_of_an_argument_fit_one_call(void **state)
+{
+	(void)state;
+	assert_int_equal(call_under_values(SYS_close, 1), EDOM);
+	assert_int_equal(call_under_values(SYS_close, 3), EDOM);
+	assert_int_equal(call_under_values(SYS_close, 0x100), EDOM);
+	assert_int_equal(call_under_values(SYS_close, 2), KILLED);
+	assert_int_equal(call_under_values(SYS_close, 0), KILLED);
+	assert_int_equal(call_under_values(SYS_dup, FD_ONE), EBADF);
+	assert_int_equal(call_under_values(SYS_dup, 1), 0);
+	assert_int_equal(call_under_values(SYS_getppid, 1), EXDEV);
+	assert_int_equal(call_under_values(SYS_getpid, 1), KILLED);
+}
+
+/* The kernel checks, compiles and runs a filter at each start of a VM, so its length is what it costs. */
+static void test_values_of_a_list_take_an_instruction_each(void **state)
+{
+	static const int calls[20] = { SYS_getppid, SYS_getpid };
+	const uint32_t *values = (const uint32_t *)calls;
+	struct call_filter f, g;
+
+	(void)state;
+	call_filter_init(&f);
+	call_filter_init(&g);
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, calls, 5);
+	call_filter_calls(&g, SECCOMP_RET_ALLOW, calls, ARRAY_SIZE(calls));
+	assert_int_equal(g.n - f.n, 15);
+	call_filter_values(&f, SYS_fcntl, SECCOMP_RET_ALLOW, 1, values, 5);
+	call_filter_values(&g, SYS_fcntl, SECCOMP_RET_ALLOW, 1, values, ARRAY_SIZE(calls));
+	assert_int_equal(g.n - f.n, 30);
+	call_filter_ioctls(&f, &(struct call_filter_ioctls){ -1, values, 5 }, 1);
+	call_filter_ioctls(&g, &(struct call_filter_ioctls){ -1, values, ARRAY_SIZE(calls) }, 1);
+	assert_int_equal(g.n - f.n, 45);
 }
 
 static void test_rule_without_conditions_fits_each_call(void **state)
@@ -174,7 +223,7 @@ static void test_calls_of_another_processor_mode_kill(void **state)
 
 	(void)state;
 	call_filter_init(&f);
-	call_filter_calls(&f, calls, ARRAY_SIZE(calls));
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, calls, ARRAY_SIZE(calls));
 	/* x32: getppid() of that mode */
 	assert_int_equal(under(&f, SECCOMP_RET_ALLOW, false, one_call, (const long[]){ 0x40000000 + SYS_getppid, 0, 0, 0 }), KILLED);
 	if (host_has_32_bits())
@@ -233,6 +282,8 @@ int main(void)
 		cmocka_unit_test(test_ioctls_go_by_request_and_fd),
 		cmocka_unit_test(test_upper_halves_of_ioctl_arguments_do_not_count),
 		cmocka_unit_test(test_first_rule_whose_conditions_hold_decides),
+		cmocka_unit_test(test_values_of_an_argument_fit_one_call),
+		cmocka_unit_test(test_values_of_a_list_take_an_instruction_each),
 		cmocka_unit_test(test_rule_without_conditions_fits_each_call),
 		cmocka_unit_test(test_calls_of_another_processor_mode_kill),
 		cmocka_unit_test(test_older_threads_get_the_filter_if_asked),
