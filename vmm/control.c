@@ -552,6 +552,16 @@ static int watchdog_request(struct control *c, struct channel_msg *m, struct err
 	return 0;
 }
 
+static int interface_set_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_interface_set *want = m->body;
+
+	TERMINATE(want->id);
+	if (want->link_down > 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown state of a link");
+	return vm_set_interface(c->vm, want, e);
+}
+
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	unsigned n = m->nfds;
@@ -692,6 +702,7 @@ static const struct {
 	[VM_MSG_SPACE] = { space_request, false },
 	[VM_MSG_ADDRESSES] = { addresses_request, false },
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
+	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_FORK] = { fork_request, true },

@@ -41,6 +41,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SPACE] = ROW_EMPTY,
 	[VM_MSG_ADDRESSES] = ROW_EMPTY,
 	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),
+	[VM_MSG_INTERFACE_SET] = ROW(struct vm_interface_set, 0),
 	[VM_MSG_CLONE_DISK] = ROW(struct vm_clone_disk, CHANNEL_FDS_MAX),
 	[VM_MSG_DISK_PULL] = ROW(struct vm_disk_pull, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
@@ -171,7 +172,7 @@ static int interface_check(const struct vm_config *c, unsigned n, struct files *
 {
 	const struct vm_interface *i = &c->interfaces[n];
 
-	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1)
+	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1 || c->link_down[n] > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' has a value "
 			"out of range", i->id);
 	for (unsigned k = 0; k < n; k++)

@@ -116,6 +116,9 @@ enum vm_msg_type {
 	/* a request: struct vm_console_end, truncated after its last id: detach the clients of the consoles whose user
 	 * and group are not among the ids. Only to processes whose vm_info has ends_consoles. */
 	VM_MSG_CONSOLE_END = 37,
+	/* a request: struct vm_interface_set: change an interface while the VM runs. Only to processes whose vm_info
+	 * has sets_interfaces. */
+	VM_MSG_INTERFACE_SET = 38,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -240,6 +243,18 @@ struct vm_interface {
 	uint16_t user;	 /* 1: a user network; the fd, if any, is a socket to cairn-slirp */
 };
 
+/* Limits of one direction of an interface; 0: none. */
+struct vm_interface_limit {
+	uint64_t average; /* bytes a second */
+	uint64_t peak;	  /* bytes a second, within a burst */
+	uint64_t burst;	  /* bytes */
+	uint64_t packets; /* a second */
+};
+
+struct vm_interface_limits {
+	struct vm_interface_limit in, out; /* in: to the guest */
+};
+
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
 	uint8_t uuid[16];
@@ -314,6 +329,18 @@ struct vm_config {
 	uint16_t held, relays;
 	/* restore_fd is the relay of a process that holds the saved state (base/relay.h). */
 	uint8_t restore_held;
+	/* 1: the interface's link is down, also with a file */
+	uint8_t link_down[VM_INTERFACES_MAX];
+	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
+};
+
+struct vm_interface_set {
+	char id[16];	    /* of the interface */
+	uint8_t set_link;   /* 1: set the link to !link_down */
+	uint8_t link_down;
+	uint8_t set_in, set_out; /* 1: set the limits of this direction */
+	uint8_t reserved[4];
+	struct vm_interface_limits limits;
 };
 
 struct vm_memory {
@@ -615,6 +642,10 @@ struct vm_info {
 	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
 	 * before */
 	uint64_t handover_pause_ns;
+	uint8_t sets_interfaces; /* 1: the process knows VM_MSG_INTERFACE_SET */
+	uint8_t link_down[VM_INTERFACES_MAX]; /* 1: a user set the interface's link down */
+	uint8_t reserved[7];
+	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -48,6 +48,7 @@ void command_vm_dump_definition(struct call *c);
 void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
 void command_vm_addresses(struct call *c);
+void command_vm_set_interface(struct call *c);
 void command_vm_sandbox(struct call *c);
 void command_vm_qmp_path(struct call *c);
 void command_vm_start(struct call *c);

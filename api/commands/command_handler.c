@@ -13,6 +13,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-list", command_vm_list },
 	{ "vm-info", command_vm_info },
 	{ "vm-addresses", command_vm_addresses },
+	{ "vm-set-interface", command_vm_set_interface },
 	{ "vm-sandbox", command_vm_sandbox },
 	{ "vm-qmp-path", command_vm_qmp_path },
 	{ "vm-start", command_vm_start },

@@ -327,6 +327,17 @@ static struct json_object *interface_figures(const struct vm_interface_info *i)
 	return o;
 }
 
+static struct json_object *interface_put(const struct vm_interface_info *i, const struct vm_info *info, uint32_t n)
+{
+	struct json_object *o = interface_figures(i);
+
+	if (!info->sets_interfaces)
+		return o;
+	js_put_str(o, "set-link", info->link_down[n] ? "down" : "up");
+	js_put(o, "bandwidth", definition_limits_to_json(&info->limits[n]));
+	return o;
+}
+
 static void put_counters(struct json_object *o, const struct vm_info *info)
 {
 	static const char *const hosts[] = { "unknown", "vmx", "svm", "pvm" };
@@ -361,7 +372,7 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i]));
 	js_put(o, "disks", disks);
 	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++)
-		json_object_array_add(interfaces, interface_figures(&info->interfaces[i]));
+		json_object_array_add(interfaces, interface_put(&info->interfaces[i], info, i));
 	js_put(o, "interfaces", interfaces);
 }
 

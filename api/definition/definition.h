@@ -80,6 +80,16 @@ struct definition_user {
 	bool restricted, host_loopback;
 };
 
+/* Limits of one direction of an interface; 0: none. Rates and the burst in KiB (a second). */
+struct definition_limit {
+	uint32_t average, peak, burst;
+	uint32_t packets; /* a second */
+};
+
+struct definition_bandwidth {
+	struct definition_limit in, out; /* in: to the guest */
+};
+
 struct definition_interface {
 	char id[16];
 	uint8_t type;	  /* enum definition_network */
@@ -88,6 +98,7 @@ struct definition_interface {
 	uint8_t model;	  /* 0: virtio, the only model */
 	uint8_t link;	  /* 0: up, 1: down */
 	struct definition_user user; /* all zero for other types */
+	struct definition_bandwidth bandwidth;
 };
 
 /* A user other than the definer whose rights open a file (api/access/authors.h). */
@@ -161,6 +172,12 @@ bool definition_has_mac(const struct definition_interface *i);
 /* Set a random MAC address with the prefix 52:54:00. Returns 0 or -errno. */
 int definition_make_mac(struct definition_interface *i, struct err *e);
 void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);
+
+/* Parse the limits of one direction. name: for the error. *ret: untouched on errors. Returns 0; -EINVAL. */
+int definition_parse_limit(struct json_object *o, const char *name, struct definition_limit *ret, struct err *e);
+struct vm_interface_limit definition_limit_bytes(const struct definition_limit *l);
+/* Return {inbound, outbound} as in a definition, without a direction that has no limit. The caller owns it. */
+struct json_object *definition_limits_to_json(const struct vm_interface_limits *l);
 
 /* Whether the two forwards would listen on the same host port. */
 bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b);

@@ -119,6 +119,8 @@ static const struct key interface_rows[] = {
 	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links,
 		.about = "state of the link: up or down",
 		.initial = "\"up\"" },
+	{ "bandwidth", KEY_OBJECT, .offset = INTERFACE(bandwidth), .of = &definition_bandwidth_keys,
+		.about = "limits of the traffic" },
 	{ "network", KEY_CUSTOM, .offset = INTERFACE(user.network), .parse = definition_parse_network,
 		.about = "type user: the guest's private network", .initial = "\"" DEFINITION_USER_NETWORK "\"",
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "/([89]|1[0-9]|2[0-7])$\"}" },
@@ -160,6 +162,8 @@ static int check_interface(struct parse *p, size_t n)
 	if (i->type == DEFINITION_BRIDGE && strlen(i->source) >= IFNAMSIZ)
 		return key_error(p, "source: is %zu bytes long; a bridge's name has at most %d",
 			strlen(i->source), IFNAMSIZ - 1);
+	if (definition_check_bandwidth(p, &i->bandwidth) < 0)
+		return -EINVAL;
 	if (!i->id[0])
 		snprintf(i->id, sizeof(i->id), "net%zu", n);
 	return 0;

@@ -87,6 +87,7 @@ static struct json_object *interface_to_json(const struct definition_interface *
 		js_put_str(o, "mac", mac);
 	js_put_str(o, "model", "virtio");
 	js_put_str(o, "link", i->link ? "down" : "up");
+	definition_put_bandwidth(o, &i->bandwidth);
 	if (i->type == DEFINITION_USER)
 		definition_put_user(o, &i->user);
 	return o;

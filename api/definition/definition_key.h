@@ -90,6 +90,10 @@ int definition_parse_network(struct parse *p, struct json_object *v, void *into)
 int definition_parse_forwards(struct parse *p, struct json_object *v, void *into);
 bool definition_user_is_plain(const struct definition_user *u);
 void definition_put_user(struct json_object *o, const struct definition_user *u);
+/* The key `bandwidth` of an interface. */
+extern const struct keys definition_bandwidth_keys;
+int definition_check_bandwidth(struct parse *p, const struct definition_bandwidth *b);
+void definition_put_bandwidth(struct json_object *o, const struct definition_bandwidth *b);
 extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
 extern const struct choice definition_stop_actions[];
 int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);

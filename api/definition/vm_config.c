@@ -249,6 +249,9 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
 		v->interfaces[i].tap_fd = VM_NO_FD;
 		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
+		v->link_down[i] = d->interfaces[i].link;
+		v->limits[i].in = definition_limit_bytes(&d->interfaces[i].bandwidth.in);
+		v->limits[i].out = definition_limit_bytes(&d->interfaces[i].bandwidth.out);
 	}
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;

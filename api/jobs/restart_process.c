@@ -98,7 +98,7 @@ int restart_process(struct vm *vm, const char *job_id, struct call *call, struct
 	struct job *j;
 	int r;
 
-	if (vm_is_pending(vm))
+	if (vm_machine_is_pending(vm))
 		return err_set(e, -EBUSY, ERR_WRONG_STATE,
 			"VM '%s' was redefined while it runs, and a new process would take the new definition; shut the VM "
 			"down and start it", vm->def->name);

@@ -150,6 +150,11 @@ static const struct field addresses_returns[] = {
 		"the guest's interfaces as its agent reports them: name; mac, if any; addresses: type (ipv4, ipv6), "
 		"address, prefix; own: the MAC address is that of an interface of the VM" },
 	{ "cut", FIELD_BOOL, OPTIONAL, "the list is truncated" }, END };
+static const struct field interface_args[] = { FIELD_VM,
+	{ "interface", FIELD_STRING, REQUIRED, "id or MAC address of the interface" },
+	{ "link", FIELD_STRING, OPTIONAL, "up or down" },
+	{ "inbound", FIELD_OBJECT, OPTIONAL, "limits of the frames to the guest, as in a definition; {}: none" },
+	{ "outbound", FIELD_OBJECT, OPTIONAL, "limits of the frames from the guest" }, END };
 static const struct field sandbox_returns[] = {
 	{ "pid", FIELD_INT, REQUIRED, "pid of the VM's process" },
 	{ "uids", FIELD_ARRAY, OPTIONAL, "its user ids: real, effective, saved, and that for files" },
@@ -387,6 +392,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-sandbox", "show the privileges, limits and namespaces of the VM's process, as the kernel reports them; fields that the "
 		"daemon may not read are missing", vm_only, sandbox_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-qmp-path", "show the path of the running VM's own socket, which speaks QEMU's QMP", vm_only,

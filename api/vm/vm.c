@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -104,15 +105,37 @@ bool vm_sleeps(const struct vm *vm)
 	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, VM_ASLEEP);
 }
 
-bool vm_is_pending(const struct vm *vm)
+static struct json_object *definition_without(const struct definition *d, const char *const *keys, size_t n)
+{
+	struct json_object *o = definition_to_json(d), *list = js_get_array(o, "interfaces");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		for (size_t k = 0; k < n; k++)
+			json_object_object_del(json_object_array_get_idx(list, i), keys[k]);
+	return o;
+}
+
+static bool live_differs(const struct vm *vm, const char *const *but, size_t n)
 {
 	CLEANUP_JS struct json_object *live = NULL, *next = NULL;
 
 	if (!vm->live)
 		return false;
-	live = definition_to_json(vm->live);
-	next = definition_to_json(vm->def);
+	live = definition_without(vm->live, but, n);
+	next = definition_without(vm->def, but, n);
 	return !json_object_equal(live, next);
+}
+
+bool vm_is_pending(const struct vm *vm)
+{
+	return live_differs(vm, NULL, 0);
+}
+
+bool vm_machine_is_pending(const struct vm *vm)
+{
+	static const char *const changeable[] = { "link", "bandwidth" };
+
+	return live_differs(vm, changeable, ARRAY_SIZE(changeable));
 }
 
 static void vm_free(struct vm *vm)

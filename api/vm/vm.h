@@ -225,6 +225,8 @@ const struct definition *vm_live(const struct vm *vm);
 bool vm_sleeps(const struct vm *vm);
 /* Whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
+/* The same, but for what a command can change in the running VM, too: links and limits of interfaces. */
+bool vm_machine_is_pending(const struct vm *vm);
 
 enum vm_define_mode {
 	VM_DEFINE,

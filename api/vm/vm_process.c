@@ -231,6 +231,12 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 		vm_request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);
 }
 
+static void info_note(struct vm_process *p, const struct vm_info *info)
+{
+	p->ends_consoles = info->ends_consoles;
+	p->sets_interfaces = info->sets_interfaces;
+}
+
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
 static bool messages_take(struct vm_process *p, unsigned most)
 {
@@ -262,7 +268,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
 		p->answered |= m.head.type != VM_MSG_EVENT;
 		if (m.head.type == VM_MSG_INFO)
-			p->ends_consoles = ((const struct vm_info *)m.body)->ends_consoles;
+			info_note(p, m.body);
 		if (m.head.type == VM_MSG_EVENT ? !event_take(p, m.body) : !reply_take(p, &m)) {
 			channel_lost(p, true);
 			return false;
@@ -446,6 +452,11 @@ bool vm_process_ends_consoles(const struct vm_process *p)
 	return p->ends_consoles;
 }
 
+bool vm_process_sets_interfaces(const struct vm_process *p)
+{
+	return p->sets_interfaces;
+}
+
 /* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
@@ -531,7 +542,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = true;
+	p->child = p->ends_consoles = p->sets_interfaces = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

@@ -158,6 +158,8 @@ bool vm_process_has_ended(const struct vm_process *p);
 unsigned vm_process_version(const struct vm_process *p);
 /* Whether the process knows VM_MSG_CONSOLE_END. False as long as an adopted process has not answered VM_MSG_QUERY. */
 bool vm_process_ends_consoles(const struct vm_process *p);
+/* The same for VM_MSG_INTERFACE_SET. */
+bool vm_process_sets_interfaces(const struct vm_process *p);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
  * process, or knows that it ends by itself. */
 void vm_process_disown(struct vm_process *p);

@@ -110,7 +110,8 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 static bool request_may_repeat(enum vm_msg_type type)
 {
 	return type == VM_MSG_QUERY || type == VM_MSG_SNAPSHOT_LIST || type == VM_MSG_SNAPSHOT_SIZE || type == VM_MSG_SPACE ||
-		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END || type == VM_MSG_QUIT;
+		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END || type == VM_MSG_QUIT ||
+		type == VM_MSG_INTERFACE_SET;
 }
 
 static void request_send(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds);

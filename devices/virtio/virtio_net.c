@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
+#include "devices/virtio/net_limit.h"
 #include "devices/virtio/virtio_net_header.h"
 #include "devices/virtio/virtio_pci.h"
 
@@ -23,8 +24,11 @@
 #define MTU_DEFAULT 1500
 /* Largest frame: 64 KiB of IP that is not segmented, with Ethernet and VLAN headers. */
 #define FRAME_MAX (65536 + 18)
+/* Work per call, so that the loop's other work gets a turn: bytes, of which each frame costs FRAME_COST at least. */
+#define RUN_BYTES_MAX (1u << 20)
+#define FRAME_COST (RUN_BYTES_MAX / (2 * QUEUE_SIZE))
 
-enum { RX = 0, TX = 1 };
+enum { RX = 0, TX = 1, DIRECTIONS = 2 };
 
 /* struct virtio_net_config, section 5.1.4. */
 enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, CONFIG_BYTES = 12 };
@@ -48,6 +52,7 @@ struct virtio_net {
 	struct net_counters rx, tx;
 	_Atomic bool link_up;
 	bool user; /* tap_fd is a socket, not a tap */
+	struct loop_timer *rests[DIRECTIONS]; /* armed: the limit lets no frame pass before */
 
 	/* used on the loop only, with v.lock held (a reset clears tx_blocked on any thread): */
 	int tap_fd; /* -1: none, or lost */
@@ -59,6 +64,8 @@ struct virtio_net {
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
 
 	/* protected by v.lock: */
+	bool link_wanted;
+	struct net_limit limits[DIRECTIONS];
 	bool loaded; /* a state was loaded and the driver has not been told yet */
 	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none */
 	uint16_t too_few; /* number of buffers that were too few for `packet` */
@@ -83,8 +90,10 @@ static void count_frame(struct net_counters *c, uint64_t bytes)
 
 /* ---- the tap and its offloads ---- */
 
-static void link_set(struct virtio_net *n, bool up)
+static void link_update(struct virtio_net *n)
 {
+	bool up = n->link_wanted && n->tap_fd >= 0;
+
 	atomic_store(&n->link_up, up);
 	store_le16(n->v.config + CONFIG_STATUS, up ? STATUS_LINK_UP : 0);
 }
@@ -116,7 +125,7 @@ static void tap_lost(struct virtio_net *n, int error)
 	n->held = 0;
 	n->tx_blocked = false;
 	virtio_queue_kick(&n->v, TX); /* drops the frames that wait in the ring */
-	link_set(n, false);
+	link_update(n);
 	config_changed(n);
 	dev_event(n->v.host, &ev);
 }
@@ -159,6 +168,29 @@ static void offload_update(struct virtio_net *n)
 		n->offload = want;
 }
 
+/* ---- limits ---- */
+
+static void frame_charge(unsigned *budget, uint64_t bytes)
+{
+	uint64_t cost = MAX(bytes, (uint64_t)FRAME_COST);
+
+	*budget -= (unsigned)MIN(cost, (uint64_t)*budget);
+}
+
+/* Whether the direction's limit lets a frame pass. If not, its queue is served again when it does. */
+static bool frame_may_pass(struct virtio_net *n, unsigned direction)
+{
+	uint64_t now_ns, wait_ns;
+
+	if (!net_limit_is_set(&n->limits[direction]) || !atomic_load(&n->link_up))
+		return true;
+	now_ns = loop_now_ns();
+	wait_ns = net_limit_wait(&n->limits[direction], now_ns);
+	if (wait_ns)
+		loop_timer_arm(n->rests[direction], now_ns + wait_ns);
+	return !wait_ns;
+}
+
 /* ---- frames to the guest ---- */
 
 /* Read a packet into n->packet, or drop it if it is malformed or the guest must not get it (n->held is 0 then).
@@ -176,7 +208,7 @@ static int packet_read(struct virtio_net *n)
 		return 0;
 	}
 	n->held = (uint32_t)got;
-	if (got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(n->packet, n->v.features)) {
+	if (!n->link_wanted || got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(n->packet, n->v.features)) {
 		counter_add(&n->rx.drops, 1);
 		n->held = 0;
 	}
@@ -241,20 +273,24 @@ static int packet_deliver(struct virtio_net *n)
 	virtqueue_mark_dirty(vq, &n->elem);
 	virtqueue_publish(vq, (uint16_t)buffers);
 	count_frame(&n->rx, n->held - NET_HEADER_BYTES);
+	net_limit_take(&n->limits[RX], n->held - NET_HEADER_BYTES);
 	n->held = 0;
 	return 1;
 }
 
 /* Deliver packets. Returns 1 when there may be more; 0 when the tap has none; -EAGAIN when the
- * guest has no buffers; -EPROTO. */
+ * guest has no buffers; -ETIME when the limit is reached; -EPROTO. */
 static int rx_pump(struct virtio_net *n, unsigned *budget)
 {
 	while (*budget) {
-		int r = n->held ? 1 : packet_read(n);
+		int r;
 
+		if (!frame_may_pass(n, RX))
+			return -ETIME;
+		r = n->held ? 1 : packet_read(n);
 		if (!r)
 			return 0;
-		--*budget;
+		frame_charge(budget, n->held);
 		r = n->held ? packet_deliver(n) : 1;
 		if (r <= 0)
 			return r ? r : -EAGAIN;
@@ -265,7 +301,7 @@ static int rx_pump(struct virtio_net *n, unsigned *budget)
 static void rx_run(struct virtio_net *n)
 {
 	struct virtqueue *vq = &n->v.queues[RX].vq;
-	unsigned budget = 2u * vq->size;
+	unsigned budget = RUN_BYTES_MAX;
 	int r;
 
 	if (n->tap_fd < 0)
@@ -278,8 +314,8 @@ static void rx_run(struct virtio_net *n)
 	virtio_queue_interrupt(&n->v, RX);
 	if (r == -EPROTO)
 		virtio_fault(&n->v, vq->fault);
-	/* Without buffers, wait for the driver's doorbell; with frames left, the loop calls
-	 * again. */
+	/* Without buffers, wait for the driver's doorbell; at the limit, for the timer; with frames left, the loop
+	 * calls again. */
 	n->rx_wanted = r >= 0;
 	watch_update(n);
 }
@@ -316,14 +352,16 @@ static bool frame_write(struct virtio_net *n, uint8_t *header, const struct iove
 	do {
 		done = writev(n->tap_fd, n->out, (int)niov + 1);
 	} while (done < 0 && errno == EINTR);
-	if (done >= 0)
+	if (done >= 0) {
 		count_frame(&n->tx, bytes);
-	else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET)
+		net_limit_take(&n->limits[TX], bytes);
+	} else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET) {
 		tap_lost(n, errno);
-	else if (n->user && errno == EAGAIN)
+	} else if (n->user && errno == EAGAIN) {
 		return false;
-	else
+	} else {
 		counter_add(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
+	}
 	return true;
 }
 
@@ -340,7 +378,7 @@ static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 		return -EPROTO;
 	iov_read(iov, niov, 0, raw, sizeof(raw));
 	iov_drop_front(&iov, &niov, NET_HEADER_BYTES);
-	if (n->tap_fd < 0)
+	if (!atomic_load(&n->link_up))
 		counter_add(&n->tx.drops, 1);
 	else if (bytes > FRAME_MAX || !net_header_parse(raw, bytes, n->v.features, header))
 		counter_add(&n->tx.errors, 1);
@@ -349,13 +387,22 @@ static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 	return 0;
 }
 
+/* Send frames. Returns 1 when there may be more; 0 when there are none, or they have to wait for the socket; -ETIME
+ * when the limit is reached; -EPROTO. */
 static int tx_pump(struct virtio_net *n, unsigned *budget)
 {
 	struct virtqueue *vq = &n->v.queues[TX].vq;
 	int got = 0;
 
-	while (*budget && (got = virtqueue_pop(vq, &n->elem)) > 0) {
-		int r = frame_send(n, &n->elem);
+	while (*budget) {
+		int r;
+
+		if (!frame_may_pass(n, TX))
+			return -ETIME;
+		got = virtqueue_pop(vq, &n->elem);
+		if (got <= 0)
+			break;
+		r = frame_send(n, &n->elem);
 
 		if (r == -EPROTO) {
 			vq->fault = "a frame to be sent has no header";
@@ -367,7 +414,7 @@ static int tx_pump(struct virtio_net *n, unsigned *budget)
 			return 0;
 		}
 		virtqueue_push(vq, &n->elem, 0);
-		--*budget;
+		frame_charge(budget, n->elem.out_bytes);
 	}
 	return got;
 }
@@ -375,7 +422,7 @@ static int tx_pump(struct virtio_net *n, unsigned *budget)
 static void tx_run(struct virtio_net *n)
 {
 	struct virtqueue *vq = &n->v.queues[TX].vq;
-	unsigned budget = 2u * vq->size;
+	unsigned budget = RUN_BYTES_MAX;
 	int r;
 
 	n->tx_blocked = false;
@@ -385,7 +432,7 @@ static void tx_run(struct virtio_net *n)
 	} while (r >= 0 && budget && !n->tx_blocked && virtqueue_notify_enable(vq));
 	watch_update(n);
 	virtio_queue_interrupt(&n->v, TX);
-	if (r < 0)
+	if (r == -EPROTO)
 		virtio_fault(&n->v, vq->fault);
 	else if (!budget)
 		virtio_queue_kick(&n->v, TX);
@@ -399,6 +446,23 @@ static void net_run(struct virtio_dev *v, unsigned qi)
 		rx_run(net_of(v));
 	else
 		tx_run(net_of(v));
+}
+
+static void rest_end(struct virtio_net *n, unsigned q)
+{
+	LOCK_GUARD(&n->v.lock);
+	if (virtio_is_running(&n->v) && n->v.queues[q].vq.enabled)
+		net_run(&n->v, q);
+}
+
+static void rx_rest_end(void *opaque)
+{
+	rest_end(opaque, RX);
+}
+
+static void tx_rest_end(void *opaque)
+{
+	rest_end(opaque, TX);
 }
 
 static void net_forget(struct virtio_dev *v)
@@ -418,6 +482,16 @@ static int net_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 static const struct virtio_ops net_virtio_ops = {
 	.id = 1,
 	.class_code = 0x020000, /* Ethernet */
+	.queue_run = net_run,
+	.reset = net_forget,
+	.load = net_load,
+};
+
+/* An interface without a tap only drops frames, on the main loop. */
+static const struct virtio_ops net_idle_ops = {
+	.id = 1,
+	.class_code = 0x020000,
+	.cpu_percent = 25,
 	.queue_run = net_run,
 	.reset = net_forget,
 	.load = net_load,
@@ -446,6 +520,8 @@ static void net_dev_free(struct device *d)
 	struct virtio_net *n = net_of_device(d);
 
 	loop_unwatch(n->watch);
+	for (unsigned i = 0; i < DIRECTIONS; i++)
+		loop_timer_free(n->rests[i]);
 	virtio_pci_done(&n->pci);
 	virtio_done(&n->v);
 	free(n);
@@ -471,18 +547,32 @@ static void net_fill_config(struct virtio_net *n, const struct virtio_net_config
 	store_le16(n->v.config + CONFIG_MTU, c->mtu ? c->mtu : MTU_DEFAULT);
 	n->v.features_offered |= F_ALWAYS | (c->user ? F_OFFLOADS_USER : F_OFFLOADS);
 	n->user = c->user;
-	link_set(n, c->tap_fd >= 0);
+	n->tap_fd = c->tap_fd;
+	n->link_wanted = !c->link_down;
+	link_update(n);
+}
+
+static void limits_set(struct virtio_net *n, const struct virtio_net_limits *l)
+{
+	net_limit_set(&n->limits[RX], &l->in, loop_now_ns());
+	net_limit_set(&n->limits[TX], &l->out, loop_now_ns());
 }
 
 static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p,
 	const struct virtio_net_config *c, struct err *e)
 {
-	int r = virtio_init(&n->v, h, c->loop, c->name, &net_device_ops, &net_virtio_ops, 2, QUEUE_SIZE, e);
+	int r = virtio_init(&n->v, h, c->loop, c->name, &net_device_ops, c->tap_fd < 0 ? &net_idle_ops : &net_virtio_ops, 2,
+		QUEUE_SIZE, e);
 
 	if (r)
 		return r;
 	net_fill_config(n, c);
-	n->tap_fd = c->tap_fd;
+	limits_set(n, &c->limits);
+	r = loop_timer_new(c->loop, rx_rest_end, n, &n->rests[RX]);
+	if (!r)
+		r = loop_timer_new(c->loop, tx_rest_end, n, &n->rests[TX]);
+	if (r)
+		return err_set_errno(e, r, "%s", c->name);
 	r = virtio_pci_init(&n->pci, &n->v, p, c->slot, e);
 	if (!r && c->tap_fd >= 0) {
 		r = loop_watch(c->loop, c->tap_fd, 0, tap_ready, n, &n->watch);
@@ -510,6 +600,31 @@ int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_n
 	}
 	*ret_dev = &n->v.dev;
 	return 0;
+}
+
+void virtio_net_set_limits(struct device *d, const struct virtio_net_limits *l)
+{
+	struct virtio_net *n = net_of_device(d);
+
+	LOCK_GUARD(&n->v.lock);
+	limits_set(n, l);
+	virtio_kick_all(&n->v); /* what waits may pass now */
+}
+
+void virtio_net_set_link(struct device *d, bool up)
+{
+	struct virtio_net *n = net_of_device(d);
+	bool was;
+
+	LOCK_GUARD(&n->v.lock);
+	was = atomic_load(&n->link_up);
+	n->link_wanted = up;
+	link_update(n);
+	if (atomic_load(&n->link_up) == was)
+		return;
+	n->held = 0;
+	config_changed(n);
+	virtio_kick_all(&n->v);
 }
 
 static uint64_t counter_get(_Atomic uint64_t *counter)

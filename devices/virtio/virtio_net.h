@@ -24,6 +24,18 @@ struct pci_host;
 #define VIRTIO_NET_MAC_BYTES 6
 #define VIRTIO_NET_MTU_MIN 68 /* minimum MTU of a link for IPv4 (RFC 791) */
 
+/* Limits of one direction; 0: none. */
+struct virtio_net_limit {
+	uint64_t average; /* bytes a second */
+	uint64_t peak;	  /* bytes a second, within a burst */
+	uint64_t burst;	  /* bytes that may pass faster than the average; 0: those of 100 ms */
+	uint64_t packets; /* frames a second */
+};
+
+struct virtio_net_limits {
+	struct virtio_net_limit in, out; /* in: to the guest */
+};
+
 struct virtio_net_config {
 	const char *name;  /* "net0"; copied */
 	struct loop *loop; /* borrowed */
@@ -31,6 +43,8 @@ struct virtio_net_config {
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
 	uint16_t mtu; /* MTU of the network behind the tap; 0: 1500 */
 	bool user;    /* a user network: tap_fd, if any, is a socket */
+	bool link_down; /* the link is down, also with a tap */
+	struct virtio_net_limits limits;
 	int slot;     /* PCI slot, 0 or -1: first free */
 };
 
@@ -45,6 +59,11 @@ struct virtio_net_stats {
 /* Create an interface. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
 int virtio_net_new(struct dev_host *h, struct pci_host *p, const struct virtio_net_config *c,
 	struct device **ret_dev, struct err *e);
+/* Change the limits. Any thread. */
+void virtio_net_set_limits(struct device *d, const struct virtio_net_limits *l);
+/* Set the link up or down, as far as there is a tap. While it is down, frames of both directions are dropped.
+ * Any thread. */
+void virtio_net_set_link(struct device *d, bool up);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);
 

@@ -88,6 +88,7 @@ static void config_look(const struct vm_config *c, unsigned nfds)
 		must(c->interfaces[i].id[0] && ends(c->interfaces[i].id, sizeof(c->interfaces[i].id)));
 		must(ends(c->interfaces[i].target, sizeof(c->interfaces[i].target)));
 		file_use(c->interfaces[i].tap_fd, nfds, used);
+		must(c->link_down[i] <= 1);
 	}
 }
 

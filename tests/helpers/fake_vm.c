@@ -317,6 +317,10 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
+	info.sets_interfaces = !word(f, "keeps-interfaces");
+	info.ninterfaces = f->config.ninterfaces;
+	for (unsigned i = 0; i < info.ninterfaces; i++)
+		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));
 	if (word(f, "works="))
 		works(&info, (unsigned)atoi(word(f, "works=")));
 	f->version += word(f, "other-version") ? 1 : 0;

@@ -101,12 +101,25 @@ static int change_try(struct cli *c, const char *vm,
 		r = err_set_errno(e, -ENOMEM, "the definition");
 	if (!r)
 		r = edit(c, now, opaque, e);
-	if (r < 0)
+	if (r)
 		return r;
 	if (!option_flag(c, "print-only"))
 		return change_define(c, was, now, e);
 	difference_print(stdout, was, now);
 	return 1;
+}
+
+int change_make_config(struct cli *c, const char *vm,
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < TRIES; i++) {
+		r = change_try(c, vm, edit, opaque, e);
+		if (r >= 0 || e->cls != ERR_BUSY)
+			break;
+	}
+	return r;
 }
 
 int change_make(struct cli *c, const char *vm,
@@ -115,14 +128,7 @@ int change_make(struct cli *c, const char *vm,
 {
 	int r = flags_check(c, vm, e);
 
-	if (r < 0)
-		return r;
-	for (unsigned i = 0; i < TRIES; i++) {
-		r = change_try(c, vm, edit, opaque, e);
-		if (r >= 0 || e->cls != ERR_BUSY)
-			break;
-	}
-	return r;
+	return r < 0 ? r : change_make_config(c, vm, edit, opaque, e);
 }
 
 int change_find(struct json_object *list, const char *key, const char *value)

@@ -16,13 +16,17 @@ struct json_object;
 
 /* Read the definition, change it and have the daemon save it; if another user has changed it in the meantime, repeat,
  * up to 8 times. Prints the daemon's warnings on stderr. Refuses --live, and --current for a running VM.
- * edit: changes the canonical JSON `definition` in place; returns 0, or -errno with a sentence. May be called several
- * times.
+ * edit: changes the canonical JSON `definition` in place; returns 0; -errno with a sentence; another value, which is
+ * returned. May be called several times.
  * opaque: passed to edit.
  * Returns 0; 1: only shown (--print-only); -errno. */
 int change_make(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
 	void *opaque, struct err *e);
+
+/* The same for verbs that can change a running VM, too: ignores --live and --current. */
+int change_make_config(struct cli *c, const char *vm,
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
 
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);

@@ -114,6 +114,10 @@ _cairn()
 		if [[ ${pos[0]} ]]; then
 			if [[ $kind == vm-file ]]; then
 				_cairn_files
+			elif [[ $kind == vm-interface && ! ${pos[1]} ]]; then
+				_cairn_names < <(cairn "${connect[@]}" domiflist --inactive -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF == 5 { print $1 }')
+			elif [[ $kind == vm-interface ]]; then
+				mapfile -t COMPREPLY < <(compgen -W "up down" -- "$cur")
 			elif [[ $kind == vm-disk && ${pos[1]} ]]; then
 				_cairn_files # the medium of a drive
 			elif [[ $kind == vm-disk ]]; then

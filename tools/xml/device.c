@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "tools/xml/reading.h"
 
+#include <errno.h>
 #include <libxml/tree.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,6 +32,46 @@ static int interface_source(struct reading *r, struct _xmlNode *n, struct json_o
 	return 0;
 }
 
+/* Read the limits of one direction of <bandwidth>. */
+static int limit_read(struct reading *r, struct _xmlNode *bandwidth, const char *direction, struct json_object *into)
+{
+	static const char *const keys[] = { "average", "peak", "burst" };
+	CLEANUP_FREE char *floor = NULL;
+	struct _xmlNode *n = node_child(bandwidth, direction);
+	struct json_object *limit;
+	uint64_t value;
+
+	if (!n)
+		return 0;
+	limit = json_object_new_object();
+	js_put(into, direction, limit);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		value = 0;
+		if (node_attr_number(r, n, keys[i], UINT32_MAX, &value) < 0)
+			return -EINVAL;
+		if (value)
+			js_put_uint(limit, keys[i], value);
+	}
+	floor = node_attr(n, "floor");
+	if (floor)
+		reading_warn(r, n, "floor", "has no effect: Cairn guarantees no rate");
+	return 0;
+}
+
+static int bandwidth_read(struct reading *r, struct _xmlNode *interface, struct json_object *into)
+{
+	struct _xmlNode *n = node_child(interface, "bandwidth");
+	struct json_object *o;
+	int ret;
+
+	if (!n)
+		return 0;
+	o = json_object_new_object();
+	js_put(into, "bandwidth", o);
+	ret = limit_read(r, n, "inbound", o);
+	return ret < 0 ? ret : limit_read(r, n, "outbound", o);
+}
+
 static int interface_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *mac = node_attr(node_child(n, "mac"), "address");
@@ -50,6 +91,8 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
 	js_put_str(into, "link", link);
+	if (bandwidth_read(r, n, into) < 0)
+		return -EINVAL;
 	return interface_source(r, n, into);
 }
 

@@ -254,6 +254,33 @@ static void print_disk(struct writer *w, struct json_object *o, size_t at)
 
 /* ---- devices other than disks ---- */
 
+static void print_limit(struct writer *w, struct json_object *bandwidth, const char *direction)
+{
+	static const char *const keys[] = { "average", "peak", "burst" };
+	struct json_object *limit = js_get(bandwidth, direction);
+	char text[3][24];
+	const char *values[3];
+
+	/* <bandwidth> has no limit of packets; <metadata> then holds it. */
+	if (!js_get(limit, "average"))
+		return;
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(text[i], sizeof(text[i]), "%lld", (long long)js_get_int(limit, keys[i], 0));
+		values[i] = js_get(limit, keys[i]) ? text[i] : NULL;
+	}
+	writer_leaf(w, direction, "average", values[0], "peak", values[1], "burst", values[2], NULL);
+}
+
+static void print_bandwidth(struct writer *w, struct json_object *bandwidth)
+{
+	if (!js_get(js_get(bandwidth, "inbound"), "average") && !js_get(js_get(bandwidth, "outbound"), "average"))
+		return;
+	writer_open(w, "bandwidth", NULL);
+	print_limit(w, bandwidth, "inbound");
+	print_limit(w, bandwidth, "outbound");
+	writer_close(w, "bandwidth");
+}
+
 static void print_interface(struct writer *w, struct json_object *o, size_t at)
 {
 	const char *type = js_get_str(o, "type"), *model = js_get_str(o, "model");
@@ -266,6 +293,7 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 	if (js_get_str(o, "source"))
 		writer_leaf(w, "source", type, js_get_str(o, "source"), NULL);
 	writer_leaf(w, "model", "type", model ? model : "virtio", NULL);
+	print_bandwidth(w, js_get(o, "bandwidth"));
 	if (link)
 		writer_leaf(w, "link", "state", link, NULL);
 	if (type && !strcmp(type, "user"))

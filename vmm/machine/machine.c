@@ -268,7 +268,7 @@ static int nics_new(struct machine *m, int *fds, struct err *e)
 
 	for (unsigned i = 0; i < m->cfg.ninterfaces && !r; i++)
 		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg.interfaces[i],
-			fds, &d, e), &d);
+			&m->cfg.limits[i], m->cfg.link_down[i], fds, &d, e), &d);
 	return r;
 }
 
@@ -799,5 +799,33 @@ void machine_info(struct machine *m, struct vm_info *i)
 	i->ninterfaces = m->nnics;
 	for (unsigned n = 0; n < m->nnics; n++)
 		nic_info(&m->nics[n], &i->interfaces[n]);
+	memcpy(i->limits, m->cfg.limits, sizeof(i->limits));
+	memcpy(i->link_down, m->cfg.link_down, sizeof(i->link_down));
 	machine_carry_figures(m, i);
+}
+
+static int nic_change(struct machine *m, unsigned n, const struct vm_interface_set *want, struct err *e)
+{
+	struct vm_interface_limits *limits = &m->cfg.limits[n];
+	int r = want->set_link ? nic_set_link(&m->nics[n], !want->link_down, e) : 0;
+
+	if (r < 0)
+		return r;
+	if (want->set_link)
+		m->cfg.link_down[n] = want->link_down;
+	if (want->set_in)
+		limits->in = want->limits.in;
+	if (want->set_out)
+		limits->out = want->limits.out;
+	if (want->set_in || want->set_out)
+		nic_set_limits(&m->nics[n], limits);
+	return 0;
+}
+
+int machine_set_interface(struct machine *m, const struct vm_interface_set *want, struct err *e)
+{
+	for (unsigned n = 0; n < m->nnics; n++)
+		if (!strcmp(m->cfg.interfaces[n].id, want->id))
+			return nic_change(m, n, want, e);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no interface '%s'", want->id);
 }

@@ -155,5 +155,7 @@ uint64_t machine_clock_ns(const struct machine *m);
 const char *machine_corrupt_disk(const struct machine *m);
 /* Fill in the statistics, but not phase, reason, value and detail. */
 void machine_info(struct machine *m, struct vm_info *i);
+/* Change an interface; m->cfg has the new values afterwards. Returns 0; -ENOENT; -EPERM. */
+int machine_set_interface(struct machine *m, const struct vm_interface_set *want, struct err *e);
 
 #endif

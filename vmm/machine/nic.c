@@ -28,10 +28,21 @@ static int tap_take(struct nic *n, int *fds, struct err *e)
 	return loop_new(LOOP_ENTRIES, &n->loop, e);
 }
 
-int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
-	int *fds, struct device **ret_dev, struct err *e)
+static struct virtio_net_limit limit_of(const struct vm_interface_limit *l)
 {
-	struct virtio_net_config c = { .name = cfg->id, .mtu = cfg->mtu, .user = cfg->user, .slot = -1 };
+	return (struct virtio_net_limit){ .average = l->average, .peak = l->peak, .burst = l->burst, .packets = l->packets };
+}
+
+static struct virtio_net_limits limits_of(const struct vm_interface_limits *l)
+{
+	return (struct virtio_net_limits){ .in = limit_of(&l->in), .out = limit_of(&l->out) };
+}
+
+int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
+	const struct vm_interface_limits *limits, bool link_down, int *fds, struct device **ret_dev, struct err *e)
+{
+	struct virtio_net_config c = { .name = cfg->id, .mtu = cfg->mtu, .user = cfg->user, .slot = -1,
+		.link_down = link_down, .limits = limits_of(limits) };
 	int r;
 
 	n->cfg = cfg;
@@ -82,6 +93,22 @@ void nic_done(struct nic *n)
 	loop_free(n->loop);
 	if (n->tap_fd >= 0)
 		close(n->tap_fd);
+}
+
+void nic_set_limits(struct nic *n, const struct vm_interface_limits *limits)
+{
+	struct virtio_net_limits l = limits_of(limits);
+
+	virtio_net_set_limits(n->dev, &l);
+}
+
+int nic_set_link(struct nic *n, bool up, struct err *e)
+{
+	if (up && n->tap_fd < 0)
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "interface %s has had no network since the VM's start, because its link was "
+			"down then; set the link up with --config, and restart the VM", n->cfg->id);
+	virtio_net_set_link(n->dev, up);
+	return 0;
 }
 
 void nic_info(struct nic *n, struct vm_interface_info *ret)

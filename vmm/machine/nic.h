@@ -16,6 +16,7 @@ struct loop;
 struct pci_host;
 struct vm_interface;
 struct vm_interface_info;
+struct vm_interface_limits;
 
 struct nic {
 	const struct vm_interface *cfg; /* borrowed */
@@ -28,15 +29,18 @@ struct nic {
 };
 
 /* Create the interface's device.
- * n: zeroed.
+ * n: zeroed. link_down: the link is down, also with a file.
  * fds: as for machine_new(); the tap is taken.
  * *ret_dev: owned by the machine, which frees it between nic_stop() and nic_done().
  * Returns 0 or -errno; call nic_done() in either case. */
 int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
-	int *fds, struct device **ret_dev, struct err *e);
+	const struct vm_interface_limits *limits, bool link_down, int *fds, struct device **ret_dev, struct err *e);
 int nic_start(struct nic *n, const struct kvm *k, struct err *e);
 void nic_stop(struct nic *n);
 void nic_done(struct nic *n);
+void nic_set_limits(struct nic *n, const struct vm_interface_limits *limits);
+/* Set the link up or down. Returns 0; -EPERM: the interface has no file, so its link cannot be up. */
+int nic_set_link(struct nic *n, bool up, struct err *e);
 void nic_info(struct nic *n, struct vm_interface_info *ret);
 
 #endif

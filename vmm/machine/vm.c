@@ -511,6 +511,16 @@ void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action)
 	vm->cfg.watchdog_action = (uint8_t)action;
 }
 
+int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e)
+{
+	int r = machine_set_interface(vm->m, want, e);
+
+	/* A process that takes the VM over gets this configuration. */
+	memcpy(vm->cfg.limits, vm->m->cfg.limits, sizeof(vm->cfg.limits));
+	memcpy(vm->cfg.link_down, vm->m->cfg.link_down, sizeof(vm->cfg.link_down));
+	return r;
+}
+
 static void disk_error_tell(struct vm *vm, const struct queued *q)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
@@ -825,6 +835,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->started_realtime_ns = vm->started_ns;
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
+	i->sets_interfaces = true;
 	i->handover_pause_ns = vm->handover_pause_ns;
 	i->handover_rounds = vm->cfg.copy_rounds;
 	i->handover_throttle = vm->cfg.copy_throttle;

@@ -49,6 +49,8 @@ int vm_reset(struct vm *vm, struct err *e);
 int vm_nmi(struct vm *vm, struct err *e);
 /* Set the watchdog's action, also when the VM has no watchdog. */
 void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action);
+/* Change an interface. Returns 0; -ENOENT; -EPERM: its link cannot be up. */
+int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e);
 /* End the VM: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
 

@@ -243,6 +243,15 @@ cairn domiflist web1
 cairn domifstat web1 net0
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: shows 'net0 rx_bytes'
+cairn domif-getlink web1 net0
+    given: defined web1; cairn attach-interface web1 user; cairn start web1
+    then: shows 'net0 up'
+cairn domif-setlink web1 net0 down
+    given: defined web1; cairn attach-interface web1 user; cairn start web1
+    then: cairn domif-getlink web1 net0 | grep down
+cairn domiftune web1 net0 --live --config --inbound 1000,2000,512 --outbound-packets 5000
+    given: defined web1; cairn attach-interface web1 user; cairn start web1
+    then: cairn domiftune web1 net0 | grep 'inbound.peak *: 2000'; cairn domiftune web1 net0 --config | grep 'outbound.packets *: 5000'
 cairn domifaddr web1
     given: running web1; cairn wait web1 --for ip --timeout 20
     then: shows ipv4

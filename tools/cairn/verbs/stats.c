@@ -2,6 +2,7 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
+#include "tools/cairn/interface.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
 
@@ -9,7 +10,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 /* Numbers of virDomainState (libvirt-domain.h). */
 enum number { RUNNING = 1, PAUSED = 3, IN_SHUTDOWN = 4, SHUT_OFF = 5, CRASHED = 6 };
@@ -222,24 +222,6 @@ int verb_domstats(struct cli *c)
 }
 
 /* ---- domifstat ---- */
-
-/* Find an interface by id, tap device or MAC address; NULL: none. */
-static struct json_object *interface_find(struct json_object *list, const char *which)
-{
-	static const char *const keys[] = { "id", "target", "mac" };
-
-	for (size_t i = 0; i < json_object_array_length(list); i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
-
-		for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
-			const char *value = js_get_str(o, keys[k]);
-
-			if (value && !strcasecmp(value, which))
-				return o;
-		}
-	}
-	return NULL;
-}
 
 /* Returns the counters with virsh's names, in its order. */
 static struct json_object *interface_stats(struct json_object *o)

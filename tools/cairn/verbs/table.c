@@ -285,6 +285,16 @@ static const struct verb_option attach_interface_options[] = {
 static const struct verb_option detach_interface_options[] = {
 	{ "mac", "MAC", "select one of several interfaces by its MAC address" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+#define PLACE_OPTIONS                                                                               \
+	{ "live", NULL, "change or show the running VM [default, if it runs]" },                             \
+	{ "config", NULL, "change or show the next start of the VM" },                                       \
+	{ "current", NULL, "the running VM, or the next start of a VM that is off" }
+static const struct verb_option domiftune_options[] = {
+	{ "inbound", "AVERAGE[,PEAK[,BURST]]", "limit the traffic to the guest: KiB a second, KiB a second, KiB; 0: no limit" },
+	{ "outbound", "AVERAGE[,PEAK[,BURST]]", "limit the traffic from the guest" },
+	{ "inbound-packets", "NUMBER", "limit the packets to the guest in a second; 0: no limit" },
+	{ "outbound-packets", "NUMBER", "limit the packets from the guest" }, PLACE_OPTIONS, END };
+static const struct verb_option domif_link_options[] = { PLACE_OPTIONS, END };
 static const struct verb_option domblklist_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "details", NULL, "add type and device" }, END };
@@ -322,6 +332,10 @@ const struct verb verbs[] = {
 		3, false, "vm-name", "vm-define vm-dump-definition", verb_attach_interface },
 	{ "detach-interface", "Definitions", "VM TYPE", "remove a network interface", detach_interface_options, 2, 2,
 		false, "vm-name", "vm-define vm-dump-definition", verb_detach_interface },
+	{ "domiftune", "Definitions", "VM INTERFACE", "show or change the limits of a network interface", domiftune_options, 2, 2,
+		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
+	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
+		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
 	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
 		verb_undefine },
 	{ "start", "Lifecycle", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console",
@@ -397,6 +411,8 @@ const struct verb verbs[] = {
 		"vm-dump-definition", verb_domiflist },
 	{ "domifstat", "Monitoring", "VM INTERFACE", "show the traffic of a network interface", NULL, 2, 2, true, "vm", "vm-info",
 		verb_domifstat },
+	{ "domif-getlink", "Monitoring", "VM INTERFACE", "show whether the link of a network interface is up", domif_link_options, 2,
+		2, true, "vm-interface", "vm-info vm-dump-definition", verb_domif_getlink },
 	{ "domifaddr", "Monitoring", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses",
 		verb_domifaddr },
 	{ "domblkerror", "Monitoring", "VM", "show the disks whose errors have paused a VM", NULL, 1, 1, true, "vm", "vm-info",

@@ -198,6 +198,8 @@ domblklist vm1
 domblkinfo vm1
 domiflist vm1
 domifstat vm1 net0
+domiftune vm1 net0 --config
+domif-getlink vm1 net0 --config
 domifaddr vm1
 domblkerror vm1
 dominfo vm1
@@ -237,6 +239,9 @@ template vm1 --disable
 domrename vm1 vm9
 domrename vm9 vm1
 start vm1
+domiftune vm1 net0 --live --config --inbound 100
+domif-setlink vm1 net0 down --live --config
+domif-getlink vm1 net0
 wait vm1 --for ip --timeout 20
 start vm2 --console
 qmp-path vm1
@@ -280,7 +285,7 @@ def test_verb_sends_only_commands_named_in_help(fake):
         boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}
         fake.define(name, disks=[{"path": f"{name}.img", "format": "qcow2"},
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
-                    guest_agent=True, **boot)
+                    guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
     os.rename(fake.write("again"), fake.tmp / "again.json")
     recorder, asked = Recorder(fake), {}
     fake.env["EDITOR"] = "sed -i s/32M/40M/"

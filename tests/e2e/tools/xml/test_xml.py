@@ -136,6 +136,9 @@ def test_values_are_converted(more, key, value):
      "</interface>", "interfaces",
      [{"id": "lan", "link": "down", "type": "bridge", "source": "br0"}]),
     ("<interface type='user'/>", "interfaces", [{"type": "user"}]),
+    ("<interface type='user'><bandwidth><inbound average='1000' peak='2000' burst='512'/><outbound average='7'/></bandwidth>"
+     "</interface>", "interfaces", [{"type": "user", "bandwidth": {
+         "inbound": {"average": 1000, "peak": 2000, "burst": 512}, "outbound": {"average": 7}}}]),
     ("<interface type='user'><backend type='passt'/><ip family='ipv4' address='10.9.0.5' prefix='16'/>"
      "<portForward proto='tcp' address='127.0.0.1'><range start='2222' to='22'/><range start='80'/></portForward>"
      "<portForward proto='udp'><range start='5000' end='5001' to='6000'/></portForward></interface>", "interfaces",
@@ -239,6 +242,8 @@ def test_boot_order():
     ("", "<interface type='user'><model type='e1000'/></interface>", "devices/interface/model/@type"),
     ("", "<interface type='user'><target dev='tap9'/></interface>", "devices/interface/target/@dev"),
     ("", "<interface type='user'><mtu size='9000'/></interface>", "devices/interface/mtu"),
+    ("", "<interface type='user'><bandwidth><inbound average='9' floor='5'/></bandwidth></interface>",
+     "devices/interface/bandwidth/inbound/@floor"),
     ("", disk(driver="<driver type='raw' cache='none'/>"), "devices/disk/driver/@cache"),
     ("", disk(driver="<driver type='raw' error_policy='enospace'/>"),
      "devices/disk/driver/@error_policy"),
@@ -323,6 +328,7 @@ def test_each_warning_is_printed_once():
     ("", "<interface type='user'><portForward proto='tcp'><range start='9' end='8'/></portForward></interface>",
      "give start, and an end of at least start"),
     ("", "<interface type='user'><ip address='::1'/></interface>", "is not an IPv4 address"),
+    ("", "<interface type='user'><bandwidth><inbound average='fast'/></bandwidth></interface>", "inbound/@average"),
     ("", "<interface type='user'><filterref filter='clean-traffic'/></interface>",
      "without the filter, blocked traffic would pass"),
     ("", "<interface type='user'><vlan><tag id='42'/></vlan></interface>", "VLAN tags"),

@@ -2,6 +2,7 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
+#include "base/util.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_net_header.h"
@@ -17,6 +18,18 @@
 #define TX 1
 #define LINK_UP 1
 #define ALL (~0ULL)
+#define MS 1000000ULL
+
+/* The device's clock: the host's, or one that stands until a test sets it on. The loop's timers have the host's. */
+static uint64_t clock_ns;
+
+uint64_t __real_loop_now_ns(void);
+uint64_t __wrap_loop_now_ns(void);
+
+uint64_t __wrap_loop_now_ns(void)
+{
+	return clock_ns ? clock_ns : __real_loop_now_ns();
+}
 
 /* ---- headers ---- */
 
@@ -138,13 +151,15 @@ struct net_test {
 	int tap; /* the test's end; -1: none */
 	int their;
 	bool user; /* a user network instead of a tap */
+	struct virtio_net_limits limits;
+	bool link_down;
 	uint64_t buf;
 };
 
 static void net_new(struct net_test *t, bool tap)
 {
 	struct virtio_net_config c = { .name = "net0", .tap_fd = -1, .mac = { 0x52, 0x54, 0, 1, 2, 3 },
-		.mtu = 9000, .user = t->user, .slot = SLOT };
+		.mtu = 9000, .user = t->user, .slot = SLOT, .limits = t->limits, .link_down = t->link_down };
 	int pair[2] = { -1, -1 };
 
 	fx_init(&t->f);
@@ -514,6 +529,206 @@ static void frame_larger_than_ring_is_dropped(void **state)
 	net_end(&t);
 }
 
+/* Let the guest send n frames of that length, in ring's fulls, and count how many have passed. */
+static uint64_t guest_sends(struct net_test *t, unsigned n, uint32_t bytes)
+{
+	struct drv_sg sg = { t->buf, NET_HEADER_BYTES + bytes, false };
+	uint64_t before = stats(t).tx_packets;
+	static uint8_t got[2048];
+
+	while (n) {
+		while (n && (uint16_t)(t->d.q[TX].avail_idx - drv_used_idx(&t->d.q[TX])) < 16) {
+			drv_add(&t->d.q[TX], &sg, 1, false);
+			n--;
+		}
+		drv_kick(&t->d.q[TX]);
+		fx_run(&t->f, 5);
+		while (read(t->tap, got, sizeof(got)) > 0) {
+		}
+		if (t->d.q[TX].avail_idx != drv_used_idx(&t->d.q[TX]))
+			break; /* they wait */
+	}
+	return stats(t).tx_packets - before;
+}
+
+/* The host sends frames until they wait, or n. Returns how many have reached the guest. */
+static uint64_t host_floods(struct net_test *t, unsigned n, uint32_t bytes)
+{
+	uint64_t before = stats(t).rx_packets;
+
+	for (unsigned i = 0; i < n && stats(t).rx_packets == before + i; i++) {
+		guest_offers(t, 0, 2048);
+		drv_kick(&t->d.q[RX]);
+		host_sends(t, bytes, 1);
+		fx_run(&t->f, 5);
+	}
+	return stats(t).rx_packets - before;
+}
+
+/* Set the standing clock on, and run the loop until the timer of what waits has fired. */
+static void clock_on(struct net_test *t, uint64_t ns)
+{
+	clock_ns += ns;
+	while (__real_loop_now_ns() < clock_ns + 2 * MS)
+		fx_run(&t->f, 1);
+	fx_run(&t->f, 5);
+}
+
+static void limited_frames_from_guest_wait(void **state)
+{
+	struct net_test t = { .limits.out = { .average = 100000, .burst = 10000 } };
+
+	(void)state;
+	clock_ns = __real_loop_now_ns();
+	net_begin(&t, true, ALL);
+	/* The burst, and nothing more while the clock stands; then the average. */
+	assert_int_equal(guest_sends(&t, 1000, 1000), 10);
+	clock_on(&t, 40 * MS);
+	assert_int_equal(stats(&t).tx_packets, 14);
+	clock_on(&t, 60 * MS);
+	assert_int_equal(stats(&t).tx_packets, 16); /* the ring had 6 more */
+	assert_int_equal(guest_sends(&t, 1000, 1000), 4);
+	assert_int_equal(stats(&t).tx_drops, 0);
+	/* Frames to the guest have a limit of their own. */
+	assert_int_equal(host_floods(&t, 50, 1000), 50);
+	/* Without the limit, those that wait pass. */
+	virtio_net_set_limits(t.dev, &(struct virtio_net_limits){ 0 });
+	fx_run(&t.f, 5);
+	assert_int_equal(t.d.q[TX].avail_idx, drv_used_idx(&t.d.q[TX]));
+	net_end(&t);
+	clock_ns = 0;
+}
+
+static void limited_frames_to_guest_wait(void **state)
+{
+	struct net_test t = { .limits.in = { .packets = 100 } };
+
+	(void)state;
+	clock_ns = __real_loop_now_ns();
+	net_begin(&t, true, ALL);
+	assert_int_equal(host_floods(&t, 50, 60), 10);
+	/* The frame that waits is still in the tap. */
+	clock_on(&t, 10 * MS);
+	assert_int_equal(stats(&t).rx_packets, 11);
+	clock_on(&t, 50 * MS);
+	assert_int_equal(host_floods(&t, 50, 60), 5);
+	assert_int_equal(stats(&t).rx_drops, 0);
+	/* Frames from the guest have a limit of their own. */
+	assert_int_equal(guest_sends(&t, 200, 60), 200);
+	net_end(&t);
+	clock_ns = 0;
+}
+
+/* The peak holds back a burst that the average would let pass. */
+static void peak_limits_burst(void **state)
+{
+	struct net_test t = { .limits.out = { .average = 100000, .burst = 50000, .peak = 200000 } };
+
+	(void)state;
+	clock_ns = __real_loop_now_ns();
+	net_begin(&t, true, ALL);
+	assert_int_equal(guest_sends(&t, 1000, 1000), 2);
+	clock_on(&t, 20 * MS);
+	assert_in_range(stats(&t).tx_packets, 4, 6);
+	clock_on(&t, 1000 * MS);
+	/* It was idle for longer than its burst: the bucket of the peak has 10 ms. */
+	net_end(&t);
+	clock_ns = 0;
+}
+
+static void link_can_be_set_down_and_up(void **state)
+{
+	struct net_test t = { 0 };
+	unsigned before;
+	uint32_t len;
+
+	(void)state;
+	net_begin(&t, true, ALL);
+	assert_int_equal(host_floods(&t, 3, 60), 3);
+	before = t.f.nmsi;
+	virtio_net_set_link(t.dev, false);
+	fx_wait(&t.f, &t.f.nmsi, before + 1); /* the driver is told */
+	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), 0);
+	assert_false(stats(&t).link_up);
+	/* Frames of both directions are dropped, not kept for later. */
+	assert_int_equal(guest_sends(&t, 5, 60), 0);
+	assert_int_equal(stats(&t).tx_drops, 5);
+	assert_int_equal(host_floods(&t, 5, 60), 0);
+	assert_int_equal(stats(&t).rx_drops, 1);
+	virtio_net_set_link(t.dev, true);
+	fx_run(&t.f, 5);
+	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), LINK_UP);
+	assert_int_equal(stats(&t).rx_packets, 3);
+	host_sends(&t, 61, 2);
+	fx_run(&t.f, 5);
+	assert_int_equal(stats(&t).rx_packets, 4);
+	assert_int_equal(guest_sends(&t, 5, 60), 5);
+	for (unsigned i = 0; i < 4; i++)
+		drv_wait(&t.d.q[RX], &len);
+	assert_int_equal(len, NET_HEADER_BYTES + 61);
+	/* A link that is down when the VM starts. */
+	net_end(&t);
+	t = (struct net_test){ .link_down = true };
+	net_begin(&t, true, ALL);
+	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), 0);
+	assert_int_equal(guest_sends(&t, 5, 60), 0);
+	virtio_net_set_link(t.dev, true);
+	assert_int_equal(guest_sends(&t, 5, 60), 5);
+	net_end(&t);
+}
+
+/* A flood of large frames in one direction: after each MiB, the loop's other work has its turn. */
+static void flood_leaves_loop_to_others(void **state)
+{
+	static struct drv_sg sg[16];
+	struct net_test t = { 0 };
+
+	(void)state;
+	net_new(&t, false);
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, TX, 256);
+	drv_ok(&t.d);
+	t.buf = fx_alloc(&t.f, 1 << 20, 4096);
+	fx_run(&t.f, 3);
+	for (unsigned i = 0; i < 16; i++)
+		sg[i] = (struct drv_sg){ t.buf, 4096, false };
+	for (unsigned i = 0; i < 100; i++)
+		drv_add(&t.d.q[TX], sg, 16, true); /* 64 KiB */
+	drv_kick(&t.d.q[TX]);
+	fx_run(&t.f, 1);
+	assert_int_equal(drv_used_idx(&t.d.q[TX]), 16);
+	fx_run(&t.f, 20);
+	assert_int_equal(drv_used_idx(&t.d.q[TX]), 100);
+	net_end(&t);
+}
+
+/* The main loop serves an interface without a tap, so the guest's doorbells may take a part of its time only. One with
+ * a tap has a thread of its own. */
+static void interface_without_tap_rests(void **state)
+{
+	static struct drv_sg sg;
+
+	(void)state;
+	for (unsigned tap = 0; tap < 2; tap++) {
+		struct net_test t = { 0 };
+		struct virtio_dev *v;
+
+		net_begin(&t, tap, ALL);
+		v = container_of(t.dev, struct virtio_dev, dev);
+		assert_int_equal(v->rest != NULL, !tap);
+		v->share = (struct cpu_share){ 1000 * CPU_SHARE_BURST_NS, loop_now_ns() };
+		sg = (struct drv_sg){ t.buf, NET_HEADER_BYTES + 60, false };
+		drv_add(&t.d.q[TX], &sg, 1, false);
+		drv_kick(&t.d.q[TX]);
+		fx_run(&t.f, 5);
+		drv_add(&t.d.q[TX], &sg, 1, false);
+		drv_kick(&t.d.q[TX]);
+		fx_run(&t.f, 5);
+		assert_int_equal(drv_used_idx(&t.d.q[TX]), 1 + tap);
+		net_end(&t);
+	}
+}
+
 static void frames_wait_while_it_is_paused(void **state)
 {
 	struct net_test t = { 0 };
@@ -615,6 +830,12 @@ int main(void)
 		cmocka_unit_test(a_frame_waits_for_its_last_buffer),
 		cmocka_unit_test(frame_too_large_for_buffers_is_dropped),
 		cmocka_unit_test(frame_larger_than_ring_is_dropped),
+		cmocka_unit_test(limited_frames_from_guest_wait),
+		cmocka_unit_test(limited_frames_to_guest_wait),
+		cmocka_unit_test(peak_limits_burst),
+		cmocka_unit_test(link_can_be_set_down_and_up),
+		cmocka_unit_test(flood_leaves_loop_to_others),
+		cmocka_unit_test(interface_without_tap_rests),
 		cmocka_unit_test(frames_wait_while_it_is_paused),
 		cmocka_unit_test(deleted_tap_sets_link_down),
 		cmocka_unit_test(state_comes_back),

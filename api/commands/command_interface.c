@@ -1,0 +1,143 @@
+/* Handler of vm-set-interface: the link and the limits of an interface of a running VM. */
+#include "api/access/authors.h"
+#include "api/commands/command.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define SET_TIMEOUT_NS (20 * 1000000000ULL)
+
+struct interface_change {
+	struct call *call;
+	char id[16];
+	bool set_link, link_down, set_in, set_out;
+	struct definition_bandwidth bandwidth;
+};
+
+/* Find an interface by id or MAC address. NULL: none. */
+static const struct definition_interface *interface_find(const struct definition *d, const char *which)
+{
+	char mac[DEFINITION_MAC_TEXT];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		mac_print(d->interfaces[i].mac, mac);
+		if (!strcmp(d->interfaces[i].id, which) || !strcasecmp(mac, which))
+			return &d->interfaces[i];
+	}
+	return NULL;
+}
+
+/* Give the VM a definition of the running process, apart from that of the next start. */
+static bool live_make(struct vm *vm)
+{
+	struct json_object *o = vm->live ? NULL : definition_to_json(vm->def);
+	struct err e;
+
+	if (o && !definition_parse_stored(o, &vm->live, &e))
+		authors_inherit(vm->live, vm->def);
+	json_object_put(o);
+	return vm->live != NULL;
+}
+
+/* The process has the change: note it in the definition that it runs with. */
+static void live_change(struct vm *vm, const struct interface_change *w)
+{
+	if (!live_make(vm))
+		return;
+	for (unsigned i = 0; i < vm->live->ninterfaces; i++) {
+		struct definition_interface *n = &vm->live->interfaces[i];
+
+		if (strcmp(n->id, w->id))
+			continue;
+		if (w->set_link)
+			n->link = w->link_down;
+		if (w->set_in)
+			n->bandwidth.in = w->bandwidth.in;
+		if (w->set_out)
+			n->bandwidth.out = w->bandwidth.out;
+	}
+}
+
+static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct interface_change *w = opaque;
+	struct call *c = w->call;
+
+	(void)a;
+	if (r < 0) {
+		call_fail(c, e);
+	} else {
+		live_change(c->vm, w);
+		call_return(c, NULL);
+	}
+	free(w);
+}
+
+static int limit_read(struct call *c, const char *name, struct definition_limit *ret, bool *ret_given, struct err *e)
+{
+	struct json_object *o = js_get(c->args, name);
+
+	*ret_given = o != NULL;
+	return o ? definition_parse_limit(o, name, ret, e) : 0;
+}
+
+static int change_read(struct call *c, struct interface_change *w, struct err *e)
+{
+	const char *which = js_get_str(c->args, "interface"), *link = js_get_str(c->args, "link");
+	const struct definition_interface *n = interface_find(vm_live(c->vm), which);
+	int r = 0;
+
+	if (link && strcmp(link, "up") && strcmp(link, "down"))
+		return err_set(e, -EINVAL, ERR_INVALID, "link: give up or down");
+	w->set_link = link;
+	w->link_down = link && !strcmp(link, "down");
+	r = limit_read(c, "inbound", &w->bandwidth.in, &w->set_in, e);
+	if (!r)
+		r = limit_read(c, "outbound", &w->bandwidth.out, &w->set_out, e);
+	if (!r && !w->set_link && !w->set_in && !w->set_out)
+		r = err_set(e, -EINVAL, ERR_INVALID, "nothing to change: give link, inbound or outbound");
+	if (!r && !n)
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %.60s",
+			c->vm->def->name, which, c->vm->def->name);
+	if (!r)
+		snprintf(w->id, sizeof(w->id), "%s", n->id);
+	return r;
+}
+
+static int process_check(const struct vm *vm, struct err *e)
+{
+	if (!vm->proc || !vm_state_is_active(vm->state))
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
+			vm->def->name, vm_state_name(vm->state));
+	return vm_process_sets_interfaces(vm->proc) ? 0 : vm_compat_refuse(vm->def->name, e);
+}
+
+void command_vm_set_interface(struct call *c)
+{
+	struct interface_change *w = must_alloc(calloc(1, sizeof(*w)));
+	struct vm_interface_set body;
+	struct err e;
+	int r = process_check(c->vm, &e);
+
+	w->call = c;
+	if (!r)
+		r = change_read(c, w, &e);
+	if (r < 0) {
+		free(w);
+		call_fail(c, &e);
+		return;
+	}
+	body = (struct vm_interface_set){ .set_link = w->set_link, .link_down = w->link_down, .set_in = w->set_in, .set_out = w->set_out,
+		.limits = { definition_limit_bytes(&w->bandwidth.in), definition_limit_bytes(&w->bandwidth.out) } };
+	memcpy(body.id, w->id, sizeof(body.id));
+	vm_process_request(c->vm->proc, VM_MSG_INTERFACE_SET, &body, sizeof(body), -1, SET_TIMEOUT_NS, change_done, w);
+}
