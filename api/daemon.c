@@ -34,6 +34,7 @@
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
+#include "api/vm/vm_log.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/close_async.h"
@@ -511,6 +512,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	d.host.sandbox = &sandbox;
 	d.host.closer = closer_new();
 	d.host.helpers = helpers_new(d.host.loop, d.host.closer, p->groups_program);
+	d.host.logs = vm_logs_new(p->log_program);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
 		r = daemon_open(&d, e);
@@ -529,6 +531,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	loop_unwatch(signals);
 	helpers_free(d.host.helpers);
 	closer_free(d.host.closer);
+	vm_logs_free(d.host.logs);
 	vm_sandbox_done(&sandbox);
 	loop_free(d.host.loop);
 	return r;

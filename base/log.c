@@ -3,6 +3,7 @@
 #include "base/utf8.h"
 #include "base/util.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -19,6 +20,7 @@ static atomic_int log_fd = 2;
 static char log_owner[64];
 static unsigned lines_burst; /* lines of a kind in LINES_WINDOW_NS; 0: no limit */
 static struct ratelimit lines[2]; /* errors; warnings and information */
+static atomic_ullong lines_lost; /* since the last line that was written */
 
 void log_set_level(enum log_level level)
 {
@@ -62,8 +64,10 @@ static void line_write(enum log_level level, const char *device, const char *fmt
 	line[n - 1] = 0;
 	utf8_clean(line);
 	line[n - 1] = '\n';
-	if (write(atomic_load(&log_fd), line, (size_t)n) < 0)
-		return; /* no place is left to report the failure */
+	/* A pipe does not block, and is full if its reader does not keep up: the next line says how many are lost.
+	 * Other failures can be reported nowhere. */
+	if (write(atomic_load(&log_fd), line, (size_t)n) < 0 && errno == EAGAIN)
+		atomic_fetch_add(&lines_lost, 1);
 }
 
 void log_line(const char *text)
@@ -88,8 +92,11 @@ static void line_write_now(enum log_level level, const char *fmt, ...)
  * limit. */
 static bool line_pass(enum log_level level)
 {
+	unsigned long long lost = atomic_load_explicit(&lines_lost, memory_order_relaxed) ? atomic_exchange(&lines_lost, 0) : 0;
 	uint64_t left_out;
 
+	if (lost)
+		line_write_now(LOG_LEVEL_WARN, "%llu lines lost: the log's reader did not keep up", lost);
 	if (!lines_burst || level > LOG_LEVEL_INFO)
 		return true;
 	if (!ratelimit_take_of(&lines[level != LOG_LEVEL_ERROR], lines_burst, LINES_WINDOW_NS,

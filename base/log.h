@@ -1,7 +1,8 @@
 /* log: writes lines with time, level, VM and device to one fd.
  *
  * "2026-11-20T06:58:19.123Z info vm1/vda: message". The level, the fd and the owner's name are global to the process.
- * Any thread may log; each line is one write(2). */
+ * Any thread may log; each line is one write(2). If the fd is a pipe that does not block and is full, lines are lost,
+ * and a later line says how many. */
 #ifndef CAIRN_BASE_LOG_H
 #define CAIRN_BASE_LOG_H
 

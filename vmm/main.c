@@ -1,5 +1,6 @@
 /* cairn-vm: one virtual machine. Started by cairnd (--listen, or --take-over for a VM that another process hands over)
  * or by `cairn run` (--channel), not by hand. */
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/log.h"
@@ -9,6 +10,7 @@
 #include "vmm/control.h"
 #include "vmm/foreground.h"
 #include "vmm/kvm/cpu_probe.h"
+#include "vmm/kvm/end_file.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
@@ -50,7 +52,7 @@ static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
 	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--user N]\n"
-	      "                [--require-sandbox] [--no-sandbox]\n"
+	      "                [--end-file FD] [--require-sandbox] [--no-sandbox]\n"
 	      "       cairn-vm --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
@@ -72,7 +74,8 @@ static int arg_fd(const char *s)
 }
 
 /* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. --user N: become user and group
- * N. --require-sandbox: fail if a part of the sandbox lacks. Returns false for any other argument. */
+ * N. --end-file FD: map it (vmm/kvm/end_file.h). --require-sandbox: fail if a part of the sandbox lacks. Returns false
+ * for any other argument. */
 static bool options_parse(struct process *p, int argc, char **argv, int fd)
 {
 	long n;
@@ -92,6 +95,8 @@ static bool options_parse(struct process *p, int argc, char **argv, int fd)
 			p->options.spaces_fd = fd + 1;
 			p->options.spaces = (unsigned)n;
 			p->options.own_spaces = true;
+		} else if (!strcmp(argv[i], "--end-file")) {
+			end_file_take((int)n);
 		} else if (!strcmp(argv[i], "--user")) {
 			p->options.uid = (uid_t)n;
 		} else {
@@ -108,7 +113,7 @@ static void log_setup(struct process *p)
 	log_set_level((enum log_level)p->cfg.log_level);
 	log_set_limit(LOG_LINES_A_MINUTE);
 	if (p->cfg.end_fd != VM_NO_FD)
-		sandbox_say_violations(p->fds[p->cfg.end_fd]);
+		end_file_take(steal_fd(&p->fds[p->cfg.end_fd]));
 	if (p->cfg.log_fd == VM_NO_FD)
 		return;
 	p->log_fd = p->fds[p->cfg.log_fd];

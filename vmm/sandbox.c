@@ -7,6 +7,7 @@
 #include "base/program.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "vmm/kvm/end_file.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/vm_msg.h"
 
@@ -184,14 +185,6 @@ static void spaces_change(const struct sandbox_options *o, struct sandbox_report
 
 /* ---- violations ---- */
 
-/* Where a process says which forbidden system call it has made. Global, because a signal handler uses it. */
-static volatile int violation_end_fd = -1;
-
-void sandbox_say_violations(int end_fd)
-{
-	violation_end_fd = end_fd;
-}
-
 /* Handle SIGSYS, which a filter raises instead of making a forbidden system call: say which it was, in the end
  * file and in the log, and end the process. The kernel has withdrawn the handler (SA_RESETHAND), so the next
  * forbidden call kills the process, whatever its memory contains. Each thread's filter allows prctl(PR_GET_NAME) and
@@ -212,9 +205,7 @@ static void violation_say(int sig, siginfo_t *si, void *context)
 	else
 		snprintf(ev.detail, sizeof(ev.detail), "its thread '%s' %s: %d", thread, forbidden, si->si_syscall);
 	ev.realtime_ns = clock_realtime_ns();
-	/* Not every thread may call pwrite(). Nobody else uses the file's position, so it is 0. */
-	if (violation_end_fd >= 0 && write(violation_end_fd, &ev, sizeof(ev)) < 0)
-		log_line("error: cannot write the reason into the end file");
+	end_file_write(&ev);
 	log_line(ev.detail);
 	for (;;)
 		syscall(SYS_tkill, 0, 0);

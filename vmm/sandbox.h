@@ -36,10 +36,6 @@ struct sandbox_report {
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e);
 
-/* Write the report of a forbidden system call also into this file: a struct vm_event at offset 0.
- * end_fd: borrowed; -1: none. */
-void sandbox_say_violations(int end_fd);
-
 /* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open, and
  * before a thread installs a filter of its own (vmm/kvm/thread_filter.h). Returns 0 or -errno. */
 int sandbox_seal(struct err *e);

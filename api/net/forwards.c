@@ -8,6 +8,7 @@
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_log.h"
 #include "api/wire/close_async.h"
 #include "api/wire/json.h"
 #include "base/backoff.h"
@@ -656,7 +657,7 @@ static bool saved_when_idle(const struct definition *d)
 
 static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 {
-	CLEANUP_CLOSE int log_fd = store_open_file(vm->host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	CLEANUP_CLOSE int log_fd = vm_log_open(vm, e);
 	struct usernets made = { 0 };
 	int r = log_fd < 0 ? log_fd : 0;
 

@@ -172,12 +172,14 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
 	/* A missing helper is no error here: only export, import and starts of VMs with a user network fail later, and
-	 * other users' files are opened without supplementary groups. */
+	 * other users' files are opened without supplementary groups, or VMs have no logs. */
 	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
 	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)
 		snprintf(p->slirp_program, sizeof(p->slirp_program), "cairn-slirp");
 	if (!r && paths_helper("cairn-groups", p->groups_program, sizeof(p->groups_program), NULL) < 0)
 		snprintf(p->groups_program, sizeof(p->groups_program), "cairn-groups");
+	if (!r && paths_helper("cairn-log", p->log_program, sizeof(p->log_program), NULL) < 0)
+		snprintf(p->log_program, sizeof(p->log_program), "cairn-log");
 	return r;
 }

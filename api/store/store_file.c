@@ -187,6 +187,7 @@ static const char *const vm_files[] = {
 	"state.json",
 	"end",
 	"log",
+	"log.1",
 	"touched",
 	"managed.save",
 	"managed.save.used",

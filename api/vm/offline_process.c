@@ -8,6 +8,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_life.h"
+#include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
@@ -260,7 +261,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	int r;
 
 	socket_name(i->vm, name);
-	log_fd = store_open_file(host->store, i->vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	log_fd = vm_log_open(i->vm, e);
 	if (log_fd < 0)
 		return log_fd;
 	p.log_fd = log_fd;

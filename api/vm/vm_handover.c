@@ -6,6 +6,7 @@
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_life.h"
+#include "api/vm/vm_log.h"
 #include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -65,8 +66,8 @@ static const struct vm_process_ops successor_ops = { .spawned = successor_spawne
 static int successor_start(struct vm *vm, struct err *e)
 {
 	struct vm_host *host = vm->host;
-	CLEANUP_CLOSE int log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
-	CLEANUP_CLOSE int end_fd = log_fd < 0 ? -1 : store_open_file(host->store, vm->def->name, "end", O_RDONLY, e);
+	CLEANUP_CLOSE int log_fd = vm_log_open(vm, e);
+	CLEANUP_CLOSE int end_fd = log_fd < 0 ? -1 : store_open_file(host->store, vm->def->name, "end", O_RDWR, e);
 	struct vm_process_paths p = { .program = host->paths->vm_program, .closer = host->closer, .sandbox = host->sandbox,
 		.run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = log_fd, .end_fd = end_fd };
 

@@ -23,6 +23,7 @@ struct server;
 struct store;
 struct usernet;
 struct vm;
+struct vm_logs;
 struct vm_observer;
 struct vm_sandbox;
 
@@ -32,6 +33,7 @@ struct vm_host {
 	struct closer *closer;	 /* closes sockets in which files may be queued (api/wire/close_async.h) */
 	const struct daemon_paths *paths;
 	const struct vm_sandbox *sandbox; /* of VM processes; NULL: nothing is prepared for them */
+	struct vm_logs *logs; /* of the VMs (api/vm/vm_log.h); NULL: they have none */
 	struct store *store;
 	struct permissions permissions;
 	struct quotas quotas;

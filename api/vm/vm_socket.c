@@ -230,7 +230,7 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid)
 	return 0;
 }
 
-/* *n: the number of fds of namespaces, so far. */
+/* Add an fd of a namespace, or the end file. *n: their number, so far. */
 static int space_add(posix_spawn_file_actions_t *fa, int fd, unsigned *n)
 {
 	int r = fd < 0 ? 0 : posix_spawn_file_actions_adddup2(fa, fd, CHANNEL_FD + 1 + (int)*n);
@@ -248,7 +248,15 @@ static unsigned spaces_count(const struct vm_sandbox *s)
 	return n;
 }
 
-static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, const struct vm_process_paths *paths, int sock)
+/* The end file that the process inherits; -1: none. Others get it with the configuration. A successor's comes from the
+ * process that hands the VM over, which has closed its own (vmm/kvm/end_file.h). */
+static int end_file_of(const struct vm_process_paths *paths, const char *option)
+{
+	return strcmp(option, VM_PROCESS_TAKE_OVER) ? -1 : paths->end_fd;
+}
+
+static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, const struct vm_process_paths *paths, int sock,
+	int end_file)
 {
 	sigset_t none, all;
 	unsigned spaces = 0;
@@ -264,6 +272,8 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 		r = posix_spawn_file_actions_adddup2(fa, sock, CHANNEL_FD);
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED && paths->sandbox && !r; i++)
 		r = space_add(fa, paths->sandbox->fds[i], &spaces);
+	if (!r)
+		r = space_add(fa, end_file, &spaces);
 	/* Close-on-exec alone would keep clients' sockets and the daemon's locks open while the program is loaded. */
 	if (!r)
 		r = posix_spawn_file_actions_addclosefrom_np(fa, CHANNEL_FD + 1 + (int)spaces);
@@ -278,9 +288,9 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 }
 
 /* Spawn the process in its control group. Returns 0; -errno with a sentence. */
-static int spawn_in_group(const struct vm_process_paths *paths, char *const *argv, int sock, pid_t *ret_pid, struct err *e)
+static int spawn_in_group(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, pid_t *ret_pid, struct err *e)
 {
-	int files[CHANNEL_FD + 1 + VM_SANDBOX_SHARED] = { -1, paths->log_fd, paths->log_fd, sock };
+	int files[CHANNEL_FD + 2 + VM_SANDBOX_SHARED] = { -1, paths->log_fd, paths->log_fd, sock };
 	CLEANUP_CLOSE int group = cgroup_tree_enter(&paths->sandbox->cgroups, &paths->place, e);
 	struct cgroup_spawn s = { group, paths->program, argv, files, CHANNEL_FD + 1 };
 	int r;
@@ -290,6 +300,8 @@ static int spawn_in_group(const struct vm_process_paths *paths, char *const *arg
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
 		if (paths->sandbox->fds[i] >= 0)
 			files[s.nfiles++] = paths->sandbox->fds[i];
+	if (end_file >= 0)
+		files[s.nfiles++] = end_file;
 	r = cgroup_spawn(&s, ret_pid);
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot start %s in the VM's control group: %s", paths->program, strerror(-r)) : 0;
 }
@@ -301,7 +313,7 @@ static void arg_add(char **argv, unsigned *nargs, const char *name, char number[
 	argv[(*nargs)++] = number;
 }
 
-static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, int sock, pid_t *ret_pid, struct err *e)
+static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, pid_t *ret_pid, struct err *e)
 {
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
@@ -314,7 +326,7 @@ static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, 
 		posix_spawn_file_actions_destroy(&fa);
 		return err_set_errno(e, -ENOMEM, "cannot start %s", paths->program);
 	}
-	r = spawn_setup(&fa, &attr, paths, sock);
+	r = spawn_setup(&fa, &attr, paths, sock, end_file);
 	if (!r)
 		r = posix_spawn(ret_pid, paths->program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
@@ -324,25 +336,27 @@ static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, 
 
 int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
 {
-	char channel[16], number[16], uid[16];
-	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL, NULL };
-	unsigned nargs = 3;
-	int r;
+	char channel[16], number[16], uid[16], end[16];
+	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+	int end_file = end_file_of(paths, option), r;
+	unsigned spaces = paths->sandbox ? spaces_count(paths->sandbox) : 0, nargs = 3;
 
 	snprintf(channel, sizeof(channel), "%d", CHANNEL_FD);
 	if (paths->sandbox && vm_sandbox_has_spaces(paths->sandbox))
-		arg_add(argv, &nargs, "--namespaces", number, spaces_count(paths->sandbox));
+		arg_add(argv, &nargs, "--namespaces", number, spaces);
 	if (paths->uid)
 		arg_add(argv, &nargs, "--user", uid, (unsigned)paths->uid);
+	if (end_file >= 0)
+		arg_add(argv, &nargs, "--end-file", end, CHANNEL_FD + 1 + spaces);
 	if (paths->sandbox && paths->sandbox->required)
 		argv[nargs] = (char *)"--require-sandbox";
 	if (!paths->place.name[0])
-		return spawn_plain(paths, argv, sock, ret_pid, e);
-	r = spawn_in_group(paths, argv, sock, ret_pid, e);
+		return spawn_plain(paths, argv, sock, end_file, ret_pid, e);
+	r = spawn_in_group(paths, argv, sock, end_file, ret_pid, e);
 	if (r == 0 || paths->sandbox->required)
 		return r;
 	log_warn("sandbox", "VM %s runs without limits: %s", paths->place.name, e->msg);
-	return spawn_plain(paths, argv, sock, ret_pid, e);
+	return spawn_plain(paths, argv, sock, end_file, ret_pid, e);
 }
 
 /* ---- the VM's QMP socket ---- */

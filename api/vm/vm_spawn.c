@@ -16,7 +16,7 @@
 #define STACK_BYTES (128 * 1024)
 
 struct vm_spawn {
-	struct vm_process_paths paths; /* log_fd: a duplicate */
+	struct vm_process_paths paths; /* log_fd, end_fd: duplicates */
 	const char *option;
 	int sock, done_fd;
 	bool has_thread;
@@ -52,7 +52,7 @@ static int thread_start(struct vm_spawn *s)
 
 static void spawn_free(struct vm_spawn *s)
 {
-	const int fds[] = { s->paths.log_fd, s->sock, s->done_fd };
+	const int fds[] = { s->paths.log_fd, s->paths.end_fd, s->sock, s->done_fd };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
@@ -72,8 +72,9 @@ int vm_spawn_begin(const struct vm_process_paths *paths, const char *option, int
 	*s = (struct vm_spawn){ .paths = *paths, .option = option, .sock = sock };
 	s->paths.name = NULL; /* the VM may be renamed or removed meanwhile; a process needs no name */
 	s->paths.log_fd = fcntl(paths->log_fd, F_DUPFD_CLOEXEC, 3);
+	s->paths.end_fd = paths->end_fd < 0 ? -1 : fcntl(paths->end_fd, F_DUPFD_CLOEXEC, VM_SPAWN_FD_MIN);
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (s->paths.log_fd < 0 || s->done_fd < 0) {
+	if (s->paths.log_fd < 0 || (paths->end_fd >= 0 && s->paths.end_fd < 0) || s->done_fd < 0) {
 		r = err_set_errno(e, -errno, "cannot start %s", paths->program);
 		spawn_free(s);
 		return r;

@@ -14,6 +14,7 @@
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_life.h"
+#include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
@@ -187,14 +188,19 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 
 static int run_note(struct vm *vm, int end_fd, struct err *e)
 {
-	const uint64_t note[] = { vm->run + 1, VM_MSG_VERSION };
-	int r = pwrite_full(end_fd, note, sizeof(note), VM_END_RUN);
+	/* The zeros before it are written, too: the process maps the event (vmm/kvm/end_file.h), and a hole could find
+	 * the file system full. */
+	struct {
+		uint8_t event[VM_END_RUN];
+		uint64_t run, version;
+	} note = { .run = vm->run + 1, .version = VM_MSG_VERSION };
+	int r = pwrite_full(end_fd, &note, sizeof(note), 0);
 
-	_Static_assert(VM_END_VERSION == VM_END_RUN + sizeof(note[0]), "one behind the other");
+	_Static_assert(offsetof(typeof(note), version) == VM_END_VERSION, "where vm_end_version() reads it");
 	if (r < 0)
 		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\", so the VM "
 			"was not started", vm->def->name);
-	vm->run = note[0];
+	vm->run = note.run;
 	return 0;
 }
 
@@ -338,7 +344,7 @@ static int process_spawn(struct vm *vm, bool limits_memory, const struct vm_proc
 	int r;
 
 	*s = (struct start_process){ NULL, -1, -1 };
-	r = s->log_fd = store_open_file(host->store, vm->def->name, "log", O_WRONLY | O_APPEND | O_CREAT, e);
+	r = s->log_fd = vm_log_open(vm, e);
 	if (r >= 0)
 		r = s->end_fd = store_open_file(host->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
 	if (r >= 0)

@@ -425,23 +425,35 @@ class Daemon:
             keys["boot"] = {"kernel": "kernel", "cmdline": cmdline}
         self.cairn("define", self.write(name, **keys))
 
-    def children(self):
-        """Return the pids of the daemon's living children: VM processes and jobs on images."""
-        tasks, first, pids = f"/proc/{self.proc.pid}/task", str(self.proc.pid), []
+    def all_children(self):
+        """Return the pids and names of the daemon's living children."""
+        tasks, first, pids, names = f"/proc/{self.proc.pid}/task", str(self.proc.pid), [], {}
         # A thread that ends leaves the processes that it spawned to the first thread, so look at that one last.
         for task in [t for t in os.listdir(tasks) if t != first] + [first]:
             with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as f:  # the thread has ended
                 pids += map(int, f.read().split())
-        return [pid for pid in dict.fromkeys(pids) if self.is_vm_process(pid)]
+        for pid in pids:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:  # it is gone
+                names[pid] = comm.read().strip()
+        return names
 
-    @staticmethod
-    def is_vm_process(pid):
-        """Return whether a child is no helper of the daemon: those that open files are called cairnd, too."""
-        try:
-            with open(f"/proc/{pid}/comm") as comm:
-                return comm.read() not in ("cairnd\n", "cairn-groups\n")
-        except OSError:
-            return False  # it is gone
+    def children(self):
+        """Return the pids of the daemon's living children without its helpers, thus VM processes and jobs on images.
+        Helpers that open files are called cairnd, too."""
+        return [pid for pid, name in self.all_children().items() if name not in ("cairnd", "cairn-groups", "cairn-log")]
+
+    def log_process(self):
+        """Return the pid of this daemon's cairn-log."""
+        pid, = [pid for pid, name in self.all_children().items() if name == "cairn-log"]
+        return pid
+
+    def log_of(self, name):
+        """Return a VM's log. A write to its pipe wakes cairn-log, which writes the file before it sleeps again: when it
+        sleeps, all earlier lines are there. Without a daemon, the last lines may still be missing."""
+        if self.proc.poll() is None:
+            pid = self.log_process()
+            until(lambda: open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "S")
+        return (self.state / "vms" / name / "log").read_text()
 
     def kept(self, name):
         """Return a VM's state.json, {} when there is none. The daemon writes it a moment after a change."""

@@ -39,7 +39,7 @@ def plain_folder(uid=NOBODY, prefix="cairn-test-", place=None):
     others."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as path:
         path = pathlib.Path(path)
-        for program in ("cairnd", "cairn-vm", "cairn"):
+        for program in ("cairnd", "cairn-vm", "cairn-log", "cairn"):
             shutil.copy(os.path.join(BUILD, program), path)
         devices(path)
         os.chown(path, uid, uid)

@@ -25,7 +25,7 @@ class Relay:
         self.tmp = tmp
         self.program = str(tmp / "relayed-vm")
         with open(self.program, "w") as f:
-            f.write(f"#!/bin/sh\n[ $1 = --take-over ] && exec {sys.executable} {__file__} {tmp} {vm} $2\nexec {vm} \"$@\"\n")
+            f.write(f"#!/bin/sh\n[ $1 = --take-over ] && exec {sys.executable} {__file__} {tmp} {vm} \"$@\"\nexec {vm} \"$@\"\n")
         os.chmod(self.program, os.stat(self.program).st_mode | stat.S_IXUSR)
 
     def file(self, name, what):
@@ -54,8 +54,8 @@ def end(pid):
 
 
 class Link:
-    def __init__(self, tmp, old, new, pid):
-        self.name = os.path.basename(os.path.dirname(os.readlink("/proc/self/fd/2")))  # of the VM: this is its log
+    def __init__(self, tmp, name, old, new, pid):
+        self.name = name
         self.held = os.path.join(tmp, f"relay-{self.name}-held")
         self.old, self.new = old, new
         self.counts, self.asked, self.plan = {}, None, {"act": None, "step": None}
@@ -116,13 +116,15 @@ class Link:
             pass
 
 
-def main(tmp, program, fd):
+def main(tmp, program, _, fd, *args):
+    end_file = args[args.index("--end-file") + 1]
+    name = os.path.basename(os.path.dirname(os.readlink(f"/proc/self/fd/{end_file}")))  # of the VM
     old = socket.socket(fileno=int(fd))
     new, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for s in (old, new, theirs):
         s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BYTES)
     pid = os.getpid()
-    link = Link(tmp, old, new, pid)
+    link = Link(tmp, name, old, new, pid)
     child = os.fork()
     if not child:
         if not os.fork():
@@ -135,7 +137,7 @@ def main(tmp, program, fd):
     os.set_inheritable(theirs.fileno(), True)
     if link.plan["act"] == "enomem":
         resource.setrlimit(resource.RLIMIT_AS, (64 << 20, 64 << 20))
-    os.execv(program, [program, "--take-over", str(theirs.fileno())])
+    os.execv(program, [program, "--take-over", str(theirs.fileno()), "--end-file", end_file])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 #define FRAMES_BATCH 64 /* frames of the guest in one round, so that other sockets get their turn */
-#define LOG_BYTES MIB  /* that one process may add to the VM's log */
+#define LOG_BYTES MIB  /* that one process may add to a log file */
 #define NS_PER_MS 1000000ULL
 
 struct network {
@@ -160,7 +160,7 @@ static int network_make(struct network *n, struct err *e)
 	return r ? r : slirp_sandbox(e);
 }
 
-/* Limit the growth of the log, which is a file of cairnd's: the process writes no other file. */
+/* The process writes no file but the log, whose growth is limited. cairnd's log is a pipe (api/vm/vm_log.h). */
 static int log_limit(int fd, struct err *e)
 {
 	struct lockdown_limit limit = { .what = RLIMIT_FSIZE };
@@ -168,9 +168,7 @@ static int log_limit(int fd, struct err *e)
 
 	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "stderr");
-	if (!S_ISREG(st.st_mode))
-		return 0;
-	limit.most = (rlim_t)st.st_size + LOG_BYTES;
+	limit.most = S_ISREG(st.st_mode) ? (rlim_t)st.st_size + LOG_BYTES : 0;
 	signal(SIGXFSZ, SIG_IGN);
 	return lockdown_limits(&limit, 1, e);
 }

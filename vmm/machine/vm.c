@@ -3,13 +3,13 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/legacy/pvpanic.h"
 #include "vmm/agent/agent.h"
+#include "vmm/kvm/end_file.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/vm_impl.h"
@@ -86,9 +86,8 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
 	log_write(reason_is_bad(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
 		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
-	if (phase == VM_PHASE_ENDED && vm->end_fd >= 0 &&
-		pwrite_full(vm->end_fd, &ev, sizeof(ev), 0) < 0)
-		log_warn(NULL, "cannot write the reason into the end file");
+	if (phase == VM_PHASE_ENDED)
+		end_file_write(&ev);
 	event_send(vm, &ev);
 }
 
@@ -760,12 +759,8 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 	vm->off_asked = cfg->taken_over && cfg->taken.off_asked;
 	vm->task.run = queue_run;
 	vm->work_task.run = work_progress;
-	vm->end_fd = vm->restore_fd = -1;
+	vm->restore_fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
-	if (cfg->end_fd != VM_NO_FD) {
-		vm->end_fd = fds[cfg->end_fd];
-		fds[cfg->end_fd] = -1;
-	}
 	if (cfg->restore_fd != VM_NO_FD) {
 		vm->restore_fd = fds[cfg->restore_fd];
 		fds[cfg->restore_fd] = -1;
@@ -804,8 +799,6 @@ void vm_free(struct vm *vm)
 	loop_timer_free(vm->reset_timer);
 	if (vm->restore_fd >= 0)
 		close(vm->restore_fd);
-	if (vm->end_fd >= 0)
-		close(vm->end_fd);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm->queue);
 	free(vm);

@@ -68,9 +68,7 @@ void vm_saving_failed(struct vm *vm);
  * vm_handover_check(): check that no event since vm_handover_pause() has changed the VM, because the other process
  * would not know of the change. Returns 0 or -EBUSY.
  * vm_handover_failed(): continue as before, after vm_work_end().
- * vm_handover_done(): in the other process: report the phase that the VM had, and run it if it ran.
- * vm_end_fd(): the end file (struct vm_config); borrowed; -1: none. */
-int vm_end_fd(const struct vm *vm);
+ * vm_handover_done(): in the other process: report the phase that the VM had, and run it if it ran. */
 int vm_handover_pause(struct vm *vm, struct vm_config *ret_cfg, struct err *e);
 int vm_handover_check(struct vm *vm, struct err *e);
 void vm_handover_failed(struct vm *vm);

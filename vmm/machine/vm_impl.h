@@ -41,7 +41,6 @@ struct vm {
 	uint64_t handover_pause_ns; /* see vm_info */
 	uint8_t landlock;	    /* see vm_info */
 	uint64_t started_ns;
-	int end_fd;
 	int restore_fd; /* -1 once machine_restore() has taken it */
 	bool hint_hostname; /* set the guest's host name when the VM runs */
 	bool time_passed; /* time has passed since the state was saved: set the guest's clock when the VM runs */

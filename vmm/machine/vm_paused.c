@@ -50,11 +50,6 @@ void vm_saving_failed(struct vm *vm)
 		vm->before_save.detail);
 }
 
-int vm_end_fd(const struct vm *vm)
-{
-	return vm->end_fd;
-}
-
 int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 {
 	uint64_t stopped_ns = 0;

@@ -118,8 +118,7 @@ static int files_add(struct handover *h, struct err *e)
 	c->kernel_fd = fd_add(h, m->kernel_fd);
 	c->initrd_fd = fd_add(h, m->initrd_fd);
 	c->working_sets_fd = fd_add(h, m->working_sets_fd);
-	c->log_fd = VM_NO_FD; /* the daemon started the successor with the log as its stderr */
-	c->end_fd = fd_add(h, vm_end_fd(h->vm));
+	c->log_fd = c->end_fd = VM_NO_FD; /* the daemon started the successor with both */
 	c->restore_fd = fd_add(h, h->state_fd);
 	c->taken.ram_fd = memory_view(&m->mem) ? VM_NO_FD : fd_add(h, m->mem.fd);
 	c->taken.listen_fd = fd_add(h, h->listen_fd);

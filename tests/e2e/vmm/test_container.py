@@ -16,7 +16,7 @@ from conftest import BUILD, Console, Qmp
 pytestmark = pytest.mark.usefixtures("kvm")
 
 CONTAINER = os.path.join(BUILD, "helpers", "container")
-PROGRAMS = ("cairnd", "cairn-vm", "cairn", "cairn-img", "cairn-archive", "guests/interp.elf", "guests/first_byte.elf")
+PROGRAMS = ("cairnd", "cairn-vm", "cairn-log", "cairn", "cairn-img", "cairn-archive", "guests/interp.elf", "guests/first_byte.elf")
 NOTICE = "io_uring is refused (Operation not permitted), so disk I/O uses epoll"
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/mnt", "TMPDIR": "/mnt", "CAIRN_SOCKET": "/mnt/cairn.sock"}
 

@@ -34,5 +34,5 @@ def test_start_is_refused_while_another_process_keeps_the_image(vm):  # noqa: F8
         fcntl.fcntl(f, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, WRITE_UNSHARED, 1, 0))
         r = vm.daemon.cairn("start", "vm1", ok=None)
         assert r.returncode and "vda is in use by another process; stop the VM or tool that has it open" in r.stderr, r
-    assert "another process has the image: waiting 2 s for its end" in (vm.daemon.state / "vms" / "vm1" / "log").read_text()
+    assert "another process has the image: waiting 2 s for its end" in vm.daemon.log_of("vm1")
     vm.start()

@@ -268,6 +268,59 @@ def test_fds_run_out_in_that_process_only(taken):
     assert taken.daemon.figures("a")["state"] == "running"
 
 
+MOST = 4 << 20  # bytes of a VM's log file; one older file stays
+
+
+def logged(d, name):
+    """Return the sizes of a VM's log and of the older file."""
+    folder = d.state / "vms" / name
+    return [os.stat(folder / f).st_size if os.path.exists(folder / f) else 0 for f in ("log", "log.1")]
+
+
+def test_log_without_end_takes_bounded_space(taken):
+    """The process writes some 200 MB. cairn-log takes a few of them, and says so; the others do not notice."""
+    d = taken.daemon
+    taken.define()
+    taken.start(MAIN)
+    line = b"\x1b]0;x\x07" + b"y" * 4087 + b"\n"
+
+    def is_held_back():
+        assert taken.traitor.make([1, 2, line, len(line)], repeat=5000) in ([-errno.EAGAIN], [len(line)])
+        return logged(d, "a")[1]
+
+    until(is_held_back)
+    d.log_of("a")
+    taken.traitor.make([1, 2, line, len(line)], repeat=50000)
+    sizes = logged(d, "a")
+    assert 0 < sizes[0] <= MOST and 0 < sizes[1] <= MOST, sizes
+    text = "".join((d.state / "vms" / "a" / f).read_text() for f in ("log.1", "log"))
+    assert "warning a: the process writes more than 64 KiB of lines in a second: further ones are lost\n" in text
+    assert "?]0;x?yyy" in text and not set(text) & set("\x1b\x07")
+    d.cairn("suspend", "honest")
+    assert "info honest: paused (user)\n" in d.log_of("honest")
+    d.cairn("resume", "honest")
+    d.cairn("destroy", "a")
+    d.cairn("undefine", "a")
+    assert not os.path.exists(d.state / "vms" / "a")
+
+
+WRITE, FTRUNCATE, FALLOCATE, PWRITE = 1, 77, 285, 18
+
+
+def test_no_file_of_the_daemon_grows(taken, tmp_path):
+    """The process makes each file that it holds as large as it can: none is the daemon's."""
+    d = taken.daemon
+    taken.define(disks=[qcow2(tmp_path / "disk.qcow2", "1M")])
+    taken.start(MAIN)
+    before = {f: os.stat(f).st_size for f in d.state.rglob("*") if f.is_file()}
+    fds = [fd for fd, _ in files_of(d.info("a")["pid"])]
+    calls = [call for fd in fds for call in ([FTRUNCATE, fd, 1 << 30], [FALLOCATE, fd, 0, 0, 1 << 28], [PWRITE, fd, b"x", 1, 1 << 29])]
+    taken.traitor.make(*calls)
+    d.log_of("a")
+    grown = [f for f in d.state.rglob("*") if f.is_file() and f.stat().st_size > before.get(f, 0) + (64 << 10)]
+    assert [f for f in grown if f.name != "touched"] == []
+
+
 class Limited(Daemon):
     """A daemon with a limit of processes, which binds its VMs and not root. Cairn's own is 16384."""
 

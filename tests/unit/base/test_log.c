@@ -218,6 +218,36 @@ static void test_closed_log_fd_is_harmless(void **state)
 	log_set_fd(2);
 }
 
+/* As the log of a VM's process (api/vm/vm_log.h). */
+static void test_full_pipe_loses_lines_and_counts_them(void **state)
+{
+	char text[1 << 17];
+	int ends[2];
+	ssize_t n;
+
+	(void)state;
+	assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+	log_set_fd(ends[1]);
+	while (write(ends[1], text, 1024) > 0)
+		;
+	log_error("vda", "first");
+	log_error("vda", "second");
+	while (read(ends[0], text, sizeof(text)) > 0)
+		;
+	log_error("vda", "third");
+	log_error("vda", "fourth");
+	log_set_fd(2);
+	n = read(ends[0], text, sizeof(text) - 1);
+	assert_true(n > 0);
+	text[n] = 0;
+	assert_non_null(strstr(text, "warning 2 lines lost: the log's reader did not keep up\n"));
+	assert_non_null(strstr(text, "third\n"));
+	assert_non_null(strstr(text, "fourth\n"));
+	assert_int_equal(lines_in(text), 3);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 int main(void)
 {
 #define LOG_TEST(t) cmocka_unit_test_setup_teardown(t, capture_setup, capture_teardown)
@@ -231,6 +261,7 @@ int main(void)
 		LOG_TEST(test_flood_is_limited_and_counted),
 		LOG_TEST(test_guest_lines_are_limited),
 		LOG_TEST(test_closed_log_fd_is_harmless),
+		LOG_TEST(test_full_pipe_loses_lines_and_counts_them),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

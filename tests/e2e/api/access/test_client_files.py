@@ -177,7 +177,7 @@ def processes(d):
     """The daemon's processes that hold files."""
     with open(f"/proc/{d.proc.pid}/task/{d.proc.pid}/children") as f:
         pids = {int(pid) for pid in f.read().split()}
-    return pids - set(d.children())
+    return pids - set(d.children()) - {d.log_process()}
 
 
 def store_file(d, f):

@@ -359,7 +359,7 @@ def test_opening_files_leaves_no_processes_and_fds(shared, files):  # noqa: F811
     for i in range(5):
         assert "return" in define(shared, f"v{i}", files / "mine.raw")
         assert "error" in define(shared, f"v{i}", files / "roots.raw")
-    until(lambda: not open(f"{proc}/task/{shared.proc.pid}/children").read())
+    until(lambda: open(f"{proc}/task/{shared.proc.pid}/children").read().split() == [str(shared.log_process())])
     until(lambda: len(os.listdir(f"{proc}/fd")) <= before + 1)
 
 

@@ -115,7 +115,7 @@ def slirps(daemon):
 
 
 def log(daemon, name):
-    return (daemon.state / "vms" / name / "log").read_text()
+    return daemon.log_of(name)
 
 
 def gone(pid):

@@ -110,12 +110,12 @@ def test_scheduled_shutdown_warns_and_happens(fake):
     assert plan_event(q, "planned")["reboot"] is False
     fake.cairn("reboot", "--in", "1s", "vm2")
     fake.wait("vm1", "shutoff")
-    log = (fake.state / "vms/vm1/log").read_text()
+    log = fake.log_of("vm1")
     assert 'agent 0: Work on "power". This machine shuts down in ' in log
     q.event("VM_STATE_CHANGE", vm="vm2", state="shutoff")
     q.event("VM_STATE_CHANGE", vm="vm2", state="running")
     assert fake.info("vm1")["reason"] == "shutdown"
-    assert "agent 0: This machine reboots in " in (fake.state / "vms/vm2/log").read_text()
+    assert "agent 0: This machine reboots in " in fake.log_of("vm2")
 
 
 def test_scheduled_shutdown_warns_again_a_minute_before(fake):
@@ -207,7 +207,7 @@ def test_first_working_shutdown_mode_is_used(fake):
     fake.cairn("start", "vm1", "vm2")
     fake.cairn("shutdown", "--mode", "acpi,agent", "vm1")
     fake.cairn("shutdown", "--mode", "agent,acpi", "--wait", "vm2")
-    asked = ["agent 1" in (fake.state / f"vms/{vm}/log").read_text() for vm in ("vm1", "vm2")]
+    asked = ["agent 1" in fake.log_of(vm) for vm in ("vm1", "vm2")]
     assert asked == [False, True] and fake.info("vm1")["state"] == "in shutdown"
 
 

@@ -125,7 +125,7 @@ def test_process_begins_as_without_a_group(daemon, guest):
         fds = {}
         for fd in ("0", "1", "2", "3"):
             target = os.readlink(f"/proc/{pid}/fd/{fd}")
-            fds[fd] = target.split(":")[0] if target.startswith(("socket", "anon_inode")) else os.path.basename(target)
+            fds[fd] = target.split(":")[0] if target.startswith(("socket", "anon_inode", "pipe")) else os.path.basename(target)
         args = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         if "--user" in args:
             args[args.index("--user") + 1] = "N"

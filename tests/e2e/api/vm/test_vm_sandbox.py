@@ -103,7 +103,7 @@ def test_plain_user_cannot_read_namespaces_of_undumpable_process(guest):
             run(d, guest)
             o = sandbox(d)
             text = d.cairn("dominfo", "vm1", "--sandbox").stdout
-            assert "sandbox" not in (d.state / "vms" / "vm1" / "log").read_text()
+            assert "sandbox" not in d.log_of("vm1")
         finally:
             d.close()
     assert "namespaces" not in o and o["uids"] == [NOBODY] * 4 and o["cap-effective"] == NONE

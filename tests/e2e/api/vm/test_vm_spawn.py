@@ -60,7 +60,7 @@ def targets_of_children(d):
     """Return what the open files of the daemon's children are; None: a thread or a child ended meanwhile."""
     try:
         pids = [pid for task in os.listdir(f"/proc/{d.proc.pid}/task")
-                for pid in Path(f"/proc/{d.proc.pid}/task/{task}/children").read_text().split()]
+                for pid in Path(f"/proc/{d.proc.pid}/task/{task}/children").read_text().split() if int(pid) != d.log_process()]
         return [os.readlink(fd) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return None

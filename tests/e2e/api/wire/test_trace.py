@@ -26,7 +26,7 @@ def run(daemon, guest):
     console.run("write 8 1 5")
     daemon.cairn("destroy", "vm1")
     console.close()
-    return (daemon.state / "vms" / "vm1" / "log").read_text(), daemon.log.read_text()
+    return daemon.log_of("vm1"), daemon.log.read_text()
 
 
 @pytest.mark.parametrize("level", ("trace", "debug"))

@@ -34,7 +34,7 @@ def refuse(monkeypatch):
 
 
 def log(daemon, name="vm1"):
-    return (daemon.state / "vms" / name / "log").read_text()
+    return daemon.log_of(name)
 
 
 def symbol(guest, name):

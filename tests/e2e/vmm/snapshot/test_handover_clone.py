@@ -48,7 +48,7 @@ def restart(daemon, name):
 
 def copied_in_pause(daemon, name):
     """Return the bytes that the latest handover copied in the pause."""
-    log = (daemon.state / "vms" / name / "log").read_text()
+    log = daemon.log_of(name)
     return int(re.findall(r"copied for its new process, (\d+) KiB of them in the pause", log)[-1]) * 1024
 
 

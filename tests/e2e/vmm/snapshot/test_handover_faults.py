@@ -82,7 +82,7 @@ def undefine(vm, daemon, name):  # noqa: F811
 
 
 def log_of(daemon, name):
-    return (daemon.state / "vms" / name / "log").read_text()
+    return daemon.log_of(name)
 
 
 @steps

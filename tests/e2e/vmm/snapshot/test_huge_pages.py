@@ -41,7 +41,7 @@ def test_guest_runs_while_memory_is_copied(vm1):
         vm1.run(f"fill {FILL_AT:#x} {8 * MIB:#x} 3")
     out = vm1.daemon.cairn("snapshot-create-as", "vm1", "s3").stdout
     assert "The VM ran while its memory was copied in " in out and out.endswith(f", since {REASON}\n")
-    assert "memory in huge pages is tracked by KVM's dirty log" in (vm1.daemon.state / "vms" / "vm1" / "log").read_text()
+    assert "memory in huge pages is tracked by KVM's dirty log" in vm1.daemon.log_of("vm1")
 
 
 @pytest.mark.seconds(120)

@@ -58,7 +58,7 @@ def as_json(d, *args):
 
 
 def log(d):
-    return (d.state / "vms" / "vm1" / "log").read_text()
+    return d.log_of("vm1")
 
 
 def guest_runs_on_during_snapshots(d):

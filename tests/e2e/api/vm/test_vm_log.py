@@ -1,0 +1,107 @@
+"""Logs of VMs: a VM's process writes into a pipe, and cairn-log writes the files, also while no daemon runs. The
+process holds no file that it could fill the file system with."""
+
+import os
+import signal
+
+import pytest
+
+from conftest import Console, open_files, until
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+
+def start(d, guest, name="vm1", **keys):
+    d.define(name, boot={"kernel": guest("interp.elf")}, **keys)
+    d.cairn("start", name)
+    console = Console(d, name)
+    until(lambda: console.line() == "interp")
+    return console
+
+
+def folder(d, name="vm1"):
+    return d.state / "vms" / name
+
+
+def ended(pid):
+    return not os.path.exists(f"/proc/{pid}/exe")
+
+
+def test_process_has_no_file_of_its_log(daemon, guest):
+    console = start(daemon, guest)
+    opened = open_files(daemon.info("vm1")["pid"])
+    assert not [f for f in opened if f.startswith(str(folder(daemon))) and not f.endswith("/touched")], opened
+    assert "info vm1: running (booted)\n" in daemon.log_of("vm1")
+    console.close()
+
+
+def test_log_and_reason_are_kept_while_no_daemon_runs(daemon, guest):
+    """The first daemon's cairn-log serves the VM until its end, and then ends itself."""
+    console = start(daemon, guest)
+    old, pid = daemon.log_process(), daemon.info("vm1")["pid"]
+    daemon.stop(signal.SIGKILL)
+    console.sock.sendall(b"crash triple\n")
+    console.close()
+    until(lambda: ended(pid) and ended(old))
+    assert "ended (triple fault)" in (folder(daemon) / "log").read_text()
+    daemon.start()
+    assert daemon.info("vm1")["reason"] == "triple fault"
+    daemon.cairn("start", "vm1")
+    assert daemon.log_process() != old and daemon.log_of("vm1").count("running (booted)\n") == 2
+
+
+def test_end_of_a_vm_that_changed_its_process_is_known(daemon, guest):
+    """The new process gets the end file from the daemon, because the old one holds none."""
+    console = start(daemon, guest)
+    daemon.cairn("restart-process", "vm1")
+    pid = daemon.info("vm1")["pid"]
+    daemon.stop(signal.SIGKILL)
+    console.sock.sendall(b"crash triple\n")
+    console.close()
+    until(lambda: ended(pid))
+    daemon.start()
+    assert daemon.info("vm1")["reason"] == "triple fault"
+    assert "ended (triple fault)" in (folder(daemon) / "log").read_text()
+
+
+def test_killed_log_process_is_started_again(daemon, guest):
+    """VMs that run go on without a log; the next one has one."""
+    console = start(daemon, guest)
+    old = daemon.log_process()
+    os.kill(old, signal.SIGKILL)
+    until(lambda: ended(old))
+    assert console.run("echo alive") == ["alive"]
+    daemon.cairn("suspend", "vm1")
+    daemon.cairn("resume", "vm1")
+    start(daemon, guest, "vm2").close()
+    assert daemon.log_process() != old
+    assert "running (booted)\n" in daemon.log_of("vm2")
+    assert "warning cairnd/log: cairn-log has ended; the VMs that run lose the further lines" in daemon.log.read_text()
+    daemon.cairn("destroy", "vm1")
+    daemon.cairn("start", "vm1")
+    assert daemon.log_of("vm1").count("running (booted)\n") == 2
+    console.close()
+
+
+def test_log_process_that_stands_still_delays_no_vm(daemon, guest):
+    console = start(daemon, guest)
+    pid = daemon.log_process()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        start(daemon, guest, "vm2").close()
+        assert console.run("echo alive") == ["alive"]
+        daemon.cairn("suspend", "vm1")
+        daemon.cairn("destroy", "vm1")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "ended (user)" in daemon.log_of("vm1")
+    assert "running (booted)\n" in daemon.log_of("vm2")
+    console.close()
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_log_process_has_no_privileges(daemon):
+    with open(f"/proc/{daemon.log_process()}/status") as f:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    assert status["CapEff"] == status["CapPrm"] == "0" * 16
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"

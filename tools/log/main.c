@@ -1,0 +1,250 @@
+/* cairn-log: reads the log lines of VM processes from pipes, and appends them to the files "log" in the VMs' folders.
+ * cairnd runs it and sends it the pipes (api/vm/vm_log.h). It ends when cairnd and all writers have ended.
+ *
+ * The writers are not trusted: of a VM, a file has at most FILE_BYTES, and one older file ("log.1") stays; a writer
+ * gets rid of BURST_BYTES at once, and of RATE_BYTES a second from then on. Control characters become question
+ * marks. */
+#include "api/vm/vm_log.h"
+#include "base/channel.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/lockdown.h"
+#include "base/program.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FILE_BYTES (4 * MIB)
+#define BURST_BYTES (4 * MIB)
+#define RATE_BYTES (64 * KIB)
+#define CHUNK_BYTES (64 * KIB)
+#define SECOND_NS 1000000000ULL
+#define TELL_NS (60 * SECOND_NS)
+
+struct writer {
+	int pipe, folder;
+	uint64_t credit, since_ns; /* bytes that may be read, and when they were counted */
+	uint64_t told_ns; /* when a line said that the writer is held back; 0: never */
+	char name[VM_LOG_NAME_MAX + 1];
+};
+
+static struct writer *writers;
+static struct pollfd *polled; /* [0]: cairnd; then one for each writer */
+static size_t nwriters, cap;
+static char chunk[CHUNK_BYTES];
+
+/* Returns the file, with room for n bytes; -1: none, because the VM is being removed, or the file system is full. */
+static int file_open(int folder, size_t n)
+{
+	int fd = openat(folder, "log", O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size + n <= FILE_BYTES ||
+		renameat(folder, "log", folder, "log.1") < 0)
+		return fd;
+	close(fd);
+	return openat(folder, "log", O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+static void lines_append(const struct writer *w, const char *text, size_t n)
+{
+	int fd = file_open(w->folder, n);
+
+	if (fd < 0)
+		return;
+	(void)!write_full(fd, text, n); /* no place is left to report a failure */
+	close(fd);
+}
+
+/* A terminal must obey nothing in a log. C1 controls are C2 80 to C2 9F in UTF-8. */
+static void text_clean(char *text, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)text[i], next = i + 1 < n ? (unsigned char)text[i + 1] : 0;
+
+		if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7f || (c == 0xc2 && next >= 0x80 && next < 0xa0))
+			text[i] = '?';
+	}
+}
+
+static void hold_back_tell(struct writer *w, uint64_t now)
+{
+	char line[VM_LOG_NAME_MAX + 160];
+	time_t s = time(NULL);
+	struct tm tm;
+	int n;
+
+	if (w->told_ns && now - w->told_ns < TELL_NS)
+		return;
+	w->told_ns = now;
+	gmtime_r(&s, &tm);
+	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.000Z warning %s: the process writes more than %u KiB of "
+		"lines in a second: further ones are lost\n", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
+		tm.tm_sec, w->name, (unsigned)(RATE_BYTES / KIB));
+	lines_append(w, line, (size_t)n);
+}
+
+static void credit_renew(struct writer *w, uint64_t now)
+{
+	uint64_t more = (now - w->since_ns) / SECOND_NS * RATE_BYTES;
+
+	if (!more)
+		return;
+	w->credit = MIN(w->credit + more, (uint64_t)BURST_BYTES);
+	w->since_ns += more / RATE_BYTES * SECOND_NS;
+}
+
+/* Returns whether the pipe has not ended. */
+static bool writer_read(struct writer *w, uint64_t now)
+{
+	ssize_t n;
+
+	credit_renew(w, now);
+	n = read(w->pipe, chunk, MIN((uint64_t)CHUNK_BYTES, w->credit));
+	if (n <= 0)
+		return n < 0 && (errno == EAGAIN || errno == EINTR);
+	w->credit -= (uint64_t)n;
+	text_clean(chunk, (size_t)n);
+	lines_append(w, chunk, (size_t)n);
+	if (!w->credit)
+		hold_back_tell(w, now);
+	return true;
+}
+
+static void writer_remove(size_t i)
+{
+	close(writers[i].pipe);
+	close(writers[i].folder);
+	writers[i] = writers[--nwriters];
+	polled[1 + i] = polled[1 + nwriters];
+}
+
+/* Returns whether there is room for one more. */
+static bool writers_grow(void)
+{
+	size_t more = cap ? cap * 2 : 64;
+	struct writer *w = nwriters < cap ? writers : realloc(writers, more * sizeof(*w));
+	struct pollfd *p;
+
+	if (!w)
+		return false;
+	writers = w;
+	if (nwriters < cap)
+		return true;
+	p = realloc(polled, (more + 1) * sizeof(*p));
+	if (!p)
+		return false;
+	polled = p;
+	cap = more;
+	return true;
+}
+
+static void writer_add(struct channel_msg *m, uint64_t now)
+{
+	struct writer w = { .pipe = m->fds[0], .folder = m->fds[1], .credit = BURST_BYTES, .since_ns = now };
+
+	if (m->nfds != 2 || !writers_grow()) {
+		channel_msg_close_fds(m);
+		return;
+	}
+	memcpy(w.name, m->body, m->head.body_bytes);
+	polled[1 + nwriters] = (struct pollfd){ w.pipe, POLLIN, 0 };
+	writers[nwriters++] = w;
+}
+
+/* Returns whether cairnd lives. */
+static bool messages_read(uint64_t now)
+{
+	static const struct channel_type types[] = {
+		[VM_LOG_PIPE] = { .body_min = 1, .body_max = VM_LOG_NAME_MAX, .fds_max = 2, .known = true },
+	};
+	static _Alignas(8) char buf[CHANNEL_BODY_MAX];
+	struct channel_msg m;
+	int r;
+
+	while ((r = channel_recv(VM_LOG_FD, VM_LOG_VERSION, types, ARRAY_SIZE(types), buf, &m)) > 0)
+		writer_add(&m, now);
+	return r == -EAGAIN || r == -EINTR || r == -EPROTO || r == -EPROTONOSUPPORT;
+}
+
+/* Wait for lines, and write them. A writer without credit is not polled, and its pipe fills. Returns false at
+ * the end. */
+static bool round_run(void)
+{
+	bool waits = false;
+	uint64_t now;
+
+	for (size_t i = 0; i < nwriters; i++) {
+		polled[1 + i].fd = writers[i].credit ? writers[i].pipe : -1;
+		waits |= !writers[i].credit;
+	}
+	if (poll(polled, 1 + nwriters, waits ? 1000 : -1) < 0)
+		return errno == EINTR;
+	now = clock_ns(CLOCK_MONOTONIC);
+	for (size_t i = nwriters; i--;)
+		if (polled[1 + i].fd < 0)
+			credit_renew(&writers[i], now);
+		else if (polled[1 + i].revents && !writer_read(&writers[i], now))
+			writer_remove(i);
+	if (polled[0].revents && !messages_read(now))
+		polled[0].fd = -1;
+	return polled[0].fd >= 0 || nwriters;
+}
+
+static int sandbox_enter(struct err *e)
+{
+	static const int allowed[] = { SYS_read, SYS_write, SYS_poll, SYS_ppoll, SYS_recvmsg, SYS_openat, SYS_renameat, SYS_renameat2,
+		SYS_fstat, SYS_newfstatat, SYS_close, SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise, SYS_getrandom,
+		SYS_clock_gettime, SYS_futex, SYS_exit_group, SYS_rt_sigreturn, SYS_restart_syscall };
+	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 } };
+	struct call_filter f;
+	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+
+	tzset();
+	if (!r)
+		r = lockdown_drop(e);
+	if (r < 0)
+		return r;
+	call_filter_init(&f);
+	call_filter_calls(&f, allowed, ARRAY_SIZE(allowed));
+	return lockdown_calls(&f, SECCOMP_RET_KILL_PROCESS, false, e);
+}
+
+/* Each writer takes two files. */
+static void files_raise(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+		return;
+	l.rlim_cur = l.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &l);
+}
+
+int main(void)
+{
+	struct err e;
+
+	if (program_begin(&e) < 0 || !writers_grow())
+		return 1;
+	signal(SIGHUP, SIG_IGN);
+	files_raise();
+	if (sandbox_enter(&e) < 0)
+		return 1;
+	polled[0] = (struct pollfd){ VM_LOG_FD, POLLIN, 0 };
+	while (round_run())
+		;
+	return 0;
+}
