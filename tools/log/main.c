@@ -218,7 +218,7 @@ static int sandbox_enter(struct err *e)
 	if (r < 0)
 		return r;
 	call_filter_init(&f);
-	call_filter_calls(&f, allowed, ARRAY_SIZE(allowed));
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 	return lockdown_calls(&f, SECCOMP_RET_KILL_PROCESS, false, e);
 }
 
