@@ -167,7 +167,8 @@ $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
 PRELOADS := $(patsubst tests/helpers/preload/%.c,$(BUILD)/helpers/%.so,$(sort $(wildcard tests/helpers/preload/*.c)))
 VM_HELPERS := $(patsubst tests/helpers/vm/%.c,$(BUILD)/helpers/%_vm,$(sort $(wildcard tests/helpers/vm/*.c)))
-helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS)
+DAEMON_HELPERS := $(patsubst tests/helpers/daemon/%.c,$(BUILD)/helpers/%_cairnd,$(sort $(wildcard tests/helpers/daemon/*.c)))
+helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(DAEMON_HELPERS)
 .PHONY: helpers
 # Each is a cairn-vm in which a test's functions take the place of these.
 WRAP_fake_cpuid := kvm_cpuid_read
@@ -177,6 +178,12 @@ $(BUILD)/helpers/%_vm: tests/helpers/vm/%.c $(BUILD)/vmm/main.o $(VM_LIBS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie $(WRAP_$*:%=-Wl,--wrap=%) -o $@ $< $(filter %.o %.a,$^) $(VM_SYSLIBS)
+# The same for a cairnd.
+WRAP_stuck      := loop_run
+$(BUILD)/helpers/%_cairnd: tests/helpers/daemon/%.c $(BUILD)/api/main.o $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie $(WRAP_$*:%=-Wl,--wrap=%) -o $@ $< $(filter %.o %.a,$^) $(DAEMON_SYSLIBS)
 $(BUILD)/helpers/%.so: tests/helpers/preload/%.c
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -27,6 +27,7 @@
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/store/store_lock.h"
 #include "api/vm/consoles.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
@@ -382,6 +383,7 @@ static void policies_go(struct vm_host *h)
 int daemon_open(struct daemon *d, struct err *e)
 {
 	struct vm_host *h = &d->host;
+	const struct store_takeover takeover = { h->paths->socket, h->paths->replace };
 	gid_t operators = (gid_t)-1;
 	int fd = h->paths->listening;
 	int r;
@@ -393,7 +395,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	h->observers = observers;
 	h->permissions.changed = permissions_changed;
 	h->permissions.opaque = h;
-	r = store_open(h->paths->state_dir, &h->store, e);
+	r = store_open(h->paths->state_dir, &takeover, &h->store, e);
 
 	if (!r)
 		r = audit_open(h->loop, h->paths->state_dir, &h->audit, e);
@@ -406,7 +408,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = denial_log_open(h->loop, &h->sink, h->audit, &d->commands.denials, e);
 	if (!r && h->paths->listening < 0)
-		r = listen_prepare(h->paths->socket, e);
+		r = listen_prepare(h->paths->socket, store_took_over(h->store), e);
 	if (!r)
 		r = run_dir_open(h, e);
 	if (r < 0)

@@ -29,7 +29,7 @@ static const char usage[] =
 	"              [--max-user-delay SECONDS] [--max-user-deadline SECONDS]\n"
 	"              [--min-user-order N] [--max-user-autostart N]\n"
 	"              [--uid-range FIRST-LAST] [--cgroup DIR] [--require-sandbox]\n"
-	"              [--audit-required]\n"
+	"              [--audit-required] [--replace]\n"
 	"\n"
 	"Manage virtual machines (VMs). The daemon stays in the foreground; SIGTERM stops the\n"
 	"daemon, and VMs keep running. The daemon uses a socket passed by a service manager\n"
@@ -62,6 +62,9 @@ static const char usage[] =
 	"  --require-sandbox   refuse to start a VM if a part of its sandbox is missing\n"
 	"  --audit-required    refuse commands that change something while the audit log cannot be\n"
 	"                      written\n"
+	"  --replace           kill the cairnd that serves the state folder, and take over, if it does\n"
+	"                      not answer for 10 s. Without this option, only a cairnd that waits for a\n"
+	"                      file system for 10 s, or was killed and does not end, is replaced\n"
 	"\n"
 	"Bounds of VMs that users other than root have defined:\n"
 	"  --max-user-delay SECONDS\n"
@@ -84,7 +87,7 @@ struct options {
 	struct daemon_limits limits;
 	uid_t uid_first, uid_last;
 	const char *cgroup;
-	bool require_sandbox, audit_required;
+	bool require_sandbox, audit_required, replace;
 };
 
 static int level_parse(const char *name)
@@ -165,7 +168,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{ "min-user-order", required_argument, NULL, 'O' },
 		{ "uid-range", required_argument, NULL, 'U' }, { "require-sandbox", no_argument, NULL, 'Q' },
 		{ "cgroup", required_argument, NULL, 'G' },
-		{ "audit-required", no_argument, NULL, 'q' },
+		{ "audit-required", no_argument, NULL, 'q' }, { "replace", no_argument, NULL, 'r' },
 		{ "max-user-autostart", required_argument, NULL, 'A' }, { "allow-bridge", required_argument, NULL, 'B' },
 		{ "foreground", no_argument, NULL, 'f' }, { "version", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
@@ -234,6 +237,9 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'q':
 			o->audit_required = true;
 			break;
+		case 'r':
+			o->replace = true;
+			break;
 		case 'B':
 			o->bridges_for_all = optarg;
 			break;
@@ -293,6 +299,7 @@ int main(int argc, char **argv)
 	paths.cgroup = o.cgroup;
 	paths.require_sandbox = o.require_sandbox;
 	paths.audit_required = o.audit_required;
+	paths.replace = o.replace;
 	paths.bridges_for_all = o.bridges_for_all;
 	paths.journal = getenv("CAIRN_JOURNAL") ? getenv("CAIRN_JOURNAL") : JOURNAL_SOCKET;
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)

@@ -189,6 +189,13 @@ static int sockets_place(int *socks, int n)
 	return close_range((unsigned)(3 + n), ~0U, 0);
 }
 
+/* From now on, the process goes on when the daemon ends. Its name tells that to a daemon that takes over from a stuck
+ * one and kills the other helper processes (api/store/store_lock.h). */
+static int serving_begin(void)
+{
+	return prctl(PR_SET_PDEATHSIG, 0) < 0 || prctl(PR_SET_NAME, "cairnd-files") < 0 ? -errno : 0;
+}
+
 /* ids: NULL: the process waits for them. */
 static _Noreturn void process_main(int sock, const struct fork_as_spec *s, const struct ids *ids, pid_t parent)
 {
@@ -212,7 +219,7 @@ static _Noreturn void process_main(int sock, const struct fork_as_spec *s, const
 		memcpy(a.data, out.data, n);
 	r = channel_send(at, VERSION, DONE, 0, &a, offsetof(struct answer, data) + n, out.fds, a.r ? 0 : out.nfds);
 	/* Without the daemon, the end of the relay ends this process. */
-	if (!r && !a.r && s->relay && !(r = prctl(PR_SET_PDEATHSIG, 0)))
+	if (!r && !a.r && s->relay && !(r = serving_begin()))
 		r = relay_serve(relay, out.held, out.held_at, out.nheld, s->keep);
 	/* Tell the daemon that only the files' own close, which may hang, is left to do. */
 	close(at);

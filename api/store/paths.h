@@ -33,6 +33,7 @@ struct daemon_paths {
 	uid_t uid_first, uid_last; /* user ids for VMs' processes (api/vm/vm_uid.h); 0: none */
 	bool audit_required; /* refuse commands that the audit log cannot record (api/access/audit.h) */
 	const char *cgroup; /* folder for VMs' control groups, or "none" (api/vm/cgroup_tree.h); NULL: as the host offers */
+	bool replace; /* kill a daemon that has the state folder and does not answer (api/store/store_lock.h) */
 	bool require_sandbox; /* no VM runs without a part of its sandbox (api/vm/vm_sandbox.h) */
 	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], slirp_program[PATH_MAX], groups_program[PATH_MAX], log_program[PATH_MAX];

@@ -1,5 +1,6 @@
 #include "api/store/store.h"
 #include "api/store/store_file.h"
+#include "api/store/store_lock.h"
 #include "api/store/store_unread.h"
 #include "api/store/store_version.h"
 #include "api/store/store_writer.h"
@@ -25,6 +26,7 @@
 struct store {
 	char *dir;
 	int lock_fd;
+	bool took_over;
 	struct store_writer writer;
 	struct store_unread unread;
 	unsigned drafts; /* number of drafts made so far */
@@ -157,7 +159,7 @@ static int folders_make(struct store *s, struct err *e)
 	return r < 0 ? r : store_folder_settle(s->dir, e);
 }
 
-int store_open(const char *dir, struct store **ret_s, struct err *e)
+int store_open(const char *dir, const struct store_takeover *t, struct store **ret_s, struct err *e)
 {
 	struct store *s = calloc(1, sizeof(*s));
 	char path[PATH_MAX];
@@ -167,11 +169,11 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 		return err_set_errno(e, -ENOMEM, "%s", dir);
 	s->lock_fd = -1;
 	store_unread_init(&s->unread);
-	store_writer_init(&s->writer, "store", &s->unread);
+	store_writer_init(&s->writer, STORE_THREAD, &s->unread);
 	s->dir = strdup(dir);
 	r = s->dir ? folders_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
 	if (!r)
-		r = store_lock(s->dir, &s->lock_fd, e);
+		r = store_lock(s->dir, t, &s->lock_fd, &s->took_over, e);
 	if (!r) {
 		if (vm_path(s, "", "", path, NULL) == 0)
 			store_files_drop(path, DRAFT); /* drafts whose daemon ended before it kept or dropped them */
@@ -183,6 +185,11 @@ int store_open(const char *dir, struct store **ret_s, struct err *e)
 	}
 	*ret_s = s;
 	return 0;
+}
+
+bool store_took_over(const struct store *s)
+{
+	return s->took_over;
 }
 
 void store_close(struct store *s)

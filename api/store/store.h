@@ -18,6 +18,7 @@
 
 struct json_object;
 struct store;
+struct store_takeover;
 struct store_writer;
 
 /* Reports the completion of one operation of the store's thread. The caller owns the object, sets loop and done, and
@@ -46,8 +47,12 @@ enum store_durability {
 };
 
 /* Open the state folder, create it if needed, and lock it. Starts the thread.
+ * t: as for store_lock() (store_lock.h).
  * Returns 0; -EBUSY: another daemon holds the lock; -errno. */
-int store_open(const char *dir, struct store **ret_s, struct err *e);
+int store_open(const char *dir, const struct store_takeover *t, struct store **ret_s, struct err *e);
+/* Whether a daemon that was killed and has not ended, because a file system does not answer, had the folder before. Its
+ * sockets are open. */
+bool store_took_over(const struct store *s);
 /* Finish all writes, end the thread and release the lock. NULL allowed. */
 void store_close(struct store *s);
 

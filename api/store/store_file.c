@@ -11,17 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define TMP ".tmp"
-#define LOCK_TRIES 300
-#define LOCK_TRY_US 10000
 #define LARGE_SECTORS 2048 /* 1 MiB, in the unit of st_blocks */
 
 int store_folder_sync(const char *path)
@@ -281,56 +277,4 @@ int store_folder_rename(const char *path, const char *text, const char *to, stru
 	if (r < 0 && unlink(file) < 0 && errno != ENOENT)
 		log_error("store", "%s is left: %s", file, strerror(errno));
 	return r;
-}
-
-/* ---- the lock of the state folder ---- */
-
-static void owner_read(int fd, char *buf, size_t size)
-{
-	ssize_t n = pread(fd, buf, size - 1, 0);
-
-	buf[n > 0 ? n : 0] = 0;
-	buf[strcspn(buf, "\n")] = 0;
-}
-
-static bool owner_is_gone(const char *owner)
-{
-	long pid = strtol(owner, NULL, 10);
-
-	return pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
-}
-
-/* Take the lock. If the owner's process is gone, retry for 3 s: a child that a killed daemon was spawning holds the
- * lock until its exec() closes the fd. */
-static int lock_try(int fd, char *owner, size_t size)
-{
-	for (unsigned i = 0;; i++) {
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-			return 0;
-		owner_read(fd, owner, size);
-		if (i == LOCK_TRIES || !owner_is_gone(owner))
-			return -EBUSY;
-		usleep(LOCK_TRY_US);
-	}
-}
-
-int store_lock(const char *dir, int *ret_fd, struct err *e)
-{
-	char path[PATH_MAX], owner[32] = "";
-	CLEANUP_CLOSE int fd = -1;
-
-	if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", dir);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	if (lock_try(fd, owner, sizeof(owner)) < 0)
-		return err_set(e, -EBUSY, ERR_BUSY,
-			"another cairnd (pid %s) serves %s; stop it, or use --state-dir",
-			owner[0] ? owner : "unknown", dir);
-	snprintf(owner, sizeof(owner), "%d\n", (int)getpid());
-	if (ftruncate(fd, 0) < 0 || pwrite_full(fd, owner, strlen(owner), 0) < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	*ret_fd = steal_fd(&fd);
-	return 0;
 }

@@ -15,9 +15,6 @@ struct err;
 /* Limit for a JSON file. For example, the table of permissions may have 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 
-/* Lock the state folder by its file "lock", and write the daemon's pid to that file. *ret_fd: owned; closing it
- * releases the lock. -EBUSY: another daemon holds the lock. */
-int store_lock(const char *dir, int *ret_fd, struct err *e);
 /* Sync a folder. */
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */

@@ -57,7 +57,7 @@ static bool somebody_greets(int fd)
 	return poll(&p, 1, GREETING_TIMEOUT_MS) == 0 || recv(fd, &byte, 1, MSG_DONTWAIT) == 1;
 }
 
-int listen_prepare(const char *path, struct err *e)
+int listen_prepare(const char *path, bool replace, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un sa;
@@ -65,7 +65,7 @@ int listen_prepare(const char *path, struct err *e)
 
 	if (!r)
 		r = folder_make(path, e);
-	if (r < 0)
+	if (r < 0 || replace)
 		return r;
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 ? somebody_greets(fd) :
 								    errno == EAGAIN)

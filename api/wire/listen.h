@@ -11,8 +11,10 @@ struct err;
 /* Longest path of a socket, without the NUL (sun_path has 108 bytes). */
 #define LISTEN_PATH_MAX 107
 
-/* Create the socket's folder and check that no daemon answers at that path. Returns 0; -EADDRINUSE; -errno. */
-int listen_prepare(const char *path, struct err *e);
+/* Create the socket's folder and check that no daemon answers at that path.
+ * replace: do not check, because the daemon of that socket was killed and cannot end.
+ * Returns 0; -EADDRINUSE; -errno. */
+int listen_prepare(const char *path, bool replace, struct err *e);
 
 /* Create the socket with mode 0600, replacing a stale one. In system mode, if the group `cairn` exists, the socket
  * belongs to that group with mode 0660, and *ret_group is set.

@@ -440,7 +440,8 @@ class Daemon:
     def children(self):
         """Return the pids of the daemon's living children without its helpers, thus VM processes and jobs on images.
         Helpers that open files are called cairnd, too."""
-        return [pid for pid, name in self.all_children().items() if name not in ("cairnd", "cairn-groups", "cairn-log")]
+        helpers = ("cairnd", "cairnd-files", "cairn-groups", "cairn-log")
+        return [pid for pid, name in self.all_children().items() if name not in helpers]
 
     def log_process(self):
         """Return the pid of this daemon's cairn-log."""

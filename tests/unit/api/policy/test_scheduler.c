@@ -49,7 +49,7 @@ static int setup(void **state)
 	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(f->dir));
 	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
-	assert_int_equal(store_open(f->dir, &f->d.store, &e), 0);
+	assert_int_equal(store_open(f->dir, NULL, &f->d.store, &e), 0);
 	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
 	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
 	kept = definition_to_json(def);

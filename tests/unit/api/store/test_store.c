@@ -69,7 +69,7 @@ static struct store *opened(const char *dir)
 	struct store *s = NULL;
 	struct err e;
 
-	if (store_open(dir, &s, &e) < 0)
+	if (store_open(dir, NULL, &s, &e) < 0)
 		fail_msg("%s", e.msg);
 	return s;
 }
@@ -424,7 +424,7 @@ static void test_second_daemon_is_refused(void **state)
 	struct store *s = opened(*state), *second = NULL;
 	struct err e;
 
-	assert_int_equal(store_open(*state, &second, &e), -16);
+	assert_int_equal(store_open(*state, NULL, &second, &e), -16);
 	assert_int_equal(e.cls, ERR_BUSY);
 	assert_non_null(strstr(e.msg, "another cairnd (pid"));
 	assert_null(second);

@@ -32,7 +32,7 @@ static void host_open(struct fixture *f)
 {
 	struct err e;
 
-	if (store_open(f->dir, &f->host.store, &e) < 0)
+	if (store_open(f->dir, NULL, &f->host.store, &e) < 0)
 		fail_msg("%s", e.msg);
 	pins_load(&f->host);
 }
