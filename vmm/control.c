@@ -1,4 +1,4 @@
-#include "vmm/control.h"
+#include "vmm/control_impl.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -32,34 +32,6 @@
 #include <unistd.h>
 
 #define CLIENT_WAIT_MS 10000
-#define LOOKS_MAX 64
-
-struct control {
-	int listen_fd, peer_fd;
-	struct loop *loop;
-	struct loop_watch *listen_watch, *peer_watch;
-	struct send_queue waiting; /* messages for the peer */
-	struct vm *vm;
-	struct worker *worker;
-	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
-	uint64_t config_seq, work_seq;
-	bool handing_over; /* vm_handover() is in progress */
-	struct memory *memory; /* from VM_MSG_MEMORY; NULL: none */
-	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
-	bool for_daemon; /* the work in progress is of use only to the daemon that asked for it: a fork or a pull */
-	struct { /* requests to delete pins: the one in progress and the next one */
-		bool under_way, waits;
-		uint64_t seq, next_seq;
-		struct vm_pins next;
-	} pins;
-	struct { /* address queries that wait for one common answer */
-		uint64_t seqs[LOOKS_MAX];
-		unsigned n;
-		bool under_way;
-		struct vm_addresses all;
-	} looks;
-	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
-};
 
 static void peer_drop(struct control *c)
 {
@@ -100,15 +72,13 @@ static void peer_sent(struct control *c, int r)
 	}
 }
 
-/* Send a message, at once or when the daemon has read earlier ones. */
-static void peer_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body,
-	size_t len)
+void control_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body, size_t len)
 {
 	if (c->peer_fd >= 0)
 		peer_sent(c, send_queue_send(&c->waiting, c->peer_fd, type, seq, body, len));
 }
 
-static void reply_send(struct control *c, uint64_t seq, int r, const struct err *e)
+void control_reply(struct control *c, uint64_t seq, int r, const struct err *e)
 {
 	struct vm_reply body = { .error = r };
 
@@ -116,7 +86,7 @@ static void reply_send(struct control *c, uint64_t seq, int r, const struct err 
 		body.cls = e->cls;
 		snprintf(body.msg, sizeof(body.msg), "%s", e->msg);
 	}
-	peer_send(c, VM_MSG_REPLY, seq, &body, sizeof(body));
+	control_send(c, VM_MSG_REPLY, seq, &body, sizeof(body));
 }
 
 void control_event(void *opaque, const struct vm_event *ev)
@@ -126,7 +96,7 @@ void control_event(void *opaque, const struct vm_event *ev)
 	/* The process that hands the VM over ignores events, and may have ended: its VM_MSG_GO may still be unread. A
 	 * daemon that connects queries the VM. */
 	if (!c->awaits_go)
-		peer_send(c, VM_MSG_EVENT, 0, ev, sizeof(*ev));
+		control_send(c, VM_MSG_EVENT, 0, ev, sizeof(*ev));
 }
 
 void control_configured(struct control *c, int r, const struct err *e)
@@ -134,19 +104,15 @@ void control_configured(struct control *c, int r, const struct err *e)
 	struct vm_reply body = { 0 };
 
 	if (r < 0) {
-		reply_send(c, c->config_seq, r, e);
+		control_reply(c, c->config_seq, r, e);
 		return;
 	}
 	if (c->vm)
 		vm_processor_note(c->vm, body.msg, sizeof(body.msg));
-	peer_send(c, VM_MSG_REPLY, c->config_seq, &body, sizeof(body));
+	control_send(c, VM_MSG_REPLY, c->config_seq, &body, sizeof(body));
 }
 
 /* ---- requests to the VM ---- */
-
-/* A handler returns 0 or -errno, which request_handle() sends as the reply; or LATER: the handler has sent an answer,
- * will send one, or none is wanted. For a handler with is_work, 0 means that the end of the work sends the answer. */
-#define LATER 1
 
 static int cont_request(struct control *c, struct channel_msg *m, struct err *e)
 {
@@ -216,7 +182,7 @@ static int query_request(struct control *c, struct channel_msg *m, struct err *e
 
 	(void)e;
 	vm_info(c->vm, &info);
-	peer_send(c, VM_MSG_INFO, m->head.seq, &info, sizeof(info));
+	control_send(c, VM_MSG_INFO, m->head.seq, &info, sizeof(info));
 	return LATER;
 }
 
@@ -234,7 +200,7 @@ static void save_done(void *opaque, int r, const struct err *e)
 {
 	struct control *c = opaque;
 
-	reply_send(c, c->work_seq, r, e);
+	control_reply(c, c->work_seq, r, e);
 	pins_delete(c);
 }
 
@@ -296,7 +262,7 @@ static void create_done(void *opaque, const struct vm_snapshot_done *d)
 	struct control *c = opaque;
 
 	c->for_daemon = false;
-	peer_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
+	control_send(c, VM_MSG_SNAPSHOT_DONE, c->work_seq, d, sizeof(*d));
 	pins_delete(c);
 }
 
@@ -318,13 +284,11 @@ static int snapshot_list_request(struct control *c, struct channel_msg *m, struc
 
 	if (r < 0)
 		return r;
-	peer_send(c, VM_MSG_SNAPSHOTS, m->head.seq, page,
+	control_send(c, VM_MSG_SNAPSHOTS, m->head.seq, page,
 		offsetof(struct vm_snapshots, list) + page->n * sizeof(page->list[0]));
 	return LATER;
 }
 
-/* Terminate strings from the peer at the end of their field. */
-#define TERMINATE(field) ((field)[sizeof(field) - 1] = 0)
 
 static int snapshot_set_request(struct control *c, struct channel_msg *m, struct err *e)
 {
@@ -352,10 +316,10 @@ static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *i
 	if (page) {
 		page->total = page->n = 1;
 		page->list[0] = *info;
-		peer_send(s.control, VM_MSG_SNAPSHOTS, s.seq, page,
+		control_send(s.control, VM_MSG_SNAPSHOTS, s.seq, page,
 			offsetof(struct vm_snapshots, list) + sizeof(page->list[0]));
 	} else {
-		reply_send(s.control, s.seq, r < 0 ? r : -ENOMEM, e);
+		control_reply(s.control, s.seq, r < 0 ? r : -ENOMEM, e);
 	}
 	free(page);
 }
@@ -399,7 +363,7 @@ static void space_done(struct work *w)
 {
 	struct space_request *s = container_of(w, struct space_request, work);
 
-	peer_send(s->control, VM_MSG_SPACES, s->seq, &s->spaces, sizeof(s->spaces));
+	control_send(s->control, VM_MSG_SPACES, s->seq, &s->spaces, sizeof(s->spaces));
 	free(s);
 }
 
@@ -455,7 +419,7 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 
 static void clone_disk_done(void *opaque, uint64_t seq, int r, const struct err *e)
 {
-	reply_send(opaque, seq, r, e);
+	control_reply(opaque, seq, r, e);
 }
 
 static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint64_t total)
@@ -507,7 +471,7 @@ static void pins_deleted(void *opaque, int r, const struct err *e)
 	struct control *c = opaque;
 
 	c->pins.under_way = false;
-	reply_send(c, c->pins.seq, r, e);
+	control_reply(c, c->pins.seq, r, e);
 	pins_delete(c);
 }
 
@@ -571,105 +535,6 @@ static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 		err_set(e, -EINVAL, ERR_INVALID, "a dump needs a file");
 }
 
-/* ---- the guest agent ---- */
-
-struct errand {
-	struct control *control;
-	uint64_t seq;
-	bool off; /* the command is a shutdown */
-};
-
-static void errand_done(void *opaque, int r, const struct err *e)
-{
-	struct errand s = *(struct errand *)opaque;
-
-	free(opaque);
-	if (r < 0 && s.off)
-		vm_set_off_asked(s.control->vm, false);
-	reply_send(s.control, s.seq, r, e);
-}
-
-static int agent_check(const struct control *c, struct err *e)
-{
-	if (!vm_machine(c->vm)->agent)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and restart "
-			"it");
-	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent cannot answer while the "
-			"VM does not run; resume it first");
-	return 0;
-}
-
-static int errand_begin(struct control *c, const struct vm_agent *want, struct errand *s, struct err *e)
-{
-	struct agent *a = vm_machine(c->vm)->agent;
-	int r;
-
-	if (want->errand == VM_AGENT_TELL)
-		machine_consoles_tell(vm_machine(c->vm), want->text);
-	r = agent_check(c, e);
-	if (r < 0)
-		return r;
-	if (want->errand == VM_AGENT_TELL)
-		return agent_tell(a, want->text, errand_done, s, e);
-	s->off = want->errand == VM_AGENT_SHUTDOWN;
-	r = agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_done, s, e);
-	if (!r && want->errand == VM_AGENT_SHUTDOWN)
-		vm_set_off_asked(c->vm, true);
-	return r;
-}
-
-static int agent_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_agent *want = m->body;
-	struct errand *s;
-	int r;
-
-	TERMINATE(want->text);
-	if (want->errand > VM_AGENT_REBOOT)
-		return err_set(e, -EINVAL, ERR_INVALID, "unknown guest agent command");
-	s = malloc(sizeof(*s));
-	if (!s)
-		return -ENOMEM;
-	*s = (struct errand){ c, m->head.seq, false };
-	r = errand_begin(c, want, s, e);
-	if (r < 0)
-		free(s);
-	return r < 0 ? r : LATER;
-}
-
-static void addresses_done(void *opaque, int r, const struct err *e)
-{
-	struct control *c = opaque;
-	unsigned n = c->looks.n;
-
-	c->looks.under_way = false;
-	c->looks.n = 0;
-	for (unsigned i = 0; i < n; i++)
-		if (r < 0)
-			reply_send(c, c->looks.seqs[i], r, e);
-		else
-			peer_send(c, VM_MSG_ADDRESS_LIST, c->looks.seqs[i], &c->looks.all, sizeof(c->looks.all));
-}
-
-static int addresses_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	int r = agent_check(c, e);
-
-	if (!r && c->looks.n == LOOKS_MAX)
-		r = err_set(e, -EBUSY, ERR_BUSY, "too many clients wait for the guest agent; try "
-			"again in a moment");
-	if (!r && !c->looks.under_way) {
-		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_done, c, e);
-		c->looks.under_way = r == 0;
-	}
-	if (r < 0)
-		return r;
-	c->looks.seqs[c->looks.n++] = m->head.seq;
-	return LATER;
-}
-
 /* ---- the table of requests, and the socket ---- */
 
 /* Handlers by message type; vm_msg_to_vm has the body size and the number of fds of each.
@@ -689,7 +554,7 @@ static const struct {
 	[VM_MSG_CONSOLE] = { console_request, false },
 	[VM_MSG_CONSOLE_END] = { console_end_request, false },
 	[VM_MSG_NMI] = { nmi_request, false },
-	[VM_MSG_AGENT] = { agent_request, false },
+	[VM_MSG_AGENT] = { control_agent, false },
 	[VM_MSG_SAVE] = { save_request, true },
 	[VM_MSG_CANCEL] = { cancel_request, false },
 	[VM_MSG_SNAPSHOT_CREATE] = { snapshot_create_request, true },
@@ -700,7 +565,8 @@ static const struct {
 	[VM_MSG_SNAPSHOT_SIZE] = { snapshot_size_request, false },
 	[VM_MSG_DUMP] = { dump_request, true },
 	[VM_MSG_SPACE] = { space_request, false },
-	[VM_MSG_ADDRESSES] = { addresses_request, false },
+	[VM_MSG_ADDRESSES] = { control_addresses, false },
+	[VM_MSG_AGENT_COMMAND] = { control_agent_command, false },
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
@@ -740,7 +606,7 @@ static void request_handle(struct control *c, struct channel_msg *m)
 	if (is_work && r < 0)
 		c->work_seq = before;
 	if (r < 0 || (r != LATER && !is_work))
-		reply_send(c, m->head.seq, r, &e);
+		control_reply(c, m->head.seq, r, &e);
 }
 
 static void peer_ready(void *opaque, unsigned revents)
@@ -761,7 +627,7 @@ static void peer_ready(void *opaque, unsigned revents)
 	/* Reply in this process's version, so that the daemon sees which one it is. */
 	if (r == -EPROTONOSUPPORT) {
 		err_set(&e, r, ERR_UNSUPPORTED, "this process speaks version %d of the protocol", VM_MSG_VERSION);
-		reply_send(c, m.head.seq, r, &e);
+		control_reply(c, m.head.seq, r, &e);
 	}
 	if (r <= 0) {
 		if (r < 0)

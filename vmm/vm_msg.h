@@ -119,6 +119,11 @@ enum vm_msg_type {
 	/* a request: struct vm_interface_set: change an interface while the VM runs. Only to processes whose vm_info
 	 * has sets_interfaces. */
 	VM_MSG_INTERFACE_SET = 38,
+	/* a request: struct vm_agent_command, truncated after the command, + 1 fd, an empty memfd: send a command to
+	 * the guest agent, and write its answer, one line, to the memfd. Answered by VM_MSG_AGENT_ANSWER. Only to
+	 * processes whose vm_info has agent_commands. */
+	VM_MSG_AGENT_COMMAND = 39,
+	VM_MSG_AGENT_ANSWER = 40, /* struct vm_agent_answer */
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -359,6 +364,19 @@ enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT
 struct vm_agent {
 	uint32_t errand; /* enum vm_agent_errand: the command */
 	char text[256];	 /* for VM_AGENT_TELL: one line, which is also shown on the consoles */
+};
+
+#define VM_AGENT_COMMAND_MAX (64 * 1024)
+#define VM_AGENT_ANSWER_MAX (48u << 20) /* the output of a command, at most 16 MiB for each stream, in base64 */
+#define VM_AGENT_TIMEOUT_MAX_S 120 /* a freeze waits for the command in progress */
+
+struct vm_agent_command {
+	uint32_t timeout_ms; /* time limit for the answer, counted from when the agent gets the command */
+	char text[VM_AGENT_COMMAND_MAX]; /* one line of JSON, without its newline; not terminated */
+};
+
+struct vm_agent_answer {
+	uint64_t bytes; /* length of the answer in the memfd, at most VM_AGENT_ANSWER_MAX */
 };
 
 #define VM_ADDRESSES_MAX 96
@@ -639,6 +657,7 @@ struct vm_info {
 	uint8_t handover_rounds, handover_throttle, handover_stopped;
 	uint8_t landlock; /* 1 + the version of landlock that confines the process; 0: an older process, which has padding here */
 	uint8_t ends_consoles; /* 1: the process knows VM_MSG_CONSOLE_END; 0: an older process, which has padding here */
+	uint8_t agent_commands; /* 1: the process knows VM_MSG_AGENT_COMMAND; 0: an older process, which has padding here */
 	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
 	 * before */
 	uint64_t handover_pause_ns;

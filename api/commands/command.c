@@ -67,7 +67,8 @@ static int call_audit(struct call *c, struct json_object *answer, void (*stored)
 	js_put_int(line, "pid", c->pid);
 	js_put_str(line, "command", c->command->name);
 	js_put_str(line, "vm", vm);
-	js_put(line, "arguments", json_object_get(c->args));
+	js_put(line, "arguments", !strcmp(c->command->name, "vm-agent-command") ? command_agent_audited(c->args) :
+		json_object_get(c->args));
 	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));

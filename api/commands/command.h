@@ -49,6 +49,12 @@ void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
 void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);
+void command_vm_agent_command(struct call *c);
+void command_vm_agent_query(struct call *c);
+/* Return the arguments of vm-agent-command for the audit log: without passwords, environment and data. The caller
+ * owns them.
+ * args: as the client sent them, unchecked. */
+struct json_object *command_agent_audited(struct json_object *args);
 void command_vm_sandbox(struct call *c);
 void command_vm_qmp_path(struct call *c);
 void command_vm_start(struct call *c);

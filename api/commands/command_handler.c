@@ -26,6 +26,8 @@ const struct command_handler command_handlers[] = {
 	{ "vm-suspend", command_vm_suspend },
 	{ "vm-resume", command_vm_resume },
 	{ "vm-destroy", command_vm_destroy },
+	{ "vm-agent-command", command_vm_agent_command },
+	{ "vm-agent-query", command_vm_agent_query },
 	{ "vm-console", command_vm_console },
 	{ "vm-save", command_vm_save },
 	{ "vm-managed-save", command_vm_managed_save },

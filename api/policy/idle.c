@@ -299,7 +299,7 @@ static void idle_removed(struct vm *vm)
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t)
 {
 	return vm_sleeps(vm) &&
-		(t == VM_ASK_CONSOLE || t == VM_ASK_SHUTDOWN || t == VM_ASK_REBOOT);
+		(t == VM_ASK_CONSOLE || t == VM_ASK_GUEST || t == VM_ASK_SHUTDOWN || t == VM_ASK_REBOOT);
 }
 
 struct wake {

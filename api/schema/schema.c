@@ -155,6 +155,15 @@ static const struct field interface_args[] = { FIELD_VM,
 	{ "link", FIELD_STRING, OPTIONAL, "up or down" },
 	{ "inbound", FIELD_OBJECT, OPTIONAL, "limits of the frames to the guest, as in a definition; {}: none" },
 	{ "outbound", FIELD_OBJECT, OPTIONAL, "limits of the frames from the guest" }, END };
+#define AGENT_COMMAND_ARGS \
+	FIELD_VM, \
+	{ "command", FIELD_OBJECT, REQUIRED, "execute and arguments, at most 64 KiB" }, \
+	{ "timeout", FIELD_INT, OPTIONAL, "seconds, 1 to 120 [5]" }, \
+	{ "fd", FIELD_BOOL, OPTIONAL, "return the answer as a file" }
+static const struct field agent_command_args[] = { AGENT_COMMAND_ARGS, END };
+static const struct field agent_command_returns[] = {
+	{ "answer", FIELD_STRING, OPTIONAL, "a JSON text that the daemon has not checked" },
+	{ "bytes", FIELD_INT, REQUIRED, "its length" }, END };
 static const struct field sandbox_returns[] = {
 	{ "pid", FIELD_INT, REQUIRED, "pid of the VM's process" },
 	{ "uids", FIELD_ARRAY, OPTIONAL, "its user ids: real, effective, saved, and that for files" },
@@ -337,7 +346,7 @@ static const struct field query_schedules_returns[] = {
 #define FIELD_USER { "user", FIELD_INT, OPTIONAL, "uid; give user or group" }
 #define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "gid; give user or group" }
 static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, operator or owner" },
+	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, guest, operator or owner" },
 	{ "vm", FIELD_STRING, OPTIONAL, "give the role for this VM only [all VMs]" }, END };
 static const struct field grant_returns[] = {
 	{ "warnings", FIELD_ARRAY, OPTIONAL, "sentences about consoles that could not be closed" }, END };
@@ -394,6 +403,10 @@ static const struct command commands[] = {
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
+		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
+	{ "vm-agent-query", "like vm-agent-command, but not audited: to look, and for open files and running programs", agent_command_args, agent_command_returns, ROLE_GUEST,
+		COMMAND_CONCERNS_VM | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "vm-sandbox", "show the privileges, limits and namespaces of the VM's process, as the kernel reports them; fields that the "
 		"daemon may not read are missing", vm_only, sandbox_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-qmp-path", "show the path of the running VM's own socket, which speaks QEMU's QMP", vm_only,
@@ -683,9 +696,9 @@ const struct event_spec *schema_event_find(const char *name)
 
 const char *role_name(enum role r)
 {
-	static const char *const names[] = { "nobody", "viewer", "operator", "admin" };
+	static const char *const names[] = { "nobody", "viewer", "guest", "operator", "admin" };
 
-	return names[MIN((unsigned)r, 3u)];
+	return names[MIN((unsigned)r, 4u)];
 }
 
 /* ---- arguments ---- */

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WORDS_MAX 4
+#define WORDS_MAX 5
 
 static const struct {
 	const char *name, *json;
@@ -29,7 +29,7 @@ static const struct {
 	[FIELD_CLONE_KIND] = { "clone-kind", "string", { "full", "linked" } },
 	[FIELD_CHILDREN] = { "children", "string", { "too", "only" } },
 	[FIELD_COMPRESS] = { "compress", "string", { "zstd", "gzip", "none" } },
-	[FIELD_ROLE] = { "role", "string", { "viewer", "operator", "admin", "owner" } },
+	[FIELD_ROLE] = { "role", "string", { "viewer", "guest", "operator", "admin", "owner" } },
 };
 
 const char *field_type_name(enum field_type t)

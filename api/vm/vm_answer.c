@@ -91,6 +91,9 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 	case VM_MSG_ADDRESS_LIST:
 		a->addresses = m->body;
 		return addresses_clean(m->body);
+	case VM_MSG_AGENT_ANSWER:
+		a->agent = m->body;
+		return a->agent->bytes <= VM_AGENT_ANSWER_MAX;
 	case VM_MSG_SNAPSHOT_DONE:
 		d->id[sizeof(d->id) - 1] = 0;
 		utf8_clean(d->id);
@@ -119,6 +122,7 @@ static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_SIZE] = VM_MSG_SNAPSHOTS,
 	[VM_MSG_SPACE] = VM_MSG_SPACES,
 	[VM_MSG_ADDRESSES] = VM_MSG_ADDRESS_LIST,
+	[VM_MSG_AGENT_COMMAND] = VM_MSG_AGENT_ANSWER,
 	[VM_MSG_SNAPSHOT_CREATE] = VM_MSG_SNAPSHOT_DONE,
 	[VM_MSG_SNAPSHOT_REVERT] = VM_MSG_SNAPSHOT_DONE,
 	[VM_MSG_FORK] = VM_MSG_SNAPSHOT_DONE,

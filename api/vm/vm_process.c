@@ -235,6 +235,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 {
 	p->ends_consoles = info->ends_consoles;
 	p->sets_interfaces = info->sets_interfaces;
+	p->agent_commands = info->agent_commands;
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -457,6 +458,11 @@ bool vm_process_sets_interfaces(const struct vm_process *p)
 	return p->sets_interfaces;
 }
 
+bool vm_process_takes_agent_commands(const struct vm_process *p)
+{
+	return p->agent_commands;
+}
+
 /* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
@@ -542,7 +548,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = p->sets_interfaces = true;
+	p->child = p->ends_consoles = p->sets_interfaces = p->agent_commands = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

@@ -75,6 +75,7 @@ struct vm_answer {
 	const struct vm_snapshots *snapshots;	  /* answer to VM_MSG_SNAPSHOT_LIST and _SIZE */
 	const struct vm_spaces *spaces;		  /* answer to VM_MSG_SPACE */
 	const struct vm_addresses *addresses;	  /* answer to VM_MSG_ADDRESSES */
+	const struct vm_agent_answer *agent;	  /* answer to VM_MSG_AGENT_COMMAND */
 	/* answer to VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK and _DUMP */
 	const struct vm_snapshot_done *snapshot;
 };
@@ -160,6 +161,8 @@ unsigned vm_process_version(const struct vm_process *p);
 bool vm_process_ends_consoles(const struct vm_process *p);
 /* The same for VM_MSG_INTERFACE_SET. */
 bool vm_process_sets_interfaces(const struct vm_process *p);
+/* Whether the process knows VM_MSG_AGENT_COMMAND; likewise. */
+bool vm_process_takes_agent_commands(const struct vm_process *p);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
  * process, or knows that it ends by itself. */
 void vm_process_disown(struct vm_process *p);

@@ -65,6 +65,7 @@ struct vm_process {
 	bool unproven;	/* no message has arrived since vm_process_connect() */
 	bool ends_consoles; /* see vm_process_ends_consoles() */
 	bool sets_interfaces; /* see vm_process_sets_interfaces() */
+	bool agent_commands; /* see vm_process_takes_agent_commands() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */

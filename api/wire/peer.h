@@ -11,7 +11,8 @@
 enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
 
 /* In rising order: each role includes the rights of the roles before it. */
-enum role { ROLE_NONE, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
+/* ROLE_GUEST: a viewer who may also run commands inside the guest. */
+enum role { ROLE_NONE, ROLE_VIEWER, ROLE_GUEST, ROLE_OPERATOR, ROLE_ADMIN };
 
 /* A client's user, as the kernel reports it. */
 struct peer {

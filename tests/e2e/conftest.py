@@ -276,7 +276,7 @@ class Qmp:
                 return m
             self.events.append(m)
 
-    def run(self, command, **args):
+    def run(self, command, /, **args):
         m = {"execute": command}
         if args:
             m["arguments"] = {k.replace("_", "-"): v for k, v in args.items()}

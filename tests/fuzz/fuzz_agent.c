@@ -11,6 +11,7 @@
 #include "vmm/vm_msg.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,6 +29,33 @@ static void answered(void *opaque, int r, const struct err *e)
 
 	must(x->open && (!r || e->msg[0]));
 	x->open--;
+}
+
+/* The commands of one input, with a common file. */
+#define COMMANDS 4
+#define COMMAND_BYTES_MAX 6000
+
+static int answer_fd = -1;
+
+static void command_done(struct agent_command *x, int r, const struct err *e)
+{
+	must(x->fd == answer_fd && x->bytes <= COMMAND_BYTES_MAX && (!r || e->msg[0]));
+	x->fd = -1;
+}
+
+/* Queue a command, if one of the input's is free. */
+static void command_ask(struct agent *a, struct agent_command *list)
+{
+	struct err e;
+
+	for (size_t i = 0; i < COMMANDS; i++) {
+		if (list[i].fd >= 0)
+			continue;
+		list[i] = (struct agent_command){ .text = (char *)"{}\n", .len = 3, .timeout_ns = 1000000000, .fd = answer_fd,
+			.bytes_max = COMMAND_BYTES_MAX, .done = command_done };
+		must(!agent_command(a, &list[i], &e));
+		return;
+	}
 }
 
 static void request(struct agent *a, unsigned which, struct asked *x)
@@ -67,19 +95,27 @@ static void request(struct agent *a, unsigned which, struct asked *x)
 static void talk(const uint8_t *data, size_t len)
 {
 	struct asked x = { .open = 0 };
+	struct agent_command commands[COMMANDS];
 	struct loop *l;
 	struct agent *a;
 	char said[4096];
 	int pair[2];
 
+	if (answer_fd < 0)
+		answer_fd = memfd_create("answer", MFD_CLOEXEC);
+	must(answer_fd >= 0);
+	for (size_t i = 0; i < COMMANDS; i++)
+		commands[i].fd = -1;
 	must(!loop_new(16, &l, NULL));
 	must(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
 	must(!agent_new(l, pair[0], NULL, &a, NULL));
 	agent_port(a, true, false);
 	while (len) {
-		size_t n = data[0] < 8 ? 0 : MIN((size_t)data[0] - 7, len - 1);
+		size_t n = data[0] < 8 || data[0] == 255 ? 0 : MIN((size_t)data[0] - 7, len - 1);
 
-		if (!n)
+		if (data[0] == 255)
+			command_ask(a, commands);
+		else if (!n)
 			request(a, data[0], &x);
 		else if (write(pair[1], data + 1, n) < 0)
 			break;

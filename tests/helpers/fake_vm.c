@@ -4,7 +4,7 @@
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS io-error-after=MS
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
- *   hands-over (the agent does not answer before the VM is handed over)
+ *   hands-over (the agent does not answer before the VM is handed over)  agent-socket=PATH (has the agent's commands)
  *   leaves-query=FILE (once FILE exists, hand the VM over to a child instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
@@ -26,8 +26,10 @@
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/vm_msg.h"
+#include "tests/helpers/fake_agent.h"
 #include "tests/helpers/fake_consoles.h"
 #include "tests/helpers/fake_figures.h"
+#include "tests/helpers/fake_tree.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +43,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define SNAPSHOTS_MAX 256
 #define PROGRESS_MS 20
 #define LOOK_MS 5
 #define UNTIL_MS 60000
@@ -53,11 +54,6 @@ struct work {
 	bool was_running;
 	int fds[2];
 	uint8_t body[2048] __attribute__((aligned(8)));
-};
-
-struct tree {
-	uint32_t n, next_id;
-	struct vm_snapshot_info list[SNAPSHOTS_MAX];
 };
 
 struct fake {
@@ -308,7 +304,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 static void answer_query(struct fake *f, uint64_t seq)
 {
 	struct vm_info info = { .phase = (uint8_t)f->phase, .reason = (uint8_t)f->reason,
-		.host_kind = VM_HOST_PVM, .agent = f->agent, .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
+		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
 
 	info.hands_over = word(f, "hands-over") != NULL;
 	info.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION;
@@ -363,24 +359,6 @@ static int tree_store(struct fake *f, struct tree *t, struct err *e)
 	int r = f->disk < 0 ? -ENOENT : pwrite_full(f->disk, t, sizeof(*t), 0);
 
 	return r < 0 ? err_set(e, r, ERR_UNSUPPORTED, "no disk can hold a snapshot") : 0;
-}
-
-/* Find a snapshot by name or id; "": the current one. */
-static struct vm_snapshot_info *tree_find(struct tree *t, const char *name)
-{
-	for (uint32_t i = 0; i < t->n; i++)
-		if (*name ? !strcmp(t->list[i].name, name) || !strcmp(t->list[i].id, name) :
-			    t->list[i].current)
-			return &t->list[i];
-	return NULL;
-}
-
-static void current_set(struct tree *t, struct vm_snapshot_info *s)
-{
-	for (uint32_t i = 0; i < t->n; i++)
-		t->list[i].current = 0;
-	if (s)
-		s->current = 1;
 }
 
 static int none(const char *name, struct err *e)
@@ -806,6 +784,9 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_ADDRESSES:
 		addresses_send(f, m->head.seq);
+		return;
+	case VM_MSG_AGENT_COMMAND:
+		fake_agent_serve(f->sock, f->version, word(f, "agent-socket="), m);
 		return;
 	case VM_MSG_RESET:
 		event(f, (struct vm_event){ .kind = VM_EVENT_RESET, .value = 0 });

@@ -121,6 +121,10 @@ int cli_execute(struct cli *c, const char *command, struct json_object *args,
  * fd: borrowed; -1: none. */
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
+/* Replace the control characters of all texts of a value, except ends of lines and tabs. The daemon accepts no
+ * definition with control characters, but texts of guests, images, older definitions and other users are in its
+ * answers, too. */
+void cli_texts_clean(struct json_object *o);
 /* Get the next event, as client_next_event() does, with texts as cli_execute() returns them. */
 int cli_next_event(struct cli *c, uint64_t deadline_ns, struct json_object **ret_ev, struct err *e);
 /* Whether the user's roles have changed. Who waits for an event asks for the present state then: the daemon does not
@@ -181,6 +185,17 @@ int verb_domifaddr(struct cli *c);
 int verb_domiftune(struct cli *c);
 int verb_domif_setlink(struct cli *c);
 int verb_domif_getlink(struct cli *c);
+int verb_exec(struct cli *c);
+int verb_cp(struct cli *c);
+int verb_guestinfo(struct cli *c);
+int verb_domhostname(struct cli *c);
+int verb_domfsinfo(struct cli *c);
+int verb_domfstrim(struct cli *c);
+int verb_domfsfreeze(struct cli *c);
+int verb_domfsthaw(struct cli *c);
+int verb_set_user_password(struct cli *c);
+int verb_domtime(struct cli *c);
+int verb_qemu_agent_command(struct cli *c);
 int verb_undefine(struct cli *c);
 int verb_start(struct cli *c);
 int verb_shutdown(struct cli *c);

@@ -89,9 +89,7 @@ static void text_clean(struct json_object *o)
 		json_object_set_string(o, copy);
 }
 
-/* Clean all texts of a value. The daemon accepts no definition with control characters, but texts of guests, images,
- * older definitions and other users are in its answers too. */
-static void texts_clean(struct json_object *o)
+void cli_texts_clean(struct json_object *o)
 {
 	if (json_object_is_type(o, json_type_string))
 		text_clean(o);
@@ -99,11 +97,11 @@ static void texts_clean(struct json_object *o)
 		json_object_object_foreach(o, key, v)
 		{
 			(void)key;
-			texts_clean(v);
+			cli_texts_clean(v);
 		}
 	}
 	for (size_t i = 0; json_object_is_type(o, json_type_array) && i < json_object_array_length(o); i++)
-		texts_clean(json_object_array_get_idx(o, i));
+		cli_texts_clean(json_object_array_get_idx(o, i));
 }
 
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
@@ -122,7 +120,7 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 	}
 	r = client_execute_with_fd(c->client, command, args, fd, ret_v, ret_fd, e);
 	if (!r && ret_v)
-		texts_clean(*ret_v);
+		cli_texts_clean(*ret_v);
 	return r;
 }
 
@@ -137,7 +135,7 @@ int cli_next_event(struct cli *c, uint64_t deadline_ns, struct json_object **ret
 	int r = client_next_event(c->client, deadline_ns, ret_ev, e);
 
 	if (!r)
-		texts_clean(*ret_ev);
+		cli_texts_clean(*ret_ev);
 	return r;
 }
 

@@ -154,6 +154,36 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	return r ? r : option_keep(c, at, value);
 }
 
+/* Options that users of docker type by their letter. */
+static const struct {
+	char letter;
+	const char *name;
+} letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 'u', "user" }, { 'w', "workdir" } };
+
+/* Parse a word such as "-i", or "-ie" with the last one's value in the next word; move *i over the value. */
+static int letters_take(struct cli *c, int argc, char **argv, int *i)
+{
+	const char *word = argv[*i];
+
+	for (const char *p = word + 1; *p; p++) {
+		const struct verb_option *o;
+		int at = -1;
+
+		for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]); k++)
+			if (letters[k].letter == *p)
+				at = option_index(c, letters[k].name, strlen(letters[k].name));
+		if (at < 0)
+			return cli_usage(c, "%s has no option %s", c->verb->name, word);
+		o = &c->verb->options[at];
+		if (o->value && (p[1] || *i + 1 == argc))
+			return cli_usage(c, "-%c needs a value", *p);
+		c->options[at] = o->value ? argv[++*i] : "";
+		if (o->value)
+			return option_keep(c, at, c->options[at]);
+	}
+	return 0;
+}
+
 /* Insert positionals that were given as options, in ascending order, so that each lands at its index. */
 static int named_insert(struct cli *c)
 {
@@ -200,7 +230,7 @@ int options_parse(struct cli *c, int argc, char **argv)
 		else if (!only_positionals && !strncmp(a, "--", 2))
 			r = option_take(c, argc, argv, &i);
 		else if (!only_positionals && a[0] == '-' && a[1])
-			r = cli_usage(c, "%s has no option %s", c->verb->name, a);
+			r = letters_take(c, argc, argv, &i);
 		else if (c->npos == CLI_POSITIONALS_MAX)
 			r = cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
 		else

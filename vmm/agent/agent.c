@@ -1,6 +1,7 @@
 #include "vmm/agent/agent.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -37,6 +38,8 @@ enum agent_state {
 	ERRAND_ASKED,
 	NAME_SYNC,
 	NAME_ASKED,
+	COMMAND_SYNC,
+	COMMAND_ASKED,
 };
 
 /* Slots of struct agent's errands. Address queries have a slot of their own, so that they do not block a shutdown. */
@@ -68,6 +71,8 @@ struct agent {
 	bool waits; /* a freeze is due once the current command ends */
 	bool time_due, thaw_due;
 	struct errand errands[ERRAND_COUNT], *errand; /* *errand: the one in progress */
+	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
+	unsigned ncommands;
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
@@ -185,6 +190,8 @@ static void name_send(struct agent *a)
 	state_set(a, NAME_ASKED, a->times.sync_ns);
 }
 
+static void command_begin(struct agent *a);
+
 static void state_tell(void *opaque)
 {
 	struct agent *a = opaque;
@@ -233,6 +240,8 @@ static void queue_resume(struct agent *a)
 		errand_begin(a, &a->errands[ERRAND_ORDER]);
 	else if (a->errands[ERRAND_LOOK].due)
 		errand_begin(a, &a->errands[ERRAND_LOOK]);
+	else if (a->commands)
+		command_begin(a);
 	else if (a->hostname[0])
 		name_begin(a);
 	else if (atomic_load(&a->ping_due))
@@ -272,6 +281,96 @@ static void errand_timed_out(struct agent *a)
 		errand_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 			"the guest agent did not answer within %llu s; is qemu-guest-agent running in the guest?",
 			(unsigned long long)(a->times.sync_ns / 1000000000)), &e);
+}
+
+/* ---- commands of clients ---- */
+
+static void command_end(struct agent *a, int r, const struct err *e)
+{
+	struct agent_command *x = a->commands;
+
+	a->commands = x->next;
+	a->ncommands--;
+	queue_resume(a);
+	x->done(x, r, e);
+}
+
+/* queue_resume() calls this, so end at most one command that has waited too long here; its end begins the next one. */
+static void command_begin(struct agent *a)
+{
+	struct err e;
+
+	if (loop_now_ns() > a->commands->begin_before_ns) {
+		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent was busy with other commands for %llu s; this one "
+			"was not sent; try again in a moment", (unsigned long long)(AGENT_TURN_NS / 1000000000)), &e);
+		return;
+	}
+	state_set(a, COMMAND_SYNC, a->times.sync_ns);
+	sync_send(a);
+}
+
+/* Send the command. A part of it may be in the port if the guest does not read; the sentinel of the next sync ends that
+ * part. */
+static void command_send(struct agent *a)
+{
+	struct agent_command *x = a->commands;
+	ssize_t n = send(a->fd, x->text, x->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	struct err e;
+
+	if (n == (ssize_t)x->len)
+		state_set(a, COMMAND_ASKED, x->timeout_ns);
+	else
+		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent does not read its port; try again in a moment, or "
+			"restart qemu-guest-agent in the guest"), &e);
+}
+
+/* Write what the line buffer has to the client's file. Returns false if the answer is too long or cannot be written. */
+static bool command_keep(struct agent *a)
+{
+	struct agent_command *x = a->commands;
+
+	if (x->bytes + a->len > x->bytes_max || pwrite_full(x->fd, a->line, a->len, (off_t)x->bytes) < 0)
+		return false;
+	x->bytes += a->len;
+	a->len = 0;
+	return true;
+}
+
+/* The line ends. The buffer has its last part. */
+static void command_answered(struct agent *a)
+{
+	struct agent_command *x = a->commands;
+	struct agent_answer answer = { .kind = AGENT_RETURN };
+	struct err e;
+
+	if (a->overlong) {
+		command_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent's answer is longer than %llu bytes; ask for less",
+			(unsigned long long)x->bytes_max), &e);
+		return;
+	}
+	if (!x->bytes)
+		agent_answer_parse(a->line, a->len, &answer);
+	if (answer.kind == AGENT_ERROR)
+		command_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
+			answer.desc[0] ? answer.desc : "it gave no reason"), &e);
+	else if (answer.kind == AGENT_GARBAGE)
+		command_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed answer; restart "
+			"qemu-guest-agent in the guest"), &e);
+	else if (!command_keep(a))
+		command_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent's answer cannot be kept; ask for less"), &e);
+	else
+		command_end(a, 0, NULL);
+}
+
+static void command_timed_out(struct agent *a)
+{
+	bool asked = a->state == COMMAND_ASKED;
+	uint64_t ns = asked ? a->commands->timeout_ns : a->times.sync_ns;
+	struct err e;
+
+	command_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, asked ? "the guest agent did not answer the command within %llu ms; it may "
+		"have carried it out" : "the guest agent did not answer within %llu ms; is qemu-guest-agent running in the guest?",
+		(unsigned long long)(ns / 1000000)), &e);
 }
 
 static void thaw_end(struct agent *a, bool thawed)
@@ -333,6 +432,8 @@ static void sync_done(struct agent *a, const struct agent_answer *x)
 							      a->times.sync_ns);
 	} else if (a->state == NAME_SYNC) {
 		name_send(a);
+	} else if (a->state == COMMAND_SYNC) {
+		command_send(a);
 	} else if (a->state == PING_SYNC) {
 		queue_resume(a);
 	} else {
@@ -346,6 +447,11 @@ static void line_done(struct agent *a)
 {
 	struct agent_answer x = {.kind = AGENT_GARBAGE};
 
+	if (a->state == COMMAND_ASKED) {
+		command_answered(a);
+		a->overlong = false;
+		return;
+	}
 	if (!a->overlong)
 		agent_answer_parse(a->line, a->len, &x);
 	a->answer_len = a->len;
@@ -363,7 +469,10 @@ static void line_done(struct agent *a)
 		errand_answered(a, &x);
 		break;
 	case NAME_SYNC:
+	case COMMAND_SYNC:
 		sync_done(a, &x);
+		break;
+	case COMMAND_ASKED: /* see above */
 		break;
 	case NAME_ASKED:
 		if (x.kind != AGENT_RETURN)
@@ -401,7 +510,7 @@ static void byte_take(struct agent *a, char c)
 		return;
 	} else if (c == '\n') {
 		line_done(a);
-	} else if (a->len == sizeof(a->line)) {
+	} else if (a->overlong || (a->len == sizeof(a->line) && !(a->state == COMMAND_ASKED && command_keep(a)))) {
 		a->overlong = true;
 	} else {
 		a->line[a->len++] = c;
@@ -429,7 +538,8 @@ static void deadline_passed(void *opaque)
 	bool asked = a->state == FREEZE_ASKED;
 	struct err e;
 
-	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC)
+	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC ||
+		a->state == COMMAND_SYNC)
 		answers_set(a, false);
 	switch (a->state) {
 	case FREEZE_SYNC:
@@ -478,6 +588,10 @@ static void deadline_passed(void *opaque)
 		log_info("agent", "cannot set the guest's host name: no agent answers");
 		a->hostname[0] = 0;
 		queue_resume(a);
+		break;
+	case COMMAND_SYNC:
+	case COMMAND_ASKED:
+		command_timed_out(a);
 		break;
 	case PING_SYNC:
 		queue_resume(a);
@@ -659,6 +773,24 @@ int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(voi
 	x->into = into;
 	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-network-get-interfaces\"}\n");
 	return errand_ask(a, x);
+}
+
+int agent_command(struct agent *a, struct agent_command *x, struct err *e)
+{
+	struct agent_command **last = &a->commands;
+
+	if (a->ncommands == AGENT_COMMANDS_MAX)
+		return err_set(e, -EBUSY, ERR_BUSY, "%d commands wait for the guest agent; try again in a moment", AGENT_COMMANDS_MAX);
+	while (*last)
+		last = &(*last)->next;
+	*last = x;
+	a->ncommands++;
+	x->next = NULL;
+	x->bytes = 0;
+	x->begin_before_ns = loop_now_ns() + AGENT_TURN_NS;
+	if (a->state == IDLE)
+		queue_resume(a);
+	return 0;
 }
 
 void agent_guest_off(struct agent *a)

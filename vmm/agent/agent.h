@@ -1,13 +1,13 @@
 /* agent: the host's side of the QEMU guest agent protocol, JSON lines over the port
  * org.qemu.guest_agent.0. Freezes and thaws file systems, sets the clock after a restore or a revert, sets a host
- * name, shuts the guest down, asks for its addresses.
+ * name, shuts the guest down, asks for its addresses, and passes commands of clients on.
  *
  * The agent runs in the guest, so its answers are untrusted: their size is bounded and every wait
  * has a timeout. Every freeze is followed by a thaw: by agent_thaw(), after a freeze that failed or
  * timed out, or after AGENT_HOLD_NS.
  *
  * Commands run one at a time, in this order when several are due: thaw, freeze, clock, agent_tell() or
- * agent_shutdown(), address query, host name, ping.
+ * agent_shutdown(), address query, agent_command(), host name, ping.
  *
  * Threading: all functions run on the loop's thread, except agent_port(). */
 #ifndef CAIRN_VMM_AGENT_AGENT_H
@@ -104,6 +104,32 @@ int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int 
  * into: borrowed until done(); filled when r is 0. */
 int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);
+/* ---- commands of clients ---- */
+
+#define AGENT_COMMANDS_MAX 16 /* that wait or are in progress */
+/* A command waits at most this long for others. Later its client may have given up, and must not be surprised by its
+ * effect. */
+#define AGENT_TURN_NS (5 * 1000000000ULL)
+
+/* A command with its answer. Everything above `next` is set by the caller. */
+struct agent_command {
+	char *text; /* one line of JSON with its newline; terminated */
+	size_t len;
+	uint64_t timeout_ns; /* for the answer, after the agent has shown that it answers */
+	int fd; /* the answer is written here, without its newline; a memfd, so that writing does not block */
+	uint64_t bytes_max; /* of the answer */
+	/* Called once, from the loop, after the command has left the queue. r is 0; -ETIMEDOUT; -EBUSY: other
+	 * commands took too long; -EIO with the agent's reason; -EPROTO for a malformed or too long answer. */
+	void (*done)(struct agent_command *x, int r, const struct err *e);
+	struct agent_command *next;
+	uint64_t begin_before_ns;
+	uint64_t bytes; /* written to fd so far */
+};
+/* Queue a command. x: borrowed until done(). An answer that fits into AGENT_LINE_MAX bytes is checked to be an
+ * answer of the protocol; of a longer one only the length is checked.
+ * Returns 0; -EBUSY: AGENT_COMMANDS_MAX commands are queued; then done() is not called. */
+int agent_command(struct agent *a, struct agent_command *x, struct err *e);
+
 /* Report that the guest is off: completes an agent_shutdown() that still waits for a refusal. NULL
  * allowed. */
 void agent_guest_off(struct agent *a);

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import agentlib
 import pytest
 
 from conftest import BUILD, FAKE_VM, ROOT, Daemon
@@ -255,6 +256,42 @@ cairn domiftune web1 net0 --live --config --inbound 1000,2000,512 --outbound-pac
 cairn domifaddr web1
     given: running web1; cairn wait web1 --for ip --timeout 20
     then: shows ipv4
+cairn exec web1 -- uname -r
+    given: running web1
+    then: [ "$(cat out)" = "$(uname -r)" ]
+cairn cp notes.txt web1:/root/
+    given: running web1; echo notes >notes.txt; mkdir -p guest/root
+    then: cmp notes.txt guest/root/notes.txt
+cairn cp web1:/etc/hostname .
+    given: running web1; mkdir -p guest/etc; echo web1 >guest/etc/hostname
+    then: cmp hostname guest/etc/hostname
+cairn guestinfo web1 --os
+    given: running web1
+    then: shows 'os.id *: debian'
+cairn domhostname web1
+    given: running web1
+    then: [ "$(cat out)" = web1 ]
+cairn domfsinfo web1
+    given: running web1
+    then: shows '/ *vda1 *ext4 *vda1'
+cairn domfstrim web1
+    given: running web1
+    then: [ ! -s out ]
+cairn domfsfreeze web1
+    given: running web1
+    then: shows 'Froze 2 filesystem(s)'
+cairn domfsthaw web1
+    given: running web1
+    then: shows 'Thawed 2 filesystem(s)'
+cairn set-user-password web1 root - <secret
+    given: running web1; echo word >secret
+    then: shows 'Password set successfully for root in web1'
+cairn domtime web1 --pretty
+    given: running web1
+    then: shows 'Time: 2023-11-14 22:13:20'
+cairn qemu-agent-command web1 '{"execute": "guest-info"}'
+    given: running web1
+    then: shows '"version":"7.2"'
 cairn domblkerror web1
     given: running web1
     then: shows 'No errors found'
@@ -400,6 +437,8 @@ nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=before-upgrade --run 'qem
 PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT}
 # Examples with a guest agent, which the simulated VM has.
 AGENT = ("--quiesce", "--for ip", "domifaddr")
+# Examples that send it commands, which agentlib answers.
+COMMANDS = ("exec", "cp", "guestinfo", "domhostname", "domfs", "set-user-password", "domtime", "qemu-agent-command")
 
 
 def examples(page):
@@ -434,7 +473,7 @@ def run(daemon, guest, example, steps):
     definition = {"name": "NAME", "memory": "32M", "boot": {"kernel": guest},
                   "disks": [{"path": "NAME.qcow2", "format": "qcow2"}]}
     if daemon.vm_program:
-        definition.update(guest_agent=True, boot={"kernel": guest, "cmdline": "agent-after=0"})
+        definition.update(guest_agent=True, boot={"kernel": guest, "cmdline": f"agent-after=0 agent-socket={daemon.tmp}/agent.sock"})
     script = [PRELUDE, "exec >given 2>&1", *steps["given"], "exec >out 2>err",
               *(how.replace("{}", example) for how in steps["how"] or ["{}"]),
               "exec >then 2>&1; set -x", *steps["then"]]
@@ -456,7 +495,10 @@ def test_example_works(kvm, guest, tmp_path, page, example):
         example = example.replace(theirs, ours)
     if page == "cairnd.1" and "--state-dir" not in example:
         example += " --state-dir own"
-    daemon = Daemon(tmp_path, vm_program=FAKE_VM if any(a in example for a in AGENT) else None)
+    commands = example.startswith(tuple("cairn " + c for c in COMMANDS))
+    daemon = Daemon(tmp_path, vm_program=FAKE_VM if commands or any(a in example for a in AGENT) else None)
+    agent = agentlib.Agent(tmp_path / "agent.sock", tmp_path / "guest") if commands else None
+    (tmp_path / "guest").mkdir()
     try:
         run(daemon, guest("idle.elf"), example, steps)
         if "daemon-stop" in example:
@@ -465,3 +507,5 @@ def test_example_works(kvm, guest, tmp_path, page, example):
             assert daemon.cairn("list", "--all", "--with-managed-save", "--name").stdout.split() == ["web1"]
     finally:
         daemon.close()
+        if agent:
+            agent.close()

@@ -106,7 +106,7 @@ static void flood(struct control *c)
 		if (i % PHASE_EACH == 0)
 			control_event(c, &(struct vm_event){ .kind = VM_EVENT_PHASE, .value = i / PHASE_EACH });
 		if (i % REPLY_EACH == 0)
-			reply_send(c, (uint64_t)i / REPLY_EACH, 0, NULL);
+			control_reply(c, (uint64_t)i / REPLY_EACH, 0, NULL);
 	}
 }
 
@@ -166,7 +166,7 @@ static void test_requests_wait_while_too_many_answers_do(void **state)
 	(void)state;
 	c = control_begin(&daemon);
 	while (!send_queue_full(&c->waiting))
-		reply_send(c, 1, 0, NULL);
+		control_reply(c, 1, 0, NULL);
 	assert_int_equal(channel_send(daemon, VM_MSG_VERSION, VM_MSG_GO, 2, NULL, 0, NULL, 0), 0);
 	loop_run_once(c->loop, 0);
 	assert_int_equal(recv(c->peer_fd, c->buf, 1, MSG_PEEK), 1); /* the request was not read */
@@ -255,7 +255,7 @@ static void test_next_daemon_ends_the_work_for_the_earlier_one(void **state)
 	close(daemon);
 	listen_ready(c, POLLIN);
 	assert_true(vm_work_cancelled(&vm));
-	reply_send(c, 1, 0, NULL);
+	control_reply(c, 1, 0, NULL);
 	assert_true(recv(next, c->buf, sizeof(c->buf), 0) > 0);
 	close(next);
 	control_end(c);

@@ -197,6 +197,35 @@ static const struct verb_option domstats_options[] = {
 static const struct verb_option domifaddr_options[] = {
 	{ "source", "agent", "ask the guest agent [default]" },
 	{ "full", NULL, "repeat name and MAC address in each line" }, END };
+static const struct verb_option agent_command_options[] = {
+	{ "timeout", "SECONDS", "wait at most SECONDS for the answer, 1 to 120 [5]" },
+	{ "block", NULL, "wait as long as possible: 120 seconds" },
+	{ "pretty", NULL, "print the answer on several lines" }, END };
+static const struct verb_option exec_options[] = {
+	{ "env", "NAME=VALUE", "set an environment variable of the program; repeatable" },
+	{ "workdir", "FOLDER", "run the program in this folder of the guest" },
+	{ "user", "USER", "run the program as this user of the guest [the agent's, root]" },
+	{ "timeout", "SECONDS", "kill the program after SECONDS [no limit]" },
+	{ "interactive", NULL, "pass the standard input on, at most 40 KiB; also -i" }, END };
+static const struct verb_option guestinfo_options[] = {
+	{ "user", NULL, "show the users who are logged in" },
+	{ "os", NULL, "show the operating system" },
+	{ "timezone", NULL, "show the time zone" },
+	{ "hostname", NULL, "show the host name" },
+	{ "filesystem", NULL, "show the mounted file systems" },
+	{ "disk", NULL, "show the disks" },
+	{ "interface", NULL, "show the network interfaces" }, END };
+static const struct verb_option domfstrim_options[] = {
+	{ "minimum", "BYTES", "leave smaller free ranges as they are [0]" }, END };
+static const struct verb_option domfsfreeze_options[] = {
+	{ "mountpoint", "PATH", "freeze this file system only; repeatable" }, END };
+static const struct verb_option set_user_password_options[] = {
+	{ "encrypted", NULL, "PASSWORD is a hash, as in /etc/shadow" }, END };
+static const struct verb_option domtime_options[] = {
+	{ "now", NULL, "set the host's time" },
+	{ "pretty", NULL, "print date and time, UTC" },
+	{ "sync", NULL, "set the time of the guest's hardware clock" },
+	{ "time", "SECONDS", "set this time, in seconds since 1970" }, END };
 static const struct verb_option top_options[] = {
 	{ "sort", "cpu|memory|disk|net|name", "set the order [cpu]" },
 	{ "every", "SECONDS", "set the interval [2, for one sample 1]" },
@@ -436,7 +465,29 @@ const struct verb verbs[] = {
 		verb_job_cancel },
 	{ "job-dismiss", "Jobs", "ID...", "delete results of finished jobs", NULL, 1, MANY, false, "job", "job-dismiss",
 		verb_job_dismiss },
-	{ "grant", "Administration", "ROLE [VM]", "give a user or a group a role: viewer, operator, admin, or "
+#define AGENT "vm-agent-command"
+#define LOOKS "vm-agent-query"
+	{ "exec", "Guests", "VM COMMAND [ARGUMENT...]", "run a program in the guest, and exit with its status", exec_options, 2, MANY, true,
+		"vm-name", AGENT " " LOOKS, verb_exec },
+	{ "cp", "Guests", "SRC DST", "copy a file into the guest or out of it; one of SRC and DST is VM:PATH", NULL, 2, 2, false, "file",
+		AGENT " " LOOKS, verb_cp },
+	{ "guestinfo", "Guests", "VM", "show what the guest agent knows of the guest, with virsh's names", guestinfo_options, 1, 1, true, "vm",
+		LOOKS, verb_guestinfo },
+	{ "domhostname", "Guests", "VM", "print the guest's host name", NULL, 1, 1, false, "vm", LOOKS, verb_domhostname },
+	{ "domfsinfo", "Guests", "VM", "list the file systems that are mounted in the guest", NULL, 1, 1, true, "vm", LOOKS, verb_domfsinfo },
+	{ "domfstrim", "Guests", "VM", "give the free space of the guest's file systems back to the host", domfstrim_options, 1, 1, false, "vm",
+		AGENT, verb_domfstrim },
+	{ "domfsfreeze", "Guests", "VM", "stop all writes to the guest's file systems until domfsthaw", domfsfreeze_options, 1, 1, false, "vm",
+		AGENT, verb_domfsfreeze },
+	{ "domfsthaw", "Guests", "VM", "allow writes to the guest's file systems again", NULL, 1, 1, false, "vm", AGENT, verb_domfsthaw },
+	{ "set-user-password", "Guests", "VM USER PASSWORD", "set the password of a user of the guest; PASSWORD - reads it from standard input",
+		set_user_password_options, 3, 3, false, "vm-name", AGENT, verb_set_user_password },
+	{ "domtime", "Guests", "VM", "show or set the guest's time", domtime_options, 1, 1, true, "vm", LOOKS " " AGENT, verb_domtime },
+	{ "qemu-agent-command", "Guests", "VM COMMAND", "run a command of the guest agent, in JSON, and print the answer", agent_command_options,
+		2, 2, false, "vm-name", AGENT, verb_qemu_agent_command },
+#undef AGENT
+#undef LOOKS
+	{ "grant", "Administration", "ROLE [VM]", "give a user or a group a role: viewer, guest, operator, admin, or "
 		"owner of a VM", permission_options, 1, 2, false, NULL, "permission-grant", verb_grant },
 	{ "revoke", "Administration", "[VM]", "remove the role of a user or a group", permission_options, 0, 1, false, "vm",
 		"permission-revoke", verb_revoke },

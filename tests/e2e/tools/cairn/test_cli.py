@@ -27,7 +27,8 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "top", "qmp-path", "console", "wait", "event",
-         "events", "jobs", "job-cancel", "job-dismiss", "grant", "revoke", "permissions", "quota",
+         "events", "jobs", "job-cancel", "job-dismiss", "exec", "cp", "guestinfo", "domhostname", "domfsinfo", "domfstrim", "domfsfreeze",
+         "domfsthaw", "set-user-password", "domtime", "qemu-agent-command", "grant", "revoke", "permissions", "quota",
          "audit",
          "daemon-stop", "doctor", "cpu-models", "version", "help"]
 
@@ -548,7 +549,8 @@ def test_completion_offers_matching_words(fake):
     assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk =") == set()
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domiflist", "domifstat", "domif-getlink", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats"}
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domiflist", "domifstat", "domif-getlink", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "domhostname", "domfsinfo",
+                                         "domfstrim", "domfsfreeze", "domfsthaw", "domtime"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 
+import agentlib
 import pytest
 
 from conftest import BUILD, ROOT, QmpError
@@ -243,6 +244,18 @@ domiftune vm1 net0 --live --config --inbound 100
 domif-setlink vm1 net0 down --live --config
 domif-getlink vm1 net0
 wait vm1 --for ip --timeout 20
+exec vm1 -- true
+cp again.json vm1:/copy
+guestinfo vm1
+domhostname vm1
+domfsinfo vm1
+domfstrim vm1
+domfsfreeze vm1
+domfsthaw vm1
+set-user-password vm1 root word
+domtime vm1
+domtime vm1 --now
+qemu-agent-command vm1 {"execute":"guest-info"}
 start vm2 --console
 qmp-path vm1
 suspend vm1
@@ -279,7 +292,8 @@ daemon-stop --vms-only
 
 
 def test_verb_sends_only_commands_named_in_help(fake):
-    for name, cmdline in (("vm1", "agent-after=1"), ("vm2", "off-after=100")):
+    agent = agentlib.Agent(fake.tmp / "agent.sock", fake.tmp)
+    for name, cmdline in (("vm1", f"agent-after=1 agent-socket={fake.tmp}/agent.sock"), ("vm2", "off-after=100")):
         for f in (f"{name}.img", "more.raw", "cd.iso"):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
         boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}
@@ -298,6 +312,7 @@ def test_verb_sends_only_commands_named_in_help(fake):
             asked[verb] = asked.get(verb, set()) | set(recorder.seen)
     finally:
         recorder.close()
+        agent.close()
     assert set(asked) == set(VERBS) - {"validate", "run", "doctor", "cpu-models", "help"}
     wrong = {}
     for verb, seen in asked.items():

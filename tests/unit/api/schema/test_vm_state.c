@@ -27,6 +27,7 @@ static const struct {
 	{ VM_ASK_RESET, "-rpr---" },
 	{ VM_ASK_DESTROY, "-ooo--o" },
 	{ VM_ASK_CONSOLE, "-rpi--v" },
+	{ VM_ASK_GUEST, "-r-i---" },
 	{ VM_ASK_UNDEFINE, "o---oo-" },
 	{ VM_ASK_RENAME, "o---oo-" },
 	{ VM_ASK_PULL, "orrroo-" },

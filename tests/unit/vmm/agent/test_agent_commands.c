@@ -1,0 +1,339 @@
+/* Commands of clients for the guest agent: their answers, short, long, too long, malformed and missing, and their
+ * turns. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "vmm/agent/agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MS 1000000ULL
+#define LONG_NS (60000 * MS)
+
+struct fixture {
+	struct loop *loop;
+	struct agent *a;
+	int guest; /* the agent's end of the socket */
+	char said[8192]; /* sent by the host so far */
+	size_t nsaid;
+};
+
+struct asked {
+	struct agent_command x;
+	unsigned answers;
+	int r;
+	struct err e;
+};
+
+static int setup(void **state)
+{
+	static const struct agent_times times = { LONG_NS, LONG_NS, LONG_NS, LONG_NS };
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct err e;
+	int pair[2];
+
+	log_set_fd(open("/dev/null", O_WRONLY));
+	assert_int_equal(loop_new(16, &f->loop, &e), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(agent_new(f->loop, pair[0], &times, &f->a, &e), 0);
+	f->guest = pair[1];
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_free(f->a);
+	loop_free(f->loop);
+	close(f->guest);
+	free(f);
+	return 0;
+}
+
+static void command_done(struct agent_command *x, int r, const struct err *e)
+{
+	struct asked *k = container_of(x, struct asked, x);
+
+	k->answers++;
+	k->r = r;
+	if (r < 0)
+		k->e = *e;
+}
+
+static int ask(struct fixture *f, struct asked *k, const char *text, uint64_t timeout_ns, uint64_t bytes_max)
+{
+	*k = (struct asked){ .x = { .text = (char *)text, .len = strlen(text), .timeout_ns = timeout_ns, .bytes_max = bytes_max,
+		.fd = memfd_create("answer", MFD_CLOEXEC), .done = command_done } };
+	assert_true(k->x.fd >= 0);
+	return agent_command(f->a, &k->x, &k->e);
+}
+
+static void asked_end(struct asked *k)
+{
+	close(k->x.fd);
+}
+
+/* Return the next line that the host sends. */
+static const char *heard(struct fixture *f)
+{
+	static char line[4096];
+	char *end;
+
+	while (!(end = memchr(f->said, '\n', f->nsaid))) {
+		ssize_t n = recv(f->guest, f->said + f->nsaid, sizeof(f->said) - f->nsaid, MSG_DONTWAIT);
+
+		f->nsaid += n > 0 ? (size_t)n : 0;
+		if (n <= 0)
+			loop_run_once(f->loop, 5 * MS);
+	}
+	snprintf(line, sizeof(line), "%.*s", (int)(end - f->said), f->said);
+	f->nsaid -= (size_t)(end + 1 - f->said);
+	memmove(f->said, end + 1, f->nsaid);
+	return line;
+}
+
+static bool silent(struct fixture *f)
+{
+	loop_run_once(f->loop, 0);
+	return !f->nsaid && recv(f->guest, f->said, sizeof(f->said), MSG_DONTWAIT) < 0;
+}
+
+/* Send a text of any length, and let the host read it. */
+static void says(struct fixture *f, const char *text, size_t len)
+{
+	while (len) {
+		ssize_t n = send(f->guest, text, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n > 0) {
+			text += n;
+			len -= (size_t)n;
+		}
+		loop_run_once(f->loop, MS);
+	}
+}
+
+static void line_says(struct fixture *f, const char *text)
+{
+	says(f, text, strlen(text));
+}
+
+/* Answer the sync that comes before a command. */
+static void sync_answered(struct fixture *f)
+{
+	char text[64];
+	int64_t id = -1;
+
+	assert_int_equal(sscanf(heard(f), "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" SCNd64 "}}", &id), 1);
+	snprintf(text, sizeof(text), "\xff{\"return\": %" PRId64 "}\n", id);
+	line_says(f, text);
+}
+
+static void ends(struct fixture *f, const struct asked *k)
+{
+	while (!k->answers)
+		loop_run_once(f->loop, 10 * MS);
+	assert_int_equal(k->answers, 1);
+}
+
+static void answer_is(const struct asked *k, const char *text, size_t len)
+{
+	char *buf = malloc(len + 1);
+
+	assert_int_equal(k->r, 0);
+	assert_int_equal(k->x.bytes, len);
+	assert_int_equal(pread(k->x.fd, buf, len + 1, 0), len);
+	assert_memory_equal(buf, text, len);
+	free(buf);
+}
+
+static void test_answer_comes_in_the_file(void **state)
+{
+	struct fixture *f = *state;
+	struct asked k;
+
+	assert_int_equal(ask(f, &k, "{\"execute\":\"guest-info\"}\n", LONG_NS, 1 << 20), 0);
+	sync_answered(f);
+	assert_true(agent_answers(f->a));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-info\"}");
+	line_says(f, "{\"return\": {\"version\": \"7.2\"}}\n");
+	ends(f, &k);
+	answer_is(&k, "{\"return\": {\"version\": \"7.2\"}}", 30);
+	asked_end(&k);
+}
+
+/* Longer than the buffer, and by chance as long. */
+static void test_long_answers_are_complete(void **state)
+{
+	struct fixture *f = *state;
+	static const size_t lengths[] = { AGENT_LINE_MAX - 1, AGENT_LINE_MAX, AGENT_LINE_MAX + 1, 2 * AGENT_LINE_MAX, 700000 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		char *text = malloc(lengths[i] + 1);
+		struct asked k;
+
+		memset(text, 'x', lengths[i]);
+		memcpy(text, "{\"return\":\"", 11);
+		memcpy(text + lengths[i] - 2, "\"}\n", 3);
+		assert_int_equal(ask(f, &k, "{}\n", LONG_NS, 1 << 20), 0);
+		sync_answered(f);
+		(void)heard(f);
+		says(f, text, lengths[i] + 1);
+		ends(f, &k);
+		answer_is(&k, text, lengths[i]);
+		asked_end(&k);
+		free(text);
+	}
+}
+
+static void test_too_long_answer_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	size_t len = 3 * AGENT_LINE_MAX;
+	char *text = malloc(len);
+	struct asked k;
+
+	memset(text, 'x', len);
+	text[len - 1] = '\n';
+	assert_int_equal(ask(f, &k, "{}\n", LONG_NS, AGENT_LINE_MAX), 0);
+	sync_answered(f);
+	(void)heard(f);
+	says(f, text, len);
+	ends(f, &k);
+	assert_int_equal(k.r, -EPROTO);
+	assert_non_null(strstr(k.e.msg, "longer than 65536 bytes"));
+	assert_true(lseek(k.x.fd, 0, SEEK_END) <= AGENT_LINE_MAX);
+	asked_end(&k);
+	free(text);
+}
+
+static void test_bad_answers_are_reported(void **state)
+{
+	static const struct {
+		const char *line, *words;
+		int r;
+	} bad[] = { { "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\n", "refuses: not today", -EIO },
+		{ "}{\n", "malformed", -EPROTO }, { "\n", "malformed", -EPROTO }, { "[]\n", "malformed", -EPROTO } };
+	struct fixture *f = *state;
+	struct asked k;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_int_equal(ask(f, &k, "{}\n", LONG_NS, 1 << 20), 0);
+		sync_answered(f);
+		(void)heard(f);
+		line_says(f, bad[i].line);
+		ends(f, &k);
+		assert_int_equal(k.r, bad[i].r);
+		assert_non_null(strstr(k.e.msg, bad[i].words));
+		asked_end(&k);
+	}
+}
+
+/* The late answer must not be taken for that of the next command. */
+static void test_late_answer_is_dropped(void **state)
+{
+	struct fixture *f = *state;
+	struct asked k, next;
+
+	assert_int_equal(ask(f, &k, "{\"n\":1}\n", 20 * MS, 1 << 20), 0);
+	assert_int_equal(ask(f, &next, "{\"n\":2}\n", LONG_NS, 1 << 20), 0);
+	sync_answered(f);
+	(void)heard(f);
+	ends(f, &k);
+	assert_int_equal(k.r, -ETIMEDOUT);
+	assert_non_null(strstr(k.e.msg, "may have carried it out"));
+	line_says(f, "{\"return\": 1}\n");
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"n\":2}");
+	assert_int_equal(next.answers, 0);
+	line_says(f, "{\"return\": 2}\n");
+	ends(f, &next);
+	answer_is(&next, "{\"return\": 2}", 13);
+	asked_end(&k);
+	asked_end(&next);
+}
+
+static void test_commands_take_turns_and_are_limited(void **state)
+{
+	struct fixture *f = *state;
+	struct asked k[AGENT_COMMANDS_MAX], more;
+
+	for (size_t i = 0; i < ARRAY_SIZE(k); i++)
+		assert_int_equal(ask(f, &k[i], "{}\n", LONG_NS, 1 << 20), 0);
+	assert_int_equal(ask(f, &more, "{}\n", LONG_NS, 1 << 20), -EBUSY);
+	asked_end(&more);
+	for (size_t i = 0; i < ARRAY_SIZE(k); i++) {
+		sync_answered(f);
+		(void)heard(f);
+		assert_true(silent(f));
+		line_says(f, "{\"return\": {}}\n");
+		ends(f, &k[i]);
+		asked_end(&k[i]);
+	}
+	assert_true(silent(f));
+	assert_int_equal(ask(f, &more, "{}\n", LONG_NS, 1 << 20), 0);
+	asked_end(&more);
+}
+
+static void froze(void *opaque, int r, const struct err *e)
+{
+	(void)e;
+	*(int *)opaque = r;
+}
+
+/* A command that waits for frozen file systems longer than its turn is not sent any more: its client may have given
+ * up. */
+static void test_command_that_waited_too_long_is_not_sent(void **state)
+{
+	struct fixture *f = *state;
+	struct asked k;
+	struct err e;
+	int r = 1;
+
+	assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+	line_says(f, "{\"return\": 1}\n");
+	while (r)
+		loop_run_once(f->loop, 10 * MS);
+	assert_int_equal(ask(f, &k, "{\"n\":1}\n", LONG_NS, 1 << 20), 0);
+	k.x.begin_before_ns = 1;
+	assert_true(silent(f));
+	agent_thaw(f->a);
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-thaw\"}");
+	line_says(f, "{\"return\": 1}\n");
+	ends(f, &k);
+	assert_int_equal(k.r, -EBUSY);
+	assert_true(silent(f));
+	asked_end(&k);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_answer_comes_in_the_file, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_long_answers_are_complete, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_too_long_answer_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_bad_answers_are_reported, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_answer_is_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_commands_take_turns_and_are_limited, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_command_that_waited_too_long_is_not_sent, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

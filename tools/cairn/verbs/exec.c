@@ -1,0 +1,331 @@
+/* exec: run a program in the guest. The guest's agent keeps the output until the program has ended. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/utf8.h"
+#include "base/util.h"
+#include "tools/cairn/base64.h"
+#include "tools/cairn/guest_agent.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Exit codes for what is not the program's own status, as docker and timeout(1) have them. */
+#define EXIT_TIMEOUT 124
+#define EXIT_CAIRN 125
+#define EXIT_NOT_EXECUTABLE 126
+#define EXIT_MISSING 127
+#define EXIT_SIGNAL 128
+
+/* Standard input goes with the command, whose text in base64 the agent's protocol limits (64 KiB). */
+#define INPUT_MAX (40 * 1024)
+#define POLL_FIRST_MS 5
+#define POLL_LAST_MS 250
+
+static volatile sig_atomic_t interrupts;
+
+static void interrupted(int sig)
+{
+	(void)sig;
+	interrupts++;
+}
+
+struct exec {
+	struct cli *c;
+	int64_t pid; /* in the guest */
+	uint64_t deadline_ns;
+	bool timed_out;
+};
+
+static int failed(const struct exec *x, const struct err *e)
+{
+	cli_fail(e, "Failed to run a program in domain '%s'", x->c->pos[0]);
+	return EXIT_CAIRN;
+}
+
+/* ---- starting the program ---- */
+
+static void word_add(struct json_object *words, const char *word)
+{
+	json_object_array_add(words, json_object_new_string(word));
+}
+
+/* Put the programs before the command that change user, folder and environment: the agent itself can only replace the
+ * whole environment. */
+static struct json_object *words_of(struct cli *c)
+{
+	struct json_object *words = json_object_new_array();
+	const char *values[CLI_GIVEN_MAX], *user = option_value(c, "user"), *folder = option_value(c, "workdir");
+	size_t n = option_values(c, "env", values, ARRAY_SIZE(values));
+
+	if (user) {
+		word_add(words, "runuser");
+		word_add(words, "-u");
+		word_add(words, user);
+		word_add(words, "--");
+	}
+	if (folder) {
+		word_add(words, "sh");
+		word_add(words, "-c");
+		word_add(words, "cd -- \"$1\" || exit 125; shift; exec \"$@\"");
+		word_add(words, "sh");
+		word_add(words, folder);
+	}
+	if (n)
+		word_add(words, "env");
+	for (size_t i = 0; i < n; i++)
+		word_add(words, values[i]);
+	for (size_t i = 1; i < c->npos; i++)
+		word_add(words, c->pos[i]);
+	return words;
+}
+
+/* Read standard input to its end. Returns its base64, which the caller frees; NULL: an error. */
+static char *input_read(struct err *e)
+{
+	CLEANUP_FREE char *buf = must_alloc(malloc(INPUT_MAX + 1));
+	size_t n = 0;
+	ssize_t got = 1;
+
+	while (got > 0 && n <= INPUT_MAX) {
+		got = read(0, buf + n, INPUT_MAX + 1 - n);
+		if (got < 0) {
+			err_set_errno(e, -errno, "cannot read the standard input");
+			return NULL;
+		}
+		n += (size_t)got;
+	}
+	if (n <= INPUT_MAX)
+		return base64_encode(buf, n);
+	err_set(e, -E2BIG, ERR_INVALID, "the standard input has more than %d bytes; copy it into the guest first, with cairn cp",
+		INPUT_MAX);
+	return NULL;
+}
+
+/* The agent's error for a program that cannot be started; its text is the one of GLib. */
+static int start_failed(const struct exec *x, const struct err *e)
+{
+	int code = failed(x, e);
+
+	if (strstr(e->msg, "No such file or directory"))
+		return EXIT_MISSING;
+	return strstr(e->msg, "Permission denied") ? EXIT_NOT_EXECUTABLE : code;
+}
+
+/* Returns 0; an exit code. */
+static int program_start(struct exec *x)
+{
+	CLEANUP_JS struct json_object *words = words_of(x->c), *v = NULL;
+	CLEANUP_FREE char *input = NULL;
+	struct json_object *args = json_object_new_object(), *rest = json_object_new_array();
+	struct err e;
+
+	js_put(args, "path", json_object_get(json_object_array_get_idx(words, 0)));
+	for (size_t i = 1; i < json_object_array_length(words); i++)
+		json_object_array_add(rest, json_object_get(json_object_array_get_idx(words, i)));
+	js_put(args, "arg", rest);
+	js_put_bool(args, "capture-output", true);
+	if (option_flag(x->c, "interactive")) {
+		input = input_read(&e);
+		if (!input) {
+			json_object_put(args);
+			return failed(x, &e);
+		}
+		js_put_str(args, "input-data", input);
+	}
+	if (guest_agent_call(x->c, x->c->pos[0], "guest-exec", args, false, GUEST_AGENT_TIMEOUT_S, &v, &e) < 0)
+		return start_failed(x, &e);
+	x->pid = js_get_int(v, "pid", -1);
+	if (x->pid > 0)
+		return 0;
+	guest_agent_malformed("guest-exec", &e);
+	return failed(x, &e);
+}
+
+/* ---- waiting for its end ---- */
+
+/* Send a signal to the program. The program kill(1) of the guest does it. */
+static void program_kill(const struct exec *x, const char *sig)
+{
+	CLEANUP_JS struct json_object *v = NULL;
+	struct json_object *args = json_object_new_object(), *words = json_object_new_array();
+	char pid[24];
+	struct err e;
+
+	snprintf(pid, sizeof(pid), "%lld", (long long)x->pid);
+	js_put_str(args, "path", "kill");
+	word_add(words, sig);
+	word_add(words, pid);
+	js_put(args, "arg", words);
+	if (guest_agent_call(x->c, x->c->pos[0], "guest-exec", args, false, GUEST_AGENT_TIMEOUT_S, &v, &e) < 0)
+		fprintf(stderr, "warning: the program %s in the guest may still run: %s\n", pid, e.msg);
+}
+
+/* Wait until it is time to ask again. A signal ends the wait. */
+static void pause_ms(unsigned ms)
+{
+	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 }, NULL);
+}
+
+/* Returns 0 when the program has ended, or does not end after its time; -errno. */
+static int program_wait(struct exec *x, struct json_object **ret_status, struct err *e)
+{
+	unsigned ms = POLL_FIRST_MS;
+	sig_atomic_t sent = 0;
+
+	for (;;) {
+		CLEANUP_JS struct json_object *v = NULL;
+		struct json_object *args = json_object_new_object();
+		int r;
+
+		js_put_int(args, "pid", x->pid);
+		r = guest_agent_call(x->c, x->c->pos[0], "guest-exec-status", args, true, GUEST_AGENT_TIMEOUT_MAX_S, &v, e);
+		if (r < 0)
+			return r;
+		if (js_get_bool(v, "exited", false)) {
+			*ret_status = json_object_get(v);
+			return 0;
+		}
+		if (clock_monotonic_ns() >= x->deadline_ns && !x->timed_out) {
+			x->timed_out = true;
+			program_kill(x, "-KILL");
+		} else if (x->timed_out && clock_monotonic_ns() >= x->deadline_ns + 2000000000ULL) {
+			return 0;
+		}
+		if (interrupts > sent) {
+			program_kill(x, interrupts == 1 ? "-INT" : "-KILL");
+			sent = interrupts;
+		}
+		pause_ms(ms);
+		ms = MIN(ms + ms / 2, POLL_LAST_MS);
+	}
+}
+
+/* ---- the result ---- */
+
+/* Decode a stream of the status. Returns its data, which the caller frees. */
+static char *stream_of(struct json_object *status, const char *key, size_t *ret_len)
+{
+	const char *text = js_get_str(status, key);
+
+	*ret_len = 0;
+	return text ? base64_decode(text, ret_len) : strdup("");
+}
+
+/* Replace escape sequences and other control characters for a terminal: only a program with a terminal of its own may
+ * control the user's. */
+static void controls_hide(char *data, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (((unsigned char)data[i] < ' ' && !strchr("\n\t\r", data[i])) || data[i] == 0x7f || !data[i])
+			data[i] = '?';
+}
+
+static int stream_show(struct json_object *status, const char *key, int fd, struct err *e)
+{
+	size_t len;
+	CLEANUP_FREE char *data = stream_of(status, key, &len);
+	int r;
+
+	if (!data)
+		return guest_agent_malformed("guest-exec-status", e);
+	if (isatty(fd))
+		controls_hide(data, len);
+	r = write_full(fd, data, len);
+	return r < 0 ? err_set_errno(e, r, "cannot write the program's output") : 0;
+}
+
+/* Whether a text has only valid UTF-8, ends of lines and tabs beside what is printable. */
+static bool is_plain(const char *text)
+{
+	CLEANUP_FREE char *copy = must_alloc(strdup(text));
+
+	for (char *p = copy; *p; p++)
+		if (strchr("\n\t\r", *p))
+			*p = ' ';
+	return utf8_is_clean(copy);
+}
+
+/* Returns the status for the caller's shell: the program's own, or 128 and the number of its signal. */
+static int status_code(struct json_object *status)
+{
+	int64_t code = js_get_int(status, "exitcode", -1), sig = js_get_int(status, "signal", -1);
+
+	if (sig > 0 && sig < 128)
+		return EXIT_SIGNAL + (int)sig;
+	return code >= 0 ? (int)(code & 255) : EXIT_CAIRN;
+}
+
+/* Add a stream to the result: as text, or in base64 if it is not plain text. */
+static void stream_put(struct json_object *o, const char *name, struct json_object *status, const char *key)
+{
+	size_t len;
+	CLEANUP_FREE char *data = stream_of(status, key, &len);
+	char other[32];
+
+	snprintf(other, sizeof(other), "%s-base64", name);
+	if (data && strlen(data) == len && is_plain(data))
+		js_put_str(o, name, data);
+	else
+		js_put_str(o, other, js_get_str_or(status, key, ""));
+}
+
+static void result_print(struct cli *c, struct json_object *status, int code)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put_int(o, "status", code);
+	js_put(o, "signal", json_object_get(js_get(status, "signal")));
+	stream_put(o, "stdout", status, "out-data");
+	stream_put(o, "stderr", status, "err-data");
+	js_put_bool(o, "truncated", js_get_bool(status, "out-truncated", false) || js_get_bool(status, "err-truncated", false));
+	output_print(stdout, c->format, o);
+}
+
+static int result_show(struct exec *x, struct json_object *status)
+{
+	int code = x->timed_out ? EXIT_TIMEOUT : status_code(status);
+	struct err e;
+
+	if (x->c->format != CLI_TABLE) {
+		result_print(x->c, status, code);
+		return code;
+	}
+	if (stream_show(status, "out-data", 1, &e) < 0 || stream_show(status, "err-data", 2, &e) < 0)
+		return failed(x, &e);
+	if (js_get_bool(status, "out-truncated", false) || js_get_bool(status, "err-truncated", false))
+		fprintf(stderr, "warning: the guest agent has cut the output off; redirect it to a file, and use cairn cp\n");
+	if (x->timed_out)
+		fprintf(stderr, "error: the program was killed, because its time limit passed\n");
+	return code;
+}
+
+int verb_exec(struct cli *c)
+{
+	CLEANUP_JS struct json_object *status = NULL;
+	struct exec x = { .c = c };
+	struct sigaction act = { .sa_handler = interrupted };
+	uint64_t limit_ns;
+	struct err e;
+	int r;
+
+	if (option_seconds(c, "timeout", 0, &limit_ns))
+		return EXIT_CAIRN;
+	x.deadline_ns = limit_ns ? clock_monotonic_ns() + limit_ns : UINT64_MAX;
+	r = program_start(&x);
+	if (r)
+		return r;
+	sigaction(SIGINT, &act, NULL);
+	sigaction(SIGTERM, &act, NULL);
+	if (program_wait(&x, &status, &e) < 0)
+		return failed(&x, &e);
+	return result_show(&x, status);
+}

@@ -1,0 +1,69 @@
+/* control_impl: the connection to the daemon, for the files that handle its requests. Inner header of control.c.
+ * Threading: the loop's thread. */
+#ifndef CAIRN_VMM_CONTROL_IMPL_H
+#define CAIRN_VMM_CONTROL_IMPL_H
+
+#include "vmm/control.h"
+#include "vmm/send_queue.h"
+#include "vmm/snapshot/vm_pins.h"
+#include "vmm/vm_msg.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct channel_msg;
+struct clone_disks;
+struct err;
+struct loop;
+struct loop_watch;
+struct memory;
+struct vm;
+struct worker;
+
+#define LOOKS_MAX 64
+
+struct control {
+	int listen_fd, peer_fd;
+	struct loop *loop;
+	struct loop_watch *listen_watch, *peer_watch;
+	struct send_queue waiting; /* messages for the peer */
+	struct vm *vm;
+	struct worker *worker;
+	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
+	uint64_t config_seq, work_seq;
+	bool handing_over; /* vm_handover() is in progress */
+	struct memory *memory; /* from VM_MSG_MEMORY; NULL: none */
+	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
+	bool for_daemon; /* the work in progress is of use only to the daemon that asked for it: a fork or a pull */
+	struct { /* requests to delete pins: the one in progress and the next one */
+		bool under_way, waits;
+		uint64_t seq, next_seq;
+		struct vm_pins next;
+	} pins;
+	struct { /* address queries that wait for one common answer */
+		uint64_t seqs[LOOKS_MAX];
+		unsigned n;
+		bool under_way;
+		struct vm_addresses all;
+	} looks;
+	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
+};
+
+/* A handler returns 0 or -errno, which request_handle() sends as the reply; or LATER: the handler has sent an answer,
+ * will send one, or none is wanted. For a handler with is_work, 0 means that the end of the work sends the answer. */
+#define LATER 1
+
+/* Terminate strings from the peer at the end of their field. */
+#define TERMINATE(field) ((field)[sizeof(field) - 1] = 0)
+
+/* Send a message to the daemon, at once or when the daemon has read earlier ones. */
+void control_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body, size_t len);
+/* Answer a request. e: set if r < 0. */
+void control_reply(struct control *c, uint64_t seq, int r, const struct err *e);
+
+/* Handlers of requests to the guest agent (control_agent.c). Each returns LATER, or -errno. */
+int control_agent(struct control *c, struct channel_msg *m, struct err *e);
+int control_addresses(struct control *c, struct channel_msg *m, struct err *e);
+int control_agent_command(struct control *c, struct channel_msg *m, struct err *e);
+
+#endif
