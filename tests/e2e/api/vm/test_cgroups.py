@@ -1,5 +1,6 @@
 """Each VM's process has a control group of its own, which limits its memory, threads and processor time."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import pytest
 import guestlib
 from conftest import Console, Daemon, until
 from plainlib import qcow2
+from test_traitor import victims
+from traitorlib import MAIN, NEW_THREADS, VCPU
 
 pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
               pytest.mark.skipif(os.geteuid() != 0, reason="a plain user may make no control groups")]
@@ -59,9 +62,9 @@ def limits(group):
 
 
 class Grouped(Daemon):
-    def __init__(self, tmp, *options, wrapper=(), env=None):
+    def __init__(self, tmp, *options, wrapper=(), vm=None, env=None):
         self.options, self.wrapper = options, wrapper
-        super().__init__(tmp, env=env)
+        super().__init__(tmp, vm, env=env)
 
     def command(self):
         return [*self.wrapper, *super().command(), *map(str, self.options)]
@@ -273,6 +276,41 @@ def test_process_beyond_its_memory_is_killed_alone(daemon, guest):
     os.kill(daemon.info("a")["pid"], 9)
     until(lambda: daemon.info("a")["state"] == "crashed")
     assert "signal 9" in daemon.info("a")["detail"]
+
+
+MMAP, READ_WRITE, FRESH = 9, 3, 0x8022  # private, anonymous, filled at once
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("thread", (MAIN, VCPU), ids=("main", "vcpu"))
+def test_taken_over_process_takes_memory_until_its_limit(tmp_path, group, guest, thread):
+    """It allocates without end: the kernel kills it, and no other VM. The limit is lowered, because filling the real
+    one takes long here."""
+    with victims(tmp_path, guest, lambda tmp, vm, env: Grouped(tmp, "--cgroup", group, vm=vm, env=env)) as v:
+        v.define(memory="32M")
+        v.start(thread)
+        its = group_of(v.daemon.info("a")["pid"])
+        assert int((its / "memory.max").read_text()) == budget(32 * MIB)
+        (its / "memory.max").write_text(str(int((its / "memory.current").read_text()) + 64 * MIB))
+        v.order(thread, [MMAP, 0, 8 * MIB, READ_WRITE, FRESH, -1, 0], repeat=1 << 20)
+        assert v.ends() == ("killed", "the kernel killed its process at the memory limit of its control group")
+        assert "VM 'a': crashed (killed): the kernel killed its process at the memory limit" in v.daemon.log.read_text()
+        v.check()
+
+
+@pytest.mark.usefixtures("limits")
+def test_taken_over_process_makes_threads_until_its_limit(tmp_path, group, guest):
+    with victims(tmp_path, guest, lambda tmp, vm, env: Grouped(tmp, "--cgroup", group, vm=vm, env=env)) as v:
+        v.define()
+        v.start(MAIN)
+        its = group_of(v.daemon.info("a")["pid"])
+        assert (its / "pids.max").read_text() == "16384\n"
+        (its / "pids.max").write_text("100")
+        assert v.traitor.make([0], act=NEW_THREADS, rounds=1000) == [-errno.EAGAIN]
+        assert v.daemon.figures("a")["state"] == "running"
+        assert int((its / "pids.current").read_text()) == 100
+        v.daemon.cairn("destroy", "a")
+        v.check()
 
 
 @pytest.mark.usefixtures("limits")
