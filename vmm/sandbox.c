@@ -148,7 +148,8 @@ static int user_change(uid_t uid, struct host_files *host, struct err *e)
 static int privileges_drop(const struct sandbox_options *o, struct host_files *host, struct err *e)
 {
 	static const struct rlimit none = { RLIM_INFINITY, RLIM_INFINITY };
-	bool limited = setrlimit(RLIMIT_MEMLOCK, &none) < 0;
+	/* The capabilities of a plain user's namespace permit no more memory. */
+	bool limited = setrlimit(RLIMIT_MEMLOCK, &none) < 0 && !geteuid();
 	int r = o->uid ? user_change(o->uid, host, e) : 0;
 	int dropped = limited ? lockdown_drop_but_memory(e) : lockdown_drop(e);
 

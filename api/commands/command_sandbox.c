@@ -150,6 +150,16 @@ static char *interface_name(char *line)
 	return end ? name : NULL;
 }
 
+/* Whether the process is in another user namespace than the daemon. Unlike the links, its map of users is readable for
+ * everybody. */
+static void put_user_namespace(struct json_object *spaces, pid_t pid)
+{
+	CLEANUP_FREE char *its = proc_read(pid, "uid_map", PROC_BYTES), *ours = proc_read(getpid(), "uid_map", PROC_BYTES);
+
+	if (its && ours && its[0])
+		js_put_str(spaces, "user", strcmp(its, ours) ? "own" : "daemon");
+}
+
 /* The links are readable only for who may trace the process. */
 static void put_namespaces(struct json_object *o, pid_t pid)
 {
@@ -168,6 +178,8 @@ static void put_namespaces(struct json_object *o, pid_t pid)
 			continue;
 		js_put_str(spaces, names[i], its.st_ino == ours.st_ino && its.st_dev == ours.st_dev ? "daemon" : "own");
 	}
+	if (!js_get(spaces, "user"))
+		put_user_namespace(spaces, pid);
 	if (json_object_object_length(spaces))
 		js_put(o, "namespaces", spaces);
 	else
@@ -250,6 +262,8 @@ static void put_lacks(struct json_object *o, const struct vm *vm)
 		char what[32];
 
 		snprintf(what, sizeof(what), "%s namespace", name);
+		if (i == VM_SANDBOX_USER && !geteuid())
+			continue;
 		if (whose ? strcmp(whose, "daemon") : s && !vm_sandbox_space_lack(s, i))
 			continue;
 		why = s ? vm_sandbox_space_lack(s, i) : NULL;

@@ -28,6 +28,7 @@ static const struct {
 	const char *name;
 	int flag;
 } spaces[VM_SANDBOX_SPACES] = {
+	[VM_SANDBOX_USER] = { "user", CLONE_NEWUSER },
 	[VM_SANDBOX_MNT] = { "mnt", CLONE_NEWNS },
 	[VM_SANDBOX_NET] = { "net", CLONE_NEWNET },
 	[VM_SANDBOX_IPC] = { "ipc", CLONE_NEWIPC },
@@ -39,10 +40,15 @@ const char *vm_sandbox_space_name(enum vm_sandbox_space space)
 	return spaces[space].name;
 }
 
+static bool space_is_needed(unsigned space)
+{
+	return space != VM_SANDBOX_USER || geteuid();
+}
+
 bool vm_sandbox_has_spaces(const struct vm_sandbox *s)
 {
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
-		if (!s->errors[i])
+		if (space_is_needed(i) && !s->errors[i])
 			return true;
 	return false;
 }
@@ -91,13 +97,44 @@ static int user_change(uid_t first, uid_t last)
 	return setgroups(0, NULL) < 0 || setresgid(first, last, last) < 0 || setresuid(first, last, last) < 0 ? -errno : 0;
 }
 
+/* Enter a new user namespace, in which the calling process has all rights over namespaces that it makes, and in which
+ * its user and group keep their numbers. Files of no other user can be named there. Returns 0; -errno. */
+static int user_space_enter(void)
+{
+	char uids[64], gids[64];
+	const struct {
+		const char *path, *text;
+	} files[] = { { "/proc/self/setgroups", "deny" }, { "/proc/self/uid_map", uids }, { "/proc/self/gid_map", gids } };
+
+	snprintf(uids, sizeof(uids), "%u %u 1\n", (unsigned)geteuid(), (unsigned)geteuid());
+	snprintf(gids, sizeof(gids), "%u %u 1\n", (unsigned)getegid(), (unsigned)getegid());
+	if (unshare(CLONE_NEWUSER) < 0)
+		return -errno;
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		CLEANUP_CLOSE int fd = open(files[i].path, O_WRONLY | O_CLOEXEC);
+
+		if (fd < 0 || write(fd, files[i].text, strlen(files[i].text)) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+static int space_make(unsigned space)
+{
+	if (!space_is_needed(space))
+		return 0;
+	if (space == VM_SANDBOX_USER)
+		return user_space_enter();
+	return unshare(spaces[space].flag) < 0 ? -errno : 0;
+}
+
 static _Noreturn void child_main(int sock, uid_t first, uid_t last)
 {
 	int errors[VM_SANDBOX_SPACES], r;
 	char next;
 
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
-		errors[i] = unshare(spaces[i].flag) < 0 ? -errno : 0;
+		errors[i] = space_make(i);
 	if (!errors[VM_SANDBOX_MNT])
 		errors[VM_SANDBOX_MNT] = root_replace();
 	if (write_full(sock, errors, sizeof(errors)) < 0 || read(sock, &next, 1) != 1)
@@ -127,7 +164,7 @@ static void spaces_take(struct vm_sandbox *s, int sock, pid_t child)
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES && n != sizeof(s->errors); i++)
 		s->errors[i] = n < 0 ? -errno : -ECHILD;
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
-		if (!s->errors[i])
+		if (space_is_needed(i) && !s->errors[i])
 			space_open(s, i, child);
 }
 
@@ -184,7 +221,8 @@ static bool lacks_print(const struct vm_sandbox *s, char *buf, size_t size)
 		if (s->errors[i] && n < size)
 			n += (size_t)snprintf(buf + n, size - n, "%s%s namespace (%s)", n ? ", " : "", spaces[i].name,
 				strerror(-s->errors[i]));
-	if (why && n < size)
+	/* No daemon of a plain user has other ids to give. */
+	if (why && !geteuid() && n < size)
 		n += (size_t)snprintf(buf + n, size - n, "%sown user id (%s)", n ? ", " : "", why);
 	if (s->cgroups.lack[0] && n < size)
 		snprintf(buf + n, size - n, "%scontrol group (%s)", n ? ", " : "", s->cgroups.lack);
@@ -196,14 +234,14 @@ void vm_sandbox_prepare(const struct daemon_paths *p, bool managed, struct vm_sa
 	char text[LACKS_BYTES];
 	int r;
 
-	*ret = (struct vm_sandbox){ .fds = { -1, -1 }, .required = p->require_sandbox };
+	*ret = (struct vm_sandbox){ .fds = { -1, -1, -1 }, .required = p->require_sandbox };
 	cgroup_tree_open(p, managed, &ret->cgroups);
 	r = processes_try(ret, p->uid_first, p->uid_last);
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES && r < 0; i++)
 		ret->errors[i] = r;
 	if (r < 0 || geteuid())
 		ret->uid_error = r < 0 ? r : -EPERM;
-	/* A plain user may make no namespaces, and nothing is wrong with that host. */
+	/* Some hosts forbid plain users to make namespaces, and nothing is wrong with them. */
 	if (lacks_print(ret, text, sizeof(text)))
 		log_write(ret->required ? LOG_LEVEL_ERROR : geteuid() ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "sandbox",
 			"the sandboxes of VMs lack %s%s", text, ret->required ? "; no VM starts, because of --require-sandbox" : "");

@@ -1,6 +1,7 @@
 /* vm_sandbox: what the daemon prepares for the sandboxes of its VM processes, once for all of them: a mount namespace
  * whose root is an empty, read-only file system, and a network namespace whose only interface is a loopback device that
- * is down. A process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces.
+ * is down. A process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces. A
+ * plain user's daemon and its processes do this in a user namespace, in which only that user exists.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_SANDBOX_H
 #define CAIRN_API_VM_VM_SANDBOX_H
@@ -10,12 +11,13 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-enum vm_sandbox_space { VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDBOX_UTS, VM_SANDBOX_SPACES };
+/* In the order in which a process enters them. Root needs no user namespace. */
+enum vm_sandbox_space { VM_SANDBOX_USER, VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDBOX_UTS, VM_SANDBOX_SPACES };
 #define VM_SANDBOX_SHARED (VM_SANDBOX_NET + 1) /* the number of those that the daemon prepares */
 
 struct vm_sandbox {
 	int fds[VM_SANDBOX_SHARED]; /* -1: the host lacks the namespace */
-	int errors[VM_SANDBOX_SPACES]; /* why the host lacks it, as -errno; 0: it does not */
+	int errors[VM_SANDBOX_SPACES]; /* why the host lacks it, as -errno; 0: it does not, or nobody needs it */
 	uid_t uid_first, uid_last; /* the range of the VMs' user ids; 0: processes run as the daemon's user */
 	int uid_error; /* why there is no such range, as -errno; 0: --uid-range none */
 	struct cgroup_tree cgroups; /* of the VMs */

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import Console, Daemon, has_cgroups, lacks_here, open_files, said_to_lack, until
-from plainlib import qcow2
+from plainlib import NOBODY, PlainDaemon, plain_folder, qcow2
 
 pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
               pytest.mark.skipif(os.geteuid() != 0, reason="a plain user may make no namespaces")]
@@ -21,8 +21,9 @@ def spaces(pid):
     return {n: os.readlink(f"/proc/{pid}/ns/{n}") for n in (*SHARED, *OWN, *KEPT)}
 
 
-def assert_caged(pid):
-    """The process sees one file system, which is empty and read-only, and a loopback device that is down."""
+def assert_caged(pid, user=False):
+    """The process sees one file system, which is empty and read-only, and a loopback device that is down. user: it is
+    in a user namespace, too."""
     with open(f"/proc/{pid}/mountinfo") as f:
         (mount,) = f.readlines()
     root, options, kind = mount.split()[4], mount.split()[5], mount.split(" - ")[1].split()
@@ -33,9 +34,9 @@ def assert_caged(pid):
     with open(f"/proc/{pid}/net/if_inet6") as f:
         assert f.read() == ""  # lo has an address once it is up
     ours, its = spaces("self"), spaces(pid)
-    assert {n for n in ours if ours[n] != its[n]} == {*SHARED, *OWN}
+    assert {n for n in ours if ours[n] != its[n]} == {*SHARED, *OWN, *(["user"] if user else [])}
     assert not [fd for fd in os.listdir(f"/proc/{pid}/fd") if os.path.isdir(f"/proc/{pid}/fd/{fd}")]
-    assert not [t for t in open_files(pid) if t.startswith(("mnt:", "net:"))]
+    assert not [t for t in open_files(pid) if t.startswith(("mnt:", "net:", "user:"))]
 
 
 def start(daemon, guest, name, **keys):
@@ -212,3 +213,65 @@ def test_running_vm_stays_in_its_process_if_the_new_one_lacks_a_part(guest, tmp_
         assert json.loads(d.cairn("dominfo", "a", "--sandbox", "--format", "json").stdout)["pid"] == pid
     finally:
         d.close()
+
+
+# ---- a plain user's VMs ----
+
+class Chrooted(PlainDaemon):
+    """A daemon that the kernel forbids to make user namespaces, because it runs in a chroot. Some hosts forbid it to
+    all plain users."""
+
+    options = ()
+
+    def command(self):
+        unshare, m, sh, c, script, *rest = super().command()
+        script = script.replace('exec "$@"', 'mount --rbind / "${0%/*}/root" && exec chroot "${0%/*}/root" "$@"')
+        return [unshare, m, sh, c, script, *rest, *self.options]
+
+
+def test_vms_of_plain_user_are_caged(guest):
+    """The daemon makes the namespaces in a user namespace, in which only the user exists."""
+    with plain_folder() as folder:
+        d = PlainDaemon(folder, folder / "denied")
+        try:
+            pid = start(d, guest, "a", disks=[qcow2(folder / "a.qcow2", "16M")])
+            console = Console(d, "a")
+            until(lambda: console.line() == "interp")
+            for command in ("open 0", "write 0 4096 1", "flush"):
+                console.run(command)
+            assert_caged(pid, user=True)
+            with open(f"/proc/{pid}/uid_map") as f:
+                assert f.read().split() == [str(NOBODY), str(NOBODY), "1"]
+            with open(f"/proc/{pid}/status") as f:
+                status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+            assert status["CapPrm"] == status["CapEff"] == "0" * 16 and status["Uid"].split() == [str(NOBODY)] * 4
+            d.cairn("snapshot-create-as", "a", "s")
+            d.cairn("restart-process", "a")
+            assert_caged(d.info("a")["pid"], user=True)
+            console.run("verify 0 4096 1")
+            d.cairn("clone", "--live", "a", "b")
+            assert_caged(d.info("b")["pid"], user=True)
+            console.close()
+            assert "namespace" not in " ".join(lacks_here(d.qmp().run("vm-sandbox", vm="a")))
+        finally:
+            d.close()
+
+
+def test_plain_user_on_a_host_that_forbids_namespaces(guest):
+    """VMs run without; with --require-sandbox they do not, and the error names what lacks."""
+    with plain_folder() as folder:
+        (folder / "root").mkdir()
+        d = Chrooted(folder, folder / "denied")
+        try:
+            start(d, guest, "a")
+            lacks = lacks_here(d.qmp().run("vm-sandbox", vm="a"))
+            assert lacks[:5] == [f"{n} namespace: {REFUSED}" for n in ("user", *SHARED, *OWN)]
+            said = ", ".join(f"{n} namespace ({REFUSED})" for n in ("user", *SHARED, *OWN))
+            assert said_to_lack(d.log.read_text()) == [said]
+            d.cairn("destroy", "a")
+            d.stop()
+            d.options = ["--require-sandbox"]
+            d.start()
+            assert f"the sandbox would lack {said}" in d.cairn("start", "a", ok=False).stderr
+        finally:
+            d.close()

@@ -248,7 +248,7 @@ class PlainTraitors(PlainDaemon):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_no_way_out_of_a_plain_users_vm(guest):
-    """Its process has neither a user id nor namespaces of its own."""
+    """Its process has no user id of its own."""
     with plain_folder() as folder:
         os.remove(folder / "cairn-vm")
         with victims(folder, guest, PlainTraitors, copies=True) as v:
