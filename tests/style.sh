@@ -72,6 +72,8 @@ libdeflate.h tools/archive/
 libxml/ tools/xml/
 libnbd.h tools/img/
 slirp/ tools/slirp/
+libmnl/ tools/net/
+nftables/ tools/net/
 END
 }
 

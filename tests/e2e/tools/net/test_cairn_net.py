@@ -1,0 +1,537 @@
+"""cairn-net by itself: a network with guests and a host outside, in network namespaces (docs/networks.md)."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+import pytest
+
+from conftest import until
+from hostnetlib import IPV6, PROGRAM, UUID, Host, netns, network, veth
+
+MODES = ["nat", "route", "isolated", "open"]
+
+
+@pytest.fixture
+def host(tmp_path):
+    if os.geteuid():
+        pytest.skip("needs root, for network namespaces")
+    h = Host(tmp_path)
+    yield h
+    h.close()
+
+
+def talk(server, client, address, family=socket.AF_INET):
+    """Connect to a server; return the address from which the connection comes there, or None."""
+    with server.listen(address, family) as s:
+        c = client.connect((address, s.getsockname()[1]), family)
+        if not c:
+            return None
+        with c, s.accept()[0] as peer:
+            c.sendall(b"question")
+            assert peer.recv(100) == b"question"
+            peer.sendall(b"answer")
+            assert c.recv(100) == b"answer"
+            return peer.getpeername()[0]
+
+
+# ---- what is made and removed ----
+
+@pytest.mark.parametrize("mode", MODES)
+def test_host_is_the_same_after_up_and_down(host, mode):
+    before = host.state()
+    n = network(mode, ipv6=IPV6)
+    up = host.do("up", n)
+    assert up["made"] and up["bridge"] == "virbr0" and up["service"] == ["192.168.122.254", "fd00:7::53"] and up["notes"] == []
+    during = host.state()
+    assert during["dnsmasq"] == [up["pid"]] and during["rules"] != before["rules"]
+    assert host.do("check", n) == {"active": True, "complete": True, "missing": [], "pid": up["pid"]}
+    removed = host.do("down", n)["removed"]
+    assert f"dnsmasq {up['pid']}" in removed and "virbr0" in removed
+    assert host.state() == before
+    assert host.do("down", n)["removed"] == [] and host.do("check", n)["active"] is False
+
+
+def test_only_own_links_forward(host):
+    """The bridge and the link of the default route, but no other."""
+    other = host.add(type(host.outside)())
+    veth(host, "eth1", other, "eth0")
+    host.do("up", network(ipv6=IPV6))
+    assert host.sysctl("ipv4.conf.virbr0.forwarding") == host.sysctl("ipv4.conf.eth0.forwarding") == "1"
+    assert host.sysctl("ipv4.conf.eth1.forwarding") == host.sysctl("ipv4.ip_forward") == "0"
+
+
+def test_last_network_switches_forwarding_off(host):
+    one = network()
+    two = network(name="two", uuid=UUID.replace("3f", "4f"), bridge="virbr1",
+                  ipv4={"address": "192.168.123.1", "prefix": 24})
+    host.do("up", one)
+    host.do("up", two)
+    host.do("down", one)
+    assert host.sysctl("ipv4.conf.eth0.forwarding") == "1"
+    host.do("down", two)
+    assert host.sysctl("ipv4.conf.eth0.forwarding") == "0"
+
+
+def test_forwarding_that_was_on_stays_on(host):
+    host.sysctl("ipv4.ip_forward", 1)
+    before = host.state()
+    n = network()
+    host.do("up", n)
+    host.do("down", n)
+    assert host.state() == before and host.sysctl("ipv4.conf.eth0.forwarding") == "1"
+
+
+def test_dnsmasq_is_confined(host):
+    """User, capabilities, namespaces; and it outlives the one who started it."""
+    up = host.do("up", network())
+    status = dict(line.split(":\t", 1) for line in open(f"/proc/{up['pid']}/status").read().splitlines() if ":\t" in line)
+    assert status["Uid"].split() == [str(up["uid"])] * 4 and up["uid"] != 0
+    assert status["Groups"].strip() == "" and status["NoNewPrivs"] == "1"
+    assert status["CapPrm"] == status["CapEff"] == status["CapAmb"] == "0000000000003400"
+    assert netns(up["pid"]) not in (netns("self"), netns(host.holder.pid))
+    enter = ["nsenter", "-t", str(up["pid"]), "-m", "-n"]
+    assert subprocess.run([*enter, "touch", "/var/tmp/x"], capture_output=True).returncode
+    assert not subprocess.run([*enter, "touch", "/tmp/state/x"], capture_output=True).returncode
+    links = subprocess.run([*enter, "ip", "-j", "link"], capture_output=True, text=True).stdout
+    assert [i["ifname"] for i in json.loads(links)] == ["lo", "svc0"]
+
+
+# ---- guests ----
+
+def test_guests_of_a_nat_network(host):
+    """DHCP, names of one another, the way outside by NAT, and none in."""
+    n = network(dns={"hosts": [{"address": "192.168.122.1", "names": ["gate"]}]})
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:02", "name": "two", "address": "192.168.122.77"}]
+    host.do("up", n)
+    one, two = host.guest(1), host.guest(2)
+    address, router, dns, domain, lease = one.dhcp("one")
+    assert router == "192.168.122.1" and dns == "192.168.122.254" and domain == "vms" and lease == "3600"
+    assert two.dhcp("anything")[0] == "192.168.122.77"
+    for server in "192.168.122.254", "192.168.122.1":
+        assert one.resolve(server, "two") == one.resolve(server, "two.vms") == ["192.168.122.77"]
+        assert two.resolve(server, "one.vms") == [address]
+        assert two.resolve(server, "gate") == ["192.168.122.1"]
+        assert host.resolve(server, "one") == [address]
+    assert one.pings("192.168.122.77") and one.pings("10.9.0.1")
+    assert talk(host.outside, one, "10.9.0.1") == "10.9.0.2"  # the host's address
+    assert talk(two, one, "192.168.122.77") == address
+    host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
+    assert talk(one, host.outside, address) is None
+    assert talk(one, host, address) == "192.168.122.1"
+    leases = {i["address"]: i for i in host.do("leases", n)["leases"]}
+    assert set(leases) == {address, "192.168.122.77"}
+    mine = leases[address]
+    assert (mine["mac"], mine["name"], mine["prefix"], mine["family"]) == (one.mac, "one", 24, "ipv4") and mine["expires"] > 0
+
+
+def test_guests_of_a_routed_network(host):
+    """The address stays, and connections come in."""
+    host.do("up", network("route"))
+    host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
+    guest = host.guest(1)
+    address = guest.dhcp("one")[0]
+    assert talk(host.outside, guest, "10.9.0.1") == address
+    assert talk(guest, host.outside, address) == "10.9.0.1"
+
+
+def test_guests_of_an_isolated_network(host):
+    """They reach one another, the host and the names, and nobody else."""
+    host.sysctl("ipv4.ip_forward", 1)
+    host.do("up", network("isolated"))
+    host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
+    one, two = host.guest(1), host.guest(2)
+    address, router = one.dhcp("one")[:2]
+    assert router == ""
+    assert talk(one, two, address) if two.dhcp("two") else False
+    assert two.resolve("192.168.122.254", "one") == [address]
+    one.run("ip", "route", "add", "default", "via", "192.168.122.1")
+    assert talk(host.outside, one, "10.9.0.1") is None
+    assert talk(one, host.outside, address) is None
+
+
+def test_networks_are_separate(host):
+    """A guest of one NAT network does not reach one of another."""
+    n = network()
+    m = network(name="two", uuid=UUID.replace("3f", "4f"), bridge="virbr1", ipv4={"address": "192.168.123.1", "prefix": 24})
+    host.do("up", n)
+    host.do("up", m)
+    one, two = host.guest(1), host.guest(2, "virbr1")
+    one.dhcp("one")
+    two.run("ip", "addr", "add", "192.168.123.5/24", "dev", "eth0")
+    two.run("ip", "route", "add", "default", "via", "192.168.123.1")
+    assert talk(two, one, "192.168.123.5") is None
+
+
+@pytest.mark.parametrize("nat", [False, True])
+def test_guests_have_ipv6(host, nat):
+    """Addresses and the way outside by router advertisements; names over IPv6."""
+    host.do("up", network(ipv6=IPV6 | {"nat": nat}))
+    host.outside.run("ip", "-6", "route", "add", "fd00:7::/64", "via", "fd00:9::2")
+    guest = host.guest(1)
+    until(guest.addresses)
+    until(lambda: guest.ip("-6", "route", "show", "default"))
+    source = talk(host.outside, guest, "fd00:9::1", socket.AF_INET6)
+    assert source == "fd00:9::2" if nat else source in guest.addresses()
+    guest.dhcp("one")
+    assert guest.resolve("fd00:7::53", "one") == guest.resolve("fd00:7::1", "one") == guest.addresses("inet")
+
+
+def test_guests_get_ipv6_by_dhcp(host):
+    dhcp = {"ranges": [{"start": "fd00:7::100", "end": "fd00:7::1ff"}]}
+    n = network(ipv6=IPV6 | {"dhcp": dhcp})
+    host.do("up", n)
+    guest = host.guest(1)
+    answer = guest.dhcp6()
+    lease, = host.do("leases", n)["leases"]
+    assert answer[0] == 7 and socket.inet_pton(socket.AF_INET6, lease["address"]) in answer  # a reply
+    assert lease["family"] == "ipv6" and lease["address"].startswith("fd00:7::1") and lease["prefix"] == 64
+    assert lease["mac"] == guest.mac and lease["iaid"] == 7
+
+
+# ---- other firewalls ----
+
+# As iptables-nft, ufw, firewalld and an administrator leave them: shortened, but with what decides.
+DOCKER = """
+table ip filter {
+  chain DOCKER {
+  }
+  chain DOCKER-ISOLATION-STAGE-1 {
+    counter return
+  }
+  chain DOCKER-USER {
+    counter return
+  }
+  chain FORWARD {
+    type filter hook forward priority filter; policy drop;
+    counter jump DOCKER-USER
+    counter jump DOCKER-ISOLATION-STAGE-1
+    oifname "docker0" ct state related,established counter accept
+    oifname "docker0" counter jump DOCKER
+    iifname "docker0" oifname != "docker0" counter accept
+  }
+}"""
+UFW = """
+table ip filter {
+  chain ufw-user-forward {
+  }
+  chain ufw-before-forward {
+    ct state related,established counter accept
+    ip protocol icmp counter accept
+    jump ufw-user-forward
+  }
+  chain ufw-reject-forward {
+  }
+  chain FORWARD {
+    type filter hook forward priority filter; policy drop;
+    counter jump ufw-before-forward
+    counter jump ufw-reject-forward
+  }
+}
+table ip6 filter {
+  chain FORWARD {
+    type filter hook forward priority filter; policy drop;
+  }
+}"""
+FIREWALLD = """
+table inet firewalld {
+  chain filter_FWDI_public {
+    meta l4proto { icmp, ipv6-icmp } accept
+  }
+  chain filter_FORWARD_IN_ZONES {
+    iifname "eth0" goto filter_FWDI_public
+    goto filter_FWDI_public
+  }
+  chain filter_FORWARD {
+    type filter hook forward priority filter + 10; policy accept;
+    ct state established,related accept
+    ct status dnat accept
+    iifname "lo" accept
+    jump filter_FORWARD_IN_ZONES
+    ct state invalid drop
+    reject with icmpx admin-prohibited
+  }
+}"""
+OWN = "table inet filter {\n chain forward { type filter hook forward priority filter; policy drop; }\n}"
+FIREWALLS = {"docker": (DOCKER, "ip filter DOCKER-USER"), "ufw": (UFW, "ip filter FORWARD"),
+             "firewalld": (FIREWALLD, "inet firewalld filter_FORWARD"), "own": (OWN, "inet filter forward")}
+
+
+@pytest.mark.parametrize("name", FIREWALLS)
+def test_other_firewalls_let_the_network_pass(host, name):
+    """A rule is added where the other firewall drops; without it no guest comes through. down removes it."""
+    text, chain = FIREWALLS[name]
+    host.run("nft", "-f", "-", input=text)
+    before = host.state()
+    n = network()
+    assert host.do("up", n)["notes"] == []
+    guest = host.guest(1)
+    guest.dhcp("one")
+    assert talk(host.outside, guest, "10.9.0.1") == "10.9.0.2"
+    host.do("up", n)  # again: the rules are not doubled
+    listed = host.run("nft", "-a", "list", "chain", *chain.split()).stdout
+    ours = [line for line in listed.splitlines() if UUID in line]
+    assert len(ours) == 3
+    for line in ours:
+        host.run("nft", "delete", "rule", *chain.split(), "handle", line.split()[-1])
+    assert host.do("check", n)["missing"] == ["accept"]
+    with host.outside.listen("10.9.0.1") as s:
+        c = guest.open()
+        c.settimeout(0.3)
+        assert c.connect_ex(("10.9.0.1", s.getsockname()[1])) != 0
+        c.close()
+    assert host.do("up", n)["made"] is False
+    assert talk(host.outside, guest, "10.9.0.1") == "10.9.0.2"
+    host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
+    assert talk(guest, host.outside, guest.addresses("inet")[0]) is None
+    guest.close()
+    host.others.remove(guest)
+    until(lambda: not host.ip("link", "show", "type", "veth")[1:] or len(host.ip("link", "show", "type", "veth")) == 2)
+    host.do("down", n)
+    assert host.state() == before
+
+
+def test_containers_stay_unreachable(host):
+    """The rule in DOCKER-USER is for the way outside alone."""
+    host.run("nft", "-f", "-", input=DOCKER)
+    host.run("ip", "link", "add", "docker0", "type", "bridge")
+    host.run("ip", "link", "set", "docker0", "up")
+    host.run("ip", "addr", "add", "172.17.0.1/16", "dev", "docker0")
+    container = host.guest(9, "docker0")
+    container.run("ip", "addr", "add", "172.17.0.2/16", "dev", "eth0")
+    container.run("ip", "route", "add", "default", "via", "172.17.0.1")
+    host.do("up", network())
+    guest = host.guest(1)
+    guest.dhcp("one")
+    with container.listen("172.17.0.2") as s:
+        c = guest.open()
+        c.settimeout(0.3)
+        assert c.connect_ex(("172.17.0.2", s.getsockname()[1])) != 0
+        c.close()
+    assert talk(host.outside, guest, "10.9.0.1")
+
+
+# ---- killed, mended, changed ----
+
+def test_down_after_a_kill_at_any_point_of_up(host):
+    """SIGKILL before each call that changes something."""
+    host.run("nft", "-f", "-", input=DOCKER)
+    before = host.state()
+    n = network(ipv6=IPV6)
+    text = host.command("up", n)
+    killer = os.path.join(os.path.dirname(PROGRAM), "helpers", "kill_call.so")
+    killed = 0
+    for at in range(1, 400):
+        r = host.run(PROGRAM, input=text, check=False, env=os.environ | {"LD_PRELOAD": killer, "KILL_CALL": str(at)})
+        host.do("down", n)
+        assert host.state() == before, at
+        if r.returncode == 0:
+            break
+        assert r.returncode == -signal.SIGKILL, r
+        killed += 1
+    assert killed > 20
+
+
+def test_up_mends_what_is_missing(host):
+    n = network()
+    pid = host.do("up", n)["pid"]
+    guest = host.guest(1)
+    address = guest.dhcp("one")[0]
+    index = host.ip("link", "show", "virbr0")[0]["ifindex"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: "link" in host.do("check", n)["missing"])
+    host.run("nft", "delete", "table", "inet", "cairn_" + UUID.replace("-", ""))
+    host.sysctl("ipv4.conf.eth0.forwarding", 0)
+    assert host.do("check", n)["missing"] == ["link", "dnsmasq", "rules", "forwarding"]
+    again = host.do("up", n)
+    assert not again["made"] and again["pid"] != pid
+    assert host.do("check", n)["complete"] and host.ip("link", "show", "virbr0")[0]["ifindex"] == index
+    assert talk(host.outside, guest, "10.9.0.1") == "10.9.0.2"
+    assert guest.resolve("192.168.122.254", "one") == [address]  # the lease is still known
+
+
+def test_update_of_hosts_keeps_dnsmasq(host):
+    n = network()
+    pid = host.do("up", n)["pid"]
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:01", "name": "fixed", "address": "192.168.122.9"}]
+    n["dns"] = {"hosts": [{"address": "192.168.122.50", "names": ["printer"]}]}
+    assert host.do("update", n) == {"notes": [], "restarted": False}
+    guest = host.guest(1)
+    until(lambda: guest.dhcp("one")[0] == "192.168.122.9")
+    assert guest.resolve("192.168.122.254", "printer") == ["192.168.122.50"]
+    del n["ipv4"]["dhcp"]["hosts"], n["dns"]
+    host.do("update", n)
+    until(lambda: guest.resolve("192.168.122.254", "printer") in (None, []))
+    assert host.do("check", n)["pid"] == pid
+
+
+def test_update_of_ranges_keeps_the_namespace(host):
+    n = network()
+    n["ipv4"]["dhcp"]["ranges"] = [{"start": "192.168.122.10", "end": "192.168.122.10"}]
+    pid = host.do("up", n)["pid"]
+    one, two = host.guest(1), host.guest(2)
+    assert one.dhcp("one")[0] == "192.168.122.10"
+    links, inside = host.ip("link"), netns(pid)
+    n["ipv4"]["dhcp"]["ranges"].append({"start": "192.168.122.20", "end": "192.168.122.20"})
+    assert host.do("update", n)["restarted"]
+    assert two.dhcp("two")[0] == "192.168.122.20"
+    new = host.do("check", n)["pid"]
+    assert new != pid and netns(new) == inside and [i["ifname"] for i in host.ip("link")] == [i["ifname"] for i in links]
+    assert {i["address"] for i in host.do("leases", n)["leases"]} == {"192.168.122.10", "192.168.122.20"}
+
+
+def test_update_refuses_what_needs_a_new_start(host):
+    n = network()
+    assert host.call("update", n)["error"]["class"] == "WrongState"
+    host.do("up", n)
+    other = copy.deepcopy(n)
+    other["ipv4"] = {"address": "192.168.122.3", "prefix": 24}
+    e = host.call("update", other)["error"]
+    assert e["class"] == "WrongState" and "net-destroy" in e["desc"]
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:01", "address": "192.168.122.254"}]
+    e = host.call("update", n)["error"]
+    assert e["class"] == "AlreadyExists" and "192.168.122.254" in e["desc"]
+
+
+# ---- bad input and bad hosts ----
+
+def test_overlap_with_a_route_is_refused(host):
+    host.run("ip", "route", "add", "192.168.0.0/17", "via", "10.9.0.1")
+    before = host.state()
+    e = host.call("up", network())["error"]
+    assert e == {"class": "Busy", "desc": "network 'default': 192.168.122.0/24 overlaps the host's route to 192.168.0.0/17 by eth0; "
+                 "choose another address, for example 192.168.128.1/24"}
+    assert host.state() == before
+    used = {"used": ["192.168.128.0/24", "192.168.129.128/25"]}
+    assert host.do("free", **used) == {"address": "192.168.130.1", "prefix": 24}
+
+
+def test_link_of_somebody_else_is_left_alone(host):
+    host.run("ip", "link", "add", "virbr0", "type", "bridge")
+    before = host.state()
+    e = host.call("up", network())["error"]
+    assert e["class"] == "AlreadyExists" and "ip link delete virbr0" in e["desc"]
+    assert host.do("down", network())["removed"] == [] and host.state() == before
+
+
+def test_existing_bridge(host):
+    n = {"name": "lan", "uuid": UUID, "mode": "bridge", "bridge": "br7"}
+    e = host.call("up", n)["error"]
+    assert e["class"] == "NotFound" and "ip link add br7 type bridge" in e["desc"]
+    host.run("ip", "link", "add", "br7", "type", "bridge")
+    before = host.state()
+    assert host.do("up", n)["made"] is False and host.do("check", n)["complete"]
+    host.do("down", n)
+    assert host.state() == before
+
+
+def test_failed_start_of_dnsmasq_undoes_all(host):
+    """Its own sentence is in the error. Its user must reach it, and /tmp is another folder there."""
+    before = host.state()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        program = os.path.join(folder, "dnsmasq")
+        with open(os.open(program, os.O_WRONLY | os.O_CREAT, 0o755), "w") as f:
+            f.write("#!/bin/sh\necho 'dnsmasq: failed to do it' >&2\nexit 2\n")
+        os.chmod(program, 0o755)
+        e = host.call("up", network(), env={"PATH": f"{folder}:/usr/bin"})["error"]
+    assert e["class"] == "HostError" and "failed to do it" in e["desc"]
+    assert host.state() == before
+
+
+def test_dnsmasq_missing(host, tmp_path):
+    before = host.state()
+    e = host.call("up", network(), env={"PATH": str(tmp_path)})["error"]
+    assert e["class"] == "HostError" and "apt install dnsmasq-base" in e["desc"]
+    assert host.state() == before
+
+
+def test_without_root(host):
+    n = network()
+    for verb in "up", "down", "check":
+        r = host.run("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", PROGRAM, input=host.command(verb, n), check=False)
+        e = json.loads(r.stdout)["error"]
+        assert e["class"] == "PermissionDenied" and "run cairnd as root" in e["desc"], verb
+
+
+def changed(**keys):
+    n = network()
+    for path, value in keys.items():
+        at, *parts = n, *path.split("__")
+        for part in parts[:-1]:
+            at = at.setdefault(part, {})
+        at[parts[-1]] = value
+    return n
+
+
+BAD = [
+    ({"bridge": "averylongbridgename"}, "network.bridge: 'averylongbridgename' has more than 15 bytes"),
+    ({"bridge": "a b"}, "network.bridge"), ({"bridge": 'x"y'}, "network.bridge"), ({"bridge": ".."}, "network.bridge"),
+    ({"bridge": "a/b"}, "network.bridge"), ({"bridge": "lo"}, "network.bridge"), ({"bridge": ""}, "network.bridge"),
+    ({"name": "a;b"}, "network.name"), ({"name": "x" * 64}, "network.name"), ({"name": "a\nb"}, "network.name"),
+    ({"name": 'a"b'}, "network.name"), ({"uuid": UUID.upper()}, "network.uuid"), ({"uuid": "../" + UUID[3:]}, "network.uuid"),
+    ({"mode": "magic"}, "network.mode"), ({"mtu": 100}, "network.mtu"), ({"mtu": "1500"}, "network.mtu: int, not"),
+    ({"mac": "01:00:5e:00:00:01"}, "network.mac"), ({"domain": "a\ndhcp-script=/x"}, "network.domain"),
+    ({"more": 1}, "network.more: there is no such key"), ({"dev": "a*"}, "network.dev"),
+    ({"ipv4__address": "192.168.122.0"}, "network.ipv4.address"), ({"ipv4__address": "fe80::1"}, "no IPv4 address"),
+    ({"ipv4__prefix": 33}, "network.ipv4.prefix"), ({"ipv4__address": "224.0.0.5"}, "network.ipv4.address"),
+    ({"ipv4__dhcp__ranges": [{"start": "192.168.123.2", "end": "192.168.123.9"}]}, "ranges[0].start"),
+    ({"ipv4__dhcp__ranges": [{"start": "192.168.122.9", "end": "192.168.122.2"}]}, "ends before it starts"),
+    ({"ipv4__dhcp__ranges": [{"start": "192.168.122.2", "end": "192.168.122.255"}]}, "ranges[0].end"),
+    ({"ipv4__dhcp__hosts": [{"mac": "52:54:00:00:00:01"}]}, "hosts[0]: give a name or an address"),
+    ({"ipv4__dhcp__hosts": [{"mac": "52:54:00:00:00:01", "address": "192.168.122.1"}]}, "address of the bridge"),
+    ({"ipv4__dhcp__hosts": [{"mac": "52:54:00:00:00:01", "name": "a,b"}]}, "hosts[0].name"),
+    ({"ipv4__dhcp__hosts": [{"mac": "52:54:00:00:00:01", "name": "a"}, {"mac": "52:54:00:00:00:01", "name": "b"}]},
+     "hosts[1].mac: hosts[0] has the same"),
+    ({"ipv4__dhcp__hosts": [{"mac": "ff:ff:ff:ff:ff:ff", "name": "a"}]}, "hosts[0].mac"),
+    ({"dns__forwarders": ["1.2.3.4#53"]}, "forwarders[0]"), ({"dns__forwarders": ["127.0.0.1"]}, "forwarders[0]"),
+    ({"dns__hosts": [{"address": "1.2.3.4", "names": ["a b"]}]}, "names[0]"),
+    ({"ipv6": {"address": "fd00::1", "prefix": 48}}, "network.ipv6.prefix"),
+    ({"ipv6": {"address": "fd00::1", "prefix": 80}}, "network.ipv6"),
+    ({"ipv6": {"address": "fd00::1", "prefix": 64}, "mtu": 1000}, "network.mtu"),
+]
+
+
+@pytest.mark.parametrize("keys, sentence", BAD, ids=lambda v: v if isinstance(v, str) else json.dumps(v)[:60])
+def test_bad_definition_makes_nothing(tmp_path, keys, sentence):
+    """The input is checked before anything else, so this needs no root."""
+    request = {"verb": "up", "folder": str(tmp_path), "network": changed(**keys)}
+    r = subprocess.run([PROGRAM], input=json.dumps(request), capture_output=True, text=True)
+    e = json.loads(r.stdout)["error"]
+    assert r.returncode == 1 and e["class"] == "InvalidArgument" and sentence in e["desc"], e
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"verb": "up"}', '{"verb": "fly"}', '{"verb": "up", "folder": "x"}',
+                                  "x" * (2 << 20), '{"verb": "leases", "folder": "/x", "network": []}'],
+                         ids=lambda t: t[:30] or "empty")
+def test_bad_request(text):
+    r = subprocess.run([PROGRAM], input=text, capture_output=True, text=True)
+    assert r.returncode == 1 and not r.stderr and json.loads(r.stdout)["error"]["desc"]
+
+
+def test_leases_of_a_strange_file(tmp_path):
+    """What a dnsmasq that was taken over can write: links, long lines, bytes."""
+    n = network()
+    state = tmp_path / "dnsmasq" / "state"
+    state.mkdir(parents=True)
+    request = json.dumps({"verb": "leases", "folder": str(tmp_path), "network": n})
+
+    def leases():
+        r = subprocess.run([PROGRAM], input=request, capture_output=True, text=True)
+        return json.loads(r.stdout)
+    file = state / "leases"
+    file.write_bytes(b"0 52:54:00:00:00:01 192.168.122.5 one *\n\nduid 00:01\n1 x y\n9 \xff\xfe 192.168.122.6 * *\n0 m 1.2.3 * *\n"
+                     + b"0 " + b"a" * 100000 + b" 192.168.122.7 * *\n0 52:54:00:00:00:02 192.168.122.8 * *\n")
+    found = leases()["return"]["leases"]
+    assert [i["address"] for i in found if i["mac"].startswith("52:54")] == ["192.168.122.5", "192.168.122.8"]
+    file.unlink()
+    file.symlink_to("/etc/passwd")
+    assert leases()["error"]
+    shutil.rmtree(tmp_path / "dnsmasq")
+    assert leases() == {"return": {"leases": []}}

@@ -1,0 +1,285 @@
+#include "tools/net/accept.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NFT_NAME_MAX 128
+#define CHAINS_MAX 32
+#define DOCKER_CHAIN "DOCKER-USER"
+#define LEGACY_TABLES "/proc/net/ip_tables_names"
+
+/* A chain of somebody else's in which the rules belong. */
+struct chain {
+	char family[8], table[NFT_NAME_MAX], name[NFT_NAME_MAX];
+	struct json_object *owner, *rules; /* the listing; owner is owned */
+	bool drops;
+};
+
+struct chains {
+	struct chain list[CHAINS_MAX];
+	size_t n;
+};
+
+static void chains_done(struct chains *c)
+{
+	for (size_t i = 0; i < c->n; i++)
+		json_object_put(c->list[i].owner);
+}
+
+/* ---- reading ---- */
+
+/* Whether a rule applies to every packet and ends its way: nothing but counters and logs before a drop. iptables' own
+ * targets, such as REJECT, show as "xt". */
+static bool rule_drops_all(struct json_object *rule)
+{
+	struct json_object *expr = js_get_array(rule, "expr");
+	bool drops = false;
+
+	for (size_t i = 0; expr && i < json_object_array_length(expr); i++) {
+		struct json_object *x = json_object_array_get_idx(expr, i);
+
+		if (json_object_object_get_ex(x, "drop", NULL) || json_object_object_get_ex(x, "reject", NULL) ||
+			json_object_object_get_ex(x, "xt", NULL))
+			drops = true;
+		else if (!json_object_object_get_ex(x, "counter", NULL) && !json_object_object_get_ex(x, "log", NULL))
+			return false;
+	}
+	return drops;
+}
+
+static bool chain_drops(const char *policy, struct json_object *list)
+{
+	struct json_object *last = NULL;
+
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *rule = js_get(json_object_array_get_idx(list, i), "rule");
+
+		last = rule ? rule : last;
+	}
+	return !strcmp(policy, "drop") || (last && rule_drops_all(last));
+}
+
+static bool is_own(struct json_object *rule, const struct network *n)
+{
+	return rule && strstr(js_get_str_or(rule, "comment", ""), n->uuid);
+}
+
+static size_t own_count(const struct chain *c, const struct network *n)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < json_object_array_length(c->rules); i++)
+		count += is_own(js_get(json_object_array_get_idx(c->rules, i), "rule"), n);
+	return count;
+}
+
+static int chain_list(struct nft *nft, struct chain *c, struct err *e)
+{
+	char command[3 * NFT_NAME_MAX];
+
+	snprintf(command, sizeof(command), "list chain %s %s %s", c->family, c->table, c->name);
+	return nft_list(nft, command, &c->owner, &c->rules, e);
+}
+
+static bool is_foreign(const char *family, const char *table)
+{
+	return (!strcmp(family, "ip") || !strcmp(family, "ip6") || !strcmp(family, "inet")) && strncmp(table, "cairn_", 6) != 0;
+}
+
+/* Whether the table has Docker's chain for rules of users. */
+static bool table_has_docker(struct json_object *list, const char *family, const char *table)
+{
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *c = js_get(json_object_array_get_idx(list, i), "chain");
+
+		if (c && !strcmp(js_get_str_or(c, "name", ""), DOCKER_CHAIN) && !strcmp(js_get_str_or(c, "family", ""), family) &&
+			!strcmp(js_get_str_or(c, "table", ""), table))
+			return true;
+	}
+	return false;
+}
+
+/* Add a base chain of the forward hook, or DOCKER-USER. */
+static int chain_add(struct nft *nft, struct chains *to, struct json_object *list, struct json_object *chain, struct err *e)
+{
+	const char *family = js_get_str_or(chain, "family", ""), *table = js_get_str_or(chain, "table", "");
+	const char *name = js_get_str_or(chain, "name", "");
+	struct chain *c = &to->list[to->n];
+	int r;
+
+	if (to->n == CHAINS_MAX || !is_foreign(family, table) || !nft_name_is_plain(table) || !nft_name_is_plain(name) ||
+		strlen(table) >= NFT_NAME_MAX || strlen(name) >= NFT_NAME_MAX)
+		return 0;
+	memset(c, 0, sizeof(*c));
+	snprintf(c->family, sizeof(c->family), "%s", family);
+	snprintf(c->table, sizeof(c->table), "%s", table);
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	if (!strcmp(name, DOCKER_CHAIN))
+		r = chain_list(nft, c, e);
+	else if (strcmp(js_get_str_or(chain, "hook", ""), "forward") != 0)
+		return 0;
+	else
+		r = chain_list(nft, c, e);
+	if (r < 0) {
+		json_object_put(c->owner);
+		return r;
+	}
+	c->drops = !strcmp(name, DOCKER_CHAIN) ||
+		(chain_drops(js_get_str_or(chain, "policy", ""), c->rules) && !table_has_docker(list, family, table));
+	to->n++;
+	return 0;
+}
+
+static int chains_find(struct nft *nft, struct chains *ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *owner = NULL;
+	struct json_object *list;
+	int r = nft_list(nft, "list chains", &owner, &list, e);
+
+	ret->n = 0;
+	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
+		struct json_object *chain = js_get(json_object_array_get_idx(list, i), "chain");
+
+		if (chain)
+			r = chain_add(nft, ret, list, chain, e);
+	}
+	return r;
+}
+
+/* ---- rules ---- */
+
+/* Returns the number of rules that the chain needs; prints the commands if f is not NULL. */
+static size_t rules_print(FILE *f, const struct chain *c, const struct network *n, const struct uplinks *up)
+{
+	bool v4 = strcmp(c->family, "ip6") != 0, v6 = strcmp(c->family, "ip") != 0;
+	struct names links = { 0 };
+
+	if ((!v4 || !n->ipv4.given) && (!v6 || !n->ipv6.given))
+		return 0;
+	for (size_t i = 0; v4 && i < up->ipv4.n; i++)
+		names_add(&links, up->ipv4.list[i]);
+	for (size_t i = 0; v6 && i < up->ipv6.n; i++)
+		names_add(&links, up->ipv6.list[i]);
+	names_add(&links, n->bridge);
+	for (size_t i = 0; f && i < links.n; i++) {
+		const char *link = links.list[i];
+
+		fprintf(f, "insert rule %s %s %s iifname \"%s\" oifname \"%s\" counter accept comment \"network %s %s\"\n", c->family,
+			c->table, c->name, n->bridge, link, n->name, n->uuid);
+		if (strcmp(link, n->bridge) != 0)
+			fprintf(f, "insert rule %s %s %s iifname \"%s\" oifname \"%s\" counter accept comment \"network %s %s\"\n", c->family,
+				c->table, c->name, link, n->bridge, n->name, n->uuid);
+	}
+	return 2 * links.n - 1;
+}
+
+static void deletions_print(FILE *f, const struct chain *c, const struct network *n)
+{
+	for (size_t i = 0; i < json_object_array_length(c->rules); i++) {
+		struct json_object *rule = js_get(json_object_array_get_idx(c->rules, i), "rule");
+
+		if (is_own(rule, n))
+			fprintf(f, "delete rule %s %s %s handle %lld\n", c->family, c->table, c->name,
+				(long long)js_get_int(rule, "handle", 0));
+	}
+}
+
+/* Run the commands for one chain. Returns 1; 0: there are none; -errno. */
+static int chain_change(struct nft *nft, const struct chain *c, const struct network *n, const struct uplinks *up, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+	int r;
+
+	if (!f)
+		return err_set_errno(e, -ENOMEM, "rules");
+	deletions_print(f, c, n);
+	if (up && c->drops)
+		rules_print(f, c, n, up);
+	if (fclose(f))
+		return err_set_errno(e, -ENOMEM, "rules");
+	r = len ? nft_run(nft, text, e) : 0;
+	return r < 0 ? r : len > 0;
+}
+
+/* Name the command that lets the packets pass. */
+static void chain_note(const struct chain *c, const struct network *n, const struct err *why, note_fn *note, void *arg)
+{
+	char text[ERR_SENTENCE_MAX + 512];
+	bool firewalld = !strcmp(c->table, "firewalld");
+
+	snprintf(text, sizeof(text), "the chain '%s %s %s' of another firewall drops what network '%s' forwards, and cannot be changed "
+		"(%.120s); run: %s%s%s", c->family, c->table, c->name, n->name, why->msg,
+		firewalld ? "firewall-cmd --zone=trusted --add-interface=" : "ufw route allow in on ", n->bridge,
+		firewalld ? "" : " (with ufw), or accept its packets there");
+	note(arg, text);
+}
+
+/* Whether iptables-legacy has rules, which nft does not show. */
+static void legacy_note(const struct network *n, note_fn *note, void *arg)
+{
+	CLEANUP_FREE char *text = NULL;
+	char sentence[512];
+	size_t len;
+
+	if (file_read(LEGACY_TABLES, 4096, &text, &len, NULL) < 0 || !strstr(text, "filter"))
+		return;
+	snprintf(sentence, sizeof(sentence), "iptables-legacy has a filter table, which nftables does not show; if guests of network '%s' "
+		"reach nothing outside, run: iptables-legacy -I FORWARD -i %s -j ACCEPT && iptables-legacy -I FORWARD -o %s -j ACCEPT",
+		n->name, n->bridge, n->bridge);
+	note(arg, sentence);
+}
+
+int accept_add(struct nft *nft, const struct network *n, const struct uplinks *up, note_fn *note, void *arg, struct err *e)
+{
+	struct chains chains CLEANUP(chains_done) = { .n = 0 };
+	int r = n->mode == MODE_OPEN ? 0 : chains_find(nft, &chains, e);
+
+	for (size_t i = 0; i < chains.n && !r; i++) {
+		struct err why;
+
+		if (chain_change(nft, &chains.list[i], n, up, &why) < 0)
+			chain_note(&chains.list[i], n, &why, note, arg);
+	}
+	if (!r && network_is_forwarded(n))
+		legacy_note(n, note, arg);
+	return r;
+}
+
+int accept_remove(struct nft *nft, const struct network *n, note_fn *removed, void *arg, struct err *e)
+{
+	struct chains chains CLEANUP(chains_done) = { .n = 0 };
+	int r = chains_find(nft, &chains, e);
+
+	for (size_t i = 0; i < chains.n && r >= 0; i++) {
+		const struct chain *c = &chains.list[i];
+		char text[3 * NFT_NAME_MAX];
+
+		r = chain_change(nft, c, n, NULL, e);
+		if (r <= 0)
+			continue;
+		snprintf(text, sizeof(text), "rules in %s %s %s", c->family, c->table, c->name);
+		removed(arg, text);
+	}
+	return r < 0 ? r : 0;
+}
+
+int accept_is_complete(struct nft *nft, const struct network *n, const struct uplinks *up, struct err *e)
+{
+	struct chains chains CLEANUP(chains_done) = { .n = 0 };
+	int r = n->mode == MODE_OPEN ? 0 : chains_find(nft, &chains, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < chains.n; i++)
+		if (chains.list[i].drops && own_count(&chains.list[i], n) != rules_print(NULL, &chains.list[i], n, up))
+			return 0;
+	return 1;
+}

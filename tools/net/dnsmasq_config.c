@@ -1,0 +1,203 @@
+#include "tools/net/dnsmasq_config.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "tools/net/subnet.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LEASES_MAX 65536
+#define RESOLV_MAX_BYTES (64 * KIB)
+
+/* ---- name servers of the host ---- */
+
+/* Whether the file names a server that is not on loopback. */
+static bool resolv_is_reachable(const char *path)
+{
+	CLEANUP_FREE char *text = NULL;
+	struct address a;
+	char server[64];
+	size_t len;
+
+	if (file_read(path, RESOLV_MAX_BYTES, &text, &len, NULL) < 0)
+		return false;
+	for (char *save, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, " nameserver %63s", server) == 1) {
+			server[strcspn(server, "%")] = 0;
+			if (!address_parse(server, AF_UNSPEC, &a) && !address_is_loopback(&a))
+				return true;
+		}
+	return false;
+}
+
+const char *resolv_find(void)
+{
+	/* systemd-resolved keeps the servers that it asks itself in the second file. */
+	static const char *const files[] = { "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		if (resolv_is_reachable(files[i]))
+			return files[i];
+	return NULL;
+}
+
+/* ---- configuration ---- */
+
+static void lease_time_print(FILE *f, const struct subnet *s)
+{
+	if (s->lease_seconds == UINT32_MAX)
+		fputs(",infinite\n", f);
+	else
+		fprintf(f, ",%" PRIu32 "\n", s->lease_seconds);
+}
+
+/* What follows the addresses of a range: the mask or the prefix, and the time. */
+static void range_end_print(FILE *f, const struct subnet *s)
+{
+	struct address mask = { .family = AF_INET, .bytes = { 255, 255, 255, 255 } };
+	char text[ADDRESS_TEXT_MAX];
+
+	if (s->address.family == AF_INET) {
+		mask = address_network(&mask, s->prefix);
+		fprintf(f, ",%s", address_print(&mask, text));
+	} else
+		fprintf(f, ",%u", s->prefix);
+	lease_time_print(f, s);
+}
+
+static void range_print(FILE *f, const struct subnet *s, const struct address *start, const struct address *end)
+{
+	char first[ADDRESS_TEXT_MAX], last[ADDRESS_TEXT_MAX];
+
+	if (address_compare(start, end) > 0)
+		return;
+	fprintf(f, "dhcp-range=%s,%s", address_print(start, first), address_print(end, last));
+	range_end_print(f, s);
+}
+
+/* Print a range without an address that is not for guests: dnsmasq's own. */
+static void range_print_without(FILE *f, const struct subnet *s, const struct range *range, const struct address *taken)
+{
+	struct address before = address_step(taken, -1), after = address_step(taken, 1);
+
+	if (address_compare(taken, &range->start) < 0 || address_compare(taken, &range->end) > 0) {
+		range_print(f, s, &range->start, &range->end);
+		return;
+	}
+	range_print(f, s, &range->start, &before);
+	range_print(f, s, &after, &range->end);
+}
+
+static void ranges_print(FILE *f, const struct subnet *s, const struct address *service)
+{
+	struct address first = address_network(&s->address, s->prefix);
+	char text[ADDRESS_TEXT_MAX];
+
+	for (size_t i = 0; i < s->nranges; i++)
+		range_print_without(f, s, &s->ranges[i], service);
+	if (s->nranges || (!s->nhosts && s->address.family == AF_INET))
+		return;
+	fprintf(f, "dhcp-range=%s,%s", address_print(&first, text), s->nhosts ? "static" : "ra-only");
+	range_end_print(f, s);
+}
+
+static void dhcp_ipv4_print(FILE *f, const struct network *n, const struct service *s)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	ranges_print(f, &n->ipv4, &s->ipv4);
+	if (network_is_forwarded(n))
+		fprintf(f, "dhcp-option=option:router,%s\n", address_print(&n->ipv4.address, text));
+	else
+		fputs("dhcp-option=option:router\n", f);
+	if (n->dns)
+		fprintf(f, "dhcp-option=option:dns-server,%s\n", address_print(&s->ipv4, text));
+	if (n->mtu)
+		fprintf(f, "dhcp-option=option:mtu,%u\n", n->mtu);
+	fputs("dhcp-authoritative\ndhcp-no-override\n", f);
+}
+
+static void dhcp_ipv6_print(FILE *f, const struct network *n, const struct service *s)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	fputs("enable-ra\n", f);
+	ranges_print(f, &n->ipv6, &s->ipv6);
+	if (n->dns)
+		fprintf(f, "dhcp-option=option6:dns-server,[%s]\n", address_print(&s->ipv6, text));
+	if (!network_is_forwarded(n))
+		fputs("ra-param=" SERVICE_LINK ",0,0\n", f); /* no router */
+}
+
+static void servers_print(FILE *f, const struct network *n, const char *resolv)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	if (n->nforwarders || !resolv || !network_is_forwarded(n))
+		fputs("no-resolv\n", f);
+	else
+		fprintf(f, "resolv-file=%s\n", resolv);
+	for (size_t i = 0; i < n->nforwarders; i++)
+		fprintf(f, "server=%s\n", address_print(&n->forwarders[i], text));
+}
+
+void config_print(FILE *f, const struct network *n, const struct service *s, const char *resolv)
+{
+	fprintf(f, "# Written by cairn-net for network %s; changes are lost.\n", n->name);
+	fputs("pid-file=\nno-hosts\ndomain-needed\nno-ping\nbind-interfaces\ninterface=" SERVICE_LINK "\nexcept-interface=lo\n"
+	      "quiet-dhcp\nquiet-dhcp6\nquiet-ra\n", f);
+	fprintf(f, "dhcp-leasefile=" SERVICE_FOLDER "/" LEASES "\ndhcp-hostsfile=" SERVICE_FOLDER "/" DHCP_HOSTS
+		"\naddn-hosts=" SERVICE_FOLDER "/" DNS_HOSTS "\ndhcp-lease-max=%d\n", LEASES_MAX);
+	if (n->dns)
+		servers_print(f, n, resolv);
+	else
+		fputs("port=0\n", f);
+	if (n->domain) {
+		fprintf(f, "domain=%s\nexpand-hosts\n", n->domain);
+		if (n->domain_local)
+			fprintf(f, "local=/%s/\n", n->domain);
+	}
+	if (n->ipv4.dhcp)
+		dhcp_ipv4_print(f, n, s);
+	if (n->ipv6.given)
+		dhcp_ipv6_print(f, n, s);
+}
+
+/* ---- hosts ---- */
+
+static void hosts_print(FILE *f, const struct subnet *s)
+{
+	bool v4 = s->address.family == AF_INET;
+	char text[ADDRESS_TEXT_MAX];
+
+	for (size_t i = 0; i < s->nhosts; i++) {
+		const struct dhcp_host *h = &s->hosts[i];
+
+		fprintf(f, "%s%s", h->duid ? "id:" : "", h->duid ? h->duid : h->mac);
+		if (h->address.family)
+			fprintf(f, v4 ? ",%s" : ",[%s]", address_print(&h->address, text));
+		if (h->name)
+			fprintf(f, ",%s", h->name);
+		fputc('\n', f);
+	}
+}
+
+void dhcp_hosts_print(FILE *f, const struct network *n)
+{
+	hosts_print(f, &n->ipv4);
+	hosts_print(f, &n->ipv6);
+}
+
+void dns_hosts_print(FILE *f, const struct network *n)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	for (size_t i = 0; i < n->ndns_hosts; i++) {
+		fputs(address_print(&n->dns_hosts[i].address, text), f);
+		for (size_t j = 0; j < n->dns_hosts[i].nnames; j++)
+			fprintf(f, " %s", n->dns_hosts[i].names[j]);
+		fputc('\n', f);
+	}
+}

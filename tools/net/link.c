@@ -1,0 +1,357 @@
+#include "tools/net/link.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <libmnl/libmnl.h>
+#include <linux/if_bridge.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <linux/veth.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUFFER_BYTES (32 * KIB)
+
+struct links {
+	struct mnl_socket *sock;
+	unsigned seq;
+	char request[4096];
+	char answer[BUFFER_BYTES];
+};
+
+int links_open(struct links **ret, struct err *e)
+{
+	struct links *l = must_alloc(calloc(1, sizeof(*l)));
+
+	l->sock = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+	if (!l->sock || mnl_socket_bind(l->sock, 0, MNL_SOCKET_AUTOPID) < 0) {
+		int error = errno;
+
+		links_close(l);
+		return err_set_errno(e, -error, "cannot open a netlink socket");
+	}
+	*ret = l;
+	return 0;
+}
+
+void links_close(struct links *l)
+{
+	if (!l)
+		return;
+	if (l->sock)
+		mnl_socket_close(l->sock);
+	free(l);
+}
+
+/* ---- requests ---- */
+
+static struct nlmsghdr *request_begin(struct links *l, uint16_t type, uint16_t flags)
+{
+	struct nlmsghdr *n = mnl_nlmsg_put_header(l->request);
+
+	n->nlmsg_type = type;
+	n->nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags);
+	n->nlmsg_seq = ++l->seq;
+	return n;
+}
+
+static struct nlmsghdr *link_request(struct links *l, uint16_t type, uint16_t flags, int index)
+{
+	struct nlmsghdr *n = request_begin(l, type, flags);
+	struct ifinfomsg *m = mnl_nlmsg_put_extra_header(n, sizeof(*m));
+
+	m->ifi_family = AF_UNSPEC;
+	m->ifi_index = index;
+	return n;
+}
+
+/* Send the request, and give each message of its answer to the callback. Returns what the callbacks returned last
+ * (MNL_CB_STOP is 0); -errno. */
+static int request_run(struct links *l, struct nlmsghdr *n, mnl_cb_t each, void *arg)
+{
+	unsigned port = mnl_socket_get_portid(l->sock);
+	int r;
+
+	if (mnl_socket_sendto(l->sock, n, n->nlmsg_len) < 0)
+		return -errno;
+	do {
+		ssize_t got = mnl_socket_recvfrom(l->sock, l->answer, sizeof(l->answer));
+
+		r = got < 0 ? -1 : mnl_cb_run(l->answer, (size_t)got, n->nlmsg_seq, port, each, arg);
+	} while (r > MNL_CB_STOP || (r < 0 && errno == EINTR));
+	return r < 0 ? -errno : 0;
+}
+
+/* The same for a request that the kernel only confirms. */
+static int request_confirm(struct links *l, struct nlmsghdr *n)
+{
+	n->nlmsg_flags |= NLM_F_ACK;
+	return request_run(l, n, NULL, NULL);
+}
+
+static int link_failed(int error, const char *name, const char *what, struct err *e)
+{
+	if (error == -EPERM || error == -EACCES)
+		return err_set(e, error, ERR_PERMISSION, "%s '%s' requires CAP_NET_ADMIN; run cairnd as root", what, name);
+	if (error == -EOPNOTSUPP)
+		return err_set(e, error, ERR_HOST, "%s '%s': the kernel has no such links; load the module with: modprobe bridge veth", what,
+			name);
+	return err_set_errno(e, error, "%s '%s'", what, name);
+}
+
+/* ---- finding links ---- */
+
+static int attribute_text(const struct nlattr *a, char *buf, size_t size)
+{
+	if (mnl_attr_validate(a, MNL_TYPE_NUL_STRING) < 0)
+		return -EINVAL;
+	snprintf(buf, size, "%s", mnl_attr_get_str(a));
+	return 0;
+}
+
+static int link_read(const struct nlmsghdr *n, void *arg)
+{
+	const struct ifinfomsg *m = mnl_nlmsg_get_payload(n);
+	const struct nlattr *a, *inner;
+	struct link *ret = arg;
+
+	ret->index = m->ifi_index;
+	ret->is_up = m->ifi_flags & IFF_UP;
+	mnl_attr_for_each(a, n, sizeof(*m)) {
+		if (mnl_attr_get_type(a) == IFLA_MASTER && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
+			ret->master = (int)mnl_attr_get_u32(a);
+		else if (mnl_attr_get_type(a) == IFLA_MTU && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
+			ret->mtu = mnl_attr_get_u32(a);
+		else if (mnl_attr_get_type(a) == IFLA_ADDRESS && mnl_attr_get_payload_len(a) == MAC_BYTES)
+			memcpy(ret->mac, mnl_attr_get_payload(a), MAC_BYTES);
+		else if (mnl_attr_get_type(a) == IFLA_LINKINFO)
+			mnl_attr_for_each_nested(inner, a)
+				if (mnl_attr_get_type(inner) == IFLA_INFO_KIND)
+					attribute_text(inner, ret->kind, sizeof(ret->kind));
+	}
+	return MNL_CB_OK;
+}
+
+int link_find(struct links *l, const char *name, struct link *ret, struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_GETLINK, 0, 0);
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	mnl_attr_put_strz(n, IFLA_IFNAME, name);
+	n->nlmsg_flags |= NLM_F_ACK;
+	r = request_run(l, n, link_read, ret);
+	return r == 0 || r == -ENODEV ? 0 : link_failed(r, name, "looking for the link", e);
+}
+
+/* ---- changing links ---- */
+
+int link_make_bridge(struct links *l, const struct bridge_config *c, struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0);
+	struct nlattr *info, *data;
+	int r;
+
+	mnl_attr_put_strz(n, IFLA_IFNAME, c->name);
+	mnl_attr_put(n, IFLA_ADDRESS, MAC_BYTES, c->mac);
+	if (c->mtu)
+		mnl_attr_put_u32(n, IFLA_MTU, c->mtu);
+	info = mnl_attr_nest_start(n, IFLA_LINKINFO);
+	mnl_attr_put_strz(n, IFLA_INFO_KIND, "bridge");
+	data = mnl_attr_nest_start(n, IFLA_INFO_DATA);
+	if (!c->stp)
+		mnl_attr_put_u32(n, IFLA_BR_FORWARD_DELAY, 0);
+	mnl_attr_put_u32(n, IFLA_BR_STP_STATE, c->stp);
+	mnl_attr_nest_end(n, data);
+	mnl_attr_nest_end(n, info);
+	r = request_confirm(l, n);
+	return r < 0 ? link_failed(r, c->name, "making the bridge", e) : 0;
+}
+
+int link_make_veth(struct links *l, const char *name, int bridge, unsigned mtu, const char *peer, const uint8_t peer_mac[MAC_BYTES],
+	pid_t pid, struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0);
+	struct ifinfomsg *m = mnl_nlmsg_get_payload(n);
+	struct nlattr *info, *data, *other;
+	int r;
+
+	m->ifi_flags = m->ifi_change = IFF_UP;
+	mnl_attr_put_strz(n, IFLA_IFNAME, name);
+	mnl_attr_put_u32(n, IFLA_MASTER, (uint32_t)bridge);
+	if (mtu)
+		mnl_attr_put_u32(n, IFLA_MTU, mtu);
+	info = mnl_attr_nest_start(n, IFLA_LINKINFO);
+	mnl_attr_put_strz(n, IFLA_INFO_KIND, "veth");
+	data = mnl_attr_nest_start(n, IFLA_INFO_DATA);
+	other = mnl_attr_nest_start(n, VETH_INFO_PEER);
+	mnl_nlmsg_put_extra_header(n, sizeof(struct ifinfomsg));
+	mnl_attr_put_strz(n, IFLA_IFNAME, peer);
+	mnl_attr_put(n, IFLA_ADDRESS, MAC_BYTES, peer_mac);
+	mnl_attr_put_u32(n, IFLA_NET_NS_PID, (uint32_t)pid);
+	if (mtu)
+		mnl_attr_put_u32(n, IFLA_MTU, mtu);
+	mnl_attr_nest_end(n, other);
+	mnl_attr_nest_end(n, data);
+	mnl_attr_nest_end(n, info);
+	r = request_confirm(l, n);
+	return r < 0 ? link_failed(r, name, "making the veth", e) : 0;
+}
+
+int link_set_up(struct links *l, int index, struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, 0, index);
+	struct ifinfomsg *m = mnl_nlmsg_get_payload(n);
+	int r;
+
+	m->ifi_flags = m->ifi_change = IFF_UP;
+	r = request_confirm(l, n);
+	return r < 0 ? err_set_errno(e, r, "cannot bring link %d up", index) : 0;
+}
+
+int link_delete(struct links *l, int index, struct err *e)
+{
+	int r = request_confirm(l, link_request(l, RTM_DELLINK, 0, index));
+
+	if (r == -ENODEV)
+		return 0;
+	return r < 0 ? err_set_errno(e, r, "cannot delete link %d", index) : 1;
+}
+
+int link_set_isolated(struct links *l, int index, bool isolated, struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_SETLINK, 0, index);
+	struct ifinfomsg *m = mnl_nlmsg_get_payload(n);
+	struct nlattr *port;
+	int r;
+
+	m->ifi_family = PF_BRIDGE;
+	port = mnl_attr_nest_start(n, IFLA_PROTINFO);
+	mnl_attr_put_u8(n, IFLA_BRPORT_ISOLATED, isolated);
+	mnl_attr_nest_end(n, port);
+	r = request_confirm(l, n);
+	return r < 0 ? err_set_errno(e, r, "cannot isolate port %d of the bridge", index) : 0;
+}
+
+/* ---- addresses ---- */
+
+int link_add_address(struct links *l, int index, const struct address *a, unsigned prefix, struct err *e)
+{
+	struct nlmsghdr *n = request_begin(l, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
+	struct ifaddrmsg *m = mnl_nlmsg_put_extra_header(n, sizeof(*m));
+	char text[ADDRESS_TEXT_MAX];
+	int r;
+
+	m->ifa_family = (uint8_t)a->family;
+	m->ifa_prefixlen = (uint8_t)prefix;
+	m->ifa_flags = a->family == AF_INET6 ? IFA_F_NODAD : 0;
+	m->ifa_index = (uint32_t)index;
+	mnl_attr_put(n, IFA_LOCAL, address_len(a), a->bytes);
+	mnl_attr_put(n, IFA_ADDRESS, address_len(a), a->bytes);
+	if (a->family == AF_INET) {
+		struct address last = address_last(a, prefix);
+
+		mnl_attr_put(n, IFA_BROADCAST, address_len(&last), last.bytes);
+	}
+	r = request_confirm(l, n);
+	return r < 0 && r != -EEXIST ? err_set_errno(e, r, "cannot add the address %s/%u", address_print(a, text), prefix) : 0;
+}
+
+struct address_search {
+	int index;
+	const struct address *address;
+	unsigned prefix;
+	bool found;
+};
+
+static int address_read(const struct nlmsghdr *n, void *arg)
+{
+	const struct ifaddrmsg *m = mnl_nlmsg_get_payload(n);
+	struct address_search *s = arg;
+	const struct nlattr *a;
+
+	if ((int)m->ifa_index != s->index || m->ifa_family != s->address->family || m->ifa_prefixlen != s->prefix)
+		return MNL_CB_OK;
+	mnl_attr_for_each(a, n, sizeof(*m))
+		if (mnl_attr_get_type(a) == IFA_ADDRESS && mnl_attr_get_payload_len(a) == address_len(s->address) &&
+			!memcmp(mnl_attr_get_payload(a), s->address->bytes, address_len(s->address)))
+			s->found = true;
+	return MNL_CB_OK;
+}
+
+int link_has_address(struct links *l, int index, const struct address *a, unsigned prefix, struct err *e)
+{
+	struct nlmsghdr *n = request_begin(l, RTM_GETADDR, NLM_F_DUMP);
+	struct ifaddrmsg *m = mnl_nlmsg_put_extra_header(n, sizeof(*m));
+	struct address_search s = { .index = index, .address = a, .prefix = prefix };
+	int r;
+
+	m->ifa_family = (uint8_t)a->family;
+	r = request_run(l, n, address_read, &s);
+	return r < 0 ? err_set_errno(e, r, "cannot list addresses") : s.found;
+}
+
+/* ---- routes ---- */
+
+int link_add_default_route(struct links *l, int index, const struct address *gateway, struct err *e)
+{
+	struct nlmsghdr *n = request_begin(l, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+	struct rtmsg *m = mnl_nlmsg_put_extra_header(n, sizeof(*m));
+	int r;
+
+	m->rtm_family = (uint8_t)gateway->family;
+	m->rtm_table = RT_TABLE_MAIN;
+	m->rtm_protocol = RTPROT_STATIC;
+	m->rtm_scope = RT_SCOPE_UNIVERSE;
+	m->rtm_type = RTN_UNICAST;
+	mnl_attr_put(n, RTA_GATEWAY, address_len(gateway), gateway->bytes);
+	mnl_attr_put_u32(n, RTA_OIF, (uint32_t)index);
+	r = request_confirm(l, n);
+	return r < 0 ? err_set_errno(e, r, "cannot add a default route") : 0;
+}
+
+struct route_search {
+	bool (*found)(const struct route *, void *);
+	void *arg;
+	bool ended;
+};
+
+static int route_read(const struct nlmsghdr *n, void *arg)
+{
+	const struct rtmsg *m = mnl_nlmsg_get_payload(n);
+	struct route route = { .to.family = m->rtm_family, .prefix = m->rtm_dst_len };
+	struct route_search *s = arg;
+	uint32_t table = m->rtm_table;
+	const struct nlattr *a;
+
+	mnl_attr_for_each(a, n, sizeof(*m)) {
+		uint16_t type = mnl_attr_get_type(a);
+
+		if (type == RTA_DST && mnl_attr_get_payload_len(a) == address_len(&route.to))
+			memcpy(route.to.bytes, mnl_attr_get_payload(a), address_len(&route.to));
+		else if (type == RTA_TABLE && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
+			table = mnl_attr_get_u32(a);
+		else if (type == RTA_OIF && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
+			route.link = (int)mnl_attr_get_u32(a);
+		else if (type == RTA_GATEWAY || type == RTA_VIA || type == RTA_MULTIPATH)
+			route.gateway = true;
+	}
+	/* The dump has to be read to its end. */
+	if (!s->ended && table == RT_TABLE_MAIN && m->rtm_type == RTN_UNICAST && !(m->rtm_flags & RTM_F_CLONED))
+		s->ended = s->found(&route, s->arg);
+	return MNL_CB_OK;
+}
+
+int routes_each(struct links *l, int family, bool (*found)(const struct route *, void *), void *arg, struct err *e)
+{
+	struct nlmsghdr *n = request_begin(l, RTM_GETROUTE, NLM_F_DUMP);
+	struct rtmsg *m = mnl_nlmsg_put_extra_header(n, sizeof(*m));
+	struct route_search s = { .found = found, .arg = arg };
+	int r;
+
+	m->rtm_family = (uint8_t)family;
+	r = request_run(l, n, route_read, &s);
+	return r < 0 ? err_set_errno(e, r, "cannot list routes") : s.ended;
+}

@@ -1,0 +1,75 @@
+/* link: links, addresses and routes of a network namespace, by rtnetlink. A struct links is a socket of the namespace
+ * in which it was opened. */
+#ifndef CAIRN_TOOLS_NET_LINK_H
+#define CAIRN_TOOLS_NET_LINK_H
+
+#include "tools/net/address.h"
+
+#include <net/if.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct err;
+struct links;
+
+/* Open a socket in the calling thread's network namespace. The caller closes it with links_close().
+ * Returns 0; -errno. */
+int links_open(struct links **ret, struct err *e);
+void links_close(struct links *l);
+
+static inline void links_close_p(struct links **l)
+{
+	links_close(*l);
+}
+#define CLEANUP_LINKS __attribute__((cleanup(links_close_p)))
+
+struct link {
+	int index; /* 0: there is no such link */
+	int master; /* index of the bridge that it is a port of; 0: none */
+	bool is_up;
+	unsigned mtu;
+	char kind[16]; /* "bridge", "veth", "tun"; "" for hardware */
+	uint8_t mac[MAC_BYTES];
+};
+
+/* Find a link. Returns 0 with ret->index 0 if there is none; -errno with a sentence. */
+int link_find(struct links *l, const char *name, struct link *ret, struct err *e);
+
+struct bridge_config {
+	const char *name;
+	const uint8_t *mac;
+	unsigned mtu; /* 0: default */
+	bool stp;
+};
+
+/* Make a bridge, down. Return 0; -errno with a sentence. */
+int link_make_bridge(struct links *l, const struct bridge_config *c, struct err *e);
+/* Make a veth: `name` here, a port of the bridge and up; `peer` in the network namespace of the process, down. */
+int link_make_veth(struct links *l, const char *name, int bridge, unsigned mtu, const char *peer, const uint8_t peer_mac[MAC_BYTES],
+	pid_t pid, struct err *e);
+int link_set_up(struct links *l, int index, struct err *e);
+/* Delete it. Returns 1; 0: there is no such link; -errno. */
+int link_delete(struct links *l, int index, struct err *e);
+/* Set the flag of a bridge's port that keeps isolated ports from each other. Returns 0; -errno. */
+int link_set_isolated(struct links *l, int index, bool isolated, struct err *e);
+
+/* Add an address without duplicate address detection. An address that is there is no error. */
+int link_add_address(struct links *l, int index, const struct address *a, unsigned prefix, struct err *e);
+/* Whether the link has the address with this prefix. Returns 1, 0; -errno. */
+int link_has_address(struct links *l, int index, const struct address *a, unsigned prefix, struct err *e);
+/* Add a default route by a gateway. */
+int link_add_default_route(struct links *l, int index, const struct address *gateway, struct err *e);
+
+struct route {
+	struct address to; /* family of the dump; all zero for a default route */
+	unsigned prefix;
+	int link; /* index; 0: none, or several */
+	bool gateway;
+};
+
+/* Call found() for each unicast route of the main table. found() returns true to end the search.
+ * Returns 1 if it ended so; 0; -errno with a sentence. */
+int routes_each(struct links *l, int family, bool (*found)(const struct route *, void *), void *arg, struct err *e);
+
+#endif

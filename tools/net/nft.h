@@ -1,0 +1,26 @@
+/* nft: runs commands of nft by libnftables, in the calling process's network namespace. */
+#ifndef CAIRN_TOOLS_NET_NFT_H
+#define CAIRN_TOOLS_NET_NFT_H
+
+#include <stdbool.h>
+
+struct err;
+struct json_object;
+struct nft;
+
+/* Returns NULL if the library cannot be set up. The caller frees it with nft_close(), which accepts NULL. */
+struct nft *nft_open(void);
+void nft_close(struct nft *n);
+
+/* Run commands as one transaction. Returns 0; -errno with a sentence; -EPERM also if a table belongs to another
+ * process. */
+int nft_run(struct nft *n, const char *commands, struct err *e);
+/* Run a command that lists something. ret: the array "nftables" of its JSON, in the object *ret_owner, which the
+ * caller frees.
+ * Returns 0; -errno with a sentence. */
+int nft_list(struct nft *n, const char *command, struct json_object **ret_owner, struct json_object **ret, struct err *e);
+
+/* Whether a name of a table or chain that somebody else chose can stand in a command. */
+bool nft_name_is_plain(const char *name);
+
+#endif

@@ -1,0 +1,388 @@
+#include "tools/net/operation.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "tools/net/accept.h"
+#include "tools/net/dnsmasq.h"
+#include "tools/net/forwarding.h"
+#include "tools/net/overlap.h"
+#include "tools/net/rules.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+void operation_note(void *o, const char *sentence)
+{
+	json_object_array_add(((struct operation *)o)->notes, json_object_new_string(sentence));
+}
+
+int operation_find_bridge(struct operation *o, struct link *ret, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	int r = link_find(o->links, n->bridge, ret, e);
+
+	if (r < 0 || !ret->index)
+		return r;
+	if (!strcmp(ret->kind, "bridge") && (n->mode == MODE_BRIDGE || !memcmp(ret->mac, n->mac, MAC_BYTES)))
+		return 1;
+	if (n->mode == MODE_BRIDGE)
+		return err_set(e, -EINVAL, ERR_INVALID, "network '%s': '%s' is not a bridge; give the name of a bridge (ip link show type bridge)",
+			n->name, n->bridge);
+	return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': there is a link '%s' that is not this network's; give the network another bridge "
+		"name, or delete the link with: ip link delete %s", n->name, n->bridge, n->bridge);
+}
+
+static int existing_bridge_needed(const struct network *n, int found, struct err *e)
+{
+	if (found)
+		return found < 0 ? found : 0;
+	return err_set(e, -ENODEV, ERR_NOT_FOUND, "network '%s': there is no bridge '%s'; create it with: ip link add %s type bridge && "
+		"ip link set %s up", n->name, n->bridge, n->bridge, n->bridge);
+}
+
+/* ---- up ---- */
+
+static int subnet_add(struct operation *o, int index, const struct subnet *s, struct err *e)
+{
+	return s->given ? link_add_address(o->links, index, &s->address, s->prefix, e) : 0;
+}
+
+/* The bridge takes no addresses from router advertisements, and without IPv6 no link-local one. */
+static int bridge_sysctls(const struct network *n, struct err *e)
+{
+	int r;
+
+	if (link_sysctl_read("ipv6", n->bridge, "disable_ipv6") < 0)
+		return n->ipv6.given ? err_set(e, -ENOTSUP, ERR_HOST, "network '%s': this host has no IPv6; leave out ipv6", n->name) : 0;
+	r = link_sysctl_write("ipv6", n->bridge, "accept_ra", 0, e);
+	if (!r)
+		r = link_sysctl_write("ipv6", n->bridge, "accept_dad", 0, e);
+	return r ? r : link_sysctl_write("ipv6", n->bridge, "disable_ipv6", !n->ipv6.given, e);
+}
+
+static int bridge_make(struct operation *o, struct link *bridge, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	const struct bridge_config c = { .name = n->bridge, .mac = n->mac, .mtu = n->mtu, .stp = n->stp };
+	int r = bridge->index ? 0 : link_make_bridge(o->links, &c, e);
+
+	if (!r && !bridge->index)
+		r = link_find(o->links, n->bridge, bridge, e);
+	if (!r)
+		r = bridge_sysctls(n, e);
+	if (!r)
+		r = subnet_add(o, bridge->index, &n->ipv4, e);
+	if (!r)
+		r = subnet_add(o, bridge->index, &n->ipv6, e);
+	return r ? r : link_set_up(o->links, bridge->index, e);
+}
+
+static void uplink_note(struct operation *o, const struct uplinks *up)
+{
+	const struct network *n = &o->req->net;
+	char text[400];
+
+	if (!network_is_forwarded(n) || (!(n->ipv4.given && !up->ipv4.n) && !(n->ipv6.given && !n->ipv4.given && !up->ipv6.n)))
+		return;
+	snprintf(text, sizeof(text), "this host has no default route, so the guests of network '%s' reach no other host; when there is one, run: "
+		"cairn net-start %s", n->name, n->name);
+	operation_note(o, text);
+}
+
+static bool veth_is_there(struct operation *o)
+{
+	struct link link;
+
+	return link_find(o->links, o->req->net.veth, &link, NULL) == 0 && link.index;
+}
+
+static int dnsmasq_up(struct operation *o, struct dnsmasq *d, int bridge, struct err *e)
+{
+	bool same;
+	int r;
+
+	if (!network_has_dnsmasq(&o->req->net))
+		return 0;
+	r = dnsmasq_write(d, &same, operation_note, o, e);
+	if (r < 0 || (d->pid && veth_is_there(o)))
+		return r;
+	return dnsmasq_start(d, o->links, bridge, e);
+}
+
+static int parts_make(struct operation *o, struct dnsmasq *d, struct link *bridge, const struct uplinks *up, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	struct forwarding f;
+	int r = forwarding_plan(o->nft, n, up, &f, e);
+
+	if (!r)
+		r = rules_apply(o->nft, n, &d->service, &f, e);
+	if (!r)
+		r = bridge_make(o, bridge, e);
+	if (!r)
+		r = forwarding_enable(n, &f, e);
+	if (!r)
+		r = accept_add(o->nft, n, up, operation_note, o, e);
+	return r ? r : dnsmasq_up(o, d, bridge->index, e);
+}
+
+/* Everything that can be wrong before anything is made. */
+static int up_check(struct operation *o, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	struct link dev;
+	int r = network_has_dnsmasq(n) ? dnsmasq_check_installed(e) : 0;
+
+	if (!r && n->dev) {
+		r = link_find(o->links, n->dev, &dev, e);
+		if (!r && !dev.index)
+			return err_set(e, -ENODEV, ERR_NOT_FOUND, "network '%s': there is no link '%s' that could lead outside; see: ip link", n->name,
+				n->dev);
+	}
+	return r ? r : overlap_check(o->links, n, e);
+}
+
+static void up_answer(struct operation *o, const struct dnsmasq *d, bool made)
+{
+	struct json_object *service = json_object_new_array();
+	char text[ADDRESS_TEXT_MAX];
+
+	js_put_str(o->answer, "bridge", o->req->net.bridge);
+	js_put_bool(o->answer, "made", made);
+	if (d->service.ipv4.family)
+		json_object_array_add(service, json_object_new_string(address_print(&d->service.ipv4, text)));
+	if (d->service.ipv6.family)
+		json_object_array_add(service, json_object_new_string(address_print(&d->service.ipv6, text)));
+	js_put(o->answer, "service", service);
+	if (d->pid) {
+		js_put_int(o->answer, "pid", d->pid);
+		js_put_int(o->answer, "uid", d->uid);
+	}
+}
+
+static int everything_remove(struct operation *o, note_fn *removed, struct err *e);
+
+static void ignore(void *arg, const char *sentence)
+{
+	(void)arg;
+	(void)sentence;
+}
+
+int network_up(struct operation *o, struct err *e)
+{
+	struct uplinks up;
+	struct dnsmasq d = { 0 };
+	struct link bridge;
+	int found = operation_find_bridge(o, &bridge, e), r;
+
+	if (o->req->net.mode == MODE_BRIDGE) {
+		up_answer(o, &d, false);
+		return existing_bridge_needed(&o->req->net, found, e);
+	}
+	r = found < 0 ? found : up_check(o, e);
+	if (!r)
+		r = uplinks_find(o->links, &o->req->net, &up, e);
+	if (!r)
+		r = dnsmasq_init(&d, o->req, e);
+	if (r < 0)
+		return r;
+	uplink_note(o, &up);
+	r = parts_make(o, &d, &bridge, &up, e);
+	if (r < 0 && !found)
+		everything_remove(o, ignore, NULL);
+	up_answer(o, &d, !found);
+	return r;
+}
+
+/* ---- down ---- */
+
+static int dnsmasq_down(struct operation *o, note_fn *removed, struct err *e)
+{
+	char text[64];
+	int pid = dnsmasq_stop(o->req, e);
+
+	if (pid <= 0)
+		return pid;
+	snprintf(text, sizeof(text), "dnsmasq %d", pid);
+	removed(o, text);
+	return 0;
+}
+
+static int link_remove(struct operation *o, const char *name, const struct link *link, note_fn *removed, struct err *e)
+{
+	int r = link_delete(o->links, link->index, e);
+
+	if (r > 0)
+		removed(o, name);
+	return r < 0 ? r : 0;
+}
+
+/* Go on after an error, which is returned at the end: the first one. */
+static int everything_remove(struct operation *o, note_fn *removed, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	struct err why;
+	struct link link;
+	int first = 0, r;
+
+#define STEP(call)                                                                                 \
+	do {                                                                                       \
+		r = (call);                                                                        \
+		if (r < 0 && !first) {                                                             \
+			first = r;                                                                 \
+			if (e)                                                                     \
+				*e = why;                                                          \
+		}                                                                                  \
+	} while (0)
+	STEP(dnsmasq_down(o, removed, &why));
+	STEP(link_find(o->links, n->veth, &link, &why));
+	if (!r && link.index && !strcmp(link.kind, "veth"))
+		STEP(link_remove(o, n->veth, &link, removed, &why));
+	STEP(accept_remove(o->nft, n, removed, o, &why));
+	STEP(forwarding_disable(o->nft, n, &why));
+	STEP(rules_remove(o->nft, n, removed, o, &why));
+	STEP(operation_find_bridge(o, &link, &why));
+	if (r > 0)
+		STEP(link_remove(o, n->bridge, &link, removed, &why));
+	else if (r == -EEXIST)
+		first = first == -EEXIST ? 0 : first; /* somebody else's link stays */
+#undef STEP
+	return first;
+}
+
+int network_down(struct operation *o, struct err *e)
+{
+	return o->req->net.mode == MODE_BRIDGE ? 0 : everything_remove(o, operation_note, e);
+}
+
+/* ---- check ---- */
+
+static void missing(struct operation *o, bool there, const char *what)
+{
+	if (!there)
+		operation_note(o, what);
+}
+
+/* Returns 1, 0; -errno. */
+static int addresses_are_there(struct operation *o, const struct link *bridge, struct err *e)
+{
+	const struct subnet *subnets[] = { &o->req->net.ipv4, &o->req->net.ipv6 };
+	int r = bridge->is_up;
+
+	for (size_t i = 0; i < 2 && r > 0; i++)
+		if (subnets[i]->given)
+			r = link_has_address(o->links, bridge->index, &subnets[i]->address, subnets[i]->prefix, e);
+	return r;
+}
+
+static int parts_check(struct operation *o, const struct link *bridge, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	int address = addresses_are_there(o, bridge, e), rules, accepted, r;
+	struct dnsmasq d;
+	struct uplinks up;
+
+	r = address < 0 ? address : dnsmasq_init(&d, o->req, e);
+	if (!r)
+		r = uplinks_find(o->links, n, &up, e);
+	if (r < 0)
+		return r;
+	rules = rules_are_there(o->nft, n, e);
+	accepted = rules < 0 ? rules : accept_is_complete(o->nft, n, &up, e);
+	if (accepted < 0)
+		return accepted;
+	missing(o, address, "address");
+	missing(o, !network_has_dnsmasq(n) || veth_is_there(o), "link");
+	missing(o, !network_has_dnsmasq(n) || d.pid, "dnsmasq");
+	missing(o, rules, "rules");
+	missing(o, forwarding_is_complete(n, &up), "forwarding");
+	missing(o, accepted, "accept");
+	if (d.pid)
+		js_put_int(o->answer, "pid", d.pid);
+	return 0;
+}
+
+int network_check(struct operation *o, struct err *e)
+{
+	struct link bridge;
+	struct err why;
+	int found = operation_find_bridge(o, &bridge, &why), r = 0;
+
+	/* Another link of that name: this network is not there. */
+	if (found < 0 && found != -EEXIST && found != -EINVAL) {
+		*e = why;
+		return found;
+	}
+	if (found > 0 && o->req->net.mode != MODE_BRIDGE)
+		r = parts_check(o, &bridge, e);
+	else if (found <= 0)
+		operation_note(o, "bridge");
+	js_put_bool(o->answer, "active", found > 0);
+	js_put_bool(o->answer, "complete", found > 0 && !json_object_array_length(o->notes));
+	return r;
+}
+
+/* ---- update ---- */
+
+static int not_updatable(const struct network *n, const char *what, struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_WRONG_STATE, "network '%s': its %s cannot change while it runs; run: cairn net-destroy %s && cairn net-start %s",
+		n->name, what, n->name, n->name);
+}
+
+static int update_check(struct operation *o, struct link *bridge, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	int r = operation_find_bridge(o, bridge, e);
+
+	if (!r)
+		return err_set(e, -ENODEV, ERR_WRONG_STATE, "network '%s' does not run; start it with: cairn net-start %s", n->name, n->name);
+	if (r > 0 && n->mtu && bridge->mtu != n->mtu)
+		return not_updatable(n, "MTU", e);
+	if (r > 0 && n->mode != MODE_BRIDGE)
+		r = addresses_are_there(o, bridge, e);
+	if (!r)
+		return not_updatable(n, "address", e);
+	return r < 0 ? r : 0;
+}
+
+/* A new host may have an address that dnsmasq has at present. */
+static int service_check(const struct network *n, const struct dnsmasq *d, const struct service *running, struct err *e)
+{
+	char text[ADDRESS_TEXT_MAX];
+	const struct address *taken = NULL;
+
+	if (running->ipv4.family && !address_equal(&running->ipv4, &d->service.ipv4))
+		taken = &running->ipv4;
+	else if (running->ipv6.family && !address_equal(&running->ipv6, &d->service.ipv6))
+		taken = &running->ipv6;
+	if (!taken)
+		return 0;
+	return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': DHCP and DNS have the address %s; give the host another, or run: cairn net-destroy %s && "
+		"cairn net-start %s", n->name, address_print(taken, text), n->name, n->name);
+}
+
+int network_update(struct operation *o, struct err *e)
+{
+	struct link bridge;
+	struct dnsmasq d;
+	struct service running;
+	bool same = true;
+	int r = update_check(o, &bridge, e);
+
+	if (!r)
+		r = dnsmasq_init(&d, o->req, e);
+	if (r < 0)
+		return r;
+	dnsmasq_addresses(o->req, &running);
+	if (network_has_dnsmasq(&o->req->net) && d.pid) {
+		r = service_check(&o->req->net, &d, &running, e);
+		if (!r)
+			r = dnsmasq_write(&d, &same, operation_note, o, e);
+		if (!r)
+			r = same ? dnsmasq_reload(&d, e) : dnsmasq_restart(&d, e);
+	} else if (network_has_dnsmasq(&o->req->net) || d.pid)
+		return not_updatable(&o->req->net, "DHCP and DNS as a whole", e);
+	js_put_bool(o->answer, "restarted", !same);
+	return r;
+}

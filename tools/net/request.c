@@ -1,0 +1,412 @@
+#include "tools/net/request.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "tools/net/reading.h"
+#include "tools/net/subnet.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NAME_MAX_BYTES 63
+#define UUID_BYTES 36
+#define FOLDER_MAX_BYTES 1024
+#define MTU_MIN 576
+#define MTU_MIN_IPV6 1280
+#define MTU_MAX 65535
+
+bool link_name_is_valid(const char *name)
+{
+	static const char *const taken[] = { ".", "..", "all", "default", "lo" };
+
+	if (!*name || strlen(name) >= IFNAMSIZ)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(taken); i++)
+		if (!strcmp(name, taken[i]))
+			return false;
+	for (const char *c = name; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr("._-+@", *c))
+			return false;
+	return true;
+}
+
+bool network_is_forwarded(const struct network *n)
+{
+	return n->mode == MODE_NAT || n->mode == MODE_ROUTE || n->mode == MODE_OPEN;
+}
+
+bool network_has_dnsmasq(const struct network *n)
+{
+	return n->mode != MODE_BRIDGE && (n->ipv4.given || n->ipv6.given) &&
+		(n->ipv4.dhcp || n->dns || n->ipv6.given);
+}
+
+static int link_name(const struct reading *r, const char *key, bool needed, const char **ret, struct err *e)
+{
+	const char *name = NULL;
+	int error = reading_text(r, key, needed, &name, e);
+
+	if (error < 0 || !name)
+		return error;
+	if (strlen(name) >= IFNAMSIZ)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.%s: '%.40s' has more than %d bytes; choose a shorter name", r->path, key, name,
+			IFNAMSIZ - 1);
+	if (!link_name_is_valid(name))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.%s: a link's name consists of letters, digits and . _ - + @, and is "
+			"not 'lo', 'all', 'default', '.' or '..'", r->path, key);
+	*ret = name;
+	return 0;
+}
+
+static int mac_read(const struct reading *r, const char *key, bool needed, uint8_t mac[MAC_BYTES], struct err *e)
+{
+	const char *text = NULL;
+	int error = reading_text(r, key, needed, &text, e);
+
+	if (error < 0 || !text)
+		return error;
+	if (mac_parse(text, mac) < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.%s: a MAC address, such as 52:54:00:12:34:56, and no multicast one", r->path,
+			key);
+	return 0;
+}
+
+static int name_read(const struct reading *r, const char **ret, struct err *e)
+{
+	int error = reading_text(r, "name", true, ret, e);
+
+	if (error < 0)
+		return error;
+	if (strlen(*ret) > NAME_MAX_BYTES || strchr(".+-", **ret))
+		goto bad;
+	for (const char *c = *ret; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr("_.+-", *c))
+			goto bad;
+	return 0;
+bad:
+	return err_set(e, -EINVAL, ERR_INVALID, "network.name: 1 to %d letters, digits, '_', '.', '+' or '-', first a letter, a digit or "
+		"'_'", NAME_MAX_BYTES);
+}
+
+static int uuid_read(const struct reading *r, const char **ret, struct err *e)
+{
+	int error = reading_text(r, "uuid", true, ret, e);
+	const char *u = *ret;
+
+	if (error < 0)
+		return error;
+	if (strlen(u) != UUID_BYTES)
+		goto bad;
+	for (int i = 0; i < UUID_BYTES; i++)
+		if (i == 8 || i == 13 || i == 18 || i == 23 ? u[i] != '-' : !strchr("0123456789abcdef", u[i]))
+			goto bad;
+	return 0;
+bad:
+	return err_set(e, -EINVAL, ERR_INVALID, "network.uuid: 32 hexadecimal digits in lower case, as 8-4-4-4-12");
+}
+
+static int mode_read(const struct reading *r, enum network_mode *ret, struct err *e)
+{
+	static const char *const words[] = { [MODE_NAT] = "nat", [MODE_ROUTE] = "route", [MODE_ISOLATED] = "isolated",
+		[MODE_OPEN] = "open", [MODE_BRIDGE] = "bridge" };
+	const char *word = NULL;
+	int error = reading_text(r, "mode", true, &word, e);
+
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (!strcmp(words[i], word)) {
+			*ret = (enum network_mode)i;
+			return 0;
+		}
+	return err_set(e, -EINVAL, ERR_INVALID, "network.mode: nat, route, isolated, open or bridge");
+}
+
+/* The names that are made from the UUID. The MAC addresses are local ones; their last five bytes are the UUID's. */
+static void names_make(struct network *n, bool mac_given)
+{
+	char hex[UUID_BYTES + 1];
+	size_t len = 0;
+
+	for (const char *c = n->uuid; *c; c++)
+		if (*c != '-')
+			hex[len++] = *c;
+	hex[len] = 0;
+	snprintf(n->table, sizeof(n->table), "cairn_%s", hex);
+	snprintf(n->veth, sizeof(n->veth), "cn-%.12s", hex);
+	for (size_t i = 0; i < MAC_BYTES; i++) {
+		unsigned v = 0;
+
+		sscanf(hex + 2 * i, "%2x", &v);
+		n->veth_mac[i] = (uint8_t)v;
+	}
+	n->veth_mac[0] = 0xfe;
+	if (mac_given)
+		return;
+	memcpy(n->mac, n->veth_mac, sizeof(n->mac));
+	n->mac[0] = 0x52;
+	n->mac[1] = 0x54;
+}
+
+static int dns_host_read(const struct reading *r, struct dns_host *h, struct err *e)
+{
+	static const char *const keys[] = { "address", "names", NULL };
+	struct json_object *names = NULL;
+	int error = reading_keys(r, keys, e);
+
+	if (!error)
+		error = reading_address(r, "address", true, AF_UNSPEC, &h->address, e);
+	if (!error)
+		error = reading_array(r, "names", DNS_NAMES_MAX, &names, e);
+	if (!error && (!names || !json_object_array_length(names)))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.names: at least one name", r->path);
+	for (size_t i = 0; !error && i < json_object_array_length(names); i++) {
+		error = reading_text_at(r, "names", names, i, &h->names[i], e);
+		if (!error && !host_name_is_valid(h->names[i]))
+			return err_set(e, -EINVAL, ERR_INVALID, "%s.names[%zu]: letters, digits, '-', '_' and '.'", r->path, i);
+		h->nnames = i + 1;
+	}
+	return error;
+}
+
+static int dns_hosts_read(const struct reading *r, struct network *n, struct err *e)
+{
+	struct json_object *array = NULL;
+	int error = reading_array(r, "hosts", DNS_HOSTS_MAX, &array, e);
+	size_t count = array ? json_object_array_length(array) : 0;
+
+	if (error < 0 || !count)
+		return error;
+	n->dns_hosts = must_alloc(calloc(count, sizeof(*n->dns_hosts)));
+	for (size_t i = 0; i < count && !error; i++) {
+		struct reading host;
+
+		error = reading_member(r, "hosts", array, i, &host, e);
+		if (!error)
+			error = dns_host_read(&host, &n->dns_hosts[i], e);
+		n->ndns_hosts = i + 1;
+	}
+	return error;
+}
+
+static int dns_read(const struct reading *up, struct network *n, struct err *e)
+{
+	static const char *const keys[] = { "enable", "forwarders", "hosts", NULL };
+	struct json_object *array = NULL;
+	struct reading r;
+	int error = reading_object(up, "dns", &r, e);
+
+	n->dns = true;
+	if (error < 0 || !r.o)
+		return error;
+	error = reading_keys(&r, keys, e);
+	if (!error)
+		error = reading_bool(&r, "enable", &n->dns, e);
+	if (!error)
+		error = reading_array(&r, "forwarders", FORWARDERS_MAX, &array, e);
+	for (size_t i = 0; !error && array && i < json_object_array_length(array); i++) {
+		const char *text;
+
+		error = reading_text_at(&r, "forwarders", array, i, &text, e);
+		if (!error && (address_parse(text, AF_UNSPEC, &n->forwarders[i]) < 0 || !address_is_unicast(&n->forwarders[i])))
+			return err_set(e, -EINVAL, ERR_INVALID, "network.dns.forwarders[%zu]: the IP address of a name server that is not on this "
+				"host's loopback", i);
+		n->nforwarders = i + 1;
+	}
+	return error ? error : dns_hosts_read(&r, n, e);
+}
+
+/* A bridge of somebody else's has no other keys. */
+static int bridge_mode_check(const struct reading *r, struct err *e)
+{
+	static const char *const keys[] = { "name", "uuid", "mode", "bridge", NULL };
+	struct err why;
+
+	if (reading_keys(r, keys, &why) < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s with mode 'bridge': only name, uuid and bridge", why.msg);
+	return 0;
+}
+
+static int mtu_check(const struct network *n, struct err *e)
+{
+	if (n->mtu && n->ipv6.given && n->mtu < MTU_MIN_IPV6)
+		return err_set(e, -EINVAL, ERR_INVALID, "network.mtu: at least %d with IPv6", MTU_MIN_IPV6);
+	return 0;
+}
+
+static int network_read(const struct reading *r, struct network *n, struct err *e)
+{
+	static const char *const keys[] = { "name", "uuid", "mode", "bridge", "mac", "mtu", "stp", "dev", "domain",
+		"domain_local", "ipv4", "ipv6", "dns", NULL };
+	int error = reading_keys(r, keys, e);
+
+	if (!error)
+		error = name_read(r, &n->name, e);
+	if (!error)
+		error = uuid_read(r, &n->uuid, e);
+	if (!error)
+		error = mode_read(r, &n->mode, e);
+	if (!error)
+		error = link_name(r, "bridge", true, &n->bridge, e);
+	if (!error && n->mode == MODE_BRIDGE) {
+		names_make(n, false);
+		return bridge_mode_check(r, e);
+	}
+	if (!error)
+		error = mac_read(r, "mac", false, n->mac, e);
+	if (!error)
+		error = reading_number(r, "mtu", false, MTU_MIN, MTU_MAX, &n->mtu, e);
+	if (!error)
+		error = reading_bool(r, "stp", &n->stp, e);
+	if (!error)
+		error = link_name(r, "dev", false, &n->dev, e);
+	if (!error)
+		error = reading_host_name(r, "domain", false, &n->domain, e);
+	if (!error)
+		error = reading_bool(r, "domain_local", &n->domain_local, e);
+	if (!error)
+		error = dns_read(r, n, e);
+	if (error < 0)
+		return error;
+	names_make(n, js_get(r->o, "mac") != NULL);
+	error = subnet_read(r, "ipv4", AF_INET, &n->ipv4, e);
+	if (!error)
+		error = subnet_read(r, "ipv6", AF_INET6, &n->ipv6, e);
+	return error ? error : mtu_check(n, e);
+}
+
+static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
+{
+	static const char *const keys[] = { "tap", "mac", "filter", "isolated", "addresses", NULL };
+	struct json_object *array = NULL;
+	int error = reading_keys(r, keys, e);
+
+	p->filter = true;
+	if (!error)
+		error = link_name(r, "tap", true, &p->tap, e);
+	if (!error)
+		error = mac_read(r, "mac", up, p->mac, e);
+	if (!error)
+		error = reading_bool(r, "filter", &p->filter, e);
+	if (!error)
+		error = reading_bool(r, "isolated", &p->isolated, e);
+	if (!error)
+		error = reading_array(r, "addresses", PORT_ADDRESSES_MAX, &array, e);
+	for (size_t i = 0; !error && array && i < json_object_array_length(array); i++) {
+		const char *text;
+
+		error = reading_text_at(r, "addresses", array, i, &text, e);
+		if (!error && (address_parse(text, AF_UNSPEC, &p->addresses[i]) < 0 || !address_is_unicast(&p->addresses[i])))
+			return err_set(e, -EINVAL, ERR_INVALID, "port.addresses[%zu]: the IP address of a host", i);
+		p->naddresses = i + 1;
+	}
+	return error;
+}
+
+static int used_read(const struct reading *r, struct request *q, struct err *e)
+{
+	struct json_object *array = NULL;
+	int error = reading_array(r, "used", USED_MAX, &array, e);
+
+	for (size_t i = 0; !error && array && i < json_object_array_length(array); i++) {
+		const char *text;
+		struct address a;
+		unsigned prefix;
+		char ip[ADDRESS_TEXT_MAX];
+
+		error = reading_text_at(r, "used", array, i, &text, e);
+		if (error < 0)
+			return error;
+		if (sscanf(text, "%45[^/]/%u", ip, &prefix) != 2 || address_parse(ip, AF_UNSPEC, &a) < 0 || prefix > address_len(&a) * 8)
+			return err_set(e, -EINVAL, ERR_INVALID, "used[%zu]: a network, such as 192.168.122.0/24", i);
+		q->used[q->nused++] = (struct range){ address_network(&a, prefix), address_last(&a, prefix) };
+	}
+	return error;
+}
+
+static int verb_read(const struct reading *r, enum verb *ret, struct err *e)
+{
+	static const char *const words[] = { [VERB_UP] = "up", [VERB_DOWN] = "down", [VERB_UPDATE] = "update",
+		[VERB_LEASES] = "leases", [VERB_CHECK] = "check", [VERB_FREE] = "free", [VERB_PORT_UP] = "port-up",
+		[VERB_PORT_DOWN] = "port-down" };
+	const char *word = NULL;
+	int error = reading_text(r, "verb", true, &word, e);
+
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (!strcmp(words[i], word)) {
+			*ret = (enum verb)i;
+			return 0;
+		}
+	return err_set(e, -EINVAL, ERR_INVALID, "verb: up, down, update, leases, check, free, port-up or port-down");
+}
+
+static int folder_read(const struct reading *r, const char **ret, struct err *e)
+{
+	int error = reading_text(r, "folder", true, ret, e);
+
+	if (!error && (**ret != '/' || strlen(*ret) > FOLDER_MAX_BYTES))
+		return err_set(e, -EINVAL, ERR_INVALID, "folder: an absolute path of at most %d bytes", FOLDER_MAX_BYTES);
+	return error;
+}
+
+/* Two daemons of one host, in containers of their own, may have networks with one UUID. */
+static void config_name_make(struct network *n, const char *folder)
+{
+	uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+
+	for (const char *c = folder; *c; c++)
+		hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
+	snprintf(n->config, sizeof(n->config), "%s-%016" PRIx64 ".conf", n->uuid, hash);
+}
+
+static int part_needed(const struct reading *r, struct err *e)
+{
+	return r->o ? 0 : err_set(e, -EINVAL, ERR_INVALID, "%s: this key is missing", r->path);
+}
+
+int request_parse(const char *text, size_t len, struct request *ret, struct err *e)
+{
+	static const char *const keys[] = { "verb", "network", "folder", "port", "used", NULL };
+	struct reading r = { 0 }, net, port;
+	int error = js_parse(text, len, "the request", &ret->json, e);
+
+	if (error < 0)
+		return error;
+	r.o = ret->json;
+	if (!json_object_is_type(r.o, json_type_object))
+		return err_set(e, -EINVAL, ERR_INVALID, "the request is no object");
+	error = reading_keys(&r, keys, e);
+	if (!error)
+		error = verb_read(&r, &ret->verb, e);
+	if (!error && ret->verb == VERB_FREE)
+		return used_read(&r, ret, e);
+	if (!error)
+		error = folder_read(&r, &ret->folder, e);
+	if (!error)
+		error = reading_object(&r, "network", &net, e);
+	if (!error)
+		error = part_needed(&net, e);
+	if (!error)
+		error = network_read(&net, &ret->net, e);
+	if (!error)
+		config_name_make(&ret->net, ret->folder);
+	if (error < 0 || (ret->verb != VERB_PORT_UP && ret->verb != VERB_PORT_DOWN))
+		return error;
+	error = reading_object(&r, "port", &port, e);
+	if (!error)
+		error = part_needed(&port, e);
+	return error ? error : port_read(&port, ret->verb == VERB_PORT_UP, &ret->port, e);
+}
+
+void request_done(struct request *r)
+{
+	free(r->net.ipv4.hosts);
+	free(r->net.ipv6.hosts);
+	free(r->net.dns_hosts);
+	json_object_put(r->json);
+}

@@ -1,0 +1,128 @@
+/* request: what the daemon asks for, checked. docs/networks.md has the keys. All strings point into the JSON object,
+ * which the request owns. */
+#ifndef CAIRN_TOOLS_NET_REQUEST_H
+#define CAIRN_TOOLS_NET_REQUEST_H
+
+#include "tools/net/address.h"
+
+#include <net/if.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct json_object;
+
+#define RANGES_MAX 64
+#define HOSTS_MAX 4096
+#define FORWARDERS_MAX 16
+#define DNS_HOSTS_MAX 1024
+#define DNS_NAMES_MAX 64 /* of one address */
+#define USED_MAX 1024
+#define PORT_ADDRESSES_MAX 64
+
+#define ID_MAX 40
+
+enum network_mode {
+	MODE_NAT,
+	MODE_ROUTE,
+	MODE_ISOLATED,
+	MODE_OPEN,   /* routed, without rules of its own */
+	MODE_BRIDGE, /* a bridge that somebody else made */
+};
+
+struct range {
+	struct address start, end;
+};
+
+struct dhcp_host {
+	const char *mac; /* NULL: an IPv6 host with a DUID */
+	const char *duid, *name; /* each may be NULL */
+	struct address address; /* family 0: none */
+};
+
+struct subnet {
+	bool given;
+	struct address address; /* of the bridge */
+	unsigned prefix;
+	bool nat; /* IPv6: masquerade as for IPv4 */
+	bool dhcp;
+	uint32_t lease_seconds;
+	struct range ranges[RANGES_MAX];
+	size_t nranges;
+	struct dhcp_host *hosts; /* owned */
+	size_t nhosts;
+};
+
+struct dns_host {
+	struct address address;
+	const char *names[DNS_NAMES_MAX];
+	size_t nnames;
+};
+
+struct network {
+	const char *name;
+	const char *uuid;
+	enum network_mode mode;
+	const char *bridge;
+	uint8_t mac[MAC_BYTES];
+	unsigned mtu; /* 0: the kernel's default */
+	bool stp;
+	const char *dev; /* NULL: any link of the host */
+	const char *domain; /* NULL: none */
+	bool domain_local;
+	struct subnet ipv4, ipv6;
+	bool dns;
+	struct address forwarders[FORWARDERS_MAX];
+	size_t nforwarders;
+	struct dns_host *dns_hosts; /* owned */
+	size_t ndns_hosts;
+	/* Names of what belongs to the network, made from the UUID. */
+	char table[ID_MAX];	  /* nft tables: "cairn_" and the UUID without dashes */
+	char config[2 * ID_MAX];  /* dnsmasq's file, which marks its process: also made from the folder */
+	char veth[IFNAMSIZ];	  /* the host's end of the veth */
+	uint8_t veth_mac[MAC_BYTES]; /* of its other end */
+};
+
+struct port {
+	const char *tap;
+	uint8_t mac[MAC_BYTES];
+	bool filter, isolated;
+	struct address addresses[PORT_ADDRESSES_MAX];
+	size_t naddresses;
+};
+
+enum verb {
+	VERB_UP,
+	VERB_DOWN,
+	VERB_UPDATE,
+	VERB_LEASES,
+	VERB_CHECK,
+	VERB_FREE,
+	VERB_PORT_UP,
+	VERB_PORT_DOWN,
+};
+
+struct request {
+	struct json_object *json; /* owned */
+	enum verb verb;
+	const char *folder;
+	struct network net;
+	struct port port;
+	struct range used[USED_MAX]; /* first and last address of each network */
+	size_t nused;
+};
+
+/* Parse and check the whole request. ret: zeroed by the caller, who calls request_done() in any case. Returns 0;
+ * -EINVAL with a sentence that names the key. */
+int request_parse(const char *text, size_t len, struct request *ret, struct err *e);
+void request_done(struct request *r);
+
+/* Whether the network has a dnsmasq: DHCP, DNS or router advertisements. */
+bool network_has_dnsmasq(const struct network *n);
+/* Whether the host passes on packets between the network and others. */
+bool network_is_forwarded(const struct network *n);
+/* Whether the text may be the name of a link, and can stand in a rule of nft. */
+bool link_name_is_valid(const char *name);
+
+#endif

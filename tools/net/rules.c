@@ -1,0 +1,215 @@
+#include "tools/net/rules.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DNS_PORTS "meta l4proto { tcp, udp } th dport 53"
+
+struct prefix_text {
+	char text[ADDRESS_TEXT_MAX + 4];
+};
+
+static const char *prefix_print(const struct subnet *s, struct prefix_text *buf)
+{
+	struct address first = address_network(&s->address, s->prefix);
+	char text[ADDRESS_TEXT_MAX];
+
+	snprintf(buf->text, sizeof(buf->text), "%s/%u", address_print(&first, text), s->prefix);
+	return buf->text;
+}
+
+static void set_print(FILE *f, const char *name, const struct names *list)
+{
+	fprintf(f, "set %s { type ifname;", name);
+	for (size_t i = 0; i < list->n; i++)
+		fprintf(f, "%s\"%s\"", i ? ", " : " elements = { ", list->list[i]);
+	fprintf(f, "%s }\n", list->n ? " };" : "");
+}
+
+/* Let packets of one family pass. The rules see packets of both directions. */
+static void pass_print(FILE *f, const struct network *n, const struct subnet *s, const char *family)
+{
+	bool masked = n->mode == MODE_NAT && (!strcmp(family, "ip") || s->nat);
+	char out[64] = "", in[64] = "";
+	struct prefix_text net;
+
+	if (!s->given)
+		return;
+	if (n->dev) {
+		snprintf(out, sizeof(out), "oifname \"%s\" ", n->dev);
+		snprintf(in, sizeof(in), "iifname \"%s\" ", n->dev);
+	}
+	prefix_print(s, &net);
+	fprintf(f, "%soifname \"%s\" %s daddr %s %saccept\n", in, n->bridge, family, net.text,
+		masked ? "ct state established,related " : "");
+	fprintf(f, "iifname \"%s\" %s%s saddr %s accept\n", n->bridge, out, family, net.text);
+}
+
+static void forward_print(FILE *f, const struct network *n)
+{
+	fputs("chain forward {\ntype filter hook forward priority filter; policy accept;\n", f);
+	if (n->mode != MODE_OPEN) {
+		fprintf(f, "iifname \"%s\" oifname \"%s\" accept\n", n->bridge, n->bridge);
+		if (n->mode != MODE_ISOLATED) {
+			pass_print(f, n, &n->ipv4, "ip");
+			pass_print(f, n, &n->ipv6, "ip6");
+		}
+		fprintf(f, "oifname \"%s\" reject\niifname \"%s\" reject\n", n->bridge, n->bridge);
+	}
+	fputs("}\n", f);
+}
+
+/* Multicast on the link and broadcasts keep their source address. */
+static void masquerade_print(FILE *f, const struct network *n, const struct subnet *s, const char *family, const char *local)
+{
+	struct prefix_text net;
+	char out[64] = "";
+
+	if (n->dev)
+		snprintf(out, sizeof(out), "oifname \"%s\" ", n->dev);
+	prefix_print(s, &net);
+	fprintf(f, "%s saddr %s %s daddr { %s, %s } return\n", family, net.text, family, net.text, local);
+	fprintf(f, "%s%s saddr %s meta l4proto { tcp, udp } masquerade to :1024-65535\n", out, family, net.text);
+	fprintf(f, "%s%s saddr %s masquerade\n", out, family, net.text);
+}
+
+static void postrouting_print(FILE *f, const struct network *n, const struct service *s)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	fputs("chain postrouting {\ntype nat hook postrouting priority srcnat; policy accept;\n", f);
+	/* Answers to questions that were led to dnsmasq have to come back by the host. */
+	if (s->ipv4.family)
+		fprintf(f, "oifname \"%s\" ip daddr %s " DNS_PORTS " ct status dnat masquerade\n", n->bridge, address_print(&s->ipv4, text));
+	if (s->ipv6.family)
+		fprintf(f, "oifname \"%s\" ip6 daddr %s " DNS_PORTS " ct status dnat masquerade\n", n->bridge,
+			address_print(&s->ipv6, text));
+	if (n->mode == MODE_NAT && n->ipv4.given)
+		masquerade_print(f, n, &n->ipv4, "ip", "224.0.0.0/24, 255.255.255.255");
+	if (n->mode == MODE_NAT && n->ipv6.given && n->ipv6.nat)
+		masquerade_print(f, n, &n->ipv6, "ip6", "ff00::/8");
+	fputs("}\n", f);
+}
+
+/* Questions to the bridge's address, as guests of libvirt's networks ask them, are led to dnsmasq. */
+static void gateway_dns_print(FILE *f, const char *from, const struct subnet *subnet, const struct address *service, const char *family)
+{
+	char gateway[ADDRESS_TEXT_MAX], text[ADDRESS_TEXT_MAX];
+
+	if (service->family)
+		fprintf(f, "%s%s daddr %s " DNS_PORTS " dnat %s to %s\n", from, family, address_print(&subnet->address, gateway), family,
+			address_print(service, text));
+}
+
+static void dns_print(FILE *f, const struct network *n, const struct service *s)
+{
+	char from[48];
+
+	if (!n->dns)
+		return;
+	snprintf(from, sizeof(from), "iifname \"%s\" ", n->bridge);
+	fputs("chain prerouting {\ntype nat hook prerouting priority dstnat; policy accept;\n", f);
+	gateway_dns_print(f, from, &n->ipv4, &s->ipv4, "ip");
+	gateway_dns_print(f, from, &n->ipv6, &s->ipv6, "ip6");
+	fputs("}\nchain output {\ntype nat hook output priority -100; policy accept;\n", f);
+	gateway_dns_print(f, "", &n->ipv4, &s->ipv4, "ip");
+	gateway_dns_print(f, "", &n->ipv6, &s->ipv6, "ip6");
+	fputs("}\n", f);
+}
+
+/* dnsmasq sends router advertisements, so the guests take its end of the veth for the router. The bridge hands what
+ * they send through it to the host. */
+static void router_print(FILE *f, const struct network *n, const struct service *s)
+{
+	char mac[MAC_TEXT_MAX], own[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX];
+
+	fprintf(f, "add table bridge %s\ndelete table bridge %s\ntable bridge %s {\n", n->table, n->table, n->table);
+	fprintf(f, "comment \"network %s\"\n", n->name);
+	fputs("chain prerouting {\ntype filter hook prerouting priority dstnat; policy accept;\n", f);
+	/* The address is the network's own, so the rule need not name the bridge: "meta ibrname" is a module that
+	 * kernels may lack. */
+	fprintf(f, "ether daddr %s ip6 daddr != { %s, fe80::/10, ff00::/8 } ether daddr set %s meta pkttype set host\n",
+		mac_print(n->veth_mac, own), address_print(&s->ipv6, text), mac_print(n->mac, mac));
+	fputs("}\n}\n", f);
+}
+
+int rules_apply(struct nft *nft, const struct network *n, const struct service *s, const struct forwarding *fw, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	if (!f)
+		return err_set_errno(e, -ENOMEM, "rules");
+	fprintf(f, "add table inet %s\ndelete table inet %s\ntable inet %s {\ncomment \"network %s\"\n", n->table, n->table, n->table, n->name);
+	set_print(f, SET_IPV4, &fw->ipv4);
+	set_print(f, SET_IPV6, &fw->ipv6);
+	set_print(f, SET_ACCEPT_RA, &fw->accept_ra);
+	forward_print(f, n);
+	postrouting_print(f, n, s);
+	dns_print(f, n, s);
+	fputs("}\n", f);
+	if (s->ipv6.family)
+		router_print(f, n, s);
+	if (fclose(f))
+		return err_set_errno(e, -ENOMEM, "rules");
+	return nft_run(nft, text, e);
+}
+
+/* ---- what is there ---- */
+
+static int tables_each(struct nft *nft, const struct network *n, void (*found)(void *, const char *family, const char *name),
+	void *arg, struct err *e)
+{
+	CLEANUP_JS struct json_object *owner = NULL;
+	struct json_object *list;
+	int r = nft_list(nft, "list tables", &owner, &list, e);
+
+	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
+		struct json_object *t = js_get(json_object_array_get_idx(list, i), "table");
+		const char *name = js_get_str_or(t, "name", "");
+
+		if (!strncmp(name, n->table, strlen(n->table)) && nft_name_is_plain(name))
+			found(arg, js_get_str_or(t, "family", ""), name);
+	}
+	return r;
+}
+
+static void table_delete(void *arg, const char *family, const char *name)
+{
+	fprintf(arg, "delete table %s %s\n", family, name);
+}
+
+int rules_remove(struct nft *nft, const struct network *n, void (*removed)(void *arg, const char *what), void *arg, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+	int r = f ? tables_each(nft, n, table_delete, f, e) : -ENOMEM;
+
+	if (!f || fclose(f))
+		return err_set_errno(e, -ENOMEM, "rules");
+	if (!r && len)
+		r = nft_run(nft, text, e);
+	for (char *save, *line = strtok_r(text, "\n", &save); !r && line; line = strtok_r(NULL, "\n", &save))
+		removed(arg, line + strlen("delete table "));
+	return r;
+}
+
+static void table_found(void *arg, const char *family, const char *name)
+{
+	(void)name;
+	*(bool *)arg |= !strcmp(family, "inet");
+}
+
+int rules_are_there(struct nft *nft, const struct network *n, struct err *e)
+{
+	bool found = false;
+	int r = tables_each(nft, n, table_found, &found, e);
+
+	return r < 0 ? r : found;
+}
