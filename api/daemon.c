@@ -122,7 +122,7 @@ static void permissions_changed(void *opaque)
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
-	&flatten_observer, &job_owner_observer, NULL };
+	&flatten_observer, &job_owner_observer, &vm_cgroup_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 

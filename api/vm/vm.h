@@ -160,6 +160,7 @@ struct vm {
 	struct restart *restart;
 	struct shutdown *shutdown;
 	struct idle *idle;
+	bool cgroup_room; /* the limit of memory may be raised (vm_cgroup_make_room()) */
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct vm_counts counts; /* likewise */
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */

@@ -2,6 +2,7 @@
 #include "api/access/authors.h"
 #include "api/definition/vm_config.h"
 #include "api/vm/cgroup_tree.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_sandbox.h"
 #include "base/log.h"
@@ -103,7 +104,7 @@ void vm_cgroup_limit_memory(const struct vm *vm)
 		memory_set(vm, t, memory_max(vm_live(vm)));
 }
 
-void vm_cgroup_make_room(const struct vm *vm)
+void vm_cgroup_make_room(struct vm *vm)
 {
 	const struct cgroup_tree *t = tree_of(vm->host);
 	char name[DEFINITION_UUID_TEXT];
@@ -115,8 +116,30 @@ void vm_cgroup_make_room(const struct vm *vm)
 	/* Without a limit, memory.max is "max". */
 	if (cgroup_tree_read(t, name, "memory.current", &now) < 0 || cgroup_tree_read(t, name, "memory.max", &limit) < 0)
 		return;
+	vm->cgroup_room = true;
 	if (now + memory_max(vm_live(vm)) > limit)
 		memory_set(vm, t, now + memory_max(vm_live(vm)));
+}
+
+/* Files of forks that live may keep a part of the room: it counts as the VM's memory. The VM itself takes at most its
+ * RAM, of which it may have nothing yet, and its budget without the RAM's second part (vm_cgroup_limits()). */
+static void room_take_back(struct vm *vm, const struct cgroup_tree *t)
+{
+	const struct definition *d = vm_live(vm);
+	char name[DEFINITION_UUID_TEXT];
+	uint64_t now, limit, wanted;
+
+	if (!vm->cgroup_room || !vm->proc || vm->operation.kind != VM_OP_NONE)
+		return;
+	place_name(vm, name);
+	if (cgroup_tree_read(t, name, "memory.current", &now) < 0 || cgroup_tree_read(t, name, "memory.max", &limit) < 0) {
+		vm->cgroup_room = false; /* it has no limit */
+		return;
+	}
+	wanted = MAX(memory_max(d), now + memory_max(d) - d->ram_bytes);
+	if (wanted < limit)
+		memory_set(vm, t, wanted);
+	vm->cgroup_room = wanted > memory_max(d);
 }
 
 bool vm_cgroup_was_killed(const struct vm *vm)
@@ -174,6 +197,8 @@ static void sweep(void *opaque)
 		closedir(dir);
 	else if (fd >= 0)
 		close(fd);
+	for (size_t i = 0; i < host->nvms && t->has[CGROUP_MEMORY]; i++)
+		room_take_back(host->vms[i], t);
 	if (n == SWEEP_AT_ONCE)
 		sweep_later(host, SWEEP_TURN_NS);
 }
@@ -191,3 +216,22 @@ void vm_cgroups_sweep(struct vm_host *host)
 	if (tree_of(host))
 		sweep_later(host, SWEEP_NS);
 }
+
+/* ---- as an observer ---- */
+
+static void cgroup_on_job_concluded(struct vm_host *host, const char *name)
+{
+	const struct vm *vm = vm_find(host, name);
+
+	if (vm && vm->cgroup_room)
+		vm_cgroups_sweep(host);
+}
+
+/* An earlier daemon may have made room. */
+static void cgroup_on_adopted(struct vm *vm, const struct vm_info *info)
+{
+	(void)info;
+	vm->cgroup_room = true;
+}
+
+const struct vm_observer vm_cgroup_observer = { .job_concluded = cgroup_on_job_concluded, .adopted = cgroup_on_adopted };

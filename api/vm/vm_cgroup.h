@@ -14,6 +14,7 @@ struct config;
 struct definition;
 struct vm;
 struct vm_host;
+struct vm_observer;
 
 /* Compute the limits of a definition's VM. memory_bytes is the VM's memory and a budget for what the product takes:
  *   - the memory once more: the file of a live fork, the state of a save or a dump that is written to a file system in
@@ -32,9 +33,11 @@ void vm_cgroup_place(const struct vm *vm, bool limits_memory, bool keeps, struct
 bool vm_cgroup_may_limit_memory(const struct config *c);
 /* Set the limit of a VM that runs, if its process was spawned without one. */
 void vm_cgroup_limit_memory(const struct vm *vm);
-/* Let the VM take so much more memory than it has now, for work that writes the VM's memory to a file that may be in
- * memory. The limit stays until the VM's next start. */
-void vm_cgroup_make_room(const struct vm *vm);
+/* Let the VM take so much more memory than it has now, for the job that begins: it writes the VM's memory to a file
+ * that may be in memory. After the job, and each time that a process of a VM has ended, the limit falls to what the VM
+ * has then and what it may still take for itself. */
+void vm_cgroup_make_room(struct vm *vm);
+extern const struct vm_observer vm_cgroup_observer;
 /* Return whether the kernel has killed the VM's process, which has ended, because of the limit of memory. */
 bool vm_cgroup_was_killed(const struct vm *vm);
 
