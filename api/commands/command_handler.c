@@ -1,5 +1,6 @@
 /* The table of handlers: one for each command of the schema. */
 #include "api/commands/command.h"
+#include "api/net/forward_change.h"
 
 const struct command_handler command_handlers[] = {
 	{ "qmp_capabilities", command_qmp_capabilities },
@@ -29,6 +30,8 @@ const struct command_handler command_handlers[] = {
 	{ "vm-agent-command", command_vm_agent_command },
 	{ "vm-agent-query", command_vm_agent_query },
 	{ "vm-console", command_vm_console },
+	{ "forward-add", forward_add },
+	{ "forward-remove", forward_remove },
 	{ "vm-save", command_vm_save },
 	{ "vm-managed-save", command_vm_managed_save },
 	{ "vm-restart-process", command_vm_restart_process },

@@ -77,6 +77,8 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 		call_fail(c, e);
 	} else {
 		live_change(c->vm, w);
+		vm_save(c->vm);
+		c->when_stored = true;
 		call_return(c, NULL);
 	}
 	free(w);

@@ -93,11 +93,6 @@ struct restore {
 	bool created; /* this restore defined the VM */
 };
 
-static void definition_free_p(struct definition **d)
-{
-	definition_free(*d);
-}
-
 static void vm_forget(struct vm *vm)
 {
 	struct vm_host *host = vm->host;

@@ -23,11 +23,6 @@
 
 /* ---- define ---- */
 
-static void definition_free_p(struct definition **d)
-{
-	definition_free(*d);
-}
-
 static struct json_object *warnings_of(const struct vm_defined *what)
 {
 	struct json_object *list = definition_warnings(what->def);
@@ -55,6 +50,7 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 	js_put_str(o, "uuid", uuid);
 	js_put_bool(o, "created", what->created);
 	js_put_bool(o, "pending", what->vm && vm_is_pending(what->vm));
+	c->when_stored = what->vm && what->vm->live;
 	js_put(o, "warnings", warnings_of(what));
 	call_return(c, o);
 }

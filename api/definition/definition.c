@@ -303,7 +303,7 @@ static int check_whole(struct parse *p)
 	return r < 0 ? r : definition_check_policy(p);
 }
 
-static void definition_free_p(struct definition **d)
+void definition_free_p(struct definition **d)
 {
 	definition_free(*d);
 }

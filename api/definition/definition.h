@@ -151,6 +151,8 @@ int definition_parse_stored(struct json_object *o, struct definition **ret_d, st
 /* Print the key of a layer's file: "disks[0].path", "disks[0].backing[1].path". what: the last part. */
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);
 void definition_free(struct definition *d);
+/* For CLEANUP(). */
+void definition_free_p(struct definition **d);
 
 /* Return the name of an enum vm_watchdog_action: "reset", … */
 const char *definition_watchdog_action(unsigned action);

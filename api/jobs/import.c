@@ -53,11 +53,6 @@ static void import_free(struct import *x)
 	free(x);
 }
 
-static void definition_free_p(struct definition **d)
-{
-	definition_free(*d);
-}
-
 static int archiver_run(struct import *x, struct json_object *spec, const struct archiver_ops *ops,
 	struct err *e)
 {

@@ -104,8 +104,8 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 		/* The VM's process does not read the backing files any more. If no user has changed vm->def before or
 		 * since, it describes the running VM again. */
 		if (!p->was_pending && is_settled(p)) {
-			definition_free(vm->live);
-			vm->live = NULL;
+			vm_live_forget(vm);
+			vm_save(vm);
 		}
 		job_succeed(p->job, NULL);
 	}

@@ -41,6 +41,8 @@
  * process: its user may have stopped it, or the guest may control it, and it occupies a port. */
 #define END_NS (3 * SECOND_NS)
 #define MESSAGE_MAX 128
+/* Time for a cairn-slirp to change a forward. One of an earlier release does not know the message and never answers. */
+#define ORDER_NS (5 * SECOND_NS)
 #define MESSAGES_PER_ROUND 16
 
 /* A listening socket that the daemon holds for a forward. */
@@ -77,6 +79,12 @@ struct usernet {
 	struct loop_watch *gone, *watch;
 	struct loop_timer *end_timer; /* armed at the end of the VM's process; NULL: not armed yet, or pidfd is -1 */
 	bool killed;
+	/* The change of a forward that the process has not answered yet; done NULL: none. */
+	struct {
+		void (*done)(void *opaque, int r);
+		void *opaque;
+		struct loop_timer *timer;
+	} order;
 };
 
 /* ---- the definition's forwards ---- */
@@ -111,41 +119,47 @@ static const struct definition *definition_listening(const struct vm *vm)
 	return sleeps_saved(vm) ? vm->def : NULL;
 }
 
-static int forward_taken(const struct vm *vm, const struct vm *by, unsigned i, unsigned k, struct err *e)
+static int forward_taken(const struct vm *vm, const struct definition *d, const struct vm *by, unsigned i, unsigned k,
+	struct err *e)
 {
 	const struct vm_host *host = vm->host;
 	char text[DEFINITION_FORWARD_TEXT], who[VM_NAME_MAX + 16] = "another VM";
 
 	if (permissions_seen_together(&host->permissions, vm->def->uuid, by->def->uuid))
 		snprintf(who, sizeof(who), "VM '%s'", by->def->name);
-	definition_forward_print(&vm->def->interfaces[i].user.forwards[k], text);
+	definition_forward_print(&d->interfaces[i].user.forwards[k], text);
 	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s is forwarded to %s%s; shut that VM down "
 		"first, or choose another port", i, k, text, who, sleeps_saved(by) ? ", which is idle" : "");
 }
 
-static int check_against(const struct vm *vm, const struct vm *other, struct err *e)
+static int check_against(const struct vm *vm, const struct definition *d, const struct vm *other, struct err *e)
 {
 	const struct definition_forward *theirs[CHANNEL_FDS_MAX];
-	const struct definition *d = vm->def, *has = definition_listening(other);
+	const struct definition *has = definition_listening(other);
 	unsigned n = has ? forwards_of(has, theirs) : 0;
 
 	for (unsigned i = 0; n && i < d->ninterfaces; i++)
 		for (unsigned k = 0; forward_leads_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
 			for (unsigned t = 0; t < n; t++)
 				if (definition_forwards_meet(&d->interfaces[i].user.forwards[k], theirs[t]))
-					return forward_taken(vm, other, i, k, e);
+					return forward_taken(vm, d, other, i, k, e);
 	return 0;
 }
 
-static int forwards_check_free(const struct vm *vm, struct err *e)
+int forwards_check_others(const struct vm *vm, const struct definition *d, struct err *e)
 {
 	const struct vm_host *host = vm->host;
 	int r = 0;
 
 	for (size_t i = 0; i < host->nvms && !r; i++)
 		if (host->vms[i] != vm)
-			r = check_against(vm, host->vms[i], e);
+			r = check_against(vm, d, host->vms[i], e);
 	return r;
+}
+
+static int forwards_check_free(const struct vm *vm, struct err *e)
+{
+	return forwards_check_others(vm, vm->def, e);
 }
 
 /* ---- the daemon's listening sockets ---- */
@@ -407,6 +421,22 @@ static bool forwards_start_waits(struct vm *vm)
 
 /* ---- cairn-slirp processes ---- */
 
+static void order_end(struct usernet *u, int r)
+{
+	void (*done)(void *opaque, int r) = u->order.done;
+
+	u->order.done = NULL;
+	loop_timer_free(u->order.timer);
+	u->order.timer = NULL;
+	if (done)
+		done(u->order.opaque, r);
+}
+
+static void order_expired(void *opaque)
+{
+	order_end(opaque, -ETIMEDOUT);
+}
+
 static void usernet_free(struct usernet *u)
 {
 	struct usernet **at = &u->host->usernets;
@@ -414,6 +444,7 @@ static void usernet_free(struct usernet *u)
 	while (*at != u)
 		at = &(*at)->next;
 	*at = u->next;
+	order_end(u, -EPIPE);
 	loop_unwatch(u->gone);
 	loop_unwatch(u->watch);
 	loop_timer_free(u->end_timer);
@@ -473,6 +504,8 @@ static void message_take(struct usernet *u, struct json_object *o)
 {
 	if (js_get_bool(o, "held", false))
 		sockets_held(u);
+	else if (js_get(o, "done"))
+		order_end(u, js_get_bool(o, "done", false) ? 0 : -EREMOTEIO);
 	else
 		control_connected(u, js_get_int(o, "forward", -1));
 }
@@ -561,6 +594,57 @@ void forwards_taken_back(struct vm *vm)
 			log_warn("usernet", "VM '%s': interfaces[%u]: cannot watch its cairn-slirp, so its forwards "
 				"do not wake the VM", vm->def->name, at);
 	}
+}
+
+/* ---- changing forwards of a running VM ---- */
+
+/* Send a text, and fd unless it is -1, to the process. */
+static int order_send(const struct usernet *u, const char *text, int fd)
+{
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} room = { .head = { .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	struct iovec iov = { (char *)text, strlen(text) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		memcpy(CMSG_DATA(&room.head), &fd, sizeof(fd));
+		m.msg_control = &room;
+		m.msg_controllen = CMSG_SPACE(sizeof(int));
+	}
+	return sendmsg(u->control, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque)
+{
+	struct usernet *u = usernet_of(vm, at);
+	int r;
+
+	if (!u || !u->watch)
+		return -ENOENT;
+	if (u->order.done)
+		return -EBUSY;
+	r = order_send(u, text, fd);
+	if (r < 0)
+		return r;
+	if (loop_timer_new(vm->host->loop, order_expired, u, &u->order.timer) < 0)
+		abort();
+	loop_timer_arm(u->order.timer, loop_now_ns() + ORDER_NS);
+	u->order.done = done;
+	u->order.opaque = opaque;
+	return 0;
+}
+
+void forwards_unhold(struct vm *vm, const struct definition_forward *what)
+{
+	struct forwards *f = vm->forwards;
+
+	for (unsigned i = 0; f && i < f->n; i++)
+		if (definition_forwards_meet(&f->list[i].what, what)) {
+			sockets_close(f);
+			return;
+		}
 }
 
 /* ---- clients of a VM that is saved; the observer's hooks ---- */

@@ -12,6 +12,9 @@
 
 #include <stdbool.h>
 
+struct definition;
+struct definition_forward;
+struct err;
 struct vm;
 struct vm_host;
 struct vm_observer;
@@ -31,6 +34,17 @@ bool forwards_hold(struct vm *vm);
 /* Undo forwards_hold() if no save follows or the save failed: let the VM's cairn-slirp processes accept clients
  * again. */
 void forwards_release(struct vm *vm);
+/* Check that no other VM has one of the forwards of d, a definition of this VM. Returns 0; -EBUSY. */
+int forwards_check_others(const struct vm *vm, const struct definition *d, struct err *e);
+/* Have the cairn-slirp of interface `at` change its forwards (tools/slirp/control.h).
+ * text: the message. fd: a socket that goes with it, borrowed; -1: none.
+ * done: called once from the loop unless an error is returned. r: 0; -EREMOTEIO: the process refused; -EPIPE: the
+ * process has ended; -ETIMEDOUT. The VM may be gone by then.
+ * Returns 0; -ENOENT: no such process runs; -EBUSY: another change is under way; -errno. */
+int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque);
+/* If the daemon holds the socket of this forward, which is no longer one of the VM's, close all sockets that it holds
+ * for the VM. It opens those of the definition when the VM sleeps. */
+void forwards_unhold(struct vm *vm, const struct definition_forward *what);
 /* Free the daemon's objects for all cairn-slirp processes. The processes keep running. */
 void forwards_processes_free(struct vm_host *host);
 

@@ -216,6 +216,17 @@ static const struct field restore_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_DUMP_THEN, OPTIONAL, "stop (crash) or reset the VM after the dump; the VM is paused during the dump" }, END };
+#define FIELDS_FORWARD                                                                                  \
+	{ "protocol", FIELD_STRING, OPTIONAL, "tcp or udp [tcp]" },                                     \
+	{ "address", FIELD_STRING, OPTIONAL, "address of this host [add: 127.0.0.1; remove: any]" }
+static const struct field forward_add_args[] = { FIELD_VM, FIELDS_FORWARD,
+	{ "port", FIELD_INT, OPTIONAL, "port of this host [a free one]" },
+	{ "to", FIELD_INT, REQUIRED, "port of the guest" },
+	{ "guest", FIELD_STRING, OPTIONAL, "address of the guest [the one that DHCP gives]" },
+	{ "interface", FIELD_STRING, OPTIONAL, "id of an interface of type user [the first]" }, END };
+static const struct field forward_remove_args[] = { FIELD_VM, FIELDS_FORWARD,
+	{ "port", FIELD_INT, REQUIRED, "port of this host" }, END };
+static const struct field forward_returns[] = { { "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, REQUIRED, "name of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "create this many clones, named NAME-1, NAME-2, ..." },
@@ -433,6 +444,10 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY },
 	{ "vm-console", "connect to a console of the guest; the answer carries a socket as an fd", console_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
+	{ "forward-add", "forward a port of this host to the running guest, until the VM's process ends", forward_add_args,
+		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "forward-remove", "remove a forward of the running VM; open connections continue", forward_remove_args,
+		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-save", "save the VM's state to the file passed as an fd (empty, regular, open for reading and "
 		     "writing), and stop the VM", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_SAVE },

@@ -1,4 +1,5 @@
 #include "api/vm/vm.h"
+#include "api/access/authors.h"
 #include "api/access/client_file.h"
 #include "api/access/open_as.h"
 #include "api/store/store.h"
@@ -190,6 +191,45 @@ void vm_free_all(struct vm_host *host)
 
 /* ---- state and events of a VM ---- */
 
+/* Store the definition of the running VM if the next start has another one. */
+static void live_put(const struct vm *vm, struct json_object *o)
+{
+	struct json_object *live;
+
+	if (!vm->live)
+		return;
+	live = definition_to_json(vm->live);
+	authors_put(live, vm->live);
+	js_put(o, "live", live);
+}
+
+static void live_load(struct vm *vm, struct json_object *o)
+{
+	struct json_object *live = js_get(o, "live");
+	CLEANUP_JS struct json_object *authors = live ? authors_cut(live) : NULL;
+	struct definition *def = NULL;
+	struct err e;
+	int r;
+
+	if (!live)
+		return;
+	r = definition_parse_stored(live, &def, &e);
+	if (!r)
+		r = authors_load(def, authors, &e);
+	if (!r) {
+		vm->live = def;
+		return;
+	}
+	definition_free(def);
+	log_warn("state", "VM '%s': the definition that it runs with is damaged in state.json: %s", vm->def->name, e.msg);
+}
+
+void vm_live_forget(struct vm *vm)
+{
+	definition_free(vm->live);
+	vm->live = NULL;
+}
+
 void vm_save(struct vm *vm)
 {
 	struct json_object *o = json_object_new_object();
@@ -217,6 +257,7 @@ void vm_save(struct vm *vm)
 		js_put_bool(o, "falling_asleep", true);
 	if (vm_has(vm, VM_FACT_CONTINUES))
 		js_put_bool(o, "restarting_process", true);
+	live_put(vm, o);
 	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_EVENTUALLY, NULL, NULL);
 	json_object_put(o);
 }
@@ -245,6 +286,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm_set(vm, VM_FACT_REBOOTS, js_get_bool(o, "rebooting", false));
 	vm_set(vm, VM_FACT_FALLS_ASLEEP, js_get_bool(o, "falling_asleep", false));
 	vm_set(vm, VM_FACT_CONTINUES, js_get_bool(o, "restarting_process", false));
+	live_load(vm, o);
 }
 
 static void emit_shutdown(struct vm *vm, bool guest, const char *reason)

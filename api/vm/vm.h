@@ -222,6 +222,8 @@ struct vm_defined {
 /* Return the definition that the process runs with. If the VM was redefined before this daemon began, that definition
  * is unknown, and the function returns the new one. */
 const struct definition *vm_live(const struct vm *vm);
+/* Note that the VM's process has ended, or that its definition is the next start's. */
+void vm_live_forget(struct vm *vm);
 /* Whether the VM is suspended or saved because it was idle. */
 bool vm_sleeps(const struct vm *vm);
 /* Whether the VM runs and its next start will use a different definition. */

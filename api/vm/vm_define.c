@@ -195,6 +195,7 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	/* These texts have no effect on the process, so they apply at once. */
 	text_copy(&vm->live->title, def->title);
 	text_copy(&vm->live->description, def->description);
+	vm_save(vm);
 }
 
 /* Replace or create the VM's definition, in memory and in the state folder. */

@@ -365,8 +365,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
-	definition_free(vm->live);
-	vm->live = NULL;
+	vm_live_forget(vm);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	vm_notify(vm, process_gone);
 	vm_cgroups_sweep(vm->host);

@@ -755,6 +755,7 @@ void vm_take_back(struct vm *vm)
 	}
 	if (r != -ENOENT)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
+	vm_live_forget(vm);
 	start_made_known(vm);
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);

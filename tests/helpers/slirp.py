@@ -53,13 +53,23 @@ while True:
                 tell({"forward": n})
         elif s is daemon:
             try:
-                text = s.recv(64)
+                text, fds, _, _ = socket.recv_fds(s, 64, 1)
             except ConnectionResetError:  # unread data is left
                 text = b""
             daemon = daemon if text else None
-            holds = bool(text) and json.loads(text)["hold"]
-            if holds:
-                tell({"held": True})
+            order = json.loads(text) if text else {"hold": False}
+            if "add" in order:
+                print("slirp: add", order["add"], file=sys.stderr, flush=True)
+                forwards.append(socket.socket(fileno=fds[0]))
+            elif "remove" in order:
+                forwards.pop(order["remove"]).close()
+            else:
+                holds = order["hold"]
+                if holds:
+                    tell({"held": True})
+            if "hold" not in order:
+                tell({"done": True})
+                break  # the removed socket may be in the list of those that are ready
         elif s is frames:
             f = frames.recv(1 << 17)
             told.clear()

@@ -131,6 +131,24 @@ int change_make(struct cli *c, const char *vm,
 	return r < 0 ? r : change_make_config(c, vm, edit, opaque, e);
 }
 
+int place_choose(struct cli *c, struct place *ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	int r;
+
+	*ret = (struct place){ option_flag(c, "live"), option_flag(c, "config") };
+	if (option_flag(c, "current") && (ret->live || ret->config))
+		return cli_usage(c, "give either --current, or --live and --config");
+	if (ret->live || ret->config)
+		return 0;
+	r = cli_vm_info(c, c->pos[0], &info, e);
+	if (r < 0)
+		return r;
+	ret->live = js_get_int(info, "id", -1) >= 0;
+	ret->config = !ret->live;
+	return 0;
+}
+
 int change_find(struct json_object *list, const char *key, const char *value)
 {
 	for (size_t i = 0; i < json_object_array_length(list); i++) {

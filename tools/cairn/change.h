@@ -3,6 +3,8 @@
 #ifndef CAIRN_TOOLS_CHANGE_H
 #define CAIRN_TOOLS_CHANGE_H
 
+#include <stdbool.h>
+
 struct cli;
 struct err;
 struct json_object;
@@ -27,6 +29,15 @@ int change_make(struct cli *c, const char *vm,
 /* The same for verbs that can change a running VM, too: ignores --live and --current. */
 int change_make_config(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
+
+/* What a verb changes or shows: the running VM, the definition of the next start, or both. */
+struct place {
+	bool live, config;
+};
+
+/* Choose the place. Without --live and --config: the running VM if there is one. Returns 0; -errno; CLI_USAGE after an
+ * error message. */
+int place_choose(struct cli *c, struct place *ret, struct err *e);
 
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);

@@ -377,11 +377,6 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	return writer_finish(&w);
 }
 
-static void definition_free_p(struct definition **d)
-{
-	definition_free(*d);
-}
-
 /* Convert to canonical form. The caller owns *ret_o. */
 static int text_canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
 	struct err *e)

@@ -253,6 +253,18 @@ cairn domif-setlink web1 net0 down
 cairn domiftune web1 net0 --live --config --inbound 1000,2000,512 --outbound-packets 5000
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: cairn domiftune web1 net0 | grep 'inbound.peak *: 2000'; cairn domiftune web1 net0 --config | grep 'outbound.packets *: 5000'
+cairn forward-add web1 2222:22
+    given: defined web1; cairn attach-interface web1 user
+    then: shows 'web1: tcp 127.0.0.1:2222 leads to port 22'
+cairn forward-add web1 auto:80
+    given: defined web1; cairn attach-interface web1 user; cairn start web1
+    then: shows 'leads to port 80'
+cairn forward-remove web1 2222
+    given: defined web1; cairn attach-interface web1 user --forward 2222:22
+    then: lacks 2222 cairn forward-list web1
+cairn forward-list web1
+    given: defined web1; cairn attach-interface web1 user --forward 2222:22
+    then: shows 'net0 *tcp *127.0.0.1:2222 *:22'
 cairn domifaddr web1
     given: running web1; cairn wait web1 --for ip --timeout 20
     then: shows ipv4

@@ -1,6 +1,7 @@
 /* clone: copy a VM that is off (vm-clone) or, with --live, a running one (vm-fork). template: make a VM a template. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "tools/cairn/forward.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 
@@ -171,17 +172,37 @@ static int dry_run(struct cli *c, struct json_object *args)
 	return plan_print(c, o);
 }
 
+/* Give each live clone the forwards of --publish. list: gets an object for each. Returns an exit code. */
+static int clones_publish(struct cli *c, struct json_object *list)
+{
+	long n = option_value(c, "count") ? strtol(option_value(c, "count"), NULL, 10) : 0;
+	char name[512];
+	int r = n ? 0 : publish_all(c, c->pos[1], list);
+
+	for (long i = 1; i <= n && !r; i++) {
+		snprintf(name, sizeof(name), "%s-%ld", c->pos[1], i);
+		r = publish_all(c, name, list);
+	}
+	return r;
+}
+
 static int clone_run(struct cli *c, const char *command, struct json_object *args)
 {
 	CLEANUP_JS struct json_object *result = NULL;
+	struct json_object *published = json_object_new_array();
 	struct err e;
-	int r = job_run(c, command, args, -1, "Clone", &result, &e);
+	int r = job_run(c, command, args, -1, "Clone", &result, &e), published_r;
 
-	if (r == -EINPROGRESS)
-		return CLI_OK;
-	if (r < 0)
-		return cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
-	return result_print(c, result);
+	if (r < 0) {
+		json_object_put(published);
+		return r == -EINPROGRESS ? CLI_OK : cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
+	}
+	published_r = clones_publish(c, published);
+	if (json_object_array_length(published))
+		js_put(result, "published", json_object_get(published));
+	json_object_put(published);
+	r = result_print(c, result);
+	return published_r ? published_r : r;
 }
 
 static int clone_off(struct cli *c, struct json_object *args)
@@ -217,6 +238,12 @@ static int options_check(struct cli *c)
 		return cli_usage(c, "--paused requires --live: other clones are off");
 	if (!live && option_flag(c, "isolated"))
 		return cli_usage(c, "--isolated requires --live: use --full for independent disks");
+	if (!live && option_value(c, "publish"))
+		return cli_usage(c, "--publish requires --live: other clones are off");
+	if (option_value(c, "publish") && option_flag(c, "no-wait"))
+		return cli_usage(c, "--publish and --no-wait exclude each other: the clones' forwards are added when they run");
+	if (publish_check(c))
+		return CLI_USAGE;
 	if (option_flag(c, "full") && option_flag(c, "linked"))
 		return cli_usage(c, "--full and --linked exclude each other");
 	if (!option_value(c, "name-pattern") && c->npos < 2)

@@ -11,31 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a verb changes or shows: the running VM, the definition of the next start, or both. */
-struct place {
-	bool live, config;
-};
-
-/* Choose the place. Without --live and --config: the running VM if there is one. Returns 0; -errno; CLI_USAGE after an
- * error message. */
-static int place_choose(struct cli *c, struct place *ret, struct err *e)
-{
-	CLEANUP_JS struct json_object *info = NULL;
-	int r;
-
-	*ret = (struct place){ option_flag(c, "live"), option_flag(c, "config") };
-	if (option_flag(c, "current") && (ret->live || ret->config))
-		return cli_usage(c, "give either --current, or --live and --config");
-	if (ret->live || ret->config)
-		return 0;
-	r = cli_vm_info(c, c->pos[0], &info, e);
-	if (r < 0)
-		return r;
-	ret->live = js_get_int(info, "id", -1) >= 0;
-	ret->config = !ret->live;
-	return 0;
-}
-
 static int interface_missing(const char *vm, const char *which, struct err *e)
 {
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm, which, vm);

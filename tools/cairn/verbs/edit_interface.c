@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/forward.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
@@ -12,39 +13,6 @@
 #include <strings.h>
 
 /* ---- attach-interface ---- */
-
-static bool port_put(struct json_object *o, const char *key, const char *text)
-{
-	char *end;
-	long n = strtol(text, &end, 10);
-
-	js_put_int(o, key, n); /* the daemon checks the range */
-	return *text && !*end;
-}
-
-/* Parse "tcp:127.0.0.1:2222:22", "udp:53:53" or "2222:22". */
-static struct json_object *forward_of(struct cli *c, const char *text)
-{
-	struct json_object *o = json_object_new_object();
-	char copy[128], *rest = copy, *parts[4] = { NULL };
-	size_t n = 0, at = 0;
-	bool good;
-
-	snprintf(copy, sizeof(copy), "%s", text);
-	while (rest && n < ARRAY_SIZE(parts))
-		parts[n++] = strsep(&rest, ":");
-	if (n > 2 && (n == 4 || !strcmp(parts[0], "tcp") || !strcmp(parts[0], "udp")))
-		js_put_str(o, "protocol", parts[at++]);
-	if (n - at == 3)
-		js_put_str(o, "address", parts[at++]);
-	good = !rest && n - at == 2 && strlen(text) < sizeof(copy) && port_put(o, "port", parts[at]) &&
-		port_put(o, "to", parts[at + 1]);
-	if (good)
-		return o;
-	json_object_put(o);
-	cli_usage(c, "--forward must be like tcp:127.0.0.1:2222:22 or, for short, 2222:22, not \"%s\"", text);
-	return NULL;
-}
 
 /* Add the options of an interface of type user. Returns 0 or an exit code. */
 static int user_options(struct cli *c, struct json_object *o)
@@ -61,7 +29,7 @@ static int user_options(struct cli *c, struct json_object *o)
 	if (list)
 		js_put(o, "forwards", list);
 	for (size_t i = 0; i < n; i++) {
-		struct json_object *one = forward_of(c, forwards[i]);
+		struct json_object *one = forward_parse(c, "--forward", forwards[i], false);
 
 		if (!one)
 			return CLI_USAGE;
@@ -183,15 +151,8 @@ static void forwards_print(struct json_object *interface)
 	struct json_object *list = js_get_array(interface, "forwards");
 	size_t n = list ? json_object_array_length(list) : 0;
 
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *f = json_object_array_get_idx(list, i);
-		const char *guest = js_get_str(f, "guest");
-
-		printf("%s: %s %s:%d leads to port %d%s%s\n", js_get_str_or(interface, "id", "-"),
-			js_get_str_or(f, "protocol", "-"), js_get_str_or(f, "address", "-"),
-			(int)js_get_int(f, "port", 0), (int)js_get_int(f, "to", 0), guest ? " of " : "",
-			guest ? guest : "");
-	}
+	for (size_t i = 0; i < n; i++)
+		forward_print(js_get_str_or(interface, "id", "-"), json_object_array_get_idx(list, i));
 }
 
 static void interfaces_print(struct json_object *list)

@@ -1,6 +1,7 @@
 /* The verbs start, reset, suspend, resume, destroy and undefine: each runs one command for each chosen VM. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "tools/cairn/forward.h"
 #include "tools/cairn/multi_vm.h"
 
 #include <stdio.h>
@@ -31,9 +32,15 @@ int verb_start(struct cli *c)
 	bool console = option_flag(c, "console");
 	int r;
 
+	if (publish_check(c))
+		return CLI_USAGE;
+	if (option_value(c, "publish") && (c->npos != 1 || option_flag(c, "dry-run")))
+		return cli_usage(c, "--publish takes one VM");
 	if (console && (c->npos != 1 || option_flag(c, "dry-run")))
 		return cli_usage(c, "--console takes one VM");
 	r = multi_vm_do(c, &a);
+	if (!r)
+		r = publish_all(c, c->pos[0], NULL);
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 

@@ -30,11 +30,6 @@ static uint8_t level_parse(const struct cli *c)
 	return LOG_LEVEL_WARN;
 }
 
-static void definition_free_p(struct definition **d)
-{
-	definition_free(*d);
-}
-
 /* Refuse actions that dump memory: only the daemon has a folder for dumps. */
 static int dumps_refuse(const struct definition *d, struct err *e)
 {

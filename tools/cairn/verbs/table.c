@@ -16,11 +16,13 @@
 #define ATOMIC { "atomic", NULL, "no effect: every snapshot is atomic" }
 #define DRY_RUN { "dry-run", NULL, FROM_SCHEMA("dry-run") }
 
+#define PUBLISH \
+	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward PORT of this host (auto: a free one) to port TO of the guest; repeatable" }
 static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach the terminal to the serial console after the start" },
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
-	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
+	{ "eager", NULL, FROM_SCHEMA("eager") }, PUBLISH, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
 	{ "managed-save", NULL, FROM_SCHEMA("managed-save") },
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
@@ -130,7 +132,7 @@ static const struct verb_option clone_options[] = {
 	{ "uuid", "UUID", FROM_SCHEMA("uuid") },
 	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
 	DRY_RUN,
-	{ "paused", NULL, FROM_SCHEMA("paused") }, JOB_OPTIONS, END };
+	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH, JOB_OPTIONS, END };
 static const struct verb_option template_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
 #define WHEN_OPTIONS                                                                                \
@@ -324,6 +326,10 @@ static const struct verb_option domiftune_options[] = {
 	{ "inbound-packets", "NUMBER", "limit the packets to the guest in a second; 0: no limit" },
 	{ "outbound-packets", "NUMBER", "limit the packets from the guest" }, PLACE_OPTIONS, END };
 static const struct verb_option domif_link_options[] = { PLACE_OPTIONS, END };
+static const struct verb_option forward_add_options[] = {
+	{ "interface", "ID", "interface of type user [the first]" },
+	{ "guest", "ADDRESS", FROM_SCHEMA("guest") }, PLACE_OPTIONS, END };
+static const struct verb_option forward_remove_options[] = { PLACE_OPTIONS, END };
 static const struct verb_option domblklist_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "details", NULL, "add type and device" }, END };
@@ -365,9 +371,15 @@ const struct verb verbs[] = {
 		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
 	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
 		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
+	{ "forward-add", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to a guest",
+		forward_add_options, 2, 2, true, "vm-name", "forward-add vm-define vm-dump-definition", verb_forward_add },
+	{ "forward-remove", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT", "remove a forward", forward_remove_options, 2, 2,
+		false, "vm-name", "forward-remove vm-define vm-dump-definition", verb_forward_remove },
+	{ "forward-list", "Definitions", "VM", "list the forwards of a VM", dump_options, 1, 1, true, "vm",
+		"vm-dump-definition", verb_forward_list },
 	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
 		verb_undefine },
-	{ "start", "Lifecycle", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console",
+	{ "start", "Lifecycle", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console forward-add",
 		verb_start },
 	{ "shutdown", "Lifecycle", "{VM...|--all}", NULL, shutdown_options, 1, MANY, true, "vm",
 		"vm-shutdown vm-shutdown-cancel", verb_shutdown },
@@ -386,7 +398,7 @@ const struct verb verbs[] = {
 		NULL, verb_run },
 	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,
 		false, "vm-file", "vm-dump", verb_dump },
-	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name", "vm-clone vm-fork",
+	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name", "vm-clone vm-fork forward-add",
 		verb_clone },
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
 	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",

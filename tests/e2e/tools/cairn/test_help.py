@@ -194,6 +194,8 @@ attach-disk vm1 more.raw vdb
 detach-disk vm1 vdb
 change-media vm1 cd --eject
 attach-interface vm1 user
+forward-add vm1 2222:22 --config
+forward-remove vm1 2222 --config
 detach-interface vm1 user
 domblklist vm1
 domblkinfo vm1
@@ -239,7 +241,11 @@ template vm1
 template vm1 --disable
 domrename vm1 vm9
 domrename vm9 vm1
-start vm1
+start vm1 --publish 2222:22
+forward-add vm1 2222:22 --live
+forward-remove vm1 2222 --live
+forward-list vm1
+clone vm1 live2 --live --publish 2222:22
 domiftune vm1 net0 --live --config --inbound 100
 domif-setlink vm1 net0 down --live --config
 domif-getlink vm1 net0

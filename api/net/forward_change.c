@@ -1,0 +1,363 @@
+#include "api/net/forward_change.h"
+#include "api/access/authors.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
+#include "api/net/forwards.h"
+#include "api/schema/call.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Stands for the port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. */
+#define SOME_PORT 65535
+
+/* A call of forward-add or forward-remove that is not answered yet. */
+struct change {
+	struct call *call;
+	struct vm_host *host;
+	uint8_t uuid[16];
+	unsigned at;		     /* index of the interface */
+	struct definition_forward what;
+	struct json_object *forward; /* forward-add: the forward with its port; NULL: forward-remove */
+	struct rights *rights;	     /* of the user who adds the forward; owned; NULL: the daemon's own */
+	struct open_as *opener;
+	int fd; /* the port's socket; -1: not opened */
+};
+
+static void change_end(struct change *g, int r, const struct err *e)
+{
+	struct json_object *o = NULL;
+
+	if (r < 0) {
+		call_fail(g->call, e);
+	} else {
+		o = json_object_new_object();
+		js_put_uint(o, "port", g->what.port);
+		g->call->when_stored = true;
+		call_return(g->call, o);
+	}
+	json_object_put(g->forward);
+	if (g->fd >= 0)
+		close(g->fd);
+	free(g->rights);
+	free(g);
+}
+
+/* ---- definitions with and without the forward ---- */
+
+static struct json_object *forwards_of(struct json_object *definition, unsigned at)
+{
+	struct json_object *i = json_object_array_get_idx(js_get_array(definition, "interfaces"), at);
+
+	if (!js_get_array(i, "forwards"))
+		js_put(i, "forwards", json_object_new_array());
+	return js_get_array(i, "forwards");
+}
+
+static void forwards_drop_all(struct json_object *definition)
+{
+	struct json_object *list = js_get_array(definition, "interfaces");
+
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
+}
+
+/* Get the running VM's definition with the forward, and with no other forward if `alone`. The caller owns *ret. */
+static int definition_with(const struct change *g, const struct vm *vm, bool alone, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+	struct definition *d = NULL;
+	int r;
+
+	if (alone)
+		forwards_drop_all(o);
+	json_object_array_add(forwards_of(o, g->at), json_object_get(g->forward));
+	r = definition_parse_stored(o, &d, e);
+	if (!r && !js_get(g->call->args, "port") && alone)
+		d->interfaces[g->at].user.forwards[0].port = 0;
+	if (!r)
+		r = rights_copy(g->rights, &d->rights);
+	if (r < 0) {
+		definition_free(d);
+		return r;
+	}
+	authors_inherit(d, vm_live(vm));
+	*ret = d;
+	return 0;
+}
+
+static int definition_without(const struct vm *vm, unsigned at, unsigned forward, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+	int r;
+
+	json_object_array_del_idx(forwards_of(o, at), forward, 1);
+	r = definition_parse_stored(o, ret, e);
+	if (!r)
+		authors_copy(vm_live(vm), *ret);
+	return r;
+}
+
+/* d: taken. */
+static void live_replace(struct vm *vm, struct definition *d)
+{
+	vm_live_forget(vm);
+	vm->live = d;
+	if (!vm_is_pending(vm)) /* the definition for the next start has the same forwards */
+		vm_live_forget(vm);
+	vm_save(vm);
+}
+
+/* ---- finding the forward ---- */
+
+/* Return the VM if it is still the one that the call names, and still runs. */
+static struct vm *vm_of(const struct change *g, struct err *e)
+{
+	struct vm *vm = vm_find_uuid(g->host, g->uuid);
+
+	if (vm && vm->proc && vm_state_is_active(vm->state))
+		return vm;
+	if (vm)
+		err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' does not run; change the forwards of its next start with: cairn "
+			"forward-%s --config", vm->def->name, g->forward ? "add" : "remove");
+	else
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "another user has undefined the VM meanwhile");
+	return NULL;
+}
+
+/* Find the interface that the call names, or the first of type user. Returns its index; -ENOENT. */
+static int interface_find(const struct vm *vm, const char *id, struct err *e)
+{
+	const struct definition *d = vm_live(vm);
+
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (d->interfaces[i].type == DEFINITION_USER && !d->interfaces[i].link &&
+			(!id || !strcmp(d->interfaces[i].id, id)))
+			return (int)i;
+	return id ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without an interface '%.60s' of type user whose link is up", vm->def->name, id) :
+		    err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without an interface of type user, and only such an "
+			"interface has forwards", vm->def->name);
+}
+
+/* Find the forward of the call's port. Returns its index in interface *ret_at; -ENOENT; -EINVAL: several. */
+static int forward_find(const struct call *c, unsigned *ret_at, struct err *e)
+{
+	const char *address = js_get_str(c->args, "address"), *protocol = js_get_str(c->args, "protocol");
+	const struct definition *d = vm_live(c->vm);
+	bool udp = protocol && !strcmp(protocol, "udp");
+	int64_t port = js_get_int(c->args, "port", 0);
+	int found = -1;
+
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++) {
+			const struct definition_forward *f = &d->interfaces[i].user.forwards[k];
+
+			if (f->port != port || (f->protocol == DEFINITION_UDP) != udp || (address && strcmp(address, f->address)))
+				continue;
+			if (found >= 0)
+				return err_set(e, -EINVAL, ERR_INVALID, "VM '%.255s' has several forwards of %s port %d; give "
+					"the address, too", c->vm->def->name, udp ? "udp" : "tcp", (int)port);
+			found = (int)k;
+			*ret_at = i;
+		}
+	return found >= 0 ? found : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without a forward of %s port %lld; "
+		"see: cairn forward-list %.60s", c->vm->def->name, udp ? "udp" : "tcp", (long long)port, c->vm->def->name);
+}
+
+/* ---- asking cairn-slirp ---- */
+
+static int order_failed(const struct change *g, int r, struct err *e)
+{
+	const char *id = "?";
+	struct vm *vm = vm_find_uuid(g->host, g->uuid);
+
+	if (vm && g->at < vm_live(vm)->ninterfaces)
+		id = vm_live(vm)->interfaces[g->at].id;
+	switch (r) {
+	case -ENOENT:
+	case -EPIPE:
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interface %s has no network: its link is down, or its cairn-slirp has "
+			"ended; the VM's next start begins a new one", id);
+	case -EBUSY:
+		return err_set(e, r, ERR_BUSY, "another change of the forwards of interface %s is under way; repeat the command", id);
+	case -ETIMEDOUT:
+		return err_set(e, r, ERR_TIMEOUT, "the cairn-slirp of interface %s does not answer; it may be of an earlier release. "
+			"The VM's next start begins a new one", id);
+	default:
+		return err_set(e, r, ERR_HOST, "the cairn-slirp of interface %s cannot change its forwards", id);
+	}
+}
+
+static void order_done(void *opaque, int r)
+{
+	struct change *g = opaque;
+	struct definition *d = NULL;
+	struct err e;
+	struct vm *vm;
+	int k = -1;
+
+	if (r < 0) {
+		order_failed(g, r, &e);
+		change_end(g, r, &e);
+		return;
+	}
+	vm = vm_of(g, &e);
+	if (!vm) {
+		change_end(g, -ENOENT, &e);
+		return;
+	}
+	if (g->forward) {
+		r = definition_with(g, vm, false, &d, &e);
+	} else {
+		const struct definition_user *u = &vm_live(vm)->interfaces[g->at].user;
+
+		for (unsigned i = 0; i < u->nforwards; i++)
+			if (definition_forwards_meet(&u->forwards[i], &g->what))
+				k = (int)i;
+		r = k < 0 ? -ENOENT : definition_without(vm, g->at, (unsigned)k, &d, &e);
+		forwards_unhold(vm, &g->what);
+	}
+	if (!r)
+		live_replace(vm, d);
+	change_end(g, r, &e);
+}
+
+static void order_begin(struct change *g, struct vm *vm, const char *text)
+{
+	struct err e;
+	int r = forwards_order(vm, g->at, text, g->fd, order_done, g);
+
+	if (r < 0)
+		change_end(g, order_failed(g, r, &e), &e);
+}
+
+/* ---- forward-add ---- */
+
+static int port_learn(struct change *g, struct err *e)
+{
+	struct sockaddr_in address;
+	socklen_t size = sizeof(address);
+
+	if (getsockname(g->fd, (struct sockaddr *)&address, &size) < 0)
+		return err_set_errno(e, -errno, "port");
+	g->what.port = ntohs(address.sin_port);
+	js_put_uint(g->forward, "port", g->what.port);
+	return 0;
+}
+
+static void forward_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct change *g = opaque;
+	struct err own;
+	struct vm *vm;
+	char text[64];
+
+	g->opener = NULL;
+	if (r < 0) {
+		change_end(g, r, e);
+		return;
+	}
+	g->fd = c->fds[0];
+	c->nfds = 0;
+	vm = vm_of(g, &own);
+	r = vm ? port_learn(g, &own) : -ENOENT;
+	if (r < 0) {
+		change_end(g, r, &own);
+		return;
+	}
+	snprintf(text, sizeof(text), "{\"add\": \"%s:%s:%u\"}", g->what.protocol == DEFINITION_UDP ? "udp" : "tcp",
+		g->what.guest[0] ? g->what.guest : "-", g->what.to);
+	order_begin(g, vm, text);
+}
+
+/* Check the forward with the VM's others and with those of other VMs. *ret: a definition with this forward alone. */
+static int forward_check(struct change *g, const struct vm *vm, struct definition **ret, struct err *e)
+{
+	struct definition *all CLEANUP(definition_free_p) = NULL;
+	bool any_port = !js_get(g->call->args, "port");
+	int r = 0;
+
+	if (vm_live(vm)->interfaces[g->at].user.nforwards == DEFINITION_FORWARDS_MAX)
+		return err_set(e, -ENOSPC, ERR_INVALID, "interface %s has %d forwards, which is the most; remove one first",
+			vm_live(vm)->interfaces[g->at].id, DEFINITION_FORWARDS_MAX);
+	if (!any_port)
+		r = definition_with(g, vm, false, &all, e);
+	if (!r)
+		r = definition_with(g, vm, true, ret, e);
+	if (!r)
+		g->what = (*ret)->interfaces[g->at].user.forwards[0];
+	return r || any_port ? r : forwards_check_others(vm, *ret, e);
+}
+
+static struct change *change_new(struct call *c)
+{
+	struct change *g = must_alloc(calloc(1, sizeof(*g)));
+
+	*g = (struct change){ .call = c, .host = c->host, .fd = -1 };
+	memcpy(g->uuid, c->vm->def->uuid, sizeof(g->uuid));
+	return g;
+}
+
+static struct json_object *forward_of_args(struct json_object *args)
+{
+	static const char *const keys[] = { "protocol", "address", "port", "to", "guest" };
+	struct json_object *o = json_object_new_object();
+
+	js_put_uint(o, "port", SOME_PORT);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (js_get(args, keys[i]))
+			js_put(o, keys[i], json_object_get(js_get(args, keys[i])));
+	return o;
+}
+
+void forward_add(struct call *c)
+{
+	struct definition *alone CLEANUP(definition_free_p) = NULL;
+	struct change *g = change_new(c);
+	struct err e;
+	int at, r;
+
+	g->forward = forward_of_args(c->args);
+	r = vm_of(g, &e) ? rights_of_peer(&c->who, &g->rights, &e) : -EPERM;
+	at = r < 0 ? r : interface_find(c->vm, js_get_str(c->args, "interface"), &e);
+	if (at >= 0) {
+		g->at = (unsigned)at;
+		r = forward_check(g, c->vm, &alone, &e);
+	}
+	if (r < 0 || at < 0) {
+		change_end(g, -EINVAL, &e);
+		return;
+	}
+	open_as_open(c->host->helpers, alone, OPEN_AS_FORWARDS, forward_opened, g, &g->opener);
+}
+
+/* ---- forward-remove ---- */
+
+void forward_remove(struct call *c)
+{
+	struct change *g = change_new(c);
+	struct err e;
+	char text[64];
+	int k = vm_of(g, &e) ? forward_find(c, &g->at, &e) : -EPERM;
+
+	if (k < 0) {
+		change_end(g, k, &e);
+		return;
+	}
+	g->what = vm_live(c->vm)->interfaces[g->at].user.forwards[k];
+	snprintf(text, sizeof(text), "{\"remove\": %d}", k);
+	order_begin(g, c->vm, text);
+}

@@ -1,0 +1,209 @@
+"""Forwards of VMs that run: forward-add, forward-remove, forward-list and --publish."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import tempfile
+
+import pytest
+
+import guestlib
+from conftest import BUILD, Console, Daemon, QmpError, until
+from test_daemon import as_nobody
+from test_net import LanDaemon, lan  # noqa: F401
+from test_usernet import (  # noqa: F401 (fixtures)
+    IDLE, MAC, STAND_IN, answers, connect, define, free_port, host, libexec, listens, log, slirps, start, user)
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+
+def forwards(daemon, name, *args):
+    return json.loads(daemon.cairn("forward-list", "--format", "json", *args, name).stdout)
+
+
+def added(daemon, name, what, *args, ok=0):
+    """Add a forward and return its port on the host."""
+    r = daemon.cairn("forward-add", *args, name, what, ok=ok)
+    return int(re.fullmatch(rf"{name}: (tcp|udp) [\d.]+:(\d+) leads to port \d+(?: of [\d.]+)?\n", r.stdout)[2])
+
+
+def pending(daemon, name):
+    """Return whether the next start has another definition than the running VM."""
+    return daemon.qmp().run("vm-dump-definition", vm=name)["pending"]
+
+
+def test_forwards_of_running_vm_change(host):  # noqa: F811
+    first = free_port()
+    c = start(host, "a", user(first))
+    port = added(host, "a", "auto:80")
+    assert "slirp: add tcp:-:80" in log(host, "a")
+    for seed, p in enumerate((first, port)):
+        with connect(p) as s:
+            answers(c, s, 2 * seed)
+    assert [line.split() for line in host.cairn("forward-list", "a").stdout.splitlines()[2:4]] == [
+        ["net0", "tcp", f"127.0.0.1:{first}", ":22"], ["net0", "tcp", f"127.0.0.1:{port}", ":80"]]
+    assert [(f["port"], f["to"]) for f in forwards(host, "a")] == [(first, 22), (port, 80)]
+    assert [f["port"] for f in forwards(host, "a", "--inactive")] == [first]
+    host.stop(signal.SIGKILL)
+    host.start()
+    assert [f["port"] for f in forwards(host, "a")] == [first, port]
+    udp = added(host, "a", f"udp:0.0.0.0:{free_port(socket.SOCK_DGRAM)}:53", "--guest", "10.0.2.20")
+    assert "slirp: add udp:10.0.2.20:53" in log(host, "a")
+    with connect(port) as s:
+        answers(c, s, 5)
+        assert host.cairn("forward-remove", "a", str(first)).stdout == "Forward removed successfully\n"
+        answers(c, s, 7)
+    until(lambda: not listens(first))
+    host.cairn("forward-remove", "a", f"udp:{udp}")
+    assert [f["port"] for f in forwards(host, "a")] == [port]
+    host.cairn("destroy", "a")
+    host.cairn("start", "a")
+    assert [f["port"] for f in forwards(host, "a")] == [first]
+    until(lambda: listens(first) and not listens(port))
+
+
+def test_forward_for_now_and_next_start(host):  # noqa: F811
+    start(host, "a", user()).close()
+    port = added(host, "a", "auto:22", "--live", "--config")
+    assert [f["port"] for f in forwards(host, "a", "--inactive")] == [port]
+    assert not pending(host, "a")
+    host.cairn("forward-remove", "a", f"127.0.0.1:{port}", "--config")
+    assert pending(host, "a") and listens(port)
+    host.stop(signal.SIGKILL)
+    host.start()  # the next daemon knows what the VM runs with
+    assert pending(host, "a") and [f["port"] for f in forwards(host, "a")] == [port]
+    assert forwards(host, "a", "--inactive") == []
+    host.cairn("forward-add", "a", f"{port}:22", "--config")
+    host.cairn("destroy", "a")
+    assert "auto finds a free port for a VM that runs" in host.cairn("forward-add", "a", "auto:23", ok=2).stderr
+    host.cairn("start", "a")
+    assert listens(port)
+    host.cairn("destroy", "a")
+    host.cairn("forward-remove", "a", str(port))
+    assert forwards(host, "a") == []
+
+
+def test_start_and_live_clones_publish_ports(host):  # noqa: F811
+    define(host, "a", user())
+    r = host.cairn("start", "a", "--publish", "auto:22", "--publish", "udp:auto:53")
+    assert len(re.findall(r"^a: (?:tcp|udp) 127.0.0.1:\d+ leads to port (?:22|53)$", r.stdout, re.M)) == 2
+    c = Console(host, "a")
+    c.line()
+    r = host.cairn("clone", "--live", "a", "b", "--count", "3", "--publish", "auto:22", "--publish", "auto:80")
+    ports = re.findall(r"^(b-\d): tcp 127.0.0.1:(\d+) leads to port (22|80)$", r.stdout, re.M)
+    assert [(n, to) for n, _, to in ports] == [(f"b-{i}", to) for i in (1, 2, 3) for to in ("22", "80")]
+    assert len({p for _, p, _ in ports}) == 6 and all(listens(int(p)) for _, p, _ in ports)
+    r = json.loads(host.cairn("clone", "--live", "a", "d", "--publish", "auto:22", "--format", "json").stdout)
+    assert [(p["name"], p["to"]) for p in r["published"]] == [("d", 22)] and listens(r["published"][0]["port"])
+    assert forwards(host, "d", "--inactive") == []
+    for wrong in (["clone", "a", "e", "--publish", "auto:22"], ["start", "a", "b-1", "--publish", "1:2"],
+                  ["start", "a", "--publish", "22"], ["clone", "--live", "a", "e", "--publish", "x:22"]):
+        assert "--publish" in host.cairn(*wrong, ok=2).stderr
+
+
+def test_wrong_forwards_change_nothing(host):  # noqa: F811
+    port = free_port()
+    start(host, "a", user(port)).close()
+    start(host, "b", user(mac="52:54:00:00:00:02")).close()
+    define(host, "off", user(mac="52:54:00:00:00:03"))
+    define(host, "none")
+    host.cairn("start", "none")
+
+    def refused(*args, ok):
+        return host.cairn("forward-add", *args, ok=ok).stderr
+
+    assert f"tcp 127.0.0.1:{port} is forwarded to VM 'a'; shut that VM down first" in refused("b", f"{port}:22", ok=6)
+    assert f"tcp 127.0.0.1:{port} is also used by" in refused("a", f"{port}:23", ok=2)
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        taken = s.getsockname()[1]
+        assert f"tcp 127.0.0.1:{taken} is used by another program" in refused("a", f"{taken}:22", ok=6)
+    assert "this host has no such address" in refused("a", "192.0.2.1:8080:22", ok=3)
+    assert "without an interface of type user" in refused("none", "auto:22", ok=3)
+    assert "without an interface 'net9' of type user" in refused("a", "auto:22", "--interface", "net9", ok=3)
+    assert "is not an address that the guest can have" in refused("a", "auto:22", "--guest", "10.9.9.9", ok=2)
+    assert "does not run; change the forwards of its next start with" in refused("off", "1:22", "--live", ok=4)
+    for wrong in ("auto:0", "auto:70000", "0:22", "70000:22"):
+        refused("a", wrong, ok=2)
+    for wrong in ("22", "a:b", "tcp:1:2:3:4", "x:22"):
+        assert "FORWARD must be like" in refused("a", wrong, ok=2)
+    q = host.qmp()
+    for args in ({"to": -1}, {"to": 22, "protocol": "sctp"}, {"to": 22, "address": "localhost"}, {"to": 22, "port": 1 << 40}):
+        with pytest.raises(QmpError):
+            q.run("forward-add", vm="a", **args)
+    assert f"without a forward of tcp port {taken}; see: cairn forward-list a" in host.cairn("forward-remove", "a", str(taken), ok=3).stderr
+    assert "without a forward of udp port" in host.cairn("forward-remove", "a", f"udp:{port}", ok=3).stderr
+    for i in range(15):
+        added(host, "a", f"auto:{i + 100}")
+    assert "has 16 forwards, which is the most" in refused("a", "auto:22", ok=2)
+    assert len(forwards(host, "a")) == 16 and listens(port)
+
+
+def test_cairn_slirp_that_does_not_change_its_forwards(host):  # noqa: F811
+    start(host, "a", user()).close()
+    pid, = slirps(host)
+    os.kill(pid, signal.SIGSTOP)
+    assert "does not answer; it may be of an earlier release" in host.cairn("forward-add", "a", "auto:22", ok=None).stderr
+    assert forwards(host, "a") == []
+    os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGKILL)
+    host.qmp()
+    until(lambda: not slirps(host))
+    assert "its cairn-slirp has ended" in host.cairn("forward-add", "a", "auto:22", ok=None).stderr
+
+
+def test_vm_that_sleeps_has_forwards_of_its_definition(tmp_path, libexec):  # noqa: F811
+    """What was added to the running VM ends with its process; what was removed is back."""
+    port = free_port()
+    d = Daemon(tmp_path, env=libexec)
+    try:
+        start(d, "a", user(port), idle=IDLE).close()
+        until(lambda: d.info("a")["state"] == "saved")
+        assert listens(port)
+        until(lambda: d.info("a")["state"] == "running")
+        c = connect(port)  # keeps the VM awake
+        late = added(d, "a", "auto:22")
+        d.cairn("forward-remove", "a", str(port))
+        c.close()
+        until(lambda: d.info("a")["state"] == "saved")
+        until(lambda: not listens(late))
+        assert listens(port)
+    finally:
+        d.close()
+
+
+def test_port_is_opened_with_rights_of_asker(lan, libexec):  # noqa: F811
+    lan.ip("link", "set", "lo", "up")
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder, contextlib.ExitStack() as end:
+        os.chmod(folder, 0o711)
+        shutil.copy(guestlib.bare("interp"), folder)
+        shutil.copy(STAND_IN, os.path.join(folder, "cairn-slirp"))
+        d = LanDaemon(pathlib.Path(folder), lan, before=["env", f"CAIRN_LIBEXEC={folder}"])
+        end.callback(d.close)
+        start(d, "a", user()).close()
+        d.cairn("grant", "owner", "--user", "nobody", "--vm", "a")
+        refused = as_nobody(d, ["forward-add", {"vm": "a", "port": 80, "to": 22}])[0]
+        assert "ports below 1024 require root" in refused["error"]["desc"]
+        assert "return" in as_nobody(d, ["forward-add", {"vm": "a", "port": 8080, "to": 22}])[0]
+        added(d, "a", "80:22")
+        d.cairn("grant", "operator", "--user", "nobody", "--vm", "a")
+        assert as_nobody(d, ["forward-remove", {"vm": "a", "port": 80}])[0]["error"]["class"] == "PermissionDenied"
+        assert [f["port"] for f in forwards(d, "a")] == [8080, 80]
+
+
+def test_real_cairn_slirp_listens_at_new_port(tmp_path):
+    d = Daemon(tmp_path)
+    try:
+        start(d, "a", user()).close()
+        port = added(d, "a", "auto:22")
+        until(lambda: listens(port))
+        d.cairn("forward-remove", "a", str(port))
+        until(lambda: not listens(port))
+        assert os.path.samefile(f"/proc/{slirps(d)[0]}/exe", os.path.join(BUILD, "cairn-slirp"))
+        assert MAC
+    finally:
+        d.close()

@@ -1,0 +1,100 @@
+#include "tools/cairn/forward.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool port_put(struct json_object *o, const char *key, const char *text)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	js_put_int(o, key, n); /* the daemon checks the range */
+	return *text && !*end;
+}
+
+struct json_object *forward_parse(struct cli *c, const char *option, const char *text, bool any)
+{
+	struct json_object *o = json_object_new_object();
+	char copy[128], *rest = copy, *parts[4] = { NULL };
+	size_t n = 0, at = 0;
+	bool good;
+
+	snprintf(copy, sizeof(copy), "%s", text);
+	while (rest && n < ARRAY_SIZE(parts))
+		parts[n++] = strsep(&rest, ":");
+	if (n > 2 && (n == 4 || !strcmp(parts[0], "tcp") || !strcmp(parts[0], "udp")))
+		js_put_str(o, "protocol", parts[at++]);
+	if (n - at == 3)
+		js_put_str(o, "address", parts[at++]);
+	good = !rest && n - at == 2 && strlen(text) < sizeof(copy) &&
+		((any && !strcmp(parts[at], "auto")) || port_put(o, "port", parts[at])) && port_put(o, "to", parts[at + 1]);
+	if (good)
+		return o;
+	json_object_put(o);
+	cli_usage(c, "%s must be like tcp:127.0.0.1:2222:22 or, for short, 2222:22%s, not \"%s\"", option,
+		any ? " or auto:22" : "", text);
+	return NULL;
+}
+
+void forward_print(const char *whose, struct json_object *forward)
+{
+	const char *guest = js_get_str(forward, "guest");
+
+	printf("%s: %s %s:%d leads to port %d%s%s\n", whose, js_get_str_or(forward, "protocol", "tcp"),
+		js_get_str_or(forward, "address", "127.0.0.1"), (int)js_get_int(forward, "port", 0),
+		(int)js_get_int(forward, "to", 0), guest ? " of " : "", guest ? guest : "");
+}
+
+int forward_publish(struct cli *c, const char *vm, struct json_object *forward, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(vm);
+	int r;
+
+	json_object_object_foreach(forward, key, value)
+		js_put(args, key, json_object_get(value));
+	r = cli_execute(c, "forward-add", args, &answer, NULL, e);
+	if (!r)
+		js_put_int(forward, "port", js_get_int(answer, "port", 0));
+	return r;
+}
+
+int publish_check(struct cli *c)
+{
+	const char *texts[CLI_GIVEN_MAX];
+	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
+
+	for (size_t i = 0; i < n; i++) {
+		CLEANUP_JS struct json_object *o = forward_parse(c, "--publish", texts[i], true);
+
+		if (!o)
+			return CLI_USAGE;
+	}
+	return 0;
+}
+
+int publish_all(struct cli *c, const char *vm, struct json_object *list)
+{
+	const char *texts[CLI_GIVEN_MAX];
+	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
+	struct err e;
+
+	for (size_t i = 0; i < n; i++) {
+		CLEANUP_JS struct json_object *o = forward_parse(c, "--publish", texts[i], true);
+
+		if (!o)
+			return CLI_USAGE;
+		if (forward_publish(c, vm, o, &e) < 0)
+			return cli_fail(&e, "Domain '%s' runs, but --publish %s failed", vm, texts[i]);
+		if (c->format == CLI_TABLE)
+			forward_print(vm, o);
+		js_put_str(o, "name", vm);
+		if (list)
+			json_object_array_add(list, json_object_get(o));
+	}
+	return 0;
+}
