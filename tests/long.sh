@@ -17,6 +17,7 @@
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
+# - systemd: the daemon and its scope under a real systemd in the emulated host
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
 # - fresh: a build and check on a fresh machine (fresh.sh)
 # LONG_SEED seeds their random choices (the date). LONG_PARTS names the parts to run (all of them). A part without an
@@ -121,6 +122,7 @@ e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed"
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e upgrade api/vm/long_upgrade.py
+e2e systemd tools/systemd/long_scope.py
 part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then
