@@ -387,8 +387,10 @@ static bool is_forked(pid_t pid)
 
 	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
 	prctl(PR_GET_NAME, own);
-	return file_read(path, sizeof(own), &name, &len, NULL) == 0 && len > 0 && len - 1 == strlen(own) &&
-		!memcmp(name, own, len - 1);
+	if (file_read(path, sizeof(own), &name, &len, NULL) < 0 || !len)
+		return false;
+	name[len - 1] = 0;
+	return !strcmp(name, own) || !strcmp(name, "cairnd-files");
 }
 
 /* Return whether an archive process runs. */
