@@ -73,11 +73,14 @@ class Box:
         return job["write" if write else "read"]["iops"]
 
     def fio(self, name, count, *args):
-        out = subprocess.run(["fio", "--name=raw", f"--filename={name}", "--ioengine=io_uring", f"--iodepth={DEPTH}",
-                              f"--direct={int(self.place == 'disk')}", f"--number_ios={count}", "--gtod_reduce=1",
+        return self.fio_jobs(f"--iodepth={DEPTH}", "--name=raw", f"--filename={name}", f"--number_ios={count}", *args)[0]
+
+    def fio_jobs(self, *args):
+        """Return fio's report of each job. args: of all jobs, up to the first --name."""
+        out = subprocess.run(["fio", "--ioengine=io_uring", f"--direct={int(self.place == 'disk')}", "--gtod_reduce=1",
                               "--thread", "--output-format=json", *args], check=True, capture_output=True, text=True,
                              cwd=self.folder.name).stdout
-        return json.loads(out)["jobs"][0]
+        return json.loads(out)["jobs"]
 
 
 def need_fio():
