@@ -48,6 +48,14 @@ int store_file_settle(const char *path)
 	return r == -ENOENT ? 0 : r; /* removed meanwhile */
 }
 
+void store_file_sync_start(const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 int store_file_put(const char *path, const char *text, bool sync, struct err *e)
 {
 	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -19,6 +19,8 @@ struct err;
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */
 int store_folder_settle(const char *path, struct err *e);
+/* Begin to write a file's content to the disk, if the file still exists; do not wait. */
+void store_file_sync_start(const char *path);
 /* Sync a file, then its folder. Stops and returns 0 if one of them no longer exists. */
 int store_file_settle(const char *path);
 /* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */

@@ -10,12 +10,17 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* A VM's state is written this much later. An operation that somebody waits for, such as the end of a fork, is often
  * queued within a millisecond of it, and would have to wait for the two syncs of that write. */
 #define WRITE_DELAY_NS 2000000u
+/* New files that are settled at a time, threads besides the store's, and how many files are worth a thread. */
+#define GROUP_MAX 128u
+#define GROUP_THREADS 7u
+#define GROUP_FILES_EACH 4u
 
 struct pending {
 	struct pending *next;
@@ -110,11 +115,82 @@ static void pending_free(struct pending *p)
 	free(p);
 }
 
+static void pendings_free(struct pending *p)
+{
+	while (p) {
+		struct pending *next = p->next;
+
+		pending_free(p);
+		p = next;
+	}
+}
+
 /* Whether the operation frees the name of a VM's folder. */
 static bool is_leaving(enum pending_kind kind)
 {
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
 }
+
+/* ---- settling new files ---- */
+
+static bool is_new_file(const struct pending *p)
+{
+	return p->kind == PENDING_SETTLE_NEW && !p->work;
+}
+
+/* Whether the folders of both files are in the same folder. */
+static bool same_upper(const struct pending *a, const struct pending *b)
+{
+	size_t len = upper_len(a->path);
+
+	return upper_len(b->path) == len && !strncmp(a->path, b->path, len);
+}
+
+/* Return the last operation of those that are done together with p, which follow it in the queue. */
+static struct pending *group_end(struct pending *p)
+{
+	for (unsigned n = 1; n < GROUP_MAX && is_new_file(p) && p->next && is_new_file(p->next) && same_upper(p, p->next); n++)
+		p = p->next;
+	return p;
+}
+
+struct group {
+	struct store_writer *writer;
+	struct pending *list[GROUP_MAX];
+	unsigned n;
+	atomic_uint next;
+};
+
+static void *group_main(void *opaque)
+{
+	struct group *g = opaque;
+	unsigned k;
+
+	while ((k = atomic_fetch_add(&g->next, 1)) < g->n)
+		pending_finish(g->writer, g->list[k]);
+	return NULL;
+}
+
+/* Settle the files of a list. Their content is on the way to the disk before the first sync, and several syncs wait at
+ * a time, so that one commit of the file system's journal and one flush of the disk serve many files. */
+static void group_settle(struct store_writer *w, struct pending *p)
+{
+	struct group g = { .writer = w };
+	pthread_t threads[GROUP_THREADS];
+	unsigned n = 0;
+
+	for (; p; p = p->next) {
+		store_file_sync_start(p->path);
+		g.list[g.n++] = p;
+	}
+	while (n < MIN(g.n / GROUP_FILES_EACH, GROUP_THREADS) && !pthread_create(&threads[n], NULL, group_main, &g))
+		n++;
+	group_main(&g);
+	while (n)
+		pthread_join(threads[--n], NULL);
+}
+
+/* ---- the thread ---- */
 
 /* Whether a PENDING_SETTLE_NEW without completion was done but for the folder of its file's folder, and the next
  * operation does not sync that folder, too: a fork settles a hundred definitions one after the other, whose folders
@@ -122,12 +198,8 @@ static bool is_leaving(enum pending_kind kind)
 static bool owes_upper(const struct store_writer *w, const struct pending *p)
 {
 	const struct pending *next = w->first;
-	size_t len;
 
-	if (p->kind != PENDING_SETTLE_NEW || p->work)
-		return false;
-	len = upper_len(p->path);
-	return !next || next->kind != PENDING_SETTLE_NEW || upper_len(next->path) != len || strncmp(next->path, p->path, len);
+	return is_new_file(p) && (!next || next->kind != PENDING_SETTLE_NEW || !same_upper(p, next));
 }
 
 /* If all queued operations are delayed, return when the first one begins; else 0. Called with the mutex held. */
@@ -160,27 +232,32 @@ static void *writer_main(void *opaque)
 	pthread_setname_np(pthread_self(), w->name);
 	pthread_mutex_lock(&w->mutex);
 	while (!w->stop || w->first) {
-		struct pending *p = w->first;
+		struct pending *p = w->first, *last;
 		uint64_t due_ns = delayed_until(w);
 
 		if (!p || due_ns > clock_monotonic_ns() || (w->held && !w->awaited && !w->stop)) {
 			change_wait(w, w->held ? 0 : due_ns);
 			continue;
 		}
-		w->first = p->next;
+		last = group_end(p);
+		w->first = last->next;
+		last->next = NULL;
 		w->writing = p;
 		pthread_mutex_unlock(&w->mutex);
-		pending_finish(w, p);
+		if (p == last)
+			pending_finish(w, p);
+		else
+			group_settle(w, p);
 		pthread_mutex_lock(&w->mutex);
-		if (owes_upper(w, p)) {
+		if (owes_upper(w, last)) {
 			pthread_mutex_unlock(&w->mutex);
-			if (upper_settle(p->path, &e) < 0)
-				log_error("store", "cannot change %s: %s", p->path, e.msg);
+			if (upper_settle(last->path, &e) < 0)
+				log_error("store", "cannot change %s: %s", last->path, e.msg);
 			pthread_mutex_lock(&w->mutex);
 		}
 		w->leaving -= is_leaving(p->kind);
-		pending_free(p);
 		w->writing = NULL;
+		pendings_free(p);
 		pthread_cond_broadcast(&w->changed);
 	}
 	pthread_mutex_unlock(&w->mutex);
@@ -320,14 +397,17 @@ void store_writer_settle(struct store_writer *w)
 	delays_end(w, false);
 }
 
+static bool has_path(const struct pending *p, const char *path)
+{
+	while (p && strcmp(p->path, path))
+		p = p->next;
+	return p != NULL;
+}
+
 /* Whether an operation on the path is queued or running. Called with the mutex held. */
 static bool is_queued(const struct store_writer *w, const char *path)
 {
-	const struct pending *p = w->first;
-
-	while (p && strcmp(p->path, path))
-		p = p->next;
-	return p || (w->writing && !strcmp(w->writing->path, path));
+	return has_path(w->first, path) || has_path(w->writing, path);
 }
 
 void store_writer_settle_path(struct store_writer *w, const char *path)

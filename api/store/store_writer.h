@@ -35,7 +35,7 @@ struct store_writer {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed; /* signalled when an operation is queued or done, and at the end */
 	struct pending *first;
-	const struct pending *writing;
+	const struct pending *writing; /* the operation that runs; several new files that are settled together are a list */
 	/* A PENDING_WRITE without completion begins so long after it was queued, unless the thread has other work or
 	 * the loop's thread waits. */
 	uint64_t write_delay_ns;

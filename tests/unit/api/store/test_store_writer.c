@@ -161,8 +161,25 @@ static void test_urgent_operation_overtakes_no_awaited_write(void **state)
 
 /* ---- syncs of folders ---- */
 
-/* What the store's thread has synced, in order: the last parts of the paths, each after a space. */
+#define MEET_S 60
+
+/* What the store's threads have synced, in order: the last parts of the paths, each after a space. */
 static char synced[4096];
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t met = PTHREAD_COND_INITIALIZER;
+static unsigned syncing, most_syncing; /* threads in fsync(), now and at most */
+static bool meets; /* the first sync waits for a second one at the same time */
+
+static void sync_meet(void)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += MEET_S;
+	while (meets && most_syncing < 2 && pthread_cond_timedwait(&met, &mutex, &until) == 0)
+		;
+	meets = false;
+}
 
 /* Replaces the C library's function in this program. */
 int fsync(int fd)
@@ -172,7 +189,13 @@ int fsync(int fd)
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	assert_true(readlink(link, path, sizeof(path) - 1) > 0);
 	*strrchr(path, '/') = ' ';
+	pthread_mutex_lock(&mutex);
 	strcat(synced, strrchr(path, ' '));
+	most_syncing = MAX(most_syncing, ++syncing);
+	pthread_cond_broadcast(&met);
+	sync_meet();
+	syncing--;
+	pthread_mutex_unlock(&mutex);
 	return (int)syscall(SYS_fsync, fd);
 }
 
@@ -240,11 +263,23 @@ static void settle(struct fixture *f, const char *folder, const char *name, stru
 		store_writer_put(&f->writer, PENDING_SETTLE_NEW, path, NULL);
 }
 
+static void folders_remove(const struct fixture *f)
+{
+	const char *folders[] = { f->a, f->b, f->c };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(folders); i++) {
+		char path[4300];
+
+		snprintf(path, sizeof(path), "%s/%c", folders[i], 'x' + (char)i);
+		unlink(path);
+		rmdir(folders[i]);
+	}
+}
+
 /* Run all, and compare what was synced. want: the fixture's folder is written as "all", and the folder that holds it as
  * "top". */
 static void assert_synced(struct fixture *f, const char *want)
 {
-	const char *folders[] = { f->a, f->b, f->c };
 	char text[4096] = "", top[4096], *all;
 
 	snprintf(top, sizeof(top), "%s", f->dir);
@@ -258,13 +293,7 @@ static void assert_synced(struct fixture *f, const char *want)
 		snprintf(text + strlen(text), sizeof(text) - strlen(text), " %s",
 			!strcmp(part, all) ? "all" : !strcmp(part, strrchr(top, '/') + 1) ? "top" : part);
 	assert_string_equal(text, want);
-	for (unsigned i = 0; i < ARRAY_SIZE(folders); i++) {
-		char path[4300];
-
-		snprintf(path, sizeof(path), "%s/%c", folders[i], 'x' + (char)i);
-		unlink(path);
-		rmdir(folders[i]);
-	}
+	folders_remove(f);
 }
 
 static void test_files_settled_in_a_row_sync_their_common_folder_once(void **state)
@@ -278,6 +307,69 @@ static void test_files_settled_in_a_row_sync_their_common_folder_once(void **sta
 	settle(f, f->b, "y", NULL);
 	settle(f, f->c, "z", NULL);
 	assert_synced(f, " x a y b z c all");
+}
+
+#define MANY 50
+
+/* A fork's definitions: each file before its folder, and the common folder once, after all of them. */
+static void test_many_files_in_a_row_are_settled_together(void **state)
+{
+	struct fixture *f = *state;
+	char folder[4300], path[4400], want[16];
+
+	for (unsigned i = 0; i < MANY; i++) {
+		snprintf(folder, sizeof(folder), "%s/v%02u", f->dir, i);
+		snprintf(path, sizeof(path), "f%02u", i);
+		file_make(folder, path);
+		settle(f, folder, path, NULL);
+	}
+	store_writer_put(&f->writer, PENDING_SYNC, f->dir, NULL);
+	synced[0] = 0;
+	most_syncing = 0;
+	meets = true;
+	f->work = (struct store_work){ .loop = f->loop, .done = work_done };
+	store_writer_work(&f->writer, PENDING_NONE, f->dir, NULL, &f->work);
+	run_all(f);
+	assert_true(most_syncing >= 2);
+	for (unsigned i = 0; i < MANY; i++) {
+		const char *file, *in;
+
+		snprintf(want, sizeof(want), " f%02u", i);
+		file = strstr(synced, want);
+		snprintf(want, sizeof(want), " v%02u", i);
+		in = strstr(synced, want);
+		assert_non_null(file);
+		assert_true(in > file);
+		snprintf(path, sizeof(path), "%s/v%02u/f%02u", f->dir, i, i);
+		unlink(path);
+		*strrchr(path, '/') = 0;
+		rmdir(path);
+	}
+	assert_int_equal(strlen(synced), MANY * 8 + 2 * strlen(strrchr(f->dir, '/')));
+	snprintf(path, sizeof(path), " %s", strrchr(f->dir, '/') + 1);
+	assert_string_equal(strstr(synced, path) + strlen(path), path); /* for the group, then for PENDING_SYNC */
+}
+
+/* The store waits for a file that is settled with others. */
+static void test_file_of_a_group_is_awaited(void **state)
+{
+	struct fixture *f = *state;
+	char path[4300];
+	struct err e;
+
+	file_make(f->a, "x");
+	file_make(f->b, "y");
+	file_make(f->c, "z");
+	settle(f, f->a, "x", NULL);
+	settle(f, f->b, "y", NULL);
+	settle(f, f->c, "z", NULL);
+	synced[0] = 0;
+	assert_int_equal(store_writer_start(&f->writer, &e), 0);
+	snprintf(path, sizeof(path), "%s/z", f->c);
+	store_writer_settle_path(&f->writer, path);
+	assert_non_null(strstr(synced, " z c"));
+	store_writer_done(&f->writer);
+	folders_remove(f);
 }
 
 static void test_common_folder_is_synced_before_another_operation(void **state)
@@ -394,6 +486,8 @@ int main(void)
 			teardown),
 		cmocka_unit_test_setup_teardown(test_write_begins_by_itself, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_settled_in_a_row_sync_their_common_folder_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_many_files_in_a_row_are_settled_together, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_of_a_group_is_awaited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_another_operation, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_completion, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_when_the_last_file_is_gone, setup, teardown),
