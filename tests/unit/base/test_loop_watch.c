@@ -7,12 +7,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -505,6 +507,61 @@ static void test_loop_freed_around_its_watches(void **state)
 	spot_close(&c);
 }
 
+/* A process with a loop that watches `sock`, and that is killed. Its child, which has no file of it, lives until `hold`
+ * ends. Tell by `there` that both run. */
+static _Noreturn void parent_run(int sock, int hold, int there)
+{
+	struct loop_watch *w;
+	struct loop *l;
+	struct err e;
+	char byte = 0;
+
+	if (loop_new(8, &l, &e) < 0 || loop_watch(l, sock, POLLIN, spot_ready, &(struct spot){ 0 }, &w) < 0)
+		_exit(1);
+	loop_run_once(l, 0);
+	if (fork() == 0) {
+		if (dup2(hold, 3) < 0 || close_range(4, ~0U, 0) < 0)
+			_exit(1);
+		_exit(read(3, &byte, 1) != 0);
+	}
+	if (write(there, &byte, 1) != 1)
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+/* A watched socket is closed when its process is killed, although a child of the process goes on. */
+static void test_killed_process_leaves_no_file_to_its_child(void **state)
+{
+	int sock[2], hold[2], there[2];
+	struct pollfd p;
+	char byte;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sock), 0);
+	assert_int_equal(pipe(hold), 0);
+	assert_int_equal(pipe(there), 0);
+	pid = fork();
+	if (pid == 0) {
+		close(sock[0]);
+		close(hold[1]);
+		parent_run(sock[1], hold[0], there[1]);
+	}
+	close(sock[1]);
+	close(hold[0]);
+	assert_int_equal(read(there[0], &byte, 1), 1);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	p = (struct pollfd){ .fd = sock[0], .events = POLLIN };
+	assert_int_equal(poll(&p, 1, 20000), 1);
+	assert_int_equal(read(sock[0], &byte, 1), 0);
+	close(hold[1]);
+	close(sock[0]);
+	close(there[0]);
+	close(there[1]);
+}
+
 int main(void)
 {
 #define LOOP_TEST(t) cmocka_unit_test_setup_teardown(t, loop_setup, loop_teardown)
@@ -528,6 +585,7 @@ int main(void)
 		LOOP_TEST(test_removed_while_its_callback_runs),
 		LOOP_TEST(test_more_watches_than_entries),
 		cmocka_unit_test(test_loop_freed_around_its_watches),
+		cmocka_unit_test(test_killed_process_leaves_no_file_to_its_child),
 	};
 
 	return loop_group_run(tests);
