@@ -89,6 +89,12 @@ void control_reply(struct control *c, uint64_t seq, int r, const struct err *e)
 	control_send(c, VM_MSG_REPLY, seq, &body, sizeof(body));
 }
 
+/* The end of a request that was answered with LATER. */
+static void answer_late(void *opaque, uint64_t seq, int r, const struct err *e)
+{
+	control_reply(opaque, seq, r, e);
+}
+
 void control_event(void *opaque, const struct vm_event *ev)
 {
 	struct control *c = opaque;
@@ -174,6 +180,13 @@ static int console_request(struct control *c, struct channel_msg *m, struct err 
 static int console_end_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	return machine_consoles_end(vm_machine(c->vm), m->body, m->head.body_bytes, e);
+}
+
+static int vsock_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	int r = machine_vsock_connect(vm_machine(c->vm), m, answer_late, c, e);
+
+	return r < 0 ? r : LATER;
 }
 
 static int query_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -417,11 +430,6 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 
 /* ---- disks of clones; forks, pins and dumps ---- */
 
-static void clone_disk_done(void *opaque, uint64_t seq, int r, const struct err *e)
-{
-	control_reply(opaque, seq, r, e);
-}
-
 static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint64_t total)
 {
 	struct vm_event ev = { .kind = VM_EVENT_PROGRESS, .value = (int64_t)done, .total = (int64_t)total };
@@ -444,7 +452,7 @@ static int clone_disk_request(struct control *c, struct channel_msg *m, struct e
 
 int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
 {
-	static const struct clone_disks_ops ops = { clone_disk_done, clone_disk_progress };
+	static const struct clone_disks_ops ops = { answer_late, clone_disk_progress };
 
 	return clone_disks_new(c->loop, &vm_machine(c->vm)->kvm, copiers, &ops, c, &c->clones, e);
 }
@@ -553,6 +561,7 @@ static const struct {
 	[VM_MSG_QUERY] = { query_request, false },
 	[VM_MSG_CONSOLE] = { console_request, false },
 	[VM_MSG_CONSOLE_END] = { console_end_request, false },
+	[VM_MSG_VSOCK] = { vsock_request, false },
 	[VM_MSG_NMI] = { nmi_request, false },
 	[VM_MSG_AGENT] = { control_agent, false },
 	[VM_MSG_SAVE] = { save_request, true },
@@ -667,20 +676,6 @@ static void listen_ready(void *opaque, unsigned revents)
 
 /* ---- creating and freeing ---- */
 
-static int first_peer(struct control *c, struct err *e)
-{
-	int r;
-
-	if (c->peer_fd >= 0)
-		return 0;
-	r = first_messages_wait(c->listen_fd, CLIENT_WAIT_MS);
-	if (!r) {
-		c->peer_fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		r = c->peer_fd < 0 ? -errno : 0;
-	}
-	return r < 0 ? err_set_errno(e, r, "no client connected to send the configuration") : 0;
-}
-
 struct memory *control_memory(struct control *c)
 {
 	return c->memory;
@@ -706,7 +701,7 @@ int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd,
 	struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e)
 {
 	struct control *c = malloc(sizeof(*c));
-	int r;
+	int r = 0;
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "control");
@@ -714,8 +709,9 @@ int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd,
 	c->listen_fd = listen_fd;
 	c->peer_fd = channel_fd;
 	c->awaits_go = takes_over;
-	r = first_peer(c, e);
-	if (!r)
+	if (channel_fd < 0)
+		r = c->peer_fd = first_messages_accept(listen_fd, CLIENT_WAIT_MS, e);
+	if (r >= 0)
 		r = config_receive(c, pagemap_fd, cfg, fds, nfds, e);
 	if (r < 0) {
 		control_configured(c, r, e);

@@ -7,8 +7,10 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
-int first_messages_wait(int fd, int ms)
+/* Wait until fd is readable. ms: at most; -1: without a limit. Returns 0; -ETIMEDOUT; -errno. */
+static int readable_wait(int fd, int ms)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	int r;
@@ -19,11 +21,22 @@ int first_messages_wait(int fd, int ms)
 	return r < 0 ? -errno : r ? 0 : -ETIMEDOUT;
 }
 
+int first_messages_accept(int listen_fd, int ms, struct err *e)
+{
+	int r = readable_wait(listen_fd, ms);
+
+	if (!r) {
+		r = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+		r = r < 0 ? -errno : r;
+	}
+	return r < 0 ? err_set_errno(e, r, "no client connected to send the configuration") : r;
+}
+
 /* A process that hands its VM over loads saved memory first, and a daemon that forks a VM waits for its state. Either
  * may take long; if the peer ends, the socket closes, which ends the wait. */
 static int message_receive(struct first_messages *f, struct channel_msg *m, struct err *e)
 {
-	int r = first_messages_wait(f->fd, -1);
+	int r = readable_wait(f->fd, -1);
 
 	if (!r)
 		r = channel_recv(f->fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, f->buf, m);

@@ -25,7 +25,7 @@ struct first_messages {
  * fds: CHANNEL_FDS_MAX; owned by the caller afterwards, also after an error.
  * Returns 0 or -errno. */
 int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e);
-/* Wait until fd is readable. ms: at most; -1: without a limit. Returns 0; -ETIMEDOUT; -errno. */
-int first_messages_wait(int fd, int ms);
+/* Wait for the peer at a listening socket, at most so many ms. Returns an owned fd; -ETIMEDOUT; -errno. */
+int first_messages_accept(int listen_fd, int ms, struct err *e);
 
 #endif

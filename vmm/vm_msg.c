@@ -29,6 +29,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 		.known = true },
 	[VM_MSG_AGENT_COMMAND] = { .body_min = offsetof(struct vm_agent_command, text) + 1, .body_max = sizeof(struct vm_agent_command),
 		.fds_max = 1, .known = true },
+	[VM_MSG_VSOCK] = ROW(struct vm_vsock, 1),
 	[VM_MSG_NMI] = ROW_EMPTY,
 	[VM_MSG_AGENT] = ROW(struct vm_agent, 0),
 	[VM_MSG_SAVE] = { .fds_max = 2, .known = true },
@@ -282,6 +283,10 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		c->watchdog > VM_WATCHDOG_I6300ESB || c->watchdog_action >= VM_WATCHDOG_ACTION_COUNT ||
 		c->ndisks > VM_DISKS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
+	if (c->vsock_cid && (c->vsock_cid < 3 || c->vsock_cid == UINT32_MAX || !fd_ok(&f, c->vsock_listen_fd) ||
+		!fd_ok(&f, c->vsock_dial_fd)))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the vsock device has a value out of range, or a file that "
+			"is missing or used twice");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
 	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0)

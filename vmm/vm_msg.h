@@ -124,6 +124,9 @@ enum vm_msg_type {
 	 * processes whose vm_info has agent_commands. */
 	VM_MSG_AGENT_COMMAND = 39,
 	VM_MSG_AGENT_ANSWER = 40, /* struct vm_agent_answer */
+	/* a request: struct vm_vsock + 1 fd (a stream socket): connect it to a port of the guest. Answered when the
+	 * guest has accepted or refused. Only to processes whose vm_info has vsock. */
+	VM_MSG_VSOCK = 41,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -337,6 +340,11 @@ struct vm_config {
 	/* 1: the interface's link is down, also with a file */
 	uint8_t link_down[VM_INTERFACES_MAX];
 	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
+	/* The guest's address of its virtio-vsock device; 0: no such device, and the two fds count for nothing. An
+	 * older process that hands its VM over sends a shorter struct. */
+	uint32_t vsock_cid;
+	uint16_t vsock_listen_fd; /* the socket for the host's clients; VM_NO_FD: none */
+	uint16_t vsock_dial_fd;   /* socket to cairn-dial (base/vsock_dial.h); VM_NO_FD: none */
 };
 
 struct vm_interface_set {
@@ -404,6 +412,12 @@ struct vm_console {
 	/* Only to processes whose vm_info has ends_consoles; others expect a shorter message. */
 	uint32_t user;	/* 1 + the client's uid; 0: unknown */
 	uint32_t group; /* 1 + the gid of that of the client's groups by which it may use the console; 0: none */
+};
+
+struct vm_vsock {
+	uint32_t port;
+	uint32_t user, group; /* as in struct vm_console; VM_MSG_CONSOLE_END ends these connections, too */
+	uint32_t reserved;
 };
 
 #define VM_CONSOLE_IDS_MAX 4200 /* the entries of the table of permissions, and root, the daemon's user and its group */
@@ -665,6 +679,8 @@ struct vm_info {
 	uint8_t link_down[VM_INTERFACES_MAX]; /* 1: a user set the interface's link down */
 	uint8_t reserved[7];
 	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
+	/* 1 + the number of connections of VM_MSG_VSOCK; 0: the VM has no vsock device, or the process is older */
+	uint32_t vsock;
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

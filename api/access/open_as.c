@@ -226,6 +226,8 @@ static int open_prepare(const struct definition *d, enum open_as_what what, stru
 {
 	int r = config_prepare(d, opens_images_only(what), c, files, e);
 
+	if (!r && what == OPEN_AS_START)
+		r = config_prepare_vsock(d, c, files, e);
 	if (what == OPEN_AS_FORWARDS)
 		files->n = 0;
 	if (!r && (what == OPEN_AS_START || what == OPEN_AS_FORWARDS))
@@ -283,13 +285,14 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	struct open_as *o;
 	struct config c;
 	struct err e;
+	bool here = authors_are_daemon(d) && !(what == OPEN_AS_START && config_listens(d));
 	int r = open_prepare(d, what, &c, &files, &e);
 
 	if (!r && (what == OPEN_AS_IMAGES_READ || what == OPEN_AS_SOURCES))
 		only_read(&c, &files);
-	if (!r && authors_are_daemon(d))
+	if (!r && here)
 		r = config_open_files(&c, &files, &e);
-	if (r < 0 || authors_are_daemon(d)) {
+	if (r < 0 || here) {
 		done(opaque, r, &c, &e);
 		return;
 	}

@@ -68,6 +68,7 @@ void command_vm_suspend(struct call *c);
 void command_vm_resume(struct call *c);
 void command_vm_destroy(struct call *c);
 void command_vm_console(struct call *c);
+void command_vsock_connect(struct call *c);
 void command_vm_save(struct call *c);
 void command_vm_managed_save(struct call *c);
 void command_vm_blockpull(struct call *c);

@@ -196,6 +196,36 @@ static const struct key watchdog_rows[] = {
 };
 KEYS(watchdog_keys, watchdog_rows);
 
+/* ---- vsock ---- */
+
+static const struct key vsock_rows[] = {
+	{ "cid", KEY_NUMBER, .offset = DEF(vsock_cid), .min = 3, .max = UINT32_MAX - 1,
+		.about = "the guest's address in its own eyes; VMs may have the same", .initial = "3" },
+	{ "path", KEY_PATH, .offset = DEF(vsock_path),
+		.about = "Unix socket to make, through which programs of the host connect to the guest" },
+};
+KEYS(vsock_keys, vsock_rows);
+
+/* true stands for {}. */
+static int parse_vsock(struct parse *p, struct json_object *v, void *into)
+{
+	(void)into;
+	p->d->vsock_cid = DEFINITION_VSOCK_CID;
+	if (json_object_is_type(v, json_type_boolean)) {
+		if (!json_object_get_boolean(v))
+			p->d->vsock_cid = 0;
+		return 0;
+	}
+	if (!json_object_is_type(v, json_type_object))
+		return key_error(p, "must be true, false or an object in braces, not %s", js_type_words(v));
+	if (keys_parse(p, v, &vsock_keys, p->d) < 0)
+		return -EINVAL;
+	if (p->d->vsock_path && strlen(p->d->vsock_path) > DEFINITION_VSOCK_PATH_MAX)
+		return key_error(p, "path: is %zu bytes long; the path of a socket has at most %d", strlen(p->d->vsock_path),
+			DEFINITION_VSOCK_PATH_MAX);
+	return 0;
+}
+
 /* ---- parsing and freeing a whole definition ---- */
 
 static const struct key top_rows[] = {
@@ -248,6 +278,11 @@ static const struct key top_rows[] = {
 		.initial = "false" },
 	{ "rng", KEY_BOOL, .offset = DEF(rng),
 		.about = "add a virtio-rng device", .initial = "false" },
+	{ "vsock", KEY_CUSTOM, .parse = parse_vsock,
+		.about = "add a virtio-vsock device: cid [3], path [none]; true stands for {}", .initial = "false",
+		.form = "{\"anyOf\":[{\"type\":\"boolean\"},{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
+			"\"cid\":{\"type\":\"integer\",\"minimum\":3,\"maximum\":4294967294},"
+			"\"path\":{\"type\":\"string\",\"pattern\":\"^[^\\u0000-\\u001f\\u007f-\\u009f]+$\",\"maxLength\":4095}}}]}" },
 	{ "watchdog", KEY_OBJECT, .of = &watchdog_keys, .parse = prepare_watchdog,
 		.about = "watchdog device, which acts if the guest does not reset it in time" },
 	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,
@@ -348,6 +383,7 @@ void definition_free(struct definition *d)
 	free(d->interfaces);
 	free(d->title);
 	free(d->cpu);
+	free(d->vsock_path);
 	free(d->description);
 	free(d->kernel);
 	free(d->initrd);

@@ -60,6 +60,9 @@ enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
 #define DEFINITION_ADDRESS_TEXT 16
 #define DEFINITION_PREFIX_TEXT 20
 #define DEFINITION_FORWARD_TEXT 32
+#define DEFINITION_VSOCK_CID 3 /* if none is given */
+/* The guest's connections go to sockets with "_" and a port behind it, which have to fit a struct sockaddr_un. */
+#define DEFINITION_VSOCK_PATH_MAX 96
 #define DEFINITION_USER_NETWORK "10.0.2.0/24"
 
 enum definition_protocol { DEFINITION_TCP = 0, DEFINITION_UDP = 1 };
@@ -132,6 +135,8 @@ struct definition {
 	uint32_t cpu_quota; /* percent of one CPU; 0: no limit */
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* enums in vm_msg.h */
+	uint32_t vsock_cid; /* 0: no vsock device */
+	char *vsock_path; /* of the socket for the host's clients; NULL: none */
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */
 	/* The user whose rights open the files; owned. NULL (the parser's result): the daemon itself. Not
 	 * part of the JSON. */

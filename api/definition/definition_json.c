@@ -148,6 +148,18 @@ static void put_watchdog(struct json_object *o, const struct definition *d)
 	js_put(o, "watchdog", w);
 }
 
+static void put_vsock(struct json_object *o, const struct definition *d)
+{
+	struct json_object *v;
+
+	if (!d->vsock_cid)
+		return;
+	v = json_object_new_object();
+	js_put_uint(v, "cid", d->vsock_cid);
+	js_put_str(v, "path", d->vsock_path);
+	js_put(o, "vsock", v);
+}
+
 static void put_policies(struct json_object *o, const struct definition *d)
 {
 	static const char *const assists[] = { "auto", "on", "off" };
@@ -193,6 +205,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	js_put_bool(o, "guest_agent", d->guest_agent);
 	js_put_str(o, "clock", d->clock == DEFINITION_LOCALTIME ? "localtime" : "utc");
 	js_put_bool(o, "debug_exit", d->debug_exit);
+	put_vsock(o, d);
 	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;

@@ -30,6 +30,7 @@ struct config_file {
 	char key[64]; /* "disks[0].path" */
 	const char *path; /* borrowed from the definition; NULL: an empty file, for a drive without a medium */
 	bool write, block; /* write: open for writing; block: a block device is allowed */
+	bool listens; /* make a Unix socket at path and listen on it */
 	const struct definition_forward *forward; /* NULL: a file; else open a socket that listens for this forward */
 };
 
@@ -45,6 +46,11 @@ struct config_files {
  * Returns 0; -EINVAL: too many files. */
 int config_prepare(const struct definition *d, bool images_only, struct config *ret_c,
 	struct config_files *ret_files, struct err *e);
+/* Whether the VM has a vsock device with a socket for the host's clients. */
+bool config_listens(const struct definition *d);
+/* Append that socket to c and files. Opening it waits up to 2 s for the end of a VM that was killed, so do that in a
+ * process of its own. Returns 0; -EINVAL: too many files. */
+int config_prepare_vsock(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
 /* Append the sockets of the forwards of all user interfaces whose link is up, in order, to c and files.
  * Returns 0; -EINVAL: too many files. */
 int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
@@ -55,7 +61,8 @@ int config_open_files(struct config *c, const struct config_files *files, struct
 /* Add fds that another process opened, in the order of the list. fds: taken, also on failure. Returns 0; -EMFILE: some
  * found no room beside the relays, and were closed. */
 int config_take_fds(struct config *c, const int *fds, unsigned n, struct err *e);
-/* Prepare the configuration and open all its files, without forwards. Returns 0; -errno, and then *ret_c has no fds. */
+/* Prepare the configuration and open all its files, without forwards. May wait as
+ * config_prepare_vsock() says. Returns 0; -errno, and then *ret_c has no fds. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */
 unsigned config_add_fd(struct config *c, int fd);

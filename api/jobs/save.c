@@ -489,6 +489,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("console", e);
 	if (then->guest_agent != now->guest_agent)
 		return part_differs("guest_agent", e);
+	if (!then->vsock_cid != !now->vsock_cid)
+		return part_differs("vsock", e);
 	if (then->rng != now->rng)
 		return part_differs("rng", e);
 	if (then->watchdog != now->watchdog)

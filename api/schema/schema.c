@@ -192,6 +192,9 @@ static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "console to open [serial]" },
 	{ "history", FIELD_BOOL, OPTIONAL, "send the kept output first [true]" }, END };
 
+static const struct field vsock_args[] = { FIELD_VM,
+	{ "port", FIELD_INT, REQUIRED, "vsock port in the guest, 0 to 4294967294" }, END };
+
 static const struct field save_args[] = { FIELD_VM, FIELD_JOB_ID, END };
 static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused at the next start [as now]" },
@@ -448,6 +451,8 @@ static const struct command commands[] = {
 		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "forward-remove", "remove a forward of the running VM; open connections continue", forward_remove_args,
 		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vsock-connect", "connect to a vsock port of the guest; the answer carries a socket as an fd", vsock_args, NULL,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
 	{ "vm-save", "save the VM's state to the file passed as an fd (empty, regular, open for reading and "
 		     "writing), and stop the VM", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_SAVE },

@@ -57,6 +57,13 @@ static uint32_t group_of(const struct vm *vm, const struct peer *who)
 	return 0;
 }
 
+void consoles_give_vsock(struct vm *vm, const struct peer *who, struct vm_vsock *body)
+{
+	vm->consoles.given |= !uid_is_root_or_own(who->uid);
+	body->user = who->uid + 1;
+	body->group = group_of(vm, who);
+}
+
 size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body)
 {
 	vm->consoles.given |= !uid_is_root_or_own(who->uid);
@@ -150,7 +157,7 @@ void consoles_begin(struct vm_host *host)
 
 void consoles_adopted(struct vm *vm, const struct vm_info *info)
 {
-	vm->consoles.given = info->console_readers;
+	vm->consoles.given = info->console_readers || info->vsock > 1;
 	if (vm->host->server) /* otherwise consoles_begin() follows */
 		check_adopted(vm);
 }

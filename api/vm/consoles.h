@@ -14,10 +14,13 @@ struct vm;
 struct vm_console;
 struct vm_host;
 struct vm_info;
+struct vm_vsock;
 
 /* Fill in for whom the console is that the daemon is about to open. Returns the length of the body that the VM's
  * process expects. */
 size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body);
+/* The same for a connection to a vsock port, which ends together with the consoles: both need the same role. */
+void consoles_give_vsock(struct vm *vm, const struct peer *who, struct vm_vsock *body);
 /* Take note of the consoles of a VM that an earlier daemon started. If the daemon listens, let the VM's process detach
  * the clients that have no role for it any more. */
 void consoles_adopted(struct vm *vm, const struct vm_info *info);

@@ -71,10 +71,12 @@ int identity_complete(struct vm_host *host, struct definition *def, const struct
 
 void identity_drop_forwards(struct json_object *o)
 {
-	struct json_object *list = js_get_array(o, "interfaces");
+	struct json_object *list = js_get_array(o, "interfaces"), *vsock = js_get(o, "vsock");
 
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
+	if (vsock)
+		json_object_object_del(vsock, "path");
 }
 
 void identity_tell_forwards(const struct definition *source, struct json_object *result)

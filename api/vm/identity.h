@@ -19,7 +19,8 @@ int identity_complete(struct vm_host *host, struct definition *def, const struct
  * 0; -EIO: no random bytes. */
 int identity_differ(struct vm_host *host, struct definition *def, const struct definition *other, struct err *e);
 
-/* Remove the forwards from a definition in JSON. A port of the host leads to one VM, so clones get no forwards. */
+/* Remove the forwards and the path of the vsock device from a definition in JSON. A port or a socket of the host leads
+ * to one VM, so clones get none. */
 void identity_drop_forwards(struct json_object *o);
 /* Add the forwards that the clones of `source` do not get to the job's result, as "forwards-left-out". */
 void identity_tell_forwards(const struct definition *source, struct json_object *result);

@@ -236,6 +236,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 	p->ends_consoles = info->ends_consoles;
 	p->sets_interfaces = info->sets_interfaces;
 	p->agent_commands = info->agent_commands;
+	p->has_vsock = info->vsock;
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -463,6 +464,11 @@ bool vm_process_takes_agent_commands(const struct vm_process *p)
 	return p->agent_commands;
 }
 
+bool vm_process_has_vsock(const struct vm_process *p)
+{
+	return p->has_vsock;
+}
+
 /* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
@@ -548,7 +554,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = p->sets_interfaces = p->agent_commands = true;
+	p->child = p->ends_consoles = p->sets_interfaces = p->agent_commands = p->has_vsock = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

@@ -237,6 +237,11 @@ int virtqueue_pop(struct virtqueue *q, struct virtqueue_elem *el)
 	return 1;
 }
 
+uint16_t virtqueue_waiting(const struct virtqueue *q)
+{
+	return q->enabled ? (uint16_t)(avail_load(q, RING_IDX) - q->last_avail) : 0;
+}
+
 void virtqueue_unpop(struct virtqueue *q)
 {
 	q->last_avail--;

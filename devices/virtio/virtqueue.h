@@ -53,6 +53,8 @@ void virtqueue_reset(struct virtqueue *q);
  * with `fault` set. */
 int virtqueue_start(struct virtqueue *q, bool event_idx, bool indirect);
 
+/* Return how many requests wait in the ring. */
+uint16_t virtqueue_waiting(const struct virtqueue *q);
 /* Take the next request. Returns 1; 0 when there is none; -EPROTO with `fault` set. */
 int virtqueue_pop(struct virtqueue *q, struct virtqueue_elem *ret_el);
 /* Return the last popped request to the ring; the next pop yields it again. Return several in

@@ -218,6 +218,7 @@ int verb_top(struct cli *c);
 int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);
 int verb_console(struct cli *c);
+int verb_vsock(struct cli *c);
 int verb_wait(struct cli *c);
 int verb_event(struct cli *c);
 int verb_run(struct cli *c);

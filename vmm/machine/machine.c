@@ -21,6 +21,7 @@
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_rng.h"
+#include "devices/virtio/virtio_vsock.h"
 #include "devices/vmgenid.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
@@ -259,7 +260,7 @@ static void agent_port_opened(void *opaque, bool open, bool loaded)
 	agent_port(m->agent, open, loaded);
 }
 
-/* Interfaces are the last devices on the PCI bus, so that an added interface does not change the slot of
+/* Interfaces come behind the other devices on the PCI bus, so that an added interface does not change the slot of
  * another device. */
 static int nics_new(struct machine *m, int *fds, struct err *e)
 {
@@ -270,6 +271,23 @@ static int nics_new(struct machine *m, int *fds, struct err *e)
 		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg.interfaces[i],
 			&m->cfg.limits[i], m->cfg.link_down[i], fds, &d, e), &d);
 	return r;
+}
+
+static int fd_take(uint16_t index, int *fds)
+{
+	return index == VM_NO_FD ? -1 : steal_fd(&fds[index]);
+}
+
+/* The device comes even after the interfaces, so that a VM that gets one finds its interfaces in their slots. */
+static int vsock_new(struct machine *m, int *fds, struct err *e)
+{
+	struct virtio_vsock_config c = { .name = "vsock0", .cid = m->cfg.vsock_cid, .slot = -1 };
+
+	if (!c.cid)
+		return 0;
+	c.listen_fd = m->vsock_listen_fd = fd_take(m->cfg.vsock_listen_fd, fds);
+	c.dial_fd = m->vsock_dial_fd = fd_take(m->cfg.vsock_dial_fd, fds);
+	return device_keep(m, virtio_vsock_new(&m->host, m->pci, &c, &m->vsock, e), &m->vsock);
 }
 
 static int pci_devices_new(struct machine *m, int *fds, struct err *e)
@@ -294,6 +312,8 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = device_keep(m, i6300esb_new(&m->host, m->pci, -1, &d, e), &d);
 	if (!r)
 		r = nics_new(m, fds, e);
+	if (!r)
+		r = vsock_new(m, fds, e);
 	return r;
 }
 
@@ -496,6 +516,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 		return err_set_errno(e, -ENOMEM, "machine");
 	m->cfg = *cfg;
 	m->listener = *listener;
+	m->vsock_listen_fd = m->vsock_dial_fd = -1;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
@@ -568,6 +589,10 @@ void machine_free(struct machine *m)
 	}
 	for (unsigned i = 0; i < m->nnics; i++)
 		nic_done(&m->nics[i]);
+	if (m->vsock_listen_fd >= 0)
+		close(m->vsock_listen_fd);
+	if (m->vsock_dial_fd >= 0)
+		close(m->vsock_dial_fd);
 	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
@@ -801,6 +826,7 @@ void machine_info(struct machine *m, struct vm_info *i)
 		nic_info(&m->nics[n], &i->interfaces[n]);
 	memcpy(i->limits, m->cfg.limits, sizeof(i->limits));
 	memcpy(i->link_down, m->cfg.link_down, sizeof(i->link_down));
+	i->vsock = m->vsock ? 1 + virtio_vsock_users(m->vsock) : 0;
 	machine_carry_figures(m, i);
 }
 

@@ -75,6 +75,8 @@ struct machine {
 	/* [VIRTIO] and [AGENT] are NULL when the VM has no such console. */
 	struct console *consoles[VM_CONSOLE_COUNT];
 	struct agent *agent; /* NULL: none */
+	struct device *vsock; /* NULL: none; also in devices */
+	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
 	struct device *devices[MACHINE_DEVICES_MAX];
 	unsigned ndevices;
 	struct machine_disk disks[VM_DISKS_MAX];

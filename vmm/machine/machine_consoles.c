@@ -1,12 +1,15 @@
 #include "vmm/machine/machine_consoles.h"
+#include "base/channel.h"
 #include "base/err.h"
 #include "devices/console.h"
+#include "devices/virtio/virtio_vsock.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 int machine_console_attach(struct machine *m, const struct vm_console *want, int fd, struct err *e)
 {
@@ -18,6 +21,54 @@ int machine_console_attach(struct machine *m, const struct vm_console *want, int
 	return console_attach(m->consoles[want->kind], fd, want->history,
 		(struct console_user){ want->user, want->group }, e);
 }
+
+/* ---- connections to the guest's vsock ports ---- */
+
+struct vsock_wait {
+	void (*done)(void *opaque, uint64_t seq, int r, const struct err *e);
+	void *opaque;
+	uint64_t seq;
+};
+
+static void vsock_done(void *opaque, int r, const struct err *e)
+{
+	struct vsock_wait w = *(struct vsock_wait *)opaque;
+
+	free(opaque);
+	w.done(w.opaque, w.seq, r, e);
+}
+
+static int vsock_begin(struct machine *m, const struct channel_msg *msg, struct vsock_wait *w, struct err *e)
+{
+	const struct vm_vsock *want = msg->body;
+
+	if (msg->nfds != 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "a vsock request needs a socket");
+	if (!m->vsock)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"the VM runs without a vsock device; set \"vsock\": true, shut the VM down and start it");
+	return virtio_vsock_connect(m->vsock, want->port, msg->fds[0], &(struct console_user){ want->user, want->group },
+		vsock_done, w, e);
+}
+
+int machine_vsock_connect(struct machine *m, struct channel_msg *msg,
+	void (*done)(void *opaque, uint64_t seq, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct vsock_wait *w = malloc(sizeof(*w));
+	int r;
+
+	if (!w)
+		return -ENOMEM;
+	*w = (struct vsock_wait){ done, opaque, msg->head.seq };
+	r = vsock_begin(m, msg, w, e);
+	if (r < 0)
+		free(w);
+	else
+		msg->nfds = 0;
+	return r;
+}
+
+/* ---- who may stay ---- */
 
 /* id: 1 + a number; 0: none. */
 static bool is_among(uint32_t id, const uint32_t *numbers, uint32_t n)
@@ -42,6 +93,8 @@ int machine_consoles_end(struct machine *m, const struct vm_console_end *stay, s
 		return err_set(e, -EINVAL, ERR_INVALID, "the list of users and groups is malformed");
 	for (unsigned kind = VM_CONSOLE_SERIAL; kind <= VM_CONSOLE_VIRTIO; kind++)
 		console_end(m->consoles[kind], may_stay, stay);
+	if (m->vsock)
+		virtio_vsock_end(m->vsock, may_stay, stay);
 	return 0;
 }
 

@@ -126,6 +126,8 @@ static int files_add(struct handover *h, struct err *e)
 		disk_add(h, &c->disks[i], m->disks[i].block);
 	for (unsigned i = 0; i < m->nnics; i++)
 		c->interfaces[i].tap_fd = fd_add(h, m->nics[i].tap_fd);
+	c->vsock_listen_fd = fd_add(h, m->vsock_listen_fd);
+	c->vsock_dial_fd = fd_add(h, m->vsock_dial_fd);
 	return h->nfds <= CHANNEL_FDS_MAX ? 0 :
 		err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has more open files than one message can carry (%u of %d)",
 			h->nfds, CHANNEL_FDS_MAX);

@@ -465,6 +465,8 @@ const struct verb verbs[] = {
 		"vm", "vm-qmp-path", verb_qmp_path },
 	{ "console", "Monitoring", "VM", "attach the terminal to a VM's console; Ctrl-] detaches", console_options, 1, 1, false, "vm",
 		"vm-console", verb_console },
+	{ "vsock", "Monitoring", "VM PORT", "connect standard input and output to a vsock port of the guest", NULL, 2, 2, false, "vm",
+		"vsock-connect", verb_vsock },
 	{ "wait", "Monitoring", "VM", "wait until a VM has a state, an agent or an address", wait_options, 1, 1, false, "vm",
 		"vm-info vm-addresses", verb_wait },
 	{ "event", "Monitoring", "[VM]", "wait for events and print them", event_options, 0, 1, true, "vm",

@@ -282,6 +282,7 @@ destroy vm1
 undefine vm1
 event --since 0
 events --timeout 0 --since 0
+vsock vm1 5000
 jobs
 job-cancel none
 job-dismiss none

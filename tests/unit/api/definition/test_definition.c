@@ -425,6 +425,11 @@ static void test_cdrom_keys_are_checked(void **state)
 	refuse_disk("\"boot_order\":0", "boot_order: 0 is out of range");
 	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1},{\"device\":\"cdrom\",\"boot_order\":1}]",
 		"disks[1].boot_order: 1 is also that of disks[0]");
+	refuse_key("\"vsock\":3", "vsock: must be true, false or an object in braces, not ");
+	refuse_key("\"vsock\":{\"cid\":2}", "vsock.cid: 2 is out of range; give 3 to 4294967294");
+	refuse_key("\"vsock\":{\"port\":2}", "\"port\" is not a key");
+	refuse_key("\"vsock\":{\"path\":\"/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456\"}",
+		"vsock: path: is 98 bytes long; the path of a socket has at most 96");
 	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
 }
 
@@ -441,7 +446,7 @@ static void test_canonical_json_round_trips(void **state)
 		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,"
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
 		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}]}],"
-		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
+		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"vsock\":{\"cid\":9,\"path\":\"s\"},\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"restart\":{\"delay\":2,\"max_delay\":9,\"tries\":0,\"window\":7},"
 		"\"shutdown\":{\"deadline\":5,\"then\":\"save\"},\"idle\":{\"after\":\"90m\",\"action\":\"save\"},"
@@ -473,6 +478,8 @@ static void test_canonical_json_round_trips(void **state)
 	assert_null(js_get(i, "mac"));
 	assert_string_equal(js_get_str(i, "network"), "10.0.2.0/24");
 	assert_string_equal(js_get_str(json_object_array_get_idx(js_get_array(i, "forwards"), 0), "address"), "127.0.0.1");
+	assert_int_equal(js_get_int(js_get(o, "vsock"), "cid", 0), 9);
+	assert_string_equal(js_get_str(js_get(o, "vsock"), "path"), "/folder/s");
 	assert_string_equal(js_get_str(o, "on_crash"), "preserve");
 	assert_int_equal(d->restart.delay_s, 2);
 	assert_int_equal(d->restart.max_delay_s, 9);

@@ -1,0 +1,374 @@
+"""Vsock: programs of the host and of the guest connect to each other's ports, without a network."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import tempfile
+import threading
+
+import pytest
+
+import guestlib
+from conftest import BUILD, Console, Qmp, QmpError
+
+PORT = 52
+
+
+class Client:
+    """A client in Firecracker's form: CONNECT PORT, OK HOSTPORT."""
+
+    def __init__(self, path, port=PORT):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(path))  # waits if many others do
+        self.sock.settimeout(30 * guestlib.SLOW)
+        if port is not None:
+            self.sock.sendall(b"CONNECT %d\n" % port)
+
+    def line(self):
+        """Return the first line; "": the device has closed the connection."""
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self.sock.recv(1)
+            if not byte:
+                break
+            line += byte
+        return line.decode()
+
+    def ended(self):
+        with contextlib.suppress(ConnectionResetError):
+            return self.sock.recv(1) == b""
+        return True
+
+
+def echoes(sock, data):
+    """Send the data while another thread reads the echo; the guest gets all and then the end."""
+    def write():
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+    writer = threading.Thread(target=write)
+    writer.start()
+    got = b""
+    while part := sock.recv(65536):
+        got += part
+    writer.join()
+    return got == data
+
+
+@pytest.fixture
+def folder():
+    """A folder whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="vs-") as name:
+        yield pathlib.Path(name)
+
+
+@pytest.fixture
+def served(kvm, folder):
+    """A guest whose driver has started, run by `cairn run`; and its socket."""
+    with guestlib.interp(vsock={"cid": 77, "path": str(folder / "s")}) as g:
+        assert g.command("vsock open") == ["cid=77"]
+        yield g, folder / "s"
+
+
+def serve(g, what="serve"):
+    g.send(f"vsock {what} {PORT}\n")
+    if what == "serve":
+        assert g.line() == "listens"
+
+
+def test_client_talks_to_guest(served):
+    """More data than both sides hold at once, three connections in a row."""
+    g, path = served
+    ports = set()
+    for size in (0, 10, 1_000_003):
+        serve(g)
+        c = Client(path)
+        ok, port = c.line().split()
+        assert ok == "OK"
+        ports.add(int(port))
+        assert echoes(c.sock, os.urandom(size))
+        assert f"bytes={size} ended=1" in g.answer()[-1]
+    assert len(ports) == 3 and min(ports) >= 1 << 30
+
+
+def test_socket_belongs_to_its_user_alone(served):
+    assert os.stat(served[1]).st_mode & 0o777 == 0o600
+
+
+def test_port_that_guest_refuses_gets_no_ok(served):
+    g, path = served
+    serve(g, "refuse")
+    assert Client(path).line() == ""
+    g.answer()
+
+
+def test_client_that_goes_ends_guests_connection(served):
+    g, path = served
+    serve(g)
+    c = Client(path)
+    assert c.line().startswith("OK ")
+    c.sock.close()
+    assert "bytes=0 ended=1" in g.answer()[-1]
+
+
+def test_client_that_says_nonsense_is_closed(served):
+    """One that says nothing stays, and harms no other."""
+    g, path = served
+    silent = Client(path, port=None)
+    for line in (b"CONNECT\n", b"CONNECT x\n", b"connect 52\n", b"CONNECT 4294967295\n", b"CONNECT 52 \n", b"CONNECT -1\n",
+                 b"\n", b"CONNECT 99999999999\n", b"x" * 1000):
+        c = Client(path, port=None)
+        c.sock.sendall(line)
+        assert c.ended(), line
+    serve(g)
+    c = Client(path)
+    assert c.line().startswith("OK ")
+    assert echoes(c.sock, b"still here")
+    g.answer()
+    silent.sock.sendall(b"CONN")
+    serve(g)
+    silent.sock.sendall(b"ECT 52\n")
+    assert silent.line().startswith("OK ")
+    silent.sock.close()
+    g.answer()
+
+
+def test_silent_clients_do_not_keep_others_out(served):
+    g, path = served
+    silent = [Client(path, port=None) for _ in range(300)]
+    serve(g)
+    c = Client(path)
+    assert c.line().startswith("OK ")
+    assert echoes(c.sock, b"let in")
+    g.answer()
+    assert silent[0].ended()
+
+
+def test_guest_without_driver_is_refused(kvm, folder):
+    with guestlib.interp(vsock={"path": str(folder / "s")}):
+        assert Client(folder / "s").line() == ""
+
+
+def test_socket_of_ended_vm_is_replaced_and_others_are_not(kvm, folder):
+    path = folder / "s"
+    for _ in range(2):
+        with guestlib.interp(vsock={"path": str(path)}) as g:
+            assert path.is_socket()
+            other = guestlib.Guest(guestlib.definition(vsock={"path": str(path)}))
+            assert other.wait() == 2
+            assert f"vsock.path: a program listens on {path}" in other.log()
+            other.close()
+            g.command("vsock open")
+    path.unlink()
+    path.write_text("mine")
+    other = guestlib.Guest(guestlib.definition(vsock={"path": str(path)}))
+    assert other.wait() == 2 and "exists and is no socket" in other.log()
+    other.close()
+    assert path.read_text() == "mine"
+
+
+# ---- through the daemon ----
+
+class Vm:
+    """A VM of the daemon, with an image for snapshots, whose guest's driver has started."""
+
+    def __init__(self, daemon, guest, name="vm1", **vsock):
+        self.daemon, self.name = daemon, name
+        image = daemon.tmp / f"{name}.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+        daemon.define(name, boot={"kernel": guest("interp.elf")}, debug_exit=True, vsock=vsock or True,
+                      disks=[{"path": str(image), "format": "qcow2"}])
+        daemon.cairn("start", name)
+        self.console = Console(daemon, name)
+        while self.console.line() != "interp":
+            pass
+        assert self.console.run("vsock open") == ["cid=3"]
+
+    def again(self):
+        """Attach to the console anew, without the output so far."""
+        q = Qmp(self.daemon.socket)
+        q.run("vm-console", vm=self.name, history=False)
+        self.console = Console(self.daemon, self.name, q.fds.pop())
+
+    def serve(self, what="serve", argument=PORT):
+        self.console.sock.sendall(f"vsock {what} {argument}\n".encode())
+        if what == "serve":
+            while self.console.line() != "listens":
+                pass
+
+    def answer(self):
+        """Return the answer to what serve() has begun."""
+        while (line := self.console.line()) != "ok":
+            assert not line.startswith("err"), line
+            before = line
+        return guestlib.fields(before)
+
+    def connect(self, port=PORT):
+        q = Qmp(self.daemon.socket)
+        q.run("vsock-connect", vm=self.name, port=port)
+        s = socket.socket(fileno=q.fds.pop())
+        s.settimeout(30 * guestlib.SLOW)
+        return s
+
+
+@pytest.fixture
+def vm(kvm, daemon, guest):
+    return Vm(daemon, guest)
+
+
+def gone(sock):
+    with contextlib.suppress(ConnectionResetError):
+        return sock.recv(1) == b""
+    return True
+
+
+def test_daemon_connects_a_client(vm):
+    vm.serve()
+    with vm.connect() as s:
+        assert echoes(s, os.urandom(300_000))
+    assert vm.answer()["bytes"] == 300_000
+
+
+def test_cairn_vsock_joins_its_streams(vm):
+    data = os.urandom(200_000)
+    vm.serve()
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "vsock", "vm1", str(PORT)], env=vm.daemon.env, input=data,
+                       stdout=subprocess.PIPE, timeout=50 * guestlib.SLOW, check=True)
+    assert r.stdout == data
+    assert vm.answer()["bytes"] == len(data)
+
+
+def test_refusals_have_sentences(vm, guest):
+    d = vm.daemon
+    vm.serve("refuse")
+    r = d.cairn("vsock", "vm1", str(PORT), ok=False)
+    assert f"nothing in the guest listens on vsock port {PORT}" in r.stderr
+    vm.console.run("vsock events 0")
+    for port in ("x", "-1", "4294967295", ""):
+        assert "is no vsock port" in d.cairn("vsock", "vm1", "--", port, ok=2).stderr
+    with pytest.raises(QmpError, match="a vsock port is a number from 0 to 4294967294"):
+        vm.connect(-1)
+    d.define("plain", boot={"kernel": guest("interp.elf")})
+    d.cairn("start", "plain")
+    r = d.cairn("vsock", "plain", "1", ok=False)
+    assert "VM 'plain' has no vsock device; set \"vsock\": true (cairn edit plain), shut the VM down and start it" in r.stderr
+    d.define("early", boot={"kernel": guest("idle.elf")}, vsock=True)
+    d.cairn("start", "early")
+    assert "the guest has no driver for its vsock device, or has not started it yet" in d.cairn("vsock", "early", "1", ok=False).stderr
+    d.cairn("destroy", "early")
+    assert "shut off" in d.cairn("vsock", "early", "1", ok=False).stderr
+
+
+def test_revert_resets_connections_and_keeps_the_socket(kvm, daemon, guest, folder):
+    """The guest is told by an event, once for each state that is loaded; the host's clients see the end."""
+    vm = Vm(daemon, guest, path=str(folder / "s"))
+    daemon.cairn("snapshot-create-as", "vm1", "before")
+    vm.serve()
+    held, other = vm.connect(), Client(folder / "s", port=None)
+    held.sendall(b"lost")
+    assert held.recv(4) == b"lost"
+    daemon.cairn("snapshot-revert", "vm1", "before")
+    assert gone(held)
+    vm.again()
+    vm.serve("events", 1)
+    assert vm.answer()["events"] == 1
+    # A client that had not named a port yet is not the guest's business.
+    vm.serve()
+    other.sock.sendall(b"CONNECT 52\n")
+    assert other.line().startswith("OK ")
+    assert echoes(other.sock, b"after the revert")
+    assert vm.answer()["events"] == 1
+
+
+def test_snapshot_keeps_connections(vm):
+    vm.serve()
+    with vm.connect() as s:
+        vm.daemon.cairn("snapshot-create-as", "vm1", "s1")
+        assert echoes(s, b"still connected")
+    assert vm.answer()["events"] == 0
+
+
+def test_connection_begun_right_after_a_restore_lives(vm):
+    """The request waits until the driver has handled the event, or the driver would reset the new connection, too."""
+    vm.daemon.cairn("managedsave", "vm1")
+    vm.daemon.cairn("start", "vm1")
+    vm.again()
+    q = Qmp(vm.daemon.socket)
+    q.send(b'{"execute": "vsock-connect", "arguments": {"vm": "vm1", "port": 52}}')
+    vm.serve()
+    q.answer()
+    with socket.socket(fileno=q.fds.pop()) as s:
+        s.settimeout(30 * guestlib.SLOW)
+        assert echoes(s, b"new")
+    assert vm.answer()["events"] == 1
+
+
+def test_clone_gets_no_socket_of_the_host(kvm, daemon, guest, folder):
+    vm = Vm(daemon, guest, path=str(folder / "s"))
+    daemon.cairn("clone", "--live", "vm1", "vm2")
+    daemon.cairn("destroy", "vm1")
+    daemon.cairn("clone", "vm1", "vm3")
+    for name in "vm2", "vm3":
+        assert json.loads(daemon.cairn("dumpjson", name).stdout)["vsock"] == {"cid": 3}
+    vm.console.close()
+
+
+def test_clone_and_source_have_connections_of_their_own(vm):
+    vm.serve()
+    held = vm.connect()
+    vm.daemon.cairn("clone", "--live", "vm1", "vm2")
+    clone = Vm.__new__(Vm)
+    clone.daemon, clone.name = vm.daemon, "vm2"
+    clone.again()
+    clone.serve("events", 1)
+    assert clone.answer()["events"] == 1
+    clone.serve()
+    with clone.connect() as s:
+        assert echoes(s, b"the clone's")
+    clone.answer()
+    assert echoes(held, b"the source's")
+    assert vm.answer()["events"] == 0
+
+
+def test_new_process_serves_the_same_socket(kvm, daemon, guest, folder):
+    vm = Vm(daemon, guest, path=str(folder / "s"))
+    daemon.cairn("restart-process", "vm1")
+    vm.again()
+    vm.serve("events", 1)
+    vm.answer()
+    vm.serve()
+    c = Client(folder / "s")
+    assert c.line().startswith("OK ")
+    assert echoes(c.sock, b"handed over")
+    vm.answer()
+
+
+def test_next_daemon_connects(vm):
+    vm.daemon.stop()
+    vm.daemon.start()
+    vm.again()
+    vm.serve()
+    with vm.connect() as s:
+        assert echoes(s, b"adopted")
+    vm.answer()
+
+
+def test_reset_of_the_guest_ends_connections(vm):
+    vm.serve()
+    s = vm.connect()
+    vm.daemon.cairn("reset", "vm1")
+    assert gone(s)
+
+
+def test_state_fits_only_a_vm_with_the_device(vm):
+    d = vm.daemon
+    d.cairn("save", "vm1", str(d.tmp / "state.save"))
+    d.cairn("define", d.write("vm1", **{**json_of(d), "vsock": None}))
+    assert "vsock" in d.cairn("restore", str(d.tmp / "state.save"), ok=False).stderr
+
+
+def json_of(d):
+    o = json.loads(d.cairn("dumpjson", "vm1").stdout)
+    return {k: o[k] for k in ("uuid", "boot", "debug_exit", "disks", "vsock", "memory")}
