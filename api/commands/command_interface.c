@@ -65,6 +65,7 @@ static void live_change(struct vm *vm, const struct interface_change *w)
 		if (w->set_out)
 			n->bandwidth.out = w->bandwidth.out;
 	}
+	vm_save(vm);
 }
 
 static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
