@@ -126,6 +126,8 @@ class Guest(Namespace):
         super().__init__()
         self.host, self.tap = host, f"vnet{number}"
         self.mac = f"52:54:00:00:00:{number:02x}"
+        self.sysctl("ipv6.conf.default.accept_dad", 0)  # both would take a second
+        self.sysctl("ipv6.conf.default.router_solicitation_delay", 0)
         veth(host, self.tap, self, "eth0")
         self.run("ip", "link", "set", "eth0", "address", self.mac)
         host.run("ip", "link", "set", self.tap, "master", bridge)
@@ -211,19 +213,19 @@ class Host(Namespace):
 
     def state(self):
         """Return everything that a network may change."""
-        def links():
-            for link in self.ip("-d", "link"):
-                link = {k: v for k, v in link.items() if k not in ("ifindex", "stats64", "linkinfo")}
-                yield link
-        conf = self.run("sh", "-c", "cd /proc/sys/net && grep -s . ipv4/conf/*/forwarding ipv4/ip_forward ipv6/conf/*/forwarding "
+        text = self.run("sh", "-c", "nft -s list ruleset; echo =; ip -j -d link; echo =; ip route; ip -6 route; echo =; "
+                        "cd /proc/sys/net && grep -s . ipv4/conf/*/forwarding ipv4/ip_forward ipv6/conf/*/forwarding "
                         "ipv6/conf/*/force_forwarding ipv6/conf/*/accept_ra", check=False).stdout
-        return {"rules": self.run("nft", "-s", "list", "ruleset").stdout, "links": list(links()), "conf": conf.splitlines(),
-                "routes": self.ip("route"), "routes6": self.ip("-6", "route"),
-                "dnsmasq": [p for p in processes("dnsmasq") if netns(p) not in (None, netns("self"))
-                            and self.tmp in open(f"/proc/{p}/mountinfo").read()]}
+        rules, links, routes, conf = text.split("=\n")
+        links = [{k: v for k, v in link.items() if k not in ("ifindex", "linkinfo")} for link in json.loads(links)]
+        return {"rules": rules, "links": links, "routes": routes.splitlines(), "conf": conf.splitlines(), "dnsmasq": self.dnsmasq()}
+
+    def dnsmasq(self):
+        """Return the processes that have files of this host's networks."""
+        return [p for p in processes("dnsmasq") if self.tmp in mounts(p)]
 
     def close(self):
-        for pid in self.state()["dnsmasq"]:
+        for pid in self.dnsmasq():
             os.kill(pid, 9)
         for n in [*reversed(self.others), super()]:
             n.close()
@@ -238,6 +240,14 @@ def processes(name):
         except OSError:
             pass
     return found
+
+
+def mounts(pid):
+    try:
+        with open(f"/proc/{pid}/mountinfo") as f:
+            return f.read()
+    except OSError:
+        return ""
 
 
 def netns(pid):

@@ -287,6 +287,8 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 	p->filter = true;
 	if (!error)
 		error = link_name(r, "tap", true, &p->tap, e);
+	if (!error && strpbrk(p->tap, "+@"))
+		return err_set(e, -EINVAL, ERR_INVALID, "port.tap: a name with letters, digits, '.', '_' and '-' only");
 	if (!error)
 		error = mac_read(r, "mac", up, p->mac, e);
 	if (!error)

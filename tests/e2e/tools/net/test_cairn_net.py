@@ -535,3 +535,160 @@ def test_leases_of_a_strange_file(tmp_path):
     assert leases()["error"]
     shutil.rmtree(tmp_path / "dnsmasq")
     assert leases() == {"return": {"leases": []}}
+
+
+# ---- ports ----
+
+def frame(destination, source, kind, body):
+    return bytes.fromhex((destination + source).replace(":", "")) + kind.to_bytes(2, "big") + body
+
+
+def arp(mac, address, target):
+    """An answer that claims an address."""
+    return frame("ff" * 6, mac, 0x806, bytes.fromhex("0001080006040002" + mac.replace(":", "")) + socket.inet_aton(address)
+                 + bytes(6) + socket.inet_aton(target))
+
+
+def datagram(source, to, sport, dport, body=b"x"):
+    """An IPv4 packet with UDP, without the UDP checksum."""
+    head = bytes.fromhex("4500") + (28 + len(body)).to_bytes(2, "big") + bytes.fromhex("00000000") + b"\x40\x11\0\0"
+    head += socket.inet_aton(source) + socket.inet_aton(to)
+    total = sum(int.from_bytes(head[i:i + 2], "big") for i in range(0, 20, 2))
+    total = (total & 0xffff) + (total >> 16)
+    head = head[:10] + (~(total + (total >> 16)) & 0xffff).to_bytes(2, "big") + head[12:]
+    udp = sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + (8 + len(body)).to_bytes(2, "big") + b"\0\0"
+    return head + udp + body
+
+
+class Wire:
+    """Raw frames at a guest's interface."""
+
+    def __init__(self, guest):
+        self.s = guest.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        self.s.bind(("eth0", 3))
+        self.s.settimeout(20)
+
+    def send(self, f):
+        self.s.send(f.ljust(60, b"\0"))
+
+    def until_mark(self, mark):
+        """Return the frames that came before the one that contains the mark."""
+        got = []
+        while True:
+            f = self.s.recv(2000)
+            if mark in f:
+                return got
+            got.append(f)
+
+
+def port(guest, **more):
+    return {"tap": guest.tap, "mac": guest.mac, **more}
+
+
+def test_spoofed_frames_are_dropped(host):
+    """Another MAC, another IP, ARP for another's address, DHCP servers, router advertisements, other protocols."""
+    n = network(ipv6=IPV6)
+    host.do("up", n)
+    bad, good = host.guest(1), host.guest(2)
+    host.do("port-up", n, port=port(bad))
+    address = bad.dhcp("bad")[0]  # the rule learns it
+    target = good.dhcp("good")[0]
+    assert bad.pings(target) and bad.resolve("192.168.122.254", "good") == [target] and talk(host.outside, bad, "10.9.0.1")
+    until(bad.addresses)
+    until(good.addresses)
+    assert talk(good, bad, good.addresses()[0], socket.AF_INET6) == bad.addresses()[0]
+    sender, seen = Wire(bad), Wire(good)
+    other = "52:54:00:00:00:99"
+
+    def icmp6(body):
+        return frame("33:33:00:00:00:01", bad.mac, 0x86dd, bytes.fromhex("60000000") + len(body).to_bytes(2, "big") + b"\x3a\xff"
+                     + socket.inet_pton(socket.AF_INET6, "fe80::99") + socket.inet_pton(socket.AF_INET6, "ff02::1") + body)
+    udp = frame("ff" * 6, bad.mac, 0x800, b"")
+    lies = {
+        "mac": frame("ff" * 6, other, 0x800, datagram(address, "255.255.255.255", 9, 9, b"lie")),
+        "ip": udp + datagram("192.168.122.200", "255.255.255.255", 9, 9, b"lie"),
+        "gateway": udp + datagram("192.168.122.1", "255.255.255.255", 9, 9, b"lie"),
+        "outside": udp + datagram("8.8.8.8", "255.255.255.255", 9, 9, b"lie"),
+        "arp": arp(bad.mac, "192.168.122.1", target) + b"lie",
+        "arp mac": frame("ff" * 6, bad.mac, 0x806, arp(other, address, target)[14:]) + b"lie",
+        "dhcp": udp + datagram(address, "255.255.255.255", 67, 68, b"lie"),
+        "na": icmp6(bytes.fromhex("8800000020000000") + socket.inet_pton(socket.AF_INET6, "fd00:7::1") + b"lie"),
+        "ra": icmp6(bytes.fromhex("8600000000000000") + bytes(8) + b"lie"),
+        "other": frame("ff" * 6, bad.mac, 0x88b5, b"lie"), "vlan": frame("ff" * 6, bad.mac, 0x8100, b"\0\5\x08\0lie"),
+    }
+    for lie in lies.values():
+        sender.send(lie)
+    sender.send(udp + datagram(address, "255.255.255.255", 9, 9, b"the truth"))
+    assert not [f for f in seen.until_mark(b"the truth") if b"lie" in f]
+    # Without the rules, each of them comes: so the test can fail.
+    host.do("port-down", n, port=port(bad))
+    for lie in lies.values():
+        sender.send(lie)
+    sender.send(udp + datagram(address, "255.255.255.255", 9, 9, b"the end"))
+    came = [f for f in seen.until_mark(b"the end") if b"lie" in f]
+    assert len(came) == len(lies), [k for k, lie in lies.items() if not [f for f in came if lie[12:40] in f]]
+
+
+def test_ports_know_fixed_and_earlier_addresses(host):
+    """A port that comes back, as after a restart of a VM: its lease and its fixed addresses count at once."""
+    n = network()
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:02", "address": "192.168.122.77"}]
+    host.do("up", n)
+    one, two, three = (host.guest(i) for i in (1, 2, 3))
+    one.dhcp("one")
+    for guest, more in (one, {}), (two, {}), (three, {"addresses": ["192.168.122.33"]}):
+        host.do("port-up", n, port=port(guest, **more))
+        host.do("port-up", n, port=port(guest, **more))  # again
+    two.run("ip", "addr", "add", "192.168.122.77/24", "dev", "eth0")
+    three.run("ip", "addr", "add", "192.168.122.33/24", "dev", "eth0")
+    assert one.pings("192.168.122.1") and two.pings("192.168.122.1") and three.pings("192.168.122.1")
+    three.run("ip", "addr", "del", "192.168.122.33/24", "dev", "eth0")
+    three.run("ip", "addr", "add", "192.168.122.34/24", "dev", "eth0")
+    assert not three.pings("192.168.122.1", wait=1)
+
+
+def test_isolated_ports(host):
+    """They reach the gateway, names and outside, but not each other: neither directly nor by the host."""
+    n = network()
+    host.do("up", n)
+    one, two, three = (host.guest(i) for i in (1, 2, 3))
+    for guest in one, two:
+        host.do("port-up", n, port=port(guest, isolated=True))
+    host.do("port-up", n, port=port(three))
+    addresses = [g.dhcp(f"g{i}")[0] for i, g in enumerate((one, two, three))]
+    assert one.pings("192.168.122.1") and one.resolve("192.168.122.254", "g1") and talk(host.outside, one, "10.9.0.1")
+    assert talk(three, one, addresses[2]) == addresses[0] and talk(one, three, addresses[0]) == addresses[2]
+    gateway = host.ip("link", "show", "virbr0")[0]["address"]
+    assert not one.pings(addresses[1], wait=1)
+    one.run("ip", "neigh", "replace", addresses[1], "lladdr", gateway, "dev", "eth0")
+    two.run("ip", "neigh", "replace", addresses[0], "lladdr", gateway, "dev", "eth0")
+    assert not one.pings(addresses[1], wait=1)
+    host.do("port-up", n, port=port(one))
+    host.do("port-up", n, port=port(two))
+    assert one.pings(addresses[1])
+
+
+def test_ports_go_with_the_network(host):
+    n = network()
+    before = host.state()["rules"]
+    assert host.do("port-down", n, port={"tap": "vnet1"}) == {}
+    host.do("up", n)
+    one = host.guest(1)
+    host.do("port-up", n, port=port(one, isolated=True, addresses=["192.168.122.5", "fd00::5"]))
+    host.do("port-down", n, port={"tap": one.tap})
+    host.do("port-down", n, port={"tap": one.tap})
+    assert "vnet1" not in host.state()["rules"]
+    host.do("port-up", n, port=port(one))
+    host.do("down", n)
+    assert host.state()["rules"] == before
+
+
+@pytest.mark.parametrize("keys, sentence", [
+    ({"mac": "01:00:5e:00:00:01"}, "port.mac"), ({"tap": "a b"}, "port.tap"), ({"tap": "x" * 16}, "port.tap"), ({"tap": "a@b"}, "port.tap"),
+    ({"addresses": ["255.255.255.255"]}, "port.addresses[0]"), ({"addresses": ["fe80::1"]}, "port.addresses[0]"), ({"x": 1}, "port.x")],
+    ids=json.dumps)
+def test_bad_port(tmp_path, keys, sentence):
+    request = {"verb": "port-up", "folder": str(tmp_path), "network": network(), "port": {"tap": "vnet0", "mac": "52:54:00:00:00:01"} | keys}
+    r = subprocess.run([PROGRAM], input=json.dumps(request), capture_output=True, text=True)
+    e = json.loads(r.stdout)["error"]
+    assert e["class"] == "InvalidArgument" and sentence in e["desc"], e
