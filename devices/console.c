@@ -47,6 +47,7 @@ struct console {
 	struct reader *readers; /* used on the loop only */
 	unsigned nreaders;
 	bool input_paused, held; /* used on the loop only */
+	bool lossless, room_wanted; /* used on the loop only */
 
 	pthread_mutex_t lock; /* protects all fields below */
 	uint64_t head;	      /* bytes ever written */
@@ -86,6 +87,42 @@ void console_write(struct console *c, const void *buf, size_t len)
 	pthread_mutex_unlock(&c->lock);
 	if (post)
 		loop_post(c->loop, &c->flush_task);
+}
+
+void console_set_lossless(struct console *c)
+{
+	c->lossless = true;
+}
+
+bool console_has_room(struct console *c, size_t len)
+{
+	uint64_t behind = 0;
+
+	if (!c->lossless)
+		return true;
+	pthread_mutex_lock(&c->lock);
+	for (const struct reader *r = c->readers; r; r = r->next)
+		behind = MAX(behind, c->head - r->pos);
+	pthread_mutex_unlock(&c->lock);
+	c->room_wanted = behind + MIN(len, (size_t)CONSOLE_HISTORY_BYTES) > CONSOLE_HISTORY_BYTES;
+	return !c->room_wanted;
+}
+
+/* Tell the device that readers have taken output, if it waits for that. */
+static void room_tell(struct console *c)
+{
+	void (*ready)(void *opaque);
+	void *opaque;
+
+	if (!c->room_wanted)
+		return;
+	c->room_wanted = false;
+	pthread_mutex_lock(&c->lock);
+	ready = c->input_ready;
+	opaque = c->input_opaque;
+	pthread_mutex_unlock(&c->lock);
+	if (ready)
+		ready(opaque);
 }
 
 /* Copy up to max bytes for this reader and note lost output. Returns the number of bytes. */
@@ -157,6 +194,7 @@ static void reader_detach(struct reader *r)
 	c->has_readers = c->nreaders;
 	pthread_mutex_unlock(&c->lock);
 	reader_free(r);
+	room_tell(c);
 }
 
 static unsigned reader_events(const struct reader *r)
@@ -176,6 +214,7 @@ static void reader_update_watch(struct reader *r)
 static bool socket_flush(struct reader *r)
 {
 	char buf[SOCKET_CHUNK_BYTES];
+	bool moved = false;
 	size_t n = 0;
 
 	/* Bounded, because a guest that never stops writing and a fast reader would occupy the
@@ -194,11 +233,14 @@ static bool socket_flush(struct reader *r)
 		}
 		if (s > 0)
 			reader_advance(r, (size_t)s);
+		moved |= s > 0;
 		if (s < (ssize_t)n)
 			break;
 	}
 	r->wants_out = n; /* the socket is full, or the loop's next round sends the rest */
 	reader_update_watch(r);
+	if (moved)
+		room_tell(r->console);
 	return true;
 }
 

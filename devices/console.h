@@ -1,12 +1,12 @@
-/* console: connects a guest's terminal device with the host. Keeps the last 64 KiB of output, sends
- * it to up to 64 readers, and queues their input for the device.
+/* console: connects a guest's terminal device with the host. Keeps the last 64 KiB of output, sends it to up to 64
+ * readers, and queues their input for the device.
  *
- * A reader that lags by more than 64 KiB loses the oldest bytes and gets a note; the guest never
- * waits. Input is bounded: while CONSOLE_INPUT_BYTES wait for the device, the console does not read
- * from its readers.
+ * A reader that lags by more than 64 KiB loses the oldest bytes and gets a note; the guest never waits, unless the
+ * console is lossless: then its device leaves output to the guest until the readers have room. Input is bounded:
+ * while CONSOLE_INPUT_BYTES wait for the device, the console does not read from its readers.
  *
- * Threading: console_write(), console_read() and console_written() from any thread. All others on
- * the loop's thread, or while the loop does not run. */
+ * Threading: console_write(), console_read() and console_written() from any thread. All others on the loop's thread,
+ * or while the loop does not run. */
 #ifndef CAIRN_DEVICES_CONSOLE_H
 #define CAIRN_DEVICES_CONSOLE_H
 
@@ -28,6 +28,8 @@ struct state_writer;
 
 /* Create a console. name: for the log; copied. Returns 0 or -errno. */
 int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e);
+/* Lose no output: it is a program that reads, and not a person. Call before the device writes. */
+void console_set_lossless(struct console *c);
 /* Detach all readers, close the sockets and free the console. Call when the loop no longer runs or
  * has no posted task of this console. NULL allowed. */
 void console_free(struct console *c);
@@ -78,12 +80,15 @@ unsigned console_clients(struct console *c, struct console_client *ret);
 int console_attach_client(struct console *c, const struct console_client *client, struct err *e);
 
 /* ---- functions for the device ---- */
+/* Whether a lossless console takes len bytes of output now; other consoles always do. If not, the function for input is
+ * called when there is more room. A len above CONSOLE_HISTORY_BYTES needs that much room. Loop's thread. */
+bool console_has_room(struct console *c, size_t len);
 /* Append output. Never waits for a reader, and wakes the loop only when necessary. */
 void console_write(struct console *c, const void *buf, size_t len);
 /* Take up to max bytes of input. Returns their number. */
 size_t console_read(struct console *c, void *buf, size_t max);
-/* Set the function that runs on the loop when there is input; NULL: none. opaque: borrowed until
- * replaced. */
+/* Set the function that runs on the loop when there is input, or room again (console_has_room()); NULL: none.
+ * opaque: borrowed until replaced. */
 void console_set_device(struct console *c, void (*input_ready)(void *opaque), void *opaque);
 
 #endif

@@ -50,6 +50,7 @@ struct port {
 	char name[VIRTIO_CONSOLE_PORT_NAME_MAX + 1]; /* empty: a console, not a named port */
 	uint8_t owes;
 	bool guest_open;
+	bool output_waits; /* for room in the console */
 	void (*opened)(void *opaque, bool open, bool loaded);
 	void *opaque;
 };
@@ -146,23 +147,42 @@ static size_t port_write(struct port *p, const struct virtqueue_elem *el)
 	return cost;
 }
 
+/* Whether the console takes the request's data now. If not, port_input_ready() comes when it has more room. */
+static bool port_has_room(struct port *p, const struct virtqueue_elem *el)
+{
+	size_t len = 0;
+
+	for (unsigned i = 0; i < el->nout; i++)
+		len += el->iov[i].iov_len;
+	return console_has_room(p->console, len);
+}
+
 static void port_transmit(struct virtio_console *c, unsigned port, unsigned qi)
 {
 	struct virtqueue *vq = &c->v.queues[qi].vq;
 	struct virtqueue_elem el;
 	size_t budget = RUN_BYTES_MAX;
+	bool full = false;
 	int got = 0;
 
 	do {
 		virtqueue_notify_disable(vq);
 		while (budget && (got = virtqueue_pop(vq, &el)) > 0) {
+			size_t cost;
+
+			full = !port_has_room(&c->ports[port], &el);
+			c->ports[port].output_waits = full;
+			if (full) {
+				virtqueue_unpop(vq);
+				break;
+			}
 			/* Minimum cost, for empty or tiny requests. */
-			size_t cost = port_write(&c->ports[port], &el) + 256;
+			cost = port_write(&c->ports[port], &el) + 256;
 
 			budget -= MIN(budget, cost);
 			virtqueue_push(vq, &el, 0);
 		}
-	} while (budget && virtqueue_notify_enable(vq));
+	} while (budget && !full && virtqueue_notify_enable(vq));
 	if (got < 0)
 		virtio_fault(&c->v, vq->fault);
 	virtio_queue_interrupt(&c->v, qi);
@@ -300,8 +320,12 @@ static void port_input_ready(void *opaque)
 	unsigned port = (unsigned)(p - c->ports);
 
 	LOCK_GUARD(&c->v.lock);
-	if (virtio_is_running(&c->v) && c->v.queues[port_rx(port)].vq.enabled)
+	if (!virtio_is_running(&c->v))
+		return; /* virtio_resume() runs all queues */
+	if (c->v.queues[port_rx(port)].vq.enabled)
 		port_receive(c, port);
+	if (p->output_waits && c->v.queues[port_rx(port) + 1].vq.enabled)
+		virtio_queue_kick(&c->v, port_rx(port) + 1);
 }
 
 /* ---- device ---- */

@@ -329,6 +329,7 @@ static int agent_attach(struct machine *m, struct err *e)
 		return r;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
 		return err_set_errno(e, -errno, "guest agent");
+	console_set_lossless(*c);
 	r = console_attach(*c, pair[0], false, (struct console_user){ 0 }, e);
 	if (r < 0) {
 		close(pair[0]);

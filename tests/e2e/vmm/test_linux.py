@@ -342,6 +342,13 @@ def test_shutdown_by_agent_is_not_restarted(daemon):
     q = daemon.qmp()
     console.run("agent work")
     daemon.cairn("wait", "linux", "--for", "agent", "--timeout", "50")
+    # Commands of clients go the same way. The long answer takes many buffers of the port.
+    assert daemon.cairn("domhostname", "linux").stdout == "cairn-guest\n"
+    assert daemon.cairn("guestinfo", "linux", "--os").stdout == f"os.id               : {'x' * 200000}\n"
+    assert daemon.cairn("exec", "linux", "--", "true", ok=7).stdout == "hi\n"
+    daemon.cairn("suspend", "linux")
+    assert "paused" in daemon.cairn("domhostname", "linux", ok=4).stderr
+    daemon.cairn("resume", "linux")
     daemon.cairn("shutdown", "--mode", "agent", "linux")
     q.event("VM_STATE_CHANGE", vm="linux", state="shutoff", reason="shutdown")
     assert not [e for e in q.run("query-events")["events"] if e["event"] in ("RESTART_SCHEDULED", "RESET")]

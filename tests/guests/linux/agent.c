@@ -31,8 +31,15 @@ static struct {
 
 static void agent_say(const char *text)
 {
-	if (write(agent.port, text, strlen(text)) < 0) {
-		/* The host has closed the port; it asks again after reopening it. */
+	size_t len = strlen(text);
+
+	while (len) {
+		ssize_t n = write(agent.port, text, len);
+
+		if (n <= 0)
+			return; /* the host has closed the port; it asks again after reopening it */
+		text += n;
+		len -= (size_t)n;
 	}
 }
 
@@ -113,6 +120,28 @@ static void agent_interfaces(void)
 	agent_say(text);
 }
 
+/* An answer of OSINFO_BYTES: more than the port and the host's buffers hold at once. */
+#define OSINFO_BYTES 200000
+
+static void agent_osinfo(void)
+{
+	static char text[OSINFO_BYTES + 64];
+	size_t n = (size_t)snprintf(text, sizeof(text), "{\"return\": {\"id\": \"");
+
+	memset(text + n, 'x', OSINFO_BYTES);
+	strcpy(text + n + OSINFO_BYTES, "\"}}\n");
+	agent_say(text);
+}
+
+static void agent_host_name(void)
+{
+	char text[128], name[65] = "";
+
+	gethostname(name, sizeof(name) - 1);
+	snprintf(text, sizeof(text), "{\"return\": {\"host-name\": \"%s\"}}\n", name);
+	agent_say(text);
+}
+
 static void agent_line(const char *line)
 {
 	const char *time = strstr(line, "\"time\":");
@@ -133,6 +162,12 @@ static void agent_line(const char *line)
 	} else if (strstr(line, "guest-shutdown")) { /* guest-shutdown has no answer */
 		sync();
 		reboot(strstr(line, "\"reboot\"") ? RB_AUTOBOOT : RB_POWER_OFF);
+	} else if (strstr(line, "guest-get-osinfo")) {
+		agent_osinfo();
+	} else if (strstr(line, "guest-get-host-name")) {
+		agent_host_name();
+	} else if (strstr(line, "guest-exec-status")) { /* this agent runs no program; each has this result */
+		agent_say("{\"return\": {\"exited\": true, \"exitcode\": 7, \"out-data\": \"aGkK\"}}\n");
 	} else if (strstr(line, "guest-exec")) {
 		agent_exec(line);
 	} else if (strstr(line, "guest-network-get-interfaces")) {
