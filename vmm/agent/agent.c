@@ -73,6 +73,7 @@ struct agent {
 	struct errand errands[ERRAND_COUNT], *errand; /* *errand: the one in progress */
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
 	unsigned ncommands;
+	uint64_t synced_ns; /* time of the last answer to a command, if nothing has disturbed the port since; 0: something has */
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
@@ -117,6 +118,7 @@ static void sync_send(struct agent *a)
 		SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
 			 "}}\n",
 		++a->id);
+	a->synced_ns = 0;
 	a->wants_sentinel = true;
 	a->len = 0;
 	line_send(a, text);
@@ -295,20 +297,6 @@ static void command_end(struct agent *a, int r, const struct err *e)
 	x->done(x, r, e);
 }
 
-/* queue_resume() calls this, so end at most one command that has waited too long here; its end begins the next one. */
-static void command_begin(struct agent *a)
-{
-	struct err e;
-
-	if (loop_now_ns() > a->commands->begin_before_ns) {
-		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent was busy with other commands for %llu s; this one "
-			"was not sent; try again in a moment", (unsigned long long)(AGENT_TURN_NS / 1000000000)), &e);
-		return;
-	}
-	state_set(a, COMMAND_SYNC, a->times.sync_ns);
-	sync_send(a);
-}
-
 /* Send the command. A part of it may be in the port if the guest does not read; the sentinel of the next sync ends that
  * part. */
 static void command_send(struct agent *a)
@@ -317,11 +305,32 @@ static void command_send(struct agent *a)
 	ssize_t n = send(a->fd, x->text, x->len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	struct err e;
 
+	a->synced_ns = 0;
 	if (n == (ssize_t)x->len)
 		state_set(a, COMMAND_ASKED, x->timeout_ns);
 	else
 		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent does not read its port; try again in a moment, or "
 			"restart qemu-guest-agent in the guest"), &e);
+}
+
+/* queue_resume() calls this, so end at most one command that has waited too long here; its end begins the next one. */
+static void command_begin(struct agent *a)
+{
+	uint64_t synced_ns = a->synced_ns;
+	struct err e;
+
+	if (loop_now_ns() > a->commands->begin_before_ns) {
+		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent was busy with other commands for %llu s; this one "
+			"was not sent; try again in a moment", (unsigned long long)(AGENT_TURN_NS / 1000000000)), &e);
+		return;
+	}
+	if (synced_ns && loop_now_ns() - synced_ns < AGENT_SYNCED_NS) {
+		a->len = 0;
+		command_send(a);
+		return;
+	}
+	state_set(a, COMMAND_SYNC, a->times.sync_ns);
+	sync_send(a);
 }
 
 /* Write what the line buffer has to the client's file. Returns false if the answer is too long or cannot be written. */
@@ -350,6 +359,8 @@ static void command_answered(struct agent *a)
 	}
 	if (!x->bytes)
 		agent_answer_parse(a->line, a->len, &answer);
+	if (answer.kind != AGENT_GARBAGE)
+		a->synced_ns = loop_now_ns();
 	if (answer.kind == AGENT_ERROR)
 		command_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
 			answer.desc[0] ? answer.desc : "it gave no reason"), &e);
@@ -538,6 +549,7 @@ static void deadline_passed(void *opaque)
 	bool asked = a->state == FREEZE_ASKED;
 	struct err e;
 
+	a->synced_ns = 0;
 	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC ||
 		a->state == COMMAND_SYNC)
 		answers_set(a, false);
@@ -608,6 +620,7 @@ static void port_run(struct loop_task *t)
 	struct agent *a = container_of(t, struct agent, port_task);
 
 	atomic_store(&a->port_posted, false);
+	a->synced_ns = 0;
 	if (!atomic_load(&a->port_open))
 		a->answers = false;
 	if (atomic_load(&a->ping_due) && a->state == IDLE)
@@ -674,8 +687,10 @@ bool agent_owes_thaw(const struct agent *a)
 
 void agent_restored(struct agent *a, bool frozen)
 {
-	if (a)
-		a->owes_thaw = frozen;
+	if (!a)
+		return;
+	a->owes_thaw = frozen;
+	a->synced_ns = 0;
 }
 
 void agent_carried(struct agent *a)

@@ -111,6 +111,9 @@ int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(voi
  * effect. */
 #define AGENT_TURN_NS (5 * 1000000000ULL)
 
+/* For this long after an answer, a command needs no sync, which would double the time of a short one. */
+#define AGENT_SYNCED_NS 1000000000ULL
+
 /* A command with its answer. Everything above `next` is set by the caller. */
 struct agent_command {
 	char *text; /* one line of JSON with its newline; terminated */
