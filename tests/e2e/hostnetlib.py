@@ -197,10 +197,10 @@ class Host(Namespace):
             request |= {"network": network, "folder": self.folder(network)}
         return json.dumps(request)
 
-    def call(self, verb, network=None, env=None, **more):
+    def call(self, verb, network=None, env=None, before=(), **more):
         """Run cairn-net. Return its answer: {"return": …} or {"error": …}."""
         settings = [f"{k}={v}" for k, v in (env or {}).items()]
-        r = self.run("env", *settings, PROGRAM, input=self.command(verb, network, **more), check=False)
+        r = self.run("env", *settings, *before, PROGRAM, input=self.command(verb, network, **more), check=False)
         assert not r.stderr, r.stderr
         answer = json.loads(r.stdout)
         assert r.returncode == ("error" in answer), answer

@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/oom.h"
 #include "base/util.h"
 #include "tools/net/dnsmasq_config.h"
 #include "tools/net/forwarding.h"
@@ -146,6 +147,7 @@ static void child_run(const struct jail *j, const struct pipes *p, pid_t parent,
 	char config[128], byte = 0, *argv[] = { (char *)"dnsmasq", config, NULL }, *env[] = { NULL };
 	int r;
 
+	oom_protection_drop();
 	snprintf(config, sizeof(config), "--conf-file=" SERVICE_FOLDER "/%s", j->net->config);
 	r = namespaces_enter(j, e);
 	if (r < 0)
