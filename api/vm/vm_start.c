@@ -85,6 +85,10 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 	for (unsigned i = 0; i < c->vm.ndisks && !r; i++) {
 		struct file_id image;
 
+		/* A fork has just created its clones' images. This check would look at the disks of all active VMs for
+		 * each clone. */
+		if (vm->start.opts.forked && !vm->def->disks[i].read_only)
+			continue;
 		if (config_identify(c, c->vm.disks[i].fd[0], &image) == 0)
 			r = disk_check_free(vm, i, &image, e);
 	}
