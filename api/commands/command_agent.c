@@ -26,8 +26,8 @@
 
 /* ---- for the audit log ---- */
 
-/* Members of a command's arguments that hold secrets or data. */
-static const char *const hidden[] = { "password", "input-data", "buf-b64", "env", "keys" };
+/* Members of a command's arguments that hold data; audit.c masks passwords. */
+static const char *const hidden[] = { "input-data", "buf-b64", "env", "keys" };
 
 static struct json_object *arguments_audited(struct json_object *args)
 {
