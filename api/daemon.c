@@ -17,6 +17,9 @@
 #include "api/jobs/save.h"
 #include "api/jobs/undefine.h"
 #include "api/net/forwards.h"
+#include "api/net/network.h"
+#include "api/net/network_default.h"
+#include "api/net/network_life.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
@@ -419,9 +422,12 @@ int daemon_open(struct daemon *d, struct err *e)
 	rename_resume_pending(h);
 	store_load(h->store, vm_found, h);
 	batch_leave_newer(h);
+	networks_load(h);
 	autostart_load(h);
 	jobs_found(h);
 	store_each_unread(h->store, unread_found, h);
+	networks_take_back(h);
+	network_default_define(h);
 	take_back_all(h);
 	vm_cgroups_sweep(h);
 	pins_complete(d);
@@ -483,6 +489,7 @@ void daemon_close(struct daemon *d)
 	loop_timer_free(h->cgroup_sweep);
 	pins_free(h->pins);
 	forwards_processes_free(h);
+	networks_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);
 	quotas_done(&h->quotas);

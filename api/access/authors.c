@@ -71,8 +71,8 @@ static void disk_claims(struct claims *c, const struct definition_disk *d)
 
 static void interface_key(const struct definition_interface *n, char key[KEY_BYTES])
 {
-	if (n->type == DEFINITION_BRIDGE)
-		snprintf(key, KEY_BYTES, "bridge %s", n->source);
+	if (n->type != DEFINITION_USER)
+		snprintf(key, KEY_BYTES, "%s %s", n->type == DEFINITION_BRIDGE ? "bridge" : "network", n->source);
 	else
 		snprintf(key, KEY_BYTES, "user %s", n->id);
 }
@@ -82,8 +82,6 @@ static void interface_claims(struct claims *c, const struct definition_interface
 	char key[KEY_BYTES], forward[DEFINITION_FORWARD_TEXT];
 	unsigned gains = (n->user.host_loopback ? GAIN_HOST : 0) | (n->user.restricted ? 0 : GAIN_WORLD);
 
-	if (n->type == DEFINITION_NETWORK)
-		return;
 	interface_key(n, key);
 	claim_add(c, key, gains);
 	for (uint32_t i = 0; i < n->user.nforwards; i++) {

@@ -2,8 +2,8 @@
  * definer's rights open what has no author of its own. What another user adds later gets that user as its author, so an
  * edit lends nobody's rights to the paths of somebody else. Stored in the definition file as "definer" and "authors".
  *
- * An author is known by a key: the path of a file, or the text of a forward, a bridge or a user interface, which all
- * depend on rights too, or a setting with its value. Threading: the daemon's loop. */
+ * An author is known by a key: the path of a file, or the text of a forward, a bridge, a network or a user interface,
+ * which all depend on rights too, or a setting with its value. Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_AUTHORS_H
 #define CAIRN_API_ACCESS_AUTHORS_H
 
@@ -21,7 +21,7 @@ struct rights;
 /* Return the rights for a file of the definition, borrowed from it; NULL: the daemon's own. */
 const struct rights *author_of(const struct definition *d, const char *path);
 const struct rights *author_of_forward(const struct definition *d, const struct definition_forward *f);
-/* The same for an interface of type bridge or user. */
+/* The same for an interface. */
 const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n);
 /* The same for the value of a setting whose bounds depend on who chose it (api/policy/bounds.h). */
 const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value);

@@ -102,5 +102,16 @@ void command_query_permissions(struct call *c);
 void command_query_jobs(struct call *c);
 void command_job_cancel(struct call *c);
 void command_job_dismiss(struct call *c);
+void command_net_define(struct call *c);
+void command_net_create(struct call *c);
+void command_net_undefine(struct call *c);
+void command_net_start(struct call *c);
+void command_net_destroy(struct call *c);
+void command_net_update(struct call *c);
+void command_net_autostart(struct call *c);
+void command_net_list(struct call *c);
+void command_net_info(struct call *c);
+void command_net_dump_definition(struct call *c);
+void command_net_dhcp_leases(struct call *c);
 
 #endif

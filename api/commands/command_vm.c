@@ -3,6 +3,7 @@
 #include "api/access/rights.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/undefine.h"
+#include "api/net/network.h"
 #include "api/policy/restart.h"
 #include "api/vm/consoles.h"
 #include "api/vm/offline_process.h"
@@ -16,6 +17,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -25,10 +27,28 @@
 
 /* ---- define ---- */
 
-static struct json_object *warnings_of(const struct vm_defined *what)
+static void networks_warn(const struct definition *d, struct vm_host *host, struct json_object *list)
 {
-	struct json_object *list = definition_warnings(what->def);
+	char text[256];
 
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		const struct definition_interface *n = &d->interfaces[i];
+
+		if (n->type != DEFINITION_NETWORK || n->link || network_find_name(host, n->source))
+			continue;
+		snprintf(text, sizeof(text), "interface %s: there is no network '%s', so the VM cannot start; define it with: cairn "
+			"net-define", n->id, n->source);
+		json_object_array_add(list, json_object_new_string(text));
+	}
+}
+
+static struct json_object *warnings_of(const struct call *c, const struct vm_defined *what)
+{
+	struct json_object *list = json_object_new_array();
+
+	/* Other users do not learn which networks exist. */
+	if (c->conn && conn_role(c->conn) >= ROLE_VIEWER)
+		networks_warn(what->def, c->host, list);
 	if (what->outdates)
 		json_object_array_add(list, json_object_new_string(
 			"the VM has a managed save. The next start resumes from it only if the guest would see no "
@@ -53,7 +73,7 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 	js_put_bool(o, "created", what->created);
 	js_put_bool(o, "pending", what->vm && vm_is_pending(what->vm));
 	c->when_stored = what->vm && what->vm->live;
-	js_put(o, "warnings", warnings_of(what));
+	js_put(o, "warnings", warnings_of(c, what));
 	call_return(c, o);
 }
 

@@ -169,9 +169,6 @@ struct json_object *definition_to_json(const struct definition *d);
  * Returns 0 or -errno. */
 int definition_check_files(const struct definition *d, struct err *e);
 
-/* Return an array of strings, owned by the caller: one sentence for each setting that has no effect yet. */
-struct json_object *definition_warnings(const struct definition *d);
-
 /* Check a VM's name. The error names no key. Returns 0; -EINVAL. */
 int definition_check_name(const char *name, struct err *e);
 

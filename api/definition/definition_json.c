@@ -211,22 +211,6 @@ struct json_object *definition_to_json(const struct definition *d)
 	return o;
 }
 
-struct json_object *definition_warnings(const struct definition *d)
-{
-	struct json_object *list = json_object_new_array();
-	char text[128];
-
-	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		if (d->interfaces[i].type != DEFINITION_NETWORK || d->interfaces[i].link)
-			continue;
-		snprintf(text, sizeof(text),
-			"interface %s: type network has no effect yet, and the link is down; use bridge "
-			"or user", d->interfaces[i].id);
-		json_object_array_add(list, json_object_new_string(text));
-	}
-	return list;
-}
-
 /* ---- parsing and printing a UUID ---- */
 
 bool uuid_is_set(const uint8_t uuid[16])

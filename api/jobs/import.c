@@ -39,7 +39,7 @@ struct import {
 	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
 	uint64_t image_bytes;	      /* what the VM's files count with in quotas */
 	char *seen;		      /* the archive's definition as read before unpacking, for import_ready() */
-	struct json_object *warnings; /* definition_warnings() */
+	struct json_object *warnings; /* array of sentences */
 	struct err why; /* reason of the failure */
 };
 
@@ -409,7 +409,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		err_prefix(e, "the archive's definition");
 		return r;
 	}
-	x->warnings = definition_warnings(d);
+	x->warnings = json_object_new_array();
 	loopback_close(x, d);
 	r = paths_check(d, files, own, e);
 	if (!r) {

@@ -3,6 +3,7 @@
 #include "api/access/permissions.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "api/net/network.h"
 #include "api/net/tap.h"
 #include "api/net/usernet.h"
 #include "api/store/store.h"
@@ -777,9 +778,10 @@ static void forwards_free(struct vm *vm)
 static int networks_add(struct vm *vm, struct config *c, struct err *e)
 {
 	/* First: the sockets of the forwards are the last files of c, until forwards_start() takes them out. */
+	const struct tap_rules rules = { vm->host->paths->bridges_for_all, network_bridge_for, vm->host };
 	int r = forwards_start(vm, c, e);
 
-	return r ? r : taps_add(c, vm->def, vm->host->paths->bridges_for_all, e);
+	return r ? r : taps_add(c, vm->def, &rules, e);
 }
 
 static void forwards_on_start_failed(struct vm *vm)

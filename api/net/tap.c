@@ -135,11 +135,11 @@ static bool bridge_is_listed(const char *list, const char *name)
 	return false;
 }
 
-static int tap_add(struct config *c, unsigned at, const struct definition_interface *i, int sock,
+static int tap_add(struct config *c, unsigned at, const struct definition_interface *i, const char *bridge, int sock,
 	struct err *e)
 {
 	struct vm_interface *v = &c->vm.interfaces[at];
-	struct tap t = { .at = at, .bridge = i->source, .fd = -1, .sock = sock };
+	struct tap t = { .at = at, .bridge = bridge, .fd = -1, .sock = sock };
 	int r = bridge_find(&t, e);
 
 	if (!r)
@@ -174,19 +174,32 @@ static int bridge_check(const struct definition *d, unsigned at, const char *all
 		"or start the daemon with: cairnd --allow-bridge %s", at, (unsigned)author->uid, bridge, bridge);
 }
 
-int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e)
+/* Return the bridge of an interface that needs a tap, borrowed. Returns -errno if the interface may not use it. */
+static int bridge_of(const struct definition *d, unsigned at, const struct tap_rules *rules, const char **ret, struct err *e)
+{
+	*ret = d->interfaces[at].source;
+	if (d->interfaces[at].type == DEFINITION_BRIDGE)
+		return bridge_check(d, at, rules->bridges_for_all, e);
+	if (rules->network_bridge)
+		return rules->network_bridge(rules->opaque, d, at, ret, e);
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "interfaces[%u]: network '%s' belongs to the daemon; define and start the VM "
+		"there, or use an interface of type user", at, d->interfaces[at].source);
+}
+
+int taps_add(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e)
 {
 	CLEANUP_CLOSE int sock = -1;
+	const char *bridge;
 	int r = 0;
 
 	for (unsigned i = 0; i < d->ninterfaces && !r; i++) {
-		if (d->interfaces[i].type != DEFINITION_BRIDGE || d->interfaces[i].link)
+		if (d->interfaces[i].type == DEFINITION_USER || d->interfaces[i].link)
 			continue;
 		if (sock < 0)
 			sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-		r = sock < 0 ? err_set_errno(e, -errno, "socket") : bridge_check(d, i, allowed, e);
+		r = sock < 0 ? err_set_errno(e, -errno, "socket") : bridge_of(d, i, rules, &bridge, e);
 		if (!r)
-			r = tap_add(c, i, &d->interfaces[i], sock, e);
+			r = tap_add(c, i, &d->interfaces[i], bridge, sock, e);
 	}
 	return r;
 }

@@ -8,10 +8,18 @@ struct config;
 struct definition;
 struct err;
 
-/* Create a tap for each interface of type bridge whose link is up, and add its fd to c, which config_prepare() made
- * from d. The daemon's loop can do this itself, because it waits for no disk, no network and no other process.
- * allowed:  comma-separated bridges for VMs that other users defined (d->rights); NULL: none.
+struct tap_rules {
+	const char *bridges_for_all; /* comma-separated bridges for VMs that other users defined (d->rights); NULL: none */
+	/* Find the bridge of an active network that the interface may use. *ret_bridge: borrowed. Returns 0; -errno.
+	 * NULL: there are no networks. */
+	int (*network_bridge)(void *opaque, const struct definition *d, unsigned at, const char **ret_bridge, struct err *e);
+	void *opaque;
+};
+
+/* Create a tap for each interface of type bridge or network whose link is up, and add its fd to c, which
+ * config_prepare() made from d. The daemon's loop can do this itself, because it waits for no disk, no network and no
+ * other process.
  * Returns 0; -errno, and c keeps the taps made so far. */
-int taps_add(struct config *c, const struct definition *d, const char *allowed, struct err *e);
+int taps_add(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e);
 
 #endif

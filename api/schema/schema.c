@@ -393,6 +393,63 @@ static const struct field query_quotas_returns[] = {
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 
+#define FIELD_NETWORK { "network", FIELD_STRING, REQUIRED, "name or UUID of the network" }
+#define FIELD_WARNINGS { "warnings", FIELD_ARRAY, OPTIONAL, \
+	"sentences, such as about another firewall that drops the traffic" }
+static const struct field network_only[] = { FIELD_NETWORK, END };
+static const struct field net_define_args[] = {
+	{ "definition", FIELD_OBJECT, REQUIRED, "definition of the network; see docs/networks.md" },
+	{ "was", FIELD_OBJECT, OPTIONAL, "definition from net-dump-definition; the call fails if the network's definition has "
+		"changed since" },
+	{ "validate-only", FIELD_BOOL, OPTIONAL, "check the definition and change nothing" }, END };
+static const struct field net_define_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
+	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the network" },
+	{ "created", FIELD_BOOL, REQUIRED, "true: new definition; false: the existing one was replaced" },
+	{ "pending", FIELD_BOOL, REQUIRED, "the network is active with another definition until its next start" }, END };
+static const struct field net_create_args[] = {
+	{ "definition", FIELD_OBJECT, REQUIRED, "definition of the network; see docs/networks.md" }, END };
+static const struct field net_create_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
+	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the network" },
+	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" }, FIELD_WARNINGS, END };
+static const struct field net_start_returns[] = {
+	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" }, FIELD_WARNINGS, END };
+static const struct field net_update_args[] = { FIELD_NETWORK,
+	{ "definition", FIELD_OBJECT, REQUIRED, "definition that the active network gets; only DHCP, DNS, users and groups may "
+		"differ. net-define changes the next start's" },
+	{ "was", FIELD_OBJECT, OPTIONAL, "definition from net-dump-definition; the call fails if the active one has changed since" }, END };
+static const struct field net_update_returns[] = {
+	{ "restarted", FIELD_BOOL, OPTIONAL, "DHCP and DNS were away for a moment" }, FIELD_WARNINGS, END };
+static const struct field net_autostart_args[] = { FIELD_NETWORK,
+	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
+static const struct field net_list_args[] = {
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+static const struct field net_list_returns[] = {
+	{ "networks", FIELD_ARRAY, REQUIRED, "by name: name, uuid, state (active, inactive, starting or stopping), persistent, "
+		"autostart, mode, bridge" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
+static const struct field net_info_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
+	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the network" },
+	{ "state", FIELD_STRING, REQUIRED, "active, inactive, starting or stopping" },
+	{ "persistent", FIELD_BOOL, REQUIRED, "the daemon keeps the definition when the network stops" },
+	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the network after a boot of the host" },
+	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open or bridge" },
+	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" },
+	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
+	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" }, END };
+static const struct field net_dump_args[] = { FIELD_NETWORK,
+	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
+static const struct field net_dump_returns[] = {
+	{ "definition", FIELD_OBJECT, REQUIRED, "canonical definition" } , END };
+static const struct field net_leases_args[] = { FIELD_NETWORK,
+	{ "mac", FIELD_STRING, OPTIONAL, "show only leases of this MAC address" },
+	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+static const struct field net_leases_returns[] = {
+	{ "leases", FIELD_ARRAY, REQUIRED, "expires (realtime, seconds; 0: never), mac, address, prefix, family (ipv4, ipv6), name, client_id" },
+	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
+
 static const struct command commands[] = {
 	{ "qmp_capabilities", "end the negotiation", capabilities_args, NULL, ROLE_NONE,
 		COMMAND_BEFORE_NEGOTIATION, ANY_STATE },
@@ -529,6 +586,25 @@ static const struct command commands[] = {
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "job-dismiss", "delete the result of a finished job", job_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
+	{ "net-define", "define a network, or redefine an existing one; an active network keeps its definition until it stops",
+		net_define_args, net_define_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "net-create", "start a network that is forgotten when it stops", net_create_args, net_create_returns, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "net-undefine", "remove the definition of a network; an active network stays until it stops", network_only, NULL, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "net-start", "start a network: its bridge, its rules, DHCP and DNS", network_only, net_start_returns, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "net-destroy", "stop a network and remove all that it made; refused while VMs use it", network_only, NULL, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "net-update", "change an active network", net_update_args, net_update_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "net-autostart", "start the network automatically after a boot of the host, or turn that off", net_autostart_args, NULL,
+		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "net-list", "list the networks; users see those that their VMs may use", net_list_args, net_list_returns, ROLE_VIEWER,
+		COMMAND_FILTERS, ANY_STATE },
+	{ "net-info", "show the state of a network", network_only, net_info_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "net-dump-definition", "show the definition of a network", net_dump_args, net_dump_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "net-dhcp-leases", "show the addresses that a network's guests got by DHCP", net_leases_args, net_leases_returns, ROLE_VIEWER, 0,
+		ANY_STATE },
 };
 
 /* ---- events, and lookups in the tables ---- */
@@ -631,6 +707,14 @@ static const struct field refusals_data[] = {
 	{ "left-out", FIELD_INT, REQUIRED, "number of suppressed events" },
 	{ "since", FIELD_INT, REQUIRED, "time of the first suppressed event: realtime, ns" }, END };
 
+#define FIELDS_NETWORK_NAME \
+	{ "network", FIELD_STRING, REQUIRED, "name of the network" }, \
+	{ "network-uuid", FIELD_STRING, REQUIRED, "UUID of the network" }
+static const struct field network_data[] = { FIELDS_NETWORK_NAME, END };
+static const struct field network_state_data[] = { FIELDS_NETWORK_NAME,
+	{ "state", FIELD_STRING, REQUIRED, "active or inactive" },
+	{ "detail", FIELD_STRING, OPTIONAL, "why, unless a user asked for it" }, END };
+
 static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_STOP] = { "STOP", "the vCPUs are paused", vm_name_only, false, false },
 	[EVENT_RESUME] = { "RESUME", "the vCPUs run again", vm_name_only, false, false },
@@ -676,6 +760,10 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		refusals_data, false, true },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_status_data, false, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "progress of a job", job_progress_data, true, false },
+	[EVENT_NETWORK_DEFINED] = { "NETWORK_DEFINED", "a network was defined or changed", network_data, false, false },
+	[EVENT_NETWORK_UNDEFINED] = { "NETWORK_UNDEFINED", "the definition of a network was removed", network_data, false, false },
+	[EVENT_NETWORK_STATE_CHANGE] = { "NETWORK_STATE_CHANGE", "a network was started or stopped, or its start has failed",
+		network_state_data, false, false },
 	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "a VM was undefined or renamed", undefined_data, false, false },
 };
 

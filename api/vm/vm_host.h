@@ -16,6 +16,7 @@ struct helpers;
 struct host_shutdown;
 struct job;
 struct loop;
+struct networks;
 struct pins;
 struct quota_claim;
 struct scheduler;
@@ -57,6 +58,7 @@ struct vm_host {
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
 	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */
+	struct networks *networks;	     /* api/net/network.h; NULL: none */
 	struct job *jobs;		     /* oldest first */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */

@@ -99,7 +99,7 @@ static int keys_check(const char *text, size_t len, const char *name, struct err
 	return r;
 }
 
-static int json_read(const char *text, size_t len, const char *name, struct json_object **ret_o, struct err *e)
+static int json_read(const char *text, size_t len, const char *name, const char *xml, struct json_object **ret_o, struct err *e)
 {
 	const char *at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text; /* skip a byte order mark */
 	const char *end = text + len, *first = space_skip(at, end);
@@ -107,10 +107,10 @@ static int json_read(const char *text, size_t len, const char *name, struct json
 	int r;
 
 	if (first == end)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is empty; a definition is JSON or libvirt's domain XML", name);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is empty; a definition is JSON or libvirt's %s XML", name, xml);
 	if (*first != '{')
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: neither JSON (starts with {) nor libvirt's domain XML (starts with <)", name);
+			"%s: neither JSON (starts with {) nor libvirt's %s XML (starts with <)", name, xml);
 	r = js_parse(at, (size_t)(end - at), name, &o, e);
 	if (!r)
 		r = keys_check(at, (size_t)(end - at), name, e);
@@ -129,12 +129,12 @@ int definition_file_read(const char *path, struct definition_file *f, struct err
 	int r = text_read(path, f->folder, &text, &len, e);
 
 	if (!r && xml_is(text, len))
-		return xml_to_definition(text, len, &f->definition, &f->warnings, &f->origins, e);
+		return (f->is_network ? xml_to_network : xml_to_definition)(text, len, &f->definition, &f->warnings, &f->origins, e);
 	if (!r && len > DEFINITION_FILE_MAX)
 		return err_set(e, -EFBIG, ERR_INVALID, "%s is larger than %d bytes", name,
 			DEFINITION_FILE_MAX);
 	if (!r)
-		r = json_read(text, len, name, &f->definition, e);
+		r = json_read(text, len, name, f->is_network ? "network" : "domain", &f->definition, e);
 	if (!r)
 		f->warnings = json_object_new_array();
 	return r;

@@ -120,11 +120,11 @@ static int helper_run(const char *mode, const char *text, size_t len, struct jso
 
 /* ---- converting definitions ---- */
 
-int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
+static int to_json(const char *mode, const char *text, size_t len, struct json_object **ret_definition,
 	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	int r = helper_run("to-json", text, len, &o, e);
+	int r = helper_run(mode, text, len, &o, e);
 
 	/* An unsupported element counts as an invalid definition, as in JSON. */
 	if (r < 0 && e->cls == ERR_UNSUPPORTED)
@@ -137,7 +137,28 @@ int xml_to_definition(const char *text, size_t len, struct json_object **ret_def
 	return 0;
 }
 
-int xml_from_definition(struct json_object *definition, int id, char **ret_xml, struct err *e)
+int xml_to_definition(const char *text, size_t len, struct json_object **ret_definition,
+	struct json_object **ret_warnings, struct json_object **ret_origins, struct err *e)
+{
+	return to_json("to-json", text, len, ret_definition, ret_warnings, ret_origins, e);
+}
+
+int xml_to_network(const char *text, size_t len, struct json_object **ret_definition, struct json_object **ret_warnings,
+	struct json_object **ret_origins, struct err *e)
+{
+	return to_json("net-to-json", text, len, ret_definition, ret_warnings, ret_origins, e);
+}
+
+int xml_network_entry(const char *section, const char *text, size_t len, struct json_object **ret_entry, struct err *e)
+{
+	CLEANUP_JS struct json_object *warnings = NULL, *origins = NULL;
+	char mode[64];
+
+	snprintf(mode, sizeof(mode), "net-%s-to-json", section);
+	return to_json(mode, text, len, ret_entry, &warnings, &origins, e);
+}
+
+static int to_xml(const char *mode, struct json_object *definition, int id, char **ret_xml, struct err *e)
 {
 	CLEANUP_JS struct json_object *ask = json_object_new_object(), *o = NULL;
 	const char *text, *xml;
@@ -149,12 +170,22 @@ int xml_from_definition(struct json_object *definition, int id, char **ret_xml, 
 	if (id >= 0)
 		js_put_str(ask, "id", number);
 	text = json_object_to_json_string_ext(ask, JSON_C_TO_STRING_PLAIN);
-	r = helper_run("to-xml", text, strlen(text), &o, e);
+	r = helper_run(mode, text, strlen(text), &o, e);
 	if (r < 0)
 		return r;
 	xml = js_get_str(o, "xml");
 	*ret_xml = xml ? strdup(xml) : NULL;
 	return *ret_xml ? 0 : err_set_errno(e, -ENOMEM, "cairn-xml");
+}
+
+int xml_from_definition(struct json_object *definition, int id, char **ret_xml, struct err *e)
+{
+	return to_xml("to-xml", definition, id, ret_xml, e);
+}
+
+int xml_from_network(struct json_object *definition, char **ret_xml, struct err *e)
+{
+	return to_xml("net-to-xml", definition, -1, ret_xml, e);
 }
 
 /* ---- lines of keys in the XML ---- */

@@ -25,6 +25,14 @@ int xml_to_definition(const char *text, size_t len, struct json_object **ret_def
  * Returns 0; -errno with a sentence. */
 int xml_from_definition(struct json_object *definition, int id, char **ret_xml, struct err *e);
 
+/* The same for networks and libvirt's network XML. */
+int xml_to_network(const char *text, size_t len, struct json_object **ret_definition, struct json_object **ret_warnings,
+	struct json_object **ret_origins, struct err *e);
+int xml_from_network(struct json_object *definition, char **ret_xml, struct err *e);
+/* Convert one element of a network's XML, such as <host>. section: ip-dhcp-host, ip-dhcp-range or dns-host. *ret_entry:
+ * the caller owns it. Returns 0; -errno with a sentence. */
+int xml_network_entry(const char *section, const char *text, size_t len, struct json_object **ret_entry, struct err *e);
+
 /* Prefix an error about a key such as "disks[0].path" with its line in the XML. */
 void xml_blame(struct json_object *origins, struct err *e);
 

@@ -131,6 +131,15 @@ _cairn()
 	vm | vm-*)
 		_cairn_vms
 		;;
+	net)
+		[[ ${pos[0]} ]] && return
+		case $verb in
+		net-start) kind=--inactive ;;
+		net-destroy) kind='' ;;
+		*) kind=--all ;;
+		esac
+		_cairn_names < <(cairn "${connect[@]}" net-list --name $kind 2>/dev/null)
+		;;
 	job)
 		_cairn_names < <(cairn "${connect[@]}" jobs --format csv 2>/dev/null | tail -n +2 | cut -d, -f1)
 		;;

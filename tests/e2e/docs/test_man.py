@@ -29,6 +29,8 @@ is() { [ "$(cairn domstate "$1")" = "$2" ]; }
 shows() { grep -q -e "$1" out || { echo "'$1' is not in the output"; return 1; }; }
 lacks() { text=$1; shift; "$@" >list; if grep -e "$text" list; then return 1; fi; }
 fails() { if "$@"; then return 1; fi; }
+netfile() { printf '{"name":"%s","ipv4":{"address":"192.168.122.1","prefix":24}}' "$1" | sed 's/}}/,"dhcp":{"ranges":[{"start":"192.168.122.100","end":"192.168.122.200"}]}}}/' >"$1.json"; }
+network() { netfile "$1"; cairn net-define "$1.json"; }
 keys() { while sleep 0.2; do echo q; done; }  # the guest powers off
 """
 
@@ -194,6 +196,48 @@ cairn snapshot-tag web1 before-upgrade keep
 cairn snapshot-schedule web1 --every 1h --keep 24h:all,30d:daily
     given: defined web1
     then: cairn snapshot-schedule web1 | grep 1h
+cairn net-list --all
+    given: network default
+    then: shows 'default *inactive *no *yes'
+cairn net-info default
+    given: network default
+    then: shows 'Bridge: *virbr'
+cairn net-start default
+    given: network default
+    then: cairn net-list | grep 'default *active'
+cairn net-destroy default
+    given: network default; cairn net-start default
+    then: cairn net-list --all | grep 'default *inactive'
+cairn net-autostart default
+    given: network default
+    then: cairn net-info default | grep 'Autostart: *yes'
+cairn net-define lan.json
+    given: network default; netfile lan
+    then: cairn net-list --all | grep lan
+cairn net-create lan.json
+    given: netfile lan
+    then: cairn net-list | grep 'lan *active *no *no'
+cairn net-dumpjson default > lan.json
+    given: network default
+    then: cairn net-define lan.json
+cairn net-update default add ip-dhcp-host '{"mac": "52:54:00:12:34:56", "address": "192.168.122.10"}' --live --config
+    given: network default; cairn net-start default
+    then: cairn net-dumpjson default --inactive | grep 52:54:00:12:34:56; cairn net-dumpjson default | grep 52:54:00:12:34:56
+cairn net-update default add user alice --live --config
+    given: network default; cairn net-start default
+    then: cairn net-dumpjson default | tr -d ' \n' | grep '"users":\[[0-9]'
+cairn net-dhcp-leases default
+    given: network default; cairn net-start default
+    then: shows 'Expiry Time'
+cairn net-undefine lan
+    given: network lan
+    then: lacks lan cairn net-list --all
+cairn net-name 6f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11
+    given: netfile lan; sed -i 's/{/{"uuid":"6f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11",/' lan.json; cairn net-define lan.json
+    then: shows lan
+cairn net-uuid default
+    given: network default
+    then: shows '^[0-9a-f]*-'
 cairn jobs
     given: snapshot; cairn snapshot-create-as web1 s2 --no-wait
     then: shows job2
@@ -500,19 +544,30 @@ def run(daemon, guest, example, steps):
     assert r.returncode == 0 and not (daemon.tmp / "err").read_text(), said
 
 
+def networks(tmp_path):
+    """Return the environment of a daemon with a stand-in for cairn-net that changes nothing on this host."""
+    folder = tmp_path / "libexec"
+    folder.mkdir()
+    shutil.copy(os.path.join(ROOT, "tests/helpers/fake_net.py"), folder / "cairn-net")
+    for verb in ("up", "down"):
+        (folder / f"{verb}.json").write_text('{"return": {"bridge": "virbr0", "notes": []}}')
+    return {"CAIRN_LIBEXEC": str(folder)}
+
+
 @pytest.mark.parametrize("page,example", [(p, e) for p in PAGES for e in examples(p)])
 def test_example_works(kvm, guest, tmp_path, page, example):
     steps = cases(page)[example]
     if example.startswith("nbdkit") and not (shutil.which("nbdkit") and ("cairn-plugin" not in example or os.path.exists(PLUGIN))):
         pytest.skip("nbdkit or its plugin is missing")
     # What the page assumes to exist; and no daemon here may use the host's folders.
-    for theirs, ours in (("--user alice", "--user nobody"), ("/srv/cairn", "srv"),
+    for theirs, ours in (("user alice", "user nobody"), ("/srv/cairn", "srv"),
                          (" nbdkit-cairn-plugin.so", " " + PLUGIN)):
         example = example.replace(theirs, ours)
     if page == "cairnd.1" and "--state-dir" not in example:
         example += " --state-dir own"
     commands = example.startswith(tuple("cairn " + c for c in COMMANDS))
-    daemon = Daemon(tmp_path, vm_program=FAKE_VM if commands or any(a in example for a in AGENT) else None)
+    daemon = Daemon(tmp_path, vm_program=FAKE_VM if commands or any(a in example for a in AGENT) else None,
+                    env=networks(tmp_path) if example.startswith("cairn net-") else None)
     agent = agentlib.Agent(tmp_path / "agent.sock", tmp_path / "guest") if commands else None
     (tmp_path / "guest").mkdir()
     try:

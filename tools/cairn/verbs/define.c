@@ -57,7 +57,6 @@ static void verdict_print(struct cli *c, int r, struct json_object *warnings, co
 static int file_validate(const char *path, struct json_object **ret_warnings, struct err *e)
 {
 	struct definition_file f CLEANUP(definition_file_done) = { 0 };
-	struct json_object *more;
 	struct definition *d = NULL;
 	int r = definition_file_read(path, &f, e);
 
@@ -66,11 +65,6 @@ static int file_validate(const char *path, struct json_object **ret_warnings, st
 	if (r < 0)
 		return r;
 	*ret_warnings = json_object_get(f.warnings);
-	more = definition_warnings(d);
-	for (size_t i = 0; i < json_object_array_length(more); i++)
-		json_object_array_add(*ret_warnings,
-			json_object_get(json_object_array_get_idx(more, i)));
-	json_object_put(more);
 	definition_free(d);
 	return 0;
 }

@@ -76,7 +76,7 @@ static int config_build(const struct definition *d, struct config *ret_c, struct
 
 	if (r < 0)
 		return r;
-	r = taps_add(ret_c, d, NULL, e);
+	r = taps_add(ret_c, d, &(struct tap_rules){ 0 }, e);
 	if (!r)
 		r = usernets_add(ret_c, d, e);
 	if (r < 0)

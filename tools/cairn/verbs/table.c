@@ -334,6 +334,28 @@ static const struct verb_option domblklist_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
 	{ "details", NULL, "add type and device" }, END };
 
+static const struct verb_option net_define_options[] = {
+	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
+static const struct verb_option net_list_options[] = {
+	{ "all", NULL, "list all networks" },
+	{ "inactive", NULL, "list only inactive networks" },
+	{ "persistent", NULL, "list only networks with a definition" },
+	{ "transient", NULL, "list only networks that are gone when they stop" },
+	{ "autostart", NULL, "list only networks that start with the host" },
+	{ "no-autostart", NULL, "list only networks that do not start with the host" },
+	{ "name", NULL, "print only names" },
+	{ "uuid", NULL, "print only UUIDs" },
+	{ "table", NULL, "print a table [default]" }, END };
+static const struct verb_option net_autostart_options[] = {
+	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
+static const struct verb_option net_dump_options[] = {
+	{ "inactive", NULL, FROM_SCHEMA("inactive") }, END };
+static const struct verb_option net_update_options[] = {
+	{ "live", NULL, "change the active network" },
+	{ "config", NULL, "change the definition of the next start" },
+	{ "current", NULL, "change the active network, or the definition if it is inactive [default]" },
+	{ "parent-index", "N", "no effect: the entry's address decides" }, END };
+
 const struct verb verbs[] = {
 	{ "define", "Definitions", "FILE", "define or redefine a VM from JSON or libvirt's domain XML", define_options,
 		1, 1, false, "file", "vm-define", verb_define },
@@ -473,6 +495,23 @@ const struct verb verbs[] = {
 		"query-events query-version", verb_event },
 	{ "events", "Monitoring", "[VM]", "print events until Ctrl-C, like event --loop", event_options, 0, 1, true, "vm",
 		"query-events query-version", verb_event },
+	{ "net-list", "Networks", "", "list networks", net_list_options, 0, 0, true, NULL, "net-list", verb_net_list },
+	{ "net-info", "Networks", "NETWORK", NULL, NULL, 1, 1, true, "net", "net-info", verb_net_info },
+	{ "net-start", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-start", verb_net_act },
+	{ "net-destroy", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-destroy", verb_net_act },
+	{ "net-autostart", "Networks", "NETWORK", NULL, net_autostart_options, 1, 1, false, "net", "net-autostart", verb_net_autostart },
+	{ "net-define", "Networks", "FILE", "define or redefine a network from JSON", net_define_options, 1, 1,
+		false, "file", "net-define", verb_net_define },
+	{ "net-create", "Networks", "FILE", "start a network from JSON; it is forgotten when it stops", NULL, 1, 1,
+		false, "file", "net-create", verb_net_create },
+	{ "net-dumpjson", "Networks", "NETWORK", "print the definition of a network as JSON", net_dump_options, 1, 1, true, "net",
+		"net-dump-definition", verb_net_dumpjson },
+	{ "net-update", "Networks", "NETWORK ACTION SECTION ENTRY", "add, modify or delete an ip-dhcp-host, ip-dhcp-range, dns-host, user or "
+		"group", net_update_options, 4, 4, false, "net", "net-update net-define net-dump-definition net-info", verb_net_update },
+	{ "net-dhcp-leases", "Networks", "NETWORK [MAC]", NULL, NULL, 1, 2, true, "net", "net-dhcp-leases", verb_net_dhcp_leases },
+	{ "net-undefine", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-undefine", verb_net_act },
+	{ "net-name", "Networks", "UUID", "print the name of a network", NULL, 1, 1, false, "net", "net-info", verb_net_name },
+	{ "net-uuid", "Networks", "NETWORK", "print the UUID of a network", NULL, 1, 1, false, "net", "net-info", verb_net_name },
 	{ "jobs", "Jobs", "", "list jobs under way and results of finished jobs", NULL, 0, 0, true, NULL,
 		"query-jobs", verb_jobs },
 	{ "job-cancel", "Jobs", "ID...", "cancel jobs", NULL, 1, MANY, false, "job", "job-cancel",

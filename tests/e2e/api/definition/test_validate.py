@@ -118,9 +118,9 @@ def test_validate_reports_errors_without_a_daemon(tmp_path):
     good.write_text(json.dumps({"name": "a", "memory": "1G", "boot": {"kernel": "k"},
                                 "interfaces": [{"type": "network", "source": "lan"}]}))
     r = cairn("validate", str(good))
-    assert r.stdout == f"{good} validates\n" and r.stderr.startswith("warning: interface net0: ")
+    assert (r.stdout, r.stderr) == (f"{good} validates\n", "")
     said = json.loads(cairn("validate", str(good), "--format", "json").stdout)
-    assert said["valid"] and said["warnings"][0].startswith("interface net0: ")
+    assert said == {"file": str(good), "valid": True, "warnings": []}
 
     good.write_bytes(b"\xef\xbb\xbf" + good.read_bytes())  # as some editors write it
     assert cairn("validate", str(good)).returncode == 0

@@ -350,8 +350,7 @@ def test_linux_uses_network_with_offloads(host, lan):
 
 @pytest.mark.parametrize("interface,why", [
     ({"type": "user", "link": "down"}, ""),
-    ({"type": "network", "source": "default"},
-     "warning: interface net0: type network has no effect yet, and the link is down; use bridge or user\n"),
+    ({"type": "network", "source": "default", "link": "down"}, ""),
     ({"type": "bridge", "source": "br0", "link": "down"}, ""),
 ])
 def test_interface_without_source_has_no_link(daemon, interface, why):

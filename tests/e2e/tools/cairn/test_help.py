@@ -280,6 +280,21 @@ shutdown vm1
 shutdown vm1 --cancel
 destroy vm1
 undefine vm1
+net-define net.json
+net-list --all
+net-info lan
+net-dumpjson lan
+net-update lan add user 5 --config
+net-update lan add user 6 --live
+net-update lan add user 7
+net-autostart lan
+net-name lan
+net-uuid lan
+net-start lan
+net-destroy lan
+net-dhcp-leases lan
+net-create net.json
+net-undefine lan
 event --since 0
 events --timeout 0 --since 0
 vsock vm1 5000
@@ -308,6 +323,7 @@ def test_verb_sends_only_commands_named_in_help(fake):
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
                     guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
     os.rename(fake.write("again"), fake.tmp / "again.json")
+    (fake.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": "isolated"}))
     recorder, asked = Recorder(fake), {}
     fake.env["EDITOR"] = "sed -i s/32M/40M/"
     fake.env.pop("VISUAL", None)

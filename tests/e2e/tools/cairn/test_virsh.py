@@ -74,6 +74,7 @@ def prepare(daemon):
     with open(os.path.join(ROOT, "tests", "data", "xml", "virt-manager.xml")) as f:
         text = f.read().replace("@KERNEL@", guestlib.bare("idle")).replace("debian12", "vm1")
     text = re.sub("<disk type='file' device='cdrom'>.*?</disk>", "", text, flags=re.S)
+    text = text.replace("<source network='default'/>", "<source network='default'/><link state='down'/>")  # there is none
     (daemon.tmp / "vm1.xml").write_text(text.replace("@DISK@", str(daemon.tmp / "vm1.qcow2"))
                                         .replace("type='raw' discard", "type='qcow2' discard"))
 

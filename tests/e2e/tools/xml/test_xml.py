@@ -444,7 +444,7 @@ def test_corpus_starts(kvm, daemon):
         assert all(line.startswith("warning: ") for line in r.stderr.splitlines())
         xml = round_trip(daemon, name)
         assert xml.startswith("<domain type='kvm'>\n") and xml.endswith("</domain>\n\n")
-        if "<interface type='bridge'>" in xml:
+        if "<interface type='bridge'>" in xml or "<interface type='network'>" in xml:
             xml = unplug(daemon, name)
         if "<model fallback='forbid'>" in xml:
             d = json.loads(daemon.cairn("dumpjson", name).stdout)
@@ -502,6 +502,7 @@ def test_virt_install_xml_starts(kvm, daemon):
     assert d["disks"][0]["path"] == str(image) and d["disks"][0]["format"] == "qcow2"
     assert d["interfaces"][0]["source"] == "default"
     assert d["boot"] == {"kernel": guestlib.bare("idle"), "initrd": str(initrd), "cmdline": "console=ttyS0"}
+    unplug(daemon, "installed")
     daemon.cairn("start", "installed")
     assert daemon.cairn("domstate", "installed").stdout in ("running\n", "idle\n")
     round_trip(daemon, "installed")
@@ -526,6 +527,7 @@ def test_choices_of_virt_install(kvm, daemon, options, keys):
     got = {"interfaces": d["interfaces"] and d["interfaces"][0]["type"], "disks": d["disks"] and d["disks"][0]["format"],
            "watchdog": d.get("watchdog", {}).get("model"), "vcpus": d["vcpus"], "on_crash": d["on_crash"]}
     assert keys.items() <= got.items()
+    unplug(daemon, "installed")
     daemon.cairn("start", "installed")
     assert daemon.cairn("domstate", "installed").stdout in ("running\n", "idle\n")
     round_trip(daemon, "installed")

@@ -1,0 +1,381 @@
+/* Handlers of networks. */
+#include "api/access/rights.h"
+#include "api/commands/command.h"
+#include "api/definition/definition.h"
+#include "api/net/network.h"
+#include "api/net/network_life.h"
+#include "api/vm/vm.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_NETWORKS 100 /* fit into one answer: an entry has at most 400 bytes */
+#define PAGE_LEASES 60	  /* likewise: at most 1000 bytes */
+
+static struct network *network_arg(struct call *c, struct err *e)
+{
+	const char *name = js_get_str(c->args, "network");
+	struct network *n = network_find(c->host, name);
+
+	if (!n)
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no network '%.63s'. Next: cairn net-list --all", name);
+	return n;
+}
+
+/* Whether the active definition and that of the next start differ. */
+static bool is_pending(const struct network *n)
+{
+	CLEANUP_JS struct json_object *live = NULL, *def = NULL;
+
+	if (!n->live || !n->def)
+		return false;
+	live = network_definition_to_json(n->live);
+	def = network_definition_to_json(n->def);
+	return !json_object_equal(live, def);
+}
+
+/* ---- definitions ---- */
+
+static int was_check(struct call *c, const struct network_definition *is, const char *name, struct err *e)
+{
+	struct json_object *was = js_get(c->args, "was");
+	CLEANUP_JS struct json_object *now = was && is ? network_definition_to_json(is) : NULL;
+
+	if (!was || (now && json_object_equal(was, now)))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "the definition of network '%s' has changed meanwhile; read it again", name);
+}
+
+/* Parse the argument `definition`, and check it against the other networks. */
+static int definition_arg(struct call *c, struct network_definition **ret, struct err *e)
+{
+	struct network_definition *d = NULL;
+	int r = network_definition_parse(js_get(c->args, "definition"), &d, e);
+
+	if (!r)
+		r = network_complete(c->host, d, e);
+	if (r < 0)
+		network_definition_free(d);
+	else
+		*ret = d;
+	return r;
+}
+
+static struct json_object *identity_put(const struct network_definition *d)
+{
+	struct json_object *o = json_object_new_object();
+	char uuid[DEFINITION_UUID_TEXT];
+
+	uuid_print(d->uuid, uuid);
+	js_put_str(o, "name", d->name);
+	js_put_str(o, "uuid", uuid);
+	return o;
+}
+
+void command_net_define(struct call *c)
+{
+	struct network_definition *d = NULL;
+	struct json_object *o;
+	struct network *n;
+	struct err e;
+	bool created;
+	int r = definition_arg(c, &d, &e);
+
+	n = r ? NULL : network_find_name(c->host, d->name);
+	created = !n || !n->def;
+	if (!r)
+		r = was_check(c, n ? n->def : NULL, d->name, &e);
+	if (!r && !js_get_bool(c->args, "validate-only", false))
+		r = network_define(c->host, d, &n, &created, &e);
+	else if (!r)
+		n = NULL;
+	if (r < 0) {
+		network_definition_free(d);
+		call_fail(c, &e);
+		return;
+	}
+	o = identity_put(d);
+	js_put_bool(o, "created", created);
+	js_put_bool(o, "pending", n && is_pending(n));
+	if (!n)
+		network_definition_free(d);
+	c->when_stored = true;
+	call_return(c, o);
+}
+
+void command_net_undefine(struct call *c)
+{
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	int r = n ? 0 : -ENOENT;
+
+	if (n && !n->def)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "network '%s' is transient: it has no definition, and is gone after: cairn "
+			"net-destroy %s", n->live->name, n->live->name);
+	if (!r && n->operation && n->state == NETWORK_INACTIVE)
+		r = err_set(&e, -EBUSY, ERR_BUSY, "network '%s' is in use by another request; try again", n->def->name);
+	if (!r)
+		r = network_undefine(n, &e);
+	c->when_stored = !r;
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+void command_net_dump_definition(struct call *c)
+{
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	const struct network_definition *d;
+	struct json_object *o;
+
+	if (!n) {
+		call_fail(c, &e);
+		return;
+	}
+	d = n->live && !(js_get_bool(c->args, "inactive", false) && n->def) ? n->live : network_any(n);
+	o = json_object_new_object();
+	js_put(o, "definition", network_definition_to_json(d));
+	call_return(c, o);
+}
+
+void command_net_autostart(struct call *c)
+{
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	bool on = !js_get_bool(c->args, "disable", false);
+	int r = n ? 0 : -ENOENT;
+
+	if (n && !n->def)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "network '%s' is transient, so it cannot start with the host; define it with: "
+			"cairn net-define", n->live->name);
+	if (!r) {
+		bool was = n->autostart;
+
+		n->autostart = on;
+		r = network_save(n, &e);
+		if (r < 0)
+			n->autostart = was;
+	}
+	c->when_stored = !r;
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return(c, NULL);
+}
+
+/* ---- operations ---- */
+
+/* A call that waits for an operation, and its answer so far. */
+struct waiting {
+	struct call *call;
+	struct json_object *o; /* owned */
+};
+
+static struct waiting *waiting_new(struct call *c)
+{
+	struct waiting *w = must_alloc(calloc(1, sizeof(*w)));
+
+	*w = (struct waiting){ c, json_object_new_object() };
+	return w;
+}
+
+static void waiting_fail(struct waiting *w, const struct err *e)
+{
+	call_fail(w->call, e);
+	json_object_put(w->o);
+	free(w);
+}
+
+/* Add members of the program's answer under the same name, and its notes as warnings. */
+static void operation_done(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct waiting *w = opaque;
+	struct json_object *notes = js_get_array(answer, "notes"), *restarted = js_get(answer, "restarted");
+
+	if (r < 0) {
+		waiting_fail(w, e);
+		return;
+	}
+	if (notes && json_object_array_length(notes))
+		js_put(w->o, "warnings", json_object_get(notes));
+	if (restarted)
+		js_put(w->o, "restarted", json_object_get(restarted));
+	w->call->when_stored = true;
+	call_return(w->call, json_object_get(w->o));
+	json_object_put(w->o);
+	free(w);
+}
+
+void command_net_start(struct call *c)
+{
+	struct waiting *w = waiting_new(c);
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	int r = n ? network_start(n, false, operation_done, w, &e) : -ENOENT;
+
+	if (r < 0)
+		waiting_fail(w, &e);
+	else
+		js_put_str(w->o, "bridge", n->live->bridge);
+}
+
+void command_net_create(struct call *c)
+{
+	struct waiting *w = waiting_new(c);
+	struct network_definition *d = NULL;
+	struct err e;
+	int r = definition_arg(c, &d, &e);
+
+	if (!r && network_find_name(c->host, d->name)) {
+		r = err_set(&e, -EEXIST, ERR_EXISTS, "network '%s' exists; start it with: cairn net-start %s", d->name, d->name);
+		network_definition_free(d);
+	}
+	if (!r) {
+		json_object_put(w->o);
+		w->o = identity_put(d);
+		js_put_str(w->o, "bridge", d->bridge);
+		r = network_start(network_add_transient(c->host, d), true, operation_done, w, &e);
+	}
+	if (r < 0)
+		waiting_fail(w, &e);
+}
+
+void command_net_destroy(struct call *c)
+{
+	struct waiting *w = waiting_new(c);
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	int r = n ? network_stop(n, operation_done, w, &e) : -ENOENT;
+
+	if (r < 0)
+		waiting_fail(w, &e);
+}
+
+void command_net_update(struct call *c)
+{
+	struct waiting *w = waiting_new(c);
+	struct network_definition *d = NULL;
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	int r = n ? definition_arg(c, &d, &e) : -ENOENT;
+
+	if (!r && strcmp(d->name, network_any(n)->name))
+		r = err_set(&e, -EINVAL, ERR_INVALID, "definition.name: is \"%s\", and the network is '%s'; a network keeps its name",
+			d->name, network_any(n)->name);
+	if (!r)
+		r = was_check(c, n->live, d->name, &e);
+	if (r < 0)
+		network_definition_free(d);
+	else
+		r = network_update(n, d, operation_done, w, &e);
+	if (r < 0)
+		waiting_fail(w, &e);
+}
+
+/* ---- lists ---- */
+
+static void entry_fill(struct json_object *o, const struct network *n)
+{
+	const struct network_definition *d = n->live ? n->live : n->def;
+
+	js_put_str(o, "state", network_state_word(n->state));
+	js_put_bool(o, "persistent", n->def);
+	js_put_bool(o, "autostart", n->autostart);
+	js_put_str(o, "mode", network_mode_name(d->mode));
+	js_put_str(o, "bridge", d->bridge);
+}
+
+void command_net_list(struct call *c)
+{
+	const char *after = js_get_str_or(c->args, "after", "");
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+	CLEANUP_FREE struct rights *rights = must_alloc(rights_of_ids(&c->who));
+	bool sees_all = conn_role(c->conn) >= ROLE_VIEWER;
+	struct network *n;
+
+	for (size_t i = 0; (n = network_at(c->host, i)); i++) {
+		struct json_object *entry;
+
+		if (strcmp(network_any(n)->name, after) <= 0 || (!sees_all && !network_permits(n, rights)))
+			continue;
+		if (json_object_array_length(list) == PAGE_NETWORKS) {
+			entry = json_object_array_get_idx(list, PAGE_NETWORKS - 1);
+			js_put_str(o, "next", js_get_str(entry, "name"));
+			break;
+		}
+		entry = identity_put(network_any(n));
+		entry_fill(entry, n);
+		json_object_array_add(list, entry);
+	}
+	js_put(o, "networks", list);
+	call_return(c, o);
+}
+
+void command_net_info(struct call *c)
+{
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	struct json_object *o, *vms;
+
+	if (!n) {
+		call_fail(c, &e);
+		return;
+	}
+	o = identity_put(network_any(n));
+	vms = json_object_new_array();
+	entry_fill(o, n);
+	js_put_bool(o, "pending", is_pending(n));
+	for (size_t i = 0; i < c->host->nvms && json_object_array_length(vms) < PAGE_NETWORKS; i++)
+		if (network_is_used_by(n, c->host->vms[i]))
+			json_object_array_add(vms, json_object_new_string(c->host->vms[i]->def->name));
+	js_put(o, "vms", vms);
+	call_return(c, o);
+}
+
+static void leases_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct waiting *w = opaque;
+	struct json_object *all = js_get_array(answer, "leases"), *page = json_object_new_array();
+	const char *mac = js_get_str(w->call->args, "mac");
+	int64_t from = MAX(js_get_int(w->call->args, "from", 0), 0), at = 0;
+
+	for (size_t i = 0; !r && all && i < json_object_array_length(all); i++) {
+		struct json_object *lease = json_object_array_get_idx(all, i);
+
+		if ((mac && strcasecmp(js_get_str_or(lease, "mac", ""), mac)) || at++ < from)
+			continue;
+		if (at > from + PAGE_LEASES) {
+			js_put_int(w->o, "next", from + PAGE_LEASES);
+			break;
+		}
+		json_object_array_add(page, json_object_get(lease));
+	}
+	js_put(w->o, "leases", page);
+	if (r < 0) {
+		waiting_fail(w, e);
+		return;
+	}
+	call_return(w->call, json_object_get(w->o));
+	json_object_put(w->o);
+	free(w);
+}
+
+void command_net_dhcp_leases(struct call *c)
+{
+	struct waiting *w = waiting_new(c);
+	struct err e;
+	struct network *n = network_arg(c, &e);
+	int r = n ? network_leases(n, leases_told, w, &e) : -ENOENT;
+
+	if (r < 0)
+		waiting_fail(w, &e);
+}

@@ -1,0 +1,104 @@
+/* network_definition: what an admin wrote about a network of the host, checked. The keys are those that the program
+ * cairn-net takes (docs/networks.md), and the users who may connect VMs.
+ * Threading: any thread. */
+#ifndef CAIRN_API_DEFINITION_NETWORK_DEFINITION_H
+#define CAIRN_API_DEFINITION_NETWORK_DEFINITION_H
+
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct err;
+struct json_object;
+
+#define NETWORK_NAME_MAX 63 /* as for the source of an interface */
+#define NETWORK_RANGES_MAX 16
+#define NETWORK_HOSTS_MAX 256
+#define NETWORK_DNS_HOSTS_MAX 128
+#define NETWORK_DNS_NAMES_MAX 8
+#define NETWORK_FORWARDERS_MAX 8
+#define NETWORK_IDS_MAX 64
+/* Limit of the canonical JSON, so that an answer with it is short enough for each client. */
+#define NETWORK_TEXT_MAX (48 * 1024)
+#define NETWORK_DOMAIN_MAX 253 /* RFC 1035, section 2.3.4, without the last dot */
+
+enum network_mode { NETWORK_NAT, NETWORK_ROUTE, NETWORK_ISOLATED, NETWORK_OPEN, NETWORK_BRIDGE };
+
+struct network_range {
+	struct in6_addr start, end;
+};
+
+/* A guest with a fixed address or name. */
+struct network_host {
+	char mac[18];	/* empty: none */
+	char duid[400]; /* for IPv6; empty: none */
+	char name[64];	/* one label; empty: none */
+	struct in6_addr address; /* all zero: none */
+};
+
+/* IPv4 addresses are mapped: ::ffff:a.b.c.d. */
+struct network_subnet {
+	bool given;
+	struct in6_addr address; /* the host's own */
+	uint32_t prefix;
+	bool nat; /* IPv6 only */
+	bool has_dhcp;
+	uint32_t lease_seconds; /* 0: the default */
+	struct network_range ranges[NETWORK_RANGES_MAX];
+	uint32_t nranges;
+	struct network_host *hosts; /* owned */
+	uint32_t nhosts;
+};
+
+struct network_dns_host {
+	struct in6_addr address;
+	char names[NETWORK_DNS_NAMES_MAX][NETWORK_DOMAIN_MAX + 1];
+	uint32_t nnames;
+};
+
+struct network_dns {
+	bool given;
+	bool off;
+	struct in6_addr forwarders[NETWORK_FORWARDERS_MAX];
+	uint32_t nforwarders;
+	struct network_dns_host *hosts; /* owned */
+	uint32_t nhosts;
+};
+
+/* Users or groups whose VMs may connect. */
+struct network_ids {
+	uint32_t list[NETWORK_IDS_MAX];
+	uint32_t n;
+};
+
+struct network_definition {
+	char name[NETWORK_NAME_MAX + 1];
+	uint8_t uuid[16]; /* all zero: none given */
+	uint8_t mode;	  /* enum network_mode */
+	char bridge[IFNAMSIZ]; /* empty: none given */
+	char mac[18];	       /* empty: none given */
+	uint32_t mtu;	       /* 0: none given */
+	bool stp;
+	char dev[IFNAMSIZ]; /* empty: any */
+	char domain[NETWORK_DOMAIN_MAX + 1]; /* empty: none */
+	bool domain_local;
+	struct network_subnet ipv4, ipv6;
+	struct network_dns dns;
+	struct network_ids users, groups;
+};
+
+/* Parse a network's definition. Returns 0; -EINVAL; -ENOMEM. The caller frees *ret_d with network_definition_free(). */
+int network_definition_parse(struct json_object *o, struct network_definition **ret_d, struct err *e);
+/* NULL allowed. */
+void network_definition_free(struct network_definition *d);
+/* Return the canonical JSON, owned by the caller. Parsing it gives an equal definition. */
+struct json_object *network_definition_to_json(const struct network_definition *d);
+/* The same without the keys that are the daemon's own: the request of cairn-net. */
+struct json_object *network_definition_for_program(const struct network_definition *d);
+/* Check a network's name. The error names no key. Returns 0; -EINVAL. */
+int network_definition_check_name(const char *name, struct err *e);
+const char *network_mode_name(unsigned mode);
+
+#endif

@@ -1,0 +1,402 @@
+#include "api/net/network_life.h"
+#include "api/net/network.h"
+#include "api/net/network_process.h"
+#include "api/schema/event.h"
+#include "api/store/store.h"
+#include "api/vm/vm_host.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TIMEOUT_NS (30 * 1000000000ULL)
+#define TAKE_BACK_TIMEOUT_NS (20 * 1000000000ULL)
+
+struct network_operation {
+	const char *verb;
+	struct network_process *process;
+	/* Called when the process has ended, after the operation was freed. */
+	void (*ended)(struct network *n, struct network_operation *op, int r, struct json_object *answer, const struct err *e);
+	struct network_definition *next; /* owned: of an update */
+	struct err failed;		 /* of the start that is being undone */
+	network_done *done;		 /* NULL: nobody waits */
+	void *opaque;
+};
+
+/* ---- running the program ---- */
+
+void network_operation_free(struct network *n)
+{
+	struct network_operation *op = STEAL_PTR(n->operation);
+
+	if (!op)
+		return;
+	network_process_free(op->process);
+	network_definition_free(op->next);
+	free(op);
+}
+
+static void program_done(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct network *n = opaque;
+	struct network_operation op = *n->operation;
+
+	op.process = NULL; /* ends by itself */
+	free(STEAL_PTR(n->operation));
+	op.ended(n, &op, r, answer, e);
+}
+
+static struct json_object *request_make(const char *verb, const struct network_definition *d, const char *folder)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "verb", verb);
+	js_put(o, "network", network_definition_for_program(d));
+	js_put_str(o, "folder", folder);
+	return o;
+}
+
+/* Start the program for a network without an operation. op: copied. d: the definition for the program. */
+static int program_run(struct network *n, const struct network_operation *op, const struct network_definition *d, struct err *e)
+{
+	CLEANUP_JS struct json_object *request = NULL;
+	struct network_process *process = NULL;
+	char folder[PATH_MAX];
+	int r = network_folder_make(n, folder, e);
+
+	if (r < 0)
+		return r;
+	request = request_make(op->verb, d, folder);
+	r = network_process_start(n->host->loop, n->host->paths->net_program, request, TIMEOUT_NS, program_done, n, &process, e);
+	if (r < 0)
+		return r;
+	n->operation = must_alloc(malloc(sizeof(*n->operation)));
+	*n->operation = *op;
+	n->operation->process = process;
+	return 0;
+}
+
+static int check_free(const struct network *n, struct err *e)
+{
+	if (!n->operation)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "network '%s': the operation \"%s\" is under way; try again when it has ended",
+		network_any(n)->name, n->operation->verb);
+}
+
+static void tell_state(const struct network *n, const char *detail)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "state", network_state_word(n->state));
+	js_put_str(data, "detail", detail);
+	network_emit(n, EVENT_NETWORK_STATE_CHANGE, data);
+	log_info("network", "network '%s' is %s%s%s", network_any(n)->name, network_state_word(n->state), detail ? ": " : "",
+		detail ? detail : "");
+}
+
+static void save_or_warn(struct network *n)
+{
+	struct err e;
+
+	if (network_save(n, &e) < 0)
+		log_error("network", "network '%s': its state cannot be stored: %s", network_any(n)->name, e.msg);
+}
+
+static void notes_log(const struct network *n, struct json_object *answer)
+{
+	struct json_object *notes = js_get_array(answer, "notes");
+
+	for (size_t i = 0; notes && i < json_object_array_length(notes); i++)
+		log_warn("network", "network '%s': %s", network_any(n)->name,
+			json_object_get_string(json_object_array_get_idx(notes, i)));
+}
+
+static void answer(const struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	if (op->done)
+		op->done(op->opaque, r, value, e);
+}
+
+/* ---- becoming inactive ---- */
+
+/* Record that nothing of the network is left. Frees a transient network. detail: why; NULL: it was asked for. */
+static void become_inactive(struct network *n, const char *detail)
+{
+	struct network_definition *live = n->live;
+
+	n->state = NETWORK_INACTIVE;
+	tell_state(n, detail);
+	save_or_warn(n);
+	if (!n->def) {
+		network_remove(n);
+		return;
+	}
+	n->live = NULL;
+	network_definition_free(live);
+}
+
+/* What a failed start or an interrupted operation left is removed. */
+static void undone(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	(void)value;
+	if (r < 0)
+		log_error("network", "network '%s': parts of it may be left: %s", network_any(n)->name, e->msg);
+	become_inactive(n, op->failed.msg[0] ? op->failed.msg : "an earlier daemon ended during the operation");
+	answer(op, -EIO, NULL, &op->failed);
+}
+
+/* Run "down" for a network that did not become active. op: who waits, and the error that they get. */
+static void undo(struct network *n, const struct network_operation *op, const struct err *failed)
+{
+	struct network_operation down = { .verb = "down", .ended = undone, .done = op->done, .opaque = op->opaque, .failed = *failed };
+	struct err e;
+
+	if (program_run(n, &down, n->live, &e) < 0)
+		undone(n, &down, -EIO, NULL, &e);
+}
+
+/* ---- start ---- */
+
+static void started(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	struct err failed;
+
+	if (r < 0) {
+		failed = *e;
+		/* The program removes what it made, unless it was killed. */
+		if (r == -EIO || r == -ETIMEDOUT) {
+			undo(n, op, &failed);
+			return;
+		}
+		become_inactive(n, failed.msg);
+		answer(op, r, NULL, &failed);
+		return;
+	}
+	n->state = NETWORK_ACTIVE;
+	save_or_warn(n);
+	tell_state(n, NULL);
+	notes_log(n, value);
+	answer(op, 0, value, NULL);
+}
+
+static int live_make(struct network *n, bool transient, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+
+	if (transient) {
+		n->live = STEAL_PTR(n->def);
+		return 0;
+	}
+	o = network_definition_to_json(n->def);
+	return network_definition_parse(o, &n->live, e);
+}
+
+/* Nothing was begun. Frees a transient network. */
+static void start_give_up(struct network *n, bool transient)
+{
+	n->state = NETWORK_INACTIVE;
+	save_or_warn(n);
+	if (transient)
+		network_remove(n);
+	else
+		network_definition_free(STEAL_PTR(n->live));
+}
+
+int network_start(struct network *n, bool transient, network_done *done, void *opaque, struct err *e)
+{
+	const struct network_operation up = { .verb = "up", .ended = started, .done = done, .opaque = opaque };
+	int r = check_free(n, e);
+
+	if (!r && n->state != NETWORK_INACTIVE)
+		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is already active", network_any(n)->name);
+	if (!r)
+		r = live_make(n, transient, e);
+	if (r < 0)
+		return r;
+	/* Stored before anything is made: if the daemon is killed, the next one removes what is there. */
+	n->state = NETWORK_STARTING;
+	n->was_lost = false;
+	r = network_save(n, e);
+	if (!r)
+		r = program_run(n, &up, n->live, e);
+	if (r < 0)
+		start_give_up(n, transient);
+	return r;
+}
+
+/* ---- stop ---- */
+
+static void stopped(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	struct err failed;
+
+	if (r < 0) {
+		failed = *e;
+		n->state = NETWORK_ACTIVE;
+		save_or_warn(n);
+		answer(op, r, NULL, &failed);
+		return;
+	}
+	become_inactive(n, NULL);
+	answer(op, 0, value, NULL);
+}
+
+int network_stop(struct network *n, network_done *done, void *opaque, struct err *e)
+{
+	const struct network_operation down = { .verb = "down", .ended = stopped, .done = done, .opaque = opaque };
+	const char *name = network_any(n)->name;
+	char users[320];
+	int r = check_free(n, e);
+
+	if (!r && n->state != NETWORK_ACTIVE)
+		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", name);
+	if (!r && network_users_print(n, users, sizeof(users)))
+		r = err_set(e, -EBUSY, ERR_BUSY, "network '%s' is in use by the running VMs %s; shut them down first", name, users);
+	if (r < 0)
+		return r;
+	n->state = NETWORK_STOPPING;
+	r = network_save(n, e);
+	if (!r)
+		r = program_run(n, &down, n->live, e);
+	if (r < 0) {
+		n->state = NETWORK_ACTIVE;
+		save_or_warn(n);
+	}
+	return r;
+}
+
+/* ---- update, leases ---- */
+
+static void updated(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	if (r < 0) {
+		network_definition_free(op->next);
+	} else {
+		network_definition_free(n->live);
+		n->live = op->next;
+		save_or_warn(n);
+		notes_log(n, value);
+		network_emit(n, EVENT_NETWORK_DEFINED, NULL);
+	}
+	answer(op, r, value, e);
+}
+
+int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e)
+{
+	const struct network_operation update = { .verb = "update", .ended = updated, .next = d, .done = done, .opaque = opaque };
+	int r = check_free(n, e);
+
+	if (!r && n->state != NETWORK_ACTIVE)
+		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", network_any(n)->name);
+	if (!r)
+		r = program_run(n, &update, d, e);
+	if (r < 0)
+		network_definition_free(d);
+	return r;
+}
+
+static void told(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	(void)n;
+	answer(op, r, value, e);
+}
+
+int network_leases(struct network *n, network_done *done, void *opaque, struct err *e)
+{
+	const struct network_operation leases = { .verb = "leases", .ended = told, .done = done, .opaque = opaque };
+	int r = check_free(n, e);
+
+	return r ? r : program_run(n, &leases, n->live ? n->live : n->def, e);
+}
+
+/* ---- after a restart of the daemon ---- */
+
+static void mended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	(void)op;
+	if (r < 0)
+		log_error("network", "network '%s' is incomplete and cannot be mended: %s", network_any(n)->name, e->msg);
+	else
+		notes_log(n, value);
+}
+
+static void checked(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	const struct network_operation up = { .verb = "up", .ended = mended };
+	struct err own;
+
+	(void)op;
+	if (r < 0) {
+		log_error("network", "network '%s' cannot be checked, and counts as active: %s", network_any(n)->name, e->msg);
+	} else if (!js_get_bool(value, "active", false)) {
+		n->was_lost = n->def;
+		become_inactive(n, "it was gone when the daemon started");
+	} else if (!js_get_bool(value, "complete", true)) {
+		log_warn("network", "network '%s': parts are missing and are made again", network_any(n)->name);
+		if (program_run(n, &up, n->live, &own) < 0)
+			mended(n, NULL, -EIO, NULL, &own);
+	}
+}
+
+static void take_back(struct network *n)
+{
+	const struct network_operation check = { .verb = "check", .ended = checked };
+	const struct network_operation nobody = { .verb = "down" };
+	struct err e = { .cls = ERR_GENERIC };
+
+	if (n->state == NETWORK_STARTING || n->state == NETWORK_STOPPING)
+		undo(n, &nobody, &e);
+	else if (n->state == NETWORK_ACTIVE && program_run(n, &check, n->live, &e) < 0)
+		checked(n, NULL, -EIO, NULL, &e);
+}
+
+static bool any_is_busy(struct vm_host *host)
+{
+	struct network *n;
+
+	for (size_t i = 0; (n = network_at(host, i)); i++)
+		if (n->operation)
+			return true;
+	return false;
+}
+
+static void wait_for_all(struct vm_host *host, uint64_t until_ns)
+{
+	uint64_t now;
+
+	while (any_is_busy(host) && (now = loop_now_ns()) < until_ns)
+		loop_run_once(host->loop, until_ns - now);
+}
+
+/* A failure is in the log, and in an event (become_inactive()). */
+static void autostart(struct network *n)
+{
+	struct err e;
+
+	if (n->autostart && n->state == NETWORK_INACTIVE && (n->host->new_boot || n->was_lost) &&
+		network_start(n, false, NULL, NULL, &e) < 0)
+		log_error("network", "network '%s' cannot be started: %s", network_any(n)->name, e.msg);
+}
+
+void networks_take_back(struct vm_host *host)
+{
+	uint64_t until_ns = loop_now_ns() + TAKE_BACK_TIMEOUT_NS;
+	struct network *n;
+
+	/* From the end: a transient network that is gone leaves the list. */
+	for (size_t i = networks_count(host); i--;)
+		take_back(network_at(host, i));
+	wait_for_all(host, until_ns);
+	for (size_t i = 0; (n = network_at(host, i)); i++)
+		autostart(n);
+	wait_for_all(host, until_ns);
+}

@@ -1,0 +1,39 @@
+/* network_life: starts, changes and stops networks by the program cairn-net, one operation of a network at a time, and
+ * adopts the networks that an earlier daemon left active. Threading: the daemon's loop. */
+#ifndef CAIRN_API_NET_NETWORK_LIFE_H
+#define CAIRN_API_NET_NETWORK_LIFE_H
+
+#include <stdbool.h>
+
+struct err;
+struct json_object;
+struct network;
+struct network_definition;
+struct vm_host;
+
+/* The end of an operation. r: 0; -errno, and e is set. answer: what the program returned, borrowed; NULL: nothing. */
+typedef void network_done(void *opaque, int r, struct json_object *answer, const struct err *e);
+
+/* Start a network. A start that fails leaves nothing. transient: the network has no definition for a next start, and is
+ * removed when it stops or fails.
+ * Returns 0, and done() is called once from the loop, with the notes of the program in its answer; -EPERM: it is
+ * active; -EBUSY: another operation is under way; -errno. */
+int network_start(struct network *n, bool transient, network_done *done, void *opaque, struct err *e);
+/* Stop an active network. Returns as network_start(); -EBUSY also if VMs use the network. After done(), a transient
+ * network is gone. */
+int network_stop(struct network *n, network_done *done, void *opaque, struct err *e);
+/* Change an active network. d: taken, also on errors; it becomes the live definition when done() reports success.
+ * Returns as network_start(). */
+int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
+/* Ask for the leases. Returns as network_start(). */
+int network_leases(struct network *n, network_done *done, void *opaque, struct err *e);
+
+/* Free the operation under way; done() is not called. */
+void network_operation_free(struct network *n);
+
+/* Compare what an earlier daemon recorded with what is there: mend active networks, remove what a start or stop left,
+ * and start the networks with autostart after a boot of the host. Waits for that, up to 20 s, so that VMs find their
+ * networks. */
+void networks_take_back(struct vm_host *host);
+
+#endif

@@ -1,0 +1,25 @@
+/* network_process: runs cairn-net (tools/net), the program that makes bridges, rules and address servers, beside the
+ * loop: one process for each request, which is one JSON object, as is the answer. Threading: the daemon's loop. */
+#ifndef CAIRN_API_NET_NETWORK_PROCESS_H
+#define CAIRN_API_NET_NETWORK_PROCESS_H
+
+#include <stdint.h>
+
+struct err;
+struct json_object;
+struct loop;
+struct network_process;
+
+/* Start the program. The process is killed when the daemon ends, and at the time limit.
+ * program:  path of cairn-net.
+ * request:  borrowed during the call.
+ * done:     called once, from the loop, and the process is freed after it. answer: borrowed; NULL: a failure, and e is
+ *           set: what the program says, or that it gave no answer (-EIO), or -ETIMEDOUT.
+ * Returns 0; -errno, and done() is not called. */
+int network_process_start(struct loop *l, const char *program, struct json_object *request, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, struct json_object *answer, const struct err *e), void *opaque,
+	struct network_process **ret_p, struct err *e);
+/* Kill the process; done() is not called. NULL allowed. */
+void network_process_free(struct network_process *p);
+
+#endif

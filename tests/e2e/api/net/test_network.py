@@ -1,0 +1,514 @@
+"""Networks as objects: definitions, states, VMs that use them, and what a restart of the daemon does. A stand-in for
+cairn-net (tests/helpers/fake_net.py) makes the bridges, in a network namespace of the test's own."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+
+import pytest
+
+import guestlib
+from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, until
+from netlib import Lan
+from test_daemon import as_nobody
+
+MAC = "52:54:00:00:00:01"
+
+
+class NetDaemon(Daemon):
+    def __init__(self, tmp, lan, vm_program=FAKE_VM):
+        self.lan = lan
+        self.program = tmp / "libexec"
+        self.program.mkdir()
+        shutil.copy(os.path.join(ROOT, "tests/helpers/fake_net.py"), self.program / "cairn-net")
+        super().__init__(tmp, vm_program, env={"CAIRN_LIBEXEC": str(self.program)})
+
+    def command(self):
+        return [*(self.lan.enter if self.lan else []), *super().command()]
+
+    def requests(self):
+        path = self.program / "requests"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def verbs(self):
+        return [r["verb"] for r in self.requests()]
+
+    def tell(self, verb, kind, text=""):
+        (self.program / f"{verb}.{kind}").write_text(text if isinstance(text, str) else json.dumps(text))
+
+    def untell(self, verb, kind):
+        (self.program / f"{verb}.{kind}").unlink()
+
+    def network(self, name="lan", **keys):
+        d = {"name": name, "ipv4": {"address": "10.77.0.1", "prefix": 24,
+                                    "dhcp": {"ranges": [{"start": "10.77.0.2", "end": "10.77.0.99"}]}}, **keys}
+        path = self.tmp / f"net-{name}.json"
+        path.write_text(json.dumps({k: v for k, v in d.items() if v is not None}))
+        return str(path)
+
+    def define_net(self, name="lan", **keys):
+        return self.cairn("net-define", self.network(name, **keys))
+
+    def states(self):
+        return {n["name"]: n["state"] for n in json.loads(self.cairn("net-list", "--all", "--format", "json").stdout)}
+
+    def net(self, name="lan"):
+        return json.loads(self.cairn("net-info", name, "--format", "json").stdout)
+
+
+@pytest.fixture
+def lan():
+    if os.geteuid():
+        pytest.skip("needs root, for a network namespace")
+    n = Lan()
+    yield n
+    n.close()
+
+
+@pytest.fixture
+def host(tmp_path, lan):
+    d = NetDaemon(tmp_path, lan)
+    yield d
+    d.close()
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A daemon whose networks are only defined, or whose stand-in has told answers."""
+    d = NetDaemon(tmp_path, None)
+    yield d
+    d.close()
+
+
+def bridges(lan):
+    return sorted(i["ifname"] for i in lan.ip("link", "show", "type", "bridge") if i["ifname"] != "br0")
+
+
+# ---- the life of a network ----
+
+def test_life_of_a_network_in_virshs_words(host, lan):
+    assert host.define_net().stdout == f"Network lan defined from {host.tmp}/net-lan.json\n"
+    assert host.cairn("net-list").stdout.splitlines()[2:] == [""]
+    assert host.cairn("net-list", "--all").stdout == (
+        " Name   State      Autostart   Persistent\n"
+        "-------------------------------------------\n"
+        " lan    inactive   no          yes\n\n")
+    assert host.cairn("net-start", "lan").stdout == "Network lan started\n"
+    assert bridges(lan) == ["virbr0"]
+    request = host.requests()[-1]
+    uuid = host.cairn("net-uuid", "lan").stdout.strip()
+    assert (request["verb"], request["network"]["name"], request["network"]["uuid"]) == ("up", "lan", uuid)
+    assert request["network"]["ipv4"]["dhcp"]["ranges"] == [{"start": "10.77.0.2", "end": "10.77.0.99"}]
+    assert os.stat(request["folder"]).st_mode & 0o777 == 0o700
+    assert host.cairn("net-info", "lan").stdout.splitlines() == [
+        "Name:           lan", f"UUID:           {uuid}", "Active:         yes", "Persistent:     yes",
+        "Autostart:      no", "Bridge:         virbr0", "Mode:           nat", ""]
+    assert host.cairn("net-name", uuid).stdout == "lan\n"
+    assert "is already active" in host.cairn("net-start", "lan", ok=4).stderr
+    assert host.cairn("net-list", "--name").stdout == "lan\n"
+    assert host.cairn("net-destroy", "lan").stdout == "Network lan destroyed\n"
+    assert bridges(lan) == []
+    assert "is not active" in host.cairn("net-destroy", "lan", ok=4).stderr
+    assert host.cairn("net-undefine", "lan").stdout == "Network lan has been undefined\n"
+    assert not os.path.exists(request["folder"]) and not list((host.state / "networks").iterdir())
+    assert "there is no network 'lan'. Next: cairn net-list --all" in host.cairn("net-info", "lan", ok=3).stderr
+
+
+def test_transient_network_is_gone_when_it_stops(host, lan):
+    path = host.network()
+    assert host.cairn("net-create", path).stdout == f"Network lan created from {path}\n"
+    assert host.net()["persistent"] is False and bridges(lan) == ["virbr0"]
+    assert "exists; start it with" in host.cairn("net-create", path, ok=False).stderr
+    assert "is transient" in host.cairn("net-undefine", "lan", ok=4).stderr
+    assert "is transient" in host.cairn("net-autostart", "lan", ok=4).stderr
+    host.cairn("net-destroy", "lan")
+    assert host.states() == {} and not list((host.state / "networks").iterdir())
+    # With a definition it becomes persistent; without one, transient.
+    host.cairn("net-create", path)
+    host.define_net()
+    assert host.net()["persistent"] is True
+    host.cairn("net-undefine", "lan")
+    assert host.net()["persistent"] is False and host.states() == {"lan": "active"}
+    host.cairn("net-destroy", "lan")
+    assert host.states() == {} and bridges(lan) == []
+
+
+def test_events_and_audit_name_the_network(host):
+    q = host.qmp()
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.cairn("net-destroy", "lan")
+    host.cairn("net-undefine", "lan")
+    uuid = q.event("NETWORK_DEFINED", network="lan")["data"]["network-uuid"]
+    assert [q.event("NETWORK_STATE_CHANGE", network="lan")["data"] for _ in range(2)] == [
+        {"network": "lan", "network-uuid": uuid, "state": s} for s in ("active", "inactive")]
+    q.event("NETWORK_UNDEFINED", **{"network-uuid": uuid})
+    lines = json.loads(host.cairn("audit", "--format", "json").stdout)
+    assert [(x["command"], x["arguments"].get("network"), x["outcome"]) for x in lines] == [
+        ("net-define", None, "ok"), ("net-start", "lan", "ok"), ("net-destroy", "lan", "ok"), ("net-undefine", "lan", "ok")]
+
+
+def test_redefined_active_network_keeps_running_with_its_definition(host):
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.define_net(domain="vms.example")
+    assert host.net()["pending"] is True and "Pending:" in host.cairn("net-info", "lan").stdout
+    assert "domain" not in json.loads(host.cairn("net-dumpjson", "lan").stdout)
+    assert json.loads(host.cairn("net-dumpjson", "--inactive", "lan").stdout)["domain"] == "vms.example"
+    host.cairn("net-destroy", "lan")
+    assert host.requests()[-1]["network"].get("domain") is None
+    host.cairn("net-start", "lan")
+    assert host.requests()[-1]["network"]["domain"] == "vms.example" and host.net()["pending"] is False
+
+
+# ---- bad input: one sentence, and nothing is stored ----
+
+@pytest.mark.parametrize("keys,why", [
+    ({"bridge": "a-name-of-17-char"}, "bridge: has 17 characters; a link's name has 1 to 15"),
+    ({"ipv4": {"address": "10.77.0.0", "prefix": 24}}, "10.77.0.0 is the address of the network 10.77.0.0/24 itself"),
+    ({"mode": "bridge"}, "bridge is missing; mode bridge needs the name of a bridge that exists"),
+    ({"name": "a/b"}, 'name: may have letters, digits, "-", "_" and "." only'),
+    ({"uuid": "x"}, 'uuid: "x" is not a UUID'),
+    ({"no": 1}, '"no" is not a key'),
+])
+def test_bad_definition_is_refused_with_its_key(plain, keys, why):
+    path = plain.network("lan")
+    d = {**json.loads(pathlib.Path(path).read_text()), **keys}
+    pathlib.Path(path).write_text(json.dumps(d))
+    r = plain.cairn("net-define", path, ok=False)
+    assert why in r.stderr and r.stderr.startswith(f"error: Failed to define network from {path}\n"), r.stderr
+    assert plain.states() == {}
+
+
+def test_names_and_bridges_are_unique(plain):
+    plain.define_net("a")
+    plain.define_net("b")
+    bridge = plain.net("b")["bridge"]
+    assert bridge != plain.net("a")["bridge"] and re.fullmatch("virbr[0-9]+", bridge)
+    r = plain.cairn("net-define", plain.network("c", bridge=bridge), ok=False)
+    assert f"bridge: {bridge} is the bridge of network 'b'; give another name" in r.stderr
+    r = plain.cairn("net-define", plain.network("c", uuid=plain.net("a")["uuid"]), ok=False)
+    assert "uuid: is that of network 'a'" in r.stderr
+    r = plain.cairn("net-define", plain.network("a", uuid="2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"), ok=False)
+    assert "network 'a' exists with another UUID" in r.stderr
+    assert plain.cairn("net-define", "--validate", plain.network("c")).stdout.endswith("net-c.json validates\n")
+    assert set(plain.states()) == {"a", "b"}
+
+
+# ---- what cairn-net says ----
+
+def test_failed_start_leaves_nothing_and_says_why(plain):
+    why = "network 'lan': 10.77.0.0/24 overlaps the route 10.0.0.0/8 by eth0; choose another address"
+    plain.define_net()
+    plain.tell("up", "json", {"error": {"class": "Busy", "desc": why}})
+    r = plain.cairn("net-start", "lan", ok=6)
+    assert why in r.stderr and plain.states() == {"lan": "inactive"} and plain.verbs() == ["up"]
+    plain.cairn("net-create", plain.network("other"), ok=6)
+    assert plain.states() == {"lan": "inactive"}
+    plain.tell("up", "json", {"error": {"class": "PermissionDenied", "desc": "cairn-net needs CAP_NET_ADMIN"}})
+    r = plain.cairn("net-start", "lan", ok=5)
+    assert "needs CAP_NET_ADMIN; an interface of type user needs no network and no privileges" in r.stderr
+
+
+def test_notes_become_warnings(plain):
+    plain.define_net()
+    plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": ["Docker drops the guests' traffic; run this"]}})
+    plain.tell("down", "json", {"return": {"removed": []}})
+    assert plain.cairn("net-start", "lan").stderr == "warning: Docker drops the guests' traffic; run this\n"
+    assert "Docker drops" in plain.log.read_text()
+
+
+def test_start_that_dies_is_undone(host, lan):
+    host.define_net()
+    host.tell("up", "die")
+    r = host.cairn("net-start", "lan", ok=7)
+    assert "cairn-net ended without an answer" in r.stderr
+    assert host.verbs() == ["up", "down"] and bridges(lan) == [] and host.states() == {"lan": "inactive"}
+
+
+def test_missing_program_is_named(tmp_path):
+    d = NetDaemon(tmp_path, None)
+    try:
+        (d.program / "cairn-net").write_text("#!/no/such/interpreter\n")
+        d.define_net()
+        assert "cairn-net cannot be run" in d.cairn("net-start", "lan", ok=7).stderr
+        assert d.states() == {"lan": "inactive"}
+    finally:
+        d.close()
+
+
+def test_one_operation_at_a_time(plain):
+    plain.define_net()
+    plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
+    plain.tell("down", "json", {"return": {"removed": []}})
+    plain.tell("up", "hold")
+    q = plain.qmp()
+    q.send(b'{"execute":"net-start","arguments":{"network":"lan"}}')
+    until(lambda: plain.states() == {"lan": "starting"})
+    for verb in ("net-start", "net-destroy", "net-dhcp-leases"):
+        assert 'the operation "up" is under way' in plain.cairn(verb, "lan", ok=6).stderr
+    # The loop goes on meanwhile, and other networks do, too.
+    plain.define_net("other")
+    plain.untell("up", "hold")
+    assert q.answer()["return"] == {"bridge": plain.net()["bridge"]}
+    assert plain.states() == {"lan": "active", "other": "inactive"}
+
+
+# ---- VMs ----
+
+def network_vm(d, name, **interface):
+    return d.write(name, interfaces=[{"type": "network", "source": "lan", "mac": MAC, **interface}])
+
+
+def test_vm_starts_on_an_active_network_only(host, lan):
+    r = host.cairn("define", network_vm(host, "vm1"))
+    assert r.stderr == ("warning: interface net0: there is no network 'lan', so the VM cannot start; define it with: cairn "
+                        "net-define\n")
+    assert "interfaces[0].source: there is no network 'lan'. Next: cairn net-list --all" in host.cairn("start", "vm1", ok=3).stderr
+    host.define_net()
+    assert host.cairn("define", network_vm(host, "vm1")).stderr == ""
+    r = host.cairn("start", "vm1", ok=4)
+    assert "network 'lan' is not active; start it with: cairn net-start lan" in r.stderr
+    assert not lan.taps()
+    host.cairn("net-start", "lan")
+    host.cairn("start", "vm1")
+    assert [i["master"] for i in lan.ip("link", "show", "type", "tun")] == ["virbr0"]
+    # A network in use stays.
+    assert host.net()["vms"] == ["vm1"]
+    r = host.cairn("net-destroy", "lan", ok=6)
+    assert "network 'lan' is in use by the running VMs vm1; shut them down first" in r.stderr
+    assert bridges(lan) == ["virbr0"]
+    host.cairn("destroy", "vm1")
+    host.cairn("net-destroy", "lan")
+    assert bridges(lan) == []
+
+
+def test_frames_of_two_guests_meet_on_a_network(tmp_path, lan, kvm):
+    d = NetDaemon(tmp_path, lan, vm_program=None)
+    try:
+        d.define_net()
+        d.cairn("net-start", "lan")
+        consoles = []
+        for i in (1, 2):
+            v = guestlib.definition(f"vm{i}", interfaces=[{"type": "network", "source": "lan", "mac": f"52:54:00:00:00:0{i}"}])
+            (tmp_path / f"vm{i}.json").write_text(json.dumps(v))
+            d.cairn("define", str(tmp_path / f"vm{i}.json"))
+            d.cairn("start", f"vm{i}")
+            c = Console(d, f"vm{i}")
+            assert c.line() == "interp"
+            assert guestlib.fields(c.run("net open 0")[-1])["link"] == 1
+            consoles.append(c)
+        s = lan.socket("virbr0")
+        consoles[0].run("net send 100 7")
+        assert guestlib.fields(consoles[1].run("net recv 7")[-1])["bytes"] == 100
+        assert s.recv(2048)[6:12] == bytes.fromhex("525400000001")
+    finally:
+        d.close()
+
+
+@pytest.fixture
+def open_to_others(lan):
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
+        os.chmod(folder, 0o711)
+        d = NetDaemon(pathlib.Path(folder), lan)
+        os.chmod(d.program, 0o711)
+        d.cairn("grant", "admin", "--user", "nobody")
+        d.write("x")
+        os.chmod(d.tmp / "kernel", 0o644)
+        yield d
+        d.close()
+
+
+def test_vm_of_another_user_needs_the_networks_permission(open_to_others, lan):
+    d = open_to_others
+    d.define_net()
+    d.cairn("net-start", "lan")
+    v = {"name": "theirs", "memory": 32, "boot": {"kernel": str(d.tmp / "kernel")},
+         "interfaces": [{"type": "network", "source": "lan"}]}
+    defined, started = as_nobody(d, ["vm-define", {"definition": v}], ["vm-start", {"vm": "theirs"}])
+    assert "return" in defined and started["error"]["class"] == "PermissionDenied"
+    assert ("user 65534 defined the interface and may not use a network 'lan'; an admin can permit it with: cairn net-update lan "
+            "add user 65534" in started["error"]["desc"])
+    assert "may not use" in d.cairn("start", "theirs", ok=5).stderr and not lan.taps()  # root starts it: the same
+    d.cairn("net-update", "lan", "add", "user", "65534", "--live", "--config")
+    assert d.verbs()[-1] == "update"
+    d.cairn("start", "theirs")
+    assert len(lan.taps()) == 1
+    # A role for one VM shows the permitted networks only.
+    d.define_net("other")
+    d.cairn("revoke", "--user", "nobody")
+    d.cairn("grant", "owner", "theirs", "--user", "nobody")
+    listed, info, start = as_nobody(d, ["net-list", {}], ["net-info", {"network": "lan"}], ["net-destroy", {"network": "lan"}])
+    assert [n["name"] for n in listed["return"]["networks"]] == ["lan"]
+    assert info["error"]["class"] == start["error"]["class"] == "PermissionDenied"
+
+
+def test_edit_by_root_lends_the_network_to_a_users_vm(open_to_others):
+    """As for bridges: what root adds to another user's VM, root answers for."""
+    d = open_to_others
+    d.define_net()
+    d.cairn("net-start", "lan")
+    v = {"name": "theirs", "memory": 32, "boot": {"kernel": str(d.tmp / "kernel")}}
+    as_nobody(d, ["vm-define", {"definition": v}])
+    (d.tmp / "theirs.json").write_text(json.dumps({**v, "interfaces": [{"type": "network", "source": "lan"}]}))
+    d.cairn("define", str(d.tmp / "theirs.json"))
+    d.cairn("start", "theirs")
+
+
+# ---- a daemon that ends ----
+
+def test_active_network_and_its_vm_survive_a_kill_of_the_daemon(host, lan):
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.cairn("define", network_vm(host, "vm1"))
+    host.cairn("start", "vm1")
+    index = lan.ip("link", "show", "virbr0")[0]["ifindex"]
+    host.stop(signal.SIGKILL)
+    host.start()
+    assert host.states() == {"lan": "active"} and host.net()["vms"] == ["vm1"]
+    assert lan.ip("link", "show", "virbr0")[0]["ifindex"] == index
+    assert host.verbs() == ["up", "check"]
+    host.cairn("destroy", "vm1")
+    host.cairn("net-destroy", "lan")
+
+
+@pytest.mark.parametrize("verb", ["up", "down"])
+def test_operation_of_a_killed_daemon_is_undone(host, lan, verb):
+    host.define_net()
+    q = host.qmp()
+    if verb == "down":
+        host.cairn("net-start", "lan")
+    host.tell(verb, "hold")
+    q.send(json.dumps({"execute": "net-start" if verb == "up" else "net-destroy", "arguments": {"network": "lan"}}).encode())
+    until(lambda: host.verbs()[-1:] == [verb])
+    host.stop(signal.SIGKILL)
+    host.untell(verb, "hold")
+    host.start()
+    assert host.states() == {"lan": "inactive"} and host.verbs()[-1] == "down"
+    assert bridges(lan) == []
+
+
+def test_network_that_is_gone_is_inactive_and_autostarts(host, lan):
+    for name in ("lan", "auto"):
+        host.define_net(name)
+        host.cairn("net-start", name)
+    assert host.cairn("net-autostart", "auto").stdout == "Network auto marked as autostarted\n"
+    host.cairn("net-create", host.network("short"))
+    host.stop(signal.SIGKILL)
+    for b in bridges(lan):
+        lan.ip("link", "del", b)
+    host.start()
+    assert host.states() == {"auto": "active", "lan": "inactive"}
+    assert bridges(lan) == [host.net("auto")["bridge"]]
+    # A network that was stopped on purpose stays down, also with autostart.
+    host.cairn("net-destroy", "auto")
+    host.stop()
+    host.start()
+    assert host.states() == {"auto": "inactive", "lan": "inactive"}
+    assert host.cairn("net-autostart", "--disable", "auto").stdout == "Network auto unmarked as autostarted\n"
+    assert host.net("auto")["autostart"] is False
+
+
+def test_incomplete_network_is_mended(host):
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.stop()
+    host.tell("check", "json", {"return": {"active": True, "complete": False, "missing": ["dnsmasq"], "pid": 0}})
+    host.start()
+    assert host.verbs() == ["up", "check", "up"] and host.states() == {"lan": "active"}
+
+
+def test_damaged_file_is_set_aside(plain):
+    plain.define_net("a")
+    plain.define_net("b")
+    plain.stop()
+    path = plain.state / "networks" / "net-a.json"
+    o = json.loads(path.read_text())
+    path.write_text(json.dumps({**o, "state": "active"}))  # without the live definition
+    (plain.state / "networks" / "net-b.json").write_text("{")
+    plain.start()
+    assert plain.states() == {}
+    assert sorted(p.name for p in (plain.state / "networks").iterdir()) == ["net-a.json.damaged", "net-b.json.damaged"]
+
+
+# ---- changes and leases ----
+
+def test_net_update_changes_the_active_network_and_the_definition(host):
+    host.define_net()
+    entry = '{"mac": "52:54:00:00:00:07", "address": "10.77.0.7", "name": "seven"}'
+    assert host.cairn("net-update", "lan", "add", "ip-dhcp-host", entry).stdout == "Updated network lan persistent config\n"
+    host.cairn("net-start", "lan")
+    assert host.requests()[-1]["network"]["ipv4"]["dhcp"]["hosts"] == [json.loads(entry)]
+    assert "has this ip-dhcp-host already" in host.cairn("net-update", "lan", "add", "ip-dhcp-host", entry, ok=False).stderr
+    moved = '{"mac": "52:54:00:00:00:07", "address": "10.77.0.8"}'
+    r = host.cairn("net-update", "lan", "modify", "ip-dhcp-host", moved, "--live", "--config")
+    assert r.stdout == "Updated network lan persistent config and live state\n"
+    assert host.requests()[-1]["verb"] == "update" and not host.net()["pending"]
+    assert host.requests()[-1]["network"]["ipv4"]["dhcp"]["hosts"] == [json.loads(moved)]
+    outside = '{"start": "10.78.0.100", "end": "10.78.0.120"}'
+    r = host.cairn("net-update", "lan", "add-first", "ip-dhcp-range", outside, ok=False)
+    assert "ipv4.dhcp.ranges[0].start: 10.78.0.100 is outside the network 10.77.0.0/24" in r.stderr
+    host.cairn("net-update", "lan", "add-first", "ip-dhcp-range", '{"start": "10.77.0.100", "end": "10.77.0.120"}')
+    assert [x["start"] for x in host.requests()[-1]["network"]["ipv4"]["dhcp"]["ranges"]] == ["10.77.0.100", "10.77.0.2"]
+    assert host.net()["pending"] is True  # only the active one was changed
+    host.cairn("net-update", "lan", "delete", "ip-dhcp-host", moved, "--live")
+    assert "has no such ip-dhcp-host" in host.cairn("net-update", "lan", "delete", "ip-dhcp-host", moved, "--live", ok=3).stderr
+    assert host.requests()[-1]["network"]["ipv4"]["dhcp"]["hosts"] == []
+    assert "is not a change" in host.cairn("net-update", "lan", "turn", "ip-dhcp-host", moved, ok=2).stderr
+
+
+def test_refused_update_changes_nothing(host):
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.tell("update", "json", {"error": {"class": "WrongState", "desc": "the mode needs net-destroy and net-start"}})
+    before = host.cairn("net-dumpjson", "lan").stdout
+    q = host.qmp()
+    with pytest.raises(QmpError, match="needs net-destroy and net-start"):
+        q.run("net-update", network="lan", definition={**json.loads(before), "mode": "route"})
+    assert host.cairn("net-dumpjson", "lan").stdout == before
+    with pytest.raises(QmpError, match="has changed meanwhile"):
+        q.run("net-update", network="lan", definition=json.loads(before), was={**json.loads(before), "mode": "route"})
+
+
+def test_net_dhcp_leases_prints_virshs_table(plain):
+    plain.define_net()
+    leases = [{"expires": 1700000000 + i, "mac": f"52:54:00:00:00:{i:02x}", "address": f"10.77.0.{i}", "prefix": 24,
+               "family": "ipv4", "name": "web1" if i == 2 else None, "client_id": None} for i in range(2, 150)]
+    plain.tell("leases", "json", {"return": {"leases": leases}})
+    lines = plain.cairn("net-dhcp-leases", "lan").stdout.splitlines()
+    assert re.sub(" +", " ", lines[0]) == " Expiry Time MAC address Protocol IP address Hostname Client ID or DUID"
+    assert len(lines) == 2 + len(leases) + 1
+    assert lines[2].split()[2:] == ["52:54:00:00:00:02", "ipv4", "10.77.0.2/24", "web1", "-"]
+    one = json.loads(plain.cairn("net-dhcp-leases", "lan", "52:54:00:00:00:77", "--format", "json").stdout)
+    assert one == [leases[0x75]]
+
+
+# ---- the default network ----
+
+def test_default_network_exists_from_the_first_start(tmp_path, lan):
+    """In root's daemon with the default folders, which the test has in a mount namespace of its own."""
+    d = NetDaemon.__new__(NetDaemon)
+    d.lan, d.program = lan, tmp_path / "libexec"
+    d.program.mkdir()
+    shutil.copy(os.path.join(ROOT, "tests/helpers/fake_net.py"), d.program / "cairn-net")
+    script = f"""
+        set -e; trap 'kill $pid 2>/dev/null || :' EXIT
+        mount -t tmpfs none /var/lib; mount -t tmpfs none /run
+        export CAIRN_LIBEXEC={d.program} CAIRN_JOURNAL= PATH={BUILD}:$PATH
+        unset CAIRN_SOCKET
+        begin() {{ cairnd 2>>{tmp_path}/log & pid=$!; until cairn net-list >/dev/null 2>&1; do sleep 0.02; done; }}
+        end() {{ kill $pid; wait $pid; pid=; }}
+        begin; cairn net-list --all; cairn net-dumpjson default; end
+        begin; cairn net-undefine default; end
+        begin; cairn net-list --all; end
+    """
+    r = subprocess.run([*lan.enter, "unshare", "-m", "bash", "-c", script], capture_output=True, text=True, timeout=50)
+    assert r.returncode == 0, r.stderr + (tmp_path / "log").read_text()
+    assert " default   inactive   no          yes\n" in r.stdout
+    assert '"address":"192.168.123.1"' in re.sub(r"\s", "", r.stdout)  # the next free one
+    assert r.stdout.count("default   inactive") == 1  # an undefined one stays away

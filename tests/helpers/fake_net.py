@@ -1,0 +1,53 @@
+#!/usr/bin/python3
+"""A stand-in for cairn-net: makes and removes only the bridge. Beside it lie `requests`, to which it adds each request
+as a line, and files of a test: VERB.json has the answer in place of its own, VERB.hold lets it wait until the file is
+gone, VERB.die lets it kill itself after its work."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def ip(*args):
+    return subprocess.run(["ip", *args], capture_output=True).returncode == 0
+
+
+def work(verb, network):
+    bridge = network.get("bridge")
+    if verb == "up" and network["mode"] != "bridge":
+        ip("link", "add", bridge, "type", "bridge", "mcast_snooping", "0")
+        if not ip("link", "set", bridge, "up"):
+            return {"error": {"class": "Permission", "desc": "cairn-net needs CAP_NET_ADMIN; start the daemon as root"}}
+        return {"return": {"bridge": bridge, "made": True, "service": [], "pid": 1, "uid": 1, "notes": []}}
+    if verb == "down":
+        ip("link", "del", bridge)
+        return {"return": {"removed": [bridge]}}
+    if verb == "check":
+        return {"return": {"active": ip("link", "show", bridge), "complete": True, "missing": [], "pid": 1}}
+    if verb == "update":
+        return {"return": {"restarted": False, "notes": []}}
+    if verb == "leases":
+        return {"return": {"leases": []}}
+    if verb == "free":
+        return {"return": {"address": "192.168.123.1", "prefix": 24}}
+    return {"return": {}}
+
+
+request = json.load(sys.stdin)
+verb = request["verb"]
+with open(HERE / "requests", "a") as log:
+    log.write(json.dumps(request) + "\n")
+told = HERE / f"{verb}.json"
+answer = json.loads(told.read_text()) if told.exists() else work(verb, request.get("network", {}))
+while (HERE / f"{verb}.hold").exists():
+    time.sleep(0.01)
+if (HERE / f"{verb}.die").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
+print(json.dumps(answer))
+sys.exit("error" in answer)

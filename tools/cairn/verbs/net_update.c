@@ -1,0 +1,235 @@
+/* net-update: add, change or remove one host, range, name or user in the definition of a network, now and for its next
+ * start, with virsh's words. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+#include "tools/cairn/definition_file.h"
+#include "tools/cairn/net.h"
+#include "tools/cairn/user.h"
+#include "tools/cairn/xml.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+enum act { ACT_ADD_LAST, ACT_ADD_FIRST, ACT_MODIFY, ACT_DELETE, ACT_COUNT };
+static const char *const act_words[][2] = { { "add-last", "add" }, { "add-first", "add-first" }, { "modify", "update" }, { "delete", "delete" } };
+
+static const struct section {
+	const char *name;
+	const char *keys[4]; /* members that tell which entry is meant: the first that the entry has */
+	bool all_keys;	     /* all of them */
+} sections[] = {
+	{ "ip-dhcp-host", { "mac", "duid", "name", "address" }, false },
+	{ "ip-dhcp-range", { "start", "end" }, true },
+	{ "dns-host", { "address" }, false },
+	{ "user", { NULL }, false },
+	{ "group", { NULL }, false },
+};
+
+struct change {
+	enum act act;
+	const struct section *section;
+	struct json_object *entry; /* owned */
+};
+
+static int act_parse(struct cli *c, enum act *ret)
+{
+	for (*ret = 0; *ret < ACT_COUNT; ++*ret)
+		if (!strcmp(c->pos[1], act_words[*ret][0]) || !strcmp(c->pos[1], act_words[*ret][1]))
+			return 0;
+	return cli_usage(c, "\"%s\" is not a change; use add, add-first, add-last, modify or delete", c->pos[1]);
+}
+
+static int section_parse(struct cli *c, const struct section **ret)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(sections); i++)
+		if (!strcmp(c->pos[2], sections[i].name)) {
+			*ret = &sections[i];
+			return 0;
+		}
+	return cli_usage(c, "\"%s\" is not a part of a network that can be changed; use ip-dhcp-host, ip-dhcp-range, dns-host, user or "
+		"group", c->pos[2]);
+}
+
+static bool is_id(const struct section *s)
+{
+	return !s->keys[0];
+}
+
+/* Parse the entry: a user or group by name or number; else JSON, or libvirt's XML. */
+static int entry_parse(struct cli *c, struct change *x, struct err *e)
+{
+	const char *text = c->pos[3];
+	int64_t id;
+
+	if (is_id(x->section)) {
+		id = user_number(!strcmp(x->section->name, "group"), text);
+		if (id < 0)
+			return err_set(e, -EINVAL, ERR_INVALID, "unknown %s \"%.60s\"", x->section->name, text);
+		x->entry = json_object_new_int64(id);
+		return 0;
+	}
+	if (xml_is(text, strlen(text)))
+		return xml_network_entry(x->section->name, text, strlen(text), &x->entry, e);
+	return js_parse(text, strlen(text), "the entry", &x->entry, e);
+}
+
+/* ---- changing a definition ---- */
+
+static struct json_object *member_make(struct json_object *o, const char *key, bool array)
+{
+	struct json_object *v = js_get(o, key);
+
+	if (!v)
+		js_put(o, key, v = array ? json_object_new_array() : json_object_new_object());
+	return v;
+}
+
+/* Return the list that the entry belongs to: with IPv6 addresses that of ipv6. */
+static struct json_object *list_of(struct json_object *definition, const struct change *x)
+{
+	const char *address = js_get_str(x->entry, "address");
+
+	if (is_id(x->section))
+		return member_make(definition, !strcmp(x->section->name, "user") ? "users" : "groups", true);
+	if (!strcmp(x->section->name, "dns-host"))
+		return member_make(member_make(definition, "dns", false), "hosts", true);
+	if (!address)
+		address = js_get_str_or(x->entry, "start", js_get(x->entry, "duid") ? ":" : "");
+	return member_make(member_make(member_make(definition, strchr(address, ':') ? "ipv6" : "ipv4", false), "dhcp", false),
+		!strcmp(x->section->name, "ip-dhcp-host") ? "hosts" : "ranges", true);
+}
+
+static bool text_is_same(struct json_object *a, struct json_object *b, const char *key)
+{
+	const char *x = js_get_str(a, key), *y = js_get_str(b, key);
+
+	return x && y && !strcasecmp(x, y);
+}
+
+/* Whether the entry of the definition is the one that the change means. */
+static bool is_meant(const struct change *x, struct json_object *o)
+{
+	if (is_id(x->section))
+		return json_object_equal(o, x->entry);
+	for (size_t i = 0; i < ARRAY_SIZE(x->section->keys) && x->section->keys[i]; i++) {
+		bool same = text_is_same(o, x->entry, x->section->keys[i]);
+
+		if (x->section->all_keys && !same)
+			return false;
+		if (!x->section->all_keys && js_get(x->entry, x->section->keys[i]))
+			return same;
+	}
+	return x->section->all_keys;
+}
+
+static int entry_missing(struct cli *c, const struct change *x, struct err *e)
+{
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "network '%s' has no such %s. Next: cairn net-dumpjson %s", c->pos[0], x->section->name,
+		c->pos[0]);
+}
+
+/* Change the definition in place. */
+static int change_apply(struct cli *c, const struct change *x, struct json_object *definition, struct err *e)
+{
+	struct json_object *list = list_of(definition, x);
+	size_t n = json_object_array_length(list), at = 0;
+
+	while (at < n && !is_meant(x, json_object_array_get_idx(list, at)))
+		at++;
+	if (x->act >= ACT_MODIFY && at == n)
+		return entry_missing(c, x, e);
+	if (x->act < ACT_MODIFY && at < n)
+		return err_set(e, -EEXIST, ERR_EXISTS, "network '%s' has this %s already; to change it, use modify", c->pos[0], x->section->name);
+	if (x->act == ACT_DELETE)
+		json_object_array_del_idx(list, at, 1);
+	else if (x->act == ACT_MODIFY)
+		json_object_array_put_idx(list, at, json_object_get(x->entry));
+	else if (x->act == ACT_ADD_LAST || !n)
+		json_object_array_add(list, json_object_get(x->entry));
+	else {
+		json_object_array_add(list, NULL);
+		for (size_t i = n; i; i--)
+			json_object_array_put_idx(list, i, json_object_get(json_object_array_get_idx(list, i - 1)));
+		json_object_array_put_idx(list, 0, json_object_get(x->entry));
+	}
+	return 0;
+}
+
+/* A list of DHCP that became empty goes with its last entry: a definition has ranges or hosts, or no DHCP. */
+static void dhcp_clean(struct json_object *definition)
+{
+	static const char *const families[] = { "ipv4", "ipv6" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+		struct json_object *of = js_get(definition, families[i]), *dhcp = js_get(of, "dhcp"),
+				   *ranges = js_get_array(dhcp, "ranges"), *hosts = js_get_array(dhcp, "hosts");
+
+		if (dhcp && (!ranges || !json_object_array_length(ranges)) && (!hosts || !json_object_array_length(hosts)))
+			json_object_object_del(of, "dhcp");
+	}
+}
+
+/* Read a definition, change it and send it. inactive: that of the next start. */
+static int change_send(struct cli *c, const struct change *x, bool inactive, struct err *e)
+{
+	CLEANUP_JS struct json_object *was = NULL, *now = NULL, *answer = NULL;
+	struct json_object *args;
+	int r = net_definition_read(c, c->pos[0], inactive, &was, e);
+
+	if (!r && json_object_deep_copy(was, &now, NULL) < 0)
+		r = err_set_errno(e, -ENOMEM, "the definition");
+	if (!r)
+		r = change_apply(c, x, now, e);
+	if (r < 0)
+		return r;
+	dhcp_clean(now);
+	args = inactive ? json_object_new_object() : cli_net_args(c->pos[0]);
+	js_put(args, "definition", json_object_get(now));
+	js_put(args, "was", json_object_get(was));
+	r = cli_execute(c, inactive ? "net-define" : "net-update", args, &answer, NULL, e);
+	if (!r)
+		warnings_print(js_get_array(answer, "warnings"));
+	return r;
+}
+
+static int network_is_active(struct cli *c, bool *ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = cli_execute(c, "net-info", cli_net_args(c->pos[0]), &o, NULL, e);
+
+	*ret = !strcmp(js_get_str_or(o, "state", ""), "active");
+	return r;
+}
+
+int verb_net_update(struct cli *c)
+{
+	bool live = option_flag(c, "live"), config = option_flag(c, "config"), active = false;
+	struct change x = { .entry = NULL };
+	struct err e;
+	int r = act_parse(c, &x.act);
+
+	if (!r)
+		r = section_parse(c, &x.section);
+	if (r)
+		return r;
+	if (option_flag(c, "current") && (live || config))
+		return cli_usage(c, "--current excludes --live and --config");
+	r = entry_parse(c, &x, &e);
+	if (!r && !live && !config) {
+		r = network_is_active(c, &active, &e);
+		live = active;
+		config = !active;
+	}
+	if (!r && live)
+		r = change_send(c, &x, false, &e);
+	if (!r && config)
+		r = change_send(c, &x, true, &e);
+	json_object_put(x.entry);
+	if (r < 0)
+		return cli_fail(&e, "Failed to update network %s", c->pos[0]);
+	printf("Updated network %s %s\n", c->pos[0], live && config ? "persistent config and live state" : live ? "live state" : "persistent config");
+	return CLI_OK;
+}
