@@ -427,10 +427,10 @@ def round_trip(daemon, name):
 
 
 def unplug(daemon, name):
-    """Remove bridges, which this host lacks. Return the XML."""
+    """Remove the links to bridges and networks, which this host lacks. Return the XML."""
     d = json.loads(daemon.cairn("dumpjson", name).stdout)
     for i in d["interfaces"]:
-        i["link"] = "down" if i["type"] == "bridge" else i["link"]
+        i["link"] = "down" if i["type"] != "user" else i["link"]
     daemon.cairn("define", "-", input=json.dumps(d), stdin=None)
     return daemon.cairn("dumpxml", name).stdout
 
