@@ -34,7 +34,7 @@ static int fds_place(const struct spawn_spec *p)
 static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 {
 	char death[64];
-	char *envp[] = { (char *)"PATH=/usr/bin:/bin", (char *)"LC_ALL=C.UTF-8", p->death_signal ? death : NULL, NULL };
+	char *envp[] = { (char *)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", (char *)"LC_ALL=C.UTF-8", p->death_signal ? death : NULL, NULL };
 	sigset_t none;
 
 	sigemptyset(&none);

@@ -938,7 +938,7 @@ def allowed(answer):
     (["viewer", "mine"], "viewer"), (["operator", "mine"], "operator"), (["owner", "mine"], "admin")])
 def test_each_command_needs_its_role(shared, grant, role):
     """The matrix from the schema, for the VM with a permission and for another one."""
-    ranks = ["nobody", "viewer", "operator", "admin"]
+    ranks = ["nobody", "viewer", "guest", "operator", "admin"]
     schema = shared.qmp().run("query-qmp-schema")
     args = {o["name"]: [m["name"] for m in o.get("members", [])] for o in schema}
     commands = [(o["name"], o["role"], args[o["arg-type"]]) for o in schema
