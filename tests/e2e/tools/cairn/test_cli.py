@@ -21,18 +21,21 @@ import pytest
 
 from conftest import BUILD, ROOT, Console
 
-VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem", "set-lifecycle-action", "attach-disk",
-         "detach-disk", "change-media", "attach-interface", "detach-interface", "domiftune", "domif-setlink", "forward-add", "forward-remove", "forward-list", "undefine", "start", "shutdown", "reboot", "reset", "suspend",
-         "resume", "destroy", "restart-process", "autostart", "run", "dump", "clone", "template", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
+VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem",
+         "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
+         "domiftune", "domif-setlink", "forward-add", "forward-remove", "forward-list", "undefine", "start",
+         "shutdown", "reboot", "reset", "suspend", "resume", "destroy", "restart-process", "autostart", "run", "dump",
+         "clone", "template", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
-         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist", "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "top", "qmp-path", "console", "wait", "event",
-         "events",
-         "net-list", "net-info", "net-start", "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-update",
-         "net-dhcp-leases", "net-undefine", "net-name", "net-uuid", "jobs", "job-cancel", "job-dismiss", "exec", "cp", "guestinfo", "domhostname", "domfsinfo", "domfstrim", "domfsfreeze",
-         "domfsthaw", "set-user-password", "domtime", "qemu-agent-command", "grant", "revoke", "permissions", "quota",
-         "audit",
-         "daemon-stop", "doctor", "cpu-models", "version", "help"]
+         "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
+         "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "top",
+         "qmp-path", "console", "vsock", "wait", "event", "events", "net-list", "net-info", "net-start",
+         "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-update", "net-dhcp-leases",
+         "net-undefine", "net-name", "net-uuid", "jobs", "job-cancel", "job-dismiss", "exec", "cp", "guestinfo",
+         "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
+         "qemu-agent-command", "grant", "revoke", "permissions", "quota", "audit", "daemon-stop", "doctor",
+         "cpu-models", "version", "help"]
 
 
 def cairn(*args, **kwargs):
