@@ -74,24 +74,24 @@ static int sets_parse(struct working_sets *w, const uint8_t *buf, size_t len, ui
 	uint32_t n;
 	int r = 0;
 
-	if (len < HEADER_BYTES || memcmp(buf, "CAIRNWS1", 8) ||
-		load_le32(buf + 8) != crc32c(0, buf + 12, len - 12))
+	if (len < HEADER_BYTES || memcmp(buf, "CAIRNWS1", 8))
 		return -EINVAL;
 	n = load_le32(buf + 12);
 	if (n > WORKING_SETS)
 		return -EINVAL;
 	for (uint32_t i = 0; i < n && !r; i++)
 		r = set_parse(buf, len, &pos, blocks, &w->set[i]);
-	return r < 0 || pos != len ? -EINVAL : 0;
+	/* The daemon's copy of the file has zeros behind the sets. */
+	return r < 0 || load_le32(buf + 8) != crc32c(0, buf + 12, pos - 12) ? -EINVAL : 0;
 }
 
 void working_sets_read(struct working_sets *w, int fd, uint64_t blocks)
 {
-	CLEANUP_FREE uint8_t *buf = malloc(FILE_BYTES_MAX + 1);
-	ssize_t len = buf ? pread(fd, buf, FILE_BYTES_MAX + 1, 0) : -1;
+	CLEANUP_FREE uint8_t *buf = malloc(FILE_BYTES_MAX);
+	ssize_t len = buf ? pread(fd, buf, FILE_BYTES_MAX, 0) : -1;
 
 	memset(w, 0, sizeof(*w));
-	if (len < 0 || (size_t)len > FILE_BYTES_MAX || sets_parse(w, buf, (size_t)len, blocks) < 0)
+	if (len < 0 || sets_parse(w, buf, (size_t)len, blocks) < 0)
 		working_sets_done(w);
 }
 

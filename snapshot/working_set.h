@@ -4,7 +4,7 @@
  *
  * The file, little-endian:
  *   0   u8[8]  "CAIRNWS1"
- *   8   u32    CRC32C of all bytes after it
+ *   8   u32    CRC32C of all bytes after it, up to the end of the last set
  *  12   u32    number of sets, at most WORKING_SETS; newest first; each:
  *              u64 key, u32 n (at most WORKING_SET_BLOCKS_MAX), u32[n] blocks */
 #ifndef CAIRN_SNAPSHOT_WORKING_SET_H

@@ -86,7 +86,7 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 		return -ENOMEM;
 	vm->host = host;
 	vm->def = def;
-	vm->id = vm->exit.status = vm->start.opts.state_fd = -1;
+	vm->id = vm->exit.status = vm->start.opts.state_fd = vm->touched_fd = -1;
 	snprintf(vm->reason, sizeof(vm->reason), "defined");
 	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
 	host->vms[i] = vm;
@@ -147,6 +147,8 @@ static void vm_free(struct vm *vm)
 	offline_free(vm->offline);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);
+	if (vm->touched_fd >= 0)
+		close(vm->touched_fd);
 	client_file_free(vm->start.opts.state_file);
 	free(vm->start.failed);
 	vm_process_free(vm->proc);

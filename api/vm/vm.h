@@ -160,6 +160,7 @@ struct vm {
 	struct restart *restart;
 	struct shutdown *shutdown;
 	struct idle *idle;
+	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
 	bool cgroup_room; /* the limit of memory may be raised (vm_cgroup_make_room()) */
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct vm_counts counts; /* likewise */

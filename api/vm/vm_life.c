@@ -1,6 +1,7 @@
 #include "api/vm/vm_life.h"
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
+#include "api/vm/touched.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_handover.h"
@@ -367,6 +368,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm->proc = NULL;
 	vm_live_forget(vm);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
+	touched_keep(vm);
 	vm_notify(vm, process_gone);
 	vm_cgroups_sweep(vm->host);
 	if (was_active)

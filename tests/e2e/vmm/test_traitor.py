@@ -318,7 +318,9 @@ def test_no_file_of_the_daemon_grows(taken, tmp_path):
     taken.traitor.make(*calls)
     d.log_of("a")
     grown = [f for f in d.state.rglob("*") if f.is_file() and f.stat().st_size > before.get(f, 0) + (64 << 10)]
-    assert [f for f in grown if f.name != "touched"] == []
+    assert grown == []
+    d.cairn("destroy", "a")  # the daemon keeps what the process has written of its list of memory blocks
+    assert not os.path.exists(d.state / "vms" / "a" / "touched") or os.stat(d.state / "vms" / "a" / "touched").st_size < 262288
 
 
 class Limited(Daemon):

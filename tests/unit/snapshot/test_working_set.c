@@ -143,12 +143,25 @@ static void test_damaged_file_is_ignored(void **state)
 		assert_int_equal(pwrite(f->fd, &b, 1, i), 1);
 	}
 	refused(f, 29); /* a VM with less memory: the highest block is 29 */
-	assert_int_equal(ftruncate(f->fd, st.st_size + 1), 0);
-	refused(f, BLOCKS);
 	for (off_t i = st.st_size - 1; i >= 0; i--) {
 		assert_int_equal(ftruncate(f->fd, i), 0);
 		refused(f, BLOCKS);
 	}
+}
+
+/* A VM's process gets such a copy (api/vm/touched.h). */
+static void test_zeros_behind_the_sets_are_ignored(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+
+	put(&f->w, 1, 10, 20);
+	assert_int_equal(working_sets_write(&f->w, f->fd), 0);
+	assert_int_equal(fstat(f->fd, &st), 0);
+	assert_int_equal(ftruncate(f->fd, st.st_size + 5000), 0);
+	working_sets_read(&f->back, f->fd, BLOCKS);
+	assert_int_equal(working_sets_find(&f->back, 1)->n, 20);
+	assert_null(f->back.set[1].blocks);
 }
 
 /* A changed field with a valid checksum. */
@@ -195,6 +208,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sets_read_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_set_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damaged_file_is_ignored, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_zeros_behind_the_sets_are_ignored, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_invalid_fields_are_ignored, setup, teardown),
 	};
 
