@@ -345,6 +345,8 @@ struct vm_config {
 	uint32_t vsock_cid;
 	uint16_t vsock_listen_fd; /* the socket for the host's clients; VM_NO_FD: none */
 	uint16_t vsock_dial_fd;   /* socket to cairn-dial (base/vsock_dial.h); VM_NO_FD: none */
+	/* The VM starts only to be reverted to a snapshot with memory, so its present state is of no use. */
+	uint8_t for_revert;
 };
 
 struct vm_interface_set {
@@ -681,6 +683,8 @@ struct vm_info {
 	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
 	/* 1 + the number of connections of VM_MSG_VSOCK; 0: the VM has no vsock device, or the process is older */
 	uint32_t vsock;
+	uint8_t for_revert; /* 1: the VM was started to be reverted, and is neither reverted nor being reverted */
+	uint8_t reserved_at_end[7];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -522,7 +522,7 @@ static void fresh_started(void *opaque, int r, const struct err *e)
 
 static void off_revert(struct work *w)
 {
-	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .paused = true,
+	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .paused = true, .for_revert = true,
 		.done = fresh_started, .opaque = w };
 
 	if (w->has_memory)

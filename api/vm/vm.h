@@ -45,6 +45,7 @@ struct vm_start_opts {
 	bool force_boot; /* drop a managed save */
 	bool by_job;	 /* the VM's own job requests the start */
 	bool again;	 /* this is an automatic restart after the VM's end */
+	bool for_revert; /* the VM starts only to be reverted: without its job, it has no state to run */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */

@@ -418,6 +418,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	working_sets_add(vm, c);
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.start_paused = vm->start.opts.paused;
+	c->vm.for_revert = vm->start.opts.for_revert;
 	c->vm.eager = vm->start.opts.eager;
 	c->vm.forked = vm->start.opts.forked;
 	c->vm.hint_hostname = vm->start.opts.hint_hostname;
@@ -696,6 +697,15 @@ static void start_made_known(struct vm *vm)
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
 }
 
+/* An earlier daemon ended between the start of the VM and its revert: end the VM, which was off. */
+static void revert_lost(struct vm *vm, const struct vm_info *info)
+{
+	if (!info->for_revert)
+		return;
+	log_info("state", "VM '%s': an earlier daemon ended before it reverted the VM; ending the process", vm->def->name);
+	vm_destroy(vm, NULL);
+}
+
 static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -715,6 +725,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		copy.detail[sizeof(copy.detail) - 1] = 0;
 		utf8_clean(copy.detail);
 		taken_back(vm, &copy);
+		revert_lost(vm, &copy);
 		return;
 	}
 	if (r == -ESRCH) { /* the process has ended; life_ended() follows */

@@ -314,6 +314,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
 	info.sets_interfaces = !word(f, "keeps-interfaces");
+	info.for_revert = word(f, "for-revert") != NULL;
 	info.ninterfaces = f->config.ninterfaces;
 	for (unsigned i = 0; i < info.ninterfaces; i++)
 		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));

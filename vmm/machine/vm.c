@@ -80,6 +80,8 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	vm->phase = phase;
 	vm->reason = reason;
 	vm->value = value;
+	if (reason == VM_REASON_FROM_SNAPSHOT || phase == VM_PHASE_RUNNING)
+		vm->cfg.for_revert = false;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	ev = event_new(vm, VM_EVENT_PHASE);
 	ev.value = value;
@@ -829,6 +831,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->sets_interfaces = true;
+	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;
 	i->handover_rounds = vm->cfg.copy_rounds;
 	i->handover_throttle = vm->cfg.copy_throttle;

@@ -73,7 +73,8 @@ def test_limits_follow_the_vm(user_host):  # noqa: F811
     assert figures(d, "a")["bandwidth"] == live
     d.stop()
     d.start()
-    assert figures(d, "a")["bandwidth"] == live
+    assert figures(d, "a")["bandwidth"] == dumped(d) == live
+    assert dumped(d, "--inactive") == LIMITS
     assert tune(d, "a") == shown(outbound_average=300, outbound_peak=400, outbound_burst=50, inbound_packets=7)
     c.close()
     d.cairn("destroy", "a")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import FAKE_VM, Daemon, Qmp, QmpError, environment
+from conftest import FAKE_VM, Daemon, Qmp, QmpError, environment, until
 
 KILLS = int(os.environ.get("CAIRN_KILLS", 8))
 SEED = int(os.environ.get("CAIRN_KILLS_SEED", 1))
@@ -177,3 +177,15 @@ def storm(d, tag, tmp_path):
     assert total > KILLS
     print(f"{KILLS} kills of a daemon with {VMS} VMs: {total} calls were done; "
           f"the slowest restart took {max(restarts):.2f} s")
+
+
+def test_vm_started_for_a_revert_that_never_came_is_off_again(fake):
+    """The daemon was killed between the start of a VM that was off and its revert."""
+    fake.define("a", boot={"kernel": "kernel", "cmdline": "for-revert"})
+    fake.define("b")
+    for name in ("a", "b"):
+        fake.cairn("start", name, "--paused")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    until(lambda: fake.info("a")["state"] == "shut off")
+    assert fake.info("b")["state"] == "paused"
