@@ -101,6 +101,10 @@ class Model:
             vm.state = "paused"
         vm.saved = None
 
+    def start_part(self, name):
+        """The process of the start has ended with its daemon, which the next one takes for a crash."""
+        self.off(self.vms[name], self.vms[name].state if self.vms[name].saved else "crashed")
+
     def off(self, vm, state="shutoff"):
         vm.state, vm.memory = state, BOOTS
         vm.unflushed = set()
@@ -203,6 +207,11 @@ class Model:
         vm.disk, vm.current = list(s.disk), snapshot
         if s.guest:
             self.load(vm, s.guest)
+
+    def revert_part(self, name):
+        """A revert to disks alone stops the VM first."""
+        if self.vms[name].state in LIVE:
+            self.off(self.vms[name])
 
     def delete(self, name, snapshot):
         vm = self.vms[name]

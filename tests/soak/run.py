@@ -18,6 +18,7 @@ def arguments():
     p.add_argument("--build", default="build", help="build folder (build)")
     p.add_argument("--seed", type=int, default=int(time.strftime("%Y%m%d")), help="seed of the random choices (the date)")
     p.add_argument("--time", type=int, default=600, help="seconds (600)")
+    p.add_argument("--hits", type=float, default=0.1, help="part of the requests during which the daemon is killed (0.1)")
     p.add_argument("--steps", type=int, help="steps of each user, in place of a time")
     return p.parse_args()
 
@@ -27,7 +28,7 @@ def main():
     os.environ["CAIRN_BUILD"] = os.path.abspath(a.build)
     from soak import Failure, Run
     print(f"Seed {a.seed}", flush=True)
-    run, begin = Run(a.seed), time.monotonic()
+    run, begin = Run(a.seed, a.hits), time.monotonic()
     try:
         run.go(lambda steps: steps < a.steps if a.steps else time.monotonic() < begin + a.time)
         print(f"{run.done} operations, {run.refused} of them refused as the model says, in {time.monotonic() - begin:.0f} s")

@@ -10,8 +10,10 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import guestlib
 from conftest import BUILD, Daemon, until
@@ -88,16 +90,19 @@ class Process:
             def ask(what):
                 link.say({"ask": what})
                 link.hear()
-            serve(User(self.name, run.seed, folder, run.daemon.socket, ask), link)
+            serve(User(self.name, run.seed, folder, run.daemon.socket, ask, run.hits), link)
         except BaseException:
             traceback.print_exc()
         os._exit(0)
 
-    def answer(self):
+    def answer(self, run):
         """Return the process's report, after doing what it asks for."""
         while (said := self.link.hear()) and "ask" in said:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(said["ask"]["kill"], signal.SIGKILL)
+            if "hit" in said["ask"]:
+                run.hits.after(said["ask"]["hit"])
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(said["ask"]["kill"], signal.SIGKILL)
             self.link.say({"ok": True})
         return said or {"failure": "the user's process has ended", "done": 0, "last": []}
 
@@ -107,19 +112,66 @@ class Process:
         os.waitpid(self.pid, 0)
 
 
-class Run:
-    """A daemon of the caller with some users: the caller, and as root two others, who get the role admin."""
+class Hits:
+    """Kills of the daemon while it works on requests. A file tells the users how many have begun and ended."""
 
-    def __init__(self, seed):
+    def __init__(self, folder):
+        self.path, self.lock, self.threads = folder / "hits", threading.Lock(), []
+        self.begun = self.ended = 0
+        self.restart, self.failure = None, None
+        self.write()
+
+    def write(self):
+        new = self.path.with_suffix(".new")
+        new.write_text(f"{self.begun} {self.ended}")
+        os.chmod(new, 0o644)
+        new.rename(self.path)
+
+    def read(self):
+        """Return (begun, ended)."""
+        return tuple(map(int, self.path.read_text().split()))
+
+    def after(self, seconds):
+        t = threading.Thread(target=self.hit, args=(seconds,))
+        self.threads.append(t)
+        t.start()
+
+    def hit(self, seconds):
+        time.sleep(seconds)
+        with self.lock:
+            try:
+                self.begun += 1
+                self.write()
+                self.restart()
+                self.ended += 1
+                self.write()
+            except BaseException as e:
+                self.failure = e
+
+    def wait(self):
+        while self.threads:
+            self.threads.pop().join()
+        if self.failure:
+            raise Failure(f"the daemon did not start again: {self.failure}")
+
+
+class Run:
+    """A daemon of the caller with some users: the caller, and as root two others, who get the role admin. hits: part of
+    the requests during which the daemon is killed."""
+
+    def __init__(self, seed, hits=0):
         accounts = [pwd.getpwuid(os.geteuid()).pw_name] + ([] if os.geteuid() else ["nobody", "daemon"])
         self.seed, self.stack, self.done, self.refused = seed, contextlib.ExitStack(), 0, 0
         self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-soak-")))
         os.chmod(self.folder, 0o711)
+        self.hits = Hits(self.folder)
+        self.hits.share = hits
         libexec = self.folder / "libexec"
         libexec.mkdir()
         shutil.copy(os.path.join(BUILD, "cairn-archive"), libexec)
         self.daemon = Daemon(self.folder, env={"CAIRN_LIBEXEC": str(libexec)})
         self.stack.callback(self.daemon.close)
+        self.hits.restart = self.restart
         for account in accounts[1:]:
             self.daemon.cairn("grant", "--user", account, "admin")
         self.first, self.users = Figures(self.daemon), []
@@ -131,7 +183,9 @@ class Run:
         """Have all users do this at once, and wait for them."""
         for user in self.users:
             user.link.say(what)
-        said = {user.name: user.answer() for user in self.users}
+        with ThreadPoolExecutor(len(self.users)) as pool:
+            said = dict(zip([u.name for u in self.users], pool.map(lambda u: u.answer(self), self.users)))
+        self.hits.wait()
         bad = {name: s for name, s in said.items() if "failure" in s}
         if bad:
             raise Failure("\n".join(self.report(name, s) for name, s in bad.items()))
@@ -154,7 +208,8 @@ class Run:
             steps, rounds = steps + ROUND, rounds + 1
             if rounds % ROUNDS == 0:
                 self.sweep()
-                say(f"{self.done} operations, {self.refused} of them refused as the model says")
+                say(f"{self.done} operations, {self.refused} of them refused as the model says"
+                    f"{f', {self.hits.ended} kills of the daemon during requests' if self.hits.share else ''}")
             elif rounds % 2 == 1:
                 self.kill_daemon()
         self.sweep()
@@ -168,6 +223,9 @@ class Run:
     def kill_daemon(self):
         # The daemon answers a shutdown before it has stored the VM's state, and no VM process can tell the next daemon.
         until(self.states_are_stored)
+        self.restart()
+
+    def restart(self):
         self.daemon.stop(signal.SIGKILL)
         self.daemon.start()
 

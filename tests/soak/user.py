@@ -8,15 +8,18 @@ import random
 import shutil
 import socket
 import subprocess
+import time
 
 import guestlib
-from conftest import Qmp, until
+from conftest import Qmp, QmpError, until
 from model import BOOTS, INVALID, LAYERS_MAX, LIVE, OFF, PIECES, SNAPSHOTS_MAX, VMS_MAX, Model, Refused
 
 MEMORY_AT, MEMORY_BYTES = 16 << 20, 128 << 10  # of one piece
 SECTORS = 64  # of one piece of the disk
 LAST = 30  # operations that a failure prints
 LEAKS = 3  # exit status of a check of an image
+SETTLE_SECONDS = 20 * guestlib.SLOW  # after a kill of the daemon, the next one knows the outcome of each request
+HIT_SECONDS = 0.03  # mean time from a request to the kill
 
 
 class Difference(Exception):
@@ -27,10 +30,12 @@ class Console:
     """A guest's serial port for some commands, which begin at a prompt."""
 
     def __init__(self, user, vm):
-        q = Qmp(user.socket)
-        q.run("vm-console", vm=vm, history=False)
-        self.sock = socket.socket(fileno=q.fds.pop())
-        q.close()
+        def attach():
+            q = Qmp(user.socket)
+            q.run("vm-console", vm=vm, history=False)
+            self.sock = socket.socket(fileno=q.fds.pop())
+            q.close()
+        user.patiently(attach)
         self.buffer, self.tries = b"", 0
         self.sync()
 
@@ -73,11 +78,13 @@ class Console:
 
 
 class User:
-    """folder: of its own, with the programs. ask(what): has the run's root do what this user may not."""
+    """folder: of its own, with the programs. ask(what): has the run's root do what this user may not. hits: kills of
+    the daemon amid requests; hits.share: the part of this user's requests that ask for one."""
 
-    def __init__(self, name, seed, folder, socket_path, ask):
+    def __init__(self, name, seed, folder, socket_path, ask, hits):
         self.name, self.folder, self.socket, self.ask = name, folder, socket_path, ask
         self.rng, self.serial = random.Random(f"{seed} {name}"), 0
+        self.hits, self.clean = hits, (0, 0)  # clean: hits.read() when the model and the host were last equal
         self.model, self.archive = Model(), None
         self.files = sorted(os.listdir(folder))
         self.last, self.done, self.refused = collections.deque(maxlen=LAST), 0, 0
@@ -91,6 +98,27 @@ class User:
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return r.returncode, r.stdout
 
+    def was_hit(self):
+        """Whether the daemon was killed since the model and the host were last equal."""
+        now = self.hits.read()
+        return now != self.clean or now[0] != now[1]
+
+    def patiently(self, ask):
+        """Ask the daemon, again and again while it is killed."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                return ask()
+            except (OSError, EOFError, QmpError):
+                if not self.was_hit() or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def wait_for(self, name, what):
+        """Run cairn wait, also through kills of the daemon."""
+        while self.cairn("wait", name, "--for", what)[0] and self.was_hit():
+            time.sleep(0.02)
+
     def seen(self):
         q, mine, after = Qmp(self.socket), {}, {}
         while page := q.run("vm-list", **after)["vms"]:
@@ -98,6 +126,12 @@ class User:
             after = {"after": page[-1]["name"]}
         q.close()
         return {n: {"idle": "running"}.get(w, w) for n, w in mine.items()}
+
+    def info(self, name):
+        q = Qmp(self.socket)
+        found = q.run("vm-info", vm=name)
+        q.close()
+        return found
 
     def snapshots_seen(self, name):
         q = Qmp(self.socket)
@@ -108,11 +142,38 @@ class User:
 
     # ---- comparing ----
 
-    def compare(self, touched):
-        """Compare the states of all VMs, and the data of those that were touched."""
-        self.equal("states", self.seen(), self.model.seen())
+    def compare(self, touched, models=None):
+        """Compare the states of all VMs, and the data of those that were touched, with each model. Keep the one that
+        fits. After a kill of the daemon, wait until one fits."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while True:
+            before = self.hits.read()
+            why = []
+            for model in models or [self.model]:
+                model = copy.deepcopy(model)
+                try:
+                    self.compare_with(model, touched)
+                    self.model, self.clean = model, before
+                    return
+                except (Difference, OSError, EOFError, QmpError) as e:
+                    if not self.was_hit():
+                        raise
+                    why.append(str(e))
+            if time.monotonic() > end:
+                about = {n: self.patiently(lambda n=n: self.info(n)) for n in touched if n in self.seen()}
+                why += [f"{n}: {i['state']} ({i['reason']}) {i.get('detail', '')} job {i.get('job')}" for n, i in about.items()]
+                raise Difference("after a kill of the daemon, no model fits:\n" + "\n".join(why))
+            time.sleep(0.05)
+
+    def compare_with(self, model, touched):
+        seen = self.seen()
+        for name, vm in model.vms.items():
+            # The state in-shutdown of a daemon that is killed before it has stored it is lost.
+            if vm.state == "in-shutdown" and seen.get(name) == "running" and self.was_hit():
+                vm.state = "running"
+        self.equal("states", seen, model.seen())
         for name in touched:
-            vm = self.model.vms.get(name)
+            vm = model.vms.get(name)
             if not vm:
                 continue
             want = {n: (s.parent, s.state, n == vm.current) for n, s in vm.snapshots.items()}
@@ -146,15 +207,29 @@ class User:
         self.serial += 1
         return self.serial
 
-    def do(self, args, change, *touched):
-        """Make a request. change(model) says what follows, or raises Refused."""
+    def do(self, args, change, *touched, part=None):
+        """Make a request. change(model) says what follows, or raises Refused. part(model) says what else may follow if
+        the daemon is killed meanwhile."""
         after, status = copy.deepcopy(self.model), 0
         try:
             change(after)
         except Refused as r:
             after, status = self.model, r.status
         self.last.append(" ".join(args) + (f" (refused, {status})" if status else ""))
+        if self.rng.random() < self.hits.share:
+            seconds = self.rng.expovariate(1 / HIT_SECONDS)
+            self.last.append(f"  the daemon is killed after {1000 * seconds:.1f} ms")
+            self.ask({"hit": seconds})
         got, text = self.cairn(*args)
+        if self.was_hit():
+            # What was told is done. Otherwise the request is done, or not done, but never half.
+            self.last.append(f"  exit status {got} {text.strip()[:200]}")
+            models = [after] if not got or status else [after, self.model]
+            if part and len(models) > 1:
+                models.append(copy.deepcopy(self.model))
+                part(models[-1])
+            self.compare(touched, models)
+            return
         if got != status:
             raise Difference(f"{' '.join(args)}: exit status {got}, must be {status}\n{text}")
         self.model = after
@@ -163,7 +238,9 @@ class User:
 
     def simple(self, verb, name, *args, **how):
         method = verb.replace("-", "_")
-        self.do([verb, name, *args], lambda m: getattr(m, method)(name, **how), name)
+        part = getattr(Model, f"{method}_part", None)
+        self.do([verb, name, *args], lambda m: getattr(m, method)(name, **how), name,
+                part=part and (lambda m: part(m, name)))
 
     def define(self):
         name = f"{self.name}-{self.number()}"
@@ -174,6 +251,8 @@ class User:
             json.dump({"name": name, "memory": "32M", "debug_exit": True, "boot": {"kernel": os.path.join(self.folder, "interp.elf")},
                        "shutdown": {"deadline": 86400}, "disks": [{"path": image, "format": "qcow2"}]}, f)
         self.do(["define", path], lambda m: m.define(name), name)
+        if name not in self.model.vms:
+            os.unlink(image)
 
     def start(self, name):
         paused, force = self.rng.random() < 0.2, self.rng.random() < 0.2
@@ -221,7 +300,8 @@ class User:
     def revert(self, name):
         if self.model.vms[name].snapshots:
             s = self.rng.choice(sorted(self.model.vms[name].snapshots))
-            self.do(["snapshot-revert", name, s], lambda m: m.revert(name, s), name)
+            self.do(["snapshot-revert", name, s], lambda m: m.revert(name, s), name,
+                    part=lambda m: m.revert_part(name))
 
     def delete(self, name):
         if self.model.vms[name].snapshots:
@@ -290,17 +370,15 @@ class User:
             self.last.append(f"{name}: poweroff")
             with Console(self, name) as console:
                 console.sock.sendall(b"poweroff\n")
-                self.cairn("wait", name, "--for", "shutoff")
+                self.wait_for(name, "shutoff")
             self.model.poweroff(name)
             self.compare([name])
 
     def kill(self, name):
         if self.model.vms[name].state in LIVE:
             self.last.append(f"{name}: kill -9")
-            q = Qmp(self.socket)
-            self.ask({"kill": q.run("vm-info", vm=name)["pid"]})
-            q.close()
-            self.cairn("wait", name, "--for", "crashed")
+            self.ask({"kill": self.patiently(lambda: self.info(name))["pid"]})
+            self.wait_for(name, "crashed")
             self.model.kill(name)
             # The kernel releases the files of a killed process a moment after its end.
             until(lambda: self.image_is_whole(name))
@@ -375,6 +453,10 @@ class User:
         """Delete what the user has to: files that requests have left on purpose. Nothing else may be there."""
         for path in ["core", "vm.tar", "definition.json", *(f"{uuid}.state" for uuid in self.model.states)]:
             self.file(path)
+        # A client whose daemon was killed says in which file the incomplete data are.
+        for file in os.listdir(self.folder) if self.hits.share else []:
+            if file.startswith("core.") or ".state." in file:
+                self.file(file)
         for image in self.model.left:
             os.unlink(os.path.join(self.folder, image))
         for folder in self.model.folders:

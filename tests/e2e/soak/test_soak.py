@@ -17,12 +17,22 @@ STEPS = int(os.environ.get("CAIRN_SOAK_STEPS", 24))
 SEED = int(os.environ.get("CAIRN_SOAK_SEED", 1))
 
 
+def soak(steps, hits=0):
+    run = Run(SEED, hits)
+    try:
+        run.go(lambda done: done < steps)
+        print(f"{run.done} operations, {run.refused} of them refused, {run.hits.ended} kills of the daemon during requests")
+    finally:
+        run.close()
+
+
 @pytest.mark.seconds(300 + 3 * STEPS)
 def test_random_requests_of_several_users_have_the_results_of_the_model(kvm, guest):
     guest("interp.elf")
-    run = Run(SEED)
-    try:
-        run.go(lambda steps: steps < STEPS)
-        print(f"{run.done} operations, {run.refused} of them refused")
-    finally:
-        run.close()
+    soak(STEPS)
+
+
+@pytest.mark.seconds(300 + 3 * STEPS)
+def test_requests_of_a_killed_daemon_are_done_or_not(kvm, guest):
+    guest("interp.elf")
+    soak(STEPS // 2, 0.15)
