@@ -15,6 +15,7 @@
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_rng.h"
+#include "devices/virtio/virtio_vsock.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -125,6 +126,35 @@ static int console_make(struct run *x, struct device **ret)
 	return virtio_console_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 
+/* peers[0]: the dialer's end. */
+static int vsock_make(struct run *x, struct device **ret)
+{
+	struct virtio_vsock_config c = { .name = "vsock0", .cid = 3, .listen_fd = -1, .slot = SLOT };
+	int ours[PORTS];
+
+	peers_make(x, 1, SOCK_SEQPACKET, ours);
+	c.dial_fd = ours[0];
+	return virtio_vsock_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
+static void vsock_answered(void *opaque, int r, const struct err *e)
+{
+	(void)opaque;
+	(void)r;
+	(void)e;
+}
+
+/* peers[1]: a client that connects to port 1, if the driver has started. */
+static void vsock_client_make(struct run *x)
+{
+	int pair[2];
+
+	must(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair));
+	x->peers[1] = pair[1];
+	if (virtio_vsock_connect(x->devs[0], 1, pair[0], &(struct console_user){ 0 }, vsock_answered, NULL, NULL) < 0)
+		close(pair[0]);
+}
+
 static int serial_make(struct run *x, struct device **ret)
 {
 	struct serial_config c = { .name = "serial0" };
@@ -145,6 +175,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return net_make(x, ret);
 	case DEVICE_CONSOLE:
 		return console_make(x, ret);
+	case DEVICE_VSOCK:
+		return vsock_make(x, ret);
 	case DEVICE_PCI:
 	case DEVICE_RNG:
 		return virtio_rng_new(h, x->f.pci, "rng0", SLOT, ret, NULL);
@@ -187,6 +219,8 @@ static void machine_make(struct run *x, enum device_kind kind)
 	x->ndevs++;
 	if (kind <= DEVICE_RNG)
 		driver_start(x);
+	if (kind == DEVICE_VSOCK)
+		vsock_client_make(x);
 }
 
 static void machine_free(struct run *x)

@@ -13,6 +13,7 @@ enum device_kind {
 	DEVICE_BLK,
 	DEVICE_NET,
 	DEVICE_CONSOLE,
+	DEVICE_VSOCK,
 	DEVICE_RNG,
 	DEVICE_PCI, /* configuration space, BARs and MSI-X of two functions */
 	DEVICE_SERIAL,

@@ -219,6 +219,7 @@ int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);
 int verb_console(struct cli *c);
 int verb_vsock(struct cli *c);
+int verb_ssh(struct cli *c);
 int verb_wait(struct cli *c);
 int verb_event(struct cli *c);
 int verb_run(struct cli *c);

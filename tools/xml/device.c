@@ -236,11 +236,28 @@ static int watchdog_read(struct reading *r, struct _xmlNode *devices)
 	return 0;
 }
 
+static int vsock_read(struct reading *r, struct _xmlNode *devices)
+{
+	struct _xmlNode *n = node_child(devices, "vsock"), *cid = node_child(n, "cid");
+	struct json_object *o;
+	uint64_t address = 3;
+
+	if (!n)
+		return 0;
+	if (cid && !node_attr_is(cid, "auto", "yes") && node_attr_number(r, cid, "address", UINT32_MAX - 1, &address) < 0)
+		return -EINVAL;
+	o = json_object_new_object();
+	js_put_uint(o, "cid", address);
+	js_put(r->definition, "vsock", o);
+	reading_origin(r, n, "vsock");
+	return 0;
+}
+
 int devices_read(struct reading *r, struct _xmlNode *domain)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { interfaces_read,
 		serials_read, consoles_read, channels_read, rngs_read, memballoon_read, panics_read,
-		watchdog_read };
+		watchdog_read, vsock_read };
 	struct _xmlNode *devices = node_child(domain, "devices");
 	int ret = 0;
 

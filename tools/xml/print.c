@@ -329,6 +329,18 @@ static void print_each(struct writer *w, struct json_object *list,
 		print(w, json_object_array_get_idx(list, i), i);
 }
 
+static void print_vsock(struct writer *w, struct json_object *vsock)
+{
+	char cid[24];
+
+	if (!json_object_is_type(vsock, json_type_object))
+		return;
+	snprintf(cid, sizeof(cid), "%lld", (long long)js_get_int(vsock, "cid", 0));
+	writer_open(w, "vsock", "model", "virtio", NULL);
+	writer_leaf(w, "cid", "auto", "no", "address", cid, NULL);
+	writer_close(w, "vsock");
+}
+
 static void print_devices(struct writer *w, struct json_object *o)
 {
 	struct json_object *watchdog = js_get(o, "watchdog");
@@ -346,6 +358,7 @@ static void print_devices(struct writer *w, struct json_object *o)
 		writer_text(w, "backend", "/dev/urandom", "model", "random", NULL);
 		writer_close(w, "rng");
 	}
+	print_vsock(w, js_get(o, "vsock"));
 	writer_leaf(w, "panic", "model", "isa", NULL);
 	writer_close(w, "devices");
 }

@@ -240,6 +240,29 @@ def test_cairn_vsock_joins_its_streams(vm):
     assert vm.answer()["bytes"] == len(data)
 
 
+def test_cairn_ssh_runs_ssh_over_port_22(vm):
+    """A script in place of ssh shows its arguments and runs the ProxyCommand, as ssh does."""
+    program = vm.daemon.tmp / "ssh"
+    program.write_text('#!/bin/sh\nfor a; do case $a in ProxyCommand=*) p=${a#ProxyCommand=};; *) echo "$a";; esac; done\n'
+                       'p=$(echo "$p" | sed "s/%%/%/g")\nexec sh -c "$p"\n')
+    program.chmod(0o755)
+    for command in (["ssh", "root@vm1", "--", "ls", "-l"], ["ssh", "vm1"]):
+        vm.serve(argument=22)  # for the look whether the guest listens
+        with subprocess.Popen([os.path.join(BUILD, "cairn"), *command], env={**vm.daemon.env, "PATH": f"{vm.daemon.tmp}:{os.environ['PATH']}"},
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+            vm.answer()
+            vm.serve(argument=22)
+            said, _ = p.communicate(b"SSH-2.0\n", timeout=50 * guestlib.SLOW)
+        assert p.returncode == 0
+        vm.answer()
+        lines = said.decode().splitlines()
+        assert lines[-1] == "SSH-2.0"
+        assert ("root" in lines) == (len(command) > 2) and ("ls" in lines) == (len(command) > 2)
+    vm.serve("refuse", 22)
+    r = vm.daemon.cairn("ssh", "vm1", ok=False)
+    assert "nothing in the guest listens on vsock port 22" in r.stderr
+
+
 def test_refusals_have_sentences(vm, guest):
     d = vm.daemon
     vm.serve("refuse")

@@ -5,7 +5,9 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -515,6 +517,51 @@ def test_reverts_in_the_middle_of_work(daemon, image, tmp_path):
     console.close()
     daemon.cairn("destroy", "linux")
     subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
+
+
+@slow_kernel
+def test_vsock(daemon, tmp_path):
+    """Linux's driver echoes, and ends its connections after a revert; a new one works at once."""
+    qcow2 = tmp_path / "vda.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "16M"], check=True)
+    console = begin(daemon, vsock=True, disks=[{"path": str(qcow2), "format": "qcow2"}])
+
+    def connect():
+        console.sock.sendall(b"vsock 52\n")
+        while "vsock listens" not in console.line():
+            pass
+        q = daemon.qmp()
+        q.run("vsock-connect", vm="linux", port=52)
+        s = socket.socket(fileno=q.fds.pop())
+        s.settimeout(60)
+        return s
+
+    def ended():
+        while console.line() != "ok":
+            pass
+
+    with connect() as s:
+        data = os.urandom(200_000)  # more than a side keeps
+        got, writer = b"", threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR)))
+        writer.start()
+        while part := s.recv(65536):
+            got += part
+        writer.join()
+        assert got == data
+    ended()
+    with connect() as s:
+        s.sendall(b"before")
+        assert s.recv(6) == b"before"
+        daemon.cairn("snapshot-create-as", "linux", "s1")
+        daemon.cairn("snapshot-revert", "linux", "s1")
+        assert s.recv(1) == b""
+    while not (line := console.line()).startswith(("ok", "error")):  # the guest's connection has ended, too
+        pass
+    with connect() as s:
+        s.sendall(b"after")
+        assert s.recv(5) == b"after"
+    ended()
+    console.close()
 
 
 @slow_kernel

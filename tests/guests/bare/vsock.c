@@ -35,6 +35,9 @@ static struct {
 	bool reset;
 } conn;
 
+/* A request that came while another connection was open. */
+static struct header waiting;
+
 static struct queue queues[3];
 static uint8_t buffers[QUEUE_SIZE][BUFFER_BYTES] __attribute__((aligned(4096)));
 static uint8_t out[BUFFER_BYTES] __attribute__((aligned(4096)));
@@ -235,6 +238,8 @@ static uint16_t packet_take(void)
 		conn.reset |= op == RST;
 		conn.ended |= op == RST || (op == SHUTDOWN && h.flags & 2);
 	}
+	if (!op && h.op == REQUEST)
+		waiting = h;
 	buffer_offer((uint16_t)id);
 	if (op == CREDIT_REQUEST)
 		say(CREDIT_UPDATE, 0);
@@ -314,7 +319,12 @@ static const char *vsock_serve(const struct args *a)
 
 	conn_begin((uint32_t)a->v[1], 0);
 	print("listens\n");
-	while (packet_take() != REQUEST)
+	if (waiting.op && waiting.dst_port == conn.mine) {
+		conn.peer = waiting.src_port;
+		conn.peer_alloc = waiting.buf_alloc;
+		waiting.op = 0;
+	}
+	while (!conn.peer && packet_take() != REQUEST)
 		if (rdtsc() - begin > PATIENCE_CYCLES)
 			return "nobody connected";
 	conn.reset = false; /* an event came before the request */

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/vm_sockets.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -126,9 +127,31 @@ static int serve_run(int argc, char **argv)
 	return r;
 }
 
+/* The same for a client of the host's. */
+static int vsock_run(int argc, char **argv)
+{
+	struct sockaddr_vm here = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY};
+	int s = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), peer, r;
+	uint64_t port;
+
+	(void)argc;
+	if (number(argv[1], &port))
+		return -1;
+	here.svm_port = (unsigned)port;
+	if (s < 0 || bind(s, (struct sockaddr *)&here, sizeof(here)) < 0 || listen(s, 1) < 0)
+		return -errno;
+	console_line("cairn-guest: vsock listens");
+	peer = accept(s, NULL, NULL);
+	r = peer < 0 ? -errno : echo(peer);
+	close(peer);
+	close(s);
+	return r;
+}
+
 const struct command net_commands[] = {
 	{"ifup", 2, 2, ifup_run, "ifup NAME ADDRESS"},
 	{"tcp", 4, 4, tcp_run, "tcp ADDRESS PORT BYTES SEED"},
 	{"serve", 1, 1, serve_run, "serve PORT"},
+	{"vsock", 1, 1, vsock_run, "vsock PORT"},
 	{0},
 };

@@ -489,6 +489,8 @@ const struct verb verbs[] = {
 		"vm-console", verb_console },
 	{ "vsock", "Monitoring", "VM PORT", "connect standard input and output to a vsock port of the guest", NULL, 2, 2, false, "vm",
 		"vsock-connect", verb_vsock },
+	{ "ssh", "Monitoring", "[USER@]VM [COMMAND...]", "run ssh(1) over vsock port 22 of the guest, without a network", NULL, 1, MANY, false, "vm",
+		"vsock-connect", verb_ssh },
 	{ "wait", "Monitoring", "VM", "wait until a VM has a state, an agent or an address", wait_options, 1, 1, false, "vm",
 		"vm-info vm-addresses", verb_wait },
 	{ "event", "Monitoring", "[VM]", "wait for events and print them", event_options, 0, 1, true, "vm",

@@ -1,7 +1,9 @@
-/* vsock: connect standard input and output to a vsock port of the guest, as netcat does. */
+/* vsock: connect standard input and output to a vsock port of the guest, as netcat does.
+ * ssh: run ssh over port 22. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -118,9 +120,22 @@ static int port_parse(const char *text, int64_t *ret)
 	return *text < '0' || *text > '9' || *end || errno || *ret >= UINT32_MAX ? -EINVAL : 0;
 }
 
+/* Connect to the port. Returns 0 and an owned *ret_fd; the exit status after an error message. */
+static int port_open(struct cli *c, const char *vm, int64_t port, int *ret_fd)
+{
+	struct json_object *args = cli_vm_args(vm);
+	struct err e;
+	int r;
+
+	js_put_int(args, "port", port);
+	r = cli_execute(c, "vsock-connect", args, NULL, ret_fd, &e);
+	if (!r && *ret_fd < 0)
+		r = err_set(&e, -EPROTO, ERR_GENERIC, "the daemon returned no socket");
+	return r < 0 ? cli_fail(&e, "Failed to connect to vsock port %lld of domain '%s'", (long long)port, vm) : 0;
+}
+
 int verb_vsock(struct cli *c)
 {
-	struct json_object *args;
 	CLEANUP_CLOSE int sock = -1;
 	struct err e;
 	int64_t port;
@@ -128,16 +143,94 @@ int verb_vsock(struct cli *c)
 
 	if (port_parse(c->pos[1], &port) < 0)
 		return cli_usage(c, "'%s' is no vsock port; give a number from 0 to %u", c->pos[1], UINT32_MAX - 1);
-	args = cli_vm_args(c->pos[0]);
-	js_put_int(args, "port", port);
-	r = cli_execute(c, "vsock-connect", args, NULL, &sock, &e);
-	if (!r && sock < 0)
-		r = err_set(&e, -EPROTO, ERR_GENERIC, "the daemon returned no socket");
-	if (r < 0)
-		return cli_fail(&e, "Failed to connect to vsock port %lld of domain '%s'", (long long)port, c->pos[0]);
+	r = port_open(c, c->pos[0], port, &sock);
+	if (r)
+		return r;
 	r = streams_join(sock);
 	if (!r)
 		return CLI_OK;
 	err_set_errno(&e, r, "vsock");
 	return cli_fail(&e, "Lost the connection to domain '%s'", c->pos[0]);
+}
+
+/* ---- ssh ---- */
+
+#define SSH_PORT 22
+#define PROXY_BYTES 8192
+
+/* Append a word for the shell that runs the ProxyCommand, in which ssh replaces what follows a %. */
+static void word_add(char *text, size_t cap, const char *word)
+{
+	size_t n = strlen(text);
+
+	n += (size_t)snprintf(text + n, cap - n, "%s'", n ? " " : "");
+	for (; *word && n + 8 < cap; word++)
+		n += (size_t)snprintf(text + n, cap - n, *word == '\'' ? "'\\''" : *word == '%' ? "%%%%" : "%c", *word);
+	snprintf(text + n, cap - n, "'");
+}
+
+static int proxy_make(const struct cli *c, const char *vm, char text[PROXY_BYTES], struct err *e)
+{
+	char program[4096];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+
+	if (n < 0)
+		return err_set_errno(e, -errno, "/proc/self/exe");
+	program[n] = 0;
+	n = snprintf(text, PROXY_BYTES, "ProxyCommand=");
+	word_add(text + n, PROXY_BYTES - (size_t)n, program);
+	if (c->socket) {
+		word_add(text + n, PROXY_BYTES - (size_t)n, "-c");
+		word_add(text + n, PROXY_BYTES - (size_t)n, c->socket);
+	}
+	word_add(text + n, PROXY_BYTES - (size_t)n, "vsock");
+	word_add(text + n, PROXY_BYTES - (size_t)n, "--");
+	word_add(text + n, PROXY_BYTES - (size_t)n, vm);
+	word_add(text + n, PROXY_BYTES - (size_t)n, "22");
+	return 0;
+}
+
+/* Nobody stands between this host and its guest, and a clone has its source's key or a new one: the key is not
+ * checked. */
+static int ssh_become(struct cli *c, const char *user, const char *vm, struct err *e)
+{
+	const char *argv[CLI_POSITIONALS_MAX + 24];
+	char proxy[PROXY_BYTES];
+	size_t n = 0;
+	int r = proxy_make(c, vm, proxy, e);
+
+	if (r < 0)
+		return r;
+	argv[n++] = "ssh";
+	for (const char *const *o = (const char *const[]){ proxy, "HostKeyAlias=cairn-vsock", "StrictHostKeyChecking=no",
+		     "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", NULL }; *o; o++) {
+		argv[n++] = "-o";
+		argv[n++] = *o;
+	}
+	if (user) {
+		argv[n++] = "-l";
+		argv[n++] = user;
+	}
+	argv[n++] = "--";
+	argv[n++] = "cairn-vsock"; /* a name that ssh's own configuration may match; VMs' names may have blanks */
+	for (size_t i = 1; i < c->npos; i++)
+		argv[n++] = c->pos[i];
+	argv[n] = NULL;
+	execvp("ssh", (char **)(uintptr_t)argv);
+	return err_set(e, -errno, ERR_HOST, "cannot run ssh: %s; install OpenSSH's client", strerror(errno));
+}
+
+int verb_ssh(struct cli *c)
+{
+	const char *at = strchr(c->pos[0], '@'), *vm = at ? at + 1 : c->pos[0];
+	CLEANUP_FREE char *user = at ? must_alloc(strndup(c->pos[0], (size_t)(at - c->pos[0]))) : NULL;
+	CLEANUP_CLOSE int sock = -1;
+	struct err e;
+	/* ssh would hide the reason behind a line of its own. */
+	int r = port_open(c, vm, SSH_PORT, &sock);
+
+	if (r)
+		return r;
+	ssh_become(c, user, vm, &e);
+	return cli_fail(&e, "Failed to connect to domain '%s'", vm);
 }

@@ -298,6 +298,7 @@ net-undefine lan
 event --since 0
 events --timeout 0 --since 0
 vsock vm1 5000
+ssh vm1
 jobs
 job-cancel none
 job-dismiss none
