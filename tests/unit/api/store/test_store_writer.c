@@ -170,6 +170,21 @@ static pthread_cond_t met = PTHREAD_COND_INITIALIZER;
 static unsigned syncing, most_syncing; /* threads in fsync(), now and at most */
 static bool meets; /* the first sync waits for a second one at the same time */
 
+static struct store_writer *_Atomic awaits; /* a sync waits until somebody waits for this writer; NULL: it does not */
+
+static void await_wait(void)
+{
+	struct store_writer *w;
+	bool awaited = false;
+
+	while (!awaited && (w = awaits)) {
+		pthread_mutex_lock(&w->mutex);
+		awaited = w->awaited;
+		pthread_mutex_unlock(&w->mutex);
+		sched_yield();
+	}
+}
+
 static void sync_meet(void)
 {
 	struct timespec until;
@@ -191,11 +206,13 @@ int fsync(int fd)
 	*strrchr(path, '/') = ' ';
 	pthread_mutex_lock(&mutex);
 	strcat(synced, strrchr(path, ' '));
-	most_syncing = MAX(most_syncing, ++syncing);
+	syncing++;
+	most_syncing = MAX(most_syncing, syncing);
 	pthread_cond_broadcast(&met);
 	sync_meet();
 	syncing--;
 	pthread_mutex_unlock(&mutex);
+	await_wait();
 	return (int)syscall(SYS_fsync, fd);
 }
 
@@ -356,6 +373,7 @@ static void test_file_of_a_group_is_awaited(void **state)
 	struct fixture *f = *state;
 	char path[4300];
 	struct err e;
+	bool done;
 
 	file_make(f->a, "x");
 	file_make(f->b, "y");
@@ -364,11 +382,21 @@ static void test_file_of_a_group_is_awaited(void **state)
 	settle(f, f->b, "y", NULL);
 	settle(f, f->c, "z", NULL);
 	synced[0] = 0;
+	most_syncing = 0;
+	awaits = &f->writer;
 	assert_int_equal(store_writer_start(&f->writer, &e), 0);
+	pthread_mutex_lock(&mutex);
+	while (!most_syncing) /* until the group has begun */
+		pthread_cond_wait(&met, &mutex);
+	pthread_mutex_unlock(&mutex);
 	snprintf(path, sizeof(path), "%s/z", f->c);
 	store_writer_settle_path(&f->writer, path);
-	assert_non_null(strstr(synced, " z c"));
+	pthread_mutex_lock(&mutex);
+	done = strstr(synced, " z c");
+	pthread_mutex_unlock(&mutex);
+	awaits = NULL;
 	store_writer_done(&f->writer);
+	assert_true(done);
 	folders_remove(f);
 }
 
