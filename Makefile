@@ -61,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-groups cairn-log cairn-net)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-groups cairn-log cairn-net cairn-seed)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
@@ -119,6 +119,9 @@ $(BUILD)/cairn-log: $(call prog_objs,tools/log) $(call lib,base)
 $(BUILD)/cairn-net: $(call prog_objs,tools/net) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmnl -lnftables -ljson-c -luring)
+$(BUILD)/cairn-seed: $(call prog_objs,tools/seed) $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,-larchive -ljson-c -luring)
 # For programs in C (api/wire/client.h): one object, in which all names but the client's are its own.
 CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o base/utf8.o base/err.o base/file.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)
@@ -260,7 +263,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-seed $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service

@@ -65,8 +65,8 @@ zlib.h block/
 zstd.h block/
 linux/kvm.h vmm/ base/kvm_host.c tools/cairn/host_probe.c
 nbdkit-plugin.h tools/nbd/
-archive.h tools/archive/
-archive_entry.h tools/archive/
+archive.h tools/archive/ tools/seed/
+archive_entry.h tools/archive/ tools/seed/
 nettle/ tools/archive/
 libdeflate.h tools/archive/
 libxml/ tools/xml/

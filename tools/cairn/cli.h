@@ -180,6 +180,7 @@ int verb_domblkinfo(struct cli *c);
 int verb_attach_interface(struct cli *c);
 int verb_detach_interface(struct cli *c);
 int verb_domiflist(struct cli *c);
+int verb_seed(struct cli *c);
 int verb_forward_add(struct cli *c);
 int verb_forward_remove(struct cli *c);
 int verb_forward_list(struct cli *c);

@@ -297,6 +297,12 @@ cairn domif-setlink web1 net0 down
 cairn domiftune web1 net0 --live --config --inbound 1000,2000,512 --outbound-packets 5000
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: cairn domiftune web1 net0 | grep 'inbound.peak *: 2000'; cairn domiftune web1 net0 --config | grep 'outbound.packets *: 5000'
+cairn seed web1-seed.iso --hostname web1 --user admin
+    given: defined web1
+    then: shows 'Seed image web1-seed.iso created'
+cairn attach-disk web1 web1-seed.iso vdb --mode readonly
+    given: defined web1; cairn seed web1-seed.iso --hostname web1
+    then: cairn domblklist web1 | grep web1-seed.iso
 cairn forward-add web1 2222:22
     given: defined web1; cairn attach-interface web1 user
     then: shows 'web1: tcp 127.0.0.1:2222 leads to port 22'

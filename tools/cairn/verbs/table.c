@@ -326,6 +326,16 @@ static const struct verb_option domiftune_options[] = {
 	{ "inbound-packets", "NUMBER", "limit the packets to the guest in a second; 0: no limit" },
 	{ "outbound-packets", "NUMBER", "limit the packets from the guest" }, PLACE_OPTIONS, END };
 static const struct verb_option domif_link_options[] = { PLACE_OPTIONS, END };
+static const struct verb_option seed_options[] = {
+	{ "hostname", "NAME", "set the guest's host name" },
+	{ "user", "NAME", "create this user, who may use sudo [the default user of the guest's image]" },
+	{ "ssh-key", "FILE", "let this public SSH key log in; repeatable" },
+	{ "ssh-over-vsock", NULL, "let sshd answer on port 22 of vsock, for cairn ssh" },
+	{ "user-data", "FILE", "use this cloud-config or script [one made from the options above]" },
+	{ "meta-data", "FILE", "use this meta-data [instance-id and local-hostname]" },
+	{ "network-config", "FILE", "add this network configuration [DHCP]" },
+	{ "instance-id", "ID", "set the instance's id [a new one]" },
+	{ "force", NULL, "replace an existing FILE" }, END };
 static const struct verb_option forward_add_options[] = {
 	{ "interface", "ID", "interface of type user [the first]" },
 	{ "guest", "ADDRESS", FROM_SCHEMA("guest") }, PLACE_OPTIONS, END };
@@ -393,6 +403,8 @@ const struct verb verbs[] = {
 		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
 	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
 		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
+	{ "seed", "Definitions", "FILE", "create an image from which cloud-init configures a guest", seed_options, 1, 1, false, "file",
+		NULL, verb_seed },
 	{ "forward-add", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to a guest",
 		forward_add_options, 2, 2, true, "vm-name", "forward-add vm-define vm-dump-definition", verb_forward_add },
 	{ "forward-remove", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT", "remove a forward", forward_remove_options, 2, 2,

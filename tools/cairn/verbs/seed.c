@@ -1,0 +1,315 @@
+/* seed: make a small image from which cloud-init configures a guest at its first start (NoCloud). */
+#include "api/store/paths.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/utf8.h"
+#include "base/util.h"
+#include "tools/cairn/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TEXT_MAX (1024 * 1024) /* limit of each file that the user gives */
+#define HOSTNAME_MAX 253       /* RFC 1035 */
+#define USER_MAX 32	       /* useradd(8) */
+
+/* systemd listens on port 22 of vsock by itself from version 256 on; sshd answers each connection. */
+#define VSOCK_SOCKET                                                                                \
+	"[Unit]\nDescription=SSH for the host, over vsock\n[Socket]\nListenStream=vsock::22\nAccept=yes\n" \
+	"[Install]\nWantedBy=sockets.target\n"
+#define VSOCK_SERVICE                                                                               \
+	"[Unit]\nDescription=SSH for the host, over vsock\n[Service]\nExecStart=-/usr/sbin/sshd -i\nStandardInput=socket\n"
+#define VSOCK_BEGIN                                                                                                   \
+	"mkdir -p /run/sshd; systemctl -q is-active sshd-vsock.socket || systemctl enable --now cairn-ssh.socket"
+
+/* ---- what the options say ---- */
+
+static bool hostname_is_valid(const char *s)
+{
+	size_t n = strlen(s);
+
+	for (const char *c = s; *c; c++)
+		if (!isalnum((unsigned char)*c) && *c != '-' && *c != '.')
+			return false;
+	return n && n <= HOSTNAME_MAX && isalnum((unsigned char)s[0]) && isalnum((unsigned char)s[n - 1]);
+}
+
+static bool user_is_valid(const char *s)
+{
+	if (!islower((unsigned char)s[0]) && s[0] != '_')
+		return false;
+	for (const char *c = s; *c; c++)
+		if (!islower((unsigned char)*c) && !isdigit((unsigned char)*c) && *c != '_' && *c != '-')
+			return false;
+	return strlen(s) <= USER_MAX;
+}
+
+/* Add the public keys of a file, one a line, to the list. */
+static int keys_add(struct json_object *list, const char *path, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	char *rest, *line;
+	bool any = false;
+	size_t len;
+	int r = file_read(path, TEXT_MAX, &text, &len, e);
+
+	if (r < 0)
+		return r;
+	if (strstr(text, "PRIVATE KEY"))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is a private key, which must not leave this host; give the public one: %s.pub",
+			path, path);
+	rest = text;
+	while ((line = strsep(&rest, "\r\n"))) {
+		if (!*line || *line == '#')
+			continue;
+		if (!strchr(line, ' '))
+			return err_set(e, -EINVAL, ERR_INVALID, "%s has no public SSH keys, such as \"ssh-ed25519 AAAA...\"", path);
+		json_object_array_add(list, json_object_new_string(line));
+		any = true;
+	}
+	return any ? 0 : err_set(e, -EINVAL, ERR_INVALID, "%s is empty", path);
+}
+
+static void unit_add(struct json_object *list, const char *path, const char *text)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "path", path);
+	js_put_str(o, "content", text);
+	json_object_array_add(list, o);
+}
+
+static void vsock_add(struct json_object *config)
+{
+	struct json_object *units = json_object_new_array(), *run = json_object_new_array();
+
+	unit_add(units, "/etc/systemd/system/cairn-ssh.socket", VSOCK_SOCKET);
+	unit_add(units, "/etc/systemd/system/cairn-ssh@.service", VSOCK_SERVICE);
+	js_put(config, "write_files", units);
+	json_object_array_add(run, json_object_new_string(VSOCK_BEGIN));
+	js_put(config, "runcmd", run);
+}
+
+static struct json_object *user_make(const char *name, struct json_object *keys)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "name", name);
+	js_put_str(o, "shell", "/bin/bash");
+	js_put_str(o, "sudo", "ALL=(ALL) NOPASSWD:ALL");
+	js_put_bool(o, "lock_passwd", true);
+	js_put(o, "ssh_authorized_keys", json_object_get(keys));
+	return o;
+}
+
+/* Make the user-data of --hostname, --user, --ssh-key and --ssh-over-vsock. The caller owns *ret. */
+static int config_make(struct cli *c, struct json_object **ret, struct err *e)
+{
+	const char *files[CLI_GIVEN_MAX], *user = option_value(c, "user"), *hostname = option_value(c, "hostname");
+	CLEANUP_JS struct json_object *keys = json_object_new_array();
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct json_object *users;
+	size_t n = option_values(c, "ssh-key", files, CLI_GIVEN_MAX);
+	int r = 0;
+
+	if (hostname && !hostname_is_valid(hostname))
+		return err_set(e, -EINVAL, ERR_INVALID, "--hostname: \"%.60s\" is not a host name such as web1", hostname);
+	if (user && !user_is_valid(user))
+		return err_set(e, -EINVAL, ERR_INVALID, "--user: \"%.60s\" is not a user name such as debian", user);
+	for (size_t i = 0; i < n && !r; i++)
+		r = keys_add(keys, files[i], e);
+	if (r < 0)
+		return r;
+	js_put_str(o, "hostname", hostname);
+	if (user) {
+		users = json_object_new_array();
+		json_object_array_add(users, user_make(user, keys));
+		js_put(o, "users", users);
+	} else if (n) {
+		js_put(o, "ssh_authorized_keys", json_object_get(keys));
+	}
+	if (option_flag(c, "ssh-over-vsock"))
+		vsock_add(o);
+	*ret = STEAL_PTR(o);
+	return 0;
+}
+
+/* ---- the files in the image ---- */
+
+static bool text_is_utf8(const char *text, size_t len)
+{
+	const unsigned char *s = (const unsigned char *)text;
+	size_t n;
+
+	for (size_t at = 0; at < len; at += n) {
+		n = 1;
+		if (s[at] < 0x80)
+			continue;
+		utf8_next(s + at, len - at, &n);
+		if (n == 1)
+			return false; /* malformed */
+	}
+	return true;
+}
+
+static int text_put(struct cli *c, struct json_object *files, const char *name, struct err *e)
+{
+	const char *path = option_value(c, name);
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	int r = path ? file_read(path, TEXT_MAX, &text, &len, e) : 0;
+
+	if (!r && path && !text_is_utf8(text, len))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is not text in UTF-8", path);
+	if (!r && path)
+		js_put(files, name, json_object_new_string_len(text, (int)len));
+	return r;
+}
+
+/* JSON is YAML, and its strings need no escapes of ours. */
+static void config_put(struct json_object *files, const char *name, const char *first, struct json_object *o)
+{
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+	CLEANUP_FREE char *all = NULL;
+
+	if (asprintf(&all, "%s%s\n", first, text) < 0)
+		abort();
+	js_put_str(files, name, all);
+}
+
+static int id_make(char id[64], struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	int r = file_read("/proc/sys/kernel/random/uuid", 64, &text, &len, e);
+
+	if (!r)
+		snprintf(id, 64, "iid-%.*s", (int)strcspn(text, "\n"), text);
+	return r;
+}
+
+static int metadata_put(struct cli *c, struct json_object *files, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	const char *id = option_value(c, "instance-id");
+	char made[64];
+	int r = id ? 0 : id_make(made, e);
+
+	if (r < 0)
+		return r;
+	js_put_str(o, "instance-id", id ? id : made);
+	js_put_str(o, "local-hostname", option_value(c, "hostname"));
+	config_put(files, "meta-data", "", o);
+	return 0;
+}
+
+static int files_make(struct cli *c, struct json_object *files, struct err *e)
+{
+	CLEANUP_JS struct json_object *config = NULL;
+	int r = config_make(c, &config, e);
+
+	if (!r)
+		r = text_put(c, files, "user-data", e);
+	if (!r && !js_get(files, "user-data"))
+		config_put(files, "user-data", "#cloud-config\n", config);
+	if (!r)
+		r = text_put(c, files, "meta-data", e);
+	if (!r && !js_get(files, "meta-data"))
+		r = metadata_put(c, files, e);
+	return r ? r : text_put(c, files, "network-config", e);
+}
+
+/* ---- the image ---- */
+
+static int helper_run(struct json_object *files, int out, struct err *e)
+{
+	const char *text = json_object_to_json_string_ext(files, JSON_C_TO_STRING_PLAIN);
+	CLEANUP_CLOSE int in = memfd_create("cairn-seed", MFD_CLOEXEC);
+	char program[PATH_MAX], name[] = "cairn-seed";
+	char *const argv[] = { name, NULL }, *const none[] = { NULL };
+	posix_spawn_file_actions_t actions;
+	int r = paths_helper(name, program, sizeof(program), e), status;
+	pid_t pid;
+
+	if (r < 0)
+		return r;
+	if (in < 0 || pwrite_full(in, text, strlen(text), 0) < 0)
+		return err_set_errno(e, -errno, "memory");
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_adddup2(&actions, in, 0);
+	posix_spawn_file_actions_adddup2(&actions, out, 1);
+	r = -posix_spawn(&pid, program, &actions, NULL, argv, none);
+	posix_spawn_file_actions_destroy(&actions);
+	if (r < 0)
+		return err_set_errno(e, r, "%s", program);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return err_set_errno(e, -errno, "cairn-seed");
+	return status ? err_set(e, -EIO, ERR_IO, "cairn-seed could not write the image") : 0;
+}
+
+/* Write the image under a temporary name, so that an image that is in use never changes. */
+static int image_write(struct json_object *files, const char *path, bool force, struct err *e)
+{
+	char draft[PATH_MAX];
+	CLEANUP_CLOSE int fd = -1;
+	int r;
+
+	if (!force && access(path, F_OK) == 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists; give another name, or --force to replace it", path);
+	if (snprintf(draft, sizeof(draft), "%s.XXXXXX", path) >= (int)sizeof(draft))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
+	fd = mkostemp(draft, O_CLOEXEC);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	r = helper_run(files, fd, e);
+	if (!r && (fchmod(fd, 0644) < 0 || fsync(fd) < 0 || rename(draft, path) < 0))
+		r = err_set_errno(e, -errno, "%s", path);
+	if (r < 0)
+		unlink(draft);
+	return r;
+}
+
+/* The options whose place --user-data takes. */
+static int options_check(struct cli *c)
+{
+	static const char *const made[] = { "user", "ssh-key", "ssh-over-vsock", NULL };
+	const char *const *o = made;
+
+	while (*o && !option_value(c, *o) && !option_flag(c, *o))
+		o++;
+	if (option_value(c, "user-data") && *o)
+		return cli_usage(c, "--user-data and --%s exclude each other: write both into one file", *o);
+	if (option_value(c, "meta-data") && option_value(c, "instance-id"))
+		return cli_usage(c, "--meta-data and --instance-id exclude each other: the file has the id");
+	return 0;
+}
+
+int verb_seed(struct cli *c)
+{
+	CLEANUP_JS struct json_object *files = json_object_new_object();
+	struct err e;
+	int r = options_check(c);
+
+	if (r)
+		return r;
+	r = files_make(c, files, &e);
+	if (!r)
+		r = image_write(files, c->pos[0], option_flag(c, "force"), &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to create seed image %s", c->pos[0]);
+	printf("Seed image %s created. Next: cairn attach-disk VM %s vdb --mode readonly\n", c->pos[0], c->pos[0]);
+	return CLI_OK;
+}
