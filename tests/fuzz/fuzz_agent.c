@@ -10,6 +10,8 @@
 #include "vmm/agent/agent.h"
 #include "vmm/vm_msg.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -92,13 +94,36 @@ static void request(struct agent *a, unsigned which, struct asked *x)
 	x->open += !r;
 }
 
+/* Read what the host sends. Keeps the number of its last sync, which differs in each run, in *id. */
+static void host_hear(int guest, long long *id)
+{
+	char said[4097], *at;
+	ssize_t n;
+
+	while ((n = read(guest, said, sizeof(said) - 1)) > 0) {
+		said[n] = 0;
+		at = strstr(said, "\"id\":");
+		if (at)
+			*id = atoll(at + 5);
+	}
+}
+
+/* Answer the last sync, so that inputs reach what follows it. */
+static void sync_answer(int guest, long long id)
+{
+	char text[64];
+
+	must(snprintf(text, sizeof(text), "\xff{\"return\": %lld}\n", id) < (int)sizeof(text));
+	must(write(guest, text, strlen(text)) > 0);
+}
+
 static void talk(const uint8_t *data, size_t len)
 {
 	struct asked x = { .open = 0 };
 	struct agent_command commands[COMMANDS];
 	struct loop *l;
 	struct agent *a;
-	char said[4096];
+	long long id = 0;
 	int pair[2];
 
 	if (answer_fd < 0)
@@ -111,10 +136,12 @@ static void talk(const uint8_t *data, size_t len)
 	must(!agent_new(l, pair[0], NULL, &a, NULL));
 	agent_port(a, true, false);
 	while (len) {
-		size_t n = data[0] < 8 || data[0] == 255 ? 0 : MIN((size_t)data[0] - 7, len - 1);
+		size_t n = data[0] < 8 || data[0] >= 254 ? 0 : MIN((size_t)data[0] - 7, len - 1);
 
 		if (data[0] == 255)
 			command_ask(a, commands);
+		else if (data[0] == 254)
+			sync_answer(pair[1], id);
 		else if (!n)
 			request(a, data[0], &x);
 		else if (write(pair[1], data + 1, n) < 0)
@@ -122,8 +149,7 @@ static void talk(const uint8_t *data, size_t len)
 		data += n + 1;
 		len -= n + 1;
 		loop_run_once(l, 0);
-		while (read(pair[1], said, sizeof(said)) > 0)
-			;
+		host_hear(pair[1], &id);
 	}
 	close(pair[1]);
 	for (unsigned i = 0; i < 4; i++)
