@@ -257,6 +257,7 @@ int verb_job_dismiss(struct cli *c);
 int verb_net_define(struct cli *c);
 int verb_net_create(struct cli *c);
 int verb_net_dumpjson(struct cli *c);
+int verb_net_dumpxml(struct cli *c);
 int verb_net_act(struct cli *c);
 int verb_net_autostart(struct cli *c);
 int verb_net_info(struct cli *c);

@@ -3,6 +3,7 @@
  *
  *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
  *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}
+ *   net-to-json, net-to-xml, net-SECTION-to-json   the same for libvirt's network XML and parts of it
  *   elements   → all known elements and their treatment: path, word, attributes, why; separated by tabs
  *
  * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. */
@@ -12,6 +13,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "tools/xml/elements.h"
+#include "tools/xml/network.h"
 #include "tools/xml/print.h"
 #include "tools/xml/reading.h"
 #include "tools/xml/sandbox.h"
@@ -26,7 +28,9 @@ static void doc_free_p(xmlDocPtr *doc)
 	xmlFreeDoc(*doc);
 }
 
-static int to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+/* Convert with read(), which gets opaque. */
+static int convert(const char *text, size_t len, struct json_object *out,
+	int (*read)(struct reading *r, struct _xmlDoc *doc, const char *opaque), const char *opaque, struct err *e)
 {
 	xmlDocPtr doc CLEANUP(doc_free_p) = NULL;
 	struct reading r CLEANUP(reading_done) = { 0 };
@@ -35,13 +39,63 @@ static int to_json(const char *text, size_t len, struct json_object *out, struct
 	if (!ret)
 		ret = reading_init(&r, e);
 	if (!ret)
-		ret = domain_read(&r, doc);
+		ret = read(&r, doc, opaque);
 	if (ret < 0)
 		return ret;
 	js_put(out, "definition", STEAL_PTR(r.definition));
 	js_put(out, "warnings", STEAL_PTR(r.warnings));
 	js_put(out, "origins", STEAL_PTR(r.origins));
 	return 0;
+}
+
+static int read_domain(struct reading *r, struct _xmlDoc *doc, const char *unused)
+{
+	(void)unused;
+	return domain_read(r, doc);
+}
+
+static int read_network(struct reading *r, struct _xmlDoc *doc, const char *unused)
+{
+	(void)unused;
+	return network_read(r, doc);
+}
+
+static int to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return convert(text, len, out, read_domain, NULL, e);
+}
+
+static int net_to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return convert(text, len, out, read_network, NULL, e);
+}
+
+static int net_host_to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return convert(text, len, out, network_entry_read, "ip-dhcp-host", e);
+}
+
+static int net_range_to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return convert(text, len, out, network_entry_read, "ip-dhcp-range", e);
+}
+
+static int net_dns_host_to_json(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return convert(text, len, out, network_entry_read, "dns-host", e);
+}
+
+static int net_to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	CLEANUP_JS struct json_object *in = NULL;
+	CLEANUP_FREE char *xml = NULL;
+	int r = js_parse(text, len, "the definition", &in, e);
+
+	if (!r)
+		r = network_print(js_get(in, "definition"), &xml, e);
+	if (!r)
+		js_put_str(out, "xml", xml);
+	return r;
 }
 
 static int to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
@@ -83,6 +137,23 @@ static int answer_print(struct json_object *out, int r, const struct err *e)
 	return fflush(stdout) || r < 0;
 }
 
+typedef int run_mode(const char *text, size_t len, struct json_object *out, struct err *e);
+
+static run_mode *mode_find(const char *name)
+{
+	static const struct {
+		const char *name;
+		run_mode *run;
+	} modes[] = { { "to-json", to_json }, { "to-xml", to_xml }, { "net-to-json", net_to_json }, { "net-to-xml", net_to_xml },
+		{ "net-ip-dhcp-host-to-json", net_host_to_json }, { "net-ip-dhcp-range-to-json", net_range_to_json },
+		{ "net-dns-host-to-json", net_dns_host_to_json } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++)
+		if (!strcmp(modes[i].name, name))
+			return modes[i].run;
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
 	CLEANUP_JS struct json_object *out = json_object_new_object();
@@ -94,14 +165,14 @@ int main(int argc, char **argv)
 
 	if (!strcmp(mode, "elements"))
 		return elements_print();
-	if (strcmp(mode, "to-json") && strcmp(mode, "to-xml")) {
-		fputs("usage: cairn-xml to-json|to-xml|elements <INPUT >OUTPUT\n", stderr);
+	if (!mode_find(mode)) {
+		fputs("usage: cairn-xml to-json|to-xml|net-to-json|net-SECTION-to-json|net-to-xml|elements <INPUT >OUTPUT\n", stderr);
 		return 2;
 	}
 	r = xml_sandbox(&e);
 	if (!r)
 		r = file_read_fd(0, "the input", INPUT_MAX, &text, &len, &e);
 	if (!r)
-		r = (!strcmp(mode, "to-json") ? to_json : to_xml)(text, len, out, &e);
+		r = mode_find(mode)(text, len, out, &e);
 	return answer_print(out, r, &e);
 }

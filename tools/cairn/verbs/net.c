@@ -92,6 +92,21 @@ int verb_net_dumpjson(struct cli *c)
 	return CLI_OK;
 }
 
+int verb_net_dumpxml(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	CLEANUP_FREE char *xml = NULL;
+	struct err e;
+	int r = net_definition_read(c, c->pos[0], option_flag(c, "inactive"), &o, &e);
+
+	if (!r)
+		r = xml_from_network(o, &xml, &e);
+	if (r < 0)
+		return cli_fail(&e, "failed to get network '%s'", c->pos[0]);
+	puts(xml);
+	return CLI_OK;
+}
+
 /* ---- acts on one network ---- */
 
 static const struct {

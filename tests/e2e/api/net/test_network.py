@@ -488,6 +488,64 @@ def test_net_dhcp_leases_prints_virshs_table(plain):
     assert one == [leases[0x75]]
 
 
+# ---- libvirt's XML ----
+
+LIBVIRT = """<network connections='1'>
+  <name>lan</name>
+  <uuid>2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11</uuid>
+  <forward mode='nat' dev='eth0'><nat ipv6='yes'><port start='1024' end='65535'/></nat></forward>
+  <bridge name='virbr7' stp='on' delay='0'/>
+  <mac address='52:54:00:6c:3c:01'/>
+  <mtu size='9000'/>
+  <domain name='vms.example' localOnly='yes'/>
+  <dns><forwarder addr='1.1.1.1'/><host ip='10.77.0.5'><hostname>web</hostname><hostname>www</hostname></host></dns>
+  <ip address='10.77.0.1' netmask='255.255.255.0'>
+    <tftp root='/x'/>
+    <dhcp><range start='10.77.0.2' end='10.77.0.99'/><host mac='52:54:00:00:00:05' name='web' ip='10.77.0.5'/></dhcp>
+  </ip>
+  <ip family='ipv6' address='fd77::1' prefix='64'/>
+</network>
+"""
+
+
+def test_libvirts_xml_becomes_the_same_network(plain):
+    path = plain.tmp / "lan.xml"
+    path.write_text(LIBVIRT)
+    r = plain.cairn("net-define", str(path))
+    assert r.stdout == f"Network lan defined from {path}\n" and "tftp" in r.stderr and r.stderr.count("warning") == 1
+    d = json.loads(plain.cairn("net-dumpjson", "lan").stdout)
+    assert d == {
+        "name": "lan", "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", "mode": "nat", "dev": "eth0", "bridge": "virbr7", "stp": True,
+        "mac": "52:54:00:6c:3c:01", "mtu": 9000, "domain": "vms.example", "domain_local": True,
+        "ipv4": {"address": "10.77.0.1", "prefix": 24, "dhcp": {
+            "ranges": [{"start": "10.77.0.2", "end": "10.77.0.99"}],
+            "hosts": [{"mac": "52:54:00:00:00:05", "name": "web", "address": "10.77.0.5"}]}},
+        "ipv6": {"address": "fd77::1", "prefix": 64, "nat": True},
+        "dns": {"enable": True, "forwarders": ["1.1.1.1"], "hosts": [{"address": "10.77.0.5", "names": ["web", "www"]}]},
+        "users": [], "groups": []}
+    xml = plain.cairn("net-dumpxml", "lan").stdout
+    path.write_text(xml)
+    r = plain.cairn("net-define", str(path))
+    assert r.stderr == "" and json.loads(plain.cairn("net-dumpjson", "lan").stdout) == d, xml
+    plain.cairn("net-update", "lan", "add", "ip-dhcp-host", "<host mac='52:54:00:00:00:06' ip='10.77.0.6'/>")
+    plain.cairn("net-update", "lan", "delete", "ip-dhcp-range", "<range start='10.77.0.2' end='10.77.0.99'/>")
+    dhcp = json.loads(plain.cairn("net-dumpjson", "lan").stdout)["ipv4"]["dhcp"]
+    assert dhcp["ranges"] == [] and dhcp["hosts"][1] == {"mac": "52:54:00:00:00:06", "address": "10.77.0.6"}
+
+
+@pytest.mark.parametrize("old,new,why", [
+    ("mode='nat'", "mode='passthrough'", "line 4: /network/forward/@mode: \"passthrough\" is not supported"),
+    ("netmask='255.255.255.0'", "netmask='255.0.255.0'", '"255.0.255.0" is not a netmask'),
+    ("end='10.77.0.99'", "end='10.78.0.99'", "line 12: ipv4.dhcp.ranges[0].end: 10.78.0.99 is outside"),
+    ("<network connections='1'>", "<domain>", "not well-formed"),
+])
+def test_bad_xml_is_refused_with_its_line(plain, old, new, why):
+    path = plain.tmp / "lan.xml"
+    path.write_text(LIBVIRT.replace(old, new))
+    assert why in plain.cairn("net-define", str(path), ok=False).stderr
+    assert plain.states() == {}
+
+
 # ---- the default network ----
 
 def test_default_network_exists_from_the_first_start(tmp_path, lan):

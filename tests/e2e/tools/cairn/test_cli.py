@@ -31,7 +31,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
          "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "top",
          "qmp-path", "console", "vsock", "ssh", "wait", "event", "events", "net-list", "net-info", "net-start",
-         "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-update", "net-dhcp-leases",
+         "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-dhcp-leases",
          "net-undefine", "net-name", "net-uuid", "jobs", "job-cancel", "job-dismiss", "exec", "cp", "guestinfo",
          "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
          "qemu-agent-command", "grant", "revoke", "permissions", "quota", "audit", "daemon-stop", "doctor",

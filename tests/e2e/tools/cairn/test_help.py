@@ -284,6 +284,7 @@ net-define net.json
 net-list --all
 net-info lan
 net-dumpjson lan
+net-dumpxml lan
 net-update lan add user 5 --config
 net-update lan add user 6 --live
 net-update lan add user 7

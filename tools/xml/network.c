@@ -1,0 +1,343 @@
+#include "tools/xml/network.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "tools/xml/reading.h"
+#include "tools/xml/writer.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <libxml/tree.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- reading ---- */
+
+static void put_attr(struct json_object *o, const char *key, struct _xmlNode *n, const char *attr)
+{
+	CLEANUP_FREE char *v = node_attr(n, attr);
+
+	js_put_str(o, key, v);
+}
+
+static struct json_object *member(struct json_object *o, const char *key, bool array)
+{
+	struct json_object *v = js_get(o, key);
+
+	if (!v)
+		js_put(o, key, v = array ? json_object_new_array() : json_object_new_object());
+	return v;
+}
+
+/* Warn about each child element that is not in the list of names, which ends with NULL. */
+static void others_warn(struct reading *r, struct _xmlNode *parent, const char *const *names)
+{
+	for (struct _xmlNode *n = parent->children; n; n = n->next) {
+		const char *const *name = names;
+
+		while (n->type == XML_ELEMENT_NODE && *name && strcmp((const char *)n->name, *name))
+			name++;
+		if (n->type == XML_ELEMENT_NODE && !*name)
+			reading_warn(r, n, NULL, "has no effect");
+	}
+}
+
+static struct json_object *range_make(struct _xmlNode *n)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_attr(o, "start", n, "start");
+	put_attr(o, "end", n, "end");
+	return o;
+}
+
+static struct json_object *host_make(struct _xmlNode *n)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_attr(o, "mac", n, "mac");
+	put_attr(o, "duid", n, "id");
+	put_attr(o, "name", n, "name");
+	put_attr(o, "address", n, "ip");
+	return o;
+}
+
+static struct json_object *dns_host_make(struct _xmlNode *n)
+{
+	struct json_object *o = json_object_new_object(), *names = json_object_new_array();
+
+	put_attr(o, "address", n, "ip");
+	for (struct _xmlNode *h = node_child(n, "hostname"); h; h = node_next(h)) {
+		CLEANUP_FREE char *name = node_text(h);
+
+		json_object_array_add(names, json_object_new_string(name ? name : ""));
+	}
+	js_put(o, "names", names);
+	return o;
+}
+
+static int dhcp_read(struct reading *r, struct _xmlNode *n, struct json_object *into, const char *key)
+{
+	static const char *const known[] = { "range", "host", NULL };
+	struct json_object *dhcp = member(into, "dhcp", false);
+	unsigned i = 0;
+
+	others_warn(r, n, known);
+	for (struct _xmlNode *c = node_child(n, "range"); c; c = node_next(c)) {
+		reading_origin(r, c, "%s.dhcp.ranges[%u]", key, i++);
+		json_object_array_add(member(dhcp, "ranges", true), range_make(c));
+	}
+	i = 0;
+	for (struct _xmlNode *c = node_child(n, "host"); c; c = node_next(c)) {
+		reading_origin(r, c, "%s.dhcp.hosts[%u]", key, i++);
+		json_object_array_add(member(dhcp, "hosts", true), host_make(c));
+	}
+	return 0;
+}
+
+/* The length of a netmask's prefix, 24 for 255.255.255.0. */
+static int mask_read(struct reading *r, struct _xmlNode *n, uint64_t *ret)
+{
+	CLEANUP_FREE char *mask = node_attr(n, "netmask");
+	struct in_addr a;
+	uint32_t bits;
+
+	if (!mask)
+		return 0;
+	if (inet_pton(AF_INET, mask, &a) != 1 || (~ntohl(a.s_addr) & (~ntohl(a.s_addr) + 1)))
+		return reading_error(r, n, "netmask", ERR_INVALID, "\"%.40s\" is not a netmask such as 255.255.255.0", mask);
+	for (*ret = 0, bits = ntohl(a.s_addr); bits; bits <<= 1)
+		++*ret;
+	return 0;
+}
+
+static int ip_read(struct reading *r, struct _xmlNode *n)
+{
+	static const char *const known[] = { "dhcp", NULL };
+	const char *key = node_attr_is(n, "family", "ipv6") ? "ipv6" : "ipv4";
+	struct json_object *o;
+	struct _xmlNode *dhcp = node_child(n, "dhcp");
+	uint64_t prefix = 0;
+
+	if (js_get(r->definition, key))
+		return reading_error(r, n, NULL, ERR_UNSUPPORTED, "a network has one address of each family");
+	if (mask_read(r, n, &prefix) < 0 || node_attr_number(r, n, "prefix", 128, &prefix) < 0)
+		return -EINVAL;
+	o = member(r->definition, key, false);
+	reading_origin(r, n, "%s", key);
+	put_attr(o, "address", n, "address");
+	if (prefix)
+		js_put_uint(o, "prefix", prefix);
+	others_warn(r, n, known);
+	return dhcp ? dhcp_read(r, dhcp, o, key) : 0;
+}
+
+static int forward_read(struct reading *r, struct _xmlNode *n)
+{
+	CLEANUP_FREE char *mode = n ? node_attr(n, "mode") : NULL;
+	static const char *const modes[] = { "nat", "route", "open", "bridge" };
+	static const char *const known[] = { "nat", "interface", NULL };
+	size_t i = 0;
+
+	js_put_str(r->definition, "mode", !n ? "isolated" : mode ? mode : "nat");
+	if (!n)
+		return 0;
+	while (mode && i < ARRAY_SIZE(modes) && strcmp(modes[i], mode))
+		i++;
+	if (i == ARRAY_SIZE(modes))
+		return reading_error(r, n, "mode", ERR_UNSUPPORTED, "\"%.40s\" is not supported; use nat, route, open or bridge", mode);
+	put_attr(r->definition, "dev", n, "dev");
+	others_warn(r, n, known);
+	return 0;
+}
+
+static void dns_read(struct reading *r, struct _xmlNode *n)
+{
+	static const char *const known[] = { "host", "forwarder", NULL };
+	struct json_object *dns = member(r->definition, "dns", false);
+	unsigned i = 0;
+
+	if (node_attr_is(n, "enable", "no"))
+		js_put_bool(dns, "enable", false);
+	others_warn(r, n, known);
+	for (struct _xmlNode *c = node_child(n, "host"); c; c = node_next(c)) {
+		reading_origin(r, c, "dns.hosts[%u]", i++);
+		json_object_array_add(member(dns, "hosts", true), dns_host_make(c));
+	}
+	for (struct _xmlNode *c = node_child(n, "forwarder"); c; c = node_next(c)) {
+		CLEANUP_FREE char *address = node_attr(c, "addr");
+
+		if (address)
+			json_object_array_add(member(dns, "forwarders", true), json_object_new_string(address));
+		if (!address || xmlHasProp(c, (const xmlChar *)"domain"))
+			reading_warn(r, c, NULL, "has no effect for single domains");
+	}
+}
+
+static int bridge_read(struct reading *r, struct _xmlNode *n)
+{
+	if (!n)
+		return 0;
+	put_attr(r->definition, "bridge", n, "name");
+	reading_origin(r, n, "bridge");
+	if (node_attr_is(n, "stp", "on") && !node_attr_is(node_child(n->parent, "forward"), "mode", "bridge"))
+		js_put_bool(r->definition, "stp", true);
+	return 0;
+}
+
+int network_read(struct reading *r, struct _xmlDoc *doc)
+{
+	static const char *const known[] = { "name", "uuid", "bridge", "mac", "mtu", "forward", "domain", "ip", "dns", NULL };
+	struct _xmlNode *root = xmlDocGetRootElement(doc), *n;
+	uint64_t mtu = 0;
+	int ret;
+
+	if (!root || strcmp((const char *)root->name, "network"))
+		return reading_error(r, root, NULL, ERR_INVALID, "is not libvirt's network XML, which begins with <network>");
+	for (size_t i = 0; i < 2; i++) {
+		CLEANUP_FREE char *text = (n = node_child(root, known[i])) ? node_text(n) : NULL;
+
+		js_put_str(r->definition, known[i], text);
+		if (n)
+			reading_origin(r, n, "%s", known[i]);
+	}
+	ret = forward_read(r, node_child(root, "forward"));
+	if (!ret)
+		ret = bridge_read(r, node_child(root, "bridge"));
+	if ((n = node_child(root, "mac")))
+		put_attr(r->definition, "mac", n, "address");
+	if (!ret && (n = node_child(root, "mtu")) && node_attr_number(r, n, "size", 65535, &mtu) < 0)
+		return -EINVAL;
+	if (mtu)
+		js_put_uint(r->definition, "mtu", mtu);
+	if ((n = node_child(root, "domain"))) {
+		put_attr(r->definition, "domain", n, "name");
+		if (node_attr_is(n, "localOnly", "yes"))
+			js_put_bool(r->definition, "domain_local", true);
+	}
+	for (n = node_child(root, "ip"); n && !ret; n = node_next(n))
+		ret = ip_read(r, n);
+	n = node_child(root, "forward");
+	n = n ? node_child(n, "nat") : NULL;
+	if (!ret && n && node_attr_is(n, "ipv6", "yes") && js_get(r->definition, "ipv6"))
+		js_put_bool(js_get(r->definition, "ipv6"), "nat", true);
+	if ((n = node_child(root, "dns")))
+		dns_read(r, n);
+	others_warn(r, root, known);
+	reading_finish(r);
+	return ret;
+}
+
+int network_entry_read(struct reading *r, struct _xmlDoc *doc, const char *section)
+{
+	struct _xmlNode *root = xmlDocGetRootElement(doc);
+	const char *name = strcmp(section, "ip-dhcp-range") ? "host" : "range";
+
+	if (!root || strcmp((const char *)root->name, name))
+		return reading_error(r, root, NULL, ERR_INVALID, "is not a <%s>, which %s needs", name, section);
+	json_object_put(r->definition);
+	r->definition = !strcmp(name, "range") ? range_make(root) : !strcmp(section, "dns-host") ? dns_host_make(root) : host_make(root);
+	return 0;
+}
+
+/* ---- printing ---- */
+
+static void dhcp_print(struct writer *w, struct json_object *dhcp)
+{
+	struct json_object *ranges = js_get_array(dhcp, "ranges"), *hosts = js_get_array(dhcp, "hosts");
+
+	writer_open(w, "dhcp", NULL);
+	for (size_t i = 0; ranges && i < json_object_array_length(ranges); i++) {
+		struct json_object *o = json_object_array_get_idx(ranges, i);
+
+		writer_leaf(w, "range", "start", js_get_str(o, "start"), "end", js_get_str(o, "end"), NULL);
+	}
+	for (size_t i = 0; hosts && i < json_object_array_length(hosts); i++) {
+		struct json_object *o = json_object_array_get_idx(hosts, i);
+
+		writer_leaf(w, "host", "mac", js_get_str(o, "mac"), "id", js_get_str(o, "duid"), "name", js_get_str(o, "name"), "ip",
+			js_get_str(o, "address"), NULL);
+	}
+	writer_close(w, "dhcp");
+}
+
+static void ip_print(struct writer *w, struct json_object *o, const char *family)
+{
+	struct json_object *dhcp = js_get(o, "dhcp");
+	char prefix[16];
+
+	if (!o)
+		return;
+	snprintf(prefix, sizeof(prefix), "%d", (int)js_get_int(o, "prefix", 0));
+	if (!dhcp) {
+		writer_leaf(w, "ip", "family", family, "address", js_get_str(o, "address"), "prefix", prefix, NULL);
+		return;
+	}
+	writer_open(w, "ip", "family", family, "address", js_get_str(o, "address"), "prefix", prefix, NULL);
+	dhcp_print(w, dhcp);
+	writer_close(w, "ip");
+}
+
+static void dns_print(struct writer *w, struct json_object *dns)
+{
+	struct json_object *forwarders = js_get_array(dns, "forwarders"), *hosts = js_get_array(dns, "hosts");
+
+	if (!dns)
+		return;
+	writer_open(w, "dns", "enable", js_get_bool(dns, "enable", true) ? NULL : "no", NULL);
+	for (size_t i = 0; forwarders && i < json_object_array_length(forwarders); i++)
+		writer_leaf(w, "forwarder", "addr", json_object_get_string(json_object_array_get_idx(forwarders, i)), NULL);
+	for (size_t i = 0; hosts && i < json_object_array_length(hosts); i++) {
+		struct json_object *o = json_object_array_get_idx(hosts, i), *names = js_get_array(o, "names");
+
+		writer_open(w, "host", "ip", js_get_str(o, "address"), NULL);
+		for (size_t k = 0; names && k < json_object_array_length(names); k++)
+			writer_text(w, "hostname", json_object_get_string(json_object_array_get_idx(names, k)), NULL);
+		writer_close(w, "host");
+	}
+	writer_close(w, "dns");
+}
+
+static void forward_print(struct writer *w, struct json_object *o)
+{
+	const char *mode = js_get_str_or(o, "mode", "nat"), *dev = js_get_str(o, "dev");
+
+	if (!strcmp(mode, "isolated"))
+		return;
+	if (!js_get_bool(js_get(o, "ipv6"), "nat", false)) {
+		writer_leaf(w, "forward", "mode", mode, "dev", dev, NULL);
+		return;
+	}
+	writer_open(w, "forward", "mode", mode, "dev", dev, NULL);
+	writer_leaf(w, "nat", "ipv6", "yes", NULL);
+	writer_close(w, "forward");
+}
+
+int network_print(struct json_object *o, char **ret_xml, struct err *e)
+{
+	struct writer w;
+	char mtu[16];
+
+	if (writer_init(&w) < 0)
+		return err_set_errno(e, -ENOMEM, "network XML");
+	snprintf(mtu, sizeof(mtu), "%d", (int)js_get_int(o, "mtu", 0));
+	writer_open(&w, "network", NULL);
+	writer_text(&w, "name", js_get_str_or(o, "name", ""), NULL);
+	if (js_get_str(o, "uuid"))
+		writer_text(&w, "uuid", js_get_str(o, "uuid"), NULL);
+	forward_print(&w, o);
+	if (js_get_str(o, "bridge"))
+		writer_leaf(&w, "bridge", "name", js_get_str(o, "bridge"), "stp", js_get_bool(o, "stp", false) ? "on" : NULL, NULL);
+	if (js_get(o, "mtu"))
+		writer_leaf(&w, "mtu", "size", mtu, NULL);
+	if (js_get_str(o, "mac"))
+		writer_leaf(&w, "mac", "address", js_get_str(o, "mac"), NULL);
+	if (js_get_str(o, "domain"))
+		writer_leaf(&w, "domain", "name", js_get_str(o, "domain"), "localOnly", js_get_bool(o, "domain_local", false) ? "yes" : NULL, NULL);
+	dns_print(&w, js_get(o, "dns"));
+	ip_print(&w, js_get(o, "ipv4"), NULL);
+	ip_print(&w, js_get(o, "ipv6"), "ipv6");
+	writer_close(&w, "network");
+	*ret_xml = writer_finish(&w);
+	return *ret_xml ? 0 : err_set_errno(e, -ENOMEM, "network XML");
+}
