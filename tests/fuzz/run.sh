@@ -3,6 +3,8 @@
 # FUZZ_ONLY="NAME NAME" builds and runs only those.
 # Its corpus stays in BUILD/fuzz/NAME, its finds in BUILD/fuzz/finds-NAME; `BUILD/fuzz/image_tool text FIND`
 # turns a find into a row for image_finds.c. Exit status 1 when something was found.
+# FUZZ_NOTES, a file outside the tree, gets a line for each run: day, fuzzer, commit, seconds, finds. After the runs,
+# the minutes without finds of each fuzzer on this commit are printed, so that long runs can be collected in pieces.
 set -eu
 cd "$(dirname "$0")/../.."
 build=$(realpath "$1") seconds=$2
@@ -12,7 +14,10 @@ state="tests/fuzz/state_run.c tests/fuzz/state_seed.c"
 libs="$build/libsnapshot.a $build/libblock.a $build/libbase.a -luring -lzstd -lz"
 # Freed memory is kept for less time, which the many large buffers want.
 export ASAN_OPTIONS=quarantine_size_mb=32
-mkdir -p "$build/fuzz"
+notes=${FUZZ_NOTES:-${XDG_CACHE_HOME:-$HOME/.cache}/cairn/fuzz-notes}
+mkdir -p "$build/fuzz" "$(dirname "$notes")"
+# A tree with changes has no commit whose minutes count.
+commit=$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo none)
 
 # shellcheck disable=SC2086
 clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/image_tool" tests/fuzz/image_tool.c $shared $libs
@@ -39,6 +44,12 @@ target() {
 		match(line, /cov: [0-9]+/); edges = substr(line, RSTART + 5, RLENGTH - 5)
 		printf "fuzz_%s: %d finds, %d runs, %d a second, %d edges\n", name, n, runs, runs / s, edges }' "$log"
 	[ "$n" = 0 ] || found=1
+	echo "$(date +%F) $name $commit $seconds $n" >>"$notes"
+}
+
+notes_sum() {
+	awk -v commit="$commit" '$3 == commit && $5 == 0 { clean[$2] += $4 } END {
+		for (name in clean) printf "fuzz_%s: %.1f minutes clean on %s\n", name, clean[name] / 60, commit }' "$notes" | sort
 }
 
 corpus_of() { # NAME: print the folder of its corpus, which exists afterwards
@@ -79,4 +90,5 @@ target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.
 target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a"
 target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
 target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/sum.c tools/slirp/udp.c
+notes_sum
 exit $found
