@@ -344,6 +344,9 @@ class User:
     def save(self, name):
         if self.model.vms[name].uuid not in self.model.states:
             self.do(["save", name, self.state_file(name)], lambda m: m.save(name), name)
+            # A client whose daemon was killed does not know whether the state is complete, and gives it no name.
+            if not os.path.exists(self.state_file(name)):
+                self.model.states.pop(self.model.vms[name].uuid, None)
 
     def restore(self, name):
         if self.model.vms[name].uuid in self.model.states:
