@@ -217,7 +217,9 @@ class Host(Namespace):
                         "cd /proc/sys/net && grep -s . ipv4/conf/*/forwarding ipv4/ip_forward ipv6/conf/*/forwarding "
                         "ipv6/conf/*/force_forwarding ipv6/conf/*/accept_ra", check=False).stdout
         rules, links, routes, conf = text.split("=\n")
-        links = [{k: v for k, v in link.items() if k not in ("ifindex", "linkinfo")} for link in json.loads(links)]
+        links = [{k: v for k, v in link.items() if k not in ("ifindex", "linkinfo", "operstate")} for link in json.loads(links)]
+        for link in links:  # the kernel follows the carrier of a new link some time later
+            link["flags"] = sorted(set(link["flags"]) & {"UP", "BROADCAST", "MULTICAST", "PROMISC", "ALLMULTI"})
         return {"rules": rules, "links": links, "routes": routes.splitlines(), "conf": conf.splitlines(), "dnsmasq": self.dnsmasq()}
 
     def dnsmasq(self):

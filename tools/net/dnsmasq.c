@@ -136,9 +136,9 @@ static pid_t process_find(const struct request *req)
 
 	if (file_read(path_of(req, "dnsmasq.pid", &path), 64, &text, &len, NULL) < 0)
 		return 0;
-	if (!isdigit((unsigned char)*text))
-		return process_search(req);
-	return process_is_ours(req, (pid_t)atoi(text)) ? (pid_t)atoi(text) : 0;
+	if (isdigit((unsigned char)*text) && process_is_ours(req, (pid_t)atoi(text)))
+		return (pid_t)atoi(text);
+	return process_search(req);
 }
 
 /* Written without a sync: after a crash of the host there is no process. */

@@ -244,15 +244,39 @@ static int dnsmasq_follow(struct pipes *p, pid_t pid, struct err *e)
 	return err_set(e, -EIO, ERR_HOST, "dnsmasq does not start: %s", text[0] ? text + strspn(text, " ") : "it says nothing");
 }
 
+/* Wait for the end of dnsmasq's second process, which leads the session and only starts the third one. */
+static bool leader_reap(pid_t pid)
+{
+	CLEANUP_CLOSE int fd = -1;
+
+	if (waitpid(pid, NULL, WNOHANG) == pid)
+		return true;
+	if (getsid(pid) != pid)
+		return false;
+	fd = pidfd_open(pid, 0);
+	return fd >= 0 && poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, START_MS) > 0 && waitpid(pid, NULL, 0) == pid;
+}
+
 /* Find the process that dnsmasq has left behind: it became a child of this one. Returns 0 if there is none. */
 static pid_t orphan_find(void)
 {
-	char path[64], text[64] = "";
-	CLEANUP_CLOSE int fd = -1;
+	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 ? (pid_t)atoi(text) : 0;
+	for (bool again = true; again;) {
+		CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+		char text[128] = "", *next = text;
+
+		again = false;
+		if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+			return 0;
+		for (pid_t pid; (pid = (pid_t)strtol(next, &next, 10)) > 0;) {
+			if (!leader_reap(pid))
+				return pid;
+			again = true;
+		}
+	}
+	return 0;
 }
 
 static void child_kill(pid_t pid)
