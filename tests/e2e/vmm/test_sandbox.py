@@ -13,7 +13,7 @@ import termios
 import pytest
 
 import guestlib
-from conftest import BUILD, inject_call, is_vm, open_files, until
+from conftest import BUILD, inject_call, open_files, until
 from plainlib import NOBODY, plain_folder, qcow2
 from test_spawn import REFUSED, steal
 
@@ -211,9 +211,7 @@ def test_forbidden_system_call_kills_only_that_vm(sandbox, daemon, guest, call):
     for name in ("a", "b"):
         daemon.define(name, debug_exit=True, boot={"kernel": guest("interp.elf")})
         daemon.cairn("start", name)
-    victim = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc")))
-                  if _is_vm_of(p, daemon, "a"))
-    assert inject_call(victim, *call) is None
+    assert inject_call(daemon.info("a")["pid"], *call) is None
     daemon.wait("a", "crashed")
     assert "VM 'a': crashed (killed)" in daemon.log.read_text()
     assert daemon.cairn("domstate", "b").stdout.strip() in ("running", "idle")
@@ -226,7 +224,7 @@ def threads(daemon, guest, tmp_path):
                   disks=[qcow2(tmp_path / "vda.qcow2", "64M")])
     daemon.cairn("start", "vm1")
     daemon.cairn("snapshot-create-as", "vm1", "one")
-    pid = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_vm_of(p, daemon, "vm1"))
+    pid = daemon.info("vm1")["pid"]
     until(lambda: {"vcpu1", "vda", "net0", "tracker", "worker"} <= filtered_threads(pid).keys())
     return {"cairn-vm": pid, **filtered_threads(pid)}
 
@@ -244,8 +242,3 @@ def test_threads_have_filters_of_their_own(sandbox, daemon, threads, name, call)
     assert inject_call(threads[name], *call) is None
     daemon.wait("vm1", "crashed")
     assert "VM 'vm1': crashed (killed)" in daemon.log.read_text()
-
-
-def _is_vm_of(pid, daemon, name):
-    """Return the process whose log is in the VM's folder."""
-    return is_vm(pid) and any(f.startswith(str(daemon.state / "vms" / name) + "/") for f in open_files(pid))
