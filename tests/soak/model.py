@@ -102,8 +102,10 @@ class Model:
         vm.saved = None
 
     def start_part(self, name):
-        """The process of the start has ended with its daemon, which the next one takes for a crash."""
-        self.off(self.vms[name], self.vms[name].state if self.vms[name].saved else "crashed")
+        """The process of the start has ended with its daemon, which the next one takes for a crash. It does not know
+        whether the guest has run, so it keeps a managed save under another name."""
+        self.off(self.vms[name], "crashed")
+        self.vms[name].saved = None
 
     def off(self, vm, state="shutoff"):
         vm.state, vm.memory = state, BOOTS
@@ -208,10 +210,14 @@ class Model:
         if s.guest:
             self.load(vm, s.guest)
 
-    def revert_part(self, name):
-        """A revert to disks alone stops the VM first."""
-        if self.vms[name].state in LIVE:
-            self.off(self.vms[name])
+    def revert_part(self, name, snapshot=None):
+        """A revert to disks alone stops the VM first. After the revert of a VM that is off, its state is told apart.
+        A VM that was started for its revert only is ended again."""
+        vm = self.vms[name]
+        if vm.state in LIVE or not snapshot:
+            self.off(vm)
+        if snapshot and not vm.snapshots[snapshot].guest:
+            vm.disk, vm.current = list(vm.snapshots[snapshot].disk), snapshot
 
     def delete(self, name, snapshot):
         vm = self.vms[name]

@@ -207,9 +207,9 @@ class User:
         self.serial += 1
         return self.serial
 
-    def do(self, args, change, *touched, part=None):
-        """Make a request. change(model) says what follows, or raises Refused. part(model) says what else may follow if
-        the daemon is killed meanwhile."""
+    def do(self, args, change, *touched, parts=()):
+        """Make a request. change(model) says what follows, or raises Refused. parts: functions of a model that say what
+        else may follow if the daemon is killed meanwhile."""
         after, status = copy.deepcopy(self.model), 0
         try:
             change(after)
@@ -221,11 +221,12 @@ class User:
             self.last.append(f"  the daemon is killed after {1000 * seconds:.1f} ms")
             self.ask({"hit": seconds})
         got, text = self.cairn(*args)
+        self.refused += status != 0
         if self.was_hit():
             # What was told is done. Otherwise the request is done, or not done, but never half.
             self.last.append(f"  exit status {got} {text.strip()[:200]}")
             models = [after] if not got or status else [after, self.model]
-            if part and len(models) > 1:
+            for part in parts if len(models) > 1 else ():
                 models.append(copy.deepcopy(self.model))
                 part(models[-1])
             self.compare(touched, models)
@@ -233,14 +234,13 @@ class User:
         if got != status:
             raise Difference(f"{' '.join(args)}: exit status {got}, must be {status}\n{text}")
         self.model = after
-        self.refused += status != 0
         self.compare(touched)
 
     def simple(self, verb, name, *args, **how):
         method = verb.replace("-", "_")
         part = getattr(Model, f"{method}_part", None)
         self.do([verb, name, *args], lambda m: getattr(m, method)(name, **how), name,
-                part=part and (lambda m: part(m, name)))
+                parts=[lambda m: part(m, name)] if part else ())
 
     def define(self):
         name = f"{self.name}-{self.number()}"
@@ -283,9 +283,19 @@ class User:
         self.simple("restart-process", name)
 
     def undefine(self, name):
-        storage = self.rng.random() < 0.7
-        self.do(["undefine", name, "--snapshots-metadata", "--managed-save", *["--remove-all-storage"] * storage],
-                lambda m: m.undefine(name, storage))
+        self.undefine_with(name, self.rng.random() < 0.7)
+
+    def undefine_with(self, name, storage):
+        args = ["undefine", name, "--snapshots-metadata", "--managed-save", *["--remove-all-storage"] * storage]
+        vm = self.model.vms[name]
+        allowed = vm.state in OFF and not (storage and self.model.readers(vm.image))
+        self.do(args, lambda m: m.undefine(name, storage))
+        # The daemon was killed. If it had begun to delete files, the next one goes on with that.
+        while allowed and name in self.model.vms:
+            if self.cairn(*args)[0] == 0 or name not in self.patiently(self.seen):
+                self.model.undefine(name, storage)
+                self.compare(())
+            time.sleep(0.02)
 
     def rename(self, name):
         new = f"{self.name}-{self.number()}"
@@ -301,7 +311,7 @@ class User:
         if self.model.vms[name].snapshots:
             s = self.rng.choice(sorted(self.model.vms[name].snapshots))
             self.do(["snapshot-revert", name, s], lambda m: m.revert(name, s), name,
-                    part=lambda m: m.revert_part(name))
+                    parts=[lambda m: m.revert_part(name), lambda m: m.revert_part(name, s), lambda m: m.start_part(name)])
 
     def delete(self, name):
         if self.model.vms[name].snapshots:
@@ -447,8 +457,8 @@ class User:
             name = next(n for n, vm in self.model.vms.items() if not self.model.readers(vm.image))
             if self.model.vms[name].state in LIVE:
                 self.destroy(name)
-            self.do(["undefine", name, "--snapshots-metadata", "--managed-save", "--remove-all-storage"],
-                    lambda m: m.undefine(name, True))
+            if self.model.vms[name].state in OFF:
+                self.undefine_with(name, True)
         self.clear()
         self.model, self.archive = Model(), None
 
