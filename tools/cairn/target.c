@@ -72,7 +72,7 @@ int target_close(struct target *t, int r, struct err *e)
 		r = target_keep(t, e);
 	else if (r == -EREMOTEIO || (t->whole && r != -EINPROGRESS))
 		unlink(written);
-	else if (r != -EINPROGRESS)
+	else if (r != -EINPROGRESS && !t->goes_on)
 		fprintf(stderr, "error: incomplete data is in %s\n", written);
 	close(t->fd);
 	return r;

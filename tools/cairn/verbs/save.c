@@ -13,12 +13,23 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* ---- save ---- */
 
+/* Say where the state is, or will be: without an answer, nobody knows whether the VM's process has saved it. */
+static int save_lost(struct cli *c, const struct target *t, const struct err *e)
+{
+	int status = cli_fail(e, "Failed to save domain '%s' to %s", c->pos[0], t->path);
+
+	fprintf(stderr, "error: the save may go on. If cairn domstate --reason %s says \"shut off (saved)\", the state is in %s.\n"
+		"error: Next: cairn restore %s\n", c->pos[0], t->tmp, t->tmp);
+	return status;
+}
+
 int verb_save(struct cli *c)
 {
-	struct target t = { .path = c->pos[1], .fd = -1 };
+	struct target t = { .path = c->pos[1], .fd = -1, .goes_on = true };
 	struct err e;
 	int r = target_open(&t, option_flag(c, "no-wait"), &e);
 
@@ -26,6 +37,8 @@ int verb_save(struct cli *c)
 		r = target_close(&t, job_run(c, "vm-save", cli_vm_args(c->pos[0]), t.fd, "Save", NULL, &e), &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
+	if (r < 0 && t.tmp[0] && access(t.tmp, F_OK) == 0)
+		return save_lost(c, &t, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to save domain '%s' to %s", c->pos[0], t.path);
 	printf("Domain '%s' saved to %s\n", c->pos[0], t.path);

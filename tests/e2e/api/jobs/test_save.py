@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -716,6 +717,25 @@ def test_vm_that_was_saved_paused_is_restored_paused(daemon, filled, tmp_path):
     daemon.cairn("restore", "--running", f)
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
     check(filled)
+
+
+def test_client_of_a_killed_daemon_learns_where_the_saved_state_is(daemon, filled, tmp_path):
+    """The VM's process goes on saving, and the state is complete."""
+    pid = daemon.info("vm1")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    save = subprocess.Popen([f"{BUILD}/cairn", "save", "vm1", tmp_path / "saved.vm"], env=daemon.env, stderr=subprocess.PIPE,
+                            text=True)
+    until(lambda: any(j["status"] == "running" for j in filled.run("query-jobs")))
+    daemon.stop(signal.SIGKILL)
+    said = save.communicate(timeout=60)[1]
+    written = re.search(r"error: Next: cairn restore (\S+)\n", said)[1]
+    assert 'says "shut off (saved)", the state is in ' + written in said and not (tmp_path / "saved.vm").exists()
+    os.kill(pid, signal.SIGCONT)
+    wait_gone(pid)
+    daemon.start()
+    assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
+    daemon.cairn("restore", written)
+    check(daemon.qmp())
 
 
 def test_managed_save_of_a_real_vm_outlives_the_daemon(daemon, filled):
