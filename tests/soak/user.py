@@ -466,7 +466,7 @@ class User:
         """Delete what the user has to: files that requests have left on purpose. Nothing else may be there."""
         for path in ["core", "vm.tar", "definition.json", *(f"{uuid}.state" for uuid in self.model.states)]:
             self.file(path)
-        # A client whose daemon was killed says in which file the incomplete data are.
+        # A client whose daemon was killed says in which file the data are.
         for file in os.listdir(self.folder) if self.hits.share else []:
             if file.startswith("core.") or ".state." in file:
                 self.file(file)
