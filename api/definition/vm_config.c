@@ -1,5 +1,6 @@
 #include "api/definition/vm_config.h"
 #include "api/definition/definition.h"
+#include "api/definition/vsock_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -12,12 +13,10 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BACKLOG 128
-#define LISTENER_WAIT_MS 2000
 
 unsigned config_add_fd(struct config *c, int fd)
 {
@@ -88,55 +87,6 @@ static int forward_listen(const struct definition_forward *f, const char *key, s
 	return steal_fd(&fd);
 }
 
-/* Whether a program listens on the socket. The kernel keeps the sockets of a killed VM's process for a moment. */
-static bool is_listened_on(const struct sockaddr_un *address)
-{
-	bool listens = true;
-
-	for (unsigned i = 0; i < LISTENER_WAIT_MS / 10 && listens; i++) {
-		CLEANUP_CLOSE int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-		if (i)
-			usleep(10000);
-		listens = probe < 0 || connect(probe, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno != ECONNREFUSED;
-	}
-	return listens;
-}
-
-/* Remove the socket of a VM that has ended. Returns 0; -EBUSY: a program listens on it; -errno. */
-static int stale_remove(const struct config_file *f, const struct sockaddr_un *address, struct err *e)
-{
-	struct stat st;
-
-	if (lstat(f->path, &st) < 0)
-		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "%s: %s", f->key, f->path);
-	if (!S_ISSOCK(st.st_mode))
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s: %s exists and is no socket; remove it or choose another path", f->key,
-			f->path);
-	if (is_listened_on(address))
-		return err_set(e, -EBUSY, ERR_BUSY, "%s: a program listens on %s, perhaps another VM; end it, or choose another path",
-			f->key, f->path);
-	return unlink(f->path) < 0 ? err_set_errno(e, -errno, "%s: %s", f->key, f->path) : 0;
-}
-
-/* Only the owner may connect: the user whose rights make the socket. */
-static int unix_listen(const struct config_file *f, struct err *e)
-{
-	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int r;
-
-	if (fd < 0 || fchmod(fd, 0600) < 0)
-		return err_set_errno(e, -errno, "%s: %s", f->key, f->path);
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", f->path);
-	r = stale_remove(f, &address, e);
-	if (r < 0)
-		return r;
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, BACKLOG) < 0)
-		return err_set_errno(e, -errno, "%s: cannot make the socket %s", f->key, f->path);
-	return steal_fd(&fd);
-}
-
 /* open() needs O_NONBLOCK, because a FIFO in place of a disk must not block the daemon; afterwards fcntl() clears the
  * flag. */
 int config_open_file(const struct config_file *f, struct err *e)
@@ -148,8 +98,10 @@ int config_open_file(const struct config_file *f, struct err *e)
 		return forward_listen(f->forward, f->key, e);
 	if (!f->path)
 		return open_nothing(f, e);
-	if (f->listens)
-		return unix_listen(f, e);
+	if (f->kind == CONFIG_LISTENS)
+		return vsock_listen(f->path, f->key, e);
+	if (f->kind == CONFIG_DIALS)
+		return vsock_dial_start(f->path, f->key, e);
 	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 
 	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
@@ -198,7 +150,7 @@ static int file_add(struct config_files *files, const char *key, const char *pat
 	f->path = path;
 	f->write = write;
 	f->block = block;
-	f->listens = false;
+	f->kind = CONFIG_FILE;
 	f->forward = NULL;
 	return (int)files->n++;
 }
@@ -341,18 +293,25 @@ bool config_listens(const struct definition *d)
 	return d->vsock_cid && d->vsock_path;
 }
 
-int config_prepare_vsock(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
+static int vsock_add(const struct definition *d, struct config_files *files, enum config_file_kind kind, uint16_t *into,
+	struct err *e)
 {
-	int at;
+	int at = file_add(files, "vsock.path", d->vsock_path, true, false, e);
 
-	if (!config_listens(d))
-		return 0;
-	at = file_add(files, "vsock.path", d->vsock_path, true, false, e);
 	if (at < 0)
 		return at;
-	files->list[at].listens = true;
-	c->vm.vsock_listen_fd = (uint16_t)at;
+	files->list[at].kind = kind;
+	*into = (uint16_t)at;
 	return 0;
+}
+
+int config_prepare_vsock(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
+{
+	int r = config_listens(d) ? vsock_add(d, files, CONFIG_LISTENS, &c->vm.vsock_listen_fd, e) : 1;
+
+	if (!r)
+		r = vsock_add(d, files, CONFIG_DIALS, &c->vm.vsock_dial_fd, e);
+	return MIN(r, 0);
 }
 
 int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e)

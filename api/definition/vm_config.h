@@ -24,13 +24,19 @@ struct config {
 	unsigned nforwards; /* number of sockets of forwards at the end of fds; usernets_start() takes them */
 };
 
+enum config_file_kind {
+	CONFIG_FILE,
+	CONFIG_LISTENS, /* make a Unix socket at path and listen on it */
+	CONFIG_DIALS,	/* start cairn-dial for path */
+};
+
 /* A file to open. Its index in the list is also its index in struct config; without relays, which come between the
  * files and the sockets of forwards. */
 struct config_file {
 	char key[64]; /* "disks[0].path" */
 	const char *path; /* borrowed from the definition; NULL: an empty file, for a drive without a medium */
 	bool write, block; /* write: open for writing; block: a block device is allowed */
-	bool listens; /* make a Unix socket at path and listen on it */
+	enum config_file_kind kind;
 	const struct definition_forward *forward; /* NULL: a file; else open a socket that listens for this forward */
 };
 
@@ -48,8 +54,8 @@ int config_prepare(const struct definition *d, bool images_only, struct config *
 	struct config_files *ret_files, struct err *e);
 /* Whether the VM has a vsock device with a socket for the host's clients. */
 bool config_listens(const struct definition *d);
-/* Append that socket to c and files. Opening it waits up to 2 s for the end of a VM that was killed, so do that in a
- * process of its own. Returns 0; -EINVAL: too many files. */
+/* Append that socket and one to cairn-dial to c and files. Opening them waits up to 2 s for the end of a VM that was
+ * killed, and forks, so do that in a process of its own. Returns 0; -EINVAL: too many files. */
 int config_prepare_vsock(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
 /* Append the sockets of the forwards of all user interfaces whose link is up, in order, to c and files.
  * Returns 0; -EINVAL: too many files. */

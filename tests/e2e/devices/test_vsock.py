@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -12,7 +14,8 @@ import threading
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Qmp, QmpError
+from conftest import BUILD, Console, Daemon, Qmp, QmpError, until
+from otherslib import NOBODY, as_user, run_as_user
 
 PORT = 52
 
@@ -169,6 +172,66 @@ def test_socket_of_ended_vm_is_replaced_and_others_are_not(kvm, folder):
     assert path.read_text() == "mine"
 
 
+class Listener:
+    """A program of the host that waits for the guest's connection to a port, and sends data for it to echo."""
+
+    def __init__(self, path, port):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30 * guestlib.SLOW)
+        self.sock.bind(f"{path}_{port}")
+        self.sock.listen()
+
+    def serve(self, data):
+        peer, _ = self.sock.accept()
+        peer.settimeout(30 * guestlib.SLOW)
+        with peer:
+            return echoes(peer, data)
+
+
+def dialer(path):
+    """Return the pids of the cairn-dial of that path."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if pathlib.Path("/proc", pid, "cmdline").read_bytes().split(b"\0")[-2:] == [str(path).encode(), b""]:
+                found.append(int(pid))
+    return found
+
+
+def test_guest_connects_to_programs_of_the_host(served):
+    """Firecracker's form: port N is the socket PATH_N. A port without one is refused, also after others were not."""
+    g, path = served
+    for port, size in ((7, 10), (1024, 300_001), (4294967294, 0)):
+        with pytest.raises(guestlib.GuestError, match="refused"):
+            g.command(f"vsock connect {port}")
+        listener = Listener(path, port)
+        g.send(f"vsock connect {port} {port % 1000 + 5000}\n")
+        assert listener.serve(os.urandom(size))
+        assert f"bytes={size} ended=1" in g.answer()[-1]
+
+
+def test_dialer_ends_with_its_vm(kvm, folder):
+    with guestlib.interp(vsock={"path": str(folder / "s")}):
+        assert len(dialer(folder / "s")) == 1
+    until(lambda: not dialer(folder / "s"))
+
+
+def test_killed_dialer_refuses(served):
+    g, path = served
+    listener = Listener(path, 7)
+    pid, = dialer(path)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: "cairn-dial has ended" in g.log())
+    with pytest.raises(guestlib.GuestError, match="refused"):
+        g.command("vsock connect 7")
+    listener.sock.close()
+    serve(g)
+    c = Client(path)
+    assert c.line().startswith("OK ")
+    assert echoes(c.sock, b"the other way")
+    g.answer()
+
+
 # ---- through the daemon ----
 
 class Vm:
@@ -305,6 +368,91 @@ def test_revert_resets_connections_and_keeps_the_socket(kvm, daemon, guest, fold
     assert vm.answer()["events"] == 1
 
 
+def test_guest_of_the_daemon_connects_to_the_host(kvm, daemon, guest, folder):
+    """Also after a revert, and under the next daemon."""
+    vm = Vm(daemon, guest, path=str(folder / "s"))
+    listener = Listener(folder / "s", 9)
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    for n in range(3):
+        vm.serve("connect", f"9 {2000 + n}")
+        assert listener.serve(b"hello")
+        assert vm.answer()["bytes"] == 5
+        if n == 0:
+            daemon.cairn("snapshot-revert", "vm1", "s1")
+        else:
+            daemon.stop()
+            daemon.start()
+        vm.again()
+    daemon.cairn("destroy", "vm1")
+    until(lambda: not dialer(folder / "s"))
+
+
+@pytest.fixture
+def reached(kvm):
+    """A daemon that other users reach. The folder `own` belongs to nobody."""
+    if os.geteuid():
+        pytest.skip("needs root, to be somebody else")
+    with tempfile.TemporaryDirectory(prefix="vs-") as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o711)
+        for program in ("cairn-archive", "cairn-dial", "guests/interp.elf"):
+            shutil.copy(os.path.join(BUILD, program), folder)
+        (folder / "own").mkdir(0o700)
+        os.chown(folder / "own", NOBODY, NOBODY)
+        d = Daemon(folder, env={"CAIRN_LIBEXEC": name})
+        yield d
+        d.close()
+
+
+def test_rights_of_the_user_decide_about_the_sockets(reached):
+    """The socket belongs to the user who defined the VM, and cairn-dial runs as that user."""
+    def define(say):
+        Qmp(reached.socket).run("vm-define", definition={"name": "theirs", "memory": "32M", "vsock": {"path": path},
+                                                         "boot": {"kernel": str(reached.tmp / "interp.elf")}})
+        say(True)
+    path = str(reached.tmp / "own/s")
+    reached.cairn("grant", "admin", "--user", "nobody")
+    assert run_as_user(define) == [True]
+    reached.cairn("start", "theirs")
+    st = os.stat(path)
+    assert st.st_uid == NOBODY and st.st_mode & 0o777 == 0o600
+    pid, = dialer(path)
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    assert f"\nUid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
+    if "san" not in BUILD:
+        assert "\nCapPrm:\t0000000000000000\n" in status and "\nSeccomp:\t2\n" in status and "\nNoNewPrivs:\t1\n" in status
+    fds = {os.readlink(f"/proc/{pid}/fd/{n}").split(":")[0] for n in os.listdir(f"/proc/{pid}/fd") if int(n) > 2}
+    assert fds == {"socket"}
+
+
+def test_path_in_a_folder_of_somebody_else_is_refused(reached):
+    def define(say):
+        Qmp(reached.socket).run("vm-define", definition={"name": "theirs", "memory": "32M", "boot": {"kernel": kernel},
+                                                         "vsock": {"path": str(reached.tmp / "s")}})
+        say(True)
+    kernel = str(reached.tmp / "interp.elf")
+    reached.cairn("grant", "admin", "--user", "nobody")
+    assert run_as_user(define) == [True]
+    r = reached.cairn("start", "theirs", ok=False)
+    assert f"vsock.path: cannot make the socket {reached.tmp}/s: Permission denied" in r.stderr
+
+
+def test_connection_ends_with_the_role(reached):
+    def hold(say):
+        with vm.connect() as s:
+            say(True)
+            gone(s)
+        say(False)
+    vm = Vm(reached, lambda name: str(reached.tmp / name))
+    reached.cairn("grant", "operator", "vm1", "--user", "nobody")
+    vm.serve()
+    with as_user(hold) as lines:
+        assert lines.readline() == "true\n"
+        reached.cairn("grant", "viewer", "vm1", "--user", "nobody")
+        assert lines.readline() == "false\n"
+    vm.answer()
+
+
 def test_snapshot_keeps_connections(vm):
     vm.serve()
     with vm.connect() as s:
@@ -366,6 +514,10 @@ def test_new_process_serves_the_same_socket(kvm, daemon, guest, folder):
     assert c.line().startswith("OK ")
     assert echoes(c.sock, b"handed over")
     vm.answer()
+    listener = Listener(folder / "s", 9)
+    vm.serve("connect", 9)
+    assert listener.serve(b"and the other way")
+    assert vm.answer()["bytes"] == 17
 
 
 def test_next_daemon_connects(vm):
