@@ -205,13 +205,15 @@ static void vs_answered(void *opaque, int r, const struct err *e)
 	t->e = *e;
 }
 
-/* Connect a client to port 52; the guest sees the request. Returns the client's end. */
+/* Connect a client to port 52; the guest sees the request. The client's socket keeps only a few KiB that the client has
+ * not read. Returns the client's end. */
 static int vs_connect(struct vs_test *t, struct vsock_header *ret)
 {
 	struct console_user nobody = { 0 };
-	int pair[2];
+	int pair[2], small = 4096;
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
 	assert_int_equal(virtio_vsock_connect(t->dev, 52, pair[1], &nobody, vs_answered, t, NULL), 0);
 	vs_offer(t, 1);
 	*ret = vs_take(t, NULL);
@@ -288,12 +290,11 @@ static void guest_that_exceeds_its_credit_is_reset(void **state)
 	struct vs_test t;
 	struct vsock_header h, p;
 	uint32_t sent = 0, told = 0;
-	int fd, small = 4096;
+	int fd;
 
 	(void)state;
 	vs_begin(&t);
 	fd = vs_open(&t, &h);
-	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
 	vs_offer(&t, 40);
 	p = vs_packet(&h, VSOCK_OP_RW);
 	p.len = sizeof(data);
