@@ -268,10 +268,11 @@ static bool ids_have(const struct network_ids *ids, uint32_t id)
 	return false;
 }
 
-/* The definition for the next start counts, too: so a permission that an admin takes back is gone at once. */
+/* The definition that an active network runs with counts, which net-update changes: so a permission that an admin gives
+ * or takes back counts at once, and one of the next start's definition is for the network that it describes. */
 bool network_permits(const struct network *n, const struct rights *r)
 {
-	const struct network_definition *d = network_any(n);
+	const struct network_definition *d = n->live ? n->live : n->def;
 
 	if (!r || ids_have(&d->users, r->uid) || ids_have(&d->groups, r->gid))
 		return true;

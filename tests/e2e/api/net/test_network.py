@@ -339,6 +339,13 @@ def test_vm_of_another_user_needs_the_networks_permission(open_to_others, lan):
     assert d.verbs()[-1] == "update"
     d.cairn("start", "theirs")
     assert len(lan.taps()) == 1
+    # Only what the active network permits counts: not the definition of its next start.
+    d.cairn("destroy", "theirs")
+    assert d.cairn("net-update", "lan", "delete", "user", "65534").stdout == "Updated network lan live state\n"
+    assert "may not use" in d.cairn("start", "theirs", ok=5).stderr
+    d.cairn("net-update", "lan", "delete", "user", "65534", "--config")
+    d.cairn("net-update", "lan", "add", "user", "65534")  # as the error says
+    d.cairn("start", "theirs")
     # A role for one VM shows the permitted networks only.
     d.define_net("other")
     d.cairn("revoke", "--user", "nobody")
