@@ -21,6 +21,7 @@
 
 #define INPUT_MAX (1 * MIB)
 #define NETNS "/proc/self/ns/net"
+#define LOCK "/proc/sys/net/ipv4/tcp_fastopen_key"
 
 static const struct verb_row {
 	int (*run)(struct operation *, struct err *);
@@ -37,11 +38,15 @@ static const struct verb_row {
 	[VERB_PORT_DOWN] = { network_port_down, true, NULL },
 };
 
-/* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. */
+/* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. Each user of the
+ * host may open the file of the namespace itself, and could keep a lock of it; so the lock is on a file that each
+ * namespace has, and that only root may open. */
 static int lock_take(int *ret, struct err *e)
 {
-	*ret = open(NETNS, O_RDONLY | O_CLOEXEC);
-	return *ret < 0 || flock(*ret, LOCK_EX) < 0 ? err_set_errno(e, -errno, NETNS) : 0;
+	*ret = open(LOCK, O_RDONLY | O_CLOEXEC);
+	if (*ret < 0 && errno == ENOENT)
+		*ret = open(NETNS, O_RDONLY | O_CLOEXEC);
+	return *ret < 0 || flock(*ret, LOCK_EX) < 0 ? err_set_errno(e, -errno, LOCK) : 0;
 }
 
 static int operation_run(struct operation *o, struct err *e)

@@ -1,6 +1,7 @@
 """cairn-net by itself: a network with guests and a host outside, in network namespaces (docs/networks.md)."""
 
 import copy
+import fcntl
 import json
 import os
 import shutil
@@ -364,6 +365,24 @@ def test_down_after_a_kill_at_any_point_of_up(host):
         assert r.returncode == -signal.SIGKILL, r
         killed += 1
     assert killed > 20
+
+
+def test_operations_wait_for_one_another_and_for_no_plain_user(host):
+    n = network()
+    # What any user of the host can lock.
+    with open(f"/proc/{host.holder.pid}/ns/net") as everybodys:
+        fcntl.flock(everybodys, fcntl.LOCK_EX)
+        assert "return" in host.call("up", n, before=("timeout", "30"))
+    with host.inside(lambda: open("/proc/sys/net/ipv4/tcp_fastopen_key")) as roots:
+        assert os.fstat(roots.fileno()).st_mode & 0o077 == 0
+        fcntl.flock(roots, fcntl.LOCK_EX)
+        p = subprocess.Popen([*host.enter, PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        p.stdin.write(host.command("down", n).encode())
+        p.stdin.close()
+        until(lambda: [line for line in open("/proc/locks") if "-> FLOCK" in line and f" {p.pid} " in line])
+        assert p.poll() is None and host.do("leases", n) == {"leases": []}  # reading needs no lock
+    assert "virbr0" in json.loads(p.stdout.read())["return"]["removed"] and p.wait() == 0
+    p.stdout.close()
 
 
 def test_up_mends_what_is_missing(host):
