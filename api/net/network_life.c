@@ -211,13 +211,45 @@ static void start_give_up(struct network *n, bool transient)
 		network_definition_free(STEAL_PTR(n->live));
 }
 
+static void completed(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	if (!r)
+		notes_log(n, value);
+	answer(op, r, value, e);
+}
+
+/* What was asked of a network that is active. */
+static void looked_at(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	const struct network_operation up = { .verb = "up", .ended = completed, .done = op->done, .opaque = op->opaque };
+	struct err own;
+
+	if (!r && js_get_bool(value, "complete", true))
+		r = err_set(&own, -EPERM, ERR_WRONG_STATE, "network '%s' is already active", network_any(n)->name);
+	else if (!r)
+		r = program_run(n, &up, n->live, &own);
+	else
+		own = *e;
+	if (r < 0)
+		answer(op, r, NULL, &own);
+}
+
+/* Make the parts of an active network that are missing: as when the host has got a default route since, or another
+ * firewall was loaded anew. */
+static int network_mend(struct network *n, network_done *done, void *opaque, struct err *e)
+{
+	const struct network_operation check = { .verb = "check", .ended = looked_at, .done = done, .opaque = opaque };
+
+	return program_run(n, &check, n->live, e);
+}
+
 int network_start(struct network *n, bool transient, network_done *done, void *opaque, struct err *e)
 {
 	const struct network_operation up = { .verb = "up", .ended = started, .done = done, .opaque = opaque };
 	int r = check_free(n, e);
 
-	if (!r && n->state != NETWORK_INACTIVE)
-		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is already active", network_any(n)->name);
+	if (!r && n->state == NETWORK_ACTIVE)
+		return network_mend(n, done, opaque, e);
 	if (!r)
 		r = live_make(n, transient, e);
 	if (r < 0)

@@ -592,7 +592,7 @@ static const struct command commands[] = {
 		COMMAND_MUTATES, ANY_STATE },
 	{ "net-undefine", "remove the definition of a network; an active network stays until it stops", network_only, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
-	{ "net-start", "start a network: its bridge, its rules, DHCP and DNS", network_only, net_start_returns, ROLE_ADMIN,
+	{ "net-start", "start a network: its bridge, its rules, DHCP and DNS; of an active one, what is missing", network_only, net_start_returns, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
 	{ "net-destroy", "stop a network and remove all that it made; refused while VMs use it", network_only, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },

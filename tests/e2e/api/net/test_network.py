@@ -430,6 +430,24 @@ def test_incomplete_network_is_mended(host):
     assert host.verbs() == ["up", "check", "up"] and host.states() == {"lan": "active"}
 
 
+def test_start_of_an_active_network_makes_what_is_missing(host, lan):
+    """As when the host had no default route at the start: the note of then names this verb."""
+    host.define_net()
+    host.cairn("net-start", "lan")
+    index = lan.ip("link", "show", "virbr0")[0]["ifindex"]
+    host.tell("check", "json", {"return": {"active": True, "complete": False, "missing": ["forwarding"], "pid": 0}})
+    host.tell("up", "json", {"return": {"bridge": "virbr0", "notes": ["still no route"]}})
+    assert host.cairn("net-start", "lan").stderr == "warning: still no route\n"
+    assert host.verbs() == ["up", "check", "up"] and host.states() == {"lan": "active"}
+    host.tell("up", "json", {"error": {"class": "HostError", "desc": "it cannot be mended"}})
+    assert "it cannot be mended" in host.cairn("net-start", "lan", ok=7).stderr
+    host.untell("check", "json")
+    assert "is already active" in host.cairn("net-start", "lan", ok=4).stderr
+    # It stays as it is meanwhile.
+    assert host.states() == {"lan": "active"} and lan.ip("link", "show", "virbr0")[0]["ifindex"] == index
+    host.cairn("net-destroy", "lan")
+
+
 def test_damaged_file_is_set_aside(plain):
     plain.define_net("a")
     plain.define_net("b")
