@@ -260,6 +260,36 @@ void command_net_destroy(struct call *c)
 		waiting_fail(w, &e);
 }
 
+/* What an update cannot change: the program gives DHCP, DNS and names to an active network, and leaves its links,
+ * addresses and rules as they are. */
+static struct json_object *fixed_part(const struct network_definition *d)
+{
+	static const char *const subnets[] = { "ipv4", "ipv6" };
+	struct json_object *o = network_definition_to_json(d);
+
+	for (size_t i = 0; i < ARRAY_SIZE(subnets); i++)
+		if (js_get(o, subnets[i]))
+			json_object_object_del(js_get(o, subnets[i]), "dhcp");
+	js_put_bool(o, "dns.enable", !d->dns.off);
+	return o;
+}
+
+static int fixed_check(const struct network *n, const struct network_definition *d, struct err *e)
+{
+	static const char *const keys[] = { "mode", "bridge", "mac", "mtu", "stp", "dev", "ipv4", "ipv6", "dns.enable" };
+	CLEANUP_JS struct json_object *is = NULL, *next = NULL;
+
+	if (!n->live) /* network_update() says so */
+		return 0;
+	is = fixed_part(n->live);
+	next = fixed_part(d);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!json_object_equal(js_get(is, keys[i]), js_get(next, keys[i])))
+			return err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s': another %s needs net-destroy and net-start, after "
+				"net-define", d->name, keys[i]);
+	return 0;
+}
+
 void command_net_update(struct call *c)
 {
 	struct waiting *w = waiting_new(c);
@@ -273,6 +303,8 @@ void command_net_update(struct call *c)
 			d->name, network_any(n)->name);
 	if (!r)
 		r = was_check(c, n->live, d->name, &e);
+	if (!r)
+		r = fixed_check(n, d, &e);
 	if (r < 0)
 		network_definition_free(d);
 	else

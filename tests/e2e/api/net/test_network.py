@@ -490,11 +490,20 @@ def test_net_update_changes_the_active_network_and_the_definition(host):
 def test_refused_update_changes_nothing(host):
     host.define_net()
     host.cairn("net-start", "lan")
-    host.tell("update", "json", {"error": {"class": "WrongState", "desc": "the mode needs net-destroy and net-start"}})
     before = host.cairn("net-dumpjson", "lan").stdout
+    d = json.loads(before)
     q = host.qmp()
-    with pytest.raises(QmpError, match="needs net-destroy and net-start"):
-        q.run("net-update", network="lan", definition={**json.loads(before), "mode": "route"})
+    # What the program would not change, though the answer would say so.
+    for key, value in (("mode", "isolated"), ("stp", True), ("dev", "eth9"), ("mtu", 1400), ("mac", MAC), ("bridge", "other"),
+                       ("ipv4", {**d["ipv4"], "address": "10.77.0.200"}), ("ipv6", {"address": "fd77::1", "prefix": 64})):
+        with pytest.raises(QmpError, match=f"network 'lan': another {key} needs net-destroy and net-start"):
+            q.run("net-update", network="lan", definition={**d, key: value})
+    with pytest.raises(QmpError, match="another dns.enable needs"):
+        q.run("net-update", network="lan", definition={**d, "dns": {"enable": False}})
+    assert host.verbs() == ["up"]
+    host.tell("update", "json", {"error": {"class": "AlreadyExists", "desc": "DHCP and DNS have this address"}})
+    with pytest.raises(QmpError, match="DHCP and DNS have this address"):
+        q.run("net-update", network="lan", definition={**d, "domain": "vms"})
     assert host.cairn("net-dumpjson", "lan").stdout == before
     with pytest.raises(QmpError, match="has changed meanwhile"):
         q.run("net-update", network="lan", definition=json.loads(before), was={**json.loads(before), "mode": "route"})
