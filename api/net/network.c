@@ -24,6 +24,7 @@
 #define NAMED_MAX 3 /* an error names so many VMs */
 #define BRIDGES_MAX 1000
 #define NETWORKS_MAX 512
+#define FOLDER_DEPTH 2 /* dnsmasq/state */
 /* The prefix keeps a network such as "state" apart from the files that api/store/store_version.c knows by name. */
 #define FILE_PREFIX "net-"
 #define FILE_SUFFIX ".json"
@@ -241,20 +242,40 @@ int network_folder_make(const struct network *n, char *path, struct err *e)
 	return mkdir_all(path, 0700, e);
 }
 
+/* Remove what is in a folder, and folders in it to a depth. Some of it is dnsmasq's, which a guest may have taken over:
+ * no link is followed. fd: taken. */
+static void folder_clear(int fd, unsigned depth)
+{
+	DIR *dir = fdopendir(fd);
+	struct dirent *de;
+
+	if (!dir)
+		close(fd);
+	while (dir && (de = readdir(dir))) {
+		int inner;
+
+		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") || unlinkat(dirfd(dir), de->d_name, 0) == 0 || !depth)
+			continue;
+		inner = openat(dirfd(dir), de->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (inner >= 0)
+			folder_clear(inner, depth - 1);
+		unlinkat(dirfd(dir), de->d_name, AT_REMOVEDIR);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 void network_folder_remove(const struct network *n)
 {
 	char path[PATH_MAX];
-	struct dirent *de;
-	DIR *dir;
+	int fd;
 
 	folder_path(n, path);
-	dir = opendir(path);
-	while (dir && (de = readdir(dir)))
-		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
-			unlinkat(dirfd(dir), de->d_name, 0);
-	if (dir)
-		closedir(dir);
-	if (dir && rmdir(path) < 0)
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	folder_clear(fd, FOLDER_DEPTH);
+	if (rmdir(path) < 0)
 		log_warn("network", "%s: %s", path, strerror(errno));
 }
 

@@ -18,8 +18,12 @@ def ip(*args):
     return subprocess.run(["ip", *args], capture_output=True).returncode == 0
 
 
-def work(verb, network):
+def work(verb, network, folder):
     bridge = network.get("bridge")
+    if verb == "up":  # dnsmasq's files
+        os.makedirs(f"{folder}/dnsmasq/state", exist_ok=True)
+        for name in "service", "dnsmasq/dhcp-hosts", "dnsmasq/state/leases":
+            pathlib.Path(folder, name).write_text("")
     if verb == "up" and network["mode"] != "bridge":
         ip("link", "add", bridge, "type", "bridge", "mcast_snooping", "0")
         if not ip("link", "set", bridge, "up"):
@@ -44,7 +48,7 @@ verb = request["verb"]
 with open(HERE / "requests", "a") as log:
     log.write(json.dumps(request) + "\n")
 told = HERE / f"{verb}.json"
-answer = json.loads(told.read_text()) if told.exists() else work(verb, request.get("network", {}))
+answer = json.loads(told.read_text()) if told.exists() else work(verb, request.get("network", {}), request.get("folder"))
 while (HERE / f"{verb}.hold").exists():
     time.sleep(0.01)
 if (HERE / f"{verb}.die").exists():

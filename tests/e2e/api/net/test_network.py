@@ -126,8 +126,13 @@ def test_transient_network_is_gone_when_it_stops(host, lan):
     assert "exists; start it with" in host.cairn("net-create", path, ok=False).stderr
     assert "is transient" in host.cairn("net-undefine", "lan", ok=4).stderr
     assert "is transient" in host.cairn("net-autostart", "lan", ok=4).stderr
+    leases = next((host.state / "networks").glob("*/dnsmasq/state"))
+    outside = host.tmp / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    (leases / "link").symlink_to(outside)
     host.cairn("net-destroy", "lan")
-    assert host.states() == {} and not list((host.state / "networks").iterdir())
+    assert host.states() == {} and not list((host.state / "networks").iterdir()) and (outside / "kept").exists()
     # With a definition it becomes persistent; without one, transient.
     host.cairn("net-create", path)
     host.define_net()
