@@ -334,7 +334,8 @@ bool network_is_used_by(const struct network *n, const struct vm *vm)
 	if (!vm->proc && !vm_state_is_active(vm->state) && !vm_is_starting(vm))
 		return false;
 	for (unsigned i = 0; i < d->ninterfaces; i++)
-		if (d->interfaces[i].type == DEFINITION_NETWORK && !d->interfaces[i].link && !strcmp(d->interfaces[i].source, name))
+		/* Also with the link down: that may be a command to a running VM, which keeps its tap. */
+		if (d->interfaces[i].type == DEFINITION_NETWORK && !strcmp(d->interfaces[i].source, name))
 			return true;
 	return false;
 }
