@@ -154,7 +154,8 @@ static void ipv6_print(const struct port_text *t)
 	struct address bridge = link_local(n->mac), service = link_local(n->veth_mac), first;
 	char a[ADDRESS_TEXT_MAX], b[ADDRESS_TEXT_MAX], c[ADDRESS_TEXT_MAX], d[ADDRESS_TEXT_MAX], own[5 * ADDRESS_TEXT_MAX], text[8 * ADDRESS_TEXT_MAX];
 
-	rule(t, "in", "ip6 nexthdr icmpv6 icmpv6 type { nd-router-advert, nd-redirect } drop");
+	/* Not by "nexthdr", which sees the first header only: a guest could put another one before. */
+	rule(t, "in", "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type { nd-router-advert, nd-redirect } drop");
 	rule(t, "in", "meta protocol ip6 udp sport 547 drop");
 	if (n->ipv6.given) {
 		snprintf(own, sizeof(own), "{ %s, %s, %s, %s }", address_print(&bridge, a), address_print(&service, b),

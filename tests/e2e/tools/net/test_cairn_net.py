@@ -648,8 +648,8 @@ def test_spoofed_frames_are_dropped(host):
     sender, seen = Wire(bad), Wire(good)
     other = "52:54:00:00:00:99"
 
-    def icmp6(body):
-        return frame("33:33:00:00:00:01", bad.mac, 0x86dd, bytes.fromhex("60000000") + len(body).to_bytes(2, "big") + b"\x3a\xff"
+    def icmp6(body, first=b"\x3a"):
+        return frame("33:33:00:00:00:01", bad.mac, 0x86dd, bytes.fromhex("60000000") + len(body).to_bytes(2, "big") + first + b"\xff"
                      + socket.inet_pton(socket.AF_INET6, "fe80::99") + socket.inet_pton(socket.AF_INET6, "ff02::1") + body)
     udp = frame("ff" * 6, bad.mac, 0x800, b"")
     lies = {
@@ -662,6 +662,9 @@ def test_spoofed_frames_are_dropped(host):
         "dhcp": udp + datagram(address, "255.255.255.255", 67, 68, b"lie"),
         "na": icmp6(bytes.fromhex("8800000020000000") + socket.inet_pton(socket.AF_INET6, "fd00:7::1") + b"lie"),
         "ra": icmp6(bytes.fromhex("8600000000000000") + bytes(8) + b"lie"),
+        "ra behind options": icmp6(bytes.fromhex("3a00010400000000" "8600000000000000") + bytes(8) + b"lie", b"\x3c"),
+        "na behind options": icmp6(bytes.fromhex("3a00010400000000" "8800000020000000") + socket.inet_pton(socket.AF_INET6, "fd00:7::1")
+                                   + b"lie", b"\x3c"),
         "other": frame("ff" * 6, bad.mac, 0x88b5, b"lie"), "vlan": frame("ff" * 6, bad.mac, 0x8100, b"\0\5\x08\0lie"),
     }
     for lie in lies.values():
