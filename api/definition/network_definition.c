@@ -75,8 +75,8 @@ static int parse_link(struct parse *p, struct json_object *v, void *into)
 	if (strlen(s) >= IFNAMSIZ || !*s)
 		return key_error(p, "has %zu characters; a link's name has 1 to %d", strlen(s), IFNAMSIZ - 1);
 	for (const char *c = s; *c; c++)
-		if (!isgraph((unsigned char)*c) || strchr("/:%\"\\", *c))
-			return key_error(p, "must not have spaces, control characters, \"/\", \":\", \"%%\", quotes or \"\\\"");
+		if (!isalnum((unsigned char)*c) && !strchr("._-+@", *c))
+			return key_error(p, "may have letters, digits, \".\", \"_\", \"-\", \"+\" and \"@\" only");
 	for (size_t i = 0; i < ARRAY_SIZE(taken); i++)
 		if (!strcmp(s, taken[i]))
 			return key_error(p, "\"%s\" has a meaning of its own for the kernel; give another name", s);
@@ -120,12 +120,24 @@ static int parse_domain(struct parse *p, struct json_object *v, void *into)
 	return domain_parse(p, v, NETWORK_DOMAIN_MAX, into);
 }
 
+/* Whether dnsmasq takes the name for the duration of a lease, or for a command. */
+static bool is_dnsmasqs_word(const char *s)
+{
+	size_t digits = strspn(s, "0123456789");
+
+	if (!strcmp(s, "ignore") || !strcmp(s, "infinite"))
+		return true;
+	return digits && (!s[digits] || (!s[digits + 1] && strchr("wdhmsWDHMS", s[digits])));
+}
+
 static int parse_hostname(struct parse *p, struct json_object *v, void *into)
 {
 	const char *s = key_text(p, v, 64 * 1024);
 
 	if (!s)
 		return -EINVAL;
+	if (is_dnsmasqs_word(s))
+		return key_error(p, "has a meaning of its own for dnsmasq, as a number, \"12h\" and \"ignore\" have; give another name");
 	if (strchr(s, '.'))
 		return key_error(p, "is a name with a dot; give the first part, and the rest as the network's domain");
 	return domain_parse(p, v, 63, into);
@@ -197,7 +209,12 @@ static int parse_address6(struct parse *p, struct json_object *v, void *into)
 	return address_parse(p, v, false, true, into);
 }
 
-/* A host may have itself as a resolver or in its table of names. */
+static int parse_address(struct parse *p, struct json_object *v, void *into)
+{
+	return address_parse(p, v, true, true, into);
+}
+
+/* Names may stand for the one who asks for them. */
 static int address_any(struct parse *p, struct json_object *v, void *into)
 {
 	const char *s = key_text(p, v, 255);
@@ -395,12 +412,12 @@ static int prepare_subnet(struct parse *p, struct json_object *v, void *into)
 
 static const struct key ipv4_rows[] = {
 	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address4, .needed = true, .about = "address of the host" },
-	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 8, .max = 30, .needed = true, .about = "length of the prefix" },
+	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 8, .max = 29, .needed = true, .about = "length of the prefix" },
 	{ "dhcp", KEY_OBJECT, .offset = 0, .of = &dhcp4_keys, .parse = prepare_dhcp, .about = "addresses for the guests" },
 };
 static const struct key ipv6_rows[] = {
 	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address6, .needed = true, .about = "address of the host" },
-	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 16, .max = 126, .needed = true, .about = "length of the prefix" },
+	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 64, .max = 120, .needed = true, .about = "length of the prefix" },
 	{ "nat", KEY_BOOL, .offset = SUBNET(nat), .about = "translate addresses" },
 	{ "dhcp", KEY_OBJECT, .offset = 0, .of = &dhcp6_keys, .parse = prepare_dhcp, .about = "addresses for the guests" },
 };
@@ -442,7 +459,7 @@ static int parse_forwarders(struct parse *p, struct json_object *v, void *into)
 {
 	struct network_dns *d = into;
 
-	return list_parse(p, v, NETWORK_FORWARDERS_MAX, &d->nforwarders, d->forwarders, sizeof(*d->forwarders), address_any);
+	return list_parse(p, v, NETWORK_FORWARDERS_MAX, &d->nforwarders, d->forwarders, sizeof(*d->forwarders), parse_address);
 }
 
 static int parse_dns_enable(struct parse *p, struct json_object *v, void *into)

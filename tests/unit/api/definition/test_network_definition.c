@@ -47,7 +47,7 @@ static const char whole[] =
 	"\"hosts\":[{\"mac\":\"52:54:00:00:00:02\",\"name\":\"web1\",\"address\":\"10.0.0.5\"}],\"lease_seconds\":600}},"
 	"\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":64,\"nat\":true,\"dhcp\":{\"ranges\":[],"
 	"\"hosts\":[{\"duid\":\"00:03:00:01:52:54\",\"address\":\"fd00::5\"}]}},"
-	"\"dns\":{\"enable\":true,\"forwarders\":[\"1.1.1.1\",\"::1\"],\"hosts\":[{\"address\":\"10.0.0.1\",\"names\":[\"gw\",\"gw.vms.example\"]}]},"
+	"\"dns\":{\"enable\":true,\"forwarders\":[\"1.1.1.1\",\"2606:4700::1\"],\"hosts\":[{\"address\":\"10.0.0.1\",\"names\":[\"gw\",\"gw.vms.example\"]}]},"
 	"\"users\":[1000,1001],\"groups\":[100]}";
 
 static void test_definition_comes_back_the_same(void **state)
@@ -75,7 +75,7 @@ static void test_defaults(void **state)
 	struct err e;
 
 	(void)state;
-	assert_int_equal(parse("{\"name\":\"n\",\"ipv4\":{\"address\":\"10.0.0.1\",\"prefix\":30}}", &d, &e), 0);
+	assert_int_equal(parse("{\"name\":\"n\",\"ipv4\":{\"address\":\"10.0.0.1\",\"prefix\":29}}", &d, &e), 0);
 	assert_int_equal(d->mode, NETWORK_NAT);
 	assert_string_equal(d->bridge, "");
 	assert_false(uuid_is_set(d->uuid));
@@ -94,7 +94,9 @@ static void test_names_are_checked(void **state)
 	refuse("\"name\":\".n\"", "name: must begin with a letter or a digit");
 	refuse("\"name\":\"a b\"", "name: may have letters, digits");
 	refuse("\"bridge\":\"sixteen-letters-\"", "bridge: has 16 characters; a link's name has 1 to 15");
-	refuse("\"bridge\":\"a/b\"", "bridge: must not have spaces");
+	refuse("\"bridge\":\"a/b\"", "bridge: may have letters, digits, \".\"");
+	refuse("\"bridge\":\"a\\\"b\"", "bridge: may have letters, digits, \".\"");
+	refuse("\"dev\":\"a*\"", "dev: may have letters, digits, \".\"");
 	refuse("\"bridge\":\"all\"", "bridge: \"all\" has a meaning of its own");
 	refuse("\"mac\":\"01:00:00:00:00:01\"", "mac: 01:00:00:00:00:01 is a multicast address");
 	refuse("\"mac\":\"52:54:00:00:00\"", "mac: \"52:54:00:00:00\" is not a MAC address");
@@ -112,7 +114,9 @@ static void test_addresses_are_checked(void **state)
 	refuse("\"mode\":\"nat\"", "ipv4 is missing; mode nat needs an address");
 	refuse("\"ipv4\":{\"prefix\":24}", "ipv4: address or prefix is missing");
 	refuse("\"ipv4\":{\"address\":\"10.0.0.1\"}", "ipv4: address or prefix is missing");
-	refuse("\"ipv4\":{\"address\":\"10.0.0.1\",\"prefix\":31}", "ipv4.prefix: 31 is out of range");
+	refuse("\"ipv4\":{\"address\":\"10.0.0.1\",\"prefix\":30}", "ipv4.prefix: 30 is out of range");
+	refuse("\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":56}", "ipv6.prefix: 56 is out of range");
+	refuse("\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":80}", "ipv6.prefix: guests choose their addresses in networks of /64 only");
 	refuse("\"ipv4\":{\"address\":\"10.0.0.0\",\"prefix\":24}", "ipv4.address: 10.0.0.0 is the address of the network");
 	refuse("\"ipv4\":{\"address\":\"10.0.0.255\",\"prefix\":24}", "ipv4.address: 10.0.0.255 is the broadcast address");
 	refuse("\"ipv4\":{\"address\":\"224.0.0.1\",\"prefix\":24}", "ipv4.address: 224.0.0.1 is not an address for a host");
@@ -153,6 +157,9 @@ static void test_hosts_are_checked(void **state)
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"address\":\"10.0.0.1\"}]"), "ipv4.dhcp.hosts[0].address: is the host's own address");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"address\":\"10.1.0.2\"}]"), "ipv4.dhcp.hosts[0].address: 10.1.0.2 is outside");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a.b\"}]"), "ipv4.dhcp.hosts[0].name: is a name with a dot");
+	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"ignore\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
+	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"2h\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
+	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"12\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a\"},{\"mac\":\"52:54:00:00:00:01\",\"name\":\"b\"}]"),
 		"ipv4.dhcp.hosts[1].mac: 52:54:00:00:00:01 is also that of hosts[0]");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a\"},{\"mac\":\"52:54:00:00:00:02\",\"name\":\"A\"}]"),
@@ -161,6 +168,7 @@ static void test_hosts_are_checked(void **state)
 		"ipv4.dhcp.hosts[1].address: 10.0.0.2 is also that of hosts[0]");
 	refuse("\"mode\":\"isolated\",\"dns\":{\"hosts\":[{\"address\":\"10.0.0.1\"}]}", "dns.hosts[0]: address or names are missing");
 	refuse("\"mode\":\"isolated\",\"dns\":{\"forwarders\":[\"dns.example\"]}", "dns.forwarders[0]: \"dns.example\" is not an IP address");
+	refuse("\"mode\":\"isolated\",\"dns\":{\"forwarders\":[\"127.0.0.53\"]}", "dns.forwarders[0]: 127.0.0.53 is not an address for a host");
 }
 
 /* Replace each member of a whole definition by values of other types: what is accepted can be printed and parsed. */
