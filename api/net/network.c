@@ -108,6 +108,7 @@ static struct network *network_add(struct vm_host *host, const char *name)
 static void network_free(struct network *n)
 {
 	network_operation_free(n);
+	network_queries_end(n, NULL);
 	network_definition_free(n->def);
 	network_definition_free(n->live);
 	free(n);
@@ -127,6 +128,10 @@ static void registry_drop(struct network *n)
 
 void network_remove(struct network *n)
 {
+	struct err e;
+
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "network '%s' was removed meanwhile", network_any(n)->name);
+	network_queries_end(n, &e);
 	network_folder_remove(n);
 	registry_drop(n);
 }

@@ -14,6 +14,7 @@ struct definition;
 struct err;
 struct json_object;
 struct network_operation;
+struct network_query;
 struct rights;
 struct vm;
 struct vm_host;
@@ -31,6 +32,7 @@ struct network {
 	bool autostart;
 	bool was_lost; /* active for the last daemon, and gone now */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
+	struct network_query *queries;	     /* likewise */
 };
 
 /* Read the networks of an earlier daemon. */

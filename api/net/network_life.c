@@ -19,6 +19,7 @@
 
 #define TIMEOUT_NS (30 * 1000000000ULL)
 #define TAKE_BACK_TIMEOUT_NS (20 * 1000000000ULL)
+#define QUERIES_MAX 8
 
 struct network_operation {
 	const char *verb;
@@ -336,18 +337,65 @@ int network_update(struct network *n, struct network_definition *d, network_done
 	return r;
 }
 
-static void told(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+/* A question, which changes nothing. It goes beside operations and other questions: users who may only look delay no
+ * admin. */
+struct network_query {
+	struct network_query *next;
+	struct network *network;
+	struct network_process *process;
+	network_done *done;
+	void *opaque;
+};
+
+static void query_done(void *opaque, int r, struct json_object *value, const struct err *e)
 {
-	(void)n;
-	answer(op, r, value, e);
+	struct network_query *q = opaque, **at = &q->network->queries;
+
+	while (*at != q)
+		at = &(*at)->next;
+	*at = q->next;
+	q->done(q->opaque, r, value, e);
+	free(q);
+}
+
+void network_queries_end(struct network *n, const struct err *why)
+{
+	struct network_query *q;
+
+	while ((q = n->queries)) {
+		n->queries = q->next;
+		network_process_free(q->process);
+		if (why)
+			q->done(q->opaque, -ENOENT, NULL, why);
+		free(q);
+	}
 }
 
 int network_leases(struct network *n, network_done *done, void *opaque, struct err *e)
 {
-	const struct network_operation leases = { .verb = "leases", .ended = told, .done = done, .opaque = opaque };
-	int r = check_free(n, e);
+	CLEANUP_JS struct json_object *request = NULL;
+	struct network_query *q;
+	char folder[PATH_MAX];
+	unsigned count = 0;
+	int r = 0;
 
-	return r ? r : program_run(n, &leases, n->live ? n->live : n->def, e);
+	for (q = n->queries; q; q = q->next)
+		count++;
+	if (count >= QUERIES_MAX)
+		return err_set(e, -EBUSY, ERR_BUSY, "network '%s': %u questions for its leases are under way; try again", network_any(n)->name,
+			count);
+	r = network_folder_make(n, folder, e);
+	if (r < 0)
+		return r;
+	request = request_make("leases", n->live ? n->live : n->def, folder);
+	q = must_alloc(malloc(sizeof(*q)));
+	*q = (struct network_query){ n->queries, n, NULL, done, opaque };
+	r = network_process_start(n->host->loop, n->host->paths->net_program, request, TIMEOUT_NS, query_done, q, &q->process, e);
+	if (r < 0)
+		free(q);
+	else
+		n->queries = q;
+	return r;
 }
 
 /* ---- after a restart of the daemon ---- */

@@ -25,9 +25,11 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 /* Change an active network. d: taken, also on errors; it becomes the live definition when done() reports success.
  * Returns as network_start(). */
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
-/* Ask for the leases. Returns as network_start(). */
+/* Ask for the leases, also during an operation. Returns as network_start(); -EBUSY: too many ask. */
 int network_leases(struct network *n, network_done *done, void *opaque, struct err *e);
 
+/* End the questions under way. why: what done() tells; NULL: it is not called. */
+void network_queries_end(struct network *n, const struct err *why);
 /* Free the operation under way; done() is not called. */
 void network_operation_free(struct network *n);
 

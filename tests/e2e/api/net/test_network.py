@@ -255,13 +255,33 @@ def test_one_operation_at_a_time(plain):
     q = plain.qmp()
     q.send(b'{"execute":"net-start","arguments":{"network":"lan"}}')
     until(lambda: plain.states() == {"lan": "starting"})
-    for verb in ("net-start", "net-destroy", "net-dhcp-leases"):
+    for verb in ("net-start", "net-destroy"):
         assert 'the operation "up" is under way' in plain.cairn(verb, "lan", ok=6).stderr
     # The loop goes on meanwhile, and other networks do, too.
     plain.define_net("other")
     plain.untell("up", "hold")
     assert q.answer()["return"] == {"bridge": plain.net()["bridge"]}
     assert plain.states() == {"lan": "active", "other": "inactive"}
+
+
+def test_questions_delay_no_operation(plain):
+    """Who may only look cannot keep an admin from acting."""
+    plain.define_net()
+    plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
+    plain.tell("down", "json", {"return": {"removed": []}})
+    plain.tell("leases", "hold")
+    asking = [plain.qmp() for _ in range(8)]
+    for q in asking:
+        q.send(b'{"execute":"net-dhcp-leases","arguments":{"network":"lan"}}')
+    until(lambda: plain.verbs().count("leases") == 8)
+    assert "8 questions for its leases are under way" in plain.cairn("net-dhcp-leases", "lan", ok=6).stderr
+    plain.cairn("net-start", "lan")
+    plain.cairn("net-destroy", "lan")
+    plain.cairn("net-undefine", "lan")
+    assert {q.answer()["error"]["desc"] for q in asking} == {"network 'lan' was removed meanwhile"}
+    plain.untell("leases", "hold")
+    plain.define_net()
+    assert json.loads(plain.cairn("net-dhcp-leases", "lan", "--format", "json").stdout) == []
 
 
 # ---- VMs ----
