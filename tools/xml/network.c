@@ -78,7 +78,7 @@ static struct json_object *dns_host_make(struct _xmlNode *n)
 
 static int dhcp_read(struct reading *r, struct _xmlNode *n, struct json_object *into, const char *key)
 {
-	static const char *const known[] = { "range", "host", NULL };
+	static const char *const known[] = { "range", "host", NULL }, *const none[] = { NULL };
 	struct json_object *dhcp = member(into, "dhcp", false);
 	unsigned i = 0;
 
@@ -86,11 +86,13 @@ static int dhcp_read(struct reading *r, struct _xmlNode *n, struct json_object *
 	for (struct _xmlNode *c = node_child(n, "range"); c; c = node_next(c)) {
 		reading_origin(r, c, "%s.dhcp.ranges[%u]", key, i++);
 		json_object_array_add(member(dhcp, "ranges", true), range_make(c));
+		others_warn(r, c, none);
 	}
 	i = 0;
 	for (struct _xmlNode *c = node_child(n, "host"); c; c = node_next(c)) {
 		reading_origin(r, c, "%s.dhcp.hosts[%u]", key, i++);
 		json_object_array_add(member(dhcp, "hosts", true), host_make(c));
+		others_warn(r, c, none);
 	}
 	return 0;
 }
@@ -132,6 +134,26 @@ static int ip_read(struct reading *r, struct _xmlNode *n)
 	return dhcp ? dhcp_read(r, dhcp, o, key) : 0;
 }
 
+/* The ports that cairn-net takes, too, need no warning. */
+static void nat_warn(struct reading *r, struct _xmlNode *nat)
+{
+	static const char *const known[] = { "port", NULL };
+	struct _xmlNode *port = node_child(nat, "port");
+
+	others_warn(r, nat, known);
+	if (port && (!node_attr_is(port, "start", "1024") || !node_attr_is(port, "end", "65535")))
+		reading_warn(r, port, NULL, "has no effect");
+}
+
+/* libvirt prints the link that leads outside as an attribute and as an element. */
+static void forward_link_read(struct reading *r, struct _xmlNode *link)
+{
+	if (!js_get(r->definition, "dev"))
+		put_attr(r->definition, "dev", link, "dev");
+	for (struct _xmlNode *more = node_next(link); more; more = node_next(more))
+		reading_warn(r, more, NULL, "has no effect: one link leads outside");
+}
+
 static int forward_read(struct reading *r, struct _xmlNode *n)
 {
 	CLEANUP_FREE char *mode = n ? node_attr(n, "mode") : NULL;
@@ -147,6 +169,10 @@ static int forward_read(struct reading *r, struct _xmlNode *n)
 	if (i == ARRAY_SIZE(modes))
 		return reading_error(r, n, "mode", ERR_UNSUPPORTED, "\"%.40s\" is not supported; use nat, route, open or bridge", mode);
 	put_attr(r->definition, "dev", n, "dev");
+	if (node_child(n, "interface"))
+		forward_link_read(r, node_child(n, "interface"));
+	if (node_child(n, "nat"))
+		nat_warn(r, node_child(n, "nat"));
 	others_warn(r, n, known);
 	return 0;
 }

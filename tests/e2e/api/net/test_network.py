@@ -594,6 +594,20 @@ def test_libvirts_xml_becomes_the_same_network(plain):
     assert dhcp["ranges"] == [] and dhcp["hosts"][1] == {"mac": "52:54:00:00:00:06", "address": "10.77.0.6"}
 
 
+def test_xml_loses_no_limit_silently(plain):
+    """The only link that leads outside, which libvirt also writes as an element; what is lost gets a warning."""
+    path = plain.tmp / "lan.xml"
+    path.write_text(LIBVIRT.replace(" dev='eth0'><nat ipv6='yes'><port start='1024' end='65535'/></nat>",
+                                    "><interface dev='eth5'/><interface dev='eth6'/><nat><address start='1.2.3.4' end='1.2.3.5'/>"
+                                    "<port start='500' end='600'/></nat>")
+                    .replace("end='10.77.0.99'/>", "end='10.77.0.99'><lease expiry='1'/></range>").replace("<tftp root='/x'/>", ""))
+    r = plain.cairn("net-define", str(path))
+    assert json.loads(plain.cairn("net-dumpjson", "lan").stdout)["dev"] == "eth5"
+    for what in ("forward/interface", "nat/address", "nat/port", "range/lease"):
+        assert what in r.stderr, r.stderr
+    assert r.stderr.count("warning") == 4
+
+
 @pytest.mark.parametrize("old,new,why", [
     ("mode='nat'", "mode='passthrough'", "line 4: /network/forward/@mode: \"passthrough\" is not supported"),
     ("netmask='255.255.255.0'", "netmask='255.0.255.0'", '"255.0.255.0" is not a netmask'),
