@@ -478,18 +478,30 @@ def test_existing_bridge(host):
     assert host.state() == before
 
 
-def test_failed_start_of_dnsmasq_undoes_all(host):
-    """Its own sentence is in the error. Its user must reach it, and /tmp is another folder there."""
-    before = host.state()
+def up_with(host, dnsmasq):
+    """Return the error of `up` with a script in the place of dnsmasq, whose user must reach it: /tmp is another folder there."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         os.chmod(folder, 0o755)
         program = os.path.join(folder, "dnsmasq")
         with open(os.open(program, os.O_WRONLY | os.O_CREAT, 0o755), "w") as f:
-            f.write("#!/bin/sh\necho 'dnsmasq: failed to do it' >&2\nexit 2\n")
+            f.write(dnsmasq)
         os.chmod(program, 0o755)
-        e = host.call("up", network(), env={"PATH": f"{folder}:/usr/bin"})["error"]
+        return host.call("up", network(), env={"PATH": f"{folder}:/usr/bin"})["error"]
+
+
+def test_failed_start_of_dnsmasq_undoes_all(host):
+    """Its own sentence is in the error."""
+    before = host.state()
+    e = up_with(host, "#!/bin/sh\necho 'dnsmasq: failed to do it' >&2\nexit 2\n")
     assert e["class"] == "HostError" and "failed to do it" in e["desc"]
     assert host.state() == before
+
+
+def test_dnsmasq_gets_no_file_of_the_host(host):
+    """Such as a socket of the host's network namespace, in which its capabilities would count."""
+    e = up_with(host, "#!/usr/bin/python3\nimport os, sys\nfor n in range(3, 1000):\n    try:\n        print(os.readlink(f'/proc/self/fd/{n}'), "
+                      "file=sys.stderr)\n    except OSError:\n        pass\nprint('all', file=sys.stderr)\nsys.exit(2)\n")
+    assert e["desc"] == "dnsmasq does not start: all ", e
 
 
 def test_dnsmasq_missing(host, tmp_path):
