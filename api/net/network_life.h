@@ -14,10 +14,10 @@ struct vm_host;
 /* The end of an operation. r: 0; -errno, and e is set. answer: what the program returned, borrowed; NULL: nothing. */
 typedef void network_done(void *opaque, int r, struct json_object *answer, const struct err *e);
 
-/* Start a network, or make the missing parts of an active one. A start that fails leaves nothing. transient: the network
- * has no definition for a next start, and is removed when it stops or fails.
- * Returns 0, and done() is called once from the loop, with the notes of the program in its answer, or with -EPERM: it is
- * active and complete. -EBUSY: another operation is under way; -errno. */
+/* Start a network, or make the missing parts of an active one. A start that fails leaves nothing. transient: the
+ * network has no definition for a next start, and is removed when it stops or fails.
+ * Returns 0, and done() is called once from the loop, with the notes of the program in its answer, or with -EPERM: it
+ * is active and complete. -EBUSY: another operation is under way; -errno. */
 int network_start(struct network *n, bool transient, network_done *done, void *opaque, struct err *e);
 /* Stop an active network. Returns as network_start(); -EBUSY also if VMs use the network. After done(), a transient
  * network is gone. */

@@ -167,8 +167,8 @@ static void child_run(const struct jail *j, const struct pipes *p, pid_t parent,
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	if (getppid() != parent || standard_fds(p->errors[1]) < 0 || chdir("/") < 0)
 		_exit(1);
-	/* libnftables' socket is not closed by itself, and it belongs to the host's network namespace. (Linux 5.11; before
-	 * that, dnsmasq closes it at its start.) */
+	/* libnftables' socket is not closed by itself, and it belongs to the host's network namespace. (Linux 5.11;
+	 * before that, dnsmasq closes it at its start.) */
 	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
 	execve(j->program, argv, env);
 	err_set_errno(e, -errno, "cannot run %s", j->program);

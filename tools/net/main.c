@@ -38,8 +38,8 @@ static const struct verb_row {
 	[VERB_PORT_DOWN] = { network_port_down, true, NULL },
 };
 
-/* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. Each user of the
- * host may open the file of the namespace itself, and could keep a lock of it; so the lock is on a file that each
+/* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. Each user of
+ * the host may open the file of the namespace itself, and could keep a lock of it; so the lock is on a file that each
  * namespace has, and that only root may open. */
 static int lock_take(int *ret, struct err *e)
 {
