@@ -117,6 +117,8 @@ static void dhcp_ipv4_print(FILE *f, const struct network *n, const struct servi
 	if (n->mtu)
 		fprintf(f, "dhcp-option=option:mtu,%u\n", n->mtu);
 	fputs("dhcp-authoritative\ndhcp-no-override\n", f);
+	/* No guest becomes the proxy of the others by its name (CERT VU#598349). */
+	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\n", f);
 }
 
 static void dhcp_ipv6_print(FILE *f, const struct network *n, const struct service *s)
