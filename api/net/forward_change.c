@@ -24,9 +24,9 @@
 /* Stands for the port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. */
 #define SOME_PORT 65535
 
-/* A call of forward-add or forward-remove that is not answered yet. */
+/* A call of forward-add or forward-remove whose change is not made yet. */
 struct change {
-	struct call *call;
+	struct call *call; /* NULL: it was answered, because cairn-slirp did not answer in time */
 	struct vm_host *host;
 	uint8_t uuid[16];
 	unsigned at;		     /* index of the interface */
@@ -37,18 +37,27 @@ struct change {
 	int fd; /* the port's socket; -1: not opened */
 };
 
-static void change_end(struct change *g, int r, const struct err *e)
+static void change_answer(struct change *g, int r, const struct err *e)
 {
+	struct call *c = STEAL_PTR(g->call);
 	struct json_object *o = NULL;
 
+	if (!c)
+		return;
+	c->vm = vm_find_uuid(g->host, g->uuid); /* the VM may have been undefined meanwhile */
 	if (r < 0) {
-		call_fail(g->call, e);
-	} else {
-		o = json_object_new_object();
-		js_put_uint(o, "port", g->what.port);
-		g->call->when_stored = true;
-		call_return(g->call, o);
+		call_fail(c, e);
+		return;
 	}
+	o = json_object_new_object();
+	js_put_uint(o, "port", g->what.port);
+	c->when_stored = true;
+	call_return(c, o);
+}
+
+static void change_end(struct change *g, int r, const struct err *e)
+{
+	change_answer(g, r, e);
 	json_object_put(g->forward);
 	if (g->fd >= 0)
 		close(g->fd);
@@ -86,7 +95,7 @@ static int definition_with(const struct change *g, const struct vm *vm, bool alo
 		forwards_drop_all(o);
 	json_object_array_add(forwards_of(o, g->at), json_object_get(g->forward));
 	r = definition_parse_stored(o, &d, e);
-	if (!r && !js_get(g->call->args, "port") && alone)
+	if (!r && alone && !js_get(g->call->args, "port"))
 		d->interfaces[g->at].user.forwards[0].port = 0;
 	if (!r)
 		r = rights_copy(g->rights, &d->rights);
@@ -195,7 +204,7 @@ static int order_failed(const struct change *g, int r, struct err *e)
 		return err_set(e, r, ERR_BUSY, "another change of the forwards of interface %s is under way; repeat the command", id);
 	case -ETIMEDOUT:
 		return err_set(e, r, ERR_TIMEOUT, "the cairn-slirp of interface %s does not answer; it may be of an earlier release. "
-			"The VM's next start begins a new one", id);
+			"The VM's next start begins a new one; if this one answers later, the change is made then", id);
 	default:
 		return err_set(e, r, ERR_HOST, "the cairn-slirp of interface %s cannot change its forwards", id);
 	}
@@ -209,14 +218,16 @@ static void order_done(void *opaque, int r)
 	struct vm *vm;
 	int k = -1;
 
-	if (r < 0) {
+	if (r == -ETIMEDOUT) {
 		order_failed(g, r, &e);
-		change_end(g, r, &e);
+		change_answer(g, r, &e);
 		return;
 	}
 	vm = vm_of(g, &e);
-	if (!vm) {
-		change_end(g, -ENOENT, &e);
+	if (r < 0 && vm)
+		order_failed(g, r, &e);
+	if (r < 0 || !vm) {
+		change_end(g, r < 0 ? r : -ENOENT, &e);
 		return;
 	}
 	if (g->forward) {
@@ -227,10 +238,11 @@ static void order_done(void *opaque, int r)
 		for (unsigned i = 0; i < u->nforwards; i++)
 			if (definition_forwards_meet(&u->forwards[i], &g->what))
 				k = (int)i;
-		r = k < 0 ? -ENOENT : definition_without(vm, g->at, (unsigned)k, &d, &e);
+		if (k >= 0)
+			r = definition_without(vm, g->at, (unsigned)k, &d, &e);
 		forwards_unhold(vm, &g->what);
 	}
-	if (!r)
+	if (!r && d)
 		live_replace(vm, d);
 	change_end(g, r, &e);
 }

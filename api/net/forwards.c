@@ -80,11 +80,12 @@ struct usernet {
 	struct loop_watch *gone, *watch;
 	struct loop_timer *end_timer; /* armed at the end of the VM's process; NULL: not armed yet, or pidfd is -1 */
 	bool killed;
-	/* The change of a forward that the process has not answered yet; done NULL: none. */
+	/* The change of a forward that the process has not answered yet; done NULL: none. Until then it gets no other
+	 * one: nobody knows which forwards it has. */
 	struct {
 		void (*done)(void *opaque, int r);
 		void *opaque;
-		struct loop_timer *timer;
+		struct loop_timer *timer; /* NULL: the time is over, and done() was told so */
 	} order;
 };
 
@@ -435,7 +436,11 @@ static void order_end(struct usernet *u, int r)
 
 static void order_expired(void *opaque)
 {
-	order_end(opaque, -ETIMEDOUT);
+	struct usernet *u = opaque;
+
+	loop_timer_free(u->order.timer);
+	u->order.timer = NULL;
+	u->order.done(u->order.opaque, -ETIMEDOUT);
 }
 
 static void usernet_free(struct usernet *u)
@@ -506,7 +511,8 @@ static void message_take(struct usernet *u, struct json_object *o)
 	if (js_get_bool(o, "held", false))
 		sockets_held(u);
 	else if (js_get(o, "done"))
-		order_end(u, js_get_bool(o, "done", false) ? 0 : -EREMOTEIO);
+		/* The VM may run again, with another process. */
+		order_end(u, !u->vm ? -EPIPE : js_get_bool(o, "done", false) ? 0 : -EREMOTEIO);
 	else
 		control_connected(u, js_get_int(o, "forward", -1));
 }
@@ -625,7 +631,7 @@ int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*
 	if (!u || !u->watch)
 		return -ENOENT;
 	if (u->order.done)
-		return -EBUSY;
+		return u->order.timer ? -EBUSY : -ETIMEDOUT;
 	r = order_send(u, text, fd);
 	if (r < 0)
 		return r;

@@ -39,8 +39,10 @@ int forwards_check_others(const struct vm *vm, const struct definition *d, struc
 /* Have the cairn-slirp of interface `at` change its forwards (tools/slirp/control.h).
  * text: the message. fd: a socket that goes with it, borrowed; -1: none.
  * done: called once from the loop unless an error is returned. r: 0; -EREMOTEIO: the process refused; -EPIPE: the
- * process has ended; -ETIMEDOUT. The VM may be gone by then.
- * Returns 0; -ENOENT: no such process runs; -EBUSY: another change is under way; -errno. */
+ * process has ended, or the VM has started again with another one. The VM may be gone by then. If the process does not
+ * answer in time, done() is first called with -ETIMEDOUT; it may still make the change.
+ * Returns 0; -ENOENT: no such process runs; -EBUSY: another change is under way; -ETIMEDOUT: the process owes the
+ * answer to an earlier one; -errno. */
 int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque);
 /* If the daemon holds the socket of this forward, which is no longer one of the VM's, close all sockets that it holds
  * for the VM. It opens those of the definition when the VM sleeps. */

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -149,11 +150,37 @@ def test_cairn_slirp_that_does_not_change_its_forwards(host):  # noqa: F811
     os.kill(pid, signal.SIGSTOP)
     assert "does not answer; it may be of an earlier release" in host.cairn("forward-add", "a", "auto:22", ok=None).stderr
     assert forwards(host, "a") == []
+    # Nobody knows which forwards it has. When it answers, it has the one that it was to add, and so has the list.
+    assert "does not answer" in host.cairn("forward-add", "a", "auto:23", ok=None).stderr
     os.kill(pid, signal.SIGCONT)
+    until(lambda: [f["to"] for f in forwards(host, "a")] == [22])
+    port = added(host, "a", "auto:24")
+    host.cairn("forward-remove", "a", str(forwards(host, "a")[0]["port"]))
+    assert [f["to"] for f in forwards(host, "a")] == [24] and listens(port)
     os.kill(pid, signal.SIGKILL)
     host.qmp()
     until(lambda: not slirps(host))
     assert "its cairn-slirp has ended" in host.cairn("forward-add", "a", "auto:22", ok=None).stderr
+
+
+def test_vm_is_undefined_while_its_forwards_change(tmp_path, libexec):  # noqa: F811
+    """The answers come when the VM is gone: cairn-slirp does not answer, and is killed after the VM."""
+    d = Daemon(tmp_path, env={**libexec, "MALLOC_PERTURB_": "165"})  # no freed memory looks as before
+    try:
+        start(d, "a", user()).close()
+        pid, = slirps(d)
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor() as pool:
+            changes = [pool.submit(d.cairn, "forward-add", "a", f"auto:{to}", ok=None) for to in (22, 23)]
+            until(lambda: any(c.done() for c in changes))  # one was refused, because the other one is under way
+            d.cairn("destroy", "a")
+            d.cairn("undefine", "a")
+            said = sorted(c.result(30).stderr for c in changes)
+        assert "is under way" in said[0] and "another user has undefined the VM meanwhile" in said[1], said
+        lines = [x for x in d.qmp().run("query-audit")["lines"] if x["command"] == "forward-add"]
+        assert [x["vm"] for x in lines] == ["a", "a"] and all(x["outcome"] != "ok" for x in lines)
+    finally:
+        d.close()
 
 
 def test_vm_that_sleeps_has_forwards_of_its_definition(tmp_path, libexec):  # noqa: F811
