@@ -43,8 +43,9 @@ static int rx_pop(struct virtio_vsock *s)
 		got = virtqueue_pop(vq, &s->elem);
 		if (!got && virtqueue_notify_enable(vq))
 			got = virtqueue_pop(vq, &s->elem);
-		if (got > 0 && s->elem.in_bytes < VSOCK_HEADER_BYTES) {
-			vq->fault = "a buffer for received packets has no room for a header";
+		/* Without room for data, a socket that has some would wake the loop all the time. */
+		if (got > 0 && s->elem.in_bytes <= VSOCK_HEADER_BYTES) {
+			vq->fault = "a buffer for received packets has no room for data";
 			got = -EPROTO;
 		}
 		if (got < 0)
@@ -316,8 +317,8 @@ static void tx_run(struct virtio_vsock *s)
 		virtio_fault(&s->v, vq->fault);
 		return;
 	}
-	if (rsts_send(s))
-		virtio_queue_interrupt(&s->v, RX);
+	rsts_send(s);
+	virtio_queue_interrupt(&s->v, RX);
 	if (!budget)
 		virtio_queue_kick(&s->v, TX);
 }
@@ -518,6 +519,8 @@ int virtio_vsock_connect(struct device *d, uint32_t port, int fd, const struct c
 			"the guest has no driver for its vsock device, or has not started it yet");
 	if (port == UINT32_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "%u is no vsock port", port);
+	if (s->nconns == VSOCK_CONNS_MAX)
+		greeter_evict(s);
 	c = conn_new(s, CONN_ASKING, fd);
 	if (!c)
 		return err_set(e, -EMFILE, ERR_BUSY, "the VM has %u vsock connections, the limit; close one first", s->nconns);

@@ -116,6 +116,8 @@ void vsock_refuse(struct virtio_vsock *s, const struct vsock_header *h);
 struct vsock_conn *conn_find(struct virtio_vsock *s, uint32_t host_port, uint32_t guest_port);
 /* Create a connection. Returns NULL if there are too many. fd: taken on success. */
 struct vsock_conn *conn_new(struct virtio_vsock *s, enum conn_state state, int fd);
+/* Close the client that has been silent for longest. Returns false: there is none. */
+bool greeter_evict(struct virtio_vsock *s);
 /* Have the guest asked for a connection to this port. */
 void conn_ask(struct vsock_conn *c, uint32_t port);
 /* The guest asks for a connection. Returns false: refused. */

@@ -287,7 +287,7 @@ static void conn_flush(struct vsock_conn *c)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
-			return;
+			break;
 		if (n <= 0) {
 			sink_lost(c);
 			break;
@@ -298,7 +298,8 @@ static void conn_flush(struct vsock_conn *c)
 	}
 	if (vsock_credit_is_due(&c->credit, VSOCK_BUFFER_BYTES))
 		c->owes |= OWES_CREDIT_UPDATE;
-	sink_emptied(c);
+	if (!c->len)
+		sink_emptied(c);
 }
 
 static void open_ready(struct vsock_conn *c, unsigned revents)
@@ -412,8 +413,7 @@ static void greet(struct vsock_conn *c)
 	conn_ask(c, port);
 }
 
-/* Close the client that has been silent for longest. Returns false: there is none. */
-static bool greeter_evict(struct virtio_vsock *s)
+bool greeter_evict(struct virtio_vsock *s)
 {
 	struct vsock_conn *oldest = NULL;
 
@@ -664,4 +664,7 @@ void conn_abort(struct vsock_conn *c)
 	vsock_credit_forward(&c->credit, c->len);
 	c->len = 0;
 	c->owes = OWES_RST;
+	/* The host's side learns the end now, however long the driver has no buffer for the RST. */
+	if (c->fd >= 0)
+		shutdown(c->fd, SHUT_RDWR);
 }

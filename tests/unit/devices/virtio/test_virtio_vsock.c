@@ -115,9 +115,9 @@ struct vs_test {
 	struct err e;
 };
 
-static void vs_begin(struct vs_test *t)
+static void vs_begin_listening(struct vs_test *t, int listen_fd)
 {
-	struct virtio_vsock_config c = { .name = "vsock0", .cid = CID, .listen_fd = -1, .slot = SLOT };
+	struct virtio_vsock_config c = { .name = "vsock0", .cid = CID, .listen_fd = listen_fd, .slot = SLOT };
 	int pair[2];
 
 	memset(t, 0, sizeof(*t));
@@ -133,6 +133,11 @@ static void vs_begin(struct vs_test *t)
 	drv_ok(&t->d);
 	t->buf = fx_alloc(&t->f, 1 << 20, 4096);
 	fx_run(&t->f, 3);
+}
+
+static void vs_begin(struct vs_test *t)
+{
+	vs_begin_listening(t, -1);
 }
 
 static void vs_end(struct vs_test *t)
@@ -318,6 +323,36 @@ static void guest_that_exceeds_its_credit_is_reset(void **state)
 	close(fd);
 }
 
+/* A client that reads part of what is kept makes room, and the guest learns it before all of it has left. */
+static void guest_learns_of_room_before_all_kept_data_has_left(void **state)
+{
+	static uint8_t data[16384];
+	struct vs_test t;
+	struct vsock_header h, p;
+	uint32_t sent = 0, told = 0;
+	int fd;
+
+	(void)state;
+	vs_begin(&t);
+	fd = vs_open(&t, &h);
+	vs_offer(&t, 60);
+	p = vs_packet(&h, VSOCK_OP_RW);
+	p.len = sizeof(data);
+	while (sent - told + sizeof(data) <= VSOCK_BUFFER_BYTES) {
+		vs_send(&t, p, data);
+		sent += sizeof(data);
+		while (vs_pending(&t))
+			told = vs_take(&t, NULL).fwd_cnt;
+	}
+	while (!vs_pending(&t))
+		assert_true(recv(fd, data, sizeof(data), MSG_DONTWAIT) > 0);
+	p = vs_take(&t, NULL);
+	assert_int_equal(p.op, VSOCK_OP_CREDIT_UPDATE);
+	assert_true(p.fwd_cnt - told >= VSOCK_BUFFER_BYTES / 4 && p.fwd_cnt < sent);
+	close(fd);
+	vs_end(&t);
+}
+
 static void kept_data_reaches_a_slow_client_after_the_guests_end(void **state)
 {
 	static uint8_t data[16384];
@@ -395,6 +430,24 @@ static void guest_out_of_turn_is_reset(void **state)
 	}
 }
 
+/* Not only when the driver has a buffer for the reset. */
+static void client_learns_of_a_reset_at_once(void **state)
+{
+	struct vsock_header h;
+	struct vs_test t;
+	int fd;
+
+	(void)state;
+	vs_begin(&t);
+	fd = vs_open(&t, &h);
+	vs_send(&t, vs_packet(&h, VSOCK_OP_RESPONSE), NULL);
+	assert_true(is_closed(fd));
+	vs_offer(&t, 1);
+	assert_int_equal(vs_take(&t, NULL).op, VSOCK_OP_RST);
+	close(fd);
+	vs_end(&t);
+}
+
 static void packets_for_nobody_are_refused_or_dropped(void **state)
 {
 	struct vsock_header base = { .src_cid = CID, .dst_cid = VSOCK_CID_HOST, .src_port = 1, .dst_port = 2,
@@ -464,6 +517,53 @@ static void guest_that_takes_no_answers_waits(void **state)
 	vs_end(&t);
 }
 
+/* The driver gives no buffers before it learns that those that it gave are used up. */
+static void refusals_interrupt_also_when_buffers_run_out(void **state)
+{
+	struct vsock_header h = { .src_cid = CID, .dst_cid = VSOCK_CID_HOST, .dst_port = 2, .type = VSOCK_TYPE_STREAM,
+		.op = VSOCK_OP_RW };
+	unsigned interrupts = 0;
+	struct vs_test t;
+
+	(void)state;
+	vs_begin(&t);
+	vs_offer(&t, 1);
+	t.f.nmsi = 0;
+	for (unsigned i = 0; i < 3; i++) {
+		struct drv_sg sg = { t.buf + 512 * 1024 + 64 * i, VSOCK_HEADER_BYTES, false };
+
+		vsock_header_print(&h, fx_ram(&t.f, sg.gpa));
+		drv_add(&t.d.q[TX], &sg, 1, false);
+	}
+	drv_kick(&t.d.q[TX]);
+	assert_int_equal(vs_pending(&t), 1);
+	for (unsigned i = 0; i < t.f.nmsi; i++)
+		interrupts += t.f.msi_data[i] == (SLOT << 8 | RX);
+	assert_int_equal(interrupts, 1);
+	vs_end(&t);
+}
+
+/* Data would wait for ever, and its socket would keep the loop awake. */
+static void receive_buffers_without_room_for_data_need_a_reset(void **state)
+{
+	struct console_user nobody = { 0 };
+	struct drv_sg sg;
+	struct vs_test t;
+	int pair[2];
+
+	(void)state;
+	vs_begin(&t);
+	sg = (struct drv_sg){ t.buf, VSOCK_HEADER_BYTES, true };
+	drv_add(&t.d.q[RX], &sg, 1, false);
+	drv_kick(&t.d.q[RX]);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(virtio_vsock_connect(t.dev, 52, pair[1], &nobody, vs_answered, &t, NULL), 0);
+	fx_run(&t.f, 3);
+	assert_true(drv_status(&t.d) & VIRTIO_STATUS_NEEDS_RESET);
+	close(pair[0]);
+	vs_end(&t);
+}
+
 static void malformed_packets_need_a_reset(void **state)
 {
 	(void)state;
@@ -509,6 +609,38 @@ static void many_connections_reach_a_limit(void **state)
 		close(ends[i][0]);
 	}
 	vs_end(&t);
+}
+
+/* Clients that have written no CONNECT line give way to those that name a port. */
+static void silent_clients_give_way(void **state)
+{
+	int listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), clients[VSOCK_CONNS_MAX], pair[2];
+	struct sockaddr_storage address = { .ss_family = AF_UNIX };
+	socklen_t size = sizeof(address);
+	struct console_user nobody = { 0 };
+	struct vs_test t;
+
+	(void)state;
+	assert_int_equal(bind(listening, (struct sockaddr *)&address, sizeof(address.ss_family)), 0);
+	assert_int_equal(listen(listening, VSOCK_CONNS_MAX), 0);
+	assert_int_equal(getsockname(listening, (struct sockaddr *)&address, &size), 0);
+	vs_begin_listening(&t, listening);
+	for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++) {
+		clients[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		assert_int_equal(connect(clients[i], (struct sockaddr *)&address, size), 0);
+		fx_run(&t.f, 2);
+	}
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(virtio_vsock_connect(t.dev, 52, pair[1], &nobody, vs_answered, &t, NULL), 0);
+	fx_run(&t.f, 3);
+	assert_true(is_closed(clients[0]));
+	for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++) {
+		assert_true(!i || !is_closed(clients[i]));
+		close(clients[i]);
+	}
+	close(pair[0]);
+	vs_end(&t);
+	close(listening);
 }
 
 /* ---- connections from the guest ---- */
@@ -668,13 +800,18 @@ int main(void)
 		cmocka_unit_test(header_has_its_fields_in_place),
 		cmocka_unit_test(data_to_the_guest_stays_in_the_socket_without_credit),
 		cmocka_unit_test(guest_that_exceeds_its_credit_is_reset),
+		cmocka_unit_test(guest_learns_of_room_before_all_kept_data_has_left),
 		cmocka_unit_test(kept_data_reaches_a_slow_client_after_the_guests_end),
 		cmocka_unit_test(refused_client_gets_an_error),
 		cmocka_unit_test(guest_out_of_turn_is_reset),
+		cmocka_unit_test(client_learns_of_a_reset_at_once),
 		cmocka_unit_test(packets_for_nobody_are_refused_or_dropped),
 		cmocka_unit_test(guest_that_takes_no_answers_waits),
+		cmocka_unit_test(refusals_interrupt_also_when_buffers_run_out),
 		cmocka_unit_test(malformed_packets_need_a_reset),
+		cmocka_unit_test(receive_buffers_without_room_for_data_need_a_reset),
 		cmocka_unit_test(many_connections_reach_a_limit),
+		cmocka_unit_test(silent_clients_give_way),
 		cmocka_unit_test(guest_connects_to_the_host),
 		cmocka_unit_test(end_of_the_dialer_refuses_what_waits),
 		cmocka_unit_test(load_tells_the_driver_of_the_reset),
