@@ -19,7 +19,8 @@
 #include <string.h>
 
 #define NS 1000000000LL
-#define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
+/* The guest agent begins within AGENT_TURN_NS, and has AGENT_SYNC_NS to answer and AGENT_SILENCE_NS to refuse. */
+#define REQUEST_TIMEOUT_NS (12 * 1000000000ULL)
 /* The wall clock may be set, so check a planned time at this interval. */
 #define LOOK_S 60
 

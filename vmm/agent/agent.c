@@ -50,6 +50,7 @@ struct errand {
 	bool due, under_way;
 	struct vm_addresses *into; /* addresses go here; NULL: a command without result data */
 	bool silent; /* a missing answer counts as success */
+	uint64_t begin_before_ns; /* 0: no limit */
 	char text[128 + 2 * AGENT_WORDS_MAX];
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
@@ -162,11 +163,25 @@ static void time_send(struct agent *a)
 	state_set(a, TIME_ASKED, a->times.sync_ns);
 }
 
+static int turn_missed(const struct agent *a, struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_BUSY, "the guest agent was busy with other commands for %llu s; this one was not sent; try "
+		"again in a moment", (unsigned long long)(a->times.turn_ns / 1000000000));
+}
+
+static void errand_end(struct agent *a, int r, const struct err *e);
+
 static void errand_begin(struct agent *a, struct errand *which)
 {
+	struct err e;
+
 	a->errand = which;
 	which->due = false;
 	which->under_way = true;
+	if (which->begin_before_ns && loop_now_ns() > which->begin_before_ns) {
+		errand_end(a, turn_missed(a, &e), &e);
+		return;
+	}
 	state_set(a, ERRAND_SYNC, a->times.sync_ns);
 	sync_send(a);
 }
@@ -320,8 +335,7 @@ static void command_begin(struct agent *a)
 	struct err e;
 
 	if (loop_now_ns() > a->commands->begin_before_ns) {
-		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent was busy with other commands for %llu s; this one "
-			"was not sent; try again in a moment", (unsigned long long)(AGENT_TURN_NS / 1000000000)), &e);
+		command_end(a, turn_missed(a, &e), &e);
 		return;
 	}
 	if (synced_ns && loop_now_ns() - synced_ns < AGENT_SYNCED_NS) {
@@ -732,6 +746,9 @@ static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(v
 		return NULL;
 	}
 	*x = (struct errand){.done = done, .opaque = opaque};
+	/* A query has no effect that could surprise anybody. */
+	if (which == ERRAND_ORDER)
+		x->begin_before_ns = loop_now_ns() + a->times.turn_ns;
 	return x;
 }
 
@@ -802,7 +819,7 @@ int agent_command(struct agent *a, struct agent_command *x, struct err *e)
 	a->ncommands++;
 	x->next = NULL;
 	x->bytes = 0;
-	x->begin_before_ns = loop_now_ns() + AGENT_TURN_NS;
+	x->begin_before_ns = loop_now_ns() + a->times.turn_ns;
 	if (a->state == IDLE)
 		queue_resume(a);
 	return 0;
@@ -850,13 +867,10 @@ int agent_new(
 		return err_set_errno(e, r, "guest agent");
 	a->loop = l;
 	a->fd = -1;
-	a->times = t ? *t
-		     : (struct agent_times){
-			       AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS};
+	a->times = t ? *t : (struct agent_times){ AGENT_SYNC_NS, AGENT_FREEZE_NS, AGENT_THAW_NS, AGENT_HOLD_NS, AGENT_TURN_NS };
 	/* Start from an id that an earlier process did not use, because answers to that process may still be in the
 	 * port. */
-	a->id = (int64_t)(loop_now_ns() &
-			  0xffffffff);
+	a->id = (int64_t)(loop_now_ns() & 0xffffffff);
 	a->port_task.run = port_run;
 	r = loop_timer_new(l, deadline_passed, a, &a->timer);
 	if (!r)

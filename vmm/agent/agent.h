@@ -34,6 +34,7 @@ struct vm_addresses;
 /* Timeouts of the steps. */
 struct agent_times {
 	uint64_t sync_ns, freeze_ns, thaw_ns, hold_ns;
+	uint64_t turn_ns; /* AGENT_TURN_NS */
 };
 
 /* Create the client.
@@ -90,8 +91,8 @@ void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1]);
 
 /* Show a line to the guest's logged-in users (wall), after the command in progress.
  * line: one line of at most AGENT_WORDS_MAX bytes.
- * done: called once, from the loop, unless this function fails. r is 0; -ETIMEDOUT; -EIO with the
- * agent's reason.
+ * done: called once, from the loop, unless this function fails. r is 0; -ETIMEDOUT; -EBUSY: other commands took
+ * longer than AGENT_TURN_NS, and it was not sent; -EIO with the agent's reason.
  * Returns 0; -EBUSY while another agent_tell() or agent_shutdown() is in progress. */
 int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e);
@@ -107,8 +108,8 @@ int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(voi
 /* ---- commands of clients ---- */
 
 #define AGENT_COMMANDS_MAX 16 /* that wait or are in progress */
-/* A command waits at most this long for others. Later its client may have given up, and must not be surprised by its
- * effect. */
+/* A command, a line for the users or a shutdown waits at most this long for others. Later its client may have given up,
+ * and must not be surprised by its effect. */
 #define AGENT_TURN_NS (5 * 1000000000ULL)
 
 /* For this long after an answer, a command needs no sync, which would double the time of a short one. */

@@ -51,7 +51,7 @@ int __wrap_loop_timer_new(struct loop *l, void (*fire)(void *opaque), void *opaq
 /* Time limits are so long that they end only by limit_ends(), however long the host stands still. */
 static int setup(void **state)
 {
-	static const struct agent_times times = {60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS};
+	static const struct agent_times times = {60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS};
 	struct fixture *f = calloc(1, sizeof(*f));
 	int pair[2];
 

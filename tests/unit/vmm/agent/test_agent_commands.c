@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/agent/agent.h"
+#include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,9 +39,9 @@ struct asked {
 	struct err e;
 };
 
-static int setup(void **state)
+static int setup_with(void **state, uint64_t turn_ns)
 {
-	static const struct agent_times times = { LONG_NS, LONG_NS, LONG_NS, LONG_NS };
+	const struct agent_times times = { LONG_NS, LONG_NS, LONG_NS, LONG_NS, turn_ns };
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct err e;
 	int pair[2];
@@ -52,6 +53,17 @@ static int setup(void **state)
 	f->guest = pair[1];
 	*state = f;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_with(state, LONG_NS);
+}
+
+/* What does not begin at once has waited too long. */
+static int setup_hasty(void **state)
+{
+	return setup_with(state, 1);
 }
 
 static int teardown(void **state)
@@ -357,6 +369,50 @@ static void test_command_that_waited_too_long_is_not_sent(void **state)
 	asked_end(&k);
 }
 
+/* A shutdown that began later than its client waits would surprise: the client was told that it failed. A query of
+ * addresses has no effect and is sent. */
+static void test_shutdown_that_waited_too_long_is_not_sent(void **state)
+{
+	struct fixture *f = *state;
+	struct vm_addresses all;
+	int r = 1, looked = 1;
+	struct err e;
+
+	for (unsigned i = 0; i < 3; i++) {
+		int off = 1;
+
+		assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
+		if (i < 2)
+			assert_int_equal(agent_shutdown(f->a, i, froze, &off, &e), 0);
+		else
+			assert_int_equal(agent_tell(f->a, "words", froze, &off, &e), 0);
+		sync_answered(f);
+		assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+		line_says(f, "{\"error\": {\"desc\": \"no\"}}\n");
+		sync_answered(f);
+		assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-thaw\"}");
+		line_says(f, "{\"return\": 1}\n");
+		while (off > 0)
+			loop_run_once(f->loop, 10 * MS);
+		assert_int_equal(off, -EBUSY);
+		assert_true(silent(f));
+	}
+	assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
+	assert_int_equal(agent_addresses(f->a, &all, froze, &looked, &e), 0);
+	sync_answered(f);
+	(void)heard(f);
+	line_says(f, "{\"error\": {\"desc\": \"no\"}}\n");
+	sync_answered(f);
+	(void)heard(f);
+	line_says(f, "{\"return\": 1}\n");
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"execute\":\"guest-network-get-interfaces\"}");
+	line_says(f, "{\"return\": []}\n");
+	while (looked > 0)
+		loop_run_once(f->loop, 10 * MS);
+	assert_int_equal(looked, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -368,6 +424,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_commands_take_turns_and_are_limited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_after_an_answer_needs_no_sync, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_that_waited_too_long_is_not_sent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shutdown_that_waited_too_long_is_not_sent, setup_hasty, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
