@@ -53,14 +53,27 @@ static void owner_read(int fd, struct owner *o)
 		snprintf(o->socket, sizeof(o->socket), "%.*s", (int)strcspn(line + 1, "\n"), line + 1);
 }
 
+/* Write the path so that it leads to the socket from every folder. */
+static void socket_path(const char *socket, char path[PATH_MAX])
+{
+	size_t n = 0;
+
+	if (socket[0] && socket[0] != '/' && getcwd(path, PATH_MAX - 1)) {
+		n = strlen(path);
+		path[n++] = '/';
+	}
+	snprintf(path + n, PATH_MAX - n, "%s", socket);
+}
+
 static int owner_write(int fd, const char *socket, struct err *e)
 {
-	char text[PATH_MAX + 64];
+	char text[PATH_MAX + 64], path[PATH_MAX];
 	uint64_t ticks = 0;
 
 	if (process_start_time(getpid(), &ticks) < 0)
 		log_warn("store", "cannot read /proc; if this daemon gets stuck, no other one takes over from it");
-	snprintf(text, sizeof(text), "%d\n%" PRIu64 "\n%s\n", (int)getpid(), ticks, socket);
+	socket_path(socket, path);
+	snprintf(text, sizeof(text), "%d\n%" PRIu64 "\n%s\n", (int)getpid(), ticks, path);
 	if (ftruncate(fd, 0) < 0 || pwrite_full(fd, text, strlen(text), 0) < 0)
 		return err_set_errno(e, -errno, "the lock of the state folder");
 	return 0;
@@ -102,8 +115,9 @@ static bool answers_until(const char *path, uint64_t until_ns)
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	char byte;
 
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return false;
+	/* A daemon cannot be asked at a path that leads elsewhere from here, so it may be healthy. */
+	if (path[0] != '/' || strlen(path) >= sizeof(sa.sun_path))
+		return true;
 	strcpy(sa.sun_path, path);
 	for (uint64_t now; (now = clock_monotonic_ns()) < until_ns; usleep(TRY_US)) {
 		CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -112,7 +126,7 @@ static bool answers_until(const char *path, uint64_t until_ns)
 		/* A daemon that starts does not listen yet. */
 		if (fd < 0 || connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 			continue;
-		if (poll(&p, 1, (int)((until_ns - now) / 1000000)) > 0 && recv(fd, &byte, 1, MSG_DONTWAIT) > 0)
+		if (poll(&p, 1, (int)((until_ns - now) / 1000000)) > 0 && recv(fd, &byte, 1, MSG_DONTWAIT) >= 0)
 			return true;
 	}
 	return false;

@@ -189,6 +189,24 @@ def test_healthy_daemon_is_never_replaced(stuck):
     assert time.monotonic() - begin < 40  # none waits for 10 s, four times
 
 
+def test_healthy_daemon_is_asked_where_it_listens(tmp_path):
+    """Its socket's path is relative, and the second daemon starts in another folder."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    command = [os.path.abspath(os.path.join(BUILD, "cairnd")), "--state-dir", str(tmp_path / "state"), "--socket", "socket"]
+    env = {**os.environ, "CAIRN_LIBEXEC": os.path.abspath(BUILD)}
+    with open(tmp_path / "log", "w+b") as log:
+        d = subprocess.Popen(command, cwd=tmp_path / "here", env=env, stderr=log)
+        try:
+            until(lambda: b" listens on " in (tmp_path / "log").read_bytes() or d.poll() is not None)
+            r = subprocess.run([*command, "--replace"], cwd=tmp_path / "there", env=env, text=True, capture_output=True, timeout=50)
+            assert r.returncode == 6 and f"another cairnd (pid {d.pid}) serves" in r.stderr and "and answers" in r.stderr
+            assert d.poll() is None
+        finally:
+            d.kill()
+            d.wait()
+
+
 def test_daemons_that_do_not_answer_are_replaced(tmp_path):
     """One is stuck in a file system; the other one was stopped, and is replaced on demand. Both at once, because each
     takes 10 s."""
