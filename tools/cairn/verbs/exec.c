@@ -221,12 +221,17 @@ static char *stream_of(struct json_object *status, const char *key, size_t *ret_
 }
 
 /* Replace escape sequences and other control characters for a terminal: only a program with a terminal of its own may
- * control the user's. */
+ * control the user's. C1 controls are C2 80 to C2 9F in UTF-8. */
 static void controls_hide(char *data, size_t len)
 {
-	for (size_t i = 0; i < len; i++)
-		if (((unsigned char)data[i] < ' ' && !strchr("\n\t\r", data[i])) || data[i] == 0x7f || !data[i])
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)data[i], next = i + 1 < len ? (unsigned char)data[i + 1] : 0;
+
+		if ((c < ' ' && (!c || !strchr("\n\t\r", c))) || c == 0x7f)
 			data[i] = '?';
+		else if (c == 0xc2 && next >= 0x80 && next < 0xa0)
+			data[i] = data[i + 1] = '?';
+	}
 }
 
 static int stream_show(struct json_object *status, const char *key, int fd, struct err *e)

@@ -124,14 +124,14 @@ def test_exec_passes_input_environment_and_folder(fake, agent):
 
 
 def test_exec_output_passes_unchanged_but_not_to_a_terminal(fake, agent):
-    script = r"printf '\033[2J\0\377ok\n'"
+    script = r"printf '\033[2J\302\2332J\0\377\302\240ok\n'"
     with open(fake.tmp / "out", "wb") as out:
         subprocess.run([os.path.join(BUILD, "cairn"), "exec", "web1", "--", "sh", "-c", script], env=fake.env, stdout=out, check=True, timeout=50)
-    assert (fake.tmp / "out").read_bytes() == b"\x1b[2J\0\xffok\n"
+    assert (fake.tmp / "out").read_bytes() == b"\x1b[2J\xc2\x9b2J\0\xff\xc2\xa0ok\n"
     master, slave = os.openpty()
     subprocess.run([os.path.join(BUILD, "cairn"), "exec", "web1", "--", "sh", "-c", script], env=fake.env, stdout=slave, check=True, timeout=50)
     os.close(slave)
-    assert os.read(master, 100) == b"?[2J?\xffok\r\n"
+    assert os.read(master, 100) == b"?[2J??2J?\xff\xc2\xa0ok\r\n"
     os.close(master)
 
 
