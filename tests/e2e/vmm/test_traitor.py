@@ -52,7 +52,8 @@ class Victims:
             until(lambda: self.kick.line() == "interp")
         self.traitor.order(*calls, **more)
         if thread == TRACKER:
-            self.q.run("snapshot-create", vm="a", name="s")
+            # It may be complete before the thread obeys, so each has its own name.
+            self.q.run("snapshot-create", vm="a", name=f"s{self.deaths}")
         elif thread == VCPU:
             self.kick.sock.sendall(b"echo x\n")
 

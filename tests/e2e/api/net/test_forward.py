@@ -199,6 +199,7 @@ def test_vm_that_sleeps_has_forwards_of_its_definition(tmp_path, libexec):  # no
         until(lambda: d.info("a")["state"] == "saved")
         until(lambda: not listens(late))
         assert listens(port)
+        until(lambda: d.info("a")["state"] == "running")  # that has woken it
     finally:
         d.close()
 

@@ -220,6 +220,7 @@ def test_guests_get_ipv6_by_dhcp(host):
     host.do("up", n)
     guest = host.guest(1)
     answer = guest.dhcp6()
+    until(lambda: host.do("leases", n)["leases"])  # dnsmasq writes the file after its answer
     lease, = host.do("leases", n)["leases"]
     assert answer[0] == 7 and socket.inet_pton(socket.AF_INET6, lease["address"]) in answer  # a reply
     assert lease["family"] == "ipv6" and lease["address"].startswith("fd00:7::1") and lease["prefix"] == 64
