@@ -136,11 +136,8 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	struct definition *def = NULL;
 	struct vm *vm;
 	struct err e;
-	CLEANUP_JS struct json_object *authors = authors_cut(definition);
-	int r = definition_parse_stored(definition, &def, &e);
+	int r = authors_parse_stored(definition, &def, &e);
 
-	if (!r)
-		r = authors_load(def, authors, &e);
 	if (!r && strcmp(def->name, name))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its name differs from that of its folder, '%s'", name);
 	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(h, def->uuid)))

@@ -324,3 +324,18 @@ int authors_load(struct definition *d, struct json_object *cut, struct err *e)
 		r = author_load(d, json_object_array_get_idx(list, i), e);
 	return r;
 }
+
+int authors_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e)
+{
+	CLEANUP_JS struct json_object *authors = authors_cut(o);
+	struct definition *d = NULL;
+	int r = definition_parse_stored(o, &d, e);
+
+	if (!r)
+		r = authors_load(d, authors, e);
+	if (r < 0)
+		definition_free(d);
+	else
+		*ret_d = d;
+	return r;
+}

@@ -49,5 +49,8 @@ struct json_object *authors_cut(struct json_object *definition);
 /* Set definer and authors of a definition that has none from what authors_cut() returned.
  * Returns 0; -EINVAL: malformed; -ENOMEM. */
 int authors_load(struct definition *d, struct json_object *cut, struct err *e);
+/* Parse a stored definition with its definer and authors, which are cut from o.
+ * Returns as definition_parse_stored(). */
+int authors_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e);
 
 #endif

@@ -36,25 +36,18 @@ static const struct definition_interface *interface_find(const struct definition
 	return NULL;
 }
 
-/* Give the VM a definition of the running process, apart from that of the next start. */
-static bool live_make(struct vm *vm)
-{
-	struct json_object *o = vm->live ? NULL : definition_to_json(vm->def);
-	struct err e;
-
-	if (o && !definition_parse_stored(o, &vm->live, &e))
-		authors_inherit(vm->live, vm->def);
-	json_object_put(o);
-	return vm->live != NULL;
-}
-
 /* The process has the change: note it in the definition that it runs with. */
 static void live_change(struct vm *vm, const struct interface_change *w)
 {
-	if (!live_make(vm))
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+	struct definition *d = NULL;
+	struct err e;
+
+	if (definition_parse_stored(o, &d, &e) < 0)
 		return;
-	for (unsigned i = 0; i < vm->live->ninterfaces; i++) {
-		struct definition_interface *n = &vm->live->interfaces[i];
+	authors_copy(vm_live(vm), d);
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		struct definition_interface *n = &d->interfaces[i];
 
 		if (strcmp(n->id, w->id))
 			continue;
@@ -65,7 +58,7 @@ static void live_change(struct vm *vm, const struct interface_change *w)
 		if (w->set_out)
 			n->bandwidth.out = w->bandwidth.out;
 	}
-	vm_save(vm);
+	vm_live_replace(vm, d);
 }
 
 static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -78,7 +71,6 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 		call_fail(c, e);
 	} else {
 		live_change(c->vm, w);
-		vm_save(c->vm);
 		c->when_stored = true;
 		call_return(c, NULL);
 	}

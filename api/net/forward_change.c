@@ -6,6 +6,7 @@
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
 #include "api/schema/call.h"
+#include "api/vm/identity.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -76,14 +77,6 @@ static struct json_object *forwards_of(struct json_object *definition, unsigned 
 	return js_get_array(i, "forwards");
 }
 
-static void forwards_drop_all(struct json_object *definition)
-{
-	struct json_object *list = js_get_array(definition, "interfaces");
-
-	for (size_t i = 0; i < json_object_array_length(list); i++)
-		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
-}
-
 /* Get the running VM's definition with the forward, and with no other forward if `alone`. The caller owns *ret. */
 static int definition_with(const struct change *g, const struct vm *vm, bool alone, struct definition **ret, struct err *e)
 {
@@ -92,7 +85,7 @@ static int definition_with(const struct change *g, const struct vm *vm, bool alo
 	int r;
 
 	if (alone)
-		forwards_drop_all(o);
+		identity_drop_forwards(o);
 	json_object_array_add(forwards_of(o, g->at), json_object_get(g->forward));
 	r = definition_parse_stored(o, &d, e);
 	if (!r && alone && !js_get(g->call->args, "port"))
@@ -118,16 +111,6 @@ static int definition_without(const struct vm *vm, unsigned at, unsigned forward
 	if (!r)
 		authors_copy(vm_live(vm), *ret);
 	return r;
-}
-
-/* d: taken. */
-static void live_replace(struct vm *vm, struct definition *d)
-{
-	vm_live_forget(vm);
-	vm->live = d;
-	if (!vm_is_pending(vm)) /* the definition for the next start has the same forwards */
-		vm_live_forget(vm);
-	vm_save(vm);
 }
 
 /* ---- finding the forward ---- */
@@ -243,7 +226,7 @@ static void order_done(void *opaque, int r)
 		forwards_unhold(vm, &g->what);
 	}
 	if (!r && d)
-		live_replace(vm, d);
+		vm_live_replace(vm, d);
 	change_end(g, r, &e);
 }
 

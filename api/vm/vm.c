@@ -208,28 +208,25 @@ static void live_put(const struct vm *vm, struct json_object *o)
 static void live_load(struct vm *vm, struct json_object *o)
 {
 	struct json_object *live = js_get(o, "live");
-	CLEANUP_JS struct json_object *authors = live ? authors_cut(live) : NULL;
-	struct definition *def = NULL;
 	struct err e;
-	int r;
 
-	if (!live)
-		return;
-	r = definition_parse_stored(live, &def, &e);
-	if (!r)
-		r = authors_load(def, authors, &e);
-	if (!r) {
-		vm->live = def;
-		return;
-	}
-	definition_free(def);
-	log_warn("state", "VM '%s': the definition that it runs with is damaged in state.json: %s", vm->def->name, e.msg);
+	if (live && authors_parse_stored(live, &vm->live, &e) < 0)
+		log_warn("state", "VM '%s': the definition that it runs with is damaged in state.json: %s", vm->def->name, e.msg);
 }
 
 void vm_live_forget(struct vm *vm)
 {
 	definition_free(vm->live);
 	vm->live = NULL;
+}
+
+void vm_live_replace(struct vm *vm, struct definition *d)
+{
+	vm_live_forget(vm);
+	vm->live = d;
+	if (!vm_is_pending(vm)) /* the next start has the same definition */
+		vm_live_forget(vm);
+	vm_save(vm);
 }
 
 void vm_save(struct vm *vm)

@@ -226,6 +226,8 @@ struct vm_defined {
 const struct definition *vm_live(const struct vm *vm);
 /* Note that the VM's process has ended, or that its definition is the next start's. */
 void vm_live_forget(struct vm *vm);
+/* Note that the VM's process has changed to this definition, and store it. d: taken. */
+void vm_live_replace(struct vm *vm, struct definition *d);
 /* Whether the VM is suspended or saved because it was idle. */
 bool vm_sleeps(const struct vm *vm);
 /* Whether the VM runs and its next start will use a different definition. */
