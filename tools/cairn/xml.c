@@ -1,18 +1,15 @@
 #include "tools/cairn/xml.h"
-#include "api/store/paths.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "tools/cairn/helper.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
 #define ANSWER_MAX (16 * 1024 * 1024)
@@ -29,48 +26,6 @@ bool xml_is(const char *text, size_t len)
 }
 
 /* ---- running cairn-xml ---- */
-
-/* Pass the input as a memory file, so that neither process blocks on a full pipe. */
-static int input_make(const char *text, size_t len, struct err *e)
-{
-	CLEANUP_CLOSE int fd = memfd_create("cairn-xml", MFD_CLOEXEC);
-
-	if (fd < 0 || pwrite_full(fd, text, len, 0) < 0)
-		return err_set_errno(e, -errno, "cannot store the XML");
-	return steal_fd(&fd);
-}
-
-static int helper_spawn(const char *mode, int in, int out, pid_t *ret_pid, struct err *e)
-{
-	char program[PATH_MAX], name[] = "cairn-xml";
-	char *const argv[] = { name, (char *)mode, NULL };
-	char *const none[] = { NULL };
-	posix_spawn_file_actions_t files;
-	int r = paths_helper(name, program, sizeof(program), e);
-
-	if (r < 0)
-		return r;
-	posix_spawn_file_actions_init(&files);
-	posix_spawn_file_actions_adddup2(&files, in, 0);
-	posix_spawn_file_actions_adddup2(&files, out, 1);
-	r = -posix_spawn(ret_pid, program, &files, NULL, argv, none);
-	posix_spawn_file_actions_destroy(&files);
-	return r < 0 ? err_set_errno(e, r, "%s", program) : 0;
-}
-
-static int helper_wait(pid_t pid, struct err *e)
-{
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return err_set_errno(e, -errno, "cairn-xml");
-	if (WIFSIGNALED(status))
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"cairn-xml was killed by signal %d (%s): the XML takes too much time or memory",
-			WTERMSIG(status), strsignal(WTERMSIG(status)));
-	return 0;
-}
 
 static int answer_parse(const char *text, size_t len, struct json_object **ret_o, struct err *e)
 {
@@ -94,27 +49,29 @@ static int answer_parse(const char *text, size_t len, struct json_object **ret_o
 static int helper_run(const char *mode, const char *text, size_t len, struct json_object **ret_o,
 	struct err *e)
 {
-	CLEANUP_CLOSE int in = input_make(text, len, e), from = -1, to = -1;
+	CLEANUP_CLOSE int from = -1, to = -1;
 	CLEANUP_FREE char *answer = NULL;
-	int pair[2], r, waited;
+	int pair[2], r, status = 0, waited;
 	size_t answer_len;
 	pid_t pid;
 
-	if (in < 0)
-		return in;
 	if (pipe2(pair, O_CLOEXEC) < 0)
 		return err_set_errno(e, -errno, "pipe");
 	from = pair[0];
 	to = pair[1];
-	r = helper_spawn(mode, in, to, &pid, e);
+	r = helper_spawn("cairn-xml", mode, text, len, to, &pid, e);
 	if (r < 0)
 		return r;
 	close(steal_fd(&to));
 	r = file_read_fd(from, "the answer of cairn-xml", ANSWER_MAX, &answer, &answer_len, e);
 	close(steal_fd(&from)); /* cairn-xml ends if it still writes */
-	waited = helper_wait(pid, r < 0 ? NULL : e);
+	waited = helper_wait("cairn-xml", pid, &status, r < 0 ? NULL : e);
 	if (r < 0 || waited < 0)
 		return r < 0 ? r : waited;
+	if (WIFSIGNALED(status))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"cairn-xml was killed by signal %d (%s): the XML takes too much time or memory",
+			WTERMSIG(status), strsignal(WTERMSIG(status)));
 	return answer_parse(answer, answer_len, ret_o, e);
 }
 

@@ -1,5 +1,4 @@
 /* seed: make a small image from which cloud-init configures a guest at its first start (NoCloud). */
-#include "api/store/paths.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -7,18 +6,15 @@
 #include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/helper.h"
+#include "tools/cairn/target.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define TEXT_MAX (1024 * 1024) /* limit of each file that the user gives */
@@ -233,53 +229,31 @@ static int files_make(struct cli *c, struct json_object *files, struct err *e)
 
 /* ---- the image ---- */
 
-static int helper_run(struct json_object *files, int out, struct err *e)
+static int content_write(struct json_object *files, int out, struct err *e)
 {
 	const char *text = json_object_to_json_string_ext(files, JSON_C_TO_STRING_PLAIN);
-	CLEANUP_CLOSE int in = memfd_create("cairn-seed", MFD_CLOEXEC);
-	char program[PATH_MAX], name[] = "cairn-seed";
-	char *const argv[] = { name, NULL }, *const none[] = { NULL };
-	posix_spawn_file_actions_t actions;
-	int r = paths_helper(name, program, sizeof(program), e), status;
+	int status = 0, r;
 	pid_t pid;
 
-	if (r < 0)
-		return r;
-	if (in < 0 || pwrite_full(in, text, strlen(text), 0) < 0)
-		return err_set_errno(e, -errno, "memory");
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_adddup2(&actions, in, 0);
-	posix_spawn_file_actions_adddup2(&actions, out, 1);
-	r = -posix_spawn(&pid, program, &actions, NULL, argv, none);
-	posix_spawn_file_actions_destroy(&actions);
-	if (r < 0)
-		return err_set_errno(e, r, "%s", program);
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return err_set_errno(e, -errno, "cairn-seed");
-	return status ? err_set(e, -EIO, ERR_IO, "cairn-seed could not write the image") : 0;
+	r = helper_spawn("cairn-seed", NULL, text, strlen(text), out, &pid, e);
+	if (!r)
+		r = helper_wait("cairn-seed", pid, &status, e);
+	if (!r && status)
+		r = err_set(e, -EIO, ERR_IO, "cairn-seed could not write the image");
+	if (!r && fchmod(out, 0644) < 0)
+		r = err_set_errno(e, -errno, "the image");
+	return r;
 }
 
-/* Write the image under a temporary name, so that an image that is in use never changes. */
 static int image_write(struct json_object *files, const char *path, bool force, struct err *e)
 {
-	char draft[PATH_MAX];
-	CLEANUP_CLOSE int fd = -1;
+	struct target t = { .path = path, .is_new = !force, .whole = true };
 	int r;
 
 	if (!force && access(path, F_OK) == 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists; give another name, or --force to replace it", path);
-	if (snprintf(draft, sizeof(draft), "%s.XXXXXX", path) >= (int)sizeof(draft))
-		return err_set_errno(e, -ENAMETOOLONG, "%s", path);
-	fd = mkostemp(draft, O_CLOEXEC);
-	if (fd < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	r = helper_run(files, fd, e);
-	if (!r && (fchmod(fd, 0644) < 0 || fsync(fd) < 0 || rename(draft, path) < 0))
-		r = err_set_errno(e, -errno, "%s", path);
-	if (r < 0)
-		unlink(draft);
-	return r;
+	r = target_open(&t, false, e);
+	return r < 0 ? r : target_close(&t, content_write(files, t.fd, e), e);
 }
 
 /* The options whose place --user-data takes. */
