@@ -320,8 +320,9 @@ def test_start_fails_when_port_is_taken(host):
     assert f"tcp 192.0.2.1:{port + 1}: this host has no such address" in host.cairn("start", "b", ok=3).stderr
 
 
-def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
-    """The ports are opened, and the process runs, with the rights of the user who defined the VM."""
+@contextlib.contextmanager
+def daemon_for_all(lan):  # noqa: F811
+    """A daemon in a network namespace, whose folder, guest and stand-in for cairn-slirp other users can read."""
     lan.ip("link", "set", "lo", "up")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder, contextlib.ExitStack() as end:
         os.chmod(folder, 0o711)
@@ -329,6 +330,12 @@ def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
         shutil.copy(STAND_IN, os.path.join(folder, "cairn-slirp"))
         d = LanDaemon(pathlib.Path(folder), lan, before=["env", f"CAIRN_LIBEXEC={folder}"])
         end.callback(d.close)
+        yield d
+
+
+def test_cairn_slirp_runs_with_rights_of_definer(lan, libexec):  # noqa: F811
+    """The ports are opened, and the process runs, with the rights of the user who defined the VM."""
+    with daemon_for_all(lan) as d:
         d.cairn("grant", "admin", "--user", "nobody")
         for port in (80, 8080):
             v = guestlib.definition("n", interfaces=[user(port)], boot={"kernel": str(d.tmp / "interp.elf")})
