@@ -83,22 +83,6 @@ static int parse_name(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-static int parse_uuid(struct parse *p, struct json_object *v, void *into)
-{
-	const char *s = key_text(p, v, 255);
-	char given[48];
-
-	if (!s)
-		return -EINVAL;
-	key_quote(s, given);
-	if (uuid_parse(s, into) < 0)
-		return key_error(p,
-			"\"%s\" is not a UUID such as 2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", given);
-	if (!definition_has_uuid(p->d))
-		return key_error(p, "must not be all zeros; omit it to have one generated");
-	return 0;
-}
-
 static int parse_memory(struct parse *p, struct json_object *v, void *into)
 {
 	uint64_t bytes;
@@ -235,7 +219,7 @@ static const struct key top_rows[] = {
 		.needed = true, .about = "name of the VM; at most 255 bytes",
 		.form = "{\"type\":\"string\",\"maxLength\":255,"
 			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f-\\\\u009f][^/\\\\u0000-\\\\u001f\\\\u007f-\\\\u009f]*$\"}" },
-	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = parse_uuid,
+	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = key_parse_uuid,
 		.about = "UUID, unique in the daemon [the existing VM's UUID, or a new one]",
 		.form = "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"},"
 			"\"pattern\":\"^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$\"}" },

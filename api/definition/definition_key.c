@@ -189,6 +189,21 @@ int key_parse_id(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
+int key_parse_uuid(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+	char given[48];
+
+	if (!s)
+		return -EINVAL;
+	key_quote(s, given);
+	if (uuid_parse(s, into) < 0)
+		return key_error(p, "\"%s\" is not a UUID such as 2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", given);
+	if (!uuid_is_set(into))
+		return key_error(p, "must not be all zeros; omit it to have one generated");
+	return 0;
+}
+
 static int parse_value(struct parse *p, struct json_object *v, const struct key *k, void *base)
 {
 	void *into = (char *)base + k->offset;

@@ -77,6 +77,8 @@ const char *key_text(struct parse *p, struct json_object *v, size_t max);
 int key_check_clean(struct parse *p, const char *s);
 /* Parse an id: 1 to 15 letters, digits, "-", "_". Returns 0; -EINVAL. */
 int key_parse_id(struct parse *p, struct json_object *v, void *into);
+/* Parse a UUID, which has to be set. Returns 0; -EINVAL. */
+int key_parse_uuid(struct parse *p, struct json_object *v, void *into);
 
 extern const struct keys definition_keys; /* the top-level keys */
 extern const struct keys definition_disk_keys, definition_interface_keys;

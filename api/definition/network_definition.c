@@ -5,6 +5,7 @@
 #include "api/definition/network_definition_check.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/host_name.h"
 #include "base/util.h"
 
 #include <arpa/inet.h>
@@ -51,19 +52,6 @@ static int parse_name(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-static int parse_uuid(struct parse *p, struct json_object *v, void *into)
-{
-	const char *s = key_text(p, v, 255);
-	char given[48];
-
-	if (!s)
-		return -EINVAL;
-	key_quote(s, given);
-	if (uuid_parse(s, into) < 0 || !uuid_is_set(into))
-		return key_error(p, "\"%s\" is not a UUID such as 2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", given);
-	return 0;
-}
-
 /* A name of a link of the host. */
 static int parse_link(struct parse *p, struct json_object *v, void *into)
 {
@@ -84,17 +72,6 @@ static int parse_link(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-/* Return the length of the host name's first label; 0: it is none. RFC 1123, section 2.1. */
-static size_t label_length(const char *s)
-{
-	size_t n = strcspn(s, ".");
-
-	for (size_t i = 0; i < n; i++)
-		if (!isalnum((unsigned char)s[i]) && (s[i] != '-' || !i || i == n - 1))
-			return 0;
-	return n > 63 ? 0 : n;
-}
-
 static int domain_parse(struct parse *p, struct json_object *v, size_t max, char *into)
 {
 	const char *s = key_text(p, v, 64 * 1024), *at = s;
@@ -104,7 +81,7 @@ static int domain_parse(struct parse *p, struct json_object *v, size_t max, char
 		return -EINVAL;
 	key_quote(s, given);
 	for (size_t n; ; at += n + 1) {
-		n = label_length(at);
+		n = host_label_length(at);
 		if (!n || strlen(s) > max)
 			return key_error(p, "\"%s\" is not a %s of letters, digits and \"-\"", given,
 				max > 63 ? "DNS name such as vms.example" : "host name without a dot");
@@ -490,7 +467,7 @@ KEYS(dns_keys, dns_rows);
 #define NETWORK(field) offsetof(struct network_definition, field)
 static const struct key network_rows[] = {
 	{ "name", KEY_CUSTOM, .offset = NETWORK(name), .parse = parse_name, .needed = true, .about = "name of the network" },
-	{ "uuid", KEY_CUSTOM, .offset = NETWORK(uuid), .parse = parse_uuid, .about = "UUID [generated]" },
+	{ "uuid", KEY_CUSTOM, .offset = NETWORK(uuid), .parse = key_parse_uuid, .about = "UUID [generated]" },
 	{ "mode", KEY_CHOICE, .offset = NETWORK(mode), .choices = modes, .about = "how guests reach other networks" },
 	{ "bridge", KEY_CUSTOM, .offset = NETWORK(bridge), .parse = parse_link, .about = "name of the bridge [virbr0, ...]" },
 	{ "mac", KEY_CUSTOM, .offset = NETWORK(mac), .parse = parse_mac, .about = "MAC address of the bridge [generated]" },

@@ -6,8 +6,8 @@
 #include "api/vm/vm_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/host_name.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -25,7 +25,6 @@
 /* A frame costs about the same at any length and never leaves the host, so frames are large (docs/slirp.md). */
 #define MTU 65520
 #define MTU_TEXT "65520"
-#define HOSTNAME_MAX_BYTES 63 /* one label: RFC 1035, section 2.3.4 */
 /* Requested socket buffer for frames; the kernel may give less. */
 #define QUEUE_BYTES (4 * 1024 * 1024)
 
@@ -111,15 +110,6 @@ static void arg_add(struct args *a, const char *option, const char *value)
 	a->list[a->n] = NULL;
 }
 
-/* Whether the VM's name is a valid host name, which DHCP may offer to the guest. */
-static bool is_hostname(const char *name)
-{
-	for (const char *c = name; *c; c++)
-		if (!isalnum((unsigned char)*c) && (*c != '-' || c == name || !c[1]))
-			return false;
-	return *name && strlen(name) <= HOSTNAME_MAX_BYTES;
-}
-
 static void args_make(struct args *a, const struct definition *d, const struct definition_user *u, bool control)
 {
 	a->n = 0;
@@ -129,7 +119,7 @@ static void args_make(struct args *a, const struct definition *d, const struct d
 		arg_add(a, "--control", "4");
 	arg_add(a, "--network", u->network);
 	arg_add(a, "--mtu", MTU_TEXT);
-	if (is_hostname(d->name))
+	if (host_label_is_valid(d->name)) /* DHCP may offer it to the guest */
 		arg_add(a, "--hostname", d->name);
 	if (u->restricted)
 		arg_add(a, "--restrict", NULL);

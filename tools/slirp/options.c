@@ -1,5 +1,6 @@
 #include "tools/slirp/options.h"
 #include "base/err.h"
+#include "base/host_name.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -112,14 +113,10 @@ static int network_parse(struct options *o, const char *text, struct err *e)
 
 static int hostname_parse(struct options *o, const char *text, struct err *e)
 {
-	size_t n = strlen(text);
-
-	if (!n || n > HOSTNAME_LEN_MAX || text[0] == '-' || text[n - 1] == '-')
-		return option_invalid(e, "hostname", text, "has to have 1 to 63 characters, no hyphen at its ends");
-	for (size_t i = 0; i < n; i++)
-		if (!isalnum((unsigned char)text[i]) && text[i] != '-')
-			return option_invalid(e, "hostname", text, "may have letters, digits and hyphens");
-	memcpy(o->hostname, text, n + 1);
+	if (!host_label_is_valid(text))
+		return option_invalid(e, "hostname", text,
+			"has to have 1 to 63 letters, digits and hyphens, no hyphen at its ends");
+	strcpy(o->hostname, text);
 	return 0;
 }
 

@@ -2,6 +2,8 @@
 #ifndef CAIRN_TOOLS_SLIRP_OPTIONS_H
 #define CAIRN_TOOLS_SLIRP_OPTIONS_H
 
+#include "base/host_name.h"
+
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -10,7 +12,6 @@ struct err;
 
 #define FORWARDS_MAX 64
 #define FDS_MAX 1024 /* limit of file descriptors of the process */
-#define HOSTNAME_LEN_MAX 63 /* RFC 1123 */
 #define MTU_MIN 576 /* minimum of every IPv4 host (RFC 791) */
 #define MTU_MAX 65520 /* one less than libslirp's maximum */
 
@@ -25,7 +26,7 @@ struct options {
 	int frames_fd;
 	int control_fd; /* listening socket; -1: none */
 	struct in_addr network, mask, gateway, resolver, first; /* first: the address that DHCP assigns */
-	char hostname[HOSTNAME_LEN_MAX + 1]; /* empty: none */
+	char hostname[HOST_LABEL_MAX + 1]; /* empty: none */
 	unsigned mtu;
 	bool restricted;
 	bool host_loopback;

@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/host_name.h"
 #include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
@@ -18,7 +19,6 @@
 #include <unistd.h>
 
 #define TEXT_MAX (1024 * 1024) /* limit of each file that the user gives */
-#define HOSTNAME_MAX 253       /* RFC 1035 */
 #define USER_MAX 32	       /* useradd(8) */
 
 /* systemd listens on port 22 of vsock by itself from version 256 on; sshd answers each connection. */
@@ -31,16 +31,6 @@
 	"mkdir -p /run/sshd; systemctl -q is-active sshd-vsock.socket || systemctl enable --now cairn-ssh.socket"
 
 /* ---- what the options say ---- */
-
-static bool hostname_is_valid(const char *s)
-{
-	size_t n = strlen(s);
-
-	for (const char *c = s; *c; c++)
-		if (!isalnum((unsigned char)*c) && *c != '-' && *c != '.')
-			return false;
-	return n && n <= HOSTNAME_MAX && isalnum((unsigned char)s[0]) && isalnum((unsigned char)s[n - 1]);
-}
 
 static bool user_is_valid(const char *s)
 {
@@ -120,7 +110,7 @@ static int config_make(struct cli *c, struct json_object **ret, struct err *e)
 	size_t n = option_values(c, "ssh-key", files, CLI_GIVEN_MAX);
 	int r = 0;
 
-	if (hostname && !hostname_is_valid(hostname))
+	if (hostname && !host_name_is_valid(hostname))
 		return err_set(e, -EINVAL, ERR_INVALID, "--hostname: \"%.60s\" is not a host name such as web1", hostname);
 	if (user && !user_is_valid(user))
 		return err_set(e, -EINVAL, ERR_INVALID, "--user: \"%.60s\" is not a user name such as debian", user);
