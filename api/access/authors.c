@@ -3,6 +3,8 @@
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/crc32c.h"
+#include "base/egress.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -71,10 +73,16 @@ static void disk_claims(struct claims *c, const struct definition_disk *d)
 
 static void interface_key(const struct definition_interface *n, char key[KEY_BYTES])
 {
+	char *rules = n->egress ? egress_print(n->egress) : NULL;
+
 	if (n->type != DEFINITION_USER)
 		snprintf(key, KEY_BYTES, "%s %s", n->type == DEFINITION_BRIDGE ? "bridge" : "network", n->source);
+	else if (n->egress)
+		/* Whoever changes the rules may let the guest reach more, so it does that with its own rights. */
+		snprintf(key, KEY_BYTES, "user %s egress %08x", n->id, rules ? crc32c(0, rules, strlen(rules)) : 0);
 	else
 		snprintf(key, KEY_BYTES, "user %s", n->id);
+	free(rules);
 }
 
 static void interface_claims(struct claims *c, const struct definition_interface *n)

@@ -364,6 +364,8 @@ void definition_free(struct definition *d)
 	if (!d)
 		return;
 	definition_disks_free(d);
+	for (uint32_t i = 0; i < d->ninterfaces; i++)
+		free(d->interfaces[i].egress);
 	free(d->interfaces);
 	free(d->title);
 	free(d->cpu);

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct egress;
 struct err;
 struct json_object;
 struct rights;
@@ -102,6 +103,7 @@ struct definition_interface {
 	uint8_t link;	  /* 0: up, 1: down */
 	struct definition_user user; /* all zero for other types */
 	struct definition_bandwidth bandwidth;
+	struct egress *egress; /* what the guest may reach (base/egress.h); owned; NULL: everything */
 };
 
 /* A user other than the definer whose rights open a file (api/access/authors.h). */

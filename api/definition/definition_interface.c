@@ -121,6 +121,8 @@ static const struct key interface_rows[] = {
 		.initial = "\"up\"" },
 	{ "bandwidth", KEY_OBJECT, .offset = INTERFACE(bandwidth), .of = &definition_bandwidth_keys,
 		.about = "limits of the traffic" },
+	{ "egress", KEY_OBJECT_OWNED, .offset = INTERFACE(egress), .of = &definition_egress_keys,
+		.parse = definition_parse_egress, .about = "type user: what the guest may reach [everything]" },
 	{ "network", KEY_CUSTOM, .offset = INTERFACE(user.network), .parse = definition_parse_network,
 		.about = "type user: the guest's private network", .initial = "\"" DEFINITION_USER_NETWORK "\"",
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "/([89]|1[0-9]|2[0-7])$\"}" },
@@ -137,7 +139,7 @@ static const struct key interface_rows[] = {
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
 	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
 	"\"then\":{\"properties\":{\"source\":false}},\"else\":{\"required\":[\"source\"],\"properties\":"
-	"{\"network\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},"
+	"{\"network\":false,\"egress\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},"
 	"\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
 	"{\"properties\":{\"source\":{\"maxLength\":15}}}]}" };
@@ -154,6 +156,8 @@ static int check_interface(struct parse *p, size_t n)
 		return key_error(p, "source: an interface of type user has no source; remove it");
 	if (i->type != DEFINITION_USER && !definition_user_is_plain(&i->user))
 		return key_error(p, "network, forwards, restrict and host_loopback require type user; remove them");
+	if (i->type != DEFINITION_USER && i->egress)
+		return key_error(p, "egress requires type user; remove it");
 	if (i->type == DEFINITION_USER && !i->user.network[0])
 		snprintf(i->user.network, sizeof(i->user.network), "%s", DEFINITION_USER_NETWORK);
 	if (i->type != DEFINITION_USER && !i->source[0])

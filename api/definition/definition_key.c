@@ -232,6 +232,7 @@ static int parse_value(struct parse *p, struct json_object *v, const struct key 
 	case KEY_OBJECT:
 		r = k->parse ? k->parse(p, v, into) : 0;
 		return r < 0 ? r : keys_parse(p, v, k->of, into);
+	case KEY_OBJECT_OWNED:
 	case KEY_ARRAY:
 	case KEY_CUSTOM:
 		return k->parse(p, v, into);

@@ -24,6 +24,7 @@ enum key_kind {
 	KEY_TEXT,     /* char *, one line of at most max bytes */
 	KEY_PATH,     /* char *, made absolute */
 	KEY_OBJECT,   /* `of` lists its keys; parse() prepares the struct and may be NULL */
+	KEY_OBJECT_OWNED, /* the same in a struct that parse() allocates and reads */
 	KEY_ARRAY,    /* at most max objects with the keys of `of`; parse() reads them */
 	KEY_CUSTOM,   /* parse() reads it */
 };
@@ -96,6 +97,10 @@ void definition_put_user(struct json_object *o, const struct definition_user *u)
 extern const struct keys definition_bandwidth_keys;
 int definition_check_bandwidth(struct parse *p, const struct definition_bandwidth *b);
 void definition_put_bandwidth(struct json_object *o, const struct definition_bandwidth *b);
+/* The key `egress` of an interface: into is a struct egress *, owned. */
+extern const struct keys definition_egress_keys;
+int definition_parse_egress(struct parse *p, struct json_object *v, void *into);
+void definition_put_egress(struct json_object *o, const struct egress *e);
 extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
 extern const struct choice definition_stop_actions[];
 int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);

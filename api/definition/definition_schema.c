@@ -59,7 +59,7 @@ static void string_put(struct json_object *o, const char *pattern, size_t max)
 
 static struct json_object *key_schema(const struct key *k)
 {
-	struct json_object *o = k->kind == KEY_OBJECT ? keys_schema(k->of) : json_object_new_object();
+	struct json_object *o = k->kind == KEY_OBJECT || k->kind == KEY_OBJECT_OWNED ? keys_schema(k->of) : json_object_new_object();
 
 	js_put_str(o, "description", k->about);
 	switch (k->kind) {
@@ -80,6 +80,7 @@ static struct json_object *key_schema(const struct key *k)
 		string_put(o, "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", PATH_MAX - 1);
 		break;
 	case KEY_OBJECT:
+	case KEY_OBJECT_OWNED:
 		break;
 	case KEY_ARRAY:
 		array_put(o, k);

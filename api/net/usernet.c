@@ -5,6 +5,7 @@
 #include "api/definition/vm_config.h"
 #include "api/vm/vm_socket.h"
 #include "base/cleanup.h"
+#include "base/egress.h"
 #include "base/err.h"
 #include "base/host_name.h"
 
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
@@ -98,7 +100,8 @@ static int control_make(int run_dir, const char *vm, unsigned at, int control[2]
 
 struct args {
 	char text[DEFINITION_FORWARDS_MAX][64];
-	char *list[14 + 2 * DEFINITION_FORWARDS_MAX];
+	char *egress; /* owned; NULL: none */
+	char *list[16 + 2 * DEFINITION_FORWARDS_MAX];
 	size_t n;
 };
 
@@ -121,6 +124,8 @@ static void args_make(struct args *a, const struct definition *d, const struct d
 	arg_add(a, "--mtu", MTU_TEXT);
 	if (host_label_is_valid(d->name)) /* DHCP may offer it to the guest */
 		arg_add(a, "--hostname", d->name);
+	if (a->egress)
+		arg_add(a, "--egress", a->egress);
 	if (u->restricted)
 		arg_add(a, "--restrict", NULL);
 	if (u->host_loopback)
@@ -151,15 +156,20 @@ static int process_run(const struct plug *p, const struct definition_interface *
 		p->run_dir < 0 ? null : p->control[1] };
 	struct spawn_spec program = { .path = p->program, .rights = author_of_interface(p->def, n), .fds = fds,
 		.nfds = FORWARD_FD + u->nforwards };
-	struct args args;
+	struct args args = { .egress = n->egress ? egress_print(n->egress) : NULL };
+	int r;
 
-	if (null < 0)
-		return -errno;
+	if (null < 0 || (n->egress && !args.egress)) {
+		free(args.egress);
+		return null < 0 ? -errno : -ENOMEM;
+	}
 	for (unsigned i = 0; i < u->nforwards; i++)
 		fds[FORWARD_FD + i] = p->forwards[i];
 	args_make(&args, p->def, u, p->run_dir >= 0);
 	program.argv = args.list;
-	return spawn_program(&program, ret_pid);
+	r = spawn_program(&program, ret_pid);
+	free(args.egress);
+	return r;
 }
 
 static int plug_in(struct plug *p, unsigned at, struct config *c, struct usernets *ret, struct err *e)

@@ -2,7 +2,7 @@
  * rights of the user who defined the VM; the guest's connections become sockets of this process (docs/slirp.md).
  *
  *   cairn-slirp --frames FD [--network 10.0.2.0/24] [--hostname NAME] [--mtu N] [--restrict]
- *           [--host-loopback] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
+ *           [--host-loopback] [--egress RULES] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
  *
  * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr after an error. */
 #include "base/err.h"
@@ -12,12 +12,15 @@
 #include "base/program.h"
 #include "base/util.h"
 #include "tools/slirp/control.h"
+#include "tools/slirp/dns_proxy.h"
+#include "tools/slirp/egress_filter.h"
 #include "tools/slirp/frames.h"
 #include "tools/slirp/options.h"
 #include "tools/slirp/sandbox.h"
 #include "tools/slirp/stack.h"
 #include "tools/slirp/udp.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -36,17 +39,47 @@ struct network {
 	struct control control;
 	struct udp *udp;
 	struct stack *stack;
+	struct egress_filter *filter; /* NULL: no egress rules */
+	struct dns_proxy *dns;
 	struct poll_set set;
 };
 
-static void guest_read(struct network *n)
+/* Decide about a frame by the egress rules. Refuse a denied TCP connection with a reset, so that the guest's program
+ * does not wait. Returns true if libslirp shall get the frame. */
+static bool frame_passes(struct network *n, const uint8_t *frame, size_t len, uint64_t now_ns)
+{
+	uint8_t reset[GUEST_ANSWER_HEADERS];
+	char to[INET6_ADDRSTRLEN];
+	struct guest_packet p;
+
+	if (!n->filter)
+		return true;
+	switch (egress_filter_judge(n->filter, frame, len, now_ns, &p)) {
+	case EGRESS_PASS:
+		return true;
+	case EGRESS_QUESTION:
+		dns_proxy_ask(n->dns, &p, now_ns);
+		return false;
+	case EGRESS_DROP:
+		return false;
+	case EGRESS_DENY:
+		break;
+	}
+	inet_ntop(p.ipv6 ? AF_INET6 : AF_INET, p.to + (p.ipv6 ? 0 : 12), to, sizeof(to));
+	log_guest("egress", "denied protocol %u to %s port %u", p.protocol, to, p.to_port);
+	if (p.protocol == IPPROTO_TCP && !(p.flags & TCP_RST) && p.from_port)
+		frames_write(n->frames, reset, guest_packet_reset(&p, reset));
+	return false;
+}
+
+static void guest_read(struct network *n, uint64_t now_ns)
 {
 	const uint8_t *frame;
 	size_t len;
 
 	for (unsigned i = 0; i < FRAMES_BATCH && (frame = frames_read(n->frames, &len)); i++) {
 		control_awake(&n->control);
-		if (!udp_answer(n->udp, frame, len))
+		if (!udp_answer(n->udp, frame, len) && frame_passes(n, frame, len, now_ns))
 			stack_input(n->stack, frame, len);
 	}
 	stack_input_done(n->stack);
@@ -109,7 +142,7 @@ static int round_run(struct network *n)
 {
 	struct poll_set *set = &n->set;
 	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&n->control, now_ns);
-	unsigned ncontrol, datagrams;
+	unsigned ncontrol, datagrams, questions, nquestions;
 	int timeout, r;
 
 	set->n = 0;
@@ -120,6 +153,8 @@ static int round_run(struct network *n)
 		if (n->options.forwards[i].udp)
 			set->fds[set->n++] = (struct pollfd){ .fd = n->control.holds ? -1 : n->options.forwards[i].fd,
 				.events = POLLIN };
+	questions = set->n;
+	set->n += nquestions = dns_proxy_poll_add(n->dns, set->fds + set->n);
 	timeout = stack_poll_add(n->stack, set, now_ns);
 	if (control_ns != UINT64_MAX) {
 		int due = (int)((control_ns - now_ns) / NS_PER_MS + 1);
@@ -135,8 +170,10 @@ static int round_run(struct network *n)
 		frames_flush(n->frames);
 	if (r > 0)
 		datagrams_read(n, set->fds + datagrams, now_ns);
+	if (r > 0)
+		dns_proxy_poll_done(n->dns, set->fds + questions, nquestions, now_ns);
 	if (r > 0 && set->fds[0].revents & ~POLLOUT)
-		guest_read(n);
+		guest_read(n, now_ns);
 	frames_push(n->frames);
 	/* Last, because {"held": true} must follow the reports of all accepted connections. */
 	if (r > 0)
@@ -154,6 +191,12 @@ static int network_make(struct network *n, struct err *e)
 	r = control_init(&n->control, n->options.control_fd);
 	if (r < 0)
 		return err_set_errno(e, r, "--control");
+	if (n->options.filtered)
+		r = egress_filter_new(&n->options, &n->filter, e);
+	if (!r && n->options.filtered)
+		r = dns_proxy_new(n->filter, n->frames, &n->dns, e);
+	if (r < 0)
+		return r;
 	r = udp_new(&n->options, n->frames, &n->udp, e);
 	if (!r)
 		r = stack_new(&n->options, n->frames, &n->control, &n->stack, e);
@@ -215,6 +258,8 @@ int main(int argc, char **argv)
 		log_error("network", "poll: %s", strerror(-r));
 	stack_free(n.stack);
 	udp_free(n.udp);
+	dns_proxy_free(n.dns);
+	egress_filter_free(n.filter);
 	control_done(&n.control);
 	frames_free(n.frames);
 	return r < 0;

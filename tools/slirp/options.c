@@ -22,6 +22,7 @@ static const struct option long_options[] = {
 	{ "mtu", required_argument, NULL, 'm' },
 	{ "restrict", no_argument, NULL, 'r' },
 	{ "host-loopback", no_argument, NULL, 'l' },
+	{ "egress", required_argument, NULL, 'e' },
 	{ "forward", required_argument, NULL, 'F' },
 	{ "control", required_argument, NULL, 'c' },
 	{ 0 },
@@ -211,6 +212,11 @@ static int option_take(struct options *o, int c, char *text, struct err *e)
 		return 0;
 	case 'l':
 		o->host_loopback = true;
+		return 0;
+	case 'e':
+		if (!egress_parse(text, &o->egress))
+			return option_invalid(e, "egress", text, "must be like \"deny;allow tcp 443 *.example.org;allow any - 192.0.2.0/24\"");
+		o->filtered = true;
 		return 0;
 	default:
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown option, or an option without its value");

@@ -2,6 +2,7 @@
 #ifndef CAIRN_TOOLS_SLIRP_OPTIONS_H
 #define CAIRN_TOOLS_SLIRP_OPTIONS_H
 
+#include "base/egress.h"
 #include "base/host_name.h"
 
 #include <netinet/in.h>
@@ -30,6 +31,8 @@ struct options {
 	unsigned mtu;
 	bool restricted;
 	bool host_loopback;
+	bool filtered; /* egress has rules */
+	struct egress egress;
 	unsigned nforwards;
 	struct forward forwards[FORWARDS_MAX];
 };

@@ -1,8 +1,8 @@
 #include "tools/slirp/sum.h"
 #include "base/bytes.h"
 
-/* RFC 791: offsets in a header. */
-enum { IPV4_PROTOCOL = 9, IPV4_FROM = 12 };
+/* RFC 791: offsets in a header of what the pseudo-header has. */
+enum { PSEUDO_PROTOCOL = 9, PSEUDO_FROM = 12 };
 
 uint16_t sum_fold(uint64_t sum)
 {
@@ -32,5 +32,5 @@ uint64_t sum_add(uint64_t sum, const uint8_t *p, size_t len)
 
 uint64_t sum_pseudo(const uint8_t *ip, size_t len)
 {
-	return sum_add(ip[IPV4_PROTOCOL] + len, ip + IPV4_FROM, 8);
+	return sum_add(ip[PSEUDO_PROTOCOL] + len, ip + PSEUDO_FROM, 8);
 }

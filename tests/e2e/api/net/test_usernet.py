@@ -124,6 +124,24 @@ def gone(pid):
 
 # ---- a network ----
 
+def test_egress_rules_reach_cairn_slirp(host):
+    """They are in the definition's JSON and XML, too; forwards still reach the guest."""
+    rules = {"default": "deny", "rules": [{"allow": "*.example.org", "protocol": "tcp", "ports": "443,8000-8100"},
+                                          {"deny": "10.0.0.0/8"}, {"allow": "2001:db8::/32"}]}
+    port = free_port()
+    c = start(host, "a", user(port, egress=rules))
+    until(lambda: "--egress deny;allow tcp 443,8000-8100 *.example.org;deny any - 10.0.0.0/8;allow any - 2001:db8::/32"
+          in log(host, "a"))
+    opened(c)
+    with connect(port) as s:
+        answers(c, s, 1)
+    assert json.loads(host.cairn("dumpjson", "a").stdout)["interfaces"][0]["egress"] == rules
+    (host.tmp / "a.xml").write_text(host.cairn("dumpxml", "a").stdout)
+    host.cairn("destroy", "a")
+    host.cairn("define", str(host.tmp / "a.xml"))
+    assert json.loads(host.cairn("dumpjson", "a").stdout)["interfaces"][0]["egress"] == rules
+
+
 def test_forward_reaches_guest_and_survives_restart(host):
     tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
     c = start(host, "a", user(tcp, {"protocol": "udp", "port": udp, "to": 53, "guest": "10.9.0.20"}, network="10.9.0.0/24",

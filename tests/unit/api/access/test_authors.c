@@ -107,6 +107,9 @@ static void test_interfaces_have_authors(void **state)
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
 	edit(&d, USER(",\"host_loopback\":true"), 0); /* root lends nothing */
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	edit(&d, USER(",\"restrict\":true,\"egress\":{}"), 0);
+	edit(&d, USER(",\"restrict\":true,\"egress\":{\"rules\":[{\"allow\":\"any\"}]}"), BOB); /* it reaches more */
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
 	edit(&d, "\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\"}]", BOB);
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
 	definition_free(d);

@@ -394,6 +394,56 @@ static void test_user_network_keys_are_checked(void **state)
 	refuse_forwards(many, "has 17 forwards; at most 16");
 }
 
+static void refuse_egress(const char *value, const char *words)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), USER "\"egress\":%s}", value);
+	refuse_interface(text, words);
+}
+
+static void refuse_rule(const char *rule, const char *words)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), "{\"rules\":[%s]}", rule);
+	refuse_egress(text, words);
+}
+
+static void test_egress_keys_are_checked(void **state)
+{
+	char many[8192] = "[{}";
+
+	(void)state;
+	refuse_interface("{\"type\":\"bridge\",\"source\":\"b\",\"egress\":{}}", "interfaces[0]: egress requires type user");
+	refuse_egress("[]", "interfaces[0].egress: must be an object in braces");
+	refuse_egress("{\"default\":\"drop\"}", "egress.default: \"drop\" is not one of the choices; use deny or allow");
+	refuse_egress("{\"rules\":{}}", "egress.rules: must be an array of rules");
+	refuse_rule("{}", "egress.rules[0]: must have one of allow and deny");
+	refuse_rule("{\"allow\":\"any\",\"deny\":\"any\"}", "must have one of allow and deny");
+	refuse_rule("{\"allow\":\"10.0.0.1/8\"}", "egress.rules[0].allow: \"10.0.0.1/8\" has bits beyond its length");
+	refuse_rule("{\"allow\":\"10.0.0.0/33\"}", "has a wrong length behind the slash");
+	refuse_rule("{\"allow\":\"10.0.0\"}", "is neither an address such as");
+	refuse_rule("{\"allow\":\"::ffff:10.0.0.1\"}", "give the IPv4 address");
+	refuse_rule("{\"deny\":\"a..b\"}", "is no DNS name");
+	refuse_rule("{\"deny\":\"www.*.org\"}", "is no DNS name");
+	refuse_rule("{\"deny\":\"\"}", "is neither an address");
+	refuse_rule("{\"allow\":\"any\",\"ports\":0}", "egress.rules[0].ports: must be ports from 1 to 65535");
+	refuse_rule("{\"allow\":\"any\",\"ports\":\"90-80\"}", "must be ports from 1 to 65535");
+	refuse_rule("{\"allow\":\"any\",\"ports\":\"1,2,3,4,5,6,7,8,9\"}", "has more than 8 ports");
+	refuse_rule("{\"allow\":\"any\",\"protocol\":\"icmp\",\"ports\":1}", "icmp has no ports");
+	refuse_rule("{\"allow\":\"any\",\"protocol\":\"sctp\"}", "protocol: \"sctp\" is not one of the choices");
+	for (unsigned i = 0; i < 64; i++)
+		strcat(many, ",{}");
+	strcat(many, "]");
+	{
+		char text[8300];
+
+		snprintf(text, sizeof(text), "\"interfaces\":[" USER "\"egress\":{\"rules\":%s}}]", many);
+		refuse_key(text, "has 65 rules; at most 64");
+	}
+}
+
 static void test_overlapping_forwards_are_refused(void **state)
 {
 	struct definition_forward a = { DEFINITION_TCP, "127.0.0.1", 80, 80, "" }, b = a;
@@ -445,7 +495,9 @@ static void test_canonical_json_round_trips(void **state)
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
 		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,"
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
-		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}]}],"
+		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}],\"egress\":{\"rules\":["
+		"{\"allow\":\"*.Example.org.\",\"protocol\":\"tcp\",\"ports\":443},{\"deny\":\"10.0.0.0/8\"},{\"deny\":\"::/0\"},"
+		"{\"allow\":\"any\",\"ports\":\"80,8000-8100\"}]}}],"
 		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"vsock\":{\"cid\":9,\"path\":\"s\"},\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"restart\":{\"delay\":2,\"max_delay\":9,\"tries\":0,\"window\":7},"
@@ -476,6 +528,9 @@ static void test_canonical_json_round_trips(void **state)
 	i = json_object_array_get_idx(js_get_array(o, "interfaces"), 1);
 	assert_string_equal(js_get_str(i, "id"), "lan");
 	assert_null(js_get(i, "mac"));
+	assert_string_equal(json_object_to_json_string_ext(js_get(i, "egress"), JSON_C_TO_STRING_NOSLASHESCAPE | JSON_C_TO_STRING_PLAIN),
+		"{\"default\":\"deny\",\"rules\":[{\"allow\":\"*.example.org\",\"protocol\":\"tcp\",\"ports\":\"443\"},"
+		"{\"deny\":\"10.0.0.0/8\"},{\"deny\":\"::/0\"},{\"allow\":\"any\",\"ports\":\"80,8000-8100\"}]}");
 	assert_string_equal(js_get_str(i, "network"), "10.0.2.0/24");
 	assert_string_equal(js_get_str(json_object_array_get_idx(js_get_array(i, "forwards"), 0), "address"), "127.0.0.1");
 	assert_int_equal(js_get_int(js_get(o, "vsock"), "cid", 0), 9);
@@ -614,6 +669,7 @@ int main(void)
 		cmocka_unit_test(test_relative_paths_are_resolved),
 		cmocka_unit_test(test_interface_keys_are_checked),
 		cmocka_unit_test(test_user_network_keys_are_checked),
+		cmocka_unit_test(test_egress_keys_are_checked),
 		cmocka_unit_test(test_overlapping_forwards_are_refused),
 		cmocka_unit_test(test_cdrom_keys_are_checked),
 		cmocka_unit_test(test_canonical_json_round_trips),

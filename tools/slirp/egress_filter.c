@@ -1,0 +1,317 @@
+#include "tools/slirp/egress_filter.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "tools/slirp/dns_message.h"
+
+#include <errno.h>
+#include <net/ethernet.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The table of open addresses: the sets are chosen by a hash; a new address replaces the one in its set that ends
+ * first. So its size has a bound, and the guest closes only what it has opened itself. */
+#define SETS 256
+#define WAYS 8
+#define NS_PER_S 1000000000ULL
+#define DHCP_PORT 67
+#define DHCP6_PORT 547
+enum { ICMP_ECHO = 8, ICMP6_ECHO = 128, ICMP6_SOLICIT_ROUTER = 133, ICMP6_SOLICIT = 135, ICMP6_ADVERT = 136 };
+
+struct open_address {
+	uint8_t address[EGRESS_ADDRESS_BYTES];
+	uint64_t rules;	      /* bits of the rules that it fits; 0: unused */
+	uint64_t end_ns, idle_end_ns;
+};
+
+struct egress_filter {
+	const struct options *options;
+	struct egress_counts counts;
+	struct open_address open[SETS][WAYS];
+};
+
+/* A prefix of addresses. */
+struct prefix {
+	uint8_t bits;
+	uint8_t address[EGRESS_ADDRESS_BYTES];
+};
+
+#define IPV4(bits, a, b, c) { 96 + (bits), { [10] = 0xff, [11] = 0xff, (a), (b), (c) } }
+
+/* IPv4 addresses that are not public (IANA's special-purpose registry). Documentation's are left: nobody has them. */
+static const struct prefix special[] = {
+	IPV4(8, 0, 0, 0), IPV4(8, 10, 0, 0), IPV4(10, 100, 64, 0), IPV4(8, 127, 0, 0), IPV4(16, 169, 254, 0),
+	IPV4(12, 172, 16, 0), IPV4(24, 192, 0, 0), IPV4(24, 192, 88, 99), IPV4(16, 192, 168, 0), IPV4(15, 198, 18, 0),
+	IPV4(4, 224, 0, 0), IPV4(4, 240, 0, 0),
+};
+
+/* IPv6 addresses that a translator or a tunnel turns into IPv4 addresses: NAT64, 6to4, Teredo. */
+static const struct prefix translated[] = {
+	{ 32, { 0x00, 0x64, 0xff, 0x9b } },
+	{ 16, { 0x20, 0x02 } },
+	{ 32, { 0x20, 0x01, 0x00, 0x00 } },
+};
+
+static const struct prefix ipv4 = { 96, { [10] = 0xff, [11] = 0xff } };
+static const struct prefix global = { 3, { 0x20 } }; /* RFC 4291: all public IPv6 addresses */
+/* QEMU's and libslirp's network; stack.c sets it. */
+static const struct prefix own6 = { 64, { 0xfe, 0xc0 } };
+static const struct prefix multicast6 = { 8, { 0xff } }, link_local6 = { 10, { 0xfe, 0x80 } };
+static const struct prefix multicast4 = IPV4(4, 224, 0, 0);
+static const uint8_t gateway6[] = { 0xfe, 0xc0, [15] = 2 }, resolver6[] = { 0xfe, 0xc0, [15] = 3 };
+static const uint8_t dhcp6_servers[] = { 0xff, 2, [13] = 1, [15] = 2 };
+
+static bool prefix_has(const struct prefix *p, const uint8_t *address)
+{
+	unsigned bytes = p->bits / 8, rest = p->bits % 8;
+
+	return !memcmp(p->address, address, bytes) &&
+		(!rest || !((unsigned)(p->address[bytes] ^ address[bytes]) >> (8 - rest)));
+}
+
+static bool one_has(const struct prefix *list, size_t n, const uint8_t *address)
+{
+	for (size_t i = 0; i < n; i++)
+		if (prefix_has(&list[i], address))
+			return true;
+	return false;
+}
+
+int egress_filter_new(const struct options *o, struct egress_filter **ret_f, struct err *e)
+{
+	struct egress_filter *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return err_set_errno(e, -ENOMEM, "egress rules");
+	f->options = o;
+	*ret_f = f;
+	return 0;
+}
+
+void egress_filter_free(struct egress_filter *f)
+{
+	free(f);
+}
+
+struct egress_counts *egress_filter_counts(struct egress_filter *f)
+{
+	return &f->counts;
+}
+
+/* ---- names and their addresses ---- */
+
+static bool rule_is_whole(const struct egress_rule *r)
+{
+	return !r->protocol && !r->nports;
+}
+
+static bool rule_means_all(const struct egress_rule *r)
+{
+	return r->target == EGRESS_PREFIX && (!r->bits || (r->bits == ipv4.bits && prefix_has(&ipv4, r->address)));
+}
+
+/* A rule that denies some ports of a name leaves the others, so the name may be asked. */
+bool egress_filter_takes_name(const struct egress_filter *f, const char *name)
+{
+	const struct egress *e = &f->options->egress;
+
+	for (uint32_t i = 0; i < e->nrules; i++) {
+		const struct egress_rule *r = &e->rules[i];
+
+		if ((r->allow || rule_is_whole(r)) && (egress_rule_has_name(r, name) || rule_means_all(r)))
+			return r->allow;
+	}
+	return e->allow;
+}
+
+static bool address_is_own4(const struct options *o, const uint8_t *address)
+{
+	uint32_t a = load_be32(address + 12);
+
+	return prefix_has(&ipv4, address) &&
+		((a & ntohl(o->mask.s_addr)) == ntohl(o->network.s_addr) || a == UINT32_MAX);
+}
+
+bool egress_filter_is_public(const struct egress_filter *f, const uint8_t address[EGRESS_ADDRESS_BYTES])
+{
+	if (prefix_has(&ipv4, address))
+		return !one_has(special, ARRAY_SIZE(special), address) && !address_is_own4(f->options, address);
+	return prefix_has(&global, address) && !one_has(translated, ARRAY_SIZE(translated), address);
+}
+
+static struct open_address *set_of(struct egress_filter *f, const uint8_t *address)
+{
+	uint64_t hash = (load_be64(address) ^ load_be64(address + 8)) * 0x9e3779b97f4a7c15ULL;
+
+	return f->open[hash >> 56];
+}
+
+static struct open_address *open_find(struct egress_filter *f, const uint8_t *address)
+{
+	struct open_address *set = set_of(f, address);
+
+	for (unsigned i = 0; i < WAYS; i++)
+		if (set[i].rules && !memcmp(set[i].address, address, EGRESS_ADDRESS_BYTES))
+			return &set[i];
+	return NULL;
+}
+
+void egress_filter_open(struct egress_filter *f, const char *name, const uint8_t address[EGRESS_ADDRESS_BYTES],
+	uint32_t ttl_s, uint64_t now_ns)
+{
+	const struct egress *e = &f->options->egress;
+	struct open_address *at = open_find(f, address), *set = set_of(f, address);
+	uint64_t rules = 0, end_ns = now_ns + MAX(EGRESS_TTL_MIN_S, MIN(ttl_s, EGRESS_TTL_MAX_S)) * NS_PER_S;
+
+	for (uint32_t i = 0; i < e->nrules; i++)
+		if (e->rules[i].target == EGRESS_NAME && egress_rule_has_name(&e->rules[i], name))
+			rules |= 1ULL << i;
+	if (!rules)
+		return;
+	if (!at) {
+		at = set;
+		for (unsigned i = 1; i < WAYS; i++)
+			if (set[i].end_ns < at->end_ns)
+				at = &set[i];
+		*at = (struct open_address){ 0 };
+		memcpy(at->address, address, sizeof(at->address));
+	}
+	at->rules |= rules;
+	at->end_ns = MAX(at->end_ns, end_ns);
+	at->idle_end_ns = MAX(at->idle_end_ns, at->end_ns);
+}
+
+/* The rules that an address fits by a name. A new TCP connection needs an address that has not ended; what is
+ * connected continues while it sends. libslirp opens a connection for a segment with SYN and without ACK only. */
+static uint64_t rules_by_name(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
+{
+	struct open_address *at = open_find(f, p->to);
+	bool begins = p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6 ||
+		(p->protocol == IPPROTO_TCP && (p->flags & TCP_SYN));
+
+	if (!at || now_ns >= (begins ? at->end_ns : at->idle_end_ns))
+		return 0;
+	at->idle_end_ns = MAX(at->idle_end_ns, now_ns + EGRESS_IDLE_S * NS_PER_S);
+	return at->rules;
+}
+
+/* ---- packets ---- */
+
+/* How exact a rule must be to allow an address. */
+static unsigned bits_needed(const struct egress_filter *f, const struct guest_packet *p)
+{
+	/* libslirp turns addresses of the guest's network into those of the host. */
+	if (address_is_own4(f->options, p->to) || prefix_has(&own6, p->to) || prefix_has(&multicast6, p->to) ||
+		prefix_has(&link_local6, p->to))
+		return 8 * EGRESS_ADDRESS_BYTES;
+	return one_has(translated, ARRAY_SIZE(translated), p->to) ? 32 : 0;
+}
+
+static bool rules_allow(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
+{
+	const struct egress *e = &f->options->egress;
+	uint64_t named = rules_by_name(f, p, now_ns);
+	uint8_t protocol = p->protocol == IPPROTO_ICMPV6 ? IPPROTO_ICMP : p->protocol;
+	unsigned needed = bits_needed(f, p);
+
+	for (uint32_t i = 0; i < e->nrules; i++) {
+		const struct egress_rule *r = &e->rules[i];
+
+		if (!egress_rule_fits_port(r, protocol, p->to_port))
+			continue;
+		if (!(named & 1ULL << i) && !egress_rule_has_address(r, p->to))
+			continue;
+		if (!r->allow || !needed || (r->target == EGRESS_PREFIX && r->bits >= needed))
+			return r->allow;
+	}
+	/* Nobody means a translated address by default: the rules for its IPv4 address would not be asked. */
+	return e->allow && (!needed || needed == 8 * EGRESS_ADDRESS_BYTES);
+}
+
+static bool address_is(const uint8_t *address, struct in_addr a)
+{
+	return prefix_has(&ipv4, address) && !memcmp(address + 12, &a, sizeof(a));
+}
+
+static bool goes_to_resolver(const struct egress_filter *f, const struct guest_packet *p)
+{
+	return address_is(p->to, f->options->resolver) || !memcmp(p->to, resolver6, sizeof(resolver6));
+}
+
+static bool goes_to_gateway(const struct egress_filter *f, const struct guest_packet *p)
+{
+	return address_is(p->to, f->options->gateway) || !memcmp(p->to, gateway6, sizeof(gateway6));
+}
+
+/* What the network itself answers: DHCP, neighbour discovery, pings of the gateway. */
+static bool is_for_network(const struct egress_filter *f, const struct guest_packet *p)
+{
+	struct in_addr all = { .s_addr = INADDR_BROADCAST };
+
+	switch (p->protocol) {
+	case IPPROTO_UDP:
+		return (p->to_port == DHCP_PORT && (address_is(p->to, all) || address_is(p->to, f->options->gateway))) ||
+			(p->to_port == DHCP6_PORT && !memcmp(p->to, dhcp6_servers, sizeof(dhcp6_servers)));
+	case IPPROTO_ICMP:
+		return p->type == ICMP_ECHO && (goes_to_gateway(f, p) || goes_to_resolver(f, p));
+	case IPPROTO_ICMPV6:
+		return p->type == ICMP6_SOLICIT_ROUTER || p->type == ICMP6_SOLICIT || p->type == ICMP6_ADVERT ||
+			(p->type == ICMP6_ECHO && (goes_to_gateway(f, p) || goes_to_resolver(f, p)));
+	default:
+		return false;
+	}
+}
+
+/* Does the segment come from a port of the guest to which a forward leads? */
+static bool comes_from_forward(const struct egress_filter *f, const struct guest_packet *p)
+{
+	for (unsigned i = 0; p->protocol == IPPROTO_TCP && i < f->options->nforwards; i++) {
+		const struct forward *forward = &f->options->forwards[i];
+
+		if (!forward->udp && forward->port == p->from_port && address_is(p->from, forward->guest))
+			return true;
+	}
+	return false;
+}
+
+static bool is_multicast(const uint8_t *address)
+{
+	return prefix_has(&multicast4, address) || prefix_has(&multicast6, address);
+}
+
+static enum egress_verdict packet_judge(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
+{
+	if (is_for_network(f, p))
+		return EGRESS_PASS;
+	if (goes_to_resolver(f, p))
+		return p->protocol == IPPROTO_UDP && p->to_port == DNS_PORT ? EGRESS_QUESTION : EGRESS_DENY;
+	/* libslirp ignores other messages of ICMP. */
+	if ((p->protocol == IPPROTO_ICMP && p->type != ICMP_ECHO) || (p->protocol == IPPROTO_ICMPV6 && p->type != ICMP6_ECHO))
+		return EGRESS_DROP;
+	/* The answers to a forward's clients pass. So that nothing else passes with them, the guest opens no connection
+	 * from such a port. */
+	if (comes_from_forward(f, p))
+		return (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? EGRESS_DENY : EGRESS_PASS;
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_ICMP &&
+		p->protocol != IPPROTO_ICMPV6)
+		return is_multicast(p->to) ? EGRESS_DROP : EGRESS_DENY;
+	if (rules_allow(f, p, now_ns))
+		return EGRESS_PASS;
+	return is_multicast(p->to) ? EGRESS_DROP : EGRESS_DENY;
+}
+
+enum egress_verdict egress_filter_judge(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t now_ns,
+	struct guest_packet *ret_p)
+{
+	enum egress_verdict verdict = EGRESS_DENY;
+	bool whole = guest_packet_parse(frame, len, ret_p);
+
+	if (whole)
+		verdict = packet_judge(f, ret_p, now_ns);
+	else if (len >= ETHERNET_BYTES && load_be16(frame + FRAME_TYPE_AT) == ETHERTYPE_ARP)
+		return EGRESS_PASS;
+	else if (len < ETHERNET_BYTES || ((frame[0] & 1) && frame[0] != 0xff))
+		return EGRESS_DROP;
+	f->counts.packets += verdict == EGRESS_DENY;
+	return verdict;
+}
