@@ -45,6 +45,8 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 
 	if (!what)
 		return false;
+	if (!strcmp(c->verb->name, "clone") && len == 8 && !strncmp(name, "original", len))
+		return true; /* virt-clone's word */
 	return (len == 6 && !strncmp(name, "domain", len) && !strncmp(what, "vm", 2)) ||
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
@@ -154,11 +156,24 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	return r ? r : option_keep(c, at, value);
 }
 
-/* Options that users of docker type by their letter. */
+/* Options that users of docker and of virt-clone type by their letter. */
 static const struct {
 	char letter;
 	const char *name;
-} letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 'u', "user" }, { 'w', "workdir" } };
+} letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
+	{ 'f', "file" }, { 'm', "mac" } };
+
+/* Keep the value of the option, or set it if it has none. place: of a positional that is given as an option, or -1.
+ * Returns 0; CLI_USAGE. */
+static int letter_keep(struct cli *c, int at, int place, const char *value)
+{
+	if (place >= 0) {
+		c->named[place] = value;
+		return 0;
+	}
+	c->options[at] = value;
+	return c->verb->options[at].value ? option_keep(c, at, value) : 0;
+}
 
 /* Parse a word such as "-i", or "-ie" with the last one's value in the next word; move *i over the value. */
 static int letters_take(struct cli *c, int argc, char **argv, int *i)
@@ -166,20 +181,22 @@ static int letters_take(struct cli *c, int argc, char **argv, int *i)
 	const char *word = argv[*i];
 
 	for (const char *p = word + 1; *p; p++) {
-		const struct verb_option *o;
-		int at = -1;
+		int at = -1, place = -1, r;
+		bool takes;
 
 		for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]); k++)
-			if (letters[k].letter == *p)
+			if (letters[k].letter == *p) {
 				at = option_index(c, letters[k].name, strlen(letters[k].name));
-		if (at < 0)
+				place = at < 0 ? positional_named(c, letters[k].name, strlen(letters[k].name)) : -1;
+			}
+		if (at < 0 && place < 0)
 			return cli_usage(c, "%s has no option %s", c->verb->name, word);
-		o = &c->verb->options[at];
-		if (o->value && (p[1] || *i + 1 == argc))
+		takes = place >= 0 || c->verb->options[at].value;
+		if (takes && (p[1] || *i + 1 == argc))
 			return cli_usage(c, "-%c needs a value", *p);
-		c->options[at] = o->value ? argv[++*i] : "";
-		if (o->value)
-			return option_keep(c, at, c->options[at]);
+		r = letter_keep(c, at, place, takes ? argv[++*i] : "");
+		if (r)
+			return r;
 	}
 	return 0;
 }

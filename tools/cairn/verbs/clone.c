@@ -1,6 +1,9 @@
 /* clone: copy a VM that is off (vm-clone) or, with --live, a running one (vm-fork). template: make a VM a template. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "tools/cairn/clone_seed.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
@@ -186,7 +189,60 @@ static int clones_publish(struct cli *c, struct json_object *list)
 	return r;
 }
 
-static int clone_run(struct cli *c, const char *command, struct json_object *args)
+/* ---- seeds ---- */
+
+/* List the names of the clones-to-be. The caller owns *ret. */
+static int names_plan(struct cli *c, const char *command, struct json_object *args, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL, *names = json_object_new_array(), *copy = NULL;
+	int64_t n = js_get_int(args, "count", 0);
+	struct json_object *all;
+	char name[512];
+	int r = 0;
+
+	if (!strcmp(command, "vm-fork")) {
+		snprintf(name, sizeof(name), "%s", c->pos[1]);
+		for (int64_t i = 1; i <= n || (!n && i == 1); i++) {
+			if (n)
+				snprintf(name, sizeof(name), "%s-%lld", c->pos[1], (long long)i);
+			json_object_array_add(names, json_object_new_string(name));
+		}
+	} else {
+		if (json_object_deep_copy(args, &copy, NULL) < 0)
+			return err_set_errno(e, -ENOMEM, "clone");
+		js_put_bool(copy, "dry-run", true);
+		r = cli_execute(c, command, STEAL_PTR(copy), &o, NULL, e);
+		all = r < 0 ? NULL : js_get_array(o, "clones");
+		for (size_t i = 0; all && i < json_object_array_length(all); i++)
+			json_object_array_add(names, json_object_get(js_get(json_object_array_get_idx(all, i), "name")));
+	}
+	*ret = r < 0 ? NULL : STEAL_PTR(names);
+	return r < 0 ? r : 0;
+}
+
+/* Before the clones are made, look that their seeds can be. The caller owns *ret_names. */
+static int seeds_check(struct cli *c, const char *command, struct json_object *args, struct clone_seed *ret, struct json_object **ret_names,
+	struct err *e)
+{
+	int r = clone_seed_find(c, c->pos[0], ret, e);
+
+	if (!r)
+		r = names_plan(c, command, args, ret_names, e);
+	for (size_t i = 0; !r && i < json_object_array_length(*ret_names); i++)
+		r = clone_seed_check(ret, json_object_get_string(json_object_array_get_idx(*ret_names, i)), e);
+	return r;
+}
+
+static int seeds_make(struct cli *c, const struct clone_seed *s, struct json_object *names, struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < json_object_array_length(names); i++)
+		r = clone_seed_make(c, s, json_object_get_string(json_object_array_get_idx(names, i)), option_flag(c, "no-hostname"), e);
+	return r;
+}
+
+static int clones_make(struct cli *c, const char *command, struct json_object *args)
 {
 	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *published = json_object_new_array();
@@ -203,6 +259,31 @@ static int clone_run(struct cli *c, const char *command, struct json_object *arg
 	json_object_put(published);
 	r = result_print(c, result);
 	return published_r ? published_r : r;
+}
+
+static int clone_with_seeds(struct cli *c, const char *command, struct json_object *args)
+{
+	CLEANUP_JS struct json_object *names = NULL;
+	struct clone_seed seed = { .files = NULL };
+	struct err e;
+	int r = seeds_check(c, command, args, &seed, &names, &e), made = 0;
+
+	if (r < 0) {
+		json_object_put(args);
+		r = cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
+	} else {
+		r = clones_make(c, command, args);
+		made = r ? 0 : seeds_make(c, &seed, names, &e);
+	}
+	if (made < 0)
+		r = cli_fail(&e, "Failed to give the clones of domain '%s' seeds of their own", c->pos[0]);
+	clone_seed_done(&seed);
+	return r;
+}
+
+static int clone_run(struct cli *c, const char *command, struct json_object *args)
+{
+	return option_flag(c, "new-seed") ? clone_with_seeds(c, command, args) : clones_make(c, command, args);
 }
 
 static int clone_off(struct cli *c, struct json_object *args)
@@ -242,22 +323,56 @@ static int options_check(struct cli *c)
 		return cli_usage(c, "--publish requires --live: other clones are off");
 	if (option_value(c, "publish") && option_flag(c, "no-wait"))
 		return cli_usage(c, "--publish and --no-wait exclude each other: the clones' forwards are added when they run");
+	if (option_flag(c, "new-seed") && option_flag(c, "no-wait"))
+		return cli_usage(c, "--new-seed and --no-wait exclude each other: a seed is made when its clone exists");
 	if (publish_check(c))
 		return CLI_USAGE;
 	if (option_flag(c, "full") && option_flag(c, "linked"))
 		return cli_usage(c, "--full and --linked exclude each other");
-	if (!option_value(c, "name-pattern") && c->npos < 2)
-		return cli_usage(c, "clone needs NAME or --name-pattern");
+	if (!option_value(c, "name-pattern") && !option_flag(c, "auto-clone") && c->npos < 2)
+		return cli_usage(c, "clone needs NAME, --name-pattern or --auto-clone");
 	if (option_value(c, "name-pattern") && c->npos > 1)
 		return cli_usage(c, "NAME and --name-pattern exclude each other");
 	return 0;
 }
 
+static bool name_exists(struct json_object *vms, const char *name)
+{
+	for (size_t i = 0; i < json_object_array_length(vms); i++)
+		if (!strcmp(js_get_str_or(json_object_array_get_idx(vms, i), "name", ""), name))
+			return true;
+	return false;
+}
+
+/* Choose virt-clone's name: web1-clone, and if that exists web1-clone1; the copy of web1-clone is web1-clone1, too.
+ * Returns an exit code. */
+static int name_generate(struct cli *c, char name[512])
+{
+	const char *end = strstr(c->pos[0], "-clone");
+	size_t len = strlen(c->pos[0]);
+	bool is_copy = end && end[6 + strspn(end + 6, "0123456789")] == 0;
+	struct err e;
+
+	if (!c->vms && cli_vm_list(c, true, &c->vms, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
+	if (is_copy)
+		len = (size_t)(end - c->pos[0]);
+	snprintf(name, 512, "%.*s-clone", (int)len, c->pos[0]);
+	for (unsigned i = 1; is_copy || name_exists(c->vms, name); i++, is_copy = false)
+		snprintf(name, 512, "%.*s-clone%u", (int)len, c->pos[0], i);
+	return CLI_OK;
+}
+
 int verb_clone(struct cli *c)
 {
 	struct json_object *args = cli_vm_args(c->pos[0]);
+	char name[512];
 	int r = options_check(c);
 
+	if (!r && option_flag(c, "auto-clone") && c->npos < 2 && !option_value(c, "name-pattern")) {
+		r = name_generate(c, name);
+		c->pos[c->npos++] = name;
+	}
 	if (!r)
 		r = count_take(c, args);
 	if (r) {

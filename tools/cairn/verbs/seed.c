@@ -7,16 +7,12 @@
 #include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
-#include "tools/cairn/helper.h"
-#include "tools/cairn/target.h"
+#include "tools/cairn/seed_image.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define TEXT_MAX (1024 * 1024) /* limit of each file that the user gives */
 #define USER_MAX 32	       /* useradd(8) */
@@ -164,40 +160,18 @@ static int text_put(struct cli *c, struct json_object *files, const char *name, 
 	return r;
 }
 
-/* JSON is YAML, and its strings need no escapes of ours. */
-static void config_put(struct json_object *files, const char *name, const char *first, struct json_object *o)
-{
-	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
-	CLEANUP_FREE char *all = NULL;
-
-	if (asprintf(&all, "%s%s\n", first, text) < 0)
-		abort();
-	js_put_str(files, name, all);
-}
-
-static int id_make(char id[64], struct err *e)
-{
-	CLEANUP_FREE char *text = NULL;
-	size_t len;
-	int r = file_read("/proc/sys/kernel/random/uuid", 64, &text, &len, e);
-
-	if (!r)
-		snprintf(id, 64, "iid-%.*s", (int)strcspn(text, "\n"), text);
-	return r;
-}
-
 static int metadata_put(struct cli *c, struct json_object *files, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	const char *id = option_value(c, "instance-id");
-	char made[64];
-	int r = id ? 0 : id_make(made, e);
+	char made[SEED_ID_BYTES];
+	int r = id ? 0 : seed_id_make(made, e);
 
 	if (r < 0)
 		return r;
 	js_put_str(o, "instance-id", id ? id : made);
 	js_put_str(o, "local-hostname", option_value(c, "hostname"));
-	config_put(files, "meta-data", "", o);
+	seed_config_put(files, "meta-data", "", o);
 	return 0;
 }
 
@@ -209,41 +183,12 @@ static int files_make(struct cli *c, struct json_object *files, struct err *e)
 	if (!r)
 		r = text_put(c, files, "user-data", e);
 	if (!r && !js_get(files, "user-data"))
-		config_put(files, "user-data", "#cloud-config\n", config);
+		seed_config_put(files, "user-data", SEED_CONFIG_LINE, config);
 	if (!r)
 		r = text_put(c, files, "meta-data", e);
 	if (!r && !js_get(files, "meta-data"))
 		r = metadata_put(c, files, e);
 	return r ? r : text_put(c, files, "network-config", e);
-}
-
-/* ---- the image ---- */
-
-static int content_write(struct json_object *files, int out, struct err *e)
-{
-	const char *text = json_object_to_json_string_ext(files, JSON_C_TO_STRING_PLAIN);
-	int status = 0, r;
-	pid_t pid;
-
-	r = helper_spawn("cairn-seed", NULL, text, strlen(text), out, &pid, e);
-	if (!r)
-		r = helper_wait("cairn-seed", pid, &status, e);
-	if (!r && status)
-		r = err_set(e, -EIO, ERR_IO, "cairn-seed could not write the image");
-	if (!r && fchmod(out, 0644) < 0)
-		r = err_set_errno(e, -errno, "the image");
-	return r;
-}
-
-static int image_write(struct json_object *files, const char *path, bool force, struct err *e)
-{
-	struct target t = { .path = path, .is_new = !force, .whole = true };
-	int r;
-
-	if (!force && access(path, F_OK) == 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists; give another name, or --force to replace it", path);
-	r = target_open(&t, false, e);
-	return r < 0 ? r : target_close(&t, content_write(files, t.fd, e), e);
 }
 
 /* The options whose place --user-data takes. */
@@ -271,7 +216,7 @@ int verb_seed(struct cli *c)
 		return r;
 	r = files_make(c, files, &e);
 	if (!r)
-		r = image_write(files, c->pos[0], option_flag(c, "force"), &e);
+		r = seed_image_write(files, c->pos[0], option_flag(c, "force"), &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to create seed image %s", c->pos[0]);
 	printf("Seed image %s created. Next: cairn attach-disk VM %s vdb --mode readonly\n", c->pos[0], c->pos[0]);

@@ -132,7 +132,9 @@ static const struct verb_option clone_options[] = {
 	{ "uuid", "UUID", FROM_SCHEMA("uuid") },
 	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
 	DRY_RUN,
-	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH, JOB_OPTIONS, END };
+	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH,
+	{ "new-seed", NULL, "give each clone a seed image of its own, so that cloud-init configures it anew" },
+	{ "auto-clone", NULL, "name the clone VM-clone, or VM-clone1 and so on, as virt-clone does" }, JOB_OPTIONS, END };
 static const struct verb_option template_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
 #define WHEN_OPTIONS                                                                                \
@@ -432,7 +434,8 @@ const struct verb verbs[] = {
 		NULL, verb_run },
 	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,
 		false, "vm-file", "vm-dump", verb_dump },
-	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name", "vm-clone vm-fork forward-add",
+	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name",
+		"vm-clone vm-fork forward-add vm-define vm-dump-definition",
 		verb_clone },
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
 	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",

@@ -69,6 +69,18 @@ def test_full_clone_has_same_content_and_new_identity(daemon, tmp_path, web):
     assert checked(new_a) and not a.exists()
 
 
+def test_virt_clones_options_mean_the_same(daemon, tmp_path, web):
+    for args, name in (("-o web1 -n web2", "web2"), ("--original web1 --name web3", "web3"), ("--original web1 --auto-clone", "web1-clone"),
+                       ("-o web1 --auto-clone", "web1-clone1"), ("web1-clone --auto-clone", "web1-clone2"),
+                       ("web1 named --auto-clone", "named")):
+        assert daemon.cairn("clone", *args.split()).stdout.endswith(f" cloned as '{name}'\n")
+    daemon.cairn("clone", "-o", "web1", "-n", "web4", "-f", str(tmp_path / "x.img"), "--file", str(tmp_path / "y.img"))
+    assert [x["path"] for x in definition(daemon, "web4")["disks"]][:2] == [str(tmp_path / "x.img"), str(tmp_path / "y.img")]
+    assert "clone needs NAME, --name-pattern or --auto-clone" in daemon.cairn("clone", "-o", "web1", ok=2).stderr
+    assert "-o needs a value" in daemon.cairn("clone", "-o", ok=2).stderr
+    assert "has no option -o" in daemon.cairn("start", "-o", "web1", ok=2).stderr
+
+
 def test_linked_clones_use_source_disks_as_backing_files(daemon, tmp_path, web):
     a, b, c = web
     r = daemon.cairn("clone", "web1", "--linked", "--count", "3", "--name-pattern", "web-%02d")

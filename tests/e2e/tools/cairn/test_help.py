@@ -235,6 +235,7 @@ snapshot-delete vm1 s2 --dry-run
 snapshot-delete vm1 s2
 clone vm1 full
 clone vm1 live --live
+clone vm2 seeded --new-seed
 export vm1 vm1.tar
 import vm1.tar --name vm3
 template vm1
@@ -320,6 +321,7 @@ def test_verb_sends_only_commands_named_in_help(fake):
     for name, cmdline in (("vm1", f"agent-after=1 agent-socket={fake.tmp}/agent.sock"), ("vm2", "off-after=100")):
         for f in (f"{name}.img", "more.raw", "cd.iso"):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
+        fake.cairn("seed", str(fake.tmp / "cd.iso"), "--force")
         boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}
         fake.define(name, disks=[{"path": f"{name}.img", "format": "qcow2"},
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],

@@ -3,6 +3,7 @@ Rock Ridge, and their files with json, since they are JSON after the first line.
 
 import json
 import os
+import pathlib
 import struct
 import subprocess
 
@@ -115,3 +116,75 @@ def test_wrong_seeds_are_refused(tmp_path, key):
         assert "exclude each other" in seed(tmp_path, "s.iso", *args, ok=2).stderr
     assert (tmp_path / "there.iso").read_text() == "precious"
     assert {p.name for p in tmp_path.iterdir()} == {"private", "binary", "empty", "word", "there.iso", "id.pub"}
+
+
+# ---- seeds of clones ----
+
+@pytest.fixture
+def web(daemon, tmp_path, key, guest):
+    """web1 with a disk and a seed."""
+    seed(tmp_path, "web1.iso", "--hostname", "web1", "--user", "carol", "--ssh-key", "id.pub")
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", tmp_path / "web1.qcow2", "1M"], check=True)
+    daemon.define("web1", boot={"kernel": guest("idle.elf")}, disks=[
+        {"id": "vda", "path": str(tmp_path / "web1.qcow2"), "format": "qcow2"},
+        {"id": "vdb", "path": str(tmp_path / "web1.iso"), "format": "raw", "readonly": True}])
+    return daemon
+
+
+def seed_of(daemon, name):
+    path, = (d["path"] for d in json.loads(daemon.cairn("dumpjson", name, "--inactive").stdout)["disks"] if d.get("readonly"))
+    return path, image(pathlib.Path(path))[1]
+
+
+def test_each_clone_has_a_seed_of_its_own(web, tmp_path):
+    web.cairn("clone", "web1", "web", "--count", "2", "--new-seed")
+    web.cairn("clone", "web1", "--linked", "--count", "2", "--name-pattern", "w%02d", "--new-seed")
+    old, seeds = seed_of(web, "web1")[1], [seed_of(web, n) for n in ("web-1", "web-2", "w01", "w02")]
+    assert [path for path, _ in seeds] == [str(tmp_path / f"{n}-vdb.iso") for n in ("web-1", "web-2", "w01", "w02")]
+    metas = [json.loads(files["meta-data"]) for _, files in seeds]
+    assert [m["local-hostname"] for m in metas] == ["web-1", "web-2", "w01", "w02"]
+    assert len({m["instance-id"] for m in metas} | {json.loads(old["meta-data"])["instance-id"]}) == 5
+    for m, (_, files) in zip(metas, seeds):
+        assert config(files) == config(old) | {"hostname": m["local-hostname"]}
+    # Without the option, the clone has the image of its source.
+    web.cairn("clone", "web1", "same")
+    assert seed_of(web, "same")[0] == str(tmp_path / "web1.iso")
+
+
+def test_live_clone_has_a_new_seed_at_its_next_start(web, tmp_path, kvm):
+    web.cairn("start", "web1")
+    web.cairn("clone", "web1", "c1", "--live", "--new-seed")
+    web.cairn("clone", "web1", "c2", "--live", "--new-seed", "--no-hostname")
+    old = seed_of(web, "web1")[1]
+    for name, hostname in ("c1", "c1"), ("c2", "web1"):
+        path, files = seed_of(web, name)
+        assert path == str(tmp_path / f"{name}-vdb.iso") and config(files)["hostname"] == hostname
+        assert json.loads(files["meta-data"])["instance-id"] != json.loads(old["meta-data"])["instance-id"]
+    web.cairn("destroy", "c1")
+    web.cairn("start", "c1")
+
+
+def test_new_seed_changes_texts_in_yaml_line_by_line(web, tmp_path):
+    (tmp_path / "m").write_text("instance-id: old\nx: 1\nlocal-hostname: old")
+    (tmp_path / "u").write_text("#cloud-config\nhostname: old\nwrite_files:\n- content: |\n    hostname: kept\n")
+    (tmp_path / "n").write_text("version: 2\n")
+    seed(tmp_path, "web1.iso", "--force", "--user-data", "u", "--meta-data", "m", "--network-config", "n")
+    web.cairn("clone", "web1", "c1", "--new-seed")
+    files = seed_of(web, "c1")[1]
+    first, ident, *rest = files["meta-data"].splitlines()
+    assert first == "x: 1" and ident.startswith('instance-id: "iid-') and rest == ['local-hostname: "c1"']
+    assert files["user-data"] == "#cloud-config\nwrite_files:\n- content: |\n    hostname: kept\nhostname: \"c1\"\n"
+    assert files["network-config"] == "version: 2\n"
+
+
+def test_new_seed_that_cannot_be_made_makes_no_clone(web, tmp_path):
+    (tmp_path / "c2-vdb.iso").write_text("precious")
+    r = web.cairn("clone", "web1", "c", "--name-pattern", "c%d", "--count", "2", "--new-seed", ok=2)
+    r = web.cairn("clone", "web1", "--name-pattern", "c%d", "--count", "2", "--new-seed", ok=False)
+    assert f"{tmp_path}/c2-vdb.iso, the seed of 'c2', exists; remove it or choose another name" in r.stderr
+    (tmp_path / "web1.iso").write_bytes(b"no image of cloud-init's")
+    r = web.cairn("clone", "web1", "c1", "--new-seed", ok=3)
+    assert "VM 'web1' has no seed, which is a read-only disk with the label CIDATA; create one with: cairn seed FILE" in r.stderr
+    assert "exclude each other" in web.cairn("clone", "web1", "c1", "--new-seed", "--no-wait", ok=2).stderr
+    assert web.cairn("list", "--all", "--name").stdout.split() == ["web1"]
+    assert (tmp_path / "c2-vdb.iso").read_text() == "precious"
