@@ -1,5 +1,4 @@
-/* vsock: connect standard input and output to a vsock port of the guest, as netcat does.
- * ssh: run ssh over port 22. */
+/* vsock: connect standard input and output to a vsock port of the guest, as netcat does. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -151,86 +150,4 @@ int verb_vsock(struct cli *c)
 		return CLI_OK;
 	err_set_errno(&e, r, "vsock");
 	return cli_fail(&e, "Lost the connection to domain '%s'", c->pos[0]);
-}
-
-/* ---- ssh ---- */
-
-#define SSH_PORT 22
-#define PROXY_BYTES 8192
-
-/* Append a word for the shell that runs the ProxyCommand, in which ssh replaces what follows a %. */
-static void word_add(char *text, size_t cap, const char *word)
-{
-	size_t n = strlen(text);
-
-	n += (size_t)snprintf(text + n, cap - n, "%s'", n ? " " : "");
-	for (; *word && n + 8 < cap; word++)
-		n += (size_t)snprintf(text + n, cap - n, *word == '\'' ? "'\\''" : *word == '%' ? "%%%%" : "%c", *word);
-	snprintf(text + n, cap - n, "'");
-}
-
-static int proxy_make(const struct cli *c, const char *vm, char text[PROXY_BYTES], struct err *e)
-{
-	char program[4096];
-	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
-
-	if (n < 0)
-		return err_set_errno(e, -errno, "/proc/self/exe");
-	program[n] = 0;
-	n = snprintf(text, PROXY_BYTES, "ProxyCommand=");
-	word_add(text + n, PROXY_BYTES - (size_t)n, program);
-	if (c->socket) {
-		word_add(text + n, PROXY_BYTES - (size_t)n, "-c");
-		word_add(text + n, PROXY_BYTES - (size_t)n, c->socket);
-	}
-	word_add(text + n, PROXY_BYTES - (size_t)n, "vsock");
-	word_add(text + n, PROXY_BYTES - (size_t)n, "--");
-	word_add(text + n, PROXY_BYTES - (size_t)n, vm);
-	word_add(text + n, PROXY_BYTES - (size_t)n, "22");
-	return 0;
-}
-
-/* Nobody stands between this host and its guest, and a clone has its source's key or a new one: the key is not
- * checked. */
-static int ssh_become(struct cli *c, const char *user, const char *vm, struct err *e)
-{
-	const char *argv[CLI_POSITIONALS_MAX + 24];
-	char proxy[PROXY_BYTES];
-	size_t n = 0;
-	int r = proxy_make(c, vm, proxy, e);
-
-	if (r < 0)
-		return r;
-	argv[n++] = "ssh";
-	for (const char *const *o = (const char *const[]){ proxy, "HostKeyAlias=cairn-vsock", "StrictHostKeyChecking=no",
-		     "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", NULL }; *o; o++) {
-		argv[n++] = "-o";
-		argv[n++] = *o;
-	}
-	if (user) {
-		argv[n++] = "-l";
-		argv[n++] = user;
-	}
-	argv[n++] = "--";
-	argv[n++] = "cairn-vsock"; /* a name that ssh's own configuration may match; VMs' names may have blanks */
-	for (size_t i = 1; i < c->npos; i++)
-		argv[n++] = c->pos[i];
-	argv[n] = NULL;
-	execvp("ssh", (char **)(uintptr_t)argv);
-	return err_set(e, -errno, ERR_HOST, "cannot run ssh: %s; install OpenSSH's client", strerror(errno));
-}
-
-int verb_ssh(struct cli *c)
-{
-	const char *at = strchr(c->pos[0], '@'), *vm = at ? at + 1 : c->pos[0];
-	CLEANUP_FREE char *user = at ? must_alloc(strndup(c->pos[0], (size_t)(at - c->pos[0]))) : NULL;
-	CLEANUP_CLOSE int sock = -1;
-	struct err e;
-	/* ssh would hide the reason behind a line of its own. */
-	int r = port_open(c, vm, SSH_PORT, &sock);
-
-	if (r)
-		return r;
-	ssh_become(c, user, vm, &e);
-	return cli_fail(&e, "Failed to connect to domain '%s'", vm);
 }

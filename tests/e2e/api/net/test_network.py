@@ -549,6 +549,43 @@ def test_net_dhcp_leases_prints_virshs_table(plain):
     assert one == [leases[0x75]]
 
 
+# ---- ssh ----
+
+def test_ssh_goes_by_network_if_the_guest_does_not_listen_on_vsock(host, tmp_path):
+    """A script in place of ssh shows its arguments."""
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    env = {**host.env, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+    def ssh(*args, ok=0):
+        r = subprocess.run([os.path.join(BUILD, "cairn"), "ssh", *args], env=env, capture_output=True, text=True, timeout=50)
+        assert r.returncode == ok, r.stderr
+        return r.stdout.splitlines() if not ok else r.stderr
+    host.define_net()
+    host.cairn("net-start", "lan")
+    mac = "52:54:00:00:00:77"
+    host.define("web1", cmdline="no-agent", interfaces=[{"type": "network", "source": "lan", "mac": mac}])
+    assert "is shut off" in ssh("web1", ok=4)
+    host.cairn("start", "web1")
+    assert 'no vsock device; set "vsock": true' in ssh("web1", ok=1)  # and it has no lease
+    lease = {"expires": 0, "address": "10.77.0.7", "prefix": 24, "family": "ipv4", "name": None, "client_id": None}
+    host.tell("leases", "json", {"return": {"leases": [{**lease, "mac": "52:54:00:00:00:99"}]}})
+    assert "no vsock device" in ssh("web1", ok=1)  # another guest's
+    host.tell("leases", "json", {"return": {"leases": [{**lease, "mac": mac}]}})
+    uuid = host.cairn("domuuid", "web1").stdout.strip()
+    options = ["-o", "HostName=10.77.0.7", "-o", f"HostKeyAlias=cairn-{uuid}", "-o", "StrictHostKeyChecking=accept-new",
+               "-o", "LogLevel=ERROR"]
+    assert ssh("web1") == [*options, "--", "cairn-network"]
+    assert ssh("carol@web1", "--", "ls", "-l") == [*options, "-l", "carol", "--", "cairn-network", "ls", "-l"]
+    assert "there is no VM 'none'" in ssh("none", ok=3)
+    # Without a lease, the guest agent is asked; fake_vm's has this address.
+    host.cairn("define", network_vm(host, "web2", mac=MAC))
+    host.cairn("start", "web2")
+    assert ssh("web2")[1] == "HostName=192.0.2.7"
+
+
 # ---- libvirt's XML ----
 
 LIBVIRT = """<network connections='1'>

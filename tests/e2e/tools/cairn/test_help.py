@@ -250,6 +250,7 @@ clone vm1 live2 --live --publish 2222:22
 domiftune vm1 net0 --live --config --inbound 100
 domif-setlink vm1 net0 down --live --config
 domif-getlink vm1 net0
+ssh vm1
 wait vm1 --for ip --timeout 20
 exec vm1 -- true
 cp again.json vm1:/copy

@@ -1,0 +1,183 @@
+/* ssh: run ssh(1) over vsock port 22 of the guest, or over the network if the guest does not listen there. */
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "tools/cairn/address.h"
+#include "tools/cairn/change.h"
+#include "tools/cairn/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SSH_PORT 22
+#define PROXY_BYTES 8192
+#define OPTION_BYTES 128
+
+/* ---- the address of a guest ---- */
+
+/* Look for an address that dnsmasq of the interface's network has given. Returns whether there is one. */
+static bool lease_find(struct cli *c, struct json_object *interface, char text[ADDRESS_TEXT])
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	struct json_object *args = json_object_new_object();
+	struct err e;
+
+	js_put_str(args, "network", js_get_str(interface, "source"));
+	js_put_str(args, "mac", js_get_str(interface, "mac"));
+	if (cli_fetch_all(c, "net-dhcp-leases", args, "leases", "from", &all, NULL, &e) < 0 || !json_object_array_length(all))
+		return false;
+	snprintf(text, ADDRESS_TEXT, "%s", js_get_str_or(json_object_array_get_idx(all, 0), "address", ""));
+	return *text;
+}
+
+/* Ask the guest's agent for the address of one of these interfaces. */
+static bool agent_find(struct cli *c, const char *vm, struct json_object *interfaces, char text[ADDRESS_TEXT])
+{
+	CLEANUP_JS struct json_object *all = NULL, *kept = json_object_new_array();
+	struct err e;
+
+	if (!json_object_array_length(interfaces) || addresses_ask(c, vm, &all, &e) < 0)
+		return false;
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		if (change_find(interfaces, "mac", js_get_str_or(o, "mac", "")) >= 0)
+			json_object_array_add(kept, json_object_get(o));
+	}
+	return address_pick(kept, text);
+}
+
+/* Find an address under which this host reaches the guest. The addresses of user networks are none.
+ * Returns 0; -ENOENT. */
+static int address_find(struct cli *c, const char *vm, char text[ADDRESS_TEXT], struct err *e)
+{
+	CLEANUP_JS struct json_object *all = NULL, *usable = json_object_new_array();
+	int r = change_read_list(c, vm, "interfaces", &all, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+		const char *type = js_get_str_or(o, "type", "");
+
+		if (!strcmp(type, "network") && lease_find(c, o, text))
+			return 0;
+		if (strcmp(type, "user") != 0)
+			json_object_array_add(usable, json_object_get(o));
+	}
+	return agent_find(c, vm, usable, text) ? 0 : -ENOENT;
+}
+
+/* ---- ssh ---- */
+
+/* Append a word for the shell that runs the ProxyCommand, in which ssh replaces what follows a %. */
+static void word_add(char *text, size_t cap, const char *word)
+{
+	size_t n = strlen(text);
+
+	n += (size_t)snprintf(text + n, cap - n, "%s'", n ? " " : "");
+	for (; *word && n + 8 < cap; word++)
+		n += (size_t)snprintf(text + n, cap - n, *word == '\'' ? "'\\''" : *word == '%' ? "%%%%" : "%c", *word);
+	snprintf(text + n, cap - n, "'");
+}
+
+static int proxy_make(const struct cli *c, const char *vm, char text[PROXY_BYTES], struct err *e)
+{
+	char program[4096];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+
+	if (n < 0)
+		return err_set_errno(e, -errno, "/proc/self/exe");
+	program[n] = 0;
+	n = snprintf(text, PROXY_BYTES, "ProxyCommand=");
+	word_add(text + n, PROXY_BYTES - (size_t)n, program);
+	if (c->socket) {
+		word_add(text + n, PROXY_BYTES - (size_t)n, "-c");
+		word_add(text + n, PROXY_BYTES - (size_t)n, c->socket);
+	}
+	word_add(text + n, PROXY_BYTES - (size_t)n, "vsock");
+	word_add(text + n, PROXY_BYTES - (size_t)n, "--");
+	word_add(text + n, PROXY_BYTES - (size_t)n, vm);
+	word_add(text + n, PROXY_BYTES - (size_t)n, "22");
+	return 0;
+}
+
+/* host: a name that ssh's own configuration may match; VMs' names may have blanks. options: NULL at the end. */
+static int ssh_become(struct cli *c, const char *user, const char *host, const char *const *options, struct err *e)
+{
+	const char *argv[CLI_POSITIONALS_MAX + 24];
+	size_t n = 0;
+
+	argv[n++] = "ssh";
+	for (; *options; options++) {
+		argv[n++] = "-o";
+		argv[n++] = *options;
+	}
+	if (user) {
+		argv[n++] = "-l";
+		argv[n++] = user;
+	}
+	argv[n++] = "--";
+	argv[n++] = host;
+	for (size_t i = 1; i < c->npos; i++)
+		argv[n++] = c->pos[i];
+	argv[n] = NULL;
+	execvp("ssh", (char **)(uintptr_t)argv);
+	return err_set(e, -errno, ERR_HOST, "cannot run ssh: %s; install OpenSSH's client", strerror(errno));
+}
+
+/* Nobody stands between this host and its guest, and a clone has its source's key or a new one: the key is not
+ * checked. */
+static int ssh_over_vsock(struct cli *c, const char *user, const char *vm, struct err *e)
+{
+	char proxy[PROXY_BYTES];
+	int r = proxy_make(c, vm, proxy, e);
+
+	return r < 0 ? r : ssh_become(c, user, "cairn-vsock", (const char *const[]){ proxy, "HostKeyAlias=cairn-vsock",
+		"StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", NULL }, e);
+}
+
+/* Other guests of the network can answer in its place, so the key must be the one of the first connection. Addresses
+ * change, and names of VMs are used again: ssh keeps the key by the VM's UUID. */
+static int ssh_by_network(struct cli *c, const char *user, const char *vm, const char *address, struct err *e)
+{
+	char host[OPTION_BYTES], alias[OPTION_BYTES];
+	CLEANUP_JS struct json_object *info = NULL;
+	int r = cli_vm_info(c, vm, &info, e);
+
+	if (r < 0)
+		return r;
+	snprintf(host, sizeof(host), "HostName=%s", address);
+	snprintf(alias, sizeof(alias), "HostKeyAlias=cairn-%s", js_get_str_or(info, "uuid", vm));
+	return ssh_become(c, user, "cairn-network", (const char *const[]){ host, alias, "StrictHostKeyChecking=accept-new",
+		"LogLevel=ERROR", NULL }, e);
+}
+
+/* Look whether the guest listens: ssh would hide the reason behind a line of its own. */
+static int vsock_look(struct cli *c, const char *vm, struct err *e)
+{
+	struct json_object *args = cli_vm_args(vm);
+	CLEANUP_CLOSE int sock = -1;
+
+	js_put_int(args, "port", SSH_PORT);
+	return cli_execute(c, "vsock-connect", args, NULL, &sock, e);
+}
+
+int verb_ssh(struct cli *c)
+{
+	const char *at = strchr(c->pos[0], '@'), *vm = at ? at + 1 : c->pos[0];
+	CLEANUP_FREE char *user = at ? must_alloc(strndup(c->pos[0], (size_t)(at - c->pos[0]))) : NULL;
+	char address[ADDRESS_TEXT];
+	struct err e, other;
+	int r = vsock_look(c, vm, &e);
+
+	if (!r)
+		ssh_over_vsock(c, user, vm, &e);
+	else if (e.cls != ERR_WRONG_STATE && e.cls != ERR_PERMISSION && address_find(c, vm, address, &other) == 0)
+		ssh_by_network(c, user, vm, address, &e);
+	return cli_fail(&e, "Failed to connect to domain '%s'", vm);
+}
