@@ -20,6 +20,7 @@
 #include "api/net/network.h"
 #include "api/net/network_default.h"
 #include "api/net/network_life.h"
+#include "api/net/network_ports.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
@@ -124,7 +125,7 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
+	&forwards_observer, &network_ports_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
 	&flatten_observer, &job_owner_observer, &vm_cgroup_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */

@@ -178,6 +178,8 @@ bool definition_has_mac(const struct definition_interface *i);
 /* Set a random MAC address with the prefix 52:54:00. Returns 0 or -errno. */
 int definition_make_mac(struct definition_interface *i, struct err *e);
 void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);
+/* Parse a MAC address. Returns 0; -EINVAL. */
+int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES]);
 
 /* Parse the limits of one direction. name: for the error. *ret: untouched on errors. Returns 0; -EINVAL. */
 int definition_parse_limit(struct json_object *o, const char *name, struct definition_limit *ret, struct err *e);

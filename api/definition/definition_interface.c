@@ -43,7 +43,7 @@ void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC
 		mac[3], mac[4], mac[5]);
 }
 
-static int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES])
+int mac_parse(const char *text, uint8_t mac[DEFINITION_MAC_BYTES])
 {
 	uint8_t out[DEFINITION_MAC_BYTES];
 

@@ -481,6 +481,8 @@ static const struct key network_rows[] = {
 	{ "dns", KEY_OBJECT, .offset = NETWORK(dns), .of = &dns_keys, .parse = prepare_dns, .about = "DNS" },
 	{ "users", KEY_CUSTOM, .offset = NETWORK(users), .parse = parse_ids, .about = "users whose VMs may connect, by number [none]" },
 	{ "groups", KEY_CUSTOM, .offset = NETWORK(groups), .parse = parse_ids, .about = "groups whose members' VMs may connect [none]" },
+	{ "unfiltered", KEY_BOOL, .offset = NETWORK(unfiltered), .about = "let guests send with any MAC and IP address [false]" },
+	{ "isolated_ports", KEY_BOOL, .offset = NETWORK(isolated_ports), .about = "keep guests from one another [false]" },
 };
 KEYS(network_keys, network_rows);
 

@@ -87,6 +87,8 @@ struct network_definition {
 	struct network_subnet ipv4, ipv6;
 	struct network_dns dns;
 	struct network_ids users, groups;
+	bool unfiltered;     /* the guests' taps have no filter */
+	bool isolated_ports; /* guests exchange no frames with one another */
 };
 
 /* Parse a network's definition. Returns 0; -EINVAL; -ENOMEM. The caller frees *ret_d with network_definition_free(). */

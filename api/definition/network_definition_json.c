@@ -137,5 +137,9 @@ struct json_object *network_definition_to_json(const struct network_definition *
 
 	put_ids(o, "users", &d->users);
 	put_ids(o, "groups", &d->groups);
+	if (d->unfiltered)
+		js_put_bool(o, "unfiltered", true);
+	if (d->isolated_ports)
+		js_put_bool(o, "isolated_ports", true);
 	return o;
 }

@@ -8,6 +8,7 @@
 #include "api/jobs/fork_files.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
+#include "api/net/network_ports.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -533,6 +534,7 @@ static void clone_start(struct clone *c)
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
+	network_ports_clone(c->vm, f->source);
 	vm_start(c->vm, &opts);
 }
 

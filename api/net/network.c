@@ -3,6 +3,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/net/network_life.h"
+#include "api/net/network_ports.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -140,6 +141,7 @@ void networks_free(struct vm_host *host)
 {
 	struct networks *all = STEAL_PTR(host->networks);
 
+	network_ports_forget(host);
 	for (size_t i = 0; all && i < all->n; i++)
 		network_free(all->list[i]);
 	if (all)

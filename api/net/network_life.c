@@ -55,14 +55,19 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 	op.ended(n, &op, r, answer, e);
 }
 
-static struct json_object *request_make(const char *verb, const struct network_definition *d, const char *folder)
+int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o;
+	char folder[PATH_MAX];
+	int r = network_folder_make(n, folder, e);
 
+	if (r < 0)
+		return r;
+	*ret = o = json_object_new_object();
 	js_put_str(o, "verb", verb);
 	js_put(o, "network", network_definition_for_program(d));
 	js_put_str(o, "folder", folder);
-	return o;
+	return 0;
 }
 
 /* Start the program for a network without an operation. op: copied. d: the definition for the program. */
@@ -70,12 +75,10 @@ static int program_run(struct network *n, const struct network_operation *op, co
 {
 	CLEANUP_JS struct json_object *request = NULL;
 	struct network_process *process = NULL;
-	char folder[PATH_MAX];
-	int r = network_folder_make(n, folder, e);
+	int r = network_request_make(n, op->verb, d, &request, e);
 
 	if (r < 0)
 		return r;
-	request = request_make(op->verb, d, folder);
 	r = network_process_start(n->host->loop, n->host->paths->net_program, request, TIMEOUT_NS, program_done, n, &process, e);
 	if (r < 0)
 		return r;
@@ -375,7 +378,6 @@ int network_leases(struct network *n, network_done *done, void *opaque, struct e
 {
 	CLEANUP_JS struct json_object *request = NULL;
 	struct network_query *q;
-	char folder[PATH_MAX];
 	unsigned count = 0;
 	int r = 0;
 
@@ -384,10 +386,9 @@ int network_leases(struct network *n, network_done *done, void *opaque, struct e
 	if (count >= QUERIES_MAX)
 		return err_set(e, -EBUSY, ERR_BUSY, "network '%s': %u questions for its leases are under way; try again", network_any(n)->name,
 			count);
-	r = network_folder_make(n, folder, e);
+	r = network_request_make(n, "leases", n->live ? n->live : n->def, &request, e);
 	if (r < 0)
 		return r;
-	request = request_make("leases", n->live ? n->live : n->def, folder);
 	q = must_alloc(malloc(sizeof(*q)));
 	*q = (struct network_query){ n->queries, n, NULL, done, opaque };
 	r = network_process_start(n->host->loop, n->host->paths->net_program, request, TIMEOUT_NS, query_done, q, &q->process, e);

@@ -17,16 +17,20 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 
 #define TAP_FILE "/dev/net/tun"
 #define TAP_NAMES "vnet%d"
+/* A tap with rules (network_ports.h) gets a name that no other one has had, since rules may outlive their tap. */
+#define TAP_UNIQUE_NAMES "vnet%08x"
 /* Size of the virtio-net header before each frame (devices/virtio/virtio_net_header.h). */
 #define HEADER_BYTES 12
 
 struct tap {
 	unsigned at; /* index of the interface */
 	const char *bridge;
+	bool unique; /* choose a name of TAP_UNIQUE_NAMES */
 	int fd;
 	int sock; /* any socket: ioctls on network devices need one; borrowed */
 	char name[IFNAMSIZ];
@@ -76,6 +80,12 @@ static int tap_make(struct tap *t, struct err *e)
 {
 	struct ifreq r = interface_request(TAP_NAMES);
 	int header = HEADER_BYTES;
+	uint32_t number;
+
+	if (t->unique && getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
+		return tap_failed(t, "cannot choose a name for the tap device", e);
+	if (t->unique)
+		snprintf(r.ifr_name, sizeof(r.ifr_name), TAP_UNIQUE_NAMES, number);
 
 	t->fd = open(TAP_FILE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (t->fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
@@ -84,7 +94,7 @@ static int tap_make(struct tap *t, struct err *e)
 			t->at);
 	if (t->fd < 0)
 		return tap_failed(t, TAP_FILE, e);
-	r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+	r.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL);
 	if (ioctl(t->fd, TUNSETIFF, &r) < 0 || ioctl(t->fd, TUNSETVNETHDRSZ, &header) < 0 ||
 		ioctl(t->fd, TUNSETOFFLOAD, 0UL) < 0)
 		return tap_failed(t, "cannot make a tap device", e);
@@ -139,7 +149,7 @@ static int tap_add(struct config *c, unsigned at, const struct definition_interf
 	struct err *e)
 {
 	struct vm_interface *v = &c->vm.interfaces[at];
-	struct tap t = { .at = at, .bridge = bridge, .fd = -1, .sock = sock };
+	struct tap t = { .at = at, .bridge = bridge, .unique = i->type == DEFINITION_NETWORK, .fd = -1, .sock = sock };
 	int r = bridge_find(&t, e);
 
 	if (!r)

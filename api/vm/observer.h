@@ -34,8 +34,8 @@ struct vm_observer {
 	void (*state_saved)(struct vm *vm);
 	void (*state_told)(struct vm *vm);
 
-	/* Hooks of a start, in the order of their calls. An error (-errno) from start_check or start_add fails the
-	 * start. */
+	/* Hooks of a start, in the order of their calls. An error (-errno) from start_check, start_add or
+	 * start_prepare fails the start. */
 	int (*start_check)(const struct vm *vm, struct err *e);
 	void (*start_asked)(struct vm *vm, const struct vm_start_opts *opts);
 	/* Whether the observer already listens on the VM's forwards. */
@@ -44,6 +44,10 @@ struct vm_observer {
 	bool (*start_retries)(struct vm *vm);
 	/* Add to the configuration for the VM process. */
 	int (*start_add)(struct vm *vm, struct config *c, struct err *e);
+	/* Prepare the host for the configured VM. Returns 0; 1: the observer will call ready() from the loop, unless
+	 * the VM is removed before; -errno. */
+	int (*start_prepare)(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e),
+		struct err *e);
 	void (*started)(struct vm *vm);
 	void (*start_failed)(struct vm *vm);
 

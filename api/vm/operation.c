@@ -28,6 +28,7 @@ static const struct {
 	[VM_OP_START_QUEUED] = { EACH & ~(JOB | DEFINE | CONTROL), STARTS },
 	[VM_OP_START_OPENS] = { EACH & ~(JOB | CONTROL), STARTS },
 	[VM_OP_START_HOLDS] = { EACH & ~(JOB | CONTROL), STARTS },
+	[VM_OP_START_PORTS] = { EACH & ~(JOB | CONTROL), STARTS },
 	[VM_OP_START] = { EACH & ~(JOB | DEFINE), STARTS },
 	[VM_OP_STOP] = { EACH & ~(JOB | DEFINE), " is being stopped" },
 	[VM_OP_END] = { EACH & ~(JOB | DEFINE | CONTROL), ": its old process is still ending" },

@@ -2,6 +2,7 @@
 #include "api/access/authors.h"
 #include "api/access/client_file.h"
 #include "api/access/open_as.h"
+#include "api/definition/vm_config.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
@@ -151,6 +152,9 @@ static void vm_free(struct vm *vm)
 		close(vm->touched_fd);
 	client_file_free(vm->start.opts.state_file);
 	free(vm->start.failed);
+	if (vm->start.config)
+		config_done(vm->start.config);
+	free(vm->start.config);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent.timer);
 	definition_free(vm->live);

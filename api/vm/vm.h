@@ -12,12 +12,14 @@
 #include "vmm/vm_msg.h"
 
 struct call;
+struct config;
 struct dump_state;
 struct forwards;
 struct idle;
 struct job_owner;
 struct json_object;
 struct loop_timer;
+struct network_ports;
 struct offline_process;
 struct open_as;
 struct qmp;
@@ -68,6 +70,7 @@ struct vm_start_op {
 	struct vm *next;	 /* next VM in host->starts_wait */
 	bool limits_memory;	 /* see vm_cgroup_may_limit_memory() */
 	bool was_ahead;		 /* vm_start_ahead() has spawned the process, so it has no limit of memory yet */
+	struct config *config;	 /* owned; set in VM_OP_START_PORTS; else NULL */
 	struct start_process *ahead; /* the process that vm_start_ahead() has spawned and no start uses yet; NULL: none */
 };
 
@@ -166,6 +169,7 @@ struct vm {
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct vm_counts counts; /* likewise */
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
+	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };
 

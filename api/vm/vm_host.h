@@ -16,6 +16,7 @@ struct helpers;
 struct host_shutdown;
 struct job;
 struct loop;
+struct network_port_end;
 struct networks;
 struct pins;
 struct quota_claim;
@@ -58,6 +59,7 @@ struct vm_host {
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
 	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */
+	struct network_port_end *port_ends;  /* under way (api/net/network_ports.c) */
 	struct networks *networks;	     /* api/net/network.h; NULL: none */
 	struct job *jobs;		     /* oldest first */
 	unsigned next_job;		     /* number in the last generated job id */

@@ -449,8 +449,46 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 	return 0;
 }
 
-/* Continue the start after the files were opened. c: taken. Returns 0: the process was spawned; 1: start_held()
- * continues; -errno. */
+/* The host is prepared for the VM: start its process. */
+static void start_prepared(struct vm *vm, int r, const struct err *e)
+{
+	struct config *c = STEAL_PTR(vm->start.config);
+	struct err own;
+
+	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
+		vm->start.kind = VM_OP_START_WAITS;
+		managed_release(vm, false);
+	} else {
+		vm->start.kind = VM_OP_NONE;
+		if (!r) {
+			r = process_start(vm, c, &own);
+			e = &own;
+		}
+		if (r < 0)
+			start_fail(vm, e);
+		else
+			vm->start.kind = VM_OP_START;
+	}
+	config_done(c);
+	free(c);
+}
+
+/* Have the host prepared for the VM, and start its process. Returns 0: the process was spawned; 1: c was taken, and
+ * start_prepared() continues; -errno. */
+static int start_prepare(struct vm *vm, struct config *c, struct err *e)
+{
+	int r = vm_ask(vm, start_prepare, c, start_prepared, e);
+
+	if (r <= 0)
+		return r ? r : process_start(vm, c, e);
+	vm->start.config = must_alloc(malloc(sizeof(*c)));
+	*vm->start.config = *c;
+	vm->start.kind = VM_OP_START_PORTS;
+	return 1;
+}
+
+/* Continue the start after the files were opened. c: taken. Returns 0: the process was spawned; 1: start_held() or
+ * start_prepared() continues; -errno. */
 static int start_with(struct vm *vm, struct config *c, struct err *e)
 {
 	bool hold = false;
@@ -464,7 +502,7 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	if (!r && hold)
 		r = managed_hold(vm, c, e);
 	if (!r)
-		r = process_start(vm, c, e);
+		r = start_prepare(vm, c, e);
 	if (r <= 0)
 		config_done(c);
 	return r;
@@ -483,13 +521,14 @@ static void start_held(struct store_work *work)
 	} else {
 		vm->start.kind = VM_OP_NONE;
 		if (!r)
-			r = process_start(vm, &h->config, &e);
+			r = start_prepare(vm, &h->config, &e);
 		if (r < 0)
 			start_fail(vm, &e);
-		else
+		else if (!r)
 			vm->start.kind = VM_OP_START;
 	}
-	config_done(&h->config);
+	if (r <= 0)
+		config_done(&h->config);
 	free(h);
 }
 

@@ -1,6 +1,7 @@
 /* Filters of a VM's tap, in a table of the bridge family: the guest uses its own MAC address, and IPv4 addresses that
  * are its own: fixed ones, and those that this network's dnsmasq has leased to it. A rule reads these from DHCP's
- * answers, so nobody has to follow the leases. */
+ * answers, so nobody has to follow the leases. Each change of the table also removes the rules of taps that are gone,
+ * because a daemon that was killed has not removed them. */
 #include "tools/net/operation.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -85,11 +86,16 @@ static void element_add(const struct port_text *t, const char *set, const struct
 	fputs(" }\n", t->f);
 }
 
-static bool mac_is(const char *text, const uint8_t mac[MAC_BYTES])
+static bool guest_has_second_mac(const struct port *p)
 {
-	uint8_t other[MAC_BYTES];
+	return memcmp(p->mac, p->guest_mac, MAC_BYTES) != 0;
+}
 
-	return text && mac_parse(text, other) == 0 && !memcmp(mac, other, MAC_BYTES);
+static bool mac_is_guests(const struct port *p, const char *text)
+{
+	uint8_t mac[MAC_BYTES];
+
+	return text && mac_parse(text, mac) == 0 && (!memcmp(mac, p->mac, MAC_BYTES) || !memcmp(mac, p->guest_mac, MAC_BYTES));
 }
 
 /* Add an address that a lease in dnsmasq's file gives to the guest: one of before the port was there. */
@@ -101,7 +107,7 @@ static void lease_add(void *arg, const char *line)
 	struct address a;
 	long long left;
 
-	if (sscanf(line, "%23s %63s %63s", expires, mac, ip) != 3 || !mac_is(mac, t->req->port.mac) || address_parse(ip, AF_INET, &a) < 0 ||
+	if (sscanf(line, "%23s %63s %63s", expires, mac, ip) != 3 || !mac_is_guests(&t->req->port, mac) || address_parse(ip, AF_INET, &a) < 0 ||
 		!s->given || !address_shares_prefix(&a, &s->address, s->prefix))
 		return;
 	left = strtoll(expires, NULL, 10);
@@ -125,7 +131,7 @@ static int addresses_print(const struct port_text *t, struct err *e)
 	for (size_t i = 0; i < p->naddresses; i++)
 		element_add(t, p->addresses[i].family == AF_INET ? "fixed" : "fixed6", &p->addresses[i], 0);
 	for (size_t i = 0; i < s->nhosts; i++)
-		if (s->hosts[i].address.family && mac_is(s->hosts[i].mac, p->mac))
+		if (s->hosts[i].address.family && mac_is_guests(p, s->hosts[i].mac))
 			element_add(t, "fixed", &s->hosts[i].address, 0);
 	return leases_each(t->req, lease_add, (void *)t, e);
 }
@@ -175,15 +181,47 @@ static void ipv6_print(const struct port_text *t)
 	rule(t, "in", "ip6 saddr { ::, fe80::/64 } accept");
 }
 
+static void macs_print(const struct port_text *t)
+{
+	const struct port *p = &t->req->port;
+	char mac[MAC_TEXT_MAX], second[MAC_TEXT_MAX], macs[2 * MAC_TEXT_MAX + 8], text[200];
+
+	mac_print(p->mac, mac);
+	if (guest_has_second_mac(p))
+		snprintf(macs, sizeof(macs), "{ %s, %s }", mac, mac_print(p->guest_mac, second));
+	else
+		snprintf(macs, sizeof(macs), "%s", mac);
+	snprintf(text, sizeof(text), "ether saddr != %s drop", macs);
+	rule(t, "in", text);
+	snprintf(text, sizeof(text), "arp saddr ether != %s drop", macs);
+	rule(t, "in", text);
+}
+
+/* Without DHCP, nobody says which addresses are whose: the guest may have each of the network but the host's own. */
+static void unleased_print(const struct port_text *t)
+{
+	static const char *const protocols[] = { "arp saddr ip", "ip saddr" };
+	const struct subnet *s = &t->req->net.ipv4;
+	const struct address *service = &t->d->service.ipv4;
+	char a[ADDRESS_TEXT_MAX], b[ADDRESS_TEXT_MAX], text[4 * ADDRESS_TEXT_MAX];
+	struct address first = address_network(&s->address, s->prefix);
+
+	for (size_t i = 0; i < 2 && s->given; i++) {
+		snprintf(text, sizeof(text), "%s { %s%s%s } drop", protocols[i], address_print(&s->address, a), service->family ? ", " : "",
+			service->family ? address_print(service, b) : "");
+		rule(t, "in", text);
+		snprintf(text, sizeof(text), "%s %s/%u accept", protocols[i], address_print(&first, a), s->prefix);
+		rule(t, "in", text);
+	}
+	if (!s->given && !t->req->net.ipv6.given) /* the guests' own choice */
+		rule(t, "in", "meta protocol { arp, ip, ip6 } accept");
+}
+
 static void filter_print(const struct port_text *t)
 {
-	char mac[MAC_TEXT_MAX], text[200];
+	char text[200];
 
-	mac_print(t->req->port.mac, mac);
-	snprintf(text, sizeof(text), "ether saddr != %s drop", mac);
-	rule(t, "in", text);
-	snprintf(text, sizeof(text), "arp saddr ether != %s drop", mac);
-	rule(t, "in", text);
+	macs_print(t);
 	snprintf(text, sizeof(text), "arp saddr ip @fixed_%s accept", t->tap);
 	rule(t, "in", text);
 	snprintf(text, sizeof(text), "arp saddr ip @leased_%s accept", t->tap);
@@ -196,13 +234,14 @@ static void filter_print(const struct port_text *t)
 	snprintf(text, sizeof(text), "ip saddr @leased_%s accept", t->tap);
 	rule(t, "in", text);
 	ipv6_print(t);
+	if (!t->req->net.ipv4.dhcp)
+		unleased_print(t);
 	rule(t, "in", "drop");
 }
 
-/* Add addresses from this network's DHCP answers to this guest. */
-static void learning_print(const struct port_text *t)
+/* Add addresses from this network's DHCP answers to the guest with this MAC address. */
+static void learning_print(const struct port_text *t, const uint8_t m[MAC_BYTES])
 {
-	const uint8_t *m = t->req->port.mac;
 	char text[300];
 
 	snprintf(text, sizeof(text), "iifname \"%s\" udp sport 67 udp dport 68 " DHCP_CHADDR " 0x%02x%02x%02x%02x%02x%02x " DHCP_IS_ACK " "
@@ -237,7 +276,9 @@ static int port_print(const struct port_text *t, struct err *e)
 	if (p->filter) {
 		r = addresses_print(t, e);
 		filter_print(t);
-		learning_print(t);
+		learning_print(t, p->mac);
+		if (guest_has_second_mac(p))
+			learning_print(t, p->guest_mac);
 	}
 	fprintf(t->f, "add element bridge %s ports_in { \"%s\" : jump in_%s }\n", t->table, t->tap, t->tap);
 	fprintf(t->f, "add element bridge %s ports_out { \"%s\" : jump out_%s }\n", t->table, t->tap, t->tap);
@@ -263,6 +304,24 @@ static int sets_list(struct operation *o, const char *table, struct json_object 
 	return r < 0 ? r : 1;
 }
 
+/* Remove the ports of taps that are gone. */
+static void gone_clear(struct operation *o, const struct port_text *t, struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *chain = js_get_str_or(js_get(json_object_array_get_idx(list, i), "chain"), "name", "");
+		struct port_text gone = *t;
+		struct link tap;
+
+		if (strncmp(chain, "in_", strlen("in_")))
+			continue;
+		gone.tap = chain + strlen("in_");
+		if (!strcmp(gone.tap, t->tap) || !link_name_is_valid(gone.tap) || link_find(o->links, gone.tap, &tap, NULL) < 0 || tap.index)
+			continue;
+		port_clear(&gone);
+		sets_delete(&gone, list);
+	}
+}
+
 static int port_change(struct operation *o, const struct dnsmasq *d, bool up, struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
@@ -282,6 +341,7 @@ static int port_change(struct operation *o, const struct dnsmasq *d, bool up, st
 	table_print(&t);
 	port_clear(&t);
 	sets_delete(&t, list);
+	gone_clear(o, &t, list);
 	r = up ? port_print(&t, e) : 0;
 	if (fclose(t.f))
 		return err_set_errno(e, -ENOMEM, "rules");

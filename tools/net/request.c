@@ -280,7 +280,7 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 
 static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
 {
-	static const char *const keys[] = { "tap", "mac", "filter", "isolated", "addresses", NULL };
+	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", NULL };
 	struct json_object *array = NULL;
 	int error = reading_keys(r, keys, e);
 
@@ -291,6 +291,9 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 		return err_set(e, -EINVAL, ERR_INVALID, "port.tap: a name with letters, digits, '.', '_' and '-' only");
 	if (!error)
 		error = mac_read(r, "mac", up, p->mac, e);
+	memcpy(p->guest_mac, p->mac, sizeof(p->guest_mac));
+	if (!error)
+		error = mac_read(r, "guest_mac", false, p->guest_mac, e);
 	if (!error)
 		error = reading_bool(r, "filter", &p->filter, e);
 	if (!error)

@@ -87,6 +87,7 @@ struct network {
 struct port {
 	const char *tap;
 	uint8_t mac[MAC_BYTES];
+	uint8_t guest_mac[MAC_BYTES]; /* another one that the guest may use; the same as mac: none */
 	bool filter, isolated;
 	struct address addresses[PORT_ADDRESSES_MAX];
 	size_t naddresses;

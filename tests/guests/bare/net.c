@@ -7,6 +7,7 @@
 #define FRAME_MAX 65536
 #define ETHERNET_BYTES 14
 #define ETHERTYPE 0x88b5 /* local experimental EtherType */
+#define PROBE_BYTES 46 /* of the shortest frame */
 #define PATIENCE_CYCLES 30000000000ULL
 
 #define F_MTU (1ULL << 3)
@@ -235,6 +236,21 @@ static const char *net_send(const struct args *a)
 	return wrong;
 }
 
+/* Broadcast a probe of ARP (RFC 5227, section 2.1.1), with the last byte of both its MAC addresses changed. */
+static const char *net_probe(const struct args *a)
+{
+	static const uint8_t head[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
+	uint8_t *f = sent + HEADER_BYTES;
+
+	frame_make(0, 0);
+	memset(f + ETHERNET_BYTES, 0, PROBE_BYTES);
+	memcpy(f + 12, head, sizeof(head));
+	memcpy(f + 22, net.mac, 6);
+	f[11] ^= (uint8_t)a->v[1];
+	f[27] ^= (uint8_t)a->v[1];
+	return send(HEADER_BYTES + ETHERNET_BYTES + PROBE_BYTES);
+}
+
 /* Copy all buffers of a frame into one. Returns its length; 0: none in time. */
 static uint32_t receive(uint64_t patience)
 {
@@ -369,7 +385,7 @@ static const char *cmd_net(const struct args *a)
 	static const struct {
 		const char *name;
 		const char *(*run)(const struct args *a);
-	} subs[] = {{"send", net_send}, {"recv", net_receive}, {"drain", net_drain}, {"wrong", net_wrong}};
+	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"recv", net_receive}, {"drain", net_drain}, {"wrong", net_wrong}};
 
 	if (str_equal(a->s[0], "open"))
 		return net_open(a);
@@ -384,7 +400,7 @@ static const char *cmd_net(const struct args *a)
 }
 
 const struct command net_commands[] = {
-	{"net", 1, 1, "open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|recv SEED|drain|wrong WHICH",
+	{"net", 1, 1, "open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|recv SEED|drain|wrong WHICH",
 		cmd_net},
 	{0},
 };

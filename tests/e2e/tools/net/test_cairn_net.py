@@ -749,8 +749,53 @@ def test_ports_go_with_the_network(host):
     assert host.state()["rules"] == before
 
 
+def test_rules_of_taps_that_are_gone_are_removed(host):
+    """As after the end of a VM while no daemon ran."""
+    n = network()
+    host.do("up", n)
+    one, two, three = (host.guest(i) for i in (1, 2, 3))
+    host.do("port-up", n, port=port(one, isolated=True))
+    host.do("port-up", n, port=port(two))
+    host.run("ip", "link", "del", one.tap)
+    host.do("port-up", n, port=port(three))
+    rules = host.state()["rules"]
+    assert [t for t in ("vnet1", "vnet2", "vnet3") if t in rules] == ["vnet2", "vnet3"]
+    host.run("ip", "link", "del", two.tap)
+    host.do("port-down", n, port={"tap": three.tap})
+    assert "vnet" not in host.state()["rules"].partition(f"table bridge cairn_{UUID.replace('-', '')}_ports")[2].split("\ntable")[0]
+
+
+def test_port_without_dhcp_has_any_address_but_the_hosts(host):
+    n = network()
+    del n["ipv4"]["dhcp"]
+    host.do("up", n)
+    one = host.guest(1)
+    host.do("port-up", n, port=port(one))
+    one.run("ip", "addr", "add", "192.168.122.40/24", "dev", "eth0")
+    assert one.pings("192.168.122.1")
+    sender, seen = Wire(one), Wire(host.guest(2))
+    for address in "192.168.122.1", "8.8.8.8":
+        sender.send(arp(one.mac, address, "192.168.122.9") + b"lie")
+    sender.send(arp(one.mac, "192.168.122.41", "192.168.122.9") + b"the truth")
+    assert not [f for f in seen.until_mark(b"the truth") if b"lie" in f]
+
+
+def test_second_mac_of_a_guest(host):
+    """A live clone has its source's address and lease."""
+    n = network()
+    host.do("up", n)
+    one = host.guest(1)
+    host.do("port-up", n, port=port(one, mac="52:54:00:00:00:77", guest_mac=one.mac))
+    one.dhcp("one")
+    assert one.pings("192.168.122.1")
+    host.do("port-up", n, port=port(one, mac="52:54:00:00:00:77", guest_mac=one.mac))  # the lease is in the file
+    assert one.pings("192.168.122.1")
+    host.do("port-up", n, port=port(one, mac="52:54:00:00:00:77"))
+    assert not one.pings("192.168.122.1", wait=1)
+
+
 @pytest.mark.parametrize("keys, sentence", [
-    ({"mac": "01:00:5e:00:00:01"}, "port.mac"), ({"tap": "a b"}, "port.tap"), ({"tap": "x" * 16}, "port.tap"), ({"tap": "a@b"}, "port.tap"),
+    ({"mac": "01:00:5e:00:00:01"}, "port.mac"), ({"guest_mac": "01:00:5e:00:00:01"}, "port.guest_mac"), ({"tap": "a b"}, "port.tap"), ({"tap": "x" * 16}, "port.tap"), ({"tap": "a@b"}, "port.tap"),
     ({"addresses": ["255.255.255.255"]}, "port.addresses[0]"), ({"addresses": ["fe80::1"]}, "port.addresses[0]"), ({"x": 1}, "port.x")],
     ids=json.dumps)
 def test_bad_port(tmp_path, keys, sentence):

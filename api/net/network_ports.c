@@ -1,0 +1,276 @@
+#include "api/net/network_ports.h"
+#include "api/net/network.h"
+#include "api/net/network_life.h"
+#include "api/net/network_process.h"
+#include "api/definition/vm_config.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TIMEOUT_NS (30 * 1000000000ULL)
+#define STATE_KEY "guest_macs"
+
+/* A tap with rules. */
+struct port {
+	unsigned at; /* index of the interface */
+	char network[NETWORK_NAME_MAX + 1], tap[IFNAMSIZ];
+};
+
+struct network_ports {
+	uint8_t guest_macs[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* saved; all zero: the definition's */
+	struct port list[DEFINITION_INTERFACES_MAX];
+	unsigned n, done;
+	struct network_process *process; /* installs the rules of list[done]; NULL: none */
+	void (*ready)(struct vm *vm, int r, const struct err *e);
+};
+
+/* A removal under way; its VM may be gone. */
+struct network_port_end {
+	struct network_port_end *next;
+	struct vm_host *host;
+	struct network_process *process;
+	struct port port;
+};
+
+static const uint8_t no_mac[DEFINITION_MAC_BYTES];
+
+static struct network_ports *ports_of(struct vm *vm)
+{
+	if (!vm->ports)
+		vm->ports = must_alloc(calloc(1, sizeof(*vm->ports)));
+	return vm->ports;
+}
+
+static void ports_free(struct vm *vm)
+{
+	if (vm->ports)
+		network_process_free(vm->ports->process);
+	free(STEAL_PTR(vm->ports));
+}
+
+/* ---- what a guest may do ---- */
+
+/* In mode open the network has no rules, and in mode bridge nobody knows the guests' addresses. */
+static bool network_filters(const struct network_definition *d)
+{
+	return !d->unfiltered && d->mode != NETWORK_OPEN && d->mode != NETWORK_BRIDGE;
+}
+
+static int request_make(const struct network *n, const char *verb, const struct port *p, struct json_object **ret, struct json_object **ret_port,
+	struct err *e)
+{
+	int r = network_request_make(n, verb, n->live, ret, e);
+
+	if (r < 0)
+		return r;
+	*ret_port = json_object_new_object();
+	js_put_str(*ret_port, "tap", p->tap);
+	js_put(*ret, "port", *ret_port);
+	return 0;
+}
+
+static void mac_put(struct json_object *o, const char *key, const uint8_t mac[DEFINITION_MAC_BYTES])
+{
+	char text[DEFINITION_MAC_TEXT];
+
+	mac_print(mac, text);
+	js_put_str(o, key, text);
+}
+
+static void rules_put(const struct vm *vm, const struct port *p, const struct network_definition *d, struct json_object *port)
+{
+	const uint8_t *second = vm->ports->guest_macs[p->at];
+
+	mac_put(port, "mac", vm->def->interfaces[p->at].mac);
+	if (memcmp(second, no_mac, sizeof(no_mac)))
+		mac_put(port, "guest_mac", second);
+	js_put_bool(port, "filter", network_filters(d));
+	js_put_bool(port, "isolated", d->isolated_ports);
+}
+
+/* ---- before the guest runs ---- */
+
+static int port_begin(struct vm *vm, struct err *e);
+
+static void port_done(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct vm *vm = opaque;
+	struct network_ports *p = vm->ports;
+	const struct port *port = &p->list[p->done];
+	struct err own = { 0 };
+
+	(void)answer;
+	p->process = NULL; /* ends by itself */
+	if (r < 0) {
+		err_set(&own, r, e->cls, "interfaces[%u]: network '%s' cannot filter the guest's frames, so the VM was not started: %s",
+			port->at, port->network, e->msg);
+	} else if (++p->done < p->n) {
+		r = port_begin(vm, &own);
+		if (!r)
+			return;
+	}
+	p->ready(vm, r, &own);
+}
+
+/* Have the rules of the next tap installed. */
+static int port_begin(struct vm *vm, struct err *e)
+{
+	CLEANUP_JS struct json_object *request = NULL;
+	struct network_ports *p = vm->ports;
+	const struct port *port = &p->list[p->done];
+	const struct network *n = network_find_name(vm->host, port->network);
+	struct json_object *keys;
+	int r;
+
+	if (!n || !n->live)
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interfaces[%u].source: network '%s' has stopped; start it with: cairn net-start %s",
+			port->at, port->network, port->network);
+	r = request_make(n, "port-up", port, &request, &keys, e);
+	if (r < 0)
+		return r;
+	rules_put(vm, port, n->live, keys);
+	return network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, port_done, vm, &p->process, e);
+}
+
+static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
+{
+	struct network_ports *p = ports_of(vm);
+	int r;
+
+	p->n = p->done = 0;
+	p->ready = ready;
+	for (unsigned i = 0; i < vm->def->ninterfaces; i++) {
+		const struct definition_interface *face = &vm->def->interfaces[i];
+		const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
+		struct port *port = &p->list[p->n];
+
+		if (!n || !n->live || (!network_filters(n->live) && !n->live->isolated_ports))
+			continue;
+		port->at = i;
+		snprintf(port->network, sizeof(port->network), "%s", face->source);
+		snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, c->vm.interfaces[i].target);
+		p->n++;
+	}
+	r = p->n ? port_begin(vm, e) : 0;
+	return r < 0 ? r : p->n > 0;
+}
+
+/* ---- after the VM's end ---- */
+
+static void end_free(struct network_port_end *end)
+{
+	struct network_port_end **at = &end->host->port_ends;
+
+	while (*at != end)
+		at = &(*at)->next;
+	*at = end->next;
+	free(end);
+}
+
+static void end_done(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct network_port_end *end = opaque;
+
+	(void)answer;
+	if (r < 0)
+		log_warn("network", "network '%s': the rules of tap %s stay until the next VM starts or ends on the network: %s",
+			end->port.network, end->port.tap, e->msg);
+	end_free(end);
+}
+
+static void port_end(struct vm_host *host, const struct port *port)
+{
+	CLEANUP_JS struct json_object *request = NULL;
+	struct network_port_end *end;
+	const struct network *n = network_find_name(host, port->network);
+	struct json_object *keys;
+	struct err e;
+
+	if (!n || !n->live) /* the rules went with the network */
+		return;
+	end = must_alloc(calloc(1, sizeof(*end)));
+	*end = (struct network_port_end){ .next = host->port_ends, .host = host, .port = *port };
+	host->port_ends = end;
+	if (request_make(n, "port-down", port, &request, &keys, &e) < 0 ||
+		network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, end_done, end, &end->process, &e) < 0)
+		end_done(end, -EIO, NULL, &e);
+}
+
+static void ports_end(struct vm *vm)
+{
+	struct network_ports *p = vm->ports;
+
+	for (unsigned i = 0; p && i < p->n; i++)
+		port_end(vm->host, &p->list[i]);
+	if (p)
+		p->n = 0;
+}
+
+/* If there is a process, its end follows. */
+static void ports_on_start_failed(struct vm *vm)
+{
+	if (!vm->proc)
+		ports_end(vm);
+}
+
+void network_ports_forget(struct vm_host *host)
+{
+	while (host->port_ends) {
+		network_process_free(host->port_ends->process);
+		end_free(host->port_ends);
+	}
+}
+
+/* ---- clones ---- */
+
+void network_ports_clone(struct vm *clone, const struct vm *source)
+{
+	const struct definition *d = vm_live(source);
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		const uint8_t *second = source->ports ? source->ports->guest_macs[i] : no_mac;
+
+		memcpy(ports_of(clone)->guest_macs[i], memcmp(second, no_mac, sizeof(no_mac)) ? second : d->interfaces[i].mac, sizeof(no_mac));
+	}
+}
+
+static void macs_put(const struct vm *vm, struct json_object *state)
+{
+	struct json_object *list = NULL;
+	char text[DEFINITION_MAC_TEXT];
+
+	for (unsigned i = 0; vm->ports && i < vm->def->ninterfaces; i++) {
+		if (!list && !memcmp(vm->ports->guest_macs[i], no_mac, sizeof(no_mac)))
+			break;
+		if (!list)
+			js_put(state, STATE_KEY, list = json_object_new_array());
+		mac_print(vm->ports->guest_macs[i], text);
+		json_object_array_add(list, json_object_new_string(text));
+	}
+}
+
+static void macs_load(struct vm *vm, struct json_object *state)
+{
+	struct json_object *list = js_get_array(state, STATE_KEY);
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < MIN(n, DEFINITION_INTERFACES_MAX); i++) {
+		const char *text = json_object_get_string(json_object_array_get_idx(list, i));
+
+		if (text && mac_parse(text, ports_of(vm)->guest_macs[i]) < 0)
+			memset(vm->ports->guest_macs[i], 0, sizeof(no_mac));
+	}
+}
+
+const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = macs_put, .state_load = macs_load,
+	.start_prepare = ports_begin, .start_failed = ports_on_start_failed, .process_gone = ports_end };

@@ -1,0 +1,180 @@
+"""The rules of VMs' taps on networks: a guest sends with its own addresses only. With the real cairn-net and real
+guests, in a network namespace of the test's own. A stand-in for cairn-net shows the daemon's requests."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import guestlib
+from conftest import Console, until
+from hostnetlib import PROGRAM
+from test_network import MAC, NetDaemon, host, lan  # noqa: F401
+
+OTHER = "52:54:00:00:00:00"  # the guest's "net probe 1"
+ARP = 0x0806
+
+
+def mac_of(frame):
+    return frame[6:12].hex(":")
+
+
+class RealDaemon(NetDaemon):
+    def __init__(self, tmp, lan):  # noqa: F811
+        super().__init__(tmp, lan, vm_program=None)
+        shutil.copy(PROGRAM, self.program / "cairn-net")
+        self.define_net()
+        self.cairn("net-start", "lan")
+
+    def rules(self):
+        return subprocess.run([*self.lan.enter, "nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+    def run_vm(self, name, **more):
+        v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": MAC}], **more)
+        (self.tmp / f"{name}.json").write_text(json.dumps(v))
+        self.cairn("define", str(self.tmp / f"{name}.json"))
+        return self.begin(name)
+
+    def begin(self, name):
+        self.cairn("start", name)
+        c = Console(self, name)
+        assert c.line() == "interp"
+        assert guestlib.fields(c.run("net open 0")[-1])["link"] == 1
+        return c
+
+    def tap(self, name):
+        return self.figures(name)["interfaces"][0]["target"]
+
+    def probes(self, c, s):
+        """Have the guest send with another MAC address and with its own. Return the addresses that arrive."""
+        came = []
+        c.run("net probe 1")
+        c.run("net probe 0")
+        while MAC not in came:
+            mac = mac_of(s.recv(2048))
+            came += [mac] if mac in (MAC, OTHER) else []
+        return came
+
+    def close(self):
+        if self.cairn("net-list", "--name", ok=None).stdout.strip():
+            for name in self.cairn("list", "--name", ok=None).stdout.split():
+                self.cairn("destroy", name, ok=None)
+            self.cairn("net-destroy", "lan", ok=None)
+        super().close()
+
+
+@pytest.fixture
+def real(tmp_path, lan, kvm):  # noqa: F811
+    d = RealDaemon(tmp_path, lan)
+    yield d
+    d.close()
+
+
+# ---- with the real cairn-net ----
+
+def test_guest_sends_with_its_own_mac_only(real, lan):  # noqa: F811
+    s = lan.socket("virbr0", ARP)
+    c = real.run_vm("vm1")
+    tap = real.tap("vm1")
+    assert re.fullmatch("vnet[0-9a-f]{8}", tap) and f"in_{tap}" in real.rules()
+    assert real.probes(c, s) == [MAC]
+    assert json.loads(real.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert real.tap("vm1") == tap and real.probes(c, s) == [MAC]
+    real.cairn("destroy", "vm1")
+    until(lambda: tap not in real.rules())
+    # Without the rules, both arrive: so the test can fail.
+    real.cairn("net-destroy", "lan")
+    real.define_net(unfiltered=True)
+    real.cairn("net-start", "lan")
+    s = lan.socket("virbr0", ARP)
+    assert real.probes(real.begin("vm1"), s) == [OTHER, MAC]
+    assert "vnet" not in real.rules()
+
+
+def test_live_clone_sends_with_the_sources_mac(real, lan):  # noqa: F811
+    """Its guest has that address until the driver starts again, also after a managed save."""
+    real.run_vm("vm1")
+    real.cairn("clone", "--live", "vm1", "vm2")
+    real.cairn("destroy", "vm1")
+    s = lan.socket("virbr0", ARP)
+    assert real.figures("vm2")["interfaces"][0]["mac"] != MAC
+    assert real.probes(Console(real, "vm2"), s) == [MAC]
+    real.cairn("managedsave", "vm2")
+    real.stop()
+    real.start()
+    real.cairn("start", "vm2")
+    assert real.probes(Console(real, "vm2"), s) == [MAC]
+
+
+# ---- what the daemon asks for ----
+
+def define(d, *sources):
+    faces = [{"type": "network", "source": n, "mac": f"52:54:00:00:00:0{i}"} for i, n in enumerate(sources, 1)]
+    d.write("vm1", interfaces=faces)
+    d.cairn("define", str(d.tmp / "vm1.json"))
+
+
+def ports(d):
+    return [(r["verb"], r["port"]) for r in d.requests() if r["verb"].startswith("port-")]
+
+
+def test_each_tap_has_its_rules_before_the_guest_runs(host):  # noqa: F811
+    host.define_net()
+    host.define_net("far", isolated_ports=True, ipv4={"address": "10.78.0.1", "prefix": 24})
+    for n in "lan", "far":
+        host.cairn("net-start", n)
+    define(host, "lan", "far")
+    host.tell("port-up", "hold")
+    q = host.qmp()
+    q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
+    until(lambda: ports(host))
+    assert host.info("vm1")["state"] == "shut off" and len(ports(host)) == 1
+    host.untell("port-up", "hold")
+    assert "return" in q.answer()
+    up = ports(host)
+    assert [(v, p["mac"], p["filter"], p["isolated"]) for v, p in up] == [
+        ("port-up", MAC, True, False), ("port-up", "52:54:00:00:00:02", True, True)]
+    host.cairn("destroy", "vm1")
+    until(lambda: len(ports(host)) == 4)
+    assert sorted(p["tap"] for v, p in ports(host)[2:] if v == "port-down") == sorted(p["tap"] for _, p in up)
+
+
+def test_start_fails_when_the_rules_cannot_be_installed(host, lan):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.tell("port-up", "json", {"error": {"class": "HostError", "desc": "nft is unwell; mend it"}})
+    refused = "interfaces[0]: network 'lan' cannot filter the guest's frames, so the VM was not started: nft is unwell; mend it"
+    assert refused in host.cairn("start", "vm1", ok=False).stderr
+    assert not lan.taps() and "shut off" in host.cairn("domstate", "vm1").stdout
+    until(lambda: [v for v, _ in ports(host)] == ["port-up", "port-down"])
+    host.untell("port-up", "json")
+    host.cairn("start", "vm1")
+    assert len(lan.taps()) == 1
+
+
+def test_daemon_that_ends_meanwhile_starts_nothing(host, lan):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.tell("port-up", "hold")
+    host.qmp().send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
+    until(lambda: ports(host))
+    host.stop()
+    until(lambda: not lan.taps())
+    host.untell("port-up", "hold")
+    host.start()
+    host.cairn("start", "vm1")
+    assert len(lan.taps()) == 1
+
+
+@pytest.mark.parametrize("keys", [{"mode": "open"}, {"mode": "bridge", "bridge": "br0", "ipv4": None}, {"unfiltered": True}], ids=json.dumps)
+def test_network_without_rules_asks_for_none(host, keys):  # noqa: F811
+    host.define_net(**keys)
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.cairn("start", "vm1")
+    host.cairn("destroy", "vm1")
+    assert not ports(host)
