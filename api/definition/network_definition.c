@@ -18,6 +18,14 @@
 static const struct choice modes[] = { { "nat", NETWORK_NAT }, { "route", NETWORK_ROUTE }, { "isolated", NETWORK_ISOLATED },
 	{ "open", NETWORK_OPEN }, { "bridge", NETWORK_BRIDGE }, { NULL, 0 } };
 
+static const struct choice filters[] = { { "no-spoofing", NETWORK_NO_SPOOFING }, { "clean-traffic", NETWORK_CLEAN_TRAFFIC },
+	{ "none", NETWORK_UNFILTERED }, { NULL, 0 } };
+
+const char *network_filter_name(unsigned filter)
+{
+	return filter < ARRAY_SIZE(filters) - 1 ? filters[filter].name : "unknown";
+}
+
 const char *network_mode_name(unsigned mode)
 {
 	return mode < ARRAY_SIZE(modes) - 1 ? modes[mode].name : "unknown";
@@ -481,7 +489,7 @@ static const struct key network_rows[] = {
 	{ "dns", KEY_OBJECT, .offset = NETWORK(dns), .of = &dns_keys, .parse = prepare_dns, .about = "DNS" },
 	{ "users", KEY_CUSTOM, .offset = NETWORK(users), .parse = parse_ids, .about = "users whose VMs may connect, by number [none]" },
 	{ "groups", KEY_CUSTOM, .offset = NETWORK(groups), .parse = parse_ids, .about = "groups whose members' VMs may connect [none]" },
-	{ "unfiltered", KEY_BOOL, .offset = NETWORK(unfiltered), .about = "let guests send with any MAC and IP address [false]" },
+	{ "filter", KEY_CHOICE, .offset = NETWORK(filter), .choices = filters, .about = "whose addresses guests may use" },
 	{ "isolated_ports", KEY_BOOL, .offset = NETWORK(isolated_ports), .about = "keep guests from one another [false]" },
 };
 KEYS(network_keys, network_rows);

@@ -26,6 +26,9 @@ struct json_object;
 
 enum network_mode { NETWORK_NAT, NETWORK_ROUTE, NETWORK_ISOLATED, NETWORK_OPEN, NETWORK_BRIDGE };
 
+/* What a guest's tap lets through: docs/networks.md, "Ports". */
+enum network_filter { NETWORK_NO_SPOOFING, NETWORK_CLEAN_TRAFFIC, NETWORK_UNFILTERED };
+
 struct network_range {
 	struct in6_addr start, end;
 };
@@ -87,7 +90,7 @@ struct network_definition {
 	struct network_subnet ipv4, ipv6;
 	struct network_dns dns;
 	struct network_ids users, groups;
-	bool unfiltered;     /* the guests' taps have no filter */
+	uint8_t filter;	     /* enum network_filter */
 	bool isolated_ports; /* guests exchange no frames with one another */
 };
 
@@ -102,5 +105,6 @@ struct json_object *network_definition_for_program(const struct network_definiti
 /* Check a network's name. The error names no key. Returns 0; -EINVAL. */
 int network_definition_check_name(const char *name, struct err *e);
 const char *network_mode_name(unsigned mode);
+const char *network_filter_name(unsigned filter);
 
 #endif

@@ -188,7 +188,7 @@ static int bridge_check(struct parse *p, const struct network_definition *d)
 	if (!d->bridge[0])
 		return key_error(p, "bridge is missing; mode bridge needs the name of a bridge that exists");
 	if (d->mac[0] || d->mtu || d->stp || d->dev[0] || d->domain[0] || d->domain_local || d->ipv4.given || d->ipv6.given ||
-		d->dns.given || d->unfiltered || d->isolated_ports)
+		d->dns.given || d->filter || d->isolated_ports)
 		return key_error(p, "mode bridge uses a bridge that exists as it is; remove all keys but name, uuid, mode, bridge, "
 			"users and groups");
 	return 0;

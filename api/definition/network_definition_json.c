@@ -137,8 +137,8 @@ struct json_object *network_definition_to_json(const struct network_definition *
 
 	put_ids(o, "users", &d->users);
 	put_ids(o, "groups", &d->groups);
-	if (d->unfiltered)
-		js_put_bool(o, "unfiltered", true);
+	if (d->filter)
+		js_put_str(o, "filter", network_filter_name(d->filter));
 	if (d->isolated_ports)
 		js_put_bool(o, "isolated_ports", true);
 	return o;

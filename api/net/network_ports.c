@@ -60,10 +60,13 @@ static void ports_free(struct vm *vm)
 
 /* ---- what a guest may do ---- */
 
-/* In mode open the network has no rules, and in mode bridge nobody knows the guests' addresses. */
-static bool network_filters(const struct network_definition *d)
+/* In mode open the network has no rules but those that are asked for, and in mode bridge nobody knows the guests'
+ * addresses. */
+static enum network_filter filter_of(const struct network_definition *d)
 {
-	return !d->unfiltered && d->mode != NETWORK_OPEN && d->mode != NETWORK_BRIDGE;
+	if (d->mode == NETWORK_BRIDGE || (d->mode == NETWORK_OPEN && d->filter == NETWORK_NO_SPOOFING))
+		return NETWORK_UNFILTERED;
+	return d->filter;
 }
 
 static int request_make(const struct network *n, const char *verb, const struct port *p, struct json_object **ret, struct json_object **ret_port,
@@ -94,7 +97,7 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 	mac_put(port, "mac", vm->def->interfaces[p->at].mac);
 	if (memcmp(second, no_mac, sizeof(no_mac)))
 		mac_put(port, "guest_mac", second);
-	js_put_bool(port, "filter", network_filters(d));
+	js_put_str(port, "filter", network_filter_name(filter_of(d)));
 	js_put_bool(port, "isolated", d->isolated_ports);
 }
 
@@ -154,7 +157,7 @@ static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(stru
 		const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
 		struct port *port = &p->list[p->n];
 
-		if (!n || !n->live || (!network_filters(n->live) && !n->live->isolated_ports))
+		if (!n || !n->live || (filter_of(n->live) == NETWORK_UNFILTERED && !n->live->isolated_ports))
 			continue;
 		port->at = i;
 		snprintf(port->network, sizeof(port->network), "%s", face->source);

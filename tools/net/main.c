@@ -34,8 +34,8 @@ static const struct verb_row {
 	[VERB_LEASES] = { network_leases, false, NULL },
 	[VERB_CHECK] = { network_check, true, "missing" },
 	[VERB_FREE] = { network_free, false, NULL },
-	[VERB_PORT_UP] = { network_port_up, true, NULL },
-	[VERB_PORT_DOWN] = { network_port_down, true, NULL },
+	[VERB_PORT_UP] = { network_port_up, true, "notes" },
+	[VERB_PORT_DOWN] = { network_port_down, true, "notes" },
 };
 
 /* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. Each user of

@@ -5,6 +5,7 @@
 #include "tools/net/dnsmasq.h"
 #include "tools/net/forwarding.h"
 #include "tools/net/overlap.h"
+#include "tools/net/port.h"
 #include "tools/net/rules.h"
 
 #include <errno.h>
@@ -123,6 +124,8 @@ static int parts_make(struct operation *o, struct dnsmasq *d, struct link *bridg
 		r = forwarding_enable(n, &f, e);
 	if (!r)
 		r = accept_add(o->nft, n, up, operation_note, o, e);
+	if (!r)
+		r = ports_refresh(o, &d->service, e);
 	return r ? r : dnsmasq_up(o, d, bridge->index, e);
 }
 
@@ -383,6 +386,8 @@ int network_update(struct operation *o, struct err *e)
 			r = same ? dnsmasq_reload(&d, e) : dnsmasq_restart(&d, e);
 	} else if (network_has_dnsmasq(&o->req->net) || d.pid)
 		return not_updatable(&o->req->net, "DHCP and DNS as a whole", e);
+	if (!r && o->req->net.mode != MODE_BRIDGE)
+		r = ports_refresh(o, &d.service, e);
 	js_put_bool(o->answer, "restarted", !same);
 	return r;
 }

@@ -278,13 +278,33 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 	return error ? error : mtu_check(n, e);
 }
 
+bool port_has_guest_mac(const struct port *p)
+{
+	return memcmp(p->mac, p->guest_mac, MAC_BYTES) != 0;
+}
+
+static int filter_read(const struct reading *r, enum port_filter *ret, struct err *e)
+{
+	static const char *const words[] = { [FILTER_NO_SPOOFING] = "no-spoofing", [FILTER_CLEAN_TRAFFIC] = "clean-traffic", [FILTER_NONE] = "none" };
+	const char *word = NULL;
+	int error = reading_text(r, "filter", false, &word, e);
+
+	if (error < 0 || !word)
+		return error;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (!strcmp(words[i], word)) {
+			*ret = (enum port_filter)i;
+			return 0;
+		}
+	return err_set(e, -EINVAL, ERR_INVALID, "port.filter: no-spoofing, clean-traffic or none");
+}
+
 static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
 {
 	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", NULL };
 	struct json_object *array = NULL;
 	int error = reading_keys(r, keys, e);
 
-	p->filter = true;
 	if (!error)
 		error = link_name(r, "tap", true, &p->tap, e);
 	if (!error && strpbrk(p->tap, "+@"))
@@ -295,7 +315,7 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 	if (!error)
 		error = mac_read(r, "guest_mac", false, p->guest_mac, e);
 	if (!error)
-		error = reading_bool(r, "filter", &p->filter, e);
+		error = filter_read(r, &p->filter, e);
 	if (!error)
 		error = reading_bool(r, "isolated", &p->isolated, e);
 	if (!error)

@@ -84,11 +84,18 @@ struct network {
 	uint8_t veth_mac[MAC_BYTES]; /* of its other end */
 };
 
+enum port_filter {
+	FILTER_NO_SPOOFING,   /* no addresses that are known to be others' */
+	FILTER_CLEAN_TRAFFIC, /* the guest's own addresses only */
+	FILTER_NONE,
+};
+
 struct port {
 	const char *tap;
 	uint8_t mac[MAC_BYTES];
 	uint8_t guest_mac[MAC_BYTES]; /* another one that the guest may use; the same as mac: none */
-	bool filter, isolated;
+	enum port_filter filter;
+	bool isolated;
 	struct address addresses[PORT_ADDRESSES_MAX];
 	size_t naddresses;
 };
@@ -123,6 +130,7 @@ void request_done(struct request *r);
 bool network_has_dnsmasq(const struct network *n);
 /* Whether the host passes on packets between the network and others. */
 bool network_is_forwarded(const struct network *n);
+bool port_has_guest_mac(const struct port *p);
 /* Whether the text may be the name of a link, and can stand in a rule of nft. */
 bool link_name_is_valid(const char *name);
 

@@ -25,7 +25,7 @@ class RealDaemon(NetDaemon):
     def __init__(self, tmp, lan):  # noqa: F811
         super().__init__(tmp, lan, vm_program=None)
         shutil.copy(PROGRAM, self.program / "cairn-net")
-        self.define_net()
+        self.define_net(filter="clean-traffic")
         self.cairn("net-start", "lan")
 
     def rules(self):
@@ -86,11 +86,23 @@ def test_guest_sends_with_its_own_mac_only(real, lan):  # noqa: F811
     until(lambda: tap not in real.rules())
     # Without the rules, both arrive: so the test can fail.
     real.cairn("net-destroy", "lan")
-    real.define_net(unfiltered=True)
+    real.define_net(filter="none")
     real.cairn("net-start", "lan")
     s = lan.socket("virbr0", ARP)
     assert real.probes(real.begin("vm1"), s) == [OTHER, MAC]
     assert "vnet" not in real.rules()
+
+
+def test_guest_does_not_send_with_the_mac_of_a_fixed_host(real, lan):  # noqa: F811
+    """The default: another MAC address passes until somebody else is known to have it."""
+    real.cairn("net-destroy", "lan")
+    real.define_net(filter=None)
+    real.cairn("net-start", "lan")
+    s = lan.socket("virbr0", ARP)
+    c = real.run_vm("vm1")
+    assert real.probes(c, s) == [OTHER, MAC]
+    real.cairn("net-update", "lan", "add", "ip-dhcp-host", json.dumps({"mac": OTHER, "address": "10.77.0.50"}), "--live")
+    assert real.probes(c, s) == [MAC]
 
 
 def test_live_clone_sends_with_the_sources_mac(real, lan):  # noqa: F811
@@ -122,7 +134,7 @@ def ports(d):
 
 def test_each_tap_has_its_rules_before_the_guest_runs(host):  # noqa: F811
     host.define_net()
-    host.define_net("far", isolated_ports=True, ipv4={"address": "10.78.0.1", "prefix": 24})
+    host.define_net("far", isolated_ports=True, filter="clean-traffic", ipv4={"address": "10.78.0.1", "prefix": 24})
     for n in "lan", "far":
         host.cairn("net-start", n)
     define(host, "lan", "far")
@@ -135,7 +147,7 @@ def test_each_tap_has_its_rules_before_the_guest_runs(host):  # noqa: F811
     assert "return" in q.answer()
     up = ports(host)
     assert [(v, p["mac"], p["filter"], p["isolated"]) for v, p in up] == [
-        ("port-up", MAC, True, False), ("port-up", "52:54:00:00:00:02", True, True)]
+        ("port-up", MAC, "no-spoofing", False), ("port-up", "52:54:00:00:00:02", "clean-traffic", True)]
     host.cairn("destroy", "vm1")
     until(lambda: len(ports(host)) == 4)
     assert sorted(p["tap"] for v, p in ports(host)[2:] if v == "port-down") == sorted(p["tap"] for _, p in up)
@@ -170,7 +182,7 @@ def test_daemon_that_ends_meanwhile_starts_nothing(host, lan):  # noqa: F811
     assert len(lan.taps()) == 1
 
 
-@pytest.mark.parametrize("keys", [{"mode": "open"}, {"mode": "bridge", "bridge": "br0", "ipv4": None}, {"unfiltered": True}], ids=json.dumps)
+@pytest.mark.parametrize("keys", [{"mode": "open"}, {"mode": "bridge", "bridge": "br0", "ipv4": None}, {"filter": "none"}], ids=json.dumps)
 def test_network_without_rules_asks_for_none(host, keys):  # noqa: F811
     host.define_net(**keys)
     host.cairn("net-start", "lan")

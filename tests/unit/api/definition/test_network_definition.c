@@ -48,7 +48,7 @@ static const char whole[] =
 	"\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":64,\"nat\":true,\"dhcp\":{\"ranges\":[],"
 	"\"hosts\":[{\"duid\":\"00:03:00:01:52:54\",\"address\":\"fd00::5\"}]}},"
 	"\"dns\":{\"enable\":true,\"forwarders\":[\"1.1.1.1\",\"2606:4700::1\"],\"hosts\":[{\"address\":\"10.0.0.1\",\"names\":[\"gw\",\"gw.vms.example\"]}]},"
-	"\"users\":[1000,1001],\"groups\":[100],\"unfiltered\":true,\"isolated_ports\":true}";
+	"\"users\":[1000,1001],\"groups\":[100],\"filter\":\"clean-traffic\",\"isolated_ports\":true}";
 
 static void test_definition_comes_back_the_same(void **state)
 {
@@ -65,7 +65,7 @@ static void test_definition_comes_back_the_same(void **state)
 	request = network_definition_for_program(d);
 	json_object_object_del(o, "users");
 	json_object_object_del(o, "groups");
-	json_object_object_del(o, "unfiltered");
+	json_object_object_del(o, "filter");
 	json_object_object_del(o, "isolated_ports");
 	assert_true(json_object_equal(o, request));
 	network_definition_free(d);

@@ -1,0 +1,433 @@
+#include "tools/net/port_rules.h"
+#include "base/util.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+/* Offsets in bits from the UDP header, with its 8 bytes, in a message of DHCP (RFC 2131, section 2): the client's new
+ * address, its MAC address, and the first option, with which dnsmasq says that the message is an ACK. */
+#define DHCP_YIADDR "@th,192,32"
+#define DHCP_CHADDR "@th,288,48"
+#define DHCP_IS_ACK "@th,1984,24 0x350105"
+/* Offset of the target in a neighbour advertisement (RFC 4861, section 4.4). */
+#define ND_TARGET "@th,64,128"
+
+#define RAW_TEXT_MAX 35 /* 0x and 16 bytes */
+
+/* Bits that nft compares with raw expressions. Returns text. */
+static const char *raw_print(const uint8_t *bytes, size_t n, char text[RAW_TEXT_MAX])
+{
+	int len = snprintf(text, RAW_TEXT_MAX, "0x");
+
+	for (size_t i = 0; i < n; i++)
+		len += snprintf(text + len, RAW_TEXT_MAX - (size_t)len, "%02x", bytes[i]);
+	return text;
+}
+
+static __attribute__((format(printf, 3, 4))) void rule(const struct port_text *t, const char *chain, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	fprintf(t->f, "add rule bridge %s %s ", t->table, chain);
+	vfprintf(t->f, format, args);
+	fputc('\n', t->f);
+	va_end(args);
+}
+
+/* what: "add" or "delete". Deleting what is not there is an error, so it is added first. */
+static void element(const struct port_text *t, const char *what, const char *set, const char *text)
+{
+	if (!strcmp(what, "delete"))
+		element(t, "add", set, text);
+	fprintf(t->f, "%s element bridge %s %s { %s }\n", what, t->table, set, text);
+}
+
+/* An IPv6 address in a set, and its bits in another. */
+static void element6(const struct port_text *t, const char *what, const char *set, const char *targets, const struct address *a)
+{
+	char text[ADDRESS_TEXT_MAX], raw[RAW_TEXT_MAX];
+
+	element(t, what, set, address_print(a, text));
+	element(t, what, targets, raw_print(a->bytes, sizeof(a->bytes), raw));
+}
+
+static void element_mac(const struct port_text *t, const char *what, const char *set, const char *clients, const uint8_t mac[MAC_BYTES])
+{
+	char text[MAC_TEXT_MAX], raw[RAW_TEXT_MAX];
+
+	element(t, what, set, mac_print(mac, text));
+	element(t, what, clients, raw_print(mac, MAC_BYTES, raw));
+}
+
+/* The address that Linux makes from a prefix and a MAC address (RFC 4291, appendix A). */
+static struct address address_of_mac(const uint8_t prefix[8], const uint8_t m[MAC_BYTES])
+{
+	struct address a = { .family = AF_INET6, .bytes = { [8] = m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5] } };
+
+	memcpy(a.bytes, prefix, 8);
+	return a;
+}
+
+static struct address link_local(const uint8_t mac[MAC_BYTES])
+{
+	static const uint8_t prefix[8] = { 0xfe, 0x80 };
+
+	return address_of_mac(prefix, mac);
+}
+
+/* The IPv6 addresses that a guest makes from its MAC address. */
+static void mac_addresses(const struct port_text *t, const char *what, const char *set, const char *targets, const uint8_t mac[MAC_BYTES])
+{
+	const struct subnet *s = &t->req->net.ipv6;
+	struct address a = link_local(mac);
+
+	element6(t, what, set, targets, &a);
+	if (!s->given || s->prefix != 64)
+		return;
+	a = address_of_mac(s->address.bytes, mac);
+	element6(t, what, set, targets, &a);
+}
+
+/* ---- what all ports share ---- */
+
+static void sets_print(const struct port_text *t)
+{
+	static const char *const sets[][2] = {
+		{ "port_macs", "type ifname . ether_addr;" },
+		{ "macs", "type ether_addr;" },
+		{ "clients", "typeof " DHCP_CHADDR ";" },
+		{ "known6", "type ipv6_addr;" },
+		{ "targets", "typeof " ND_TARGET ";" },
+		{ "taken", "type ipv4_addr; size 65536; flags dynamic,timeout;" },
+		{ "host_macs", "type ether_addr;" },
+		{ "host_clients", "typeof " DHCP_CHADDR ";" },
+		{ "reserved", "type ipv4_addr;" },
+		{ "reserved_by", "type ether_addr . ipv4_addr;" },
+		{ "host6", "type ipv6_addr;" },
+		{ "host_targets", "typeof " ND_TARGET ";" },
+	};
+
+	fprintf(t->f, "add table bridge %s\nadd map bridge %s ports_in { type ifname : verdict; }\n", t->table, t->table);
+	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
+		fprintf(t->f, "add set bridge %s %s { %s }\n", t->table, sets[i][0], sets[i][1]);
+	for (size_t i = 6; i < ARRAY_SIZE(sets); i++)
+		fprintf(t->f, "flush set bridge %s %s\n", t->table, sets[i][0]);
+}
+
+static void hosts_print(const struct port_text *t, const struct subnet *s)
+{
+	char mac_text[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX], pair[MAC_TEXT_MAX + ADDRESS_TEXT_MAX + 4];
+	uint8_t mac[MAC_BYTES];
+
+	for (size_t i = 0; i < s->nhosts; i++) {
+		const struct dhcp_host *h = &s->hosts[i];
+		bool has_mac = h->mac && mac_parse(h->mac, mac) == 0;
+
+		if (has_mac)
+			element_mac(t, "add", "host_macs", "host_clients", mac);
+		if (h->address.family == AF_INET6)
+			element6(t, "add", "host6", "host_targets", &h->address);
+		if (h->address.family != AF_INET)
+			continue;
+		element(t, "add", "reserved", address_print(&h->address, text));
+		snprintf(pair, sizeof(pair), "%s . %s", mac_print(mac, mac_text), text);
+		if (has_mac)
+			element(t, "add", "reserved_by", pair);
+	}
+}
+
+/* The host's own addresses and those of dnsmasq, and the fixed hosts. */
+static void network_print(const struct port_text *t)
+{
+	const struct network *n = &t->req->net;
+	struct address local[] = { link_local(n->mac), link_local(n->veth_mac) };
+	char text[ADDRESS_TEXT_MAX];
+
+	element_mac(t, "add", "host_macs", "host_clients", n->mac);
+	element_mac(t, "add", "host_macs", "host_clients", n->veth_mac);
+	if (n->ipv4.given)
+		element(t, "add", "reserved", address_print(&n->ipv4.address, text));
+	if (t->service->ipv4.family)
+		element(t, "add", "reserved", address_print(&t->service->ipv4, text));
+	for (size_t i = 0; i < 2; i++)
+		element6(t, "add", "host6", "host_targets", &local[i]);
+	if (n->ipv6.given)
+		element6(t, "add", "host6", "host_targets", &n->ipv6.address);
+	if (t->service->ipv6.family)
+		element6(t, "add", "host6", "host_targets", &t->service->ipv6);
+	hosts_print(t, &n->ipv4);
+	hosts_print(t, &n->ipv6);
+}
+
+static void chain_print(const struct port_text *t, const char *chain, const char *hook)
+{
+	fprintf(t->f, "add chain bridge %s %s %s\n", t->table, chain, hook);
+}
+
+void port_learn_clear(const struct port_text *t)
+{
+	const struct subnet *s = &t->req->net.ipv4;
+
+	static const char *const clients[] = { "clients", "host_clients" };
+
+	fprintf(t->f, "flush chain bridge %s learn\n", t->table);
+	/* Not those of other clients: a guest may have changed its MAC address, or be a bridge itself. */
+	for (size_t i = 0; i < 2; i++)
+		if (s->lease_seconds && s->lease_seconds != UINT32_MAX)
+			rule(t, "learn", DHCP_CHADDR " @%s update @taken { " DHCP_YIADDR " timeout %us }", clients[i], s->lease_seconds);
+		else
+			rule(t, "learn", DHCP_CHADDR " @%s update @taken { " DHCP_YIADDR " }", clients[i]);
+}
+
+/* Whatever a guest's filter is, it is neither a DHCP server nor a router. A frame with a VLAN tag could hide anything:
+ * Linux takes one with VLAN 0 as if it had none. Not by "nexthdr", which sees the first header of IPv6 only. */
+static void basic_print(const struct port_text *t)
+{
+	rule(t, "basic", "ether type { 8021q, 8021ad } drop");
+	rule(t, "basic", "meta protocol ip udp sport 67 drop");
+	rule(t, "basic", "meta protocol ip udp dport 68 drop");
+	rule(t, "basic", "meta protocol ip6 udp sport 547 drop");
+	rule(t, "basic", "meta protocol ip6 udp dport 546 drop");
+	rule(t, "basic", "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type { nd-router-advert, nd-redirect } drop");
+}
+
+void port_table_print(const struct port_text *t)
+{
+	static const char *const chains[] = { "basic", "foreign_mac", "foreign_arp", "foreign_client", "foreign_target", "reserve", "others", "learn" };
+
+	sets_print(t);
+	network_print(t);
+	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
+		chain_print(t, chains[i], "");
+	chain_print(t, "prerouting", "{ type filter hook prerouting priority filter; policy accept; }");
+	for (size_t i = 0; i < ARRAY_SIZE(chains) - 1; i++) /* port_learn_clear() is for the last one */
+		fprintf(t->f, "flush chain bridge %s %s\n", t->table, chains[i]);
+	fprintf(t->f, "flush chain bridge %s prerouting\n", t->table);
+	basic_print(t);
+	rule(t, "foreign_mac", "ether saddr @macs drop");
+	rule(t, "foreign_mac", "ether saddr @host_macs drop");
+	rule(t, "foreign_arp", "arp saddr ether @macs drop");
+	rule(t, "foreign_arp", "arp saddr ether @host_macs drop");
+	rule(t, "foreign_client", DHCP_CHADDR " @clients drop");
+	rule(t, "foreign_client", DHCP_CHADDR " @host_clients drop");
+	rule(t, "foreign_target", ND_TARGET " @targets drop");
+	rule(t, "foreign_target", ND_TARGET " @host_targets drop");
+	rule(t, "reserve", "arp saddr ether . arp saddr ip @reserved_by accept");
+	rule(t, "reserve", "arp saddr ip @reserved drop");
+	rule(t, "reserve", "ether saddr . ip saddr @reserved_by accept");
+	rule(t, "reserve", "ip saddr @reserved drop");
+	rule(t, "others", "arp saddr ip @taken drop");
+	rule(t, "others", "ip saddr @taken drop");
+	rule(t, "others", "ip6 saddr @known6 drop");
+	rule(t, "others", "ip6 saddr @host6 drop");
+	rule(t, "others", "accept");
+	rule(t, "prerouting", "iifname vmap @ports_in");
+	rule(t, "prerouting", "iifname \"%s\" udp sport 67 udp dport 68 " DHCP_IS_ACK " " DHCP_YIADDR " != 0 jump learn", t->req->net.veth);
+}
+
+void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds)
+{
+	char text[ADDRESS_TEXT_MAX + 32];
+
+	address_print(a, text);
+	if (seconds)
+		snprintf(text + strlen(text), 32, " timeout %us", seconds);
+	element(t, "add", "taken", text);
+}
+
+/* ---- a port ---- */
+
+static void tap_sets_print(const struct port_text *t, const char *tap, const char *command, bool types)
+{
+	static const char *const sets[][2] = {
+		{ "own", "{ type ipv4_addr; size 64; flags dynamic; }" },
+		{ "fixed", "{ type ipv4_addr; }" },
+		{ "own6", "{ type ipv6_addr; }" },
+		{ "own_nd", "{ typeof " ND_TARGET "; }" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
+		fprintf(t->f, "%s bridge %s %s_%s %s\n", command, t->table, sets[i][0], tap, types ? sets[i][1] : "");
+}
+
+static void own_add(const struct port_text *t, const char *set, const struct address *a)
+{
+	char text[ADDRESS_TEXT_MAX], name[40];
+
+	snprintf(name, sizeof(name), "%s_%s", set, t->req->port.tap);
+	element(t, "add", name, address_print(a, text));
+}
+
+/* Its sets, and what the other ports may not use from now on. */
+static void port_sets_print(const struct port_text *t)
+{
+	const struct port *p = &t->req->port;
+	char own6[40], targets[40], text[ADDRESS_TEXT_MAX];
+
+	tap_sets_print(t, p->tap, "add set", true);
+	snprintf(own6, sizeof(own6), "own6_%s", p->tap);
+	snprintf(targets, sizeof(targets), "own_nd_%s", p->tap);
+	for (size_t i = 0; i < p->naddresses; i++)
+		if (p->addresses[i].family == AF_INET6)
+			element6(t, "add", own6, targets, &p->addresses[i]);
+		else
+			own_add(t, "fixed", &p->addresses[i]);
+	for (size_t i = 0; i < 2; i++) {
+		const uint8_t *mac = i ? p->guest_mac : p->mac;
+		char mac_text[MAC_TEXT_MAX];
+
+		if (i && !port_has_guest_mac(p))
+			break;
+		snprintf(text, sizeof(text), "\"%s\" . %s", p->tap, mac_print(mac, mac_text));
+		element(t, "add", "port_macs", text);
+		if (p->filter == FILTER_NONE)
+			continue;
+		element_mac(t, "add", "macs", "clients", mac);
+		mac_addresses(t, "add", "known6", "targets", mac);
+		mac_addresses(t, "add", own6, targets, mac);
+		port_hosts6_print(t, p->tap, mac);
+	}
+}
+
+void port_hosts6_print(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES])
+{
+	const struct subnet *s = &t->req->net.ipv6;
+	char own6[40], targets[40];
+	uint8_t other[MAC_BYTES];
+
+	snprintf(own6, sizeof(own6), "own6_%s", tap);
+	snprintf(targets, sizeof(targets), "own_nd_%s", tap);
+	for (size_t i = 0; i < s->nhosts; i++)
+		if (s->hosts[i].mac && s->hosts[i].address.family && mac_parse(s->hosts[i].mac, other) == 0 && !memcmp(mac, other, MAC_BYTES))
+			element6(t, "add", own6, targets, &s->hosts[i].address);
+}
+
+void port_own_print(const struct port_text *t, const struct address *a)
+{
+	own_add(t, "own", a);
+}
+
+/* Ports with the flag "isolated" exchange no frames; this keeps them from doing so by the host, which would route. */
+static void detour_print(const struct port_text *t, const char *chain, const struct subnet *s, const struct address *service, const char *family)
+{
+	char a[ADDRESS_TEXT_MAX], b[ADDRESS_TEXT_MAX], c[ADDRESS_TEXT_MAX], own[MAC_TEXT_MAX], veth[MAC_TEXT_MAX];
+	struct address first = address_network(&s->address, s->prefix);
+
+	if (!s->given)
+		return;
+	rule(t, chain, "ether daddr { %s, %s } %s daddr %s/%u %s daddr != { %s%s%s } drop", mac_print(t->req->net.mac, own),
+		mac_print(t->req->net.veth_mac, veth), family, address_print(&first, a), s->prefix, family, address_print(&s->address, b),
+		service->family ? ", " : "", service->family ? address_print(service, c) : "");
+}
+
+/* Frames with other MAC addresses than the guest's: dropped if strict; else if somebody else is known to have the
+ * address. */
+static void macs_print(const struct port_text *t, const char *chain, bool strict)
+{
+	const struct port *p = &t->req->port;
+	char a[MAC_TEXT_MAX], b[MAC_TEXT_MAX], x[RAW_TEXT_MAX], y[RAW_TEXT_MAX], macs[2 * MAC_TEXT_MAX + 8], clients[2 * RAW_TEXT_MAX + 8];
+
+	snprintf(macs, sizeof(macs), "%s", mac_print(p->mac, a));
+	snprintf(clients, sizeof(clients), "%s", raw_print(p->mac, MAC_BYTES, x));
+	if (port_has_guest_mac(p)) {
+		snprintf(macs, sizeof(macs), "{ %s, %s }", a, mac_print(p->guest_mac, b));
+		snprintf(clients, sizeof(clients), "{ %s, %s }", x, raw_print(p->guest_mac, MAC_BYTES, y));
+	}
+	rule(t, chain, "ether saddr != %s %s", macs, strict ? "drop" : "jump foreign_mac");
+	rule(t, chain, "arp saddr ether != %s %s", macs, strict ? "drop" : "jump foreign_arp");
+	rule(t, chain, "meta protocol ip udp dport 67 " DHCP_CHADDR " != %s %s", clients, strict ? "drop" : "jump foreign_client");
+}
+
+static void filter_print(const struct port_text *t, const char *chain)
+{
+	const char *tap = t->req->port.tap;
+	bool strict = t->req->port.filter == FILTER_CLEAN_TRAFFIC;
+
+	rule(t, chain, "jump basic");
+	macs_print(t, chain, strict);
+	rule(t, chain, "jump reserve");
+	for (size_t i = 0; i < 2; i++) {
+		rule(t, chain, "arp saddr ip @%s_%s accept", i ? "own" : "fixed", tap);
+		rule(t, chain, "ip saddr @%s_%s accept", i ? "own" : "fixed", tap);
+	}
+	rule(t, chain, "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type nd-neighbor-advert " ND_TARGET " != @own_nd_%s %s", tap,
+		strict ? "drop" : "jump foreign_target");
+	rule(t, chain, "ip6 saddr @own6_%s accept", tap);
+	if (!strict) {
+		rule(t, chain, "goto others");
+		return;
+	}
+	rule(t, chain, "arp saddr ip 0.0.0.0 accept"); /* a probe */
+	rule(t, chain, "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept");
+	rule(t, chain, "ip6 saddr :: meta l4proto ipv6-icmp accept");
+	rule(t, chain, "drop");
+}
+
+/* Addresses from this network's DHCP answers: those to this guest are its own, those to others no more. */
+static void learning_print(const struct port_text *t, const char *chain)
+{
+	const struct port *p = &t->req->port;
+	char x[RAW_TEXT_MAX], y[RAW_TEXT_MAX], clients[2 * RAW_TEXT_MAX + 8];
+
+	snprintf(clients, sizeof(clients), port_has_guest_mac(p) ? "{ %s, %s }" : "%s", raw_print(p->mac, MAC_BYTES, x),
+		raw_print(p->guest_mac, MAC_BYTES, y));
+	rule(t, chain, DHCP_CHADDR " %s update @own_%s { " DHCP_YIADDR " }", clients, p->tap);
+	rule(t, chain, DHCP_CHADDR " != %s delete @own_%s { " DHCP_YIADDR " }", clients, p->tap);
+}
+
+void port_learn_print(const struct port_text *t, const char *tap)
+{
+	rule(t, "learn", "jump ack_%s", tap);
+}
+
+void port_print(const struct port_text *t)
+{
+	const struct port *p = &t->req->port;
+	char in[40], ack[40], text[80];
+
+	snprintf(in, sizeof(in), "in_%s", p->tap);
+	snprintf(ack, sizeof(ack), "ack_%s", p->tap);
+	chain_print(t, in, "");
+	chain_print(t, ack, "");
+	port_sets_print(t);
+	if (p->isolated) {
+		detour_print(t, in, &t->req->net.ipv4, &t->service->ipv4, "ip");
+		detour_print(t, in, &t->req->net.ipv6, &t->service->ipv6, "ip6");
+	}
+	if (p->filter != FILTER_NONE) {
+		filter_print(t, in);
+		learning_print(t, ack);
+		port_learn_print(t, p->tap);
+	}
+	snprintf(text, sizeof(text), "\"%s\" : jump %s", p->tap, in);
+	element(t, "add", "ports_in", text);
+}
+
+/* ---- removal ---- */
+
+void port_clear(const struct port_text *t, const char *tap)
+{
+	char text[80];
+
+	fprintf(t->f, "add chain bridge %s in_%s\nadd chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
+	snprintf(text, sizeof(text), "\"%s\" : jump in_%s", tap, tap);
+	element(t, "add", "ports_in", text);
+	fprintf(t->f, "delete element bridge %s ports_in { \"%s\" }\n", t->table, tap);
+	fprintf(t->f, "flush chain bridge %s in_%s\nflush chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
+	fprintf(t->f, "delete chain bridge %s in_%s\ndelete chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
+	tap_sets_print(t, tap, "add set", true);
+	tap_sets_print(t, tap, "delete set", false);
+}
+
+void port_mac_clear(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES], bool last)
+{
+	char text[80], mac_text[MAC_TEXT_MAX];
+
+	snprintf(text, sizeof(text), "\"%s\" . %s", tap, mac_print(mac, mac_text));
+	element(t, "delete", "port_macs", text);
+	if (!last)
+		return;
+	element_mac(t, "delete", "macs", "clients", mac);
+	mac_addresses(t, "delete", "known6", "targets", mac);
+}

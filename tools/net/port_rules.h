@@ -1,0 +1,47 @@
+/* port_rules: the text of the nft commands for the filters of VMs' taps, in a table of the bridge family,
+ * `cairn_UUID_ports`. docs/networks.md, "Ports", says what a guest may send.
+ *
+ * Shared by all ports: map ports_in (tap: its chain); set port_macs (tap, MAC); sets of what only its owner may
+ * use, of the ports (macs, clients, known6, targets) and of the network (host_macs, host_clients, reserved with
+ * reserved_by, host6, host_targets); taken (leased addresses); and chains that the ports' chains jump to.
+ * Of a port: chains in_TAP and ack_TAP, sets own_TAP (by DHCP), fixed_TAP, own6_TAP and own_nd_TAP.
+ * Sets of raw bits (clients, targets, own_nd_TAP) repeat others, since nft compares bits of a payload with them
+ * only. */
+#ifndef CAIRN_TOOLS_NET_PORT_RULES_H
+#define CAIRN_TOOLS_NET_PORT_RULES_H
+
+#include "tools/net/request.h"
+#include "tools/net/rules.h"
+
+#include <stdio.h>
+
+/* Where the commands go; all borrowed. */
+struct port_text {
+	FILE *f;
+	const struct request *req;
+	const struct service *service;
+	char table[ID_MAX + 8];
+};
+
+/* Make the shared part, or bring it to this definition of the network. */
+void port_table_print(const struct port_text *t);
+/* Note an address that is leased at present. seconds: 0: forever. */
+void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds);
+
+/* Make the port of the request. It must not be there. */
+void port_print(const struct port_text *t);
+/* Add to the IPv4 addresses of the request's port. */
+void port_own_print(const struct port_text *t, const struct address *a);
+/* Add the fixed IPv6 addresses of a MAC address to those of a tap. */
+void port_hosts6_print(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES]);
+/* Have the tap's chain called for DHCP's answers. */
+void port_learn_print(const struct port_text *t, const char *tap);
+
+/* Call no tap's chain for DHCP's answers: before chains are removed. */
+void port_learn_clear(const struct port_text *t);
+/* Remove a port, but for what belongs to its MAC addresses; what is not there does no harm. */
+void port_clear(const struct port_text *t, const char *tap);
+/* Remove what belongs to a MAC address of a tap. last: no other tap has it. */
+void port_mac_clear(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES], bool last);
+
+#endif
