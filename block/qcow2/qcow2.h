@@ -112,7 +112,8 @@ int qcow2_set_data_file(int fd, struct qcow2_header *h, const char *name, bool r
 int qcow2_set_lazy_refcounts(int fd, struct qcow2_header *h, bool on, struct err *e);
 /* Set the version, 2 or 3; clears the compatible features. A downgrade replaces zero clusters: by unallocated ones, or
  * over a backing file by clusters of zeros. It fails if an incompatible feature is in use, or if refcounts have other
- * than 16 bits. Returns 0 or -errno. */
+ * than 16 bits. Before an upgrade, qcow2_refcounts_rebuild() completes snapshot entries: version 3 wants sizes in
+ * them. Returns 0 or -errno. */
 int qcow2_set_version(int fd, struct qcow2_header *h, uint32_t version, struct err *e);
 
 struct qcow2_snapshot_info {

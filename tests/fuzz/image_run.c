@@ -370,6 +370,10 @@ static void op_header(struct run *r, const uint8_t *op)
 	if (!qcow2_header_read(r->fd, "image", &h, NULL) && !qcow2_header_supported(&h, true, NULL)) {
 		switch (op[1] % 6) {
 		case 0:
+			/* As in the tool: version 3 wants the sizes in all entries of the snapshot table. */
+			if (h.version < 3 && op[2] % 2 &&
+				(image_check(r, NULL) || qcow2_refcounts_rebuild(r->fd, &h, h.refcount_order, NULL)))
+				break;
 			(void)qcow2_set_version(r->fd, &h, 2 + op[2] % 2, NULL);
 			break;
 		case 1:
