@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -406,14 +407,105 @@ static void completed_tell(struct loop *l)
 	}
 }
 
-void loop_run_once(struct loop *l, uint64_t timeout_ns)
+/* ---- busy polling ---- */
+
+/* Longest sequence of polls, though they find work: afterwards, events and timers get a turn. */
+#define POLL_TURN_NS 500000u
+
+void loop_poll(struct loop *l, const struct loop_poller *p)
 {
-	if (l->heap_len) {
+	l->poller = p;
+}
+
+void loop_woke(struct loop *l)
+{
+	if (l->poller)
+		l->woke_ns = clock_monotonic_ns();
+}
+
+bool loop_polls(const struct loop *l)
+{
+	return l->poller && l->busy.window_ns;
+}
+
+static bool poll_once(struct loop *l)
+{
+	bool some = l->poller->poll(l->poller->opaque);
+
+	return (l->backend->handle_ready && l->backend->handle_ready(l)) || some;
+}
+
+/* Let other threads of this processor run. Returns whether one did, for long; *now_ns: the time afterwards. */
+static bool yield_is_contended(uint64_t *now_ns)
+{
+	uint64_t before_ns = *now_ns;
+
+	sched_yield();
+	*now_ns = clock_monotonic_ns();
+	return *now_ns - before_ns > BUSY_POLL_CONTENDED_NS;
+}
+
+/* Poll until nothing has come for the window. Returns whether the loop has to turn without a sleep. */
+static bool busy_poll_run(struct loop *l)
+{
+	uint64_t began_ns = clock_monotonic_ns(), now_ns = began_ns, last_ns = began_ns;
+	bool found = false, contended = false;
+
+	while (!atomic_load(&l->stop) && now_ns - began_ns < POLL_TURN_NS &&
+		(contended || now_ns - last_ns < l->busy.window_ns)) {
+		bool some = poll_once(l);
+
+		now_ns = clock_monotonic_ns();
+		if (some) {
+			found = true;
+			contended = false;
+			last_ns = now_ns;
+		} else if (contended) {
+			break; /* another thread needs the processor, and this one has nothing to do */
+		} else {
+			contended = yield_is_contended(&now_ns);
+		}
+	}
+	busy_poll_ended(&l->busy, found, contended);
+	return atomic_load(&l->stop) || now_ns - began_ns >= POLL_TURN_NS;
+}
+
+/* ---- turns ---- */
+
+/* Return how long the loop may sleep, at most timeout_ns. */
+static uint64_t sleep_limit(const struct loop *l, uint64_t timeout_ns)
+{
+	if (l->over || l->telling)
+		return 0;
+	if (timeout_ns && l->heap_len) {
 		uint64_t now = loop_now_ns(), d = l->heap[0]->deadline_ns;
 
 		timeout_ns = MIN(timeout_ns, d > now ? d - now : 0);
 	}
-	l->backend->turn(l, l->over || l->telling ? 0 : timeout_ns);
+	return timeout_ns;
+}
+
+/* Poll, and then wait for events in the back end. Callbacks of the polls may arm timers. */
+static void turn_with_polls(struct loop *l, uint64_t timeout_ns)
+{
+	uint64_t began_ns;
+
+	if ((l->busy.window_ns && busy_poll_run(l)) || l->poller->sleeps(l->poller->opaque))
+		timeout_ns = 0;
+	timeout_ns = sleep_limit(l, timeout_ns);
+	l->woke_ns = began_ns = clock_monotonic_ns();
+	l->backend->turn(l, timeout_ns);
+	if (timeout_ns)
+		busy_poll_slept(&l->busy, l->woke_ns - began_ns);
+}
+
+void loop_run_once(struct loop *l, uint64_t timeout_ns)
+{
+	timeout_ns = sleep_limit(l, timeout_ns);
+	if (l->poller && timeout_ns)
+		turn_with_polls(l, timeout_ns);
+	else
+		l->backend->turn(l, timeout_ns);
 	completed_tell(l);
 	timers_run(l);
 }

@@ -2,7 +2,8 @@
  *
  * One thread runs the loop. All functions except loop_new(), loop_post(), loop_stop() and loop_now_ns() belong to
  * that thread, or to any one thread while the loop does not run. Callbacks run on the loop's thread and nest only if a
- * callback itself runs the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. */
+ * callback itself runs the loop. There are no periodic wake-ups: an idle loop sleeps in the kernel. A busy loop with a
+ * loop_poller polls for a bounded time before it sleeps. */
 #ifndef CAIRN_BASE_LOOP_H
 #define CAIRN_BASE_LOOP_H
 
@@ -75,6 +76,21 @@ void loop_timer_disarm(struct loop_timer *t);
 void loop_timer_free(struct loop_timer *t);
 /* Returns the time of CLOCK_MONOTONIC. Any thread. */
 uint64_t loop_now_ns(void);
+
+/* ---- busy polling ---- */
+struct loop_poller {
+	/* Look for work, and do it. Returns whether there was any. */
+	bool (*poll)(void *opaque);
+	/* The loop is about to sleep. Enable the notifications that end the sleep. Returns whether work came meanwhile:
+	 * the loop does not sleep then. */
+	bool (*sleeps)(void *opaque);
+	void *opaque;
+};
+/* Let the loop call p's functions before it sleeps: poll() repeatedly while work has come soon after each sleep
+ * (base/busy_poll.h), then sleeps() once. p: borrowed until the loop is freed; NULL: none. */
+void loop_poll(struct loop *l, const struct loop_poller *p);
+/* Returns whether the loop will poll before its next sleep, so that notifications can stay disabled until sleeps(). */
+bool loop_polls(const struct loop *l);
 
 /* ---- asynchronous operations ---- */
 enum loop_op_kind { LOOP_OP_READ, LOOP_OP_WRITE, LOOP_OP_SYNC, LOOP_OP_FALLOCATE, LOOP_OP_NOP };

@@ -418,6 +418,7 @@ static void epoll_turn(struct loop *l, uint64_t timeout_ns)
 		n = wait_until(p, events, timeout_ns);
 	else
 		n = epoll_wait(p->epoll_fd, events, EVENTS_MAX, timeout_ns ? -1 : 0);
+	loop_woke(l);
 	if (events_take(p, events, n))
 		jobs_take(p);
 	watches_serve(p);

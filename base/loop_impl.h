@@ -5,6 +5,7 @@
 #ifndef CAIRN_BASE_LOOP_IMPL_H
 #define CAIRN_BASE_LOOP_IMPL_H
 
+#include "base/busy_poll.h"
 #include "base/loop.h"
 
 #include <stdatomic.h>
@@ -58,6 +59,9 @@ struct loop_backend {
 	void (*fallocate)(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset, uint64_t len);
 	/* Wait for an event, at most timeout_ns (UINT64_MAX: no limit), and handle a bounded number of events. */
 	void (*turn)(struct loop *l, uint64_t timeout_ns);
+	/* Handle the events that can be seen without a system call, and prepare the watches for their next events no
+	 * earlier than in the next turn. Returns whether there were any. May be NULL. */
+	bool (*handle_ready)(struct loop *l);
 	/* See loop_defer_threads(); may be NULL. */
 	void (*defer_threads)(struct loop *l, bool defer);
 };
@@ -79,12 +83,17 @@ struct loop {
 	int *memory_fds;
 	unsigned nmemory_fds;
 	struct loop_trace *trace;
+	const struct loop_poller *poller;
+	struct busy_poll busy;
+	uint64_t woke_ns; /* end of the back end's last wait, if there is a poller */
 };
 
 /* Create a loop without wake_fd. The back end's free() frees it. Returns 0 or -errno. */
 int loop_uring_new(unsigned entries, struct loop **ret_loop);
 int loop_epoll_new(unsigned entries, struct loop **ret_loop);
 
+/* A back end calls this after each wait, before it handles the events. */
+void loop_woke(struct loop *l);
 /* Take w out of the loop's list and free it. */
 void loop_watch_free(struct loop_watch *w);
 /* Put op on the list of completed operations. */

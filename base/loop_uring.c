@@ -266,8 +266,19 @@ static void uring_turn(struct loop *l, uint64_t timeout_ns)
 	} else {
 		u->held = 0;
 		io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, tsp, NULL);
+		loop_woke(l);
 	}
 	completions_reap(u);
+}
+
+/* Leaves new entries in the queue: a watch that is not armed again costs no interrupt of this processor when its next
+ * event comes. */
+static bool uring_handle_ready(struct loop *l)
+{
+	if (!io_uring_cq_ready(&uring_of(l)->ring))
+		return false;
+	completions_reap(uring_of(l));
+	return true;
 }
 
 /* Submissions to a ring are no system calls, so seccomp does not filter them. Restrict the ring, so
@@ -329,6 +340,7 @@ static const struct loop_backend uring_backend = {
 	.fdatasync = uring_fdatasync,
 	.fallocate = uring_fallocate,
 	.turn = uring_turn,
+	.handle_ready = uring_handle_ready,
 };
 
 int loop_uring_new(unsigned entries, struct loop **ret_loop)

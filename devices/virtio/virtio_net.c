@@ -59,6 +59,8 @@ struct virtio_net {
 	struct loop_watch *watch; /* watch of the tap */
 	bool rx_wanted;	 /* the guest has buffers, so wait for frames */
 	bool tx_blocked; /* the socket is full; the frame stays in the ring until the socket's peer reads */
+	bool quiet; /* the queues' doorbells stay disabled while the loop polls */
+	struct loop_poller poller;
 	unsigned offload; /* TUN_F_* flags that were last set */
 	struct virtqueue_elem elem, more; /* elem: first buffer of a frame; more: each further one */
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
@@ -419,6 +421,14 @@ static int tx_pump(struct virtio_net *n, unsigned *budget)
 	return got;
 }
 
+/* Enable the doorbell of the queue that was just emptied, unless the loop is about to poll. Returns whether frames came
+ * meanwhile. */
+static bool doorbell_enable(struct virtio_net *n, struct virtqueue *vq)
+{
+	n->quiet = loop_polls(n->v.loop);
+	return !n->quiet && virtqueue_notify_enable(vq);
+}
+
 static void tx_run(struct virtio_net *n)
 {
 	struct virtqueue *vq = &n->v.queues[TX].vq;
@@ -429,13 +439,49 @@ static void tx_run(struct virtio_net *n)
 	do {
 		virtqueue_notify_disable(vq);
 		r = tx_pump(n, &budget);
-	} while (r >= 0 && budget && !n->tx_blocked && virtqueue_notify_enable(vq));
+	} while (r >= 0 && budget && !n->tx_blocked && doorbell_enable(n, vq));
 	watch_update(n);
 	virtio_queue_interrupt(&n->v, TX);
 	if (r == -EPROTO)
 		virtio_fault(&n->v, vq->fault);
 	else if (!budget)
 		virtio_queue_kick(&n->v, TX);
+}
+
+/* ---- polls ---- */
+
+/* Serve both queues without a doorbell or an event of the tap. Returns whether a frame passed. */
+static bool net_poll(void *opaque)
+{
+	struct virtio_net *n = opaque;
+	struct virtqueue *rx = &n->v.queues[RX].vq, *tx = &n->v.queues[TX].vq;
+	uint16_t rx_used, tx_used;
+
+	LOCK_GUARD(&n->v.lock);
+	if (!virtio_is_running(&n->v))
+		return false;
+	rx_used = rx->used_idx;
+	tx_used = tx->used_idx;
+	if (!n->tx_blocked && virtqueue_waiting(tx))
+		tx_run(n);
+	if (virtio_is_running(&n->v) && n->rx_wanted && rx->enabled)
+		rx_run(n);
+	return rx->used_idx != rx_used || tx->used_idx != tx_used;
+}
+
+static bool net_sleeps(void *opaque)
+{
+	struct virtio_net *n = opaque;
+	struct virtqueue *tx = &n->v.queues[TX].vq;
+
+	LOCK_GUARD(&n->v.lock);
+	if (!n->quiet || !virtio_is_running(&n->v))
+		return false;
+	n->quiet = false;
+	if (!virtqueue_notify_enable(tx))
+		return false;
+	virtio_queue_kick(&n->v, TX);
+	return true;
 }
 
 /* ---- device ---- */
@@ -519,6 +565,8 @@ static void net_dev_free(struct device *d)
 {
 	struct virtio_net *n = net_of_device(d);
 
+	if (n->poller.poll)
+		loop_poll(n->v.loop, NULL);
 	loop_unwatch(n->watch);
 	for (unsigned i = 0; i < DIRECTIONS; i++)
 		loop_timer_free(n->rests[i]);
@@ -578,6 +626,8 @@ static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p
 		r = loop_watch(c->loop, c->tap_fd, 0, tap_ready, n, &n->watch);
 		if (r)
 			err_set_errno(e, r, "%s", c->name);
+		n->poller = (struct loop_poller){ .poll = net_poll, .sleeps = net_sleeps, .opaque = n };
+		loop_poll(c->loop, &n->poller);
 	}
 	return r;
 }

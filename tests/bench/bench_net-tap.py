@@ -44,6 +44,16 @@ def frame_us(guest, size):
     return 1e6 * (time.perf_counter() - begin) / FRAMES
 
 
+def qemu(lan, kind, mac):
+    """Return the command of a QEMU with a tap in the bridge."""
+    tap = lan.inside(Tap)
+    lan.ip("link", "set", TAP, "master", "br0", "up")
+    cpu = "host,-arch-capabilities" if kind == "pvm" else "host"
+    return [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", cpu, "-m", "64", "-nodefaults", "-display", "none", "-serial",
+            "stdio", "-netdev", f"tap,id=t,fd={tap.fd}", "-device",
+            f"virtio-net-pci,netdev=t,disable-legacy=on,mac={mac}", "-kernel", guestlib.bare("interp")]
+
+
 def run(bench):
     kind = need_kvm()
     need_qemu()
@@ -55,14 +65,8 @@ def run(bench):
             path = os.path.join(folder, "vm.json")
             with open(path, "w") as f:
                 json.dump(guestlib.definition(interfaces=[{"type": "bridge", "source": "br0"}]), f)
-            tap = lan.inside(Tap)
-            lan.ip("link", "set", TAP, "master", "br0", "up")
-            cpu = "host,-arch-capabilities" if kind == "pvm" else "host"
-            peer = [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", cpu, "-m", "64", "-nodefaults", "-display", "none", "-serial",
-                    "stdio", "-netdev", f"tap,id=t,fd={tap.fd}", "-device", "virtio-net-pci,netdev=t,disable-legacy=on",
-                    "-kernel", guestlib.bare("interp")]
             ours = ["/usr/bin/nsenter", *lan.enter[1:], guestlib.CAIRN, "run", path]
-            with Program(ours) as a, Program(peer) as b:
+            with Program(ours) as a, Program(qemu(lan, kind, "52:54:00:00:00:02")) as b:
                 for g in (a, b):
                     g.until(b"interp")
                     said(g, "net open 0")

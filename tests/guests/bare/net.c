@@ -270,20 +270,43 @@ static uint32_t receive(uint64_t patience)
 	return have;
 }
 
+static bool receive_ours(uint64_t begin, uint32_t *ret_have)
+{
+	do {
+		*ret_have = receive(PATIENCE_CYCLES / 100);
+		if (*ret_have >= HEADER_BYTES + ETHERNET_BYTES && frame[HEADER_BYTES + 12] == ETHERTYPE >> 8 &&
+			frame[HEADER_BYTES + 13] == (ETHERTYPE & 0xff))
+			return true;
+	} while (rdtsc() - begin < PATIENCE_CYCLES);
+	return false;
+}
+
+/* Send COUNT frames of that EtherType back to where they come from. */
+static const char *net_echo(const struct args *a)
+{
+	const char *wrong = NULL;
+	uint32_t have;
+
+	for (uint64_t n = a->v[1]; n && !wrong; n--) {
+		if (!receive_ours(rdtsc(), &have))
+			return "nothing came";
+		memcpy(sent, frame, have);
+		memset(sent, 0, HEADER_BYTES);
+		memcpy(sent + HEADER_BYTES, frame + HEADER_BYTES + 6, 6);
+		memcpy(sent + HEADER_BYTES + 6, net.mac, 6);
+		wrong = send(have);
+	}
+	return wrong;
+}
+
 /* Wait for the next frame of that EtherType; print its payload's length and whether its content
  * matches the seed. */
 static const char *net_receive(const struct args *a)
 {
-	uint64_t begin = rdtsc(), n;
 	uint32_t have;
+	uint64_t n;
 
-	do {
-		have = receive(PATIENCE_CYCLES / 100);
-		if (have < HEADER_BYTES + ETHERNET_BYTES || frame[HEADER_BYTES + 12] != ETHERTYPE >> 8 ||
-			frame[HEADER_BYTES + 13] != (ETHERTYPE & 0xff))
-			have = 0;
-	} while (!have && rdtsc() - begin < PATIENCE_CYCLES);
-	if (!have)
+	if (!receive_ours(rdtsc(), &have))
 		return "nothing came";
 	n = have - HEADER_BYTES - ETHERNET_BYTES;
 	print("bytes=%u buffers=%u flags=%u segments=%u\n", n, (uint64_t)frame[10], (uint64_t)frame[0],
@@ -385,7 +408,8 @@ static const char *cmd_net(const struct args *a)
 	static const struct {
 		const char *name;
 		const char *(*run)(const struct args *a);
-	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"recv", net_receive}, {"drain", net_drain}, {"wrong", net_wrong}};
+	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"recv", net_receive}, {"echo", net_echo},
+		 {"drain", net_drain}, {"wrong", net_wrong}};
 
 	if (str_equal(a->s[0], "open"))
 		return net_open(a);
@@ -400,7 +424,8 @@ static const char *cmd_net(const struct args *a)
 }
 
 const struct command net_commands[] = {
-	{"net", 1, 1, "open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|recv SEED|drain|wrong WHICH",
+	{"net", 1, 1,
+		"open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|recv SEED|echo COUNT|drain|wrong WHICH",
 		cmd_net},
 	{0},
 };

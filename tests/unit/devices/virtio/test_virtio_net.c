@@ -729,6 +729,52 @@ static void interface_without_tap_rests(void **state)
 	}
 }
 
+/* Send frames until the loop, which measures its sleeps, polls before it sleeps. */
+static void loop_made_busy(struct net_test *t)
+{
+	struct drv_sg sg = { t->buf, NET_HEADER_BYTES + 60, false };
+	uint8_t got[256];
+	uint32_t len;
+
+	for (unsigned i = 0; i < 10000 && !loop_polls(t->f.host.loop); i++) {
+		drv_add(&t->d.q[TX], &sg, 1, false);
+		drv_kick(&t->d.q[TX]);
+		drv_wait(&t->d.q[TX], &len);
+		assert_int_equal(read(t->tap, got, sizeof(got)), NET_HEADER_BYTES + 60);
+	}
+	assert_true(loop_polls(t->f.host.loop));
+}
+
+static void busy_loop_needs_no_doorbell(void **state)
+{
+	for (unsigned event_idx = 0; event_idx < 2; event_idx++) {
+		struct net_test t = { 0 };
+		struct drv_sg sg = { .len = NET_HEADER_BYTES + 60 };
+		uint16_t old;
+
+		(void)state;
+		net_begin(&t, true, event_idx ? ALL : ALL & ~VIRTIO_F_EVENT_IDX);
+		loop_made_busy(&t);
+		sg.gpa = t.buf;
+		/* A doorbell that rings while the loop polls disables the next one until the loop sleeps. */
+		drv_add(&t.d.q[TX], &sg, 1, false);
+		drv_kick(&t.d.q[TX]);
+		for (unsigned i = 0; i < 5; i++)
+			loop_run_once(t.f.host.loop, 0);
+		assert_int_equal(drv_used_idx(&t.d.q[TX]), t.d.q[TX].avail_idx);
+		old = t.d.q[TX].avail_idx;
+		drv_add(&t.d.q[TX], &sg, 1, false);
+		assert_false(drv_wants_kick(&t.d.q[TX], old));
+		loop_run_once(t.f.host.loop, MS);
+		loop_run_once(t.f.host.loop, MS);
+		assert_int_equal(drv_used_idx(&t.d.q[TX]), t.d.q[TX].avail_idx);
+		old = t.d.q[TX].avail_idx;
+		drv_add(&t.d.q[TX], &sg, 1, false);
+		assert_true(drv_wants_kick(&t.d.q[TX], old));
+		net_end(&t);
+	}
+}
+
 static void frames_wait_while_it_is_paused(void **state)
 {
 	struct net_test t = { 0 };
@@ -836,6 +882,7 @@ int main(void)
 		cmocka_unit_test(link_can_be_set_down_and_up),
 		cmocka_unit_test(flood_leaves_loop_to_others),
 		cmocka_unit_test(interface_without_tap_rests),
+		cmocka_unit_test(busy_loop_needs_no_doorbell),
 		cmocka_unit_test(frames_wait_while_it_is_paused),
 		cmocka_unit_test(deleted_tap_sets_link_down),
 		cmocka_unit_test(state_comes_back),

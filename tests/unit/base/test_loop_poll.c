@@ -1,0 +1,200 @@
+/* loop: polls before sleeps. */
+#include "base/err.h"
+#include "base/loop.h"
+
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/base/loop_group.h"
+
+#define MS 1000000ULL
+
+struct polled {
+	struct loop *l;
+	struct loop_poller poller;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	int fd;
+	unsigned polls, sleeps, reads, fired, work; /* work: polls that are to find some */
+	void (*act)(struct polled *p);		    /* NULL, or called by the next poll */
+};
+
+static bool polled_poll(void *opaque)
+{
+	struct polled *p = opaque;
+	void (*act)(struct polled *p) = p->act;
+
+	p->polls++;
+	p->act = NULL;
+	if (act)
+		act(p);
+	if (!p->work)
+		return false;
+	p->work--;
+	return true;
+}
+
+static bool polled_sleeps(void *opaque)
+{
+	struct polled *p = opaque;
+
+	p->sleeps++;
+	return false;
+}
+
+static void polled_ready(void *opaque, unsigned revents)
+{
+	struct polled *p = opaque;
+	uint64_t n;
+
+	(void)revents;
+	p->reads += read(p->fd, &n, sizeof(n)) == sizeof(n);
+}
+
+static void polled_fire(void *opaque)
+{
+	((struct polled *)opaque)->fired++;
+}
+
+static void ring(struct polled *p)
+{
+	uint64_t one = 1;
+
+	assert_int_equal(write(p->fd, &one, sizeof(one)), sizeof(one));
+}
+
+static int polled_setup(void **state)
+{
+	struct polled *p = calloc(1, sizeof(*p));
+	struct err e;
+
+	*state = p;
+	p->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (loop_new(8, &p->l, &e) || loop_timer_new(p->l, polled_fire, p, &p->timer))
+		return -1;
+	p->poller = (struct loop_poller){ polled_poll, polled_sleeps, p };
+	loop_poll(p->l, &p->poller);
+	return loop_watch(p->l, p->fd, POLLIN, polled_ready, p, &p->watch);
+}
+
+static int polled_teardown(void **state)
+{
+	struct polled *p = *state;
+
+	loop_timer_free(p->timer);
+	loop_free(p->l);
+	close(p->fd);
+	free(p);
+	return 0;
+}
+
+/* Run turns that need not sleep, until the loop polls. The loop measures its sleeps: on a busy machine, some are
+ * long. */
+static void polls_begin(struct polled *p)
+{
+	for (unsigned i = 0; i < 10000 && !loop_polls(p->l); i++) {
+		ring(p);
+		loop_run_once(p->l, 1000 * MS);
+	}
+	assert_true(loop_polls(p->l));
+	p->polls = p->sleeps = p->reads = 0;
+}
+
+static void test_idle_loop_does_not_poll(void **state)
+{
+	struct polled *p = *state;
+
+	/* A turn may end early, and then the next one polls. */
+	for (unsigned i = 0; i < 5; i++) {
+		bool polls = loop_polls(p->l);
+
+		p->polls = 0;
+		loop_run_once(p->l, 2 * MS);
+		assert_true(polls || !p->polls);
+	}
+	for (unsigned i = 0; i < 100 && loop_polls(p->l); i++)
+		loop_run_once(p->l, 2 * MS);
+	assert_false(loop_polls(p->l));
+	assert_true(p->sleeps >= 5);
+}
+
+static void test_busy_loop_polls_until_nothing_comes_and_then_sleeps(void **state)
+{
+	struct polled *p = *state;
+
+	polls_begin(p);
+	p->work = 5;
+	while (!p->sleeps)
+		loop_run_once(p->l, 2 * MS);
+	assert_int_equal(p->work, 0);
+	assert_true(p->polls > 5);
+	assert_int_equal(p->sleeps, 1);
+	for (unsigned i = 0; i < 100 && loop_polls(p->l); i++)
+		loop_run_once(p->l, 2 * MS);
+	assert_false(loop_polls(p->l));
+}
+
+static void test_endless_work_of_polls_leaves_turns_to_watches(void **state)
+{
+	struct polled *p = *state;
+
+	polls_begin(p);
+	p->work = 1u << 30;
+	ring(p);
+	for (unsigned i = 0; i < 10000 && !p->reads; i++)
+		loop_run_once(p->l, UINT64_MAX);
+	assert_int_equal(p->reads, 1);
+	assert_int_equal(p->sleeps, 0);
+}
+
+static void arm(struct polled *p)
+{
+	loop_timer_arm(p->timer, loop_now_ns() + MS);
+}
+
+static void test_timer_armed_by_poll_fires(void **state)
+{
+	struct polled *p = *state;
+
+	polls_begin(p);
+	p->act = arm;
+	while (!p->fired)
+		loop_run_once(p->l, UINT64_MAX);
+	assert_int_equal(p->fired, 1);
+}
+
+static void stop(struct polled *p)
+{
+	loop_stop(p->l);
+}
+
+static void test_stop_during_poll_ends_the_loop(void **state)
+{
+	struct polled *p = *state;
+
+	polls_begin(p);
+	p->act = stop;
+	loop_run(p->l);
+}
+
+int main(void)
+{
+#define POLL_TEST(t) cmocka_unit_test_setup_teardown(t, polled_setup, polled_teardown)
+	const struct CMUnitTest tests[] = {
+		POLL_TEST(test_idle_loop_does_not_poll),
+		POLL_TEST(test_busy_loop_polls_until_nothing_comes_and_then_sleeps),
+		POLL_TEST(test_endless_work_of_polls_leaves_turns_to_watches),
+		POLL_TEST(test_timer_armed_by_poll_fires),
+		POLL_TEST(test_stop_during_poll_ends_the_loop),
+	};
+
+	return loop_group_run(tests);
+}
