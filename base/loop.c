@@ -77,6 +77,11 @@ void loop_post(struct loop *l, struct loop_task *t)
 		loop_wake(l);
 }
 
+int loop_wake_fd(const struct loop *l)
+{
+	return l->wake_fd;
+}
+
 void loop_stop(struct loop *l)
 {
 	atomic_store(&l->stop, true);

@@ -49,6 +49,8 @@ struct loop_task {
 /* Queue t->run() on the loop's thread. Any thread. t: borrowed until its run() begins; a task may
  * be queued only once at a time. */
 void loop_post(struct loop *l, struct loop_task *t);
+/* Return the fd to which loop_post() writes; borrowed. A thread with a table of files of its own keeps it open. */
+int loop_wake_fd(const struct loop *l);
 
 /* ---- readiness ---- */
 struct loop_watch;

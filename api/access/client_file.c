@@ -134,14 +134,14 @@ static int input_receive(const void *arg, struct fork_as_result *out, struct err
 
 	(void)arg;
 	do {
-		n = recvmsg(FORK_AS_INPUT, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		n = recvmsg(out->input, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return err_set_errno(e, -errno, "receiving a file");
 	file_keep(&m, out);
 	out->data = buf;
 	out->ndata = (size_t)n;
-	close(FORK_AS_INPUT);
+	close(out->input);
 	return 0;
 }
 

@@ -18,9 +18,9 @@ struct peer;
 struct relay_message;
 struct rights;
 
-/* Start a process that runs run(), which keeps one file in out->held or none (fork_as.h), and holds this file
+/* Start a process that runs run(), which keeps files in out->held or none (fork_as.h), and holds this file
  * afterwards.
- * rights: NULL: the daemon's own. input: for FORK_AS_INPUT; 0: none. arg, input: borrowed for the call.
+ * rights: NULL: the daemon's own. input: for out->input; 0: none. arg, input: borrowed for the call.
  * done: called once from the loop, unless client_file_free() comes first; res is borrowed.
  * *ret: freed by the caller, also after a failure that done() reports.
  * Returns 0; -EBUSY; -errno, and then done() is not called. */

@@ -1,4 +1,5 @@
 #include "api/access/fork_as.h"
+#include "api/access/file_thread.h"
 #include "api/access/groups.h"
 #include "api/access/rights.h"
 #include "api/wire/peer.h"
@@ -61,6 +62,7 @@ struct helpers {
 	struct loop *loop;
 	struct closer *closer;
 	struct groups *groups;
+	struct file_threads *threads;
 	struct fork_as *list;
 };
 
@@ -85,6 +87,7 @@ struct fork_as {
 	struct groups_ask *ask; /* NULL: the process does not wait for groups */
 	struct known *known;	/* borrowed; NULL unless rights_found() runs before the process is started */
 	uint64_t timeout_ns;
+	struct file_job *job; /* of the thread in place of a process; NULL: none, or it has answered */
 	pid_t pid;
 	int sock, pidfd;
 	struct loop_watch *watch, *answered; /* answered: NULL without a relay. Both: NULL once the process has ended */
@@ -134,17 +137,16 @@ static int rights_await(int sock, uid_t uid, struct ids *ret)
 	return 0;
 }
 
-static int held_identify(const struct fork_as_result *out, struct answer *a)
+int fork_as_identify(struct fork_as_result *out, struct err *e)
 {
-	a->nheld = out->nheld;
 	for (unsigned i = 0; i < out->nheld; i++) {
 		int flags = fcntl(out->held[i], F_GETFL);
 		struct file_id id;
 		struct stat st;
 
 		if (flags < 0 || fstat(out->held[i], &st) < 0 || file_identify(out->held[i], &id) < 0)
-			return err_set_errno(&a->e, -errno, "the file");
-		a->files[i] = (struct fork_as_file){ id, (uint64_t)st.st_size, st.st_mode, flags };
+			return err_set_errno(e, -errno, "the file");
+		out->files[i] = (struct fork_as_file){ id, (uint64_t)st.st_size, st.st_mode, flags };
 	}
 	return 0;
 }
@@ -165,7 +167,9 @@ static void child_work(const struct fork_as_spec *s, const struct ids *ids, pid_
 		_exit(0);
 	a->r = s->run(s->arg, out, &a->e);
 	if (!a->r)
-		a->r = held_identify(out, a);
+		a->r = fork_as_identify(out, &a->e);
+	a->nheld = out->nheld;
+	memcpy(a->files, out->files, out->nheld * sizeof(*a->files));
 	a->count = out->count;
 	a->bytes = out->bytes;
 	memcpy(a->notes, out->notes, sizeof(a->notes));
@@ -200,12 +204,11 @@ static int serving_begin(void)
 static _Noreturn void process_main(int sock, const struct fork_as_spec *s, const struct ids *ids, pid_t parent)
 {
 	int at = 3, relay = 4, r, socks[] = { sock, s->relay, s->input };
-	struct fork_as_result out = { 0 };
+	struct fork_as_result out = { .input = 5 };
 	struct ids later;
 	struct answer a = { 0 };
 	size_t n;
 
-	_Static_assert(FORK_AS_INPUT == 5, "behind the others");
 	/* Keep only fds 0 to 2 and the sockets, because the user whose rights this process takes may use none of the
 	 * daemon's other fds. The process gets its own process group, so that the daemon can kill it together with its
 	 * children. */
@@ -237,6 +240,7 @@ static void child_release(struct fork_as *x)
 		}
 	}
 	groups_ask_free(x->ask);
+	file_job_free(x->job);
 	loop_unwatch(x->watch);
 	loop_unwatch(x->answered);
 	loop_timer_free(x->timer);
@@ -342,6 +346,49 @@ static void child_exited(void *opaque, unsigned revents)
 	loop_unwatch(STEAL_PTR(x->answered));
 }
 
+/* ---- a thread in place of the process ---- */
+
+/* The thread needs nothing more of x. */
+static void thread_left(struct fork_as *x)
+{
+	file_job_free(STEAL_PTR(x->job));
+	x->ended = true;
+	if (!x->keep)
+		child_release(x);
+}
+
+static void thread_answered(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct fork_as *x = opaque;
+
+	x->job = NULL;
+	loop_timer_disarm(x->timer);
+	x->state = SERVING;
+	result_tell(x, r, res, e);
+	thread_left(x);
+}
+
+static void timeout_begin(struct fork_as *x)
+{
+	if (x->timeout_ns != FORK_AS_NO_TIMEOUT)
+		loop_timer_arm(x->timer, loop_now_ns() + x->timeout_ns);
+}
+
+static int thread_begin(struct fork_as *x, const struct fork_as_spec *s, struct err *e)
+{
+	struct file_job_spec t = { .run = s->run, .arg = s->copy(s->arg), .drop = s->drop, .relay = s->relay, .input = s->input,
+		.keep = s->keep, .done = thread_answered, .opaque = x };
+	int r = file_job_begin(x->all->threads, &t, &x->job, e);
+
+	if (r < 0) {
+		s->drop(t.arg);
+		return r;
+	}
+	x->reaped = true;
+	timeout_begin(x);
+	return 0;
+}
+
 /* Kill the process and its process group. The kernel does not reuse the pid before child_exited() has reaped the
  * process. */
 static void process_kill(struct fork_as *x)
@@ -356,12 +403,16 @@ static void child_timed_out(void *opaque)
 {
 	struct fork_as_result none = { 0 };
 	struct fork_as *x = opaque;
+	bool thread = x->job;
 	struct err e;
 
+	file_job_free(STEAL_PTR(x->job));
 	x->state = OVERDUE;
 	process_kill(x);
 	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s: timed out; a file system does not answer", x->what);
 	result_tell(x, -ETIMEDOUT, &none, &e);
+	if (thread)
+		thread_left(x);
 }
 
 void fork_as_kill(struct fork_as *x)
@@ -376,7 +427,7 @@ void fork_as_free(struct fork_as *x)
 		return;
 	x->done = NULL;
 	x->keep = false;
-	if (x->ended) {
+	if (x->ended || x->job) {
 		child_release(x);
 		return;
 	}
@@ -420,12 +471,6 @@ static int process_start(struct fork_as *x, const struct fork_as_spec *s, const 
 		return -errno;
 	x->pidfd = pidfd_open(x->pid, 0);
 	return x->pidfd < 0 ? -errno : 0;
-}
-
-static void timeout_begin(struct fork_as *x)
-{
-	if (x->timeout_ns != FORK_AS_NO_TIMEOUT)
-		loop_timer_arm(x->timer, loop_now_ns() + x->timeout_ns);
 }
 
 /* Send the rights to the process that waits for them. */
@@ -480,7 +525,9 @@ static int process_begin(struct fork_as *x, const struct fork_as_spec *s)
 int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
 {
 	uid_t uid = s->rights ? s->rights->uid : geteuid();
+	bool threaded = false;
 	struct fork_as *x;
+	struct err why;
 	int r = limits_check(h, s, uid, e);
 
 	if (r < 0)
@@ -489,11 +536,14 @@ int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_a
 	*x = (struct fork_as){ .all = h, .uid = uid, .done = s->done, .opaque = s->opaque, .what = s->what, .sock = -1,
 		.pidfd = -1, .keep = s->keep, .timeout_ns = s->timeout_ns };
 	r = loop_timer_new(h->loop, child_timed_out, x, &x->timer);
-	if (!r)
+	/* Without a thread, a process does it. */
+	if (!r && s->copy && !s->rights)
+		threaded = !thread_begin(x, s, &why);
+	if (!r && !threaded)
 		r = process_begin(x, s);
-	if (!r)
+	if (!r && !threaded)
 		r = loop_watch(h->loop, x->pidfd, POLLIN, child_exited, x, &x->watch);
-	if (!r && s->relay)
+	if (!r && !threaded && s->relay)
 		r = loop_watch(h->loop, x->sock, POLLIN, child_answered, x, &x->answered);
 	if (r < 0) {
 		child_release(x);
@@ -535,6 +585,7 @@ struct helpers *helpers_new(struct loop *l, struct closer *closer, const char *g
 	h->loop = l;
 	h->closer = closer;
 	h->groups = groups_new(l, groups_program);
+	h->threads = file_threads_new(l);
 	return h;
 }
 
@@ -542,7 +593,9 @@ void helpers_free(struct helpers *h)
 {
 	while (h && h->list)
 		child_release(h->list);
-	if (h)
+	if (h) {
 		groups_free(h->groups);
+		file_threads_free(h->threads);
+	}
 	free(h);
 }

@@ -32,8 +32,6 @@ struct rights;
  * milliseconds if their file systems answer. */
 #define HELPERS_ENDING_MAX 128
 
-/* The number of spec->input in the process. */
-#define FORK_AS_INPUT 5
 #define FORK_AS_DATA_MAX 16384
 
 struct fork_as_file {
@@ -54,6 +52,7 @@ struct fork_as_result {
 	uint8_t notes[CHANNEL_FDS_MAX];
 	/* Files that the process holds for another process (base/relay.h), which has the other end of the spec's relay.
 	 * done() gets only their identities. */
+	int input; /* set before run(): the spec's input */
 	int held[CHANNEL_FDS_MAX];
 	uint16_t held_at[CHANNEL_FDS_MAX];
 	unsigned nheld;
@@ -78,8 +77,13 @@ struct fork_as_spec {
 	 * called at the answer then. The process lives on until it has served the files or the other end is closed,
 	 * even if the daemon ends before. 0: none */
 	int relay;
-	/* A further socket, borrowed for the call, which run() finds as FORK_AS_INPUT and closes. 0: none */
+	/* A further fd, borrowed for the call, which run() finds as out->input and closes or holds. 0: none */
 	int input;
+	/* Not NULL, with the daemon's own rights: a thread runs run() in place of a process (file_thread.h), which
+	 * costs a tenth. Then run() works on a copy of arg, and keeps all files in out->held. copy() makes the copy;
+	 * drop() frees it, on any thread. */
+	void *(*copy)(const void *arg);
+	void (*drop)(void *copy);
 	/* *ret stays valid until fork_as_free(). With a relay: the process serves the files more than once. */
 	bool keep;
 	/* Called once on the loop; never after fork_as_free(). */
@@ -104,6 +108,8 @@ bool helpers_are_busy(const struct helpers *h);
 int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
 /* Kill the process and its process group; done() then reports a failure. NULL allowed. */
 void fork_as_kill(struct fork_as *x);
+/* Describe the held files in out->files. Runs where run() does. Returns 0 or -errno. */
+int fork_as_identify(struct fork_as_result *out, struct err *e);
 /* Kill the process and its process group; done() is not called. NULL allowed. */
 void fork_as_free(struct fork_as *x);
 

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,6 +61,35 @@ static int files_open(const void *arg, struct fork_as_result *out, struct err *e
 		out->nheld = i + 1;
 	}
 	return 0;
+}
+
+/* The copy of a part for a thread, with the files and paths that the definition lends to the part. */
+static void *part_copy(const void *arg)
+{
+	const struct part *p = arg;
+	struct config_files *files = must_alloc(malloc(sizeof(*files)));
+	struct part *copy = must_alloc(malloc(sizeof(*copy)));
+
+	*copy = *p;
+	copy->files = files;
+	files->n = p->files->n;
+	for (unsigned i = 0; i < p->n; i++) {
+		struct config_file *f = &files->list[p->at[i]];
+
+		*f = p->files->list[p->at[i]];
+		f->path = f->path ? must_alloc(strdup(f->path)) : NULL;
+	}
+	return copy;
+}
+
+static void part_drop(void *copy)
+{
+	struct part *p = copy;
+
+	for (unsigned i = 0; i < p->n; i++)
+		free((char *)p->files->list[p->at[i]].path);
+	free((struct config_files *)p->files);
+	free(p);
 }
 
 /* Runs in the forked process. It closes each file itself, because close() waits for a file system, too. */
@@ -175,6 +205,15 @@ static int relay_make(struct open_as *o, int *ret, struct err *e)
 	return 0;
 }
 
+/* A thread opens files only: sockets go to the daemon, and cairn-dial is a child of the process. */
+static bool part_is_for_thread(const struct part *p)
+{
+	for (unsigned i = 0; i < p->n; i++)
+		if (p->files->list[p->at[i]].kind != CONFIG_FILE || p->files->list[p->at[i]].forward)
+			return false;
+	return true;
+}
+
 static int part_start(struct part *p, struct helpers *h, const struct definition *d, struct err *e)
 {
 	struct open_as *o = p->all;
@@ -187,28 +226,43 @@ static int part_start(struct part *p, struct helpers *h, const struct definition
 
 	if (r < 0)
 		return r;
+	if (!o->checked && part_is_for_thread(p)) {
+		s.copy = part_copy;
+		s.drop = part_drop;
+	}
 	s.relay = MAX(relay, 0);
 	return fork_as_begin(h, &s, &p->errand, e);
 }
 
-/* Start one process for each author of a file. nheld: the processes hold so many of the first files. */
+/* Start one process for each author of a file. nheld: the processes hold so many of the first files. The daemon opens
+ * sockets of its own for forwards at once: no file system delays that. */
 static int open_as_start(struct open_as *o, struct helpers *h, const struct definition *d, const struct config_files *files,
 	unsigned nheld, struct err *e)
 {
+	bool own = !o->checked && authors_are_daemon(d);
 	int r = 0;
 
 	o->nfiles = files->n;
 	o->config.nheld = nheld;
 	o->config.vm.held = (uint16_t)nheld;
-	for (unsigned i = 0; i < files->n; i++) {
-		struct part *p = part_of(o, file_author(d, &files->list[i]), files);
-
+	for (unsigned i = 0; i < files->n; i++)
 		o->fds[i] = -1;
+	for (unsigned i = 0; i < files->n; i++) {
+		struct part *p;
+
+		if (own && files->list[i].forward) {
+			r = o->fds[i] = config_open_file(&files->list[i], e);
+			if (r < 0)
+				return r;
+			continue;
+		}
+		p = part_of(o, file_author(d, &files->list[i]), files);
 		p->at[p->n++] = i;
 		p->nheld += i < nheld;
 	}
 	if (!o->parts)
 		part_of(o, d->rights, files); /* done() is called from the loop then, too */
+	r = 0;
 	for (struct part *p = o->parts; p && !r; p = p->next) {
 		r = part_start(p, h, d, e);
 		o->running += !r;
@@ -285,7 +339,7 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	struct open_as *o;
 	struct config c;
 	struct err e;
-	bool here = authors_are_daemon(d) && !(what == OPEN_AS_START && config_listens(d));
+	bool here = authors_are_daemon(d) && (what == OPEN_AS_SOURCES || what == OPEN_AS_FORWARDS);
 	int r = open_prepare(d, what, &c, &files, &e);
 
 	if (!r && (what == OPEN_AS_IMAGES_READ || what == OPEN_AS_SOURCES))

@@ -1,7 +1,7 @@
-/* open_as: opens the files of a definition, each with the rights of its author (authors.h). If the daemon itself is the
- * author of all files, it opens them at once. Otherwise one process for each author, with that user's ids, opens the
- * author's files (fork_as.h) and holds them until the process that needs them takes them (base/relay.h). The daemon
- * neither receives nor closes them, because a user's file system may hang. It receives only the sockets of forwards.
+/* open_as: opens the files of a definition, each with the rights of its author (authors.h). One process for each
+ * author, with that user's ids, opens the author's files (fork_as.h) and holds them until the process that needs them
+ * takes them (base/relay.h); a thread does it for the daemon's own (file_thread.h). The loop neither opens, receives
+ * nor closes them, because a file system may hang. It has only the sockets of forwards.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_OPEN_AS_H
 #define CAIRN_API_ACCESS_OPEN_AS_H

@@ -8,6 +8,7 @@
 #include "api/schema/vm_state.h"
 #include "api/vm/operation.h"
 #include "api/vm/vm_host.h"
+#include "base/file.h"
 #include "base/ratelimit.h"
 #include "vmm/vm_msg.h"
 
@@ -129,6 +130,8 @@ struct vm {
 	} exit; /* how the last process ended */
 	uid_t uid;		 /* saved: user id of its last process (vm_uid.h); 0: the daemon's */
 	uint64_t run;		 /* number of starts, including the one under way */
+	struct file_id disk_ids[VM_DISKS_MAX]; /* of the disks' images at the last start by this daemon; */
+	unsigned ndisk_ids;	 /* 0: none */
 	uint64_t since_ns;	 /* realtime of the last change of state */
 	struct vm_process *proc; /* NULL: none */
 	struct vm_handover *handover; /* the handover under way; NULL: none, or an earlier daemon began it */

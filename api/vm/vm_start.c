@@ -30,7 +30,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
 
@@ -50,13 +49,24 @@ static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct e
 		by->def->name);
 }
 
+/* Whether the VM's process has the image as its disk k. That is known from the start of the process, because a look at
+ * the file could wait for its file system. */
+static bool disk_is(const struct vm *vm, unsigned k, const char *path, const struct file_id *image)
+{
+	const char *its = vm_live(vm)->disks[k].layers[0].path;
+
+	return its && path && (!strcmp(its, path) || (vm->ndisk_ids == vm_live(vm)->ndisks &&
+		vm->disk_ids[k].ino == image->ino && vm->disk_ids[k].dev == image->dev));
+}
+
 /* Check that no other active VM of the daemon's own user uses the image, unless both only read it: two writers would
- * destroy it. The image's lock would refuse it as well, but cannot name the other VM.
+ * destroy it. The image's lock would refuse it as well, but cannot name the other VM: so it does if an earlier daemon
+ * started that VM, with another path to the file.
  * image: disk i's image. */
 static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *image, struct err *e)
 {
+	const struct definition_disk *ours = &vm->def->disks[i];
 	struct vm_host *host = vm->host;
-	bool ours_writes = !vm->def->disks[i].read_only;
 
 	for (size_t v = 0; v < host->nvms; v++) {
 		struct vm *other = host->vms[v];
@@ -65,13 +75,10 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *imag
 			continue;
 		for (unsigned k = 0; k < vm_live(other)->ndisks; k++) {
 			const struct definition_disk *disk = &vm_live(other)->disks[k];
-			struct stat their;
 
-			/* Do not follow another user's path with the daemon's rights, because it may lead anywhere. The
-			 * image's lock covers this case. */
+			/* The image's lock covers the files of other users. */
 			if (!disk->nlayers || author_of(vm_live(other), disk->layers[0].path) ||
-				(disk->read_only && !ours_writes) || stat(disk->layers[0].path, &their) < 0 ||
-				their.st_ino != image->ino || their.st_dev != image->dev)
+				(disk->read_only && ours->read_only) || !disk_is(other, k, ours->layers[0].path, image))
 				continue;
 			return in_use(vm, i, other, e);
 		}
@@ -83,15 +90,17 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 {
 	int r = 0;
 
+	vm->ndisk_ids = c->vm.ndisks;
 	for (unsigned i = 0; i < c->vm.ndisks && !r; i++) {
-		struct file_id image;
+		struct file_id *image = &vm->disk_ids[i];
 
+		r = config_identify(c, c->vm.disks[i].fd[0], image);
 		/* A fork has just created its clones' images. This check would look at the disks of all active VMs for
 		 * each clone. */
-		if (vm->start.opts.forked && !vm->def->disks[i].read_only)
-			continue;
-		if (config_identify(c, c->vm.disks[i].fd[0], &image) == 0)
-			r = disk_check_free(vm, i, &image, e);
+		if (!r && !(vm->start.opts.forked && !vm->def->disks[i].read_only))
+			r = disk_check_free(vm, i, image, e);
+		else if (r < 0)
+			r = err_set_errno(e, r, "disks[%u].path", i);
 	}
 	return r;
 }

@@ -210,29 +210,53 @@ def test_many_files_opened_at_once_are_not_refused(shared):  # noqa: F811
 START = ["vm-start", {"vm": "mine"}]
 
 
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
 @pytest.mark.parametrize("command, cmdline, refused", [
     (START, "", False),
     (START, "refuse", True),
     (START, "die-at-config", True),
     (["snapshot-list", {"vm": "mine"}], "", False)], ids=["start", "refused start", "died start", "offline process"])
-def test_files_go_past_the_daemon_to_the_process_that_needs_them(hostile, command, cmdline, refused):
+def test_files_go_past_the_daemon_to_the_process_that_needs_them(hostile, command, cmdline, refused, uid):
     """Whatever becomes of the files, the daemon closes none of them."""
     d, f = hostile
     disk = {"path": f["disk"], "format": "raw"}
     boot = {"kernel": f["kernel"], "cmdline": cmdline}
-    with asked(d, "vm-define", definition=definition(f, disks=[disk], boot=boot)) as answer:
+    with asked(d, "vm-define", uid=uid, definition=definition(f, disks=[disk], boot=boot)) as answer:
         assert "return" in answer()
     f.hang(Op.FLUSH)
-    with asked(d, command[0], **command[1]) as answer:
+    with asked(d, command[0], uid=uid, **command[1]) as answer:
         until(lambda: Op.FLUSH in f.hanging())
         assert serves(d) and not [t for t in open_files(d.proc.pid) if t.startswith(str(f.folder))]
         f.release()
         assert ("error" in answer()) == refused
 
 
-def test_export_gets_its_files_past_the_daemon(hostile):
+@pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN])
+def test_hung_files_of_roots_starts_delay_nobody_else(hostile, op):
+    """Many of root's VMs wait for a file system. Others start, root's too."""
     d, f = hostile
-    with asked(d, "vm-define", definition=definition(f)) as answer:
+    kernel = d.tmp / "kernel"
+    kernel.write_text("not a kernel\n")
+    d.define("well", boot={"kernel": str(kernel)})
+    for i in range(6):
+        d.define(f"hung{i}", boot={"kernel": f["kernel"]})
+    f.hang(op)
+    clients = [d.qmp() for _ in range(6)]
+    for i, q in enumerate(clients):
+        q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": f"hung{i}"}}).encode())
+    until(lambda: op in f.hanging())
+    d.cairn("start", "well")
+    for q in clients:
+        e = q.answer()["error"]
+        assert e["class"] == "Timeout" and "opening its files: timed out; a file system does not answer" in e["desc"]
+    f.release()
+    d.cairn("start", "hung0")
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
+def test_export_gets_its_files_past_the_daemon(hostile, uid):
+    d, f = hostile
+    with asked(d, "vm-define", uid=uid, definition=definition(f)) as answer:
         assert "return" in answer()
     f.hang(Op.FLUSH)
     archive = d.tmp / "mine.tar"

@@ -1,0 +1,44 @@
+/* file_thread: threads that work on the daemon's own files, such as those of root's definitions, in place of the loop:
+ * a file system that hangs keeps a thread, not the daemon. A thread holds the files until the process that needs them
+ * has taken them (base/relay.h), and closes them. Each thread has a table of open files of its own, so no process that
+ * the daemon forks inherits these files, and a thread that a file system keeps holds neither the daemon's lock nor its
+ * sockets. Idle threads are kept, so this costs a start a tenth of what a process costs (fork_as.h).
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_ACCESS_FILE_THREAD_H
+#define CAIRN_API_ACCESS_FILE_THREAD_H
+
+#include <stdbool.h>
+
+struct err;
+struct file_job;
+struct file_threads;
+struct fork_as_result;
+struct loop;
+
+/* Most threads at a time. A thread lives longer than the work that it does only if a file system keeps it. */
+#define FILE_THREADS_MAX 256
+
+struct file_job_spec {
+	/* Runs on the thread, and may not touch the daemon's files. It keeps all files in out->held. */
+	int (*run)(const void *arg, struct fork_as_result *out, struct err *e);
+	void *arg; /* taken on success: the thread frees it with drop() */
+	void (*drop)(void *arg);
+	int relay, input; /* borrowed for the call; 0: none. run() finds the input as out->input */
+	bool keep; /* serve the held files until the relay's other end is closed, not once */
+	/* Called once on the loop; never after file_job_free(). res: borrowed; res->files describes the held files. */
+	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
+	void *opaque;
+};
+
+/* l: borrowed. */
+struct file_threads *file_threads_new(struct loop *l);
+/* Threads that have not ended go on, and touch nothing of the loop. NULL allowed. */
+void file_threads_free(struct file_threads *all);
+
+/* *ret is valid until done() is called or file_job_free(). Returns 0; -EBUSY: too many threads hang; -errno. On errors,
+ * done() is not called. */
+int file_job_begin(struct file_threads *all, const struct file_job_spec *s, struct file_job **ret, struct err *e);
+/* Let the thread go on alone; done() is not called. NULL allowed. */
+void file_job_free(struct file_job *j);
+
+#endif
