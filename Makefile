@@ -61,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-groups cairn-log cairn-net cairn-seed)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-groups cairn-log cairn-net cairn-seed cairn-agent)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
@@ -122,6 +122,14 @@ $(BUILD)/cairn-log: $(call prog_objs,tools/log) $(call lib,base)
 $(BUILD)/cairn-net: $(call prog_objs,tools/net) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmnl -lnftables -ljson-c -luring)
+# The guest's agent: static, since it runs in any guest, and small, with musl where it is installed. No sanitizer is in it.
+AGENT_CC := $(if $(shell command -v musl-gcc),musl-gcc -idirafter /usr/include/$(shell gcc -print-multiarch) -idirafter /usr/include,$(CC))
+AGENT_SRCS := $(call sources,tools/agent) base/agent_frame.c
+$(BUILD)/cairn-agent: $(AGENT_SRCS) $(wildcard tools/agent/*.h) base/agent_frame.h Makefile
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(AGENT_CC) -std=gnu11 -D_GNU_SOURCE -I. -Os -Wall -Wextra -Wshadow -Wmissing-prototypes -Werror -static -s -ffunction-sections \
+		-Wl,--gc-sections -o $@ $(AGENT_SRCS)
 $(BUILD)/cairn-seed: $(call prog_objs,tools/seed) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -ljson-c -luring)
@@ -266,7 +274,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-seed $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-seed $(BUILD)/cairn-agent $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service

@@ -38,6 +38,7 @@ void console_free(struct console *c);
 struct console_user {
 	uint32_t user;	/* 1 + uid; 0: unknown */
 	uint32_t group; /* 1 + gid; 0: none */
+	uint32_t agent; /* 1: of a connection to cairn-agent in the guest, which needs another role */
 };
 
 /* Attach a connected stream socket and make it non-blocking.

@@ -419,10 +419,12 @@ struct vm_console {
 struct vm_vsock {
 	uint32_t port;
 	uint32_t user, group; /* as in struct vm_console; VM_MSG_CONSOLE_END ends these connections, too */
-	uint32_t reserved;
+	uint32_t agent; /* 1: a connection to cairn-agent, which VM_CONSOLE_END_AGENTS ends; an older process ends it with the others */
 };
 
 #define VM_CONSOLE_IDS_MAX 4200 /* the entries of the table of permissions, and root, the daemon's user and its group */
+/* In nusers: end the connections to cairn-agent, and nothing else. Only to processes whose vm_info has ends_agents. */
+#define VM_CONSOLE_END_AGENTS 0x80000000u
 struct vm_console_end {
 	uint32_t nusers, ngroups;
 	uint32_t ids[VM_CONSOLE_IDS_MAX]; /* first the uids, then the gids */
@@ -679,7 +681,8 @@ struct vm_info {
 	uint64_t handover_pause_ns;
 	uint8_t sets_interfaces; /* 1: the process knows VM_MSG_INTERFACE_SET */
 	uint8_t link_down[VM_INTERFACES_MAX]; /* 1: a user set the interface's link down */
-	uint8_t reserved[7];
+	uint8_t ends_agents; /* 1: the process knows VM_CONSOLE_END_AGENTS */
+	uint8_t reserved[6];
 	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
 	/* 1 + the number of connections of VM_MSG_VSOCK; 0: the VM has no vsock device, or the process is older */
 	uint32_t vsock;

@@ -69,6 +69,7 @@ void command_vm_resume(struct call *c);
 void command_vm_destroy(struct call *c);
 void command_vm_console(struct call *c);
 void command_vsock_connect(struct call *c);
+void command_agent_connect(struct call *c);
 void command_vm_save(struct call *c);
 void command_vm_managed_save(struct call *c);
 void command_vm_blockpull(struct call *c);

@@ -33,6 +33,7 @@ const struct command_handler command_handlers[] = {
 	{ "forward-add", forward_add },
 	{ "forward-remove", forward_remove },
 	{ "vsock-connect", command_vsock_connect },
+	{ "agent-connect", command_agent_connect },
 	{ "vm-save", command_vm_save },
 	{ "vm-managed-save", command_vm_managed_save },
 	{ "vm-restart-process", command_vm_restart_process },

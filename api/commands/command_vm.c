@@ -12,6 +12,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "base/agent_frame.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -314,10 +315,9 @@ static int vsock_check(const struct call *c, int64_t port, struct err *e)
 	return vm_process_has_vsock(c->vm->proc) ? 0 : vm_compat_refuse(name, e);
 }
 
-void command_vsock_connect(struct call *c)
+static void vsock_connect(struct call *c, int64_t port, bool agent)
 {
-	int64_t port = js_get_int(c->args, "port", 0);
-	struct vm_vsock body = { .port = (uint32_t)port };
+	struct vm_vsock body = { .port = (uint32_t)port, .agent = agent };
 	struct console_wait *w = NULL;
 	struct err e;
 	int fd;
@@ -331,4 +331,14 @@ void command_vsock_connect(struct call *c)
 	consoles_give_vsock(c->vm, &c->who, &body);
 	vm_process_request(c->vm->proc, VM_MSG_VSOCK, &body, sizeof(body), fd, VSOCK_TIMEOUT_NS, console_done, w);
 	close(fd);
+}
+
+void command_vsock_connect(struct call *c)
+{
+	vsock_connect(c, js_get_int(c->args, "port", 0), false);
+}
+
+void command_agent_connect(struct call *c)
+{
+	vsock_connect(c, AGENT_PORT, true);
 }

@@ -510,6 +510,8 @@ static const struct command commands[] = {
 		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vsock-connect", "connect to a vsock port of the guest; the answer carries a socket as an fd", vsock_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
+	{ "agent-connect", "connect to cairn-agent in the guest, over vsock; the answer carries a socket as an fd", vm_only, NULL,
+		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "vm-save", "save the VM's state to the file passed as an fd (empty, regular, open for reading and "
 		     "writing), and stop the VM", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_SAVE },

@@ -21,13 +21,13 @@
 
 _Static_assert(VM_CONSOLE_IDS_MAX >= PERMISSIONS_MAX + 3, "all users and groups with a role fit");
 
-static enum role role_needed(void)
+static enum role role_needed(bool agents)
 {
-	return schema_find(DIALECT_DAEMON, "vm-console")->role;
+	return schema_find(DIALECT_DAEMON, agents ? "agent-connect" : "vm-console")->role;
 }
 
-/* List the users and groups that may use the VM's consoles. */
-static void allowed_list(const struct vm *vm, struct vm_console_end *ret)
+/* List the users and groups that may use the VM's consoles, or its connections to cairn-agent. */
+static void allowed_list(const struct vm *vm, bool agents, struct vm_console_end *ret)
 {
 	const struct vm_host *host = vm->host;
 	gid_t operators = server_operators(host->server);
@@ -35,22 +35,22 @@ static void allowed_list(const struct vm *vm, struct vm_console_end *ret)
 
 	ret->ids[n++] = 0;
 	ret->ids[n++] = geteuid();
-	n += permissions_ids(&host->permissions, vm->def->uuid, role_needed(), false, ret->ids + n);
+	n += permissions_ids(&host->permissions, vm->def->uuid, role_needed(agents), false, ret->ids + n);
 	ret->nusers = (uint32_t)n;
 	if (operators != (gid_t)-1)
 		ret->ids[n++] = operators;
-	n += permissions_ids(&host->permissions, vm->def->uuid, role_needed(), true, ret->ids + n);
+	n += permissions_ids(&host->permissions, vm->def->uuid, role_needed(agents), true, ret->ids + n);
 	ret->ngroups = (uint32_t)n - ret->nusers;
 }
 
 /* ---- opening a console ---- */
 
-/* Return 1 + the gid of one of the user's groups that may use the VM's consoles; 0: none. */
-static uint32_t group_of(const struct vm *vm, const struct peer *who)
+/* Return 1 + the gid of one of the user's groups that are on the list; 0: none. */
+static uint32_t group_of(const struct vm *vm, bool agents, const struct peer *who)
 {
 	struct vm_console_end allowed;
 
-	allowed_list(vm, &allowed);
+	allowed_list(vm, agents, &allowed);
 	for (uint32_t i = 0; i < allowed.ngroups; i++)
 		if (peer_is_in_group(who, allowed.ids[allowed.nusers + i]))
 			return allowed.ids[allowed.nusers + i] + 1;
@@ -61,20 +61,21 @@ void consoles_give_vsock(struct vm *vm, const struct peer *who, struct vm_vsock 
 {
 	vm->consoles.given |= !uid_is_root_or_own(who->uid);
 	body->user = who->uid + 1;
-	body->group = group_of(vm, who);
+	body->group = group_of(vm, body->agent, who);
 }
 
 size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body)
 {
 	vm->consoles.given |= !uid_is_root_or_own(who->uid);
 	body->user = who->uid + 1;
-	body->group = group_of(vm, who);
+	body->group = group_of(vm, false, who);
 	return vm_process_ends_consoles(vm->proc) ? sizeof(*body) : offsetof(struct vm_console, user);
 }
 
 /* ---- ending consoles ---- */
 
 static void end_send(struct vm *vm);
+static void list_send(struct vm *vm, bool agents);
 
 static void retry_run(void *opaque)
 {
@@ -104,24 +105,34 @@ static void end_done(void *opaque, int r, const struct vm_answer *a, const struc
 			vm->def->name, e->msg);
 		vm->consoles.due = true;
 		retry_arm(vm->host);
+	} else if (!vm->consoles.agents && vm->proc && vm_process_ends_agents(vm->proc)) {
+		list_send(vm, true);
 	} else {
 		end_send(vm);
 	}
 }
 
+static void list_send(struct vm *vm, bool agents)
+{
+	struct vm_console_end body;
+	size_t len;
+
+	vm->consoles.asked = true;
+	vm->consoles.agents = agents;
+	allowed_list(vm, agents, &body);
+	len = offsetof(struct vm_console_end, ids) + (body.nusers + body.ngroups) * sizeof(body.ids[0]);
+	if (agents)
+		body.nusers |= VM_CONSOLE_END_AGENTS;
+	vm_process_request(vm->proc, VM_MSG_CONSOLE_END, &body, len, -1, ANSWER_TIMEOUT_NS, end_done, vm);
+}
+
 /* Tell the VM's process who may use its consoles, if that is due. */
 static void end_send(struct vm *vm)
 {
-	struct vm_console_end body;
-
 	if (!vm->consoles.due || vm->consoles.asked || !vm->proc || !vm_process_ends_consoles(vm->proc))
 		return;
 	vm->consoles.due = false;
-	vm->consoles.asked = true;
-	allowed_list(vm, &body);
-	vm_process_request(vm->proc, VM_MSG_CONSOLE_END, &body,
-		offsetof(struct vm_console_end, ids) + (body.nusers + body.ngroups) * sizeof(body.ids[0]), -1, ANSWER_TIMEOUT_NS,
-		end_done, vm);
+	list_send(vm, false);
 }
 
 static bool cannot_end(const struct vm *vm)

@@ -19,7 +19,8 @@ struct vm_vsock;
 /* Fill in for whom the console is that the daemon is about to open. Returns the length of the body that the VM's
  * process expects. */
 size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body);
-/* The same for a connection to a vsock port, which ends together with the consoles: both need the same role. */
+/* The same for a connection to a vsock port, which ends together with the consoles: both need the same role.
+ * body->agent: the connection is one to cairn-agent, which needs the role guest only. */
 void consoles_give_vsock(struct vm *vm, const struct peer *who, struct vm_vsock *body);
 /* Take note of the consoles of a VM that an earlier daemon started. If the daemon listens, let the VM's process detach
  * the clients that have no role for it any more. */

@@ -153,6 +153,7 @@ struct vm {
 		bool given; /* users other than root, or clients of an earlier daemon, may have consoles */
 		bool asked; /* VM_MSG_CONSOLE_END has no answer yet */
 		bool due;   /* send VM_MSG_CONSOLE_END again */
+		bool agents; /* the message without an answer is the second one, with VM_CONSOLE_END_AGENTS */
 	} consoles; /* see api/vm/consoles.h */
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent, powerdown, reset_delayed,

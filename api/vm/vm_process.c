@@ -237,6 +237,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 	p->sets_interfaces = info->sets_interfaces;
 	p->agent_commands = info->agent_commands;
 	p->has_vsock = info->vsock;
+	p->ends_agents = info->ends_agents;
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -469,6 +470,11 @@ bool vm_process_has_vsock(const struct vm_process *p)
 	return p->has_vsock;
 }
 
+bool vm_process_ends_agents(const struct vm_process *p)
+{
+	return p->ends_agents;
+}
+
 /* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
@@ -554,7 +560,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = p->sets_interfaces = p->agent_commands = p->has_vsock = true;
+	p->child = p->ends_consoles = p->sets_interfaces = p->agent_commands = p->has_vsock = p->ends_agents = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

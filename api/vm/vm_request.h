@@ -67,6 +67,7 @@ struct vm_process {
 	bool sets_interfaces; /* see vm_process_sets_interfaces() */
 	bool agent_commands; /* see vm_process_takes_agent_commands() */
 	bool has_vsock; /* see vm_process_has_vsock() */
+	bool ends_agents; /* see vm_process_ends_agents() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */

@@ -8,6 +8,7 @@
 #include "vmm/vm_msg.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -96,6 +97,29 @@ static void fake_agent_serve(int sock, uint16_t version, const char *word, const
 		channel_send(sock, version, VM_MSG_REPLY, m->head.seq, &reply, sizeof(reply), NULL, 0);
 	else
 		channel_send(sock, version, VM_MSG_AGENT_ANSWER, m->head.seq, &answer, sizeof(answer), NULL, 0);
+}
+
+/* Let a program, cairn-agent, serve a connection to the guest's vsock. path: ends at a blank; NULL: nothing listens. */
+static void fake_cairn_agent(const char *path, const struct channel_msg *m, int sock, uint16_t version)
+{
+	struct vm_reply reply = { 0 };
+	char program[256] = "", fd[16];
+
+	if (path)
+		sscanf(path, "%255[^ ]", program);
+	snprintf(fd, sizeof(fd), "%d", m->fds[0]);
+	if (*program && !fork()) {
+		fcntl(m->fds[0], F_SETFD, 0);
+		execl(program, program, "--fd", fd, NULL);
+		_exit(127);
+	}
+	close(m->fds[0]);
+	if (!*program) {
+		reply.error = -ECONNREFUSED;
+		reply.cls = ERR_GENERIC;
+		snprintf(reply.msg, sizeof(reply.msg), "nothing in the guest listens on vsock port %u", ((const struct vm_vsock *)m->body)->port);
+	}
+	channel_send(sock, version, VM_MSG_REPLY, m->head.seq, &reply, sizeof(reply), NULL, 0);
 }
 
 #endif

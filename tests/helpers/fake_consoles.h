@@ -42,7 +42,7 @@ static void console_close(struct fake_console *c)
 /* By user only; the real process looks at groups, too. */
 static void consoles_end(struct fake_console *list, const struct vm_console_end *stay)
 {
-	for (unsigned i = 0; i < CONSOLES_MAX; i++) {
+	for (unsigned i = 0; i < CONSOLES_MAX && !(stay->nusers & VM_CONSOLE_END_AGENTS); i++) {
 		uint32_t n = stay->nusers;
 
 		while (n && stay->ids[n - 1] + 1 != list[i].user)

@@ -4,6 +4,7 @@
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS io-error-after=MS
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
+ *   cairn-agent=PATH (vsock connections go to this program, as --fd FD; without it nothing listens)
  *   hands-over (the agent does not answer before the VM is handed over)  agent-socket=PATH (has the agent's commands)
  *   leaves-query=FILE (once FILE exists, hand the VM over to a child instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
@@ -795,6 +796,9 @@ static void handle(struct fake *f, struct channel_msg *m)
 	case VM_MSG_CONSOLE:
 		consoles_attach(f->consoles, m);
 		break;
+	case VM_MSG_VSOCK:
+		fake_cairn_agent(word(f, "cairn-agent="), m, f->sock, f->version);
+		return;
 	case VM_MSG_CONSOLE_END:
 		consoles_end(f->consoles, m->body);
 		break;

@@ -160,7 +160,7 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 static const struct {
 	char letter;
 	const char *name;
-} letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
+} letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 't', "tty" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
 	{ 'f', "file" }, { 'm', "mac" } };
 
 /* Keep the value of the option, or set it if it has none. place: of a positional that is given as an option, or -1.

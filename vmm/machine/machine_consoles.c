@@ -19,7 +19,7 @@ int machine_console_attach(struct machine *m, const struct vm_console *want, int
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"the VM has no virtio console; set \"console\": {\"virtio\": true}");
 	return console_attach(m->consoles[want->kind], fd, want->history,
-		(struct console_user){ want->user, want->group }, e);
+		(struct console_user){ want->user, want->group, 0 }, e);
 }
 
 /* ---- connections to the guest's vsock ports ---- */
@@ -47,7 +47,7 @@ static int vsock_begin(struct machine *m, const struct channel_msg *msg, struct 
 	if (!m->vsock)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"the VM runs without a vsock device; set \"vsock\": true, shut the VM down and start it");
-	return virtio_vsock_connect(m->vsock, want->port, msg->fds[0], &(struct console_user){ want->user, want->group },
+	return virtio_vsock_connect(m->vsock, want->port, msg->fds[0], &(struct console_user){ want->user, want->group, want->agent },
 		vsock_done, w, e);
 }
 
@@ -78,23 +78,31 @@ static bool is_among(uint32_t id, const uint32_t *numbers, uint32_t n)
 	return id && n;
 }
 
+struct stay {
+	const uint32_t *ids;
+	uint32_t nusers, ngroups;
+	bool agents;
+};
+
 static bool may_stay(const void *opaque, struct console_user who)
 {
-	const struct vm_console_end *stay = opaque;
+	const struct stay *stay = opaque;
 
-	return is_among(who.user, stay->ids, stay->nusers) || is_among(who.group, stay->ids + stay->nusers, stay->ngroups);
+	return who.agent != stay->agents || is_among(who.user, stay->ids, stay->nusers) ||
+		is_among(who.group, stay->ids + stay->nusers, stay->ngroups);
 }
 
-int machine_consoles_end(struct machine *m, const struct vm_console_end *stay, size_t len, struct err *e)
+int machine_consoles_end(struct machine *m, const struct vm_console_end *list, size_t len, struct err *e)
 {
-	uint64_t n = (uint64_t)stay->nusers + stay->ngroups;
+	struct stay stay = { list->ids, list->nusers & ~VM_CONSOLE_END_AGENTS, list->ngroups, list->nusers & VM_CONSOLE_END_AGENTS };
+	uint64_t n = (uint64_t)stay.nusers + stay.ngroups;
 
-	if (n > VM_CONSOLE_IDS_MAX || len != offsetof(struct vm_console_end, ids) + n * sizeof(stay->ids[0]))
+	if (n > VM_CONSOLE_IDS_MAX || len != offsetof(struct vm_console_end, ids) + n * sizeof(list->ids[0]))
 		return err_set(e, -EINVAL, ERR_INVALID, "the list of users and groups is malformed");
 	for (unsigned kind = VM_CONSOLE_SERIAL; kind <= VM_CONSOLE_VIRTIO; kind++)
-		console_end(m->consoles[kind], may_stay, stay);
+		console_end(m->consoles[kind], may_stay, &stay);
 	if (m->vsock)
-		virtio_vsock_end(m->vsock, may_stay, stay);
+		virtio_vsock_end(m->vsock, may_stay, &stay);
 	return 0;
 }
 

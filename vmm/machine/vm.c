@@ -838,6 +838,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->handover_stopped = vm->cfg.copy_stopped;
 	i->landlock = vm->landlock;
 	i->ends_consoles = true;
+	i->ends_agents = true;
 	i->agent_commands = true;
 	machine_info(vm->m, i);
 }

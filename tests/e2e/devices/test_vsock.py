@@ -453,6 +453,37 @@ def test_connection_ends_with_the_role(reached):
     vm.answer()
 
 
+def test_connection_to_the_agent_needs_the_role_guest_and_ends_with_it(reached):
+    """Another user's change of roles leaves it, also though the user has no role for the consoles."""
+    def hold(say):
+        q = Qmp(reached.socket)
+        with pytest.raises(QmpError, match="requires the role operator"):
+            q.run("vsock-connect", vm="vm1", port=522)
+        q.run("agent-connect", vm="vm1")
+        with socket.socket(fileno=q.fds.pop()) as s:
+            s.settimeout(30 * guestlib.SLOW)
+            say(True)
+            until(lambda: os.path.exists(reached.tmp / "own/changed"))
+            s.sendall(b"mine")
+            say(s.recv(4) == b"mine")
+            gone(s)
+        with pytest.raises(QmpError, match="requires the role guest"):
+            q.run("agent-connect", vm="vm1")
+        say(False)
+    vm = Vm(reached, lambda name: str(reached.tmp / name))
+    reached.cairn("grant", "guest", "vm1", "--user", "nobody")
+    vm.serve(argument=522)
+    with as_user(hold) as lines:
+        assert lines.readline() == "true\n"
+        reached.cairn("grant", "operator", "vm1", "--user", "daemon")
+        reached.cairn("revoke", "vm1", "--user", "daemon")
+        (reached.tmp / "own/changed").touch()
+        assert lines.readline() == "true\n"
+        reached.cairn("grant", "viewer", "vm1", "--user", "nobody")
+        assert lines.readline() == "false\n"
+    vm.answer()
+
+
 def test_snapshot_keeps_connections(vm):
     vm.serve()
     with vm.connect() as s:

@@ -324,6 +324,10 @@ cairn domifaddr web1
 cairn exec web1 -- uname -r
     given: running web1
     then: [ "$(cat out)" = "$(uname -r)" ]
+cairn exec -t web1 -- sh
+    given: definition web1; sed -i 's/{/{"vsock": true,/' web1.json; cairn define web1.json; cairn start web1
+    how: echo tty | {}
+    then: shows /dev/pts/
 cairn cp notes.txt web1:/root/
     given: running web1; echo notes >notes.txt; mkdir -p guest/root
     then: cmp notes.txt guest/root/notes.txt
@@ -546,7 +550,8 @@ def run(daemon, guest, example, steps):
     definition = {"name": "NAME", "memory": "32M", "boot": {"kernel": guest},
                   "disks": [{"path": "NAME.qcow2", "format": "qcow2"}]}
     if daemon.vm_program:
-        definition.update(guest_agent=True, boot={"kernel": guest, "cmdline": f"agent-after=0 agent-socket={daemon.tmp}/agent.sock"})
+        definition.update(guest_agent=True, boot={"kernel": guest, "cmdline": f"agent-after=0 agent-socket={daemon.tmp}/agent.sock "
+                                                                       f"cairn-agent={BUILD}/cairn-agent"})
     script = [PRELUDE, "exec >given 2>&1", *steps["given"], "exec >out 2>err",
               *(how.replace("{}", example) for how in steps["how"] or ["{}"]),
               "exec >then 2>&1; set -x", *steps["then"]]

@@ -1,13 +1,15 @@
-/* exec: run a program in the guest. The guest's agent keeps the output until the program has ended. */
-#include "tools/cairn/cli.h"
+/* exec: run a program in the guest, with cairn-agent if that answers (exec_agent.c), otherwise with QEMU's guest agent,
+ * which keeps the output until the program has ended. */
+#include "tools/cairn/verbs/exec.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
-#include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/base64.h"
 #include "tools/cairn/guest_agent.h"
+#include "tools/cairn/guest_session.h"
+#include "tools/cairn/guest_stream.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
@@ -17,13 +19,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-/* Exit codes for what is not the program's own status, as docker and timeout(1) have them. */
-#define EXIT_TIMEOUT 124
-#define EXIT_CAIRN 125
-#define EXIT_NOT_EXECUTABLE 126
-#define EXIT_MISSING 127
-#define EXIT_SIGNAL 128
 
 /* Standard input goes with the command, whose text in base64 the agent's protocol limits (64 KiB). */
 #define INPUT_MAX (40 * 1024)
@@ -48,7 +43,7 @@ struct exec {
 static int failed(const struct exec *x, const struct err *e)
 {
 	cli_fail(e, "Failed to run a program in domain '%s'", x->c->pos[0]);
-	return EXIT_CAIRN;
+	return EXEC_CAIRN;
 }
 
 /* ---- starting the program ---- */
@@ -116,8 +111,8 @@ static int start_failed(const struct exec *x, const struct err *e)
 	int code = failed(x, e);
 
 	if (strstr(e->msg, "No such file or directory"))
-		return EXIT_MISSING;
-	return strstr(e->msg, "Permission denied") ? EXIT_NOT_EXECUTABLE : code;
+		return EXEC_MISSING;
+	return strstr(e->msg, "Permission denied") ? EXEC_NOT_EXECUTABLE : code;
 }
 
 /* Returns 0; an exit code. */
@@ -220,20 +215,6 @@ static char *stream_of(struct json_object *status, const char *key, size_t *ret_
 	return text ? base64_decode(text, ret_len) : strdup("");
 }
 
-/* Replace escape sequences and other control characters for a terminal: only a program with a terminal of its own may
- * control the user's. C1 controls are C2 80 to C2 9F in UTF-8. */
-static void controls_hide(char *data, size_t len)
-{
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)data[i], next = i + 1 < len ? (unsigned char)data[i + 1] : 0;
-
-		if ((c < ' ' && (!c || !strchr("\n\t\r", c))) || c == 0x7f)
-			data[i] = '?';
-		else if (c == 0xc2 && next >= 0x80 && next < 0xa0)
-			data[i] = data[i + 1] = '?';
-	}
-}
-
 static int stream_show(struct json_object *status, const char *key, int fd, struct err *e)
 {
 	size_t len;
@@ -243,20 +224,9 @@ static int stream_show(struct json_object *status, const char *key, int fd, stru
 	if (!data)
 		return guest_agent_malformed("guest-exec-status", e);
 	if (isatty(fd))
-		controls_hide(data, len);
+		guest_stream_hide_controls(data, len, NULL);
 	r = write_full(fd, data, len);
 	return r < 0 ? err_set_errno(e, r, "cannot write the program's output") : 0;
-}
-
-/* Whether a text has only valid UTF-8, ends of lines and tabs beside what is printable. */
-static bool is_plain(const char *text)
-{
-	CLEANUP_FREE char *copy = must_alloc(strdup(text));
-
-	for (char *p = copy; *p; p++)
-		if (strchr("\n\t\r", *p))
-			*p = ' ';
-	return utf8_is_clean(copy);
 }
 
 /* Returns the status for the caller's shell: the program's own, or 128 and the number of its signal. */
@@ -265,22 +235,16 @@ static int status_code(struct json_object *status)
 	int64_t code = js_get_int(status, "exitcode", -1), sig = js_get_int(status, "signal", -1);
 
 	if (sig > 0 && sig < 128)
-		return EXIT_SIGNAL + (int)sig;
-	return code >= 0 ? (int)(code & 255) : EXIT_CAIRN;
+		return EXEC_SIGNAL + (int)sig;
+	return code >= 0 ? (int)(code & 255) : EXEC_CAIRN;
 }
 
-/* Add a stream to the result: as text, or in base64 if it is not plain text. */
 static void stream_put(struct json_object *o, const char *name, struct json_object *status, const char *key)
 {
 	size_t len;
 	CLEANUP_FREE char *data = stream_of(status, key, &len);
-	char other[32];
 
-	snprintf(other, sizeof(other), "%s-base64", name);
-	if (data && strlen(data) == len && is_plain(data))
-		js_put_str(o, name, data);
-	else
-		js_put_str(o, other, js_get_str_or(status, key, ""));
+	guest_stream_put(o, name, data ? data : "", data ? len : 0);
 }
 
 static void result_print(struct cli *c, struct json_object *status, int code)
@@ -297,7 +261,7 @@ static void result_print(struct cli *c, struct json_object *status, int code)
 
 static int result_show(struct exec *x, struct json_object *status)
 {
-	int code = x->timed_out ? EXIT_TIMEOUT : status_code(status);
+	int code = x->timed_out ? EXEC_TIMEOUT : status_code(status);
 	struct err e;
 
 	if (x->c->format != CLI_TABLE) {
@@ -313,17 +277,14 @@ static int result_show(struct exec *x, struct json_object *status)
 	return code;
 }
 
-int verb_exec(struct cli *c)
+static int exec_by_qga(struct cli *c, uint64_t limit_ns)
 {
 	CLEANUP_JS struct json_object *status = NULL;
 	struct exec x = { .c = c };
 	struct sigaction act = { .sa_handler = interrupted };
-	uint64_t limit_ns;
 	struct err e;
 	int r;
 
-	if (option_seconds(c, "timeout", 0, &limit_ns))
-		return EXIT_CAIRN;
 	x.deadline_ns = limit_ns ? clock_monotonic_ns() + limit_ns : UINT64_MAX;
 	r = program_start(&x);
 	if (r)
@@ -333,4 +294,24 @@ int verb_exec(struct cli *c)
 	if (program_wait(&x, &status, &e) < 0)
 		return failed(&x, &e);
 	return result_show(&x, status);
+}
+
+int verb_exec(struct cli *c)
+{
+	CLEANUP_CLOSE int sock = -1;
+	const char *agent = option_value(c, "agent");
+	uint64_t limit_ns;
+	struct err e;
+
+	if (option_seconds(c, "timeout", 0, &limit_ns))
+		return EXEC_CAIRN;
+	if ((!agent || !strcmp(agent, "cairn")) && guest_session_connect(c, c->pos[0], &sock, &e) == 0)
+		return exec_by_agent(c, sock, limit_ns);
+	if (!agent && !option_flag(c, "tty"))
+		return exec_by_qga(c, limit_ns);
+	if (!agent || !strcmp(agent, "cairn"))
+		return failed(&(struct exec){ .c = c }, &e);
+	if (option_flag(c, "tty"))
+		return cli_usage(c, "--tty needs cairn-agent in the guest; leave --agent qga out");
+	return exec_by_qga(c, limit_ns);
 }

@@ -1,0 +1,210 @@
+"""cairn-agent itself, on a socket pair in place of vsock: hostile hosts, and what `cairn` never sends."""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import struct
+import subprocess
+
+import pytest
+
+import guestlib
+from conftest import BUILD, until
+
+START, STARTED, FAILED, STDIN, STDOUT, STDERR, TAKEN, SIGNAL, SIZE, EXIT = range(2, 12)
+WINDOW = 128 * 1024
+TERMINAL, INPUT = 1, 2
+
+
+def frame(kind, data=b""):
+    return struct.pack("<II", kind, len(data)) + data
+
+
+def start(*args, flags=INPUT, env=(), folder="", nargs=None):
+    words = b"".join(w.encode() + b"\0" for w in (folder, *args, *env))
+    return frame(START, struct.pack("<IHHHH", flags, 24, 80, len(args) if nargs is None else nargs, len(env)) + words)
+
+
+class Agent:
+    def __init__(self):
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(50 * guestlib.SLOW)
+        self.p = subprocess.Popen([os.path.join(BUILD, "cairn-agent"), "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.f = self.sock.makefile("rb")
+        assert self.frame() == (1, b"cairn-agent 1\n")
+
+    def frame(self):
+        """Return the next frame; None: the agent has closed the connection."""
+        with contextlib.suppress(ConnectionResetError):
+            header = self.f.read(8)
+            if len(header) == 8:
+                kind, n = struct.unpack("<II", header)
+                return kind, self.f.read(n)
+        return None
+
+    def until(self, kind):
+        while (f := self.frame()) and f[0] != kind:
+            pass
+        return f
+
+    def send(self, data):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.sock.sendall(data)
+
+    def close(self):
+        self.f.close()
+        self.sock.close()
+        assert self.p.wait(50 * guestlib.SLOW) == 0
+
+
+@pytest.fixture
+def agent():
+    a = Agent()
+    yield a
+    a.close()
+
+
+def alive(pid):
+    return os.path.exists(f"/proc/{pid}")
+
+
+def begun(agent, *args, **kwargs):
+    agent.send(start(*args, **kwargs))
+    return struct.unpack("<I", agent.until(STARTED)[1])[0]
+
+
+BAD = {
+    "unknown type": frame(12, b"x"),
+    "a frame of the guest": frame(STDOUT, b"x"),
+    "reserved bytes": struct.pack("<II", START | 256, 20) + bytes(20),
+    "too long": struct.pack("<II", START, 65537),
+    "4 GiB": struct.pack("<II", START, 0xffffffff),
+    "input before start": frame(STDIN, b"x"),
+    "no arguments": start(nargs=0),
+    "more arguments than words": start("true", nargs=2),
+    "65535 arguments": start("true", nargs=65535),
+    "fewer arguments than words": start("true", "x", nargs=1),
+    "no NUL at the end": frame(START, struct.pack("<IHHHH", 0, 0, 0, 1, 0) + b"\0true"),
+    "variable without a name": start("true", env=["=x"]),
+    "variable without a value": start("true", env=["x"]),
+    "unknown flag": start("true", flags=16),
+    "short": frame(START, bytes(14)),
+}
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
+def test_malformed_frame_ends_the_connection(agent, data):
+    agent.send(data)
+    assert agent.frame() is None
+
+
+def test_second_start_ends_the_program(agent):
+    pid = begun(agent, "sleep", "1000")
+    agent.send(start("true"))
+    assert agent.until(EXIT) is None
+    until(lambda: not alive(pid))
+
+
+def test_input_beyond_the_window_ends_the_program(agent):
+    pid = begun(agent, "sleep", "1000")
+    full = frame(STDIN, bytes(65536)) * 2
+    agent.send(full)  # the pipe takes a part
+    taken = struct.unpack("<I", agent.until(TAKEN)[1])[0]
+    assert alive(pid) and 0 < taken < WINDOW
+    agent.send(full)
+    assert agent.until(EXIT) is None
+    until(lambda: not alive(pid))
+
+
+def test_signal_overtakes_input(agent):
+    begun(agent, "sh", "-c", "exec sleep 1000")
+    agent.send(frame(STDIN, bytes(65536)) * 2 + frame(SIGNAL, struct.pack("<I", 15)))
+    assert agent.until(EXIT)[1] == struct.pack("<II", 0, 15)
+
+
+def test_strange_signals_do_nothing(agent):
+    pid = begun(agent, "sleep", "1000")
+    for sig in (0, 65, 0x7fffffff, 0xffffffff):
+        agent.send(frame(SIGNAL, struct.pack("<I", sig)))
+    agent.send(frame(SIZE, b"\xff" * 4))
+    agent.send(frame(STDIN, b"x"))
+    assert agent.frame()[0] == TAKEN and alive(pid)
+
+
+def test_frames_after_the_end_are_ignored(agent):
+    begun(agent, "true")
+    assert agent.until(EXIT)
+    agent.send(frame(STDIN, b"x") + frame(SIGNAL, bytes(4)) + frame(STDIN))
+
+
+def test_frames_in_pieces(agent):
+    for byte in start("cat") + frame(STDIN, b"data") + frame(STDIN):
+        agent.send(bytes([byte]))
+    assert agent.until(STDOUT) == (STDOUT, b"data")
+    assert agent.until(EXIT)[1] == bytes(8)
+
+
+def test_input_without_a_reader_is_taken(agent):
+    """A program that has closed its input, or has ended, holds nobody up."""
+    begun(agent, "sh", "-c", "exec <&-; sleep 1000")
+    taken = 0
+    for _ in range(10):
+        agent.send(frame(STDIN, bytes(65536)))
+        while taken % 65536 or not taken:
+            taken += struct.unpack("<I", agent.until(TAKEN)[1])[0]
+        taken = 0
+
+
+def test_host_that_reads_nothing_stops_the_program(agent):
+    pid = begun(agent, "yes")
+    until(lambda: "S" in open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0])
+    assert agent.frame()[0] == STDOUT
+
+
+def test_environment_replaces_the_agents(agent):
+    begun(agent, "env", env=["PATH=/x:/usr/bin:/bin", "HOME=/h"])
+    _, out = agent.until(STDOUT)
+    lines = out.decode().splitlines()
+    assert lines.count("PATH=/x:/usr/bin:/bin") == 1 and "HOME=/h" in lines and sum(line.startswith("PATH=") for line in lines) == 1
+
+
+def test_program_gets_no_fds_and_no_ignored_signals(agent):
+    begun(agent, "sh", "-c", "ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status", flags=0)
+    out = b""
+    while (f := agent.frame()) and f[0] != EXIT:
+        out += f[1]
+    lines = out.decode().split()
+    assert lines[:4] == ["0", "1", "2", "3"]  # 3: ls's own
+    assert lines[4] == "SigBlk:" and int(lines[5], 16) == 0 and int(lines[7], 16) == 0
+
+
+def test_random_frames_do_no_harm():
+    """Only programs that do nothing are started."""
+    rnd = random.Random(1)
+    for _ in range(60):
+        a = Agent()
+        data = b""
+        for _ in range(rnd.randrange(12)):
+            f = bytearray(rnd.choice([start("true"), start("cat"), start("cat", flags=TERMINAL | INPUT), frame(STDIN, bytes(rnd.randrange(9000))),
+                                      frame(STDIN), frame(SIGNAL, struct.pack("<I", rnd.randrange(70))), frame(SIZE, bytes(4))]))
+            if rnd.random() < 0.2:
+                f[rnd.randrange(min(8, len(f)))] ^= 1 << rnd.randrange(8)
+            data += f
+        a.send(data)
+        a.close()
+
+
+def test_usage():
+    for args in (["--fd"], ["--fd", "x"], ["--port", "-1"], ["--port", "4294967295"], ["x"]):
+        r = subprocess.run([os.path.join(BUILD, "cairn-agent"), *args], stderr=subprocess.PIPE, text=True)
+        assert r.returncode == 1 and "usage" in r.stderr
+
+
+def test_size():
+    """Some 50 KB with musl, as docs/agent.md says."""
+    if not shutil.which("musl-gcc"):
+        pytest.skip("needs musl-gcc (musl-tools)")
+    assert os.path.getsize(os.path.join(BUILD, "cairn-agent")) < 64 * 1024

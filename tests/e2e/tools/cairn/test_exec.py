@@ -1,0 +1,263 @@
+"""cairn exec and cp with cairn-agent: the real agent runs as a process of this machine, behind a fake VM."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+
+import pytest
+
+import guestlib
+from conftest import BUILD, until
+
+AGENT = os.path.join(BUILD, "cairn-agent")
+
+
+@pytest.fixture
+def vm(fake):
+    fake.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    fake.cairn("start", "web1")
+    return fake
+
+
+def spawn(vm, *args, **kwargs):
+    return subprocess.Popen([os.path.join(BUILD, "cairn"), "exec", *args], env=vm.env, **kwargs)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_streams_status_environment_and_folder(vm):
+    r = vm.cairn("exec", "-i", "web1", "--", "sh", "-c", "cat; echo err >&2; exit 7", input="text", stdin=None, ok=7)
+    assert (r.stdout, r.stderr) == ("text", "err\n")
+    assert vm.cairn("exec", "-e", "A=b c", "-w", "/usr", "web1", "--", "sh", "-c", 'echo "$A" $PWD; cat').stdout == "b c /usr\n"
+    assert vm.cairn("exec", "web1", "--", "sh", "-c", "kill -9 $$", ok=137).stdout == ""
+    assert "No such file" in vm.cairn("exec", "web1", "--", "/missing", ok=127).stderr
+    assert "Permission denied" in vm.cairn("exec", "web1", "--", "/etc/passwd", ok=126).stderr
+    assert "the folder /missing" in vm.cairn("exec", "-w", "/missing", "web1", "--", "true", ok=125).stderr
+    assert "NAME=VALUE" in vm.cairn("exec", "-e", "X", "web1", "--", "true", ok=125).stderr
+
+
+def test_result_in_json(vm):
+    r = vm.cairn("exec", "--format", "json", "web1", "--", "sh", "-c", "printf 'a\\377'; echo e >&2; kill -15 $$", ok=143)
+    assert json.loads(r.stdout) == {"status": 143, "signal": 15, "stdout-base64": "Yf8=", "stderr": "e\n", "truncated": False}
+
+
+def test_megabytes_both_ways(vm):
+    """More than all buffers and the window of the input together."""
+    data = os.urandom(5_000_000)
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "exec", "-i", "web1", "--", "cat"], env=vm.env, input=data, stdout=subprocess.PIPE,
+                       timeout=50 * guestlib.SLOW, check=True)
+    assert r.stdout == data
+    # A program that does not read its input.
+    subprocess.run([os.path.join(BUILD, "cairn"), "exec", "-i", "web1", "--", "true"], env=vm.env, input=data, timeout=50 * guestlib.SLOW, check=True)
+
+
+def test_output_comes_before_the_end(vm):
+    with spawn(vm, "-i", "web1", "--", "sh", "-c", "echo one; read x; echo $x", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        assert p.stdout.readline() == b"one\n"
+        p.stdin.write(b"two\n")
+        p.stdin.flush()
+        assert p.stdout.readline() == b"two\n"
+
+
+def test_timeout_kills_children(vm):
+    """Also those in process groups of their own."""
+    r = vm.cairn("exec", "--timeout", "0.5", "web1", "--", "bash", "-c", "set -m; sleep 1000 & echo $!; sleep 1000 & echo $!; wait", ok=124)
+    assert "time limit" in r.stderr
+    pids = r.stdout.split()
+    assert len(pids) == 2
+    until(lambda: not any(map(alive, pids)))
+
+
+def test_end_of_client_kills_the_program(vm):
+    p = spawn(vm, "web1", "--", "bash", "-c", "set -m; sleep 1000 & echo $! $$; wait", stdout=subprocess.PIPE)
+    pids = p.stdout.readline().split()
+    assert len(pids) == 2 and all(alive(int(pid)) for pid in pids)
+    p.kill()
+    p.wait()
+    p.stdout.close()
+    until(lambda: not any(alive(int(pid)) for pid in pids))
+
+
+def test_left_over_child_does_not_hold_the_streams(vm):
+    """A child has the program's output open. It ends with the connection, unless it has a session of its own."""
+    pid = vm.tmp / "pid"
+    r = vm.cairn("exec", "web1", "--", "sh", "-c", "sleep 1000 & echo $!; "
+                 f"setsid sh -c 'echo $$ >{pid}; exec sleep 1000' & until [ -s {pid} ]; do :; done; cat {pid}")
+    killed, left = map(int, r.stdout.split())
+    until(lambda: not alive(killed))
+    assert alive(left)
+    os.kill(left, signal.SIGKILL)
+
+
+def test_ctrl_c_goes_to_the_program(vm):
+    p = spawn(vm, "web1", "--", "sh", "-c", "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.05; done", stdout=subprocess.PIPE)
+    assert p.stdout.readline() == b"ready\n"
+    p.send_signal(signal.SIGINT)
+    assert p.stdout.readline() == b"caught\n" and p.wait(50) == 3
+    p.stdout.close()
+
+
+def test_second_ctrl_c_kills(vm):
+    p = spawn(vm, "web1", "--", "sh", "-c", "trap 'echo caught' INT; echo ready; while :; do sleep 0.05; done", stdout=subprocess.PIPE)
+    assert p.stdout.readline() == b"ready\n"
+    p.send_signal(signal.SIGINT)
+    assert p.stdout.readline() == b"caught\n"
+    p.send_signal(signal.SIGINT)
+    assert p.wait(50) == 128 + signal.SIGKILL
+    p.stdout.close()
+
+
+class Terminal:
+    """cairn exec -t on a terminal of 31 by 97."""
+
+    def __init__(self, vm, *command):
+        pid, self.fd = pty.fork()
+        if not pid:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
+            os.execve(os.path.join(BUILD, "cairn"), ["cairn", "exec", "-t", "web1", "--", *command], {**vm.env, "TERM": "vt220"})
+        self.pid, self.text = pid, b""
+
+    def expect(self, text):
+        while text not in self.text:
+            ready, _, _ = select.select([self.fd], [], [], 50 * guestlib.SLOW)
+            assert ready, self.text
+            self.text += os.read(self.fd, 4096)
+        self.text = self.text.split(text, 1)[1]
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            while os.read(self.fd, 4096):
+                pass
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_terminal(vm):
+    t = Terminal(vm, "sh", "-c", 'tty; stty size; echo $TERM; trap "stty size" WINCH; while read x; do echo "got $x"; done; exit 5')
+    t.expect(b"/dev/pts/")
+    t.expect(b"31 97\r\n")
+    t.expect(b"vt220")
+    os.write(t.fd, b"line\r")
+    t.expect(b"got line\r\n")
+    fcntl.ioctl(t.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    os.write(t.fd, b"x\r")
+    t.expect(b"40 120\r\n")
+    os.write(t.fd, b"\x04")  # Ctrl-D
+    assert t.end() == 5
+
+
+def test_ctrl_c_of_the_terminal_is_the_guests(vm):
+    t = Terminal(vm, "sh", "-c", "echo ready; exec sleep 1000")
+    t.expect(b"ready")
+    os.write(t.fd, b"\x03")
+    assert t.end() == 128 + signal.SIGINT
+
+
+def test_terminal_with_piped_input(vm):
+    r = vm.cairn("exec", "-t", "web1", "--", "sh", "-c", "stty -echo; read x; echo $x; read x || echo end", input="a\n", stdin=None)
+    assert r.stdout.replace("\r", "").endswith("a\nend\n")
+
+
+def test_agent_is_chosen(vm):
+    """Without cairn-agent, QEMU's agent is asked; and the errors say which one is missing."""
+    vm.define("plain")
+    vm.cairn("start", "plain")
+    vm.define("vsock", vsock=True)
+    vm.cairn("start", "vsock")
+    assert "the guest agent did not answer" in vm.cairn("exec", "plain", "--", "true", ok=125).stderr
+    assert '"vsock": true' in vm.cairn("exec", "--agent", "cairn", "plain", "--", "true", ok=125).stderr
+    assert '"vsock": true' in vm.cairn("exec", "-t", "plain", "--", "true", ok=125).stderr
+    assert "nothing in the guest listens on vsock port 522" in vm.cairn("exec", "--agent", "cairn", "vsock", "--", "true", ok=125).stderr
+    assert "--tty needs cairn-agent" in vm.cairn("exec", "-t", "--agent", "qga", "web1", "--", "true", ok=2).stderr
+    assert "the guest agent did not answer" in vm.cairn("exec", "--agent", "qga", "web1", "--", "true", ok=125).stderr
+
+
+# ---- bad guests ----
+
+def frame(kind, data=b""):
+    return struct.pack("<II", kind, len(data)) + data
+
+
+HELLO = frame(1, b"cairn-agent 1\n")
+STARTED = HELLO + frame(3, b"\1\0\0\0")
+GARBAGE = {
+    "another program": b"SSH-2.0-OpenSSH_9.2\r\n" * 10,
+    "another version": frame(1, b"cairn-agent 2\n"),
+    "no hello": frame(3, b"\1\0\0\0"),
+    "exit before start": HELLO + frame(11, bytes(8)),
+    "started twice": STARTED + frame(3, bytes(4)),
+    "a frame of the host": STARTED + frame(5, b"x"),
+    "an unknown frame": STARTED + frame(12, b"x"),
+    "too long": STARTED + struct.pack("<II", 6, 65537),
+    "4 GiB": STARTED + struct.pack("<II", 6, 0xffffffff),
+    "empty output": STARTED + frame(6),
+    "reserved bytes": STARTED + struct.pack("<II", 0x106, 1) + b"x",
+    "taken more than was sent": STARTED + frame(8, b"\1\0\0\0"),
+    "status 256": STARTED + frame(11, struct.pack("<II", 256, 0)),
+    "signal 128": STARTED + frame(11, struct.pack("<II", 0, 128)),
+    "failed without an error": HELLO + frame(4, struct.pack("<II", 0, 4)),
+}
+
+
+@pytest.fixture
+def liar(fake):
+    """A VM whose agent sends the file `says`, and then nothing."""
+    program = fake.tmp / "liar"
+    program.write_text(f'#!/bin/bash\ncat {fake.tmp}/says >&$2\n[ -e {fake.tmp}/ends ] || exec cat <&$2 >/dev/null\n')
+    program.chmod(0o755)
+    fake.define("web1", cmdline=f"cairn-agent={program}", vsock=True)
+    fake.cairn("start", "web1")
+    return fake
+
+
+@pytest.mark.parametrize("says", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_ends_in_a_sentence(liar, says):
+    (liar.tmp / "says").write_bytes(says)
+    (liar.tmp / "ends").touch()
+    assert "is no cairn-agent, or sent a malformed answer" in liar.cairn("exec", "web1", "--", "true", ok=125).stderr
+
+
+def test_terminal_has_no_standard_error(liar):
+    (liar.tmp / "says").write_bytes(STARTED + frame(7, b"x"))
+    (liar.tmp / "ends").touch()
+    assert "malformed answer" in liar.cairn("exec", "-t", "web1", "--", "true", ok=125).stderr
+
+
+@pytest.mark.parametrize("says", [b"", HELLO, STARTED + frame(6, b"part")[:-2]], ids=["nothing", "hello", "a part"])
+def test_end_of_the_agent_is_told(liar, says):
+    (liar.tmp / "says").write_bytes(says)
+    (liar.tmp / "ends").touch()
+    assert "the connection to the guest ended before the program" in liar.cairn("exec", "web1", "--", "true", ok=125).stderr
+
+
+def test_silent_agent_ends_with_the_time_limit(liar):
+    (liar.tmp / "says").write_bytes(HELLO)
+    assert "time limit" in liar.cairn("exec", "--timeout", "0.3", "web1", "--", "true", ok=124).stderr
+
+
+def test_control_characters_reach_no_terminal(vm):
+    """Also in two pieces, except those of a program with a terminal of its own."""
+    master, slave = pty.openpty()
+    p = spawn(vm, "web1", "--", "sh", "-c", "printf 'a\\033[2Jb\\302'; sleep 0.1; printf '\\233x\\303\\251\\n'", stdout=slave)
+    os.close(slave)
+    text = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(master, 4096):
+            text += part
+    os.close(master)
+    assert p.wait() == 0
+    assert text.startswith(b"a?[2Jb") and b"\x9b" not in text and text.endswith("x\u00e9\r\n".encode())
+    assert "\033[2J" in vm.cairn("exec", "-t", "web1", "--", "printf", "\\033[2J").stdout

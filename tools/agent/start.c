@@ -1,0 +1,210 @@
+/* start: start the program of a session. */
+#include "tools/agent/session.h"
+#include "base/bytes.h"
+#include "tools/agent/copy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define ENVIRONMENT_MAX 256 /* variables of the agent's own */
+
+extern char **environ;
+
+bool session_root_follows;
+
+/* The ends of the program's streams. */
+struct streams {
+	int in, out, err;   /* the program's */
+	int ours[3];	    /* the agent's; with a terminal, ours[0] and ours[1] are its master */
+	enum agent_step step;
+};
+
+static void fds_close(int *fds, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+static void streams_close(struct streams *t, bool ours)
+{
+	fds_close((int[]){ t->in, t->out == t->in ? -1 : t->out, t->err == t->in ? -1 : t->err }, 3);
+	if (ours)
+		fds_close((int[]){ t->ours[0], t->ours[1] == t->ours[0] ? -1 : t->ours[1], t->ours[2] }, 3);
+}
+
+/* Returns 0 or -errno. */
+static int terminal_open(const struct agent_start *want, struct streams *t)
+{
+	struct winsize size = { .ws_row = want->rows, .ws_col = want->columns };
+	int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK), zero = 0;
+
+	t->step = AGENT_STEP_TERMINAL;
+	if (master < 0)
+		return -errno;
+	t->ours[0] = t->ours[1] = master;
+	if (ioctl(master, TIOCSPTLCK, &zero) < 0)
+		return -errno;
+	t->in = t->out = t->err = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (t->in < 0)
+		return -errno;
+	return ioctl(master, TIOCSWINSZ, &size) < 0 ? -errno : 0;
+}
+
+static int pipe_make(int *ret_read, int *ret_write)
+{
+	int p[2];
+
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return -errno;
+	*ret_read = p[0];
+	*ret_write = p[1];
+	return 0;
+}
+
+static int pipes_make(const struct agent_start *want, struct streams *t)
+{
+	int r = 0;
+
+	t->step = AGENT_STEP_AGENT;
+	if (want->flags & AGENT_START_INPUT) {
+		r = pipe_make(&t->in, &t->ours[0]);
+	} else {
+		t->in = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		r = t->in < 0 ? -errno : 0;
+	}
+	if (!r)
+		r = pipe_make(&t->ours[1], &t->out);
+	if (!r)
+		r = pipe_make(&t->ours[2], &t->err);
+	for (unsigned i = 0; i < 3 && !r; i++)
+		if (t->ours[i] >= 0)
+			fcntl(t->ours[i], F_SETFL, O_NONBLOCK);
+	return r;
+}
+
+/* ---- the new process ---- */
+
+static void signals_reset(void)
+{
+	sigset_t none;
+
+	for (int sig = 1; sig < 32; sig++)
+		signal(sig, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Make the process the leader of a session, with its streams. */
+static void process_prepare(const struct streams *t, bool terminal)
+{
+	setsid();
+	if (terminal)
+		ioctl(t->in, TIOCSCTTY, 0);
+	/* ".." of the root leads to what is mounted above it. */
+	if (session_root_follows && chroot("/..") < 0)
+		_exit(125);
+	dup2(t->in, 0);
+	dup2(t->out, 1);
+	dup2(t->err, 2);
+	signals_reset();
+}
+
+/* In the memory of the agent, which waits (vfork): nothing here changes what the agent has. */
+static void __attribute__((noreturn)) program_become(const struct agent_start *want, const struct streams *t,
+	char *const *argv, char *const *env, volatile int *error, volatile enum agent_step *step)
+{
+	process_prepare(t, want->flags & AGENT_START_TERMINAL);
+	*step = AGENT_STEP_FOLDER;
+	if (chdir(want->folder[0] ? want->folder : "/") == 0) {
+		*step = AGENT_STEP_PROGRAM;
+		execvpe(argv[0], argv, env);
+	}
+	*error = errno;
+	_exit(127);
+}
+
+static bool same_name(const char *a, const char *b)
+{
+	size_t n = strcspn(a, "=");
+
+	return !strncmp(a, b, n) && b[n] == '=';
+}
+
+/* Make the arguments, and the environment: the agent's own, with the variables of the request in front. */
+static void words_make(const struct agent_start *want, char **argv, char **env)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < want->nargs; i++)
+		argv[i] = (char *)(uintptr_t)want->words[i];
+	argv[want->nargs] = NULL;
+	for (; n < want->nvars; n++)
+		env[n] = (char *)(uintptr_t)want->words[want->nargs + n];
+	for (size_t i = 0; environ[i] && i < ENVIRONMENT_MAX; i++) {
+		size_t k = 0;
+
+		while (k < want->nvars && !same_name(environ[i], env[k]))
+			k++;
+		if (k == want->nvars)
+			env[n++] = environ[i];
+	}
+	env[n] = NULL;
+}
+
+/* vfork() copies no page tables, which takes most of a fork's time where the kernel is emulated.
+ * Returns the pid; -errno. */
+static pid_t program_start(const struct agent_start *want, struct streams *t)
+{
+	static char *argv[AGENT_WORDS_MAX + 1], *env[AGENT_WORDS_MAX + ENVIRONMENT_MAX + 1];
+	volatile int error = 0;
+	volatile enum agent_step step = AGENT_STEP_AGENT;
+	pid_t pid;
+
+	words_make(want, argv, env);
+	pid = vfork();
+	if (!pid)
+		program_become(want, t, argv, env, &error, &step);
+	t->step = step;
+	return error ? -error : pid < 0 ? -errno : pid;
+}
+
+/* A copy is a process of its own, because files may be slow. */
+static pid_t copy_start(const struct agent_start *want, struct streams *t)
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid < 0 ? -errno : pid;
+	process_prepare(t, false);
+	_exit(want->flags & AGENT_START_RECEIVE ? copy_receive(want->words[0]) : copy_send(want->words[0]));
+}
+
+void session_start(struct session *s, const struct agent_start *want)
+{
+	bool copies = want->flags & (AGENT_START_RECEIVE | AGENT_START_SEND);
+	struct streams t = { -1, -1, -1, { -1, -1, -1 }, AGENT_STEP_AGENT };
+	int r = want->flags & AGENT_START_TERMINAL && !copies ? terminal_open(want, &t) : pipes_make(want, &t);
+	uint8_t pid[4];
+
+	if (!r)
+		r = copies ? copy_start(want, &t) : program_start(want, &t);
+	streams_close(&t, r < 0);
+	if (r < 0) {
+		session_fail(s, -r, t.step);
+		return;
+	}
+	s->pid = r;
+	s->terminal = want->flags & AGENT_START_TERMINAL && !copies;
+	s->in = t.ours[0];
+	s->out[0] = t.ours[1];
+	s->out[1] = t.ours[2];
+	store_le32(pid, (uint32_t)r);
+	session_send(s, AGENT_FRAME_STARTED, pid, sizeof(pid));
+}

@@ -1,0 +1,52 @@
+#include "tools/cairn/guest_stream.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/utf8.h"
+#include "base/util.h"
+#include "tools/cairn/base64.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void guest_stream_hide_controls(char *data, size_t len, bool *after_c2)
+{
+	bool c2 = after_c2 && *after_c2;
+
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)data[i];
+
+		if ((c < ' ' && (!c || !strchr("\n\t\r", c))) || c == 0x7f || (c2 && c >= 0x80 && c < 0xa0)) {
+			data[i] = '?';
+			if (c2 && i)
+				data[i - 1] = '?';
+		}
+		c2 = c == 0xc2;
+	}
+	if (after_c2)
+		*after_c2 = c2;
+}
+
+/* Whether a text has only valid UTF-8, ends of lines and tabs beside what is printable. */
+static bool is_plain(const char *text)
+{
+	CLEANUP_FREE char *copy = must_alloc(strdup(text));
+
+	for (char *p = copy; *p; p++)
+		if (strchr("\n\t\r", *p))
+			*p = ' ';
+	return utf8_is_clean(copy);
+}
+
+void guest_stream_put(struct json_object *o, const char *name, const char *data, size_t len)
+{
+	CLEANUP_FREE char *text = NULL;
+	char other[32];
+
+	if (strlen(data) == len && is_plain(data)) {
+		js_put_str(o, name, data);
+		return;
+	}
+	text = base64_encode(data, len);
+	snprintf(other, sizeof(other), "%s-base64", name);
+	js_put_str(o, other, text);
+}

@@ -1,0 +1,20 @@
+/* exec: what its two ways have in common: over cairn-agent, and over QEMU's guest agent. */
+#ifndef CAIRN_TOOLS_VERBS_EXEC_H
+#define CAIRN_TOOLS_VERBS_EXEC_H
+
+#include "tools/cairn/cli.h"
+
+/* Exit codes for what is not the program's own status, as docker and timeout(1) have them. */
+enum exec_exit {
+	EXEC_TIMEOUT = 124,
+	EXEC_CAIRN = 125,
+	EXEC_NOT_EXECUTABLE = 126,
+	EXEC_MISSING = 127,
+	EXEC_SIGNAL = 128,
+};
+
+/* Run the program with cairn-agent (exec_agent.c).
+ * sock: of guest_session_connect(); borrowed. limit_ns: 0: none. Returns the exit status. */
+int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns);
+
+#endif

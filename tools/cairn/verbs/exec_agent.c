@@ -1,0 +1,201 @@
+/* exec with cairn-agent: the streams of the program are those of this process. */
+#include "tools/cairn/verbs/exec.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "tools/cairn/guest_session.h"
+#include "tools/cairn/guest_stream.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define KEPT_BYTES (16 * MIB) /* of each stream, for a result in JSON; as the other agent has it */
+
+struct kept {
+	char *data;
+	size_t len;
+	bool cut;
+};
+
+struct run {
+	struct cli *c;
+	bool terminal, hides[2], after_c2[2];
+	struct kept kept[2];
+	struct termios saved;
+	bool raw;
+};
+
+/* ---- output ---- */
+
+static void keep(struct kept *k, const uint8_t *data, size_t len)
+{
+	size_t n = MIN(len, KEPT_BYTES - k->len);
+
+	k->cut |= n < len;
+	k->data = must_alloc(realloc(k->data, k->len + n + 1));
+	memcpy(k->data + k->len, data, n);
+	k->len += n;
+	k->data[k->len] = 0;
+}
+
+static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, struct err *e)
+{
+	struct run *x = opaque;
+	int r;
+
+	if (x->c->format != CLI_TABLE) {
+		keep(&x->kept[is_error], data, len);
+		return 0;
+	}
+	if (x->hides[is_error])
+		guest_stream_hide_controls((char *)data, len, &x->after_c2[is_error]);
+	r = write_full(is_error ? 2 : 1, data, len);
+	return r < 0 ? err_set_errno(e, r, "cannot write the program's output") : 0;
+}
+
+/* ---- the request ---- */
+
+/* Fill in the words. Returns 0; a usage error's status. */
+static int start_fill(struct cli *c, struct agent_start *s)
+{
+	const char *vars[CLI_GIVEN_MAX], *user = option_value(c, "user"), *term = getenv("TERM");
+	size_t nvars = option_values(c, "env", vars, ARRAY_SIZE(vars));
+	struct winsize size = { .ws_row = 24, .ws_col = 80 };
+	static char term_var[64];
+
+	*s = (struct agent_start){ .folder = option_value(c, "workdir") };
+	s->folder = s->folder ? s->folder : "";
+	if (option_flag(c, "interactive") || option_flag(c, "tty"))
+		s->flags |= AGENT_START_INPUT;
+	if (user) {
+		s->words[s->nargs++] = "runuser";
+		s->words[s->nargs++] = "-u";
+		s->words[s->nargs++] = user;
+		s->words[s->nargs++] = "--";
+	}
+	for (size_t i = 1; i < c->npos; i++)
+		s->words[s->nargs++] = c->pos[i];
+	for (size_t i = 0; i < nvars; i++) {
+		if (!strchr(vars[i], '=') || vars[i][0] == '=')
+			return cli_usage(c, "--env takes NAME=VALUE, not '%s'", vars[i]);
+		s->words[s->nargs + s->nvars++] = vars[i];
+	}
+	if (!option_flag(c, "tty"))
+		return 0;
+	ioctl(0, TIOCGWINSZ, &size);
+	s->flags |= AGENT_START_TERMINAL;
+	s->rows = size.ws_row;
+	s->columns = size.ws_col;
+	if (term && strlen(term) < sizeof(term_var) - 5) {
+		snprintf(term_var, sizeof(term_var), "TERM=%s", term);
+		s->words[s->nargs + s->nvars++] = term_var; /* one given with --env comes first */
+	}
+	return 0;
+}
+
+/* ---- the terminal and signals ---- */
+
+static void terminal_raw(struct run *x)
+{
+	struct termios t;
+
+	x->raw = x->terminal && tcgetattr(0, &x->saved) == 0;
+	if (!x->raw)
+		return;
+	t = x->saved;
+	cfmakeraw(&t);
+	tcsetattr(0, TCSANOW, &t);
+}
+
+static int signals_open(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (const int *sig = (const int[]){ SIGINT, SIGTERM, SIGHUP, SIGWINCH, 0 }; *sig; sig++)
+		sigaddset(&set, *sig);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* ---- the result ---- */
+
+/* Print why the program was not started. Returns the exit status. */
+static int failed_show(struct cli *c, const struct guest_session *s)
+{
+	struct err e;
+
+	if (s->step == AGENT_STEP_TERMINAL)
+		err_set(&e, -s->failed, ERR_GENERIC, "the guest has no pseudo terminal: %s; mount devpts on /dev/pts there, or run without --tty",
+			strerror(s->failed));
+	else if (s->step == AGENT_STEP_FOLDER)
+		err_set(&e, -s->failed, ERR_GENERIC, "the folder %s: %s", option_value(c, "workdir") ?: "/", strerror(s->failed));
+	else if (s->step == AGENT_STEP_PROGRAM)
+		err_set(&e, -s->failed, ERR_GENERIC, "%s: %s", c->pos[1], strerror(s->failed));
+	else
+		err_set(&e, -s->failed, ERR_GENERIC, "cairn-agent cannot start a program: %s", strerror(s->failed));
+	cli_fail(&e, "Failed to run a program in domain '%s'", c->pos[0]);
+	if (s->step != AGENT_STEP_PROGRAM)
+		return EXEC_CAIRN;
+	return s->failed == ENOENT ? EXEC_MISSING : EXEC_NOT_EXECUTABLE;
+}
+
+static int result_show(struct run *x, const struct guest_session *s)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	int code = s->timed_out ? EXEC_TIMEOUT : s->signal ? EXEC_SIGNAL + s->signal : s->status;
+
+	if (s->timed_out && x->c->format == CLI_TABLE)
+		fprintf(stderr, "error: the program was killed, because its time limit passed\n");
+	if (x->c->format == CLI_TABLE)
+		return code;
+	o = json_object_new_object();
+	js_put_int(o, "status", code);
+	js_put(o, "signal", s->signal ? json_object_new_int(s->signal) : NULL);
+	guest_stream_put(o, "stdout", x->kept[0].data ?: "", x->kept[0].len);
+	guest_stream_put(o, "stderr", x->kept[1].data ?: "", x->kept[1].len);
+	js_put_bool(o, "truncated", x->kept[0].cut || x->kept[1].cut);
+	output_print(stdout, x->c->format, o);
+	return code;
+}
+
+int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns)
+{
+	static struct agent_start start;
+	struct run x = { .c = c, .terminal = option_flag(c, "tty") };
+	struct guest_session s = { .start = &start, .output = output_take, .opaque = &x };
+	struct err e;
+	int r = start_fill(c, &start);
+
+	if (r)
+		return EXEC_CAIRN;
+	for (int i = 0; i < 2; i++)
+		x.hides[i] = !x.terminal && isatty(1 + i);
+	s.deadline_ns = limit_ns ? clock_monotonic_ns() + limit_ns : UINT64_MAX;
+	s.signals = signals_open();
+	terminal_raw(&x);
+	r = guest_session_run(&s, sock, &e);
+	if (x.raw)
+		tcsetattr(0, TCSANOW, &x.saved);
+	close(s.signals);
+	if (r < 0) {
+		cli_fail(&e, "Failed to run a program in domain '%s'", c->pos[0]);
+		r = EXEC_CAIRN;
+	} else {
+		r = s.failed ? failed_show(c, &s) : result_show(&x, &s);
+	}
+	free(x.kept[0].data);
+	free(x.kept[1].data);
+	return r;
+}
