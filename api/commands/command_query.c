@@ -1,7 +1,9 @@
 /* Handlers of queries. */
 #include "api/commands/command.h"
 #include "api/access/audit.h"
+#include "api/definition/definition.h"
 #include "api/jobs/job.h"
+#include "api/net/forwards.h"
 #include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
 #include "api/store/event_log.h"
@@ -354,7 +356,21 @@ static void put_counters(struct json_object *o, const struct vm_info *info)
 	js_put(o, "exits", exits);
 }
 
-static void put_figures(struct json_object *o, const struct vm_info *info)
+/* Add what the egress rules of the interface have denied. */
+static void denied_put(struct json_object *o, const struct vm *vm, uint32_t at)
+{
+	uint64_t denied[2];
+	struct json_object *egress;
+
+	if (at >= vm_live(vm)->ninterfaces || !vm_live(vm)->interfaces[at].egress || !forwards_denied(vm, at, denied))
+		return;
+	egress = json_object_new_object();
+	js_put_uint(egress, "denied-packets", denied[0]);
+	js_put_uint(egress, "denied-questions", denied[1]);
+	js_put(o, "egress", egress);
+}
+
+static void put_figures(struct json_object *o, const struct vm *vm, const struct vm_info *info)
 {
 	struct json_object *times = json_object_new_array(), *disks = json_object_new_array(),
 			   *interfaces = json_object_new_array();
@@ -371,8 +387,12 @@ static void put_figures(struct json_object *o, const struct vm_info *info)
 	for (uint32_t i = 0; i < ndisks; i++)
 		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i]));
 	js_put(o, "disks", disks);
-	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++)
-		json_object_array_add(interfaces, interface_put(&info->interfaces[i], info, i));
+	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++) {
+		struct json_object *one = interface_put(&info->interfaces[i], info, i);
+
+		denied_put(one, vm, i);
+		json_object_array_add(interfaces, one);
+	}
 	js_put(o, "interfaces", interfaces);
 }
 
@@ -442,7 +462,7 @@ static void info_done(void *opaque, int r, const struct vm_answer *a, const stru
 	put_state(o, c->vm);
 	if (info) {
 		js_put_bool(o, "idle", c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
-		put_figures(o, info);
+		put_figures(o, c->vm, info);
 	}
 	call_return(c, o);
 }

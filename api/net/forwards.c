@@ -76,6 +76,7 @@ struct usernet {
 	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` shows its end */
 	int pidfd;
 	int control;
+	uint64_t denied[2]; /* packets and questions that the egress rules have denied */
 	bool asked;    /* forwards_hold() asked the process, and it has not answered */
 	struct loop_watch *gone, *watch;
 	struct loop_timer *end_timer; /* armed at the end of the VM's process; NULL: not armed yet, or pidfd is -1 */
@@ -505,11 +506,29 @@ static void sockets_held(struct usernet *u)
 		vm_notify(u->vm, forwards_held);
 }
 
+static void denied_note(struct usernet *u, struct json_object *list)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(u->denied) && list && i < json_object_array_length(list); i++)
+		u->denied[i] = json_object_get_uint64(json_object_array_get_idx(list, i));
+}
+
+bool forwards_denied(const struct vm *vm, unsigned at, uint64_t ret_denied[2])
+{
+	for (const struct usernet *u = vm->host->usernets; u; u = u->next)
+		if (u->vm == vm && u->at == at && !u->end_timer) {
+			memcpy(ret_denied, u->denied, sizeof(u->denied));
+			return true;
+		}
+	return false;
+}
+
 /* Handle a message from a cairn-slirp. The message is untrusted, because cairn-slirp parses the guest's packets. */
 static void message_take(struct usernet *u, struct json_object *o)
 {
 	if (js_get_bool(o, "held", false))
 		sockets_held(u);
+	else if (js_get(o, "denied"))
+		denied_note(u, js_get_array(o, "denied"));
 	else if (js_get(o, "done"))
 		/* The VM may run again, with another process. */
 		order_end(u, !u->vm ? -EPIPE : js_get_bool(o, "done", false) ? 0 : -EREMOTEIO);

@@ -11,6 +11,7 @@
 #define CAIRN_API_NET_FORWARDS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct definition;
 struct definition_forward;
@@ -47,6 +48,9 @@ int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*
 /* If the daemon holds the socket of this forward, which is no longer one of the VM's, close all sockets that it holds
  * for the VM. It opens those of the definition when the VM sleeps. */
 void forwards_unhold(struct vm *vm, const struct definition_forward *what);
+/* Return how many packets and DNS questions the egress rules of interface `at` have denied since the VM's start, as its
+ * cairn-slirp last reported them (untrusted). Returns false if no such process runs. */
+bool forwards_denied(const struct vm *vm, unsigned at, uint64_t ret_denied[2]);
 /* Free the daemon's objects for all cairn-slirp processes. The processes keep running. */
 void forwards_processes_free(struct vm_host *host);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,27 @@ static void held_send(struct control *c)
 	c->owes = !message_send(c, HELD) && c->fd >= 0;
 }
 
+void control_denied(struct control *c, uint64_t packets, uint64_t questions, uint64_t now_ns)
+{
+	if (packets == c->denied[0] && questions == c->denied[1])
+		return;
+	c->denied[0] = packets;
+	c->denied[1] = questions;
+	c->denied_pending = c->listening >= 0;
+	control_run(c, now_ns);
+}
+
+static void denied_send(struct control *c, uint64_t now_ns)
+{
+	char text[MESSAGE_MAX];
+
+	if (c->denied_next_ns > now_ns)
+		return;
+	snprintf(text, sizeof(text), "{\"denied\": [%" PRIu64 ", %" PRIu64 "]}", c->denied[0], c->denied[1]);
+	c->denied_pending = !message_send(c, text);
+	c->denied_next_ns = now_ns + CONTROL_INTERVAL_NS;
+}
+
 uint64_t control_run(struct control *c, uint64_t now_ns)
 {
 	uint64_t next_ns = UINT64_MAX;
@@ -110,6 +132,10 @@ uint64_t control_run(struct control *c, uint64_t now_ns)
 		if (c->forwards[i].pending)
 			next_ns = MIN(next_ns, c->forwards[i].next_ns);
 	}
+	if (c->fd >= 0 && c->denied_pending)
+		denied_send(c, now_ns);
+	if (c->denied_pending)
+		next_ns = MIN(next_ns, c->denied_next_ns);
 	if (c->fd >= 0 && c->owes)
 		held_send(c);
 	if (c->owes)
@@ -218,6 +244,7 @@ static void daemon_take(struct control *c)
 		return;
 	daemon_forget(c);
 	c->fd = fd;
+	c->denied_pending = c->denied[0] || c->denied[1];
 	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)
 		c->forwards[i].pending |= c->forwards[i].told;
 }

@@ -7,6 +7,9 @@
  * next daemon unless the guest has sent a packet since. {"held": true}: no more connections are accepted, and all
  * earlier ones are reported, if need be before CONTROL_INTERVAL_NS is over.
  *
+ * {"denied": [PACKETS, QUESTIONS]}: what the egress rules have denied since the start, after a change, at most once per
+ * CONTROL_INTERVAL_NS; each new daemon gets it, too.
+ *
  * From the daemon: {"hold": true} and {"hold": false}; {"add": "tcp:-:22"} with a bound socket, and {"remove": N}. The
  * caller takes these two with control_order(), and control_answer() answers {"done": true} or {"done": false}. A
  * removed forward's number goes to the forward behind it. */
@@ -36,6 +39,9 @@ struct control {
 	bool holds;    /* accept no connections; ends when the daemon disconnects */
 	bool owes;     /* {"held": true} is still to be sent */
 	bool told;     /* a {"forward": N} was sent since the guest's last packet */
+	uint64_t denied[2]; /* packets and questions */
+	bool denied_pending;
+	uint64_t denied_next_ns;
 	struct control_order order; /* waits for control_order() */
 	struct {
 		bool pending, told;
@@ -48,6 +54,8 @@ struct control {
 int control_init(struct control *c, int listening);
 void control_done(struct control *c);
 void control_tell(struct control *c, unsigned forward, uint64_t now_ns);
+/* Report what the egress rules have denied, if that has changed. */
+void control_denied(struct control *c, uint64_t packets, uint64_t questions, uint64_t now_ns);
 /* Note that the guest has sent a packet: the VM runs, so no report needs to be repeated. */
 void control_awake(struct control *c);
 /* Send due messages. Returns the time of the next call; UINT64_MAX: not needed. */

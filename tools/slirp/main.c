@@ -5,6 +5,7 @@
  *           [--host-loopback] [--egress RULES] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
  *
  * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr after an error. */
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/log.h"
@@ -65,6 +66,10 @@ static bool frame_passes(struct network *n, const uint8_t *frame, size_t len, ui
 	case EGRESS_DENY:
 		break;
 	}
+	if (!p.data) {
+		log_guest("egress", "denied a frame of type 0x%04x that is no whole packet", load_be16(frame + FRAME_TYPE_AT));
+		return false;
+	}
 	inet_ntop(p.ipv6 ? AF_INET6 : AF_INET, p.to + (p.ipv6 ? 0 : 12), to, sizeof(to));
 	log_guest("egress", "denied protocol %u to %s port %u", p.protocol, to, p.to_port);
 	if (p.protocol == IPPROTO_TCP && !(p.flags & TCP_RST) && p.from_port)
@@ -83,6 +88,11 @@ static void guest_read(struct network *n, uint64_t now_ns)
 			stack_input(n->stack, frame, len);
 	}
 	stack_input_done(n->stack);
+	if (n->filter) {
+		const struct egress_counts *denied = egress_filter_counts(n->filter);
+
+		control_denied(&n->control, denied->packets, denied->questions, now_ns);
+	}
 }
 
 static void datagrams_read(struct network *n, const struct pollfd *fds, uint64_t now_ns)

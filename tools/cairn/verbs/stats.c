@@ -233,6 +233,10 @@ static struct json_object *interface_stats(struct json_object *o)
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		figure_put(out, js_get_int(o, all[i].from, 0), "%s", all[i].name);
+	if (js_get(o, "egress")) {
+		figure_put(out, js_get_int(js_get(o, "egress"), "denied-packets", 0), "egress_denied_packets");
+		figure_put(out, js_get_int(js_get(o, "egress"), "denied-questions", 0), "egress_denied_names");
+	}
 	return out;
 }
 

@@ -314,6 +314,7 @@ static const struct verb_option attach_interface_options[] = {
 	{ "target", "ID", "set the id of the interface [first free of net0, net1, ...]" },
 	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "type user: forward PORT of the host to port TO of the guest; repeatable" },
 	{ "network", "PREFIX", "type user: set the guest's private network [10.0.2.0/24]" },
+	{ "egress", "RULE", "type user: let the guest reach only what a RULE allows; repeatable" },
 	{ "restrict", NULL, "type user: block all connections to the outside" },
 	{ "host-loopback", NULL, "type user: let the guest reach services on the host's loopback address" },
 	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };

@@ -181,6 +181,14 @@ def test_attach_and_detach_interface(fake):
                                 {"protocol": "udp", "address": "127.0.0.1", "port": 53, "to": 5353},
                                 {"protocol": "tcp", "address": "0.0.0.0", "port": 8080, "to": 80}]
     assert fake.cairn("domiflist", "vm1").stdout.splitlines()[-1] == "net2: tcp 0.0.0.0:8080 leads to port 80"
+    fake.cairn("attach-interface", "vm1", "user", "--egress", "deny 10.0.0.0/8", "--egress",
+               "allow tcp 80,443 *.Example.org", "--egress", "allow 192.0.2.1", "--egress", "allow")
+    assert inactive(fake, "vm1")["interfaces"][4]["egress"] == {"default": "allow", "rules": [
+        {"deny": "10.0.0.0/8"}, {"allow": "*.example.org", "protocol": "tcp", "ports": "80,443"}, {"allow": "192.0.2.1"}]}
+    assert "--egress must be like" in fake.cairn("attach-interface", "vm1", "user", "--egress", "permit x", ok=2).stderr
+    refused(fake, "interfaces[5].egress.rules[0].ports: must be ports", "attach-interface", "vm1", "user", "--egress",
+            "allow x any", ok=2)
+    fake.cairn("detach-interface", "vm1", "user", "--mac", inactive(fake, "vm1")["interfaces"][4]["mac"])
     for bad in ("22", "a:22", "tcp:22", "1:2:3:4:5", "::", "tcp:127.0.0.1:22"):
         assert "--forward must be like tcp:127.0.0.1:2222:22" in fake.cairn(
             "attach-interface", "vm1", "user", "--forward", bad, ok=2).stderr

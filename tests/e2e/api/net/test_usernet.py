@@ -124,6 +124,28 @@ def gone(pid):
 
 # ---- a network ----
 
+def test_denials_are_counted_and_shown(daemon, tmp_path):
+    """Also by the next daemon; an interface without rules has no such figures."""
+    c = start(daemon, "a", user(egress={}), user(mac="52:54:00:00:00:02", network="10.0.3.0/24"))
+    opened(c)
+    assert "egress" not in figures(daemon, "a", 1)
+
+    def denied():
+        lines = dict(x.split()[1:] for x in daemon.cairn("domifstat", "a", "net0").stdout.splitlines())
+        assert "egress_denied_packets" not in daemon.cairn("domifstat", "a", "net1").stdout
+        return lines["egress_denied_packets"], lines["egress_denied_names"]
+    assert denied() == ("0", "0")
+    for i in range(3):  # a frame of a type that no rule allows
+        c.run(f"net send 60 {i}")
+    until(lambda: denied() == ("3", "0"))
+    assert figures(daemon, "a")["egress"] == {"denied-packets": 3, "denied-questions": 0}
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    until(lambda: denied() == ("3", "0"))
+    text = log(daemon, "a")
+    assert "egress: denied" in text
+
+
 def test_egress_rules_reach_cairn_slirp(host):
     """They are in the definition's JSON and XML, too; forwards still reach the guest."""
     rules = {"default": "deny", "rules": [{"allow": "*.example.org", "protocol": "tcp", "ports": "443,8000-8100"},

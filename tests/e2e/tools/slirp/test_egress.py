@@ -335,6 +335,20 @@ def test_refusals_are_logged_and_dead_resolver_is_told(world, tmp_path):
     assert "198.51.100.66 port 443" in text
 
 
+def test_denials_are_reported(world):
+    """At once; then at most twice a second, but the last figures always; each daemon gets them."""
+    with Guest(args=["--egress", RULES], before=world.before, control=True) as g:
+        assert ask(g, "secret.evil.net")[0] == 5
+        assert g.told() == {"denied": [0, 1]}
+        for i in range(5):
+            g.udp(40000 + i, PUBLIC, 53, b"x")
+        told = None
+        while told != {"denied": [5, 1]}:
+            told = g.told()
+        g.daemon()
+        assert g.told() == {"denied": [5, 1]}
+
+
 def test_dns_works_with_default_allow(world):
     with Guest(args=["--egress", "allow;deny any - *.evil.net;deny tcp 25 any"], before=world.before) as g:
         assert ask(g, "www.example.org")[0] == 0 and ask(g, "a.evil.net")[0] == 5
