@@ -18,6 +18,7 @@
 # - cpu-models: all processor models in guests of the emulated host
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
 # - systemd: the daemon and its scope under a real systemd in the emulated host
+# - firewalls: networks beside the real ufw and firewalld
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
 # - fresh: a build and check on a fresh machine (fresh.sh)
 # LONG_SEED seeds their random choices (the date). LONG_PARTS names the parts to run (all of them). A part without an
@@ -123,6 +124,7 @@ e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CA
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e upgrade api/vm/long_upgrade.py
 e2e systemd tools/systemd/long_scope.py
+e2e firewalls tools/net/long_firewalls.py
 part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then
