@@ -90,6 +90,9 @@ struct block_open {
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */
 	bool beside_pins;
+	/* Wait so long for a pin that a layer's header names and its backing file lacks: the process that writes the
+	 * file may be about to make the pin. 0: fail at once. */
+	uint64_t pin_wait_ns;
 	/* Ignore backing layers if the disk's header names none: a pull (block/pull.h) has ended, and
 	 * the caller does not know yet. */
 	bool may_stand_alone;

@@ -181,7 +181,9 @@ enum vm_event_kind {
 	VM_EVENT_RESET_DELAYED,
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
-	VM_EVENT_FORK_READY,	 /* the clones of the fork under way may start; its disks are not on stable storage yet */
+	/* The clones of the fork under way may start. The pins that their disks read may not be in the images yet, and
+	 * the disks are not on stable storage. */
+	VM_EVENT_FORK_READY,
 	VM_EVENT_KIND_COUNT,
 };
 

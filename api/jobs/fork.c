@@ -579,6 +579,14 @@ static void fork_ready(struct job *j)
 		batch_fail(f->batch, &e);
 }
 
+/* End the clones that are starting: a clone's process waits for the pins, and those that failed will never be there. */
+static void starting_end(struct fork *f)
+{
+	for (unsigned i = 0; i < f->next; i++)
+		if (f->clones[i].vm->start.kind == VM_OP_START)
+			vm_destroy(f->clones[i].vm, NULL);
+}
+
 static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct fork *f = opaque;
@@ -598,6 +606,7 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		r = clones_begin(f, &why);
 	if (r < 0) {
 		batch_fail(f->batch, e);
+		starting_end(f);
 		clones_start_next(f);
 	}
 }

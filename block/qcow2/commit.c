@@ -3,7 +3,7 @@
  *    1 refcount slices
  *    2 if the refcount table changed: sync, then its changed pieces; if it moved: sync, the whole table, sync, header
  *    3 if maps changed, and step 2 wrote something or a map entry depends on new data or refcounts: sync
- *    4 L2 slices and pieces of the L1
+ *    4 L2 slices and pieces of the L1; in group 1 if neither step 2 nor 3 has anything to do
  *    5 if a request waits for a flush, or clusters are to be freed: sync; then free these clusters
  *
  * The commit copies all content when it begins, so that no group contains a later change.
@@ -222,10 +222,11 @@ static bool step_start(struct qcow2 *q)
 {
 	struct commit *c = &q->commit;
 	bool tables = c->end_reftable > c->end_refcounts, maps = c->nwrites > c->end_reftable;
+	bool one_group = !tables && !c->barrier;
 
 	switch (c->step) {
 	case COMMIT_REFCOUNTS:
-		return group_write(q, 0, c->end_refcounts);
+		return group_write(q, 0, one_group ? c->nwrites : c->end_refcounts);
 	case COMMIT_SYNC_REFCOUNTS:
 		return tables && group_sync(q, false);
 	case COMMIT_REFTABLE:
@@ -237,7 +238,7 @@ static bool step_start(struct qcow2 *q)
 	case COMMIT_SYNC_TABLES:
 		return maps && (c->barrier || tables) && group_sync(q, c->barrier);
 	case COMMIT_MAPS:
-		return group_write(q, c->end_reftable, c->nwrites);
+		return !one_group && group_write(q, c->end_reftable, c->nwrites);
 	case COMMIT_SYNC_MAPS:
 		return (c->flushes.head || c->frees.n) && group_sync(q, c->flushes.head);
 	case COMMIT_IDLE:

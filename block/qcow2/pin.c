@@ -2,6 +2,7 @@
 #include "block/qcow2/pin.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/hex.h"
@@ -10,9 +11,11 @@
 #include "block/qcow2/snapshot_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MARK_MAGIC 0x43525031u /* "CRP1" */
 #define MARK_BYTES 24u
@@ -22,6 +25,11 @@
  * meanwhile. */
 #define READ_TRIES 1000u
 #define READ_FAILURES 8u
+/* Pause between two looks for a pin that is about to be made. The header is in the page cache until it changes. Not
+ * every file system drops it from there after a direct write, so each 16th look drops it. */
+#define LOOK_PAUSE_NS 100000L
+#define LOOKS_A_DROP 16u
+#define HEADER_PAGES_BYTES 65536
 
 _Static_assert(PIN_NAME_ID_BYTES == BLOCK_PIN_ID_BYTES, "a name has the engine's id");
 
@@ -168,17 +176,16 @@ static int pin_look(int fd, const char *name, const uint8_t *id, struct qcow2_he
 /* The process that has the image open for writing may replace the snapshot table meanwhile, and
  * then frees the old one. So a failure counts only if the header named the same table before and
  * after, and several times, because the table may move away and back in between. */
-int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
-	struct err *e)
+static int pin_find(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_header *ret,
+	bool *ret_gone, struct err *e)
 {
 	struct qcow2_header h = { 0 }, after = { 0 };
 	struct err ignored;
 	unsigned failures = 0;
-	bool gone = false;
 	int r = 0, r2;
 
 	for (unsigned i = 0; i < READ_TRIES && failures < READ_FAILURES; i++) {
-		r = pin_look(fd, name, id, &h, &gone, e);
+		r = pin_look(fd, name, id, &h, ret_gone, e);
 		if (!r) {
 			*ret = h;
 			return 0;
@@ -187,8 +194,25 @@ int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYT
 		if (r2 == r || (!r2 && h.snapshots_offset == after.snapshots_offset && h.nb_snapshots == after.nb_snapshots))
 			failures++;
 	}
-	return gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this overlay reads is gone: somebody "
+	return *ret_gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this overlay reads is gone: somebody "
 		"deleted its pin (a hidden snapshot), so the disk cannot be read", name) : r;
+}
+
+int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], uint64_t wait_ns,
+	struct qcow2_header *ret, struct err *e)
+{
+	const struct timespec pause = { .tv_nsec = LOOK_PAUSE_NS };
+	uint64_t deadline = wait_ns ? clock_monotonic_ns() + wait_ns : 0;
+	bool gone = false;
+	int r = pin_find(fd, name, id, ret, &gone, e);
+
+	for (unsigned i = 1; gone && deadline && clock_monotonic_ns() < deadline; i++) {
+		nanosleep(&pause, NULL);
+		if (i % LOOKS_A_DROP == 0)
+			(void)posix_fadvise(fd, 0, HEADER_PAGES_BYTES, POSIX_FADV_DONTNEED);
+		r = pin_find(fd, name, id, ret, &gone, e);
+	}
+	return r;
 }
 
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret,
@@ -197,7 +221,7 @@ int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES
 	CLEANUP_FREE uint8_t *l1 = NULL;
 	struct qcow2_header h;
 	size_t bytes;
-	int r = qcow2_pin_header(fd, name, id, &h, e);
+	int r = qcow2_pin_header(fd, name, id, 0, &h, e);
 
 	if (r < 0)
 		return r;
@@ -229,9 +253,9 @@ int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err
 	return 0;
 }
 
-int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, struct err *e)
+int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t wait_ns, struct err *e)
 {
-	int r = qcow2_pin_header(q->base.fd, q->base.name, pin->id, &q->h, e);
+	int r = qcow2_pin_header(q->base.fd, q->base.name, pin->id, wait_ns, &q->h, e);
 
 	if (r < 0)
 		return r;

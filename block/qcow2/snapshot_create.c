@@ -4,11 +4,11 @@
  *
  *    open     the VM state may be written; the disk is not frozen yet
  *    freeze   copy the L1, clear COPIED in the active L1 (in memory only)
- *    mark     set the dirty bit; commit.c writes no table before that
+ *    mark     set the dirty bit, by a task of its own beside the next steps; commit.c writes no table before that
  *    load     for a copy of another snapshot, instead of freeze: read that snapshot's L1. Its tables and clusters stay
  *             while they are counted, because the other snapshot has them and cannot be deleted meanwhile
  *    count    increment refcounts, clear COPIED below    snapshot_refcount.c
- *    commit   write the snapshot's L1 and the new table, flush, header, sync
+ *    commit   write the snapshot's L1 and the new table, wait for the mark, flush, header, sync
  *    abort    decrement the counted refcounts, set COPIED again
  *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
@@ -46,7 +46,10 @@ enum create_phase {
 };
 
 struct block_snapshot {
-	struct task task;
+	struct task task, marking; /* marking: sets the dirty bit */
+	unsigned beside; /* work in flight beside the task: the mark, and the write of the L1 */
+	bool waits_for_beside;
+	int beside_res;
 	struct qcow2 *q;
 	enum create_phase phase;
 	struct counter frozen;
@@ -64,7 +67,10 @@ struct block_snapshot {
 	struct block_snapshot_info info;
 	struct contig l1_place;
 	uint8_t *l1_buf;
+	struct io l1_io;
+	struct iovec l1_iov;
 	struct table_swap swap;
+	bool is_first; /* the image has no older snapshot table, whose clusters would have to be freed */
 	struct release release;
 	struct recopy recopy;
 	uint64_t target;
@@ -197,24 +203,52 @@ static int count_before_own(struct qcow2 *q, uint32_t index, struct wait *w)
 
 /* ---- counting references ---- */
 
-static int mark_failed(struct block_snapshot *s, int res)
+static void beside_end(struct block_snapshot *s, int res)
 {
-	snapshot_mark_failed(&s->mark, s->q);
-	s->frozen.failed = res;
-	s->phase = CREATE_PARKED;
-	return 0;
+	if (res < 0 && !s->beside_res)
+		s->beside_res = res;
+	if (--s->beside || !s->waits_for_beside)
+		return;
+	s->waits_for_beside = false;
+	task_resume(&s->task);
+}
+
+/* Returns whether work is in flight beside the task; the task then continues at its end. */
+static bool beside_wait(struct block_snapshot *s)
+{
+	s->waits_for_beside = s->beside > 0;
+	return s->beside > 0;
+}
+
+static int mark_step(struct task *t)
+{
+	struct block_snapshot *s = container_of(t, struct block_snapshot, marking);
+	int r;
+
+	if (gate_wait(s->q, &t->wait))
+		return -EINPROGRESS;
+	r = snapshot_mark_put(&s->mark, t, true);
+	return r ? r : TASK_DONE;
+}
+
+static void mark_end(struct task *t, int res)
+{
+	struct block_snapshot *s = container_of(t, struct block_snapshot, marking);
+
+	if (res < 0) {
+		snapshot_mark_failed(&s->mark, s->q);
+		s->frozen.failed = res;
+	}
+	beside_end(s, res);
 }
 
 static int step_mark(struct block_snapshot *s)
 {
-	int r;
-
-	if (gate_wait(s->q, &s->task.wait))
-		return -EINPROGRESS;
-	r = snapshot_mark_put(&s->mark, &s->task, true);
-	if (!r)
-		s->phase = s->is_copy ? CREATE_LOAD : CREATE_COUNT;
-	return r < 0 && r != -EINPROGRESS ? mark_failed(s, r) : r;
+	s->beside++;
+	s->marking = (struct task){ .step = mark_step, .end = mark_end };
+	task_start(&s->marking, s->q);
+	s->phase = s->is_copy ? CREATE_LOAD : CREATE_COUNT;
+	return 0;
 }
 
 static int step_load(struct block_snapshot *s)
@@ -396,11 +430,30 @@ static int step_l1_place(struct block_snapshot *s)
 		r = table_swap_init(&s->swap, q);
 	if (r < 0)
 		return r;
+	s->is_first = !q->nsnapshots;
 	s->entry.l1_offset = s->l1_place.first << q->cluster_bits;
 	s->swap.list[s->swap.n++] = s->entry;
 	s->entry = (struct qcow2_snapshot_info){ .l1_size = s->entry.l1_size };
 	place_tell(s);
 	s->phase = CREATE_L1_WRITE;
+	return 0;
+}
+
+static void l1_written(struct io *io, int res)
+{
+	beside_end(container_of(io, struct block_snapshot, l1_io), res);
+}
+
+/* Start to write the L1. The table, which is written meanwhile, is flushed together with it. */
+static int step_l1_write(struct block_snapshot *s)
+{
+	struct qcow2 *q = s->q;
+
+	s->beside++;
+	s->l1_iov = (struct iovec){ s->l1_buf, l1_bytes(s) };
+	s->l1_io.done = l1_written;
+	io_write(&s->l1_io, q->base.loop, q->base.fd, &s->l1_iov, 1, s->l1_place.first << q->cluster_bits, l1_bytes(s));
+	s->phase = CREATE_TABLE;
 	return 0;
 }
 
@@ -421,8 +474,12 @@ static void vm_tables_given(struct block_snapshot *s)
 
 static int step_table(struct block_snapshot *s)
 {
-	int r = table_swap_step(&s->swap, &s->task);
+	int r;
 
+	/* The flush writes refcounts, so the file must have the mark, and it must cover the write of the L1. */
+	if (table_swap_is_written(&s->swap) && beside_wait(s))
+		return -EINPROGRESS;
+	r = s->beside_res && !s->beside ? s->beside_res : table_swap_step(&s->swap, &s->task);
 	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
 		return table_swap_failed(&s->swap, s->q, r);
 	if (r != TASK_DONE)
@@ -431,7 +488,8 @@ static int step_table(struct block_snapshot *s)
 	s->stands = true;
 	if (s->op->stands)
 		s->op->stands(s->op);
-	s->phase = CREATE_RELEASE_FLUSH;
+	/* The flush before the header made everything durable. */
+	s->phase = s->is_first ? CREATE_CLEAN : CREATE_RELEASE_FLUSH;
 	return s->q->h.version < 3 ? TASK_DONE : 0;
 }
 
@@ -441,7 +499,7 @@ static int step_stop(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
 
-	if (counter_busy(&s->frozen, &s->task.wait))
+	if (beside_wait(s) || counter_busy(&s->frozen, &s->task.wait))
 		return -EINPROGRESS;
 	(void)contig_meta(q, &s->l1_place, META_NONE);
 	contig_release(q, &s->l1_place);
@@ -525,8 +583,7 @@ static int create_step(struct task *t)
 		r = step_l1_place(s);
 		break;
 	case CREATE_L1_WRITE:
-		s->phase = CREATE_TABLE; /* which flushes this write, too, before the header names the table */
-		return task_write(t, s->l1_buf, l1_bytes(s), s->l1_place.first << s->q->cluster_bits);
+		return step_l1_write(s);
 	case CREATE_TABLE:
 		r = step_table(s);
 		break;
@@ -561,8 +618,6 @@ static int create_failed(struct task *t, int res)
 {
 	struct block_snapshot *s = container_of(t, struct block_snapshot, task);
 
-	if (s->phase == CREATE_MARK)
-		return mark_failed(s, res);
 	if (s->stands || s->phase >= CREATE_CLEAN_FLUSH)
 		return clean_failed(s);
 	if (s->phase == CREATE_TABLE) {

@@ -199,6 +199,8 @@ struct table_swap {
 int table_swap_init(struct table_swap *s, struct qcow2 *q);
 void table_swap_done(struct table_swap *s);
 int table_swap_step(struct table_swap *s, struct task *t);
+/* Returns true if the next step flushes the new table. */
+bool table_swap_is_written(const struct table_swap *s);
 /* For an operation that changes further header fields in the same write: write the new table.
  * Returns TASK_DONE when the new table and everything written before it are durable. The header
  * does not name the table yet. */

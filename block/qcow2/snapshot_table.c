@@ -186,6 +186,11 @@ static int swap_place(struct table_swap *s, struct task *t)
 	return 0;
 }
 
+bool table_swap_is_written(const struct table_swap *s)
+{
+	return s->phase == SWAP_FLUSH;
+}
+
 int table_swap_write(struct table_swap *s, struct task *t)
 {
 	struct qcow2 *q = t->q;

@@ -47,6 +47,9 @@
 #define DISK_LOOP_ENTRIES 256
 /* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
 #define LOCK_WAIT_NS (2 * 1000000000ULL)
+/* A clone starts while its source makes the pin that the clone's disk reads. If that fails, the daemon ends the
+ * clone. */
+#define PIN_WAIT_NS (60 * 1000000000ULL)
 
 /* ---- dev_host: services of the machine to its devices ---- */
 
@@ -202,7 +205,7 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
 		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
-		.as_handed_over = m->cfg.taken_over };
+		.as_handed_over = m->cfg.taken_over, .pin_wait_ns = m->cfg.forked ? PIN_WAIT_NS : 0 };
 	int r;
 
 	d->id = c->id;

@@ -391,13 +391,18 @@ static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *
 	return r;
 }
 
-static int disk_make(struct fork_disks *d, struct fork_disk *x, struct err *e)
+/* *ret_placed: set to false if a pin's commit has failed; pins_wait() then returns the error. */
+static int disk_make(struct fork_disks *d, struct fork_disk *x, bool *ret_placed, struct err *e)
 {
 	struct qcow2_pin pin;
 	int r;
 
-	if (x->way == FORK_DISK_PIN) /* pins_wait() returns the error of a commit that failed */
-		return disk_commit_place(&x->commit, &pin) ? overlays_write(d, x, &pin, e) : 0;
+	if (x->way == FORK_DISK_PIN) {
+		if (disk_commit_place(&x->commit, &pin))
+			return overlays_write(d, x, &pin, e);
+		*ret_placed = false;
+		return 0;
+	}
 	if (x->way == FORK_DISK_FREEZE) {
 		fork_progress_next(d->progress, x->bytes);
 		r = first_copy(d, x, false, e);
@@ -409,7 +414,7 @@ static int disk_make(struct fork_disks *d, struct fork_disk *x, struct err *e)
 
 int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e)
 {
-	bool frozen = false, stand = true;
+	bool frozen = false, placed = true;
 	int r = 0;
 
 	for (unsigned i = 0; i < d->n; i++)
@@ -417,12 +422,10 @@ int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e)
 	if (frozen)
 		r = frozen_commit(d, m, e);
 	for (unsigned i = 0; i < d->n && !r; i++) {
-		r = disk_make(d, &d->list[i], e);
+		r = disk_make(d, &d->list[i], &placed, e);
 		copies_sync_start(d, &d->list[i]);
 	}
-	for (unsigned i = 0; i < d->n; i++)
-		stand = (!d->list[i].committing || disk_commit_stands(&d->list[i].commit)) && stand;
-	return r < 0 || stand ? r : pins_wait(d, 0, e);
+	return r < 0 || placed ? r : pins_wait(d, 0, e);
 }
 
 bool fork_disks_are_as_asked(const struct fork_disks *d)

@@ -78,8 +78,8 @@ int fork_disks_freeze(struct fork_disks *d, struct err *e);
 /* Start to commit the pins, so that the disks' threads write while the caller copies memory. The guest may run
  * again. */
 void fork_disks_commit(struct fork_disks *d);
-/* Make all copies and overlays, and wait until the pins are in the images, so that clones can start. The guest may
- * run again. Returns 0 or -errno. */
+/* Make all copies and overlays, so that clones can start; their processes wait until the pins are in the images. The
+ * guest may run again. Returns 0 or -errno. */
 int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e);
 /* Whether each disk for which the daemon asks for a pin has one. */
 bool fork_disks_are_as_asked(const struct fork_disks *d);

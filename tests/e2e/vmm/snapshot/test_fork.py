@@ -670,6 +670,18 @@ def test_source_that_dies_ends_clones_that_run(fake, ready):
     assert left(fake) == ALONE and processes(fake) == []
 
 
+def test_source_that_fails_ends_clones_that_start(fake):
+    fake.define("src", cmdline=f"fork-ready work-fails work-until={fake.tmp}/go clone-until={fake.tmp}/never:c-2")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
+    assert {q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(2)} == {"c-1", "c-3"}
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "no space left" in q.run("query-jobs", id=job)[0]["error"]
+    assert left(fake) == ALONE and len(processes(fake)) == 1
+
+
 def test_cancel_ends_clones_that_run(fake, ready):
     q, job = ready
     q.run("job-cancel", id=job)

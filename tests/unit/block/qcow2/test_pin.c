@@ -632,6 +632,128 @@ static void test_pin_is_found_while_the_table_is_replaced(void **state)
 	(void)state;
 }
 
+/* ---- a fork opens before the pin is in the image ---- */
+
+#define LONG_NS (600 * 1000000000ULL)
+
+struct early {
+	struct pin_op pin;
+	pthread_t thread;
+	int at_once, later; /* results of an open that does not wait for the pin, and of one that does */
+	struct err e;
+};
+
+static int early_open(struct early *x, uint64_t wait_ns)
+{
+	struct fixture *f = x->pin.f;
+	struct block_layer layers[] = { { .format = BLOCK_FORMAT_QCOW2, .fd = fixture_file(f, "fork", O_RDWR) },
+		{ .format = BLOCK_FORMAT_QCOW2, .fd = fixture_file(f, "img", O_RDONLY) } };
+	struct block_open o = { .layers = layers, .nlayers = 2, .name = "vda", .beside_pins = true, .pin_wait_ns = wait_ns };
+	struct block *b = NULL;
+	struct loop *l;
+	int r;
+
+	assert_int_equal(loop_new(16, &l, &x->e), 0);
+	r = block_open(l, &o, &b, &x->e);
+	if (!r)
+		r = block_close(b);
+	for (unsigned i = 0; !b && i < o.nlayers; i++)
+		close(layers[i].fd);
+	loop_free(l);
+	return r;
+}
+
+static void *early_main(void *opaque)
+{
+	struct early *x = opaque;
+
+	x->later = early_open(x, LONG_NS);
+	return NULL;
+}
+
+/* The loop does not run on before this returns, so the pin is not in the image yet. */
+static void early_placed(struct block_snapshot_op *op, const struct qcow2_pin *pin)
+{
+	struct early *x = container_of(container_of(container_of(op, struct sync_op, op), struct pin_op, sync), struct early,
+		pin);
+	int to = fixture_file(x->pin.f, "fork", O_RDWR | O_CREAT);
+
+	assert_int_equal(qcow2_pin_overlay(to, pin, "img", &x->e), 0);
+	close(to);
+	x->at_once = early_open(x, 0);
+	assert_int_equal(pthread_create(&x->thread, NULL, early_main, x), 0);
+}
+
+static void test_open_waits_for_a_pin_that_is_being_made(void **state)
+{
+	struct early x = { .pin.sync.op = { .done = sync_done, .placed = early_placed } };
+	struct block_snapshot_info info = { .sec = 1700000000 };
+	struct fixture f;
+	struct block *b = source_begin(&f, 30, CREATE), *fork;
+	struct block_snapshot *s = pin_begin(&f, b);
+	uint8_t *frozen = shadow_copy(&f);
+
+	x.pin.f = &f;
+	qcow2_pin_mark(&info, id_a);
+	block_snapshot_commit(s, &info, &x.pin.sync.op);
+	assert_int_equal(sync_wait(&f, &x.pin.sync), 0);
+	pthread_join(x.thread, NULL);
+	assert_int_equal(x.at_once, -ENOENT);
+	if (x.later < 0)
+		fail_msg("%s", x.e.msg);
+	fork = fork_open(&f);
+	content_is(&f, fork, frozen);
+	assert_int_equal(block_close(fork), 0);
+	assert_int_equal(block_close(b), 0);
+	free(frozen);
+	fixture_end(&f);
+	(void)state;
+}
+
+/* ---- what a pin costs ---- */
+
+struct syncs {
+	struct loop_trace trace;
+	unsigned n;
+};
+
+static void sync_count(struct loop_trace *t, struct loop_op *op, enum loop_op_kind kind, int fd, const struct iovec *iov,
+	unsigned niov, uint64_t offset, uint64_t len, int mode)
+{
+	container_of(t, struct syncs, trace)->n += kind == LOOP_OP_SYNC;
+	(void)op, (void)fd, (void)iov, (void)niov, (void)offset, (void)len, (void)mode;
+}
+
+static void nothing(struct loop_trace *t, struct loop_op *op, int res)
+{
+	(void)t, (void)op, (void)res;
+}
+
+static unsigned pin_syncs(struct fixture *f, struct block *b, const uint8_t *id)
+{
+	struct syncs s = { .trace = { .submit = sync_count, .complete = nothing } };
+
+	assert_int_equal(shadow_flush(f, b), 0);
+	loop_trace(f->loop, &s.trace);
+	pin(f, b, id);
+	loop_trace(f->loop, NULL);
+	return s.n;
+}
+
+static void test_pin_takes_few_syncs(void **state)
+{
+	struct fixture f;
+	struct block *b = source_begin(&f, 31, CREATE);
+
+	/* the mark, the tables, the header, no mark */
+	assert_int_equal(pin_syncs(&f, b, id_a), 4);
+	/* The old snapshot table is freed after a sync, and the refcounts after another. */
+	assert_int_equal(pin_syncs(&f, b, id_b), 6);
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+	(void)state;
+}
+
 /* ---- locks ---- */
 
 static void test_reader_of_a_pin_keeps_other_programs_from_writing(void **state)
@@ -705,6 +827,8 @@ int main(void)
 		cmocka_unit_test(test_fork_is_refused_when_qemu_deleted_the_pin),
 		cmocka_unit_test(test_fork_is_refused_on_another_file),
 		cmocka_unit_test(test_pin_is_found_while_the_table_is_replaced),
+		cmocka_unit_test(test_open_waits_for_a_pin_that_is_being_made),
+		cmocka_unit_test(test_pin_takes_few_syncs),
 		cmocka_unit_test(test_reader_of_a_pin_keeps_other_programs_from_writing),
 		cmocka_unit_test(test_fork_is_refused_beside_a_writer_that_may_delete_the_pin),
 	};
