@@ -19,6 +19,7 @@
 
 #define TIMEOUT_NS (30 * 1000000000ULL)
 #define STATE_KEY "guest_macs"
+#define PORTS_KEY "ports"
 
 /* A tap with rules. */
 struct port {
@@ -262,6 +263,22 @@ static void macs_put(const struct vm *vm, struct json_object *state)
 	}
 }
 
+static void ports_put(const struct vm *vm, struct json_object *state)
+{
+	struct json_object *list = vm->ports && vm->ports->n ? json_object_new_array() : NULL;
+
+	macs_put(vm, state);
+	if (list)
+		js_put(state, PORTS_KEY, list);
+	for (unsigned i = 0; list && i < vm->ports->n; i++) {
+		struct json_object *o = json_object_new_object();
+
+		js_put_str(o, "network", vm->ports->list[i].network);
+		js_put_str(o, "tap", vm->ports->list[i].tap);
+		json_object_array_add(list, o);
+	}
+}
+
 static void macs_load(struct vm *vm, struct json_object *state)
 {
 	struct json_object *list = js_get_array(state, STATE_KEY);
@@ -275,5 +292,21 @@ static void macs_load(struct vm *vm, struct json_object *state)
 	}
 }
 
-const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = macs_put, .state_load = macs_load,
+/* The taps of a VM that a daemon of before has started. */
+static void ports_load(struct vm *vm, struct json_object *state)
+{
+	struct json_object *list = js_get_array(state, PORTS_KEY);
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	macs_load(vm, state);
+	for (size_t i = 0; i < MIN(n, DEFINITION_INTERFACES_MAX); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+		struct port *port = &ports_of(vm)->list[vm->ports->n++];
+
+		snprintf(port->network, sizeof(port->network), "%s", js_get_str_or(o, "network", ""));
+		snprintf(port->tap, sizeof(port->tap), "%s", js_get_str_or(o, "tap", ""));
+	}
+}
+
+const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = ports_put, .state_load = ports_load,
 	.start_prepare = ports_begin, .start_failed = ports_on_start_failed, .process_gone = ports_end };

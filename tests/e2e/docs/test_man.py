@@ -324,6 +324,9 @@ cairn forward-list web1
 cairn domifaddr web1
     given: running web1; cairn wait web1 --for ip --timeout 20
     then: shows ipv4
+cairn domifaddr web1 --source lease
+    given: running web1
+    then: shows 'MAC address'
 cairn exec web1 -- uname -r
     given: running web1
     then: [ "$(cat out)" = "$(uname -r)" ]

@@ -9,6 +9,9 @@
 #define ETHERTYPE 0x88b5 /* local experimental EtherType */
 #define PROBE_BYTES 46 /* of the shortest frame */
 #define PATIENCE_CYCLES 30000000000ULL
+#define TRY_CYCLES 1500000000ULL /* before a question is asked again */
+#define ARP_BYTES 28
+#define DHCP_BYTES 300 /* with fixed fields, magic and options */
 
 #define F_MTU (1ULL << 3)
 #define F_MAC (1ULL << 5)
@@ -23,6 +26,7 @@ static struct {
 	uint64_t common, notify, config, features;
 	uint32_t notify_step;
 	uint8_t mac[6];
+	uint8_t ip[4]; /* by DHCP */
 } net;
 
 static struct queue queues[2];
@@ -317,6 +321,124 @@ static const char *net_receive(const struct args *a)
 	return NULL;
 }
 
+/* ---- DHCP and ARP ---- */
+
+static void put16(uint8_t *p, unsigned v)
+{
+	p[0] = (uint8_t)(v >> 8);
+	p[1] = (uint8_t)v;
+}
+
+static unsigned get16(const uint8_t *p)
+{
+	return (unsigned)p[0] << 8 | p[1];
+}
+
+static uint64_t get32(const uint8_t *p)
+{
+	return (uint64_t)get16(p) << 16 | get16(p + 2);
+}
+
+/* Broadcast a message of a DHCP client (RFC 2131). kind: option 53; options: after it. */
+static const char *dhcp_send(uint8_t kind, const uint8_t *options, uint32_t bytes)
+{
+	static const uint8_t ip[] = {8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 68, 0, 67};
+	static const uint8_t head[] = {1, 1, 6, 0, 'c', 'a', 'i', 'r'}, magic[] = {0x63, 0x82, 0x53, 0x63, 53, 1};
+	uint8_t *f = sent + HEADER_BYTES, *dhcp = f + 42;
+	uint32_t sum = 0;
+
+	frame_make(0, 0);
+	memcpy(f + 12, ip, sizeof(ip));
+	put16(f + 16, 28 + DHCP_BYTES);
+	put16(f + 38, 8 + DHCP_BYTES);
+	put16(f + 40, 0); /* no checksum of UDP */
+	for (unsigned i = 14; i < 34; i += 2)
+		sum += get16(f + i);
+	put16(f + 24, ~((sum & 0xffff) + (sum >> 16)) & 0xffff);
+	memset(dhcp, 0, DHCP_BYTES);
+	memcpy(dhcp, head, sizeof(head));
+	dhcp[10] = 0x80; /* answer by a broadcast */
+	memcpy(dhcp + 28, net.mac, 6);
+	memcpy(dhcp + 236, magic, sizeof(magic));
+	dhcp[242] = kind;
+	memcpy(dhcp + 243, options, bytes);
+	dhcp[243 + bytes] = 255;
+	return send(HEADER_BYTES + 42 + DHCP_BYTES);
+}
+
+/* Wait for an answer of the kind to this guest. Returns it, in `frame`; NULL: none came. */
+static const uint8_t *dhcp_receive(uint8_t kind)
+{
+	uint64_t begin = rdtsc();
+	const uint8_t *f = frame + HEADER_BYTES, *dhcp = f + 42;
+
+	while (rdtsc() - begin < TRY_CYCLES)
+		if (receive(TRY_CYCLES / 10) > HEADER_BYTES + 42 + 243 && get16(f + 12) == 0x0800 && f[23] == 17 && get16(f + 36) == 68 &&
+			dhcp[242] == kind && memcmp(dhcp + 28, net.mac, 6) == 0)
+			return dhcp;
+	return NULL;
+}
+
+/* Get an address by DHCP, and print it. */
+static const char *net_dhcp(const struct args *a)
+{
+	uint8_t options[12] = {50, 4, 0, 0, 0, 0, 54, 4};
+	uint64_t begin = rdtsc();
+
+	(void)a;
+	while (rdtsc() - begin < PATIENCE_CYCLES) {
+		const char *wrong = dhcp_send(1, options, 0);
+		const uint8_t *answer = wrong ? NULL : dhcp_receive(2);
+
+		if (wrong)
+			return wrong;
+		if (!answer)
+			continue;
+		memcpy(options + 2, answer + 16, 4);
+		memcpy(options + 8, frame + HEADER_BYTES + 26, 4); /* the server's address */
+		wrong = dhcp_send(3, options, sizeof(options));
+		if (wrong)
+			return wrong;
+		if (!dhcp_receive(5))
+			continue;
+		memcpy(net.ip, options + 2, 4);
+		print("%u.%u.%u.%u\n", (uint64_t)net.ip[0], (uint64_t)net.ip[1], (uint64_t)net.ip[2], (uint64_t)net.ip[3]);
+		return NULL;
+	}
+	return "no address came";
+}
+
+/* Ask for the MAC address of an IPv4 address, TRIES times, as one who has the address that DHCP gave. Print whether
+ * somebody answers. */
+static const char *net_ask(const struct args *a)
+{
+	static const uint8_t head[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
+	uint8_t *f = sent + HEADER_BYTES;
+	bool came = false;
+
+	for (uint64_t n = a->v[2] ? a->v[2] : 10; n && !came; n--) {
+		uint64_t begin = rdtsc();
+
+		frame_make(0, 0);
+		memset(f + ETHERNET_BYTES, 0, PROBE_BYTES);
+		memcpy(f + 12, head, sizeof(head));
+		memcpy(f + 22, net.mac, 6);
+		memcpy(f + 28, net.ip, 4);
+		put16(f + 38, (unsigned)(a->v[1] >> 16));
+		put16(f + 40, (unsigned)a->v[1] & 0xffff);
+		if (send(HEADER_BYTES + ETHERNET_BYTES + PROBE_BYTES))
+			return "it was not sent";
+		while (!came && rdtsc() - begin < TRY_CYCLES) {
+			const uint8_t *g = frame + HEADER_BYTES;
+
+			came = receive(TRY_CYCLES / 10) >= HEADER_BYTES + ETHERNET_BYTES + ARP_BYTES && get16(g + 12) == 0x0806 && g[21] == 2 &&
+				get32(g + 28) == a->v[1];
+		}
+	}
+	print("answered=%u\n", (uint64_t)came);
+	return NULL;
+}
+
 /* Receive and drop all frames, to catch up after a gap in the polling. */
 static const char *net_drain(const struct args *a)
 {
@@ -408,8 +530,8 @@ static const char *cmd_net(const struct args *a)
 	static const struct {
 		const char *name;
 		const char *(*run)(const struct args *a);
-	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"recv", net_receive}, {"echo", net_echo},
-		 {"drain", net_drain}, {"wrong", net_wrong}};
+	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"dhcp", net_dhcp}, {"ask", net_ask}, {"recv", net_receive},
+		 {"echo", net_echo}, {"drain", net_drain}, {"wrong", net_wrong}};
 
 	if (str_equal(a->s[0], "open"))
 		return net_open(a);
@@ -425,7 +547,8 @@ static const char *cmd_net(const struct args *a)
 
 const struct command net_commands[] = {
 	{"net", 1, 1,
-		"open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|recv SEED|echo COUNT|drain|wrong WHICH",
+		"open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|dhcp|ask ADDRESS [TRIES]|"
+		"recv SEED|echo COUNT|drain|wrong WHICH",
 		cmd_net},
 	{0},
 };

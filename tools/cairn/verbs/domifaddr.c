@@ -2,6 +2,7 @@
 #include "tools/cairn/address.h"
 #include "api/wire/json.h"
 #include "base/util.h"
+#include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
@@ -133,6 +134,55 @@ static void table_show(struct json_object *rows, bool full)
 	table_finish(&t, stdout);
 }
 
+/* ---- addresses by leases ---- */
+
+/* Make an interface of vm-addresses from one of the definition, with what dnsmasq of its network has leased. */
+static int leased_make(struct cli *c, struct json_object *interface, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *leases = NULL;
+	struct json_object *args = json_object_new_object(), *list;
+	int r;
+
+	js_put_str(args, "network", js_get_str(interface, "source"));
+	js_put_str(args, "mac", js_get_str(interface, "mac"));
+	r = cli_fetch_all(c, "net-dhcp-leases", args, "leases", "from", &leases, NULL, e);
+	if (r < 0)
+		return r;
+	*ret = json_object_new_object();
+	js_put_str(*ret, "name", js_get_str(interface, "id"));
+	js_put_str(*ret, "mac", js_get_str(interface, "mac"));
+	js_put_bool(*ret, "own", true);
+	js_put(*ret, "addresses", list = json_object_new_array());
+	for (size_t i = 0; i < json_object_array_length(leases); i++) {
+		struct json_object *lease = json_object_array_get_idx(leases, i), *o = json_object_new_object();
+
+		js_put_str(o, "type", js_get_str_or(lease, "family", ""));
+		js_put_str(o, "address", js_get_str_or(lease, "address", ""));
+		js_put_int(o, "prefix", js_get_int(lease, "prefix", 0));
+		json_object_array_add(list, o);
+	}
+	return 0;
+}
+
+static int leased_ask(struct cli *c, const char *vm, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = NULL, *found = json_object_new_array();
+	int r = change_read_list(c, vm, "interfaces", &all, e);
+
+	for (size_t i = 0; !r && all && i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i), *interface;
+
+		if (strcmp(js_get_str_or(o, "type", ""), "network") != 0)
+			continue;
+		r = leased_make(c, o, &interface, e);
+		if (!r)
+			json_object_array_add(found, interface);
+	}
+	if (!r)
+		*ret = json_object_get(found);
+	return r;
+}
+
 int verb_domifaddr(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL, *shown = NULL, *rows = NULL;
@@ -140,14 +190,14 @@ int verb_domifaddr(struct cli *c)
 	struct err e;
 	int r;
 
-	if (source && strcmp(source, "agent"))
-		return cli_usage(c, "--source must be agent, not \"%s\": only the guest agent knows the addresses", source);
-	r = addresses_ask(c, c->pos[0], &all, &e);
+	if (source && strcmp(source, "agent") && strcmp(source, "lease"))
+		return cli_usage(c, "--source must be agent or lease, not \"%s\"", source);
+	r = source && !strcmp(source, "lease") ? leased_ask(c, c->pos[0], &all, &e) : addresses_ask(c, c->pos[0], &all, &e);
 	if (!r) {
 		shown = named_only(all, name);
 		if (name && !json_object_array_length(shown))
-			r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "the guest has no interface '%s'; cairn domifaddr %s shows all", name,
-				c->pos[0]);
+			r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "the guest has no interface '%s'; cairn domifaddr %s%s shows all", name,
+				c->pos[0], source && !strcmp(source, "lease") ? " --source lease" : "");
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to query for interfaces addresses of domain '%s'", c->pos[0]);

@@ -199,7 +199,7 @@ static const struct verb_option domstats_options[] = {
 	{ "interface", NULL, "print statistics of each network interface" },
 	{ "block", NULL, "print statistics of each disk" }, END };
 static const struct verb_option domifaddr_options[] = {
-	{ "source", "agent", "ask the guest agent [default]" },
+	{ "source", "agent|lease", "ask the guest agent [default], or the DHCP servers of the VM's networks" },
 	{ "full", NULL, "repeat name and MAC address in each line" }, END };
 static const struct verb_option agent_command_options[] = {
 	{ "timeout", "SECONDS", "wait at most SECONDS for the answer, 1 to 120 [5]" },
@@ -494,7 +494,7 @@ const struct verb verbs[] = {
 		verb_domifstat },
 	{ "domif-getlink", "Monitoring", "VM INTERFACE", "show whether the link of a network interface is up", domif_link_options, 2,
 		2, true, "vm-interface", "vm-info vm-dump-definition", verb_domif_getlink },
-	{ "domifaddr", "Monitoring", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses",
+	{ "domifaddr", "Monitoring", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses vm-dump-definition net-dhcp-leases",
 		verb_domifaddr },
 	{ "domblkerror", "Monitoring", "VM", "show the disks whose errors have paused a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },

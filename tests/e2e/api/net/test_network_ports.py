@@ -4,6 +4,7 @@ guests, in a network namespace of the test's own. A stand-in for cairn-net shows
 import json
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -118,6 +119,58 @@ def test_live_clone_sends_with_the_sources_mac(real, lan):  # noqa: F811
     real.start()
     real.cairn("start", "vm2")
     assert real.probes(Console(real, "vm2"), s) == [MAC]
+
+
+GATEWAY = "net ask 0x0a4d0001"
+
+
+def leases(d):
+    return [(x["mac"], x["address"]) for x in json.loads(d.cairn("net-dhcp-leases", "lan", "--format", "json").stdout)]
+
+
+def test_guest_gets_its_address_from_dnsmasq(real, lan):  # noqa: F811
+    before = real.rules()
+    c = real.run_vm("vm1")
+    address = c.run("net dhcp")[0]
+    until(lambda: leases(real) == [(MAC, address)])
+    assert address.startswith("10.77.0.")
+    assert c.run(GATEWAY)[0] == "answered=1"
+    rows = real.cairn("domifaddr", "vm1", "--source", "lease").stdout.splitlines()[2:]
+    assert [row.split() for row in rows if row] == [["net0", MAC, "ipv4", f"{address}/24"]]
+    shown = json.loads(real.cairn("domifaddr", "vm1", "net0", "--source", "lease", "--format", "json").stdout)
+    assert shown[0]["addresses"] == [{"type": "ipv4", "address": address, "prefix": 24}]
+    assert "no interface 'net7'" in real.cairn("domifaddr", "vm1", "net7", "--source", "lease", ok=False).stderr
+    # Nothing stays after a kill of the daemon, either.
+    real.stop(signal.SIGKILL)
+    real.start()
+    assert c.run(GATEWAY)[0] == "answered=1"
+    real.cairn("destroy", "vm1")
+    until(lambda: "vnet" not in real.rules())
+    real.cairn("net-destroy", "lan")
+    assert "cairn" in before and "cairn" not in real.rules()
+
+
+def test_restored_guest_keeps_the_address_of_an_ended_lease(real, lan):  # noqa: F811
+    c = real.run_vm("vm1")
+    address = c.run("net dhcp")[0]
+    until(lambda: leases(real) == [(MAC, address)])
+    state = str(real.tmp / "saved")
+    real.cairn("save", "vm1", state)
+    until(lambda: "vnet" not in real.rules())
+    folder = next((real.tmp / "state").rglob("dnsmasq")).parent
+    assert (folder / "addresses").read_text() == f"{MAC} {address}\n"
+    real.cairn("net-destroy", "lan")
+    (folder / "dnsmasq/state/leases").write_text("")
+    real.cairn("net-start", "lan")
+    real.cairn("restore", state)
+    assert leases(real) == [] and Console(real, "vm1").run(GATEWAY)[0] == "answered=1"
+    real.cairn("destroy", "vm1")
+    until(lambda: "vnet" not in real.rules())
+    (folder / "addresses").unlink()  # without it, the guest is cut off: so the test can fail
+    real.cairn("restore", state)
+    c = Console(real, "vm1")
+    assert c.run(GATEWAY + " 1")[0] == "answered=0"
+    assert c.run("net dhcp")[0].startswith("10.77.0.") and c.run(GATEWAY)[0] == "answered=1"
 
 
 # ---- what the daemon asks for ----

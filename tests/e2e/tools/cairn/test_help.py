@@ -204,6 +204,7 @@ domifstat vm1 net0
 domiftune vm1 net0 --config
 domif-getlink vm1 net0 --config
 domifaddr vm1
+domifaddr vm1 --source lease
 domblkerror vm1
 dominfo vm1
 dominfo vm1 --sandbox
