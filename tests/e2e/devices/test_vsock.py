@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -94,6 +95,38 @@ def test_client_talks_to_guest(served):
         assert echoes(c.sock, os.urandom(size))
         assert f"bytes={size} ended=1" in g.answer()[-1]
     assert len(ports) == 3 and min(ports) >= 1 << 30
+
+
+@pytest.mark.seconds(240)  # once, for the fetch
+def test_systemds_client_of_firecrackers_sockets_is_understood(served):
+    """systemd-ssh-proxy, which nobody has changed, connects and hands ssh the socket."""
+    r = subprocess.run([os.path.join(guestlib.ROOT, "tests/clients/ssh_proxy.sh")], capture_output=True, text=True, timeout=200)
+    if r.returncode == 77:
+        pytest.skip(r.stderr.strip().splitlines()[-1])
+    assert r.returncode == 0, r.stderr
+
+    def run():
+        """Return the socket that it hands over."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            subprocess.run([r.stdout.strip(), f"vsock-mux{path}", str(PORT)], stdout=theirs, check=True, timeout=50 * guestlib.SLOW)
+            fd, = socket.recv_fds(ours, 100, 1)[1]
+        return socket.socket(fileno=fd)
+    g, path = served
+    serve(g)
+    with run() as sock:
+        sock.settimeout(50 * guestlib.SLOW)
+        # The answer to CONNECT stays in the socket: ssh skips lines before the server's version (RFC 4253, 4.2).
+        line = b""
+        while not line.endswith(b"\n"):
+            line += sock.recv(1)
+        assert re.fullmatch(rb"OK \d+\n", line)
+        assert echoes(sock, os.urandom(1_000_003))
+    assert "bytes=1000003 ended=1" in g.answer()[-1]
+    serve(g, "refuse")
+    with run() as sock:
+        assert sock.recv(1) == b""
+    g.answer()
 
 
 def test_socket_belongs_to_its_user_alone(served):

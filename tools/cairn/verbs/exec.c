@@ -22,6 +22,7 @@
 
 /* Standard input goes with the command, whose text in base64 the agent's protocol limits (64 KiB). */
 #define INPUT_MAX (40 * 1024)
+#define EXEC_TIMEOUT_S 60 /* for the agent's fork and exec in a slow or busy guest */
 #define POLL_FIRST_MS 5
 #define POLL_LAST_MS 250
 
@@ -136,7 +137,7 @@ static int program_start(struct exec *x)
 		}
 		js_put_str(args, "input-data", input);
 	}
-	if (guest_agent_call(x->c, x->c->pos[0], "guest-exec", args, false, GUEST_AGENT_TIMEOUT_S, &v, &e) < 0)
+	if (guest_agent_call(x->c, x->c->pos[0], "guest-exec", args, false, EXEC_TIMEOUT_S, &v, &e) < 0)
 		return start_failed(x, &e);
 	x->pid = js_get_int(v, "pid", -1);
 	if (x->pid > 0)
@@ -160,7 +161,7 @@ static void program_kill(const struct exec *x, const char *sig)
 	word_add(words, sig);
 	word_add(words, pid);
 	js_put(args, "arg", words);
-	if (guest_agent_call(x->c, x->c->pos[0], "guest-exec", args, false, GUEST_AGENT_TIMEOUT_S, &v, &e) < 0)
+	if (guest_agent_call(x->c, x->c->pos[0], "guest-exec", args, false, EXEC_TIMEOUT_S, &v, &e) < 0)
 		fprintf(stderr, "warning: the program %s in the guest may still run: %s\n", pid, e.msg);
 }
 
