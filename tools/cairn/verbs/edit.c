@@ -1,12 +1,15 @@
-/* edit: change a definition in the user's editor. */
+/* edit and net-edit: change a definition in the user's editor. */
 #include "tools/cairn/change.h"
 #include "api/definition/definition.h"
+#include "api/definition/network_definition.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/difference.h"
+#include "tools/cairn/net.h"
 #include "tools/cairn/xml.h"
 
 #include <errno.h>
@@ -18,9 +21,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+struct edit;
+
+/* What differs between VMs and networks. */
+struct edited_kind {
+	const char *noun, *title, *rename; /* for sentences */
+	int (*read)(struct edit *d, struct json_object **ret, struct err *e);
+	int (*to_xml)(struct edit *d, struct err *e); /* to d->text */
+	/* Make the canonical JSON of d->file.definition. */
+	int (*parse)(struct edit *d, struct json_object **ret, struct err *e);
+	int (*define)(struct edit *d, struct err *e);
+};
+
 struct edit {
 	struct cli *cli;
-	const char *vm;
+	const struct edited_kind *kind;
+	const char *name; /* of the VM or the network */
 	bool xml;
 	char *text;			/* text at the start of the editor */
 	struct json_object *was;	/* the daemon's definition when it was last read */
@@ -40,6 +56,86 @@ static void edit_done(struct edit *d)
 		unlink(d->path);
 }
 
+/* ---- VMs and networks ---- */
+
+static int vm_read(struct edit *d, struct json_object **ret, struct err *e)
+{
+	return change_read(d->cli, d->name, ret, e);
+}
+
+static int vm_to_xml(struct edit *d, struct err *e)
+{
+	return xml_from_definition(d->was, -1, &d->text, e);
+}
+
+static int vm_parse(struct edit *d, struct json_object **ret, struct err *e)
+{
+	struct definition *def;
+	int r = definition_parse(d->file.definition, d->file.folder, &def, e);
+
+	if (r < 0)
+		return r;
+	*ret = definition_to_json(def);
+	definition_free(def);
+	return 0;
+}
+
+static int vm_define(struct edit *d, struct err *e)
+{
+	return change_define(d->cli, d->was, d->now, e);
+}
+
+static const struct edited_kind vm_kind = { "domain", "Domain", "name: cannot be edited; use cairn domrename %s NEW", vm_read, vm_to_xml,
+	vm_parse, vm_define };
+
+static int network_read(struct edit *d, struct json_object **ret, struct err *e)
+{
+	return net_definition_read(d->cli, d->name, true, ret, e);
+}
+
+static int network_to_xml(struct edit *d, struct err *e)
+{
+	return xml_from_network(d->was, &d->text, e);
+}
+
+static int network_parse(struct edit *d, struct json_object **ret, struct err *e)
+{
+	static const char *const not_in_xml[] = { "users", "groups", "filter", "isolated_ports" };
+	struct network_definition *def;
+	int r;
+
+	for (size_t i = 0; d->xml && i < ARRAY_SIZE(not_in_xml); i++)
+		if (js_get(d->was, not_in_xml[i]) && !js_get(d->file.definition, not_in_xml[i]))
+			js_put(d->file.definition, not_in_xml[i], json_object_get(js_get(d->was, not_in_xml[i])));
+	r = network_definition_parse(d->file.definition, &def, e);
+	if (r < 0)
+		return r;
+	*ret = network_definition_to_json(def);
+	network_definition_free(def);
+	return 0;
+}
+
+static int network_define(struct edit *d, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = json_object_new_object();
+	int r;
+
+	js_put(args, "definition", json_object_get(d->now));
+	js_put(args, "was", json_object_get(d->was));
+	r = cli_execute(d->cli, "net-define", args, &answer, NULL, e);
+	if (r < 0)
+		return r;
+	warnings_print(js_get_array(answer, "warnings"));
+	if (js_get_bool(answer, "pending", false))
+		fprintf(stderr, "note: network '%s' is active; the change applies to its next start\n", js_get_str(answer, "name"));
+	return 0;
+}
+
+static const struct edited_kind network_kind = { "network", "Network",
+	"name: cannot be edited; copy the network with: cairn net-dumpjson %s --inactive", network_read, network_to_xml, network_parse,
+	network_define };
+
 /* ---- the editor ---- */
 
 static int text_make(struct edit *d, struct err *e)
@@ -48,7 +144,7 @@ static int text_make(struct edit *d, struct err *e)
 		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
 
 	if (d->xml)
-		return xml_from_definition(d->was, -1, &d->text, e);
+		return d->kind->to_xml(d, e);
 	d->text = strdup(json);
 	return d->text ? 0 : err_set_errno(e, -ENOMEM, "the definition");
 }
@@ -127,7 +223,7 @@ static int name_check(struct edit *d, struct err *e)
 
 	if (name && was && !strcmp(name, was))
 		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "name: cannot be edited; use cairn domrename %s NEW", was);
+	return err_set(e, -EINVAL, ERR_INVALID, d->kind->rename, was);
 }
 
 static int text_is_unchanged(const struct edit *d)
@@ -143,14 +239,13 @@ static int text_is_unchanged(const struct edit *d)
  * of notation. */
 static int text_canonical(struct edit *d, struct err *e)
 {
-	struct definition *def;
-	int r = definition_parse(d->file.definition, d->file.folder, &def, e);
+	struct json_object *now;
+	int r = d->kind->parse(d, &now, e);
 
 	if (r < 0)
 		return definition_file_blame(&d->file, r, e);
 	json_object_put(d->now);
-	d->now = definition_to_json(def);
-	definition_free(def);
+	d->now = now;
 	if (!js_get(d->now, "uuid"))
 		js_put_str(d->now, "uuid", js_get_str(d->was, "uuid"));
 	return 0;
@@ -161,7 +256,7 @@ static int file_take(struct edit *d, struct err *e)
 	int r;
 
 	definition_file_done(&d->file);
-	memset(&d->file, 0, sizeof(d->file));
+	d->file = (struct definition_file){ .is_network = d->kind == &network_kind };
 	r = definition_file_read(d->path, &d->file, e);
 	if (!r)
 		r = text_canonical(d, e);
@@ -173,7 +268,7 @@ static void definition_was(struct edit *d)
 {
 	struct json_object *now;
 
-	if (change_read(d->cli, d->vm, &now, NULL) < 0)
+	if (d->kind->read(d, &now, NULL) < 0)
 		return;
 	fprintf(stderr, "the definition was changed in the meantime:\n");
 	difference_print(stderr, d->was, now);
@@ -200,7 +295,7 @@ static int edit_attempt(struct edit *d, struct err *e)
 	warnings_print(d->file.warnings);
 	if (option_flag(d->cli, "print-only"))
 		return 0;
-	r = change_define(d->cli, d->was, d->now, e);
+	r = d->kind->define(d, e);
 	if (r < 0 && e->cls == ERR_BUSY)
 		definition_was(d);
 	return r;
@@ -236,15 +331,15 @@ static enum answer edit_ask(void)
 static int edit_run(struct edit *d)
 {
 	struct err e;
-	int r = change_read(d->cli, d->vm, &d->was, &e);
+	int r = d->kind->read(d, &d->was, &e);
 
 	if (r < 0)
-		return cli_fail(&e, "failed to get domain '%s'", d->vm);
+		return cli_fail(&e, "failed to get %s '%s'", d->kind->noun, d->name);
 	r = file_make(d, &e);
 	while (!r) {
 		r = edit_attempt(d, &e);
 		if (r >= 0) {
-			printf("Domain '%s' %s configuration %s.\n", js_get_str(d->was, "name"),
+			printf("%s '%s' %s configuration %s.\n", d->kind->title, js_get_str(d->was, "name"),
 				d->xml ? "XML" : "JSON",
 				r || option_flag(d->cli, "print-only") ? "not changed" : "edited");
 			return CLI_OK;
@@ -264,13 +359,14 @@ static int edit_run(struct edit *d)
 			return cli_exit_code(e.cls);
 		}
 	}
-	return cli_fail(&e, "Failed to edit domain '%s'", d->vm);
+	return cli_fail(&e, "Failed to edit %s '%s'", d->kind->noun, d->name);
 }
 
 int verb_edit(struct cli *c)
 {
 	const char *format = option_value(c, "format");
-	struct edit d = { .cli = c, .vm = c->pos[0] };
+	bool network = !strcmp(c->verb->name, "net-edit");
+	struct edit d = { .cli = c, .kind = network ? &network_kind : &vm_kind, .name = c->pos[0] };
 	int r;
 
 	d.xml = option_flag(c, "xml") || (format && !strcmp(format, "xml"));

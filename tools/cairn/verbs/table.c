@@ -283,6 +283,10 @@ static const struct verb_option edit_options[] = {
 	{ "format", "json|xml", "edit JSON or libvirt's domain XML [json]" },
 	{ "xml", NULL, "edit libvirt's domain XML" },
 	{ "print-only", NULL, "show the change, and do not save it" }, END };
+static const struct verb_option net_edit_options[] = {
+	{ "format", "json|xml", "edit JSON or libvirt's network XML [json]" },
+	{ "xml", NULL, "edit libvirt's network XML" },
+	{ "print-only", NULL, "show the change, and do not save it" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
 static const struct verb_option setvcpus_options[] = {
 	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" }, CHANGE_OPTIONS, END };
@@ -530,6 +534,8 @@ const struct verb verbs[] = {
 		"net", "net-dump-definition", verb_net_dumpxml },
 	{ "net-update", "Networks", "NETWORK ACTION SECTION ENTRY", "add, modify or delete an ip-dhcp-host, ip-dhcp-range, dns-host, user or "
 		"group", net_update_options, 4, 4, false, "net", "net-update net-define net-dump-definition net-info", verb_net_update },
+	{ "net-edit", "Networks", "NETWORK", "edit the definition of a network in $VISUAL or $EDITOR", net_edit_options, 1, 1, false, "net",
+		"net-define net-dump-definition", verb_edit },
 	{ "net-dhcp-leases", "Networks", "NETWORK [MAC]", NULL, NULL, 1, 2, true, "net", "net-dhcp-leases", verb_net_dhcp_leases },
 	{ "net-undefine", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-undefine", verb_net_act },
 	{ "net-name", "Networks", "UUID", "print the name of a network", NULL, 1, 1, false, "net", "net-info", verb_net_name },

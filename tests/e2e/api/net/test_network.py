@@ -682,3 +682,40 @@ def test_default_network_exists_from_the_first_start(tmp_path, lan):
     assert " default   inactive   no          yes\n" in r.stdout
     assert '"address":"192.168.123.1"' in re.sub(r"\s", "", r.stdout)  # the next free one
     assert r.stdout.count("default   inactive") == 1  # an undefined one stays away
+
+
+# ---- net-edit ----
+
+def edit(d, script, *args, ok=True):
+    d.env["EDITOR"] = f"sed -i '{script}'"
+    d.env.pop("VISUAL", None)
+    return d.cairn("net-edit", "lan", *args, ok=ok)
+
+
+def stored(d):
+    return json.loads(d.cairn("net-dumpjson", "lan", "--inactive").stdout)
+
+
+def test_net_edit_changes_the_definition(plain):
+    plain.define_net(users=[1000], filter="clean-traffic", isolated_ports=True)
+    was = stored(plain)
+    assert "Network 'lan' JSON configuration not changed." in edit(plain, "s/x/x/").stdout
+    shown = edit(plain, "s/10.77.0.99/10.77.0.88/", "--print-only").stdout
+    assert "10.77.0.88" in shown and stored(plain) == was
+    assert "Network 'lan' JSON configuration edited." in edit(plain, "s/10.77.0.99/10.77.0.88/").stdout
+    assert stored(plain)["ipv4"]["dhcp"]["ranges"] == [{"start": "10.77.0.2", "end": "10.77.0.88"}]
+    # libvirt's XML has no users and filters: they stay.
+    assert "Network 'lan' XML configuration edited." in edit(plain, "s/10.77.0.88/10.77.0.99/", "--xml").stdout
+    assert stored(plain) == was
+
+
+def test_net_edit_refuses(plain):
+    plain.define_net()
+    was = stored(plain)
+    assert "name: cannot be edited" in edit(plain, 's/"lan"/"wan"/', ok=False).stderr
+    refused = edit(plain, "s/10.77.0.99/10.78.0.99/", ok=False).stderr
+    assert "10.78.0.99" in refused and "your changes are in " in refused and stored(plain) == was
+    os.unlink(refused.split("your changes are in ")[1].strip())
+    other = plain.network(mtu=1400)
+    again = edit(plain, f"s/10.77.0.99/10.77.0.88/;w /dev/null' \"$1\"; {BUILD}/cairn -c {plain.socket} net-define {other} >/dev/null; : '", ok=False)
+    assert "changed in the meantime" in again.stderr and stored(plain) == was | {"mtu": 1400}

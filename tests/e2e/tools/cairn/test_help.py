@@ -288,6 +288,7 @@ net-list --all
 net-info lan
 net-dumpjson lan
 net-dumpxml lan
+net-edit lan
 net-update lan add user 5 --config
 net-update lan add user 6 --live
 net-update lan add user 7
@@ -331,7 +332,7 @@ def test_verb_sends_only_commands_named_in_help(fake):
     os.rename(fake.write("again"), fake.tmp / "again.json")
     (fake.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": "isolated"}))
     recorder, asked = Recorder(fake), {}
-    fake.env["EDITOR"] = "sed -i s/32M/40M/"
+    fake.env["EDITOR"] = 'sed -i -e s/32M/40M/ -e \'s/.mode.:/"mtu":1400,&/\''
     fake.env.pop("VISUAL", None)
     try:
         for line in LINES:
