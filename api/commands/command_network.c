@@ -352,6 +352,28 @@ void command_net_list(struct call *c)
 	call_return(c, o);
 }
 
+static void denied_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct waiting *w = opaque;
+
+	(void)e;
+	if (!r)
+		js_put_int(w->o, "denied-packets", js_get_int(answer, "packets", 0));
+	call_return(w->call, w->o);
+	free(w);
+}
+
+/* Answer with o, and with what the egress rules have denied if cairn-net can tell. */
+static void denied_add(struct call *c, struct network *n, struct json_object *o)
+{
+	struct waiting *w = must_alloc(malloc(sizeof(*w)));
+	struct err e;
+
+	*w = (struct waiting){ c, o };
+	if (network_denied(n, denied_told, w, &e) < 0)
+		denied_told(w, -EBUSY, NULL, &e);
+}
+
 void command_net_info(struct call *c)
 {
 	struct err e;
@@ -370,7 +392,10 @@ void command_net_info(struct call *c)
 		if (network_is_used_by(n, c->host->vms[i]))
 			json_object_array_add(vms, json_object_new_string(c->host->vms[i]->def->name));
 	js_put(o, "vms", vms);
-	call_return(c, o);
+	if (n->live && n->live->egress)
+		denied_add(c, n, o);
+	else
+		call_return(c, o);
 }
 
 static void leases_told(void *opaque, int r, struct json_object *answer, const struct err *e)

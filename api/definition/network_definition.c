@@ -489,6 +489,8 @@ static const struct key network_rows[] = {
 	{ "dns", KEY_OBJECT, .offset = NETWORK(dns), .of = &dns_keys, .parse = prepare_dns, .about = "DNS" },
 	{ "users", KEY_CUSTOM, .offset = NETWORK(users), .parse = parse_ids, .about = "users whose VMs may connect, by number [none]" },
 	{ "groups", KEY_CUSTOM, .offset = NETWORK(groups), .parse = parse_ids, .about = "groups whose members' VMs may connect [none]" },
+	{ "egress", KEY_OBJECT_OWNED, .offset = NETWORK(egress), .of = &definition_egress_keys, .parse = definition_parse_egress,
+		.about = "what the guests may reach [everything]" },
 	{ "filter", KEY_CHOICE, .offset = NETWORK(filter), .choices = filters, .about = "whose addresses guests may use" },
 	{ "isolated_ports", KEY_BOOL, .offset = NETWORK(isolated_ports), .about = "keep guests from one another [false]" },
 };
@@ -517,5 +519,6 @@ void network_definition_free(struct network_definition *d)
 	free(d->ipv4.hosts);
 	free(d->ipv6.hosts);
 	free(d->dns.hosts);
+	free(d->egress);
 	free(d);
 }

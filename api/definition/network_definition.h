@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct egress;
 struct err;
 struct json_object;
 
@@ -90,6 +91,7 @@ struct network_definition {
 	struct network_subnet ipv4, ipv6;
 	struct network_dns dns;
 	struct network_ids users, groups;
+	struct egress *egress; /* what the guests may reach (base/egress.h); owned; NULL: everything */
 	uint8_t filter;	     /* enum network_filter */
 	bool isolated_ports; /* guests exchange no frames with one another */
 };

@@ -2,6 +2,7 @@
 #include "api/definition/definition_key.h"
 #include "api/definition/network_definition.h"
 #include "api/wire/json.h"
+#include "base/egress.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -188,7 +189,7 @@ static int bridge_check(struct parse *p, const struct network_definition *d)
 	if (!d->bridge[0])
 		return key_error(p, "bridge is missing; mode bridge needs the name of a bridge that exists");
 	if (d->mac[0] || d->mtu || d->stp || d->dev[0] || d->domain[0] || d->domain_local || d->ipv4.given || d->ipv6.given ||
-		d->dns.given || d->filter || d->isolated_ports)
+		d->dns.given || d->egress || d->filter || d->isolated_ports)
 		return key_error(p, "mode bridge uses a bridge that exists as it is; remove all keys but name, uuid, mode, bridge, "
 			"users and groups");
 	return 0;
@@ -204,6 +205,19 @@ static int dns_check(struct parse *p, const struct network_definition *d)
 	return 0;
 }
 
+static int egress_check(struct parse *p, const struct network_definition *d)
+{
+	if (!d->egress)
+		return 0;
+	if (d->mode != NETWORK_NAT && d->mode != NETWORK_ROUTE)
+		return key_error(p, "egress: needs mode nat or route");
+	for (uint32_t i = 0; i < d->egress->nrules; i++)
+		if (d->egress->rules[i].target == EGRESS_NAME)
+			return key_error(p, "egress.rules[%u]: a network's rules have addresses and prefixes only; give the prefix, or use "
+				"interfaces of type user", i);
+	return 0;
+}
+
 int network_definition_check(struct parse *p, const struct network_definition *d)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -216,6 +230,8 @@ int network_definition_check(struct parse *p, const struct network_definition *d
 	if (d->mode != NETWORK_ISOLATED && !d->ipv4.given && !d->ipv6.given)
 		return key_error(p, "ipv4 is missing; mode %s needs an address of the host, such as "
 			"{\"address\": \"192.168.122.1\", \"prefix\": 24}", network_mode_name(d->mode));
+	if (egress_check(p, d) < 0)
+		return -EINVAL;
 	if (d->dev[0] && d->mode != NETWORK_NAT && d->mode != NETWORK_ROUTE)
 		return key_error(p, "dev: needs mode nat or route");
 	if (d->ipv6.given && d->mtu && d->mtu < 1280)

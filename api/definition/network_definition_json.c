@@ -1,8 +1,11 @@
 /* Prints a network's definition. */
 #include "api/definition/definition.h"
+#include "api/definition/definition_key.h"
 #include "api/definition/network_definition.h"
 #include "api/definition/network_definition_check.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/egress.h"
 #include "base/util.h"
 
 #include <netinet/in.h>
@@ -99,6 +102,7 @@ static void put_dns(struct json_object *o, const struct network_dns *d)
 struct json_object *network_definition_for_program(const struct network_definition *d)
 {
 	struct json_object *o = json_object_new_object();
+	CLEANUP_FREE char *rules = NULL;
 	char uuid[DEFINITION_UUID_TEXT];
 
 	js_put_str(o, "name", d->name);
@@ -119,6 +123,8 @@ struct json_object *network_definition_for_program(const struct network_definiti
 	put_subnet(o, "ipv4", &d->ipv4);
 	put_subnet(o, "ipv6", &d->ipv6);
 	put_dns(o, &d->dns);
+	rules = d->egress ? egress_print(d->egress) : NULL;
+	js_put_str(o, "egress", rules);
 	return o;
 }
 
@@ -137,6 +143,8 @@ struct json_object *network_definition_to_json(const struct network_definition *
 
 	put_ids(o, "users", &d->users);
 	put_ids(o, "groups", &d->groups);
+	if (d->egress)
+		definition_put_egress(o, d->egress); /* in place of the program's text */
 	if (d->filter)
 		js_put_str(o, "filter", network_filter_name(d->filter));
 	if (d->isolated_ports)

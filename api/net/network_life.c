@@ -374,7 +374,7 @@ void network_queries_end(struct network *n, const struct err *why)
 	}
 }
 
-int network_leases(struct network *n, network_done *done, void *opaque, struct err *e)
+static int query_begin(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *request = NULL;
 	struct network_query *q;
@@ -384,9 +384,9 @@ int network_leases(struct network *n, network_done *done, void *opaque, struct e
 	for (q = n->queries; q; q = q->next)
 		count++;
 	if (count >= QUERIES_MAX)
-		return err_set(e, -EBUSY, ERR_BUSY, "network '%s': %u questions for its leases are under way; try again", network_any(n)->name,
+		return err_set(e, -EBUSY, ERR_BUSY, "network '%s': %u questions about it are under way; try again", network_any(n)->name,
 			count);
-	r = network_request_make(n, "leases", n->live ? n->live : n->def, &request, e);
+	r = network_request_make(n, verb, n->live ? n->live : n->def, &request, e);
 	if (r < 0)
 		return r;
 	q = must_alloc(malloc(sizeof(*q)));
@@ -397,6 +397,16 @@ int network_leases(struct network *n, network_done *done, void *opaque, struct e
 	else
 		n->queries = q;
 	return r;
+}
+
+int network_leases(struct network *n, network_done *done, void *opaque, struct err *e)
+{
+	return query_begin(n, "leases", done, opaque, e);
+}
+
+int network_denied(struct network *n, network_done *done, void *opaque, struct err *e)
+{
+	return query_begin(n, "denied", done, opaque, e);
 }
 
 /* ---- after a restart of the daemon ---- */

@@ -27,6 +27,9 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
 /* Ask for the leases, also during an operation. Returns as network_start(); -EBUSY: too many ask. */
 int network_leases(struct network *n, network_done *done, void *opaque, struct err *e);
+/* Ask how many packets the egress rules of an active network have denied: {"packets": N}. Returns as
+ * network_leases(). */
+int network_denied(struct network *n, network_done *done, void *opaque, struct err *e);
 
 /* End the questions under way. why: what done() tells; NULL: it is not called. */
 void network_queries_end(struct network *n, const struct err *why);

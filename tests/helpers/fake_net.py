@@ -36,6 +36,8 @@ def work(verb, network, folder):
         return {"return": {"active": ip("link", "show", bridge), "complete": True, "missing": [], "pid": 1}}
     if verb == "update":
         return {"return": {"restarted": False, "notes": []}}
+    if verb == "denied":
+        return {"return": {"packets": 7}}
     if verb == "leases":
         return {"return": {"leases": []}}
     if verb == "free":

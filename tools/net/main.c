@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/program.h"
 #include "base/util.h"
+#include "tools/net/egress_rules.h"
 #include "tools/net/operation.h"
 #include "tools/net/privileges.h"
 
@@ -36,6 +37,7 @@ static const struct verb_row {
 	[VERB_FREE] = { network_free, false, NULL },
 	[VERB_PORT_UP] = { network_port_up, true, "notes" },
 	[VERB_PORT_DOWN] = { network_port_down, true, "notes" },
+	[VERB_DENIED] = { network_denied, false, NULL },
 };
 
 /* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. Each user of

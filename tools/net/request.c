@@ -1,6 +1,8 @@
 #include "tools/net/request.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/egress.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/net/reading.h"
 #include "tools/net/subnet.h"
@@ -237,10 +239,30 @@ static int mtu_check(const struct network *n, struct err *e)
 	return 0;
 }
 
+static int egress_read(const struct reading *r, struct network *n, struct err *e)
+{
+	CLEANUP_FREE char *copy = NULL;
+	const char *text = NULL;
+	int error = reading_text(r, "egress", false, &text, e);
+	bool valid;
+
+	if (error < 0 || !text)
+		return error;
+	copy = must_alloc(strdup(text));
+	n->egress = must_alloc(calloc(1, sizeof(*n->egress)));
+	valid = egress_parse(copy, n->egress);
+	for (uint32_t i = 0; i < n->egress->nrules; i++)
+		valid = valid && n->egress->rules[i].target != EGRESS_NAME;
+	if (!valid || (n->mode != MODE_NAT && n->mode != MODE_ROUTE))
+		return err_set(e, -EINVAL, ERR_INVALID, "network.egress: rules without names, such as \"deny;allow tcp 443 192.0.2.0/24\", "
+			"with mode nat or route");
+	return 0;
+}
+
 static int network_read(const struct reading *r, struct network *n, struct err *e)
 {
 	static const char *const keys[] = { "name", "uuid", "mode", "bridge", "mac", "mtu", "stp", "dev", "domain",
-		"domain_local", "ipv4", "ipv6", "dns", NULL };
+		"domain_local", "ipv4", "ipv6", "dns", "egress", NULL };
 	int error = reading_keys(r, keys, e);
 
 	if (!error)
@@ -269,6 +291,8 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 		error = reading_bool(r, "domain_local", &n->domain_local, e);
 	if (!error)
 		error = dns_read(r, n, e);
+	if (!error)
+		error = egress_read(r, n, e);
 	if (error < 0)
 		return error;
 	names_make(n, js_get(r->o, "mac") != NULL);
@@ -356,7 +380,7 @@ static int verb_read(const struct reading *r, enum verb *ret, struct err *e)
 {
 	static const char *const words[] = { [VERB_UP] = "up", [VERB_DOWN] = "down", [VERB_UPDATE] = "update",
 		[VERB_LEASES] = "leases", [VERB_CHECK] = "check", [VERB_FREE] = "free", [VERB_PORT_UP] = "port-up",
-		[VERB_PORT_DOWN] = "port-down" };
+		[VERB_PORT_DOWN] = "port-down", [VERB_DENIED] = "denied" };
 	const char *word = NULL;
 	int error = reading_text(r, "verb", true, &word, e);
 
@@ -367,7 +391,7 @@ static int verb_read(const struct reading *r, enum verb *ret, struct err *e)
 			*ret = (enum verb)i;
 			return 0;
 		}
-	return err_set(e, -EINVAL, ERR_INVALID, "verb: up, down, update, leases, check, free, port-up or port-down");
+	return err_set(e, -EINVAL, ERR_INVALID, "verb: up, down, update, leases, check, free, port-up, port-down or denied");
 }
 
 static int folder_read(const struct reading *r, const char **ret, struct err *e)
@@ -433,5 +457,6 @@ void request_done(struct request *r)
 	free(r->net.ipv4.hosts);
 	free(r->net.ipv6.hosts);
 	free(r->net.dns_hosts);
+	free(r->net.egress);
 	json_object_put(r->json);
 }

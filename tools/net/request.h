@@ -73,6 +73,7 @@ struct network {
 	bool domain_local;
 	struct subnet ipv4, ipv6;
 	bool dns;
+	struct egress *egress; /* what the guests may reach; owned; NULL: everything */
 	struct address forwarders[FORWARDERS_MAX];
 	size_t nforwarders;
 	struct dns_host *dns_hosts; /* owned */
@@ -109,6 +110,7 @@ enum verb {
 	VERB_FREE,
 	VERB_PORT_UP,
 	VERB_PORT_DOWN,
+	VERB_DENIED,
 };
 
 struct request {

@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "tools/net/egress_rules.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -51,7 +52,10 @@ static void pass_print(FILE *f, const struct network *n, const struct subnet *s,
 
 static void forward_print(FILE *f, const struct network *n)
 {
+	egress_rules_print(f, n);
 	fputs("chain forward {\ntype filter hook forward priority filter; policy accept;\n", f);
+	if (n->egress)
+		fprintf(f, "iifname \"%s\" oifname != \"%s\" jump egress\n", n->bridge, n->bridge);
 	if (n->mode != MODE_OPEN) {
 		fprintf(f, "iifname \"%s\" oifname \"%s\" accept\n", n->bridge, n->bridge);
 		if (n->mode != MODE_ISOLATED) {

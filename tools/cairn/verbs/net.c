@@ -182,6 +182,8 @@ int verb_net_info(struct cli *c)
 	label_print(stdout, "Autostart:", "%s", js_get_bool(o, "autostart", false) ? "yes" : "no");
 	label_print(stdout, "Bridge:", "%s", js_get_str_or(o, "bridge", "-"));
 	label_print(stdout, "Mode:", "%s", js_get_str_or(o, "mode", "-"));
+	if (js_get(o, "denied-packets"))
+		label_print(stdout, "Denied packets:", "%lld", (long long)js_get_int(o, "denied-packets", 0));
 	if (js_get_bool(o, "pending", false))
 		label_print(stdout, "Pending:", "yes, changes for the next start");
 	vms_print(js_get_array(o, "vms"));

@@ -108,6 +108,7 @@ def test_life_of_a_network_in_virshs_words(host, lan):
     assert host.cairn("net-info", "lan").stdout.splitlines() == [
         "Name:           lan", f"UUID:           {uuid}", "Active:         yes", "Persistent:     yes",
         "Autostart:      no", "Bridge:         virbr0", "Mode:           nat", ""]
+    assert "denied" not in host.verbs()
     assert host.cairn("net-name", uuid).stdout == "lan\n"
     assert "is already active" in host.cairn("net-start", "lan", ok=4).stderr
     assert host.cairn("net-list", "--name").stdout == "lan\n"
@@ -118,6 +119,24 @@ def test_life_of_a_network_in_virshs_words(host, lan):
     assert not os.path.exists(request["folder"]) and not list((host.state / "networks").iterdir())
     assert "there is no network 'lan'. Next: cairn net-list --all" in host.cairn("net-info", "lan", ok=3).stderr
 
+
+
+def test_egress_rules_of_a_network_reach_cairn_net(host):
+    """As one text; net-info shows what they have denied; the definition is kept as it was written."""
+    rules = {"default": "deny", "rules": [{"allow": "192.0.2.0/24", "protocol": "tcp", "ports": "443"}, {"deny": "::/0"}]}
+    host.define_net(egress=rules)
+    host.cairn("net-start", "lan")
+    assert host.requests()[-1]["network"]["egress"] == "deny;allow tcp 443 192.0.2.0/24;deny any - ::/0"
+    assert json.loads(host.cairn("net-dumpjson", "lan").stdout)["egress"] == rules
+    assert host.net()["denied-packets"] == 7 and "Denied packets: 7" in host.cairn("net-info", "lan").stdout
+    host.tell("denied", "json", {"error": {"class": "HostError", "desc": "no"}})
+    assert "denied-packets" not in host.net()
+    host.cairn("net-destroy", "lan")
+    assert "denied-packets" not in host.net()
+    for keys, sentence in (({"egress": {"rules": [{"allow": "*.example.org"}]}}, "egress.rules[0]: a network's rules have addresses"),
+                           ({"egress": {}, "mode": "isolated"}, "egress: needs mode nat or route"),
+                           ({"egress": {"rules": [{"allow": "10.0.0.1/8"}]}}, "has bits beyond its length")):
+        assert sentence in host.cairn("net-define", host.network("two", **keys), ok=2).stderr
 
 def test_transient_network_is_gone_when_it_stops(host, lan):
     path = host.network()
@@ -274,7 +293,7 @@ def test_questions_delay_no_operation(plain):
     for q in asking:
         q.send(b'{"execute":"net-dhcp-leases","arguments":{"network":"lan"}}')
     until(lambda: plain.verbs().count("leases") == 8)
-    assert "8 questions for its leases are under way" in plain.cairn("net-dhcp-leases", "lan", ok=6).stderr
+    assert "8 questions about it are under way" in plain.cairn("net-dhcp-leases", "lan", ok=6).stderr
     plain.cairn("net-start", "lan")
     plain.cairn("net-destroy", "lan")
     plain.cairn("net-undefine", "lan")

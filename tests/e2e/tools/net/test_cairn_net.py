@@ -4,6 +4,7 @@ import copy
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -186,6 +187,69 @@ def test_guests_have_ipv6(host, nat):
     assert source == "fd00:9::2" if nat else source in guest.addresses()
     guest.dhcp("one")
     assert guest.resolve("fd00:7::53", "one") == guest.resolve("fd00:7::1", "one") == guest.addresses("inet")
+
+
+def denied(host):
+    """How many packets the network's rules have denied."""
+    r = host.run("nft", "-j", "list", "counters", "table", "inet", "cairn_" + UUID.replace("-", ""))
+    return sum(i["counter"]["packets"] for i in json.loads(r.stdout)["nftables"] if "counter" in i)
+
+
+def receives(host, server, client, address):
+    """Whether a datagram arrives, or is denied."""
+    was = denied(host)
+    with server.open(kind=socket.SOCK_DGRAM) as s, client.open(kind=socket.SOCK_DGRAM) as c:
+        s.bind((address, 0))
+        c.sendto(b"x", s.getsockname())
+        until(lambda: select.select([s], [], [], 0)[0] or denied(host) > was)
+        return bool(select.select([s], [], [], 0)[0])
+
+
+def test_egress_rules_of_a_network(host):
+    """What no rule allows is reset, and counted: addresses outside, the host's own, IPv6. DHCP, names of the guests,
+    the guests themselves and connections from the host pass."""
+    for last in (9, 10):
+        host.outside.run("ip", "addr", "add", f"10.9.0.{last}/24", "dev", "eth0")
+    before = host.state()
+    n = network(ipv6=IPV6 | {"nat": True}, egress="deny;deny tcp 7 10.9.0.9;allow any - 10.9.0.9;allow icmp - 10.9.0.10;allow tcp 1-65535 10.9.0.2")
+    host.do("up", n)
+    assert host.do("check", n)["complete"]
+    one, two = host.guest(1), host.guest(2)
+    address, other = one.dhcp("one")[0], two.dhcp("two")[0]
+    until(one.addresses)
+    until(lambda: one.ip("-6", "route", "show", "default"))
+    assert one.resolve("192.168.122.254", "two") == one.resolve("192.168.122.1", "two") == [other]
+    assert talk(two, one, other) == address and talk(one, host, address) == "192.168.122.1"
+    was = denied(host)
+    assert talk(host.outside, one, "10.9.0.9") == "10.9.0.2" and receives(host, host.outside, one, "10.9.0.9") and one.pings("10.9.0.10")
+    assert talk(host, one, "10.9.0.2") == address and one.pings("192.168.122.1")  # a rule has exactly this address
+    assert denied(host) == was
+    for to in ("10.9.0.1", "10.9.0.10", "192.168.122.1"):
+        assert talk(host if to.startswith("192") else host.outside, one, to) is None
+        assert not receives(host, host if to.startswith("192") else host.outside, one, to)
+    assert not one.pings("10.9.0.1", wait=1)
+    assert one.connect(("10.9.0.9", 7)) is None and one.connect(("169.254.169.254", 80)) is None
+    for to, where in (("fd00:9::1", host.outside), ("fd00:7::1", host), ("fd00:9::2", host)):
+        assert talk(where, one, to, socket.AF_INET6) is None
+    assert denied(host) >= was + 12 and host.do("denied", n)["packets"] == denied(host)
+    host.do("down", n)
+    assert host.state()["rules"] == before["rules"]
+
+
+def test_egress_rules_end_open_connections(host):
+    """`up` with other rules: the guest's next packet is denied."""
+    host.do("up", network(egress="deny;allow any - 10.9.0.0/24"))
+    one = host.guest(1)
+    one.dhcp("one")
+    with host.outside.listen("10.9.0.1") as s:
+        c = one.connect(s.getsockname())
+        with c, s.accept()[0] as peer:
+            host.do("up", network(egress="allow;deny any - 10.9.0.0/24"))
+            c.sendall(b"secret")
+            with pytest.raises(ConnectionError):
+                while True:
+                    c.recv(1)
+            assert not select.select([peer], [], [], 0)[0]
 
 
 def test_ipv6_on_kernels_before_force_forwarding(host):
@@ -538,6 +602,8 @@ BAD = [
     ({"bridge": "a/b"}, "network.bridge"), ({"bridge": "lo"}, "network.bridge"), ({"bridge": ""}, "network.bridge"),
     ({"name": "a;b"}, "network.name"), ({"name": "x" * 64}, "network.name"), ({"name": "a\nb"}, "network.name"),
     ({"name": 'a"b'}, "network.name"), ({"uuid": UUID.upper()}, "network.uuid"), ({"uuid": "../" + UUID[3:]}, "network.uuid"),
+    ({"egress": "deny;allow any - *.example.org"}, "network.egress: rules without names"), ({"egress": "x"}, "network.egress"),
+    ({"mode": "isolated", "egress": "deny"}, "network.egress"), ({"egress": {}}, "network.egress"),
     ({"mode": "magic"}, "network.mode"), ({"mtu": 100}, "network.mtu"), ({"mtu": "1500"}, "network.mtu: int, not"),
     ({"mac": "01:00:5e:00:00:01"}, "network.mac"), ({"domain": "a\ndhcp-script=/x"}, "network.domain"),
     ({"more": 1}, "network.more: there is no such key"), ({"dev": "a*"}, "network.dev"),

@@ -48,6 +48,7 @@ static const char whole[] =
 	"\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":64,\"nat\":true,\"dhcp\":{\"ranges\":[],"
 	"\"hosts\":[{\"duid\":\"00:03:00:01:52:54\",\"address\":\"fd00::5\"}]}},"
 	"\"dns\":{\"enable\":true,\"forwarders\":[\"1.1.1.1\",\"2606:4700::1\"],\"hosts\":[{\"address\":\"10.0.0.1\",\"names\":[\"gw\",\"gw.vms.example\"]}]},"
+	"\"egress\":{\"default\":\"deny\",\"rules\":[{\"allow\":\"192.0.2.0/24\",\"ports\":\"80\"},{\"deny\":\"any\"}]},"
 	"\"users\":[1000,1001],\"groups\":[100],\"filter\":\"clean-traffic\",\"isolated_ports\":true}";
 
 static void test_definition_comes_back_the_same(void **state)
@@ -61,12 +62,13 @@ static void test_definition_comes_back_the_same(void **state)
 	back = network_definition_to_json(d);
 	if (!json_object_equal(o, back))
 		fail_msg("%s\ninstead of\n%s", json_object_to_json_string(back), json_object_to_json_string(o));
-	/* The program knows neither users nor the rules of ports. */
+	/* The program knows neither users nor the rules of ports, and takes those of egress as a text. */
 	request = network_definition_for_program(d);
 	json_object_object_del(o, "users");
 	json_object_object_del(o, "groups");
 	json_object_object_del(o, "filter");
 	json_object_object_del(o, "isolated_ports");
+	js_put_str(o, "egress", "deny;allow any 80 192.0.2.0/24;deny any - any");
 	assert_true(json_object_equal(o, request));
 	network_definition_free(d);
 }

@@ -1,0 +1,19 @@
+/* egress_rules: the rules of nft for what a network's guests may reach (base/egress.h). */
+#ifndef CAIRN_TOOLS_NET_EGRESS_RULES_H
+#define CAIRN_TOOLS_NET_EGRESS_RULES_H
+
+#include <stdio.h>
+
+struct err;
+struct network;
+struct operation;
+
+#define EGRESS_COUNTER "denied" /* of packets, in the network's table */
+
+/* Print the chains `egress`, for packets to others, and `input`, for those to the host, and what they need, if the
+ * network has rules. A packet that may pass returns from `egress`. */
+void egress_rules_print(FILE *f, const struct network *n);
+/* The verb `denied`: answer how many packets the rules have denied since the network's start. Takes no lock. */
+int network_denied(struct operation *o, struct err *e);
+
+#endif
