@@ -124,8 +124,8 @@ $(BUILD)/cairn-net: $(call prog_objs,tools/net) $(DAEMON_LIBS)
 	$(call link,-pie,-lmnl -lnftables -ljson-c -luring)
 # The guest's agent: static, since it runs in any guest, and small, with musl where it is installed. No sanitizer is in it.
 AGENT_CC := $(if $(shell command -v musl-gcc),musl-gcc -idirafter /usr/include/$(shell gcc -print-multiarch) -idirafter /usr/include,$(CC))
-AGENT_SRCS := $(call sources,tools/agent) base/agent_frame.c
-$(BUILD)/cairn-agent: $(AGENT_SRCS) $(wildcard tools/agent/*.h) base/agent_frame.h Makefile
+AGENT_SRCS := $(call sources,tools/agent) base/agent_frame.c base/tree_stream.c
+$(BUILD)/cairn-agent: $(AGENT_SRCS) $(wildcard tools/agent/*.h) base/agent_frame.h base/tree_stream.h Makefile
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(AGENT_CC) -std=gnu11 -D_GNU_SOURCE -I. -Os -Wall -Wextra -Wshadow -Wmissing-prototypes -Werror -static -s -ffunction-sections \

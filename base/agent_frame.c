@@ -148,5 +148,7 @@ int agent_start_parse(const uint8_t *data, size_t len, struct agent_start *ret)
 		if (!ret->words[i] || (i >= ret->nargs && !strcspn(ret->words[i], "=")) || (i >= ret->nargs && !strchr(ret->words[i], '=')))
 			return -EPROTO;
 	}
+	if ((ret->flags & AGENT_START_RECEIVE && ret->nargs != 2) || (ret->flags & AGENT_START_SEND && ret->nargs != 1))
+		return -EPROTO;
 	return at == len ? 0 : -EPROTO;
 }

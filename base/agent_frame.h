@@ -74,8 +74,11 @@ int agent_order_check(struct agent_order *o, const struct agent_frame *f);
 enum agent_start_flags {
 	AGENT_START_TERMINAL = 1,
 	AGENT_START_INPUT = 2,	 /* STDIN frames follow; otherwise the program's input is empty */
-	AGENT_START_RECEIVE = 4, /* no program: write what comes as standard input (base/tree_stream.h) to the path argv[0] */
-	AGENT_START_SEND = 8,	 /* no program: write the file or folder argv[0] to standard output */
+	/* No program: write what comes as standard input (base/tree_stream.h) to the path in the first argument, or, if
+	 * that is a folder, to the name there in the second one. */
+	AGENT_START_RECEIVE = 4,
+	/* No program: write the file or folder in the first argument to standard output. */
+	AGENT_START_SEND = 8,
 };
 
 /* The data of AGENT_FRAME_START: flags (4), rows (2), columns (2), number of arguments (2) and of variables (2), then

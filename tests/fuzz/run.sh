@@ -71,6 +71,12 @@ done
 	printf '\125\252\353\146HdrS\017\002' && head -c 6000 /dev/zero
 } >"$(corpus_of boot)/bzimage"
 
+exec=$(corpus_of exec)
+frame='cairn-agent 1\n\003\0\0\0\004\0\0\0abcd\006\0\0\0'
+printf '\0\001\0\0\0\016\0\0\0%b\003\0\0\0out\013\0\0\0\010\0\0\0\0\0\0\0\0\0\0\0' "$frame" >"$exec/output"
+printf '\002\001\0\0\0\016\0\0\0%b\022\0\0\0F\0\244\001\001\0\0\0xd\0\0\0\001\0\0\0y' "$frame" >"$exec/file"
+printf '\006D\0\355\001\001\0\0\0xF\0\244\001\001\0\0\0fd\0\0\0\001\0\0\0yc\0\0\0\0\0\0\0L\0\0\0\003\0\0\0l\0fu\0\0\0\0\0\0\0E\0\0\0\0\0\0\0' >"$exec/folder"
+
 # shellcheck disable=SC2086
 target qcow2 tests/fuzz/fuzz_qcow2.c 524288 $shared
 # shellcheck disable=SC2086
@@ -87,6 +93,7 @@ for device in blk net console vsock rng pci serial rtc i8042 i6300esb acpi_pm; d
 		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka
 done
 target agent tests/fuzz/fuzz_agent.c 65536 "$build/libvmm.a" "$build/libdevices.a" -ljson-c
+target exec tests/fuzz/fuzz_exec.c 4096
 target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a"
 target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
 target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/sum.c tools/slirp/udp.c

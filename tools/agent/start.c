@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -175,6 +176,14 @@ static pid_t program_start(const struct agent_start *want, struct streams *t)
 	return error ? -error : pid < 0 ? -errno : pid;
 }
 
+/* Close the agent's fds: of this session's pipes, this process would wait for its own end. */
+static void others_close(void)
+{
+	if (syscall(SYS_close_range, 3, ~0U, 0) < 0)
+		for (int fd = 3; fd < 1024; fd++)
+			close(fd);
+}
+
 /* A copy is a process of its own, because files may be slow. */
 static pid_t copy_start(const struct agent_start *want, struct streams *t)
 {
@@ -183,7 +192,8 @@ static pid_t copy_start(const struct agent_start *want, struct streams *t)
 	if (pid)
 		return pid < 0 ? -errno : pid;
 	process_prepare(t, false);
-	_exit(want->flags & AGENT_START_RECEIVE ? copy_receive(want->words[0]) : copy_send(want->words[0]));
+	others_close();
+	_exit(want->flags & AGENT_START_RECEIVE ? copy_receive(want->words[0], want->words[1]) : copy_send(want->words[0]));
 }
 
 void session_start(struct session *s, const struct agent_start *want)

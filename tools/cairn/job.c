@@ -37,21 +37,27 @@ void bytes_print(uint64_t bytes, char buf[24])
 	snprintf(buf, 24, u ? "%.1f %s" : "%.0f %s", v, units[u]);
 }
 
+void progress_bar_draw(const char *what, uint64_t done, uint64_t total, int64_t rate)
+{
+	unsigned percent = total ? (unsigned)MIN((double)done / (double)total * 100, 100.0) : 0;
+	unsigned cells = percent * (unsigned)BAR_CELLS / 100;
+	char text[24] = "";
+
+	if (rate >= 0)
+		bytes_print((uint64_t)rate, text);
+	fprintf(stderr, "\r%s: [%.*s%*s] %3u %%%s%s%s", what, (int)cells,
+		BAR, (int)(BAR_CELLS - cells), "", percent,
+		text[0] ? "  " : "", text, text[0] ? "/s   " : "   ");
+	fflush(stderr);
+}
+
 static void bar_draw(struct job_wait *w, struct json_object *data)
 {
-	uint64_t done = (uint64_t)js_get_int(data, "done", 0),
-		 total = (uint64_t)js_get_int(data, "total", 0);
-	unsigned percent = total ? (unsigned)((double)done / (double)total * 100) : 0;
-	unsigned cells = percent * (unsigned)BAR_CELLS / 100;
 	const char *unit = js_get_str(data, "unit");
-	char rate[24] = "";
+	bool bytes = unit && !strcmp(unit, "bytes");
 
-	if (unit && !strcmp(unit, "bytes"))
-		bytes_print((uint64_t)js_get_int(data, "rate", 0), rate);
-	fprintf(stderr, "\r%s: [%.*s%*s] %3u %%%s%s%s", w->what, (int)cells,
-		BAR, (int)(BAR_CELLS - cells), "", percent,
-		rate[0] ? "  " : "", rate, rate[0] ? "/s   " : "   ");
-	fflush(stderr);
+	progress_bar_draw(w->what, (uint64_t)js_get_int(data, "done", 0), (uint64_t)js_get_int(data, "total", 0),
+		bytes ? js_get_int(data, "rate", 0) : -1);
 	w->drawn = true;
 }
 

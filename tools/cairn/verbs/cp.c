@@ -1,4 +1,5 @@
-/* cp: copy a file into the guest or out of it, with the file commands of the guest's agent. */
+/* cp: copy a file or folder into the guest or out of it, with cairn-agent if that answers (cp_agent.c), otherwise a
+ * file with the file commands of QEMU's guest agent. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -6,6 +7,8 @@
 #include "base/util.h"
 #include "tools/cairn/base64.h"
 #include "tools/cairn/guest_agent.h"
+#include "tools/cairn/guest_session.h"
+#include "tools/cairn/verbs/cp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -165,7 +168,7 @@ static int copy_in(struct copy *k, const char *from, struct err *e)
 	if (k->fd < 0 || fstat(k->fd, &st) < 0)
 		return err_set_errno(e, -errno, "cannot open %s", from);
 	if (S_ISDIR(st.st_mode))
-		return err_set(e, -EISDIR, ERR_INVALID, "%s is a folder; pack it first, for example with tar, and unpack it with cairn exec",
+		return err_set(e, -EISDIR, ERR_INVALID, "%s is a folder, which needs cairn-agent in the guest (docs/agent.md); or pack it with tar, and unpack it with cairn exec",
 			from);
 	r = guest_open(k, "w", e);
 	if (!r)
@@ -262,26 +265,75 @@ static const char *guest_target_of(const char *there, const char *from, char *bu
 	return buf;
 }
 
+static int qga_copy(struct copy *k, bool in, const char *from, const char *to, struct err *e)
+{
+	char path[PATH_MAX];
+	int r;
+
+	if (in) {
+		k->there = guest_target_of(k->there, from, path, sizeof(path));
+		r = copy_in(k, from, e);
+	} else {
+		r = copy_out(k, target_of(to, k->there, path, sizeof(path)), e);
+	}
+	if (k->fd >= 0 && close(k->fd) < 0 && !r)
+		r = err_set_errno(e, -errno, "cannot write the file");
+	return r;
+}
+
+/* The last part of a path, without slashes at the end; NULL: it names nothing, such as "." and "/". */
+static const char *base_name(const char *path, char buf[PATH_MAX])
+{
+	size_t n = strlen(path);
+	const char *name;
+
+	while (n && path[n - 1] == '/')
+		n--;
+	if (n >= PATH_MAX)
+		return NULL;
+	memcpy(buf, path, n);
+	buf[n] = 0;
+	name = strrchr(buf, '/') ? strrchr(buf, '/') + 1 : buf;
+	return !*name || !strcmp(name, ".") || !strcmp(name, "..") ? NULL : name;
+}
+
+/* Copy with cairn-agent. */
+static int agent_copy(struct cli *c, int sock, bool in, const char *there, const char *from, const char *to, struct err *e)
+{
+	const char *source = in ? from : there, *name;
+	char buf[PATH_MAX], target[PATH_MAX];
+	struct stat st;
+
+	name = base_name(source, buf);
+	if (!name)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has no name of its own; name the folder", source);
+	if (in)
+		return cp_agent_send(c, sock, from, there, name, e);
+	if (!strcmp(to, "-") || stat(to, &st) < 0 || !S_ISDIR(st.st_mode))
+		return cp_agent_receive(c, sock, there, to, e);
+	if (snprintf(target, sizeof(target), "%s/%s", to, name) >= (int)sizeof(target))
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s/%s is too long", to, name);
+	return cp_agent_receive(c, sock, there, target, e);
+}
+
 int verb_cp(struct cli *c)
 {
 	struct copy k = { .c = c, .handle = -1, .fd = -1 }, other = { 0 };
-	const char *from = c->pos[0], *to = c->pos[1];
+	const char *from = c->pos[0], *to = c->pos[1], *agent = option_value(c, "agent");
 	bool in = guest_path_parse(&k, to);
-	char path[PATH_MAX];
+	CLEANUP_CLOSE int sock = -1;
 	struct err e;
-	int r;
+	int r = -ENOTSUP;
 
 	if (in ? guest_path_parse(&other, from) : !guest_path_parse(&k, from))
 		return cli_usage(c, "one of SRC and DST must be VM:PATH, and only one");
 	if (k.there[0] != '/')
 		return cli_usage(c, "the path in the guest must be absolute, such as %s:/tmp/file", k.vm);
-	if (in) {
-		k.there = guest_target_of(k.there, from, path, sizeof(path));
-		r = copy_in(&k, from, &e);
-	} else {
-		r = copy_out(&k, target_of(to, k.there, path, sizeof(path)), &e);
-	}
-	if (k.fd >= 0 && close(k.fd) < 0 && !r)
-		r = err_set_errno(&e, -errno, "cannot write the file");
+	if (!agent || !strcmp(agent, "cairn"))
+		r = guest_session_connect(c, k.vm, &sock, &e);
+	if (!r)
+		r = agent_copy(c, sock, in, k.there, from, to, &e);
+	else if (!agent || strcmp(agent, "cairn"))
+		r = qga_copy(&k, in, from, to, &e);
 	return r < 0 ? cli_fail(&e, "Failed to copy %s to %s", from, to) : CLI_OK;
 }

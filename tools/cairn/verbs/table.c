@@ -213,6 +213,8 @@ static const struct verb_option exec_options[] = {
 	{ "interactive", NULL, "pass the standard input on, with qga at most 40 KiB; also -i" },
 	{ "tty", NULL, "give the program a terminal, and pass the standard input on; also -t; needs cairn-agent" },
 	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" }, END };
+static const struct verb_option cp_options[] = {
+	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" }, END };
 static const struct verb_option guestinfo_options[] = {
 	{ "user", NULL, "show the users who are logged in" },
 	{ "os", NULL, "show the operating system" },
@@ -550,8 +552,8 @@ const struct verb verbs[] = {
 #define LOOKS "vm-agent-query"
 	{ "exec", "Guests", "VM COMMAND [ARGUMENT...]", "run a program in the guest, and exit with its status", exec_options, 2, MANY, true,
 		"vm-name", AGENT " " LOOKS " agent-connect", verb_exec },
-	{ "cp", "Guests", "SRC DST", "copy a file into the guest or out of it; one of SRC and DST is VM:PATH", NULL, 2, 2, false, "file",
-		AGENT " " LOOKS, verb_cp },
+	{ "cp", "Guests", "SRC DST", "copy a file or folder into the guest or out of it; one of SRC and DST is VM:PATH", cp_options, 2, 2,
+		false, "file", AGENT " " LOOKS " agent-connect", verb_cp },
 	{ "guestinfo", "Guests", "VM", "show what the guest agent knows of the guest, with virsh's names", guestinfo_options, 1, 1, true, "vm",
 		LOOKS, verb_guestinfo },
 	{ "domhostname", "Guests", "VM", "print the guest's host name", NULL, 1, 1, false, "vm", LOOKS, verb_domhostname },
