@@ -39,6 +39,7 @@ struct file_job {
 	void *arg;
 	void (*drop)(void *arg);
 	bool has_relay, has_input, keep;
+	atomic_bool given_up; /* the loop's file_job_free() */
 	/* Written by the thread before it posts the task. */
 	struct fork_as_result result;
 	int r;
@@ -100,9 +101,12 @@ static void job_run(struct file_job *j, int relay, int input, int failed)
 	unsigned n;
 
 	out->input = input;
+	out->given_up = &j->given_up;
 	j->r = failed ? err_set_errno(&j->e, failed, "a thread for files") : j->run(j->arg, out, &j->e);
 	if (!j->r)
 		j->r = fork_as_identify(out, &j->e);
+	if (!out->nheld && out->input >= 0)
+		close(out->input);
 	/* The loop may change and free the result. */
 	n = out->nheld;
 	memcpy(held, out->held, n * sizeof(*held));
@@ -182,8 +186,10 @@ static void result_take(struct loop_task *task)
 
 void file_job_free(struct file_job *j)
 {
-	if (j)
-		j->done = NULL;
+	if (!j)
+		return;
+	j->done = NULL;
+	atomic_store(&j->given_up, true);
 }
 
 static int thread_start(struct file_threads *all)

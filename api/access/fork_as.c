@@ -39,6 +39,7 @@ struct answer {
 	uint32_t count;
 	uint64_t bytes;
 	uint8_t notes[CHANNEL_FDS_MAX];
+	uint64_t sizes[FORK_AS_SIZES_MAX];
 	uint32_t nheld;
 	struct fork_as_file files[CHANNEL_FDS_MAX];
 	struct err e;
@@ -173,6 +174,7 @@ static void child_work(const struct fork_as_spec *s, const struct ids *ids, pid_
 	a->count = out->count;
 	a->bytes = out->bytes;
 	memcpy(a->notes, out->notes, sizeof(a->notes));
+	memcpy(a->sizes, out->sizes, sizeof(a->sizes));
 	if (ids->rights && (a->r == -EACCES || a->r == -EPERM))
 		err_append(&a->e, ids, s->who);
 }
@@ -292,6 +294,7 @@ static void answer_tell(struct fork_as *x)
 	res.bytes = a.bytes;
 	memcpy(res.fds, m.fds, m.nfds * sizeof(*m.fds));
 	memcpy(res.notes, a.notes, sizeof(res.notes));
+	memcpy(res.sizes, a.sizes, sizeof(res.sizes));
 	res.nheld = MIN(a.nheld, CHANNEL_FDS_MAX);
 	memcpy(res.files, a.files, sizeof(res.files));
 	res.data = a.data;

@@ -10,6 +10,7 @@
 #include "base/channel.h"
 #include "base/file.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,6 +34,7 @@ struct rights;
 #define HELPERS_ENDING_MAX 128
 
 #define FORK_AS_DATA_MAX 16384
+#define FORK_AS_SIZES_MAX 24
 
 struct fork_as_file {
 	struct file_id id;
@@ -45,14 +47,16 @@ struct fork_as_file {
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;
-	/* count, bytes and notes: run() and done() agree on their meaning. They also arrive when run() fails, but are 0
-	 * when the process was killed. */
+	/* count, bytes, notes and sizes: run() and done() agree on their meaning. They also arrive when run() fails,
+	 * but are 0 when the process was killed. */
 	unsigned count;
 	uint64_t bytes;
 	uint8_t notes[CHANNEL_FDS_MAX];
+	uint64_t sizes[FORK_AS_SIZES_MAX]; /* likewise */
+	const atomic_bool *given_up; /* nobody waits for run() any more; NULL: it will be killed then */
 	/* Files that the process holds for another process (base/relay.h), which has the other end of the spec's relay.
 	 * done() gets only their identities. */
-	int input; /* set before run(): the spec's input */
+	int input; /* set before run(): the spec's input; run() sets -1 when it closes it */
 	int held[CHANNEL_FDS_MAX];
 	uint16_t held_at[CHANNEL_FDS_MAX];
 	unsigned nheld;

@@ -272,7 +272,7 @@ static int open_as_start(struct open_as *o, struct helpers *h, const struct defi
 
 static bool opens_images_only(enum open_as_what what)
 {
-	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ || what == OPEN_AS_SOURCES;
+	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ;
 }
 
 static int open_prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
@@ -339,10 +339,10 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	struct open_as *o;
 	struct config c;
 	struct err e;
-	bool here = authors_are_daemon(d) && (what == OPEN_AS_SOURCES || what == OPEN_AS_FORWARDS);
+	bool here = authors_are_daemon(d) && what == OPEN_AS_FORWARDS;
 	int r = open_prepare(d, what, &c, &files, &e);
 
-	if (!r && (what == OPEN_AS_IMAGES_READ || what == OPEN_AS_SOURCES))
+	if (!r && what == OPEN_AS_IMAGES_READ)
 		only_read(&c, &files);
 	if (!r && here)
 		r = config_open_files(&c, &files, &e);
@@ -354,7 +354,7 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	if (!o)
 		abort(); /* otherwise done() would never be called */
 	*o = (struct open_as){ .done = done, .opaque = opaque, .config = c };
-	r = open_as_start(o, h, d, &files, what == OPEN_AS_SOURCES ? 0 : files.n - c.nforwards, &e);
+	r = open_as_start(o, h, d, &files, files.n - c.nforwards, &e);
 	if (r < 0) {
 		open_as_free(o);
 		done(opaque, r, &c, &e);

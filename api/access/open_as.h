@@ -19,7 +19,6 @@ enum open_as_what {
 	OPEN_AS_ALL,	    /* disks, kernel and initrd */
 	OPEN_AS_IMAGES,	    /* disks only */
 	OPEN_AS_IMAGES_READ, /* disks only, all read-only */
-	OPEN_AS_SOURCES,     /* the same, but the daemon receives the files, in c->fds */
 	OPEN_AS_START,	    /* as OPEN_AS_ALL, and the listening sockets of forwards */
 	OPEN_AS_FORWARDS,    /* the sockets of forwards only */
 };

@@ -1,5 +1,6 @@
 #include "api/jobs/clone.h"
 #include "api/access/authors.h"
+#include "api/access/client_file.h"
 #include "api/access/open_as.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
@@ -34,11 +35,12 @@ struct target {
 	struct cloning *all;
 	struct definition *def; /* NULL once the VM has it */
 	struct vm *vm;		/* the clone, of which the job is the owner until the job ends */
-	int fds[VM_DISKS_MAX];	/* files of the writable disks, in order; owned */
-	unsigned nfds;
 	uint32_t disk; /* index of the disk that is copied now */
 	unsigned nth;  /* index of that disk among the writable disks */
 	uint64_t done, total; /* bytes copied of that disk, and its size; 0: not known yet */
+	struct vm_clone_disk request; /* for that disk */
+	struct open_as *opener;	  /* of the source's images */
+	struct client_file *file; /* holds the new file and these images until they are sent */
 	struct fork_as *errand;
 };
 
@@ -54,8 +56,6 @@ struct cloning {
 	unsigned copies; /* writable disks of one clone */
 	uint64_t copied; /* bytes of all disks whose copies are complete */
 	uint64_t image_bytes; /* what the images of one clone count with in quotas */
-	struct config sources; /* the source's open images */
-	struct open_as *opener;
 	struct fork_as *errand;
 	bool working, going_on;
 	uint64_t begun_ns;
@@ -63,23 +63,16 @@ struct cloning {
 	struct loop_task task;
 };
 
-static void target_fds_close(struct target *t)
-{
-	while (t->nfds)
-		close(t->fds[--t->nfds]);
-}
-
 static void cloning_free(struct cloning *f)
 {
-	open_as_free(f->opener);
 	fork_as_free(f->errand);
 	for (unsigned i = 0; i < f->n; i++) {
+		open_as_free(f->targets[i].opener);
+		client_file_free(f->targets[i].file);
 		fork_as_free(f->targets[i].errand);
-		target_fds_close(&f->targets[i]);
 		definition_free(f->targets[i].def);
 	}
 	batch_free(f->batch);
-	config_done(&f->sources);
 	definition_free(f->def);
 	free(f->targets);
 	free(f->defs);
@@ -211,7 +204,6 @@ static void target_done(struct target *t, int r, const struct err *e)
 {
 	struct cloning *f = t->all;
 
-	target_fds_close(t);
 	f->begun--;
 	if (r < 0)
 		batch_fail(f->batch, e);
@@ -238,29 +230,47 @@ static void disk_copied(void *opaque, int r, const struct vm_answer *a, const st
 	disk_next(t);
 }
 
-static void disk_copy(struct target *t)
+static void disk_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct target *t = opaque;
+
+	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : t->nth + res->count);
+	if (r < 0 || was_cancelled(t->all)) {
+		client_file_free(STEAL_PTR(t->file));
+		target_done(t, r, e);
+		return;
+	}
+	offline_request_with(t->all->source, VM_MSG_CLONE_DISK, &t->request, sizeof(t->request), STEAL_PTR(t->file), NULL, 0,
+		VM_PROCESS_NO_TIMEOUT, disk_copied, t);
+}
+
+static int disk_open(struct target *t, const struct config *c, struct err *e)
 {
 	struct cloning *f = t->all;
 	const struct definition_disk *d = &f->def->disks[t->disk];
-	const struct vm_disk *v = &f->sources.vm.disks[t->disk];
-	struct vm_clone_disk body = { .key = (uint32_t)(t - f->targets),
-		.mode = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT,
-		.nlayers = (uint8_t)v->nlayers };
-	int fds[1 + 2 * VM_DISK_LAYERS_MAX];
-	unsigned n = 0;
+	struct clone_copy copy;
 
-	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
-	snprintf(body.backing_name, sizeof(body.backing_name), "%s", f->linked ? d->layers[0].path : "");
-	fds[n++] = t->fds[t->nth];
-	for (unsigned k = 0; k < v->nlayers; k++) {
-		body.format[k] = v->format[k];
-		body.has_data[k] = v->data_fd[k] != VM_NO_FD;
-		fds[n++] = f->sources.fds[v->fd[k]];
-		if (body.has_data[k])
-			fds[n++] = f->sources.fds[v->data_fd[k]];
+	t->request = (struct vm_clone_disk){ .key = (uint32_t)(t - f->targets),
+		.mode = f->linked ? VM_CLONE_LINKED : f->snapshots ? VM_CLONE_IMAGE : VM_CLONE_CONTENT };
+	snprintf(t->request.disk, sizeof(t->request.disk), "%s", d->id);
+	snprintf(t->request.backing_name, sizeof(t->request.backing_name), "%s", f->linked ? d->layers[0].path : "");
+	clone_copy_set(&copy, c, t->disk, t->vm->def->disks[t->disk].layers[0].path, &t->request);
+	return clone_copy_open(f->host->helpers, t->vm->def->rights, &copy, c, disk_opened, t, &t->file, e);
+}
+
+static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct target *t = opaque;
+	struct err own;
+
+	t->opener = NULL;
+	if (!r) {
+		r = disk_open(t, c, &own);
+		e = &own;
+		config_done(c);
 	}
-	offline_request_fds(f->source, VM_MSG_CLONE_DISK, &body, sizeof(body), fds, n, VM_PROCESS_NO_TIMEOUT,
-		disk_copied, t);
+	if (r < 0)
+		target_done(t, r, e);
 }
 
 static void disk_next(struct target *t)
@@ -272,22 +282,7 @@ static void disk_next(struct target *t)
 	if (t->disk == def->ndisks || batch_has_failed(t->all->batch))
 		target_done(t, 0, NULL);
 	else
-		disk_copy(t);
-}
-
-static void files_made(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
-{
-	struct target *t = opaque;
-
-	t->errand = NULL;
-	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : res->count);
-	if (r < 0) {
-		target_done(t, r, e);
-		return;
-	}
-	memcpy(t->fds, res->fds, res->nfds * sizeof(*res->fds));
-	t->nfds = res->nfds;
-	disk_next(t);
+		open_as_open(t->all->host->helpers, def, OPEN_AS_IMAGES_READ, sources_opened, t, &t->opener);
 }
 
 /* If a disk's image is an overlay on a pin, note that its copy reads the same pin. */
@@ -320,7 +315,8 @@ static void target_start(struct target *t)
 	if (t->all->snapshots)
 		overlays_note(t);
 	vm_save(t->vm);
-	clone_files_make(t->all->host->helpers, t->vm->def, files_made, t, &t->errand);
+	batch_made(t->all->batch, t->vm, 0);
+	disk_next(t);
 }
 
 static void copies_resume(struct cloning *f)
@@ -388,29 +384,16 @@ static void files_looked_for(void *opaque, int r, const struct fork_as_result *r
 		clone_claim(f);
 }
 
-static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
-{
-	struct cloning *f = opaque;
-	struct clone_files files = { .defs = f->defs, .n = f->n, .source = f->linked ? NULL : f->def,
-		.layers = !f->snapshots };
-
-	f->opener = NULL;
-	if (r < 0) {
-		end_early(f, e);
-		return;
-	}
-	f->sources = *c;
-	for (unsigned i = 0; i < f->n; i++)
-		f->defs[i] = f->targets[i].def;
-	clone_files_look(f->host->helpers, &files, files_looked_for, f, &f->errand);
-}
-
-/* Open the source's images. Called from the loop, so that the client gets the job's id before the job can end. */
+/* Check for the clones' files. Called from the loop, so that the client gets the job's id before the job can end. */
 static void cloning_start(struct loop_task *task)
 {
 	struct cloning *f = container_of(task, struct cloning, task);
+	struct clone_files files = { .defs = f->defs, .n = f->n, .source = f->linked ? NULL : f->def,
+		.layers = !f->snapshots };
 
-	open_as_open(f->host->helpers, f->def, OPEN_AS_SOURCES, sources_opened, f, &f->opener);
+	for (unsigned i = 0; i < f->n; i++)
+		f->defs[i] = f->targets[i].def;
+	clone_files_look(f->host->helpers, &files, files_looked_for, f, &f->errand);
 }
 
 static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)

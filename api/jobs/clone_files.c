@@ -1,18 +1,27 @@
 #include "api/jobs/clone_files.h"
+#include "api/access/client_file.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
 #include "api/vm/quota_use.h"
+#include "base/channel.h"
 #include "base/err.h"
+#include "base/relay.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define TIMEOUT_NS (10 * 1000000000ULL)
+#define VERSION 1
+#define RELAYS 1 /* type of the message with the relays of the source's images */
 
-/* ---- functions that run in the forked process, or in the daemon ---- */
+/* ---- functions that run in the forked process, or on a thread ---- */
 
 /* Return the bytes that a file occupies, or the size of a block device; 0: unknown. */
 static uint64_t file_bytes(const char *path)
@@ -66,23 +75,73 @@ static int files_look(const void *arg, struct fork_as_result *out, struct err *e
 	return 0;
 }
 
-static int files_make(const void *arg, struct fork_as_result *out, struct err *e)
+/* Take the source's images from those who hold them. The input has a message with the relays. fds: of n files. */
+static int sources_take(int input, int *fds, unsigned n)
 {
-	const struct definition *def = arg;
+	static const struct channel_type types[] = { [RELAYS] = { .fds_max = CHANNEL_FDS_MAX, .known = true } };
+	_Alignas(16) char buf[CHANNEL_BODY_MAX];
+	struct channel_msg m;
+	int r = channel_recv(input, VERSION, types, ARRAY_SIZE(types), buf, &m);
 
-	for (uint32_t k = 0; k < def->ndisks; k++) {
-		const char *path = def->disks[k].layers[0].path;
-		int fd;
+	if (r != 1)
+		return MIN(r, -EIO);
+	r = 0;
+	for (unsigned i = 0; i < m.nfds && !r; i++)
+		r = relay_take(m.fds[i], fds, n);
+	channel_msg_close_fds(&m);
+	for (unsigned i = 0; i < n && !r; i++)
+		r = fds[i] < 0 ? -EPROTO : 0;
+	return r;
+}
 
-		if (def->disks[k].read_only)
-			continue;
-		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, 0600);
-		if (fd < 0)
-			return err_set_errno(e, -errno, "%s", path);
-		out->fds[out->nfds++] = fd;
-		out->count++;
+/* Hold the new file and the disk's images, and close the other images. */
+static void copy_hold(const struct clone_copy *c, int fd, int *fds, struct fork_as_result *out)
+{
+	out->held[out->nheld++] = fd;
+	for (unsigned i = 0; i < c->n; i++) {
+		out->held[out->nheld++] = fds[c->at[i]];
+		fds[c->at[i]] = -1;
 	}
-	return 0;
+	for (unsigned i = 0; i < c->nsources; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+static int copy_open(const void *arg, struct fork_as_result *out, struct err *e)
+{
+	const struct clone_copy *c = arg;
+	int fds[CHANNEL_FDS_MAX], fd, r;
+
+	for (unsigned i = 0; i < CHANNEL_FDS_MAX; i++)
+		fds[i] = -1;
+	r = sources_take(out->input, fds, c->nsources);
+	close(out->input);
+	out->input = -1;
+	fd = r < 0 ? r : open(c->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, 0600);
+	if (fd >= 0 && out->given_up && atomic_load(out->given_up)) {
+		unlink(c->path);
+		close(fd);
+		r = fd = -ECANCELED;
+	}
+	if (fd >= 0) {
+		out->count = 1;
+		copy_hold(c, fd, fds, out);
+		return 0;
+	}
+	r = r < 0 ? err_set_errno(e, r, "cannot get the images from the process that opened them") :
+		    err_set_errno(e, -errno, "%s", c->path);
+	for (unsigned i = 0; i < c->nsources; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return r;
+}
+
+static void *copy_copy(const void *arg)
+{
+	struct clone_copy *c = must_alloc(malloc(sizeof(*c)));
+
+	*c = *(const struct clone_copy *)arg;
+	return c;
 }
 
 static bool is_older(const char *path, uint64_t ns)
@@ -129,18 +188,6 @@ static int remove_all(const void *arg, struct fork_as_result *out, struct err *e
 
 /* ---- functions that run in the daemon ---- */
 
-static void at_once(int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
-	clone_files_done *done, void *opaque)
-{
-	struct fork_as_result out = { 0 };
-	struct err e = { 0 };
-	int r = run(arg, &out, &e);
-
-	while (r < 0 && out.nfds)
-		close(out.fds[--out.nfds]);
-	done(opaque, r, &out, &e);
-}
-
 static void as_errand(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret)
 {
 	struct fork_as_result none = { 0 };
@@ -151,29 +198,47 @@ static void as_errand(struct helpers *h, const struct fork_as_spec *s, struct fo
 		s->done(s->opaque, r, &none, &e);
 }
 
-static void run_with(struct helpers *h, const struct rights *rights,
-	int (*run)(const void *arg, struct fork_as_result *out, struct err *e), const void *arg,
-	clone_files_done *done, void *opaque, struct fork_as **ret)
-{
-	struct fork_as_spec s = { .rights = rights, .run = run, .arg = arg, .what = "making files for clones",
-		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
-
-	if (rights)
-		as_errand(h, &s, ret);
-	else
-		at_once(run, arg, done, opaque);
-}
-
 void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret)
 {
-	run_with(h, f->defs[0]->rights, files_look, f, done, opaque, ret);
+	struct fork_as_spec s = { .rights = f->defs[0]->rights, .run = files_look, .arg = f, .what = "making files for clones",
+		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
+
+	as_errand(h, &s, ret);
 }
 
-void clone_files_make(struct helpers *h, const struct definition *def, clone_files_done *done, void *opaque,
-	struct fork_as **ret)
+void clone_copy_set(struct clone_copy *ret, const struct config *c, unsigned disk, const char *path,
+	struct vm_clone_disk *request)
 {
-	run_with(h, def->rights, files_make, def, done, opaque, ret);
+	const struct vm_disk *v = &c->vm.disks[disk];
+
+	*ret = (struct clone_copy){ .nsources = c->nheld };
+	snprintf(ret->path, sizeof(ret->path), "%s", path);
+	request->nlayers = (uint8_t)v->nlayers;
+	for (unsigned k = 0; k < v->nlayers; k++) {
+		request->format[k] = v->format[k];
+		request->has_data[k] = v->data_fd[k] != VM_NO_FD;
+		ret->at[ret->n++] = v->fd[k];
+		if (request->has_data[k])
+			ret->at[ret->n++] = v->data_fd[k];
+	}
+}
+
+int clone_copy_open(struct helpers *h, const struct rights *rights, const struct clone_copy *copy, const struct config *c,
+	clone_files_done *done, void *opaque, struct client_file **ret, struct err *e)
+{
+	struct client_file_spec s = { .rights = rights, .of_author = true, .run = copy_open, .arg = copy, .copy = copy_copy,
+		.drop = free, .what = "making files for clones", .done = done, .opaque = opaque };
+	int pair[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_set_errno(e, -errno, "%s", s.what);
+	s.input = pair[1];
+	r = channel_send(pair[0], VERSION, RELAYS, 0, NULL, 0, c->fds, c->nfds);
+	r = r < 0 ? err_set_errno(e, r, "%s", s.what) : client_file_new(h, &s, ret, e);
+	close(pair[0]);
+	close(pair[1]);
+	return r;
 }
 
 void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,

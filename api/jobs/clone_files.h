@@ -1,18 +1,22 @@
 /* clone_files: checks, creates and removes the files of clones' disks with the rights of the user who defined the
- * source VM. With the daemon's own rights, checks and creation happen at once, and done() is called before the function
- * returns. Removal always runs in a forked process, since it may take long. Threading: the daemon's loop. */
+ * source VM, in a forked process. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_CLONE_FILES_H
 #define CAIRN_API_JOBS_CLONE_FILES_H
 
 #include "api/access/fork_as.h"
+#include "vmm/vm_msg.h"
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+struct client_file;
+struct config;
 struct definition;
 struct definition_disk;
 struct err;
 struct helpers;
+struct rights;
 
 struct clone_files {
 	struct definition *const *defs; /* the clones' definitions, all with the same rights */
@@ -37,10 +41,24 @@ uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsign
  * *ret: as for fork_as_begin(), if a process was started. */
 void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret);
-/* Create the files of one clone. res->fds: one for each writable disk. res->count: number of files that were created,
- * also on failure (0 if the process did not answer). */
-void clone_files_make(struct helpers *h, const struct definition *def, clone_files_done *done, void *opaque,
-	struct fork_as **ret);
+
+/* What to open for the copy of one disk. */
+struct clone_copy {
+	char path[PATH_MAX]; /* the new file */
+	unsigned n, nsources;
+	uint16_t at[2 * VM_DISK_LAYERS_MAX]; /* indexes of the source's files among all nsources */
+};
+
+/* Fill ret and the request's layers. c: the source's images, held by others. disk: its number. path: of the new
+ * file. */
+void clone_copy_set(struct clone_copy *ret, const struct config *c, unsigned disk, const char *path,
+	struct vm_clone_disk *request);
+/* Let a process with these rights create the new file, and hold it with the source's images, in the order of
+ * VM_MSG_CLONE_DISK. c: its relays are borrowed for the call. done: res->count is 1 if the file was created, also on
+ * failure. The others as for client_file_new(). */
+int clone_copy_open(struct helpers *h, const struct rights *rights, const struct clone_copy *copy, const struct config *c,
+	clone_files_done *done, void *opaque, struct client_file **ret, struct err *e);
+
 /* Remove the files that `made` and `born_after_ns` select. A file that is missing is no error. */
 void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct fork_as **ret);

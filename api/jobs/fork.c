@@ -1,5 +1,6 @@
 #include "api/jobs/fork.h"
 #include "api/access/authors.h"
+#include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
@@ -68,8 +69,7 @@ struct fork {
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	bool paused, hint_hostname, isolated, going_on;
 	bool asked, answered; /* the source's process has the request; has answered */
-	int made[VM_DISKS_MAX];	      /* the first clone's files, in the order of the writable disks; owned */
-	unsigned nmade;
+	struct client_file *opened;   /* the files, held for the source's process; NULL: not yet, or handed over */
 	uint64_t image_bytes; /* what the images of one clone count with in quotas */
 	uint64_t made_bytes[VM_DISKS_MAX]; /* space that these files occupied when the source had answered */
 	uint64_t begun_ns;
@@ -77,15 +77,9 @@ struct fork {
 	struct loop_task task;
 };
 
-static void made_close(struct fork *f)
-{
-	while (f->nmade)
-		close(f->made[--f->nmade]);
-}
-
 static void fork_free(struct fork *f)
 {
-	made_close(f);
+	client_file_free(f->opened);
 	for (unsigned i = 0; i < f->n; i++)
 		definition_free(f->clones[i].def);
 	fork_as_free(f->errand);
@@ -390,29 +384,6 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 
 /* ---- opening and creating the disks' files ---- */
 
-/* Keep the files of the first clone open, to learn later how much space they take. fds: for each writable disk its
- * image, then the files of the clones; borrowed. */
-static void made_keep(struct fork *f, const int *fds, unsigned nfds)
-{
-	for (unsigned i = 1; i < nfds && f->nmade < VM_DISKS_MAX; i += 1 + f->n) {
-		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
-
-		if (fd < 0)
-			break;
-		f->made[f->nmade++] = fd;
-	}
-}
-
-static void made_measure(struct fork *f)
-{
-	struct stat st;
-
-	for (unsigned i = 0; i < f->nmade; i++)
-		if (fstat(f->made[i], &st) == 0)
-			f->made_bytes[i] = (uint64_t)st.st_blocks * 512;
-	made_close(f);
-}
-
 static void copy_add(struct fork_files *files, const struct definition *d, unsigned disk)
 {
 	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
@@ -450,23 +421,25 @@ static int files_list(struct fork *f, struct err *e)
 
 typedef int files_fn(const void *files, struct fork_as_result *out, struct err *e);
 
-/* Run fn in the daemon, or in a forked process if the files are another user's. *ret: see fork_as_begin(). */
+/* Run fn with the rights of the source's author. *ret: see fork_as_begin(). */
 static void files_do(struct fork *f, const struct rights *rights, const struct fork_files *files, files_fn *fn,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret)
 {
 	struct fork_as_spec s = { .rights = rights, .run = fn, .arg = files, .what = "copying disks for clones",
 		.timeout_ns = ERRAND_TIMEOUT_NS, .done = done, .opaque = opaque };
-	struct fork_as_result res = { 0 };
+	struct fork_as_result none = { 0 };
 	struct err e;
 	int r;
 
-	if (rights)
-		r = fork_as_begin(f->host->helpers, &s, ret, &e);
-	else
-		r = fn(files, &res, &e);
-	if (r < 0 || !rights)
-		done(opaque, r, &res, &e);
+	/* A thread has no disks to measure: see fork_files_copy(). */
+	if (!files->ncopied) {
+		s.copy = fork_files_copy;
+		s.drop = fork_files_drop;
+	}
+	r = fork_as_begin(f->host->helpers, &s, ret, &e);
+	if (r < 0)
+		done(opaque, r, &none, &e);
 }
 
 /* ---- ending the job ---- */
@@ -587,15 +560,15 @@ static void starting_end(struct fork *f)
 			vm_destroy(f->clones[i].vm, NULL);
 }
 
-static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+/* The source's process has answered, and the space that the first clone's files take is known. */
+static void files_measured(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct fork *f = opaque;
 	struct err why;
 
+	f->errand = NULL;
 	f->answered = true;
-	if (!r && a->snapshot)
-		f->taken = *a->snapshot;
-	made_measure(f);
+	memcpy(f->made_bytes, res->sizes, sizeof(f->made_bytes));
 	if (!r) {
 		r = disks_settle(f, &why);
 		e = &why;
@@ -609,6 +582,23 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		starting_end(f);
 		clones_start_next(f);
 	}
+}
+
+static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct fork_as_result none = { 0 };
+	struct fork_files made = { 0 };
+	struct fork *f = opaque;
+
+	if (!r && a->snapshot)
+		f->taken = *a->snapshot;
+	for (unsigned i = 1; i < f->files.n; i += 1 + f->n)
+		made.list[made.n++] = f->files.list[i];
+	_Static_assert(FORK_AS_SIZES_MAX >= VM_DISKS_MAX, "one size a disk");
+	if (r < 0 || !made.n)
+		files_measured(f, r, &none, e);
+	else
+		files_do(f, f->rights, &made, fork_files_measure, files_measured, f, &f->errand);
 }
 
 static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -649,10 +639,11 @@ static void begin_failed(struct loop_task *t)
 	fork_end(container_of(t, struct fork, task));
 }
 
-static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
+/* The process that holds the opened files sends them with the request, behind the file for the state. */
+static void fork_send(struct fork *f)
 {
-	struct vm_fork body = { .copies = n ? f->n : 0, .flatten = f->isolated ? VM_FORK_ISOLATED : 0 };
-	int fds[CHANNEL_FDS_MAX] = { f->state_fd };
+	bool copies = f->opened;
+	struct vm_fork body = { .copies = copies ? f->n : 0, .flatten = f->isolated ? VM_FORK_ISOLATED : 0 };
 
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		struct vm_fork_pin *p = &body.pins[w];
@@ -664,11 +655,10 @@ static void fork_send(struct fork *f, const int *disk_fds, unsigned n)
 		memcpy(p->id, f->pins[i], sizeof(p->id));
 		snprintf(p->path, sizeof(p->path), "%s", f->images[i]);
 	}
-	memcpy(fds + 1, disk_fds, n * sizeof(*fds));
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	f->asked = true;
 	vm_cgroup_make_room(f->source);
-	snapshots_request_fds(f->source, VM_MSG_FORK, &body, sizeof(body), fds, n + 1,
+	snapshots_request_with(f->source, VM_MSG_FORK, &body, sizeof(body), STEAL_PTR(f->opened), &f->state_fd, copies ? 0 : 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do
 	 * this for more clones: they would compete with the source for the CPUs during its pause. */
@@ -686,18 +676,23 @@ static void files_opened(void *opaque, int r, const struct fork_as_result *res, 
 {
 	struct fork *f = opaque;
 
-	f->errand = NULL;
 	/* On -EEXIST no file is left that was created here. After another error, files may be left. */
 	for (unsigned i = 0; i < f->n; i++)
 		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
-	if (r < 0) {
+	(void)res;
+	if (r < 0)
 		begin_fail(f, e);
-	} else {
-		made_keep(f, res->fds, res->nfds);
-		fork_send(f, res->fds, res->nfds);
-	}
-	for (unsigned i = 0; i < res->nfds; i++)
-		close(res->fds[i]);
+	else
+		fork_send(f);
+}
+
+static int files_open(struct fork *f, struct err *e)
+{
+	struct client_file_spec s = { .rights = f->rights, .of_author = true, .run = fork_files_open, .arg = &f->files,
+		.copy = fork_files_copy, .drop = fork_files_drop, .input = f->state_fd, .what = "copying disks for clones",
+		.done = files_opened, .opaque = f };
+
+	return client_file_new(f->host->helpers, &s, &f->opened, e);
 }
 
 /* Define the clones, and open and create the disks' files. An error fails the job. */
@@ -715,10 +710,12 @@ static void fork_go(struct fork *f)
 		r = clone_keep(&f->clones[i], &e);
 	if (!r) {
 		pins_note(f);
-		files_do(f, f->rights, &f->files, fork_files_open, files_opened, f, &f->errand);
-	} else {
-		begin_fail(f, &e);
+		r = f->files.n ? files_open(f, &e) : 0;
 	}
+	if (r < 0)
+		begin_fail(f, &e);
+	else if (!f->files.n)
+		fork_send(f);
 	store_release(store);
 }
 
@@ -751,7 +748,6 @@ static void files_checked(void *opaque, int r, const struct fork_as_result *res,
 
 static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
-	struct fork_as_result checked = { 0 };
 	int r = source_check(f->source, f->n, e);
 
 	if (!r)
@@ -763,10 +759,6 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 	if (!r)
 		r = batch_claim(f->batch, f->clones[0].def,
 			&(struct quota_new){ .n = f->n, .runs = true, .image_bytes = f->image_bytes }, e);
-	if (!r && !f->rights)
-		r = fork_files_check(&f->files, &checked, e);
-	if (!r && !f->rights)
-		r = copies_claim(f, &checked, e);
 	if (r < 0)
 		return r;
 	f->state_fd = memfd_create("cairn-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -784,7 +776,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	f->job->cancel = fork_cancel;
 	f->job->fork_ready = fork_ready;
 	f->begun_ns = loop_now_ns();
-	if (f->rights && f->files.n)
+	if (f->files.n)
 		files_do(f, f->rights, &f->files, fork_files_check, files_checked, f, &f->errand);
 	else
 		fork_go(f);

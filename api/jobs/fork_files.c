@@ -3,9 +3,13 @@
 #include "api/jobs/clone_files.h"
 #include "api/vm/quota_use.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,24 +53,64 @@ static int file_open(const struct fork_file *f, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "%s", f->path) : fd;
 }
 
+static void files_undo(const struct fork_files *f, struct fork_as_result *out)
+{
+	for (unsigned i = 1; i < out->nheld; i++) {
+		close(out->held[i]);
+		if (f->list[i - 1].copy)
+			unlink(f->list[i - 1].path);
+	}
+	close(out->input);
+	out->input = -1;
+	out->nheld = 0;
+}
+
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e)
 {
 	const struct fork_files *f = files;
 
+	out->held[out->nheld++] = out->input;
 	for (unsigned i = 0; i < f->n; i++) {
 		int fd = file_open(&f->list[i], e);
 
-		if (fd >= 0) {
-			out->fds[out->nfds++] = fd;
-			continue;
+		if (fd >= 0)
+			out->held[out->nheld++] = fd;
+		if (fd < 0 || (out->given_up && atomic_load(out->given_up))) {
+			files_undo(f, out);
+			return fd < 0 ? fd : -ECANCELED;
 		}
-		while (i--) {
-			close(out->fds[i]);
-			if (f->list[i].copy)
-				unlink(f->list[i].path);
-		}
-		out->nfds = 0;
-		return fd;
 	}
 	return 0;
+}
+
+int fork_files_measure(const void *files, struct fork_as_result *out, struct err *e)
+{
+	const struct fork_files *f = files;
+	struct stat st;
+
+	(void)e;
+	for (unsigned i = 0; i < f->n && i < FORK_AS_SIZES_MAX; i++)
+		if (stat(f->list[i].path, &st) == 0)
+			out->sizes[i] = (uint64_t)st.st_blocks * 512;
+	return 0;
+}
+
+void *fork_files_copy(const void *files)
+{
+	struct fork_files *copy = must_alloc(malloc(sizeof(*copy)));
+
+	*copy = *(const struct fork_files *)files;
+	copy->ncopied = 0; /* the disks may be gone when the thread looks at them */
+	for (unsigned i = 0; i < copy->n; i++)
+		copy->list[i].path = must_alloc(strdup(copy->list[i].path));
+	return copy;
+}
+
+void fork_files_drop(void *copy)
+{
+	struct fork_files *f = copy;
+
+	for (unsigned i = 0; i < f->n; i++)
+		free((char *)f->list[i].path);
+	free(f);
 }

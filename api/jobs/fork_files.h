@@ -1,6 +1,6 @@
 /* fork_files: checks and opens the images of a VM's disks, and creates the files of its live clones' disks. The
- * functions run in the daemon or, for another user's VM, in a process with that user's rights (fork_as.h), so they
- * take no lock. */
+ * functions run in a process with the rights of the source's author, or on a thread if these are the daemon's own
+ * (fork_as.h), so they take no lock. */
 #ifndef CAIRN_API_JOBS_FORK_FILES_H
 #define CAIRN_API_JOBS_FORK_FILES_H
 
@@ -33,9 +33,16 @@ struct fork_files {
  * what a clone's copies of disks count with in quotas.
  * Returns 0; -EEXIST: a clone's file exists; -ENOTSUP: an image is no regular file; -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
-/* Open the images for reading and create the clones' files; out gets the fds. On failure, the created files are
- * removed.
+/* Open the images for reading and create the clones' files. out holds the input, and then these files. On failure, the
+ * created files are removed.
  * files: struct fork_files. Returns 0 or -errno. */
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e);
+/* Fill out->sizes with the bytes that the files occupy; 0: unknown. files: struct fork_files, of which only the list is
+ * used. Returns 0. */
+int fork_files_measure(const void *files, struct fork_as_result *out, struct err *e);
+
+/* Copy the list with its paths, and free the copy. */
+void *fork_files_copy(const void *files);
+void fork_files_drop(void *copy);
 
 #endif

@@ -24,10 +24,17 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 	unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
 {
+	snapshots_request_with(vm, type, body, len, NULL, fds, nfds, timeout_ns, done, opaque);
+}
+
+void snapshots_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
+{
 	if (vm->proc && vm_state_is_active(vm->state))
-		vm_process_request_fds(vm->proc, type, body, len, fds, nfds, timeout_ns, done, opaque);
+		vm_process_request_with(vm->proc, type, body, len, file, fds, nfds, timeout_ns, done, opaque);
 	else
-		offline_request_fds(vm, type, body, len, fds, nfds, timeout_ns, done, opaque);
+		offline_request_with(vm, type, body, len, file, fds, nfds, timeout_ns, done, opaque);
 }
 
 /* ---- one snapshot ---- */

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 struct json_object;
+struct client_file;
 struct vm;
 
 /* Maximum number of snapshots that snapshots_fetch() reads; more are an error (-E2BIG). */
@@ -34,6 +35,12 @@ void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, s
 /* Send a request like snapshots_request(), with file descriptors. fds: borrowed. */
 void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, const int *fds,
 	unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
+
+/* The same with files that another process holds, which become the first ones (api/access/client_file.h). file: taken;
+ * NULL: none. */
+void snapshots_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
 
 /* Read all snapshots, page by page. done: called once, from the loop. s: borrowed for the call; NULL on errors. */

@@ -1,4 +1,5 @@
 #include "api/vm/offline_process.h"
+#include "api/access/client_file.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
 #include "api/store/store.h"
@@ -35,6 +36,7 @@ struct wanted {
 	enum vm_msg_type type;
 	void *body;
 	size_t len;
+	struct client_file *file; /* owned; NULL: none */
 	int *fds; /* owned */
 	unsigned nfds;
 	uint64_t timeout_ns;
@@ -85,6 +87,7 @@ static void wanted_free(struct wanted *w)
 {
 	if (!w)
 		return;
+	client_file_free(w->file);
 	for (unsigned k = 0; k < w->nfds; k++)
 		close(w->fds[k]);
 	free(w->fds);
@@ -169,8 +172,8 @@ static void wanted_send(struct offline_process *i)
 
 	while ((w = wanted_take(i))) {
 		i->asked++;
-		vm_process_request_fds(i->proc, w->type, w->body, w->len, w->fds, w->nfds, w->timeout_ns, request_answered,
-			w);
+		vm_process_request_with(i->proc, w->type, w->body, w->len, STEAL_PTR(w->file), w->fds, w->nfds, w->timeout_ns,
+			request_answered, w);
 	}
 }
 
@@ -366,6 +369,13 @@ void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
+	offline_request_with(vm, type, body, len, NULL, fds, nfds, timeout_ns, done, opaque);
+}
+
+void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
+{
 	struct offline_process *i = offline_of(vm);
 	struct wanted *w = calloc(1, sizeof(*w));
 
@@ -376,6 +386,7 @@ void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body,
 	w->offline = i;
 	w->type = type;
 	w->len = len;
+	w->file = file;
 	wanted_take_fds(w, fds, nfds);
 	w->timeout_ns = timeout_ns;
 	w->done = done;

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 struct offline_process;
+struct client_file;
 struct vm;
 
 /* Send a request to the offline process of a VM that is off, and start the process if there is none.
@@ -23,6 +24,11 @@ void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
+/* The same with files that another process holds, which become the first ones (api/access/client_file.h). file: taken;
+ * NULL: none. */
+void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
+	const int *fds, unsigned nfds, uint64_t timeout_ns,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
 /* Start the offline process, able to copy `copiers` disks concurrently. While vm->operation.copiers is set, so can the
  * processes that replace it. The VM must have no offline process. */
 void offline_start_copiers(struct vm *vm, unsigned copiers);

@@ -141,8 +141,8 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* Send a request like vm_process_request_fds(), with a client's file (api/access/client_file.h) before the other fds.
- * file: taken. */
+/* Send a request like vm_process_request_fds(), with files that another process holds (api/access/client_file.h) before
+ * the other fds. file: taken; NULL: none. */
 void vm_process_request_with(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);

@@ -234,6 +234,8 @@ void vm_process_request_with(struct vm_process *p, enum vm_msg_type type, const 
 	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
 
 	r->file = file;
+	if (request_may_repeat(type))
+		body_keep(r, body, len);
 	request_begin(r, body, len, fds, nfds);
 }
 
@@ -242,11 +244,7 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
-	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
-
-	if (request_may_repeat(type))
-		body_keep(r, body, len);
-	request_begin(r, body, len, fds, nfds);
+	vm_process_request_with(p, type, body, len, NULL, fds, nfds, timeout_ns, done, opaque);
 }
 
 /* Send a request with its copy of the body, under a new number. */

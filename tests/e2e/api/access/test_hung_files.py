@@ -268,6 +268,28 @@ def test_export_gets_its_files_past_the_daemon(hostile, uid):
     d.cairn("import", "--dry-run", str(archive))
 
 
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
+@pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN, Op.CREATE, Op.FLUSH], ids=["lookup", "open", "create", "flush"])
+@pytest.mark.parametrize("command", ["vm-clone", "vm-fork"])
+def test_hung_files_of_clones_do_not_block_the_daemon(hostile, command, op, uid):
+    """The images of a clone's source, and the clone's own. The daemon opens, describes and closes none of them."""
+    d, f = hostile
+    keys = {"disks": [{"path": f["disk"], "format": "qcow2"}], "boot": {"kernel": str(d.tmp / "kernel")}}
+    (d.tmp / "kernel").write_text("not a kernel\n")
+    (d.tmp / "kernel").chmod(0o644)
+    with asked(d, "vm-define", uid=uid, definition=definition(f, **keys)) as answer:
+        assert "return" in answer()
+    if command == "vm-fork":
+        d.cairn("start", "mine")
+    f.hang(op)
+    q = d.qmp()
+    q.send(json.dumps({"execute": command, "arguments": {"vm": "mine", "name": "copy"}}).encode())
+    until(lambda: op in f.hanging())
+    assert serves(d) and not [t for t in open_files(d.proc.pid) if t.startswith(str(f.folder))]
+    f.release()
+    q.answer()
+
+
 def test_processes_of_a_real_vm_get_its_files(shared, kvm, guest):  # noqa: F811
     """The VM's process, the offline process and the export, with their sandboxes, take files of two users."""
     d, folder = shared, shared.tmp / "nobodys"
