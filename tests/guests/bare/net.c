@@ -439,6 +439,44 @@ static const char *net_ask(const struct args *a)
 	return NULL;
 }
 
+static void swap(uint8_t *a, uint8_t *b, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i++) {
+		uint8_t was = a[i];
+
+		a[i] = b[i];
+		b[i] = was;
+	}
+}
+
+/* Send each datagram of UDP over IPv4 back to its sender, until there is input. Swapping keeps both checksums. Between
+ * datagrams the processor halts, so a timer has to run ("pit 100"). */
+static const char *net_serve(const struct args *a)
+{
+	uint8_t *f = sent + HEADER_BYTES;
+
+	(void)a;
+	while (!serial_ready()) {
+		uint32_t have = receive(0);
+
+		if (!have) {
+			halt();
+			continue;
+		}
+		memcpy(sent, frame, have);
+		if (have < HEADER_BYTES + 42 || get16(f + 12) != 0x0800 || f[23] != 17)
+			continue;
+		memset(sent, 0, HEADER_BYTES);
+		memcpy(f, f + 6, 6);
+		memcpy(f + 6, net.mac, 6);
+		swap(f + 26, f + 30, 4);
+		swap(f + 34, f + 36, 2);
+		if (send(have))
+			return "it was not sent";
+	}
+	return NULL;
+}
+
 /* Receive and drop all frames, to catch up after a gap in the polling. */
 static const char *net_drain(const struct args *a)
 {
@@ -531,7 +569,7 @@ static const char *cmd_net(const struct args *a)
 		const char *name;
 		const char *(*run)(const struct args *a);
 	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"dhcp", net_dhcp}, {"ask", net_ask}, {"recv", net_receive},
-		 {"echo", net_echo}, {"drain", net_drain}, {"wrong", net_wrong}};
+		 {"echo", net_echo}, {"serve", net_serve}, {"drain", net_drain}, {"wrong", net_wrong}};
 
 	if (str_equal(a->s[0], "open"))
 		return net_open(a);
@@ -548,7 +586,7 @@ static const char *cmd_net(const struct args *a)
 const struct command net_commands[] = {
 	{"net", 1, 1,
 		"open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|dhcp|ask ADDRESS [TRIES]|"
-		"recv SEED|echo COUNT|drain|wrong WHICH",
+		"recv SEED|echo COUNT|serve|drain|wrong WHICH",
 		cmd_net},
 	{0},
 };

@@ -20,6 +20,7 @@ import pytest
 import guestlib
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, open_files, until
 from guestlib import fields
+from slirplib import readable
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
 from test_net import LanDaemon, echo, figures, goes_through, lan, opened, payload  # noqa: F401
@@ -144,6 +145,32 @@ def test_denials_are_counted_and_shown(daemon, tmp_path):
     until(lambda: denied() == ("3", "0"))
     text = log(daemon, "a")
     assert "egress: denied" in text
+
+
+def test_live_clones_answer_on_their_own_published_ports(daemon):
+    """A guest that answers datagrams is forked; with egress rules that deny everything, too."""
+    c = start(daemon, "a", user(egress={}))
+    opened(c)
+    c.run("pit 100")
+    c.sock.sendall(b"net serve\n")
+    r = json.loads(daemon.cairn("clone", "--live", "a", "c", "--count", "3", "--publish", "udp:auto:7", "--format",
+                                "json").stdout)
+    ports = [p["port"] for p in r["published"]]
+    assert len(set(ports)) == 3
+    for port in ports:
+        with socket.socket(type=socket.SOCK_DGRAM) as s:
+            s.connect(("127.0.0.1", port))
+            s.send(b"%d" % port)
+            until(lambda s=s: readable(s) or s.send(b"%d" % port) == 0)
+            assert s.recv(100) == b"%d" % port
+    for i in range(1, 4):
+        daemon.cairn("destroy", f"c-{i}")
+    for port in ports:  # nobody holds it
+        def free(port=port):
+            with socket.socket(type=socket.SOCK_DGRAM) as s, contextlib.suppress(OSError):
+                s.bind(("127.0.0.1", port))
+                return True
+        until(free)
 
 
 def test_egress_rules_reach_cairn_slirp(host):
