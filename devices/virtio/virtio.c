@@ -335,8 +335,9 @@ static int load_registers(struct virtio_dev *v, struct state_reader *r, struct e
 	state_bytes(r, config, v->config_bytes);
 	if (r->failed)
 		return load_malformed(v, "cut short", e);
-	if (offered != v->features_offered)
+	if ((offered ^ v->features_offered) & ~v->ops->features_newer)
 		return features_differ(v, offered, e);
+	v->features_offered = offered;
 	if (!status_is_possible(v))
 		return load_malformed(v, "status", e);
 	for (unsigned i = 0; i < v->config_bytes; i++) {
@@ -348,11 +349,18 @@ static int load_registers(struct virtio_dev *v, struct state_reader *r, struct e
 	return 0;
 }
 
+static void load_undo(struct virtio_dev *v)
+{
+	reset_locked(v);
+	v->features_offered |= v->ops->features_newer;
+}
+
 int virtio_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
 	int ret;
 
 	LOCK_GUARD(&v->lock);
+	v->features_offered |= v->ops->features_newer;
 	ret = load_registers(v, r, e);
 	if (!ret)
 		ret = load_queues(v, r, e);
@@ -361,7 +369,7 @@ int virtio_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 	if (!ret)
 		v->transport_ops->changed(v->transport);
 	else
-		reset_locked(v);
+		load_undo(v);
 	return ret;
 }
 

@@ -46,6 +46,8 @@ struct virtio_ops {
 	/* The share of one processor that queue_run may use; 0: no limit. While the share is used up, the doorbells
 	 * rest, so that a guest that rings them all the time takes little more than its vCPUs' time from the host. */
 	unsigned cpu_percent;
+	/* Offered features that an older state may lack. A device that loads such a state stops offering them. */
+	uint64_t features_newer;
 	/* Serve queue q, after its doorbell or a pause. The queue may be empty. Never called on a stopped or paused
 	 * device. Does a bounded amount of work per call; the rest is served later, for example after
 	 * virtio_queue_kick(). */

@@ -6,9 +6,12 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
+#include "devices/virtio/net_filter.h"
 #include "devices/virtio/net_limit.h"
 #include "devices/virtio/virtio_net_header.h"
+#include "devices/virtio/virtio_net_state.h"
 #include "devices/virtio/virtio_pci.h"
+#include "snapshot/state.h"
 
 #include <errno.h>
 #include <linux/if_tun.h>
@@ -28,13 +31,19 @@
 #define RUN_BYTES_MAX (1u << 20)
 #define FRAME_COST (RUN_BYTES_MAX / (2 * QUEUE_SIZE))
 
-enum { RX = 0, TX = 1, DIRECTIONS = 2 };
+enum { RX = 0, TX = 1, DIRECTIONS = 2, CTRL = 2, QUEUES = 3 };
 
 /* struct virtio_net_config, section 5.1.4. */
 enum { CONFIG_MAC = 0, CONFIG_STATUS = 6, CONFIG_MTU = 10, CONFIG_BYTES = 12 };
-enum { STATUS_LINK_UP = 1 };
+enum { STATUS_LINK_UP = 1, STATUS_ANNOUNCE = 2 };
 
-#define F_ALWAYS (NET_F_MTU | NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS)
+/* The control queue: a request has a class and a command, data, and one byte for the answer. */
+enum { CTRL_HEADER_BYTES = 2, CTRL_OK = 0, CTRL_ERROR = 1, CTRL_ANNOUNCE_ACK = 0 };
+#define CTRL_COMMANDS_MAX 64u /* per call */
+
+/* Features of the control queue, which states of version 1 lack. */
+#define F_CTRL (NET_F_CTRL_VQ | NET_F_CTRL_RX | NET_F_CTRL_VLAN | NET_F_GUEST_ANNOUNCE | NET_F_CTRL_MAC_ADDR)
+#define F_ALWAYS (NET_F_MTU | NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS | F_CTRL)
 /* Offloads that a tap supports. */
 #define F_OFFLOADS                                                                                 \
 	(NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN |   \
@@ -69,6 +78,9 @@ struct virtio_net {
 	bool link_wanted;
 	struct net_limit limits[DIRECTIONS];
 	bool loaded; /* a state was loaded and the driver has not been told yet */
+	bool announce; /* the driver is to announce its addresses to the network */
+	uint8_t mac[VIRTIO_NET_MAC_BYTES]; /* of the definition */
+	struct net_filter filter;
 	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none */
 	uint16_t too_few; /* number of buffers that were too few for `packet` */
 	uint8_t packet[NET_HEADER_BYTES + FRAME_MAX];
@@ -97,7 +109,7 @@ static void link_update(struct virtio_net *n)
 	bool up = n->link_wanted && n->tap_fd >= 0;
 
 	atomic_store(&n->link_up, up);
-	store_le16(n->v.config + CONFIG_STATUS, up ? STATUS_LINK_UP : 0);
+	store_le16(n->v.config + CONFIG_STATUS, up ? STATUS_LINK_UP | (n->announce ? STATUS_ANNOUNCE : 0) : 0);
 }
 
 static void watch_update(struct virtio_net *n)
@@ -212,6 +224,8 @@ static int packet_read(struct virtio_net *n)
 	n->held = (uint32_t)got;
 	if (!n->link_wanted || got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(n->packet, n->v.features)) {
 		counter_add(&n->rx.drops, 1);
+		n->held = 0;
+	} else if (!net_filter_passes(&n->filter, n->v.features, n->packet + NET_HEADER_BYTES, (size_t)got - NET_HEADER_BYTES)) {
 		n->held = 0;
 	}
 	return 1;
@@ -448,6 +462,71 @@ static void tx_run(struct virtio_net *n)
 		virtio_queue_kick(&n->v, TX);
 }
 
+/* ---- commands of the driver ---- */
+
+static bool announce_acknowledge(struct virtio_net *n, uint8_t cmd, uint64_t bytes)
+{
+	if (!(n->v.features & NET_F_GUEST_ANNOUNCE) || cmd != CTRL_ANNOUNCE_ACK || bytes)
+		return false;
+	n->announce = false;
+	link_update(n);
+	return true;
+}
+
+static bool command_obey(struct virtio_net *n, const struct virtqueue_elem *el)
+{
+	uint64_t bytes = el->out_bytes - CTRL_HEADER_BYTES;
+	uint8_t header[CTRL_HEADER_BYTES];
+
+	iov_read(el->iov, el->nout, 0, header, sizeof(header));
+	if (!(n->v.features & NET_F_CTRL_VQ))
+		return false;
+	if (header[0] == NET_CLASS_ANNOUNCE)
+		return announce_acknowledge(n, header[1], bytes);
+	if (!net_filter_command(&n->filter, n->v.features, header[0], header[1], el->iov, el->nout, sizeof(header), bytes))
+		return false;
+	if (header[0] == NET_CLASS_MAC && header[1] == NET_MAC_ADDR_SET)
+		memcpy(n->v.config + CONFIG_MAC, n->filter.mac, sizeof(n->filter.mac));
+	return true;
+}
+
+/* Obey a command. Returns 1; 0 when there is none; -EPROTO. */
+static int ctrl_next(struct virtio_net *n, struct virtqueue *vq)
+{
+	int got = virtqueue_pop(vq, &n->elem);
+	uint8_t answer;
+
+	if (got <= 0)
+		return got;
+	if (n->elem.out_bytes < CTRL_HEADER_BYTES || !n->elem.in_bytes) {
+		vq->fault = "a command has no header or no room for its answer";
+		return -EPROTO;
+	}
+	answer = command_obey(n, &n->elem) ? CTRL_OK : CTRL_ERROR;
+	iov_write(n->elem.iov + n->elem.nout, n->elem.nin, 0, &answer, 1);
+	virtqueue_push(vq, &n->elem, 1);
+	return 1;
+}
+
+static void ctrl_run(struct virtio_net *n)
+{
+	struct virtqueue *vq = &n->v.queues[CTRL].vq;
+	unsigned left = CTRL_COMMANDS_MAX;
+	int r;
+
+	do {
+		virtqueue_notify_disable(vq);
+		do {
+			r = ctrl_next(n, vq);
+		} while (r > 0 && --left);
+	} while (!r && virtqueue_notify_enable(vq));
+	virtio_queue_interrupt(&n->v, CTRL);
+	if (r == -EPROTO)
+		virtio_fault(&n->v, vq->fault);
+	else if (r > 0)
+		virtio_queue_kick(&n->v, CTRL);
+}
+
 /* ---- polls ---- */
 
 /* Serve both queues without a doorbell or an event of the tap. Returns whether a frame passed. */
@@ -490,8 +569,10 @@ static void net_run(struct virtio_dev *v, unsigned qi)
 {
 	if (qi == RX)
 		rx_run(net_of(v));
-	else
+	else if (qi == TX)
 		tx_run(net_of(v));
+	else
+		ctrl_run(net_of(v));
 }
 
 static void rest_end(struct virtio_net *n, unsigned q)
@@ -513,23 +594,44 @@ static void tx_rest_end(void *opaque)
 
 static void net_forget(struct virtio_dev *v)
 {
-	net_of(v)->held = 0;
-	net_of(v)->loaded = net_of(v)->tx_blocked = false;
+	struct virtio_net *n = net_of(v);
+
+	n->held = 0;
+	n->loaded = n->tx_blocked = n->announce = false;
+	net_filter_reset(&n->filter, n->mac);
+	memcpy(v->config + CONFIG_MAC, n->mac, sizeof(n->mac));
+	link_update(n);
 }
 
+static void net_save(struct virtio_dev *v, struct state_writer *w)
+{
+	net_filter_save(&net_of(v)->filter, w);
+	state_put_u8(w, net_of(v)->announce);
+}
+
+/* The filter keeps the address that the driver knows, though the definition may have another one by now. The driver may
+ * read the definition's, unless it has chosen one itself. */
 static int net_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
-	(void)r;
-	(void)e;
-	net_of(v)->loaded = true;
+	struct virtio_net *n = net_of(v);
+	uint8_t announce;
+
+	if (net_filter_load(&n->filter, r) || (announce = state_u8(r)) > 1 || r->failed)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed state (filter)", v->dev.name);
+	memcpy(v->config + CONFIG_MAC, n->filter.mac_set ? n->filter.mac : n->mac, sizeof(n->mac));
+	n->announce = announce;
+	link_update(n);
+	n->loaded = true;
 	return 0;
 }
 
 static const struct virtio_ops net_virtio_ops = {
 	.id = 1,
 	.class_code = 0x020000, /* Ethernet */
+	.features_newer = F_CTRL,
 	.queue_run = net_run,
 	.reset = net_forget,
+	.save = net_save,
 	.load = net_load,
 };
 
@@ -538,8 +640,10 @@ static const struct virtio_ops net_idle_ops = {
 	.id = 1,
 	.class_code = 0x020000,
 	.cpu_percent = 25,
+	.features_newer = F_CTRL,
 	.queue_run = net_run,
 	.reset = net_forget,
+	.save = net_save,
 	.load = net_load,
 };
 
@@ -548,14 +652,18 @@ static struct virtio_net *net_of_device(struct device *d)
 	return container_of(d, struct virtio_net, v.dev);
 }
 
-/* Tell the driver to read the link status again: it may have changed since the state was saved. */
+/* Tell the driver to read the link status again: it may have changed since the state was saved. The driver announces
+ * its addresses then: the guest may be behind another port of the network's switches. */
 static void net_dev_resume(struct device *d)
 {
 	struct virtio_net *n = net_of_device(d);
 
 	pthread_mutex_lock(&n->v.lock);
-	if (n->loaded)
+	if (n->loaded) {
+		n->announce = n->v.features & NET_F_GUEST_ANNOUNCE;
+		link_update(n);
 		config_changed(n);
+	}
 	n->loaded = false;
 	pthread_mutex_unlock(&n->v.lock);
 	virtio_resume(&n->v);
@@ -575,14 +683,37 @@ static void net_dev_free(struct device *d)
 	free(n);
 }
 
+static int net_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
+{
+	struct virtio_net *n = net_of_device(d);
+	struct state_reader newer = { 0 };
+	struct state_writer w;
+	int ret;
+
+	if (version == VIRTIO_NET_STATE_VERSION)
+		return virtio_pci_device_load(d, r, version, e);
+	state_writer_init(&w);
+	ret = virtio_net_state_upgrade(&n->pci, r, &w);
+	if (!ret && w.failed)
+		ret = -ENOMEM;
+	newer.buf = w.buf;
+	newer.len = w.len;
+	if (!ret)
+		ret = virtio_pci_device_load(d, &newer, VIRTIO_NET_STATE_VERSION, e);
+	else
+		err_set(e, ret, ret == -ENOMEM ? ERR_HOST : ERR_CORRUPT, "%s: malformed state", d->name);
+	state_writer_done(&w);
+	return ret;
+}
+
 static const struct device_ops net_device_ops = {
 	.type = "virtio-net",
-	.state_version = 1,
+	.state_version = VIRTIO_NET_STATE_VERSION,
 	.reset = virtio_pci_device_reset,
 	.pause = virtio_pci_device_pause,
 	.resume = net_dev_resume,
 	.save = virtio_pci_device_save,
-	.load = virtio_pci_device_load,
+	.load = net_dev_load,
 	.free = net_dev_free,
 };
 
@@ -592,6 +723,8 @@ static void net_fill_config(struct virtio_net *n, const struct virtio_net_config
 {
 	n->v.config_bytes = CONFIG_BYTES;
 	memcpy(n->v.config + CONFIG_MAC, c->mac, sizeof(c->mac));
+	memcpy(n->mac, c->mac, sizeof(c->mac));
+	net_filter_reset(&n->filter, n->mac);
 	store_le16(n->v.config + CONFIG_MTU, c->mtu ? c->mtu : MTU_DEFAULT);
 	n->v.features_offered |= F_ALWAYS | (c->user ? F_OFFLOADS_USER : F_OFFLOADS);
 	n->user = c->user;
@@ -609,8 +742,8 @@ static void limits_set(struct virtio_net *n, const struct virtio_net_limits *l)
 static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p,
 	const struct virtio_net_config *c, struct err *e)
 {
-	int r = virtio_init(&n->v, h, c->loop, c->name, &net_device_ops, c->tap_fd < 0 ? &net_idle_ops : &net_virtio_ops, 2,
-		QUEUE_SIZE, e);
+	int r = virtio_init(&n->v, h, c->loop, c->name, &net_device_ops, c->tap_fd < 0 ? &net_idle_ops : &net_virtio_ops,
+		QUEUES, QUEUE_SIZE, e);
 
 	if (r)
 		return r;

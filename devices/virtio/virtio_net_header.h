@@ -30,6 +30,11 @@
 #define NET_F_HOST_ECN (1ULL << 13)
 #define NET_F_MRG_RXBUF (1ULL << 15)
 #define NET_F_STATUS (1ULL << 16)
+#define NET_F_CTRL_VQ (1ULL << 17)
+#define NET_F_CTRL_RX (1ULL << 18)
+#define NET_F_CTRL_VLAN (1ULL << 19)
+#define NET_F_GUEST_ANNOUNCE (1ULL << 21)
+#define NET_F_CTRL_MAC_ADDR (1ULL << 23)
 
 /* Check a header that a guest with these features sent before a frame of frame_bytes, and write to
  * ret the part that the tap or socket gets. Returns false when the frame must be dropped. */

@@ -417,6 +417,7 @@ static void add_capabilities(struct virtio_pci *t)
 	cap = add_capability(t, CAP_NOTIFY, VIRTIO_PCI_NOTIFY,
 		t->v->nqueues * VIRTIO_PCI_NOTIFY_STRIDE, 4);
 	store_le32(t->fn.initial + cap + CAP_BYTES, VIRTIO_PCI_NOTIFY_STRIDE);
+	t->notify_cap = cap;
 	add_capability(t, CAP_ISR, VIRTIO_PCI_ISR, 1, 0);
 	if (t->v->config_bytes)
 		add_capability(t, CAP_DEVICE, VIRTIO_PCI_DEVICE, t->v->config_bytes, 0);

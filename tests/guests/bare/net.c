@@ -17,6 +17,8 @@
 #define F_MAC (1ULL << 5)
 #define F_MRG_RXBUF (1ULL << 15)
 #define F_STATUS (1ULL << 16)
+#define F_CTRL_VQ (1ULL << 17)
+#define F_GUEST_ANNOUNCE (1ULL << 21)
 
 enum { RX = 0, TX = 1 };
 
@@ -159,7 +161,7 @@ static const char *net_start(uint64_t without)
 	status_add(STATUS_ACKNOWLEDGE);
 	status_add(STATUS_DRIVER);
 	net.features = 0;
-	feature_word(0, (F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU) & ~without);
+	feature_word(0, (F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU | F_CTRL_VQ | F_GUEST_ANNOUNCE) & ~without);
 	feature_word(1, F_VERSION_1);
 	status_add(STATUS_FEATURES_OK);
 	if (!(status() & STATUS_FEATURES_OK))
@@ -185,9 +187,8 @@ static const char *net_tell(void)
 		text[3 * i + 1] = "0123456789abcdef"[net.mac[i] & 15];
 		text[3 * i + 2] = i == 5 ? 0 : ':';
 	}
-	print("mac=%s link=%u mtu=%u features=%x status=%x\n", text,
-		mmio_read(net.config + 6, 2) & 1, mmio_read(net.config + 10, 2), net.features,
-		(uint64_t)status());
+	print("mac=%s link=%u announce=%u mtu=%u features=%x status=%x\n", text, mmio_read(net.config + 6, 2) & 1,
+		mmio_read(net.config + 6, 2) >> 1, mmio_read(net.config + 10, 2), net.features, (uint64_t)status());
 	return NULL;
 }
 

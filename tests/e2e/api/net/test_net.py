@@ -113,7 +113,7 @@ def figures(daemon, name, i=0):
 
 def test_frames_go_through_a_bridge(host, lan):
     c = start(host, "a")
-    assert opened(c) == {"mac": MAC, "link": 1, "mtu": 1500, "features": 0x100018028, "status": 15}
+    assert opened(c) == {"mac": MAC, "link": 1, "announce": 0, "mtu": 1500, "features": 0x100238028, "status": 15}
     s = lan.socket()
     for i, n in enumerate((46, 100, 1486)):
         assert goes_through(c, s, n, 10 * i) == 1
@@ -294,6 +294,8 @@ def test_clones_have_taps_and_addresses_of_their_own(host, lan):
     s = lan.socket()
     goes_through(b, s, 200, 1)
     assert fields(b.run("net show")[-1])["mac"] == i["mac"]
+    # The clone's driver is asked to announce its addresses, the original's is not.
+    assert [fields(x.run("net show")[-1])["announce"] for x in (b, c)] == [1, 0]
     gone_through(c, s)
     goes_through(c, s, 200, 5)
     host.cairn("destroy", "b")
@@ -314,7 +316,7 @@ def echo(listener, n):
 
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
-def test_linux_uses_network_with_offloads(host, lan):
+def test_linux_uses_network_with_offloads_and_announces_itself(host, lan):
     n = 16 << 10  # an emulated kernel is slow
     lan.ip("addr", "add", "10.9.0.1/8", "dev", "br0")
     listener = lan.inside(lambda: socket.create_server(("10.9.0.1", 7)))
@@ -344,6 +346,13 @@ def test_linux_uses_network_with_offloads(host, lan):
         while f := seen.recv(1 << 17):
             longest[f[6:12] == mac_bytes(MAC)] = max(len(f), longest[f[6:12] == mac_bytes(MAC)])
     assert longest[True] > 1514 < longest[False]
+    # Another process announces the guest's address: gratuitous ARP, whose two protocol addresses are the same.
+    arp = lan.socket(kind=0x0806)
+    host.cairn("managedsave", "linux")
+    host.cairn("start", "linux")
+    while (f := arp.recv(2048))[6:12] != mac_bytes(MAC) or f[28:32] != f[38:42]:
+        pass
+    c.close()
 
 
 # ---- no link ----
