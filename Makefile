@@ -146,12 +146,13 @@ $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/
 	$(call link,-shared,-luring -lzstd -lz)
 
 # The DSDT is ASL source; iasl leaves it as a C array.
-$(BUILD)/gen/dsdt.h: vmm/boot/dsdt.asl
+$(BUILD)/gen/dsdt_bios.h: IASL_DEFINES := -D BIOS
+$(BUILD)/gen/dsdt.h $(BUILD)/gen/dsdt_bios.h: $(BUILD)/gen/%.h: vmm/boot/dsdt.asl
 	$(call say,IASL,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)iasl -vs -oa -p $(@D)/dsdt -tc $< >$(@D)/iasl.log 2>&1 || { cat $(@D)/iasl.log; exit 1; }
-	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/dsdt.hex && mv $(@D)/dsdt.hex $@
-$(BUILD)/vmm/boot/acpi.o: $(BUILD)/gen/dsdt.h
+	$(Q)iasl -vs -oa $(IASL_DEFINES) -p $(@D)/$* -tc $< >$(@D)/$*.log 2>&1 || { cat $(@D)/$*.log; exit 1; }
+	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/$*.hex && mv $(@D)/$*.hex $@
+$(BUILD)/vmm/boot/acpi.o: $(BUILD)/gen/dsdt.h $(BUILD)/gen/dsdt_bios.h
 
 # Fixtures lie in the top folder of their tests.
 unit_top = tests/unit/$(firstword $(subst /, ,$*))

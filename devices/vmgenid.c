@@ -16,12 +16,13 @@ struct vmgenid {
 	struct device dev;
 	struct dev_host *host;
 	struct device *acpi_pm;
+	uint64_t gpa;
 };
 
 static void number_write(struct vmgenid *v)
 {
 	uint8_t number[VMGENID_BYTES];
-	void *p = dev_ram_for_write(v->host, VMGENID_GPA, sizeof(number));
+	void *p = dev_ram_for_write(v->host, v->gpa, sizeof(number));
 
 	if (!p)
 		return; /* RAM ends below the id's address, so no guest reads it */
@@ -48,7 +49,7 @@ void vmgenid_renew(struct device *d, bool tell)
 /* The id is in guest memory; the device has no other state. */
 static const struct device_ops ops = { .type = "vmgenid", .state_version = 1, .free = vmgenid_free };
 
-int vmgenid_new(struct dev_host *h, struct device *acpi_pm, struct device **ret_dev, struct err *e)
+int vmgenid_new(struct dev_host *h, struct device *acpi_pm, uint64_t gpa, struct device **ret_dev, struct err *e)
 {
 	struct vmgenid *v = calloc(1, sizeof(*v));
 
@@ -58,6 +59,7 @@ int vmgenid_new(struct dev_host *h, struct device *acpi_pm, struct device **ret_
 	snprintf(v->dev.name, sizeof(v->dev.name), "vmgenid");
 	v->host = h;
 	v->acpi_pm = acpi_pm;
+	v->gpa = gpa;
 	*ret_dev = &v->dev;
 	return 0;
 }

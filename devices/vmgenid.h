@@ -12,11 +12,15 @@ struct device;
 struct err;
 
 #define VMGENID_GPA 0xff000ULL /* in the range that e820 reserves for ACPI; the DSDT has the same address */
+/* The same for a machine with a BIOS, which uses the other address: in the range of the display adapter, which such a
+ * machine does not have; there is RAM, but not in e820. */
+#define VMGENID_BIOS_GPA 0xaf000ULL
 #define VMGENID_BYTES 16
 #define VMGENID_GPE 5 /* \_GPE._E05 */
 
-/* Create the device "vmgenid". acpi_pm: borrowed. Free it through its ops. Returns 0 or -errno. */
-int vmgenid_new(struct dev_host *h, struct device *acpi_pm, struct device **ret_dev, struct err *e);
+/* Create the device "vmgenid". acpi_pm: borrowed. gpa: VMGENID_GPA or VMGENID_BIOS_GPA.
+ * Free it through its ops. Returns 0 or -errno. */
+int vmgenid_new(struct dev_host *h, struct device *acpi_pm, uint64_t gpa, struct device **ret_dev, struct err *e);
 /* Write a new id. Main thread; RAM is in place and the VM is paused.
  * tell: also raise the event, because the guest has already read an id. */
 void vmgenid_renew(struct device *d, bool tell);

@@ -281,7 +281,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
 		c->log_level > 4 || c->clock_offset_s < -86400 || c->clock_offset_s > 86400 ||
 		c->watchdog > VM_WATCHDOG_I6300ESB || c->watchdog_action >= VM_WATCHDOG_ACTION_COUNT ||
-		c->ndisks > VM_DISKS_MAX)
+		c->ndisks > VM_DISKS_MAX || c->firmware > VM_FIRMWARE_BIOS || c->boot_menu > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->vsock_cid && (c->vsock_cid < 3 || c->vsock_cid == UINT32_MAX || !fd_ok(&f, c->vsock_listen_fd) ||
 		!fd_ok(&f, c->vsock_dial_fd)))

@@ -229,6 +229,8 @@ enum vm_exit {
 
 #define VM_NO_FD 0xffffu
 
+enum vm_firmware { VM_FIRMWARE_NONE = 0, VM_FIRMWARE_BIOS = 1 };
+
 struct vm_disk {
 	char id[16];	  /* "vda" */
 	char serial[24];  /* at most 20 characters reach the guest */
@@ -349,6 +351,12 @@ struct vm_config {
 	uint16_t vsock_dial_fd;   /* socket to cairn-dial (base/vsock_dial.h); VM_NO_FD: none */
 	/* The VM starts only to be reverted to a snapshot with memory, so its present state is of no use. */
 	uint8_t for_revert;
+	/* enum vm_firmware. With a firmware, kernel_fd is its ROM, and there is no initrd and no command line. */
+	uint8_t firmware;
+	uint8_t boot_menu;	/* the firmware shows its boot menu */
+	uint16_t boot_menu_ms;	/* how long the firmware waits for the key that opens the menu; 0: its default */
+	/* the disk's place in the boot order, from 1; 0: the firmware tries the disk after those with a place */
+	uint8_t boot_place[VM_DISKS_MAX];
 };
 
 struct vm_interface_set {

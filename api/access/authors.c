@@ -116,6 +116,7 @@ static void claims_make(struct claims *c, const struct definition *d)
 	*c = (struct claims){ 0 };
 	claim_add(c, d->kernel, 0);
 	claim_add(c, d->initrd, 0);
+	claim_add(c, d->loader, 0);
 	claim_add(c, d->vsock_path, GAIN_WRITE);
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		disk_claims(c, &d->disks[i]);

@@ -148,9 +148,17 @@ static const struct key topology_rows[] = {
 };
 KEYS(topology_keys, topology_rows);
 
+static const struct choice firmwares[] = { { "bios", VM_FIRMWARE_BIOS }, { NULL, 0 } };
+
 static const struct key boot_rows[] = {
 	{ "kernel", KEY_PATH, .offset = DEF(kernel),
-		.needed = true, .about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
+		.about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
+	{ "firmware", KEY_CHOICE, .offset = DEF(firmware), .choices = firmwares,
+		.about = "bios: start SeaBIOS, which boots from a disk [bios if there is no kernel]" },
+	{ "loader", KEY_PATH, .offset = DEF(loader), .about = "file of the firmware [" DEFINITION_BIOS_PATH "]" },
+	{ "menu", KEY_BOOL, .offset = DEF(boot_menu), .about = "the firmware offers its boot menu", .initial = "false" },
+	{ "menu_timeout", KEY_NUMBER, .offset = DEF(boot_menu_ms), .min = 1, .max = 65535,
+		.about = "milliseconds that the firmware waits for the key of its boot menu [2500]" },
 	{ "initrd", KEY_PATH, .offset = DEF(initrd),
 		.about = "initial file system (initramfs) for the kernel" },
 	{ "cmdline", KEY_TEXT, .offset = DEF(cmdline), .max = VM_CMDLINE_MAX,
@@ -248,7 +256,7 @@ static const struct key top_rows[] = {
 	{ "cpu_quota", KEY_NUMBER, .offset = DEF(cpu_quota), .min = 1, .max = 25600,
 		.about = "most processor time, in percent of one processor: 150 is one and a half" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
-		.needed = true, .about = "kernel, initrd and command line that the VM boots" },
+		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
 		.parse = definition_parse_disks,
 		.about = "disks, in the order in which the guest sees them" },
@@ -301,6 +309,27 @@ static const struct key top_rows[] = {
 };
 const struct keys definition_keys = { top_rows, ARRAY_SIZE(top_rows), NULL };
 
+static int check_boot(struct parse *p)
+{
+	struct definition *d = p->d;
+
+	if (!d->kernel && !d->firmware) {
+		if (!d->ndisks || d->initrd || d->cmdline)
+			return key_error(p, "boot: nothing to start; give boot.kernel, or a disk that boot.firmware \"bios\" boots from");
+		d->firmware = VM_FIRMWARE_BIOS;
+	}
+	if (d->firmware && (d->kernel || d->initrd || d->cmdline))
+		return key_error(p, "boot: a firmware boots from a disk; give either boot.firmware, or boot.kernel with boot.initrd "
+			"and boot.cmdline");
+	if (!d->firmware && (d->loader || d->boot_menu || d->boot_menu_ms))
+		return key_error(p, "boot: loader, menu and menu_timeout are for a VM with a firmware; give no boot.kernel");
+	if (d->boot_menu_ms && !d->boot_menu)
+		return key_error(p, "boot.menu_timeout: has no effect without a menu; set boot.menu to true");
+	if (d->firmware && d->ram_bytes < DEFINITION_FIRMWARE_RAM)
+		return key_error(p, "memory: a VM with a firmware needs at least 16 MiB");
+	return 0;
+}
+
 static int check_whole(struct parse *p)
 {
 	const struct definition *d = p->d;
@@ -310,8 +339,9 @@ static int check_whole(struct parse *p)
 		return key_error(p, "name: is missing; give the VM a name");
 	if (!d->ram_bytes)
 		return key_error(p, "memory: is missing; give a size such as \"512M\"");
-	if (!d->kernel)
-		return key_error(p, "boot: nothing to start; give boot.kernel");
+	r = check_boot(p);
+	if (r < 0)
+		return r;
 	if (d->sockets && d->sockets * d->cores * d->threads != d->vcpus)
 		return key_error(p, "topology: %u sockets x %u cores x %u threads is %u, but vcpus is %u",
 			d->sockets, d->cores, d->threads, d->sockets * d->cores * d->threads,
@@ -372,6 +402,7 @@ void definition_free(struct definition *d)
 	free(d->vsock_path);
 	free(d->description);
 	free(d->kernel);
+	free(d->loader);
 	free(d->initrd);
 	free(d->cmdline);
 	free(d->rights);

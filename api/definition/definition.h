@@ -47,6 +47,12 @@ struct definition_disk {
 	bool read_only;
 };
 
+/* The ROM of SeaBIOS, from Debian's package seabios. */
+#define DEFINITION_BIOS_PATH "/usr/share/seabios/bios-256k.bin"
+
+#define DEFINITION_BIOS_REMEDY "install the package seabios (apt install seabios), or name another BIOS in boot.loader"
+#define DEFINITION_FIRMWARE_RAM (16ULL << 20)
+
 #define DEFINITION_INTERFACES_MAX VM_INTERFACES_MAX
 #define DEFINITION_MAC_BYTES 6
 #define DEFINITION_MAC_TEXT 18 /* size of a MAC address as text, with the NUL */
@@ -120,6 +126,10 @@ struct definition {
 	uint32_t vcpus;
 	uint32_t sockets, cores, threads; /* 0 0 0: none given */
 	char *kernel, *initrd, *cmdline; /* NULL: none; paths are absolute */
+	uint8_t firmware; /* enum vm_firmware; with one, kernel, initrd and cmdline are NULL */
+	char *loader;	  /* file of the firmware; NULL: the default, or no firmware */
+	bool boot_menu;
+	uint32_t boot_menu_ms; /* 0: the firmware's default */
 	struct definition_disk *disks;
 	uint32_t ndisks;
 	struct definition_interface *interfaces;

@@ -99,6 +99,14 @@ static struct json_object *boot_to_json(const struct definition *d)
 {
 	struct json_object *o = json_object_new_object();
 
+	if (d->firmware) {
+		js_put_str(o, "firmware", "bios");
+		js_put_str(o, "loader", d->loader);
+		if (d->boot_menu)
+			js_put_bool(o, "menu", true);
+		if (d->boot_menu_ms)
+			js_put_uint(o, "menu_timeout", d->boot_menu_ms);
+	}
 	js_put_str(o, "kernel", d->kernel);
 	js_put_str(o, "initrd", d->initrd);
 	js_put_str(o, "cmdline", d->cmdline);
@@ -305,12 +313,27 @@ void definition_layer_key(unsigned disk, unsigned layer, const char *what, char 
 		snprintf(ret, cap, "disks[%u].%s", disk, what);
 }
 
+/* The default ROM is of a package that Cairn only recommends. */
+static int check_loader(const struct definition *d, struct err *e)
+{
+	struct stat st;
+
+	if (!d->firmware || d->loader)
+		return check_file("boot.loader", d->loader, false, e);
+	if (stat(DEFINITION_BIOS_PATH, &st) == 0)
+		return 0;
+	return err_set(e, -errno, err_class_of_errno(errno), "boot.firmware: " DEFINITION_BIOS_PATH ": %s; " DEFINITION_BIOS_REMEDY,
+		strerror(errno));
+}
+
 int definition_check_files(const struct definition *d, struct err *e)
 {
 	int r = check_file("boot.kernel", d->kernel, false, e);
 
 	if (!r)
 		r = check_file("boot.initrd", d->initrd, false, e);
+	if (!r)
+		r = check_loader(d, e);
 	for (unsigned i = 0; !r && i < d->ndisks; i++)
 		for (unsigned k = 0; !r && k < d->disks[i].nlayers; k++)
 			r = check_layer(&d->disks[i], i, k, e);

@@ -41,6 +41,8 @@ static int open_failed(const struct config_file *f, struct err *e)
 
 	if (f->write && (error == EACCES || error == EROFS || error == EPERM))
 		hint = "; if the guest need not write to it, set its \"readonly\" to true";
+	else if (error == ENOENT && !strcmp(f->path, DEFINITION_BIOS_PATH))
+		hint = "; " DEFINITION_BIOS_REMEDY;
 	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
 		strerror(error), hint);
 }
@@ -260,6 +262,11 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 		v->limits[i].in = definition_limit_bytes(&d->interfaces[i].bandwidth.in);
 		v->limits[i].out = definition_limit_bytes(&d->interfaces[i].bandwidth.out);
 	}
+	v->firmware = d->firmware;
+	v->boot_menu = d->boot_menu;
+	v->boot_menu_ms = (uint16_t)d->boot_menu_ms;
+	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
+		v->boot_place[i] = (uint8_t)MIN(d->disks[i].boot_order, UINT8_MAX);
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->log_fd = VM_NO_FD;
@@ -278,7 +285,9 @@ int config_prepare(const struct definition *d, bool images_only, struct config *
 	config_fill(&c->vm, d);
 	c->vm.kernel_fd = c->vm.initrd_fd = VM_NO_FD;
 	c->vm.images_only = images_only;
-	if (!images_only)
+	if (!images_only && d->firmware)
+		r = boot_add(files, "boot.loader", d->loader ? d->loader : DEFINITION_BIOS_PATH, &c->vm.kernel_fd, e);
+	else if (!images_only)
 		r = boot_add(files, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
 	if (!r && !images_only)
 		r = boot_add(files, "boot.initrd", d->initrd, &c->vm.initrd_fd, e);

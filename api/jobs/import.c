@@ -131,7 +131,7 @@ static const char *any_file(const struct definition *def)
 	for (uint32_t i = 0; i < def->ndisks; i++)
 		if (def->disks[i].nlayers)
 			return def->disks[i].layers[0].path;
-	return def->kernel ? def->kernel : def->initrd;
+	return def->kernel ? def->kernel : def->loader ? def->loader : def->initrd;
 }
 
 /* Return the content of IMPORTED_FILE: the folder of the VM's files. The caller owns it. NULL: the VM has no files. */
@@ -332,7 +332,8 @@ static int paths_check(const struct definition *d, struct json_object *files, co
 	struct err *e)
 {
 	bool ok = (!d->kernel || file_is_there(files, folder, d->kernel, NULL)) &&
-		(!d->initrd || file_is_there(files, folder, d->initrd, NULL));
+		(!d->initrd || file_is_there(files, folder, d->initrd, NULL)) &&
+		(!d->loader || file_is_there(files, folder, d->loader, NULL));
 
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		for (unsigned k = 0; k < d->disks[i].nlayers; k++) {

@@ -495,6 +495,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("rng", e);
 	if (then->watchdog != now->watchdog)
 		return part_differs("watchdog", e);
+	if (then->firmware != now->firmware)
+		return part_differs("boot.firmware", e);
 	if (then->debug_exit != now->debug_exit)
 		return part_differs("debug_exit", e);
 	if (interfaces_fit(then, now, e) < 0)

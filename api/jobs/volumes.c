@@ -112,7 +112,8 @@ static bool is_in(const char *folder, const char *path)
 
 static bool vm_boots_from(const struct definition *def, const char *path)
 {
-	return def && ((def->kernel && !strcmp(def->kernel, path)) || (def->initrd && !strcmp(def->initrd, path)));
+	return def && ((def->kernel && !strcmp(def->kernel, path)) || (def->initrd && !strcmp(def->initrd, path)) ||
+		(def->loader && !strcmp(def->loader, path)));
 }
 
 static bool others_boot(const struct vm *vm, const char *path)
@@ -151,6 +152,7 @@ static void all_own_add(const struct vm *vm, const char *folder, struct volumes 
 		}
 	own_add(vm, folder, "kernel", def->kernel, v);
 	own_add(vm, folder, "initrd", def->initrd, v);
+	own_add(vm, folder, "loader", def->loader, v);
 	v->folder = path_copy(folder);
 }
 
@@ -206,7 +208,7 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 		for (unsigned l = 0; l < def->disks[k].nlayers; l++)
 			if (is_file(def->disks[k].layers[l].path, st) || is_file(def->disks[k].layers[l].data_file, st))
 				return true;
-	return def && (is_file(def->kernel, st) || is_file(def->initrd, st));
+	return def && (is_file(def->kernel, st) || is_file(def->initrd, st) || is_file(def->loader, st));
 }
 
 /* Check that no other VM uses the same file under another path. The error does not name the other VM, because this

@@ -308,6 +308,29 @@ static const struct pci_ids bridge_ids = {
 	.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000,
 };
 static const struct pci_function_ops bridge_ops = { 0 };
+/* The subsystem tells SeaBIOS that there is a fw_cfg device. */
+static const struct pci_ids i440fx_ids = {
+	.vendor = 0x8086, .device = 0x1237, .subsystem_vendor = 0x1af4, .subsystem = 0x1100, .revision = 2,
+	.class_code = 0x060000,
+};
+
+/* PAM0 to PAM6 of the i440FX (Intel 290549, section 3.2.18): whether the segments from 0xc0000 on are ROM or RAM. Here
+ * they always are RAM with a copy of the ROM; the registers only keep their values. */
+#define I440FX_PAM0 0x59
+#define I440FX_PAMS 7
+#define PAM0_RAM 0x30
+#define PAM_RAM 0x33
+
+static void bridge_init(struct pci_host *p)
+{
+	struct pci_function *f = &p->bridge;
+
+	pci_function_init(f, p->config.firmware ? &i440fx_ids : &bridge_ids, &bridge_ops);
+	for (unsigned i = 0; p->config.firmware && i < I440FX_PAMS; i++) {
+		f->initial[I440FX_PAM0 + i] = i ? PAM_RAM : PAM0_RAM;
+		f->writable[I440FX_PAM0 + i] = i ? PAM_RAM : PAM0_RAM;
+	}
+}
 
 static int host_claim(struct pci_host *p)
 {
@@ -339,7 +362,7 @@ int pci_host_new(struct dev_host *h, struct bus *pio, struct bus *mmio,
 	p->next64 = c->mmio64_base;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_mutex_init(&p->irq_lock, NULL);
-	pci_function_init(&p->bridge, &bridge_ids, &bridge_ops);
+	bridge_init(p);
 	r = host_claim(p);
 	if (r)
 		err_set_errno(e, r, "pci: configuration ports");

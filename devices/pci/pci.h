@@ -42,6 +42,9 @@ struct pci_host_config {
 	uint64_t ecam_base; /* PCI_ECAM_BUS_BYTES for bus 0; 0: no ECAM */
 	uint64_t mmio32_base, mmio32_bytes; /* window for 32-bit BARs; below 4 GiB */
 	uint64_t mmio64_base, mmio64_bytes; /* window for 64-bit BARs; 0: place them below 4 GiB */
+	/* A firmware configures the bus: after a reset BARs are 0 and decoding is off. The bridge is an i440FX,
+	 * which SeaBIOS knows. */
+	bool firmware;
 };
 
 /* Create the host bridge in slot 0.

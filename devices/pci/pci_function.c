@@ -212,6 +212,10 @@ void pci_function_power_on(struct pci_function *f)
 
 		if (!b->bytes)
 			continue;
+		if (f->host->config.firmware) {
+			store_le32(reg, b->is64 ? BAR_64BIT : 0);
+			continue;
+		}
 		store_le32(reg, (uint32_t)b->initial | (b->is64 ? BAR_64BIT : 0));
 		if (b->is64)
 			store_le32(reg + 4, (uint32_t)(b->initial >> 32));
@@ -221,6 +225,8 @@ void pci_function_power_on(struct pci_function *f)
 		f->config[REG_INTERRUPT_PIN] = 1;
 		f->config[REG_INTERRUPT_LINE] = (uint8_t)PCI_INTX_GSI(f->slot);
 	}
+	if (f->host->config.firmware)
+		store_le16(f->config + REG_COMMAND, 0);
 	msix_reset(f);
 	config_apply(f);
 }

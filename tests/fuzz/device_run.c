@@ -7,6 +7,7 @@
 #include "block/block.h"
 #include "devices/acpi_pm.h"
 #include "devices/console.h"
+#include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
 #include "devices/legacy/rtc.h"
@@ -126,6 +127,12 @@ static int console_make(struct run *x, struct device **ret)
 	return virtio_console_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 
+static int fw_cfg_make(struct run *x, struct device **ret)
+{
+	must(!fw_cfg_new(&x->f.host, x->f.pio, ret, NULL));
+	return fw_cfg_add_file(*ret, "etc/e820", "a file of 20 bytes..", 20, NULL);
+}
+
 /* peers[0]: the dialer's end. */
 static int vsock_make(struct run *x, struct device **ret)
 {
@@ -188,6 +195,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return i8042_new(h, x->f.pio, ret, NULL);
 	case DEVICE_I6300ESB:
 		return i6300esb_new(h, x->f.pci, SLOT, ret, NULL);
+	case DEVICE_FW_CFG:
+		return fw_cfg_make(x, ret);
 	default:
 		return acpi_pm_new(h, x->f.pio, ret, NULL);
 	}

@@ -26,6 +26,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define BIOS_PATH "/usr/share/seabios/bios-256k.bin" /* as DEFINITION_BIOS_PATH */
+
 /* ---- helpers of the checks ---- */
 
 __attribute__((format(printf, 3, 4))) static void found(struct host_check *c, enum host_status status, const char *fmt, ...)
@@ -301,6 +303,18 @@ static void landlock_probe(struct host_check *c)
 		: "use Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK; until then, seccomp alone confines these programs");
 }
 
+static void bios_probe(struct host_check *c)
+{
+	struct stat st;
+
+	if (stat(BIOS_PATH, &st) == 0) {
+		found(c, HOST_OK, "%s", BIOS_PATH);
+		return;
+	}
+	found(c, HOST_MISSING, "%s: %s", BIOS_PATH, strerror(errno));
+	remedy(c, "apt install seabios, or name another BIOS in boot.loader");
+}
+
 static void huge_pages_probe(struct host_check *c)
 {
 	long total = number_read("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
@@ -478,6 +492,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
+		{ "bios", "VMs that boot from a disk (\"firmware\": \"bios\")", false, bios_probe },
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
 	};
 

@@ -361,6 +361,66 @@ static int os_type_check(struct reading *r, struct _xmlNode *os)
 	return 0;
 }
 
+/* An <os> with <kernel>: what is about a firmware has no effect. */
+static void firmware_warn(struct reading *r, struct _xmlNode *os)
+{
+	static const char *const names[] = { "loader", "bootmenu" };
+	CLEANUP_FREE char *firmware = node_attr(os, "firmware");
+
+	if (firmware)
+		reading_warn(r, os, "firmware", "has no effect: " XML_NO_FIRMWARE);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (node_child(os, names[i]))
+			reading_warn(r, node_child(os, names[i]), NULL, "has no effect: " XML_NO_FIRMWARE);
+}
+
+static int kernel_read(struct reading *r, struct _xmlNode *os, struct json_object *boot)
+{
+	int ret = text_read(r, node_child(os, "kernel"), boot, "kernel", "boot.kernel");
+
+	firmware_warn(r, os);
+	if (!ret)
+		ret = text_read(r, node_child(os, "initrd"), boot, "initrd", "boot.initrd");
+	return ret ? ret : text_read(r, node_child(os, "cmdline"), boot, "cmdline", "boot.cmdline");
+}
+
+static int bootmenu_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
+{
+	uint64_t ms;
+	int ret;
+
+	if (!n || !node_attr_is(n, "enable", "yes"))
+		return 0;
+	js_put_bool(boot, "menu", true);
+	ret = node_attr_number(r, n, "timeout", UINT16_MAX, &ms);
+	if (!ret && ms)
+		js_put_uint(boot, "menu_timeout", ms);
+	return MIN(ret, 0);
+}
+
+static int loader_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
+{
+	CLEANUP_FREE char *type = n ? node_attr(n, "type") : NULL;
+
+	if (type && strcmp(type, "rom"))
+		return reading_error(r, n, "type", ERR_UNSUPPORTED,
+			"\"%.40s\" is not supported, since it is for UEFI: give type='rom' with a BIOS, or <kernel>", type);
+	return n ? text_read(r, n, boot, "loader", "boot.loader") : 0;
+}
+
+static int firmware_read(struct reading *r, struct _xmlNode *os, struct json_object *boot)
+{
+	CLEANUP_FREE char *firmware = node_attr(os, "firmware");
+	int ret;
+
+	if (firmware && strcmp(firmware, "bios"))
+		return reading_error(r, os, "firmware", ERR_UNSUPPORTED,
+			"\"%.40s\" is not supported: give firmware='bios' if the disk boots so, or <kernel>", firmware);
+	js_put_str(boot, "firmware", "bios");
+	ret = loader_read(r, node_child(os, "loader"), boot);
+	return ret ? ret : bootmenu_read(r, node_child(os, "bootmenu"), boot);
+}
+
 static int os_read(struct reading *r, struct _xmlNode *domain)
 {
 	struct _xmlNode *os = node_child(domain, "os");
@@ -369,20 +429,13 @@ static int os_read(struct reading *r, struct _xmlNode *domain)
 
 	if (!os)
 		return reading_error(r, domain, NULL, ERR_INVALID,
-			"has no <os>; give one with <type>hvm</type> and <kernel>");
+			"has no <os>; give one with <type>hvm</type>, and <kernel> if no disk boots");
 	ret = os_type_check(r, os);
 	if (ret < 0)
 		return ret;
-	if (!node_child(os, "kernel"))
-		return reading_error(r, os, NULL, ERR_UNSUPPORTED,
-			"has no <kernel>; VMs are started from a kernel's file, not from a disk: give "
-			"<kernel>, and <initrd> and <cmdline> as it needs");
 	boot = json_object_new_object();
 	js_put(r->definition, "boot", boot);
-	ret = text_read(r, node_child(os, "kernel"), boot, "kernel", "boot.kernel");
-	if (!ret)
-		ret = text_read(r, node_child(os, "initrd"), boot, "initrd", "boot.initrd");
-	return ret ? ret : text_read(r, node_child(os, "cmdline"), boot, "cmdline", "boot.cmdline");
+	return node_child(os, "kernel") ? kernel_read(r, os, boot) : firmware_read(r, os, boot);
 }
 
 static int timer_read(struct reading *r, struct _xmlNode *n)

@@ -11,7 +11,6 @@
 #define PATH_LENGTH_MAX 160
 
 #define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
-#define NO_FIRMWARE "Cairn boots the kernel directly, without firmware"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
 #define IMAGE_IO "the block engine chooses how it reads and writes an image"
@@ -57,19 +56,20 @@ const struct element elements[] = {
 	{ "sysinfo", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
 	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
-	{ "os", ELEMENT_READ, "", NULL },
-	{ "os/@firmware", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os", ELEMENT_READ, "firmware", "firmware: bios is boot.firmware, as is an <os> without <kernel>; efi is refused without <kernel>" },
 	{ "os/type", ELEMENT_READ, "arch", "only hvm; arch: x86_64, or i686 with a warning" },
 	{ "os/type/@machine", ELEMENT_NONE, "", "Cairn has only one machine type" },
-	{ "os/firmware", ELEMENT_NONE, "", NO_FIRMWARE },
-	{ "os/loader", ELEMENT_NONE, "", NO_FIRMWARE },
-	{ "os/nvram", ELEMENT_NONE, "", NO_FIRMWARE },
-	{ "os/bios", ELEMENT_NONE, "", NO_FIRMWARE },
+	{ "os/firmware", ELEMENT_NONE, "", XML_NO_FIRMWARE },
+	{ "os/loader", ELEMENT_READ, "type readonly secure stateless format",
+		"boot.loader; type pflash is refused; has no effect beside <kernel>" },
+	{ "os/nvram", ELEMENT_NONE, "", XML_NO_FIRMWARE },
+	{ "os/bios", ELEMENT_READ, "useserial", "none: a BIOS always uses the serial port" },
+	{ "os/bios/@rebootTimeout", ELEMENT_NONE, "", "SeaBIOS tries again after a minute" },
 	{ "os/smbios", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
 	{ "os/boot", ELEMENT_REPEATED, "dev",
 		"boot_order of the first disk of that kind: hd or cdrom; others cause a warning" },
-	{ "os/bootmenu", ELEMENT_OPTIONAL, "", NO_FIRMWARE },
-	{ "os/kernel", ELEMENT_READ, "", "boot.kernel; a domain without it is refused" },
+	{ "os/bootmenu", ELEMENT_READ, "enable timeout", "boot.menu and boot.menu_timeout; has no effect beside <kernel>" },
+	{ "os/kernel", ELEMENT_READ, "", "boot.kernel; without it, a BIOS boots from a disk" },
 	{ "os/initrd", ELEMENT_READ, "", "boot.initrd" },
 	{ "os/cmdline", ELEMENT_READ, "", "boot.cmdline" },
 	{ "os/dtb", ELEMENT_NONE, "", "the guest has ACPI tables" },

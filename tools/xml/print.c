@@ -83,9 +83,23 @@ static void print_memory(struct writer *w, struct json_object *o, uint64_t bytes
 static void print_os(struct writer *w, struct json_object *o)
 {
 	static const char *const keys[] = { "kernel", "initrd", "cmdline" };
+	struct json_object *boot = js_get(o, "boot");
+	const char *loader = js_get_str(boot, "loader");
+	bool bios = js_get(boot, "firmware");
+	char ms[24];
 
-	writer_open(w, "os", NULL);
+	/* libvirt refuses a loader beside the attribute. */
+	if (bios && !loader)
+		writer_open(w, "os", "firmware", "bios", NULL);
+	else
+		writer_open(w, "os", NULL);
 	writer_text(w, "type", "hvm", "arch", "x86_64", NULL);
+	if (loader)
+		writer_text(w, "loader", loader, "type", "rom", NULL);
+	if (js_get_bool(boot, "menu", false))
+		writer_leaf(w, "bootmenu", "enable", "yes", "timeout", number_text(boot, "menu_timeout", ms), NULL);
+	if (bios)
+		writer_leaf(w, "bios", "useserial", "yes", NULL);
 	for (size_t i = 0; i < 3; i++)
 		print_text(w, js_get(o, "boot"), keys[i]);
 	writer_close(w, "os");

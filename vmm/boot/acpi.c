@@ -9,13 +9,16 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "dsdt.h" /* generated from dsdt.asl: dsdt_aml_code[] */
+/* Generated from dsdt.asl: dsdt_aml_code[] and, for a machine with a BIOS, dsdt_bios_aml_code[]. */
+#include "dsdt.h"
+#include "dsdt_bios.h"
 
 #define HEADER_BYTES 36u
 #define FADT_BYTES 276u /* revision 6 */
-#define RSDP_BYTES 36u
+#define RSDP_BYTES ACPI_RSDP_BYTES
 
 #define FADT_WBINVD (1u << 0)
 #define FADT_PROC_C1 (1u << 2)
@@ -31,7 +34,8 @@
 
 /* Memory left for tables, and the tables that the XSDT will list. */
 struct acpi_area {
-	struct memory *mem;
+	uint8_t *host; /* of address 0 */
+	struct acpi_tables *record; /* notes pointers and checksums; NULL: the tables lie where they are built */
 	uint64_t next, end;
 	uint64_t tables[8];
 	size_t ntables;
@@ -48,13 +52,32 @@ static uint8_t *area_take(struct acpi_area *a, size_t bytes, size_t align, uint6
 	}
 	a->next = gpa + bytes;
 	*ret_gpa = gpa;
-	return memset(a->mem->host + gpa, 0, bytes);
+	return memset(a->host + gpa, 0, bytes);
 }
 
-static void checksum_set(uint8_t *table, size_t bytes, size_t at)
+/* Note that the field at `field` is the address of a table. */
+static void pointer_note(struct acpi_area *a, const uint8_t *field, unsigned bytes)
 {
+	struct acpi_tables *t = a->record;
+
+	if (!t)
+		return;
+	if (t->npointers == ACPI_POINTERS_MAX)
+		a->full = true;
+	else
+		t->pointers[t->npointers++] = (struct acpi_pointer){ (uint32_t)(field - a->host), bytes };
+}
+
+static void checksum_set(struct acpi_area *a, uint8_t *table, size_t bytes, size_t at)
+{
+	struct acpi_tables *t = a->record;
 	uint8_t sum = 0;
 
+	if (t && t->nchecksums == ACPI_CHECKSUMS_MAX)
+		a->full = true;
+	else if (t)
+		t->checksums[t->nchecksums++] = (struct acpi_checksum){ (uint32_t)(table - a->host), (uint32_t)bytes,
+			(uint32_t)(table - a->host + at) };
 	table[at] = 0;
 	for (size_t i = 0; i < bytes; i++)
 		sum = (uint8_t)(sum + table[i]);
@@ -106,7 +129,9 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	if (!t)
 		return;
 	store_le32(t + 36, (uint32_t)facs);
+	pointer_note(a, t + 36, 4);
 	store_le32(t + 40, (uint32_t)dsdt);
+	pointer_note(a, t + 40, 4);
 	store_le16(t + 46, ACPI_SCI_GSI);
 	store_le32(t + 56, ACPI_PM1_EVT_PORT);
 	store_le32(t + 64, ACPI_PM1_CNT_PORT);
@@ -128,7 +153,8 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	/* X_FIRMWARE_CTRL and the X_ blocks except X_DSDT stay 0, so the guest uses the 32-bit
 	 * fields. */
 	store_le64(t + 140, dsdt);
-	checksum_set(t, FADT_BYTES, 9);
+	pointer_note(a, t + 140, 8);
+	checksum_set(a, t, FADT_BYTES, 9);
 }
 
 static void madt_build(struct acpi_area *a, unsigned vcpus)
@@ -167,7 +193,7 @@ static void madt_build(struct acpi_area *a, unsigned vcpus)
 	cursor_put_u8(&c, 0xff);
 	cursor_put_le16(&c, 0);
 	cursor_put_u8(&c, 1);
-	checksum_set(t, bytes, 9);
+	checksum_set(a, t, bytes, 9);
 }
 
 static void mcfg_build(struct acpi_area *a)
@@ -180,7 +206,7 @@ static void mcfg_build(struct acpi_area *a)
 		return;
 	cursor_skip(&c, 8);
 	cursor_put_le64(&c, MEM_ECAM_BASE); /* segment 0; start bus 0 and end bus 0 stay zero */
-	checksum_set(t, bytes, 9);
+	checksum_set(a, t, bytes, 9);
 }
 
 static uint64_t facs_build(struct acpi_area *a)
@@ -198,11 +224,13 @@ static uint64_t facs_build(struct acpi_area *a)
 
 static uint64_t dsdt_build(struct acpi_area *a)
 {
+	const uint8_t *aml = a->record ? dsdt_bios_aml_code : dsdt_aml_code;
+	size_t bytes = a->record ? sizeof(dsdt_bios_aml_code) : sizeof(dsdt_aml_code);
 	uint64_t gpa = 0;
-	uint8_t *t = area_take(a, sizeof(dsdt_aml_code), 16, &gpa);
+	uint8_t *t = area_take(a, bytes, 16, &gpa);
 
 	if (t)
-		memcpy(t, dsdt_aml_code, sizeof(dsdt_aml_code));
+		memcpy(t, aml, bytes);
 	return gpa;
 }
 
@@ -217,39 +245,65 @@ static uint64_t xsdt_build(struct acpi_area *a)
 		return 0;
 	c = cursor_over(t, bytes);
 	header_put(&c, "XSDT", bytes, 1);
-	for (size_t i = 0; i < a->ntables; i++)
+	for (size_t i = 0; i < a->ntables; i++) {
+		pointer_note(a, t + c.pos, 8);
 		cursor_put_le64(&c, a->tables[i]);
-	checksum_set(t, bytes, 9);
+	}
+	checksum_set(a, t, bytes, 9);
 	return gpa;
 }
 
-static void rsdp_fill(uint8_t *t, uint64_t xsdt)
+static void rsdp_fill(struct acpi_area *a, uint8_t *t, uint64_t xsdt)
 {
 	memcpy(t, "RSD PTR ", 8);
 	memcpy(t + 9, "CAIRN ", 6);
 	t[15] = 2; /* revision */
 	store_le32(t + 20, RSDP_BYTES);
 	store_le64(t + 24, xsdt);
-	checksum_set(t, 20, 8);
-	checksum_set(t, RSDP_BYTES, 32);
+	checksum_set(a, t, 20, 8);
+	checksum_set(a, t, RSDP_BYTES, 32);
+}
+
+/* Build all tables but the RSDP. Returns the XSDT's address. */
+static uint64_t tables_build(struct acpi_area *a, unsigned vcpus)
+{
+	uint64_t facs = facs_build(a), dsdt = dsdt_build(a);
+
+	fadt_build(a, facs, dsdt);
+	madt_build(a, vcpus);
+	mcfg_build(a);
+	return xsdt_build(a);
 }
 
 int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e)
 {
-	struct acpi_area a = { .mem = m, .next = MEM_ACPI_BASE,
+	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE,
 		.end = MIN(MEM_ACPI_BASE + MEM_ACPI_BYTES, m->low_bytes) };
-	uint64_t rsdp_gpa = 0, facs, dsdt, xsdt;
+	uint64_t rsdp_gpa = 0, xsdt;
 	uint8_t *rsdp = area_take(&a, RSDP_BYTES, 16, &rsdp_gpa);
 
-	facs = facs_build(&a);
-	dsdt = dsdt_build(&a);
-	fadt_build(&a, facs, dsdt);
-	madt_build(&a, vcpus);
-	mcfg_build(&a);
-	xsdt = xsdt_build(&a);
+	xsdt = tables_build(&a, vcpus);
 	if (a.full || !rsdp)
 		return err_set(e, -ENOSPC, ERR_GENERIC, "the ACPI tables do not fit");
-	rsdp_fill(rsdp, xsdt);
+	rsdp_fill(&a, rsdp, xsdt);
 	*ret_rsdp_gpa = rsdp_gpa;
+	return 0;
+}
+
+int acpi_tables_new(unsigned vcpus, struct acpi_tables **ret, struct err *e)
+{
+	struct acpi_tables *t = calloc(1, sizeof(*t));
+	struct acpi_area a = { .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
+
+	if (!t)
+		return err_set_errno(e, -ENOMEM, "ACPI tables");
+	a.host = t->bytes;
+	rsdp_fill(&none, t->rsdp, tables_build(&a, vcpus));
+	t->nbytes = (uint32_t)a.next;
+	if (a.full) {
+		free(t);
+		return err_set(e, -ENOSPC, ERR_GENERIC, "the ACPI tables do not fit");
+	}
+	*ret = t;
 	return 0;
 }

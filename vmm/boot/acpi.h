@@ -14,4 +14,32 @@ struct memory;
  * Returns 0; -ENOSPC when the tables do not fit. */
 int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e);
 
+/* ---- tables that a BIOS places ---- */
+
+#define ACPI_TABLES_MAX_BYTES 0x4000u
+#define ACPI_RSDP_BYTES 36u
+#define ACPI_RSDP_XSDT 24u /* offset of the XSDT's address, 8 bytes */
+#define ACPI_POINTERS_MAX 16
+#define ACPI_CHECKSUMS_MAX 8
+
+/* The tables but the RSDP as one block, built for address 0, and where it has addresses and checksums. */
+struct acpi_tables {
+	uint8_t bytes[ACPI_TABLES_MAX_BYTES];
+	uint32_t nbytes;
+	uint8_t rsdp[ACPI_RSDP_BYTES];
+	struct acpi_pointer {
+		uint32_t at;
+		uint32_t bytes; /* 4 or 8 */
+	} pointers[ACPI_POINTERS_MAX];
+	unsigned npointers;
+	struct acpi_checksum {
+		uint32_t from, bytes;
+		uint32_t at;
+	} checksums[ACPI_CHECKSUMS_MAX];
+	unsigned nchecksums;
+};
+
+/* Build the tables of a machine with a BIOS. *ret: free with free(). Returns 0; -ENOSPC; -ENOMEM. */
+int acpi_tables_new(unsigned vcpus, struct acpi_tables **ret, struct err *e);
+
 #endif

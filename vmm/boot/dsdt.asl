@@ -1,6 +1,7 @@
 /*
  * The DSDT of a Cairn machine. Addresses: vmm/kvm/memory.h (windows), devices/acpi_pm.h
  * (power management ports), devices/pci/pci.h (which IOAPIC pin a slot's INTx uses).
+ * With BIOS defined, for a machine whose BIOS places the PCI BARs and has the memory below 1 MiB.
  */
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
 {
@@ -26,6 +27,11 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
                     NonCacheable, ReadWrite,
                     0, 0xC0000000, 0xDFFFFFFF, 0, 0x20000000)
+#ifdef BIOS
+                DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
+                    NonCacheable, ReadWrite,
+                    0, 0xE0100000, 0xFEBFFFFF, 0, 0x1EB00000)
+#endif
             })
 
             /* Slot s, any pin: GSI 16 + s mod 8. */
@@ -98,7 +104,11 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             Name (_HID, "CARN0001")
             Name (_CID, "VM_Gen_Counter")
             Name (_DDN, "VM_Gen_Counter")
+#ifdef BIOS
+            Name (ADDR, Package () { 0x000AF000, 0 })
+#else
             Name (ADDR, Package () { 0x000FF000, 0 })
+#endif
         }
     }
 

@@ -17,7 +17,9 @@
 
 #define HUGE_PAGE_BYTES (2 * MIB)
 #define PAGE_BYTES 4096u
-#define SLOT_BRIEF (MEMORY_SLOT_HIGH + 1)
+#define ROM_SMALL_BYTES (128 * 1024)
+#define ROM_LARGE_BYTES (256 * 1024)
+#define SLOT_BRIEF (MEMORY_SLOT_ROM + 1)
 
 static void layout_set(struct memory *m, uint64_t bytes, bool huge_pages)
 {
@@ -97,9 +99,38 @@ static int ram_slots_set(struct memory *m, struct kvm *k, uint32_t flags, struct
 	return r;
 }
 
+int memory_read_rom(struct memory *m, int fd, struct err *e)
+{
+	struct stat st;
+	void *p;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "firmware");
+	if (st.st_size != ROM_SMALL_BYTES && st.st_size != ROM_LARGE_BYTES)
+		return err_set(e, -EINVAL, ERR_INVALID, "boot.loader: the file has %lld bytes; a BIOS has 128 or 256 KiB, as "
+			"/usr/share/seabios/bios-256k.bin", (long long)st.st_size);
+	p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return err_set_errno(e, -errno, "firmware");
+	m->rom = p;
+	m->rom_bytes = (uint64_t)st.st_size;
+	r = pread_full(fd, p, m->rom_bytes, 0);
+	return r < 0 ? err_set_errno(e, r, "firmware") : 0;
+}
+
+void memory_shadow_rom(struct memory *m)
+{
+	memcpy(m->host + MEM_SHADOW_END - m->rom_bytes, m->rom, m->rom_bytes);
+}
+
 int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 {
-	return ram_slots_set(m, k, 0, e);
+	int r = ram_slots_set(m, k, 0, e);
+
+	if (!r && m->rom)
+		r = slot_set(k, MEMORY_SLOT_ROM, KVM_MEM_READONLY, MEM_ROM_END - m->rom_bytes, m->rom_bytes, m->rom, e);
+	return r;
 }
 
 int memory_log_dirty(struct memory *m, struct kvm *k, bool on, struct err *e)
@@ -285,6 +316,9 @@ void memory_done(struct memory *m)
 {
 	if (m->host)
 		munmap(m->host, m->mapped_bytes);
+	if (m->rom)
+		munmap(m->rom, m->rom_bytes);
+	m->rom = NULL;
 	fd_drop(&m->fd);
 	fd_drop(&m->view.base_fd);
 	fd_drop(&m->view.pagemap_fd);

@@ -7,7 +7,10 @@
  *   0xe0000000 .. 0xe0100000   ECAM, bus 0
  *   0xfec00000                 IOAPIC
  *   0xfee00000                 LAPIC
+ *              .. 4 GiB        the firmware's ROM, if the VM has one
  *   4 GiB      ..              the rest of RAM
+ *
+ * With a firmware, the legacy hole ends with a copy of the ROM, which the guest can write to.
  *
  * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
  * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
@@ -31,6 +34,7 @@ struct kvm;
 /* Slots of RAM below and above 4 GiB. */
 #define MEMORY_SLOT_LOW 0
 #define MEMORY_SLOT_HIGH 1
+#define MEMORY_SLOT_ROM 2
 
 #define MEM_LOW_MAX 0xc0000000ULL
 #define MEM_HIGH_BASE 0x100000000ULL
@@ -40,6 +44,10 @@ struct kvm;
 #define MEM_ECAM_BYTES 0x100000ULL
 #define MEM_IOAPIC_BASE 0xfec00000ULL
 #define MEM_LAPIC_BASE 0xfee00000ULL
+#define MEM_ROM_END 0x100000000ULL
+#define MEM_SHADOW_END 0x100000ULL
+/* Least memory with a firmware: SeaBIOS keeps tables at the end of RAM. */
+#define MEM_FIRMWARE_MIN_BYTES (16ULL << 20)
 #define MEM_EBDA_BASE 0x9fc00ULL
 #define MEM_ACPI_BASE 0xe0000ULL
 /* Size of the tables; the page after them belongs to devices/vmgenid.h. */
@@ -51,6 +59,8 @@ struct memory {
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
 	bool huge_pages;
+	uint8_t *rom;	    /* the firmware's ROM, not a part of RAM; NULL: none */
+	uint64_t rom_bytes;
 	/* base_fd >= 0: RAM is a private mapping of this file, and fd is not mapped; -1: RAM is a mapping of fd. */
 	struct ram_view view;
 };
@@ -78,6 +88,11 @@ int memory_read_copy(struct memory *m, struct err *e);
 int memory_complete_copy(struct memory *m, uint64_t written);
 /* Free all pages of m->fd, if RAM is a private view. */
 void memory_drop_copy(struct memory *m);
+/* Read a firmware's ROM, which memory_attach() maps below 4 GiB.
+ * fd: borrowed. Returns 0; -EINVAL: not a ROM of 128 or 256 KiB; -errno. */
+int memory_read_rom(struct memory *m, int fd, struct err *e);
+/* Copy the ROM to the end of the first MiB of RAM, as the chip set does at power-on. */
+void memory_shadow_rom(struct memory *m);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
 /* Turn KVM's dirty log for RAM on or off. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */

@@ -26,7 +26,11 @@
 #define CR0_PE 1ULL
 #define CR0_ET (1ULL << 4)
 #define CR0_NE (1ULL << 5)
+#define CR0_NW (1ULL << 29)
+#define CR0_CD (1ULL << 30)
 #define CR0_PG (1ULL << 31)
+#define RESET_CS 0xf000
+#define RESET_CS_BASE 0xffff0000ULL
 #define CR4_PAE (1ULL << 5)
 #define EFER_LME (1ULL << 8)
 #define EFER_LMA (1ULL << 10)
@@ -389,10 +393,29 @@ static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, bool lon
 		.type = type, .present = 1, .db = !long_mode, .s = 1, .l = long_mode, .g = 1 };
 }
 
+/* Intel SDM volume 3, table "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT". */
+static void sregs_after_reset(struct kvm_sregs *s)
+{
+	struct kvm_segment data = { .limit = 0xffff, .type = 3, .present = 1, .s = 1 };
+
+	s->ds = s->es = s->fs = s->gs = s->ss = data;
+	s->cs = (struct kvm_segment){ .base = RESET_CS_BASE, .limit = 0xffff, .selector = RESET_CS, .type = 11,
+		.present = 1, .s = 1 };
+	s->tr = (struct kvm_segment){ .limit = 0xffff, .type = 11, .present = 1 };
+	s->ldt = (struct kvm_segment){ .limit = 0xffff, .type = 2, .present = 1 };
+	s->gdt = s->idt = (struct kvm_dtable){ .limit = 0xffff };
+	s->cr0 = CR0_CD | CR0_NW | CR0_ET;
+	s->cr2 = s->cr3 = s->cr4 = s->efer = 0;
+}
+
 static void sregs_for_entry(struct kvm_sregs *s, const struct boot_entry *b)
 {
 	bool lm = b->mode == BOOT_LONG_64;
 
+	if (b->mode == BOOT_RESET) {
+		sregs_after_reset(s);
+		return;
+	}
 	s->cs = flat_segment(lm ? BOOT_CS64 : BOOT_CS32, 11, lm);
 	s->ds = s->es = s->fs = s->gs = s->ss = flat_segment(BOOT_DS, 3, false);
 	s->tr = (struct kvm_segment){ .limit = 0x67, .selector = BOOT_TSS, .type = 11, .present = 1 };

@@ -27,7 +27,9 @@ struct state_reader;
 struct state_writer;
 struct vcpus;
 
-enum boot_mode { BOOT_PROTECTED_32, BOOT_LONG_64 };
+/* BOOT_RESET: the state after a reset, at the reset vector. */
+enum boot_mode { BOOT_PROTECTED_32, BOOT_LONG_64, BOOT_RESET };
+#define BOOT_RESET_RIP 0xfff0
 
 /* Initial state of vCPU 0. */
 struct boot_entry {

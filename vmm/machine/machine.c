@@ -12,6 +12,8 @@
 #include "devices/console.h"
 #include "devices/device.h"
 #include "devices/legacy/debug_exit.h"
+#include "devices/legacy/debugcon.h"
+#include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
 #include "devices/legacy/pvpanic.h"
@@ -27,6 +29,7 @@
 #include "snapshot/ram_reader.h"
 #include "vmm/agent/agent.h"
 #include "vmm/boot/acpi.h"
+#include "vmm/boot/bios.h"
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
@@ -45,6 +48,7 @@
 #include <unistd.h>
 
 #define DISK_LOOP_ENTRIES 256
+#define FIRST_DISK_SLOT 1
 /* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
 #define LOCK_WAIT_NS (2 * 1000000000ULL)
 /* A clone starts while its source makes the pin that the clone's disk reads. If that fails, the daemon ends the
@@ -163,7 +167,8 @@ static int board_devices_new(struct machine *m, struct err *e)
 {
 	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
 	struct pci_host_config pci = { .ecam_base = MEM_ECAM_BASE, .mmio32_base = MEM_PCI_BASE,
-		.mmio32_bytes = MEM_PCI_BYTES };
+		.mmio32_bytes = MEM_PCI_BYTES, .firmware = m->cfg.firmware };
+	uint64_t vmgenid_gpa = m->cfg.firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
 	struct dev_host *h = &m->host;
 	struct device *d = NULL;
 	int r = device_keep(m, serial_new(h, m->pio, &serial, &d, e), &d);
@@ -177,11 +182,15 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r)
 		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), &m->acpi_pm);
 	if (!r)
-		r = device_keep(m, vmgenid_new(h, m->acpi_pm, &m->vmgenid, e), &m->vmgenid);
+		r = device_keep(m, vmgenid_new(h, m->acpi_pm, vmgenid_gpa, &m->vmgenid, e), &m->vmgenid);
 	if (!r)
 		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), &d);
 	if (!r && m->cfg.debug_exit)
 		r = device_keep(m, debug_exit_new(h, m->pio, &d, e), &d);
+	if (!r && m->cfg.firmware)
+		r = device_keep(m, fw_cfg_new(h, m->pio, &m->fw_cfg, e), &m->fw_cfg);
+	if (!r && m->cfg.firmware)
+		r = device_keep(m, debugcon_new(h, m->pio, &d, e), &d);
 	if (!r)
 		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), &d);
 	return r;
@@ -356,6 +365,26 @@ static int consoles_new(struct machine *m, struct err *e)
 	return r;
 }
 
+/* Add the disks with this place in the boot order. The disks are the first devices behind the host bridge. */
+static void order_add(const struct machine *m, unsigned place, struct bios_config *c)
+{
+	for (unsigned i = 0; i < m->cfg.ndisks && c->norder < BIOS_ORDER_MAX; i++)
+		if (m->cfg.boot_place[i] == place)
+			c->order[c->norder++] = FIRST_DISK_SLOT + i;
+}
+
+static int firmware_describe(struct machine *m, struct err *e)
+{
+	struct bios_config c = { .mem = &m->mem, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
+		.menu_ms = m->cfg.boot_menu_ms };
+
+	memcpy(c.uuid, m->cfg.uuid, sizeof(c.uuid));
+	for (unsigned place = 1; place <= UINT8_MAX; place++)
+		order_add(m, place, &c);
+	order_add(m, 0, &c);
+	return bios_describe(m->fw_cfg, &c, e);
+}
+
 static int assist_setup(struct machine *m, struct err *e)
 {
 	m->assist_on = m->cfg.assist == VM_ASSIST_ON ||
@@ -480,6 +509,8 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory
 		r = assist_setup(m, e);
 	if (!r)
 		r = ram_make(m, fds, taken, e);
+	if (!r && m->cfg.firmware)
+		r = memory_read_rom(&m->mem, m->kernel_fd, e);
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r)
@@ -506,7 +537,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory
 		r = board_devices_new(m, e);
 	if (!r)
 		r = pci_devices_new(m, fds, e);
-	return r;
+	return r || !m->cfg.firmware ? r : firmware_describe(m, e);
 }
 
 int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken,
@@ -698,6 +729,11 @@ int machine_boot(struct machine *m, struct err *e)
 		memory_clear(&m->mem);
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
+	if (m->cfg.firmware) {
+		memory_shadow_rom(&m->mem);
+		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
+		return vcpus_reset(&m->vcpus, &entry, e);
+	}
 	r = acpi_build(&m->mem, m->cfg.vcpus, &src.rsdp_gpa, e);
 	if (!r)
 		r = boot_load(&m->mem, &src, &entry, e);

@@ -72,6 +72,7 @@ struct machine {
 	struct bus *pio, *mmio;
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
+	struct device *fw_cfg; /* NULL: no firmware */
 	/* [VIRTIO] and [AGENT] are NULL when the VM has no such console. */
 	struct console *consoles[VM_CONSOLE_COUNT];
 	struct agent *agent; /* NULL: none */

@@ -30,13 +30,18 @@ static const char *const irqchip_names[] = {
 
 /* ---- the section "machine": the properties that have to match ---- */
 
+static uint32_t hardware_version(const struct machine *m)
+{
+	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
+}
+
 static void machine_put(struct machine *m, struct state_writer *w)
 {
 	state_section_begin(w, "machine", "", MACHINE_VERSION);
 	state_put_u64(w, m->cfg.ram_bytes);
 	state_put_u32(w, m->cfg.vcpus);
 	state_put_u32(w, m->ndevices);
-	state_put_u32(w, MACHINE_HARDWARE_VERSION);
+	state_put_u32(w, hardware_version(m));
 	state_section_end(w);
 }
 
@@ -58,10 +63,10 @@ static int machine_check(struct machine *m, struct state_section *s, struct err 
 	if (devices != m->ndevices)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
 			devices, m->ndevices);
-	if (hardware != MACHINE_HARDWARE_VERSION)
+	if (hardware != hardware_version(m))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"VM state: saved with machine version %u; this Cairn builds version %u; " STATE_NEWER_REMEDY,
-			hardware, MACHINE_HARDWARE_VERSION);
+			hardware, hardware_version(m));
 	return 0;
 }
 

@@ -19,6 +19,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 /* The version of the hardware that the guest sees: all devices with their registers, and the ACPI
  * tables. A change that a guest can notice is a new version. */
 #define MACHINE_HARDWARE_VERSION 1
+#define MACHINE_HARDWARE_FIRMWARE 2 /* a VM with a firmware */
 
 /* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
  * type and name, with every section complete and of a known version; and whether this host can give the

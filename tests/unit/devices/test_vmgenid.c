@@ -36,7 +36,7 @@ static void test_renewed_id_changes_and_notifies(void **state)
 
 	(void)state;
 	assert_int_equal(acpi_pm_new(&h, pio, &pm, NULL), 0);
-	assert_int_equal(vmgenid_new(&h, pm, &d, NULL), 0);
+	assert_int_equal(vmgenid_new(&h, pm, VMGENID_GPA, &d, NULL), 0);
 	vmgenid_renew(d, false);
 	memcpy(first, at, sizeof(first));
 	bus_read(pio, ACPI_GPE0_PORT, 2, &gpe);
@@ -62,7 +62,7 @@ static void test_tiny_memory_has_no_id(void **state)
 
 	(void)state;
 	assert_int_equal(acpi_pm_new(&h, pio, &pm, NULL), 0);
-	assert_int_equal(vmgenid_new(&h, pm, &d, NULL), 0);
+	assert_int_equal(vmgenid_new(&h, pm, VMGENID_GPA, &d, NULL), 0);
 	vmgenid_renew(d, true);
 	d->ops->free(d);
 	pm->ops->free(pm);

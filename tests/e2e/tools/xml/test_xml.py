@@ -354,8 +354,10 @@ def test_unsupported_elements_are_refused(more, devices, why):
     (HEAD + MEMORY + "<os/></domain>", "/domain/os: has no <type>"),
     (HEAD + MEMORY + "<os><type>exe</type></os></domain>", '"exe" is not run by KVM'),
     (HEAD + MEMORY + "<os><type arch='aarch64'>hvm</type></os></domain>", '"aarch64" is not supported'),
-    (HEAD + MEMORY + "<os><type>hvm</type><boot dev='hd'/></os></domain>",
-     "/domain/os: has no <kernel>; VMs are started from a kernel's file, not from a disk"),
+    (HEAD + MEMORY + "<os firmware='efi'><type>hvm</type></os></domain>", 'os/@firmware: "efi" is not supported'),
+    (HEAD + MEMORY + "<os><type>hvm</type><loader type='pflash'>/f</loader></os></domain>",
+     'os/loader/@type: "pflash" is not supported'),
+    (HEAD + MEMORY + "<os><type>hvm</type><bootmenu enable='yes' timeout='70000'/></os></domain>", "timeout"),
 ])
 def test_other_xml_is_refused(text, why):
     assert why in error(text)
@@ -572,6 +574,32 @@ def test_every_key_survives_round_trip(fake):
     sly.write_text("<domain type='test'><name>t</name><memory>1</memory></domain>")
     for verb in ("define", "validate"):
         assert '@type: "test" is for another hypervisor' in fake.cairn(verb, str(sly), ok=2).stderr
+
+
+@pytest.mark.parametrize("boot, want", [
+    ({"loader": "rom"}, "<loader type='rom'>"),
+    ({"loader": "rom", "menu": True, "menu_timeout": 3000}, "<bootmenu enable='yes' timeout='3000'/>"),
+])
+def test_bios_survives_round_trip(fake, boot, want):
+    (fake.tmp / "rom").write_bytes(bytes(1 << 17))
+    fake.define("bios", boot={"firmware": "bios", **boot}, disks=[{"path": "rom", "format": "raw"}])
+    xml = round_trip(fake, "bios")
+    assert want in xml and "<bios useserial='yes'/>" in xml and "metadata" not in xml
+
+
+@pytest.mark.parametrize("os_, boot, warning", [
+    ("<os><type>hvm</type></os>", {"firmware": "bios"}, None),
+    ("<os firmware='bios'><type>hvm</type><bootmenu enable='no'/></os>", {"firmware": "bios"}, None),
+    ("<os><type>hvm</type><loader readonly='yes'>/r</loader><bootmenu enable='yes'/></os>",
+     {"firmware": "bios", "loader": "/r", "menu": True}, None),
+    ("<os firmware='efi'><type>hvm</type><kernel>/k</kernel></os>", {"kernel": "/k"}, "os/@firmware: has no effect"),
+    ("<os><type>hvm</type><loader type='rom'>/r</loader><kernel>/k</kernel></os>", {"kernel": "/k"},
+     "os/loader: has no effect: Cairn boots the kernel directly"),
+])
+def test_firmware(os_, boot, warning):
+    got = read(domain(os_=os_))
+    assert got["definition"]["boot"] == boot
+    assert not got["warnings"] if not warning else warning in got["warnings"][0]
 
 
 def test_simple_definition_needs_no_metadata(fake):

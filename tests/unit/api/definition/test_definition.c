@@ -103,7 +103,7 @@ static void test_unknown_and_missing_keys_are_refused(void **state)
 	(void)state;
 	refuse_key("\"memroy\":1", "\"memroy\" is not a key of a definition; known here: version, name");
 	refuse_key("\"boot\":{\"kernal\":\"/k\"}",
-		"boot: \"kernal\" is not a key; known here: kernel, initrd, cmdline");
+		"boot: \"kernal\" is not a key; known here: kernel, firmware");
 	refuse_disk("\"cache\":\"none\"", "disks[0]: \"cache\" is not a key");
 	refuse("{\"memory\":1,\"boot\":{\"kernel\":\"/k\"}}", "name: is missing");
 	refuse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}}", "memory: is missing");
@@ -206,8 +206,16 @@ static void test_boot_keys_are_checked(void **state)
 	char key[2200];
 
 	(void)state;
-	refuse_key("\"boot\":{\"kernel\":\"/k\",\"firmware\":\"/f\"}",
-		"boot: \"firmware\" is not a key; known here: kernel, initrd, cmdline");
+	refuse_key("\"boot\":{\"firmware\":\"efi\"}", "boot.firmware: \"efi\" is not one of the choices; use bios");
+	refuse_key("\"boot\":{\"kernel\":\"/k\",\"firmware\":\"bios\"}",
+		"boot: a firmware boots from a disk; give either boot.firmware, or boot.kernel");
+	refuse_key("\"boot\":{\"firmware\":\"bios\",\"cmdline\":\"x\"}", "boot: a firmware boots from a disk");
+	refuse_key("\"boot\":{\"kernel\":\"/k\",\"loader\":\"/l\"}", "boot: loader, menu and menu_timeout are for a VM with");
+	refuse_key("\"boot\":{\"kernel\":\"/k\",\"menu\":true}", "boot: loader, menu and menu_timeout are for a VM with");
+	refuse_key("\"boot\":{\"firmware\":\"bios\",\"menu_timeout\":70000}", "boot.menu_timeout: ");
+	refuse("{\"name\":\"a\",\"memory\":64,\"boot\":{\"firmware\":\"bios\",\"menu_timeout\":70}}",
+		"boot.menu_timeout: has no effect without a menu");
+	refuse("{\"name\":\"a\",\"memory\":8,\"boot\":{\"firmware\":\"bios\"}}", "memory: a VM with a firmware needs at least 16 MiB");
 	refuse_key("\"boot\":{\"kernel\":\"\"}", "boot.kernel: is empty");
 	refuse_key("\"boot\":{\"kernel\":1}", "boot.kernel: must be a string");
 	refuse_key("\"boot\":{\"kernel\":\"/k\",\"cmdline\":\"a\\nb\"}",
@@ -552,6 +560,32 @@ static void test_canonical_json_round_trips(void **state)
 	definition_free(d2);
 }
 
+static void test_disk_without_kernel_means_bios(void **state)
+{
+	static const char *const texts[] = {
+		"{\"name\":\"a\",\"memory\":64,\"disks\":[{" DISK "}]}",
+		"{\"name\":\"a\",\"memory\":64,\"boot\":{\"firmware\":\"bios\",\"loader\":\"/rom\",\"menu\":true,\"menu_timeout\":9}}",
+	};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(texts); i++) {
+		CLEANUP_JS struct json_object *o = NULL, *o2 = NULL;
+		struct definition *d = NULL, *d2 = NULL;
+		struct err e;
+
+		assert_int_equal(parse_text(texts[i], &d, &e), 0);
+		assert_int_equal(d->firmware, VM_FIRMWARE_BIOS);
+		o = definition_to_json(d);
+		assert_string_equal(js_get_str(js_get(o, "boot"), "firmware"), "bios");
+		assert_int_equal(js_get_int(js_get(o, "boot"), "menu_timeout", 0), i ? 9 : 0);
+		assert_int_equal(definition_parse(o, NULL, &d2, &e), 0);
+		o2 = definition_to_json(d2);
+		assert_true(json_object_equal(o, o2));
+		definition_free(d);
+		definition_free(d2);
+	}
+}
+
 static void test_formats_match_block_layer(void **state)
 {
 	(void)state;
@@ -673,6 +707,7 @@ int main(void)
 		cmocka_unit_test(test_overlapping_forwards_are_refused),
 		cmocka_unit_test(test_cdrom_keys_are_checked),
 		cmocka_unit_test(test_canonical_json_round_trips),
+		cmocka_unit_test(test_disk_without_kernel_means_bios),
 		cmocka_unit_test(test_formats_match_block_layer),
 		cmocka_unit_test_setup_teardown(test_unsuitable_files_are_refused, folder_setup, folder_teardown),
 		cmocka_unit_test_setup_teardown(test_definition_becomes_vm_config, folder_setup, folder_teardown),

@@ -331,6 +331,63 @@ static void reset_register(void **state)
 	fx_done(&f);
 }
 
+/* Replace the fixture's bus by one that a firmware configures. */
+static void firmware_begin(struct fixture *f)
+{
+	struct pci_host_config c = { .ecam_base = FX_ECAM, .mmio32_base = FX_MMIO32, .mmio32_bytes = 16 << 20,
+		.firmware = true };
+
+	fx_init(f);
+	f->pci_dev->ops->free(f->pci_dev);
+	assert_int_equal(pci_host_new(&f->host, f->pio, f->mmio, &c, &f->pci, &f->pci_dev, NULL), 0);
+}
+
+static void firmware_finds_a_bridge_that_it_knows(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	firmware_begin(&f);
+	assert_int_equal(fx_cfg_read(&f, 0, 0, 4), 0x12378086);
+	assert_int_equal(fx_cfg_read(&f, 0, 10, 2), 0x0600);
+	assert_int_equal(fx_cfg_read(&f, 0, 0x2c, 4), 0x11001af4);
+	/* RAM is behind all segments, so the firmware copies nothing. */
+	assert_int_equal(fx_cfg_read(&f, 0, 0x59, 1), 0x30);
+	fx_cfg_write(&f, 0, 0x58, 4, 0x11111000);
+	assert_int_equal(fx_cfg_read(&f, 0, 0x58, 4), 0x11111000);
+	fx_cfg_write(&f, 0, 0x5c, 4, UINT32_MAX);
+	assert_int_equal(fx_cfg_read(&f, 0, 0x5c, 4), 0x33333333);
+	fx_state_test(&f, f.pci_dev, 100);
+	f.pci_dev->ops->reset(f.pci_dev);
+	assert_int_equal(fx_cfg_read(&f, 0, 0x58, 4), 0x33333000);
+	fx_done(&f);
+}
+
+static void firmware_places_the_bars(void **state)
+{
+	struct fixture f;
+	struct card c;
+
+	(void)state;
+	firmware_begin(&f);
+	card_add(&f, &c, 3);
+	for (unsigned round = 0; round < 2; round++) {
+		assert_int_equal(fx_cfg_read(&f, 3, 4, 2), 0); /* the function decodes nothing */
+		assert_int_equal(fx_cfg_read(&f, 3, 0x10, 4), 0);
+		fx_cfg_write(&f, 3, 0x10, 4, UINT32_MAX);
+		assert_int_equal(fx_cfg_read(&f, 3, 0x10, 4), ~(BAR_BYTES - 1));
+		fx_cfg_write(&f, 3, 0x10, 4, 0xfebf8000);
+		assert_int_equal(fx_read(&f, 0xfebf8000, 4), UINT64_MAX);
+		fx_cfg_write(&f, 3, 4, 2, 2);
+		c.reg = 7;
+		assert_int_equal(fx_read(&f, 0xfebf8000, 4), 7);
+		pci_function_reset(&c.fn);
+		assert_int_equal(fx_read(&f, 0xfebf8000, 4), UINT64_MAX);
+	}
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
 static void state_survives(void **state)
 {
 	struct fixture f;
@@ -357,6 +414,8 @@ int main(void)
 		cmocka_unit_test(msix_table),
 		cmocka_unit_test(slots_and_windows_run_out),
 		cmocka_unit_test(reset_register),
+		cmocka_unit_test(firmware_finds_a_bridge_that_it_knows),
+		cmocka_unit_test(firmware_places_the_bars),
 		cmocka_unit_test(state_survives),
 	};
 

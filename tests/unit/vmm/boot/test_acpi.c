@@ -333,6 +333,47 @@ static void test_iasl_accepts_tables(void **state)
 	memory_done(&m);
 }
 
+#define PLACED 0x7fe0000u
+
+/* Do what a BIOS does with the tables and etc/table-loader, then read them from the RSDP on. */
+static void test_tables_that_a_bios_places(void **state)
+{
+	struct acpi_tables *t;
+	const uint8_t *xsdt, *fadt = NULL;
+
+	(void)state;
+	assert_int_equal(acpi_tables_new(3, &t, NULL), 0);
+	for (unsigned i = 0; i < t->npointers; i++) {
+		uint8_t *p = t->bytes + t->pointers[i].at;
+
+		assert_in_range(load_le(p, t->pointers[i].bytes), 0, t->nbytes - 1);
+		store_le(p, t->pointers[i].bytes, load_le(p, t->pointers[i].bytes) + PLACED);
+	}
+	for (unsigned i = 0; i < t->nchecksums; i++) {
+		const struct acpi_checksum *c = &t->checksums[i];
+
+		t->bytes[c->at] = (uint8_t)(t->bytes[c->at] - sum(t->bytes + c->from, c->bytes));
+	}
+	assert_int_equal(sum(t->rsdp, 20), 0);
+	assert_int_equal(sum(t->rsdp, ACPI_RSDP_BYTES), 0);
+	xsdt = t->bytes + load_le64(t->rsdp + ACPI_RSDP_XSDT);
+	assert_memory_equal(xsdt, "XSDT", 4);
+	assert_int_equal(sum(xsdt, load_le32(xsdt + 4)), 0);
+	for (unsigned at = HEADER_BYTES; at < load_le32(xsdt + 4); at += 8) {
+		const uint8_t *table = t->bytes + load_le64(xsdt + at) - PLACED;
+
+		assert_int_equal(sum(table, load_le32(table + 4)), 0);
+		if (!memcmp(table, "FACP", 4))
+			fadt = table;
+	}
+	assert_non_null(fadt);
+	assert_memory_equal(t->bytes + load_le32(fadt + 36) - PLACED, "FACS", 4);
+	assert_int_equal(load_le32(fadt + 36) % 64, 0);
+	assert_memory_equal(t->bytes + load_le32(fadt + 40) - PLACED, "DSDT", 4);
+	assert_int_equal(load_le64(fadt + 140), load_le32(fadt + 40));
+	free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -344,6 +385,7 @@ int main(void)
 		cmocka_unit_test(test_tables_stay_in_reserved_hole),
 		cmocka_unit_test(test_tables_that_do_not_fit_are_refused),
 		cmocka_unit_test(test_iasl_accepts_tables),
+		cmocka_unit_test(test_tables_that_a_bios_places),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

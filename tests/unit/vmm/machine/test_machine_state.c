@@ -508,9 +508,9 @@ static void test_other_machine_version_is_refused(void **state)
 
 	need_kvm();
 	save(f->m, &w);
-	state_rewrite(&w, &other, MACHINE_HARDWARE_VERSION + 1);
+	state_rewrite(&w, &other, MACHINE_HARDWARE_FIRMWARE + 1);
 	assert_int_equal(machine_state_check(f->m, other.buf, other.len, &e), -ENOTSUP);
-	assert_non_null(strstr(e.msg, "saved with machine version 2; this Cairn builds version 1"));
+	assert_non_null(strstr(e.msg, "saved with machine version 3; this Cairn builds version 1"));
 	state_writer_done(&w);
 	state_writer_done(&other);
 }
