@@ -30,28 +30,10 @@ def write_disk(path, text=b"second sector", bootable=True):
     return str(path)
 
 
-def bios(*paths, orders=(), **boot):
-    disks = [disk(p, id=f"vd{'ab'[i]}", **({"boot_order": orders[i]} if orders else {})) for i, p in enumerate(paths)]
-    return definition(memory="64M", boot={"firmware": "bios", **boot}, disks=disks)
-
-
-def test_boot_sector_starts_and_resets(tmp_path):
-    """The second disk comes first in the boot order. Beside it, a VM whose disk does not boot says so."""
-    first, second = write_disk(tmp_path / "a", b"disk a"), write_disk(tmp_path / "b", b"disk b")
-    empty = write_disk(tmp_path / "c", bootable=False)
-    with Guest(bios(first, second, orders=(2, 1)), ["--log-level", "info"]) as g, Guest(bios(empty)) as none:
-        assert "SeaBIOS (version" in g.expect("Booting from Hard Disk", BOOT_SECONDS)
-        assert "disk b" in g.expect("boot sector ready", BOOT_SECONDS)
-        g.send("n")
-        g.expect("count=1")
-        none.expect("not a bootable disk", BOOT_SECONDS)
-        none.expect("No bootable device", BOOT_SECONDS)
-        g.send("r")
-        assert "disk b" in g.expect("boot sector ready", BOOT_SECONDS)
-        g.send("n")
-        g.expect("count=1")  # memory was cleared
-        log = g.log()
-        assert "firmware: SeaBIOS (version" in log and "Running on QEMU (i440fx)" in log
+def qcow2(path, text):
+    """Make a qcow2 disk with the boot sector; return it as a definition has it."""
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", write_disk(f"{path}.raw", text), path], check=True)
+    return {"path": str(path), "format": "qcow2"}
 
 
 def read_until(console, end):
@@ -61,35 +43,46 @@ def read_until(console, end):
     return text
 
 
-def test_snapshot_revert_and_fork_in_the_boot_sector(daemon, kvm, tmp_path):
-    image = write_disk(tmp_path / "raw")
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", image, tmp_path / "vda.qcow2"], check=True)
-    daemon.define("vm1", memory="64M", boot={"firmware": "bios"},
-                  disks=[{"path": str(tmp_path / "vda.qcow2"), "format": "qcow2"}])
-    daemon.cairn("start", "vm1")
-    console = Console(daemon, "vm1")
+def count(console):
+    console.sock.sendall(b"n")
+    return read_until(console, "count=").split("count=")[1][0]
+
+
+def attach(daemon, name):
+    console = Console(daemon, name)
     console.sock.settimeout(BOOT_SECONDS)
+    return console
 
-    def count(c):
-        c.sock.sendall(b"n")
-        return read_until(c, "count=").split("count=")[1][0]
 
-    read_until(console, "boot sector ready")
+def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
+    """The second disk comes first in the boot order. Beside it, a VM whose disk does not boot says so."""
+    daemon.define("vm1", memory="64M", boot={"firmware": "bios"}, disks=[
+        {**qcow2(tmp_path / "a", b"disk a"), "boot_order": 2}, {**qcow2(tmp_path / "b", b"disk b"), "boot_order": 1}])
+    daemon.define("empty", memory="64M", boot=None,
+                  disks=[{"path": write_disk(tmp_path / "c", bootable=False), "format": "raw"}])
+    daemon.cairn("start", "empty")
+    daemon.cairn("start", "vm1")
+    console, empty = attach(daemon, "vm1"), attach(daemon, "empty")
+    said = read_until(console, "boot sector ready")
+    assert "SeaBIOS (version" in said and "Booting from Hard Disk" in said and "disk b" in said
     assert [count(console) for _ in range(2)] == ["1", "2"]
+    assert "not a bootable disk" in read_until(empty, "No bootable device")
+    log = daemon.log_of("vm1")
+    assert "firmware: SeaBIOS (version" in log and "firmware: Running on QEMU (i440fx)" in log
+    daemon.cairn("destroy", "empty")
     daemon.cairn("snapshot-create-as", "vm1", "two")
     assert count(console) == "3"
     daemon.cairn("snapshot-revert", "vm1", "two")
     assert count(console) == "3"
     daemon.cairn("clone", "--live", "vm1", "vm2")
-    clone = Console(daemon, "vm2")
+    clone = attach(daemon, "vm2")
     assert count(clone) == "4" and count(console) == "4"
-    # The keyboard controller's reset goes through the ROM, whose copy in RAM a clone maps from its source.
-    clone.sock.settimeout(BOOT_SECONDS)
+    # A reset starts the ROM, of which a clone maps its source's copy until then, and clears memory.
     clone.sock.sendall(b"k")
-    read_until(clone, "boot sector ready")
+    assert "disk b" in read_until(clone, "boot sector ready")
     assert count(clone) == "1" and count(console) == "5"
-    console.close()
-    clone.close()
+    for c in (console, empty, clone):
+        c.close()
 
 
 @pytest.mark.parametrize("content, why", [
@@ -100,6 +93,7 @@ def test_wrong_rom_is_refused(tmp_path, content, why):
     rom = tmp_path / "rom"
     if content:
         rom.write_bytes(content)
-    with Guest(bios(write_disk(tmp_path / "a"), loader=str(rom))) as g:
+    boot = {"firmware": "bios", "loader": str(rom)}
+    with Guest(definition(memory="64M", boot=boot, disks=[disk(write_disk(tmp_path / "a"))])) as g:
         assert g.wait() != 0
         assert why in g.log()

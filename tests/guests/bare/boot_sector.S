@@ -1,7 +1,6 @@
 /* A boot sector for tests of firmware. It reads the next sector of its disk by INT 13h, prints that sector's text and
  * a line, and then obeys single characters from COM1:
  *   n  count, and print "count=" with the last digit
- *   r  reset by port 0xcf9
  *   k  reset by the keyboard controller
  * Interrupts are off meanwhile, because the BIOS' timer interrupt also reads from COM1. */
 	.code16
@@ -33,19 +32,11 @@ next:	movw $0x3fd, %dx
 	inb %dx, %al
 	cmpb $'n', %al
 	je count
-	cmpb $'r', %al
-	je reset
 	cmpb $'k', %al
 	jne next
 	movb $0xfe, %al
 	outb %al, $0x64
 4:	jmp 4b
-reset:	movw $0xcf9, %dx
-	movb $2, %al
-	outb %al, %dx
-	movb $6, %al
-	outb %al, %dx
-5:	jmp 5b
 count:	incb digit
 	movw $text, %si
 	call puts
