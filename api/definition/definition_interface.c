@@ -16,6 +16,7 @@
 static const struct choice types[] = { { "network", DEFINITION_NETWORK },
 	{ "bridge", DEFINITION_BRIDGE }, { "user", DEFINITION_USER }, { NULL, 0 } };
 static const struct choice models[] = { { "virtio", 0 }, { NULL, 0 } };
+static const struct choice filters[] = { { "clean-traffic", true }, { NULL, 0 } };
 static const struct choice links[] = { { "up", 0 }, { "down", 1 }, { NULL, 0 } };
 
 /* ---- MAC addresses ---- */
@@ -119,6 +120,10 @@ static const struct key interface_rows[] = {
 	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links,
 		.about = "state of the link: up or down",
 		.initial = "\"up\"" },
+	{ "filter", KEY_CHOICE, .offset = INTERFACE(clean_traffic), .choices = filters,
+		.about = "type network: the guest's own addresses only [the network's filter]" },
+	{ "isolated", KEY_BOOL, .offset = INTERFACE(isolated), .about = "type network: keep it from other isolated guests",
+		.initial = "false" },
 	{ "bandwidth", KEY_OBJECT, .offset = INTERFACE(bandwidth), .of = &definition_bandwidth_keys,
 		.about = "limits of the traffic" },
 	{ "egress", KEY_OBJECT_OWNED, .offset = INTERFACE(egress), .of = &definition_egress_keys,
@@ -156,6 +161,8 @@ static int check_interface(struct parse *p, size_t n)
 		return key_error(p, "source: an interface of type user has no source; remove it");
 	if (i->type != DEFINITION_USER && !definition_user_is_plain(&i->user))
 		return key_error(p, "network, forwards, restrict and host_loopback require type user; remove them");
+	if (i->type != DEFINITION_NETWORK && (i->clean_traffic || i->isolated))
+		return key_error(p, "filter and isolated require type network; remove them");
 	if (i->type != DEFINITION_USER && i->egress)
 		return key_error(p, "egress requires type user; remove it");
 	if (i->type == DEFINITION_USER && !i->user.network[0])

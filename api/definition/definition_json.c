@@ -87,6 +87,10 @@ static struct json_object *interface_to_json(const struct definition_interface *
 		js_put_str(o, "mac", mac);
 	js_put_str(o, "model", "virtio");
 	js_put_str(o, "link", i->link ? "down" : "up");
+	if (i->clean_traffic)
+		js_put_str(o, "filter", "clean-traffic");
+	if (i->isolated)
+		js_put_bool(o, "isolated", true);
 	definition_put_bandwidth(o, &i->bandwidth);
 	if (i->type == DEFINITION_USER)
 		definition_put_user(o, &i->user);

@@ -91,15 +91,22 @@ static void mac_put(struct json_object *o, const char *key, const uint8_t mac[DE
 	js_put_str(o, key, text);
 }
 
+/* Whether the interface's tap needs rules. */
+static bool needs_rules(const struct definition_interface *i, const struct network_definition *d)
+{
+	return filter_of(d) != NETWORK_UNFILTERED || d->isolated_ports || i->clean_traffic || i->isolated;
+}
+
 static void rules_put(const struct vm *vm, const struct port *p, const struct network_definition *d, struct json_object *port)
 {
+	const struct definition_interface *i = &vm->def->interfaces[p->at];
 	const uint8_t *second = vm->ports->guest_macs[p->at];
 
-	mac_put(port, "mac", vm->def->interfaces[p->at].mac);
+	mac_put(port, "mac", i->mac);
 	if (memcmp(second, no_mac, sizeof(no_mac)))
 		mac_put(port, "guest_mac", second);
-	js_put_str(port, "filter", network_filter_name(filter_of(d)));
-	js_put_bool(port, "isolated", d->isolated_ports);
+	js_put_str(port, "filter", network_filter_name(i->clean_traffic ? NETWORK_CLEAN_TRAFFIC : filter_of(d)));
+	js_put_bool(port, "isolated", d->isolated_ports || i->isolated);
 }
 
 /* ---- before the guest runs ---- */
@@ -158,8 +165,11 @@ static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(stru
 		const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
 		struct port *port = &p->list[p->n];
 
-		if (!n || !n->live || (filter_of(n->live) == NETWORK_UNFILTERED && !n->live->isolated_ports))
+		if (!n || !n->live || !needs_rules(face, n->live))
 			continue;
+		if (n->live->mode == NETWORK_BRIDGE)
+			return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
+				"the bridge, and '%s' has mode bridge; remove them, or use another network", i, face->source);
 		port->at = i;
 		snprintf(port->network, sizeof(port->network), "%s", face->source);
 		snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, c->vm.interfaces[i].target);

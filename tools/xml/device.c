@@ -72,6 +72,21 @@ static int bandwidth_read(struct reading *r, struct _xmlNode *interface, struct 
 	return ret < 0 ? ret : limit_read(r, n, "outbound", o);
 }
 
+/* <filterref> and <port>. */
+static int filter_read(struct reading *r, struct _xmlNode *interface, struct json_object *into)
+{
+	struct _xmlNode *n = node_child(interface, "filterref");
+	CLEANUP_FREE char *filter = n ? node_attr(n, "filter") : NULL;
+
+	if (n && (!filter || strcmp(filter, "clean-traffic")))
+		return reading_error(r, n, "filter", ERR_UNSUPPORTED, "\"%.40s\" is not supported; without the filter, blocked traffic would "
+			"pass; use clean-traffic", filter ? filter : "");
+	js_put_str(into, "filter", filter);
+	if ((n = node_child(interface, "port")) && node_attr_is(n, "isolated", "yes"))
+		js_put_bool(into, "isolated", true);
+	return 0;
+}
+
 static int interface_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *mac = node_attr(node_child(n, "mac"), "address");
@@ -91,7 +106,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
 	js_put_str(into, "link", link);
-	if (bandwidth_read(r, n, into) < 0)
+	if (bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0)
 		return -EINVAL;
 	return interface_source(r, n, into);
 }

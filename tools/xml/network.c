@@ -213,7 +213,7 @@ static int bridge_read(struct reading *r, struct _xmlNode *n)
 
 int network_read(struct reading *r, struct _xmlDoc *doc)
 {
-	static const char *const known[] = { "name", "uuid", "bridge", "mac", "mtu", "forward", "domain", "ip", "dns", NULL };
+	static const char *const known[] = { "name", "uuid", "bridge", "mac", "mtu", "forward", "domain", "ip", "dns", "port", NULL };
 	struct _xmlNode *root = xmlDocGetRootElement(doc), *n;
 	uint64_t mtu = 0;
 	int ret;
@@ -241,6 +241,8 @@ int network_read(struct reading *r, struct _xmlDoc *doc)
 		if (node_attr_is(n, "localOnly", "yes"))
 			js_put_bool(r->definition, "domain_local", true);
 	}
+	if ((n = node_child(root, "port")) && node_attr_is(n, "isolated", "yes"))
+		js_put_bool(r->definition, "isolated_ports", true);
 	for (n = node_child(root, "ip"); n && !ret; n = node_next(n))
 		ret = ip_read(r, n);
 	n = node_child(root, "forward");
@@ -360,6 +362,8 @@ int network_print(struct json_object *o, char **ret_xml, struct err *e)
 		writer_leaf(&w, "mac", "address", js_get_str(o, "mac"), NULL);
 	if (js_get_str(o, "domain"))
 		writer_leaf(&w, "domain", "name", js_get_str(o, "domain"), "localOnly", js_get_bool(o, "domain_local", false) ? "yes" : NULL, NULL);
+	if (js_get_bool(o, "isolated_ports", false))
+		writer_leaf(&w, "port", "isolated", "yes", NULL);
 	dns_print(&w, js_get(o, "dns"));
 	ip_print(&w, js_get(o, "ipv4"), NULL);
 	ip_print(&w, js_get(o, "ipv6"), "ipv6");

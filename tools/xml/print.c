@@ -307,7 +307,11 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 	if (js_get_str(o, "source"))
 		writer_leaf(w, "source", type, js_get_str(o, "source"), NULL);
 	writer_leaf(w, "model", "type", model ? model : "virtio", NULL);
+	if (js_get_str(o, "filter"))
+		writer_leaf(w, "filterref", "filter", js_get_str(o, "filter"), NULL);
 	print_bandwidth(w, js_get(o, "bandwidth"));
+	if (js_get_bool(o, "isolated", false))
+		writer_leaf(w, "port", "isolated", "yes", NULL);
 	if (link)
 		writer_leaf(w, "link", "state", link, NULL);
 	if (type && !strcmp(type, "user"))

@@ -100,7 +100,7 @@ static int network_to_xml(struct edit *d, struct err *e)
 
 static int network_parse(struct edit *d, struct json_object **ret, struct err *e)
 {
-	static const char *const not_in_xml[] = { "users", "groups", "filter", "isolated_ports" };
+	static const char *const not_in_xml[] = { "users", "groups", "filter", "egress" };
 	struct network_definition *def;
 	int r;
 

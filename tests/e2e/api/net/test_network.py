@@ -716,7 +716,7 @@ def stored(d):
 
 
 def test_net_edit_changes_the_definition(plain):
-    plain.define_net(users=[1000], filter="clean-traffic", isolated_ports=True)
+    plain.define_net(users=[1000], filter="clean-traffic", isolated_ports=True, egress={"default": "deny", "rules": [{"allow": "192.0.2.7"}]})
     was = stored(plain)
     assert "Network 'lan' JSON configuration not changed." in edit(plain, "s/x/x/").stdout
     shown = edit(plain, "s/10.77.0.99/10.77.0.88/", "--print-only").stdout

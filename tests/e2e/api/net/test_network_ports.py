@@ -175,8 +175,8 @@ def test_restored_guest_keeps_the_address_of_an_ended_lease(real, lan):  # noqa:
 
 # ---- what the daemon asks for ----
 
-def define(d, *sources):
-    faces = [{"type": "network", "source": n, "mac": f"52:54:00:00:00:0{i}"} for i, n in enumerate(sources, 1)]
+def define(d, *sources, **keys):
+    faces = [{"type": "network", "source": n, "mac": f"52:54:00:00:00:0{i}", **keys} for i, n in enumerate(sources, 1)]
     d.write("vm1", interfaces=faces)
     d.cairn("define", str(d.tmp / "vm1.json"))
 
@@ -243,3 +243,35 @@ def test_network_without_rules_asks_for_none(host, keys):  # noqa: F811
     host.cairn("start", "vm1")
     host.cairn("destroy", "vm1")
     assert not ports(host)
+
+
+@pytest.mark.parametrize("keys", [{}, {"filter": "none"}, {"mode": "open"}], ids=json.dumps)
+def test_interface_asks_for_more_than_its_network(host, keys):  # noqa: F811
+    host.define_net(**keys)
+    host.cairn("net-start", "lan")
+    define(host, "lan", filter="clean-traffic", isolated=True)
+    shown = json.loads(host.cairn("dumpjson", "vm1").stdout)["interfaces"][0]
+    assert (shown["filter"], shown["isolated"]) == ("clean-traffic", True)
+    xml = host.cairn("dumpxml", "vm1").stdout
+    assert "<filterref filter='clean-traffic'/>" in xml and "<port isolated='yes'/>" in xml
+    host.cairn("start", "vm1")
+    assert [(p["filter"], p["isolated"]) for v, p in ports(host) if v == "port-up"] == [("clean-traffic", True)]
+
+
+def test_filter_of_an_interface_where_it_cannot_be(host):  # noqa: F811
+    host.define_net(mode="bridge", bridge="br0", ipv4=None)
+    host.cairn("net-start", "lan")
+    define(host, "lan", filter="clean-traffic")
+    assert "'lan' has mode bridge; remove them, or use another network" in host.cairn("start", "vm1", ok=False).stderr
+    host.write("vm2", interfaces=[{"type": "user", "isolated": True}])
+    assert "filter and isolated require type network" in host.cairn("define", str(host.tmp / "vm2.json"), ok=False).stderr
+
+
+def test_isolated_ports_in_libvirts_xml(host):  # noqa: F811
+    host.define_net(isolated_ports=True)
+    xml = host.cairn("net-dumpxml", "lan").stdout
+    assert "<port isolated='yes'/>" in xml
+    (host.tmp / "net.xml").write_text(xml)
+    host.cairn("net-undefine", "lan")
+    assert "warning" not in host.cairn("net-define", str(host.tmp / "net.xml")).stderr
+    assert json.loads(host.cairn("net-dumpjson", "lan").stdout)["isolated_ports"] is True

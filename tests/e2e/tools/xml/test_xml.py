@@ -139,6 +139,10 @@ def test_values_are_converted(more, key, value):
      "</interface>", "interfaces",
      [{"id": "lan", "link": "down", "type": "bridge", "source": "br0"}]),
     ("<interface type='user'/>", "interfaces", [{"type": "user"}]),
+    ("<interface type='network'><source network='lan'/><filterref filter='clean-traffic'/><port isolated='yes'/></interface>",
+     "interfaces", [{"type": "network", "source": "lan", "filter": "clean-traffic", "isolated": True}]),
+    ("<interface type='network'><source network='lan'/><port isolated='no'/></interface>",
+     "interfaces", [{"type": "network", "source": "lan"}]),
     ("<interface type='user'><bandwidth><inbound average='1000' peak='2000' burst='512'/><outbound average='7'/></bandwidth>"
      "</interface>", "interfaces", [{"type": "user", "bandwidth": {
          "inbound": {"average": 1000, "peak": 2000, "burst": 512}, "outbound": {"average": 7}}}]),
@@ -332,7 +336,7 @@ def test_each_warning_is_printed_once():
      "give start, and an end of at least start"),
     ("", "<interface type='user'><ip address='::1'/></interface>", "is not an IPv4 address"),
     ("", "<interface type='user'><bandwidth><inbound average='fast'/></bandwidth></interface>", "inbound/@average"),
-    ("", "<interface type='user'><filterref filter='clean-traffic'/></interface>",
+    ("", "<interface type='network'><source network='lan'/><filterref filter='no-ip-spoofing'/></interface>",
      "without the filter, blocked traffic would pass"),
     ("", "<interface type='user'><vlan><tag id='42'/></vlan></interface>", "VLAN tags"),
 ])
