@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 
 #define QUEUE_SIZE 128
@@ -474,6 +475,9 @@ static int vsock_init(struct virtio_vsock *s, struct dev_host *h, struct pci_hos
 	s->cid = c->cid;
 	s->listen_fd = c->listen_fd;
 	s->dial_fd = c->dial_fd;
+	/* cairn-dial may still answer requests of this VM's former process on the same socket. */
+	if (getrandom(&s->next_dial, sizeof(s->next_dial), 0) != (ssize_t)sizeof(s->next_dial))
+		return err_set_errno(e, -errno, "%s", c->name);
 	s->task.run = vsock_task_run;
 	s->v.config_bytes = CONFIG_BYTES;
 	store_le64(s->v.config, c->cid);

@@ -681,6 +681,27 @@ static void dial_answer(struct vs_test *t, uint32_t id, int error, int fd)
 	fx_run(&t->f, 5);
 }
 
+/* A late answer to the VM's former process must match no request of this one. */
+static void requests_of_another_process_have_other_numbers(void **state)
+{
+	struct vsock_dial_request first, second;
+	struct vs_test t;
+
+	(void)state;
+	vs_begin(&t);
+	vs_offer(&t, 8);
+	dial(&t, 7777, &first);
+	vs_end(&t);
+	vs_begin(&t);
+	vs_offer(&t, 8);
+	dial(&t, 7777, &second);
+	dial_answer(&t, first.id, -ECONNREFUSED, -1);
+	assert_int_equal(vs_pending(&t), 0);
+	dial_answer(&t, second.id, -ECONNREFUSED, -1);
+	assert_int_equal(vs_take(&t, NULL).op, VSOCK_OP_RST);
+	vs_end(&t);
+}
+
 static void guest_connects_to_the_host(void **state)
 {
 	struct vsock_dial_request ask;
@@ -813,6 +834,7 @@ int main(void)
 		cmocka_unit_test(many_connections_reach_a_limit),
 		cmocka_unit_test(silent_clients_give_way),
 		cmocka_unit_test(guest_connects_to_the_host),
+		cmocka_unit_test(requests_of_another_process_have_other_numbers),
 		cmocka_unit_test(end_of_the_dialer_refuses_what_waits),
 		cmocka_unit_test(load_tells_the_driver_of_the_reset),
 		cmocka_unit_test(state_round_trips),
