@@ -345,7 +345,7 @@ void forward_remove(struct call *c)
 {
 	struct change *g = change_new(c);
 	struct err e;
-	char text[64];
+	char text[128];
 	int k = vm_of(g, &e) ? forward_find(c, &g->at, &e) : -EPERM;
 
 	if (k < 0) {
@@ -353,6 +353,7 @@ void forward_remove(struct call *c)
 		return;
 	}
 	g->what = vm_live(c->vm)->interfaces[g->at].user.forwards[k];
-	snprintf(text, sizeof(text), "{\"remove\": %d}", k);
+	snprintf(text, sizeof(text), "{\"remove\": %d, \"socket\": \"%s:%s:%u\"}", k, g->what.protocol == DEFINITION_UDP ? "udp" : "tcp",
+		g->what.address, g->what.port);
 	order_begin(g, c->vm, text);
 }

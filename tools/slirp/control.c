@@ -14,6 +14,7 @@
 #define HELD "{\"held\": true}"
 #define ADD "{\"add\": \""
 #define REMOVE "{\"remove\": "
+#define SOCKET ", \"socket\": \""
 #define MESSAGE_MAX 64
 #define BACKLOG 4
 
@@ -181,13 +182,17 @@ static ssize_t message_receive(int sock, char text[MESSAGE_MAX], int *ret_fd)
 static bool order_note(struct control *c, const char *text, int fd)
 {
 	unsigned long at;
+	char *rest;
 	size_t len;
 
 	order_drop(c);
 	if (!strncmp(text, REMOVE, strlen(REMOVE)) && fd < 0) {
-		at = strtoul(text + strlen(REMOVE), NULL, 10);
-		c->order.kind = CONTROL_REMOVE;
-		c->order.at = (unsigned)MIN(at, FORWARDS_MAX);
+		at = strtoul(text + strlen(REMOVE), &rest, 10);
+		c->order = (struct control_order){ .kind = CONTROL_REMOVE, .fd = -1, .at = (unsigned)MIN(at, FORWARDS_MAX) };
+		rest = strncmp(rest, SOCKET, strlen(SOCKET)) ? NULL : rest + strlen(SOCKET);
+		len = rest ? strcspn(rest, "\"") : 0;
+		if (len < sizeof(c->order.text) && rest)
+			memcpy(c->order.text, rest, len);
 		return true;
 	}
 	if (fd < 0 || strncmp(text, ADD, strlen(ADD)))

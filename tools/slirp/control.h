@@ -10,9 +10,11 @@
  * {"denied": [PACKETS, QUESTIONS]}: what the egress rules have denied since the start, after a change, at most once per
  * CONTROL_INTERVAL_NS; each new daemon gets it, too.
  *
- * From the daemon: {"hold": true} and {"hold": false}; {"add": "tcp:-:22"} with a bound socket, and {"remove": N}. The
- * caller takes these two with control_order(), and control_answer() answers {"done": true} or {"done": false}. A
- * removed forward's number goes to the forward behind it. */
+ * From the daemon: {"hold": true} and {"hold": false}; {"add": "tcp:-:22"} with a bound socket, and
+ * {"remove": N, "socket": "tcp:127.0.0.1:8022"}. The caller takes these two with control_order(), and control_answer()
+ * answers {"done": true} or {"done": false}. A removed forward's number goes to the forward behind it. The address of
+ * its socket names the forward, and N counts only without it, as of an older daemon: a daemon that was killed between a
+ * change and its note of it knows other numbers. If no forward has that socket, it is removed already. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
 #define CAIRN_TOOLS_SLIRP_CONTROL_H
 
@@ -28,7 +30,8 @@
 /* A change of the forwards that the daemon wants. */
 struct control_order {
 	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE } kind;
-	char text[CONTROL_FORWARD_TEXT]; /* CONTROL_ADD: for options_add_forward() */
+	/* CONTROL_ADD: for options_add_forward(). CONTROL_REMOVE: the address of the socket; "": `at` counts */
+	char text[CONTROL_FORWARD_TEXT];
 	int fd;		    /* CONTROL_ADD: the socket, owned; otherwise -1 */
 	unsigned at;	    /* CONTROL_REMOVE */
 };

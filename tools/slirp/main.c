@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -123,8 +124,29 @@ static bool forward_add(struct network *n, struct control_order *order)
 	return false;
 }
 
-static bool forward_remove(struct network *n, unsigned at)
+/* Returns the number of the forward whose socket has that address, "tcp:127.0.0.1:8022"; nforwards: none. */
+static unsigned forward_find(const struct network *n, const char *text)
 {
+	unsigned i;
+
+	for (i = 0; i < n->options.nforwards; i++) {
+		const struct forward *f = &n->options.forwards[i];
+		char its[CONTROL_FORWARD_TEXT], address[INET_ADDRSTRLEN];
+
+		inet_ntop(AF_INET, &f->own.sin_addr, address, sizeof(address));
+		snprintf(its, sizeof(its), "%s:%s:%u", f->udp ? "udp" : "tcp", address, ntohs(f->own.sin_port));
+		if (!strcmp(its, text))
+			break;
+	}
+	return i;
+}
+
+static bool forward_remove(struct network *n, const struct control_order *order)
+{
+	unsigned at = order->text[0] ? forward_find(n, order->text) : order->at;
+
+	if (order->text[0] && at == n->options.nforwards)
+		return true; /* a daemon that was killed has removed it */
 	if (at >= n->options.nforwards)
 		return false;
 	if (n->options.forwards[at].udp)
@@ -144,7 +166,7 @@ static void order_obey(struct network *n)
 	if (order.kind == CONTROL_ADD)
 		control_answer(&n->control, forward_add(n, &order));
 	else if (order.kind == CONTROL_REMOVE)
-		control_answer(&n->control, forward_remove(n, order.at));
+		control_answer(&n->control, forward_remove(n, &order));
 }
 
 /* Run one round. The poll set holds this program's own sockets first, then libslirp's. */

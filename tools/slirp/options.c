@@ -145,16 +145,17 @@ static int forward_address(const struct options *o, const char *text, struct for
 }
 
 /* Accept only IPv4: libslirp does not forward from IPv6 to IPv4. */
-static int forward_socket(const struct forward *f, struct err *e)
+static int forward_socket(struct forward *f, struct err *e)
 {
 	bool fits = socket_option(f->fd, SO_DOMAIN) == AF_INET;
+	socklen_t size = sizeof(f->own);
 
 	if (f->udp)
 		fits = fits && socket_option(f->fd, SO_TYPE) == SOCK_DGRAM;
 	else
 		fits = fits && socket_option(f->fd, SO_TYPE) == SOCK_STREAM &&
 			socket_option(f->fd, SO_ACCEPTCONN) == 1;
-	if (!fits)
+	if (!fits || getsockname(f->fd, (struct sockaddr *)&f->own, &size) < 0)
 		return err_set(e, -EINVAL, ERR_INVALID, "--forward: fd %d is not a %s IPv4 socket", f->fd,
 			f->udp ? "bound UDP" : "listening TCP");
 	return 0;

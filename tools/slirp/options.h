@@ -17,7 +17,8 @@ struct err;
 #define MTU_MAX 65520 /* one less than libslirp's maximum */
 
 struct forward {
-	int fd; /* bound socket; for TCP it listens */
+	int fd; /* bound socket; for TCP it listens, and libslirp has taken it once the stack runs */
+	struct sockaddr_in own; /* its address on the host */
 	bool udp;
 	struct in_addr guest;
 	uint16_t port; /* port of the guest */

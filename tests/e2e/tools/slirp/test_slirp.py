@@ -563,6 +563,26 @@ def test_forwards_change_while_connections_are_open():
         assert ordered(g, {"remove": 1}) and ordered(g, {"remove": 0})
 
 
+def test_forward_is_removed_by_its_socket_whatever_its_number():
+    """A daemon that was killed between a change and its note of it knows other numbers."""
+    def name(kind, s):
+        return "%s:%s:%d" % (kind, *s.getsockname())
+    with listener() as first, listener() as second, datagrams() as d, \
+            Guest(("tcp", first, "-", 80), ("udp", d, "-", 53), ("tcp", second, "-", 81), control=True) as g:
+        where = name("tcp", second)
+        assert ordered(g, {"remove": 0, "socket": where})
+        assert ordered(g, {"remove": 0, "socket": where})  # it is removed already
+        assert ordered(g, {"remove": 0, "socket": name("tcp", d)})  # no such forward
+        address = second.getsockname()
+        second.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        with socket.create_connection(first.getsockname()):
+            assert g.accepted().port == 80
+        assert ordered(g, {"remove": 7, "socket": name("udp", d)}) and ordered(g, {"remove": 0})
+        assert not ordered(g, {"remove": 0})
+
+
 def test_wrong_orders_change_no_forward():
     with listener() as s, listener() as other, datagrams() as d, \
             Guest(("tcp", s, "-", 80), control=True) as g:
