@@ -9,11 +9,14 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define ANSWER_NS (30 * 1000000000ULL) /* for the agent to start the program */
@@ -33,9 +36,44 @@ struct stream {
 	uint8_t rx[AGENT_FRAME_MAX];
 };
 
+/* Connect through the socket at the definition's vsock.path, which needs no daemon. */
+static int socket_connect(const char *path, int *ret_sock, struct err *e)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	struct timeval limit = { .tv_sec = ANSWER_NS / 1000000000 };
+	char line[64] = "";
+	size_t n = 0;
+	int sock;
+
+	if (strlen(path) >= sizeof(to.sun_path))
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s: the path of a socket has at most %zu bytes", path, sizeof(to.sun_path) - 1);
+	strcpy(to.sun_path, path);
+	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sock < 0)
+		return err_set_errno(e, -errno, "socket");
+	if (connect(sock, (struct sockaddr *)&to, sizeof(to)) < 0) {
+		err_set_errno(e, -errno, "%s", path);
+		goto fail;
+	}
+	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	n = (size_t)snprintf(line, sizeof(line), "CONNECT %d\n", AGENT_PORT);
+	if (send(sock, line, n, MSG_NOSIGNAL) == (ssize_t)n)
+		for (n = 0; n < sizeof(line) - 1 && recv(sock, line + n, 1, 0) == 1 && line[n] != '\n'; n++)
+			;
+	if (!strncmp(line, "OK ", 3)) {
+		*ret_sock = sock;
+		return 0;
+	}
+	err_set(e, -ECONNREFUSED, ERR_GENERIC, "nothing in the guest listens on vsock port %d; start cairn-agent there, or the VM with cairn run --agent",
+		AGENT_PORT);
+fail:
+	close(sock);
+	return -ECONNREFUSED;
+}
+
 int guest_session_connect(struct cli *c, const char *vm, int *ret_sock, struct err *e)
 {
-	int r = cli_execute(c, "agent-connect", cli_vm_args(vm), NULL, ret_sock, e);
+	int r = strchr(vm, '/') ? socket_connect(vm, ret_sock, e) : cli_execute(c, "agent-connect", cli_vm_args(vm), NULL, ret_sock, e);
 
 	return !r && *ret_sock < 0 ? err_set(e, -EPROTO, ERR_GENERIC, "the daemon returned no socket") : r;
 }

@@ -29,7 +29,9 @@ struct guest_session {
 	int status, signal; /* of the program */
 };
 
-/* Connect to the agent. Returns 0 and an owned *ret_sock; -errno with a sentence. */
+/* Connect to the agent.
+ * vm: a name, or the path of a VM's vsock socket, which has a slash.
+ * Returns 0 and an owned *ret_sock; -errno with a sentence. */
 int guest_session_connect(struct cli *c, const char *vm, int *ret_sock, struct err *e);
 /* Run the program until it has ended.
  * sock: borrowed; the caller closes it, and with that the guest kills what still runs.

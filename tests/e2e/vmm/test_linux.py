@@ -7,6 +7,7 @@ import random
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -517,6 +518,38 @@ def test_reverts_in_the_middle_of_work(daemon, image, tmp_path):
     console.close()
     daemon.cairn("destroy", "linux")
     subprocess.run(["qemu-img", "check", "-q", qcow2], check=True)
+
+
+def cli(*args, ok=0):
+    r = subprocess.run([guestlib.CAIRN, *map(str, args)], capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert r.returncode == ok, r
+    return r.stdout.decode(), r.stderr.decode()
+
+
+@slow_kernel
+def test_agent_in_the_initramfs(tmp_path):
+    """`cairn run --agent`: it starts before init, which runs as always; no daemon is needed to reach it."""
+    with tempfile.TemporaryDirectory(prefix="vs-") as folder:
+        vm = f"{folder}/s"
+        with guestlib.Guest(guestlib.linux_definition(vsock={"path": vm}), ("--agent",)) as g:
+            g.expect("cairn-guest: ready", 180)
+            g.line()
+            out, err = cli("exec", vm, "--", "/cairn-agent", "--usage", ok=1)
+            assert not out and "usage: cairn-agent" in err
+            _, err = cli("exec", vm, "--", "/missing", ok=127)
+            assert "/missing: No such file or directory" in err
+            _, err = cli("exec", "-w", "/missing", vm, "--", "/cairn-agent", ok=125)
+            assert "the folder /missing" in err
+            data = os.urandom(300_000)
+            (tmp_path / "tree/empty").mkdir(parents=True)
+            (tmp_path / "tree/data").write_bytes(data)
+            (tmp_path / "tree/link").symlink_to("data")
+            cli("cp", tmp_path / "tree", f"{vm}:/tmp")
+            assert "300000" in g.command("sum /tmp/tree/data")[0]
+            cli("cp", f"{vm}:/tmp/tree", tmp_path / "back")
+            assert (tmp_path / "back/data").read_bytes() == data and (tmp_path / "back/empty").is_dir()
+            assert os.readlink(tmp_path / "back/link") == "data"
+            press_button(g)
 
 
 @slow_kernel

@@ -230,16 +230,18 @@ static int copy_out(struct copy *k, const char *to, struct err *e)
 
 /* ---- the verb ---- */
 
-/* Split "VM:/path". A path here that has a colon is written with a slash before it, as with scp. */
+/* Split "VM:/path". A path here that has a colon is written with a slash before it, as with scp; but a socket is the
+ * vsock socket of a VM. */
 static bool guest_path_parse(struct copy *k, const char *word)
 {
 	const char *colon = strchr(word, ':'), *slash = strchr(word, '/');
+	struct stat st;
 
-	if (!colon || colon == word || (slash && slash < colon) || (size_t)(colon - word) >= sizeof(k->vm))
+	if (!colon || colon == word || (size_t)(colon - word) >= sizeof(k->vm))
 		return false;
 	snprintf(k->vm, sizeof(k->vm), "%.*s", (int)(colon - word), word);
 	k->there = colon + 1;
-	return true;
+	return !slash || slash > colon || (stat(k->vm, &st) == 0 && S_ISSOCK(st.st_mode));
 }
 
 /* Put the name of the source after a target that is a folder here. */
@@ -333,7 +335,7 @@ int verb_cp(struct cli *c)
 		r = guest_session_connect(c, k.vm, &sock, &e);
 	if (!r)
 		r = agent_copy(c, sock, in, k.there, from, to, &e);
-	else if (!agent || strcmp(agent, "cairn"))
+	else if ((!agent || strcmp(agent, "cairn")) && !strchr(k.vm, '/'))
 		r = qga_copy(&k, in, from, to, &e);
 	return r < 0 ? cli_fail(&e, "Failed to copy %s to %s", from, to) : CLI_OK;
 }

@@ -308,7 +308,7 @@ int verb_exec(struct cli *c)
 		return EXEC_CAIRN;
 	if ((!agent || !strcmp(agent, "cairn")) && guest_session_connect(c, c->pos[0], &sock, &e) == 0)
 		return exec_by_agent(c, sock, limit_ns);
-	if (!agent && !option_flag(c, "tty"))
+	if (!agent && !option_flag(c, "tty") && !strchr(c->pos[0], '/'))
 		return exec_by_qga(c, limit_ns);
 	if (!agent || !strcmp(agent, "cairn"))
 		return failed(&(struct exec){ .c = c }, &e);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "tools/cairn/definition_file.h"
+#include "tools/cairn/initrd_agent.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -139,7 +140,9 @@ int verb_run(struct cli *c)
 	if (!r) {
 		config.vm.foreground = 1;
 		config.vm.log_level = level;
-		r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
+		r = option_flag(c, "agent") ? initrd_agent_add(&config, &e) : 0;
+		if (!r)
+			r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
 		if (!r)
 			r = process_become(program, &config, option_flag(c, "no-sandbox"), &e);
 		config_done(&config);

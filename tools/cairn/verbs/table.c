@@ -275,6 +275,7 @@ static const struct verb_option audit_options[] = {
 static const struct verb_option run_options[] = {
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
+	{ "agent", NULL, "put cairn-agent into the initramfs, for cairn exec SOCKET, where SOCKET is vsock.path" },
 	{ "no-sandbox", NULL, "run the VM process without its sandbox; for debugging only" }, END };
 static const struct verb_option help_options[] = {
 	{ "names", NULL, "print the names of all verbs, for completion" },
@@ -550,7 +551,7 @@ const struct verb verbs[] = {
 		verb_job_dismiss },
 #define AGENT "vm-agent-command"
 #define LOOKS "vm-agent-query"
-	{ "exec", "Guests", "VM COMMAND [ARGUMENT...]", "run a program in the guest, and exit with its status", exec_options, 2, MANY, true,
+	{ "exec", "Guests", "VM COMMAND [ARGUMENT...]", "run a program in the guest, and exit with its status; VM may be the path of a VM's vsock socket", exec_options, 2, MANY, true,
 		"vm-name", AGENT " " LOOKS " agent-connect", verb_exec },
 	{ "cp", "Guests", "SRC DST", "copy a file or folder into the guest or out of it; one of SRC and DST is VM:PATH", cp_options, 2, 2,
 		false, "file", AGENT " " LOOKS " agent-connect", verb_cp },

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -261,3 +262,39 @@ def test_control_characters_reach_no_terminal(vm):
     assert p.wait() == 0
     assert text.startswith(b"a?[2Jb") and b"\x9b" not in text and text.endswith("x\u00e9\r\n".encode())
     assert "\033[2J" in vm.cairn("exec", "-t", "web1", "--", "printf", "\\033[2J").stdout
+
+
+# ---- without a daemon ----
+
+def test_run_with_the_agent_needs_an_initramfs_and_vsock(tmp_path, guest):
+    definition = {"name": "x", "memory": "32M", "boot": {"kernel": guest("interp.elf")}}
+    for more, why in (({}, '"boot.initrd"'), ({"boot": {**definition["boot"], "initrd": guest("interp.elf")}}, '"vsock"')):
+        (tmp_path / "x.json").write_text(json.dumps({**definition, **more}))
+        r = subprocess.run([os.path.join(BUILD, "cairn"), "run", "--agent", tmp_path / "x.json"], stderr=subprocess.PIPE, text=True, check=False)
+        assert r.returncode == 2 and f"--agent needs {why}" in r.stderr
+
+
+def test_path_of_a_socket_in_place_of_a_name(tmp_path):
+    """A socket that says OK as the vsock device does, and then is the agent."""
+    def exec_there(*args):
+        return subprocess.run([os.path.join(BUILD, "cairn"), "exec", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    path = str(tmp_path / "s")
+    r = exec_there(path, "--", "true")
+    assert r.returncode == 125 and "No such file" in r.stderr
+    for answer in (b"", b"NO 1\n", b"OK 1\n"):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            with subprocess.Popen([os.path.join(BUILD, "cairn"), "exec", path, "--", "echo", "there"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+                peer, _ = listener.accept()
+                with peer:
+                    assert peer.recv(100) == b"CONNECT 522\n"
+                    peer.sendall(answer)
+                    if answer.startswith(b"OK"):
+                        subprocess.run([AGENT, "--fd", str(peer.fileno())], pass_fds=[peer.fileno()], check=True)
+                out, err = p.communicate(timeout=50)
+        os.unlink(path)
+        if answer.startswith(b"OK"):
+            assert out == b"there\n" and p.returncode == 0
+        else:
+            assert b"nothing in the guest listens on vsock port 522" in err and p.returncode == 125
