@@ -28,6 +28,7 @@
 
 #define START_MS 10000
 #define FILES_MAX 1024
+#define FILE_MAX_BYTES (16 * MIB) /* of the leases, as leases.c reads them */
 #define STDERR_MAX 400
 
 /* ---- in the child ---- */
@@ -106,7 +107,7 @@ static int privileges_reduce(const struct jail *j, struct err *e)
 	static const int kept[] = { CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE };
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = { 0 };
-	const struct rlimit files = { FILES_MAX, FILES_MAX }, none = { 0, 0 };
+	const struct rlimit files = { FILES_MAX, FILES_MAX }, none = { 0, 0 }, bytes = { FILE_MAX_BYTES, FILE_MAX_BYTES };
 
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
 		caps[CAP_TO_INDEX(kept[i])].permitted |= CAP_TO_MASK(kept[i]);
@@ -119,7 +120,7 @@ static int privileges_reduce(const struct jail *j, struct err *e)
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++)
 		if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kept[i], 0, 0) < 0)
 			return err_set_errno(e, -errno, "dnsmasq: capabilities");
-	if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &none) < 0)
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 || setrlimit(RLIMIT_FSIZE, &bytes) < 0)
 		return err_set_errno(e, -errno, "dnsmasq: limits");
 	return 0;
 }
