@@ -19,7 +19,8 @@ enum open_as_what {
 	OPEN_AS_ALL,	    /* disks, kernel and initrd */
 	OPEN_AS_IMAGES,	    /* disks only */
 	OPEN_AS_IMAGES_READ, /* disks only, all read-only */
-	OPEN_AS_START,	    /* as OPEN_AS_ALL, and the listening sockets of forwards */
+	OPEN_AS_START,	    /* as OPEN_AS_ALL, with the sockets of vsock and of forwards */
+	OPEN_AS_START_HELD,  /* the same without those of forwards: the daemon holds them */
 	OPEN_AS_FORWARDS,    /* the sockets of forwards only */
 };
 

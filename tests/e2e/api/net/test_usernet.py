@@ -471,6 +471,21 @@ def test_cairn_slirp_accepts_waiting_connection(daemon, action, state):
     assert figures(daemon, "a")["link"] == "up" and len(slirps(daemon)) == 1
 
 
+def test_vm_that_a_connection_wakes_has_its_vsock_socket(daemon, tmp_path):
+    """The daemon holds the sockets of the forwards, but not that of vsock."""
+    port = free_port()
+    path = str(tmp_path / "a.vsock")
+    define(daemon, "a", user(port), boot={"kernel": guestlib.bare("interp"), "cmdline": GUEST}, vsock={"cid": 3, "path": path},
+           idle={**IDLE, "cpu": 100})
+    daemon.cairn("start", "a")
+    asleep(daemon, "saved", "a")
+    until(lambda: awaits(daemon, port))
+    q = daemon.qmp()
+    with connect(port), socket.socket(socket.AF_UNIX) as s:
+        woken(q, port)
+        s.connect(path)
+
+
 @pytest.mark.parametrize("what", ["daemon", "killed", "redefined"])
 def test_connection_wakes_saved_vm(host, what):
     """Data sent before the VM was awake arrives as well."""
