@@ -16,6 +16,7 @@
 #include <sys/random.h>
 #include <sys/utsname.h>
 #include <time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
@@ -350,12 +351,44 @@ static int net_run(int argc, char **argv)
 	return names_say("/sys/class/net", "/sys/class/net/%s/address");
 }
 
+/* Measure fork and exec of a program until the first byte of its standard error. */
+static int spawn_run(int argc, char **argv)
+{
+	uint64_t begin = now_ns(), first = 0;
+	pid_t pid;
+	int p[2];
+	char byte;
+
+	(void)argc;
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (!pid) {
+		dup2(p[1], 2);
+		execv(argv[1], argv + 1);
+		_exit(127);
+	}
+	close(p[1]);
+	if (pid > 0 && read(p[0], &byte, 1) == 1)
+		first = now_ns();
+	while (first && read(p[0], &byte, 1) == 1)
+		;
+	close(p[0]);
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+	if (!first)
+		return fail("%s wrote nothing", argv[1]);
+	say("%llu\n", (unsigned long long)(first - begin));
+	return 0;
+}
+
 const struct command info_commands[] = {
 	{"clock", 0, 0, clock_run, "clock"},
 	{"clocksource", 0, 0, clocksource_run, "clocksource"},
 	{"rtc", 0, 0, rtc_run, "rtc"},
 	{"ticks", 0, 1, ticks_run, "ticks [MS]"},
 	{"uptime", 0, 0, uptime_run, "uptime"},
+	{"spawn", 1, 2, spawn_run, "spawn PROGRAM [ARGUMENT]"},
 	{"cpus", 0, 0, cpus_run, "cpus"},
 	{"cpu", 2, 2, cpu_run, "cpu N on|off"},
 	{"run-cpus", 1, 1, run_cpus_run, "run-cpus MS"},
