@@ -28,7 +28,7 @@
 
 #define START_MS 10000
 #define FILES_MAX 1024
-#define FILE_MAX_BYTES (16 * MIB) /* of the leases, as leases.c reads them */
+#define FILE_MAX_BYTES (128 * MIB) /* of the leases, as leases.c reads them */
 #define STDERR_MAX 400
 
 /* ---- in the child ---- */

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-#define LEASES_MAX_BYTES (16 * MIB)
+#define LEASES_MAX_BYTES (128 * MIB) /* 65536 leases with the longest names and ids */
 
 /* A line of dnsmasq's file: expiry, MAC (IPv6: IAID), address, name or *, client id or * (IPv6: DUID). */
 struct line {

@@ -101,7 +101,7 @@ def test_dnsmasq_is_confined(host):
     assert status["CapPrm"] == status["CapEff"] == status["CapAmb"] == "0000000000003400"
     assert netns(up["pid"]) not in (netns("self"), netns(host.holder.pid))
     limits = {line[:26].strip(): line[26:].split()[:2] for line in open(f"/proc/{up['pid']}/limits")}
-    assert limits["Max file size"] == [str(16 << 20)] * 2 and limits["Max core file size"] == ["0", "0"]
+    assert limits["Max file size"] == [str(128 << 20)] * 2 and limits["Max core file size"] == ["0", "0"]
     enter = ["nsenter", "-t", str(up["pid"]), "-m", "-n"]
     assert subprocess.run([*enter, "touch", "/var/tmp/x"], capture_output=True).returncode
     assert not subprocess.run([*enter, "touch", "/tmp/state/x"], capture_output=True).returncode
