@@ -19,6 +19,7 @@
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - firewalls: networks beside the real ufw and firewalld
+# - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
 # - fresh: a build and check on a fresh machine (fresh.sh)
 # LONG_SEED seeds their random choices (the date). LONG_PARTS names the parts to run (all of them). A part without an
@@ -125,6 +126,7 @@ e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CA
 e2e upgrade api/vm/long_upgrade.py
 e2e systemd tools/systemd/long_scope.py
 e2e firewalls tools/net/long_firewalls.py
+e2e cloud cloud/long_cloud.py
 part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then

@@ -1,0 +1,159 @@
+"""A Debian cloud guest on the network `default`, for long_cloud.py: runs in the emulated SVM host. CAIRN_DEBIAN is the
+folder of the image. The tests share one daemon and the guest, in this order."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+from conftest import BUILD, Console, Daemon
+from hostnetlib import Host
+
+STATE = "/var/lib/cairn"
+IMAGE = os.environ.get("CAIRN_DEBIAN", "")
+SECONDS = 200  # times 10 in the SVM host
+CMDLINE = "root=/dev/vda ro console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"
+CMDLINE += " systemd.default_timeout_start_sec=900"  # the host may be slow
+
+pytestmark = [pytest.mark.skipif(not IMAGE, reason="long_cloud.py runs this file"), pytest.mark.seconds(SECONDS)]
+BEGIN = time.monotonic()
+
+
+def note(text):
+    """Print how long it took so far; the run's output has it."""
+    print(f"cloud: {time.monotonic() - BEGIN:6.1f} s {text}", flush=True)
+
+
+class SystemDaemon(Daemon):
+    """The system's daemon, which has the network `default`, in a host's network namespace."""
+
+    def __init__(self, tmp, host):
+        self.host = host
+        shutil.rmtree(STATE, ignore_errors=True)  # the machine's own, below an overlay
+        super().__init__(tmp)
+        self.state = pathlib.Path(STATE)
+
+    def command(self):
+        return [*self.host.enter, os.path.join(BUILD, "cairnd")]
+
+    def cairn(self, *args, ok=True, **more):
+        """Try again what a guest on a busy machine did not answer in time."""
+        while True:
+            r = super().cairn(*args, ok=None, **more)
+            if "did not answer within" not in r.stderr or args[0] == "wait":
+                break
+        if ok is not None:
+            assert (r.returncode == 0) == ok if isinstance(ok, bool) else r.returncode == ok, r
+        return r
+
+    def text(self, *args, **more):
+        return self.cairn(*args, **more).stdout
+
+    def json(self, *args):
+        return json.loads(self.text(*args, "--format", "json"))
+
+
+def console_keep(d, name):
+    """Write what the guest prints to a file that outlives the emulated host."""
+    console = Console(d, name)
+    console.sock.settimeout(None)
+
+    def copy():
+        with open(f"/host-share/{name}.console", "wb", 0) as f, contextlib.suppress(OSError):
+            while data := console.sock.recv(65536):
+                f.write(data)
+    threading.Thread(target=copy, daemon=True).start()
+
+
+def guest_start(d, name):
+    disk, seed = d.tmp / f"{name}.qcow2", d.tmp / f"{name}-seed.iso"
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", "-b", f"{IMAGE}/disk.img", "-F", "raw", disk],
+                   check=True)
+    d.cairn("seed", str(seed), "--hostname", name, "--user", "carol", "--ssh-key", f"{d.key}.pub", "--ssh-over-vsock")
+    d.define(name, memory="512M", guest_agent=True, vsock=True, rng=True,
+             boot={"kernel": f"{IMAGE}/vmlinuz", "initrd": f"{IMAGE}/initrd", "cmdline": CMDLINE},
+             disks=[{"id": "vda", "path": str(disk), "format": "qcow2",
+                     "backing": [{"path": f"{IMAGE}/disk.img", "format": "raw"}]},
+                    {"id": "vdb", "path": str(seed), "format": "raw", "readonly": True}],
+             interfaces=[{"type": "network", "source": "default"}])
+    d.cairn("start", name)
+    console_keep(d, name)
+    note(f"{name} started")
+
+
+def wait_for_agent(d, name):
+    """Wait as long as the test may take: a start takes a minute, on a busy machine ten."""
+    while d.cairn("wait", name, "--for", "agent", "--timeout", "60", ok=None).returncode:
+        pass
+    note(f"{name}: the agent answers")
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """A network namespace with an uplink, a daemon, the network `default` and a guest that has started."""
+    with tempfile.TemporaryDirectory(prefix="cloud-") as name:
+        tmp = pathlib.Path(name)
+        key = tmp / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        host = Host(tmp)
+        d = SystemDaemon(tmp, host)
+        d.key = key
+        # The command line's ssh reads the configuration of the user, root.
+        os.makedirs("/root/.ssh", exist_ok=True)
+        pathlib.Path("/root/.ssh/config").write_text(f"IdentityFile {key}\nIdentitiesOnly yes\n")
+        try:
+            d.cairn("net-start", "default")
+            guest_start(d, "web1")
+            yield d
+            d.close()
+        finally:
+            if d.proc.poll() is None:
+                d.stop()
+            host.close()
+
+
+def test_seed_is_applied(cloud):
+    wait_for_agent(cloud, "web1")
+    assert "Debian GNU/Linux" in cloud.text("guestinfo", "web1", "--os")
+    r = cloud.cairn("exec", "web1", "--", "cloud-init", "status", "--wait", "--long", ok=None)
+    note(f"web1: cloud-init: {r.returncode} {r.stdout!r} {r.stderr!r}")
+    assert "status: done" in r.stdout
+    assert cloud.text("exec", "web1", "--", "hostname") == "web1\n"
+    assert cloud.text("exec", "web1", "--user", "carol", "--", "sudo", "id", "-u") == "0\n"
+    key = pathlib.Path(f"{cloud.key}.pub").read_text()
+    assert key.split()[1] in cloud.text("exec", "web1", "--", "cat", "/home/carol/.ssh/authorized_keys")
+
+
+def test_guest_reaches_a_host_outside_through_nat(cloud):
+    outside = cloud.host.outside
+    with outside.listen("10.9.0.1") as listener:
+        port = listener.getsockname()[1]
+        script = f"exec 3<>/dev/tcp/10.9.0.1/{port}; echo from the guest >&3; cat <&3"
+        r = subprocess.Popen([os.path.join(BUILD, "cairn"), "exec", "web1", "--", "bash", "-c", script], env=cloud.env, text=True,
+                             stdout=subprocess.PIPE)
+        conn, (peer, _) = listener.accept()
+        with conn:
+            conn.settimeout(60)
+            assert peer == "10.9.0.2"  # the host's own address
+            assert conn.makefile().readline() == "from the guest\n"
+            conn.sendall(b"from outside\n")
+        assert r.communicate(timeout=60)[0] == "from outside\n"
+    assert " 0% packet loss" in cloud.text("exec", "web1", "--", "ping", "-c", "1", "-W", "10", "10.9.0.1")
+
+
+def test_exec_passes_streams_and_status(cloud):
+    r = cloud.cairn("exec", "web1", "--env", "A=b", "--workdir", "/tmp", "-i", "--", "sh", "-c", "cat; pwd; echo $A >&2; exit 7",
+                    ok=7, input="in\n", stdin=None)
+    assert (r.stdout, r.stderr) == ("in\n/tmp\n", "b\n")
+
+
+def test_ssh_over_vsock(cloud):
+    assert cloud.text("ssh", "carol@web1", "sudo", "hostname") == "web1\n"
+    assert cloud.cairn("ssh", "nobody@web1", "true", ok=None).returncode == 255  # only this key's user
