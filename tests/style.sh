@@ -157,6 +157,13 @@ check_leftovers() {
 		sed 's/$/   (a path of one machine)/'
 }
 
+# pytest imports a test file by its name alone.
+check_test_names() {
+	grep '^tests/.*/test_[^/]*\.py$' "$tmp/files" | sed 's,.*/,,' | sort | uniq -d | while read -r name; do
+		grep "/$name\$" "$tmp/files" | tr '\n' ' ' && echo "  (one name; pytest stops)"
+	done
+}
+
 # A function of this style begins with { and ends with } in the first column.
 warn_functions() {
 	xargs -r awk -v most=$FUNCTION_LINES '
@@ -175,6 +182,7 @@ warn_functions() {
 	check_lengths
 	check_columns
 	check_leftovers
+	check_test_names
 } >"$tmp/bad"
 warn_functions
 cat "$tmp/bad"

@@ -21,8 +21,11 @@
 
 struct file_threads {
 	pthread_mutex_t mutex;
+	pthread_cond_t apart; /* no thread shares the daemon's table of files */
 	struct loop *loop; /* NULL: it is gone */
+	unsigned refs; /* of the loop, each thread and each job */
 	unsigned n, idle; /* number of threads, and of those that wait for a job */
+	unsigned sharing; /* number of threads that have no table of files of their own yet */
 	int tx, rx; /* all threads receive their jobs from rx, which has the same number in their tables of files */
 	int wake_fd; /* the loop's; likewise */
 };
@@ -46,6 +49,17 @@ struct file_job {
 	struct err e;
 };
 
+static void threads_unref(struct file_threads *all)
+{
+	bool last;
+
+	pthread_mutex_lock(&all->mutex);
+	last = !--all->refs;
+	pthread_mutex_unlock(&all->mutex);
+	if (last)
+		free(all);
+}
+
 static void job_unref(struct file_job *j)
 {
 	struct file_threads *all = j->all;
@@ -58,17 +72,25 @@ static void job_unref(struct file_job *j)
 		return;
 	j->drop(j->arg);
 	free(j);
+	threads_unref(all);
 }
 
 /* ---- the threads ---- */
 
 /* Give the thread a table of files with only those that it needs. */
-static int files_unshare(const struct file_threads *all)
+static int files_unshare(struct file_threads *all)
 {
 	unsigned low = (unsigned)MIN(all->rx, all->wake_fd), high = (unsigned)MAX(all->rx, all->wake_fd);
+	int r = unshare(CLONE_FILES) < 0 ? -errno : 0;
 
-	if (unshare(CLONE_FILES) < 0 || close_range(high + 1, ~0U, 0) < 0 ||
-		(high > low + 1 && close_range(low + 1, high - 1, 0) < 0) || (low > 3 && close_range(3, low - 1, 0) < 0))
+	pthread_mutex_lock(&all->mutex);
+	if (!--all->sharing)
+		pthread_cond_signal(&all->apart);
+	pthread_mutex_unlock(&all->mutex);
+	if (r < 0)
+		return r;
+	if (close_range(high + 1, ~0U, 0) < 0 || (high > low + 1 && close_range(low + 1, high - 1, 0) < 0) ||
+		(low > 3 && close_range(3, low - 1, 0) < 0))
 		return -errno;
 	return 0;
 }
@@ -168,6 +190,7 @@ static void *thread_main(void *opaque)
 		job_run(j, relay, input, failed);
 		job_unref(j);
 	} while (!failed && thread_rests(all));
+	threads_unref(all);
 	return NULL;
 }
 
@@ -218,7 +241,11 @@ static int thread_find(struct file_threads *all, struct err *e)
 	idle = all->idle;
 	full = !idle && all->n == FILE_THREADS_MAX;
 	all->idle -= idle;
-	all->n += !idle && !full;
+	if (!idle && !full) {
+		all->n++;
+		all->sharing++;
+		all->refs++;
+	}
 	pthread_mutex_unlock(&all->mutex);
 	if (full)
 		return err_set(e, -EBUSY, ERR_BUSY, "%u threads that work on files have not ended; a file system of root's does not "
@@ -228,6 +255,8 @@ static int thread_find(struct file_threads *all, struct err *e)
 		return 0;
 	pthread_mutex_lock(&all->mutex);
 	all->n--;
+	all->sharing--;
+	all->refs--;
 	pthread_mutex_unlock(&all->mutex);
 	return err_set_errno(e, r, "cannot start a thread for files");
 }
@@ -248,6 +277,9 @@ int file_job_begin(struct file_threads *all, const struct file_job_spec *s, stru
 		fds[n++] = s->relay;
 	if (j->has_input)
 		fds[n++] = s->input;
+	pthread_mutex_lock(&all->mutex);
+	all->refs++; /* before the thread has the job, which it may end */
+	pthread_mutex_unlock(&all->mutex);
 	r = channel_send(all->tx, VERSION, JOB, 0, &j, sizeof(j), fds, n);
 	if (!r) {
 		*ret = j;
@@ -255,6 +287,7 @@ int file_job_begin(struct file_threads *all, const struct file_job_spec *s, stru
 	}
 	free(j);
 	pthread_mutex_lock(&all->mutex);
+	all->refs--;
 	all->idle++; /* the thread goes on waiting */
 	pthread_mutex_unlock(&all->mutex);
 	return err_set_errno(e, r, "a thread for files");
@@ -267,25 +300,21 @@ struct file_threads *file_threads_new(struct loop *l)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		abort(); /* as without memory */
-	*all = (struct file_threads){ .mutex = PTHREAD_MUTEX_INITIALIZER, .loop = l, .tx = pair[0], .rx = pair[1],
-		.wake_fd = loop_wake_fd(l) };
+	*all = (struct file_threads){ .mutex = PTHREAD_MUTEX_INITIALIZER, .apart = PTHREAD_COND_INITIALIZER, .loop = l,
+		.refs = 1, .tx = pair[0], .rx = pair[1], .wake_fd = loop_wake_fd(l) };
 	return all;
 }
 
 void file_threads_free(struct file_threads *all)
 {
-	bool last;
-
 	if (!all)
 		return;
 	pthread_mutex_lock(&all->mutex);
 	all->loop = NULL;
-	last = !all->n;
+	while (all->sharing) /* a thread that begins would keep what gets the number of rx */
+		pthread_cond_wait(&all->apart, &all->mutex);
 	pthread_mutex_unlock(&all->mutex);
-	/* Idle threads end at the end of the stream. Nobody frees what they still look at: the process ends. */
-	close(all->tx);
-	if (last) {
-		close(all->rx);
-		free(all);
-	}
+	close(all->tx); /* idle threads end at the end of the stream */
+	close(all->rx);
+	threads_unref(all);
 }
