@@ -147,7 +147,9 @@ const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(inter
 	"{\"network\":false,\"egress\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},"
 	"\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
-	"{\"properties\":{\"source\":{\"maxLength\":15}}}]}" };
+	"{\"properties\":{\"source\":{\"maxLength\":15}}}],"
+	"\"allOf\":[{\"anyOf\":[{\"properties\":{\"type\":{\"const\":\"network\"}}},"
+	"{\"properties\":{\"filter\":false,\"isolated\":{\"const\":false}}}]}]}" };
 
 #define TYPE_MISSING 0xff
 
