@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -77,11 +76,11 @@ static void job_unref(struct file_job *j)
 
 /* ---- the threads ---- */
 
-/* Give the thread a table of files with only those that it needs. */
+/* Give the thread a table of files with only those that it needs. Containers refuse unshare(), but not this. */
 static int files_unshare(struct file_threads *all)
 {
 	unsigned low = (unsigned)MIN(all->rx, all->wake_fd), high = (unsigned)MAX(all->rx, all->wake_fd);
-	int r = unshare(CLONE_FILES) < 0 ? -errno : 0;
+	int r = close_range(high + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0 ? -errno : 0;
 
 	pthread_mutex_lock(&all->mutex);
 	if (!--all->sharing)
@@ -89,8 +88,7 @@ static int files_unshare(struct file_threads *all)
 	pthread_mutex_unlock(&all->mutex);
 	if (r < 0)
 		return r;
-	if (close_range(high + 1, ~0U, 0) < 0 || (high > low + 1 && close_range(low + 1, high - 1, 0) < 0) ||
-		(low > 3 && close_range(3, low - 1, 0) < 0))
+	if ((high > low + 1 && close_range(low + 1, high - 1, 0) < 0) || (low > 3 && close_range(3, low - 1, 0) < 0))
 		return -errno;
 	return 0;
 }

@@ -13,7 +13,7 @@ from conftest import BUILD, Console, Daemon, QmpError, until
 from test_daemon import as_nobody
 from test_net import lan  # noqa: F401
 from test_usernet import (  # noqa: F401 (fixtures)
-    IDLE, answers, connect, daemon_for_all, define, free_port, host, libexec, listens, log, slirps, start, user)
+    IDLE, answers, awaits, connect, daemon_for_all, define, free_port, host, libexec, listens, log, slirps, start, user)
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -184,7 +184,7 @@ def test_vm_that_sleeps_has_forwards_of_its_definition(tmp_path, libexec):  # no
     d = Daemon(tmp_path, env=libexec)
     try:
         start(d, "a", user(port), idle=IDLE).close()
-        until(lambda: d.info("a")["state"] == "saved")
+        until(lambda: awaits(d, port))
         assert listens(port)
         until(lambda: d.info("a")["state"] == "running")
         c = connect(port)  # keeps the VM awake
@@ -193,6 +193,7 @@ def test_vm_that_sleeps_has_forwards_of_its_definition(tmp_path, libexec):  # no
         c.close()
         until(lambda: d.info("a")["state"] == "saved")
         until(lambda: not listens(late))
+        until(lambda: awaits(d, port))
         assert listens(port)
         until(lambda: d.info("a")["state"] == "running")  # that has woken it
     finally:

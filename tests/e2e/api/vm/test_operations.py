@@ -129,9 +129,15 @@ def restart_pending(x):
     until(lambda: x.run("vm-info").get("restart-in", 0) > 30e9)  # the first restart is immediate
 
 
+def process_waits(x):
+    """The files are open, and the VM's process has begun."""
+    until(lambda: (x.daemon.state / f"vms/{x.vm}/log").exists() and "pid" in x.run("vm-info"))
+
+
 def starting(x):
     x.define("config-until=GO")
     x.ask("vm-start")
+    process_waits(x)
 
 
 def start_queued(x):
@@ -165,6 +171,7 @@ def start_refused(x):
     """The start has failed, and its process is ending."""
     x.define("refuse lingers-until=GO")
     x.ask("vm-start")
+    process_waits(x)
     until(lambda: "refused" in (x.daemon.state / f"vms/{x.vm}/log").read_text())
 
 
