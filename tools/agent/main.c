@@ -155,11 +155,11 @@ int main(int argc, char **argv)
 	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
 	for (unsigned i = 0; i < SESSIONS_MAX; i++)
 		sessions[i].sock = sessions[i].in = sessions[i].out[0] = sessions[i].out[1] = -1;
+	session_root_follows = is_first;
 	if (fd >= 0) {
 		fcntl((int)fd, F_SETFD, FD_CLOEXEC);
 		session_begin(&sessions[0], (int)fd);
 	} else {
-		session_root_follows = is_first;
 		listener = is_first ? vsock_await((uint32_t)port) : vsock_listen((uint32_t)port);
 		if (listener < 0)
 			return complain("cannot listen on vsock: ", strerror(-listener));

@@ -79,6 +79,7 @@ static void session_kill(const struct session *s)
 {
 	if (s->pid <= 0)
 		return;
+	session_root_follow();
 	kill(-s->pid, SIGKILL);
 	for (unsigned i = 0; i < KILL_ROUNDS && groups_kill(s->pid); i++)
 		;
@@ -190,6 +191,13 @@ static bool output_fits(const struct session *s)
 	return tx_room(s) >= 2 * (AGENT_HEADER_BYTES + CHUNK_BYTES) + ANSWERS_BYTES;
 }
 
+static void output_close(struct session *s, unsigned i)
+{
+	if (s->terminal)
+		s->in = -1;
+	close_one(&s->out[i]);
+}
+
 static void output_read(struct session *s, unsigned i)
 {
 	uint8_t *at = s->tx + s->tx_len + AGENT_HEADER_BYTES;
@@ -199,22 +207,31 @@ static void output_read(struct session *s, unsigned i)
 	if (s->left[i] >= 0)
 		most = MIN(most, (size_t)s->left[i]);
 	n = most ? read(s->out[i], at, most) : 0;
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+	if (n < 0 && (errno == EINTR || (errno == EAGAIN && !(s->exited && s->terminal))))
 		return;
-	if (n <= 0) { /* a terminal without a program says EIO */
-		if (s->terminal)
-			s->in = -1;
-		close_one(&s->out[i]);
+	if (n <= 0) { /* a terminal that no process has open says EIO */
+		output_close(s, i);
 		return;
 	}
 	agent_header_put(s->tx + s->tx_len, i ? AGENT_FRAME_STDERR : AGENT_FRAME_STDOUT, (size_t)n);
 	s->tx_len += AGENT_HEADER_BYTES + (size_t)n;
-	if (s->left[i] >= 0)
-		s->left[i] -= n;
+	if (s->left[i] < 0)
+		return;
+	s->left[i] -= n;
+	if (!s->left[i]) /* a pipe that another process has open shows no end */
+		output_close(s, i);
 }
 
-/* After the program has exited, its output so far is in the pipes. Others may hold and write them on. A terminal hangs
- * up with its session's leader, so its end comes by itself. */
+/* Read a terminal to its end after the program has exited. The terminal hung up with its session's leader, so nobody
+ * writes any more; but its master shows no end while another process has it open. */
+static void terminal_drain(struct session *s)
+{
+	while (s->exited && s->terminal && s->out[0] >= 0 && output_fits(s))
+		output_read(s, 0);
+}
+
+/* After the program has exited, its output so far is in the pipes. Other processes may have the pipes open, and write
+ * more. */
 static void exit_note(struct session *s)
 {
 	for (unsigned i = 0; i < 2 && !s->terminal; i++) {
@@ -395,6 +412,7 @@ void session_serve(struct session *s, const struct pollfd p[SESSION_FDS])
 	for (unsigned i = 0; i < 2; i++)
 		if (s->out[i] >= 0 && p[2 + i].fd == s->out[i] && p[2 + i].revents)
 			output_read(s, i);
+	terminal_drain(s);
 	taken_tell(s);
 	exit_tell(s);
 	tx_flush(s);

@@ -44,9 +44,11 @@ void session_send(struct session *s, enum agent_frame_type type, const void *dat
 /* Queue FAILED, the last frame. */
 void session_fail(struct session *s, int error, enum agent_step step);
 
-/* Run programs in the root folder that is mounted above the agent's: init may have left the initramfs, whose root stays
- * the agent's. Set once, at the start. */
+/* Whether the agent changes to the root folder that is mounted above its own: init may have left the initramfs, whose
+ * root stays the agent's. Set once, at the start. */
 extern bool session_root_follows;
+/* Change to that folder, if session_root_follows is set. Returns 0 or -errno. */
+int session_root_follow(void);
 /* Start the program (start.c). The answer is queued. */
 void session_start(struct session *s, const struct agent_start *want);
 

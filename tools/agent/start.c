@@ -10,14 +10,23 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
 #define ENVIRONMENT_MAX 256 /* variables of the agent's own */
 
+#define SIGNALS_MAX 64
+
 extern char **environ;
 
 bool session_root_follows;
+
+/* ".." of the root leads to what is mounted above it. */
+int session_root_follow(void)
+{
+	return session_root_follows && (chroot("/..") < 0 || chdir("/") < 0) ? -errno : 0;
+}
 
 /* The ends of the program's streams. */
 struct streams {
@@ -92,12 +101,14 @@ static int pipes_make(const struct agent_start *want, struct streams *t)
 
 /* ---- the new process ---- */
 
+/* The C library refuses the signals that it uses itself, so this asks the kernel, for which zeros are SIG_DFL. */
 static void signals_reset(void)
 {
+	static const uint64_t as_default[8];
 	sigset_t none;
 
-	for (int sig = 1; sig < 32; sig++)
-		signal(sig, SIG_DFL);
+	for (int sig = 1; sig <= SIGNALS_MAX; sig++)
+		syscall(SYS_rt_sigaction, sig, as_default, NULL, sizeof(uint64_t));
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -108,9 +119,6 @@ static void process_prepare(const struct streams *t, bool terminal)
 	setsid();
 	if (terminal)
 		ioctl(t->in, TIOCSCTTY, 0);
-	/* ".." of the root leads to what is mounted above it. */
-	if (session_root_follows && chroot("/..") < 0)
-		_exit(125);
 	dup2(t->in, 0);
 	dup2(t->out, 1);
 	dup2(t->err, 2);
@@ -172,8 +180,12 @@ static pid_t program_start(const struct agent_start *want, struct streams *t)
 	pid = vfork();
 	if (!pid)
 		program_become(want, t, argv, env, &error, &step);
+	if (pid < 0)
+		return -errno;
 	t->step = step;
-	return error ? -error : pid < 0 ? -errno : pid;
+	if (error)
+		waitpid(pid, NULL, 0);
+	return error ? -error : pid;
 }
 
 /* Close the agent's fds: of this session's pipes, this process would wait for its own end. */
@@ -200,9 +212,11 @@ void session_start(struct session *s, const struct agent_start *want)
 {
 	bool copies = want->flags & (AGENT_START_RECEIVE | AGENT_START_SEND);
 	struct streams t = { -1, -1, -1, { -1, -1, -1 }, AGENT_STEP_AGENT };
-	int r = want->flags & AGENT_START_TERMINAL && !copies ? terminal_open(want, &t) : pipes_make(want, &t);
+	int r = session_root_follow();
 	uint8_t pid[4];
 
+	if (!r)
+		r = want->flags & AGENT_START_TERMINAL && !copies ? terminal_open(want, &t) : pipes_make(want, &t);
 	if (!r)
 		r = copies ? copy_start(want, &t) : program_start(want, &t);
 	streams_close(&t, r < 0);

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -15,7 +16,6 @@ from conftest import BUILD, until
 
 START, STARTED, FAILED, STDIN, STDOUT, STDERR, TAKEN, SIGNAL, SIZE, EXIT = range(2, 12)
 WINDOW = 128 * 1024
-LIBC_SIGNALS = 7 << 31  # signals 32 to 34, which only a libc changes, so they stay as they are
 TERMINAL, INPUT = 1, 2
 
 
@@ -29,10 +29,12 @@ def start(*args, flags=INPUT, env=(), folder="", nargs=None):
 
 
 class Agent:
-    def __init__(self):
+    def __init__(self, *command):
+        """command: runs the agent; its last argument will be the fd."""
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(50 * guestlib.SLOW)
-        self.p = subprocess.Popen([os.path.join(BUILD, "cairn-agent"), "--fd", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        command = command or (os.path.join(BUILD, "cairn-agent"), "--fd")
+        self.p = subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()])
         theirs.close()
         self.f = self.sock.makefile("rb")
         assert self.frame() == (1, b"cairn-agent 1\n")
@@ -172,15 +174,88 @@ def test_environment_replaces_the_agents(agent):
     assert lines.count("PATH=/x:/usr/bin:/bin") == 1 and "HOME=/h" in lines and sum(line.startswith("PATH=") for line in lines) == 1
 
 
-def test_program_gets_no_fds_and_no_ignored_signals(agent):
+def test_program_gets_no_fds_and_no_ignored_signals():
+    agent = Agent("sh", "-c", f'trap "" HUP 40; exec {BUILD}/cairn-agent --fd "$0"')
     begun(agent, "sh", "-c", "ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status", flags=0)
     out = b""
     while (f := agent.frame()) and f[0] != EXIT:
         out += f[1]
     lines = out.decode().split()
     assert lines[:4] == ["0", "1", "2", "3"]  # 3: ls's own
-    assert lines[4] == "SigBlk:" and int(lines[5], 16) == 0
-    assert int(lines[7], 16) & ~LIBC_SIGNALS == 0
+    assert lines[4] == "SigBlk:" and int(lines[5], 16) == 0 and int(lines[7], 16) == 0
+    agent.close()
+
+
+def state_of(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
+def test_failed_start_leaves_no_zombie(agent):
+    agent.send(start("/missing"))
+    assert agent.until(FAILED)[1] == struct.pack("<II", 2, 4)
+    with open(f"/proc/{agent.p.pid}/task/{agent.p.pid}/children") as f:
+        assert f.read() == ""
+
+
+def test_left_over_child_does_not_hold_unread_output(agent, tmp_path):
+    """The agent sees the output and the end of the program at the same time."""
+    go = tmp_path / "go"
+    pid = begun(agent, "sh", "-c", f"until [ -e {go} ]; do :; done; sleep 1000 & echo output")
+    os.kill(agent.p.pid, signal.SIGSTOP)
+    until(lambda: state_of(agent.p.pid) == "T")
+    go.touch()
+    until(lambda: state_of(pid) == "Z")
+    os.kill(agent.p.pid, signal.SIGCONT)
+    assert agent.until(STDOUT)[1] == b"output\n"
+    assert agent.until(EXIT)[1] == bytes(8)
+
+
+def test_left_over_child_does_not_hold_a_terminal(agent):
+    """The child survives the terminal's hang-up. All output comes first, more than the terminal keeps."""
+    begun(agent, "sh", "-c", "trap '' HUP; sleep 1000 & head -c 300000 /dev/zero | tr '\\0' x", flags=TERMINAL)
+    out = b""
+    while (f := agent.frame()) and f[0] == STDOUT:
+        out += f[1]
+    assert f == (EXIT, bytes(8)) and out == b"x" * 300000
+
+
+OTHER_ROOT = """set -e
+mount -t tmpfs none "$0"
+mkdir "$0"/bin "$0"/lib "$0"/lib64 "$0"/usr
+for d in bin lib lib64 usr; do [ ! -d /$d ] || mount --rbind /$d "$0"/$d; done
+cp "$1" "$0"/cairn-agent
+printf '#!/bin/sh\nread x </go\nread x </go\n' >"$0"/init
+chmod 755 "$0"/init
+mkfifo "$0"/go
+unshare -pf --kill-child chroot "$0" /cairn-agent --fd "$2" &
+exec 9>"$0"/go
+echo >&9
+mount --rbind / "$0"
+wait
+"""
+
+
+def test_agent_follows_init_to_another_root(tmp_path):
+    """As process 1, in a root folder without /dev and /proc, above which another one is mounted later."""
+    root = tmp_path / "root"
+    root.mkdir()
+    enter = ["unshare", "-m"] if not os.geteuid() else ["unshare", "-Urm"]
+    if subprocess.run([*enter, "mount", "-t", "tmpfs", "none", root], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs mount namespaces")
+    a = Agent(*enter, "sh", "-c", OTHER_ROOT, root, os.path.join(BUILD, "cairn-agent"))
+
+    def mounts():
+        with open(f"/proc/{a.p.pid}/mountinfo") as f:
+            return [line for line in f if line.split()[4] == str(root)]
+    until(lambda: len(mounts()) == 2)
+    a.send(start("sh", "-c", "cat; pwd; test -e /proc/self", flags=0))
+    assert a.until(STDOUT) == (STDOUT, b"/\n")
+    assert a.until(EXIT)[1] == bytes(8)
+    a.p.terminate()
+    a.f.close()
+    a.sock.close()
+    a.p.wait(50)
 
 
 def test_random_frames_do_no_harm():
