@@ -35,7 +35,7 @@ static int fault(struct tree_fault *f, int error, const char *name)
 	return -error;
 }
 
-static int write_all(int fd, const void *data, size_t len)
+static int write_all(int fd, const uint8_t *data, size_t len)
 {
 	for (const uint8_t *p = data; len;) {
 		ssize_t n = write(fd, p, len);
@@ -239,30 +239,41 @@ static bool name_ok(const char *name, size_t len)
 }
 
 /* The folder and the name of what the record is about. The user's path may lead through symbolic links; its own last
- * part, too. */
+ * part, too, unless t->nofollow is set. */
 static const char *place(const struct tree_reader *t, int *ret_dir, int *ret_nofollow)
 {
 	*ret_dir = t->depth ? t->dirs[t->depth - 1] : AT_FDCWD;
-	*ret_nofollow = t->depth ? O_NOFOLLOW : 0;
+	*ret_nofollow = t->depth || t->nofollow ? O_NOFOLLOW : 0;
 	return t->depth ? t->text : t->path;
 }
 
 static int file_open(struct tree_reader *t, mode_t mode)
 {
-	int dir, nofollow;
+	int dir, nofollow, flags = O_WRONLY | O_NONBLOCK | O_CLOEXEC;
 	const char *name = place(t, &dir, &nofollow);
 	struct stat st;
 
 	t->in_file = true;
-	t->file_mode = mode;
-	t->file = t->single >= 0 ? t->single : openat(dir, name, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC | nofollow, 0600);
-	if (t->file < 0)
-		return fault(&t->fault, errno, name);
+	t->file_mode = NO_MODE;
+	t->file = t->single;
 	if (t->single >= 0)
 		return 0;
+	t->file = openat(dir, name, flags | nofollow);
+	if (t->file < 0 && errno == ENOENT) {
+		t->file_mode = mode;
+		t->file = openat(dir, name, flags | O_CREAT | nofollow, 0600);
+	}
+	if (t->file < 0)
+		return fault(&t->fault, errno, name);
 	if (fstat(t->file, &st) < 0 || !S_ISREG(st.st_mode))
 		return fault(&t->fault, EINVAL, name);
 	return ftruncate(t->file, 0) < 0 ? fault(&t->fault, errno, name) : 0;
+}
+
+/* EPERM: the file system has no permissions, as FAT has none. */
+static int mode_set(struct tree_reader *t, int fd, mode_t mode, const char *name)
+{
+	return mode != NO_MODE && fchmod(fd, mode) < 0 && errno != EPERM ? fault(&t->fault, errno, name) : 0;
 }
 
 static int file_close(struct tree_reader *t)
@@ -270,10 +281,9 @@ static int file_close(struct tree_reader *t)
 	int r = 0;
 
 	if (t->file >= 0 && t->file != t->single) {
-		if (fchmod(t->file, t->file_mode) < 0)
-			r = fault(&t->fault, errno, "permissions");
+		r = mode_set(t, t->file, t->file_mode, t->depth ? t->text : t->path);
 		if (close(t->file) < 0 && !r)
-			r = fault(&t->fault, errno, t->path);
+			r = fault(&t->fault, errno, t->depth ? t->text : t->path);
 	}
 	t->file = -1;
 	t->in_file = false;
@@ -303,10 +313,8 @@ static int folder_enter(struct tree_reader *t, mode_t mode)
 
 static int folder_leave(struct tree_reader *t)
 {
-	int fd = t->dirs[--t->depth], r = 0;
+	int fd = t->dirs[--t->depth], r = mode_set(t, fd, t->modes[t->depth], "permissions of a folder");
 
-	if (t->modes[t->depth] != NO_MODE && fchmod(fd, t->modes[t->depth]) < 0)
-		r = fault(&t->fault, errno, "permissions");
 	close(fd);
 	return r;
 }
@@ -391,7 +399,7 @@ static ssize_t some_take(struct tree_reader *t, const uint8_t *data, size_t len)
 
 	if (t->left) {
 		n = MIN(len, t->left);
-		r = write_all(t->file, data, n);
+		r = (t->write ? t->write : write_all)(t->file, data, n);
 		t->left -= (uint32_t)n;
 		t->done += n;
 		return r < 0 ? fault(&t->fault, -r, t->depth ? t->text : t->path) : (ssize_t)n;

@@ -2,7 +2,8 @@
  *
  * The reader trusts nothing: each name is a single component, files and folders are opened below the folder above
  * without following symbolic links, so nothing outside the named path is written. It keeps regular files, folders,
- * symbolic links and the nine bits of permissions. No allocation but opendir()'s: cairn-agent uses this, too. */
+ * symbolic links and the nine bits of permissions; a file or folder that exists keeps its own permissions.
+ * No allocation but opendir()'s: cairn-agent uses this, too. */
 #ifndef CAIRN_BASE_TREE_STREAM_H
 #define CAIRN_BASE_TREE_STREAM_H
 
@@ -40,7 +41,10 @@ int tree_write_fd(struct tree_writer *w, int fd);
 struct tree_reader {
 	uint64_t total, done; /* bytes of files; total: as the other side says */
 	struct tree_fault fault;
-	mode_t mask; /* permissions that files and folders do not get; 0 unless the caller sets it */
+	/* The caller may set these after tree_reader_init(): */
+	mode_t mask; /* permissions that files and folders do not get */
+	bool nofollow; /* refuse a symbolic link at the path */
+	int (*write)(int fd, const uint8_t *data, size_t len); /* instead of write(2) for data. Returns 0; -errno */
 
 	/* private */
 	const char *path;
@@ -49,7 +53,7 @@ struct tree_reader {
 	int dirs[TREE_DEPTH_MAX]; /* of the folders that are open; [0] is the path itself */
 	mode_t modes[TREE_DEPTH_MAX]; /* to set at a folder's end; (mode_t)-1: it was there before */
 	int file;
-	mode_t file_mode;
+	mode_t file_mode; /* to set at the file's end; (mode_t)-1: it was there before */
 	bool begun, complete, in_file;
 	uint8_t header[TREE_HEADER_BYTES];
 	size_t have; /* bytes of the header and of the text */

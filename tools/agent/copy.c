@@ -23,6 +23,7 @@ int copy_receive(const char *path, const char *name)
 	static struct tree_reader t;
 	static uint8_t buf[65536];
 	char inside[PATH_MAX] = "";
+	bool inner = false;
 	struct stat st;
 	ssize_t n;
 	int r = 0, end;
@@ -30,8 +31,10 @@ int copy_receive(const char *path, const char *name)
 	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode) && strlen(path) + strlen(name) + 2 < sizeof(inside)) {
 		strcat(strcat(strcat(inside, path), "/"), name);
 		path = inside;
+		inner = true;
 	}
 	tree_reader_init(&t, path, -1);
+	t.nofollow = inner;
 	while (!r && (n = read(0, buf, sizeof(buf))) > 0)
 		r = tree_reader_take(&t, buf, (size_t)n);
 	end = tree_reader_end(&t);

@@ -80,7 +80,7 @@ int guest_session_connect(struct cli *c, const char *vm, int *ret_sock, struct e
 
 static int malformed(struct err *e)
 {
-	return err_set(e, -EPROTO, ERR_GENERIC, "what listens on vsock port %d in the guest is no cairn-agent, or sent a malformed answer; "
+	return err_set(e, -EPROTO, ERR_GENERIC, "the program on vsock port %d of the guest is no cairn-agent, or sent a malformed answer; "
 		"restart cairn-agent in the guest, or use --agent qga", AGENT_PORT);
 }
 
@@ -177,9 +177,10 @@ static void killed_wait(struct stream *t)
 	t->wait_until_ns = clock_monotonic_ns() + KILLED_NS;
 }
 
-/* Returns 0; -EINTR: the session has to end. */
+/* Returns 0; -EINTR: the session has to end. A copy has nothing to say at its end, so it ends at once. */
 static int signal_take(struct stream *t)
 {
+	bool copies = t->s->start->flags & (AGENT_START_RECEIVE | AGENT_START_SEND);
 	struct signalfd_siginfo si;
 
 	if (read(t->s->signals, &si, sizeof(si)) != (ssize_t)sizeof(si))
@@ -188,7 +189,7 @@ static int signal_take(struct stream *t)
 		size_put(t);
 		return 0;
 	}
-	if ((si.ssi_signo != SIGINT && si.ssi_signo != SIGTERM) || t->interrupts > 1)
+	if (copies || (si.ssi_signo != SIGINT && si.ssi_signo != SIGTERM) || t->interrupts > 1)
 		return -EINTR;
 	if (t->interrupts++)
 		killed_wait(t);
@@ -291,8 +292,10 @@ static int step_do(struct stream *t, const struct pollfd *p, struct err *e)
 		r = input_read(t);
 	if (!r)
 		r = tx_flush(t);
+	if (r == -EINTR)
+		return err_set(e, r, ERR_CANCELLED, "a signal ended cairn; cairn-agent kills the program in the guest");
 	if (r < 0)
-		return err_set_errno(e, r, r == -EINTR ? "the program was killed" : "cannot pass the standard input on");
+		return err_set_errno(e, r, "cannot pass the standard input on");
 	if (p[0].revents & ~POLLOUT)
 		r = rx_read(t, e);
 	return r ? r : time_check(t, e);

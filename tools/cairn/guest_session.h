@@ -16,8 +16,8 @@ struct guest_session {
 	/* The caller sets: */
 	const struct agent_start *start; /* borrowed */
 	int in;			/* standard input; read only if the start has AGENT_START_INPUT */
-	int signals;		/* signalfd: SIGINT and SIGTERM go to the program, SIGWINCH tells the size of terminal 0, others
-				 * end the session; -1: none */
+	int signals;		/* signalfd: SIGINT and SIGTERM go to the program, but end a copy; SIGWINCH tells the size of
+				 * terminal 0, others end the session; -1: none */
 	uint64_t deadline_ns;	/* the program is killed then; UINT64_MAX: never */
 	/* Take output. Returns 0; -errno with a sentence ends the session. */
 	int (*output)(void *opaque, bool is_error, uint8_t *data, size_t len, struct err *e);

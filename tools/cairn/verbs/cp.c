@@ -199,7 +199,7 @@ static int block_read(struct copy *k, bool *ret_end, struct err *e)
 	/* Without data and without an end, this would go on for ever. */
 	if (!data || len > READ_BYTES || (!len && !*ret_end))
 		return guest_agent_malformed("guest-file-read", e);
-	r = write_full(k->fd, data, len);
+	r = cp_data_write(k->fd, (const uint8_t *)data, len);
 	return r < 0 ? err_set_errno(e, r, "cannot write the file") : 0;
 }
 
@@ -214,13 +214,13 @@ static int all_read(struct copy *k, struct err *e)
 }
 
 /* Open the file here only when the guest has the other one: a mistyped name must not empty a file. */
-static int copy_out(struct copy *k, const char *to, struct err *e)
+static int copy_out(struct copy *k, const char *to, bool nofollow, struct err *e)
 {
-	int r = guest_open(k, "r", e);
+	int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | (nofollow ? O_NOFOLLOW : 0), r = guest_open(k, "r", e);
 
 	if (r < 0)
 		return r;
-	k->fd = strcmp(to, "-") ? open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666) : dup(1);
+	k->fd = strcmp(to, "-") ? open(to, flags, 0666) : dup(1);
 	if (k->fd < 0)
 		r = err_set_errno(e, -errno, "cannot open %s", to);
 	if (!r)
@@ -270,13 +270,15 @@ static const char *guest_target_of(const char *there, const char *from, char *bu
 static int qga_copy(struct copy *k, bool in, const char *from, const char *to, struct err *e)
 {
 	char path[PATH_MAX];
+	const char *target;
 	int r;
 
 	if (in) {
 		k->there = guest_target_of(k->there, from, path, sizeof(path));
 		r = copy_in(k, from, e);
 	} else {
-		r = copy_out(k, target_of(to, k->there, path, sizeof(path)), e);
+		target = target_of(to, k->there, path, sizeof(path));
+		r = copy_out(k, target, target != to, e);
 	}
 	if (k->fd >= 0 && close(k->fd) < 0 && !r)
 		r = err_set_errno(e, -errno, "cannot write the file");
@@ -312,10 +314,10 @@ static int agent_copy(struct cli *c, int sock, bool in, const char *there, const
 	if (in)
 		return cp_agent_send(c, sock, from, there, name, e);
 	if (!strcmp(to, "-") || stat(to, &st) < 0 || !S_ISDIR(st.st_mode))
-		return cp_agent_receive(c, sock, there, to, e);
+		return cp_agent_receive(c, sock, there, to, false, e);
 	if (snprintf(target, sizeof(target), "%s/%s", to, name) >= (int)sizeof(target))
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s/%s is too long", to, name);
-	return cp_agent_receive(c, sock, there, target, e);
+	return cp_agent_receive(c, sock, there, target, true, e);
 }
 
 int verb_cp(struct cli *c)

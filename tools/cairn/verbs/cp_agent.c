@@ -2,9 +2,11 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/tree_stream.h"
 #include "base/util.h"
 #include "tools/cairn/guest_session.h"
+#include "tools/cairn/guest_stream.h"
 #include "tools/cairn/job.h"
 
 #include <errno.h>
@@ -78,12 +80,12 @@ static int signals_open(void)
 /* Returns 0; -errno with the sentence of the guest, or the one that is there. */
 static int session_result(const struct agent_copy *k, const struct guest_session *s, int r, struct err *e)
 {
+	if (r == -EINTR || s->signal == SIGINT || s->signal == SIGTERM || s->signal == SIGKILL)
+		return err_set(e, -EINTR, ERR_CANCELLED, "the copy was cancelled; what has been copied stays");
 	if (r < 0)
 		return r;
 	if (s->failed)
 		return err_set(e, -s->failed, ERR_GENERIC, "cairn-agent in the guest cannot copy: %s", strerror(s->failed));
-	if (s->signal == SIGINT || s->signal == SIGTERM || s->signal == SIGKILL)
-		return err_set(e, -EINTR, ERR_CANCELLED, "the copy was cancelled; what has been copied stays");
 	if (s->status || s->signal)
 		return err_set(e, -EIO, ERR_GENERIC, "in the guest: %s", k->complained ? k->complaint : "no reason given");
 	return 0;
@@ -186,7 +188,24 @@ static int tree_take(void *opaque, bool is_error, uint8_t *data, size_t len, str
 	return r < 0 ? fault_sentence(&k->reader.fault, r, e) : 0;
 }
 
-int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to, struct err *e)
+int cp_data_write(int fd, const uint8_t *data, size_t len)
+{
+	static bool after_c2;
+	uint8_t part[4096];
+	int r = 0;
+
+	if (!isatty(fd))
+		return write_full(fd, data, len);
+	for (size_t n; !r && len; data += n, len -= n) {
+		n = MIN(len, sizeof(part));
+		memcpy(part, data, n);
+		guest_stream_hide_controls((char *)part, n, &after_c2);
+		r = write_full(fd, part, n);
+	}
+	return r;
+}
+
+int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to, bool nofollow, struct err *e)
 {
 	static struct agent_start start;
 	static struct agent_copy k;
@@ -199,6 +218,8 @@ int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to,
 	start = (struct agent_start){ .flags = AGENT_START_SEND, .folder = "", .nargs = 1, .words = { there } };
 	tree_reader_init(&k.reader, to, strcmp(to, "-") ? -1 : 1);
 	k.reader.mask = mask;
+	k.reader.nofollow = nofollow;
+	k.reader.write = cp_data_write;
 	bar_init(&k, "Copy", !strcmp(to, "-"));
 	s.signals = signals_open();
 	r = session_run(&k, &s, sock, e);

@@ -4,11 +4,12 @@ QEMU's agent."""
 import os
 import pathlib
 import pty
+import signal
 import struct
 import subprocess
 
 import pytest
-from conftest import BUILD
+from conftest import BUILD, until
 from test_exec import GARBAGE, STARTED, frame, liar, vm  # noqa: F401
 
 
@@ -72,6 +73,28 @@ def test_folder_into_the_same_place_again(vm, source, tmp_path):  # noqa: F811
     assert (there / "source/other").read_text() == "stays"
     (there / "source/other").unlink()
     assert tree(there / "source") == tree(source)
+
+
+def test_permissions_of_what_exists_stay(vm, tmp_path):  # noqa: F811
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "new").chmod(0o755)
+    (tmp_path / "old").write_text("old text")
+    (tmp_path / "old").chmod(0o600)
+    vm.cairn("cp", f"web1:{tmp_path}/new", str(tmp_path / "old"))
+    assert (tmp_path / "old").read_text() == "new" and (tmp_path / "old").stat().st_mode & 0o777 == 0o600
+
+
+def test_control_characters_reach_no_terminal(vm, tmp_path):  # noqa: F811
+    (tmp_path / "file").write_bytes(b"a\033[2Jb\xc2\x9bc\n" + b"x" * 9000)
+    master, slave = pty.openpty()
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "cp", f"web1:{tmp_path}/file", "-"], env=vm.env, stdout=slave) as p:
+        os.close(slave)
+        text = b""
+        while len(text) < 9008:
+            text += os.read(master, 4096)
+        assert p.wait(50) == 0
+    os.close(master)
+    assert text.startswith(b"a?[2Jb??c\r\n") and b"\033" not in text
 
 
 def test_large_file_and_streams(vm, tmp_path):  # noqa: F811
@@ -203,6 +226,34 @@ def test_no_path_leaves_the_folder(liar, tmp_path):  # noqa: F811
     says_tree(liar, FOLDER + record("F", b"fifo") + record("c"))
     assert "fifo: No such device" in liar.cairn("cp", "web1:/x", str(tmp_path), ok=False).stderr
     assert (outside / "file").read_text() == "mine" and list(outside.iterdir()) == [outside / "file"]
+
+
+def test_link_of_an_earlier_copy_is_not_followed(liar, tmp_path):  # noqa: F811
+    """The user names a folder that came from the guest, and the copy has the name of a link there."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for target in ("mine", "folder"):
+        says_tree(liar, FOLDER + record("L", b"y\0" + str(tmp_path / target).encode()) + record("u") + record("E"))
+        liar.cairn("cp", "web1:/x", str(tmp_path))
+        for stream in (FILE + record("c") + record("E"), FOLDER + record("F", b"f") + record("c") + record("u") + record("E")):
+            says_tree(liar, stream)
+            r = liar.cairn("cp", "web1:/x/y", str(tmp_path / "x"), ok=False)
+            assert "Too many levels" in r.stderr or "Not a directory" in r.stderr
+    assert (tmp_path / "mine").read_text() == "mine" and not list((tmp_path / "folder").iterdir())
+    # A link that the user names is followed.
+    (tmp_path / "here").symlink_to("mine")
+    says_tree(liar, FILE + record("c") + record("E"))
+    liar.cairn("cp", "web1:/x", str(tmp_path / "here"))
+    assert (tmp_path / "mine").read_text() == ""
+
+
+def test_ctrl_c_ends_a_copy_at_once(liar, tmp_path):  # noqa: F811
+    """The guest goes on."""
+    (liar.tmp / "says").write_bytes(STARTED + frame(6, FILE))
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "cp", "web1:/x", str(tmp_path / "x")], env=liar.env, stderr=subprocess.PIPE) as p:
+        until(lambda: (tmp_path / "x").exists())
+        p.send_signal(signal.SIGINT)
+        assert b"the copy was cancelled" in p.communicate(timeout=50)[1] and p.returncode
 
 
 def test_depth_is_limited(liar, tmp_path):  # noqa: F811

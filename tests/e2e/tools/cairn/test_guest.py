@@ -173,6 +173,10 @@ def test_cp_both_ways(fake, agent):
     (fake.tmp / "back").mkdir()
     fake.cairn("cp", "web1:/here", str(fake.tmp / "back"))
     assert (fake.tmp / "back" / "here").read_bytes() == data
+    (fake.tmp / "links").mkdir()
+    (fake.tmp / "links" / "here").symlink_to(fake.tmp / "elsewhere")  # of an earlier copy from the guest
+    assert "Too many levels" in fake.cairn("cp", "web1:/here", str(fake.tmp / "links"), ok=False).stderr
+    assert not (fake.tmp / "elsewhere").exists()
     assert fake.cairn("cp", "web1:/here", "-", encoding="latin-1").stdout.encode("latin-1") == data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     fake.cairn("cp", "-", "web1:/text", input="text\n", stdin=None)
     assert (fake.tmp / "guest" / "text").read_text() == "text\n"
