@@ -10,6 +10,8 @@
 #include "tools/cairn/output.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,8 @@
 #include <unistd.h>
 
 #define KEPT_BYTES (16 * MIB) /* of each stream, for a result in JSON; as the other agent has it */
+
+static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP, 0 };
 
 struct kept {
 	char *data;
@@ -48,6 +52,35 @@ static void keep(struct kept *k, const uint8_t *data, size_t len)
 	k->data[k->len] = 0;
 }
 
+static void interrupted(int sig)
+{
+	(void)sig;
+}
+
+/* Write output to a file, or to a pipe or terminal that may take none for long: a signal ends the wait.
+ * Returns 0; -EINTR; -errno. */
+static int output_write(int fd, const uint8_t *data, size_t len)
+{
+	sigset_t open;
+
+	sigprocmask(SIG_SETMASK, NULL, &open);
+	for (const int *sig = end_signals; *sig; sig++)
+		sigdelset(&open, *sig);
+	while (len) {
+		struct pollfd p = { .fd = fd, .events = POLLOUT };
+		ssize_t n;
+
+		if (poll(&p, 1, 0) == 0 && ppoll(&p, 1, NULL, &open) < 0 && errno == EINTR)
+			return -EINTR;
+		n = write(fd, data, MIN(len, (size_t)PIPE_BUF)); /* a pipe that is ready takes so many bytes */
+		if (n < 0 && errno != EINTR && errno != EAGAIN)
+			return -errno;
+		data += MAX(n, 0);
+		len -= (size_t)MAX(n, 0);
+	}
+	return 0;
+}
+
 static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, struct err *e)
 {
 	struct run *x = opaque;
@@ -59,7 +92,9 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 	}
 	if (x->hides[is_error])
 		guest_stream_hide_controls((char *)data, len, &x->after_c2[is_error]);
-	r = write_full(is_error ? 2 : 1, data, len);
+	r = output_write(is_error ? 2 : 1, data, len);
+	if (r == -EINTR)
+		return err_set(e, r, ERR_CANCELLED, "a signal ended cairn, which waited for the reader of the program's output");
 	return r < 0 ? err_set_errno(e, r, "cannot write the program's output") : 0;
 }
 
@@ -96,9 +131,12 @@ static int start_fill(struct cli *c, struct agent_start *s)
 	s->flags |= AGENT_START_TERMINAL;
 	s->rows = size.ws_row;
 	s->columns = size.ws_col;
+	for (size_t i = 0; i < nvars; i++)
+		if (!strncmp(vars[i], "TERM=", 5))
+			term = NULL;
 	if (term && strlen(term) < sizeof(term_var) - 5) {
 		snprintf(term_var, sizeof(term_var), "TERM=%s", term);
-		s->words[s->nargs + s->nvars++] = term_var; /* one given with --env comes first */
+		s->words[s->nargs + s->nvars++] = term_var;
 	}
 	return 0;
 }
@@ -122,8 +160,16 @@ static int signals_open(void)
 	sigset_t set;
 
 	sigemptyset(&set);
-	for (const int *sig = (const int[]){ SIGINT, SIGTERM, SIGHUP, SIGWINCH, 0 }; *sig; sig++)
+	sigaddset(&set, SIGWINCH);
+	for (const int *sig = end_signals; *sig; sig++) {
+		struct sigaction before;
+
+		sigaction(*sig, NULL, &before);
+		if (before.sa_handler == SIG_IGN) /* nohup(1); a signal that is blocked would come though it is ignored */
+			continue;
 		sigaddset(&set, *sig);
+		sigaction(*sig, &(struct sigaction){ .sa_handler = interrupted }, NULL);
+	}
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -142,7 +188,7 @@ static int failed_show(struct cli *c, const struct guest_session *s)
 	else if (s->step == AGENT_STEP_FOLDER)
 		err_set(&e, -s->failed, ERR_GENERIC, "the folder %s: %s", option_value(c, "workdir") ?: "/", strerror(s->failed));
 	else if (s->step == AGENT_STEP_PROGRAM)
-		err_set(&e, -s->failed, ERR_GENERIC, "%s: %s", c->pos[1], strerror(s->failed));
+		err_set(&e, -s->failed, ERR_GENERIC, "%s: %s", s->start->words[0], strerror(s->failed)); /* runuser, with --user */
 	else
 		err_set(&e, -s->failed, ERR_GENERIC, "cairn-agent cannot start a program: %s", strerror(s->failed));
 	cli_fail(&e, "Failed to run a program in domain '%s'", c->pos[0]);

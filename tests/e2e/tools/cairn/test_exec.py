@@ -175,6 +175,34 @@ def test_terminal_with_piped_input(vm):
     assert r.stdout.replace("\r", "").endswith("a\nend\n")
 
 
+def test_variable_replaces_term(vm):
+    env = {**vm.env, "TERM": "vt220"}
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "exec", "-t", "-e", "TERM=dumb", "web1", "--", "env"], env=env, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, text=True, check=True)
+    assert [line for line in r.stdout.splitlines() if line.startswith("TERM=")] == ["TERM=dumb"]
+
+
+def test_ignored_signal_stays_ignored(vm):
+    """As with nohup."""
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", os.path.join(BUILD, "cairn"), "exec", "web1", "--"]
+    with subprocess.Popen([*command, "sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"], env=vm.env,
+                          stdout=subprocess.PIPE) as p:
+        assert p.stdout.readline() == b"ready\n"
+        p.send_signal(signal.SIGHUP)
+        p.send_signal(signal.SIGTERM)
+        assert p.wait(50) == 3
+
+
+def test_signal_ends_it_though_nobody_reads_its_output(vm):
+    """The first signal may still go to the program."""
+    p = spawn(vm, "web1", "--", "sh", "-c", "trap '' TERM; yes", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: struct.unpack("i", fcntl.ioctl(p.stdout, termios.FIONREAD, bytes(4)))[0] >= 65536 - 4096)
+    until(lambda: p.poll() is not None or p.send_signal(signal.SIGTERM))
+    assert p.returncode == 125 and b"waited for the reader of the program's output" in p.stderr.read()
+    p.stdout.close()
+    p.stderr.close()
+
+
 def test_agent_is_chosen(vm):
     """Without cairn-agent, QEMU's agent is asked; and the errors say which one is missing."""
     vm.define("plain")
@@ -250,6 +278,12 @@ def test_end_of_the_agent_is_told(liar):
 def test_silent_agent_ends_with_the_time_limit(liar):
     (liar.tmp / "says").write_bytes(HELLO)
     assert "time limit" in liar.cairn("exec", "--timeout", "0.3", "web1", "--", "true", ok=124).stderr
+
+
+def test_missing_runuser_is_named(liar):
+    (liar.tmp / "says").write_bytes(HELLO + frame(4, struct.pack("<II", 2, 4)))
+    assert "runuser: No such file" in liar.cairn("exec", "-u", "x", "web1", "--", "true", ok=127).stderr
+    assert "true: No such file" in liar.cairn("exec", "web1", "--", "true", ok=127).stderr
 
 
 def test_control_characters_reach_no_terminal(vm):
