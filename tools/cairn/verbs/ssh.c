@@ -7,7 +7,10 @@
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +37,28 @@ static bool lease_find(struct cli *c, struct json_object *interface, char text[A
 	return *text;
 }
 
+/* Look whether an address leads to this host. A guest that names one would get the user's commands run here. */
+static bool is_of_this_host(const char *text)
+{
+	struct in6_addr a6 = IN6ADDR_LOOPBACK_INIT;
+	struct in_addr a4 = { 0 };
+	bool is_v4 = inet_pton(AF_INET, text, &a4) == 1, found = is_v4 && !a4.s_addr;
+	struct ifaddrs *all;
+
+	if (!is_v4 && (inet_pton(AF_INET6, text, &a6) != 1 || IN6_IS_ADDR_UNSPECIFIED(&a6) || IN6_IS_ADDR_V4MAPPED(&a6)))
+		return true;
+	if (getifaddrs(&all) < 0)
+		return true;
+	for (struct ifaddrs *i = all; i && !found; i = i->ifa_next) {
+		if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET && is_v4)
+			found = ((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr.s_addr == a4.s_addr;
+		else if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET6 && !is_v4)
+			found = !memcmp(&((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr, &a6, sizeof(a6));
+	}
+	freeifaddrs(all);
+	return found;
+}
+
 /* Ask the guest's agent for the address of one of these interfaces. */
 static bool agent_find(struct cli *c, const char *vm, struct json_object *interfaces, char text[ADDRESS_TEXT])
 {
@@ -48,7 +73,7 @@ static bool agent_find(struct cli *c, const char *vm, struct json_object *interf
 		if (change_find(interfaces, "mac", js_get_str_or(o, "mac", "")) >= 0)
 			json_object_array_add(kept, json_object_get(o));
 	}
-	return address_pick(kept, text);
+	return address_pick(kept, text) && !is_of_this_host(text);
 }
 
 /* Find an address under which this host reaches the guest. The addresses of user networks are none.

@@ -603,6 +603,10 @@ def test_ssh_goes_by_network_if_the_guest_does_not_listen_on_vsock(host, tmp_pat
     host.cairn("define", network_vm(host, "web2", mac=MAC))
     host.cairn("start", "web2")
     assert ssh("web2")[1] == "HostName=192.0.2.7"
+    # But not an address of this host: the commands for the guest would run here.
+    enter = ["unshare", "-n" if not os.geteuid() else "-Urn", "sh", "-c", 'ip address add 192.0.2.7/32 dev lo && exec "$@"', "sh"]
+    r = subprocess.run([*enter, os.path.join(BUILD, "cairn"), "ssh", "web2"], env=env, capture_output=True, text=True, timeout=50)
+    assert r.returncode == 1 and "no vsock device" in r.stderr
 
 
 # ---- libvirt's XML ----
