@@ -127,14 +127,28 @@ static char *line_replace(char *text, const char *key, const char *value)
 	return out;
 }
 
-static bool has_line(const char *text, const char *key)
+/* Returns what follows the colon in the line that begins with the key; NULL: there is none. */
+static const char *line_value(const char *text, const char *key)
 {
 	size_t n = strlen(key);
 
 	for (const char *at = strstr(text, key); at; at = strstr(at + 1, key))
 		if ((at == text || at[-1] == '\n') && at[n] == ':')
-			return true;
-	return false;
+			return at + n + 1;
+	return NULL;
+}
+
+/* Make the value of a key that is a host name, with the domain that the old value has behind its first dot. The caller
+ * frees it. */
+static char *host_name_make(const char *hostname, const char *old)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
+	const char *domain = old + strcspn(old, ".#\n");
+	char *name;
+
+	if (asprintf(&name, "%s%.*s", hostname, *domain == '.' ? (int)strspn(domain, letters) : 0, domain) < 0)
+		abort();
+	return name;
 }
 
 static void metadata_renew(struct json_object *files, const char *id, const char *hostname)
@@ -156,24 +170,33 @@ static void metadata_renew(struct json_object *files, const char *id, const char
 	js_put_str(files, "meta-data", lines);
 }
 
-/* The host name in user-data counts more than the one in meta-data. */
+/* The host names in user-data count more than the one in meta-data. */
 static void userdata_renew(struct json_object *files, const char *hostname)
 {
 	const char *text = js_get_str_or(files, "user-data", "");
+	static const char *const keys[] = { "hostname", "fqdn" };
 	CLEANUP_JS struct json_object *o = NULL;
 	CLEANUP_FREE char *lines = NULL;
+	bool is_json;
 
 	if (strncmp(text, SEED_CONFIG_LINE, strlen(SEED_CONFIG_LINE)) != 0)
 		return;
 	o = json_tokener_parse(text + strlen(SEED_CONFIG_LINE));
-	if (json_object_is_type(o, json_type_object)) {
-		if (js_get_str(o, "hostname"))
-			js_put_str(o, "hostname", hostname);
-		seed_config_put(files, "user-data", SEED_CONFIG_LINE, o);
-	} else if (has_line(text, "hostname")) {
-		lines = line_replace(must_alloc(strdup(text)), "hostname", hostname);
-		js_put_str(files, "user-data", lines);
+	is_json = json_object_is_type(o, json_type_object);
+	lines = must_alloc(strdup(text));
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		const char *old = is_json ? js_get_str(o, keys[i]) : line_value(lines, keys[i]);
+		CLEANUP_FREE char *name = old ? host_name_make(hostname, old) : NULL;
+
+		if (name && is_json)
+			js_put_str(o, keys[i], name);
+		else if (name)
+			lines = line_replace(lines, keys[i], name);
 	}
+	if (is_json)
+		seed_config_put(files, "user-data", SEED_CONFIG_LINE, o);
+	else
+		js_put_str(files, "user-data", lines);
 }
 
 void seed_renew(struct json_object *files, const char *id, const char *hostname)

@@ -177,6 +177,17 @@ def test_new_seed_changes_texts_in_yaml_line_by_line(web, tmp_path):
     assert files["network-config"] == "version: 2\n"
 
 
+def test_new_seed_changes_the_host_in_a_full_name(web, tmp_path):
+    """The full name counts more than the host name."""
+    (tmp_path / "u").write_text("#cloud-config\nfqdn: 'old.example.org' # old.net\nx: 1\n")
+    (tmp_path / "j").write_text('#cloud-config\n{"fqdn": "old.example.org", "x": 1}\n')
+    for name, data in ("c1", "u"), ("c2", "j"):
+        seed(tmp_path, "web1.iso", "--force", "--user-data", data, "--hostname", "old")
+        web.cairn("clone", "web1", name, "--new-seed")
+        text = seed_of(web, name)[1]["user-data"]
+        assert f'"{name}.example.org"' in text and "old" not in text and "x" in text
+
+
 def test_new_seed_that_cannot_be_made_makes_no_clone(web, tmp_path):
     (tmp_path / "c2-vdb.iso").write_text("precious")
     r = web.cairn("clone", "web1", "c", "--name-pattern", "c%d", "--count", "2", "--new-seed", ok=2)
