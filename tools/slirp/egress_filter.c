@@ -146,12 +146,13 @@ static struct open_address *set_of(struct egress_filter *f, const uint8_t *addre
 	return f->open[hash >> 56];
 }
 
-static struct open_address *open_find(struct egress_filter *f, const uint8_t *address)
+/* An address that several names have has an entry for each set of rules, since each name's time ends on its own. */
+static struct open_address *open_find(struct egress_filter *f, const uint8_t *address, uint64_t rules)
 {
 	struct open_address *set = set_of(f, address);
 
 	for (unsigned i = 0; i < WAYS; i++)
-		if (set[i].rules && !memcmp(set[i].address, address, EGRESS_ADDRESS_BYTES))
+		if (set[i].rules == rules && !memcmp(set[i].address, address, EGRESS_ADDRESS_BYTES))
 			return &set[i];
 	return NULL;
 }
@@ -160,7 +161,7 @@ void egress_filter_open(struct egress_filter *f, const char *name, const uint8_t
 	uint32_t ttl_s, uint64_t now_ns)
 {
 	const struct egress *e = &f->options->egress;
-	struct open_address *at = open_find(f, address), *set = set_of(f, address);
+	struct open_address *at, *set = set_of(f, address);
 	uint64_t rules = 0, end_ns = now_ns + MAX(EGRESS_TTL_MIN_S, MIN(ttl_s, EGRESS_TTL_MAX_S)) * NS_PER_S;
 
 	for (uint32_t i = 0; i < e->nrules; i++)
@@ -168,15 +169,15 @@ void egress_filter_open(struct egress_filter *f, const char *name, const uint8_t
 			rules |= 1ULL << i;
 	if (!rules)
 		return;
+	at = open_find(f, address, rules);
 	if (!at) {
 		at = set;
 		for (unsigned i = 1; i < WAYS; i++)
 			if (set[i].end_ns < at->end_ns)
 				at = &set[i];
-		*at = (struct open_address){ 0 };
+		*at = (struct open_address){ .rules = rules };
 		memcpy(at->address, address, sizeof(at->address));
 	}
-	at->rules |= rules;
 	at->end_ns = MAX(at->end_ns, end_ns);
 	at->idle_end_ns = MAX(at->idle_end_ns, at->end_ns);
 }
@@ -185,14 +186,19 @@ void egress_filter_open(struct egress_filter *f, const char *name, const uint8_t
  * connected continues while it sends. libslirp opens a connection for a segment with SYN and without ACK only. */
 static uint64_t rules_by_name(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
 {
-	struct open_address *at = open_find(f, p->to);
+	struct open_address *set = set_of(f, p->to);
+	uint64_t rules = 0;
 	bool begins = p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6 ||
 		(p->protocol == IPPROTO_TCP && (p->flags & TCP_SYN));
 
-	if (!at || now_ns >= (begins ? at->end_ns : at->idle_end_ns))
-		return 0;
-	at->idle_end_ns = MAX(at->idle_end_ns, now_ns + EGRESS_IDLE_S * NS_PER_S);
-	return at->rules;
+	for (struct open_address *at = set; at < set + WAYS; at++) {
+		if (!at->rules || memcmp(at->address, p->to, EGRESS_ADDRESS_BYTES) != 0 ||
+			now_ns >= (begins ? at->end_ns : at->idle_end_ns))
+			continue;
+		at->idle_end_ns = MAX(at->idle_end_ns, now_ns + EGRESS_IDLE_S * NS_PER_S);
+		rules |= at->rules;
+	}
+	return rules;
 }
 
 /* ---- packets ---- */

@@ -255,6 +255,29 @@ static void test_address_of_a_name_is_open_for_its_ports_and_time(void **state)
 	egress_filter_free(f);
 }
 
+static void test_each_name_of_an_address_has_its_own_time(void **state)
+{
+	struct options o = options_of("deny;allow tcp 443 a.example.org;allow tcp 80 b.example.org");
+	struct packet https = packet_of(PUBLIC, IPPROTO_TCP, 40000, 443, TCP_SYN);
+	struct packet http = packet_of(PUBLIC, IPPROTO_TCP, 40000, 80, TCP_SYN);
+	const uint64_t later = NOW + EGRESS_TTL_MIN_S * NS_PER_S;
+	uint8_t address[EGRESS_ADDRESS_BYTES];
+	struct egress_filter *f = NULL;
+
+	(void)state;
+	address_of(PUBLIC, address);
+	assert_int_equal(egress_filter_new(&o, &f, NULL), 0);
+	egress_filter_open(f, "a.example.org", address, 1, NOW);
+	egress_filter_open(f, "b.example.org", address, 1, NOW + NS_PER_S);
+	assert_int_equal(judge(f, &https, NOW + NS_PER_S), EGRESS_PASS);
+	assert_int_equal(judge(f, &http, NOW + NS_PER_S), EGRESS_PASS);
+	assert_int_equal(judge(f, &https, later), EGRESS_DENY);
+	assert_int_equal(judge(f, &http, later), EGRESS_PASS);
+	egress_filter_open(f, "b.example.org", address, 1, later);
+	assert_int_equal(judge(f, &https, later), EGRESS_DENY);
+	egress_filter_free(f);
+}
+
 static void test_open_addresses_are_bounded(void **state)
 {
 	struct options o = options_of("deny;allow any - *.example.org");
@@ -268,11 +291,11 @@ static void test_open_addresses_are_bounded(void **state)
 	for (unsigned i = 0; i < 20000; i++) {
 		store_be16(address + 14, (uint16_t)i);
 		egress_filter_open(f, "a.example.org", address, 60, NOW + i);
-		assert_non_null(open_find(f, address));
+		assert_non_null(open_find(f, address, 1));
 	}
 	for (unsigned i = 0; i < 20000; i++) {
 		store_be16(address + 14, (uint16_t)i);
-		open += open_find(f, address) != NULL;
+		open += open_find(f, address, 1) != NULL;
 	}
 	assert_int_equal(open, SETS * WAYS);
 	egress_filter_free(f);
@@ -546,6 +569,7 @@ int main(void)
 		cmocka_unit_test(test_each_frame_meets_its_verdict),
 		cmocka_unit_test(test_malformed_frames_are_denied),
 		cmocka_unit_test(test_address_of_a_name_is_open_for_its_ports_and_time),
+		cmocka_unit_test(test_each_name_of_an_address_has_its_own_time),
 		cmocka_unit_test(test_open_addresses_are_bounded),
 		cmocka_unit_test(test_only_public_addresses_are_opened),
 		cmocka_unit_test(test_first_rule_with_the_name_decides),
