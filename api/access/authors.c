@@ -3,7 +3,6 @@
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "base/crc32c.h"
 #include "base/egress.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -23,6 +22,7 @@ enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4 };
 
 struct claim {
 	char *key; /* owned */
+	char *egress; /* owned: the egress rules of an interface; NULL: none */
 	unsigned gains;
 };
 
@@ -33,8 +33,10 @@ struct claims {
 
 static void claims_done(struct claims *c)
 {
-	while (c->n)
-		free(c->list[--c->n].key);
+	for (size_t i = 0; i < c->n; i++) {
+		free(c->list[i].key);
+		free(c->list[i].egress);
+	}
 	free(c->list);
 }
 
@@ -55,7 +57,13 @@ static void claim_add(struct claims *c, const char *key, unsigned gains)
 	if (!key || same)
 		return;
 	c->list = must_alloc(reallocarray(c->list, c->n + 1, sizeof(*c->list)));
-	c->list[c->n++] = (struct claim){ must_alloc(strdup(key)), gains };
+	c->list[c->n++] = (struct claim){ .key = must_alloc(strdup(key)), .gains = gains };
+}
+
+/* Whether a claim permits more than the earlier one. Other egress rules may let the guest reach more. */
+static bool claim_gains(const struct claim *before, const struct claim *c)
+{
+	return c->gains & ~before->gains || (before->egress && (!c->egress || strcmp(c->egress, before->egress) != 0));
 }
 
 static void disk_claims(struct claims *c, const struct definition_disk *d)
@@ -73,16 +81,10 @@ static void disk_claims(struct claims *c, const struct definition_disk *d)
 
 static void interface_key(const struct definition_interface *n, char key[KEY_BYTES])
 {
-	char *rules = n->egress ? egress_print(n->egress) : NULL;
-
 	if (n->type != DEFINITION_USER)
 		snprintf(key, KEY_BYTES, "%s %s", n->type == DEFINITION_BRIDGE ? "bridge" : "network", n->source);
-	else if (n->egress)
-		/* Whoever changes the rules may let the guest reach more, so it does that with its own rights. */
-		snprintf(key, KEY_BYTES, "user %s egress %08x", n->id, rules ? crc32c(0, rules, strlen(rules)) : 0);
 	else
 		snprintf(key, KEY_BYTES, "user %s", n->id);
-	free(rules);
 }
 
 static void interface_claims(struct claims *c, const struct definition_interface *n)
@@ -92,6 +94,8 @@ static void interface_claims(struct claims *c, const struct definition_interface
 
 	interface_key(n, key);
 	claim_add(c, key, gains);
+	if (n->egress)
+		claim_find(c, key)->egress = must_alloc(egress_print(n->egress));
 	for (uint32_t i = 0; i < n->user.nforwards; i++) {
 		definition_forward_print(&n->user.forwards[i], forward);
 		claim_add(c, forward, 0);
@@ -228,7 +232,7 @@ void authors_inherit(struct definition *d, const struct definition *old)
 	claims_make(&was, old);
 	for (size_t i = 0; i < is.n; i++) {
 		const struct claim *c = &is.list[i], *before = claim_find(&was, c->key);
-		bool keeps = before && (!editor || !(c->gains & ~before->gains));
+		bool keeps = before && (!editor || !claim_gains(before, c));
 		const struct rights *author = keeps ? refreshed(author_of(old, c->key), editor) : editor;
 
 		if (!rights_are_same(author, d->rights))
@@ -250,9 +254,10 @@ int authors_clone(const struct definition *source, struct definition *clone, str
 	claims_make(&is, clone);
 	claims_make(&was, source);
 	for (size_t i = 0; i < is.n; i++) {
+		const struct claim *before = claim_find(&was, is.list[i].key);
 		const struct rights *author = author_of(source, is.list[i].key);
 
-		if (claim_find(&was, is.list[i].key) && !rights_are_same(author, definer))
+		if (before && !claim_gains(before, &is.list[i]) && !rights_are_same(author, definer))
 			author_add(clone, is.list[i].key, author);
 	}
 	claims_done(&is);

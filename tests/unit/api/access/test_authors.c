@@ -107,11 +107,24 @@ static void test_interfaces_have_authors(void **state)
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
 	edit(&d, USER(",\"host_loopback\":true"), 0); /* root lends nothing */
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
-	edit(&d, USER(",\"restrict\":true,\"egress\":{}"), 0);
-	edit(&d, USER(",\"restrict\":true,\"egress\":{\"rules\":[{\"allow\":\"any\"}]}"), BOB); /* it reaches more */
-	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
 	edit(&d, "\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\"}]", BOB);
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	definition_free(d);
+}
+
+static void test_changed_egress_rules_change_the_author(void **state)
+{
+	struct definition *d = definition_of(USER(""), 0);
+
+	(void)state;
+	edit(&d, USER(",\"egress\":{}"), BOB); /* it reaches less than before */
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), 0);
+	edit(&d, USER(",\"egress\":{\"rules\":[{\"allow\":\"any\"}]}"), BOB);
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	edit(&d, USER(",\"egress\":{\"rules\":[{\"allow\":\"10.0.0.1\"}]}"), 0); /* root lends nothing */
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);
+	edit(&d, USER(""), ANN); /* without rules it reaches more */
+	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), ANN);
 	definition_free(d);
 }
 
@@ -183,6 +196,7 @@ int main(void)
 		cmocka_unit_test(test_editor_is_author_of_what_the_edit_adds),
 		cmocka_unit_test(test_removed_file_has_no_author_any_more),
 		cmocka_unit_test(test_interfaces_have_authors),
+		cmocka_unit_test(test_changed_egress_rules_change_the_author),
 		cmocka_unit_test(test_settings_have_authors),
 		cmocka_unit_test(test_authors_are_stored_and_read),
 		cmocka_unit_test(test_clone_belongs_to_author_of_disks),
