@@ -160,7 +160,7 @@ static struct json_object *machine_of(const struct definition *def)
 {
 	static const char *const own[] = { "title", "description", "hugepages", "cpu_shares", "cpu_quota", "on_poweroff", "on_reboot", "on_crash",
 		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
-	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "bandwidth" };
+	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "egress", "filter", "isolated", "bandwidth" };
 	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces");
 
 	keys_drop(o, own, ARRAY_SIZE(own));

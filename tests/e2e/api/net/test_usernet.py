@@ -286,7 +286,7 @@ def test_saved_vm_starts_with_changed_forwards(host):
     assert host.info("a")["state"] == "saved"
     define(host, "a", user(was))
     # The guest does not notice; the definition change is accepted with the managed save.
-    assert "managed save" not in define(host, "a", user(port), on_crash="restart", shutdown={"deadline": 7}).stderr
+    assert "managed save" not in define(host, "a", user(port, egress={}), on_crash="restart", shutdown={"deadline": 7}).stderr
     until(lambda: host.cairn("start", "a", ok=None).returncode == 0)  # the process of the last try may still be ending
     with connect(port) as s:
         answers(Console(host, "a"), s, 1)
