@@ -23,7 +23,7 @@ static const struct choice filters[] = { { "no-spoofing", NETWORK_NO_SPOOFING },
 
 const char *network_filter_name(unsigned filter)
 {
-	return filter < ARRAY_SIZE(filters) - 1 ? filters[filter].name : "unknown";
+	return filter && filter < ARRAY_SIZE(filters) ? filters[filter - 1].name : "unknown";
 }
 
 const char *network_mode_name(unsigned mode)

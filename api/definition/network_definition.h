@@ -28,7 +28,7 @@ struct json_object;
 enum network_mode { NETWORK_NAT, NETWORK_ROUTE, NETWORK_ISOLATED, NETWORK_OPEN, NETWORK_BRIDGE };
 
 /* What a guest's tap lets through: docs/networks.md, "Ports". */
-enum network_filter { NETWORK_NO_SPOOFING, NETWORK_CLEAN_TRAFFIC, NETWORK_UNFILTERED };
+enum network_filter { NETWORK_FILTER_OF_MODE, NETWORK_NO_SPOOFING, NETWORK_CLEAN_TRAFFIC, NETWORK_UNFILTERED };
 
 struct network_range {
 	struct in6_addr start, end;

@@ -65,9 +65,9 @@ static void ports_free(struct vm *vm)
  * addresses. */
 static enum network_filter filter_of(const struct network_definition *d)
 {
-	if (d->mode == NETWORK_BRIDGE || (d->mode == NETWORK_OPEN && d->filter == NETWORK_NO_SPOOFING))
-		return NETWORK_UNFILTERED;
-	return d->filter;
+	if (d->filter)
+		return d->filter;
+	return d->mode == NETWORK_BRIDGE || d->mode == NETWORK_OPEN ? NETWORK_UNFILTERED : NETWORK_NO_SPOOFING;
 }
 
 static int request_make(const struct network *n, const char *verb, const struct port *p, struct json_object **ret, struct json_object **ret_port,

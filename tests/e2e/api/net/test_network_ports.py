@@ -245,6 +245,15 @@ def test_network_without_rules_asks_for_none(host, keys):  # noqa: F811
     assert not ports(host)
 
 
+def test_open_network_with_a_filter_has_it(host):  # noqa: F811
+    host.define_net(mode="open", filter="no-spoofing")
+    assert json.loads(host.cairn("net-dumpjson", "lan").stdout)["filter"] == "no-spoofing"
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.cairn("start", "vm1")
+    assert [p["filter"] for v, p in ports(host) if v == "port-up"] == ["no-spoofing"]
+
+
 @pytest.mark.parametrize("keys", [{}, {"filter": "none"}, {"mode": "open"}], ids=json.dumps)
 def test_interface_asks_for_more_than_its_network(host, keys):  # noqa: F811
     host.define_net(**keys)
