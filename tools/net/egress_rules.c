@@ -72,10 +72,32 @@ static void rules_print(FILE *f, const struct egress *e, bool exact)
 }
 
 /* The answers of connections that others have opened to a guest pass; what a guest opens is judged packet by packet, so
- * a change of the rules ends it, too. */
+ * a change of the rules ends it, too. egress_forward_print() drops packets of guests with others' addresses: one from
+ * X to the guest itself would make conntrack take the guest's packets to X for answers. */
 #define ANSWERS                                                                                    \
 	"ct direction reply ct state established return\n"                                         \
 	"ct state related meta l4proto { icmp, icmpv6 } return\n"
+
+static void sources_print(FILE *f, const char *bridge, const struct subnet *s, const char *family, const char *local)
+{
+	struct address first = address_network(&s->address, s->prefix);
+	char net[ADDRESS_TEXT_MAX], own[ADDRESS_TEXT_MAX];
+
+	if (!s->given)
+		return;
+	fprintf(f, "iifname \"%s\" %s saddr != { %s, %s/%u } counter name " EGRESS_COUNTER " drop\n", bridge, family, local,
+		address_print(&first, net), s->prefix);
+	fprintf(f, "iifname \"%s\" %s saddr %s counter name " EGRESS_COUNTER " drop\n", bridge, family, address_print(&s->address, own));
+}
+
+void egress_forward_print(FILE *f, const struct network *n)
+{
+	if (!n->egress)
+		return;
+	sources_print(f, n->bridge, &n->ipv4, "ip", "0.0.0.0");
+	sources_print(f, n->bridge, &n->ipv6, "ip6", "::, fe80::/10");
+	fprintf(f, "iifname \"%s\" oifname != \"%s\" jump egress\n", n->bridge, n->bridge);
+}
 
 void egress_rules_print(FILE *f, const struct network *n)
 {

@@ -13,6 +13,9 @@ struct operation;
 /* Print the chains `egress`, for packets to others, and `input`, for those to the host, and what they need, if the
  * network has rules. A packet that may pass returns from `egress`. */
 void egress_rules_print(FILE *f, const struct network *n);
+/* Print the rules at the head of the chain `forward`: drop packets that guests send from addresses outside the network
+ * or from the gateway's, and judge the others. Prints nothing without rules. */
+void egress_forward_print(FILE *f, const struct network *n);
 /* The verb `denied`: answer how many packets the rules have denied since the network's start. Takes no lock. */
 int network_denied(struct operation *o, struct err *e);
 

@@ -54,8 +54,7 @@ static void forward_print(FILE *f, const struct network *n)
 {
 	egress_rules_print(f, n);
 	fputs("chain forward {\ntype filter hook forward priority filter; policy accept;\n", f);
-	if (n->egress)
-		fprintf(f, "iifname \"%s\" oifname != \"%s\" jump egress\n", n->bridge, n->bridge);
+	egress_forward_print(f, n);
 	if (n->mode != MODE_OPEN) {
 		fprintf(f, "iifname \"%s\" oifname \"%s\" accept\n", n->bridge, n->bridge);
 		if (n->mode != MODE_ISOLATED) {

@@ -254,6 +254,32 @@ def test_egress_rules_end_open_connections(host):
             assert not select.select([peer], [], [], 0)[0]
 
 
+@pytest.mark.parametrize("kind", ["ipv4", "ipv6", "gateway"])
+def test_guest_makes_no_answers_of_what_it_sends(host, kind):
+    """It sends itself a datagram in the name of a host outside, or of the gateway, and "answers" to it."""
+    host.do("up", network("route", ipv6=IPV6, egress="deny"))
+    one = host.guest(1)
+    address = one.dhcp("one")[0]
+    until(one.addresses)
+    until(lambda: one.ip("-6", "route", "show", "default"))
+    family = socket.AF_INET if kind == "ipv4" else socket.AF_INET6
+    own = address if kind == "ipv4" else one.addresses()[0]
+    to, where = {"ipv4": ("10.9.0.1", host.outside), "ipv6": ("fd00:9::1", host.outside), "gateway": ("fd00:7::1", host)}[kind]
+    gateway = host.ip("link", "show", "virbr0")[0]["address"]
+    was, wire = denied(host), Wire(one)
+    with where.open(family, socket.SOCK_DGRAM) as s, one.open(family, socket.SOCK_DGRAM) as c:
+        s.bind((to, 0))
+        c.bind((own, 0))
+        make = datagram if kind == "ipv4" else datagram6
+        ip = make(to, own, s.getsockname()[1], c.getsockname()[1])
+        wire.send(frame(gateway, one.mac, 0x800 if kind == "ipv4" else 0x86dd, ip))
+        until(lambda: denied(host) > was or select.select([c], [], [], 0)[0])
+        was = denied(host)
+        c.sendto(b"secret", s.getsockname()[:2])
+        until(lambda: denied(host) > was or select.select([s], [], [], 0)[0])
+        assert not select.select([s], [], [], 0)[0]
+
+
 def test_ipv6_on_kernels_before_force_forwarding(host):
     """All links forward then, and links that follow router advertisements keep doing so."""
     file = "/proc/sys/net/ipv6/conf/all/force_forwarding"
@@ -684,11 +710,27 @@ def datagram(source, to, sport, dport, body=b"x"):
     """An IPv4 packet with UDP, without the UDP checksum."""
     head = bytes.fromhex("4500") + (28 + len(body)).to_bytes(2, "big") + bytes.fromhex("00000000") + b"\x40\x11\0\0"
     head += socket.inet_aton(source) + socket.inet_aton(to)
-    total = sum(int.from_bytes(head[i:i + 2], "big") for i in range(0, 20, 2))
-    total = (total & 0xffff) + (total >> 16)
-    head = head[:10] + (~(total + (total >> 16)) & 0xffff).to_bytes(2, "big") + head[12:]
     udp = sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + (8 + len(body)).to_bytes(2, "big") + b"\0\0"
-    return head + udp + body
+    return header_sum(head) + udp + body
+
+
+def checksum(data):
+    total = sum(int.from_bytes(data[i:i + 2], "big") for i in range(0, len(data), 2))
+    total = (total & 0xffff) + (total >> 16)
+    return (~(total + (total >> 16)) & 0xffff).to_bytes(2, "big")
+
+
+def header_sum(head):
+    """Return an IPv4 header, whose checksum is 0, with its checksum."""
+    return head[:10] + checksum(head) + head[12:]
+
+
+def datagram6(source, to, sport, dport, body=b"secret"):
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to)
+    length = (8 + len(body)).to_bytes(2, "big")
+    udp = sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + length + b"\0\0" + body
+    udp = udp[:6] + checksum(addresses + b"\0\0" + length + b"\0\0\0\x11" + udp) + udp[8:]
+    return bytes.fromhex("60000000") + length + b"\x11\x40" + addresses + udp
 
 
 class Wire:
