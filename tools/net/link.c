@@ -170,6 +170,23 @@ int link_make_bridge(struct links *l, const struct bridge_config *c, struct err 
 	return r < 0 ? link_failed(r, c->name, "making the bridge", e) : 0;
 }
 
+int link_protect_bridge(struct links *l, int index, struct err *e)
+{
+	const struct br_boolopt_multi option = { .optval = 1u << BR_BOOLOPT_NO_LL_LEARN, .optmask = 1u << BR_BOOLOPT_NO_LL_LEARN };
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, 0, index);
+	struct nlattr *info, *data;
+	int r;
+
+	info = mnl_attr_nest_start(n, IFLA_LINKINFO);
+	mnl_attr_put_strz(n, IFLA_INFO_KIND, "bridge");
+	data = mnl_attr_nest_start(n, IFLA_INFO_DATA);
+	mnl_attr_put(n, IFLA_BR_MULTI_BOOLOPT, sizeof(option), &option);
+	mnl_attr_nest_end(n, data);
+	mnl_attr_nest_end(n, info);
+	r = request_confirm(l, n);
+	return r < 0 ? err_set_errno(e, r, "cannot set the bridge %d to learn nothing from link-local frames", index) : 0;
+}
+
 int link_make_veth(struct links *l, const char *name, int bridge, unsigned mtu, const char *peer, const uint8_t peer_mac[MAC_BYTES],
 	pid_t pid, struct err *e)
 {

@@ -45,6 +45,9 @@ struct bridge_config {
 
 /* Make a bridge, down. Return 0; -errno with a sentence. */
 int link_make_bridge(struct links *l, const struct bridge_config *c, struct err *e);
+/* Have the bridge learn no MAC address from frames to link-local groups (01:80:c2:00:00:0X). No rule sees such a frame
+ * before the bridge learns from it, so a guest could take another's traffic. Returns 0; -errno. */
+int link_protect_bridge(struct links *l, int index, struct err *e);
 /* Make a veth: `name` here, a port of the bridge and up; `peer` in the network namespace of the process, down. */
 int link_make_veth(struct links *l, const char *name, int bridge, unsigned mtu, const char *peer, const uint8_t peer_mac[MAC_BYTES],
 	pid_t pid, struct err *e);

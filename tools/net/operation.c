@@ -70,6 +70,8 @@ static int bridge_make(struct operation *o, struct link *bridge, struct err *e)
 	if (!r && !bridge->index)
 		r = link_find(o->links, n->bridge, bridge, e);
 	if (!r)
+		r = link_protect_bridge(o->links, bridge->index, e);
+	if (!r)
 		r = bridge_sysctls(n, e);
 	if (!r)
 		r = subnet_add(o, bridge->index, &n->ipv4, e);

@@ -840,6 +840,18 @@ def test_spoofed_frames_are_dropped(host, strict):
         return [k for k, part in parts.items() if [g for g in got if part in g]]
     assert arrived(lies, b"the truth") == []
     assert arrived(unknown, b"more truth") == ([] if strict else list(unknown))
+
+    def learned(mark):
+        """At which port the bridge has the other guest's MAC address, after frames to link-local groups."""
+        for group in "01:80:c2:00:00:0e", "01:80:c2:00:00:03":
+            sender.send(frame(group, good.mac, 0x88cc, b"lie"))
+        sender.send(udp + datagram(address, "255.255.255.255", 9, 9, mark))
+        seen.until_mark(mark)
+        rows = host.run("bridge", "fdb", "show", "br", "virbr0").stdout.splitlines()
+        return [r.split()[2] for r in rows if r.startswith(good.mac) and "permanent" not in r]
+    assert learned(b"a true neighbour") == [good.tap]
+    host.run("ip", "link", "set", "virbr0", "type", "bridge", "no_linklocal_learn", "0")
+    until(lambda: learned(b"a false neighbour") == [bad.tap])  # the test can fail
     # Without the rules, each of them comes: so the test can fail.
     host.do("port-down", n, port=port(bad))
     assert arrived(lies, b"the end") == list(lies) and arrived(unknown, b"the very end") == list(unknown)
