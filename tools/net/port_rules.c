@@ -392,6 +392,11 @@ void port_print(const struct port_text *t)
 	chain_print(t, ack, "");
 	port_sets_print(t);
 	if (p->isolated) {
+		char own[MAC_TEXT_MAX], veth[MAC_TEXT_MAX];
+
+		/* The host removes tags of VLAN 0, also several, and the next rules see no address behind them. */
+		rule(t, in, "ether daddr { %s, %s } ether type { 8021q, 8021ad } drop", mac_print(t->req->net.mac, own),
+			mac_print(t->req->net.veth_mac, veth));
 		detour_print(t, in, &t->req->net.ipv4, &t->service->ipv4, "ip");
 		detour_print(t, in, &t->req->net.ipv6, &t->service->ipv6, "ip6");
 	}

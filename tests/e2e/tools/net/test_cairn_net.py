@@ -891,8 +891,16 @@ def test_isolated_ports(host):
     one.run("ip", "neigh", "replace", addresses[1], "lladdr", gateway, "dev", "eth0")
     two.run("ip", "neigh", "replace", addresses[0], "lladdr", gateway, "dev", "eth0")
     assert not one.pings(addresses[1], wait=1)
+    # Without a filter, too, and behind tags that the host removes.
+    host.do("port-up", n, port=port(one, isolated=True, filter="none"))
+    sender, seen = Wire(one), Wire(two)
+    ip = datagram(addresses[0], addresses[1], 9, 9, b"lie")
+    for tags in b"", b"\x81\0\0\0", b"\x81\0\0\0" * 2, b"\x88\xa8\0\0\x81\0\0\0":
+        sender.send(bytes.fromhex((gateway + one.mac).replace(":", "")) + tags + b"\x08\0" + ip)
     host.do("port-up", n, port=port(one))
     host.do("port-up", n, port=port(two))
+    sender.send(frame(gateway, one.mac, 0x800, datagram(addresses[0], addresses[1], 9, 9, b"mark")))
+    assert not [f for f in seen.until_mark(b"mark") if b"lie" in f]
     assert one.pings(addresses[1])
 
 
