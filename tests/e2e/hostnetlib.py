@@ -132,13 +132,13 @@ class Guest(Namespace):
         self.run("ip", "link", "set", "eth0", "address", self.mac)
         host.run("ip", "link", "set", self.tap, "master", bridge)
 
-    def dhcp(self, name):
-        """Take an address by DHCP. Return it with router, name servers, domain and seconds."""
+    def dhcp(self, name, *options):
+        """Take an address by DHCP. Return it with router, name servers, domain and seconds. options: of udhcpc."""
         script = os.path.join(self.host.tmp, "dhcp.sh")
         with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755), "w") as f:
             f.write(DHCP_SCRIPT)
         r = self.run("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", "-x", f"hostname:{name}",
-                     "-s", script)
+                     "-s", script, *options)
         return r.stdout.strip().splitlines()[-1].split("|")
 
     def dhcp6(self):

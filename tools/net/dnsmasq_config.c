@@ -116,7 +116,8 @@ static void dhcp_ipv4_print(FILE *f, const struct network *n, const struct servi
 		fprintf(f, "dhcp-option=option:dns-server,%s\n", address_print(&s->ipv4, text));
 	if (n->mtu)
 		fprintf(f, "dhcp-option=option:mtu,%u\n", n->mtu);
-	fputs("dhcp-authoritative\ndhcp-no-override\n", f);
+	/* Filters of ports check MAC addresses: by a client identifier, a guest would get another's lease. */
+	fputs("dhcp-authoritative\ndhcp-no-override\ndhcp-ignore-clid\n", f);
 	/* No guest becomes the proxy of the others by its name (CERT VU#598349). */
 	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\n", f);
 }

@@ -178,6 +178,7 @@ void port_learn_clear(const struct port_text *t)
 			rule(t, "learn", DHCP_CHADDR " @%s update @taken { " DHCP_YIADDR " timeout %us }", clients[i], s->lease_seconds);
 		else
 			rule(t, "learn", DHCP_CHADDR " @%s update @taken { " DHCP_YIADDR " }", clients[i]);
+	rule(t, "learn", DHCP_CHADDR " != @clients " DHCP_CHADDR " != @host_clients delete @taken { " DHCP_YIADDR " }");
 }
 
 /* Whatever a guest's filter is, it is neither a DHCP server nor a router. A frame with a VLAN tag could hide anything:
@@ -185,6 +186,8 @@ void port_learn_clear(const struct port_text *t)
 static void basic_print(const struct port_text *t)
 {
 	rule(t, "basic", "ether type { 8021q, 8021ad } drop");
+	/* The rules for a request's MAC address would not see it in a later fragment. */
+	rule(t, "basic", "meta protocol ip ip frag-off & 0x3fff != 0 udp dport 67 drop");
 	rule(t, "basic", "meta protocol ip udp sport 67 drop");
 	rule(t, "basic", "meta protocol ip udp dport 68 drop");
 	rule(t, "basic", "meta protocol ip6 udp sport 547 drop");

@@ -754,6 +754,13 @@ class Wire:
             got.append(f)
 
 
+def release(source, address, mac):
+    """A packet that gives back a lease."""
+    body = (bytes.fromhex("0101060000000001") + bytes(4) + socket.inet_aton(address) + bytes(12) + bytes.fromhex(mac.replace(":", ""))
+            + bytes(202) + bytes.fromhex("63825363" "350107" "3604") + socket.inet_aton("192.168.122.254") + b"\xff")
+    return datagram(source, "255.255.255.255", 68, 67, body)
+
+
 def port(guest, **more):
     return {"tap": guest.tap, "mac": guest.mac, **more}
 
@@ -986,6 +993,50 @@ def test_static_addresses_and_new_macs_pass_by_default(host):
     assert one.pings("192.168.122.1")
     two.dhcp("two")  # the filter learns this one
     assert one.pings("192.168.122.1") and two.pings(address)
+
+
+def test_address_that_a_guest_gave_back_is_free_for_its_other_macs(host):
+    """As of a VM within the guest: the address was the guest's own before."""
+    n = network()
+    host.do("up", n)
+    one = host.guest(1)
+    host.do("port-up", n, port=port(one))
+    address = one.dhcp("one")[0]
+    Wire(one).send(frame("ff" * 6, one.mac, 0x800, release(address, address, one.mac)))
+    until(lambda: not host.do("leases", n)["leases"])
+    one.run("ip", "addr", "flush", "dev", "eth0")
+    one.run("ip", "link", "set", "eth0", "address", "52:54:00:00:00:99")
+    assert one.dhcp("one", "-r", address)[0] == address
+    assert one.pings("192.168.122.1")
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["no-spoofing", "clean-traffic"])
+def test_fragments_of_dhcp_give_back_no_lease_of_another(host, strict):
+    """The first fragment does not show the MAC address whose lease it is."""
+    n = network()
+    host.do("up", n)
+    bad, good = host.guest(1), host.guest(2)
+    for g in bad, good:
+        host.do("port-up", n, port=port(g, **(STRICT if strict else {})))
+    address, own = good.dhcp("good")[0], bad.dhcp("bad")[0]
+    packet = release(own, address, good.mac)
+    wire = Wire(bad)
+    for at, end in (0, 16), (16, len(packet) - 20):
+        head = packet[:2] + (20 + end - at).to_bytes(2, "big") + b"\x12\x34" + (0x2000 * (at == 0) + at // 8).to_bytes(2, "big") + b"\x40\x11\0\0"
+        wire.send(frame("ff" * 6, bad.mac, 0x800, header_sum(head + packet[12:20]) + packet[20 + at:20 + end]))
+    assert bad.dhcp("bad")[0] == own  # dnsmasq has read what came before
+    assert {i["mac"] for i in host.do("leases", n)["leases"]} == {good.mac, bad.mac}
+
+
+def test_client_identifier_of_another_guest_gives_no_lease(host):
+    n = network()
+    host.do("up", n)
+    bad, good = host.guest(1), host.guest(2)
+    for g in bad, good:
+        host.do("port-up", n, port=port(g, **STRICT))
+    address = good.dhcp("good", "-x", "0x3d:0102030405")[0]
+    assert bad.dhcp("bad", "-x", "0x3d:0102030405", "-r", address)[0] != address
+    assert good.pings("192.168.122.1")
 
 
 def test_new_fixed_host_of_a_running_guest(host):
