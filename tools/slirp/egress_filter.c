@@ -59,6 +59,7 @@ static const struct prefix own6 = { 64, { 0xfe, 0xc0 } };
 static const struct prefix multicast6 = { 8, { 0xff } }, link_local6 = { 10, { 0xfe, 0x80 } };
 static const struct prefix multicast4 = IPV4(4, 224, 0, 0);
 static const uint8_t gateway6[] = { 0xfe, 0xc0, [15] = 2 }, resolver6[] = { 0xfe, 0xc0, [15] = 3 };
+static const uint8_t resolver_local6[] = { 0xfe, 0x80, [15] = 3 }; /* libslirp answers there, too */
 static const uint8_t dhcp6_servers[] = { 0xff, 2, [13] = 1, [15] = 2 };
 
 static bool prefix_has(const struct prefix *p, const uint8_t *address)
@@ -241,7 +242,8 @@ static bool address_is(const uint8_t *address, struct in_addr a)
 
 static bool goes_to_resolver(const struct egress_filter *f, const struct guest_packet *p)
 {
-	return address_is(p->to, f->options->resolver) || !memcmp(p->to, resolver6, sizeof(resolver6));
+	return address_is(p->to, f->options->resolver) || !memcmp(p->to, resolver6, sizeof(resolver6)) ||
+		!memcmp(p->to, resolver_local6, sizeof(resolver_local6));
 }
 
 static bool goes_to_gateway(const struct egress_filter *f, const struct guest_packet *p)

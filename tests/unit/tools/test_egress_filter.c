@@ -128,6 +128,7 @@ static const struct {
 	{ "another resolver, UDP", "deny;allow tcp 443 any", "8.8.8.8", IPPROTO_UDP, 40000, 53, 0, EGRESS_DENY },
 	{ "another resolver, TCP", "deny;allow tcp 443 any", "8.8.8.8", IPPROTO_TCP, 40000, 53, TCP_SYN, EGRESS_DENY },
 	{ "another resolver, TLS", "deny;allow tcp 443 any", "8.8.8.8", IPPROTO_TCP, 40000, 853, TCP_SYN, EGRESS_DENY },
+	{ "name server by its link-local address", "allow", "fe80::3", IPPROTO_UDP, 40000, 53, 0, EGRESS_QUESTION },
 	{ "the resolver, UDP", "deny", "10.0.2.3", IPPROTO_UDP, 40000, 53, 0, EGRESS_QUESTION },
 	{ "the resolver, IPv6", "deny", "fec0::3", IPPROTO_UDP, 40000, 53, 0, EGRESS_QUESTION },
 	{ "the resolver, TCP", "allow", "10.0.2.3", IPPROTO_TCP, 40000, 53, TCP_SYN, EGRESS_DENY },
