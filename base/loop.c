@@ -417,9 +417,18 @@ static void completed_tell(struct loop *l)
 /* Longest sequence of polls, though they find work: afterwards, events and timers get a turn. */
 #define POLL_TURN_NS 500000u
 
-void loop_poll(struct loop *l, const struct loop_poller *p)
+int loop_poll(struct loop *l, const struct loop_poller *p)
 {
+	if (l->poller)
+		return -EBUSY;
 	l->poller = p;
+	return 0;
+}
+
+void loop_poll_end(struct loop *l, const struct loop_poller *p)
+{
+	if (l->poller == p)
+		l->poller = NULL;
 }
 
 void loop_woke(struct loop *l)
@@ -454,12 +463,11 @@ static bool yield_is_contended(uint64_t *now_ns)
 static bool busy_poll_run(struct loop *l)
 {
 	uint64_t began_ns = clock_monotonic_ns(), now_ns = began_ns, last_ns = began_ns;
-	bool found = false, contended = false;
+	bool some = false, found = false, contended = false;
 
 	while (!atomic_load(&l->stop) && now_ns - began_ns < POLL_TURN_NS &&
 		(contended || now_ns - last_ns < l->busy.window_ns)) {
-		bool some = poll_once(l);
-
+		some = poll_once(l);
 		now_ns = clock_monotonic_ns();
 		if (some) {
 			found = true;
@@ -472,7 +480,7 @@ static bool busy_poll_run(struct loop *l)
 		}
 	}
 	busy_poll_ended(&l->busy, found, contended);
-	return atomic_load(&l->stop) || now_ns - began_ns >= POLL_TURN_NS;
+	return atomic_load(&l->stop) || some;
 }
 
 /* ---- turns ---- */

@@ -89,9 +89,13 @@ struct loop_poller {
 	void *opaque;
 };
 /* Let the loop call p's functions before it sleeps: poll() repeatedly while work has come soon after each sleep
- * (base/busy_poll.h), then sleeps() once. p: borrowed until the loop is freed; NULL: none. */
-void loop_poll(struct loop *l, const struct loop_poller *p);
-/* Returns whether the loop will poll before its next sleep, so that notifications can stay disabled until sleeps(). */
+ * (base/busy_poll.h), then sleeps() once. p: borrowed until loop_poll_end(). Returns 0; -EBUSY: the loop has another
+ * poller. */
+int loop_poll(struct loop *l, const struct loop_poller *p);
+/* End loop_poll(). Does nothing if the loop's poller is another one. */
+void loop_poll_end(struct loop *l, const struct loop_poller *p);
+/* Returns whether the loop will poll before its next sleep, so that the poller's notifications can stay disabled until
+ * sleeps(). */
 bool loop_polls(const struct loop *l);
 
 /* ---- asynchronous operations ---- */

@@ -70,6 +70,7 @@ struct virtio_net {
 	bool tx_blocked; /* the socket is full; the frame stays in the ring until the socket's peer reads */
 	bool quiet; /* the queues' doorbells stay disabled while the loop polls */
 	struct loop_poller poller;
+	bool polled; /* the loop calls poller */
 	unsigned offload; /* TUN_F_* flags that were last set */
 	struct virtqueue_elem elem, more; /* elem: first buffer of a frame; more: each further one */
 	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
@@ -439,7 +440,7 @@ static int tx_pump(struct virtio_net *n, unsigned *budget)
  * meanwhile. */
 static bool doorbell_enable(struct virtio_net *n, struct virtqueue *vq)
 {
-	n->quiet = loop_polls(n->v.loop);
+	n->quiet = n->polled && loop_polls(n->v.loop);
 	return !n->quiet && virtqueue_notify_enable(vq);
 }
 
@@ -673,8 +674,7 @@ static void net_dev_free(struct device *d)
 {
 	struct virtio_net *n = net_of_device(d);
 
-	if (n->poller.poll)
-		loop_poll(n->v.loop, NULL);
+	loop_poll_end(n->v.loop, &n->poller);
 	loop_unwatch(n->watch);
 	for (unsigned i = 0; i < DIRECTIONS; i++)
 		loop_timer_free(n->rests[i]);
@@ -760,7 +760,7 @@ static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p
 		if (r)
 			err_set_errno(e, r, "%s", c->name);
 		n->poller = (struct loop_poller){ .poll = net_poll, .sleeps = net_sleeps, .opaque = n };
-		loop_poll(c->loop, &n->poller);
+		n->polled = loop_poll(c->loop, &n->poller) == 0; /* not if the loop has another interface */
 	}
 	return r;
 }

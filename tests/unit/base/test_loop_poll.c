@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -81,7 +82,8 @@ static int polled_setup(void **state)
 	if (loop_new(8, &p->l, &e) || loop_timer_new(p->l, polled_fire, p, &p->timer))
 		return -1;
 	p->poller = (struct loop_poller){ polled_poll, polled_sleeps, p };
-	loop_poll(p->l, &p->poller);
+	if (loop_poll(p->l, &p->poller))
+		return -1;
 	return loop_watch(p->l, p->fd, POLLIN, polled_ready, p, &p->watch);
 }
 
@@ -170,6 +172,23 @@ static void test_timer_armed_by_poll_fires(void **state)
 	assert_int_equal(p->fired, 1);
 }
 
+static void dawdle(struct polled *p)
+{
+	(void)p;
+	usleep(2000);
+}
+
+/* On a busy machine, a poll may take longer than a turn of polls. */
+static void test_slow_poll_without_work_is_followed_by_a_sleep(void **state)
+{
+	struct polled *p = *state;
+
+	polls_begin(p);
+	p->act = dawdle;
+	loop_run_once(p->l, MS);
+	assert_int_equal(p->sleeps, 1);
+}
+
 static void stop(struct polled *p)
 {
 	loop_stop(p->l);
@@ -184,6 +203,22 @@ static void test_stop_during_poll_ends_the_loop(void **state)
 	loop_run(p->l);
 }
 
+/* Otherwise the first poller would leave its notifications disabled for ever. */
+static void test_second_poller_is_refused(void **state)
+{
+	struct loop_poller other = { polled_poll, polled_sleeps, *state };
+	struct polled *p = *state;
+
+	polls_begin(p);
+	assert_int_equal(loop_poll(p->l, &other), -EBUSY);
+	loop_poll_end(p->l, &other);
+	assert_true(loop_polls(p->l));
+	loop_poll_end(p->l, &p->poller);
+	assert_false(loop_polls(p->l));
+	assert_int_equal(loop_poll(p->l, &other), 0);
+	loop_poll_end(p->l, &other);
+}
+
 int main(void)
 {
 #define POLL_TEST(t) cmocka_unit_test_setup_teardown(t, polled_setup, polled_teardown)
@@ -192,7 +227,9 @@ int main(void)
 		POLL_TEST(test_busy_loop_polls_until_nothing_comes_and_then_sleeps),
 		POLL_TEST(test_endless_work_of_polls_leaves_turns_to_watches),
 		POLL_TEST(test_timer_armed_by_poll_fires),
+		POLL_TEST(test_slow_poll_without_work_is_followed_by_a_sleep),
 		POLL_TEST(test_stop_during_poll_ends_the_loop),
+		POLL_TEST(test_second_poller_is_refused),
 	};
 
 	return loop_group_run(tests);
