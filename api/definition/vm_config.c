@@ -224,6 +224,16 @@ static int32_t local_offset_s(void)
 	return localtime_r(&now, &tm) ? (int32_t)tm.tm_gmtoff : 0;
 }
 
+/* Return a disk's place in the boot order, from 1; 0: it has none. */
+static uint8_t boot_place(const struct definition *d, unsigned disk)
+{
+	unsigned order = d->disks[disk].boot_order, place = 1;
+
+	for (unsigned i = 0; i < d->ndisks; i++)
+		place += d->disks[i].boot_order && d->disks[i].boot_order < order;
+	return (uint8_t)(order ? place : 0);
+}
+
 static void config_fill(struct vm_config *v, const struct definition *d)
 {
 	snprintf(v->name, sizeof(v->name), "%s", d->name);
@@ -266,7 +276,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->boot_menu = d->boot_menu;
 	v->boot_menu_ms = (uint16_t)d->boot_menu_ms;
 	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
-		v->boot_place[i] = (uint8_t)MIN(d->disks[i].boot_order, UINT8_MAX);
+		v->boot_place[i] = boot_place(d, i);
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->log_fd = VM_NO_FD;

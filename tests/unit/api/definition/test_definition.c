@@ -686,6 +686,23 @@ static void test_definition_becomes_vm_config(void **state)
 	definition_free(d);
 }
 
+/* Any numbers up to 999 give an order: places count from 1. */
+static void test_boot_order_becomes_places(void **state)
+{
+	struct definition *d;
+	struct config c;
+	struct config_files files;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse_text("{\"name\":\"a\",\"memory\":64,\"disks\":[{\"path\":\"/a\",\"format\":\"raw\",\"boot_order\":999},"
+		"{\"path\":\"/b\",\"format\":\"raw\"},{\"path\":\"/c\",\"format\":\"raw\",\"boot_order\":300},"
+		"{\"path\":\"/d\",\"format\":\"raw\",\"boot_order\":2}]}", &d, &e), 0);
+	assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
+	assert_memory_equal(c.vm.boot_place, ((uint8_t[]){ 3, 0, 2, 1, 0 }), 5);
+	definition_free(d);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -708,6 +725,7 @@ int main(void)
 		cmocka_unit_test(test_cdrom_keys_are_checked),
 		cmocka_unit_test(test_canonical_json_round_trips),
 		cmocka_unit_test(test_disk_without_kernel_means_bios),
+		cmocka_unit_test(test_boot_order_becomes_places),
 		cmocka_unit_test(test_formats_match_block_layer),
 		cmocka_unit_test_setup_teardown(test_unsuitable_files_are_refused, folder_setup, folder_teardown),
 		cmocka_unit_test_setup_teardown(test_definition_becomes_vm_config, folder_setup, folder_teardown),
