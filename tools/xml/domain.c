@@ -405,6 +405,8 @@ static int loader_read(struct reading *r, struct _xmlNode *n, struct json_object
 	if (type && strcmp(type, "rom"))
 		return reading_error(r, n, "type", ERR_UNSUPPORTED,
 			"\"%.40s\" is not supported, since it is for UEFI: give type='rom' with a BIOS, or <kernel>", type);
+	if (n && node_attr_is(n, "secure", "yes"))
+		return reading_error(r, n, "secure", ERR_UNSUPPORTED, "\"yes\" is not supported, since it is for UEFI: leave it out");
 	return n ? text_read(r, n, boot, "loader", "boot.loader") : 0;
 }
 

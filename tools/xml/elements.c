@@ -10,6 +10,8 @@
 
 #define PATH_LENGTH_MAX 160
 
+#define UEFI_ONLY "it is for UEFI, which Cairn does not have"
+#define SMBIOS_FIXED "Cairn takes no SMBIOS fields from XML"
 #define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
@@ -53,19 +55,19 @@ const struct element elements[] = {
 	{ "cputune/period", ELEMENT_READ, "", "see quota; 100000 by default" },
 	{ "cputune/*", ELEMENT_NONE, "", PINNED },
 	{ "resource", ELEMENT_NONE, "", "a VM's control group is the daemon's matter" },
-	{ "sysinfo", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
+	{ "sysinfo", ELEMENT_NONE, "", SMBIOS_FIXED },
 	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "os", ELEMENT_READ, "firmware", "firmware: bios is boot.firmware, as is an <os> without <kernel>; efi is refused without <kernel>" },
 	{ "os/type", ELEMENT_READ, "arch", "only hvm; arch: x86_64, or i686 with a warning" },
 	{ "os/type/@machine", ELEMENT_NONE, "", "Cairn has only one machine type" },
-	{ "os/firmware", ELEMENT_NONE, "", XML_NO_FIRMWARE },
+	{ "os/firmware", ELEMENT_NONE, "", UEFI_ONLY },
 	{ "os/loader", ELEMENT_READ, "type readonly secure stateless format",
-		"boot.loader; type pflash is refused; has no effect beside <kernel>" },
-	{ "os/nvram", ELEMENT_NONE, "", XML_NO_FIRMWARE },
+		"boot.loader; type pflash and secure are refused; has no effect beside <kernel>" },
+	{ "os/nvram", ELEMENT_NONE, "", UEFI_ONLY },
 	{ "os/bios", ELEMENT_READ, "useserial", "none: a BIOS always uses the serial port" },
 	{ "os/bios/@rebootTimeout", ELEMENT_NONE, "", "SeaBIOS tries again after a minute" },
-	{ "os/smbios", ELEMENT_NONE, "", "the guest has no SMBIOS tables" },
+	{ "os/smbios", ELEMENT_NONE, "", SMBIOS_FIXED },
 	{ "os/boot", ELEMENT_REPEATED, "dev",
 		"boot_order of the first disk of that kind: hd or cdrom; others cause a warning" },
 	{ "os/bootmenu", ELEMENT_READ, "enable timeout", "boot.menu and boot.menu_timeout; has no effect beside <kernel>" },

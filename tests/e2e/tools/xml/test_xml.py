@@ -361,6 +361,8 @@ def test_unsupported_elements_are_refused(more, devices, why):
     (HEAD + MEMORY + "<os firmware='efi'><type>hvm</type></os></domain>", 'os/@firmware: "efi" is not supported'),
     (HEAD + MEMORY + "<os><type>hvm</type><loader type='pflash'>/f</loader></os></domain>",
      'os/loader/@type: "pflash" is not supported'),
+    (HEAD + MEMORY + "<os><type>hvm</type><loader secure='yes'>/f</loader></os></domain>",
+     'os/loader/@secure: "yes" is not supported'),
     (HEAD + MEMORY + "<os><type>hvm</type><bootmenu enable='yes' timeout='70000'/></os></domain>", "timeout"),
 ])
 def test_other_xml_is_refused(text, why):
@@ -596,6 +598,8 @@ def test_bios_survives_round_trip(fake, boot, want):
     ("<os firmware='bios'><type>hvm</type><bootmenu enable='no'/></os>", {"firmware": "bios"}, None),
     ("<os><type>hvm</type><loader readonly='yes'>/r</loader><bootmenu enable='yes'/></os>",
      {"firmware": "bios", "loader": "/r", "menu": True}, None),
+    ("<os><type>hvm</type><nvram>/n</nvram></os>", {"firmware": "bios"}, "os/nvram: has no effect: it is for UEFI"),
+    ("<os><type>hvm</type><smbios mode='host'/></os>", {"firmware": "bios"}, "os/smbios: has no effect: Cairn takes no"),
     ("<os firmware='efi'><type>hvm</type><kernel>/k</kernel></os>", {"kernel": "/k"}, "os/@firmware: has no effect"),
     ("<os><type>hvm</type><loader type='rom'>/r</loader><kernel>/k</kernel></os>", {"kernel": "/k"},
      "os/loader: has no effect: Cairn boots the kernel directly"),
