@@ -17,6 +17,7 @@
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
 #include "devices/legacy/pvpanic.h"
+#include "devices/legacy/rom.h"
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/serial.h"
 #include "devices/pci/pci.h"
@@ -191,6 +192,8 @@ static int board_devices_new(struct machine *m, struct err *e)
 		r = device_keep(m, fw_cfg_new(h, m->pio, &m->fw_cfg, e), &m->fw_cfg);
 	if (!r && m->cfg.firmware)
 		r = device_keep(m, debugcon_new(h, m->pio, &d, e), &d);
+	if (!r && m->cfg.firmware)
+		r = device_keep(m, rom_new(m->mem.rom, m->mem.rom_bytes, &d, e), &d);
 	if (!r)
 		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), &d);
 	return r;
@@ -379,7 +382,7 @@ static int firmware_describe(struct machine *m, struct err *e)
 		.menu_ms = m->cfg.boot_menu_ms };
 
 	memcpy(c.uuid, m->cfg.uuid, sizeof(c.uuid));
-	for (unsigned place = 1; place <= UINT8_MAX; place++)
+	for (unsigned place = 1; place <= VM_DISKS_MAX; place++)
 		order_add(m, place, &c);
 	order_add(m, 0, &c);
 	return bios_describe(m->fw_cfg, &c, e);
