@@ -27,12 +27,14 @@ struct file_threads {
 	unsigned sharing; /* number of threads that have no table of files of their own yet */
 	int tx, rx; /* all threads receive their jobs from rx, which has the same number in their tables of files */
 	int wake_fd; /* the loop's; likewise */
+	struct file_job *posted; /* jobs whose task is queued in the loop */
 };
 
 struct file_job {
 	struct file_threads *all;
 	unsigned refs; /* of the thread, and of the loop until it has the result. With all->mutex */
 	struct loop_task task;
+	struct file_job *next; /* in all->posted */
 	/* Of the loop. */
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e); /* NULL: not to be called */
 	void *opaque;
@@ -100,8 +102,11 @@ static bool result_post(struct file_job *j)
 
 	pthread_mutex_lock(&j->all->mutex);
 	there = j->all->loop != NULL;
-	if (there)
+	if (there) {
+		j->next = j->all->posted;
+		j->all->posted = j;
 		loop_post(j->all->loop, &j->task);
+	}
 	pthread_mutex_unlock(&j->all->mutex);
 	return there;
 }
@@ -160,13 +165,13 @@ static struct file_job *job_wait(const struct file_threads *all, int *relay, int
 	return j;
 }
 
-/* Returns whether the thread waits for another job. */
-static bool thread_rests(struct file_threads *all)
+/* failed: the thread can do no job. Returns whether it waits for another one. */
+static bool thread_rests(struct file_threads *all, int failed)
 {
 	bool rests;
 
 	pthread_mutex_lock(&all->mutex);
-	rests = all->loop && all->idle < IDLE_MAX;
+	rests = !failed && all->loop && all->idle < IDLE_MAX;
 	if (rests)
 		all->idle++;
 	else
@@ -187,7 +192,7 @@ static void *thread_main(void *opaque)
 			break; /* the daemon ends, and with it the thread's memory */
 		job_run(j, relay, input, failed);
 		job_unref(j);
-	} while (!failed && thread_rests(all));
+	} while (thread_rests(all, failed));
 	threads_unref(all);
 	return NULL;
 }
@@ -196,9 +201,14 @@ static void *thread_main(void *opaque)
 
 static void result_take(struct loop_task *task)
 {
-	struct file_job *j = container_of(task, struct file_job, task);
+	struct file_job *j = container_of(task, struct file_job, task), **at = &j->all->posted;
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e) = j->done;
 
+	pthread_mutex_lock(&j->all->mutex);
+	while (*at != j)
+		at = &(*at)->next;
+	*at = j->next;
+	pthread_mutex_unlock(&j->all->mutex);
 	j->done = NULL;
 	if (done)
 		done(j->opaque, j->r, &j->result, &j->e);
@@ -312,6 +322,10 @@ void file_threads_free(struct file_threads *all)
 	while (all->sharing) /* a thread that begins would keep what gets the number of rx */
 		pthread_cond_wait(&all->apart, &all->mutex);
 	pthread_mutex_unlock(&all->mutex);
+	for (struct file_job *j; (j = all->posted);) { /* the loop runs no more tasks, and no thread posts any */
+		all->posted = j->next;
+		job_unref(j);
+	}
 	close(all->tx); /* idle threads end at the end of the stream */
 	close(all->rx);
 	threads_unref(all);

@@ -32,7 +32,7 @@ struct file_job_spec {
 
 /* l: borrowed. */
 struct file_threads *file_threads_new(struct loop *l);
-/* Threads that have not ended go on, and touch nothing of the loop. NULL allowed. */
+/* Threads that have not ended go on, and touch nothing of the loop, which does not run any more. NULL allowed. */
 void file_threads_free(struct file_threads *all);
 
 /* *ret is valid until done() is called or file_job_free(). Returns 0; -EBUSY: too many threads hang; -errno. On errors,
