@@ -44,8 +44,18 @@ static int message_wait(int sock, char *buf, struct channel_msg *m)
 	return r ? r : -EPIPE;
 }
 
+/* Wait until the socket takes a message. Returns 0; -ECANCELED: the relay's other end gave up; -errno. */
+static int room_wait(int to, int relay)
+{
+	struct pollfd p[] = { { .fd = to, .events = POLLOUT }, { .fd = relay, .events = POLLRDHUP } };
+
+	if (poll(p, ARRAY_SIZE(p), -1) < 0)
+		return -errno;
+	return p[1].revents ? -ECANCELED : 0;
+}
+
 /* Send the message that the other end asks for, with the held files and then with the files that came. */
-static int message_send(const struct channel_msg *m, const int *fds, unsigned n)
+static int message_send(int relay, const struct channel_msg *m, const int *fds, unsigned n)
 {
 	const struct send *s = m->body;
 	size_t len = m->head.body_bytes - sizeof(*s);
@@ -57,7 +67,7 @@ static int message_send(const struct channel_msg *m, const int *fds, unsigned n)
 	memcpy(all + n, m->fds + 1, (m->nfds - 1) * sizeof(*fds));
 	do {
 		r = channel_send(m->fds[0], s->head.version, s->head.type, s->head.seq, s->body, len, all, n + m->nfds - 1);
-		if (r == -EAGAIN && (r = socket_wait(m->fds[0], POLLOUT)) == 0)
+		if (r == -EAGAIN && (r = room_wait(m->fds[0], relay)) == 0)
 			r = -EAGAIN;
 	} while (r == -EINTR || r == -EAGAIN);
 	return r;
@@ -75,7 +85,7 @@ int relay_serve(int sock, const int *fds, const uint16_t *at, unsigned n, bool a
 		r = message_wait(sock, buf, &m);
 		if (r < 0)
 			return r;
-		sent = m.head.type == SEND ? message_send(&m, fds, n) : 0;
+		sent = m.head.type == SEND ? message_send(sock, &m, fds, n) : 0;
 
 		channel_msg_close_fds(&m);
 		if (m.head.type == ASK)

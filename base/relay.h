@@ -33,10 +33,12 @@ struct relay_message {
 };
 
 /* Let the process that holds the files send a message with them. relay_send_end() has the result once sock is
- * readable. Returns 0; -EINVAL: the message is too long; -errno. */
+ * readable. After shutdown(sock, SHUT_WR), the process does not wait any more until the message can be sent.
+ * Returns 0; -EINVAL: the message is too long; -errno. */
 int relay_send_begin(int sock, const struct relay_message *x);
 /* Returns 0: the message was sent; -EAGAIN: there is no result yet (on a non-blocking socket); -EIO: the process that
- * held the files has ended, and whether it sent the message is not known; -errno of sending it. */
+ * held the files has ended, and whether it sent the message is not known; -ECANCELED: sock was shut down before the
+ * message could be sent; -errno of sending it. */
 int relay_send_end(int sock);
 
 #endif

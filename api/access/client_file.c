@@ -180,6 +180,14 @@ int client_file_relay(const struct client_file *f)
 	return f->relay;
 }
 
+/* Let the message not be sent later. A thread in place of the process cannot be killed, but sees the end of the
+ * relay. */
+static void send_stop(struct client_file *f)
+{
+	fork_as_kill(f->process);
+	shutdown(f->relay, SHUT_WR);
+}
+
 static void send_end(struct client_file *f, int r)
 {
 	void (*sent)(void *opaque, int r) = f->sent;
@@ -188,7 +196,7 @@ static void send_end(struct client_file *f, int r)
 	loop_unwatch(STEAL_PTR(f->watch));
 	loop_timer_disarm(f->timer);
 	if (r < 0)
-		fork_as_kill(f->process); /* it must not send the message later */
+		send_stop(f);
 	sent(f->opaque, r);
 }
 
@@ -199,7 +207,7 @@ static void send_answered(void *opaque, unsigned revents)
 
 	(void)revents;
 	if (r != -EAGAIN)
-		send_end(f, r == -EIO && f->send_error ? f->send_error : r);
+		send_end(f, (r == -EIO || r == -ECANCELED) && f->send_error ? f->send_error : r);
 }
 
 static void timer_fired(void *opaque)
@@ -214,9 +222,9 @@ static void timer_fired(void *opaque)
 		send_end(f, f->send_error);
 		return;
 	}
-	/* The end of the relay says that the process will not send the message any more. */
+	/* The end of the relay says that the process will not send the message any more; so does a thread's answer. */
 	f->send_error = -ETIMEDOUT;
-	fork_as_kill(f->process);
+	send_stop(f);
 	loop_timer_arm(f->timer, loop_now_ns() + TIMEOUT_NS);
 }
 

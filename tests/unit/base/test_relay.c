@@ -180,6 +180,34 @@ static void test_holder_sends_a_message_with_the_files(void **state)
 	close(pair[0]);
 }
 
+/* The receiver takes no messages. The holder gives up when the other end does, and sends nothing later. */
+static void test_holder_does_not_send_late(void **state)
+{
+	static const struct channel_type types[] = { [1] = { .body_max = 4096, .known = true } };
+	static _Alignas(16) char buf[CHANNEL_BODY_MAX];
+	struct fixture *f = *state;
+	struct channel_msg got;
+	int pair[2], r;
+	struct relay_message m = { .version = 5, .type = 7 };
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	m.to = pair[0];
+	do {
+		r = channel_send(pair[0], 5, 1, 0, buf, 4096, NULL, 0);
+	} while (!r);
+	assert_int_equal(r, -EAGAIN);
+	assert_int_equal(relay_send_begin(f->ours, &m), 0);
+	assert_int_equal(shutdown(f->ours, SHUT_WR), 0);
+	assert_int_equal(poll(&(struct pollfd){ .fd = f->ours, .events = POLLIN }, 1, 60000), 1);
+	assert_int_equal(relay_send_end(f->ours), -ECANCELED);
+	assert_int_equal(holder_end(f), EPIPE);
+	close(pair[0]);
+	while ((r = channel_recv(pair[1], 5, types, 2, buf, &got)) == 1)
+		assert_int_equal(got.head.type, 1);
+	assert_int_equal(r, 0);
+	close(pair[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -189,6 +217,7 @@ int main(void)
 		cmocka_unit_test_setup(test_file_in_the_place_of_another_is_refused, setup),
 		cmocka_unit_test_setup(test_holder_serves_again, setup_again),
 		cmocka_unit_test_setup(test_holder_sends_a_message_with_the_files, setup_again),
+		cmocka_unit_test_setup(test_holder_does_not_send_late, setup_again),
 		cmocka_unit_test_setup(test_end_of_the_holder_ends_the_wait, setup),
 	};
 
