@@ -25,9 +25,11 @@
  * meanwhile. */
 #define READ_TRIES 1000u
 #define READ_FAILURES 8u
-/* Pause between two looks for a pin that is about to be made. The header is in the page cache until it changes. Not
- * every file system drops it from there after a direct write, so each 16th look drops it. */
-#define LOOK_PAUSE_NS 100000L
+/* Pause between two looks for a pin that is about to be made: a sixteenth of the time that has passed, so that those
+ * that wait long for a slow disk leave the CPUs to others. The header is in the page cache until it changes. Not every
+ * file system drops it from there after a direct write, so each 16th look drops it. */
+#define LOOK_PAUSE_NS 100000u
+#define LOOK_PAUSE_MAX_NS 20000000u
 #define LOOKS_A_DROP 16u
 #define HEADER_PAGES_BYTES 65536
 
@@ -201,13 +203,14 @@ static int pin_find(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTE
 int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], uint64_t wait_ns,
 	struct qcow2_header *ret, struct err *e)
 {
-	const struct timespec pause = { .tv_nsec = LOOK_PAUSE_NS };
-	uint64_t deadline = wait_ns ? clock_monotonic_ns() + wait_ns : 0;
+	uint64_t began_ns = clock_monotonic_ns(), waited_ns = 0;
 	bool gone = false;
 	int r = pin_find(fd, name, id, ret, &gone, e);
 
-	for (unsigned i = 1; gone && deadline && clock_monotonic_ns() < deadline; i++) {
-		nanosleep(&pause, NULL);
+	for (unsigned i = 1; gone && waited_ns < wait_ns; i++, waited_ns = clock_monotonic_ns() - began_ns) {
+		uint64_t pause_ns = MIN(MAX(waited_ns / 16, LOOK_PAUSE_NS), LOOK_PAUSE_MAX_NS);
+
+		nanosleep(&(struct timespec){ .tv_nsec = (long)pause_ns }, NULL);
 		if (i % LOOKS_A_DROP == 0)
 			(void)posix_fadvise(fd, 0, HEADER_PAGES_BYTES, POSIX_FADV_DONTNEED);
 		r = pin_find(fd, name, id, ret, &gone, e);

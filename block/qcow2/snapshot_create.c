@@ -265,8 +265,10 @@ static int step_load(struct block_snapshot *s)
 static int step_loaded(struct block_snapshot *s)
 {
 	uint64_t *entries = (uint64_t *)(void *)s->l1_buf;
-	int r = snapshot_l1_take(s->q, entries, s->from_n, &s->err);
+	int r = s->frozen.failed; /* counter_borrow() clears it */
 
+	if (!r)
+		r = snapshot_l1_take(s->q, entries, s->from_n, &s->err);
 	if (!r)
 		r = counter_borrow(&s->frozen, s->q, entries, s->from_n);
 	if (r < 0) {

@@ -52,9 +52,9 @@
 #define FIRST_DISK_SLOT 1
 /* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
 #define LOCK_WAIT_NS (2 * 1000000000ULL)
-/* A clone starts while its source makes the pin that the clone's disk reads. If that fails, the daemon ends the
- * clone. */
-#define PIN_WAIT_NS (60 * 1000000000ULL)
+/* A clone starts while its source makes the pin that the clone's disk reads, which takes as long as the source's disk
+ * needs to sync. If that fails, the daemon ends the clone. A daemon that follows a killed one waits for its end. */
+#define PIN_WAIT_NS (300 * 1000000000ULL)
 
 /* ---- dev_host: services of the machine to its devices ---- */
 
