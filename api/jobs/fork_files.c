@@ -53,12 +53,22 @@ static int file_open(const struct fork_file *f, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "%s", f->path) : fd;
 }
 
+/* Remove a file that this job has created. If nobody waited for the job any more, the path may be another job's file
+ * by now. */
+static void created_remove(const char *path, int fd)
+{
+	struct stat ours, there;
+
+	if (!fstat(fd, &ours) && !lstat(path, &there) && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+		unlink(path);
+}
+
 static void files_undo(const struct fork_files *f, struct fork_as_result *out)
 {
 	for (unsigned i = 1; i < out->nheld; i++) {
-		close(out->held[i]);
 		if (f->list[i - 1].copy)
-			unlink(f->list[i - 1].path);
+			created_remove(f->list[i - 1].path, out->held[i]);
+		close(out->held[i]);
 	}
 	close(out->input);
 	out->input = -1;
