@@ -504,7 +504,8 @@ static void clone_start(struct clone *c)
 {
 	struct fork *f = c->fork;
 	struct vm_start_opts opts = { .state_fd = -1, .forked = true, .paused = f->paused,
-		.hint_hostname = f->hint_hostname, .by_job = true, .done = clone_started, .opaque = c };
+		.hint_hostname = f->hint_hostname, .by_job = true, .waits = !f->answered,
+		.done = clone_started, .opaque = c };
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
@@ -512,16 +513,21 @@ static void clone_start(struct clone *c)
 	vm_start(c->vm, &opts);
 }
 
-static void clones_start_next(struct fork *f)
+static void cancel_check(struct fork *f)
 {
 	struct err e;
 
+	if (!f->job->cancelling || batch_has_failed(f->batch))
+		return;
+	err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; no clone remains");
+	batch_fail(f->batch, &e);
+}
+
+static void clones_start_next(struct fork *f)
+{
 	if (f->going_on) /* a start was refused at once: the loop below, which called vm_start(), continues */
 		return;
-	if (f->job->cancelling && !batch_has_failed(f->batch)) {
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; no clone remains");
-		batch_fail(f->batch, &e);
-	}
+	cancel_check(f);
 	f->going_on = true;
 	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX)
 		clone_start(&f->clones[f->next++]);
@@ -557,8 +563,7 @@ static void fork_ready(struct job *j)
 static void starting_end(struct fork *f)
 {
 	for (unsigned i = 0; i < f->next; i++)
-		if (f->clones[i].vm->start.kind == VM_OP_START)
-			vm_destroy(f->clones[i].vm, NULL);
+		vm_start_call_off(f->clones[i].vm);
 }
 
 /* The source's process has answered, and the space that the first clone's files take is known. */
@@ -593,6 +598,8 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 
 	if (!r && a->snapshot)
 		f->taken = *a->snapshot;
+	for (unsigned i = 0; i < f->next; i++)
+		vm_start_limit(f->clones[i].vm); /* the pins are there */
 	for (unsigned i = 1; i < f->files.n; i += 1 + f->n)
 		made.list[made.n++] = f->files.list[i];
 	_Static_assert(FORK_AS_SIZES_MAX >= VM_DISKS_MAX, "one size a disk");
@@ -610,12 +617,16 @@ static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const
 		log_debug("fork", "%s", e->msg);
 }
 
-/* Ask the source's process to stop. Once a clone starts, the source has no work left to cancel, and clones_start_next()
- * checks for the cancel. */
+/* Ask the source's process to stop. Once a clone starts, the source has no work left to cancel; then end the starts. If
+ * none is under way, clones_start_next() checks for the cancel. */
 static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
 
+	if (f->begun) {
+		cancel_check(f);
+		starting_end(f);
+	}
 	if (!f->next && (j->vm->proc || j->vm->offline))
 		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, fork_cancelled, NULL);
 }

@@ -279,7 +279,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	if (!r)
 		r = vm_process_start(host->loop, &p, &images_ops, i, &i->proc, e);
 	if (!r)
-		vm_process_configure(i->proc, c, config_answered, i);
+		vm_process_configure(i->proc, c, false, config_answered, i);
 	return r;
 }
 

@@ -50,6 +50,8 @@ struct vm_start_opts {
 	bool again;	 /* this is an automatic restart after the VM's end */
 	bool for_revert; /* the VM starts only to be reverted: without its job, it has no state to run */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
+	bool called_off; /* vm_start_call_off() */
+	bool waits; /* the process waits for other work (vm_start_limit()), so its start takes as long as that work */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
 	/* Holds the saved state to resume, in place of state_fd; taken. NULL: none */
@@ -275,6 +277,10 @@ void vm_start_goes_on(struct vm *vm);
 void vm_start_over(struct vm *vm);
 /* Stop the VM's process without a guest shutdown. call: answered when the process has ended; NULL: none. */
 void vm_destroy(struct vm *vm, struct call *call);
+/* End a start that is under way, as soon as that is possible. Does nothing without a start. */
+void vm_start_call_off(struct vm *vm);
+/* From now on, a start with opts.waits has as much time as any other. Does nothing without a start. */
+void vm_start_limit(struct vm *vm);
 /* Call gone() once when the process has ended. Only the VM's owner operation may wait, so there is one callback. */
 void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void *opaque);
 /* Begin to adopt the process that an earlier daemon started, if it still runs; else settle the state. */

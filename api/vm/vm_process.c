@@ -23,6 +23,7 @@
 
 #define SECOND_NS 1000000000ULL
 #define CONFIG_TIMEOUT_NS (30 * SECOND_NS)
+#define CONFIG_WAIT_NS (3600 * SECOND_NS) /* vm_process_configure_limit() replaces it */
 #define QUERY_TIMEOUT_NS (10 * SECOND_NS)
 #define END_TIMEOUT_NS (5 * SECOND_NS)
 /* Between two connections to one process: one that loses each at once must not keep the loop busy. */
@@ -592,11 +593,20 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 	return r;
 }
 
-void vm_process_configure(struct vm_process *p, const struct config *c,
+void vm_process_configure(struct vm_process *p, const struct config *c, bool waits,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque)
 {
 	/* The configuration waits in the socket until the process reads it. */
-	vm_process_request_fds(p, VM_MSG_CONFIG, &c->vm, sizeof(c->vm), c->fds, c->nfds, CONFIG_TIMEOUT_NS, done, opaque);
+	vm_process_request_fds(p, VM_MSG_CONFIG, &c->vm, sizeof(c->vm), c->fds, c->nfds,
+		waits ? CONFIG_WAIT_NS : CONFIG_TIMEOUT_NS, done, opaque);
+}
+
+void vm_process_configure_limit(struct vm_process *p)
+{
+	for (struct vm_request *r = p->first; r; r = r->next)
+		if (r->type == VM_MSG_CONFIG && r->deadline_ns > loop_now_ns() + CONFIG_TIMEOUT_NS)
+			r->deadline_ns = loop_now_ns() + CONFIG_TIMEOUT_NS;
+	vm_requests_timer(p);
 }
 
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,

@@ -89,9 +89,12 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *p, const str
 	struct vm_process **ret_p, struct err *e);
 /* Send the configuration, once.
  * c: borrowed, with its fds. done: gets the process's answer to the configuration, or an error, as for
- * vm_process_request(); the time limit is 30 s. */
-void vm_process_configure(struct vm_process *p, const struct config *c,
+ * vm_process_request(); the time limit is 30 s. waits: the process waits for other work, so the limit is an hour until
+ * vm_process_configure_limit(). */
+void vm_process_configure(struct vm_process *p, const struct config *c, bool waits,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
+/* Let the configuration, if it was sent and not answered, time out in 30 s. */
+void vm_process_configure_limit(struct vm_process *p);
 
 /* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY in the message version that its end
  * file names, or in VM_MSG_VERSION if there is no such file or this daemon does not know that version. done: gets the

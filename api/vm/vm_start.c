@@ -32,6 +32,7 @@
 #include <string.h>
 
 #define QUIT_TIMEOUT_NS (5 * 1000000000ULL)
+#define STOPPED "the VM was destroyed while starting"
 
 /* ---- checking that the images are free ---- */
 
@@ -291,7 +292,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 
 	if (r < 0) {
 		if (vm_is_stopping(vm)) {
-			err_set(&stopped, -ECANCELED, ERR_CANCELLED, "the VM was destroyed while starting");
+			err_set(&stopped, -ECANCELED, ERR_CANCELLED, STOPPED);
 			e = &stopped;
 		}
 		start_undo(vm, r, e);
@@ -412,6 +413,8 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	struct start_process *s = NULL;
 	int r = check_host_shutdown(vm, e); /* a stop of all VMs may have begun while the start waited */
 
+	if (!r && vm->start.opts.called_off)
+		r = err_set(e, -ECANCELED, ERR_CANCELLED, STOPPED);
 	if (!r)
 		s = STEAL_PTR(vm->start.ahead);
 	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);
@@ -432,7 +435,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.forked = vm->start.opts.forked;
 	c->vm.hint_hostname = vm->start.opts.hint_hostname;
 	vm->proc = STEAL_PTR(s->proc);
-	vm_process_configure(vm->proc, c, start_done, vm);
+	vm_process_configure(vm->proc, c, vm->start.opts.waits, start_done, vm);
 	start_process_free(s);
 	return 0;
 }
@@ -575,9 +578,9 @@ static bool start_has_to_wait(struct vm *vm)
 	unsigned under_way = 0;
 
 	for (size_t i = 0; i < host->nvms; i++)
-		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS;
-	/* Do not queue clones of a fork. The fork limits their starts itself; if it fails, it removes its clones and
-	 * does not check whether their starts are queued. */
+		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS && !host->vms[i]->start.opts.forked;
+	/* Neither queue nor count clones of a fork. The fork limits their starts itself, and they may wait for its
+	 * source; if it fails, it removes its clones and does not check whether their starts are queued. */
 	if (under_way < host->paths->limits.starting || vm->start.opts.forked)
 		return false;
 	while (*end)
@@ -706,6 +709,21 @@ void vm_destroy(struct vm *vm, struct call *call)
 	}
 	vm_process_request(vm->proc, VM_MSG_QUIT, NULL, 0, -1, QUIT_TIMEOUT_NS, quit_done, vm);
 	vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
+}
+
+void vm_start_call_off(struct vm *vm)
+{
+	if (vm->start.kind == VM_OP_START)
+		vm_destroy(vm, NULL);
+	else if (vm_is_starting(vm))
+		vm->start.opts.called_off = true;
+}
+
+void vm_start_limit(struct vm *vm)
+{
+	vm->start.opts.waits = false;
+	if (vm->start.kind == VM_OP_START && vm->proc)
+		vm_process_configure_limit(vm->proc);
 }
 
 /* ---- adopting the process of an earlier daemon ---- */

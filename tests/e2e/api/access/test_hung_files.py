@@ -290,6 +290,26 @@ def test_hung_files_of_clones_do_not_block_the_daemon(hostile, command, op, uid)
     q.answer()
 
 
+def test_failed_fork_ends_clones_whose_files_hang(hostile):
+    """The source dies while a clone's disk is being opened. The clone's process would wait for a pin that never
+    comes."""
+    d, f = hostile
+    (d.tmp / "kernel").write_text("not a kernel\n")
+    d.define("mine", disks=[{"path": f["disk"], "format": "qcow2"}],
+             boot={"kernel": str(d.tmp / "kernel"), "cmdline": f"fork-ready work-until={d.tmp}/never clone-until={d.tmp}/never:copy"})
+    d.cairn("start", "mine")
+    q = d.qmp()
+    f.hang(Op.OPEN, after=1)  # the first one is the source's image, for the fork
+    job = q.run("vm-fork", vm="mine", name="copy")["job"]
+    until(lambda: Op.OPEN in f.hanging())
+    os.kill(d.info("mine")["pid"], signal.SIGKILL)
+    q.event("VM_STATE_CHANGE", vm="mine", state="crashed")
+    f.release()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
+    assert "VM 'copy': the VM was destroyed while starting" in d.log.read_text()
+
+
 def test_processes_of_a_real_vm_get_its_files(shared, kvm, guest):  # noqa: F811
     """The VM's process, the offline process and the export, with their sandboxes, take files of two users."""
     d, folder = shared, shared.tmp / "nobodys"

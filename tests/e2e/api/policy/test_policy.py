@@ -308,6 +308,21 @@ def test_queue_never_exceeds_the_limit(tmp_path):
         assert "error" in first.answer() and second.answer()["return"]["id"]
 
 
+def test_clones_that_wait_for_their_source_delay_no_start(tmp_path):
+    with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
+        d.define("src", cmdline=f"fork-ready work-until={tmp_path}/go clone-until={tmp_path}/go:c-1")
+        d.define("vm1")
+        d.cairn("start", "src")
+        q = d.qmp()
+        job = q.run("vm-fork", vm="src", name="c", count=2)["job"]
+        q.event("VM_STATE_CHANGE", vm="c-2", state="running")
+        d.cairn("start", "vm1")
+        assert q.run("vm-info", vm="c-1")["state"] == "shut off"
+        (tmp_path / "go").touch()
+        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+        assert "error" not in q.run("query-jobs", id=job)[0]
+
+
 def test_clone_beyond_the_limit_is_refused_and_removed(tmp_path):
     """The clone is refused at once, and removed once."""
     d = bounded("--max-running", "1")(tmp_path, FAKE_VM)
