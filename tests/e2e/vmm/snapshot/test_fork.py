@@ -690,6 +690,20 @@ def test_cancel_ends_clones_that_run(fake, ready):
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
+def test_cancel_ends_clones_that_start(fake):
+    fake.define("src", cmdline=f"fork-ready work-until={fake.tmp}/go clone-until={fake.tmp}/never:c-2")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
+    assert {q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(2)} == {"c-1", "c-3"}
+    q.run("job-cancel", id=job)
+    until(lambda: "VM 'c-2': the VM was destroyed while starting" in fake.log.read_text())
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "cancelled" in q.run("query-jobs", id=job)[0]["error"]
+    assert left(fake) == ALONE and len(processes(fake)) == 1
+
+
 def test_clones_in_progress_refuse_other_operations(fake):
     """No other operation touches the clones before the fork is complete."""
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")
