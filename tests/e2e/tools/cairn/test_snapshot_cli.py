@@ -448,6 +448,7 @@ def test_next_daemon_ends_offline_process_of_killed_one(fake):
     define(fake, cmdline="work-takes=20000")
     q = fake.qmp()
     q.run("snapshot-create", vm="vm1", name="s1", job_id="j")
+    q.event("JOB_PROGRESS", id="j")  # the process has its files; before, it would end with the daemon
     pid = child(fake)
     fake.stop(signal.SIGKILL)
     assert is_there(pid)
