@@ -361,17 +361,19 @@ static int os_type_check(struct reading *r, struct _xmlNode *os)
 	return 0;
 }
 
-/* An <os> with <kernel>: what is about a firmware has no effect. */
+#define NO_FIRMWARE "has no effect: Cairn boots the kernel directly, without firmware"
+
+/* Warn of all that concerns a firmware in an <os> with <kernel>. */
 static void firmware_warn(struct reading *r, struct _xmlNode *os)
 {
 	static const char *const names[] = { "loader", "bootmenu" };
 	CLEANUP_FREE char *firmware = node_attr(os, "firmware");
 
 	if (firmware)
-		reading_warn(r, os, "firmware", "has no effect: " XML_NO_FIRMWARE);
+		reading_warn(r, os, "firmware", NO_FIRMWARE);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (node_child(os, names[i]))
-			reading_warn(r, node_child(os, names[i]), NULL, "has no effect: " XML_NO_FIRMWARE);
+			reading_warn(r, node_child(os, names[i]), NULL, NO_FIRMWARE);
 }
 
 static int kernel_read(struct reading *r, struct _xmlNode *os, struct json_object *boot)

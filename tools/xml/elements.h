@@ -22,9 +22,6 @@ struct element {
 	const char *why;   /* key of the definition, or why the element has no effect; NULL: none */
 };
 
-/* Why what is about a firmware has no effect. */
-#define XML_NO_FIRMWARE "Cairn boots the kernel directly, without firmware"
-
 /* The last element has a NULL path. */
 extern const struct element elements[];
 
