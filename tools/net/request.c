@@ -110,21 +110,30 @@ bad:
 	return err_set(e, -EINVAL, ERR_INVALID, "network.uuid: 32 hexadecimal digits in lower case, as 8-4-4-4-12");
 }
 
+/* Get a member that is one of n words. expected: what an error says. *ret: the word's index; untouched if the member is
+ * absent. Returns 0; -EINVAL. */
+static int word_read(const struct reading *r, const char *key, bool needed, const char *const *words, size_t n, const char *expected,
+	unsigned *ret, struct err *e)
+{
+	const char *word = NULL;
+	int error = reading_text(r, key, needed, &word, e);
+
+	if (error < 0 || !word)
+		return error;
+	for (unsigned i = 0; i < n; i++)
+		if (!strcmp(words[i], word)) {
+			*ret = i;
+			return 0;
+		}
+	return err_set(e, -EINVAL, ERR_INVALID, "%s", expected);
+}
+
 static int mode_read(const struct reading *r, enum network_mode *ret, struct err *e)
 {
 	static const char *const words[] = { [MODE_NAT] = "nat", [MODE_ROUTE] = "route", [MODE_ISOLATED] = "isolated",
 		[MODE_OPEN] = "open", [MODE_BRIDGE] = "bridge" };
-	const char *word = NULL;
-	int error = reading_text(r, "mode", true, &word, e);
 
-	if (error < 0)
-		return error;
-	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-		if (!strcmp(words[i], word)) {
-			*ret = (enum network_mode)i;
-			return 0;
-		}
-	return err_set(e, -EINVAL, ERR_INVALID, "network.mode: nat, route, isolated, open or bridge");
+	return word_read(r, "mode", true, words, ARRAY_SIZE(words), "network.mode: nat, route, isolated, open or bridge", ret, e);
 }
 
 /* The names that are made from the UUID. The MAC addresses are local ones; their last five bytes are the UUID's. */
@@ -310,17 +319,8 @@ bool port_has_guest_mac(const struct port *p)
 static int filter_read(const struct reading *r, enum port_filter *ret, struct err *e)
 {
 	static const char *const words[] = { [FILTER_NO_SPOOFING] = "no-spoofing", [FILTER_CLEAN_TRAFFIC] = "clean-traffic", [FILTER_NONE] = "none" };
-	const char *word = NULL;
-	int error = reading_text(r, "filter", false, &word, e);
 
-	if (error < 0 || !word)
-		return error;
-	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-		if (!strcmp(words[i], word)) {
-			*ret = (enum port_filter)i;
-			return 0;
-		}
-	return err_set(e, -EINVAL, ERR_INVALID, "port.filter: no-spoofing, clean-traffic or none");
+	return word_read(r, "filter", false, words, ARRAY_SIZE(words), "port.filter: no-spoofing, clean-traffic or none", ret, e);
 }
 
 static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
@@ -381,17 +381,9 @@ static int verb_read(const struct reading *r, enum verb *ret, struct err *e)
 	static const char *const words[] = { [VERB_UP] = "up", [VERB_DOWN] = "down", [VERB_UPDATE] = "update",
 		[VERB_LEASES] = "leases", [VERB_CHECK] = "check", [VERB_FREE] = "free", [VERB_PORT_UP] = "port-up",
 		[VERB_PORT_DOWN] = "port-down", [VERB_DENIED] = "denied" };
-	const char *word = NULL;
-	int error = reading_text(r, "verb", true, &word, e);
 
-	if (error < 0)
-		return error;
-	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-		if (!strcmp(words[i], word)) {
-			*ret = (enum verb)i;
-			return 0;
-		}
-	return err_set(e, -EINVAL, ERR_INVALID, "verb: up, down, update, leases, check, free, port-up, port-down or denied");
+	return word_read(r, "verb", true, words, ARRAY_SIZE(words), "verb: up, down, update, leases, check, free, port-up, port-down or denied",
+		ret, e);
 }
 
 static int folder_read(const struct reading *r, const char **ret, struct err *e)
