@@ -1,5 +1,5 @@
-/* The verbs of ports. Each change also removes the rules of taps that are gone, because a daemon that was killed has
- * not removed them; and it remembers the addresses that dnsmasq's leases and the removed ports name. */
+/* The verbs of ports. port-up and port-down also remove the rules of taps that are gone, because a daemon that was
+ * killed has not removed them; and they remember the addresses that dnsmasq's leases and the removed ports name. */
 #include "tools/net/port.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -38,7 +38,7 @@ struct change {
 	size_t nmacs;
 	struct lease *leases; /* owned; those that have not ended */
 	size_t nleases;
-	struct remembered_list *remembered; /* owned */
+	struct remembered_list *remembered; /* owned; NULL: not read */
 };
 
 static void change_done(struct change *c)
@@ -127,7 +127,7 @@ static void lease_read(void *arg, const char *line)
 }
 
 /* Remember the addresses that the removed ports have had. */
-static int addresses_remember(struct change *c, struct err *e)
+static int removed_remember(struct change *c, struct err *e)
 {
 	for (size_t i = 0; i < c->nmacs; i++) {
 		CLEANUP_JS struct json_object *owner = NULL;
@@ -160,15 +160,25 @@ static int change_begin(struct change *c, const struct service *service, struct 
 	c->text = (struct port_text){ .req = req, .service = service };
 	snprintf(c->text.table, sizeof(c->text.table), "%s_ports", req->net.table);
 	r = table_find(c->o, c->text.table, &c->table_exists, e);
-	if (r < 0 || (!c->table_exists && req->verb != VERB_PORT_UP))
-		return r;
+	return r < 0 || !c->table_exists ? r : macs_list(c, e);
+}
+
+/* Read the leases, and bring the file of remembered addresses up to date. */
+static int addresses_collect(struct change *c, struct err *e)
+{
+	const struct request *req = c->o->req;
+	struct err why;
+	int r;
+
 	c->remembered = must_alloc(calloc(1, sizeof(*c->remembered)));
 	r = remembered_read(req->folder, c->remembered, e);
 	if (!r)
 		r = leases_each(req, lease_read, c, e);
-	if (!r && c->table_exists)
-		r = macs_list(c, e);
-	return r ? r : addresses_remember(c, e);
+	if (!r)
+		r = removed_remember(c, e);
+	if (!r && remembered_write(req->folder, c->remembered, &why) < 0)
+		operation_note(c->o, why.msg);
+	return r;
 }
 
 /* ---- changes ---- */
@@ -198,7 +208,7 @@ static void removal_print(const struct change *c)
 		removed += c->macs[i].removed;
 	if (!removed)
 		return;
-	port_learn_clear(&c->text);
+	port_learn_reset(&c->text);
 	for (size_t i = 0; i < c->nmacs; i++) {
 		const struct port_mac *m = &c->macs[i];
 
@@ -245,7 +255,19 @@ static void own_print(const struct change *c)
 	}
 }
 
-static int change_run(struct change *c, struct err *e)
+static void change_print(const struct change *c)
+{
+	if (!c->table_exists)
+		port_table_print(&c->text);
+	removal_print(c);
+	if (c->o->req->verb == VERB_PORT_UP) {
+		port_print(&c->text);
+		own_print(c);
+	}
+}
+
+/* Run the commands that print() makes. */
+static int change_run(struct change *c, void (*print)(const struct change *c), struct err *e)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
@@ -253,15 +275,7 @@ static int change_run(struct change *c, struct err *e)
 	c->text.f = open_memstream(&text, &len);
 	if (!c->text.f)
 		return err_set_errno(e, -ENOMEM, "rules");
-	if (!c->table_exists) {
-		port_table_print(&c->text);
-		port_learn_clear(&c->text);
-	}
-	removal_print(c);
-	if (c->o->req->verb == VERB_PORT_UP) {
-		port_print(&c->text);
-		own_print(c);
-	}
+	print(c);
 	if (fclose(c->text.f))
 		return err_set_errno(e, -ENOMEM, "rules");
 	return len ? nft_run(c->o->nft, text, e) : 0;
@@ -270,14 +284,14 @@ static int change_run(struct change *c, struct err *e)
 static int port_change(struct operation *o, const struct service *service, struct err *e)
 {
 	struct change c = { .o = o };
-	struct err why;
 	int r = change_begin(&c, service, e);
 
-	/* First the file: afterwards the rules, which know the addresses, are gone. */
-	if (!r && c.remembered && remembered_write(o->req->folder, c.remembered, &why) < 0)
-		operation_note(o, why.msg);
-	if (!r && c.remembered)
-		r = change_run(&c, e);
+	if (!r && (c.table_exists || o->req->verb == VERB_PORT_UP)) {
+		/* First the file: afterwards the rules, which know the addresses, are gone. */
+		r = addresses_collect(&c, e);
+		if (!r)
+			r = change_run(&c, change_print, e);
+	}
 	change_done(&c);
 	return r;
 }
@@ -316,29 +330,23 @@ int network_port_down(struct operation *o, struct err *e)
 	return port_change(o, &none, e);
 }
 
+static void refresh_print(const struct change *c)
+{
+	port_table_print(&c->text);
+	for (size_t i = 0; i < c->nmacs; i++) {
+		if (!is_second(c, i))
+			port_learn_print(&c->text, c->macs[i].tap);
+		port_hosts6_print(&c->text, c->macs[i].tap, c->macs[i].mac);
+	}
+}
+
 int ports_refresh(struct operation *o, const struct service *service, struct err *e)
 {
 	struct change c = { .o = o };
-	CLEANUP_FREE char *text = NULL;
-	size_t len;
 	int r = change_begin(&c, service, e);
 
-	if (r < 0 || !c.table_exists) {
-		change_done(&c);
-		return r;
-	}
-	c.text.f = open_memstream(&text, &len);
-	if (c.text.f) {
-		port_table_print(&c.text);
-		port_learn_clear(&c.text);
-		for (size_t i = 0; i < c.nmacs; i++) {
-			if (!is_second(&c, i))
-				port_learn_print(&c.text, c.macs[i].tap);
-			port_hosts6_print(&c.text, c.macs[i].tap, c.macs[i].mac);
-		}
-	}
-	if (!c.text.f || fclose(c.text.f))
-		r = err_set_errno(e, -ENOMEM, "rules");
+	if (!r && c.table_exists)
+		r = change_run(&c, refresh_print, e);
 	change_done(&c);
-	return r < 0 ? r : nft_run(o->nft, text, e);
+	return r;
 }

@@ -165,19 +165,17 @@ static void chain_print(const struct port_text *t, const char *chain, const char
 	fprintf(t->f, "add chain bridge %s %s %s\n", t->table, chain, hook);
 }
 
-void port_learn_clear(const struct port_text *t)
+void port_learn_reset(const struct port_text *t)
 {
-	const struct subnet *s = &t->req->net.ipv4;
+	uint32_t seconds = t->req->net.ipv4.lease_seconds;
+	char timeout[24] = "";
 
-	static const char *const clients[] = { "clients", "host_clients" };
-
+	if (seconds && seconds != UINT32_MAX)
+		snprintf(timeout, sizeof(timeout), " timeout %us", seconds);
 	fprintf(t->f, "flush chain bridge %s learn\n", t->table);
 	/* Not those of other clients: a guest may have changed its MAC address, or be a bridge itself. */
-	for (size_t i = 0; i < 2; i++)
-		if (s->lease_seconds && s->lease_seconds != UINT32_MAX)
-			rule(t, "learn", DHCP_CHADDR " @%s update @taken { " DHCP_YIADDR " timeout %us }", clients[i], s->lease_seconds);
-		else
-			rule(t, "learn", DHCP_CHADDR " @%s update @taken { " DHCP_YIADDR " }", clients[i]);
+	rule(t, "learn", DHCP_CHADDR " @clients update @taken { " DHCP_YIADDR "%s }", timeout);
+	rule(t, "learn", DHCP_CHADDR " @host_clients update @taken { " DHCP_YIADDR "%s }", timeout);
 	rule(t, "learn", DHCP_CHADDR " != @clients " DHCP_CHADDR " != @host_clients delete @taken { " DHCP_YIADDR " }");
 }
 
@@ -204,7 +202,7 @@ void port_table_print(const struct port_text *t)
 	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
 		chain_print(t, chains[i], "");
 	chain_print(t, "prerouting", "{ type filter hook prerouting priority filter; policy accept; }");
-	for (size_t i = 0; i < ARRAY_SIZE(chains) - 1; i++) /* port_learn_clear() is for the last one */
+	for (size_t i = 0; i < ARRAY_SIZE(chains) - 1; i++) /* port_learn_reset() is for the last one */
 		fprintf(t->f, "flush chain bridge %s %s\n", t->table, chains[i]);
 	fprintf(t->f, "flush chain bridge %s prerouting\n", t->table);
 	basic_print(t);
@@ -227,6 +225,7 @@ void port_table_print(const struct port_text *t)
 	rule(t, "others", "accept");
 	rule(t, "prerouting", "iifname vmap @ports_in");
 	rule(t, "prerouting", "iifname \"%s\" udp sport 67 udp dport 68 " DHCP_IS_ACK " " DHCP_YIADDR " != 0 jump learn", t->req->net.veth);
+	port_learn_reset(t);
 }
 
 void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds)
@@ -311,17 +310,43 @@ void port_own_print(const struct port_text *t, const struct address *a)
 	own_add(t, "own", a);
 }
 
-/* Ports with the flag "isolated" exchange no frames; this keeps them from doing so by the host, which would route. */
-static void detour_print(const struct port_text *t, const char *chain, const struct subnet *s, const struct address *service, const char *family)
+/* Drop what goes to a guest of the network by way of the host. host: its MAC addresses. */
+static void detour_print(const struct port_text *t, const char *chain, const char *host, const struct subnet *s, const struct address *service,
+	const char *family)
 {
-	char a[ADDRESS_TEXT_MAX], b[ADDRESS_TEXT_MAX], c[ADDRESS_TEXT_MAX], own[MAC_TEXT_MAX], veth[MAC_TEXT_MAX];
+	char a[ADDRESS_TEXT_MAX], b[ADDRESS_TEXT_MAX], c[ADDRESS_TEXT_MAX];
 	struct address first = address_network(&s->address, s->prefix);
 
 	if (!s->given)
 		return;
-	rule(t, chain, "ether daddr { %s, %s } %s daddr %s/%u %s daddr != { %s%s%s } drop", mac_print(t->req->net.mac, own),
-		mac_print(t->req->net.veth_mac, veth), family, address_print(&first, a), s->prefix, family, address_print(&s->address, b),
-		service->family ? ", " : "", service->family ? address_print(service, c) : "");
+	rule(t, chain, "ether daddr %s %s daddr %s/%u %s daddr != { %s%s%s } drop", host, family, address_print(&first, a), s->prefix, family,
+		address_print(&s->address, b), service->family ? ", " : "", service->family ? address_print(service, c) : "");
+}
+
+/* Ports with the flag "isolated" exchange no frames; these rules keep them from doing so by the host, which would
+ * route. */
+static void isolation_print(const struct port_text *t, const char *chain)
+{
+	const struct network *n = &t->req->net;
+	char own[MAC_TEXT_MAX], veth[MAC_TEXT_MAX], host[2 * MAC_TEXT_MAX + 8];
+
+	snprintf(host, sizeof(host), "{ %s, %s }", mac_print(n->mac, own), mac_print(n->veth_mac, veth));
+	/* The host removes tags of VLAN 0, also several, and the next rules see no address behind them. */
+	rule(t, chain, "ether daddr %s ether type { 8021q, 8021ad } drop", host);
+	detour_print(t, chain, host, &n->ipv4, &t->service->ipv4, "ip");
+	detour_print(t, chain, host, &n->ipv6, &t->service->ipv6, "ip6");
+}
+
+#define CLIENTS_TEXT_MAX (2 * RAW_TEXT_MAX + 8)
+
+/* The bits of the guest's MAC address, or the set of its two. Returns text. */
+static const char *clients_print(const struct port *p, char text[CLIENTS_TEXT_MAX])
+{
+	char first[RAW_TEXT_MAX], second[RAW_TEXT_MAX];
+
+	snprintf(text, CLIENTS_TEXT_MAX, port_has_guest_mac(p) ? "{ %s, %s }" : "%s", raw_print(p->mac, MAC_BYTES, first),
+		raw_print(p->guest_mac, MAC_BYTES, second));
+	return text;
 }
 
 /* Frames with other MAC addresses than the guest's: dropped if strict; else if somebody else is known to have the
@@ -329,17 +354,12 @@ static void detour_print(const struct port_text *t, const char *chain, const str
 static void macs_print(const struct port_text *t, const char *chain, bool strict)
 {
 	const struct port *p = &t->req->port;
-	char a[MAC_TEXT_MAX], b[MAC_TEXT_MAX], x[RAW_TEXT_MAX], y[RAW_TEXT_MAX], macs[2 * MAC_TEXT_MAX + 8], clients[2 * RAW_TEXT_MAX + 8];
+	char a[MAC_TEXT_MAX], b[MAC_TEXT_MAX], macs[2 * MAC_TEXT_MAX + 8], clients[CLIENTS_TEXT_MAX];
 
-	snprintf(macs, sizeof(macs), "%s", mac_print(p->mac, a));
-	snprintf(clients, sizeof(clients), "%s", raw_print(p->mac, MAC_BYTES, x));
-	if (port_has_guest_mac(p)) {
-		snprintf(macs, sizeof(macs), "{ %s, %s }", a, mac_print(p->guest_mac, b));
-		snprintf(clients, sizeof(clients), "{ %s, %s }", x, raw_print(p->guest_mac, MAC_BYTES, y));
-	}
+	snprintf(macs, sizeof(macs), port_has_guest_mac(p) ? "{ %s, %s }" : "%s", mac_print(p->mac, a), mac_print(p->guest_mac, b));
 	rule(t, chain, "ether saddr != %s %s", macs, strict ? "drop" : "jump foreign_mac");
 	rule(t, chain, "arp saddr ether != %s %s", macs, strict ? "drop" : "jump foreign_arp");
-	rule(t, chain, "meta protocol ip udp dport 67 " DHCP_CHADDR " != %s %s", clients, strict ? "drop" : "jump foreign_client");
+	rule(t, chain, "meta protocol ip udp dport 67 " DHCP_CHADDR " != %s %s", clients_print(p, clients), strict ? "drop" : "jump foreign_client");
 }
 
 static void filter_print(const struct port_text *t, const char *chain)
@@ -371,10 +391,9 @@ static void filter_print(const struct port_text *t, const char *chain)
 static void learning_print(const struct port_text *t, const char *chain)
 {
 	const struct port *p = &t->req->port;
-	char x[RAW_TEXT_MAX], y[RAW_TEXT_MAX], clients[2 * RAW_TEXT_MAX + 8];
+	char clients[CLIENTS_TEXT_MAX];
 
-	snprintf(clients, sizeof(clients), port_has_guest_mac(p) ? "{ %s, %s }" : "%s", raw_print(p->mac, MAC_BYTES, x),
-		raw_print(p->guest_mac, MAC_BYTES, y));
+	clients_print(p, clients);
 	rule(t, chain, DHCP_CHADDR " %s update @own_%s { " DHCP_YIADDR " }", clients, p->tap);
 	rule(t, chain, DHCP_CHADDR " != %s delete @own_%s { " DHCP_YIADDR " }", clients, p->tap);
 }
@@ -394,15 +413,8 @@ void port_print(const struct port_text *t)
 	chain_print(t, in, "");
 	chain_print(t, ack, "");
 	port_sets_print(t);
-	if (p->isolated) {
-		char own[MAC_TEXT_MAX], veth[MAC_TEXT_MAX];
-
-		/* The host removes tags of VLAN 0, also several, and the next rules see no address behind them. */
-		rule(t, in, "ether daddr { %s, %s } ether type { 8021q, 8021ad } drop", mac_print(t->req->net.mac, own),
-			mac_print(t->req->net.veth_mac, veth));
-		detour_print(t, in, &t->req->net.ipv4, &t->service->ipv4, "ip");
-		detour_print(t, in, &t->req->net.ipv6, &t->service->ipv6, "ip6");
-	}
+	if (p->isolated)
+		isolation_print(t, in);
 	if (p->filter != FILTER_NONE) {
 		filter_print(t, in);
 		learning_print(t, ack);

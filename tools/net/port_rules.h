@@ -23,7 +23,8 @@ struct port_text {
 	char table[ID_MAX + 8];
 };
 
-/* Make the shared part, or bring it to this definition of the network. */
+/* Make the shared part, or bring it to this definition of the network. Afterwards no tap's chain gets DHCP's
+ * acknowledgements: call port_learn_print() for each port. */
 void port_table_print(const struct port_text *t);
 /* Note an address that is leased at present. seconds: 0: forever. */
 void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds);
@@ -34,11 +35,11 @@ void port_print(const struct port_text *t);
 void port_own_print(const struct port_text *t, const struct address *a);
 /* Add the fixed IPv6 addresses of a MAC address to those of a tap. */
 void port_hosts6_print(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES]);
-/* Have the tap's chain called for DHCP's answers. */
+/* Pass DHCP's acknowledgements to the tap's chain ack_TAP, which learns the guest's addresses from them. */
 void port_learn_print(const struct port_text *t, const char *tap);
 
-/* Call no tap's chain for DHCP's answers: before chains are removed. */
-void port_learn_clear(const struct port_text *t);
+/* Pass DHCP's acknowledgements to no tap's chain: nft removes a chain only if no rule jumps to it. */
+void port_learn_reset(const struct port_text *t);
 /* Remove a port, but for what belongs to its MAC addresses; what is not there does no harm. */
 void port_clear(const struct port_text *t, const char *tap);
 /* Remove what belongs to a MAC address of a tap. last: no other tap has it. */
