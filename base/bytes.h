@@ -50,6 +50,14 @@ static inline bool bytes_are_zero(const uint8_t *p, size_t len)
 	return !p[0] && !memcmp(p, p + 1, len - 1);
 }
 
+/* Returns true if the first n bits are equal. Bit 0 is the highest bit of the first byte, as in a network address. */
+static inline bool bits_are_equal(const uint8_t *a, const uint8_t *b, unsigned n)
+{
+	unsigned bytes = n / 8, rest = n % 8;
+
+	return !memcmp(a, b, bytes) && (!rest || !((a[bytes] ^ b[bytes]) >> (8 - rest)));
+}
+
 struct cursor {
 	uint8_t *base; /* borrowed; the functions that read do not write to it */
 	size_t pos;

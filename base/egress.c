@@ -1,4 +1,5 @@
 #include "base/egress.h"
+#include "base/bytes.h"
 #include "base/util.h"
 
 #include <arpa/inet.h>
@@ -279,16 +280,12 @@ bool egress_rule_fits_port(const struct egress_rule *r, uint8_t protocol, uint16
 
 bool egress_rule_has_address(const struct egress_rule *r, const uint8_t address[EGRESS_ADDRESS_BYTES])
 {
-	unsigned bytes = r->bits / 8, rest = r->bits % 8;
-
-	if (r->target == EGRESS_ANY)
-		return true;
-	if (r->target != EGRESS_PREFIX || memcmp(r->address, address, bytes) != 0)
-		return false;
+	if (r->target != EGRESS_PREFIX)
+		return r->target == EGRESS_ANY;
 	/* ::/0 means all of IPv6, and 0.0.0.0/0 all of IPv4. */
 	if (r->bits < IPV4_BITS && !memcmp(address, egress_ipv4_form, EGRESS_IPV4_AT))
 		return false;
-	return !rest || !((r->address[bytes] ^ address[bytes]) >> (8 - rest));
+	return bits_are_equal(r->address, address, r->bits);
 }
 
 bool egress_rule_has_name(const struct egress_rule *r, const char *name)

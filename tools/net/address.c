@@ -1,4 +1,5 @@
 #include "tools/net/address.h"
+#include "base/bytes.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -40,12 +41,7 @@ bool address_equal(const struct address *a, const struct address *b)
 
 bool address_shares_prefix(const struct address *a, const struct address *b, unsigned prefix)
 {
-	size_t whole = prefix / 8;
-	unsigned rest = prefix % 8;
-
-	if (a->family != b->family || memcmp(a->bytes, b->bytes, whole) != 0)
-		return false;
-	return !rest || !((a->bytes[whole] ^ b->bytes[whole]) >> (8 - rest));
+	return a->family == b->family && bits_are_equal(a->bytes, b->bytes, prefix);
 }
 
 static bool address_is_zero(const struct address *a)

@@ -64,10 +64,7 @@ static const uint8_t dhcp6_servers[] = { 0xff, 2, [13] = 1, [15] = 2 };
 
 static bool prefix_has(const struct prefix *p, const uint8_t *address)
 {
-	unsigned bytes = p->bits / 8, rest = p->bits % 8;
-
-	return !memcmp(p->address, address, bytes) &&
-		(!rest || !((unsigned)(p->address[bytes] ^ address[bytes]) >> (8 - rest)));
+	return bits_are_equal(p->address, address, p->bits);
 }
 
 static bool one_has(const struct prefix *list, size_t n, const uint8_t *address)

@@ -199,6 +199,18 @@ static void test_range_inside_does_not_wrap(void **state)
 	assert_true(range_inside(1, UINT64_MAX - 1, UINT64_MAX));
 }
 
+static void test_bits_are_compared_from_the_highest(void **state)
+{
+	static const uint8_t a[] = { 0xac, 0x10 }, b[] = { 0xac, 0x1f }, c[] = { 0x2c, 0x10 };
+
+	(void)state;
+	assert_true(bits_are_equal(a, b, 12));
+	assert_false(bits_are_equal(a, b, 13));
+	assert_true(bits_are_equal(a, a, 16));
+	assert_true(bits_are_equal(a, c, 0));
+	assert_false(bits_are_equal(a, c, 1));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -210,6 +222,7 @@ int main(void)
 		cmocka_unit_test(test_cursor_lengths_that_wrap),
 		cmocka_unit_test(test_cursor_writes_and_stops),
 		cmocka_unit_test(test_range_inside_does_not_wrap),
+		cmocka_unit_test(test_bits_are_compared_from_the_highest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
