@@ -219,7 +219,7 @@ void machine_carry_clients(struct machine *m, struct vm_go *go, int *fds)
 
 static int client_attach(struct machine *m, const struct vm_go_client *from, int fd, struct err *e)
 {
-	struct console_client client = { .fd = fd, .sent = from->sent, .who = { from->user, from->group } };
+	struct console_client client = { .fd = fd, .sent = from->sent, .who = { .user = from->user, .group = from->group } };
 	struct console *c = from->console < ARRAY_SIZE(console_names) ? m->consoles[from->console] : NULL;
 
 	_Static_assert(sizeof(client.note) == sizeof(from->note), "a note is copied whole");
