@@ -60,6 +60,11 @@ def need(vm, *states):
         raise Refused(WRONG_STATE)
 
 
+def both(ours, theirs):
+    """Return the pieces that are the same, and None for the others."""
+    return [a if a == b else None for a, b in zip(ours, theirs)]
+
+
 class Model:
     def __init__(self):
         self.vms = {}
@@ -84,6 +89,23 @@ class Model:
 
     def running(self):
         return [n for n, vm in self.vms.items() if vm.state in LIVE]
+
+    # ---- several models that fit ----
+
+    def adopt_filled(self, other):
+        """Take the memory of guests that ran for the first time when the other model was compared with the host."""
+        for name, vm in self.vms.items():
+            if name in other.vms and other.vms[name].memory is not BOOTS and vm.memory is BOOTS and vm.state == "running":
+                vm.memory = list(other.vms[name].memory)
+
+    def blur(self, other):
+        """Forget the data in which the other model differs. It has the same VMs in the same states."""
+        for name, vm in self.vms.items():
+            theirs = other.vms[name]
+            vm.disk = both(vm.disk, theirs.disk)
+            vm.unflushed |= theirs.unflushed
+            if vm.memory != theirs.memory:
+                vm.memory = both(vm.memory or [None] * PIECES, theirs.memory or [None] * PIECES)
 
     # ---- lifecycle ----
 

@@ -16,7 +16,7 @@ from model import BOOTS, INVALID, LAYERS_MAX, LIVE, OFF, PIECES, SNAPSHOTS_MAX, 
 
 MEMORY_AT, MEMORY_BYTES = 16 << 20, 128 << 10  # of one piece
 SECTORS = 64  # of one piece of the disk
-LAST = 30  # operations that a failure prints
+LAST = 60  # operations that a failure prints
 LEAKS = 3  # exit status of a check of an image
 SETTLE_SECONDS = 20 * guestlib.SLOW  # after a kill of the daemon, the next one knows the outcome of each request
 HIT_SECONDS = 0.03  # mean time from a request to the kill
@@ -144,21 +144,28 @@ class User:
 
     def compare(self, touched, models=None):
         """Compare the states of all VMs, and the data of those that were touched, with each model. Keep the one that
-        fits. After a kill of the daemon, wait until one fits."""
+        fits. After a kill of the daemon, wait until one fits. If several fit, such as those of a VM that is paused
+        before and after a revert, what they differ in is unknown."""
         end = time.monotonic() + SETTLE_SECONDS
         while True:
             before = self.hits.read()
-            why = []
+            fits, why = None, []
             for model in models or [self.model]:
                 model = copy.deepcopy(model)
+                if fits:
+                    model.adopt_filled(fits)
                 try:
                     self.compare_with(model, touched)
-                    self.model, self.clean = model, before
-                    return
+                    if fits:
+                        fits.blur(model)
+                    fits = fits or model
                 except (Difference, OSError, EOFError, QmpError) as e:
                     if not self.was_hit():
                         raise
                     why.append(str(e))
+            if fits:
+                self.model, self.clean = fits, before
+                return
             if time.monotonic() > end:
                 about = {n: self.patiently(lambda n=n: self.info(n)) for n in touched if n in self.seen()}
                 why += [f"{n}: {i['state']} ({i['reason']}) {i.get('detail', '')} job {i.get('job')}" for n, i in about.items()]
@@ -194,6 +201,8 @@ class User:
                     for i, seed in enumerate(vm.memory):
                         console.run(f"fill {MEMORY_AT + i * MEMORY_BYTES} {MEMORY_BYTES} {seed}")
                 for i, seed in enumerate(vm.memory):
+                    if seed is None:
+                        continue
                     console.run(f"check {MEMORY_AT + i * MEMORY_BYTES} {MEMORY_BYTES} {seed}")
                 for i, seed in enumerate(vm.disk):
                     if seed:
