@@ -385,7 +385,7 @@ static int check_state(struct call *c, struct err *e)
 	snprintf(what, sizeof(what), "try %s again", vm_trigger_name(c->command->trigger));
 	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, what, e) < 0)
 		return c->command->trigger == VM_ASK_DESTROY ? 0 : -EBUSY;
-	if (c->command->trigger == VM_ASK_DESTROY && restart_is_pending(c->vm))
+	if (c->command->trigger == VM_ASK_DESTROY && (restart_is_pending(c->vm) || vm_is_starting(c->vm)))
 		return 0;
 	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,

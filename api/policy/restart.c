@@ -16,11 +16,13 @@
 #define SECOND_NS 1000000000ULL
 
 static void restart_want(struct vm *vm);
+static void restart_forget(struct vm *vm);
 
 static void restart_ended(void *opaque, int r, const struct err *e)
 {
-	(void)e;
-	if (r < 0)
+	if (r < 0 && e->cls == ERR_CANCELLED)
+		restart_forget(opaque); /* the VM was destroyed */
+	else if (r < 0)
 		restart_want(opaque); /* a failed start counts as a try; schedule the next one */
 }
 

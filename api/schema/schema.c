@@ -500,7 +500,7 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SUSPEND },
 	{ "vm-resume", "resume the vCPUs", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESUME },
-	{ "vm-destroy", "stop the VM at once; return when its process has ended", vm_only, NULL,
+	{ "vm-destroy", "stop the VM at once, or end its start; return when its process has ended", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY },
 	{ "vm-console", "connect to a console of the guest; the answer carries a socket as an fd", console_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },

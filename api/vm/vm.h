@@ -1,6 +1,6 @@
 /* vm: one defined VM in the daemon: its definition, its state and its process. vm.c has the registry and the state,
- * vm_define.c changes definitions, vm_start.c starts, stops and adopts processes, vm_life.c handles their events and
- * their end. Threading: the daemon's loop. */
+ * vm_define.c changes definitions, vm_start.c starts and stops processes, vm_adopt.c adopts them, vm_life.c handles
+ * their events and their end. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_H
 #define CAIRN_API_VM_VM_H
 
@@ -259,7 +259,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	struct json_object *was, void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 
-/* ---- start and stop (vm_start.c, vm_life.c) ---- */
+/* ---- start and stop (vm_start.c, vm_adopt.c, vm_life.c) ---- */
 
 /* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. opts: copied;
  * opts->state_fd, opts->state_file: taken, also on errors. */
@@ -275,7 +275,8 @@ void vm_start_goes_on(struct vm *vm);
 /* Answer a failed start, because its process has ended or is stuck. Does nothing without a failed start. The answer may
  * free the VM. */
 void vm_start_over(struct vm *vm);
-/* Stop the VM's process without a guest shutdown. call: answered when the process has ended; NULL: none. */
+/* Stop the VM's process without a guest shutdown, or end a start that has no process yet, which may free the VM.
+ * call: answered when the process or that start has ended; NULL: none. */
 void vm_destroy(struct vm *vm, struct call *call);
 /* End a start that is under way, as soon as that is possible. Does nothing without a start. */
 void vm_start_call_off(struct vm *vm);

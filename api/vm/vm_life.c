@@ -325,17 +325,13 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 		vm_move(vm, VM_SAW_CRASHED, vm_reason_name(ev->reason), ev->detail, ev->value);
 }
 
-/* Answer all calls that wait for the end of the VM's process. e: NULL: success. */
-static void vm_answer_gone(struct vm *vm, const struct err *e)
+void vm_answer_gone(struct vm *vm)
 {
 	while (vm->stop.calls) {
 		struct call *c = vm->stop.calls;
 
 		vm->stop.calls = c->next;
-		if (e)
-			call_fail(c, e);
-		else
-			call_return(c, NULL);
+		call_return(c, NULL);
 	}
 }
 
@@ -379,7 +375,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
 	vm_handover_abandon(vm);
 	vm_notify(vm, run_ended);
-	vm_answer_gone(vm, NULL);
+	vm_answer_gone(vm);
 	vm_tell_gone(vm);
 	vm_notify(vm, run_over, was_active, rebooting);
 	vm_start_over(vm);

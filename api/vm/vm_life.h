@@ -19,6 +19,8 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end);
 void vm_report_phase(struct vm *vm, struct vm_info *info);
 /* Call the function of vm_when_gone(), if there is one. It may free the VM. */
 void vm_tell_gone(struct vm *vm);
+/* Answer all calls that wait for the end of the VM's process, or of a start that had none. */
+void vm_answer_gone(struct vm *vm);
 /* Free the object of vm_start_ahead(). The process ends by itself, because its channel closes. NULL allowed. */
 void start_process_free(struct start_process *s);
 /* Emit EVENT_SNAPSHOT_RECOVERED. ev: of kind VM_EVENT_SNAPSHOT_RECOVERED. */

@@ -1,4 +1,4 @@
-/* Starts a VM, stops it by force, and adopts the process that an earlier daemon started. */
+/* Starts a VM and stops it by force. */
 #include "api/vm/vm.h"
 #include "api/access/authors.h"
 #include "api/access/client_file.h"
@@ -6,7 +6,6 @@
 #include "api/definition/vm_config.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
-#include "api/vm/consoles.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
@@ -22,7 +21,6 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -182,6 +180,15 @@ static void managed_release(struct vm *vm, bool used)
 
 static void start_next(struct vm_host *host);
 
+/* Answer those who destroyed the VM before its start had a process. */
+static void stop_answer(struct vm *vm)
+{
+	if (vm->proc)
+		return; /* its end answers them */
+	vm->stop.kind = VM_OP_NONE;
+	vm_answer_gone(vm);
+}
+
 static void start_answer(struct vm *vm, int r, const struct err *e)
 {
 	struct vm_start_opts opts = vm->start.opts;
@@ -231,18 +238,6 @@ static void run_forget(struct vm *vm)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* Whether the end file records a later start than state.json. Then vm->run becomes the number of that start. */
-static bool run_missed(struct vm *vm, int end_fd)
-{
-	uint64_t run;
-
-	if (end_fd < 0 || pread_full(end_fd, &run, sizeof(run), VM_END_RUN) < 0 ||
-		run <= vm->run)
-		return false;
-	vm->run = run;
-	return true;
-}
-
 static void start_fail(struct vm *vm, const struct err *e)
 {
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
@@ -254,6 +249,7 @@ static void start_fail(struct vm *vm, const struct err *e)
 		snprintf(vm->reason, sizeof(vm->reason), "failed");
 	vm_save(vm);
 	vm_notify(vm, start_failed);
+	stop_answer(vm);
 	start_answer(vm, -EREMOTEIO, e);
 }
 
@@ -324,6 +320,11 @@ static void working_sets_add(struct vm *vm, struct config *c)
 	else if (!vm->start.opts.forked)
 		log_info("vm", "VM '%s' starts without the list of memory to restore first, so a restore may be slower: %s",
 			vm->def->name, e.msg);
+}
+
+static int check_called_off(const struct vm *vm, struct err *e)
+{
+	return vm->start.opts.called_off ? err_set(e, -ECANCELED, ERR_CANCELLED, STOPPED) : 0;
 }
 
 static int check_host_shutdown(const struct vm *vm, struct err *e)
@@ -413,8 +414,8 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	struct start_process *s = NULL;
 	int r = check_host_shutdown(vm, e); /* a stop of all VMs may have begun while the start waited */
 
-	if (!r && vm->start.opts.called_off)
-		r = err_set(e, -ECANCELED, ERR_CANCELLED, STOPPED);
+	if (!r)
+		r = check_called_off(vm, e);
 	if (!r)
 		s = STEAL_PTR(vm->start.ahead);
 	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);
@@ -467,7 +468,7 @@ static void start_prepared(struct vm *vm, int r, const struct err *e)
 	struct config *c = STEAL_PTR(vm->start.config);
 	struct err own;
 
-	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
+	if (vm->offline && !vm->start.opts.called_off) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
 		vm->start.kind = VM_OP_START_WAITS;
 		managed_release(vm, false);
 	} else {
@@ -527,11 +528,13 @@ static void start_held(struct store_work *work)
 	struct err e = work->e;
 	int r = work->r;
 
-	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
+	if (vm->offline && !vm->start.opts.called_off) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
 		vm->start.kind = VM_OP_START_WAITS;
 		managed_release(vm, false);
 	} else {
 		vm->start.kind = VM_OP_NONE;
+		if (!r)
+			r = check_called_off(vm, &e);
 		if (!r)
 			r = start_prepare(vm, &h->config, &e);
 		if (r < 0)
@@ -569,19 +572,24 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 		vm->start.kind = VM_OP_START;
 }
 
-/* Queue the start if --max-starting starts are under way: too many concurrent starts take longer than sequential
- * ones. Returns whether the start was queued. */
-static bool start_has_to_wait(struct vm *vm)
+/* Whether fewer than --max-starting starts are under way: more of them take longer than one after the other. Clones of
+ * a fork do not count: the fork limits their starts itself, and they may wait for its source. */
+static bool start_has_room(const struct vm_host *host)
 {
-	const struct vm_host *host = vm->host;
-	struct vm **end = &vm->host->starts_wait;
 	unsigned under_way = 0;
 
 	for (size_t i = 0; i < host->nvms; i++)
 		under_way += host->vms[i]->start.kind >= VM_OP_START_OPENS && !host->vms[i]->start.opts.forked;
-	/* Neither queue nor count clones of a fork. The fork limits their starts itself, and they may wait for its
-	 * source; if it fails, it removes its clones and does not check whether their starts are queued. */
-	if (under_way < host->paths->limits.starting || vm->start.opts.forked)
+	return under_way < host->paths->limits.starting;
+}
+
+/* Queue the start if --max-starting starts are under way. Clones of a fork are not queued: a fork that fails removes
+ * them, and does not check whether their starts are queued. Returns whether the start was queued. */
+static bool start_has_to_wait(struct vm *vm)
+{
+	struct vm **end = &vm->host->starts_wait;
+
+	if (vm->start.opts.forked || start_has_room(vm->host))
 		return false;
 	while (*end)
 		end = &(*end)->start.next;
@@ -604,12 +612,12 @@ static void start_now(struct vm *vm)
 	vm->start.kind = VM_OP_START_OPENS;
 }
 
-/* Continue the first queued start, if there is one. */
+/* Continue the first queued start, if there is one and it has room. */
 static void start_next(struct vm_host *host)
 {
 	struct vm *vm = host->starts_wait;
 
-	if (!vm)
+	if (!vm || !start_has_room(host)) /* a start that ended may have been queued itself */
 		return;
 	host->starts_wait = vm->start.next;
 	vm->start.kind = VM_OP_NONE;
@@ -694,6 +702,43 @@ static void quit_done(void *opaque, int r, const struct vm_answer *a, const stru
 		vm_process_kill(vm->proc);
 }
 
+static void start_unqueue(struct vm *vm)
+{
+	struct vm **at = &vm->host->starts_wait;
+
+	while (*at != vm)
+		at = &(*at)->start.next;
+	*at = vm->start.next;
+}
+
+/* End a start that has no process yet. What it waits for goes on without it: files that are opened later are closed by
+ * whoever opens them. */
+static void start_stop(struct vm *vm)
+{
+	struct err e;
+
+	switch (vm->start.kind) {
+	case VM_OP_START_QUEUED:
+		start_unqueue(vm);
+		break;
+	case VM_OP_START_OPENS:
+		open_as_free(vm->start.opener);
+		vm->start.opener = NULL;
+		break;
+	case VM_OP_START_HOLDS:
+	case VM_OP_START_PORTS:
+		/* What has begun on the host is awaited. Then check_called_off() ends the start. */
+		vm->start.opts.called_off = true;
+		vm->stop.kind = VM_OP_STOP;
+		return;
+	default: /* VM_OP_START_WAITS: whatever it waits for calls vm_start_goes_on(), which looks for a start */
+		break;
+	}
+	vm->start.kind = VM_OP_NONE;
+	err_set(&e, -ECANCELED, ERR_CANCELLED, STOPPED);
+	start_fail(vm, &e);
+}
+
 void vm_destroy(struct vm *vm, struct call *call)
 {
 	if (call) {
@@ -702,6 +747,10 @@ void vm_destroy(struct vm *vm, struct call *call)
 	}
 	if (vm_is_stopping(vm))
 		return;
+	if (vm_is_starting(vm) && vm->start.kind != VM_OP_START) {
+		start_stop(vm); /* may free the VM */
+		return;
+	}
 	vm->stop.kind = VM_OP_STOP;
 	if (vm->start.kind == VM_OP_START) {
 		vm_process_kill(vm->proc);
@@ -724,124 +773,4 @@ void vm_start_limit(struct vm *vm)
 	vm->start.opts.waits = false;
 	if (vm->start.kind == VM_OP_START && vm->proc)
 		vm_process_configure_limit(vm->proc);
-}
-
-/* ---- adopting the process of an earlier daemon ---- */
-
-static void taken_back(struct vm *vm, const struct vm_info *info)
-{
-	const char *reason = vm_reason_name(info->reason);
-
-	if (info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_USER && vm_has(vm, VM_FACT_FALLS_ASLEEP))
-		reason = VM_ASLEEP;
-	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
-	consoles_adopted(vm, info);
-	vm_notify(vm, adopted, info);
-	/* If the state agrees with the process's phase, keep it, because it may be more precise. */
-	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
-		vm->state != VM_IN_SHUTDOWN)
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, reason, NULL, 0);
-	else if (info->phase == VM_PHASE_PAUSED && vm->state != VM_PAUSED)
-		vm_move(vm, VM_SAW_TAKEN_BACK_PAUSED, reason, info->detail, info->value);
-	else if (info->phase == VM_PHASE_CRASHED && vm->state != VM_PRESERVED) {
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, NULL, NULL, 0);
-		vm_move(vm, VM_SAW_PRESERVED, reason, info->detail, info->value);
-	}
-	if (vm->id < 0)
-		vm->id = ++vm->host->next_id;
-	vm->agent.now = vm->agent.told = info->agent <= VM_AGENT_ANSWERS ? info->agent : VM_AGENT_NONE;
-	vm_notify(vm, phase_known);
-	log_info("state", "VM '%s' adopted: pid %d, %s", vm->def->name,
-		(int)vm_process_pid(vm->proc), vm_state_name(vm->state));
-}
-
-/* Move to "running" if state.json does not know of the start, so that the end of this run is reported as the end of a
- * running VM. */
-static void start_made_known(struct vm *vm)
-{
-	if (vm_has(vm, VM_FACT_RUN_MISSED) && !vm_state_is_active(vm->state))
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
-}
-
-/* An earlier daemon ended between the start of the VM and its revert: end the VM, which was off. */
-static void revert_lost(struct vm *vm, const struct vm_info *info)
-{
-	if (!info->for_revert)
-		return;
-	log_info("state", "VM '%s': an earlier daemon ended before it reverted the VM; ending the process", vm->def->name);
-	vm_destroy(vm, NULL);
-}
-
-static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	struct vm *vm = opaque;
-
-	vm->host->adopting--;
-	if (r == 0 && a->info->phase == VM_PHASE_NONE) {
-		log_info("state", "VM '%s': an earlier daemon ended before it configured the VM's process; killing "
-			"the process",
-			vm->def->name);
-		vm_notify(vm, start_lost);
-		vm_process_kill(vm->proc);
-		return;
-	}
-	if (r == 0) {
-		struct vm_info copy = *a->info;
-
-		copy.detail[sizeof(copy.detail) - 1] = 0;
-		utf8_clean(copy.detail);
-		taken_back(vm, &copy);
-		revert_lost(vm, &copy);
-		return;
-	}
-	if (r == -ESRCH) { /* the process has ended; life_ended() follows */
-		start_made_known(vm);
-		return;
-	}
-	log_warn("state", "VM '%s' runs, but its process does not answer: %s", vm->def->name, e ? e->msg : "");
-	if (!vm_state_is_active(vm->state))
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
-}
-
-/* Set the state of a VM whose process ended while no daemon ran, from the process's end file if there is one. */
-static void ended_unseen(struct vm *vm, int end_fd)
-{
-	struct vm_process_end end = { 0 };
-
-	end.said = end_fd >= 0 && vm_end_read(end_fd, &end.event);
-	vm_ended(vm, &end);
-	if (!end.said)
-		snprintf(vm->detail, sizeof(vm->detail), "%s", vm->host->new_boot ?
-			"the host went down while the VM ran" : "its process ended while no daemon ran");
-	vm_save(vm);
-	vm_set(vm, VM_FACT_ENDED_UNSEEN, true);
-}
-
-void vm_take_back(struct vm *vm)
-{
-	struct vm_host *host = vm->host;
-	CLEANUP_CLOSE int end_fd = -1;
-	struct vm_process_paths p = { .closer = host->closer, .run_dir = host->run_dir_fd, .name = vm->def->name, .log_fd = -1,
-		.owns_hash = vm_has(vm, VM_FACT_OWNS_HASH) };
-	struct err e;
-	int r;
-
-	offline_end_old(vm);
-	end_fd = store_open_file(host->store, vm->def->name, "end", O_RDONLY, &e);
-	p.end_fd = end_fd;
-	vm_set(vm, VM_FACT_RUN_MISSED, run_missed(vm, end_fd));
-	r = vm_process_adopt(host->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
-	if (r == 0) {
-		host->adopting++;
-		return;
-	}
-	if (r != -ENOENT)
-		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
-	vm_live_forget(vm);
-	start_made_known(vm);
-	if (vm_state_is_active(vm->state))
-		ended_unseen(vm, end_fd);
-	if (r == -ENOENT)
-		vm_notify(vm, process_gone);
-	vm_notify(vm, found_off);
 }

@@ -254,6 +254,62 @@ def test_hung_files_of_roots_starts_delay_nobody_else(hostile, op):
 
 
 @pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
+@pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN], ids=["lookup", "open"])
+def test_destroy_ends_a_start_that_waits_for_files(hostile, op, uid):
+    """What is opened later is closed by who has opened it, and the next start is not disturbed."""
+    d, f = hostile
+    with asked(d, "vm-define", uid=uid, definition=definition(f, boot={"kernel": f["kernel"]})) as answer:
+        assert "return" in answer()
+    f.hang(op)
+    start, q = d.qmp(), d.qmp()
+    start.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "mine"}}).encode())
+    until(lambda: op in f.hanging())
+    d.cairn("destroy", "mine")
+    e = start.answer()["error"]
+    assert e["desc"] == "the VM was destroyed while starting" and op in f.hanging()
+    info = q.run("vm-info", vm="mine")
+    assert (info["state"], info["reason"], info.get("pid")) == ("shut off", "failed", None)
+    f.release()
+    until(lambda: f.seen().count(Op.RELEASE) == f.seen().count(Op.OPEN))
+    assert d.info("mine")["state"] == "shut off" and not d.children()
+    d.cairn("start", "mine")
+
+
+def test_destroy_ends_an_automatic_restart(hostile):
+    """The restart's start waits for files. No other one follows."""
+    d, f = hostile
+    d.define("mine", boot={"kernel": f["kernel"]}, on_crash="restart", restart={"delay": 60, "max_delay": 60, "tries": 3})
+    d.cairn("start", "mine")
+    f.hang(Op.OPEN)
+    os.kill(d.info("mine")["pid"], signal.SIGKILL)  # the first restart is immediate
+    until(lambda: Op.OPEN in f.hanging())
+    d.cairn("destroy", "mine")
+    info = d.info("mine")
+    assert info["state"] == "crashed" and info["detail"] == "the VM was destroyed while starting" and "restart-in" not in info
+
+
+def test_destroy_ends_a_revert_that_starts_the_vm(hostile):
+    """The job's start waits for files. The job fails, and the snapshot is still there."""
+    d, f = hostile
+    image = d.tmp / "a.qcow2"
+    image.write_bytes(bytes(1 << 20))
+    d.define("mine", boot={"kernel": f["kernel"]}, disks=[{"path": str(image), "format": "qcow2"}])
+    d.cairn("start", "mine")
+    d.cairn("snapshot-create-as", "mine", "s1")
+    d.cairn("destroy", "mine")
+    f.hang(Op.OPEN)
+    q = d.qmp()
+    job = q.run("snapshot-revert", vm="mine", name="s1")["job"]
+    until(lambda: Op.OPEN in f.hanging())
+    assert serves(d)
+    d.cairn("destroy", "mine")
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert q.run("query-jobs", id=job)[0]["error"] == "the VM was destroyed while starting"
+    f.release()
+    d.cairn("snapshot-revert", "mine", "s1")
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
 def test_export_gets_its_files_past_the_daemon(hostile, uid):
     d, f = hostile
     with asked(d, "vm-define", uid=uid, definition=definition(f)) as answer:

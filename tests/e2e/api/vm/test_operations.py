@@ -156,8 +156,10 @@ def start_waits_for_images(x):
 
 def start_holds_save(x):
     saved(x)
+    x.q.run("vm-define", definition=x.definition)  # the renaming waits for no other write then
     x.slow.unlink()
     x.ask("vm-start")
+    until(lambda: (x.daemon.state / f"vms/{x.vm}/managed.save.used").exists())  # before that, destroy ends the start at once
 
 
 def stopping(x):
@@ -529,9 +531,9 @@ running                 .+++++. +++.. ++++++ +..++..++ ..+
 saved                   +...... ...+. ++.+++ +...+..+. .++
 restart_pending         ++P.... ....+ ++++++ +++.++++. +++
 starting                S+SSSSS SSSSS SSSSSS SSSSSSS+S SS+
-start_queued            S...... ....S SSSSSS SSS.SSS+. SS+
-start_waits_for_images  S...... ....S SSSSSS SSS.SsS+. sS+
-start_holds_save        S...... ...SS SS.SSS S...S.S+. SSS
+start_queued            S+..... ....S SSSSSS SSS.SSS+. SS+
+start_waits_for_images  S+..... ....S SSSSSS SSS.SsS+. sS+
+start_holds_save        Sw..... ...SS SS.SSS S...S.S+. SSS
 stopping                DwDDDDD DDDDD DDDDDD D..DDDD+D DD+
 start_refused           S+SSSSS SSSSS SSSSSS SSSSSSS+S SS+
 shutting_down           .+++++. ++... ++++++ +...+..++ ..+
@@ -648,3 +650,31 @@ def test_second_operation_is_allowed_waits_or_is_refused(row, tmp_path):
 def test_table_has_every_pair():
     assert list(expected()) == list(ROWS)
     assert {len(row) for row in expected().values()} == {len(ASKS)}
+
+
+def test_destroyed_start_leaves_the_queue(tmp_path):
+    """The starts behind it go on in their order, and none before there is room."""
+    daemon = Held(tmp_path, start_queued)
+    try:
+        x = Bench(daemon, 0, daemon.slow)
+        names = ["a", "b", "c", "d"]
+        for name in names:
+            x.define("config-until=GO", vm=name, disks=[])
+        clients = [daemon.qmp() for _ in names]
+        for name, q in zip(names, clients):
+            send(q, "vm-start", vm=name)
+            x.settled()
+        x.vm = "a"
+        process_waits(x)
+        x.vm = "b"
+        x.run("vm-destroy")
+        assert clients[1].answer()["error"]["desc"] == "the VM was destroyed while starting"
+        assert [name for name in names if "pid" in x.q.run("vm-info", vm=name)] == ["a"]
+        x.release()
+        ids = [clients[i].answer()["return"]["id"] for i in (0, 2, 3)]
+        assert ids == sorted(ids)
+        x.run("vm-start")
+        x.close()
+    finally:
+        daemon.q.close()
+        daemon.close()
