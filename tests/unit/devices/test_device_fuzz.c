@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -22,13 +23,24 @@ static void test_program_gets_an_answer(void **state)
 	assert_int_equal(device_run(DEVICE_RNG, ask, sizeof(ask)), 1);
 }
 
+static unsigned open_files(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
 static void test_random_programs(void **state)
 {
 	uint8_t program[DEVICE_INPUT_MAX];
 	uint64_t x = 1;
 
 	(void)state;
-	for (unsigned kind = 0; kind < DEVICE_KINDS; kind++)
+	for (unsigned kind = 0; kind < DEVICE_KINDS; kind++) {
+		unsigned files = open_files();
+
 		for (unsigned n = 0; n < PROGRAMS; n++) {
 			size_t len = 64 + n * 8;
 
@@ -39,6 +51,8 @@ static void test_random_programs(void **state)
 			}
 			device_run(kind, program, len);
 		}
+		assert_int_equal(open_files(), files);
+	}
 }
 
 int main(void)
