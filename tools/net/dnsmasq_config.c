@@ -189,8 +189,13 @@ static void hosts_print(FILE *f, const struct subnet *s)
 
 void dhcp_hosts_print(FILE *f, const struct network *n)
 {
+	char mac[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX];
+
 	hosts_print(f, &n->ipv4);
 	hosts_print(f, &n->ipv6);
+	for (size_t i = 0; i < n->nforks; i++)
+		if (!n->forks[i].gone)
+			fprintf(f, "%s,%s\n", mac_print(n->forks[i].mac, mac), address_print(&n->forks[i].address, text));
 }
 
 void dns_hosts_print(FILE *f, const struct network *n)

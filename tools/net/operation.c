@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "tools/net/accept.h"
 #include "tools/net/dnsmasq.h"
+#include "tools/net/forks.h"
 #include "tools/net/forwarding.h"
 #include "tools/net/overlap.h"
 #include "tools/net/port.h"
@@ -185,6 +186,8 @@ int network_up(struct operation *o, struct err *e)
 		return existing_bridge_needed(&o->req->net, found, e);
 	}
 	r = found < 0 ? found : up_check(o, e);
+	if (!r)
+		r = forks_read(o, e);
 	if (!r)
 		r = uplinks_find(o->links, &o->req->net, &up, e);
 	if (!r)
@@ -375,6 +378,8 @@ int network_update(struct operation *o, struct err *e)
 	bool same = true;
 	int r = update_check(o, &bridge, e);
 
+	if (!r)
+		r = forks_read(o, e);
 	if (!r)
 		r = dnsmasq_init(&d, o->req, e);
 	if (r < 0)

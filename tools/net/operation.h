@@ -11,7 +11,7 @@ struct json_object;
 
 /* What the verbs have in common; all borrowed. */
 struct operation {
-	const struct request *req;
+	struct request *req;
 	struct links *links;
 	struct nft *nft;
 	struct json_object *answer; /* the object "return" */

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/net/dnsmasq.h"
+#include "tools/net/forks.h"
 #include "tools/net/leases.h"
 #include "tools/net/operation.h"
 #include "tools/net/port_rules.h"
@@ -39,6 +40,7 @@ struct change {
 	struct lease *leases; /* owned; those that have not ended */
 	size_t nleases;
 	struct remembered_list *remembered; /* owned; NULL: not read */
+	struct address unique; /* of the request's fork */
 };
 
 static void change_done(struct change *c)
@@ -181,6 +183,102 @@ static int addresses_collect(struct change *c, struct err *e)
 	return r;
 }
 
+/* ---- forks ---- */
+
+static bool is_in_use(void *arg, const struct address *a, int pass)
+{
+	const struct change *c = arg;
+	bool used = false;
+
+	for (size_t i = 0; i < c->nleases && !used; i++)
+		used = address_equal(a, &c->leases[i].address);
+	/* A guest that is reverted or restored may believe that it has the address. */
+	for (size_t i = 0; i < c->remembered->n && !used && !pass; i++)
+		used = address_equal(a, &c->remembered->list[i].address);
+	return used;
+}
+
+/* Find the address that the source has: by its lease, by its fixed host, or by what is remembered. */
+static struct address inner_find(const struct change *c)
+{
+	const struct subnet *s = &c->o->req->net.ipv4;
+	const uint8_t *mac = c->o->req->port.fork.mac;
+	uint8_t other[MAC_BYTES];
+
+	for (size_t i = 0; i < c->nleases; i++)
+		if (!memcmp(c->leases[i].mac, mac, MAC_BYTES))
+			return c->leases[i].address;
+	for (size_t i = 0; i < s->nhosts; i++)
+		if (s->hosts[i].mac && s->hosts[i].address.family && mac_parse(s->hosts[i].mac, other) == 0 && !memcmp(mac, other, MAC_BYTES))
+			return s->hosts[i].address;
+	for (size_t i = 0; i < c->remembered->n; i++)
+		if (!memcmp(c->remembered->list[i].mac, mac, MAC_BYTES))
+			return c->remembered->list[i].address;
+	return (struct address){ 0 };
+}
+
+/* Choose the addresses of the request's fork. */
+static int fork_plan(struct change *c, struct err *e)
+{
+	struct request *req = c->o->req;
+	struct port *p = &req->port;
+	char text[ADDRESS_TEXT_MAX];
+	int r;
+
+	if (!p->fork.address.family || !address_shares_prefix(&p->fork.address, &req->net.ipv4.address, req->net.ipv4.prefix))
+		p->fork.address = inner_find(c);
+	r = fork_choose(&req->net, p, &c->text.service->ipv4, is_in_use, c, &c->unique, e);
+	if (r < 0)
+		return r;
+	if (p->naddresses < PORT_ADDRESSES_MAX)
+		p->addresses[p->naddresses++] = c->unique;
+	js_put_str(c->o->answer, "address", address_print(&c->unique, text));
+	if (p->fork.address.family)
+		js_put_str(c->o->answer, "inner", address_print(&p->fork.address, text));
+	return 0;
+}
+
+/* Mark the forks that the change removes. Returns whether dnsmasq's list of hosts changes. */
+static bool forks_mark(struct change *c)
+{
+	struct network *n = &c->o->req->net;
+	const struct port *p = &c->o->req->port;
+	bool any = p->fork.given && c->o->req->verb == VERB_PORT_UP;
+
+	for (size_t i = 0; i < n->nforks; i++) {
+		n->forks[i].gone |= !strcmp(n->forks[i].tap, p->tap);
+		any |= n->forks[i].gone;
+	}
+	return any;
+}
+
+static void note_none(void *arg, const char *sentence)
+{
+	(void)arg;
+	(void)sentence;
+}
+
+/* Have dnsmasq lease the forks' addresses to them only. */
+static int leases_reserve(struct change *c, struct err *e)
+{
+	struct request *req = c->o->req;
+	struct dnsmasq d;
+	bool same;
+	int r = 0;
+
+	if (req->verb == VERB_PORT_UP && req->port.fork.given) {
+		req->net.forks = must_alloc(realloc(req->net.forks, (req->net.nforks + 1) * sizeof(*req->net.forks)));
+		req->net.forks[req->net.nforks] = (struct fork){ .address = c->unique };
+		memcpy(req->net.forks[req->net.nforks++].mac, req->port.mac, MAC_BYTES);
+	}
+	if (req->net.ipv4.dhcp)
+		r = dnsmasq_init(&d, req, e);
+	if (!req->net.ipv4.dhcp || r < 0 || !d.pid)
+		return r;
+	r = dnsmasq_write(&d, &same, note_none, NULL, e);
+	return r ? r : dnsmasq_reload(&d, e);
+}
+
 /* ---- changes ---- */
 
 static bool mac_stays(const struct change *c, const uint8_t mac[MAC_BYTES])
@@ -255,10 +353,35 @@ static void own_print(const struct change *c)
 	}
 }
 
+static bool is_fixed_host(const struct network *n, const struct address *a)
+{
+	for (size_t i = 0; i < n->ipv4.nhosts; i++)
+		if (address_equal(a, &n->ipv4.hosts[i].address))
+			return true;
+	return false;
+}
+
+/* The forks whose taps are gone, and the one of the request. */
+static void forks_print(const struct change *c)
+{
+	const struct network *n = &c->o->req->net;
+	const struct port *p = &c->o->req->port;
+
+	forks_clear_print(c->text.f, n);
+	for (size_t i = 0; i < n->nforks; i++)
+		if (n->forks[i].gone && !is_fixed_host(n, &n->forks[i].address))
+			port_reserve_print(&c->text, n->forks[i].mac, &n->forks[i].address, false);
+	if (!p->fork.given || c->o->req->verb != VERB_PORT_UP)
+		return;
+	port_reserve_print(&c->text, p->mac, &c->unique, true);
+	fork_print(c->text.f, n, p, &c->unique, &p->fork.address);
+}
+
 static void change_print(const struct change *c)
 {
 	if (!c->table_exists)
 		port_table_print(&c->text);
+	forks_print(c);
 	removal_print(c);
 	if (c->o->req->verb == VERB_PORT_UP) {
 		port_print(&c->text);
@@ -288,9 +411,18 @@ static int port_change(struct operation *o, const struct service *service, struc
 
 	if (!r && (c.table_exists || o->req->verb == VERB_PORT_UP)) {
 		/* First the file: afterwards the rules, which know the addresses, are gone. */
+		bool reserves;
+
 		r = addresses_collect(&c, e);
 		if (!r)
+			r = forks_read(o, e);
+		reserves = forks_mark(&c);
+		if (!r && o->req->verb == VERB_PORT_UP && o->req->port.fork.given)
+			r = fork_plan(&c, e);
+		if (!r)
 			r = change_run(&c, change_print, e);
+		if (!r && reserves)
+			r = leases_reserve(&c, e);
 	}
 	change_done(&c);
 	return r;

@@ -115,9 +115,19 @@ static void sets_print(const struct port_text *t)
 		fprintf(t->f, "flush set bridge %s %s\n", t->table, sets[i][0]);
 }
 
-static void hosts_print(const struct port_text *t, const struct subnet *s)
+void port_reserve_print(const struct port_text *t, const uint8_t mac[MAC_BYTES], const struct address *a, bool add)
 {
 	char mac_text[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX], pair[MAC_TEXT_MAX + ADDRESS_TEXT_MAX + 4];
+	const char *what = add ? "add" : "delete";
+
+	element(t, what, "reserved", address_print(a, text));
+	snprintf(pair, sizeof(pair), "%s . %s", mac_print(mac, mac_text), text);
+	element(t, what, "reserved_by", pair);
+}
+
+static void hosts_print(const struct port_text *t, const struct subnet *s)
+{
+	char text[ADDRESS_TEXT_MAX];
 	uint8_t mac[MAC_BYTES];
 
 	for (size_t i = 0; i < s->nhosts; i++) {
@@ -130,10 +140,10 @@ static void hosts_print(const struct port_text *t, const struct subnet *s)
 			element6(t, "add", "host6", "host_targets", &h->address);
 		if (h->address.family != AF_INET)
 			continue;
-		element(t, "add", "reserved", address_print(&h->address, text));
-		snprintf(pair, sizeof(pair), "%s . %s", mac_print(mac, mac_text), text);
 		if (has_mac)
-			element(t, "add", "reserved_by", pair);
+			port_reserve_print(t, mac, &h->address, true);
+		else
+			element(t, "add", "reserved", address_print(&h->address, text));
 	}
 }
 
@@ -158,6 +168,9 @@ static void network_print(const struct port_text *t)
 		element6(t, "add", "host6", "host_targets", &t->service->ipv6);
 	hosts_print(t, &n->ipv4);
 	hosts_print(t, &n->ipv6);
+	for (size_t i = 0; i < n->nforks; i++)
+		if (!n->forks[i].gone)
+			port_reserve_print(t, n->forks[i].mac, &n->forks[i].address, true);
 }
 
 static void chain_print(const struct port_text *t, const char *chain, const char *hook)

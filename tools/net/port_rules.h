@@ -33,6 +33,8 @@ void port_taken_print(const struct port_text *t, const struct address *a, unsign
 void port_print(const struct port_text *t);
 /* Add to the IPv4 addresses of the request's port. */
 void port_own_print(const struct port_text *t, const struct address *a);
+/* Reserve the address of a live clone (forks.h) for its MAC address, or free it. */
+void port_reserve_print(const struct port_text *t, const uint8_t mac[MAC_BYTES], const struct address *a, bool add);
 /* Add the fixed IPv6 addresses of a MAC address to those of a tap. */
 void port_hosts6_print(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES]);
 /* Pass DHCP's acknowledgements to the tap's chain ack_TAP, which learns the guest's addresses from them. */

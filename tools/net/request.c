@@ -323,9 +323,29 @@ static int filter_read(const struct reading *r, enum port_filter *ret, struct er
 	return word_read(r, "filter", false, words, ARRAY_SIZE(words), "port.filter: no-spoofing, clean-traffic or none", ret, e);
 }
 
+static int fork_read(const struct reading *up, struct port *p, struct err *e)
+{
+	static const char *const keys[] = { "mac", "address", NULL };
+	const char *text = NULL;
+	struct reading r;
+	int error = reading_object(up, "fork", &r, e);
+
+	if (error < 0 || !r.o)
+		return error;
+	p->fork.given = true;
+	error = reading_keys(&r, keys, e);
+	if (!error)
+		error = mac_read(&r, "mac", true, p->fork.mac, e);
+	if (!error)
+		error = reading_text(&r, "address", false, &text, e);
+	if (!error && text && (address_parse(text, AF_INET, &p->fork.address) < 0 || !address_is_unicast(&p->fork.address)))
+		return err_set(e, -EINVAL, ERR_INVALID, "port.fork.address: the IPv4 address of a host");
+	return error;
+}
+
 static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
 {
-	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", NULL };
+	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", "fork", NULL };
 	struct json_object *array = NULL;
 	int error = reading_keys(r, keys, e);
 
@@ -342,6 +362,8 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 		error = filter_read(r, &p->filter, e);
 	if (!error)
 		error = reading_bool(r, "isolated", &p->isolated, e);
+	if (!error)
+		error = fork_read(r, p, e);
 	if (!error)
 		error = reading_array(r, "addresses", PORT_ADDRESSES_MAX, &array, e);
 	for (size_t i = 0; !error && array && i < json_object_array_length(array); i++) {
@@ -441,7 +463,11 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 	error = reading_object(&r, "port", &port, e);
 	if (!error)
 		error = part_needed(&port, e);
-	return error ? error : port_read(&port, ret->verb == VERB_PORT_UP, &ret->port, e);
+	if (!error)
+		error = port_read(&port, ret->verb == VERB_PORT_UP, &ret->port, e);
+	if (!error && ret->port.fork.given && (ret->net.mode == MODE_BRIDGE || !ret->net.ipv4.given))
+		return err_set(e, -EINVAL, ERR_INVALID, "port.fork: only in a network with IPv4 of which cairn-net makes the bridge");
+	return error;
 }
 
 void request_done(struct request *r)
@@ -450,5 +476,6 @@ void request_done(struct request *r)
 	free(r->net.ipv6.hosts);
 	free(r->net.dns_hosts);
 	free(r->net.egress);
+	free(r->net.forks);
 	json_object_put(r->json);
 }

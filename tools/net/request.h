@@ -60,6 +60,14 @@ struct dns_host {
 	size_t nnames;
 };
 
+/* A live clone's tap (forks.h). */
+struct fork {
+	char tap[IFNAMSIZ];
+	uint8_t mac[MAC_BYTES]; /* the clone's */
+	struct address address; /* the unique one */
+	bool gone;		/* it is to be removed */
+};
+
 struct network {
 	const char *name;
 	const char *uuid;
@@ -78,6 +86,8 @@ struct network {
 	size_t nforwarders;
 	struct dns_host *dns_hosts; /* owned */
 	size_t ndns_hosts;
+	struct fork *forks; /* owned; read by forks_read() */
+	size_t nforks;
 	/* Names of what belongs to the network, made from the UUID. */
 	char table[ID_MAX];	  /* nft tables: "cairn_" and the UUID without dashes */
 	char config[2 * ID_MAX];  /* dnsmasq's file, which marks its process: also made from the folder */
@@ -95,6 +105,11 @@ struct port {
 	const char *tap;
 	uint8_t mac[MAC_BYTES];
 	uint8_t guest_mac[MAC_BYTES]; /* another one that the guest may use; the same as mac: none */
+	struct {
+		bool given;
+		uint8_t mac[MAC_BYTES]; /* the source's, which the guest has */
+		struct address address; /* likewise; family 0: not told */
+	} fork;
 	enum port_filter filter;
 	bool isolated;
 	struct address addresses[PORT_ADDRESSES_MAX];

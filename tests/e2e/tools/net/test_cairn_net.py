@@ -1076,3 +1076,208 @@ def test_bad_port(tmp_path, keys, sentence):
     r = subprocess.run([PROGRAM], input=json.dumps(request), capture_output=True, text=True)
     e = json.loads(r.stdout)["error"]
     assert e["class"] == "InvalidArgument" and sentence in e["desc"], e
+
+
+# ---- live clones ----
+
+
+def fork_of(host, source, number):
+    """A guest with the MAC and the IPv4 address of another one."""
+    g = host.guest(number)
+    g.own, g.mac = f"52:54:00:00:00:{0xb0 + number:02x}", source.mac
+    g.run("ip", "link", "set", "eth0", "address", g.mac)
+    return g
+
+
+def fork_port(g, **more):
+    return {"tap": g.tap, "mac": g.own, "fork": {"mac": g.mac}, **more}
+
+
+def address_give(g, address):
+    g.run("ip", "addr", "add", f"{address}/24", "dev", "eth0")
+    g.run("ip", "route", "add", "default", "via", "192.168.122.1")
+
+
+@pytest.mark.parametrize("mode, filter_", [*((m, "no-spoofing") for m in MODES), ("nat", "clean-traffic"), ("nat", "none")])
+def test_forks_keep_their_addresses_and_have_unique_ones(host, mode, filter_):
+    n = network(mode)
+    host.do("up", n)
+    before = host.state()
+    source, other = host.guest(1), host.guest(2)
+    for g in source, other:
+        host.do("port-up", n, port=port(g, filter=filter_))
+    address, other_address = source.dhcp("source")[0], other.dhcp("other")[0]
+    forks = []
+    for number in 3, 4:
+        g = fork_of(host, source, number)
+        up = host.do("port-up", n, port=fork_port(g, filter=filter_))
+        assert up["inner"] == address and up["address"] not in (address, other_address)
+        g.unique = up["address"]
+        address_give(g, address)
+        forks.append(g)
+    assert forks[0].unique != forks[1].unique
+    for g in forks:
+        with g.listen(address) as s:
+            for client in host, other:
+                with client.connect((g.unique, s.getsockname()[1])) as c, s.accept()[0] as peer:
+                    c.sendall(b"question")
+                    assert peer.recv(100) == b"question"
+        assert talk(other, g, other_address) == g.unique
+        assert g.pings("192.168.122.1") and g.pings(other_address)
+        assert talk(host, g, "192.168.122.1") == g.unique
+    assert other.pings(address) and source.pings("192.168.122.1") and talk(host, source, "192.168.122.1") == address
+    if mode == "nat":
+        assert talk(host.outside, forks[0], "10.9.0.1") == "10.9.0.2"
+    for g in *forks, source, other:
+        host.do("port-down", n, port={"tap": g.tap})
+    assert "forks" not in host.state()["rules"] and before["links"] == [i for i in host.state()["links"] if "vnet" not in i["ifname"]]
+
+
+def forked(host, n, **more):
+    """Return a source, and its fork with a unique address."""
+    host.do("up", n)
+    source = host.guest(1)
+    host.do("port-up", n, port=port(source, **more))
+    address = source.dhcp("source")[0]
+    g = fork_of(host, source, 2)
+    g.unique = host.do("port-up", n, port=fork_port(g, **more))["address"]
+    address_give(g, address)
+    return source, address, g
+
+
+class Wire4(Wire):
+    """Raw frames with complete checksums."""
+
+    def ask(self, packet, fits):
+        while True:
+            self.send(packet)
+            if select.select([self.s], [], [], 0.5)[0]:
+                f = self.s.recv(2000)
+                if fits(f):
+                    return f
+
+
+def udp_sum(f):
+    """Whether the checksum of a frame's UDP is complete and right."""
+    ip, udp = f[14:34], f[34:14 + int.from_bytes(f[16:18], "big")]
+    return checksum((ip[12:20] + b"\0\x11" + udp[4:6] + udp + b"\0")[:12 + len(udp) + len(udp) % 2]) in (b"\0\0", b"\xff\xff")
+
+
+def dhcp(source, to, mac, kind, ciaddr="0.0.0.0", options=b""):
+    body = (bytes.fromhex("0101060012345678") + bytes(4) + socket.inet_aton(ciaddr) + bytes(12) + bytes.fromhex(mac.replace(":", ""))
+            + bytes(202) + bytes.fromhex("63825363" "3501") + bytes([kind]) + options + b"\xff")
+    packet = datagram(source, to, 68, 67, body)
+    sum_ = checksum(packet[12:20] + b"\0\x11" + packet[24:26] + packet[20:26] + b"\0\0" + body + bytes(len(body) % 2))
+    return frame("ff" * 6, mac, 0x800, packet[:26] + sum_ + packet[28:])
+
+
+def is_answer(f, kind):
+    return f[12:14] == b"\x08\0" and f[36:38] == b"\0\x44" and f[46:50] == b"\x12\x34\x56\x78" and f[284] == kind
+
+
+def test_fork_renews_its_lease(host):
+    """The guest asks for its own address, and dnsmasq has leased the unique one to the clone."""
+    n = network()
+    source, address, g = forked(host, n, **STRICT)
+    g.run("ethtool", "-K", "eth0", "rx", "off", "tx", "off", check=False)
+    f = Wire4(g).ask(dhcp(address, "255.255.255.255", g.mac, 3, address), lambda f: is_answer(f, 5))
+    assert f[54:58] == f[58:62] == socket.inet_aton(address) and f[70:76] == bytes.fromhex(g.mac.replace(":", ""))
+    assert {(i["mac"], i["address"]) for i in host.do("leases", n)["leases"]} == {(source.mac, address), (g.own, g.unique)}
+    assert g.pings("192.168.122.1") and source.pings("192.168.122.1")
+
+
+def test_fork_that_asks_anew_gets_the_unique_address(host):
+    n = network()
+    source, address, g = forked(host, n, **STRICT)
+    assert g.pings("192.168.122.1")
+    g.run("ip", "addr", "flush", "dev", "eth0")
+    assert g.dhcp("fork", "-r", address)[0] == g.unique
+    assert g.pings("192.168.122.1") and talk(host, g, "192.168.122.1") == g.unique and talk(g, host, g.unique) == "192.168.122.1"
+    assert source.pings("192.168.122.1")
+
+
+def test_fork_that_starts_again_has_its_own_mac(host):
+    n = network()
+    source, address, g = forked(host, n, **STRICT)
+    assert g.pings("192.168.122.1")
+    g.run("ip", "addr", "flush", "dev", "eth0")
+    g.run("ip", "link", "set", "eth0", "address", g.own)
+    assert g.dhcp("fork")[0] == g.unique
+    assert g.pings("192.168.122.1") and talk(g, host, g.unique) == "192.168.122.1"
+    g.run("ip", "addr", "flush", "dev", "eth0")  # a revert
+    g.run("ip", "link", "set", "eth0", "address", g.mac)
+    address_give(g, address)
+    assert g.pings("192.168.122.1")
+    with g.listen(address) as s, host.connect((g.unique, s.getsockname()[1])):
+        pass
+
+
+def test_fork_hears_of_errors(host):
+    """A packet that is too large for a link behind the host, and a port without a server."""
+    n = network("route")
+    host.run("ip", "link", "set", "eth0", "mtu", "1200")
+    source, address, g = forked(host, n)
+    r = g.run("busybox", "ping", "-c", "1", "-W", "1", "-s", "1300", "10.9.0.1", check=False)
+    route = g.run("ip", "route", "get", "10.9.0.1").stdout
+    assert "mtu 1200" in route, (r.stdout, route)
+    host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
+    with host.outside.open(kind=socket.SOCK_DGRAM) as s:
+        s.connect((g.unique, 9))
+        s.send(b"x")
+        with pytest.raises(ConnectionRefusedError):
+            s.recv(10)
+
+
+def test_fork_of_a_guest_with_a_static_address(host):
+    """Nobody knows the address until the guest sends."""
+    n = network(ipv4={"address": "192.168.122.1", "prefix": 24})
+    host.do("up", n)
+    source = host.guest(1)
+    host.do("port-up", n, port=port(source))
+    g = fork_of(host, source, 2)
+    up = host.do("port-up", n, port=fork_port(g))
+    assert "inner" not in up
+    for guest in source, g:
+        address_give(guest, "192.168.122.40")
+        assert guest.pings("192.168.122.1")
+    with g.listen("192.168.122.40") as s, host.connect((up["address"], s.getsockname()[1])):
+        pass
+
+
+def test_fork_cannot_take_the_addresses_of_others(host):
+    n = network()
+    source, address, g = forked(host, n)
+    assert g.pings("192.168.122.1")
+    seen = Wire(source)
+    sender = Wire(g)
+    other = host.guest(3)
+    host.do("port-up", n, port=port(other))
+    taken = other.dhcp("other")[0]
+    for mac in g.mac, g.own, source.mac:
+        sender.send(frame("ff" * 6, mac, 0x800, datagram(taken, "255.255.255.255", 1, 9, b"lie")))
+        sender.send(arp(mac, taken, taken) + b"lie")
+    sender.send(frame("ff" * 6, other.mac, 0x800, datagram(address, "255.255.255.255", 1, 9, b"lie")))
+    sender.send(frame("ff" * 6, g.mac, 0x800, datagram(address, "255.255.255.255", 1, 9, b"done")))
+    before = seen.until_mark(b"done")
+    assert not [f for f in before if b"lie" in f]
+
+
+def test_addresses_of_forks_are_reserved_and_come_back(host):
+    n = network()
+    n["ipv4"]["dhcp"]["ranges"] = [{"start": "192.168.122.10", "end": "192.168.122.12"}]
+    source, address, g = forked(host, n)
+    free = {"192.168.122.10", "192.168.122.11", "192.168.122.12"} - {address, g.unique}
+    third = host.guest(3)
+    host.do("port-up", n, port=port(third))
+    assert {third.dhcp("third")[0]} == free
+    full = fork_of(host, source, 4)
+    error = host.call("port-up", n, port=fork_port(full))["error"]
+    assert "has no free IPv4 address for a live clone" in error["desc"], error
+    again = host.do("port-up", n, port=fork_port(g))["address"]
+    assert again == g.unique and g.pings("192.168.122.1")
+    host.do("up", n)
+    assert g.pings("192.168.122.1")
+    host.run("ip", "link", "del", g.tap)  # a VM that ended while no daemon ran
+    assert host.do("port-up", n, port=fork_port(full))["address"] == g.unique
+    host.do("down", n)
+    assert "cairn" not in host.state()["rules"]

@@ -1,0 +1,378 @@
+#include "tools/net/forks.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "tools/net/nft.h"
+#include "tools/net/operation.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+/* Offsets in bits from the UDP header, with its 8 bytes, in a message of DHCP (RFC 2131, section 2): the client's
+ * address, its new address, and its MAC address with two of the ten bytes behind it, which are 0 and which nobody reads. */
+#define DHCP_CIADDR "@th,160,32"
+#define DHCP_YIADDR "@th,192,32"
+#define DHCP_CHADDR "@th,288,64"
+/* Offsets in bits from the header of an ICMP error (RFC 792): two bytes that nobody reads, and the addresses of the
+ * packet that it is about. */
+#define ICMP_UNUSED "@th,32,16"
+#define ICMP_SOURCE "@th,160,32"
+#define ICMP_TARGET "@th,192,32"
+#define ICMP_IS_ERROR "icmp type { destination-unreachable, time-exceeded } " ICMP_UNUSED " 0"
+
+/* ---- what is there ---- */
+
+static void table_print(const struct network *n, char table[ID_MAX + 8])
+{
+	snprintf(table, ID_MAX + 8, "%s_forks", n->table);
+}
+
+static int table_find(struct operation *o, const char *table, bool *ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *owner = NULL;
+	struct json_object *all;
+	int r = nft_list(o->nft, "list tables bridge", &owner, &all, e);
+
+	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
+		*ret |= !strcmp(js_get_str_or(js_get(json_object_array_get_idx(all, i), "table"), "name", ""), table);
+	return r;
+}
+
+static void fork_take(struct network *n, struct json_object *element)
+{
+	struct json_object *parts = js_get_array(element, "concat");
+	struct fork *f = &n->forks[n->nforks];
+	const char *text[3] = { NULL };
+
+	for (size_t i = 0; parts && i < MIN(json_object_array_length(parts), ARRAY_SIZE(text)); i++)
+		text[i] = json_object_get_string(json_object_array_get_idx(parts, i));
+	if (!text[2] || !link_name_is_valid(text[0]) || mac_parse(text[1], f->mac) < 0 || address_parse(text[2], AF_INET, &f->address) < 0)
+		return;
+	snprintf(f->tap, sizeof(f->tap), "%s", text[0]);
+	f->gone = !if_nametoindex(f->tap) && errno == ENODEV;
+	n->nforks++;
+}
+
+int forks_read(struct operation *o, struct err *e)
+{
+	CLEANUP_JS struct json_object *owner = NULL;
+	struct network *n = &o->req->net;
+	struct json_object *all = NULL;
+	char table[ID_MAX + 8], command[ID_MAX + 40];
+	bool exists = false;
+	int r;
+
+	table_print(n, table);
+	r = table_find(o, table, &exists, e);
+	snprintf(command, sizeof(command), "list set bridge %s forks", table);
+	if (!r && exists)
+		r = nft_list(o->nft, command, &owner, &all, e);
+	for (size_t i = 0; !r && all && i < json_object_array_length(all); i++) {
+		struct json_object *list = js_get_array(js_get(json_object_array_get_idx(all, i), "set"), "elem");
+
+		if (!list)
+			continue;
+		n->forks = must_alloc(realloc(n->forks, (n->nforks + json_object_array_length(list)) * sizeof(*n->forks)));
+		for (size_t k = 0; k < json_object_array_length(list); k++)
+			fork_take(n, json_object_array_get_idx(list, k));
+	}
+	return r;
+}
+
+/* ---- the unique address ---- */
+
+static uint32_t number_of(const struct address *a)
+{
+	uint32_t n;
+
+	memcpy(&n, a->bytes, sizeof(n));
+	return ntohl(n);
+}
+
+static struct address address_of(uint32_t number)
+{
+	struct address a = { .family = AF_INET };
+
+	number = htonl(number);
+	memcpy(a.bytes, &number, sizeof(number));
+	return a;
+}
+
+static bool is_free(const struct network *n, const struct port *p, const struct address *service, const struct address *a)
+{
+	const struct subnet *s = &n->ipv4;
+	bool free = !address_is_edge(a, s->prefix) && !address_equal(a, &s->address) && !address_equal(a, service) &&
+		!address_equal(a, &p->fork.address);
+
+	for (size_t i = 0; free && i < s->nhosts; i++)
+		free = !address_equal(a, &s->hosts[i].address);
+	for (size_t i = 0; free && i < n->nforks; i++)
+		free = n->forks[i].gone || !address_equal(a, &n->forks[i].address);
+	return free;
+}
+
+int fork_choose(const struct network *n, const struct port *p, const struct address *service,
+	bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e)
+{
+	const struct subnet *s = &n->ipv4;
+	const struct range all = { address_network(&s->address, s->prefix), address_last(&s->address, s->prefix) };
+	const struct range *ranges = s->nranges ? s->ranges : &all;
+	size_t nranges = s->nranges ? s->nranges : 1;
+	uint32_t hash = 0x811c9dc5; /* FNV-1a */
+	uint64_t total = 0;
+
+	for (size_t i = 0; i < n->nforks; i++)
+		if (!memcmp(n->forks[i].mac, p->mac, MAC_BYTES) && is_free(n, p, service, &n->forks[i].address)) {
+			*ret = n->forks[i].address;
+			return 0;
+		}
+	for (size_t i = 0; i < MAC_BYTES; i++)
+		hash = (hash ^ p->mac[i]) * 0x01000193;
+	for (size_t i = 0; i < nranges; i++)
+		total += number_of(&ranges[i].end) - number_of(&ranges[i].start) + 1ULL;
+	for (uint64_t k = 0; k < 2 * total; k++) {
+		uint64_t at = (hash + k) % total;
+		size_t i = 0;
+
+		for (; at > number_of(&ranges[i].end) - number_of(&ranges[i].start); i++)
+			at -= number_of(&ranges[i].end) - number_of(&ranges[i].start) + 1ULL;
+		*ret = address_of(number_of(&ranges[i].start) + (uint32_t)at);
+		if (is_free(n, p, service, ret) && !taken(arg, ret, k >= total))
+			return 0;
+	}
+	return err_set(e, -ENOSPC, ERR_HOST, "network '%s' has no free IPv4 address for a live clone; shut VMs down, or widen its DHCP ranges", n->name);
+}
+
+/* ---- rules ---- */
+
+/* What the rules of one fork have in common. */
+struct text {
+	FILE *f;
+	char table[ID_MAX + 8], chain[24];
+	const struct port *p;
+	const struct address *unique, *inner;
+};
+
+static __attribute__((format(printf, 2, 3))) void rule(const struct text *t, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	fprintf(t->f, "add rule bridge %s %s ", t->table, t->chain);
+	vfprintf(t->f, format, args);
+	fputc('\n', t->f);
+	va_end(args);
+}
+
+/* The ones' complement sum (RFC 1071) of parts of even length. */
+static uint32_t sum_add(uint32_t sum, const uint8_t *bytes, size_t n)
+{
+	for (size_t i = 0; i < n; i += 2)
+		sum += (uint32_t)(bytes[i] << 8 | bytes[i + 1]);
+	return sum;
+}
+
+static uint16_t sum_fold(uint32_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+/* A MAC address with n addresses. */
+static uint16_t sum_of(const uint8_t mac[MAC_BYTES], const struct address *a, unsigned n)
+{
+	uint32_t sum = mac ? sum_add(0, mac, MAC_BYTES) : 0;
+
+	while (n--)
+		sum = sum_add(sum, a->bytes, 4);
+	return sum_fold(sum);
+}
+
+/* What has to come to `now` to make it `before`. */
+static uint16_t difference(uint16_t before, uint16_t now)
+{
+	return sum_fold((uint32_t)before + (uint16_t)~now);
+}
+
+struct raw {
+	char text[24];
+};
+
+static const char *raw_address(const struct address *a, struct raw *buf)
+{
+	snprintf(buf->text, sizeof(buf->text), "0x%08x", number_of(a));
+	return buf->text;
+}
+
+/* A MAC address, and the two bytes behind it. */
+static const char *raw_mac(const uint8_t m[MAC_BYTES], uint16_t more, struct raw *buf)
+{
+	snprintf(buf->text, sizeof(buf->text), "0x%02x%02x%02x%02x%02x%02x%04x", m[0], m[1], m[2], m[3], m[4], m[5], more);
+	return buf->text;
+}
+
+/* DHCP by the guest, whose addresses are those of a client that has the unique address. A guest that asks anew gets the
+ * unique address itself, and uses it afterwards. */
+static void dhcp_print(const struct text *t, bool in)
+{
+	const uint8_t *own = t->p->mac, *guest = t->p->fork.mac;
+	uint16_t plain = difference(sum_of(guest, NULL, 0), sum_of(own, NULL, 0));
+	struct raw a, b, c, d;
+
+	if (in) {
+		if (t->inner->family) {
+			uint16_t renews = difference(sum_of(guest, t->inner, 1), sum_of(own, t->unique, 1));
+
+			rule(t, "meta protocol ip udp dport 67 " DHCP_CIADDR " %s " DHCP_CHADDR " %s " DHCP_CIADDR " set %s " DHCP_CHADDR " set %s",
+				raw_address(t->inner, &a), raw_mac(guest, 0, &b), raw_address(t->unique, &c), raw_mac(own, renews, &d));
+		}
+		rule(t, "meta protocol ip udp dport 67 " DHCP_CHADDR " %s " DHCP_CHADDR " set %s", raw_mac(guest, 0, &a), raw_mac(own, plain, &b));
+		return;
+	}
+	if (t->inner->family) {
+		uint16_t renews = difference(sum_of(guest, t->inner, 1), sum_of(own, t->unique, 1));
+		uint16_t was = sum_fold((uint32_t)sum_of(own, t->unique, 2) + renews);
+
+		rule(t, "meta protocol ip udp sport 67 " DHCP_CIADDR " %s " DHCP_YIADDR " %s " DHCP_CHADDR " %s " DHCP_CIADDR " set %s " DHCP_YIADDR
+			" set %s " DHCP_CHADDR " set %s", raw_address(t->unique, &a), a.text, raw_mac(own, renews, &b), raw_address(t->inner, &c), c.text,
+			raw_mac(guest, difference(was, sum_of(guest, t->inner, 2)), &d));
+		rule(t, "meta protocol ip udp sport 67 " DHCP_CHADDR " %s " DHCP_CHADDR " set %s", raw_mac(own, renews, &a),
+			raw_mac(guest, difference(sum_fold((uint32_t)sum_of(own, NULL, 0) + renews), sum_of(guest, NULL, 0)), &b));
+	}
+	rule(t, "meta protocol ip udp sport 67 " DHCP_CHADDR " %s " DHCP_CHADDR " set %s", raw_mac(own, plain, &a), raw_mac(guest, 0, &b));
+}
+
+static void icmp_print(const struct text *t, const char *field, const struct address *from, const struct address *to)
+{
+	struct raw a, b;
+
+	if (t->inner->family)
+		rule(t, ICMP_IS_ERROR " %s %s %s set %s " ICMP_UNUSED " set 0x%04x", field, raw_address(from, &a), field, raw_address(to, &b),
+			difference(sum_of(NULL, from, 1), sum_of(NULL, to, 1)));
+}
+
+/* Frames of the guest. */
+static void in_print(struct text *t, const struct subnet *s)
+{
+	const char *tap = t->p->tap;
+	char own[MAC_TEXT_MAX], guest[MAC_TEXT_MAX], unique[ADDRESS_TEXT_MAX], inner[ADDRESS_TEXT_MAX + 8];
+	struct address first = address_network(&s->address, s->prefix);
+	static const char *const sources[] = { "arp saddr ip", "ip saddr" };
+
+	mac_print(t->p->mac, own);
+	mac_print(t->p->fork.mac, guest);
+	address_print(t->unique, unique);
+	address_print(t->inner->family ? t->inner : &first, inner);
+	if (!t->inner->family)
+		snprintf(inner + strlen(inner), 8, "/%u", s->prefix);
+	snprintf(t->chain, sizeof(t->chain), "in_%s", tap);
+	rule(t, "ether type { 8021q, 8021ad } drop");
+	rule(t, "ether saddr %s delete @macs_%s { ether saddr }", own, tap);
+	for (size_t i = 0; i < ARRAY_SIZE(sources); i++)
+		rule(t, "%s %s delete @inner_%s { %s : %s }", sources[i], unique, tap, sources[i], unique);
+	rule(t, "ether saddr != %s return", guest);
+	rule(t, "ether saddr set %s add @macs_%s { ether saddr }", own, tap);
+	rule(t, "meta protocol ip6 drop");
+	rule(t, "arp saddr ether %s arp saddr ether set %s", guest, own);
+	for (size_t i = 0; i < ARRAY_SIZE(sources); i++) {
+		rule(t, "%s %s %s != %s add @inner_%s { %s : %s }", sources[i], inner, sources[i], unique, tap, unique, sources[i]);
+		rule(t, "%s %s %s set %s", sources[i], inner, sources[i], unique);
+	}
+	dhcp_print(t, true);
+	icmp_print(t, ICMP_TARGET, t->inner, t->unique);
+}
+
+/* Frames to the guest. */
+static void out_print(struct text *t)
+{
+	const char *tap = t->p->tap;
+	char guest[MAC_TEXT_MAX], inner[ADDRESS_TEXT_MAX];
+
+	mac_print(t->p->fork.mac, guest);
+	snprintf(t->chain, sizeof(t->chain), "out_%s", tap);
+	rule(t, "ether daddr @macs_%s ether daddr set %s", tap, guest);
+	rule(t, "arp daddr ether @macs_%s arp daddr ether set %s", tap, guest);
+	rule(t, "arp daddr ip set arp daddr ip map @inner_%s", tap);
+	rule(t, "ip daddr set ip daddr map @inner_%s", tap);
+	dhcp_print(t, false);
+	if (!t->inner->family)
+		return;
+	snprintf(t->chain, sizeof(t->chain), "error_%s", tap);
+	icmp_print(t, ICMP_SOURCE, t->unique, t->inner);
+	snprintf(t->chain, sizeof(t->chain), "out_%s", tap);
+	rule(t, "ip daddr %s jump error_%s", address_print(t->inner, inner), tap);
+}
+
+/* What all forks share. */
+static void shared_print(const struct text *t)
+{
+	static const char *const directions[][3] = { { "in", "prerouting", "iifname" }, { "out", "postrouting", "oifname" } };
+	const char *table = t->table;
+
+	fprintf(t->f, "add table bridge %s\nadd set bridge %s forks { type ifname . ether_addr . ipv4_addr; }\n", table, table);
+	for (size_t i = 0; i < ARRAY_SIZE(directions); i++) {
+		const char *const *d = directions[i];
+
+		fprintf(t->f, "add map bridge %s fork_%s { type ifname : verdict; }\n", table, d[0]);
+		/* In front of the filters of ports, and behind them. */
+		fprintf(t->f, "add chain bridge %s %s { type filter hook %s priority %s; policy accept; }\n", table, d[1], d[1], i ? "srcnat" : "dstnat");
+		fprintf(t->f, "flush chain bridge %s %s\nadd rule bridge %s %s %s vmap @fork_%s\n", table, d[1], table, d[1], d[2], d[0]);
+	}
+}
+
+void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner)
+{
+	struct text t = { .f = f, .p = p, .unique = unique, .inner = inner };
+	char mac[MAC_TEXT_MAX], address[ADDRESS_TEXT_MAX], inside[ADDRESS_TEXT_MAX];
+	const char *table = t.table, *tap = p->tap;
+
+	table_print(n, t.table);
+	shared_print(&t);
+	mac_print(p->mac, mac);
+	address_print(unique, address);
+	fprintf(f, "add set bridge %s macs_%s { type ether_addr; size 1; flags dynamic; }\n", table, tap);
+	fprintf(f, "add map bridge %s inner_%s { type ipv4_addr : ipv4_addr; size 1; flags dynamic; }\n", table, tap);
+	fprintf(f, "add element bridge %s macs_%s { %s }\n", table, tap, mac);
+	if (inner->family)
+		fprintf(f, "add element bridge %s inner_%s { %s : %s }\n", table, tap, address, address_print(inner, inside));
+	fprintf(f, "add chain bridge %s in_%s\nadd chain bridge %s out_%s\nadd chain bridge %s error_%s\n", table, tap, table, tap, table, tap);
+	in_print(&t, &n->ipv4);
+	out_print(&t);
+	fprintf(f, "add element bridge %s fork_in { \"%s\" : jump in_%s }\nadd element bridge %s fork_out { \"%s\" : jump out_%s }\n", table, tap, tap,
+		table, tap, tap);
+	fprintf(f, "add element bridge %s forks { \"%s\" . %s . %s }\n", table, tap, mac, address);
+}
+
+static void fork_clear_print(FILE *f, const char *table, const struct fork *k)
+{
+	static const char *const chains[] = { "in", "out", "error" };
+	char mac[MAC_TEXT_MAX], address[ADDRESS_TEXT_MAX];
+
+	fprintf(f, "delete element bridge %s forks { \"%s\" . %s . %s }\n", table, k->tap, mac_print(k->mac, mac), address_print(&k->address, address));
+	fprintf(f, "delete element bridge %s fork_in { \"%s\" }\ndelete element bridge %s fork_out { \"%s\" }\n", table, k->tap, table, k->tap);
+	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
+		fprintf(f, "flush chain bridge %s %s_%s\n", table, chains[i], k->tap);
+	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
+		fprintf(f, "delete chain bridge %s %s_%s\n", table, chains[i], k->tap);
+	fprintf(f, "delete set bridge %s macs_%s\ndelete map bridge %s inner_%s\n", table, k->tap, table, k->tap);
+}
+
+bool forks_clear_print(FILE *f, const struct network *n)
+{
+	char table[ID_MAX + 8];
+	size_t gone = 0;
+
+	table_print(n, table);
+	for (size_t i = 0; i < n->nforks; i++)
+		gone += n->forks[i].gone;
+	if (gone == n->nforks && gone)
+		fprintf(f, "delete table bridge %s\n", table);
+	for (size_t i = 0; i < n->nforks && gone < n->nforks; i++)
+		if (n->forks[i].gone)
+			fork_clear_print(f, table, &n->forks[i]);
+	return gone > 0;
+}

@@ -1,0 +1,38 @@
+/* forks: translation between the addresses that a live clone's guest has and those that the network knows. The guest has
+ * its source's MAC and IPv4 address, until its driver starts again. Rules at its tap, in front of all other rules, give
+ * its frames the clone's own MAC address and a unique IPv4 address of the network, and the reverse. So bridge, filters,
+ * egress rules, NAT, DHCP and the other guests see one more guest. The rules keep no state of connections.
+ *
+ * The table `bridge cairn_UUID_forks` exists while there are forks:
+ * forks: each tap with the clone's MAC and its unique address. Afterwards dnsmasq leases the address to that MAC only.
+ * fork_in, fork_out: maps from taps to the chains in_TAP and out_TAP.
+ * macs_TAP: has the clone's MAC while the guest uses the source's. The guest's last frame decides.
+ * inner_TAP: maps the unique address to the guest's, while the guest uses the source's. Likewise.
+ *
+ * Where a message has addresses within its payload (DHCP renewals, ICMP errors), a constant in bytes that nobody reads
+ * keeps the checksum right. IPv6 of a guest that uses the source's MAC is dropped. docs/networks.md, "Forks". */
+#ifndef CAIRN_TOOLS_NET_FORKS_H
+#define CAIRN_TOOLS_NET_FORKS_H
+
+#include "tools/net/request.h"
+
+#include <stdio.h>
+
+struct err;
+struct operation;
+struct service;
+
+/* Read the forks into o->req->net. Returns 0; -errno with a sentence. */
+int forks_read(struct operation *o, struct err *e);
+/* Choose the unique address of the request's fork: that of before, else one that depends on its MAC address.
+ * taken: whether somebody else may have the address; pass: 0, or 1 if there is no other one.
+ * Returns 0; -ENOSPC with a sentence. */
+int fork_choose(const struct network *n, const struct port *p, const struct address *service,
+	bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);
+/* Print commands that remove the forks that are marked as gone. Returns whether there are any. */
+bool forks_clear_print(FILE *f, const struct network *n);
+/* Print commands that add the request's fork, behind forks_clear_print(). inner: the guest's address; family 0: unknown,
+ * then the first address of the network that the guest sends from. */
+void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner);
+
+#endif
