@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/net/network.h"
 #include "api/net/network_life.h"
+#include "api/net/network_ports.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -374,6 +375,19 @@ static void denied_add(struct call *c, struct network *n, struct json_object *o)
 		denied_told(w, -EBUSY, NULL, &e);
 }
 
+/* The live clones with their addresses. */
+static void forks_put(struct call *c, const struct network *n, struct json_object *o)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < c->host->nvms && json_object_array_length(list) < PAGE_NETWORKS; i++)
+		network_ports_list(c->host->vms[i], network_any(n)->name, list);
+	if (json_object_array_length(list))
+		js_put(o, "clones", list);
+	else
+		json_object_put(list);
+}
+
 void command_net_info(struct call *c)
 {
 	struct err e;
@@ -392,6 +406,7 @@ void command_net_info(struct call *c)
 		if (network_is_used_by(n, c->host->vms[i]))
 			json_object_array_add(vms, json_object_new_string(c->host->vms[i]->def->name));
 	js_put(o, "vms", vms);
+	forks_put(c, n, o);
 	if (n->live && n->live->egress)
 		denied_add(c, n, o);
 	else

@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/net/forwards.h"
+#include "api/net/network_ports.h"
 #include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
 #include "api/store/event_log.h"
@@ -391,6 +392,7 @@ static void put_figures(struct json_object *o, const struct vm *vm, const struct
 		struct json_object *one = interface_put(&info->interfaces[i], info, i);
 
 		denied_put(one, vm, i);
+		network_ports_show(vm, i, one);
 		json_object_array_add(interfaces, one);
 	}
 	js_put(o, "interfaces", interfaces);

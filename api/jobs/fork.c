@@ -466,6 +466,19 @@ static struct json_object *disks_to_json(const struct fork *f)
 	return all;
 }
 
+/* The addresses that networks have given the clones. */
+static void addresses_put(const struct fork *f, struct json_object *o)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (unsigned i = 0; i < f->n; i++)
+		network_ports_list(f->clones[i].vm, NULL, list);
+	if (json_object_array_length(list))
+		js_put(o, "addresses", list);
+	else
+		json_object_put(list);
+}
+
 static void result_put(void *opaque, struct json_object *o)
 {
 	struct fork *f = opaque;
@@ -476,6 +489,7 @@ static void result_put(void *opaque, struct json_object *o)
 	job_put_tracking(o, &f->taken);
 	js_put(o, "disks", disks_to_json(f));
 	identity_tell_forwards(f->source->def, o);
+	addresses_put(f, o);
 }
 
 static void fork_end(struct fork *f)

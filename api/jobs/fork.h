@@ -28,9 +28,9 @@ struct fork_opts {
 };
 
 /* Start the job. Its result: count, first, last (names), pause, total (both in ns), ram-bytes-written, the members of
- * job_put_tracking(), forwards-left-out (if there are any), and disks: for each writable disk id, made ("overlay" or
- * "copy"), flattened-layers (the number of layers, if it is so large that flatten.h pulls the disk), the reason for a
- * copy, and the bytes that the first clone's file occupies.
+ * job_put_tracking(), forwards-left-out and addresses (if there are any), and disks: for each writable disk id, made
+ * ("overlay" or "copy"), flattened-layers (the number of layers, if it is so large that flatten.h pulls the disk), the
+ * reason for a copy, and the bytes that the first clone's file occupies.
  * Returns 0; -errno, and then nothing was created: a name is in use, or the VM cannot be cloned. */
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);

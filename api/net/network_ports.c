@@ -13,22 +13,26 @@
 
 #include <errno.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define TIMEOUT_NS (30 * 1000000000ULL)
 #define STATE_KEY "guest_macs"
+#define ADDRESSES_KEY "guest_addresses"
 #define PORTS_KEY "ports"
 
 /* A tap with rules. */
 struct port {
 	unsigned at; /* index of the interface */
 	char network[NETWORK_NAME_MAX + 1], tap[IFNAMSIZ];
+	char address[INET_ADDRSTRLEN]; /* of a live clone, in the network; empty: none */
 };
 
 struct network_ports {
 	uint8_t guest_macs[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* saved; all zero: the definition's */
+	char guest_addresses[DEFINITION_INTERFACES_MAX][INET_ADDRSTRLEN]; /* saved; of a live clone; empty: unknown */
 	struct port list[DEFINITION_INTERFACES_MAX];
 	unsigned n, done;
 	struct network_process *process; /* installs the rules of list[done]; NULL: none */
@@ -91,10 +95,18 @@ static void mac_put(struct json_object *o, const char *key, const uint8_t mac[DE
 	js_put_str(o, key, text);
 }
 
-/* Whether the interface's tap needs rules. */
-static bool needs_rules(const struct definition_interface *i, const struct network_definition *d)
+/* Whether cairn-net is to translate between the addresses that the guest has from its source and the clone's. */
+static bool is_fork(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
-	return filter_of(d) != NETWORK_UNFILTERED || d->isolated_ports || i->clean_traffic || i->isolated;
+	return memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac)) && d->mode != NETWORK_BRIDGE && d->ipv4.given;
+}
+
+/* Whether the interface's tap needs rules. */
+static bool needs_rules(const struct vm *vm, unsigned at, const struct network_definition *d)
+{
+	const struct definition_interface *i = &vm->def->interfaces[at];
+
+	return is_fork(vm, at, d) || filter_of(d) != NETWORK_UNFILTERED || d->isolated_ports || i->clean_traffic || i->isolated;
 }
 
 static void rules_put(const struct vm *vm, const struct port *p, const struct network_definition *d, struct json_object *port)
@@ -103,8 +115,16 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 	const uint8_t *second = vm->ports->guest_macs[p->at];
 
 	mac_put(port, "mac", i->mac);
-	if (memcmp(second, no_mac, sizeof(no_mac)))
+	if (is_fork(vm, p->at, d)) {
+		struct json_object *fork = json_object_new_object();
+
+		mac_put(fork, "mac", second);
+		if (vm->ports->guest_addresses[p->at][0])
+			js_put_str(fork, "address", vm->ports->guest_addresses[p->at]);
+		js_put(port, "fork", fork);
+	} else if (memcmp(second, no_mac, sizeof(no_mac))) {
 		mac_put(port, "guest_mac", second);
+	}
 	js_put_str(port, "filter", network_filter_name(i->clean_traffic ? NETWORK_CLEAN_TRAFFIC : filter_of(d)));
 	js_put_bool(port, "isolated", d->isolated_ports || i->isolated);
 }
@@ -113,6 +133,13 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 
 static int port_begin(struct vm *vm, struct err *e);
 
+static void addresses_take(struct network_ports *p, struct port *port, struct json_object *answer)
+{
+	snprintf(port->address, sizeof(port->address), "%s", js_get_str_or(answer, "address", ""));
+	if (js_get_str(answer, "inner"))
+		snprintf(p->guest_addresses[port->at], INET_ADDRSTRLEN, "%s", js_get_str(answer, "inner"));
+}
+
 static void port_done(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -120,8 +147,9 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 	const struct port *port = &p->list[p->done];
 	struct err own = { 0 };
 
-	(void)answer;
 	p->process = NULL; /* ends by itself */
+	if (!r)
+		addresses_take(p, &p->list[p->done], answer);
 	if (r < 0) {
 		err_set(&own, r, e->cls, "interfaces[%u]: network '%s' cannot filter the guest's frames, so the VM was not started: %s",
 			port->at, port->network, e->msg);
@@ -165,12 +193,12 @@ static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(stru
 		const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
 		struct port *port = &p->list[p->n];
 
-		if (!n || !n->live || !needs_rules(face, n->live))
+		if (!n || !n->live || !needs_rules(vm, i, n->live))
 			continue;
 		if (n->live->mode == NETWORK_BRIDGE)
 			return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
 				"the bridge, and '%s' has mode bridge; remove them, or use another network", i, face->source);
-		port->at = i;
+		*port = (struct port){ .at = i };
 		snprintf(port->network, sizeof(port->network), "%s", face->source);
 		snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, c->vm.interfaces[i].target);
 		p->n++;
@@ -237,6 +265,49 @@ static void ports_on_start_failed(struct vm *vm)
 		ports_end(vm);
 }
 
+/* ---- what is shown ---- */
+
+static const struct port *port_of(const struct vm *vm, unsigned at)
+{
+	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
+		if (vm->ports->list[i].at == at && vm->ports->list[i].address[0])
+			return &vm->ports->list[i];
+	return NULL;
+}
+
+void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o)
+{
+	const struct port *port = port_of(vm, at);
+	const struct network *n = port ? network_find_name(vm->host, port->network) : NULL;
+	char text[INET_ADDRSTRLEN + 8];
+
+	if (!n || !n->live)
+		return;
+	snprintf(text, sizeof(text), "%s/%u", port->address, n->live->ipv4.prefix);
+	js_put_str(o, "network-address", text);
+	if (vm->ports->guest_addresses[at][0])
+		js_put_str(o, "guest-address", vm->ports->guest_addresses[at]);
+}
+
+void network_ports_list(const struct vm *vm, const char *network, struct json_object *list)
+{
+	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++) {
+		const struct port *port = &vm->ports->list[i];
+		struct json_object *o;
+
+		if (!port->address[0] || port->at >= vm_live(vm)->ninterfaces || (network && strcmp(network, port->network)))
+			continue;
+		o = json_object_new_object();
+		js_put_str(o, "name", vm->def->name);
+		js_put_str(o, "interface", vm_live(vm)->interfaces[port->at].id);
+		js_put_str(o, "network", port->network);
+		js_put_str(o, "address", port->address);
+		if (vm->ports->guest_addresses[port->at][0])
+			js_put_str(o, "guest-address", vm->ports->guest_addresses[port->at]);
+		json_object_array_add(list, o);
+	}
+}
+
 void network_ports_forget(struct vm_host *host)
 {
 	while (host->port_ends) {
@@ -254,13 +325,15 @@ void network_ports_clone(struct vm *clone, const struct vm *source)
 	for (unsigned i = 0; i < d->ninterfaces; i++) {
 		const uint8_t *second = source->ports ? source->ports->guest_macs[i] : no_mac;
 
+		if (source->ports)
+			memcpy(ports_of(clone)->guest_addresses[i], source->ports->guest_addresses[i], INET_ADDRSTRLEN);
 		memcpy(ports_of(clone)->guest_macs[i], memcmp(second, no_mac, sizeof(no_mac)) ? second : d->interfaces[i].mac, sizeof(no_mac));
 	}
 }
 
 static void macs_put(const struct vm *vm, struct json_object *state)
 {
-	struct json_object *list = NULL;
+	struct json_object *list = NULL, *addresses = NULL;
 	char text[DEFINITION_MAC_TEXT];
 
 	for (unsigned i = 0; vm->ports && i < vm->def->ninterfaces; i++) {
@@ -268,6 +341,9 @@ static void macs_put(const struct vm *vm, struct json_object *state)
 			break;
 		if (!list)
 			js_put(state, STATE_KEY, list = json_object_new_array());
+		if (!addresses)
+			js_put(state, ADDRESSES_KEY, addresses = json_object_new_array());
+		json_object_array_add(addresses, json_object_new_string(vm->ports->guest_addresses[i]));
 		mac_print(vm->ports->guest_macs[i], text);
 		json_object_array_add(list, json_object_new_string(text));
 	}
@@ -285,13 +361,16 @@ static void ports_put(const struct vm *vm, struct json_object *state)
 
 		js_put_str(o, "network", vm->ports->list[i].network);
 		js_put_str(o, "tap", vm->ports->list[i].tap);
+		js_put_uint(o, "at", vm->ports->list[i].at);
+		if (vm->ports->list[i].address[0])
+			js_put_str(o, "address", vm->ports->list[i].address);
 		json_object_array_add(list, o);
 	}
 }
 
 static void macs_load(struct vm *vm, struct json_object *state)
 {
-	struct json_object *list = js_get_array(state, STATE_KEY);
+	struct json_object *list = js_get_array(state, STATE_KEY), *addresses = js_get_array(state, ADDRESSES_KEY);
 	size_t n = list ? json_object_array_length(list) : 0;
 
 	for (size_t i = 0; i < MIN(n, DEFINITION_INTERFACES_MAX); i++) {
@@ -299,6 +378,9 @@ static void macs_load(struct vm *vm, struct json_object *state)
 
 		if (text && mac_parse(text, ports_of(vm)->guest_macs[i]) < 0)
 			memset(vm->ports->guest_macs[i], 0, sizeof(no_mac));
+		text = addresses ? json_object_get_string(json_object_array_get_idx(addresses, i)) : NULL;
+		if (text)
+			snprintf(ports_of(vm)->guest_addresses[i], INET_ADDRSTRLEN, "%s", text);
 	}
 }
 
@@ -315,6 +397,8 @@ static void ports_load(struct vm *vm, struct json_object *state)
 
 		snprintf(port->network, sizeof(port->network), "%s", js_get_str_or(o, "network", ""));
 		snprintf(port->tap, sizeof(port->tap), "%s", js_get_str_or(o, "tap", ""));
+		port->at = (unsigned)js_get_int(o, "at", 0);
+		snprintf(port->address, sizeof(port->address), "%s", js_get_str_or(o, "address", ""));
 	}
 }
 

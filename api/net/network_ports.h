@@ -5,15 +5,23 @@
 #ifndef CAIRN_API_NET_NETWORK_PORTS_H
 #define CAIRN_API_NET_NETWORK_PORTS_H
 
+struct json_object;
 struct vm;
 struct vm_host;
 struct vm_observer;
 
 extern const struct vm_observer network_ports_observer;
 
-/* Permit a live clone the MAC addresses that its guest has from the source's. Lasts until the clone is undefined,
- * because its saved states and snapshots have them, too. */
+/* Note the MAC and IPv4 addresses that a live clone's guest has from its source. cairn-net translates between these and
+ * the clone's (docs/networks.md, "Forks"). Lasts until the clone is undefined, because its saved states and snapshots
+ * have them, too. */
 void network_ports_clone(struct vm *clone, const struct vm *source);
+/* Put the addresses of a live clone's interface into o: network-address, the one in the network with its prefix, and
+ * guest-address. Other interfaces have none. */
+void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o);
+/* Add an object for each such interface: name, interface, network, address, guest-address. network: only those in it;
+ * NULL: all. */
+void network_ports_list(const struct vm *vm, const char *network, struct json_object *list);
 /* Free the daemon's objects for removals under way. */
 void network_ports_forget(struct vm_host *host);
 

@@ -438,7 +438,8 @@ static const struct field net_info_returns[] = {
 	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open or bridge" },
 	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
-	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" }, END };
+	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" },
+	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address" }, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
 static const struct field net_dump_returns[] = {

@@ -15,5 +15,8 @@ int addresses_ask(struct cli *c, const char *vm, struct json_object **ret_interf
  * a MAC, all count: a live clone's driver may still use the source's MAC.
  * text: set on success only. Returns false if there is no such address. */
 bool address_pick(struct json_object *interfaces, char text[ADDRESS_TEXT]);
+/* Find the address that a network has for an interface of a live clone. info: vm-info's answer. Returns false if there
+ * is none. */
+bool address_of_clone(struct json_object *info, const char *id, char text[ADDRESS_TEXT], unsigned *ret_prefix);
 
 #endif

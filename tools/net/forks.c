@@ -12,7 +12,8 @@
 #include <string.h>
 
 /* Offsets in bits from the UDP header, with its 8 bytes, in a message of DHCP (RFC 2131, section 2): the client's
- * address, its new address, and its MAC address with two of the ten bytes behind it, which are 0 and which nobody reads. */
+ * address, its new address, and its MAC address with two of the ten bytes behind it, which are 0 and which nobody
+ * reads. */
 #define DHCP_CIADDR "@th,160,32"
 #define DHCP_YIADDR "@th,192,32"
 #define DHCP_CHADDR "@th,288,64"

@@ -1,7 +1,7 @@
-/* forks: translation between the addresses that a live clone's guest has and those that the network knows. The guest has
- * its source's MAC and IPv4 address, until its driver starts again. Rules at its tap, in front of all other rules, give
- * its frames the clone's own MAC address and a unique IPv4 address of the network, and the reverse. So bridge, filters,
- * egress rules, NAT, DHCP and the other guests see one more guest. The rules keep no state of connections.
+/* forks: translation between the addresses that a live clone's guest has and those that the network knows. The guest
+ * has its source's MAC and IPv4 address, until its driver starts again. Rules at its tap, in front of all other rules,
+ * give its frames the clone's own MAC address and a unique IPv4 address of the network, and the reverse. So bridge,
+ * filters, egress rules, NAT, DHCP and the other guests see one more guest. The rules keep no state of connections.
  *
  * The table `bridge cairn_UUID_forks` exists while there are forks:
  * forks: each tap with the clone's MAC and its unique address. Afterwards dnsmasq leases the address to that MAC only.
@@ -31,8 +31,8 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 	bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);
 /* Print commands that remove the forks that are marked as gone. Returns whether there are any. */
 bool forks_clear_print(FILE *f, const struct network *n);
-/* Print commands that add the request's fork, behind forks_clear_print(). inner: the guest's address; family 0: unknown,
- * then the first address of the network that the guest sends from. */
+/* Print commands that add the request's fork, behind forks_clear_print(). inner: the guest's address; family 0:
+ * unknown, then it is the first address of the network that the guest sends from. */
 void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner);
 
 #endif

@@ -450,6 +450,23 @@ static void swap(uint8_t *a, uint8_t *b, unsigned bytes)
 	}
 }
 
+/* Answer a question for the MAC address of the address that DHCP gave. Returns whether it was one. */
+static bool arp_answer(uint32_t have)
+{
+	uint8_t *f = sent + HEADER_BYTES;
+
+	if (have < HEADER_BYTES + ETHERNET_BYTES + ARP_BYTES || get16(f + 12) != 0x0806 || f[21] != 1 || memcmp(f + 38, net.ip, 4))
+		return false;
+	f[21] = 2;
+	memcpy(f + 32, f + 22, 10);
+	memcpy(f + 22, net.mac, 6);
+	memcpy(f + 28, net.ip, 4);
+	memcpy(f, f + 6, 6);
+	memcpy(f + 6, net.mac, 6);
+	memset(sent, 0, HEADER_BYTES);
+	return !send(have);
+}
+
 /* Send each datagram of UDP over IPv4 back to its sender, until there is input. Swapping keeps both checksums. Between
  * datagrams the processor halts, so a timer has to run ("pit 100"). */
 static const char *net_serve(const struct args *a)
@@ -465,7 +482,7 @@ static const char *net_serve(const struct args *a)
 			continue;
 		}
 		memcpy(sent, frame, have);
-		if (have < HEADER_BYTES + 42 || get16(f + 12) != 0x0800 || f[23] != 17)
+		if (arp_answer(have) || have < HEADER_BYTES + 42 || get16(f + 12) != 0x0800 || f[23] != 17)
 			continue;
 		memset(sent, 0, HEADER_BYTES);
 		memcpy(f, f + 6, 6);

@@ -36,6 +36,16 @@ static void forwards_print(struct json_object *list)
 			json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
+static void addresses_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		printf("%s: network '%s' has the address %s for it\n", js_get_str_or(o, "name", "?"), js_get_str_or(o, "network", "?"),
+			js_get_str_or(o, "address", "?"));
+	}
+}
+
 /* Print which disks the live clone copied, and why: a copy takes time and space that the user may not expect. */
 static void copies_print(struct json_object *list)
 {
@@ -108,6 +118,8 @@ static int result_print(struct cli *c, struct json_object *o)
 			c->pos[0], (int)js_get_int(o, "count", 0), first, last);
 	if (c->format == CLI_TABLE)
 		forwards_print(js_get_array(o, "forwards-left-out"));
+	if (c->format == CLI_TABLE)
+		addresses_print(js_get_array(o, "addresses"));
 	if (c->format == CLI_TABLE && !option_flag(c, "verbose"))
 		copies_print(js_get_array(o, "disks"));
 	if (c->format == CLI_TABLE)

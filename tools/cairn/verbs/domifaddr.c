@@ -69,6 +69,20 @@ bool address_pick(struct json_object *interfaces, char text[ADDRESS_TEXT])
 	return false;
 }
 
+bool address_of_clone(struct json_object *info, const char *id, char text[ADDRESS_TEXT], unsigned *ret_prefix)
+{
+	struct json_object *list = js_get_array(info, "interfaces");
+
+	_Static_assert(ADDRESS_TEXT > 46, "room for an address");
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		if (!strcmp(js_get_str_or(o, "id", ""), id))
+			return sscanf(js_get_str_or(o, "network-address", ""), "%46[^/]/%u", text, ret_prefix) == 2;
+	}
+	return false;
+}
+
 /* ---- the verb domifaddr ---- */
 
 static struct json_object *named_only(struct json_object *interfaces, const char *name)
@@ -164,10 +178,32 @@ static int leased_make(struct cli *c, struct json_object *interface, struct json
 	return 0;
 }
 
+/* Add the address that the network has for a live clone, unless its lease is listed. */
+static void clone_address_add(struct json_object *info, struct json_object *interface)
+{
+	struct json_object *list = js_get_array(interface, "addresses"), *o;
+	char address[ADDRESS_TEXT];
+	unsigned prefix;
+
+	if (!address_of_clone(info, js_get_str_or(interface, "name", ""), address, &prefix))
+		return;
+	for (size_t k = 0; k < json_object_array_length(list); k++)
+		if (!strcmp(js_get_str_or(json_object_array_get_idx(list, k), "address", ""), address))
+			return;
+	json_object_array_add(list, o = json_object_new_object());
+	js_put_str(o, "type", "ipv4");
+	js_put_str(o, "address", address);
+	js_put_int(o, "prefix", (int)prefix);
+}
+
 static int leased_ask(struct cli *c, const char *vm, struct json_object **ret, struct err *e)
 {
+	CLEANUP_JS struct json_object *info = NULL;
 	CLEANUP_JS struct json_object *all = NULL, *found = json_object_new_array();
 	int r = change_read_list(c, vm, "interfaces", &all, e);
+
+	if (!r)
+		r = cli_execute(c, "vm-info", cli_vm_args(vm), &info, NULL, e);
 
 	for (size_t i = 0; !r && all && i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i), *interface;
@@ -175,8 +211,10 @@ static int leased_ask(struct cli *c, const char *vm, struct json_object **ret, s
 		if (strcmp(js_get_str_or(o, "type", ""), "network") != 0)
 			continue;
 		r = leased_make(c, o, &interface, e);
-		if (!r)
-			json_object_array_add(found, interface);
+		if (r < 0)
+			break;
+		clone_address_add(info, interface);
+		json_object_array_add(found, interface);
 	}
 	if (!r)
 		*ret = json_object_get(found);

@@ -162,6 +162,16 @@ static void vms_print(struct json_object *vms)
 		label_print(stdout, i ? "" : "Domains:", "%s", json_object_get_string(json_object_array_get_idx(vms, i)));
 }
 
+static void clones_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		label_print(stdout, i ? "" : "Live clones:", "%s %s, in the guest %s", js_get_str_or(o, "name", "-"), js_get_str_or(o, "address", "-"),
+			js_get_str_or(o, "guest-address", "unknown"));
+	}
+}
+
 int verb_net_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -187,6 +197,7 @@ int verb_net_info(struct cli *c)
 	if (js_get_bool(o, "pending", false))
 		label_print(stdout, "Pending:", "yes, changes for the next start");
 	vms_print(js_get_array(o, "vms"));
+	clones_print(js_get_array(o, "clones"));
 	putchar('\n');
 	return CLI_OK;
 }

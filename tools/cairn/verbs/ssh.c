@@ -80,15 +80,21 @@ static bool agent_find(struct cli *c, const char *vm, struct json_object *interf
  * Returns 0; -ENOENT. */
 static int address_find(struct cli *c, const char *vm, char text[ADDRESS_TEXT], struct err *e)
 {
-	CLEANUP_JS struct json_object *all = NULL, *usable = json_object_new_array();
+	CLEANUP_JS struct json_object *all = NULL, *info = NULL, *usable = json_object_new_array();
+	unsigned prefix;
 	int r = change_read_list(c, vm, "interfaces", &all, e);
 
+	if (!r)
+		r = cli_execute(c, "vm-info", cli_vm_args(vm), &info, NULL, e);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
 		const char *type = js_get_str_or(o, "type", "");
 
+		/* Its guest has its source's address, and does not know this one. */
+		if (address_of_clone(info, js_get_str_or(o, "id", ""), text, &prefix))
+			return 0;
 		if (!strcmp(type, "network") && lease_find(c, o, text))
 			return 0;
 		if (strcmp(type, "user") != 0)

@@ -2,9 +2,11 @@
 guests, in a network namespace of the test's own. A stand-in for cairn-net shows the daemon's requests."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -106,19 +108,32 @@ def test_guest_does_not_send_with_the_mac_of_a_fixed_host(real, lan):  # noqa: F
     assert real.probes(c, s) == [MAC]
 
 
-def test_live_clone_sends_with_the_sources_mac(real, lan):  # noqa: F811
-    """Its guest has that address until the driver starts again, also after a managed save."""
+def mac_of_clone(d, name):
+    return d.figures(name)["interfaces"][0]["mac"]
+
+
+def test_live_clone_sends_with_its_own_mac(real, lan):  # noqa: F811
+    """Its guest has the source's address until the driver starts again, also after a managed save."""
     real.run_vm("vm1")
     real.cairn("clone", "--live", "vm1", "vm2")
     real.cairn("destroy", "vm1")
     s = lan.socket("virbr0", ARP)
-    assert real.figures("vm2")["interfaces"][0]["mac"] != MAC
-    assert real.probes(Console(real, "vm2"), s) == [MAC]
+    own = mac_of_clone(real, "vm2")
+
+    def probe():
+        c = Console(real, "vm2")
+        c.run("net probe 1")
+        c.run("net probe 0")
+        mac = None
+        while mac != own:
+            mac = mac_of(s.recv(2048))
+            assert mac not in (MAC, OTHER)
+    probe()
     real.cairn("managedsave", "vm2")
     real.stop()
     real.start()
     real.cairn("start", "vm2")
-    assert real.probes(Console(real, "vm2"), s) == [MAC]
+    probe()
 
 
 GATEWAY = "net ask 0x0a4d0001"
@@ -171,6 +186,67 @@ def test_restored_guest_keeps_the_address_of_an_ended_lease(real, lan):  # noqa:
     c = Console(real, "vm1")
     assert c.run(GATEWAY + " 1")[0] == "answered=0"
     assert c.run("net dhcp")[0].startswith("10.77.0.") and c.run(GATEWAY)[0] == "answered=1"
+
+
+# ---- live clones on a network ----
+
+def ask_by_udp(lan, address, text):  # noqa: F811
+    """Have the guest send a datagram back."""
+    s = lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM))
+    s.settimeout(0.5)
+    s.connect((address, 7))
+    for _ in range(60):
+        s.send(text)
+        try:
+            if s.recv(100) == text:
+                return True
+        except TimeoutError:
+            pass
+    return False
+
+
+def test_live_clones_answer_at_addresses_of_their_own(real, lan):  # noqa: F811
+    before = real.rules()
+    c = real.run_vm("vm1")
+    address = c.run("net dhcp")[0]
+    until(lambda: leases(real) == [(MAC, address)])
+    rules = real.rules()
+    c.run("pit 100")
+    c.sock.sendall(b"net serve\n")
+    c.close()
+    made = json.loads(real.cairn("clone", "--live", "vm1", "c", "--count", "3", "--format", "json").stdout)["addresses"]
+    assert [(a["name"], a["interface"], a["network"], a["guest-address"]) for a in made] == [
+        (f"c-{i}", "net0", "lan", address) for i in (1, 2, 3)]
+    unique = [a["address"] for a in made]
+    assert len({address, *unique}) == 4
+    for a in address, *unique:
+        assert ask_by_udp(lan, a, a.encode())
+    assert json.loads(real.cairn("net-info", "lan", "--format", "json").stdout)["clones"] == made
+    assert f"c-1 {unique[0]}, in the guest {address}" in real.cairn("net-info", "lan").stdout
+    rows = real.cairn("domifaddr", "c-1", "--source", "lease").stdout.splitlines()[2:]
+    assert [row.split() for row in rows if row] == [["net0", mac_of_clone(real, "c-1"), "ipv4", f"{unique[0]}/24"]]
+    # The rules survive the daemon, also a killed one, and go with the VMs.
+    real.stop(signal.SIGKILL)
+    assert ask_by_udp(lan, unique[0], b"nobody")
+    real.start()
+    assert json.loads(real.cairn("net-info", "lan", "--format", "json").stdout)["clones"] == made
+    assert ask_by_udp(lan, unique[1], b"next")
+    real.cairn("clone", "--live", "c-1", "d")
+    grandchild = real.figures("d")["interfaces"][0]
+    assert grandchild["guest-address"] == address and ask_by_udp(lan, grandchild["network-address"].split("/")[0], b"d")
+    for name in "d", "c-2":
+        real.cairn("destroy", name)
+    pid = real.info("c-1")["pid"]
+    real.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    real.start()
+    until(lambda: "clones" in json.loads(real.cairn("net-info", "lan", "--format", "json").stdout))
+    assert ask_by_udp(lan, unique[2], b"last")
+    real.cairn("destroy", "c-3")
+    until(lambda: "_forks" not in real.rules())
+    real.cairn("destroy", "vm1")
+    real.cairn("net-destroy", "lan")
+    assert "_forks" not in before + rules and "cairn" not in real.rules()
 
 
 # ---- what the daemon asks for ----
