@@ -412,7 +412,7 @@ static void child_timed_out(void *opaque)
 	file_job_free(STEAL_PTR(x->job));
 	x->state = OVERDUE;
 	process_kill(x);
-	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s: timed out; a file system does not answer", x->what);
+	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s: timed out; a file system does not answer: repair or unmount it, then try again", x->what);
 	result_tell(x, -ETIMEDOUT, &none, &e);
 	if (thread)
 		thread_left(x);

@@ -3,6 +3,7 @@
 #include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/groups.h"
+#include "api/access/open_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/archiver.h"
@@ -539,13 +540,6 @@ int import_begin(struct vm_host *host, const struct import_opts *opts, struct cl
 
 /* ---- recovery by the next daemon ---- */
 
-static bool all_there(const struct definition *d)
-{
-	struct err e;
-
-	return definition_check_files(d, &e) == 0;
-}
-
 static void keep_at_start(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *o = folder_of(vm->def);
@@ -559,34 +553,31 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* Removal of what an import of an earlier daemon has left. The files are removed before the VM, because only the VM's
- * definition names them. */
+/* The end of an import that an earlier daemon began: first a look whether all files are there, since that daemon may have
+ * called archiver_keep() before it died. If they are not, removal of what it has left, and a second look: the old
+ * cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. The files are
+ * removed before the VM, because only the VM's definition names them. */
 struct clearing {
 	struct vm *vm; /* VM_FACT_INCOMPLETE is set, so nobody else removes the VM */
 	struct archiver *archiver; /* NULL: the start failed, or has to wait for the user's groups */
 	struct groups_ask *ask;
+	bool cleared;
 	char parent[PATH_MAX], name[VM_NAME_MAX + 1]; /* of the folder */
 };
 
-/* Keep the VM if all its files exist now. The old daemon may have called archiver_keep() before it died; then the old
- * cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. */
+static void found_look(struct clearing *x);
+
 static void found_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct clearing *x = opaque;
-	struct vm *vm = x->vm;
 
 	(void)result;
 	if (r < 0)
-		log_warn("import", "VM '%s': some files of its import may remain: %s", vm->def->name, e->msg);
+		log_warn("import", "VM '%s': some files of its import may remain: %s", x->vm->def->name, e->msg);
 	archiver_free(x->archiver);
-	free(x);
-	if (all_there(vm->def)) {
-		keep_at_start(vm);
-		vm_set(vm, VM_FACT_INCOMPLETE, false);
-		return;
-	}
-	log_warn("import", "VM '%s': its import was interrupted, so the VM is removed; import it again", vm->def->name);
-	vm_forget(vm);
+	x->archiver = NULL;
+	x->cleared = true;
+	found_look(x);
 }
 
 static const struct archiver_ops found_ops = { .done = found_cleared };
@@ -603,7 +594,56 @@ static void clear_with(void *opaque, const struct rights *rights, const char *no
 		found_cleared(x, r, NULL, &e);
 }
 
-static void found_clear(struct vm *vm)
+static void found_clear(struct clearing *x)
+{
+	struct vm *vm = x->vm;
+
+	if (vm->def->rights)
+		groups_ask(helpers_groups(vm->host->helpers), vm->def->rights, clear_with, x, &x->ask);
+	else
+		clear_with(x, NULL, "");
+}
+
+/* Whether the error says nothing about the files. */
+static bool is_unknown(int r)
+{
+	return r == -ETIMEDOUT || r == -EBUSY || r == -EAGAIN || r == -ENOMEM || r == -EMFILE || r == -ENFILE;
+}
+
+static void found_looked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct clearing *x = opaque;
+	struct vm *vm = x->vm;
+
+	(void)res;
+	if (r < 0 && !is_unknown(r) && !x->cleared) {
+		found_clear(x);
+		return;
+	}
+	free(x);
+	if (!r) {
+		keep_at_start(vm);
+		vm_set(vm, VM_FACT_INCOMPLETE, false);
+	} else if (is_unknown(r)) {
+		log_error("import", "VM '%s': its import was interrupted, and whether its files are complete is not known: %s. Repair "
+			"or unmount that file system, then restart cairnd", vm->def->name, e->msg);
+	} else {
+		log_warn("import", "VM '%s': its import was interrupted, so the VM is removed; import it again", vm->def->name);
+		vm_forget(vm);
+	}
+}
+
+/* The loop touches none of the files: a user's file system may hang. */
+static void found_look(struct clearing *x)
+{
+	struct err e;
+	int r = open_as_check(x->vm->host->helpers, x->vm->def, 0, found_looked, x, &e);
+
+	if (r < 0)
+		found_looked(x, r, NULL, &e);
+}
+
+static void found(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *own = folder_of(vm->def);
 	const char *folder = js_get_str(own, "folder"), *name = folder ? strrchr(folder, '/') : NULL;
@@ -614,22 +654,12 @@ static void found_clear(struct vm *vm)
 	if (name)
 		snprintf(x->parent, sizeof(x->parent), "%.*s", (int)MAX(name - folder, 1), folder);
 	snprintf(x->name, sizeof(x->name), "%s", name ? name + 1 : "");
-	if (vm->def->rights)
-		groups_ask(helpers_groups(vm->host->helpers), vm->def->rights, clear_with, x, &x->ask);
-	else
-		clear_with(x, NULL, "");
+	found_look(x);
 }
 
 void import_clear_up(struct vm_host *host)
 {
-	for (size_t i = host->nvms; i-- > 0;) {
-		struct vm *vm = host->vms[i];
-
-		if (!store_has_file(host->store, vm->def->name, IMPORT_MARKER))
-			continue;
-		if (all_there(vm->def))
-			keep_at_start(vm);
-		else
-			found_clear(vm);
-	}
+	for (size_t i = host->nvms; i-- > 0;)
+		if (store_has_file(host->store, host->vms[i]->def->name, IMPORT_MARKER))
+			found(host->vms[i]);
 }

@@ -48,7 +48,7 @@ void volumes_done(struct volumes *v);
 
 /* Check each volume in a forked process with the definer's rights. remove: if all checks pass, delete the volumes that
  * are regular files and not read_only, then the folder if it is empty. done() gets the kinds as notes and the number of
- * deleted files as count. Returns 0 or -errno. */
+ * deleted files as count. The check alone has a time limit of 10 s. Returns 0 or -errno. */
 int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);

@@ -19,7 +19,7 @@ from test_daemon import NOBODY, shared  # noqa: F401
 def hostile(shared):  # noqa: F811
     """A daemon and a file system. The user nobody is an owner of the VM 'mine'."""
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
-    with fuse(shared.tmp / "fuse", kernel=b"not a kernel\n", disk=bytes(65536)) as f:
+    with fuse(shared.tmp / "fuse", kernel=b"not a kernel\n", disk=bytes(65536), other=bytes(65536)) as f:
         yield shared, f
 
 
@@ -232,25 +232,102 @@ def test_files_go_past_the_daemon_to_the_process_that_needs_them(hostile, comman
 
 
 @pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN])
-def test_hung_files_of_roots_starts_delay_nobody_else(hostile, op):
-    """Many of root's VMs wait for a file system. Others start, root's too."""
+def test_hung_files_of_roots_vms_delay_nobody_else(hostile, op):
+    """Many of root's VMs wait for a file system: starts, a revert, an undefine with the images. Others start, root's
+    too. Each says what to do, and works when the file system answers."""
     d, f = hostile
     kernel = d.tmp / "kernel"
     kernel.write_text("not a kernel\n")
     d.define("well", boot={"kernel": str(kernel)})
     for i in range(6):
         d.define(f"hung{i}", boot={"kernel": f["kernel"]})
+    d.define("reverted", boot={"kernel": str(kernel)}, disks=[{"path": f["disk"], "format": "qcow2"}])
+    d.cairn("snapshot-create-as", "reverted", "s1")
+    d.define("undefined", boot={"kernel": str(kernel)}, disks=[{"path": f["other"], "format": "raw"}])
+    until(lambda: not d.children())
     f.hang(op)
-    clients = [d.qmp() for _ in range(6)]
-    for i, q in enumerate(clients):
+    starts = [d.qmp() for _ in range(6)]
+    for i, q in enumerate(starts):
         q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": f"hung{i}"}}).encode())
+    undefine, revert = d.qmp(), d.qmp()
+    if op == Op.LOOKUP:  # that is all that an undefine needs before it removes anything
+        undefine.send(b'{"execute":"vm-undefine","arguments":{"vm":"undefined","remove-all-storage":true}}')
+    job = revert.run("snapshot-revert", vm="reverted", name="s1")["job"]
     until(lambda: op in f.hanging())
     d.cairn("start", "well")
-    for q in clients:
-        e = q.answer()["error"]
-        assert e["class"] == "Timeout" and "opening its files: timed out; a file system does not answer" in e["desc"]
+    errors = [q.answer()["error"] for q in starts]
+    revert.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    said = [e["desc"] for e in errors] + [revert.run("query-jobs", id=job)[0]["error"]]
+    assert {e["class"] for e in errors} == {"Timeout"}
+    assert all("opening its files: timed out; a file system does not answer: repair or unmount it" in text for text in said), said
+    if op == Op.LOOKUP:
+        e = undefine.answer()["error"]
+        assert e["class"] == "Timeout" and "removing its images: timed out; a file system does not answer" in e["desc"]
     f.release()
     d.cairn("start", "hung0")
+    d.cairn("snapshot-revert", "reverted", "s1")
+    d.cairn("undefine", "undefined", "--remove-all-storage")
+    assert Op.UNLINK in f.seen() and Op.UNLINK not in f.hanging()
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
+def test_hung_removal_of_images_does_not_block_the_daemon(hostile, uid):
+    """A removal may take long, so it has no time limit; the VM goes when its images are gone."""
+    d, f = hostile
+    with asked(d, "vm-define", uid=uid, definition=definition(f, disks=[{"path": f["disk"], "format": "raw"}])) as answer:
+        assert "return" in answer()
+    f.hang(Op.UNLINK)
+    q = d.qmp()
+    q.send(b'{"execute":"vm-undefine","arguments":{"vm":"mine","remove-all-storage":true}}')
+    until(lambda: Op.UNLINK in f.hanging())
+    assert serves(d) and d.info("mine")["state"] == "shut off"
+    assert "is being undefined" in d.cairn("start", "mine", ok=False).stderr
+    f.release()
+    assert "return" in q.answer()
+
+
+@pytest.mark.parametrize("op", [Op.READ, Op.FLUSH], ids=["read", "flush"])
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
+def test_hung_archive_of_an_import_does_not_block_the_daemon(hostile, uid, op):
+    d, f = hostile
+    d.cairn("grant", "admin", "--user", "nobody")
+    shutil.copy(f["kernel"], d.tmp / "kernel")
+    d.define("source", boot={"kernel": str(d.tmp / "kernel")})
+    d.cairn("export", "source", str(d.tmp / "a.tar"))
+    shutil.copy(d.tmp / "a.tar", f["archive"])
+    folder = d.tmp / "there"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    f.hang(op)
+
+    def run(say):
+        r = subprocess.run([os.path.join(BUILD, "cairn"), "import", f["archive"], "--name", "copy", "--folder", str(folder)],
+                           env=d.env, capture_output=True, text=True)
+        say([r.returncode, r.stderr])
+    with as_user(run, uid=uid) as lines:
+        until(lambda: op in f.hanging())
+        assert serves(d) and not [t for t in open_files(d.proc.pid) if t.startswith(str(f.folder))]
+        f.release()
+        assert json.loads(lines.readline()) == [0, ""]
+    assert "copy" in d.cairn("list", "--all").stdout and (folder / "copy/kernel").read_bytes() == b"not a kernel\n"
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
+def test_next_daemon_looks_beside_the_loop_for_files_of_a_killed_import(hostile, uid):
+    """The import's files are all there, and their file system does not answer the next daemon for a while."""
+    d, f = hostile
+    with asked(d, "vm-define", uid=uid, definition=definition(f)) as answer:
+        assert "return" in answer()
+    d.stop()
+    (d.state / "vms/mine/import.pending").touch()
+    f.hang(Op.LOOKUP)
+    d.start()
+    until(lambda: Op.LOOKUP in f.hanging())
+    assert serves(d)
+    d.define("other")
+    f.release()
+    until(lambda: not (d.state / "vms/mine/import.pending").exists())
+    d.cairn("start", "mine")
 
 
 @pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
