@@ -553,8 +553,8 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* The end of an import that an earlier daemon began: first a look whether all files are there, since that daemon may have
- * called archiver_keep() before it died. If they are not, removal of what it has left, and a second look: the old
+/* The end of an import that an earlier daemon began: first a look whether all files are there, since that daemon may
+ * have called archiver_keep() before it died. If they are not, removal of what it has left, and a second look: the old
  * cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. The files are
  * removed before the VM, because only the VM's definition names them. */
 struct clearing {
