@@ -8,6 +8,7 @@
 #include "devices/dev_host.h"
 #include "devices/virtio/net_filter.h"
 #include "devices/virtio/net_limit.h"
+#include "devices/virtio/tcp_flows.h"
 #include "devices/virtio/virtio_net_header.h"
 #include "devices/virtio/virtio_net_state.h"
 #include "devices/virtio/virtio_pci.h"
@@ -82,6 +83,7 @@ struct virtio_net {
 	bool announce; /* the driver is to announce its addresses to the network */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES]; /* of the definition */
 	struct net_filter filter;
+	struct tcp_flows *flows; /* NULL: nobody can revert to a moment of this process */
 	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none */
 	uint16_t too_few; /* number of buffers that were too few for `packet` */
 	uint8_t packet[NET_HEADER_BYTES + FRAME_MAX];
@@ -145,21 +147,6 @@ static void tap_lost(struct virtio_net *n, int error)
 	dev_event(n->v.host, &ev);
 }
 
-static unsigned offload_wanted(uint64_t features)
-{
-	unsigned want = 0;
-
-	if (!(features & NET_F_GUEST_CSUM))
-		return 0;
-	want |= TUN_F_CSUM;
-	want |= features & NET_F_GUEST_TSO4 ? TUN_F_TSO4 : 0;
-	want |= features & NET_F_GUEST_TSO6 ? TUN_F_TSO6 : 0;
-	/* The kernel accepts TSO_ECN only together with TSO4 or TSO6. */
-	if ((features & NET_F_GUEST_ECN) && (want & (TUN_F_TSO4 | TUN_F_TSO6)))
-		want |= TUN_F_TSO_ECN;
-	return want;
-}
-
 /* Set the offloads. Returns false when a socket is full; the caller tries again later. */
 static bool offload_tell(struct virtio_net *n, unsigned want)
 {
@@ -177,7 +164,7 @@ static bool offload_tell(struct virtio_net *n, unsigned want)
  * block changes of a network device. */
 static void offload_update(struct virtio_net *n)
 {
-	unsigned want = offload_wanted(n->v.features);
+	unsigned want = net_header_offloads(n->v.features);
 
 	if (want != n->offload && offload_tell(n, want))
 		n->offload = want;
@@ -206,6 +193,57 @@ static bool frame_may_pass(struct virtio_net *n, unsigned direction)
 	return !wait_ns;
 }
 
+/* ---- TCP connections after a revert ---- */
+
+static bool flows_begin(struct virtio_net *n)
+{
+	return n->flows || (n->tap_fd >= 0 && !tcp_flows_new(&n->flows));
+}
+
+/* Send the peers what is due to them. A full socket drops it; a later segment of the peer is answered again. */
+static void peers_answer(struct virtio_net *n)
+{
+	uint8_t packet[NET_HEADER_BYTES + TCP_FLOWS_FRAME_BYTES] = { 0 };
+	size_t bytes;
+
+	while ((bytes = tcp_flows_next(n->flows, TCP_PEER, packet + NET_HEADER_BYTES)))
+		if (n->tap_fd >= 0 && n->link_wanted && write(n->tap_fd, packet, NET_HEADER_BYTES + bytes) < 0)
+			log_debug(n->v.dev.name, "cannot reset a connection: %s", strerror(errno));
+}
+
+/* Whether a frame of the host may pass. */
+static bool flow_receives(struct virtio_net *n)
+{
+	size_t bytes = n->held - NET_HEADER_BYTES;
+	bool passes = !n->flows || tcp_flows_note(n->flows, TCP_PEER, n->packet + NET_HEADER_BYTES, MIN(bytes, (size_t)TCP_FLOWS_HEAD_BYTES));
+
+	if (!passes)
+		peers_answer(n);
+	return passes;
+}
+
+/* Whether a frame of the guest may pass. */
+static bool flow_sends(struct virtio_net *n, const struct iovec *iov, unsigned niov)
+{
+	uint8_t head[TCP_FLOWS_HEAD_BYTES];
+
+	if (!n->flows || tcp_flows_note(n->flows, TCP_GUEST, head, iov_read(iov, niov, 0, head, sizeof(head))))
+		return true;
+	peers_answer(n);
+	virtio_queue_kick(&n->v, RX);
+	return false;
+}
+
+/* Put into n->packet what is due to the guest. Returns whether there is something. */
+static bool answer_take(struct virtio_net *n)
+{
+	size_t bytes = n->flows && n->link_wanted ? tcp_flows_next(n->flows, TCP_GUEST, n->packet + NET_HEADER_BYTES) : 0;
+
+	memset(n->packet, 0, bytes ? NET_HEADER_BYTES : 0);
+	n->held = bytes ? (uint32_t)bytes + NET_HEADER_BYTES : 0;
+	return bytes;
+}
+
 /* ---- frames to the guest ---- */
 
 /* Read a packet into n->packet, or drop it if it is malformed or the guest must not get it (n->held is 0 then).
@@ -226,7 +264,7 @@ static int packet_read(struct virtio_net *n)
 	if (!n->link_wanted || got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(n->packet, n->v.features)) {
 		counter_add(&n->rx.drops, 1);
 		n->held = 0;
-	} else if (!net_filter_passes(&n->filter, n->v.features, n->packet + NET_HEADER_BYTES, (size_t)got - NET_HEADER_BYTES)) {
+	} else if (!net_filter_passes(&n->filter, n->v.features, n->packet + NET_HEADER_BYTES, (size_t)got - NET_HEADER_BYTES) || !flow_receives(n)) {
 		n->held = 0;
 	}
 	return 1;
@@ -304,7 +342,7 @@ static int rx_pump(struct virtio_net *n, unsigned *budget)
 
 		if (!frame_may_pass(n, RX))
 			return -ETIME;
-		r = n->held ? 1 : packet_read(n);
+		r = n->held || answer_take(n) ? 1 : packet_read(n);
 		if (!r)
 			return 0;
 		frame_charge(budget, n->held);
@@ -399,6 +437,8 @@ static int frame_send(struct virtio_net *n, struct virtqueue_elem *el)
 		counter_add(&n->tx.drops, 1);
 	else if (bytes > FRAME_MAX || !net_header_parse(raw, bytes, n->v.features, header))
 		counter_add(&n->tx.errors, 1);
+	else if (!flow_sends(n, iov, niov))
+		counter_add(&n->tx.drops, 1);
 	else if (!frame_write(n, header, iov, niov, bytes))
 		return -EAGAIN;
 	return 0;
@@ -680,6 +720,7 @@ static void net_dev_free(struct device *d)
 		loop_timer_free(n->rests[i]);
 	virtio_pci_done(&n->pci);
 	virtio_done(&n->v);
+	tcp_flows_free(n->flows);
 	free(n);
 }
 
@@ -730,6 +771,8 @@ static void net_fill_config(struct virtio_net *n, const struct virtio_net_config
 	n->user = c->user;
 	n->tap_fd = c->tap_fd;
 	n->link_wanted = !c->link_down;
+	if (n->user)
+		flows_begin(n); /* all are reset by a revert, so all have to be known */
 	link_update(n);
 }
 
@@ -808,6 +851,30 @@ void virtio_net_set_link(struct device *d, bool up)
 	n->held = 0;
 	config_changed(n);
 	virtio_kick_all(&n->v);
+}
+
+void virtio_net_mark(struct device *d, uint64_t key)
+{
+	struct virtio_net *n = net_of_device(d);
+
+	LOCK_GUARD(&n->v.lock);
+	if (!flows_begin(n))
+		return;
+	tcp_flows_mark(n->flows, key);
+	if (n->held) /* the guest gets this frame after the snapshot */
+		flow_receives(n);
+}
+
+void virtio_net_revert(struct device *d, uint64_t key)
+{
+	struct virtio_net *n = net_of_device(d);
+
+	LOCK_GUARD(&n->v.lock);
+	if (!flows_begin(n))
+		return;
+	tcp_flows_revert(n->flows, n->user ? 0 : key);
+	peers_answer(n);
+	virtio_queue_kick(&n->v, RX);
 }
 
 static uint64_t counter_get(_Atomic uint64_t *counter)

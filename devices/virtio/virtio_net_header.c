@@ -1,6 +1,7 @@
 #include "devices/virtio/virtio_net_header.h"
 #include "base/bytes.h"
 
+#include <linux/if_tun.h>
 #include <string.h>
 
 enum { FLAGS = 0, SEGMENTS = 1, HEADERS_BYTES = 2, SEGMENT_BYTES = 4, SUM_START = 6, SUM_OFFSET = 8 };
@@ -70,4 +71,19 @@ bool net_header_fit(uint8_t header[NET_HEADER_BYTES], uint64_t features)
 	return header[SEGMENTS] == SEGMENTS_NONE ||
 		segments_allowed(header[SEGMENTS], features, NET_F_GUEST_TSO4, NET_F_GUEST_TSO6,
 			NET_F_GUEST_ECN);
+}
+
+unsigned net_header_offloads(uint64_t features)
+{
+	unsigned want = 0;
+
+	if (!(features & NET_F_GUEST_CSUM))
+		return 0;
+	want |= TUN_F_CSUM;
+	want |= features & NET_F_GUEST_TSO4 ? TUN_F_TSO4 : 0;
+	want |= features & NET_F_GUEST_TSO6 ? TUN_F_TSO6 : 0;
+	/* The kernel accepts TSO_ECN only together with TSO4 or TSO6. */
+	if ((features & NET_F_GUEST_ECN) && (want & (TUN_F_TSO4 | TUN_F_TSO6)))
+		want |= TUN_F_TSO_ECN;
+	return want;
 }

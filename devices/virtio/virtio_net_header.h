@@ -46,4 +46,7 @@ bool net_header_parse(const uint8_t raw[NET_HEADER_BYTES], uint64_t frame_bytes,
  * chose its features. */
 bool net_header_fit(uint8_t header[NET_HEADER_BYTES], uint64_t features);
 
+/* Return the TUN_F_* flags of the offloads that a guest with these features accepts. */
+unsigned net_header_offloads(uint64_t features);
+
 #endif

@@ -111,6 +111,16 @@ int nic_set_link(struct nic *n, bool up, struct err *e)
 	return 0;
 }
 
+void nic_mark(struct nic *n, uint64_t key)
+{
+	virtio_net_mark(n->dev, key);
+}
+
+void nic_revert(struct nic *n, uint64_t key)
+{
+	virtio_net_revert(n->dev, key);
+}
+
 void nic_info(struct nic *n, struct vm_interface_info *ret)
 {
 	struct virtio_net_stats s;

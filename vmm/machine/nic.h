@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 struct dev_host;
 struct device;
@@ -41,6 +42,9 @@ void nic_done(struct nic *n);
 void nic_set_limits(struct nic *n, const struct vm_interface_limits *limits);
 /* Set the link up or down. Returns 0; -EPERM: the interface has no file, so its link cannot be up. */
 int nic_set_link(struct nic *n, bool up, struct err *e);
+/* Note a snapshot, and reset connections after a revert to it (virtio_net_mark(), virtio_net_revert()). */
+void nic_mark(struct nic *n, uint64_t key);
+void nic_revert(struct nic *n, uint64_t key);
 void nic_info(struct nic *n, struct vm_interface_info *ret);
 
 #endif

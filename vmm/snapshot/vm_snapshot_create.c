@@ -439,8 +439,11 @@ static void vm_freeze(struct work *w)
 	vmsnap_job_stop_vm(j);
 	x->was_running = j->stopped;
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
+	x->h.realtime_ns = clock_realtime_ns();
 	if (x->with_ram)
 		j->r = ram_freeze(x);
+	for (unsigned i = 0; i < j->m->nnics && x->with_ram && !j->r; i++)
+		nic_mark(&j->m->nics[i], x->h.realtime_ns);
 	if (!j->r)
 		j->r = disks_begin(x);
 	x->stands = x->stands && !j->r;
@@ -615,7 +618,6 @@ static int state_write(struct create_job *x)
 	int r;
 
 	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
-	x->h.realtime_ns = clock_realtime_ns();
 	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
 	if (x->way == RAM_STANDS)
 		return state_write_failed(x, state_write_standing(x, &st.store, &src));

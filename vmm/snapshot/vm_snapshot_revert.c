@@ -291,7 +291,11 @@ static int machine_revert(struct revert_job *x)
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);
 	m->run_ns = x->h.vm_clock_ns;
-	return r < 0 ? r : machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
+	if (!r)
+		r = machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
+	for (unsigned i = 0; i < m->nnics && !r; i++)
+		nic_revert(&m->nics[i], x->h.realtime_ns);
+	return r;
 }
 
 static bool runs_afterwards(const struct revert_job *x)

@@ -1,4 +1,5 @@
 /* Commands for a network interface behind virtio-net: one pair of queues, polled. */
+#include "net.h"
 #include "virtio_blk.h"
 
 #define QUEUE_SIZE 64
@@ -324,18 +325,18 @@ static const char *net_receive(const struct args *a)
 
 /* ---- DHCP and ARP ---- */
 
-static void put16(uint8_t *p, unsigned v)
+void put16(uint8_t *p, unsigned v)
 {
 	p[0] = (uint8_t)(v >> 8);
 	p[1] = (uint8_t)v;
 }
 
-static unsigned get16(const uint8_t *p)
+unsigned get16(const uint8_t *p)
 {
 	return (unsigned)p[0] << 8 | p[1];
 }
 
-static uint64_t get32(const uint8_t *p)
+uint64_t get32(const uint8_t *p)
 {
 	return (uint64_t)get16(p) << 16 | get16(p + 2);
 }
@@ -505,6 +506,37 @@ static const char *net_drain(const struct args *a)
 		n++;
 	print("%u\n", n);
 	return NULL;
+}
+
+/* ---- frames of other files' commands ---- */
+
+bool net_is_open(void)
+{
+	return net.is_open;
+}
+
+const uint8_t *net_mac(void)
+{
+	return net.mac;
+}
+
+uint32_t net_frame_receive(const uint8_t **ret_f, uint64_t cycles)
+{
+	uint32_t have = receive(cycles);
+
+	*ret_f = frame + HEADER_BYTES;
+	return have > HEADER_BYTES ? have - HEADER_BYTES : 0;
+}
+
+uint8_t *net_frame_new(void)
+{
+	memset(sent, 0, HEADER_BYTES);
+	return sent + HEADER_BYTES;
+}
+
+const char *net_frame_send(uint32_t bytes)
+{
+	return send(HEADER_BYTES + bytes);
 }
 
 /* ---- protocol violations ---- */

@@ -1,0 +1,44 @@
+/* tcp_flows: the TCP connections of a guest that pass through its interface, so that a revert can reset those that went
+ * on after the snapshot. Without a reset, such a connection hangs: the guest has forgotten segments that its peer
+ * remembers, and each side takes the other one's segments for old ones.
+ *
+ * A flow has moved when a segment with data, SYN, FIN or RST has passed in either direction. A revert makes each flow
+ * dead that has moved since the snapshot. Of a dead flow no segment passes; each one is answered with a RST in
+ * the name of the other side. It has the sender's own numbers, so the sender accepts it. The peer gets a RST at once as
+ * well, with the numbers that it had last. The guest's numbers after a revert are unknown, so the guest gets a segment
+ * that it must answer (RFC 9293, 3.10.7.4), and its answer is answered with a RST. A SYN begins a new flow.
+ *
+ * Frames with VLAN tags, fragments and IPv6 extension headers are not looked at.
+ *
+ * Threading: the caller locks. */
+#ifndef CAIRN_DEVICES_VIRTIO_TCP_FLOWS_H
+#define CAIRN_DEVICES_VIRTIO_TCP_FLOWS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tcp_flows;
+
+enum tcp_side { TCP_GUEST = 0, TCP_PEER = 1, TCP_SIDES = 2 };
+
+#define TCP_FLOWS_HEAD_BYTES (14 + 60 + 20)	 /* of a frame's beginning, all that counts */
+#define TCP_FLOWS_FRAME_BYTES (14 + 40 + 20 + 1) /* longest frame of tcp_flows_next() */
+#define TCP_FLOWS_MARKS 64u			 /* snapshots that are remembered; an older one counts as unknown */
+
+/* Returns 0; -ENOMEM. */
+int tcp_flows_new(struct tcp_flows **ret);
+void tcp_flows_free(struct tcp_flows *f);
+
+/* Note a frame, of which `head` has the first len bytes. Returns whether it may pass. Otherwise drop it; the answer is
+ * due (tcp_flows_next()). */
+bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, const uint8_t *head, size_t len);
+/* Note that a snapshot was taken. key: names it; not 0. */
+void tcp_flows_mark(struct tcp_flows *f, uint64_t key);
+/* Make flows dead after a revert: those that have moved since the mark with this key. With 0 or an unknown key, all
+ * flows die, and each unknown one as soon as one of its segments comes. */
+void tcp_flows_revert(struct tcp_flows *f, uint64_t key);
+/* Take a frame that is due to a side. Returns its length; 0: none. */
+size_t tcp_flows_next(struct tcp_flows *f, enum tcp_side to, uint8_t out[TCP_FLOWS_FRAME_BYTES]);
+
+#endif
