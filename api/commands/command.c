@@ -46,6 +46,14 @@ static const char *vm_named(const struct call *c)
 	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
 }
 
+/* Return the arguments for the audit log; the caller owns them. */
+static struct json_object *arguments_audited(const struct call *c)
+{
+	if (!strcmp(c->command->name, "vm-agent-command"))
+		return command_agent_audited(c->args);
+	return !strcmp(c->command->name, "agent-exec") ? command_exec_audited(c->args) : json_object_get(c->args);
+}
+
 /* Write an audit line for a mutating call, also for a denied one. A denial above the rate limit of reports
  * (api/access/denial_log.h) is only counted.
  * Returns as audit_add_call(). */
@@ -67,8 +75,7 @@ static int call_audit(struct call *c, struct json_object *answer, void (*stored)
 	js_put_int(line, "pid", c->pid);
 	js_put_str(line, "command", c->command->name);
 	js_put_str(line, "vm", vm);
-	js_put(line, "arguments", !strcmp(c->command->name, "vm-agent-command") ? command_agent_audited(c->args) :
-		json_object_get(c->args));
+	js_put(line, "arguments", arguments_audited(c));
 	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
@@ -298,6 +305,15 @@ static const uint8_t *job_concerned(const struct call *c)
 	return j ? job_vm_uuid(j) : NULL;
 }
 
+/* Whoever may run a program in the guest may also end it. */
+static enum role role_needed(const struct call *c)
+{
+	const char *id = js_get_str(c->args, "id");
+	const struct job *j = id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
+
+	return j && !strcmp(j->type, "exec") ? MIN(c->command->role, ROLE_GUEST) : c->command->role;
+}
+
 static void tell_denial(struct call *c)
 {
 	struct json_object *data = json_object_new_object();
@@ -316,20 +332,20 @@ static void tell_denial(struct call *c)
 static int check_role(struct call *c, struct err *e)
 {
 	const struct vm *vm = vm_concerned(c);
-	enum role role = conn_role_for(c->conn, vm ? vm->def->uuid : job_concerned(c));
+	enum role role = conn_role_for(c->conn, vm ? vm->def->uuid : job_concerned(c)), needed = role_needed(c);
 
 	if (vm) {
 		c->concerns = true;
 		memcpy(c->uuid, vm->def->uuid, sizeof(c->uuid));
 	}
-	if (role >= c->command->role ||
+	if (role >= needed ||
 		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
 		return 0;
 	tell_denial(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"%s requires the role %s, and you have %s%s; an admin can change your role with cairn grant",
 		c->command->name,
-		role_name(c->command->role), role ? "the role " : "no role", role ? role_name(role) : "");
+		role_name(needed), role ? "the role " : "no role", role ? role_name(role) : "");
 }
 
 /* call_check_role(): a role for all VMs covers any VM; one for a VM covers only the VM that it was checked for. */

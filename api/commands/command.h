@@ -55,6 +55,12 @@ void command_vm_agent_query(struct call *c);
  * owns them.
  * args: as the client sent them, unchecked. */
 struct json_object *command_agent_audited(struct json_object *args);
+/* The same for agent-exec. */
+struct json_object *command_exec_audited(struct json_object *args);
+/* Check that the call's VM has a vsock device, and the port. Returns 0; -EINVAL; -ENOTSUP. */
+int command_vsock_check(const struct call *c, int64_t port, struct err *e);
+void command_agent_exec(struct call *c);
+void command_agent_exec_output(struct call *c);
 void command_vm_sandbox(struct call *c);
 void command_vm_qmp_path(struct call *c);
 void command_vm_start(struct call *c);

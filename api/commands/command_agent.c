@@ -55,6 +55,11 @@ struct json_object *command_agent_audited(struct json_object *args)
 	return o;
 }
 
+struct json_object *command_exec_audited(struct json_object *args)
+{
+	return arguments_audited(args);
+}
+
 /* ---- checking a command ---- */
 
 /* Commands of vm-agent-query. One with '*' at its end is a prefix. */

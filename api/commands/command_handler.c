@@ -34,6 +34,8 @@ const struct command_handler command_handlers[] = {
 	{ "forward-remove", forward_remove },
 	{ "vsock-connect", command_vsock_connect },
 	{ "agent-connect", command_agent_connect },
+	{ "agent-exec", command_agent_exec },
+	{ "agent-exec-output", command_agent_exec_output },
 	{ "vm-save", command_vm_save },
 	{ "vm-managed-save", command_vm_managed_save },
 	{ "vm-restart-process", command_vm_restart_process },

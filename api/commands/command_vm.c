@@ -303,7 +303,7 @@ void command_vm_console(struct call *c)
 
 /* ---- vsock ---- */
 
-static int vsock_check(const struct call *c, int64_t port, struct err *e)
+int command_vsock_check(const struct call *c, int64_t port, struct err *e)
 {
 	const char *name = c->vm->def->name;
 
@@ -322,7 +322,7 @@ static void vsock_connect(struct call *c, int64_t port, bool agent)
 	struct err e;
 	int fd;
 
-	if (vsock_check(c, port, &e) < 0)
+	if (command_vsock_check(c, port, &e) < 0)
 		call_fail(c, &e);
 	else
 		w = pair_make(c, &fd);

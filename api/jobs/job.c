@@ -188,6 +188,7 @@ static const struct job_type {
 	{ .type = "export", .kind = VM_OP_JOB },
 	{ .type = "import", .kind = VM_OP_MAKE, .makes_vms = true },
 	{ .type = "clone", .kind = VM_OP_JOB, .makes_vms = true },
+	{ .type = "exec" }, /* owns no VM */
 };
 
 /* Find the row of a job type; NULL: unknown, or type is NULL. */
@@ -245,6 +246,8 @@ static void job_release(struct job *j)
 static void job_free(struct job *j)
 {
 	job_release(j);
+	if (j->output_free)
+		j->output_free(j);
 	json_object_put(j->result);
 	free(j);
 }
@@ -417,38 +420,66 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 	return job_new_named(vm, type, &name, ret_j, e);
 }
 
-int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
-	struct err *e)
+/* Create a job that is in no list and owns no VM yet. */
+static int job_make(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	static const struct job_name any = { NULL, NULL };
-	struct vm_host *host = vm->host;
 	struct job *j;
-	int r = vm_check_claim(vm, VM_CLAIM_JOB, "try again", e);
+	int r = name_check(vm, name ? name : &any, e);
 
-	if (!name)
-		name = &any;
-	if (!r)
-		r = name_check(vm, name, e);
 	if (r < 0)
 		return r;
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set_errno(e, -ENOMEM, "job");
-	jobs_trim(host);
-	job_owner_end(vm); /* of an earlier daemon's job, whose work is over */
-	j->host = host;
-	j->vm = vm;
+	jobs_trim(vm->host);
+	j->host = vm->host;
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
 	memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
 	j->type = type;
-	name_set(j, vm, name);
+	name_set(j, vm, name ? name : &any);
 	j->unit = "bytes";
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = clock_realtime_ns();
-	job_append(host, j);
-	job_own(j, vm, type_find(type)->kind);
+	*ret_j = j;
+	return 0;
+}
+
+static void job_begin(struct job *j)
+{
 	status_set(j, JOB_CREATED);
 	status_set(j, JOB_RUNNING);
+}
+
+int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
+	struct err *e)
+{
+	struct job *j;
+	int r = vm_check_claim(vm, VM_CLAIM_JOB, "try again", e);
+
+	if (!r)
+		r = job_make(vm, type, name, &j, e);
+	if (r < 0)
+		return r;
+	job_owner_end(vm); /* of an earlier daemon's job, whose work is over */
+	j->vm = vm;
+	job_append(vm->host, j);
+	job_own(j, vm, type_find(type)->kind);
+	job_begin(j);
+	*ret_j = j;
+	return 0;
+}
+
+int job_new_beside(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
+{
+	struct job_name name = { .id = id };
+	struct job *j;
+	int r = job_make(vm, type, &name, &j, e);
+
+	if (r < 0)
+		return r;
+	job_append(vm->host, j);
+	job_begin(j);
 	*ret_j = j;
 	return 0;
 }

@@ -64,6 +64,9 @@ struct job {
 	bool failed;
 	struct err e;
 	struct json_object *result; /* NULL: none */
+	/* What only the role guest may see of a program in the guest (exec.h); until the job is freed. */
+	void *output;
+	void (*output_free)(struct job *j);
 	/* Ask the work to stop; the implementation then calls job_fail(), unless the work is done first. NULL: the job
 	 * cannot be cancelled now. */
 	void (*cancel)(struct job *j);
@@ -88,6 +91,8 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 /* Create a job as job_new() does, with both of its names. name: NULL: generated. */
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
 	struct err *e);
+/* Create a job that does not own its VM: the VM may have other jobs meanwhile, and may end. j->vm is NULL. */
+int job_new_beside(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e);
 /* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with
  * vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);

@@ -200,6 +200,27 @@ static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused at the next start [as now]" },
 	END };
 static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "id of the job" }, END };
+static const struct field exec_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "arg", FIELD_ARRAY, REQUIRED, "the program and its arguments" },
+	{ "env", FIELD_ARRAY, OPTIONAL, "variables, NAME=VALUE" },
+	{ "folder", FIELD_STRING, OPTIONAL, "working folder [/]" },
+	{ "input-data", FIELD_STRING, OPTIONAL, "standard input, base64 [none]" },
+	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after so many seconds [no limit]" }, END };
+static const struct field exec_returns[] = {
+	{ "ended", FIELD_BOOL, REQUIRED, "the program has ended" },
+	{ "exit-status", FIELD_INT, OPTIONAL, "if it has ended" },
+	{ "signal", FIELD_INT, OPTIONAL, "that killed it" },
+	{ "stdout", FIELD_STRING, OPTIONAL, "a page; `stdout-base64` if it is not plain text" },
+	{ "stdout-base64", FIELD_STRING, OPTIONAL, "base64" },
+	{ "stdout-next", FIELD_INT, REQUIRED, "`stdout-from` of the next page" },
+	{ "stderr", FIELD_STRING, OPTIONAL, "the same" },
+	{ "stderr-base64", FIELD_STRING, OPTIONAL, "base64" },
+	{ "stderr-next", FIELD_INT, REQUIRED, "the same" },
+	{ "more", FIELD_BOOL, REQUIRED, "there is a next page" },
+	{ "truncated", FIELD_BOOL, REQUIRED, "output beyond 64 KiB was dropped" }, END };
+static const struct field exec_output_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "stdout-from", FIELD_INT, OPTIONAL, "begin of the page [0]" },
+	{ "stderr-from", FIELD_INT, OPTIONAL, "the same" }, END };
 static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "compress", FIELD_COMPRESS, OPTIONAL, "compression method [zstd]" },
 	{ "level", FIELD_INT, OPTIONAL, "compression level" },
@@ -513,6 +534,10 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
 	{ "agent-connect", "connect to cairn-agent in the guest, over vsock; the answer carries a socket as an fd", vm_only, NULL,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
+	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; cancelling the job kills the program", exec_args, job_returns,
+		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_GUEST },
+	{ "agent-exec-output", "show the output of such a job so far, until the job is dismissed", exec_output_args, exec_returns, ROLE_GUEST,
+		COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "vm-save", "save the VM's state to the file passed as an fd (empty, regular, open for reading and "
 		     "writing), and stop the VM", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_SAVE },

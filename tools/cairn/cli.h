@@ -190,6 +190,7 @@ int verb_domiftune(struct cli *c);
 int verb_domif_setlink(struct cli *c);
 int verb_domif_getlink(struct cli *c);
 int verb_exec(struct cli *c);
+int verb_exec_output(struct cli *c);
 int verb_cp(struct cli *c);
 int verb_guestinfo(struct cli *c);
 int verb_domhostname(struct cli *c);

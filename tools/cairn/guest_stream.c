@@ -3,7 +3,7 @@
 #include "base/cleanup.h"
 #include "base/utf8.h"
 #include "base/util.h"
-#include "tools/cairn/base64.h"
+#include "base/base64.h"
 
 #include <stdio.h>
 #include <string.h>

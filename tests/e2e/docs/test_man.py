@@ -337,6 +337,11 @@ cairn exec -t web1 -- sh
     given: definition web1; sed -i 's/{/{"vsock": true,/' web1.json; cairn define web1.json; cairn start web1
     how: echo tty | {}
     then: shows /dev/pts/
+cairn exec-output job7
+    given: definition web1; sed -i 's/{/{"vsock": true,/' web1.json; cairn define web1.json; cairn start web1; job=$(cairn exec --no-wait web1 -- echo done)
+    given: until cairn jobs | grep concluded; do :; done
+    how: $(echo {} | sed s/job7/$job/)
+    then: shows done
 cairn cp notes.txt web1:/root/
     given: running web1; echo notes >notes.txt; mkdir -p guest/root
     then: cmp notes.txt guest/root/notes.txt

@@ -5,7 +5,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "tools/cairn/base64.h"
+#include "base/base64.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/verbs/cp.h"

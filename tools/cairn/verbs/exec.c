@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "tools/cairn/base64.h"
+#include "base/base64.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/guest_stream.h"
@@ -306,6 +306,11 @@ int verb_exec(struct cli *c)
 
 	if (option_seconds(c, "timeout", 0, &limit_ns))
 		return EXEC_CAIRN;
+	if (option_flag(c, "no-wait")) {
+		if (option_flag(c, "tty") || (agent && strcmp(agent, "cairn")) || strchr(c->pos[0], '/'))
+			return cli_usage(c, "--no-wait needs cairn-agent and a VM of the daemon, and gives the program no terminal");
+		return exec_as_job(c, limit_ns);
+	}
 	if ((!agent || !strcmp(agent, "cairn")) && guest_session_connect(c, c->pos[0], &sock, &e) == 0)
 		return exec_by_agent(c, sock, limit_ns);
 	if (!agent && !option_flag(c, "tty") && !strchr(c->pos[0], '/'))

@@ -16,5 +16,7 @@ enum exec_exit {
 /* Run the program with cairn-agent (exec_agent.c).
  * sock: of guest_session_connect(); borrowed. limit_ns: 0: none. Returns the exit status. */
 int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns);
+/* Let a job of the daemon run the program (exec_job.c), and print the job's id. */
+int exec_as_job(struct cli *c, uint64_t limit_ns);
 
 #endif

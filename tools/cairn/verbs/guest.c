@@ -3,7 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "tools/cairn/base64.h"
+#include "base/base64.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/output.h"
 

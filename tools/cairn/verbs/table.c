@@ -212,7 +212,8 @@ static const struct verb_option exec_options[] = {
 	{ "timeout", "SECONDS", "kill the program after SECONDS [no limit]" },
 	{ "interactive", NULL, "pass the standard input on, with qga at most 40 KiB; also -i" },
 	{ "tty", NULL, "give the program a terminal, and pass the standard input on; also -t; needs cairn-agent" },
-	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" }, END };
+	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" },
+	{ "no-wait", NULL, "run the program as a job, print the job's id and return; needs cairn-agent; see exec-output" }, END };
 static const struct verb_option cp_options[] = {
 	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" }, END };
 static const struct verb_option guestinfo_options[] = {
@@ -552,7 +553,9 @@ const struct verb verbs[] = {
 #define AGENT "vm-agent-command"
 #define LOOKS "vm-agent-query"
 	{ "exec", "Guests", "VM COMMAND [ARGUMENT...]", "run a program in the guest, and exit with its status; VM may be the path of a VM's vsock socket", exec_options, 2, MANY, true,
-		"vm-name", AGENT " " LOOKS " agent-connect", verb_exec },
+		"vm-name", AGENT " " LOOKS " agent-connect agent-exec", verb_exec },
+	{ "exec-output", "Guests", "JOB", "show the output of a program that exec --no-wait runs, and exit with its status", NULL, 1, 1, true, "job",
+		"agent-exec-output", verb_exec_output },
 	{ "cp", "Guests", "SRC DST", "copy a file or folder into the guest or out of it; one of SRC and DST is VM:PATH", cp_options, 2, 2,
 		false, "file", AGENT " " LOOKS " agent-connect", verb_cp },
 	{ "guestinfo", "Guests", "VM", "show what the guest agent knows of the guest, with virsh's names", guestinfo_options, 1, 1, true, "vm",

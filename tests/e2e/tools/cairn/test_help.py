@@ -254,6 +254,8 @@ domif-getlink vm1 net0
 ssh vm1
 wait vm1 --for ip --timeout 20
 exec vm1 -- true
+exec --no-wait vm1 -- true
+exec-output job1
 cp again.json vm1:/copy
 guestinfo vm1
 domhostname vm1

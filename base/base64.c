@@ -1,4 +1,4 @@
-#include "tools/cairn/base64.h"
+#include "base/base64.h"
 #include "base/util.h"
 
 #include <stdint.h>

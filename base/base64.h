@@ -1,6 +1,6 @@
 /* base64: the encoding of data in the guest agent's protocol (RFC 4648, section 4). */
-#ifndef CAIRN_TOOLS_BASE64_H
-#define CAIRN_TOOLS_BASE64_H
+#ifndef CAIRN_BASE_BASE64_H
+#define CAIRN_BASE_BASE64_H
 
 #include <stddef.h>
 
