@@ -6,8 +6,10 @@
 # - power-cuts-forks: LONG_CHAIN_CUTS power cuts over a chain of four forks whose disks all write (20000)
 # - disk-set-cuts: a power cut at every write of a snapshot of three disks
 # - storm: LONG_STORM snapshots and reverts of a running guest (1000)
-# - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200)
-# - snapshots-svm: all tests of snapshots on the emulated host; make check runs a part of them there
+# - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200), and on
+#   this host a second start of Linux
+# - bare-svm, linux-svm, snapshots-svm: all tests of the bare-metal guests, of Linux and of snapshots on the emulated
+#   host; make check runs a part of them there
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
@@ -16,6 +18,7 @@
 # - policies: LONG_POLICIES rounds with policies (300)
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
+# - sysprep: a clone with another identity by the real virt-sysprep, in an emulated machine
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - firewalls: networks beside the real ufw and firewalld
@@ -109,10 +112,15 @@ unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_
 unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
-e2e storm-linux "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
+e2e storm-linux vmm/test_linux.py CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
 e2e storm-linux-svm "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
-e2e snapshots-svm vmm/snapshot/test_snapshot.py CAIRN_IN_SVMHOST=1 \
+e2e bare-svm vmm/test_bare.py CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e linux-svm vmm/test_linux.py CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
+	tests/e2e/vmm/snapshot/test_tracking.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
 e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"
@@ -123,6 +131,7 @@ e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CA
 e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIRN_SOAK_HITS=0.1
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e sysprep api/jobs/long_sysprep.py
 e2e upgrade api/vm/long_upgrade.py
 e2e systemd tools/systemd/long_scope.py
 e2e firewalls tools/net/long_firewalls.py

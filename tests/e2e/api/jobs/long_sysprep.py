@@ -1,4 +1,5 @@
-"""--reset-identity with the real virt-sysprep, which runs in a machine emulated by QEMU."""
+"""--reset-identity with the real virt-sysprep, which runs in a machine emulated by QEMU: part "sysprep" of
+`make check-long`. test_clone.py has the same with a virt-sysprep that only pretends."""
 
 import json
 import os
