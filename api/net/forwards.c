@@ -765,12 +765,25 @@ static bool saved_when_idle(const struct definition *d)
 	return d->idle_after_s && d->idle_action == DEFINITION_SAVE;
 }
 
+static bool has_user_network(const struct definition *d)
+{
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (forward_leads_to(&d->interfaces[i]))
+			return true;
+	return false;
+}
+
 static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 {
-	CLEANUP_CLOSE int log_fd = vm_log_open(vm, e);
+	CLEANUP_CLOSE int log_fd = -1;
 	struct usernets made = { 0 };
-	int r = log_fd < 0 ? log_fd : 0;
+	int r = 0;
 
+	/* Only cairn-slirp writes to it. Making a log takes a start of a VM without one 0.1 ms. */
+	if (has_user_network(vm->def)) {
+		log_fd = vm_log_open(vm, e);
+		r = MIN(log_fd, 0);
+	}
 	if (!r && forwards_are_held(vm) && !c->nforwards)
 		r = held_add(vm->forwards, c, e);
 	else if (!r && vm->forwards)
