@@ -21,6 +21,7 @@ struct seen {
 struct seen_set {
 	struct seen *all;
 	size_t cap, used; /* cap is a power of two */
+	struct budget memory; /* a forged image could name any number of clusters */
 };
 
 struct own {
@@ -47,10 +48,14 @@ static struct seen *seen_slot(const struct seen_set *s, uint64_t cluster)
 	return &s->all[i];
 }
 
+/* Returns 0; -ENOMEM; -EDQUOT: the budget does not allow it. */
 static int seen_grow(struct seen_set *s)
 {
 	struct seen_set bigger = {.cap = s->cap ? 2 * s->cap : 1024, .used = s->used};
 
+	/* Both tables exist for a moment. */
+	if (!budget_take(&s->memory, bigger.cap * sizeof(*bigger.all)))
+		return -EDQUOT;
 	bigger.all = calloc(bigger.cap, sizeof(*bigger.all));
 	if (!bigger.all)
 		return -ENOMEM;
@@ -58,6 +63,8 @@ static int seen_grow(struct seen_set *s)
 		if (s->all[i].cluster)
 			*seen_slot(&bigger, s->all[i].cluster - 1) = s->all[i];
 	free(s->all);
+	budget_give(&s->memory, s->cap * sizeof(*s->all));
+	bigger.memory = s->memory;
 	*s = bigger;
 	return 0;
 }
@@ -66,8 +73,10 @@ static int seen_count(struct seen_set *s, uint64_t cluster, uint64_t *ret_times)
 {
 	struct seen *slot;
 
-	if (2 * s->used >= s->cap && seen_grow(s) < 0)
-		return -ENOMEM;
+	int r = 2 * s->used >= s->cap ? seen_grow(s) : 0;
+
+	if (r < 0)
+		return r;
 	slot = seen_slot(s, cluster);
 	s->used += !slot->cluster;
 	slot->cluster = cluster + 1;
@@ -87,6 +96,8 @@ static int own_compressed(struct own *o, uint64_t e)
 		r = refcount_get(q, c, &o->o.task.wait, &refs);
 		if (!r && refs > 1)
 			r = seen_count(&o->seen, c, &times);
+		if (r == -EDQUOT)
+			return qcow2_memory_exceeded(q, &o->o.err);
 		if (r < 0)
 			return r;
 		o->clusters += refs && times == refs;
@@ -224,6 +235,7 @@ static int step_read(struct own *o)
 		return err_set(&o->o.err, -EINVAL, ERR_CORRUPT,
 			"disk %s: the entry of snapshot %s is damaged", q->base.name, s->id);
 	o->n = s->l1_size;
+	o->seen.memory.max_bytes = q->memory.max_bytes;
 	o->buf = io_buffer_new(padded);
 	if (!o->buf)
 		return -ENOMEM;

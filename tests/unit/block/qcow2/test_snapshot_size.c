@@ -4,6 +4,7 @@
 
 #include "base/util.h"
 #include "block/block_snapshot.h"
+#include "block/qcow2/impl.h"
 
 #define DISK (8 * MIB)
 #define STATE (4 * MIB)
@@ -211,6 +212,29 @@ static void test_own_size_with_compressed_clusters(void **state)
 	fixture_end(&f);
 }
 
+/* A forged image names more clusters with several compressed streams than its memory may count. */
+static void test_clusters_beyond_the_budget_are_refused(void **state)
+{
+	struct sync_op o = {.op.done = sync_done};
+	struct fixture f;
+	uint64_t bytes;
+	struct block *b;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	fixture_run(&f, "for i in $(seq 1 120000); do echo $i $((i * i)); done >raw && truncate -s 8M raw && "
+		"qemu-img convert -c -f raw -O qcow2 raw img && qemu-img snapshot -c one img && "
+		"qemu-io -c 'write 7M 64k' img");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_in_range(own(&f, b, "1"), MIB / 16, MIB);
+	qcow2_of(b)->memory.max_bytes = 4096;
+	block_snapshot_own(b, "1", &bytes, &o.op);
+	assert_int_equal(sync_wait(&f, &o), -EDQUOT);
+	assert_non_null(strstr(o.err.msg, "copy the image with `cairn-img convert`"));
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+}
+
 /* The guest continues meanwhile, and a change of the snapshots does not wait. */
 static void test_size_query_runs_beside_other_requests(void **state)
 {
@@ -316,6 +340,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_own_size_matches_qemu),
 		cmocka_unit_test(test_own_size_with_compressed_clusters),
+		cmocka_unit_test(test_clusters_beyond_the_budget_are_refused),
 		cmocka_unit_test(test_size_query_runs_beside_other_requests),
 		cmocka_unit_test(test_damaged_tables_are_skipped),
 		cmocka_unit_test(test_impossible_size_queries_are_refused),
