@@ -70,6 +70,8 @@ struct agent {
 	bool wants_sentinel; /* discard input up to the next sentinel */
 	bool overlong;
 	bool waits; /* a freeze is due once the current command ends */
+	bool hurried; /* the command in progress has less time than its client gave it, because a freeze waits */
+	uint64_t due_ns; /* when the timer fires; without meaning in IDLE */
 	bool time_due, thaw_due;
 	struct errand errands[ERRAND_COUNT], *errand; /* *errand: the one in progress */
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
@@ -95,12 +97,25 @@ struct agent {
 static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 {
 	a->state = s;
+	a->hurried = false;
 	/* Without a command in progress, leave input in the port. */
 	loop_watch_events(a->watch, s == IDLE || s == FROZEN ? 0 : POLLIN);
 	if (s == IDLE)
 		loop_timer_disarm(a->timer);
 	else if (ns)
-		loop_timer_arm(a->timer, loop_now_ns() + ns);
+		loop_timer_arm(a->timer, a->due_ns = loop_now_ns() + ns);
+}
+
+/* The VM itself needs the agent: let the client's command in progress take no longer than a command waits for its turn.
+ * A user whose role is to talk to the guest may give a command two minutes, and would delay snapshots by them. */
+static void command_hurry(struct agent *a)
+{
+	uint64_t due_ns = loop_now_ns() + a->times.turn_ns;
+
+	if (a->state != COMMAND_ASKED || a->due_ns <= due_ns)
+		return;
+	a->hurried = true;
+	loop_timer_arm(a->timer, a->due_ns = due_ns);
 }
 
 /* Send all of text or, when the guest does not read, nothing; the timeout then handles the missing
@@ -389,10 +404,15 @@ static void command_answered(struct agent *a)
 
 static void command_timed_out(struct agent *a)
 {
-	bool asked = a->state == COMMAND_ASKED;
+	bool asked = a->state == COMMAND_ASKED, hurried = a->hurried;
 	uint64_t ns = asked ? a->commands->timeout_ns : a->times.sync_ns;
 	struct err e;
 
+	if (hurried) {
+		command_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "the guest agent did not answer the command before the VM itself "
+			"needed the agent, for a snapshot or a thaw; it may have carried the command out; try again in a moment"), &e);
+		return;
+	}
 	command_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, asked ? "the guest agent did not answer the command within %llu ms; it may "
 		"have carried it out" : "the guest agent did not answer within %llu ms; is qemu-guest-agent running in the guest?",
 		(unsigned long long)(ns / 1000000)), &e);
@@ -575,16 +595,9 @@ static void deadline_passed(void *opaque)
 			thaw_begin(a);
 		else
 			queue_resume(a);
-		freeze_finish(a,
-			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
-				asked ? "the guest agent did not freeze the file systems within "
-					"%llu s"
-				      : "the guest agent did not answer within %llu s; is "
-					"qemu-guest-agent running in the guest?",
-				(unsigned long long)((asked ? a->times.freeze_ns
-							    : a->times.sync_ns) /
-						     1000000000)),
-			&e);
+		freeze_finish(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, asked ? "the guest agent did not freeze the file systems within "
+			"%llu s" : "the guest agent did not answer within %llu s; is qemu-guest-agent running in the guest?",
+			(unsigned long long)((asked ? a->times.freeze_ns : a->times.sync_ns) / 1000000000)), &e);
 		break;
 	case FROZEN:
 		log_warn("agent", "the guest's file systems were frozen for too long; thawing them now");
@@ -680,6 +693,8 @@ int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct
 	a->waits = a->state != IDLE;
 	if (!a->waits)
 		freeze_begin(a);
+	else
+		command_hurry(a);
 	return 0;
 }
 
@@ -722,6 +737,8 @@ void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *op
 	a->thaw_opaque = opaque;
 	if (a->state == IDLE)
 		queue_resume(a);
+	else
+		command_hurry(a);
 }
 
 void agent_set_time(struct agent *a)
@@ -829,23 +846,6 @@ void agent_guest_off(struct agent *a)
 {
 	if (a && a->state == ERRAND_ASKED && a->errand->silent)
 		errand_end(a, 0, NULL);
-}
-
-void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
-{
-	size_t n = 0;
-
-	for (; *name && n < AGENT_HOSTNAME_MAX; name++) {
-		bool fits = (*name >= '0' && *name <= '9') || (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z');
-
-		if (fits)
-			ret[n++] = *name;
-		else if (n && ret[n - 1] != '-' && ((unsigned char)*name & 0xc0) != 0x80)
-			ret[n++] = '-';
-	}
-	while (n && ret[n - 1] == '-')
-		n--;
-	ret[n] = 0;
 }
 
 void agent_set_hostname(struct agent *a, const char *name)

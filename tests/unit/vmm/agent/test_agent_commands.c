@@ -66,6 +66,11 @@ static int setup_hasty(void **state)
 	return setup_with(state, 1);
 }
 
+static int setup_brisk(void **state)
+{
+	return setup_with(state, 200 * MS);
+}
+
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
@@ -369,6 +374,30 @@ static void test_command_that_waited_too_long_is_not_sent(void **state)
 	asked_end(&k);
 }
 
+/* A client gave its command as much time as it may. A freeze comes after the time that commands wait for each other. */
+static void test_freeze_does_not_wait_for_a_slow_command(void **state)
+{
+	struct fixture *f = *state;
+	struct asked k;
+	struct err e;
+	int r = 1;
+
+	assert_int_equal(ask(f, &k, "{\"n\":1}\n", LONG_NS, 1 << 20), 0);
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"n\":1}");
+	assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
+	ends(f, &k);
+	assert_int_equal(k.r, -ETIMEDOUT);
+	assert_non_null(strstr(k.e.msg, "needed the agent, for a snapshot"));
+	line_says(f, "{\"return\": \"late\"}\n");
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+	line_says(f, "{\"return\": 1}\n");
+	while (r)
+		loop_run_once(f->loop, 10 * MS);
+	asked_end(&k);
+}
+
 /* A shutdown that began later than its client waits would surprise: the client was told that it failed. A query of
  * addresses has no effect and is sent. */
 static void test_shutdown_that_waited_too_long_is_not_sent(void **state)
@@ -424,6 +453,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_commands_take_turns_and_are_limited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_after_an_answer_needs_no_sync, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_that_waited_too_long_is_not_sent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_freeze_does_not_wait_for_a_slow_command, setup_brisk, teardown),
 		cmocka_unit_test_setup_teardown(test_shutdown_that_waited_too_long_is_not_sent, setup_hasty, teardown),
 	};
 
