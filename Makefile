@@ -173,6 +173,7 @@ $(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_spawn_begin,--wrap
 $(BUILD)/unit/block/qcow2/test_qcow2: UNIT_LDFLAGS = -Wl,--wrap=loop_readv
 $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_run,--wrap=kvm_ioctl
 $(BUILD)/unit/devices/virtio/test_virtio_net: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
+$(BUILD)/unit/devices/virtio/test_net_pairs: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/api/policy/test_scheduler: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=vm_process_request,--wrap=snapshots_fetch,--wrap=snapshot_delete_where
 $(BUILD)/unit/api/jobs/test_fork_files: UNIT_LDFLAGS = -Wl,--wrap=open
 $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wrap=pidfd_send_signal

@@ -57,8 +57,9 @@ static const int allowed[] = {
 };
 
 /* The ioctls of this process, the most frequent first: of KVM and userfaultfd; of block devices, for their sizes; of
- * taps, to set which checksums and segments the guest's driver completes; of file systems, to clone files for a clone's
- * disk (vmm/snapshot/fork_disks.h); of terminals, for `cairn run`, but not TIOCSTI, which types input. */
+ * taps, to set which checksums and segments the guest's driver completes, and to attach and detach their queues; of
+ * file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h); of terminals, for `cairn run`, but not
+ * TIOCSTI, which types input. */
 static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO_COPY, UFFDIO_WRITEPROTECT, UFFDIO_WAKE,
 	UFFDIO_ZEROPAGE, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_API, USERFAULTFD_IOC_NEW,
 	KVM_GET_API_VERSION, KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE,
@@ -69,7 +70,7 @@ static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO
 	KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_FPU,
 	KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS,
 	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
-	KVM_SET_SIGNAL_MASK, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE, BLKGETSIZE64, BLKSSZGET, TUNSETOFFLOAD, FICLONE,
+	KVM_SET_SIGNAL_MASK, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE, BLKGETSIZE64, BLKSSZGET, TUNSETOFFLOAD, TUNSETQUEUE, FICLONE,
 	FICLONERANGE, TCGETS, TCGETS2, TCSETS, TCSETS2, TCSETSW, TCSETSW2 };
 
 /* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what

@@ -172,11 +172,27 @@ static int disks_check(struct vm_config *c, struct files *f, struct err *e)
 	return 0;
 }
 
+static bool pairs_ok(const struct vm_config *c, unsigned n, struct files *f)
+{
+	const struct vm_interface *i = &c->interfaces[n];
+
+	if (c->queue_pairs[n] > VM_QUEUE_PAIRS_MAX || (i->user && c->queue_pairs[n] > 1))
+		return false;
+	for (unsigned k = 1; k < c->queue_pairs[n]; k++) {
+		uint16_t fd = c->pair_fds[n][k - 1];
+
+		if ((fd == VM_NO_FD) != (i->tap_fd == VM_NO_FD) || !fd_ok(f, fd))
+			return false;
+	}
+	return true;
+}
+
 static int interface_check(const struct vm_config *c, unsigned n, struct files *f, struct err *e)
 {
 	const struct vm_interface *i = &c->interfaces[n];
 
-	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1 || c->link_down[n] > 1)
+	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1 || c->link_down[n] > 1 ||
+		!pairs_ok(c, n, f))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' has a value "
 			"out of range", i->id);
 	for (unsigned k = 0; k < n; k++)

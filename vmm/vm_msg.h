@@ -33,6 +33,7 @@
 #define VM_DISKS_MAX 24
 #define VM_DISK_LAYERS_MAX 16
 #define VM_INTERFACES_MAX 8
+#define VM_QUEUE_PAIRS_MAX 8
 #define VM_DETAIL_MAX 384
 #define VM_RAM_MIN_BYTES (1ULL << 20)
 #define VM_RAM_MAX_BYTES (1ULL << 40)
@@ -357,6 +358,9 @@ struct vm_config {
 	uint16_t boot_menu_ms;	/* how long the firmware waits for the key that opens the menu; 0: its default */
 	/* the disk's place in the boot order, from 1; 0: the firmware tries the disk after those with a place */
 	uint8_t boot_place[VM_DISKS_MAX];
+	uint8_t queue_pairs[VM_INTERFACES_MAX]; /* of the interfaces; 0: 1 */
+	/* the further queues of the interface's tap, one for each pair but the first; VM_NO_FD where tap_fd is */
+	uint16_t pair_fds[VM_INTERFACES_MAX][VM_QUEUE_PAIRS_MAX - 1];
 };
 
 struct vm_interface_set {

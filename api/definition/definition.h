@@ -107,6 +107,7 @@ struct definition_interface {
 	uint8_t mac[DEFINITION_MAC_BYTES]; /* all zero: none given */
 	uint8_t model;	  /* 0: virtio, the only model */
 	uint8_t link;	  /* 0: up, 1: down */
+	uint16_t queues;  /* pairs of queues; 0: 1 */
 	bool clean_traffic, isolated; /* asked for beyond what the network does: docs/networks.md, "Ports" */
 	struct definition_user user; /* all zero for other types */
 	struct definition_bandwidth bandwidth;

@@ -120,6 +120,8 @@ static const struct key interface_rows[] = {
 	{ "link", KEY_CHOICE, .offset = INTERFACE(link), .choices = links,
 		.about = "state of the link: up or down",
 		.initial = "\"up\"" },
+	{ "queues", KEY_NUMBER16, .offset = INTERFACE(queues), .min = 1, .max = VM_QUEUE_PAIRS_MAX,
+		.about = "pairs of queues; type user has one", .initial = "1" },
 	{ "filter", KEY_CHOICE, .offset = INTERFACE(clean_traffic), .choices = filters,
 		.about = "type network: the guest's own addresses only [the network's filter]" },
 	{ "isolated", KEY_BOOL, .offset = INTERFACE(isolated), .about = "type network: keep it from other isolated guests",
@@ -143,7 +145,7 @@ static const struct key interface_rows[] = {
 };
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
 	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
-	"\"then\":{\"properties\":{\"source\":false}},\"else\":{\"required\":[\"source\"],\"properties\":"
+	"\"then\":{\"properties\":{\"source\":false,\"queues\":{\"const\":1}}},\"else\":{\"required\":[\"source\"],\"properties\":"
 	"{\"network\":false,\"egress\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},"
 	"\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
@@ -165,6 +167,8 @@ static int check_interface(struct parse *p, size_t n)
 		return key_error(p, "network, forwards, restrict and host_loopback require type user; remove them");
 	if (i->type != DEFINITION_NETWORK && (i->clean_traffic || i->isolated))
 		return key_error(p, "filter and isolated require type network; remove them");
+	if (i->type == DEFINITION_USER && i->queues > 1)
+		return key_error(p, "queues: an interface of type user has one pair of queues; remove queues, or use type network");
 	if (i->type != DEFINITION_USER && i->egress)
 		return key_error(p, "egress requires type user; remove it");
 	if (i->type == DEFINITION_USER && !i->user.network[0])

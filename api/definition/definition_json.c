@@ -87,6 +87,8 @@ static struct json_object *interface_to_json(const struct definition_interface *
 		js_put_str(o, "mac", mac);
 	js_put_str(o, "model", "virtio");
 	js_put_str(o, "link", i->link ? "down" : "up");
+	if (i->queues > 1)
+		js_put_uint(o, "queues", i->queues);
 	if (i->clean_traffic)
 		js_put_str(o, "filter", "clean-traffic");
 	if (i->isolated)

@@ -269,6 +269,9 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 		v->interfaces[i].tap_fd = VM_NO_FD;
 		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
 		v->link_down[i] = d->interfaces[i].link;
+		v->queue_pairs[i] = d->interfaces[i].queues;
+		for (unsigned k = 0; k < VM_QUEUE_PAIRS_MAX - 1; k++)
+			v->pair_fds[i][k] = VM_NO_FD;
 		v->limits[i].in = definition_limit_bytes(&d->interfaces[i].bandwidth.in);
 		v->limits[i].out = definition_limit_bytes(&d->interfaces[i].bandwidth.out);
 	}

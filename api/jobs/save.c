@@ -468,7 +468,7 @@ static int interfaces_fit(const struct definition *then, const struct definition
 
 		snprintf(key, sizeof(key), "interfaces[%u]", i);
 		if (strcmp(a->id, b->id) || memcmp(a->mac, b->mac, sizeof(b->mac)) ||
-			(a->type == DEFINITION_USER) != (b->type == DEFINITION_USER))
+			(a->type == DEFINITION_USER) != (b->type == DEFINITION_USER) || MAX(a->queues, 1) != MAX(b->queues, 1))
 			return part_differs(key, e);
 	}
 	return 0;

@@ -31,7 +31,8 @@ struct tap {
 	unsigned at; /* index of the interface */
 	const char *bridge;
 	bool unique; /* choose a name of TAP_UNIQUE_NAMES */
-	int fd;
+	unsigned queues;
+	int fds[VM_QUEUE_PAIRS_MAX]; /* one for each queue; -1: not open */
 	int sock; /* any socket: ioctls on network devices need one; borrowed */
 	char name[IFNAMSIZ];
 	int mtu;
@@ -76,10 +77,24 @@ static int bridge_find(struct tap *t, struct err *e)
 		"bridge (ip link show type bridge)", t->at, t->bridge);
 }
 
+/* Open a queue of the tap. r: its name and flags; the kernel completes the name. */
+static int queue_open(struct tap *t, unsigned queue, struct ifreq *r, struct err *e)
+{
+	int fd = t->fds[queue] = open(TAP_FILE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
+		return err_set(e, -errno, ERR_HOST,
+			"interfaces[%u]: this host has no tap devices (" TAP_FILE "); load the module with: modprobe tun",
+			t->at);
+	if (fd < 0)
+		return tap_failed(t, TAP_FILE, e);
+	return ioctl(fd, TUNSETIFF, r) < 0 ? tap_failed(t, "cannot make a tap device", e) : 0;
+}
+
 static int tap_make(struct tap *t, struct err *e)
 {
 	struct ifreq r = interface_request(TAP_NAMES);
-	int header = HEADER_BYTES;
+	int header = HEADER_BYTES, ret;
 	uint32_t number;
 
 	if (t->unique && getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
@@ -87,20 +102,19 @@ static int tap_make(struct tap *t, struct err *e)
 	if (t->unique)
 		snprintf(r.ifr_name, sizeof(r.ifr_name), TAP_UNIQUE_NAMES, number);
 
-	t->fd = open(TAP_FILE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
-	if (t->fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
-		return err_set(e, -errno, ERR_HOST,
-			"interfaces[%u]: this host has no tap devices (" TAP_FILE "); load the module with: modprobe tun",
-			t->at);
-	if (t->fd < 0)
-		return tap_failed(t, TAP_FILE, e);
-	r.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL);
-	if (ioctl(t->fd, TUNSETIFF, &r) < 0 || ioctl(t->fd, TUNSETVNETHDRSZ, &header) < 0 ||
-		ioctl(t->fd, TUNSETOFFLOAD, 0UL) < 0)
+	r.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL | (t->queues > 1 ? IFF_MULTI_QUEUE : 0));
+	ret = queue_open(t, 0, &r, e);
+	if (ret < 0)
+		return ret;
+	if (ioctl(t->fds[0], TUNSETVNETHDRSZ, &header) < 0 || ioctl(t->fds[0], TUNSETOFFLOAD, 0UL) < 0)
 		return tap_failed(t, "cannot make a tap device", e);
 	memcpy(t->name, r.ifr_name, sizeof(t->name));
 	t->name[sizeof(t->name) - 1] = 0;
-	return 0;
+	/* The flags of the tap, but IFF_TUN_EXCL: it exists. */
+	r.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE);
+	for (unsigned i = 1; i < t->queues && !ret; i++)
+		ret = queue_open(t, i, &r, e);
+	return ret;
 }
 
 /* A bridge takes the lowest MAC address of its ports, so the tap gets a high one: else the bridge's address would
@@ -145,30 +159,50 @@ static bool bridge_is_listed(const char *list, const char *name)
 	return false;
 }
 
+static void tap_drop(struct tap *t)
+{
+	for (unsigned i = 0; i < t->queues; i++)
+		if (t->fds[i] >= 0)
+			close(t->fds[i]);
+}
+
+/* Add the queues' files to c, which takes them. */
+static int tap_hand_over(struct config *c, struct tap *t, struct err *e)
+{
+	struct vm_interface *v = &c->vm.interfaces[t->at];
+
+	for (unsigned i = 0; i < t->queues; i++) {
+		unsigned at = config_add_fd(c, steal_fd(&t->fds[i]));
+
+		if (at == VM_NO_FD)
+			return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
+		*(i ? &c->vm.pair_fds[t->at][i - 1] : &v->tap_fd) = (uint16_t)at;
+	}
+	v->mtu = (uint16_t)MIN(t->mtu, UINT16_MAX);
+	snprintf(v->target, sizeof(v->target), "%.*s", (int)sizeof(v->target) - 1, t->name);
+	return 0;
+}
+
 static int tap_add(struct config *c, unsigned at, const struct definition_interface *i, const char *bridge, int sock,
 	struct err *e)
 {
-	struct vm_interface *v = &c->vm.interfaces[at];
-	struct tap t = { .at = at, .bridge = bridge, .unique = i->type == DEFINITION_NETWORK, .fd = -1, .sock = sock };
+	struct tap t = { .at = at, .bridge = bridge, .unique = i->type == DEFINITION_NETWORK, .queues = MAX(i->queues, 1),
+		.sock = sock };
 	int r = bridge_find(&t, e);
 
+	for (unsigned k = 0; k < t.queues; k++)
+		t.fds[k] = -1;
 	if (!r)
 		r = tap_make(&t, e);
 	if (!r)
 		r = tap_set_up(&t, i->mac, e);
 	if (!r)
 		r = tap_plug_in(&t, e);
-	if (r < 0) {
-		if (t.fd >= 0)
-			close(t.fd);
-		return r;
-	}
-	v->tap_fd = (uint16_t)config_add_fd(c, t.fd);
-	if (v->tap_fd == VM_NO_FD)
-		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
-	v->mtu = (uint16_t)MIN(t.mtu, UINT16_MAX);
-	snprintf(v->target, sizeof(v->target), "%.*s", (int)sizeof(v->target) - 1, t.name);
-	return 0;
+	if (!r)
+		r = tap_hand_over(c, &t, e);
+	if (r < 0)
+		tap_drop(&t);
+	return r;
 }
 
 /* Check that the user may use the bridge: a port on it reaches everything else that root attached to it. */

@@ -1,5 +1,5 @@
-/* tap: connects a VM's interfaces to bridges of the host, each by a tap device that exists as long as its fd is open.
- * The VM's process gets the open fd; it may neither create taps nor attach them to another bridge.
+/* tap: connects a VM's interfaces to bridges of the host, each by a tap device that exists as long as one of its fds is
+ * open. The VM's process gets the open fds; it may neither create taps nor attach them to another bridge.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_TAP_H
 #define CAIRN_API_NET_TAP_H

@@ -17,7 +17,7 @@ struct state_writer;
 #define NET_FILTER_MACS 64
 #define NET_VLANS 4096
 
-enum net_class { NET_CLASS_RX = 0, NET_CLASS_MAC = 1, NET_CLASS_VLAN = 2, NET_CLASS_ANNOUNCE = 3 };
+enum net_class { NET_CLASS_RX = 0, NET_CLASS_MAC = 1, NET_CLASS_VLAN = 2, NET_CLASS_ANNOUNCE = 3, NET_CLASS_MQ = 4 };
 enum { NET_RX_PROMISC = 0, NET_RX_ALLMULTI = 1 };
 enum { NET_MAC_TABLE_SET = 0, NET_MAC_ADDR_SET = 1 };
 enum { NET_VLAN_ADD = 0, NET_VLAN_DEL = 1 };

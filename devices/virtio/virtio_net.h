@@ -1,11 +1,12 @@
-/* virtio_net: a network interface (virtio 1.2, section 5.1) over a tap device, with one pair of
- * queues.
+/* virtio_net: a network interface (virtio 1.2, section 5.1) over a tap device, with one or several
+ * pairs of queues.
  *
  * The tap has IFF_VNET_HDR and headers of NET_HEADER_BYTES, so checksum and segmentation requests pass through
- * unchanged. A SOCK_SEQPACKET socket with the same header in each packet may replace the tap; the process at its other
- * end then completes checksums and accepts unsegmented TCP over IPv4. The device sends that process packets of 4 bytes
- * with the flags of TUNSETOFFLOAD: the offloads that the process may leave to the guest in the frames that it sends
- * (none before the first such packet). Without tap or socket the link is down, and frames from the guest are dropped.
+ * unchanged. For several pairs it has IFF_MULTI_QUEUE, and each pair has a file of its own. A SOCK_SEQPACKET socket
+ * with the same header in each packet may replace the tap; the process at its other end then completes checksums and
+ * accepts unsegmented TCP over IPv4. The device sends that process packets of 4 bytes with the flags of
+ * TUNSETOFFLOAD: the offloads that the process may leave to the guest in the frames that it sends (none before the
+ * first such packet). Without tap or socket the link is down, and frames from the guest are dropped.
  *
  * Threading: the interface's loop serves rings and tap. Call virtio_net_new() before that loop's
  * thread starts and the device's free() after it has ended. */
@@ -23,6 +24,7 @@ struct pci_host;
 
 #define VIRTIO_NET_MAC_BYTES 6
 #define VIRTIO_NET_MTU_MIN 68 /* minimum MTU of a link for IPv4 (RFC 791) */
+#define VIRTIO_NET_PAIRS_MAX 8
 
 /* Limits of one direction; 0: none. */
 struct virtio_net_limit {
@@ -40,6 +42,8 @@ struct virtio_net_config {
 	const char *name;  /* "net0"; copied */
 	struct loop *loop; /* borrowed */
 	int tap_fd;	   /* non-blocking; borrowed; -1: none, the link is down */
+	unsigned pairs;	   /* of queues; 0: 1. With more, the driver is offered VIRTIO_NET_F_MQ */
+	int more_fds[VIRTIO_NET_PAIRS_MAX - 1]; /* the tap's further queues, one for each further pair; as tap_fd */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
 	uint16_t mtu; /* MTU of the network behind the tap; 0: 1500 */
 	bool user;    /* a user network: tap_fd, if any, is a socket */

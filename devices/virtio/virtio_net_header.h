@@ -34,6 +34,7 @@
 #define NET_F_CTRL_RX (1ULL << 18)
 #define NET_F_CTRL_VLAN (1ULL << 19)
 #define NET_F_GUEST_ANNOUNCE (1ULL << 21)
+#define NET_F_MQ (1ULL << 22)
 #define NET_F_CTRL_MAC_ADDR (1ULL << 23)
 
 /* Check a header that a guest with these features sent before a frame of frame_bytes, and write to

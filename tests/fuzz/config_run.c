@@ -88,7 +88,11 @@ static void config_look(const struct vm_config *c, unsigned nfds)
 		must(c->interfaces[i].id[0] && ends(c->interfaces[i].id, sizeof(c->interfaces[i].id)));
 		must(ends(c->interfaces[i].target, sizeof(c->interfaces[i].target)));
 		file_use(c->interfaces[i].tap_fd, nfds, used);
-		must(c->link_down[i] <= 1);
+		must(c->link_down[i] <= 1 && c->queue_pairs[i] <= VM_QUEUE_PAIRS_MAX);
+		for (unsigned k = 1; k < c->queue_pairs[i]; k++) {
+			must((c->pair_fds[i][k - 1] == VM_NO_FD) == (c->interfaces[i].tap_fd == VM_NO_FD));
+			file_use(c->pair_fds[i][k - 1], nfds, used);
+		}
 	}
 }
 

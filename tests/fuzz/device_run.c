@@ -40,7 +40,7 @@ struct run {
 	struct block *block; /* NULL: none */
 	struct console *consoles[PORTS];
 	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */
-	int lent;	  /* the device's end of peers[0] if the device borrows it; -1: none */
+	int lent[PORTS];  /* the device's ends of peers if the device borrows them; -1: none */
 };
 
 /* ---- the program's bytes: zeros after its end ---- */
@@ -112,8 +112,11 @@ static int net_make(struct run *x, struct device **ret)
 		.slot = SLOT };
 	int ours[PORTS];
 
-	peers_make(x, 1, SOCK_SEQPACKET, ours);
-	c.tap_fd = x->lent = ours[0];
+	c.pairs = take8(x) % 4 ? 2 : 1;
+	peers_make(x, c.pairs, SOCK_SEQPACKET, ours);
+	c.tap_fd = x->lent[0] = ours[0];
+	if (c.pairs > 1)
+		c.more_fds[0] = x->lent[1] = ours[1];
 	return virtio_net_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 
@@ -141,7 +144,7 @@ static int vsock_make(struct run *x, struct device **ret)
 	int ours[PORTS];
 
 	peers_make(x, 1, SOCK_SEQPACKET, ours);
-	c.dial_fd = x->lent = ours[0];
+	c.dial_fd = x->lent[0] = ours[0];
 	return virtio_vsock_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 
@@ -241,9 +244,9 @@ static void machine_free(struct run *x)
 		console_free(x->consoles[i]);
 		if (x->peers[i] >= 0)
 			close(x->peers[i]);
+		if (x->lent[i] >= 0)
+			close(x->lent[i]);
 	}
-	if (x->lent >= 0)
-		close(x->lent);
 	if (x->block)
 		block_close(x->block);
 	fx_done(&x->f);
@@ -384,7 +387,7 @@ static void step(struct run *x)
 
 unsigned device_run(enum device_kind kind, const uint8_t *input, size_t len)
 {
-	struct run x = { .at = input, .left = len, .lent = -1 };
+	struct run x = { .at = input, .left = len, .lent = { -1, -1 } };
 	unsigned answered = 0;
 
 	machine_make(&x, kind);

@@ -87,6 +87,24 @@ static int filter_read(struct reading *r, struct _xmlNode *interface, struct jso
 	return 0;
 }
 
+/* <driver queues=>, pairs of queues. */
+#define PAIRS_MAX 8
+static int queues_read(struct reading *r, struct _xmlNode *interface, struct json_object *into)
+{
+	struct _xmlNode *n = node_child(interface, "driver");
+	bool user = node_attr_is(interface, "type", "user");
+	uint64_t v = 0, most = user ? 1 : PAIRS_MAX;
+
+	if (n && node_attr_number(r, n, "queues", UINT32_MAX, &v) < 0)
+		return -EINVAL;
+	if (v > most)
+		reading_warn(r, n, "queues", "there %s at most %llu%s", user ? "is" : "are", (unsigned long long)most,
+			user ? " with type user" : "");
+	if (v > 1 && most > 1)
+		js_put_uint(into, "queues", MIN(v, most));
+	return 0;
+}
+
 static int interface_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *mac = node_attr(node_child(n, "mac"), "address");
@@ -106,7 +124,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
 	js_put_str(into, "link", link);
-	if (bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0)
+	if (queues_read(r, n, into) < 0 || bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0)
 		return -EINVAL;
 	return interface_source(r, n, into);
 }

@@ -283,8 +283,7 @@ static int nics_new(struct machine *m, int *fds, struct err *e)
 	int r = 0;
 
 	for (unsigned i = 0; i < m->cfg.ninterfaces && !r; i++)
-		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg.interfaces[i],
-			&m->cfg.limits[i], m->cfg.link_down[i], fds, &d, e), &d);
+		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg, i, fds, &d, e), &d);
 	return r;
 }
 

@@ -1,10 +1,10 @@
 #include "vmm/machine/nic.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/util.h"
 #include "devices/dev_host.h"
 #include "devices/virtio/virtio_net.h"
 #include "vmm/kvm/thread_filter.h"
-#include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,19 +13,27 @@
 
 #define LOOP_ENTRIES 64
 
-static int tap_take(struct nic *n, int *fds, struct err *e)
+/* at: index of the file in fds. Returns 0 or -errno. */
+static int fd_take(int *fds, uint16_t at, int *ret)
 {
 	int flags;
 
-	n->tap_fd = -1;
+	*ret = fds[at];
+	fds[at] = -1;
+	flags = fcntl(*ret, F_GETFL);
+	return flags < 0 || fcntl(*ret, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+static int tap_take(struct nic *n, const uint16_t *pair_fds, int *fds, struct err *e)
+{
+	int r;
+
 	if (n->cfg->tap_fd == VM_NO_FD)
 		return 0;
-	n->tap_fd = fds[n->cfg->tap_fd];
-	fds[n->cfg->tap_fd] = -1;
-	flags = fcntl(n->tap_fd, F_GETFL);
-	if (flags < 0 || fcntl(n->tap_fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return err_set_errno(e, -errno, "%s", n->cfg->id);
-	return loop_new(LOOP_ENTRIES, &n->loop, e);
+	r = fd_take(fds, n->cfg->tap_fd, &n->tap_fd);
+	for (unsigned i = 1; i < n->pairs && !r; i++)
+		r = fd_take(fds, pair_fds[i - 1], &n->more_fds[i - 1]);
+	return r < 0 ? err_set_errno(e, r, "%s", n->cfg->id) : loop_new(LOOP_ENTRIES, &n->loop, e);
 }
 
 static struct virtio_net_limit limit_of(const struct vm_interface_limit *l)
@@ -38,19 +46,26 @@ static struct virtio_net_limits limits_of(const struct vm_interface_limits *l)
 	return (struct virtio_net_limits){ .in = limit_of(&l->in), .out = limit_of(&l->out) };
 }
 
-int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
-	const struct vm_interface_limits *limits, bool link_down, int *fds, struct device **ret_dev, struct err *e)
+int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_config *cfg, unsigned at,
+	int *fds, struct device **ret_dev, struct err *e)
 {
-	struct virtio_net_config c = { .name = cfg->id, .mtu = cfg->mtu, .user = cfg->user, .slot = -1,
-		.link_down = link_down, .limits = limits_of(limits) };
+	const struct vm_interface *i = &cfg->interfaces[at];
+	struct virtio_net_config c = { .name = i->id, .mtu = i->mtu, .user = i->user, .slot = -1,
+		.link_down = cfg->link_down[at], .limits = limits_of(&cfg->limits[at]) };
 	int r;
 
-	n->cfg = cfg;
-	r = tap_take(n, fds, e);
+	n->cfg = i;
+	n->pairs = MAX(cfg->queue_pairs[at], 1u);
+	n->tap_fd = -1;
+	for (unsigned k = 0; k < ARRAY_SIZE(n->more_fds); k++)
+		n->more_fds[k] = -1;
+	r = tap_take(n, cfg->pair_fds[at], fds, e);
 	if (r < 0)
 		return r;
-	memcpy(c.mac, cfg->mac, sizeof(c.mac));
+	memcpy(c.mac, i->mac, sizeof(c.mac));
 	c.tap_fd = n->tap_fd;
+	c.pairs = n->pairs;
+	memcpy(c.more_fds, n->more_fds, sizeof(c.more_fds));
 	c.loop = n->loop ? n->loop : h->loop;
 	r = virtio_net_new(h, p, &c, &n->dev, e);
 	if (!r)
@@ -93,6 +108,9 @@ void nic_done(struct nic *n)
 	loop_free(n->loop);
 	if (n->tap_fd >= 0)
 		close(n->tap_fd);
+	for (unsigned i = 1; i < n->pairs; i++)
+		if (n->more_fds[i - 1] >= 0)
+			close(n->more_fds[i - 1]);
 }
 
 void nic_set_limits(struct nic *n, const struct vm_interface_limits *limits)

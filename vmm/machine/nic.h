@@ -5,6 +5,8 @@
 #ifndef CAIRN_VMM_MACHINE_NIC_H
 #define CAIRN_VMM_MACHINE_NIC_H
 
+#include "vmm/vm_msg.h"
+
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,13 +17,12 @@ struct err;
 struct kvm;
 struct loop;
 struct pci_host;
-struct vm_interface;
-struct vm_interface_info;
-struct vm_interface_limits;
 
 struct nic {
 	const struct vm_interface *cfg; /* borrowed */
 	int tap_fd;	   /* owned; -1: none */
+	unsigned pairs;	   /* of queues */
+	int more_fds[VM_QUEUE_PAIRS_MAX - 1]; /* owned: the tap's further queues, one for each further pair; -1: none */
 	const struct kvm *kvm; /* borrowed; set by nic_start() */
 	struct loop *loop; /* NULL: neither a tap nor a socket; the device runs on the main loop */
 	struct device *dev; /* borrowed from the machine */
@@ -30,12 +31,12 @@ struct nic {
 };
 
 /* Create the interface's device.
- * n: zeroed. link_down: the link is down, also with a file.
- * fds: as for machine_new(); the tap is taken.
+ * n: zeroed. cfg: borrowed as long as n; at: the interface's index in it.
+ * fds: as for machine_new(); the tap's files are taken.
  * *ret_dev: owned by the machine, which frees it between nic_stop() and nic_done().
  * Returns 0 or -errno; call nic_done() in either case. */
-int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_interface *cfg,
-	const struct vm_interface_limits *limits, bool link_down, int *fds, struct device **ret_dev, struct err *e);
+int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct vm_config *cfg, unsigned at,
+	int *fds, struct device **ret_dev, struct err *e);
 int nic_start(struct nic *n, const struct kvm *k, struct err *e);
 void nic_stop(struct nic *n);
 void nic_done(struct nic *n);

@@ -124,8 +124,11 @@ static int files_add(struct handover *h, struct err *e)
 	c->taken.listen_fd = fd_add(h, h->listen_fd);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		disk_add(h, &c->disks[i], m->disks[i].block);
-	for (unsigned i = 0; i < m->nnics; i++)
+	for (unsigned i = 0; i < m->nnics; i++) {
 		c->interfaces[i].tap_fd = fd_add(h, m->nics[i].tap_fd);
+		for (unsigned k = 1; k < m->nics[i].pairs; k++)
+			c->pair_fds[i][k - 1] = fd_add(h, m->nics[i].more_fds[k - 1]);
+	}
 	c->vsock_listen_fd = fd_add(h, m->vsock_listen_fd);
 	c->vsock_dial_fd = fd_add(h, m->vsock_dial_fd);
 	return h->nfds <= CHANNEL_FDS_MAX ? 0 :

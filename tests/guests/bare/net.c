@@ -1,4 +1,4 @@
-/* Commands for a network interface behind virtio-net: one pair of queues, polled. */
+/* Commands for a network interface behind virtio-net: polled; one pair of queues, or with F_NET_MQ all of them. */
 #include "net.h"
 #include "virtio_blk.h"
 
@@ -20,6 +20,9 @@
 #define F_STATUS (1ULL << 16)
 #define F_CTRL_VQ (1ULL << 17)
 #define F_GUEST_ANNOUNCE (1ULL << 21)
+#define F_NET_MQ (1ULL << 22)
+#define PAIRS 4 /* most pairs of queues */
+#define PAIR_BUFFERS 8 /* of each pair but the first */
 
 enum { RX = 0, TX = 1 };
 
@@ -30,9 +33,13 @@ static struct {
 	uint32_t notify_step;
 	uint8_t mac[6];
 	uint8_t ip[4]; /* by DHCP */
+	unsigned pairs; /* of queues */
+	unsigned by; /* the pair that sends */
 } net;
 
-static struct queue queues[2];
+static struct queue queues[2 * PAIRS + 1];
+static uint8_t more[PAIRS - 1][PAIR_BUFFERS][BUFFER_BYTES] __attribute__((aligned(4096)));
+static uint8_t request[16], obeyed;
 static uint8_t buffers[QUEUE_SIZE][BUFFER_BYTES] __attribute__((aligned(4096)));
 static uint8_t sent[HEADER_BYTES + FRAME_MAX] __attribute__((aligned(4096)));
 static uint8_t frame[HEADER_BYTES + FRAME_MAX];
@@ -151,8 +158,31 @@ static int take(unsigned i, uint32_t *bytes, uint64_t patience)
 	return (int)q->used.ring[at].id;
 }
 
-static const char *net_start(uint64_t without)
+static void pair_offer(unsigned pair, uint16_t i)
 {
+	if (!pair) {
+		buffer_offer(i);
+		return;
+	}
+	queues[2 * pair + RX].desc[i] = (struct desc){(uint64_t)more[pair - 1][i], BUFFER_BYTES, DESC_WRITE, 0};
+	publish(2 * pair + RX, i);
+}
+
+/* Start the queues of all pairs but the first, and the control queue. */
+static const char *pairs_start(void)
+{
+	net.pairs = (unsigned)mmio_read(net.config + 8, 2);
+	if (net.pairs > PAIRS)
+		return "too many pairs of queues";
+	for (unsigned i = 2; i <= 2 * net.pairs; i++)
+		queue_start(i);
+	return NULL;
+}
+
+static const char *net_start(uint64_t without, uint64_t also)
+{
+	const char *wrong = NULL;
+
 	uint64_t begin = rdtsc();
 
 	mmio_write(net.common + COMMON_STATUS, 1, 0);
@@ -162,18 +192,25 @@ static const char *net_start(uint64_t without)
 	status_add(STATUS_ACKNOWLEDGE);
 	status_add(STATUS_DRIVER);
 	net.features = 0;
-	feature_word(0, (F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU | F_CTRL_VQ | F_GUEST_ANNOUNCE) & ~without);
+	feature_word(0, (F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU | F_CTRL_VQ | F_GUEST_ANNOUNCE | also) & ~without);
 	feature_word(1, F_VERSION_1);
 	status_add(STATUS_FEATURES_OK);
 	if (!(status() & STATUS_FEATURES_OK))
 		return "the interface refuses the features";
 	queue_start(RX);
 	queue_start(TX);
+	net.pairs = 1;
+	net.by = 0;
+	if (net.features & F_NET_MQ)
+		wrong = pairs_start();
 	status_add(STATUS_DRIVER_OK);
 	for (uint16_t i = 0; i < QUEUE_SIZE; i++)
 		buffer_offer(i);
-	net.is_open = true;
-	return NULL;
+	for (unsigned pair = 1; pair < net.pairs && !wrong; pair++)
+		for (uint16_t i = 0; i < PAIR_BUFFERS; i++)
+			pair_offer(pair, i);
+	net.is_open = !wrong;
+	return wrong;
 }
 
 /* ---- commands ---- */
@@ -199,7 +236,7 @@ static const char *net_open(const struct args *a)
 
 	net.is_open = false;
 	if (!wrong)
-		wrong = net_start(a->v[2]);
+		wrong = net_start(a->v[2], a->v[3]);
 	return wrong ? wrong : net_tell();
 }
 
@@ -212,9 +249,11 @@ static const char *send(uint32_t bytes)
 {
 	uint32_t unused;
 
-	queues[TX].desc[0] = (struct desc){(uint64_t)sent, bytes, 0, 0};
-	publish(TX, 0);
-	return take(TX, &unused, PATIENCE_CYCLES) < 0 ? "it was not sent" : NULL;
+	unsigned i = 2 * net.by + TX;
+
+	queues[i].desc[0] = (struct desc){(uint64_t)sent, bytes, 0, 0};
+	publish(i, 0);
+	return take(i, &unused, PATIENCE_CYCLES) < 0 ? "it was not sent" : NULL;
 }
 
 static void frame_make(uint64_t bytes, uint64_t seed)
@@ -321,6 +360,64 @@ static const char *net_receive(const struct args *a)
 		if (frame[HEADER_BYTES + ETHERNET_BYTES + i] != payload(i, a->v[1]))
 			return "differs";
 	return NULL;
+}
+
+/* ---- several pairs of queues ---- */
+
+/* Ask the device to use this many pairs; print its answer. */
+static const char *net_pairs(const struct args *a)
+{
+	unsigned i = 2 * net.pairs;
+	struct queue *q = &queues[i];
+	uint32_t unused;
+
+	if (!(net.features & F_NET_MQ))
+		return "the interface has one pair of queues";
+	request[0] = 4;
+	request[1] = 0;
+	request[2] = (uint8_t)a->v[1];
+	request[3] = (uint8_t)(a->v[1] >> 8);
+	obeyed = 0x77;
+	q->desc[0] = (struct desc){(uint64_t)request, 4, DESC_NEXT, 1};
+	q->desc[1] = (struct desc){(uint64_t)&obeyed, 1, DESC_WRITE, 0};
+	publish(i, 0);
+	if (take(i, &unused, PATIENCE_CYCLES) < 0)
+		return "no answer came";
+	print("answer=%u of=%u\n", (uint64_t) * (volatile uint8_t *)&obeyed, (uint64_t)net.pairs);
+	return NULL;
+}
+
+/* Send by the queue of this pair from now on. */
+static const char *net_by(const struct args *a)
+{
+	if (a->v[1] >= net.pairs)
+		return "no such pair";
+	net.by = (unsigned)a->v[1];
+	return NULL;
+}
+
+/* Wait for COUNT frames of that EtherType or of IPv4, each in one buffer; print how many came by each pair. */
+static const char *net_count(const struct args *a)
+{
+	uint64_t begin = rdtsc(), n = 0, got[PAIRS] = {0};
+
+	while (n < a->v[1] && rdtsc() - begin < PATIENCE_CYCLES)
+		for (unsigned pair = 0; pair < net.pairs; pair++) {
+			uint32_t bytes;
+			int id = take(2 * pair + RX, &bytes, 0);
+			const uint8_t *f;
+
+			if (id < 0 || id >= (pair ? PAIR_BUFFERS : QUEUE_SIZE))
+				continue;
+			f = (pair ? more[pair - 1][id] : buffers[id]) + HEADER_BYTES;
+			if (get16(f + 12) == ETHERTYPE || get16(f + 12) == 0x0800) {
+				got[pair]++;
+				n++;
+			}
+			pair_offer(pair, (uint16_t)id);
+		}
+	print("pair0=%u pair1=%u pair2=%u pair3=%u\n", got[0], got[1], got[2], got[3]);
+	return n == a->v[1] ? NULL : "too few frames came";
 }
 
 /* ---- DHCP and ARP ---- */
@@ -619,7 +716,8 @@ static const char *cmd_net(const struct args *a)
 		const char *name;
 		const char *(*run)(const struct args *a);
 	} subs[] = {{"send", net_send}, {"probe", net_probe}, {"dhcp", net_dhcp}, {"ask", net_ask}, {"recv", net_receive},
-		 {"echo", net_echo}, {"serve", net_serve}, {"drain", net_drain}, {"wrong", net_wrong}};
+		 {"echo", net_echo}, {"serve", net_serve}, {"drain", net_drain}, {"pairs", net_pairs},
+		 {"by", net_by}, {"count", net_count}, {"wrong", net_wrong}};
 
 	if (str_equal(a->s[0], "open"))
 		return net_open(a);
@@ -635,8 +733,8 @@ static const char *cmd_net(const struct args *a)
 
 const struct command net_commands[] = {
 	{"net", 1, 1,
-		"open INDEX [WITHOUT-FEATURES]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|dhcp|ask ADDRESS [TRIES]|"
-		"recv SEED|echo COUNT|serve|drain|wrong WHICH",
+		"open INDEX [WITHOUT-FEATURES [ALSO-FEATURES]]|show|send BYTES SEED [COUNT]|probe MAC-CHANGE|dhcp|ask ADDRESS [TRIES]|"
+		"recv SEED|echo COUNT|serve|drain|pairs NUMBER|by PAIR|count FRAMES|wrong WHICH",
 		cmd_net},
 	{0},
 };

@@ -76,6 +76,32 @@ static void test_valid_configuration_is_accepted(void **state)
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
 }
 
+/* An interface with two pairs of queues, whose files are the last one and one that no other part of sane() has. */
+static void two_pairs(struct vm_config *c)
+{
+	c->disks[0].nlayers = 1;
+	c->ninterfaces = 1;
+	strcpy(c->interfaces[0].id, "net0");
+	c->interfaces[0].tap_fd = 3;
+	c->queue_pairs[0] = 2;
+	c->pair_fds[0][0] = 2;
+}
+
+static void test_pairs_of_queues_need_a_file_each(void **state)
+{
+	(void)state;
+	ACCEPTED(two_pairs(&c));
+	ACCEPTED(two_pairs(&c); c.interfaces[0].tap_fd = c.pair_fds[0][0] = VM_NO_FD);
+	REFUSED(two_pairs(&c); c.pair_fds[0][0] = 3);
+	REFUSED(two_pairs(&c); c.pair_fds[0][0] = NFDS);
+	REFUSED(two_pairs(&c); c.pair_fds[0][0] = VM_NO_FD);
+	REFUSED(two_pairs(&c); c.interfaces[0].tap_fd = VM_NO_FD);
+	REFUSED(two_pairs(&c); c.queue_pairs[0] = 3);
+	REFUSED(two_pairs(&c); c.queue_pairs[0] = VM_QUEUE_PAIRS_MAX + 1);
+	REFUSED(two_pairs(&c); c.queue_pairs[0] = 255);
+	REFUSED(two_pairs(&c); c.interfaces[0].user = 1);
+}
+
 static int take_held(unsigned held, unsigned relays, bool taken_over, unsigned *nfds)
 {
 	struct vm_config c = sane();
@@ -495,6 +521,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_valid_configuration_is_accepted),
+		cmocka_unit_test(test_pairs_of_queues_need_a_file_each),
 		cmocka_unit_test(test_numbers_of_held_files_are_checked),
 		cmocka_unit_test(test_name_is_checked),
 		cmocka_unit_test(test_strings_are_terminated),

@@ -8,6 +8,7 @@
 #include "tools/cairn/forward.h"
 #include "tools/cairn/output.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,6 +88,22 @@ static int user_options(struct cli *c, struct json_object *o)
 	return 0;
 }
 
+/* Add --queues. Returns 0 or an exit code. */
+static int queues_option(struct cli *c, struct json_object *o)
+{
+	const char *text = option_value(c, "queues");
+	char *end;
+	long n;
+
+	if (!text)
+		return 0;
+	n = strtol(text, &end, 10);
+	if (!isdigit((unsigned char)*text) || *end || n < 1 || n > 8)
+		return cli_usage(c, "--queues must be a number from 1 to 8, not \"%s\"", text);
+	js_put_int(o, "queues", n);
+	return 0;
+}
+
 static struct json_object *interface_of_options(struct cli *c)
 {
 	struct json_object *o = json_object_new_object();
@@ -132,8 +149,10 @@ int verb_attach_interface(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = interface_of_options(c);
 	struct err e;
-	int r = user_options(c, o);
+	int r = queues_option(c, o);
 
+	if (!r)
+		r = user_options(c, o);
 	if (r)
 		return r;
 	r = change_make(c, c->pos[0], attach_edit, o, &e);

@@ -320,6 +320,7 @@ static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "set the MAC address [random, 52:54:00:...]" },
 	{ "model", "virtio", "no effect: every interface is a virtio interface" },
 	{ "target", "ID", "set the id of the interface [first free of net0, net1, ...]" },
+	{ "queues", "N", "give it N pairs of queues, 1 to 8 [1]" },
 	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "type user: forward PORT of the host to port TO of the guest; repeatable" },
 	{ "network", "PREFIX", "type user: set the guest's private network [10.0.2.0/24]" },
 	{ "egress", "RULE", "type user: let the guest reach only what a RULE allows; repeatable" },

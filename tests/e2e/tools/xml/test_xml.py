@@ -141,6 +141,10 @@ def test_values_are_converted(more, key, value):
     ("<interface type='user'/>", "interfaces", [{"type": "user"}]),
     ("<interface type='network'><source network='lan'/><filterref filter='clean-traffic'/><port isolated='yes'/></interface>",
      "interfaces", [{"type": "network", "source": "lan", "filter": "clean-traffic", "isolated": True}]),
+    ("<interface type='bridge'><source bridge='br0'/><driver name='vhost' queues='4'/></interface>",
+     "interfaces", [{"type": "bridge", "source": "br0", "queues": 4}]),
+    ("<interface type='bridge'><source bridge='br0'/><driver queues='1'/></interface>",
+     "interfaces", [{"type": "bridge", "source": "br0"}]),
     ("<interface type='network'><source network='lan'/><port isolated='no'/></interface>",
      "interfaces", [{"type": "network", "source": "lan"}]),
     ("<interface type='user'><bandwidth><inbound average='1000' peak='2000' burst='512'/><outbound average='7'/></bandwidth>"

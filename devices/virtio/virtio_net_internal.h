@@ -1,0 +1,139 @@
+/* virtio_net_internal: the parts of a network interface that its files share. virtio_net_tap.c: the tap, its queues
+ * and offloads. virtio_net_frames.c: frames in both directions. virtio_net_flows.c: TCP after a revert.
+ * virtio_net.c: commands of the driver, and the device.
+ *
+ * A pair of queues has a file of its own, which is one queue of the tap. Pair i has the virtqueues 2i (frames to the
+ * guest) and 2i + 1. */
+#ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
+#define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
+
+#include "base/loop.h"
+#include "devices/virtio/net_filter.h"
+#include "devices/virtio/net_limit.h"
+#include "devices/virtio/virtio_net.h"
+#include "devices/virtio/virtio_net_header.h"
+#include "devices/virtio/virtio_pci.h"
+
+#include <stdatomic.h>
+
+/* Largest frame: 64 KiB of IP that is not segmented, with Ethernet and VLAN headers. */
+#define NET_FRAME_MAX (65536 + 18)
+#define NET_QUEUE_SIZE 256
+
+enum { RX = 0, TX = 1, DIRECTIONS = 2 };
+/* Of struct virtio_net_config, section 5.1.4. */
+enum { VIRTIO_NET_CONFIG_STATUS = 6 };
+enum { VIRTIO_NET_STATUS_LINK_UP = 1, VIRTIO_NET_STATUS_ANNOUNCE = 2 };
+
+struct net_counters {
+	_Atomic uint64_t bytes, packets, errors, drops;
+};
+
+/* Whether the kernel spreads frames to a pair's queue of the tap. */
+enum net_attached { NET_ATTACHED_UNKNOWN = 0, NET_ATTACHED, NET_DETACHED };
+
+/* A pair of queues. Used on the loop only, with v.lock held (a reset clears tx_blocked and held on any thread). */
+struct net_pair {
+	struct virtio_net *n;
+	unsigned index;
+	int tap_fd; /* -1: none, or lost */
+	enum net_attached attached; /* of the first pair: always */
+	struct loop_watch *watch; /* watch of tap_fd */
+	struct loop_timer *rests[DIRECTIONS]; /* armed: the limit lets no frame pass before */
+	bool rx_wanted;	 /* the guest has buffers, so wait for frames */
+	bool tx_blocked; /* the socket is full; the frame stays in the ring until the socket's peer reads */
+	bool quiet; /* the doorbell of the queue of sent frames stays disabled while the loop polls */
+	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none */
+	uint16_t too_few; /* number of buffers that were too few for `packet` */
+	uint8_t packet[NET_HEADER_BYTES + NET_FRAME_MAX];
+};
+
+struct virtio_net {
+	struct virtio_dev v;
+	struct virtio_pci pci;
+	struct net_counters rx, tx;
+	_Atomic bool link_up;
+	bool user; /* the file is a socket, not a tap */
+	unsigned npairs;
+	struct net_pair *pairs; /* owned */
+
+	/* used on the loop only, with v.lock held: */
+	struct loop_poller poller;
+	bool polled; /* the loop calls poller */
+	unsigned offload; /* TUN_F_* flags that were last set */
+	struct loop_timer *pairs_rest; /* armed: a command waits, because the number of pairs has just been changed */
+	uint64_t pairs_changed_ns; /* 0: never */
+	struct virtqueue_elem elem, more; /* elem: first buffer of a frame; more: each further one */
+	struct iovec out[VIRTQUEUE_SEGS_MAX + 1];
+
+	/* protected by v.lock: */
+	unsigned pairs_used; /* the driver uses the first pairs_used pairs */
+	bool link_wanted;
+	struct net_limit limits[DIRECTIONS];
+	bool loaded; /* a state was loaded and the driver has not been told yet */
+	bool announce; /* the driver is to announce its addresses to the network */
+	uint8_t mac[VIRTIO_NET_MAC_BYTES]; /* of the definition */
+	struct net_filter filter;
+	struct tcp_flows *flows; /* NULL: nobody can revert to a moment of this process */
+};
+
+static inline struct virtqueue *net_queue(struct net_pair *p, unsigned direction)
+{
+	return &p->n->v.queues[DIRECTIONS * p->index + direction].vq;
+}
+
+/* The number of pairs that the driver knows of. Without NET_F_MQ, the third virtqueue is the control queue. */
+static inline unsigned net_pairs_known(const struct virtio_net *n)
+{
+	return n->v.features & NET_F_MQ ? n->npairs : 1;
+}
+
+/* Whether the driver uses the pair. */
+static inline bool net_pair_is_used(const struct net_pair *p)
+{
+	return p->index < p->n->pairs_used;
+}
+
+static inline void net_counter_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* All functions below: v.lock is held. */
+
+/* Write the link's state to the configuration that the driver reads. */
+void net_link_update(struct virtio_net *n);
+/* Tell the driver to read the configuration again. */
+void net_config_changed(struct virtio_net *n);
+/* Wait for what the pair waits for. On the loop. */
+void net_watch_update(struct net_pair *p);
+/* Set the link down, because the tap was deleted on the host or the process of the user network ended. On the loop. */
+void net_tap_lost(struct virtio_net *n, int error);
+/* Set the tap's offloads to those that the driver accepts. On the loop, not in the driver's register write, because the
+ * kernel may block changes of a network device. */
+void net_offload_update(struct virtio_net *n);
+/* Let the kernel spread frames over the queues of the tap that the driver uses, and over no others. On the loop.
+ * Returns 0; -errno: it does not for some queue. */
+int net_queues_update(struct virtio_net *n);
+
+/* Serve a pair's queue. Do nothing for received frames of a pair that the driver does not use. On the loop. */
+void net_pair_run(struct net_pair *p, unsigned direction);
+/* Give up what the pair holds: the driver no longer uses it. On the loop. */
+void net_pair_stop(struct net_pair *p);
+/* Create the pair's timers and its watch, if it has a file. Returns 0 or -errno. The device is not in use yet. */
+int net_pair_init(struct net_pair *p);
+void net_pair_done(struct net_pair *p);
+/* TCP connections after a revert (tcp_flows.h). Begin to note them. Returns false without a file or memory. */
+bool net_flows_begin(struct virtio_net *n);
+/* Whether the frame that the pair holds may pass. If not, its sender has been answered. */
+bool net_flow_receives(struct net_pair *p);
+/* Whether a frame of the guest may pass. */
+bool net_flow_sends(struct virtio_net *n, const struct iovec *iov, unsigned niov);
+/* Let the pair, which holds nothing, hold what is due to the guest. Returns whether there is something. */
+bool net_flow_answer_take(struct net_pair *p);
+
+/* Functions of n->poller, which take the lock. opaque: the interface. */
+bool net_poll(void *opaque);
+bool net_sleeps(void *opaque);
+
+#endif
