@@ -24,9 +24,10 @@ pytestmark = [
     pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
     pytest.mark.seconds(1500),  # the first test that needs a kernel builds it
 ]
-# Where it is, make check starts Linux in test_revert_brings_deleted_files_back.
+# What make check leaves to test_revert_brings_deleted_files_back and to the emulated host; the part storm-linux of
+# make check-long runs it.
 one_start = pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
-                               reason="one start is enough where a kernel runs in an emulator; test_svmhost.py runs this one")
+                               reason="one start is enough where a kernel runs in an emulator; make check-long runs this one")
 slow_kernel = pytest.mark.skipif(KIND == "pvm", reason="one start is enough where a kernel runs in an emulator; "
                                  "test_svmhost.py runs this one")
 

@@ -15,6 +15,7 @@ from test_handover import SECTORS, begin, checked, console, goes_on, image, star
 from test_host import huge_pages, needs_root  # noqa: F401
 from test_linux import begin as linux_begin
 from test_linux import image as linux_image  # noqa: F401
+from test_linux import one_start
 from test_net import figures, gone_through, goes_through, host, lan, opened, start  # noqa: F401
 from test_usernet import answers, connect, free_port, libexec, slirps, user  # noqa: F401
 from test_usernet import host as user_host  # noqa: F401
@@ -176,6 +177,7 @@ def test_watchdog_bites_after_handover(daemon, guest):
 # ---- Linux ----
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
+@one_start
 def test_linux_goes_on_during_disk_io(daemon, linux_image):  # noqa: F811
     path = daemon.tmp / "vda.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", linux_image, path], check=True)
