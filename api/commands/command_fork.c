@@ -7,6 +7,7 @@
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -37,6 +38,7 @@ static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
 	opts->isolated = js_get_bool(c->args, "isolated", false) || !is_owner(c);
 	opts->hint_hostname = js_get_bool(c->args, "hostname", true);
 	opts->snapshot = js_get_str(c->args, "snapshot");
+	opts->forwards = js_get_array(c->args, "forwards");
 	if (opts->snapshot && (!*opts->snapshot || strlen(opts->snapshot) > VM_SNAPSHOT_NAME_MAX))
 		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: 1 to %d bytes", VM_SNAPSHOT_NAME_MAX);
 	return 0;
@@ -54,6 +56,7 @@ static int state_check(const struct vm *vm, const struct fork_opts *opts, struct
 
 void command_vm_fork(struct call *c)
 {
+	CLEANUP_FREE struct rights *rights = NULL;
 	struct fork_opts opts = { 0 };
 	struct job *j;
 	struct err e;
@@ -64,6 +67,9 @@ void command_vm_fork(struct call *c)
 		r = err_set(&e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
 	if (!r)
 		r = opts_take(c, &opts, &e);
+	if (!r && opts.forwards)
+		r = rights_of_peer(&c->who, &rights, &e);
+	opts.forwards_rights = rights;
 	if (!r)
 		r = state_check(c->vm, &opts, &e);
 	if (!r)

@@ -136,7 +136,7 @@ static bool address_is_any(const char *address)
 
 bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b)
 {
-	if (a->protocol != b->protocol || a->port != b->port)
+	if (a->protocol != b->protocol || a->port != b->port || !a->port)
 		return false;
 	return address_is_any(a->address) || address_is_any(b->address) || !strcmp(a->address, b->address);
 }

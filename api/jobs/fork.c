@@ -10,6 +10,7 @@
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
 #include "api/net/network_ports.h"
+#include "api/net/publish.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -47,6 +48,7 @@
 struct clone {
 	struct fork *fork;
 	struct definition *def; /* owned until the VM takes it */
+	struct definition *live; /* with forwards for its first run; owned until the VM starts; NULL: none */
 	struct vm *vm;		/* the clone, of which this job is the owner until the job ends */
 };
 
@@ -68,7 +70,7 @@ struct fork {
 	struct fork_files files;      /* for each writable disk: its image, then one file for each clone */
 	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
-	bool paused, hint_hostname, isolated, going_on;
+	bool paused, hint_hostname, isolated, publishes, going_on;
 	bool asked, answered; /* the source's process has the request; has answered */
 	struct client_file *opened;   /* the files, held for the source's process; NULL: not yet, or handed over */
 	uint64_t image_bytes; /* what the images of one clone count with in quotas */
@@ -81,8 +83,10 @@ struct fork {
 static void fork_free(struct fork *f)
 {
 	client_file_free(f->opened);
-	for (unsigned i = 0; i < f->n; i++)
+	for (unsigned i = 0; i < f->n; i++) {
 		definition_free(f->clones[i].def);
+		definition_free(f->clones[i].live);
+	}
 	fork_as_free(f->errand);
 	batch_free(f->batch);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
@@ -356,6 +360,8 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 		r = clone_define(&f->clones[i], source, name, e);
 		for (unsigned k = 0; k < i && !r; k++)
 			r = identity_differ(f->host, f->clones[i].def, f->clones[k].def, e);
+		if (!r && opts->forwards)
+			r = publish_define(opts->forwards, opts->forwards_rights, f->clones[i].def, &f->clones[i].live, e);
 	}
 	return r;
 }
@@ -479,6 +485,19 @@ static void addresses_put(const struct fork *f, struct json_object *o)
 		json_object_put(list);
 }
 
+/* The ports that the clones' forwards have. */
+static void published_put(const struct fork *f, struct json_object *o)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (unsigned i = 0; i < f->n && f->publishes; i++)
+		publish_list(f->clones[i].vm, list);
+	if (f->publishes)
+		js_put(o, "published", list);
+	else
+		json_object_put(list);
+}
+
 static void result_put(void *opaque, struct json_object *o)
 {
 	struct fork *f = opaque;
@@ -490,6 +509,7 @@ static void result_put(void *opaque, struct json_object *o)
 	js_put(o, "disks", disks_to_json(f));
 	identity_tell_forwards(f->source->def, o);
 	addresses_put(f, o);
+	published_put(f, o);
 }
 
 static void fork_end(struct fork *f)
@@ -524,6 +544,8 @@ static void clone_start(struct clone *c)
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
 	network_ports_clone(c->vm, f->source);
+	if (c->live)
+		c->vm->live = STEAL_PTR(c->live);
 	vm_start(c->vm, &opts);
 }
 
@@ -776,6 +798,8 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 {
 	int r = source_check(f->source, f->n, e);
 
+	if (!r && opts->forwards)
+		r = publish_validate(opts->forwards, f->source->def, f->n > 1, e);
 	if (!r)
 		r = pins_choose(f, opts, e);
 	if (!r)
@@ -833,6 +857,7 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 	f->source = vm;
 	f->paused = opts->paused;
 	f->isolated = opts->isolated;
+	f->publishes = opts->forwards;
 	f->hint_hostname = opts->hint_hostname;
 	snprintf(f->snapshot, sizeof(f->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
 	r = fork_prepare(f, opts, e);

@@ -14,7 +14,9 @@
 #include <stdbool.h>
 
 struct err;
+struct json_object;
 struct job;
+struct rights;
 struct vm;
 
 #define FORK_CLONES_MAX 1000
@@ -24,13 +26,15 @@ struct fork_opts {
 	unsigned count; /* 0: one clone with the given name; else that many, named NAME-1, NAME-2, … */
 	bool paused, hint_hostname;
 	bool isolated; /* copy all writable disks, so that the clones' processes get no writable image of another VM */
+	struct json_object *forwards;	      /* of each clone's first run (api/net/publish.h); borrowed; NULL: none */
+	const struct rights *forwards_rights; /* of the user who adds them; borrowed; NULL: the daemon's own */
 	const char *snapshot; /* name or id; the VM may be off. NULL: clone the VM's present state */
 };
 
 /* Start the job. Its result: count, first, last (names), pause, total (both in ns), ram-bytes-written, the members of
- * job_put_tracking(), forwards-left-out and addresses (if there are any), and disks: for each writable disk id, made
- * ("overlay" or "copy"), flattened-layers (the number of layers, if it is so large that flatten.h pulls the disk), the
- * reason for a copy, and the bytes that the first clone's file occupies.
+ * job_put_tracking(), forwards-left-out, addresses and published (if there are any), and disks: for each writable disk
+ * id, made ("overlay" or "copy"), flattened-layers (the number of layers, if it is so large that flatten.h pulls the
+ * disk), the reason for a copy, and the bytes that the first clone's file occupies.
  * Returns 0; -errno, and then nothing was created: a name is in use, or the VM cannot be cloned. */
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);

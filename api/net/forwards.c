@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/network.h"
+#include "api/net/publish.h"
 #include "api/net/tap.h"
 #include "api/net/usernet.h"
 #include "api/store/store.h"
@@ -162,7 +163,7 @@ int forwards_check_others(const struct vm *vm, const struct definition *d, struc
 
 static int forwards_check_free(const struct vm *vm, struct err *e)
 {
-	return forwards_check_others(vm, vm->def, e);
+	return forwards_check_others(vm, vm_live(vm), e);
 }
 
 /* ---- the daemon's listening sockets ---- */
@@ -794,7 +795,9 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	if (vm->forwards)
 		vm->forwards->tries = 0;
 	if (!r)
-		r = usernets_start(c, vm->def, vm->host->paths->slirp_program, log_fd, vm->host->run_dir_fd, &made, e);
+		r = publish_learn(vm, c, e);
+	if (!r)
+		r = usernets_start(c, vm_live(vm), vm->host->paths->slirp_program, log_fd, vm->host->run_dir_fd, &made, e);
 	for (unsigned i = 0; i < made.n; i++)
 		if (usernet_keep(vm, &made.list[i]) < 0)
 			log_warn("usernet", "VM '%s': cannot watch its cairn-slirp", vm->def->name);

@@ -258,6 +258,7 @@ static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 		"continue from this snapshot (name or id) [the present state of a running or paused VM]" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agent to set the host name to the clone's name [true]" },
+	{ "forwards", FIELD_ARRAY, OPTIONAL, "forwards of each clone's first run, as of forward-add; without port, each gets a free one" },
 	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,

@@ -605,7 +605,7 @@ static void start_now(struct vm *vm)
 
 	if (start_has_to_wait(vm))
 		return;
-	open_as_open(vm->host->helpers, vm->def, vm_ask(vm, has_forwards) ? OPEN_AS_START_HELD : OPEN_AS_START, start_opened, vm, &o);
+	open_as_open(vm->host->helpers, vm_live(vm), vm_ask(vm, has_forwards) ? OPEN_AS_START_HELD : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
 		return; /* start_opened() was called: vm may be freed, or wait for its managed save */
 	vm->start.opener = o;

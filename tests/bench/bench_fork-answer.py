@@ -2,9 +2,8 @@
 guest answers on: milliseconds a clone beyond those of a fork without ports.
 
 The guest sends datagrams back. It looks for them at each tick of a timer of 100 Hz, which alone takes 5 ms of an
-answer on average; all clones wait for theirs at once. The ports are opened after the fork, so they are the part that
-grows with the number of clones: each is a request to the daemon, to a process with the rights of the VM's author, and to
-the clone's cairn-slirp."""
+answer on average; all clones wait for theirs at once. Each clone starts with its port: the daemon opens it with the
+clone's files, and the clone's cairn-slirp begins with it."""
 
 import json
 import select

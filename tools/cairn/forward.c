@@ -77,7 +77,7 @@ int publish_check(struct cli *c)
 	return 0;
 }
 
-int publish_all(struct cli *c, const char *vm, struct json_object *list)
+int publish_all(struct cli *c, const char *vm)
 {
 	const char *texts[CLI_GIVEN_MAX];
 	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
@@ -92,9 +92,6 @@ int publish_all(struct cli *c, const char *vm, struct json_object *list)
 			return cli_fail(&e, "Domain '%s' runs, but --publish %s failed", vm, texts[i]);
 		if (c->format == CLI_TABLE)
 			forward_print(vm, o);
-		js_put_str(o, "name", vm);
-		if (list)
-			json_object_array_add(list, json_object_get(o));
 	}
 	return 0;
 }

@@ -18,8 +18,7 @@ void forward_print(const char *whose, struct json_object *forward);
 int forward_publish(struct cli *c, const char *vm, struct json_object *forward, struct err *e);
 /* Check the values of --publish. Returns 0 or CLI_USAGE. */
 int publish_check(struct cli *c);
-/* Add the forwards of --publish to a running VM and print them. list: gets an object for each; NULL: none wanted.
- * Returns an exit code. */
-int publish_all(struct cli *c, const char *vm, struct json_object *list);
+/* Add the forwards of --publish to a running VM and print them. Returns an exit code. */
+int publish_all(struct cli *c, const char *vm);
 
 #endif

@@ -187,18 +187,26 @@ static int dry_run(struct cli *c, struct json_object *args)
 	return plan_print(c, o);
 }
 
-/* Give each live clone the forwards of --publish. list: gets an object for each. Returns an exit code. */
-static int clones_publish(struct cli *c, struct json_object *list)
+/* Put the forwards of --publish into the arguments. */
+static void publish_put(struct cli *c, struct json_object *args)
 {
-	long n = option_value(c, "count") ? strtol(option_value(c, "count"), NULL, 10) : 0;
-	char name[512];
-	int r = n ? 0 : publish_all(c, c->pos[1], list);
+	const char *texts[CLI_GIVEN_MAX];
+	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
+	struct json_object *list = n ? json_object_new_array() : NULL;
 
-	for (long i = 1; i <= n && !r; i++) {
-		snprintf(name, sizeof(name), "%s-%ld", c->pos[1], i);
-		r = publish_all(c, name, list);
+	for (size_t i = 0; i < n; i++)
+		json_object_array_add(list, forward_parse(c, "--publish", texts[i], true)); /* publish_check() has read them */
+	if (n)
+		js_put(args, "forwards", list);
+}
+
+static void published_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		forward_print(js_get_str_or(o, "name", "?"), o);
 	}
-	return r;
 }
 
 /* ---- seeds ---- */
@@ -257,20 +265,14 @@ static int seeds_make(struct cli *c, const struct clone_seed *s, struct json_obj
 static int clones_make(struct cli *c, const char *command, struct json_object *args)
 {
 	CLEANUP_JS struct json_object *result = NULL;
-	struct json_object *published = json_object_new_array();
 	struct err e;
-	int r = job_run(c, command, args, -1, "Clone", &result, &e), published_r;
+	int r = job_run(c, command, args, -1, "Clone", &result, &e);
 
-	if (r < 0) {
-		json_object_put(published);
+	if (r < 0)
 		return r == -EINPROGRESS ? CLI_OK : cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
-	}
-	published_r = clones_publish(c, published);
-	if (json_object_array_length(published))
-		js_put(result, "published", json_object_get(published));
-	json_object_put(published);
-	r = result_print(c, result);
-	return published_r ? published_r : r;
+	if (c->format == CLI_TABLE)
+		published_print(js_get_array(result, "published"));
+	return result_print(c, result);
 }
 
 static int clone_with_seeds(struct cli *c, const char *command, struct json_object *args)
@@ -333,8 +335,6 @@ static int options_check(struct cli *c)
 		return cli_usage(c, "--isolated requires --live: use --full for independent disks");
 	if (!live && option_value(c, "publish"))
 		return cli_usage(c, "--publish requires --live: other clones are off");
-	if (option_value(c, "publish") && option_flag(c, "no-wait"))
-		return cli_usage(c, "--publish and --no-wait exclude each other: the clones' forwards are added when they run");
 	if (option_flag(c, "new-seed") && option_flag(c, "no-wait"))
 		return cli_usage(c, "--new-seed and --no-wait exclude each other: a seed is made when its clone exists");
 	if (publish_check(c))
@@ -401,6 +401,7 @@ int verb_clone(struct cli *c)
 	if (option_flag(c, "no-hostname"))
 		js_put_bool(args, "hostname", false);
 	js_put_str(args, "snapshot", option_value(c, "snapshotname"));
+	publish_put(c, args);
 	return clone_run(c, "vm-fork", args);
 }
 

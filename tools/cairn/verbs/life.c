@@ -40,7 +40,7 @@ int verb_start(struct cli *c)
 		return cli_usage(c, "--console takes one VM");
 	r = multi_vm_do(c, &a);
 	if (!r)
-		r = publish_all(c, c->pos[0], NULL);
+		r = publish_all(c, c->pos[0]);
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 

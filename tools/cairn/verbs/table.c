@@ -447,7 +447,7 @@ const struct verb verbs[] = {
 	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,
 		false, "vm-file", "vm-dump", verb_dump },
 	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name",
-		"vm-clone vm-fork forward-add vm-define vm-dump-definition",
+		"vm-clone vm-fork vm-define vm-dump-definition",
 		verb_clone },
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
 	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",

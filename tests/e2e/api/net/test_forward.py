@@ -97,6 +97,26 @@ def test_start_and_live_clones_publish_ports(host):  # noqa: F811
     r = json.loads(host.cairn("clone", "--live", "a", "d", "--publish", "auto:22", "--format", "json").stdout)
     assert [(p["name"], p["to"]) for p in r["published"]] == [("d", 22)] and listens(r["published"][0]["port"])
     assert forwards(host, "d", "--inactive") == []
+    port = r["published"][0]["port"]
+    host.stop(signal.SIGKILL)
+    host.start()
+    assert [f["port"] for f in forwards(host, "d")] == [port] and listens(port)
+    host.cairn("forward-remove", "d", str(port))
+    assert forwards(host, "d") == [] and not listens(port)
+    # Several clones cannot share a port; nothing is made.
+    r = host.cairn("clone", "--live", "a", "e", "--count", "2", "--publish", f"{port}:22", ok=False)
+    assert "several clones cannot share port" in r.stderr and "--publish auto:22" in r.stderr
+    taken = json.loads(host.cairn("clone", "--live", "a", "f", "--publish", "auto:22", "--format", "json").stdout)["published"][0]["port"]
+    assert "is forwarded to VM 'f'" in host.cairn("clone", "--live", "a", "e", "--publish", f"{taken}:22", ok=False).stderr
+    with socket.create_server(("127.0.0.1", port)):
+        assert "is used by another program" in host.cairn("clone", "--live", "a", "e", "--publish", f"{port}:22", ok=False).stderr
+    assert not [n for n in host.cairn("list", "--all", "--name").stdout.split() if n.startswith("e")]
+    host.cairn("clone", "--live", "a", "e", "--publish", f"{port}:22", "--paused")
+    assert [f["port"] for f in forwards(host, "e")] == [port] and listens(port)
+    host.cairn("destroy", "e")
+    until(lambda: not listens(port))
+    host.cairn("start", "e")
+    assert forwards(host, "e") == []
     for wrong in (["clone", "a", "e", "--publish", "auto:22"], ["start", "a", "b-1", "--publish", "1:2"],
                   ["start", "a", "--publish", "22"], ["clone", "--live", "a", "e", "--publish", "x:22"]):
         assert "--publish" in host.cairn(*wrong, ok=2).stderr

@@ -1,0 +1,216 @@
+#include "api/net/publish.h"
+#include "api/access/authors.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Stands for a port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. The next
+ * such ports are lower. */
+#define SOME_PORT 65535
+
+/* ---- checks ---- */
+
+/* Find the interface that a forward names, or the first of type user. Returns its index; -ENOENT. */
+static int interface_find(const struct definition *d, const char *id, struct err *e)
+{
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (d->interfaces[i].type == DEFINITION_USER && !d->interfaces[i].link && (!id || !strcmp(d->interfaces[i].id, id)))
+			return (int)i;
+	return id ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' has no interface '%.60s' of type user whose link is up", d->name, id) :
+		    err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' has no interface of type user, and only such an interface has forwards; "
+			"a clone on a network has an address of its own: cairn domifaddr --source lease", d->name);
+}
+
+static int keys_check(struct json_object *forward, unsigned i, struct err *e)
+{
+	static const char *const keys[] = { "protocol", "address", "port", "to", "guest", "interface" };
+
+	if (!json_object_is_type(forward, json_type_object))
+		return err_set(e, -EINVAL, ERR_INVALID, "forwards[%u]: must be an object, such as {\"to\": 22}", i);
+	json_object_object_foreach(forward, key, value)
+	{
+		bool known = false;
+
+		(void)value;
+		for (size_t k = 0; k < ARRAY_SIZE(keys); k++)
+			known |= !strcmp(keys[k], key);
+		if (!known)
+			return err_set(e, -EINVAL, ERR_INVALID, "forwards[%u].%.60s: unknown; there are protocol, address, port, to, guest "
+				"and interface", i, key);
+	}
+	return 0;
+}
+
+int publish_validate(struct json_object *forwards, const struct definition *source, bool several, struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < json_object_array_length(forwards) && !r; i++) {
+		struct json_object *f = json_object_array_get_idx(forwards, i);
+		int at;
+
+		r = keys_check(f, (unsigned)i, e);
+		at = r ? r : interface_find(source, js_get_str(f, "interface"), e);
+		r = MIN(at, 0);
+		if (!r && several && js_get(f, "port"))
+			r = err_set(e, -EINVAL, ERR_INVALID, "forwards[%zu].port: several clones cannot share port %lld; let each have a free one "
+				"(--publish auto:%lld)", i, (long long)js_get_int(f, "port", 0), (long long)js_get_int(f, "to", 0));
+	}
+	return r;
+}
+
+/* ---- definitions ---- */
+
+static struct json_object *forwards_of(struct json_object *definition, unsigned at)
+{
+	struct json_object *i = json_object_array_get_idx(js_get_array(definition, "interfaces"), at);
+
+	if (!js_get_array(i, "forwards"))
+		js_put(i, "forwards", json_object_new_array());
+	return js_get_array(i, "forwards");
+}
+
+static bool port_is_given(struct json_object *forwards, int64_t port)
+{
+	for (size_t i = 0; i < json_object_array_length(forwards); i++)
+		if (js_get_int(json_object_array_get_idx(forwards, i), "port", 0) == port)
+			return true;
+	return false;
+}
+
+/* Add the forward to the clone's definition. some: the placeholder of before, if it needs one. */
+static void forward_put(struct json_object *o, unsigned at, struct json_object *forward, int *some, struct json_object *forwards)
+{
+	struct json_object *copy = json_object_new_object();
+
+	json_object_object_foreach(forward, key, value)
+	{
+		if (strcmp(key, "interface") != 0)
+			js_put(copy, key, json_object_get(value));
+	}
+	if (!js_get(copy, "port")) {
+		do
+			--*some;
+		while (port_is_given(forwards, *some));
+		js_put_int(copy, "port", *some);
+	}
+	json_object_array_add(forwards_of(o, at), copy);
+}
+
+/* Give the definition its authors. rights: of the author of what `clone` lacks. */
+static int authors_set(struct definition *d, const struct definition *clone, const struct rights *rights, struct err *e)
+{
+	if (rights_copy(rights, &d->rights) < 0)
+		return err_set_errno(e, -ENOMEM, "forwards");
+	authors_inherit(d, clone);
+	return 0;
+}
+
+int publish_define(struct json_object *forwards, const struct rights *rights, const struct definition *clone, struct definition **ret,
+	struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(clone);
+	struct definition *d = NULL;
+	int some = SOME_PORT + 1, r;
+
+	for (size_t i = 0; i < json_object_array_length(forwards); i++) {
+		struct json_object *f = json_object_array_get_idx(forwards, i);
+
+		r = interface_find(clone, js_get_str(f, "interface"), e);
+		if (r < 0)
+			return r;
+		forward_put(o, (unsigned)r, f, &some, forwards);
+	}
+	r = definition_parse_stored(o, &d, e);
+	for (unsigned i = 0; !r && i < d->ninterfaces; i++)
+		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++)
+			if (!port_is_given(forwards, d->interfaces[i].user.forwards[k].port))
+				d->interfaces[i].user.forwards[k].port = 0;
+	if (!r)
+		r = authors_set(d, clone, rights, e);
+	if (r < 0)
+		definition_free(d);
+	else
+		*ret = d;
+	return r;
+}
+
+/* ---- ports ---- */
+
+static int port_of(int fd, uint16_t *ret, struct err *e)
+{
+	struct sockaddr_in address;
+	socklen_t size = sizeof(address);
+
+	if (getsockname(fd, (struct sockaddr *)&address, &size) < 0)
+		return err_set_errno(e, -errno, "port");
+	*ret = ntohs(address.sin_port);
+	return 0;
+}
+
+int publish_learn(struct vm *vm, const struct config *c, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	const int *fds = c->fds + c->nfds - c->nforwards;
+	struct definition *d = vm->live, *learnt = NULL;
+	const struct rights *rights = NULL;
+	unsigned n = 0;
+	bool any = false;
+	int r = 0;
+
+	for (unsigned i = 0; d && i < d->ninterfaces; i++)
+		for (unsigned k = 0; !d->interfaces[i].link && k < d->interfaces[i].user.nforwards && n < c->nforwards && !r; k++, n++) {
+			struct definition_forward *f = &d->interfaces[i].user.forwards[k];
+
+			if (f->port)
+				continue;
+			if (!any)
+				rights = author_of_forward(d, f);
+			any = true;
+			r = port_of(fds[n], &f->port, e);
+		}
+	if (r < 0 || !any)
+		return r;
+	/* The authors are found by the forwards' ports. */
+	o = definition_to_json(d);
+	r = definition_parse_stored(o, &learnt, e);
+	if (!r)
+		r = authors_set(learnt, vm->def, rights, e);
+	if (r < 0) {
+		definition_free(learnt);
+		return r;
+	}
+	definition_free(vm->live);
+	vm->live = learnt;
+	return 0;
+}
+
+void publish_list(const struct vm *vm, struct json_object *list)
+{
+	const struct definition *d = vm->live;
+
+	for (unsigned i = 0; d && i < d->ninterfaces; i++)
+		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++) {
+			const struct definition_forward *f = &d->interfaces[i].user.forwards[k];
+			struct json_object *o = json_object_new_object();
+
+			js_put_str(o, "name", vm->def->name);
+			js_put_str(o, "protocol", f->protocol == DEFINITION_UDP ? "udp" : "tcp");
+			js_put_str(o, "address", f->address);
+			js_put_uint(o, "port", f->port);
+			js_put_uint(o, "to", f->to);
+			if (f->guest[0])
+				js_put_str(o, "guest", f->guest);
+			json_object_array_add(list, o);
+		}
+}

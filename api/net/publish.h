@@ -1,0 +1,30 @@
+/* publish: forwards that a live clone gets at its start. They belong to this run only, as those of forward-add: the
+ * definition that the clone runs with has them, that of its next start has not. Their sockets are opened with the
+ * clone's other files, and its cairn-slirp begins with them, so they need no request and no sync of their own.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_NET_PUBLISH_H
+#define CAIRN_API_NET_PUBLISH_H
+
+#include <stdbool.h>
+
+struct config;
+struct definition;
+struct err;
+struct json_object;
+struct rights;
+struct vm;
+
+/* Check forwards as forward-add takes them, for one clone or for several, which cannot share a port.
+ * forwards: an array of objects; borrowed. source: what is cloned. Returns 0; -EINVAL; -ENOENT: no such interface. */
+int publish_validate(struct json_object *forwards, const struct definition *source, bool several, struct err *e);
+/* Make the definition that a clone starts with. rights: of the user who adds the forwards; NULL: the daemon's own.
+ * *ret: the caller's; a forward that gets its port from the kernel has the port 0. Returns 0; -errno. */
+int publish_define(struct json_object *forwards, const struct rights *rights, const struct definition *clone, struct definition **ret,
+	struct err *e);
+/* Note the ports that the kernel has chosen, in the definition that the VM starts with. c: its last files are the
+ * sockets of the forwards. Returns 0; -errno. */
+int publish_learn(struct vm *vm, const struct config *c, struct err *e);
+/* Add an object for each such forward to the list: name (of the VM), protocol, address, port, to, guest. */
+void publish_list(const struct vm *vm, struct json_object *list);
+
+#endif
