@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "tools/net/forks.h"
 #include "tools/net/subnet.h"
 
 #include <inttypes.h>
@@ -187,6 +188,14 @@ static void hosts_print(FILE *f, const struct subnet *s)
 	}
 }
 
+static bool has_fixed_host(const struct network *n, const struct fork *k)
+{
+	for (size_t i = 0; i < n->ipv4.nhosts; i++)
+		if (fork_is_host(&n->ipv4.hosts[i], k->mac, &k->address))
+			return true;
+	return false;
+}
+
 void dhcp_hosts_print(FILE *f, const struct network *n)
 {
 	char mac[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX];
@@ -194,7 +203,7 @@ void dhcp_hosts_print(FILE *f, const struct network *n)
 	hosts_print(f, &n->ipv4);
 	hosts_print(f, &n->ipv6);
 	for (size_t i = 0; i < n->nforks; i++)
-		if (!n->forks[i].gone)
+		if (!n->forks[i].gone && !has_fixed_host(n, &n->forks[i])) /* dnsmasq does not start with an address twice */
 			fprintf(f, "%s,%s\n", mac_print(n->forks[i].mac, mac), address_print(&n->forks[i].address, text));
 }
 

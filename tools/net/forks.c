@@ -102,6 +102,13 @@ static struct address address_of(uint32_t number)
 	return a;
 }
 
+bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const struct address *a)
+{
+	uint8_t other[MAC_BYTES];
+
+	return (a && address_equal(a, &h->address)) || (h->mac && mac_parse(h->mac, other) == 0 && !memcmp(mac, other, MAC_BYTES));
+}
+
 static bool is_free(const struct network *n, const struct port *p, const struct address *service, const struct address *a)
 {
 	const struct subnet *s = &n->ipv4;
@@ -125,6 +132,11 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 	uint32_t hash = 0x811c9dc5; /* FNV-1a */
 	uint64_t total = 0;
 
+	for (size_t i = 0; i < s->nhosts; i++)
+		if (fork_is_host(&s->hosts[i], p->mac, NULL) && s->hosts[i].address.family) {
+			*ret = s->hosts[i].address;
+			return 0;
+		}
 	for (size_t i = 0; i < n->nforks; i++)
 		if (!memcmp(n->forks[i].mac, p->mac, MAC_BYTES) && is_free(n, p, service, &n->forks[i].address)) {
 			*ret = n->forks[i].address;

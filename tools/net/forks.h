@@ -24,7 +24,10 @@ struct service;
 
 /* Read the forks into o->req->net. Returns 0; -errno with a sentence. */
 int forks_read(struct operation *o, struct err *e);
-/* Choose the unique address of the request's fork: that of before, else one that depends on its MAC address.
+/* Whether a fixed host of the definition has the MAC address of a fork or the address. a: NULL allowed. */
+bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const struct address *a);
+/* Choose the unique address of the request's fork: that of its fixed host, that of before, else one that depends on its
+ * MAC address.
  * taken: whether somebody else may have the address; pass: 0, or 1 if there is no other one.
  * Returns 0; -ENOSPC with a sentence. */
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,

@@ -1277,6 +1277,16 @@ def test_addresses_of_forks_are_reserved_and_come_back(host):
     assert again == g.unique and g.pings("192.168.122.1")
     host.do("up", n)
     assert g.pings("192.168.122.1")
+    # The address becomes that of a fixed host: the clone keeps it, and dnsmasq can be started again.
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": g.own, "address": g.unique}]
+    assert host.do("update", n)["restarted"] is False
+    os.kill(host.dnsmasq()[0], signal.SIGKILL)
+    until(lambda: "dnsmasq" in host.do("check", n)["missing"])
+    host.do("up", n)
+    assert g.pings("192.168.122.1") and host.do("port-up", n, port=fork_port(g))["address"] == g.unique
+    n["ipv4"]["dhcp"]["hosts"] = []
+    host.do("update", n)
+    assert g.pings("192.168.122.1")
     host.run("ip", "link", "del", g.tap)  # a VM that ended while no daemon ran
     assert host.do("port-up", n, port=fork_port(full))["address"] == g.unique
     host.do("down", n)
