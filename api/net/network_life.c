@@ -6,6 +6,7 @@
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/egress.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -326,10 +327,35 @@ static void updated(struct network *n, struct network_operation *op, int r, stru
 	answer(op, r, value, e);
 }
 
+/* DHCP and DNS are changed; the egress rules follow. "up" replaces all rules in one transaction. */
+static void rules_follow(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .done = op->done, .opaque = op->opaque };
+	struct err own;
+
+	if (r < 0) {
+		updated(n, op, r, value, e);
+		return;
+	}
+	r = program_run(n, &up, op->next, &own);
+	if (r < 0)
+		updated(n, op, r, NULL, &own);
+}
+
+static bool egress_is_same(const struct network_definition *a, const struct network_definition *b)
+{
+	CLEANUP_FREE char *x = a->egress ? egress_print(a->egress) : NULL, *y = b->egress ? egress_print(b->egress) : NULL;
+
+	return x && y ? !strcmp(x, y) : !a->egress && !b->egress;
+}
+
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e)
 {
-	const struct network_operation update = { .verb = "update", .ended = updated, .next = d, .done = done, .opaque = opaque };
+	struct network_operation update = { .verb = "update", .ended = updated, .next = d, .done = done, .opaque = opaque };
 	int r = check_free(n, e);
+
+	if (n->live && !egress_is_same(n->live, d))
+		update.ended = rules_follow;
 
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", network_any(n)->name);

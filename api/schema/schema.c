@@ -438,8 +438,8 @@ static const struct field net_create_returns[] = {
 static const struct field net_start_returns[] = {
 	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" }, FIELD_WARNINGS, END };
 static const struct field net_update_args[] = { FIELD_NETWORK,
-	{ "definition", FIELD_OBJECT, REQUIRED, "definition that the active network gets; only DHCP, DNS, users and groups may "
-		"differ. net-define changes the next start's" },
+	{ "definition", FIELD_OBJECT, REQUIRED, "definition that the active network gets; only DHCP, DNS, egress, users and "
+		"groups may differ. net-define changes the next start's" },
 	{ "was", FIELD_OBJECT, OPTIONAL, "definition from net-dump-definition; the call fails if the active one has changed since" }, END };
 static const struct field net_update_returns[] = {
 	{ "restarted", FIELD_BOOL, OPTIONAL, "DHCP and DNS were away for a moment" }, FIELD_WARNINGS, END };

@@ -1,5 +1,5 @@
-/* net-update: add, change or remove one host, range, name or user in the definition of a network, now and for its next
- * start, with virsh's words. */
+/* net-update: add, change or remove one host, range, name, egress rule or user in the definition of a network, now and
+ * for its next start, with virsh's words. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -24,6 +24,8 @@ static const struct section {
 	{ "ip-dhcp-host", { "mac", "duid", "name", "address" }, false },
 	{ "ip-dhcp-range", { "start", "end" }, true },
 	{ "dns-host", { "address" }, false },
+	{ "egress", { NULL }, false },
+	{ "egress-rule", { "allow", "deny" }, false },
 	{ "user", { NULL }, false },
 	{ "group", { NULL }, false },
 };
@@ -49,13 +51,23 @@ static int section_parse(struct cli *c, const struct section **ret)
 			*ret = &sections[i];
 			return 0;
 		}
-	return cli_usage(c, "\"%s\" is not a part of a network that can be changed; use ip-dhcp-host, ip-dhcp-range, dns-host, user or "
-		"group", c->pos[2]);
+	return cli_usage(c, "\"%s\" is not a part of a network that can be changed; use ip-dhcp-host, ip-dhcp-range, dns-host, "
+		"egress, egress-rule, user or group", c->pos[2]);
+}
+
+static bool is_egress(const struct section *s)
+{
+	return !strcmp(s->name, "egress");
 }
 
 static bool is_id(const struct section *s)
 {
-	return !s->keys[0];
+	return !s->keys[0] && !is_egress(s);
+}
+
+static bool is_rule(const struct section *s)
+{
+	return !strcmp(s->name, "egress-rule");
 }
 
 /* Parse the entry: a user or group by name or number; else JSON, or libvirt's XML. */
@@ -94,6 +106,8 @@ static struct json_object *list_of(struct json_object *definition, const struct 
 
 	if (is_id(x->section))
 		return member_make(definition, !strcmp(x->section->name, "user") ? "users" : "groups", true);
+	if (is_rule(x->section))
+		return member_make(js_get(definition, "egress"), "rules", true);
 	if (!strcmp(x->section->name, "dns-host"))
 		return member_make(member_make(definition, "dns", false), "hosts", true);
 	if (!address)
@@ -109,11 +123,28 @@ static bool text_is_same(struct json_object *a, struct json_object *b, const cha
 	return x && y && !strcasecmp(x, y);
 }
 
+/* Whether two egress rules have the same members: a port may be a number or a text. */
+static bool rule_is_same(struct json_object *a, struct json_object *b)
+{
+	static const char *const keys[][2] = { { "allow", "" }, { "deny", "" }, { "protocol", "any" }, { "ports", "" } };
+	bool same = true;
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		struct json_object *x = js_get(a, keys[i][0]), *y = js_get(b, keys[i][0]);
+
+		same &= !strcasecmp(x ? json_object_get_string(x) : keys[i][1], y ? json_object_get_string(y) : keys[i][1]);
+	}
+	return same;
+}
+
 /* Whether the entry of the definition is the one that the change means. */
 static bool is_meant(const struct change *x, struct json_object *o)
 {
 	if (is_id(x->section))
 		return json_object_equal(o, x->entry);
+	/* Two rules may have one target, with other ports; modify means the first. */
+	if (is_rule(x->section) && x->act != ACT_MODIFY)
+		return rule_is_same(o, x->entry);
 	for (size_t i = 0; i < ARRAY_SIZE(x->section->keys) && x->section->keys[i]; i++) {
 		bool same = text_is_same(o, x->entry, x->section->keys[i]);
 
@@ -131,12 +162,36 @@ static int entry_missing(struct cli *c, const struct change *x, struct err *e)
 		c->pos[0]);
 }
 
+/* Change all egress rules at once. */
+static int egress_apply(struct cli *c, const struct change *x, struct json_object *definition, struct err *e)
+{
+	bool has = js_get(definition, "egress");
+
+	if (x->act >= ACT_MODIFY && !has)
+		return entry_missing(c, x, e);
+	if (x->act < ACT_MODIFY && has)
+		return err_set(e, -EEXIST, ERR_EXISTS, "network '%s' has egress rules already; to change them, use modify", c->pos[0]);
+	if (x->act == ACT_DELETE)
+		json_object_object_del(definition, "egress");
+	else
+		js_put(definition, "egress", json_object_get(x->entry));
+	return 0;
+}
+
 /* Change the definition in place. */
 static int change_apply(struct cli *c, const struct change *x, struct json_object *definition, struct err *e)
 {
-	struct json_object *list = list_of(definition, x);
-	size_t n = json_object_array_length(list), at = 0;
+	struct json_object *list;
+	size_t n, at = 0;
 
+	if (is_egress(x->section))
+		return egress_apply(c, x, definition, e);
+	/* A first rule would also deny what no rule fits. */
+	if (is_rule(x->section) && !js_get(definition, "egress"))
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' has no egress rules; give it a default first: cairn net-update %s add egress "
+			"'{\"default\": \"allow\"}'", c->pos[0], c->pos[0]);
+	list = list_of(definition, x);
+	n = json_object_array_length(list);
 	while (at < n && !is_meant(x, json_object_array_get_idx(list, at)))
 		at++;
 	if (x->act >= ACT_MODIFY && at == n)

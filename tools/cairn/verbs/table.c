@@ -537,7 +537,7 @@ const struct verb verbs[] = {
 		"net-dump-definition", verb_net_dumpjson },
 	{ "net-dumpxml", "Networks", "NETWORK", "print the definition of a network as libvirt's network XML", net_dump_options, 1, 1, false,
 		"net", "net-dump-definition", verb_net_dumpxml },
-	{ "net-update", "Networks", "NETWORK ACTION SECTION ENTRY", "add, modify or delete an ip-dhcp-host, ip-dhcp-range, dns-host, user or "
+	{ "net-update", "Networks", "NETWORK ACTION SECTION ENTRY", "add, modify or delete an ip-dhcp-host, ip-dhcp-range, dns-host, egress, egress-rule, user or "
 		"group", net_update_options, 4, 4, false, "net", "net-update net-define net-dump-definition net-info", verb_net_update },
 	{ "net-edit", "Networks", "NETWORK", "edit the definition of a network in $VISUAL or $EDITOR", net_edit_options, 1, 1, false, "net",
 		"net-define net-dump-definition", verb_edit },

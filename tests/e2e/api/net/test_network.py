@@ -533,6 +533,38 @@ def test_net_update_changes_the_active_network_and_the_definition(host):
     assert "is not a change" in host.cairn("net-update", "lan", "turn", "ip-dhcp-host", moved, ok=2).stderr
 
 
+def test_net_update_changes_the_egress_rules_of_the_active_network(host):
+    host.define_net()
+    host.cairn("net-start", "lan")
+
+    def update(*args, ok=True):
+        return host.cairn("net-update", "lan", *args, ok=ok)
+    rule, other = '{"allow": "192.0.2.7", "ports": 443}', '{"allow": "192.0.2.7", "ports": 80}'
+    assert "net-update lan add egress" in update("add", "egress-rule", rule, ok=False).stderr
+    assert "no such egress" in update("modify", "egress", "{}", ok=3).stderr
+    update("add", "egress", '{"default": "deny"}')
+    assert host.verbs() == ["up", "update", "up"] and host.requests()[-1]["network"]["egress"] == "deny"
+    assert "already" in update("add", "egress", "{}", ok=False).stderr
+    update("add", "egress-rule", rule, "--live", "--config", ok=False)  # the definition has none yet
+    update("add", "egress-rule", other)
+    assert host.requests()[-1]["network"]["egress"] == "deny;allow any 443 192.0.2.7;allow any 80 192.0.2.7"
+    update("delete", "egress-rule", rule)
+    update("add-first", "egress-rule", '{"deny": "192.0.2.0/25"}')
+    assert host.requests()[-1]["network"]["egress"] == "deny;deny any - 192.0.2.0/25;allow any 80 192.0.2.7"
+    assert "a network's rules have addresses" in update("add", "egress-rule", '{"allow": "*.example.org"}', ok=False).stderr
+    # The rules that the daemon tells are those that are in force.
+    before = host.cairn("net-dumpjson", "lan").stdout
+    host.tell("up", "json", {"error": {"class": "HostError", "desc": "no rules today"}})
+    assert "no rules today" in update("delete", "egress", "{}", ok=False).stderr
+    assert host.cairn("net-dumpjson", "lan").stdout == before
+    host.tell("up", "json", {"return": {}})
+    update("delete", "egress", "{}")
+    assert "egress" not in host.requests()[-1]["network"] and host.requests()[-1]["verb"] == "up"
+    n = len(host.verbs())
+    update("add", "dns-host", '{"address": "10.77.0.9", "names": ["nine"]}')
+    assert host.verbs()[n:] == ["update"]  # the rules stay, and so does their count
+
+
 def test_refused_update_changes_nothing(host):
     host.define_net()
     host.cairn("net-start", "lan")
