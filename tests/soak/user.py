@@ -370,7 +370,8 @@ class User:
     def restore(self, name):
         if self.model.vms[name].uuid in self.model.states:
             path, state = self.state_file(name), self.rng.choice((None, "running", "paused"))
-            self.do(["restore", path, *([f"--{state}"] if state else [])], lambda m: m.restore(name, state), name)
+            self.do(["restore", path, *([f"--{state}"] if state else [])], lambda m: m.restore(name, state), name,
+                    parts=[lambda m: m.start_part(name)])
             if self.model.vms[name].uuid not in self.model.states:
                 os.unlink(path)
 
