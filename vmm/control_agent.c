@@ -57,6 +57,8 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 	r = agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_done, s, e);
 	if (!r && want->errand == VM_AGENT_SHUTDOWN)
 		vm_set_off_asked(c->vm, true);
+	if (!r)
+		vm_shutdown_begun(c->vm);
 	return r;
 }
 

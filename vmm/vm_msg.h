@@ -701,7 +701,9 @@ struct vm_info {
 	/* 1 + the number of connections of VM_MSG_VSOCK; 0: the VM has no vsock device, or the process is older */
 	uint32_t vsock;
 	uint8_t for_revert; /* 1: the VM was started to be reverted, and is neither reverted nor being reverted */
-	uint8_t reserved_at_end[7];
+	/* 1: a user has reset or reverted the VM after the last request to shut down; 0 from an older process, too */
+	uint8_t renewed;
+	uint8_t reserved_at_end[6];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -1,6 +1,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
+#include "api/vm/observer.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
@@ -490,6 +491,7 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 	if (a->snapshot)
 		js_put_uint(w->result, "pause", a->snapshot->pause_ns);
 	job_put_tracking(w->result, a->snapshot);
+	vm_notify(w->vm, renewed);
 	reason_set(w->vm);
 	revert_succeed(w);
 }

@@ -357,16 +357,29 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 		js_put(state, "shutdown", o);
 }
 
-/* Drop plan and deadline when the VM is no longer active. A reset ends a deadline, too, unless the host's shutdown
- * waits for the VM. */
+/* The guest does not know of the shutdown any more. The host's shutdown waits for the VM nevertheless. */
+static void deadline_drop(struct vm *vm)
+{
+	if (vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm))
+		shutdown_forget(vm);
+}
+
+/* Drop plan and deadline when the VM is no longer active. A reset ends a deadline, too. */
 static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 {
 	/* A VM that gets a new process keeps its plan. */
 	if (vm_has(vm, VM_FACT_CONTINUES) && vm->shutdown->stage == SHUTDOWN_PLANNED)
 		return;
-	if (!vm_state_is_active(vm->state) ||
-		(t == VM_ASK_RESET && vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm)))
+	if (!vm_state_is_active(vm->state))
 		shutdown_forget(vm);
+	else if (t == VM_ASK_RESET)
+		deadline_drop(vm);
+}
+
+static void shutdown_on_renewed(struct vm *vm)
+{
+	deadline_drop(vm);
+	vm_set(vm, VM_FACT_OFF_ASKED | VM_FACT_REBOOTS, false);
 }
 
 static void shutdown_on_start_failed(struct vm *vm)
@@ -387,4 +400,4 @@ static void shutdown_removed(struct vm *vm)
 
 const struct vm_observer shutdown_observer = { .added = shutdown_added, .removed = shutdown_removed,
 	.state_put = shutdown_state_put, .state_load = shutdown_load, .state_changed = shutdown_on_state_change,
-	.start_failed = shutdown_on_start_failed };
+	.start_failed = shutdown_on_start_failed, .renewed = shutdown_on_renewed };

@@ -38,9 +38,12 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
 	consoles_adopted(vm, info);
 	vm_notify(vm, adopted, info);
-	/* If the state agrees with the process's phase, keep it, because it may be more precise. */
+	if (vm->state == VM_IN_SHUTDOWN && info->renewed)
+		vm_notify(vm, renewed);
+	/* If the state agrees with the process's phase, keep it, because it may be more precise. If an earlier daemon
+	 * ended before it knew that its reset or revert was done, no shutdown is under way any more. */
 	if (info->phase == VM_PHASE_RUNNING && vm->state != VM_RUNNING &&
-		vm->state != VM_IN_SHUTDOWN)
+		(vm->state != VM_IN_SHUTDOWN || info->renewed))
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, reason, NULL, 0);
 	else if (info->phase == VM_PHASE_PAUSED && vm->state != VM_PAUSED)
 		vm_move(vm, VM_SAW_TAKEN_BACK_PAUSED, reason, info->detail, info->value);

@@ -14,6 +14,7 @@
  *   stops-listening (with close-after: accept no other connection)
  *   loses-answer (close the connection in place of the answer to the first work)
  *   mute (answer nothing once the VM runs)  stops-quietly (stop without an event, with a log line)
+ *   renewed (claim to have been reset after the last request to shut down)
  *   event-last (send the reply before the event)  works=N (report N times the load of works=1)
  *   config-until=FILE (read nothing before FILE exists)  boot-until=FILE (the same, not for images_only)
  *   lingers-until=FILE (with refuse: end only once FILE exists)  clone-dies=NAME (that clone dies at its start)
@@ -316,6 +317,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.vcpu_ns[i] = 1500000000;
 	info.sets_interfaces = !word(f, "keeps-interfaces");
 	info.for_revert = word(f, "for-revert") != NULL;
+	info.renewed = word(f, "renewed") != NULL;
 	info.ninterfaces = f->config.ninterfaces;
 	for (unsigned i = 0; i < info.ninterfaces; i++)
 		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));

@@ -292,14 +292,21 @@ int vm_powerdown(struct vm *vm, struct err *e)
 {
 	int r = button_press(vm, true, e);
 
-	if (!r)
+	if (!r) {
 		vm->off_asked = true;
+		vm->renewed = false;
+	}
 	return r;
 }
 
 void vm_set_off_asked(struct vm *vm, bool asked)
 {
 	vm->off_asked = asked;
+}
+
+void vm_shutdown_begun(struct vm *vm)
+{
+	vm->renewed = false;
 }
 
 int vm_nmi(struct vm *vm, struct err *e)
@@ -324,6 +331,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 	vm_generation_next(vm);
 	r = machine_reset(vm->m, e);
 	vm->memory_lost = vm->reset_delayed = vm->off_asked = false;
+	vm->renewed = !by_guest;
 	if (r < 0) {
 		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
 		return r;
@@ -831,6 +839,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->sets_interfaces = true;
+	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;
 	i->handover_rounds = vm->cfg.copy_rounds;

@@ -62,6 +62,7 @@ struct vm {
 	/* A user asked for a shutdown, by button or agent: a poweroff then ends the VM, even if on_poweroff is
 	 * restart. */
 	bool off_asked;
+	bool renewed; /* a user has reset or reverted the VM after the last request to shut down */
 	atomic_bool work_cancelled;
 	_Atomic uint64_t work_bytes, work_total;
 	_Atomic uint64_t work_told_ns; /* time of the last progress event */

@@ -17,6 +17,7 @@ void vm_revert_begin(struct vm *vm)
 	vm->memory_lost = false;
 	/* These requests belong to the discarded state. */
 	vm->reset_pending = vm->reset_delayed = vm->off_asked = false;
+	vm->renewed = true;
 }
 
 void vm_reverted(struct vm *vm, bool on)

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, until
 from guestlib import SANITIZED, SLOW
+from plainlib import qcow2
 from test_policy import bounded, ready, scheduled
 
 DEAF = {"cmdline": "deaf"}
@@ -96,6 +97,16 @@ def test_deadline_survives_the_daemon_and_a_reset_ends_it(fake):
     fake.start()
     fake.wait("vm1", "shutoff")
     assert fake.info("vm1")["reason"] == "destroyed" and fake.info("vm2")["state"] == "running"
+
+
+def test_revert_ends_a_deadline(fake, tmp_path):
+    fake.define("vm1", disks=[qcow2(tmp_path / "vda.qcow2", "1M")], **DEAF)
+    fake.cairn("start", "vm1")
+    fake.cairn("snapshot-create-as", "vm1", "s")
+    fake.cairn("shutdown", "--then", "destroy", "--timeout", "3600", "vm1")
+    assert "shutdown-deadline" in fake.info("vm1")
+    fake.cairn("snapshot-revert", "vm1", "s")
+    assert "shutdown-deadline" not in fake.info("vm1") and fake.info("vm1")["state"] == "running"
 
 
 # ---- scheduled actions ----

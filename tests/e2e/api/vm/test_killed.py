@@ -179,6 +179,23 @@ def storm(d, tag, tmp_path):
           f"the slowest restart took {max(restarts):.2f} s")
 
 
+def test_shutdown_that_a_revert_ended_does_not_come_back(fake):
+    """The daemon was killed before it knew of the revert. The shutdown's deadline must not end the VM."""
+    fake.define("a", boot={"kernel": "kernel", "cmdline": "deaf renewed"})
+    fake.define("b", boot={"kernel": "kernel", "cmdline": "deaf"})
+    for name in ("a", "b"):
+        fake.cairn("start", name)
+        fake.cairn("shutdown", "--then", "destroy", "--timeout", "3600", name)
+    until(lambda: fake.kept("b").get("state") == "in-shutdown" == fake.kept("a").get("state"))
+    assert "shutdown-deadline" in fake.info("a")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    until(lambda: fake.info("a")["state"] == "running")
+    assert "shutdown-deadline" not in fake.info("a")
+    b = fake.info("b")
+    assert b["state"] == "in shutdown" and "shutdown-deadline" in b
+
+
 def test_vm_started_for_a_revert_that_never_came_is_off_again(fake):
     """The daemon was killed between the start of a VM that was off and its revert."""
     fake.define("a", boot={"kernel": "kernel", "cmdline": "for-revert"})
