@@ -172,6 +172,7 @@ $(BUILD)/unit/devices/test_device_fuzz: $(FUZZ_OBJ)device_run.o
 $(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_spawn_begin,--wrap=vm_spawn_fd,--wrap=vm_spawn_end,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
 $(BUILD)/unit/block/qcow2/test_qcow2: UNIT_LDFLAGS = -Wl,--wrap=loop_readv
 $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_run,--wrap=kvm_ioctl
+$(BUILD)/unit/devices/virtio/test_blk_limits: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/virtio/test_virtio_net: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/virtio/test_net_pairs: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/api/policy/test_scheduler: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=vm_process_request,--wrap=snapshots_fetch,--wrap=snapshot_delete_where

@@ -268,6 +268,11 @@ struct vm_interface_limits {
 	struct vm_interface_limit in, out; /* in: to the guest */
 };
 
+/* Limits of a disk; 0: none. */
+struct vm_disk_limits {
+	uint64_t iops, bps; /* requests and bytes a second */
+};
+
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
 	uint8_t uuid[16];
@@ -361,6 +366,7 @@ struct vm_config {
 	uint8_t queue_pairs[VM_INTERFACES_MAX]; /* of the interfaces; 0: 1 */
 	/* the further queues of the interface's tap, one for each pair but the first; VM_NO_FD where tap_fd is */
 	uint16_t pair_fds[VM_INTERFACES_MAX][VM_QUEUE_PAIRS_MAX - 1];
+	struct vm_disk_limits disk_limits[VM_DISKS_MAX]; /* of the disks */
 };
 
 struct vm_interface_set {

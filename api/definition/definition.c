@@ -237,9 +237,7 @@ static const struct key top_rows[] = {
 		.about = "one line of text about the VM" },
 	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
 		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
-		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576},"
-			"{\"type\":\"string\",\"pattern\":\"^[0-9]+([.][0-9]+)?([KMGTPEkmgtpe]([Ii]?[Bb])?|"
-			"[Bb]([Yy][Tt][Ee][Ss]?)?)?$\"}]}" },
+		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576}," KEY_SIZE_FORM "]}" },
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
 		.about = "back guest memory with huge pages", .initial = "false" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,

@@ -45,6 +45,8 @@ struct definition_disk {
 	uint16_t boot_order; /* 0: none */
 	uint8_t error_policy;
 	bool read_only;
+	uint32_t iops; /* requests a second; 0: no limit */
+	uint64_t bps;  /* bytes a second; 0: no limit */
 };
 
 /* The ROM of SeaBIOS, from Debian's package seabios. */

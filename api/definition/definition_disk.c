@@ -2,12 +2,16 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/size.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define BPS_MIN 4096
+#define BPS_MAX (1ULL << 40)
 
 const struct choice definition_formats[] = { { "raw", DEFINITION_FORMAT_RAW },
 	{ "qcow2", DEFINITION_FORMAT_QCOW2 }, { NULL, 0 } };
@@ -28,6 +32,21 @@ static int parse_serial(struct parse *p, struct json_object *v, void *into)
 		if (*c < 0x20 || *c > 0x7e)
 			return key_error(p, "must be printable ASCII");
 	snprintf(into, 24, "%s", s);
+	return 0;
+}
+
+static int parse_bps(struct parse *p, struct json_object *v, void *into)
+{
+	const char *text = js_plain_string(v);
+	uint64_t bytes;
+
+	if (json_object_is_type(v, json_type_int))
+		bytes = json_object_get_int64(v) < 0 ? 0 : (uint64_t)json_object_get_int64(v);
+	else if (!text || size_parse(text, 1, &bytes) < 0)
+		return key_error(p, "must be a number of bytes a second, or a size such as \"20M\"");
+	if (bytes < BPS_MIN || bytes > BPS_MAX)
+		return key_error(p, "must be from 4096 bytes to 1T a second");
+	*(uint64_t *)into = bytes;
 	return 0;
 }
 
@@ -102,6 +121,11 @@ static const struct key disk_rows[] = {
 		.about = "action when a request fails", .initial = "\"stop\"" },
 	{ "boot_order", KEY_NUMBER16, .offset = DISK(boot_order), .min = 1, .max = 999,
 		.about = "position in the boot order, unique; no effect on a VM that boots a kernel" },
+	{ "iops", KEY_NUMBER, .offset = DISK(iops), .min = 1, .max = UINT32_MAX,
+		.about = "requests a second, at most; others wait" },
+	{ "bps", KEY_CUSTOM, .offset = DISK(bps), .parse = parse_bps,
+		.about = "bytes that are read and written in a second, at most, such as 20M",
+		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":4096,\"maximum\":1099511627776}," KEY_SIZE_FORM "]}" },
 	{ "backing", KEY_ARRAY, .max = VM_DISK_LAYERS_MAX - 1, .of = &layer_keys,
 		.parse = parse_backing,
 		.about = "backing files, the nearest layer first" },

@@ -57,6 +57,8 @@ struct keys {
 };
 
 #define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows), NULL }
+#define KEY_SIZE_FORM "{\"type\":\"string\",\"pattern\":\"^[0-9]+([.][0-9]+)?([KMGTPEkmgtpe]([Ii]?[Bb])?|" \
+	"[Bb]([Yy][Tt][Ee][Ss]?)?)?$\"}"
 #define KEY_ID_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_-]{1,15}$\"}"
 
 #define KEY_BYTE_FORM "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"

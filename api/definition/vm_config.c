@@ -278,8 +278,10 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->firmware = d->firmware;
 	v->boot_menu = d->boot_menu;
 	v->boot_menu_ms = (uint16_t)d->boot_menu_ms;
-	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
+	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++) {
 		v->boot_place[i] = boot_place(d, i);
+		v->disk_limits[i] = (struct vm_disk_limits){ d->disks[i].iops, d->disks[i].bps };
+	}
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->log_fd = VM_NO_FD;

@@ -42,11 +42,10 @@ static struct json_object *image_to_json(const struct definition_disk *disk, con
 	return o;
 }
 
-/* Add the members that QEMU's type requires and Cairn does not support: throttling, encryption, … */
+/* Add the members that QEMU's type requires and Cairn does not support: limits of one direction, encryption, … */
 static void put_absent(struct json_object *o)
 {
-	static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr",
-		"write_threshold" };
+	static const char *const limits[] = { "bps_rd", "bps_wr", "iops_rd", "iops_wr", "write_threshold" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(limits); i++)
 		js_put_int(o, limits[i], 0);
@@ -70,6 +69,8 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 	js_put_bool(cache, "direct", r->direct);
 	js_put_bool(cache, "no-flush", false);
 	js_put(o, "cache", cache);
+	js_put_uint(o, "bps", disk->bps);
+	js_put_uint(o, "iops", disk->iops);
 	put_absent(o);
 	return o;
 }

@@ -29,6 +29,10 @@
 #define F_DISCARD (1ULL << 13)
 #define F_WRITE_ZEROES (1ULL << 14)
 
+/* The parts of a second whose requests may pass at once, and the least rest, so that a wake-up serves several. */
+#define BURSTS 10
+#define REST_NS 1000000u
+
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 /* Results of request_parse() and request_begin() besides a status. */
@@ -337,6 +341,56 @@ static int request_parse(struct blk_request *r)
 	return request_begin(r, header);
 }
 
+/* ---- limits ---- */
+
+/* Without a limit, a bucket never waits. */
+static void limits_set(struct virtio_blk *b, const struct virtio_blk_limits *l)
+{
+	uint64_t now_ns = loop_now_ns();
+
+	token_bucket_set(&b->ops, l->iops, l->iops / BURSTS, now_ns);
+	token_bucket_set(&b->bytes, l->bps, l->bps / BURSTS, now_ns);
+}
+
+static void limit_take(const struct blk_request *r)
+{
+	token_bucket_take(&r->blk->ops, 1);
+	if (r->req.op == BLOCK_READ || r->req.op == BLOCK_WRITE)
+		token_bucket_take(&r->blk->bytes, r->req.len);
+}
+
+/* Returns whether a limit is reached. Then the rings are served again when it allows a request. */
+static bool limit_is_reached(struct virtio_blk *b)
+{
+	uint64_t now_ns = loop_now_ns();
+	uint64_t wait_ns = MAX(token_bucket_wait(&b->ops, now_ns), token_bucket_wait(&b->bytes, now_ns));
+
+	if (wait_ns) {
+		b->resting = true;
+		loop_timer_arm(b->rest, now_ns + MAX(wait_ns, (uint64_t)REST_NS));
+	}
+	return wait_ns;
+}
+
+static void blk_run(struct virtio_dev *v, unsigned qi);
+
+/* Serve all rings, each time another one first, so that each of them gets its share of the limit. */
+static void rest_end(void *opaque)
+{
+	struct virtio_blk *b = opaque;
+	struct virtio_dev *v = &b->v;
+
+	LOCK_GUARD(&v->lock);
+	b->resting = false;
+	b->turn++;
+	for (unsigned i = 0; i < v->nqueues && virtio_is_running(v); i++) {
+		unsigned q = (b->turn + i) % v->nqueues;
+
+		if (v->queues[q].vq.enabled)
+			blk_run(v, q);
+	}
+}
+
 /* Start a request. Returns false when the driver violated the protocol, or when the request has to wait for room; it
  * then starts again from its descriptors, as a request from a saved state. */
 static bool request_start(struct blk_request *r)
@@ -354,10 +408,12 @@ static bool request_start(struct blk_request *r)
 		request_put(r);
 		return false;
 	}
-	if (s == TO_BLOCK_LAYER)
+	if (s == TO_BLOCK_LAYER) {
+		limit_take(r);
 		request_submit(r);
-	else
+	} else {
 		request_finish(r, (uint8_t)s);
+	}
 	return true;
 }
 
@@ -409,8 +465,11 @@ static void blk_pop_all(struct virtio_blk *b, unsigned qi, unsigned *budget)
 	struct virtqueue *vq = &b->v.queues[qi].vq;
 
 	while (*budget) {
-		struct blk_request *r = request_get(b);
+		struct blk_request *r = limit_is_reached(b) ? NULL : request_get(b);
 		int got;
+
+		if (b->resting)
+			return;
 
 		if (!r) {
 			b->starved = true; /* the next completion serves the rings again */
@@ -435,8 +494,8 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 	unsigned budget = 2u * vq->size;
 	bool waited = b->no_room;
 
-	if (b->held_wait)
-		return; /* wait for the resume; the machine is about to pause */
+	if (b->held_wait || b->resting)
+		return; /* wait for the resume (the machine is about to pause), or for the timer */
 	b->no_room = false;
 	if (!redo_held(b) || !redo_loaded(b))
 		return;
@@ -445,7 +504,7 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 	do {
 		virtqueue_notify_disable(vq);
 		blk_pop_all(b, qi, &budget);
-	} while (virtio_is_running(v) && !b->starved && !b->no_room && budget && virtqueue_notify_enable(vq));
+	} while (virtio_is_running(v) && !b->starved && !b->no_room && !b->resting && budget && virtqueue_notify_enable(vq));
 	/* Interrupt for requests that completed at once (refused, GET_ID). */
 	virtio_queue_interrupt(v, qi);
 	if (!budget)
@@ -486,6 +545,7 @@ static void blk_forget(struct virtio_dev *v)
 	b->no_room = false;
 	b->held_wait = false;
 	b->starved = false;
+	b->resting = false;
 	v->config[CONFIG_WRITEBACK] = 1;
 }
 
@@ -605,6 +665,7 @@ static void blk_dev_free(struct device *d)
 		free(r);
 	}
 	pthread_cond_destroy(&b->idle);
+	loop_timer_free(b->rest);
 	free(b->loaded);
 	free(b);
 }
@@ -682,6 +743,10 @@ static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p
 	b->loaded = calloc(b->requests_max, sizeof(*b->loaded));
 	if (!b->loaded)
 		return err_set_errno(e, -ENOMEM, "%s", c->name);
+	r = loop_timer_new(c->loop, rest_end, b, &b->rest);
+	if (r)
+		return err_set_errno(e, r, "%s", c->name);
+	limits_set(b, &c->limits);
 	blk_fill_config(b, size);
 	return virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
 }
@@ -715,6 +780,17 @@ int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_b
 	block_set_listener(b->block, &b->listener);
 	*ret_dev = &b->v.dev;
 	return 0;
+}
+
+void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l)
+{
+	struct virtio_blk *b = blk_of(d);
+
+	LOCK_GUARD(&b->v.lock);
+	limits_set(b, l);
+	b->resting = false;
+	if (virtio_is_running(&b->v))
+		virtio_kick_all(&b->v);
 }
 
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *s)

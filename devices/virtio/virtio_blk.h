@@ -34,6 +34,12 @@ enum virtio_blk_errors {
 	VIRTIO_BLK_ERRORS_IGNORE = 2, /* report success to the guest */
 };
 
+/* What the disk's requests may take in a second; 0: no limit. Bursts of a tenth of a second pass at once. Each request
+ * counts for iops, and for bps the data of reads and writes. Requests above a limit wait in their rings. */
+struct virtio_blk_limits {
+	uint64_t iops, bps;
+};
+
 struct virtio_blk_config {
 	const char *name;    /* "vda"; copied */
 	struct block *block; /* borrowed */
@@ -43,6 +49,7 @@ struct virtio_blk_config {
 	unsigned queue_size; /* power of two, 4..1024; 0: 256 */
 	enum virtio_blk_errors errors;
 	int slot;	     /* PCI slot, 0 or -1: first free */
+	struct virtio_blk_limits limits;
 };
 
 struct virtio_blk_stats {
@@ -56,6 +63,8 @@ struct virtio_blk_stats {
 /* Create a disk. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
 int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_blk_config *c,
 	struct device **ret_dev, struct err *e);
+/* Change the limits. Any thread. */
+void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);
 

@@ -2,12 +2,14 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_INTERNAL_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_INTERNAL_H
 
+#include "base/token_bucket.h"
 #include "block/block.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_pci.h"
 
 #include <stdatomic.h>
 
+struct loop_timer;
 struct virtio_blk;
 
 /* A request of the guest, from the ring to the block layer and back. Allocated on demand and kept
@@ -59,6 +61,10 @@ struct virtio_blk {
 	bool no_room;		  /* a request in `loaded` waits for room to save the memory that it will write */
 	struct blk_loaded *loaded; /* newest first */
 	unsigned nloaded;
+	struct token_bucket ops, bytes;
+	bool resting; /* a limit is reached: take nothing from the rings until the timer `rest` */
+	unsigned turn; /* the ring that is served first after the rest */
+	struct loop_timer *rest;
 };
 
 #endif

@@ -13,6 +13,7 @@
 
 #define QUEUES_MAX 8
 #define SERIAL_MAX 20 /* limit of virtio; QEMU also truncates */
+#define BPS_MAX (1ULL << 40) /* as in api/definition/definition_disk.c */
 
 struct slot {
 	struct _xmlNode *node;
@@ -317,6 +318,31 @@ static int blockio_check(struct reading *r, struct _xmlNode *n)
 	return 0;
 }
 
+/* Read the limits of <iotune>; 0 is none. */
+static int iotune_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
+{
+	static const struct {
+		const char *element, *key;
+		uint64_t max;
+	} rows[] = { { "total_iops_sec", "iops", UINT32_MAX }, { "total_bytes_sec", "bps", BPS_MAX } };
+
+	for (size_t i = 0; n && i < ARRAY_SIZE(rows); i++) {
+		struct _xmlNode *child = node_child(n, rows[i].element);
+		CLEANUP_FREE char *text = child ? node_text(child) : NULL;
+		uint64_t value;
+
+		if (!child)
+			continue;
+		if (!text || number_parse(text, UINT64_MAX, &value) < 0)
+			return reading_error(r, child, NULL, ERR_INVALID, "is not a whole number");
+		if (value > rows[i].max)
+			reading_warn(r, child, NULL, "is %llu at most", (unsigned long long)rows[i].max);
+		if (value)
+			js_put_uint(disk, rows[i].key, MIN(value, rows[i].max));
+	}
+	return 0;
+}
+
 static int serial_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
 {
 	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
@@ -372,6 +398,8 @@ static int disk_read(struct reading *r, const struct slot *s, struct json_object
 		ret = blockio_check(r, node_child(s->node, "blockio"));
 	if (!ret)
 		ret = serial_read(r, node_child(s->node, "serial"), disk);
+	if (!ret)
+		ret = iotune_read(r, node_child(s->node, "iotune"), disk);
 	return ret ? ret : boot_read(r, node_child(s->node, "boot"), disk);
 }
 

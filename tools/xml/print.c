@@ -242,6 +242,25 @@ static void print_alias(struct writer *w, const char *id, const char *by_place)
 	writer_leaf(w, "alias", "name", alias, NULL);
 }
 
+/* Print a number of the disk as an element, unless it is 0. */
+static void print_number(struct writer *w, struct json_object *o, const char *key, const char *element)
+{
+	char text[24];
+
+	if (number_text(o, key, text))
+		writer_text(w, element, text, NULL);
+}
+
+static void print_iotune(struct writer *w, struct json_object *o)
+{
+	if (!js_get(o, "iops") && !js_get(o, "bps"))
+		return;
+	writer_open(w, "iotune", NULL);
+	print_number(w, o, "bps", "total_bytes_sec");
+	print_number(w, o, "iops", "total_iops_sec");
+	writer_close(w, "iotune");
+}
+
 static void print_disk(struct writer *w, struct json_object *o, size_t at)
 {
 	const char *device = js_get_str(o, "device"), *path = js_get_str(o, "path");
@@ -258,6 +277,7 @@ static void print_disk(struct writer *w, struct json_object *o, size_t at)
 	writer_leaf(w, "target", "dev", target, "bus", "virtio", NULL);
 	if (js_get_bool(o, "readonly", false))
 		writer_leaf(w, "readonly", NULL);
+	print_iotune(w, o);
 	if (serial && serial_survives(serial))
 		writer_text(w, "serial", serial, NULL);
 	if (number_text(o, "boot_order", order))

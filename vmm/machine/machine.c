@@ -246,7 +246,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 	struct virtio_blk_config v = { .name = c->id, .serial = c->serial,
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
-		.slot = -1 };
+		.slot = -1, .limits = { m->cfg.disk_limits[m->ndisks].iops, m->cfg.disk_limits[m->ndisks].bps } };
 	int r = disk_open(m, c, d, fds, e);
 
 	m->ndisks++; /* count the disk before the check, so that machine_free() frees a half-built disk */

@@ -241,6 +241,11 @@ static void test_disk_keys_are_checked(void **state)
 	refuse_disk("\"serial\":\"012345678901234567890\"", "disks[0].serial: is 21 characters");
 	refuse_disk("\"serial\":\"\xc3\xa4\"", "disks[0].serial: must be printable ASCII");
 	refuse_disk("\"queues\":9", "disks[0].queues: 9 is out of range; give 0 to 8");
+	refuse_disk("\"iops\":0", "disks[0].iops: 0 is out of range");
+	refuse_disk("\"bps\":4095", "disks[0].bps: must be from 4096 bytes to 1T a second");
+	refuse_disk("\"bps\":-1", "disks[0].bps: must be from 4096 bytes to 1T a second");
+	refuse_disk("\"bps\":\"2T\"", "disks[0].bps: must be from 4096 bytes to 1T a second");
+	refuse_disk("\"bps\":\"fast\"", "disks[0].bps: must be a number of bytes a second, or a size such as \"20M\"");
 	refuse_disk("\"queue_size\":3", "queue_size: 3 is not a power of two");
 	refuse_disk("\"queue_size\":1", "queue_size: 1 is not a power of two");
 	refuse_disk("\"queue_size\":65536", "queue_size: 65536 is out of range");
@@ -499,7 +504,7 @@ static void test_canonical_json_round_trips(void **state)
 		"\"description\":\"D\",\"memory\":\"1028K\",\"vcpus\":4,\"topology\":{\"cores\":2,"
 		"\"threads\":2},\"boot\":{\"kernel\":\"/k\",\"initrd\":\"i\",\"cmdline\":\"a=b \\\"c\\\"\"},"
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
-		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"data_file\":\"/a.data\","
+		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"iops\":9,\"bps\":\"20M\",\"data_file\":\"/a.data\","
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
 		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,"
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"

@@ -1,0 +1,150 @@
+/* Limits of a disk (iops and bps), with a clock that stands still. */
+#include "blk_fixture.h"
+
+/* The clock stands at this time; 0: the real one. */
+static uint64_t clock_ns;
+
+uint64_t __real_loop_now_ns(void);
+uint64_t __wrap_loop_now_ns(void);
+
+uint64_t __wrap_loop_now_ns(void)
+{
+	return clock_ns ? clock_ns : __real_loop_now_ns();
+}
+
+#define MS 1000000ULL
+#define RING 16 /* disk_start()'s */
+
+/* Begin with a standing clock and full rings: requests of 1 KiB, of which each uses one descriptor. */
+static void limited_begin(struct blk_test *t, struct virtio_blk_config *c)
+{
+	clock_ns = __real_loop_now_ns();
+	disk_new(t, c);
+	disk_start(t, c, ALL);
+	for (unsigned q = 0; q < MAX(c->queues, 1u); q++)
+		for (unsigned i = 0; i < RING; i++)
+			submit(t, q, (q * RING + i) % 64, 1, 2 * i, t->data + 1024 * i, 1024);
+	fx_run(&t->f, 20);
+}
+
+static void limited_end(struct blk_test *t)
+{
+	disk_end(t);
+	clock_ns = 0;
+}
+
+static uint64_t written(struct blk_test *t)
+{
+	struct virtio_blk_stats s;
+
+	virtio_blk_stats(t->dev, &s);
+	return s.wr_reqs;
+}
+
+/* Set the standing clock on, and run the loop until the timer has fired. */
+static void clock_on(struct blk_test *t, uint64_t ns)
+{
+	clock_ns += ns;
+	while (__real_loop_now_ns() < clock_ns + 2 * MS)
+		fx_run(&t->f, 1);
+	fx_run(&t->f, 20);
+}
+
+static void requests_above_iops_wait(void **state)
+{
+	struct virtio_blk_config c = { .limits.iops = 40 };
+	struct blk_test t;
+
+	(void)state;
+	limited_begin(&t, &c);
+	/* Those of a tenth of a second, and nothing more while the clock stands. */
+	assert_int_equal(written(&t), 4);
+	drv_kick(&t.d.q[0]);
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 4);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 8);
+	/* A flush is a request, too. */
+	submit(&t, 0, 40, 4, 0, 0, 0);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 12);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 16);
+	assert_int_equal(status_get(&t, 40), 0xee);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(status_get(&t, 40), 0);
+	limited_end(&t);
+}
+
+static void bytes_above_bps_wait(void **state)
+{
+	struct virtio_blk_config c = { .limits.bps = 40960 };
+	struct blk_test t;
+
+	(void)state;
+	limited_begin(&t, &c);
+	assert_int_equal(written(&t), 4);
+	/* A request larger than the rest of the bucket passes whole, and the debt is waited for. */
+	clock_on(&t, 30 * MS);
+	assert_int_equal(written(&t), 6);
+	clock_on(&t, 10 * MS);
+	assert_int_equal(written(&t), 6);
+	/* Without the limit, those that wait pass. */
+	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ 0 });
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 16);
+	limited_end(&t);
+}
+
+static void rings_share_a_limit(void **state)
+{
+	struct virtio_blk_config c = { .queues = 4, .limits.iops = 10 };
+	struct blk_test t;
+
+	(void)state;
+	limited_begin(&t, &c);
+	for (unsigned i = 0; i < 15; i++)
+		clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 16);
+	for (unsigned q = 0; q < 4; q++)
+		assert_in_range(drv_used_idx(&t.d.q[q]), 3, 5);
+	limited_end(&t);
+}
+
+static void limited_disk_is_paused_and_reset(void **state)
+{
+	struct virtio_blk_config c = { .limits.iops = 40 };
+	struct blk_test t;
+
+	(void)state;
+	limited_begin(&t, &c);
+	t.dev->ops->pause(t.dev);
+	clock_on(&t, 200 * MS);
+	assert_int_equal(written(&t), 4);
+	t.dev->ops->resume(t.dev);
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 8);
+	/* A driver after a reset finds the limit as it was left, not a disk that rests forever. */
+	t.dev->ops->reset(t.dev);
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, 0, RING);
+	drv_ok(&t.d);
+	submit(&t, 0, 50, 1, 0, t.data, 1024);
+	fx_run(&t.f, 20);
+	assert_int_equal(status_get(&t, 50), 0xee);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(status_get(&t, 50), 0);
+	limited_end(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(requests_above_iops_wait),
+		cmocka_unit_test(bytes_above_bps_wait),
+		cmocka_unit_test(rings_share_a_limit),
+		cmocka_unit_test(limited_disk_is_paused_and_reset),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
