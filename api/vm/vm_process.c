@@ -49,10 +49,20 @@ static void busy_end(struct vm_process *p)
 		process_release(p);
 }
 
+static void unmanaged_set(const struct vm_process *p, struct err *e)
+{
+	err_set(e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
+		"its process (pid %d) speaks version %u of the protocol, this cairnd versions %d to %d; the process keeps "
+		"running unmanaged. Next: shut the guest down from within, or run the cairnd that started the VM",
+		(int)p->pid, p->unknown_version, VM_MSG_VERSION_OLDEST, VM_MSG_VERSION);
+}
+
 static void send_error_set(const struct vm_process *p, int error, struct err *e)
 {
 	if (error == -ENOTSUP)
 		vm_compat_refuse(p->name, e);
+	else if (p->unknown_version)
+		unmanaged_set(p, e);
 	else
 		err_set_errno(e, error, "cannot send to the VM's process");
 }
@@ -218,15 +228,13 @@ static bool sender_prove(struct vm_process *p)
 }
 
 /* Handle the first message of an adopted process in an unknown version: close the channel and fail the requests, but
- * leave the process running. From here on the daemon only sees the process's end. */
+ * leave the process running. From here on the daemon only sees the process's end, and refuses requests. */
 static void channel_not_ours(struct vm_process *p, unsigned version)
 {
 	struct err e;
 
-	err_set(&e, -EPROTONOSUPPORT, ERR_UNSUPPORTED,
-		"its process (pid %d) speaks version %u of the protocol, this cairnd versions %d to %d; the process keeps "
-		"running unmanaged. Next: shut the guest down from within, or run the cairnd that started the VM",
-		(int)p->pid, version, VM_MSG_VERSION_OLDEST, VM_MSG_VERSION);
+	p->unknown_version = version;
+	unmanaged_set(p, &e);
 	channel_close(p);
 	while (p->first && !p->freed)
 		vm_request_finish(p, p->first, -EPROTONOSUPPORT, NULL, &e);

@@ -556,7 +556,7 @@ def test_damaged_definition_of_running_vm_is_reported(fake):
 
 
 def test_vm_process_of_another_version_is_left_running(fake):
-    """The daemon neither kills the process nor takes it for ended."""
+    """The daemon neither kills the process nor takes it for ended, and tells clients what to do."""
     fake.define("vm1", cmdline="other-version")
     fake.cairn("start", "vm1")
     until(lambda: fake.kept("vm1").get("state") == "running")
@@ -564,7 +564,11 @@ def test_vm_process_of_another_version_is_left_running(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     assert fake.info("vm1")["state"] == "running" and not gone(pid)
-    assert "speaks version 3 of the protocol, this cairnd versions 1 to 2" in fake.log.read_text()
+    what = "speaks version 3 of the protocol, this cairnd versions 1 to 2; the process keeps running unmanaged. " \
+           "Next: shut the guest down from within, or run the cairnd that started the VM"
+    assert what in fake.log.read_text()
+    for verb, more in (("suspend", []), ("save", [fake.tmp / "x"]), ("restart-process", [])):
+        assert what in fake.cairn(verb, "vm1", *more, ok=False).stderr
     fake.cairn("start", "vm1", ok=4)
     fake.cairn("destroy", "vm1")
     until(lambda: gone(pid))
