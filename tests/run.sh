@@ -41,8 +41,8 @@ NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_
 	tests/e2e/vmm/snapshot/test_storm.py"
 
 # Unit programs of 10 s or more, the longest first: at the end, no process waits for one of them.
-LONG_UNITS="block/qcow2/test_powercut_snapshot block/qcow2/test_powercut block/qcow2/test_powercut_pin
-	block/qcow2/test_snapshot api/test_api_fuzz block/qcow2/test_powercut_chain block/qcow2/test_qcow2
+LONG_UNITS="block/qcow2/test_powercut_snapshot block/qcow2/test_header_rewrite block/qcow2/test_pin
+	block/qcow2/test_powercut block/qcow2/test_powercut_pin block/qcow2/test_snapshot api/test_api_fuzz block/qcow2/test_powercut_chain block/qcow2/test_qcow2
 	block/qcow2/test_powercut_random block/qcow2/test_repair block/qcow2/test_oracle api/access/test_audit
 	block/qcow2/test_powercut_bitmap vmm/snapshot/test_snapshot_set block/qcow2/test_powercut_pin_snapshot"
 
