@@ -519,7 +519,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	d.host.sandbox = &sandbox;
 	d.host.closer = closer_new();
 	d.host.helpers = helpers_new(d.host.loop, d.host.closer, p->groups_program);
-	d.host.logs = vm_logs_new(p->log_program);
+	d.host.logs = vm_logs_new(&d.host, p->log_program);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
 		r = daemon_open(&d, e);

@@ -17,15 +17,17 @@
 
 struct err;
 struct vm;
+struct vm_host;
 struct vm_logs;
 
-/* Start cairn-log. program: its path; borrowed. Does not fail: without the process, VMs have no logs, and the daemon's
- * log says so. */
-struct vm_logs *vm_logs_new(const char *program);
+/* Start cairn-log, now and whenever it ends. The pipes stay, so no line of a VM that this daemon has started is lost.
+ * host: only its loop is used at once. program: its path. Both are borrowed.
+ * Does not fail: without the process, VMs have no logs, and the daemon's log says so. */
+struct vm_logs *vm_logs_new(const struct vm_host *host, const char *program);
 /* The process ends with the last pipe. NULL allowed. */
 void vm_logs_free(struct vm_logs *l);
 
-/* Make a pipe for a process of the VM. A write to the pipe never waits. If cairn-log has ended, start it again.
+/* Make a pipe for a process of the VM. A write to the pipe never waits.
  * Returns the pipe's end for writing, or /dev/null if there is no cairn-log, owned by the caller; -errno: the log file
  * cannot be made. */
 int vm_log_open(const struct vm *vm, struct err *e);
