@@ -52,7 +52,7 @@ static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
 	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--user N]\n"
-	      "                [--end-file FD] [--require-sandbox] [--no-sandbox]\n"
+	      "                [--own-namespaces] [--end-file FD] [--require-sandbox] [--no-sandbox]\n"
 	      "       cairn-vm --version\n", stderr);
 	return VM_EXIT_CONFIG;
 }
@@ -73,7 +73,8 @@ static int arg_fd(const char *s)
 	return v < 1 << 20 ? (int)v : -1;
 }
 
-/* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. --user N: become user and group
+/* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. --own-namespaces: make all of
+ * them. --user N: become user and group
  * N. --end-file FD: map it (vmm/kvm/end_file.h). --require-sandbox: fail if a part of the sandbox lacks. Returns false
  * for any other argument. */
 static bool options_parse(struct process *p, int argc, char **argv, int fd)
@@ -85,8 +86,8 @@ static bool options_parse(struct process *p, int argc, char **argv, int fd)
 			p->unconfined = true;
 			continue;
 		}
-		if (!strcmp(argv[i], "--require-sandbox")) {
-			p->options.required = true;
+		if (!strcmp(argv[i], "--require-sandbox") || !strcmp(argv[i], "--own-namespaces")) {
+			*(argv[i][2] == 'r' ? &p->options.required : &p->options.alone) = true;
 			continue;
 		}
 		if (i + 1 == argc || (n = arg_number(argv[i + 1])) < 0)
@@ -183,9 +184,12 @@ static int process_load(struct process *p, struct err *e)
 
 static int part_lacks(struct process *p, const char *what, struct err *e)
 {
+	const char *next = p->options.alone ? "; next: cairn doctor" : "";
+
 	if (p->options.required)
-		return err_set(e, -ENOTSUP, ERR_HOST, "cairnd runs with --require-sandbox, and the sandbox lacks %s", what);
-	log_warn(NULL, "the sandbox lacks %s", what);
+		return err_set(e, -ENOTSUP, ERR_HOST, "%s runs with --require-sandbox, and the sandbox lacks %s%s",
+			p->options.alone ? "the VM" : "cairnd", what, next);
+	log_warn(NULL, "the sandbox lacks %s%s", what, next);
 	return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/program.h"
+#include "base/spaces.h"
 #include "base/utf8.h"
 #include "base/util.h"
 #include "vmm/kvm/end_file.h"
@@ -159,11 +160,25 @@ static int privileges_drop(const struct sandbox_options *o, struct host_files *h
 	return r ? r : dropped;
 }
 
-static void lack_add(struct sandbox_report *report, const char *what)
+static void lack_add(struct sandbox_report *report, const char *what, int r)
 {
 	size_t at = strlen(report->lacks);
 
-	snprintf(report->lacks + at, sizeof(report->lacks) - at, "%s%s: %s", at ? "; " : "", what, strerror(errno));
+	snprintf(report->lacks + at, sizeof(report->lacks) - at, "%s%s: %s", at ? "; " : "", what, strerror(-r));
+}
+
+static int space_make(int flag)
+{
+	return flag == CLONE_NEWUSER ? spaces_enter_user() : flag == CLONE_NEWNS ? spaces_enter_empty_root() :
+		unshare(flag) < 0 ? -errno : 0;
+}
+
+/* A plain user needs a user namespace to make the others. */
+static bool space_is_wanted(const struct sandbox_options *o, int flag)
+{
+	if (flag == CLONE_NEWIPC || flag == CLONE_NEWUTS)
+		return o->own_spaces || o->alone;
+	return o->alone && (flag != CLONE_NEWUSER || geteuid());
 }
 
 /* Leave the host's file systems and network, which takes capabilities. A host may reach a limit of namespaces at any
@@ -173,16 +188,25 @@ static void spaces_change(const struct sandbox_options *o, struct sandbox_report
 	static const struct {
 		int flag;
 		const char *name;
-	} own[] = { { CLONE_NEWIPC, "own IPC namespace" }, { CLONE_NEWUTS, "own UTS namespace" } };
+	} own[] = { { CLONE_NEWUSER, "own user namespace, and thereby any other" }, { CLONE_NEWNS, "own mount namespace" },
+		{ CLONE_NEWNET, "own network namespace" }, { CLONE_NEWIPC, "own IPC namespace" },
+		{ CLONE_NEWUTS, "own UTS namespace" } };
+	int r = 0;
 
 	for (unsigned i = 0; i < o->spaces; i++) {
 		if (!LOCKDOWN_SANITIZED && setns(o->spaces_fd + (int)i, 0) < 0)
-			lack_add(report, "the daemon's namespace");
+			lack_add(report, "the daemon's namespace", -errno);
 		close(o->spaces_fd + (int)i);
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(own) && o->own_spaces && !LOCKDOWN_SANITIZED; i++)
-		if (unshare(own[i].flag) < 0)
-			lack_add(report, own[i].name);
+	for (size_t i = 0; i < ARRAY_SIZE(own) && !LOCKDOWN_SANITIZED; i++) {
+		if (!space_is_wanted(o, own[i].flag))
+			continue;
+		r = space_make(own[i].flag);
+		if (r < 0)
+			lack_add(report, own[i].name, r);
+		if (r < 0 && own[i].flag == CLONE_NEWUSER)
+			return;
+	}
 }
 
 /* ---- violations ---- */

@@ -15,6 +15,7 @@ struct sandbox_options {
 	int spaces_fd;	 /* the first of the fds of namespaces to enter; they follow one another */
 	unsigned spaces; /* their number */
 	bool own_spaces; /* make own namespaces of IPC and UTS */
+	bool alone; /* no daemon has prepared namespaces: make all of them */
 	uid_t uid; /* user and group to become; 0: none */
 	bool required; /* main() fails if a part lacks */
 };
@@ -22,7 +23,7 @@ struct sandbox_options {
 /* What became of the parts that some hosts lack. */
 struct sandbox_report {
 	int landlock; /* see lockdown_outside() */
-	char lacks[160]; /* the namespaces that the process could not enter or make, with the reasons; "": none */
+	char lacks[300]; /* the namespaces that the process could not enter or make, with the reasons; "": none */
 };
 
 /* Give up all capabilities, new files, and all system calls that building a VM does not need; any other ends

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/spaces.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -13,10 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -74,22 +72,6 @@ const char *vm_sandbox_cgroup_lack(const struct vm_sandbox *s)
 
 /* ---- the process that makes the namespaces ---- */
 
-/* Replace all file systems of the calling process's own mount namespace by an empty one. The folder for that is /proc,
- * which every host has. Then enter the namespace again, as VM processes do: they get its root, which would still be
- * another one if this process had been started in a chroot. Returns 0; -errno. */
-static int root_replace(void)
-{
-	CLEANUP_CLOSE int own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	struct stat empty, root;
-
-	if (own < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-		mount("none", "/proc", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0555,size=4k,nr_inodes=1") < 0 ||
-		chdir("/proc") < 0 || stat(".", &empty) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
-		umount2(".", MNT_DETACH) < 0 || setns(own, CLONE_NEWNS) < 0 || stat("/", &root) < 0)
-		return -errno;
-	return root.st_dev == empty.st_dev ? 0 : -EXDEV;
-}
-
 /* Take the ids at both ends of the range: those between them have a meaning, too, unless somebody made a user namespace
  * with a hole. */
 static int user_change(uid_t first, uid_t last)
@@ -97,34 +79,14 @@ static int user_change(uid_t first, uid_t last)
 	return setgroups(0, NULL) < 0 || setresgid(first, last, last) < 0 || setresuid(first, last, last) < 0 ? -errno : 0;
 }
 
-/* Enter a new user namespace, in which the calling process has all rights over namespaces that it makes, and in which
- * its user and group keep their numbers. Files of no other user can be named there. Returns 0; -errno. */
-static int user_space_enter(void)
-{
-	char uids[64], gids[64];
-	const struct {
-		const char *path, *text;
-	} files[] = { { "/proc/self/setgroups", "deny" }, { "/proc/self/uid_map", uids }, { "/proc/self/gid_map", gids } };
-
-	snprintf(uids, sizeof(uids), "%u %u 1\n", (unsigned)geteuid(), (unsigned)geteuid());
-	snprintf(gids, sizeof(gids), "%u %u 1\n", (unsigned)getegid(), (unsigned)getegid());
-	if (unshare(CLONE_NEWUSER) < 0)
-		return -errno;
-	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
-		CLEANUP_CLOSE int fd = open(files[i].path, O_WRONLY | O_CLOEXEC);
-
-		if (fd < 0 || write(fd, files[i].text, strlen(files[i].text)) < 0)
-			return -errno;
-	}
-	return 0;
-}
-
 static int space_make(unsigned space)
 {
 	if (!space_is_needed(space))
 		return 0;
 	if (space == VM_SANDBOX_USER)
-		return user_space_enter();
+		return spaces_enter_user();
+	if (space == VM_SANDBOX_MNT)
+		return spaces_enter_empty_root();
 	return unshare(spaces[space].flag) < 0 ? -errno : 0;
 }
 
@@ -135,8 +97,6 @@ static _Noreturn void child_main(int sock, uid_t first, uid_t last)
 
 	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
 		errors[i] = space_make(i);
-	if (!errors[VM_SANDBOX_MNT])
-		errors[VM_SANDBOX_MNT] = root_replace();
 	if (write_full(sock, errors, sizeof(errors)) < 0 || read(sock, &next, 1) != 1)
 		_exit(1);
 	r = first ? user_change(first, last) : 0;

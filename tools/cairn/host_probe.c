@@ -488,7 +488,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "cpuid", "processor models (\"cpu\")", false, cpuid_probe },
 		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
 		{ "landlock", "confine VM processes, and the programs for archives and user networks", false, landlock_probe },
-		{ "user-namespaces", "not used by this version: namespaces around programs of users other than root", false, user_namespaces_probe },
+		{ "user-namespaces", "namespaces around the VMs of users other than root", false, user_namespaces_probe },
 		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },

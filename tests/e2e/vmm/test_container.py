@@ -104,6 +104,10 @@ def test_run_in_a_container(container):
         process.kill()
     log = process.communicate()[1].decode()
     assert log.count(NOTICE) == 1 and "seccomp profile" in log, log
+    lacks = "the sandbox lacks own user namespace, and thereby any other: Operation not permitted; next: cairn doctor"
+    assert log.count(lacks) == 1, log
+    refused = container.run("cairn", "run", "--require-sandbox", path, ok=False)
+    assert refused.returncode == 7 and f"--require-sandbox, and {lacks}" in refused.stderr, refused.stderr
 
 
 def test_snapshot_and_revert_in_a_container(daemon):

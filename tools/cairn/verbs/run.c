@@ -106,8 +106,10 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 }
 
 /* Replace this process by cairn-vm. Returns only on failure. */
-static int process_become(const char *program, const struct config *config, bool no_sandbox, struct err *e)
+static int process_become(const char *program, const struct config *config, const struct cli *c, struct err *e)
 {
+	char *argv[] = { (char *)"cairn-vm", (char *)"--channel", NULL, (char *)"--own-namespaces", NULL, NULL, NULL };
+	unsigned nargs = 4;
 	char number[16];
 	int pair[2], r;
 
@@ -122,7 +124,12 @@ static int process_become(const char *program, const struct config *config, bool
 		return err_set_errno(e, r, "cannot hand over the configuration");
 	}
 	snprintf(number, sizeof(number), "%d", pair[1]);
-	execl(program, "cairn-vm", "--channel", number, no_sandbox ? "--no-sandbox" : NULL, (char *)NULL);
+	argv[2] = number;
+	if (option_flag(c, "require-sandbox"))
+		argv[nargs++] = (char *)"--require-sandbox";
+	if (option_flag(c, "no-sandbox"))
+		argv[nargs] = (char *)"--no-sandbox";
+	execv(program, argv);
 	r = err_set_errno(e, -errno, "%s", program);
 	close(pair[0]);
 	close(pair[1]);
@@ -144,7 +151,7 @@ int verb_run(struct cli *c)
 		if (!r)
 			r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &e);
 		if (!r)
-			r = process_become(program, &config, option_flag(c, "no-sandbox"), &e);
+			r = process_become(program, &config, c, &e);
 		config_done(&config);
 	}
 	cli_fail(&e, "Failed to run %s", c->pos[0]);

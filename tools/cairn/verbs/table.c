@@ -277,6 +277,7 @@ static const struct verb_option run_options[] = {
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
 	{ "agent", NULL, "put cairn-agent into the initramfs, for cairn exec SOCKET, where SOCKET is vsock.path" },
+	{ "require-sandbox", NULL, "fail if the host lacks a part of the sandbox" },
 	{ "no-sandbox", NULL, "run the VM process without its sandbox; for debugging only" }, END };
 static const struct verb_option help_options[] = {
 	{ "names", NULL, "print the names of all verbs, for completion" },
