@@ -149,6 +149,11 @@ static bool table_has(const uint8_t (*macs)[NET_MAC_BYTES], unsigned n, const ui
 	return false;
 }
 
+bool net_filter_is_own(const struct net_filter *f, const uint8_t *frame)
+{
+	return !memcmp(frame, f->mac, sizeof(f->mac)) || table_has(f->macs, f->nunicast, frame);
+}
+
 static bool address_passes(const struct net_filter *f, const uint8_t *mac)
 {
 	static const uint8_t broadcast[NET_MAC_BYTES] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
@@ -156,7 +161,7 @@ static bool address_passes(const struct net_filter *f, const uint8_t *mac)
 	if (mac[0] & 1)
 		return f->allmulti || f->all_multicast || !memcmp(mac, broadcast, sizeof(broadcast)) ||
 			table_has(f->macs + f->nunicast, f->nmulticast, mac);
-	return f->all_unicast || !memcmp(mac, f->mac, sizeof(f->mac)) || table_has(f->macs, f->nunicast, mac);
+	return f->all_unicast || net_filter_is_own(f, mac);
 }
 
 bool net_filter_passes(const struct net_filter *f, uint64_t features, const uint8_t *frame, size_t bytes)

@@ -41,6 +41,8 @@ bool net_filter_command(struct net_filter *f, uint64_t features, uint8_t class, 
 	unsigned niov, size_t at, uint64_t bytes);
 /* Returns whether the driver wants the frame, which has an Ethernet header at least. */
 bool net_filter_passes(const struct net_filter *f, uint64_t features, const uint8_t *frame, size_t bytes);
+/* Returns whether the frame, of which 6 bytes count, is to an address of the driver's own. */
+bool net_filter_is_own(const struct net_filter *f, const uint8_t *frame);
 
 void net_filter_save(const struct net_filter *f, struct state_writer *w);
 /* Returns 0 or -EINVAL. */

@@ -212,7 +212,7 @@ static void flow_refuse(struct tcp_flows *f, struct flow *w, enum tcp_side from,
 	due_set(f, w, from, DUE_RESET);
 }
 
-bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, const uint8_t *head, size_t len)
+bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uint8_t *head, size_t len)
 {
 	struct segment s;
 	struct flow *w;
@@ -222,7 +222,7 @@ bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, const uint8_t *head
 		return true;
 	opens = (s.flags & (SYN | ACK | RST)) == SYN;
 	w = flow_find(f, &s.key);
-	if (!w && (s.flags & RST))
+	if ((!w && (s.flags & RST)) || (!own && !(w && w->known[TCP_GUEST])))
 		return true;
 	if (!w) {
 		w = flow_add(f, &s.key);

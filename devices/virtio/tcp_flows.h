@@ -8,6 +8,9 @@
  * well, with the numbers that it had last. The guest's numbers after a revert are unknown, so the guest gets a segment
  * that it must answer (RFC 9293, 3.10.7.4), and its answer is answered with a RST. A SYN begins a new flow.
  *
+ * A guest in promiscuous mode also gets segments of flows between others, which no revert may reset. A frame to another
+ * address than the guest's thus counts only if the guest has sent a segment of its flow, as one that bridges does.
+ *
  * Frames with VLAN tags, fragments and IPv6 extension headers are not looked at.
  *
  * Threading: the caller locks. */
@@ -30,9 +33,9 @@ enum tcp_side { TCP_GUEST = 0, TCP_PEER = 1, TCP_SIDES = 2 };
 int tcp_flows_new(struct tcp_flows **ret);
 void tcp_flows_free(struct tcp_flows *f);
 
-/* Note a frame, of which `head` has the first len bytes. Returns whether it may pass. Otherwise drop it; the answer is
- * due (tcp_flows_next()). */
-bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, const uint8_t *head, size_t len);
+/* Note a frame, of which `head` has the first len bytes. own: it is from the guest, or to an address of the guest's.
+ * Returns whether it may pass. Otherwise drop it; the answer is due (tcp_flows_next()). */
+bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uint8_t *head, size_t len);
 /* Note that a snapshot was taken. key: names it; not 0. */
 void tcp_flows_mark(struct tcp_flows *f, uint64_t key);
 /* Make flows dead after a revert: those that have moved since the mark with this key. With 0 or an unknown key, all

@@ -31,18 +31,20 @@ bool net_flow_receives(struct net_pair *p)
 {
 	size_t bytes = p->held - NET_HEADER_BYTES;
 	struct virtio_net *n = p->n;
-	bool passes = !n->flows || tcp_flows_note(n->flows, TCP_PEER, p->packet + NET_HEADER_BYTES, MIN(bytes, (size_t)TCP_FLOWS_HEAD_BYTES));
+	const uint8_t *frame = p->packet + NET_HEADER_BYTES;
 
-	if (!passes)
-		peers_answer(n);
-	return passes;
+	if (!n->flows || tcp_flows_note(n->flows, TCP_PEER, net_filter_is_own(&n->filter, frame), frame,
+		MIN(bytes, (size_t)TCP_FLOWS_HEAD_BYTES)))
+		return true;
+	peers_answer(n);
+	return false;
 }
 
 bool net_flow_sends(struct virtio_net *n, const struct iovec *iov, unsigned niov)
 {
 	uint8_t head[TCP_FLOWS_HEAD_BYTES];
 
-	if (!n->flows || tcp_flows_note(n->flows, TCP_GUEST, head, iov_read(iov, niov, 0, head, sizeof(head))))
+	if (!n->flows || tcp_flows_note(n->flows, TCP_GUEST, true, head, iov_read(iov, niov, 0, head, sizeof(head))))
 		return true;
 	peers_answer(n);
 	virtio_queue_kick(&n->v, RX);

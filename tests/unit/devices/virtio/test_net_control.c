@@ -156,6 +156,58 @@ static void driver_gets_frames_to_addresses_of_its_tables(void **state)
 	net_end(&t);
 }
 
+/* Let a TCP segment with data to this address arrive. */
+static bool segment_arrives(struct net_test *t, const uint8_t *mac)
+{
+	uint8_t packet[NET_HEADER_BYTES + FRAME_BYTES] = { 0 }, *frame = packet + NET_HEADER_BYTES;
+	struct drv_sg sg = { t->buf + 65536 + 2048 * (t->offered++ % 8), 2048, true };
+	uint16_t before = drv_used_idx(&t->d.q[RX]);
+
+	memcpy(frame, mac, 6);
+	frame[12] = 8;
+	frame[14] = 0x45;
+	frame[17] = 46;
+	frame[23] = 6;
+	frame[46] = 0x50;
+	frame[47] = 16;
+	drv_add(&t->d.q[RX], &sg, 1, false);
+	drv_kick(&t->d.q[RX]);
+	assert_int_equal(write(t->tap, packet, sizeof(packet)), sizeof(packet));
+	fx_run(&t->f, 5);
+	return drv_used_idx(&t->d.q[RX]) != before;
+}
+
+/* Returns the number of frames that the interface has sent. */
+static unsigned sent(struct net_test *t)
+{
+	uint8_t packet[256];
+	unsigned n = 0;
+
+	while (read(t->tap, packet, sizeof(packet)) > NET_HEADER_BYTES)
+		n++;
+	return n;
+}
+
+static void revert_resets_connections_of_own_addresses_only(void **state)
+{
+	struct net_test t = { 0 };
+
+	(void)state;
+	net_begin(&t, ALL);
+	virtio_net_mark(t.dev, 7);
+	assert_true(segment_arrives(&t, other)); /* the driver gets all frames: no command has told it otherwise */
+	t.dev->ops->pause(t.dev);
+	virtio_net_revert(t.dev, 7);
+	t.dev->ops->resume(t.dev);
+	assert_int_equal(sent(&t), 0);
+	virtio_net_revert(t.dev, 8);
+	assert_true(segment_arrives(&t, other));
+	assert_int_equal(sent(&t), 0);
+	segment_arrives(&t, own);
+	assert_int_equal(sent(&t), 1);
+	net_end(&t);
+}
+
 static void table_too_long_lets_its_kind_pass(void **state)
 {
 	uint8_t tables[4 + 6 * (NET_FILTER_MACS + 1) + 4] = { NET_FILTER_MACS + 1 };
@@ -404,6 +456,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(driver_without_commands_gets_all_frames),
 		cmocka_unit_test(driver_gets_frames_to_addresses_of_its_tables),
+		cmocka_unit_test(revert_resets_connections_of_own_addresses_only),
 		cmocka_unit_test(table_too_long_lets_its_kind_pass),
 		cmocka_unit_test(tagged_frames_need_their_vlan),
 		cmocka_unit_test(new_address_shows_until_reset),

@@ -40,7 +40,7 @@ static struct frame segment(enum tcp_side from, bool ipv6, uint16_t port, uint8_
 
 static bool passes(struct tcp_flows *t, enum tcp_side from, struct frame f)
 {
-	return tcp_flows_note(t, from, f.bytes, f.len);
+	return tcp_flows_note(t, from, true, f.bytes, f.len);
 }
 
 static uint16_t sum(const uint8_t *p, size_t len, uint32_t s)
@@ -205,6 +205,36 @@ static void flow_that_gave_way_is_reset_all_the_same(void **state)
 	tcp_flows_free(t);
 }
 
+/* A guest in promiscuous mode, or behind a mirror port, gets segments between others. Their connections must stay. */
+static void flows_between_others_are_left_alone(void **state)
+{
+	struct frame there = segment(TCP_PEER, false, 1000, ACK, 500, 100, 7), back = segment(TCP_GUEST, false, 1000, ACK, 100, 507, 7);
+	struct tcp_flows *t = flows();
+
+	(void)state;
+	tcp_flows_mark(t, MARK);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
+		assert_true(tcp_flows_note(t, TCP_PEER, false, back.bytes, back.len));
+		tcp_flows_revert(t, i ? 0 : MARK);
+		assert_none_due(t);
+		assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
+		assert_none_due(t);
+	}
+	tcp_flows_free(t);
+	/* But a guest that sends as well is an end, whatever address it has. */
+	t = flows();
+	tcp_flows_mark(t, MARK);
+	assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
+	assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 507, 0)));
+	assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
+	tcp_flows_revert(t, MARK);
+	assert_due(t, TCP_PEER, false, RST | ACK, 100, 507, 0);
+	assert_due(t, TCP_GUEST, false, ACK, 507 - (1u << 30), 100, 1);
+	assert_false(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
+	tcp_flows_free(t);
+}
+
 static void old_marks_are_forgotten(void **state)
 {
 	struct tcp_flows *t = flows();
@@ -233,7 +263,7 @@ static void other_frames_pass(void **state)
 			uint8_t *cut = malloc(len + 1);
 
 			memcpy(cut, f.bytes, len);
-			assert_true(tcp_flows_note(t, TCP_GUEST, cut, len));
+			assert_true(tcp_flows_note(t, TCP_GUEST, true, cut, len));
 			free(cut);
 		}
 		g = f;
@@ -255,7 +285,7 @@ static void other_frames_pass(void **state)
 
 		seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
 		f.bytes[(seed >> 33) % sizeof(f.bytes)] ^= (uint8_t)(seed >> 50);
-		tcp_flows_note(t, from, f.bytes, (seed >> 20) % (sizeof(f.bytes) + 1));
+		tcp_flows_note(t, from, seed >> 60 & 1, f.bytes, (seed >> 20) % (sizeof(f.bytes) + 1));
 		assert_in_range(tcp_flows_next(t, from, out), 0, sizeof(out));
 	}
 	tcp_flows_free(t);
@@ -270,6 +300,7 @@ int main(void)
 		cmocka_unit_test(revert_counts_as_a_move_for_all_other_snapshots),
 		cmocka_unit_test(unknown_snapshot_resets_all),
 		cmocka_unit_test(flow_that_gave_way_is_reset_all_the_same),
+		cmocka_unit_test(flows_between_others_are_left_alone),
 		cmocka_unit_test(old_marks_are_forgotten),
 		cmocka_unit_test(other_frames_pass),
 	};
