@@ -171,6 +171,7 @@ struct vm {
 	struct shutdown *shutdown;
 	struct idle *idle;
 	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
+	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */
 	bool cgroup_room; /* the limit of memory may be raised (vm_cgroup_make_room()) */
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct vm_counts counts; /* likewise */

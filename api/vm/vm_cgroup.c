@@ -57,13 +57,27 @@ static void place_name(const struct vm *vm, char name[DEFINITION_UUID_TEXT])
 	uuid_print(vm->def->uuid, name);
 }
 
-void vm_cgroup_place(const struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret)
+/* Returns how often the kernel has killed a process of a group for its memory. */
+static uint64_t memory_kills(const struct cgroup_tree *t, const char *name)
+{
+	char text[256];
+	const char *at;
+
+	if (!t->has[CGROUP_MEMORY] || cgroup_tree_read_text(t, name, "memory.events", text, sizeof(text)) < 0)
+		return 0;
+	at = strstr(text, "\noom_kill ");
+	return at ? strtoull(at + strlen("\noom_kill "), NULL, 10) : 0;
+}
+
+void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret)
 {
 	*ret = (struct cgroup_place){ .keeps = keeps };
 	if (!tree_of(vm->host))
 		return;
 	_Static_assert(sizeof(ret->name) >= DEFINITION_UUID_TEXT, "a uuid fits");
 	place_name(vm, ret->name);
+	if (!keeps)
+		vm->memory_kills = memory_kills(tree_of(vm->host), ret->name);
 	vm_cgroup_limits(vm->def, &ret->limits);
 	if (!limits_memory)
 		ret->limits.memory_bytes = 0;
@@ -145,19 +159,12 @@ static void room_take_back(struct vm *vm, const struct cgroup_tree *t)
 bool vm_cgroup_was_killed(const struct vm *vm)
 {
 	const struct cgroup_tree *t = tree_of(vm->host);
-	char name[DEFINITION_UUID_TEXT], text[256];
-	const char *at;
+	char name[DEFINITION_UUID_TEXT];
 
-	if (!t || !t->has[CGROUP_MEMORY])
+	if (!t)
 		return false;
 	place_name(vm, name);
-	if (cgroup_tree_read_text(t, name, "memory.events", text, sizeof(text)) < 0)
-		return false;
-	at = strstr(text, "\noom_kill ");
-	if (!at || !strtoull(at + strlen("\noom_kill "), NULL, 10))
-		return false;
-	cgroup_tree_remove(t, name); /* so that the next run counts from 0 */
-	return true;
+	return memory_kills(t, name) > vm->memory_kills;
 }
 
 /* ---- removing groups ---- */

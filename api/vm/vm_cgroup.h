@@ -27,7 +27,7 @@ void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret);
 
 /* Fill in the group of a process that is about to be spawned. There is none if the host has no tree.
  * limits_memory: set the limit of memory, too. keeps: see struct cgroup_place. */
-void vm_cgroup_place(const struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret);
+void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret);
 /* Whether the process may have a limit of memory: not if it writes to an image in memory (tmpfs), which counts as its
  * memory and which the kernel cannot drop. */
 bool vm_cgroup_may_limit_memory(const struct config *c);
