@@ -46,6 +46,11 @@ def queues(daemon, lan, name):
     return lan.ip("-d", "link", "show", target)[0]["linkinfo"]["info_data"]
 
 
+def all_pairs_used(daemon, c, lan, name="a"):
+    until(lambda: queues(daemon, lan, name)["numqueues"] == PAIRS)  # the process attaches the queues a moment later
+    return all(flows_spread(c, lan))
+
+
 def test_flows_are_spread_over_the_pairs_in_use(host, lan):
     c = start(host, "a", interface(queues=PAIRS))
     open_pairs(c)
@@ -55,8 +60,7 @@ def test_flows_are_spread_over_the_pairs_in_use(host, lan):
     # Before the driver asks for more, and after it has asked for fewer, no frame goes where nobody looks.
     assert flows_spread(c, lan) == [FLOWS, 0, 0, 0]
     assert use(c, PAIRS) == {"answer": 0, "of": PAIRS}
-    until(lambda: queues(host, lan, "a")["numqueues"] == PAIRS)
-    assert all(flows_spread(c, lan))
+    assert all_pairs_used(host, c, lan)
     assert use(c, 2)["answer"] == 0
     two = flows_spread(c, lan)
     assert two[0] and two[1] and two[2:] == [0, 0]
@@ -83,9 +87,9 @@ def test_snapshot_and_handover_keep_the_pairs_in_use(host, lan):
     host.cairn("restart-process", "a")
     assert flows_spread(c, lan) == [FLOWS, 0, 0, 0]
     host.cairn("snapshot-revert", "a", "four")
-    assert all(flows_spread(c, lan))
+    assert all_pairs_used(host, c, lan)
     host.cairn("restart-process", "a")
-    assert all(flows_spread(c, lan))
+    assert all_pairs_used(host, c, lan)
     # A saved state fits only the number of pairs that it was saved with.
     host.cairn("managedsave", "a")
     host.cairn("define", definition(host, "a", interface(queues=2), disks=disks))
@@ -94,7 +98,7 @@ def test_snapshot_and_handover_keep_the_pairs_in_use(host, lan):
     host.cairn("define", definition(host, "a", interface(queues=PAIRS), disks=disks))
     host.cairn("start", "a")
     c = Console(host, "a")
-    assert all(flows_spread(c, lan))
+    assert all_pairs_used(host, c, lan)
     # So does a fork.
     host.cairn("clone", "--live", "a", "b")
     until(lambda: queues(host, lan, "b")["numqueues"] == PAIRS)

@@ -33,7 +33,8 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "qmp-path", "console", "vsock", "ssh", "wait", "event", "events", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
          "net-dhcp-leases",
-         "net-undefine", "net-name", "net-uuid", "jobs", "job-cancel", "job-dismiss", "exec", "cp", "guestinfo",
+         "net-undefine", "net-name", "net-uuid", "jobs", "job-cancel", "job-dismiss", "exec", "exec-output",
+         "cp", "guestinfo",
          "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
          "qemu-agent-command", "grant", "revoke", "permissions", "quota", "audit", "daemon-stop", "doctor",
          "cpu-models", "version", "help"]
