@@ -37,12 +37,14 @@ struct flow {
 	uint32_t end[TCP_SIDES];  /* the sequence number after all that this side has sent */
 	uint32_t ack[TCP_SIDES];  /* what this side has acknowledged last */
 	uint32_t due_seq[TCP_SIDES], due_ack[TCP_SIDES]; /* DUE_RESET */
+	uint64_t born;		  /* generation in which the first segment of all, a SYN, has passed; 0: unknown */
 	uint64_t moved;		  /* generation */
 	uint64_t last;		  /* for the choice of the flow that gives way */
 };
 
 struct mark {
 	uint64_t key, generation;
+	bool unknown_die; /* as then */
 };
 
 struct tcp_flows {
@@ -53,6 +55,7 @@ struct tcp_flows {
 	uint64_t lost;	     /* latest generation in which a flow moved that has given way */
 	uint64_t segments;
 	bool unknown_die;    /* a segment of an unknown flow belongs to a time before a revert */
+	uint64_t pardoned;   /* latest generation in which a flow that lives has given way: no unknown one of then dies */
 	unsigned due[TCP_SIDES], cursor[TCP_SIDES];
 };
 
@@ -172,8 +175,10 @@ static struct flow *flow_add(struct tcp_flows *f, const struct flow_key *k)
 	if (w->used) {
 		f->lost = MAX(f->lost, w->moved);
 		/* A flow that began after the revert would be taken for one of the time before. */
-		if (!w->dead)
+		if (!w->dead) {
 			f->unknown_die = false;
+			f->pardoned = f->generation;
+		}
 	}
 	due_set(f, w, TCP_GUEST, DUE_NONE);
 	due_set(f, w, TCP_PEER, DUE_NONE);
@@ -212,6 +217,20 @@ static void flow_refuse(struct tcp_flows *f, struct flow *w, enum tcp_side from,
 	due_set(f, w, from, DUE_RESET);
 }
 
+static struct flow *flow_begin(struct tcp_flows *f, enum tcp_side from, const struct segment *s, bool opens)
+{
+	struct flow *w = flow_add(f, &s->key);
+
+	w->born = opens ? f->generation : 0;
+	if (f->unknown_die && !(s->flags & SYN)) {
+		flow_follow(f, w, from, s);
+		due_set(f, w, !from, DUE_POKE);
+		w->dead = true;
+		w->moved = f->generation;
+	}
+	return w;
+}
+
 bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uint8_t *head, size_t len)
 {
 	struct segment s;
@@ -224,15 +243,8 @@ bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uin
 	w = flow_find(f, &s.key);
 	if ((!w && (s.flags & RST)) || (!own && !(w && w->known[TCP_GUEST])))
 		return true;
-	if (!w) {
-		w = flow_add(f, &s.key);
-		if (f->unknown_die && !(s.flags & SYN)) {
-			flow_follow(f, w, from, &s);
-			due_set(f, w, !from, DUE_POKE);
-			w->dead = true;
-			w->moved = f->generation;
-		}
-	}
+	if (!w)
+		w = flow_begin(f, from, &s, opens);
 	w->last = ++f->segments;
 	if (opens && w->dead) {
 		due_set(f, w, TCP_GUEST, DUE_NONE);
@@ -251,34 +263,39 @@ bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uin
 
 void tcp_flows_mark(struct tcp_flows *f, uint64_t key)
 {
-	f->marks[f->next_mark++ % TCP_FLOWS_MARKS] = (struct mark){ key, ++f->generation };
+	f->marks[f->next_mark++ % TCP_FLOWS_MARKS] = (struct mark){ key, ++f->generation, f->unknown_die };
 }
 
-static uint64_t generation_of(const struct tcp_flows *f, uint64_t key)
+static const struct mark *mark_find(const struct tcp_flows *f, uint64_t key)
 {
 	for (unsigned i = 0; key && i < TCP_FLOWS_MARKS; i++)
 		if (f->marks[i].key == key)
-			return f->marks[i].generation;
-	return 0;
+			return &f->marks[i];
+	return NULL;
 }
 
-void tcp_flows_revert(struct tcp_flows *f, uint64_t key)
+/* Make a flow dead. The guest of the snapshot knows it unless it was born since, even if its peer was reset before. */
+static void flow_die(struct tcp_flows *f, struct flow *w, uint64_t since)
 {
-	uint64_t since = generation_of(f, key);
+	if (!w->dead)
+		due_set(f, w, TCP_PEER, DUE_RESET_BOTH);
+	w->dead = true;
+	w->moved = f->generation;
+	due_set(f, w, TCP_GUEST, since && w->born >= since ? DUE_NONE : DUE_POKE);
+}
 
-	if (f->lost >= since)
-		since = 0;
+void tcp_flows_revert(struct tcp_flows *f, uint64_t key, bool all)
+{
+	const struct mark *m = mark_find(f, key);
+	uint64_t since = m && f->lost < m->generation ? m->generation : 0;
+
 	f->generation++;
-	f->unknown_die = !since;
+	f->unknown_die = all || !since || (m->unknown_die && m->generation > f->pardoned);
 	for (unsigned i = 0; i < FLOWS; i++) {
 		struct flow *w = &f->flows[i];
 
-		if (!w->used || w->moved < since)
-			continue;
-		w->dead = true;
-		w->moved = f->generation; /* a later snapshot than this one may have it alive */
-		due_set(f, w, TCP_GUEST, DUE_POKE);
-		due_set(f, w, TCP_PEER, DUE_RESET_BOTH);
+		if (w->used && (all || w->dead || w->moved >= since))
+			flow_die(f, w, since);
 	}
 	f->cursor[TCP_GUEST] = f->cursor[TCP_PEER] = 0;
 }

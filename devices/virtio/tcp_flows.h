@@ -38,9 +38,9 @@ void tcp_flows_free(struct tcp_flows *f);
 bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uint8_t *head, size_t len);
 /* Note that a snapshot was taken. key: names it; not 0. */
 void tcp_flows_mark(struct tcp_flows *f, uint64_t key);
-/* Make flows dead after a revert: those that have moved since the mark with this key. With 0 or an unknown key, all
+/* Make flows dead after a revert: those that have moved since the mark with this key. With `all` or an unknown key, all
  * flows die, and each unknown one as soon as one of its segments comes. */
-void tcp_flows_revert(struct tcp_flows *f, uint64_t key);
+void tcp_flows_revert(struct tcp_flows *f, uint64_t key, bool all);
 /* Take a frame that is due to a side. Returns its length; 0: none. */
 size_t tcp_flows_next(struct tcp_flows *f, enum tcp_side to, uint8_t out[TCP_FLOWS_FRAME_BYTES]);
 

@@ -86,7 +86,7 @@ void virtio_net_revert(struct device *d, uint64_t key)
 	LOCK_GUARD(&n->v.lock);
 	if (!net_flows_begin(n))
 		return;
-	tcp_flows_revert(n->flows, n->user ? 0 : key);
+	tcp_flows_revert(n->flows, key, n->user);
 	peers_answer(n);
 	virtio_queue_kick(&n->v, RX);
 }

@@ -94,7 +94,7 @@ static void both_sides_of_a_moved_flow_are_reset_by_their_numbers(void **state)
 		assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, ipv6, 1000, ACK, 100, 500, 10)));
 		assert_true(passes(t, TCP_PEER, segment(TCP_PEER, ipv6, 1000, ACK, 500, 110, 7)));
 		assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, ipv6, 1000, ACK, 110, 507, 20)));
-		tcp_flows_revert(t, MARK);
+		tcp_flows_revert(t, MARK, false);
 		assert_due(t, TCP_PEER, ipv6, RST | ACK, 110, 507, 0); /* its last acknowledgement */
 		assert_due(t, TCP_PEER, ipv6, RST | ACK, 130, 507, 0); /* all that the guest has sent */
 		assert_due(t, TCP_GUEST, ipv6, ACK, 507 - (1u << 30), 130, 1);
@@ -122,11 +122,11 @@ static void quiet_flow_passes(void **state)
 	passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 500, 10));
 	tcp_flows_mark(t, MARK);
 	passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, ACK, 500, 110, 0));
-	tcp_flows_revert(t, MARK);
+	tcp_flows_revert(t, MARK, false);
 	assert_none_due(t);
 	assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 110, 500, 1)));
 	assert_true(passes(t, TCP_PEER, segment(TCP_PEER, false, 2000, ACK, 1, 1, 1))); /* never seen: quiet as well */
-	tcp_flows_revert(t, MARK);
+	tcp_flows_revert(t, MARK, false);
 	assert_false(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 111, 500, 0)));
 	tcp_flows_free(t);
 }
@@ -146,7 +146,7 @@ static void every_kind_of_move_counts(void **state)
 		passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 500, 0));
 		tcp_flows_mark(t, MARK);
 		passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, kinds[i].flags, 500, 100, kinds[i].data));
-		tcp_flows_revert(t, MARK);
+		tcp_flows_revert(t, MARK, false);
 		assert_int_equal(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 500, 0)), !kinds[i].moves);
 		tcp_flows_free(t);
 	}
@@ -160,8 +160,8 @@ static void revert_counts_as_a_move_for_all_other_snapshots(void **state)
 	tcp_flows_mark(t, 1);
 	passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 500, 1));
 	tcp_flows_mark(t, 2);
-	tcp_flows_revert(t, 1);
-	tcp_flows_revert(t, 2); /* alive there, but its peer was reset */
+	tcp_flows_revert(t, 1, false);
+	tcp_flows_revert(t, 2, false); /* alive there, but its peer was reset */
 	assert_false(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 101, 500, 0)));
 	tcp_flows_free(t);
 }
@@ -171,7 +171,7 @@ static void unknown_snapshot_resets_all(void **state)
 	struct tcp_flows *t = flows();
 
 	(void)state;
-	tcp_flows_revert(t, MARK);
+	tcp_flows_revert(t, MARK, false);
 	assert_false(passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, ACK, 500, 100, 3)));
 	assert_due(t, TCP_PEER, false, RST | ACK, 100, 503, 0);
 	assert_due(t, TCP_GUEST, false, ACK, 503 - (1u << 30), 100, 1);
@@ -192,7 +192,7 @@ static void flow_that_gave_way_is_reset_all_the_same(void **state)
 	tcp_flows_mark(t, MARK);
 	for (unsigned port = 1; port < 20000; port++)
 		passes(t, TCP_GUEST, segment(TCP_GUEST, false, (uint16_t)port, ACK, 100, 500, 1));
-	tcp_flows_revert(t, MARK);
+	tcp_flows_revert(t, MARK, false);
 	while (tcp_flows_next(t, TCP_PEER, out))
 		resets++;
 	assert_in_range(resets, 1000, 4096);
@@ -216,7 +216,7 @@ static void flows_between_others_are_left_alone(void **state)
 	for (unsigned i = 0; i < 2; i++) {
 		assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
 		assert_true(tcp_flows_note(t, TCP_PEER, false, back.bytes, back.len));
-		tcp_flows_revert(t, i ? 0 : MARK);
+		tcp_flows_revert(t, i ? 0 : MARK, false);
 		assert_none_due(t);
 		assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
 		assert_none_due(t);
@@ -228,10 +228,78 @@ static void flows_between_others_are_left_alone(void **state)
 	assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
 	assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 507, 0)));
 	assert_true(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
-	tcp_flows_revert(t, MARK);
+	tcp_flows_revert(t, MARK, false);
 	assert_due(t, TCP_PEER, false, RST | ACK, 100, 507, 0);
 	assert_due(t, TCP_GUEST, false, ACK, 507 - (1u << 30), 100, 1);
 	assert_false(tcp_flows_note(t, TCP_PEER, false, there.bytes, there.len));
+	tcp_flows_free(t);
+}
+
+/* A snapshot right after a revert has the guest that has not heard yet that its connections are dead. */
+static void guest_of_a_snapshot_after_a_revert_is_told_as_well(void **state)
+{
+	struct tcp_flows *t = flows();
+
+	(void)state;
+	tcp_flows_mark(t, 1);
+	passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, ACK, 100, 500, 10));
+	tcp_flows_revert(t, 1, false);
+	tcp_flows_mark(t, 2);
+	assert_due(t, TCP_GUEST, false, ACK, 500 - (1u << 30), 110, 1);
+	assert_due(t, TCP_PEER, false, RST | ACK, 110, 500, 0);
+	tcp_flows_revert(t, 2, false);
+	assert_due(t, TCP_GUEST, false, ACK, 500 - (1u << 30), 110, 1);
+	assert_none_due(t); /* the peer knows */
+	tcp_flows_free(t);
+}
+
+/* Flows of a time before a revert to an unknown snapshot die, unless the VM has reverted to a time before it. */
+static void unknown_flow_dies_after_later_reverts_as_well(void **state)
+{
+	struct tcp_flows *t = flows();
+
+	(void)state;
+	tcp_flows_mark(t, 1);
+	tcp_flows_revert(t, MARK, false);
+	tcp_flows_mark(t, 2);
+	tcp_flows_revert(t, 2, false);
+	assert_false(passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, ACK, 500, 100, 3)));
+	tcp_flows_revert(t, 1, false);
+	assert_true(passes(t, TCP_PEER, segment(TCP_PEER, false, 2000, ACK, 500, 100, 3)));
+	/* Not if flows of afterwards may be among the unknown ones. */
+	tcp_flows_revert(t, 2, false);
+	for (unsigned port = 20001; port < 65000; port++)
+		passes(t, TCP_GUEST, segment(TCP_GUEST, false, (uint16_t)port, SYN, 100, 0, 0));
+	tcp_flows_mark(t, 3);
+	tcp_flows_revert(t, 3, false);
+	for (unsigned port = 20001; port < 65000; port++)
+		assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, false, (uint16_t)port, ACK, 101, 500, 1)));
+	tcp_flows_free(t);
+}
+
+/* Reverts to one snapshot, again and again, do not send more and more. */
+static void flows_born_since_are_not_told_again(void **state)
+{
+	struct tcp_flows *t = flows();
+
+	(void)state;
+	for (unsigned all = 0; all < 2; all++) {
+		tcp_flows_mark(t, MARK + all);
+		for (unsigned i = 0; i < 3; i++) {
+			assert_true(passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, SYN, 4, 0, 0)));
+			assert_true(passes(t, TCP_GUEST, segment(TCP_GUEST, false, 1000, SYN | ACK, 99, 5, 0)));
+			assert_true(passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, ACK, 5, 100, 0)));
+			tcp_flows_revert(t, MARK + all, all);
+			assert_due(t, TCP_PEER, false, RST | ACK, 100, 5, 0);
+			if (all) /* it was born before this snapshot */
+				assert_due(t, TCP_GUEST, false, ACK, 5 - (1u << 30), 100, 1);
+			assert_none_due(t);
+			tcp_flows_revert(t, MARK + all, all);
+			if (all)
+				assert_due(t, TCP_GUEST, false, ACK, 5 - (1u << 30), 100, 1);
+			assert_none_due(t);
+		}
+	}
 	tcp_flows_free(t);
 }
 
@@ -242,9 +310,9 @@ static void old_marks_are_forgotten(void **state)
 	(void)state;
 	for (unsigned i = 0; i <= TCP_FLOWS_MARKS; i++)
 		tcp_flows_mark(t, 1000 + i);
-	tcp_flows_revert(t, 1001);
+	tcp_flows_revert(t, 1001, false);
 	assert_true(passes(t, TCP_PEER, segment(TCP_PEER, false, 1, ACK, 500, 101, 0)));
-	tcp_flows_revert(t, 1000);
+	tcp_flows_revert(t, 1000, false);
 	assert_false(passes(t, TCP_PEER, segment(TCP_PEER, false, 2, ACK, 500, 101, 0)));
 	tcp_flows_free(t);
 }
@@ -255,7 +323,7 @@ static void other_frames_pass(void **state)
 	uint64_t seed = 1;
 
 	(void)state;
-	tcp_flows_revert(t, 0);
+	tcp_flows_revert(t, 0, false);
 	for (unsigned ipv6 = 0; ipv6 < 2; ipv6++) {
 		struct frame f = segment(TCP_GUEST, ipv6, 1000, ACK, 1, 1, 0), g;
 
@@ -301,6 +369,9 @@ int main(void)
 		cmocka_unit_test(unknown_snapshot_resets_all),
 		cmocka_unit_test(flow_that_gave_way_is_reset_all_the_same),
 		cmocka_unit_test(flows_between_others_are_left_alone),
+		cmocka_unit_test(guest_of_a_snapshot_after_a_revert_is_told_as_well),
+		cmocka_unit_test(unknown_flow_dies_after_later_reverts_as_well),
+		cmocka_unit_test(flows_born_since_are_not_told_again),
 		cmocka_unit_test(old_marks_are_forgotten),
 		cmocka_unit_test(other_frames_pass),
 	};
