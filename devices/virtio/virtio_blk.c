@@ -362,9 +362,12 @@ static void limit_take(const struct blk_request *r)
 /* Returns whether a limit is reached. Then the rings are served again when it allows a request. */
 static bool limit_is_reached(struct virtio_blk *b)
 {
-	uint64_t now_ns = loop_now_ns();
-	uint64_t wait_ns = MAX(token_bucket_wait(&b->ops, now_ns), token_bucket_wait(&b->bytes, now_ns));
+	uint64_t now_ns, wait_ns;
 
+	if (!b->ops.rate && !b->bytes.rate)
+		return false;
+	now_ns = loop_now_ns();
+	wait_ns = MAX(token_bucket_wait(&b->ops, now_ns), token_bucket_wait(&b->bytes, now_ns));
 	if (wait_ns) {
 		b->resting = true;
 		loop_timer_arm(b->rest, now_ns + MAX(wait_ns, (uint64_t)REST_NS));
