@@ -106,13 +106,13 @@ static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 		loop_timer_arm(a->timer, a->due_ns = loop_now_ns() + ns);
 }
 
-/* The VM itself needs the agent: let the client's command in progress take no longer than a command waits for its turn.
- * A user whose role is to talk to the guest may give a command two minutes, and would delay snapshots by them. */
+/* If the VM itself needs the agent, let the client's command in progress take no longer than commands wait for their
+ * turns. A user whose role is to talk to the guest may give a command two minutes, which would delay snapshots. */
 static void command_hurry(struct agent *a)
 {
 	uint64_t due_ns = loop_now_ns() + a->times.turn_ns;
 
-	if (a->state != COMMAND_ASKED || a->due_ns <= due_ns)
+	if ((!a->waits && !a->thaw_due) || a->state != COMMAND_ASKED || a->due_ns <= due_ns)
 		return;
 	a->hurried = true;
 	loop_timer_arm(a->timer, a->due_ns = due_ns);
@@ -336,11 +336,13 @@ static void command_send(struct agent *a)
 	struct err e;
 
 	a->synced_ns = 0;
-	if (n == (ssize_t)x->len)
+	if (n == (ssize_t)x->len) {
 		state_set(a, COMMAND_ASKED, x->timeout_ns);
-	else
+		command_hurry(a); /* a freeze may have come while the agent answered the sync */
+	} else {
 		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent does not read its port; try again in a moment, or "
 			"restart qemu-guest-agent in the guest"), &e);
+	}
 }
 
 /* queue_resume() calls this, so end at most one command that has waited too long here; its end begins the next one. */
@@ -685,9 +687,7 @@ int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct
 	void *opaque, struct err *e)
 {
 	if (a->waits || a->state == FREEZE_SYNC || a->state == FREEZE_ASKED || a->state == FROZEN)
-		return err_set(e, -EBUSY, ERR_BUSY,
-			"the guest agent is still busy with the previous request; try again in a "
-			"moment");
+		return err_set(e, -EBUSY, ERR_BUSY, "the guest agent is still busy with the previous request; try again in a moment");
 	a->done = done;
 	a->opaque = opaque;
 	a->waits = a->state != IDLE;

@@ -374,18 +374,21 @@ static void test_command_that_waited_too_long_is_not_sent(void **state)
 	asked_end(&k);
 }
 
-/* A client gave its command as much time as it may. A freeze comes after the time that commands wait for each other. */
-static void test_freeze_does_not_wait_for_a_slow_command(void **state)
+/* A client gave its command as much time as it may. A freeze comes after the time that commands wait for each other,
+ * also when it is asked before the agent is ready for the command. */
+static void freeze_overtakes(struct fixture *f, bool before_sync)
 {
-	struct fixture *f = *state;
 	struct asked k;
 	struct err e;
 	int r = 1;
 
 	assert_int_equal(ask(f, &k, "{\"n\":1}\n", LONG_NS, 1 << 20), 0);
+	if (before_sync)
+		assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
 	sync_answered(f);
 	assert_string_equal(heard(f), "{\"n\":1}");
-	assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
+	if (!before_sync)
+		assert_int_equal(agent_freeze(f->a, froze, &r, &e), 0);
 	ends(f, &k);
 	assert_int_equal(k.r, -ETIMEDOUT);
 	assert_non_null(strstr(k.e.msg, "needed the agent, for a snapshot"));
@@ -396,6 +399,16 @@ static void test_freeze_does_not_wait_for_a_slow_command(void **state)
 	while (r)
 		loop_run_once(f->loop, 10 * MS);
 	asked_end(&k);
+}
+
+static void test_freeze_does_not_wait_for_a_slow_command(void **state)
+{
+	freeze_overtakes(*state, false);
+}
+
+static void test_freeze_does_not_wait_for_a_slow_command_that_was_not_sent_yet(void **state)
+{
+	freeze_overtakes(*state, true);
 }
 
 /* A shutdown that began later than its client waits would surprise: the client was told that it failed. A query of
@@ -454,6 +467,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_command_after_an_answer_needs_no_sync, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_that_waited_too_long_is_not_sent, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_freeze_does_not_wait_for_a_slow_command, setup_brisk, teardown),
+		cmocka_unit_test_setup_teardown(test_freeze_does_not_wait_for_a_slow_command_that_was_not_sent_yet, setup_brisk, teardown),
 		cmocka_unit_test_setup_teardown(test_shutdown_that_waited_too_long_is_not_sent, setup_hasty, teardown),
 	};
 
