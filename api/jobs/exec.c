@@ -1,6 +1,7 @@
 #include "api/jobs/exec.h"
 #include "api/access/rights.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_owner.h"
 #include "api/vm/consoles.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
@@ -15,6 +16,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -446,6 +448,7 @@ static bool one_deny(struct vm_host *host)
 {
 	for (struct job *j = host->jobs; j; j = j->next) {
 		struct exec_work *w = j->opaque;
+		char why[96];
 		struct peer who;
 
 		if (strcmp(j->type, "exec") || !w || !j->cancel || j->cancelling)
@@ -453,7 +456,9 @@ static bool one_deny(struct vm_host *host)
 		who = rights_peer(w->who);
 		if (server_role(host->server, &who, job_vm_uuid(j)) >= ROLE_GUEST)
 			continue;
-		job_deny(j, "the user who began the job has lost the role guest for the VM", NULL);
+		snprintf(why, sizeof(why), "user %u, who began the job, has lost the role guest for the VM", (unsigned)who.uid);
+		job_denial_audit(host, j->vm_name, j->id, who.uid, why);
+		job_deny(j, why, NULL);
 		return true;
 	}
 	return false;

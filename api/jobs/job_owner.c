@@ -84,7 +84,7 @@ static enum role role_lost(const struct vm *vm, bool *ret_all)
 	return !o->makes_vms && server_role(s, &who, vm->def->uuid) < o->role ? o->role : ROLE_NONE;
 }
 
-static void denial_audit(const struct vm *vm, const char *why)
+void job_denial_audit(const struct vm_host *host, const char *vm_name, const char *id, uid_t uid, const char *why)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();
 	struct json_object *args = json_object_new_object();
@@ -93,13 +93,13 @@ static void denial_audit(const struct vm *vm, const char *why)
 	js_put_int(line, "uid", geteuid());
 	js_put_int(line, "pid", getpid());
 	js_put_str(line, "command", "(job denied)");
-	js_put_str(line, "vm", vm->def->name);
-	js_put_str(args, "id", vm->job_owner->job);
-	js_put_int(args, "user", vm->job_owner->who->uid);
+	js_put_str(line, "vm", vm_name);
+	js_put_str(args, "id", id);
+	js_put_int(args, "user", uid);
 	js_put(line, "arguments", args);
 	js_put_str(line, "outcome", err_class_name(ERR_PERMISSION));
 	js_put_str(line, "error", why);
-	audit_add(vm->host->audit, line);
+	audit_add(host->audit, line);
 }
 
 static void cancel_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -123,7 +123,7 @@ static void owner_deny(struct vm *vm, enum role role, bool all)
 		return; /* the owner's job ended with an earlier daemon */
 	snprintf(why, sizeof(why), "user %u, who began the job, has lost the role %s for %s%s", (unsigned)o->who->uid,
 		role_name(role), all ? "all VMs" : "the VM", j && !j->cancel ? "; the job cannot be cancelled and ends by itself" : "");
-	denial_audit(vm, why);
+	job_denial_audit(vm->host, vm->def->name, o->job, o->who->uid, why);
 	if (j && job_deny(j, why, &e) < 0)
 		log_info("job", "%s: %s", why, e.msg);
 	/* The VM's process goes on with what an earlier daemon's job asked for, such as a dump. */

@@ -181,6 +181,8 @@ def test_role_guest_runs_and_cancels_and_a_viewer_sees_no_output(shared):  # noq
     over(q, name)
     vm.cairn("revoke", "web1", "--user", "nobody")
     assert "lost the role" in over(q, own)["error"]
+    denied, = (x for x in audit(vm) if x["command"] == "(job denied)")
+    assert denied["arguments"] == {"id": own, "user": NOBODY} and denied["vm"] == "web1"
     line = next(x for x in audit(vm) if x["command"] == "agent-exec" and x["uid"] == NOBODY and x["outcome"] == "ok")
     assert line["arguments"]["arg"] == ["sleep", "3600"] and line["arguments"]["env"] == "..."
     q.close()
