@@ -307,6 +307,8 @@ static void send_more(struct exec_work *w)
 	w->tx_at += (size_t)MAX(n, 0);
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
 		w->tx_at = w->tx_len; /* a read shows the agent's last frame, or the end */
+	if (w->tx_at == w->tx_len)
+		free(STEAL_PTR(w->tx)); /* the program may run for days */
 	events_set(w);
 }
 
@@ -385,12 +387,19 @@ static int frames_make(struct exec_work *w, const struct exec_request *q, struct
 	return 0;
 }
 
-static int count_check(const struct vm *vm, struct err *e)
+static int count_check(const struct vm *vm, const struct peer *who, struct err *e)
 {
-	unsigned n = 0;
+	unsigned n = 0, of_user = 0;
 
-	for (const struct job *j = vm->host->jobs; j; j = j->next)
-		n += !strcmp(j->type, "exec") && j->status != JOB_CONCLUDED && job_is_of(j, vm);
+	for (const struct job *j = vm->host->jobs; j; j = j->next) {
+		bool counts = !strcmp(j->type, "exec") && j->status != JOB_CONCLUDED;
+
+		n += counts && job_is_of(j, vm);
+		of_user += counts && j->uid == who->uid;
+	}
+	if (of_user >= EXEC_USER_JOBS_MAX && !uid_is_root_or_own(who->uid))
+		return err_set(e, -EBUSY, ERR_BUSY, "user %u has %u programs under way; wait for one, or cancel its job (cairn jobs)",
+			(unsigned)who->uid, of_user);
 	return n < EXEC_JOBS_MAX ? 0 : err_set(e, -EBUSY, ERR_BUSY, "VM '%.200s' has %u programs under way; wait for one, or cancel its job (cairn jobs)",
 		vm->def->name, n);
 }
@@ -414,7 +423,7 @@ int exec_begin(struct vm *vm, const struct peer *who, const struct exec_request 
 {
 	struct exec_work *w;
 	struct job *j;
-	int r = count_check(vm, e);
+	int r = count_check(vm, who, e);
 
 	if (r < 0)
 		return r;

@@ -20,6 +20,7 @@ struct vm;
 struct vm_host;
 
 #define EXEC_JOBS_MAX 8			  /* of a VM at once */
+#define EXEC_USER_JOBS_MAX 64		  /* of a user other than root at once */
 #define EXEC_KEPT_BYTES (64u * 1024)	  /* of each stream; the rest is dropped */
 #define EXEC_INPUT_BYTES AGENT_WINDOW_BYTES /* limit of the input, which goes with the request */
 
@@ -33,7 +34,8 @@ struct exec_request {
 
 /* Begin the job.
  * who: the user, whose role the connection needs as long as it is open.
- * Returns 0; -EBUSY: too many of these jobs; -E2BIG: the request does not fit into a frame; as job_new(). */
+ * Returns 0; -EBUSY: the VM or the user has too many of these jobs; -E2BIG: the request does not fit into a frame; as
+ * job_new(). */
 int exec_begin(struct vm *vm, const struct peer *who, const struct exec_request *q, struct job **ret_j, struct err *e);
 /* Cancel the jobs whose users have lost the role. */
 void exec_check_roles(struct vm_host *host);

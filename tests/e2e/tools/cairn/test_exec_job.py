@@ -156,6 +156,24 @@ def test_program_that_is_no_agent_harms_nobody(fake):
         q.close()
 
 
+def test_programs_of_a_user_are_limited(shared):  # noqa: F811
+    vm = shared
+    vm.cairn("grant", "guest", "--user", "nobody")
+    for i in range(9):
+        vm.define(f"web{i}", cmdline=f"cairn-agent={AGENT}", vsock=True)
+        vm.cairn("start", f"web{i}")
+    more = ["agent-exec", {"vm": "web8", "arg": ["sleep", "3600"]}]
+    *begun, refused = as_nobody(vm, *(["agent-exec", {"vm": f"web{i % 8}", "arg": ["sleep", "3600"]}] for i in range(64)), more)
+    assert all("return" in b for b in begun), begun
+    assert f"user {NOBODY} has 64 programs under way" in refused["error"]["desc"]
+    q = Qmp(vm.socket)
+    q.run("agent-exec", vm="web8", arg=["true"])  # root has no limit
+    q.run("job-cancel", id=begun[0]["return"]["job"])
+    over(q, begun[0]["return"]["job"])
+    assert "return" in as_nobody(vm, more)[0]
+    q.close()
+
+
 def test_role_guest_runs_and_cancels_and_a_viewer_sees_no_output(shared):  # noqa: F811
     vm = shared
     vm.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
