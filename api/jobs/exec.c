@@ -25,7 +25,8 @@
 #define CONNECT_NS (20 * 1000000000ULL) /* the VM's process waits 10 s for the guest */
 #define ANSWER_NS (30 * 1000000000ULL)	/* for the agent to start the program */
 #define INPUT_FRAME_BYTES 32768u
-#define REST_NS 10000000ULL /* after each read, once output is dropped */
+#define FLOOD_BYTES (256u * 1024) /* from the guest, after which the daemon rests */
+#define REST_NS 10000000ULL /* after each further read */
 
 /* The output outlives the work: it stays until the job is dismissed. */
 struct exec_kept {
@@ -45,6 +46,7 @@ struct exec_work {
 	struct loop_watch *watch;
 	struct loop_timer *timer, *rest;
 	bool rests; /* does not read until `rest` fires */
+	uint64_t received;
 	uint64_t timeout_ns;
 	struct agent_order order;
 	uint8_t *tx;
@@ -324,7 +326,8 @@ static void ready(void *opaque, unsigned revents)
 	n = recv(w->fd, w->rx + w->rx_len, sizeof(w->rx) - w->rx_len, MSG_DONTWAIT);
 	if (n > 0) {
 		w->rx_len += (size_t)n;
-		if (frames_take(w) && ((struct exec_kept *)w->j->output)->cut)
+		w->received += (uint64_t)n;
+		if (frames_take(w) && w->received > FLOOD_BYTES)
 			rest(w);
 	} else if (!n || (errno != EAGAIN && errno != EINTR)) {
 		connection_lost(w);

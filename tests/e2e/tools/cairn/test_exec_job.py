@@ -156,6 +156,27 @@ def test_program_that_is_no_agent_harms_nobody(fake):
         q.close()
 
 
+def frame(kind, data):
+    return bytes([kind, 0, 0, 0]) + len(data).to_bytes(4, "little") + data
+
+
+def test_agent_that_floods_without_output_does_not_keep_the_daemon_busy(fake):
+    """A frame that takes no input is allowed, and no output is dropped for it. The daemon reads 64 KiB at once."""
+    size = 4 << 20
+    taken = frame(8, bytes(4))
+    (fake.tmp / "frames").write_bytes(frame(1, b"cairn-agent 1\n") + frame(3, bytes(4)) + taken * (size // len(taken)) + frame(11, bytes(8)))
+    program = fake.tmp / "agent"
+    program.write_text(f"#!/bin/sh\nexec cat {fake.tmp}/frames >&$2\n")
+    program.chmod(0o755)
+    fake.define("web1", cmdline=f"cairn-agent={program}", vsock=True)
+    fake.cairn("start", "web1")
+    q = Qmp(fake.socket)
+    j = over(q, q.run("agent-exec", vm="web1", arg=["true"])["job"])
+    assert j["result"] == {"exit-status": 0, "truncated": False}
+    assert j["duration"] > (size - (512 << 10)) // (65536 + 8) * 10_000_000, j  # it rests for 10 ms after each read
+    q.close()
+
+
 def test_programs_of_a_user_are_limited(shared):  # noqa: F811
     vm = shared
     vm.cairn("grant", "guest", "--user", "nobody")
