@@ -75,6 +75,7 @@ def test_killed_log_process_is_started_again(daemon, guest):
         os.kill(old, signal.SIGKILL)
         until(lambda: (folder(daemon) / "log").read_text().count("paused (user)") == n)
         assert daemon.log_process() != old
+        assert not os.path.exists(f"/proc/{old}")  # nor a zombie
         daemon.cairn("resume", "vm1")
         until(lambda: daemon.log_of("vm1").count("running (user)") == n)
     pipe = os.readlink(f"/proc/{daemon.info('vm1')['pid']}/fd/2")
