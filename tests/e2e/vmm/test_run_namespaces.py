@@ -93,3 +93,9 @@ def test_plain_user_on_a_host_that_forbids_namespaces(guest):
             p.kill()
             assert ("the sandbox lacks own user namespace, and thereby any other: Operation not permitted; next: cairn doctor\n"
                     in p.stderr.read().decode())
+
+
+def test_required_sandbox_cannot_be_off(tmp_path):
+    cairn, path = os.path.join(BUILD, "cairn"), definition(tmp_path)
+    r = subprocess.run([cairn, "run", "--require-sandbox", "--no-sandbox", path], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 2 and "exclude each other" in r.stderr, r.stderr

@@ -142,8 +142,11 @@ int verb_run(struct cli *c)
 	struct config config;
 	uint8_t level = level_parse(c);
 	struct err e;
-	int r = config_read(c->pos[0], &config, &e);
+	int r;
 
+	if (option_flag(c, "require-sandbox") && option_flag(c, "no-sandbox"))
+		return cli_usage(c, "--require-sandbox and --no-sandbox exclude each other");
+	r = config_read(c->pos[0], &config, &e);
 	if (!r) {
 		config.vm.foreground = 1;
 		config.vm.log_level = level;
