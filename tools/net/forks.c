@@ -291,6 +291,9 @@ static void in_print(struct text *t, const struct subnet *s)
 	rule(t, "ether saddr set %s add @macs_%s { ether saddr }", own, tap);
 	rule(t, "meta protocol ip6 drop");
 	rule(t, "arp saddr ether %s arp saddr ether set %s", guest, own);
+	/* Probes and announcements (RFC 5227). */
+	if (t->inner->family)
+		rule(t, "arp saddr ip { 0.0.0.0, %s } arp daddr ip %s arp daddr ip set %s", inner, inner, unique);
 	for (size_t i = 0; i < ARRAY_SIZE(sources); i++) {
 		rule(t, "%s %s %s != %s add @inner_%s { %s : %s }", sources[i], inner, sources[i], unique, tap, unique, sources[i]);
 		rule(t, "%s %s %s set %s", sources[i], inner, sources[i], unique);
@@ -307,6 +310,10 @@ static void out_print(struct text *t)
 
 	mac_print(t->p->fork.mac, guest);
 	snprintf(t->chain, sizeof(t->chain), "out_%s", tap);
+	/* The source's: the bridge floods a frame whose port it does not know, and requests of ARP. */
+	rule(t, "ether daddr %s drop", guest);
+	if (t->inner->family && !address_equal(t->inner, t->unique))
+		rule(t, "arp daddr ip %s drop", address_print(t->inner, inner));
 	rule(t, "ether daddr @macs_%s ether daddr set %s", tap, guest);
 	rule(t, "arp daddr ether @macs_%s arp daddr ether set %s", tap, guest);
 	rule(t, "arp daddr ip set arp daddr ip map @inner_%s", tap);

@@ -1291,3 +1291,27 @@ def test_addresses_of_forks_are_reserved_and_come_back(host):
     assert host.do("port-up", n, port=fork_port(full))["address"] == g.unique
     host.do("down", n)
     assert "cairn" not in host.state()["rules"]
+
+
+def test_fork_gets_nothing_for_its_source(host):
+    """Its guest has the source's MAC and IPv4 address, and would take, and answer, what the bridge floods."""
+    n = network()
+    source, address, g = forked(host, n)
+    assert g.pings("192.168.122.1")
+    other = host.guest(3)
+    seen, at_other, sender, wire = Wire(g), Wire(other), Wire(other), Wire(g)
+    source.run("ip", "link", "set", "eth0", "down")  # the bridge forgets its port
+    sender.send(frame(source.mac, other.mac, 0x800, datagram("192.168.122.99", address, 1, 9, b"flooded")))
+    question = bytes.fromhex("0001080006040001" + other.mac.replace(":", "")) + socket.inet_aton("192.168.122.99") + bytes(6) + socket.inet_aton(address)
+    sender.send(frame("ff" * 6, other.mac, 0x806, question + b"flooded"))
+    sender.send(frame("ff" * 6, other.mac, 0x800, datagram("192.168.122.99", "255.255.255.255", 1, 9, b"done")))
+    assert not [f for f in seen.until_mark(b"done") if b"flooded" in f]
+    # Announcements and probes of the guest are of its address in the network.
+    sender_mac = bytes.fromhex(g.mac.replace(":", ""))
+    for asks in address, "0.0.0.0":
+        wire.send(frame("ff" * 6, g.mac, 0x806, bytes.fromhex("0001080006040001") + sender_mac + socket.inet_aton(asks) + bytes(6)
+                        + socket.inet_aton(address) + b"told"))
+    wire.send(frame("ff" * 6, g.mac, 0x800, datagram(address, "255.255.255.255", 1, 9, b"end")))
+    own = bytes.fromhex(g.own.replace(":", ""))
+    told = [f[22:32] + f[38:42] for f in at_other.until_mark(b"end") if b"told" in f]
+    assert told == [own + socket.inet_aton(a) + socket.inet_aton(g.unique) for a in (g.unique, "0.0.0.0")]
