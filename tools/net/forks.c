@@ -24,6 +24,10 @@
 #define ICMP_TARGET "@th,192,32"
 #define ICMP_IS_ERROR "icmp type { destination-unreachable, time-exceeded } " ICMP_UNUSED " 0"
 
+/* Size of the sets that follow the guest's last frame. They have at most one element, but the kernel counts a deleted
+ * one until its next collection, every second. */
+#define CHANGES_MAX 64
+
 /* ---- what is there ---- */
 
 static void table_print(const struct network *n, char table[ID_MAX + 8])
@@ -354,8 +358,8 @@ void fork_print(FILE *f, const struct network *n, const struct port *p, const st
 	shared_print(&t);
 	mac_print(p->mac, mac);
 	address_print(unique, address);
-	fprintf(f, "add set bridge %s macs_%s { type ether_addr; size 1; flags dynamic; }\n", table, tap);
-	fprintf(f, "add map bridge %s inner_%s { type ipv4_addr : ipv4_addr; size 1; flags dynamic; }\n", table, tap);
+	fprintf(f, "add set bridge %s macs_%s { type ether_addr; size %d; flags dynamic; }\n", table, tap, CHANGES_MAX);
+	fprintf(f, "add map bridge %s inner_%s { type ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, tap, CHANGES_MAX);
 	fprintf(f, "add element bridge %s macs_%s { %s }\n", table, tap, mac);
 	if (inner->family)
 		fprintf(f, "add element bridge %s inner_%s { %s : %s }\n", table, tap, address, address_print(inner, inside));

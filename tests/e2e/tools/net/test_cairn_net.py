@@ -1315,3 +1315,21 @@ def test_fork_gets_nothing_for_its_source(host):
     own = bytes.fromhex(g.own.replace(":", ""))
     told = [f[22:32] + f[38:42] for f in at_other.until_mark(b"end") if b"told" in f]
     assert told == [own + socket.inet_aton(a) + socket.inet_aton(g.unique) for a in (g.unique, "0.0.0.0")]
+
+
+def test_fork_that_changes_its_mac_is_reached_at_once(host):
+    """The kernel counts the deleted elements of a set until it collects them."""
+    n = network()
+    source, address, g = forked(host, n)
+    at_host = host.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x806)))
+    at_host.bind(("virbr0", 0x806))
+    seen, wire = Wire(g), Wire(g)
+    for i in range(5):
+        for mac in g.own, g.mac:
+            wire.send(frame("ff" * 6, mac, 0x800, datagram("0.0.0.0", "255.255.255.255", 1, 9, b"now")))
+        at_host.send(frame(g.own, "52:54:00:00:00:fe", 0x800, datagram("192.168.122.1", g.unique, 1, 9, b"mark%d" % i)))
+        while True:
+            f = seen.s.recv(2000)
+            if b"mark%d" % i in f:
+                break
+        assert f[:6] == bytes.fromhex(g.mac.replace(":", ""))
