@@ -364,6 +364,7 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 		error = reading_bool(r, "isolated", &p->isolated, e);
 	if (!error)
 		error = fork_read(r, p, e);
+	p->fork.given = p->fork.given && memcmp(p->fork.mac, p->mac, MAC_BYTES) != 0; /* the clone has taken its source's place */
 	if (!error)
 		error = reading_array(r, "addresses", PORT_ADDRESSES_MAX, &array, e);
 	for (size_t i = 0; !error && array && i < json_object_array_length(array); i++) {

@@ -1333,3 +1333,15 @@ def test_fork_that_changes_its_mac_is_reached_at_once(host):
             if b"mark%d" % i in f:
                 break
         assert f[:6] == bytes.fromhex(g.mac.replace(":", ""))
+
+
+def test_clone_that_takes_its_sources_place_is_no_fork(host):
+    """Its definition got the MAC address of a source that is gone."""
+    n = network(ipv6=IPV6)
+    host.do("up", n)
+    source = host.guest(1)
+    assert "address" not in host.do("port-up", n, port=port(source, fork={"mac": source.mac}, **STRICT))
+    assert source.dhcp("source")[0] and source.pings("192.168.122.1")
+    until(source.addresses)
+    assert talk(host, source, "fd00:7::1", socket.AF_INET6) in source.addresses()
+    assert "_forks" not in host.state()["rules"]
