@@ -126,6 +126,22 @@ static bool is_free(const struct network *n, const struct port *p, const struct 
 	return free;
 }
 
+int forks_check(const struct network *n, struct err *e)
+{
+	char text[ADDRESS_TEXT_MAX], mac[MAC_TEXT_MAX];
+
+	for (size_t k = 0; k < n->nforks; k++)
+		for (size_t i = 0; i < n->ipv4.nhosts && !n->forks[k].gone; i++) {
+			const struct dhcp_host *h = &n->ipv4.hosts[i];
+
+			if (address_equal(&h->address, &n->forks[k].address) && !fork_is_host(h, n->forks[k].mac, NULL))
+				return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': the live clone with the MAC address %s has the address %s (cairn "
+					"net-info %s); give the host another, or shut the clone down", n->name, mac_print(n->forks[k].mac, mac),
+					address_print(&h->address, text), n->name);
+		}
+	return 0;
+}
+
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,
 	bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e)
 {

@@ -26,6 +26,9 @@ struct service;
 int forks_read(struct operation *o, struct err *e);
 /* Whether a fixed host of the definition has the MAC address of a fork or the address. a: NULL allowed. */
 bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const struct address *a);
+/* Check that no fixed host of the definition has the address of a fork with another MAC address: dnsmasq would lease it
+ * a second time. Returns 0; -EEXIST with a sentence. */
+int forks_check(const struct network *n, struct err *e);
 /* Choose the unique address of the request's fork: that of its fixed host, that of before, else one that depends on its
  * MAC address.
  * taken: whether somebody else may have the address; pass: 0, or 1 if there is no other one.

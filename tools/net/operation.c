@@ -381,6 +381,8 @@ int network_update(struct operation *o, struct err *e)
 	if (!r)
 		r = forks_read(o, e);
 	if (!r)
+		r = forks_check(&o->req->net, e);
+	if (!r)
 		r = dnsmasq_init(&d, o->req, e);
 	if (r < 0)
 		return r;

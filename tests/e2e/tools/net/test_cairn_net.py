@@ -1335,6 +1335,17 @@ def test_fork_that_changes_its_mac_is_reached_at_once(host):
         assert f[:6] == bytes.fromhex(g.mac.replace(":", ""))
 
 
+def test_address_of_a_fork_is_not_given_to_a_fixed_host(host):
+    n = network()
+    source, address, g = forked(host, n)
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:99", "address": g.unique}]
+    error = host.call("update", n)["error"]
+    assert error["class"] == "AlreadyExists" and g.unique in error["desc"] and g.own in error["desc"] and "shut the clone down" in error["desc"]
+    assert g.pings("192.168.122.1")
+    host.do("port-down", n, port={"tap": g.tap})
+    host.do("update", n)
+
+
 def test_clone_that_takes_its_sources_place_is_no_fork(host):
     """Its definition got the MAC address of a source that is gone."""
     n = network(ipv6=IPV6)
