@@ -143,7 +143,7 @@ int forks_check(const struct network *n, struct err *e)
 }
 
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,
-	bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e)
+	const struct address *last, bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e)
 {
 	const struct subnet *s = &n->ipv4;
 	const struct range all = { address_network(&s->address, s->prefix), address_last(&s->address, s->prefix) };
@@ -162,6 +162,10 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 			*ret = n->forks[i].address;
 			return 0;
 		}
+	if (last->family && address_shares_prefix(last, &s->address, s->prefix) && is_free(n, p, service, last) && !taken(arg, last, 1)) {
+		*ret = *last;
+		return 0;
+	}
 	for (size_t i = 0; i < MAC_BYTES; i++)
 		hash = (hash ^ p->mac[i]) * 0x01000193;
 	for (size_t i = 0; i < nranges; i++)

@@ -31,10 +31,11 @@ bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const
 int forks_check(const struct network *n, struct err *e);
 /* Choose the unique address of the request's fork: that of its fixed host, that of before, else one that depends on its
  * MAC address.
+ * last: the last address that its MAC address had by DHCP, which its guest may have noted; family 0: none.
  * taken: whether somebody else may have the address; pass: 0, or 1 if there is no other one.
  * Returns 0; -ENOSPC with a sentence. */
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,
-	bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);
+	const struct address *last, bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);
 /* Print commands that remove the forks that are marked as gone. Returns whether there are any. */
 bool forks_clear_print(FILE *f, const struct network *n);
 /* Print commands that add the request's fork, behind forks_clear_print(). inner: the guest's address; family 0:

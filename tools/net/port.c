@@ -185,24 +185,32 @@ static int addresses_collect(struct change *c, struct err *e)
 
 /* ---- forks ---- */
 
+static int leases_compare(const void *a, const void *b)
+{
+	return address_compare(&((const struct lease *)a)->address, &((const struct lease *)b)->address);
+}
+
+/* The leases are sorted: a guest can have as many as the network has addresses, each by another MAC address. */
 static bool is_in_use(void *arg, const struct address *a, int pass)
 {
 	const struct change *c = arg;
-	bool used = false;
+	const uint8_t *own = c->o->req->port.mac;
+	const struct lease key = { .address = *a }, *lease = NULL;
+	bool used;
 
-	for (size_t i = 0; i < c->nleases && !used; i++)
-		used = address_equal(a, &c->leases[i].address);
+	if (c->nleases)
+		lease = bsearch(&key, c->leases, c->nleases, sizeof(key), leases_compare);
+	used = lease && memcmp(lease->mac, own, MAC_BYTES) != 0;
 	/* A guest that is reverted or restored may believe that it has the address. */
 	for (size_t i = 0; i < c->remembered->n && !used && !pass; i++)
-		used = address_equal(a, &c->remembered->list[i].address);
+		used = address_equal(a, &c->remembered->list[i].address) && memcmp(c->remembered->list[i].mac, own, MAC_BYTES) != 0;
 	return used;
 }
 
-/* Find the address that the source has: by its lease, by its fixed host, or by what is remembered. */
-static struct address inner_find(const struct change *c)
+/* Find the address that a MAC address has: by its lease, by its fixed host, or by what is remembered. */
+static struct address address_of_mac(const struct change *c, const uint8_t mac[MAC_BYTES])
 {
 	const struct subnet *s = &c->o->req->net.ipv4;
-	const uint8_t *mac = c->o->req->port.fork.mac;
 	uint8_t other[MAC_BYTES];
 
 	for (size_t i = 0; i < c->nleases; i++)
@@ -223,11 +231,15 @@ static int fork_plan(struct change *c, struct err *e)
 	struct request *req = c->o->req;
 	struct port *p = &req->port;
 	char text[ADDRESS_TEXT_MAX];
+	struct address last;
 	int r;
 
 	if (!p->fork.address.family || !address_shares_prefix(&p->fork.address, &req->net.ipv4.address, req->net.ipv4.prefix))
-		p->fork.address = inner_find(c);
-	r = fork_choose(&req->net, p, &c->text.service->ipv4, is_in_use, c, &c->unique, e);
+		p->fork.address = address_of_mac(c, p->fork.mac);
+	last = address_of_mac(c, p->mac);
+	if (c->nleases)
+		qsort(c->leases, c->nleases, sizeof(*c->leases), leases_compare);
+	r = fork_choose(&req->net, p, &c->text.service->ipv4, &last, is_in_use, c, &c->unique, e);
 	if (r < 0)
 		return r;
 	if (p->naddresses < PORT_ADDRESSES_MAX)

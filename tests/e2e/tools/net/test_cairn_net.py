@@ -1317,6 +1317,20 @@ def test_fork_gets_nothing_for_its_source(host):
     assert told == [own + socket.inet_aton(a) + socket.inet_aton(g.unique) for a in (g.unique, "0.0.0.0")]
 
 
+def test_fork_that_ends_comes_back_with_its_lease(host):
+    """As after a managed save: its guest has the address by DHCP, and goes on with it."""
+    n = network()
+    source, address, g = forked(host, n, **STRICT)
+    g.run("ip", "addr", "flush", "dev", "eth0")
+    g.run("ip", "link", "set", "eth0", "address", g.own)
+    assert g.dhcp("fork")[0] == g.unique
+    host.do("port-down", n, port={"tap": g.tap})
+    assert host.do("port-up", n, port=fork_port(g, **STRICT))["address"] == g.unique
+    assert g.pings("192.168.122.1")
+    leases_forget(host, n)  # the address is remembered
+    assert host.do("port-up", n, port=fork_port(g, **STRICT))["address"] == g.unique
+
+
 def test_fork_that_changes_its_mac_is_reached_at_once(host):
     """The kernel counts the deleted elements of a set until it collects them."""
     n = network()
