@@ -124,7 +124,7 @@ static const struct key disk_rows[] = {
 	{ "iops", KEY_NUMBER, .offset = DISK(iops), .min = 1, .max = UINT32_MAX,
 		.about = "requests a second, at most; others wait" },
 	{ "bps", KEY_CUSTOM, .offset = DISK(bps), .parse = parse_bps,
-		.about = "bytes that are read and written in a second, at most, such as 20M",
+		.about = "bytes read, written and zeroed in a second, at most, such as 20M",
 		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":4096,\"maximum\":1099511627776}," KEY_SIZE_FORM "]}" },
 	{ "backing", KEY_ARRAY, .max = VM_DISK_LAYERS_MAX - 1, .of = &layer_keys,
 		.parse = parse_backing,

@@ -18,6 +18,7 @@
 #define SEGMENT_BYTES 16 /* segment of a discard or write-zeroes request */
 #define DISCARD_SECTORS_MAX (1u << 22) /* 2 GiB per request */
 #define WRITE_ZEROES_UNMAP 1u
+#define PHYSICAL_BYTES 4096u
 
 #define F_SEG_MAX (1ULL << 2)
 #define F_RO (1ULL << 5)
@@ -355,7 +356,7 @@ static void limits_set(struct virtio_blk *b, const struct virtio_blk_limits *l)
 static void limit_take(const struct blk_request *r)
 {
 	token_bucket_take(&r->blk->ops, 1);
-	if (r->req.op == BLOCK_READ || r->req.op == BLOCK_WRITE)
+	if (r->req.op == BLOCK_READ || r->req.op == BLOCK_WRITE || r->req.op == BLOCK_WRITE_ZEROES)
 		token_bucket_take(&r->blk->bytes, r->req.len);
 }
 
@@ -684,7 +685,16 @@ static const struct device_ops blk_device_ops = {
 	.free = blk_dev_free,
 };
 
-static void blk_fill_config(struct virtio_blk *b, unsigned queue_size)
+/* With a limit of bytes, the driver zeroes no more at once than a tenth of a second allows: a host that cannot zero in
+ * another way writes the zeros, so they count, and other requests wait for the debt. */
+static uint32_t zeroes_sectors_max(uint64_t bps)
+{
+	uint64_t sectors = bps / BURSTS / PHYSICAL_BYTES * (PHYSICAL_BYTES / BLOCK_SECTOR_BYTES);
+
+	return bps ? (uint32_t)MIN(MAX(sectors, PHYSICAL_BYTES / BLOCK_SECTOR_BYTES), DISCARD_SECTORS_MAX) : DISCARD_SECTORS_MAX;
+}
+
+static void blk_fill_config(struct virtio_blk *b, unsigned queue_size, uint64_t bps)
 {
 	struct virtio_dev *v = &b->v;
 	uint8_t *c = v->config;
@@ -695,14 +705,14 @@ static void blk_fill_config(struct virtio_blk *b, unsigned queue_size)
 	store_le32(c + CONFIG_SEG_MAX, MIN(queue_size, VIRTQUEUE_SEGS_MAX) - 2);
 	store_le32(c + CONFIG_BLK_SIZE, b->info.logical_block_bytes);
 	/* Announce physical blocks of 4 KiB, so that guests align their writes. */
-	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(4096 / b->info.logical_block_bytes);
+	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(PHYSICAL_BYTES / b->info.logical_block_bytes);
 	store_le16(c + CONFIG_MIN_IO, (uint16_t)(1u << c[CONFIG_PHYSICAL_EXP]));
 	c[CONFIG_WRITEBACK] = 1;
 	store_le16(c + CONFIG_NUM_QUEUES, (uint16_t)v->nqueues);
 	store_le32(c + CONFIG_MAX_DISCARD_SECTORS, DISCARD_SECTORS_MAX);
 	store_le32(c + CONFIG_MAX_DISCARD_SEG, 1);
 	store_le32(c + CONFIG_DISCARD_ALIGNMENT, MAX(granularity / BLOCK_SECTOR_BYTES, 1u));
-	store_le32(c + CONFIG_MAX_ZEROES_SECTORS, DISCARD_SECTORS_MAX);
+	store_le32(c + CONFIG_MAX_ZEROES_SECTORS, zeroes_sectors_max(bps));
 	store_le32(c + CONFIG_MAX_ZEROES_SEG, 1);
 	c[CONFIG_ZEROES_MAY_UNMAP] = granularity != 0;
 	v->config_writable[CONFIG_WRITEBACK] = 0xff;
@@ -750,7 +760,7 @@ static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p
 	if (r)
 		return err_set_errno(e, r, "%s", c->name);
 	limits_set(b, &c->limits);
-	blk_fill_config(b, size);
+	blk_fill_config(b, size, c->limits.bps);
 	return virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
 }
 

@@ -35,7 +35,8 @@ enum virtio_blk_errors {
 };
 
 /* What the disk's requests may take in a second; 0: no limit. Bursts of a tenth of a second pass at once. Each request
- * counts for iops, and for bps the data of reads and writes. Requests above a limit wait in their rings. */
+ * counts for iops, and for bps the bytes that it reads, writes or zeroes. Requests above a limit wait in their rings.
+ */
 struct virtio_blk_limits {
 	uint64_t iops, bps;
 };

@@ -98,6 +98,39 @@ static void bytes_above_bps_wait(void **state)
 	limited_end(&t);
 }
 
+/* A host that cannot zero in another way writes the zeros, as many as one request may have. */
+static void zeroes_count_for_bps(void **state)
+{
+	static const struct {
+		uint64_t bps;
+		uint32_t sectors;
+	} rows[] = { { 0, 1u << 22 }, { 4096, 8 }, { 409600, 80 }, { 600000, 112 }, { 1ULL << 40, 1u << 22 } };
+	struct virtio_blk_config c = { .limits.bps = 40960 };
+	struct blk_test t;
+
+	(void)state;
+	clock_ns = __real_loop_now_ns();
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	store_le32((uint8_t *)fx_ram(&t.f, t.data) + 8, 16); /* 8 KiB, for two tenths of a second */
+	submit(&t, 0, 0, 13, 0, t.data, 16);
+	submit(&t, 0, 1, 1, 0, t.data, 1024);
+	fx_run(&t.f, 20);
+	assert_int_equal(status_get(&t, 0), 0);
+	assert_int_equal(status_get(&t, 1), 0xee);
+	clock_on(&t, 110 * MS);
+	assert_int_equal(status_get(&t, 1), 0);
+	limited_end(&t);
+	/* So that no other request waits for long, the driver is asked for pieces of a tenth of a second. */
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		c = (struct virtio_blk_config){ .limits.bps = rows[i].bps };
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		assert_int_equal(fx_read(&t.f, t.d.device + 48, 4), rows[i].sectors);
+		disk_end(&t);
+	}
+}
+
 /* On many hosts a look at the clock is a system call. */
 static void disk_without_limits_looks_at_no_clock(void **state)
 {
@@ -163,6 +196,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(requests_above_iops_wait),
 		cmocka_unit_test(bytes_above_bps_wait),
+		cmocka_unit_test(zeroes_count_for_bps),
 		cmocka_unit_test(disk_without_limits_looks_at_no_clock),
 		cmocka_unit_test(rings_share_a_limit),
 		cmocka_unit_test(limited_disk_is_paused_and_reset),
