@@ -198,9 +198,11 @@ static void tap_ready(void *opaque, unsigned revents)
 	LOCK_GUARD(&v->lock);
 	if (!virtio_is_running(v))
 		p->rx_wanted = p->tx_blocked = false; /* wait for the driver; its start serves all queues */
+	if (!net_queue(p, RX)->enabled)
+		p->rx_wanted = false; /* nor does a driver without the queue take what waits */
 	if (p->tx_blocked && (revents & (POLLOUT | POLLERR | POLLHUP)))
 		tx_run(p);
-	if (p->rx_wanted && net_queue(p, RX)->enabled)
+	if (p->rx_wanted)
 		rx_run(p);
 	else
 		net_watch_update(p);

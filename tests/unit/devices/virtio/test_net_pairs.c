@@ -2,6 +2,7 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "devices/virtio/net_filter.h"
 #include "devices/virtio/virtio.h"
@@ -312,6 +313,37 @@ static void reset_ends_the_use_of_pairs(void **state)
 	net_end(&t);
 }
 
+static void timer_rings(void *opaque)
+{
+	*(bool *)opaque = true;
+}
+
+/* A frame waits for the queue of a driver that has given up the queue: the loop must sleep all the same. */
+static void frame_for_a_queue_that_is_gone_keeps_nobody_busy(void **state)
+{
+	struct net_test t = { 0 };
+	struct loop_timer *timer;
+	unsigned rounds = 0;
+	bool rang = false;
+
+	(void)state;
+	net_begin(&t, ALL);
+	assert_true(arrives(&t, 0));
+	fx_write(&t.f, t.d.common + 20, 1, 0);
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, TX(0), 16);
+	drv_ok(&t.d);
+	assert_int_equal(write(t.tap[0], (uint8_t[NET_HEADER_BYTES + FRAME_BYTES]){ 0 }, NET_HEADER_BYTES + FRAME_BYTES),
+		NET_HEADER_BYTES + FRAME_BYTES);
+	assert_int_equal(loop_timer_new(t.f.host.loop, timer_rings, &rang, &timer), 0);
+	loop_timer_arm(timer, loop_now_ns() + 50000000);
+	for (; !rang; rounds++)
+		loop_run_once(t.f.host.loop, UINT64_MAX);
+	assert_in_range(rounds, 1, 50);
+	loop_timer_free(timer);
+	net_end(&t);
+}
+
 static void broken_queue_of_a_pair_stops_commands(void **state)
 {
 	struct net_test t = { 0 };
@@ -457,6 +489,7 @@ int main(void)
 		cmocka_unit_test(host_that_refuses_a_queue_keeps_the_number),
 		cmocka_unit_test(changes_that_follow_one_another_wait),
 		cmocka_unit_test(reset_ends_the_use_of_pairs),
+		cmocka_unit_test(frame_for_a_queue_that_is_gone_keeps_nobody_busy),
 		cmocka_unit_test(broken_queue_of_a_pair_stops_commands),
 		cmocka_unit_test(queues_that_are_not_set_up_harm_nobody),
 		cmocka_unit_test(state_has_the_number_of_pairs),
