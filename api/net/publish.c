@@ -53,9 +53,13 @@ static int keys_check(struct json_object *forward, unsigned i, struct err *e)
 
 int publish_validate(struct json_object *forwards, const struct definition *source, bool several, struct err *e)
 {
+	size_t n = json_object_array_length(forwards), max = (size_t)DEFINITION_FORWARDS_MAX * source->ninterfaces;
 	int r = 0;
 
-	for (size_t i = 0; i < json_object_array_length(forwards) && !r; i++) {
+	if (n > max)
+		return err_set(e, -EINVAL, ERR_INVALID, "forwards: %zu, and VM '%.255s' can have %zu, at most %d for each interface", n,
+			source->name, max, DEFINITION_FORWARDS_MAX);
+	for (size_t i = 0; i < n && !r; i++) {
 		struct json_object *f = json_object_array_get_idx(forwards, i);
 		int at;
 

@@ -110,6 +110,9 @@ def test_start_and_live_clones_publish_ports(host):  # noqa: F811
     assert "is forwarded to VM 'f'" in host.cairn("clone", "--live", "a", "e", "--publish", f"{taken}:22", ok=False).stderr
     with socket.create_server(("127.0.0.1", port)):
         assert "is used by another program" in host.cairn("clone", "--live", "a", "e", "--publish", f"{port}:22", ok=False).stderr
+    q = host.qmp()
+    q.send(json.dumps({"execute": "vm-fork", "arguments": {"vm": "a", "name": "e", "job-id": "j", "forwards": [{}] * 17}}).encode())
+    assert "at most 16 for each interface" in q.answer()["error"]["desc"]
     assert not [n for n in host.cairn("list", "--all", "--name").stdout.split() if n.startswith("e")]
     host.cairn("clone", "--live", "a", "e", "--publish", f"{port}:22", "--paused")
     assert [f["port"] for f in forwards(host, "e")] == [port] and listens(port)
