@@ -543,7 +543,7 @@ static void clone_start(struct clone *c)
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
-	network_ports_clone(c->vm, f->source);
+	network_ports_clone(c->vm, f->source, !f->snapshot[0]);
 	if (c->live)
 		c->vm->live = STEAL_PTR(c->live);
 	vm_start(c->vm, &opts);

@@ -32,6 +32,7 @@ struct port {
 
 struct network_ports {
 	uint8_t guest_macs[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* saved; all zero: the definition's */
+	uint8_t sources[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* own ones of a source that is a clone, until the first start */
 	char guest_addresses[DEFINITION_INTERFACES_MAX][INET_ADDRSTRLEN]; /* saved; of a live clone; empty: unknown */
 	struct port list[DEFINITION_INTERFACES_MAX];
 	unsigned n, done;
@@ -121,6 +122,8 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 		mac_put(fork, "mac", second);
 		if (vm->ports->guest_addresses[p->at][0])
 			js_put_str(fork, "address", vm->ports->guest_addresses[p->at]);
+		if (memcmp(vm->ports->sources[p->at], no_mac, sizeof(no_mac)))
+			mac_put(fork, "source", vm->ports->sources[p->at]);
 		js_put(port, "fork", fork);
 	} else if (memcmp(second, no_mac, sizeof(no_mac))) {
 		mac_put(port, "guest_mac", second);
@@ -135,7 +138,13 @@ static int port_begin(struct vm *vm, struct err *e);
 
 static void addresses_take(struct network_ports *p, struct port *port, struct json_object *answer)
 {
+	const char *mac = js_get_str(answer, "mac");
+
 	snprintf(port->address, sizeof(port->address), "%s", js_get_str_or(answer, "address", ""));
+	/* The source's guest may have started again, with other addresses than its own source's. */
+	if (mac && memcmp(p->sources[port->at], no_mac, sizeof(no_mac)))
+		mac_parse(mac, p->guest_macs[port->at]);
+	memset(p->sources[port->at], 0, sizeof(no_mac));
 	if (js_get_str(answer, "inner"))
 		snprintf(p->guest_addresses[port->at], INET_ADDRSTRLEN, "%s", js_get_str(answer, "inner"));
 }
@@ -318,7 +327,7 @@ void network_ports_forget(struct vm_host *host)
 
 /* ---- clones ---- */
 
-void network_ports_clone(struct vm *clone, const struct vm *source)
+void network_ports_clone(struct vm *clone, const struct vm *source, bool present)
 {
 	const struct definition *d = vm_live(source);
 
@@ -327,6 +336,8 @@ void network_ports_clone(struct vm *clone, const struct vm *source)
 
 		if (source->ports)
 			memcpy(ports_of(clone)->guest_addresses[i], source->ports->guest_addresses[i], INET_ADDRSTRLEN);
+		if (present && memcmp(second, no_mac, sizeof(no_mac)))
+			memcpy(ports_of(clone)->sources[i], d->interfaces[i].mac, sizeof(no_mac));
 		memcpy(ports_of(clone)->guest_macs[i], memcmp(second, no_mac, sizeof(no_mac)) ? second : d->interfaces[i].mac, sizeof(no_mac));
 	}
 }

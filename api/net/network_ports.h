@@ -5,6 +5,8 @@
 #ifndef CAIRN_API_NET_NETWORK_PORTS_H
 #define CAIRN_API_NET_NETWORK_PORTS_H
 
+#include <stdbool.h>
+
 struct json_object;
 struct vm;
 struct vm_host;
@@ -14,8 +16,8 @@ extern const struct vm_observer network_ports_observer;
 
 /* Note the MAC and IPv4 addresses that a live clone's guest has from its source. cairn-net translates between these and
  * the clone's (docs/networks.md, "Forks"). Lasts until the clone is undefined, because its saved states and snapshots
- * have them, too. */
-void network_ports_clone(struct vm *clone, const struct vm *source);
+ * have them, too. present: the clone continues from the source's present state, not from a snapshot. */
+void network_ports_clone(struct vm *clone, const struct vm *source, bool present);
 /* Put the addresses of a live clone's interface into o: network-address, the one in the network with its prefix, and
  * guest-address. Other interfaces have none. */
 void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o);

@@ -61,30 +61,79 @@ static void fork_take(struct network *n, struct json_object *element)
 	n->nforks++;
 }
 
+/* List the elements of a set or of a map. kind: "set" or "map". *ret: borrowed from *owner; NULL: it has none. */
+static int elements_list(struct operation *o, const char *table, const char *kind, const char *name, struct json_object **owner,
+	struct json_object **ret, struct err *e)
+{
+	char command[2 * ID_MAX + 80];
+	struct json_object *all;
+	int r;
+
+	snprintf(command, sizeof(command), "list %s bridge %s %s", kind, table, name);
+	r = nft_list(o->nft, command, owner, &all, e);
+	*ret = NULL;
+	for (size_t i = 0; !r && i < json_object_array_length(all) && !*ret; i++)
+		*ret = js_get_array(js_get(json_object_array_get_idx(all, i), kind), "elem");
+	return r;
+}
+
 int forks_read(struct operation *o, struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
 	struct network *n = &o->req->net;
-	struct json_object *all = NULL;
-	char table[ID_MAX + 8], command[ID_MAX + 40];
+	struct json_object *list = NULL;
+	char table[ID_MAX + 8];
 	bool exists = false;
 	int r;
 
 	table_print(n, table);
 	r = table_find(o, table, &exists, e);
-	snprintf(command, sizeof(command), "list set bridge %s forks", table);
 	if (!r && exists)
-		r = nft_list(o->nft, command, &owner, &all, e);
-	for (size_t i = 0; !r && all && i < json_object_array_length(all); i++) {
-		struct json_object *list = js_get_array(js_get(json_object_array_get_idx(all, i), "set"), "elem");
+		r = elements_list(o, table, "set", "forks", &owner, &list, e);
+	if (r < 0 || !list)
+		return r;
+	n->forks = must_alloc(realloc(n->forks, json_object_array_length(list) * sizeof(*n->forks)));
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		fork_take(n, json_object_array_get_idx(list, i));
+	return 0;
+}
 
-		if (!list)
-			continue;
-		n->forks = must_alloc(realloc(n->forks, (n->nforks + json_object_array_length(list)) * sizeof(*n->forks)));
-		for (size_t k = 0; k < json_object_array_length(list); k++)
-			fork_take(n, json_object_array_get_idx(list, k));
-	}
-	return r;
+/* Find the live fork with the MAC address. NULL: there is none. */
+static const struct fork *fork_find(const struct network *n, const uint8_t mac[MAC_BYTES])
+{
+	for (size_t i = 0; i < n->nforks; i++)
+		if (!n->forks[i].gone && !memcmp(n->forks[i].mac, mac, MAC_BYTES))
+			return &n->forks[i];
+	return NULL;
+}
+
+int fork_source_read(struct operation *o, struct err *e)
+{
+	CLEANUP_JS struct json_object *macs_owner = NULL, *inner_owner = NULL;
+	struct port *p = &o->req->port;
+	const struct fork *source = p->fork.has_source ? fork_find(&o->req->net, p->fork.source) : NULL;
+	struct json_object *macs, *inner, *pair;
+	char table[ID_MAX + 8], name[IFNAMSIZ + 8];
+	int r;
+
+	if (!source)
+		return 0;
+	table_print(&o->req->net, table);
+	snprintf(name, sizeof(name), "macs_%s", source->tap);
+	r = elements_list(o, table, "set", name, &macs_owner, &macs, e);
+	snprintf(name, sizeof(name), "inner_%s", source->tap);
+	if (!r)
+		r = elements_list(o, table, "map", name, &inner_owner, &inner, e);
+	if (r < 0)
+		return r;
+	if (!macs)
+		memcpy(p->fork.mac, source->mac, MAC_BYTES);
+	pair = inner ? json_object_array_get_idx(inner, 0) : NULL;
+	if (json_object_is_type(pair, json_type_array) && json_object_get_string(json_object_array_get_idx(pair, 1)))
+		address_parse(json_object_get_string(json_object_array_get_idx(pair, 1)), AF_INET, &p->fork.address);
+	else if (!inner && p->fork.address.family)
+		p->fork.address = source->address;
+	return 0;
 }
 
 /* ---- the unique address ---- */

@@ -230,10 +230,12 @@ static int fork_plan(struct change *c, struct err *e)
 {
 	struct request *req = c->o->req;
 	struct port *p = &req->port;
-	char text[ADDRESS_TEXT_MAX];
+	char text[ADDRESS_TEXT_MAX], mac[MAC_TEXT_MAX];
 	struct address last;
-	int r;
+	int r = fork_source_read(c->o, e);
 
+	if (r < 0)
+		return r;
 	if (!p->fork.address.family || !address_shares_prefix(&p->fork.address, &req->net.ipv4.address, req->net.ipv4.prefix))
 		p->fork.address = address_of_mac(c, p->fork.mac);
 	last = address_of_mac(c, p->mac);
@@ -244,6 +246,7 @@ static int fork_plan(struct change *c, struct err *e)
 		return r;
 	if (p->naddresses < PORT_ADDRESSES_MAX)
 		p->addresses[p->naddresses++] = c->unique;
+	js_put_str(c->o->answer, "mac", mac_print(p->fork.mac, mac));
 	js_put_str(c->o->answer, "address", address_print(&c->unique, text));
 	if (p->fork.address.family)
 		js_put_str(c->o->answer, "inner", address_print(&p->fork.address, text));

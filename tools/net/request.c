@@ -325,7 +325,7 @@ static int filter_read(const struct reading *r, enum port_filter *ret, struct er
 
 static int fork_read(const struct reading *up, struct port *p, struct err *e)
 {
-	static const char *const keys[] = { "mac", "address", NULL };
+	static const char *const keys[] = { "mac", "address", "source", NULL };
 	const char *text = NULL;
 	struct reading r;
 	int error = reading_object(up, "fork", &r, e);
@@ -336,6 +336,9 @@ static int fork_read(const struct reading *up, struct port *p, struct err *e)
 	error = reading_keys(&r, keys, e);
 	if (!error)
 		error = mac_read(&r, "mac", true, p->fork.mac, e);
+	if (!error)
+		error = mac_read(&r, "source", false, p->fork.source, e);
+	p->fork.has_source = js_get(r.o, "source");
 	if (!error)
 		error = reading_text(&r, "address", false, &text, e);
 	if (!error && text && (address_parse(text, AF_INET, &p->fork.address) < 0 || !address_is_unicast(&p->fork.address)))

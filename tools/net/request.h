@@ -109,6 +109,8 @@ struct port {
 		bool given;
 		uint8_t mac[MAC_BYTES]; /* the source's, which the guest has */
 		struct address address; /* likewise; family 0: not told */
+		bool has_source;
+		uint8_t source[MAC_BYTES]; /* own MAC address of a source that is a fork itself */
 	} fork;
 	enum port_filter filter;
 	bool isolated;

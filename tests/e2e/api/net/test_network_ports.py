@@ -249,6 +249,25 @@ def test_live_clones_answer_at_addresses_of_their_own(real, lan):  # noqa: F811
     assert "_forks" not in before + rules and "cairn" not in real.rules()
 
 
+def test_live_clone_of_a_clone_whose_driver_has_started_again(real, lan):  # noqa: F811
+    """Its guest has the first clone's own MAC and IPv4 address."""
+    real.run_vm("vm1").run("net dhcp")
+    real.cairn("clone", "--live", "vm1", "c")
+    c = Console(real, "c")
+    assert guestlib.fields(c.run("net open 0")[-1])["mac"] == mac_of_clone(real, "c")
+    unique = c.run("net dhcp")[0]
+    assert unique == real.figures("c")["interfaces"][0]["network-address"].split("/")[0] and c.run(GATEWAY)[0] == "answered=1"
+    real.cairn("clone", "--live", "c", "d")
+    face = real.figures("d")["interfaces"][0]
+    assert face["guest-address"] == unique and face["network-address"].split("/")[0] != unique
+    assert Console(real, "d").run(GATEWAY)[0] == "answered=1"
+    real.cairn("managedsave", "d")
+    real.stop(signal.SIGKILL)
+    real.start()
+    real.cairn("start", "d")
+    assert Console(real, "d").run(GATEWAY)[0] == "answered=1" and c.run(GATEWAY)[0] == "answered=1"
+
+
 # ---- what the daemon asks for ----
 
 def define(d, *sources, **keys):

@@ -1069,7 +1069,8 @@ def test_second_mac_of_a_guest(host):
 
 @pytest.mark.parametrize("keys, sentence", [
     ({"mac": "01:00:5e:00:00:01"}, "port.mac"), ({"filter": True}, "port.filter"), ({"filter": "strict"}, "port.filter"), ({"guest_mac": "01:00:5e:00:00:01"}, "port.guest_mac"), ({"tap": "a b"}, "port.tap"), ({"tap": "x" * 16}, "port.tap"), ({"tap": "a@b"}, "port.tap"),
-    ({"addresses": ["255.255.255.255"]}, "port.addresses[0]"), ({"addresses": ["fe80::1"]}, "port.addresses[0]"), ({"x": 1}, "port.x")],
+    ({"addresses": ["255.255.255.255"]}, "port.addresses[0]"), ({"addresses": ["fe80::1"]}, "port.addresses[0]"), ({"x": 1}, "port.x"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "source": "no"}}, "fork.source")],
     ids=json.dumps)
 def test_bad_port(tmp_path, keys, sentence):
     request = {"verb": "port-up", "folder": str(tmp_path), "network": network(), "port": {"tap": "vnet0", "mac": "52:54:00:00:00:01"} | keys}
@@ -1358,6 +1359,28 @@ def test_address_of_a_fork_is_not_given_to_a_fixed_host(host):
     assert g.pings("192.168.122.1")
     host.do("port-down", n, port={"tap": g.tap})
     host.do("update", n)
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["started again", "asked anew"])
+def test_fork_of_a_fork_with_new_addresses(host, starts):
+    """The guest of the second has what the first one's guest has at that time."""
+    n = network()
+    source, address, one = forked(host, n, **STRICT)
+    one.run("ip", "addr", "flush", "dev", "eth0")
+    if starts:
+        one.run("ip", "link", "set", "eth0", "address", one.own)
+    assert one.dhcp("one")[0] == one.unique and one.pings("192.168.122.1")
+    two = host.guest(3)
+    two.own, two.mac = "52:54:00:00:00:c0", one.own if starts else source.mac
+    two.run("ip", "link", "set", "eth0", "address", two.mac)
+    asked = {"mac": source.mac, "address": address, "source": one.own}
+    up = host.do("port-up", n, port=fork_port(two, fork=asked, **STRICT))
+    assert (up["mac"], up["inner"]) == (two.mac, one.unique) and up["address"] not in (address, one.unique)
+    address_give(two, one.unique)
+    assert two.pings("192.168.122.1") and talk(host, two, "192.168.122.1") == up["address"]
+    with two.listen(one.unique) as s, host.connect((up["address"], s.getsockname()[1])):
+        pass
+    assert one.pings("192.168.122.1") and source.pings("192.168.122.1")
 
 
 def test_clone_that_takes_its_sources_place_is_no_fork(host):
