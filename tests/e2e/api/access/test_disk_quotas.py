@@ -13,7 +13,7 @@ import archivelib
 from conftest import until
 from otherslib import NOBODY, run_as_user
 from test_daemon import as_nobody, audit, shared  # noqa: F401
-from test_quotas import ask_at_once, refusal, takes, used
+from test_quotas import GROUP, OTHER, ask_at_once, refusal, takes, used
 from test_rights import files  # noqa: F401
 from test_schedule import HOUR, LATE, miss, named, names, schedule, until_run
 from test_undefine import names as vms
@@ -38,22 +38,23 @@ def maker(host):
     return host
 
 
-def raw(d, name, mib=3):
-    """Make an image of nobody's whose bytes are on the disk."""
+def raw(d, name, mib=3, owner=NOBODY):
+    """Make an image of nobody's, or of that user, whose bytes are on the disk."""
     path = d.disks / name
     with open(path, "wb") as f:
         f.write(bytes(mib * MIB))
         os.fsync(f.fileno())
-    os.chown(path, NOBODY, NOBODY)
+    os.chown(path, owner, owner)
     return {"path": str(path), "format": "raw"}
 
 
-def define(d, name, cmdline="", disks=None, kernel=None):
+def define(d, name, cmdline="", disks=None, kernel=None, user=NOBODY, groups=()):
     if disks is None:
-        disks = [raw(d, f"{name}.raw", 1)]
+        disks = [raw(d, f"{name}.raw", 1, user)]
         os.truncate(disks[0]["path"], 0)  # the fake keeps its snapshots there
     a, = as_nobody(d, ["vm-define", {"definition": {
-        "name": name, "memory": "32M", "disks": disks, "boot": {"kernel": kernel or str(d.tmp / "kernel"), "cmdline": cmdline}}}])
+        "name": name, "memory": "32M", "disks": disks, "boot": {"kernel": kernel or str(d.tmp / "kernel"), "cmdline": cmdline}}}],
+        user=user, groups=groups)
     assert refusal(a) == ""
 
 
@@ -109,6 +110,21 @@ def test_snapshots_of_all_vms_count(host):
     host.define("roots", disks=[raw(host, "roots.raw", 1)])
     host.cairn("undefine", "a", "--snapshots-metadata")
     host.cairn("snapshot-create-as", "b", "two")
+
+
+def test_group_limits_snapshots_of_all_members(host):
+    host.cairn("grant", "admin", "--user", str(OTHER))
+    define(host, "a", groups=[GROUP])
+    define(host, "b", user=OTHER, groups=[GROUP])
+    define(host, "outside")
+    host.cairn("quota", "--group", str(GROUP), "--snapshots", "1")
+    for first, second in ("ab", "ba"):
+        host.cairn("snapshot-create-as", first, "one")
+        refused = host.cairn("snapshot-create-as", second, "one", ok=6).stderr
+        assert f"group {GROUP} has a quota of 1 snapshots, takes 1 and needs 1 more; delete some with cairn snapshot-delete" in refused
+        host.cairn("snapshot-create-as", "outside", first)
+        assert used(host, "group", GROUP) == takes(vms=2, snapshots=1)
+        host.cairn("snapshot-delete", first, "one")
 
 
 def test_snapshots_are_counted_by_each_daemon(host):
@@ -238,6 +254,23 @@ def test_clones_count_with_their_images(maker):
     limit(maker, "--disk", "0")
     maker.cairn("undefine", "d-1", "d-2", "--remove-all-storage")
     assert used(maker) == takes(vms=2, disk=MIB)
+
+
+def test_group_limits_images_of_all_members(maker):
+    maker.cairn("grant", "admin", "--user", str(OTHER))
+    os.chmod(maker.disks, 0o777)
+    define(maker, "a", disks=[raw(maker, "a.raw")], groups=[GROUP])
+    define(maker, "b", disks=[raw(maker, "b.raw", owner=OTHER)], user=OTHER, groups=[GROUP])
+    define(maker, "outside", disks=[raw(maker, "outside.raw")])
+    maker.cairn("quota", "--group", str(GROUP), "--disk", "4M")
+    for first, second in ("ab", "ba"):
+        maker.cairn("clone", first, "c")
+        refused = maker.cairn("clone", second, "d", ok=6).stderr
+        assert f"group {GROUP} has a quota of 4 MiB images that Cairn made, takes 3 MiB and needs 3 MiB more" in refused
+        maker.cairn("clone", "outside", f"o{first}")
+        maker.cairn("clone", second, "d", "--linked")
+        assert used(maker, "group", GROUP) == takes(vms=4, disk=4 * MIB)
+        maker.cairn("undefine", "c", "d", "--remove-all-storage")
 
 
 def used_of(d, name):

@@ -12,6 +12,7 @@ from otherslib import NOBODY, run_as_user
 from test_daemon import as_nobody, audit, shared  # noqa: F401
 
 GROUP = 4711
+OTHER = 4242  # another user
 ITEMS = ["vms", "running", "memory", "vcpus", "disk", "snapshots"]
 
 
@@ -27,9 +28,9 @@ def wanted(d, name, cmdline="", **keys):
     return {"name": name, "memory": "32M", "boot": {"kernel": str(d.tmp / "kernel"), "cmdline": cmdline}, **keys}
 
 
-def define(d, name, groups=(), **keys):
-    """Let nobody define a VM. Return the error's text; "": it is defined."""
-    a, = as_nobody(d, ["vm-define", {"definition": wanted(d, name, **keys)}], groups=groups)
+def define(d, name, user=NOBODY, groups=(), **keys):
+    """Let nobody, or that user, define a VM. Return the error's text; "": it is defined."""
+    a, = as_nobody(d, ["vm-define", {"definition": wanted(d, name, **keys)}], user=user, groups=groups)
     return refusal(a)
 
 
@@ -49,8 +50,8 @@ def takes(**some):
     return {**dict.fromkeys(ITEMS, 0), **some}
 
 
-def used(d):
-    return next(q["used"] for q in quotas(d) if q.get("user") == NOBODY)
+def used(d, kind="user", number=NOBODY):
+    return next(q["used"] for q in quotas(d) if q.get(kind) == number)
 
 
 # ---- the table ----
@@ -244,6 +245,25 @@ def test_group_counts_vms_of_all_members(host):
            f"cairn quota --group {GROUP} --vms N" == define(host, "c", groups=[GROUP + 1, GROUP])
     assert define(host, "c", groups=[GROUP + 1]) == ""
     assert f"group {GROUP + 1}" in define(host, "d", groups=[GROUP + 1])
+
+
+@pytest.mark.parametrize("limit, text", [
+    (["--running", "1"], "1 running VMs, takes 1 and needs 1 more"),
+    (["--memory", "63M"], "63 MiB memory of running VMs, takes 32 MiB and needs 32 MiB more"),
+    (["--vcpus", "3"], "3 vCPUs of running VMs, takes 2 and needs 2 more")])
+def test_group_limits_runs_of_all_members(host, limit, text):
+    host.cairn("grant", "admin", "--user", str(OTHER))
+    assert define(host, "a", groups=[GROUP], vcpus=2) == define(host, "b", user=OTHER, groups=[GROUP], vcpus=2) == ""
+    assert define(host, "outside", vcpus=2) == ""
+    host.cairn("quota", "--group", str(GROUP), *limit)
+    for first, second in ("ab", "ba"):
+        host.cairn("start", first)
+        host.cairn("start", "outside")
+        assert f"group {GROUP} has a quota of {text}; root can raise it with: cairn quota --group {GROUP} {limit[0]}" in \
+            host.cairn("start", second, ok=6).stderr
+        assert used(host, "group", GROUP) == takes(vms=2, running=1, memory=32 << 20, vcpus=2)
+        host.cairn("destroy", "--all")
+        assert used(host, "group", GROUP) == takes(vms=2)
 
 
 # ---- who tries to take more ----

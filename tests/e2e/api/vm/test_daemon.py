@@ -912,7 +912,7 @@ def shared():
         d.close()
 
 
-def as_nobody(fake, *commands, group=NOBODY, groups=()):
+def as_nobody(fake, *commands, user=NOBODY, group=NOBODY, groups=()):
     """Return that user's answers to [command, args], and the events that come meanwhile."""
     script = (
         "import json, socket, sys\n"
@@ -924,7 +924,7 @@ def as_nobody(fake, *commands, group=NOBODY, groups=()):
         "    while '\"event\"' in line[:200] and '\"return\"' not in line[:12]:\n"
         "        line = f.readline()\n"
         "    print(line.strip())\n")
-    r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(commands)], user=NOBODY,
+    r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(commands)], user=user,
                        group=group, extra_groups=list(groups), capture_output=True, text=True,
                        timeout=50)
     assert not r.stderr, r.stderr
