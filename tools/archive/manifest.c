@@ -136,6 +136,8 @@ static int file_parse(struct json_object *o, struct archive_file *f, struct err 
 	if (!f->name[0] || f->data_bytes > f->size_bytes)
 		return manifest_bad(e, "a file without a name, or with more data than its size");
 	format = js_get_str(o, "format");
+	if (js_get(o, "format") && (!format || (strcmp(format, "raw") && strcmp(format, "qcow2"))))
+		return manifest_bad(e, "the format of a file");
 	f->qcow2 = format && !strcmp(format, "qcow2");
 	if (!f->qcow2 && (f->backing[0] || f->data_file[0]))
 		return manifest_bad(e, "a backing file of an image that is not qcow2");
@@ -153,6 +155,23 @@ static const struct archive_file *file_find(const struct manifest *m, const char
 		if (!strcmp(m->files[i].name, name))
 			return &m->files[i];
 	return NULL;
+}
+
+/* Check that the files that an image names are in the archive, in the formats in which the image reads them: the header
+ * of a file that the manifest calls raw is not looked at, so no tool may take that file for a qcow2 image, which could
+ * name a file of this host. */
+static int links_check(const struct manifest *m, const struct archive_file *f, struct err *e)
+{
+	const struct archive_file *backing = f->backing[0] ? file_find(m, f->backing) : NULL;
+	const struct archive_file *data = f->data_file[0] ? file_find(m, f->data_file) : NULL;
+
+	if ((f->backing[0] && !backing) || (f->data_file[0] && !data))
+		return manifest_bad(e, "a backing file that is not in the archive");
+	if (backing && backing->qcow2 != !strcmp(f->backing_format, "qcow2"))
+		return manifest_bad(e, "a backing file has another format than the image that names it says");
+	if (data && data->qcow2)
+		return manifest_bad(e, "a data file that is not raw");
+	return 0;
 }
 
 static int files_parse(struct json_object *list, struct manifest *m, struct err *e)
@@ -176,9 +195,7 @@ static int files_parse(struct json_object *list, struct manifest *m, struct err 
 		m->nfiles += !r;
 	}
 	for (unsigned i = 0; i < m->nfiles && !r; i++)
-		if ((m->files[i].backing[0] && !file_find(m, m->files[i].backing)) ||
-			(m->files[i].data_file[0] && !file_find(m, m->files[i].data_file)))
-			r = manifest_bad(e, "a backing file that is not in the archive");
+		r = links_check(m, &m->files[i], e);
 	return r;
 }
 

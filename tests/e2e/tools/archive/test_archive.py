@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -313,6 +314,19 @@ def manifest(files=(), **more):
     return entry("manifest.json", json.dumps(o).encode())
 
 
+def linked(*files):
+    """A manifest of small files."""
+    return [entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [
+        {"size": 1, "data": 1, **f} for f in files]}).encode())]
+
+
+def summed(content, *files):
+    """An archive with right checksums. content: of each file, less than 4 KiB."""
+    first = linked(*files)
+    sums = {n: hashlib.sha256(bytes(8) + data).hexdigest() for n, data in [("manifest.json", first[0][1]), *content.items()]}
+    return [*first, *(entry(n, data) for n, data in content.items()), entry("sums.json", json.dumps({"sha256": sums}).encode())]
+
+
 def hostile(entries, path="h.tar"):
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as t:
         for info, data in entries:
@@ -355,6 +369,17 @@ BAD = {
     "backing is not there": ([entry("manifest.json", json.dumps({"format": 1, "definition": {}, "files": [
         {"name": "a", "size": 1, "data": 1, "format": "qcow2", "backing": "b", "backing_format": "raw"}]}).encode())],
         "backing file that is not in the archive"),
+    "unknown format": (linked({"name": "a", "format": "vmdk"}), "the format of a file"),
+    "raw backing file that is read as qcow2": (
+        linked({"name": "a", "format": "qcow2", "backing": "b", "backing_format": "qcow2"}, {"name": "b"}),
+        "a backing file has another format"),
+    "qcow2 backing file that is read as raw": (
+        linked({"name": "a", "format": "qcow2", "backing": "b", "backing_format": "raw"}, {"name": "b", "format": "qcow2"}),
+        "a backing file has another format"),
+    "qcow2 data file": (
+        linked({"name": "a", "format": "qcow2", "data_file": "b"}, {"name": "b", "format": "qcow2"}), "a data file that is not raw"),
+    "raw image that the manifest calls qcow2": (summed({"a": b"raw"}, {"name": "a", "format": "qcow2", "size": 3, "data": 3}),
+                                               "not a qcow2 image"),
     "deep": ([entry("manifest.json", b"[" * 5000)], "not JSON"),
     "large manifest": ([entry("manifest.json", b" " * (2 * MIB))], "too large"),
     "bomb": ([manifest([(f"a{i}", 1 << 59, 1 << 59) for i in range(100)])], "MiB free"),
