@@ -1,5 +1,6 @@
 """The daemon under this machine's own systemd, which is the init of a pid namespace in the emulated SVM host: the scope
-of VMs, their limits, and what restarts of the daemon and of systemd leave. `make check-long`, part "systemd"."""
+of VMs, their limits, what restarts of the daemon and of systemd leave, and VMs in users' folders. `make check-long`, part
+"systemd"."""
 
 import os
 import shutil

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ os.environ["CAIRN_SOCKET"] = "/run/cairn/cairn.sock"
 SCOPE = "cairn-vms.scope"
 
 
-def run(*args, ok=True):
-    r = subprocess.run(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+NOBODY = 65534
+
+
+def run(*args, ok=True, uid=0):
+    r = subprocess.run(args, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, user=uid, group=uid, extra_groups=[])
     assert r.returncode == 0 or not ok, (args, r.stdout)
     return r.stdout
 
@@ -60,8 +64,33 @@ def kill_daemon():
     until(lambda: main_pid() not in (0, pid))
 
 
+def check_folders():
+    """The unit's protections leave users' folders alone: guests of root and of another user write to disks there."""
+    cairn("grant", "admin", "--user", "nobody")
+    for uid in (0, NOBODY):
+        for parent in ("/home", "/tmp", "/srv"):
+            name = f"{parent[1:]}-{uid}"
+            folder = os.path.join(parent, name)
+            os.makedirs(folder, mode=0o700)
+            for program in ("cairn", "guests/interp.elf"):
+                shutil.copy(os.path.join(BUILD, program), folder)
+            image = os.path.join(folder, "disk.raw")
+            with open(image, "wb") as f:
+                f.truncate(1 << 20)
+            with open(os.path.join(folder, "vm.json"), "w") as f:
+                json.dump({"name": name, "memory": "64M", "disks": [{"path": image, "format": "raw"}], "boot": {
+                    "kernel": os.path.join(folder, "interp.elf"), "cmdline": "open 0;write 0 8 1;flush;poweroff"}}, f)
+            for path in (folder, *(os.path.join(folder, n) for n in os.listdir(folder))):
+                os.chown(path, uid, uid)
+            for args in (["define", os.path.join(folder, "vm.json")], ["start", name], ["wait", name, "--for", "shutoff"]):
+                run(os.path.join(folder, "cairn"), *args, uid=uid)
+            with open(image, "rb") as f:
+                assert f.read(4096).strip(b"\0"), f"the guest's data are not in {image}"
+
+
 def check():
     run("systemctl", "start", "cairnd.service")
+    check_folders()
     o, group = start("a", cpu_quota=50)
     assert o["cgroup-limits"]["cpu.max"] == "50000 100000" and o["cgroup-limits"]["pids.max"] == "16384", o
     for act in (lambda: run("systemctl", "restart", "cairnd.service"), lambda: run("systemctl", "daemon-reload"),
