@@ -7,6 +7,8 @@
 #include "base/loop.h"
 #include "base/notify.h"
 #include "base/oom.h"
+#include "base/util.h"
+#include "block/block.h"
 #include "vmm/control.h"
 #include "vmm/foreground.h"
 #include "vmm/kvm/cpu_probe.h"
@@ -24,10 +26,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define LOOP_ENTRIES 64
 #define SPACES_MAX 16
+/* What a saved state, a dump or a clone's image has besides memory or a disk's content. */
+#define FILE_EXTRA_BYTES (1ULL << 30)
 #define LOG_LINES_A_MINUTE 200 /* some 40 MB a day, whatever a guest does */
 
 /* Objects that the process creates in this order. process_done() frees them. */
@@ -157,6 +162,26 @@ static int process_build(struct process *p, struct err *e)
 	return r;
 }
 
+/* Return a size that no file of this VM needs: each file has the content of RAM or of a disk. A qcow2 image has no such
+ * bound, because it grows with each snapshot; nor has the file that gets the output of `cairn run`. */
+static uint64_t file_bytes_limit(const struct process *p)
+{
+	const struct machine *m = vm_machine(p->vm);
+	uint64_t most = p->cfg.ram_bytes;
+
+	if (p->cfg.images_only || p->cfg.foreground)
+		return RLIM_INFINITY;
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		struct block_info b;
+
+		block_info(m->disks[i].block, &b);
+		if (b.format != BLOCK_FORMAT_RAW && !b.read_only)
+			return RLIM_INFINITY;
+		most = MAX(most, b.size_bytes);
+	}
+	return most > INT64_MAX / 4 ? RLIM_INFINITY : 2 * most + FILE_EXTRA_BYTES;
+}
+
 /* Seal the sandbox, now that all loops exist. Then load the VM, and create its threads, which install filters of their
  * own. */
 static int process_load(struct process *p, struct err *e)
@@ -169,6 +194,8 @@ static int process_load(struct process *p, struct err *e)
 	if (!r && p->cfg.images_only)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
 	cpu_probe_confined(k);
+	if (!r && !p->unconfined)
+		r = sandbox_limit_files(file_bytes_limit(p), e);
 	if (!r && !p->unconfined)
 		r = sandbox_seal(e);
 	if (!r)
@@ -262,6 +289,7 @@ int main(int argc, char **argv)
 		strcmp(argv[1], "--channel")) || !options_parse(&p, argc, argv, fd))
 		return usage();
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	oom_protection_drop();
 	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
 	 * CPUs when two threads allocate at once. The data path rarely allocates. */

@@ -85,6 +85,7 @@ static const struct {
 } for_building_by_argument[] = {
 	{ SYS_socketpair, AF_UNIX }, /* for the agent's port */
 	{ SYS_prctl, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop() */
+	{ SYS_prlimit64, 0 }, /* limits of this process, for sandbox_limit_files() */
 };
 
 /* Of the terminal of `cairn run`, while the VM is built; TCSETS2 is glibc's from 2.42 on. */
@@ -273,6 +274,13 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	call_filter_init(&f);
 	rules_add(&f, l);
 	return lockdown_calls(&f, SECCOMP_RET_TRAP, false, e);
+}
+
+int sandbox_limit_files(uint64_t bytes, struct err *e)
+{
+	const struct lockdown_limit limit = { RLIMIT_FSIZE, bytes };
+
+	return lockdown_limits(&limit, 1, e);
 }
 
 int sandbox_seal(struct err *e)

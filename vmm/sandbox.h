@@ -4,6 +4,7 @@
 #define CAIRN_VMM_SANDBOX_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct err;
@@ -36,6 +37,11 @@ struct sandbox_report {
  * Returns 0 or -errno. */
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
 	struct err *e);
+
+/* Limit the size of files that the process writes. Writes beyond the limit fail with -EFBIG, because main() ignores
+ * SIGXFSZ. Call it before sandbox_seal(). bytes: RLIM_INFINITY: as much as the daemon's own limit allows. Returns 0 or
+ * -errno. */
+int sandbox_limit_files(uint64_t bytes, struct err *e);
 
 /* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open, and
  * before a thread installs a filter of its own (vmm/kvm/thread_filter.h). Returns 0 or -errno. */

@@ -110,6 +110,7 @@ static void put_limits(struct json_object *o, pid_t pid)
 	if (!text)
 		return;
 	put_numbers(o, "limit-core", value_of(text, "\nMax core file size "));
+	put_numbers(o, "limit-fsize", value_of(text, "\nMax file size "));
 	put_numbers(o, "limit-nofile", value_of(text, "\nMax open files "));
 	put_numbers(o, "limit-nproc", value_of(text, "\nMax processes "));
 }

@@ -178,6 +178,7 @@ static const struct field sandbox_returns[] = {
 		"process tells it" },
 	{ "threads", FIELD_INT, OPTIONAL, "number of threads" },
 	{ "limit-core", FIELD_ARRAY, OPTIONAL, "soft and hard limit of core files, bytes; -1: unlimited" },
+	{ "limit-fsize", FIELD_ARRAY, OPTIONAL, "the same of other files" },
 	{ "limit-nofile", FIELD_ARRAY, OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
 	{ "limit-nproc", FIELD_ARRAY, OPTIONAL, "soft and hard limit of threads of its user id; -1: unlimited" },
 	{ "cgroups", FIELD_ARRAY, OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },

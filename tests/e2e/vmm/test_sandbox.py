@@ -83,7 +83,7 @@ FORBIDDEN = {
     "process_vm_writev": [311, 1, 0, 0, 0, 0, 0], "pidfd_open": [434, 1, 0], "pidfd_getfd": [438, 3, 0, 0],
     "pidfd_send_signal": [424, 3, 9, 0, 0], "kill": [62, 1, 0], "tkill": [200, 1, 0], "kcmp": [312, 1, 1, 0, 0, 0],
     "a signal to somebody else": [234, 1, 1, 0], "rt_sigqueueinfo": [129, 1, 1, 0], "setpriority": [141, 0, 0, 0],
-    "sched_setaffinity": [203, 0, 0, 0], "prlimit64": [302, 0, 7, 0, 0],
+    "sched_setaffinity": [203, 0, 0, 0], "prlimit64 of somebody else": [302, 1, 7, 0, 0],
     # memory that can be executed
     "mmap": [9, 0, 4096, 5, 0x22, -1, 0], "mprotect": [10, 0, 4096, 5], "pkey_mprotect": [329, 0, 4096, 5, 0],
     "personality": [135, 0x400000],
@@ -104,7 +104,7 @@ FORBIDDEN = {
 }
 # Permitted only while the VM is built.
 FORBIDDEN_LATER = {"memfd_create": [319, "=x", 0], "io_uring_setup": [425, 8, 0], "capset": [126, 0, 0], "a filter for all threads": [317, 1, 1, 0], "a filter that another process answers": [317, 1, 8, 0],
-                   "signalfd4": [289, -1, 0, 8, 0], "rt_sigaction": [13, 10, 0, 0, 8], "socketpair": [53, 1, 1, 0, 0],
+                   "signalfd4": [289, -1, 0, 8, 0], "rt_sigaction": [13, 10, 0, 0, 8], "socketpair": [53, 1, 1, 0, 0], "prlimit64": [302, 0, 7, 0, 0],
                    "the terminal": [16, 0, 0x5402, 0]}  # TCSETS
 SYSINFO = 99
 

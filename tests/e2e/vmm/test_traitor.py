@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 
 import pytest
 
@@ -322,6 +323,25 @@ def test_no_file_of_the_daemon_grows(taken, tmp_path):
     assert grown == []
     d.cairn("destroy", "a")  # the daemon keeps what the process has written of its list of memory blocks
     assert not os.path.exists(d.state / "vms" / "a" / "touched") or os.stat(d.state / "vms" / "a" / "touched").st_size < 262288
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_disks_without_snapshots_cannot_fill_the_host(taken, tmp_path, format):
+    """No file of a VM whose disks are raw grows beyond twice its RAM or largest disk, and 1 GiB. A qcow2 image grows
+    with each snapshot, so a VM that has one has no limit."""
+    path = tmp_path / f"disk.{format}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", format, path, "1M"], check=True)
+    size = os.stat(path).st_size
+    taken.define(disks=[{"path": str(path), "format": format}])
+    taken.start(MAIN)
+    fd, far = fd_of(taken.daemon.info("a")["pid"], path), 1 << 40
+    calls = [FTRUNCATE, fd, far + 1], [FALLOCATE, fd, 0, far, 4096], [PWRITE, fd, b"x", 1, far]
+    if format == "raw":
+        assert taken.traitor.make(*calls) == [-errno.EFBIG] * 3
+        assert os.stat(path).st_size == size
+    else:
+        assert taken.traitor.make(calls[0]) == [0]
+    assert taken.daemon.figures("a")["state"] == "running"
 
 
 class Limited(Daemon):

@@ -176,6 +176,7 @@ static void sandbox_print(struct json_object *o)
 	count_print(o, "landlock", "Landlock:", "version ", "none", "not known");
 	count_print(o, "threads", "Threads:", "", "0", UNREADABLE);
 	numbers_print(o, "limit-core", "Core limit:");
+	numbers_print(o, "limit-fsize", "Size limit:");
 	numbers_print(o, "limit-nofile", "File limit:");
 	numbers_print(o, "limit-nproc", "Thread limit:");
 	namespaces_print(o, "own", "Own namespaces:");

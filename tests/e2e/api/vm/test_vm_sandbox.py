@@ -49,6 +49,8 @@ def test_running_vm_is_shown_as_kernel_reports_it(daemon, guest):
     assert (o["cap-effective"], o["cap-permitted"], o["no-new-privs"], o["seccomp"]) == (NONE, NONE, True, "filter")
     assert [o["seccomp-filters"]] == numbers(pid, "Seccomp_filters")
     assert o["landlock"] == landlock()
+    # twice the RAM, as the VM has no disk, and 1 GiB
+    assert o["limit-fsize"] == [(2 << 25) + (1 << 30)] * 2
     assert o["limit-core"] == [0, 0] and 0 < o["limit-nofile"][0] <= o["limit-nofile"][1] <= 4096
     # Root's daemon gives each VM a user id of its own.
     assert os.geteuid() != 0 or 0 < o["limit-nproc"][0] <= o["limit-nproc"][1] <= 16384
@@ -85,7 +87,7 @@ def test_dominfo_prints_sandbox(daemon, guest):
         "Process": str(pid), "User": uids, "Group": gids, "Other groups": " ".join(map(str, o["groups"])) or "none",
         "CapEff": "none", "CapPrm": "none", "NoNewPrivs": "yes", "Seccomp": f"filter, {filters} filter" + "s" * (filters > 1),
         "Landlock": f"version {landlock()}" if landlock() else "none", "Core limit": "0",
-        "File limit": limit(o["limit-nofile"]), "Thread limit": limit(o["limit-nproc"]),
+        "Size limit": limit(o["limit-fsize"]), "File limit": limit(o["limit-nofile"]), "Thread limit": limit(o["limit-nproc"]),
         **{label: " ".join(n for n in SPACES if spaces[n] == word) or "none" if spaces else "not readable"
            for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))},
         "Mounts": str(o["mounts"]), "Interfaces": " ".join(o["interfaces"]) or "none"}
@@ -139,9 +141,9 @@ def test_capabilities_and_limits_that_are_left(fake):
     assert o["seccomp"] == ("disabled", "strict", "filter")[int(status["Seccomp"])]
     with open(f"/proc/{pid}/limits") as f:
         limits = {line[:26].strip(): [-1 if n == "unlimited" else int(n) for n in line[26:].split()[:2]]
-                  for line in f if line.startswith(("Max core", "Max open", "Max proc"))}
-    assert [o["limit-core"], o["limit-nofile"], o["limit-nproc"]] == [
-        limits[f"Max {what}"] for what in ("core file size", "open files", "processes")]
+                  for line in f if line.startswith(("Max core", "Max file size", "Max open", "Max proc"))}
+    assert [o["limit-core"], o["limit-fsize"], o["limit-nofile"], o["limit-nproc"]] == [
+        limits[f"Max {what}"] for what in ("core file size", "file size", "open files", "processes")]
 
 
 def test_vm_that_is_off_has_no_sandbox(fake):
