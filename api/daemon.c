@@ -15,6 +15,7 @@
 #include "api/jobs/rename.h"
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
+#include "api/jobs/snapshot_job.h"
 #include "api/jobs/undefine.h"
 #include "api/net/forwards.h"
 #include "api/net/network.h"
@@ -124,7 +125,7 @@ static void permissions_changed(void *opaque)
  * - job_owner looks for the jobs that all others have continued, or ended with the VM's process;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
-	&shutdown_observer, &job_observer, &save_observer, &restart_process_observer, &dump_observer, &idle_observer,
+	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &network_ports_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
 	&flatten_observer, &job_owner_observer, &vm_cgroup_observer, NULL };
 

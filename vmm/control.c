@@ -195,7 +195,16 @@ static int query_request(struct control *c, struct channel_msg *m, struct err *e
 
 	(void)e;
 	vm_info(c->vm, &info);
+	info.work = vm_works(c->vm) ? c->work_type : 0;
 	control_send(c, VM_MSG_INFO, m->head.seq, &info, sizeof(info));
+	return LATER;
+}
+
+static int work_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	if (!vm_works(c->vm) || !c->work_type)
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "no work is under way");
+	c->work_seq = m->head.seq;
 	return LATER;
 }
 
@@ -403,8 +412,11 @@ static int snapshot_create_request(struct control *c, struct channel_msg *m, str
 static int snapshot_revert_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_snapshot_revert *v = m->body;
+	int r = vm_snapshot_revert(c->vm, c->worker, v, v->wants_done ? create_done : snapshot_done, c, e);
 
-	return vm_snapshot_revert(c->vm, c->worker, v, v->wants_done ? create_done : snapshot_done, c, e);
+	if (!r && v->look_only)
+		c->work_type = 0; /* changes nothing */
+	return r;
 }
 
 static int snapshot_delete_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -559,6 +571,7 @@ static const struct {
 	[VM_MSG_RESET] = { reset_request, false },
 	[VM_MSG_QUIT] = { quit_request, false },
 	[VM_MSG_QUERY] = { query_request, false },
+	[VM_MSG_WORK] = { work_request, false },
 	[VM_MSG_CONSOLE] = { console_request, false },
 	[VM_MSG_CONSOLE_END] = { console_end_request, false },
 	[VM_MSG_VSOCK] = { vsock_request, false },
@@ -599,21 +612,33 @@ static int handover_refuse(const struct control *c, unsigned type, struct err *e
 	return 0;
 }
 
+/* Return vm_info.work for a request. */
+static uint8_t type_to_adopt(unsigned request)
+{
+	return request == VM_MSG_SNAPSHOT_CREATE || request == VM_MSG_SNAPSHOT_DELETE || request == VM_MSG_SNAPSHOT_REVERT ?
+		(uint8_t)request : 0;
+}
+
 /* channel_recv() passes only types that vm_msg_to_vm knows, and each of those has a row. If work
  * cannot begin, the work in progress keeps its own work_seq. */
 static void request_handle(struct control *c, struct channel_msg *m)
 {
 	bool is_work = requests[m->head.type].is_work;
 	uint64_t before = c->work_seq;
+	uint8_t type_before = c->work_type;
 	struct err e = { 0 };
 	int r = handover_refuse(c, m->head.type, &e);
 
-	if (is_work && !r)
+	if (is_work && !r) {
 		c->work_seq = m->head.seq;
+		c->work_type = type_to_adopt(m->head.type);
+	}
 	if (!r)
 		r = requests[m->head.type].handle(c, m, &e);
-	if (is_work && r < 0)
+	if (is_work && r < 0) {
 		c->work_seq = before;
+		c->work_type = type_before;
+	}
 	if (r < 0 || (r != LATER && !is_work))
 		control_reply(c, m->head.seq, r, &e);
 }

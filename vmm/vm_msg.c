@@ -30,6 +30,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_AGENT_COMMAND] = { .body_min = offsetof(struct vm_agent_command, text) + 1, .body_max = sizeof(struct vm_agent_command),
 		.fds_max = 1, .known = true },
 	[VM_MSG_VSOCK] = ROW(struct vm_vsock, 1),
+	[VM_MSG_WORK] = ROW_EMPTY,
 	[VM_MSG_NMI] = ROW_EMPTY,
 	[VM_MSG_AGENT] = ROW(struct vm_agent, 0),
 	[VM_MSG_SAVE] = { .fds_max = 2, .known = true },

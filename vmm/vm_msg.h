@@ -128,6 +128,9 @@ enum vm_msg_type {
 	/* a request: struct vm_vsock + 1 fd (a stream socket): connect it to a port of the guest. Answered when the
 	 * guest has accepted or refused. Only to processes whose vm_info has vsock. */
 	VM_MSG_VSOCK = 41,
+	/* a request: no body: answer the work in progress to this request, as if it had asked for it. Fails if no
+	 * work is in progress. Only to processes whose vm_info has `work`. */
+	VM_MSG_WORK = 42,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -709,7 +712,10 @@ struct vm_info {
 	uint8_t for_revert; /* 1: the VM was started to be reverted, and is neither reverted nor being reverted */
 	/* 1: a user has reset or reverted the VM after the last request to shut down; 0 from an older process, too */
 	uint8_t renewed;
-	uint8_t reserved_at_end[6];
+	/* the type of the request whose work is in progress and goes on without its daemon: VM_MSG_SNAPSHOT_CREATE,
+	 * _DELETE or _REVERT; 0: none such, or an older process */
+	uint8_t work;
+	uint8_t reserved_at_end[5];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

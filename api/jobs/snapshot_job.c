@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 
 #define NAMES_TOLD_MAX 20 /* names of deleted snapshots in a result, which is part of a line of 64 KiB */
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+#define QUERY_TIMEOUT_NS (10 * 1000000000ULL)
 
 /* Data of a snapshot job; freed when it concludes. */
 struct work {
@@ -38,6 +40,7 @@ struct work {
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */
 	struct err e; /* the job's error, kept until the VM's process has ended */
+	uint8_t adopted; /* enum vm_msg_type: the request of an earlier daemon, of which only this is known; 0: none */
 };
 
 struct victim {
@@ -137,10 +140,20 @@ static void left_out_put(struct json_object *result, const char *ids)
 	json_object_object_add(result, "disks-left-out", list);
 }
 
+static void create_put(struct json_object *result, const struct vm_snapshot_done *d)
+{
+	js_put_str(result, "id", d->id);
+	js_put_uint(result, "pause", d->pause_ns);
+	js_put_uint(result, "total", d->total_ns);
+	js_put_uint(result, "ram-bytes-written", d->ram_bytes_written);
+	js_put_uint(result, "ram-bytes-shared", d->ram_bytes_shared);
+	left_out_put(result, d->left_out);
+	job_put_tracking(result, d);
+}
+
 static void create_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
-	const struct vm_snapshot_done *d = a->snapshot;
 
 	create_over(w, r >= 0);
 	if (r < 0) {
@@ -149,15 +162,8 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 	}
 	snapshot_tell(w, EVENT_SNAPSHOT_CREATED, w->create.name);
 	js_put_str(w->result, "name", w->create.name);
-	if (d) {
-		js_put_str(w->result, "id", d->id);
-		js_put_uint(w->result, "pause", d->pause_ns);
-		js_put_uint(w->result, "total", d->total_ns);
-		js_put_uint(w->result, "ram-bytes-written", d->ram_bytes_written);
-		js_put_uint(w->result, "ram-bytes-shared", d->ram_bytes_shared);
-		left_out_put(w->result, d->left_out);
-		job_put_tracking(w->result, d);
-	}
+	if (a->snapshot)
+		create_put(w->result, a->snapshot);
 	if (w->create.halt && w->vm->proc)
 		vm_when_gone(w->vm, vm_halted, w);
 	else
@@ -480,6 +486,15 @@ static void failed_ended(struct vm *vm, void *opaque)
 	job_fail(w->job, &w->e);
 }
 
+static void revert_note(struct work *w, const struct vm_snapshot_done *d)
+{
+	if (d)
+		js_put_uint(w->result, "pause", d->pause_ns);
+	job_put_tracking(w->result, d);
+	vm_notify(w->vm, renewed);
+	reason_set(w->vm);
+}
+
 static void memory_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct work *w = opaque;
@@ -488,11 +503,7 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 		job_fail(w->job, e);
 		return;
 	}
-	if (a->snapshot)
-		js_put_uint(w->result, "pause", a->snapshot->pause_ns);
-	job_put_tracking(w->result, a->snapshot);
-	vm_notify(w->vm, renewed);
-	reason_set(w->vm);
+	revert_note(w, a->snapshot);
 	revert_succeed(w);
 }
 
@@ -693,3 +704,107 @@ int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const str
 	snapshots_fetch(vm, revert_chosen, w);
 	return 0;
 }
+
+/* ---- work of an earlier daemon ---- */
+
+/* The VM's process has done what the earlier daemon asked for. A delete may have been one of several. */
+static void adopted_succeed(struct work *w)
+{
+	struct err e;
+
+	if (w->adopted == VM_MSG_SNAPSHOT_DELETE) {
+		err_set(&e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way: the snapshot that was being deleted "
+			"is gone, and the job deletes no further ones. Next: cairn snapshot-list %s", w->vm->def->name);
+		job_fail(w->job, &e);
+		return;
+	}
+	if (w->adopted == VM_MSG_SNAPSHOT_REVERT && w->name[0]) {
+		revert_succeed(w);
+		return;
+	}
+	if (w->name[0]) {
+		snapshot_tell(w, EVENT_SNAPSHOT_CREATED, w->name);
+		js_put_str(w->result, "name", w->name);
+	}
+	work_succeed(w);
+}
+
+/* Learn the snapshot's name, which only the earlier daemon knew. Without it, the job tells the id alone. */
+static void adopted_looked(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct work *w = opaque;
+
+	(void)e;
+	for (size_t i = 0; !r && i < s->n; i++)
+		if (!strcmp(s->list[i].id, w->id))
+			memcpy(w->name, s->list[i].name, sizeof(w->name));
+	adopted_succeed(w);
+}
+
+/* A VM that was started for the revert has no other state to run. */
+static void adopted_revert_failed(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	(void)e;
+	if (r < 0 || !a->info->for_revert) {
+		job_fail(w->job, &w->e);
+		return;
+	}
+	vm_when_gone(w->vm, failed_ended, w);
+	vm_destroy(w->vm, NULL);
+}
+
+static void adopted_fail(struct work *w, int r, const struct err *e)
+{
+	w->e = *e;
+	if (e->cls == ERR_WRONG_STATE) /* the work ended before the process had VM_MSG_WORK */
+		err_set(&w->e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way, so its result is unknown. Next: "
+			"cairn snapshot-list %s", w->vm->def->name);
+	if (w->adopted == VM_MSG_SNAPSHOT_REVERT && r != -ESRCH)
+		vm_process_request(w->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, adopted_revert_failed, w);
+	else
+		job_fail(w->job, &w->e);
+}
+
+static void adopted_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+
+	w->vm->counts.snapshot_coming = w->vm->counts.snapshot_begun = false;
+	if (r < 0) {
+		adopted_fail(w, r, e);
+		return;
+	}
+	if (a->snapshot)
+		memcpy(w->id, a->snapshot->id, sizeof(w->id));
+	if (a->snapshot && w->adopted == VM_MSG_SNAPSHOT_CREATE)
+		create_put(w->result, a->snapshot);
+	if (w->adopted == VM_MSG_SNAPSHOT_REVERT)
+		revert_note(w, a->snapshot);
+	snapshots_fetch(w->vm, adopted_looked, w); /* this also counts them */
+}
+
+/* Make the job of an earlier daemon, whose work the VM's process goes on with, the owner of the VM again. */
+static void work_adopt(struct vm *vm, const struct vm_info *info)
+{
+	static const char *const types[VM_MSG_TYPE_COUNT] = { [VM_MSG_SNAPSHOT_CREATE] = "snapshot-create",
+		[VM_MSG_SNAPSHOT_DELETE] = "snapshot-delete", [VM_MSG_SNAPSHOT_REVERT] = "snapshot-revert" };
+	const char *type = info->work < VM_MSG_TYPE_COUNT ? types[info->work] : NULL;
+	struct work *w;
+	struct job *j;
+	struct err e;
+
+	if (!type || job_take_back(vm, type, &j, &e) < 0)
+		return;
+	w = must_alloc(calloc(1, sizeof(*w)));
+	*w = (struct work){ .job = j, .vm = vm, .result = json_object_new_object(), .adopted = info->work };
+	j->opaque = w;
+	j->release = work_release;
+	j->cancel = info->work == VM_MSG_SNAPSHOT_REVERT ? NULL : work_cancel;
+	vm->counts.snapshot_coming = vm->counts.snapshot_begun = info->work == VM_MSG_SNAPSHOT_CREATE;
+	log_info("snapshot", "VM '%s': its process goes on with the work of %s (%s)", vm->def->name, j->id, type);
+	vm_process_request(vm->proc, VM_MSG_WORK, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopted_answered, w);
+}
+
+const struct vm_observer snapshot_job_observer = { .adopted = work_adopt };

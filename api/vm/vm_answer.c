@@ -135,8 +135,9 @@ static bool answer_fits(enum vm_msg_type request, unsigned type)
 {
 	unsigned want = answer_types[request] ? answer_types[request] : VM_MSG_REPLY;
 
-	/* An older process answers a revert by VM_MSG_REPLY. */
-	return type == want || (request == VM_MSG_SNAPSHOT_REVERT && type == VM_MSG_REPLY);
+	/* An older process answers a revert by VM_MSG_REPLY. Work is answered as the request that began it. */
+	return type == want || (request == VM_MSG_SNAPSHOT_REVERT && type == VM_MSG_REPLY) ||
+		(request == VM_MSG_WORK && type == VM_MSG_SNAPSHOT_DONE);
 }
 
 bool vm_answer_take(const struct channel_msg *m, enum vm_msg_type request, struct vm_answer *ret_a, int *ret_r, struct err *e)

@@ -318,6 +318,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 	info.sets_interfaces = !word(f, "keeps-interfaces");
 	info.for_revert = word(f, "for-revert") != NULL;
 	info.renewed = word(f, "renewed") != NULL;
+	if (f->work.due_ms && f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE && !word(f, "old-work"))
+		info.work = (uint8_t)f->work.type;
 	info.ninterfaces = f->config.ninterfaces;
 	for (unsigned i = 0; i < info.ninterfaces; i++)
 		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));
@@ -771,6 +773,11 @@ static void handle(struct fake *f, struct channel_msg *m)
 	case VM_MSG_SPACE:
 		if (!word(f, "space-hangs"))
 			space_send(f, m->head.seq);
+		return;
+	case VM_MSG_WORK:
+		if (!f->work.due_ms)
+			return reply(f, m->head.seq, -ENOENT, ERR_WRONG_STATE, "nothing is under way");
+		f->work.seq = m->head.seq;
 		return;
 	case VM_MSG_CANCEL:
 		work_cancel(f, m->head.seq);

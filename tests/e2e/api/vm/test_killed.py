@@ -206,3 +206,61 @@ def test_vm_started_for_a_revert_that_never_came_is_off_again(fake):
     fake.start()
     until(lambda: fake.info("a")["state"] == "shut off")
     assert fake.info("b")["state"] == "paused"
+
+
+WORK = {"snapshot-create": ({"name": "two"}, ["one", "two"]), "snapshot-delete": ({"name": "one"}, []),
+        "snapshot-revert": ({"name": "one"}, ["one"])}
+
+
+@pytest.mark.parametrize("old, command", [(old, c) for c in WORK for old in ([False, True] if c == "snapshot-create" else [False])])
+def test_next_daemon_adopts_work_on_snapshots(fake, command, old):
+    """The VM's process goes on with it. A process of an older version does not say so, and the result stays unknown."""
+    go, disk, (args, names) = fake.tmp / "go", fake.tmp / "d.raw", WORK[command]
+    disk.write_bytes(bytes(1 << 20))
+    go.touch()
+    fake.define("a", cmdline=f"work-until={go}" + " old-work" * old, disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("start", "a")
+    fake.cairn("snapshot-create-as", "a", "one")
+    go.unlink()
+    q = fake.qmp()
+    was = q.run(command, vm="a", **args)["job"]
+    q.event("JOB_PROGRESS", id=was)
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    q = fake.qmp()
+
+    def job():
+        return next(j for j in q.jobs() if j["id"] == was)
+
+    if old:
+        assert "its result is unknown" in job()["error"]
+        return
+    assert (job()["status"], job()["type"], fake.info("a")["job"]) == ("running", command, was)
+    with pytest.raises(QmpError, match=f"job {was} "):
+        q.run("snapshot-create", vm="a", name="three")
+    go.touch()
+    q.event("JOB_STATUS_CHANGE", id=was, status="concluded")
+    assert [s["name"] for s in q.run("snapshot-list", vm="a")["snapshots"]] == names
+    until(lambda: fake.kept("a").get("snapshots", 0) == len(names))
+    if command == "snapshot-create":
+        assert job()["result"]["name"] == "two" and job()["result"]["pause"]
+        assert [e["data"]["snapshot"] for e in q.run("query-events", event="SNAPSHOT_CREATED")["events"]] == ["one", "two"]
+    assert ("deletes no further ones. Next: cairn snapshot-list a" in job().get("error", "")) == (command == "snapshot-delete")
+    q.run("snapshot-create", vm="a", name="three")
+
+
+def test_adopted_work_is_cancelled(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define("a", cmdline=f"work-until={fake.tmp}/never", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("start", "a")
+    q = fake.qmp()
+    was = q.run("snapshot-create", vm="a", name="one")["job"]
+    q.event("JOB_PROGRESS", id=was)
+    for _ in range(2):  # the next daemon's next one adopts it, too
+        fake.stop(signal.SIGKILL)
+        fake.start()
+        assert fake.info("a")["job"] == was
+    q = fake.qmp()
+    q.run("job-cancel", id=was)
+    q.event("JOB_STATUS_CHANGE", id=was, status="concluded")
+    assert "cancelled" in q.jobs()[-1]["error"] and q.run("snapshot-list", vm="a")["snapshots"] == []

@@ -523,6 +523,24 @@ def test_snapshot_on_full_file_system_names_the_disk(vm, tmp_path):
         check(vm.disks[0])
 
 
+def test_next_daemon_adopts_slow_snapshot(vm):
+    vm.start()
+    vm.run("fill 0x1000000 0x1000000 5")
+    q = vm.daemon.qmp()
+    q.run("snapshot-create", vm="vm1", name="slow", rate=1000, job_id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="running")
+    vm.names()  # answered after the process has begun
+    vm.daemon.stop(signal.SIGKILL)
+    vm.daemon.start()
+    assert vm.daemon.info("vm1")["job"] == "j"
+    q = vm.daemon.qmp()
+    q.run("job-cancel", id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    assert "cancelled" in next(j for j in q.jobs() if j["id"] == "j")["error"]
+    assert vm.names() == []
+    vm.snapshot("after")
+
+
 @pytest.mark.parametrize("way", ["poweroff", "reset cf9"])
 @pytest.mark.parametrize("suspended", [False, True])
 def test_guest_reset_waits_for_snapshot(vm, way, suspended):
