@@ -357,6 +357,7 @@ void audit_close(struct audit *a)
 {
 	if (!a)
 		return;
+	audit_sync_end(&a->sync);
 	if (a->sync.files)
 		left_out_write_all(a);
 	audit_sync_close(&a->sync);

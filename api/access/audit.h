@@ -36,7 +36,8 @@ void audit_require(struct audit *a);
 bool audit_is_required(const struct audit *a);
 /* Whether lines are not on stable storage yet. If so, the caller runs the loop and asks again. NULL allowed. */
 bool audit_owes(const struct audit *a);
-/* Write the counts of omitted lines, bring all lines to stable storage and close the log. NULL allowed. */
+/* Write the counts of omitted lines, bring all lines to stable storage and close the log. If audit_owes(), the loop
+ * must not run afterwards. NULL allowed. */
 void audit_close(struct audit *a);
 /* Append a copy of a line, cut and without the values of keys that look like secrets. line: borrowed; only "arguments"
  * may be a list or an object. A line above its user's share is only counted. A write error goes to the daemon's log. */

@@ -232,11 +232,16 @@ int audit_sync_open(struct audit_sync *s, struct loop *loop, struct audit_file *
 	return store_writer_start(&s->writer, e);
 }
 
+void audit_sync_end(struct audit_sync *s)
+{
+	s->ends = true;
+}
+
 void audit_sync_close(struct audit_sync *s)
 {
 	if (!s->files)
 		return;
-	s->ends = true;
+	audit_sync_end(s);
 	store_writer_done(&s->writer);
 	if (s->runs)
 		sync_done(&s->work);

@@ -41,7 +41,10 @@ struct audit_sync {
 
 /* files, dir_fd: borrowed until audit_sync_close(), also on errors; loop: the same. Returns 0; -errno. */
 int audit_sync_open(struct audit_sync *s, struct loop *loop, struct audit_file *files, int dir_fd, struct err *e);
-/* Sync the files, end the thread and call the functions that are not called yet. No effect if s is zero. */
+/* Begin no further sync: audit_sync_close() syncs the lines that follow. */
+void audit_sync_end(struct audit_sync *s);
+/* Sync the files, end the thread and call the functions that are not called yet. No effect if s is zero. If
+ * audit_sync_owes(), the loop must not run afterwards: it has a task of the sync. */
 void audit_sync_close(struct audit_sync *s);
 /* Append a line, and have stored() called when it is on stable storage (r: 0), or when that has failed (r: -errno).
  * stored: NULL allowed; not called from inside this function. class: index of the file.
