@@ -7,14 +7,14 @@
 # - disk-set-cuts: a power cut at every write of a snapshot of three disks
 # - storm: LONG_STORM snapshots and reverts of a running guest (1000)
 # - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200), and on
-#   this host a second start and a handover of Linux
+#   this host a second start and a handover of Linux, and Linux on a user network
 # - bare-svm, linux-svm, snapshots-svm: all tests of the bare-metal guests, of Linux and of snapshots on the emulated
 #   host; make check runs a part of them there
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
-# - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000)
+# - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots
 # - policies: LONG_POLICIES rounds with policies (300)
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
@@ -112,7 +112,9 @@ unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_
 unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
-e2e storm-linux "vmm/test_linux.py tests/e2e/api/jobs/test_handover_devices.py -k linux" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
+e2e storm-linux "vmm/test_linux.py tests/e2e/api/jobs/test_handover_devices.py
+	tests/e2e/api/net/test_usernet.py -k linux" \
+	CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
 e2e storm-linux-svm "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e bare-svm vmm/test_bare.py CAIRN_IN_SVMHOST=1 \
@@ -126,7 +128,7 @@ e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kill
 e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"
 e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed"
 e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
-e2e images tools/img/test_img_random.py CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
+e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
 e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIRN_SOAK_HITS=0.1
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \

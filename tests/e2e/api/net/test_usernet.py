@@ -23,6 +23,7 @@ from guestlib import fields
 from slirplib import readable
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
+from test_linux import one_start
 from test_net import LanDaemon, echo, figures, goes_through, lan, opened, payload  # noqa: F401
 from test_slow_disk import PRELOAD
 
@@ -720,6 +721,7 @@ def address_comes(host, console):
 
 
 @pytest.mark.seconds(1500)  # the first test that needs a kernel builds it
+@one_start
 def test_linux_serves_and_connects_over_user_network(tmp_path):
     """A connection wakes the VM as well."""
     n = 16 << 10  # an emulated kernel is slow
