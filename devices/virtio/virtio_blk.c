@@ -642,6 +642,18 @@ static void blk_dev_reset(struct device *d)
 	virtio_pci_device_reset(d);
 }
 
+/* Refuse an intact state of a disk with another number of queues. */
+static int blk_dev_check(struct device *d, const struct state_reader *r, uint16_t version, struct err *e)
+{
+	unsigned queues = virtio_pci_state_queues(r), ours = blk_of(d)->v.nqueues;
+
+	(void)version;
+	if (!queues || queues == ours || queues > VIRTIO_BLK_QUEUES_MAX)
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: the state has %u queues and the definition %u; set \"queues\" of the disk to %u, "
+		"or drop the state with cairn start --force-boot", d->name, queues, ours, queues);
+}
+
 static void blk_dev_resume(struct device *d)
 {
 	struct virtio_blk *b = blk_of(d);
@@ -681,6 +693,7 @@ static const struct device_ops blk_device_ops = {
 	.pause = virtio_pci_device_pause,
 	.resume = blk_dev_resume,
 	.save = virtio_pci_device_save,
+	.check = blk_dev_check,
 	.load = virtio_pci_device_load,
 	.free = blk_dev_free,
 };

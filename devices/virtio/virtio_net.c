@@ -295,20 +295,15 @@ static void net_dev_free(struct device *d)
 	free(n);
 }
 
-/* Refuse an intact state of an interface with another number of pairs, by the number of its interrupt vectors: one for
- * each queue, and one for the configuration. */
-static int pairs_fit(const struct virtio_net *n, const struct state_reader *r, struct err *e)
+/* Refuse an intact state of an interface with another number of pairs. */
+static int net_dev_check(struct device *d, const struct state_reader *r, uint16_t version, struct err *e)
 {
-	unsigned vectors;
+	unsigned queues = virtio_pci_state_queues(r), pairs = queues / DIRECTIONS, ours = net_of_device(d)->npairs;
 
-	if (r->len - r->pos < PCI_CONFIG_BYTES + 3)
-		return 0;
-	vectors = load_le16(r->buf + r->pos + PCI_CONFIG_BYTES + 1);
-	if (vectors == n->pci.fn.msix.nvectors || vectors < 4 || vectors % 2 || vectors > 2 * (VIRTIO_NET_PAIRS_MAX + 1))
+	if (version != VIRTIO_NET_STATE_VERSION || queues != DIRECTIONS * pairs + 1 || !pairs || pairs == ours || pairs > VIRTIO_NET_PAIRS_MAX)
 		return 0;
 	return err_set(e, -EINVAL, ERR_INVALID, "%s: the state has %u pairs of queues and the definition %u; set \"queues\" of the "
-		"interface to %u, or drop the state with cairn start --force-boot", n->v.dev.name, vectors / 2 - 1, n->npairs,
-		vectors / 2 - 1);
+		"interface to %u, or drop the state with cairn start --force-boot", d->name, pairs, ours, pairs);
 }
 
 static int net_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
@@ -319,7 +314,7 @@ static int net_dev_load(struct device *d, struct state_reader *r, uint16_t versi
 	int ret;
 
 	if (version == VIRTIO_NET_STATE_VERSION) {
-		ret = pairs_fit(n, r, e);
+		ret = net_dev_check(d, r, version, e);
 		return ret < 0 ? ret : virtio_pci_device_load(d, r, version, e);
 	}
 	state_writer_init(&w);
@@ -343,6 +338,7 @@ static const struct device_ops net_device_ops = {
 	.pause = virtio_pci_device_pause,
 	.resume = net_dev_resume,
 	.save = virtio_pci_device_save,
+	.check = net_dev_check,
 	.load = net_dev_load,
 	.free = net_dev_free,
 };

@@ -529,6 +529,13 @@ static int registers_load(struct virtio_pci *t, struct state_reader *r, struct e
 				t->v->dev.name);
 }
 
+unsigned virtio_pci_state_queues(const struct state_reader *r)
+{
+	unsigned vectors = r->len - r->pos < PCI_CONFIG_BYTES + 3 ? 0 : load_le16(r->buf + r->pos + PCI_CONFIG_BYTES + 1);
+
+	return vectors ? vectors - 1 : 0;
+}
+
 /* Load transport registers before virtio_load(), which ends by calling changed(). */
 int virtio_pci_device_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
 {

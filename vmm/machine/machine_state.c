@@ -241,6 +241,13 @@ static struct device *device_find(struct machine *m, const struct state_section 
 	return NULL;
 }
 
+static int device_check(struct machine *m, const struct state_section *s, struct err *e)
+{
+	struct device *d = device_find(m, s);
+
+	return d && d->ops->check ? d->ops->check(d, &s->content, s->version, e) : 0;
+}
+
 static int device_load(struct device *d, struct state_section *s, struct err *e)
 {
 	if (!d->ops->load)
@@ -360,6 +367,8 @@ int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struc
 			r = machine_check(m, &s, e);
 		} else if (!r && has_cpu && n == 1) {
 			r = cpu_check(m, &s, e);
+		} else if (!r) {
+			r = device_check(m, &s, e);
 		}
 		if (r < 0)
 			return r;

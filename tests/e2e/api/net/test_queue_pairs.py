@@ -104,6 +104,22 @@ def test_snapshot_and_handover_keep_the_pairs_in_use(host, lan):
     until(lambda: queues(host, lan, "b")["numqueues"] == PAIRS)
 
 
+def test_revert_to_a_snapshot_with_other_numbers_of_queues_changes_nothing(host):
+    image = qcow2(host.tmp / "a.qcow2", "8M")
+
+    def disks(n):
+        return [{"id": "vda", **image, "queues": n}]
+
+    start(host, "a", interface(queues=PAIRS), disks=disks(2))
+    host.cairn("snapshot-create-as", "a", "then")
+    for pairs, queues, wrong in ((2, 2, "net0: the state has 4 pairs of queues and the definition 2"), (PAIRS, 1, "vda: the state has 2 queues and the definition 1")):
+        host.cairn("destroy", "a")
+        host.cairn("define", definition(host, "a", interface(queues=pairs), disks=disks(queues)))
+        host.cairn("start", "a")
+        assert wrong in host.cairn("snapshot-revert", "a", "then", ok=2).stderr
+        assert host.cairn("domstate", "a").stdout.strip() == "running"
+
+
 def test_wrong_numbers_of_queues_are_refused(host):
     def refused(*interfaces):
         return host.cairn("define", definition(host, "a", *interfaces), ok=None).stderr
