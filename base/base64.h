@@ -1,4 +1,4 @@
-/* base64: the encoding of data in the guest agent's protocol (RFC 4648, section 4). */
+/* base64: data as text (RFC 4648, section 4). */
 #ifndef CAIRN_BASE_BASE64_H
 #define CAIRN_BASE_BASE64_H
 

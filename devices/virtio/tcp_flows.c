@@ -1,5 +1,6 @@
 #include "devices/virtio/tcp_flows.h"
 #include "base/bytes.h"
+#include "base/inet_sum.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -12,15 +13,20 @@
 #define FLOWS (SETS * WAYS)
 #define MAC_BYTES 6
 #define ADDRESS_BYTES 16
-#define FAR (1u << 30) /* distance of a sequence number from the window that no receiver accepts */
+#define FAR (1u << 30) /* a sequence number at this distance from the window is accepted by no receiver */
 
 enum { ETHERNET_BYTES = 14, IPV4_BYTES = 20, IPV6_BYTES = 40, TCP_BYTES = 20 };
 enum { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_IPV6 = 0x86dd };
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 enum { TTL = 64 };
 
-/* What is due to a side. */
-enum due { DUE_NONE, DUE_POKE, DUE_RESET_BOTH, DUE_RESET };
+/* The frame that a side is to get next. */
+enum due {
+	DUE_NONE,
+	DUE_POKE,	/* a segment that the side must answer: poke_put() */
+	DUE_RESET_BOTH, /* a RST with the side's last acknowledgement, then perhaps another one: reset_put() */
+	DUE_RESET,	/* a RST with due_seq and due_ack */
+};
 
 struct flow_key {
 	uint8_t address[TCP_SIDES][ADDRESS_BYTES]; /* IPv4 in the first 4 bytes */
@@ -39,7 +45,7 @@ struct flow {
 	uint32_t due_seq[TCP_SIDES], due_ack[TCP_SIDES]; /* DUE_RESET */
 	uint64_t born;		  /* generation in which the first segment of all, a SYN, has passed; 0: unknown */
 	uint64_t moved;		  /* generation */
-	uint64_t last;		  /* for the choice of the flow that gives way */
+	uint64_t last;		  /* number of its last segment; the flow with the lowest one is evicted */
 };
 
 struct mark {
@@ -52,9 +58,9 @@ struct tcp_flows {
 	struct mark marks[TCP_FLOWS_MARKS];
 	unsigned next_mark;
 	uint64_t generation; /* changes with each mark and revert */
-	uint64_t lost;	     /* latest generation in which a flow moved that has given way */
+	uint64_t lost;	     /* latest generation in which an evicted flow had moved */
 	uint64_t segments;
-	bool unknown_die;    /* a segment of an unknown flow belongs to a time before a revert */
+	bool unknown_die;    /* an unknown flow began before a revert, unless its first segment is a SYN */
 	uint64_t pardoned;   /* latest generation in which a flow that lives has given way: no unknown one of then dies */
 	unsigned due[TCP_SIDES], cursor[TCP_SIDES];
 };
@@ -302,21 +308,8 @@ void tcp_flows_revert(struct tcp_flows *f, uint64_t key, bool all)
 
 /* ---- frames ---- */
 
-static uint32_t sum_add(uint32_t sum, const uint8_t *p, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		sum += i & 1 ? p[i] : (uint32_t)p[i] << 8;
-	return sum;
-}
-
-static uint16_t sum_end(uint32_t sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (uint16_t)~sum;
-}
-
-/* Write a segment in the name of the side that `to` is not. */
+/* Write a segment to a side in the name of the other one. data: number of zero bytes of data. Returns the frame's
+ * length. */
 static size_t frame_put(const struct flow *w, enum tcp_side to, uint8_t flags, uint32_t seq, uint32_t ack, size_t data, uint8_t *out)
 {
 	size_t address = w->key.ipv6 ? ADDRESS_BYTES : 4, ip_bytes = w->key.ipv6 ? IPV6_BYTES : IPV4_BYTES, tcp_bytes = TCP_BYTES + data;
@@ -339,7 +332,7 @@ static size_t frame_put(const struct flow *w, enum tcp_side to, uint8_t flags, u
 		ip[6] = 0x40; /* do not fragment */
 		ip[8] = TTL;
 		ip[9] = IPPROTO_TCP;
-		store_be16(ip + 10, sum_end(sum_add(0, ip, IPV4_BYTES)));
+		store_be16(ip + 10, (uint16_t)~sum_fold(sum_add(0, ip, IPV4_BYTES)));
 	}
 	store_be16(tcp, w->key.port[!to]);
 	store_be16(tcp + 2, w->key.port[to]);
@@ -347,12 +340,12 @@ static size_t frame_put(const struct flow *w, enum tcp_side to, uint8_t flags, u
 	store_be32(tcp + 8, ack);
 	tcp[12] = TCP_BYTES / 4 << 4;
 	tcp[13] = flags;
-	store_be16(tcp + 16, sum_end(sum_add(sum_add(IPPROTO_TCP + (uint32_t)tcp_bytes, from, 2 * address), tcp, tcp_bytes)));
+	store_be16(tcp + 16, (uint16_t)~sum_fold(sum_add(sum_add(IPPROTO_TCP + tcp_bytes, from, 2 * address), tcp, tcp_bytes)));
 	return ETHERNET_BYTES + ip_bytes + tcp_bytes;
 }
 
-/* Write the reset for a side whose numbers were seen before: at first with what it has acknowledged, then with all that
- * was sent to it, if that is more. */
+/* Write the reset for a side whose numbers were seen before. Its sequence number is what the side has acknowledged. If
+ * more was sent to the side, a second reset follows with the end of that: the side may have got it. */
 static size_t reset_put(struct tcp_flows *f, struct flow *w, enum tcp_side to, uint8_t *out)
 {
 	uint32_t acked = w->known[to] ? w->ack[to] : w->end[!to];

@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/inet_sum.h"
 #include "base/util.h"
 #include "tools/net/nft.h"
 #include "tools/net/operation.h"
@@ -234,7 +235,7 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 
 /* ---- rules ---- */
 
-/* What the rules of one fork have in common. */
+/* What the rules of one fork have in common. inner: the guest's address; family 0: unknown. */
 struct text {
 	FILE *f;
 	char table[ID_MAX + 8], chain[24];
@@ -253,35 +254,20 @@ static __attribute__((format(printf, 2, 3))) void rule(const struct text *t, con
 	va_end(args);
 }
 
-/* The ones' complement sum (RFC 1071) of parts of even length. */
-static uint32_t sum_add(uint32_t sum, const uint8_t *bytes, size_t n)
-{
-	for (size_t i = 0; i < n; i += 2)
-		sum += (uint32_t)(bytes[i] << 8 | bytes[i + 1]);
-	return sum;
-}
-
-static uint16_t sum_fold(uint32_t sum)
-{
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return (uint16_t)sum;
-}
-
-/* A MAC address with n addresses. */
+/* Return the ones' complement sum (RFC 1071) of a MAC address and n times an IPv4 address. mac: NULL: none. */
 static uint16_t sum_of(const uint8_t mac[MAC_BYTES], const struct address *a, unsigned n)
 {
-	uint32_t sum = mac ? sum_add(0, mac, MAC_BYTES) : 0;
+	uint64_t sum = mac ? sum_add(0, mac, MAC_BYTES) : 0;
 
 	while (n--)
 		sum = sum_add(sum, a->bytes, 4);
 	return sum_fold(sum);
 }
 
-/* What has to come to `now` to make it `before`. */
+/* Return the number that, added to the sum `now`, gives the sum `before`. */
 static uint16_t difference(uint16_t before, uint16_t now)
 {
-	return sum_fold((uint32_t)before + (uint16_t)~now);
+	return sum_fold((uint64_t)before + (uint16_t)~now);
 }
 
 struct raw {
@@ -294,15 +280,16 @@ static const char *raw_address(const struct address *a, struct raw *buf)
 	return buf->text;
 }
 
-/* A MAC address, and the two bytes behind it. */
+/* more: the two bytes behind the MAC address. */
 static const char *raw_mac(const uint8_t m[MAC_BYTES], uint16_t more, struct raw *buf)
 {
 	snprintf(buf->text, sizeof(buf->text), "0x%02x%02x%02x%02x%02x%02x%04x", m[0], m[1], m[2], m[3], m[4], m[5], more);
 	return buf->text;
 }
 
-/* DHCP by the guest, whose addresses are those of a client that has the unique address. A guest that asks anew gets the
- * unique address itself, and uses it afterwards. */
+/* Print the rules that make the guest's DHCP messages those of a client that has the unique address, or the reverse for
+ * the answers. A guest that asks anew gets the unique address itself, and uses it afterwards.
+ * in: for frames of the guest; else for frames to it. */
 static void dhcp_print(const struct text *t, bool in)
 {
 	const uint8_t *own = t->p->mac, *guest = t->p->fork.mac;
@@ -321,13 +308,13 @@ static void dhcp_print(const struct text *t, bool in)
 	}
 	if (t->inner->family) {
 		uint16_t renews = difference(sum_of(guest, t->inner, 1), sum_of(own, t->unique, 1));
-		uint16_t was = sum_fold((uint32_t)sum_of(own, t->unique, 2) + renews);
+		uint16_t was = sum_fold((uint64_t)sum_of(own, t->unique, 2) + renews);
 
 		rule(t, "meta protocol ip udp sport 67 " DHCP_CIADDR " %s " DHCP_YIADDR " %s " DHCP_CHADDR " %s " DHCP_CIADDR " set %s " DHCP_YIADDR
 			" set %s " DHCP_CHADDR " set %s", raw_address(t->unique, &a), a.text, raw_mac(own, renews, &b), raw_address(t->inner, &c), c.text,
 			raw_mac(guest, difference(was, sum_of(guest, t->inner, 2)), &d));
 		rule(t, "meta protocol ip udp sport 67 " DHCP_CHADDR " %s " DHCP_CHADDR " set %s", raw_mac(own, renews, &a),
-			raw_mac(guest, difference(sum_fold((uint32_t)sum_of(own, NULL, 0) + renews), sum_of(guest, NULL, 0)), &b));
+			raw_mac(guest, difference(sum_fold((uint64_t)sum_of(own, NULL, 0) + renews), sum_of(guest, NULL, 0)), &b));
 	}
 	rule(t, "meta protocol ip udp sport 67 " DHCP_CHADDR " %s " DHCP_CHADDR " set %s", raw_mac(own, plain, &a), raw_mac(guest, 0, &b));
 }
@@ -341,7 +328,7 @@ static void icmp_print(const struct text *t, const char *field, const struct add
 			difference(sum_of(NULL, from, 1), sum_of(NULL, to, 1)));
 }
 
-/* Frames of the guest. */
+/* Print the rules for frames of the guest. */
 static void in_print(struct text *t, const struct subnet *s)
 {
 	const char *tap = t->p->tap;
@@ -375,7 +362,7 @@ static void in_print(struct text *t, const struct subnet *s)
 	icmp_print(t, ICMP_TARGET, t->inner, t->unique);
 }
 
-/* Frames to the guest. */
+/* Print the rules for frames to the guest. */
 static void out_print(struct text *t)
 {
 	const char *tap = t->p->tap;
@@ -400,7 +387,7 @@ static void out_print(struct text *t)
 	rule(t, "ip daddr %s jump error_%s", address_print(t->inner, inner), tap);
 }
 
-/* What all forks share. */
+/* Print the table, with what all forks share. */
 static void shared_print(const struct text *t)
 {
 	static const char *const directions[][3] = { { "in", "prerouting", "iifname" }, { "out", "postrouting", "oifname" } };

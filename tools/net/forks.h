@@ -35,7 +35,7 @@ int forks_check(const struct network *n, struct err *e);
 /* Choose the unique address of the request's fork: that of its fixed host, that of before, else one that depends on its
  * MAC address.
  * last: the last address that its MAC address had by DHCP, which its guest may have noted; family 0: none.
- * taken: whether somebody else may have the address; pass: 0, or 1 if there is no other one.
+ * taken: returns whether somebody else may have the address. pass: 0; 1: pass 0 has found no free address.
  * Returns 0; -ENOSPC with a sentence. */
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,
 	const struct address *last, bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);

@@ -1,10 +1,10 @@
 #include "tools/slirp/frames.h"
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/inet_sum.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "tools/slirp/segments.h"
-#include "tools/slirp/sum.h"
 
 #include <errno.h>
 #include <linux/if_tun.h>

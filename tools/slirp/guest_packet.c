@@ -1,6 +1,6 @@
 #include "tools/slirp/guest_packet.h"
 #include "base/bytes.h"
-#include "tools/slirp/sum.h"
+#include "base/inet_sum.h"
 
 #include <net/ethernet.h>
 #include <netinet/in.h>

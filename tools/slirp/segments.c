@@ -1,7 +1,7 @@
 #include "tools/slirp/segments.h"
 #include "base/bytes.h"
+#include "base/inet_sum.h"
 #include "base/util.h"
-#include "tools/slirp/sum.h"
 
 #include <net/ethernet.h>
 #include <netinet/in.h>

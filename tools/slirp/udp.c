@@ -1,8 +1,8 @@
 #include "tools/slirp/udp.h"
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/inet_sum.h"
 #include "base/log.h"
-#include "tools/slirp/sum.h"
 
 #include <errno.h>
 #include <net/ethernet.h>

@@ -2,7 +2,6 @@
 #include "tools/slirp/dns_message.c" /* a program's files: in no library */
 #include "tools/slirp/egress_filter.c"
 #include "tools/slirp/guest_packet.c"
-#include "tools/slirp/sum.c"
 
 #include <arpa/inet.h>
 #include <limits.h>

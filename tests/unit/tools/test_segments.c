@@ -1,6 +1,5 @@
 /* TCP segments merged into one frame: the guest's segmentation yields the original segments. */
 #include "tools/slirp/segments.c" /* a program's files: in no library */
-#include "tools/slirp/sum.c"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
-/* sum: the Internet checksum (RFC 1071). */
-#ifndef CAIRN_TOOLS_SLIRP_SUM_H
-#define CAIRN_TOOLS_SLIRP_SUM_H
+/* inet_sum: the Internet checksum (RFC 1071). */
+#ifndef CAIRN_BASE_INET_SUM_H
+#define CAIRN_BASE_INET_SUM_H
 
 #include <stddef.h>
 #include <stdint.h>

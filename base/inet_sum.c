@@ -1,4 +1,4 @@
-#include "tools/slirp/sum.h"
+#include "base/inet_sum.h"
 #include "base/bytes.h"
 
 /* RFC 791: offsets in a header of what the pseudo-header has. */
