@@ -78,21 +78,28 @@ static int arg_fd(const char *s)
 	return v < 1 << 20 ? (int)v : -1;
 }
 
-/* --namespaces N: N namespaces to enter follow the channel's fd; own ones for the rest. --own-namespaces: make all of
- * them. --user N: become user and group
- * N. --end-file FD: map it (vmm/kvm/end_file.h). --require-sandbox: fail if a part of the sandbox lacks. Returns false
- * for any other argument. */
+/* Return the option that an argument without a value sets; NULL: another argument. */
+static bool *flag_of(struct process *p, const char *arg)
+{
+	if (!strcmp(arg, "--no-sandbox"))
+		return &p->unconfined;
+	if (!strcmp(arg, "--require-sandbox"))
+		return &p->options.required;
+	return !strcmp(arg, "--own-namespaces") ? &p->options.own_all : NULL;
+}
+
+/* --namespaces N: enter the N namespaces whose fds follow the channel's, and make own ones of IPC and UTS.
+ * --own-namespaces: make all of them. --user N: become user and group N. --end-file FD: map it (vmm/kvm/end_file.h).
+ * --require-sandbox: fail if a part of the sandbox is missing. Returns false for any other argument. */
 static bool options_parse(struct process *p, int argc, char **argv, int fd)
 {
 	long n;
 
 	for (int i = 3; i < argc; i++) {
-		if (!strcmp(argv[i], "--no-sandbox")) {
-			p->unconfined = true;
-			continue;
-		}
-		if (!strcmp(argv[i], "--require-sandbox") || !strcmp(argv[i], "--own-namespaces")) {
-			*(argv[i][2] == 'r' ? &p->options.required : &p->options.alone) = true;
+		bool *flag = flag_of(p, argv[i]);
+
+		if (flag) {
+			*flag = true;
 			continue;
 		}
 		if (i + 1 == argc || (n = arg_number(argv[i + 1])) < 0)
@@ -100,7 +107,7 @@ static bool options_parse(struct process *p, int argc, char **argv, int fd)
 		if (!strcmp(argv[i], "--namespaces") && n < SPACES_MAX) {
 			p->options.spaces_fd = fd + 1;
 			p->options.spaces = (unsigned)n;
-			p->options.own_spaces = true;
+			p->options.own_ipc_uts = true;
 		} else if (!strcmp(argv[i], "--end-file")) {
 			end_file_take((int)n);
 		} else if (!strcmp(argv[i], "--user")) {
@@ -211,11 +218,11 @@ static int process_load(struct process *p, struct err *e)
 
 static int part_lacks(struct process *p, const char *what, struct err *e)
 {
-	const char *next = p->options.alone ? "; next: cairn doctor" : "";
+	const char *next = p->options.own_all ? "; next: cairn doctor" : "";
 
 	if (p->options.required)
 		return err_set(e, -ENOTSUP, ERR_HOST, "%s runs with --require-sandbox, and the sandbox lacks %s%s",
-			p->options.alone ? "the VM" : "cairnd", what, next);
+			p->options.own_all ? "the VM" : "cairnd", what, next);
 	log_warn(NULL, "the sandbox lacks %s%s", what, next);
 	return 0;
 }

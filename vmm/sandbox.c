@@ -170,16 +170,19 @@ static void lack_add(struct sandbox_report *report, const char *what, int r)
 
 static int space_make(int flag)
 {
-	return flag == CLONE_NEWUSER ? spaces_enter_user() : flag == CLONE_NEWNS ? spaces_enter_empty_root() :
-		unshare(flag) < 0 ? -errno : 0;
+	if (flag == CLONE_NEWUSER)
+		return spaces_enter_user();
+	if (flag == CLONE_NEWNS)
+		return spaces_enter_empty_root();
+	return unshare(flag) < 0 ? -errno : 0;
 }
 
 /* A plain user needs a user namespace to make the others. */
 static bool space_is_wanted(const struct sandbox_options *o, int flag)
 {
 	if (flag == CLONE_NEWIPC || flag == CLONE_NEWUTS)
-		return o->own_spaces || o->alone;
-	return o->alone && (flag != CLONE_NEWUSER || geteuid());
+		return o->own_ipc_uts || o->own_all;
+	return o->own_all && (flag != CLONE_NEWUSER || geteuid());
 }
 
 /* Leave the host's file systems and network, which takes capabilities. A host may reach a limit of namespaces at any

@@ -15,13 +15,13 @@ struct loop;
 struct sandbox_options {
 	int spaces_fd;	 /* the first of the fds of namespaces to enter; they follow one another */
 	unsigned spaces; /* their number */
-	bool own_spaces; /* make own namespaces of IPC and UTS */
-	bool alone; /* no daemon has prepared namespaces: make all of them */
+	bool own_ipc_uts; /* make own namespaces of IPC and UTS */
+	bool own_all; /* make all namespaces, because no daemon has prepared any: `cairn run` */
 	uid_t uid; /* user and group to become; 0: none */
-	bool required; /* main() fails if a part lacks */
+	bool required; /* main() fails if a part is missing */
 };
 
-/* What became of the parts that some hosts lack. */
+/* The parts of the sandbox that some hosts lack. */
 struct sandbox_report {
 	int landlock; /* see lockdown_outside() */
 	char lacks[300]; /* the namespaces that the process could not enter or make, with the reasons; "": none */
