@@ -57,8 +57,8 @@ void agent_watch(struct agent *a, void (*changed)(void *opaque, bool open, bool 
 bool agent_port_is_open(const struct agent *a);
 bool agent_answers(const struct agent *a);
 
-/* Freeze the guest's file systems. Waits until the command in progress ends, but for a client's command at most
- * AGENT_TURN_NS: then that one fails with -ETIMEDOUT.
+/* Freeze the guest's file systems, after the command in progress. A client's command fails with -ETIMEDOUT after
+ * AGENT_TURN_NS.
  * done: called once, from the loop, unless this function fails. r is 0 when everything is frozen; -ETIMEDOUT; -EIO with
  * the agent's reason; -EPROTO for a malformed answer.
  * Returns 0; -EBUSY if another freeze waits, is in progress or still holds the file systems. */

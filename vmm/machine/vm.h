@@ -42,6 +42,8 @@ struct machine *vm_machine(struct vm *vm);
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_powerdown(struct vm *vm, struct err *e);
+/* Record that the guest's agent got a request to shut down or to reboot. */
+void vm_shutdown_begun(struct vm *vm);
 /* Record that the agent was asked to shut the guest down (true), or that the agent failed to do so
  * (false). */
 void vm_set_off_asked(struct vm *vm, bool asked);
