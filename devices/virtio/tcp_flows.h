@@ -2,11 +2,11 @@
  * on after the snapshot. Without a reset, such a connection hangs: the guest has forgotten segments that its peer
  * remembers, and each side takes the other one's segments for old ones.
  *
- * A flow has moved when a segment with data, SYN, FIN or RST has passed in either direction. A revert makes each flow
- * dead that has moved since the snapshot. Of a dead flow no segment passes; each one is answered with a RST in
- * the name of the other side. It has the sender's own numbers, so the sender accepts it. The peer gets a RST at once as
- * well, with the numbers that it had last. The guest's numbers after a revert are unknown, so the guest gets a segment
- * that it must answer (RFC 9293, 3.10.7.4), and its answer is answered with a RST. A SYN begins a new flow.
+ * A flow *moves* when a segment with data, SYN, FIN or RST passes in either direction. A revert makes each flow *dead*
+ * that has moved since the snapshot. A dead flow passes no segments: the sender of each one gets a RST in the name of
+ * the other side, with the sender's own numbers, so the sender accepts it. The peer also gets a RST at once, with the
+ * numbers that it had last. The guest's numbers after a revert are unknown, so the guest gets a segment that it must
+ * answer (RFC 9293, 3.10.7.4), and then a RST for this answer. A SYN begins a new flow.
  *
  * A guest in promiscuous mode also gets segments of flows between others, which no revert may reset. A frame to another
  * address than the guest's thus counts only if the guest has sent a segment of its flow, as one that bridges does.
@@ -25,7 +25,7 @@ struct tcp_flows;
 
 enum tcp_side { TCP_GUEST = 0, TCP_PEER = 1, TCP_SIDES = 2 };
 
-#define TCP_FLOWS_HEAD_BYTES (14 + 60 + 20)	 /* of a frame's beginning, all that counts */
+#define TCP_FLOWS_HEAD_BYTES (14 + 60 + 20)	 /* the headers: tcp_flows_note() reads no further */
 #define TCP_FLOWS_FRAME_BYTES (14 + 40 + 20 + 1) /* longest frame of tcp_flows_next() */
 #define TCP_FLOWS_MARKS 64u			 /* snapshots that are remembered; an older one counts as unknown */
 

@@ -30,9 +30,8 @@
 #define F_DISCARD (1ULL << 13)
 #define F_WRITE_ZEROES (1ULL << 14)
 
-/* The parts of a second whose requests may pass at once, and the least rest, so that a wake-up serves several. */
-#define BURSTS 10
-#define REST_NS 1000000u
+#define BURSTS_A_SECOND 10 /* a burst has the requests of a tenth of a second */
+#define REST_NS 1000000u   /* least wait at a limit, so that a wake-up serves several requests */
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
@@ -344,13 +343,12 @@ static int request_parse(struct blk_request *r)
 
 /* ---- limits ---- */
 
-/* Without a limit, a bucket never waits. */
 static void limits_set(struct virtio_blk *b, const struct virtio_blk_limits *l)
 {
 	uint64_t now_ns = loop_now_ns();
 
-	token_bucket_set(&b->ops, l->iops, l->iops / BURSTS, now_ns);
-	token_bucket_set(&b->bytes, l->bps, l->bps / BURSTS, now_ns);
+	token_bucket_set(&b->ops, l->iops, l->iops / BURSTS_A_SECOND, now_ns);
+	token_bucket_set(&b->bytes, l->bps, l->bps / BURSTS_A_SECOND, now_ns);
 }
 
 static void limit_take(const struct blk_request *r)
@@ -360,7 +358,7 @@ static void limit_take(const struct blk_request *r)
 		token_bucket_take(&r->blk->bytes, r->req.len);
 }
 
-/* Returns whether a limit is reached. Then the rings are served again when it allows a request. */
+/* Returns whether a limit is reached. If so, the timer serves the rings again when the limit allows a request. */
 static bool limit_is_reached(struct virtio_blk *b)
 {
 	uint64_t now_ns, wait_ns;
@@ -378,7 +376,7 @@ static bool limit_is_reached(struct virtio_blk *b)
 
 static void blk_run(struct virtio_dev *v, unsigned qi);
 
-/* Serve all rings, each time another one first, so that each of them gets its share of the limit. */
+/* Serve all rings. Begin with another ring each time, so that each ring gets its share of the limit. */
 static void rest_end(void *opaque)
 {
 	struct virtio_blk *b = opaque;
@@ -702,7 +700,7 @@ static const struct device_ops blk_device_ops = {
  * another way writes the zeros, so they count, and other requests wait for the debt. */
 static uint32_t zeroes_sectors_max(uint64_t bps)
 {
-	uint64_t sectors = bps / BURSTS / PHYSICAL_BYTES * (PHYSICAL_BYTES / BLOCK_SECTOR_BYTES);
+	uint64_t sectors = bps / BURSTS_A_SECOND / PHYSICAL_BYTES * (PHYSICAL_BYTES / BLOCK_SECTOR_BYTES);
 
 	return bps ? (uint32_t)MIN(MAX(sectors, PHYSICAL_BYTES / BLOCK_SECTOR_BYTES), DISCARD_SECTORS_MAX) : DISCARD_SECTORS_MAX;
 }

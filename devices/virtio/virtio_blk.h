@@ -34,9 +34,8 @@ enum virtio_blk_errors {
 	VIRTIO_BLK_ERRORS_IGNORE = 2, /* report success to the guest */
 };
 
-/* What the disk's requests may take in a second; 0: no limit. Bursts of a tenth of a second pass at once. Each request
- * counts for iops, and for bps the bytes that it reads, writes or zeroes. Requests above a limit wait in their rings.
- */
+/* Most requests, and most bytes that they read, write or zero, in a second; 0: no limit. The requests of a tenth of a
+ * second may pass at once. Requests above a limit wait in their rings. */
 struct virtio_blk_limits {
 	uint64_t iops, bps;
 };

@@ -55,6 +55,7 @@ static unsigned ctrl_index(const struct virtio_net *n)
 	return DIRECTIONS * net_pairs_known(n);
 }
 
+/* Returns 0; -errno: the kernel refused some queue of the tap. */
 static int pairs_use(struct virtio_net *n, unsigned pairs)
 {
 	unsigned before = n->pairs_used;
@@ -69,7 +70,8 @@ static int pairs_use(struct virtio_net *n, unsigned pairs)
 	return r;
 }
 
-/* Use another number of pairs. If the host refuses some queue of the tap, the number stays. */
+/* Obey the command for another number of pairs. If the kernel refuses some queue of the tap, the number stays. Returns
+ * whether the command succeeded. */
 static bool pairs_set(struct virtio_net *n, uint8_t cmd, const struct virtqueue_elem *el, uint64_t bytes)
 {
 	unsigned pairs, before = n->pairs_used;
@@ -257,11 +259,6 @@ static const struct virtio_ops net_idle_ops = {
 	.save = net_save,
 	.load = net_load,
 };
-
-static struct virtio_net *net_of_device(struct device *d)
-{
-	return container_of(d, struct virtio_net, v.dev);
-}
 
 /* Tell the driver to read the link status again: it may have changed since the state was saved. The driver announces
  * its addresses then: the guest may be behind another port of the network's switches. */

@@ -70,8 +70,8 @@ void virtio_net_set_limits(struct device *d, const struct virtio_net_limits *l);
 void virtio_net_set_link(struct device *d, bool up);
 /* Note that a snapshot of the paused VM is taken. key: names it; not 0. */
 void virtio_net_mark(struct device *d, uint64_t key);
-/* After a load of a snapshot's state, and before the resume: reset the TCP connections that have moved since the
- * snapshot (tcp_flows.h), those of a user network all. key: virtio_net_mark()'s; an unknown one resets all. */
+/* Reset the TCP connections that have moved since a snapshot (tcp_flows.h); of a user network, all. Call after the load
+ * of the snapshot's state, before the resume. key: that of virtio_net_mark(); an unknown one resets all. */
 void virtio_net_revert(struct device *d, uint64_t key);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);

@@ -15,7 +15,8 @@ bool net_flows_begin(struct virtio_net *n)
 	return n->flows || (n->pairs[0].tap_fd >= 0 && !tcp_flows_new(&n->flows));
 }
 
-/* Send the peers what is due to them. A full socket drops it; a later segment of the peer is answered again. */
+/* Send the peers the frames that are due to them. If the socket is full, a frame is lost; the peer's next segment gets
+ * another answer. */
 static void peers_answer(struct virtio_net *n)
 {
 	uint8_t packet[NET_HEADER_BYTES + TCP_FLOWS_FRAME_BYTES] = { 0 };
@@ -59,11 +60,6 @@ bool net_flow_answer_take(struct net_pair *p)
 	memset(p->packet, 0, bytes ? NET_HEADER_BYTES : 0);
 	p->held = bytes ? (uint32_t)bytes + NET_HEADER_BYTES : 0;
 	return bytes;
-}
-
-static struct virtio_net *net_of_device(struct device *d)
-{
-	return container_of(d, struct virtio_net, v.dev);
 }
 
 void virtio_net_mark(struct device *d, uint64_t key)

@@ -303,7 +303,7 @@ static bool doorbell_enable(struct net_pair *p, struct virtqueue *vq)
 	return !p->quiet && virtqueue_notify_enable(vq);
 }
 
-/* Serve the pair also if the driver does not use it: frames that the driver has put there before it gave the pair up go
+/* Serve the pair also if the driver does not use it: frames from before the driver changed the number of pairs go
  * out by the first pair's file. */
 static void tx_run(struct net_pair *p)
 {

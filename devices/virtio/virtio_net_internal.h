@@ -8,6 +8,7 @@
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
 
 #include "base/loop.h"
+#include "base/util.h"
 #include "devices/virtio/net_filter.h"
 #include "devices/virtio/net_limit.h"
 #include "devices/virtio/virtio_net.h"
@@ -74,8 +75,13 @@ struct virtio_net {
 	bool announce; /* the driver is to announce its addresses to the network */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES]; /* of the definition */
 	struct net_filter filter;
-	struct tcp_flows *flows; /* NULL: nobody can revert to a moment of this process */
+	struct tcp_flows *flows; /* NULL: no snapshot so far; a user network notes flows from the begin on */
 };
+
+static inline struct virtio_net *net_of_device(struct device *d)
+{
+	return container_of(d, struct virtio_net, v.dev);
+}
 
 static inline struct virtqueue *net_queue(struct net_pair *p, unsigned direction)
 {
@@ -105,7 +111,7 @@ static inline void net_counter_add(_Atomic uint64_t *counter, uint64_t n)
 void net_link_update(struct virtio_net *n);
 /* Tell the driver to read the configuration again. */
 void net_config_changed(struct virtio_net *n);
-/* Wait for what the pair waits for. On the loop. */
+/* Watch the pair's file for frames if rx_wanted, and for room if tx_blocked. On the loop. */
 void net_watch_update(struct net_pair *p);
 /* Set the link down, because the tap was deleted on the host or the process of the user network ended. On the loop. */
 void net_tap_lost(struct virtio_net *n, int error);
@@ -113,23 +119,26 @@ void net_tap_lost(struct virtio_net *n, int error);
  * kernel may block changes of a network device. */
 void net_offload_update(struct virtio_net *n);
 /* Let the kernel spread frames over the queues of the tap that the driver uses, and over no others. On the loop.
- * Returns 0; -errno: it does not for some queue. */
+ * Returns 0; -errno: the kernel refused some queue. */
 int net_queues_update(struct virtio_net *n);
 
 /* Serve a pair's queue. Do nothing for received frames of a pair that the driver does not use. On the loop. */
 void net_pair_run(struct net_pair *p, unsigned direction);
-/* Give up what the pair holds: the driver no longer uses it. On the loop. */
+/* Drop the packet that the pair holds, and wait for no further one: the driver does not use the pair. On the loop. */
 void net_pair_stop(struct net_pair *p);
 /* Create the pair's timers and its watch, if it has a file. Returns 0 or -errno. The device is not in use yet. */
 int net_pair_init(struct net_pair *p);
 void net_pair_done(struct net_pair *p);
-/* TCP connections after a revert (tcp_flows.h). Begin to note them. Returns false without a file or memory. */
+
+/* TCP connections after a revert (tcp_flows.h). */
+
+/* Begin to note them. Returns false without a file or memory. */
 bool net_flows_begin(struct virtio_net *n);
 /* Whether the frame that the pair holds may pass. If not, its sender has been answered. */
 bool net_flow_receives(struct net_pair *p);
 /* Whether a frame of the guest may pass. */
 bool net_flow_sends(struct virtio_net *n, const struct iovec *iov, unsigned niov);
-/* Let the pair, which holds nothing, hold what is due to the guest. Returns whether there is something. */
+/* Let the pair, which holds nothing, hold the next frame that is due to the guest. Returns false if there is none. */
 bool net_flow_answer_take(struct net_pair *p);
 
 /* Functions of n->poller, which take the lock. opaque: the interface. */

@@ -80,7 +80,8 @@ void net_offload_update(struct virtio_net *n)
 
 /* ---- queues ---- */
 
-/* The kernel refuses with EINVAL what is so already: another process may have had the tap before (a handover). */
+/* Attach or detach a pair's queue. EINVAL means that the queue already is in that state: before a handover, another
+ * process may have changed it. Returns 0; -errno. */
 static int attached_set(struct net_pair *p, enum net_attached want)
 {
 	struct ifreq r = { .ifr_flags = want == NET_ATTACHED ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
