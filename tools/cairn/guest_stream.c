@@ -1,9 +1,9 @@
 #include "tools/cairn/guest_stream.h"
 #include "api/wire/json.h"
+#include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/utf8.h"
 #include "base/util.h"
-#include "base/base64.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -41,8 +41,8 @@ static void addresses_print(struct json_object *list)
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
 
-		printf("%s: network '%s' has the address %s for it\n", js_get_str_or(o, "name", "?"), js_get_str_or(o, "network", "?"),
-			js_get_str_or(o, "address", "?"));
+		printf("%s: address %s in network '%s'\n", js_get_str_or(o, "name", "?"), js_get_str_or(o, "address", "?"),
+			js_get_str_or(o, "network", "?"));
 	}
 }
 

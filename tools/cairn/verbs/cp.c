@@ -2,10 +2,10 @@
  * file with the file commands of QEMU's guest agent. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "base/base64.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/verbs/cp.h"

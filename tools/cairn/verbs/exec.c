@@ -2,11 +2,11 @@
  * which keeps the output until the program has ended. */
 #include "tools/cairn/verbs/exec.h"
 #include "api/wire/json.h"
+#include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/util.h"
-#include "base/base64.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/guest_stream.h"

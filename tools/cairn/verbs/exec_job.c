@@ -1,6 +1,7 @@
-/* exec --no-wait: a job of the daemon runs the program; exec-output shows what it has printed. */
+/* exec --no-wait lets a job of the daemon run a program; exec-output shows the program's output. */
 #include "tools/cairn/verbs/exec.h"
 #include "api/wire/json.h"
+#include "base/agent_frame.h"
 #include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define INPUT_MAX (128 * 1024)
+#define INPUT_MAX AGENT_WINDOW_BYTES /* of the command agent-exec */
 
 static void words_add(struct json_object *to, const char *const *words, size_t n)
 {
@@ -37,7 +38,7 @@ static int input_put(struct json_object *args, struct err *e)
 		n += (size_t)got;
 	}
 	if (n > INPUT_MAX)
-		return err_set(e, -E2BIG, ERR_INVALID, "the standard input has more than %d bytes; copy it into the guest first, with cairn cp", INPUT_MAX);
+		return err_set(e, -E2BIG, ERR_INVALID, "the standard input has more than %u bytes; copy it into the guest first, with cairn cp", INPUT_MAX);
 	text = base64_encode(buf, n);
 	js_put_str(args, "input-data", text);
 	return 0;
@@ -76,6 +77,7 @@ int exec_as_job(struct cli *c, uint64_t limit_ns)
 
 /* ---- the output ---- */
 
+/* Write a page of a stream to fd. coded: the member that has the page if it is not text. */
 static int stream_show(struct json_object *o, const char *name, const char *coded, int fd, struct err *e)
 {
 	const char *text = js_get_str(o, name), *base64 = js_get_str(o, coded);
@@ -91,19 +93,20 @@ static int stream_show(struct json_object *o, const char *name, const char *code
 	return r < 0 ? err_set_errno(e, r, "cannot write the program's output") : 0;
 }
 
-/* Get a page. more: where it begins; NULL: the first one. */
-static int page_get(struct cli *c, struct json_object *more, struct json_object **ret_o, struct err *e)
+/* Get a page. before: the answer with the page before it; NULL: get the first one. */
+static int page_get(struct cli *c, struct json_object *before, struct json_object **ret_o, struct err *e)
 {
 	struct json_object *args = json_object_new_object();
 
 	js_put_str(args, "id", c->pos[0]);
-	if (more) {
-		js_put_int(args, "stdout-from", js_get_int(more, "stdout-next", 0));
-		js_put_int(args, "stderr-from", js_get_int(more, "stderr-next", 0));
+	if (before) {
+		js_put_int(args, "stdout-from", js_get_int(before, "stdout-next", 0));
+		js_put_int(args, "stderr-from", js_get_int(before, "stderr-next", 0));
 	}
 	return cli_execute(c, "agent-exec-output", args, ret_o, NULL, e);
 }
 
+/* Write all pages. *ret_last: the last answer. */
 static int pages_show(struct cli *c, struct json_object **ret_last, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL, *next = NULL;

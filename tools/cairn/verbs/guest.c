@@ -1,9 +1,9 @@
 /* Verbs that ask the guest's agent, with virsh's words. The texts of its answers are cleaned for the terminal. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/base64.h"
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "base/base64.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/output.h"
 

@@ -92,7 +92,7 @@ static int address_find(struct cli *c, const char *vm, char text[ADDRESS_TEXT], 
 		struct json_object *o = json_object_array_get_idx(all, i);
 		const char *type = js_get_str_or(o, "type", "");
 
-		/* Its guest has its source's address, and does not know this one. */
+		/* The guest of a live clone knows its source's address only. */
 		if (address_of_clone(info, js_get_str_or(o, "id", ""), text, &prefix))
 			return 0;
 		if (!strcmp(type, "network") && lease_find(c, o, text))

@@ -213,7 +213,7 @@ static const struct verb_option exec_options[] = {
 	{ "interactive", NULL, "pass the standard input on, with qga at most 40 KiB; also -i" },
 	{ "tty", NULL, "give the program a terminal, and pass the standard input on; also -t; needs cairn-agent" },
 	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" },
-	{ "no-wait", NULL, "run the program as a job, print the job's id and return; needs cairn-agent; see exec-output" }, END };
+	{ "no-wait", NULL, "run the program as a job and print the job's id; needs cairn-agent; see exec-output" }, END };
 static const struct verb_option cp_options[] = {
 	{ "agent", "cairn|qga", "use cairn-agent or QEMU's guest agent in the guest [cairn, if it answers]" }, END };
 static const struct verb_option guestinfo_options[] = {

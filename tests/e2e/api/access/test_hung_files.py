@@ -333,7 +333,7 @@ def test_next_daemon_looks_beside_the_loop_for_files_of_a_killed_import(hostile,
 @pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
 @pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN], ids=["lookup", "open"])
 def test_destroy_ends_a_start_that_waits_for_files(hostile, op, uid):
-    """What is opened later is closed by who has opened it, and the next start is not disturbed."""
+    """The helper that opens a file later closes it, and the next start works."""
     d, f = hostile
     with asked(d, "vm-define", uid=uid, definition=definition(f, boot={"kernel": f["kernel"]})) as answer:
         assert "return" in answer()
