@@ -206,22 +206,22 @@ static const struct field exec_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "env", FIELD_ARRAY, OPTIONAL, "variables, NAME=VALUE" },
 	{ "folder", FIELD_STRING, OPTIONAL, "working folder [/]" },
 	{ "input-data", FIELD_STRING, OPTIONAL, "standard input, base64 [none]" },
-	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after so many seconds [no limit]" }, END };
+	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after this many seconds [no limit]" }, END };
 static const struct field exec_returns[] = {
 	{ "ended", FIELD_BOOL, REQUIRED, "the program has ended" },
-	{ "exit-status", FIELD_INT, OPTIONAL, "if it has ended" },
-	{ "signal", FIELD_INT, OPTIONAL, "that killed it" },
-	{ "stdout", FIELD_STRING, OPTIONAL, "a page; `stdout-base64` if it is not plain text" },
-	{ "stdout-base64", FIELD_STRING, OPTIONAL, "base64" },
+	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of a program that has ended" },
+	{ "signal", FIELD_INT, OPTIONAL, "signal that killed the program" },
+	{ "stdout", FIELD_STRING, OPTIONAL, "page of the standard output, if it is plain text" },
+	{ "stdout-base64", FIELD_STRING, OPTIONAL, "any other page, base64" },
 	{ "stdout-next", FIELD_INT, REQUIRED, "`stdout-from` of the next page" },
-	{ "stderr", FIELD_STRING, OPTIONAL, "the same" },
-	{ "stderr-base64", FIELD_STRING, OPTIONAL, "base64" },
-	{ "stderr-next", FIELD_INT, REQUIRED, "the same" },
+	{ "stderr", FIELD_STRING, OPTIONAL, "as `stdout`, of the standard error" },
+	{ "stderr-base64", FIELD_STRING, OPTIONAL, "as `stdout-base64`" },
+	{ "stderr-next", FIELD_INT, REQUIRED, "`stderr-from` of the next page" },
 	{ "more", FIELD_BOOL, REQUIRED, "there is a next page" },
 	{ "truncated", FIELD_BOOL, REQUIRED, "output beyond 64 KiB was dropped" }, END };
 static const struct field exec_output_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "stdout-from", FIELD_INT, OPTIONAL, "begin of the page [0]" },
-	{ "stderr-from", FIELD_INT, OPTIONAL, "the same" }, END };
+	{ "stdout-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard output [0]" },
+	{ "stderr-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard error [0]" }, END };
 static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "compress", FIELD_COMPRESS, OPTIONAL, "compression method [zstd]" },
 	{ "level", FIELD_INT, OPTIONAL, "compression level" },
@@ -259,7 +259,7 @@ static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 		"continue from this snapshot (name or id) [the present state of a running or paused VM]" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agent to set the host name to the clone's name [true]" },
-	{ "forwards", FIELD_ARRAY, OPTIONAL, "forwards of each clone's first run, as of forward-add; without port, each gets a free one" },
+	{ "forwards", FIELD_ARRAY, OPTIONAL, "forwards of each clone's first run, as for forward-add; one without port gets a free port" },
 	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
@@ -462,7 +462,7 @@ static const struct field net_info_returns[] = {
 	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
 	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" },
-	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address" }, END };
+	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address (if known)" }, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
 static const struct field net_dump_returns[] = {
@@ -538,7 +538,7 @@ static const struct command commands[] = {
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; cancelling the job kills the program", exec_args, job_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_GUEST },
-	{ "agent-exec-output", "show the output of such a job so far, until the job is dismissed", exec_output_args, exec_returns, ROLE_GUEST,
+	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns, ROLE_GUEST,
 		COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "vm-save", "save the VM's state to the file passed as an fd (empty, regular, open for reading and "
 		     "writing), and stop the VM", save_args, job_returns, ROLE_OPERATOR,
