@@ -51,7 +51,9 @@ static struct json_object *arguments_audited(const struct call *c)
 {
 	if (!strcmp(c->command->name, "vm-agent-command"))
 		return command_agent_audited(c->args);
-	return !strcmp(c->command->name, "agent-exec") ? command_exec_audited(c->args) : json_object_get(c->args);
+	if (!strcmp(c->command->name, "agent-exec"))
+		return command_exec_audited(c->args);
+	return json_object_get(c->args);
 }
 
 /* Write an audit line for a mutating call, also for a denied one. A denial above the rate limit of reports
@@ -305,7 +307,8 @@ static const uint8_t *job_concerned(const struct call *c)
 	return j ? job_vm_uuid(j) : NULL;
 }
 
-/* Whoever may run a program in the guest may also end it. */
+/* Return the role that the call needs. The role guest, which may begin jobs of type exec, may also cancel and dismiss
+ * them. */
 static enum role role_needed(const struct call *c)
 {
 	const char *id = js_get_str(c->args, "id");

@@ -55,7 +55,7 @@ void command_vm_agent_query(struct call *c);
  * owns them.
  * args: as the client sent them, unchecked. */
 struct json_object *command_agent_audited(struct json_object *args);
-/* The same for agent-exec. */
+/* Return agent-exec's arguments for the audit log, without environment and input. The caller owns them. */
 struct json_object *command_exec_audited(struct json_object *args);
 /* Check that the call's VM has a vsock device, and the port. Returns 0; -EINVAL; -ENOTSUP. */
 int command_vsock_check(const struct call *c, int64_t port, struct err *e);

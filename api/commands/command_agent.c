@@ -29,7 +29,8 @@
 /* Members of a command's arguments that hold data; audit.c masks passwords. */
 static const char *const hidden[] = { "input-data", "buf-b64", "env", "keys" };
 
-static struct json_object *arguments_audited(struct json_object *args)
+/* Return a copy of the arguments, with "..." in place of those that may be secret or long. */
+static struct json_object *secrets_hide(struct json_object *args)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -51,13 +52,13 @@ struct json_object *command_agent_audited(struct json_object *args)
 	js_put_str(o, "vm", js_get_str(args, "vm"));
 	js_put_str(o, "command", js_get_str(command, "execute"));
 	if (json_object_is_type(its, json_type_object))
-		js_put(o, "arguments", arguments_audited(its));
+		js_put(o, "arguments", secrets_hide(its));
 	return o;
 }
 
 struct json_object *command_exec_audited(struct json_object *args)
 {
-	return arguments_audited(args);
+	return secrets_hide(args);
 }
 
 /* ---- checking a command ---- */

@@ -16,7 +16,8 @@
 
 #define TIMEOUT_MAX_S (366LL * 24 * 3600)
 
-/* Put the strings of an array into the words. Returns how many; -errno. */
+/* Put the strings of an array into words[], which has that much room. list: NULL: empty. Returns their number;
+ * -errno. */
 static int words_put(struct json_object *list, const char *key, const char **words, size_t room, struct err *e)
 {
 	size_t n = list ? json_object_array_length(list) : 0;
@@ -33,6 +34,7 @@ static int words_put(struct json_object *list, const char *key, const char **wor
 	return (int)n;
 }
 
+/* Fill the frame that starts the program from the command's arguments. */
 static int start_fill(struct agent_start *s, struct json_object *args, struct err *e)
 {
 	struct json_object *env = js_get_array(args, "env");
@@ -54,7 +56,7 @@ static int start_fill(struct agent_start *s, struct json_object *args, struct er
 	return 0;
 }
 
-static int exec(struct call *c, struct job **ret_j, struct err *e)
+static int job_start(struct call *c, struct job **ret_j, struct err *e)
 {
 	CLEANUP_FREE struct agent_start *start = must_alloc(calloc(1, sizeof(*start)));
 	CLEANUP_FREE char *input = NULL;
@@ -81,7 +83,7 @@ void command_agent_exec(struct call *c)
 	struct job *j;
 	struct err e;
 
-	if (exec(c, &j, &e) < 0)
+	if (job_start(c, &j, &e) < 0)
 		call_fail(c, &e);
 	else
 		call_return_job(c, j);

@@ -87,7 +87,7 @@ static bool is_text(const char *data, size_t len)
 	return strlen(copy) == len && utf8_is_clean(copy);
 }
 
-/* Add a page of a stream. Returns whether more follows. A page of text ends between two characters. */
+/* Add a page of a stream to an answer. A page of text ends between two characters. Returns whether more follows. */
 static bool stream_put(struct json_object *o, const struct exec_kept *k, unsigned i, uint64_t from)
 {
 	static const char *const names[2][3] = { { "stdout", "stdout-base64", "stdout-next" }, { "stderr", "stderr-base64", "stderr-next" } };
@@ -358,7 +358,8 @@ static void connected(void *opaque, int r, const struct vm_answer *a, const stru
 	loop_timer_arm(w->timer, loop_now_ns() + ANSWER_NS);
 }
 
-static size_t frame_end(uint8_t *at, enum agent_frame_type type, size_t len)
+/* Write the header of a frame whose data follows it. Returns the frame's length. */
+static size_t header_put(uint8_t *at, enum agent_frame_type type, size_t len)
 {
 	agent_header_put(at, type, len);
 	return AGENT_HEADER_BYTES + len;
@@ -378,14 +379,14 @@ static int frames_make(struct exec_work *w, const struct exec_request *q, struct
 	if (n < 0)
 		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words", AGENT_DATA_MAX - 1024,
 			AGENT_WORDS_MAX);
-	w->tx_len = frame_end(w->tx, AGENT_FRAME_START, (size_t)n);
+	w->tx_len = header_put(w->tx, AGENT_FRAME_START, (size_t)n);
 	for (size_t at = 0, part; q->input && at < q->input_bytes; at += part) {
 		part = MIN(q->input_bytes - at, (size_t)INPUT_FRAME_BYTES);
 		memcpy(w->tx + w->tx_len + AGENT_HEADER_BYTES, (const uint8_t *)q->input + at, part);
-		w->tx_len += frame_end(w->tx + w->tx_len, AGENT_FRAME_STDIN, part);
+		w->tx_len += header_put(w->tx + w->tx_len, AGENT_FRAME_STDIN, part);
 	}
 	if (q->input)
-		w->tx_len += frame_end(w->tx + w->tx_len, AGENT_FRAME_STDIN, 0);
+		w->tx_len += header_put(w->tx + w->tx_len, AGENT_FRAME_STDIN, 0);
 	w->order.in_flight = q->input_bytes;
 	return 0;
 }
@@ -455,8 +456,9 @@ int exec_begin(struct vm *vm, const struct peer *who, const struct exec_request 
 	return 0;
 }
 
-/* Returns whether a job was cancelled, so that the list may have changed. */
-static bool one_deny(struct vm_host *host)
+/* Cancel the first job whose user has lost the role. Returns false if there is none; true: the list may have
+ * changed. */
+static bool denied_job_cancel(struct vm_host *host)
 {
 	for (struct job *j = host->jobs; j; j = j->next) {
 		struct exec_work *w = j->opaque;
@@ -478,6 +480,6 @@ static bool one_deny(struct vm_host *host)
 
 void exec_check_roles(struct vm_host *host)
 {
-	while (host->server && one_deny(host))
+	while (host->server && denied_job_cancel(host))
 		;
 }

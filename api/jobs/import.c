@@ -553,10 +553,10 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* The end of an import that an earlier daemon began: first a look whether all files are there, since that daemon may
- * have called archiver_keep() before it died. If they are not, removal of what it has left, and a second look: the old
- * cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. The files are
- * removed before the VM, because only the VM's definition names them. */
+/* Ends an import that an earlier daemon began. First it looks whether all files exist, since that daemon may have
+ * called archiver_keep() before it died. If a file is missing, it removes the import's files and looks again: the
+ * old cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. It removes
+ * the files before the VM, because only the VM's definition names them. */
 struct clearing {
 	struct vm *vm; /* VM_FACT_INCOMPLETE is set, so nobody else removes the VM */
 	struct archiver *archiver; /* NULL: the start failed, or has to wait for the user's groups */
@@ -604,7 +604,7 @@ static void found_clear(struct clearing *x)
 		clear_with(x, NULL, "");
 }
 
-/* Whether the error says nothing about the files. */
+/* Whether the look failed, so that the error does not tell whether the files exist. */
 static bool is_unknown(int r)
 {
 	return r == -ETIMEDOUT || r == -EBUSY || r == -EAGAIN || r == -ENOMEM || r == -EMFILE || r == -ENFILE;
@@ -633,7 +633,7 @@ static void found_looked(void *opaque, int r, const struct fork_as_result *res, 
 	}
 }
 
-/* The loop touches none of the files: a user's file system may hang. */
+/* Look for the files in a helper process, because their file system may hang. */
 static void found_look(struct clearing *x)
 {
 	struct err e;
@@ -643,7 +643,7 @@ static void found_look(struct clearing *x)
 		found_looked(x, r, NULL, &e);
 }
 
-static void found(struct vm *vm)
+static void import_end(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *own = folder_of(vm->def);
 	const char *folder = js_get_str(own, "folder"), *name = folder ? strrchr(folder, '/') : NULL;
@@ -661,5 +661,5 @@ void import_clear_up(struct vm_host *host)
 {
 	for (size_t i = host->nvms; i-- > 0;)
 		if (store_has_file(host->store, host->vms[i]->def->name, IMPORT_MARKER))
-			found(host->vms[i]);
+			import_end(host->vms[i]);
 }

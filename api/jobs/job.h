@@ -64,7 +64,7 @@ struct job {
 	bool failed;
 	struct err e;
 	struct json_object *result; /* NULL: none */
-	/* What only the role guest may see of a program in the guest (exec.h); until the job is freed. */
+	/* Output of a program in the guest (exec.h), which viewers may not see; NULL: none. Freed with the job. */
 	void *output;
 	void (*output_free)(struct job *j);
 	/* Ask the work to stop; the implementation then calls job_fail(), unless the work is done first. NULL: the job

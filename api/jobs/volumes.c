@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LOOK_TIMEOUT_NS (10 * 1000000000ULL)
+#define CHECK_TIMEOUT_NS (10 * 1000000000ULL)
 
 _Static_assert(VOLUMES_MAX <= CHANNEL_FDS_MAX, "there is a note for each");
 _Static_assert(VOLUMES_MAX >= 2 * VM_DISKS_MAX, "each disk may have a data file");
@@ -291,7 +291,7 @@ int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 {
 	struct removal w = { v, vm, remove };
 	struct fork_as_spec s = { .rights = volumes_author(vm, v), .run = volumes_remove, .arg = &w,
-		.what = "removing its images", .timeout_ns = remove ? FORK_AS_NO_TIMEOUT : LOOK_TIMEOUT_NS, .done = done, .opaque = opaque };
+		.what = "removing its images", .timeout_ns = remove ? FORK_AS_NO_TIMEOUT : CHECK_TIMEOUT_NS, .done = done, .opaque = opaque };
 
 	return fork_as_begin(vm->host->helpers, &s, ret, e);
 }

@@ -327,8 +327,8 @@ static void updated(struct network *n, struct network_operation *op, int r, stru
 	answer(op, r, value, e);
 }
 
-/* DHCP and DNS are changed; the egress rules follow. "up" replaces all rules in one transaction. */
-static void rules_follow(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+/* Change the egress rules, after DHCP and DNS: "up" replaces all rules in one transaction. */
+static void rules_update(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .done = op->done, .opaque = op->opaque };
 	struct err own;
@@ -355,8 +355,7 @@ int network_update(struct network *n, struct network_definition *d, network_done
 	int r = check_free(n, e);
 
 	if (n->live && !egress_is_same(n->live, d))
-		update.ended = rules_follow;
-
+		update.ended = rules_update;
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", network_any(n)->name);
 	if (!r)

@@ -96,7 +96,7 @@ static void mac_put(struct json_object *o, const char *key, const uint8_t mac[DE
 	js_put_str(o, key, text);
 }
 
-/* Whether cairn-net is to translate between the addresses that the guest has from its source and the clone's. */
+/* Whether the interface is a live clone's for which cairn-net translates addresses (docs/networks.md, "Forks"). */
 static bool is_fork(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
 	return memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac)) && d->mode != NETWORK_BRIDGE && d->ipv4.given;
@@ -136,6 +136,7 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 
 static int port_begin(struct vm *vm, struct err *e);
 
+/* Note the addresses of a live clone from cairn-net's answer. */
 static void addresses_take(struct network_ports *p, struct port *port, struct json_object *answer)
 {
 	const char *mac = js_get_str(answer, "mac");
@@ -276,7 +277,8 @@ static void ports_on_start_failed(struct vm *vm)
 
 /* ---- what is shown ---- */
 
-static const struct port *port_of(const struct vm *vm, unsigned at)
+/* Find the port of an interface that has an address as a live clone; NULL: none. */
+static const struct port *clone_port_find(const struct vm *vm, unsigned at)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
 		if (vm->ports->list[i].at == at && vm->ports->list[i].address[0])
@@ -286,7 +288,7 @@ static const struct port *port_of(const struct vm *vm, unsigned at)
 
 void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o)
 {
-	const struct port *port = port_of(vm, at);
+	const struct port *port = clone_port_find(vm, at);
 	const struct network *n = port ? network_find_name(vm->host, port->network) : NULL;
 	char text[INET_ADDRSTRLEN + 8];
 
@@ -342,7 +344,7 @@ void network_ports_clone(struct vm *clone, const struct vm *source, bool present
 	}
 }
 
-static void macs_put(const struct vm *vm, struct json_object *state)
+static void guest_addresses_put(const struct vm *vm, struct json_object *state)
 {
 	struct json_object *list = NULL, *addresses = NULL;
 	char text[DEFINITION_MAC_TEXT];
@@ -364,7 +366,7 @@ static void ports_put(const struct vm *vm, struct json_object *state)
 {
 	struct json_object *list = vm->ports && vm->ports->n ? json_object_new_array() : NULL;
 
-	macs_put(vm, state);
+	guest_addresses_put(vm, state);
 	if (list)
 		js_put(state, PORTS_KEY, list);
 	for (unsigned i = 0; list && i < vm->ports->n; i++) {
@@ -379,7 +381,7 @@ static void ports_put(const struct vm *vm, struct json_object *state)
 	}
 }
 
-static void macs_load(struct vm *vm, struct json_object *state)
+static void guest_addresses_load(struct vm *vm, struct json_object *state)
 {
 	struct json_object *list = js_get_array(state, STATE_KEY), *addresses = js_get_array(state, ADDRESSES_KEY);
 	size_t n = list ? json_object_array_length(list) : 0;
@@ -401,7 +403,7 @@ static void ports_load(struct vm *vm, struct json_object *state)
 	struct json_object *list = js_get_array(state, PORTS_KEY);
 	size_t n = list ? json_object_array_length(list) : 0;
 
-	macs_load(vm, state);
+	guest_addresses_load(vm, state);
 	for (size_t i = 0; i < MIN(n, DEFINITION_INTERFACES_MAX); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
 		struct port *port = &ports_of(vm)->list[vm->ports->n++];

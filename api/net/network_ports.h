@@ -18,11 +18,11 @@ extern const struct vm_observer network_ports_observer;
  * the clone's (docs/networks.md, "Forks"). Lasts until the clone is undefined, because its saved states and snapshots
  * have them, too. present: the clone continues from the source's present state, not from a snapshot. */
 void network_ports_clone(struct vm *clone, const struct vm *source, bool present);
-/* Put the addresses of a live clone's interface into o: network-address, the one in the network with its prefix, and
- * guest-address. Other interfaces have none. */
+/* Put the addresses of a live clone's interface into o: network-address (in the network, with its prefix) and
+ * guest-address. Do nothing for other interfaces. at: the interface's index. */
 void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o);
-/* Add an object for each such interface: name, interface, network, address, guest-address. network: only those in it;
- * NULL: all. */
+/* Add an object to the list for each interface of a live clone: name, interface, network, address, guest-address.
+ * network: only interfaces in this network; NULL: all. */
 void network_ports_list(const struct vm *vm, const char *network, struct json_object *list);
 /* Free the daemon's objects for removals under way. */
 void network_ports_forget(struct vm_host *host);

@@ -14,8 +14,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Stands for a port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. The next
- * such ports are lower. */
+/* The first placeholder for a port that the kernel is to choose. The parser of definitions refuses 0, so such forwards
+ * have a placeholder until the definition is parsed. Further placeholders are lower. */
 #define SOME_PORT 65535
 
 /* ---- checks ---- */
@@ -92,8 +92,10 @@ static bool port_is_given(struct json_object *forwards, int64_t port)
 	return false;
 }
 
-/* Add the forward to the clone's definition. some: the placeholder of before, if it needs one. */
-static void forward_put(struct json_object *o, unsigned at, struct json_object *forward, int *some, struct json_object *forwards)
+/* Add a forward to the clone's definition. placeholder: the last one; the next one on return, if the forward needs
+ * it. */
+static void forward_put(struct json_object *o, unsigned at, struct json_object *forward, int *placeholder,
+	struct json_object *forwards)
 {
 	struct json_object *copy = json_object_new_object();
 
@@ -104,14 +106,15 @@ static void forward_put(struct json_object *o, unsigned at, struct json_object *
 	}
 	if (!js_get(copy, "port")) {
 		do
-			--*some;
-		while (port_is_given(forwards, *some));
-		js_put_int(copy, "port", *some);
+			--*placeholder;
+		while (port_is_given(forwards, *placeholder));
+		js_put_int(copy, "port", *placeholder);
 	}
 	json_object_array_add(forwards_of(o, at), copy);
 }
 
-/* Give the definition its authors. rights: of the author of what `clone` lacks. */
+/* Give the definition d its authors: those of `clone`, and for everything that `clone` lacks the user with these
+ * rights. */
 static int authors_set(struct definition *d, const struct definition *clone, const struct rights *rights, struct err *e)
 {
 	if (rights_copy(rights, &d->rights) < 0)
@@ -125,7 +128,7 @@ int publish_define(struct json_object *forwards, const struct rights *rights, co
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(clone);
 	struct definition *d = NULL;
-	int some = SOME_PORT + 1, r;
+	int placeholder = SOME_PORT + 1, r;
 
 	for (size_t i = 0; i < json_object_array_length(forwards); i++) {
 		struct json_object *f = json_object_array_get_idx(forwards, i);
@@ -133,7 +136,7 @@ int publish_define(struct json_object *forwards, const struct rights *rights, co
 		r = interface_find(clone, js_get_str(f, "interface"), e);
 		if (r < 0)
 			return r;
-		forward_put(o, (unsigned)r, f, &some, forwards);
+		forward_put(o, (unsigned)r, f, &placeholder, forwards);
 	}
 	r = definition_parse_stored(o, &d, e);
 	for (unsigned i = 0; !r && i < d->ninterfaces; i++)

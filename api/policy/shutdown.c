@@ -357,14 +357,14 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 		js_put(state, "shutdown", o);
 }
 
-/* The guest does not know of the shutdown any more. The host's shutdown waits for the VM nevertheless. */
+/* Drop the deadline of a shutdown of which the guest no longer knows. The host's shutdown still waits for the VM. */
 static void deadline_drop(struct vm *vm)
 {
 	if (vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm))
 		shutdown_forget(vm);
 }
 
-/* Drop plan and deadline when the VM is no longer active. A reset ends a deadline, too. */
+/* Drop the plan and the deadline when the VM is not active. A reset drops the deadline. */
 static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 {
 	/* A VM that gets a new process keeps its plan. */

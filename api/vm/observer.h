@@ -50,8 +50,8 @@ struct vm_observer {
 		struct err *e);
 	void (*started)(struct vm *vm);
 	void (*start_failed)(struct vm *vm);
-	/* A revert has replaced the state of the running guest, and so what the guest was asked to do. The caller saves
-	 * the VM's state. */
+	/* A revert has replaced the state of the running guest, so the guest does not know of earlier requests, such as
+	 * a shutdown. The caller saves the VM's state. */
 	void (*renewed)(struct vm *vm);
 
 	/* The VM process has reported a phase. phase_seen is called before the state changes, phase_known after it and

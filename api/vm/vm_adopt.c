@@ -1,4 +1,4 @@
-/* Adopts the process that an earlier daemon started. */
+/* Adopts the VM processes that an earlier daemon started. */
 #include "api/store/store.h"
 #include "api/vm/consoles.h"
 #include "api/vm/observer.h"

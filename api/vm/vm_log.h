@@ -20,8 +20,8 @@ struct vm;
 struct vm_host;
 struct vm_logs;
 
-/* Start cairn-log, now and whenever it ends. The pipes stay, so no line of a VM that this daemon has started is lost.
- * host: only its loop is used at once. program: its path. Both are borrowed.
+/* Start cairn-log, and start it again whenever it ends. The pipes of the VMs that this daemon has started outlive it.
+ * host: only its loop is used at once. program: cairn-log's path. Both are borrowed.
  * Does not fail: without the process, VMs have no logs, and the daemon's log says so. */
 struct vm_logs *vm_logs_new(const struct vm_host *host, const char *program);
 /* The process ends with the last pipe. NULL allowed. */

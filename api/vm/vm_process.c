@@ -228,7 +228,7 @@ static bool sender_prove(struct vm_process *p)
 }
 
 /* Handle the first message of an adopted process in an unknown version: close the channel and fail the requests, but
- * leave the process running. From here on the daemon only sees the process's end, and refuses requests. */
+ * leave the process running. Afterwards the daemon only sees the process's end, and refuses requests. */
 static void channel_not_ours(struct vm_process *p, unsigned version)
 {
 	struct err e;

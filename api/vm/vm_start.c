@@ -180,11 +180,11 @@ static void managed_release(struct vm *vm, bool used)
 
 static void start_next(struct vm_host *host);
 
-/* Answer those who destroyed the VM before its start had a process. */
+/* Answer the calls of vm-destroy that ended a start before it had a process. */
 static void stop_answer(struct vm *vm)
 {
 	if (vm->proc)
-		return; /* its end answers them */
+		return; /* the end of the process answers them */
 	vm->stop.kind = VM_OP_NONE;
 	vm_answer_gone(vm);
 }
@@ -572,8 +572,8 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 		vm->start.kind = VM_OP_START;
 }
 
-/* Whether fewer than --max-starting starts are under way: more of them take longer than one after the other. Clones of
- * a fork do not count: the fork limits their starts itself, and they may wait for its source. */
+/* Whether fewer than --max-starting starts are under way; more concurrent starts take longer than sequential ones.
+ * Clones of a fork do not count: the fork limits their starts itself, and they may wait for its source. */
 static bool start_has_room(const struct vm_host *host)
 {
 	unsigned under_way = 0;
@@ -711,8 +711,7 @@ static void start_unqueue(struct vm *vm)
 	*at = vm->start.next;
 }
 
-/* End a start that has no process yet. What it waits for goes on without it: files that are opened later are closed by
- * whoever opens them. */
+/* End a start that has no process yet. A helper that is opening the VM's files goes on, and closes them itself. */
 static void start_stop(struct vm *vm)
 {
 	struct err e;
@@ -727,11 +726,11 @@ static void start_stop(struct vm *vm)
 		break;
 	case VM_OP_START_HOLDS:
 	case VM_OP_START_PORTS:
-		/* What has begun on the host is awaited. Then check_called_off() ends the start. */
+		/* Wait for the step on the host that has begun. Then check_called_off() ends the start. */
 		vm->start.opts.called_off = true;
 		vm->stop.kind = VM_OP_STOP;
 		return;
-	default: /* VM_OP_START_WAITS: whatever it waits for calls vm_start_goes_on(), which looks for a start */
+	default: /* VM_OP_START_WAITS: vm_start_goes_on() finds no start then */
 		break;
 	}
 	vm->start.kind = VM_OP_NONE;
