@@ -41,8 +41,6 @@ int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *r
  * Returns 0 or -errno with a sentence. */
 int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode, struct err *e);
 
-/* Whether the file system of a file or a folder keeps data in memory (tmpfs), or may (overlayfs). */
-bool file_is_in_memory(int fd);
 /* Returns 0 or -errno. */
 int file_identify(int fd, struct file_id *ret);
 

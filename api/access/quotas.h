@@ -65,8 +65,6 @@ const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, ui
 /* Whether the quota binds the VMs of a definer. The default binds definers without a quota of their own.
  * definer: NULL: root or the daemon's own user, whom no quota binds. */
 bool quotas_bind(const struct quotas *q, const struct quota *one, const struct rights *definer);
-/* Whether a definer is in the group. */
-bool quotas_is_member(const struct rights *definer, gid_t group);
 
 /* Change, add or remove a quota. The change is in force once the table is stored; changes are stored one by one.
  * change: the limits of items in the mask `given` replace the present ones. given 0: remove the quota.

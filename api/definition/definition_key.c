@@ -86,7 +86,9 @@ const char *key_text(struct parse *p, struct json_object *v, size_t max)
 	return s;
 }
 
-int key_check_clean(struct parse *p, const char *s)
+/* Check that a text has no control character, since terminals would obey it. A stored text may have some: older daemons
+ * accepted them. Returns 0; -EINVAL: the error is set. */
+static int key_check_clean(struct parse *p, const char *s)
 {
 	if (p->stored || utf8_is_clean(s))
 		return 0;

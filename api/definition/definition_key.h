@@ -75,9 +75,6 @@ size_t key_push_index(struct parse *p, size_t i);
 void key_quote(const char *s, char out[48]);
 /* Return v's string if it has no NUL and at most max bytes; it lives as long as v. NULL: the error is set. */
 const char *key_text(struct parse *p, struct json_object *v, size_t max);
-/* Check that a text has no control character, since terminals would obey it. A stored text may have some: older daemons
- * accepted them. Returns 0; -EINVAL: the error is set. */
-int key_check_clean(struct parse *p, const char *s);
 /* Parse an id: 1 to 15 letters, digits, "-", "_". Returns 0; -EINVAL. */
 int key_parse_id(struct parse *p, struct json_object *v, void *into);
 /* Parse a UUID, which has to be set. Returns 0; -EINVAL. */

@@ -33,7 +33,8 @@ const char *network_mode_name(unsigned mode)
 
 /* ---- names ---- */
 
-int network_definition_check_name(const char *name, struct err *e)
+/* Check a network's name. The error names no key. Returns 0; -EINVAL. */
+static int network_definition_check_name(const char *name, struct err *e)
 {
 	size_t len = strlen(name);
 

@@ -104,8 +104,6 @@ void network_definition_free(struct network_definition *d);
 struct json_object *network_definition_to_json(const struct network_definition *d);
 /* The same without the keys that are the daemon's own: the request of cairn-net. */
 struct json_object *network_definition_for_program(const struct network_definition *d);
-/* Check a network's name. The error names no key. Returns 0; -EINVAL. */
-int network_definition_check_name(const char *name, struct err *e);
 const char *network_mode_name(unsigned mode);
 const char *network_filter_name(unsigned filter);
 

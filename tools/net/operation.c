@@ -18,7 +18,9 @@ void operation_note(void *o, const char *sentence)
 	json_object_array_add(((struct operation *)o)->notes, json_object_new_string(sentence));
 }
 
-int operation_find_bridge(struct operation *o, struct link *ret, struct err *e)
+/* Find the network's bridge. Returns 1; 0: there is none; -EEXIST with a sentence: another link has its name;
+ * -errno. */
+static int operation_find_bridge(struct operation *o, struct link *ret, struct err *e)
 {
 	const struct network *n = &o->req->net;
 	int r = link_find(o->links, n->bridge, ret, e);

@@ -30,8 +30,5 @@ int network_port_down(struct operation *o, struct err *e);
 
 /* Add a sentence to the notes; a note_fn (accept.h) with the operation. */
 void operation_note(void *o, const char *sentence);
-/* Find the network's bridge. Returns 1; 0: there is none; -EEXIST with a sentence: another link has its name;
- * -errno. */
-int operation_find_bridge(struct operation *o, struct link *ret, struct err *e);
 
 #endif
