@@ -79,6 +79,9 @@ struct block_snapshot_op {
 	/* Called by a commit when the file names the snapshot, on stable storage. The commit cannot fail any more, but
 	 * goes on until done(). NULL: not wanted. */
 	void (*stands)(struct block_snapshot_op *op);
+	/* Called by an apply when all but the header is on stable storage: the write of the header needs no space. The
+	 * apply then waits for block_snapshot_apply_decide(). NULL: do not wait. */
+	void (*ready)(struct block_snapshot_op *op);
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* the commit sets the new snapshot's id */
 	/* The operation failed, but the file may have its outcome: a commit's snapshot, until another change succeeds;
 	 * the content of the snapshot that is applied; an entry's update. */
@@ -105,6 +108,8 @@ void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot
  * info: its id selects the snapshot, and its extra data are the new ones. Its name is checked, but not used. */
 void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
+/* Continue an apply whose op->ready() was called. go: false: undo it; done() then reports -ECANCELED. */
+void block_snapshot_apply_decide(struct block_snapshot_op *op, bool go);
 /* Make another snapshot with the content and size of the disk in the existing snapshot `id`, without VM state. Shares
  * its clusters. Incremental: guest requests continue. A crash leaves the new snapshot, or leaked clusters.
  * info: as for block_snapshot_commit(); its vm_state_bytes is 0. op->id gets the new id. */

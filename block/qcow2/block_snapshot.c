@@ -293,6 +293,11 @@ void block_snapshot_apply_with(struct block *b, const struct block_snapshot_info
 	snapshot_apply(b, info->id, info, op);
 }
 
+void block_snapshot_apply_decide(struct block_snapshot_op *op, bool go)
+{
+	qcow2_snapshot_apply_decide(op, go);
+}
+
 void block_snapshot_delete(struct block *b, const char *id, struct block_snapshot_op *op)
 {
 	if (!change_begin(b, id, NULL, false, op))

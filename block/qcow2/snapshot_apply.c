@@ -22,6 +22,8 @@ enum apply_phase {
 	APPLY_WRITE,
 	APPLY_FLUSH,
 	APPLY_TABLE, /* instead of APPLY_FLUSH, if the entry's extra data changes */
+	APPLY_READY,
+	APPLY_DECIDED, /* only if op->ready is set */
 	APPLY_HOLD,
 	APPLY_HEADER,
 	APPLY_RELEASE,
@@ -55,6 +57,7 @@ struct apply {
 	struct release release;
 	struct tail_trim trim;
 	uint64_t target;
+	bool go; /* what block_snapshot_apply_decide() was given */
 	int res;
 };
 
@@ -177,6 +180,28 @@ static int step_write(struct apply *a)
 		store_be64(a->buf + i * 8ULL, a->l1.entries[i]);
 	a->o.phase = a->with_info ? APPLY_TABLE : APPLY_FLUSH;
 	return task_write(&a->o.task, a->buf, a->l1.cap * 8ULL, a->l1.offset);
+}
+
+static int step_ready(struct apply *a)
+{
+	struct block_snapshot_op *op = a->o.op;
+
+	if (!op->ready) {
+		a->o.phase = APPLY_HOLD;
+		return 0;
+	}
+	a->o.phase = APPLY_DECIDED;
+	op->engine = a;
+	op->ready(op);
+	return -EINPROGRESS;
+}
+
+void qcow2_snapshot_apply_decide(struct block_snapshot_op *op, bool go)
+{
+	struct apply *a = op->engine;
+
+	a->go = go;
+	task_resume(&a->o.task);
 }
 
 static int step_hold(struct apply *a)
@@ -321,11 +346,16 @@ static int apply_phase_step(struct apply *a)
 		r = table_swap_write(&a->swap, t);
 		if (r != TASK_DONE)
 			return r;
-		a->o.phase = APPLY_HOLD;
+		a->o.phase = APPLY_READY;
 		return 0;
 	case APPLY_FLUSH:
-		a->o.phase = APPLY_HOLD;
+		a->o.phase = APPLY_READY;
 		return task_flush(t);
+	case APPLY_READY:
+		return step_ready(a);
+	case APPLY_DECIDED:
+		a->o.phase = APPLY_HOLD;
+		return a->go ? 0 : -ECANCELED;
 	case APPLY_HOLD:
 		return step_hold(a);
 	case APPLY_HEADER:

@@ -268,6 +268,7 @@ struct qcow2 *qcow2_snapshot_q(struct block_snapshot *s);
 /* Apply snapshot `id`. info: copied; its extra data becomes the snapshot's; NULL: leave the extra data. */
 void qcow2_snapshot_apply(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
 	struct block_snapshot_op *op);
+void qcow2_snapshot_apply_decide(struct block_snapshot_op *op, bool go);
 void qcow2_snapshot_delete(struct qcow2 *q, const char *id, struct block_snapshot_op *op);
 void qcow2_snapshot_own(struct qcow2 *q, const char *id, uint64_t *ret_bytes, struct block_snapshot_op *op);
 void qcow2_snapshot_update(struct qcow2 *q, const struct block_snapshot_info *info,

@@ -286,6 +286,58 @@ int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot
 	return change_note(d, &x.c, disk_call(d, &x.c, e));
 }
 
+static void apply_begin_run(struct disk_call *c, struct block *b)
+{
+	struct disk_apply *x = container_of(c, struct disk_apply, c);
+
+	if (x->info)
+		block_snapshot_apply_with(b, x->info, &c->op);
+	else
+		block_snapshot_apply(b, x->id, &c->op);
+}
+
+static void op_ready(struct block_snapshot_op *op)
+{
+	struct disk_call *c = container_of(op, struct disk_call, op);
+	LOCK_GUARD(&c->lock);
+
+	container_of(c, struct disk_apply, c)->ready = true;
+	pthread_cond_signal(&c->cond);
+}
+
+int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_snapshot_info *info,
+	struct disk_apply *x, struct err *e)
+{
+	*x = (struct disk_apply){ .c = { .run = apply_begin_run, .op = { .done = op_done, .ready = op_ready } },
+		.info = info, .id = id };
+	call_start(d, &x->c);
+	pthread_mutex_lock(&x->c.lock);
+	while (!x->ready && !x->c.returned)
+		pthread_cond_wait(&x->c.cond, &x->c.lock);
+	pthread_mutex_unlock(&x->c.lock);
+	return x->ready ? 0 : change_note(d, &x->c, call_wait(&x->c, e));
+}
+
+static void apply_end_run(struct disk_call *c, struct block *b)
+{
+	(void)b;
+	block_snapshot_apply_decide(&c->op, container_of(c, struct disk_apply, c)->go);
+}
+
+int disk_apply_end(struct disk_apply *x, bool go, struct err *e)
+{
+	struct machine_disk *d = x->c.disk;
+	int r;
+
+	x->go = go;
+	x->c.run = apply_end_run;
+	loop_post(d->loop, &x->c.task);
+	r = call_wait(&x->c, go ? e : NULL);
+	if (go)
+		return change_note(d, &x->c, r);
+	return r == -ECANCELED ? 0 : r;
+}
+
 static void delete_run(struct disk_call *c, struct block *b)
 {
 	block_snapshot_delete(b, container_of(c, struct end_call, c)->id, &c->op);

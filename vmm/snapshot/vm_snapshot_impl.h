@@ -86,13 +86,16 @@ int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const str
  * is hidden from users; after a later failure, the next vmsnap_recover() completes the deletion. */
 int vmsnap_delete(struct machine *m, struct machine_disk *first, struct tree *t, struct tree_node *n,
 	struct err *e);
-/* Begin and end the revert of several disks. vmsnap_revert_mark() marks n, then the caller reverts
- * all other disks; vmsnap_revert_first() reverts the first disk and, in the same write, makes n
- * current and clears the mark. A VM with one disk needs no mark. */
+/* Mark n as being reverted to on several disks, so that vmsnap_recover() completes the revert after a crash. A VM with
+ * one disk needs no mark. */
 int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct tree_node *n,
 	struct err *e);
-int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n,
-	struct err *e);
+/* Remove the mark while no disk's content has changed. old: n's data before vmsnap_revert_mark(). Returns 0 or -errno,
+ * logged. */
+int vmsnap_revert_unmark(struct machine_disk *first, struct tree_node *n, const struct tree_data *old);
+/* Return the entry that the first disk gets in the write that reverts it, after all other disks: it makes n current and
+ * clears the mark. NULL: QEMU made the snapshot, and its entry stays. */
+const struct block_snapshot_info *vmsnap_revert_info(const struct tree *t, struct tree_node *n);
 /* Complete or undo interrupted operations, and log each.
  * may_revert: an interrupted revert may be completed, because no guest has run on the disks' content; false: -EBUSY.
  * tell: called for each recovery; may be NULL. */

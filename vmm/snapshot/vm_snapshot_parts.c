@@ -186,16 +186,36 @@ int vmsnap_revert_mark(struct machine_disk *first, const struct tree *t, struct 
 	return disk_snapshot_update(first, &n->info, e);
 }
 
-int vmsnap_revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n,
-	struct err *e)
+int vmsnap_revert_unmark(struct machine_disk *first, struct tree_node *n, const struct tree_data *old)
+{
+	struct err e = { 0 };
+	int r;
+
+	n->data = *old;
+	tree_encode(&n->data, &n->info);
+	r = disk_snapshot_update(first, &n->info, &e);
+	if (r < 0)
+		log_error(first->id, "cannot take back the mark of a revert to snapshot '%s' (%s): the next start completes "
+			"the revert", n->info.name, e.msg);
+	return r;
+}
+
+const struct block_snapshot_info *vmsnap_revert_info(const struct tree *t, struct tree_node *n)
 {
 	if (!n->ours)
-		return disk_snapshot_apply(first, n->info.id, e);
+		return NULL;
 	if (!is_newest(t, n))
 		n->data.serial = tree_next_serial(t);
 	n->data.set.mark = TREE_WHOLE;
 	tree_encode(&n->data, &n->info);
-	return disk_snapshot_apply_with(first, &n->info, e);
+	return &n->info;
+}
+
+static int revert_first(struct machine_disk *first, const struct tree *t, struct tree_node *n, struct err *e)
+{
+	const struct block_snapshot_info *info = vmsnap_revert_info(t, n);
+
+	return info ? disk_snapshot_apply_with(first, info, e) : disk_snapshot_apply(first, n->info.id, e);
 }
 
 static int revert_rest(struct machine *m, struct machine_disk *first, struct tree *t,
@@ -203,7 +223,7 @@ static int revert_rest(struct machine *m, struct machine_disk *first, struct tre
 {
 	int r = vmsnap_parts(m, first, n, part_apply, NULL, e);
 
-	return r < 0 ? r : vmsnap_revert_first(first, t, n, e);
+	return r < 0 ? r : revert_first(first, t, n, e);
 }
 
 /* ---- recovery after a crash ---- */

@@ -25,6 +25,8 @@ struct revert_job {
 	struct tree tree;
 	struct tree_node *node;
 	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot on each disk */
+	struct disk_apply apply[VM_DISKS_MAX]; /* of the disks whose content changes next, the first disk's last */
+	unsigned napply;
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
@@ -190,33 +192,74 @@ static int disk_apply(struct revert_job *x)
 	return 0;
 }
 
-static int disks_apply(struct revert_job *x)
-{
-	struct machine *m = x->j.m;
-	unsigned n = 0;
-	int r = 0;
-
-	for (unsigned i = 0; i < m->ndisks; i++)
-		m->disks[i].changed = false;
-	if (x->v.disk[0])
-		return disk_apply(x);
-	for (unsigned i = 0; i < m->ndisks; i++)
-		n += x->id[i][0] != 0;
-	if (n > 1 && x->node->ours)
-		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
-	for (unsigned i = 0; i < m->ndisks && !r; i++)
-		if (x->id[i][0] && &m->disks[i] != x->first)
-			r = disk_snapshot_apply(&m->disks[i], x->id[i], &x->j.e);
-	return r < 0 ? r : vmsnap_revert_first(x->first, &x->tree, x->node, &x->j.e);
-}
-
-/* Returns whether disks_apply() failed and every disk is as before. */
+/* Returns whether every disk is as before disks_apply(). */
 static bool disks_stand(const struct machine *m)
 {
 	for (unsigned i = 0; i < m->ndisks; i++)
 		if (m->disks[i].changed)
 			return false;
 	return true;
+}
+
+static int disk_prepare(struct revert_job *x, struct machine_disk *d, const char *id,
+	const struct block_snapshot_info *info)
+{
+	int r = disk_apply_begin(d, id, info, &x->apply[x->napply], &x->j.e);
+
+	x->napply += !r;
+	return r;
+}
+
+static int other_disks_prepare(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (x->id[i][0] && &m->disks[i] != x->first)
+			r = disk_prepare(x, &m->disks[i], x->id[i], NULL);
+	return r;
+}
+
+/* Change the content of all prepared disks; r < 0, or after an error: undo the preparation of those that are left. */
+static int disks_switch(struct revert_job *x, int r)
+{
+	for (unsigned k = 0; k < x->napply; k++)
+		if (r < 0)
+			(void)disk_apply_end(&x->apply[k], false, NULL);
+		else
+			r = disk_apply_end(&x->apply[k], true, &x->j.e);
+	x->napply = 0;
+	return r;
+}
+
+/* All that needs space is written before the first disk changes, so that a full file system changes nothing. */
+static int disks_apply(struct revert_job *x)
+{
+	struct machine *m = x->j.m;
+	struct tree_data old = x->node->data;
+	bool marked = false;
+	int r;
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		m->disks[i].changed = false;
+	if (x->v.disk[0])
+		return disk_apply(x);
+	r = other_disks_prepare(x);
+	if (!r && x->napply && x->node->ours) {
+		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
+		marked = !r;
+		if (marked)
+			x->first->changed = false; /* its content; vmsnap_revert_unmark() removes the mark */
+	}
+	if (!r)
+		r = disk_prepare(x, x->first, x->node->info.id, vmsnap_revert_info(&x->tree, x->node));
+	r = disks_switch(x, r);
+	if (r < 0 && marked && disks_stand(m))
+		x->first->changed = vmsnap_revert_unmark(x->first, x->node, &old) < 0;
+	if (r < 0 && marked && !disks_stand(m))
+		err_prefix(&x->j.e, "the revert is incomplete, and the VM's next start completes it");
+	return r;
 }
 
 static int memory_rewind(struct revert_job *x)
