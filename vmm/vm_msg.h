@@ -466,6 +466,11 @@ struct vm_go {
 	} clients[CHANNEL_FDS_MAX];
 };
 
+/* Whether the guest has run, a u64 in the first page of the end file, behind the event: the daemon writes VM_RAN_NOT
+ * before the start, the VM process VM_RAN_YES before the guest runs. 0: a daemon that did not tell wrote the page. */
+#define VM_END_RAN 4088
+enum vm_ran { VM_RAN_UNKNOWN = 0, VM_RAN_NOT, VM_RAN_YES };
+
 struct vm_event {
 	uint32_t kind; /* enum vm_event_kind */
 	uint8_t phase; /* enum vm_phase: the current one; not set in the progress of VM_MSG_CLONE_DISK */

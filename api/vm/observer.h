@@ -75,7 +75,8 @@ struct vm_observer {
 	void (*save_over)(struct vm *vm, const char *outcome);
 
 	/* Hooks at the daemon's start. adopted: the VM's process answered, and the daemon adopted it. start_lost: the
-	 * adopted process has no configuration, because the earlier daemon ended before it sent one. found_off: the
+	 * guest of the adopted process has not run, because the earlier daemon ended before it sent a configuration, or
+	 * the process ended before. found_off: the
 	 * daemon found no process, or cannot connect to it. */
 	void (*adopted)(struct vm *vm, const struct vm_info *info);
 	void (*start_lost)(struct vm *vm);

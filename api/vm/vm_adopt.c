@@ -76,6 +76,40 @@ static void revert_lost(struct vm *vm, const struct vm_info *info)
 	vm_destroy(vm, NULL);
 }
 
+/* The start in which an earlier daemon ended has failed: the VM keeps the state that it had before, as after any failed
+ * start. */
+static void lost_start_failed(struct vm *vm)
+{
+	vm_set(vm, VM_FACT_RUN_MISSED, false);
+	snprintf(vm->detail, sizeof(vm->detail), "%sthe daemon ended during the start, and the guest has not run",
+		vm_sleeps(vm) ? "waking failed: " : "");
+	if (!vm_sleeps(vm))
+		snprintf(vm->reason, sizeof(vm->reason), "failed");
+	vm_save(vm);
+}
+
+/* Returns true if state.json does not know of the start, and its guest never ran. After a boot of the host, the page of
+ * the end file that the process wrote may be lost. */
+static bool start_was_lost(const struct vm *vm, int end_fd)
+{
+	return vm_has(vm, VM_FACT_RUN_MISSED) && !vm_state_is_active(vm->state) && !vm->host->new_boot && end_fd >= 0 &&
+		vm_end_never_ran(end_fd);
+}
+
+/* The adopted process has ended before it answered; life_ended() follows. */
+static void adopted_ended(struct vm *vm)
+{
+	struct err e;
+	CLEANUP_CLOSE int end_fd = store_open_file(vm->host->store, vm->def->name, "end", O_RDONLY, &e);
+
+	if (start_was_lost(vm, end_fd)) {
+		lost_start_failed(vm);
+		vm_notify(vm, start_lost);
+	} else {
+		start_made_known(vm);
+	}
+}
+
 static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
@@ -85,6 +119,8 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		log_info("state", "VM '%s': an earlier daemon ended before it configured the VM's process; killing "
 			"the process",
 			vm->def->name);
+		if (!vm_state_is_active(vm->state))
+			lost_start_failed(vm);
 		vm_notify(vm, start_lost);
 		vm_process_kill(vm->proc);
 		return;
@@ -98,8 +134,8 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		revert_lost(vm, &copy);
 		return;
 	}
-	if (r == -ESRCH) { /* the process has ended; life_ended() follows */
-		start_made_known(vm);
+	if (r == -ESRCH) {
+		adopted_ended(vm);
 		return;
 	}
 	log_warn("state", "VM '%s' runs, but its process does not answer: %s", vm->def->name, e ? e->msg : "");
@@ -142,7 +178,10 @@ void vm_take_back(struct vm *vm)
 	if (r != -ENOENT)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
 	vm_live_forget(vm);
-	start_made_known(vm);
+	if (r == -ENOENT && start_was_lost(vm, end_fd))
+		lost_start_failed(vm);
+	else
+		start_made_known(vm);
 	if (vm_state_is_active(vm->state))
 		ended_unseen(vm, end_fd);
 	if (r == -ENOENT)

@@ -170,3 +170,11 @@ bool vm_end_read(int end_fd, struct vm_event *ret_ev)
 	vm_event_clean(ret_ev);
 	return ret_ev->kind == VM_EVENT_PHASE && ret_ev->phase == VM_PHASE_ENDED;
 }
+
+bool vm_end_never_ran(int end_fd)
+{
+	struct vm_event said;
+	uint64_t ran;
+
+	return pread_full(end_fd, &ran, sizeof(ran), VM_END_RAN) == 0 && ran == VM_RAN_NOT && !vm_end_read(end_fd, &said);
+}

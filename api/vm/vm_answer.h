@@ -21,13 +21,16 @@ void vm_event_clean(struct vm_event *ev);
 bool vm_answer_take(const struct channel_msg *m, enum vm_msg_type request, struct vm_answer *ret_a, int *ret_r, struct err *e);
 
 /* Layout of a run's end file. Before the start, the daemon writes the number of the run (u64) at VM_END_RUN and its
- * protocol version (u64) at VM_END_VERSION. When the run ends, the VM process writes a struct vm_event of that version
- * at offset 0; the event says how the run ended. Daemons that wrote no version used version 1. */
+ * protocol version (u64) at VM_END_VERSION; VM_END_RAN is part of vm_msg.h. When the run ends, the VM process
+ * writes a struct vm_event of that version at offset 0; the event says how the run ended. Daemons that wrote no version
+ * used version 1. */
 #define VM_END_RUN 4096
 #define VM_END_VERSION 4104
 /* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in a protocol version that
  * this daemon does not know. */
 bool vm_end_read(int end_fd, struct vm_event *ret_ev);
+/* Returns true if the end file says that the guest of this run never ran. */
+bool vm_end_never_ran(int end_fd);
 /* Return the protocol version of the run, from its end file, or 1 if the file names none; 0: this daemon does not know
  * the version. */
 unsigned vm_end_version(int end_fd);

@@ -213,12 +213,13 @@ static int run_note(struct vm *vm, int end_fd, struct err *e)
 	/* The zeros before it are written, too: the process maps the event (vmm/kvm/end_file.h), and a hole could find
 	 * the file system full. */
 	struct {
-		uint8_t event[VM_END_RUN];
-		uint64_t run, version;
-	} note = { .run = vm->run + 1, .version = VM_MSG_VERSION };
+		uint8_t event[VM_END_RAN];
+		uint64_t ran, run, version;
+	} note = { .ran = VM_RAN_NOT, .run = vm->run + 1, .version = VM_MSG_VERSION };
 	int r = pwrite_full(end_fd, &note, sizeof(note), 0);
 
-	_Static_assert(offsetof(typeof(note), version) == VM_END_VERSION, "where vm_end_version() reads it");
+	_Static_assert(offsetof(typeof(note), run) == VM_END_RUN && offsetof(typeof(note), version) == VM_END_VERSION,
+		"where they are read");
 	if (r < 0)
 		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\", so the VM "
 			"was not started", vm->def->name);

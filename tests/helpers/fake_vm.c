@@ -1,6 +1,7 @@
 /* fake_vm: a simulated VM process for tests of the control plane. Started like cairn-vm, it speaks vm_msg and fails as
  * the words of its kernel command line say (boot.cmdline):
  *   die-at-config kill-at-config silent-at-config refuse garbage-at-config
+ *   never-runs (leave the end file as if the guest did not run)
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS io-error-after=MS
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
@@ -263,6 +264,7 @@ static void start_words(struct fake *f)
 
 static void configure(struct fake *f, struct channel_msg *m)
 {
+	uint64_t ran = VM_RAN_YES;
 	struct err e;
 
 	memcpy(&f->config, m->body, sizeof(f->config));
@@ -297,6 +299,8 @@ static void configure(struct fake *f, struct channel_msg *m)
 	}
 	if (f->config.restore_fd != VM_NO_FD && !restore(f, m->fds[f->config.restore_fd], m->head.seq))
 		exit(VM_EXIT_CONFIG);
+	if (!word(f, "never-runs") && f->end_fd >= 0 && pwrite(f->end_fd, &ran, sizeof(ran), VM_END_RAN) < 0)
+		perror("end");
 	f->phase = f->config.start_paused ? VM_PHASE_PAUSED : VM_PHASE_RUNNING;
 	f->reason = f->config.restore_fd != VM_NO_FD ? VM_REASON_RESTORED : VM_REASON_BOOTED;
 	reply(f, m->head.seq, 0, 0, "");

@@ -123,12 +123,6 @@ class Model:
             vm.state = "paused"
         vm.saved = None
 
-    def start_part(self, name):
-        """The process of the start has ended with its daemon, which the next one takes for a crash. It does not know
-        whether the guest has run, so it keeps a managed save under another name."""
-        self.off(self.vms[name], "crashed")
-        self.vms[name].saved = None
-
     def off(self, vm, state="shutoff"):
         vm.state, vm.memory = state, BOOTS
         vm.unflushed = set()

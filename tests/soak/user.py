@@ -328,7 +328,7 @@ class User:
         if self.model.vms[name].snapshots:
             s = self.rng.choice(sorted(self.model.vms[name].snapshots))
             self.do(["snapshot-revert", name, s], lambda m: m.revert(name, s), name,
-                    parts=[lambda m: m.revert_part(name), lambda m: m.revert_part(name, s), lambda m: m.start_part(name)])
+                    parts=[lambda m: m.revert_part(name), lambda m: m.revert_part(name, s)])
 
     def delete(self, name):
         if self.model.vms[name].snapshots:
@@ -378,8 +378,7 @@ class User:
     def restore(self, name):
         if self.model.vms[name].uuid in self.model.states:
             path, state = self.state_file(name), self.rng.choice((None, "running", "paused"))
-            self.do(["restore", path, *([f"--{state}"] if state else [])], lambda m: m.restore(name, state), name,
-                    parts=[lambda m: m.start_part(name)])
+            self.do(["restore", path, *([f"--{state}"] if state else [])], lambda m: m.restore(name, state), name)
             if self.model.vms[name].uuid not in self.model.states:
                 os.unlink(path)
 

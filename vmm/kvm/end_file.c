@@ -12,7 +12,7 @@
 
 static void *volatile end_page; /* NULL: none */
 
-_Static_assert(sizeof(struct vm_event) <= PAGE_BYTES, "the event fits the page");
+_Static_assert(sizeof(struct vm_event) <= VM_END_RAN && VM_END_RAN + sizeof(uint64_t) <= PAGE_BYTES, "both fit the page");
 
 void end_file_take(int fd)
 {
@@ -28,6 +28,14 @@ void end_file_take(int fd)
 		end_page = page;
 	}
 	close(fd);
+}
+
+void end_file_guest_runs(void)
+{
+	uint64_t ran = VM_RAN_YES;
+
+	if (end_page)
+		memcpy((uint8_t *)end_page + VM_END_RAN, &ran, sizeof(ran));
 }
 
 void end_file_write(const struct vm_event *ev)

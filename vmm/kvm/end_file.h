@@ -13,6 +13,8 @@ struct vm_event;
  * further file is only closed.
  * fd: taken. */
 void end_file_take(int fd);
+/* Note in the file that the guest runs. */
+void end_file_guest_runs(void);
 /* Write the event to the file's offset 0, if there is one. Takes no lock. */
 void end_file_write(const struct vm_event *ev);
 

@@ -4,6 +4,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
+#include "vmm/kvm/end_file.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/thread_filter.h"
 
@@ -230,6 +231,8 @@ void vcpus_stop(struct vcpus *s)
 void vcpus_resume(struct vcpus *s)
 {
 	LOCK_GUARD(&s->lock);
+
+	end_file_guest_runs();
 	atomic_store(&s->stop_requested, false);
 	/* A vcpus_poison() that sets the flag after this check requests its stop after the store
 	 * above, so the stop is not lost. */

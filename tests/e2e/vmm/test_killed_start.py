@@ -36,3 +36,16 @@ def test_start_is_refused_while_another_process_keeps_the_image(vm):  # noqa: F8
         assert r.returncode and "vda is in use by another process; stop the VM or tool that has it open" in r.stderr, r
     assert "another process has the image: waiting 2 s for its end" in vm.daemon.log_of("vm1")
     vm.start()
+
+
+def has_run(vm):  # noqa: F811
+    return struct.unpack("<Q", (vm.daemon.state / "vms/vm1/end").read_bytes()[4088:4096])[0] == 2
+
+
+def test_end_file_says_whether_the_guest_has_run(vm):  # noqa: F811
+    """So the next daemon tells a start in which it was killed from a crash."""
+    vm.daemon.cairn("start", "vm1", "--paused")
+    assert not has_run(vm)
+    vm.daemon.cairn("resume", "vm1")
+    assert has_run(vm)
+    vm.daemon.cairn("destroy", "vm1")

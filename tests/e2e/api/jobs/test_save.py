@@ -424,7 +424,9 @@ def test_job_without_known_end_is_reported_as_failed(fake):
     q.run("job-dismiss", id=was)
 
 
-def test_possibly_used_managed_save_is_not_used_again(fake):
+@pytest.mark.parametrize("ran", [True, False])
+def test_possibly_used_managed_save_is_not_used_again(fake, ran):
+    """It is used again if the guest of the lost start did not run."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")
@@ -434,8 +436,13 @@ def test_possibly_used_managed_save_is_not_used_again(fake):
     vm = fake.state / "vms/vm1"
     (vm / "managed.save").rename(vm / "managed.save.used")
     end = (vm / "end").read_bytes()
-    (vm / "end").write_bytes(end[:4096] + struct.pack("<Q", 2))
+    (vm / "end").write_bytes((end[:4088] if ran else bytes(4088)) + struct.pack("<QQ", 2 if ran else 1, 2))
     fake.start()
+    if not ran:
+        assert fake.cairn("domstate", "--reason", "vm1").stdout == "saved (failed)\n"
+        fake.cairn("start", "vm1")
+        assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
+        return
     assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
     assert "The next start does not use the save" in fake.log.read_text()
     fake.cairn("restore", str(vm / "managed.save.used"))

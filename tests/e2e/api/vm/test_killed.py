@@ -264,3 +264,30 @@ def test_adopted_work_is_cancelled(fake):
     q.run("job-cancel", id=was)
     q.event("JOB_STATUS_CHANGE", id=was, status="concluded")
     assert "cancelled" in q.jobs()[-1]["error"] and q.run("snapshot-list", vm="a")["snapshots"] == []
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_vm_whose_lost_start_never_ran_is_off(fake, ran):
+    """The daemon was killed before it had stored the start, and the VM's process has ended."""
+    fake.define("a", cmdline="" if ran else "never-runs")
+    state = fake.state / "vms/a/state.json"
+    until(state.exists)
+    before = state.read_bytes()
+    fake.cairn("start", "a")
+    pid = fake.info("a")["pid"]
+    until(lambda: fake.kept("a").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    state.write_bytes(before)
+    fake.start()
+    info = fake.info("a")
+    if ran:
+        assert (info["state"], info["reason"]) == ("crashed", "killed"), info
+        return
+    assert (info["state"], info["reason"]) == ("shut off", "failed"), info
+    assert info["detail"] == "the daemon ended during the start, and the guest has not run"
+    fake.stop()
+    fake.start()
+    assert fake.info("a")["reason"] == "failed"
+    fake.cairn("start", "a")
