@@ -566,7 +566,8 @@ void commit_flush(struct qcow2 *q, struct wait *w);
 bool task_owns(const struct wait *w);
 /* Note a change of a table: start a commit if too many changes wait, else arm the timer for one. */
 void commit_note_dirty(struct qcow2 *q);
-/* Returns true if too many slices are dirty or too many frees are queued; w then runs at the commit's end. */
+/* Returns true if too many slices are dirty or too many frees are queued; w then runs at the end of the commit, or of
+ * the round of frees that runs. */
 bool commit_throttle(struct qcow2 *q, struct wait *w);
 bool commit_idle(const struct qcow2 *q);
 void commit_start(struct qcow2 *q);

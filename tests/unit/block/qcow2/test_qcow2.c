@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "block/qcow2/impl.h"
 #include "block/qcow2/qcow2.h"
 
 #include <signal.h>
@@ -192,6 +193,57 @@ static void test_many_writes_need_few_syncs(void **state)
 		assert_in_range(c.writes, 3072, 3072 + 60 * commits);
 		assert_int_equal(block_close(b), 0);
 	}
+	fixture_run(&f, "qemu-img check -q img");
+	fixture_end(&f);
+	(void)state;
+}
+
+struct late_write {
+	struct block_req req;
+	bool over;
+};
+
+static void late_done(struct block_req *r, int res)
+{
+	assert_int_equal(res, 0);
+	container_of(r, struct late_write, req)->over = true;
+}
+
+/* While a round of frees waits for I/O, the frees of later commits are queued in memory; a write that needs clusters
+ * waits when they are too many. */
+static void test_writes_wait_while_too_many_frees_are_queued(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096))) = { 1 };
+	struct iovec iov = { buf, sizeof(buf) };
+	struct late_write w = { .req = { .op = BLOCK_WRITE, .offset = MIB, .len = sizeof(buf), .iov = &iov, .niov = 1,
+		.done = late_done } };
+	struct free_list first = { .n = 1, .cap = 1 }, later = { .n = 2 * 65536 + 1, .cap = 2 * 65536 + 1 };
+	struct fixture f;
+	struct qcow2 *q;
+	struct block *b;
+	unsigned epoch;
+
+	fixture_begin(&f, 33);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 24M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	q = qcow2_of(b);
+	/* Runs without clusters, which free nothing, and a read that does not end. */
+	first.runs = calloc(first.n, sizeof(*first.runs));
+	later.runs = calloc(later.n, sizeof(*later.runs));
+	for (size_t i = 0; i < later.n; i++)
+		later.runs[i].cluster = 2 * i;
+	epoch = epoch_enter(q);
+	deferred_free_start(q, &first);
+	deferred_free_start(q, &later);
+	block_submit(b, &w.req);
+	while (!w.over && !q->deferred_free.idle.head)
+		loop_run_once(f.loop, UINT64_MAX);
+	assert_false(w.over);
+	epoch_leave(q, epoch);
+	while (!w.over)
+		loop_run_once(f.loop, UINT64_MAX);
+	assert_int_equal(q->deferred_free.next.n, 0);
+	assert_int_equal(block_close(b), 0);
 	fixture_run(&f, "qemu-img check -q img");
 	fixture_end(&f);
 	(void)state;
@@ -511,6 +563,7 @@ int main(void)
 		cmocka_unit_test(test_compressed_clusters_are_read_and_rewritten),
 		cmocka_unit_test(test_flush_is_durable),
 		cmocka_unit_test(test_many_writes_need_few_syncs),
+		cmocka_unit_test(test_writes_wait_while_too_many_frees_are_queued),
 		cmocka_unit_test(test_tables_are_written_without_flush),
 	};
 
