@@ -182,6 +182,7 @@ $(BUILD)/unit/api/store/test_store: UNIT_LDFLAGS = -Wl,--wrap=file_close_async
 $(BUILD)/unit/api/wire/test_conn: UNIT_LDFLAGS = -Wl,--wrap=accounts_new
 $(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
 $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
+$(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o copy.o)
 $(BUILD)/unit/api/wire/test_client: UNIT_LDFLAGS = -Wl,--wrap=ppoll
 $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o script_run.o script_vm.o script_mutate.o)
 

@@ -45,6 +45,11 @@ enum agent_step {
 	AGENT_STEP_PROGRAM = 4,
 };
 
+/* The errno of FAILED while the agent serves as many connections as it can (EUSERS), and what the user reads then. */
+#define AGENT_ERROR_BUSY 87
+#define AGENT_BUSY_TEXT \
+	"cairn-agent in the guest is busy: it serves as many programs and copies as it can; try again when one has ended"
+
 struct agent_frame {
 	enum agent_frame_type type;
 	const uint8_t *data; /* borrowed from the parsed buffer */

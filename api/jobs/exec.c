@@ -210,7 +210,10 @@ static void not_started(struct exec_work *w, const struct agent_frame *f)
 	uint32_t number = load_le32(f->data), step = load_le32(f->data + 4);
 	struct err e;
 
-	err_set(&e, -EIO, ERR_GENERIC, "the program was not started: %s: %s", step < ARRAY_SIZE(steps) && steps[step] ? steps[step] : "cairn-agent",
+	if (step == AGENT_STEP_AGENT && number == AGENT_ERROR_BUSY)
+		err_set(&e, -EBUSY, ERR_BUSY, AGENT_BUSY_TEXT);
+	else
+		err_set(&e, -EIO, ERR_GENERIC, "the program was not started: %s: %s", step < ARRAY_SIZE(steps) && steps[step] ? steps[step] : "cairn-agent",
 		number < 4096 ? strerror((int)number) : "unknown error");
 	fail(w, &e);
 }

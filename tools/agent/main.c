@@ -16,8 +16,9 @@
 #include <unistd.h>
 
 #define SESSIONS_MAX 32
+#define REFUSED_MAX 4 /* further connections, which are told that the agent is busy */
 
-static struct session sessions[SESSIONS_MAX];
+static struct session sessions[SESSIONS_MAX + REFUSED_MAX];
 static volatile sig_atomic_t child_ended;
 
 static void on_child(int sig)
@@ -60,13 +61,16 @@ static void session_accept(int listener)
 
 	if (sock < 0)
 		return;
-	while (i < SESSIONS_MAX && !session_is_over(&sessions[i]))
+	while (i < ARRAY_SIZE(sessions) && !session_is_over(&sessions[i]))
 		i++;
 	/* Programs of the guest itself connect, too, where the kernel has a loopback for vsock. */
-	if (from.svm_family != AF_VSOCK || from.svm_cid != VMADDR_CID_HOST || i == SESSIONS_MAX)
+	if (from.svm_family != AF_VSOCK || from.svm_cid != VMADDR_CID_HOST || i == ARRAY_SIZE(sessions)) {
 		close(sock);
-	else
-		session_begin(&sessions[i], sock);
+		return;
+	}
+	session_begin(&sessions[i], sock);
+	if (i >= SESSIONS_MAX)
+		session_fail(&sessions[i], AGENT_ERROR_BUSY, AGENT_STEP_AGENT);
 }
 
 static void children_look(void)
@@ -74,24 +78,24 @@ static void children_look(void)
 	if (!child_ended)
 		return;
 	child_ended = 0;
-	for (unsigned i = 0; i < SESSIONS_MAX; i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
 		session_child(&sessions[i]);
 }
 
 /* Serve until the only session is over, or for ever with a listener. SIGCHLD comes during ppoll() only. */
 static void serve(int listener, const sigset_t *open)
 {
-	static struct pollfd p[1 + SESSIONS_MAX * SESSION_FDS];
+	static struct pollfd p[1 + ARRAY_SIZE(sessions) * SESSION_FDS];
 
 	while (listener >= 0 || !session_is_over(&sessions[0])) {
 		p[0] = (struct pollfd){ .fd = listener, .events = POLLIN };
-		for (unsigned i = 0; i < SESSIONS_MAX; i++)
+		for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
 			session_watch(&sessions[i], p + 1 + i * SESSION_FDS);
 		if (ppoll(p, ARRAY_SIZE(p), NULL, open) < 0)
 			for (size_t i = 0; i < ARRAY_SIZE(p); i++)
 				p[i].revents = 0;
 		children_look();
-		for (unsigned i = 0; i < SESSIONS_MAX; i++)
+		for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
 			session_serve(&sessions[i], p + 1 + i * SESSION_FDS);
 		if (p[0].revents)
 			session_accept(listener);
@@ -153,7 +157,7 @@ int main(int argc, char **argv)
 	sigaction(SIGCHLD, &act, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
-	for (unsigned i = 0; i < SESSIONS_MAX; i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
 		sessions[i].sock = sessions[i].in = sessions[i].out[0] = sessions[i].out[1] = -1;
 	session_root_follows = is_first;
 	if (fd >= 0) {

@@ -84,6 +84,8 @@ static int session_result(const struct agent_copy *k, const struct guest_session
 		return err_set(e, -EINTR, ERR_CANCELLED, "the copy was cancelled; what has been copied stays");
 	if (r < 0)
 		return r;
+	if (s->failed == AGENT_ERROR_BUSY)
+		return err_set(e, -EBUSY, ERR_BUSY, AGENT_BUSY_TEXT);
 	if (s->failed)
 		return err_set(e, -s->failed, ERR_GENERIC, "cairn-agent in the guest cannot copy: %s", strerror(s->failed));
 	if (s->status || s->signal)

@@ -189,6 +189,8 @@ static int failed_show(struct cli *c, const struct guest_session *s)
 		err_set(&e, -s->failed, ERR_GENERIC, "the folder %s: %s", option_value(c, "workdir") ?: "/", strerror(s->failed));
 	else if (s->step == AGENT_STEP_PROGRAM)
 		err_set(&e, -s->failed, ERR_GENERIC, "%s: %s", s->start->words[0], strerror(s->failed)); /* runuser, with --user */
+	else if (s->failed == AGENT_ERROR_BUSY)
+		err_set(&e, -EBUSY, ERR_BUSY, AGENT_BUSY_TEXT);
 	else
 		err_set(&e, -s->failed, ERR_GENERIC, "cairn-agent cannot start a program: %s", strerror(s->failed));
 	cli_fail(&e, "Failed to run a program in domain '%s'", c->pos[0]);

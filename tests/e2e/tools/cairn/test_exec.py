@@ -286,6 +286,14 @@ def test_missing_runuser_is_named(liar):
     assert "true: No such file" in liar.cairn("exec", "web1", "--", "true", ok=127).stderr
 
 
+def test_busy_agent_is_named(liar):
+    (liar.tmp / "says").write_bytes(HELLO + frame(4, struct.pack("<II", 87, 1)))
+    assert "cairn-agent in the guest is busy" in liar.cairn("exec", "web1", "--", "true", ok=125).stderr
+    (liar.tmp / "file").write_text("x")
+    r = liar.cairn("cp", str(liar.tmp / "file"), "web1:/tmp/file", ok=None)
+    assert r.returncode and "cairn-agent in the guest is busy" in r.stderr, r
+
+
 def test_control_characters_reach_no_terminal(vm):
     """Also in two pieces, except those of a program with a terminal of its own."""
     master, slave = pty.openpty()
