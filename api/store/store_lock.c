@@ -139,7 +139,7 @@ static bool hangs_in_file_system(const struct owner *o)
 	uint64_t until = clock_monotonic_ns() + STUCK_NS;
 	struct process_look first, now;
 
-	if (process_look(o->pid, &first) < 0 || !first.main_in_file_system)
+	if (process_look(o->pid, &first) < 0 || !first.main_in_file_system || process_is_frozen(o->pid))
 		return false;
 	log_warn("start", "another cairnd (pid %d) waits for a file system; taking over if that lasts", (int)o->pid);
 	while (clock_monotonic_ns() < until) {
@@ -147,7 +147,7 @@ static bool hangs_in_file_system(const struct owner *o)
 		if (process_look(o->pid, &now) < 0 || !now.main_in_file_system || now.main_switches != first.main_switches)
 			return false;
 	}
-	return true;
+	return !process_is_frozen(o->pid);
 }
 
 /* Whether SIGKILL waits for all threads, or they are exiting. */

@@ -6,6 +6,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <mntent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,6 +177,38 @@ int process_look(pid_t pid, struct process_look *ret)
 {
 	*ret = (struct process_look){ 0 };
 	return threads_each(pid, thread_look, ret);
+}
+
+/* Print the path of a process's group of the freezer. Returns false if there is none, or it is not mounted here. */
+static bool freezer_folder(pid_t pid, char *buf, size_t size)
+{
+	char path[64], text[STATUS_BYTES];
+	const char *group;
+	struct mntent *m;
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)pid);
+	if (text_read(path, text, sizeof(text)) < 0 || !(group = strstr(text, "freezer:/")))
+		return false;
+	group = strchr(group, '/');
+	f = setmntent("/proc/self/mounts", "re");
+	while (f && !found && (m = getmntent(f)))
+		found = !strcmp(m->mnt_type, "cgroup") && hasmntopt(m, "freezer") &&
+			snprintf(buf, size, "%s%.*s", m->mnt_dir, (int)strcspn(group, "\n"), group) < (int)size;
+	if (f)
+		endmntent(f);
+	return found;
+}
+
+bool process_is_frozen(pid_t pid)
+{
+	char folder[PATH_MAX], path[PATH_MAX + 16], state[16];
+
+	if (!freezer_folder(pid, folder, sizeof(folder)))
+		return false;
+	snprintf(path, sizeof(path), "%s/freezer.state", folder);
+	return text_read(path, state, sizeof(state)) == 0 && !strncmp(state, "FROZEN", 6);
 }
 
 int process_start_time(pid_t pid, uint64_t *ret_ticks)

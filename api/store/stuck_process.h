@@ -21,6 +21,9 @@ struct process_look {
 
 /* Returns 0; -ESRCH: the process has ended; -errno. */
 int process_look(pid_t pid, struct process_look *ret);
+/* Returns true if the freezer of control groups version 1 has stopped the process: its threads sleep without
+ * interruption, as those that wait for a disk. */
+bool process_is_frozen(pid_t pid);
 /* Get the time at which the process was started, in ticks since the host's boot. With it, a pid names one process only.
  * Returns 0; -errno. */
 int process_start_time(pid_t pid, uint64_t *ret_ticks);

@@ -228,3 +228,31 @@ def test_daemons_that_do_not_answer_are_replaced(tmp_path):
             assert d.cairn("list").returncode == s.cairn("list").returncode == 0
         finally:
             f.release()
+
+
+@pytest.fixture
+def freezer():
+    """A group of the version 1 freezer."""
+    mounts = [line.split() for line in open("/proc/self/mounts")]
+    at = [m[1] for m in mounts if m[2] == "cgroup" and "freezer" in m[3].split(",")]
+    if not at or not os.access(at[0], os.W_OK):
+        pytest.skip("no freezer of control groups version 1")
+    group = pathlib.Path(at[0], f"cairn-test-{os.getpid()}")
+    group.mkdir()
+    yield group
+    (group / "freezer.state").write_text("THAWED")
+    for pid in (group / "cgroup.procs").read_text().split():
+        pathlib.Path(at[0], "cgroup.procs").write_text(pid)
+    group.rmdir()
+
+
+def test_frozen_daemon_is_not_replaced(tmp_path, freezer):
+    with contextlib.closing(Stuck(tmp_path / "d")) as d:
+        d.define("a")
+        (freezer / "cgroup.procs").write_text(str(d.proc.pid))
+        (freezer / "freezer.state").write_text("FROZEN")
+        until(lambda: (freezer / "freezer.state").read_text() == "FROZEN\n")
+        says = d.second()
+        assert f"another cairnd (pid {d.proc.pid}) serves" in says and "waits for a file system" not in says
+        (freezer / "freezer.state").write_text("THAWED")
+        assert d.info("a")["state"] == "shut off"
