@@ -241,6 +241,24 @@ static void violation_say(int sig, siginfo_t *si, void *context)
 		syscall(SYS_tkill, 0, 0);
 }
 
+static void signal_exit(int sig)
+{
+	syscall(SYS_exit_group, VM_EXIT_SIGNAL + sig);
+}
+
+/* The kernel ignores these signals in the init of a pid namespace, which has no handler for them, and abort() would go
+ * on to make a forbidden system call. */
+static int ends_catch(void)
+{
+	static const int ends[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGABRT };
+	struct sigaction act = { .sa_handler = signal_exit };
+
+	for (size_t i = 0; i < ARRAY_SIZE(ends) && getpid() == 1; i++)
+		if (sigaction(ends[i], &act, NULL) < 0)
+			return -errno;
+	return 0;
+}
+
 static int violations_catch(void)
 {
 	struct sigaction act = { .sa_sigaction = violation_say, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND };
@@ -272,8 +290,10 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
 	r = violations_catch();
+	if (!r)
+		r = ends_catch();
 	if (r < 0)
-		return err_set_errno(e, r, "sandbox: SIGSYS");
+		return err_set_errno(e, r, "sandbox: signals");
 	call_filter_init(&f);
 	rules_add(&f, l);
 	return lockdown_calls(&f, SECCOMP_RET_TRAP, false, e);

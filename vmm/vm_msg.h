@@ -229,6 +229,7 @@ enum vm_exit {
 	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure, the watchdog's poweroff */
 	VM_EXIT_TIMEOUT = 12,	/* the guest did not shut down within the deadline */
 	VM_EXIT_KILLED = 13,	/* second SIGTERM, SIGINT or SIGHUP */
+	VM_EXIT_SIGNAL = 128,	/* plus a signal's number: the init of a pid namespace exits so instead of being killed */
 };
 
 #define VM_NO_FD 0xffffu

@@ -25,6 +25,7 @@
 #define PROC_BYTES (10 * 1024)
 /* Of files that this handler only counts. */
 #define TABLE_BYTES (1024 * 1024)
+#define OLDER_OR_DAEMONS_LOG "see the daemon's log; an older version of Cairn may have started the process"
 
 /* Returns the content of a file in /proc/PID, which the caller frees; NULL: the daemon may not read the file. */
 static char *proc_read(pid_t pid, const char *name, size_t max)
@@ -248,7 +249,7 @@ static void put_group(struct json_object *o, const struct vm *vm, struct json_ob
 	if (own && s && s->cgroups.fd >= 0)
 		put_group_limits(o, s, uuid);
 	if (!own || why)
-		lack_add(lacks, "control group", why ? why : "see the daemon's log; an older version of Cairn may have started the process");
+		lack_add(lacks, "control group", why ? why : OLDER_OR_DAEMONS_LOG);
 }
 
 /* What other hosts have, or other processes of this one. */
@@ -263,12 +264,13 @@ static void put_lacks(struct json_object *o, const struct vm *vm)
 		char what[32];
 
 		snprintf(what, sizeof(what), "%s namespace", name);
-		if (i == VM_SANDBOX_USER && !geteuid())
+		if (!vm_sandbox_space_is_needed(i))
 			continue;
 		if (whose ? strcmp(whose, "daemon") : s && !vm_sandbox_space_lack(s, i))
 			continue;
 		why = s ? vm_sandbox_space_lack(s, i) : NULL;
-		lack_add(list, what, why ? why : "see the VM's log; an older version of Cairn may have started the process");
+		lack_add(list, what, why ? why : i == VM_SANDBOX_PID ? OLDER_OR_DAEMONS_LOG :
+			"see the VM's log; an older version of Cairn may have started the process");
 	}
 	uid = js_get_array(o, "uids");
 	why = s ? vm_sandbox_uid_lack(s) : NULL;

@@ -1,6 +1,6 @@
 #include "api/vm/cgroup_tree.h"
 #include "api/store/paths.h"
-#include "api/vm/cgroup_spawn.h"
+#include "api/vm/child_spawn.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -93,7 +93,7 @@ static int tree_use(struct cgroup_tree *t, const char *path)
 	if (mkdirat(fd, name, 0755) < 0)
 		return lacks(t, "cannot create a control group in %.100s: %s", path, strerror(errno));
 	trial = openat(fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = trial < 0 ? -errno : cgroup_spawn_try(trial);
+	r = trial < 0 ? -errno : child_spawn_try(trial, false);
 	unlinkat(fd, name, AT_REMOVEDIR);
 	if (r < 0)
 		return lacks(t, "cannot create a process in a control group in %.100s: %s", path, strerror(-r));
@@ -151,7 +151,8 @@ static pid_t holder_start(char *const *argv, int cgroup, int *ret_sock)
 	if (cgroup >= 0) {
 		const int files[] = { theirs, theirs, 2 };
 
-		r = cgroup_spawn(&(struct cgroup_spawn){ cgroup, argv[0], argv, files, ARRAY_SIZE(files) }, &pid);
+		r = child_spawn(&(struct child_spawn){ .cgroup = cgroup, .program = argv[0], .argv = argv, .files = files,
+			.nfiles = ARRAY_SIZE(files) }, &pid);
 	} else {
 		posix_spawn_file_actions_init(&fa);
 		posix_spawn_file_actions_adddup2(&fa, theirs, 0);

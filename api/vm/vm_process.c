@@ -321,6 +321,12 @@ static void end_learn(struct vm_process *p)
 	p->end.status_known = true;
 	p->end.signaled = si.si_code != CLD_EXITED;
 	p->end.status = si.si_status;
+	/* The init of a pid namespace exits when a signal ends it (vmm/sandbox.c). A guest's debug exit, which the
+	 * process has told, may have such a status, too. */
+	if (!p->end.signaled && !p->end.said && si.si_status > VM_EXIT_SIGNAL && si.si_status < VM_EXIT_SIGNAL + NSIG) {
+		p->end.signaled = true;
+		p->end.status -= VM_EXIT_SIGNAL;
+	}
 }
 
 static void process_end(struct vm_process *p)

@@ -1,5 +1,6 @@
 #include "api/vm/vm_sandbox.h"
 #include "api/store/paths.h"
+#include "api/vm/child_spawn.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -31,6 +32,7 @@ static const struct {
 	[VM_SANDBOX_NET] = { "net", CLONE_NEWNET },
 	[VM_SANDBOX_IPC] = { "ipc", CLONE_NEWIPC },
 	[VM_SANDBOX_UTS] = { "uts", CLONE_NEWUTS },
+	[VM_SANDBOX_PID] = { "pid", 0 },
 };
 
 const char *vm_sandbox_space_name(enum vm_sandbox_space space)
@@ -38,17 +40,22 @@ const char *vm_sandbox_space_name(enum vm_sandbox_space space)
 	return spaces[space].name;
 }
 
-static bool space_is_needed(unsigned space)
+bool vm_sandbox_space_is_needed(enum vm_sandbox_space space)
 {
-	return space != VM_SANDBOX_USER || geteuid();
+	return space == VM_SANDBOX_USER ? geteuid() : space == VM_SANDBOX_PID ? !geteuid() : true;
 }
 
 bool vm_sandbox_has_spaces(const struct vm_sandbox *s)
 {
-	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
-		if (space_is_needed(i) && !s->errors[i])
+	for (unsigned i = 0; i < VM_SANDBOX_PID; i++)
+		if (vm_sandbox_space_is_needed(i) && !s->errors[i])
 			return true;
 	return false;
+}
+
+bool vm_sandbox_makes_pids(const struct vm_sandbox *s)
+{
+	return vm_sandbox_space_is_needed(VM_SANDBOX_PID) && !s->errors[VM_SANDBOX_PID];
 }
 
 const char *vm_sandbox_space_lack(const struct vm_sandbox *s, enum vm_sandbox_space space)
@@ -81,7 +88,7 @@ static int user_change(uid_t first, uid_t last)
 
 static int space_make(unsigned space)
 {
-	if (!space_is_needed(space))
+	if (!vm_sandbox_space_is_needed(space))
 		return 0;
 	if (space == VM_SANDBOX_USER)
 		return spaces_enter_user();
@@ -92,10 +99,10 @@ static int space_make(unsigned space)
 
 static _Noreturn void child_main(int sock, uid_t first, uid_t last)
 {
-	int errors[VM_SANDBOX_SPACES], r;
+	int errors[VM_SANDBOX_PID], r;
 	char next;
 
-	for (unsigned i = 0; i < VM_SANDBOX_SPACES; i++)
+	for (unsigned i = 0; i < VM_SANDBOX_PID; i++)
 		errors[i] = space_make(i);
 	if (write_full(sock, errors, sizeof(errors)) < 0 || read(sock, &next, 1) != 1)
 		_exit(1);
@@ -119,12 +126,13 @@ static void space_open(struct vm_sandbox *s, unsigned i, pid_t child)
 
 static void spaces_take(struct vm_sandbox *s, int sock, pid_t child)
 {
-	ssize_t n = recv(sock, s->errors, sizeof(s->errors), MSG_WAITALL);
+	const size_t len = VM_SANDBOX_PID * sizeof(*s->errors);
+	ssize_t n = recv(sock, s->errors, len, MSG_WAITALL);
 
-	for (unsigned i = 0; i < VM_SANDBOX_SPACES && n != sizeof(s->errors); i++)
+	for (unsigned i = 0; i < VM_SANDBOX_PID && n != (ssize_t)len; i++)
 		s->errors[i] = n < 0 ? -errno : -ECHILD;
 	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
-		if (space_is_needed(i) && !s->errors[i])
+		if (vm_sandbox_space_is_needed(i) && !s->errors[i])
 			space_open(s, i, child);
 }
 
@@ -197,8 +205,10 @@ void vm_sandbox_prepare(const struct daemon_paths *p, bool managed, struct vm_sa
 	*ret = (struct vm_sandbox){ .fds = { -1, -1, -1 }, .required = p->require_sandbox };
 	cgroup_tree_open(p, managed, &ret->cgroups);
 	r = processes_try(ret, p->uid_first, p->uid_last);
-	for (unsigned i = 0; i < VM_SANDBOX_SPACES && r < 0; i++)
+	for (unsigned i = 0; i < VM_SANDBOX_PID && r < 0; i++)
 		ret->errors[i] = r;
+	if (vm_sandbox_space_is_needed(VM_SANDBOX_PID))
+		ret->errors[VM_SANDBOX_PID] = child_spawn_try(-1, true);
 	if (r < 0 || geteuid())
 		ret->uid_error = r < 0 ? r : -EPERM;
 	/* Some hosts forbid plain users to make namespaces, and nothing is wrong with them. */

@@ -1,7 +1,8 @@
 /* vm_sandbox: what the daemon prepares for the sandboxes of its VM processes, once for all of them: a mount namespace
  * whose root is an empty, read-only file system, and a network namespace whose only interface is a loopback device that
- * is down. A process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces. A
- * plain user's daemon and its processes do this in a user namespace, in which only that user exists.
+ * is down. A process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces.
+ * Root's daemon creates each process in a pid namespace of its own, too (child_spawn.h). A plain user's daemon and its
+ * processes do all but this in a user namespace, in which only that user exists.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_SANDBOX_H
 #define CAIRN_API_VM_VM_SANDBOX_H
@@ -11,8 +12,11 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* In the order in which a process enters them. Root needs no user namespace. */
-enum vm_sandbox_space { VM_SANDBOX_USER, VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDBOX_UTS, VM_SANDBOX_SPACES };
+/* In the order in which a process enters them, but for the pid namespace, in which it is created. Root needs no user
+ * namespace, and a plain user's daemon may make no pid namespace for a process that is to enter the user namespace
+ * later. */
+enum vm_sandbox_space { VM_SANDBOX_USER, VM_SANDBOX_MNT, VM_SANDBOX_NET, VM_SANDBOX_IPC, VM_SANDBOX_UTS, VM_SANDBOX_PID,
+	VM_SANDBOX_SPACES };
 #define VM_SANDBOX_SHARED (VM_SANDBOX_NET + 1) /* the number of those that the daemon prepares */
 
 struct vm_sandbox {
@@ -30,8 +34,14 @@ struct err;
 /* The name of a namespace in /proc/PID/ns. */
 const char *vm_sandbox_space_name(enum vm_sandbox_space space);
 
-/* Whether there is a namespace that processes can enter or make. */
+/* Whether there is a namespace that processes can enter or make themselves. */
 bool vm_sandbox_has_spaces(const struct vm_sandbox *s);
+
+/* Whether processes are created in pid namespaces of their own. */
+bool vm_sandbox_makes_pids(const struct vm_sandbox *s);
+
+/* Whether the daemon's VMs have a namespace if the host does not lack it. */
+bool vm_sandbox_space_is_needed(enum vm_sandbox_space space);
 
 /* Why the host, or the daemon's rights, lack a namespace, or the user ids. NULL: they do not. */
 const char *vm_sandbox_space_lack(const struct vm_sandbox *s, enum vm_sandbox_space space);

@@ -1,5 +1,5 @@
 #include "api/vm/vm_socket.h"
-#include "api/vm/cgroup_spawn.h"
+#include "api/vm/child_spawn.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_sandbox.h"
@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -287,32 +288,6 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	return r;
 }
 
-/* Spawn the process in its control group. Returns 0; -errno with a sentence. */
-static int spawn_in_group(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, pid_t *ret_pid, struct err *e)
-{
-	int files[CHANNEL_FD + 2 + VM_SANDBOX_SHARED] = { -1, paths->log_fd, paths->log_fd, sock };
-	CLEANUP_CLOSE int group = cgroup_tree_enter(&paths->sandbox->cgroups, &paths->place, e);
-	struct cgroup_spawn s = { group, paths->program, argv, files, CHANNEL_FD + 1 };
-	int r;
-
-	if (group < 0)
-		return group;
-	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
-		if (paths->sandbox->fds[i] >= 0)
-			files[s.nfiles++] = paths->sandbox->fds[i];
-	if (end_file >= 0)
-		files[s.nfiles++] = end_file;
-	r = cgroup_spawn(&s, ret_pid);
-	return r < 0 ? err_set(e, r, ERR_HOST, "cannot start %s in the VM's control group: %s", paths->program, strerror(-r)) : 0;
-}
-
-static void arg_add(char **argv, unsigned *nargs, const char *name, char number[16], unsigned n)
-{
-	snprintf(number, 16, "%u", n);
-	argv[(*nargs)++] = (char *)name;
-	argv[(*nargs)++] = number;
-}
-
 static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, pid_t *ret_pid, struct err *e)
 {
 	posix_spawn_file_actions_t fa;
@@ -334,12 +309,85 @@ static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, 
 	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", paths->program, strerror(r)) : 0;
 }
 
+/* The parts of the sandbox that a process has from its first moment on. */
+enum {
+	APART_GROUP = 1,
+	APART_PIDS = 2,
+};
+
+static unsigned apart_wanted(const struct vm_process_paths *paths)
+{
+	return (paths->place.name[0] ? APART_GROUP : 0u) | (paths->sandbox && vm_sandbox_makes_pids(paths->sandbox) ? APART_PIDS : 0u);
+}
+
+/* Spawn the process in its control group and in a pid namespace of its own, or in one of them. Returns 0; -errno with a
+ * sentence. */
+static int spawn_apart(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, unsigned parts, pid_t *ret_pid,
+	struct err *e)
+{
+	int files[CHANNEL_FD + 2 + VM_SANDBOX_SHARED] = { -1, paths->log_fd, paths->log_fd, sock };
+	struct child_spawn s = { .cgroup = -1, .own_pids = parts & APART_PIDS, .program = paths->program, .argv = argv, .files = files,
+		.nfiles = CHANNEL_FD + 1 };
+	CLEANUP_CLOSE int group = -1;
+	int r;
+
+	if (parts & APART_GROUP) {
+		s.cgroup = group = cgroup_tree_enter(&paths->sandbox->cgroups, &paths->place, e);
+		if (group < 0)
+			return group;
+	}
+	for (unsigned i = 0; i < VM_SANDBOX_SHARED; i++)
+		if (paths->sandbox->fds[i] >= 0)
+			files[s.nfiles++] = paths->sandbox->fds[i];
+	if (end_file >= 0)
+		files[s.nfiles++] = end_file;
+	r = child_spawn(&s, ret_pid);
+	if (r == 0)
+		return 0;
+	return err_set(e, r, ERR_HOST, "cannot start %s%s%s: %s%s", paths->program, parts & APART_GROUP ? " in the VM's control group" : "",
+		parts & APART_PIDS ? " in a pid namespace of its own" : "", strerror(-r),
+		parts & APART_PIDS && r == -ENOSPC ? " (the limit is the sysctl user.max_pid_namespaces)" : "");
+}
+
+/* Spawn the process after all parts together have failed: the host may have reached its limit of pid namespaces or of
+ * control groups. e: why they failed; set again on errors. Returns 0; -errno. */
+static int spawn_less_apart(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, unsigned wanted, pid_t *ret_pid,
+	struct err *e)
+{
+	static const unsigned fewer[] = { APART_GROUP, APART_PIDS };
+	const struct err why = *e;
+	char vm[64] = "a VM";
+	unsigned got = 0;
+	int r;
+
+	for (size_t i = 0; i < ARRAY_SIZE(fewer) && wanted == (APART_GROUP | APART_PIDS) && !got; i++)
+		if (!spawn_apart(paths, argv, sock, end_file, fewer[i], ret_pid, e))
+			got = fewer[i];
+	r = got ? 0 : spawn_plain(paths, argv, sock, end_file, ret_pid, e);
+	if (r < 0)
+		return r;
+	if (paths->place.name[0])
+		snprintf(vm, sizeof(vm), "VM %s", paths->place.name);
+	if (wanted & ~got & APART_GROUP)
+		log_warn("sandbox", "%s runs without limits: %s", vm, why.msg);
+	if (wanted & ~got & APART_PIDS)
+		log_warn("sandbox", "%s runs without a pid namespace of its own: %s", vm, why.msg);
+	return 0;
+}
+
+static void arg_add(char **argv, unsigned *nargs, const char *name, char number[16], unsigned n)
+{
+	snprintf(number, 16, "%u", n);
+	argv[(*nargs)++] = (char *)name;
+	argv[(*nargs)++] = number;
+}
+
 int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e)
 {
 	char channel[16], number[16], uid[16], end[16];
 	char *argv[] = { (char *)"cairn-vm", (char *)option, channel, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
 	int end_file = end_file_of(paths, option), r;
-	unsigned spaces = paths->sandbox ? spaces_count(paths->sandbox) : 0, nargs = 3;
+	unsigned spaces = paths->sandbox ? spaces_count(paths->sandbox) : 0, wanted = apart_wanted(paths), nargs = 3;
 
 	snprintf(channel, sizeof(channel), "%d", CHANNEL_FD);
 	if (paths->sandbox && vm_sandbox_has_spaces(paths->sandbox))
@@ -350,13 +398,12 @@ int vm_process_spawn(const struct vm_process_paths *paths, const char *option, i
 		arg_add(argv, &nargs, "--end-file", end, CHANNEL_FD + 1 + spaces);
 	if (paths->sandbox && paths->sandbox->required)
 		argv[nargs] = (char *)"--require-sandbox";
-	if (!paths->place.name[0])
+	if (!wanted)
 		return spawn_plain(paths, argv, sock, end_file, ret_pid, e);
-	r = spawn_in_group(paths, argv, sock, end_file, ret_pid, e);
+	r = spawn_apart(paths, argv, sock, end_file, wanted, ret_pid, e);
 	if (r == 0 || paths->sandbox->required)
 		return r;
-	log_warn("sandbox", "VM %s runs without limits: %s", paths->place.name, e->msg);
-	return spawn_plain(paths, argv, sock, end_file, ret_pid, e);
+	return spawn_less_apart(paths, argv, sock, end_file, wanted, ret_pid, e);
 }
 
 /* ---- the VM's QMP socket ---- */

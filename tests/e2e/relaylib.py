@@ -1,5 +1,6 @@
 """relaylib: a program between the two processes of a handover, which passes their messages on, and does to one of them
-what a test has planned. The daemon starts it in place of the successor; it starts a relay, and becomes the successor."""
+what a test has planned. The daemon starts it in place of the successor; it gives its socket to a server, which starts a
+relay, and becomes the successor. The server is outside the successor's pid namespace, so it can kill both."""
 
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 import sys
 
 TYPES = {36: "memory", 1: "config", 35: "go"}  # enum vm_msg_type; the successor answers the first two
@@ -18,7 +20,7 @@ FDS = 128
 
 
 class Relay:
-    """A plan for each VM, and the program that a Daemon gets as its vm_program."""
+    """A plan for each VM, and the program that a Daemon gets as its vm_program. Use as a context manager."""
 
     def __init__(self, tmp, vm):
         """vm: the path of cairn-vm."""
@@ -27,6 +29,17 @@ class Relay:
         with open(self.program, "w") as f:
             f.write(f"#!/bin/sh\n[ $1 = --take-over ] && exec {sys.executable} {__file__} {tmp} {vm} \"$@\"\nexec {vm} \"$@\"\n")
         os.chmod(self.program, os.stat(self.program).st_mode | stat.S_IXUSR)
+
+    def __enter__(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.bind(str(self.tmp / "relay"))
+            s.listen(64)
+            self.server = subprocess.Popen([sys.executable, __file__, str(s.fileno())], pass_fds=[s.fileno()])
+        return self
+
+    def __exit__(self, *_):
+        self.server.kill()
+        self.server.wait()
 
     def file(self, name, what):
         return self.tmp / f"relay-{name}-{what}"
@@ -54,18 +67,11 @@ def end(pid):
 
 
 class Link:
-    def __init__(self, tmp, name, old, new, pid):
-        self.name = name
-        self.held = os.path.join(tmp, f"relay-{self.name}-held")
+    def __init__(self, held, plan, old, new, pid):
+        """held: the file that exists while a message is held; pid: of the successor."""
+        self.held, self.plan = held, plan
         self.old, self.new = old, new
-        self.counts, self.asked, self.plan = {}, None, {"act": None, "step": None}
-        try:
-            path = os.path.join(tmp, f"relay-{self.name}-plan")
-            with open(path) as f:
-                self.plan = json.load(f)
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+        self.counts, self.asked = {}, None
         self.pids = {"old": self.plan.get("old"), "new": pid}
 
     def step_of(self, kind):
@@ -116,29 +122,51 @@ class Link:
             pass
 
 
-def main(tmp, program, _, fd, *args):
+def serve(fd):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    server = socket.socket(fileno=int(fd))
+    while True:
+        client = server.accept()[0]
+        if not os.fork():
+            server.close()
+            data, fds, _, _ = socket.recv_fds(client, BYTES, 2)
+            pid = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            client.close()
+            held, plan = json.loads(data)
+            Link(held, plan, *(socket.socket(fileno=fd) for fd in fds), pid).run()
+            os._exit(0)
+        client.close()
+
+
+def plan_of(tmp, name):
+    path = os.path.join(tmp, f"relay-{name}-plan")
+    try:
+        with open(path) as f:
+            plan = json.load(f)
+        os.unlink(path)
+        return plan
+    except FileNotFoundError:
+        return {"act": None, "step": None}
+
+
+def become_successor(tmp, program, _, fd, *args):
     end_file = args[args.index("--end-file") + 1]
     name = os.path.basename(os.path.dirname(os.readlink(f"/proc/self/fd/{end_file}")))  # of the VM
+    plan = plan_of(tmp, name)
     old = socket.socket(fileno=int(fd))
     new, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for s in (old, new, theirs):
         s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BYTES)
-    pid = os.getpid()
-    link = Link(tmp, name, old, new, pid)
-    child = os.fork()
-    if not child:
-        if not os.fork():
-            theirs.close()
-            link.run()
-        os._exit(0)
-    os.waitpid(child, 0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.connect(os.path.join(tmp, "relay"))
+        socket.send_fds(server, [json.dumps([os.path.join(tmp, f"relay-{name}-held"), plan]).encode()], [old.fileno(), new.fileno()])
     old.close()
     new.close()
     os.set_inheritable(theirs.fileno(), True)
-    if link.plan["act"] == "enomem":
+    if plan["act"] == "enomem":
         resource.setrlimit(resource.RLIMIT_AS, (64 << 20, 64 << 20))
     os.execv(program, [program, "--take-over", str(theirs.fileno()), "--end-file", end_file])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (become_successor if len(sys.argv) > 2 else serve)(*sys.argv[1:])

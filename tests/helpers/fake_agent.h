@@ -9,8 +9,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -99,6 +102,15 @@ static void fake_agent_serve(int sock, uint16_t version, const char *word, const
 		channel_send(sock, version, VM_MSG_AGENT_ANSWER, m->head.seq, &answer, sizeof(answer), NULL, 0);
 }
 
+/* The agent reads /proc. In the pid namespace that root's daemon made for this VM, it needs one with that namespace's
+ * numbers. */
+static void fake_agent_mount_proc(void)
+{
+	if (getppid() == 1 && (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("proc", "/proc", "proc", 0, NULL) < 0))
+		_exit(126);
+}
+
 /* Let a program, cairn-agent, serve a connection to the guest's vsock. path: ends at a blank; NULL: nothing listens. */
 static void fake_cairn_agent(const char *path, const struct channel_msg *m, int sock, uint16_t version)
 {
@@ -109,6 +121,8 @@ static void fake_cairn_agent(const char *path, const struct channel_msg *m, int 
 		sscanf(path, "%255[^ ]", program);
 	snprintf(fd, sizeof(fd), "%d", m->fds[0]);
 	if (*program && !fork()) {
+		signal(SIGCHLD, SIG_DFL);
+		fake_agent_mount_proc();
 		fcntl(m->fds[0], F_SETFD, 0);
 		execl(program, program, "--fd", fd, NULL);
 		_exit(127);

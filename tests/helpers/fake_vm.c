@@ -7,7 +7,7 @@
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
  *   cairn-agent=PATH (vsock connections go to this program, as --fd FD; without it nothing listens)
  *   hands-over (the agent does not answer before the VM is handed over)  agent-socket=PATH (has the agent's commands)
- *   leaves-query=FILE (once FILE exists, hand the VM over to a child instead of answering a query)
+ *   leaves-query=SOCKET (once SOCKET exists, hand the VM over to its listener instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
  *   ip-when=FILE (the guest has a non-link-local address only once FILE exists)  ip-many (too many)
@@ -32,6 +32,7 @@
 #include "tests/helpers/fake_agent.h"
 #include "tests/helpers/fake_consoles.h"
 #include "tests/helpers/fake_figures.h"
+#include "tests/helpers/fake_kill.h"
 #include "tests/helpers/fake_tree.h"
 
 #include <errno.h>
@@ -42,8 +43,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PROGRESS_MS 20
@@ -170,7 +171,7 @@ static void due(struct fake *f)
 		return;
 	}
 	if (!strcmp(what, "kill-after="))
-		raise(SIGKILL);
+		killed();
 	else if (!strcmp(what, "garbage-after="))
 		garbage(f);
 	else if (!strcmp(what, "close-after="))
@@ -279,7 +280,7 @@ static void configure(struct fake *f, struct channel_msg *m)
 	if (word(f, "die-at-config"))
 		exit(5);
 	if (word(f, "kill-at-config"))
-		raise(SIGKILL);
+		killed();
 	if (word(f, "garbage-at-config"))
 		garbage(f);
 	if (word(f, "silent-at-config"))
@@ -706,24 +707,19 @@ static bool agent_is_slow(const struct fake *f, const struct channel_msg *m)
 	return true;
 }
 
-/* Leave a query without an answer: a child has the VM, and this process ends. Returns true in the child. */
-static bool query_is_left(struct fake *f, const struct channel_msg *m)
+/* Leave a query without an answer, once its word's file exists. */
+static void query_leave(const struct fake *f, const struct channel_msg *m)
 {
-	if (m->head.type != VM_MSG_QUERY || f->took_over || !word(f, "leaves-query=") || !file_is_there(f, "leaves-query="))
-		return false;
-	if (fork())
-		_exit(0);
-	close(f->sock);
-	f->sock = -1;
-	f->took_over = true;
-	return true;
+	if (m->head.type == VM_MSG_QUERY && !f->took_over && word(f, "leaves-query=") && file_is_there(f, "leaves-query="))
+		fake_hand_over(word(f, "leaves-query="), f->version, &f->config, f->listening);
 }
 
 static void handle(struct fake *f, struct channel_msg *m)
 {
 	bool late = word(f, "event-last");
 
-	if (agent_is_slow(f, m) || query_is_left(f, m))
+	query_leave(f, m);
+	if (agent_is_slow(f, m))
 		return;
 	if (f->configured && word(f, "mute"))
 		return;
@@ -892,6 +888,7 @@ int main(int argc, char **argv)
 		f.sock = atoi(argv[2]);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		f.consoles[i].fd = -1;
+	signal(SIGCHLD, SIG_IGN); /* as the init of a pid namespace, reap the orphans of agents, too */
 	if (!strcmp(argv[1], "--take-over"))
 		take_over(&f);
 	for (;;)

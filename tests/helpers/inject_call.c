@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define ARGS_MAX 6
 #define SYSCALL_INSN_BYTES 2
@@ -48,15 +49,30 @@ static bool runs_until_call(pid_t pid)
 	return !trace(PTRACE_SYSCALL, pid, NULL) && is_stopped(pid);
 }
 
-/* Let the process handle the SIGSYS for which it stopped, and end. Returns false if it did not stop for that signal. */
+static bool is_alive(pid_t pid)
+{
+	char path[64], text[512] = "", *state;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "r");
+	if (!f)
+		return false;
+	state = fgets(text, sizeof(text), f) ? strrchr(text, ')') : NULL;
+	fclose(f);
+	return state && state[1] == ' ' && !strchr("ZX", state[2]);
+}
+
+/* Let the process handle the SIGSYS for which it stopped, and wait for its end. Returns false if it did not stop for
+ * that signal. Detach first: the kernel lets no signal end the init of a pid namespace while it is traced. */
 static bool is_trapped(pid_t pid)
 {
 	siginfo_t si;
 
-	if (trace(PTRACE_GETSIGINFO, pid, &si) || si.si_signo != SIGSYS)
+	if (trace(PTRACE_GETSIGINFO, pid, &si) || si.si_signo != SIGSYS || trace(PTRACE_DETACH, pid, (void *)SIGSYS))
 		return false;
-	while (!trace(PTRACE_CONT, pid, (void *)SIGSYS) && is_stopped(pid))
-		;
+	while (is_alive(pid))
+		usleep(1000);
 	return true;
 }
 

@@ -3,6 +3,9 @@ anything."""
 
 import json
 import os
+import pathlib
+import re
+import signal
 import subprocess
 import sys
 
@@ -14,16 +17,16 @@ from plainlib import NOBODY, PlainDaemon, plain_folder, qcow2
 pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
               pytest.mark.skipif(os.geteuid() != 0, reason="a plain user may make no namespaces")]
 
-SHARED, OWN, KEPT = ("mnt", "net"), ("ipc", "uts"), ("pid", "user", "cgroup")
+SHARED, OWN, KEPT = ("mnt", "net"), ("ipc", "uts", "pid"), ("user", "cgroup")
 
 
 def spaces(pid):
     return {n: os.readlink(f"/proc/{pid}/ns/{n}") for n in (*SHARED, *OWN, *KEPT)}
 
 
-def assert_caged(pid, user=False):
+def assert_caged(pid, user=False, pids=True):
     """The process sees one file system, which is empty and read-only, and a loopback device that is down. user: it is
-    in a user namespace, too."""
+    in a user namespace, too; pids: in a pid namespace."""
     with open(f"/proc/{pid}/mountinfo") as f:
         (mount,) = f.readlines()
     root, options, kind = mount.split()[4], mount.split()[5], mount.split(" - ")[1].split()
@@ -34,7 +37,7 @@ def assert_caged(pid, user=False):
     with open(f"/proc/{pid}/net/if_inet6") as f:
         assert f.read() == ""  # lo has an address once it is up
     ours, its = spaces("self"), spaces(pid)
-    assert {n for n in ours if ours[n] != its[n]} == {*SHARED, *OWN, *(["user"] if user else [])}
+    assert {n for n in ours if ours[n] != its[n]} == {*SHARED, "ipc", "uts"} | {n for n, own in (("user", user), ("pid", pids)) if own}
     assert not [fd for fd in os.listdir(f"/proc/{pid}/fd") if os.path.isdir(f"/proc/{pid}/fd/{fd}")]
     assert not [t for t in open_files(pid) if t.startswith(("mnt:", "net:", "user:"))]
 
@@ -53,6 +56,28 @@ def test_processes_have_an_empty_root_and_no_interfaces(daemon, guest):
     assert {n for n in first if first[n] == second[n]} == {*SHARED, *KEPT}
     assert lacks_here(daemon.qmp().run("vm-sandbox", vm="a")) == []
     assert said_to_lack(daemon.log.read_text()) == []
+
+
+def test_process_is_alone_in_its_pid_namespace(daemon, guest):
+    """Whoever is in it sees the process as the first one, and can name no other, such as that of another VM."""
+    a, b = (start(daemon, guest, name) for name in ("a", "b"))
+    with open(f"/proc/{a}/status") as f:
+        assert next(line.split()[1:] for line in f if line.startswith("NSpid:")) == [str(a), "1"]
+    inside = subprocess.run(["nsenter", "--pid", "--target", str(a), "unshare", "--mount", "sh", "-c",
+                             f"mount -t proc proc /proc; for p in {a} {b} {daemon.proc.pid}; do kill -0 $p; done; "
+                             "grep -s . /proc/[0-9]*/comm"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    assert [line.split(":")[1] for line in inside.stdout.splitlines()][:1] == ["cairn-vm"]
+    assert {line.split(":")[1] for line in inside.stdout.splitlines()} <= {"cairn-vm", "sh", "grep"}
+    assert inside.stderr.count("No such process") == 3, inside.stderr
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT])
+def test_signal_from_outside_ends_the_process(daemon, guest, sig):
+    """Although the first process of a pid namespace may ignore signals; the daemon says which it was."""
+    os.kill(start(daemon, guest, "a"), sig)
+    until(lambda: daemon.info("a")["state"] == "crashed")
+    o = daemon.info("a")
+    assert (o["reason"], o["detail"]) == ("killed", f"its process was killed by signal {sig.value} ({signal.strsignal(sig)})")
 
 
 def test_restarted_process_and_clone_are_caged(daemon, guest, tmp_path):
@@ -113,13 +138,14 @@ exec unshare --user sh -c 'until grep -q . /proc/self/uid_map; do :; done; exec 
 REFUSED = "Operation not permitted"
 LACKING = {
     "no right to make namespaces": (["setpriv", "--bounding-set", "-sys_admin", "--"], [], ", ".join(
-        f"{n} namespace ({REFUSED})" for n in ("mnt", "net", "ipc", "uts"))),
+        f"{n} namespace ({REFUSED})" for n in (*SHARED, *OWN))),
     "no right to end other users' processes": (["setpriv", "--bounding-set", "-kill", "--"], [], f"own user id ({REFUSED})"),
     "no range of ids": ([], ["--uid-range", "none"], "own user id (cairnd runs with --uid-range none)"),
     "no landlock": ([sys.executable, "-c", NO_LANDLOCK], [], "landlock: this kernel has none, or it is switched off"),
     "a user namespace without these ids": (["sh", "-c", IDS, "65536"], [],
                                            "own user id (the daemon's user namespace lacks these ids; see --uid-range)"),
     "a limit": (["sh", "-c", IDS, "4294967295"], [], "own IPC namespace: No space left on device"),
+    "a limit of pid namespaces": (["sh", "-c", IDS, "4294967295"], [], "in a pid namespace of its own: No space left on device"),
 }
 
 
@@ -135,10 +161,10 @@ def test_lacking_right_to_make_namespaces_is_said(guest, tmp_path):
     d = Without(tmp_path, "setpriv", "--bounding-set", "-sys_admin", "--")
     _, o, log = lacks_of(d, guest)
     refused = "Operation not permitted"
-    assert [x for x in o["lacks"] if "namespace" in x] == [f"{n} namespace: {refused}" for n in ("mnt", "net", "ipc", "uts")]
+    assert [x for x in o["lacks"] if "namespace" in x] == [f"{n} namespace: {refused}" for n in (*SHARED, *OWN)]
     assert o["mounts"] > 1
     assert "warning cairnd/sandbox: the sandboxes of VMs lack " + ", ".join(
-        f"{n} namespace ({refused})" for n in ("mnt", "net", "ipc", "uts")) in log
+        f"{n} namespace ({refused})" for n in (*SHARED, *OWN)) in log
 
 
 def test_lacking_namespace_is_said_and_others_are_used(guest, tmp_path):
@@ -149,16 +175,60 @@ def test_lacking_namespace_is_said_and_others_are_used(guest, tmp_path):
     full = "net namespace: No space left on device"
     assert [x for x in o["lacks"] if "namespace" in x] == [full]
     assert {n: w for n, w in o["namespaces"].items() if n in (*SHARED, *OWN)} == {
-        "mnt": "own", "net": "daemon", "ipc": "own", "uts": "own"}
+        "mnt": "own", "net": "daemon", "ipc": "own", "uts": "own", "pid": "own"}
     assert o["mounts"] == 1
     assert "the sandboxes of VMs lack net namespace (No space left on device)" in log
+
+
+def limit_namespaces(d, kind):
+    """The host reaches its limit of such namespaces after the daemon's start."""
+    subprocess.run(["nsenter", "--user", "--target", str(d.proc.pid), "sh", "-c", f"echo 0 >/proc/sys/user/max_{kind}_namespaces"],
+                   check=True, timeout=60)
+
+
+def test_process_that_reaches_the_limit_of_pid_namespaces_goes_on_and_says_so(guest, tmp_path):
+    d = Without(tmp_path, "unshare", "--user", "--map-root-user")
+    limit_namespaces(d, "pid")
+    pid, o, log = lacks_of(d, guest)
+    assert "pid namespace: see the daemon's log; an older version of Cairn may have started the process" in o["lacks"]
+    assert o["namespaces"]["pid"] == "daemon" and o["namespaces"]["ipc"] == "own"
+    assert re.search("warning cairnd/sandbox: .* runs without .*pid namespace of its own: .*: No space left on device", log), log
+
+
+def beginning(pid):
+    """What the process has got from the daemon: its fds, session, signals and arguments."""
+    status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fds = {}
+    for fd in ("0", "1", "2", "3"):
+        target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        fds[fd] = target.split(":")[0] if target.startswith(("socket", "anon_inode", "pipe")) else os.path.basename(target)
+    args = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    if "--user" in args:
+        args[args.index("--user") + 1] = "N"
+    own = 3 << 31  # two signals of the C library, which posix_spawn() ignores
+    for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGTERM):
+        own |= 1 << sig - 1  # those for which the first process of a pid namespace has handlers
+    return ([int(status[k], 16) & ~own for k in ("SigBlk", "SigIgn", "SigCgt", "NoNewPrivs")], fds, args, int(fields[3]) == pid,
+            sorted(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")))
+
+
+def test_process_begins_as_one_of_posix_spawn(guest, tmp_path):
+    """That is how the daemon creates a process that is in no control group and no pid namespace."""
+    d = Without(tmp_path, "unshare", "--user", "--map-root-user", options=["--cgroup", "none"])
+    try:
+        its = beginning(start(d, guest, "a"))
+        limit_namespaces(d, "pid")
+        assert beginning(start(d, guest, "b")) == its
+        assert "a VM runs without a pid namespace of its own: " in d.log.read_text()
+    finally:
+        d.close()
 
 
 def test_process_that_reaches_a_limit_goes_on_and_says_so(guest, tmp_path):
     """The host reached its limit of IPC namespaces after the daemon's start."""
     d = Without(tmp_path, "unshare", "--user", "--map-root-user")
-    subprocess.run(["nsenter", "--user", "--target", str(d.proc.pid), "sh", "-c", "echo 0 >/proc/sys/user/max_ipc_namespaces"],
-                   check=True, timeout=60)
+    limit_namespaces(d, "ipc")
     _, o, log = lacks_of(d, guest)
     assert "ipc namespace" not in log
     assert o["lacks"][0] == "ipc namespace: see the VM's log; an older version of Cairn may have started the process"
@@ -166,19 +236,19 @@ def test_process_that_reaches_a_limit_goes_on_and_says_so(guest, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper, options, what", LACKING.values(), ids=LACKING)
-def test_required_sandbox_that_lacks_a_part_starts_no_vm(guest, tmp_path, wrapper, options, what):
+def test_required_sandbox_that_lacks_a_part_starts_no_vm(request, guest, tmp_path, wrapper, options, what):
     """Nor a process on the images of a VM that is off. The sentence names the part."""
     if "(" not in what and not has_cgroups():
         pytest.skip("the daemon starts no process, because of the missing control group; the SVM host has one")
     d = Without(tmp_path, *wrapper, options=["--require-sandbox", *options])
     try:
-        if "IPC" in what:
-            subprocess.run(["nsenter", "--user", "--target", str(d.proc.pid), "sh", "-c", "echo 0 >/proc/sys/user/max_ipc_namespaces"],
-                           check=True, timeout=60)
+        if "limit" in request.node.callspec.id:
+            limit_namespaces(d, "ipc" if "IPC" in what else "pid")
         d.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")}, disks=[qcow2(tmp_path / "a.qcow2", "16M")])
         for command in (["start", "a"], ["snapshot-list", "a"]):
             r = d.cairn(*command, ok=7)
-            assert f"cairnd runs with --require-sandbox, and the sandbox {'would lack' if '(' in what else 'lacks'} {what}" in r.stderr
+            assert (what in r.stderr if "pid" in what else
+                    f"cairnd runs with --require-sandbox, and the sandbox {'would lack' if '(' in what else 'lacks'} {what}" in r.stderr)
         assert d.cairn("domstate", "a").stdout == "shut off\n"
         said = f"{what}; no VM starts, because of --require-sandbox"
         assert (said in said_to_lack(d.log.read_text())) == ("(" in what)
@@ -239,7 +309,7 @@ def test_vms_of_plain_user_are_caged(guest):
             until(lambda: console.line() == "interp")
             for command in ("open 0", "write 0 4096 1", "flush"):
                 console.run(command)
-            assert_caged(pid, user=True)
+            assert_caged(pid, user=True, pids=False)
             with open(f"/proc/{pid}/uid_map") as f:
                 assert f.read().split() == [str(NOBODY), str(NOBODY), "1"]
             with open(f"/proc/{pid}/status") as f:
@@ -247,10 +317,10 @@ def test_vms_of_plain_user_are_caged(guest):
             assert status["CapPrm"] == status["CapEff"] == "0" * 16 and status["Uid"].split() == [str(NOBODY)] * 4
             d.cairn("snapshot-create-as", "a", "s")
             d.cairn("restart-process", "a")
-            assert_caged(d.info("a")["pid"], user=True)
+            assert_caged(d.info("a")["pid"], user=True, pids=False)
             console.run("verify 0 4096 1")
             d.cairn("clone", "--live", "a", "b")
-            assert_caged(d.info("b")["pid"], user=True)
+            assert_caged(d.info("b")["pid"], user=True, pids=False)
             console.close()
             assert "namespace" not in " ".join(lacks_here(d.qmp().run("vm-sandbox", vm="a")))
         finally:
@@ -265,8 +335,8 @@ def test_plain_user_on_a_host_that_forbids_namespaces(guest):
         try:
             start(d, guest, "a")
             lacks = lacks_here(d.qmp().run("vm-sandbox", vm="a"))
-            assert lacks[:5] == [f"{n} namespace: {REFUSED}" for n in ("user", *SHARED, *OWN)]
-            said = ", ".join(f"{n} namespace ({REFUSED})" for n in ("user", *SHARED, *OWN))
+            assert lacks[:5] == [f"{n} namespace: {REFUSED}" for n in ("user", *SHARED, "ipc", "uts")]
+            said = ", ".join(f"{n} namespace ({REFUSED})" for n in ("user", *SHARED, "ipc", "uts"))
             assert said_to_lack(d.log.read_text()) == [said]
             d.cairn("destroy", "a")
             d.stop()

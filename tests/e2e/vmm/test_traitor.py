@@ -8,6 +8,7 @@ import shutil
 import signal
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from traitorlib import CONTROL_FD, DISK, MAIN, NET, NEW_THREADS, OTHER_MODE, PRO
 pytestmark = pytest.mark.usefixtures("kvm", "sandbox")
 
 NAMES = {MAIN: "cairn-vm", VCPU: "vcpu0", DISK: "vda", NET: "net0", TRACKER: "tracker", WORKER: "worker"}
-CLONE, IOCTL, SENDTO, SENDMSG, POLL = 56, 16, 44, 46, 7
+CLONE, IOCTL, SENDTO, SENDMSG, POLL, SIGPROCMASK, TGKILL = 56, 16, 44, 46, 7, 14, 234
 
 
 class Victims:
@@ -176,6 +177,33 @@ def test_calls_that_are_allowed_and_fail(taken):
     taken.start(MAIN)
     assert taken.traitor.make(*(call for call, _ in FAILING.values())) == [-e for _, e in FAILING.values()]
     assert taken.daemon.info("a")["state"] == "running"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="VMs of a plain user's daemon have no pid namespace of their own")
+def test_process_names_no_other(taken):
+    """It is alone in its pid namespace: to the calls that it may make, its own number is 1, and that of another VM's
+    process, or of one of the host, is nobody's."""
+    taken.define()
+    taken.start(MAIN)
+    others = (taken.pid, taken.daemon.proc.pid, os.getpid(), os.getppid())
+    assert taken.traitor.make([39], *([234, 1, pid, 0] for pid in others)) == [1, *[-errno.ESRCH] * len(others)]
+    assert taken.daemon.info("a")["state"] == "running"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="VMs of a plain user's daemon have no pid namespace of their own")
+@pytest.mark.parametrize("thread", [MAIN, VCPU, DISK, WORKER, NET], ids=["main", "vcpu", "disk", "worker", "net"])
+def test_abort_of_each_thread_ends_the_process(taken, tmp_path, thread):
+    """Its handler runs in the thread that calls abort(), whose own filter has to allow what the handler does."""
+    taken.define(disks=[qcow2(tmp_path / "vda.qcow2", "64M")], interfaces=[{"type": "user"}])
+    taken.start(thread)
+    pid = taken.daemon.info("a")["pid"]
+    tasks = [Path(f"/proc/{pid}/task/{t}/status").read_text().splitlines() for t in os.listdir(f"/proc/{pid}/task")]
+    # A thread that has not set its name yet has that of the main one, which is the first.
+    tid = min(int(line.split()[-1]) for lines in tasks if lines[0].split()[1] == NAMES[thread]
+              for line in lines if line.startswith("NSpid:"))
+    taken.order(thread, [SIGPROCMASK, signal.SIG_UNBLOCK, struct.pack("<Q", 1 << signal.SIGABRT - 1), 0, 8],
+                [TGKILL, 1, tid, signal.SIGABRT])
+    assert taken.ends() == ("killed", "its process was killed by signal 6 (Aborted)")
 
 
 def credentials(data, pid, uid):

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 
-from conftest import BUILD, Console, until
+from conftest import BUILD, FAKE_VM, Console, until
 from test_handover import begin, goes_on, hold, held, job_of, restart, vm  # noqa: F401 (held, vm are fixtures)
 
 
@@ -149,15 +150,28 @@ def test_request_that_changes_something_says_that_it_may_be_done(fake):
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
 
 
+def successor(listening, ret):
+    """Run the process to which another one hands its VM over."""
+    with listening, listening.accept()[0] as sock:
+        ret.append(subprocess.Popen([FAKE_VM, "--take-over", str(sock.fileno())], pass_fds=[sock.fileno()]))
+
+
 def test_new_daemon_follows_a_handover_that_came_before_its_query_was_read(fake, tmp_path):
-    moves = tmp_path / "moves"
+    moves, new = tmp_path / "moves", []
     fake.define("vm1", cmdline=f"leaves-query={moves}")
     fake.cairn("start", "vm1")
     old = fake.info("vm1")["pid"]
     fake.stop(signal.SIGKILL)
-    moves.touch()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(str(moves))
+    listening.listen()
+    listening.settimeout(60)
+    thread = threading.Thread(target=successor, args=(listening, new))
+    thread.start()
     fake.start()
-    info = fake.info("vm1")
-    assert info["state"] == "running" and info["pid"] != old
-    fake.cairn("destroy", "vm1")
-    assert fake.info("vm1")["state"] == "shut off"
+    thread.join()
+    with new[0]:
+        info = fake.info("vm1")
+        assert info["state"] == "running" and info["pid"] == new[0].pid != old
+        fake.cairn("destroy", "vm1")
+        assert fake.info("vm1")["state"] == "shut off"

@@ -13,6 +13,7 @@ import pytest
 import guestlib
 from conftest import Console, Daemon, until
 from plainlib import qcow2
+from test_namespaces import beginning
 from test_traitor import victims
 from traitorlib import MAIN, NEW_THREADS, VCPU
 
@@ -121,28 +122,14 @@ def test_process_is_in_group_of_its_vm(daemon, guest, group):
 
 
 def test_process_begins_as_without_a_group(daemon, guest):
-    """It has the same fds, session, signals and arguments as one that posix_spawn() creates."""
-    def seen(pid):
-        status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        fds = {}
-        for fd in ("0", "1", "2", "3"):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
-            fds[fd] = target.split(":")[0] if target.startswith(("socket", "anon_inode", "pipe")) else os.path.basename(target)
-        args = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if "--user" in args:
-            args[args.index("--user") + 1] = "N"
-        own = 3 << 31  # two signals of the C library, which posix_spawn() ignores
-        return ([int(status[k], 16) & ~own for k in ("SigBlk", "SigIgn", "SigCgt", "NoNewPrivs")], fds, args, int(fields[3]) == pid,
-                sorted(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd")))
-
-    its = seen(start(daemon, guest))
+    """It has the same fds, session, signals and arguments."""
+    its = beginning(start(daemon, guest))
     daemon.cairn("destroy", "a")
     daemon.stop()
     daemon.options = ("--cgroup", "none")
     daemon.start()
     daemon.cairn("start", "a")
-    assert seen(daemon.info("a")["pid"]) == its
+    assert beginning(daemon.info("a")["pid"]) == its
 
 
 def test_group_survives_the_daemon(daemon, guest, group):
@@ -201,7 +188,17 @@ def test_failed_start_says_what_failed(daemon, tmp_path):
     daemon.define("a")
     r = daemon.cairn("start", "a", ok=False)
     assert f"cannot start {program}" in r.stderr and "Exec format error" in r.stderr
-    assert "runs without limits" in daemon.log.read_text()
+    assert "runs without" not in daemon.log.read_text()
+
+
+def test_refused_group_leaves_the_pid_namespace(daemon, guest, group):
+    """The host's limit of control groups is reached after the daemon's start."""
+    (group / "cgroup.max.descendants").write_text("0")
+    pid = start(daemon, guest)
+    assert folders_of(group) == [] and lack_of_group(sandbox(daemon))
+    assert os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    said = [line for line in daemon.log.read_text().splitlines() if "runs without" in line]
+    assert len(said) == 1 and f"VM {daemon.info('a')['uuid']} runs without limits: " in said[0]
 
 
 @pytest.mark.usefixtures("limits")

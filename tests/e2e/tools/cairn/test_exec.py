@@ -31,12 +31,16 @@ def spawn(vm, *args, **kwargs):
     return subprocess.Popen([os.path.join(BUILD, "cairn"), "exec", *args], env=vm.env, **kwargs)
 
 
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+def host_pid(vm, pid):
+    """Return the number on this host of a process of the agent, which is in the fake VM's pid namespace; None: it has
+    ended."""
+    space = os.readlink(f"/proc/{vm.info('web1')['pid']}/ns/pid")
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{p}/status") as f:
+            words = {line.split(":")[0]: line.split()[1:] for line in f}
+            if words["NSpid"][-1] == str(int(pid)) and os.readlink(f"/proc/{p}/ns/pid") == space:
+                return int(p) if words["State"][0] != "Z" else None
+    return None
 
 
 def test_streams_status_environment_and_folder(vm):
@@ -82,17 +86,17 @@ def test_timeout_kills_children(vm):
         if len(pids) == 2:
             break
     assert len(pids) == 2
-    until(lambda: not any(map(alive, pids)))
+    until(lambda: not any(host_pid(vm, pid) for pid in pids))
 
 
 def test_end_of_client_kills_the_program(vm):
     p = spawn(vm, "web1", "--", "bash", "-c", "set -m; sleep 1000 & echo $! $$; wait", stdout=subprocess.PIPE)
     pids = p.stdout.readline().split()
-    assert len(pids) == 2 and all(alive(int(pid)) for pid in pids)
+    assert len(pids) == 2 and all(host_pid(vm, pid) for pid in pids)
     p.kill()
     p.wait()
     p.stdout.close()
-    until(lambda: not any(alive(int(pid)) for pid in pids))
+    until(lambda: not any(host_pid(vm, pid) for pid in pids))
 
 
 def test_left_over_child_does_not_hold_the_streams(vm):
@@ -101,9 +105,8 @@ def test_left_over_child_does_not_hold_the_streams(vm):
     r = vm.cairn("exec", "web1", "--", "sh", "-c", "sleep 1000 & echo $!; "
                  f"setsid sh -c 'echo $$ >{pid}; exec sleep 1000' & until [ -s {pid} ]; do :; done; cat {pid}")
     killed, left = map(int, r.stdout.split())
-    until(lambda: not alive(killed))
-    assert alive(left)
-    os.kill(left, signal.SIGKILL)
+    until(lambda: not host_pid(vm, killed))
+    os.kill(host_pid(vm, left), signal.SIGKILL)
 
 
 def test_ctrl_c_goes_to_the_program(vm):

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Qmp, QmpError, until
 from test_daemon import NOBODY, as_nobody, audit, shared  # noqa: F401
-from test_exec import AGENT, alive, vm  # noqa: F401
+from test_exec import AGENT, host_pid, vm  # noqa: F401
 
 HOUR = "sleep 3600"
 
@@ -87,22 +87,22 @@ def test_job_is_listed_while_it_runs_and_its_output_so_far_is_there(vm, q):  # n
     vm.cairn("resume", "web1")
 
 
-def test_cancel_kills_the_program(q):
+def test_cancel_kills_the_program(vm, q):  # noqa: F811
     name = begin(q, "sh", "-c", f"echo $$; {HOUR}")
     until(lambda: output(q, name)["stdout"])
     pid = int(output(q, name)["stdout"])
-    assert alive(pid)
+    assert host_pid(vm, pid)
     q.run("job-cancel", id=name)
     j = over(q, name)
     assert j["error-class"] == "Cancelled" and "killed" in j["error"]
-    until(lambda: not alive(pid))
+    until(lambda: not host_pid(vm, pid))
 
 
-def test_time_limit_kills_the_program(q):
+def test_time_limit_kills_the_program(vm, q):  # noqa: F811
     name = begin(q, "sh", "-c", f"echo $$; {HOUR}", timeout=1)
     j = over(q, name)
     assert "time limit" in j["error"]
-    until(lambda: not alive(int(output(q, name)["stdout"])))
+    until(lambda: not host_pid(vm, output(q, name)["stdout"]))
 
 
 def test_end_of_the_daemon_ends_the_program(vm, q):  # noqa: F811
@@ -111,7 +111,7 @@ def test_end_of_the_daemon_ends_the_program(vm, q):  # noqa: F811
     pid = int(output(q, name)["stdout"])
     vm.stop(signal.SIGKILL)
     vm.start()
-    until(lambda: not alive(pid))
+    until(lambda: not host_pid(vm, pid))
     q2 = Qmp(vm.socket)
     assert "the daemon ended" in job(q2, name)["error"]
     with pytest.raises(QmpError, match="no output"):

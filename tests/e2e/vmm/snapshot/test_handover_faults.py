@@ -25,7 +25,8 @@ steps = pytest.mark.parametrize("step, n", STEPS, ids=[f"{s}-{n}" for s, n in ST
 
 @pytest.fixture
 def relay(tmp_path):
-    return Relay(tmp_path, os.path.join(BUILD, "cairn-vm"))
+    with Relay(tmp_path, os.path.join(BUILD, "cairn-vm")) as r:
+        yield r
 
 
 @pytest.fixture

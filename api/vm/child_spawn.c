@@ -1,4 +1,4 @@
-#include "api/vm/cgroup_spawn.h"
+#include "api/vm/child_spawn.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +22,7 @@
 #endif
 
 struct child {
-	const struct cgroup_spawn *s; /* NULL: end at once */
+	const struct child_spawn *s;
 	int error; /* why the child could not run the program, as -errno; 0: it did */
 };
 
@@ -30,12 +30,12 @@ struct child {
 static int child_run(void *opaque)
 {
 	struct child *c = opaque;
-	const struct cgroup_spawn *s = c->s;
+	const struct child_spawn *s = c->s;
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	extern char **environ;
 	sigset_t none;
 
-	if (!s)
+	if (!s->program)
 		return 0;
 	for (int sig = 1; sig < NSIG; sig++)
 		sigaction(sig, &dfl, NULL); /* fails for SIGKILL, SIGSTOP and those of the C library */
@@ -88,15 +88,21 @@ static long child_create(struct clone_args *args, struct child *c)
 	return ret;
 }
 
-static int spawn(int cgroup, const struct cgroup_spawn *s, pid_t *ret_pid)
+int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 {
 	_Alignas(16) char stack[CHILD_STACK_BYTES];
 	struct child c = { .s = s };
-	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP, .exit_signal = SIGCHLD,
-		.stack = (uintptr_t)stack, .stack_size = sizeof(stack), .cgroup = (unsigned)cgroup };
+	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD, .stack = (uintptr_t)stack,
+		.stack_size = sizeof(stack) };
 	sigset_t all, was;
 	long pid;
 
+	if (s->own_pids)
+		args.flags |= CLONE_NEWPID;
+	if (s->cgroup >= 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (unsigned)s->cgroup;
+	}
 	/* A handler of the caller's would run in the child, too. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &was);
@@ -112,15 +118,11 @@ static int spawn(int cgroup, const struct cgroup_spawn *s, pid_t *ret_pid)
 	return 0;
 }
 
-int cgroup_spawn(const struct cgroup_spawn *s, pid_t *ret_pid)
+int child_spawn_try(int cgroup, bool own_pids)
 {
-	return spawn(s->cgroup, s, ret_pid);
-}
-
-int cgroup_spawn_try(int cgroup)
-{
+	const struct child_spawn s = { .cgroup = cgroup, .own_pids = own_pids };
 	pid_t pid;
-	int r = spawn(cgroup, NULL, &pid);
+	int r = child_spawn(&s, &pid);
 
 	if (!r)
 		waitpid(pid, NULL, 0);
