@@ -36,17 +36,6 @@ static void table_print(const struct network *n, char table[ID_MAX + 8])
 	snprintf(table, ID_MAX + 8, "%s_forks", n->table);
 }
 
-static int table_find(struct operation *o, const char *table, bool *ret, struct err *e)
-{
-	CLEANUP_JS struct json_object *owner = NULL;
-	struct json_object *all;
-	int r = nft_list(o->nft, "list tables bridge", &owner, &all, e);
-
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
-		*ret |= !strcmp(js_get_str_or(js_get(json_object_array_get_idx(all, i), "table"), "name", ""), table);
-	return r;
-}
-
 static void fork_take(struct network *n, struct json_object *element)
 {
 	struct json_object *parts = js_get_array(element, "concat");
@@ -62,22 +51,6 @@ static void fork_take(struct network *n, struct json_object *element)
 	n->nforks++;
 }
 
-/* List the elements of a set or of a map. kind: "set" or "map". *ret: borrowed from *owner; NULL: it has none. */
-static int elements_list(struct operation *o, const char *table, const char *kind, const char *name, struct json_object **owner,
-	struct json_object **ret, struct err *e)
-{
-	char command[2 * ID_MAX + 80];
-	struct json_object *all;
-	int r;
-
-	snprintf(command, sizeof(command), "list %s bridge %s %s", kind, table, name);
-	r = nft_list(o->nft, command, owner, &all, e);
-	*ret = NULL;
-	for (size_t i = 0; !r && i < json_object_array_length(all) && !*ret; i++)
-		*ret = js_get_array(js_get(json_object_array_get_idx(all, i), kind), "elem");
-	return r;
-}
-
 int forks_read(struct operation *o, struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
@@ -88,9 +61,9 @@ int forks_read(struct operation *o, struct err *e)
 	int r;
 
 	table_print(n, table);
-	r = table_find(o, table, &exists, e);
+	r = nft_has_bridge_table(o->nft, table, &exists, e);
 	if (!r && exists)
-		r = elements_list(o, table, "set", "forks", &owner, &list, e);
+		r = nft_bridge_elements(o->nft, table, "set", "forks", &owner, &list, e);
 	if (r < 0 || !list)
 		return r;
 	n->forks = must_alloc(realloc(n->forks, json_object_array_length(list) * sizeof(*n->forks)));
@@ -121,10 +94,10 @@ int fork_source_read(struct operation *o, struct err *e)
 		return 0;
 	table_print(&o->req->net, table);
 	snprintf(name, sizeof(name), "macs_%s", source->tap);
-	r = elements_list(o, table, "set", name, &macs_owner, &macs, e);
+	r = nft_bridge_elements(o->nft, table, "set", name, &macs_owner, &macs, e);
 	snprintf(name, sizeof(name), "inner_%s", source->tap);
 	if (!r)
-		r = elements_list(o, table, "map", name, &inner_owner, &inner, e);
+		r = nft_bridge_elements(o->nft, table, "map", name, &inner_owner, &inner, e);
 	if (r < 0)
 		return r;
 	if (!macs)

@@ -1,10 +1,12 @@
 #include "tools/net/nft.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <nftables/libnftables.h>
@@ -67,6 +69,33 @@ int nft_list(struct nft *n, const char *command, struct json_object **ret_owner,
 		return r;
 	*ret = js_get_array(*ret_owner, "nftables");
 	return *ret ? 0 : err_set(e, -EIO, ERR_HOST, "nftables answered without a list");
+}
+
+int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *owner = NULL;
+	struct json_object *all;
+	int r = nft_list(n, "list tables bridge", &owner, &all, e);
+
+	*ret = false;
+	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
+		*ret |= !strcmp(js_get_str_or(js_get(json_object_array_get_idx(all, i), "table"), "name", ""), table);
+	return r;
+}
+
+int nft_bridge_elements(struct nft *n, const char *table, const char *kind, const char *name,
+	struct json_object **ret_owner, struct json_object **ret, struct err *e)
+{
+	struct json_object *all;
+	char command[200];
+	int r;
+
+	snprintf(command, sizeof(command), "list %s bridge %s %s", kind, table, name);
+	r = nft_list(n, command, ret_owner, &all, e);
+	*ret = NULL;
+	for (size_t i = 0; !r && i < json_object_array_length(all) && !*ret; i++)
+		*ret = js_get_array(js_get(json_object_array_get_idx(all, i), kind), "elem");
+	return r;
 }
 
 bool nft_name_is_plain(const char *name)

@@ -19,6 +19,12 @@ int nft_run(struct nft *n, const char *commands, struct err *e);
  * caller frees.
  * Returns 0; -errno with a sentence. */
 int nft_list(struct nft *n, const char *command, struct json_object **ret_owner, struct json_object **ret, struct err *e);
+/* Find out whether the family bridge has a table. Returns 0; -errno with a sentence. */
+int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e);
+/* List the elements of a set or map of such a table. kind: "set" or "map". *ret: borrowed from *ret_owner, which the
+ * caller frees; NULL: it has none. Returns 0; -errno with a sentence. */
+int nft_bridge_elements(struct nft *n, const char *table, const char *kind, const char *name,
+	struct json_object **ret_owner, struct json_object **ret, struct err *e);
 
 /* Whether a name of a table or chain that somebody else chose can stand in a command. */
 bool nft_name_is_plain(const char *name);

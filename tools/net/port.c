@@ -52,41 +52,12 @@ static void change_done(struct change *c)
 
 /* ---- what is there ---- */
 
-static int table_find(struct operation *o, const char *table, bool *ret, struct err *e)
-{
-	CLEANUP_JS struct json_object *owner = NULL;
-	struct json_object *all;
-	int r = nft_list(o->nft, "list tables bridge", &owner, &all, e);
-
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
-		*ret |= !strcmp(js_get_str_or(js_get(json_object_array_get_idx(all, i), "table"), "name", ""), table);
-	return r;
-}
-
-/* List the elements of a set of the ports' table. *ret: borrowed from *owner; NULL: it has none. */
-static int elements_list(const struct change *c, const char *set, struct json_object **owner, struct json_object **ret, struct err *e)
-{
-	struct json_object *all;
-	char command[ID_MAX + 80];
-	int r;
-
-	snprintf(command, sizeof(command), "list set bridge %s %s", c->text.table, set);
-	r = nft_list(c->o->nft, command, owner, &all, e);
-	*ret = NULL;
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++) {
-		struct json_object *found = js_get_array(js_get(json_object_array_get_idx(all, i), "set"), "elem");
-
-		*ret = found ? found : *ret;
-	}
-	return r;
-}
-
 static int macs_list(struct change *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
 	const char *changed = c->o->req->port.tap; /* NULL: none */
 	struct json_object *list;
-	int r = elements_list(c, "port_macs", &owner, &list, e);
+	int r = nft_bridge_elements(c->o->nft, c->text.table, "set", "port_macs", &owner, &list, e);
 
 	if (r < 0 || !list)
 		return r;
@@ -140,7 +111,7 @@ static int removed_remember(struct change *c, struct err *e)
 		if (!c->macs[i].removed)
 			continue;
 		snprintf(set, sizeof(set), "own_%s", c->macs[i].tap);
-		r = elements_list(c, set, &owner, &list, e);
+		r = nft_bridge_elements(c->o->nft, c->text.table, "set", set, &owner, &list, e);
 		if (r < 0)
 			return r;
 		for (size_t k = 0; list && k < json_object_array_length(list); k++) {
@@ -161,7 +132,7 @@ static int change_begin(struct change *c, const struct service *service, struct 
 
 	c->text = (struct port_text){ .req = req, .service = service };
 	snprintf(c->text.table, sizeof(c->text.table), "%s_ports", req->net.table);
-	r = table_find(c->o, c->text.table, &c->table_exists, e);
+	r = nft_has_bridge_table(c->o->nft, c->text.table, &c->table_exists, e);
 	return r < 0 || !c->table_exists ? r : macs_list(c, e);
 }
 
