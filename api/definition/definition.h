@@ -180,6 +180,8 @@ const char *definition_watchdog_action(unsigned action);
 
 /* Return the canonical JSON, owned by the caller. Parsing it gives an equal definition. */
 struct json_object *definition_to_json(const struct definition *d);
+/* Add a forward's keys to an object. */
+void definition_put_forward(struct json_object *o, const struct definition_forward *f);
 
 /* Check that every file in the definition exists and is a regular file or, for disks, a block device. Opens nothing.
  * Returns 0 or -errno. */

@@ -197,21 +197,25 @@ int definition_check_forwards(struct parse *p)
 
 /* ---- printing JSON ---- */
 
+void definition_put_forward(struct json_object *o, const struct definition_forward *f)
+{
+	js_put_str(o, "protocol", protocols[MIN(f->protocol, 1)].name);
+	js_put_str(o, "address", f->address);
+	js_put_uint(o, "port", f->port);
+	js_put_uint(o, "to", f->to);
+	if (f->guest[0])
+		js_put_str(o, "guest", f->guest);
+}
+
 void definition_put_user(struct json_object *o, const struct definition_user *u)
 {
 	struct json_object *list = json_object_new_array();
 
 	js_put_str(o, "network", u->network);
 	for (unsigned i = 0; i < u->nforwards; i++) {
-		const struct definition_forward *f = &u->forwards[i];
 		struct json_object *one = json_object_new_object();
 
-		js_put_str(one, "protocol", protocols[MIN(f->protocol, 1)].name);
-		js_put_str(one, "address", f->address);
-		js_put_uint(one, "port", f->port);
-		js_put_uint(one, "to", f->to);
-		if (f->guest[0])
-			js_put_str(one, "guest", f->guest);
+		definition_put_forward(one, &u->forwards[i]);
 		json_object_array_add(list, one);
 	}
 	js_put(o, "forwards", list);

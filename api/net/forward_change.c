@@ -22,9 +22,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Stands for the port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. */
-#define SOME_PORT 65535
-
 /* A call of forward-add or forward-remove whose change is not made yet. */
 struct change {
 	struct call *call; /* NULL: it was answered, because cairn-slirp did not answer in time */
@@ -311,7 +308,7 @@ static struct json_object *forward_of_args(struct json_object *args)
 	static const char *const keys[] = { "protocol", "address", "port", "to", "guest" };
 	struct json_object *o = json_object_new_object();
 
-	js_put_uint(o, "port", SOME_PORT);
+	js_put_uint(o, "port", FORWARD_SOME_PORT);
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (js_get(args, keys[i]))
 			js_put(o, keys[i], json_object_get(js_get(args, keys[i])));

@@ -20,6 +20,9 @@ struct vm;
 struct vm_host;
 struct vm_observer;
 
+/* Stands for the port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. */
+#define FORWARD_SOME_PORT 65535
+
 extern const struct vm_observer forwards_observer;
 
 /* Open, watch or close the sockets after a change of the VM's state. */

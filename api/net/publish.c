@@ -3,6 +3,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "api/net/forwards.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -13,10 +14,6 @@
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
-
-/* The first placeholder for a port that the kernel is to choose. The parser of definitions refuses 0, so such forwards
- * have a placeholder until the definition is parsed. Further placeholders are lower. */
-#define SOME_PORT 65535
 
 /* ---- checks ---- */
 
@@ -92,8 +89,8 @@ static bool port_is_given(struct json_object *forwards, int64_t port)
 	return false;
 }
 
-/* Add a forward to the clone's definition. placeholder: the last one; the next one on return, if the forward needs
- * it. */
+/* Add a forward to the clone's definition. placeholder: the last port that stands for one of the kernel's, from
+ * FORWARD_SOME_PORT down; the next one on return, if the forward needs it. */
 static void forward_put(struct json_object *o, unsigned at, struct json_object *forward, int *placeholder,
 	struct json_object *forwards)
 {
@@ -128,7 +125,7 @@ int publish_define(struct json_object *forwards, const struct rights *rights, co
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(clone);
 	struct definition *d = NULL;
-	int placeholder = SOME_PORT + 1, r;
+	int placeholder = FORWARD_SOME_PORT + 1, r;
 
 	for (size_t i = 0; i < json_object_array_length(forwards); i++) {
 		struct json_object *f = json_object_array_get_idx(forwards, i);
@@ -208,16 +205,10 @@ void publish_list(const struct vm *vm, struct json_object *list)
 
 	for (unsigned i = 0; d && i < d->ninterfaces; i++)
 		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++) {
-			const struct definition_forward *f = &d->interfaces[i].user.forwards[k];
 			struct json_object *o = json_object_new_object();
 
 			js_put_str(o, "name", vm->def->name);
-			js_put_str(o, "protocol", f->protocol == DEFINITION_UDP ? "udp" : "tcp");
-			js_put_str(o, "address", f->address);
-			js_put_uint(o, "port", f->port);
-			js_put_uint(o, "to", f->to);
-			if (f->guest[0])
-				js_put_str(o, "guest", f->guest);
+			definition_put_forward(o, &d->interfaces[i].user.forwards[k]);
 			json_object_array_add(list, o);
 		}
 }
