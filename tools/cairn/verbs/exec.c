@@ -54,20 +54,29 @@ static void word_add(struct json_object *words, const char *word)
 	json_object_array_add(words, json_object_new_string(word));
 }
 
+size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS])
+{
+	const char *user = option_value(c, "user");
+
+	if (!user)
+		return 0;
+	words[0] = "runuser";
+	words[1] = "-u";
+	words[2] = user;
+	words[3] = "--";
+	return EXEC_USER_WORDS;
+}
+
 /* Put the programs before the command that change user, folder and environment: the agent itself can only replace the
  * whole environment. */
 static struct json_object *words_of(struct cli *c)
 {
 	struct json_object *words = json_object_new_array();
-	const char *values[CLI_GIVEN_MAX], *user = option_value(c, "user"), *folder = option_value(c, "workdir");
-	size_t n = option_values(c, "env", values, ARRAY_SIZE(values));
+	const char *values[CLI_GIVEN_MAX], *as_user[EXEC_USER_WORDS], *folder = option_value(c, "workdir");
+	size_t n = option_values(c, "env", values, ARRAY_SIZE(values)), nuser = exec_user_words(c, as_user);
 
-	if (user) {
-		word_add(words, "runuser");
-		word_add(words, "-u");
-		word_add(words, user);
-		word_add(words, "--");
-	}
+	for (size_t i = 0; i < nuser; i++)
+		word_add(words, as_user[i]);
 	if (folder) {
 		word_add(words, "sh");
 		word_add(words, "-c");

@@ -1,4 +1,4 @@
-/* exec: what its two ways have in common: over cairn-agent, and over QEMU's guest agent. */
+/* exec: what its ways have in common: over cairn-agent, as a job of the daemon, and over QEMU's guest agent. */
 #ifndef CAIRN_TOOLS_VERBS_EXEC_H
 #define CAIRN_TOOLS_VERBS_EXEC_H
 
@@ -12,6 +12,11 @@ enum exec_exit {
 	EXEC_MISSING = 127,
 	EXEC_SIGNAL = 128,
 };
+
+#define EXEC_USER_WORDS 4
+/* Get the words that stand before the program so that it runs as the user of --user. Returns their number, 0 without
+ * that option. */
+size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS]);
 
 /* Run the program with cairn-agent (exec_agent.c).
  * sock: of guest_session_connect(); borrowed. limit_ns: 0: none. Returns the exit status. */

@@ -103,7 +103,7 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 /* Fill in the words. Returns 0; a usage error's status. */
 static int start_fill(struct cli *c, struct agent_start *s)
 {
-	const char *vars[CLI_GIVEN_MAX], *user = option_value(c, "user"), *term = getenv("TERM");
+	const char *vars[CLI_GIVEN_MAX], *term = getenv("TERM");
 	size_t nvars = option_values(c, "env", vars, ARRAY_SIZE(vars));
 	struct winsize size = { .ws_row = 24, .ws_col = 80 };
 	static char term_var[64];
@@ -112,12 +112,7 @@ static int start_fill(struct cli *c, struct agent_start *s)
 	s->folder = s->folder ? s->folder : "";
 	if (option_flag(c, "interactive") || option_flag(c, "tty"))
 		s->flags |= AGENT_START_INPUT;
-	if (user) {
-		s->words[s->nargs++] = "runuser";
-		s->words[s->nargs++] = "-u";
-		s->words[s->nargs++] = user;
-		s->words[s->nargs++] = "--";
-	}
+	s->nargs = exec_user_words(c, s->words);
 	for (size_t i = 1; i < c->npos; i++)
 		s->words[s->nargs++] = c->pos[i];
 	for (size_t i = 0; i < nvars; i++) {

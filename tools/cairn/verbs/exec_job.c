@@ -46,16 +46,12 @@ static int input_put(struct json_object *args, struct err *e)
 
 int exec_as_job(struct cli *c, uint64_t limit_ns)
 {
-	static const char *const as_user[] = { "runuser", "-u" };
-	const char *values[CLI_GIVEN_MAX], *user = option_value(c, "user"), *folder = option_value(c, "workdir");
+	const char *values[CLI_GIVEN_MAX], *as_user[EXEC_USER_WORDS], *folder = option_value(c, "workdir");
 	struct json_object *args = cli_vm_args(c->pos[0]), *words = json_object_new_array(), *env = json_object_new_array();
 	struct err e;
 	int r;
 
-	if (user) {
-		words_add(words, as_user, ARRAY_SIZE(as_user));
-		words_add(words, (const char *const[]){ user, "--" }, 2);
-	}
+	words_add(words, as_user, exec_user_words(c, as_user));
 	words_add(words, (const char *const *)c->pos + 1, c->npos - 1);
 	words_add(env, values, option_values(c, "env", values, ARRAY_SIZE(values)));
 	js_put(args, "arg", words);
