@@ -39,6 +39,11 @@ struct work {
 	struct vm_snapshot_revert body;
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */
+	struct {
+		enum vm_state state;
+		char reason[sizeof(((struct vm *)NULL)->reason)], detail[VM_DETAIL_MAX];
+		int64_t value;
+	} before; /* of a VM that is started to be reverted */
 	struct err e; /* the job's error, kept until the VM's process has ended */
 	uint8_t adopted; /* enum vm_msg_type: the request of an earlier daemon, of which only this is known; 0: none */
 };
@@ -478,11 +483,29 @@ static void reason_set(struct vm *vm)
 	vm_save(vm);
 }
 
+/* Give the VM, whose process was started only for the revert and has ended, the state that it had before. */
+static void state_give_back(const struct work *w)
+{
+	struct vm *vm = w->vm;
+
+	if (vm->state != VM_SHUT_OFF || !w->before.reason[0])
+		return;
+	if (w->before.state == VM_CRASHED) {
+		vm_move(vm, VM_SAW_NOT_REVERTED, w->before.reason, w->before.detail, w->before.value);
+		return;
+	}
+	memcpy(vm->reason, w->before.reason, sizeof(vm->reason));
+	memcpy(vm->detail, w->before.detail, sizeof(vm->detail));
+	vm->value = w->before.value;
+	vm_save(vm);
+}
+
 static void failed_ended(struct vm *vm, void *opaque)
 {
 	struct work *w = opaque;
 
 	(void)vm;
+	state_give_back(w);
 	job_fail(w->job, &w->e);
 }
 
@@ -491,6 +514,7 @@ static void revert_note(struct work *w, const struct vm_snapshot_done *d)
 	if (d)
 		js_put_uint(w->result, "pause", d->pause_ns);
 	job_put_tracking(w->result, d);
+	vm_set(w->vm, VM_FACT_FOR_REVERT, false);
 	vm_notify(w->vm, renewed);
 	reason_set(w->vm);
 }
@@ -538,6 +562,10 @@ static void off_revert(struct work *w)
 	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .paused = true, .for_revert = true,
 		.done = fresh_started, .opaque = w };
 
+	w->before.state = w->vm->state;
+	w->before.value = w->vm->value;
+	memcpy(w->before.reason, w->vm->reason, sizeof(w->before.reason));
+	memcpy(w->before.detail, w->vm->detail, sizeof(w->before.detail));
 	if (w->has_memory)
 		vm_start(w->vm, &opts);
 	else

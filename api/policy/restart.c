@@ -190,12 +190,13 @@ void restart_apply_policies(struct vm *vm, bool rebooting)
 
 static void restart_on_run_over(struct vm *vm, bool was_active, bool rebooting)
 {
-	if (was_active && !vm->operation.job)
+	if (was_active && !vm->operation.job && !vm_has(vm, VM_FACT_FOR_REVERT))
 		restart_apply_policies(vm, rebooting);
 }
 
 static void restart_on_start(struct vm *vm, const struct vm_start_opts *opts)
 {
+	vm_set(vm, VM_FACT_FOR_REVERT, opts->for_revert);
 	if (!opts->again)
 		restart_forget(vm);
 }

@@ -54,6 +54,7 @@ enum vm_trigger {
 	/* a new daemon adopted the process or cannot query it, or learned of a start that state.json lacks */
 	VM_SAW_TAKEN_BACK_RUNNING,
 	VM_SAW_TAKEN_BACK_PAUSED,
+	VM_SAW_NOT_REVERTED, /* a crashed VM, whose process was started only for a revert, was not reverted */
 	VM_TRIGGER_COUNT,
 };
 

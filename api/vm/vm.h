@@ -93,6 +93,7 @@ enum vm_fact {
 	VM_FACT_HANDS_OVER = 1 << 12, /* proc has reported VM_REASON_HANDOVER, and no other phase since */
 	VM_FACT_FLATTEN_TRIED = 1 << 13, /* a pull by api/jobs/flatten.c runs, or failed in this run of the VM */
 	VM_FACT_OWNS_HASH = 1 << 14, /* no other VM can have the socket of its old name (vm_socket_connect()) */
+	VM_FACT_FOR_REVERT = 1 << 15, /* the VM was started for a revert, and is not reverted yet: a failure restarts nothing */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM is over, and its process was told to end */
 };
 

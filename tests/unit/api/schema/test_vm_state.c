@@ -48,6 +48,7 @@ static const struct {
 	{ VM_SAW_CRASHED, "-ccc--c" },
 	{ VM_SAW_TAKEN_BACK_RUNNING, "rrrrrr-" },
 	{ VM_SAW_TAKEN_BACK_PAUSED, "pppppp-" },
+	{ VM_SAW_NOT_REVERTED, "c------" },
 };
 
 static void test_every_pair(void **state)
