@@ -29,6 +29,23 @@ static bool run_missed(struct vm *vm, int end_fd)
 	return true;
 }
 
+/* If state.json, which is written in the background, is older than the last start and says that the run before it goes
+ * on, set the state that the VM had before the last start. */
+static void earlier_run_ended(struct vm *vm, int end_fd)
+{
+	static const enum vm_state states[] = { [VM_BEFORE_SHUT_OFF] = VM_SHUT_OFF, [VM_BEFORE_CRASHED] = VM_CRASHED,
+		[VM_BEFORE_SAVED] = VM_SAVED };
+	enum vm_end_before before = vm_has(vm, VM_FACT_RUN_MISSED) && vm_state_is_active(vm->state) ? vm_end_before(end_fd) :
+		VM_BEFORE_UNKNOWN;
+
+	if (before == VM_BEFORE_UNKNOWN)
+		return;
+	vm->state = states[before];
+	vm->id = -1;
+	snprintf(vm->reason, sizeof(vm->reason), "unknown");
+	vm->detail[0] = 0;
+}
+
 static void taken_back(struct vm *vm, const struct vm_info *info)
 {
 	const char *reason = vm_reason_name(info->reason);
@@ -170,6 +187,7 @@ void vm_take_back(struct vm *vm)
 	end_fd = store_open_file(host->store, vm->def->name, "end", O_RDONLY, &e);
 	p.end_fd = end_fd;
 	vm_set(vm, VM_FACT_RUN_MISSED, run_missed(vm, end_fd));
+	earlier_run_ended(vm, end_fd);
 	r = vm_process_adopt(host->loop, &p, &vm_life_ops, vm, adopt_done, vm, &vm->proc, &e);
 	if (r == 0) {
 		host->adopting++;

@@ -171,6 +171,15 @@ bool vm_end_read(int end_fd, struct vm_event *ret_ev)
 	return ret_ev->kind == VM_EVENT_PHASE && ret_ev->phase == VM_PHASE_ENDED;
 }
 
+enum vm_end_before vm_end_before(int end_fd)
+{
+	uint64_t before;
+
+	if (!vm_end_version(end_fd) || pread_full(end_fd, &before, sizeof(before), VM_END_BEFORE) < 0 || before > VM_BEFORE_SAVED)
+		return VM_BEFORE_UNKNOWN;
+	return (enum vm_end_before)before;
+}
+
 bool vm_end_never_ran(int end_fd)
 {
 	struct vm_event said;

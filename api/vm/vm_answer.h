@@ -26,11 +26,17 @@ bool vm_answer_take(const struct channel_msg *m, enum vm_msg_type request, struc
  * used version 1. */
 #define VM_END_RUN 4096
 #define VM_END_VERSION 4104
+/* The VM's state before the start (u64, enum vm_end_before). A state.json that is older than the start may say that the
+ * run before it goes on. Older daemons did not write it. */
+#define VM_END_BEFORE 4112
+enum vm_end_before { VM_BEFORE_UNKNOWN = 0, VM_BEFORE_SHUT_OFF, VM_BEFORE_CRASHED, VM_BEFORE_SAVED };
 /* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in a protocol version that
  * this daemon does not know. */
 bool vm_end_read(int end_fd, struct vm_event *ret_ev);
 /* Returns true if the end file says that the guest of this run never ran. */
 bool vm_end_never_ran(int end_fd);
+/* Return the VM's state before this run. */
+enum vm_end_before vm_end_before(int end_fd);
 /* Return the protocol version of the run, from its end file, or 1 if the file names none; 0: this daemon does not know
  * the version. */
 unsigned vm_end_version(int end_fd);

@@ -214,12 +214,13 @@ static int run_note(struct vm *vm, int end_fd, struct err *e)
 	 * the file system full. */
 	struct {
 		uint8_t event[VM_END_RAN];
-		uint64_t ran, run, version;
-	} note = { .ran = VM_RAN_NOT, .run = vm->run + 1, .version = VM_MSG_VERSION };
+		uint64_t ran, run, version, before;
+	} note = { .ran = VM_RAN_NOT, .run = vm->run + 1, .version = VM_MSG_VERSION, .before = vm->state == VM_SAVED ?
+		VM_BEFORE_SAVED : vm->state == VM_CRASHED ? VM_BEFORE_CRASHED : VM_BEFORE_SHUT_OFF };
 	int r = pwrite_full(end_fd, &note, sizeof(note), 0);
 
-	_Static_assert(offsetof(typeof(note), run) == VM_END_RUN && offsetof(typeof(note), version) == VM_END_VERSION,
-		"where they are read");
+	_Static_assert(offsetof(typeof(note), run) == VM_END_RUN && offsetof(typeof(note), version) == VM_END_VERSION &&
+		offsetof(typeof(note), before) == VM_END_BEFORE, "where they are read");
 	if (r < 0)
 		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\", so the VM "
 			"was not started", vm->def->name);

@@ -291,3 +291,34 @@ def test_vm_whose_lost_start_never_ran_is_off(fake, ran):
     fake.start()
     assert fake.info("a")["reason"] == "failed"
     fake.cairn("start", "a")
+
+
+@pytest.mark.parametrize("how, before", [("kill", "crashed"), ("managedsave", "saved")])
+def test_lost_start_gives_back_a_state_that_was_not_stored(fake, how, before):
+    """state.json is written in the background: it may still say that the run before the lost start goes on."""
+    go, state, end = fake.tmp / "go", fake.state / "vms/a/state.json", fake.state / "vms/a/end"
+    go.touch()
+    fake.define("a", cmdline=f"config-until={go}")
+    fake.cairn("start", "a")
+    until(lambda: fake.kept("a").get("state") == "running")
+    stale = state.read_bytes()
+    if how == "kill":
+        os.kill(fake.info("a")["pid"], signal.SIGKILL)
+        fake.wait("a", "crashed")
+    else:
+        fake.cairn(how, "a")
+    go.unlink()
+    fake.qmp().send(b'{"execute":"vm-start","arguments":{"vm":"a"}}')
+    until(lambda: end.read_bytes()[4096:4097] == b"\2" and fake.children())
+    pids = fake.children()
+    fake.stop(signal.SIGKILL)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    state.write_bytes(stale)
+    go.touch()
+    fake.start()
+    info = fake.info("a")
+    assert (info["state"], info["reason"]) == (before, "failed"), info
+    fake.cairn("start", "a")
+    assert fake.info("a")["reason"] == ("restored" if how == "managedsave" else "booted")
