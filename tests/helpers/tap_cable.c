@@ -1,8 +1,11 @@
 /* tap_cable: connects a new tap device of this network namespace with a packet socket of
- * cairn-slirp, so that the host's TCP plays the guest. Uses the same offloads as Linux in a VM. For
- * bench_net-user.py.
+ * cairn-slirp, so that the host's TCP plays the guest. Uses the same offloads as Linux in a VM, and polls before it
+ * sleeps as the loop of a VM's interface does. For bench_net-user.py.
  *
  *   tap_cable NAME FD: prints "up" when the device exists; ends when FD is closed. */
+#include "base/busy_poll.h"
+#include "base/wait_fds.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -38,6 +41,7 @@ int main(int argc, char **argv)
 {
 	static char packet[PACKET_MAX];
 	const unsigned takes = OFFLOADS;
+	struct busy_poll busy = { 0 };
 	int tap, sock;
 
 	if (argc != 3)
@@ -50,9 +54,10 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	for (;;) {
 		struct pollfd p[] = { { .fd = tap, .events = POLLIN }, { .fd = sock, .events = POLLIN } };
+		int r = wait_fds(&busy, p, 2, -1);
 		ssize_t n;
 
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
+		if (r < 0 && r != -EINTR)
 			return 1;
 		for (int i = 0; i < BATCH && (n = read(tap, packet, sizeof(packet))) > 0; i++)
 			if (send(sock, packet, (size_t)n, MSG_NOSIGNAL) < 0)

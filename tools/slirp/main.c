@@ -5,6 +5,7 @@
  *           [--host-loopback] [--egress RULES] [--forward tcp|udp:FD:ADDRESS|-:PORT]... [--control FD]
  *
  * Exit status: 0 when the VM has closed its end of --frames; 1 with a line on stderr after an error. */
+#include "base/busy_poll.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/lockdown.h"
@@ -12,6 +13,7 @@
 #include "base/loop.h"
 #include "base/program.h"
 #include "base/util.h"
+#include "base/wait_fds.h"
 #include "tools/slirp/control.h"
 #include "tools/slirp/dns_proxy.h"
 #include "tools/slirp/egress_filter.h"
@@ -44,6 +46,7 @@ struct network {
 	struct egress_filter *filter; /* NULL: no egress rules */
 	struct dns_proxy *dns;
 	struct poll_set set;
+	struct busy_poll busy;
 };
 
 /* Decide about a frame by the egress rules. Refuse a denied TCP connection with a reset, so that the guest's program
@@ -193,11 +196,12 @@ static int round_run(struct network *n)
 
 		timeout = timeout < 0 ? due : MIN(timeout, due);
 	}
-	r = poll(set->fds, set->n, timeout);
-	if (r < 0 && errno != EINTR)
-		return -errno;
+	r = wait_fds(&n->busy, set->fds, set->n, timeout);
+	if (r < 0 && r != -EINTR)
+		return r;
 	now_ns = loop_now_ns();
-	stack_poll_done(n->stack, set, r, now_ns);
+	/* An answer of the guest alone is no event of libslirp's sockets. */
+	stack_poll_done(n->stack, set, r - (r > 0 && set->fds[0].revents), now_ns);
 	if (r > 0 && set->fds[0].revents & POLLOUT)
 		frames_flush(n->frames);
 	if (r > 0)

@@ -32,7 +32,7 @@ static const int allowed[] = {
 	SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_dup3,
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex,
 	SYS_getrandom, SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn,
-	SYS_restart_syscall,
+	SYS_restart_syscall, SYS_sched_yield,
 };
 
 /* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root

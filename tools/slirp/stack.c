@@ -373,6 +373,8 @@ void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t
 		s->active_ns = now_ns;
 		control_tell(s->control, forward - 1, now_ns);
 	}
-	slirp_pollfds_poll(s->slirp, polled < 0, poll_get, &p);
+	/* libslirp looks at all its sockets unless it hears of an error. Sockets of closed connections, which it keeps
+	 * for 10 seconds, make that expensive. */
+	slirp_pollfds_poll(s->slirp, polled <= 0, poll_get, &p);
 	timers_run(s, now_ns);
 }

@@ -42,6 +42,7 @@ void stack_input_done(struct stack *s);
 
 /* Add libslirp's sockets. Returns the maximum wait in ms; -1: no limit. */
 int stack_poll_add(struct stack *s, struct poll_set *set, uint64_t now_ns);
+/* polled: how many entries of the set have events; 0 or less: those of libslirp's sockets have none. */
 void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t now_ns);
 
 #endif
