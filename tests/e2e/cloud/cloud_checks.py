@@ -1,11 +1,13 @@
-"""A Debian cloud guest on the network `default`, for long_cloud.py: runs in the emulated SVM host. CAIRN_DEBIAN is the
-folder of the image. The tests share one daemon and the guest, in this order."""
+"""Two Debian cloud guests on the network `default`, for long_cloud.py: runs in the emulated SVM host. CAIRN_DEBIAN is
+the folder of the image. The tests share one daemon and both guests, in this order."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -19,8 +21,13 @@ from hostnetlib import Host
 STATE = "/var/lib/cairn"
 IMAGE = os.environ.get("CAIRN_DEBIAN", "")
 SECONDS = 200  # times 10 in the SVM host
+COPY_BYTES = 100 << 20
+RESET_SECONDS = 10  # one, in a host that is emulated
+NAMES = ("web1", "web2")
 CMDLINE = "root=/dev/vda ro console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"
 CMDLINE += " systemd.default_timeout_start_sec=900"  # the host may be slow
+# The second guest is there for the network, and does without cloud-init, which takes most of a start.
+PLAIN = " cloud-init=disabled systemd.hostname=web2 ip=dhcp"
 
 pytestmark = [pytest.mark.skipif(not IMAGE, reason="long_cloud.py runs this file"), pytest.mark.seconds(SECONDS)]
 BEGIN = time.monotonic()
@@ -73,12 +80,12 @@ def console_keep(d, name):
 
 
 def guest_start(d, name):
-    disk, seed = d.tmp / f"{name}.qcow2", d.tmp / f"{name}-seed.iso"
+    disk, seed, cmdline = d.tmp / f"{name}.qcow2", d.tmp / f"{name}-seed.iso", CMDLINE + (PLAIN if name == "web2" else "")
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", "-b", f"{IMAGE}/disk.img", "-F", "raw", disk],
                    check=True)
     d.cairn("seed", str(seed), "--hostname", name, "--user", "carol", "--ssh-key", f"{d.key}.pub", "--ssh-over-vsock")
     d.define(name, memory="512M", guest_agent=True, vsock=True, rng=True,
-             boot={"kernel": f"{IMAGE}/vmlinuz", "initrd": f"{IMAGE}/initrd", "cmdline": CMDLINE},
+             boot={"kernel": f"{IMAGE}/vmlinuz", "initrd": f"{IMAGE}/initrd", "cmdline": cmdline},
              disks=[{"id": "vda", "path": str(disk), "format": "qcow2",
                      "backing": [{"path": f"{IMAGE}/disk.img", "format": "raw"}]},
                     {"id": "vdb", "path": str(seed), "format": "raw", "readonly": True}],
@@ -131,6 +138,12 @@ def test_seed_is_applied(cloud):
     assert key.split()[1] in cloud.text("exec", "web1", "--", "cat", "/home/carol/.ssh/authorized_keys")
 
 
+def address(d, name):
+    mac, = (i["mac"] for i in d.json("dumpjson", name)["interfaces"])
+    lease, = (x for x in d.json("net-dhcp-leases", "default") if x["mac"] == mac)
+    return lease
+
+
 def test_guest_reaches_a_host_outside_through_nat(cloud):
     outside = cloud.host.outside
     with outside.listen("10.9.0.1") as listener:
@@ -157,3 +170,97 @@ def test_exec_passes_streams_and_status(cloud):
 def test_ssh_over_vsock(cloud):
     assert cloud.text("ssh", "carol@web1", "sudo", "hostname") == "web1\n"
     assert cloud.cairn("ssh", "nobody@web1", "true", ok=None).returncode == 255  # only this key's user
+
+
+def test_ssh_by_network(cloud):
+    cloud.cairn("exec", "web1", "--", "systemctl", "disable", "--now", "cairn-ssh.socket")
+    # ssh runs on the host that has the network.
+    r = subprocess.run([*cloud.host.enter, os.path.join(BUILD, "cairn"), "ssh", "carol@web1", "hostname"], env=cloud.env, text=True,
+                       stdin=subprocess.DEVNULL, capture_output=True, timeout=500)
+    assert r.stdout == "web1\n", r
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(f.read()).hexdigest()
+
+
+def test_copy_of_100_mb_has_the_same_checksum(cloud):
+    here, back = cloud.tmp / "big", cloud.tmp / "back"
+    here.write_bytes(os.urandom(1 << 20) * (COPY_BYTES >> 20))
+    cloud.cairn("cp", str(here), "web1:/var/tmp/big")
+    note("100 MB copied into the guest")
+    assert cloud.text("exec", "web1", "--", "sha256sum", "/var/tmp/big").split()[0] == digest(here)
+    cloud.cairn("cp", "web1:/var/tmp/big", str(back))
+    note("100 MB copied out of the guest")
+    assert digest(back) == digest(here)
+    back.unlink()
+    here.unlink()
+
+
+ECHO = """
+import socketserver
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(1000):
+            self.request.sendall(data)
+socketserver.ThreadingTCPServer(("", 7), Echo).serve_forever()
+"""
+
+
+def echoes(sock, data):
+    sock.sendall(data)
+    return sock.recv(len(data), socket.MSG_WAITALL) == data
+
+
+def test_revert_resets_the_connection_that_has_moved_and_the_quiet_one_goes_on(cloud):
+    cloud.cairn("exec", "web1", "--", "systemd-run", "--unit", "echo", "python3", "-c", ECHO)
+    where, sockets = (address(cloud, "web1")["address"], 7), []
+    while len(sockets) < 2:  # until the server listens
+        sock = cloud.host.connect(where)
+        if sock:
+            sock.settimeout(120)
+            sockets.append(sock)
+    quiet, moved = sockets
+    assert echoes(quiet, b"before") and echoes(moved, b"before")
+    cloud.cairn("snapshot-create-as", "web1", "s1")
+    note("snapshot")
+    assert echoes(moved, b"after the snapshot")
+    cloud.cairn("snapshot-revert", "web1", "s1")
+    note("reverted")
+    moved.settimeout(RESET_SECONDS)
+    with pytest.raises(ConnectionResetError):
+        moved.recv(1)
+    note("reset")
+    assert echoes(quiet, b"after the revert")
+    with cloud.host.connect(where) as new:
+        new.settimeout(120)
+        assert echoes(new, b"a new connection")
+    for sock in sockets:
+        sock.close()
+
+
+def test_two_guests_know_their_addresses_and_names(cloud):
+    guest_start(cloud, "web2")
+    wait_for_agent(cloud, "web2")
+    found = {}
+    for vm in NAMES:
+        lease = address(cloud, vm)
+        assert lease["name"] == vm, lease
+        found[vm] = lease["address"]
+        assert cloud.text("wait", vm, "--for", "ip", "--timeout", "60").strip() == found[vm]
+    for vm, other in (NAMES, NAMES[::-1]):
+        assert cloud.text("exec", vm, "--", "getent", "ahostsv4", other).split()[0] == found[other]
+        assert " 0% packet loss" in cloud.text("exec", vm, "--", "ping", "-c", "2", "-W", "10", other)
+    note(f"addresses {found}")
+
+
+def test_net_destroy_leaves_nothing(cloud):
+    assert "in use" in cloud.cairn("net-destroy", "default", ok=False).stderr
+    for vm in NAMES:
+        cloud.cairn("shutdown", vm)
+    for vm in NAMES:
+        cloud.wait(vm, "shutoff")
+    note("guests off")
+    cloud.cairn("net-destroy", "default")
+    assert cloud.host.ip("link", "show", "type", "bridge") == []
