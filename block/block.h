@@ -74,6 +74,12 @@ struct block_layer {
 	struct block *open;
 };
 
+/* The wait for a pin ends after ns (0: fail at once), or when the peer of the socket peer_fd has gone. */
+struct block_pin_wait {
+	uint64_t ns;
+	int peer_fd; /* borrowed; 0: none */
+};
+
 struct block_open {
 	const struct block_layer *layers; /* [0] is the disk, [1] its backing file, and so on */
 	unsigned nlayers;
@@ -90,9 +96,9 @@ struct block_open {
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and
 	 * later. The caller deletes no pin that is in use. */
 	bool beside_pins;
-	/* Wait so long for a pin that a layer's header names and its backing file lacks: the process that writes the
-	 * file may be about to make the pin. 0: fail at once. */
-	uint64_t pin_wait_ns;
+	/* The wait for a pin that a layer's header names and its backing file lacks: the process that writes the
+	 * file may be about to make the pin. */
+	struct block_pin_wait pin_wait;
 	/* Ignore backing layers if the disk's header names none: a pull (block/pull.h) has ended, and
 	 * the caller does not know yet. */
 	bool may_stand_alone;

@@ -706,6 +706,11 @@ struct memory *control_memory(struct control *c)
 	return c->memory;
 }
 
+int control_peer_fd(const struct control *c)
+{
+	return c->peer_fd;
+}
+
 static int config_receive(struct control *c, int *pagemap_fd, struct vm_config *cfg, int *fds, unsigned *nfds,
 	struct err *e)
 {

@@ -27,6 +27,8 @@ void control_free(struct control *c);
 
 /* Return the memory that came before the configuration (VM_MSG_MEMORY), to be adopted by a machine; NULL: none. */
 struct memory *control_memory(struct control *c);
+/* Return the connection to the sender of the configuration, borrowed. */
+int control_peer_fd(const struct control *c);
 /* Answer the configuration request. */
 void control_configured(struct control *c, int r, const struct err *e);
 /* Serve requests on the loop from now on. Returns 0 or -errno. */

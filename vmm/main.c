@@ -157,7 +157,10 @@ static int process_enter(struct process *p, struct err *e)
 static int process_build(struct process *p, struct err *e)
 {
 	struct vm_sink sink = { .event = control_event, .opaque = p->control };
-	int r = vm_new(&p->cfg, p->fds, p->nfds, control_memory(p->control), &p->host, p->loop, &sink, &p->vm, e);
+	int r;
+
+	p->host.peer_fd = control_peer_fd(p->control);
+	r = vm_new(&p->cfg, p->fds, p->nfds, control_memory(p->control), &p->host, p->loop, &sink, &p->vm, e);
 
 	host_files_done(&p->host);
 	if (!r)

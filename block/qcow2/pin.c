@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -200,21 +201,31 @@ static int pin_find(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTE
 		"deleted its pin (a hidden snapshot), so the disk cannot be read", name) : r;
 }
 
-int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], uint64_t wait_ns,
+/* Pause between two looks. Returns whether the peer that the wait depends on has gone. */
+static bool look_pause(const struct block_pin_wait *wait, uint64_t waited_ns)
+{
+	struct timespec pause = { .tv_nsec = (long)MIN(MAX(waited_ns / 16, LOOK_PAUSE_NS), LOOK_PAUSE_MAX_NS) };
+	struct pollfd peer = { .fd = wait->peer_fd, .events = POLLRDHUP };
+
+	return ppoll(&peer, wait->peer_fd > 0, &pause, NULL) > 0;
+}
+
+int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const struct block_pin_wait *wait,
 	struct qcow2_header *ret, struct err *e)
 {
 	uint64_t began_ns = clock_monotonic_ns(), waited_ns = 0;
-	bool gone = false;
+	bool gone = false, alone = false;
 	int r = pin_find(fd, name, id, ret, &gone, e);
 
-	for (unsigned i = 1; gone && waited_ns < wait_ns; i++, waited_ns = clock_monotonic_ns() - began_ns) {
-		uint64_t pause_ns = MIN(MAX(waited_ns / 16, LOOK_PAUSE_NS), LOOK_PAUSE_MAX_NS);
-
-		nanosleep(&(struct timespec){ .tv_nsec = (long)pause_ns }, NULL);
-		if (i % LOOKS_A_DROP == 0)
+	for (unsigned i = 1; gone && !alone && waited_ns < wait->ns; i++, waited_ns = clock_monotonic_ns() - began_ns) {
+		alone = look_pause(wait, waited_ns);
+		if (alone || i % LOOKS_A_DROP == 0)
 			(void)posix_fadvise(fd, 0, HEADER_PAGES_BYTES, POSIX_FADV_DONTNEED);
 		r = pin_find(fd, name, id, ret, &gone, e);
 	}
+	if (gone && alone)
+		return err_set(e, -ECANCELED, ERR_CANCELLED, "%s: cairnd has ended, and the source has not made the pin (a hidden "
+			"snapshot) that this overlay reads; fork the VM again", name);
 	return r;
 }
 
@@ -224,7 +235,7 @@ int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES
 	CLEANUP_FREE uint8_t *l1 = NULL;
 	struct qcow2_header h;
 	size_t bytes;
-	int r = qcow2_pin_header(fd, name, id, 0, &h, e);
+	int r = qcow2_pin_header(fd, name, id, &(struct block_pin_wait){ 0 }, &h, e);
 
 	if (r < 0)
 		return r;
@@ -256,9 +267,9 @@ int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err
 	return 0;
 }
 
-int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t wait_ns, struct err *e)
+int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, const struct block_pin_wait *wait, struct err *e)
 {
-	int r = qcow2_pin_header(q->base.fd, q->base.name, pin->id, wait_ns, &q->h, e);
+	int r = qcow2_pin_header(q->base.fd, q->base.name, pin->id, wait, &q->h, e);
 
 	if (r < 0)
 		return r;

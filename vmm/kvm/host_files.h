@@ -15,6 +15,7 @@ struct host_files {
 	struct uffd uffd;
 	int self_fd; /* the folder /proc/self, until the pagemap is open; a failure's -errno */
 	int pagemap_fd; /* /proc/self/pagemap; a failure's -errno */
+	int peer_fd; /* connected to the sender of the configuration; borrowed; 0: none */
 };
 
 /* Open all but the pagemap. No failure is an error yet: a process that works on images needs none of these files. */

@@ -53,7 +53,7 @@
 /* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
 #define LOCK_WAIT_NS (2 * 1000000000ULL)
 /* A clone starts while its source makes the pin that the clone's disk reads, which takes as long as the source's disk
- * needs to sync. If that fails, the daemon ends the clone. A daemon that follows a killed one waits for its end. */
+ * needs to sync. If that fails, the daemon ends the clone. The wait ends with the daemon: the fork has failed then. */
 #define PIN_WAIT_NS (300 * 1000000000ULL)
 
 /* ---- dev_host: services of the machine to its devices ---- */
@@ -217,7 +217,7 @@ static int disk_open(const struct machine *m, const struct vm_disk *c, struct ma
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
 		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
-		.as_handed_over = m->cfg.taken_over, .pin_wait_ns = m->cfg.forked ? PIN_WAIT_NS : 0 };
+		.as_handed_over = m->cfg.taken_over, .pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd } };
 	int r;
 
 	d->id = c->id;
@@ -557,6 +557,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
+	m->peer_fd = host ? host->peer_fd : 0;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;

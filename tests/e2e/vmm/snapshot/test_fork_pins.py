@@ -3,6 +3,7 @@ has its own content, whatever happens to the others."""
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Console, QmpError, until
+from conftest import BUILD, Console, QmpError, open_files, until
 from test_fork import qemu_snapshots
 
 MIB = 1 << 20
@@ -718,6 +719,32 @@ def test_daemon_killed_during_forks_leaves_no_pin(vms, daemon, tmp_path):
             vms.end(name)
         until(lambda: not snapshots(a))
     vms.holds("src", 0, 1)
+
+
+def test_clone_that_waits_for_its_pin_ends_with_the_daemon(vms, daemon, tmp_path):
+    """The source's disk is slow, so the clone's process waits for the pin when the daemon is killed."""
+    if not shutil.which("strace"):
+        pytest.skip("strace, which slows the disk's thread down, is missing")
+    vms.start(vms.image("a.qcow2"))
+    vms.close()
+    pid = daemon.info("src")["pid"]
+    thread, = (t.name for t in pathlib.Path(f"/proc/{pid}/task").iterdir() if (t / "comm").read_text() == "vda\n")
+    q = daemon.qmp()
+    slow = "inject=io_uring_enter,epoll_wait:delay_exit=300000"
+    with subprocess.Popen(["strace", "-o", tmp_path / "calls", "-e", slow, "-p", thread]) as strace:
+        until(lambda: (tmp_path / "calls").exists() or strace.poll() is not None)
+        if strace.poll() is not None:
+            pytest.skip("strace may not trace the VM's process")
+        q.run("vm-fork", vm="src", name="copy")
+        until(lambda: daemon.info("copy").get("pid"))
+        clone = daemon.info("copy")["pid"]
+        until(lambda: str(tmp_path / "a.qcow2") in open_files(clone))  # its configuration has come
+        daemon.stop(signal.SIGKILL)
+        until(lambda: not os.path.exists(f"/proc/{clone}"))
+        strace.terminate()
+    daemon.start()
+    until(lambda: not list(daemon.state.glob("batches/*")))
+    assert "copy" not in daemon.cairn("list", "--all", "--name").stdout
 
 
 def pins_known(daemon):
