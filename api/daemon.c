@@ -39,6 +39,7 @@
 #include "api/vm/pull_mark.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
+#include "api/vm/systemd_scope.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_sandbox.h"
@@ -127,7 +128,8 @@ static void permissions_changed(void *opaque)
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &network_ports_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
-	&flatten_observer, &job_owner_observer, &vm_cgroup_observer, NULL };
+	&flatten_observer, &job_owner_observer, &vm_cgroup_observer,
+	&systemd_scope_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 
@@ -484,6 +486,7 @@ void daemon_close(struct daemon *d)
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
 	vm_free_all(h);
+	systemd_scopes_forget(h);
 	loop_timer_free(h->consoles_retry);
 	loop_timer_free(h->cgroup_sweep);
 	pins_free(h->pins);

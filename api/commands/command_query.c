@@ -9,6 +9,7 @@
 #include "api/policy/shutdown.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/systemd_scope.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -443,6 +444,8 @@ static void put_state(struct json_object *o, const struct vm *vm)
 		js_put_str(o, "agent", agent_word(vm->agent.now));
 	if (vm->operation.job)
 		js_put_str(o, "job", vm->operation.job->id);
+	if (vm->scope)
+		js_put(o, "systemd-scope", systemd_scope_to_json(vm));
 	shutdown_put(vm, o);
 	if (restart_is_pending(vm))
 		js_put_uint(o, "restart-in", restart_in_ns(vm));

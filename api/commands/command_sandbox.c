@@ -2,7 +2,9 @@
  * the process itself tells. */
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
+#include "api/vm/systemd_scope.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/wire/json.h"
@@ -222,14 +224,14 @@ static bool is_in_own_group(struct json_object *o, const char *uuid)
 	return false;
 }
 
-static void put_group_limits(struct json_object *o, const struct vm_sandbox *s, const char *uuid)
+static void put_group_limits(struct json_object *o, const struct cgroup_tree *t, const char *uuid)
 {
 	static const char *const files[] = { "memory.max", "pids.max", "cpu.weight", "cpu.max" };
 	struct json_object *limits = json_object_new_object();
 	char text[64];
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
-		if (cgroup_tree_read_text(&s->cgroups, uuid, files[i], text, sizeof(text)) < 0)
+		if (cgroup_tree_read_text(t, uuid, files[i], text, sizeof(text)) < 0)
 			continue;
 		text[strcspn(text, "\n")] = 0;
 		js_put_str(limits, files[i], text);
@@ -240,16 +242,19 @@ static void put_group_limits(struct json_object *o, const struct vm_sandbox *s, 
 static void put_group(struct json_object *o, const struct vm *vm, struct json_object *lacks)
 {
 	const struct vm_sandbox *s = vm->host->sandbox;
-	const char *why = s ? vm_sandbox_cgroup_lack(s) : NULL;
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
+	const char *why = vm->scope_tree ? vm->scope_tree->lack : s ? vm_sandbox_cgroup_lack(s) : NULL;
 	char uuid[DEFINITION_UUID_TEXT];
 	bool own;
 
 	uuid_print(vm->def->uuid, uuid);
 	own = is_in_own_group(o, uuid);
-	if (own && s && s->cgroups.fd >= 0)
-		put_group_limits(o, s, uuid);
-	if (!own || why)
-		lack_add(lacks, "control group", why ? why : OLDER_OR_DAEMONS_LOG);
+	if (own && t)
+		put_group_limits(o, t, uuid);
+	if (!own || (why && *why))
+		lack_add(lacks, "control group", why && *why ? why : OLDER_OR_DAEMONS_LOG);
+	if (systemd_scope_lack(vm))
+		lack_add(lacks, "systemd_scope", systemd_scope_lack(vm));
 }
 
 /* What other hosts have, or other processes of this one. */

@@ -253,6 +253,8 @@ static const struct key top_rows[] = {
 		.about = "processor time, against other VMs that want it at the same time; a VM without this key has 1024" },
 	{ "cpu_quota", KEY_NUMBER, .offset = DEF(cpu_quota), .min = 1, .max = 25600,
 		.about = "most processor time, in percent of one processor: 150 is one and a half" },
+	{ "systemd_scope", KEY_BOOL, .offset = DEF(systemd_scope), .initial = "false",
+		.about = "a scope of systemd of its own, and a machine of systemd-machined" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,

@@ -146,7 +146,7 @@ struct definition {
 	uint32_t idle_after_s; /* 0: never */
 	uint32_t idle_cpu_percent; /* percent of one CPU; usage up to this value counts as idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
-	bool rng, virtio_console, guest_agent, debug_exit, huge_pages;
+	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, systemd_scope;
 	uint32_t cpu_shares; /* 0: none given */
 	uint32_t cpu_quota; /* percent of one CPU; 0: no limit */
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */

@@ -212,6 +212,8 @@ struct json_object *definition_to_json(const struct definition *d)
 		js_put_uint(o, "cpu_shares", d->cpu_shares);
 	if (d->cpu_quota)
 		js_put_uint(o, "cpu_quota", d->cpu_quota);
+	if (d->systemd_scope)
+		js_put_bool(o, "systemd_scope", true);
 	js_put(o, "boot", boot_to_json(d));
 	for (unsigned i = 0; i < d->ndisks; i++)
 		json_object_array_add(disks, disk_to_json(&d->disks[i]));

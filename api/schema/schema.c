@@ -88,6 +88,7 @@ static const struct field info_returns[] = {
 	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "CPU time of each vCPU thread, ns" },
 	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
+	{ "systemd-scope", FIELD_OBJECT, OPTIONAL, "with systemd_scope: its unit, its machine of machined, and lack: why one is missing" },
 	{ "resident-memory", FIELD_INT, OPTIONAL, "resident memory of the VM's process, bytes; 0: not known" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
 	{ "shutdown-at", FIELD_INT, OPTIONAL, "time of the scheduled shutdown: realtime, ns" },

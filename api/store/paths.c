@@ -172,7 +172,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
 	/* A missing helper is no error here: only export, import, networks and starts of VMs with a user network fail
-	 * later, and other users' files are opened without supplementary groups, or VMs have no logs. */
+	 * later, and other users' files are opened without supplementary groups, or VMs have no logs or no scopes. */
 	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
 	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)
@@ -183,5 +183,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		snprintf(p->log_program, sizeof(p->log_program), "cairn-log");
 	if (!r && paths_helper("cairn-net", p->net_program, sizeof(p->net_program), NULL) < 0)
 		snprintf(p->net_program, sizeof(p->net_program), "cairn-net");
+	if (!r && paths_helper("cairn-scope", p->scope_program, sizeof(p->scope_program), NULL) < 0)
+		snprintf(p->scope_program, sizeof(p->scope_program), "cairn-scope");
 	return r;
 }

@@ -77,18 +77,28 @@ static int process_move(const char *folder, pid_t pid)
 	return fd < 0 ? -errno : value_write(fd, "cgroup.procs", text);
 }
 
+/* Note what the groups in a folder can have. */
+static void tree_set(struct cgroup_tree *t, const char *path)
+{
+	char words[32];
+
+	cgroup_controllers_read(path, "cgroup.subtree_control", t->has);
+	snprintf(t->path, sizeof(t->path), "%s", path);
+	if (cgroup_controllers_list(t->has, false, words, sizeof(words))[0])
+		lacks(t, "%.120s has no controller %s", path, words);
+}
+
 /* Use a folder, after a trial. */
 static int tree_use(struct cgroup_tree *t, const char *path)
 {
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	CLEANUP_CLOSE int trial = -1;
-	char name[32], words[32];
+	char name[32];
 	int r;
 
 	if (fd < 0)
 		return lacks(t, "%.120s: %s", path, strerror(errno));
 	controllers_enable(fd);
-	cgroup_controllers_read(path, "cgroup.subtree_control", t->has);
 	snprintf(name, sizeof(name), "trial-%d", (int)getpid());
 	if (mkdirat(fd, name, 0755) < 0)
 		return lacks(t, "cannot create a control group in %.100s: %s", path, strerror(errno));
@@ -98,9 +108,7 @@ static int tree_use(struct cgroup_tree *t, const char *path)
 	if (r < 0)
 		return lacks(t, "cannot create a process in a control group in %.100s: %s", path, strerror(-r));
 	t->fd = steal_fd(&fd);
-	snprintf(t->path, sizeof(t->path), "%s", path);
-	if (cgroup_controllers_list(t->has, false, words, sizeof(words))[0])
-		lacks(t, "%.120s has no controller %s", path, words);
+	tree_set(t, path);
 	return 0;
 }
 
@@ -318,6 +326,15 @@ void cgroup_tree_open(const struct daemon_paths *p, bool managed, struct cgroup_
 	*ret = (struct cgroup_tree){ .fd = -1, .holder = -1 };
 	if (tree_find(ret, p, managed) < 0 && ret->fd < 0)
 		memset(ret->has, 0, sizeof(ret->has));
+}
+
+int cgroup_tree_join(const char *path, struct cgroup_tree *ret)
+{
+	*ret = (struct cgroup_tree){ .fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), .holder = -1 };
+	if (ret->fd < 0)
+		return -errno;
+	tree_set(ret, path);
+	return 0;
 }
 
 void cgroup_tree_close(struct cgroup_tree *t)

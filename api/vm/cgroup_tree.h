@@ -37,6 +37,7 @@ struct cgroup_place {
 	char name[40]; /* of the folder in the tree; "": no group */
 	bool keeps;    /* a group that exists keeps its limits */
 	struct cgroup_limits limits;
+	const struct cgroup_tree *tree; /* borrowed; set if there is a group */
 };
 
 /* Find or make the folder as p->cgroup says.
@@ -44,6 +45,8 @@ struct cgroup_place {
  * ret: the caller passes it to cgroup_tree_close(), also if VMs have no groups. */
 void cgroup_tree_open(const struct daemon_paths *p, bool managed, struct cgroup_tree *ret);
 void cgroup_tree_close(struct cgroup_tree *t);
+/* Use a folder that another program has made and delegated. ret: as for cgroup_tree_open(). Returns 0; -errno. */
+int cgroup_tree_join(const char *path, struct cgroup_tree *ret);
 
 /* Make the group of a place, if it does not exist, and set its limits. Any thread.
  * Returns its folder, owned by the caller; -errno with a sentence. */

@@ -48,6 +48,8 @@ struct vm_observer {
 	 * the VM is removed before; -errno. */
 	int (*start_prepare)(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e),
 		struct err *e);
+	/* End the wait for ready() soon, since the start was called off. */
+	void (*start_called_off)(struct vm *vm);
 	void (*started)(struct vm *vm);
 	void (*start_failed)(struct vm *vm);
 	/* A revert has replaced the state of the running guest, so the guest does not know of earlier requests, such as

@@ -25,7 +25,7 @@ enum vm_operation_kind {
 	VM_OP_START_QUEUED, /* waiting for other VMs' starts (--max-starting) */
 	VM_OP_START_OPENS,  /* the VM's files are being opened */
 	VM_OP_START_HOLDS,  /* the managed save is being renamed to SAVE_MANAGED_USED */
-	VM_OP_START_PORTS,  /* the filters of its taps are being installed (api/net/network_ports.h) */
+	VM_OP_START_PORTS,  /* the host is being prepared: filters of its taps (api/net/network_ports.h), a scope (systemd_scope.h) */
 	VM_OP_START,	    /* the VM process was spawned and has not answered, or is ending after a failed start */
 	/* The stop: struct vm_stop_op. */
 	VM_OP_STOP,

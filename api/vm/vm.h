@@ -28,6 +28,8 @@ struct restart;
 struct schedule;
 struct schedule_past;
 struct shutdown;
+struct systemd_scope;
+struct cgroup_tree;
 struct start_process;
 struct vm_handover;
 struct vm_process;
@@ -74,6 +76,7 @@ struct vm_start_op {
 	bool limits_memory;	 /* see vm_cgroup_may_limit_memory() */
 	bool was_ahead;		 /* vm_start_ahead() has spawned the process, so it has no limit of memory yet */
 	struct config *config;	 /* owned; set in VM_OP_START_PORTS; else NULL */
+	unsigned prepared;	 /* observers that start_prepare has asked */
 	struct start_process *ahead; /* the process that vm_start_ahead() has spawned and no start uses yet; NULL: none */
 };
 
@@ -173,6 +176,8 @@ struct vm {
 	struct idle *idle;
 	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
 	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */
+	struct systemd_scope *scope; /* api/vm/systemd_scope.h; NULL: the definition asks for none, or no run needs it */
+	const struct cgroup_tree *scope_tree; /* the folder of this scope; NULL: there is none */
 	bool cgroup_room; /* the limit of memory may be raised (vm_cgroup_make_room()) */
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct vm_counts counts; /* likewise */

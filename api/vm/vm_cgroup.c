@@ -26,9 +26,14 @@
 #define SWEEP_TURN_NS (10 * 1000000ULL)
 #define SWEEP_AT_ONCE 8
 
-static const struct cgroup_tree *tree_of(const struct vm_host *host)
+static const struct cgroup_tree *tree_of_host(const struct vm_host *host)
 {
 	return host->sandbox && host->sandbox->cgroups.fd >= 0 ? &host->sandbox->cgroups : NULL;
+}
+
+const struct cgroup_tree *vm_cgroup_tree(const struct vm *vm)
+{
+	return vm->scope_tree ? vm->scope_tree : tree_of_host(vm->host);
 }
 
 static uint64_t memory_max(const struct definition *d)
@@ -71,13 +76,13 @@ static uint64_t memory_kills(const struct cgroup_tree *t, const char *name)
 
 void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret)
 {
-	*ret = (struct cgroup_place){ .keeps = keeps };
-	if (!tree_of(vm->host))
+	*ret = (struct cgroup_place){ .keeps = keeps, .tree = vm_cgroup_tree(vm) };
+	if (!ret->tree)
 		return;
 	_Static_assert(sizeof(ret->name) >= DEFINITION_UUID_TEXT, "a uuid fits");
 	place_name(vm, ret->name);
 	if (!keeps)
-		vm->memory_kills = memory_kills(tree_of(vm->host), ret->name);
+		vm->memory_kills = memory_kills(ret->tree, ret->name);
 	vm_cgroup_limits(vm->def, &ret->limits);
 	if (!limits_memory)
 		ret->limits.memory_bytes = 0;
@@ -112,7 +117,7 @@ static void memory_set(const struct vm *vm, const struct cgroup_tree *t, uint64_
 
 void vm_cgroup_limit_memory(const struct vm *vm)
 {
-	const struct cgroup_tree *t = tree_of(vm->host);
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 
 	if (t && t->has[CGROUP_MEMORY])
 		memory_set(vm, t, memory_max(vm_live(vm)));
@@ -120,7 +125,7 @@ void vm_cgroup_limit_memory(const struct vm *vm)
 
 void vm_cgroup_make_room(struct vm *vm)
 {
-	const struct cgroup_tree *t = tree_of(vm->host);
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 	char name[DEFINITION_UUID_TEXT];
 	uint64_t now, limit;
 
@@ -137,13 +142,14 @@ void vm_cgroup_make_room(struct vm *vm)
 
 /* Files of forks that live may keep a part of the room: it counts as the VM's memory. The VM itself takes at most its
  * RAM, of which it may have nothing yet, and its budget without the RAM's second part (vm_cgroup_limits()). */
-static void room_take_back(struct vm *vm, const struct cgroup_tree *t)
+static void room_take_back(struct vm *vm)
 {
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 	const struct definition *d = vm_live(vm);
 	char name[DEFINITION_UUID_TEXT];
 	uint64_t now, limit, wanted;
 
-	if (!vm->cgroup_room || !vm->proc || vm->operation.kind != VM_OP_NONE)
+	if (!vm->cgroup_room || !vm->proc || vm->operation.kind != VM_OP_NONE || !t || !t->has[CGROUP_MEMORY])
 		return;
 	place_name(vm, name);
 	if (cgroup_tree_read(t, name, "memory.current", &now) < 0 || cgroup_tree_read(t, name, "memory.max", &limit) < 0) {
@@ -158,7 +164,7 @@ static void room_take_back(struct vm *vm, const struct cgroup_tree *t)
 
 bool vm_cgroup_was_killed(const struct vm *vm)
 {
-	const struct cgroup_tree *t = tree_of(vm->host);
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 	char name[DEFINITION_UUID_TEXT];
 
 	if (!t)
@@ -176,11 +182,9 @@ static bool has_process(const struct vm *vm)
 
 static void sweep_later(struct vm_host *host, uint64_t ns);
 
-/* Remove up to SWEEP_AT_ONCE groups. Folders with other names are not ours. */
-static void sweep(void *opaque)
+/* Remove up to SWEEP_AT_ONCE groups from the daemon's tree. Folders with other names are not ours. Returns how many. */
+static unsigned groups_remove(struct vm_host *host, const struct cgroup_tree *t)
 {
-	struct vm_host *host = opaque;
-	const struct cgroup_tree *t = tree_of(host);
 	int fd = openat(t->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	unsigned n = 0;
@@ -193,7 +197,7 @@ static void sweep(void *opaque)
 		if (uuid_parse(d->d_name, uuid) < 0)
 			continue;
 		vm = vm_find_uuid(host, uuid);
-		if (vm && has_process(vm))
+		if (vm && has_process(vm) && !vm->scope_tree)
 			continue;
 		r = cgroup_tree_remove(t, d->d_name);
 		n += !r;
@@ -204,8 +208,17 @@ static void sweep(void *opaque)
 		closedir(dir);
 	else if (fd >= 0)
 		close(fd);
-	for (size_t i = 0; i < host->nvms && t->has[CGROUP_MEMORY]; i++)
-		room_take_back(host->vms[i], t);
+	return n;
+}
+
+static void sweep(void *opaque)
+{
+	struct vm_host *host = opaque;
+	const struct cgroup_tree *t = tree_of_host(host);
+	unsigned n = t ? groups_remove(host, t) : 0;
+
+	for (size_t i = 0; i < host->nvms; i++)
+		room_take_back(host->vms[i]);
 	if (n == SWEEP_AT_ONCE)
 		sweep_later(host, SWEEP_TURN_NS);
 }
@@ -220,7 +233,7 @@ static void sweep_later(struct vm_host *host, uint64_t ns)
 
 void vm_cgroups_sweep(struct vm_host *host)
 {
-	if (tree_of(host))
+	if (tree_of_host(host) || host->scopes)
 		sweep_later(host, SWEEP_NS);
 }
 

@@ -10,6 +10,7 @@
 
 struct cgroup_limits;
 struct cgroup_place;
+struct cgroup_tree;
 struct config;
 struct definition;
 struct vm;
@@ -24,6 +25,10 @@ struct vm_observer;
  *   - 512 MiB for each disk: tables of its images.
  * The page cache of images counts, too, but the kernel drops it when the limit is reached. */
 void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret);
+
+/* Return the tree that the VM's group is in: that of its own scope of systemd, or the daemon's; NULL: it has no
+ * group. */
+const struct cgroup_tree *vm_cgroup_tree(const struct vm *vm);
 
 /* Fill in the group of a process that is about to be spawned. There is none if the host has no tree.
  * limits_memory: set the limit of memory, too. keeps: see struct cgroup_place. */

@@ -23,6 +23,7 @@ struct quota_claim;
 struct scheduler;
 struct server;
 struct store;
+struct systemd_scope;
 struct usernet;
 struct vm;
 struct vm_logs;
@@ -56,6 +57,8 @@ struct vm_host {
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct loop_timer *consoles_retry; /* api/vm/consoles.h; NULL: not used yet */
 	struct loop_timer *cgroup_sweep; /* api/vm/vm_cgroup.h; NULL: not used yet */
+	struct systemd_scope *scopes; /* first of those with a process (api/vm/systemd_scope.h) */
+	uint64_t scopes_after_ns; /* systemd did not answer: no VM asks it before this time */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
 	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */

@@ -332,7 +332,7 @@ static int spawn_apart(const struct vm_process_paths *paths, char *const *argv, 
 	int r;
 
 	if (parts & APART_GROUP) {
-		s.cgroup = group = cgroup_tree_enter(&paths->sandbox->cgroups, &paths->place, e);
+		s.cgroup = group = cgroup_tree_enter(paths->place.tree, &paths->place, e);
 		if (group < 0)
 			return group;
 	}

@@ -1,5 +1,6 @@
 #include "api/vm/vm_spawn.h"
 #include "api/vm/vm_process.h"
+#include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -17,6 +18,7 @@
 
 struct vm_spawn {
 	struct vm_process_paths paths; /* log_fd, end_fd: duplicates */
+	struct cgroup_tree scope; /* a duplicate, since the VM's own scope may end meanwhile; fd -1: the group is in the daemon's tree */
 	const char *option;
 	int sock, done_fd;
 	bool has_thread;
@@ -52,12 +54,26 @@ static int thread_start(struct vm_spawn *s)
 
 static void spawn_free(struct vm_spawn *s)
 {
-	const int fds[] = { s->paths.log_fd, s->paths.end_fd, s->sock, s->done_fd };
+	const int fds[] = { s->paths.log_fd, s->paths.end_fd, s->sock, s->done_fd, s->scope.fd };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	free(s);
+}
+
+/* Returns 0; -errno. */
+static int scope_duplicate(struct vm_spawn *s)
+{
+	const struct cgroup_tree *t = s->paths.place.tree;
+
+	s->scope.fd = -1;
+	if (!t || (s->paths.sandbox && t == &s->paths.sandbox->cgroups))
+		return 0;
+	s->scope = *t;
+	s->scope.fd = fcntl(t->fd, F_DUPFD_CLOEXEC, 3);
+	s->paths.place.tree = &s->scope;
+	return s->scope.fd < 0 ? -errno : 0;
 }
 
 int vm_spawn_begin(const struct vm_process_paths *paths, const char *option, int sock, struct vm_spawn **ret, struct err *e)
@@ -74,8 +90,11 @@ int vm_spawn_begin(const struct vm_process_paths *paths, const char *option, int
 	s->paths.log_fd = fcntl(paths->log_fd, F_DUPFD_CLOEXEC, 3);
 	s->paths.end_fd = paths->end_fd < 0 ? -1 : fcntl(paths->end_fd, F_DUPFD_CLOEXEC, VM_SPAWN_FD_MIN);
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (s->paths.log_fd < 0 || (paths->end_fd >= 0 && s->paths.end_fd < 0) || s->done_fd < 0) {
-		r = err_set_errno(e, -errno, "cannot start %s", paths->program);
+	r = s->paths.log_fd < 0 || (paths->end_fd >= 0 && s->paths.end_fd < 0) || s->done_fd < 0 ? -errno : 0;
+	if (scope_duplicate(s) < 0)
+		r = -EMFILE;
+	if (r < 0) {
+		err_set_errno(e, r, "cannot start %s", paths->program);
 		spawn_free(s);
 		return r;
 	}

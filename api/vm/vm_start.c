@@ -398,6 +398,8 @@ void vm_start_ahead(struct vm *vm)
 	static const struct vm_process_ops ops = { .gone = ahead_gone };
 	struct err e;
 
+	if (vm->def->systemd_scope) /* the start waits for the scope, and the process is created there */
+		return;
 	/* The files of the VM are not known yet. */
 	if (process_spawn(vm, false, &ops, &vm->start.ahead, &e) < 0)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
@@ -464,12 +466,21 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 	return 0;
 }
 
-/* The host is prepared for the VM: start its process. */
+static int prepare_next(struct vm *vm, const struct config *c, struct err *e);
+
+/* The host is prepared for the VM as far as an observer does that: ask the next one, or start the process. */
 static void start_prepared(struct vm *vm, int r, const struct err *e)
 {
-	struct config *c = STEAL_PTR(vm->start.config);
+	struct config *c = vm->start.config;
 	struct err own;
 
+	if (!r && !vm->offline && !vm->start.opts.called_off) {
+		r = prepare_next(vm, c, &own);
+		e = &own;
+		if (r > 0)
+			return;
+	}
+	vm->start.config = NULL;
 	if (vm->offline && !vm->start.opts.called_off) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
 		vm->start.kind = VM_OP_START_WAITS;
 		managed_release(vm, false);
@@ -488,12 +499,29 @@ static void start_prepared(struct vm *vm, int r, const struct err *e)
 	free(c);
 }
 
+/* Ask the next observers to prepare the host. Returns 0: all have; 1: one is at work, and start_prepared() continues;
+ * -errno. */
+static int prepare_next(struct vm *vm, const struct config *c, struct err *e)
+{
+	const struct vm_observer *const *all = vm->host->observers;
+	int r = 0;
+
+	while (!r && all && all[vm->start.prepared]) {
+		const struct vm_observer *o = all[vm->start.prepared++];
+
+		r = o->start_prepare ? o->start_prepare(vm, c, start_prepared, e) : 0;
+	}
+	return r;
+}
+
 /* Have the host prepared for the VM, and start its process. Returns 0: the process was spawned; 1: c was taken, and
  * start_prepared() continues; -errno. */
 static int start_prepare(struct vm *vm, struct config *c, struct err *e)
 {
-	int r = vm_ask(vm, start_prepare, c, start_prepared, e);
+	int r;
 
+	vm->start.prepared = 0;
+	r = prepare_next(vm, c, e);
 	if (r <= 0)
 		return r ? r : process_start(vm, c, e);
 	vm->start.config = must_alloc(malloc(sizeof(*c)));
@@ -731,6 +759,7 @@ static void start_stop(struct vm *vm)
 		/* Wait for the step on the host that has begun. Then check_called_off() ends the start. */
 		vm->start.opts.called_off = true;
 		vm->stop.kind = VM_OP_STOP;
+		vm_notify(vm, start_called_off);
 		return;
 	default: /* VM_OP_START_WAITS: vm_start_goes_on() finds no start then */
 		break;
@@ -765,8 +794,10 @@ void vm_start_call_off(struct vm *vm)
 {
 	if (vm->start.kind == VM_OP_START)
 		vm_destroy(vm, NULL);
-	else if (vm_is_starting(vm))
+	else if (vm_is_starting(vm)) {
 		vm->start.opts.called_off = true;
+		vm_notify(vm, start_called_off);
+	}
 }
 
 void vm_start_limit(struct vm *vm)

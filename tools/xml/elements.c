@@ -54,7 +54,7 @@ const struct element elements[] = {
 		"cpu_quota, in percent of period, for all vCPUs together; without effect beside global_quota" },
 	{ "cputune/period", ELEMENT_READ, "", "see quota; 100000 by default" },
 	{ "cputune/*", ELEMENT_NONE, "", PINNED },
-	{ "resource", ELEMENT_NONE, "", "a VM's control group is the daemon's matter" },
+	{ "resource", ELEMENT_NONE, "", "a VM's control group is the daemon's matter; libvirt's scope for each VM is systemd_scope, in metadata" },
 	{ "sysinfo", ELEMENT_NONE, "", SMBIOS_FIXED },
 	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },

@@ -22,6 +22,14 @@ static void time_print(struct json_object *o, const char *key, const char *label
 		label_print(stdout, label, "%s", time_text(ns, false, buf));
 }
 
+static void member_label(struct json_object *o, const char *key, const char *label)
+{
+	const char *text = js_get_str(o, key);
+
+	if (text)
+		label_print(stdout, label, "%s", text);
+}
+
 static void info_print(struct json_object *o)
 {
 	int64_t id = js_get_int(o, "id", -1), cpu = js_get_int(o, "cpu-time", -1),
@@ -56,6 +64,9 @@ static void info_print(struct json_object *o)
 		js_get_bool(o, "managed-save", false) ? "yes" : "no");
 	if (js_get_bool(o, "template", false))
 		label_print(stdout, "Template:", "yes");
+	member_label(js_get(o, "systemd-scope"), "unit", "Scope:");
+	member_label(js_get(o, "systemd-scope"), "machine", "Machine:");
+	member_label(js_get(o, "systemd-scope"), "lack", "Scope lacks:");
 	printf("\n");
 }
 

@@ -45,6 +45,30 @@ def start(name, **keys):
     return o, group
 
 
+def check_own_scope():
+    """A VM with systemd_scope is in a scope of its own, which survives the daemon and ends with the VM. There is no
+    machined."""
+    path = "/root/own.json"
+    with open(path, "w") as f:
+        json.dump({"name": "own", "memory": "64M", "boot": {"kernel": f"{BUILD}/guests/idle.elf"}, "cpu_quota": 50, "systemd_scope": True}, f)
+    cairn("define", path)
+    cairn("start", "own")
+    o = json.loads(cairn("dominfo", "own", "--sandbox", "--format", "json"))
+    shown = json.loads(cairn("dominfo", "own", "--format", "json"))["systemd-scope"]
+    group, = o["cgroups"]
+    assert group.startswith(f"0::/machine.slice/{shown['unit']}/"), o
+    assert o["cgroup-limits"]["cpu.max"] == "50000 100000" and o["cgroup-limits"]["pids.max"] == "16384", o
+    assert is_active(shown["unit"])
+    until(lambda: "systemd-container" in json.loads(cairn("dominfo", "own", "--format", "json"))["systemd-scope"].get("lack", ""))
+    kill_daemon()
+    until(lambda: "running" in cairn("domstate", "own", ok=False))
+    assert group_of(o["pid"]) == group and is_active(shown["unit"])
+    assert json.loads(cairn("dominfo", "own", "--format", "json"))["systemd-scope"]["unit"] == shown["unit"]
+    cairn("destroy", "own")
+    until(lambda: not is_active(shown["unit"]))
+    cairn("undefine", "own")
+
+
 def group_of(pid):
     with open(f"/proc/{pid}/cgroup") as f:
         return f.read().strip()
@@ -91,6 +115,7 @@ def check_folders():
 def check():
     run("systemctl", "start", "cairnd.service")
     check_folders()
+    check_own_scope()
     o, group = start("a", cpu_quota=50)
     assert o["cgroup-limits"]["cpu.max"] == "50000 100000" and o["cgroup-limits"]["pids.max"] == "16384", o
     for act in (lambda: run("systemctl", "restart", "cairnd.service"), lambda: run("systemctl", "daemon-reload"),

@@ -506,7 +506,7 @@ static void test_canonical_json_round_trips(void **state)
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
 		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"iops\":9,\"bps\":\"20M\",\"data_file\":\"/a.data\","
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
-		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,"
+		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,\"systemd_scope\":true,"
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
 		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}],\"egress\":{\"rules\":["
 		"{\"allow\":\"*.Example.org.\",\"protocol\":\"tcp\",\"ports\":443},{\"deny\":\"10.0.0.0/8\"},{\"deny\":\"::/0\"},"
@@ -560,6 +560,7 @@ static void test_canonical_json_round_trips(void **state)
 	assert_int_equal(d->start_delay_s, 4);
 	assert_int_equal(js_get_int(o, "cpu_shares", 0), 2);
 	assert_int_equal(js_get_int(o, "cpu_quota", 0), 150);
+	assert_true(js_get_bool(o, "systemd_scope", false));
 	assert_string_equal(js_get_str(o, "stop_action"), "shutdown");
 	definition_free(d);
 	definition_free(d2);

@@ -102,7 +102,7 @@ static void test_limits_are_written(void **state)
 {
 	const struct fake *f = *state;
 
-	enter(f, &(struct cgroup_place){ "vm", false, { 3 * GIB, 100, 200, 150 } });
+	enter(f, &(struct cgroup_place){ .name = "vm", .keeps = false, .limits = { 3 * GIB, 100, 200, 150 } });
 	check(f, "memory.max", "3221225472");
 	check(f, "pids.max", "100");
 	check(f, "cpu.weight", "200");
@@ -126,7 +126,7 @@ static void test_memory_that_is_left_is_added(void **state)
 	const struct fake *f = *state;
 
 	put(f, "memory.current", "4096\n");
-	enter(f, &(struct cgroup_place){ "vm", false, { 1 * MIB, 0, 0, 0 } });
+	enter(f, &(struct cgroup_place){ .name = "vm", .keeps = false, .limits = { 1 * MIB, 0, 0, 0 } });
 	check(f, "memory.max", "1052672");
 }
 
@@ -135,7 +135,7 @@ static void test_process_that_takes_over_keeps_limits(void **state)
 	const struct fake *f = *state;
 
 	put(f, "memory.max", "7\n");
-	enter(f, &(struct cgroup_place){ "vm", true, { 3 * GIB, 100, 200, 150 } });
+	enter(f, &(struct cgroup_place){ .name = "vm", .keeps = true, .limits = { 3 * GIB, 100, 200, 150 } });
 	check(f, "memory.max", "7\n");
 	check(f, "pids.max", "");
 }
@@ -145,7 +145,7 @@ static void test_missing_controllers_are_left_out(void **state)
 	struct fake *f = *state;
 
 	f->tree.has[CGROUP_MEMORY] = f->tree.has[CGROUP_CPU] = false;
-	enter(f, &(struct cgroup_place){ "vm", false, { 3 * GIB, 100, 200, 150 } });
+	enter(f, &(struct cgroup_place){ .name = "vm", .keeps = false, .limits = { 3 * GIB, 100, 200, 150 } });
 	check(f, "memory.max", "");
 	check(f, "pids.max", "100");
 	check(f, "cpu.max", "");
