@@ -274,6 +274,20 @@ int vm_config_take_held(struct vm_config *c, struct channel_msg *m, struct err *
 	return r < 0 ? err_set_errno(e, r, "cannot get the VM's files from the process that opened them") : 0;
 }
 
+static bool sysinfo_ok(const struct vm_config *c)
+{
+	const char *at = c->sysinfo, *end = c->sysinfo + VM_SYSINFO_MAX;
+
+	while (at < end && *at) {
+		const char *nul = at + 1 < end ? memchr(at + 1, 0, (size_t)(end - at - 1)) : NULL;
+
+		if ((unsigned char)*at > VM_SYSINFO_OEM || !nul || nul == at + 1)
+			return false;
+		at = nul + 1;
+	}
+	return at < end;
+}
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
 	struct files f = { .n = nfds };
@@ -304,6 +318,11 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		!fd_ok(&f, c->vsock_dial_fd)))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the vsock device has a value out of range, or a file that "
 			"is missing or used twice");
+	if (c->network_place && (c->network_place > VM_BOOT_PLACES_MAX || !c->firmware || c->network_rom_fd == VM_NO_FD ||
+		!fd_ok(&f, c->network_rom_fd)))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the ROM for network boot is missing or used twice");
+	if (!sysinfo_ok(c))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the texts of SMBIOS tables are malformed");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
 	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0)

@@ -236,6 +236,23 @@ enum vm_exit {
 
 enum vm_firmware { VM_FIRMWARE_NONE = 0, VM_FIRMWARE_BIOS = 1 };
 
+enum vm_boot_kind { VM_BOOT_ANY = 0, VM_BOOT_HD = 1, VM_BOOT_CDROM = 2, VM_BOOT_NETWORK = 3 };
+#define VM_BOOT_PLACES_MAX (VM_DISKS_MAX + 1)
+
+/* Texts of the SMBIOS tables, as a list: a byte with the key, then the text and a NUL; a byte 0 ends the list. SeaBIOS
+ * has 8 KiB for all tables; those of 64 vCPUs take half of it. */
+#define VM_SYSINFO_MAX 2048
+enum vm_sysinfo_key {
+	VM_SYSINFO_END = 0,
+	VM_SYSINFO_MANUFACTURER,
+	VM_SYSINFO_PRODUCT,
+	VM_SYSINFO_VERSION,
+	VM_SYSINFO_SERIAL,
+	VM_SYSINFO_SKU,
+	VM_SYSINFO_FAMILY,
+	VM_SYSINFO_OEM, /* any number of times; the others once */
+};
+
 struct vm_disk {
 	char id[16];	  /* "vda" */
 	char serial[24];  /* at most 20 characters reach the guest */
@@ -371,6 +388,11 @@ struct vm_config {
 	/* the further queues of the interface's tap, one for each pair but the first; VM_NO_FD where tap_fd is */
 	uint16_t pair_fds[VM_INTERFACES_MAX][VM_QUEUE_PAIRS_MAX - 1];
 	struct vm_disk_limits disk_limits[VM_DISKS_MAX]; /* of the disks */
+	/* The network's place in the boot order, as boot_place; 0: the firmware does not boot from the network, and the
+	 * fd counts for nothing. */
+	uint8_t network_place;
+	uint16_t network_rom_fd; /* the ROM of a network boot program */
+	char sysinfo[VM_SYSINFO_MAX]; /* enum vm_sysinfo_key */
 };
 
 struct vm_interface_set {

@@ -148,13 +148,14 @@ static const struct key topology_rows[] = {
 };
 KEYS(topology_keys, topology_rows);
 
-static const struct choice firmwares[] = { { "bios", VM_FIRMWARE_BIOS }, { NULL, 0 } };
+static const struct choice firmwares[] = { { "auto", VM_FIRMWARE_NONE }, { "bios", VM_FIRMWARE_BIOS }, { NULL, 0 } };
 
 static const struct key boot_rows[] = {
 	{ "kernel", KEY_PATH, .offset = DEF(kernel),
 		.about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
 	{ "firmware", KEY_CHOICE, .offset = DEF(firmware), .choices = firmwares,
-		.about = "bios: start SeaBIOS, which boots from a disk [bios if there is no kernel]" },
+		.about = "bios: start SeaBIOS, which boots from a disk or the network; auto: bios if there is no kernel",
+		.initial = "\"auto\"" },
 	{ "loader", KEY_PATH, .offset = DEF(loader), .about = "file of the firmware [" DEFINITION_BIOS_PATH "]" },
 	{ "menu", KEY_BOOL, .offset = DEF(boot_menu), .about = "the firmware offers its boot menu", .initial = "false" },
 	{ "menu_timeout", KEY_NUMBER, .offset = DEF(boot_menu_ms), .min = 1, .max = 65535,
@@ -257,6 +258,8 @@ static const struct key top_rows[] = {
 		.about = "a scope of systemd of its own, and a machine of systemd-machined" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },
+	{ "sysinfo", KEY_OBJECT, .of = &definition_sysinfo_keys,
+		.about = "texts of the guest's SMBIOS tables; not for a VM that boots a kernel" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
 		.parse = definition_parse_disks,
 		.about = "disks, in the order in which the guest sees them" },
@@ -309,13 +312,22 @@ static const struct key top_rows[] = {
 };
 const struct keys definition_keys = { top_rows, ARRAY_SIZE(top_rows), NULL };
 
+static bool boots_network(const struct definition *d)
+{
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (d->interfaces[i].boot_order)
+			return true;
+	return false;
+}
+
 static int check_boot(struct parse *p)
 {
 	struct definition *d = p->d;
 
 	if (!d->kernel && !d->firmware) {
-		if (!d->ndisks || d->initrd || d->cmdline)
-			return key_error(p, "boot: nothing to start; give boot.kernel, or a disk that boot.firmware \"bios\" boots from");
+		if ((!d->ndisks && !boots_network(d)) || d->initrd || d->cmdline)
+			return key_error(p, "boot: nothing to start; give boot.kernel, or a disk that boot.firmware \"bios\" boots from, or "
+				"an interface with boot_order");
 		d->firmware = VM_FIRMWARE_BIOS;
 	}
 	if (d->firmware && (d->kernel || d->initrd || d->cmdline))
@@ -340,6 +352,8 @@ static int check_whole(struct parse *p)
 	if (!d->ram_bytes)
 		return key_error(p, "memory: is missing; give a size such as \"512M\"");
 	r = check_boot(p);
+	if (!r)
+		r = definition_check_sysinfo(p);
 	if (r < 0)
 		return r;
 	if (d->sockets && d->sockets * d->cores * d->threads != d->vcpus)
@@ -403,6 +417,7 @@ void definition_free(struct definition *d)
 	free(d->description);
 	free(d->kernel);
 	free(d->loader);
+	definition_free_sysinfo(d);
 	free(d->initrd);
 	free(d->cmdline);
 	free(d->rights);

@@ -54,7 +54,10 @@ struct definition_disk {
 
 #define DEFINITION_BIOS_REMEDY "install the package seabios (apt install seabios), or name another BIOS in boot.loader"
 #define DEFINITION_FIRMWARE_RAM (16ULL << 20)
+/* iPXE for virtio, from Debian's package ipxe-qemu. */
+#define DEFINITION_NETWORK_ROM_PATH "/usr/lib/ipxe/qemu/pxe-virtio.rom"
 
+#define DEFINITION_OEM_STRINGS_MAX 32
 #define DEFINITION_INTERFACES_MAX VM_INTERFACES_MAX
 #define DEFINITION_MAC_BYTES 6
 #define DEFINITION_MAC_TEXT 18 /* size of a MAC address as text, with the NUL */
@@ -110,6 +113,7 @@ struct definition_interface {
 	uint8_t model;	  /* 0: virtio, the only model */
 	uint8_t link;	  /* 0: up, 1: down */
 	uint16_t queues;  /* pairs of queues; 0: 1 */
+	uint16_t boot_order; /* as of a disk; 0: none */
 	bool clean_traffic, isolated; /* asked for beyond what the network does: docs/networks.md, "Ports" */
 	struct definition_user user; /* all zero for other types */
 	struct definition_bandwidth bandwidth;
@@ -134,6 +138,9 @@ struct definition {
 	char *loader;	  /* file of the firmware; NULL: the default, or no firmware */
 	bool boot_menu;
 	uint32_t boot_menu_ms; /* 0: the firmware's default */
+	char *sysinfo[VM_SYSINFO_OEM]; /* by enum vm_sysinfo_key; NULL: none */
+	char *oem_strings[DEFINITION_OEM_STRINGS_MAX];
+	uint32_t noem_strings;
 	struct definition_disk *disks;
 	uint32_t ndisks;
 	struct definition_interface *interfaces;

@@ -122,6 +122,8 @@ static const struct key interface_rows[] = {
 		.initial = "\"up\"" },
 	{ "queues", KEY_NUMBER16, .offset = INTERFACE(queues), .min = 1, .max = VM_QUEUE_PAIRS_MAX,
 		.about = "pairs of queues; type user has one", .initial = "1" },
+	{ "boot_order", KEY_NUMBER16, .offset = INTERFACE(boot_order), .min = 1, .max = 999,
+		.about = "position of the network in the boot order, unique; no effect on a VM that boots a kernel" },
 	{ "filter", KEY_CHOICE, .offset = INTERFACE(clean_traffic), .choices = filters,
 		.about = "type network: the guest's own addresses only [the network's filter]" },
 	{ "isolated", KEY_BOOL, .offset = INTERFACE(isolated), .about = "type network: keep it from other isolated guests",
@@ -198,7 +200,14 @@ int definition_check_interfaces(struct parse *p)
 			if (definition_has_mac(&n[i]) && !memcmp(n[i].mac, n[k].mac, sizeof(n[i].mac)))
 				return key_error(p, "interfaces[%u].mac: is also the address of interfaces[%u]",
 					i, k);
+			if (n[i].boot_order && n[i].boot_order == n[k].boot_order)
+				return key_error(p, "interfaces[%u].boot_order: %u is also that of interfaces[%u]", i,
+					n[i].boot_order, k);
 		}
+	for (unsigned i = 0; i < p->d->ninterfaces; i++)
+		for (unsigned k = 0; k < p->d->ndisks; k++)
+			if (n[i].boot_order && n[i].boot_order == p->d->disks[k].boot_order)
+				return key_error(p, "interfaces[%u].boot_order: %u is also that of disks[%u]", i, n[i].boot_order, k);
 	return definition_check_forwards(p);
 }
 

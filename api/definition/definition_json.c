@@ -93,6 +93,8 @@ static struct json_object *interface_to_json(const struct definition_interface *
 	js_put_str(o, "link", i->link ? "down" : "up");
 	if (i->queues > 1)
 		js_put_uint(o, "queues", i->queues);
+	if (i->boot_order)
+		js_put_uint(o, "boot_order", i->boot_order);
 	if (i->clean_traffic)
 		js_put_str(o, "filter", "clean-traffic");
 	if (i->isolated)
@@ -121,6 +123,29 @@ static struct json_object *boot_to_json(const struct definition *d)
 	js_put_str(o, "initrd", d->initrd);
 	js_put_str(o, "cmdline", d->cmdline);
 	return o;
+}
+
+static const char *const sysinfo_names[VM_SYSINFO_OEM] = { [VM_SYSINFO_MANUFACTURER] = "manufacturer",
+	[VM_SYSINFO_PRODUCT] = "product", [VM_SYSINFO_VERSION] = "version", [VM_SYSINFO_SERIAL] = "serial",
+	[VM_SYSINFO_SKU] = "sku", [VM_SYSINFO_FAMILY] = "family" };
+
+static void put_sysinfo(struct json_object *o, const struct definition *d)
+{
+	struct json_object *s = json_object_new_object(), *oem = json_object_new_array();
+
+	for (unsigned i = 0; i < VM_SYSINFO_OEM; i++)
+		if (sysinfo_names[i])
+			js_put_str(s, sysinfo_names[i], d->sysinfo[i]);
+	for (unsigned i = 0; i < d->noem_strings; i++)
+		json_object_array_add(oem, json_object_new_string(d->oem_strings[i]));
+	if (d->noem_strings)
+		js_put(s, "oem_strings", oem);
+	else
+		json_object_put(oem);
+	if (json_object_object_length(s))
+		js_put(o, "sysinfo", s);
+	else
+		json_object_put(s);
 }
 
 static void put_memory(struct json_object *o, uint64_t bytes)
@@ -215,6 +240,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	if (d->systemd_scope)
 		js_put_bool(o, "systemd_scope", true);
 	js_put(o, "boot", boot_to_json(d));
+	put_sysinfo(o, d);
 	for (unsigned i = 0; i < d->ndisks; i++)
 		json_object_array_add(disks, disk_to_json(&d->disks[i]));
 	js_put(o, "disks", disks);

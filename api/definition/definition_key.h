@@ -100,6 +100,11 @@ void definition_put_bandwidth(struct json_object *o, const struct definition_ban
 extern const struct keys definition_egress_keys;
 int definition_parse_egress(struct parse *p, struct json_object *v, void *into);
 void definition_put_egress(struct json_object *o, const struct egress *e);
+/* The key `sysinfo`. definition_encode_sysinfo(): as vm_config.sysinfo. */
+extern const struct keys definition_sysinfo_keys;
+int definition_check_sysinfo(struct parse *p);
+void definition_encode_sysinfo(const struct definition *d, char to[VM_SYSINFO_MAX]);
+void definition_free_sysinfo(struct definition *d);
 extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
 extern const struct choice definition_stop_actions[];
 int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);

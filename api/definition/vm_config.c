@@ -1,5 +1,6 @@
 #include "api/definition/vm_config.h"
 #include "api/definition/definition.h"
+#include "api/definition/definition_key.h"
 #include "api/definition/vsock_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -43,6 +44,8 @@ static int open_failed(const struct config_file *f, struct err *e)
 		hint = "; if the guest need not write to it, set its \"readonly\" to true";
 	else if (error == ENOENT && !strcmp(f->path, DEFINITION_BIOS_PATH))
 		hint = "; " DEFINITION_BIOS_REMEDY;
+	else if (error == ENOENT && !strcmp(f->path, DEFINITION_NETWORK_ROM_PATH))
+		hint = "; install the package ipxe-qemu (apt install ipxe-qemu)";
 	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
 		strerror(error), hint);
 }
@@ -224,15 +227,94 @@ static int32_t local_offset_s(void)
 	return localtime_r(&now, &tm) ? (int32_t)tm.tm_gmtoff : 0;
 }
 
-/* Return a disk's place in the boot order, from 1; 0: it has none. */
-static uint8_t boot_place(const struct definition *d, unsigned disk)
-{
-	unsigned order = d->disks[disk].boot_order, place = 1;
+/* ---- the boot order ---- */
 
-	for (unsigned i = 0; i < d->ndisks; i++)
-		place += d->disks[i].boot_order && d->disks[i].boot_order < order;
-	return (uint8_t)(order ? place : 0);
+#define NO_ORDER 1000 /* above all values of boot_order */
+
+/* Return the rank of a device among those that the firmware tries, the lowest first; NO_ORDER: it has none.
+ * chosen: the device is of the kind that a start has chosen. */
+static int boot_rank(uint16_t order, bool chosen)
+{
+	return (order ? order : NO_ORDER) - (chosen ? 2 * NO_ORDER : 0);
 }
+
+static int disk_rank(const struct definition_disk *d, enum vm_boot_kind first)
+{
+	return boot_rank(d->boot_order, first == (d->device == DEFINITION_CDROM ? VM_BOOT_CDROM : VM_BOOT_HD));
+}
+
+/* Return the network's rank: that of the interface with the lowest one. */
+static int network_rank(const struct definition *d, enum vm_boot_kind first)
+{
+	int best = NO_ORDER;
+
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		best = MIN(best, boot_rank(d->interfaces[i].boot_order, first == VM_BOOT_NETWORK));
+	return best;
+}
+
+/* Return the place of a rank in the boot order, from 1; 0: it has none. */
+static uint8_t boot_place(const struct definition *d, enum vm_boot_kind first, int rank)
+{
+	unsigned place = 1;
+
+	if (rank == NO_ORDER)
+		return 0;
+	for (unsigned i = 0; i < d->ndisks; i++)
+		place += disk_rank(&d->disks[i], first) < rank;
+	return (uint8_t)(place + (network_rank(d, first) < rank));
+}
+
+static bool has_kind(const struct definition *d, enum vm_boot_kind kind)
+{
+	for (unsigned i = 0; i < d->ndisks; i++)
+		if (kind == (d->disks[i].device == DEFINITION_CDROM ? VM_BOOT_CDROM : VM_BOOT_HD))
+			return true;
+	return kind == VM_BOOT_ANY || (kind == VM_BOOT_NETWORK && d->ninterfaces);
+}
+
+static int choice_check(const struct definition *d, const struct boot_choice *b, struct err *e)
+{
+	static const char *const devices[] = { "", "disk", "cdrom drive", "interface" };
+
+	if ((b->first || b->menu) && !d->firmware)
+		return err_set(e, -EINVAL, ERR_INVALID, "the VM boots a kernel without a firmware, so there is no boot order and no boot "
+			"menu; remove boot.kernel from its definition if a disk boots");
+	if (!has_kind(d, b->first))
+		return err_set(e, -EINVAL, ERR_INVALID, "the VM has no %s to boot from; add one to its definition (cairn edit), or boot "
+			"from something else", devices[b->first]);
+	return 0;
+}
+
+static int network_rom_open(struct config *c, struct err *e)
+{
+	struct config_file f = { .key = "network boot", .path = DEFINITION_NETWORK_ROM_PATH, .kind = CONFIG_FILE };
+	int fd = config_open_file(&f, e);
+	unsigned at;
+
+	if (fd < 0)
+		return fd;
+	at = config_add_fd(c, fd);
+	if (at == VM_NO_FD)
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files and forwards");
+	c->vm.network_rom_fd = (uint16_t)at;
+	return 0;
+}
+
+int config_choose_boot(const struct definition *d, const struct boot_choice *choice, struct config *c, struct err *e)
+{
+	int r = choice_check(d, choice, e);
+
+	if (r < 0 || !d->firmware)
+		return r;
+	c->vm.boot_menu |= choice->menu;
+	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
+		c->vm.boot_place[i] = boot_place(d, choice->first, disk_rank(&d->disks[i], choice->first));
+	c->vm.network_place = boot_place(d, choice->first, network_rank(d, choice->first));
+	return c->vm.network_place ? network_rom_open(c, e) : 0;
+}
+
+/* ---- the configuration ---- */
 
 static void config_fill(struct vm_config *v, const struct definition *d)
 {
@@ -278,16 +360,16 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->firmware = d->firmware;
 	v->boot_menu = d->boot_menu;
 	v->boot_menu_ms = (uint16_t)d->boot_menu_ms;
-	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++) {
-		v->boot_place[i] = boot_place(d, i);
+	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
 		v->disk_limits[i] = (struct vm_disk_limits){ d->disks[i].iops, d->disks[i].bps };
-	}
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
 	v->restore_fd = VM_NO_FD;
 	v->working_sets_fd = VM_NO_FD;
+	v->network_rom_fd = VM_NO_FD;
+	definition_encode_sysinfo(d, v->sysinfo);
 }
 
 int config_prepare(const struct definition *d, bool images_only, struct config *c,

@@ -52,6 +52,15 @@ struct config_files {
  * Returns 0; -EINVAL: too many files. */
 int config_prepare(const struct definition *d, bool images_only, struct config *ret_c,
 	struct config_files *ret_files, struct err *e);
+/* What a start boots from, before the boot order of the definition. */
+struct boot_choice {
+	enum vm_boot_kind first; /* VM_BOOT_ANY: nothing */
+	bool menu;		 /* offer the boot menu */
+};
+/* Set the boot order of a VM with a firmware. If the network has a place in it, open the ROM for that, from a fixed
+ * path of the host, and add the file to c. Call after usernets_start(), whose sockets are last in c.
+ * Returns 0; -EINVAL: the VM has no firmware, or no device of the kind that was chosen; -errno. */
+int config_choose_boot(const struct definition *d, const struct boot_choice *choice, struct config *c, struct err *e);
 /* Whether the VM has a vsock device with a socket for the host's clients. */
 bool config_listens(const struct definition *d);
 /* Append that socket and one to cairn-dial to c and files. Opening them waits up to 2 s for the end of a VM that was

@@ -125,7 +125,9 @@ static const struct field undefine_returns[] = {
 static const struct field start_args[] = { FIELD_VM,
 	{ "force-boot", FIELD_BOOL, OPTIONAL, "discard a managed save and boot" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory of a managed save before the vCPUs run" },
-	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" }, END };
+	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
+	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" },
+	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" }, END };
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 

@@ -30,6 +30,7 @@ static const struct {
 	[FIELD_CHILDREN] = { "children", "string", { "too", "only" } },
 	[FIELD_COMPRESS] = { "compress", "string", { "zstd", "gzip", "none" } },
 	[FIELD_ROLE] = { "role", "string", { "viewer", "guest", "operator", "admin", "owner" } },
+	[FIELD_BOOT_KIND] = { "boot-kind", "string", { "hd", "cdrom", "network" } },
 };
 
 const char *field_type_name(enum field_type t)

@@ -5,6 +5,7 @@
 #define CAIRN_API_VM_VM_H
 
 #include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
 #include "api/schema/vm_state.h"
 #include "api/vm/operation.h"
 #include "api/vm/vm_host.h"
@@ -50,6 +51,7 @@ struct vm_start_opts {
 	bool force_boot; /* drop a managed save */
 	bool by_job;	 /* the VM's own job requests the start */
 	bool again;	 /* this is an automatic restart after the VM's end */
+	struct boot_choice boot; /* VMs with a firmware only */
 	bool for_revert; /* the VM starts only to be reverted: without its job, it has no state to run */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool called_off; /* vm_start_call_off() */

@@ -412,6 +412,17 @@ bool vm_start_ahead_kill(struct vm *vm)
 	return vm->start.ahead != NULL;
 }
 
+/* Set the boot order of the start. A VM that resumes a state needs one, too, for its next reset. */
+static int boot_set(struct vm *vm, struct config *c, struct err *e)
+{
+	const struct boot_choice *b = &vm->start.opts.boot;
+
+	if ((b->first || b->menu) && vm->start.from_state)
+		return err_set(e, -EINVAL, ERR_INVALID, "the VM resumes its saved state, so it does not boot; to drop that state and "
+			"boot: cairn start --force-boot with --boot or --bootmenu");
+	return config_choose_boot(vm_live(vm), b, c, e);
+}
+
 static int process_start(struct vm *vm, struct config *c, struct err *e)
 {
 	struct vm_host *host = vm->host;
@@ -420,6 +431,8 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 
 	if (!r)
 		r = check_called_off(vm, e);
+	if (!r)
+		r = boot_set(vm, c, e);
 	if (!r)
 		s = STEAL_PTR(vm->start.ahead);
 	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);

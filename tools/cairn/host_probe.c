@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #define BIOS_PATH "/usr/share/seabios/bios-256k.bin" /* as DEFINITION_BIOS_PATH */
+#define NETWORK_ROM_PATH "/usr/lib/ipxe/qemu/pxe-virtio.rom" /* as DEFINITION_NETWORK_ROM_PATH */
 
 /* ---- helpers of the checks ---- */
 
@@ -315,6 +316,18 @@ static void bios_probe(struct host_check *c)
 	remedy(c, "apt install seabios, or name another BIOS in boot.loader");
 }
 
+static void network_boot_probe(struct host_check *c)
+{
+	struct stat st;
+
+	if (stat(NETWORK_ROM_PATH, &st) == 0) {
+		found(c, HOST_OK, "%s", NETWORK_ROM_PATH);
+		return;
+	}
+	found(c, HOST_MISSING, "%s: %s", NETWORK_ROM_PATH, strerror(errno));
+	remedy(c, "apt install ipxe-qemu");
+}
+
 static void huge_pages_probe(struct host_check *c)
 {
 	long total = number_read("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
@@ -493,6 +506,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "bios", "VMs that boot from a disk (\"firmware\": \"bios\")", false, bios_probe },
+		{ "network-boot", "VMs that boot from the network (boot_order of an interface)", false, network_boot_probe },
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
 	};
 

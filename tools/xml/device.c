@@ -105,6 +105,38 @@ static int queues_read(struct reading *r, struct _xmlNode *interface, struct jso
 	return 0;
 }
 
+/* <boot order=> */
+static int interface_boot_read(struct reading *r, struct _xmlNode *interface, struct json_object *into)
+{
+	struct _xmlNode *n = node_child(interface, "boot");
+	uint64_t order;
+	int ret = n ? node_attr_number(r, n, "order", UINT32_MAX, &order) : 1;
+
+	if (!ret)
+		js_put_uint(into, "boot_order", order);
+	return MIN(ret, 0);
+}
+
+/* <boot dev='network'/> of <os> is the boot order of the first interface. */
+static int boot_network_read(struct reading *r, struct _xmlNode *domain, struct json_object *list)
+{
+	struct _xmlNode *n = node_child(node_child(domain, "os"), "boot");
+	unsigned order = 0;
+
+	for (size_t i = 0; n && i < json_object_array_length(list); i++)
+		if (js_get(json_object_array_get_idx(list, i), "boot_order"))
+			return reading_error(r, n, NULL, ERR_INVALID,
+				"cannot be together with <boot order='...'/> in an interface; keep one of them");
+	for (; n; n = node_next(n)) {
+		order++;
+		if (node_attr_is(n, "dev", "network")) {
+			js_put_uint(json_object_array_get_idx(list, 0), "boot_order", order);
+			return 0;
+		}
+	}
+	return 0;
+}
+
 static int interface_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *mac = node_attr(node_child(n, "mac"), "address");
@@ -124,7 +156,8 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
 	js_put_str(into, "link", link);
-	if (queues_read(r, n, into) < 0 || bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0)
+	if (queues_read(r, n, into) < 0 || bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0 ||
+		interface_boot_read(r, n, into) < 0)
 		return -EINVAL;
 	return interface_source(r, n, into);
 }
@@ -141,6 +174,8 @@ static int interfaces_read(struct reading *r, struct _xmlNode *devices)
 		json_object_array_add(list, one);
 		ret = interface_read(r, n, one);
 	}
+	if (!ret && json_object_array_length(list))
+		ret = boot_network_read(r, devices->parent, list);
 	if (ret < 0 || !json_object_array_length(list))
 		json_object_put(list);
 	else

@@ -410,6 +410,7 @@ static int boot_dev_read(struct reading *r, struct _xmlNode *n, const struct slo
 {
 	CLEANUP_FREE char *dev = node_attr(n, "dev");
 	bool cdrom = dev && !strcmp(dev, "cdrom");
+	struct _xmlNode *domain = n->parent->parent;
 
 	if (!dev || (!cdrom && strcmp(dev, "hd") && strcmp(dev, "network") && strcmp(dev, "fd")))
 		return reading_error(r, n, "dev", ERR_INVALID,
@@ -423,7 +424,9 @@ static int boot_dev_read(struct reading *r, struct _xmlNode *n, const struct slo
 			js_put_uint(disk, "boot_order", order);
 		return 0;
 	}
-	reading_warn(r, n, NULL, "has no effect: a VM has no such device to start from");
+	/* interfaces_read() finds the network. */
+	if (strcmp(dev, "network") || !node_child(node_child(domain, "devices"), "interface"))
+		reading_warn(r, n, NULL, "has no effect: a VM has no such device to start from");
 	return 0;
 }
 

@@ -412,10 +412,21 @@ static int loader_read(struct reading *r, struct _xmlNode *n, struct json_object
 	return n ? text_read(r, n, boot, "loader", "boot.loader") : 0;
 }
 
+static void smbios_check(struct reading *r, struct _xmlNode *os)
+{
+	struct _xmlNode *n = node_child(os, "smbios");
+	CLEANUP_FREE char *mode = n ? node_attr(n, "mode") : NULL;
+
+	if (mode && strcmp(mode, "sysinfo") && strcmp(mode, "emulate"))
+		reading_warn(r, n, "mode", "\"%.40s\" has no effect: Cairn copies nothing of the host's SMBIOS", mode);
+}
+
 static int firmware_read(struct reading *r, struct _xmlNode *os, struct json_object *boot)
 {
 	CLEANUP_FREE char *firmware = node_attr(os, "firmware");
 	int ret;
+
+	smbios_check(r, os);
 
 	if (firmware && strcmp(firmware, "bios"))
 		return reading_error(r, os, "firmware", ERR_UNSUPPORTED,
@@ -440,6 +451,63 @@ static int os_read(struct reading *r, struct _xmlNode *domain)
 	boot = json_object_new_object();
 	js_put(r->definition, "boot", boot);
 	return node_child(os, "kernel") ? kernel_read(r, os, boot) : firmware_read(r, os, boot);
+}
+
+/* ---- sysinfo ---- */
+
+/* Put the text of an <entry> into a key of `into`. */
+static int entry_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
+{
+	static const char *const known[] = { "manufacturer", "product", "version", "serial", "sku", "family" };
+	CLEANUP_FREE char *name = node_attr(n, "name");
+
+	for (size_t i = 0; name && i < ARRAY_SIZE(known); i++)
+		if (!strcmp(name, known[i]))
+			return text_read(r, n, into, known[i], "sysinfo");
+	if (!name || strcmp(name, "uuid")) /* libvirt demands that it is the domain's */
+		reading_warn(r, n, NULL, "has no effect: SMBIOS has no such text here");
+	return 0;
+}
+
+static int oem_read(struct reading *r, struct _xmlNode *oem, struct json_object *into)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (struct _xmlNode *n = node_child(oem, "entry"); n; n = node_next(n)) {
+		CLEANUP_FREE char *text = node_text(n);
+
+		if (text)
+			json_object_array_add(list, json_object_new_string(text));
+	}
+	reading_origin(r, oem, "sysinfo.oem_strings");
+	if (json_object_array_length(list))
+		js_put(into, "oem_strings", list);
+	else
+		json_object_put(list);
+	return 0;
+}
+
+/* libvirt uses <sysinfo> only with <smbios mode='sysinfo'/>, and so does Cairn. */
+static int sysinfo_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *info = node_child(domain, "sysinfo"), *os = node_child(domain, "os");
+	struct json_object *into;
+	int ret = 0;
+
+	if (!info || !node_attr_is(node_child(os, "smbios"), "mode", "sysinfo") || !node_attr_is(info, "type", "smbios")) {
+		if (info)
+			reading_warn(r, info, NULL, "has no effect without type='smbios' and <os><smbios mode='sysinfo'/>");
+		return 0;
+	}
+	if (node_child(os, "kernel")) {
+		reading_warn(r, info, NULL, NO_FIRMWARE);
+		return 0;
+	}
+	into = json_object_new_object();
+	js_put(r->definition, "sysinfo", into);
+	for (struct _xmlNode *n = node_child(node_child(info, "system"), "entry"); n && !ret; n = node_next(n))
+		ret = entry_read(r, n, into);
+	return ret ? ret : oem_read(r, node_child(info, "oemStrings"), into);
 }
 
 static int timer_read(struct reading *r, struct _xmlNode *n)
@@ -529,7 +597,7 @@ static int root_check(struct reading *r, struct _xmlNode *root)
 int domain_read(struct reading *r, struct _xmlDoc *doc)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { root_check, type_check,
-		elements_check, texts_read, memory_read, cpu_read, cputune_read, os_read, clock_read, disks_read,
+		elements_check, texts_read, memory_read, cpu_read, cputune_read, os_read, sysinfo_read, clock_read, disks_read,
 		devices_read };
 	static const char *const actions[] = { "on_poweroff", "on_reboot", "on_crash" };
 	struct _xmlNode *domain = xmlDocGetRootElement(doc);

@@ -11,7 +11,7 @@
 #define PATH_LENGTH_MAX 160
 
 #define UEFI_ONLY "it is for UEFI, which Cairn does not have"
-#define SMBIOS_FIXED "Cairn takes no SMBIOS fields from XML"
+#define SMBIOS_FIXED "these SMBIOS texts are the firmware's"
 #define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
@@ -55,7 +55,13 @@ const struct element elements[] = {
 	{ "cputune/period", ELEMENT_READ, "", "see quota; 100000 by default" },
 	{ "cputune/*", ELEMENT_NONE, "", PINNED },
 	{ "resource", ELEMENT_NONE, "", "a VM's control group is the daemon's matter; libvirt's scope for each VM is systemd_scope, in metadata" },
-	{ "sysinfo", ELEMENT_NONE, "", SMBIOS_FIXED },
+	{ "sysinfo", ELEMENT_READ, "type", "sysinfo, with type smbios and os/smbios in mode sysinfo" },
+	{ "sysinfo/system", ELEMENT_READ, "", NULL },
+	{ "sysinfo/system/entry", ELEMENT_REPEATED, "name",
+		"sysinfo: manufacturer, product, version, serial, sku, family; the UUID is the domain's" },
+	{ "sysinfo/oemStrings", ELEMENT_READ, "", NULL },
+	{ "sysinfo/oemStrings/entry", ELEMENT_REPEATED, "", "sysinfo.oem_strings" },
+	{ "sysinfo/*", ELEMENT_NONE, "", SMBIOS_FIXED },
 	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "os", ELEMENT_READ, "firmware", "firmware: bios is boot.firmware, as is an <os> without <kernel>; efi is refused without <kernel>" },
@@ -67,9 +73,9 @@ const struct element elements[] = {
 	{ "os/nvram", ELEMENT_NONE, "", UEFI_ONLY },
 	{ "os/bios", ELEMENT_READ, "useserial", "none: a BIOS always uses the serial port" },
 	{ "os/bios/@rebootTimeout", ELEMENT_NONE, "", "SeaBIOS tries again after a minute" },
-	{ "os/smbios", ELEMENT_NONE, "", SMBIOS_FIXED },
+	{ "os/smbios", ELEMENT_READ, "mode", "mode sysinfo: <sysinfo> has an effect; others cause a warning" },
 	{ "os/boot", ELEMENT_REPEATED, "dev",
-		"boot_order of the first disk of that kind: hd or cdrom; others cause a warning" },
+		"boot_order of the first disk, cdrom drive or interface, for hd, cdrom and network; fd causes a warning" },
 	{ "os/bootmenu", ELEMENT_READ, "enable timeout", "boot.menu and boot.menu_timeout; has no effect beside <kernel>" },
 	{ "os/kernel", ELEMENT_READ, "", "boot.kernel; without it, a BIOS boots from a disk" },
 	{ "os/initrd", ELEMENT_READ, "", "boot.initrd" },
@@ -203,7 +209,9 @@ const struct element elements[] = {
 	{ "devices/interface/bandwidth/inbound", ELEMENT_READ, "average peak burst floor",
 		"bandwidth.inbound: average, peak and burst; floor causes a warning" },
 	{ "devices/interface/bandwidth/outbound", ELEMENT_READ, "average peak burst", "bandwidth.outbound" },
-	{ "devices/interface/boot", ELEMENT_NONE, "", "network boot is not supported" },
+	{ "devices/interface/boot", ELEMENT_READ, "order", "boot_order" },
+	{ "devices/interface/boot/@loadparm", ELEMENT_NONE, "", "is for s390" },
+	{ "devices/interface/rom", ELEMENT_NONE, "", "boot_order gives all interfaces one ROM, iPXE" },
 	{ "devices/interface/filterref", ELEMENT_READ, "filter", "filter: clean-traffic, with type network; others are refused" },
 	{ "devices/interface/filterref/parameter", ELEMENT_REFUSED, "",
 		"parameters of filters are not supported; give the guest a fixed host of the network (cairn net-update)" },

@@ -100,6 +100,8 @@ static void print_os(struct writer *w, struct json_object *o)
 		writer_leaf(w, "bootmenu", "enable", "yes", "timeout", number_text(boot, "menu_timeout", ms), NULL);
 	if (bios)
 		writer_leaf(w, "bios", "useserial", "yes", NULL);
+	if (js_get(o, "sysinfo"))
+		writer_leaf(w, "smbios", "mode", "sysinfo", NULL);
 	for (size_t i = 0; i < 3; i++)
 		print_text(w, js_get(o, "boot"), keys[i]);
 	writer_close(w, "os");
@@ -108,6 +110,40 @@ static void print_os(struct writer *w, struct json_object *o)
 	writer_leaf(w, "apic", NULL);
 	writer_leaf(w, "pae", NULL);
 	writer_close(w, "features");
+}
+
+/* Can all texts of an array be elements' texts? */
+static bool texts_survive(struct json_object *list)
+{
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		if (!text_survives(json_object_get_string(json_object_array_get_idx(list, i))))
+			return false;
+	return true;
+}
+
+static void print_sysinfo(struct writer *w, struct json_object *info)
+{
+	static const char *const keys[] = { "manufacturer", "product", "version", "serial", "sku", "family" };
+	struct json_object *oem = js_get_array(info, "oem_strings");
+
+	if (!info)
+		return;
+	writer_open(w, "sysinfo", "type", "smbios", NULL);
+	writer_open(w, "system", NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		const char *s = js_get_str(info, keys[i]);
+
+		if (s && text_survives(s))
+			writer_text(w, "entry", s, "name", keys[i], NULL);
+	}
+	writer_close(w, "system");
+	if (oem && texts_survive(oem)) {
+		writer_open(w, "oemStrings", NULL);
+		for (size_t i = 0; i < json_object_array_length(oem); i++)
+			writer_text(w, "entry", json_object_get_string(json_object_array_get_idx(oem, i)), NULL);
+		writer_close(w, "oemStrings");
+	}
+	writer_close(w, "sysinfo");
 }
 
 static void print_topology(struct writer *w, struct json_object *t)
@@ -319,7 +355,7 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 {
 	const char *type = js_get_str(o, "type"), *model = js_get_str(o, "model");
 	const char *link = js_get_str(o, "link");
-	char id[24], queues[24];
+	char id[24], queues[24], order[24];
 
 	snprintf(id, sizeof(id), "net%zu", at);
 	writer_open(w, "interface", "type", type, NULL);
@@ -336,6 +372,8 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 		writer_leaf(w, "port", "isolated", "yes", NULL);
 	if (link)
 		writer_leaf(w, "link", "state", link, NULL);
+	if (number_text(o, "boot_order", order))
+		writer_leaf(w, "boot", "order", order, NULL);
 	if (type && !strcmp(type, "user"))
 		usernet_print(w, o);
 	print_alias(w, js_get_str(o, "id"), id);
@@ -423,6 +461,7 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	writer_text(&w, "vcpu", number_text(o, "vcpus", vcpus), "placement", "static", NULL);
 	print_cputune(&w, o);
 	print_os(&w, o);
+	print_sysinfo(&w, js_get(o, "sysinfo"));
 	print_cpu(&w, o);
 	print_policies(&w, o);
 	print_devices(&w, o);

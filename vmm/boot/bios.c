@@ -6,6 +6,7 @@
 #include "devices/legacy/fw_cfg.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/kvm/memory.h"
+#include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -120,36 +121,101 @@ static int memory_describe_e820(struct device *d, const struct memory *m, struct
 	return fw_cfg_add_file(d, "etc/e820", table, c.pos, e);
 }
 
-/* ---- SMBIOS: fields by which SeaBIOS replaces its own (the older of the two ways) ---- */
+/* ---- SMBIOS: fields by which SeaBIOS replaces its own, and whole structures (the older of the two ways) ---- */
 
-enum { SMBIOS_FIELD = 0 };
-enum { SYSTEM_INFORMATION = 1 };
-enum { SYSTEM_MANUFACTURER = 4, SYSTEM_PRODUCT = 5, SYSTEM_UUID = 8 };
+enum { SMBIOS_FIELD = 0, SMBIOS_TABLE = 1 };
+enum { SYSTEM_INFORMATION = 1, OEM_STRINGS = 11 };
+#define SYSTEM_UUID 8
+#define OEM_HANDLE 0x0e00
+#define OEM_BYTES 5 /* of the structure without its strings */
 
-static void smbios_put(struct cursor *c, uint8_t type, uint16_t field, const void *data, size_t bytes)
+/* Offsets of the strings in the structure SYSTEM_INFORMATION, by enum vm_sysinfo_key. */
+static const uint8_t system_fields[VM_SYSINFO_OEM] = { [VM_SYSINFO_MANUFACTURER] = 4, [VM_SYSINFO_PRODUCT] = 5,
+	[VM_SYSINFO_VERSION] = 6, [VM_SYSINFO_SERIAL] = 7, [VM_SYSINFO_SKU] = 25, [VM_SYSINFO_FAMILY] = 26 };
+static const char *const system_defaults[VM_SYSINFO_OEM] = { [VM_SYSINFO_MANUFACTURER] = "Cairn",
+	[VM_SYSINFO_PRODUCT] = "Cairn VM" };
+
+struct smbios {
+	struct cursor c;
+	uint16_t entries;
+};
+
+static void field_put(struct smbios *s, uint16_t field, const void *data, size_t bytes)
 {
-	cursor_put_le16(c, (uint16_t)(6 + bytes));
-	cursor_put_u8(c, SMBIOS_FIELD);
-	cursor_put_u8(c, type);
-	cursor_put_le16(c, field);
-	cursor_put_bytes(c, data, bytes);
+	cursor_put_le16(&s->c, (uint16_t)(6 + bytes));
+	cursor_put_u8(&s->c, SMBIOS_FIELD);
+	cursor_put_u8(&s->c, SYSTEM_INFORMATION);
+	cursor_put_le16(&s->c, field);
+	cursor_put_bytes(&s->c, data, bytes);
+	s->entries++;
 }
 
-static int smbios_describe(struct device *d, const uint8_t uuid[16], struct err *e)
+/* Return the first text with a key at or after *at in the list, and move *at behind it; NULL: there is none. */
+static const char *sysinfo_next(const char **at, unsigned key)
+{
+	while (**at) {
+		const char *item = *at;
+
+		*at = item + 1 + strlen(item + 1) + 1;
+		if ((unsigned char)*item == key)
+			return item + 1;
+	}
+	return NULL;
+}
+
+static void system_put(struct smbios *s, const char *sysinfo, const uint8_t uuid[16])
 {
 	/* SMBIOS 2.6 and later store the first three fields of a UUID in little endian. */
 	static const uint8_t order[16] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
-	static const char maker[] = "Cairn", product[] = "Cairn VM";
-	uint8_t id[16], item[128];
-	struct cursor c = cursor_over(item, sizeof(item));
+	uint8_t id[16];
 
+	for (unsigned key = 1; key < VM_SYSINFO_OEM; key++) {
+		const char *at = sysinfo, *text = sysinfo_next(&at, key);
+
+		if (!text)
+			text = system_defaults[key];
+		if (text)
+			field_put(s, system_fields[key], text, strlen(text) + 1);
+	}
 	for (unsigned i = 0; i < 16; i++)
 		id[i] = uuid[order[i]];
-	cursor_put_le16(&c, 3);
-	smbios_put(&c, SYSTEM_INFORMATION, SYSTEM_MANUFACTURER, maker, sizeof(maker));
-	smbios_put(&c, SYSTEM_INFORMATION, SYSTEM_PRODUCT, product, sizeof(product));
-	smbios_put(&c, SYSTEM_INFORMATION, SYSTEM_UUID, id, sizeof(id));
-	return fw_cfg_add_item(d, FW_CFG_SMBIOS_ENTRIES, item, c.pos, e);
+	field_put(s, SYSTEM_UUID, id, sizeof(id));
+}
+
+static void oem_put(struct smbios *s, const char *sysinfo)
+{
+	size_t start = s->c.pos;
+	const char *at = sysinfo, *text;
+	uint8_t n = 0;
+
+	for (; sysinfo_next(&at, VM_SYSINFO_OEM); n++)
+		;
+	if (!n)
+		return;
+	cursor_put_le16(&s->c, 0); /* the length, set below */
+	cursor_put_u8(&s->c, SMBIOS_TABLE);
+	cursor_put_u8(&s->c, OEM_STRINGS);
+	cursor_put_u8(&s->c, OEM_BYTES);
+	cursor_put_le16(&s->c, OEM_HANDLE);
+	cursor_put_u8(&s->c, n);
+	for (at = sysinfo; (text = sysinfo_next(&at, VM_SYSINFO_OEM));)
+		cursor_put_bytes(&s->c, text, strlen(text) + 1);
+	cursor_put_u8(&s->c, 0);
+	store_le16(s->c.base + start, (uint16_t)(s->c.pos - start));
+	s->entries++;
+}
+
+static int smbios_describe(struct device *d, const struct bios_config *b, struct err *e)
+{
+	uint8_t item[VM_SYSINFO_MAX + 256];
+	struct smbios s = { .c = cursor_over(item, sizeof(item)) };
+	const char *sysinfo = b->sysinfo ? b->sysinfo : "";
+
+	cursor_put_le16(&s.c, 0);
+	system_put(&s, sysinfo, b->uuid);
+	oem_put(&s, sysinfo);
+	store_le16(item, s.entries);
+	return fw_cfg_add_item(d, FW_CFG_SMBIOS_ENTRIES, item, s.c.pos, e);
 }
 
 /* ---- numbers and the boot order ---- */
@@ -170,14 +236,19 @@ static int number_item(struct device *d, uint16_t key, uint16_t value, struct er
 	return fw_cfg_add_item(d, key, v, sizeof(v), e);
 }
 
-/* One line for each device, as a path of Open Firmware. */
+/* SeaBIOS runs ROMs of this folder as those of PCI devices. A ROM of a BAR would cost an exit for each four bytes. */
+#define NETWORK_ROM "genroms/pxe-virtio.rom"
+
+/* One line for each device, as a path of Open Firmware; the ROM's is SeaBIOS' own. */
 static int order_add(struct device *d, const struct bios_config *c, struct err *e)
 {
 	char text[BIOS_ORDER_MAX * 40];
 	size_t n = 0;
 
 	for (unsigned i = 0; i < c->norder && n < sizeof(text); i++)
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "", c->order[i]);
+		n += (size_t)(c->order[i] == BIOS_ORDER_NETWORK
+				? snprintf(text + n, sizeof(text) - n, "%s/rom@" NETWORK_ROM, i ? "\n" : "")
+				: snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "", c->order[i]));
 	return n && n < sizeof(text) ? fw_cfg_add_file(d, "bootorder", text, n + 1, e) : 0;
 }
 
@@ -200,8 +271,10 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 	if (!r)
 		r = memory_describe_e820(d, c->mem, e);
 	if (!r)
-		r = smbios_describe(d, c->uuid, e);
+		r = smbios_describe(d, c, e);
 	if (!r)
 		r = order_add(d, c, e);
+	if (!r && c->network_rom)
+		r = fw_cfg_add_file(d, NETWORK_ROM, c->network_rom, c->network_rom_bytes, e);
 	return r ? r : acpi_describe(d, c->vcpus, e);
 }

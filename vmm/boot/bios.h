@@ -4,6 +4,7 @@
 #define CAIRN_VMM_BOOT_BIOS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct device;
@@ -11,15 +12,20 @@ struct err;
 struct memory;
 
 #define BIOS_ORDER_MAX 64
+#define BIOS_ORDER_NETWORK 0 /* no disk is in slot 0 */
+#define BIOS_NETWORK_ROM_MAX (128u << 10)
 
 struct bios_config {
 	const struct memory *mem;
 	unsigned vcpus;
 	uint8_t uuid[16];
+	const char *sysinfo; /* vm_config.sysinfo; borrowed */
 	bool menu;
 	uint16_t menu_ms; /* 0: SeaBIOS' own waiting time */
-	unsigned order[BIOS_ORDER_MAX]; /* PCI slots of disks, the first to boot first */
+	unsigned order[BIOS_ORDER_MAX]; /* PCI slots of disks, or BIOS_ORDER_NETWORK; the first to boot first */
 	unsigned norder;
+	const uint8_t *network_rom; /* an option ROM that boots from the network; NULL: none */
+	size_t network_rom_bytes;
 };
 
 /* Fill the device "fw_cfg". Returns 0; -EINVAL: too little memory; -errno. */

@@ -30,13 +30,13 @@
 #include "snapshot/ram_reader.h"
 #include "vmm/agent/agent.h"
 #include "vmm/boot/acpi.h"
-#include "vmm/boot/bios.h"
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/kvm/thread_filter.h"
+#include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -154,6 +154,11 @@ static const struct dev_host_ops host_ops = {
 };
 
 /* ---- building the machine ---- */
+
+static int fd_take(uint16_t index, int *fds)
+{
+	return index == VM_NO_FD ? -1 : steal_fd(&fds[index]);
+}
 
 /* Add a device to the list when its constructor succeeded.
  * r: the constructor's result; made: the device, set when r is 0. */
@@ -287,11 +292,6 @@ static int nics_new(struct machine *m, int *fds, struct err *e)
 	return r;
 }
 
-static int fd_take(uint16_t index, int *fds)
-{
-	return index == VM_NO_FD ? -1 : steal_fd(&fds[index]);
-}
-
 /* The device comes even after the interfaces, so that a VM that gets one finds its interfaces in their slots. */
 static int vsock_new(struct machine *m, int *fds, struct err *e)
 {
@@ -367,26 +367,6 @@ static int consoles_new(struct machine *m, struct err *e)
 	return r;
 }
 
-/* Add the disks with this place in the boot order. The disks are the first devices behind the host bridge. */
-static void order_add(const struct machine *m, unsigned place, struct bios_config *c)
-{
-	for (unsigned i = 0; i < m->cfg.ndisks && c->norder < BIOS_ORDER_MAX; i++)
-		if (m->cfg.boot_place[i] == place)
-			c->order[c->norder++] = FIRST_DISK_SLOT + i;
-}
-
-static int firmware_describe(struct machine *m, struct err *e)
-{
-	struct bios_config c = { .mem = &m->mem, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
-		.menu_ms = m->cfg.boot_menu_ms };
-
-	memcpy(c.uuid, m->cfg.uuid, sizeof(c.uuid));
-	for (unsigned place = 1; place <= VM_DISKS_MAX; place++)
-		order_add(m, place, &c);
-	order_add(m, 0, &c);
-	return bios_describe(m->fw_cfg, &c, e);
-}
-
 static int assist_setup(struct machine *m, struct err *e)
 {
 	m->assist_on = m->cfg.assist == VM_ASSIST_ON ||
@@ -426,6 +406,8 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 		m->initrd_fd = fds[m->cfg.initrd_fd];
 		fds[m->cfg.initrd_fd] = -1;
 	}
+	if (m->cfg.network_place)
+		m->network_rom_fd = fd_take(m->cfg.network_rom_fd, fds);
 	return 0;
 }
 
@@ -539,7 +521,7 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory
 		r = board_devices_new(m, e);
 	if (!r)
 		r = pci_devices_new(m, fds, e);
-	return r || !m->cfg.firmware ? r : firmware_describe(m, e);
+	return r || !m->cfg.firmware ? r : machine_describe_firmware(m, FIRST_DISK_SLOT, e);
 }
 
 int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken,
@@ -554,7 +536,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->cfg = *cfg;
 	m->listener = *listener;
 	m->vsock_listen_fd = m->vsock_dial_fd = -1;
-	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd =
+	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = m->network_rom_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
 	m->peer_fd = host ? host->peer_fd : 0;
@@ -643,6 +625,8 @@ void machine_free(struct machine *m)
 	uffd_close(&m->uffd);
 	if (m->pagemap_fd >= 0)
 		close(m->pagemap_fd);
+	if (m->network_rom_fd >= 0)
+		close(m->network_rom_fd);
 	if (m->kernel_fd >= 0)
 		close(m->kernel_fd);
 	if (m->initrd_fd >= 0)

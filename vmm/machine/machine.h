@@ -86,6 +86,7 @@ struct machine {
 	unsigned nnics;
 	int kernel_fd, initrd_fd;
 	int peer_fd;	/* connected to the sender of the configuration; borrowed; 0: none */
+	int network_rom_fd; /* owned; -1: none */
 	int pagemap_fd; /* for a clone's restore; -1: taken, or not needed; else why it could not be opened */
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */

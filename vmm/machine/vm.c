@@ -11,6 +11,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/kvm/end_file.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/vm_impl.h"
 
@@ -794,8 +795,11 @@ int vm_load(struct vm *vm, struct err *e)
 {
 	if (vm->cfg.images_only)
 		return 0;
-	if (vm->restore_fd < 0)
-		return machine_boot(vm->m, e);
+	if (vm->restore_fd < 0) {
+		int r = vm->cfg.for_revert ? 0 : machine_check_bootable(vm->m, e);
+
+		return r < 0 ? r : machine_boot(vm->m, e);
+	}
 	vm->time_passed = true;
 	vm->hint_hostname = vm->cfg.forked && vm->cfg.hint_hostname;
 	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);

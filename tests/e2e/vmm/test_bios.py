@@ -14,6 +14,7 @@ from guestlib import Guest, definition, disk
 from statelib import State
 
 ROM = "/usr/share/seabios/bios-256k.bin"
+NETWORK_ROM = "/usr/lib/ipxe/qemu/pxe-virtio.rom"
 BOOT_SECONDS = 100  # where KVM emulates kernel mode, SeaBIOS takes seconds, on a busy machine many
 pytestmark = [
     pytest.mark.skipif(guestlib.host_kind() == "none", reason="no usable /dev/kvm"),
@@ -58,25 +59,26 @@ def attach(daemon, name):
 
 
 def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
-    """The second disk comes first in the boot order. Beside it, a VM whose disk does not boot says so. The saved state
-    has the ROM: a clone resets to the ROM of its source, although the ROM's file is another one by then."""
+    """The second disk comes first in the boot order. Beside it, a VM starts from its cdrom drive, by the boot menu. The
+    saved state has the ROM: a clone resets to the ROM of its source, although the ROM's file is another one by then."""
     rom = tmp_path / "rom"
     with open(ROM, "rb") as f:
         rom.write_bytes(f.read())
     daemon.define("vm1", memory="64M", boot={"firmware": "bios", "loader": str(rom)}, disks=[
         {**qcow2(tmp_path / "a", b"disk a"), "boot_order": 2}, {**qcow2(tmp_path / "b", b"disk b"), "boot_order": 1}])
-    daemon.define("empty", memory="64M", boot=None,
-                  disks=[{"path": write_disk(tmp_path / "c", bootable=False), "format": "raw"}])
-    daemon.cairn("start", "empty")
+    daemon.define("vm3", memory="64M", boot=None, disks=[
+        {"path": write_disk(tmp_path / "c", b"disk c"), "format": "raw"}, {"device": "cdrom", "path": write_disk(tmp_path / "d", b"cd d"), "format": "raw"}])
+    daemon.cairn("start", "vm3", "--boot", "cdrom", "--bootmenu")
     daemon.cairn("start", "vm1")
-    console, empty = attach(daemon, "vm1"), attach(daemon, "empty")
+    console, other = attach(daemon, "vm1"), attach(daemon, "vm3")
     said = read_until(console, "boot sector ready")
     assert "SeaBIOS (version" in said and "Booting from Hard Disk" in said and "disk b" in said
     assert [count(console) for _ in range(2)] == ["1", "2"]
-    assert "not a bootable disk" in read_until(empty, "No bootable device")
+    said = read_until(other, "boot sector ready")
+    assert "Press ESC for boot menu" in said and "cd d" in said and "disk c" not in said
     log = daemon.log_of("vm1")
     assert "firmware: SeaBIOS (version" in log and "firmware: Running on QEMU (i440fx)" in log
-    daemon.cairn("destroy", "empty")
+    daemon.cairn("destroy", "vm3")
     daemon.cairn("snapshot-create-as", "vm1", "two")
     assert count(console) == "3"
     daemon.cairn("snapshot-revert", "vm1", "two")
@@ -90,7 +92,7 @@ def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
     said = read_until(clone, "boot sector ready")
     assert "disk b" in said and "SeaBIOS (version" in said and "Another" not in said
     assert count(clone) == "1" and count(console) == "5"
-    for c in (console, empty, clone):
+    for c in (console, other, clone):
         c.close()
 
 
@@ -109,7 +111,9 @@ def test_machine_version_2_has_these_devices(daemon, kvm, tmp_path):
     because memory depends on the host's SeaBIOS."""
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../data"))
     import golden
-    daemon.define("vm1", memory="16M", boot={"firmware": "bios"}, uuid=golden.UUID, **golden.devices(tmp_path),
+    devices = golden.devices(tmp_path)
+    write_disk(devices["disks"][0]["path"])
+    daemon.define("vm1", memory="16M", boot={"firmware": "bios"}, uuid=golden.UUID, **devices,
                   interfaces=[{"type": "user", "mac": "52:54:00:12:34:56", "link": "down"}])
     daemon.cairn("start", "vm1", "--paused")
     daemon.cairn("save", "vm1", str(tmp_path / "saved"))
@@ -118,6 +122,36 @@ def test_machine_version_2_has_these_devices(daemon, kvm, tmp_path):
     now = {f"{name} {instance} {version}": len(content) if name == "rom" else zlib.crc32(content)
            for name, instance, version, content in state.sections if name not in skipped}
     assert now == MACHINE_2
+
+
+def test_start_without_boot_sector_fails(daemon, kvm, tmp_path):
+    """The VM does not run, and its error names the disks and the ways out. Where the network boots, disks may be
+    empty."""
+    empty = {"path": write_disk(tmp_path / "a", bootable=False), "format": "raw"}
+    daemon.define("vm1", memory="64M", boot=None, disks=[empty, {"device": "cdrom"}], interfaces=[{"type": "user"}])
+    r = daemon.cairn("start", "vm1", ok=False)
+    assert "no disk has a boot sector (vda, vdb): write a system's image to a disk, boot from the network" in r.stderr
+    assert daemon.cairn("domstate", "vm1").stdout == "shut off\n"
+    if os.path.exists(NETWORK_ROM):
+        daemon.cairn("start", "vm1", "--boot", "network", "--paused")
+        daemon.cairn("destroy", "vm1")
+    else:
+        assert "install the package ipxe-qemu" in daemon.cairn("start", "vm1", "--boot", "network", ok=False).stderr
+
+
+def test_choice_of_start_is_checked(daemon, kvm, tmp_path):
+    daemon.define("vm1", memory="64M", boot=None, disks=[{"path": write_disk(tmp_path / "a"), "format": "raw"}])
+    for kind, device in (("cdrom", "cdrom drive"), ("network", "interface")):
+        r = daemon.cairn("start", "vm1", "--boot", kind, ok=False)
+        assert f"the VM has no {device} to boot from; add one to its definition" in r.stderr
+    assert "must be hd, cdrom or network" in daemon.cairn("start", "vm1", "--boot", "fd", ok=2).stderr
+    daemon.cairn("start", "vm1", "--paused", "--boot", "hd")
+    daemon.cairn("managedsave", "vm1")
+    assert "resumes its saved state, so it does not boot" in daemon.cairn("start", "vm1", "--boot", "hd", ok=False).stderr
+    assert daemon.cairn("domstate", "vm1").stdout == "saved\n"
+    daemon.cairn("start", "vm1", "--paused", "--boot", "hd", "--force-boot")
+    daemon.define("vm2", memory="64M")
+    assert "the VM boots a kernel without a firmware" in daemon.cairn("start", "vm2", "--bootmenu", ok=False).stderr
 
 
 @pytest.mark.parametrize("content, why", [

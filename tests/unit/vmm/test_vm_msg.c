@@ -284,6 +284,17 @@ static void test_handed_over_vm_is_checked(void **state)
 static void test_duplicate_files_and_names_are_refused(void **state)
 {
 	(void)state;
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = 1, c.network_rom_fd = c.kernel_fd));
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = 1, c.network_rom_fd = VM_NO_FD));
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = VM_BOOT_PLACES_MAX + 1, c.network_rom_fd = NFDS - 1));
+	REFUSED((c.network_place = 1, c.network_rom_fd = NFDS - 1)); /* no firmware */
+	ACCEPTED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = 1, c.network_rom_fd = NFDS - 1));
+	ACCEPTED(c.network_rom_fd = 0xfff0); /* not used */
+	ACCEPTED(memcpy(c.sysinfo, "\1a\0\7b\0\7c", 9));
+	REFUSED(memcpy(c.sysinfo, "\x08" "a", 3));		/* no such key */
+	REFUSED(memcpy(c.sysinfo, "\1\0", 3));		/* an empty text */
+	REFUSED(memset(c.sysinfo, 'a' - '`', sizeof(c.sysinfo))); /* no end of the text */
+	REFUSED((memset(c.sysinfo, 'x', sizeof(c.sysinfo)), c.sysinfo[0] = 1, c.sysinfo[VM_SYSINFO_MAX - 1] = 0)); /* nor of the list */
 	REFUSED(c.initrd_fd = c.kernel_fd);
 	REFUSED(c.log_fd = c.kernel_fd);
 	REFUSED(c.end_fd = c.disks[0].fd[1]);

@@ -18,6 +18,8 @@ static void start_add(struct cli *c, struct json_object *args)
 	flag_add(c, args, "paused");
 	flag_add(c, args, "force-boot");
 	flag_add(c, args, "eager");
+	flag_add(c, args, "bootmenu");
+	js_put_str(args, "boot", option_value(c, "boot"));
 }
 
 static const char *start_loses(const struct cli *c, const char *word)

@@ -5,6 +5,7 @@
 #include "api/definition/vm_config.h"
 #include "api/net/tap.h"
 #include "api/net/usernet.h"
+#include "api/schema/schema.h"
 #include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -71,7 +72,7 @@ static int usernets_add(struct config *c, const struct definition *d, struct err
 	return usernets_start(c, d, program, -1, -1, &made, e);
 }
 
-static int config_build(const struct definition *d, struct config *ret_c, struct err *e)
+static int config_build(const struct definition *d, const struct boot_choice *boot, struct config *ret_c, struct err *e)
 {
 	int r = config_open(d, ret_c, e);
 
@@ -80,12 +81,14 @@ static int config_build(const struct definition *d, struct config *ret_c, struct
 	r = taps_add(ret_c, d, &(struct tap_rules){ 0 }, e);
 	if (!r)
 		r = usernets_add(ret_c, d, e);
+	if (!r)
+		r = config_choose_boot(d, boot, ret_c, e);
 	if (r < 0)
 		config_done(ret_c);
 	return r;
 }
 
-static int config_read(const char *file, struct config *ret_c, struct err *e)
+static int config_read(const char *file, const struct boot_choice *boot, struct config *ret_c, struct err *e)
 {
 	struct definition_file f CLEANUP(definition_file_done) = { 0 };
 	struct definition *d CLEANUP(definition_free_p) = NULL;
@@ -102,7 +105,7 @@ static int config_read(const char *file, struct config *ret_c, struct err *e)
 	if (r < 0)
 		return r;
 	warnings_print(f.warnings);
-	return definition_file_blame(&f, config_build(d, ret_c, e), e);
+	return definition_file_blame(&f, config_build(d, boot, ret_c, e), e);
 }
 
 /* Replace this process by cairn-vm. Returns only on failure. */
@@ -140,13 +143,18 @@ int verb_run(struct cli *c)
 {
 	char program[PATH_MAX];
 	struct config config;
+	struct boot_choice boot = { .menu = option_flag(c, "bootmenu") };
+	int kind = field_type_index(FIELD_BOOT_KIND, option_value(c, "boot"));
 	uint8_t level = level_parse(c);
 	struct err e;
 	int r;
 
 	if (option_flag(c, "require-sandbox") && option_flag(c, "no-sandbox"))
 		return cli_usage(c, "--require-sandbox and --no-sandbox exclude each other");
-	r = config_read(c->pos[0], &config, &e);
+	if (option_value(c, "boot") && kind < 0)
+		return cli_usage(c, "--boot takes hd, cdrom or network");
+	boot.first = (enum vm_boot_kind)(kind + 1);
+	r = config_read(c->pos[0], &boot, &config, &e);
 	if (!r) {
 		config.vm.foreground = 1;
 		config.vm.log_level = level;

@@ -22,7 +22,9 @@ static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach the terminal to the serial console after the start" },
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
-	{ "eager", NULL, FROM_SCHEMA("eager") }, PUBLISH, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
+	{ "eager", NULL, FROM_SCHEMA("eager") },
+	{ "boot", "hd|cdrom|network", FROM_SCHEMA("boot") },
+	{ "bootmenu", NULL, FROM_SCHEMA("bootmenu") }, PUBLISH, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
 	{ "managed-save", NULL, FROM_SCHEMA("managed-save") },
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
@@ -277,6 +279,8 @@ static const struct verb_option run_options[] = {
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
 	{ "agent", NULL, "put cairn-agent into the initramfs, for cairn exec SOCKET, where SOCKET is vsock.path" },
+	{ "boot", "hd|cdrom|network", "boot from this kind of device first [boot_order]" },
+	{ "bootmenu", NULL, "let the firmware offer its boot menu" },
 	{ "require-sandbox", NULL, "fail if the host lacks a part of the sandbox" },
 	{ "no-sandbox", NULL, "run the VM process without its sandbox; for debugging only" }, END };
 static const struct verb_option help_options[] = {

@@ -228,6 +228,12 @@ def test_boot_order():
                                "start from"]
     assert "cannot be together with <boot order='...'/>" in error(
         domain(devices=disk(more="<boot order='1'/>"), os_=os_))
+    devices += "<interface type='user'/><interface type='user'/>"
+    got = read(domain(devices=devices, os_=os_))
+    assert [i.get("boot_order") for i in got["definition"]["interfaces"]] == [3, None] and not got["warnings"]
+    devices = devices.replace("<interface type='user'/>", "<interface type='user'><boot order='7'/></interface>", 1)
+    assert "cannot be together with <boot order='...'/> in an interface" in error(domain(devices=devices, os_=os_))
+    assert read(domain(devices=devices))["definition"]["interfaces"][0]["boot_order"] == 7
 
 
 # ---- ignored and refused elements ----
@@ -568,7 +574,7 @@ def test_every_key_survives_round_trip(fake):
                {"id": "vda", "path": "c.raw", "format": "raw", "readonly": True, "errors": "ignore"},
                {"device": "cdrom"}, {"device": "cdrom", "path": "c.raw", "format": "raw", "boot_order": 1}],
         interfaces=[{"type": "network", "source": "default"},
-                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down"}, {"type": "user"},
+                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down", "boot_order": 7}, {"type": "user"},
                     {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},
                     {"type": "user", "host_loopback": True, "forwards": [
                         {"protocol": "udp", "address": "0.0.0.0", "port": 53, "to": 53, "guest": "10.0.2.20"}]}],
@@ -603,13 +609,39 @@ def test_bios_survives_round_trip(fake, boot, want):
     assert want in xml and "<bios useserial='yes'/>" in xml and "metadata" not in xml
 
 
+def test_sysinfo_survives_round_trip(fake):
+    (fake.tmp / "rom").write_bytes(bytes(1 << 17))
+    for sysinfo, want in (
+            ({"serial": "S <1>", "product": "P", "oem_strings": ["one", "two & more"]},
+             "<oemStrings><entry>one</entry><entry>two &amp; more</entry></oemStrings>"),
+            ({"sku": "", "family": " f ", "version": "1", "oem_strings": ["one", " two"]}, "<cairn:definition ")):
+        fake.define("bios", boot={"loader": "rom"}, disks=[{"path": "rom", "format": "raw"}], sysinfo=sysinfo)
+        xml = round_trip(fake, "bios")
+        assert want in re.sub(r">\s+<", "><", xml) and "<smbios mode='sysinfo'/>" in xml
+
+
+SYSINFO = "<sysinfo type='smbios'><bios><entry name='vendor'>X</entry></bios><system><entry name='serial'>1</entry></system></sysinfo>"
+
+
+@pytest.mark.parametrize("os_, sysinfo, warnings", [
+    ("<os><type>hvm</type><smbios mode='sysinfo'/></os>", {"serial": "1"}, ["sysinfo/bios: has no effect: these SMBIOS texts"]),
+    ("<os><type>hvm</type></os>", None, ["sysinfo/bios: ", "sysinfo: has no effect without type='smbios' and <os><smbios mode='sysinfo'/>"]),
+    (OS.replace("</os>", "<smbios mode='sysinfo'/></os>"), None, ["sysinfo/bios: ", "sysinfo: has no effect: Cairn boots the kernel"]),
+])
+def test_sysinfo(os_, sysinfo, warnings):
+    got = read(domain(SYSINFO, os_=os_))
+    assert got["definition"].get("sysinfo") == sysinfo
+    assert len(got["warnings"]) == len(warnings)
+    assert all(any(w in g for g in got["warnings"]) for w in warnings)
+
+
 @pytest.mark.parametrize("os_, boot, warning", [
     ("<os><type>hvm</type></os>", {"firmware": "bios"}, None),
     ("<os firmware='bios'><type>hvm</type><bootmenu enable='no'/></os>", {"firmware": "bios"}, None),
     ("<os><type>hvm</type><loader readonly='yes'>/r</loader><bootmenu enable='yes'/></os>",
      {"firmware": "bios", "loader": "/r", "menu": True}, None),
     ("<os><type>hvm</type><nvram>/n</nvram></os>", {"firmware": "bios"}, "os/nvram: has no effect: it is for UEFI"),
-    ("<os><type>hvm</type><smbios mode='host'/></os>", {"firmware": "bios"}, "os/smbios: has no effect: Cairn takes no"),
+    ("<os><type>hvm</type><smbios mode='host'/></os>", {"firmware": "bios"}, "os/smbios/@mode: \"host\" has no effect"),
     ("<os firmware='efi'><type>hvm</type><kernel>/k</kernel></os>", {"kernel": "/k"}, "os/@firmware: has no effect"),
     ("<os><type>hvm</type><loader type='rom'>/r</loader><kernel>/k</kernel></os>", {"kernel": "/k"},
      "os/loader: has no effect: Cairn boots the kernel directly"),

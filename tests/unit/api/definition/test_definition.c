@@ -8,6 +8,7 @@
 #include "block/block.h"
 #include "tests/unit/tmp.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -206,7 +207,7 @@ static void test_boot_keys_are_checked(void **state)
 	char key[2200];
 
 	(void)state;
-	refuse_key("\"boot\":{\"firmware\":\"efi\"}", "boot.firmware: \"efi\" is not one of the choices; use bios");
+	refuse_key("\"boot\":{\"firmware\":\"efi\"}", "boot.firmware: \"efi\" is not one of the choices; use auto or bios");
 	refuse_key("\"boot\":{\"kernel\":\"/k\",\"firmware\":\"bios\"}",
 		"boot: a firmware boots from a disk; give either boot.firmware, or boot.kernel");
 	refuse_key("\"boot\":{\"firmware\":\"bios\",\"cmdline\":\"x\"}", "boot: a firmware boots from a disk");
@@ -488,12 +489,50 @@ static void test_cdrom_keys_are_checked(void **state)
 	refuse_disk("\"boot_order\":0", "boot_order: 0 is out of range");
 	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1},{\"device\":\"cdrom\",\"boot_order\":1}]",
 		"disks[1].boot_order: 1 is also that of disks[0]");
+	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1}],\"interfaces\":[{\"type\":\"user\",\"boot_order\":1}]",
+		"interfaces[0].boot_order: 1 is also that of disks[0]");
+	refuse_key("\"interfaces\":[{\"type\":\"user\",\"boot_order\":7},{\"type\":\"user\",\"boot_order\":7}]",
+		"interfaces[1].boot_order: 7 is also that of interfaces[0]");
 	refuse_key("\"vsock\":3", "vsock: must be true, false or an object in braces, not ");
 	refuse_key("\"vsock\":{\"cid\":2}", "vsock.cid: 2 is out of range; give 3 to 4294967294");
 	refuse_key("\"vsock\":{\"port\":2}", "\"port\" is not a key");
 	refuse_key("\"vsock\":{\"path\":\"/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456\"}",
 		"vsock: path: is 98 bytes long; the path of a socket has at most 96");
 	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
+}
+
+static void test_sysinfo_is_encoded_and_checked(void **state)
+{
+#define BIOS_VM "{\"name\":\"a\",\"memory\":64,\"disks\":[{\"path\":\"/a\",\"format\":\"raw\"}],"
+	static const char want[] = "\2P\0\4S 1\0\7one\0\7two";
+	CLEANUP_JS struct json_object *o = NULL;
+	char oem[33 * 4 + 64] = BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"a\"", long_one[2200];
+	struct config_files files;
+	struct definition *d;
+	struct config c;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse_text(BIOS_VM "\"sysinfo\":{\"serial\":\"S 1\",\"product\":\"P\",\"sku\":\"\","
+		"\"oem_strings\":[\"one\",\"two\"]}}", &d, &e), 0);
+	assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
+	assert_memory_equal(c.vm.sysinfo, want, sizeof(want));
+	assert_int_equal(c.vm.sysinfo[sizeof(want)], 0);
+	o = definition_to_json(d);
+	assert_string_equal(json_object_to_json_string_ext(js_get(o, "sysinfo"), JSON_C_TO_STRING_PLAIN),
+		"{\"product\":\"P\",\"serial\":\"S 1\",\"sku\":\"\",\"oem_strings\":[\"one\",\"two\"]}");
+	definition_free(d);
+	refuse(BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"\"]}}", "sysinfo.oem_strings[0]: is empty");
+	refuse(BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"a\",\"b\\n\"]}}", "sysinfo.oem_strings[1]: ");
+	refuse(BIOS_VM "\"sysinfo\":{\"oem_strings\":\"a\"}}", "sysinfo.oem_strings: must be an array of strings");
+	refuse(BIOS_VM "\"sysinfo\":{\"uuid\":\"a\"}}", "sysinfo: \"uuid\" is not a key");
+	refuse_key("\"boot\":{\"kernel\":\"/k\"},\"sysinfo\":{\"serial\":\"a\"}", "sysinfo: a VM that boots a kernel has no SMBIOS tables");
+	for (unsigned i = 0; i < 32; i++)
+		strcat(oem, ",\"a\"");
+	strcat(oem, "]}}");
+	refuse(oem, "sysinfo.oem_strings: has 33 strings; at most 32");
+	snprintf(long_one, sizeof(long_one), BIOS_VM "\"sysinfo\":{\"serial\":\"s\",\"oem_strings\":[\"%02045d\"]}}", 0);
+	refuse(long_one, "sysinfo: its texts have 2050 bytes in all; at most 2047");
 }
 
 /* The canonical JSON of a definition with all keys parses to the same canonical JSON. */
@@ -507,7 +546,7 @@ static void test_canonical_json_round_trips(void **state)
 		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"iops\":9,\"bps\":\"20M\",\"data_file\":\"/a.data\","
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
 		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,\"systemd_scope\":true,"
-		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\"},"
+		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\",\"boot_order\":3},"
 		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}],\"egress\":{\"rules\":["
 		"{\"allow\":\"*.Example.org.\",\"protocol\":\"tcp\",\"ports\":443},{\"deny\":\"10.0.0.0/8\"},{\"deny\":\"::/0\"},"
 		"{\"allow\":\"any\",\"ports\":\"80,8000-8100\"}]}}],"
@@ -705,7 +744,73 @@ static void test_boot_order_becomes_places(void **state)
 		"{\"path\":\"/b\",\"format\":\"raw\"},{\"path\":\"/c\",\"format\":\"raw\",\"boot_order\":300},"
 		"{\"path\":\"/d\",\"format\":\"raw\",\"boot_order\":2}]}", &d, &e), 0);
 	assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
+	assert_int_equal(config_choose_boot(d, &(struct boot_choice){ 0 }, &c, &e), 0);
 	assert_memory_equal(c.vm.boot_place, ((uint8_t[]){ 3, 0, 2, 1, 0 }), 5);
+	assert_int_equal(c.vm.network_place, 0);
+	assert_int_equal(c.vm.boot_menu, 0);
+	definition_free(d);
+}
+
+/* A start's choice comes first; among the devices of that kind, and behind them, the order of the definition stays. */
+static void test_choice_of_a_start_comes_first(void **state)
+{
+	static const struct {
+		struct boot_choice choice;
+		uint8_t places[5];
+	} rows[] = { { { VM_BOOT_ANY, true }, { 0, 2, 0, 1, 0 } }, { { VM_BOOT_CDROM, false }, { 0, 3, 2, 1, 0 } },
+		{ { VM_BOOT_HD, false }, { 2, 1, 0, 3, 0 } } };
+	struct definition *d;
+	struct config_files files;
+	struct config c;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse_text("{\"name\":\"a\",\"memory\":64,\"disks\":[{\"path\":\"/a\",\"format\":\"raw\"},"
+		"{\"path\":\"/b\",\"format\":\"raw\",\"boot_order\":9},{\"device\":\"cdrom\"},"
+		"{\"device\":\"cdrom\",\"boot_order\":4}]}", &d, &e), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
+		assert_int_equal(config_choose_boot(d, &rows[i].choice, &c, &e), 0);
+		assert_memory_equal(c.vm.boot_place, rows[i].places, sizeof(rows[i].places));
+		assert_int_equal(c.vm.boot_menu, rows[i].choice.menu);
+	}
+	assert_int_equal(config_choose_boot(d, &(struct boot_choice){ .first = VM_BOOT_NETWORK }, &c, &e), -EINVAL);
+	assert_non_null(strstr(e.msg, "the VM has no interface to boot from"));
+	definition_free(d);
+	assert_int_equal(parse_text("{\"name\":\"a\",\"memory\":64,\"boot\":{\"firmware\":\"auto\",\"kernel\":\"/k\"},"
+		"\"disks\":[{\"path\":\"/a\",\"format\":\"raw\"}]}", &d, &e), 0);
+	assert_int_equal(d->firmware, VM_FIRMWARE_NONE);
+	assert_int_equal(config_choose_boot(d, &(struct boot_choice){ .menu = true }, &c, &e), -EINVAL);
+	assert_non_null(strstr(e.msg, "the VM boots a kernel without a firmware"));
+	definition_free(d);
+}
+
+/* The network's place is that of the interface that comes first. */
+static void test_interface_boots_the_network(void **state)
+{
+	struct definition *d;
+	struct config_files files;
+	struct config c;
+	struct err e;
+	int r;
+
+	(void)state;
+	assert_int_equal(parse_text("{\"name\":\"a\",\"memory\":64,\"interfaces\":[{\"type\":\"user\",\"boot_order\":8},"
+		"{\"type\":\"user\",\"boot_order\":4}],\"disks\":[{\"path\":\"/a\",\"format\":\"raw\",\"boot_order\":6},"
+		"{\"path\":\"/b\",\"format\":\"raw\",\"boot_order\":3}]}", &d, &e), 0);
+	assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
+	r = config_choose_boot(d, &(struct boot_choice){ 0 }, &c, &e);
+	assert_memory_equal(c.vm.boot_place, ((uint8_t[]){ 3, 1 }), 2);
+	assert_int_equal(c.vm.network_place, 2);
+	if (r < 0)
+		assert_non_null(strstr(e.msg, "install the package ipxe-qemu"));
+	else
+		assert_int_equal(c.vm.network_rom_fd, 0);
+	config_done(&c);
+	definition_free(d);
+	/* A VM without disks may boot from the network. */
+	assert_int_equal(parse_text("{\"name\":\"a\",\"memory\":64,\"interfaces\":[{\"type\":\"user\",\"boot_order\":8}]}", &d, &e), 0);
+	assert_int_equal(d->firmware, VM_FIRMWARE_BIOS);
 	definition_free(d);
 }
 
@@ -732,6 +837,9 @@ int main(void)
 		cmocka_unit_test(test_canonical_json_round_trips),
 		cmocka_unit_test(test_disk_without_kernel_means_bios),
 		cmocka_unit_test(test_boot_order_becomes_places),
+		cmocka_unit_test(test_choice_of_a_start_comes_first),
+		cmocka_unit_test(test_sysinfo_is_encoded_and_checked),
+		cmocka_unit_test(test_interface_boots_the_network),
 		cmocka_unit_test(test_formats_match_block_layer),
 		cmocka_unit_test_setup_teardown(test_unsuitable_files_are_refused, folder_setup, folder_teardown),
 		cmocka_unit_test_setup_teardown(test_definition_becomes_vm_config, folder_setup, folder_teardown),

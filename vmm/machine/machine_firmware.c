@@ -1,0 +1,89 @@
+#include "vmm/machine/machine_firmware.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "block/block.h"
+#include "vmm/boot/bios.h"
+#include "vmm/machine/machine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define SIGNATURE_AT (BLOCK_SECTOR_BYTES - 2)
+
+/* Add the devices with this place in the boot order. The disks are the first devices behind the host bridge. */
+static void order_add(const struct machine *m, unsigned place, unsigned first_slot, struct bios_config *c)
+{
+	for (unsigned i = 0; i < m->cfg.ndisks && c->norder < BIOS_ORDER_MAX; i++)
+		if (m->cfg.boot_place[i] == place)
+			c->order[c->norder++] = first_slot + i;
+	if (place && m->cfg.network_place == place && c->norder < BIOS_ORDER_MAX)
+		c->order[c->norder++] = BIOS_ORDER_NETWORK;
+}
+
+static int network_rom_read(const struct machine *m, uint8_t **ret, size_t *ret_bytes, struct err *e)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(m->network_rom_fd, &st) < 0)
+		return err_set_errno(e, -errno, "the ROM for network boot");
+	if (st.st_size < 512 || st.st_size > BIOS_NETWORK_ROM_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "the ROM for network boot has %lld bytes, but not 512 to %u; install the package "
+			"ipxe-qemu again", (long long)st.st_size, BIOS_NETWORK_ROM_MAX);
+	*ret = malloc((size_t)st.st_size);
+	*ret_bytes = (size_t)st.st_size;
+	r = *ret ? pread_full(m->network_rom_fd, *ret, *ret_bytes, 0) : -ENOMEM;
+	return r < 0 ? err_set_errno(e, r, "the ROM for network boot") : 0;
+}
+
+int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e)
+{
+	struct bios_config c = { .mem = &m->mem, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
+		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo };
+	CLEANUP_FREE uint8_t *rom = NULL;
+	int r = m->network_rom_fd >= 0 ? network_rom_read(m, &rom, &c.network_rom_bytes, e) : 0;
+
+	if (r < 0)
+		return r;
+	c.network_rom = rom;
+	memcpy(c.uuid, m->cfg.uuid, sizeof(c.uuid));
+	for (unsigned place = 1; place <= VM_BOOT_PLACES_MAX; place++)
+		order_add(m, place, first_slot, &c);
+	order_add(m, 0, first_slot, &c);
+	return bios_describe(m->fw_cfg, &c, e);
+}
+
+static bool disk_boots(struct block *b)
+{
+	uint8_t sector[BLOCK_SECTOR_BYTES] __attribute__((aligned(4096)));
+	struct iovec iov = { sector, sizeof(sector) };
+	struct block_req r = { .op = BLOCK_READ, .len = sizeof(sector), .iov = &iov, .niov = 1 };
+	struct block_info info;
+
+	block_info(b, &info);
+	if (info.size_bytes < sizeof(sector))
+		return false;
+	return block_run(b, &r) < 0 || (sector[SIGNATURE_AT] == 0x55 && sector[SIGNATURE_AT + 1] == 0xaa);
+}
+
+int machine_check_bootable(struct machine *m, struct err *e)
+{
+	char names[160] = "";
+	size_t n = 0;
+
+	if (!m->cfg.firmware || m->cfg.network_place)
+		return 0;
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		if (disk_boots(m->disks[i].block))
+			return 0;
+		if (n < sizeof(names))
+			n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "", m->disks[i].id);
+	}
+	return err_set(e, -ENXIO, ERR_INVALID, "%s%s%s%s: write a system's image to a disk, boot from the network (boot_order of an "
+		"interface, start --boot network), or give boot.kernel", m->ndisks ? "no disk has a boot sector" : "the VM has no disk",
+		n ? " (" : "", names, n ? ")" : "");
+}

@@ -1,0 +1,16 @@
+/* machine_firmware: what a machine tells its firmware by fw_cfg, and whether the firmware finds anything to boot. Main
+ * thread. */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
+#define CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
+
+struct err;
+struct machine;
+
+/* Fill m->fw_cfg. first_slot: PCI slot of the first disk. Returns 0; -EINVAL; -errno. */
+int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e);
+/* Check that the firmware finds a disk whose first sector ends with 0x55 0xaa, as SeaBIOS wants it, or may boot from
+ * the network. A disk whose first sector cannot be read passes. Without a firmware, nothing is checked.
+ * Runs the disks' loops, so call it before their threads run. Returns 0; -ENXIO. */
+int machine_check_bootable(struct machine *m, struct err *e);
+
+#endif
