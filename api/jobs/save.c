@@ -346,6 +346,8 @@ static void save_gone(struct vm *vm)
 {
 	struct err e;
 
+	if (!vm_is_saving(vm))
+		tmp_remove(vm); /* of a save in which an earlier daemon was killed */
 	if (!vm_is_saving(vm) || vm->operation.kind == VM_OP_SAVE_KEPT)
 		return;
 	if (!strcmp(vm->reason, "saved") && !vm_has(vm, VM_FACT_CONTINUES)) {
@@ -415,6 +417,7 @@ static void save_found_off(struct vm *vm)
 	 * After a boot of the host, this is not certain. */
 	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !vm->host->new_boot)
 		save_not_used(vm);
+	tmp_remove(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
 		log_warn("save", "VM '%s': a start used its managed save, but no daemon saw the end of that run. The "

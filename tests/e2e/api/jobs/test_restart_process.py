@@ -161,6 +161,22 @@ def test_vm_that_was_not_asked_to_save_runs_on(fake):
     assert fake.info("vm1")["state"] == "saved"  # and is not started
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_torso_of_a_save_does_not_stay(fake, runs):
+    """A daemon was killed before the VM's process had the request, or the host went down during the save."""
+    fake.define("vm1")
+    if runs:
+        fake.cairn("start", "vm1")
+    fake.stop(signal.SIGKILL)
+    torso = fake.state / "vms/vm1/managed.save.tmp"
+    torso.write_bytes(bytes(4096))
+    fake.start()
+    if runs:
+        assert fake.info("vm1")["state"] == "running"
+        fake.cairn("destroy", "vm1")
+    assert not torso.exists() and fake.info("vm1")["state"] == "shut off"
+
+
 # ---- real VMs ----
 
 def test_guest_goes_on(daemon, filled):  # noqa: F811
