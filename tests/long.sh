@@ -12,6 +12,7 @@
 #   host; make check runs a part of them there
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
+# - kill-points: a kill before each call of a daemon that changes something outside of it, during four requests
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots
@@ -126,6 +127,7 @@ e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_for
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
 e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"
+e2e kill-points api/jobs/test_kill_points.py CAIRN_KILL_STEP=1 CAIRN_KILL_SEED="$seed"
 e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed"
 e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
 e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"

@@ -1,0 +1,223 @@
+"""The daemon is killed before a call that changes something outside of it, each time before a later one, and the next
+daemon once more while it starts: nothing is lost, and nothing is half done. CAIRN_KILL_STEP: calls from one kill to the
+next; CAIRN_KILL_SEED."""
+
+import os
+import pathlib
+import random
+import signal
+
+import pytest
+
+from conftest import BUILD, FAKE_VM, Daemon, Qmp, QmpError, until
+from test_handover import begin, goes_on
+from test_undefine import names
+
+STEP = int(os.environ.get("CAIRN_KILL_STEP", 24))
+SEED = int(os.environ.get("CAIRN_KILL_SEED", 1))
+START_CALLS = 60  # about as many as a daemon makes while it starts
+PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/kill_point.so"))
+
+
+class Killer:
+    def __init__(self, tmp, vm_program=None):
+        if "asan" in BUILD:
+            pytest.skip("kill_point.so has to come behind a sanitizer")
+        self.point, self.random, self.armed = tmp / "point", random.Random(SEED), 0
+        # With epoll, the loop's writes are calls of the C library, too.
+        self.daemon = Daemon(tmp, vm_program=vm_program,
+                             env={"LD_PRELOAD": PRELOAD, "KILL_POINT": str(self.point), "CAIRN_LOOP": "epoll"})
+
+    def arm(self, at):
+        new, self.armed = self.point.with_suffix(".new"), self.armed + 1
+        new.write_text(f"{at} {self.armed}")
+        new.rename(self.point)
+
+    def was_killed(self):
+        """Disarm, and return whether the daemon is dead."""
+        self.point.unlink(missing_ok=True)
+        try:
+            q = Qmp(self.daemon.socket)
+            q.run("query-version")
+            q.close()
+            return False
+        except (OSError, EOFError):
+            assert self.daemon.proc.wait(10) == -signal.SIGKILL, self.daemon.log.read_text()
+            return True
+
+    def next_daemon(self):
+        """Start a daemon. It is killed at some moment of its start, or a moment later, and then another one starts."""
+        self.arm(self.random.randint(1, START_CALLS))
+        try:
+            self.daemon.start()
+        except AssertionError:
+            pass  # it was killed before it listened
+        if self.was_killed():
+            self.daemon.start()
+
+    def sweep(self, before, request, look, settled):
+        """Make the request again and again, until the daemon survives it. request() returns whether it was answered with
+        success, look(done) fails if something is wrong with the result. settled(): the daemon has no more to do."""
+        at, kills = self.random.randint(1, STEP), 0
+        while True:
+            before()
+            self.arm(at)
+            done = request()
+            until(lambda: self.daemon.proc.poll() is not None or patient(settled))
+            if not self.was_killed():
+                assert done and kills > 1, (done, kills)
+                look(done)
+                print(f"{kills} kills, the last one before call {at - STEP}")
+                return
+            kills += 1
+            self.next_daemon()
+            until(settled)
+            try:
+                look(done)
+            except BaseException:
+                print(f"killed before call {at}")
+                raise
+            at += STEP
+
+
+def patient(settled):
+    """Ask a daemon that may be killed meanwhile."""
+    try:
+        return settled()
+    except (OSError, EOFError, QmpError, ValueError):
+        return False
+
+
+@pytest.fixture
+def killer(tmp_path):
+    k = Killer(tmp_path, FAKE_VM)
+    yield k
+    k.point.unlink(missing_ok=True)
+    k.daemon.close()
+
+
+@pytest.fixture
+def real(tmp_path, kvm):
+    k = Killer(tmp_path)
+    yield k
+    k.point.unlink(missing_ok=True)
+    k.daemon.close()
+
+
+def has_no_job(d):
+    q = Qmp(d.socket)
+    try:
+        return all(j["status"] == "concluded" for j in q.jobs())
+    finally:
+        q.close()
+
+
+def vms_are_stored(d):
+    """No VM is half made or half removed."""
+    vms = sorted(os.listdir(d.state / "vms"))
+    return vms == sorted(listed(d)) and not any((d.state / "vms" / vm / mark).exists() for vm in vms
+                                                for mark in ("import.pending", "undefine.json"))
+
+
+def listed(d):
+    q = Qmp(d.socket)
+    try:
+        return [vm["name"] for vm in q.run("vm-list")["vms"]]
+    finally:
+        q.close()
+
+
+def processes(d):
+    """Return the pids of all VM processes of this daemon and those before it."""
+    found = set()
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if ((p / "comm").read_text().strip() in ("cairn-vm", "fake_vm")
+                    and f"TMPDIR={d.tmp}".encode() in (p / "environ").read_bytes().split(b"\0")):
+                found.add(int(p.name))
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.seconds(600)
+def test_import(killer):
+    d, folder = killer.daemon, killer.daemon.tmp / "images"
+    folder.mkdir()
+    content = [random.Random(i).randbytes(65536) for i in range(2)]
+    for i in range(2):
+        (folder / f"{i}.raw").write_bytes(content[i])
+    d.define("src", disks=[{"path": str(folder / f"{i}.raw"), "format": "raw"} for i in range(2)])
+    d.cairn("export", "src", str(folder / "src.tar"))
+    d.cairn("undefine", "src")
+
+    def settled():
+        return has_no_job(d) and vms_are_stored(d) and not list(folder.glob(".*"))
+
+    def request():
+        return d.cairn("import", "src.tar", "--name", "new", cwd=folder, ok=None).returncode == 0
+
+    def look(done):
+        there = "new" in names(d)
+        assert (folder / "new").exists() == there and (there or not done)
+        if there:
+            assert [(folder / "new" / f"vd{'ab'[i]}.raw").read_bytes() for i in range(2)] == content
+            assert (d.state / "vms/new/imported.json").exists()
+            d.cairn("undefine", "new", "--remove-all-storage")
+        assert not (folder / "new").exists()
+    killer.sweep(lambda: None, request, look, settled)
+
+
+@pytest.mark.seconds(600)
+def test_undefine_with_files(killer):
+    d, files = killer.daemon, [killer.daemon.tmp / f"old{i}.raw" for i in range(3)]
+
+    def before():
+        for f in files:
+            f.write_bytes(bytes(4096))
+        d.define("old", disks=[{"path": str(f), "format": "raw"} for f in files])
+        q = d.qmp()
+        q.run("permission-grant", user=1234, role="owner", vm="old")
+        q.close()
+
+    def look(done):
+        there = "old" in names(d)
+        assert [f.exists() for f in files] == [there] * 3 and not (there and done)
+        if there:
+            d.cairn("undefine", "old", "--remove-all-storage")
+        assert not any(f.exists() for f in files)
+
+    def settled():
+        return vms_are_stored(d) and (listed(d) or "1234" not in (d.state / "permissions.json").read_text())
+    killer.sweep(before, lambda: d.cairn("undefine", "old", "--remove-all-storage", ok=None).returncode == 0, look, settled)
+
+
+def is_whole(d, name):
+    """The VM runs in one process, which the daemon knows, and has no job."""
+    info = d.info(name)
+    return has_no_job(d) and "job" not in info and processes(d) == {info.get("pid")}
+
+
+@pytest.mark.seconds(600)
+def test_handover(real, guest):
+    d = real.daemon
+    begin(d, guest)
+
+    def look(done):
+        assert d.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
+        goes_on(d)
+    real.sweep(lambda: None, lambda: d.cairn("restart-process", "vm1", ok=None).returncode == 0, look, lambda: is_whole(d, "vm1"))
+
+
+@pytest.mark.seconds(600)
+def test_restart_process_by_a_save(killer):
+    d = killer.daemon
+    d.define("vm1")
+    d.cairn("start", "vm1")
+
+    def look(done):
+        assert d.info("vm1")["state"] == "running" and d.info("vm1")["reason"] in ("booted", "restored")
+        assert not [f for f in ("managed.save", "managed.save.used") if (d.state / "vms/vm1" / f).exists()]
+    killer.sweep(lambda: None, lambda: d.cairn("restart-process", "vm1", ok=None).returncode == 0, look, lambda: is_whole(d, "vm1"))
+    d.cairn("destroy", "vm1")
+    assert not list((d.state / "vms/vm1").glob("managed*"))
