@@ -267,7 +267,7 @@ bench: all helpers guests
 # Random requests of several users against a model: SEED repeats a run.
 TIME ?= 600
 soak: all guests
-	$(Q)tests/soak/run.py --build $(BUILD) --time $(TIME) $(if $(SEED),--seed $(SEED)) $(if $(HITS),--hits $(HITS))
+	$(Q)tests/soak/run.py --build $(BUILD) --time $(TIME) $(if $(SEED),--seed $(SEED)) $(if $(HITS),--hits $(HITS)) $(if $(filter no,$(KILLS)),--hits 0 --no-kills)
 demo: deps
 	$(Q)$(MAKE) --no-print-directory all guests
 	$(Q)tests/demo.sh $(BUILD)
@@ -324,7 +324,7 @@ help:
 	@echo "fuzz         run each fuzzer for FUZZ=60 seconds"
 	@echo "style        check the rules of the house style that a machine can check"
 	@echo "bench        run benchmarks, also of peers; ONLY=NAME for one of them"
-	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run, HITS=0.1 kills the daemon during that part of the requests"
+	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run, HITS=0.1 kills the daemon during that part of the requests, KILLS=no lets one daemon answer all of them"
 	@echo "install      install into PREFIX=/usr/local, below DESTDIR="
 	@echo "uninstall    remove the files that install has put there"
 	@echo "clean        remove the build folders"

@@ -53,6 +53,7 @@ class Vm:
     snapshots: dict = dataclasses.field(default_factory=dict)
     current: str = None
     saved: Guest = None
+    plain: frozenset = frozenset()  # the layers that are not read at a pin, so nobody may write them
 
 
 def need(vm, *states):
@@ -87,6 +88,14 @@ class Model:
     def readers(self, image):
         return [n for n, vm in self.vms.items() if image in vm.layers]
 
+    def frozen(self, vm):
+        """Whether linked clones read the image: then nobody may write it."""
+        return any(vm.image in other.plain for other in self.vms.values())
+
+    def need_writable(self, vm):
+        if self.frozen(vm):
+            raise Refused(WRONG_STATE)
+
     def running(self):
         return [n for n, vm in self.vms.items() if vm.state in LIVE]
 
@@ -115,6 +124,7 @@ class Model:
     def start(self, name, paused=False, force_boot=False):
         vm = self.vms[name]
         need(vm, *OFF)
+        self.need_writable(vm)
         if vm.saved and not force_boot:
             self.load(vm, vm.saved)
         else:
@@ -200,6 +210,7 @@ class Model:
     def restore(self, name, state=None):
         vm = self.vms[name]
         need(vm, "shutoff", "crashed")
+        self.need_writable(vm)
         self.load(vm, self.states.pop(vm.uuid))
         vm.state = state or vm.state
 
@@ -210,6 +221,7 @@ class Model:
 
     def snapshot(self, name, new, disk_only=False):
         vm = self.vms[name]
+        self.need_writable(vm)
         guest = self.guest(vm) if vm.state in LIVE and not disk_only else None
         state = guest.state if guest else "disk-snapshot" if vm.state in LIVE else "shutoff"
         vm.snapshots[new] = Snapshot(vm.current, state, guest, list(vm.disk), vm.uuid)
@@ -218,6 +230,7 @@ class Model:
     def revert(self, name, snapshot):
         vm = self.vms[name]
         need(vm, "shutoff", "crashed", *LIVE)
+        self.need_writable(vm)
         s = vm.snapshots[snapshot]
         if s.guest and s.uuid != vm.uuid:
             raise Refused(INVALID)
@@ -237,6 +250,7 @@ class Model:
 
     def delete(self, name, snapshot):
         vm = self.vms[name]
+        self.need_writable(vm)
         gone = vm.snapshots.pop(snapshot)
         for s in vm.snapshots.values():
             if s.parent == snapshot:
@@ -246,11 +260,14 @@ class Model:
 
     # ---- copies ----
 
-    def clone(self, name, new):
+    def clone(self, name, new, linked=False):
         vm = self.vms[name]
         need(vm, "shutoff", "crashed")
         folder, image = os.path.split(vm.image)
-        self.vms[new] = self.new(os.path.join(folder, f"{new}{'' if image == f'{name}.qcow2' else '-vda'}.qcow2"), [], vm.disk)
+        clone = self.new(os.path.join(folder, f"{new}{'' if image == f'{name}.qcow2' else '-vda'}.qcow2"), [], vm.disk)
+        if linked:
+            clone.layers, clone.plain = [vm.image, *vm.layers], vm.plain | {vm.image}
+        self.vms[new] = clone
 
     def fork(self, name, new, count, snapshot=None, paused=False):
         vm = self.vms[name]
@@ -266,7 +283,9 @@ class Model:
             guest, disk = s.guest, s.disk
         for i in range(1, count + 1):
             image = os.path.join(os.path.dirname(vm.image), f"{new}-{i}-vda.qcow2")
-            clone = self.new(image, [vm.image, *vm.layers], disk)
+            clone = self.new(image, [], disk)
+            if vm.state in LIVE or not self.frozen(vm):  # otherwise the disk is copied
+                clone.layers, clone.plain = [vm.image, *vm.layers], vm.plain
             self.load(clone, guest)
             clone.state = "paused" if paused else "running"
             self.vms[f"{new}-{i}"] = clone

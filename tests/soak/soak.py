@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import guestlib
 from conftest import BUILD, Daemon, until
-from figures import Figures
+from figures import LEAK_MAX, TABLES_FULL, Figures, vm_growth
 from user import Difference, User
 
 ROUND = 12  # steps of each user
 ROUNDS = 20  # before the users undefine all their VMs, and the daemon must be as at the begin
 PROGRAMS = ("cairn", "cairn-img")
+HELPERS = ("cairn-archive", "cairn-slirp")  # that run with a user's rights
 FLAT_SECONDS = 60 * guestlib.SLOW  # helper threads and processes of the last request end a moment after it
 
 
@@ -159,25 +160,27 @@ class Run:
     """A daemon of the caller with some users: the caller, and as root two others, who get the role admin. hits: part of
     the requests during which the daemon is killed."""
 
-    def __init__(self, seed, hits=0):
+    def __init__(self, seed, hits=0, kills=True):
         accounts = [pwd.getpwuid(os.geteuid()).pw_name] + ([] if os.geteuid() else ["nobody", "daemon"])
         self.seed, self.stack, self.done, self.refused = seed, contextlib.ExitStack(), 0, 0
         self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-soak-")))
         os.chmod(self.folder, 0o711)
         self.hits = Hits(self.folder)
-        self.hits.share = hits
+        self.hits.share, self.kills, self.full_rss = hits, kills, 0
         libexec = self.folder / "libexec"
         libexec.mkdir()
-        shutil.copy(os.path.join(BUILD, "cairn-archive"), libexec)
+        for helper in HELPERS:
+            shutil.copy(os.path.join(BUILD, helper), libexec)
         self.daemon = Daemon(self.folder, env={"CAIRN_LIBEXEC": str(libexec)})
         self.stack.callback(self.daemon.close)
         self.hits.restart = self.restart
         for account in accounts[1:]:
             self.daemon.cairn("grant", "--user", account, "admin")
-        self.first, self.users = Figures(self.daemon), []
+        self.users = []
         for account in accounts:
             self.users.append(Process(self, account))
             self.stack.callback(self.users[-1].end)
+        self.first = Figures(self.daemon)
 
     def order(self, **what):
         """Have all users do this at once, and wait for them."""
@@ -195,10 +198,26 @@ class Run:
         """Have all users undefine their VMs. Then the daemon has what it had at the begin."""
         self.order(sweep=True)
         end = time.monotonic() + FLAT_SECONDS
-        while growth := Figures(self.daemon).growth(self.first):
+        while growth := (figures := Figures(self.daemon)).growth(self.first):
             if time.monotonic() > end:
                 raise Failure(f"seed {self.seed}, after {self.done} operations and without VMs:\n" + "\n".join(growth))
             time.sleep(0.05)
+        if not self.kills and self.done >= TABLES_FULL:
+            self.full_rss = self.full_rss or figures.rss
+            if figures.rss > self.full_rss + LEAK_MAX:
+                raise Failure(f"seed {self.seed}: after {self.done} operations the daemon takes {figures.rss >> 10} KiB, "
+                              f"and {self.full_rss >> 10} KiB after {TABLES_FULL}")
+        return figures
+
+    def look_at_vms(self):
+        """Check what each VM's process has of the host."""
+        q = self.daemon.qmp()
+        for vm in q.run("vm-list")["vms"]:
+            pid = q.run("vm-info", vm=vm["name"]).get("pid")
+            growth = vm_growth(pid) if pid else []
+            if growth:
+                raise Failure(f"seed {self.seed}, after {self.done} operations, VM {vm['name']}:\n" + "\n".join(growth))
+        q.close()
 
     def go(self, goes_on, say=print):
         """Make rounds while goes_on(steps of each user)."""
@@ -207,11 +226,13 @@ class Run:
             self.order(steps=ROUND)
             steps, rounds = steps + ROUND, rounds + 1
             if rounds % ROUNDS == 0:
-                self.sweep()
+                figures = self.sweep()
                 say(f"{self.done} operations, {self.refused} of them refused as the model says"
-                    f"{f', {self.hits.ended} kills of the daemon during requests' if self.hits.share else ''}")
-            elif rounds % 2 == 1:
+                    f"{f', {self.hits.ended} kills of the daemon during requests' if self.hits.share else ''}; {figures}")
+            elif rounds % 2 == 1 and self.kills:
                 self.kill_daemon()
+            else:
+                self.look_at_vms()
         self.sweep()
 
     def states_are_stored(self):
@@ -232,6 +253,13 @@ class Run:
     def report(self, name, said):
         last = "\n".join("  " + line for line in said["last"])
         return f"seed {self.seed}, user {name}, operation {said['done']}; the last ones:\n{last}\n{said['failure']}"
+
+    def keep(self, folder):
+        """Copy what a failure left: the daemon's log and its state folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.daemon.state, folder / "state", ignore=lambda at, names: [n for n in names if n.endswith(".sock")],
+                        ignore_dangling_symlinks=True)
+        shutil.copy(self.daemon.log, folder)
 
     def close(self):
         self.stack.close()

@@ -267,10 +267,11 @@ class User:
         name = f"{self.name}-{self.number()}"
         image = os.path.join(self.folder, f"{name}.qcow2")
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "8M"], check=True)
-        path = os.path.join(self.folder, "definition.json")
+        path, limits, network = os.path.join(self.folder, "definition.json"), self.rng.random() < 0.3, self.rng.random() < 0.3
         with open(path, "w") as f:
             json.dump({"name": name, "memory": "32M", "debug_exit": True, "boot": {"kernel": os.path.join(self.folder, "interp.elf")},
-                       "shutdown": {"deadline": 86400}, "disks": [{"path": image, "format": "qcow2"}]}, f)
+                       "shutdown": {"deadline": 86400}, "interfaces": [{"type": "user"}] * network,
+                       "disks": [{"path": image, "format": "qcow2", **({"iops": 2000, "bps": "200M"} if limits else {})}]}, f)
         self.do(["define", path], lambda m: m.define(name), name)
         if name not in self.model.vms:
             os.unlink(image)
@@ -346,6 +347,11 @@ class User:
         if self.room() > 0:
             new = f"{self.name}-{self.number()}"
             self.do(["clone", name, new, "--full"], lambda m: m.clone(name, new), name, new)
+
+    def clone_linked(self, name):
+        if self.room() > 0 and len(self.model.vms[name].layers) < LAYERS_MAX:
+            new = f"{self.name}-{self.number()}"
+            self.do(["clone", name, new, "--linked"], lambda m: m.clone(name, new, linked=True), name, new)
 
     def fork(self, name):
         vm, count, paused = self.model.vms[name], self.rng.choice((1, 2)), self.rng.random() < 0.2
@@ -454,7 +460,7 @@ class User:
         poweroff: (1, ("running", "in-shutdown")), destroy: (1, LIVE), reset: (1, LIVE), restart_process: (1, ("running", "paused")),
         undefine: (2, OFF), rename: (1, OFF), managedsave: (1, LIVE), managedsave_remove: (1, ("saved",)),
         save: (1, LIVE), restore: (2, ("shutoff", "crashed")), dump: (1, LIVE), snapshot: (3, OFF + LIVE),
-        revert: (3, ("shutoff", "crashed", *LIVE)), delete: (1, OFF + LIVE), clone: (1, ("shutoff", "crashed")),
+        revert: (3, ("shutoff", "crashed", *LIVE)), delete: (1, OFF + LIVE), clone: (1, ("shutoff", "crashed")), clone_linked: (1, ("shutoff", "crashed")),
         fork: (2, ("running", "paused")), export: (1, ("shutoff", "crashed")), memory: (4, ("running",)),
         disk: (4, ("running",)), kill: (1, LIVE),
     }
